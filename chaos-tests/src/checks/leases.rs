@@ -1,0 +1,45 @@
+//! A lease that was renewed in time holds; one that was not runs out.
+
+use crate::workload::FleetRecord;
+
+/// Checks a fleet. `still_there` are the silent instances that are listed at `now_us`, and so much
+/// time is allowed for them to go: a new leader grants every lease its time to live anew.
+pub fn check(
+    fleet: &FleetRecord,
+    still_there: &[String],
+    now_us: u64,
+    allowed_us: u64,
+) -> Vec<String> {
+    let mut anomalies: Vec<String> = fleet
+        .lost_early
+        .iter()
+        .map(|lost| format!("a heartbeat was refused although the lease held: {lost}"))
+        .collect();
+    for id in still_there {
+        if let Some(due_us) = fleet.silent.get(id)
+            && now_us > due_us + allowed_us
+        {
+            let late_ms = (now_us - due_us) / 1_000;
+            anomalies.push(format!(
+                "{id} never sent a heartbeat and is there {late_ms} ms after its time"
+            ));
+        }
+    }
+    anomalies
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_kinds_of_wrong_are_found() {
+        let mut fleet = FleetRecord::default();
+        fleet.silent.insert("silent-0".into(), 1_000);
+        assert!(check(&fleet, &[], 9_000, 100).is_empty());
+        assert!(check(&fleet, &["silent-0".into()], 1_050, 100).is_empty());
+        assert_eq!(check(&fleet, &["silent-0".into()], 1_150, 100).len(), 1);
+        fleet.lost_early.push("alive-0".into());
+        assert_eq!(check(&fleet, &[], 1_000, 100).len(), 1);
+    }
+}

@@ -1,0 +1,266 @@
+//! A cluster of real processes on this machine: laid out, started, watched, and asked what it knows.
+//!
+//! It breaks nothing by itself; that is the nemesis' work. It never concludes anything either; that
+//! is the checks' work.
+
+mod node;
+mod plan;
+mod ports;
+mod redis;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use serde_json::{Value, json};
+
+use crate::client::{Client, Outcome};
+use crate::clock::{self, until};
+use crate::network::{Network, NetworkKind};
+
+pub use node::{Node, NodePlan};
+pub use plan::{Backend, ClusterPlan};
+pub use redis::RedisServer;
+
+const ADMIN_USER: &str = "chaos";
+const ADMIN_PASSWORD: &str = "chaos-tests-only-0";
+/// How long a request of the harness itself may take.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(8);
+/// How long a started cluster may take until it takes writes.
+pub const READY_TIMEOUT: Duration = Duration::from_secs(60);
+const LOOK_EVERY: Duration = Duration::from_millis(25);
+
+/// What a node says of itself without being asked who one is.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize)]
+pub struct Ready {
+    /// Whether it knows a leader that takes writes.
+    pub ready: bool,
+    /// Its name.
+    pub instance: String,
+    /// The leader's name.
+    pub leader: Option<String>,
+    /// Whether it says that it leads.
+    pub is_leader: bool,
+    /// The index of its state.
+    pub index: u64,
+}
+
+/// The cluster.
+#[derive(Debug)]
+pub struct Cluster {
+    nodes: Vec<Node>,
+    network: Network,
+    redis: Option<RedisServer>,
+    dir: PathBuf,
+    clients: Vec<Client>,
+    token: Option<Arc<str>>,
+}
+
+impl Cluster {
+    /// Lays the cluster out in `dir`, starts every node and waits until it takes writes.
+    pub async fn start(plan: ClusterPlan, dir: &Path) -> anyhow::Result<Self> {
+        std::fs::create_dir_all(dir.join("logs"))?;
+        let dir = dir.canonicalize()?;
+        let redis = match plan.backend {
+            Backend::Redis => Some(RedisServer::start(&dir.join("redis")).await?),
+            Backend::Raft => None,
+        };
+        let mut network = Network::open(plan.network, plan.nodes)?;
+        let nodes = plan::nodes(&plan, &dir, &mut network, redis.as_ref())?;
+        let client =
+            |node: &Node| Client::new(&format!("http://{}", node.plan().http), REQUEST_TIMEOUT);
+        let clients = nodes.iter().map(client).collect::<Result<_, _>>()?;
+        let mut cluster = Self { nodes, network, redis, dir, clients, token: None };
+        for id in cluster.ids() {
+            cluster.start_node(id)?;
+        }
+        cluster.wait_ready(READY_TIMEOUT).await?;
+        cluster.sign_in().await?;
+        Ok(cluster)
+    }
+
+    /// The nodes' numbers.
+    pub fn ids(&self) -> Vec<u64> {
+        self.nodes.iter().map(|node| node.plan().id).collect()
+    }
+
+    /// Where everything of the cluster is kept.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// One node.
+    pub fn node(&self, id: u64) -> &Node {
+        self.nodes.iter().find(|node| node.plan().id == id).expect("a node of this cluster")
+    }
+
+    /// One node, to be changed.
+    pub fn node_mut(&mut self, id: u64) -> &mut Node {
+        self.nodes.iter_mut().find(|node| node.plan().id == id).expect("a node of this cluster")
+    }
+
+    /// What connects the nodes.
+    pub fn network(&self) -> &Network {
+        &self.network
+    }
+
+    /// The Redis that orders the commands, where there is one.
+    pub fn redis_mut(&mut self) -> Option<&mut RedisServer> {
+        self.redis.as_mut()
+    }
+
+    /// Starts a node that is down, and tells the network of its process.
+    pub fn start_node(&mut self, id: u64) -> anyhow::Result<()> {
+        let node = self.node_mut(id);
+        node.start()?;
+        let pid = node.pid();
+        if let Some(pid) = pid {
+            self.network.set_process(id, pid);
+        }
+        Ok(())
+    }
+
+    /// A signed-in client of a node.
+    pub fn client(&self, id: u64) -> Client {
+        let client = &self.clients[usize::try_from(id - 1).unwrap_or(usize::MAX)];
+        match &self.token {
+            Some(token) => client.with_token(Arc::clone(token)),
+            None => client.clone(),
+        }
+    }
+
+    /// Signed-in clients of all nodes, in their order, whose requests may take `timeout`.
+    pub fn clients(&self, timeout: Duration) -> anyhow::Result<Vec<Client>> {
+        let client = |node: &Node| {
+            let client = Client::new(&format!("http://{}", node.plan().http), timeout)?;
+            Ok(match &self.token {
+                Some(token) => client.with_token(Arc::clone(token)),
+                None => client,
+            })
+        };
+        self.nodes.iter().map(client).collect()
+    }
+
+    async fn sign_in(&mut self) -> anyhow::Result<()> {
+        let body = json!({"user": ADMIN_USER, "password": ADMIN_PASSWORD});
+        let clients = self.clients.clone();
+        let look = async || {
+            for client in &clients {
+                let answer = client.post("/api/v1/session", &body, &[]).await;
+                let token = answer.body().and_then(|body| body.get("access_token")?.as_str());
+                if let Some(token) = token {
+                    return Some(Arc::from(token));
+                }
+            }
+            None
+        };
+        // The account is made by the first leader, and hashing its password takes time.
+        let token = until(READY_TIMEOUT, Duration::from_millis(200), look).await;
+        self.token = Some(token.context("signing in to the new cluster")?);
+        Ok(())
+    }
+
+    /// The token of the harness' own session.
+    pub fn token(&self) -> Option<String> {
+        self.token.as_deref().map(str::to_owned)
+    }
+
+    /// What a node says of itself; `None` if it does not answer.
+    pub async fn ready(&self, id: u64) -> Option<Ready> {
+        ready(&self.client(id)).await
+    }
+
+    /// Waits until every node that is up knows a leader that takes writes.
+    pub async fn wait_ready(&mut self, timeout: Duration) -> anyhow::Result<()> {
+        let up: Vec<u64> =
+            self.nodes.iter().filter(|node| node.is_up()).map(|node| node.plan().id).collect();
+        for id in up {
+            self.wait_node_ready(id, timeout).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until one node knows a leader that takes writes.
+    pub async fn wait_node_ready(&mut self, id: u64, timeout: Duration) -> anyhow::Result<Ready> {
+        let deadline = clock::now() + timeout;
+        loop {
+            if let Some(ready) = self.ready(id).await
+                && ready.ready
+            {
+                return Ok(ready);
+            }
+            if let Some(status) = self.node_mut(id).ended()? {
+                bail!("node {id} ended by itself: {status}\n{}", self.node(id).last_words());
+            }
+            if clock::now() >= deadline {
+                bail!("node {id} is not ready after {timeout:?}\n{}", self.node(id).last_words());
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    /// The node that says it leads.
+    pub async fn wait_leader(&self, timeout: Duration) -> anyhow::Result<u64> {
+        let look = async || {
+            for node in self.nodes.iter().filter(|node| node.is_up() && !node.is_paused()) {
+                let id = node.plan().id;
+                if self.ready(id).await.is_some_and(|ready| ready.is_leader && ready.ready) {
+                    return Some(id);
+                }
+            }
+            None
+        };
+        until(timeout, LOOK_EVERY, look).await.context("no node leads")
+    }
+
+    /// The cluster's state as a node tells it: `/api/v1/cluster/status`.
+    pub async fn status(&self, id: u64) -> Option<Value> {
+        self.client(id).get("/api/v1/cluster/status").await.body().cloned()
+    }
+
+    /// The Raft term as a node knows it.
+    pub async fn term(&self, id: u64) -> anyhow::Result<u64> {
+        let status = self.status(id).await.with_context(|| format!("no status of node {id}"))?;
+        status.pointer("/leadership/term").and_then(Value::as_u64).context("no term in the status")
+    }
+
+    /// Fails if a node ended that nobody stopped.
+    pub fn check_alive(&mut self) -> anyhow::Result<()> {
+        for node in &mut self.nodes {
+            if let Some(status) = node.ended()? {
+                bail!("node {} ended by itself: {status}\n{}", node.plan().id, node.last_words());
+            }
+        }
+        Ok(())
+    }
+
+    /// Stops all nodes, the graceful way.
+    pub async fn stop(&mut self) -> anyhow::Result<()> {
+        for node in &mut self.nodes {
+            if node.is_paused() {
+                node.resume()?;
+            }
+            if node.is_up() {
+                node.stop(Duration::from_secs(15)).await?;
+            }
+        }
+        if let Some(redis) = &mut self.redis {
+            redis.kill().await?;
+        }
+        Ok(())
+    }
+}
+
+/// What a node says of itself; `None` if it does not answer.
+pub async fn ready(client: &Client) -> Option<Ready> {
+    match client.get("/api/v1/ready").await {
+        Outcome::Ok { body, .. } => serde_json::from_value(body).ok(),
+        _ => None,
+    }
+}
+
+/// What a new cluster is made of when nothing else is said.
+pub fn default_network() -> NetworkKind {
+    NetworkKind::Proxied
+}

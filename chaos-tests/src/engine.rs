@@ -1,0 +1,293 @@
+//! Runs episodes: load, one fault, its end, recovery, and then every check on what was recorded.
+//!
+//! Each episode works in a namespace of its own, so that its check is complete and its cost does not
+//! grow with the run. The seed fixes which faults come, when and on whom; what the machine makes of
+//! it is its own affair, so a process run repeats a schedule, not a trace.
+
+mod verify;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::clock::{self, until};
+use crate::cluster::{Backend, Cluster, ClusterPlan, READY_TIMEOUT};
+use crate::journal::{Ended, FaultRecord, Journal, OpKind, Operation};
+use crate::nemesis::{self, Active, Fault};
+use crate::network::NetworkKind;
+use crate::workload::{self, Setting};
+
+/// What a run does.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// What orders the commands.
+    pub backend: Backend,
+    /// What connects the nodes.
+    pub network: NetworkKind,
+    /// What random choices start from.
+    pub seed: u64,
+    /// How many episodes; with `time`, whatever ends first.
+    pub rounds: u64,
+    /// No episode begins after so long.
+    pub time: Duration,
+    /// The faults to choose from.
+    pub faults: Vec<Fault>,
+    /// How long a fault lasts, from and to.
+    pub hold_ms: (u64, u64),
+    /// Whether a fleet with short leases lives meanwhile.
+    pub leases: bool,
+    /// The program, where it is not the one beside this one.
+    pub program: Option<PathBuf>,
+    /// More flags of the nodes.
+    pub flags: Vec<String>,
+    /// More environment of the nodes.
+    pub env: Vec<(String, String)>,
+    /// A rejoining node must not raise the term: only where nothing else can.
+    pub term_must_stay: bool,
+    /// After a fault is taken back, every node must take writes within so long.
+    pub recovery_max: Duration,
+    /// Writes a line of progress to standard error after each episode.
+    pub progress: bool,
+}
+
+/// How long a request of the load may take: longer than any election, shorter than a fault.
+const CLIENT_TIMEOUT: Duration = Duration::from_secs(3);
+/// For questions about leadership: longer than any pause, so that they are answered at its end.
+const QUESTION_TIMEOUT: Duration = Duration::from_secs(20);
+/// After a fault is taken back, every node takes writes within so long, on a machine of its own.
+pub const RECOVERY_MAX: Duration = Duration::from_secs(15);
+const REGISTERING_CLIENTS: u64 = 6;
+const COMPARING_CLIENTS: u32 = 4;
+const REGISTERS: u64 = 2;
+const FLEET_LEN: usize = 8;
+const SILENT_LEN: usize = 4;
+const FLEET_TTL_MS: u64 = 4_000;
+
+impl Options {
+    /// So many episodes of these faults.
+    pub fn new(
+        backend: Backend,
+        network: NetworkKind,
+        seed: u64,
+        rounds: u64,
+        faults: &[Fault],
+    ) -> Self {
+        Self {
+            backend,
+            network,
+            seed,
+            rounds,
+            time: Duration::from_secs(24 * 3_600),
+            faults: faults.to_vec(),
+            hold_ms: (100, 1_500),
+            leases: false,
+            program: None,
+            flags: Vec::new(),
+            env: Vec::new(),
+            term_must_stay: false,
+            recovery_max: RECOVERY_MAX,
+            progress: false,
+        }
+    }
+}
+
+/// Runs it in `dir`. An error means that the harness could not go on; broken promises are in the
+/// journal.
+pub async fn run(options: &Options, dir: &Path, journal: &Arc<Journal>) -> anyhow::Result<()> {
+    let mut plan = ClusterPlan::new(options.backend, options.network);
+    plan.flags.clone_from(&options.flags);
+    plan.env.clone_from(&options.env);
+    plan.program.clone_from(&options.program);
+    let mut cluster = Cluster::start(plan, dir).await?;
+    let mut rng = fastrand::Rng::with_seed(options.seed);
+    let deadline = clock::now() + options.time;
+    for round in 1..=options.rounds {
+        if clock::now() >= deadline {
+            break;
+        }
+        let fault = options.faults[rng.usize(..options.faults.len())];
+        let seed = rng.u64(..);
+        episode(&mut cluster, options, round, fault, seed, journal).await?;
+        if options.progress {
+            progress(options, round, fault, journal);
+        }
+    }
+    cluster.stop().await
+}
+
+async fn episode(
+    cluster: &mut Cluster,
+    options: &Options,
+    round: u64,
+    fault: Fault,
+    seed: u64,
+    journal: &Arc<Journal>,
+) -> anyhow::Result<()> {
+    let mut rng = fastrand::Rng::with_seed(seed);
+    let setting = |timeout| {
+        let clients = cluster.clients(timeout)?;
+        let namespace = format!("episode-{round}");
+        anyhow::Ok(Setting { clients, journal: Arc::clone(journal), namespace, seed })
+    };
+    let usual = setting(CLIENT_TIMEOUT)?;
+    let patient = setting(QUESTION_TIMEOUT)?;
+    let from = cluster.ready(1).await.map_or(0, |ready| ready.index);
+    let watches = workload::watches(&usual, from);
+    let leadership = workload::leadership(&patient);
+    let registrations = workload::registrations(&usual, REGISTERING_CLIENTS);
+    let comparing = workload::compare_and_set(&usual, COMPARING_CLIENTS, REGISTERS);
+    let fleet =
+        options.leases.then(|| workload::leases(&usual, FLEET_LEN, SILENT_LEN, FLEET_TTL_MS));
+
+    tokio::time::sleep(Duration::from_millis(rng.u64(200..1_200))).await;
+    let active = nemesis::begin(cluster, fault, &mut rng).await?;
+    let (shortest, longest) = options.hold_ms;
+    tokio::time::sleep(Duration::from_millis(rng.u64(shortest..=longest))).await;
+    let over = nemesis::end(cluster, &active).await?;
+    let healed_us = clock::now_us();
+    let mut record = over.record;
+    recover(cluster, options, &usual, &active, journal).await?;
+    record.recovery_us = clock::now_us() - healed_us;
+    if options.term_must_stay {
+        term_stays(cluster, &active, journal).await?;
+    }
+    tokio::time::sleep(Duration::from_millis(300)).await;
+
+    let ledgers = registrations.stop().await;
+    let histories = comparing.stop().await.concat();
+    let fleet = match fleet {
+        Some(fleet) => fleet.stop().await.pop(),
+        None => None,
+    };
+    leadership.stop().await;
+    let seen = verify::Seen { ledgers, histories, fleet, cut: over.cut, active, healed_us };
+    verify::verify(cluster, &usual, seen, watches, journal).await?;
+    cluster.check_alive()?;
+    let mut records = journal.records();
+    record.unavailable_us = longest_silence(&records.operations, &record);
+    records.faults.push(record);
+    records.episodes += 1;
+    Ok(())
+}
+
+/// Waits until every node takes a write. That it takes too long is an anomaly.
+async fn recover(
+    cluster: &mut Cluster,
+    options: &Options,
+    setting: &Setting,
+    active: &Active,
+    journal: &Journal,
+) -> anyhow::Result<()> {
+    let start = clock::now();
+    cluster.wait_ready(READY_TIMEOUT).await?;
+    let path = format!("/api/v1/services/{}/probe/instances/probe", setting.namespace);
+    let body = json!({"address": "http://10.20.30.42:80", "ttl_ms": 86_400_000});
+    for (position, client) in setting.clients.iter().enumerate() {
+        let look = async || {
+            let start_us = clock::now_us();
+            let outcome = client.put(&path, &body, &[]).await;
+            let node = position as u64 + 1;
+            journal.operation(OpKind::Register, node, start_us, Ended::from(&outcome));
+            outcome.is_ok().then_some(())
+        };
+        if until(READY_TIMEOUT, Duration::from_millis(50), look).await.is_none() {
+            anyhow::bail!("node {} takes no writes after {}", position + 1, active.fault);
+        }
+    }
+    let took = clock::now().saturating_duration_since(start);
+    if took > options.recovery_max {
+        let text = format!("after {} every node took writes only after {took:?}", active.fault);
+        journal.anomaly("liveness", text);
+    }
+    Ok(())
+}
+
+/// A node that was cut off and came back must not have raised the term.
+async fn term_stays(cluster: &Cluster, active: &Active, journal: &Journal) -> anyhow::Result<()> {
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    for id in cluster.ids() {
+        let term = cluster.term(id).await?;
+        if term != active.term {
+            let text = format!(
+                "the term was {} before {}, node {id} is at {term} after it",
+                active.term, active.fault
+            );
+            journal.anomaly("term-stays", text);
+        }
+    }
+    Ok(())
+}
+
+/// The longest time without an acknowledged write, from a fault's beginning until recovery.
+fn longest_silence(operations: &[Operation], fault: &FaultRecord) -> u64 {
+    let until_us = fault.end_us + fault.recovery_us;
+    let is_write = |kind| !matches!(kind, OpKind::StrongRead | OpKind::Heartbeats);
+    let mut ends: Vec<u64> = operations
+        .iter()
+        .rev()
+        .take_while(|operation| operation.end_us + 60_000_000 > fault.start_us)
+        .filter(|operation| operation.ended == Ended::Ok && is_write(operation.kind))
+        .map(|operation| operation.end_us)
+        .filter(|end_us| (fault.start_us..=until_us).contains(end_us))
+        .collect();
+    ends.push(until_us);
+    ends.sort_unstable();
+    let mut before = fault.start_us;
+    let mut longest = 0;
+    for end_us in ends {
+        longest = longest.max(end_us - before);
+        before = end_us;
+    }
+    longest
+}
+
+fn progress(options: &Options, round: u64, fault: Fault, journal: &Journal) {
+    let records = journal.records();
+    let last = records.faults.last();
+    let (silent, recovery) = last.map_or((0, 0), |fault| (fault.unavailable_us, fault.recovery_us));
+    let of =
+        if options.rounds == u64::MAX { String::new() } else { format!("/{}", options.rounds) };
+    eprintln!(
+        "{round:>5}{of} {fault:<20} no write for {:>6} ms, recovered in {:>6} ms; {} operations, {} anomalies",
+        silent / 1_000,
+        recovery / 1_000,
+        records.operations.len(),
+        records.anomalies.len(),
+    );
+    for anomaly in records
+        .anomalies
+        .iter()
+        .filter(|anomaly| last.is_some_and(|fault| anomaly.at_us > fault.start_us))
+    {
+        eprintln!("      {}: {}", anomaly.check, anomaly.detail);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_time_without_a_write_is_found() {
+        let write = |end_us| Operation {
+            start_us: end_us - 1,
+            end_us,
+            node: 1,
+            kind: OpKind::Register,
+            ended: Ended::Ok,
+        };
+        let fault = FaultRecord {
+            kind: "x".into(),
+            nodes: vec![1],
+            hit_leader: true,
+            start_us: 100,
+            end_us: 200,
+            unavailable_us: 0,
+            recovery_us: 100,
+        };
+        assert_eq!(longest_silence(&[write(90), write(110), write(250), write(290)], &fault), 140);
+        assert_eq!(longest_silence(&[], &fault), 200);
+    }
+}

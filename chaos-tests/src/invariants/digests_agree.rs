@@ -1,0 +1,33 @@
+//! Replicas that applied the same entries have the same state.
+
+use std::collections::BTreeMap;
+
+use super::Invariant;
+use crate::simulation::{Step, World};
+
+/// Hashing the whole state after every entry would be most of the run.
+const EVERY: usize = 8;
+
+#[derive(Debug, Default)]
+pub(super) struct DigestsAgree {
+    first: BTreeMap<usize, (usize, String)>,
+}
+
+impl Invariant for DigestsAgree {
+    fn name(&self) -> &'static str {
+        "digests-agree"
+    }
+
+    fn check(&mut self, world: &World, step: &Step) -> Result<(), String> {
+        let Step::Applied { node, position, .. } = step else { return Ok(()) };
+        if !position.is_multiple_of(EVERY) {
+            return Ok(());
+        }
+        let digest = world.nodes[*node].state.digest().digest;
+        let (other, first) = self.first.entry(*position).or_insert_with(|| (*node, digest.clone()));
+        if *first != digest {
+            return Err(format!("after entry {position} nodes {other} and {node} differ"));
+        }
+        Ok(())
+    }
+}

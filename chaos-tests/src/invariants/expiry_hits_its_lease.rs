@@ -1,0 +1,29 @@
+//! An expiry removes exactly the registrations that it names.
+
+use maxine::state::Command;
+
+use super::Invariant;
+use crate::simulation::{Step, World};
+
+#[derive(Debug, Default)]
+pub(super) struct ExpiryHitsItsLease;
+
+impl Invariant for ExpiryHitsItsLease {
+    fn name(&self) -> &'static str {
+        "expiry-hits-its-lease"
+    }
+
+    fn check(&mut self, world: &World, step: &Step) -> Result<(), String> {
+        let Step::Applied { position, removed, .. } = step else { return Ok(()) };
+        let Command::Expire { items } = &world.log[*position - 1].1.command else { return Ok(()) };
+        for gone in removed {
+            if !items.contains(&(gone.key.clone(), gone.lease_epoch)) {
+                return Err(format!(
+                    "entry {position} removed {} of lease {}",
+                    gone.key, gone.lease_epoch
+                ));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,38 @@
+//! A node's changes come with indexes that grow, none beyond the state's: a watcher sees no gap.
+
+use super::Invariant;
+use crate::simulation::{Step, World};
+
+#[derive(Debug, Default)]
+pub(super) struct IndexesGrow {
+    last: [u64; 8],
+    position: [usize; 8],
+}
+
+impl Invariant for IndexesGrow {
+    fn name(&self) -> &'static str {
+        "indexes-grow"
+    }
+
+    fn check(&mut self, world: &World, step: &Step) -> Result<(), String> {
+        let Step::Applied { node, position, events, applied, .. } = step else { return Ok(()) };
+        if *position <= self.position[*node] {
+            self.last[*node] = 0;
+        }
+        self.position[*node] = *position;
+        for event in events {
+            if event.index <= self.last[*node] {
+                return Err(format!(
+                    "a change at index {} after {}",
+                    event.index, self.last[*node]
+                ));
+            }
+            self.last[*node] = event.index;
+        }
+        let index = world.nodes[*node].state.index();
+        if self.last[*node] > index || applied.index > index {
+            return Err(format!("index {} is beyond the state's {index}", self.last[*node]));
+        }
+        Ok(())
+    }
+}

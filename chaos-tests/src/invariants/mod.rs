@@ -1,0 +1,44 @@
+//! What must hold after every step of a simulation. One invariant per file.
+
+mod calm_leader_has_duties;
+mod digests_agree;
+mod expiry_hits_its_lease;
+mod fences_grow;
+mod indexes_grow;
+mod renewed_leases_hold;
+mod requests_take_effect_once;
+
+use crate::simulation::{Step, World};
+
+/// A broken invariant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// Which one.
+    pub invariant: &'static str,
+    /// How.
+    pub detail: String,
+    /// When, in virtual milliseconds.
+    pub at_ms: u64,
+}
+
+/// Looks at the world after every step.
+pub trait Invariant {
+    /// Its name.
+    fn name(&self) -> &'static str;
+
+    /// Checks what the step did.
+    fn check(&mut self, world: &World, step: &Step) -> Result<(), String>;
+}
+
+/// All of them.
+pub fn all() -> Vec<Box<dyn Invariant>> {
+    vec![
+        Box::<digests_agree::DigestsAgree>::default(),
+        Box::<expiry_hits_its_lease::ExpiryHitsItsLease>::default(),
+        Box::<fences_grow::FencesGrow>::default(),
+        Box::<indexes_grow::IndexesGrow>::default(),
+        Box::<renewed_leases_hold::RenewedLeasesHold>::default(),
+        Box::<requests_take_effect_once::RequestsTakeEffectOnce>::default(),
+        Box::<calm_leader_has_duties::CalmLeaderHasDuties>::default(),
+    ]
+}

@@ -1,0 +1,52 @@
+//! A write that is repeated takes effect once, and its repeats get the first answer.
+
+use std::collections::BTreeMap;
+
+use maxine::state::{Applied, Command};
+
+use super::Invariant;
+use crate::simulation::{Step, World};
+
+#[derive(Debug, Default)]
+pub(super) struct RequestsTakeEffectOnce {
+    first: BTreeMap<u128, (usize, Applied)>,
+    /// Registrations by the moment that the client made them: its attempts share it.
+    made: BTreeMap<(String, u64), usize>,
+}
+
+impl Invariant for RequestsTakeEffectOnce {
+    fn name(&self) -> &'static str {
+        "requests-take-effect-once"
+    }
+
+    fn check(&mut self, world: &World, step: &Step) -> Result<(), String> {
+        let Step::Applied { position, applied, events, .. } = step else { return Ok(()) };
+        let proposal = &world.log[*position - 1].1;
+        let id = proposal.request_id.0;
+        let (first, answer) = self.first.entry(id).or_insert_with(|| (*position, applied.clone()));
+        if first != position && !events.is_empty() {
+            return Err(format!("request {id} took effect at entries {first} and {position}"));
+        }
+        if answer != applied {
+            return Err(format!("request {id} was answered {answer:?} and then {applied:?}"));
+        }
+        if let (Command::Register { items }, false) = (&proposal.command, events.is_empty()) {
+            for (service, registration) in items {
+                let name = format!("{service}/{}", registration.id);
+                let at =
+                    self.made.entry((name.clone(), proposal.proposed_at_ms)).or_insert(*position);
+                if at != position {
+                    return Err(format!(
+                        "{name} was registered by entries {at} and {position} of one attempt"
+                    ));
+                }
+            }
+        }
+        if let Some(told) = world.replies.get(&id)
+            && told != applied
+        {
+            return Err(format!("request {id} was told {told:?} and applied as {applied:?}"));
+        }
+        Ok(())
+    }
+}

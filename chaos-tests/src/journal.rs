@@ -1,0 +1,182 @@
+//! Everything that a run saw, in order: operations, faults, claims to lead, anomalies, recoveries.
+//!
+//! Workloads and the nemesis write into it, checks and reports read it. It concludes nothing.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use serde::{Deserialize, Serialize};
+
+use crate::client::Outcome;
+use crate::clock;
+
+/// What a client asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OpKind {
+    /// One registration.
+    Register,
+    /// Ten registrations at once.
+    RegisterBatch,
+    /// A deregistration.
+    Deregister,
+    /// Compare-and-set of a register.
+    CompareAndSet,
+    /// A strong read of a register.
+    StrongRead,
+    /// A batch of heartbeats.
+    Heartbeats,
+}
+
+/// How it ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ended {
+    /// Acknowledged.
+    Ok,
+    /// Without effect.
+    Refused,
+    /// Nobody knows.
+    Unknown,
+}
+
+impl From<&Outcome> for Ended {
+    fn from(outcome: &Outcome) -> Self {
+        match outcome {
+            Outcome::Ok { .. } => Self::Ok,
+            Outcome::Refused { .. } => Self::Refused,
+            Outcome::Unknown(_) => Self::Unknown,
+        }
+    }
+}
+
+/// One operation; small, for there are millions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Operation {
+    /// When it was sent.
+    pub start_us: u64,
+    /// When its outcome was known.
+    pub end_us: u64,
+    /// Through which node.
+    pub node: u8,
+    /// What.
+    pub kind: OpKind,
+    /// How it ended.
+    pub ended: Ended,
+}
+
+/// One fault, from its beginning until it was taken back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FaultRecord {
+    /// Its kind.
+    pub kind: String,
+    /// The nodes that it was done to.
+    pub nodes: Vec<u64>,
+    /// Whether one of them led.
+    pub hit_leader: bool,
+    /// When it began.
+    pub start_us: u64,
+    /// When it was taken back.
+    pub end_us: u64,
+    /// The longest time without an acknowledged write from its beginning until recovery.
+    pub unavailable_us: u64,
+    /// From its being taken back until every node took a write.
+    pub recovery_us: u64,
+}
+
+/// A node said that it leads.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Claim {
+    /// Which node.
+    pub node: u64,
+    /// In which term; 0 where it was not told.
+    pub term: u64,
+    /// When it was asked.
+    pub start_us: u64,
+    /// When its answer came.
+    pub end_us: u64,
+}
+
+/// A broken promise.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Anomaly {
+    /// Which check found it.
+    pub check: String,
+    /// What it found.
+    pub detail: String,
+    /// When, in microseconds.
+    pub at_us: u64,
+}
+
+/// What was recorded.
+#[derive(Debug, Default)]
+pub struct Records {
+    /// Every operation.
+    pub operations: Vec<Operation>,
+    /// Every fault that was taken back.
+    pub faults: Vec<FaultRecord>,
+    /// The present episode's claims to lead.
+    pub claims: Vec<Claim>,
+    /// Who led from when to when, of the episodes before.
+    pub leaders: Vec<Claim>,
+    /// How many claims were looked at.
+    pub claims_seen: u64,
+    /// Every broken promise.
+    pub anomalies: Vec<Anomaly>,
+    /// How many episodes were checked.
+    pub episodes: u64,
+    /// Figures of single checks, by name.
+    pub figures: std::collections::BTreeMap<String, u64>,
+}
+
+/// The journal of a run.
+#[derive(Debug, Default)]
+pub struct Journal {
+    records: Mutex<Records>,
+}
+
+/// More anomalies than these say nothing new.
+const ANOMALIES_MAX: usize = 200;
+
+impl Journal {
+    /// What was recorded so far.
+    pub fn records(&self) -> MutexGuard<'_, Records> {
+        self.records.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Records an operation that began at `start_us` and ended now.
+    pub fn operation(&self, kind: OpKind, node: u64, start_us: u64, ended: Ended) {
+        let node = u8::try_from(node).unwrap_or(u8::MAX);
+        let end_us = clock::now_us();
+        self.records().operations.push(Operation { start_us, end_us, node, kind, ended });
+    }
+
+    /// Records a broken promise.
+    pub fn anomaly(&self, check: &str, detail: impl Into<String>) {
+        let anomaly =
+            Anomaly { check: check.into(), detail: detail.into(), at_us: clock::now_us() };
+        let mut records = self.records();
+        if records.anomalies.len() < ANOMALIES_MAX {
+            records.anomalies.push(anomaly);
+        }
+    }
+
+    /// Adds to a figure.
+    pub fn count(&self, name: &str, by: u64) {
+        *self.records().figures.entry(name.into()).or_default() += by;
+    }
+}
+
+/// Puts claims of one node that follow each other together.
+pub fn merge_claims(claims: &[Claim]) -> Vec<Claim> {
+    let mut sorted: Vec<&Claim> = claims.iter().collect();
+    sorted.sort_by_key(|claim| claim.end_us);
+    let mut merged: Vec<Claim> = Vec::new();
+    for claim in sorted {
+        match merged.last_mut() {
+            Some(last) if last.node == claim.node => last.end_us = claim.end_us,
+            // From the answer on: the question may have waited for long.
+            _ => merged.push(Claim { start_us: claim.end_us, ..claim.clone() }),
+        }
+    }
+    merged
+}

@@ -1,0 +1,324 @@
+//! `maxine-chaos`: runs a scenario against real processes, and writes a report.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use maxine_chaos::cluster::Backend;
+use maxine_chaos::journal::Journal;
+use maxine_chaos::network::{Namespaces, NetworkKind};
+use maxine_chaos::report::{Report, Start};
+use maxine_chaos::scenario::{KNOWN_FAULTS, SCENARIOS, Scenario};
+use maxine_chaos::simulation::{self, Plan};
+use maxine_chaos::{clock, engine, program};
+
+/// Breaks a running Maxine cluster on purpose and checks what its clients saw.
+#[derive(Debug, Parser)]
+#[command(name = "maxine-chaos", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Runs a scenario.
+    Run(RunArgs),
+    /// Runs seeds of the simulation.
+    Simulate(SimulateArgs),
+    /// Lists the scenarios.
+    List,
+    /// Shows that known faults are caught: runs a program built with '--features faults'.
+    Prove {
+        /// That program.
+        #[arg(long)]
+        program: PathBuf,
+    },
+    /// Runs again what a report tells of, with the same schedule.
+    Replay {
+        /// The report.json.
+        report: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+struct RunArgs {
+    /// Which one; see 'maxine-chaos list'.
+    #[arg(long)]
+    scenario: String,
+    /// No episode begins after so many minutes.
+    #[arg(long, conflicts_with = "rounds")]
+    minutes: Option<u64>,
+    /// So many episodes.
+    #[arg(long)]
+    rounds: Option<u64>,
+    /// What random choices start from.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// What orders the commands.
+    #[arg(long, value_enum, default_value_t = BackendArg::Raft)]
+    backend: BackendArg,
+    /// What connects the nodes; where it is left out, what the scenario needs.
+    #[arg(long, value_enum)]
+    network: Option<NetworkArg>,
+    /// Where the report is written.
+    #[arg(long, default_value = "chaos-report")]
+    report: PathBuf,
+    /// Keeps the nodes' data and logs here instead of a folder that is deleted at the end.
+    #[arg(long)]
+    keep: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct SimulateArgs {
+    /// How many seeds.
+    #[arg(long, default_value_t = 1_000)]
+    seeds: u64,
+    /// The first of them.
+    #[arg(long, default_value_t = 1)]
+    first_seed: u64,
+    /// How long each runs, in virtual seconds.
+    #[arg(long, default_value_t = 60)]
+    virtual_s: u64,
+    /// What the leader proposes for itself may be seconds late.
+    #[arg(long)]
+    slow_proposals: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum BackendArg {
+    Raft,
+    Redis,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum NetworkArg {
+    /// Loopback, with a proxy between the nodes.
+    Proxied,
+    /// A network namespace for each node; needs root.
+    Namespaces,
+}
+
+fn name_of(value: impl ValueEnum) -> String {
+    value.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::List => list(),
+        Command::Simulate(args) => simulate(&args),
+        Command::Run(args) => run(args).await,
+        Command::Prove { program } => prove(&program).await,
+        Command::Replay { report } => replay(&report).await,
+    };
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("maxine-chaos: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn list() -> anyhow::Result<bool> {
+    let mut out = std::io::stdout().lock();
+    for scenario in SCENARIOS {
+        let backends: Vec<&str> =
+            scenario.backends.iter().map(|backend| backend_name(*backend)).collect();
+        writeln!(out, "{:<18} {:<11} {}", scenario.name, backends.join(", "), scenario.about)?;
+    }
+    Ok(true)
+}
+
+fn simulate(args: &SimulateArgs) -> anyhow::Result<bool> {
+    let mut out = std::io::stdout().lock();
+    let (mut applied, mut elections, mut expiries, mut refused, mut failed) = (0, 0, 0, 0, 0);
+    for nth in 0..args.seeds {
+        let seed = args.first_seed + nth;
+        let plan = Plan {
+            virtual_ms: args.virtual_s * 1_000,
+            slow_proposals: args.slow_proposals,
+            ..Plan::new(seed)
+        };
+        let outcome = simulation::run(plan);
+        applied += outcome.applied;
+        elections += outcome.elections;
+        expiries += outcome.expiries;
+        refused += outcome.fenced_off;
+        if let Some(violation) = outcome.violation {
+            failed += 1;
+            writeln!(
+                out,
+                "seed {}: {} at {} ms: {}",
+                plan.seed, violation.invariant, violation.at_ms, violation.detail
+            )?;
+            writeln!(out, "  again: {}", simulation::replay_command(&plan))?;
+        }
+        if (nth + 1).is_multiple_of(500) {
+            eprintln!("{}/{} seeds, {failed} broken", nth + 1, args.seeds);
+        }
+    }
+    writeln!(
+        out,
+        "{} seeds of {} virtual s: {applied} entries applied, {elections} elections, {expiries} expiries, {refused} entries refused, {failed} broken",
+        args.seeds, args.virtual_s,
+    )?;
+    Ok(failed == 0)
+}
+
+fn backend_name(backend: Backend) -> &'static str {
+    match backend {
+        Backend::Raft => "raft",
+        Backend::Redis => "redis",
+    }
+}
+
+async fn prove(program: &Path) -> anyhow::Result<bool> {
+    let mut out = std::io::stdout().lock();
+    let mut all_caught = true;
+    for known in KNOWN_FAULTS {
+        let scenario = Scenario::find(known.scenario).context("a scenario of the list")?;
+        let mut options = scenario.options(Backend::Raft, None, 1, known.rounds);
+        options.program = Some(program.to_owned());
+        options.env.push(("MAXINE_FAULT".into(), known.fault.into()));
+        let dir = tempfile::tempdir()?;
+        let journal = Arc::new(Journal::default());
+        engine::run(&options, dir.path(), &journal).await?;
+        let records = journal.records();
+        let caught =
+            records.anomalies.iter().filter(|anomaly| anomaly.check == known.check).count();
+        all_caught &= caught > 0;
+        let verdict = if caught > 0 { "caught" } else { "NOT CAUGHT" };
+        writeln!(
+            out,
+            "{}: {verdict} by {} in {} ({caught} anomalies)",
+            known.fault, known.check, known.scenario
+        )?;
+    }
+    Ok(all_caught)
+}
+
+async fn replay(path: &Path) -> anyhow::Result<bool> {
+    let bytes = std::fs::read(path).with_context(|| path.display().to_string())?;
+    let report: Report = serde_json::from_slice(&bytes).context("this is no report")?;
+    let start = report.start;
+    let parsed = |text: &str| BackendArg::from_str(text, true).map_err(anyhow::Error::msg);
+    let dir = path.parent().unwrap_or(Path::new(".")).join("replay");
+    let network = NetworkArg::from_str(&start.network, true).ok();
+    run(RunArgs {
+        scenario: start.scenario,
+        minutes: None,
+        rounds: Some(report.episodes.max(1)),
+        seed: start.seed,
+        backend: parsed(&start.backend)?,
+        network,
+        report: dir,
+        keep: None,
+    })
+    .await
+}
+
+async fn run(args: RunArgs) -> anyhow::Result<bool> {
+    let scenario = Scenario::find(&args.scenario)
+        .with_context(|| format!("no scenario {:?}; see 'maxine-chaos list'", args.scenario))?;
+    let backend = match args.backend {
+        BackendArg::Raft => Backend::Raft,
+        BackendArg::Redis => Backend::Redis,
+    };
+    if !scenario.backends.contains(&backend) {
+        bail!("{} does not run on {}", scenario.name, name_of(args.backend));
+    }
+    let network = args.network.map(|network| match network {
+        NetworkArg::Proxied => NetworkKind::Proxied,
+        NetworkArg::Namespaces => NetworkKind::Namespaces,
+    });
+    let mut options =
+        scenario.options(backend, network, args.seed, args.rounds.unwrap_or(u64::MAX));
+    if options.network == NetworkKind::Namespaces && !Namespaces::are_possible() {
+        bail!("network namespaces cannot be made here: root, 'ip' and 'nft' are needed");
+    }
+    options.progress = true;
+    options.time = match (args.minutes, args.rounds) {
+        (Some(minutes), _) => Duration::from_secs(minutes * 60),
+        (None, Some(_)) => options.time,
+        (None, None) => Scenario::DEFAULT_TIME,
+    };
+    let start = Start {
+        scenario: scenario.name.into(),
+        backend: name_of(args.backend),
+        network: match options.network {
+            NetworkKind::Namespaces => "namespaces".into(),
+            _ => "proxied".into(),
+        },
+        seed: args.seed,
+        rounds: options.rounds,
+        seconds: options.time.as_secs(),
+    };
+    let started_us = clock::now_us();
+    let temporary = tempfile::tempdir()?;
+    let dir = args.keep.clone().unwrap_or_else(|| temporary.path().to_owned());
+    let journal = Arc::new(Journal::default());
+    let ended = tokio::select! {
+        ended = engine::run(&options, &dir, &journal) => ended,
+        _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
+    };
+    let error = ended.err().map(|error| format!("{error:#}"));
+    let records = journal.records();
+    let program = program::locate()?;
+    let built = if program.components().any(|part| part.as_os_str() == "release") {
+        "release"
+    } else {
+        "debug"
+    };
+    let report = Report::new(start, built.into(), &records, error);
+    report.write(&records, &args.report)?;
+    tell(&report, &args.report, (clock::now_us() - started_us) / 1_000_000)?;
+    if !report.is_clean() && args.keep.is_none() {
+        let kept = temporary.keep();
+        eprintln!("the nodes' data and logs are kept in {}", kept.display());
+    }
+    Ok(report.is_clean())
+}
+
+fn tell(report: &Report, dir: &Path, took_s: u64) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    writeln!(
+        out,
+        "{}: {} episodes, {} operations in {took_s} s, {} anomalies; {}",
+        report.start.scenario,
+        report.episodes,
+        report.operations_total,
+        report.anomalies.len(),
+        dir.join("report.html").display(),
+    )?;
+    for (kind, figures) in &report.faults {
+        writeln!(
+            out,
+            "  {kind}: {} ({} on the leader), no write for p50 {} max {} ms (leader: {} / {}), recovery p50 {} max {} ms",
+            figures.count,
+            figures.hit_leader,
+            figures.unavailable.p50_ms,
+            figures.unavailable.max_ms,
+            figures.unavailable_leader_hit.p50_ms,
+            figures.unavailable_leader_hit.max_ms,
+            figures.recovery.p50_ms,
+            figures.recovery.max_ms,
+        )?;
+    }
+    for anomaly in report.anomalies.iter().take(20) {
+        writeln!(out, "  ANOMALY {}: {}", anomaly.check, anomaly.detail)?;
+    }
+    if let Some(error) = &report.harness_error {
+        writeln!(out, "  the run ended early: {error}")?;
+    }
+    if !report.is_clean() {
+        writeln!(out, "  again: maxine-chaos replay {}", dir.join("report.json").display())?;
+    }
+    Ok(())
+}

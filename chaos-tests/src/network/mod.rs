@@ -1,0 +1,114 @@
+//! What connects the nodes, and how it is cut.
+//!
+//! Two kinds: network namespaces with an address each, where packets are dropped (needs root), and
+//! plain loopback with a proxy in front of every node's peer port, where bytes are held back. Either
+//! cuts one direction of one pair; everything else is made of that. Clients always reach the nodes.
+
+mod namespaces;
+mod proxy;
+mod socket_owner;
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+pub use namespaces::Namespaces;
+pub use proxy::ProxyNetwork;
+
+/// The kind of network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NetworkKind {
+    /// Loopback, and nothing between the nodes.
+    Loopback,
+    /// Loopback with a proxy in front of each peer port.
+    Proxied,
+    /// A namespace for each node.
+    Namespaces,
+}
+
+/// The network of a cluster.
+#[derive(Debug)]
+pub enum Network {
+    /// Loopback, and nothing between the nodes: it cannot be cut.
+    Loopback,
+    /// Loopback with a proxy in front of each peer port.
+    Proxied(ProxyNetwork),
+    /// A namespace for each node.
+    Namespaces(Namespaces),
+}
+
+impl Network {
+    /// Opens the network of so many nodes.
+    pub fn open(kind: NetworkKind, nodes: u64) -> anyhow::Result<Self> {
+        Ok(match kind {
+            NetworkKind::Loopback => Self::Loopback,
+            NetworkKind::Proxied => Self::Proxied(ProxyNetwork::new(nodes)),
+            NetworkKind::Namespaces => Self::Namespaces(Namespaces::make(nodes)?),
+        })
+    }
+
+    /// Which kind it is.
+    pub fn kind(&self) -> NetworkKind {
+        match self {
+            Self::Loopback => NetworkKind::Loopback,
+            Self::Proxied(_) => NetworkKind::Proxied,
+            Self::Namespaces(_) => NetworkKind::Namespaces,
+        }
+    }
+
+    pub(crate) fn address(&self, id: u64) -> Ipv4Addr {
+        match self {
+            Self::Namespaces(namespaces) => namespaces.address(id),
+            _ => Ipv4Addr::LOCALHOST,
+        }
+    }
+
+    /// The address under which peers are told to reach a node that listens on `peer`.
+    pub(crate) fn advertise(&mut self, id: u64, peer: SocketAddr) -> anyhow::Result<SocketAddr> {
+        match self {
+            Self::Proxied(proxy) => proxy.listen_for(id, peer),
+            _ => Ok(peer),
+        }
+    }
+
+    /// The words that start `program` where node `id` lives.
+    pub(crate) fn command(&self, id: u64, program: &str) -> Vec<String> {
+        match self {
+            Self::Namespaces(namespaces) => namespaces.command(id, program),
+            _ => vec![program.into()],
+        }
+    }
+
+    pub(crate) fn set_process(&self, id: u64, pid: i32) {
+        if let Self::Proxied(proxy) = self {
+            proxy.set_process(id, pid);
+        }
+    }
+
+    /// Stops everything that goes from one node to another, in this direction alone.
+    pub fn block(&self, from: u64, to: u64) -> anyhow::Result<()> {
+        match self {
+            Self::Loopback => anyhow::bail!("this network cannot be cut"),
+            Self::Proxied(proxy) => proxy.block(from, to, true),
+            Self::Namespaces(namespaces) => namespaces.block(from, to)?,
+        }
+        Ok(())
+    }
+
+    /// Lets everything through again.
+    pub fn heal(&self) -> anyhow::Result<()> {
+        match self {
+            Self::Loopback => {}
+            Self::Proxied(proxy) => proxy.heal(),
+            Self::Namespaces(namespaces) => namespaces.heal()?,
+        }
+        Ok(())
+    }
+
+    /// Cuts a node off from all others, both ways.
+    pub fn isolate(&self, id: u64, all: &[u64]) -> anyhow::Result<()> {
+        for other in all.iter().filter(|other| **other != id) {
+            self.block(id, *other)?;
+            self.block(*other, id)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,150 @@
+//! A network namespace for each node, joined by a bridge in one more: packets are really dropped.
+//!
+//! Everything is made by `ip` and `nft` as root, under names that carry our process id, and goes
+//! when this is dropped.
+
+use std::net::Ipv4Addr;
+use std::process::Command;
+
+use anyhow::{Context, bail};
+
+/// The namespaces of a cluster.
+#[derive(Debug)]
+pub struct Namespaces {
+    tag: String,
+    third: u8,
+    nodes: u64,
+}
+
+impl Namespaces {
+    /// Whether this process may make them here.
+    pub fn are_possible() -> bool {
+        let probe = format!("mxp{}", std::process::id());
+        let made = run("ip", &["netns", "add", &probe]).is_ok();
+        let rules = made
+            && run("ip", &["netns", "exec", &probe, "nft", "add", "table", "inet", "probe"])
+                .is_ok();
+        if made {
+            // Its own process id is in the name: nobody else uses it.
+            let _gone = run("ip", &["netns", "delete", &probe]);
+        }
+        rules
+    }
+
+    /// Makes a namespace for each node.
+    pub fn make(nodes: u64) -> anyhow::Result<Self> {
+        if nodes == 0 || nodes > 16 {
+            bail!("1 to 16 nodes, not {nodes}");
+        }
+        static MADE: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+        let nth = MADE.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let process = std::process::id();
+        let tag = format!("mx{}-{nth}", process % 100_000);
+        let third = u8::try_from((process.wrapping_mul(7) + nth) % 250).unwrap_or(0);
+        let namespaces = Self { tag, third, nodes };
+        namespaces
+            .build()
+            .context("network namespaces cannot be made (root, ip and nft needed)")?;
+        Ok(namespaces)
+    }
+
+    fn build(&self) -> anyhow::Result<()> {
+        let bridge = self.bridge();
+        run("ip", &["link", "add", &bridge, "type", "bridge"])?;
+        let gateway = format!("10.213.{}.254/24", self.third);
+        run("ip", &["address", "add", &gateway, "dev", &bridge])?;
+        run("ip", &["link", "set", &bridge, "up"])?;
+        for id in 1..=self.nodes {
+            let (name, outer) = (self.name(id), format!("{}v{id}", self.tag));
+            run("ip", &["netns", "add", &name])?;
+            run(
+                "ip",
+                &["link", "add", &outer, "type", "veth", "peer", "name", "eth0", "netns", &name],
+            )?;
+            run("ip", &["link", "set", &outer, "master", &bridge, "up"])?;
+            let address = format!("{}/24", self.address(id));
+            self.inside(id, &["ip", "address", "add", &address, "dev", "eth0"])?;
+            self.inside(id, &["ip", "link", "set", "eth0", "up"])?;
+            self.inside(id, &["ip", "link", "set", "lo", "up"])?;
+            self.inside(id, &["nft", "add", "table", "inet", "chaos"])?;
+            let chain = ["nft", "add", "chain", "inet", "chaos", "input"];
+            let hook = "{ type filter hook input priority 0 ; policy accept ; }";
+            self.inside(id, &[&chain[..], &[hook]].concat())?;
+        }
+        Ok(())
+    }
+
+    fn bridge(&self) -> String {
+        format!("{}br", self.tag)
+    }
+
+    fn name(&self, id: u64) -> String {
+        format!("{}-n{id}", self.tag)
+    }
+
+    fn inside(&self, id: u64, words: &[&str]) -> anyhow::Result<()> {
+        let name = self.name(id);
+        run("ip", &[&["netns", "exec", name.as_str()], words].concat())
+    }
+
+    /// A node's address.
+    pub fn address(&self, id: u64) -> Ipv4Addr {
+        Ipv4Addr::new(10, 213, self.third, u8::try_from(id).unwrap_or(253))
+    }
+
+    /// The words that start `program` in a node's namespace; its process is the program itself.
+    pub fn command(&self, id: u64, program: &str) -> Vec<String> {
+        ["ip", "netns", "exec", &self.name(id), program].map(str::to_owned).to_vec()
+    }
+
+    /// Drops every packet from one node to another.
+    pub fn block(&self, from: u64, to: u64) -> anyhow::Result<()> {
+        let source = self.address(from).to_string();
+        self.inside(
+            to,
+            &["nft", "add", "rule", "inet", "chaos", "input", "ip", "saddr", &source, "drop"],
+        )
+    }
+
+    /// Drops nothing any more.
+    pub fn heal(&self) -> anyhow::Result<()> {
+        for id in 1..=self.nodes {
+            self.inside(id, &["nft", "flush", "chain", "inet", "chaos", "input"])?;
+            // Answers an error where there is none.
+            let _none = self.inside(id, &["tc", "qdisc", "del", "dev", "eth0", "root"]);
+        }
+        Ok(())
+    }
+
+    /// Delays what a node sends by so much, gives or takes `jitter_ms`, and loses so much of it.
+    pub fn degrade(
+        &self,
+        id: u64,
+        delay_ms: u32,
+        jitter_ms: u32,
+        loss_percent: u8,
+    ) -> anyhow::Result<()> {
+        let (delay, jitter) = (format!("{delay_ms}ms"), format!("{jitter_ms}ms"));
+        let loss = format!("{loss_percent}%");
+        let words = ["tc", "qdisc", "replace", "dev", "eth0", "root", "netem", "delay"];
+        self.inside(id, &[&words[..], &[&delay, &jitter, "loss", &loss]].concat())
+    }
+}
+
+impl Drop for Namespaces {
+    fn drop(&mut self) {
+        for id in 1..=self.nodes {
+            // Deletes the pair of interfaces with it. It may be half made; there is no more to do.
+            let _gone = run("ip", &["netns", "delete", &self.name(id)]);
+        }
+        let _gone = run("ip", &["link", "delete", &self.bridge()]);
+    }
+}
+
+fn run(program: &str, words: &[&str]) -> anyhow::Result<()> {
+    let output = Command::new(program).args(words).output().with_context(|| program.to_owned())?;
+    if !output.status.success() {
+        bail!("{program} {}: {}", words.join(" "), String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(())
+}

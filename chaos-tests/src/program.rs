@@ -1,0 +1,51 @@
+//! Finds the `maxine` program that is to be broken.
+//!
+//! It is the real one, as users get it: `MAXINE_BIN`, or the build beside this program.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, bail};
+
+/// The program, by `MAXINE_BIN` or as built by cargo in the profile of this very program. What is
+/// missing is built when cargo runs us.
+pub fn locate() -> anyhow::Result<PathBuf> {
+    if let Some(path) = std::env::var_os("MAXINE_BIN") {
+        let path = PathBuf::from(path);
+        return path.canonicalize().with_context(|| format!("MAXINE_BIN {}", path.display()));
+    }
+    let own = std::env::current_exe().context("this program's own path is not known")?;
+    let dir = build_dir(&own).context("this program does not stand in a folder of builds")?;
+    let program = dir.join("maxine");
+    if program.exists() {
+        return Ok(program);
+    }
+    build(&dir)?;
+    Ok(program)
+}
+
+/// `target/debug` of `target/debug/maxine-chaos` and of `target/debug/deps/rounds-0123`.
+fn build_dir(own: &Path) -> Option<PathBuf> {
+    let dir = own.parent()?;
+    let dir = if dir.ends_with("deps") { dir.parent()? } else { dir };
+    Some(dir.to_path_buf())
+}
+
+fn build(dir: &Path) -> anyhow::Result<()> {
+    let Some(cargo) = std::env::var_os("CARGO") else {
+        bail!(
+            "{} has no program maxine: run 'cargo build' first, or set MAXINE_BIN",
+            dir.display()
+        );
+    };
+    let mut command = Command::new(cargo);
+    command.args(["build", "--package", "maxine", "--bin", "maxine"]);
+    if dir.ends_with("release") {
+        command.arg("--release");
+    }
+    let status = command.status().context("cargo cannot be run")?;
+    if !status.success() {
+        bail!("maxine cannot be built: {status}");
+    }
+    Ok(())
+}

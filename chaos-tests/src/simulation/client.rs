@@ -1,0 +1,93 @@
+//! A client: registers one instance, keeps it alive with heartbeats, now and then stops or leaves.
+
+use std::sync::Arc;
+
+use maxine::actors::registry::LeaseId;
+use maxine::state::{
+    Actor, Address, Command, Deregistration, InstanceKey, Name, Proposal, Registration, RequestId,
+    ServiceKey,
+};
+
+/// What a client does at present.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// It has no instance.
+    Away,
+    /// Its registration is under way.
+    Registering,
+    /// It is registered and sends heartbeats.
+    Alive,
+    /// It is registered and silent.
+    Silent,
+    /// Its deregistration is under way.
+    Leaving,
+}
+
+/// One client with one instance.
+#[derive(Debug)]
+pub(super) struct Client {
+    pub(super) key: InstanceKey,
+    pub(super) lease: LeaseId,
+    pub(super) ttl_ms: u64,
+    pub(super) phase: Phase,
+    /// The write that is under way; a repeat carries the same id.
+    pub(super) pending: Option<Arc<Proposal>>,
+    pub(super) sent_ms: u64,
+    pub(super) epoch: u64,
+    pub(super) next_at_ms: u64,
+}
+
+impl Client {
+    pub(super) fn new(nth: usize) -> Self {
+        let service = ServiceKey::new(
+            Name::trusted("default"),
+            Name::trusted(&format!("service-{}", nth % 3)),
+        );
+        let key = service.instance(Name::trusted(&format!("instance-{nth}")));
+        let lease = LeaseId::of_key(&key);
+        let ttl_ms = 3_000 + 500 * (nth as u64 % 4);
+        Self {
+            key,
+            lease,
+            ttl_ms,
+            phase: Phase::Away,
+            pending: None,
+            sent_ms: 0,
+            epoch: 0,
+            next_at_ms: 50 * nth as u64,
+        }
+    }
+
+    /// The registration of its instance; its address tells one attempt from the next.
+    pub(super) fn registration(&self, nth: u64) -> Command {
+        let address = Address::parse(&format!("http://10.0.0.1:{}", 1_024 + nth % 60_000));
+        let address = address.expect("a port from 1024 on makes an address");
+        let registration = Registration::new(self.key.instance.clone(), address, self.ttl_ms);
+        Command::Register { items: vec![(self.key.service.clone(), registration)] }
+    }
+
+    pub(super) fn deregistration(&self) -> Command {
+        let item = Deregistration {
+            key: self.key.clone(),
+            lease_epoch: Some(self.epoch),
+            forget_drain: false,
+        };
+        Command::Deregister { items: vec![item] }
+    }
+
+    pub(super) fn proposal(
+        &self,
+        id: u128,
+        proposed_at_ms: u64,
+        command: Command,
+    ) -> Arc<Proposal> {
+        let request_id = RequestId(id);
+        Arc::new(Proposal {
+            request_id,
+            proposed_at_ms,
+            fence: None,
+            actor: Actor::system("client"),
+            command,
+        })
+    }
+}

@@ -1,0 +1,130 @@
+//! A fleet that sends heartbeats in time, and one that falls silent at once.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::{GoOn, Load, Setting};
+use crate::client::Outcome;
+use crate::clock;
+use crate::journal::{Ended, OpKind};
+
+const BEAT_EVERY: Duration = Duration::from_millis(500);
+
+/// What became of the fleet.
+#[derive(Clone, Debug, Default)]
+pub struct FleetRecord {
+    /// Heartbeats that were acknowledged, over all instances.
+    pub renewed: u64,
+    /// Instances that were gone although their lease had been renewed within its time to live.
+    pub lost_early: Vec<String>,
+    /// Instances that were gone because no renewal came through in time; registered again.
+    pub lost_late: u64,
+    /// The instances that never sent a heartbeat: when each may be gone from, in microseconds.
+    pub silent: BTreeMap<String, u64>,
+}
+
+/// Starts a fleet of `alive` instances that send heartbeats and `silent` ones that do not, with
+/// leases of `ttl_ms`.
+pub fn leases(setting: &Setting, alive: usize, silent: usize, ttl_ms: u64) -> Load<FleetRecord> {
+    let mut load = Load::new();
+    let setting = setting.clone();
+    load.spawn(|go_on| Fleet::new(setting, ttl_ms).live(alive, silent, go_on));
+    load
+}
+
+struct Fleet {
+    setting: Setting,
+    ttl_ms: u64,
+    rng: fastrand::Rng,
+    record: FleetRecord,
+    /// Until when each lease surely holds: the sending of its last acknowledged renewal, and the
+    /// time to live.
+    holds_until_us: BTreeMap<String, u64>,
+}
+
+impl Fleet {
+    fn new(setting: Setting, ttl_ms: u64) -> Self {
+        let rng = fastrand::Rng::with_seed(setting.seed ^ 0xF1EE7);
+        let (record, holds_until_us) = (FleetRecord::default(), BTreeMap::new());
+        Self { setting, ttl_ms, rng, record, holds_until_us }
+    }
+
+    async fn live(mut self, alive: usize, silent: usize, go_on: GoOn) -> FleetRecord {
+        for nth in 0..silent {
+            let id = format!("silent-{nth}");
+            if let Some(sent_us) = self.register(&id).await {
+                self.record.silent.insert(id, sent_us + self.ttl_ms * 1_000);
+            }
+        }
+        let ids: Vec<String> = (0..alive).map(|nth| format!("alive-{nth}")).collect();
+        while go_on.yes() {
+            for id in &ids {
+                if !self.holds_until_us.contains_key(id)
+                    && let Some(sent_us) = self.register(id).await
+                {
+                    self.holds_until_us.insert(id.clone(), sent_us + self.ttl_ms * 1_000);
+                }
+            }
+            self.beat().await;
+            tokio::time::sleep(BEAT_EVERY).await;
+        }
+        self.record
+    }
+
+    /// When the registration was sent, if it was acknowledged.
+    async fn register(&mut self, id: &str) -> Option<u64> {
+        let path = format!("/api/v1/services/{}/fleet/instances/{id}", self.setting.namespace);
+        let body = json!({"address": "http://10.20.30.41:80", "ttl_ms": self.ttl_ms});
+        let (node, client) = self.setting.any(&mut self.rng);
+        let start_us = clock::now_us();
+        let outcome = client.put(&path, &body, &[]).await;
+        self.setting.journal.operation(OpKind::Register, node, start_us, Ended::from(&outcome));
+        outcome.is_ok().then_some(start_us)
+    }
+
+    async fn beat(&mut self) {
+        let ids: Vec<String> = self.holds_until_us.keys().cloned().collect();
+        let item = |id: &String| json!({"namespace": self.setting.namespace, "service": "fleet", "id": id});
+        let body = json!({"items": ids.iter().map(item).collect::<Vec<_>>()});
+        let (node, client) = self.setting.any(&mut self.rng);
+        let start_us = clock::now_us();
+        let outcome = client.post("/api/v1/heartbeats", &body, &[]).await;
+        self.setting.journal.operation(OpKind::Heartbeats, node, start_us, Ended::from(&outcome));
+        let Outcome::Ok { body, .. } = outcome else { return };
+        let now_us = clock::now_us();
+        let unknown: Vec<u64> = body["unknown"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(|nth| nth.as_u64())
+            .collect();
+        for (position, id) in ids.into_iter().enumerate() {
+            if !unknown.contains(&(position as u64)) {
+                self.record.renewed += 1;
+                self.holds_until_us.insert(id, start_us + self.ttl_ms * 1_000);
+                continue;
+            }
+            // It was gone when this answer was made, which was before now.
+            match self.holds_until_us.remove(&id) {
+                Some(until_us) if now_us < until_us => {
+                    let left_ms = (until_us - now_us) / 1_000;
+                    let path =
+                        format!("/api/v1/services/{}/fleet/instances/{id}", self.setting.namespace);
+                    let found = client.get(&format!("{path}?consistency=strong")).await;
+                    let what = match found {
+                        Outcome::Ok { .. } => "is registered, and node",
+                        Outcome::Refused { status: 404, .. } => "is gone, and node",
+                        _ => "may be gone, and node",
+                    };
+                    let text = format!(
+                        "{id} {what} {node} did not know it; its lease held {left_ms} ms more"
+                    );
+                    self.record.lost_early.push(text);
+                }
+                _ => self.record.lost_late += 1,
+            }
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! Every command of the runbooks, executed against a real cluster.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by it")]
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use maxine_chaos::cluster::{Backend, Cluster, ClusterPlan};
+use maxine_chaos::network::NetworkKind;
+use maxine_chaos::program;
+
+fn pages() -> Vec<PathBuf> {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/operations");
+    let mut pages: Vec<PathBuf> =
+        std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
+    pages.retain(|path| path.extension().is_some_and(|ending| ending == "md"));
+    pages.sort();
+    pages
+}
+
+/// The blocks of a page that are marked so.
+fn blocks(page: &Path, mark: &str) -> Vec<String> {
+    let text = std::fs::read_to_string(page).unwrap();
+    let mut blocks = Vec::new();
+    let mut inside: Option<(String, String)> = None;
+    for line in text.lines() {
+        match (&mut inside, line.strip_prefix("```")) {
+            (None, Some(mark)) => inside = Some((mark.to_owned(), String::new())),
+            (Some(_), Some(_)) => blocks.extend(inside.take()),
+            (Some((_, block)), None) => {
+                block.push_str(line);
+                block.push('\n');
+            }
+            (None, None) => {}
+        }
+    }
+    blocks.into_iter().filter(|(own, _)| own == mark).map(|(_, block)| block).collect()
+}
+
+fn execute(page: &Path, block: &str, env: &[(&str, String)]) {
+    let output = Command::new("sh")
+        .args(["-e", "-u", "-c", block])
+        .envs(env.iter().map(|(name, value)| (*name, value.as_str())))
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{}:\n{block}\n{}{}",
+        page.display(),
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn commands_of_the_runbooks_work_as_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let program = program::locate().unwrap();
+    let path =
+        format!("{}:{}", program.parent().unwrap().display(), std::env::var("PATH").unwrap());
+    let mut executed = 0;
+    for page in pages() {
+        let (running, stopped) = (blocks(&page, "sh"), blocks(&page, "sh stopped"));
+        if running.is_empty() && stopped.is_empty() {
+            continue;
+        }
+        let name = page.file_stem().unwrap().to_string_lossy().into_owned();
+        let own = dir.path().join(&name);
+        let plan = ClusterPlan::new(Backend::Raft, NetworkKind::Loopback);
+        let mut cluster = Cluster::start(plan, &own).await.unwrap();
+        let servers: Vec<String> =
+            cluster.ids().iter().map(|id| cluster.client(*id).base().to_owned()).collect();
+        let env = [
+            ("PATH", path.clone()),
+            ("MAXINE_SERVER", servers.join(",")),
+            ("MAXINE_TOKEN", cluster.token().unwrap()),
+            ("BACKUP", own.join("backup.bin").display().to_string()),
+            ("TLS_DIR", own.join("tls").display().to_string()),
+            ("NODE_DATA", cluster.node(3).plan().data_dir.display().to_string()),
+        ];
+        for block in &running {
+            execute(&page, block, &env);
+            cluster.wait_ready(Duration::from_secs(60)).await.unwrap();
+        }
+        cluster.stop().await.unwrap();
+        for block in &stopped {
+            execute(&page, block, &env);
+        }
+        executed += running.len() + stopped.len();
+    }
+    assert!(executed >= 10, "only {executed} blocks were found");
+}

@@ -1,0 +1,95 @@
+//! What one node does for another: carrying out forwarded requests, and application messages.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::codec::{Channel, Request, Response};
+use crate::error::CallError;
+use crate::network::link::LinkError;
+use crate::node::Inner;
+use crate::propose::{self, LeaderAt};
+use crate::{ReadLevel, Target, membership, read};
+
+/// No forwarded request is worked on for longer, whatever it asks for.
+const TIMEOUT_MAX: Duration = Duration::from_secs(60);
+
+/// Carries out a request that another node forwarded, if this node leads.
+pub(crate) async fn answer(inner: &Inner, request: Request) -> Response {
+    match request {
+        Request::Propose { payload, timeout_ms } => {
+            match inner.propose_here(payload.into(), bounded(timeout_ms)).await {
+                Ok(proposed) => Response::Proposed {
+                    index: proposed.index,
+                    term: proposed.term,
+                    reply: proposed.reply.into(),
+                },
+                Err(error) => Response::ProposeRefused(propose::refusal_to_dto(error)),
+            }
+        }
+        Request::ReadIndex { strong, timeout_ms } => {
+            let level = if strong { ReadLevel::Strong } else { ReadLevel::Leader };
+            if !inner.leads() {
+                return Response::ReadRefused;
+            }
+            match read::read_index_here(inner, level, bounded(timeout_ms)).await {
+                Some(index) => Response::ReadIndex { index },
+                None => Response::ReadRefused,
+            }
+        }
+        Request::Admin { operation, timeout_ms } => {
+            match membership::carry_out(inner, operation, bounded(timeout_ms)).await {
+                Ok(()) => Response::AdminDone,
+                Err(error) => Response::AdminRefused(membership::refusal_to_dto(error)),
+            }
+        }
+        other => Response::Failed(format!("{other:?} is not a forwarded request")),
+    }
+}
+
+fn bounded(timeout_ms: u64) -> Duration {
+    Duration::from_millis(timeout_ms).min(TIMEOUT_MAX)
+}
+
+/// Sends an application message.
+pub(crate) async fn call(
+    inner: &Inner,
+    to: Target,
+    body: Bytes,
+    timeout: Duration,
+) -> Result<Bytes, CallError> {
+    if !inner.is_accepting() {
+        return Err(CallError::ShuttingDown);
+    }
+    if body.len() > inner.config.payload_len_max {
+        return Err(CallError::TooLarge { len: body.len(), max: inner.config.payload_len_max });
+    }
+    let (node, addr) = match to {
+        Target::Node(node) if node == inner.config.node_id => {
+            return Err(CallError::UnknownNode(node));
+        }
+        Target::Node(node) => (node, inner.member_addr(node).ok_or(CallError::UnknownNode(node))?),
+        Target::Leader => match inner.leader_at() {
+            LeaderAt::There(node, addr) => (node, addr),
+            LeaderAt::Here => return Err(CallError::UnknownNode(inner.config.node_id)),
+            LeaderAt::Unknown => return Err(CallError::NoLeader),
+        },
+    };
+    match inner
+        .links
+        .get(node, &addr, Channel::App)
+        .request(&Request::App { body: body.into() }, timeout)
+        .await
+    {
+        Ok(Response::App { body }) => Ok(body.into()),
+        Ok(Response::AppRefused(reason) | Response::Failed(reason)) => {
+            Err(CallError::Remote { node, reason })
+        }
+        Ok(Response::Busy) | Err(LinkError::Busy) => Err(CallError::Overloaded(node)),
+        Ok(other) => {
+            Err(CallError::Remote { node, reason: format!("unexpected answer {other:?}") })
+        }
+        Err(LinkError::Unreachable(reason)) => Err(CallError::Unreachable { node, reason }),
+        Err(LinkError::Lost(_) | LinkError::Timeout) => Err(CallError::Timeout(node)),
+    }
+}

@@ -1,0 +1,165 @@
+//! Who leads, told truthfully.
+//!
+//! This node says that it leads only while, by its own monotonic clock, a quorum has answered it
+//! recently and its disk is not stalled. A watcher publishes changes and makes a leader whose disk
+//! hangs give up. Readers that must not be wrong ask [`Inner::leads`], which looks at the clock.
+
+use std::sync::Weak;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use openraft::{Instant, ServerState};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::NodeId;
+use crate::consensus::Metrics;
+use crate::node::{Inner, RaftNode};
+use crate::status::Leadership;
+use crate::{clock, transfer};
+
+/// How often the clock is looked at.
+const TICK: Duration = Duration::from_millis(20);
+
+impl RaftNode {
+    /// Follows who leads. Its value can be one tick old, and older when the process was paused:
+    /// for a decision ask [`RaftNode::leadership`].
+    pub fn watch(&self) -> tokio::sync::watch::Receiver<Leadership> {
+        self.inner.leadership.subscribe()
+    }
+
+    /// Who leads, judged at this moment by this node's own clock.
+    pub fn leadership(&self) -> Leadership {
+        self.inner.leadership_now()
+    }
+}
+
+impl Inner {
+    /// Whether this node leads and a quorum confirmed it recently enough.
+    pub(crate) fn leads(&self) -> bool {
+        self.with_metrics(|metrics| self.leads_by(metrics))
+    }
+
+    fn leads_by(&self, metrics: &Metrics) -> bool {
+        if metrics.state != ServerState::Leader
+            || metrics.running_state.is_err()
+            || self.is_stalled()
+        {
+            return false;
+        }
+        let mut voters = metrics.membership_config.voter_ids();
+        if voters.next() == Some(self.config.node_id) && voters.next().is_none() {
+            return true;
+        }
+        quorum_ack_age(metrics)
+            .is_some_and(|age| age < Duration::from_millis(self.config.election_timeout_min_ms))
+    }
+
+    pub(crate) fn is_stalled(&self) -> bool {
+        self.stalled.load(Ordering::Acquire) || self.health.busy_ms() > self.config.disk_stall_ms
+    }
+
+    pub(crate) fn leadership_now(&self) -> Leadership {
+        self.with_metrics(|metrics| {
+            let is_leader = self.leads_by(metrics);
+            let leader =
+                if is_leader { Some(self.config.node_id) } else { self.believed_leader(metrics) };
+            Leadership { term: metrics.current_term, leader, is_leader }
+        })
+    }
+
+    /// The node that a follower takes for the leader, while it is heard.
+    fn believed_leader(&self, metrics: &Metrics) -> Option<NodeId> {
+        let leader = metrics.current_leader.filter(|leader| *leader != self.config.node_id)?;
+        let patience = Duration::from_millis(
+            self.config.election_timeout_max_ms + self.config.election_timeout_min_ms,
+        );
+        let heard = self.links.context.contacts.leader_heard_age(leader)?;
+        (heard < patience && metrics.running_state.is_ok()).then_some(leader)
+    }
+}
+
+/// How long ago the latest request was sent that a quorum has answered.
+pub(crate) fn quorum_ack_age(metrics: &Metrics) -> Option<Duration> {
+    metrics.last_quorum_acked.as_ref().map(|acked| acked.elapsed())
+}
+
+/// Publishes changes of leadership and watches the disk, until the node stops.
+pub(crate) async fn watch_over(node: Weak<Inner>, stop: CancellationToken) {
+    let mut tick = tokio::time::interval(TICK);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut members_seen = None;
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = tick.tick() => {}
+        }
+        let Some(inner) = node.upgrade() else { return };
+        watch_disk(&inner).await;
+        let now = inner.leadership_now();
+        inner.leadership.send_if_modified(|published| {
+            if *published == now {
+                return false;
+            }
+            if published.is_leader != now.is_leader {
+                tracing::info!(node = inner.config.node_id, term = now.term, is_leader = now.is_leader, leader = ?now.leader, "leadership changed");
+                inner.counters.leader_changes.fetch_add(1, Ordering::Relaxed);
+            }
+            *published = now;
+            true
+        });
+        let (membership_id, failure) = inner.with_metrics(|metrics| {
+            let failure = metrics.running_state.as_ref().err().map(ToString::to_string);
+            (*metrics.membership_config.log_id(), failure)
+        });
+        if members_seen != Some(membership_id) {
+            members_seen = Some(membership_id);
+            let members = inner.with_metrics(|metrics| metrics.membership_config.clone());
+            inner.links.retain(|node| members.membership().get_node(&node).is_some());
+        }
+        if let Some(reason) = failure
+            && !inner.stop.is_cancelled()
+            && inner.is_accepting()
+        {
+            // Peers must not take a node for alive whose core has ended.
+            inner.health.fail(&reason);
+            inner.stop.cancel();
+            inner.links.close();
+        }
+    }
+}
+
+/// Makes a leader whose disk hangs step down; heartbeats stop, so that others elect even when the
+/// transfer does not reach anyone.
+async fn watch_disk(inner: &Inner) {
+    let busy = inner.health.busy_ms();
+    let stalled = inner.stalled.load(Ordering::Acquire);
+    if !stalled && busy > inner.config.disk_stall_ms {
+        tracing::error!(
+            busy_ms = busy,
+            "the disk has stalled; this node gives up leading until it recovers"
+        );
+        inner.stalled.store(true, Ordering::Release);
+        inner.counters.disk_stalls.fetch_add(1, Ordering::Relaxed);
+        inner.raft.runtime_config().heartbeat(false);
+        inner.raft.runtime_config().elect(false);
+        if inner.with_metrics(|metrics| metrics.state == ServerState::Leader)
+            && let Some(target) = transfer::best_successor(inner)
+        {
+            let trigger = inner.raft.trigger();
+            let patience = Duration::from_millis(inner.config.heartbeat_interval_ms);
+            let _ = tokio::time::timeout(patience, trigger.transfer_leader(target)).await;
+        }
+    } else if stalled && busy < inner.config.disk_stall_ms {
+        tracing::warn!("the disk has recovered");
+        inner.stalled.store(false, Ordering::Release);
+        inner.raft.runtime_config().heartbeat(true);
+        inner.raft.runtime_config().elect(true);
+    }
+}
+
+impl crate::network::links::Contacts {
+    /// How long ago a follower last heard the leader's own requests.
+    pub(crate) fn leader_heard_age(&self, leader: NodeId) -> Option<Duration> {
+        self.leader_heard(leader).map(clock::since)
+    }
+}

@@ -1,0 +1,57 @@
+//! A replicated log as a library.
+//!
+//! Place in the flow: an application proposes opaque payloads on any node; this crate orders them
+//! through Raft, makes them durable on a majority, and hands them to the application's
+//! [`Application::apply`] in the same order on every node.
+//!
+//! What it must not do: know what a payload means, speak HTTP, or let a type of the consensus
+//! library reach a disk, a wire or this public surface.
+
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test fails by panicking"))]
+
+mod application;
+mod backup;
+mod clock;
+mod codec;
+mod config;
+mod consensus;
+mod error;
+mod faults;
+mod forward;
+mod leadership;
+mod membership;
+mod network;
+mod node;
+pub mod offline;
+pub mod pki;
+mod propose;
+mod read;
+mod status;
+mod storage;
+mod transfer;
+
+pub use application::{Application, CommittedEntry, PeerHandler, SnapshotEncoder};
+pub use backup::BackupInfo;
+pub use config::{Config, EngineKind, Member, NodeId, PeerTls};
+pub use error::{AdminError, CallError, ProposeError, ReadError, StartError};
+pub use node::RaftNode;
+pub use propose::Proposed;
+pub use status::{Counters, Leadership, MemberStatus, Role, Status};
+
+/// How fresh a read must be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadLevel {
+    /// The leader's lease answers; when it is too old, a read index is taken instead.
+    Leader,
+    /// A quorum confirms the leader after the call began.
+    Strong,
+}
+
+/// Where [`RaftNode::call`] sends a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// One node by its id.
+    Node(NodeId),
+    /// Whoever leads now.
+    Leader,
+}

@@ -1,0 +1,327 @@
+//! Who belongs to the cluster, changed one step at a time by the leader.
+//!
+//! Every operation works from any node: it is forwarded to the leader and tried again while it is
+//! certain that nothing happened.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use openraft::ChangeMembers;
+use openraft::errors::{InitializeError, RaftError};
+
+use crate::clock;
+use crate::codec::{AdminDto, AdminRefusalDto, Channel, Request, Response};
+use crate::config::{Member, NodeId};
+use crate::consensus;
+use crate::error::AdminError;
+use crate::network::link::LinkError;
+use crate::node::{Inner, RaftNode};
+use crate::propose::LeaderAt;
+use crate::transfer::transfer_here;
+use crate::{ReadLevel, read};
+
+/// A learner further behind than this is not made a voter.
+const PROMOTE_LAG_MAX: u64 = 1_000;
+/// How often progress is looked at while waiting.
+const POLL: Duration = Duration::from_millis(10);
+
+impl RaftNode {
+    /// Adds a node that receives the log but does not vote. Refused for an id that was ever a member
+    /// and was removed: ids are never reused.
+    pub async fn add_learner(&self, id: NodeId, member: Member) -> Result<(), AdminError> {
+        self.inner.administer(AdminDto::AddLearner(consensus::member_to_dto(id, &member))).await
+    }
+
+    /// Makes a learner a voter once it has nearly all of the log.
+    pub async fn promote(&self, id: NodeId) -> Result<(), AdminError> {
+        self.inner.administer(AdminDto::Promote(id)).await
+    }
+
+    /// Removes a voter or learner for good. Its id cannot be used again.
+    pub async fn remove(&self, id: NodeId) -> Result<(), AdminError> {
+        self.inner.administer(AdminDto::Remove(id)).await
+    }
+
+    /// Hands leadership to a voter, or to the one that is furthest.
+    pub async fn transfer_leadership(&self, to: Option<NodeId>) -> Result<(), AdminError> {
+        self.inner.administer(AdminDto::Transfer(to)).await
+    }
+
+    /// Writes a snapshot of this node's state and returns its index.
+    pub async fn snapshot(&self) -> Result<u64, AdminError> {
+        snapshot_here(&self.inner).await
+    }
+}
+
+impl Inner {
+    async fn administer(&self, operation: AdminDto) -> Result<(), AdminError> {
+        let deadline = clock::now() + Duration::from_millis(self.config.request_timeout_ms);
+        loop {
+            let left = deadline.saturating_duration_since(clock::now());
+            if left.is_zero() {
+                return Err(AdminError::NoLeader);
+            }
+            let result = match self.leader_at() {
+                LeaderAt::Here => carry_out(self, operation.clone(), left).await,
+                LeaderAt::There(leader, addr) => {
+                    let request = Request::Admin {
+                        operation: operation.clone(),
+                        timeout_ms: clock::millis(left),
+                    };
+                    match self
+                        .links
+                        .get(leader, &addr, Channel::App)
+                        .request(&request, left + POLL)
+                        .await
+                    {
+                        Ok(Response::AdminDone) => Ok(()),
+                        Ok(Response::AdminRefused(refusal)) => Err(refusal_from_dto(refusal)),
+                        Ok(Response::Busy) | Err(LinkError::Busy | LinkError::Unreachable(_)) => {
+                            Err(AdminError::NoLeader)
+                        }
+                        Ok(other) => {
+                            Err(AdminError::Refused(format!("unexpected answer {other:?}")))
+                        }
+                        Err(LinkError::Lost(_) | LinkError::Timeout) => Err(AdminError::Timeout),
+                    }
+                }
+                LeaderAt::Unknown => Err(AdminError::NoLeader),
+            };
+            match result {
+                Err(AdminError::NoLeader | AdminError::NotLeader { .. }) => {}
+                result => return result,
+            }
+            if self.stop.is_cancelled() {
+                return Err(AdminError::ShuttingDown);
+            }
+            self.pause(deadline).await;
+        }
+    }
+}
+
+pub(crate) async fn bootstrap(
+    inner: &Inner,
+    members: BTreeMap<NodeId, Member>,
+) -> Result<(), AdminError> {
+    if !members.contains_key(&inner.config.node_id) {
+        return Err(AdminError::Refused(format!(
+            "node {} is not among the founding members",
+            inner.config.node_id
+        )));
+    }
+    if inner.dir.lineage() != 0 && inner.log.is_pristine() {
+        return Err(AdminError::Refused(
+            "this node has joined a restored cluster; add it there as a member".to_owned(),
+        ));
+    }
+    match inner.raft.initialize(members.clone()).await {
+        Ok(()) => Ok(()),
+        Err(RaftError::APIError(InitializeError::NotAllowed(_))) => {
+            let present = inner.with_metrics(|metrics| metrics.membership_config.clone());
+            let present: BTreeMap<NodeId, Member> =
+                present.nodes().map(|(id, member)| (*id, member.clone())).collect();
+            // A founding entry that another founder wrote may still be on its way.
+            if present == members || present.is_empty() {
+                Ok(())
+            } else {
+                Err(AdminError::Refused("the cluster exists already with other members".to_owned()))
+            }
+        }
+        Err(RaftError::APIError(error)) => Err(AdminError::Refused(error.to_string())),
+        Err(RaftError::Fatal(_)) => Err(AdminError::ShuttingDown),
+    }
+}
+
+/// Carries an operation out if this node leads.
+pub(crate) async fn carry_out(
+    inner: &Inner,
+    operation: AdminDto,
+    timeout: Duration,
+) -> Result<(), AdminError> {
+    if !inner.leads() {
+        return Err(AdminError::NotLeader { hint: inner.leadership_now().leader });
+    }
+    tracing::info!(?operation, "membership operation");
+    let work = async {
+        match operation {
+            AdminDto::AddLearner(member) => {
+                add_learner(inner, consensus::member_from_dto(member), timeout).await
+            }
+            AdminDto::Promote(id) => promote(inner, id).await,
+            AdminDto::Remove(id) => remove(inner, id, timeout).await,
+            AdminDto::Transfer(to) => transfer_here(inner, to, timeout).await,
+        }
+    };
+    tokio::time::timeout(timeout, work).await.unwrap_or(Err(AdminError::Timeout))
+}
+
+fn members(inner: &Inner) -> (BTreeSet<NodeId>, BTreeMap<NodeId, Member>) {
+    inner.with_metrics(|metrics| {
+        let config = &metrics.membership_config;
+        (
+            config.voter_ids().collect(),
+            config.nodes().map(|(id, member)| (*id, member.clone())).collect(),
+        )
+    })
+}
+
+/// Makes one change of the members. While an earlier one is not committed yet, which includes the
+/// founding, it waits: nothing has happened then. The caller bounds the time.
+async fn change(inner: &Inner, change: ChangeMembers<NodeId, Member>) -> Result<(), AdminError> {
+    use openraft::errors::{ChangeMembershipError, ClientWriteError};
+    loop {
+        match inner.raft.change_membership(change.clone(), false).await {
+            Ok(_) => return Ok(()),
+            Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(
+                ChangeMembershipError::InProgress(_),
+            ))) => tokio::time::sleep(POLL).await,
+            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => {
+                return Err(AdminError::NotLeader { hint: forward.leader_id });
+            }
+            Err(RaftError::APIError(ClientWriteError::LogEntryDiscarded(_))) => {
+                return Err(AdminError::Timeout);
+            }
+            Err(RaftError::APIError(error)) => return Err(AdminError::Refused(error.to_string())),
+            Err(RaftError::Fatal(_)) => return Err(AdminError::ShuttingDown),
+        }
+    }
+}
+
+async fn add_learner(
+    inner: &Inner,
+    (id, member): (NodeId, Member),
+    timeout: Duration,
+) -> Result<(), AdminError> {
+    let (_, present) = members(inner);
+    match present.get(&id) {
+        Some(known) if *known == member => return Ok(()),
+        Some(_) => {
+            return Err(AdminError::Refused(format!(
+                "node {id} is a member already, with other addresses"
+            )));
+        }
+        None => {}
+    }
+    if let Some((other, _)) = present.iter().find(|(_, known)| known.peer_addr == member.peer_addr)
+    {
+        return Err(AdminError::Refused(format!(
+            "peer address {} belongs to node {other}",
+            member.peer_addr
+        )));
+    }
+    if was_used(inner, id, timeout).await? {
+        return Err(AdminError::Refused(format!(
+            "node id {id} was used before and is never given out again: what such a node once \
+             acknowledged may be gone with its disk; choose a new id"
+        )));
+    }
+    change(inner, ChangeMembers::AddNodes(BTreeMap::from([(id, member)]))).await
+}
+
+/// Whether the id was ever a member; asked of a state that holds everything committed so far.
+async fn was_used(inner: &Inner, id: NodeId, timeout: Duration) -> Result<bool, AdminError> {
+    let index = read::read_index_here(inner, ReadLevel::Strong, timeout)
+        .await
+        .ok_or(AdminError::NoLeader)?;
+    read::wait_applied(inner, index, timeout).await.map_err(|_| AdminError::NoLeader)?;
+    Ok(inner.used_ids.lock().contains(&id))
+}
+
+async fn promote(inner: &Inner, id: NodeId) -> Result<(), AdminError> {
+    let (voters, present) = members(inner);
+    if voters.contains(&id) {
+        return Ok(());
+    }
+    if !present.contains_key(&id) {
+        return Err(AdminError::Refused(format!(
+            "node {id} is not a member: add it as a learner first"
+        )));
+    }
+    while inner.with_metrics(|metrics| lag(metrics, id)) > PROMOTE_LAG_MAX {
+        tokio::time::sleep(POLL).await;
+    }
+    change(inner, ChangeMembers::AddVoterIds(BTreeSet::from([id]))).await
+}
+
+async fn remove(inner: &Inner, id: NodeId, timeout: Duration) -> Result<(), AdminError> {
+    let (voters, present) = members(inner);
+    if !present.contains_key(&id) {
+        return Ok(());
+    }
+    if !voters.contains(&id) {
+        return change(inner, ChangeMembers::RemoveNodes(BTreeSet::from([id]))).await;
+    }
+    if voters.len() == 1 {
+        return Err(AdminError::Refused(format!("node {id} is the last voter")));
+    }
+    if id == inner.config.node_id {
+        transfer_here(inner, None, timeout / 2).await?;
+        return Err(AdminError::NotLeader { hint: inner.leadership_now().leader });
+    }
+    change(inner, ChangeMembers::RemoveVoters(BTreeSet::from([id]))).await
+}
+
+/// Entries that a member lacks, as far as the leader knows.
+pub(crate) fn lag(metrics: &consensus::Metrics, id: NodeId) -> u64 {
+    let matched = metrics
+        .replication
+        .as_ref()
+        .and_then(|replication| replication.get(&id))
+        .and_then(|id| id.as_ref());
+    let next = matched.map_or(0, |id| id.index + 1);
+    metrics.last_log_index.map_or(0, |last| last + 1).saturating_sub(next)
+}
+
+pub(crate) async fn snapshot_here(inner: &Inner) -> Result<u64, AdminError> {
+    let Some(goal) = inner.with_metrics(|metrics| metrics.last_applied.as_ref().map(|id| id.index))
+    else {
+        return Err(AdminError::Refused(
+            "nothing was applied yet, so there is nothing to write".to_owned(),
+        ));
+    };
+    let deadline = clock::now()
+        + Duration::from_millis(inner.config.request_timeout_ms).max(Duration::from_secs(60));
+    let mut asked_at = None;
+    loop {
+        if let Some(current) = inner.snapshots.current()
+            && current.index() >= goal
+        {
+            return Ok(current.index());
+        }
+        if inner.stop.is_cancelled() {
+            return Err(AdminError::ShuttingDown);
+        }
+        if clock::now() > deadline {
+            return Err(AdminError::Timeout);
+        }
+        // One that was under way for an older index makes the core ignore the request: ask again.
+        if asked_at.is_none_or(|at| clock::since(at) > Duration::from_millis(500)) {
+            asked_at = Some(clock::now());
+            inner.raft.trigger().snapshot().await.map_err(|_| AdminError::ShuttingDown)?;
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+pub(crate) fn refusal_to_dto(error: AdminError) -> AdminRefusalDto {
+    match error {
+        AdminError::NoLeader => AdminRefusalDto::NoLeader,
+        AdminError::NotLeader { hint } => AdminRefusalDto::NotLeader { hint },
+        AdminError::Refused(reason) => AdminRefusalDto::Refused(reason),
+        AdminError::Timeout => AdminRefusalDto::Timeout,
+        AdminError::Io(reason) => AdminRefusalDto::Io(reason),
+        AdminError::ShuttingDown => AdminRefusalDto::ShuttingDown,
+    }
+}
+
+fn refusal_from_dto(refusal: AdminRefusalDto) -> AdminError {
+    match refusal {
+        AdminRefusalDto::NoLeader => AdminError::NoLeader,
+        AdminRefusalDto::NotLeader { hint } => AdminError::NotLeader { hint },
+        AdminRefusalDto::Refused(reason) => AdminError::Refused(reason),
+        AdminRefusalDto::Timeout => AdminError::Timeout,
+        AdminRefusalDto::Io(reason) => AdminError::Io(reason),
+        // The leader is stopping; another will be found.
+        AdminRefusalDto::ShuttingDown => AdminError::NoLeader,
+    }
+}

@@ -1,0 +1,174 @@
+//! The first exchange on every connection: who are you, whom do you want, for what.
+//!
+//! A peer of another cluster, of another line of history, that looks for another node, or whose
+//! protocol we do not speak, is refused with the reason.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::pki_types::CertificateDer;
+use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
+
+use super::tls;
+use super::wire::{FrameReader, PeerStream, put_frame};
+use crate::codec::{self, Channel, Hello, HelloDto, Welcome};
+use crate::config::NodeId;
+use crate::storage::node_dir::NodeDir;
+
+/// Protocol versions that this program speaks.
+const PROTOCOL_MIN: u16 = 1;
+const PROTOCOL_MAX: u16 = 1;
+/// Time for a connection to be opened, encrypted and greeted.
+pub(crate) const HANDSHAKE_TIMEOUT: Duration = Duration::from_millis(1_000);
+
+/// Who this node is, for greeting and for checking others.
+pub(crate) struct LocalIdentity {
+    pub(crate) cluster_id: String,
+    pub(crate) node_id: NodeId,
+    pub(crate) app_version: u32,
+    pub(crate) dir: Arc<NodeDir>,
+    /// Whether nothing was ever stored here, so that any line of history may be joined.
+    pub(crate) is_pristine: Box<dyn Fn() -> bool + Send + Sync>,
+}
+
+pub(crate) type Reader = FrameReader<ReadHalf<Box<dyn PeerStream>>>;
+pub(crate) type Writer = WriteHalf<Box<dyn PeerStream>>;
+
+/// What a finished handshake tells about the other side.
+pub(crate) struct Greeted {
+    pub(crate) node_id: NodeId,
+    pub(crate) app_version: u32,
+    pub(crate) channel: Channel,
+}
+
+fn refused(reason: impl Into<String>) -> io::Error {
+    io::Error::new(io::ErrorKind::PermissionDenied, reason.into())
+}
+
+/// Greets `target` on a connection that this node opened.
+pub(crate) async fn greet(
+    me: &LocalIdentity,
+    stream: Box<dyn PeerStream>,
+    target: NodeId,
+    channel: Channel,
+    frame_len_max: usize,
+) -> io::Result<(Reader, Writer, Greeted)> {
+    let (read, mut write) = tokio::io::split(stream);
+    let mut reader = FrameReader::new(read, frame_len_max);
+    let hello = Hello::V1(HelloDto {
+        cluster_id: me.cluster_id.clone(),
+        lineage: me.dir.lineage(),
+        node_id: me.node_id,
+        target_id: target,
+        channel,
+        app_version: me.app_version,
+        protocol_min: PROTOCOL_MIN,
+        protocol_max: PROTOCOL_MAX,
+    });
+    let mut bytes = Vec::new();
+    put_frame(0, &hello, &mut bytes);
+    write.write_all(&bytes).await?;
+    write.flush().await?;
+    let (_, answer) = reader
+        .next()
+        .await?
+        .ok_or_else(|| refused("the peer closed the connection instead of greeting"))?;
+    match codec::decode(&answer)? {
+        Welcome::Refused { reason } => Err(refused(format!("refused by node {target}: {reason}"))),
+        Welcome::Accepted { node_id, .. } if node_id != target => {
+            Err(refused(format!("node {node_id} answered in place of node {target}")))
+        }
+        Welcome::Accepted { lineage, .. } if lineage != me.dir.lineage() => Err(refused(format!(
+            "node {target} belongs to another line of history ({lineage:016x})"
+        ))),
+        Welcome::Accepted { node_id, app_version, .. } => {
+            Ok((reader, write, Greeted { node_id, app_version, channel }))
+        }
+    }
+}
+
+/// Receives the greeting on a connection that a peer opened.
+pub(crate) async fn receive(
+    me: &LocalIdentity,
+    stream: Box<dyn PeerStream>,
+    certificate: Option<CertificateDer<'static>>,
+    frame_len_max: usize,
+) -> io::Result<(Reader, Writer, Greeted)> {
+    let (read, mut write) = tokio::io::split(stream);
+    let mut reader = FrameReader::new(read, frame_len_max);
+    let (_, bytes) = reader
+        .next()
+        .await?
+        .ok_or_else(|| refused("the peer closed the connection before greeting"))?;
+    let Hello::V1(hello) = codec::decode(&bytes)?;
+    let verdict = judge(me, &hello, certificate.as_ref()).await;
+    let answer = match &verdict {
+        Ok(()) => Welcome::Accepted {
+            node_id: me.node_id,
+            app_version: me.app_version,
+            protocol: PROTOCOL_MAX.min(hello.protocol_max),
+            lineage: me.dir.lineage(),
+        },
+        Err(reason) => Welcome::Refused { reason: reason.clone() },
+    };
+    let mut bytes = Vec::new();
+    put_frame(0, &answer, &mut bytes);
+    write.write_all(&bytes).await?;
+    write.flush().await?;
+    match verdict {
+        Ok(()) => Ok((
+            reader,
+            write,
+            Greeted {
+                node_id: hello.node_id,
+                app_version: hello.app_version,
+                channel: hello.channel,
+            },
+        )),
+        Err(reason) => Err(refused(format!("refused node {}: {reason}", hello.node_id))),
+    }
+}
+
+async fn judge(
+    me: &LocalIdentity,
+    hello: &HelloDto,
+    certificate: Option<&CertificateDer<'static>>,
+) -> Result<(), String> {
+    if hello.cluster_id != me.cluster_id {
+        return Err(format!("this is cluster {:?}, not {:?}", me.cluster_id, hello.cluster_id));
+    }
+    if hello.target_id != me.node_id {
+        return Err(format!("this is node {}, not {}", me.node_id, hello.target_id));
+    }
+    if hello.node_id == me.node_id {
+        return Err(format!("node id {} is taken by this node", me.node_id));
+    }
+    if hello.protocol_max < PROTOCOL_MIN || hello.protocol_min > PROTOCOL_MAX {
+        return Err(format!(
+            "this node speaks protocols {PROTOCOL_MIN} to {PROTOCOL_MAX}, the peer {} to {}",
+            hello.protocol_min, hello.protocol_max
+        ));
+    }
+    if let Some(certificate) = certificate {
+        tls::check_name(certificate, &me.cluster_id, hello.node_id)
+            .map_err(|reason| format!("certificate: {reason}"))?;
+    }
+    let lineage = me.dir.lineage();
+    if hello.lineage == lineage {
+        return Ok(());
+    }
+    if lineage == 0 && (me.is_pristine)() {
+        let dir = me.dir.clone();
+        let theirs = hello.lineage;
+        return match tokio::task::spawn_blocking(move || dir.adopt_lineage(theirs)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(format!("cannot note the line of history: {error}")),
+            Err(error) => Err(error.to_string()),
+        };
+    }
+    Err(format!(
+        "this node belongs to another line of history ({lineage:016x}, not {:016x}): one side was restored from older data",
+        hello.lineage
+    ))
+}

@@ -1,0 +1,209 @@
+//! Answers the requests of peers from the consensus core and the application.
+//!
+//! Heartbeats are answered as soon as the core has taken note of them, never after a disk write;
+//! votes are refused for a while after a restart, because the lease that this node may have granted
+//! before it stopped is not on its disk.
+
+use std::io;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, TransferLeaderRequest, VoteRequest, VoteResponse,
+};
+
+use super::links::Context;
+use crate::application::PeerHandler;
+use crate::clock;
+use crate::codec::{AppendDto, Request, Response, VoteDto, VoteRequestDto};
+use crate::config::NodeId;
+use crate::consensus::{self, Raft, TypeConfig};
+use crate::forward;
+use crate::node::Inner;
+use crate::storage::snapshots::{SnapshotFile, SnapshotStore};
+
+pub(crate) struct Inbound {
+    pub(crate) context: Arc<Context>,
+    pub(crate) raft: Raft,
+    pub(crate) snapshots: Arc<SnapshotStore>,
+    pub(crate) handler: Arc<dyn PeerHandler>,
+    pub(crate) node: Weak<Inner>,
+    /// Until then no vote is granted.
+    pub(crate) votes_from: Instant,
+    pub(crate) request_timeout: Duration,
+}
+
+impl Inbound {
+    pub(crate) fn context(&self) -> &Context {
+        &self.context
+    }
+
+    pub(crate) fn snapshots(&self) -> &SnapshotStore {
+        &self.snapshots
+    }
+
+    /// Answers one request. May be dropped at any point.
+    pub(crate) async fn answer(&self, from: NodeId, request: Request) -> Response {
+        match request {
+            Request::Ping => Response::Pong,
+            Request::Append(append) => self.note_leader(from, self.append(append).await),
+            Request::Heartbeat(append) => self.note_leader(from, self.heartbeat(append).await),
+            Request::Vote(request) => self.vote(request, false).await,
+            Request::PreVote(request) => self.vote(request, true).await,
+            Request::TransferLeader { from, to, last } => {
+                let request = TransferLeaderRequest::new(
+                    consensus::vote_from_dto(from),
+                    to,
+                    last.map(consensus::log_id_from_dto),
+                );
+                match self.raft.handle_transfer_leader(request).await {
+                    Ok(Ok(())) => Response::Transferred,
+                    Ok(Err(error)) => Response::TransferRefused(error.to_string()),
+                    Err(error) => Response::Failed(error.to_string()),
+                }
+            }
+            Request::App { body } => {
+                let answering = self.handler.handle(from, Bytes::from(body));
+                match tokio::time::timeout(self.request_timeout, answering).await {
+                    Ok(Ok(body)) => Response::App { body: body.into() },
+                    Ok(Err(reason)) => Response::AppRefused(reason),
+                    Err(_) => Response::AppRefused("the handler took too long".to_owned()),
+                }
+            }
+            Request::Propose { .. } | Request::ReadIndex { .. } | Request::Admin { .. } => {
+                match self.node.upgrade() {
+                    Some(node) => forward::answer(&node, request).await,
+                    None => Response::Failed("the node is stopping".to_owned()),
+                }
+            }
+            Request::SnapshotBegin { .. }
+            | Request::SnapshotChunk { .. }
+            | Request::SnapshotEnd { .. } => {
+                Response::Failed("a snapshot needs its own connection".to_owned())
+            }
+        }
+    }
+
+    fn note_leader(&self, from: NodeId, response: Response) -> Response {
+        if matches!(
+            response,
+            Response::AppendOk | Response::AppendPartial(_) | Response::AppendConflict
+        ) {
+            self.context.contacts.led_by(from);
+        }
+        response
+    }
+
+    async fn append(&self, append: AppendDto) -> Response {
+        match append_from_dto(append) {
+            Ok(request) => answer_append(self.raft.append_entries(request).await),
+            Err(reason) => Response::Failed(reason),
+        }
+    }
+
+    async fn heartbeat(&self, append: AppendDto) -> Response {
+        let vote = consensus::vote_from_dto(append.vote);
+        let request = match append_from_dto(append) {
+            Ok(request) if request.entries.is_empty() => request,
+            Ok(_) => return Response::Failed("a heartbeat carries no entries".to_owned()),
+            Err(reason) => return Response::Failed(reason),
+        };
+        let mut appending = std::pin::pin!(self.raft.append_entries(request));
+        // The first poll queues the heartbeat; the state is asked behind it in the same queue.
+        if let std::task::Poll::Ready(answer) = futures::poll!(&mut appending) {
+            return answer_append(answer);
+        }
+        let noted = self.raft.with_raft_state(move |state| *state.vote_ref() == vote);
+        tokio::select! {
+            biased;
+            answer = &mut appending => answer_append(answer),
+            noted = noted => match noted {
+                // The core took the heartbeat in and found no conflict, or it would have said so:
+                // the lease is renewed, whatever the disk is doing.
+                Ok(true) => match futures::poll!(&mut appending) {
+                    std::task::Poll::Ready(answer) => answer_append(answer),
+                    std::task::Poll::Pending => Response::AppendOk,
+                },
+                Ok(false) => answer_append(appending.await),
+                Err(error) => Response::Failed(error.to_string()),
+            },
+        }
+    }
+
+    async fn vote(&self, request: VoteRequestDto, pre_vote: bool) -> Response {
+        if !request.transfer && clock::now() < self.votes_from {
+            let state = self.raft.with_raft_state(|state| *state.vote_ref()).await;
+            return match state {
+                Ok(vote) => answer_vote(&VoteResponse::new(vote, None, false)),
+                Err(error) => Response::Failed(error.to_string()),
+            };
+        }
+        let request: VoteRequest<TypeConfig> = VoteRequest {
+            vote: consensus::vote_from_dto(request.vote),
+            last_log_id: request.last.map(consensus::log_id_from_dto),
+            leadership_transfer: request.transfer,
+        };
+        let answer = if pre_vote {
+            self.raft.pre_vote(request).await
+        } else {
+            self.raft.vote(request).await
+        };
+        match answer {
+            Ok(answer) => answer_vote(&answer),
+            Err(error) => Response::Failed(error.to_string()),
+        }
+    }
+
+    pub(crate) async fn install_snapshot(
+        &self,
+        vote: VoteDto,
+        file: SnapshotFile,
+    ) -> io::Result<Response> {
+        let snapshot = openraft::Snapshot { meta: file.meta()?, snapshot: file };
+        self.context.contacts.led_by(vote.node);
+        let installed = self
+            .raft
+            .install_full_snapshot(consensus::vote_from_dto(vote), snapshot)
+            .await
+            .map_err(io::Error::other)?;
+        Ok(Response::SnapshotInstalled { vote: consensus::vote_to_dto(&installed.vote) })
+    }
+}
+
+fn append_from_dto(append: AppendDto) -> Result<AppendEntriesRequest<TypeConfig>, String> {
+    Ok(AppendEntriesRequest {
+        vote: consensus::vote_from_dto(append.vote),
+        prev_log_id: append.prev.map(consensus::log_id_from_dto),
+        leader_commit: append.commit.map(consensus::log_id_from_dto),
+        entries: append
+            .entries
+            .into_iter()
+            .map(consensus::entry_from_dto)
+            .collect::<Result<_, _>>()?,
+    })
+}
+
+fn answer_append<E: std::fmt::Display>(
+    answer: Result<AppendEntriesResponse<TypeConfig>, E>,
+) -> Response {
+    match answer {
+        Ok(AppendEntriesResponse::Success) => Response::AppendOk,
+        Ok(AppendEntriesResponse::PartialSuccess(upto)) => {
+            Response::AppendPartial(upto.as_ref().map(consensus::log_id_to_dto))
+        }
+        Ok(AppendEntriesResponse::Conflict) => Response::AppendConflict,
+        Ok(AppendEntriesResponse::HigherVote(vote)) => {
+            Response::HigherVote(consensus::vote_to_dto(&vote))
+        }
+        Err(error) => Response::Failed(error.to_string()),
+    }
+}
+
+fn answer_vote(answer: &VoteResponse<TypeConfig>) -> Response {
+    Response::Vote {
+        vote: consensus::vote_to_dto(&answer.vote),
+        granted: answer.vote_granted,
+        last: answer.last_log_id.as_ref().map(consensus::log_id_to_dto),
+    }
+}

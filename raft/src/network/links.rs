@@ -1,0 +1,103 @@
+//! The outgoing connections of a node, and what is known about the peers behind them.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use super::handshake::LocalIdentity;
+use super::link::Link;
+use super::tls::Transport;
+use crate::clock;
+use crate::codec::Channel;
+use crate::config::NodeId;
+
+/// What every connection needs to know.
+pub(crate) struct Context {
+    pub(crate) me: LocalIdentity,
+    pub(crate) transport: Transport,
+    pub(crate) frame_len_max: usize,
+    /// A connection on which nothing was heard for so long is given up.
+    pub(crate) silence_max: Duration,
+    pub(crate) runtime: tokio::runtime::Handle,
+    pub(crate) contacts: Contacts,
+}
+
+/// When and as what each peer was last heard.
+#[derive(Default)]
+pub(crate) struct Contacts {
+    peers: Mutex<HashMap<NodeId, Contact>>,
+    leader: Mutex<Option<(NodeId, Instant)>>,
+}
+
+#[derive(Clone, Copy)]
+pub(crate) struct Contact {
+    pub(crate) app_version: u32,
+    pub(crate) heard: Instant,
+}
+
+impl Contacts {
+    pub(crate) fn greeted(&self, node: NodeId, app_version: u32) {
+        self.peers.lock().insert(node, Contact { app_version, heard: clock::now() });
+    }
+
+    pub(crate) fn heard(&self, node: NodeId) {
+        if let Some(contact) = self.peers.lock().get_mut(&node) {
+            contact.heard = clock::now();
+        }
+    }
+
+    /// Notes that a request of this leader was accepted.
+    pub(crate) fn led_by(&self, leader: NodeId) {
+        *self.leader.lock() = Some((leader, clock::now()));
+    }
+
+    /// When a request of this leader was last accepted.
+    pub(crate) fn leader_heard(&self, leader: NodeId) -> Option<Instant> {
+        self.leader.lock().filter(|(node, _)| *node == leader).map(|(_, at)| at)
+    }
+
+    pub(crate) fn get(&self, node: NodeId) -> Option<Contact> {
+        self.peers.lock().get(&node).copied()
+    }
+}
+
+/// One link per peer and purpose, opened on demand.
+pub(crate) struct Links {
+    pub(crate) context: Arc<Context>,
+    links: Mutex<HashMap<(NodeId, Channel), Arc<Link>>>,
+}
+
+impl Links {
+    pub(crate) fn new(context: Arc<Context>) -> Self {
+        Self { context, links: Mutex::default() }
+    }
+
+    /// The link to a peer; a changed address replaces it.
+    pub(crate) fn get(&self, node: NodeId, addr: &str, channel: Channel) -> Arc<Link> {
+        let mut links = self.links.lock();
+        if let Some(link) = links.get(&(node, channel))
+            && link.addr == addr
+        {
+            return link.clone();
+        }
+        let link = Arc::new(Link::open(self.context.clone(), node, addr.to_owned(), channel));
+        links.insert((node, channel), link.clone());
+        link
+    }
+
+    /// Whether the connection that carries heartbeats to a peer stands.
+    pub(crate) fn is_connected(&self, node: NodeId) -> bool {
+        self.links.lock().get(&(node, Channel::Control)).is_some_and(|link| link.is_connected())
+    }
+
+    /// Closes the links to nodes that are no members any more.
+    pub(crate) fn retain(&self, is_member: impl Fn(NodeId) -> bool) {
+        self.links.lock().retain(|(node, _), _| is_member(*node));
+    }
+
+    pub(crate) fn close(&self) {
+        self.links.lock().clear();
+    }
+}

@@ -1,0 +1,241 @@
+//! Accepts connections from peers and feeds their requests to [`Inbound`].
+//!
+//! Each connection has one reader and one writer. Appends keep their order; a snapshot is received
+//! by its own connection; everything else is answered concurrently, up to a bound, beyond which the
+//! peer is told that we are busy.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::stream::FuturesOrdered;
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::handshake::{self, HANDSHAKE_TIMEOUT, Reader, Writer};
+use super::inbound::Inbound;
+use super::snapshot_receiver::SnapshotReceiver;
+use super::wire::put_frame;
+use crate::codec::{self, Channel, Request, Response};
+use crate::config::NodeId;
+
+/// Connections that are served at once.
+const CONNECTIONS_MAX: usize = 256;
+/// Requests of one connection that are worked on at once.
+const REQUESTS_MAX: usize = 4_096;
+/// Appends of one connection that wait for their disk write.
+const APPENDS_MAX: usize = 256;
+/// A peer pings when it has nothing to say, so silence means that it is gone.
+const IDLE_MAX: Duration = Duration::from_secs(15);
+const WRITE_BYTES_MAX: usize = 256 * 1024;
+
+type Answers = mpsc::Sender<(u64, Response)>;
+
+pub(crate) struct Listener {
+    pub(crate) inbound: Arc<Inbound>,
+    pub(crate) stop: CancellationToken,
+    pub(crate) tasks: TaskTracker,
+}
+
+impl Listener {
+    pub(crate) async fn run(self: Arc<Self>, tcp: TcpListener) {
+        let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        loop {
+            let accepted = tokio::select! {
+                () = self.stop.cancelled() => return,
+                accepted = tcp.accept() => accepted,
+            };
+            let stream = match accepted {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a peer connection");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    continue;
+                }
+            };
+            let Ok(place) = places.clone().try_acquire_owned() else {
+                tracing::warn!(limit = CONNECTIONS_MAX, "too many peer connections; one is closed");
+                continue;
+            };
+            let listener = self.clone();
+            self.tasks.spawn(async move {
+                tokio::select! {
+                    () = listener.stop.cancelled() => {}
+                    () = listener.serve(stream) => {}
+                }
+                drop(place);
+            });
+        }
+    }
+
+    async fn serve(&self, stream: TcpStream) {
+        let context = self.inbound.context();
+        let greeting = async {
+            stream.set_nodelay(true)?;
+            let (stream, certificate) = context.transport.accept(stream).await?;
+            handshake::receive(&context.me, stream, certificate, context.frame_len_max).await
+        };
+        let (reader, writer, peer) =
+            match tokio::time::timeout(2 * HANDSHAKE_TIMEOUT, greeting).await {
+                Ok(Ok(greeted)) => greeted,
+                Ok(Err(error)) => {
+                    tracing::warn!(%error, "a peer connection was turned away");
+                    return;
+                }
+                Err(_) => return,
+            };
+        context.contacts.greeted(peer.node_id, peer.app_version);
+        let (answers, outgoing) = mpsc::channel(REQUESTS_MAX);
+        let writing = write_answers(writer, outgoing);
+        let reading = async {
+            let ended = match peer.channel {
+                Channel::Append => self.serve_appends(reader, peer.node_id, answers).await,
+                Channel::Snapshot => self.serve_snapshots(reader, peer.node_id, answers).await,
+                Channel::Control | Channel::App => {
+                    self.serve_concurrently(reader, peer.node_id, answers).await
+                }
+            };
+            if let Err(error) = ended {
+                tracing::debug!(from = peer.node_id, channel = ?peer.channel, %error, "peer connection ended");
+            }
+        };
+        tokio::select! {
+            () = reading => {}
+            () = writing => {}
+        }
+    }
+
+    async fn next_request(
+        &self,
+        reader: &mut Reader,
+        from: NodeId,
+    ) -> std::io::Result<Option<(u64, Request)>> {
+        let Ok(frame) = tokio::time::timeout(IDLE_MAX, reader.next()).await else {
+            return Err(std::io::ErrorKind::TimedOut.into());
+        };
+        let Some((id, body)) = frame? else {
+            return Ok(None);
+        };
+        self.inbound.context().contacts.heard(from);
+        Ok(Some((id, codec::decode(&body)?)))
+    }
+
+    async fn serve_concurrently(
+        &self,
+        mut reader: Reader,
+        from: NodeId,
+        answers: Answers,
+    ) -> std::io::Result<()> {
+        let places = Arc::new(Semaphore::new(REQUESTS_MAX));
+        // Ends with the connection, and with it whatever still works for this peer.
+        let tasks = TaskTracker::new();
+        let gone = self.stop.child_token();
+        let _guard = gone.clone().drop_guard();
+        while let Some((id, request)) = self.next_request(&mut reader, from).await? {
+            if request == Request::Ping {
+                let _ = answers.send((id, Response::Pong)).await;
+                continue;
+            }
+            let Ok(place) = places.clone().try_acquire_owned() else {
+                let _ = answers.send((id, Response::Busy)).await;
+                continue;
+            };
+            let (inbound, answers, gone) = (self.inbound.clone(), answers.clone(), gone.clone());
+            tasks.spawn(async move {
+                tokio::select! {
+                    () = gone.cancelled() => {}
+                    response = inbound.answer(from, request) => { let _ = answers.send((id, response)).await; }
+                }
+                drop(place);
+            });
+        }
+        Ok(())
+    }
+
+    async fn serve_appends(
+        &self,
+        mut reader: Reader,
+        from: NodeId,
+        answers: Answers,
+    ) -> std::io::Result<()> {
+        let mut waiting = FuturesOrdered::new();
+        loop {
+            tokio::select! {
+                Some((id, response)) = waiting.next(), if !waiting.is_empty() => {
+                    let _ = answers.send((id, response)).await;
+                }
+                request = self.next_request(&mut reader, from), if waiting.len() < APPENDS_MAX => {
+                    let Some((id, request)) = request? else {
+                        return Ok(());
+                    };
+                    if request == Request::Ping {
+                        let _ = answers.send((id, Response::Pong)).await;
+                        continue;
+                    }
+                    let inbound = self.inbound.clone();
+                    let mut answering = Box::pin(async move { (id, inbound.answer(from, request).await) });
+                    // The first poll hands the entries to the core, so that they keep their order.
+                    match futures::poll!(&mut answering) {
+                        std::task::Poll::Ready(answer) if waiting.is_empty() => { let _ = answers.send(answer).await; }
+                        std::task::Poll::Ready(answer) => waiting.push_back(futures::future::Either::Left(std::future::ready(answer))),
+                        std::task::Poll::Pending => waiting.push_back(futures::future::Either::Right(answering)),
+                    }
+                }
+            }
+        }
+    }
+
+    async fn serve_snapshots(
+        &self,
+        mut reader: Reader,
+        from: NodeId,
+        answers: Answers,
+    ) -> std::io::Result<()> {
+        let mut receiver = SnapshotReceiver::new(self.inbound.clone(), from);
+        while let Some((id, request)) = self.next_request(&mut reader, from).await? {
+            let response = match request {
+                Request::Ping => Response::Pong,
+                request => {
+                    // While the snapshot is verified and installed the peer still gets its pongs.
+                    let mut receiving = std::pin::pin!(receiver.receive(request));
+                    loop {
+                        tokio::select! {
+                            response = &mut receiving => break response,
+                            other = self.next_request(&mut reader, from) => match other? {
+                                Some((ping, Request::Ping)) => { let _ = answers.send((ping, Response::Pong)).await; }
+                                Some((early, _)) => { let _ = answers.send((early, Response::Busy)).await; }
+                                None => return Ok(()),
+                            },
+                        }
+                    }
+                }
+            };
+            let _ = answers.send((id, response)).await;
+        }
+        Ok(())
+    }
+}
+
+async fn write_answers(mut writer: Writer, mut outgoing: mpsc::Receiver<(u64, Response)>) {
+    let mut buffer = Vec::with_capacity(16 * 1024);
+    while let Some((id, response)) = outgoing.recv().await {
+        put_frame(id, &response, &mut buffer);
+        while buffer.len() < WRITE_BYTES_MAX {
+            match outgoing.try_recv() {
+                Ok((id, response)) => put_frame(id, &response, &mut buffer),
+                Err(_) => break,
+            }
+        }
+        let write = async {
+            writer.write_all(&buffer).await?;
+            writer.flush().await
+        };
+        match tokio::time::timeout(IDLE_MAX, write).await {
+            Ok(Ok(())) => buffer.clear(),
+            Ok(Err(_)) | Err(_) => return,
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! Receives one snapshot at a time over its connection, verifies it, and has it installed.
+//!
+//! An unfinished file is removed; nothing reaches the state before its checksum is right.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::inbound::Inbound;
+use crate::codec::{Request, Response, VoteDto};
+use crate::config::NodeId;
+use crate::storage::snapshots::SnapshotFile;
+
+/// Bytes of one chunk.
+pub(crate) const CHUNK_LEN: usize = 512 * 1024;
+
+struct Incoming {
+    path: PathBuf,
+    file: Arc<File>,
+    vote: VoteDto,
+    len: u64,
+    received: u64,
+}
+
+impl Drop for Incoming {
+    fn drop(&mut self) {
+        // Gone already when it was installed.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+pub(crate) struct SnapshotReceiver {
+    inbound: Arc<Inbound>,
+    from: NodeId,
+    incoming: Option<Incoming>,
+}
+
+impl SnapshotReceiver {
+    pub(crate) fn new(inbound: Arc<Inbound>, from: NodeId) -> Self {
+        Self { inbound, from, incoming: None }
+    }
+
+    pub(crate) async fn receive(&mut self, request: Request) -> Response {
+        let result = match request {
+            Request::SnapshotBegin { vote, len } => self.begin(vote, len).await,
+            Request::SnapshotChunk { offset, bytes } => self.chunk(offset, bytes).await,
+            Request::SnapshotEnd { len } => self.end(len).await,
+            _ => Err(io::Error::other("only a snapshot is received on this connection")),
+        };
+        result.unwrap_or_else(|error| {
+            self.incoming = None;
+            tracing::warn!(from = self.from, %error, "receiving a snapshot failed");
+            Response::Failed(error.to_string())
+        })
+    }
+
+    async fn begin(&mut self, vote: VoteDto, len: u64) -> io::Result<Response> {
+        let path = self.inbound.snapshots().incoming_path(self.from);
+        let created = path.clone();
+        let file = tokio::task::spawn_blocking(move || File::create(created))
+            .await
+            .map_err(io::Error::other)??;
+        self.incoming = Some(Incoming { path, file: Arc::new(file), vote, len, received: 0 });
+        Ok(Response::SnapshotReady)
+    }
+
+    async fn chunk(&mut self, offset: u64, bytes: Vec<u8>) -> io::Result<Response> {
+        let incoming =
+            self.incoming.as_mut().ok_or_else(|| io::Error::other("no snapshot was begun"))?;
+        if offset != incoming.received || offset + bytes.len() as u64 > incoming.len {
+            return Err(io::Error::other(format!(
+                "chunk at {offset} does not continue at {}",
+                incoming.received
+            )));
+        }
+        incoming.received += bytes.len() as u64;
+        let file = incoming.file.clone();
+        tokio::task::spawn_blocking(move || (&*file).write_all(&bytes))
+            .await
+            .map_err(io::Error::other)??;
+        Ok(Response::SnapshotReady)
+    }
+
+    async fn end(&mut self, len: u64) -> io::Result<Response> {
+        let incoming =
+            self.incoming.take().ok_or_else(|| io::Error::other("no snapshot was begun"))?;
+        if incoming.received != len || incoming.len != len {
+            return Err(io::Error::other(format!("{} of {len} bytes arrived", incoming.received)));
+        }
+        let (file, path) = (incoming.file.clone(), incoming.path.clone());
+        let snapshot = tokio::task::spawn_blocking(move || {
+            file.sync_all()?;
+            SnapshotFile::open(&path)
+        })
+        .await
+        .map_err(io::Error::other)??;
+        if snapshot.head.cluster_id != self.inbound.context().me.cluster_id {
+            return Err(io::Error::other(format!(
+                "the snapshot is of cluster {:?}",
+                snapshot.head.cluster_id
+            )));
+        }
+        self.inbound.install_snapshot(incoming.vote, snapshot).await
+    }
+}

@@ -1,0 +1,140 @@
+//! Mutual TLS between nodes.
+//!
+//! Both sides must show a certificate of the cluster's authority, and each checks that the other's
+//! carries the name of the node that it claims to be.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use rustls::RootCertStore;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::server::WebPkiClientVerifier;
+use tokio::net::TcpStream;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
+use x509_parser::prelude::{FromDer, GeneralName, ParsedExtension, X509Certificate};
+
+use super::wire::PeerStream;
+use crate::config::{NodeId, PeerTls, certificate_name};
+use crate::error::StartError;
+
+/// How connections are protected.
+pub(crate) enum Transport {
+    Plain,
+    Tls { acceptor: TlsAcceptor, connector: TlsConnector },
+}
+
+impl Transport {
+    /// Loads certificates and checks that this node's own carries its name. Blocks.
+    pub(crate) fn load(
+        tls: &PeerTls,
+        cluster_id: &str,
+        node_id: NodeId,
+    ) -> Result<Self, StartError> {
+        let PeerTls::Mutual { ca_pem, cert_pem, key_pem } = tls else {
+            return Ok(Self::Plain);
+        };
+        let failed = |what: &str, path: &Path, error: &dyn std::fmt::Display| {
+            StartError::Tls(format!("{what} {}: {error}", path.display()))
+        };
+        let mut roots = RootCertStore::empty();
+        for certificate in CertificateDer::pem_file_iter(ca_pem)
+            .map_err(|error| failed("authority", ca_pem, &error))?
+        {
+            let certificate = certificate.map_err(|error| failed("authority", ca_pem, &error))?;
+            roots.add(certificate).map_err(|error| failed("authority", ca_pem, &error))?;
+        }
+        let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(cert_pem)
+            .and_then(Iterator::collect)
+            .map_err(|error| failed("certificate", cert_pem, &error))?;
+        let own =
+            chain.first().ok_or_else(|| failed("certificate", cert_pem, &"the file holds none"))?;
+        check_name(own, cluster_id, node_id)
+            .map_err(|error| failed("certificate", cert_pem, &error))?;
+        let key = PrivateKeyDer::from_pem_file(key_pem)
+            .map_err(|error| failed("key", key_pem, &error))?;
+
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let roots = Arc::new(roots);
+        let verifier = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider.clone())
+            .build()
+            .map_err(|error| failed("authority", ca_pem, &error))?;
+        let versions = rustls::DEFAULT_VERSIONS;
+        let server = rustls::ServerConfig::builder_with_provider(provider.clone())
+            .with_protocol_versions(versions)
+            .and_then(|builder| {
+                builder
+                    .with_client_cert_verifier(verifier)
+                    .with_single_cert(chain.clone(), key.clone_key())
+            })
+            .map_err(|error| failed("certificate", cert_pem, &error))?;
+        let client = rustls::ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(versions)
+            .and_then(|builder| {
+                builder.with_root_certificates(roots).with_client_auth_cert(chain, key)
+            })
+            .map_err(|error| failed("certificate", cert_pem, &error))?;
+        Ok(Self::Tls {
+            acceptor: TlsAcceptor::from(Arc::new(server)),
+            connector: TlsConnector::from(Arc::new(client)),
+        })
+    }
+
+    /// Protects an outgoing connection; the peer must prove to be `target`.
+    pub(crate) async fn connect(
+        &self,
+        tcp: TcpStream,
+        cluster_id: &str,
+        target: NodeId,
+    ) -> std::io::Result<Box<dyn PeerStream>> {
+        match self {
+            Self::Plain => Ok(Box::new(tcp)),
+            Self::Tls { connector, .. } => {
+                let name = ServerName::try_from(certificate_name(cluster_id, target))
+                    .map_err(std::io::Error::other)?;
+                Ok(Box::new(connector.connect(name, tcp).await?))
+            }
+        }
+    }
+
+    /// Protects an incoming connection and returns the peer's certificate, whose name is checked
+    /// once the peer has said who it is.
+    pub(crate) async fn accept(
+        &self,
+        tcp: TcpStream,
+    ) -> std::io::Result<(Box<dyn PeerStream>, Option<CertificateDer<'static>>)> {
+        match self {
+            Self::Plain => Ok((Box::new(tcp), None)),
+            Self::Tls { acceptor, .. } => {
+                let stream = acceptor.accept(tcp).await?;
+                let certificate = stream
+                    .get_ref()
+                    .1
+                    .peer_certificates()
+                    .and_then(<[_]>::first)
+                    .cloned()
+                    .map(CertificateDer::into_owned);
+                let certificate = certificate
+                    .ok_or_else(|| std::io::Error::other("the peer showed no certificate"))?;
+                Ok((Box::new(stream), Some(certificate)))
+            }
+        }
+    }
+}
+
+/// Whether a certificate carries the name of a node of a cluster.
+pub(crate) fn check_name(
+    certificate: &CertificateDer<'_>,
+    cluster_id: &str,
+    node_id: NodeId,
+) -> Result<(), String> {
+    let expected = certificate_name(cluster_id, node_id);
+    let (_, parsed) = X509Certificate::from_der(certificate).map_err(|error| error.to_string())?;
+    let named = parsed.extensions().iter().any(|extension| match extension.parsed_extension() {
+        ParsedExtension::SubjectAlternativeName(names) => {
+            names.general_names.iter().any(|name| matches!(name, GeneralName::DNSName(name) if name.eq_ignore_ascii_case(&expected)))
+        }
+        _ => false,
+    });
+    if named { Ok(()) } else { Err(format!("it lacks the DNS name {expected}")) }
+}

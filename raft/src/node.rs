@@ -1,0 +1,387 @@
+//! A running node: everything wired together, and taken apart in reverse order.
+//!
+//! The node owns a runtime of its own, so that the consensus core is never starved by the program
+//! around it; its methods may be called from any runtime. It must not contain policy: that is in
+//! `propose`, `read`, `membership` and `leadership`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::application::{Application, PeerHandler};
+use crate::config::{Config, Member, NodeId};
+use crate::consensus::{Metrics, Raft};
+use crate::error::{AdminError, CallError, ReadError, StartError};
+use crate::network::handshake::LocalIdentity;
+use crate::network::inbound::Inbound;
+use crate::network::links::{Contacts, Context, Links};
+use crate::network::listener::Listener;
+use crate::network::outbound::Outbound;
+use crate::network::tls::Transport;
+use crate::status::{CounterCells, Leadership};
+use crate::storage::disk_health::DiskHealth;
+use crate::storage::log_store::LogStore;
+use crate::storage::node_dir::NodeDir;
+use crate::storage::snapshots::SnapshotStore;
+use crate::storage::state_machine::{self, SnapshotOrigin, StateMachine};
+use crate::{Target, clock, forward, leadership, storage};
+
+/// Handle on a running node; clones share it. Dropping the last one stops the node without grace:
+/// call [`RaftNode::shutdown`] first.
+#[derive(Clone)]
+pub struct RaftNode {
+    pub(crate) inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) config: Config,
+    pub(crate) raft: Raft,
+    pub(crate) links: Arc<Links>,
+    pub(crate) log: LogStore,
+    pub(crate) snapshots: Arc<SnapshotStore>,
+    pub(crate) health: Arc<DiskHealth>,
+    pub(crate) dir: Arc<NodeDir>,
+    pub(crate) applied: watch::Receiver<u64>,
+    pub(crate) used_ids: Arc<Mutex<BTreeSet<NodeId>>>,
+    pub(crate) leadership: watch::Sender<Leadership>,
+    pub(crate) in_flight: Arc<Semaphore>,
+    pub(crate) accepting: AtomicBool,
+    pub(crate) stalled: AtomicBool,
+    pub(crate) counters: CounterCells,
+    pub(crate) stop: CancellationToken,
+    tasks: TaskTracker,
+    listen_addr: SocketAddr,
+    app_thread: Arc<Mutex<Option<std::thread::JoinHandle<()>>>>,
+    runtime: Mutex<Option<tokio::runtime::Runtime>>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        // Dropping a runtime blocks, which is not allowed where this may run.
+        if let Some(runtime) = self.runtime.lock().take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// What was opened on the disk before the consensus core starts.
+struct Opened {
+    dir: Arc<NodeDir>,
+    log: LogStore,
+    health: Arc<DiskHealth>,
+    snapshots: Arc<SnapshotStore>,
+    transport: Transport,
+    machine: StateMachine,
+}
+
+impl RaftNode {
+    /// Starts a node and returns once everything that was known to be committed here is applied
+    /// again. Needs no other node: what a majority committed meanwhile arrives later. Dropping the
+    /// future leaves a node that stops by itself.
+    pub async fn start(
+        config: Config,
+        app: Box<dyn Application>,
+        peers: Arc<dyn PeerHandler>,
+    ) -> Result<Self, StartError> {
+        let problems = config.problems();
+        if !problems.is_empty() {
+            return Err(StartError::Config(problems));
+        }
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .thread_name("maxine-raft")
+            .enable_all()
+            .build()
+            .map_err(|error| StartError::Consensus(error.to_string()))?;
+        let handle = runtime.handle().clone();
+        let starting = handle.spawn(start_inside(config, app, peers, runtime));
+        starting.await.map_err(|error| StartError::Consensus(error.to_string()))?
+    }
+
+    /// Where peers reach this node; tells the port when port 0 was asked for.
+    pub fn listen_addr(&self) -> SocketAddr {
+        self.inner.listen_addr
+    }
+
+    /// The settings that the node was started with.
+    pub fn config(&self) -> &Config {
+        &self.inner.config
+    }
+
+    /// Founds the cluster with these voters. Call it on one node, or on several with one identical
+    /// set; founding it again with the same set does nothing.
+    pub async fn bootstrap(&self, members: BTreeMap<NodeId, Member>) -> Result<(), AdminError> {
+        crate::membership::bootstrap(&self.inner, members).await
+    }
+
+    /// Sends an application message to another node and returns its handler's answer. A message
+    /// to this node itself is refused as unknown. Safe to drop; the message may still be handled.
+    pub async fn call(
+        &self,
+        to: Target,
+        body: bytes::Bytes,
+        timeout: Duration,
+    ) -> Result<bytes::Bytes, CallError> {
+        forward::call(&self.inner, to, body, timeout).await
+    }
+
+    /// Waits until the local state has applied `index` and returns what it has applied.
+    pub async fn wait_applied(&self, index: u64, timeout: Duration) -> Result<u64, ReadError> {
+        crate::read::wait_applied(&self.inner, index, timeout).await
+    }
+
+    /// Resolves when the node had to stop by itself (disk failure, panic of the application), with
+    /// the reason. The process should exit then.
+    pub async fn failed(&self) -> String {
+        let mut disk = self.inner.health.watch_failure();
+        let _ = disk.wait_for(|failed| *failed).await;
+        match self.inner.health.failure() {
+            Some(reason) => reason.to_owned(),
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Stops in good order: takes no more proposals, hands leadership to the voter that is
+    /// furthest, waits for that, then stops. Always ends within a few seconds.
+    pub async fn shutdown(&self) -> Result<(), AdminError> {
+        self.inner.accepting.store(false, Ordering::Release);
+        if self.inner.leads() && self.inner.other_voters() > 0 {
+            let patience = 3 * Duration::from_millis(self.inner.config.election_timeout_max_ms);
+            if let Err(error) = crate::transfer::hand_over_to_stop(&self.inner, patience).await {
+                tracing::warn!(%error, "leadership could not be handed over before stopping");
+            }
+        }
+        self.stop_now().await;
+        Ok(())
+    }
+
+    /// Stops without handing anything over. What was acknowledged is on the disk.
+    pub async fn stop_now(&self) {
+        let inner = &self.inner;
+        inner.accepting.store(false, Ordering::Release);
+        inner.stop.cancel();
+        if tokio::time::timeout(Duration::from_secs(5), inner.raft.shutdown()).await.is_err() {
+            tracing::warn!("the consensus core did not stop in time");
+        }
+        tracing::debug!("core stopped");
+        inner.links.close();
+        inner.tasks.close();
+        let _ = tokio::time::timeout(Duration::from_secs(2), inner.tasks.wait()).await;
+        tracing::debug!("connections closed");
+        if tokio::time::timeout(Duration::from_secs(5), inner.log.stop()).await.is_err() {
+            tracing::warn!("the log thread did not stop in time");
+        }
+        tracing::debug!("log closed");
+        let thread = inner.app_thread.clone();
+        let _ = tokio::task::spawn_blocking(move || {
+            state_machine::join_thread(&thread, Duration::from_secs(2))
+        })
+        .await;
+        inner.leadership.send_modify(|last| {
+            *last = Leadership { term: last.term, leader: None, is_leader: false }
+        });
+        inner.dir.unlock();
+        if let Some(runtime) = inner.runtime.lock().take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+async fn start_inside(
+    config: Config,
+    app: Box<dyn Application>,
+    peers: Arc<dyn PeerHandler>,
+    runtime: tokio::runtime::Runtime,
+) -> Result<RaftNode, StartError> {
+    // However this ends, the runtime must not be dropped on one of its own threads.
+    let runtime = RuntimeGuard(Some(runtime));
+    let opening = config.clone();
+    let opened = tokio::task::spawn_blocking(move || open(&opening, app))
+        .await
+        .map_err(|error| StartError::Storage(error.to_string()))??;
+    let listen = |error: std::io::Error| StartError::Listen {
+        addr: config.listen_addr,
+        reason: error.to_string(),
+    };
+    let tcp = TcpListener::bind(config.listen_addr).await.map_err(listen)?;
+    let listen_addr = tcp.local_addr().map_err(listen)?;
+
+    let restarted = !opened.log.is_pristine();
+    let links = links(&config, opened.transport, opened.dir.clone(), opened.log.clone());
+    let outbound = Outbound { me: config.node_id, links: links.clone() };
+    let applied = opened.machine.applied();
+    let used_ids = opened.machine.used_ids();
+    let app_thread = opened.machine.thread();
+    let raft = Raft::new(
+        config.node_id,
+        core_config(&config)?,
+        outbound,
+        opened.log.clone(),
+        opened.machine,
+    )
+    .await
+    .map_err(|error| StartError::Consensus(error.to_string()))?;
+
+    let inner = Arc::new(Inner {
+        in_flight: Arc::new(Semaphore::new(config.proposals_in_flight_max)),
+        leadership: watch::Sender::new(Leadership::default()),
+        accepting: AtomicBool::new(true),
+        stalled: AtomicBool::new(false),
+        counters: CounterCells::default(),
+        stop: CancellationToken::new(),
+        tasks: TaskTracker::new(),
+        runtime: Mutex::new(runtime.into_inner()),
+        raft: raft.clone(),
+        links: links.clone(),
+        log: opened.log,
+        snapshots: opened.snapshots.clone(),
+        health: opened.health,
+        dir: opened.dir,
+        applied,
+        used_ids,
+        listen_addr,
+        app_thread,
+        config,
+    });
+    let lease =
+        Duration::from_millis(if restarted { inner.config.election_timeout_max_ms } else { 0 });
+    let inbound = Inbound {
+        context: links.context.clone(),
+        raft,
+        snapshots: opened.snapshots,
+        handler: peers,
+        node: Arc::downgrade(&inner),
+        votes_from: clock::now() + lease,
+        request_timeout: Duration::from_millis(inner.config.request_timeout_ms),
+    };
+    let listener = Arc::new(Listener {
+        inbound: Arc::new(inbound),
+        stop: inner.stop.clone(),
+        tasks: inner.tasks.clone(),
+    });
+    inner.tasks.spawn(listener.run(tcp));
+    inner.tasks.spawn(leadership::watch_over(Arc::downgrade(&inner), inner.stop.clone()));
+    Ok(RaftNode { inner })
+}
+
+struct RuntimeGuard(Option<tokio::runtime::Runtime>);
+
+impl RuntimeGuard {
+    fn into_inner(mut self) -> Option<tokio::runtime::Runtime> {
+        self.0.take()
+    }
+}
+
+impl Drop for RuntimeGuard {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// Locks the directory, verifies what is in it and loads the certificates. Blocks.
+fn open(config: &Config, app: Box<dyn Application>) -> Result<Opened, StartError> {
+    let storage_error = |error: std::io::Error| StartError::Storage(error.to_string());
+    let transport = Transport::load(&config.tls, &config.cluster_id, config.node_id)?;
+    let dir = Arc::new(NodeDir::open(
+        &config.data_dir,
+        &config.cluster_id,
+        config.node_id,
+        &config.engine.to_string(),
+    )?);
+    let health = Arc::new(DiskHealth::new());
+    let engine = storage::open_engine(config.engine, dir.path(), config.cache_bytes / 2)
+        .map_err(storage_error)?;
+    let log = LogStore::open(engine, dir.path(), config.cache_bytes / 2, health.clone())
+        .map_err(storage_error)?;
+    let snapshots =
+        Arc::new(SnapshotStore::open(dir.path(), config.snapshots_kept).map_err(storage_error)?);
+    let lineage_of = dir.clone();
+    let origin = SnapshotOrigin {
+        cluster_id: config.cluster_id.clone(),
+        lineage: Arc::new(move || lineage_of.lineage()),
+    };
+    let machine = StateMachine::start(app, snapshots.clone(), origin).map_err(storage_error)?;
+    Ok(Opened { dir, log, health, snapshots, transport, machine })
+}
+
+fn links(config: &Config, transport: Transport, dir: Arc<NodeDir>, log: LogStore) -> Arc<Links> {
+    let me = LocalIdentity {
+        cluster_id: config.cluster_id.clone(),
+        node_id: config.node_id,
+        app_version: config.app_version,
+        dir,
+        is_pristine: Box::new(move || log.is_pristine()),
+    };
+    Arc::new(Links::new(Arc::new(Context {
+        me,
+        transport,
+        frame_len_max: config.frame_len_max(),
+        silence_max: Duration::from_millis((3 * config.election_timeout_max_ms).max(2_000)),
+        runtime: tokio::runtime::Handle::current(),
+        contacts: Contacts::default(),
+    })))
+}
+
+fn core_config(config: &Config) -> Result<Arc<openraft::Config>, StartError> {
+    let keep = (config.snapshot_every_entries / 10).clamp(100, 5_000);
+    let core = openraft::Config {
+        cluster_name: config.cluster_id.clone(),
+        heartbeat_interval: config.heartbeat_interval_ms,
+        election_timeout_min: config.election_timeout_min_ms,
+        election_timeout_max: config.election_timeout_max_ms,
+        install_snapshot_timeout: 60_000,
+        max_payload_entries: 1_024,
+        snapshot_policy: openraft::SnapshotPolicy::LogsSinceLast(config.snapshot_every_entries),
+        replication_lag_threshold: 2 * config.snapshot_every_entries + keep,
+        max_in_snapshot_log_to_keep: keep,
+        purge_batch_size: keep.min(1_000),
+        api_channel_size: Some(8_192),
+        api_batch_capacity: 1_024,
+        enable_pre_vote: Some(true),
+        quorum_loss_probe_interval: Some((2 * config.election_timeout_max_ms).max(3_000)),
+        enable_leader_restore: Some(false),
+        broadcast_submitted_on_append: Some(true),
+        backoff: "50ms 100ms 200ms ...500ms".to_owned(),
+        ..openraft::Config::default()
+    };
+    core.validate().map(Arc::new).map_err(|error| StartError::Consensus(error.to_string()))
+}
+
+impl Inner {
+    /// Reads the core's latest metrics.
+    pub(crate) fn with_metrics<T>(&self, read: impl FnOnce(&Metrics) -> T) -> T {
+        use openraft::async_runtime::watch::WatchReceiver;
+        read(&self.raft.metrics().borrow_watched())
+    }
+
+    pub(crate) fn member_addr(&self, node: NodeId) -> Option<String> {
+        self.with_metrics(|metrics| {
+            metrics
+                .membership_config
+                .membership()
+                .get_node(&node)
+                .map(|member| member.peer_addr.clone())
+        })
+    }
+
+    pub(crate) fn other_voters(&self) -> usize {
+        self.with_metrics(|metrics| {
+            metrics.membership_config.voter_ids().filter(|id| *id != self.config.node_id).count()
+        })
+    }
+
+    pub(crate) fn is_accepting(&self) -> bool {
+        self.accepting.load(Ordering::Acquire)
+    }
+}

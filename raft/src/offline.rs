@@ -1,0 +1,310 @@
+//! Tools for a node that is not running: looking into its directory, restoring a backup into a new
+//! one, and recovering from the loss of a majority.
+//!
+//! Restore and recovery begin a new line of history: nodes of the old one are refused from then on,
+//! so that they cannot bring back what was given up. All functions block and take the directory's
+//! lock.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+
+use openraft::EntryPayload;
+
+use crate::codec::{
+    self, IdentityDto, LogIdDto, SnapshotHeadDto, StoredLogId, StoredVote, VoteDto,
+};
+use crate::config::{EngineKind, Member, NodeId, cluster_id_is_valid};
+use crate::consensus::{self, Entry, Membership};
+use crate::error::StartError;
+use crate::storage::log_mark::LogMarkFile;
+use crate::storage::log_store::{Recovered, recover};
+use crate::storage::snapshots::{self, SnapshotFile, SnapshotStore};
+use crate::storage::{LogEngine, MetaKey, log_writer, node_dir, open_engine, sync_dir};
+
+const CACHE_BYTES: usize = 16 * 1024 * 1024;
+
+/// What a directory holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Inspection {
+    /// The cluster it belongs to.
+    pub cluster_id: String,
+    /// The node it belongs to.
+    pub node_id: NodeId,
+    /// 0, or the line of history that a restore or recovery began.
+    pub lineage: u64,
+    /// The engine of its log.
+    pub engine: EngineKind,
+    /// Term of the vote.
+    pub term: u64,
+    /// The node that the vote is for.
+    pub voted_for: Option<NodeId>,
+    /// End of the log.
+    pub last_index: Option<u64>,
+    /// What was known to be committed when the mark was last written; more may be.
+    pub committed_index: Option<u64>,
+    /// What was removed from the log.
+    pub purged_index: Option<u64>,
+    /// What the newest snapshot covers.
+    pub snapshot_index: Option<u64>,
+    /// The members by the newest membership in the log or snapshot; the flag says who votes.
+    pub members: Vec<(NodeId, Member, bool)>,
+}
+
+/// What a recovery from lost quorum kept and may have lost.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecoveryReport {
+    /// The node that is now the only voter.
+    pub node_id: NodeId,
+    /// The last entry that this node held; everything after it that others acknowledged is lost.
+    pub kept_upto: u64,
+    /// What this node knew to be committed.
+    pub committed_upto: Option<u64>,
+    /// Entries that this node held without knowing that they were committed: they count now.
+    pub unconfirmed_entries: u64,
+    /// Members that were dropped; they must never be started on their old directories again.
+    pub dropped_members: Vec<NodeId>,
+    /// The new line of history.
+    pub lineage: u64,
+}
+
+/// What a restore made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RestoreReport {
+    /// The index of the restored state; everything after it is lost.
+    pub index: u64,
+    /// The new line of history; the same for every node restored from the same file with the same members.
+    pub lineage: u64,
+}
+
+struct Opened {
+    _lock: std::fs::File,
+    identity: IdentityDto,
+    kind: EngineKind,
+    engine: std::sync::Arc<dyn LogEngine>,
+    log: Recovered,
+    mark: LogMarkFile,
+    snapshot: Option<SnapshotFile>,
+}
+
+fn storage(error: impl std::fmt::Display) -> StartError {
+    StartError::Storage(error.to_string())
+}
+
+fn open(data_dir: &Path) -> Result<Opened, StartError> {
+    let identity = node_dir::read_identity(data_dir).map_err(storage)?.ok_or_else(|| {
+        StartError::Identity(format!("{} is not the directory of a node", data_dir.display()))
+    })?;
+    let lock = node_dir::lock(data_dir)?;
+    let kind: EngineKind = identity.engine.parse().map_err(StartError::Identity)?;
+    let engine = open_engine(kind, data_dir, CACHE_BYTES).map_err(storage)?;
+    let log = recover(&*engine, usize::MAX).map_err(storage)?;
+    let mark = LogMarkFile::open(data_dir).map_err(storage)?;
+    mark.verify(
+        log.last.as_ref().map(consensus::log_id_to_dto),
+        log.vote.as_ref().map(consensus::vote_to_dto),
+    )
+    .map_err(storage)?;
+    let snapshot = SnapshotStore::open(data_dir, usize::MAX).map_err(storage)?.current();
+    Ok(Opened { _lock: lock, identity, kind, engine, log, mark, snapshot })
+}
+
+impl Opened {
+    fn membership(&self) -> Result<Membership, StartError> {
+        let in_log = self.log.tail.iter().rev().find_map(|entry| match &entry.payload {
+            EntryPayload::Membership(membership) => Some(membership.clone()),
+            _ => None,
+        });
+        match (in_log, &self.snapshot) {
+            (Some(membership), _) => Ok(membership),
+            (None, Some(snapshot)) => {
+                consensus::membership_from_dto(snapshot.head.membership.clone()).map_err(storage)
+            }
+            (None, None) => Ok(Membership::default()),
+        }
+    }
+}
+
+/// Verifies a stopped node's directory from end to end and tells what it holds.
+pub fn inspect(data_dir: &Path) -> Result<Inspection, StartError> {
+    let opened = open(data_dir)?;
+    let membership = opened.membership()?;
+    let voters: Vec<NodeId> = membership.voter_ids().collect();
+    Ok(Inspection {
+        cluster_id: opened.identity.cluster_id.clone(),
+        node_id: opened.identity.node_id,
+        lineage: opened.identity.lineage,
+        engine: opened.kind,
+        term: opened.log.vote.map_or(0, |vote| vote.leader_id.term),
+        voted_for: opened.log.vote.map(|vote| vote.leader_id.node_id),
+        last_index: opened.log.last.map(|id| id.index),
+        committed_index: opened.log.committed.map(|id| id.index),
+        purged_index: opened.log.purged.map(|id| id.index),
+        snapshot_index: opened.snapshot.as_ref().map(SnapshotFile::index),
+        members: membership
+            .nodes()
+            .map(|(id, member)| (*id, member.clone(), voters.contains(id)))
+            .collect(),
+    })
+}
+
+/// Makes the node of `data_dir` the only voter of a new line of history, keeping all that it holds.
+/// Only for when a majority is lost for good. Use the survivor with the greatest `last_index`.
+pub fn recover_lost_quorum(data_dir: &Path, node_id: NodeId) -> Result<RecoveryReport, StartError> {
+    let mut opened = open(data_dir)?;
+    if opened.identity.node_id != node_id {
+        return Err(StartError::Identity(format!(
+            "it belongs to node {}, not {node_id}",
+            opened.identity.node_id
+        )));
+    }
+    let last = opened.log.last.ok_or_else(|| {
+        StartError::Identity("the log is empty: there is nothing to recover".to_owned())
+    })?;
+    let membership = opened.membership()?;
+    let member = membership.get_node(&node_id).cloned().ok_or_else(|| {
+        StartError::Identity(format!(
+            "node {node_id} is not a member of the cluster that its log describes"
+        ))
+    })?;
+    let lineage = new_lineage();
+    // First: should this be interrupted, nobody of the old line can reach the half-made one.
+    node_dir::write_identity(data_dir, &IdentityDto { lineage, ..opened.identity.clone() })
+        .map_err(storage)?;
+
+    let term = opened.log.vote.map_or(0, |vote| vote.leader_id.term).max(last.leader_id.term) + 1;
+    let alone = Membership::new(vec![[node_id].into()], BTreeMap::from([(node_id, member)]))
+        .map_err(storage)?;
+    let log_id = LogIdDto { term, node: node_id, index: last.index + 1 };
+    let entry = Entry {
+        log_id: consensus::log_id_from_dto(log_id),
+        payload: EntryPayload::Membership(alone),
+    };
+    let vote = VoteDto { term, node: node_id, committed: false };
+    let write = |opened: &mut Opened| -> io::Result<()> {
+        opened.engine.append(&[log_writer::record_of(&entry)])?;
+        opened.engine.put_meta(MetaKey::Vote, &codec::encode(&StoredVote::V1(vote)))?;
+        opened.engine.sync()?;
+        opened.mark.advance(Some(log_id), Some(vote))
+    };
+    write(&mut opened).map_err(storage)?;
+    let committed = opened.log.committed.map(|id| id.index);
+    Ok(RecoveryReport {
+        node_id,
+        kept_upto: last.index,
+        committed_upto: committed,
+        unconfirmed_entries: last.index - committed.unwrap_or(0).min(last.index),
+        dropped_members: membership
+            .nodes()
+            .map(|(id, _)| *id)
+            .filter(|id| *id != node_id)
+            .collect(),
+        lineage,
+    })
+}
+
+/// Makes a node's directory from a backup. Call it once per founding member, with the same file and
+/// the same members; their ids must not have been used before in a cluster that still runs.
+pub fn restore(
+    backup_file: &Path,
+    new_data_dir: &Path,
+    engine: EngineKind,
+    cluster_id: &str,
+    node_id: NodeId,
+    members: &BTreeMap<NodeId, Member>,
+) -> Result<RestoreReport, StartError> {
+    if !cluster_id_is_valid(cluster_id) {
+        return Err(StartError::Identity(format!("cluster id {cluster_id:?} is not valid")));
+    }
+    if !members.contains_key(&node_id) {
+        return Err(StartError::Identity(format!("node {node_id} is not among the members")));
+    }
+    if new_data_dir.exists() && std::fs::read_dir(new_data_dir).map_err(storage)?.next().is_some() {
+        return Err(StartError::Identity(format!("{} is not empty", new_data_dir.display())));
+    }
+    let backup = SnapshotFile::open(backup_file).map_err(storage)?;
+    let last =
+        backup.head.last.ok_or_else(|| StartError::Storage("the backup is empty".to_owned()))?;
+    let voters = [members.keys().copied().collect()].into();
+    let membership = Membership::new(voters, members.clone()).map_err(storage)?;
+    let head = SnapshotHeadDto {
+        cluster_id: cluster_id.to_owned(),
+        lineage: derived_lineage(&backup, cluster_id, members),
+        last: Some(last),
+        membership_log_id: Some(last),
+        membership: consensus::membership_to_dto(&membership),
+    };
+    std::fs::create_dir_all(new_data_dir).map_err(storage)?;
+    let _lock = node_dir::lock(new_data_dir)?;
+    // The ids of the old line stay used: a node of it must never be taken for a new one.
+    let used_ids = backup.used_ids.iter().chain(members.keys()).copied().collect();
+    write_snapshot(new_data_dir, &backup, &head, &used_ids).map_err(storage)?;
+    write_log(new_data_dir, engine, node_id, last).map_err(storage)?;
+    let identity = IdentityDto {
+        cluster_id: cluster_id.to_owned(),
+        node_id,
+        lineage: head.lineage,
+        engine: engine.to_string(),
+    };
+    node_dir::write_identity(new_data_dir, &identity).map_err(storage)?;
+    Ok(RestoreReport { index: last.index, lineage: head.lineage })
+}
+
+fn write_snapshot(
+    data_dir: &Path,
+    backup: &SnapshotFile,
+    head: &SnapshotHeadDto,
+    used_ids: &BTreeSet<NodeId>,
+) -> io::Result<()> {
+    let store = SnapshotStore::open(data_dir, usize::MAX)?;
+    let unfinished: PathBuf = store.incoming_path(0);
+    snapshots::write_file(&unfinished, head, used_ids, |out: &mut dyn Write| {
+        io::copy(&mut backup.body(), out).map(|_| ())
+    })?;
+    store.adopt(SnapshotFile::open(&unfinished)?).map(|_| ())
+}
+
+fn write_log(data_dir: &Path, kind: EngineKind, node_id: NodeId, last: LogIdDto) -> io::Result<()> {
+    let engine = open_engine(kind, data_dir, CACHE_BYTES)?;
+    // Above every term of the old line, so that new entries order after the restored state.
+    let vote = VoteDto { term: last.term + 1, node: node_id, committed: false };
+    engine.put_meta(MetaKey::Vote, &codec::encode(&StoredVote::V1(vote)))?;
+    engine.put_meta(MetaKey::Purged, &codec::encode(&StoredLogId::V1(last)))?;
+    engine.put_meta(MetaKey::Committed, &codec::encode(&StoredLogId::V1(last)))?;
+    engine.sync()?;
+    sync_dir(data_dir)
+}
+
+fn new_lineage() -> u64 {
+    loop {
+        let lineage = rand::random();
+        if lineage != 0 {
+            return lineage;
+        }
+    }
+}
+
+/// The same on every node that is restored from the same file with the same members.
+fn derived_lineage(
+    backup: &SnapshotFile,
+    cluster_id: &str,
+    members: &BTreeMap<NodeId, Member>,
+) -> u64 {
+    let mut low = crc32c::crc32c(cluster_id.as_bytes());
+    let mut body = backup.body();
+    let mut chunk = vec![0; 64 * 1024];
+    while let Ok(count) = body.read(&mut chunk) {
+        if count == 0 {
+            break;
+        }
+        low = crc32c::crc32c_append(low, &chunk[..count]);
+    }
+    let mut high = 0;
+    for (id, member) in members {
+        high = crc32c::crc32c_append(high, &id.to_le_bytes());
+        for text in [&member.peer_addr, &member.http_addr, &member.name] {
+            high = crc32c::crc32c_append(high, text.as_bytes());
+        }
+    }
+    ((u64::from(high) << 32) | u64::from(low)).max(1)
+}

@@ -1,0 +1,235 @@
+//! Proposals: from any node to the leader, and from there into the log.
+//!
+//! A proposal is tried again only while it is certain that nothing was appended; whatever is in
+//! doubt is reported as such.
+
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use openraft::errors::{ClientWriteError, RaftError};
+
+use crate::clock;
+use crate::codec::{Channel, ProposeRefusalDto, Request, Response};
+use crate::config::NodeId;
+use crate::consensus::Payload;
+use crate::error::ProposeError;
+use crate::network::link::LinkError;
+use crate::node::{Inner, RaftNode};
+
+/// Pause before the leader is looked for again.
+const RETRY_PAUSE: Duration = Duration::from_millis(15);
+/// What the way to the leader and back may take beyond the leader's own time.
+const FORWARD_MARGIN: Duration = Duration::from_millis(100);
+
+/// A committed and applied proposal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Proposed {
+    /// Its place in the log.
+    pub index: u64,
+    /// Term of the leader that wrote it.
+    pub term: u64,
+    /// What the application replied.
+    pub reply: Bytes,
+}
+
+impl RaftNode {
+    /// Proposes on any node: a follower forwards to the leader. Returns once the entry is
+    /// committed and applied at the leader. Ends within `timeout`. Dropping the future leaves the
+    /// outcome unknown.
+    pub async fn propose(
+        &self,
+        payload: Bytes,
+        timeout: Duration,
+    ) -> Result<Proposed, ProposeError> {
+        let inner = &*self.inner;
+        inner.counters.proposals.fetch_add(1, Ordering::Relaxed);
+        let result = inner.propose_anywhere(payload, timeout).await;
+        if result.is_err() {
+            inner.counters.proposals_failed.fetch_add(1, Ordering::Relaxed);
+        }
+        result
+    }
+
+    /// Proposes only if this node leads.
+    pub async fn propose_local(
+        &self,
+        payload: Bytes,
+        timeout: Duration,
+    ) -> Result<Proposed, ProposeError> {
+        self.inner.counters.proposals.fetch_add(1, Ordering::Relaxed);
+        let result = self.inner.propose_here(payload, timeout).await;
+        if result.is_err() {
+            self.inner.counters.proposals_failed.fetch_add(1, Ordering::Relaxed);
+        }
+        result
+    }
+}
+
+/// Where the leader is.
+pub(crate) enum LeaderAt {
+    Here,
+    There(NodeId, String),
+    Unknown,
+}
+
+impl Inner {
+    pub(crate) fn leader_at(&self) -> LeaderAt {
+        let leadership = self.leadership_now();
+        match leadership.leader {
+            Some(leader) if leader == self.config.node_id => LeaderAt::Here,
+            Some(leader) => self
+                .member_addr(leader)
+                .map_or(LeaderAt::Unknown, |addr| LeaderAt::There(leader, addr)),
+            None => LeaderAt::Unknown,
+        }
+    }
+
+    fn check_payload(&self, payload: &Bytes) -> Result<(), ProposeError> {
+        if !self.is_accepting() {
+            return Err(ProposeError::ShuttingDown);
+        }
+        if let Some(reason) = self.health.failure() {
+            return Err(ProposeError::Storage(reason.to_owned()));
+        }
+        if payload.len() > self.config.payload_len_max {
+            return Err(ProposeError::TooLarge {
+                len: payload.len(),
+                max: self.config.payload_len_max,
+            });
+        }
+        Ok(())
+    }
+
+    async fn propose_anywhere(
+        &self,
+        payload: Bytes,
+        timeout: Duration,
+    ) -> Result<Proposed, ProposeError> {
+        self.check_payload(&payload)?;
+        let deadline = clock::now() + timeout;
+        let mut forwarding = None;
+        loop {
+            let left = deadline.saturating_duration_since(clock::now());
+            let result = match self.leader_at() {
+                _ if left.is_zero() => return Err(ProposeError::NoLeader),
+                LeaderAt::Here => {
+                    forwarding = None;
+                    self.propose_here(payload.clone(), left).await
+                }
+                LeaderAt::There(leader, addr) => {
+                    if forwarding.is_none() {
+                        forwarding = Some(
+                            self.in_flight.try_acquire().map_err(|_| ProposeError::Overloaded)?,
+                        );
+                    }
+                    self.propose_there(leader, &addr, payload.clone(), left).await
+                }
+                LeaderAt::Unknown => Err(ProposeError::NoLeader),
+            };
+            match result {
+                Err(ProposeError::NotLeader { .. } | ProposeError::NoLeader) => {}
+                result => return result,
+            }
+            if !self.is_accepting() {
+                return Err(ProposeError::ShuttingDown);
+            }
+            self.pause(deadline).await;
+        }
+    }
+
+    /// Waits a moment, or less when leadership changes.
+    pub(crate) async fn pause(&self, deadline: Instant) {
+        let mut leadership = self.leadership.subscribe();
+        let left = deadline.saturating_duration_since(clock::now());
+        let _ = tokio::time::timeout(RETRY_PAUSE.min(left), leadership.changed()).await;
+    }
+
+    pub(crate) async fn propose_here(
+        &self,
+        payload: Bytes,
+        timeout: Duration,
+    ) -> Result<Proposed, ProposeError> {
+        self.check_payload(&payload)?;
+        if !self.leads() {
+            return Err(ProposeError::NotLeader { hint: self.leadership_now().leader });
+        }
+        let _place = self.in_flight.try_acquire().map_err(|_| ProposeError::Overloaded)?;
+        let Ok(written) =
+            tokio::time::timeout(timeout, self.raft.client_write(Payload(payload))).await
+        else {
+            return Err(ProposeError::OutcomeUnknown);
+        };
+        match written {
+            Ok(response) => Ok(Proposed {
+                index: response.log_id.index,
+                term: response.log_id.leader_id.term,
+                reply: response.data.0,
+            }),
+            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => {
+                Err(ProposeError::NotLeader {
+                    hint: forward.leader_id.filter(|leader| *leader != self.config.node_id),
+                })
+            }
+            // Discarded, or the core ended while it was on its way: others may have it.
+            Err(_) => Err(ProposeError::OutcomeUnknown),
+        }
+    }
+
+    async fn propose_there(
+        &self,
+        leader: NodeId,
+        addr: &str,
+        payload: Bytes,
+        timeout: Duration,
+    ) -> Result<Proposed, ProposeError> {
+        self.counters.proposals_forwarded.fetch_add(1, Ordering::Relaxed);
+        let request =
+            Request::Propose { payload: payload.into(), timeout_ms: clock::millis(timeout) };
+        match self
+            .links
+            .get(leader, addr, Channel::App)
+            .request(&request, timeout + FORWARD_MARGIN)
+            .await
+        {
+            Ok(Response::Proposed { index, term, reply }) => {
+                Ok(Proposed { index, term, reply: reply.into() })
+            }
+            Ok(Response::ProposeRefused(refusal)) => Err(refusal_from_dto(refusal)),
+            Ok(Response::Busy) | Err(LinkError::Busy) => Err(ProposeError::Overloaded),
+            Err(LinkError::Unreachable(_)) => Err(ProposeError::NoLeader),
+            Ok(_) | Err(LinkError::Lost(_) | LinkError::Timeout) => {
+                Err(ProposeError::OutcomeUnknown)
+            }
+        }
+    }
+}
+
+pub(crate) fn refusal_to_dto(error: ProposeError) -> ProposeRefusalDto {
+    match error {
+        ProposeError::NotLeader { hint } => ProposeRefusalDto::NotLeader { hint },
+        ProposeError::NoLeader => ProposeRefusalDto::NoLeader,
+        ProposeError::Overloaded => ProposeRefusalDto::Overloaded,
+        ProposeError::TooLarge { len, max } => {
+            ProposeRefusalDto::TooLarge { len: len as u64, max: max as u64 }
+        }
+        ProposeError::OutcomeUnknown => ProposeRefusalDto::OutcomeUnknown,
+        ProposeError::Storage(reason) => ProposeRefusalDto::Storage(reason),
+        ProposeError::ShuttingDown => ProposeRefusalDto::ShuttingDown,
+    }
+}
+
+/// What the leader's refusal means here: its stopping is only a change of leader to us.
+fn refusal_from_dto(refusal: ProposeRefusalDto) -> ProposeError {
+    match refusal {
+        ProposeRefusalDto::NotLeader { hint } => ProposeError::NotLeader { hint },
+        ProposeRefusalDto::NoLeader
+        | ProposeRefusalDto::ShuttingDown
+        | ProposeRefusalDto::Storage(_) => ProposeError::NoLeader,
+        ProposeRefusalDto::Overloaded => ProposeError::Overloaded,
+        ProposeRefusalDto::TooLarge { len, max } => {
+            ProposeError::TooLarge { len: len as usize, max: max as usize }
+        }
+        ProposeRefusalDto::OutcomeUnknown => ProposeError::OutcomeUnknown,
+    }
+}

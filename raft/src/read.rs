@@ -1,0 +1,94 @@
+//! Reads that must not be stale: an index that is safe to read at, and the wait until it is applied.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use openraft::LinearizerOption;
+
+use crate::codec::{Channel, Request, Response};
+use crate::error::ReadError;
+use crate::node::{Inner, RaftNode};
+use crate::propose::LeaderAt;
+use crate::{ReadLevel, clock, faults};
+
+impl RaftNode {
+    /// Takes an index at which a read is as fresh as `level` asks, on any node, and returns it once
+    /// the local state has applied it. Ends within `timeout`. Safe to drop.
+    pub async fn read_index(&self, level: ReadLevel, timeout: Duration) -> Result<u64, ReadError> {
+        let inner = &*self.inner;
+        inner.counters.reads.fetch_add(1, Ordering::Relaxed);
+        if faults::strong_read_without_barrier() {
+            return Ok(*inner.applied.borrow());
+        }
+        let deadline = clock::now() + timeout;
+        let index = loop {
+            let left = deadline.saturating_duration_since(clock::now());
+            if left.is_zero() {
+                return Err(ReadError::NoLeader);
+            }
+            let taken = match inner.leader_at() {
+                LeaderAt::Here => read_index_here(inner, level, left).await,
+                LeaderAt::There(leader, addr) => {
+                    let request = Request::ReadIndex {
+                        strong: level == ReadLevel::Strong,
+                        timeout_ms: clock::millis(left),
+                    };
+                    match inner.links.get(leader, &addr, Channel::App).request(&request, left).await
+                    {
+                        Ok(Response::ReadIndex { index }) => Some(index),
+                        _ => None,
+                    }
+                }
+                LeaderAt::Unknown => None,
+            };
+            if let Some(index) = taken {
+                break index;
+            }
+            if inner.stop.is_cancelled() {
+                return Err(ReadError::ShuttingDown);
+            }
+            inner.pause(deadline).await;
+        };
+        wait_applied(inner, index, deadline.saturating_duration_since(clock::now())).await?;
+        Ok(index)
+    }
+}
+
+/// Asks the local core; `None` when this node does not lead or no quorum confirmed it in time.
+pub(crate) async fn read_index_here(
+    inner: &Inner,
+    level: ReadLevel,
+    timeout: Duration,
+) -> Option<u64> {
+    let age = match level {
+        ReadLevel::Strong => Duration::ZERO,
+        // A follower grants a longer lease than this, and a restarted one waits it out; the rest
+        // is the margin for clocks that run at different speeds.
+        ReadLevel::Leader => Duration::from_millis(inner.config.election_timeout_min_ms * 3 / 4),
+    };
+    let option = LinearizerOption::new(Some(age), true).with_wait_timeout(timeout);
+    let taking = inner.raft.get_read_linearizer(option);
+    let linearizer = tokio::time::timeout(timeout, taking).await.ok()?.ok()?;
+    Some(linearizer.read_log_id().index())
+}
+
+pub(crate) async fn wait_applied(
+    inner: &Inner,
+    index: u64,
+    timeout: Duration,
+) -> Result<u64, ReadError> {
+    let mut applied = inner.applied.clone();
+    let now = *applied.borrow();
+    if now >= index {
+        return Ok(now);
+    }
+    let waited = tokio::select! {
+        () = inner.stop.cancelled() => return Err(ReadError::ShuttingDown),
+        waited = tokio::time::timeout(timeout, applied.wait_for(|applied| *applied >= index)) => waited.map(|result| result.map(|applied| *applied)),
+    };
+    match waited {
+        Ok(Ok(reached)) => Ok(reached),
+        Ok(Err(_)) => Err(ReadError::ShuttingDown),
+        Err(_) => Err(ReadError::Behind { required: index, applied: *inner.applied.borrow() }),
+    }
+}

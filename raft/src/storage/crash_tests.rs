@@ -1,0 +1,369 @@
+//! What the engines do after a reopen, a cut tail, a flipped byte and a power loss.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use openraft::storage::{IOFlushed, RaftLogStorage};
+use openraft::type_config::TypeConfigExt;
+use openraft::{EntryPayload, RaftLogReader};
+use parking_lot::Mutex;
+
+use super::disk_health::DiskHealth;
+use super::log_store::LogStore;
+use super::redb_engine::RedbEngine;
+use super::{LogEngine, MetaKey, Record, open_engine};
+use crate::config::EngineKind;
+use crate::consensus::{Entry, LeaderId, LogId, Payload, TypeConfig, Vote};
+
+const BOTH: [EngineKind; 2] = [EngineKind::Sled, EngineKind::Redb];
+
+fn open(kind: EngineKind, dir: &Path) -> io::Result<LogStore> {
+    let engine = open_engine(kind, dir, 1024 * 1024)?;
+    LogStore::open(engine, dir, 64 * 1024, Arc::new(DiskHealth::new()))
+}
+
+fn id(index: u64) -> LogId {
+    LogId::new(LeaderId { term: 1, node_id: 1 }, index)
+}
+
+fn entry(index: u64, len: usize) -> Entry {
+    Entry {
+        log_id: id(index),
+        payload: EntryPayload::Normal(Payload(vec![index as u8; len].into())),
+    }
+}
+
+async fn append(log: &mut LogStore, entries: Vec<Entry>) {
+    let (done, written) = TypeConfig::oneshot();
+    log.append(entries, IOFlushed::signal(done)).await.unwrap();
+    written.await.unwrap().unwrap();
+}
+
+async fn indexes(log: &mut LogStore) -> Vec<u64> {
+    log.try_get_log_entries(..).await.unwrap().iter().map(|entry| entry.log_id.index).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn everything_survives_reopening() {
+    for kind in BOTH {
+        let dir = tempfile::tempdir().unwrap();
+        let mut log = open(kind, dir.path()).unwrap();
+        log.save_vote(&Vote::new_committed(1, 1)).await.unwrap();
+        // Larger than a chunk and than the tail in memory.
+        append(
+            &mut log,
+            (0..300)
+                .map(|index| entry(index, if index % 50 == 0 { 40_000 } else { 100 }))
+                .collect(),
+        )
+        .await;
+        log.save_committed(Some(id(250))).await.unwrap();
+        log.purge(id(9)).await.unwrap();
+        log.truncate_after(Some(id(280))).await.unwrap();
+        append(&mut log, vec![entry(281, 5)]).await;
+        log.stop().await;
+        let mut log = open(kind, dir.path()).unwrap();
+        assert_eq!(indexes(&mut log).await, (10..=281).collect::<Vec<_>>(), "{kind}");
+        assert_eq!(log.saved_vote(), Some(Vote::new_committed(1, 1)));
+        assert_eq!(log.saved_committed(), Some(id(250)));
+        let state = log.get_log_state().await.unwrap();
+        assert_eq!((state.last_purged_log_id, state.last_log_id), (Some(id(9)), Some(id(281))));
+        for read in log.try_get_log_entries(10..282).await.unwrap() {
+            let EntryPayload::Normal(Payload(bytes)) = read.payload else { panic!("{kind}") };
+            assert!(bytes.iter().all(|byte| *byte == read.log_id.index as u8), "{kind}");
+        }
+        log.stop().await;
+    }
+}
+
+/// The engine's biggest file, where a cut or a flip meets real data.
+fn data_file(kind: EngineKind, dir: &Path) -> std::path::PathBuf {
+    match kind {
+        EngineKind::Sled => dir.join("sled/db"),
+        EngineKind::Redb => dir.join("log.redb"),
+    }
+}
+
+async fn written(kind: EngineKind) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let mut log = open(kind, dir.path()).unwrap();
+    log.save_vote(&Vote::new_committed(1, 1)).await.unwrap();
+    for index in 0..200 {
+        append(&mut log, vec![entry(index, 3_000)]).await;
+    }
+    log.stop().await;
+    dir
+}
+
+fn copy_dir(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        let target = to.join(path.file_name().unwrap());
+        if path.is_dir() {
+            copy_dir(&path, &target)
+        } else {
+            fs::copy(&path, &target).map(|_| ()).unwrap()
+        }
+    }
+}
+
+/// Opens a damaged copy: it must be refused, or still hold every entry that was acknowledged.
+async fn refused_or_whole(
+    kind: EngineKind,
+    original: &Path,
+    what: &str,
+    damage: impl FnOnce(&Path),
+) -> bool {
+    let copy = tempfile::tempdir().unwrap();
+    copy_dir(original, copy.path());
+    damage(&data_file(kind, copy.path()));
+    let opened = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| open(kind, copy.path())));
+    match opened {
+        Ok(Ok(mut log)) => {
+            assert_eq!(
+                indexes(&mut log).await,
+                (0..200).collect::<Vec<_>>(),
+                "{kind} lost entries silently: {what}"
+            );
+            log.stop().await;
+            false
+        }
+        Ok(Err(_)) | Err(_) => true,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cut_tail_is_never_a_shorter_log() {
+    for kind in BOTH {
+        let dir = written(kind).await;
+        let len = fs::metadata(data_file(kind, dir.path())).unwrap().len();
+        let mut refused = 0;
+        for part in 1..12 {
+            let keep = len * part / 12;
+            refused += u32::from(
+                refused_or_whole(kind, dir.path(), &format!("cut to {keep} of {len}"), |file| {
+                    fs::OpenOptions::new().write(true).open(file).unwrap().set_len(keep).unwrap();
+                })
+                .await,
+            );
+        }
+        assert!(refused > 0, "{kind}: no cut met data, so the test shows nothing");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flipped_byte_is_never_a_wrong_log() {
+    for kind in BOTH {
+        let dir = written(kind).await;
+        let len = fs::metadata(data_file(kind, dir.path())).unwrap().len();
+        let mut refused = 0;
+        for part in 0..24 {
+            let at = len * (2 * part + 1) / 48;
+            refused += u32::from(
+                refused_or_whole(
+                    kind,
+                    dir.path(),
+                    &format!("byte {at} of {len} flipped"),
+                    |file| {
+                        let mut bytes = fs::read(file).unwrap();
+                        bytes[at as usize] ^= 0xff;
+                        fs::write(file, bytes).unwrap();
+                    },
+                )
+                .await,
+            );
+        }
+        assert!(refused > 0, "{kind}: no flip met data, so the test shows nothing");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vote_that_went_missing_is_noticed() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut log = open(EngineKind::Redb, dir.path()).unwrap();
+    log.save_vote(&Vote::new(7, 2)).await.unwrap();
+    log.stop().await;
+    fs::remove_file(dir.path().join("log.redb")).unwrap();
+    let Err(error) = open(EngineKind::Redb, dir.path()) else {
+        panic!("it started without its vote")
+    };
+    assert!(error.to_string().contains("vote"), "{error}");
+}
+
+/// A disk that forgets whatever was not synced.
+#[derive(Clone, Debug, Default)]
+struct LossyDisk {
+    durable: Arc<Mutex<Vec<u8>>>,
+    present: Arc<Mutex<Vec<u8>>>,
+    /// Unsynced writes that survive the power loss anyway, in arbitrary choice.
+    unsynced: Arc<Mutex<BTreeMap<u64, Vec<u8>>>>,
+}
+
+impl redb::StorageBackend for LossyDisk {
+    fn len(&self) -> Result<u64, io::Error> {
+        Ok(self.present.lock().len() as u64)
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), io::Error> {
+        let offset = offset as usize;
+        out.copy_from_slice(&self.present.lock()[offset..offset + out.len()]);
+        Ok(())
+    }
+
+    fn set_len(&self, len: u64) -> Result<(), io::Error> {
+        self.present.lock().resize(len as usize, 0);
+        Ok(())
+    }
+
+    fn sync_data(&self) -> Result<(), io::Error> {
+        self.unsynced.lock().clear();
+        *self.durable.lock() = self.present.lock().clone();
+        Ok(())
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> Result<(), io::Error> {
+        let at = offset as usize;
+        self.present.lock()[at..at + data.len()].copy_from_slice(data);
+        self.unsynced.lock().insert(offset, data.to_vec());
+        Ok(())
+    }
+}
+
+impl LossyDisk {
+    /// The disk after the power came back: what was synced, and some of what was not.
+    fn after_power_loss(&self, keep: impl Fn(usize) -> bool) -> Self {
+        let mut bytes = self.durable.lock().clone();
+        for (number, (offset, data)) in self.unsynced.lock().iter().enumerate() {
+            let at = *offset as usize;
+            if keep(number) && at + data.len() <= bytes.len() {
+                bytes[at..at + data.len()].copy_from_slice(data);
+            }
+        }
+        Self {
+            durable: Arc::new(Mutex::new(bytes.clone())),
+            present: Arc::new(Mutex::new(bytes)),
+            unsynced: Arc::default(),
+        }
+    }
+}
+
+#[test]
+fn redb_keeps_what_was_synced_through_a_power_loss() {
+    let disk = LossyDisk::default();
+    let engine = RedbEngine::open_with_backend(disk.clone()).unwrap();
+    let record = |index: u64| Record { index, term: 1, bytes: vec![index as u8; 500] };
+    for round in 0..40u64 {
+        engine.append(&[record(2 * round), record(2 * round + 1)]).unwrap();
+        engine.put_meta(MetaKey::Vote, &round.to_le_bytes()).unwrap();
+        engine.sync().unwrap();
+        engine.append(&[record(2 * round + 2)]).unwrap();
+        for pattern in 0..4usize {
+            let lost = disk.after_power_loss(|number| number % 4 < pattern);
+            let recovered = RedbEngine::open_with_backend(lost).unwrap();
+            let last = recovered.last().unwrap().unwrap().index;
+            assert!(last > 2 * round, "round {round}, pattern {pattern}: synced entries are gone");
+            assert_eq!(recovered.read(0..last + 1, usize::MAX).unwrap().len() as u64, last + 1);
+            assert_eq!(recovered.get_meta(MetaKey::Vote).unwrap().unwrap(), round.to_le_bytes());
+        }
+        engine.truncate_from(2 * round + 2).unwrap();
+    }
+}
+
+/// sled writes through the file system, so its power loss is a copy of the file as of each sync,
+/// with everything after it cut off or overwritten by zeros.
+#[test]
+fn sled_keeps_what_was_synced_through_a_power_loss() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = open_engine(EngineKind::Sled, dir.path(), 1024 * 1024).unwrap();
+    let record = |index: u64| Record { index, term: 1, bytes: vec![index as u8; 700] };
+    for round in 0..30u64 {
+        engine.append(&[record(2 * round), record(2 * round + 1)]).unwrap();
+        engine.sync().unwrap();
+        let at_sync = tempfile::tempdir().unwrap();
+        copy_dir(dir.path(), at_sync.path());
+        let recovered = open_engine(EngineKind::Sled, at_sync.path(), 1024 * 1024).unwrap();
+        let records = recovered.read(0..u64::MAX, usize::MAX).unwrap();
+        assert_eq!(
+            records.len() as u64,
+            2 * round + 2,
+            "entries of an acknowledged sync are not in the file"
+        );
+    }
+}
+
+#[test]
+fn sled_refuses_values_outside_its_log_and_removes_unfinished_snapshots() {
+    let dir = tempfile::tempdir().unwrap();
+    let sled = dir.path().join("sled");
+    drop(open_engine(EngineKind::Sled, dir.path(), 1024 * 1024).unwrap());
+    fs::write(sled.join("snap.0000.generating"), b"half").unwrap();
+    drop(open_engine(EngineKind::Sled, dir.path(), 1024 * 1024).unwrap());
+    fs::create_dir_all(sled.join("blobs")).unwrap();
+    fs::write(sled.join("blobs/1"), b"x").unwrap();
+    assert!(open_engine(EngineKind::Sled, dir.path(), 1024 * 1024).is_err());
+}
+
+/// An engine whose syncs can be made to fail.
+struct FailingEngine {
+    inner: Arc<dyn LogEngine>,
+    fail: std::sync::atomic::AtomicBool,
+    syncs: std::sync::atomic::AtomicU64,
+}
+
+impl LogEngine for FailingEngine {
+    fn append(&self, records: &[Record]) -> io::Result<()> {
+        self.inner.append(records)
+    }
+    fn read(&self, range: std::ops::Range<u64>, bytes_max: usize) -> io::Result<Vec<Record>> {
+        self.inner.read(range, bytes_max)
+    }
+    fn last(&self) -> io::Result<Option<Record>> {
+        self.inner.last()
+    }
+    fn get_meta(&self, key: MetaKey) -> io::Result<Option<Vec<u8>>> {
+        self.inner.get_meta(key)
+    }
+    fn put_meta(&self, key: MetaKey, value: &[u8]) -> io::Result<()> {
+        self.inner.put_meta(key, value)
+    }
+    fn truncate_from(&self, index: u64) -> io::Result<()> {
+        self.inner.truncate_from(index)
+    }
+    fn purge_upto(&self, index: u64) -> io::Result<()> {
+        self.inner.purge_upto(index)
+    }
+    fn sync(&self) -> io::Result<()> {
+        self.syncs.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        if self.fail.load(std::sync::atomic::Ordering::SeqCst) {
+            return Err(io::Error::other("the disk is gone"));
+        }
+        self.inner.sync()
+    }
+    fn disk_bytes(&self) -> u64 {
+        0
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_sync_is_fatal_and_never_tried_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let inner = open_engine(EngineKind::Redb, dir.path(), 1024 * 1024).unwrap();
+    let engine = Arc::new(FailingEngine { inner, fail: false.into(), syncs: 0.into() });
+    let health = Arc::new(DiskHealth::new());
+    let mut log = LogStore::open(engine.clone(), dir.path(), 64 * 1024, health.clone()).unwrap();
+    append(&mut log, vec![entry(0, 10)]).await;
+    engine.fail.store(true, std::sync::atomic::Ordering::SeqCst);
+    let (done, written) = TypeConfig::oneshot();
+    log.append(vec![entry(1, 10)], IOFlushed::signal(done)).await.unwrap();
+    assert!(written.await.unwrap().is_err());
+    assert_eq!(health.failure(), Some("the disk is gone"));
+    let before = engine.syncs.load(std::sync::atomic::Ordering::SeqCst);
+    assert!(log.save_vote(&Vote::new(9, 9)).await.is_err());
+    tokio::time::timeout(Duration::from_secs(5), log.stop()).await.unwrap();
+    assert_eq!(engine.syncs.load(std::sync::atomic::Ordering::SeqCst), before);
+}

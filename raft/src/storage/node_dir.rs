@@ -1,0 +1,184 @@
+//! Guards the data directory: one process at a time, one node and one engine for ever.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use parking_lot::Mutex;
+
+use super::{damaged, sync_dir};
+use crate::codec::{self, Identity, IdentityDto};
+use crate::config::NodeId;
+use crate::error::StartError;
+
+const IDENTITY_FILE: &str = "identity";
+
+/// The locked directory; the lock ends with it.
+pub(crate) struct NodeDir {
+    path: PathBuf,
+    identity: Mutex<IdentityDto>,
+    lock: Mutex<Option<File>>,
+}
+
+impl NodeDir {
+    /// Locks `path`, which is created if need be, and checks or writes its identity. Blocks.
+    pub(crate) fn open(
+        path: &Path,
+        cluster_id: &str,
+        node_id: NodeId,
+        engine: &str,
+    ) -> Result<Self, StartError> {
+        let storage =
+            |error: io::Error| StartError::Storage(format!("{}: {error}", path.display()));
+        fs::create_dir_all(path).map_err(storage)?;
+        let lock = lock(path)?;
+        let identity = match read_identity(path).map_err(storage)? {
+            Some(found) => {
+                check(&found, cluster_id, node_id, engine)?;
+                found
+            }
+            None => {
+                let fresh = IdentityDto {
+                    cluster_id: cluster_id.to_owned(),
+                    node_id,
+                    lineage: 0,
+                    engine: engine.to_owned(),
+                };
+                write_identity(path, &fresh).map_err(storage)?;
+                fresh
+            }
+        };
+        Ok(Self {
+            path: path.to_owned(),
+            identity: Mutex::new(identity),
+            lock: Mutex::new(Some(lock)),
+        })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Nodes of different lineage must not talk: one of them was restored from older data.
+    pub(crate) fn lineage(&self) -> u64 {
+        self.identity.lock().lineage
+    }
+
+    /// Joins the line of history of a cluster that was once restored. Blocks.
+    pub(crate) fn adopt_lineage(&self, lineage: u64) -> io::Result<()> {
+        let mut identity = self.identity.lock();
+        let adopted = IdentityDto { lineage, ..identity.clone() };
+        write_identity(&self.path, &adopted)?;
+        *identity = adopted;
+        Ok(())
+    }
+
+    /// Lets another process in.
+    pub(crate) fn unlock(&self) {
+        self.lock.lock().take();
+    }
+}
+
+/// Takes the directory's lock or says that it is held.
+pub(crate) fn lock(path: &Path) -> Result<File, StartError> {
+    let storage = |error: io::Error| StartError::Storage(format!("{}: {error}", path.display()));
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(path.join("lock"))
+        .map_err(storage)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(StartError::Locked(path.to_owned())),
+        Err(TryLockError::Error(error)) => Err(storage(error)),
+    }
+}
+
+pub(crate) fn read_identity(path: &Path) -> io::Result<Option<IdentityDto>> {
+    let bytes = match fs::read(path.join(IDENTITY_FILE)) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let (sum, body) =
+        bytes.split_first_chunk::<4>().ok_or_else(|| damaged("the identity file is cut short"))?;
+    if crc32c::crc32c(body) != u32::from_le_bytes(*sum) {
+        return Err(damaged("the identity file fails its checksum"));
+    }
+    let Identity::V1(identity) =
+        codec::decode(body).map_err(|error| damaged(format!("identity file: {error}")))?;
+    Ok(Some(identity))
+}
+
+pub(crate) fn write_identity(path: &Path, identity: &IdentityDto) -> io::Result<()> {
+    let body = codec::encode(&Identity::V1(identity.clone()));
+    let mut bytes = crc32c::crc32c(&body).to_le_bytes().to_vec();
+    bytes.extend_from_slice(&body);
+    let unfinished = path.join("identity.tmp");
+    fs::write(&unfinished, &bytes)?;
+    File::open(&unfinished)?.sync_all()?;
+    fs::rename(&unfinished, path.join(IDENTITY_FILE))?;
+    sync_dir(path)
+}
+
+fn check(
+    found: &IdentityDto,
+    cluster_id: &str,
+    node_id: NodeId,
+    engine: &str,
+) -> Result<(), StartError> {
+    let mut differences = Vec::new();
+    if found.cluster_id != cluster_id {
+        differences
+            .push(format!("it belongs to cluster {:?}, not {cluster_id:?}", found.cluster_id));
+    }
+    if found.node_id != node_id {
+        differences.push(format!("it belongs to node {}, not {node_id}", found.node_id));
+    }
+    if found.engine != engine {
+        differences.push(format!("its log was written by {}, not {engine}", found.engine));
+    }
+    if differences.is_empty() { Ok(()) } else { Err(StartError::Identity(differences.join("; "))) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_owner_is_refused_and_let_in_after_the_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = NodeDir::open(dir.path(), "demo", 1, "sled").unwrap();
+        assert!(matches!(NodeDir::open(dir.path(), "demo", 1, "sled"), Err(StartError::Locked(_))));
+        first.unlock();
+        NodeDir::open(dir.path(), "demo", 1, "sled").unwrap();
+    }
+
+    #[test]
+    fn another_identity_is_refused_with_every_difference() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(NodeDir::open(dir.path(), "demo", 1, "sled").unwrap());
+        let Err(error) = NodeDir::open(dir.path(), "other", 2, "redb") else {
+            panic!("it was accepted")
+        };
+        let text = error.to_string();
+        assert!(
+            text.contains("\"demo\"") && text.contains("node 1") && text.contains("sled"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_damaged_identity_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(NodeDir::open(dir.path(), "demo", 1, "sled").unwrap());
+        let mut bytes = fs::read(dir.path().join(IDENTITY_FILE)).unwrap();
+        *bytes.last_mut().unwrap() ^= 1;
+        fs::write(dir.path().join(IDENTITY_FILE), bytes).unwrap();
+        assert!(matches!(
+            NodeDir::open(dir.path(), "demo", 1, "sled"),
+            Err(StartError::Storage(_))
+        ));
+    }
+}

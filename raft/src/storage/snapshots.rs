@@ -1,0 +1,367 @@
+//! Snapshot files: how they are written, verified, kept and found.
+//!
+//! A file is `u32 head length | head in its envelope | body | trailer`; the trailer holds the body's
+//! length and a checksum over all before it. A file gets its name, which orders by index, only
+//! once it is whole and durable. A backup is the same file elsewhere.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::{damaged, sync_dir};
+use crate::application::SnapshotEncoder;
+use crate::codec::{self, SnapshotHead, SnapshotHeadDto};
+use crate::config::NodeId;
+use crate::consensus::{self, SnapshotMeta, StoredMembership};
+
+const TRAILER_MAGIC: [u8; 4] = *b"MXSE";
+const TRAILER_LEN: u64 = 8 + 4 + 4;
+const HEAD_LEN_MAX: u32 = 1024 * 1024;
+
+/// A whole, verified snapshot file. It stays readable when the file is removed meanwhile.
+#[derive(Clone, Debug)]
+pub(crate) struct SnapshotFile {
+    pub(crate) path: PathBuf,
+    pub(crate) file: Arc<File>,
+    pub(crate) len: u64,
+    pub(crate) head: SnapshotHeadDto,
+    /// Every node id that was ever a member up to there.
+    pub(crate) used_ids: BTreeSet<NodeId>,
+    body_start: u64,
+    body_len: u64,
+}
+
+impl SnapshotFile {
+    /// Opens a file and verifies it from end to end. Blocks.
+    pub(crate) fn open(path: &Path) -> io::Result<Self> {
+        let mut file = File::open(path)?;
+        let len = file.metadata()?.len();
+        let broken = |what: &str| damaged(format!("snapshot {} {what}", path.display()));
+        if len < 4 + TRAILER_LEN {
+            return Err(broken("is cut short"));
+        }
+        file.seek(SeekFrom::End(-(TRAILER_LEN as i64)))?;
+        let mut trailer = [0; TRAILER_LEN as usize];
+        file.read_exact(&mut trailer)?;
+        if trailer[12..] != TRAILER_MAGIC {
+            return Err(broken("has no end mark: it is cut short or not a snapshot"));
+        }
+        let body_len =
+            u64::from_le_bytes(trailer[..8].try_into().expect("the slice has eight bytes"));
+        let sum = u32::from_le_bytes(trailer[8..12].try_into().expect("the slice has four bytes"));
+        file.seek(SeekFrom::Start(0))?;
+        let mut checked = ChecksumReader {
+            inner: BufReader::with_capacity(256 * 1024, &file).take(len - TRAILER_LEN),
+            sum: 0,
+        };
+        let mut head_len = [0; 4];
+        checked.read_exact(&mut head_len)?;
+        let head_len = u32::from_le_bytes(head_len);
+        if head_len > HEAD_LEN_MAX || 4 + u64::from(head_len) + body_len + TRAILER_LEN != len {
+            return Err(broken("has lengths that do not add up"));
+        }
+        let mut head = vec![0; head_len as usize];
+        checked.read_exact(&mut head)?;
+        io::copy(&mut checked, &mut io::sink())?;
+        if checked.sum != sum {
+            return Err(broken("fails its checksum"));
+        }
+        let (head, used) = match codec::decode(&head)
+            .map_err(|error| broken(&format!("has a bad head: {error}")))?
+        {
+            SnapshotHead::V1(head) => (head, Vec::new()),
+            SnapshotHead::V2(head, used) => (head, used),
+        };
+        let members = head.membership.members.iter().map(|member| member.id);
+        let used_ids = used.into_iter().chain(members).collect();
+        Ok(Self {
+            path: path.to_owned(),
+            file: Arc::new(file),
+            len,
+            head,
+            used_ids,
+            body_start: 4 + u64::from(head_len),
+            body_len,
+        })
+    }
+
+    pub(crate) fn index(&self) -> u64 {
+        self.head.last.map_or(0, |id| id.index)
+    }
+
+    pub(crate) fn meta(&self) -> io::Result<SnapshotMeta> {
+        let membership =
+            consensus::membership_from_dto(self.head.membership.clone()).map_err(|error| {
+                damaged(format!("snapshot {}: membership: {error}", self.path.display()))
+            })?;
+        Ok(SnapshotMeta {
+            last_log_id: self.head.last.map(consensus::log_id_from_dto),
+            last_membership: StoredMembership::new(
+                self.head.membership_log_id.map(consensus::log_id_from_dto),
+                membership,
+            ),
+        })
+    }
+
+    /// Reads the application's part. Blocks.
+    pub(crate) fn body(&self) -> impl Read + use<> {
+        BufReader::with_capacity(
+            256 * 1024,
+            FileRange {
+                file: self.file.clone(),
+                at: self.body_start,
+                end: self.body_start + self.body_len,
+            },
+        )
+    }
+}
+
+/// Reads part of a shared file without moving its cursor.
+struct FileRange {
+    file: Arc<File>,
+    at: u64,
+    end: u64,
+}
+
+impl Read for FileRange {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        use std::os::unix::fs::FileExt;
+        let room = usize::try_from(self.end - self.at).unwrap_or(usize::MAX).min(out.len());
+        let count = self.file.read_at(&mut out[..room], self.at)?;
+        self.at += count as u64;
+        Ok(count)
+    }
+}
+
+struct ChecksumReader<R> {
+    inner: R,
+    sum: u32,
+}
+
+impl<R: Read> Read for ChecksumReader<R> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let count = self.inner.read(out)?;
+        self.sum = crc32c::crc32c_append(self.sum, &out[..count]);
+        Ok(count)
+    }
+}
+
+struct ChecksumWriter<W> {
+    inner: W,
+    sum: u32,
+    len: u64,
+}
+
+impl<W: Write> Write for ChecksumWriter<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = self.inner.write(bytes)?;
+        self.sum = crc32c::crc32c_append(self.sum, &bytes[..count]);
+        self.len += count as u64;
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}
+
+/// Writes a whole snapshot file, durably, but under a name of the caller's. Blocks.
+pub(crate) fn write_file(
+    path: &Path,
+    head: &SnapshotHeadDto,
+    used_ids: &BTreeSet<NodeId>,
+    body: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+) -> io::Result<()> {
+    let file = File::create(path)?;
+    let mut out =
+        ChecksumWriter { inner: BufWriter::with_capacity(256 * 1024, file), sum: 0, len: 0 };
+    let head = codec::encode(&SnapshotHead::V2(head.clone(), used_ids.iter().copied().collect()));
+    let head_len =
+        u32::try_from(head.len()).ok().filter(|len| *len <= HEAD_LEN_MAX).ok_or_else(|| {
+            io::Error::other("the membership and the list of used node ids are too large")
+        })?;
+    out.write_all(&head_len.to_le_bytes())?;
+    out.write_all(&head)?;
+    let body_start = out.len;
+    body(&mut out)?;
+    let body_len = out.len - body_start;
+    let sum = out.sum;
+    let mut inner = out.inner;
+    inner.write_all(&body_len.to_le_bytes())?;
+    inner.write_all(&sum.to_le_bytes())?;
+    inner.write_all(&TRAILER_MAGIC)?;
+    inner.into_inner().map_err(|error| error.into_error())?.sync_all()
+}
+
+/// The directory of snapshot files.
+pub(crate) struct SnapshotStore {
+    dir: PathBuf,
+    kept: usize,
+    current: Mutex<Option<SnapshotFile>>,
+}
+
+impl SnapshotStore {
+    /// Removes unfinished files and verifies the newest whole one. Blocks.
+    pub(crate) fn open(dir: &Path, kept: usize) -> io::Result<Self> {
+        let dir = dir.join("snapshots");
+        fs::create_dir_all(&dir)?;
+        if let Some(parent) = dir.parent() {
+            sync_dir(parent)?;
+        }
+        for entry in fs::read_dir(&dir)? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|extension| extension == "tmp") {
+                fs::remove_file(path)?;
+            }
+        }
+        let current = match list(&dir)?.pop() {
+            Some(path) => Some(SnapshotFile::open(&path)?),
+            None => None,
+        };
+        Ok(Self { dir, kept, current: Mutex::new(current) })
+    }
+
+    pub(crate) fn current(&self) -> Option<SnapshotFile> {
+        self.current.lock().clone()
+    }
+
+    /// A name for a file that is still being received.
+    pub(crate) fn incoming_path(&self, from: u64) -> PathBuf {
+        self.dir.join(format!("from-{from}-{:016x}.tmp", rand::random::<u64>()))
+    }
+
+    /// Writes a snapshot of the state and makes it the current one. Blocks.
+    pub(crate) fn create(
+        &self,
+        head: &SnapshotHeadDto,
+        used_ids: &BTreeSet<NodeId>,
+        encoder: Box<dyn SnapshotEncoder>,
+    ) -> io::Result<SnapshotFile> {
+        let unfinished = self.dir.join(format!("new-{:016x}.tmp", rand::random::<u64>()));
+        let written = write_file(&unfinished, head, used_ids, |out| encoder.encode(out));
+        if let Err(error) = written {
+            let _ = fs::remove_file(&unfinished);
+            return Err(error);
+        }
+        self.adopt(SnapshotFile::open(&unfinished)?)
+    }
+
+    /// Gives a whole file its lasting name and makes it the current one. Blocks.
+    pub(crate) fn adopt(&self, snapshot: SnapshotFile) -> io::Result<SnapshotFile> {
+        let path = self.dir.join(format!("snap-{:020}.mxs", snapshot.index()));
+        if snapshot.path != path {
+            fs::rename(&snapshot.path, &path)?;
+            sync_dir(&self.dir)?;
+        }
+        let adopted = SnapshotFile { path, ..snapshot };
+        let mut current = self.current.lock();
+        if current.as_ref().is_none_or(|old| old.index() <= adopted.index()) {
+            *current = Some(adopted.clone());
+        }
+        drop(current);
+        let files = list(&self.dir)?;
+        for old in &files[..files.len().saturating_sub(self.kept)] {
+            fs::remove_file(old)?;
+        }
+        Ok(adopted)
+    }
+
+    pub(crate) fn disk_bytes(&self) -> u64 {
+        let files = list(&self.dir).unwrap_or_default();
+        files.iter().filter_map(|path| fs::metadata(path).ok()).map(|meta| meta.len()).sum()
+    }
+}
+
+/// Whole snapshots, oldest first.
+pub(crate) fn list(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        let path = entry?.path();
+        let name =
+            path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        if name.starts_with("snap-") && name.ends_with(".mxs") {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec::{LogIdDto, MembershipDto};
+
+    struct Blob(Vec<u8>);
+    impl SnapshotEncoder for Blob {
+        fn encode(self: Box<Self>, out: &mut dyn Write) -> io::Result<()> {
+            out.write_all(&self.0)
+        }
+    }
+
+    fn head(index: u64) -> SnapshotHeadDto {
+        SnapshotHeadDto {
+            cluster_id: "demo".into(),
+            lineage: 0,
+            last: Some(LogIdDto { term: 1, node: 1, index }),
+            membership_log_id: None,
+            membership: MembershipDto::default(),
+        }
+    }
+
+    #[test]
+    fn the_newest_survives_reopening_and_old_ones_go() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = SnapshotStore::open(dir.path(), 2).unwrap();
+        for index in [5, 50, 500] {
+            store
+                .create(
+                    &head(index),
+                    &BTreeSet::from([index]),
+                    Box::new(Blob(vec![index as u8; 100_000])),
+                )
+                .unwrap();
+        }
+        assert_eq!(list(&dir.path().join("snapshots")).unwrap().len(), 2);
+        let reopened = SnapshotStore::open(dir.path(), 2).unwrap().current().unwrap();
+        assert_eq!(reopened.index(), 500);
+        assert_eq!(reopened.used_ids, BTreeSet::from([500]));
+        let mut body = Vec::new();
+        reopened.body().read_to_end(&mut body).unwrap();
+        assert_eq!(body, vec![244; 100_000]);
+    }
+
+    #[test]
+    fn any_flipped_byte_and_any_cut_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.mxs");
+        write_file(&path, &head(7), &BTreeSet::new(), |out| out.write_all(b"the state")).unwrap();
+        let whole = fs::read(&path).unwrap();
+        for at in 0..whole.len() {
+            let mut broken = whole.clone();
+            broken[at] ^= 0x10;
+            fs::write(&path, &broken).unwrap();
+            assert!(SnapshotFile::open(&path).is_err(), "byte {at} flipped");
+            fs::write(&path, &whole[..at]).unwrap();
+            assert!(SnapshotFile::open(&path).is_err(), "cut to {at}");
+        }
+        fs::write(&path, &whole).unwrap();
+        SnapshotFile::open(&path).unwrap();
+    }
+
+    #[test]
+    fn a_damaged_newest_snapshot_stops_the_start() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = SnapshotStore::open(dir.path(), 2).unwrap();
+        let made = store.create(&head(5), &BTreeSet::new(), Box::new(Blob(vec![1; 10]))).unwrap();
+        let mut bytes = fs::read(&made.path).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        fs::write(&made.path, bytes).unwrap();
+        assert!(SnapshotStore::open(dir.path(), 2).is_err());
+    }
+}

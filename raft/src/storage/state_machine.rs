@@ -1,0 +1,300 @@
+//! Carries committed entries to the application, and its snapshots back and forth.
+//!
+//! The application lives on one thread of its own that may block; the consensus core waits for it
+//! without holding a runtime thread. Readers are told the applied index before proposers get
+//! their replies. Nothing here looks into a payload.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::{Stream, StreamExt};
+use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine};
+use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::snapshots::{SnapshotFile, SnapshotStore};
+use crate::application::{Application, CommittedEntry, SnapshotEncoder};
+use crate::codec::SnapshotHeadDto;
+use crate::config::NodeId;
+use crate::consensus::{self, Entry, LogId, Reply, SnapshotMeta, StoredMembership, TypeConfig};
+
+type Snapshot = openraft::alias::SnapshotOf<TypeConfig, SnapshotFile>;
+
+/// Entries and bytes that one call of `apply` gets at most.
+const APPLY_ENTRIES_MAX: usize = 1_024;
+const APPLY_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+enum Job {
+    Apply {
+        entries: Vec<CommittedEntry>,
+        responders: Vec<(usize, ApplyResponder<TypeConfig>)>,
+        done: oneshot::Sender<()>,
+    },
+    Snapshot {
+        done: oneshot::Sender<Box<dyn SnapshotEncoder>>,
+    },
+    Restore {
+        index: u64,
+        snapshot: SnapshotFile,
+        done: oneshot::Sender<io::Result<()>>,
+    },
+}
+
+/// Names the history that snapshots belong to.
+#[derive(Clone)]
+pub(crate) struct SnapshotOrigin {
+    pub(crate) cluster_id: String,
+    pub(crate) lineage: Arc<dyn Fn() -> u64 + Send + Sync>,
+}
+
+pub(crate) struct StateMachine {
+    jobs: mpsc::Sender<Job>,
+    snapshots: Arc<SnapshotStore>,
+    origin: SnapshotOrigin,
+    last_applied: Option<LogId>,
+    membership: StoredMembership,
+    used_ids: Arc<Mutex<BTreeSet<NodeId>>>,
+    applied: Arc<watch::Sender<u64>>,
+    thread: Arc<Mutex<Option<std::thread::JoinHandle<()>>>>,
+}
+
+impl StateMachine {
+    pub(crate) fn start(
+        app: Box<dyn Application>,
+        snapshots: Arc<SnapshotStore>,
+        origin: SnapshotOrigin,
+    ) -> io::Result<Self> {
+        let applied = Arc::new(watch::Sender::new(0));
+        // One job at a time: the core waits for each.
+        let (jobs, receiver) = mpsc::channel(1);
+        let publish = applied.clone();
+        let thread = std::thread::Builder::new()
+            .name("maxine-raft-apply".to_owned())
+            .spawn(move || run(app, receiver, &publish))?;
+        Ok(Self {
+            jobs,
+            snapshots,
+            origin,
+            last_applied: None,
+            membership: StoredMembership::default(),
+            used_ids: Arc::default(),
+            applied,
+            thread: Arc::new(Mutex::new(Some(thread))),
+        })
+    }
+
+    /// The applied index as it moves.
+    pub(crate) fn applied(&self) -> watch::Receiver<u64> {
+        self.applied.subscribe()
+    }
+
+    /// Every node id that was a member at or before the applied index. Like the application's state
+    /// it follows from the log alone, and snapshots carry it.
+    pub(crate) fn used_ids(&self) -> Arc<Mutex<BTreeSet<NodeId>>> {
+        self.used_ids.clone()
+    }
+
+    /// For waiting until the application's thread has ended.
+    pub(crate) fn thread(&self) -> Arc<Mutex<Option<std::thread::JoinHandle<()>>>> {
+        self.thread.clone()
+    }
+
+    async fn job<T>(&self, job: Job, done: oneshot::Receiver<T>) -> io::Result<T> {
+        let gone = |_| {
+            io::Error::other(
+                "the application's thread has ended: it panicked or the node is stopping",
+            )
+        };
+        self.jobs.send(job).await.map_err(|_| gone(()))?;
+        done.await.map_err(|_| gone(()))
+    }
+
+    async fn apply_group(&mut self, group: &mut Group) -> io::Result<()> {
+        if group.entries.is_empty() {
+            return Ok(());
+        }
+        let (done, finished) = oneshot::channel();
+        let entries = std::mem::take(&mut group.entries);
+        let responders = std::mem::take(&mut group.responders);
+        group.bytes = 0;
+        self.job(Job::Apply { entries, responders, done }, finished).await
+    }
+}
+
+#[derive(Default)]
+struct Group {
+    entries: Vec<CommittedEntry>,
+    responders: Vec<(usize, ApplyResponder<TypeConfig>)>,
+    bytes: usize,
+}
+
+fn run(mut app: Box<dyn Application>, mut jobs: mpsc::Receiver<Job>, applied: &watch::Sender<u64>) {
+    while let Some(job) = jobs.blocking_recv() {
+        match job {
+            Job::Apply { entries, responders, done } => {
+                let replies = app.apply(&entries);
+                assert_eq!(replies.len(), entries.len(), "apply must return one reply per entry");
+                if let Some(last) = entries.last() {
+                    applied.send_replace(last.index);
+                }
+                let mut replies = replies.into_iter().enumerate();
+                for (at, responder) in responders {
+                    let reply = replies
+                        .by_ref()
+                        .find_map(|(number, reply)| (number == at).then_some(reply))
+                        .unwrap_or_default();
+                    let reply = if entries[at].payload.is_some() { reply } else { Bytes::new() };
+                    responder.send(Reply(reply));
+                }
+                let _ = done.send(());
+            }
+            Job::Snapshot { done } => {
+                let _ = done.send(app.snapshot());
+            }
+            Job::Restore { index, snapshot, done } => {
+                let result = app.restore(index, &mut snapshot.body());
+                if result.is_ok() {
+                    applied.send_replace(index);
+                }
+                let _ = done.send(result);
+            }
+        }
+    }
+}
+
+impl RaftStateMachine<TypeConfig> for StateMachine {
+    type SnapshotData = SnapshotFile;
+    type SnapshotBuilder = SnapshotBuilder;
+
+    async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
+        Ok((self.last_applied, self.membership.clone()))
+    }
+
+    async fn apply<Strm>(&mut self, mut entries: Strm) -> Result<(), io::Error>
+    where
+        Strm: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + OptionalSend,
+    {
+        let mut group = Group::default();
+        let mut last = self.last_applied;
+        while let Some(item) = entries.next().await {
+            let (entry, responder): (Entry, _) = item?;
+            last = Some(entry.log_id);
+            let payload = match entry.payload {
+                EntryPayload::Normal(payload) => Some(payload.0),
+                EntryPayload::Blank => None,
+                EntryPayload::Membership(membership) => {
+                    self.used_ids.lock().extend(membership.nodes().map(|(id, _)| *id));
+                    self.membership = StoredMembership::new(Some(entry.log_id), membership);
+                    None
+                }
+            };
+            if let Some(responder) = responder {
+                group.responders.push((group.entries.len(), responder));
+            }
+            group.bytes += payload.as_ref().map_or(0, Bytes::len);
+            group.entries.push(CommittedEntry {
+                index: entry.log_id.index,
+                term: entry.log_id.leader_id.term,
+                payload,
+            });
+            if group.entries.len() >= APPLY_ENTRIES_MAX || group.bytes >= APPLY_BYTES_MAX {
+                self.apply_group(&mut group).await?;
+            }
+        }
+        self.apply_group(&mut group).await?;
+        self.last_applied = last;
+        Ok(())
+    }
+
+    async fn try_create_snapshot_builder(&mut self, _force: bool) -> Option<SnapshotBuilder> {
+        Some(self.get_snapshot_builder().await)
+    }
+
+    async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
+        let (done, made) = oneshot::channel();
+        let encoder = self.job(Job::Snapshot { done }, made).await;
+        let head = SnapshotHeadDto {
+            cluster_id: self.origin.cluster_id.clone(),
+            lineage: (self.origin.lineage)(),
+            last: self.last_applied.as_ref().map(consensus::log_id_to_dto),
+            membership_log_id: self.membership.log_id().as_ref().map(consensus::log_id_to_dto),
+            membership: consensus::membership_to_dto(self.membership.membership()),
+        };
+        SnapshotBuilder {
+            snapshots: self.snapshots.clone(),
+            head,
+            used_ids: self.used_ids.lock().clone(),
+            encoder: Mutex::new(Some(encoder)),
+        }
+    }
+
+    async fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMeta,
+        snapshot: SnapshotFile,
+    ) -> Result<(), io::Error> {
+        let snapshots = self.snapshots.clone();
+        let adopted = tokio::task::spawn_blocking(move || snapshots.adopt(snapshot))
+            .await
+            .map_err(io::Error::other)??;
+        let index = adopted.index();
+        self.used_ids.lock().extend(&adopted.used_ids);
+        let (done, finished) = oneshot::channel();
+        self.job(Job::Restore { index, snapshot: adopted, done }, finished).await??;
+        self.last_applied = meta.last_log_id;
+        self.membership = meta.last_membership.clone();
+        Ok(())
+    }
+
+    async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
+        match self.snapshots.current() {
+            None => Ok(None),
+            Some(file) => Ok(Some(Snapshot { meta: file.meta()?, snapshot: file })),
+        }
+    }
+}
+
+/// Writes one frozen state to its file.
+pub(crate) struct SnapshotBuilder {
+    snapshots: Arc<SnapshotStore>,
+    head: SnapshotHeadDto,
+    used_ids: BTreeSet<NodeId>,
+    /// Behind a lock only because the core wants the builder to be shareable.
+    encoder: Mutex<Option<io::Result<Box<dyn SnapshotEncoder>>>>,
+}
+
+impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
+    type SnapshotData = SnapshotFile;
+
+    async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
+        let encoder = self
+            .encoder
+            .lock()
+            .take()
+            .ok_or_else(|| io::Error::other("a snapshot is built once"))??;
+        let snapshots = self.snapshots.clone();
+        let (head, used_ids) = (self.head.clone(), self.used_ids.clone());
+        let file = tokio::task::spawn_blocking(move || snapshots.create(&head, &used_ids, encoder))
+            .await
+            .map_err(io::Error::other)??;
+        Ok(Snapshot { meta: file.meta()?, snapshot: file })
+    }
+}
+
+/// Waits a bounded time for the application's thread to end. Blocks.
+pub(crate) fn join_thread(thread: &Mutex<Option<std::thread::JoinHandle<()>>>, patience: Duration) {
+    let started = crate::clock::now();
+    let Some(handle) = thread.lock().take() else {
+        return;
+    };
+    while !handle.is_finished() && crate::clock::since(started) < patience {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    if handle.is_finished() {
+        let _ = handle.join();
+    }
+}

@@ -1,0 +1,121 @@
+//! Handing leadership over, and taking it back when nobody takes it.
+//!
+//! The consensus core stops taking writes and stops its heartbeats the moment a transfer begins,
+//! and never resumes by itself: a target that hangs would leave the cluster without a leader until
+//! the leases of the others ran out. So a leader that was not relieved within one shortest election
+//! timeout stands for election again, in a later term and under the ordinary rules.
+
+use std::time::Duration;
+
+use openraft::ServerState;
+use openraft::raft::VoteRequest;
+
+use crate::config::NodeId;
+use crate::consensus::{TypeConfig, Vote};
+use crate::error::AdminError;
+use crate::membership;
+use crate::node::Inner;
+
+/// How often progress is looked at while waiting.
+const POLL: Duration = Duration::from_millis(10);
+
+/// The connected voter with the most of the log, if this node leads.
+pub(crate) fn best_successor(inner: &Inner) -> Option<NodeId> {
+    inner.with_metrics(|metrics| {
+        let voters = metrics.membership_config.voter_ids().filter(|id| *id != inner.config.node_id);
+        voters
+            .filter(|id| inner.links.is_connected(*id))
+            .min_by_key(|id| membership::lag(metrics, *id))
+    })
+}
+
+/// Hands leadership over and waits until this node has lost it. On an error the cluster is left
+/// able to elect: this node has begun to stand again.
+pub(crate) async fn transfer_here(
+    inner: &Inner,
+    to: Option<NodeId>,
+    timeout: Duration,
+) -> Result<(), AdminError> {
+    if to == Some(inner.config.node_id) {
+        return Ok(());
+    }
+    let target = begin(inner, to).await?;
+    let patience = Duration::from_millis(inner.config.election_timeout_min_ms).min(timeout);
+    if !relieved(inner, patience).await && stand_again(inner, target).await? {
+        return Err(AdminError::Refused(format!(
+            "node {target} did not take over within {} ms; this node stands for election again",
+            patience.as_millis()
+        )));
+    }
+    let followed = async {
+        while inner.with_metrics(|metrics| metrics.current_leader.is_none()) {
+            tokio::time::sleep(POLL).await;
+        }
+    };
+    tokio::time::timeout(timeout, followed).await.map_err(|_| AdminError::Timeout)
+}
+
+/// Hands leadership over because this node stops; it does not stand again.
+pub(crate) async fn hand_over_to_stop(inner: &Inner, patience: Duration) -> Result<(), AdminError> {
+    begin(inner, None).await?;
+    if relieved(inner, patience).await { Ok(()) } else { Err(AdminError::Timeout) }
+}
+
+async fn begin(inner: &Inner, to: Option<NodeId>) -> Result<NodeId, AdminError> {
+    let is_voter = |id: NodeId| {
+        inner.with_metrics(|metrics| metrics.membership_config.voter_ids().any(|voter| voter == id))
+    };
+    let target = match to {
+        Some(id) if !is_voter(id) => {
+            return Err(AdminError::Refused(format!("node {id} is no voter")));
+        }
+        Some(id) if !inner.links.is_connected(id) => {
+            return Err(AdminError::Refused(format!("node {id} is not connected")));
+        }
+        Some(id) => id,
+        None => best_successor(inner)
+            .ok_or_else(|| AdminError::Refused("no other voter is connected".to_owned()))?,
+    };
+    tracing::info!(target, "handing leadership over");
+    inner.raft.trigger().transfer_leader(target).await.map_err(|_| AdminError::ShuttingDown)?;
+    Ok(target)
+}
+
+async fn relieved(inner: &Inner, patience: Duration) -> bool {
+    let moved = async {
+        while inner.with_metrics(|metrics| metrics.state == ServerState::Leader) {
+            tokio::time::sleep(POLL).await;
+        }
+    };
+    tokio::time::timeout(patience, moved).await.is_ok()
+}
+
+/// Gives this node's leadership up for good and campaigns anew; false if it was lost meanwhile.
+///
+/// The core has no way to undo a transfer, but casting this node's vote for the target in the next
+/// term, as the target's own request would, ends the old leadership durably. The campaign that
+/// follows carries no transfer mark and begins with a pre-vote, so it cannot unseat a leader that
+/// the target became unseen.
+async fn stand_again(inner: &Inner, target: NodeId) -> Result<bool, AdminError> {
+    let me = inner.config.node_id;
+    let vote = inner
+        .raft
+        .with_raft_state(|state| *state.vote_ref())
+        .await
+        .map_err(|_| AdminError::ShuttingDown)?;
+    if !vote.committed || vote.leader_id.node_id != me {
+        return Ok(false);
+    }
+    let request: VoteRequest<TypeConfig> = VoteRequest {
+        vote: Vote::new(vote.leader_id.term + 1, target),
+        last_log_id: inner.log.last_log_id(),
+        leadership_transfer: true,
+    };
+    let answer = inner.raft.vote(request).await.map_err(|_| AdminError::ShuttingDown)?;
+    if !answer.vote_granted {
+        return Ok(false);
+    }
+    tracing::warn!(term = vote.leader_id.term, "nobody took over; standing for election again");
+    inner.raft.trigger().elect(true).await.map_err(|_| AdminError::ShuttingDown)?;
+    Ok(true)
+}

@@ -1,0 +1,213 @@
+//! Elections, proposals, reads and messages on a real three-node cluster.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::disallowed_methods, reason = "a test measures real time")]
+
+mod support;
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use maxine_raft::{CallError, EngineKind, ProposeError, ReadError, ReadLevel, Target};
+use support::{Cluster, TIMEOUT, eventually};
+
+async fn proposes_on_every_node(engine: EngineKind) {
+    let cluster = Cluster::start(engine, 3, |_| {}).await;
+    for round in 0..5 {
+        for id in 1..=3 {
+            let text = format!("{round}-{id}");
+            let proposed = cluster.propose(id, text.clone()).await;
+            assert_eq!(proposed.reply, format!("ok:{text}"));
+        }
+    }
+    cluster.converged().await;
+    assert_eq!(cluster.journal(1).len(), 15);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn any_node_takes_a_proposal_on_sled() {
+    proposes_on_every_node(EngineKind::Sled).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn any_node_takes_a_proposal_on_redb() {
+    proposes_on_every_node(EngineKind::Redb).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_leader_is_replaced_and_nothing_acknowledged_is_lost() {
+    let mut cluster = Cluster::start(EngineKind::Sled, 3, |_| {}).await;
+    let mut acknowledged = Vec::new();
+    for round in 0..3 {
+        for number in 0..20 {
+            let text = format!("{round}-{number}");
+            cluster.propose(cluster.leader().await, text.clone()).await;
+            acknowledged.push(Bytes::from(text));
+        }
+        let leader = cluster.leader().await;
+        cluster.kill(leader).await;
+        let started = Instant::now();
+        let survivor = *cluster.nodes.keys().next().unwrap();
+        cluster.propose(survivor, format!("{round}-after")).await;
+        acknowledged.push(Bytes::from(format!("{round}-after")));
+        assert!(
+            started.elapsed() < Duration::from_secs(5),
+            "failover took {:?}",
+            started.elapsed()
+        );
+        cluster.start_node(leader).await;
+        cluster.converged().await;
+    }
+    assert_eq!(cluster.journal(1), acknowledged);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restarted_follower_does_not_raise_the_term() {
+    let mut cluster = Cluster::start(EngineKind::Sled, 3, |_| {}).await;
+    let term = cluster.node(1).leadership().term;
+    let follower = cluster.follower().await;
+    cluster.kill(follower).await;
+    let majority = *cluster.nodes.keys().next().unwrap();
+    cluster.propose(majority, "meanwhile").await;
+    cluster.start_node(follower).await;
+    cluster.converged().await;
+    for id in 1..=3 {
+        assert_eq!(cluster.node(id).leadership().term, term, "node {id}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_majority_writes_end_in_time_and_strong_reads_are_refused() {
+    let mut cluster = Cluster::start(EngineKind::Sled, 3, |_| {}).await;
+    cluster.propose(1, "before").await;
+    let leader = cluster.leader().await;
+    let others: Vec<u64> = [1, 2, 3].into_iter().filter(|id| *id != leader).collect();
+    let term = cluster.node(leader).leadership().term;
+    for id in &others {
+        cluster.kill(*id).await;
+    }
+    let node = cluster.node(leader).clone();
+    let started = Instant::now();
+    let allowed = Duration::from_millis(800);
+    let error = node.propose("lost".into(), allowed).await.unwrap_err();
+    assert!(matches!(error, ProposeError::OutcomeUnknown | ProposeError::NoLeader), "{error:?}");
+    assert!(
+        started.elapsed() < allowed + Duration::from_millis(400),
+        "took {:?}",
+        started.elapsed()
+    );
+    assert_eq!(node.read_index(ReadLevel::Strong, allowed).await, Err(ReadError::NoLeader));
+    eventually("the leader to notice", || (!node.leadership().is_leader).then_some(())).await;
+    assert_eq!(node.propose("refused".into(), allowed).await, Err(ProposeError::NoLeader));
+    assert_eq!(node.read_index(ReadLevel::Leader, allowed).await, Err(ReadError::NoLeader));
+    assert_eq!(node.leadership().leader, None);
+    // Alone it asks for votes in vain, without raising the term.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(node.leadership().term, term);
+    for id in others {
+        cluster.start_node(id).await;
+    }
+    cluster.propose(leader, "after").await;
+    cluster.converged().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reads_see_what_was_acknowledged_elsewhere() {
+    let cluster = Cluster::start(EngineKind::Redb, 3, |_| {}).await;
+    for round in 0..20u64 {
+        let writer = round % 3 + 1;
+        let reader = (round + 1) % 3 + 1;
+        let proposed = cluster.propose(writer, format!("{round}")).await;
+        let level = if round % 2 == 0 { ReadLevel::Strong } else { ReadLevel::Leader };
+        let index = cluster.node(reader).read_index(level, TIMEOUT).await.unwrap();
+        assert!(index >= proposed.index, "{level:?}");
+        assert_eq!(cluster.journal(reader).len() as u64, round + 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn waiting_for_an_index_that_does_not_come_ends_in_time() {
+    let cluster = Cluster::start(EngineKind::Redb, 1, |_| {}).await;
+    let error =
+        cluster.node(1).wait_applied(1_000_000, Duration::from_millis(100)).await.unwrap_err();
+    assert!(matches!(error, ReadError::Behind { required: 1_000_000, .. }), "{error:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_reach_a_node_or_say_why_not() {
+    let mut cluster =
+        Cluster::start(EngineKind::Redb, 3, |config| config.request_timeout_ms = 500).await;
+    let follower = cluster.follower().await;
+    let leader = cluster.leader().await;
+    let node = cluster.node(follower).clone();
+    let short = Duration::from_millis(300);
+    assert_eq!(
+        node.call(Target::Leader, "hi".into(), TIMEOUT).await.unwrap(),
+        format!("{follower}:hi")
+    );
+    assert_eq!(
+        node.call(Target::Node(leader), "hi".into(), TIMEOUT).await.unwrap(),
+        format!("{follower}:hi")
+    );
+    assert!(matches!(
+        node.call(Target::Node(9), "hi".into(), TIMEOUT).await,
+        Err(CallError::UnknownNode(9))
+    ));
+    assert!(matches!(
+        node.call(Target::Leader, "fail".into(), TIMEOUT).await,
+        Err(CallError::Remote { .. })
+    ));
+    assert_eq!(
+        node.call(Target::Leader, "hang".into(), short).await,
+        Err(CallError::Timeout(leader))
+    );
+    let large = Bytes::from(vec![0; node.config().payload_len_max + 1]);
+    assert!(matches!(
+        node.call(Target::Leader, large, TIMEOUT).await,
+        Err(CallError::TooLarge { .. })
+    ));
+    cluster.kill(leader).await;
+    assert!(node.call(Target::Node(leader), "hi".into(), short).await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn payloads_up_to_the_limit_pass_and_larger_ones_are_refused() {
+    let cluster =
+        Cluster::start(EngineKind::Sled, 3, |config| config.payload_len_max = 1024 * 1024).await;
+    let follower = cluster.follower().await;
+    cluster.propose(follower, vec![7; 1024 * 1024]).await;
+    let error =
+        cluster.node(follower).propose(vec![7; 1024 * 1024 + 1].into(), TIMEOUT).await.unwrap_err();
+    assert_eq!(error, ProposeError::TooLarge { len: 1024 * 1024 + 1, max: 1024 * 1024 });
+    cluster.converged().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_proposals_than_allowed_are_refused_not_queued() {
+    let cluster =
+        Cluster::start(EngineKind::Sled, 3, |config| config.proposals_in_flight_max = 4).await;
+    let node = cluster.node(cluster.leader().await).clone();
+    let proposals = (0..64).map(|number| node.propose(Bytes::from(format!("{number}")), TIMEOUT));
+    let results = futures::future::join_all(proposals).await;
+    let refused = results.iter().filter(|result| **result == Err(ProposeError::Overloaded)).count();
+    let passed = results.iter().filter(|result| result.is_ok()).count();
+    assert!(refused > 0 && passed >= 4, "{passed} passed, {refused} refused");
+    assert_eq!(refused + passed, 64);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_whole_cluster_restarts_with_everything() {
+    let mut cluster = Cluster::start(EngineKind::Redb, 3, |_| {}).await;
+    for number in 0..50 {
+        cluster.propose(number % 3 + 1, format!("{number}")).await;
+    }
+    for id in 1..=3 {
+        cluster.kill(id).await;
+    }
+    for id in 1..=3 {
+        cluster.start_node(id).await;
+    }
+    cluster.leader().await;
+    cluster.converged().await;
+    assert_eq!(cluster.journal(2).len(), 50);
+}

@@ -1,0 +1,237 @@
+//! Membership, transfer, snapshots, backup, restore and recovery on real clusters.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::disallowed_methods, reason = "a test measures real time")]
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use maxine_raft::{AdminError, EngineKind, ReadLevel, Role, StartError, offline};
+use support::{Cluster, TIMEOUT, eventually, member, role};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_joins_by_snapshot_is_promoted_and_another_removed() {
+    let mut cluster =
+        Cluster::start(EngineKind::Sled, 3, |config| config.snapshot_every_entries = 200).await;
+    for number in 0..700 {
+        cluster.propose(1, format!("{number}")).await;
+    }
+    let leader = cluster.leader().await;
+    eventually("the log to be purged", || {
+        cluster.node(leader).status().purged_index.filter(|index| *index > 0)
+    })
+    .await;
+    let follower = cluster.follower().await;
+    cluster.members.insert(4, member(4));
+    cluster.start_node(4).await;
+    let joining = cluster.members[&4].clone();
+    cluster.node(follower).add_learner(4, joining.clone()).await.unwrap();
+    cluster.node(follower).add_learner(4, joining).await.unwrap();
+    cluster.converged().await;
+    assert!(
+        cluster.node(4).status().snapshot_index.is_some(),
+        "it got the log from the start, not a snapshot"
+    );
+    assert_eq!(role(cluster.node(4)), Role::Learner);
+    cluster.node(follower).promote(4).await.unwrap();
+    eventually("node 4 to vote", || (role(cluster.node(4)) == Role::Follower).then_some(())).await;
+    let removed = (1..=3).find(|id| *id != leader && *id != follower).unwrap();
+    cluster.node(follower).remove(removed).await.unwrap();
+    cluster.kill(removed).await;
+    cluster.propose(4, "after").await;
+    cluster.converged().await;
+    let ids: Vec<u64> = cluster.node(4).status().members.iter().map(|member| member.id).collect();
+    assert!(!ids.contains(&removed) && ids.contains(&4), "{ids:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_is_removed_hands_over_first() {
+    let cluster = Cluster::start(EngineKind::Redb, 3, |_| {}).await;
+    let leader = cluster.leader().await;
+    cluster.node(leader).remove(leader).await.unwrap();
+    let rest = (1..=3).find(|id| *id != leader).unwrap();
+    cluster.propose(rest, "after").await;
+    assert_eq!(cluster.node(rest).status().members.len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn senseless_changes_are_refused_with_the_reason() {
+    let cluster = Cluster::start(EngineKind::Redb, 1, |_| {}).await;
+    let node = cluster.node(1);
+    assert!(
+        matches!(node.remove(1).await, Err(AdminError::Refused(reason)) if reason.contains("last voter"))
+    );
+    assert!(
+        matches!(node.promote(7).await, Err(AdminError::Refused(reason)) if reason.contains("learner"))
+    );
+    assert!(matches!(node.transfer_leadership(Some(7)).await, Err(AdminError::Refused(_))));
+    assert!(matches!(
+        node.bootstrap(BTreeMap::from([(1, member(1))])).await,
+        Err(AdminError::Refused(_))
+    ));
+    node.bootstrap(cluster.members.clone()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn leadership_moves_where_it_is_told() {
+    let cluster = Cluster::start(EngineKind::Sled, 3, |_| {}).await;
+    for _ in 0..3 {
+        let target = cluster.follower().await;
+        cluster.propose(target, "work").await;
+        let started = Instant::now();
+        cluster.node(target).transfer_leadership(Some(target)).await.unwrap();
+        eventually("the target to lead", || {
+            cluster.node(target).leadership().is_leader.then_some(())
+        })
+        .await;
+        assert!(started.elapsed() < Duration::from_millis(1_500), "took {:?}", started.elapsed());
+        cluster.leader().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_graceful_stop_of_the_leader_costs_no_election_timeout() {
+    let mut cluster = Cluster::start(EngineKind::Sled, 3, |_| {}).await;
+    cluster.propose(1, "before").await;
+    let leader = cluster.leader().await;
+    let stopping = cluster.nodes.remove(&leader).unwrap();
+    let survivor = *cluster.nodes.keys().next().unwrap();
+    stopping.node.shutdown().await.unwrap();
+    let started = Instant::now();
+    cluster.propose(survivor, "after").await;
+    assert!(
+        started.elapsed() < Duration::from_millis(500),
+        "the next write took {:?}",
+        started.elapsed()
+    );
+    drop(stopping);
+    cluster.start_node(leader).await;
+    cluster.converged().await;
+}
+
+async fn backup(cluster: &Cluster, from: u64) -> std::path::PathBuf {
+    let path = cluster.dir.path().join("backup.mxs");
+    let mut file = tokio::fs::File::create(&path).await.unwrap();
+    let info = cluster.node(from).backup(&mut file).await.unwrap();
+    assert_eq!(info.cluster_id, "test");
+    assert_eq!(info.len_bytes, std::fs::metadata(&path).unwrap().len());
+    path
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_becomes_a_new_cluster_that_the_old_one_cannot_join() {
+    let cluster = Cluster::start(EngineKind::Sled, 3, |_| {}).await;
+    for number in 0..100 {
+        cluster.propose(1, format!("{number}")).await;
+    }
+    let follower = cluster.follower().await;
+    cluster.node(follower).read_index(ReadLevel::Strong, TIMEOUT).await.unwrap();
+    let file = backup(&cluster, follower).await;
+
+    let mut restored = Cluster::prepare(EngineKind::Redb, 3, |_| {});
+    let mut lineages = Vec::new();
+    for id in 1..=3 {
+        let report = offline::restore(
+            &file,
+            &restored.dir.path().join(format!("node-{id}")),
+            EngineKind::Redb,
+            "test",
+            id,
+            &restored.members,
+        )
+        .unwrap();
+        lineages.push(report.lineage);
+    }
+    assert!(
+        lineages[0] != 0 && lineages.iter().all(|lineage| *lineage == lineages[0]),
+        "{lineages:?}"
+    );
+    for id in 1..=3 {
+        restored.start_node(id).await;
+    }
+    restored.leader().await;
+    restored.propose(2, "new").await;
+    restored.converged().await;
+    assert_eq!(restored.journal(3).len(), 101);
+    // A pristine node adopts the new line; a node of the old line is turned away.
+    restored.members.insert(4, member(4));
+    restored.start_node(4).await;
+    restored.node(1).add_learner(4, restored.members[&4].clone()).await.unwrap();
+    restored.converged().await;
+    let old = cluster.members[&follower].clone();
+    restored.node(1).add_learner(9, old).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let status = restored.node(restored.leader().await).status();
+    let stranger = status.members.iter().find(|member| member.id == 9).unwrap();
+    assert!(!stranger.connected && stranger.matched_index.is_none());
+
+    let again = offline::restore(
+        &file,
+        &restored.dir.path().join("node-1"),
+        EngineKind::Redb,
+        "test",
+        1,
+        &restored.members,
+    );
+    assert!(matches!(again, Err(StartError::Identity(_))), "a directory in use was overwritten");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_survivor_recovers_from_the_loss_of_the_majority() {
+    for engine in [EngineKind::Sled, EngineKind::Redb] {
+        let mut cluster = Cluster::start(engine, 3, |_| {}).await;
+        for number in 0..30 {
+            cluster.propose(1, format!("{number}")).await;
+        }
+        cluster.converged().await;
+        let survivor = cluster.follower().await;
+        for id in 1..=3 {
+            cluster.kill(id).await;
+        }
+        let dir = cluster.config(survivor).data_dir;
+        let seen = offline::inspect(&dir).unwrap();
+        assert_eq!((seen.node_id, seen.members.len(), seen.engine), (survivor, 3, engine));
+        let report = offline::recover_lost_quorum(&dir, survivor).unwrap();
+        assert_eq!(report.kept_upto, seen.last_index.unwrap());
+        assert_eq!(report.dropped_members.len(), 2);
+        cluster.start_node(survivor).await;
+        cluster.propose(survivor, "alone").await;
+        assert_eq!(cluster.journal(survivor).len(), 31);
+        assert_eq!(cluster.node(survivor).status().members.len(), 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_directory_in_use_is_refused_to_tools_and_second_owners() {
+    let mut cluster = Cluster::start(EngineKind::Redb, 1, |_| {}).await;
+    assert!(matches!(offline::inspect(&cluster.config(1).data_dir), Err(StartError::Locked(_))));
+    assert!(matches!(cluster.try_start_node(1).await, Err(StartError::Locked(_))));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_id_of_a_removed_node_is_never_given_out_again() {
+    let mut cluster = Cluster::start(EngineKind::Redb, 3, |_| {}).await;
+    let removed = cluster.follower().await;
+    let via = *cluster.nodes.keys().find(|id| **id != removed).unwrap();
+    cluster.node(via).remove(removed).await.unwrap();
+    cluster.kill(removed).await;
+    cluster.members.remove(&removed);
+    let refused = |result: Result<(), AdminError>| matches!(result, Err(AdminError::Refused(reason)) if reason.contains("used before"));
+    assert!(refused(cluster.node(via).add_learner(removed, member(removed)).await));
+    // Also by a node that joined later and, after a restart, knows of it only from its snapshot.
+    cluster.members.insert(4, member(4));
+    cluster.start_node(4).await;
+    cluster.node(via).snapshot().await.unwrap();
+    cluster.node(via).add_learner(4, cluster.members[&4].clone()).await.unwrap();
+    cluster.node(via).promote(4).await.unwrap();
+    cluster.converged().await;
+    cluster.node(4).snapshot().await.unwrap();
+    cluster.kill(4).await;
+    cluster.start_node(4).await;
+    cluster.converged().await;
+    cluster.node(via).transfer_leadership(Some(4)).await.unwrap();
+    assert_eq!(cluster.leader().await, 4);
+    assert!(refused(cluster.node(4).add_learner(removed, member(removed)).await));
+}

@@ -1,0 +1,161 @@
+//! Who may talk to a node, and who is turned away.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::disallowed_methods, reason = "a test measures real time")]
+
+mod support;
+
+use std::time::Duration;
+
+use maxine_raft::{EngineKind, PeerTls, RaftNode, StartError, pki};
+use support::{Cluster, Echo, Journal, JournalApp, TIMEOUT, member};
+
+async fn tls_cluster() -> Cluster {
+    let mut cluster = Cluster::prepare(EngineKind::Redb, 3, |_| {});
+    cluster.tls =
+        Some(pki::issue_cluster(&cluster.dir.path().join("pki"), "test", &[1, 2, 3, 4]).unwrap());
+    for id in 1..=3 {
+        cluster.start_node(id).await;
+    }
+    cluster.node(1).bootstrap(cluster.members.clone()).await.unwrap();
+    cluster.leader().await;
+    cluster
+}
+
+/// Starts a node with other credentials and has the cluster add it; says whether it was let in.
+async fn is_let_in(
+    cluster: &mut Cluster,
+    cluster_id: &str,
+    tls: PeerTls,
+    certificate_error: bool,
+) -> bool {
+    cluster.members.insert(4, member(4));
+    let mut config = cluster.config(4);
+    config.cluster_id = cluster_id.to_owned();
+    config.tls = tls;
+    let started = RaftNode::start(
+        config,
+        Box::new(JournalApp(Journal::default())),
+        std::sync::Arc::new(Echo),
+    )
+    .await;
+    if certificate_error {
+        assert!(matches!(started, Err(StartError::Tls(_))));
+        return false;
+    }
+    let stranger = started.unwrap();
+    cluster.node(1).add_learner(4, cluster.members[&4].clone()).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(800)).await;
+    let applied = stranger.status().applied_index;
+    stranger.stop_now().await;
+    cluster.propose(1, "goes on").await;
+    applied > 0
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_works_over_mutual_tls_and_lets_a_certified_node_in() {
+    let mut cluster = tls_cluster().await;
+    for id in 1..=3 {
+        cluster.propose(id, "x").await;
+    }
+    cluster.converged().await;
+    let tls = cluster.tls.as_ref().unwrap().tls_of(4).unwrap();
+    assert!(is_let_in(&mut cluster, "test", tls, false).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_of_another_authority_is_refused() {
+    let mut cluster = tls_cluster().await;
+    let other = pki::issue_cluster(&cluster.dir.path().join("other"), "test", &[4]).unwrap();
+    assert!(!is_let_in(&mut cluster, "test", other.tls_of(4).unwrap(), false).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_for_another_node_is_refused_at_its_own_start() {
+    let mut cluster = tls_cluster().await;
+    let of_three = cluster.tls.as_ref().unwrap().tls_of(3).unwrap();
+    assert!(!is_let_in(&mut cluster, "test", of_three, true).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_cluster_and_plain_tcp_are_refused() {
+    let mut cluster = tls_cluster().await;
+    let foreign = pki::issue_cluster(&cluster.dir.path().join("foreign"), "other", &[4]).unwrap();
+    assert!(!is_let_in(&mut cluster, "other", foreign.tls_of(4).unwrap(), false).await);
+
+    let mut plain = Cluster::start(EngineKind::Redb, 1, |_| {}).await;
+    assert!(
+        !is_let_in(&mut plain, "other", PeerTls::Plain { allow_non_loopback: false }, false).await
+    );
+}
+
+/// The server must check the name itself: a node with a valid certificate of the authority that
+/// claims to be another node.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_valid_certificate_under_a_false_name_is_refused_by_the_server() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let cluster = tls_cluster().await;
+    let pki = cluster.tls.as_ref().unwrap();
+    let PeerTls::Mutual { ca_pem, cert_pem, key_pem } = pki.tls_of(4).unwrap() else {
+        unreachable!("the authority issues mutual TLS")
+    };
+    let answers = [
+        claim(&cluster, &ca_pem, &cert_pem, &key_pem, 4).await,
+        claim(&cluster, &ca_pem, &cert_pem, &key_pem, 2).await,
+    ];
+    assert_eq!(answers, [0, 1], "variant 0 accepts, variant 1 refuses");
+
+    async fn claim(
+        cluster: &Cluster,
+        ca: &std::path::Path,
+        cert: &std::path::Path,
+        key: &std::path::Path,
+        node_id: u8,
+    ) -> u8 {
+        use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject};
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_file(ca).unwrap()).unwrap();
+        let config = rustls::ClientConfig::builder_with_provider(std::sync::Arc::new(
+            rustls::crypto::ring::default_provider(),
+        ))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_client_auth_cert(
+            vec![CertificateDer::from_pem_file(cert).unwrap()],
+            PrivateKeyDer::from_pem_file(key).unwrap(),
+        )
+        .unwrap();
+        let tcp = tokio::net::TcpStream::connect(&cluster.members[&1].peer_addr).await.unwrap();
+        let connector = tokio_rustls::TlsConnector::from(std::sync::Arc::new(config));
+        let mut stream = connector
+            .connect(ServerName::try_from("node-1.test.maxine").unwrap(), tcp)
+            .await
+            .unwrap();
+        // Hello: cluster "test", lineage 0, who we claim to be, target 1, channel app, versions 1.
+        let mut body = vec![b'M', b'X', 1, 5, 0, 4];
+        body.extend_from_slice(b"test");
+        body.extend_from_slice(&[0, node_id, 1, 3, 1, 1, 1]);
+        let mut frame = (8 + body.len() as u32).to_be_bytes().to_vec();
+        frame.extend_from_slice(&[0; 8]);
+        frame.extend_from_slice(&body);
+        stream.write_all(&frame).await.unwrap();
+        let mut answer = [0; 17];
+        tokio::time::timeout(TIMEOUT, stream.read_exact(&mut answer)).await.unwrap().unwrap();
+        answer[16]
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn garbage_on_the_peer_port_does_no_harm() {
+    use tokio::io::AsyncWriteExt;
+    let cluster = Cluster::start(EngineKind::Redb, 1, |_| {}).await;
+    for garbage in
+        [&b"GET / HTTP/1.1\r\n\r\n"[..], &[0xff; 64], &[0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0, 0, 1]]
+    {
+        let mut stream =
+            tokio::net::TcpStream::connect(&cluster.members[&1].peer_addr).await.unwrap();
+        let _ = stream.write_all(garbage).await;
+    }
+    cluster.propose(1, "still here").await;
+}

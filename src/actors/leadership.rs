@@ -1,0 +1,189 @@
+//! Who leads, and under which fence: starts and stops the duties that only the leader has.
+//!
+//! When the backend says that this node leads, the actor proposes a grant. The grant's index is
+//! the fencing token for everything the leader does; apply refuses what carries an older one, so a
+//! leader that was paused cannot act even if it has not noticed yet.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::{Actor, ActorFutureExt, AsyncContext, Context, Handler, Message, WrapFuture};
+use tokio::sync::watch;
+
+use super::supervisor::Lifeline;
+use crate::backend::{ControlStore, Leadership};
+use crate::clock::Clock;
+use crate::state::{
+    Actor as Who, Batch, Command, EventKind, Fence, Name, Proposal, Reply, RequestId,
+};
+use crate::view::{View, WatchScope};
+
+/// `Some(fence)` while this node holds the leader's duties.
+pub type Duties = watch::Receiver<Option<Fence>>;
+
+/// How long one attempt to have the grant committed may take.
+const GRANT_TIMEOUT: Duration = Duration::from_secs(3);
+/// Pause after a failed attempt.
+const GRANT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Follows the backend's leadership and holds the fence.
+pub struct LeadershipActor {
+    node: Name,
+    store: Arc<dyn ControlStore>,
+    view: Arc<View>,
+    clock: Clock,
+    duties: watch::Sender<Option<Fence>>,
+    /// The term for which a grant was asked or held.
+    term: Option<u64>,
+    _lifeline: Lifeline,
+}
+
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Changed(Leadership);
+
+/// Someone else was granted the duties.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Superseded(Fence);
+
+impl LeadershipActor {
+    /// An actor for the node called `node`, which tells `duties` what it holds.
+    #[must_use]
+    pub fn new(
+        node: Name,
+        store: Arc<dyn ControlStore>,
+        view: Arc<View>,
+        clock: Clock,
+        duties: watch::Sender<Option<Fence>>,
+        lifeline: Lifeline,
+    ) -> Self {
+        Self { node, store, view, clock, duties, term: None, _lifeline: lifeline }
+    }
+
+    fn stand_down(&mut self) {
+        self.term = None;
+        if self.duties.send_replace(None).is_some() {
+            tracing::warn!(node = %self.node, "leadership lost, the leader's duties stop");
+        }
+    }
+
+    fn ask_for_grant(&mut self, term: u64, ctx: &mut Context<Self>) {
+        self.term = Some(term);
+        let proposal = Proposal {
+            request_id: RequestId(rand::random()),
+            proposed_at_ms: self.clock.wall_ms(),
+            fence: None,
+            actor: Who::system("leadership"),
+            command: Command::GrantLeadership { holder: self.node.clone() },
+        };
+        let store = Arc::clone(&self.store);
+        let batch = Batch { proposals: vec![proposal] };
+        let ask = async move { store.propose(batch, GRANT_TIMEOUT).await };
+        ctx.spawn(ask.into_actor(self).map(move |result, actor, ctx| {
+            if actor.term != Some(term) {
+                return;
+            }
+            let reply = result.map(|applied| applied.into_iter().next().map(|a| a.reply));
+            // A grant that an old leader asked for may have come in right behind ours.
+            let latest = actor.view.snapshot().state.grant().map(|grant| grant.fence);
+            if let Ok(Some(Reply::Granted(fence))) = reply
+                && latest == Some(fence)
+            {
+                tracing::info!(node = %actor.node, term, fence = fence.0, "leadership granted");
+                actor.duties.send_replace(Some(fence));
+                return;
+            }
+            tracing::debug!(?reply, "the grant was not committed, asking again");
+            ctx.run_later(GRANT_PAUSE, move |actor, ctx| {
+                let still = {
+                    let leadership = actor.store.leadership();
+                    let now = leadership.borrow();
+                    now.is_leader && now.term == term
+                };
+                if still && actor.term == Some(term) {
+                    actor.ask_for_grant(term, ctx);
+                }
+            });
+        }));
+    }
+}
+
+impl Actor for LeadershipActor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        let mut leadership = self.store.leadership();
+        let addr = ctx.address();
+        ctx.spawn(
+            async move {
+                loop {
+                    let now = leadership.borrow_and_update().clone();
+                    let sent = addr.send(Changed(now)).await.is_ok();
+                    if !sent || leadership.changed().await.is_err() {
+                        return;
+                    }
+                }
+            }
+            .into_actor(self),
+        );
+        let view = Arc::clone(&self.view);
+        let addr = ctx.address();
+        ctx.spawn(
+            async move {
+                loop {
+                    let after = view.index();
+                    let Ok(mut watcher) = view.hub().subscribe(WatchScope::Everything, after)
+                    else {
+                        continue;
+                    };
+                    while let Ok(events) = watcher.next(1_024).await {
+                        for event in events {
+                            if let EventKind::LeadershipGranted { fence, .. } = &event.kind
+                                && addr.send(Superseded(Fence(*fence))).await.is_err()
+                            {
+                                return;
+                            }
+                        }
+                    }
+                }
+            }
+            .into_actor(self),
+        );
+    }
+
+    fn stopped(&mut self, _: &mut Self::Context) {
+        self.stand_down();
+    }
+}
+
+impl Handler<Changed> for LeadershipActor {
+    type Result = ();
+
+    fn handle(&mut self, Changed(leadership): Changed, ctx: &mut Self::Context) {
+        if !leadership.is_leader {
+            self.stand_down();
+        } else if self.term != Some(leadership.term) {
+            self.stand_down();
+            self.ask_for_grant(leadership.term, ctx);
+        }
+    }
+}
+
+impl Handler<Superseded> for LeadershipActor {
+    type Result = ();
+
+    fn handle(&mut self, Superseded(fence): Superseded, ctx: &mut Self::Context) {
+        let held = *self.duties.borrow();
+        if held.is_none_or(|mine| mine >= fence) {
+            return;
+        }
+        self.stand_down();
+        // An old leader's grant can come in late. Whoever leads now asks again: otherwise nobody
+        // would have the duties until the next election.
+        let now = self.store.leadership_now();
+        if now.is_leader {
+            self.ask_for_grant(now.term, ctx);
+        }
+    }
+}

@@ -1,0 +1,19 @@
+//! The actors: each owns one piece of changing state on this node and the decisions about it.
+//!
+//! Place in the flow: the API hands writes to [`Registry`]; [`LeadershipActor`] tells the others
+//! when this node holds the leader's duties; they propose through the [`crate::backend`].
+//!
+//! **Invariant:** no actor sits on the path of a request that only reads or forwards. Handlers
+//! stay humble: decode, call a pure core, carry out what it decided.
+
+pub mod health_checker;
+pub mod leadership;
+pub mod peer;
+pub mod proxy;
+pub mod registry;
+pub mod supervisor;
+
+pub use health_checker::{HealthChecker, HealthParts};
+pub use leadership::{Duties, LeadershipActor};
+pub use proxy::ProxyActor;
+pub use registry::{Registry, WriteError, WriteRequest};

@@ -1,0 +1,90 @@
+//! Messages from the actors of one node to those of another, carried by the backend.
+//!
+//! One byte says the kind, the rest belongs to the actor in question.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+
+use crate::backend::{CallError, ControlStore, PeerHandler};
+
+/// The kinds of message. Values are only ever added.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum PeerKind {
+    /// Gathered heartbeats, for the registry.
+    Renew = 1,
+    /// What health probes saw, for the health checker.
+    Observations = 2,
+}
+
+/// Answers the messages of one kind.
+pub trait PeerService: Send + Sync + 'static {
+    /// Answers one message.
+    fn answer(&self, body: Bytes) -> BoxFuture<'static, Result<Bytes, String>>;
+}
+
+/// Hands each message to the service for its kind. Services are set after the backend has been
+/// started, since they need it; until then messages are refused.
+#[derive(Default)]
+pub struct PeerRouter {
+    renew: ArcSwapOption<Box<dyn PeerService>>,
+    observations: ArcSwapOption<Box<dyn PeerService>>,
+}
+
+impl PeerRouter {
+    /// A router without services.
+    #[must_use]
+    pub fn new() -> Arc<Self> {
+        Arc::default()
+    }
+
+    fn slot(&self, kind: u8) -> Option<&ArcSwapOption<Box<dyn PeerService>>> {
+        match kind {
+            k if k == PeerKind::Renew as u8 => Some(&self.renew),
+            k if k == PeerKind::Observations as u8 => Some(&self.observations),
+            _ => None,
+        }
+    }
+
+    /// Sets the service for a kind.
+    pub fn set(&self, kind: PeerKind, service: Box<dyn PeerService>) {
+        if let Some(slot) = self.slot(kind as u8) {
+            slot.store(Some(Arc::new(service)));
+        }
+    }
+}
+
+impl PeerHandler for PeerRouter {
+    fn handle(&self, mut body: Bytes) -> BoxFuture<'static, Result<Bytes, String>> {
+        let refuse = |why: &str| futures::future::ready(Err(why.to_owned())).boxed();
+        if body.is_empty() {
+            return refuse("an empty message");
+        }
+        let kind = body.split_to(1)[0];
+        match self.slot(kind) {
+            None => refuse("a message of a kind that this version does not know"),
+            Some(slot) => match slot.load_full() {
+                None => refuse("this node is still starting"),
+                Some(service) => service.answer(body),
+            },
+        }
+    }
+}
+
+/// Sends a message of a kind to whoever leads.
+pub async fn call_leader(
+    store: &dyn ControlStore,
+    kind: PeerKind,
+    body: &[u8],
+    timeout: Duration,
+) -> Result<Bytes, CallError> {
+    let mut message = Vec::with_capacity(1 + body.len());
+    message.push(kind as u8);
+    message.extend_from_slice(body);
+    store.call_leader(message.into(), timeout).await
+}

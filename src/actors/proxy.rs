@@ -1,0 +1,121 @@
+//! Drives what the proxy decides off the request path: breakers, ejections, idle connections.
+//!
+//! The forwarder keeps its counts in atomics that outlive this actor; an actor that was started
+//! again goes on from there. Nothing a request needs waits for it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use actix::{Actor, AsyncContext, Context, Handler, Message, WrapFuture};
+
+use super::health_checker::HealthChecker;
+use super::supervisor::Lifeline;
+use crate::clock::Clock;
+use crate::proxy::{Forwarder, StandingChange, StandingEvent};
+use crate::state::InstanceKey;
+
+/// Between two ticks; an alarm of the forwarder does not wait for it.
+const TICK: Duration = Duration::from_millis(100);
+
+/// The proxy's decisions on this node.
+pub struct ProxyActor {
+    forwarder: Forwarder,
+    health: Option<HealthChecker>,
+    clock: Clock,
+    /// Ejected instances that the health checker was told of: until when, and which registration.
+    told: BTreeMap<InstanceKey, (u64, u64)>,
+    _lifeline: Lifeline,
+}
+
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Tick;
+
+impl ProxyActor {
+    /// An actor that drives `forwarder` and tells `health` whom it ejected.
+    #[must_use]
+    pub fn new(
+        forwarder: Forwarder,
+        health: Option<HealthChecker>,
+        clock: Clock,
+        lifeline: Lifeline,
+    ) -> Self {
+        Self { forwarder, health, clock, told: BTreeMap::new(), _lifeline: lifeline }
+    }
+
+    fn tell(&mut self, event: StandingEvent) {
+        let level = match event.change {
+            StandingChange::BreakerOpened | StandingChange::Ejected => tracing::Level::WARN,
+            _ => tracing::Level::INFO,
+        };
+        let (instance, change, reason) = (&event.key, event.change, event.reason.as_str());
+        if level == tracing::Level::WARN {
+            tracing::warn!(%instance, ?change, reason, "the proxy holds an instance back");
+        } else {
+            tracing::info!(%instance, ?change, reason, "the proxy uses an instance again");
+        }
+        let Some(health) = &self.health else { return };
+        match event.change {
+            StandingChange::Ejected => {
+                let until_ms = self.clock.monotonic_ms() + event.lasts_ms;
+                self.told.insert(event.key.clone(), (until_ms, event.lease_epoch));
+                health.held_by_proxy(event.key, event.lease_epoch, Some(event.reason));
+            }
+            StandingChange::Returned if self.told.remove(&event.key).is_some() => {
+                health.held_by_proxy(event.key, event.lease_epoch, None);
+            }
+            _ => {}
+        }
+    }
+
+    /// An instance that got not ready for it has left the forwarder's tables, so its return is told
+    /// from here.
+    fn release(&mut self) {
+        let now_ms = self.clock.monotonic_ms();
+        let over: Vec<(InstanceKey, u64)> = self
+            .told
+            .iter()
+            .filter(|(_, (until_ms, _))| *until_ms <= now_ms)
+            .map(|(key, (_, epoch))| (key.clone(), *epoch))
+            .collect();
+        for (key, epoch) in over {
+            self.told.remove(&key);
+            if let Some(health) = &self.health {
+                health.held_by_proxy(key, epoch, None);
+            }
+        }
+    }
+}
+
+impl Actor for ProxyActor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        let (forwarder, addr) = (self.forwarder.clone(), ctx.address());
+        ctx.spawn(
+            async move {
+                loop {
+                    tokio::select! {
+                        () = forwarder.alarmed() => {}
+                        () = tokio::time::sleep(TICK) => {}
+                    }
+                    if addr.send(Tick).await.is_err() {
+                        return;
+                    }
+                }
+            }
+            .into_actor(self),
+        );
+    }
+}
+
+impl Handler<Tick> for ProxyActor {
+    type Result = ();
+
+    fn handle(&mut self, _: Tick, _: &mut Self::Context) {
+        for event in self.forwarder.tick() {
+            self.tell(event);
+        }
+        self.release();
+    }
+}

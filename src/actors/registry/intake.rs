@@ -1,0 +1,266 @@
+//! The registry's actor: gathers writes into batches and sees them through.
+//!
+//! While one batch is on its way the next one gathers, so the batch grows with the load and a
+//! lone write waits for nobody.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::{Actor, ActorFutureExt, AsyncContext, Context, Handler, Message, WrapFuture};
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+
+use super::super::leadership::Duties;
+use super::super::supervisor::Lifeline;
+use super::expiry::ExpiryDuty;
+use super::{RegistrySettings, WriteError};
+use crate::backend::{ControlStore, ProposeError};
+use crate::clock::Clock;
+use crate::state::{Applied, Batch, Command, Fence, Proposal};
+
+/// Most batches on their way at once: one being stored while the next one is sent.
+const BATCHES_IN_FLIGHT_MAX: usize = 2;
+/// Most items (an item is one registration, say) in one batch.
+const BATCH_ITEMS_MAX: usize = 2_048;
+/// Pause between two attempts while there is no leader, in milliseconds.
+const RETRY_PAUSE_MS: u64 = 20;
+
+/// Owns the queue of writes and the leader's lease duty.
+pub struct RegistryActor {
+    store: Arc<dyn ControlStore>,
+    clock: Clock,
+    duties: Duties,
+    duty: ExpiryDuty,
+    settings: RegistrySettings,
+    pending: VecDeque<Submit>,
+    in_flight: usize,
+    expiring: Option<CancellationToken>,
+    _lifeline: Lifeline,
+}
+
+/// A write that waits for its batch.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(super) struct Submit {
+    pub(super) proposal: Proposal,
+    pub(super) deadline_ms: u64,
+    pub(super) reply: oneshot::Sender<Result<Applied, WriteError>>,
+}
+
+#[derive(Message)]
+#[rtype(result = "()")]
+struct DutiesChanged(Option<Fence>);
+
+impl RegistryActor {
+    pub(super) fn new(
+        store: Arc<dyn ControlStore>,
+        clock: Clock,
+        duties: Duties,
+        duty: ExpiryDuty,
+        settings: RegistrySettings,
+        lifeline: Lifeline,
+    ) -> Self {
+        Self {
+            store,
+            clock,
+            duties,
+            duty,
+            settings,
+            pending: VecDeque::new(),
+            in_flight: 0,
+            expiring: None,
+            _lifeline: lifeline,
+        }
+    }
+
+    fn pump(&mut self, ctx: &mut Context<Self>) {
+        while self.in_flight < BATCHES_IN_FLIGHT_MAX && !self.pending.is_empty() {
+            let batch = self.take_batch();
+            if batch.is_empty() {
+                return;
+            }
+            self.in_flight += 1;
+            let carry = carry(Arc::clone(&self.store), self.clock.clone(), batch);
+            ctx.spawn(carry.into_actor(self).map(|(), actor, ctx| {
+                actor.in_flight -= 1;
+                actor.pump(ctx);
+            }));
+        }
+    }
+
+    fn take_batch(&mut self) -> Vec<Submit> {
+        let now_ms = self.clock.monotonic_ms();
+        let mut batch = Vec::new();
+        let mut items = 0;
+        while let Some(submit) = self.pending.front() {
+            let more = weight(&submit.proposal.command);
+            if !batch.is_empty() && items + more > BATCH_ITEMS_MAX {
+                break;
+            }
+            let Some(submit) = self.pending.pop_front() else { break };
+            if submit.deadline_ms <= now_ms {
+                let error = unavailable("it waited too long for its turn");
+                // The caller may have gone; then nobody needs the answer.
+                let _gone = submit.reply.send(Err(error));
+                continue;
+            }
+            items += more;
+            batch.push(submit);
+        }
+        batch
+    }
+}
+
+fn weight(command: &Command) -> usize {
+    match command {
+        Command::Register { items } => items.len(),
+        Command::Deregister { items } => items.len(),
+        Command::Expire { items } => items.len(),
+        Command::ReportHealth { items } => items.len(),
+        _ => 1,
+    }
+    .max(1)
+}
+
+fn unavailable(reason: &str) -> WriteError {
+    WriteError::Unavailable { retry_after_s: 1, reason: reason.into() }
+}
+
+/// Sees one batch through: repeats it for as long as that is safe and its time lasts, then
+/// answers everyone in it.
+async fn carry(store: Arc<dyn ControlStore>, clock: Clock, batch: Vec<Submit>) {
+    let deadline_ms = batch.iter().map(|submit| submit.deadline_ms).max().unwrap_or(0);
+    let (mut proposals, mut replies) = (Vec::new(), Vec::new());
+    for Submit { proposal, reply, .. } in batch {
+        proposals.push(proposal);
+        replies.push(reply);
+    }
+    let mut groups = VecDeque::from([(Batch { proposals }, replies)]);
+    while let Some((batch, mut replies)) = groups.pop_front() {
+        match attempt(&*store, &clock, &batch, deadline_ms).await {
+            Ok(applied) => {
+                for (reply, applied) in replies.into_iter().zip(applied) {
+                    let _gone = reply.send(Ok(applied));
+                }
+            }
+            // Together they are too large, each alone perhaps not.
+            Err(WriteError::TooLarge { .. }) if batch.proposals.len() > 1 => {
+                let mut proposals = batch.proposals;
+                let half = proposals.len() / 2;
+                let (later, replies_later) = (proposals.split_off(half), replies.split_off(half));
+                groups.push_front((Batch { proposals: later }, replies_later));
+                groups.push_front((Batch { proposals }, replies));
+            }
+            Err(error) => {
+                for reply in replies {
+                    let _gone = reply.send(Err(error.clone()));
+                }
+            }
+        }
+    }
+}
+
+async fn attempt(
+    store: &dyn ControlStore,
+    clock: &Clock,
+    batch: &Batch,
+    deadline_ms: u64,
+) -> Result<Vec<Applied>, WriteError> {
+    // Once one attempt may have taken effect, no later refusal can say that nothing was written.
+    let mut uncertain = false;
+    loop {
+        let left_ms = deadline_ms.saturating_sub(clock.monotonic_ms());
+        let error = if left_ms == 0 {
+            ProposeError::NoLeader
+        } else {
+            match store.propose(batch.clone(), Duration::from_millis(left_ms)).await {
+                Ok(applied) => return Ok(applied),
+                Err(error) => error,
+            }
+        };
+        match &error {
+            ProposeError::TooLarge { len, max } => {
+                return Err(WriteError::TooLarge { len: *len, max: *max });
+            }
+            ProposeError::Storage(why) => return Err(WriteError::Storage(why.clone())),
+            _ => uncertain |= !error.is_clean(),
+        }
+        let left_ms = deadline_ms.saturating_sub(clock.monotonic_ms());
+        if left_ms <= RETRY_PAUSE_MS {
+            return Err(match error {
+                _ if uncertain => WriteError::OutcomeUnknown { retry_after_s: 1 },
+                ProposeError::Overloaded => WriteError::Overloaded { retry_after_s: 1 },
+                _ => unavailable(&error.to_string()),
+            });
+        }
+        tokio::time::sleep(Duration::from_millis(RETRY_PAUSE_MS)).await;
+    }
+}
+
+impl Actor for RegistryActor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.set_mailbox_capacity(self.settings.pending_max);
+        let mut duties = self.duties.clone();
+        let addr = ctx.address();
+        ctx.spawn(
+            async move {
+                loop {
+                    let fence = *duties.borrow_and_update();
+                    let sent = addr.send(DutiesChanged(fence)).await.is_ok();
+                    if !sent || duties.changed().await.is_err() {
+                        return;
+                    }
+                }
+            }
+            .into_actor(self),
+        );
+    }
+}
+
+impl Drop for RegistryActor {
+    fn drop(&mut self) {
+        if let Some(expiring) = self.expiring.take() {
+            expiring.cancel();
+        }
+    }
+}
+
+impl Handler<Submit> for RegistryActor {
+    type Result = ();
+
+    fn handle(&mut self, submit: Submit, ctx: &mut Self::Context) {
+        if self.pending.len() >= self.settings.pending_max {
+            let _gone = submit.reply.send(Err(WriteError::Overloaded { retry_after_s: 1 }));
+            return;
+        }
+        self.pending.push_back(submit);
+        self.pump(ctx);
+    }
+}
+
+impl Handler<DutiesChanged> for RegistryActor {
+    type Result = ();
+
+    fn handle(&mut self, DutiesChanged(fence): DutiesChanged, ctx: &mut Self::Context) {
+        if let Some(expiring) = self.expiring.take() {
+            expiring.cancel();
+        }
+        let Some(fence) = fence else {
+            self.duty.stand_down();
+            return;
+        };
+        let cancel = CancellationToken::new();
+        self.expiring = Some(cancel.clone());
+        let run = self.duty.clone().run(fence);
+        let guarded = async move {
+            tokio::select! {
+                () = cancel.cancelled() => {}
+                () = run => {}
+            }
+        };
+        ctx.spawn(guarded.into_actor(self));
+    }
+}

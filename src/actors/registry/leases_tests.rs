@@ -1,0 +1,161 @@
+use super::*;
+use crate::state::{Address, Health, Name, Registration, ServiceKey};
+
+fn key(id: usize) -> InstanceKey {
+    ServiceKey::new(Name::trusted("default"), Name::trusted("s"))
+        .instance(Name::trusted(&format!("i{id}")))
+}
+
+fn instance(id: usize, epoch: u64, ttl_ms: u64) -> Instance {
+    let address = Address::parse("http://10.0.0.1").unwrap();
+    Instance {
+        registration: Registration::new(key(id).instance, address, ttl_ms),
+        lease_epoch: epoch,
+        registered_at_ms: 0,
+        modified_index: epoch,
+        health: Health::default(),
+    }
+}
+
+fn table(fleet: usize) -> LeaseTable {
+    let table = LeaseTable::new(ExpirySettings::default());
+    for id in 0..fleet {
+        table.open(&key(id), &instance(id, 1 + id as u64, 5_000), 0, 0);
+    }
+    table
+}
+
+fn expired(due: Due) -> Vec<String> {
+    match due {
+        Due::Expire(items) => items.iter().map(|(key, _)| key.instance.to_string()).collect(),
+        Due::Nothing => vec![],
+        Due::Suspended { .. } => panic!("suspended"),
+    }
+}
+
+#[test]
+fn a_lease_runs_out_after_its_ttl_and_grace_and_not_before() {
+    let table = table(1);
+    assert_eq!(table.due(5_499, 10), Due::Nothing);
+    assert!(table.renew(LeaseId::of_key(&key(0)), 0, 5_499));
+    assert_eq!(table.due(10_998, 10), Due::Nothing);
+    assert_eq!(expired(table.due(10_999, 10)), ["i0"]);
+}
+
+#[test]
+fn a_renewal_of_another_registration_is_refused() {
+    let table = table(1);
+    assert!(!table.renew(LeaseId::of_key(&key(0)), 99, 10));
+    assert!(!table.renew(LeaseId::of_key(&key(7)), 0, 10));
+    table.close(&key(0));
+    assert!(!table.renew(LeaseId::of_key(&key(0)), 0, 10));
+    assert_eq!(table.due(60_000, 10), Due::Nothing);
+}
+
+#[test]
+fn a_new_registration_brings_its_own_deadline() {
+    let table = table(1);
+    table.open(&key(0), &instance(0, 50, 1_000), 0, 0);
+    assert_eq!(expired(table.due(1_500, 10)), ["i0"]);
+}
+
+#[test]
+fn a_stall_moves_every_deadline() {
+    let table = table(3);
+    table.shift(20_000);
+    assert_eq!(table.due(25_499, 10), Due::Nothing);
+    assert_eq!(expired(table.due(25_500, 10)).len(), 3);
+}
+
+#[test]
+fn what_is_renewed_while_leadership_is_confirmed_is_put_back() {
+    let table = table(2);
+    let Due::Expire(due) = table.due(6_000, 10) else { panic!() };
+    assert!(table.renew(LeaseId::of_key(&key(1)), 0, 6_001));
+    let out = table.still_due(due, 6_001);
+    assert_eq!(out.len(), 1);
+    assert_eq!(out[0].0, key(0));
+    table.close(&key(0));
+    assert_eq!(expired(table.due(11_501, 10)), ["i1"], "it comes up again at its new deadline");
+}
+
+#[test]
+fn when_an_implausible_share_falls_silent_nothing_is_expired() {
+    let table = table(100);
+    for id in 0..40 {
+        assert!(table.renew(LeaseId::of_key(&key(id)), 0, 5_000));
+    }
+    assert_eq!(table.due(6_000, 1_000), Due::Suspended { silent: 60, fleet: 100 });
+    for id in 40..70 {
+        assert!(table.renew(LeaseId::of_key(&key(id)), 0, 6_000));
+    }
+    assert_eq!(expired(table.due(6_100, 1_000)).len(), 30, "the rest is plausible");
+}
+
+#[test]
+fn the_share_counts_what_was_expired_just_before() {
+    let table = table(100);
+    for id in 45..100 {
+        assert!(table.renew(LeaseId::of_key(&key(id)), 0, 1_000));
+    }
+    assert_eq!(expired(table.due(5_600, 1_000)).len(), 45);
+    for id in 0..45 {
+        table.close(&key(id));
+    }
+    let next = table.due(6_600, 1_000);
+    assert_eq!(next, Due::Suspended { silent: 100, fleet: 100 });
+}
+
+#[test]
+fn an_operator_or_time_ends_a_suspension() {
+    let table = table(100);
+    assert!(matches!(table.due(6_000, 1_000), Due::Suspended { .. }));
+    table.confirm_silence(6_100);
+    assert_eq!(expired(table.due(6_200, 1_000)).len(), 100);
+
+    let table = super::tests::table(100);
+    assert!(matches!(table.due(6_000, 1_000), Due::Suspended { .. }));
+    assert!(matches!(table.due(605_999, 1_000), Due::Suspended { .. }));
+    assert_eq!(expired(table.due(606_000, 1_000)).len(), 100);
+}
+
+#[test]
+fn a_small_fleet_is_never_held_back() {
+    let table = table(3);
+    assert_eq!(expired(table.due(6_000, 10)).len(), 3);
+}
+
+#[test]
+fn expiry_keeps_its_rate() {
+    let settings =
+        ExpirySettings { rate_max_per_s: 10, silent_share_max_percent: 100, ..Default::default() };
+    let table = LeaseTable::new(settings);
+    for id in 0..25 {
+        table.open(&key(id), &instance(id, 1 + id as u64, 5_000), 0, 0);
+    }
+    let take = |now_ms| {
+        let Due::Expire(due) = table.due(now_ms, 1_000) else { return 0 };
+        for (key, _) in &due {
+            table.close(key);
+        }
+        due.len()
+    };
+    assert_eq!(take(6_000), 10);
+    assert_eq!(take(6_500), 0);
+    assert_eq!(take(7_000), 10);
+    assert_eq!(take(8_000), 5);
+}
+
+#[test]
+fn what_was_decided_to_expire_cannot_be_renewed_while_that_is_under_way() {
+    let table = table(1);
+    let Due::Expire(due) = table.due(6_000, 10) else { panic!() };
+    let items = table.still_due(due, 6_000);
+    assert!(!table.renew(LeaseId::of_key(&key(0)), 0, 6_001), "the expiry may be ordered already");
+    // The attempt failed and its outcome is unknown: it comes up again, and stays decided.
+    table.give_back(&items);
+    assert!(!table.renew(LeaseId::of_key(&key(0)), 0, 6_002));
+    // Its owner registers again.
+    table.open(&key(0), &instance(0, 9, 5_000), 6_003, 0);
+    assert!(table.renew(LeaseId::of_key(&key(0)), 9, 6_004));
+}

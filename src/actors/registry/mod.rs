@@ -1,0 +1,341 @@
+//! The registry: the one way to write, on every node.
+//!
+//! Place in the flow: the API calls [`Registry`]. Writes go through the [`RegistryActor`]'s mailbox
+//! into batches ([`intake`]); heartbeats go past it, straight into the lease table or, on a node
+//! that does not lead, in gathered batches to the one that does ([`renewals`]); on the leader,
+//! [`expiry`] takes out what has run out.
+
+pub mod expiry;
+mod intake;
+mod leases;
+mod renewals;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::ArbiterHandle;
+use tokio::sync::oneshot;
+
+use super::leadership::Duties;
+use super::peer::{PeerKind, PeerRouter};
+use super::supervisor::{SendError, Supervised};
+use crate::backend::ControlStore;
+use crate::clock::Clock;
+use crate::state::{
+    Actor as Who, Applied, Command, Fence, InstanceKey, Liveness, Proposal, Registration,
+    Rejection, Reply, RequestId, ServiceKey,
+};
+use crate::view::View;
+
+pub use expiry::{ExpiryEvent, ExpiryStatus};
+pub use intake::RegistryActor;
+use intake::Submit;
+pub use leases::{Due, ExpirySettings, LeaseId, LeaseTable};
+use renewals::Gatherer;
+
+/// Bounds of the registry's write path.
+#[derive(Clone, Debug)]
+pub struct RegistrySettings {
+    /// How long a write may take before it is answered with 503, in milliseconds.
+    pub write_timeout_ms: u64,
+    /// Most writes that wait at once; one more is refused.
+    pub pending_max: usize,
+    /// Added to every lease by a new leader, in milliseconds: one election timeout.
+    pub takeover_extra_ms: u64,
+    /// Limits on expiry.
+    pub expiry: ExpirySettings,
+}
+
+impl Default for RegistrySettings {
+    fn default() -> Self {
+        Self {
+            write_timeout_ms: 5_000,
+            pending_max: 16_384,
+            takeover_extra_ms: 1_200,
+            expiry: ExpirySettings::default(),
+        }
+    }
+}
+
+/// A write as its caller asks for it.
+#[derive(Clone, Debug)]
+pub struct WriteRequest {
+    /// Who asks.
+    pub actor: Who,
+    /// Names the request, so that a repeat of it takes effect once; a new one if `None`.
+    pub request_id: Option<RequestId>,
+    /// For duties of the leader alone.
+    pub fence: Option<Fence>,
+    /// What for.
+    pub command: Command,
+}
+
+/// A write that was not done, or not surely.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WriteError {
+    /// Nothing was written: no majority, or no leader.
+    #[error("nothing was written: {reason}")]
+    Unavailable {
+        /// When a retry makes sense, in seconds.
+        retry_after_s: u64,
+        /// Why.
+        reason: String,
+    },
+    /// Nothing was written: too much is under way.
+    #[error("nothing was written: too many writes are under way")]
+    Overloaded {
+        /// When a retry makes sense, in seconds.
+        retry_after_s: u64,
+    },
+    /// It may or may not take effect yet; a retry with the same request id takes effect once.
+    #[error("the outcome is not known; repeat the request with the same Idempotency-Key")]
+    OutcomeUnknown {
+        /// When a retry makes sense, in seconds.
+        retry_after_s: u64,
+    },
+    /// Nothing was written: too large.
+    #[error("the write is {len} bytes long, the limit is {max}")]
+    TooLarge {
+        /// Its size in bytes.
+        len: usize,
+        /// The limit in bytes.
+        max: usize,
+    },
+    /// Nothing was changed: the command does not fit the state.
+    #[error(transparent)]
+    Rejected(#[from] Rejection),
+    /// The store failed; this node stops.
+    #[error("storage failed: {0}")]
+    Storage(String),
+}
+
+/// A heartbeat.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Renewal {
+    /// Whose.
+    pub key: InstanceKey,
+    /// Of this registration only, if given.
+    pub lease_epoch: Option<u64>,
+}
+
+/// What the registry stands on.
+pub struct RegistryParts {
+    /// This node's name.
+    pub node: String,
+    /// What orders the commands.
+    pub store: Arc<dyn ControlStore>,
+    /// What is published.
+    pub view: Arc<View>,
+    /// The clock.
+    pub clock: Clock,
+    /// Whether this node has the leader's duties.
+    pub duties: Duties,
+    /// Where messages of other nodes come in.
+    pub peers: Arc<PeerRouter>,
+    /// Bounds.
+    pub settings: RegistrySettings,
+}
+
+/// The registry of this node. Cloning is cheap.
+#[derive(Clone)]
+pub struct Registry {
+    actor: Supervised<RegistryActor>,
+    store: Arc<dyn ControlStore>,
+    view: Arc<View>,
+    clock: Clock,
+    leases: Arc<LeaseTable>,
+    duties: Duties,
+    gatherer: Gatherer,
+    expiry: ExpiryStatus,
+    settings: RegistrySettings,
+}
+
+impl Registry {
+    /// Starts the registry's actor on `arbiter`, and its leases.
+    #[must_use]
+    pub fn start(arbiter: &ArbiterHandle, parts: RegistryParts) -> Self {
+        let RegistryParts { node: _, store, view, clock, duties, peers, settings } = parts;
+        let leases = Arc::new(LeaseTable::new(settings.expiry.clone()));
+        let service = renewals::RenewalService::new(
+            Arc::clone(&leases),
+            Arc::clone(&view),
+            clock.clone(),
+            duties.clone(),
+        );
+        peers.set(PeerKind::Renew, Box::new(service));
+        let expiry = ExpiryStatus::default();
+        let duty = expiry::ExpiryDuty {
+            store: Arc::clone(&store),
+            view: Arc::clone(&view),
+            clock: clock.clone(),
+            leases: Arc::clone(&leases),
+            takeover_extra_ms: settings.takeover_extra_ms,
+            status: expiry.clone(),
+        };
+        let actor = {
+            let (store, clock, duties, settings) =
+                (Arc::clone(&store), clock.clone(), duties.clone(), settings.clone());
+            Supervised::start(arbiter, move |lifeline| {
+                RegistryActor::new(
+                    Arc::clone(&store),
+                    clock.clone(),
+                    duties.clone(),
+                    duty.clone(),
+                    settings.clone(),
+                    lifeline,
+                )
+            })
+        };
+        let gatherer = Gatherer::start(Arc::clone(&store));
+        Self { actor, store, view, clock, leases, duties, gatherer, expiry, settings }
+    }
+
+    /// Proposes a command. When it returns, the view of this node shows the effect.
+    ///
+    /// The proposal is repeated inside the time for as long as that is safe; the request id makes
+    /// it take effect once. Dropping the future does not take the proposal back.
+    pub async fn propose(&self, request: WriteRequest) -> Result<Applied, WriteError> {
+        let proposal = Proposal {
+            request_id: request.request_id.unwrap_or_else(|| RequestId(rand::random())),
+            proposed_at_ms: self.clock.wall_ms(),
+            fence: request.fence,
+            actor: request.actor,
+            command: request.command,
+        };
+        let deadline_ms = self.clock.monotonic_ms() + self.settings.write_timeout_ms;
+        let (reply, answer) = oneshot::channel();
+        self.actor.try_send(Submit { proposal, deadline_ms, reply }).map_err(
+            |error| match error {
+                SendError::Full => WriteError::Overloaded { retry_after_s: 1 },
+                SendError::Down => WriteError::Unavailable {
+                    retry_after_s: 1,
+                    reason: "the registry is being started again".into(),
+                },
+            },
+        )?;
+        // The actor answers in time by itself; this is for the case that it dies on the way.
+        let limit = Duration::from_millis(self.settings.write_timeout_ms + 1_000);
+        let applied = match tokio::time::timeout(limit, answer).await {
+            Ok(Ok(result)) => result?,
+            _ => return Err(WriteError::OutcomeUnknown { retry_after_s: 1 }),
+        };
+        match applied.reply {
+            Reply::Rejected(rejection) => Err(WriteError::Rejected(rejection)),
+            _ => Ok(applied),
+        }
+    }
+
+    /// Registers instances. What is registered already, unchanged and alive, is a heartbeat and
+    /// does not enter the log. Answers the index and, for each item, its lease epoch.
+    pub async fn register(
+        &self,
+        actor: Who,
+        request_id: Option<RequestId>,
+        items: Vec<(ServiceKey, Registration)>,
+    ) -> Result<(u64, Vec<Result<u64, Rejection>>), WriteError> {
+        let items: Vec<(ServiceKey, Registration)> =
+            items.into_iter().map(|(key, registration)| (key, registration.normalised())).collect();
+        let mut answers: Vec<Option<Result<u64, Rejection>>> = vec![None; items.len()];
+        let unchanged = if request_id.is_some() { Vec::new() } else { self.unchanged(&items) };
+        if !unchanged.is_empty() {
+            let renewals = unchanged
+                .iter()
+                .map(|(at, epoch)| Renewal {
+                    key: items[*at].0.instance(items[*at].1.id.clone()),
+                    lease_epoch: Some(*epoch),
+                })
+                .collect();
+            // Not reaching the leader is not final: the log's own path tries on and has the last word.
+            if let Ok(known) = self.heartbeat(renewals).await {
+                for ((at, epoch), known) in unchanged.iter().zip(known) {
+                    answers[*at] = known.then_some(Ok(*epoch));
+                }
+            }
+        }
+        let open: Vec<usize> = (0..items.len()).filter(|at| answers[*at].is_none()).collect();
+        let mut index = self.view.index();
+        if !open.is_empty() {
+            let command =
+                Command::Register { items: open.iter().map(|at| items[*at].clone()).collect() };
+            let request = WriteRequest { actor, request_id, fence: None, command };
+            let applied = self.propose(request).await?;
+            index = applied.index;
+            if let Reply::Registered(results) = applied.reply {
+                for (at, result) in open.into_iter().zip(results) {
+                    answers[at] = Some(result);
+                }
+            }
+        }
+        let missing = || Err(Rejection::FenceMissing);
+        Ok((index, answers.into_iter().map(|answer| answer.unwrap_or_else(missing)).collect()))
+    }
+
+    fn unchanged(&self, items: &[(ServiceKey, Registration)]) -> Vec<(usize, u64)> {
+        let snapshot = self.view.snapshot();
+        let epoch_of = |key: &ServiceKey, registration: &Registration| {
+            let instance = snapshot.state.service(key)?.instances.get(&registration.id)?;
+            let same = instance.registration == *registration
+                && instance.health.liveness == Liveness::Alive;
+            same.then_some(instance.lease_epoch)
+        };
+        let each = items.iter().enumerate();
+        each.filter_map(|(at, (key, registration))| Some((at, epoch_of(key, registration)?)))
+            .collect()
+    }
+
+    /// Renews leases; for each, whether it is known. One that is not must be registered anew.
+    pub async fn heartbeat(&self, items: Vec<Renewal>) -> Result<Vec<bool>, WriteError> {
+        let ids: Vec<(LeaseId, u64)> = items
+            .iter()
+            .map(|item| (LeaseId::of_key(&item.key), item.lease_epoch.unwrap_or(0)))
+            .collect();
+        self.renew(ids).await
+    }
+
+    /// [`Self::heartbeat`] for callers that have hashed the keys themselves; epoch 0 means any.
+    pub async fn renew(&self, ids: Vec<(LeaseId, u64)>) -> Result<Vec<bool>, WriteError> {
+        if self.duties.borrow().is_some() {
+            let now_ms = self.clock.monotonic_ms();
+            let renewed: Vec<bool> =
+                ids.iter().map(|(id, epoch)| self.leases.renew(*id, *epoch, now_ms)).collect();
+            if renewed.iter().all(|known| *known) {
+                return Ok(renewed);
+            }
+        }
+        self.gatherer.renew(ids).await
+    }
+
+    /// How expiry is doing on this node.
+    #[must_use]
+    pub fn expiry(&self) -> &ExpiryStatus {
+        &self.expiry
+    }
+
+    /// The leases; filled on the leader alone.
+    #[must_use]
+    pub fn leases(&self) -> &Arc<LeaseTable> {
+        &self.leases
+    }
+
+    /// Confirms that the silent are gone, so that a suspended expiry goes on. Leader only.
+    pub fn confirm_silence(&self) {
+        self.leases.confirm_silence(self.clock.monotonic_ms());
+    }
+
+    /// The backend.
+    #[must_use]
+    pub fn store(&self) -> &Arc<dyn ControlStore> {
+        &self.store
+    }
+
+    /// How often the actor had to be started again.
+    #[must_use]
+    pub fn restarts(&self) -> u64 {
+        self.actor.restarts()
+    }
+
+    /// Stops the actor.
+    pub fn stop(&self) {
+        self.actor.stop();
+    }
+}

@@ -1,0 +1,193 @@
+//! Heartbeats on their way to the leader's lease table.
+//!
+//! On a node that does not lead they gather for a few milliseconds and go out in one message:
+//! 24 bytes each. The leader answers a bit for each: known or not.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use tokio::sync::{mpsc, oneshot};
+
+use super::super::leadership::Duties;
+use super::super::peer::{PeerKind, PeerService, call_leader};
+use super::WriteError;
+use super::leases::{LeaseId, LeaseTable};
+use crate::backend::{CallError, ControlStore};
+use crate::clock::Clock;
+use crate::view::View;
+
+/// How long renewals gather.
+const GATHER: Duration = Duration::from_millis(2);
+/// Most renewals in one message.
+const MESSAGE_ITEMS_MAX: usize = 32_768;
+/// Most requests that wait to be gathered; one more is refused.
+const QUEUE_LEN_MAX: usize = 8_192;
+/// Most messages under way at once.
+const MESSAGES_IN_FLIGHT_MAX: usize = 4;
+/// How long one message may take.
+const CALL_TIMEOUT: Duration = Duration::from_millis(1_000);
+/// How long a renewal may take before it is answered with 503: a leader change fits in.
+const RENEW_TIMEOUT: Duration = Duration::from_millis(4_000);
+/// Pause before a message is sent again.
+const RETRY_PAUSE: Duration = Duration::from_millis(50);
+/// How long the leader waits for its lease table to catch up with the view.
+const FOLLOW_TIMEOUT: Duration = Duration::from_millis(500);
+const ITEM_LEN: usize = 24;
+
+type Renewals = Vec<(LeaseId, u64)>;
+
+struct Waiting {
+    items: Renewals,
+    reply: oneshot::Sender<Vec<bool>>,
+}
+
+/// Gathers renewals and sends them to the leader. Cloning is cheap.
+#[derive(Clone)]
+pub(super) struct Gatherer(mpsc::Sender<Waiting>);
+
+impl Gatherer {
+    pub(super) fn start(store: Arc<dyn ControlStore>) -> Self {
+        let (sender, receiver) = mpsc::channel(QUEUE_LEN_MAX);
+        // Ends by itself when the last sender is gone.
+        tokio::spawn(gather(store, receiver));
+        Self(sender)
+    }
+
+    pub(super) async fn renew(&self, items: Renewals) -> Result<Vec<bool>, WriteError> {
+        let (reply, answer) = oneshot::channel();
+        self.0
+            .try_send(Waiting { items, reply })
+            .map_err(|_| WriteError::Overloaded { retry_after_s: 1 })?;
+        match tokio::time::timeout(RENEW_TIMEOUT, answer).await {
+            Ok(Ok(known)) => Ok(known),
+            _ => Err(WriteError::Unavailable {
+                retry_after_s: 1,
+                reason: "the leader could not be reached".into(),
+            }),
+        }
+    }
+}
+
+async fn gather(store: Arc<dyn ControlStore>, mut receiver: mpsc::Receiver<Waiting>) {
+    let in_flight = Arc::new(tokio::sync::Semaphore::new(MESSAGES_IN_FLIGHT_MAX));
+    while let Some(first) = receiver.recv().await {
+        let mut len = first.items.len();
+        let mut waiting = vec![first];
+        if len < MESSAGE_ITEMS_MAX {
+            tokio::time::sleep(GATHER).await;
+        }
+        while len < MESSAGE_ITEMS_MAX
+            && let Ok(next) = receiver.try_recv()
+        {
+            len += next.items.len();
+            waiting.push(next);
+        }
+        let Ok(permit) = Arc::clone(&in_flight).acquire_owned().await else { return };
+        let store = Arc::clone(&store);
+        tokio::spawn(async move {
+            // On failure the replies are dropped, and whoever waits is answered with 503.
+            let _in_time = tokio::time::timeout(RENEW_TIMEOUT, send(&*store, waiting)).await;
+            drop(permit);
+        });
+    }
+}
+
+async fn send(store: &dyn ControlStore, mut waiting: Vec<Waiting>) {
+    let mut body = Vec::new();
+    for (id, epoch) in waiting.iter().flat_map(|waiting| &waiting.items) {
+        body.extend_from_slice(&id.0.to_le_bytes());
+        body.extend_from_slice(&epoch.to_le_bytes());
+    }
+    loop {
+        match call_leader(store, PeerKind::Renew, &body, CALL_TIMEOUT).await {
+            Ok(answer) if answer.len() * ITEM_LEN == body.len() => {
+                let mut known = answer.iter().map(|byte| *byte != 0);
+                for Waiting { items, reply } in waiting {
+                    let _gone = reply.send(known.by_ref().take(items.len()).collect());
+                }
+                return;
+            }
+            Ok(_) => tracing::error!("the leader's answer to renewals has the wrong length"),
+            Err(CallError::Refused(why)) => tracing::debug!(why, "renewals refused, trying again"),
+            Err(CallError::Unreachable) => {}
+        }
+        waiting.retain(|waiting| !waiting.reply.is_closed());
+        if waiting.is_empty() {
+            return;
+        }
+        // Whoever left must not be sent for again: what remains is encoded anew.
+        body.clear();
+        for (id, epoch) in waiting.iter().flat_map(|waiting| &waiting.items) {
+            body.extend_from_slice(&id.0.to_le_bytes());
+            body.extend_from_slice(&epoch.to_le_bytes());
+        }
+        tokio::time::sleep(RETRY_PAUSE).await;
+    }
+}
+
+/// The leader's side.
+pub(super) struct RenewalService {
+    leases: Arc<LeaseTable>,
+    view: Arc<View>,
+    clock: Clock,
+    duties: Duties,
+}
+
+impl RenewalService {
+    pub(super) fn new(
+        leases: Arc<LeaseTable>,
+        view: Arc<View>,
+        clock: Clock,
+        duties: Duties,
+    ) -> Self {
+        Self { leases, view, clock, duties }
+    }
+}
+
+impl PeerService for RenewalService {
+    fn answer(&self, body: Bytes) -> BoxFuture<'static, Result<Bytes, String>> {
+        let (leases, view, clock) =
+            (Arc::clone(&self.leases), Arc::clone(&self.view), self.clock.clone());
+        let duties = self.duties.clone();
+        async move {
+            let leads = || duties.borrow().is_some();
+            if !leads() {
+                return Err("this node does not have the leader's duties".into());
+            }
+            if !body.len().is_multiple_of(ITEM_LEN) {
+                return Err("a message of the wrong length".into());
+            }
+            let renew_all = || {
+                let now_ms = clock.monotonic_ms();
+                let items = body.chunks_exact(ITEM_LEN).map(parse);
+                items.map(|(id, epoch)| leases.renew(id, epoch, now_ms)).collect::<Vec<bool>>()
+            };
+            let mut known = renew_all();
+            if known.contains(&false) {
+                // Perhaps registered a moment ago: let the table catch up, then ask once more.
+                let index = view.index();
+                let mut followed = leases.followed();
+                let caught_up = followed.wait_for(|at| *at >= index);
+                if tokio::time::timeout(FOLLOW_TIMEOUT, caught_up).await.is_err() {
+                    return Err("the lease table is still catching up".into());
+                }
+                known = renew_all();
+            }
+            if !leads() {
+                return Err("leadership was lost meanwhile".into());
+            }
+            Ok(known.into_iter().map(u8::from).collect::<Vec<u8>>().into())
+        }
+        .boxed()
+    }
+}
+
+fn parse(item: &[u8]) -> (LeaseId, u64) {
+    let (id, epoch) = item.split_at(16);
+    let id = id.try_into().map(u128::from_le_bytes).unwrap_or(0);
+    let epoch = epoch.try_into().map(u64::from_le_bytes).unwrap_or(0);
+    (LeaseId(id), epoch)
+}

@@ -1,0 +1,133 @@
+//! Keeps an actor alive: one that panics or stops is started again, from the published snapshot.
+//!
+//! actix's own supervisor restarts an actor that stops, but a panic takes supervisor and actor down
+//! together. So each actor holds a [`Lifeline`]; when it is dropped, by whatever end, the next
+//! actor is made.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use actix::dev::ToEnvelope;
+use actix::{Actor, Addr, ArbiterHandle, Context, Handler, MailboxError, Message};
+use arc_swap::ArcSwapOption;
+use tokio::sync::oneshot;
+
+/// Pause before an actor is started again, so that one that panics at once does not spin.
+const RESTART_PAUSE: Duration = Duration::from_millis(50);
+
+/// Held by an actor for as long as it lives.
+#[derive(Debug)]
+pub struct Lifeline(#[allow(dead_code, reason = "its drop is the signal")] oneshot::Sender<()>);
+
+/// The way to an actor that outlives its restarts. Cloning is cheap.
+pub struct Supervised<A: Actor> {
+    shared: Arc<Shared<A>>,
+}
+
+struct Shared<A: Actor> {
+    addr: ArcSwapOption<Addr<A>>,
+    restarts: AtomicU64,
+    stopped: AtomicBool,
+}
+
+impl<A: Actor> Clone for Supervised<A> {
+    fn clone(&self) -> Self {
+        Self { shared: Arc::clone(&self.shared) }
+    }
+}
+
+/// A message that did not reach an actor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SendError {
+    /// Its mailbox is full.
+    #[error("the mailbox is full")]
+    Full,
+    /// It is being started again, or stopped.
+    #[error("the actor is not running")]
+    Down,
+}
+
+impl<A: Actor<Context = Context<A>>> Supervised<A> {
+    /// Starts an actor on `arbiter`, and starts it again whenever it ends, until [`Self::stop`].
+    pub fn start(
+        arbiter: &ArbiterHandle,
+        mut make: impl FnMut(Lifeline) -> A + Send + 'static,
+    ) -> Self {
+        let shared = Arc::new(Shared {
+            addr: ArcSwapOption::empty(),
+            restarts: AtomicU64::new(0),
+            stopped: AtomicBool::new(false),
+        });
+        let supervised = Self { shared: Arc::clone(&shared) };
+        // A refused spawn means that the arbiter has ended; every send then answers `Down`.
+        let _spawned = arbiter.spawn(async move {
+            while !shared.stopped.load(Ordering::SeqCst) {
+                let (lifeline, ended) = oneshot::channel();
+                let addr = make(Lifeline(lifeline)).start();
+                shared.addr.store(Some(Arc::new(addr)));
+                let _dropped = ended.await;
+                shared.addr.store(None);
+                if shared.stopped.load(Ordering::SeqCst) {
+                    break;
+                }
+                shared.restarts.fetch_add(1, Ordering::Relaxed);
+                tracing::error!(
+                    actor = std::any::type_name::<A>(),
+                    "actor ended, starting it again"
+                );
+                tokio::time::sleep(RESTART_PAUSE).await;
+            }
+        });
+        supervised
+    }
+
+    /// Puts a message into the mailbox, or says at once why not.
+    pub fn try_send<M>(&self, message: M) -> Result<(), SendError>
+    where
+        M: Message + Send + 'static,
+        M::Result: Send,
+        A: Handler<M>,
+        A::Context: ToEnvelope<A, M>,
+    {
+        let addr = self.shared.addr.load();
+        let addr = addr.as_ref().ok_or(SendError::Down)?;
+        addr.try_send(message).map_err(|error| match error {
+            actix::prelude::SendError::Full(_) => SendError::Full,
+            actix::prelude::SendError::Closed(_) => SendError::Down,
+        })
+    }
+
+    /// Sends a message and waits for its reply.
+    pub async fn send<M>(&self, message: M) -> Result<M::Result, SendError>
+    where
+        M: Message + Send + 'static,
+        M::Result: Send,
+        A: Handler<M>,
+        A::Context: ToEnvelope<A, M>,
+    {
+        let addr = self.shared.addr.load_full().ok_or(SendError::Down)?;
+        addr.send(message).await.map_err(|error| match error {
+            MailboxError::Closed => SendError::Down,
+            MailboxError::Timeout => SendError::Full,
+        })
+    }
+
+    /// How often it had to be started again.
+    #[must_use]
+    pub fn restarts(&self) -> u64 {
+        self.shared.restarts.load(Ordering::Relaxed)
+    }
+
+    /// Whether it runs now.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        self.shared.addr.load().as_ref().is_some_and(|addr| addr.connected())
+    }
+
+    /// Ends supervision; the actor ends when its last address is gone.
+    pub fn stop(&self) {
+        self.shared.stopped.store(true, Ordering::SeqCst);
+        self.shared.addr.store(None);
+    }
+}

@@ -1,0 +1,167 @@
+//! The one table of routes and of who may use each.
+//!
+//! Place in the flow: the [`super::middleware::Edge`] asks it with the path of the route that the
+//! router matched, never with the spelling that the client sent. A route that is not in the table
+//! is refused to everyone, and a test fails for it.
+
+mod compat;
+mod native;
+
+use std::collections::HashMap;
+use std::hash::BuildHasherDefault;
+
+use axum::http::Method;
+use xxhash_rust::xxh3::Xxh3Default;
+
+use crate::state::Role;
+
+/// Who may use a route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Anyone.
+    Open,
+    /// Anyone, or operators and up where the setting `registration_access` is `token`.
+    Registration,
+    /// Anyone, or viewers and up where the setting `discovery_access` is `token`.
+    Discovery,
+    /// Viewers and up.
+    Viewer,
+    /// Operators and up.
+    Operator,
+    /// Admins.
+    Admin,
+}
+
+/// Whether a kind of route needs a token.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Openness {
+    /// It does not.
+    #[default]
+    Open,
+    /// It does.
+    Token,
+}
+
+impl Access {
+    /// The least role that may pass; `None` where nobody is asked who they are.
+    #[must_use]
+    pub fn required_role(self, registration: Openness, discovery: Openness) -> Option<Role> {
+        match self {
+            Self::Open => None,
+            Self::Registration => (registration == Openness::Token).then_some(Role::Operator),
+            Self::Discovery => (discovery == Openness::Token).then_some(Role::Viewer),
+            Self::Viewer => Some(Role::Viewer),
+            Self::Operator => Some(Role::Operator),
+            Self::Admin => Some(Role::Admin),
+        }
+    }
+}
+
+/// One line of the table.
+#[derive(Clone, Copy, Debug)]
+pub struct Rule {
+    /// The method; `*` stands for all that the route has. `GET` covers `HEAD`.
+    pub method: &'static str,
+    /// The route's path as the router knows it, without a trailing slash.
+    pub path: &'static str,
+    /// Who may use it.
+    pub access: Access,
+}
+
+/// A line of the table.
+pub(super) const fn rule(method: &'static str, path: &'static str, access: Access) -> Rule {
+    Rule { method, path, access }
+}
+
+/// Every line of the table.
+pub fn rules() -> impl Iterator<Item = &'static Rule> {
+    compat::RULES.iter().chain(native::RULES)
+}
+
+/// What the table says of a matched route and a method.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// Who may use it.
+    Route(Access),
+    /// The path is a route, but not with this method.
+    OtherMethod,
+    /// No route was matched.
+    Unmatched,
+    /// The router has a route that the table does not know: nobody may use it.
+    Undeclared,
+}
+
+/// The table, ready to be asked.
+#[derive(Debug)]
+pub struct AccessTable {
+    by_path: HashMap<&'static str, Vec<&'static Rule>, BuildHasherDefault<Xxh3Default>>,
+}
+
+impl Default for AccessTable {
+    fn default() -> Self {
+        let mut by_path: HashMap<_, Vec<_>, _> = HashMap::default();
+        for rule in rules() {
+            by_path.entry(rule.path).or_default().push(rule);
+        }
+        Self { by_path }
+    }
+}
+
+impl AccessTable {
+    /// Who may use the route that was matched.
+    #[must_use]
+    pub fn of_route(&self, method: &Method, matched_path: &str) -> Decision {
+        let path = match matched_path.strip_suffix('/') {
+            Some("") | None => matched_path,
+            Some(stripped) => stripped,
+        };
+        let method = if method == Method::HEAD { "GET" } else { method.as_str() };
+        let Some(rules) = self.by_path.get(path) else { return Decision::Undeclared };
+        rules
+            .iter()
+            .find(|rule| rule.method == method || rule.method == "*")
+            .map_or(Decision::OtherMethod, |rule| Decision::Route(rule.access))
+    }
+}
+
+/// Who may learn that a path has no route: what begins like a guarded path is guarded too.
+#[must_use]
+pub fn of_unmatched(path: &str) -> Access {
+    if compat::GUARDED_PREFIXES.iter().any(|prefix| path.starts_with(prefix)) {
+        return Access::Viewer;
+    }
+    Access::Open
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_line_stands_twice_and_none_ends_in_a_slash() {
+        let mut lines: Vec<_> = rules().map(|r| (r.path, r.method)).collect();
+        let len = lines.len();
+        lines.sort_unstable();
+        lines.dedup();
+        assert_eq!(lines.len(), len);
+        assert!(lines.iter().all(|(path, _)| *path == "/" || !path.ends_with('/')));
+    }
+
+    #[test]
+    fn head_is_asked_what_get_is_asked() {
+        let table = AccessTable::default();
+        let path = "/api/maxine/control/config";
+        assert_eq!(table.of_route(&Method::HEAD, path), Decision::Route(Access::Viewer));
+        assert_eq!(table.of_route(&Method::PUT, path), Decision::Route(Access::Operator));
+        assert_eq!(
+            table.of_route(&Method::GET, "/api/maxine/control/config/"),
+            Decision::Route(Access::Viewer)
+        );
+        assert_eq!(table.of_route(&Method::DELETE, path), Decision::OtherMethod);
+        assert_eq!(
+            table.of_route(&Method::GET, "/api/maxine/control/CONFIG"),
+            Decision::Undeclared
+        );
+    }
+}

@@ -1,0 +1,81 @@
+//! The native API's lines of the table.
+
+use super::{Access, Rule, rule};
+
+const INSTANCE: &str = "/api/v1/services/{namespace}/{service}/instances/{id}";
+const DRAIN: &str = "/api/v1/services/{namespace}/{service}/instances/{id}/drain";
+const POLICY: &str = "/api/v1/services/{namespace}/{service}/policy";
+const SILENCE: &str = "/api/v1/alerts/silences/{type}";
+
+/// One line for each route of the native API.
+pub(super) const RULES: &[Rule] = &[
+    // Documents: they say nothing of what is registered.
+    rule("GET", "/api/v1/openapi.json", Access::Open),
+    rule("GET", "/api/docs", Access::Open),
+    rule("GET", "/api/docs/{*rest}", Access::Open),
+    rule("GET", "/problems/{slug}", Access::Open),
+    // Services and instances.
+    rule("GET", "/api/v1/namespaces", Access::Viewer),
+    rule("GET", "/api/v1/services", Access::Viewer),
+    rule("GET", "/api/v1/services/{namespace}/{service}", Access::Viewer),
+    rule("DELETE", "/api/v1/services/{namespace}/{service}", Access::Operator),
+    rule("GET", "/api/v1/services/{namespace}/{service}/instances", Access::Discovery),
+    rule("GET", INSTANCE, Access::Discovery),
+    rule("PUT", INSTANCE, Access::Registration),
+    rule("DELETE", INSTANCE, Access::Registration),
+    rule(
+        "POST",
+        "/api/v1/services/{namespace}/{service}/instances/{id}/heartbeat",
+        Access::Registration,
+    ),
+    rule("PUT", DRAIN, Access::Operator),
+    rule("DELETE", DRAIN, Access::Operator),
+    rule("GET", "/api/v1/services/{namespace}/{service}/instances/{id}/health", Access::Viewer),
+    rule("POST", "/api/v1/registrations", Access::Registration),
+    rule("POST", "/api/v1/heartbeats", Access::Registration),
+    rule("GET", "/api/v1/resolve/{namespace}/{service}", Access::Discovery),
+    // Policies and configuration.
+    rule("GET", POLICY, Access::Viewer),
+    rule("PUT", POLICY, Access::Operator),
+    rule("DELETE", POLICY, Access::Operator),
+    rule("GET", "/api/v1/config", Access::Viewer),
+    rule("PUT", "/api/v1/config", Access::Operator),
+    // Watching; the handlers ask for a viewer where more than one service is watched.
+    rule("GET", "/api/v1/watch", Access::Discovery),
+    rule("GET", "/api/v1/changes", Access::Discovery),
+    // The cluster.
+    rule("GET", "/api/v1/ready", Access::Open),
+    rule("GET", "/api/v1/cluster/status", Access::Viewer),
+    rule("GET", "/api/v1/cluster/digest", Access::Viewer),
+    rule("GET", "/api/v1/cluster/leadership", Access::Viewer),
+    rule("POST", "/api/v1/cluster/members", Access::Admin),
+    rule("POST", "/api/v1/cluster/members/{id}/promote", Access::Admin),
+    rule("DELETE", "/api/v1/cluster/members/{id}", Access::Admin),
+    rule("POST", "/api/v1/cluster/transfer", Access::Admin),
+    rule("POST", "/api/v1/cluster/snapshot", Access::Admin),
+    rule("POST", "/api/v1/cluster/expiry/confirm", Access::Operator),
+    // It holds password hashes and signing keys.
+    rule("GET", "/api/v1/cluster/backup", Access::Admin),
+    // Records.
+    rule("GET", "/api/v1/audit", Access::Viewer),
+    rule("GET", "/api/v1/audit/verify", Access::Viewer),
+    rule("GET", "/api/v1/audit/export", Access::Viewer),
+    rule("GET", "/api/v1/alerts", Access::Viewer),
+    rule("POST", "/api/v1/alerts/{id}/ack", Access::Operator),
+    rule("GET", "/api/v1/alerts/silences", Access::Viewer),
+    rule("PUT", SILENCE, Access::Operator),
+    rule("DELETE", SILENCE, Access::Operator),
+    rule("GET", "/api/v1/traces", Access::Viewer),
+    // People, tokens, keys.
+    rule("POST", "/api/v1/session", Access::Open),
+    rule("DELETE", "/api/v1/session", Access::Open),
+    rule("GET", "/api/v1/me", Access::Viewer),
+    rule("GET", "/api/v1/users", Access::Admin),
+    rule("PUT", "/api/v1/users/{name}", Access::Admin),
+    rule("DELETE", "/api/v1/users/{name}", Access::Admin),
+    rule("GET", "/api/v1/tokens", Access::Admin),
+    rule("POST", "/api/v1/tokens", Access::Admin),
+    rule("DELETE", "/api/v1/tokens/{id}", Access::Admin),
+    rule("GET", "/api/v1/keys", Access::Admin),
+    rule("POST", "/api/v1/keys/rotate", Access::Admin),
+];

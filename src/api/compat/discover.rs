@@ -1,0 +1,305 @@
+//! Discovery by redirect, and both ways of proxying.
+
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use axum::http::{Response, StatusCode};
+
+use super::NAMESPACE;
+use super::json::{declared_len, refuse_body};
+use crate::api::error::CompatError;
+use crate::api::{AppState, ForwardRequest, Forwarded, RequestContext};
+use crate::discovery::{self, Asker, Choice, DiscoverQuery, Redirect};
+use crate::state::{DiscoveryMode, Name, ServiceKey, ServiceRef};
+use crate::telemetry::{LookupHit, Mode};
+
+const PROXY_PREFIX: &str = "/api/maxine/serviceops/proxy/";
+
+/// `GET /api/maxine/serviceops/discover`.
+pub(super) async fn discover(
+    State(state): State<AppState>,
+    request: Request,
+) -> Result<Response<Body>, CompatError> {
+    let uri = request.uri().clone();
+    let raw_query = uri.query().unwrap_or_default();
+    let query = DiscoverQuery::parse(raw_query);
+    let Some(service) = query.service_name.as_deref() else {
+        return Err(CompatError::bad_request("Please provide the serviceName."));
+    };
+    let context = context_of(&request);
+    if query.asks_for_proxy() || proxies_by_default(&state) {
+        let target = query.end_point.as_deref().map(discovery::encode_end_point);
+        return Ok(discover_by_proxy(&state, service, target, &query, context, request).await);
+    }
+    let asker = Asker { client: context.client, headers: request.headers(), query: raw_query };
+    let service = ServiceRef { namespace: NAMESPACE, service };
+    let Some(choice) = discovery::look_up(state.view(), service, asker) else {
+        miss(&state, &context, service.service, "GET");
+        return Err(CompatError::no_live_node());
+    };
+    let address = choice.instance.registration.address.as_str();
+    let redirect = Redirect::new(address, query.end_point.as_deref());
+    let redirect = redirect.ok_or_else(CompatError::no_live_node)?;
+    let response = found(request.headers(), redirect);
+    hit(&state, choice, context.trace_id, query.mode.as_deref(), "redirect");
+    Ok(response)
+}
+
+fn context_of(request: &Request) -> RequestContext {
+    // The edge has put it there; without an edge there is no route.
+    request.extensions().get::<RequestContext>().cloned().unwrap_or_default()
+}
+
+fn proxies_by_default(state: &AppState) -> bool {
+    state.view().snapshot().state.config().config.discovery_mode == DiscoveryMode::Proxy
+}
+
+/// 302, with a body as `Accept` asks for it.
+fn found(headers: &HeaderMap, redirect: Redirect) -> Response<Body> {
+    let (kind, body) = match preferred(headers.get(header::ACCEPT)) {
+        Preferred::Text => ("text/plain; charset=utf-8", Body::from(redirect.text)),
+        Preferred::Html => {
+            let url = redirect.location.to_str().unwrap_or_default();
+            let url = url.replace('&', "&amp;").replace('\'', "&#39;");
+            let html = format!("<p>Found. Redirecting to <a href=\"{url}\">{url}</a></p>");
+            ("text/html; charset=utf-8", Body::from(html))
+        }
+        Preferred::Nothing => ("", Body::empty()),
+    };
+    let mut response = Response::new(body);
+    *response.status_mut() = StatusCode::FOUND;
+    let headers = response.headers_mut();
+    headers.insert(header::LOCATION, redirect.location);
+    headers.insert(header::VARY, HeaderValue::from_static("Accept"));
+    if !kind.is_empty() {
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    }
+    response
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Preferred {
+    Text,
+    Html,
+    Nothing,
+}
+
+/// Which of the two texts an `Accept` prefers (RFC 9110, section 12.5.1): by weight, then by how
+/// exactly it is named, then plain text.
+fn preferred(accept: Option<&HeaderValue>) -> Preferred {
+    let Some(accept) = accept else { return Preferred::Text };
+    if accept == "*/*" {
+        return Preferred::Text;
+    }
+    let accept = accept.to_str().unwrap_or("*/*");
+    // In thousandths of weight, and how exactly it is named.
+    let score = |kind: &str| -> (u32, u8) {
+        let ranges = accept.split(',').filter_map(|range| {
+            let mut parts = range.split(';').map(str::trim);
+            let exactness = match parts.next()?.to_ascii_lowercase().as_str() {
+                "*/*" => 1,
+                "text/*" => 2,
+                name if name == kind => 3,
+                _ => return None,
+            };
+            let weight = parts.find_map(|part| part.strip_prefix("q=")?.parse::<f32>().ok());
+            Some((exactness, (weight.unwrap_or(1.0).clamp(0.0, 1.0) * 1_000.0) as u32))
+        });
+        ranges.max().map_or((0, 0), |(exactness, weight)| (weight, exactness))
+    };
+    let (text, html) = (score("text/plain"), score("text/html"));
+    match (text.0, html.0) {
+        (0, 0) => Preferred::Nothing,
+        _ if text >= html => Preferred::Text,
+        _ => Preferred::Html,
+    }
+}
+
+fn hit(
+    state: &AppState,
+    choice: Choice,
+    trace_id: HeaderValue,
+    asked: Option<&str>,
+    configured: &'static str,
+) {
+    state.telemetry().lookup_hit(|time_ms| LookupHit {
+        time_ms,
+        service: choice.service,
+        instance: choice.instance,
+        share: choice.share,
+        mode: asked.map_or(Mode::Configured(configured), |mode| Mode::Asked(shortened(mode))),
+        trace_id,
+    });
+}
+
+fn shortened(text: &str) -> Box<str> {
+    text.chars().take(64).collect::<String>().into()
+}
+
+fn miss(state: &AppState, context: &RequestContext, service: &str, method: &str) {
+    state.telemetry().record(
+        "discovery.lookup",
+        "MISS",
+        vec![
+            ("serviceName", shortened(service).into_string().into()),
+            ("method", method.into()),
+            ("traceId", context.trace_id_text().into()),
+        ],
+    );
+}
+
+async fn discover_by_proxy(
+    state: &AppState,
+    service: &str,
+    target: Option<String>,
+    query: &DiscoverQuery<'_>,
+    context: RequestContext,
+    request: Request,
+) -> Response<Body> {
+    let target = target.unwrap_or_default();
+    // What follows `#` stays with whoever wrote it.
+    let target = target.split('#').next().unwrap_or_default();
+    let (raw_path, raw_query) = match target.split_once('?') {
+        Some((path, query)) => (path.to_owned(), Some(query.to_owned())),
+        None => (target.to_owned(), None),
+    };
+    let response =
+        forward(state, service, raw_path, raw_query, &context, request, "discovery.lookup").await;
+    if let Some(forwarded) = response.extensions().get::<Forwarded>() {
+        let mode = query.mode.as_deref().map_or("proxy".into(), shortened);
+        state.telemetry().record(
+            "discovery.lookup",
+            "HIT",
+            vec![
+                ("serviceName", service.into()),
+                ("nodeName", format!("{}-{}", forwarded.node, forwarded.share).into()),
+                ("address", forwarded.url.as_str().into()),
+                ("mode", mode.into_string().into()),
+                ("traceId", context.trace_id_text().into()),
+            ],
+        );
+    }
+    response
+}
+
+/// `ALL /api/maxine/serviceops/proxy/{serviceName}/{path...}`. The path is read raw: its escapes are
+/// the upstream's business.
+pub(super) async fn proxy(
+    State(state): State<AppState>,
+    request: Request,
+) -> Result<Response<Body>, CompatError> {
+    let uri = request.uri().clone();
+    let rest = uri.path().strip_prefix(PROXY_PREFIX).ok_or_else(CompatError::not_found)?;
+    let (name, raw_path) = match rest.find('/') {
+        Some(at) => (&rest[..at], &rest[at..]),
+        None => (rest, ""),
+    };
+    let service = discovery::percent_decoded(name).filter(|name| !name.is_empty());
+    let Some(service) = service.filter(|_| discovery::percent_decoded(raw_path).is_some()) else {
+        return Err(CompatError::bad_request("The path has a malformed percent escape"));
+    };
+    let raw_path = if raw_path == "/" { "" } else { raw_path }.to_owned();
+    let raw_query = uri.query().map(ToOwned::to_owned);
+    let context = context_of(&request);
+    let shown_path = shortened_path(&raw_path);
+    let response =
+        forward(&state, &service, raw_path, raw_query, &context, request, "proxy.request").await;
+    if let Some(forwarded) = response.extensions().get::<Forwarded>() {
+        state.telemetry().record(
+            "proxy.request",
+            "PROXIED",
+            vec![
+                ("serviceName", service.as_str().into()),
+                ("proxyPath", shown_path.into()),
+                ("nodeName", format!("{}-{}", forwarded.node, forwarded.share).into()),
+                ("address", forwarded.url.as_str().into()),
+                ("traceId", context.trace_id_text().into()),
+            ],
+        );
+    }
+    Ok(response)
+}
+
+fn shortened_path(path: &str) -> String {
+    path.strip_prefix('/').unwrap_or(path).chars().take(1_024).collect()
+}
+
+/// Hands the request on, and accounts for it.
+async fn forward(
+    state: &AppState,
+    service: &str,
+    raw_path: String,
+    raw_query: Option<String>,
+    context: &RequestContext,
+    request: Request,
+    kind: &'static str,
+) -> Response<Body> {
+    use axum::response::IntoResponse;
+
+    let reference = ServiceRef { namespace: NAMESPACE, service };
+    let live = state.view().with_table(reference, |table| !table.endpoints().is_empty());
+    let key = ServiceKey::new(Name::trusted(NAMESPACE), Name::trusted(service));
+    if !live.unwrap_or(false) {
+        match kind {
+            "discovery.lookup" => miss(state, context, service, request.method().as_str()),
+            _ => state.telemetry().record(
+                kind,
+                "MISS",
+                vec![
+                    ("serviceName", shortened(service).into_string().into()),
+                    ("proxyPath", shortened_path(&raw_path).into()),
+                    ("traceId", context.trace_id_text().into()),
+                ],
+            ),
+        }
+        return CompatError::no_live_node().into_response();
+    }
+    let body_len_max = state.settings().proxy_body_len_max;
+    if declared_len(request.headers()).is_some_and(|len| len > body_len_max) {
+        return refuse_body(state.settings(), request, body_len_max).await.into_response();
+    }
+    let trace_header = HeaderName::from_bytes(state.settings().trace_header_name.as_bytes());
+    let trace_header = trace_header.unwrap_or(HeaderName::from_static("x-trace-id"));
+    let traceparent = HeaderName::from_static("traceparent");
+    let forward = ForwardRequest {
+        service: key,
+        raw_path,
+        raw_query,
+        client: context.client,
+        trace: vec![
+            (trace_header, context.trace_id.clone()),
+            (traceparent, context.traceparent.clone()),
+        ],
+        body_len_max: Some(body_len_max),
+    };
+    let response = state.forwarder().forward(forward, request).await;
+    if response.extensions().get::<Forwarded>().is_some() {
+        state.telemetry().metrics().discoveries.inc();
+        state.telemetry().metrics().proxied_requests.inc();
+    }
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn accept_chooses_the_body() {
+        for (accept, expected) in [
+            ("*/*", Preferred::Text),
+            ("text/plain", Preferred::Text),
+            ("text/html", Preferred::Html),
+            ("text/html,application/xhtml+xml,*/*;q=0.8", Preferred::Html),
+            ("text/html;q=0.1, text/plain", Preferred::Text),
+            ("text/*", Preferred::Text),
+            ("application/json", Preferred::Nothing),
+            ("text/html;q=0", Preferred::Nothing),
+            ("", Preferred::Nothing),
+        ] {
+            let accept = HeaderValue::from_static(accept);
+            assert_eq!(preferred(Some(&accept)), expected, "{accept:?}");
+        }
+        assert_eq!(preferred(None), Preferred::Text);
+    }
+}

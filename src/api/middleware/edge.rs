@@ -1,0 +1,262 @@
+//! The edge: names the request, decides access on the route that was matched, and accounts for it.
+//!
+//! It sits between the router and the handlers, so it knows the matched route. A route that the
+//! access table does not know is refused: a forgotten line closes a door instead of opening one.
+
+use std::convert::Infallible;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use axum::body::Body;
+use axum::extract::{ConnectInfo, MatchedPath, Request};
+use axum::http::header::{self, HeaderName, HeaderValue};
+use axum::http::{HeaderMap, Method, Response, StatusCode};
+use axum::response::IntoResponse;
+use futures::future::BoxFuture;
+use tower::{Layer, Service};
+
+use super::trace;
+use crate::api::access::{self, Decision};
+use crate::api::error::{CompatError, edge_error, is_native};
+use crate::api::{AppState, Caller, RequestContext};
+use crate::security::AuthError;
+use crate::telemetry::{AccessRefused, FinishedRequest};
+
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+
+/// Puts an [`Edge`] around every route.
+#[derive(Clone)]
+pub struct EdgeLayer(Arc<Shared>);
+
+struct Shared {
+    state: AppState,
+    trace_header: HeaderName,
+    cors_origin: Option<HeaderValue>,
+}
+
+impl EdgeLayer {
+    /// For a node's state. A trace header name or CORS origin that is not one falls back to the
+    /// default or to none; the configuration has refused it before.
+    #[must_use]
+    pub fn new(state: AppState) -> Self {
+        let settings = state.settings();
+        let trace_header = HeaderName::from_bytes(settings.trace_header_name.as_bytes())
+            .unwrap_or(HeaderName::from_static("x-trace-id"));
+        let origin = settings.cors_allow_origin.as_deref();
+        let cors_origin = origin.and_then(|origin| HeaderValue::from_str(origin).ok());
+        Self(Arc::new(Shared { state, trace_header, cors_origin }))
+    }
+}
+
+impl<S> Layer<S> for EdgeLayer {
+    type Service = Edge<S>;
+
+    fn layer(&self, inner: S) -> Edge<S> {
+        Edge { inner, shared: Arc::clone(&self.0) }
+    }
+}
+
+/// The edge around one route.
+#[derive(Clone)]
+pub struct Edge<S> {
+    inner: S,
+    shared: Arc<Shared>,
+}
+
+impl<S> Service<Request> for Edge<S>
+where
+    S: Service<Request, Error = Infallible>,
+    S::Response: IntoResponse,
+    S::Future: Send + 'static,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Response<Body>, Infallible>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, mut request: Request) -> Self::Future {
+        let shared = Arc::clone(&self.shared);
+        if request.method() == Method::OPTIONS {
+            let response = shared.preflight(request.headers());
+            return Box::pin(std::future::ready(Ok(response)));
+        }
+        let record = shared.open(&mut request);
+        match shared.admit(&mut request, &record.context) {
+            Ok(()) => {
+                let answer = self.inner.call(request);
+                Box::pin(async move {
+                    let response = answer.await.into_response();
+                    Ok(shared.close(record, response))
+                })
+            }
+            Err(refusal) => {
+                let response = shared.close(record, *refusal);
+                Box::pin(std::future::ready(Ok(response)))
+            }
+        }
+    }
+}
+
+/// What is kept of a request while it is under way.
+struct Record {
+    context: RequestContext,
+    finished: FinishedRequest,
+    if_none_match: Option<HeaderValue>,
+}
+
+impl Shared {
+    /// Names the request and notes what its record will need.
+    fn open(&self, request: &mut Request) -> Record {
+        let headers = request.headers();
+        let given = headers.get(&self.trace_header).filter(|value| !value.is_empty());
+        let trace_id = given.cloned().unwrap_or_else(trace::new_trace_id);
+        let given = headers.get(&TRACEPARENT);
+        let given = given.filter(|value| trace::is_valid_traceparent(value.as_bytes()));
+        let traceparent = given.cloned().unwrap_or_else(trace::new_traceparent);
+        let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
+        let client = peer.map_or(IpAddr::from([0, 0, 0, 0]), |peer| peer.0.ip().to_canonical());
+        let context = RequestContext { trace_id, traceparent, client };
+        let finished = FinishedRequest {
+            method: request.method().clone(),
+            uri: request.uri().clone(),
+            version: request.version(),
+            client,
+            trace_id: context.trace_id.clone(),
+            traceparent: context.traceparent.clone(),
+            started_us: self.state.clock().monotonic_us(),
+            duration_us: 0,
+            status: StatusCode::OK,
+        };
+        let if_none_match = headers.get(header::IF_NONE_MATCH).cloned();
+        request.extensions_mut().insert(context.clone());
+        Record { context, finished, if_none_match }
+    }
+
+    /// Decides whether the request may go on, and says who calls.
+    fn admit(
+        &self,
+        request: &mut Request,
+        context: &RequestContext,
+    ) -> Result<(), Box<Response<Body>>> {
+        let path = request.uri().path();
+        let matched = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
+        let decision = match matched {
+            Some(matched) => self.state.access().of_route(request.method(), matched),
+            None => Decision::Unmatched,
+        };
+        let access = match decision {
+            Decision::Route(access) => access,
+            Decision::Unmatched | Decision::OtherMethod => access::of_unmatched(path),
+            Decision::Undeclared => {
+                tracing::error!(route = matched, "a route is not in the access table");
+                let error = CompatError::new(StatusCode::FORBIDDEN, "Forbidden");
+                return Err(Box::new(edge_error(path, error)));
+            }
+        };
+        let caller = self.identify(request, access).map_err(|(error, caller)| {
+            self.state.telemetry().access_refused(&AccessRefused {
+                forbidden: matches!(error, AuthError::RoleTooLow { .. }),
+                caller: &caller,
+                method: request.method(),
+                path,
+                trace_id: &context.trace_id,
+            });
+            Box::new(edge_error(path, CompatError::new(error.status(), error.to_string())))
+        })?;
+        if decision == Decision::OtherMethod {
+            return Err(Box::new(edge_error(path, no_such_method(path))));
+        }
+        if caller.role.is_some() {
+            request.extensions_mut().insert(caller);
+        }
+        Ok(())
+    }
+
+    fn identify(
+        &self,
+        request: &Request,
+        access: access::Access,
+    ) -> Result<Caller, (AuthError, Caller)> {
+        let settings = self.state.settings();
+        let required =
+            access.required_role(settings.registration_access, settings.discovery_access);
+        let identified = self.state.security().identify(request.method(), request.headers());
+        let Some(required) = required else {
+            // Nobody is asked, but whoever says who they are is named in the audit log.
+            return Ok(identified.unwrap_or_default());
+        };
+        let caller = identified.map_err(|error| (error, Caller::default()))?;
+        if !caller.has(required) {
+            return Err((AuthError::RoleTooLow { required }, caller));
+        }
+        Ok(caller)
+    }
+
+    /// Puts the headers on that every answer has, and accounts for the request.
+    fn close(&self, mut record: Record, mut response: Response<Body>) -> Response<Body> {
+        if let Some(asked) = &record.if_none_match {
+            not_modified_if_matched(&record.finished.method, asked, &mut response);
+        }
+        let headers = response.headers_mut();
+        // An upstream's own trace id wins.
+        headers.entry(&self.trace_header).or_insert(record.context.trace_id);
+        headers.entry(TRACEPARENT).or_insert(record.context.traceparent);
+        if let Some(origin) = &self.cors_origin {
+            headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
+        }
+        record.finished.status = response.status();
+        let now_us = self.state.clock().monotonic_us();
+        record.finished.duration_us = now_us.saturating_sub(record.finished.started_us);
+        self.state.telemetry().request_finished(record.finished);
+        response
+    }
+
+    /// Any `OPTIONS` on any path is 204; only with CORS on does it grant anything.
+    fn preflight(&self, asked: &HeaderMap) -> Response<Body> {
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = StatusCode::NO_CONTENT;
+        let Some(origin) = &self.cors_origin else { return response };
+        let headers = response.headers_mut();
+        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
+        let methods = HeaderValue::from_static("GET,HEAD,PUT,PATCH,POST,DELETE");
+        headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, methods);
+        if let Some(wanted) = asked.get(header::ACCESS_CONTROL_REQUEST_HEADERS) {
+            headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, wanted.clone());
+        }
+        let vary = HeaderValue::from_static("Access-Control-Request-Headers");
+        headers.insert(header::VARY, vary);
+        response
+    }
+}
+
+/// The compatible API knows no 405; the native one does.
+fn no_such_method(path: &str) -> CompatError {
+    if is_native(path) {
+        let text = "this path has no such method; the OpenAPI document lists what it has";
+        return CompatError::new(StatusCode::METHOD_NOT_ALLOWED, text);
+    }
+    CompatError::not_found()
+}
+
+/// Turns a 200 whose `ETag` the client has already into a 304.
+fn not_modified_if_matched(method: &Method, asked: &HeaderValue, response: &mut Response<Body>) {
+    if response.status() != StatusCode::OK || !matches!(*method, Method::GET | Method::HEAD) {
+        return;
+    }
+    let Some(tag) = response.headers().get(header::ETAG).and_then(|tag| tag.to_str().ok()) else {
+        return;
+    };
+    let Ok(asked) = asked.to_str() else { return };
+    let opaque = |tag: &str| tag.trim().trim_start_matches("W/").to_owned();
+    let own = opaque(tag);
+    if asked.trim() == "*" || asked.split(',').any(|candidate| opaque(candidate) == own) {
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+        *response.body_mut() = Body::empty();
+        response.headers_mut().remove(header::CONTENT_TYPE);
+        response.headers_mut().remove(header::CONTENT_LENGTH);
+    }
+}

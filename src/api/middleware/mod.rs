@@ -1,0 +1,6 @@
+//! What every request passes through, whatever route it takes.
+
+mod edge;
+mod trace;
+
+pub use edge::{Edge, EdgeLayer};

@@ -1,0 +1,35 @@
+//! HTTP: the compatible API, the native API and the dashboard's files.
+//!
+//! Place in the flow: [`serve`] takes connections, [`middleware::Edge`] names the request, decides
+//! access on the matched route and accounts for it; handlers read from the view and write through
+//! the [`crate::actors::Registry`]. Names no concrete backend.
+
+pub mod access;
+mod audit_relay;
+pub mod caller;
+mod compat;
+pub mod error;
+pub mod middleware;
+pub mod native;
+pub mod openapi;
+pub mod problem;
+mod routes;
+mod seams;
+pub mod serve;
+mod state;
+mod ui;
+
+use axum::Router;
+
+pub use audit_relay::AuditRelay;
+pub use caller::{Caller, RequestContext, Via};
+pub use compat::account_sign_in;
+pub use seams::{
+    Forward, ForwardRequest, Forwarded, HealthReports, ProbeObservation, UpstreamsReport,
+};
+pub use state::{ApiSettings, AppParts, AppState};
+
+/// The whole HTTP surface of a node.
+pub fn router(state: AppState) -> Router {
+    routes::build(state)
+}

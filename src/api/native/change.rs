@@ -1,0 +1,158 @@
+//! One change, as watchers see it.
+
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::shape::InstanceRecord;
+use crate::state::{Event, EventKind, InstanceKey, RemovalCause};
+
+/// The kinds of change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum ChangeType {
+    /// An instance appeared, or its registration changed: `data`.
+    InstanceRegistered,
+    /// The verdict on an instance changed: `data`.
+    HealthChanged,
+    /// An instance is gone: `cause`.
+    InstanceRemoved,
+    /// An operator drained an instance or returned it: `draining`.
+    DrainChanged,
+    /// A service's policy was set or taken away.
+    PolicyChanged,
+    /// The runtime configuration changed: `revision`.
+    ConfigChanged,
+    /// A node took over the leader's duties: `holder`, `fence`.
+    LeadershipGranted,
+    /// A user, key or token changed: `subject`.
+    IdentityChanged,
+}
+
+/// Why an instance is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Cause {
+    /// Its owner or an operator took it out.
+    Deregistered,
+    /// Its lease ran out.
+    Expired,
+}
+
+/// One change. Which fields it has depends on its type.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub(super) struct Change {
+    /// The index of the state right after it.
+    index: u64,
+    /// When, in milliseconds since 1970.
+    time_ms: u64,
+    /// What kind.
+    #[serde(rename = "type")]
+    change_type: ChangeType,
+    /// The namespace.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    namespace: Option<String>,
+    /// The service.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    service: Option<String>,
+    /// The instance.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    instance: Option<String>,
+    /// What it is now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data: Option<InstanceRecord>,
+    /// Why it is gone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cause: Option<Cause>,
+    /// Whether it is drained now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    draining: Option<bool>,
+    /// The configuration's new revision.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    revision: Option<u64>,
+    /// The node's name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    holder: Option<String>,
+    /// Its fencing token.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fence: Option<u64>,
+    /// Whose name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    subject: Option<String>,
+}
+
+impl Change {
+    pub(super) fn new(event: &Event) -> Self {
+        let blank = |change_type| Self {
+            index: event.index,
+            time_ms: event.time_ms,
+            change_type,
+            namespace: None,
+            service: None,
+            instance: None,
+            data: None,
+            cause: None,
+            draining: None,
+            revision: None,
+            holder: None,
+            fence: None,
+            subject: None,
+        };
+        let of_instance = |change_type, key: &InstanceKey| Self {
+            namespace: Some(key.service.namespace.as_str().into()),
+            service: Some(key.service.service.as_str().into()),
+            instance: Some(key.instance.as_str().into()),
+            ..blank(change_type)
+        };
+        match &event.kind {
+            EventKind::InstanceRegistered { key, data } => Self {
+                data: Some(InstanceRecord::new(&key.service, data)),
+                ..of_instance(ChangeType::InstanceRegistered, key)
+            },
+            EventKind::HealthChanged { key, data } => Self {
+                data: Some(InstanceRecord::new(&key.service, data)),
+                ..of_instance(ChangeType::HealthChanged, key)
+            },
+            EventKind::InstanceRemoved { key, cause } => Self {
+                cause: Some(match cause {
+                    RemovalCause::Deregistered => Cause::Deregistered,
+                    RemovalCause::Expired => Cause::Expired,
+                }),
+                ..of_instance(ChangeType::InstanceRemoved, key)
+            },
+            EventKind::DrainChanged { key, draining } => {
+                Self { draining: Some(*draining), ..of_instance(ChangeType::DrainChanged, key) }
+            }
+            EventKind::PolicyChanged { key } => Self {
+                namespace: Some(key.namespace.as_str().into()),
+                service: Some(key.service.as_str().into()),
+                ..blank(ChangeType::PolicyChanged)
+            },
+            EventKind::ConfigChanged { revision } => {
+                Self { revision: Some(*revision), ..blank(ChangeType::ConfigChanged) }
+            }
+            EventKind::LeadershipGranted { holder, fence } => Self {
+                holder: Some(holder.as_str().into()),
+                fence: Some(*fence),
+                ..blank(ChangeType::LeadershipGranted)
+            },
+            EventKind::IdentityChanged { subject } => Self {
+                subject: Some(subject.as_str().into()),
+                ..blank(ChangeType::IdentityChanged)
+            },
+        }
+    }
+
+    /// The name of its type, as on the wire.
+    pub(super) fn kind(&self) -> &'static str {
+        match self.change_type {
+            ChangeType::InstanceRegistered => "instance_registered",
+            ChangeType::HealthChanged => "health_changed",
+            ChangeType::InstanceRemoved => "instance_removed",
+            ChangeType::DrainChanged => "drain_changed",
+            ChangeType::PolicyChanged => "policy_changed",
+            ChangeType::ConfigChanged => "config_changed",
+            ChangeType::LeadershipGranted => "leadership_granted",
+            ChangeType::IdentityChanged => "identity_changed",
+        }
+    }
+}

@@ -1,0 +1,443 @@
+//! The cluster: what this node knows of it, who led when, and its membership.
+
+use std::collections::BTreeSet;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::Response;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use super::audit::newest_first;
+use super::extract::{JsonBody, NoParams, NumberPath, OptionalJsonBody, Params};
+use super::fresh::{Fresh, Freshness, Write};
+use super::page::{self, Page};
+use crate::api::AppState;
+use crate::api::access::Openness;
+use crate::api::problem::{Problem, ProblemKind};
+use crate::backend::{AdminError, ClusterAdmin, ClusterStatus, Leadership};
+use crate::state::limits::check_text;
+use crate::state::{
+    AuditOutcome, AuditRecord, ControlState, Liveness, Name, Readiness, StateDigest,
+};
+
+/// How long a change of membership may take, in milliseconds.
+const ADMIN_TIMEOUT_MS: u64 = 30_000;
+/// A node that has not heard of the order for so long is told to be behind, in milliseconds.
+const STALE_WARNING_MS: u64 = 10_000;
+
+/// Who holds the leader's duties, by the log.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct GrantView {
+    /// The node's name.
+    holder: String,
+    /// Its fencing token.
+    fence: u64,
+    /// Since when, in milliseconds since 1970.
+    since_ms: u64,
+}
+
+/// Counts of what is registered.
+#[derive(Debug, Default, Serialize, ToSchema)]
+pub(super) struct Totals {
+    /// Namespaces that have services.
+    namespaces: usize,
+    /// Services.
+    services: usize,
+    /// Instances, those evicted included.
+    instances: usize,
+    /// Those that get traffic.
+    routable: usize,
+    /// Those that are alive but not ready.
+    unhealthy: usize,
+    /// Those that an operator drained.
+    draining: usize,
+}
+
+impl Totals {
+    fn of(state: &ControlState) -> Self {
+        let mut totals = Self::default();
+        let mut namespaces = BTreeSet::new();
+        for (key, service) in state.services() {
+            namespaces.insert(key.namespace.as_str());
+            totals.services += 1;
+            totals.instances += service.instances.len();
+            for (id, instance) in &service.instances {
+                let alive = instance.health.liveness == Liveness::Alive;
+                let not_ready = instance.health.readiness == Readiness::NotReady;
+                totals.routable += usize::from(service.is_routable(instance));
+                totals.unhealthy += usize::from(alive && not_ready);
+                totals.draining += usize::from(service.drains.contains_key(id));
+            }
+        }
+        totals.namespaces = namespaces.len();
+        totals
+    }
+}
+
+/// How expiry does on this node.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct ExpiryView {
+    /// Whether it is suspended because too many fell silent at once.
+    suspended: bool,
+    /// How many instances this node has expired.
+    expired_total: u64,
+}
+
+/// The cluster as this node sees it.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct ClusterView {
+    /// This node's name.
+    node: String,
+    /// `raft`, `redis`, `shared-file`, `local` or `memory`.
+    backend: &'static str,
+    /// Maxine's version.
+    version: &'static str,
+    /// How long this node has been running, in milliseconds.
+    uptime_ms: u64,
+    /// The index of this node's state.
+    index: u64,
+    /// The log's clock, in milliseconds since 1970.
+    time_ms: u64,
+    /// How long this node has not heard of the present order, in milliseconds.
+    staleness_ms: u64,
+    /// Who leads, as this node knows it.
+    leadership: Leadership,
+    /// Who holds the leader's duties, by the log.
+    grant: Option<GrantView>,
+    /// What is registered.
+    totals: Totals,
+    /// How expiry does.
+    expiry: ExpiryView,
+    /// What an operator should know.
+    warnings: Vec<String>,
+    /// The log and its members; null where the backend has none.
+    raft: Option<ClusterStatus>,
+}
+
+/// Shows the cluster as this node sees it.
+#[utoipa::path(
+    get, path = "/api/v1/cluster/status", tag = "cluster", operation_id = "clusterStatus",
+    params(Freshness), responses((status = 200, body = ClusterView)),
+)]
+pub(super) async fn status(
+    State(app): State<AppState>,
+    fresh: Fresh,
+    _: Params<NoParams>,
+) -> Response {
+    let state = fresh.state();
+    // Of this very moment: what was published last may be from before this process was paused.
+    let leadership = app.store().leadership_now();
+    let raft = app.store().cluster().map(|cluster| cluster.status());
+    let expiry = app.registry().expiry();
+    let view = ClusterView {
+        node: app.settings().instance_id.clone(),
+        backend: app.store().kind(),
+        version: env!("CARGO_PKG_VERSION"),
+        uptime_ms: app.clock().monotonic_ms(),
+        index: state.index(),
+        time_ms: state.time_ms(),
+        staleness_ms: app.store().staleness_ms(),
+        warnings: warnings(&app, &leadership, raft.as_ref()),
+        leadership,
+        grant: state.grant().map(|grant| GrantView {
+            holder: grant.holder.as_str().into(),
+            fence: grant.fence.0,
+            since_ms: grant.since_ms,
+        }),
+        totals: Totals::of(state),
+        expiry: ExpiryView {
+            suspended: expiry.is_suspended(),
+            expired_total: expiry.expired_total(),
+        },
+        raft,
+    };
+    fresh.json(view)
+}
+
+fn warnings(app: &AppState, leadership: &Leadership, raft: Option<&ClusterStatus>) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let mut warn = |text: &str| warnings.push(text.to_owned());
+    if leadership.leader.is_none() {
+        warn("no leader is known: writes wait, lookups go on");
+    }
+    if app.store().staleness_ms() > STALE_WARNING_MS {
+        warn("this node has not heard of the present state lately: what it shows may be old");
+    }
+    if app.registry().expiry().is_suspended() {
+        warn("expiry is suspended: an implausible share of the fleet fell silent at once");
+    }
+    if app.settings().registration_access == Openness::Open {
+        warn("registration is open: anyone who reaches this port can register instances");
+    }
+    if let Some(raft) = raft {
+        if raft.disk_stalled {
+            warn("this node's disk is stalled");
+        }
+        if raft.members.len() > 1 && raft.failures_tolerated == 0 {
+            warn("one more lost voter stops writes");
+        }
+    }
+    warnings
+}
+
+/// Hashes the state: equal on every node at the same index.
+#[utoipa::path(
+    get, path = "/api/v1/cluster/digest", tag = "cluster", operation_id = "clusterDigest",
+    params(Freshness), responses((status = 200, body = DigestView)),
+)]
+pub(super) async fn digest(fresh: Fresh, _: Params<NoParams>) -> Result<Response, Problem> {
+    let state = fresh.state().clone();
+    let StateDigest { index, digest } =
+        tokio::task::spawn_blocking(move || state.digest()).await.map_err(|_| {
+            Problem::new(ProblemKind::Unavailable, "the node is stopping").with_retry_after_s(1)
+        })?;
+    Ok(fresh.json(DigestView { index, digest }))
+}
+
+/// A hash of the state.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct DigestView {
+    /// The index that it was taken at.
+    index: u64,
+    /// SHA-256 of the state's canonical encoding, in hexadecimal.
+    digest: String,
+}
+
+/// A change of leadership.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct LeadershipChange {
+    /// Its index, which is the holder's fencing token.
+    index: u64,
+    /// When, in milliseconds since 1970.
+    time_ms: u64,
+    /// Who took over the leader's duties.
+    holder: String,
+    /// The fencing token.
+    fence: u64,
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Timeline {
+    /// Most items on the page.
+    #[param(minimum = 1, maximum = 1000)]
+    limit: Option<u64>,
+    /// Where the page starts, as the page before it said.
+    cursor: Option<String>,
+}
+
+/// Lists who took over the leader's duties and when, newest first, as far back as the audit log.
+#[utoipa::path(
+    get, path = "/api/v1/cluster/leadership", tag = "cluster", operation_id = "clusterLeadership",
+    params(Timeline, Freshness), responses((status = 200, body = Page<LeadershipChange>)),
+)]
+pub(super) async fn leadership(
+    fresh: Fresh,
+    Params(query): Params<Timeline>,
+) -> Result<Response, Problem> {
+    let limit = page::limit(query.limit)?;
+    let grants = newest_first(fresh.state(), query.cursor.as_deref())?.filter(|record| {
+        &*record.action == "leadership.grant" && record.outcome == AuditOutcome::Success
+    });
+    let cursor = |record: &&AuditRecord| page::cursor_of(&[&record.seq.to_string()]);
+    let show = |record: &AuditRecord| LeadershipChange {
+        index: record.index,
+        time_ms: record.time_ms,
+        holder: record.object.as_ref().into(),
+        fence: record.index,
+    };
+    Ok(fresh.json(Page::take(grants, limit, cursor, show)))
+}
+
+/// A node that joins.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct MemberBody {
+    /// Its number, which was never used before.
+    id: u64,
+    /// Its name.
+    #[schema(min_length = 1, max_length = 255)]
+    name: String,
+    /// Where its peers reach it, `host:port`.
+    #[schema(min_length = 1, max_length = 255)]
+    peer_addr: String,
+    /// Where clients reach it, a URL.
+    #[schema(min_length = 1, max_length = 2048)]
+    http_addr: String,
+}
+
+/// The member that was changed.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct MemberChanged {
+    /// Its number.
+    id: u64,
+}
+
+/// Membership, where the backend has it.
+pub(super) fn admin(app: &AppState) -> Result<Arc<dyn ClusterAdmin>, Problem> {
+    app.store().cluster().ok_or_else(|| {
+        let detail = format!("the backend {} has no members of its own", app.store().kind());
+        Problem::new(ProblemKind::NotSupported, detail)
+    })
+}
+
+/// Waits for a change of membership, but not for ever.
+pub(super) async fn in_time<T>(
+    work: impl Future<Output = Result<T, AdminError>>,
+) -> Result<T, Problem> {
+    let limit = Duration::from_millis(ADMIN_TIMEOUT_MS);
+    match tokio::time::timeout(limit, work).await {
+        Ok(result) => Ok(result?),
+        Err(_) => {
+            let detail = "no answer came within the time: the change may still take effect";
+            let mut problem = Problem::new(ProblemKind::OutcomeUnknown, detail);
+            problem.action = "Look at GET /api/v1/cluster/status before repeating it.";
+            Err(problem.with_retry_after_s(5))
+        }
+    }
+}
+
+/// Notes in the audit log what was done to the cluster; the membership itself is not in it.
+async fn record(app: &AppState, write: Write, action: &str, object: String, success: bool) {
+    let items = vec![(action.into(), object.into(), success)];
+    let command = crate::state::Command::RecordAudit { items };
+    if let Err(problem) = write.propose(app, command).await {
+        tracing::warn!(
+            action,
+            detail = %problem.detail,
+            "a change was not written into the audit log"
+        );
+    }
+}
+
+/// Adds a node that follows without a vote. Give it one when it has caught up.
+#[utoipa::path(
+    post, path = "/api/v1/cluster/members", tag = "cluster", operation_id = "addMember",
+    request_body = MemberBody, responses((status = 200, body = MemberChanged)),
+)]
+pub(super) async fn add_member(
+    State(app): State<AppState>,
+    _: Params<NoParams>,
+    write: Write,
+    JsonBody(body): JsonBody<MemberBody>,
+) -> Result<Json<MemberChanged>, Problem> {
+    let name = Name::parse("name", &body.name)?;
+    check_text("peer_addr", &body.peer_addr, 3, 255)?;
+    crate::state::Address::parse(&body.http_addr)
+        .map_err(|error| crate::state::LimitExceeded { field: "http_addr".into(), ..error })?;
+    let (admin, id) = (admin(&app)?, body.id);
+    let joined =
+        in_time(admin.add_learner(id, name.as_str().into(), body.peer_addr, body.http_addr)).await;
+    record(&app, write, "member.add", id.to_string(), joined.is_ok()).await;
+    joined.map(|()| Json(MemberChanged { id }))
+}
+
+/// Gives a node that follows a vote.
+#[utoipa::path(
+    post, path = "/api/v1/cluster/members/{id}/promote", tag = "cluster",
+    operation_id = "promoteMember",
+    params(("id" = u64, Path,)), responses((status = 200, body = MemberChanged)),
+)]
+pub(super) async fn promote_member(
+    State(app): State<AppState>,
+    NumberPath(id): NumberPath,
+    _: Params<NoParams>,
+    write: Write,
+) -> Result<Json<MemberChanged>, Problem> {
+    let promoted = in_time(admin(&app)?.promote(id)).await;
+    record(&app, write, "member.promote", id.to_string(), promoted.is_ok()).await;
+    promoted.map(|()| Json(MemberChanged { id }))
+}
+
+/// Takes a member out for good; its number is never used again.
+#[utoipa::path(
+    delete, path = "/api/v1/cluster/members/{id}", tag = "cluster", operation_id = "removeMember",
+    params(("id" = u64, Path,)), responses((status = 200, body = MemberChanged)),
+)]
+pub(super) async fn remove_member(
+    State(app): State<AppState>,
+    NumberPath(id): NumberPath,
+    _: Params<NoParams>,
+    write: Write,
+) -> Result<Json<MemberChanged>, Problem> {
+    let removed = in_time(admin(&app)?.remove(id)).await;
+    record(&app, write, "member.remove", id.to_string(), removed.is_ok()).await;
+    removed.map(|()| Json(MemberChanged { id }))
+}
+
+/// Whom leadership goes to.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct TransferBody {
+    /// A voter's number; the one that is furthest along where it is left out.
+    to: Option<u64>,
+}
+
+/// Who leads after a transfer, as this node knows it.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Transferred {
+    /// The leader's name, if one is known yet.
+    leader: Option<String>,
+}
+
+/// Hands leadership over.
+#[utoipa::path(
+    post, path = "/api/v1/cluster/transfer", tag = "cluster", operation_id = "transferLeadership",
+    request_body = Option<TransferBody>, responses((status = 200, body = Transferred)),
+)]
+pub(super) async fn transfer(
+    State(app): State<AppState>,
+    _: Params<NoParams>,
+    write: Write,
+    OptionalJsonBody(body): OptionalJsonBody<TransferBody>,
+) -> Result<Json<Transferred>, Problem> {
+    let handed_over = in_time(admin(&app)?.transfer_leadership(body.to)).await;
+    let object = body.to.map_or_else(|| "furthest along".into(), |to| to.to_string());
+    record(&app, write, "leadership.transfer", object, handed_over.is_ok()).await;
+    handed_over?;
+    let leader = app.store().leadership_now().leader;
+    Ok(Json(Transferred { leader }))
+}
+
+/// Writes a snapshot on this node now, so that its log can be purged.
+#[utoipa::path(
+    post, path = "/api/v1/cluster/snapshot", tag = "cluster", operation_id = "takeSnapshot",
+    responses((status = 204)),
+)]
+pub(super) async fn snapshot(
+    State(app): State<AppState>,
+    _: Params<NoParams>,
+) -> Result<StatusCode, Problem> {
+    in_time(admin(&app)?.snapshot()).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Confirms that the silent instances are gone, so that a suspended expiry goes on. Only the node
+/// that leads can be told so.
+#[utoipa::path(
+    post, path = "/api/v1/cluster/expiry/confirm", tag = "cluster", operation_id = "confirmSilence",
+    responses((status = 204)),
+)]
+pub(super) async fn confirm_silence(
+    State(app): State<AppState>,
+    _: Params<NoParams>,
+    write: Write,
+) -> Result<StatusCode, Problem> {
+    if app.duties().borrow().is_none() {
+        let leader = app.store().leadership_now().leader;
+        let who = leader.as_deref().unwrap_or("nobody known");
+        let detail = format!("this node does not lead; {who} does");
+        let mut problem = Problem::new(ProblemKind::Conflict, detail);
+        problem.action = "Send the request to the leader.";
+        return Err(problem);
+    }
+    app.registry().confirm_silence();
+    record(&app, write, "expiry.confirm", "fleet".into(), true).await;
+    Ok(StatusCode::NO_CONTENT)
+}

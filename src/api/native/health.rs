@@ -1,0 +1,107 @@
+//! Why an instance gets traffic, or does not.
+
+use axum::extract::State;
+use axum::response::Response;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::extract::{InstancePath, NoParams, Params};
+use super::fresh::{Fresh, Freshness};
+use super::services::find;
+use super::shape::{DrainView, HealthView};
+use crate::api::AppState;
+use crate::api::ProbeObservation;
+use crate::api::problem::Problem;
+use crate::state::{Instance, Liveness, ProbeSpec, Readiness, ServiceState};
+
+/// Where the probe's settings come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum ProbeFrom {
+    /// The instance's own registration.
+    Instance,
+    /// The service's policy.
+    Policy,
+    /// Nobody set any.
+    Default,
+}
+
+/// Why an instance gets traffic, or does not.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct HealthWhy {
+    /// The namespace.
+    namespace: String,
+    /// The service.
+    service: String,
+    /// The instance.
+    id: String,
+    /// Whether it gets traffic.
+    routable: bool,
+    /// The reason, in one line.
+    why: String,
+    /// What the health checks agreed on.
+    verdict: HealthView,
+    /// Who drained it; null where nobody did.
+    drain: Option<DrainView>,
+    /// How it is probed.
+    probe: ProbeSpec,
+    /// Where these settings come from.
+    probe_from: ProbeFrom,
+    /// This node's latest probes, newest first.
+    observations: Vec<ProbeObservation>,
+}
+
+/// Says why an instance gets traffic, or does not.
+#[utoipa::path(
+    get, path = "/api/v1/services/{namespace}/{service}/instances/{id}/health", tag = "instances",
+    operation_id = "instanceHealth",
+    params(("namespace" = String, Path,), ("service" = String, Path,), ("id" = String, Path,), Freshness),
+    responses((status = 200, body = HealthWhy)),
+)]
+pub(super) async fn instance_health(
+    State(state): State<AppState>,
+    fresh: Fresh,
+    InstancePath(key): InstancePath,
+    _: Params<NoParams>,
+) -> Result<Response, Problem> {
+    let service = find(&fresh, &key.service)?;
+    let instance = service.instances.get(&key.instance);
+    let instance = instance.ok_or_else(|| Problem::not_found("instance", &key.to_string()))?;
+    let own = instance.registration.probe.as_deref();
+    let of_policy = service.policy.as_ref().and_then(|record| record.policy.probe.as_ref());
+    let (probe, probe_from) = match (own, of_policy) {
+        (Some(probe), _) => (probe.clone(), ProbeFrom::Instance),
+        (None, Some(probe)) => (probe.clone(), ProbeFrom::Policy),
+        (None, None) => (ProbeSpec::default(), ProbeFrom::Default),
+    };
+    let drain = service.drains.get(&key.instance);
+    Ok(fresh.json(HealthWhy {
+        namespace: key.service.namespace.as_str().into(),
+        service: key.service.service.as_str().into(),
+        id: key.instance.as_str().into(),
+        routable: service.is_routable(instance),
+        why: why(service, instance),
+        verdict: HealthView::from(&instance.health),
+        drain: drain.map(|drain| DrainView::from(drain.as_ref())),
+        probe,
+        probe_from,
+        observations: state.health().observations(&key),
+    }))
+}
+
+fn why(service: &ServiceState, instance: &Instance) -> String {
+    if let Some(drain) = service.drains.get(&instance.registration.id) {
+        let reason = if drain.reason.is_empty() { "no reason given" } else { &drain.reason };
+        return format!("drained by {}: {reason}", drain.by);
+    }
+    let health = &instance.health;
+    let reason = if health.reason.is_empty() { "no reason given" } else { &health.reason };
+    match (health.liveness, health.readiness) {
+        (Liveness::Evicted, _) => format!("evicted by its health checks: {reason}"),
+        (Liveness::Alive, Readiness::NotReady) => format!("its health checks fail: {reason}"),
+        (Liveness::Alive, Readiness::Ready) => "its health checks pass".into(),
+        (Liveness::Alive, Readiness::Unknown) => {
+            "registered, heartbeats in time, nothing observed against it".into()
+        }
+    }
+}

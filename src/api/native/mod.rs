@@ -1,0 +1,120 @@
+//! The native API under `/api/v1`.
+//!
+//! Place in the flow: the edge has decided access; handlers here read from the view
+//! ([`fresh::Fresh`]) and write through the registry ([`fresh::Write`]). Requests are read strictly
+//! ([`extract`]), errors are problems ([`super::problem`]). `docs/reference/native-api.md` has the
+//! table of routes.
+
+mod audit;
+mod backup;
+mod batches;
+mod change;
+mod cluster;
+mod extract;
+mod fresh;
+mod health;
+mod identities;
+mod instances;
+mod page;
+mod policies;
+mod ready;
+mod resolve;
+mod services;
+mod session;
+mod shape;
+mod telemetry;
+mod watch;
+
+use std::sync::Arc;
+
+use axum::middleware::from_fn_with_state;
+use axum::{Extension, Router};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::problem::Problem;
+use super::{AppState, openapi};
+use crate::state::{LimitExceeded, Registration};
+
+/// Its routes, each with its place in the OpenAPI document.
+pub fn router() -> OpenApiRouter<AppState> {
+    let mut router = OpenApiRouter::with_openapi(openapi::skeleton())
+        .routes(routes!(services::list_namespaces))
+        .routes(routes!(services::list_services))
+        .routes(routes!(services::get_service, services::delete_service))
+        .routes(routes!(instances::list_instances))
+        .routes(routes!(
+            instances::get_instance,
+            instances::register_instance,
+            instances::deregister_instance
+        ))
+        .routes(routes!(instances::heartbeat))
+        .routes(routes!(instances::drain_instance, instances::undrain_instance))
+        .routes(routes!(health::instance_health))
+        .routes(routes!(batches::register_batch))
+        .routes(routes!(batches::heartbeat_batch))
+        .routes(routes!(resolve::resolve))
+        .routes(routes!(policies::get_policy, policies::put_policy, policies::delete_policy))
+        .routes(routes!(policies::get_config, policies::put_config))
+        .routes(routes!(watch::watch))
+        .routes(routes!(watch::poll_changes))
+        .merge(cluster_routes())
+        .merge(identity_routes())
+        .merge(record_routes());
+    openapi::complete(router.get_openapi_mut());
+    router
+}
+
+fn cluster_routes() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new()
+        .routes(routes!(ready::ready))
+        .routes(routes!(cluster::status))
+        .routes(routes!(cluster::digest))
+        .routes(routes!(cluster::leadership))
+        .routes(routes!(cluster::add_member))
+        .routes(routes!(cluster::promote_member))
+        .routes(routes!(cluster::remove_member))
+        .routes(routes!(cluster::transfer))
+        .routes(routes!(cluster::snapshot))
+        .routes(routes!(cluster::confirm_silence))
+        .routes(routes!(backup::backup))
+}
+
+fn identity_routes() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new()
+        .routes(routes!(session::sign_in, session::sign_out))
+        .routes(routes!(session::who_am_i))
+        .routes(routes!(identities::list_users))
+        .routes(routes!(identities::put_user, identities::delete_user))
+        .routes(routes!(identities::list_tokens, identities::create_token))
+        .routes(routes!(identities::delete_token))
+        .routes(routes!(identities::list_keys))
+        .routes(routes!(identities::rotate_keys))
+}
+
+fn record_routes() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new()
+        .routes(routes!(audit::list_audit))
+        .routes(routes!(audit::verify_audit))
+        .routes(routes!(audit::export_audit))
+        .routes(routes!(telemetry::list_alerts))
+        .routes(routes!(telemetry::acknowledge_alert))
+        .routes(routes!(telemetry::list_silences))
+        .routes(routes!(telemetry::silence_alerts, telemetry::unsilence_alerts))
+        .routes(routes!(telemetry::list_traces))
+}
+
+/// Puts around the native routes what all of them share.
+pub(super) fn wrap(router: Router<AppState>, state: &AppState) -> Router<AppState> {
+    router
+        .layer(from_fn_with_state(state.clone(), fresh::put_headers))
+        .layer(Extension(Arc::new(watch::Watchers::default())))
+}
+
+/// Refuses an instance whose address the operator's networks forbid.
+fn check_target(state: &AppState, registration: &Registration) -> Result<(), Problem> {
+    state.forwarder().check_address(&registration.address).map_err(|reason| {
+        let limit = format!("in a network that may be called: {reason}");
+        LimitExceeded::new("address", limit, &registration.address).into()
+    })
+}

@@ -1,0 +1,123 @@
+//! Policies of services and the runtime configuration, both with compare-and-set.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::extract::{JsonBody, NoParams, Params, ServicePath};
+use super::fresh::{Fresh, Freshness, Revised, Write, etag, unexpected};
+use super::services::find;
+use crate::api::AppState;
+use crate::api::problem::{Problem, ProblemKind};
+use crate::state::{Applied, Command, ConfigRecord, Reply, RuntimeConfig, ServicePolicy};
+
+/// A policy and its revision.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct PolicyView {
+    /// For `If-Match`.
+    revision: u64,
+    /// The policy.
+    policy: ServicePolicy,
+}
+
+/// Shows a service's policy.
+#[utoipa::path(
+    get, path = "/api/v1/services/{namespace}/{service}/policy", tag = "policies",
+    operation_id = "getPolicy",
+    params(("namespace" = String, Path,), ("service" = String, Path,), Freshness),
+    responses((status = 200, body = PolicyView, headers(("ETag" = String, description = "The revision, quoted.")))),
+)]
+pub(super) async fn get_policy(
+    fresh: Fresh,
+    ServicePath(key): ServicePath,
+    _: Params<NoParams>,
+) -> Result<Response, Problem> {
+    let record = find(&fresh, &key)?.policy.as_ref();
+    let record = record.ok_or_else(|| Problem::not_found("policy of service", &key.to_string()))?;
+    let policy = record.policy.clone();
+    let mut response = fresh.json(PolicyView { revision: record.revision, policy });
+    response.headers_mut().insert(header::ETAG, etag(record.revision));
+    Ok(response)
+}
+
+/// Sets a service's policy, whole. The service need not have instances yet.
+#[utoipa::path(
+    put, path = "/api/v1/services/{namespace}/{service}/policy", tag = "policies",
+    operation_id = "putPolicy",
+    params(("namespace" = String, Path,), ("service" = String, Path,)),
+    request_body = ServicePolicy,
+    responses((status = 200, body = Revised, headers(("ETag" = String, description = "The new revision, quoted.")))),
+)]
+pub(super) async fn put_policy(
+    State(state): State<AppState>,
+    ServicePath(key): ServicePath,
+    _: Params<NoParams>,
+    write: Write,
+    JsonBody(policy): JsonBody<ServicePolicy>,
+) -> Result<Response, Problem> {
+    policy.check()?;
+    let json = serde_json::to_string(&policy).map_err(|error| {
+        Problem::new(ProblemKind::InvalidRequest, format!("the policy cannot be kept: {error}"))
+    })?;
+    let expected_revision = write.conditions.expected_revision();
+    let command = Command::PutPolicy { key, policy_json: Some(json.into()), expected_revision };
+    revised(write.propose(&state, command).await?)
+}
+
+/// Takes a service's policy away: the defaults apply again.
+#[utoipa::path(
+    delete, path = "/api/v1/services/{namespace}/{service}/policy", tag = "policies",
+    operation_id = "deletePolicy",
+    params(("namespace" = String, Path,), ("service" = String, Path,)),
+    responses((status = 200, body = Revised)),
+)]
+pub(super) async fn delete_policy(
+    State(state): State<AppState>,
+    ServicePath(key): ServicePath,
+    _: Params<NoParams>,
+    write: Write,
+) -> Result<Response, Problem> {
+    let expected_revision = write.conditions.expected_revision();
+    let command = Command::PutPolicy { key, policy_json: None, expected_revision };
+    revised(write.propose(&state, command).await?)
+}
+
+/// Shows the runtime configuration.
+#[utoipa::path(
+    get, path = "/api/v1/config", tag = "config", operation_id = "getConfig", params(Freshness),
+    responses((status = 200, body = ConfigRecord, headers(("ETag" = String, description = "The revision, quoted.")))),
+)]
+pub(super) async fn get_config(fresh: Fresh, _: Params<NoParams>) -> Response {
+    let record = fresh.state().config();
+    let mut response = fresh.json(record.as_ref());
+    response.headers_mut().insert(header::ETAG, etag(record.revision));
+    response
+}
+
+/// Replaces the runtime configuration, whole: a field that is left out gets its default.
+#[utoipa::path(
+    put, path = "/api/v1/config", tag = "config", operation_id = "putConfig",
+    request_body = RuntimeConfig,
+    responses((status = 200, body = Revised, headers(("ETag" = String, description = "The new revision, quoted.")))),
+)]
+pub(super) async fn put_config(
+    State(state): State<AppState>,
+    _: Params<NoParams>,
+    write: Write,
+    JsonBody(config): JsonBody<RuntimeConfig>,
+) -> Result<Response, Problem> {
+    config.check()?;
+    let expected_revision = write.conditions.expected_revision();
+    let command = Command::PutConfig { config, expected_revision };
+    revised(write.propose(&state, command).await?)
+}
+
+fn revised(applied: Applied) -> Result<Response, Problem> {
+    let Reply::Revision(revision) = applied.reply else { return Err(unexpected(&applied.reply)) };
+    let mut response = Json(Revised { index: applied.index, revision }).into_response();
+    response.headers_mut().insert(header::ETAG, etag(revision));
+    Ok(response)
+}

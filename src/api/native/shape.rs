@@ -1,0 +1,319 @@
+//! The shapes of services and instances on the wire, and how they are made of the state's types.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::de::{self, Deserializer, MapAccess, Visitor};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::state::limits::{self, LimitExceeded, check_count, check_range};
+use crate::state::{
+    Address, Drain, Health, Instance, Liveness, Name, ProbeSpec, Readiness, Registration,
+    RuntimeConfig, SelectionStrategy, ServiceKey, ServiceState,
+};
+
+/// Entries with unique keys; a repeated key is refused.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(transparent)]
+pub(super) struct Metadata(pub(super) BTreeMap<String, String>);
+
+impl<'de> Deserialize<'de> for Metadata {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Entries;
+        impl<'de> Visitor<'de> for Entries {
+            type Value = BTreeMap<String, String>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object whose values are strings")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut entries = BTreeMap::new();
+                while let Some((key, value)) = map.next_entry::<String, String>()? {
+                    if entries.contains_key(&key) {
+                        return Err(de::Error::custom(format!("metadata has {key} twice")));
+                    }
+                    entries.insert(key, value);
+                }
+                Ok(entries)
+            }
+        }
+        deserializer.deserialize_map(Entries).map(Self)
+    }
+}
+
+/// What the owner of an instance says of it.
+#[derive(Clone, Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RegistrationBody {
+    /// Where it is reached: `http://` or `https://`, host, optional port, optional base path.
+    #[schema(example = "http://10.0.0.1:8080", min_length = 1, max_length = 2048)]
+    pub(super) address: String,
+    /// Its share of the traffic against its peers; 1 where it is left out.
+    #[serde(default)]
+    #[schema(minimum = 1, maximum = 100)]
+    pub(super) weight: Option<u64>,
+    /// How long it stays listed after its last heartbeat, in milliseconds; the runtime
+    /// configuration's `heartbeat_timeout_s` where it is left out.
+    #[serde(default)]
+    #[schema(minimum = 1000, maximum = 34_560_000_000_u64)]
+    pub(super) ttl_ms: Option<u64>,
+    /// The zone that it runs in.
+    #[serde(default)]
+    #[schema(min_length = 1, max_length = 255)]
+    pub(super) zone: Option<String>,
+    /// The version that it runs.
+    #[serde(default)]
+    #[schema(min_length = 1, max_length = 255)]
+    pub(super) version: Option<String>,
+    /// Labels.
+    #[serde(default)]
+    #[schema(max_items = 64)]
+    pub(super) tags: Vec<String>,
+    /// Free entries.
+    #[serde(default)]
+    pub(super) metadata: Metadata,
+    /// How it is probed, where it differs from the service's policy.
+    #[serde(default)]
+    pub(super) probe: Option<ProbeSpec>,
+}
+
+impl RegistrationBody {
+    /// Checks every bound and makes a registration of it.
+    pub(super) fn into_registration(
+        self,
+        id: Name,
+        config: &RuntimeConfig,
+    ) -> Result<Registration, LimitExceeded> {
+        let weight = self.weight.unwrap_or(1);
+        check_range("weight", weight, 1, limits::WEIGHT_MAX.into())?;
+        check_count("tags", self.tags.len(), limits::TAGS_MAX)?;
+        check_count("metadata", self.metadata.0.len(), limits::METADATA_ENTRIES_MAX)?;
+        let name = |field: &str, text: &Option<String>| {
+            text.as_deref().map(|text| Name::parse(field, text)).transpose()
+        };
+        let tags: Result<Vec<Name>, _> =
+            self.tags.iter().map(|tag| Name::parse("tags", tag)).collect();
+        let entry = |(key, value): (String, String)| {
+            Name::parse("metadata", &key).map(|key| (key, value.into()))
+        };
+        let metadata: Result<Vec<_>, _> = self.metadata.0.into_iter().map(entry).collect();
+        let registration = Registration {
+            id,
+            address: Address::parse(&self.address)?,
+            weight: u16::try_from(weight).unwrap_or(limits::WEIGHT_MAX),
+            ttl_ms: self.ttl_ms.unwrap_or(config.heartbeat_timeout_s.saturating_mul(1_000)),
+            zone: name("zone", &self.zone)?,
+            version: name("version", &self.version)?,
+            tags: tags?.into(),
+            metadata: metadata?.into(),
+            probe: self.probe.map(Box::new),
+        }
+        .normalised();
+        registration.check()?;
+        Ok(registration)
+    }
+}
+
+/// What the health checks agreed on.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub(super) struct HealthView {
+    /// Whether it may get traffic.
+    pub(super) readiness: Readiness,
+    /// Whether it counts as there at all.
+    pub(super) liveness: Liveness,
+    /// Why, in one line.
+    pub(super) reason: String,
+    /// Since when, in milliseconds since 1970; 0 where nothing has been observed.
+    pub(super) since_ms: u64,
+    /// How often it changed lately.
+    pub(super) flap_score: u32,
+}
+
+impl From<&Health> for HealthView {
+    fn from(health: &Health) -> Self {
+        Self {
+            readiness: health.readiness,
+            liveness: health.liveness,
+            reason: health.reason.as_ref().into(),
+            since_ms: health.since_ms,
+            flap_score: health.flap_score,
+        }
+    }
+}
+
+/// An operator's word that an instance gets no new traffic.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub(super) struct DrainView {
+    /// Who said so.
+    by: String,
+    /// Why.
+    reason: String,
+    /// Since when, in milliseconds since 1970.
+    since_ms: u64,
+}
+
+impl From<&Drain> for DrainView {
+    fn from(drain: &Drain) -> Self {
+        Self {
+            by: drain.by.as_str().into(),
+            reason: drain.reason.clone(),
+            since_ms: drain.since_ms,
+        }
+    }
+}
+
+/// An instance by itself, as changes carry it.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub(crate) struct InstanceRecord {
+    /// The namespace.
+    namespace: String,
+    /// The service.
+    service: String,
+    /// Its name within the service.
+    id: String,
+    /// Where it is reached.
+    address: String,
+    /// Its share of the traffic against its peers.
+    weight: u16,
+    /// How long it stays listed after its last heartbeat, in milliseconds.
+    ttl_ms: u64,
+    /// The zone that it runs in.
+    zone: Option<String>,
+    /// The version that it runs.
+    version: Option<String>,
+    /// Labels, sorted.
+    tags: Vec<String>,
+    /// Free entries.
+    metadata: Metadata,
+    /// How it is probed, where it says so itself.
+    probe: Option<ProbeSpec>,
+    /// What the health checks agreed on.
+    health: HealthView,
+    /// The index of its registration; an expiry or a conditional removal names it.
+    lease_epoch: u64,
+    /// When it was registered, in milliseconds since 1970.
+    registered_at_ms: u64,
+    /// The index of the last change to it.
+    modified_index: u64,
+}
+
+impl InstanceRecord {
+    pub(crate) fn new(key: &ServiceKey, instance: &Instance) -> Self {
+        let registration = &instance.registration;
+        let text = |name: &Name| name.as_str().to_owned();
+        let entry = |(key, value): &(Name, Box<str>)| (text(key), value.as_ref().to_owned());
+        Self {
+            namespace: text(&key.namespace),
+            service: text(&key.service),
+            id: text(&registration.id),
+            address: registration.address.as_str().into(),
+            weight: registration.weight,
+            ttl_ms: registration.ttl_ms,
+            zone: registration.zone.as_ref().map(text),
+            version: registration.version.as_ref().map(text),
+            tags: registration.tags.iter().map(text).collect(),
+            metadata: Metadata(registration.metadata.iter().map(entry).collect()),
+            probe: registration.probe.as_deref().cloned(),
+            health: HealthView::from(&instance.health),
+            lease_epoch: instance.lease_epoch,
+            registered_at_ms: instance.registered_at_ms,
+            modified_index: instance.modified_index,
+        }
+    }
+}
+
+/// An instance among its peers.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub(super) struct InstanceView {
+    #[serde(flatten)]
+    record: InstanceRecord,
+    /// Whether it gets traffic: registered, not drained, healthy enough.
+    routable: bool,
+    /// Who drained it, and why; null where nobody did.
+    drain: Option<DrainView>,
+}
+
+impl InstanceView {
+    pub(super) fn new(key: &ServiceKey, service: &ServiceState, instance: &Instance) -> Self {
+        let drain = service.drains.get(&instance.registration.id);
+        Self {
+            record: InstanceRecord::new(key, instance),
+            routable: service.is_routable(instance),
+            drain: drain.map(|drain| DrainView::from(drain.as_ref())),
+        }
+    }
+}
+
+/// How a whole service does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum ServiceHealth {
+    /// Every instance that is not drained gets traffic.
+    Healthy,
+    /// Some do.
+    Degraded,
+    /// None does.
+    Down,
+}
+
+/// A service in a list.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub(super) struct ServiceSummary {
+    /// The namespace.
+    namespace: String,
+    /// The service's name.
+    name: String,
+    /// How it does.
+    pub(super) health: ServiceHealth,
+    /// Its instances, those evicted included.
+    pub(super) instances: usize,
+    /// Those that get traffic.
+    pub(super) routable: usize,
+    /// Those that are alive but not ready.
+    pub(super) unhealthy: usize,
+    /// Those that were evicted and are watched on.
+    evicted: usize,
+    /// Those that an operator drained.
+    pub(super) draining: usize,
+    /// The strategy in force.
+    strategy: SelectionStrategy,
+    /// The policy's revision; null where none is set.
+    policy_revision: Option<u64>,
+    /// The index of the last change to it.
+    modified_index: u64,
+}
+
+impl ServiceSummary {
+    pub(super) fn new(key: &ServiceKey, service: &ServiceState, config: &RuntimeConfig) -> Self {
+        let (mut routable, mut unhealthy, mut evicted, mut draining) = (0, 0, 0, 0);
+        for (id, instance) in &service.instances {
+            draining += usize::from(service.drains.contains_key(id));
+            routable += usize::from(service.is_routable(instance));
+            let gone = instance.health.liveness == Liveness::Evicted;
+            evicted += usize::from(gone);
+            unhealthy += usize::from(!gone && instance.health.readiness == Readiness::NotReady);
+        }
+        let instances = service.instances.len();
+        let health = match routable {
+            0 => ServiceHealth::Down,
+            _ if routable + draining >= instances => ServiceHealth::Healthy,
+            _ => ServiceHealth::Degraded,
+        };
+        let policy = service.policy.as_ref();
+        Self {
+            namespace: key.namespace.as_str().into(),
+            name: key.service.as_str().into(),
+            health,
+            instances,
+            routable,
+            unhealthy,
+            evicted,
+            draining,
+            strategy: policy
+                .and_then(|record| record.policy.selection.strategy)
+                .unwrap_or(config.selection_strategy),
+            policy_revision: policy.map(|record| record.revision),
+            modified_index: service.modified_index,
+        }
+    }
+}

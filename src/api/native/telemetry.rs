@@ -1,0 +1,191 @@
+//! What this node alone knows: alerts, their silences, and recent traces.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::Response;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use super::extract::{JsonBody, NamePath, NoParams, NumberPath, Params};
+use super::fresh::{Fresh, Freshness, Write};
+use super::page::{self, Page};
+use crate::api::AppState;
+use crate::api::problem::{Problem, ProblemKind};
+use crate::state::LimitExceeded;
+use crate::state::limits::{TEXT_LEN_MAX, check_range, check_text};
+use crate::telemetry::{Alert, Silence, Trace};
+
+/// Longest silence, in milliseconds (30 days).
+const SILENCE_MS_MAX: u64 = 30 * 24 * 3_600 * 1_000;
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Newest {
+    /// Most items.
+    #[param(minimum = 1, maximum = 1000)]
+    limit: Option<u64>,
+}
+
+/// Lists this node's latest alerts, newest first.
+#[utoipa::path(
+    get, path = "/api/v1/alerts", tag = "alerts", operation_id = "listAlerts",
+    params(Newest, Freshness), responses((status = 200, body = Page<Alert>)),
+)]
+pub(super) async fn list_alerts(
+    State(state): State<AppState>,
+    fresh: Fresh,
+    Params(query): Params<Newest>,
+) -> Result<Response, Problem> {
+    let mut alerts = state.telemetry().alerts().newest_first();
+    alerts.truncate(page::limit(query.limit)?);
+    Ok(fresh.json(Page::whole(alerts)))
+}
+
+/// Says that an alert was seen, and by whom.
+#[utoipa::path(
+    post, path = "/api/v1/alerts/{id}/ack", tag = "alerts", operation_id = "acknowledgeAlert",
+    params(("id" = u64, Path,)), responses((status = 200, body = Alert)),
+)]
+pub(super) async fn acknowledge_alert(
+    State(state): State<AppState>,
+    NumberPath(id): NumberPath,
+    _: Params<NoParams>,
+    write: Write,
+) -> Result<Json<Alert>, Problem> {
+    let alerts = state.telemetry().alerts();
+    let missing = || Problem::not_found("alert", &id.to_string());
+    if !alerts.acknowledge(id, &write.actor.user) {
+        return Err(missing());
+    }
+    alerts.newest_first().into_iter().find(|alert| alert.id == id).map(Json).ok_or_else(missing)
+}
+
+/// Lists the silences in force.
+#[utoipa::path(
+    get, path = "/api/v1/alerts/silences", tag = "alerts", operation_id = "listSilences",
+    params(Freshness), responses((status = 200, body = Page<Silence>)),
+)]
+pub(super) async fn list_silences(
+    State(state): State<AppState>,
+    fresh: Fresh,
+    _: Params<NoParams>,
+) -> Response {
+    fresh.json(Page::whole(state.telemetry().alerts().silences(state.clock().wall_ms())))
+}
+
+/// How long a kind of alert is silenced.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SilenceBody {
+    /// From now on, in milliseconds, at most 30 days.
+    #[schema(minimum = 1000, maximum = 2_592_000_000_u64)]
+    duration_ms: u64,
+    /// Why.
+    #[serde(default)]
+    #[schema(max_length = 1024)]
+    reason: String,
+}
+
+/// Keeps a kind of alert from the webhook for a while; it is listed all the same.
+#[utoipa::path(
+    put, path = "/api/v1/alerts/silences/{type}", tag = "alerts", operation_id = "silenceAlerts",
+    params(("type" = String, Path,)), request_body = SilenceBody,
+    responses((status = 200, body = Silence)),
+)]
+pub(super) async fn silence_alerts(
+    State(state): State<AppState>,
+    NamePath(kind): NamePath,
+    _: Params<NoParams>,
+    write: Write,
+    JsonBody(body): JsonBody<SilenceBody>,
+) -> Result<Json<Silence>, Problem> {
+    check_text("reason", &body.reason, 0, TEXT_LEN_MAX)?;
+    check_range("duration_ms", body.duration_ms, 1_000, SILENCE_MS_MAX)?;
+    let now_ms = state.clock().wall_ms();
+    let silence = Silence {
+        kind: kind.as_str().into(),
+        until_ms: now_ms + body.duration_ms,
+        reason: body.reason,
+        by: write.actor.user.into(),
+    };
+    if !state.telemetry().alerts().silence(silence.clone(), now_ms) {
+        return Err(LimitExceeded::new("silences", "fewer at a time", "one more").into());
+    }
+    Ok(Json(silence))
+}
+
+/// Ends a silence.
+#[utoipa::path(
+    delete, path = "/api/v1/alerts/silences/{type}", tag = "alerts",
+    operation_id = "unsilenceAlerts",
+    params(("type" = String, Path,)), responses((status = 204)),
+)]
+pub(super) async fn unsilence_alerts(
+    State(state): State<AppState>,
+    NamePath(kind): NamePath,
+    _: Params<NoParams>,
+    write: Write,
+) -> StatusCode {
+    // One that has run out already replaces it.
+    let ended = Silence {
+        kind: kind.as_str().into(),
+        until_ms: 0,
+        reason: String::new(),
+        by: write.actor.user.into(),
+    };
+    state.telemetry().alerts().silence(ended, state.clock().wall_ms());
+    StatusCode::NO_CONTENT
+}
+
+/// A request that this node has answered.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct TraceView {
+    /// Its trace id.
+    trace_id: String,
+    /// Its W3C trace parent.
+    traceparent: String,
+    /// The method.
+    method: String,
+    /// The request target, query included.
+    path: String,
+    /// The answer's status.
+    status: u16,
+    /// Until the answer's head was ready, in milliseconds.
+    duration_ms: f64,
+    /// When it began, in milliseconds since 1970.
+    time_ms: u64,
+    /// The client's network address.
+    client: String,
+}
+
+/// Lists this node's latest requests, newest first.
+#[utoipa::path(
+    get, path = "/api/v1/traces", tag = "traces", operation_id = "listTraces",
+    params(Newest, Freshness), responses((status = 200, body = Page<TraceView>)),
+)]
+pub(super) async fn list_traces(
+    State(state): State<AppState>,
+    fresh: Fresh,
+    Params(query): Params<Newest>,
+) -> Result<Response, Problem> {
+    let limit = page::limit(query.limit)?;
+    // The request log's lock may wait for the disk.
+    let telemetry = state.telemetry().clone();
+    let traces = tokio::task::spawn_blocking(move || telemetry.traces()).await.map_err(|_| {
+        Problem::new(ProblemKind::Unavailable, "the node is stopping").with_retry_after_s(1)
+    })?;
+    let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+    let traces = traces.into_iter().take(limit).map(|Trace { time_ms, request }| TraceView {
+        trace_id: text(&request.trace_id),
+        traceparent: text(&request.traceparent),
+        method: request.method.to_string(),
+        path: request.uri.path_and_query().map_or("", |path| path.as_str()).into(),
+        status: request.status.as_u16(),
+        duration_ms: request.duration_us as f64 / 1_000.0,
+        time_ms,
+        client: request.client.to_string(),
+    });
+    Ok(fresh.json(Page::whole(traces.collect())))
+}

@@ -1,0 +1,336 @@
+//! Changes as they happen: server-sent events, and long-poll.
+//!
+//! A watcher is a place in the view's ring, not a queue: it costs the same whether its client
+//! reads or not. A client that reads too slowly falls off the ring, is told `compacted`, and its
+//! stream ends. Each change is serialised once and shared by all who watch it.
+//!
+//! **Invariant:** gapless. A watcher gets every change of its scope in order, or `compacted`.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use axum::body::{Body, Bytes};
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderValue, header};
+use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
+use futures::stream;
+use serde::{Deserialize, Serialize};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch as watch_channel};
+use utoipa::{IntoParams, ToSchema};
+
+use super::change::Change;
+use super::extract::{Params, service_key};
+use crate::api::problem::{Problem, ProblemKind};
+use crate::api::{AppState, Caller};
+use crate::clock::Clock;
+use crate::state::limits::check_range;
+use crate::state::{Event, Name, Role, ServiceKey};
+use crate::view::{Compacted, WatchScope, Watcher, WatcherLost};
+
+/// Most watchers on a node, streams and long-polls together.
+const WATCHERS_MAX: usize = 20_000;
+/// Most changes in one piece of a stream; bounds what one slow client can hold.
+const CHUNK_CHANGES_MAX: usize = 32;
+/// A comment goes out after so long without a change, in milliseconds.
+const HEARTBEAT_MS: u64 = 10_000;
+/// A stream ends after so long, so that whoever lost the right to it cannot watch on for ever; its
+/// client resumes where it was. In milliseconds; up to half as much is added at random.
+const STREAM_AGE_MS: u64 = 900_000;
+/// How long a watcher that is ahead of this node waits for it, in milliseconds.
+const AHEAD_TIMEOUT_MS: u64 = 2_000;
+/// Longest wait of a long-poll, in milliseconds.
+const WAIT_MS_MAX: u64 = 60_000;
+/// Wait of a long-poll where the request does not say, in milliseconds.
+const WAIT_MS_DEFAULT: u64 = 30_000;
+/// Changes whose text is kept for other watchers.
+const FRAMES_LEN: usize = 1_024;
+
+/// What all watchers of a node share.
+pub(super) struct Watchers {
+    permits: Arc<Semaphore>,
+    /// The text of recent changes, each at its index modulo the length.
+    frames: Box<[ArcSwapOption<(u64, Bytes)>]>,
+}
+
+impl Default for Watchers {
+    fn default() -> Self {
+        let empty = || ArcSwapOption::const_empty();
+        Self {
+            permits: Arc::new(Semaphore::new(WATCHERS_MAX)),
+            frames: std::iter::repeat_with(empty).take(FRAMES_LEN).collect(),
+        }
+    }
+}
+
+impl Watchers {
+    fn admit(&self) -> Result<OwnedSemaphorePermit, Problem> {
+        Arc::clone(&self.permits).try_acquire_owned().map_err(|_| {
+            let detail = format!("this node has {WATCHERS_MAX} watchers, its limit");
+            Problem::new(ProblemKind::TooManyRequests, detail).with_retry_after_s(10)
+        })
+    }
+
+    /// A change as a server-sent event.
+    fn frame(&self, event: &Event) -> Bytes {
+        let at = usize::try_from(event.index).unwrap_or(0) % FRAMES_LEN;
+        let slot = &self.frames[at];
+        if let Some(kept) = &*slot.load()
+            && kept.0 == event.index
+        {
+            return kept.1.clone();
+        }
+        let change = Change::new(event);
+        let json = serde_json::to_string(&change).unwrap_or_default();
+        let kind = change.kind();
+        let frame = Bytes::from(format!("id: {}\nevent: {kind}\ndata: {json}\n\n", event.index));
+        slot.store(Some(Arc::new((event.index, frame.clone()))));
+        frame
+    }
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Watch {
+    /// Only this namespace; with `service` and without it, `default`.
+    namespace: Option<String>,
+    /// Only this service.
+    service: Option<String>,
+    /// Only changes after this index; from now on where it is left out. `Last-Event-ID` outranks it.
+    index: Option<u64>,
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Poll {
+    /// Only this namespace; with `service` and without it, `default`.
+    namespace: Option<String>,
+    /// Only this service.
+    service: Option<String>,
+    /// Only changes after this index; from now on where it is left out.
+    index: Option<u64>,
+    /// How long to wait for the first change, in milliseconds; 30000 where it is left out.
+    #[param(minimum = 0, maximum = 60000)]
+    wait_ms: Option<u64>,
+    /// Most changes in the answer.
+    #[param(minimum = 1, maximum = 1000)]
+    limit: Option<u64>,
+}
+
+/// What is watched. Whoever does not name a service sees more than a lookup would tell.
+fn scope(
+    caller: &Caller,
+    namespace: Option<&str>,
+    service: Option<&str>,
+) -> Result<WatchScope, Problem> {
+    if let Some(service) = service {
+        let namespace = namespace.unwrap_or(ServiceKey::DEFAULT_NAMESPACE);
+        return Ok(WatchScope::Service(service_key(namespace, service)?));
+    }
+    if !caller.has(Role::Viewer) {
+        let kind =
+            if caller.role.is_none() { ProblemKind::Unauthorized } else { ProblemKind::Forbidden };
+        let detail = "watching more than one service needs the role viewer";
+        return Err(Problem::new(kind, detail));
+    }
+    Ok(match namespace {
+        Some(namespace) => WatchScope::Namespace(Name::parse_namespace(namespace)?),
+        None => WatchScope::Everything,
+    })
+}
+
+/// Takes a place in the stream of changes.
+async fn subscribe(
+    state: &AppState,
+    scope: WatchScope,
+    after: Option<u64>,
+) -> Result<Watcher, Compacted> {
+    let Some(after) = after else {
+        // Between reading the index and subscribing nothing is missed: the ring has it.
+        return state.view().hub().subscribe(scope, state.view().index());
+    };
+    // A watcher may come from a node that is ahead of this one. If this one does not catch up,
+    // the index is of another history.
+    let timeout = Duration::from_millis(AHEAD_TIMEOUT_MS);
+    if state.view().wait_for(after, timeout).await.is_err() {
+        return Err(Compacted { oldest: state.view().index() });
+    }
+    state.view().hub().subscribe(scope, after)
+}
+
+/// Streams changes as server-sent events.
+///
+/// The first event is `ready`, with the index that the stream starts after. Each change has its
+/// index as the event's id; a client that reconnects with `Last-Event-ID` misses nothing. The event
+/// `compacted` ends the stream: read a list and watch from its `x-maxine-index`.
+#[utoipa::path(
+    get, path = "/api/v1/watch", tag = "watch", operation_id = "watch",
+    params(Watch, ("Last-Event-ID" = Option<u64>, Header, description = "The id of the last event that was seen.")),
+    responses((status = 200, body = String, content_type = "text/event-stream")),
+)]
+pub(super) async fn watch(
+    State(state): State<AppState>,
+    Extension(watchers): Extension<Arc<Watchers>>,
+    Params(query): Params<Watch>,
+    caller: Caller,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let scope = scope(&caller, query.namespace.as_deref(), query.service.as_deref())?;
+    let last_seen = match headers.get("last-event-id") {
+        Some(value) => {
+            Some(value.to_str().ok().and_then(|id| id.parse().ok()).ok_or_else(|| {
+                let detail = "Last-Event-ID must be an index that this stream gave";
+                Problem::new(ProblemKind::InvalidRequest, detail).with_field("Last-Event-ID")
+            })?)
+        }
+        None => query.index,
+    };
+    let permit = watchers.admit()?;
+    let subscribed = subscribe(&state, scope, last_seen).await;
+    let clock = state.clock().clone();
+    let age_ms = STREAM_AGE_MS + fastrand::u64(0..STREAM_AGE_MS / 2);
+    let ends_at_ms = clock.monotonic_ms() + age_ms;
+    let stage = match subscribed {
+        Ok(watcher) => Stage::Ready(watcher),
+        Err(compacted) => Stage::Lost(compacted),
+    };
+    let published = state.view().hub().published();
+    let stream = Stream { stage, watchers, clock, published, ends_at_ms, _permit: permit };
+    let body = Body::from_stream(stream::unfold(stream, Stream::next));
+    let event_stream = HeaderValue::from_static("text/event-stream");
+    Ok(([(header::CONTENT_TYPE, event_stream)], body).into_response())
+}
+
+enum Stage {
+    Ready(Watcher),
+    Running(Watcher),
+    Lost(Compacted),
+    Ended,
+}
+
+struct Stream {
+    stage: Stage,
+    watchers: Arc<Watchers>,
+    clock: Clock,
+    published: watch_channel::Receiver<u64>,
+    ends_at_ms: u64,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Stream {
+    /// The next piece of the stream. Called only when the client can take it.
+    async fn next(mut self) -> Option<(Result<Bytes, Infallible>, Self)> {
+        let (piece, stage) = match std::mem::replace(&mut self.stage, Stage::Ended) {
+            Stage::Ready(watcher) => {
+                let after = watcher.after();
+                let data = format!("{{\"index\":{after}}}");
+                let text = format!("retry: 1000\nid: {after}\nevent: ready\ndata: {data}\n\n");
+                (Bytes::from(text), Stage::Running(watcher))
+            }
+            Stage::Running(_) if self.clock.monotonic_ms() >= self.ends_at_ms => return None,
+            Stage::Running(mut watcher) => match self.piece(&mut watcher).await {
+                Ok(piece) => (piece, Stage::Running(watcher)),
+                Err(WatcherLost::Compacted(lost)) => (compacted(lost), Stage::Ended),
+                Err(WatcherLost::Closed) => return None,
+            },
+            Stage::Lost(lost) => (compacted(lost), Stage::Ended),
+            Stage::Ended => return None,
+        };
+        self.stage = stage;
+        Some((Ok(piece), self))
+    }
+
+    /// Changes; or, after a while without any, a comment with the index that the client is current
+    /// at: reconnecting with it, a quiet service's watcher is not sent back to a snapshot for the
+    /// noise of others.
+    async fn piece(&self, watcher: &mut Watcher) -> Result<Bytes, WatcherLost> {
+        let wait = watcher.next(CHUNK_CHANGES_MAX);
+        if let Ok(events) = tokio::time::timeout(Duration::from_millis(HEARTBEAT_MS), wait).await {
+            return Ok(self.watchers.frames(&events?));
+        }
+        // Read first: nothing up to it is missing from what is taken.
+        let published = *self.published.borrow();
+        let events = watcher.take(CHUNK_CHANGES_MAX)?;
+        if !events.is_empty() {
+            return Ok(self.watchers.frames(&events));
+        }
+        let index = published.max(watcher.after());
+        Ok(Bytes::from(format!("id: {index}\n: still here\n\n")))
+    }
+}
+
+impl Watchers {
+    fn frames(&self, events: &[Arc<Event>]) -> Bytes {
+        if let [only] = events {
+            return self.frame(only);
+        }
+        let mut piece = Vec::new();
+        for event in events {
+            piece.extend_from_slice(&self.frame(event));
+        }
+        Bytes::from(piece)
+    }
+}
+
+// No id: a client that reconnected with it would watch on as if nothing had been missed.
+fn compacted(lost: Compacted) -> Bytes {
+    Bytes::from(format!("event: compacted\ndata: {{\"index\":{}}}\n\n", lost.oldest))
+}
+
+/// Changes after an index.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Changes {
+    /// Pass it as `index` of the next request.
+    index: u64,
+    /// In their order; empty where none came in time.
+    changes: Vec<Change>,
+}
+
+/// Waits for changes after an index.
+#[utoipa::path(
+    get, path = "/api/v1/changes", tag = "watch", operation_id = "pollChanges", params(Poll),
+    responses((status = 200, body = Changes)),
+)]
+pub(super) async fn poll_changes(
+    State(state): State<AppState>,
+    Extension(watchers): Extension<Arc<Watchers>>,
+    Params(query): Params<Poll>,
+    caller: Caller,
+) -> Result<Json<Changes>, Problem> {
+    let scope = scope(&caller, query.namespace.as_deref(), query.service.as_deref())?;
+    let limit = super::page::limit(query.limit)?;
+    let wait_ms = query.wait_ms.unwrap_or(WAIT_MS_DEFAULT);
+    check_range("wait_ms", wait_ms, 0, WAIT_MS_MAX)?;
+    let _permit = watchers.admit()?;
+    let gone = |lost: Compacted| {
+        Problem::new(ProblemKind::Compacted, lost.to_string()).with_field("index")
+    };
+    let mut watcher = subscribe(&state, scope, query.index).await.map_err(gone)?;
+    let mut events = watcher.take(limit).map_err(gone)?;
+    if events.is_empty() && wait_ms > 0 {
+        // The watcher's place moves only with what is returned: a wait that ends loses nothing.
+        match tokio::time::timeout(Duration::from_millis(wait_ms), watcher.next(limit)).await {
+            Err(_) => {}
+            Ok(Ok(newest)) => events = newest,
+            Ok(Err(WatcherLost::Compacted(lost))) => return Err(gone(lost)),
+            Ok(Err(WatcherLost::Closed)) => {
+                let detail = "the node is stopping";
+                return Err(Problem::new(ProblemKind::Unavailable, detail).with_retry_after_s(1));
+            }
+        }
+    }
+    let mut index = watcher.after();
+    if events.is_empty() {
+        // Read first: nothing up to it is missing from what is taken. So a quiet service's watcher
+        // does not fall behind for the noise of others.
+        let published = *state.view().hub().published().borrow();
+        events = watcher.take(limit).map_err(gone)?;
+        index = if events.is_empty() { published.max(index) } else { watcher.after() };
+    }
+    let changes = events.iter().map(|event| Change::new(event)).collect();
+    Ok(Json(Changes { index, changes }))
+}

@@ -1,0 +1,233 @@
+//! The OpenAPI document: generated from the handlers, completed here with what holds for all of
+//! them, served as JSON and as an interactive page.
+//!
+//! **Invariant:** what the document says of access comes from the same table that decides it.
+
+use axum::Router;
+use axum::extract::Path;
+use axum::http::{HeaderValue, Method, header};
+use axum::response::{IntoResponse, Response as HttpResponse};
+use axum::routing::get;
+use utoipa::openapi::path::{Operation, Parameter, ParameterBuilder, ParameterIn};
+use utoipa::openapi::schema::{ObjectBuilder, Type};
+use utoipa::openapi::security::{
+    ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme,
+};
+use utoipa::openapi::{
+    Components, ContentBuilder, Header, Info, OpenApi, OpenApiBuilder, Ref, RefOr, Required,
+    Response, ResponseBuilder, Tag,
+};
+use utoipa::{PartialSchema, ToSchema};
+use utoipa_swagger_ui::SwaggerUi;
+
+use super::AppState;
+use super::access::{Access, AccessTable, Decision};
+use super::problem::{PROBLEM_JSON, Problem, ProblemKind};
+use crate::security::SESSION_COOKIE;
+
+/// What the document starts with.
+pub(super) fn skeleton() -> OpenApi {
+    let mut info = Info::new("Maxine", env!("CARGO_PKG_VERSION"));
+    let about = "A control plane for service-to-service traffic. Errors are problem+json \
+                 (RFC 9457) with a stable `type`; lists page by cursor; writes take \
+                 `Idempotency-Key`.";
+    info.description = Some(about.into());
+    let tag = |(name, about): (&str, &str)| {
+        let mut tag = Tag::new(name);
+        tag.description = Some(about.into());
+        tag
+    };
+    let tags = [
+        ("services", "Namespaces and services."),
+        ("instances", "Registration, heartbeats, drains, health."),
+        ("discovery", "From a name to an instance."),
+        ("policies", "How a service's traffic is handled."),
+        ("config", "Settings that change at run time."),
+        ("watch", "Changes as they happen."),
+        ("cluster", "Nodes, leadership, backups."),
+        ("audit", "Who did what, provably."),
+        ("alerts", "What an operator should look at."),
+        ("traces", "Recent requests of this node."),
+        ("session", "Sign-in."),
+        ("identities", "Users, API tokens, signing keys."),
+    ];
+    OpenApiBuilder::new().info(info).tags(Some(tags.map(tag))).build()
+}
+
+/// Adds what holds for every route: errors, headers, conditions, access.
+pub(super) fn complete(document: &mut OpenApi) {
+    let components = document.components.get_or_insert_with(Components::new);
+    components.schemas.insert(Problem::name().into(), Problem::schema());
+    let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build();
+    components.add_security_scheme("bearer", SecurityScheme::Http(bearer));
+    let cookie = SecurityScheme::ApiKey(ApiKey::Cookie(ApiKeyValue::new(SESSION_COOKIE)));
+    components.add_security_scheme("cookie", cookie);
+    let table = AccessTable::default();
+    for (path, item) in &mut document.paths.paths {
+        for (method, operation) in [
+            (Method::GET, &mut item.get),
+            (Method::PUT, &mut item.put),
+            (Method::POST, &mut item.post),
+            (Method::DELETE, &mut item.delete),
+        ] {
+            if let Some(operation) = operation {
+                complete_operation(&table, path, &method, operation);
+            }
+        }
+    }
+}
+
+fn complete_operation(table: &AccessTable, path: &str, method: &Method, operation: &mut Operation) {
+    let access = match table.of_route(method, path) {
+        Decision::Route(access) => access,
+        // The edge refuses what the table does not know; a test finds it.
+        _ => Access::Admin,
+    };
+    operation.security = Some(security(access));
+    for kind in problems(path, method, operation.request_body.is_some()) {
+        let status = kind.status().as_u16().to_string();
+        let response = problem_response(kind);
+        operation.responses.responses.entry(status).or_insert_with(|| RefOr::T(response));
+    }
+    for (status, response) in &mut operation.responses.responses {
+        if let RefOr::T(response) = response {
+            put_headers(status, response);
+        }
+    }
+    if path == "/api/v1/config" || path.ends_with("/policy") {
+        conditions(method, operation);
+    }
+    if *method != Method::GET && path != "/api/v1/session" {
+        let about = "1 to 255 visible characters: a repeat takes effect once.";
+        add_header(operation, "Idempotency-Key", about);
+    }
+}
+
+fn security(access: Access) -> Vec<SecurityRequirement> {
+    let none: [String; 0] = [];
+    let known = || {
+        [
+            SecurityRequirement::new("bearer", none.clone()),
+            SecurityRequirement::new("cookie", none.clone()),
+        ]
+    };
+    match access {
+        Access::Open => vec![SecurityRequirement::default()],
+        // Whether a token is needed is a setting of the node.
+        Access::Registration | Access::Discovery => {
+            let mut all = vec![SecurityRequirement::default()];
+            all.extend(known());
+            all
+        }
+        Access::Viewer | Access::Operator | Access::Admin => known().into(),
+    }
+}
+
+/// The kinds of problem that a route may answer with.
+fn problems(path: &str, method: &Method, has_body: bool) -> Vec<ProblemKind> {
+    use ProblemKind as Kind;
+    let mut kinds = vec![
+        Kind::InvalidRequest,
+        Kind::Unauthorized,
+        Kind::Forbidden,
+        Kind::NotFound,
+        Kind::LimitExceeded,
+        Kind::TooManyRequests,
+        Kind::Unavailable,
+    ];
+    if *method != Method::GET {
+        kinds.extend([Kind::Conflict, Kind::RevisionMismatch]);
+    }
+    if has_body {
+        kinds.extend([Kind::PayloadTooLarge, Kind::UnsupportedMediaType]);
+    }
+    if path == "/api/v1/changes" {
+        kinds.push(Kind::Compacted);
+    }
+    if path.starts_with("/api/v1/cluster/") {
+        kinds.push(Kind::NotSupported);
+    }
+    kinds
+}
+
+fn problem_response(kind: ProblemKind) -> Response {
+    let content = ContentBuilder::new()
+        .schema(Some(RefOr::Ref(Ref::from_schema_name(Problem::name()))))
+        .build();
+    ResponseBuilder::new().description(kind.title()).content(PROBLEM_JSON, content).build()
+}
+
+fn put_headers(status: &str, response: &mut Response) {
+    let mut put = |name: &str, kind: Type, about: &str| {
+        let mut header = Header::new(ObjectBuilder::new().schema_type(kind).build());
+        header.description = Some(about.into());
+        response.headers.entry(name.into()).or_insert(header);
+    };
+    if matches!(status, "429" | "503") {
+        put("Retry-After", Type::Integer, "When a retry makes sense, in seconds.");
+    }
+    if status.starts_with('2') {
+        put("x-maxine-index", Type::Integer, "The index of the state that answered.");
+        let about = "How long this node has not heard of the present order, in milliseconds.";
+        put("x-maxine-staleness-ms", Type::Integer, about);
+        put("x-maxine-leader", Type::String, "Whether a leader is known: `known` or `unknown`.");
+    }
+}
+
+/// Compare-and-set on policies and the configuration.
+fn conditions(method: &Method, operation: &mut Operation) {
+    if *method == Method::GET {
+        let unchanged = ResponseBuilder::new().description("`If-None-Match` has its revision.");
+        let unchanged = RefOr::T(unchanged.build());
+        operation.responses.responses.insert("304".into(), unchanged);
+        return;
+    }
+    let about = "The revision that the change stands on, quoted, as `ETag` gave it.";
+    add_header(operation, "If-Match", about);
+}
+
+fn add_header(operation: &mut Operation, name: &str, about: &str) {
+    let text = ObjectBuilder::new().schema_type(Type::String).build();
+    let parameter: Parameter = ParameterBuilder::new()
+        .name(name)
+        .parameter_in(ParameterIn::Header)
+        .required(Required::False)
+        .description(Some(about))
+        .schema(Some(text))
+        .build();
+    operation.parameters.get_or_insert_with(Vec::new).push(parameter);
+}
+
+/// The whole document.
+#[must_use]
+pub fn document() -> OpenApi {
+    super::native::router().into_openapi()
+}
+
+/// The document and its interactive page, and the pages behind the problems' types. Answers the
+/// (method, path) of each, for the test that walks the routes.
+pub(super) fn pages(document: OpenApi) -> Router<AppState> {
+    let swagger = SwaggerUi::new("/api/docs").url("/api/v1/openapi.json", document);
+    Router::new().merge(swagger).route("/problems/{slug}", get(explain))
+}
+
+/// The paths that [`pages`] serves.
+pub(super) const PAGES: [&str; 4] =
+    ["/api/v1/openapi.json", "/api/docs", "/api/docs/{*rest}", "/problems/{slug}"];
+
+/// Says what a problem's type means.
+async fn explain(Path(slug): Path<String>) -> HttpResponse {
+    let Some(kind) = ProblemKind::from_slug(&slug) else {
+        return Problem::new(ProblemKind::NotFound, "there is no problem of this type")
+            .into_response();
+    };
+    let text = format!(
+        "{}\n\nStatus: {}\nMeaning: {}\nWhat to do: {}\n",
+        kind.type_uri(),
+        kind.status().as_u16(),
+        kind.title(),
+        kind.action(),
+    );
+    let plain = HeaderValue::from_static("text/plain; charset=utf-8");
+    ([(header::CONTENT_TYPE, plain)], text).into_response()
+}

@@ -1,0 +1,479 @@
+//! Errors as clients see them: `application/problem+json` (RFC 9457), one kind per stable `type`.
+//!
+//! Place in the flow: handlers return a [`Problem`]; this module alone maps the errors of the
+//! registry, the store and the state to statuses. It says whose fault it was and what to do, and
+//! never repeats a secret.
+
+use std::borrow::Cow;
+
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use utoipa::openapi::{RefOr, Schema};
+use utoipa::{PartialSchema, ToSchema};
+
+use crate::actors::WriteError;
+use crate::backend::{AdminError, ReadError};
+use crate::state::{LimitExceeded, Rejection};
+use crate::view::NotReached;
+
+/// The media type of every error of the native API.
+pub const PROBLEM_JSON: &str = "application/problem+json";
+
+/// The kinds of error. Each has a `type` that never changes its meaning.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProblemKind {
+    /// Malformed, or of the wrong type.
+    InvalidRequest,
+    /// A field or parameter that the route does not know.
+    UnknownField,
+    /// No token, or one that is not accepted.
+    Unauthorized,
+    /// The role is too low.
+    Forbidden,
+    /// What it names is not there.
+    NotFound,
+    /// The path has no such method.
+    MethodNotAllowed,
+    /// It exists already, or the cluster's state does not allow it.
+    Conflict,
+    /// Owned by the operator's environment.
+    Managed,
+    /// The index asked for is no longer kept.
+    Compacted,
+    /// `If-Match` did not match.
+    RevisionMismatch,
+    /// The body is over its limit.
+    PayloadTooLarge,
+    /// The body is not JSON by its type.
+    UnsupportedMediaType,
+    /// A value is outside its limit.
+    LimitExceeded,
+    /// Too many requests from this client.
+    TooManyRequests,
+    /// A defect.
+    Internal,
+    /// This backend has no such thing.
+    NotSupported,
+    /// Nothing was done; a retry is safe, later.
+    Unavailable,
+    /// It may or may not take effect; a retry with the same idempotency key is safe.
+    OutcomeUnknown,
+}
+
+impl ProblemKind {
+    /// All kinds, in the order of their statuses.
+    pub const ALL: [Self; 18] = [
+        Self::InvalidRequest,
+        Self::UnknownField,
+        Self::Unauthorized,
+        Self::Forbidden,
+        Self::NotFound,
+        Self::MethodNotAllowed,
+        Self::Conflict,
+        Self::Managed,
+        Self::Compacted,
+        Self::RevisionMismatch,
+        Self::PayloadTooLarge,
+        Self::UnsupportedMediaType,
+        Self::LimitExceeded,
+        Self::TooManyRequests,
+        Self::Internal,
+        Self::NotSupported,
+        Self::Unavailable,
+        Self::OutcomeUnknown,
+    ];
+
+    /// The `type`: a reference that is resolved against the server.
+    #[must_use]
+    pub fn type_uri(self) -> &'static str {
+        match self {
+            Self::InvalidRequest => "/problems/invalid-request",
+            Self::UnknownField => "/problems/unknown-field",
+            Self::Unauthorized => "/problems/unauthorized",
+            Self::Forbidden => "/problems/forbidden",
+            Self::NotFound => "/problems/not-found",
+            Self::MethodNotAllowed => "/problems/method-not-allowed",
+            Self::Conflict => "/problems/conflict",
+            Self::Managed => "/problems/managed",
+            Self::Compacted => "/problems/compacted",
+            Self::RevisionMismatch => "/problems/revision-mismatch",
+            Self::PayloadTooLarge => "/problems/payload-too-large",
+            Self::UnsupportedMediaType => "/problems/unsupported-media-type",
+            Self::LimitExceeded => "/problems/limit-exceeded",
+            Self::TooManyRequests => "/problems/too-many-requests",
+            Self::Internal => "/problems/internal",
+            Self::NotSupported => "/problems/not-supported",
+            Self::Unavailable => "/problems/unavailable",
+            Self::OutcomeUnknown => "/problems/outcome-unknown",
+        }
+    }
+
+    /// The status.
+    #[must_use]
+    pub fn status(self) -> StatusCode {
+        match self {
+            Self::InvalidRequest | Self::UnknownField => StatusCode::BAD_REQUEST,
+            Self::Unauthorized => StatusCode::UNAUTHORIZED,
+            Self::Forbidden => StatusCode::FORBIDDEN,
+            Self::NotFound => StatusCode::NOT_FOUND,
+            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::Conflict | Self::Managed => StatusCode::CONFLICT,
+            Self::Compacted => StatusCode::GONE,
+            Self::RevisionMismatch => StatusCode::PRECONDITION_FAILED,
+            Self::PayloadTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::LimitExceeded => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::TooManyRequests => StatusCode::TOO_MANY_REQUESTS,
+            Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::NotSupported => StatusCode::NOT_IMPLEMENTED,
+            Self::Unavailable | Self::OutcomeUnknown => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+
+    /// What went wrong, in general.
+    #[must_use]
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::InvalidRequest => "The request cannot be read",
+            Self::UnknownField => "The route does not know this field",
+            Self::Unauthorized => "A valid token is needed",
+            Self::Forbidden => "The role is too low",
+            Self::NotFound => "It does not exist",
+            Self::MethodNotAllowed => "The path has no such method",
+            Self::Conflict => "The present state does not allow it",
+            Self::Managed => "The operator's environment owns it",
+            Self::Compacted => "The changes since then are no longer kept",
+            Self::RevisionMismatch => "Someone else changed it first",
+            Self::PayloadTooLarge => "The body is over its limit",
+            Self::UnsupportedMediaType => "The body is not JSON",
+            Self::LimitExceeded => "A value is outside its limit",
+            Self::TooManyRequests => "Too many requests",
+            Self::Internal => "A defect in Maxine",
+            Self::NotSupported => "This backend has no such thing",
+            Self::Unavailable => "Not possible at the moment",
+            Self::OutcomeUnknown => "The outcome is not known",
+        }
+    }
+
+    /// What the client can do about it.
+    #[must_use]
+    pub fn action(self) -> &'static str {
+        match self {
+            Self::InvalidRequest => "Correct the request; /api/docs describes it.",
+            Self::UnknownField => "Leave the field out or correct its name; /api/docs lists them.",
+            Self::Unauthorized => {
+                "Sign in at POST /api/v1/session, or send an API token as Authorization: Bearer."
+            }
+            Self::Forbidden => "Ask an administrator for the role that the route needs.",
+            Self::NotFound => "Check the path and the names in it, upper and lower case included.",
+            Self::MethodNotAllowed => "Use a method that /api/docs lists for the path.",
+            Self::Conflict => "Read the present state and decide again.",
+            Self::Managed => "Change it in the environment of every node and restart them.",
+            Self::Compacted => {
+                "Read a list, whose x-maxine-index says where it stands, and watch from there."
+            }
+            Self::RevisionMismatch => {
+                "Read it again, make the change on what you get, and send its ETag as If-Match."
+            }
+            Self::PayloadTooLarge => "Send less at a time.",
+            Self::UnsupportedMediaType => "Send JSON with Content-Type: application/json.",
+            Self::LimitExceeded => {
+                "Change the value so that it keeps the limit, and send the request again."
+            }
+            Self::TooManyRequests => "Wait as long as Retry-After says.",
+            Self::Internal => "Report it with the trace id; a retry may help.",
+            Self::NotSupported => "Run Maxine in Raft mode for this.",
+            Self::Unavailable => {
+                "Nothing was changed. Wait as long as Retry-After says and repeat it."
+            }
+            Self::OutcomeUnknown => {
+                "Repeat it with the same Idempotency-Key after Retry-After: it takes effect once."
+            }
+        }
+    }
+
+    /// What this kind means, for the page behind its `type`.
+    fn slug(self) -> &'static str {
+        self.type_uri().trim_start_matches("/problems/")
+    }
+
+    /// The kind whose `type` ends with `slug`.
+    #[must_use]
+    pub fn from_slug(slug: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.slug() == slug)
+    }
+}
+
+/// An error answer.
+#[derive(Clone, Debug)]
+pub struct Problem {
+    /// What kind of error.
+    pub kind: ProblemKind,
+    /// What went wrong here.
+    pub detail: Box<str>,
+    /// What the client can do.
+    pub action: &'static str,
+    /// The field that it is about.
+    pub field: Option<Box<str>>,
+    /// What is allowed.
+    pub limit: Option<Box<str>>,
+    /// What came, shortened.
+    pub value: Option<Box<str>>,
+    /// How long to wait before a retry, in seconds.
+    pub retry_after_s: Option<u64>,
+}
+
+/// An error answer.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Problem)]
+struct ProblemBody<'a> {
+    /// A reference that names the kind of error; never changes its meaning.
+    #[serde(rename = "type")]
+    #[schema(example = "/problems/limit-exceeded")]
+    type_uri: &'a str,
+    /// What went wrong, in general.
+    title: &'a str,
+    /// The HTTP status.
+    status: u16,
+    /// What went wrong here.
+    detail: &'a str,
+    /// What the client can do.
+    action: &'a str,
+    /// The field that it is about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    field: Option<&'a str>,
+    /// What is allowed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limit: Option<&'a str>,
+    /// What came, shortened.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    value: Option<&'a str>,
+    /// How long to wait before a retry, in seconds; the `Retry-After` header says the same.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retry_after_s: Option<u64>,
+}
+
+impl Serialize for Problem {
+    fn serialize<S: serde::Serializer>(&self, out: S) -> Result<S::Ok, S::Error> {
+        let body = ProblemBody {
+            type_uri: self.kind.type_uri(),
+            title: self.kind.title(),
+            status: self.kind.status().as_u16(),
+            detail: &self.detail,
+            action: self.action,
+            field: self.field.as_deref(),
+            limit: self.limit.as_deref(),
+            value: self.value.as_deref(),
+            retry_after_s: self.retry_after_s,
+        };
+        body.serialize(out)
+    }
+}
+
+impl PartialSchema for Problem {
+    fn schema() -> RefOr<Schema> {
+        ProblemBody::<'static>::schema()
+    }
+}
+
+impl ToSchema for Problem {
+    fn name() -> Cow<'static, str> {
+        Cow::Borrowed("Problem")
+    }
+}
+
+impl Problem {
+    /// A problem of this kind.
+    pub fn new(kind: ProblemKind, detail: impl Into<String>) -> Self {
+        Self {
+            kind,
+            detail: Into::<String>::into(detail).into(),
+            action: kind.action(),
+            field: None,
+            limit: None,
+            value: None,
+            retry_after_s: None,
+        }
+    }
+
+    /// Names the field that it is about.
+    #[must_use]
+    pub fn with_field(mut self, field: impl Into<Box<str>>) -> Self {
+        self.field = Some(field.into());
+        self
+    }
+
+    /// Says when a retry makes sense.
+    #[must_use]
+    pub fn with_retry_after_s(mut self, seconds: u64) -> Self {
+        self.retry_after_s = Some(seconds);
+        self
+    }
+
+    /// Something named in the request that is not there.
+    #[must_use]
+    pub fn not_found(kind: &str, name: &str) -> Self {
+        Self::new(ProblemKind::NotFound, format!("{kind} {name} does not exist"))
+    }
+
+    /// A request that cannot be read; a complaint about an unknown field becomes its own kind.
+    #[must_use]
+    pub fn from_parse_error(message: &str) -> Self {
+        let message = message.escape_debug().to_string();
+        match message.split_once("unknown field `").and_then(|(_, rest)| rest.split_once('`')) {
+            Some((field, _)) => {
+                let field = field.to_owned();
+                Self::new(ProblemKind::UnknownField, message).with_field(field)
+            }
+            None => Self::new(ProblemKind::InvalidRequest, message),
+        }
+    }
+
+    /// Its status.
+    #[must_use]
+    pub fn status(&self) -> StatusCode {
+        self.kind.status()
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        // Serialising a struct of texts and numbers cannot fail; an empty body would still carry
+        // the status.
+        let body = serde_json::to_vec(&self).unwrap_or_default();
+        let content_type = HeaderValue::from_static(PROBLEM_JSON);
+        let mut response =
+            (self.status(), [(header::CONTENT_TYPE, content_type)], body).into_response();
+        if let Some(seconds) = self.retry_after_s {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if self.status() == StatusCode::UNAUTHORIZED {
+            let challenge = HeaderValue::from_static("Bearer");
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+        }
+        response
+    }
+}
+
+impl From<LimitExceeded> for Problem {
+    fn from(error: LimitExceeded) -> Self {
+        let mut problem = Self::new(ProblemKind::LimitExceeded, error.to_string());
+        problem.field = Some(error.field.into());
+        problem.limit = Some(error.limit.into());
+        problem.value = Some(error.value.into());
+        problem
+    }
+}
+
+impl From<Rejection> for Problem {
+    fn from(rejection: Rejection) -> Self {
+        let detail = rejection.to_string();
+        let kind = match rejection {
+            Rejection::Limit(limit) => return limit.into(),
+            Rejection::NotFound { .. } => ProblemKind::NotFound,
+            Rejection::Exists { .. } => ProblemKind::Conflict,
+            Rejection::RevisionMismatch { .. } => ProblemKind::RevisionMismatch,
+            Rejection::Managed(_) => ProblemKind::Managed,
+            Rejection::InvalidPolicy(text) => {
+                let inner = Self::from_parse_error(&text);
+                let kind = ProblemKind::LimitExceeded;
+                return Self { field: inner.field, ..Self::new(kind, detail) };
+            }
+            // Leader-only commands do not come from clients.
+            Rejection::StaleFence { .. } | Rejection::FenceMissing => ProblemKind::Internal,
+        };
+        Self::new(kind, detail)
+    }
+}
+
+impl From<WriteError> for Problem {
+    fn from(error: WriteError) -> Self {
+        match error {
+            WriteError::Rejected(rejection) => rejection.into(),
+            WriteError::Unavailable { retry_after_s, reason } => {
+                Self::new(ProblemKind::Unavailable, reason.to_string())
+                    .with_retry_after_s(retry_after_s)
+            }
+            WriteError::Overloaded { retry_after_s } => {
+                Self::new(ProblemKind::Unavailable, "too many writes are under way")
+                    .with_retry_after_s(retry_after_s)
+            }
+            WriteError::OutcomeUnknown { retry_after_s } => {
+                let detail = "no answer came within the time: the write may or may not take effect";
+                Self::new(ProblemKind::OutcomeUnknown, detail).with_retry_after_s(retry_after_s)
+            }
+            WriteError::TooLarge { len, max } => {
+                let detail = format!("the write is {len} bytes long, the limit is {max}");
+                Self::new(ProblemKind::PayloadTooLarge, detail)
+            }
+            // The cause is for the node's own log, not for clients.
+            WriteError::Storage(_) => {
+                let detail = "this node's storage failed; another node may still take the write";
+                Self::new(ProblemKind::Unavailable, detail).with_retry_after_s(5)
+            }
+        }
+    }
+}
+
+impl From<ReadError> for Problem {
+    fn from(error: ReadError) -> Self {
+        Self::new(ProblemKind::Unavailable, error.to_string()).with_retry_after_s(1)
+    }
+}
+
+impl From<NotReached> for Problem {
+    fn from(error: NotReached) -> Self {
+        Self::new(ProblemKind::Unavailable, error.to_string())
+            .with_field("min_index")
+            .with_retry_after_s(1)
+    }
+}
+
+impl From<AdminError> for Problem {
+    fn from(error: AdminError) -> Self {
+        match &error {
+            AdminError::Invalid(text) => Self::new(ProblemKind::Conflict, text.clone()),
+            AdminError::Unavailable(_) => {
+                Self::new(ProblemKind::Unavailable, error.to_string()).with_retry_after_s(1)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_field_is_refused_by_name() {
+        let problem = Problem::from_parse_error("unknown field `wieght`, expected one of `weight`");
+        assert_eq!(problem.kind, ProblemKind::UnknownField);
+        assert_eq!(problem.field.as_deref(), Some("wieght"));
+    }
+
+    #[test]
+    fn a_limit_names_field_limit_and_value() {
+        let limit = LimitExceeded::new("weight", "from 1 to 100", 101);
+        let problem = Problem::from(limit);
+        assert_eq!(problem.status(), 422);
+        let json = serde_json::to_value(&problem).unwrap();
+        assert_eq!(json["field"], "weight");
+        assert_eq!(json["limit"], "from 1 to 100");
+        assert_eq!(json["value"], "101");
+    }
+
+    #[test]
+    fn every_kind_is_found_by_its_slug() {
+        for kind in ProblemKind::ALL {
+            assert_eq!(ProblemKind::from_slug(kind.slug()), Some(kind));
+        }
+        assert_eq!(ProblemKind::from_slug("nonsense"), None);
+    }
+
+    #[test]
+    fn hostile_text_stays_out_of_headers_and_lines() {
+        let problem = Problem::from_parse_error("unknown field `a\r\nx: y`");
+        assert!(!problem.detail.contains('\n'));
+    }
+}

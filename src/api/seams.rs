@@ -1,0 +1,88 @@
+//! What handlers need of the data plane, so that `api` does not depend on how it is done.
+
+use std::net::IpAddr;
+
+use axum::body::Body;
+use axum::http::{HeaderName, HeaderValue, Request, Response};
+use futures::future::BoxFuture;
+
+use crate::state::{Address, InstanceKey, Name, ServiceKey};
+
+/// A request to hand on to an instance of a service.
+#[derive(Clone, Debug)]
+pub struct ForwardRequest {
+    /// The service.
+    pub service: ServiceKey,
+    /// The raw path below the instance's address, escapes kept: empty, `/`, or `/x`.
+    pub raw_path: String,
+    /// The raw query, without its question mark.
+    pub raw_query: Option<String>,
+    /// The client's network address: the TCP peer.
+    pub client: IpAddr,
+    /// Fields that replace the request's own of their name: trace id and `traceparent`.
+    pub trace: Vec<(HeaderName, HeaderValue)>,
+    /// Largest request body, in bytes; more is answered with 413.
+    pub body_len_max: Option<u64>,
+}
+
+/// Hands requests on. The data plane's forwarder, seen from here.
+pub trait Forward: Send + Sync + 'static {
+    /// Chooses an instance and hands the request on; every failure is an answer too (502, 503,
+    /// 504). An answer that came of a chosen instance carries [`Forwarded`] as an extension.
+    fn forward(
+        &self,
+        context: ForwardRequest,
+        request: Request<Body>,
+    ) -> BoxFuture<'static, Response<Body>>;
+
+    /// Whether an address may be registered at all; the error says why not. The forwarder asks again
+    /// when it connects.
+    fn check_address(&self, address: &Address) -> Result<(), String>;
+}
+
+/// Which instance a request was handed to; an extension of the answer.
+#[derive(Clone, Debug)]
+pub struct Forwarded {
+    /// The instance's name.
+    pub node: Name,
+    /// Which of its shares, from 0.
+    pub share: u32,
+    /// The full target URL.
+    pub url: String,
+}
+
+/// What active health checks know, as the compatible API shows it.
+#[derive(Clone, Debug, Default)]
+pub struct UpstreamsReport {
+    /// Whether active health checks run.
+    pub started: bool,
+    /// Instances with failures, and how many in a row.
+    pub failure_counts: Vec<(InstanceKey, u64)>,
+}
+
+/// What one probe of an instance found.
+#[derive(Clone, Debug, serde::Serialize, utoipa::ToSchema)]
+pub struct ProbeObservation {
+    /// The node that probed.
+    pub node: String,
+    /// When, in milliseconds since 1970.
+    pub at_ms: u64,
+    /// Whether the instance passed.
+    pub ok: bool,
+    /// What was found, in one line.
+    pub detail: String,
+    /// How long it took, in milliseconds; null where nothing was measured.
+    pub latency_ms: Option<f64>,
+}
+
+/// Tells what active health checks know.
+pub trait HealthReports: Send + Sync + 'static {
+    /// The present counts on this node.
+    fn upstreams(&self) -> UpstreamsReport;
+
+    /// The latest probes of an instance that this node knows of, newest first.
+    fn observations(&self, instance: &InstanceKey) -> Vec<ProbeObservation> {
+        let _ = instance;
+        Vec::new()
+    }
+}

@@ -1,0 +1,177 @@
+//! What every handler has at hand.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use super::access::{AccessTable, Openness};
+use super::audit_relay::AuditRelay;
+use super::seams::{Forward, HealthReports};
+use crate::actors::Registry;
+use crate::backend::ControlStore;
+use crate::clock::Clock;
+use crate::security::Security;
+use crate::state::Fence;
+use crate::telemetry::Telemetry;
+use crate::view::View;
+
+/// Settings of the HTTP surface; static for the life of the node.
+#[derive(Clone, Debug)]
+pub struct ApiSettings {
+    /// This node's name.
+    pub instance_id: String,
+    /// The port that clients reach, as `config.port` tells it.
+    pub port: u16,
+    /// Whether registration needs a token (`registration_access`).
+    pub registration_access: Openness,
+    /// Whether discovery and proxying need a token (`discovery_access`).
+    pub discovery_access: Openness,
+    /// The origin that browsers may call from (`cors_allow_origin`); `None` turns CORS off.
+    pub cors_allow_origin: Option<String>,
+    /// The name of the trace id header (`MAXINE_TRACE_HEADER_NAME`).
+    pub trace_header_name: String,
+    /// Where the report that `/api/actuator/performance` shows is fetched from
+    /// (`MAXINE_PERFORMANCE_REPORT_URL`).
+    pub performance_report_url: Option<String>,
+    /// Whether this node is one of several (`enabled` of `/api/actuator/cluster`).
+    pub clustered: bool,
+    /// Largest JSON body of the compatible API, in bytes.
+    pub json_body_len_max: usize,
+    /// How long a request's JSON body may take to arrive, in milliseconds.
+    pub body_timeout_ms: u64,
+    /// Largest body of a request through the compatible proxy route, in bytes.
+    pub proxy_body_len_max: u64,
+}
+
+impl Default for ApiSettings {
+    fn default() -> Self {
+        Self {
+            instance_id: "maxine".into(),
+            port: 8080,
+            registration_access: Openness::Open,
+            discovery_access: Openness::Open,
+            cors_allow_origin: None,
+            trace_header_name: "x-trace-id".into(),
+            performance_report_url: None,
+            clustered: false,
+            json_body_len_max: 100 * 1_024,
+            body_timeout_ms: 10_000,
+            proxy_body_len_max: 10 * 1_024 * 1_024,
+        }
+    }
+}
+
+/// Everything that an [`AppState`] is made of.
+pub struct AppParts {
+    /// What readers see.
+    pub view: Arc<View>,
+    /// What orders commands; for consistency barriers, leadership and membership.
+    pub store: Arc<dyn ControlStore>,
+    /// The one way to write.
+    pub registry: Registry,
+    /// The clock.
+    pub clock: Clock,
+    /// Settings.
+    pub settings: ApiSettings,
+    /// Whether this node holds the leader's duties.
+    pub duties: watch::Receiver<Option<Fence>>,
+    /// Who may do what.
+    pub security: Security,
+    /// Metrics, rings and logs.
+    pub telemetry: Telemetry,
+    /// Hands requests on to instances.
+    pub forwarder: Arc<dyn Forward>,
+    /// What active health checks know.
+    pub health: Arc<dyn HealthReports>,
+}
+
+struct Inner {
+    parts: AppParts,
+    audit: AuditRelay,
+    access: AccessTable,
+}
+
+/// What every handler has at hand. Cheap to clone.
+#[derive(Clone)]
+pub struct AppState(Arc<Inner>);
+
+impl AppState {
+    /// Joins the parts.
+    #[must_use]
+    pub fn new(parts: AppParts) -> Self {
+        let audit = AuditRelay::new(parts.registry.clone(), parts.clock.clone());
+        Self(Arc::new(Inner { parts, audit, access: AccessTable::default() }))
+    }
+
+    /// What readers see.
+    #[must_use]
+    pub fn view(&self) -> &Arc<View> {
+        &self.0.parts.view
+    }
+
+    /// What orders commands.
+    #[must_use]
+    pub fn store(&self) -> &Arc<dyn ControlStore> {
+        &self.0.parts.store
+    }
+
+    /// The one way to write.
+    #[must_use]
+    pub fn registry(&self) -> &Registry {
+        &self.0.parts.registry
+    }
+
+    /// The clock.
+    #[must_use]
+    pub fn clock(&self) -> &Clock {
+        &self.0.parts.clock
+    }
+
+    /// Settings of the HTTP surface.
+    #[must_use]
+    pub fn settings(&self) -> &ApiSettings {
+        &self.0.parts.settings
+    }
+
+    /// Whether this node holds the leader's duties.
+    #[must_use]
+    pub fn duties(&self) -> &watch::Receiver<Option<Fence>> {
+        &self.0.parts.duties
+    }
+
+    /// Who may do what.
+    #[must_use]
+    pub fn security(&self) -> &Security {
+        &self.0.parts.security
+    }
+
+    /// Metrics, rings and logs.
+    #[must_use]
+    pub fn telemetry(&self) -> &Telemetry {
+        &self.0.parts.telemetry
+    }
+
+    /// Hands requests on to instances.
+    #[must_use]
+    pub fn forwarder(&self) -> &Arc<dyn Forward> {
+        &self.0.parts.forwarder
+    }
+
+    /// What active health checks know.
+    #[must_use]
+    pub fn health(&self) -> &Arc<dyn HealthReports> {
+        &self.0.parts.health
+    }
+
+    /// Takes what happens outside the log into the replicated audit log.
+    #[must_use]
+    pub fn audit(&self) -> &AuditRelay {
+        &self.0.audit
+    }
+
+    /// The table of routes and roles.
+    #[must_use]
+    pub fn access(&self) -> &AccessTable {
+        &self.0.access
+    }
+}

@@ -1,0 +1,114 @@
+//! The dashboard's files, built into the binary, and what every unknown path gets.
+
+use axum::body::Body;
+use axum::extract::Request;
+use axum::http::header::{self, HeaderValue};
+use axum::http::{Method, Response, StatusCode};
+use axum::response::IntoResponse;
+use axum::routing::get;
+use rust_embed::RustEmbed;
+
+use super::error::{CompatError, edge_error, is_native};
+use super::routes::Routes;
+
+/// What `make ui` has built, if it was built.
+#[derive(RustEmbed)]
+#[folder = "ui/dist"]
+#[allow_missing = true]
+struct Files;
+
+const INDEX: &str = "index.html";
+/// What the dashboard's pages may load and do: their own files and this server's API.
+const POLICY: &str = "default-src 'self'; script-src 'self'; style-src 'self' 'unsafe-inline'; \
+                      img-src 'self' data:; connect-src 'self'; object-src 'none'; \
+                      frame-ancestors 'none'; base-uri 'none'; form-action 'self'";
+const NOT_BUILT: &str = "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\">\
+    <title>Maxine</title></head><body><h1>Maxine is running</h1>\
+    <p>This binary was built without the dashboard. Build it with <code>npm ci &amp;&amp; npm run \
+    build</code> in <code>ui/</code>, then build the server again.</p>\
+    <p>The API is at <a href=\"/api/v1/openapi.json\">/api/v1</a>.</p></body></html>";
+
+/// Adds the dashboard's routes.
+pub(super) fn add_routes(routes: Routes) -> Routes {
+    routes.add(&["GET"], "/", get(index)).add(&["GET"], "/ui/{*path}", get(page)).add(
+        &["GET"],
+        "/assets/{*path}",
+        get(asset),
+    )
+}
+
+async fn index() -> Response<Body> {
+    match Files::get(INDEX) {
+        Some(file) => respond(INDEX, &file),
+        None => with_security(Response::new(Body::from(NOT_BUILT)), "text/html; charset=utf-8"),
+    }
+}
+
+/// A page of the dashboard: its own script decides what to show.
+async fn page(request: Request) -> Response<Body> {
+    match embedded(request.uri().path()) {
+        Some(response) => response,
+        None => index().await,
+    }
+}
+
+async fn asset(request: Request) -> Response<Body> {
+    let found = embedded(request.uri().path());
+    found.unwrap_or_else(|| CompatError::not_found().into_response())
+}
+
+/// Every path that is no route: a file of the dashboard, or 404.
+pub(super) async fn fallback(request: Request) -> Response<Body> {
+    let path = request.uri().path();
+    let reads = matches!(*request.method(), Method::GET | Method::HEAD);
+    if let Some(response) = embedded(path).filter(|_| reads) {
+        return response;
+    }
+    if is_native(path) {
+        let text = "there is nothing at this path; /api/v1/openapi.json lists every route";
+        return edge_error(path, CompatError::new(StatusCode::NOT_FOUND, text));
+    }
+    CompatError::not_found().into_response()
+}
+
+fn embedded(path: &str) -> Option<Response<Body>> {
+    let name = path.trim_start_matches('/');
+    // Files are looked up by name, never in the file system of a release.
+    if name.is_empty() || name.contains("..") || name.contains('%') {
+        return None;
+    }
+    Files::get(name).map(|file| respond(name, &file))
+}
+
+fn respond(name: &str, file: &rust_embed::EmbeddedFile) -> Response<Body> {
+    let kind = file.metadata.mimetype();
+    let kind =
+        if kind.starts_with("text/") { format!("{kind}; charset=utf-8") } else { kind.into() };
+    let mut response =
+        with_security(Response::new(Body::from(file.data.clone().into_owned())), &kind);
+    let headers = response.headers_mut();
+    let hash = file.metadata.sha256_hash();
+    let tag: String = hash[..16].iter().map(|byte| format!("{byte:02x}")).collect();
+    if let Ok(tag) = HeaderValue::try_from(format!("\"{tag}\"")) {
+        headers.insert(header::ETAG, tag);
+    }
+    // The names of assets change with their content; pages are asked for anew.
+    let caching = match name.starts_with("assets/") {
+        true => "public, max-age=31536000, immutable",
+        false => "no-cache",
+    };
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(caching));
+    response
+}
+
+fn with_security(mut response: Response<Body>, kind: &str) -> Response<Body> {
+    let headers = response.headers_mut();
+    if let Ok(kind) = HeaderValue::try_from(kind) {
+        headers.insert(header::CONTENT_TYPE, kind);
+    }
+    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
+    headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    response
+}

@@ -1,0 +1,319 @@
+//! One node, put together: every part started in order, and stopped in the reverse order.
+//!
+//! **Invariant:** imported by the command line alone.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix_rt::Arbiter;
+use anyhow::Context;
+use futures::FutureExt;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::actors::peer::PeerRouter;
+use crate::actors::registry::RegistryParts;
+use crate::actors::supervisor::Supervised;
+use crate::actors::{LeadershipActor, Registry};
+use crate::api::{self, AppParts, AppState};
+use crate::backend::local::LocalStore;
+use crate::backend::redis::RedisStore;
+use crate::backend::shared_file::SharedFileStore;
+use crate::backend::{ControlStore, PeerHandler, RaftStore};
+use crate::clock::Clock;
+use crate::config::{BackendKind, NodeConfig};
+use crate::security::{Security, ensure_identities};
+use crate::state::{Fence, Name};
+use crate::telemetry::Telemetry;
+use crate::telemetry::projection::{self, ProjectionParts};
+use crate::view::View;
+
+use data_plane::DataPlane;
+
+mod alarms;
+mod data_plane;
+mod proxy_metrics;
+mod settings;
+
+/// How long handing leadership over may take when the node stops.
+const TRANSFER_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long requests in flight may go on after the node was told to stop.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+/// Pause before identities are tried again.
+const IDENTITIES_PAUSE: Duration = Duration::from_millis(500);
+
+/// A running node.
+pub struct Node {
+    http_addr: SocketAddr,
+    store: Arc<dyn ControlStore>,
+    raft: Option<Arc<RaftStore>>,
+    registry: Registry,
+    telemetry: Telemetry,
+    leadership: Supervised<LeadershipActor>,
+    data_plane: DataPlane,
+    arbiter: Arbiter,
+    cancel: CancellationToken,
+    tasks: TaskTracker,
+    store_failed: watch::Receiver<Option<String>>,
+    api: AppState,
+}
+
+impl Node {
+    /// Starts a node. Returns when it serves.
+    pub async fn start(config: NodeConfig) -> anyhow::Result<Self> {
+        crate::security::tls::install_crypto_provider();
+        std::fs::create_dir_all(&config.data_dir)
+            .with_context(|| format!("{} cannot be made", config.data_dir.display()))?;
+        let listen = config.http_listen();
+        let listener = tokio::net::TcpListener::bind(listen)
+            .await
+            .with_context(|| format!("cannot listen on {listen} (http.host, http.port)"))?;
+        let http_addr = listener.local_addr()?;
+        settings::warn_if_open(&config, http_addr);
+
+        let clock = Clock::system();
+        let view = View::new(clock.clone());
+        let peers = PeerRouter::new();
+        let advertise = config.http_advertise(http_addr);
+        let (store, raft) = open_store(&config, &advertise, &view, &clock, &peers).await?;
+
+        let arbiter = Arbiter::new();
+        let (duties_sender, duties) = watch::channel(None);
+        let name = Name::parse("node.name", &config.name()).map_err(anyhow::Error::msg)?;
+        let leadership = {
+            let (store, view, clock) = (Arc::clone(&store), Arc::clone(&view), clock.clone());
+            Supervised::start(&arbiter.handle(), move |lifeline| {
+                LeadershipActor::new(
+                    name.clone(),
+                    Arc::clone(&store),
+                    Arc::clone(&view),
+                    clock.clone(),
+                    duties_sender.clone(),
+                    lifeline,
+                )
+            })
+        };
+        let registry = Registry::start(
+            &arbiter.handle(),
+            RegistryParts {
+                node: config.name(),
+                store: Arc::clone(&store),
+                view: Arc::clone(&view),
+                clock: clock.clone(),
+                duties: duties.clone(),
+                peers: Arc::clone(&peers),
+                settings: settings::registry(&config),
+            },
+        );
+
+        let security_settings = settings::security(&config)?;
+        let security = Security::new(Arc::clone(&view), clock.clone(), security_settings);
+        let telemetry =
+            Telemetry::start(Arc::clone(&view), clock.clone(), &settings::telemetry(&config));
+        let data_plane = {
+            let config = &config;
+            let parts = |forwarder: &crate::proxy::ForwarderConfig| {
+                let (egress, roots) = (forwarder.egress.clone(), &forwarder.tls_roots);
+                Ok(crate::actors::HealthParts {
+                    node: config.name(),
+                    view: Arc::clone(&view),
+                    store: Arc::clone(&store),
+                    registry: registry.clone(),
+                    duties: duties.clone(),
+                    peers: Arc::clone(&peers),
+                    clock: clock.clone(),
+                    prober: crate::health::Prober::new(egress, roots, clock.clone())?,
+                    defaults: settings::health(config),
+                    sink: Arc::new(data_plane::TelemetryHealth(telemetry.clone())),
+                })
+            };
+            let forwarder = settings::forwarder(config, http_addr);
+            let counters = proxy_metrics::ProxyCounters::new(telemetry.metrics().registry());
+            let arbiter = arbiter.handle();
+            DataPlane::start(&arbiter, &view, &clock, forwarder, Arc::new(counters), parts)?
+        };
+        let state = AppState::new(AppParts {
+            view: Arc::clone(&view),
+            store: Arc::clone(&store),
+            registry: registry.clone(),
+            clock: clock.clone(),
+            settings: settings::api(&config, http_addr),
+            duties: duties.clone(),
+            security: security.clone(),
+            telemetry: telemetry.clone(),
+            forwarder: Arc::new(data_plane::ApiForward(data_plane.forwarder.clone())),
+            health: Arc::new(data_plane::ApiHealth(data_plane.health.clone())),
+        });
+
+        let (cancel, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let (failed, store_failed) = watch::channel(None);
+        let projection = projection::run(
+            ProjectionParts {
+                telemetry: telemetry.clone(),
+                view: Arc::clone(&view),
+                duties: duties.clone(),
+                leadership: store.leadership(),
+                instance_id: config.name(),
+            },
+            cancel.clone(),
+        );
+        tasks.spawn(projection);
+        let alarms =
+            alarms::raise(telemetry.clone(), registry.expiry().clone(), Arc::clone(&store), failed);
+        tasks.spawn(cancel.clone().run_until_cancelled_owned(alarms));
+        let limits = settings::serve(&config);
+        let identities = keep_identities(registry.clone(), view, clock, security, duties, config);
+        tasks.spawn(cancel.clone().run_until_cancelled_owned(identities));
+        let serve = api::serve::serve(
+            listener,
+            api::router(state.clone()),
+            limits,
+            telemetry.metrics().clone(),
+            cancel.clone(),
+        );
+        tasks.spawn(serve);
+        tracing::info!(http = %http_addr, backend = store.kind(), "the node serves");
+        Ok(Self {
+            http_addr,
+            store,
+            raft,
+            registry,
+            telemetry,
+            leadership,
+            data_plane,
+            arbiter,
+            cancel,
+            tasks,
+            store_failed,
+            api: state,
+        })
+    }
+
+    /// The address that it serves HTTP on.
+    #[must_use]
+    pub fn http_addr(&self) -> SocketAddr {
+        self.http_addr
+    }
+
+    /// The registry, for tests that run a node in their own process.
+    #[must_use]
+    pub fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// The thread of the actors, for tests that stall it.
+    #[must_use]
+    pub fn arbiter(&self) -> &Arbiter {
+        &self.arbiter
+    }
+
+    /// Returns when the node's log can go on no more, with the reason.
+    pub async fn failed(&self) -> String {
+        let raft = async {
+            match &self.raft {
+                Some(raft) => raft.failed().await,
+                None => std::future::pending().await,
+            }
+        };
+        let mut told = self.store_failed.clone();
+        let other = async {
+            match told.wait_for(Option::is_some).await {
+                Ok(why) => why.clone().unwrap_or_default(),
+                Err(_) => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            why = raft => why,
+            why = other => why,
+        }
+    }
+
+    /// Hands leadership over, lets requests in flight finish, and stops every part.
+    pub async fn stop(self) {
+        // Leadership goes first, while this node can still answer and forward: nobody has to wait
+        // for an election.
+        if let Some(admin) = self.store.cluster()
+            && self.store.leadership_now().is_leader
+            && admin.status().members.iter().filter(|member| member.voter).count() > 1
+        {
+            let handed =
+                tokio::time::timeout(TRANSFER_TIMEOUT, admin.transfer_leadership(None)).await;
+            if !matches!(handed, Ok(Ok(()))) {
+                tracing::warn!("leadership was not handed over, the others will elect");
+            }
+        }
+        self.cancel.cancel();
+        self.tasks.close();
+        if tokio::time::timeout(DRAIN_TIMEOUT, self.tasks.wait()).await.is_err() {
+            tracing::warn!("requests in flight did not finish in time and are cut off");
+        }
+        self.data_plane.stop(DRAIN_TIMEOUT).await;
+        self.api.audit().stop().await;
+        self.registry.stop();
+        self.leadership.stop();
+        self.store.shutdown().await;
+        self.arbiter.stop();
+        self.telemetry.stop().await;
+        tracing::info!("the node has stopped");
+    }
+}
+
+async fn open_store(
+    config: &NodeConfig,
+    advertise: &str,
+    view: &Arc<View>,
+    clock: &Clock,
+    peers: &Arc<PeerRouter>,
+) -> anyhow::Result<(Arc<dyn ControlStore>, Option<Arc<RaftStore>>)> {
+    let (view, peers) = (Arc::clone(view), Arc::clone(peers) as Arc<dyn PeerHandler>);
+    match config.backend {
+        BackendKind::Raft => {
+            let store = RaftStore::open(config, advertise, view, peers).await;
+            let store = store.map_err(anyhow::Error::msg)?;
+            Ok((Arc::clone(&store) as _, Some(store)))
+        }
+        BackendKind::Redis => {
+            let settings = settings::redis(config)?;
+            Ok((RedisStore::open(settings, view, clock.clone(), peers).await?, None))
+        }
+        BackendKind::Local => {
+            let settings = settings::local(config);
+            Ok((LocalStore::open(settings, view, clock.clone(), peers).await?, None))
+        }
+        BackendKind::SharedFile => {
+            let settings = settings::shared_file(config);
+            Ok((SharedFileStore::open(settings, view, clock.clone(), peers).await?, None))
+        }
+    }
+}
+
+/// Makes the identities that nobody can sign in without, whenever this node comes to lead.
+async fn keep_identities(
+    registry: Registry,
+    view: Arc<View>,
+    clock: Clock,
+    security: Security,
+    mut duties: watch::Receiver<Option<Fence>>,
+    config: NodeConfig,
+) {
+    loop {
+        if duties.wait_for(Option::is_some).await.is_err() {
+            return;
+        }
+        let made = ensure_identities(&registry, &view, &clock, security.settings());
+        match made.boxed().await {
+            Ok(None) => {}
+            Ok(Some(password)) => settings::show_password(&config, &password),
+            Err(error) => {
+                tracing::warn!(%error, "identities are not there yet, trying again");
+                tokio::time::sleep(IDENTITIES_PAUSE).await;
+                continue;
+            }
+        }
+        if duties.wait_for(Option::is_none).await.is_err() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! The data plane as the API sees it, and what it counts as telemetry sees it.
+
+use std::sync::Arc;
+
+use actix_rt::ArbiterHandle;
+use axum::body::Body;
+use axum::http::{Request, Response};
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use serde_json::Map;
+
+use crate::actors::health_checker::HealthSink;
+use crate::actors::supervisor::Supervised;
+use crate::actors::{HealthChecker, HealthParts, ProxyActor};
+use crate::api::{
+    Forward, ForwardRequest, Forwarded, HealthReports, ProbeObservation, UpstreamsReport,
+};
+use crate::clock::Clock;
+use crate::health::{ProbeAnswer, Sight};
+use crate::proxy::{ForwardContext, Forwarder, ForwarderConfig, ProxyMetrics};
+use crate::state::{Address, InstanceKey, ServiceKey};
+use crate::telemetry::{Severity, Telemetry};
+use crate::view::View;
+
+/// The proxy, the health checker and the actors that drive them.
+pub(super) struct DataPlane {
+    pub(super) forwarder: Forwarder,
+    pub(super) health: HealthChecker,
+    proxy: Supervised<ProxyActor>,
+}
+
+impl DataPlane {
+    /// Starts both on `arbiter`.
+    pub(super) fn start(
+        arbiter: &ArbiterHandle,
+        view: &Arc<View>,
+        clock: &Clock,
+        config: ForwarderConfig,
+        metrics: Arc<dyn ProxyMetrics>,
+        health: impl FnOnce(&ForwarderConfig) -> anyhow::Result<HealthParts>,
+    ) -> anyhow::Result<Self> {
+        let health = HealthChecker::start(arbiter, health(&config)?);
+        let forwarder = Forwarder::new(Arc::clone(view), config, clock.clone(), metrics)?;
+        let proxy = {
+            let (forwarder, health, clock) = (forwarder.clone(), health.clone(), clock.clone());
+            Supervised::start(arbiter, move |lifeline| {
+                ProxyActor::new(forwarder.clone(), Some(health.clone()), clock.clone(), lifeline)
+            })
+        };
+        Ok(Self { forwarder, health, proxy })
+    }
+
+    /// Ends the actors, lets forwarded requests finish for up to `grace`, and closes connections.
+    pub(super) async fn stop(&self, grace: std::time::Duration) {
+        self.proxy.stop();
+        self.health.stop();
+        self.forwarder.shutdown(grace).await;
+    }
+}
+
+/// [`Forward`] for handlers.
+pub(super) struct ApiForward(pub(super) Forwarder);
+
+impl Forward for ApiForward {
+    fn forward(
+        &self,
+        asked: ForwardRequest,
+        request: Request<Body>,
+    ) -> BoxFuture<'static, Response<Body>> {
+        let forwarder = self.0.clone();
+        async move {
+            // The compatible API alone has a limit, and it drops `Trailer`.
+            let keep_trailer = asked.body_len_max.is_none();
+            let context = ForwardContext {
+                service: asked.service,
+                raw_path: asked.raw_path,
+                raw_query: asked.raw_query,
+                peer: asked.client,
+                https: false,
+                body_len_max: asked.body_len_max,
+                trace: asked.trace,
+                keep_trailer,
+            };
+            let forwarded = forwarder.forward(context, request).await;
+            let mut response = forwarded.response;
+            if let Some(chosen) = forwarded.chosen {
+                response.extensions_mut().insert(Forwarded {
+                    node: chosen.instance.registration.id.clone(),
+                    share: chosen.share,
+                    url: chosen.url,
+                });
+            }
+            response
+        }
+        .boxed()
+    }
+
+    fn check_address(&self, address: &Address) -> Result<(), String> {
+        self.0.egress().check_address(address).map_err(|denied| denied.to_string())
+    }
+}
+
+/// [`HealthReports`] for handlers.
+pub(super) struct ApiHealth(pub(super) HealthChecker);
+
+impl HealthReports for ApiHealth {
+    fn upstreams(&self) -> UpstreamsReport {
+        let failing = self.0.failing();
+        UpstreamsReport {
+            started: self.0.is_active(),
+            failure_counts: failing.into_iter().map(|(key, n)| (key, u64::from(n))).collect(),
+        }
+    }
+
+    fn observations(&self, instance: &InstanceKey) -> Vec<ProbeObservation> {
+        let records = self.0.track(instance).map(|track| track.records).unwrap_or_default();
+        let node = self.0.node();
+        records
+            .into_iter()
+            .map(|record| ProbeObservation {
+                node: node.to_owned(),
+                at_ms: record.at_ms,
+                ok: record.sight == Sight::Good,
+                detail: record.detail,
+                latency_ms: Some(record.latency_us as f64 / 1_000.0),
+            })
+            .collect()
+    }
+}
+
+/// Counts probes and raises alerts.
+pub(super) struct TelemetryHealth(pub(super) Telemetry);
+
+impl HealthSink for TelemetryHealth {
+    fn probed(&self, _: &InstanceKey, answer: &ProbeAnswer) {
+        self.0.metrics().health_checks.inc();
+        if answer.sight != Sight::Good {
+            self.0.metrics().health_check_failures.inc();
+        }
+    }
+
+    fn panic_changed(&self, service: &ServiceKey, panics: bool) {
+        let mut details = Map::new();
+        details.insert("serviceName".into(), service.service.as_str().into());
+        details.insert("namespace".into(), service.namespace.as_str().into());
+        let (severity, kind, what) = if panics {
+            (
+                Severity::Critical,
+                "service.panic",
+                "so many instances are unhealthy that all are used",
+            )
+        } else {
+            (Severity::Warning, "service.panic_over", "only healthy instances are used again")
+        };
+        self.0.alert(severity, kind, &format!("{service}: {what}"), details);
+    }
+}

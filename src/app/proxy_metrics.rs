@@ -1,0 +1,120 @@
+//! What the proxy tells, as Prometheus metrics. No label grows with the fleet: neither service nor
+//! instance is one.
+
+use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry};
+
+use crate::proxy::{ProxyMetrics, RequestRecord, StandingChange, StandingEvent};
+use crate::state::ServiceKey;
+
+/// The proxy's counters.
+pub(super) struct ProxyCounters {
+    requests: IntCounterVec,
+    errors: IntCounterVec,
+    retries: IntCounterVec,
+    hedges: IntCounterVec,
+    mirrored: IntCounterVec,
+    standing: IntCounterVec,
+    seconds: HistogramVec,
+}
+
+fn counters(registry: &Registry, name: &str, help: &str, label: &str) -> IntCounterVec {
+    let vec = IntCounterVec::new(Opts::new(name, help), &[label])
+        .expect("name and label are constants and valid");
+    // A second proxy in one process would count into metrics of its own that nobody reads.
+    if registry.register(Box::new(vec.clone())).is_err() {
+        tracing::warn!(name, "a metric is registered already");
+    }
+    vec
+}
+
+impl ProxyCounters {
+    /// Declares them in `registry`.
+    pub(super) fn new(registry: &Registry) -> Self {
+        let name = "maxine_proxy_response_head_seconds";
+        let opts = HistogramOpts::new(name, "Time from a request to the head of its answer")
+            .buckets(vec![0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0]);
+        let seconds = HistogramVec::new(opts, &["class"])
+            .expect("name, label and buckets are constants and valid");
+        if registry.register(Box::new(seconds.clone())).is_err() {
+            tracing::warn!(name, "a metric is registered already");
+        }
+        let counters = |name, help, label| counters(registry, name, help, label);
+        Self {
+            requests: counters(
+                "maxine_proxy_requests_total",
+                "Requests that the proxy answered, by the first digit of the status",
+                "class",
+            ),
+            errors: counters(
+                "maxine_proxy_errors_total",
+                "Requests that no instance answered, by x-maxine-error",
+                "code",
+            ),
+            retries: counters(
+                "maxine_proxy_retries_total",
+                "Further attempts, by what the last one came to",
+                "reason",
+            ),
+            hedges: counters(
+                "maxine_proxy_hedges_total",
+                "Second requests sent because the first took long",
+                "kind",
+            ),
+            mirrored: counters(
+                "maxine_proxy_mirrored_total",
+                "Copies for a mirror, sent or left out",
+                "outcome",
+            ),
+            standing: counters(
+                "maxine_proxy_standing_changes_total",
+                "Breakers that opened or closed, ejections and returns",
+                "change",
+            ),
+            seconds,
+        }
+    }
+}
+
+fn class(status: u16) -> &'static str {
+    match status {
+        100..=199 => "1xx",
+        200..=299 => "2xx",
+        300..=399 => "3xx",
+        400..=499 => "4xx",
+        _ => "5xx",
+    }
+}
+
+impl ProxyMetrics for ProxyCounters {
+    fn request(&self, record: &RequestRecord<'_>) {
+        let class = class(record.status);
+        self.requests.with_label_values(&[class]).inc();
+        self.seconds.with_label_values(&[class]).observe(record.elapsed.as_secs_f64());
+        if let Some(code) = record.error {
+            self.errors.with_label_values(&[code]).inc();
+        }
+    }
+
+    fn retry(&self, _: &ServiceKey, reason: &str) {
+        self.retries.with_label_values(&[reason]).inc();
+    }
+
+    fn hedge(&self, _: &ServiceKey) {
+        self.hedges.with_label_values(&["sent"]).inc();
+    }
+
+    fn mirror(&self, _: &ServiceKey, sent: bool) {
+        self.mirrored.with_label_values(&[if sent { "sent" } else { "left_out" }]).inc();
+    }
+
+    fn standing(&self, event: &StandingEvent) {
+        let change = match event.change {
+            StandingChange::BreakerOpened => "breaker_opened",
+            StandingChange::BreakerHalfOpen => "breaker_half_open",
+            StandingChange::BreakerClosed => "breaker_closed",
+            StandingChange::Ejected => "ejected",
+            StandingChange::Returned => "returned",
+        };
+        self.standing.with_label_values(&[change]).inc();
+    }
+}

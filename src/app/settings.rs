@@ -1,0 +1,264 @@
+//! From the node's settings to those of each part.
+
+use std::io::Write;
+use std::net::SocketAddr;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+
+use anyhow::Context;
+
+use crate::actors::registry::RegistrySettings;
+use crate::api::ApiSettings;
+use crate::api::access::Openness;
+use crate::api::serve::ServeLimits;
+use crate::backend::local::LocalConfig;
+use crate::backend::redis::{RedisConfig, Topology};
+use crate::backend::shared_file::SharedFileConfig;
+use crate::config::{Access, BackendKind, NodeConfig};
+use crate::health::ActiveDefaults;
+use crate::proxy::{EgressPolicy, ForwarderConfig, TlsRoots, TrustedProxies};
+use crate::security::{Account, EnvSigningKeys, OneTimePassword, Secret, SecuritySettings};
+use crate::state::Role;
+use crate::telemetry::{RequestLogSettings, TelemetrySettings, WebhookSettings};
+
+fn openness(access: Access) -> Openness {
+    match access {
+        Access::Open => Openness::Open,
+        Access::Token => Openness::Token,
+    }
+}
+
+pub(super) fn registry(config: &NodeConfig) -> RegistrySettings {
+    let mut settings = config.registry.clone();
+    settings.takeover_extra_ms = match config.backend {
+        BackendKind::Raft => config.raft.election_timeout_max_ms,
+        _ => config.state.lease_ms,
+    };
+    settings
+}
+
+pub(super) fn api(config: &NodeConfig, http_addr: SocketAddr) -> ApiSettings {
+    let set = |text: &String| (!text.is_empty()).then(|| text.clone());
+    ApiSettings {
+        instance_id: config.name(),
+        port: http_addr.port(),
+        registration_access: openness(config.security.registration_access),
+        discovery_access: openness(config.security.discovery_access),
+        cors_allow_origin: set(&config.http.cors_allow_origin),
+        trace_header_name: config.telemetry.trace_header.clone(),
+        performance_report_url: set(&config.telemetry.performance_report_url),
+        clustered: config.backend != BackendKind::Local,
+        body_timeout_ms: config.http.request_timeout_ms,
+        ..ApiSettings::default()
+    }
+}
+
+pub(super) fn telemetry(config: &NodeConfig) -> TelemetrySettings {
+    let settings = &config.telemetry;
+    let webhook = (!settings.alert_webhook_url.is_empty()).then(|| WebhookSettings {
+        url: settings.alert_webhook_url.clone(),
+        timeout_ms: settings.alert_webhook_timeout_ms,
+    });
+    TelemetrySettings {
+        traces_max: settings.traces_max,
+        audit_max: settings.audit_max,
+        alerts_max: settings.alerts_max,
+        request_log: RequestLogSettings {
+            directory: Some(config.data_dir.join(&settings.log_dir)),
+            audit_file: Some(config.data_dir.join(&settings.audit_file)),
+            ..RequestLogSettings::default()
+        },
+        webhook,
+        ..TelemetrySettings::default()
+    }
+}
+
+pub(super) fn redis(config: &NodeConfig) -> anyhow::Result<RedisConfig> {
+    let settings = &config.state;
+    let file = &settings.redis_url_file;
+    let urls = if file.as_os_str().is_empty() {
+        settings.redis_url.clone()
+    } else {
+        std::fs::read_to_string(file)
+            .with_context(|| format!("{} cannot be read", file.display()))?
+    };
+    let mut urls = urls.split(',').map(|url| url.trim().to_owned()).filter(|url| !url.is_empty());
+    let url = urls.next().context("no Redis URL is set")?;
+    let others: Vec<String> = urls.collect();
+    let topology = if !settings.redis_sentinel_master.is_empty() {
+        let sentinels = std::iter::once(url.clone()).chain(others).collect();
+        let master_name = settings.redis_sentinel_master.clone();
+        Topology::Sentinel { sentinels, master_name }
+    } else if others.is_empty() {
+        Topology::Single
+    } else {
+        Topology::Cluster { nodes: others }
+    };
+    Ok(RedisConfig {
+        url,
+        topology,
+        key_prefix: settings.redis_key_prefix.clone(),
+        connect_timeout_ms: settings.redis_connect_timeout_ms,
+        instance_id: config.name(),
+        election_enabled: settings.election_enabled,
+        lease_ms: settings.lease_ms,
+        renew_ms: settings.lease_renew_ms,
+        wait_replicas: settings.redis_wait_replicas,
+        ..RedisConfig::default()
+    })
+}
+
+/// The log of local and shared-file mode: beside the file that a Node.js Maxine kept its state in.
+fn log_path(config: &NodeConfig) -> PathBuf {
+    let file = &config.state.file;
+    let mut path = if file.as_os_str().is_empty() {
+        config.data_dir.join("registry-state.json").into_os_string()
+    } else {
+        file.clone().into_os_string()
+    };
+    path.push(".log");
+    path.into()
+}
+
+pub(super) fn local(config: &NodeConfig) -> LocalConfig {
+    LocalConfig {
+        path: log_path(config),
+        persistence: config.state.persistence,
+        instance_id: config.name(),
+        ..LocalConfig::default()
+    }
+}
+
+pub(super) fn shared_file(config: &NodeConfig) -> SharedFileConfig {
+    SharedFileConfig {
+        path: log_path(config),
+        lock_timeout_ms: config.state.lock_timeout_ms,
+        lock_retry_ms: config.state.lock_retry_ms,
+        instance_id: config.name(),
+        election_enabled: config.state.election_enabled,
+        lease_ms: config.state.lease_ms,
+        renew_ms: config.state.lease_renew_ms,
+        call_bind: SocketAddr::new(config.http.host, 0),
+        // Others cannot call "every interface": they get this machine's name.
+        call_host: config
+            .http
+            .host
+            .is_unspecified()
+            .then(|| nix::unistd::gethostname().ok()?.into_string().ok())
+            .flatten(),
+        ..SharedFileConfig::default()
+    }
+}
+
+/// Secrets are read from the environment alone: never a file with other settings, never a flag.
+pub(super) fn security(config: &NodeConfig) -> anyhow::Result<SecuritySettings> {
+    let env = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let mut accounts = Vec::new();
+    for (role, prefix) in [
+        (Role::Admin, "MAXINE_ADMIN"),
+        (Role::Operator, "MAXINE_OPERATOR"),
+        (Role::Viewer, "MAXINE_VIEWER"),
+    ] {
+        let (name, word) = (format!("{prefix}_USERNAME"), format!("{prefix}_PASSWORD"));
+        match (env(&name), env(&word)) {
+            (Some(user_name), Some(password)) => {
+                let password = Secret::new(&password);
+                accounts.push(Account { role, user_name, password });
+            }
+            (None, None) => {}
+            _ => anyhow::bail!("{name} and {word} go together: set both or none"),
+        }
+    }
+    let env_keys = env("MAXINE_JWT_SECRET").map(|current| EnvSigningKeys {
+        key_id: env("MAXINE_JWT_SECRET_KEY_ID").unwrap_or_else(|| "maxine-current".into()),
+        current: Secret::new(&current),
+        previous: env("MAXINE_JWT_PREVIOUS_SECRETS")
+            .map(|list| {
+                list.split(',').map(str::trim).filter(|s| !s.is_empty()).map(Secret::new).collect()
+            })
+            .unwrap_or_default(),
+    });
+    Ok(SecuritySettings {
+        accounts,
+        env_keys,
+        session_lifetime_s: config.security.token_ttl_s,
+        ..SecuritySettings::default()
+    })
+}
+
+/// Says loudly that anyone who reaches the port may register.
+pub(super) fn warn_if_open(config: &NodeConfig, http_addr: SocketAddr) {
+    let open = [
+        (config.security.registration_access, "registration", "security.registration_access"),
+        (config.security.discovery_access, "discovery and the proxy", "security.discovery_access"),
+    ];
+    for (access, what, key) in open {
+        if access == Access::Open && !http_addr.ip().is_loopback() {
+            tracing::warn!(
+                "{what} is open to everyone who reaches {http_addr}; set {key} = \"token\" to ask for a token"
+            );
+        }
+    }
+}
+
+/// Shows the one-time password, once, where the settings say.
+pub(super) fn show_password(config: &NodeConfig, made: &OneTimePassword) {
+    let path = &config.security.initial_password_file;
+    // The only place where it is shown; it is stored as a hash alone.
+    let word = made.password.expose();
+    if path.as_os_str().is_empty() {
+        eprintln!(
+            "\nfirst start: sign in as {} with the password (shown this once) {word}\n",
+            made.user_name
+        );
+        return;
+    }
+    let written = std::fs::File::options()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path)
+        .and_then(|mut file| writeln!(file, "{word}"));
+    if let Err(error) = written {
+        tracing::error!(%error, path = %path.display(), "the one-time password cannot be written");
+        eprintln!(
+            "\nfirst start: sign in as {} with the password (shown this once) {word}\n",
+            made.user_name
+        );
+    }
+}
+
+/// What the proxy is set up with. Loopback may be registered where Maxine itself is reached there
+/// only: then whoever registers is on this host already.
+pub(super) fn forwarder(config: &NodeConfig, http_addr: SocketAddr) -> ForwarderConfig {
+    let security = &config.security;
+    let (allow, deny) = (security.upstream_allow.clone(), security.upstream_deny.clone());
+    ForwarderConfig {
+        egress: EgressPolicy::new(allow, deny, http_addr.ip().is_loopback()),
+        trusted_proxies: TrustedProxies::new(security.trusted_proxies.clone()),
+        zone: (!config.zone.is_empty()).then(|| config.zone.clone()),
+        tls_roots: TlsRoots::System,
+    }
+}
+
+/// The node-wide settings of active health checks.
+pub(super) fn health(config: &NodeConfig) -> ActiveDefaults {
+    let health = &config.health;
+    ActiveDefaults {
+        enabled: health.enabled,
+        interval_ms: health.interval_ms,
+        timeout_ms: health.timeout_ms,
+        fall: health.failure_threshold,
+        path: health.path.clone(),
+        observers: u32::try_from(health.observers_min).unwrap_or(1).max(1),
+    }
+}
+
+pub(super) fn serve(config: &NodeConfig) -> ServeLimits {
+    ServeLimits {
+        connections_max: config.http.connections_max,
+        header_timeout_ms: config.http.header_timeout_ms,
+        ..ServeLimits::default()
+    }
+}

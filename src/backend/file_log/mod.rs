@@ -1,0 +1,340 @@
+//! A log of commands in one file, with the state that it starts from in front.
+//!
+//! Place in the flow: the local and the shared-file mode append to it and read from it, each from
+//! one thread. Whoever writes holds a lock; that is the caller's business. All calls block.
+//!
+//! `header | state | frames`. Compaction writes a new file with the present state in front and
+//! renames it over the old one; the lineage stays, so a reader knows that it is the same log.
+
+mod frame;
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use self::frame::Found;
+use super::OpenError;
+use crate::state::ControlState;
+
+const MAGIC: [u8; 8] = *b"MAXINELG";
+const FORMAT_VERSION: u32 = 1;
+const HEADER_LEN: usize = 64;
+
+/// A log file that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum LogError {
+    /// The disk, or the file's rights.
+    #[error("{0}: {1}")]
+    Io(PathBuf, io::Error),
+    /// Not what was written.
+    #[error(
+        "{} is damaged at byte {at}: {what}; nothing was changed; restore it from a backup, or \
+         move it away to start empty",
+        path.display()
+    )]
+    Damaged {
+        /// Which file.
+        path: PathBuf,
+        /// Where.
+        at: u64,
+        /// In what way.
+        what: String,
+    },
+}
+
+impl From<LogError> for OpenError {
+    fn from(error: LogError) -> Self {
+        match error {
+            LogError::Io(..) => Self::Io(error.to_string()),
+            LogError::Damaged { .. } => Self::Damaged(error.to_string()),
+        }
+    }
+}
+
+/// What new entries were found.
+#[derive(Debug, Default)]
+pub(super) struct News {
+    /// The entries, in order.
+    pub(super) entries: Vec<Vec<u8>>,
+    /// After each frame: how many entries the log has, and the chain.
+    pub(super) places: Vec<(u64, u32)>,
+    /// The writer of the last frame died.
+    pub(super) torn: bool,
+}
+
+/// An open log.
+#[derive(Debug)]
+pub(super) struct LogFile {
+    path: PathBuf,
+    file: File,
+    /// Names the log through all compactions.
+    lineage: u64,
+    /// Entries that the state in front stands for, and the chain over them.
+    front: (u64, u32),
+    base_len: u64,
+    /// Entries read or written so far.
+    seq: u64,
+    /// Where the next frame goes.
+    end: u64,
+    /// The checksum over all bodies so far.
+    chain: u32,
+}
+
+/// A place in a log: which log, how many entries, and the checksum over them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    /// Names the log through all compactions.
+    pub(super) lineage: u64,
+    /// How many entries.
+    pub(super) seq: u64,
+    /// The checksum over them.
+    pub(super) chain: u32,
+}
+
+impl Place {
+    /// The start of a new log.
+    pub(super) fn start() -> Self {
+        Self { lineage: rand::random(), seq: 0, chain: 0 }
+    }
+}
+
+impl LogFile {
+    /// Opens the log at `path` and reads the state in front of it; the entries come with
+    /// [`Self::read_new`]. `None` where there is no file.
+    pub(super) fn open(path: &Path) -> Result<Option<(Self, ControlState)>, LogError> {
+        let opened = OpenOptions::new().read(true).write(true).open(path);
+        let mut file = match opened {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(LogError::Io(path.into(), error)),
+        };
+        let fail = |error| LogError::Io(path.into(), error);
+        let damaged =
+            |what: &str| LogError::Damaged { path: path.into(), at: 0, what: what.into() };
+        let mut header = [0; HEADER_LEN];
+        file.read_exact(&mut header).map_err(|_| damaged("the header is cut off"))?;
+        let number = |from: usize| {
+            let bytes = header[from..from + 8].try_into().expect("eight bytes of the header");
+            u64::from_le_bytes(bytes)
+        };
+        if header[..8] != MAGIC {
+            return Err(damaged("it is not a log of Maxine's"));
+        }
+        if number(56) != u64::from(crc32c::crc32c(&header[..56])) {
+            return Err(damaged("the header's checksum is wrong"));
+        }
+        if number(8) != u64::from(FORMAT_VERSION) {
+            return Err(damaged("a newer version wrote it"));
+        }
+        let (lineage, base, base_len, base_sum) = (number(16), number(24), number(32), number(40));
+        let chain = u32::try_from(number(48)).map_err(|_| damaged("the chain is not one"))?;
+        let mut bytes = Vec::new();
+        (&file).take(base_len).read_to_end(&mut bytes).map_err(fail)?;
+        let sound = bytes.len() as u64 == base_len && u64::from(crc32c::crc32c(&bytes)) == base_sum;
+        if !sound {
+            return Err(damaged("the state in front is not whole"));
+        }
+        let state = ControlState::read_from(&mut bytes.as_slice())
+            .map_err(|error| damaged(&error.to_string()))?;
+        let end = HEADER_LEN as u64 + base_len;
+        let path = path.to_path_buf();
+        Ok(Some((
+            Self { path, file, lineage, front: (base, chain), base_len, seq: base, end, chain },
+            state,
+        )))
+    }
+
+    /// Writes a new log whose state in front is `state`, in the place of whatever is at `path`, and
+    /// returns when it is durable.
+    pub(super) fn create(
+        path: &Path,
+        state: &ControlState,
+        place: Place,
+    ) -> Result<Self, LogError> {
+        let Place { lineage, seq, chain } = place;
+        let fail = |error| LogError::Io(path.into(), error);
+        let mut bytes = Vec::new();
+        state.write_to(&mut bytes).map_err(fail)?;
+        let mut header = Vec::with_capacity(HEADER_LEN);
+        header.extend_from_slice(&MAGIC);
+        let sum = u64::from(crc32c::crc32c(&bytes));
+        let len = bytes.len() as u64;
+        for number in [FORMAT_VERSION.into(), lineage, seq, len, sum, chain.into()] {
+            header.extend_from_slice(&number.to_le_bytes());
+        }
+        let header_sum = u64::from(crc32c::crc32c(&header));
+        header.extend_from_slice(&header_sum.to_le_bytes());
+        let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let directory = directory.unwrap_or(Path::new("."));
+        fs::create_dir_all(directory).map_err(fail)?;
+        let mut name = path.as_os_str().to_owned();
+        name.push(format!(".{}.new", std::process::id()));
+        let temporary = PathBuf::from(name);
+        let written = (|| {
+            let mut file = OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(true)
+                .open(&temporary)?;
+            file.write_all(&header)?;
+            file.write_all(&bytes)?;
+            file.sync_all()?;
+            fs::rename(&temporary, path)?;
+            File::open(directory)?.sync_all()?;
+            Ok(file)
+        })();
+        let file = written.inspect_err(|_| drop(fs::remove_file(&temporary))).map_err(fail)?;
+        let base_len = bytes.len() as u64;
+        let end = HEADER_LEN as u64 + base_len;
+        Ok(Self {
+            path: path.into(),
+            file,
+            lineage,
+            front: (seq, chain),
+            base_len,
+            seq,
+            end,
+            chain,
+        })
+    }
+
+    /// Up to where it was read or written.
+    pub(super) fn place(&self) -> Place {
+        Place { lineage: self.lineage, seq: self.seq, chain: self.chain }
+    }
+
+    /// How many entries came before the first one in the file, and the chain over them.
+    pub(super) fn front(&self) -> (u64, u32) {
+        self.front
+    }
+
+    /// Length of the entries in the file, in bytes.
+    pub(super) fn entries_len(&self) -> u64 {
+        self.end - self.base_len - HEADER_LEN as u64
+    }
+
+    /// Length of the state in front, in bytes.
+    pub(super) fn base_len(&self) -> u64 {
+        self.base_len
+    }
+
+    /// Whether the file at the path is another one than this, longer or shorter than what was read.
+    pub(super) fn has_changed(&self) -> Result<bool, LogError> {
+        let fail = |error| LogError::Io(self.path.clone(), error);
+        match fs::metadata(&self.path) {
+            Ok(there) => Ok(there.len() != self.end || !self.is_same(&there).map_err(fail)?),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
+            Err(error) => Err(fail(error)),
+        }
+    }
+
+    /// Whether the path still leads to this very file, and nothing that was read is gone from it.
+    pub(super) fn is_current(&self) -> Result<bool, LogError> {
+        let fail = |error| LogError::Io(self.path.clone(), error);
+        match fs::metadata(&self.path) {
+            Ok(there) => Ok(there.len() >= self.end && self.is_same(&there).map_err(fail)?),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(fail(error)),
+        }
+    }
+
+    fn is_same(&self, there: &fs::Metadata) -> io::Result<bool> {
+        let here = self.file.metadata()?;
+        Ok((here.dev(), here.ino()) == (there.dev(), there.ino()))
+    }
+
+    /// Reads what is in the file after what was read before.
+    pub(super) fn read_new(&mut self) -> Result<News, LogError> {
+        let fail = |error| LogError::Io(self.path.clone(), error);
+        let mut bytes = Vec::new();
+        let mut file = &self.file;
+        file.seek(SeekFrom::Start(self.end)).map_err(fail)?;
+        file.read_to_end(&mut bytes).map_err(fail)?;
+        let mut news = News::default();
+        let mut rest = bytes.as_slice();
+        loop {
+            let damaged =
+                |what: String| LogError::Damaged { path: self.path.clone(), at: self.end, what };
+            match frame::read(rest) {
+                Found::End => return Ok(news),
+                Found::Torn => {
+                    news.torn = true;
+                    return Ok(news);
+                }
+                Found::Damaged => {
+                    return Err(damaged(String::from(
+                        "a checksum is wrong and whole frames follow",
+                    )));
+                }
+                Found::Frame { first, entries, len, chain } => {
+                    let body = rest.get(len - frame::body_len(&entries)..len).unwrap_or_default();
+                    if crc32c::crc32c_append(self.chain, body) != chain {
+                        let what = "a frame does not follow on those before it";
+                        return Err(damaged(String::from(what)));
+                    }
+                    if first != self.seq + 1 {
+                        let next = self.seq + 1;
+                        return Err(damaged(format!("entry {first} stands where {next} belongs")));
+                    }
+                    self.seq += entries.len() as u64;
+                    self.end += len as u64;
+                    self.chain = chain;
+                    news.places.push((self.seq, chain));
+                    news.entries.extend(entries);
+                    rest = &rest[len..];
+                }
+            }
+        }
+    }
+
+    /// Cuts off what comes after the last whole frame; returns how many bytes that was.
+    pub(super) fn cut_torn_tail(&mut self) -> Result<u64, LogError> {
+        let fail = |error| LogError::Io(self.path.clone(), error);
+        let len = self.file.metadata().map_err(fail)?.len();
+        self.file.set_len(self.end).map_err(fail)?;
+        self.file.sync_all().map_err(fail)?;
+        Ok(len.saturating_sub(self.end))
+    }
+
+    /// Appends entries and returns when they are durable (or, without `sync`, handed to the
+    /// system). After an error the file must not be written again by this process.
+    pub(super) fn append(&mut self, entries: &[&[u8]], sync: bool) -> Result<(), LogError> {
+        let (frame, chain) = frame::encode(self.seq + 1, self.chain, entries);
+        let written = self
+            .file
+            .write_all_at(&frame, self.end)
+            .and_then(|()| if sync { self.file.sync_data() } else { Ok(()) });
+        written.map_err(|error| LogError::Io(self.path.clone(), error))?;
+        self.seq += entries.len() as u64;
+        self.end += frame.len() as u64;
+        self.chain = chain;
+        Ok(())
+    }
+}
+
+/// Most bytes of entries that one frame takes.
+pub(super) const GROUP_LEN_MAX: usize = frame::BODY_LEN_MAX / 2;
+
+/// Locks a file beside the log for this process; `None` where another one has it.
+pub(super) fn try_lock(path: &Path) -> Result<Option<File>, LogError> {
+    let fail = |error| LogError::Io(path.into(), error);
+    if let Some(directory) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        fs::create_dir_all(directory).map_err(fail)?;
+    }
+    let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
+    let file = opened.map_err(fail)?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(fs::TryLockError::WouldBlock) => Ok(None),
+        Err(fs::TryLockError::Error(error)) => Err(fail(error)),
+    }
+}
+
+/// A path with more at its end.
+pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}

@@ -1,0 +1,306 @@
+//! One node alone orders the commands: an append-only file on its own disk, synced before anyone
+//! is answered.
+//!
+//! Place in the flow: [`LocalStore::propose`] hands batches to one writer thread; it gathers what
+//! has come meanwhile, writes it as one frame, syncs once, applies, publishes and answers.
+//!
+//! It always leads. A second process on the same file is refused.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::sync::{broadcast, oneshot, watch};
+
+use super::file_log::{GROUP_LEN_MAX, LogFile, Place, beside, try_lock};
+use super::store_event::EVENTS_KEPT_MAX;
+use super::{
+    CallError, Consistency, ControlStore, Leadership, Machine, OpenError, Ordered, PeerHandler,
+    ProposeError, ReadError, StoreEvent,
+};
+use crate::clock::Clock;
+use crate::state::{Applied, Batch, encode_batch};
+use crate::view::View;
+
+/// Most batches that wait for the writer.
+const WAITING_MAX: usize = 1_024;
+/// Most batches in one frame.
+const GROUP_MAX: usize = 256;
+/// Largest encoded batch.
+const ENTRY_LEN_MAX: usize = 15 * 1024 * 1024;
+/// How often an idle writer looks whether it must stop.
+const IDLE: Duration = Duration::from_millis(200);
+
+/// Settings of the local mode.
+#[derive(Clone, Debug)]
+pub struct LocalConfig {
+    /// The log file; beside `MAXINE_REGISTRY_STATE_FILE`, with `.log` at its end.
+    pub path: PathBuf,
+    /// Whether anything is kept at all (`MAXINE_REGISTRY_PERSISTENCE`).
+    pub persistence: bool,
+    /// Whether a write is on the disk before it is acknowledged. Without it, a power failure may
+    /// cost the last writes; a crash of the process alone does not.
+    pub sync: bool,
+    /// This node's name (`MAXINE_INSTANCE_ID`).
+    pub instance_id: String,
+    /// The file is written anew when its entries are longer than this and than the state, in bytes.
+    pub compact_after_len: u64,
+}
+
+impl Default for LocalConfig {
+    fn default() -> Self {
+        Self {
+            path: PathBuf::from("data/registry-state.log"),
+            persistence: true,
+            sync: true,
+            instance_id: String::from("maxine"),
+            compact_after_len: 32 * 1024 * 1024,
+        }
+    }
+}
+
+struct Request {
+    batch: Batch,
+    payload: Vec<u8>,
+    answer: oneshot::Sender<Result<Vec<Applied>, ProposeError>>,
+}
+
+/// A local file as the order of commands.
+pub struct LocalStore {
+    requests: Mutex<Option<SyncSender<Request>>>,
+    writer: Mutex<Option<std::thread::JoinHandle<()>>>,
+    leadership: watch::Sender<Leadership>,
+    peers: Arc<dyn PeerHandler>,
+    events: broadcast::Sender<StoreEvent>,
+}
+
+impl LocalStore {
+    /// Opens the log, or makes an empty one. A frame whose writer died is cut off; any other
+    /// damage is an error and changes nothing.
+    pub async fn open(
+        config: LocalConfig,
+        view: Arc<View>,
+        _clock: Clock,
+        peers: Arc<dyn PeerHandler>,
+    ) -> Result<Arc<Self>, OpenError> {
+        let events = broadcast::Sender::new(EVENTS_KEPT_MAX);
+        let (name, sender) = (config.instance_id.clone(), events.clone());
+        let opened = tokio::task::spawn_blocking(move || Writer::open(config, view, sender)).await;
+        let mut writer = opened.map_err(|error| OpenError::Io(error.to_string()))??;
+        // Grows with every start, for every start grants leadership in the log.
+        let term = writer.log.as_ref().map_or(0, |kept| kept.log.place().seq) + 1;
+        let (requests, waiting) = sync_channel(WAITING_MAX);
+        let leads = Leadership { leader: Some(name), is_leader: true, term };
+        let leadership = watch::Sender::new(leads);
+        let ends = leadership.clone();
+        let thread =
+            std::thread::Builder::new().name(String::from("maxine-log")).spawn(move || {
+                writer.run(&waiting, &ends);
+                ends.send_modify(|leadership| *leadership = Leadership::default());
+            });
+        let thread = thread.map_err(|error| OpenError::Io(error.to_string()))?;
+        Ok(Arc::new(Self {
+            requests: Mutex::new(Some(requests)),
+            writer: Mutex::new(Some(thread)),
+            leadership,
+            peers,
+            events,
+        }))
+    }
+}
+
+/// The file and the lock that keeps others away.
+struct Kept {
+    log: LogFile,
+    _lock: std::fs::File,
+}
+
+struct Writer {
+    config: LocalConfig,
+    machine: Machine,
+    log: Option<Kept>,
+    failed: Option<String>,
+    events: broadcast::Sender<StoreEvent>,
+}
+
+impl Writer {
+    fn open(
+        config: LocalConfig,
+        view: Arc<View>,
+        events: broadcast::Sender<StoreEvent>,
+    ) -> Result<Self, OpenError> {
+        let mut machine = Machine::new(view);
+        if !config.persistence {
+            return Ok(Self { config, machine, log: None, failed: None, events });
+        }
+        let lock = try_lock(&beside(&config.path, ".lock"))?;
+        let Some(lock) = lock else {
+            let path = config.path.display();
+            return Err(OpenError::Refused(format!("another process has {path}")));
+        };
+        let log = match LogFile::open(&config.path)? {
+            None => LogFile::create(&config.path, &machine.state(), Place::start())?,
+            Some((mut log, state)) => {
+                machine.replace(state);
+                let news = log.read_new()?;
+                if news.torn {
+                    let len_bytes = log.cut_torn_tail()?;
+                    tracing::warn!(len_bytes, "the last frame was not whole and was cut off");
+                    let _ = events.send(StoreEvent::TornTailCut { len_bytes });
+                }
+                for entries in news.entries.chunks(GROUP_MAX) {
+                    let ordered: Vec<_> = entries.iter().map(|e| Ordered::Bytes(e)).collect();
+                    let applied = machine.apply(&ordered);
+                    applied.map_err(|error| OpenError::Damaged(error.to_string()))?;
+                }
+                log
+            }
+        };
+        let log = Some(Kept { log, _lock: lock });
+        Ok(Self { config, machine, log, failed: None, events })
+    }
+
+    fn run(&mut self, waiting: &Receiver<Request>, leadership: &watch::Sender<Leadership>) {
+        loop {
+            let first = match waiting.recv_timeout(IDLE) {
+                Ok(first) => first,
+                Err(RecvTimeoutError::Timeout) => continue,
+                Err(RecvTimeoutError::Disconnected) => return,
+            };
+            let mut len = first.payload.len();
+            let mut group = vec![first];
+            while group.len() < GROUP_MAX && len < GROUP_LEN_MAX {
+                let Ok(next) = waiting.try_recv() else { break };
+                len += next.payload.len();
+                group.push(next);
+            }
+            self.write(group);
+            self.compact_if_due();
+            if self.failed.is_some() {
+                leadership.send_replace(Leadership::default());
+            }
+        }
+    }
+
+    fn write(&mut self, group: Vec<Request>) {
+        if let Some(reason) = &self.failed {
+            for request in group {
+                let _ = request.answer.send(Err(ProposeError::Storage(reason.clone())));
+            }
+            return;
+        }
+        let done = self.try_write(&group);
+        let answers = match done {
+            Ok(answers) => answers,
+            Err(reason) => {
+                // A sync that failed says nothing of what is on the disk: never tried again.
+                self.fail(&reason);
+                return self.write(group);
+            }
+        };
+        for (request, answer) in group.into_iter().zip(answers) {
+            // Who gave up meanwhile has got "outcome unknown".
+            let _ = request.answer.send(Ok(answer));
+        }
+    }
+
+    fn try_write(&mut self, group: &[Request]) -> Result<Vec<Vec<Applied>>, String> {
+        if let Some(kept) = &mut self.log {
+            let entries: Vec<&[u8]> = group.iter().map(|r| r.payload.as_slice()).collect();
+            kept.log.append(&entries, self.config.sync).map_err(|error| error.to_string())?;
+        }
+        let ordered: Vec<_> = group.iter().map(|r| Ordered::Batch(&r.batch)).collect();
+        self.machine.apply(&ordered).map_err(|error| error.to_string())
+    }
+
+    fn compact_if_due(&mut self) {
+        let Some(kept) = &mut self.log else { return };
+        let len = kept.log.entries_len();
+        if self.failed.is_some()
+            || len <= self.config.compact_after_len
+            || len <= kept.log.base_len()
+        {
+            return;
+        }
+        match LogFile::create(&self.config.path, &self.machine.state(), kept.log.place()) {
+            Ok(log) => kept.log = log,
+            Err(error) => self.fail(&error.to_string()),
+        }
+    }
+
+    fn fail(&mut self, reason: &str) {
+        tracing::error!(reason, "the log cannot be written: this node must stop");
+        self.failed = Some(reason.to_owned());
+        let _ = self.events.send(StoreEvent::Failed { reason: reason.to_owned() });
+    }
+}
+
+#[async_trait]
+impl ControlStore for LocalStore {
+    async fn propose(&self, batch: Batch, timeout: Duration) -> Result<Vec<Applied>, ProposeError> {
+        let payload =
+            encode_batch(&batch).map_err(|error| ProposeError::Storage(error.to_string()))?;
+        if payload.len() > ENTRY_LEN_MAX {
+            return Err(ProposeError::TooLarge { len: payload.len(), max: ENTRY_LEN_MAX });
+        }
+        let (answer, answered) = oneshot::channel();
+        {
+            let requests = self.requests.lock();
+            let Some(requests) = &*requests else { return Err(ProposeError::ShuttingDown) };
+            match requests.try_send(Request { batch, payload, answer }) {
+                Ok(()) => {}
+                Err(TrySendError::Full(_)) => return Err(ProposeError::Overloaded),
+                Err(TrySendError::Disconnected(_)) => return Err(ProposeError::ShuttingDown),
+            }
+        }
+        match tokio::time::timeout(timeout, answered).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) | Err(_) => Err(ProposeError::OutcomeUnknown),
+        }
+    }
+
+    async fn barrier(&self, _: Consistency, _: Duration) -> Result<(), ReadError> {
+        // What was acknowledged is published here before it is acknowledged.
+        Ok(())
+    }
+
+    fn leadership(&self) -> watch::Receiver<Leadership> {
+        self.leadership.subscribe()
+    }
+
+    fn staleness_ms(&self) -> u64 {
+        0
+    }
+
+    async fn call_leader(&self, body: Bytes, timeout: Duration) -> Result<Bytes, CallError> {
+        if !self.leadership.borrow().is_leader {
+            return Err(CallError::Unreachable);
+        }
+        let handled = tokio::time::timeout(timeout, self.peers.handle(body)).await;
+        handled.map_err(|_| CallError::Unreachable)?.map_err(CallError::Refused)
+    }
+
+    fn kind(&self) -> &'static str {
+        "local"
+    }
+
+    fn events(&self) -> Option<broadcast::Receiver<StoreEvent>> {
+        Some(self.events.subscribe())
+    }
+
+    async fn shutdown(&self) {
+        self.requests.lock().take();
+        let writer = self.writer.lock().take();
+        if let Some(writer) = writer {
+            // It ends after what it has been given.
+            let joined = tokio::task::spawn_blocking(move || writer.join()).await;
+            if !matches!(joined, Ok(Ok(()))) {
+                tracing::error!("the log's writer ended in a panic");
+            }
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! Applies ordered batches to the state and publishes each result.
+//!
+//! Every backend drives one of these, from one thread at a time, in the log's order. It publishes
+//! before it returns the answers: who got its answer sees its own write.
+
+use std::io::{self, Read, Write};
+use std::sync::Arc;
+
+use crate::state::{Applied, Batch, CodecError, ControlState, Event, SnapshotError, decode_batch};
+use crate::view::View;
+
+/// One entry of the order, as bytes or decoded.
+#[derive(Debug)]
+pub enum Ordered<'a> {
+    /// As the log holds it.
+    Bytes(&'a [u8]),
+    /// As it was proposed.
+    Batch(&'a Batch),
+}
+
+/// The state, and the view that it is published to.
+#[derive(Debug)]
+pub struct Machine {
+    state: ControlState,
+    view: Arc<View>,
+}
+
+impl Machine {
+    /// A machine with an empty state.
+    #[must_use]
+    pub fn new(view: Arc<View>) -> Self {
+        Self { state: ControlState::default(), view }
+    }
+
+    /// Applies entries in order, publishes once, and answers each proposal of each entry.
+    ///
+    /// An entry that cannot be decoded is an error: this node must stop rather than differ from
+    /// the others.
+    pub fn apply(&mut self, entries: &[Ordered<'_>]) -> Result<Vec<Vec<Applied>>, CodecError> {
+        let mut events: Vec<Event> = Vec::new();
+        let mut answers = Vec::with_capacity(entries.len());
+        for entry in entries {
+            let decoded;
+            let batch = match entry {
+                Ordered::Batch(batch) => *batch,
+                Ordered::Bytes(bytes) => {
+                    decoded = decode_batch(bytes)?;
+                    &decoded
+                }
+            };
+            let each = batch.proposals.iter().map(|p| self.state.apply(p, &mut events));
+            answers.push(each.collect());
+        }
+        self.view.publish(&self.state, &events);
+        Ok(answers)
+    }
+
+    /// A cheap copy of the present state.
+    #[must_use]
+    pub fn state(&self) -> ControlState {
+        self.state.clone()
+    }
+
+    /// Replaces the state by one that [`ControlState::write_to`] wrote.
+    pub fn restore(&mut self, input: &mut dyn Read) -> Result<(), SnapshotError> {
+        self.replace(ControlState::read_from(input)?);
+        Ok(())
+    }
+
+    /// Replaces the state.
+    pub fn replace(&mut self, state: ControlState) {
+        self.state = state;
+        self.view.reset(&self.state);
+    }
+
+    /// Writes the state.
+    pub fn write_to(&self, out: &mut dyn Write) -> io::Result<()> {
+        self.state.write_to(out)
+    }
+}

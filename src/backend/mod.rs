@@ -1,0 +1,308 @@
+//! The seam between the state machine and what orders its commands.
+//!
+//! Place in the flow: actors and API call a [`ControlStore`]; behind it Raft, Redis, a shared file
+//! or one local log puts batches of proposals into one order, and a [`Machine`] applies them here
+//! and publishes to the view before anyone is answered.
+//!
+//! Backends order and store; they decide no policy.
+
+mod file_log;
+pub mod import;
+pub mod local;
+mod machine;
+mod memory;
+mod raft;
+pub mod redis;
+pub mod shared_file;
+mod store_event;
+pub mod transfer;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use serde::Serialize;
+use tokio::sync::{broadcast, watch};
+
+use crate::state::{Applied, Batch, Command};
+
+pub use machine::{Machine, Ordered};
+pub use memory::MemoryStore;
+pub use raft::RaftStore;
+pub use store_event::StoreEvent;
+
+/// Who leads, as this node truthfully knows it now.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+pub struct Leadership {
+    /// The name of the leader, if one is known.
+    pub leader: Option<String>,
+    /// Whether it is this node, and its lease has not lapsed by its own monotonic clock.
+    pub is_leader: bool,
+    /// Grows with every change of leadership: Raft's term, or the lease's fencing token.
+    pub term: u64,
+}
+
+/// How fresh a read must be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Consistency {
+    /// What this node has, as it is.
+    #[default]
+    Stale,
+    /// What the leader had when it last confirmed that it leads (bounded by its lease).
+    Leader,
+    /// Everything that was acknowledged anywhere before the read began.
+    Strong,
+}
+
+/// A write that did not come back with an answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ProposeError {
+    /// Nothing was written: no leader is known. A retry is safe.
+    #[error("no leader is known")]
+    NoLeader,
+    /// Nothing was written: this node does not lead. A retry is safe.
+    #[error("this node does not lead; {} does", hint.as_deref().unwrap_or("nobody known"))]
+    NotLeader {
+        /// The leader's name.
+        hint: Option<String>,
+    },
+    /// Nothing was written: too much is under way. A retry is safe, later.
+    #[error("too many writes are under way")]
+    Overloaded,
+    /// Nothing was written: too large. A retry does not help.
+    #[error("the write is {len} bytes long, the limit is {max}")]
+    TooLarge {
+        /// Its size in bytes.
+        len: usize,
+        /// The limit in bytes.
+        max: usize,
+    },
+    /// It may or may not take effect yet. A retry with the same request id is safe.
+    #[error("the outcome is not known: no answer within the time")]
+    OutcomeUnknown,
+    /// The store failed; the node stops.
+    #[error("storage failed: {0}")]
+    Storage(String),
+    /// Nothing was written: the node is stopping. A retry through another node is safe.
+    #[error("the node is stopping")]
+    ShuttingDown,
+}
+
+impl ProposeError {
+    /// Whether it is certain that nothing was written.
+    #[must_use]
+    pub fn is_clean(&self) -> bool {
+        !matches!(self, Self::OutcomeUnknown | Self::Storage(_))
+    }
+}
+
+/// A read that could not be made as fresh as it was asked for.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReadError {
+    /// No leader answered in time.
+    #[error("no leader confirmed the read in time")]
+    NoLeader,
+    /// The index has not arrived here in time.
+    #[error("this node did not catch up in time")]
+    Behind,
+    /// The node is stopping.
+    #[error("the node is stopping")]
+    ShuttingDown,
+}
+
+/// A store that could not be opened.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OpenError {
+    /// A setting is wrong; the text says which and what is allowed.
+    #[error("{0}")]
+    Settings(String),
+    /// The service underneath refused this node, or another process has the files.
+    #[error("refused: {0}")]
+    Refused(String),
+    /// What is stored cannot be used; the text says where, and what to do.
+    #[error("{0}")]
+    Damaged(String),
+    /// The disk failed.
+    #[error("{0}")]
+    Io(String),
+}
+
+/// A message to the leader that was not answered.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CallError {
+    /// No leader is known, or it could not be reached in time.
+    #[error("the leader could not be reached")]
+    Unreachable,
+    /// The leader answered with an error.
+    #[error("the leader refused: {0}")]
+    Refused(String),
+}
+
+/// Answers messages that other nodes send to this one, such as gathered heartbeats.
+pub trait PeerHandler: Send + Sync + 'static {
+    /// Answers `body`; an error reaches the caller as [`CallError::Refused`].
+    fn handle(&self, body: Bytes) -> BoxFuture<'static, Result<Bytes, String>>;
+}
+
+/// Orders commands and keeps them. One node has one.
+#[async_trait]
+pub trait ControlStore: Send + Sync + 'static {
+    /// Puts a batch into the order; one answer per proposal. When it returns, the view of this
+    /// node shows the effects. May be dropped; the batch may then still take effect.
+    async fn propose(&self, batch: Batch, timeout: Duration) -> Result<Vec<Applied>, ProposeError>;
+
+    /// Returns when a read of this node's view is as fresh as asked for.
+    async fn barrier(&self, level: Consistency, timeout: Duration) -> Result<(), ReadError>;
+
+    /// Follows who leads. Its value can be a moment old, and older in a process that was paused:
+    /// for a decision or an answer to a client ask [`Self::leadership_now`].
+    fn leadership(&self) -> watch::Receiver<Leadership>;
+
+    /// Who leads at this very moment. Unlike what [`Self::leadership`] last told, it takes into
+    /// account that a lease may have lapsed while this process was stopped.
+    fn leadership_now(&self) -> Leadership {
+        self.leadership().borrow().clone()
+    }
+
+    /// What happens underneath the store that an operator must hear of, where there is such.
+    fn events(&self) -> Option<broadcast::Receiver<StoreEvent>> {
+        None
+    }
+
+    /// How long this node has not heard of the present order of commands, in milliseconds: since
+    /// the last contact with the leader (as leader: with a quorum; in Redis mode: with Redis).
+    fn staleness_ms(&self) -> u64;
+
+    /// Sends a message to whoever leads, and waits for the answer.
+    async fn call_leader(&self, body: Bytes, timeout: Duration) -> Result<Bytes, CallError>;
+
+    /// What kind of backend this is: `raft`, `redis`, `shared-file`, `local` or `memory`.
+    fn kind(&self) -> &'static str;
+
+    /// Membership and backups, where the backend has them.
+    fn cluster(&self) -> Option<Arc<dyn ClusterAdmin>> {
+        None
+    }
+
+    /// Hands over leadership and stops. Idempotent.
+    async fn shutdown(&self);
+}
+
+/// Whether only the holder of the lease may append it.
+fn needs_lease(batch: &Batch) -> bool {
+    batch.proposals.iter().any(|proposal| {
+        proposal.fence.is_some()
+            || proposal.command.is_leader_only()
+            || matches!(proposal.command, Command::GrantLeadership { .. })
+    })
+}
+
+/// A member of the cluster as the administrator sees it.
+#[derive(Clone, Debug, Serialize, serde::Deserialize, utoipa::ToSchema)]
+pub struct MemberView {
+    /// Its number; never used again.
+    pub id: u64,
+    /// Its name.
+    pub name: String,
+    /// Where its peers reach it, `host:port`.
+    pub peer_addr: String,
+    /// Where clients reach it, a URL.
+    pub http_addr: String,
+    /// Whether it votes; a learner only follows.
+    pub voter: bool,
+    /// Whether it leads.
+    pub leader: bool,
+    /// Whether this node has heard of it lately; null where it cannot tell: only the leader hears
+    /// everyone.
+    pub reachable: Option<bool>,
+    /// The last log index known to be stored on it (known to the leader).
+    pub matched_index: Option<u64>,
+    /// Since it was last heard, in milliseconds.
+    pub last_contact_ms: Option<u64>,
+    /// The version of the command language it understands.
+    pub command_version: Option<u32>,
+}
+
+/// The log and its members, as this node sees them.
+#[derive(Clone, Debug, Serialize, serde::Deserialize, utoipa::ToSchema)]
+pub struct ClusterStatus {
+    /// The cluster's name.
+    pub cluster_id: String,
+    /// This node's number.
+    pub node_id: u64,
+    /// `leader`, `follower`, `candidate`, `learner` or `shutdown`.
+    pub role: String,
+    /// Raft's term.
+    pub term: u64,
+    /// The leader's number, if one is known.
+    pub leader: Option<u64>,
+    /// The last log index on this node.
+    pub last_log_index: u64,
+    /// The last log index known to be committed.
+    pub committed_index: u64,
+    /// The last log index applied here.
+    pub applied_index: u64,
+    /// The log index of the last snapshot.
+    pub snapshot_index: u64,
+    /// The log index up to which entries were purged.
+    pub purged_index: u64,
+    /// How long the last sync of the log took, in microseconds.
+    pub last_sync_us: u64,
+    /// Whether this node's disk is stalled.
+    pub disk_stalled: bool,
+    /// The size of the log on disk, in bytes.
+    pub log_disk_bytes: u64,
+    /// How many more voters may be lost before writes stop; a follower counts those of which it cannot
+    /// tell as up.
+    pub failures_tolerated: usize,
+    /// The members.
+    pub members: Vec<MemberView>,
+}
+
+/// A change of membership or a backup that failed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AdminError {
+    /// The request does not fit the cluster's state; the text says what to do.
+    #[error("{0}")]
+    Invalid(String),
+    /// No leader could do it in time; a retry is safe.
+    #[error("no leader could do it in time: {0}")]
+    Unavailable(String),
+}
+
+/// Membership and backups.
+#[async_trait]
+pub trait ClusterAdmin: Send + Sync {
+    /// What this node knows of the cluster.
+    fn status(&self) -> ClusterStatus;
+    /// Adds a node that follows without a vote; returns when it has joined.
+    async fn add_learner(
+        &self,
+        id: u64,
+        name: String,
+        peer_addr: String,
+        http_addr: String,
+    ) -> Result<(), AdminError>;
+    /// Gives a learner a vote.
+    async fn promote(&self, id: u64) -> Result<(), AdminError>;
+    /// Takes a member out for good; its number is never used again.
+    async fn remove(&self, id: u64) -> Result<(), AdminError>;
+    /// Hands leadership to a voter, or to the one that is furthest along.
+    async fn transfer_leadership(&self, to: Option<u64>) -> Result<(), AdminError>;
+    /// Writes a snapshot now, so that the log can be purged.
+    async fn snapshot(&self) -> Result<(), AdminError>;
+    /// A backup of the state that everyone agreed on, as a file's bytes, written to `path`.
+    async fn backup(&self, path: &std::path::Path) -> Result<BackupSummary, AdminError>;
+}
+
+/// What a backup holds.
+#[derive(Clone, Debug, Serialize, serde::Deserialize, utoipa::ToSchema)]
+pub struct BackupSummary {
+    /// The log index that it was taken at.
+    pub index: u64,
+    /// Its size in bytes.
+    pub len_bytes: u64,
+}

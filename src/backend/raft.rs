@@ -1,0 +1,374 @@
+//! The Raft backend: `maxine-raft` orders the batches, a [`Machine`] applies them.
+
+use std::collections::BTreeMap;
+use std::io::{self, Read, Write};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use maxine_raft as raft;
+use tokio::sync::watch;
+
+use super::{
+    AdminError, BackupSummary, CallError, ClusterAdmin, ClusterStatus, Consistency, ControlStore,
+    Leadership, Machine, MemberView, Ordered, PeerHandler, ProposeError, ReadError,
+};
+use crate::config::NodeConfig;
+use crate::state::{
+    Applied, Batch, COMMAND_VERSION, ControlState, decode_applied, encode_applied, encode_batch,
+};
+use crate::view::View;
+
+/// How long a graceful stop may take.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A leader that was not heard for so long counts as out of reach, in milliseconds.
+const SILENCE_MS: u64 = 2_000;
+
+/// The state machine as the log sees it: bytes in, bytes out.
+struct ReplicatedState(Machine);
+
+struct FrozenState(ControlState);
+
+impl raft::SnapshotEncoder for FrozenState {
+    fn encode(self: Box<Self>, out: &mut dyn Write) -> io::Result<()> {
+        self.0.write_to(out)
+    }
+}
+
+impl raft::Application for ReplicatedState {
+    fn apply(&mut self, entries: &[raft::CommittedEntry]) -> Vec<Bytes> {
+        let payloads: Vec<&[u8]> = entries.iter().filter_map(|e| e.payload.as_deref()).collect();
+        let ordered: Vec<Ordered<'_>> = payloads.iter().map(|p| Ordered::Bytes(p)).collect();
+        // An entry that this version cannot read must stop the node: skipping it would let this
+        // replica differ from the others. The log's own thread turns the panic into a stop.
+        let applied = self.0.apply(&ordered).unwrap_or_else(|error| {
+            panic!("a committed entry cannot be applied, upgrade this node: {error}")
+        });
+        let mut answers = applied.iter();
+        let answer = |entry: &raft::CommittedEntry| match entry.payload {
+            None => Bytes::new(),
+            Some(_) => answers.next().map_or_else(Bytes::new, |a| encode_applied(a).into()),
+        };
+        entries.iter().map(answer).collect()
+    }
+
+    fn snapshot(&self) -> Box<dyn raft::SnapshotEncoder> {
+        Box::new(FrozenState(self.0.state()))
+    }
+
+    fn restore(&mut self, _: u64, input: &mut dyn Read) -> io::Result<()> {
+        Ok(self.0.restore(input)?)
+    }
+}
+
+struct Peers(Arc<dyn PeerHandler>);
+
+impl raft::PeerHandler for Peers {
+    fn handle(&self, _: raft::NodeId, body: Bytes) -> BoxFuture<'static, Result<Bytes, String>> {
+        self.0.handle(body)
+    }
+}
+
+/// A node of a Raft cluster.
+pub struct RaftStore {
+    node: raft::RaftNode,
+    peers: Arc<dyn PeerHandler>,
+    leadership: watch::Sender<Leadership>,
+    follow: tokio::task::JoinHandle<()>,
+}
+
+impl RaftStore {
+    /// Opens the log, joins its peers and, where the settings name the first members, forms the
+    /// cluster. Returns once everything that this node had committed is applied.
+    pub async fn open(
+        config: &NodeConfig,
+        http_addr: &str,
+        view: Arc<View>,
+        peers: Arc<dyn PeerHandler>,
+    ) -> Result<Arc<Self>, String> {
+        let app = Box::new(ReplicatedState(Machine::new(view)));
+        let raft_config = raft_config(config)?;
+        let node = raft::RaftNode::start(raft_config, app, Arc::new(Peers(Arc::clone(&peers))))
+            .await
+            .map_err(|error| error.to_string())?;
+        let members = first_members(config, http_addr);
+        if !members.is_empty() {
+            node.bootstrap(members).await.map_err(|error| format!("bootstrap: {error}"))?;
+        }
+        let mut changes = node.watch();
+        let (names, sender) = (node.clone(), watch::Sender::new(Leadership::default()));
+        let leadership = sender.clone();
+        let follow = tokio::spawn(async move {
+            loop {
+                let now = *changes.borrow_and_update();
+                sender.send_replace(named(&names, now));
+                if changes.changed().await.is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Arc::new(Self { node, peers, leadership, follow }))
+    }
+
+    /// Returns when the log can go on no more, with the reason; the process must stop then.
+    pub async fn failed(&self) -> String {
+        self.node.failed().await
+    }
+
+    fn wait_left(started: tokio::time::Instant, timeout: Duration) -> Duration {
+        timeout.saturating_sub(started.elapsed())
+    }
+}
+
+fn raft_config(config: &NodeConfig) -> Result<raft::Config, String> {
+    let settings = &config.raft;
+    let dir = config.data_dir.join("raft");
+    let mut raft_config =
+        raft::Config::new(settings.cluster_id.clone(), config.node_id, dir, settings.listen);
+    raft_config.engine = settings.engine.parse()?;
+    raft_config.tls = if settings.tls_ca.as_os_str().is_empty() {
+        raft::PeerTls::Plain { allow_non_loopback: settings.allow_plain }
+    } else {
+        raft::PeerTls::Mutual {
+            ca_pem: settings.tls_ca.clone(),
+            cert_pem: settings.tls_cert.clone(),
+            key_pem: settings.tls_key.clone(),
+        }
+    };
+    raft_config.app_version = COMMAND_VERSION;
+    raft_config.heartbeat_interval_ms = settings.heartbeat_interval_ms;
+    raft_config.election_timeout_min_ms = settings.election_timeout_min_ms;
+    raft_config.election_timeout_max_ms = settings.election_timeout_max_ms;
+    raft_config.disk_stall_ms = settings.disk_stall_ms;
+    raft_config.snapshot_every_entries = settings.snapshot_every_entries;
+    Ok(raft_config)
+}
+
+fn first_members(config: &NodeConfig, http_addr: &str) -> BTreeMap<u64, raft::Member> {
+    let each = |member: &crate::config::MemberSetting| {
+        let own = member.id == config.node_id && !config.instance_id.is_empty();
+        let name = if own { config.name() } else { format!("node-{}", member.id) };
+        let http_addr = match member.http_addr.as_str() {
+            "" => http_addr,
+            addr => addr,
+        };
+        let peer_addr = member.peer_addr.clone();
+        (member.id, raft::Member { peer_addr, http_addr: http_addr.into(), name })
+    };
+    config.raft.members.iter().map(each).collect()
+}
+
+fn named(node: &raft::RaftNode, now: raft::Leadership) -> Leadership {
+    let leader = now.leader.map(|id| {
+        let members = node.status().members;
+        let found = members.into_iter().find(|member| member.id == id);
+        found.map_or_else(|| format!("node-{id}"), |member| member.member.name)
+    });
+    Leadership { leader, is_leader: now.is_leader, term: now.term }
+}
+
+fn propose_error(error: raft::ProposeError) -> ProposeError {
+    match error {
+        raft::ProposeError::NotLeader { hint } => {
+            ProposeError::NotLeader { hint: hint.map(|id| format!("node-{id}")) }
+        }
+        raft::ProposeError::NoLeader => ProposeError::NoLeader,
+        raft::ProposeError::Overloaded => ProposeError::Overloaded,
+        raft::ProposeError::TooLarge { len, max } => ProposeError::TooLarge { len, max },
+        raft::ProposeError::OutcomeUnknown => ProposeError::OutcomeUnknown,
+        raft::ProposeError::Storage(why) => ProposeError::Storage(why),
+        raft::ProposeError::ShuttingDown => ProposeError::ShuttingDown,
+    }
+}
+
+fn read_error(error: raft::ReadError) -> ReadError {
+    match error {
+        raft::ReadError::NoLeader => ReadError::NoLeader,
+        raft::ReadError::Behind { .. } => ReadError::Behind,
+        raft::ReadError::ShuttingDown => ReadError::ShuttingDown,
+    }
+}
+
+fn admin_error(error: raft::AdminError) -> AdminError {
+    match error {
+        raft::AdminError::NoLeader
+        | raft::AdminError::NotLeader { .. }
+        | raft::AdminError::Timeout
+        | raft::AdminError::ShuttingDown => AdminError::Unavailable(error.to_string()),
+        raft::AdminError::Refused(_) | raft::AdminError::Io(_) => {
+            AdminError::Invalid(error.to_string())
+        }
+    }
+}
+
+#[async_trait]
+impl ControlStore for RaftStore {
+    async fn propose(&self, batch: Batch, timeout: Duration) -> Result<Vec<Applied>, ProposeError> {
+        let payload = encode_batch(&batch)
+            .map_err(|_| ProposeError::TooLarge { len: usize::MAX, max: 16 * 1024 * 1024 })?;
+        #[allow(clippy::disallowed_methods, reason = "the runtime's own clock, for its own timer")]
+        let started = tokio::time::Instant::now();
+        let proposed = self.node.propose(payload.into(), timeout).await.map_err(propose_error)?;
+        // The leader has applied it; before anyone here is told, this node must have, too. If it
+        // cannot in time, the write still stands.
+        let left = Self::wait_left(started, timeout);
+        self.node
+            .wait_applied(proposed.index, left)
+            .await
+            .map_err(|_| ProposeError::OutcomeUnknown)?;
+        decode_applied(&proposed.reply).map_err(|error| ProposeError::Storage(error.to_string()))
+    }
+
+    async fn barrier(&self, level: Consistency, timeout: Duration) -> Result<(), ReadError> {
+        let level = match level {
+            Consistency::Stale => return Ok(()),
+            Consistency::Leader => raft::ReadLevel::Leader,
+            Consistency::Strong => raft::ReadLevel::Strong,
+        };
+        self.node.read_index(level, timeout).await.map(drop).map_err(read_error)
+    }
+
+    fn leadership(&self) -> watch::Receiver<Leadership> {
+        self.leadership.subscribe()
+    }
+
+    fn leadership_now(&self) -> Leadership {
+        named(&self.node, self.node.leadership())
+    }
+
+    fn staleness_ms(&self) -> u64 {
+        let status = self.node.status();
+        let age = match status.role {
+            raft::Role::Leader => status.quorum_ack_age_ms.or(Some(0)),
+            _ => status.last_leader_contact_age_ms,
+        };
+        age.unwrap_or(u64::MAX)
+    }
+
+    async fn call_leader(&self, body: Bytes, timeout: Duration) -> Result<Bytes, CallError> {
+        if self.node.leadership().is_leader {
+            let answer = tokio::time::timeout(timeout, self.peers.handle(body)).await;
+            return answer.map_err(|_| CallError::Unreachable)?.map_err(CallError::Refused);
+        }
+        self.node.call(raft::Target::Leader, body, timeout).await.map_err(|error| match error {
+            raft::CallError::Remote { reason, .. } => CallError::Refused(reason),
+            _ => CallError::Unreachable,
+        })
+    }
+
+    fn kind(&self) -> &'static str {
+        "raft"
+    }
+
+    fn cluster(&self) -> Option<Arc<dyn ClusterAdmin>> {
+        Some(Arc::new(RaftAdmin(self.node.clone())))
+    }
+
+    async fn shutdown(&self) {
+        self.follow.abort();
+        match tokio::time::timeout(SHUTDOWN_TIMEOUT, self.node.shutdown()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "the log did not stop cleanly"),
+            Err(_) => tracing::warn!("the log did not stop in time"),
+        }
+    }
+}
+
+struct RaftAdmin(raft::RaftNode);
+
+#[async_trait]
+impl ClusterAdmin for RaftAdmin {
+    fn status(&self) -> ClusterStatus {
+        let status = self.0.status();
+        let leads = status.role == raft::Role::Leader;
+        let heard = status.last_leader_contact_age_ms.is_some_and(|age_ms| age_ms < SILENCE_MS);
+        // Only the leader hears everyone; a follower hears the leader and can say nothing of others.
+        let reachable = |member: &raft::MemberStatus| match () {
+            () if member.id == status.node_id => Some(true),
+            () if leads => Some(member.connected),
+            () if status.leader == Some(member.id) => Some(heard),
+            () => None,
+        };
+        let voters = status.members.iter().filter(|member| member.voter);
+        let up = voters.clone().filter(|member| reachable(member) != Some(false)).count();
+        let quorum = voters.count() / 2 + 1;
+        let each = |member: &raft::MemberStatus| MemberView {
+            leader: status.leader == Some(member.id),
+            id: member.id,
+            name: member.member.name.clone(),
+            peer_addr: member.member.peer_addr.clone(),
+            http_addr: member.member.http_addr.clone(),
+            voter: member.voter,
+            reachable: reachable(member),
+            matched_index: member.matched_index,
+            last_contact_ms: member.last_contact_age_ms,
+            command_version: member.app_version,
+        };
+        let role = match status.role {
+            raft::Role::Leader => "leader",
+            raft::Role::Follower => "follower",
+            raft::Role::Candidate => "candidate",
+            raft::Role::Learner => "learner",
+            raft::Role::Shutdown => "shutdown",
+        };
+        ClusterStatus {
+            cluster_id: status.cluster_id.clone(),
+            node_id: status.node_id,
+            role: role.into(),
+            term: status.term,
+            leader: status.leader,
+            last_log_index: status.last_log_index.unwrap_or(0),
+            committed_index: status.committed_index.unwrap_or(0),
+            applied_index: status.applied_index,
+            snapshot_index: status.snapshot_index.unwrap_or(0),
+            purged_index: status.purged_index.unwrap_or(0),
+            last_sync_us: status.sync_last_us,
+            disk_stalled: status.stalled,
+            log_disk_bytes: status.log_disk_bytes,
+            failures_tolerated: up.saturating_sub(quorum),
+            members: status.members.iter().map(each).collect(),
+        }
+    }
+
+    async fn add_learner(
+        &self,
+        id: u64,
+        name: String,
+        peer_addr: String,
+        http_addr: String,
+    ) -> Result<(), AdminError> {
+        let member = raft::Member { peer_addr, http_addr, name };
+        self.0.add_learner(id, member).await.map_err(admin_error)
+    }
+
+    async fn promote(&self, id: u64) -> Result<(), AdminError> {
+        self.0.promote(id).await.map_err(admin_error)
+    }
+
+    async fn remove(&self, id: u64) -> Result<(), AdminError> {
+        self.0.remove(id).await.map_err(admin_error)
+    }
+
+    async fn transfer_leadership(&self, to: Option<u64>) -> Result<(), AdminError> {
+        self.0.transfer_leadership(to).await.map_err(admin_error)
+    }
+
+    async fn snapshot(&self) -> Result<(), AdminError> {
+        self.0.snapshot().await.map(drop).map_err(admin_error)
+    }
+
+    async fn backup(&self, path: &Path) -> Result<BackupSummary, AdminError> {
+        let io = |error: io::Error| AdminError::Invalid(format!("{}: {error}", path.display()));
+        // What was acknowledged before the call must be in it.
+        let fresh = self.0.read_index(raft::ReadLevel::Strong, Duration::from_secs(5)).await;
+        fresh.map_err(|error| AdminError::Unavailable(error.to_string()))?;
+        let mut file = tokio::fs::File::create(path).await.map_err(io)?;
+        let info = self.0.backup(&mut file).await.map_err(admin_error)?;
+        file.sync_all().await.map_err(io)?;
+        Ok(BackupSummary { index: info.index, len_bytes: info.len_bytes })
+    }
+}

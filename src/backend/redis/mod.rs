@@ -1,0 +1,271 @@
+//! Redis orders the commands: a Stream is the log, a lease says who leads.
+//!
+//! Place in the flow: [`RedisStore::propose`] appends a batch with one script; the tail of every
+//! node reads the Stream into its own machine; the answer comes from there, so that a client sees
+//! its own write. What only the leader may do is refused in the script unless its lease is the
+//! present one.
+//!
+//! While Redis is away reads go on from the last view, writes are refused, and nobody leads. What
+//! Redis loses is noticed by the chain of nonces in the log; `docs/reference/backends.md` says
+//! what is put back and what is not.
+//!
+//! Must not: decide policy, or trust the wall clock.
+
+mod config;
+mod connect;
+mod lease;
+mod mailbox;
+mod propose;
+mod replica;
+mod scripts;
+mod snapshot;
+mod snapshotter;
+mod stream;
+mod tail;
+mod transfer;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::sync::{Semaphore, broadcast, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use self::config::Keys;
+use self::connect::{Connector, SharedLink};
+use self::lease::LeaseState;
+use self::mailbox::Calls;
+use self::replica::Replica;
+use super::store_event::EVENTS_KEPT_MAX;
+use super::{
+    CallError, Consistency, ControlStore, Leadership, OpenError, PeerHandler, ProposeError,
+    ReadError, StoreEvent,
+};
+use crate::clock::Clock;
+use crate::state::{Applied, Batch};
+use crate::view::View;
+
+pub use config::{RedisConfig, Topology};
+pub(super) use transfer::{read_nodejs_snapshot, read_state, write_state};
+
+/// Most batches that are under way at once.
+const IN_FLIGHT_MAX: usize = 1_024;
+/// How long before the same refusal is told again.
+const REFUSAL_TOLD_AGAIN_MS: u64 = 30_000;
+/// How long a stop waits for the tasks.
+const STOP_LIMIT: Duration = Duration::from_secs(5);
+
+/// What the tasks share.
+struct Core {
+    config: RedisConfig,
+    keys: Keys,
+    clock: Clock,
+    /// Names this process in the lease and its inbox.
+    token: String,
+    replica: Replica,
+    connector: Arc<Connector>,
+    main: SharedLink,
+    leadership: watch::Sender<Leadership>,
+    lease: Mutex<LeaseState>,
+    calls: Calls,
+    peers: Arc<dyn PeerHandler>,
+    events: broadcast::Sender<StoreEvent>,
+    room: Semaphore,
+    /// When Redis last answered with everything that this node has, in milliseconds; 0: never.
+    contact_ms: AtomicU64,
+    caught_up: watch::Sender<bool>,
+    away_since_ms: Mutex<Option<u64>>,
+    repair_wanted: AtomicBool,
+    run_id: Mutex<Option<String>>,
+    last_refusal: Mutex<Option<(String, u64)>>,
+    failed: Mutex<Option<String>>,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Core {
+    fn emit(&self, event: StoreEvent) {
+        tracing::warn!(?event, "redis");
+        // Nobody needs to listen.
+        let _ = self.events.send(event);
+    }
+
+    fn note_contact(&self, caught_up: bool) {
+        self.contact_ms.store(self.clock.monotonic_ms().max(1), Ordering::Release);
+        if caught_up {
+            self.caught_up.send_if_modified(|before| !std::mem::replace(before, true));
+        }
+    }
+
+    fn note_unreachable(&self, reason: &str) {
+        self.caught_up.send_replace(false);
+        let mut away = self.away_since_ms.lock();
+        if away.is_none() {
+            *away = Some(self.clock.monotonic_ms());
+            drop(away);
+            self.emit(StoreEvent::Unreachable { reason: reason.to_owned() });
+        }
+    }
+
+    fn note_reachable(&self) {
+        let away = self.away_since_ms.lock().take();
+        if let Some(since_ms) = away {
+            let after_ms = self.clock.monotonic_ms().saturating_sub(since_ms);
+            self.emit(StoreEvent::Reachable { after_ms });
+        }
+    }
+
+    fn is_caught_up(&self) -> bool {
+        *self.caught_up.borrow()
+    }
+
+    fn want_repair(&self) {
+        self.repair_wanted.store(true, Ordering::Release);
+    }
+
+    fn fail(&self, reason: String) {
+        tracing::error!(%reason, "the log cannot be applied: this node must stop");
+        *self.failed.lock() = Some(reason.clone());
+        self.caught_up.send_replace(false);
+        self.step_down();
+        self.emit(StoreEvent::Failed { reason });
+    }
+
+    fn failure(&self) -> Option<String> {
+        self.failed.lock().clone()
+    }
+
+    fn has_failed(&self) -> bool {
+        self.failed.lock().is_some()
+    }
+}
+
+/// Redis as the order of commands.
+pub struct RedisStore {
+    core: Arc<Core>,
+}
+
+impl RedisStore {
+    /// Opens the store. If Redis is away it is opened all the same, and catches up when Redis
+    /// comes; wrong settings and refused credentials are errors.
+    pub async fn open(
+        config: RedisConfig,
+        view: Arc<View>,
+        clock: Clock,
+        peers: Arc<dyn PeerHandler>,
+    ) -> Result<Arc<Self>, OpenError> {
+        config.check().map_err(|wrong| OpenError::Settings(wrong.join("; ")))?;
+        let connector = Arc::new(Connector::new(&config).map_err(OpenError::Settings)?);
+        let first_wait = Duration::from_millis(config.connect_timeout_ms);
+        let core = Arc::new(Core {
+            keys: Keys::new(&config),
+            token: format!("{:032x}", rand::random::<u128>()),
+            replica: Replica::new(view),
+            main: SharedLink::new(Arc::clone(&connector), clock.clone()),
+            connector,
+            leadership: watch::Sender::new(Leadership::default()),
+            lease: Mutex::default(),
+            calls: Calls::default(),
+            peers,
+            events: broadcast::Sender::new(EVENTS_KEPT_MAX),
+            room: Semaphore::new(IN_FLIGHT_MAX),
+            contact_ms: AtomicU64::new(0),
+            caught_up: watch::Sender::new(false),
+            away_since_ms: Mutex::default(),
+            repair_wanted: AtomicBool::new(false),
+            run_id: Mutex::default(),
+            last_refusal: Mutex::default(),
+            failed: Mutex::default(),
+            stop: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+            config,
+            clock,
+        });
+        if let Err(error) = core.main.get().await
+            && error.kind() == redis::ErrorKind::AuthenticationFailed
+        {
+            return Err(OpenError::Refused(error.to_string()));
+        }
+        core.tasks.spawn(Arc::clone(&core).run_tail());
+        core.tasks.spawn(Arc::clone(&core).run_election());
+        core.tasks.spawn(Arc::clone(&core).run_inbox());
+        core.tasks.spawn(Arc::clone(&core).run_snapshots());
+        let mut caught_up = core.caught_up.subscribe();
+        let arrived = tokio::time::timeout(first_wait, caught_up.wait_for(|done| *done)).await;
+        if arrived.is_err() {
+            tracing::warn!("redis does not answer yet; starting without its state");
+        }
+        Ok(Arc::new(Self { core }))
+    }
+}
+
+#[async_trait]
+impl ControlStore for RedisStore {
+    async fn propose(&self, batch: Batch, timeout: Duration) -> Result<Vec<Applied>, ProposeError> {
+        self.core.append(&batch, timeout).await
+    }
+
+    async fn barrier(&self, level: Consistency, timeout: Duration) -> Result<(), ReadError> {
+        if level == Consistency::Stale {
+            return Ok(());
+        }
+        let core = &self.core;
+        let wait = async {
+            let (mut link, generation) = core.main.get().await.map_err(|_| ReadError::NoLeader)?;
+            let head = stream::head(&mut link, &core.keys, core.config.command_timeout()).await;
+            let head = head.map_err(|error| {
+                core.main.report(generation, &error);
+                ReadError::NoLeader
+            })?;
+            let Some(head) = head else { return Err(ReadError::NoLeader) };
+            let mut applied = core.replica.applied();
+            let reached = applied.wait_for(|seq| *seq >= head.seq).await;
+            reached.map(drop).map_err(|_| ReadError::ShuttingDown)
+        };
+        let limited = tokio::time::timeout(timeout, wait);
+        tokio::select! {
+            () = core.stop.cancelled() => Err(ReadError::ShuttingDown),
+            done = limited => done.unwrap_or(Err(ReadError::Behind)),
+        }
+    }
+
+    fn leadership(&self) -> watch::Receiver<Leadership> {
+        self.core.leadership.subscribe()
+    }
+
+    fn leadership_now(&self) -> Leadership {
+        self.core.leadership_at_once()
+    }
+
+    fn staleness_ms(&self) -> u64 {
+        match self.core.contact_ms.load(Ordering::Acquire) {
+            0 => u64::MAX,
+            contact_ms => self.core.clock.monotonic_ms().saturating_sub(contact_ms),
+        }
+    }
+
+    async fn call_leader(&self, body: Bytes, timeout: Duration) -> Result<Bytes, CallError> {
+        self.core.call(body, timeout).await
+    }
+
+    fn kind(&self) -> &'static str {
+        "redis"
+    }
+
+    fn events(&self) -> Option<broadcast::Receiver<StoreEvent>> {
+        Some(self.core.events.subscribe())
+    }
+
+    async fn shutdown(&self) {
+        self.core.room.close();
+        self.core.stop.cancel();
+        self.core.tasks.close();
+        if tokio::time::timeout(STOP_LIMIT, self.core.tasks.wait()).await.is_err() {
+            tracing::warn!("some tasks of the redis store did not stop in time");
+        }
+    }
+}

@@ -1,0 +1,361 @@
+//! A file on shared storage orders the commands of a handful of nodes.
+//!
+//! Place in the flow: [`SharedFileStore::propose`] hands batches to one thread, which appends them
+//! under the file's lock; the others see the file grow and apply what is new. Who leads stands in
+//! a small file beside it; what only the leader may do is checked against that under the lock.
+//!
+//! Must not: touch the files from anywhere but that thread, or trust the wall clock.
+
+mod calls;
+mod config;
+mod leader_file;
+mod orderer;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::net::TcpListener;
+use tokio::sync::{broadcast, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use self::calls::Caller;
+use self::leader_file::LeaderRecord;
+use self::orderer::{Orderer, Request};
+use super::file_log::beside;
+use super::store_event::EVENTS_KEPT_MAX;
+use super::{
+    CallError, Consistency, ControlStore, Leadership, Machine, OpenError, PeerHandler,
+    ProposeError, ReadError, StoreEvent, needs_lease,
+};
+use crate::clock::Clock;
+use crate::state::{Applied, Batch, encode_batch};
+use crate::view::View;
+
+pub use config::SharedFileConfig;
+
+/// Most batches that wait for the lock.
+const WAITING_MAX: usize = 1_024;
+/// Largest encoded batch.
+const ENTRY_LEN_MAX: usize = 15 * 1024 * 1024;
+/// How long a stop waits for the tasks.
+const STOP_LIMIT: Duration = Duration::from_secs(5);
+
+#[derive(Debug, Default)]
+struct LeaseState {
+    /// This node's own fencing token, and until when it counts.
+    held: Option<(u64, u64)>,
+    /// Who leads, as far as is known.
+    record: Option<LeaderRecord>,
+    highest_fence: u64,
+}
+
+/// What the thread and the tasks share.
+struct Shared {
+    config: SharedFileConfig,
+    leader_path: PathBuf,
+    clock: Clock,
+    token: String,
+    leadership: watch::Sender<Leadership>,
+    lease: Mutex<LeaseState>,
+    contact_ms: AtomicU64,
+    events: broadcast::Sender<StoreEvent>,
+    failed: Mutex<Option<String>>,
+    away_since_ms: Mutex<Option<u64>>,
+}
+
+impl Shared {
+    fn emit(&self, event: StoreEvent) {
+        tracing::warn!(?event, "shared file");
+        // Nobody needs to listen.
+        let _ = self.events.send(event);
+    }
+
+    fn fail(&self, reason: &str) {
+        tracing::error!(reason, "the shared file cannot be used: this node must stop");
+        *self.failed.lock() = Some(reason.to_owned());
+        self.emit(StoreEvent::Failed { reason: reason.to_owned() });
+    }
+
+    fn failure(&self) -> Option<String> {
+        self.failed.lock().clone()
+    }
+
+    fn note_unreachable(&self, reason: &str) {
+        let mut away = self.away_since_ms.lock();
+        if away.is_none() {
+            *away = Some(self.clock.monotonic_ms());
+            drop(away);
+            self.emit(StoreEvent::Unreachable { reason: reason.to_owned() });
+        }
+    }
+
+    fn note_reachable(&self) {
+        let away = self.away_since_ms.lock().take();
+        if let Some(since_ms) = away {
+            let after_ms = self.clock.monotonic_ms().saturating_sub(since_ms);
+            self.emit(StoreEvent::Reachable { after_ms });
+        }
+    }
+
+    fn note_contact(&self) {
+        self.contact_ms.store(self.clock.monotonic_ms(), Ordering::Release);
+    }
+
+    fn margin_ms(&self) -> u64 {
+        (self.config.lease_ms / 10).max(50)
+    }
+
+    /// This node's fencing token while its lease counts.
+    fn held_lease(&self) -> Option<u64> {
+        let now_ms = self.clock.monotonic_ms();
+        let lease = self.lease.lock();
+        lease.held.filter(|(_, until_ms)| now_ms < *until_ms).map(|(token, _)| token)
+    }
+
+    fn hold_lease(&self, record: LeaderRecord, since_ms: u64) {
+        let until_ms = since_ms + self.config.lease_ms - self.margin_ms();
+        let mut lease = self.lease.lock();
+        lease.held = Some((record.fencing_token, until_ms));
+        lease.highest_fence = lease.highest_fence.max(record.fencing_token);
+        lease.record = Some(record);
+    }
+
+    fn note_record(&self, record: Option<LeaderRecord>) {
+        let mut lease = self.lease.lock();
+        lease.held = None;
+        let token = record.as_ref().map_or(0, |record| record.fencing_token);
+        lease.highest_fence = lease.highest_fence.max(token);
+        lease.record = record;
+    }
+
+    fn highest_fence(&self) -> u64 {
+        self.lease.lock().highest_fence
+    }
+
+    fn end_lease(&self) {
+        {
+            let mut lease = self.lease.lock();
+            lease.held = None;
+            if lease.record.as_ref().is_some_and(|record| record.token == self.token) {
+                lease.record = None;
+            }
+        }
+        self.publish_leadership();
+    }
+
+    fn leadership_at_once(&self) -> Leadership {
+        let is_leader = self.held_lease().is_some();
+        let lease = self.lease.lock();
+        let record = lease.record.as_ref();
+        let record = record.filter(|record| is_leader || record.token != self.token);
+        let leader = record.map(|record| record.instance_id.clone());
+        Leadership { leader, is_leader, term: lease.highest_fence }
+    }
+
+    fn publish_leadership(&self) {
+        let now = self.leadership_at_once();
+        self.leadership.send_if_modified(|before| {
+            let changed = *before != now;
+            *before = now;
+            changed
+        });
+    }
+
+    fn not_leader(&self) -> ProposeError {
+        let now = self.leadership_at_once();
+        ProposeError::NotLeader { hint: now.leader.filter(|_| !now.is_leader) }
+    }
+
+    /// Answers a request that was not carried out.
+    fn refuse(&self, request: Request) {
+        match request {
+            Request::CatchUp(answer) => drop(answer.send(false)),
+            Request::Write { answer, .. } => {
+                let error = self.failure().map_or(ProposeError::NoLeader, ProposeError::Storage);
+                drop(answer.send(Err(error)));
+            }
+        }
+    }
+}
+
+/// A shared file as the order of commands.
+pub struct SharedFileStore {
+    shared: Arc<Shared>,
+    requests: Mutex<Option<SyncSender<Request>>>,
+    thread: Mutex<Option<std::thread::JoinHandle<()>>>,
+    peers: Arc<dyn PeerHandler>,
+    caller: Caller,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl SharedFileStore {
+    /// Opens the log, or makes an empty one, and catches up with it.
+    pub async fn open(
+        config: SharedFileConfig,
+        view: Arc<View>,
+        clock: Clock,
+        peers: Arc<dyn PeerHandler>,
+    ) -> Result<Arc<Self>, OpenError> {
+        config.check().map_err(|wrong| OpenError::Settings(wrong.join("; ")))?;
+        let listener = TcpListener::bind(config.call_bind).await;
+        let listener = listener.map_err(|error| {
+            OpenError::Settings(format!("cannot listen on {}: {error}", config.call_bind))
+        })?;
+        let bound = listener.local_addr().map_err(|error| OpenError::Io(error.to_string()))?;
+        let call_addr = match &config.call_host {
+            Some(host) => format!("{host}:{}", bound.port()),
+            None => bound.to_string(),
+        };
+        let shared = Arc::new(Shared {
+            leader_path: beside(&config.path, ".leader"),
+            clock,
+            token: format!("{:032x}", rand::random::<u128>()),
+            leadership: watch::Sender::new(Leadership::default()),
+            lease: Mutex::default(),
+            contact_ms: AtomicU64::new(0),
+            events: broadcast::Sender::new(EVENTS_KEPT_MAX),
+            failed: Mutex::default(),
+            away_since_ms: Mutex::default(),
+            config,
+        });
+        let (machine, opening) = (Machine::new(view), Arc::clone(&shared));
+        let open = move || Orderer::open(opening, machine, call_addr);
+        let opened = tokio::task::spawn_blocking(open).await;
+        let orderer = opened.map_err(|error| OpenError::Io(error.to_string()))??;
+        let (requests, waiting) = sync_channel(WAITING_MAX);
+        let thread = std::thread::Builder::new()
+            .name(String::from("maxine-shared-file"))
+            .spawn(move || orderer.run(&waiting))
+            .map_err(|error| OpenError::Io(error.to_string()))?;
+        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let asked = Arc::clone(&shared);
+        tasks.spawn(calls::serve(
+            listener,
+            shared.token.clone(),
+            move || asked.held_lease().is_some(),
+            Arc::clone(&peers),
+            stop.clone(),
+            tasks.clone(),
+        ));
+        Ok(Arc::new(Self {
+            shared,
+            requests: Mutex::new(Some(requests)),
+            thread: Mutex::new(Some(thread)),
+            peers,
+            caller: Caller::default(),
+            stop,
+            tasks,
+        }))
+    }
+
+    fn send(&self, request: Request) -> Result<(), ProposeError> {
+        let requests = self.requests.lock();
+        let Some(requests) = &*requests else { return Err(ProposeError::ShuttingDown) };
+        match requests.try_send(request) {
+            Ok(()) => Ok(()),
+            Err(TrySendError::Full(_)) => Err(ProposeError::Overloaded),
+            Err(TrySendError::Disconnected(_)) => Err(ProposeError::ShuttingDown),
+        }
+    }
+}
+
+#[async_trait]
+impl ControlStore for SharedFileStore {
+    async fn propose(&self, batch: Batch, timeout: Duration) -> Result<Vec<Applied>, ProposeError> {
+        if let Some(reason) = self.shared.failure() {
+            return Err(ProposeError::Storage(reason));
+        }
+        let payload =
+            encode_batch(&batch).map_err(|error| ProposeError::Storage(error.to_string()))?;
+        if payload.len() > ENTRY_LEN_MAX {
+            return Err(ProposeError::TooLarge { len: payload.len(), max: ENTRY_LEN_MAX });
+        }
+        let needs_lease = needs_lease(&batch);
+        if needs_lease && self.shared.held_lease().is_none() {
+            return Err(self.shared.not_leader());
+        }
+        let (answer, answered) = oneshot::channel();
+        self.send(Request::Write { batch, payload, needs_lease, answer })?;
+        match tokio::time::timeout(timeout, answered).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) | Err(_) => Err(ProposeError::OutcomeUnknown),
+        }
+    }
+
+    async fn barrier(&self, level: Consistency, timeout: Duration) -> Result<(), ReadError> {
+        if level == Consistency::Stale {
+            return Ok(());
+        }
+        let (answer, answered) = oneshot::channel();
+        self.send(Request::CatchUp(answer)).map_err(|error| match error {
+            ProposeError::ShuttingDown => ReadError::ShuttingDown,
+            _ => ReadError::Behind,
+        })?;
+        match tokio::time::timeout(timeout, answered).await {
+            Ok(Ok(true)) => Ok(()),
+            _ => Err(ReadError::Behind),
+        }
+    }
+
+    fn leadership(&self) -> watch::Receiver<Leadership> {
+        self.shared.leadership.subscribe()
+    }
+
+    fn leadership_now(&self) -> Leadership {
+        self.shared.leadership_at_once()
+    }
+
+    fn staleness_ms(&self) -> u64 {
+        let contact_ms = self.shared.contact_ms.load(Ordering::Acquire);
+        self.shared.clock.monotonic_ms().saturating_sub(contact_ms)
+    }
+
+    async fn call_leader(&self, body: Bytes, timeout: Duration) -> Result<Bytes, CallError> {
+        let call = async {
+            if self.shared.held_lease().is_some() {
+                return self.peers.handle(body).await.map_err(CallError::Refused);
+            }
+            let record = self.shared.lease.lock().record.clone();
+            let record = record.filter(|record| record.token != self.shared.token);
+            let Some(leader) = record else { return Err(CallError::Unreachable) };
+            self.caller.call(&leader.call_addr, &leader.token, &body).await
+        };
+        if self.stop.is_cancelled() {
+            return Err(CallError::Unreachable);
+        }
+        tokio::time::timeout(timeout, call).await.unwrap_or(Err(CallError::Unreachable))
+    }
+
+    fn kind(&self) -> &'static str {
+        "shared-file"
+    }
+
+    fn events(&self) -> Option<broadcast::Receiver<StoreEvent>> {
+        Some(self.shared.events.subscribe())
+    }
+
+    async fn shutdown(&self) {
+        self.requests.lock().take();
+        self.stop.cancel();
+        self.tasks.close();
+        let thread = self.thread.lock().take();
+        if let Some(thread) = thread {
+            // It ends after what it has been given.
+            let joined = tokio::task::spawn_blocking(move || thread.join()).await;
+            if !matches!(joined, Ok(Ok(()))) {
+                tracing::error!("the shared file's thread ended in a panic");
+            }
+        }
+        if tokio::time::timeout(STOP_LIMIT, self.tasks.wait()).await.is_err() {
+            tracing::warn!("some tasks of the shared-file store did not stop in time");
+        }
+    }
+}

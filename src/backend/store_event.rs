@@ -1,0 +1,76 @@
+//! What a store notices about the service underneath it that an operator must hear of.
+//!
+//! Telemetry follows [`super::ControlStore::events`] and turns them into alerts and metrics.
+
+use serde::Serialize;
+
+/// Something happened underneath the store.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum StoreEvent {
+    /// The service that orders commands stopped answering; reads go on from the last view.
+    Unreachable {
+        /// The first error, in one line.
+        reason: String,
+    },
+    /// It answers again, and this node has caught up.
+    Reachable {
+        /// How long it was away, in milliseconds.
+        after_ms: u64,
+    },
+    /// Another process answers than before: a restart or a failover.
+    ServerChanged {
+        /// The run id of the one before.
+        before: String,
+        /// The run id of the present one.
+        now: String,
+    },
+    /// The service lost acknowledged writes, and they were put back from this node's memory.
+    WritesPutBack {
+        /// The first position that was missing.
+        from: u64,
+        /// The last position that was missing.
+        to: u64,
+    },
+    /// The service was found empty, and the whole state was put back from this node's memory.
+    StatePutBack {
+        /// The position of the state.
+        position: u64,
+    },
+    /// The service lost acknowledged writes or was put back to an older state, and others have
+    /// written since: this node follows it. Registrations come back as instances re-send them.
+    WritesLost {
+        /// The last position that this node had applied.
+        had: u64,
+        /// The position at which the service is now.
+        now: u64,
+        /// Whether it is another log altogether.
+        replaced: bool,
+    },
+    /// The service refuses writes; the text is its own.
+    WritesRefused {
+        /// Its answer, such as `READONLY` or `OOM`.
+        reason: String,
+    },
+    /// The store gave up; the node must stop.
+    Failed {
+        /// Why.
+        reason: String,
+    },
+    /// A writer had died in the middle of a record, and the record was cut off.
+    TornTailCut {
+        /// How many bytes were cut.
+        len_bytes: u64,
+    },
+}
+
+impl StoreEvent {
+    /// Whether acknowledged writes are gone for good.
+    #[must_use]
+    pub fn is_loss(&self) -> bool {
+        matches!(self, Self::WritesLost { .. })
+    }
+}
+
+/// Most events that a slow reader can be behind before it skips some.
+pub(super) const EVENTS_KEPT_MAX: usize = 64;

@@ -1,0 +1,141 @@
+//! Closed-loop load: so many clients, each with one request under way, for so long.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+use parking_lot::Mutex;
+
+use crate::clock::Clock;
+
+/// Longest latency that is told apart, in microseconds.
+const LATENCY_US_MAX: u64 = 60_000_000;
+
+/// What a load run saw.
+#[derive(Clone)]
+pub(super) struct Outcome {
+    /// Units of work that were acknowledged; a request may hold several.
+    pub units: u64,
+    /// Requests that were not acknowledged.
+    pub failed: u64,
+    /// How long it took, in microseconds.
+    pub elapsed_us: u64,
+    /// Latencies of acknowledged requests, in microseconds.
+    pub latencies_us: Histogram<u64>,
+    /// Why the first failed request failed.
+    pub first_failure: Option<String>,
+}
+
+impl Outcome {
+    /// Units a second.
+    #[allow(clippy::cast_precision_loss, reason = "counts of a run are far below 2^52")]
+    pub(super) fn per_second(&self) -> f64 {
+        self.units as f64 * 1_000_000.0 / self.elapsed_us.max(1) as f64
+    }
+
+    /// Latency below which this share of the requests stayed, in microseconds.
+    pub(super) fn quantile_us(&self, quantile: f64) -> u64 {
+        self.latencies_us.value_at_quantile(quantile)
+    }
+}
+
+/// A histogram for latencies in microseconds.
+pub(super) fn histogram() -> Histogram<u64> {
+    Histogram::new_with_bounds(1, LATENCY_US_MAX, 3).expect("the bounds are constant and valid")
+}
+
+/// Counts shared by the clients of one run.
+#[derive(Clone)]
+pub(super) struct Run {
+    clock: Clock,
+    stop: Arc<AtomicBool>,
+    units: Arc<AtomicU64>,
+    failed: Arc<AtomicU64>,
+    first_failure: Arc<Mutex<Option<String>>>,
+    latencies_us: Arc<Mutex<Histogram<u64>>>,
+}
+
+impl Run {
+    /// A run that has not begun.
+    pub(super) fn new(clock: &Clock) -> Self {
+        Self {
+            clock: clock.clone(),
+            stop: Arc::default(),
+            units: Arc::default(),
+            failed: Arc::default(),
+            first_failure: Arc::default(),
+            latencies_us: Arc::new(Mutex::new(histogram())),
+        }
+    }
+
+    /// Whether clients should go on.
+    pub(super) fn goes_on(&self) -> bool {
+        !self.stop.load(Ordering::Relaxed)
+    }
+
+    /// The time now, to be given to [`Run::acknowledged`].
+    pub(super) fn now_us(&self) -> u64 {
+        self.clock.monotonic_us()
+    }
+
+    /// Counts a request that was acknowledged.
+    pub(super) fn acknowledged(&self, since_us: u64, units: u64) {
+        let latency_us =
+            self.clock.monotonic_us().saturating_sub(since_us).clamp(1, LATENCY_US_MAX);
+        self.units.fetch_add(units, Ordering::Relaxed);
+        self.latencies_us.lock().saturating_record(latency_us);
+    }
+
+    /// Counts a request that was not acknowledged.
+    pub(super) fn failed(&self, why: impl FnOnce() -> String) {
+        if self.failed.fetch_add(1, Ordering::Relaxed) == 0 {
+            *self.first_failure.lock() = Some(why());
+        }
+    }
+
+    /// Runs the clients for `duration`, then waits for their last answers for a while.
+    pub(super) async fn drive<F>(self, clients: Vec<F>, duration: Duration) -> io::Result<Outcome>
+    where
+        F: Future<Output = io::Result<()>> + Send + 'static,
+    {
+        let started_us = self.clock.monotonic_us();
+        let tasks: Vec<_> = clients.into_iter().map(tokio::spawn).collect();
+        tokio::time::sleep(duration).await;
+        self.stop.store(true, Ordering::Relaxed);
+        let mut error = None;
+        for mut task in tasks {
+            match tokio::time::timeout(Duration::from_secs(15), &mut task).await {
+                Ok(Ok(Ok(()))) => {}
+                Ok(Ok(Err(why))) => error = Some(why),
+                Ok(Err(ended)) => error = Some(io::Error::other(ended)),
+                Err(_) => {
+                    task.abort();
+                    error = Some(io::Error::other("a request was not answered in 15 s"));
+                }
+            }
+        }
+        let elapsed_us = self.clock.monotonic_us() - started_us;
+        let units = self.units.load(Ordering::Relaxed);
+        match error {
+            Some(error) if units == 0 => return Err(error),
+            Some(error) => self.failed(|| error.to_string()),
+            None => {}
+        }
+        Ok(Outcome {
+            units,
+            failed: self.failed.load(Ordering::Relaxed),
+            elapsed_us,
+            latencies_us: self.latencies_us.lock().clone(),
+            first_failure: self.first_failure.lock().clone(),
+        })
+    }
+}
+
+/// The run whose throughput is the median.
+pub(super) fn median(mut runs: Vec<Outcome>) -> Option<Outcome> {
+    runs.sort_by(|a, b| a.per_second().total_cmp(&b.per_second()));
+    let middle = runs.len() / 2;
+    (!runs.is_empty()).then(|| runs.swap_remove(middle))
+}

@@ -1,0 +1,239 @@
+//! `maxine bench`: the project's measures, taken side by side in one run on one machine.
+//!
+//! It starts every server that it measures as a child process on loopback, on free ports, with its data in one directory,
+//! and stops each by its process id. It measures real nodes over real sockets with real syncs; nothing here is linked to
+//! the server's inside.
+
+mod bare;
+mod discovery;
+mod etcd;
+mod failover;
+mod grpc;
+mod heartbeats;
+mod load;
+mod memory;
+mod node;
+mod process;
+mod propagation;
+mod registrations;
+mod report;
+mod wire;
+
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+
+use super::exit::CliError;
+use super::output::{Format, Output};
+use crate::clock::Clock;
+use report::{Report, Section};
+
+/// Arguments of `maxine bench`.
+#[derive(Debug, clap::Args)]
+pub struct BenchArgs {
+    #[command(subcommand)]
+    what: What,
+    /// How long each figure is measured, in seconds (1 to 120)
+    #[arg(long, global = true, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=120))]
+    seconds: u64,
+    /// Directory for the servers' data, on the disk to be measured; made, and removed at the end
+    #[arg(long, global = true, value_name = "DIR", default_value = "maxine-bench")]
+    dir: PathBuf,
+    /// Keep the directory with the servers' data and logs
+    #[arg(long, global = true)]
+    keep: bool,
+    /// Leave etcd out of the comparison
+    #[arg(long, global = true)]
+    no_etcd: bool,
+    /// Also write the figures to this Markdown file
+    #[arg(long, global = true, value_name = "FILE")]
+    markdown: Option<PathBuf>,
+    /// How to write results
+    #[arg(long, short = 'o', env = "MAXINE_OUTPUT", value_enum, global = true, default_value_t = Format::Table)]
+    pub(crate) output: Format,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, clap::Subcommand)]
+enum What {
+    /// Redirects per second beside a bare server with a fixed answer, one core each
+    Discovery,
+    /// Durable registrations per second on three nodes beside etcd's puts
+    Registrations,
+    /// Heartbeats per second through the batch endpoint
+    Heartbeats,
+    /// Memory per instance and restart time with many instances
+    Memory {
+        /// How many instances (1000 to 1000000)
+        #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1_000..=1_000_000))]
+        instances: u64,
+    },
+    /// From an acknowledged write to its sight by a watcher on another node
+    Propagation,
+    /// From kill -9 of the leader to the next acknowledged write through another node
+    Failover {
+        /// How many trials (1 to 200)
+        #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=200))]
+        trials: u32,
+    },
+    /// All of them
+    All,
+    /// The bare server that discovery is compared with
+    #[command(hide = true)]
+    Bare {
+        /// The port on loopback
+        #[arg(long)]
+        port: u16,
+    },
+}
+
+/// What every measurement is given.
+struct Bench {
+    seconds: u64,
+    dir: PathBuf,
+    with_etcd: bool,
+    clock: Clock,
+    notes: Vec<String>,
+}
+
+impl Bench {
+    /// A fresh directory for one server's data.
+    fn place(&self, name: &str) -> Result<PathBuf, CliError> {
+        let dir = self.dir.join(name);
+        if dir.exists() {
+            std::fs::remove_dir_all(&dir)?;
+        }
+        std::fs::create_dir_all(&dir)?;
+        Ok(dir)
+    }
+}
+
+/// Runs `maxine bench`.
+///
+/// # Errors
+/// When a server cannot be started or a measurement fails.
+pub async fn run(args: BenchArgs, out: &mut Output) -> Result<(), CliError> {
+    if let What::Bare { port } = args.what {
+        return bare::serve(port).await;
+    }
+    let existed = args.dir.exists();
+    if existed && args.dir.read_dir()?.next().is_some() && !args.dir.join(MARK).exists() {
+        return Err(CliError::Usage(format!(
+            "--dir {}: it holds something else; name an empty one",
+            args.dir.display()
+        )));
+    }
+    std::fs::create_dir_all(&args.dir)?;
+    std::fs::write(args.dir.join(MARK), "made by maxine bench; may be deleted\n")?;
+    let dir = args.dir.canonicalize()?;
+    let mut bench = Bench {
+        seconds: args.seconds,
+        dir: dir.clone(),
+        with_etcd: !args.no_etcd,
+        clock: Clock::system(),
+        notes: Vec::new(),
+    };
+    bench.check_surroundings();
+    let sections = bench.measure(&args.what, out).await;
+    if !args.keep {
+        // What cannot be deleted is left; the figures matter more.
+        let _ = std::fs::remove_dir_all(&dir);
+    }
+    let report =
+        Report { machine: process::machine(&dir), notes: bench.notes, sections: sections? };
+    if let Some(file) = &args.markdown {
+        std::fs::write(file, report.markdown(&command_line(&args)))?;
+    }
+    match out.is_json() {
+        true => out.json(&report.json()),
+        false => out.line(report.text()),
+    }
+}
+
+/// A file that marks a directory as this command's own.
+const MARK: &str = ".maxine-bench";
+
+fn command_line(args: &BenchArgs) -> String {
+    let what = format!("{:?}", args.what).split_whitespace().next().unwrap_or("All").to_lowercase();
+    format!("maxine bench {what} --seconds {}", args.seconds)
+}
+
+impl Bench {
+    fn check_surroundings(&mut self) {
+        if cfg!(debug_assertions) {
+            self.notes.push(
+                "this is a debug build: its figures say nothing; build with --release".into(),
+            );
+        }
+        if process::cores() < 2 {
+            self.notes.push(
+                "one core only: servers and load share it, so throughput is understated".into(),
+            );
+        }
+        if process::is_memory_filesystem(&self.dir) {
+            self.notes.push(
+                "--dir is in memory, where a sync costs nothing: durable writes are overstated"
+                    .into(),
+            );
+        }
+        if self.with_etcd && !etcd::is_installed() {
+            self.with_etcd = false;
+            self.notes.push("etcd is not installed, so its column is missing (Debian: apt-get install etcd-server)".into());
+        }
+    }
+
+    async fn measure(&mut self, what: &What, out: &mut Output) -> Result<Vec<Section>, CliError> {
+        let all: Vec<What> = match what {
+            What::All => vec![
+                What::Discovery,
+                What::Registrations,
+                What::Heartbeats,
+                What::Propagation,
+                What::Failover { trials: 20 },
+                What::Memory { instances: 100_000 },
+            ],
+            one => vec![one.clone()],
+        };
+        let mut sections = Vec::new();
+        for what in all {
+            if !out.is_json() {
+                out.line(format!("measuring {what:?} ..."))?;
+            } else {
+                out.json(&json!({"measuring": format!("{what:?}")}))?;
+            }
+            sections.push(match what {
+                What::Discovery => discovery::measure(self).await?,
+                What::Registrations => registrations::measure(self).await?,
+                What::Heartbeats => heartbeats::measure(self).await?,
+                What::Memory { instances } => memory::measure(self, instances).await?,
+                What::Propagation => propagation::measure(self).await?,
+                What::Failover { trials } => failover::measure(self, trials).await?,
+                What::All | What::Bare { .. } => continue,
+            });
+        }
+        Ok(sections)
+    }
+}
+
+/// An error that names what was being done.
+fn failed(doing: impl std::fmt::Display) -> impl FnOnce(std::io::Error) -> CliError {
+    move |error| CliError::Failed(format!("{doing}: {error}"))
+}
+
+/// The path of this very program, which the servers are started from.
+fn own_program() -> Result<PathBuf, CliError> {
+    std::env::current_exe().map_err(failed("this program's own path"))
+}
+
+/// A port on loopback that is free now.
+fn free_port() -> Result<u16, CliError> {
+    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).map_err(failed("a free port"))?;
+    Ok(listener.local_addr().map_err(failed("a free port"))?.port())
+}
+
+fn log_file(dir: &Path) -> Result<std::fs::File, CliError> {
+    std::fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(dir.join("log"))
+        .map_err(failed(dir.display()))
+}

@@ -1,0 +1,291 @@
+//! Maxine nodes under measurement: real `maxine serve` processes with their default settings.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use super::process::{Server, wait_until};
+use super::wire::{self, Connection};
+use super::{free_port, own_program};
+use crate::cli::client::{Client, Request};
+use crate::cli::exit::CliError;
+
+/// The account that the nodes under measurement are started with.
+const USER: &str = "bench";
+/// How often a node is asked to sign the account in.
+const SIGN_IN_TRIES_MAX: u32 = 50;
+/// Settings of this process that must not leak into the nodes under measurement.
+const OWN_SETTINGS: [&str; 4] =
+    ["MAXINE_SERVER", "MAXINE_TOKEN", "MAXINE_OUTPUT", "MAXINE_NAMESPACE"];
+
+/// One node.
+pub(super) struct Node {
+    pub(super) server: Option<Server>,
+    args: Vec<String>,
+    dir: PathBuf,
+    port: u16,
+    core: Option<usize>,
+    password: String,
+}
+
+impl Node {
+    /// Where it takes HTTP, as `HOST:PORT`.
+    pub(super) fn addr(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// Starts it, unless it runs.
+    pub(super) fn start(&mut self) -> Result<(), CliError> {
+        let mut command = Command::new(own_program()?);
+        command.arg("serve").args(&self.args);
+        command.env("MAXINE_ADMIN_USERNAME", USER).env("MAXINE_ADMIN_PASSWORD", &self.password);
+        command.env("MAXINE_LOG", "warn");
+        for name in OWN_SETTINGS {
+            command.env_remove(name);
+        }
+        self.server = Some(Server::start(command, &self.dir, self.core)?);
+        Ok(())
+    }
+
+    /// Kills it as a crash would.
+    pub(super) fn kill(&mut self) {
+        if let Some(server) = &mut self.server {
+            server.kill_now();
+        }
+    }
+
+    /// Kills it as a crash would, and waits until it is gone.
+    pub(super) fn kill_and_wait(&mut self) {
+        if let Some(server) = &mut self.server {
+            server.kill();
+        }
+    }
+
+    fn has_ended(&self) -> bool {
+        self.server.as_ref().is_none_or(Server::has_ended)
+    }
+
+    /// The end of its log.
+    fn last_words(&self) -> String {
+        let text = std::fs::read_to_string(self.dir.join("log")).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(8)..].join("\n")
+    }
+
+    /// Whether it says that it is ready.
+    pub(super) async fn is_ready(&self) -> bool {
+        let ask = async {
+            let mut connection = Connection::open(&self.addr()).await?;
+            connection.call(&wire::get("/api/v1/ready")).await.map(|(status, _)| status)
+        };
+        matches!(tokio::time::timeout(Duration::from_secs(2), ask).await, Ok(Ok(200..=299)))
+    }
+}
+
+/// Some nodes that belong together.
+pub(super) struct Cluster {
+    pub(super) nodes: Vec<Node>,
+    password: String,
+}
+
+impl Cluster {
+    /// A Raft cluster of one node, on one core.
+    pub(super) async fn single(dir: &Path, core: usize) -> Result<Self, CliError> {
+        Self::of(dir, 1, Some(core)).await
+    }
+
+    /// Three nodes in Raft mode.
+    pub(super) async fn three(dir: &Path) -> Result<Self, CliError> {
+        Self::of(dir, 3, None).await
+    }
+
+    async fn of(dir: &Path, count: usize, core: Option<usize>) -> Result<Self, CliError> {
+        let password = secret();
+        let mut ports = Vec::new();
+        for _ in 0..2 * count {
+            ports.push(free_port()?);
+        }
+        let member = |n: usize| {
+            format!("{}@127.0.0.1:{}@http://127.0.0.1:{}", n + 1, ports[n + count], ports[n])
+        };
+        let members: Vec<String> = (0..count).map(member).collect();
+        let mut nodes = Vec::new();
+        for n in 0..count {
+            let home = dir.join(format!("node-{}", n + 1));
+            std::fs::create_dir_all(&home)?;
+            let mut args = common(&home, ports[n]);
+            args.extend([
+                "--mode=raft".into(),
+                format!("--node-id={}", n + 1),
+                "--cluster-id=bench".into(),
+                format!("--raft-listen=127.0.0.1:{}", ports[n + count]),
+                format!("--raft-members={}", members.join(",")),
+            ]);
+            nodes.push(Node {
+                server: None,
+                args,
+                dir: home,
+                port: ports[n],
+                core,
+                password: password.clone(),
+            });
+        }
+        Self { nodes, password }.started().await
+    }
+
+    async fn started(mut self) -> Result<Self, CliError> {
+        for node in &mut self.nodes {
+            node.start()?;
+        }
+        self.wait_ready().await?;
+        Ok(self)
+    }
+
+    /// Waits until every node is ready.
+    pub(super) async fn wait_ready(&self) -> Result<(), CliError> {
+        wait_until("the nodes do not get ready", Duration::from_secs(60), || async {
+            for node in &self.nodes {
+                if !node.is_ready().await {
+                    // One that has ended is told below; waiting for it is of no use.
+                    return node.has_ended();
+                }
+            }
+            true
+        })
+        .await?;
+        match self.nodes.iter().find(|node| node.has_ended()) {
+            Some(node) => Err(CliError::Failed(format!("a node ended:\n{}", node.last_words()))),
+            None => Ok(()),
+        }
+    }
+
+    /// Where the nodes take HTTP.
+    pub(super) fn addrs(&self) -> Vec<String> {
+        self.nodes.iter().map(Node::addr).collect()
+    }
+
+    /// A signed-in client of some of the nodes.
+    pub(super) async fn client(&self, nodes: &[usize]) -> Result<Client, CliError> {
+        let servers: Vec<String> =
+            nodes.iter().map(|n| format!("http://{}", self.nodes[*n].addr())).collect();
+        let anonymous = Client::of(&servers, None, 10_000)?;
+        let body = json!({"user": USER, "password": self.password});
+        let sign_in = Request::once(Method::POST, &["session"]).json(body);
+        // A node that has just started may not have the account yet.
+        let mut tries_left = SIGN_IN_TRIES_MAX;
+        let answer = loop {
+            match anonymous.send(&sign_in).await {
+                Err(CliError::Problem(problem)) if problem.status == 401 && tries_left > 0 => {
+                    tries_left -= 1;
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+                answer => break answer?,
+            }
+        };
+        let token = answer.body["access_token"].as_str().map(str::to_owned);
+        Client::of(&servers, token, 10_000)
+    }
+
+    /// Which node says that it leads.
+    pub(super) async fn leader(&self) -> Result<usize, CliError> {
+        let found = async {
+            loop {
+                for n in 0..self.nodes.len() {
+                    let Ok(client) = self.client(&[n]).await else { continue };
+                    let Ok(answer) = client.send(&Request::get(&["cluster", "status"])).await
+                    else {
+                        continue;
+                    };
+                    if answer.body["leadership"]["is_leader"] == Value::Bool(true) {
+                        return n;
+                    }
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), found)
+            .await
+            .map_err(|_| CliError::Failed("no node leads after 30 s".into()))
+    }
+}
+
+fn common(dir: &Path, port: u16) -> Vec<String> {
+    vec![
+        "--exit-with-stdin".into(),
+        format!("--port={port}"),
+        format!("--data-dir={}", dir.join("data").display()),
+    ]
+}
+
+fn secret() -> String {
+    format!("{}{}", ulid::Ulid::new(), ulid::Ulid::new())
+}
+
+/// The body of an instance's registration, about as long as real ones are.
+pub(super) fn registration(n: u64) -> String {
+    format!(
+        "{{\"address\":\"http://10.{}.{}.{}:8080\",\"weight\":1,\"ttl_ms\":3600000,\"zone\":\"eu-1a\",\"version\":\"1.4.0\",\"tags\":[\"blue\"]}}",
+        n >> 16 & 255,
+        n >> 8 & 255,
+        n & 255
+    )
+}
+
+/// The same as an item of a batch.
+pub(super) fn batch_item(service: &str, id: &str, n: u64) -> String {
+    format!(
+        "{{\"namespace\":\"default\",\"service\":\"{service}\",\"id\":\"{id}\",{}",
+        &registration(n)[1..]
+    )
+}
+
+/// Whether the answer to a batch refuses an item.
+pub(super) fn has_problem(answer: &[u8]) -> bool {
+    const REFUSED: &[u8] = b"\"problem\":{";
+    answer.windows(REFUSED.len()).any(|window| window == REFUSED)
+}
+
+/// Registers `count` instances of services `s0`... with `per_service` each, in batches over a few connections.
+pub(super) async fn fill(addr: &str, count: u64, per_service: u64) -> Result<(), CliError> {
+    const CONNECTIONS: u64 = 8;
+    const BATCH: u64 = 500;
+    let mut workers = Vec::new();
+    for worker in 0..CONNECTIONS {
+        let addr = addr.to_owned();
+        workers.push(tokio::spawn(async move {
+            let mut connection = Connection::open(&addr).await?;
+            let mut first = worker * BATCH;
+            while first < count {
+                let items: Vec<String> = (first..(first + BATCH).min(count))
+                    .map(|n| {
+                        batch_item(
+                            &format!("s{}", n / per_service),
+                            &format!("i{}", n % per_service),
+                            n,
+                        )
+                    })
+                    .collect();
+                let body = format!("{{\"items\":[{}]}}", items.join(","));
+                let (status, answer) = connection
+                    .call(&wire::with_json("POST", "/api/v1/registrations", &body))
+                    .await?;
+                if status != 200 || has_problem(answer) {
+                    let text: String = String::from_utf8_lossy(answer).chars().take(300).collect();
+                    return Err(std::io::Error::other(format!("HTTP {status}: {text}")));
+                }
+                first += CONNECTIONS * BATCH;
+            }
+            Ok::<(), std::io::Error>(())
+        }));
+    }
+    for worker in workers {
+        worker
+            .await
+            .map_err(|error| CliError::Failed(error.to_string()))?
+            .map_err(super::failed("registering instances"))?;
+    }
+    Ok(())
+}

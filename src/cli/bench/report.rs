@@ -1,0 +1,177 @@
+//! Figures as a table, JSON and Markdown: one shape for all measurements.
+
+use serde_json::{Value, json};
+
+use crate::cli::output::render;
+
+/// All that one run measured.
+pub(super) struct Report {
+    /// Processor, cores, kernel and file system, in words.
+    pub machine: String,
+    /// What to know before believing the figures.
+    pub notes: Vec<String>,
+    /// One per measurement.
+    pub sections: Vec<Section>,
+}
+
+/// One measurement.
+pub(super) struct Section {
+    /// Its name.
+    pub name: &'static str,
+    /// What was done, and how the sides were made comparable.
+    pub method: String,
+    /// The figures' names.
+    pub columns: Vec<&'static str>,
+    /// The figures, as many as columns.
+    pub rows: Vec<Vec<Value>>,
+    /// What is aimed at, and whether it was reached.
+    pub goals: Vec<Goal>,
+}
+
+/// An aim and what came of it.
+pub(super) struct Goal {
+    /// What is measured.
+    pub text: String,
+    /// The aim, in words.
+    pub aim: String,
+    /// What was seen.
+    pub seen: String,
+    /// Whether that is enough.
+    pub met: bool,
+}
+
+impl Report {
+    /// For people.
+    pub(super) fn text(&self) -> String {
+        let mut text = format!("{}\n", self.machine);
+        for note in &self.notes {
+            text.push_str(&format!("note: {note}\n"));
+        }
+        for section in &self.sections {
+            text.push_str(&format!(
+                "\n== {} ==\n{}\n\n{}\n",
+                section.name,
+                section.method,
+                section.table()
+            ));
+            for goal in &section.goals {
+                text.push_str(&format!("{}\n", goal.line()));
+            }
+        }
+        text
+    }
+
+    /// For scripts.
+    pub(super) fn json(&self) -> Value {
+        let sections: Vec<Value> = self.sections.iter().map(Section::json).collect();
+        json!({"machine": self.machine, "notes": self.notes, "sections": sections})
+    }
+
+    /// For the documentation.
+    pub(super) fn markdown(&self, command: &str) -> String {
+        let mut text = format!(
+            "# Benchmark figures\n\nMade by `{command}`; do not edit.\n\n{}\n",
+            self.machine
+        );
+        for note in &self.notes {
+            text.push_str(&format!("\n> {note}\n"));
+        }
+        for section in &self.sections {
+            text.push_str(&format!("\n## {}\n\n{}\n\n", section.name, section.method));
+            text.push_str(&format!(
+                "| {} |\n|{}\n",
+                section.columns.join(" | "),
+                " --- |".repeat(section.columns.len())
+            ));
+            for row in &section.rows {
+                let cells: Vec<String> = row.iter().map(cell).collect();
+                text.push_str(&format!("| {} |\n", cells.join(" | ")));
+            }
+            text.push('\n');
+            for goal in &section.goals {
+                text.push_str(&format!("- {}\n", goal.line()));
+            }
+        }
+        text
+    }
+}
+
+impl Section {
+    fn table(&self) -> String {
+        render(&self.columns, self.rows.iter().map(|row| row.iter().map(cell).collect()).collect())
+    }
+
+    fn json(&self) -> Value {
+        let rows: Vec<Value> = self
+            .rows
+            .iter()
+            .map(|row| {
+                self.columns
+                    .iter()
+                    .map(|name| (*name).to_owned())
+                    .zip(row.iter().cloned())
+                    .collect()
+            })
+            .collect();
+        let goals: Vec<Value> = self
+            .goals
+            .iter()
+            .map(|goal| json!({"text": goal.text, "aim": goal.aim, "seen": goal.seen, "met": goal.met}))
+            .collect();
+        json!({"name": self.name, "method": self.method, "rows": rows, "goals": goals})
+    }
+}
+
+impl Goal {
+    fn line(&self) -> String {
+        let mark = if self.met { "met" } else { "NOT MET" };
+        format!("{}: {} (aim: {}) {mark}", self.text, self.seen, self.aim)
+    }
+}
+
+/// A figure as people read it: whole numbers from 100 on, three digits below.
+fn cell(value: &Value) -> String {
+    match value {
+        Value::Null => "-".into(),
+        Value::String(text) => text.clone(),
+        Value::Number(number) => match number.as_f64() {
+            Some(n) if n.fract() != 0.0 && n.abs() < 10.0 => format!("{n:.2}"),
+            Some(n) if n.fract() != 0.0 && n.abs() < 100.0 => format!("{n:.1}"),
+            Some(n) => format!("{n:.0}"),
+            None => number.to_string(),
+        },
+        value => value.to_string(),
+    }
+}
+
+/// Milliseconds from microseconds.
+pub(super) fn ms(us: u64) -> Value {
+    #[allow(clippy::cast_precision_loss, reason = "a latency in microseconds is far below 2^52")]
+    let ms = us as f64 / 1_000.0;
+    json!(ms)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_has_the_same_figures_in_every_shape() {
+        let section = Section {
+            name: "x",
+            method: "how".into(),
+            columns: vec!["clients", "per second"],
+            rows: vec![vec![json!(64), json!(1234.5)], vec![json!(1), Value::Null]],
+            goals: vec![Goal { text: "g".into(), aim: "1".into(), seen: "2".into(), met: false }],
+        };
+        let report =
+            Report { machine: "m".into(), notes: vec!["n".into()], sections: vec![section] };
+        assert!(report.text().contains("1234") && report.text().contains("NOT MET"));
+        assert!(
+            report.markdown("c").contains("| 64 | 1234 |\n| 1 | - |"),
+            "{}",
+            report.markdown("c")
+        );
+        assert_eq!(report.json()["sections"][0]["rows"][0]["per second"], 1234.5);
+    }
+}

@@ -1,0 +1,158 @@
+//! The client against real sockets whose other ends misbehave in known ways.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use parking_lot::Mutex;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+
+use super::*;
+use crate::cli::exit;
+
+/// What a test's node does with one connection.
+#[derive(Clone, Copy)]
+enum Does {
+    Answer(&'static str),
+    HangUp,
+}
+
+const OK: Does =
+    Does::Answer("HTTP/1.1 200 OK\r\ncontent-length: 11\r\nx-maxine-index: 7\r\n\r\n{\"index\":7}");
+const BUSY: Does = Does::Answer(
+    "HTTP/1.1 503 Service Unavailable\r\nretry-after: 0\r\ncontent-length: 48\r\n\r\n{\"type\":\"/problems/unavailable\",\"detail\":\"busy\"}",
+);
+const UNKNOWN: Does = Does::Answer(
+    "HTTP/1.1 503 Service Unavailable\r\nretry-after: 0\r\ncontent-length: 35\r\n\r\n{\"type\":\"/problems/outcome-unknown\"}",
+);
+const REFUSED: Does = Does::Answer("HTTP/1.1 422 Unprocessable\r\ncontent-length: 2\r\n\r\n{}");
+
+struct Node {
+    url: String,
+    requests: Arc<Mutex<Vec<String>>>,
+}
+
+impl Node {
+    /// A node that goes through `script` and stays with its last step.
+    async fn start(script: &'static [Does]) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let requests: Arc<Mutex<Vec<String>>> = Arc::default();
+        let (seen, step) = (requests.clone(), AtomicU32::new(0));
+        tokio::spawn(async move {
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut buffer = vec![0; 8_192];
+                let len = stream.read(&mut buffer).await.unwrap();
+                seen.lock().push(String::from_utf8_lossy(&buffer[..len]).into_owned());
+                let at = step.fetch_add(1, Ordering::Relaxed) as usize;
+                if let Does::Answer(text) = script[at.min(script.len() - 1)] {
+                    stream
+                        .write_all(
+                            text.replace("\r\n\r\n", "\r\nconnection: close\r\n\r\n").as_bytes(),
+                        )
+                        .await
+                        .unwrap();
+                }
+                stream.shutdown().await.ok();
+            }
+        });
+        Self { url, requests }
+    }
+
+    fn count(&self) -> usize {
+        self.requests.lock().len()
+    }
+}
+
+fn client(nodes: &[&str], timeout_ms: u64) -> Client {
+    Client::of(&nodes.iter().map(ToString::to_string).collect::<Vec<_>>(), None, timeout_ms)
+        .unwrap()
+}
+
+async fn dead_url() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    format!("http://{}", listener.local_addr().unwrap())
+}
+
+#[tokio::test]
+async fn a_dead_node_is_passed_over_and_not_asked_first_again() {
+    let (dead, node) = (dead_url().await, Node::start(&[OK]).await);
+    let client = client(&[&dead, &node.url], 5_000);
+    for _ in 0..2 {
+        assert_eq!(client.send(&Request::get(&["config"])).await.unwrap().index(), Some(7));
+    }
+    assert_eq!(client.preferred.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
+async fn a_keyed_write_is_repeated_with_the_same_key_until_it_is_answered() {
+    let node = Node::start(&[BUSY, Does::HangUp, UNKNOWN, OK]).await;
+    let request = Request::keyed(Method::PUT, &["config"]).json(serde_json::json!({}));
+    client(&[&node.url], 10_000).send(&request).await.unwrap();
+    let keys: Vec<String> = node
+        .requests
+        .lock()
+        .iter()
+        .map(|text| {
+            text.lines().find(|line| line.starts_with("idempotency-key: ")).unwrap().to_owned()
+        })
+        .collect();
+    assert_eq!(keys.len(), 4);
+    assert!(keys.windows(2).all(|pair| pair[0] == pair[1]), "{keys:?}");
+}
+
+#[tokio::test]
+async fn a_write_without_a_key_is_sent_once_and_its_lost_answer_is_told() {
+    let node = Node::start(&[Does::HangUp, OK]).await;
+    let error = client(&[&node.url], 5_000)
+        .send(&Request::once(Method::POST, &["cluster", "transfer"]))
+        .await
+        .unwrap_err();
+    assert_eq!(error.exit_code(), exit::OUTCOME_UNKNOWN);
+    assert_eq!(node.count(), 1);
+}
+
+#[tokio::test]
+async fn a_keyed_write_that_never_gets_an_answer_is_told_as_unknown() {
+    let node = Node::start(&[Does::HangUp]).await;
+    let error = client(&[&node.url], 1_000)
+        .send(&Request::keyed(Method::PUT, &["config"]))
+        .await
+        .unwrap_err();
+    assert_eq!(error.exit_code(), exit::OUTCOME_UNKNOWN);
+    assert!(node.count() > 1);
+}
+
+#[tokio::test]
+async fn a_refusal_is_final_and_a_read_asks_each_node_once() {
+    let refusing = Node::start(&[REFUSED, OK]).await;
+    let error = client(&[&refusing.url], 5_000)
+        .send(&Request::keyed(Method::PUT, &["config"]))
+        .await
+        .unwrap_err();
+    assert_eq!((error.exit_code(), refusing.count()), (exit::REFUSED, 1));
+    let (one, two) = (Node::start(&[BUSY]).await, Node::start(&[BUSY]).await);
+    let error =
+        client(&[&one.url, &two.url], 5_000).send(&Request::get(&["config"])).await.unwrap_err();
+    assert_eq!((error.exit_code(), one.count(), two.count()), (exit::UNAVAILABLE, 1, 1));
+}
+
+#[tokio::test]
+async fn a_write_to_a_cluster_that_is_not_there_fails_at_once() {
+    let dead = dead_url().await;
+    let before = Clock::system();
+    let error =
+        client(&[&dead], 30_000).send(&Request::keyed(Method::PUT, &["config"])).await.unwrap_err();
+    assert_eq!(error.exit_code(), exit::UNAVAILABLE);
+    assert!(before.monotonic_ms() < 5_000);
+    assert!(error.to_string().to_lowercase().contains("refused"), "{error}");
+}
+
+#[test]
+fn paths_are_encoded_segment_by_segment() {
+    assert_eq!(
+        api_path(&["services", "default", "a/b c€"]),
+        "/api/v1/services/default/a%2Fb%20c%E2%82%AC"
+    );
+}

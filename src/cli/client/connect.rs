@@ -1,0 +1,344 @@
+//! Whom to talk to and as whom: the arguments that every client command shares, and the stored session.
+//!
+//! Secrets come from the environment or from files, never from arguments, which other users of the machine can read.
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicUsize;
+use std::time::Duration;
+
+use reqwest::Url;
+use serde::{Deserialize, Serialize};
+
+use super::Client;
+use crate::cli::exit::CliError;
+use crate::cli::output::Format;
+use crate::clock::Clock;
+
+/// Most nodes that one command is given.
+const SERVERS_MAX: usize = 32;
+
+/// Which cluster to talk to, as whom, and how to show what it says.
+#[derive(Clone, Debug, clap::Args)]
+pub struct ConnectArgs {
+    /// The nodes' URLs, separated by commas; another one is tried where one does not answer
+    #[arg(
+        long,
+        env = "MAXINE_SERVER",
+        value_delimiter = ',',
+        value_name = "URL",
+        global = true,
+        default_value = "http://127.0.0.1:8080",
+        help_heading = "Connection"
+    )]
+    pub server: Vec<String>,
+    /// File with the token to sign in with (or the token itself in MAXINE_TOKEN, or `maxine login`)
+    #[arg(
+        long,
+        env = "MAXINE_TOKEN_FILE",
+        value_name = "FILE",
+        global = true,
+        help_heading = "Connection"
+    )]
+    pub token_file: Option<PathBuf>,
+    /// PEM file with a certificate authority to trust beside the system's
+    #[arg(
+        long,
+        env = "MAXINE_CA_FILE",
+        value_name = "FILE",
+        global = true,
+        help_heading = "Connection"
+    )]
+    pub ca_file: Option<PathBuf>,
+    /// Longest time to spend on one request over all nodes, in milliseconds (100 to 600000)
+    #[arg(long, env = "MAXINE_CLIENT_TIMEOUT_MS", value_name = "MS", global = true, default_value_t = 15_000,
+          value_parser = clap::value_parser!(u64).range(100..=600_000), help_heading = "Connection")]
+    pub timeout_ms: u64,
+    /// How to write results
+    #[arg(long, short = 'o', env = "MAXINE_OUTPUT", value_enum, global = true, default_value_t = Format::Table,
+          help_heading = "Connection")]
+    pub output: Format,
+}
+
+impl ConnectArgs {
+    /// A client with the token found, in this order: `--token-file`, `MAXINE_TOKEN`, the stored session (which goes only
+    /// to the nodes that it was made with).
+    ///
+    /// # Errors
+    /// [`CliError::Usage`] for a URL or file that cannot be used.
+    pub fn client(&self) -> Result<Client, CliError> {
+        let servers = self.servers()?;
+        let token = self.token(&servers)?;
+        self.client_with(servers, token)
+    }
+
+    /// A client that sends no token.
+    ///
+    /// # Errors
+    /// As [`ConnectArgs::client`].
+    pub fn anonymous_client(&self) -> Result<Client, CliError> {
+        self.client_with(self.servers()?, None)
+    }
+
+    fn client_with(&self, servers: Vec<Url>, token: Option<String>) -> Result<Client, CliError> {
+        let authority = self.ca_file.as_deref().map(read_file).transpose()?;
+        let certificates = match (&self.ca_file, authority) {
+            (Some(file), Some(pem)) => reqwest::Certificate::from_pem_bundle(&pem)
+                .map_err(|error| CliError::Usage(format!("{}: {error}", file.display())))?,
+            _ => Vec::new(),
+        };
+        Client::new(servers, token, certificates, self.timeout_ms)
+    }
+
+    /// The nodes' URLs, checked.
+    ///
+    /// # Errors
+    /// [`CliError::Usage`] for a URL that cannot be used.
+    pub fn servers(&self) -> Result<Vec<Url>, CliError> {
+        let servers: Vec<Url> = self
+            .server
+            .iter()
+            .map(|text| text.trim())
+            .filter(|text| !text.is_empty())
+            .map(|text| {
+                let full =
+                    if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
+                let url = Url::parse(&full)
+                    .map_err(|error| CliError::Usage(format!("--server {text}: {error}")))?;
+                if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
+                    return Err(CliError::Usage(format!(
+                        "--server {text}: want http://HOST:PORT or https://HOST:PORT"
+                    )));
+                }
+                if !url.username().is_empty() || url.password().is_some() {
+                    return Err(CliError::Usage(
+                        "--server: a URL must not hold a password; use MAXINE_TOKEN".into(),
+                    ));
+                }
+                Ok(url)
+            })
+            .collect::<Result<_, _>>()?;
+        if servers.is_empty() || servers.len() > SERVERS_MAX {
+            return Err(CliError::Usage(format!(
+                "--server: name 1 to {SERVERS_MAX} nodes, got {}",
+                servers.len()
+            )));
+        }
+        Ok(servers)
+    }
+
+    fn token(&self, servers: &[Url]) -> Result<Option<String>, CliError> {
+        let text = if let Some(file) = &self.token_file {
+            let bytes = read_file(file)?;
+            Some(String::from_utf8_lossy(&bytes).into_owned())
+        } else if let Ok(text) = std::env::var("MAXINE_TOKEN") {
+            Some(text)
+        } else {
+            let now_ms = Clock::system().wall_ms();
+            Session::load()?
+                .filter(|session| session.expires_at_ms > now_ms && session.serves(servers))
+                .map(|session| session.token)
+        };
+        let Some(text) = text else { return Ok(None) };
+        let token = text.trim();
+        if token.is_empty() {
+            return Ok(None);
+        }
+        if token.len() > 8_192 || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(CliError::Usage(
+                "the token is not one: want up to 8192 visible characters on one line".into(),
+            ));
+        }
+        Ok(Some(token.to_owned()))
+    }
+}
+
+impl Client {
+    /// A client of these nodes, without anything from the environment.
+    ///
+    /// # Errors
+    /// [`CliError::Usage`] for a URL that cannot be used.
+    pub fn of(
+        servers: &[String],
+        token: Option<String>,
+        timeout_ms: u64,
+    ) -> Result<Self, CliError> {
+        let servers = servers
+            .iter()
+            .map(|text| {
+                Url::parse(text).map_err(|error| CliError::Usage(format!("{text}: {error}")))
+            })
+            .collect::<Result<_, _>>()?;
+        Self::new(servers, token, Vec::new(), timeout_ms)
+    }
+
+    fn new(
+        servers: Vec<Url>,
+        token: Option<String>,
+        certificates: Vec<reqwest::Certificate>,
+        timeout_ms: u64,
+    ) -> Result<Self, CliError> {
+        // A second install is refused and harmless: the first one is the same provider.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let mut builder = reqwest::Client::builder()
+            .connect_timeout(Duration::from_millis(timeout_ms.min(3_000)))
+            .redirect(reqwest::redirect::Policy::none())
+            .user_agent(concat!("maxine/", env!("CARGO_PKG_VERSION")));
+        if !certificates.is_empty() {
+            builder = builder.tls_certs_merge(certificates);
+        }
+        let http = builder
+            .build()
+            .map_err(|error| CliError::Failed(format!("cannot set up HTTP: {error}")))?;
+        Ok(Self {
+            http,
+            servers,
+            preferred: AtomicUsize::new(0),
+            token,
+            timeout_ms,
+            clock: Clock::system(),
+        })
+    }
+}
+
+fn read_file(path: &Path) -> Result<Vec<u8>, CliError> {
+    fs::read(path).map_err(|error| CliError::Usage(format!("{}: {error}", path.display())))
+}
+
+/// What `maxine login` keeps.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Session {
+    /// The nodes that the session was made with; it is sent to no other.
+    pub servers: Vec<String>,
+    /// Who signed in.
+    pub user: String,
+    /// The role that the person had then.
+    pub role: String,
+    /// When the token stops being accepted, in milliseconds since 1970.
+    pub expires_at_ms: u64,
+    /// The session token.
+    pub token: String,
+}
+
+/// Where the session is kept: `MAXINE_SESSION_FILE`, else `maxine/session.json` in the user's configuration directory.
+///
+/// # Errors
+/// [`CliError::Usage`] where no such directory is known.
+pub fn session_file() -> Result<PathBuf, CliError> {
+    let set =
+        |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    set("MAXINE_SESSION_FILE")
+        .or_else(|| set("XDG_CONFIG_HOME").map(|dir| dir.join("maxine/session.json")))
+        .or_else(|| set("HOME").map(|dir| dir.join(".config/maxine/session.json")))
+        .ok_or_else(|| {
+            CliError::Usage("no home directory is known; set MAXINE_SESSION_FILE".into())
+        })
+}
+
+impl Session {
+    /// Whether the session was made with every one of these nodes.
+    #[must_use]
+    pub fn serves(&self, servers: &[Url]) -> bool {
+        servers.iter().all(|server| self.servers.iter().any(|known| known == server.as_str()))
+    }
+
+    /// The stored session, if there is one.
+    ///
+    /// # Errors
+    /// When the file is there but cannot be used, or others may read it.
+    pub fn load() -> Result<Option<Self>, CliError> {
+        let Ok(path) = session_file() else { return Ok(None) };
+        let bytes = match fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(CliError::Failed(format!("{}: {error}", path.display()))),
+        };
+        let mode = fs::metadata(&path)?.permissions().mode();
+        if mode & 0o077 != 0 {
+            return Err(CliError::Failed(format!(
+                "{} can be read by others; `chmod 600` it, or `maxine logout` and sign in again",
+                path.display()
+            )));
+        }
+        serde_json::from_slice(&bytes).map(Some).map_err(|error| {
+            CliError::Failed(format!("{}: {error}; run `maxine logout`", path.display()))
+        })
+    }
+
+    /// Keeps the session in a file that only its owner may read, replacing an earlier one at once.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn store(&self) -> Result<PathBuf, CliError> {
+        let path = session_file()?;
+        let told = |error: std::io::Error| CliError::Failed(format!("{}: {error}", path.display()));
+        if let Some(dir) = path.parent() {
+            fs::create_dir_all(dir).map_err(told)?;
+        }
+        let draft = path.with_extension(format!("{}.tmp", std::process::id()));
+        let text =
+            serde_json::to_vec_pretty(self).map_err(|error| CliError::Failed(error.to_string()))?;
+        let mut file = fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&draft)
+            .map_err(told)?;
+        file.write_all(&text).and_then(|()| file.sync_all()).map_err(told)?;
+        fs::rename(&draft, &path).map_err(told)?;
+        Ok(path)
+    }
+
+    /// Removes the stored session; whether there was one.
+    ///
+    /// # Errors
+    /// When the file cannot be removed.
+    pub fn forget() -> Result<bool, CliError> {
+        let path = session_file()?;
+        match fs::remove_file(&path) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(CliError::Failed(format!("{}: {error}", path.display()))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn args(servers: &[&str]) -> ConnectArgs {
+        ConnectArgs {
+            server: servers.iter().map(ToString::to_string).collect(),
+            token_file: None,
+            ca_file: None,
+            timeout_ms: 1_000,
+            output: Format::Table,
+        }
+    }
+
+    #[test]
+    fn servers_are_checked_and_completed() {
+        let servers = args(&["127.0.0.1:8080", " https://a.example/ "]).servers().unwrap();
+        assert_eq!(servers[0].as_str(), "http://127.0.0.1:8080/");
+        assert_eq!(servers[1].as_str(), "https://a.example/");
+        for bad in ["", "ftp://a", "http://user:secret@a", "http://"] {
+            assert!(matches!(args(&[bad]).servers(), Err(CliError::Usage(_))), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_session_is_sent_only_where_it_was_made() {
+        let session = Session {
+            servers: vec!["http://a:1/".into(), "http://b:1/".into()],
+            user: "ada".into(),
+            role: "admin".into(),
+            expires_at_ms: 1,
+            token: "t".into(),
+        };
+        assert!(session.serves(&args(&["http://b:1"]).servers().unwrap()));
+        assert!(!session.serves(&args(&["http://b:1", "http://elsewhere:1"]).servers().unwrap()));
+    }
+}

@@ -1,0 +1,446 @@
+//! The command line's HTTP client for the native API: failover between nodes, safe retries, clear errors.
+//!
+//! It sits between a command and the nodes. It never repeats a write that could take effect twice: writes carry an
+//! idempotency key, and what cannot carry one is sent once.
+
+mod connect;
+mod problem;
+pub mod shapes;
+mod sse;
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use reqwest::header::{HeaderMap, RETRY_AFTER};
+use reqwest::{Method, Url};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+pub use connect::{ConnectArgs, Session, session_file};
+pub use problem::Problem;
+pub use sse::{EventParser, ServerEvent};
+
+use super::exit::CliError;
+use crate::clock::Clock;
+
+/// Largest answer that is read into memory, in bytes.
+const ANSWER_LEN_MAX: usize = 64 * 1024 * 1024;
+/// Longest wait for one node while others are left to try, in milliseconds.
+const ATTEMPT_MS_MAX: u64 = 5_000;
+/// Pause between two rounds over the nodes, in milliseconds, unless a node asks for more.
+const ROUND_PAUSE_MS: u64 = 200;
+/// Longest pause between two rounds, in milliseconds.
+const ROUND_PAUSE_MS_MAX: u64 = 2_000;
+/// Most items that one list command gathers over its pages.
+pub const LIST_ITEMS_MAX: usize = 100_000;
+
+/// How often a request may be sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Repeat {
+    /// It changes nothing: each node is asked once.
+    Read,
+    /// A write that takes effect once however often it is sent: it carries a key. Repeated until the time is up.
+    Keyed,
+    /// A write without that protection: repeated only where it surely did not arrive.
+    Once,
+}
+
+/// One request to the native API.
+#[derive(Clone, Debug)]
+pub struct Request {
+    method: Method,
+    path: String,
+    query: Vec<(String, String)>,
+    headers: Vec<(&'static str, String)>,
+    body: Option<Value>,
+    repeat: Repeat,
+}
+
+impl Request {
+    /// A read of the path made of `segments` under `/api/v1`.
+    #[must_use]
+    pub fn get(segments: &[&str]) -> Self {
+        Self::new(Method::GET, segments, Repeat::Read)
+    }
+
+    /// A write that carries a fresh idempotency key.
+    #[must_use]
+    pub fn keyed(method: Method, segments: &[&str]) -> Self {
+        let mut request = Self::new(method, segments, Repeat::Keyed);
+        request.headers.push(("idempotency-key", ulid::Ulid::new().to_string()));
+        request
+    }
+
+    /// A write that must not be repeated once it may have arrived.
+    #[must_use]
+    pub fn once(method: Method, segments: &[&str]) -> Self {
+        Self::new(method, segments, Repeat::Once)
+    }
+
+    fn new(method: Method, segments: &[&str], repeat: Repeat) -> Self {
+        Self {
+            method,
+            path: api_path(segments),
+            query: Vec::new(),
+            headers: Vec::new(),
+            body: None,
+            repeat,
+        }
+    }
+
+    /// Adds a query parameter where there is a value.
+    #[must_use]
+    pub fn query(mut self, name: &str, value: Option<impl std::fmt::Display>) -> Self {
+        self.query.extend(value.map(|value| (name.to_owned(), value.to_string())));
+        self
+    }
+
+    /// Adds a header where there is a value.
+    #[must_use]
+    pub fn header(mut self, name: &'static str, value: Option<String>) -> Self {
+        self.headers.extend(value.map(|value| (name, value)));
+        self
+    }
+
+    /// Sets the JSON body.
+    #[must_use]
+    pub fn json(mut self, body: Value) -> Self {
+        self.body = Some(body);
+        self
+    }
+}
+
+/// How fresh a read must be.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct FreshArgs {
+    /// How fresh the answer must be: what the node has, what the leader has, or all that was acknowledged before
+    #[arg(long, value_parser = ["stale", "leader", "strong"])]
+    consistency: Option<String>,
+    /// Wait until the node has this index, so that an own write is seen
+    #[arg(long, value_name = "INDEX")]
+    min_index: Option<u64>,
+}
+
+impl FreshArgs {
+    /// Asks for it.
+    #[must_use]
+    pub fn of(&self, request: Request) -> Request {
+        request.query("consistency", self.consistency.as_ref()).query("min_index", self.min_index)
+    }
+}
+
+/// `/api/v1` and `segments`, each percent-encoded.
+#[must_use]
+pub fn api_path(segments: &[&str]) -> String {
+    use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+    const SEGMENT: &AsciiSet =
+        &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
+    let mut path = String::from("/api/v1");
+    for segment in segments {
+        path.push('/');
+        path.extend(utf8_percent_encode(segment, SEGMENT));
+    }
+    path
+}
+
+/// A successful answer.
+#[derive(Debug)]
+pub struct Answer {
+    /// The answer's headers.
+    pub headers: HeaderMap,
+    /// The body; `null` where there is none.
+    pub body: Value,
+}
+
+impl Answer {
+    /// The body as a `T`.
+    ///
+    /// # Errors
+    /// When the node answered with something else.
+    pub fn read<T: DeserializeOwned>(&self) -> Result<T, CliError> {
+        serde_json::from_value(self.body.clone())
+            .map_err(|error| CliError::Failed(format!("the node's answer cannot be read: {error}")))
+    }
+
+    /// A header's text.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).and_then(|value| value.to_str().ok())
+    }
+
+    /// The index of the state that answered.
+    #[must_use]
+    pub fn index(&self) -> Option<u64> {
+        self.header("x-maxine-index").and_then(|text| text.parse().ok())
+    }
+}
+
+/// A client of the nodes that were named.
+pub struct Client {
+    http: reqwest::Client,
+    servers: Vec<Url>,
+    // The node that answered last, tried first next time.
+    preferred: AtomicUsize,
+    token: Option<String>,
+    timeout_ms: u64,
+    clock: Clock,
+}
+
+enum Attempt {
+    Answered(Answer),
+    Refused(Problem),
+    NotSent(String),
+    Lost(String),
+}
+
+impl Client {
+    /// Sends a request, trying other nodes and, where that is safe, trying again until the time is up.
+    ///
+    /// # Errors
+    /// A node's problem; [`CliError::Unavailable`] when none could serve it; [`CliError::OutcomeUnknown`] when a write
+    /// went out and its answer was lost.
+    pub async fn send(&self, request: &Request) -> Result<Answer, CliError> {
+        let deadline_ms = self.clock.monotonic_ms() + self.timeout_ms;
+        let mut may_have_happened = false;
+        loop {
+            let mut tried = Vec::new();
+            let mut last_problem = None;
+            let mut reached = false;
+            let first = self.preferred.load(Ordering::Relaxed);
+            for offset in 0..self.servers.len() {
+                let position = (first + offset) % self.servers.len();
+                let server = &self.servers[position];
+                let left_ms = deadline_ms.saturating_sub(self.clock.monotonic_ms());
+                if left_ms == 0 && !tried.is_empty() {
+                    break;
+                }
+                let others = self.servers.len() > 1;
+                let budget_ms = if others { left_ms.min(ATTEMPT_MS_MAX) } else { left_ms }.max(1);
+                match self.attempt(server, request, budget_ms).await {
+                    Attempt::Answered(answer) => {
+                        self.preferred.store(position, Ordering::Relaxed);
+                        return Ok(answer);
+                    }
+                    Attempt::Refused(problem) => {
+                        let unknown = problem.is_outcome_unknown();
+                        if !problem.is_passing() || (unknown && request.repeat == Repeat::Once) {
+                            return Err(CliError::Problem(Box::new(problem)));
+                        }
+                        reached = true;
+                        may_have_happened |= unknown;
+                        tried.push((server.to_string(), problem.to_string()));
+                        last_problem = Some(problem);
+                    }
+                    Attempt::NotSent(why) => tried.push((server.to_string(), why)),
+                    Attempt::Lost(why) => {
+                        reached = true;
+                        tried.push((server.to_string(), why));
+                        if request.repeat == Repeat::Once {
+                            return Err(CliError::OutcomeUnknown { tried });
+                        }
+                        may_have_happened |= request.repeat == Repeat::Keyed;
+                    }
+                }
+            }
+            let pause_ms = last_problem
+                .as_ref()
+                .and_then(|problem| problem.retry_after_s)
+                .map_or(ROUND_PAUSE_MS, |seconds| {
+                    (seconds * 1_000).clamp(ROUND_PAUSE_MS, ROUND_PAUSE_MS_MAX)
+                });
+            let over = self.clock.monotonic_ms() + pause_ms >= deadline_ms;
+            // A write that may have taken effect is worth every try; one that reached nobody is not worth a wait.
+            let give_up = request.repeat == Repeat::Read || over || !(reached || may_have_happened);
+            if give_up {
+                return Err(match last_problem {
+                    _ if may_have_happened => CliError::OutcomeUnknown { tried },
+                    Some(problem) if tried.len() == 1 => CliError::Problem(Box::new(problem)),
+                    _ => CliError::Unavailable { tried },
+                });
+            }
+            tokio::time::sleep(Duration::from_millis(pause_ms)).await;
+        }
+    }
+
+    /// All pages of a list, up to `limit` items, with the index of the first page and whether there was more.
+    ///
+    /// # Errors
+    /// As [`Client::send`].
+    pub async fn list(&self, request: &Request, limit: usize) -> Result<List, CliError> {
+        let limit = limit.min(LIST_ITEMS_MAX);
+        let mut list = List::default();
+        let mut cursor: Option<String> = None;
+        loop {
+            let page_len = (limit - list.items.len()).min(1_000);
+            let page =
+                request.clone().query("limit", Some(page_len)).query("cursor", cursor.as_ref());
+            let answer = self.send(&page).await?;
+            list.index = list.index.or(answer.index());
+            let mut page: shapes::Page = answer.read()?;
+            list.items.append(&mut page.items);
+            match page.next_cursor {
+                Some(next) if list.items.len() < limit => cursor = Some(next),
+                rest => {
+                    list.more = rest.is_some();
+                    return Ok(list);
+                }
+            }
+        }
+    }
+
+    /// Starts a streamed answer from the first node that gives one. Only the wait for its beginning is limited.
+    ///
+    /// # Errors
+    /// As [`Client::send`] for a read.
+    pub async fn stream(&self, request: &Request) -> Result<reqwest::Response, CliError> {
+        let mut tried = Vec::new();
+        let first = self.preferred.load(Ordering::Relaxed);
+        for offset in 0..self.servers.len() {
+            let position = (first + offset) % self.servers.len();
+            let server = &self.servers[position];
+            let wait = Duration::from_millis(self.timeout_ms.min(ATTEMPT_MS_MAX));
+            match tokio::time::timeout(wait, self.build(server, request)?.send()).await {
+                Ok(Ok(response)) if response.status().is_success() => {
+                    self.preferred.store(position, Ordering::Relaxed);
+                    return Ok(response);
+                }
+                Ok(Ok(response)) => {
+                    let problem = read_problem(response).await;
+                    if !problem.is_passing() {
+                        return Err(CliError::Problem(Box::new(problem)));
+                    }
+                    tried.push((server.to_string(), problem.to_string()));
+                }
+                Ok(Err(error)) => tried.push((server.to_string(), describe(&error))),
+                Err(_) => tried.push((server.to_string(), "no answer in time".into())),
+            }
+        }
+        Err(CliError::Unavailable { tried })
+    }
+
+    /// Prefers the next node, after the present one let a stream die.
+    pub fn prefer_next(&self) {
+        let next = (self.preferred.load(Ordering::Relaxed) + 1) % self.servers.len();
+        self.preferred.store(next, Ordering::Relaxed);
+    }
+
+    /// The nodes that were named, in order.
+    #[must_use]
+    pub fn servers(&self) -> &[Url] {
+        &self.servers
+    }
+
+    fn build(&self, server: &Url, request: &Request) -> Result<reqwest::RequestBuilder, CliError> {
+        let base = server.as_str().trim_end_matches('/');
+        let url = Url::parse(&format!("{base}{}", request.path))
+            .map_err(|error| CliError::Usage(format!("{base}: {error}")))?;
+        let mut builder = self.http.request(request.method.clone(), url);
+        if !request.query.is_empty() {
+            builder = builder.query(&request.query);
+        }
+        for (name, value) in &request.headers {
+            builder = builder.header(*name, value);
+        }
+        if let Some(token) = &self.token {
+            builder = builder.bearer_auth(token);
+        }
+        if let Some(body) = &request.body {
+            builder = builder.json(body);
+        }
+        Ok(builder)
+    }
+
+    async fn attempt(&self, server: &Url, request: &Request, budget_ms: u64) -> Attempt {
+        let builder = match self.build(server, request) {
+            Ok(builder) => builder.timeout(Duration::from_millis(budget_ms)),
+            Err(error) => return Attempt::NotSent(error.to_string()),
+        };
+        let response = match builder.send().await {
+            Ok(response) => response,
+            Err(error) if error.is_connect() || error.is_builder() => {
+                return Attempt::NotSent(describe(&error));
+            }
+            Err(error) => return Attempt::Lost(describe(&error)),
+        };
+        if !response.status().is_success() {
+            return Attempt::Refused(read_problem(response).await);
+        }
+        let headers = response.headers().clone();
+        match read_body(response).await {
+            Ok(bytes) if bytes.is_empty() => {
+                Attempt::Answered(Answer { headers, body: Value::Null })
+            }
+            Ok(bytes) => match serde_json::from_slice(&bytes) {
+                Ok(body) => Attempt::Answered(Answer { headers, body }),
+                Err(_) => Attempt::Refused(Problem::read(
+                    500,
+                    Value::String("the answer is not JSON: is this a Maxine node?".into()),
+                    None,
+                )),
+            },
+            Err(why) => Attempt::Lost(why),
+        }
+    }
+}
+
+/// The gathered pages of a list.
+#[derive(Debug, Default)]
+pub struct List {
+    /// The items, as the node sent them.
+    pub items: Vec<Value>,
+    /// The index of the state that gave the first page.
+    pub index: Option<u64>,
+    /// Whether items were left out because of the limit.
+    pub more: bool,
+}
+
+impl List {
+    /// The items as `T`s.
+    ///
+    /// # Errors
+    /// When the node answered with something else.
+    pub fn read<T: DeserializeOwned>(&self) -> Result<Vec<T>, CliError> {
+        serde_json::from_value(Value::Array(self.items.clone()))
+            .map_err(|error| CliError::Failed(format!("the node's answer cannot be read: {error}")))
+    }
+}
+
+async fn read_problem(response: reqwest::Response) -> Problem {
+    let status = response.status().as_u16();
+    let retry_after_s = response
+        .headers()
+        .get(RETRY_AFTER)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|text| text.parse().ok());
+    let bytes = read_body(response).await.unwrap_or_default();
+    let body = serde_json::from_slice(&bytes)
+        .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&bytes).into_owned()));
+    Problem::read(status, body, retry_after_s)
+}
+
+async fn read_body(mut response: reqwest::Response) -> Result<Vec<u8>, String> {
+    let mut bytes = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(|error| describe(&error))? {
+        if bytes.len() + chunk.len() > ANSWER_LEN_MAX {
+            return Err(format!("the answer is longer than {ANSWER_LEN_MAX} bytes"));
+        }
+        bytes.extend_from_slice(&chunk);
+    }
+    Ok(bytes)
+}
+
+/// The innermost cause, which is the one that says something ("connection refused").
+fn describe(error: &reqwest::Error) -> String {
+    if error.is_timeout() {
+        return "no answer in time".into();
+    }
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    cause.to_string()
+}
+
+#[cfg(test)]
+#[path = "client_tests.rs"]
+mod tests;

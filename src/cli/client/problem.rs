@@ -1,0 +1,141 @@
+//! A problem answer (RFC 9457) as the client sees it, and what it means for the exit code.
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::cli::exit;
+
+/// A node's answer that is not a success.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Problem {
+    /// Which kind, such as `/problems/not-found`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The kind in words.
+    pub title: String,
+    /// The HTTP status.
+    pub status: u16,
+    /// What happened this time.
+    pub detail: String,
+    /// What the server says to do.
+    pub action: String,
+    /// Seconds to wait before trying again.
+    pub retry_after_s: Option<u64>,
+    /// The body as it came.
+    #[serde(skip)]
+    pub raw: Value,
+}
+
+impl Problem {
+    /// Reads an answer's body; one that is no problem document still becomes one, with the status in words.
+    #[must_use]
+    pub fn read(status: u16, body: Value, retry_after_s: Option<u64>) -> Self {
+        let mut problem: Self = serde_json::from_value(body.clone()).unwrap_or_default();
+        problem.status = status;
+        problem.retry_after_s = problem.retry_after_s.or(retry_after_s);
+        if problem.detail.is_empty() {
+            problem.detail = match &body {
+                Value::Object(object) => object
+                    .get("message")
+                    .and_then(Value::as_str)
+                    .map_or_else(|| problem.title.clone(), str::to_owned),
+                Value::String(text) => text.chars().take(300).collect(),
+                _ => String::new(),
+            };
+        }
+        problem.raw = body;
+        problem
+    }
+
+    /// Whether the server says that the write may have taken effect.
+    #[must_use]
+    pub fn is_outcome_unknown(&self) -> bool {
+        self.kind == "/problems/outcome-unknown"
+    }
+
+    /// Whether another node, or the same one later, may well serve the same request.
+    #[must_use]
+    pub fn is_passing(&self) -> bool {
+        matches!(self.status, 429 | 502 | 503 | 504)
+    }
+
+    /// The exit code that tells this problem.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        if self.is_outcome_unknown() {
+            return exit::OUTCOME_UNKNOWN;
+        }
+        match self.status {
+            404 | 410 => exit::NOT_FOUND,
+            429 | 502..=504 => exit::UNAVAILABLE,
+            400..=499 | 501 => exit::REFUSED,
+            _ => exit::FAILURE,
+        }
+    }
+
+    /// What to do, in terms of the command line where the server can only speak of HTTP.
+    #[must_use]
+    pub fn advice(&self) -> Option<String> {
+        match self.status {
+            401 => Some(
+                "sign in with `maxine login --user NAME`, or give a token by MAXINE_TOKEN or --token-file".into(),
+            ),
+            412 => Some("somebody else changed it meanwhile: read it again, then repeat the change".into()),
+            _ if self.action.is_empty() => None,
+            _ => Some(self.action.clone()),
+        }
+    }
+}
+
+impl std::fmt::Display for Problem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match (self.detail.is_empty(), self.title.is_empty()) {
+            (false, _) => f.write_str(&self.detail)?,
+            (true, false) => f.write_str(&self.title)?,
+            (true, true) => f.write_str("the node gave no reason")?,
+        }
+        write!(f, " (HTTP {})", self.status)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn statuses_map_to_exit_codes() {
+        for (status, code) in [
+            (404, 3),
+            (410, 3),
+            (503, 4),
+            (429, 4),
+            (401, 5),
+            (412, 5),
+            (422, 5),
+            (501, 5),
+            (500, 1),
+        ] {
+            assert_eq!(Problem::read(status, Value::Null, None).exit_code(), code, "{status}");
+        }
+        let unknown = json!({"type": "/problems/outcome-unknown", "status": 503});
+        assert_eq!(Problem::read(503, unknown, None).exit_code(), 6);
+    }
+
+    #[test]
+    fn answers_that_are_no_problem_document_are_told_too() {
+        assert_eq!(
+            Problem::read(503, json!({"message": "Service Unavailable"}), None).to_string(),
+            "Service Unavailable (HTTP 503)"
+        );
+        assert_eq!(
+            Problem::read(502, json!("bad gateway"), None).to_string(),
+            "bad gateway (HTTP 502)"
+        );
+        assert_eq!(
+            Problem::read(500, Value::Null, None).to_string(),
+            "the node gave no reason (HTTP 500)"
+        );
+    }
+}

@@ -1,0 +1,168 @@
+//! The parts of the native API's answers that the command line shows. Fields that it does not show are left out; answers
+//! for scripts go through as they came.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use serde_json::Value;
+
+/// One page of a list.
+#[derive(Debug, Deserialize)]
+pub struct Page {
+    /// The items.
+    pub items: Vec<Value>,
+    /// Where the next page starts.
+    #[serde(default)]
+    pub next_cursor: Option<String>,
+}
+
+/// A service in a list.
+#[derive(Debug, Deserialize)]
+#[allow(missing_docs, reason = "the API's own names; the reference describes them")]
+pub struct ServiceSummary {
+    pub namespace: String,
+    pub name: String,
+    pub health: String,
+    pub instances: u64,
+    pub routable: u64,
+    #[serde(default)]
+    pub unhealthy: u64,
+    #[serde(default)]
+    pub evicted: u64,
+    #[serde(default)]
+    pub draining: u64,
+    #[serde(default)]
+    pub strategy: Option<String>,
+    #[serde(default)]
+    pub policy: Option<Value>,
+}
+
+/// An instance.
+#[derive(Debug, Deserialize)]
+#[allow(missing_docs, reason = "the API's own names; the reference describes them")]
+pub struct Instance {
+    pub id: String,
+    pub address: String,
+    #[serde(default)]
+    pub weight: u64,
+    #[serde(default)]
+    pub ttl_ms: u64,
+    #[serde(default)]
+    pub zone: Option<String>,
+    #[serde(default)]
+    pub version: Option<String>,
+    #[serde(default)]
+    pub tags: Vec<String>,
+    #[serde(default)]
+    pub metadata: BTreeMap<String, String>,
+    #[serde(default)]
+    pub routable: bool,
+    #[serde(default)]
+    pub health: Health,
+    #[serde(default)]
+    pub drain: Option<Drain>,
+}
+
+/// What is known about an instance's health.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs, reason = "the API's own names; the reference describes them")]
+pub struct Health {
+    pub readiness: String,
+    pub liveness: String,
+    pub reason: String,
+}
+
+/// Who took an instance out of traffic.
+#[derive(Debug, Deserialize)]
+#[allow(missing_docs, reason = "the API's own names; the reference describes them")]
+pub struct Drain {
+    #[serde(default)]
+    pub by: String,
+    #[serde(default)]
+    pub reason: String,
+}
+
+/// Where a name leads.
+#[derive(Debug, Deserialize)]
+#[allow(missing_docs, reason = "the API's own names; the reference describes them")]
+pub struct Resolution {
+    pub id: String,
+    pub url: String,
+    #[serde(default)]
+    pub strategy: String,
+    #[serde(default)]
+    pub candidates: u64,
+}
+
+/// The cluster as one node sees it.
+#[derive(Debug, Deserialize)]
+#[allow(missing_docs, reason = "the API's own names; the reference describes them")]
+pub struct Cluster {
+    pub node: String,
+    pub backend: String,
+    #[serde(default)]
+    pub version: String,
+    #[serde(default)]
+    pub uptime_ms: u64,
+    #[serde(default)]
+    pub index: u64,
+    #[serde(default)]
+    pub staleness_ms: Option<u64>,
+    #[serde(default)]
+    pub leadership: Leadership,
+    #[serde(default)]
+    pub totals: BTreeMap<String, u64>,
+    #[serde(default)]
+    pub warnings: Vec<String>,
+    #[serde(default)]
+    pub raft: Option<Raft>,
+}
+
+/// Who leads.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs, reason = "the API's own names; the reference describes them")]
+pub struct Leadership {
+    pub leader: Option<String>,
+    pub is_leader: bool,
+    pub term: u64,
+}
+
+/// The replicated log as one node sees it.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs, reason = "the API's own names; the reference describes them")]
+pub struct Raft {
+    pub cluster_id: String,
+    pub role: String,
+    pub committed_index: Option<u64>,
+    pub applied_index: Option<u64>,
+    pub snapshot_index: Option<u64>,
+    pub disk_stalled: bool,
+    pub log_disk_bytes: u64,
+    pub failures_tolerated: u64,
+    pub members: Vec<Member>,
+}
+
+/// One member of the cluster.
+#[derive(Debug, Deserialize)]
+#[allow(missing_docs, reason = "the API's own names; the reference describes them")]
+pub struct Member {
+    pub id: u64,
+    pub name: String,
+    #[serde(default)]
+    pub peer_addr: String,
+    #[serde(default)]
+    pub http_addr: String,
+    #[serde(default)]
+    pub voter: bool,
+    #[serde(default)]
+    pub leader: bool,
+    #[serde(default)]
+    pub reachable: Option<bool>,
+    #[serde(default)]
+    pub matched_index: Option<u64>,
+    #[serde(default)]
+    pub last_contact_ms: Option<u64>,
+}

@@ -1,0 +1,284 @@
+//! Tools for stopped nodes: they work on directories, not on a running cluster. Each says what can be lost and asks
+//! before it acts; a directory that a running node holds is refused.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use maxine_raft::{EngineKind, Member, NodeId};
+use serde_json::{Value, json};
+
+use crate::cli::confirm::confirm;
+use crate::cli::exit::CliError;
+use crate::cli::output::{Output, or_dash};
+
+/// Where a node keeps its log, under its data directory.
+const LOG_DIR: &str = "raft";
+
+/// Arguments of `maxine cluster inspect`.
+#[derive(Debug, clap::Args)]
+pub(super) struct InspectArgs {
+    /// The stopped node's data directory
+    data_dir: PathBuf,
+}
+
+/// Arguments of `maxine cluster restore`.
+#[derive(Debug, clap::Args)]
+pub(super) struct RestoreArgs {
+    /// The file that `maxine cluster backup` wrote
+    file: PathBuf,
+    /// The new node's data directory; must hold no log yet
+    #[arg(long)]
+    data_dir: PathBuf,
+    /// The new cluster's name
+    #[arg(long, default_value = "maxine")]
+    cluster_id: String,
+    /// Which of the members this node is
+    #[arg(long)]
+    node_id: NodeId,
+    /// The new cluster's members, the same on each of them
+    #[arg(long, required = true, value_delimiter = ',', value_name = "ID@PEER_HOST:PORT@HTTP_URL", value_parser = member)]
+    members: Vec<(NodeId, Member)>,
+    /// What keeps the log
+    #[arg(long, default_value = "redb", value_parser = engine)]
+    engine: EngineKind,
+    /// Do not ask
+    #[arg(long, short = 'y')]
+    yes: bool,
+}
+
+/// Arguments of `maxine cluster recover`.
+#[derive(Debug, clap::Args)]
+pub(super) struct RecoverArgs {
+    /// The data directory of the survivor, stopped; of several, the one with the greatest last index (see `inspect`)
+    data_dir: PathBuf,
+    /// Do not ask
+    #[arg(long, short = 'y')]
+    yes: bool,
+}
+
+/// Arguments of `maxine cluster init-tls`.
+#[derive(Debug, clap::Args)]
+pub(super) struct InitTlsArgs {
+    /// Where to write the files; what is there is kept, so that nodes can be added later
+    #[arg(long, default_value = "tls")]
+    dir: PathBuf,
+    /// The cluster's name, as in the nodes' settings
+    #[arg(long, default_value = "maxine")]
+    cluster_id: String,
+    /// The nodes' numbers
+    #[arg(long, value_delimiter = ',', default_value = "1,2,3")]
+    nodes: Vec<NodeId>,
+}
+
+fn engine(text: &str) -> Result<EngineKind, String> {
+    text.parse().map_err(|_| "want sled or redb".into())
+}
+
+fn member(text: &str) -> Result<(NodeId, Member), String> {
+    let mut parts = text.splitn(3, '@');
+    let (Some(id), Some(peer_addr), Some(http_addr)) = (parts.next(), parts.next(), parts.next())
+    else {
+        return Err("want ID@PEER_HOST:PORT@HTTP_URL".into());
+    };
+    let id: NodeId = id.parse().map_err(|_| "want a number before the first @")?;
+    if !peer_addr
+        .rsplit_once(':')
+        .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
+    {
+        return Err("want HOST:PORT between the two @".into());
+    }
+    Ok((
+        id,
+        Member {
+            peer_addr: peer_addr.into(),
+            http_addr: http_addr.into(),
+            name: format!("node-{id}"),
+        },
+    ))
+}
+
+fn told(error: impl std::fmt::Display) -> CliError {
+    CliError::Failed(error.to_string())
+}
+
+/// The log's directory: the node's data directory or, to be kind, the log's directory itself.
+fn log_dir(data_dir: &Path) -> PathBuf {
+    let inner = data_dir.join(LOG_DIR);
+    if inner.is_dir() { inner } else { data_dir.to_owned() }
+}
+
+fn look(data_dir: &Path) -> Result<(PathBuf, maxine_raft::offline::Inspection), CliError> {
+    if !data_dir.is_dir() {
+        return Err(CliError::NotFound(format!("{} is not a directory", data_dir.display())));
+    }
+    let dir = log_dir(data_dir);
+    let inspection = maxine_raft::offline::inspect(&dir).map_err(told)?;
+    Ok((dir, inspection))
+}
+
+pub(super) fn inspect(args: &InspectArgs, out: &mut Output) -> Result<(), CliError> {
+    let (_, found) = look(&args.data_dir)?;
+    let members: Vec<Value> = found
+        .members
+        .iter()
+        .map(|(id, member, voter)| json!({"id": id, "name": member.name, "peer_addr": member.peer_addr, "http_addr": member.http_addr, "voter": voter}))
+        .collect();
+    if out.is_json() {
+        return out.json(&json!({
+            "cluster_id": found.cluster_id, "node_id": found.node_id, "lineage": found.lineage, "engine": found.engine.to_string(),
+            "term": found.term, "voted_for": found.voted_for, "last_index": found.last_index, "committed_index": found.committed_index,
+            "purged_index": found.purged_index, "snapshot_index": found.snapshot_index, "members": members,
+        }));
+    }
+    let rows = vec![
+        vec![
+            "node".to_owned(),
+            format!(
+                "{} of cluster {}, line of history {}",
+                found.node_id, found.cluster_id, found.lineage
+            ),
+        ],
+        vec!["engine".into(), found.engine.to_string()],
+        vec!["term".into(), format!("{}, voted for {}", found.term, or_dash(found.voted_for))],
+        vec!["last index".into(), or_dash(found.last_index)],
+        vec!["committed at least".into(), or_dash(found.committed_index)],
+        vec!["removed up to".into(), or_dash(found.purged_index)],
+        vec!["snapshot at".into(), or_dash(found.snapshot_index)],
+    ];
+    out.table(&["", ""], rows)?;
+    let rows = found
+        .members
+        .into_iter()
+        .map(|(id, member, voter)| {
+            vec![
+                id.to_string(),
+                member.name,
+                if voter { "voter" } else { "learner" }.into(),
+                member.peer_addr,
+                member.http_addr,
+            ]
+        })
+        .collect();
+    out.line("")?;
+    out.table(&["id", "name", "role", "peers", "http"], rows)?;
+    out.line("everything in this directory verifies")
+}
+
+pub(super) fn restore(args: &RestoreArgs, out: &mut Output) -> Result<(), CliError> {
+    let members: BTreeMap<NodeId, Member> = args.members.iter().cloned().collect();
+    if members.len() != args.members.len() {
+        return Err(CliError::Usage("--members: an id is there twice".into()));
+    }
+    if !members.contains_key(&args.node_id) {
+        return Err(CliError::Usage(format!(
+            "--node-id {} is not among the members",
+            args.node_id
+        )));
+    }
+    let what = format!(
+        "make {} the data of node {} in a new cluster of {} members from {}.\n\
+         Every write that was acknowledged after the backup was taken is lost.\n\
+         Nodes of the old cluster are refused by the new one; run this once for each member, with the same file and members",
+        args.data_dir.display(),
+        args.node_id,
+        members.len(),
+        args.file.display()
+    );
+    confirm(&what, args.yes)?;
+    let report = maxine_raft::offline::restore(
+        &args.file,
+        &args.data_dir.join(LOG_DIR),
+        args.engine,
+        &args.cluster_id,
+        args.node_id,
+        &members,
+    )
+    .map_err(told)?;
+    out.done(
+        &json!({"index": report.index, "lineage": report.lineage, "data_dir": args.data_dir.display().to_string()}),
+        format!(
+            "{} holds the state at index {}. Do the same for the other members, then start them all",
+            args.data_dir.display(), report.index
+        ),
+    )
+}
+
+pub(super) fn recover(args: &RecoverArgs, out: &mut Output) -> Result<(), CliError> {
+    let (dir, found) = look(&args.data_dir)?;
+    let others: Vec<String> = found
+        .members
+        .iter()
+        .filter(|(id, ..)| *id != found.node_id)
+        .map(|(id, member, _)| format!("{} ({id})", member.name))
+        .collect();
+    let what = format!(
+        "make node {} the only member of cluster {}, with all that it holds, up to index {}.\n\
+         Writes that the others acknowledged after that index are lost; of what it holds, entries after index {} may never \
+         have been acknowledged, and count from now on.\n\
+         Dropped for good, never to be started on their old data: {}.\n\
+         If a majority can be started again, do that instead",
+        found.node_id,
+        found.cluster_id,
+        or_dash(found.last_index),
+        or_dash(found.committed_index),
+        if others.is_empty() { "none".into() } else { others.join(", ") },
+    );
+    confirm(&what, args.yes)?;
+    let report = maxine_raft::offline::recover_lost_quorum(&dir, found.node_id).map_err(told)?;
+    out.done(
+        &json!({"node_id": report.node_id, "kept_upto": report.kept_upto, "committed_upto": report.committed_upto,
+            "unconfirmed_entries": report.unconfirmed_entries, "dropped_members": report.dropped_members, "lineage": report.lineage}),
+        format!(
+            "node {} is alone and keeps everything up to index {} ({} entries were not known to be committed).\n\
+             Start it, then add new nodes with new ids: maxine cluster add ID --promote ...",
+            report.node_id, report.kept_upto, report.unconfirmed_entries
+        ),
+    )
+}
+
+pub(super) fn init_tls(args: &InitTlsArgs, out: &mut Output) -> Result<(), CliError> {
+    let pki =
+        maxine_raft::pki::issue_cluster(&args.dir, &args.cluster_id, &args.nodes).map_err(told)?;
+    let nodes: Vec<Value> = pki
+        .nodes
+        .iter()
+        .map(|node| json!({"id": node.node_id, "cert": node.cert_pem.display().to_string(), "key": node.key_pem.display().to_string()}))
+        .collect();
+    if out.is_json() {
+        return out.json(&json!({"ca": pki.ca_pem.display().to_string(), "ca_key": pki.ca_key_pem.display().to_string(), "nodes": nodes}));
+    }
+    let rows = pki
+        .nodes
+        .iter()
+        .map(|node| {
+            vec![
+                node.node_id.to_string(),
+                node.cert_pem.display().to_string(),
+                node.key_pem.display().to_string(),
+            ]
+        })
+        .collect();
+    out.table(&["node", "certificate", "key"], rows)?;
+    out.line(format!(
+        "\nGive each node its two files and {}. Keep {} off the nodes: whoever has it can join the cluster",
+        pki.ca_pem.display(),
+        pki.ca_key_pem.display()
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn members_are_read_as_in_the_settings() {
+        let (id, read) = member("2@127.0.0.1:7702@http://127.0.0.1:8082").unwrap();
+        assert_eq!(
+            (id, read.peer_addr.as_str(), read.http_addr.as_str()),
+            (2, "127.0.0.1:7702", "http://127.0.0.1:8082")
+        );
+        for bad in ["", "2", "2@host@x", "x@a:1@y", "2@:1@y"] {
+            assert!(member(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! Asking before something that cannot be undone.
+
+use std::io::{BufRead, IsTerminal, Write};
+
+use super::exit::CliError;
+
+/// Goes on only if the user says `yes`, or said it with `--yes`. Without a terminal to ask on it refuses.
+///
+/// # Errors
+/// [`CliError::Usage`] where nobody said yes.
+pub fn confirm(what: &str, yes: bool) -> Result<(), CliError> {
+    if yes {
+        return Ok(());
+    }
+    if !std::io::stdin().is_terminal() {
+        return Err(CliError::Usage(format!(
+            "this will {what}; say --yes to do it without being asked"
+        )));
+    }
+    let mut err = std::io::stderr().lock();
+    write!(err, "This will {what}.\nType 'yes' to go on: ")?;
+    err.flush()?;
+    let mut answer = String::new();
+    std::io::stdin().lock().read_line(&mut answer)?;
+    if answer.trim() == "yes" { Ok(()) } else { Err(CliError::Usage("nothing was done".into())) }
+}
+
+/// Reads a password without showing it, or one line where the input is no terminal.
+///
+/// # Errors
+/// When nothing can be read.
+pub fn read_password(prompt: &str) -> Result<String, CliError> {
+    use nix::sys::termios::{LocalFlags, SetArg, tcgetattr, tcsetattr};
+    let stdin = std::io::stdin();
+    let mut line = String::new();
+    if stdin.is_terminal() {
+        let told = |error: nix::Error| CliError::Failed(format!("the terminal: {error}"));
+        write!(std::io::stderr(), "{prompt}")?;
+        std::io::stderr().flush()?;
+        let before = tcgetattr(&stdin).map_err(told)?;
+        let mut silent = before.clone();
+        silent.local_flags.remove(LocalFlags::ECHO);
+        tcsetattr(&stdin, SetArg::TCSANOW, &silent).map_err(told)?;
+        let read = stdin.lock().read_line(&mut line);
+        tcsetattr(&stdin, SetArg::TCSANOW, &before).map_err(told)?;
+        writeln!(std::io::stderr())?;
+        read?;
+    } else {
+        stdin.lock().read_line(&mut line)?;
+    }
+    let password = line.trim_end_matches(['\n', '\r']).to_owned();
+    if password.is_empty() {
+        return Err(CliError::Usage("no password was given".into()));
+    }
+    Ok(password)
+}

@@ -1,0 +1,249 @@
+//! `maxine dev`: a whole cluster on this machine, as child processes.
+
+mod children;
+mod layout;
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use clap::{Args, ValueEnum};
+use tokio::signal::unix::{SignalKind, signal};
+
+use children::{Child, Children};
+use layout::{DevNode, Folder};
+
+/// Arguments of `maxine dev`.
+#[derive(Debug, Args)]
+pub struct DevArgs {
+    /// How many nodes, 1 to 9.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=9))]
+    nodes: u64,
+    /// What orders the commands.
+    #[arg(long, value_enum, default_value_t = Backend::Raft)]
+    backend: Backend,
+    /// The HTTP port of the first node; the others take the next ones. Without it 8080, or the
+    /// ports of the last run in the same folder.
+    #[arg(long, short)]
+    port: Option<u16>,
+    /// The folder that keeps the nodes' data between runs.
+    #[arg(long, default_value = "maxine-dev")]
+    data_dir: PathBuf,
+    /// Begins afresh: what the folder holds of an earlier run is deleted first.
+    #[arg(long)]
+    fresh: bool,
+    /// Starts no sample services.
+    #[arg(long)]
+    no_samples: bool,
+    /// Protects the connections between the nodes with mutual TLS, by certificates made on the spot.
+    #[arg(long)]
+    tls: bool,
+    /// Brings children back that were killed from outside. While another 'maxine dev' runs on the
+    /// same folder, tells that one to bring back what is down, once.
+    #[arg(long)]
+    restart: bool,
+    /// How the nodes are told: tables for people, or one line of JSON a node.
+    #[arg(long, value_enum, default_value_t = Output::Text)]
+    output: Output,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Backend {
+    Raft,
+    Redis,
+    SharedFile,
+    Local,
+}
+
+impl Backend {
+    fn mode(self) -> &'static str {
+        match self {
+            Self::Raft => "raft",
+            Self::Redis => "redis",
+            Self::SharedFile => "shared-file",
+            Self::Local => "local",
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Output {
+    Text,
+    Json,
+}
+
+/// How long the cluster may take until it takes writes.
+const READY_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// A client for loopback servers.
+pub(super) fn http_client() -> reqwest::Client {
+    crate::security::tls::install_crypto_provider();
+    reqwest::Client::builder()
+        .timeout(Duration::from_secs(3))
+        .no_proxy()
+        .build()
+        .unwrap_or_default()
+}
+
+/// Runs the cluster until Ctrl-C.
+pub async fn run(args: DevArgs) -> anyhow::Result<ExitCode> {
+    if args.backend == Backend::Local && args.nodes != 1 {
+        bail!("local mode is one node: give --nodes 1, or another --backend");
+    }
+    let folder = match Folder::open(&args.data_dir, args.fresh)? {
+        Ok(folder) => folder,
+        Err(pid) if args.restart => {
+            layout::ask_to_restart(pid)?;
+            eprintln!(
+                "asked the 'maxine dev' that runs on {} (process {pid}) to bring back what is down",
+                args.data_dir.display()
+            );
+            return Ok(ExitCode::SUCCESS);
+        }
+        Err(pid) => bail!(
+            "another 'maxine dev' runs on {} (process {pid}): stop it, or give another --data-dir",
+            args.data_dir.display()
+        ),
+    };
+    let nodes = folder.nodes(args.nodes, args.backend.mode(), args.port)?;
+    let redis = match args.backend {
+        Backend::Redis => Some(children::redis(&folder).await?),
+        _ => None,
+    };
+    let redis_url = redis.as_ref().map(|(url, _)| url.clone());
+    let mut children = Children::default();
+    if let Some((_, child)) = redis {
+        children.add(child).await?;
+    }
+    let tls = (args.tls && args.backend == Backend::Raft)
+        .then(|| folder.issue_certificates(&nodes))
+        .transpose()?;
+    for node in &nodes {
+        let command = folder.node_command(
+            node,
+            &nodes,
+            args.backend.mode(),
+            redis_url.as_deref(),
+            tls.as_ref(),
+        )?;
+        children
+            .add(Child::node(node.id, command, folder.log_file(&format!("node-{}", node.id))))
+            .await?;
+    }
+    // From here on Ctrl-C must stop the children, also while they are still starting.
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let started = tokio::select! {
+        result = ready(&nodes, &mut children) => result,
+        _ = interrupt.recv() => Err(anyhow::anyhow!("stopped before the cluster was ready")),
+        _ = terminate.recv() => Err(anyhow::anyhow!("stopped before the cluster was ready")),
+    };
+    if let Err(error) = started {
+        children.stop_all().await;
+        return Err(error);
+    }
+    if !args.no_samples {
+        for (service, instance) in
+            [("orders", "orders-1"), ("orders", "orders-2"), ("payments", "payments-1")]
+        {
+            let command = folder.sample_command(&nodes, service, instance)?;
+            children.add(Child::sample(instance, command, folder.log_file(instance))).await?;
+        }
+    }
+    announce(&args, &folder, &nodes, &children).await?;
+    let mut restart = signal(SignalKind::user_defined1())?;
+    loop {
+        tokio::select! {
+            _ = interrupt.recv() => break,
+            _ = terminate.recv() => break,
+            _ = restart.recv() => children.restart_dead().await,
+            ended = children.next_ended() => {
+                eprintln!("{ended}");
+                if args.restart {
+                    tokio::time::sleep(Duration::from_millis(500)).await;
+                    children.restart_dead().await;
+                } else {
+                    eprintln!("it stays down; 'maxine dev --restart --data-dir {}' in another terminal brings it back", args.data_dir.display());
+                }
+            }
+        }
+    }
+    eprintln!("stopping {} processes", children.running());
+    children.stop_all().await;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Returns when every node answers and a leader takes writes.
+async fn ready(nodes: &[DevNode], children: &mut Children) -> anyhow::Result<()> {
+    let client = http_client();
+    let wait = async {
+        for node in nodes {
+            let url = format!("{}/api/v1/ready", node.http_url());
+            loop {
+                let answer = client.get(&url).send().await;
+                if answer.is_ok_and(|answer| answer.status().is_success()) {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    };
+    tokio::select! {
+        () = wait => Ok(()),
+        ended = children.next_ended() => bail!("{ended}\n{}", children.last_words()),
+        () = tokio::time::sleep(READY_TIMEOUT) => {
+            bail!("the cluster was not ready in {} s\n{}", READY_TIMEOUT.as_secs(), children.last_words())
+        }
+    }
+}
+
+#[allow(clippy::print_stdout, reason = "the result goes to standard output")]
+async fn announce(
+    args: &DevArgs,
+    folder: &Folder,
+    nodes: &[DevNode],
+    children: &Children,
+) -> anyhow::Result<()> {
+    let password = folder.take_password().await;
+    if args.output == Output::Json {
+        for node in nodes {
+            let line = serde_json::json!({
+                "id": node.id, "instance": format!("node-{}", node.id),
+                "pid": children.pid_of_node(node.id), "http": node.http_url(),
+                "peer": node.peer_addr(), "data_dir": folder.node_dir(node.id),
+            });
+            println!("{line}");
+        }
+        std::io::stdout().flush().context("standard output is closed")?;
+        if let Some(password) = password {
+            eprintln!("admin password, shown this once: {password}");
+        }
+        return Ok(());
+    }
+    let mut table = comfy_table::Table::new();
+    table.load_style(comfy_table::presets::NOTHING);
+    table.set_header(["node", "dashboard and API", "peers", "process", "data"]);
+    for node in nodes {
+        let pid = children.pid_of_node(node.id).map_or_else(|| "-".into(), |pid| pid.to_string());
+        let data = folder.node_dir(node.id).display().to_string();
+        table.add_row([format!("node-{}", node.id), node.http_url(), node.peer_addr(), pid, data]);
+    }
+    println!("Maxine is running: {} {} nodes\n\n{table}\n", nodes.len(), args.backend.mode());
+    let first = nodes.first().map(DevNode::http_url).unwrap_or_default();
+    match password {
+        Some(password) => println!("sign in as admin, password (shown this once): {password}\n"),
+        None if std::env::var_os("MAXINE_ADMIN_PASSWORD").is_some() => {
+            println!("sign in as the administrator that MAXINE_ADMIN_USERNAME names\n");
+        }
+        None => println!(
+            "sign in as admin, with the password shown at the first start ('--fresh' begins anew)\n"
+        ),
+    }
+    if !args.no_samples {
+        println!("try   curl -L '{first}/api/maxine/serviceops/discover?serviceName=orders'");
+    }
+    println!("stop  Ctrl-C");
+    std::io::stdout().flush().context("standard output is closed")
+}

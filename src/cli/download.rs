@@ -1,0 +1,60 @@
+//! Writing a streamed answer to a file, whole or not at all.
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::time::Duration;
+
+use super::exit::CliError;
+
+/// Longest silence in the middle of a download, in milliseconds.
+const SILENCE_MS_MAX: u64 = 60_000;
+
+/// Writes the answer beside `file`, syncs it, and gives it its name only when it is whole; an existing file is not
+/// replaced. Only the owner may read it, as it can hold secrets. Gives its length in bytes.
+///
+/// # Errors
+/// When the stream breaks or the file cannot be written; no part of it is left then.
+pub async fn to_file(response: &mut reqwest::Response, file: &Path) -> Result<u64, CliError> {
+    if file.exists() {
+        return Err(CliError::Usage(format!("{} exists already", file.display())));
+    }
+    let mut name = file.file_name().map(ToOwned::to_owned).unwrap_or_default();
+    name.push(".part");
+    let draft = file.with_file_name(name);
+    let result = fill(response, &draft).await.and_then(|len| {
+        fs::rename(&draft, file)?;
+        Ok(len)
+    });
+    if result.is_err() {
+        // The draft may not exist; what failed before is what the user needs to know.
+        let _ = fs::remove_file(&draft);
+    }
+    result.map_err(|error| match error {
+        CliError::Failed(why) => CliError::Failed(format!("{}: {why}", file.display())),
+        error => error,
+    })
+}
+
+// The blocking writes are small beside the network, and this process does nothing else.
+async fn fill(response: &mut reqwest::Response, draft: &Path) -> Result<u64, CliError> {
+    let mut out =
+        fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(draft)?;
+    let expected = response.content_length();
+    let mut len = 0;
+    loop {
+        let chunk = tokio::time::timeout(Duration::from_millis(SILENCE_MS_MAX), response.chunk())
+            .await
+            .map_err(|_| CliError::Failed("the node fell silent".into()))?
+            .map_err(|error| CliError::Failed(format!("the stream broke: {error}")))?;
+        let Some(chunk) = chunk else { break };
+        out.write_all(&chunk)?;
+        len += chunk.len() as u64;
+    }
+    if expected.is_some_and(|expected| expected != len) {
+        return Err(CliError::Failed(format!("the stream ended after {len} bytes")));
+    }
+    out.sync_all()?;
+    Ok(len)
+}

@@ -1,0 +1,157 @@
+//! How a command ends: one error type for every command, its exit code, and how it is told.
+//!
+//! Commands return [`CliError`]; nobody but [`CliError::report`] writes to the error stream. The codes are a promise to
+//! scripts, so they are only ever added to.
+
+use std::io::Write;
+
+use serde_json::json;
+
+use super::client::Problem;
+use super::output::Format;
+
+/// The command did what was asked.
+pub const OK: u8 = 0;
+/// It failed for a reason that has no code of its own.
+pub const FAILURE: u8 = 1;
+/// The command line or an input file is wrong; nothing was sent.
+pub const USAGE: u8 = 2;
+/// The thing named does not exist.
+pub const NOT_FOUND: u8 = 3;
+/// No node answered, or none could serve the request now; nothing was written. Trying later may help.
+pub const UNAVAILABLE: u8 = 4;
+/// The cluster refused: no permission, a limit, a conflict, a changed revision.
+pub const REFUSED: u8 = 5;
+/// The write may or may not have taken effect; look before you repeat it.
+pub const OUTCOME_UNKNOWN: u8 = 6;
+
+/// The table of exit codes, for `--help`.
+pub const HELP: &str = "Exit codes:\n  0  done\n  1  failed\n  2  wrong usage; nothing was sent\n  3  not found\n  \
+    4  unavailable: no node could serve it now; nothing was written\n  \
+    5  refused: permission, limit, conflict or a changed revision\n  \
+    6  outcome unknown: the write may or may not have taken effect";
+
+/// Why a command ended without doing what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum CliError {
+    /// The user's input is wrong.
+    #[error("{0}")]
+    Usage(String),
+    /// Something on this machine, or an answer that makes no sense.
+    #[error("{0}")]
+    Failed(String),
+    /// A thing that was named does not exist, found out without a server's problem answer.
+    #[error("{0}")]
+    NotFound(String),
+    /// A node answered with a problem.
+    #[error("{0}")]
+    Problem(Box<Problem>),
+    /// No node could be reached or could serve it.
+    #[error("no node could serve the request:{}", list(.tried))]
+    Unavailable {
+        /// Each node that was tried and what it said.
+        tried: Vec<(String, String)>,
+    },
+    /// A write went out and no answer came back.
+    #[error("the write may or may not have taken effect:{}", list(.tried))]
+    OutcomeUnknown {
+        /// Each node that was tried and what it said.
+        tried: Vec<(String, String)>,
+    },
+    /// The reader of the output went away (`maxine watch | head`).
+    #[error("the output was closed")]
+    OutputClosed,
+}
+
+fn list(tried: &[(String, String)]) -> String {
+    tried.iter().map(|(server, why)| format!("\n  {server}: {why}")).collect()
+}
+
+impl CliError {
+    /// The exit code that this error ends the process with.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Usage(_) => USAGE,
+            Self::Failed(_) => FAILURE,
+            Self::NotFound(_) => NOT_FOUND,
+            Self::Problem(problem) => problem.exit_code(),
+            Self::Unavailable { .. } => UNAVAILABLE,
+            Self::OutcomeUnknown { .. } => OUTCOME_UNKNOWN,
+            Self::OutputClosed => OK,
+        }
+    }
+
+    /// What the user can do about it, where something is known to help.
+    #[must_use]
+    pub fn action(&self) -> Option<String> {
+        match self {
+            Self::Problem(problem) => problem.advice(),
+            Self::Unavailable { .. } => Some(
+                "check that a node runs there; name the nodes with --server URL,URL or MAXINE_SERVER".into(),
+            ),
+            Self::OutcomeUnknown { .. } => {
+                Some("look at the state first (for example with `maxine services show`), then repeat it if needed".into())
+            }
+            _ => None,
+        }
+    }
+
+    /// Tells the user, as text or as one line of JSON, and gives the exit code. A closed output is not told.
+    pub fn report(&self, format: Format, sink: &mut dyn Write) -> u8 {
+        let code = self.exit_code();
+        if matches!(self, Self::OutputClosed) {
+            return code;
+        }
+        // Where the error stream is gone too there is nobody left to tell.
+        let _ = match format {
+            Format::Json => {
+                let problem = match self {
+                    Self::Problem(problem) => Some(problem.raw.clone()),
+                    _ => None,
+                };
+                let line = json!({"error": self.to_string(), "action": self.action(), "exit_code": code, "problem": problem});
+                writeln!(sink, "{line}")
+            }
+            Format::Table => match self.action() {
+                Some(action) => writeln!(sink, "error: {self}\n  {action}"),
+                None => writeln!(sink, "error: {self}"),
+            },
+        };
+        code
+    }
+}
+
+impl From<std::io::Error> for CliError {
+    fn from(error: std::io::Error) -> Self {
+        if error.kind() == std::io::ErrorKind::BrokenPipe {
+            return Self::OutputClosed;
+        }
+        Self::Failed(error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_is_told_as_text_and_as_json_with_its_code() {
+        let error =
+            CliError::Unavailable { tried: vec![("http://a".into(), "connection refused".into())] };
+        let (mut text, mut line) = (Vec::new(), Vec::new());
+        assert_eq!(error.report(Format::Table, &mut text), UNAVAILABLE);
+        assert_eq!(error.report(Format::Json, &mut line), UNAVAILABLE);
+        assert!(String::from_utf8(text).unwrap().contains("http://a: connection refused"));
+        let line: serde_json::Value = serde_json::from_slice(&line).unwrap();
+        assert_eq!(line["exit_code"], 4);
+    }
+
+    #[test]
+    fn a_closed_output_is_success_and_silent() {
+        let error = CliError::from(std::io::Error::from(std::io::ErrorKind::BrokenPipe));
+        let mut sink = Vec::new();
+        assert_eq!(error.report(Format::Table, &mut sink), OK);
+        assert!(sink.is_empty());
+    }
+}

@@ -1,0 +1,241 @@
+//! `maxine alerts` and `maxine audit`: what happened and who did it.
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use super::client::{ConnectArgs, Request};
+use super::exit::CliError;
+use super::output::{Output, timestamp};
+
+/// Arguments of `maxine alerts`.
+#[derive(Debug, clap::Args)]
+pub struct AlertsArgs {
+    #[command(flatten)]
+    connect: ConnectArgs,
+    #[command(subcommand)]
+    action: Option<AlertsAction>,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum AlertsAction {
+    /// List the node's latest alerts (the default)
+    List,
+    /// Say that an alert is being looked after
+    Ack {
+        /// The alert's id
+        id: String,
+    },
+    /// Do not send a type of alert to the webhook for a while
+    Silence {
+        /// The type of alert
+        kind: String,
+        /// For how long, in milliseconds
+        #[arg(long, default_value_t = 3_600_000)]
+        duration_ms: u64,
+        /// Why
+        #[arg(long, default_value = "")]
+        reason: String,
+    },
+    /// Send a type of alert to the webhook again
+    Unsilence {
+        /// The type of alert
+        kind: String,
+    },
+}
+
+/// Arguments of `maxine audit`.
+#[derive(Debug, clap::Args)]
+pub struct AuditArgs {
+    #[command(flatten)]
+    connect: ConnectArgs,
+    #[command(subcommand)]
+    action: Option<AuditAction>,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum AuditAction {
+    /// List records, newest first (the default)
+    List(AuditListArgs),
+    /// Write the whole log to a file (- for the standard output), oldest first, one JSON document a line
+    Export {
+        /// Where to
+        file: PathBuf,
+    },
+    /// Check that no record of the cluster's log was changed or left out
+    Verify(super::audit::VerifyArgs),
+}
+
+#[derive(Debug, Default, clap::Args)]
+struct AuditListArgs {
+    /// Only what this user did
+    #[arg(long)]
+    user: Option<String>,
+    /// Only actions that begin with this text
+    #[arg(long)]
+    action: Option<String>,
+    /// Only objects that begin with this text
+    #[arg(long)]
+    object: Option<String>,
+    /// Only records with this outcome
+    #[arg(long, value_parser = ["success", "refused"])]
+    outcome: Option<String>,
+    /// Most records to show (1 to 100000)
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    limit: u32,
+}
+
+impl AlertsArgs {
+    /// Whom to talk to.
+    #[must_use]
+    pub fn connect(&self) -> &ConnectArgs {
+        &self.connect
+    }
+}
+
+impl AuditArgs {
+    /// Whom to talk to.
+    #[must_use]
+    pub fn connect(&self) -> &ConnectArgs {
+        &self.connect
+    }
+}
+
+/// Runs `maxine alerts`.
+///
+/// # Errors
+/// See [`CliError`].
+pub async fn alerts(args: AlertsArgs, out: &mut Output) -> Result<(), CliError> {
+    let client = args.connect.client()?;
+    match args.action.unwrap_or(AlertsAction::List) {
+        AlertsAction::List => {
+            let answer = client.send(&Request::get(&["alerts"])).await?;
+            let items = answer.body["items"].as_array().cloned().unwrap_or_default();
+            if out.is_json() {
+                return items.iter().try_for_each(|item| out.json(item));
+            }
+            if items.is_empty() {
+                return out.line("no alerts");
+            }
+            let rows = items.iter().map(|item| {
+                ["timestamp", "severity", "type", "message", "acknowledged_by", "id"]
+                    .map(|f| cell(&item[f]))
+                    .to_vec()
+            });
+            out.table(
+                &["when", "severity", "type", "message", "looked after by", "id"],
+                rows.collect(),
+            )
+        }
+        AlertsAction::Ack { id } => {
+            let answer =
+                client.send(&Request::keyed(Method::POST, &["alerts", &id, "ack"])).await?;
+            out.done(&answer.body, format!("alert {id} is looked after"))
+        }
+        AlertsAction::Silence { kind, duration_ms, reason } => {
+            let body = json!({"duration_ms": duration_ms, "reason": reason});
+            let request = Request::keyed(Method::PUT, &["alerts", "silences", &kind]).json(body);
+            let answer = client.send(&request).await?;
+            let until = answer.body["until_ms"].as_u64().map_or_else(|| "then".into(), timestamp);
+            out.done(&answer.body, format!("{kind} is silent until {until}"))
+        }
+        AlertsAction::Unsilence { kind } => {
+            client.send(&Request::keyed(Method::DELETE, &["alerts", "silences", &kind])).await?;
+            out.done(&json!({"type": kind, "silenced": false}), format!("{kind} is sent again"))
+        }
+    }
+}
+
+fn cell(value: &Value) -> String {
+    match value {
+        Value::Null => "-".into(),
+        Value::String(text) => text.clone(),
+        value => value.to_string(),
+    }
+}
+
+/// Runs `maxine audit`.
+///
+/// # Errors
+/// See [`CliError`]; a log that does not verify is a failure.
+pub async fn audit(args: AuditArgs, out: &mut Output) -> Result<(), CliError> {
+    let connect = &args.connect;
+    match args.action {
+        None => list(connect, &AuditListArgs { limit: 100, ..AuditListArgs::default() }, out).await,
+        Some(AuditAction::List(filter)) => list(connect, &filter, out).await,
+        Some(AuditAction::Export { file }) => export(connect, &file, out).await,
+        Some(AuditAction::Verify(args)) if args.names_files() => {
+            super::audit::verify_files(&args, out).await
+        }
+        Some(AuditAction::Verify(_)) => verify(connect, out).await,
+    }
+}
+
+async fn list(
+    connect: &ConnectArgs,
+    filter: &AuditListArgs,
+    out: &mut Output,
+) -> Result<(), CliError> {
+    let request = Request::get(&["audit"])
+        .query("user", filter.user.as_ref())
+        .query("action", filter.action.as_ref())
+        .query("object", filter.object.as_ref())
+        .query("outcome", filter.outcome.as_ref());
+    let list = connect.client()?.list(&request, filter.limit as usize).await?;
+    if out.is_json() {
+        return list.items.iter().try_for_each(|item| out.json(item));
+    }
+    let rows = list.items.iter().map(|item| {
+        let when = item["time_ms"].as_u64().map_or_else(String::new, timestamp);
+        let rest = ["user", "address", "action", "object", "outcome", "detail"]
+            .map(|field| cell(&item[field]));
+        [vec![item["seq"].to_string(), when], rest.to_vec()].concat()
+    });
+    out.table(
+        &["seq", "when", "user", "from", "action", "object", "outcome", "detail"],
+        rows.collect(),
+    )
+}
+
+async fn verify(connect: &ConnectArgs, out: &mut Output) -> Result<(), CliError> {
+    let answer = connect.client()?.send(&Request::get(&["audit", "verify"])).await?;
+    if answer.body["ok"] != Value::Bool(true) {
+        let seq = &answer.body["first_bad_seq"];
+        return Err(CliError::Failed(format!(
+            "the audit log does not verify: record {seq} was changed or left out"
+        )));
+    }
+    let text =
+        format!("{} records, from {} on, verify", answer.body["records"], answer.body["first_seq"]);
+    out.done(&answer.body, text)
+}
+
+async fn export(connect: &ConnectArgs, file: &Path, out: &mut Output) -> Result<(), CliError> {
+    let client = connect.client()?;
+    let mut response = client.stream(&Request::get(&["audit", "export"])).await?;
+    if file.as_os_str() == "-" {
+        let mut text = Vec::new();
+        while let Some(chunk) =
+            response.chunk().await.map_err(|error| CliError::Failed(error.to_string()))?
+        {
+            text.extend_from_slice(&chunk);
+            // Whole lines go out as they come; the rest waits for its end.
+            if let Some(end) = text.iter().rposition(|byte| *byte == b'\n') {
+                let rest = text.split_off(end + 1);
+                for line in BufReader::new(&text[..]).lines() {
+                    out.line(line?)?;
+                }
+                text = rest;
+            }
+        }
+        return if text.is_empty() { Ok(()) } else { out.line(String::from_utf8_lossy(&text)) };
+    }
+    let len = super::download::to_file(&mut response, file).await?;
+    out.done(
+        &json!({"file": file.display().to_string(), "bytes": len}),
+        format!("wrote {len} bytes to {}", file.display()),
+    )?;
+    Ok(std::io::stdout().flush()?)
+}

@@ -1,0 +1,108 @@
+//! `maxine login` and `maxine logout`: a session token kept in a file that only its owner may read.
+
+use std::path::PathBuf;
+
+use reqwest::{Method, Url};
+use serde::Deserialize;
+use serde_json::json;
+
+use super::client::{ConnectArgs, Request, Session};
+use super::confirm::read_password;
+use super::exit::CliError;
+use super::output::{Output, timestamp};
+
+/// Arguments of `maxine login`.
+#[derive(Debug, clap::Args)]
+pub struct LoginArgs {
+    #[command(flatten)]
+    connect: ConnectArgs,
+    /// Who signs in
+    #[arg(long, short = 'u', env = "MAXINE_USER", default_value = "admin")]
+    user: String,
+    /// File with the password; without it MAXINE_PASSWORD, else it is asked for (or read from the standard input)
+    #[arg(long, value_name = "FILE")]
+    password_file: Option<PathBuf>,
+}
+
+/// Arguments of `maxine logout`.
+#[derive(Debug, clap::Args)]
+pub struct LogoutArgs {
+    #[command(flatten)]
+    connect: ConnectArgs,
+}
+
+impl LoginArgs {
+    /// Whom to talk to.
+    #[must_use]
+    pub fn connect(&self) -> &ConnectArgs {
+        &self.connect
+    }
+
+    fn password(&self) -> Result<String, CliError> {
+        if let Some(file) = &self.password_file {
+            let text = std::fs::read_to_string(file)
+                .map_err(|error| CliError::Usage(format!("{}: {error}", file.display())))?;
+            return Ok(text.trim_end_matches(['\n', '\r']).to_owned());
+        }
+        match std::env::var("MAXINE_PASSWORD") {
+            Ok(password) => Ok(password),
+            Err(_) => read_password(&format!("Password of {}: ", self.user)),
+        }
+    }
+}
+
+impl LogoutArgs {
+    /// Whom to talk to.
+    #[must_use]
+    pub fn connect(&self) -> &ConnectArgs {
+        &self.connect
+    }
+}
+
+#[derive(Deserialize)]
+struct SignedIn {
+    user: String,
+    role: String,
+    expires_at_ms: u64,
+    access_token: String,
+}
+
+/// Runs `maxine login`.
+///
+/// # Errors
+/// See [`CliError`].
+pub async fn login(args: LoginArgs, out: &mut Output) -> Result<(), CliError> {
+    let client = args.connect.anonymous_client()?;
+    let body = json!({"user": args.user, "password": args.password()?});
+    let answer = match client.send(&Request::once(Method::POST, &["session"]).json(body)).await {
+        Err(CliError::Problem(problem)) if problem.status == 401 => {
+            return Err(CliError::Problem(Box::new(super::client::Problem {
+                detail: format!("user {} and this password do not fit", args.user),
+                ..*problem
+            })));
+        }
+        answer => answer?,
+    };
+    let signed_in: SignedIn = answer.read()?;
+    let servers = client.servers().iter().map(Url::to_string).collect();
+    let SignedIn { user, role, expires_at_ms, access_token } = signed_in;
+    let session = Session { servers, user, role, expires_at_ms, token: access_token };
+    let path = session.store()?;
+    // The token itself is not shown: it would end up in a script's log.
+    out.done(
+        &json!({"user": session.user, "role": session.role, "expires_at_ms": expires_at_ms, "file": path.display().to_string()}),
+        format!("signed in as {} ({}) until {}", session.user, session.role, timestamp(expires_at_ms)),
+    )
+}
+
+/// Runs `maxine logout`: forgets the session here. The token itself stops working when it expires.
+///
+/// # Errors
+/// See [`CliError`].
+pub fn logout(_args: &LogoutArgs, out: &mut Output) -> Result<(), CliError> {
+    let was_in = Session::forget()?;
+    out.done(
+        &json!({"signed_out": was_in}),
+        if was_in { "signed out" } else { "nobody was signed in" },
+    )
+}

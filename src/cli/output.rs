@@ -1,0 +1,160 @@
+//! Where commands write: tables for people, JSON lines for scripts.
+//!
+//! A command writes each result once, through [`Output`]; it never looks at the format to decide what to do, only what to
+//! show.
+
+use std::io::Write;
+
+use comfy_table::{ContentArrangement, Table, presets};
+use serde_json::Value;
+
+use super::exit::CliError;
+
+/// How results are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    /// Tables and sentences, for people.
+    #[default]
+    Table,
+    /// One JSON document a line, as the server sent it, for scripts.
+    Json,
+}
+
+/// The stream that a command's results go to.
+pub struct Output {
+    format: Format,
+    sink: Box<dyn Write + Send>,
+}
+
+impl Output {
+    /// Writes to `sink`.
+    pub fn new(format: Format, sink: Box<dyn Write + Send>) -> Self {
+        Self { format, sink }
+    }
+
+    /// Writes to the process's standard output.
+    #[must_use]
+    pub fn stdout(format: Format) -> Self {
+        Self::new(format, Box::new(std::io::stdout()))
+    }
+
+    /// How results are written.
+    #[must_use]
+    pub fn format(&self) -> Format {
+        self.format
+    }
+
+    /// Whether scripts read the output.
+    #[must_use]
+    pub fn is_json(&self) -> bool {
+        self.format == Format::Json
+    }
+
+    /// One line of JSON.
+    ///
+    /// # Errors
+    /// [`CliError::OutputClosed`] when the reader went away.
+    pub fn json(&mut self, value: &Value) -> Result<(), CliError> {
+        writeln!(self.sink, "{value}")?;
+        Ok(self.sink.flush()?)
+    }
+
+    /// One line of text.
+    ///
+    /// # Errors
+    /// [`CliError::OutputClosed`] when the reader went away.
+    pub fn line(&mut self, text: impl std::fmt::Display) -> Result<(), CliError> {
+        writeln!(self.sink, "{text}")?;
+        Ok(self.sink.flush()?)
+    }
+
+    /// A table.
+    ///
+    /// # Errors
+    /// [`CliError::OutputClosed`] when the reader went away.
+    pub fn table(&mut self, header: &[&str], rows: Vec<Vec<String>>) -> Result<(), CliError> {
+        let text = render(header, rows);
+        self.line(text)
+    }
+
+    /// The server's answer for scripts, a sentence for people.
+    ///
+    /// # Errors
+    /// [`CliError::OutputClosed`] when the reader went away.
+    pub fn done(&mut self, value: &Value, text: impl std::fmt::Display) -> Result<(), CliError> {
+        if self.is_json() { self.json(value) } else { self.line(text) }
+    }
+}
+
+/// A table without borders whose columns line up; control characters in cells are escaped, so that what services
+/// registered cannot steer the terminal.
+#[must_use]
+pub fn render(header: &[&str], rows: Vec<Vec<String>>) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+    table.set_header(header.iter().map(|name| name.to_uppercase()));
+    for row in rows {
+        table.add_row(row.iter().map(|cell| printable(cell)));
+    }
+    table.trim_fmt()
+}
+
+/// `text` with control characters escaped.
+#[must_use]
+pub fn printable(text: &str) -> String {
+    text.chars()
+        .map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() })
+        .collect()
+}
+
+/// A duration as people say it: `850ms`, `12s`, `3m 4s`, `5h 2m`, `3d 1h`.
+#[must_use]
+pub fn human_ms(ms: u64) -> String {
+    let seconds = ms / 1_000;
+    match seconds {
+        0 => format!("{ms}ms"),
+        1..60 => format!("{seconds}s"),
+        60..3_600 => format!("{}m {}s", seconds / 60, seconds % 60),
+        3_600..86_400 => format!("{}h {}m", seconds / 3_600, seconds % 3_600 / 60),
+        _ => format!("{}d {}h", seconds / 86_400, seconds % 86_400 / 3_600),
+    }
+}
+
+/// Milliseconds since 1970 as `2026-11-23T17:00:00.000Z`; the number itself where no date has it.
+#[must_use]
+pub fn timestamp(ms: u64) -> String {
+    i64::try_from(ms)
+        .ok()
+        .and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok())
+        .map_or_else(|| ms.to_string(), |at| format!("{at:.3}"))
+}
+
+/// `-` where there is nothing to show.
+#[must_use]
+pub fn or_dash(text: Option<impl std::fmt::Display>) -> String {
+    text.map_or_else(|| "-".into(), |text| text.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_line_up_and_cannot_steer_the_terminal() {
+        let text = render(
+            &["name", "n"],
+            vec![vec!["a\u{1b}[2J".into(), "1".into()], vec!["bb".into(), "22".into()]],
+        );
+        assert!(!text.contains('\u{1b}'), "{text:?}");
+        assert!(text.starts_with(" NAME") || text.starts_with("NAME"), "{text}");
+        assert_eq!(text.lines().count(), 3);
+    }
+
+    #[test]
+    fn durations_and_times_read_well() {
+        assert_eq!(human_ms(850), "850ms");
+        assert_eq!(human_ms(184_000), "3m 4s");
+        assert_eq!(human_ms(90_000_000), "1d 1h");
+        assert_eq!(timestamp(1_795_440_992_705), "2026-11-23T13:36:32.705Z");
+    }
+}

@@ -1,0 +1,137 @@
+//! `maxine serve`: one node, from file, environment and flags.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::builder::PossibleValuesParser;
+use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::app::Node;
+use crate::config::NodeConfig;
+use crate::config::keys::{KEYS, Key};
+
+/// The flags of `maxine serve`: one for every setting, made from the table of settings.
+#[derive(Clone, Debug, Default)]
+pub struct ServeArgs {
+    /// The TOML file.
+    pub config: Option<PathBuf>,
+    /// Whether the node stops when its standard input is closed.
+    pub exit_with_stdin: bool,
+    /// What was given, by the name of its setting.
+    pub flags: BTreeMap<&'static str, String>,
+}
+
+fn flag(key: &'static Key) -> Arg {
+    let default = if key.default.is_empty() { "none" } else { key.default };
+    let help = format!("{} [{}; default: {default}; env: {}]", key.help, key.range, key.env);
+    let mut arg = Arg::new(key.name).long(key.flag).help(help).value_name(key.unit.to_uppercase());
+    if key.flag == "port" {
+        arg = arg.short('p');
+    }
+    match key.unit {
+        "choice" => arg.value_parser(PossibleValuesParser::new(key.range.split(", "))),
+        "switch" => arg.value_name("true|false").num_args(0..=1).default_missing_value("true"),
+        _ => arg,
+    }
+}
+
+impl Args for ServeArgs {
+    fn augment_args(command: Command) -> Command {
+        let config = Arg::new("config")
+            .long("config")
+            .short('c')
+            .value_name("FILE")
+            .help("A TOML file with settings; the environment and flags win over it")
+            .value_parser(clap::value_parser!(PathBuf));
+        let stdin = Arg::new("exit-with-stdin")
+            .long("exit-with-stdin")
+            .action(clap::ArgAction::SetTrue)
+            .hide(true)
+            .help("Stops when standard input is closed, so that no node outlives who started it");
+        command.arg(config).arg(stdin).args(KEYS.iter().map(flag))
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for ServeArgs {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let mut args = Self {
+            config: matches.get_one("config").cloned(),
+            exit_with_stdin: matches.get_flag("exit-with-stdin"),
+            ..Self::default()
+        };
+        for key in KEYS {
+            if let Some(value) = matches.get_one::<String>(key.name) {
+                args.flags.insert(key.name, value.clone());
+            }
+        }
+        Ok(args)
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+impl ServeArgs {
+    /// Reads the settings.
+    pub fn load(&self) -> Result<NodeConfig, crate::config::BadSettings> {
+        let environment = std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+            .collect();
+        NodeConfig::load(self.config.as_deref(), &environment, &self.flags)
+    }
+}
+
+/// Runs the node until it is told to stop, or until its log can go on no more.
+pub async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
+    let config = match args.load() {
+        Ok(config) => config,
+        Err(error) => {
+            eprintln!("maxine: {error}");
+            return Ok(ExitCode::from(2));
+        }
+    };
+    super::log::start(&config.telemetry.log_filter)?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let node = Node::start(config).await?;
+    let failed = tokio::select! {
+        _ = interrupt.recv() => None,
+        _ = terminate.recv() => None,
+        () = stdin_closed(args.exit_with_stdin) => None,
+        why = node.failed() => Some(why),
+    };
+    if let Some(why) = &failed {
+        tracing::error!(why, "this node cannot go on");
+    }
+    // A second signal does not wait for the graceful way.
+    tokio::select! {
+        () = node.stop() => {}
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    Ok(if failed.is_some() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// Returns when standard input is closed; never where that does not matter.
+async fn stdin_closed(matters: bool) {
+    if !matters {
+        return std::future::pending().await;
+    }
+    // On a thread of its own: a read on the runtime's blocking threads cannot be taken back, and the
+    // runtime would wait for it when the node is stopped in another way.
+    let (closed, told) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || {
+        // Its end or an error: either way whoever held the other end is gone.
+        let _end = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+        let _stopping = closed.send(());
+    });
+    let _closed = told.await;
+}

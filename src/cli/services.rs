@@ -1,0 +1,205 @@
+//! `maxine services`: what is registered.
+
+use super::client::{ConnectArgs, FreshArgs, Request, shapes};
+use super::exit::CliError;
+use super::instances::ServiceArg;
+use super::output::{Output, or_dash};
+
+/// Arguments of `maxine services`.
+#[derive(Debug, clap::Args)]
+pub struct ServicesArgs {
+    #[command(flatten)]
+    connect: ConnectArgs,
+    #[command(subcommand)]
+    action: Option<Action>,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Action {
+    /// List services (the default)
+    List(ListArgs),
+    /// Show one service with its policy and instances
+    Show(ShowArgs),
+    /// Remove a service with all its instances, drains and its policy
+    Delete(DeleteArgs),
+}
+
+#[derive(Debug, Default, clap::Args)]
+struct ListArgs {
+    /// Only this namespace
+    #[arg(long, short = 'n', env = "MAXINE_NAMESPACE")]
+    namespace: Option<String>,
+    /// Only names that contain this text, in any case
+    #[arg(long, value_name = "TEXT")]
+    search: Option<String>,
+    /// Only services in this state
+    #[arg(long, value_parser = ["healthy", "degraded", "down"])]
+    health: Option<String>,
+    /// Most services to show (1 to 100000)
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    limit: u32,
+    #[command(flatten)]
+    fresh: FreshArgs,
+}
+
+#[derive(Debug, clap::Args)]
+struct ShowArgs {
+    #[command(flatten)]
+    service: ServiceArg,
+    /// Only instances in this zone
+    #[arg(long)]
+    zone: Option<String>,
+    /// Only instances with this tag
+    #[arg(long)]
+    tag: Option<String>,
+    /// Most instances to show (1 to 100000)
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    limit: u32,
+    #[command(flatten)]
+    fresh: FreshArgs,
+}
+
+#[derive(Debug, clap::Args)]
+struct DeleteArgs {
+    #[command(flatten)]
+    service: ServiceArg,
+    /// Do not ask
+    #[arg(long, short = 'y')]
+    yes: bool,
+}
+
+impl ServicesArgs {
+    /// Whom to talk to.
+    #[must_use]
+    pub fn connect(&self) -> &ConnectArgs {
+        &self.connect
+    }
+}
+
+/// Runs `maxine services`.
+///
+/// # Errors
+/// See [`CliError`].
+pub async fn run(args: ServicesArgs, out: &mut Output) -> Result<(), CliError> {
+    match args.action {
+        None => list(&args.connect, &ListArgs { limit: 1_000, ..ListArgs::default() }, out).await,
+        Some(Action::List(action)) => list(&args.connect, &action, out).await,
+        Some(Action::Show(action)) => show(&args.connect, &action, out).await,
+        Some(Action::Delete(action)) => delete(&args.connect, &action, out).await,
+    }
+}
+
+async fn list(connect: &ConnectArgs, args: &ListArgs, out: &mut Output) -> Result<(), CliError> {
+    let request = Request::get(&["services"])
+        .query("namespace", args.namespace.as_ref())
+        .query("q", args.search.as_ref())
+        .query("health", args.health.as_ref());
+    let list = connect.client()?.list(&args.fresh.of(request), args.limit as usize).await?;
+    if out.is_json() {
+        return list.items.iter().try_for_each(|item| out.json(item));
+    }
+    let services: Vec<shapes::ServiceSummary> = list.read()?;
+    if services.is_empty() {
+        return out.line("no services; register one with `maxine register SERVICE --address URL`");
+    }
+    let rows = services
+        .into_iter()
+        .map(|s| {
+            let counts = [s.instances, s.routable, s.unhealthy, s.evicted, s.draining]
+                .map(|n| n.to_string());
+            [vec![s.namespace, s.name, s.health], counts.to_vec(), vec![or_dash(s.strategy)]]
+                .concat()
+        })
+        .collect();
+    let header = [
+        "namespace",
+        "service",
+        "health",
+        "instances",
+        "routable",
+        "unhealthy",
+        "evicted",
+        "draining",
+        "strategy",
+    ];
+    out.table(&header, rows)?;
+    if list.more {
+        out.line(format!("(more than {}; see them with --limit or --search)", args.limit))
+    } else {
+        Ok(())
+    }
+}
+
+async fn show(connect: &ConnectArgs, args: &ShowArgs, out: &mut Output) -> Result<(), CliError> {
+    let client = connect.client()?;
+    let path = args.service.path();
+    let answer = client.send(&args.fresh.of(Request::get(&path))).await?;
+    let instances = Request::get(&[&path[..], &["instances"]].concat())
+        .query("zone", args.zone.as_ref())
+        .query("tag", args.tag.as_ref())
+        .query("min_index", answer.index());
+    let list = client.list(&instances, args.limit as usize).await?;
+    if out.is_json() {
+        let mut document = answer.body;
+        document["items"] = list.items.into();
+        return out.json(&document);
+    }
+    let service: shapes::ServiceSummary = answer.read()?;
+    out.line(format!(
+        "{}/{}: {}, {} of {} instances get traffic, {}{}",
+        service.namespace,
+        service.name,
+        service.health,
+        service.routable,
+        service.instances,
+        or_dash(service.strategy),
+        if service.policy.as_ref().is_some_and(|policy| !policy.is_null()) {
+            ", with a policy"
+        } else {
+            ""
+        },
+    ))?;
+    let rows = list.read::<shapes::Instance>()?.into_iter().map(instance_row).collect();
+    out.table(&["instance", "address", "weight", "state", "zone", "version", "tags", "why"], rows)?;
+    if list.more {
+        out.line(format!("(more than {}; see them with --limit)", args.limit))
+    } else {
+        Ok(())
+    }
+}
+
+fn instance_row(instance: shapes::Instance) -> Vec<String> {
+    let (state, why) = match (&instance.drain, instance.routable) {
+        (Some(drain), _) => ("draining", format!("{} (by {})", drain.reason, drain.by)),
+        (None, true) => ("routable", String::new()),
+        (None, false) if instance.health.liveness == "evicted" => {
+            ("evicted", instance.health.reason)
+        }
+        (None, false) => ("unhealthy", instance.health.reason),
+    };
+    vec![
+        instance.id,
+        instance.address,
+        instance.weight.to_string(),
+        state.into(),
+        or_dash(instance.zone),
+        or_dash(instance.version),
+        instance.tags.join(","),
+        why,
+    ]
+}
+
+async fn delete(
+    connect: &ConnectArgs,
+    args: &DeleteArgs,
+    out: &mut Output,
+) -> Result<(), CliError> {
+    let what = format!("remove {} with all its instances, drains and its policy", args.service);
+    super::confirm::confirm(&what, args.yes)?;
+    let answer = connect
+        .client()?
+        .send(&Request::keyed(reqwest::Method::DELETE, &args.service.path()))
+        .await?;
+    let text = format!("removed {} ({} instances)", args.service, answer.body["removed"]);
+    out.done(&answer.body, text)
+}

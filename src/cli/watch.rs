@@ -1,0 +1,231 @@
+//! `maxine watch`: changes as they happen, resumed on another node when the present one goes away.
+//!
+//! It never skips a change silently: where a node no longer keeps what is missing, a `compacted` line says so.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::client::{Client, ConnectArgs, EventParser, Request, ServerEvent};
+use super::exit::CliError;
+use super::output::{Output, printable, timestamp};
+
+/// The stream has a comment line every 10 s; after this long without a byte it is dead, in milliseconds.
+const SILENCE_MS_MAX: u64 = 30_000;
+/// Pause before a broken stream is opened again, in milliseconds.
+const REOPEN_PAUSE_MS: u64 = 250;
+/// Longest pause before a broken stream is opened again, in milliseconds.
+const REOPEN_PAUSE_MS_MAX: u64 = 5_000;
+
+/// Arguments of `maxine watch`.
+#[derive(Debug, clap::Args)]
+pub struct WatchArgs {
+    #[command(flatten)]
+    connect: ConnectArgs,
+    /// Only this service; without it, everything (which takes the viewer's role)
+    service: Option<String>,
+    /// The service's namespace (default: default); without a service, only this namespace
+    #[arg(long, short = 'n', env = "MAXINE_NAMESPACE")]
+    namespace: Option<String>,
+    /// Begin with the changes after this index instead of now
+    #[arg(long, value_name = "INDEX")]
+    index: Option<u64>,
+    /// End after this many changes
+    #[arg(long, value_name = "N")]
+    count: Option<u64>,
+}
+
+impl WatchArgs {
+    /// Whom to talk to.
+    #[must_use]
+    pub fn connect(&self) -> &ConnectArgs {
+        &self.connect
+    }
+
+    fn request(&self, after: Option<u64>) -> Request {
+        let namespace = match (&self.namespace, &self.service) {
+            (None, Some(_)) => Some("default"),
+            (namespace, _) => namespace.as_deref(),
+        };
+        Request::get(&["watch"])
+            .query("namespace", namespace)
+            .query("service", self.service.as_ref())
+            .query("index", after)
+            .header("last-event-id", after.map(|index| index.to_string()))
+    }
+}
+
+/// Why a stream ended.
+enum End {
+    Enough,
+    Broken(String),
+    Compacted,
+}
+
+/// Runs `maxine watch`.
+///
+/// # Errors
+/// See [`CliError`].
+pub async fn run(args: WatchArgs, out: &mut Output) -> Result<(), CliError> {
+    let client = args.connect.client()?;
+    let mut watch = Watch { after: args.index, left: args.count, seen_any: false };
+    let mut pause_ms = REOPEN_PAUSE_MS;
+    loop {
+        let before = watch.after;
+        match watch.follow(&client, &args, out).await {
+            Ok(End::Enough) => return Ok(()),
+            Ok(End::Compacted) => watch.after = None,
+            Ok(End::Broken(why)) => {
+                notice(out, &why)?;
+                client.prefer_next();
+            }
+            // Before the first stream an unreachable cluster is an error; later it is a reason to try on.
+            Err(CliError::Unavailable { .. }) if watch.seen_any => {}
+            Err(error) => return Err(error),
+        }
+        pause_ms = if watch.after == before {
+            (pause_ms * 2).min(REOPEN_PAUSE_MS_MAX)
+        } else {
+            REOPEN_PAUSE_MS
+        };
+        tokio::time::sleep(Duration::from_millis(pause_ms)).await;
+    }
+}
+
+struct Watch {
+    after: Option<u64>,
+    left: Option<u64>,
+    seen_any: bool,
+}
+
+impl Watch {
+    async fn follow(
+        &mut self,
+        client: &Client,
+        args: &WatchArgs,
+        out: &mut Output,
+    ) -> Result<End, CliError> {
+        let mut response = client.stream(&args.request(self.after)).await?;
+        let mut parser = EventParser::default();
+        loop {
+            let silence = Duration::from_millis(SILENCE_MS_MAX);
+            match tokio::time::timeout(silence, response.chunk()).await {
+                Ok(Ok(Some(bytes))) => parser.push(&bytes).map_err(CliError::Failed)?,
+                Ok(Ok(None)) => return Ok(End::Broken("the node ended the stream".into())),
+                Ok(Err(_)) => return Ok(End::Broken("the stream broke".into())),
+                Err(_) => return Ok(End::Broken("the node fell silent".into())),
+            }
+            while let Some(event) = parser.next_event() {
+                if let Some(end) = self.take(&event, out)? {
+                    return Ok(end);
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, event: &ServerEvent, out: &mut Output) -> Result<Option<End>, CliError> {
+        let data: Value = serde_json::from_str(&event.data)
+            .map_err(|error| CliError::Failed(format!("the stream cannot be read: {error}")))?;
+        let index = event.id.as_ref().and_then(|id| id.parse().ok()).or(data["index"].as_u64());
+        match event.name.as_str() {
+            "ready" => {
+                if !self.seen_any {
+                    out.done(
+                        &json!({"type": "ready", "index": index}),
+                        format!("watching from index {}", data["index"]),
+                    )?;
+                }
+                self.seen_any = true;
+                self.after = self.after.or(index);
+                return Ok(None);
+            }
+            "compacted" => {
+                let text = format!(
+                    "changes up to index {} are no longer kept and were missed; `maxine services` shows what holds now",
+                    data["index"]
+                );
+                out.done(&json!({"type": "compacted", "index": index}), text)?;
+                return Ok(Some(End::Compacted));
+            }
+            _ => {}
+        }
+        self.after = index.or(self.after);
+        out.done(&data, line(&event.name, &data))?;
+        if let Some(left) = &mut self.left {
+            *left = left.saturating_sub(1);
+            if *left == 0 {
+                return Ok(Some(End::Enough));
+            }
+        }
+        Ok(None)
+    }
+}
+
+fn notice(out: &mut Output, why: &str) -> Result<(), CliError> {
+    out.done(&json!({"type": "reconnecting", "reason": why}), format!("{why}; connecting again"))
+}
+
+/// A change in one line.
+fn line(name: &str, change: &Value) -> String {
+    let text = |field: &str| change[field].as_str().unwrap_or_default().to_owned();
+    let mut line = format!(
+        "{} {:>8} {}",
+        change["time_ms"].as_u64().map_or_else(String::new, timestamp),
+        change["index"].as_u64().unwrap_or_default(),
+        if name == "message" { text("type") } else { name.to_owned() },
+    );
+    if change["service"].is_string() {
+        line.push_str(&format!(" {}/{}", text("namespace"), text("service")));
+    }
+    for field in ["instance", "cause", "draining", "revision", "holder", "fence", "subject"] {
+        match &change[field] {
+            Value::Null => {}
+            Value::String(value) => line.push_str(&format!(" {value}")),
+            value => line.push_str(&format!(" {field}={value}")),
+        }
+    }
+    let data = &change["data"];
+    if let Some(address) = data["address"].as_str() {
+        line.push_str(&format!(" {address}"));
+    }
+    if let Some(readiness) = data["health"]["readiness"].as_str() {
+        line.push_str(&format!(" {readiness}"));
+        match data["health"]["reason"].as_str() {
+            Some(reason) if !reason.is_empty() => line.push_str(&format!(" ({reason})")),
+            _ => {}
+        }
+    }
+    printable(&line)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn changes_read_as_one_line() {
+        let change = json!({"index": 7, "time_ms": 1_795_440_992_705_u64, "type": "instance_removed",
+            "namespace": "default", "service": "orders", "instance": "a\u{1b}", "cause": "expired"});
+        let text = line("instance_removed", &change);
+        assert_eq!(
+            text,
+            "2026-11-23T13:36:32.705Z        7 instance_removed default/orders a\\u{1b} expired"
+        );
+    }
+
+    #[test]
+    fn a_watch_remembers_where_it_is_and_ends_when_it_has_enough() {
+        let mut watch = Watch { after: None, left: Some(1), seen_any: false };
+        let mut out = Output::new(super::super::output::Format::Json, Box::new(std::io::sink()));
+        let ready = ServerEvent { id: None, name: "ready".into(), data: r#"{"index":5}"#.into() };
+        assert!(watch.take(&ready, &mut out).unwrap().is_none());
+        assert_eq!(watch.after, Some(5));
+        let change = ServerEvent {
+            id: Some("9".into()),
+            name: "policy_changed".into(),
+            data: r#"{"index":9}"#.into(),
+        };
+        assert!(matches!(watch.take(&change, &mut out).unwrap(), Some(End::Enough)));
+        assert_eq!(watch.after, Some(9));
+    }
+}

@@ -1,0 +1,481 @@
+//! The settings that a node starts with: from a TOML file, the environment and flags.
+//!
+//! Every setting stands once in [`keys`], with unit, range, default, environment name and help;
+//! the flags, the reference page and the error messages are made from that table. Flags win over
+//! the environment, the environment wins over the file. All bad values are told at once.
+
+pub mod keys;
+pub mod reference;
+mod values;
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use keys::{KEYS, Key};
+
+use crate::actors::registry::RegistrySettings;
+
+/// What orders the commands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BackendKind {
+    /// One node on its own disk.
+    Local,
+    /// A few nodes on one shared file.
+    SharedFile,
+    /// A few nodes on one Redis.
+    Redis,
+    /// A Raft cluster.
+    Raft,
+}
+
+/// A member of the first cluster, as written in `raft.members`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemberSetting {
+    /// Its number.
+    pub id: u64,
+    /// Where its peers reach it, `host:port`.
+    pub peer_addr: String,
+    /// Where clients reach it, a URL.
+    pub http_addr: String,
+}
+
+/// Who may do something without a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Everyone who reaches the port.
+    Open,
+    /// Only the bearer of a token.
+    Token,
+}
+
+/// The HTTP server.
+#[derive(Clone, Debug)]
+pub struct HttpConfig {
+    /// The address to listen on.
+    pub host: IpAddr,
+    /// The port; 0 takes a free one.
+    pub port: u16,
+    /// The URL that others are told; made from host and port where empty.
+    pub advertise: String,
+    /// Most connections at once.
+    pub connections_max: usize,
+    /// For a request's whole head, in milliseconds.
+    pub header_timeout_ms: u64,
+    /// For a request's body and its answer, streams aside, in milliseconds.
+    pub request_timeout_ms: u64,
+    /// Origins that browsers may call from; empty switches CORS off.
+    pub cors_allow_origin: String,
+}
+
+/// The Raft backend.
+#[derive(Clone, Debug)]
+pub struct RaftConfig {
+    /// The cluster's name; strangers are refused.
+    pub cluster_id: String,
+    /// The address to listen on for peers.
+    pub listen: SocketAddr,
+    /// What peers are told, `host:port`; the listen address where empty.
+    pub advertise: String,
+    /// The first members; empty on a node that will be added later.
+    pub members: Vec<MemberSetting>,
+    /// The log's engine: `sled` or `redb`.
+    pub engine: String,
+    /// Certificates for mutual TLS between peers.
+    pub tls_ca: PathBuf,
+    /// This node's certificate.
+    pub tls_cert: PathBuf,
+    /// This node's key.
+    pub tls_key: PathBuf,
+    /// Whether plain TCP may leave the loopback.
+    pub allow_plain: bool,
+    /// Between two heartbeats of the leader, in milliseconds.
+    pub heartbeat_interval_ms: u64,
+    /// Shortest election timeout, in milliseconds.
+    pub election_timeout_min_ms: u64,
+    /// Longest election timeout, in milliseconds.
+    pub election_timeout_max_ms: u64,
+    /// A sync that takes longer makes a leader step down, in milliseconds.
+    pub disk_stall_ms: u64,
+    /// Entries between two snapshots.
+    pub snapshot_every_entries: u64,
+}
+
+/// Who may do what, and how people come in.
+#[derive(Clone, Debug)]
+pub struct SecurityConfig {
+    /// Who may register instances and send heartbeats.
+    pub registration_access: Access,
+    /// Who may discover and use the proxy.
+    pub discovery_access: Access,
+    /// The admin's name at first start.
+    pub admin_username: String,
+    /// Where the one-time password is written; to standard error where empty.
+    pub initial_password_file: PathBuf,
+    /// Lifetime of a session's token, in seconds.
+    pub token_ttl_s: u64,
+    /// Networks whose addresses may be registered; empty allows all but the denied ones.
+    pub upstream_allow: Vec<ipnet::IpNet>,
+    /// Networks whose addresses may never be registered.
+    pub upstream_deny: Vec<ipnet::IpNet>,
+    /// Proxies whose `Forwarded` headers are believed.
+    pub trusted_proxies: Vec<ipnet::IpNet>,
+}
+
+/// Active health checks of the compatible kind.
+#[derive(Clone, Debug)]
+pub struct HealthConfig {
+    /// Whether every instance with a health check path is probed.
+    pub enabled: bool,
+    /// Between two probes, in milliseconds.
+    pub interval_ms: u64,
+    /// For one probe, in milliseconds.
+    pub timeout_ms: u64,
+    /// Bad probes in a row until eviction.
+    pub failure_threshold: u32,
+    /// The path for instances that name none; empty for none.
+    pub path: String,
+    /// Observers that must agree before a verdict changes.
+    pub observers_min: usize,
+}
+
+/// Logs, traces, alerts and the rings that keep the latest of them.
+#[derive(Clone, Debug)]
+pub struct TelemetryConfig {
+    /// The filter of Maxine's own log, as `tracing` writes it.
+    pub log_filter: String,
+    /// The folder of the request and audit logs.
+    pub log_dir: PathBuf,
+    /// The header that carries the trace id.
+    pub trace_header: String,
+    /// How many traces are kept.
+    pub traces_max: usize,
+    /// How many audit events are kept.
+    pub audit_max: usize,
+    /// How many alerts are kept.
+    pub alerts_max: usize,
+    /// Where alerts are posted; nowhere where empty.
+    pub alert_webhook_url: String,
+    /// For one delivery, in milliseconds.
+    pub alert_webhook_timeout_ms: u64,
+    /// The load test report that `performance` shows; none where empty.
+    pub performance_report_url: String,
+    /// The file that audit events are appended to.
+    pub audit_file: PathBuf,
+}
+
+/// The compatible backends' settings.
+#[derive(Clone, Debug)]
+pub struct StateConfig {
+    /// The file of local and shared-file mode.
+    pub file: PathBuf,
+    /// Whether local mode persists.
+    pub persistence: bool,
+    /// For the lock of the shared modes, in milliseconds.
+    pub lock_timeout_ms: u64,
+    /// Between two attempts at it, in milliseconds.
+    pub lock_retry_ms: u64,
+    /// `redis://` or `rediss://`; several, comma-separated, for a cluster.
+    pub redis_url: String,
+    /// A file that holds the URL, so that its password is in no environment.
+    pub redis_url_file: PathBuf,
+    /// Every key begins with it.
+    pub redis_key_prefix: String,
+    /// For connecting, in milliseconds.
+    pub redis_connect_timeout_ms: u64,
+    /// The name of the master that Sentinel watches; no Sentinel where empty.
+    pub redis_sentinel_master: String,
+    /// Redis replicas that must have a write before it is acknowledged.
+    pub redis_wait_replicas: u32,
+    /// Whether this node may lead.
+    pub election_enabled: bool,
+    /// The lease of leadership, in milliseconds.
+    pub lease_ms: u64,
+    /// Between two renewals of it, in milliseconds.
+    pub lease_renew_ms: u64,
+}
+
+/// Everything that a node starts with.
+#[derive(Clone, Debug)]
+pub struct NodeConfig {
+    /// This node's number in a Raft cluster.
+    pub node_id: u64,
+    /// This node's name; made up where empty.
+    pub instance_id: String,
+    /// The zone that it runs in; may be empty.
+    pub zone: String,
+    /// The folder of everything that it keeps.
+    pub data_dir: PathBuf,
+    /// What orders the commands.
+    pub backend: BackendKind,
+    /// The HTTP server.
+    pub http: HttpConfig,
+    /// The Raft backend.
+    pub raft: RaftConfig,
+    /// The other backends.
+    pub state: StateConfig,
+    /// The registry.
+    pub registry: RegistrySettings,
+    /// Access.
+    pub security: SecurityConfig,
+    /// Health checks.
+    pub health: HealthConfig,
+    /// Logs and alerts.
+    pub telemetry: TelemetryConfig,
+}
+
+/// Settings that cannot be: all of them, a line each.
+#[derive(Debug, thiserror::Error)]
+#[error("{} bad setting{}:\n{}", .0.len(), if .0.len() == 1 { "" } else { "s" }, .0.join("\n"))]
+pub struct BadSettings(pub Vec<String>);
+
+/// Where a value comes from, for messages.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Origin {
+    Flag(&'static str),
+    Environment(&'static str),
+    File(PathBuf),
+}
+
+impl std::fmt::Display for Origin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Flag(name) => write!(f, "--{name}"),
+            Self::Environment(name) => write!(f, "environment {name}"),
+            Self::File(path) => write!(f, "{}", path.display()),
+        }
+    }
+}
+
+impl NodeConfig {
+    /// Reads the settings: defaults, then `file`, then `environment`, then `flags` (by key name).
+    pub fn load(
+        file: Option<&Path>,
+        environment: &BTreeMap<String, String>,
+        flags: &BTreeMap<&'static str, String>,
+    ) -> Result<Self, BadSettings> {
+        let mut config = Self::defaults();
+        let mut bad = Vec::new();
+        let mut given: BTreeMap<&'static str, (String, Origin)> = BTreeMap::new();
+        if let Some(path) = file {
+            match values::read_file(path) {
+                Err(error) => bad.push(error),
+                Ok(values) => {
+                    for (name, value) in values {
+                        match KEYS.iter().find(|key| key.name == name) {
+                            Some(key) if key.secret => bad.push(format!(
+                                "{}: {name} is a secret and is read from the environment only ({})",
+                                path.display(),
+                                key.env
+                            )),
+                            Some(key) => {
+                                given.insert(key.name, (value, Origin::File(path.into())));
+                            }
+                            None => bad.push(unknown_key(path, &name)),
+                        }
+                    }
+                }
+            }
+        }
+        for key in KEYS {
+            if let Some(value) = environment.get(key.env).filter(|value| !value.is_empty()) {
+                given.insert(key.name, (value.clone(), Origin::Environment(key.env)));
+            }
+            if let Some(value) = flags.get(key.name) {
+                given.insert(key.name, (value.clone(), Origin::Flag(key.flag)));
+            }
+        }
+        for key in KEYS {
+            let Some((value, origin)) = given.get(key.name) else { continue };
+            if let Err(problem) = (key.set)(&mut config, value.trim()) {
+                let shown = if key.secret { "(hidden)" } else { value.as_str() };
+                bad.push(format!("{origin}: {} {problem}, got {shown}", key.name));
+            }
+        }
+        config.check(&mut bad);
+        if bad.is_empty() { Ok(config) } else { Err(BadSettings(bad)) }
+    }
+
+    /// Every key at its default.
+    #[must_use]
+    pub fn defaults() -> Self {
+        let mut config = Self::blank();
+        for key in KEYS {
+            // A default that its own key refuses is a defect; a test sets every one of them.
+            let set = (key.set)(&mut config, key.default);
+            debug_assert!(set.is_ok(), "{}: {set:?}", key.name);
+        }
+        config
+    }
+
+    /// What must hold between settings.
+    fn check(&self, bad: &mut Vec<String>) {
+        let raft = &self.raft;
+        if self.backend == BackendKind::Raft {
+            if self.node_id == 0 {
+                bad.push("node.id must be set (1 or more) in raft mode".into());
+            }
+            if raft.election_timeout_min_ms < 2 * raft.heartbeat_interval_ms {
+                bad.push(format!(
+                    "raft.election_timeout_min_ms must be at least twice raft.heartbeat_interval_ms ({}), got {}",
+                    raft.heartbeat_interval_ms, raft.election_timeout_min_ms
+                ));
+            }
+            if raft.election_timeout_max_ms < raft.election_timeout_min_ms * 3 / 2 {
+                bad.push(format!(
+                    "raft.election_timeout_max_ms must be at least 1.5 times raft.election_timeout_min_ms ({}), got {}",
+                    raft.election_timeout_min_ms, raft.election_timeout_max_ms
+                ));
+            }
+            let tls = [&raft.tls_ca, &raft.tls_cert, &raft.tls_key];
+            let named = tls.iter().filter(|path| !path.as_os_str().is_empty()).count();
+            if named != 0 && named != 3 {
+                bad.push("raft.tls_ca, raft.tls_cert and raft.tls_key go together".into());
+            }
+            if named == 0 && !raft.listen.ip().is_loopback() && !raft.allow_plain {
+                bad.push(format!(
+                    "raft.listen {} is not a loopback address: set raft.tls_ca, raft.tls_cert and raft.tls_key \
+                     ('maxine cluster init-tls' makes them), or raft.allow_plain = true",
+                    raft.listen
+                ));
+            }
+            let ids: Vec<u64> = raft.members.iter().map(|member| member.id).collect();
+            if !ids.is_empty() && !ids.contains(&self.node_id) {
+                bad.push(format!("raft.members does not name this node, node.id {}", self.node_id));
+            }
+        }
+        if self.backend == BackendKind::Redis
+            && self.state.redis_url.is_empty()
+            && self.state.redis_url_file.as_os_str().is_empty()
+        {
+            bad.push(
+                "state.redis_url (MAXINE_REGISTRY_REDIS_URL) must be set in redis mode".into(),
+            );
+        }
+        if self.state.lease_renew_ms * 2 > self.state.lease_ms {
+            bad.push(format!(
+                "state.lease_ms must be at least twice state.lease_renew_ms ({}), got {}",
+                self.state.lease_renew_ms, self.state.lease_ms
+            ));
+        }
+    }
+
+    /// The name that others are shown.
+    #[must_use]
+    pub fn name(&self) -> String {
+        if !self.instance_id.is_empty() {
+            return self.instance_id.clone();
+        }
+        if self.backend == BackendKind::Raft {
+            return format!("node-{}", self.node_id);
+        }
+        let host = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
+        format!("{}-{}", host.unwrap_or_else(|| "localhost".into()), std::process::id())
+    }
+
+    /// The address to listen on.
+    #[must_use]
+    pub fn http_listen(&self) -> SocketAddr {
+        SocketAddr::new(self.http.host, self.http.port)
+    }
+
+    /// The URL that others are told, given the address that is really listened on.
+    #[must_use]
+    pub fn http_advertise(&self, bound: SocketAddr) -> String {
+        if !self.http.advertise.is_empty() {
+            return self.http.advertise.clone();
+        }
+        let ip = if bound.ip().is_unspecified() { Ipv4Addr::LOCALHOST.into() } else { bound.ip() };
+        format!("http://{}", SocketAddr::new(ip, bound.port()))
+    }
+}
+
+fn unknown_key(path: &Path, name: &str) -> String {
+    let path = path.display();
+    let close = |key: &&Key| {
+        let last = |name: &str| name.rsplit('.').next().map(str::to_owned);
+        last(key.name) == last(name) || key.name.contains(name)
+    };
+    match KEYS.iter().find(close) {
+        Some(key) => format!("{path}: {name} is not a setting; did you mean {}?", key.name),
+        None => format!("{path}: {name} is not a setting; 'maxine config keys' lists all"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(
+        toml: Option<&str>,
+        environment: &[(&str, &str)],
+        flags: &[(&'static str, &str)],
+    ) -> Result<NodeConfig, BadSettings> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("maxine.toml");
+        if let Some(text) = toml {
+            std::fs::write(&path, text).unwrap();
+        }
+        let environment =
+            environment.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        let flags = flags.iter().map(|(k, v)| (*k, (*v).to_owned())).collect();
+        NodeConfig::load(toml.map(|_| path.as_path()), &environment, &flags)
+    }
+
+    #[test]
+    fn every_default_is_accepted_by_its_own_key() {
+        let mut config = NodeConfig::blank();
+        for key in KEYS {
+            assert_eq!((key.set)(&mut config, key.default), Ok(()), "{}", key.name);
+        }
+        assert_eq!(NodeConfig::defaults().http.port, 8080);
+    }
+
+    #[test]
+    fn flags_win_over_environment_over_file() {
+        let toml = "[http]\nport = 1000\nheader_timeout_ms = 7000\n[state]\nlease_ms = 20000";
+        let config = load(
+            Some(toml),
+            &[("PORT", "2000"), ("MAXINE_NODE_ID", "4")],
+            &[("http.port", "3000")],
+        )
+        .unwrap();
+        assert_eq!(config.http.port, 3000);
+        assert_eq!(config.node_id, 4);
+        assert_eq!(config.http.header_timeout_ms, 7000);
+        assert_eq!(config.state.lease_ms, 20_000);
+    }
+
+    #[test]
+    fn all_bad_values_are_told_at_once() {
+        let toml = "colour = 1\n[http]\nport = 70000\n[raft]\nlisten = \"nowhere\"";
+        let error = load(Some(toml), &[("MAXINE_LEADER_ELECTION_LEASE_MS", "x")], &[]).unwrap_err();
+        assert_eq!(error.0.len(), 4, "{error}");
+        let text = error.to_string();
+        for part in ["colour is not a setting", "http.port", "70000", "nowhere", "state.lease_ms"] {
+            assert!(text.contains(part), "{part} in {text}");
+        }
+    }
+
+    #[test]
+    fn plain_tcp_on_an_open_address_needs_a_word() {
+        let flags = [("state.mode", "raft"), ("node.id", "1"), ("raft.listen", "0.0.0.0:7700")];
+        let error = load(None, &[], &flags).unwrap_err().to_string();
+        assert!(error.contains("raft.allow_plain"), "{error}");
+        let mut flags = flags.to_vec();
+        flags.push(("raft.allow_plain", "true"));
+        assert!(load(None, &[], &flags).is_ok());
+    }
+
+    #[test]
+    fn members_are_read() {
+        let members =
+            "1@127.0.0.1:7701@http://127.0.0.1:8081,2@127.0.0.1:7702@http://127.0.0.1:8082";
+        let flags = [("state.mode", "raft"), ("node.id", "2"), ("raft.members", members)];
+        let config = load(None, &[], &flags).unwrap();
+        assert_eq!(config.raft.members.len(), 2);
+        assert_eq!(config.raft.members[1].peer_addr, "127.0.0.1:7702");
+        let flags = [("state.mode", "raft"), ("node.id", "3"), ("raft.members", members)];
+        assert!(load(None, &[], &flags).is_err());
+    }
+}

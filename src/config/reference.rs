@@ -1,0 +1,62 @@
+//! The reference page of all settings, made from the table of keys.
+
+use std::fmt::Write;
+
+use super::keys::KEYS;
+
+/// The page in Markdown; `docs/reference/configuration.md` is a copy that a test keeps equal.
+#[must_use]
+pub fn markdown() -> String {
+    let mut page = String::from(
+        "# Configuration\n\n\
+         Made by `maxine config reference`; do not edit. Every setting can stand in the TOML file\n\
+         (`maxine serve --config FILE`), in the environment, or as a flag of `maxine serve`. Flags win over\n\
+         the environment, the environment wins over the file. Bad values are told all at once, and nothing starts.\n",
+    );
+    let mut section = "";
+    for key in KEYS {
+        let (area, _) = key.name.split_once('.').unwrap_or((key.name, ""));
+        if area != section {
+            section = area;
+            let head = "| key | flag | environment | unit | range | default | meaning |\n\
+                        |---|---|---|---|---|---|---|\n";
+            // Writing to a string cannot fail.
+            let _infallible = write!(page, "\n## {area}\n\n{head}");
+        }
+        let default = if key.default.is_empty() { "none" } else { key.default };
+        let _infallible = writeln!(
+            page,
+            "| `{}` | `--{}` | `{}` | {} | {} | `{}` | {} |",
+            key.name, key.flag, key.env, key.unit, key.range, default, key.help
+        );
+    }
+    page
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_committed_reference_is_the_present_one() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/reference/configuration.md");
+        let committed = std::fs::read_to_string(path).unwrap_or_default();
+        assert!(
+            committed == super::markdown(),
+            "run: cargo run -- config reference > docs/reference/configuration.md"
+        );
+    }
+
+    #[test]
+    fn names_flags_and_environment_names_are_unique() {
+        for field in [
+            |key: &crate::config::keys::Key| key.name,
+            |key: &crate::config::keys::Key| key.flag,
+            |key: &crate::config::keys::Key| key.env,
+        ] {
+            let mut names: Vec<&str> = super::KEYS.iter().map(field).collect();
+            names.sort_unstable();
+            let len = names.len();
+            names.dedup();
+            assert_eq!(names.len(), len);
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! Text into values, with the range in the error.
+
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use super::{Access, BackendKind, MemberSetting};
+
+/// Reads a TOML file into dotted names and their values as text.
+pub(super) fn read_file(path: &Path) -> Result<Vec<(String, String)>, String> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| format!("{}: cannot be read: {error}", path.display()))?;
+    let table: toml::Table =
+        text.parse().map_err(|error| format!("{}: {error}", path.display()))?;
+    let mut values = Vec::new();
+    flatten("", &toml::Value::Table(table), &mut values);
+    Ok(values)
+}
+
+fn flatten(name: &str, value: &toml::Value, out: &mut Vec<(String, String)>) {
+    match value {
+        toml::Value::Table(table) => {
+            for (key, value) in table {
+                let name = if name.is_empty() { key.clone() } else { format!("{name}.{key}") };
+                flatten(&name, value, out);
+            }
+        }
+        toml::Value::Array(items) => {
+            let text = |item: &toml::Value| item.as_str().map_or(item.to_string(), Into::into);
+            let joined = items.iter().map(text).collect::<Vec<String>>().join(",");
+            out.push((name.into(), joined));
+        }
+        toml::Value::String(text) => out.push((name.into(), text.clone())),
+        other => out.push((name.into(), other.to_string())),
+    }
+}
+
+pub(super) fn number<T>(text: &str, min: u64, max: u64) -> Result<T, String>
+where
+    T: TryFrom<u64>,
+{
+    let problem = || format!("must be a whole number from {min} to {max}");
+    let value: u64 = text.parse().map_err(|_| problem())?;
+    if !(min..=max).contains(&value) {
+        return Err(problem());
+    }
+    T::try_from(value).map_err(|_| problem())
+}
+
+pub(super) fn switch(text: &str) -> Result<bool, String> {
+    match text {
+        "true" | "1" | "on" | "yes" => Ok(true),
+        "false" | "0" | "off" | "no" => Ok(false),
+        _ => Err("must be true or false".into()),
+    }
+}
+
+pub(super) fn parsed<T: FromStr>(text: &str, what: &str) -> Result<T, String> {
+    text.parse().map_err(|_| format!("must be {what}"))
+}
+
+pub(super) fn path(text: &str) -> PathBuf {
+    PathBuf::from(text)
+}
+
+pub(super) fn text(value: &str, len_max: usize) -> Result<String, String> {
+    if value.len() > len_max || value.chars().any(char::is_control) {
+        return Err(format!("must be at most {len_max} bytes without control characters"));
+    }
+    Ok(value.into())
+}
+
+pub(super) fn one_of(value: &str, choices: &[&str]) -> Result<String, String> {
+    if choices.contains(&value) {
+        return Ok(value.into());
+    }
+    Err(format!("must be one of {}", choices.join(", ")))
+}
+
+pub(super) fn backend(value: &str) -> Result<BackendKind, String> {
+    match value {
+        "local" => Ok(BackendKind::Local),
+        "shared-file" => Ok(BackendKind::SharedFile),
+        "redis" => Ok(BackendKind::Redis),
+        "raft" => Ok(BackendKind::Raft),
+        _ => Err("must be one of local, shared-file, redis, raft".into()),
+    }
+}
+
+pub(super) fn access(value: &str) -> Result<Access, String> {
+    match value {
+        "open" => Ok(Access::Open),
+        "token" => Ok(Access::Token),
+        _ => Err("must be open or token".into()),
+    }
+}
+
+pub(super) fn networks(value: &str) -> Result<Vec<ipnet::IpNet>, String> {
+    let each = |text: &str| {
+        text.parse::<ipnet::IpNet>()
+            .or_else(|_| text.parse::<std::net::IpAddr>().map(ipnet::IpNet::from))
+            .map_err(|_| {
+                format!("must be networks such as 10.0.0.0/8, separated by commas; {text} is none")
+            })
+    };
+    value.split(',').map(str::trim).filter(|text| !text.is_empty()).map(each).collect()
+}
+
+/// `ID@HOST:PORT@URL`, separated by commas.
+pub(super) fn members(value: &str) -> Result<Vec<MemberSetting>, String> {
+    const FORM: &str = "must be members as ID@PEER_HOST:PORT@HTTP_URL, separated by commas";
+    let mut members: Vec<MemberSetting> = Vec::new();
+    for item in value.split(',').map(str::trim).filter(|item| !item.is_empty()) {
+        let mut parts = item.splitn(3, '@');
+        let (Some(id), Some(peer_addr), Some(http_addr)) =
+            (parts.next(), parts.next(), parts.next())
+        else {
+            return Err(format!("{FORM}; {item} is none"));
+        };
+        let id: u64 = number(id, 1, u64::from(u32::MAX))
+            .map_err(|_| format!("{FORM}; {item} has a bad ID"))?;
+        if !peer_addr
+            .rsplit_once(':')
+            .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
+        {
+            return Err(format!("{FORM}; {item} has a bad peer address"));
+        }
+        if members.iter().any(|member| member.id == id) {
+            return Err(format!("names the ID {id} twice"));
+        }
+        members.push(MemberSetting {
+            id,
+            peer_addr: peer_addr.into(),
+            http_addr: http_addr.into(),
+        });
+    }
+    Ok(members)
+}

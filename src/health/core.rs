@@ -1,0 +1,290 @@
+//! One node's observations: which instances it probes, when, and what it has to tell the leader.
+//!
+//! Pure: the actor feeds it the published state, the time and the results.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::agenda::assigned;
+use super::probe::ProbeAnswer;
+use super::spec::{ActiveDefaults, effective_probe};
+use super::track::{ProbeRecord, Sight, Track};
+use super::wire::Observation;
+use crate::state::{
+    Address, ControlState, Instance, InstanceKey, ProbeSpec, ServiceKey, ServiceState,
+};
+
+/// A probe to run now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProbeJob {
+    /// Whose.
+    pub key: InstanceKey,
+    /// Which registration of it.
+    pub lease_epoch: u64,
+    /// Where it is reached.
+    pub address: Address,
+    /// What to ask.
+    pub spec: ProbeSpec,
+}
+
+/// What this node knows of an instance.
+#[derive(Clone, Debug)]
+pub struct TrackView {
+    /// Bad results in a row.
+    pub failures: u32,
+    /// What the results have come to.
+    pub settled: Option<Sight>,
+    /// The latest results, newest first.
+    pub records: Vec<ProbeRecord>,
+}
+
+/// The observations of one node.
+#[derive(Debug)]
+pub struct HealthCore {
+    node: String,
+    defaults: ActiveDefaults,
+    live: Vec<String>,
+    tracks: BTreeMap<InstanceKey, Track>,
+    due: BTreeSet<(u64, InstanceKey)>,
+    /// Transitions that the leader has not been told of.
+    unsent: BTreeSet<InstanceKey>,
+    /// What the proxy reports: the reason while an instance is held back by it.
+    passive: BTreeMap<InstanceKey, (u64, Option<String>)>,
+    unsent_passive: BTreeSet<InstanceKey>,
+}
+
+impl HealthCore {
+    /// A core without instances for this node, which counts as alive itself.
+    #[must_use]
+    pub fn new(node: &str, defaults: ActiveDefaults) -> Self {
+        Self {
+            node: node.into(),
+            defaults,
+            live: vec![node.into()],
+            tracks: BTreeMap::new(),
+            due: BTreeSet::new(),
+            unsent: BTreeSet::new(),
+            passive: BTreeMap::new(),
+            unsent_passive: BTreeSet::new(),
+        }
+    }
+
+    /// Sets which nodes live; `true` where that changed, and [`Self::sync`] has to follow.
+    pub fn set_live(&mut self, mut live: Vec<String>) -> bool {
+        if !live.contains(&self.node) {
+            live.push(self.node.clone());
+        }
+        live.sort();
+        live.dedup();
+        let changed = live != self.live;
+        self.live = live;
+        changed
+    }
+
+    /// Takes the whole state in.
+    pub fn sync(&mut self, state: &ControlState, now_ms: u64, wall_ms: u64) {
+        let gone: Vec<ServiceKey> = {
+            let known: BTreeSet<&ServiceKey> = self.tracks.keys().map(|key| &key.service).collect();
+            known.into_iter().filter(|key| state.service(key).is_none()).cloned().collect()
+        };
+        for key in state.services().keys().chain(&gone) {
+            self.sync_service(key, state.service(key).map(AsRef::as_ref), now_ms, wall_ms);
+        }
+    }
+
+    /// Takes one service in, after a change of it.
+    pub fn sync_service(
+        &mut self,
+        key: &ServiceKey,
+        service: Option<&ServiceState>,
+        now_ms: u64,
+        wall_ms: u64,
+    ) {
+        let policy = service.and_then(|s| s.policy.as_ref()).map(|record| &record.policy);
+        let health = policy.and_then(|policy| policy.health);
+        let agreeing = health.map_or(self.defaults.observers, |health| health.observers) as usize;
+        let mut stay = BTreeSet::new();
+        for instance in service.into_iter().flat_map(|s| s.instances.values()) {
+            let Some(spec) = effective_probe(instance, policy, &self.defaults) else { continue };
+            let key = key.instance(instance.registration.id.clone());
+            if assigned(&key, &self.node, &self.live, agreeing) {
+                self.track(&key, instance, spec, now_ms, wall_ms);
+                stay.insert(key.instance.clone());
+            }
+        }
+        let from = key.instance(crate::state::Name::trusted(""));
+        let gone: Vec<InstanceKey> = self
+            .tracks
+            .range(from..)
+            .take_while(|(tracked, _)| tracked.service == *key)
+            .filter(|(tracked, _)| !stay.contains(&tracked.instance))
+            .map(|(tracked, _)| tracked.clone())
+            .collect();
+        for key in gone {
+            self.forget(&key);
+        }
+        self.passive.retain(|passive, (epoch, _)| {
+            passive.service != *key
+                || service
+                    .and_then(|s| s.instances.get(&passive.instance))
+                    .is_some_and(|instance| instance.lease_epoch == *epoch)
+        });
+    }
+
+    fn track(
+        &mut self,
+        key: &InstanceKey,
+        instance: &Instance,
+        spec: ProbeSpec,
+        now_ms: u64,
+        wall_ms: u64,
+    ) {
+        let address = &instance.registration.address;
+        if let Some(track) = self.tracks.get_mut(key)
+            && track.lease_epoch == instance.lease_epoch
+            && track.address == *address
+        {
+            if track.spec.interval_ms > spec.interval_ms && !track.under_way {
+                // A shorter interval counts at once.
+                self.due.remove(&(track.due_ms, key.clone()));
+                track.due_ms = track.due_ms.min(now_ms + spec.interval_ms);
+                self.due.insert((track.due_ms, key.clone()));
+            }
+            track.spec = spec;
+            return;
+        }
+        self.forget(key);
+        let age_ms = wall_ms.saturating_sub(instance.registered_at_ms);
+        let grace_until_ms = now_ms + spec.grace_ms.saturating_sub(age_ms);
+        // The first probe comes soon, but those of a fleet that starts together are spread.
+        let due_ms = now_ms + fastrand::u64(0..=spec.interval_ms.min(1_000));
+        self.due.insert((due_ms, key.clone()));
+        let track = Track::new(instance.lease_epoch, spec, address.clone(), grace_until_ms, due_ms);
+        self.tracks.insert(key.clone(), track);
+    }
+
+    fn forget(&mut self, key: &InstanceKey) {
+        if let Some(track) = self.tracks.remove(key) {
+            self.due.remove(&(track.due_ms, key.clone()));
+            self.unsent.remove(key);
+        }
+    }
+
+    /// The probes that are due, at most `max`.
+    pub fn due(&mut self, now_ms: u64, max: usize) -> Vec<ProbeJob> {
+        let mut jobs = Vec::new();
+        while jobs.len() < max {
+            let Some((due_ms, key)) = self.due.first().cloned() else { break };
+            if due_ms > now_ms {
+                break;
+            }
+            self.due.pop_first();
+            let Some(track) = self.tracks.get_mut(&key) else { continue };
+            track.under_way = true;
+            jobs.push(ProbeJob {
+                key,
+                lease_epoch: track.lease_epoch,
+                address: track.address.clone(),
+                spec: track.spec.clone(),
+            });
+        }
+        jobs
+    }
+
+    /// When the next probe is due, in milliseconds on the monotonic clock.
+    #[must_use]
+    pub fn next_due_ms(&self) -> Option<u64> {
+        self.due.first().map(|(due_ms, _)| *due_ms)
+    }
+
+    /// Takes a result in. One of an earlier registration counts for nothing.
+    pub fn done(&mut self, job: &ProbeJob, answer: &ProbeAnswer, now_ms: u64, wall_ms: u64) {
+        let Some(track) =
+            self.tracks.get_mut(&job.key).filter(|track| track.lease_epoch == job.lease_epoch)
+        else {
+            return;
+        };
+        if track.take(answer, now_ms, wall_ms) {
+            self.unsent.insert(job.key.clone());
+        }
+        track.under_way = false;
+        let spec = &track.spec;
+        let spread = spec.interval_ms * u64::from(spec.jitter_percent) / 100;
+        let moved = spec.interval_ms - spread / 2 + fastrand::u64(0..=spread);
+        track.due_ms = now_ms + moved;
+        self.due.insert((track.due_ms, job.key.clone()));
+    }
+
+    /// Takes the proxy's experience in: why an instance is held back, or that it is no more.
+    pub fn passive(&mut self, key: &InstanceKey, lease_epoch: u64, held: Option<String>) {
+        self.passive.insert(key.clone(), (lease_epoch, held));
+        self.unsent_passive.insert(key.clone());
+    }
+
+    /// What the leader has to hear: everything where `all`, else what changed. At most `max`.
+    pub fn outbox(&mut self, all: bool, max: usize) -> Vec<Observation> {
+        if all {
+            let settled = self.tracks.iter().filter(|(_, track)| track.settled.is_some());
+            self.unsent.extend(settled.map(|(key, _)| key.clone()));
+            self.unsent_passive.extend(self.passive.keys().cloned());
+        }
+        let mut out = Vec::new();
+        while out.len() < max {
+            let Some(key) = self.unsent.pop_first() else { break };
+            let Some(track) = self.tracks.get(&key) else { continue };
+            let Some(sight) = track.settled else { continue };
+            let detail = track.last_detail().to_owned();
+            let lease_epoch = track.lease_epoch;
+            out.push(Observation { key, lease_epoch, sight, passive: false, detail });
+        }
+        while out.len() < max {
+            let Some(key) = self.unsent_passive.pop_first() else { break };
+            let Some((lease_epoch, held)) = self.passive.get(&key).cloned() else { continue };
+            let sight = if held.is_some() { Sight::NotReady } else { Sight::Good };
+            let detail = held.clone().unwrap_or_else(|| "the proxy uses it again".into());
+            if held.is_none() {
+                self.passive.remove(&key);
+            }
+            out.push(Observation { key, lease_epoch, sight, passive: true, detail });
+        }
+        out
+    }
+
+    /// Puts back what could not be told.
+    pub fn not_sent(&mut self, observations: &[Observation]) {
+        for observation in observations {
+            if observation.passive {
+                let held = (observation.sight != Sight::Good).then(|| observation.detail.clone());
+                self.passive
+                    .entry(observation.key.clone())
+                    .or_insert((observation.lease_epoch, held));
+                self.unsent_passive.insert(observation.key.clone());
+            } else if self.tracks.contains_key(&observation.key) {
+                self.unsent.insert(observation.key.clone());
+            }
+        }
+    }
+
+    /// What this node knows of an instance.
+    #[must_use]
+    pub fn view(&self, key: &InstanceKey) -> Option<TrackView> {
+        self.tracks.get(key).map(|track| TrackView {
+            failures: track.failures,
+            settled: track.settled,
+            records: track.records.iter().cloned().collect(),
+        })
+    }
+
+    /// Instances with failures in a row.
+    pub fn failing(&self) -> impl Iterator<Item = (&InstanceKey, u32)> {
+        self.tracks
+            .iter()
+            .filter(|(_, track)| track.failures > 0)
+            .map(|(key, track)| (key, track.failures))
+    }
+
+    /// How many instances this node probes.
+    #[must_use]
+    pub fn tracked_len(&self) -> usize {
+        self.tracks.len()
+    }
+}

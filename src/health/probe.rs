@@ -1,0 +1,337 @@
+//! The probes: HTTP, HTTPS, TCP and the gRPC health service.
+//!
+//! Each makes a connection of its own, asks once and closes; the time is bounded as a whole. A
+//! probe goes only where the egress policy lets the proxy go too.
+
+use std::time::Duration;
+
+use bytes::{Buf, Bytes};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use hyper::header::{self, HeaderName, HeaderValue};
+use hyper::{Method, Request, Response, StatusCode, Uri};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::task::JoinHandle;
+
+use super::core::ProbeJob;
+use super::track::Sight;
+use crate::clock::Clock;
+use crate::proxy::{
+    Connector, EgressPolicy, ProxyError, RequestTarget, Security, Stream, TlsRoots, TlsRootsError,
+    UpstreamAddress,
+};
+use crate::state::{ProbeKind, ProbeSpec};
+
+/// Most of a body that is read, in bytes.
+const BODY_LEN_MAX: usize = 64 * 1024;
+/// Most of a gRPC health answer, in bytes.
+const GRPC_LEN_MAX: usize = 4 * 1024;
+
+/// What a probe found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProbeAnswer {
+    /// What it comes to.
+    pub sight: Sight,
+    /// What was found, in one line.
+    pub detail: String,
+    /// How long it took, in microseconds.
+    pub latency_us: u64,
+}
+
+/// Runs probes. Cloning is cheap.
+#[derive(Clone)]
+pub struct Prober {
+    connector: Connector,
+    clock: Clock,
+}
+
+/// What was found, without the time.
+type Finding = (Sight, String);
+
+fn dead(detail: impl ToString) -> Finding {
+    (Sight::Dead, detail.to_string())
+}
+
+/// Ends a connection's task with the probe.
+struct Driver(JoinHandle<()>);
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Prober {
+    /// A prober under this egress policy.
+    pub fn new(
+        egress: EgressPolicy,
+        roots: &TlsRoots,
+        clock: Clock,
+    ) -> Result<Self, TlsRootsError> {
+        Ok(Self { connector: Connector::new(egress, roots)?, clock })
+    }
+
+    /// Probes once. Never takes longer than the probe's time-out; may be dropped.
+    pub async fn run(&self, job: &ProbeJob) -> ProbeAnswer {
+        let started_us = self.clock.monotonic_us();
+        let timeout = Duration::from_millis(job.spec.timeout_ms);
+        let (sight, detail) = match tokio::time::timeout(timeout, self.ask(job)).await {
+            Ok(found) => found,
+            Err(_) => dead(format!("no answer within {} ms", job.spec.timeout_ms)),
+        };
+        let latency_us = self.clock.monotonic_us().saturating_sub(started_us);
+        ProbeAnswer { sight, detail, latency_us }
+    }
+
+    async fn ask(&self, job: &ProbeJob) -> Finding {
+        let Some(address) = UpstreamAddress::parse(&job.address) else {
+            return dead("the address cannot be taken apart");
+        };
+        match job.spec.kind {
+            ProbeKind::Heartbeat => (Sight::Good, "the heartbeat alone counts".into()),
+            ProbeKind::Tcp => match self.connector.connect_tcp(&address.host, address.port).await {
+                Ok(_) => (Sight::Good, "connected".into()),
+                Err(error) => dead(error),
+            },
+            ProbeKind::Http => self.http(&address, &job.spec).await,
+            ProbeKind::Grpc => self.grpc(&address, &job.spec).await,
+        }
+    }
+
+    async fn http(&self, address: &UpstreamAddress, spec: &ProbeSpec) -> Finding {
+        let alive = match self.http_once(address, spec, &spec.path, true).await {
+            Ok(detail) => detail,
+            Err(detail) => return dead(detail),
+        };
+        let Some(path) = &spec.readiness_path else { return (Sight::Good, alive) };
+        match self.http_once(address, spec, path, false).await {
+            Ok(detail) => (Sight::Good, format!("ready: {detail}")),
+            Err(detail) => (Sight::NotReady, format!("not ready: {detail}")),
+        }
+    }
+
+    /// One request; what was found, good or bad.
+    async fn http_once(
+        &self,
+        address: &UpstreamAddress,
+        spec: &ProbeSpec,
+        path: &str,
+        check_body: bool,
+    ) -> Result<String, String> {
+        let request = http_request(address, spec, path)?;
+        let security = Security { insecure: spec.insecure_tls, http2: false };
+        let stream = self.connect(address, security).await?;
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(text)?;
+        let _driver = Driver(tokio::spawn(async move {
+            let _ended = connection.await;
+        }));
+        let response =
+            sender.send_request(request).await.map_err(|_| ProxyError::Reset.to_string())?;
+        let status = response.status();
+        if !is_expected(status, spec) {
+            return Err(format!("status {}", status.as_u16()));
+        }
+        if let Some(expected) = spec.expected_body.as_ref().filter(|_| check_body) {
+            let found = read_up_to(response.into_body(), BODY_LEN_MAX).await?;
+            let contains = found.windows(expected.len()).any(|part| part == expected.as_bytes());
+            if !contains {
+                return Err(format!("status {}, but the body lacks the text", status.as_u16()));
+            }
+        }
+        Ok(format!("status {}", status.as_u16()))
+    }
+
+    async fn grpc(&self, address: &UpstreamAddress, spec: &ProbeSpec) -> Finding {
+        match self.grpc_status(address, spec).await {
+            Ok(1) => (Sight::Good, "SERVING".into()),
+            Ok(2) => (Sight::NotReady, "NOT_SERVING".into()),
+            Ok(3) => dead("SERVICE_UNKNOWN"),
+            Ok(_) => dead("UNKNOWN"),
+            Err(detail) => dead(detail),
+        }
+    }
+
+    async fn grpc_status(
+        &self,
+        address: &UpstreamAddress,
+        spec: &ProbeSpec,
+    ) -> Result<u64, String> {
+        let security = Security { insecure: spec.insecure_tls, http2: true };
+        let stream = self.connect(address, security).await?;
+        let (mut sender, connection) =
+            hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+                .await
+                .map_err(text)?;
+        let _driver = Driver(tokio::spawn(async move {
+            let _ended = connection.await;
+        }));
+        let target = RequestTarget::new("/grpc.health.v1.Health/Check", None).map_err(text)?;
+        let uri = address
+            .path_and_query(&target)
+            .and_then(|path| address.absolute(path))
+            .map_err(text)?;
+        let body = Full::new(grpc_request(spec.path.trim_start_matches('/')));
+        let request = Request::post(uri)
+            .header(header::CONTENT_TYPE, "application/grpc")
+            .header(header::TE, "trailers")
+            .body(body)
+            .map_err(text)?;
+        let response =
+            sender.send_request(request).await.map_err(|_| ProxyError::Reset.to_string())?;
+        grpc_answer(response).await
+    }
+
+    async fn connect(
+        &self,
+        address: &UpstreamAddress,
+        security: Security,
+    ) -> Result<Stream, String> {
+        self.connector.connect(address, security).await.map_err(text)
+    }
+}
+
+fn text(error: impl ToString) -> String {
+    error.to_string()
+}
+
+fn is_expected(status: StatusCode, spec: &ProbeSpec) -> bool {
+    if spec.expected_statuses.is_empty() {
+        return status.is_success() || status.is_redirection();
+    }
+    spec.expected_statuses.contains(&status.as_u16())
+}
+
+fn http_request(
+    address: &UpstreamAddress,
+    spec: &ProbeSpec,
+    path: &str,
+) -> Result<Request<Full<Bytes>>, String> {
+    let (path, query) = match path.split_once('?') {
+        Some((path, query)) => (path, Some(query)),
+        None => (path, None),
+    };
+    // A path on the instance, whether or not its owner began it with a slash.
+    let rooted = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
+    let target = RequestTarget::new(&rooted, query).map_err(text)?;
+    let mut request = Request::new(Full::default());
+    *request.uri_mut() = Uri::from(address.path_and_query(&target).map_err(text)?);
+    *request.method_mut() = Method::from_bytes(spec.method.as_bytes()).map_err(text)?;
+    let headers = request.headers_mut();
+    headers.insert(header::HOST, address.host_header.clone());
+    headers.insert(header::USER_AGENT, HeaderValue::from_static("maxine-health"));
+    headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    for (name, value) in &spec.headers {
+        let name: HeaderName = name.parse().map_err(text)?;
+        headers.insert(name, HeaderValue::from_str(value).map_err(text)?);
+    }
+    Ok(request)
+}
+
+/// The beginning of a body, up to `len_max` bytes.
+async fn read_up_to(mut body: Incoming, len_max: usize) -> Result<Vec<u8>, String> {
+    let mut found = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_| "the body broke off".to_owned())?;
+        if let Ok(data) = frame.into_data() {
+            let room = len_max - found.len();
+            found.extend_from_slice(&data[..data.len().min(room)]);
+        }
+        if found.len() == len_max {
+            break;
+        }
+    }
+    Ok(found)
+}
+
+/// `HealthCheckRequest { service }`, framed. Field 1 is a string: tag 0x0a, length, bytes.
+fn grpc_request(service: &str) -> Bytes {
+    let service = &service.as_bytes()[..service.len().min(100)];
+    let mut message = Vec::new();
+    if !service.is_empty() {
+        // The length is below 128, one byte as a varint.
+        message.extend([0x0a, service.len() as u8]);
+        message.extend_from_slice(service);
+    }
+    let mut frame = vec![0];
+    frame.extend((message.len() as u32).to_be_bytes());
+    frame.extend(message);
+    frame.into()
+}
+
+/// The status in a `HealthCheckResponse`.
+async fn grpc_answer(response: Response<Incoming>) -> Result<u64, String> {
+    if response.status() != StatusCode::OK {
+        return Err(format!("status {}", response.status().as_u16()));
+    }
+    let early = response.headers().get("grpc-status").cloned();
+    let body = Limited::new(response.into_body(), GRPC_LEN_MAX);
+    let collected = body.collect().await.map_err(|_| "the answer broke off".to_owned())?;
+    let status = collected.trailers().and_then(|t| t.get("grpc-status")).cloned().or(early);
+    match status.as_ref().and_then(|value| value.to_str().ok()) {
+        Some("0") => {}
+        Some("12") => return Err("the instance has no gRPC health service".into()),
+        Some(code) => return Err(format!("grpc-status {code}")),
+        None => return Err("no grpc-status".into()),
+    }
+    let mut bytes = collected.to_bytes();
+    if bytes.len() < 5 || bytes.get_u8() != 0 || bytes.get_u32() as usize != bytes.len() {
+        return Err("the answer is not one uncompressed gRPC message".into());
+    }
+    serving_status(&bytes).ok_or_else(|| "the answer is not a health check's".into())
+}
+
+/// Field 1, a varint; 0 where it is left out. Other fields are skipped.
+fn serving_status(mut message: &[u8]) -> Option<u64> {
+    let mut status = 0;
+    while !message.is_empty() {
+        let tag = varint(&mut message)?;
+        match (tag >> 3, tag & 7) {
+            (1, 0) => status = varint(&mut message)?,
+            (_, 0) => {
+                varint(&mut message)?;
+            }
+            (_, 2) => {
+                let len = usize::try_from(varint(&mut message)?).ok()?;
+                message = message.get(len..)?;
+            }
+            (_, 1) => message = message.get(8..)?,
+            (_, 5) => message = message.get(4..)?,
+            _ => return None,
+        }
+    }
+    Some(status)
+}
+
+fn varint(message: &mut &[u8]) -> Option<u64> {
+    let mut value = 0_u64;
+    for shift in (0..64).step_by(7) {
+        let (byte, rest) = message.split_first()?;
+        *message = rest;
+        value |= u64::from(byte & 0x7f) << shift;
+        if byte & 0x80 == 0 {
+            return Some(value);
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn grpc_messages_are_framed_and_read() {
+        assert_eq!(grpc_request(""), &[0, 0, 0, 0, 0][..]);
+        assert_eq!(grpc_request("svc"), &[0, 0, 0, 0, 5, 0x0a, 3, b's', b'v', b'c'][..]);
+        assert_eq!(serving_status(&[]), Some(0));
+        assert_eq!(serving_status(&[0x08, 1]), Some(1));
+        assert_eq!(
+            serving_status(&[0x12, 1, b'x', 0x08, 2]),
+            Some(2),
+            "unknown fields are skipped"
+        );
+        assert_eq!(serving_status(&[0x08]), None);
+        assert_eq!(serving_status(&[0x12, 9, 1]), None);
+    }
+}

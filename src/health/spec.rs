@@ -1,0 +1,103 @@
+//! Which probe applies to an instance.
+
+use crate::state::{Instance, ProbeKind, ProbeSpec, ServicePolicy};
+
+/// The node-wide settings of active health checks (`MAXINE_ACTIVE_HEALTH_CHECK_*`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ActiveDefaults {
+    /// Whether instances that only name a health check path are probed.
+    pub enabled: bool,
+    /// Between two probes, in milliseconds.
+    pub interval_ms: u64,
+    /// For one probe, in milliseconds.
+    pub timeout_ms: u64,
+    /// Bad probes in a row until eviction.
+    pub fall: u32,
+    /// The path of instances that name none; empty for not probing them.
+    pub path: String,
+    /// Observers that have to agree where the policy does not say, at least 1.
+    pub observers: u32,
+}
+
+impl Default for ActiveDefaults {
+    fn default() -> Self {
+        Self {
+            enabled: false,
+            interval_ms: 15_000,
+            timeout_ms: 3_000,
+            fall: 3,
+            path: String::new(),
+            observers: 1,
+        }
+    }
+}
+
+/// The probe of an instance: its own, or its service's, or that of the node-wide health checks.
+/// `None` where the heartbeat alone counts.
+#[must_use]
+pub fn effective_probe(
+    instance: &Instance,
+    policy: Option<&ServicePolicy>,
+    defaults: &ActiveDefaults,
+) -> Option<ProbeSpec> {
+    let own = instance.registration.probe.as_deref();
+    let of_policy = policy.and_then(|policy| policy.probe.as_ref());
+    let asks = |spec: &&ProbeSpec| spec.kind != ProbeKind::Heartbeat;
+    if let Some(spec) = own.filter(asks).or(of_policy.filter(asks)) {
+        return Some(spec.clone());
+    }
+    if !defaults.enabled {
+        return None;
+    }
+    // A path without a kind is what clients of the compatible API register.
+    let named = own.map(|spec| spec.path.as_str()).filter(|path| !path.is_empty());
+    let path = named.unwrap_or(&defaults.path);
+    (!path.is_empty()).then(|| ProbeSpec {
+        kind: ProbeKind::Http,
+        path: path.into(),
+        interval_ms: defaults.interval_ms,
+        timeout_ms: defaults.timeout_ms,
+        fall: defaults.fall,
+        ..ProbeSpec::default()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::{Address, Health, Name, Registration};
+
+    fn instance(probe: Option<ProbeSpec>) -> Instance {
+        let address = Address::parse("http://10.0.0.1").unwrap();
+        let mut registration = Registration::new(Name::trusted("a"), address, 5_000);
+        registration.probe = probe.map(Box::new);
+        Instance {
+            registration,
+            lease_epoch: 1,
+            registered_at_ms: 0,
+            modified_index: 1,
+            health: Health::default(),
+        }
+    }
+
+    #[test]
+    fn the_instances_own_probe_comes_before_its_services_and_the_nodes() {
+        let path = |path: &str, kind| ProbeSpec { kind, path: path.into(), ..Default::default() };
+        let policy =
+            ServicePolicy { probe: Some(path("/policy", ProbeKind::Http)), ..Default::default() };
+        let on = ActiveDefaults { enabled: true, path: "/node".into(), ..Default::default() };
+        let off = ActiveDefaults::default();
+        let own = instance(Some(path("/own", ProbeKind::Http)));
+        let compatible = instance(Some(path("health", ProbeKind::Heartbeat)));
+        let bare = instance(None);
+        let chosen = |instance, policy, defaults| {
+            effective_probe(instance, policy, defaults).map(|spec| spec.path)
+        };
+        assert_eq!(chosen(&own, Some(&policy), &on).as_deref(), Some("/own"));
+        assert_eq!(chosen(&bare, Some(&policy), &on).as_deref(), Some("/policy"));
+        assert_eq!(chosen(&compatible, None, &on).as_deref(), Some("health"));
+        assert_eq!(chosen(&bare, None, &on).as_deref(), Some("/node"));
+        assert_eq!(chosen(&compatible, None, &off), None);
+        assert_eq!(chosen(&bare, None, &off), None);
+    }
+}

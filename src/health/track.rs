@@ -1,0 +1,155 @@
+//! What one node saw of one instance: a short memory and, after enough results in a row, a sight of
+//! its own.
+
+use std::collections::VecDeque;
+
+use bincode::{Decode, Encode};
+
+use super::probe::ProbeAnswer;
+use crate::state::ProbeSpec;
+
+/// Results kept for those who ask why.
+const RECORDS_MAX: usize = 8;
+
+/// What one node makes of an instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum Sight {
+    /// Alive and ready.
+    Good,
+    /// Alive, but not ready for traffic.
+    NotReady,
+    /// Not alive.
+    Dead,
+}
+
+/// One probe's result, as it is shown.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ProbeRecord {
+    /// When, in milliseconds since 1970.
+    pub at_ms: u64,
+    /// What it came to.
+    pub sight: Sight,
+    /// What was found, in one line.
+    pub detail: String,
+    /// How long it took, in microseconds.
+    pub latency_us: u64,
+}
+
+/// One instance under observation.
+#[derive(Clone, Debug)]
+pub(crate) struct Track {
+    pub(crate) lease_epoch: u64,
+    pub(crate) spec: ProbeSpec,
+    pub(crate) address: crate::state::Address,
+    /// Until when bad results do not count, on the monotonic clock, in milliseconds.
+    pub(crate) grace_until_ms: u64,
+    pub(crate) due_ms: u64,
+    pub(crate) under_way: bool,
+    /// The sight that results in a row have come to.
+    pub(crate) settled: Option<Sight>,
+    candidate: Option<(Sight, u32)>,
+    /// Bad results in a row.
+    pub(crate) failures: u32,
+    pub(crate) records: VecDeque<ProbeRecord>,
+}
+
+impl Track {
+    pub(crate) fn new(
+        lease_epoch: u64,
+        spec: ProbeSpec,
+        address: crate::state::Address,
+        grace_until_ms: u64,
+        due_ms: u64,
+    ) -> Self {
+        Self {
+            lease_epoch,
+            spec,
+            address,
+            grace_until_ms,
+            due_ms,
+            under_way: false,
+            settled: None,
+            candidate: None,
+            failures: 0,
+            records: VecDeque::new(),
+        }
+    }
+
+    /// Takes a result in; `true` where the settled sight changed.
+    pub(crate) fn take(&mut self, answer: &ProbeAnswer, now_ms: u64, wall_ms: u64) -> bool {
+        if self.records.len() == RECORDS_MAX {
+            self.records.pop_back();
+        }
+        self.records.push_front(ProbeRecord {
+            at_ms: wall_ms,
+            sight: answer.sight,
+            detail: answer.detail.clone(),
+            latency_us: answer.latency_us,
+        });
+        if answer.sight == Sight::Good {
+            self.failures = 0;
+        } else if now_ms < self.grace_until_ms {
+            return false;
+        } else {
+            self.failures = self.failures.saturating_add(1);
+        }
+        if self.settled == Some(answer.sight) {
+            self.candidate = None;
+            return false;
+        }
+        let count = match self.candidate {
+            Some((sight, count)) if sight == answer.sight => count + 1,
+            _ => 1,
+        };
+        self.candidate = Some((answer.sight, count));
+        let needed = if answer.sight == Sight::Good { self.spec.rise } else { self.spec.fall };
+        if count < needed {
+            return false;
+        }
+        self.settled = Some(answer.sight);
+        self.candidate = None;
+        true
+    }
+
+    /// The last result in one line.
+    pub(crate) fn last_detail(&self) -> &str {
+        self.records.front().map_or("", |record| record.detail.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn track(rise: u32, fall: u32, grace_until_ms: u64) -> Track {
+        let spec = ProbeSpec { rise, fall, ..ProbeSpec::default() };
+        let address = crate::state::Address::parse("http://10.0.0.1").unwrap();
+        Track::new(1, spec, address, grace_until_ms, 0)
+    }
+
+    fn answer(sight: Sight) -> ProbeAnswer {
+        ProbeAnswer { sight, detail: "x".into(), latency_us: 1 }
+    }
+
+    #[test]
+    fn only_results_in_a_row_settle() {
+        let mut track = track(2, 3, 0);
+        for sight in [Sight::Good, Sight::Dead, Sight::Dead, Sight::Good, Sight::Dead] {
+            assert!(!track.take(&answer(sight), 1, 1));
+        }
+        assert!(!track.take(&answer(Sight::Dead), 1, 1));
+        assert!(track.take(&answer(Sight::Dead), 1, 1), "the third in a row");
+        assert_eq!((track.settled, track.failures), (Some(Sight::Dead), 3));
+        assert!(!track.take(&answer(Sight::Good), 1, 1));
+        assert!(track.take(&answer(Sight::Good), 1, 1), "the second in a row");
+        assert_eq!(track.records.len(), RECORDS_MAX);
+    }
+
+    #[test]
+    fn bad_results_do_not_count_while_it_starts_up() {
+        let mut track = track(1, 1, 100);
+        assert!(!track.take(&answer(Sight::Dead), 99, 1));
+        assert_eq!(track.failures, 0);
+        assert!(track.take(&answer(Sight::Dead), 100, 1));
+    }
+}

@@ -1,0 +1,374 @@
+//! The leader's side: when do enough observers agree, and is the change damped?
+//!
+//! Pure. Kept in the leader's memory only: observers repeat what they see, so a new leader knows
+//! all of it after one round.
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::track::Sight;
+use super::wire::Observation;
+use crate::state::{
+    ControlState, Health, HealthPolicy, HealthReport, InstanceKey, Liveness, Readiness,
+};
+
+/// How long an observer's word counts without being repeated, in milliseconds.
+const WORD_MS: u64 = 30_000;
+/// Between two decisions without news, in milliseconds.
+const REVIEW_MS: u64 = 500;
+/// What one transition adds to an instance's flap score.
+const FLAP_STEP: u32 = 1_000;
+/// Most instances that are remembered; more than a registry holds.
+const INSTANCES_MAX: usize = 1_000_000;
+
+#[derive(Clone, Debug)]
+struct Word {
+    sight: Sight,
+    detail: String,
+    at_ms: u64,
+}
+
+#[derive(Debug, Default)]
+struct Heard {
+    lease_epoch: u64,
+    probes: BTreeMap<String, Word>,
+    passive: BTreeMap<String, Word>,
+}
+
+/// What a decision depends on besides what was heard.
+#[derive(Clone, Copy, Debug)]
+pub struct VerdictContext<'a> {
+    /// The published state.
+    pub state: &'a ControlState,
+    /// How many nodes live.
+    pub live_nodes: usize,
+    /// Observers that have to agree where the policy does not say.
+    pub observers: u32,
+    /// The monotonic clock, in milliseconds.
+    pub now_ms: u64,
+    /// The wall clock, in milliseconds since 1970.
+    pub wall_ms: u64,
+}
+
+/// A transition to propose.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decision {
+    /// The report for the log.
+    pub report: HealthReport,
+}
+
+/// What all observers said lately.
+#[derive(Debug, Default)]
+pub struct Verdicts {
+    heard: HashMap<InstanceKey, Heard>,
+    /// Whether something new was heard since the last decision.
+    news: bool,
+    decided_at_ms: u64,
+}
+
+impl Verdicts {
+    /// Knows nothing.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Forgets everything; for one who no longer leads.
+    pub fn clear(&mut self) {
+        self.heard.clear();
+    }
+
+    /// Whether it is time to decide: there is news, or words and scores have aged.
+    #[must_use]
+    pub fn is_due(&self, now_ms: u64) -> bool {
+        let aged = now_ms.saturating_sub(self.decided_at_ms) >= REVIEW_MS;
+        !self.heard.is_empty() && (self.news || aged)
+    }
+
+    /// Takes in what an observer sees now.
+    pub fn hear(&mut self, observer: &str, observation: Observation, now_ms: u64) {
+        if self.heard.len() >= INSTANCES_MAX && !self.heard.contains_key(&observation.key) {
+            return;
+        }
+        let heard = self.heard.entry(observation.key).or_default();
+        if observation.lease_epoch < heard.lease_epoch {
+            return;
+        }
+        if observation.lease_epoch > heard.lease_epoch {
+            *heard = Heard { lease_epoch: observation.lease_epoch, ..Heard::default() };
+        }
+        let words = if observation.passive { &mut heard.passive } else { &mut heard.probes };
+        let word = Word { sight: observation.sight, detail: observation.detail, at_ms: now_ms };
+        let before = words.insert(observer.into(), word).map(|word| word.sight);
+        self.news |= before != Some(observation.sight);
+    }
+
+    /// The transitions that are to be proposed now. Asked again, it names them again until the
+    /// published state shows them.
+    pub fn decide(&mut self, context: &VerdictContext<'_>) -> Vec<Decision> {
+        let mut decisions = Vec::new();
+        (self.news, self.decided_at_ms) = (false, context.now_ms);
+        self.heard.retain(|key, heard| {
+            for words in [&mut heard.probes, &mut heard.passive] {
+                words.retain(|_, word| context.now_ms.saturating_sub(word.at_ms) <= WORD_MS);
+            }
+            let service = context.state.service(&key.service);
+            let instance = service.and_then(|service| service.instances.get(&key.instance));
+            let Some(instance) = instance.filter(|i| i.lease_epoch <= heard.lease_epoch) else {
+                return false;
+            };
+            if instance.lease_epoch == heard.lease_epoch {
+                let policy = service.and_then(|s| s.policy.as_ref()).and_then(|p| p.policy.health);
+                let present = &instance.health;
+                if let Some(health) = judge(heard, present, policy, context) {
+                    let report =
+                        HealthReport { key: key.clone(), lease_epoch: heard.lease_epoch, health };
+                    decisions.push(Decision { report });
+                }
+            }
+            !(heard.probes.is_empty() && heard.passive.is_empty())
+        });
+        decisions.sort_by(|a, b| a.report.key.cmp(&b.report.key));
+        decisions
+    }
+}
+
+/// The new verdict, where there is one.
+fn judge(
+    heard: &Heard,
+    present: &Health,
+    policy: Option<HealthPolicy>,
+    context: &VerdictContext<'_>,
+) -> Option<Health> {
+    let settings = policy.unwrap_or_default();
+    let observers = policy.map_or(context.observers, |policy| policy.observers) as usize;
+    let needed = observers.min(context.live_nodes.max(heard.probes.len())).max(1);
+    let agreed = [Sight::Dead, Sight::NotReady, Sight::Good]
+        .into_iter()
+        .find(|sight| count(&heard.probes, *sight) >= needed)
+        .or_else(|| {
+            // Not alive to some and not ready to others is not ready to all of them.
+            let bad = heard.probes.values().filter(|word| word.sight != Sight::Good).count();
+            (bad >= needed).then_some(Sight::NotReady)
+        });
+    let held = settings.passive_observers > 0
+        && count(&heard.passive, Sight::NotReady) >= settings.passive_observers as usize;
+    let (liveness, readiness) = match agreed {
+        Some(Sight::Dead) => (Liveness::Evicted, Readiness::NotReady),
+        Some(Sight::NotReady) => (Liveness::Alive, Readiness::NotReady),
+        Some(Sight::Good) if held => (Liveness::Alive, Readiness::NotReady),
+        Some(Sight::Good) => (Liveness::Alive, Readiness::Ready),
+        None if held => (present.liveness, Readiness::NotReady),
+        // Only what the proxy said is known, and it takes it back.
+        None if heard.probes.is_empty() && !heard.passive.is_empty() => {
+            (present.liveness, Readiness::Ready)
+        }
+        None => return None,
+    };
+    let known = (present.liveness, present.readiness);
+    let neutral = known == (Liveness::Alive, Readiness::Unknown);
+    // The first good word about someone new is no transition worth an entry in the log.
+    if known == (liveness, readiness) || neutral && readiness == Readiness::Ready {
+        return None;
+    }
+    let score = decayed(present, settings.flap_half_life_ms, context.wall_ms);
+    let recovers = readiness == Readiness::Ready;
+    if recovers && settings.flap_score_max > 0 && score >= settings.flap_score_max {
+        return None;
+    }
+    let source = if agreed.is_none() || agreed == Some(Sight::Good) && held {
+        &heard.passive
+    } else {
+        &heard.probes
+    };
+    Some(Health {
+        readiness,
+        liveness,
+        reason: reason(source, recovers).into(),
+        since_ms: context.wall_ms,
+        flap_score: score.saturating_add(FLAP_STEP),
+    })
+}
+
+fn count(words: &BTreeMap<String, Word>, sight: Sight) -> usize {
+    words.values().filter(|word| word.sight == sight).count()
+}
+
+/// The score after the time since its last change.
+fn decayed(health: &Health, half_life_ms: u64, wall_ms: u64) -> u32 {
+    let age_ms = wall_ms.saturating_sub(health.since_ms);
+    let halvings = age_ms as f64 / half_life_ms.max(1) as f64;
+    let left = f64::from(health.flap_score) * 0.5_f64.powf(halvings);
+    // At most what it was, so it fits.
+    left as u32
+}
+
+fn reason(words: &BTreeMap<String, Word>, good: bool) -> String {
+    let telling = words.iter().filter(|(_, word)| (word.sight == Sight::Good) == good);
+    let mut text = String::new();
+    for (observer, word) in telling.take(3) {
+        if !text.is_empty() {
+            text.push_str("; ");
+        }
+        let detail: String = word.detail.chars().take(200).collect();
+        text.push_str(&format!("{detail} (seen by {observer})"));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::{
+        Actor, Address, Command, Fence, Name, Proposal, Registration, Reply, RequestId, ServiceKey,
+    };
+
+    struct World {
+        state: ControlState,
+        verdicts: Verdicts,
+        now_ms: u64,
+        requests: u128,
+        fence: Option<Fence>,
+    }
+
+    fn service() -> ServiceKey {
+        ServiceKey::new(Name::trusted("default"), Name::trusted("orders"))
+    }
+
+    impl World {
+        fn new(policy: &str) -> (Self, InstanceKey, u64) {
+            let mut world = Self {
+                state: ControlState::default(),
+                verdicts: Verdicts::new(),
+                now_ms: 1_000,
+                requests: 0,
+                fence: None,
+            };
+            let holder = Name::trusted("n");
+            if let Reply::Granted(fence) = world.propose(Command::GrantLeadership { holder }) {
+                world.fence = Some(fence);
+            }
+            world.propose(Command::PutPolicy {
+                key: service(),
+                policy_json: Some(policy.into()),
+                expected_revision: None,
+            });
+            let address = Address::parse("http://10.0.0.1").unwrap();
+            let registration = Registration::new(Name::trusted("a"), address, 5_000);
+            let registered =
+                world.propose(Command::Register { items: vec![(service(), registration)] });
+            let Reply::Registered(epochs) = registered else { panic!("{registered:?}") };
+            (world, service().instance(Name::trusted("a")), epochs[0].clone().unwrap())
+        }
+
+        fn propose(&mut self, command: Command) -> Reply {
+            self.requests += 1;
+            let proposal = Proposal {
+                request_id: RequestId(self.requests),
+                proposed_at_ms: self.now_ms,
+                fence: self.fence.filter(|_| command.is_leader_only()),
+                actor: Actor::system("test"),
+                command,
+            };
+            self.state.apply(&proposal, &mut Vec::new()).reply
+        }
+
+        fn hear(
+            &mut self,
+            key: &InstanceKey,
+            epoch: u64,
+            observer: &str,
+            sight: Sight,
+            passive: bool,
+        ) {
+            let key = key.clone();
+            let detail = format!("{sight:?}");
+            let observation = Observation { key, lease_epoch: epoch, sight, passive, detail };
+            self.verdicts.hear(observer, observation, self.now_ms);
+        }
+
+        /// Decides and applies; what the instance's health is then.
+        fn settle(&mut self) -> Option<Health> {
+            let context = VerdictContext {
+                state: &self.state,
+                live_nodes: 3,
+                observers: 1,
+                now_ms: self.now_ms,
+                wall_ms: self.now_ms,
+            };
+            let items: Vec<_> =
+                self.verdicts.decide(&context).into_iter().map(|d| d.report).collect();
+            if items.is_empty() {
+                return None;
+            }
+            self.propose(Command::ReportHealth { items });
+            let instance = self.state.service(&service())?.instances.get(&Name::trusted("a"))?;
+            Some(instance.health.clone())
+        }
+    }
+
+    #[test]
+    fn one_badly_placed_node_evicts_nobody() {
+        let (mut world, key, epoch) = World::new(r#"{"health":{"observers":2}}"#);
+        world.hear(&key, epoch, "n1", Sight::Dead, false);
+        world.hear(&key, epoch, "n2", Sight::Good, false);
+        world.hear(&key, epoch, "n3", Sight::Good, false);
+        assert_eq!(world.settle(), None);
+        world.hear(&key, epoch, "n2", Sight::Dead, false);
+        let health = world.settle().unwrap();
+        assert_eq!(health.liveness, Liveness::Evicted);
+        assert_eq!(&*health.reason, "Dead (seen by n1); Dead (seen by n2)");
+        assert_eq!(world.settle(), None, "a transition is told once");
+        world.hear(&key, epoch, "n1", Sight::Good, false);
+        let health = world.settle().unwrap();
+        assert_eq!((health.liveness, health.readiness), (Liveness::Alive, Readiness::Ready));
+    }
+
+    #[test]
+    fn the_word_of_an_observer_who_fell_silent_stops_counting() {
+        let (mut world, key, epoch) = World::new(r#"{"health":{"observers":2}}"#);
+        world.hear(&key, epoch, "n1", Sight::Dead, false);
+        world.now_ms += WORD_MS + 1;
+        world.hear(&key, epoch, "n2", Sight::Dead, false);
+        assert_eq!(world.settle(), None);
+    }
+
+    #[test]
+    fn an_earlier_registrations_observers_say_nothing_of_the_present_one() {
+        let (mut world, key, epoch) = World::new("{}");
+        world.hear(&key, epoch - 1, "n1", Sight::Dead, false);
+        assert_eq!(world.settle(), None);
+    }
+
+    #[test]
+    fn a_flapping_instance_is_held_back_until_its_score_decays() {
+        let policy = r#"{"health":{"flap_score_max":3000,"flap_half_life_ms":10000}}"#;
+        let (mut world, key, epoch) = World::new(policy);
+        let mut held = false;
+        for _ in 0..4 {
+            world.now_ms += 10;
+            world.hear(&key, epoch, "n1", Sight::Dead, false);
+            world.settle();
+            world.now_ms += 10;
+            world.hear(&key, epoch, "n1", Sight::Good, false);
+            held = world.settle().is_none();
+        }
+        assert!(held, "the third recovery within moments is held back");
+        world.now_ms += 10_000;
+        let health = world.settle().unwrap();
+        assert_eq!(health.readiness, Readiness::Ready, "and comes when the score has halved");
+        assert!(health.flap_score < 4_000);
+    }
+
+    #[test]
+    fn the_proxys_experience_counts_where_the_policy_says_so() {
+        let (mut world, key, epoch) = World::new(r#"{"health":{"passive_observers":2}}"#);
+        world.hear(&key, epoch, "n1", Sight::NotReady, true);
+        assert_eq!(world.settle(), None);
+        world.hear(&key, epoch, "n2", Sight::NotReady, true);
+        let health = world.settle().unwrap();
+        assert_eq!((health.liveness, health.readiness), (Liveness::Alive, Readiness::NotReady));
+        world.hear(&key, epoch, "n1", Sight::Good, true);
+        world.hear(&key, epoch, "n2", Sight::Good, true);
+        assert_eq!(world.settle().unwrap().readiness, Readiness::Ready);
+    }
+}

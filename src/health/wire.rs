@@ -1,0 +1,120 @@
+//! What nodes tell the leader about instances: bytes of our own.
+
+use bincode::{Decode, Encode};
+
+use super::track::Sight;
+use crate::state::{InstanceKey, Name, ServiceKey};
+
+/// Most observations in one message.
+pub(crate) const OBSERVATIONS_MAX: usize = 2_000;
+/// Largest message, in bytes.
+const MESSAGE_LEN_MAX: usize = 4 * 1024 * 1024;
+
+/// What one node sees of one registration now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Observation {
+    /// Whose.
+    pub key: InstanceKey,
+    /// Which registration of it.
+    pub lease_epoch: u64,
+    /// What it looks like to probes; `None` where this source does not probe.
+    pub sight: Sight,
+    /// Whether it comes from the proxy's experience instead of a probe.
+    pub passive: bool,
+    /// The last result, in one line.
+    pub detail: String,
+}
+
+/// A message that cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[error("observations cannot be read: {0}")]
+pub struct ObservationError(String);
+
+/// Versions are only ever appended.
+#[derive(Encode, Decode)]
+enum Wire {
+    V1 { observer: String, items: Vec<Item> },
+}
+
+#[derive(Encode, Decode)]
+struct Item {
+    namespace: Name,
+    service: Name,
+    instance: Name,
+    lease_epoch: u64,
+    sight: Sight,
+    passive: bool,
+    detail: String,
+}
+
+/// Encodes what `observer` sees.
+pub fn encode_observations(
+    observer: &str,
+    observations: &[Observation],
+) -> Result<Vec<u8>, ObservationError> {
+    let item = |o: &Observation| Item {
+        namespace: o.key.service.namespace.clone(),
+        service: o.key.service.service.clone(),
+        instance: o.key.instance.clone(),
+        lease_epoch: o.lease_epoch,
+        sight: o.sight,
+        passive: o.passive,
+        detail: o.detail.clone(),
+    };
+    let items = observations.iter().take(OBSERVATIONS_MAX).map(item).collect();
+    let config = bincode::config::standard().with_limit::<MESSAGE_LEN_MAX>();
+    bincode::encode_to_vec(Wire::V1 { observer: observer.into(), items }, config)
+        .map_err(|error| ObservationError(error.to_string()))
+}
+
+/// Decodes who observed, and what.
+pub fn decode_observations(bytes: &[u8]) -> Result<(String, Vec<Observation>), ObservationError> {
+    let config = bincode::config::standard().with_limit::<MESSAGE_LEN_MAX>();
+    let (wire, _): (Wire, _) = bincode::decode_from_slice(bytes, config)
+        .map_err(|error| ObservationError(error.to_string()))?;
+    let Wire::V1 { observer, items } = wire;
+    if items.len() > OBSERVATIONS_MAX {
+        return Err(ObservationError(format!("{} items in one message", items.len())));
+    }
+    let observation = |item: Item| Observation {
+        key: ServiceKey::new(item.namespace, item.service).instance(item.instance),
+        lease_epoch: item.lease_epoch,
+        sight: item.sight,
+        passive: item.passive,
+        detail: item.detail,
+    };
+    Ok((observer, items.into_iter().map(observation).collect()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn observations_keep_their_bytes() {
+        let key = ServiceKey::new(Name::trusted("d"), Name::trusted("s")).instance("i".into_name());
+        let one = Observation {
+            key,
+            lease_epoch: 7,
+            sight: Sight::Dead,
+            passive: false,
+            detail: "x".into(),
+        };
+        let bytes = encode_observations("n", std::slice::from_ref(&one)).unwrap();
+        assert_eq!(bytes, [0, 1, b'n', 1, 1, b'd', 1, b's', 1, b'i', 7, 2, 0, 1, b'x']);
+        assert_eq!(decode_observations(&bytes).unwrap(), ("n".into(), vec![one]));
+        for cut in 0..bytes.len() {
+            assert!(decode_observations(&bytes[..cut]).is_err());
+        }
+    }
+
+    trait IntoName {
+        fn into_name(self) -> Name;
+    }
+
+    impl IntoName for &str {
+        fn into_name(self) -> Name {
+            Name::trusted(self)
+        }
+    }
+}

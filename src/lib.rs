@@ -1,0 +1,16 @@
+//! Maxine: a control plane for service-to-service traffic. `ARCHITECTURE.md` has the picture.
+
+pub mod actors;
+pub mod api;
+pub mod app;
+pub mod backend;
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod discovery;
+pub mod health;
+pub mod proxy;
+pub mod security;
+pub mod state;
+pub mod telemetry;
+pub mod view;

@@ -1,0 +1,18 @@
+//! The `maxine` program.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    let cli = maxine::cli::Cli::parse();
+    // The web server and the actors share one multi-thread runtime; the log has one of its own.
+    let runtime = actix_rt::System::with_tokio_rt(|| {
+        tokio::runtime::Builder::new_multi_thread()
+            .thread_name("maxine")
+            .enable_all()
+            .build()
+            .expect("a runtime can be made: without one nothing can be done")
+    });
+    runtime.block_on(maxine::cli::run(cli))
+}

@@ -1,0 +1,432 @@
+//! Bodies on their way: streamed frame by frame, watched, never gathered unless a policy keeps a
+//! small one to send it again.
+//!
+//! Back-pressure is hyper's: a frame is pulled only when the other side has room for it.
+
+use std::future::Future as _;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::body::Body as AxumBody;
+use bytes::Bytes;
+use futures::task::AtomicWaker;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use tokio::time::{Instant, Sleep};
+
+use super::error::ProxyError;
+use super::forward::UnderWay;
+use super::pool::Lease;
+use super::upstream::InFlight;
+use crate::clock::Clock;
+
+pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// How long a client that expects `100 Continue` is kept waiting for the instance's word, in
+/// milliseconds; RFC 9110 section 10.1.1 asks not to wait for ever.
+const EXPECT_WAIT_MS: u64 = 1_000;
+
+/// What is known of a request body while it is sent.
+#[derive(Debug, Default)]
+pub(crate) struct Progress {
+    phase: AtomicU8,
+    moved_at_us: AtomicU64,
+    failure: AtomicU8,
+}
+
+/// Whose turn it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// The instance's, to take what there is.
+    Upstream,
+    /// The client's, to send more.
+    Client,
+    /// All is sent.
+    Done,
+}
+
+impl Progress {
+    fn set(&self, phase: Phase, now_us: u64) {
+        let phase = match phase {
+            Phase::Upstream => 0,
+            Phase::Client => 1,
+            Phase::Done => 2,
+        };
+        if self.phase.swap(phase, Ordering::Relaxed) != phase || phase == 0 {
+            self.moved_at_us.store(now_us, Ordering::Relaxed);
+        }
+    }
+
+    /// Whose turn it is, and since when, in microseconds on the monotonic clock.
+    pub(crate) fn now(&self) -> (Phase, u64) {
+        let phase = match self.phase.load(Ordering::Relaxed) {
+            0 => Phase::Upstream,
+            1 => Phase::Client,
+            _ => Phase::Done,
+        };
+        (phase, self.moved_at_us.load(Ordering::Relaxed))
+    }
+
+    fn fail(&self, error: &ProxyError) {
+        let code = if matches!(error, ProxyError::BodyTooLarge { .. }) { 1 } else { 2 };
+        self.failure.store(code, Ordering::Relaxed);
+    }
+
+    /// What was wrong with the client's body, if anything.
+    pub(crate) fn failure(&self, max: u64) -> Option<ProxyError> {
+        match self.failure.load(Ordering::Relaxed) {
+            0 => None,
+            1 => Some(ProxyError::BodyTooLarge { max }),
+            _ => Some(ProxyError::ClientBody),
+        }
+    }
+}
+
+/// Holds a body back until the instance says `100 Continue`.
+#[derive(Debug, Default)]
+pub(crate) struct ExpectGate {
+    open: AtomicBool,
+    waker: AtomicWaker,
+}
+
+impl ExpectGate {
+    pub(crate) fn open(&self) {
+        self.open.store(true, Ordering::Release);
+        self.waker.wake();
+    }
+}
+
+enum Payload {
+    Empty,
+    Full(Option<Bytes>),
+    Stream(AxumBody),
+    /// What was gathered before it proved too long to keep, then the rest.
+    Prefixed(std::vec::IntoIter<Frame<Bytes>>, AxumBody),
+}
+
+/// A request body as the connection pulls it.
+pub(crate) struct RequestBody {
+    payload: Payload,
+    progress: Option<(Arc<Progress>, Clock)>,
+    gate: Option<(Arc<ExpectGate>, Pin<Box<Sleep>>)>,
+    left: u64,
+    limit: u64,
+}
+
+impl RequestBody {
+    pub(crate) fn empty() -> Self {
+        Self::of(Payload::Empty)
+    }
+
+    pub(crate) fn full(bytes: Bytes) -> Self {
+        if bytes.is_empty() { Self::empty() } else { Self::of(Payload::Full(Some(bytes))) }
+    }
+
+    fn of(payload: Payload) -> Self {
+        Self { payload, progress: None, gate: None, left: u64::MAX, limit: u64::MAX }
+    }
+
+    /// A body that is streamed as it arrives, at most `limit` bytes of it.
+    pub(crate) fn stream(
+        body: AxumBody,
+        limit: u64,
+        progress: Arc<Progress>,
+        clock: Clock,
+    ) -> Self {
+        progress.set(Phase::Upstream, clock.monotonic_us());
+        let progress = Some((progress, clock));
+        Self { payload: Payload::Stream(body), progress, gate: None, left: limit, limit }
+    }
+
+    /// The same, after `front`, which is already counted against the limit.
+    pub(crate) fn prefixed(
+        front: Vec<Frame<Bytes>>,
+        body: AxumBody,
+        limit: u64,
+        progress: Arc<Progress>,
+        clock: Clock,
+    ) -> Self {
+        let mut this = Self::stream(AxumBody::empty(), limit, progress, clock);
+        this.payload = Payload::Prefixed(front.into_iter(), body);
+        this
+    }
+
+    /// Holds it back until the gate opens or a second has passed.
+    pub(crate) fn gated(mut self, gate: Arc<ExpectGate>) -> Self {
+        let wait = tokio::time::sleep(Duration::from_millis(EXPECT_WAIT_MS));
+        self.gate = Some((gate, Box::pin(wait)));
+        self
+    }
+
+    fn poll_gate(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some((gate, wait)) = &mut self.gate else { return Poll::Ready(()) };
+        gate.waker.register(cx.waker());
+        let open = gate.open.load(Ordering::Acquire) || wait.as_mut().poll(cx).is_ready();
+        if !open {
+            return Poll::Pending;
+        }
+        self.gate = None;
+        Poll::Ready(())
+    }
+
+    fn mark(&self, phase: Phase) {
+        if let Some((progress, clock)) = &self.progress {
+            progress.set(phase, clock.monotonic_us());
+        }
+    }
+
+    fn fail(&self, error: ProxyError) -> BoxError {
+        if let Some((progress, _)) = &self.progress {
+            progress.fail(&error);
+        }
+        error.into()
+    }
+
+    fn count(&mut self, frame: Frame<Bytes>) -> Result<Frame<Bytes>, BoxError> {
+        let len = frame.data_ref().map_or(0, |data| data.len() as u64);
+        match self.left.checked_sub(len) {
+            Some(left) => {
+                self.left = left;
+                Ok(frame)
+            }
+            None => Err(self.fail(ProxyError::BodyTooLarge { max: self.limit })),
+        }
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let this = self.get_mut();
+        if this.poll_gate(cx).is_pending() {
+            this.mark(Phase::Upstream);
+            return Poll::Pending;
+        }
+        let polled = match &mut this.payload {
+            Payload::Empty => return Poll::Ready(None),
+            Payload::Full(bytes) => {
+                return Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes))));
+            }
+            Payload::Stream(body) => Pin::new(body).poll_frame(cx),
+            Payload::Prefixed(front, rest) => match front.next() {
+                Some(frame) => return Poll::Ready(Some(Ok(frame))),
+                None => Pin::new(rest).poll_frame(cx),
+            },
+        };
+        match polled {
+            Poll::Pending => {
+                this.mark(Phase::Client);
+                Poll::Pending
+            }
+            Poll::Ready(None) => {
+                this.mark(Phase::Done);
+                Poll::Ready(None)
+            }
+            Poll::Ready(Some(Err(error))) => {
+                tracing::debug!(%error, "a request's body broke off");
+                Poll::Ready(Some(Err(this.fail(ProxyError::ClientBody))))
+            }
+            Poll::Ready(Some(Ok(frame))) => {
+                this.mark(Phase::Upstream);
+                Poll::Ready(Some(this.count(frame)))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.payload {
+            Payload::Empty => true,
+            Payload::Full(bytes) => bytes.is_none(),
+            Payload::Stream(body) => body.is_end_stream(),
+            Payload::Prefixed(..) => false,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.payload {
+            Payload::Empty => SizeHint::with_exact(0),
+            Payload::Full(bytes) => {
+                SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
+            }
+            Payload::Stream(body) => body.size_hint(),
+            Payload::Prefixed(..) => SizeHint::default(),
+        }
+    }
+}
+
+impl Drop for RequestBody {
+    fn drop(&mut self) {
+        // Whoever waits for the response must not take a body that will not be read for a slow one.
+        self.mark(Phase::Done);
+    }
+}
+
+/// What is accounted for when a response ends.
+pub(crate) struct ResponseWatch {
+    pub(crate) lease: Lease,
+    pub(crate) in_flight: InFlight,
+    pub(crate) idle: Duration,
+    pub(crate) deadline: Option<Instant>,
+    /// Counts the request until its last byte.
+    pub(crate) under_way: UnderWay,
+}
+
+impl ResponseWatch {
+    /// The last byte has passed.
+    fn end(self) {
+        self.lease.give_back();
+        drop((self.in_flight, self.under_way));
+    }
+}
+
+/// A response body on its way to the client. It holds the connection and the count of requests in
+/// flight until its last byte, and gives up when the instance stalls.
+pub(crate) struct ResponseBody {
+    incoming: Incoming,
+    watch: Option<ResponseWatch>,
+    idle_timer: Option<Pin<Box<Sleep>>>,
+    waiting: bool,
+}
+
+impl ResponseBody {
+    /// The body; an empty one ends at once.
+    pub(crate) fn wrap(incoming: Incoming, watch: ResponseWatch) -> AxumBody {
+        if incoming.is_end_stream() {
+            watch.end();
+            return AxumBody::empty();
+        }
+        AxumBody::new(Self { incoming, watch: Some(watch), idle_timer: None, waiting: false })
+    }
+
+    fn finish(&mut self) {
+        if let Some(watch) = self.watch.take() {
+            watch.end();
+        }
+    }
+
+    fn break_off(&mut self, error: ProxyError) -> BoxError {
+        if let Some(watch) = self.watch.take() {
+            watch.in_flight.broke(&error);
+        }
+        error.into()
+    }
+
+    fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Option<ProxyError> {
+        let watch = self.watch.as_ref()?;
+        if !self.waiting {
+            self.waiting = true;
+            let mut until = timer_now() + watch.idle;
+            if let Some(deadline) = watch.deadline {
+                until = until.min(deadline);
+            }
+            match &mut self.idle_timer {
+                Some(timer) => timer.as_mut().reset(until),
+                None => self.idle_timer = Some(Box::pin(tokio::time::sleep_until(until))),
+            }
+        }
+        self.idle_timer.as_mut()?.as_mut().poll(cx).is_ready().then(|| {
+            let total = watch.deadline.is_some_and(|deadline| timer_now() >= deadline);
+            if total { ProxyError::TotalTimeout } else { ProxyError::ResponseTimeout }
+        })
+    }
+}
+
+/// The time on the scale of tokio's timers, which deadlines are set on.
+#[allow(clippy::disallowed_methods, reason = "a deadline for tokio's timer, never shown or stored")]
+pub(crate) fn timer_now() -> Instant {
+    Instant::now()
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let this = self.get_mut();
+        match Pin::new(&mut this.incoming).poll_frame(cx) {
+            Poll::Pending => match this.poll_stalled(cx) {
+                Some(error) => Poll::Ready(Some(Err(this.break_off(error)))),
+                None => Poll::Pending,
+            },
+            Poll::Ready(Some(Ok(frame))) => {
+                this.waiting = false;
+                if this.incoming.is_end_stream() {
+                    this.finish();
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(Some(Err(error))) => {
+                tracing::debug!(%error, "an upstream's response broke off");
+                Poll::Ready(Some(Err(this.break_off(ProxyError::Reset))))
+            }
+            Poll::Ready(None) => {
+                this.finish();
+                Poll::Ready(None)
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.size_hint()
+    }
+}
+
+/// A request body that was gathered, or found too long for that.
+pub(crate) enum Gathered {
+    /// All of it; it can be sent any number of times.
+    Whole(Bytes),
+    /// The beginning, and the rest as it comes.
+    TooLong(Vec<Frame<Bytes>>, AxumBody),
+}
+
+/// Gathers a body of up to `keep_max` bytes. `idle` bounds the wait for each frame.
+pub(crate) async fn gather(
+    mut body: AxumBody,
+    keep_max: u64,
+    idle: Duration,
+) -> Result<Gathered, ProxyError> {
+    if body.size_hint().lower() > keep_max {
+        return Ok(Gathered::TooLong(Vec::new(), body));
+    }
+    let mut frames: Vec<Frame<Bytes>> = Vec::new();
+    let mut len = 0_u64;
+    loop {
+        let next = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx));
+        let frame = match tokio::time::timeout(idle, next).await {
+            Err(_) => return Err(ProxyError::ClientTimeout),
+            Ok(Some(Err(_))) => return Err(ProxyError::ClientBody),
+            Ok(None) => break,
+            Ok(Some(Ok(frame))) => frame,
+        };
+        len += frame.data_ref().map_or(0, |data| data.len() as u64);
+        let keep = frame.is_data() && len <= keep_max;
+        frames.push(frame);
+        if !keep {
+            return Ok(Gathered::TooLong(frames, body));
+        }
+    }
+    let mut chunks = frames.into_iter().filter_map(|frame| frame.into_data().ok());
+    let first = chunks.next().unwrap_or_default();
+    let mut rest = chunks.peekable();
+    if rest.peek().is_none() {
+        return Ok(Gathered::Whole(first));
+    }
+    let mut whole = Vec::with_capacity(usize::try_from(len).unwrap_or(0));
+    whole.extend_from_slice(&first);
+    rest.for_each(|chunk| whole.extend_from_slice(&chunk));
+    Ok(Gathered::Whole(whole.into()))
+}

@@ -1,0 +1,206 @@
+//! A traffic policy made ready for the request path: names parsed, durations built, once per change.
+
+use std::time::Duration;
+
+use hyper::header::{HeaderMap, HeaderName, HeaderValue};
+use hyper::{Method, StatusCode};
+
+use super::limit::RateShape;
+use crate::state::{
+    CircuitBreakerPolicy, HeaderRules, HealthPolicy, MirrorPolicy, OutlierPolicy, RateLimitScope,
+    RetryOn, RewritePolicy, ServicePolicy, StickyPolicy, TrafficPolicy, VersionShare, ZonePolicy,
+};
+
+use super::pool::PoolSettings;
+
+/// Header rules with their names and values parsed.
+#[derive(Debug, Default)]
+pub(crate) struct CompiledRules {
+    remove: Vec<HeaderName>,
+    set: Vec<(HeaderName, HeaderValue)>,
+    add: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl CompiledRules {
+    fn new(rules: &HeaderRules) -> Self {
+        // What does not parse was refused in apply; a snapshot cannot hold it either.
+        let field = |(name, value): &(String, String)| {
+            let name = HeaderName::from_bytes(name.as_bytes()).ok()?;
+            Some((name, HeaderValue::from_str(value).ok()?))
+        };
+        Self {
+            remove: rules.remove.iter().filter_map(|n| n.parse().ok()).collect(),
+            set: rules.set.iter().filter_map(field).collect(),
+            add: rules.add.iter().filter_map(field).collect(),
+        }
+    }
+
+    pub(crate) fn apply(&self, headers: &mut HeaderMap) {
+        for name in &self.remove {
+            headers.remove(name);
+        }
+        for (name, value) in &self.set {
+            headers.insert(name, value.clone());
+        }
+        for (name, value) in &self.add {
+            headers.append(name, value.clone());
+        }
+    }
+}
+
+/// Which methods.
+#[derive(Debug, Default)]
+pub(crate) struct Methods(Vec<Method>);
+
+impl Methods {
+    fn new(names: &[String]) -> Self {
+        Self(names.iter().filter_map(|name| Method::from_bytes(name.as_bytes()).ok()).collect())
+    }
+
+    pub(crate) fn has(&self, method: &Method) -> bool {
+        self.0.contains(method)
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Retries {
+    pub(crate) attempts: u32,
+    pub(crate) methods: Methods,
+    pub(crate) on_connect: bool,
+    pub(crate) on_reset: bool,
+    pub(crate) on_timeout: bool,
+    statuses: Vec<StatusCode>,
+    pub(crate) per_try: Option<Duration>,
+    pub(crate) backoff_base_ms: u64,
+    pub(crate) backoff_max_ms: u64,
+    pub(crate) budget_percent: u32,
+    pub(crate) budget_min_per_s: u32,
+    pub(crate) body_len_max: u64,
+}
+
+impl Retries {
+    pub(crate) fn has_status(&self, status: StatusCode) -> bool {
+        self.statuses.contains(&status)
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Hedging {
+    pub(crate) after: Duration,
+    pub(crate) methods: Methods,
+    pub(crate) budget_percent: u32,
+}
+
+/// How clients are kept with their instances.
+#[derive(Debug)]
+pub(crate) enum Sticky {
+    Cookie { name: String, max_age_s: u64 },
+    Header(HeaderName),
+}
+
+/// A policy, ready.
+#[derive(Debug)]
+pub(crate) struct CompiledPolicy {
+    pub(crate) source: (TrafficPolicy, Option<HealthPolicy>),
+    pub(crate) connect: Duration,
+    pub(crate) response: Duration,
+    pub(crate) idle: Duration,
+    pub(crate) total: Option<Duration>,
+    pub(crate) retries: Option<Retries>,
+    pub(crate) hedging: Option<Hedging>,
+    pub(crate) rate: Option<(RateShape, RateLimitScope)>,
+    pub(crate) request_rules: Option<CompiledRules>,
+    pub(crate) response_rules: Option<CompiledRules>,
+    pub(crate) sticky: Option<Sticky>,
+    pub(crate) pool: PoolSettings,
+}
+
+impl CompiledPolicy {
+    pub(crate) fn new(policy: &ServicePolicy) -> Self {
+        let traffic = &policy.traffic;
+        let ms = Duration::from_millis;
+        let rules = |rules: &HeaderRules| (!rules.is_empty()).then(|| CompiledRules::new(rules));
+        Self {
+            source: (traffic.clone(), policy.health),
+            connect: ms(traffic.timeouts.connect_ms),
+            response: ms(traffic.timeouts.response_ms),
+            idle: ms(traffic.timeouts.idle_ms),
+            total: (traffic.timeouts.total_ms > 0).then(|| ms(traffic.timeouts.total_ms)),
+            retries: traffic.retries.as_ref().map(|retries| Retries {
+                attempts: retries.attempts,
+                methods: Methods::new(&retries.methods),
+                on_connect: retries.on.contains(&RetryOn::Connect),
+                on_reset: retries.on.contains(&RetryOn::Reset),
+                on_timeout: retries.on.contains(&RetryOn::Timeout),
+                statuses: retries
+                    .statuses
+                    .iter()
+                    .filter_map(|status| StatusCode::from_u16(*status).ok())
+                    .collect(),
+                per_try: (retries.per_try_timeout_ms > 0).then(|| ms(retries.per_try_timeout_ms)),
+                backoff_base_ms: retries.backoff_base_ms,
+                backoff_max_ms: retries.backoff_max_ms,
+                budget_percent: retries.budget_percent,
+                budget_min_per_s: retries.budget_min_per_s,
+                body_len_max: retries.body_len_max,
+            }),
+            hedging: traffic.hedging.as_ref().map(|hedging| Hedging {
+                after: ms(hedging.after_ms),
+                methods: Methods::new(&hedging.methods),
+                budget_percent: hedging.budget_percent,
+            }),
+            rate: traffic
+                .rate_limit
+                .map(|rate| (RateShape::per_s(rate.requests_per_s, rate.burst), rate.scope)),
+            request_rules: rules(&traffic.request_headers),
+            response_rules: rules(&traffic.response_headers),
+            sticky: traffic.sticky.as_ref().and_then(|sticky| match sticky {
+                StickyPolicy::Cookie { name, max_age_s } => {
+                    Some(Sticky::Cookie { name: name.clone(), max_age_s: *max_age_s })
+                }
+                StickyPolicy::Header { name } => name.parse().ok().map(Sticky::Header),
+            }),
+            pool: PoolSettings {
+                limits: traffic.connections,
+                protocol: traffic.protocol,
+                insecure_tls: traffic.insecure_tls,
+            },
+        }
+    }
+
+    pub(crate) fn is_of(&self, policy: &ServicePolicy) -> bool {
+        self.source.0 == policy.traffic && self.source.1 == policy.health
+    }
+
+    pub(crate) fn breaker(&self) -> Option<&CircuitBreakerPolicy> {
+        self.source.0.circuit_breaker.as_ref()
+    }
+
+    pub(crate) fn outlier(&self) -> Option<&OutlierPolicy> {
+        self.source.0.outlier_ejection.as_ref()
+    }
+
+    pub(crate) fn rewrite(&self) -> Option<&RewritePolicy> {
+        self.source.0.rewrite.as_ref()
+    }
+
+    pub(crate) fn split(&self) -> &[VersionShare] {
+        &self.source.0.split
+    }
+
+    pub(crate) fn mirror(&self) -> Option<&MirrorPolicy> {
+        self.source.0.mirror.as_ref()
+    }
+
+    pub(crate) fn zone(&self) -> Option<&ZonePolicy> {
+        self.source.0.zone.as_ref()
+    }
+
+    pub(crate) fn latency_aware(&self) -> bool {
+        self.source.0.latency_aware
+    }
+
+    pub(crate) fn slow_start_ms(&self) -> u64 {
+        self.source.1.map_or(0, |health| health.slow_start_ms)
+    }
+}

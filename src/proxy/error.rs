@@ -1,0 +1,166 @@
+//! What can go wrong on the way to an instance, and what the caller gets to see of it.
+//!
+//! One stable code per cause, in `x-maxine-error`; the message never tells more than the cause.
+
+use hyper::StatusCode;
+
+use super::egress::EgressDenied;
+use super::target::PathError;
+
+/// A request that got no answer from an instance.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ProxyError {
+    /// No instance gets traffic.
+    #[error("no instance of the service gets traffic")]
+    NoInstance,
+    /// There are instances, but each is ejected or behind an open breaker.
+    #[error("every instance of the service is left out for now because it failed")]
+    CircuitOpen,
+    /// Too many requests wait for the instance.
+    #[error("too many requests wait for a connection to the instance")]
+    Overloaded,
+    /// Over the rate limit.
+    #[error("the service's rate limit is reached")]
+    RateLimited {
+        /// When the next request would be let through, in milliseconds.
+        retry_after_ms: u64,
+    },
+    /// The instance's name could not be resolved.
+    #[error("the instance's host name could not be resolved")]
+    Resolve,
+    /// The instance's address may not be called.
+    #[error("the instance's address may not be called: {0}")]
+    Egress(EgressDenied),
+    /// The connection was refused or broke while it was made.
+    #[error("the instance could not be connected to")]
+    Connect,
+    /// No connection in time.
+    #[error("the instance could not be connected to in time")]
+    ConnectTimeout,
+    /// The instance's certificate or protocol is not acceptable.
+    #[error("no secure connection to the instance could be made")]
+    Tls,
+    /// The connection broke before the response's head.
+    #[error("the instance closed the connection before it answered")]
+    Reset,
+    /// What came was not HTTP.
+    #[error("the instance's answer is not valid HTTP")]
+    BadResponse,
+    /// No response's head in time.
+    #[error("the instance did not answer in time")]
+    ResponseTimeout,
+    /// The total time ran out.
+    #[error("the request's total time ran out")]
+    TotalTimeout,
+    /// The client stopped sending its body.
+    #[error("the request's body did not arrive in time")]
+    ClientTimeout,
+    /// The client's body broke off.
+    #[error("the request's body broke off")]
+    ClientBody,
+    /// The body is over the limit.
+    #[error("the request's body is over the limit of {max} bytes")]
+    BodyTooLarge {
+        /// The limit in bytes.
+        max: u64,
+    },
+    /// The path cannot be sent on.
+    #[error(transparent)]
+    Path(#[from] PathError),
+    /// Two framings in one request, or a method that is not forwarded.
+    #[error("the request's shape is refused: {0}")]
+    BadRequest(&'static str),
+    /// Maxine is stopping.
+    #[error("this node is stopping")]
+    Stopping,
+}
+
+impl ProxyError {
+    /// The stable code.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::NoInstance => "no_instance",
+            Self::CircuitOpen => "circuit_open",
+            Self::Overloaded => "overloaded",
+            Self::RateLimited { .. } => "rate_limited",
+            Self::Resolve => "resolve_failed",
+            Self::Egress(_) => "egress_denied",
+            Self::Connect => "connect_failed",
+            Self::ConnectTimeout => "connect_timeout",
+            Self::Tls => "tls_failed",
+            Self::Reset => "upstream_reset",
+            Self::BadResponse => "bad_response",
+            Self::ResponseTimeout => "response_timeout",
+            Self::TotalTimeout => "total_timeout",
+            Self::ClientTimeout => "client_timeout",
+            Self::ClientBody => "client_body",
+            Self::BodyTooLarge { .. } => "body_too_large",
+            Self::Path(_) => "bad_path",
+            Self::BadRequest(_) => "bad_request",
+            Self::Stopping => "stopping",
+        }
+    }
+
+    /// The status.
+    #[must_use]
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::NoInstance | Self::CircuitOpen | Self::Overloaded | Self::Stopping => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+            Self::RateLimited { .. } => StatusCode::TOO_MANY_REQUESTS,
+            Self::Resolve
+            | Self::Egress(_)
+            | Self::Connect
+            | Self::Tls
+            | Self::Reset
+            | Self::BadResponse => StatusCode::BAD_GATEWAY,
+            Self::ConnectTimeout | Self::ResponseTimeout | Self::TotalTimeout => {
+                StatusCode::GATEWAY_TIMEOUT
+            }
+            Self::ClientTimeout => StatusCode::REQUEST_TIMEOUT,
+            Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::ClientBody | Self::Path(_) | Self::BadRequest(_) => StatusCode::BAD_REQUEST,
+        }
+    }
+
+    /// How long the client should wait before it tries again, in seconds, where that helps.
+    #[must_use]
+    pub fn retry_after_s(&self) -> Option<u64> {
+        match self {
+            Self::RateLimited { retry_after_ms } => Some(retry_after_ms.div_ceil(1_000).max(1)),
+            Self::NoInstance | Self::CircuitOpen | Self::Overloaded | Self::Stopping => Some(1),
+            _ => None,
+        }
+    }
+
+    /// Whether it is the instance's fault, and so counts against it.
+    #[must_use]
+    pub fn blames_instance(&self) -> bool {
+        matches!(
+            self,
+            Self::Resolve
+                | Self::Connect
+                | Self::ConnectTimeout
+                | Self::Tls
+                | Self::Reset
+                | Self::BadResponse
+                | Self::ResponseTimeout
+        )
+    }
+
+    /// Whether nothing of the request reached the instance.
+    #[must_use]
+    pub fn is_before_sending(&self) -> bool {
+        matches!(
+            self,
+            Self::Resolve
+                | Self::Egress(_)
+                | Self::Connect
+                | Self::ConnectTimeout
+                | Self::Tls
+                | Self::Overloaded
+        )
+    }
+}

@@ -1,0 +1,187 @@
+//! One attempt: lease a connection, send, wait for the response's head, within the times set.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::body::Incoming;
+use hyper::header::HeaderMap;
+use hyper::{Method, Response, StatusCode};
+use tokio::time::Instant;
+
+use super::body::{ExpectGate, Phase, Progress, timer_now};
+use super::error::ProxyError;
+use super::pool::{Lease, Pool, SendFailure};
+use super::request::{Head, Outgoing};
+use super::upstream::{InFlight, Upstream};
+use crate::clock::Clock;
+
+/// The response's head, and what is held until its last byte.
+pub(crate) struct Answer {
+    pub(crate) response: Response<Incoming>,
+    pub(crate) lease: Lease,
+    pub(crate) in_flight: InFlight,
+}
+
+/// How long things may take.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Times {
+    pub(crate) connect: Duration,
+    pub(crate) response: Duration,
+    pub(crate) idle: Duration,
+    pub(crate) deadline: Option<Instant>,
+}
+
+/// One attempt's material.
+pub(crate) struct Exchange<'a> {
+    pub(crate) upstream: &'a Arc<Upstream>,
+    pub(crate) head: &'a Head,
+    pub(crate) times: Times,
+    pub(crate) clock: &'a Clock,
+    pub(crate) progress: &'a Progress,
+    pub(crate) body_limit: u64,
+}
+
+impl Exchange<'_> {
+    /// Makes the attempt. `headers` is the head's own map, or a copy where more attempts may follow.
+    pub(crate) async fn run(
+        &self,
+        headers: HeaderMap,
+        body: &mut Outgoing,
+    ) -> Result<Answer, ProxyError> {
+        let pool = self.upstream.pool.as_ref().ok_or(ProxyError::Resolve)?;
+        let mut in_flight = InFlight::start(Arc::clone(self.upstream), self.clock.monotonic_us());
+        let outcome = self.send(pool, headers, body).await;
+        match outcome {
+            Ok((response, lease)) => {
+                let ok = response.status() < StatusCode::INTERNAL_SERVER_ERROR;
+                in_flight.head(ok, self.clock.monotonic_us());
+                Ok(Answer { response, lease, in_flight })
+            }
+            Err(error) => {
+                if error.blames_instance() {
+                    in_flight.head(false, self.clock.monotonic_us());
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn send(
+        &self,
+        pool: &Arc<Pool>,
+        headers: HeaderMap,
+        body: &mut Outgoing,
+    ) -> Result<(Response<Incoming>, Lease), ProxyError> {
+        let fresh = self.head.upgrade.is_some();
+        let mut lease = pool.lease(self.connect_time()?, fresh).await?;
+        let gate = (self.head.expects_continue && !matches!(body, Outgoing::Empty))
+            .then(|| Arc::new(ExpectGate::default()));
+        // A pooled connection may turn out to be closed. What was then not written, or may be
+        // repeated (RFC 9112 section 9.3.1), goes out again on a new one, once.
+        let spare = (lease.reused && body.is_repeatable() && is_idempotent(&self.head.method))
+            .then(|| headers.clone());
+        let taken = body.take(gate.as_ref()).ok_or(ProxyError::ClientBody)?;
+        let mut request = self.head.request(headers, pool, taken)?;
+        if let Some(gate) = &gate {
+            let gate = Arc::clone(gate);
+            hyper::ext::on_informational(&mut request, move |head| {
+                if head.status() == StatusCode::CONTINUE {
+                    gate.open();
+                }
+            });
+        }
+        let failure = match self.await_head(&mut lease, request).await? {
+            Ok(response) => return Ok((response, lease)),
+            Err(failure) => failure,
+        };
+        if let Some(error) = self.progress.failure(self.body_limit) {
+            return Err(error);
+        }
+        if !lease.reused {
+            return Err(classify(&failure.error));
+        }
+        let again = match (failure.unsent, spare) {
+            (Some(unsent), _) => unsent,
+            (None, Some(headers)) => {
+                let taken = body.take(None).ok_or(ProxyError::Reset)?;
+                self.head.request(headers, pool, taken)?
+            }
+            (None, None) => return Err(classify(&failure.error)),
+        };
+        drop(lease);
+        let mut lease = pool.lease(self.connect_time()?, true).await?;
+        match self.await_head(&mut lease, again).await? {
+            Ok(response) => Ok((response, lease)),
+            Err(failure) => Err(self
+                .progress
+                .failure(self.body_limit)
+                .unwrap_or_else(|| classify(&failure.error))),
+        }
+    }
+
+    fn connect_time(&self) -> Result<Duration, ProxyError> {
+        match self.times.deadline {
+            None => Ok(self.times.connect),
+            Some(deadline) => {
+                let left = deadline.saturating_duration_since(timer_now());
+                if left.is_zero() {
+                    return Err(ProxyError::TotalTimeout);
+                }
+                Ok(left.min(self.times.connect))
+            }
+        }
+    }
+
+    /// Waits for the response's head. The instance's time runs only while it is the instance's turn:
+    /// not while the client has yet to send.
+    async fn await_head(
+        &self,
+        lease: &mut Lease,
+        request: hyper::Request<super::body::RequestBody>,
+    ) -> Result<Result<Response<Incoming>, SendFailure>, ProxyError> {
+        let mut sending = std::pin::pin!(lease.send(request));
+        let started = timer_now();
+        let mut allowed_until = started + self.times.response;
+        loop {
+            let until = self.times.deadline.map_or(allowed_until, |d| d.min(allowed_until));
+            tokio::select! {
+                biased;
+                done = &mut sending => return Ok(done),
+                () = tokio::time::sleep_until(until) => {}
+            }
+            if self.times.deadline.is_some_and(|deadline| timer_now() >= deadline) {
+                return Err(ProxyError::TotalTimeout);
+            }
+            let (phase, moved_at_us) = self.progress.now();
+            if moved_at_us == 0 {
+                return Err(ProxyError::ResponseTimeout);
+            }
+            let quiet =
+                Duration::from_micros(self.clock.monotonic_us().saturating_sub(moved_at_us));
+            let (limit, error) = match phase {
+                Phase::Client => (self.times.idle, ProxyError::ClientTimeout),
+                Phase::Upstream | Phase::Done => (self.times.response, ProxyError::ResponseTimeout),
+            };
+            match limit.checked_sub(quiet).filter(|left| !left.is_zero()) {
+                Some(left) => allowed_until = timer_now() + left,
+                None => return Err(error),
+            }
+        }
+    }
+}
+
+/// Whether the method may be repeated without asking (RFC 9110 section 9.2.2).
+pub(crate) fn is_idempotent(method: &Method) -> bool {
+    matches!(
+        *method,
+        Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE | Method::TRACE
+    )
+}
+
+fn classify(error: &hyper::Error) -> ProxyError {
+    tracing::debug!(%error, "an upstream gave no answer");
+    if error.is_parse() || error.is_parse_too_large() || error.is_parse_status() {
+        return ProxyError::BadResponse;
+    }
+    ProxyError::Reset
+}

@@ -1,0 +1,558 @@
+//! The way of one request: checks, choice, attempts, answer.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use axum::body::Body as AxumBody;
+use futures::future::{Either, select};
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+use hyper::{Request, Response, StatusCode};
+use tokio::time::Instant;
+
+use super::body::{Progress, ResponseBody, ResponseWatch, timer_now};
+use super::compiled::{CompiledPolicy, Sticky};
+use super::error::ProxyError;
+use super::exchange::{Answer, Exchange, Times};
+use super::metrics::RequestRecord;
+use super::pick::{NoPick, PickInput, Picked, StickyKey};
+use super::request::{self, BodyPlan, Head, Inbound, Outgoing};
+use super::runtime::ServiceRuntime;
+use super::target::RequestTarget;
+use super::tunnel::{self, TunnelHold};
+use super::upstream::Upstream;
+use super::{Forwarder, Inner, headers};
+use crate::state::{Instance, RateLimitScope, ServiceKey};
+
+/// The stable code of what went wrong.
+const X_MAXINE_ERROR: HeaderName = HeaderName::from_static("x-maxine-error");
+/// How many attempts were made.
+const X_MAXINE_ATTEMPTS: HeaderName = HeaderName::from_static("x-maxine-attempts");
+
+/// What is to be done with a request.
+#[derive(Clone, Debug)]
+pub struct ForwardContext {
+    /// The service to forward to.
+    pub service: ServiceKey,
+    /// The raw path after the service's name, escapes kept: empty, `/`, or `/x`.
+    pub raw_path: String,
+    /// The raw query, without its question mark.
+    pub raw_query: Option<String>,
+    /// The TCP peer.
+    pub peer: IpAddr,
+    /// Whether the client came over TLS.
+    pub https: bool,
+    /// Largest request body, in bytes; `None` for no limit.
+    pub body_len_max: Option<u64>,
+    /// Fields that replace the request's own of their name: trace id and `traceparent`.
+    pub trace: Vec<(HeaderName, HeaderValue)>,
+    /// Whether `Trailer` goes through, so that HTTP/1 carries trailers; the compatible API drops it.
+    pub keep_trailer: bool,
+}
+
+/// The instance that answered, or was tried last.
+#[derive(Clone, Debug)]
+pub struct Chosen {
+    /// Which one.
+    pub instance: Arc<Instance>,
+    /// Which of its `weight` shares this turn was, from 0.
+    pub share: u32,
+    /// The URL that was asked for.
+    pub url: String,
+}
+
+/// What became of a request.
+#[derive(Debug)]
+pub struct Forwarded {
+    /// The answer, the instance's or the proxy's own.
+    pub response: Response<AxumBody>,
+    /// The instance, if one was chosen.
+    pub chosen: Option<Chosen>,
+    /// The error, where the proxy answers itself.
+    pub error: Option<ProxyError>,
+    /// Attempts made.
+    pub attempts: u32,
+}
+
+/// One request between its arrival and its last byte.
+pub(crate) struct UnderWay(Arc<Inner>);
+
+impl UnderWay {
+    fn enter(forwarder: &Forwarder) -> Self {
+        forwarder.0.under_way.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(&forwarder.0))
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.under_way.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// What the attempts of one request share.
+struct Attempts<'a> {
+    runtime: &'a ServiceRuntime,
+    head: Head,
+    body: Outgoing,
+    progress: Arc<Progress>,
+    hash: Vec<u8>,
+    sticky: Option<StickyKey>,
+    deadline: Option<Instant>,
+    body_limit: u64,
+    tried: Vec<usize>,
+    made: u32,
+    last: Option<Picked>,
+}
+
+impl Forwarder {
+    /// Forwards a request. The future may be dropped at any time, which aborts the attempt.
+    pub async fn forward(
+        &self,
+        context: ForwardContext,
+        mut request: Request<AxumBody>,
+    ) -> Forwarded {
+        let started_us = self.0.clock.monotonic_us();
+        let under_way = UnderWay::enter(self);
+        let client_upgrade = request
+            .headers()
+            .contains_key(header::UPGRADE)
+            .then(|| hyper::upgrade::on(&mut request));
+        let runtime = self.runtime(context.service.as_ref());
+        let mut forwarded = match &runtime {
+            None => Forwarded::failed(ProxyError::NoInstance, None, 0),
+            Some(runtime) => {
+                let begun = self.begin(runtime, &context, request).await;
+                match begun {
+                    Err(error) => Forwarded::failed(error, None, 0),
+                    Ok(mut attempts) => {
+                        let outcome = self.attempt_all(&mut attempts).await;
+                        let chosen = attempts.chosen();
+                        match outcome {
+                            Err(error) => Forwarded::failed(error, chosen, attempts.made),
+                            Ok(answer) => {
+                                self.deliver(&attempts, answer, chosen, client_upgrade, under_way)
+                            }
+                        }
+                    }
+                }
+            }
+        };
+        if let Some(policy) = runtime.as_ref().and_then(|r| r.policy.response_rules.as_ref())
+            && forwarded.error.is_none()
+        {
+            policy.apply(forwarded.response.headers_mut());
+        }
+        let elapsed_us = self.0.clock.monotonic_us().saturating_sub(started_us);
+        self.0.metrics.request(&RequestRecord {
+            service: &context.service,
+            instance: forwarded.chosen.as_ref().map(|chosen| &chosen.instance.registration.id),
+            status: forwarded.response.status().as_u16(),
+            error: forwarded.error.as_ref().map(ProxyError::code),
+            attempts: forwarded.attempts,
+            elapsed: Duration::from_micros(elapsed_us),
+        });
+        forwarded
+    }
+
+    /// Everything before the first attempt.
+    async fn begin<'a>(
+        &self,
+        runtime: &'a ServiceRuntime,
+        context: &ForwardContext,
+        request: Request<AxumBody>,
+    ) -> Result<Attempts<'a>, ProxyError> {
+        if self.0.stopping.load(Ordering::Relaxed) {
+            return Err(ProxyError::Stopping);
+        }
+        let policy = &runtime.policy;
+        let target = RequestTarget::new(&context.raw_path, context.raw_query.as_deref())?;
+        let (parts, body) = request.into_parts();
+        let trusted = &self.0.config.trusted_proxies;
+        let client = trusted.client(context.peer, &parts.headers);
+        self.check_rate(runtime, client)?;
+        let hash = request::hash_input(runtime.table.hash_key(), &parts.headers, &target, client);
+        let sticky = request::sticky_key(policy.sticky.as_ref(), &parts.headers);
+        let inbound = Inbound {
+            peer: context.peer,
+            https: context.https,
+            trace: &context.trace,
+            keep_trailer: context.keep_trailer,
+            trusted,
+        };
+        let head =
+            Head::prepare(parts.method, &parts.uri, target, parts.headers, &inbound, policy)?;
+        let progress = Arc::new(Progress::default());
+        let mirrored = Self::wants_mirror(runtime, &head);
+        let body_limit = context.body_len_max.unwrap_or(u64::MAX);
+        let plan = BodyPlan {
+            keep_max: keep_max(policy, &head, mirrored),
+            limit: body_limit,
+            idle: policy.idle,
+        };
+        let body = Outgoing::prepare(body, &plan, &progress, &self.0.clock).await?;
+        if mirrored {
+            self.mirror(runtime, &head, &body);
+        }
+        if let Some(retries) = &policy.retries {
+            runtime.shared.retry_budget.earn(retries.budget_percent);
+        }
+        if let Some(hedging) = &policy.hedging {
+            runtime.shared.hedge_budget.earn(hedging.budget_percent);
+        }
+        Ok(Attempts {
+            runtime,
+            head,
+            body,
+            progress,
+            hash,
+            sticky,
+            deadline: policy.total.map(|total| timer_now() + total),
+            body_limit,
+            tried: Vec::new(),
+            made: 0,
+            last: None,
+        })
+    }
+
+    fn check_rate(&self, runtime: &ServiceRuntime, client: IpAddr) -> Result<(), ProxyError> {
+        let Some((shape, scope)) = runtime.policy.rate else { return Ok(()) };
+        let now_us = self.0.clock.monotonic_us();
+        let taken = match scope {
+            RateLimitScope::Service => runtime.shared.rate.take(now_us, shape),
+            RateLimitScope::Client => runtime.shared.client_rates().take(client, now_us, shape),
+        };
+        taken.map_err(|wait_us| ProxyError::RateLimited { retry_after_ms: wait_us.div_ceil(1_000) })
+    }
+
+    /// Attempts until one is answered or no more may be made.
+    async fn attempt_all(&self, attempts: &mut Attempts<'_>) -> Result<Answer, ProxyError> {
+        loop {
+            let outcome = self.attempt(attempts).await;
+            let reason = match &outcome {
+                Ok(answer) => {
+                    let status = answer.response.status();
+                    let retries = attempts.runtime.policy.retries.as_ref();
+                    if !retries.is_some_and(|retries| retries.has_status(status)) {
+                        return outcome;
+                    }
+                    None
+                }
+                Err(error) => Some(error.clone()),
+            };
+            if !self.may_retry(attempts, reason.as_ref()) {
+                return outcome;
+            }
+            let label = match (&reason, &outcome) {
+                (Some(error), _) => error.code(),
+                (None, _) => "status",
+            };
+            self.0.metrics.retry(attempts.runtime.table.key(), label);
+            // Drops the answer that is not wanted, and its connection with it.
+            drop(outcome);
+            self.back_off(attempts).await?;
+        }
+    }
+
+    fn may_retry(&self, attempts: &Attempts<'_>, error: Option<&ProxyError>) -> bool {
+        let Some(retries) = &attempts.runtime.policy.retries else { return false };
+        if attempts.made >= retries.attempts || !attempts.body.is_there() {
+            return false;
+        }
+        let repeatable =
+            retries.methods.has(&attempts.head.method) && attempts.body.is_repeatable();
+        let allowed = match error {
+            Some(error) if error.is_before_sending() => retries.on_connect,
+            Some(ProxyError::Reset | ProxyError::BadResponse) => retries.on_reset && repeatable,
+            Some(ProxyError::ResponseTimeout) => retries.on_timeout && repeatable,
+            Some(_) => false,
+            None => repeatable,
+        };
+        let now_us = self.0.clock.monotonic_us();
+        allowed && attempts.runtime.shared.retry_budget.spend(now_us, retries.budget_min_per_s)
+    }
+
+    /// Waits with full jitter; not at all before an instance that was not tried yet is asked for
+    /// the first time.
+    async fn back_off(&self, attempts: &mut Attempts<'_>) -> Result<(), ProxyError> {
+        let Some(retries) = &attempts.runtime.policy.retries else { return Ok(()) };
+        let untried = attempts.tried.len() < attempts.runtime.upstreams.len();
+        if attempts.made == 1 && untried {
+            return Ok(());
+        }
+        let doubled = retries.backoff_base_ms.saturating_mul(1 << (attempts.made - 1).min(16));
+        let pause_ms = fastrand::u64(0..=doubled.min(retries.backoff_max_ms));
+        let pause = Duration::from_millis(pause_ms);
+        if attempts.deadline.is_some_and(|deadline| timer_now() + pause >= deadline) {
+            return Err(ProxyError::TotalTimeout);
+        }
+        tokio::time::sleep(pause).await;
+        Ok(())
+    }
+
+    /// One attempt, hedged where the policy says so.
+    async fn attempt(&self, attempts: &mut Attempts<'_>) -> Result<Answer, ProxyError> {
+        attempts.made += 1;
+        let picked = self.pick(attempts)?;
+        let hedging = attempts.runtime.policy.hedging.as_ref().filter(|hedging| {
+            hedging.methods.has(&attempts.head.method)
+                && matches!(attempts.body, Outgoing::Empty)
+                && attempts.head.upgrade.is_none()
+        });
+        let Some(after) = hedging.map(|hedging| hedging.after) else {
+            // The headers are copied only where another attempt could follow.
+            let more = attempts
+                .runtime
+                .policy
+                .retries
+                .as_ref()
+                .is_some_and(|retries| attempts.made < retries.attempts);
+            let headers = if more {
+                attempts.head.headers.clone()
+            } else {
+                std::mem::take(&mut attempts.head.headers)
+            };
+            return self.exchange(attempts, picked, headers).await;
+        };
+        self.hedged(attempts, picked, after).await
+    }
+
+    fn pick(&self, attempts: &mut Attempts<'_>) -> Result<Picked, ProxyError> {
+        let runtime = attempts.runtime;
+        let input = PickInput {
+            now_ms: self.0.clock.monotonic_ms(),
+            hash: &attempts.hash,
+            sticky: attempts.sticky,
+            tried: &attempts.tried,
+        };
+        let picked =
+            runtime.picker.pick(&runtime.table, &runtime.upstreams, &input).map_err(|none| {
+                match none {
+                    NoPick::NoInstance => ProxyError::NoInstance,
+                    NoPick::AllGated => ProxyError::CircuitOpen,
+                }
+            })?;
+        if runtime.policy.retries.is_some() || runtime.policy.hedging.is_some() {
+            attempts.tried.push(picked.position);
+        }
+        attempts.last = Some(picked);
+        Ok(picked)
+    }
+
+    fn times(&self, attempts: &Attempts<'_>) -> Times {
+        let policy = &attempts.runtime.policy;
+        let per_try = policy.retries.as_ref().and_then(|retries| retries.per_try);
+        Times {
+            connect: policy.connect,
+            response: per_try.map_or(policy.response, |per_try| per_try.min(policy.response)),
+            idle: policy.idle,
+            deadline: attempts.deadline,
+        }
+    }
+
+    async fn exchange(
+        &self,
+        attempts: &mut Attempts<'_>,
+        picked: Picked,
+        headers: HeaderMap,
+    ) -> Result<Answer, ProxyError> {
+        let times = self.times(attempts);
+        let exchange = Exchange {
+            upstream: &attempts.runtime.upstreams[picked.position],
+            head: &attempts.head,
+            times,
+            clock: &self.0.clock,
+            progress: &attempts.progress,
+            body_limit: attempts.body_limit,
+        };
+        let outcome = exchange.run(headers, &mut attempts.body).await;
+        self.ring(attempts.runtime, picked.position);
+        outcome
+    }
+
+    /// Wakes the proxy actor where failures in a row reached the breaker's limit.
+    fn ring(&self, runtime: &ServiceRuntime, position: usize) {
+        if let Some(breaker) = runtime.policy.breaker() {
+            let in_a_row = runtime.upstreams[position].signals.counts().bad_in_a_row;
+            if breaker.consecutive_failures != 0 && in_a_row >= breaker.consecutive_failures {
+                self.0.alarm.notify_one();
+            }
+        }
+    }
+
+    /// Sends a second request when the first takes long; the first good answer wins.
+    async fn hedged(
+        &self,
+        attempts: &mut Attempts<'_>,
+        first: Picked,
+        after: Duration,
+    ) -> Result<Answer, ProxyError> {
+        let times = self.times(attempts);
+        let (clock, runtime) = (&self.0.clock, attempts.runtime);
+        let attempt_on = |upstream: Arc<Upstream>, head: &Head, progress: Arc<Progress>| {
+            let headers = head.headers.clone();
+            let head = Head {
+                method: head.method.clone(),
+                target: head.target.clone(),
+                headers: HeaderMap::new(),
+                upgrade: None,
+                takes_trailers: head.takes_trailers,
+                expects_continue: false,
+            };
+            Box::pin(async move {
+                let exchange = Exchange {
+                    upstream: &upstream,
+                    head: &head,
+                    times,
+                    clock,
+                    progress: &progress,
+                    body_limit: u64::MAX,
+                };
+                exchange.run(headers, &mut Outgoing::Empty).await
+            })
+        };
+        let leader = Arc::clone(&runtime.upstreams[first.position]);
+        let mut primary = attempt_on(leader, &attempts.head, Arc::default());
+        tokio::select! {
+            biased;
+            done = &mut primary => {
+                self.ring(runtime, first.position);
+                return done;
+            }
+            () = tokio::time::sleep(after) => {}
+        }
+        let affordable = runtime.shared.hedge_budget.spend(clock.monotonic_us(), 0);
+        let second = if affordable { self.pick(attempts).ok() } else { None };
+        let Some(second) = second.filter(|second| second.position != first.position) else {
+            attempts.last = Some(first);
+            return primary.await;
+        };
+        self.0.metrics.hedge(runtime.table.key());
+        let other = Arc::clone(&runtime.upstreams[second.position]);
+        let secondary = attempt_on(other, &attempts.head, Arc::default());
+        let (outcome, winner) = match select(primary, secondary).await {
+            Either::Left((Ok(answer), _)) => (Ok(answer), first),
+            Either::Right((Ok(answer), _)) => (Ok(answer), second),
+            Either::Left((Err(_), secondary)) => (secondary.await, second),
+            Either::Right((Err(_), primary)) => (primary.await, first),
+        };
+        attempts.last = Some(winner);
+        outcome
+    }
+
+    /// Makes the client's response out of the instance's.
+    fn deliver(
+        &self,
+        attempts: &Attempts<'_>,
+        answer: Answer,
+        chosen: Option<Chosen>,
+        client_upgrade: Option<hyper::upgrade::OnUpgrade>,
+        under_way: UnderWay,
+    ) -> Forwarded {
+        let Answer { mut response, lease, in_flight } = answer;
+        let made = attempts.made;
+        let policy = &attempts.runtime.policy;
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            let asked = attempts.head.upgrade.is_some();
+            let (true, Some(client)) = (asked, client_upgrade) else {
+                return Forwarded::failed(ProxyError::BadResponse, chosen, made);
+            };
+            let protocol = response.headers().get(header::UPGRADE).cloned();
+            let upstream = hyper::upgrade::on(&mut response);
+            let hold: TunnelHold = (lease, in_flight, under_way);
+            self.0.tasks.spawn(tunnel::run(client, upstream, policy.idle, hold));
+            let (mut parts, _) = response.into_parts();
+            headers::strip_hop_by_hop(&mut parts.headers, false);
+            parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+            if let Some(protocol) = protocol {
+                parts.headers.insert(header::UPGRADE, protocol);
+            }
+            parts.version = hyper::Version::HTTP_11;
+            let response = Response::from_parts(parts, AxumBody::empty());
+            return Forwarded { response, chosen, error: None, attempts: made };
+        }
+        let (mut parts, incoming) = response.into_parts();
+        // A length beside another framing means nothing, and must not be sent on as if it did.
+        if parts.headers.contains_key(header::TRANSFER_ENCODING) {
+            parts.headers.remove(header::CONTENT_LENGTH);
+        }
+        headers::strip_hop_by_hop(&mut parts.headers, attempts.head.takes_trailers);
+        parts.version = hyper::Version::HTTP_11;
+        parts.extensions.clear();
+        self.stick(attempts, policy, &mut parts.headers);
+        let watch = ResponseWatch {
+            lease,
+            in_flight,
+            idle: policy.idle,
+            deadline: attempts.deadline,
+            under_way,
+        };
+        let response = Response::from_parts(parts, ResponseBody::wrap(incoming, watch));
+        Forwarded { response, chosen, error: None, attempts: made }
+    }
+
+    fn stick(&self, attempts: &Attempts<'_>, policy: &CompiledPolicy, headers: &mut HeaderMap) {
+        let Some(Sticky::Cookie { name, max_age_s }) = &policy.sticky else { return };
+        let Some(picked) = attempts.last else { return };
+        let hash = attempts.runtime.upstreams[picked.position].name_hash;
+        if attempts.sticky == Some(StickyKey::Instance(hash)) {
+            return;
+        }
+        let age = if *max_age_s > 0 { format!("; Max-Age={max_age_s}") } else { String::new() };
+        let cookie = format!("{name}={hash:016x}; Path=/; HttpOnly; SameSite=Lax{age}");
+        if let Ok(value) = HeaderValue::try_from(cookie) {
+            headers.append(header::SET_COOKIE, value);
+        }
+    }
+}
+
+/// Largest body to keep, where it may have to be sent again.
+fn keep_max(policy: &CompiledPolicy, head: &Head, mirrored: bool) -> Option<u64> {
+    let for_retries = policy
+        .retries
+        .as_ref()
+        .filter(|retries| retries.attempts > 1 && retries.methods.has(&head.method))
+        .map(|retries| retries.body_len_max);
+    let for_mirror = policy.mirror().filter(|_| mirrored).map(|mirror| mirror.body_len_max);
+    // A client that waits for `100 Continue` is answered by the instance, not by gathering.
+    if head.expects_continue { None } else { for_retries.max(for_mirror).filter(|max| *max > 0) }
+}
+
+impl Attempts<'_> {
+    fn chosen(&self) -> Option<Chosen> {
+        let picked = self.last?;
+        let upstream = self.runtime.upstreams.get(picked.position)?;
+        let address = upstream.pool.as_ref()?.address();
+        Some(Chosen {
+            instance: Arc::clone(&upstream.instance),
+            share: picked.share,
+            url: address.url(&self.head.target),
+        })
+    }
+}
+
+impl Forwarded {
+    /// The proxy's own answer: the status and code of what went wrong, and a message.
+    fn failed(error: ProxyError, chosen: Option<Chosen>, attempts: u32) -> Self {
+        let body = serde_json::json!({ "message": error.to_string() }).to_string();
+        let mut response = Response::new(AxumBody::from(body));
+        *response.status_mut() = error.status();
+        let headers = response.headers_mut();
+        let json = HeaderValue::from_static("application/json; charset=utf-8");
+        headers.insert(header::CONTENT_TYPE, json);
+        headers.insert(X_MAXINE_ERROR, HeaderValue::from_static(error.code()));
+        headers.insert(X_MAXINE_ATTEMPTS, HeaderValue::from(attempts));
+        if let Some(retry_after_s) = error.retry_after_s() {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(retry_after_s));
+        }
+        // Half a request may still be on the way from the client; its connection is of no more use.
+        if matches!(
+            error,
+            ProxyError::BodyTooLarge { .. } | ProxyError::ClientTimeout | ProxyError::ClientBody
+        ) {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        Self { response, chosen, error: Some(error), attempts }
+    }
+}

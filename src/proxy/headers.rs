@@ -1,0 +1,268 @@
+//! Header fields on their way through: hop-by-hop fields stay behind (RFC 9110 section 7.6.1),
+//! `Forwarded` and `X-Forwarded-*` tell where the request came from (RFC 7239).
+
+use std::net::IpAddr;
+
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+use ipnet::IpNet;
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
+const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+
+/// Longest chain of `X-Forwarded-For` or `Forwarded` that is passed on, in bytes.
+const CHAIN_LEN_MAX: usize = 4_096;
+
+/// Fields that concern one connection only, whatever `Connection` lists.
+const HOP_BY_HOP: [HeaderName; 9] = [
+    header::CONNECTION,
+    KEEP_ALIVE,
+    PROXY_CONNECTION,
+    header::PROXY_AUTHENTICATE,
+    header::PROXY_AUTHORIZATION,
+    header::TE,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+    HTTP2_SETTINGS,
+];
+
+/// Takes out what concerns the connection only; fields that `Connection` names among them.
+/// `keep_trailer` leaves `Trailer`, which announces fields after the body.
+pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap, keep_trailer: bool) {
+    if headers.contains_key(header::CONNECTION) {
+        let named: Vec<HeaderName> = headers
+            .get_all(header::CONNECTION)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|value| value.split(','))
+            .filter_map(|name| name.trim().parse().ok())
+            // Nobody may have the end-to-end framing or the host taken out this way.
+            .filter(|name| !matches!(*name, header::HOST | header::CONTENT_LENGTH))
+            .collect();
+        for name in named {
+            headers.remove(name);
+        }
+    }
+    for name in &HOP_BY_HOP {
+        headers.remove(name);
+    }
+    if !keep_trailer {
+        headers.remove(header::TRAILER);
+    }
+}
+
+/// Whether `TE` says that the client takes trailers.
+pub(crate) fn accepts_trailers(headers: &HeaderMap) -> bool {
+    headers
+        .get_all(header::TE)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .any(|value| value.split(',').any(|item| item.trim().eq_ignore_ascii_case("trailers")))
+}
+
+/// The protocol that a request offers to upgrade to, if it is one that is taken: anything but
+/// HTTP/2, which is left unanswered (RFC 9110 section 7.8 lets a server ignore any offer).
+pub(crate) fn offered_upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
+    let listed = headers.get_all(header::CONNECTION).iter().any(|value| {
+        value.to_str().is_ok_and(|value| {
+            value.split(',').any(|item| item.trim().eq_ignore_ascii_case("upgrade"))
+        })
+    });
+    let offer = headers.get(header::UPGRADE).filter(|_| listed)?;
+    let text = offer.to_str().ok()?;
+    let refused = text.split(',').any(|protocol| {
+        let name = protocol.trim().split('/').next().unwrap_or_default();
+        name.is_empty()
+            || name.eq_ignore_ascii_case("h2c")
+            || name.eq_ignore_ascii_case("h2")
+            || name.eq_ignore_ascii_case("http")
+            || name.eq_ignore_ascii_case("tls")
+    });
+    (!refused).then(|| offer.clone())
+}
+
+/// Proxies in front whose word about the client is believed.
+#[derive(Clone, Debug, Default)]
+pub struct TrustedProxies(Vec<IpNet>);
+
+impl TrustedProxies {
+    /// Trusts these networks.
+    #[must_use]
+    pub fn new(networks: Vec<IpNet>) -> Self {
+        Self(networks)
+    }
+
+    /// Whether this peer is one of them.
+    #[must_use]
+    pub fn contains(&self, ip: IpAddr) -> bool {
+        let ip = ip.to_canonical();
+        self.0.iter().any(|net| net.contains(&ip))
+    }
+
+    /// The client: the peer, or, where the peer is trusted, the last address in `X-Forwarded-For`
+    /// that is not.
+    #[must_use]
+    pub fn client(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
+        if !self.contains(peer) {
+            return peer;
+        }
+        let chain: Vec<IpAddr> = headers
+            .get_all(X_FORWARDED_FOR)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|value| value.split(','))
+            .filter_map(|item| item.trim().trim_matches(['[', ']']).parse().ok())
+            .collect();
+        let untrusted = chain.iter().rev().find(|ip| !self.contains(**ip));
+        untrusted.or(chain.first()).copied().unwrap_or(peer)
+    }
+}
+
+/// Where a request came from, as the next hop is told.
+pub(crate) struct Origin<'a> {
+    pub(crate) peer: IpAddr,
+    pub(crate) https: bool,
+    pub(crate) host: Option<&'a HeaderValue>,
+    pub(crate) trusted: bool,
+}
+
+/// Sets `X-Forwarded-*` and `Forwarded`: added to what a trusted proxy said, in place of what
+/// anyone else did.
+pub(crate) fn set_forwarded(headers: &mut HeaderMap, origin: &Origin<'_>) {
+    if !origin.trusted {
+        for name in [
+            &X_FORWARDED_FOR,
+            &X_FORWARDED_PROTO,
+            &X_FORWARDED_HOST,
+            &X_FORWARDED_PORT,
+            &X_REAL_IP,
+            &header::FORWARDED,
+        ] {
+            headers.remove(name);
+        }
+    }
+    let proto = if origin.https { "https" } else { "http" };
+    let peer = origin.peer.to_canonical();
+    extend_chain(headers, &X_FORWARDED_FOR, &peer.to_string());
+    if !headers.contains_key(&X_FORWARDED_PROTO) {
+        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(proto));
+    }
+    let mut element = match peer {
+        IpAddr::V4(ip) => format!("for={ip};proto={proto}"),
+        IpAddr::V6(ip) => format!("for=\"[{ip}]\";proto={proto}"),
+    };
+    if let Some(host) = origin.host {
+        if !headers.contains_key(&X_FORWARDED_HOST) {
+            headers.insert(X_FORWARDED_HOST, host.clone());
+        }
+        if let Some(text) = host.to_str().ok().filter(|text| !text.contains(['"', '\\'])) {
+            element.push_str(";host=\"");
+            element.push_str(text);
+            element.push('"');
+        }
+    }
+    extend_chain(headers, &header::FORWARDED, &element);
+}
+
+fn extend_chain(headers: &mut HeaderMap, name: &HeaderName, item: &str) {
+    let mut chain = String::new();
+    for value in headers.get_all(name).iter().filter_map(|value| value.to_str().ok()) {
+        chain.push_str(value);
+        chain.push_str(", ");
+    }
+    if chain.len() > CHAIN_LEN_MAX {
+        chain.clear();
+    }
+    chain.push_str(item);
+    if let Ok(value) = HeaderValue::try_from(chain) {
+        headers.insert(name.clone(), value);
+    }
+}
+
+/// A cookie's value, by name.
+pub(crate) fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers
+        .get_all(header::COOKIE)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(';'))
+        .filter_map(|pair| pair.trim().split_once('='))
+        .find(|(key, _)| *key == name)
+        .map(|(_, value)| value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(fields: &[(&str, &str)]) -> HeaderMap {
+        let field = |(n, v): &(&str, &str)| {
+            (n.parse::<HeaderName>().unwrap(), HeaderValue::from_str(v).unwrap())
+        };
+        fields.iter().map(field).collect()
+    }
+
+    #[test]
+    fn hop_by_hop_fields_stay_behind() {
+        let mut headers = map(&[
+            ("connection", "close, X-Secret, content-length"),
+            ("x-secret", "1"),
+            ("keep-alive", "timeout=5"),
+            ("proxy-authorization", "x"),
+            ("te", "trailers"),
+            ("trailer", "x-sum"),
+            ("transfer-encoding", "chunked"),
+            ("upgrade", "h2c"),
+            ("content-length", "4"),
+            ("x-kept", "2"),
+        ]);
+        assert!(accepts_trailers(&headers));
+        strip_hop_by_hop(&mut headers, false);
+        assert_eq!(headers, map(&[("content-length", "4"), ("x-kept", "2")]));
+    }
+
+    #[test]
+    fn forwarded_fields_of_strangers_are_replaced_and_of_trusted_proxies_extended() {
+        let host = HeaderValue::from_static("shop.example");
+        let mut origin = Origin {
+            peer: "203.0.113.9".parse().unwrap(),
+            https: false,
+            host: Some(&host),
+            trusted: false,
+        };
+        let forged = map(&[("x-forwarded-for", "10.0.0.1"), ("forwarded", "for=10.0.0.1")]);
+        let mut headers = forged.clone();
+        set_forwarded(&mut headers, &origin);
+        assert_eq!(headers["x-forwarded-for"], "203.0.113.9");
+        assert_eq!(headers["forwarded"], "for=203.0.113.9;proto=http;host=\"shop.example\"");
+        assert_eq!(headers["x-forwarded-host"], "shop.example");
+        origin.trusted = true;
+        let mut headers = forged;
+        set_forwarded(&mut headers, &origin);
+        assert_eq!(headers["x-forwarded-for"], "10.0.0.1, 203.0.113.9");
+    }
+
+    #[test]
+    fn the_client_is_the_last_address_that_is_not_a_trusted_proxy() {
+        let trusted = TrustedProxies::new(vec!["10.0.0.0/8".parse().unwrap()]);
+        let headers = map(&[("x-forwarded-for", "1.1.1.1, 2.2.2.2, 10.0.0.5")]);
+        let client = |peer: &str| trusted.client(peer.parse().unwrap(), &headers).to_string();
+        assert_eq!(client("10.0.0.9"), "2.2.2.2");
+        assert_eq!(client("9.9.9.9"), "9.9.9.9", "a stranger's word does not count");
+    }
+
+    #[test]
+    fn only_real_upgrades_are_taken() {
+        let offer = |upgrade: &str| {
+            offered_upgrade(&map(&[("connection", "Upgrade"), ("upgrade", upgrade)])).is_some()
+        };
+        assert!(offer("websocket"));
+        assert!(!offer("h2c") && !offer("websocket, h2c") && !offer("HTTP/2.0") && !offer(""));
+        assert!(offered_upgrade(&map(&[("upgrade", "websocket")])).is_none());
+    }
+}

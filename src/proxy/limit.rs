@@ -1,0 +1,142 @@
+//! Rates and budgets as single atomics, so that asking costs one compare-and-swap.
+
+use std::hash::{BuildHasher, RandomState};
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Clients that a per-client limit tells apart; those whose hashes meet share a count.
+const CLIENT_SLOTS: usize = 16_384;
+
+/// A rate limit by the generic cell rate algorithm (ITU-T I.371): one instant per limit, the
+/// theoretical arrival of the next request.
+#[derive(Debug)]
+pub(crate) struct Rate {
+    next_us: AtomicU64,
+}
+
+/// How fast, and how much at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RateShape {
+    pub(crate) interval_us: u64,
+    pub(crate) burst: u64,
+}
+
+impl RateShape {
+    /// So many a second, so many at once.
+    pub(crate) fn per_s(rate: u32, burst: u32) -> Self {
+        Self { interval_us: 1_000_000 / u64::from(rate.max(1)), burst: u64::from(burst.max(1)) }
+    }
+}
+
+impl Rate {
+    pub(crate) const fn new() -> Self {
+        Self { next_us: AtomicU64::new(0) }
+    }
+
+    /// Takes one, or tells in how many microseconds there is one.
+    pub(crate) fn take(&self, now_us: u64, shape: RateShape) -> Result<(), u64> {
+        let slack_us = shape.interval_us * (shape.burst - 1);
+        let mut wait_us = 0;
+        let taken = self.next_us.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |next_us| {
+            let next_us = next_us.max(now_us);
+            wait_us = next_us.saturating_sub(now_us + slack_us);
+            (wait_us == 0).then_some(next_us + shape.interval_us)
+        });
+        taken.map(|_| ()).map_err(|_| wait_us)
+    }
+}
+
+/// A rate per client, in a table of fixed size.
+pub(crate) struct ClientRates {
+    slots: Box<[Rate]>,
+    hasher: RandomState,
+}
+
+impl ClientRates {
+    pub(crate) fn new() -> Self {
+        let slots = (0..CLIENT_SLOTS).map(|_| Rate::new()).collect();
+        Self { slots, hasher: RandomState::new() }
+    }
+
+    pub(crate) fn take(&self, client: IpAddr, now_us: u64, shape: RateShape) -> Result<(), u64> {
+        // A keyed hash, so that nobody can choose addresses that share a victim's count.
+        let hash = self.hasher.hash_one(client);
+        let at = usize::try_from(hash % CLIENT_SLOTS as u64).unwrap_or(0);
+        self.slots[at].take(now_us, shape)
+    }
+}
+
+/// Extra requests as a share of the ordinary ones, with a floor per second.
+#[derive(Debug)]
+pub(crate) struct Budget {
+    /// In hundredths of a request.
+    credit: AtomicU64,
+    floor: Rate,
+}
+
+/// Most credit that is saved up, in hundredths of a request.
+const CREDIT_MAX: u64 = 10_000;
+
+impl Budget {
+    pub(crate) const fn new() -> Self {
+        Self { credit: AtomicU64::new(0), floor: Rate::new() }
+    }
+
+    /// An ordinary request earns its share.
+    pub(crate) fn earn(&self, percent: u32) {
+        // Two racing additions may pass the cap by one request each; it is no invariant.
+        if self.credit.load(Ordering::Relaxed) < CREDIT_MAX {
+            self.credit.fetch_add(u64::from(percent), Ordering::Relaxed);
+        }
+    }
+
+    /// Whether one extra request is within the budget; takes it.
+    pub(crate) fn spend(&self, now_us: u64, floor_per_s: u32) -> bool {
+        let paid = self
+            .credit
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |credit| credit.checked_sub(100));
+        if paid.is_ok() {
+            return true;
+        }
+        floor_per_s > 0
+            && self.floor.take(now_us, RateShape::per_s(floor_per_s, floor_per_s)).is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rate_lets_its_burst_and_then_its_rate_through() {
+        let (rate, shape) = (Rate::new(), RateShape::per_s(10, 3));
+        let now_us = 5_000_000;
+        for _ in 0..3 {
+            assert_eq!(rate.take(now_us, shape), Ok(()));
+        }
+        assert_eq!(rate.take(now_us, shape), Err(100_000));
+        assert_eq!(rate.take(now_us + 100_000, shape), Ok(()));
+        assert!(rate.take(now_us + 100_000, shape).is_err());
+    }
+
+    #[test]
+    fn retries_stay_within_their_share_and_floor() {
+        let budget = Budget::new();
+        assert!(!budget.spend(0, 0));
+        (0..10).for_each(|_| budget.earn(20));
+        assert!(budget.spend(0, 0) && budget.spend(0, 0) && !budget.spend(0, 0));
+        let from_floor = (0..50).filter(|_| budget.spend(1, 10)).count();
+        assert_eq!(from_floor, 10);
+    }
+
+    #[test]
+    fn clients_are_counted_apart() {
+        let rates = ClientRates::new();
+        let shape = RateShape::per_s(1, 1);
+        let refused = (1..=50_u8)
+            .filter(|last| rates.take(IpAddr::from([10, 0, 0, *last]), 0, shape).is_err())
+            .count();
+        assert!(refused <= 2, "{refused} of 50 met in 16,384 slots");
+        assert!(rates.take(IpAddr::from([10, 0, 0, 1]), 0, shape).is_err());
+    }
+}

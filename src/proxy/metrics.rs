@@ -1,0 +1,54 @@
+//! What the proxy tells those who count. It keeps no metric itself.
+
+use std::time::Duration;
+
+use crate::state::{Name, ServiceKey};
+
+use super::tick::StandingEvent;
+
+/// One forwarded request, told when its response's head is on its way back.
+#[derive(Clone, Copy, Debug)]
+pub struct RequestRecord<'a> {
+    /// The service.
+    pub service: &'a ServiceKey,
+    /// The instance that answered or failed last, if one was chosen.
+    pub instance: Option<&'a Name>,
+    /// The status that the client gets.
+    pub status: u16,
+    /// The proxy's error code, where it is the proxy that answers.
+    pub error: Option<&'static str>,
+    /// Attempts made.
+    pub attempts: u32,
+    /// From the request's arrival to the response's head.
+    pub elapsed: Duration,
+}
+
+/// Takes what the proxy tells. Called on the request path: it must not block.
+pub trait ProxyMetrics: Send + Sync + 'static {
+    /// A request was answered.
+    fn request(&self, record: &RequestRecord<'_>) {
+        let _ = record;
+    }
+    /// A request is tried again, because of this error code or status.
+    fn retry(&self, service: &ServiceKey, reason: &str) {
+        let _ = (service, reason);
+    }
+    /// A second request was sent because the first took long.
+    fn hedge(&self, service: &ServiceKey) {
+        let _ = service;
+    }
+    /// A copy was sent to the mirror, or left out because too many were under way.
+    fn mirror(&self, service: &ServiceKey, sent: bool) {
+        let _ = (service, sent);
+    }
+    /// An instance's standing changed.
+    fn standing(&self, event: &StandingEvent) {
+        let _ = event;
+    }
+}
+
+/// Counts nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoMetrics;
+
+impl ProxyMetrics for NoMetrics {}

@@ -1,0 +1,121 @@
+//! Copies of requests for another service. Their answers are read and thrown away; nothing about
+//! them reaches the client.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use futures::future::BoxFuture;
+use http_body_util::BodyExt;
+use hyper::header::HeaderMap;
+
+use super::body::Progress;
+use super::exchange::{Exchange, Times};
+use super::pick::PickInput;
+use super::request::{Head, Outgoing};
+use super::runtime::{ServiceRuntime, ServiceShared};
+use super::{Forwarder, body::timer_now};
+use crate::state::ServiceRef;
+
+/// Longest life of one copy, in milliseconds.
+const COPY_MS_MAX: u64 = 30_000;
+
+/// One copy among those under way.
+struct Slot(Arc<ServiceShared>);
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.0.mirrors_in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Forwarder {
+    /// Whether this request is to be copied.
+    pub(crate) fn wants_mirror(runtime: &ServiceRuntime, head: &Head) -> bool {
+        runtime
+            .policy
+            .mirror()
+            .is_some_and(|mirror| head.upgrade.is_none() && fastrand::u32(0..100) < mirror.percent)
+    }
+
+    /// Sends a copy, if there is room for it.
+    pub(crate) fn mirror(&self, runtime: &ServiceRuntime, head: &Head, body: &Outgoing) {
+        let Some(policy) = runtime.policy.mirror() else { return };
+        let body = match body {
+            Outgoing::Empty => Outgoing::Empty,
+            Outgoing::Whole(bytes) if bytes.len() as u64 <= policy.body_len_max => {
+                Outgoing::Whole(bytes.clone())
+            }
+            _ => return,
+        };
+        let count = &runtime.shared.mirrors_in_flight;
+        let room = count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| {
+            (n < policy.in_flight_max).then_some(n + 1)
+        });
+        let key = runtime.table.key();
+        self.0.metrics.mirror(key, room.is_ok());
+        if room.is_err() {
+            return;
+        }
+        let slot = Slot(Arc::clone(&runtime.shared));
+        let service =
+            ServiceRef { namespace: key.namespace.as_str(), service: policy.service.as_str() };
+        let Some(shadow) = self.runtime(service) else { return };
+        let copy = Head {
+            method: head.method.clone(),
+            target: head.target.clone(),
+            headers: head.headers.clone(),
+            upgrade: None,
+            takes_trailers: false,
+            expects_continue: false,
+        };
+        let this = self.clone();
+        self.0.tasks.spawn(async move {
+            this.send_copy(shadow, copy, body).await;
+            drop(slot);
+        });
+    }
+
+    fn send_copy(
+        &self,
+        shadow: Arc<ServiceRuntime>,
+        mut head: Head,
+        mut body: Outgoing,
+    ) -> BoxFuture<'static, ()> {
+        let this = self.clone();
+        Box::pin(async move {
+            let input = PickInput {
+                now_ms: this.0.clock.monotonic_ms(),
+                hash: &[],
+                sticky: None,
+                tried: &[],
+            };
+            let picked = shadow.picker.pick(&shadow.table, &shadow.upstreams, &input);
+            let Ok(picked) = picked else { return };
+            let headers: HeaderMap = std::mem::take(&mut head.headers);
+            let deadline = timer_now() + std::time::Duration::from_millis(COPY_MS_MAX);
+            let progress = Progress::default();
+            let exchange = Exchange {
+                upstream: &shadow.upstreams[picked.position],
+                head: &head,
+                times: Times {
+                    connect: shadow.policy.connect,
+                    response: shadow.policy.response,
+                    idle: shadow.policy.idle,
+                    deadline: Some(deadline),
+                },
+                clock: &this.0.clock,
+                progress: &progress,
+                body_limit: u64::MAX,
+            };
+            let Ok(answer) = exchange.run(headers, &mut body).await else { return };
+            let mut incoming = answer.response.into_body();
+            let drained = tokio::time::timeout_at(deadline, async {
+                while let Some(Ok(_)) = incoming.frame().await {}
+            });
+            if drained.await.is_ok() {
+                answer.lease.give_back();
+            }
+            drop(answer.in_flight);
+        })
+    }
+}

@@ -1,0 +1,293 @@
+//! The connections to one instance: leased, given back, bounded.
+//!
+//! HTTP/1 connections carry one request at a time and idle in a stack between requests; the stack's
+//! top is the warmest. One HTTP/2 connection carries many. A semaphore bounds the requests under way
+//! and a counter those that wait.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use hyper::Request;
+use hyper::body::Incoming;
+use hyper::client::conn::{TrySendError, http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use parking_lot::Mutex;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::task::TaskTracker;
+
+use super::body::RequestBody;
+use super::connect::{Connector, Security};
+use super::error::ProxyError;
+use super::target::UpstreamAddress;
+use crate::clock::Clock;
+use crate::state::{ConnectionPolicy, UpstreamProtocol};
+
+/// How long a used connection may take to become ready for the next request, in milliseconds.
+const SETTLE_MS: u64 = 1_000;
+/// Largest head of a response, in bytes.
+const HEAD_LEN_MAX: usize = 64 * 1024;
+/// Window of one HTTP/2 stream: with back-pressure, the most that is buffered for it, in bytes.
+const STREAM_WINDOW_LEN: u32 = 512 * 1024;
+
+/// What makes a pool another pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PoolSettings {
+    pub(crate) limits: ConnectionPolicy,
+    pub(crate) protocol: UpstreamProtocol,
+    pub(crate) insecure_tls: bool,
+}
+
+struct Idle {
+    sender: http1::SendRequest<RequestBody>,
+    since_ms: u64,
+}
+
+/// The connections to one instance.
+pub(crate) struct Pool {
+    address: UpstreamAddress,
+    settings: PoolSettings,
+    connector: Connector,
+    clock: Clock,
+    tasks: TaskTracker,
+    idle: Mutex<Vec<Idle>>,
+    /// Held while the one HTTP/2 connection is made, so that only one is.
+    shared: tokio::sync::Mutex<Option<http2::SendRequest<RequestBody>>>,
+    slots: Arc<Semaphore>,
+    pending: AtomicU32,
+}
+
+enum Sender {
+    Http1(http1::SendRequest<RequestBody>),
+    Http2(http2::SendRequest<RequestBody>),
+}
+
+/// The use of one connection for one request. Dropped, it closes an HTTP/1 connection; only
+/// [`Lease::give_back`] keeps it.
+pub(crate) struct Lease {
+    sender: Option<Sender>,
+    pool: Arc<Pool>,
+    slot: Option<OwnedSemaphorePermit>,
+    /// Whether the connection carried a request before.
+    pub(crate) reused: bool,
+}
+
+/// A request that was not answered, and itself, where none of it was written.
+pub(crate) struct SendFailure {
+    pub(crate) error: hyper::Error,
+    pub(crate) unsent: Option<Request<RequestBody>>,
+}
+
+impl Pool {
+    pub(crate) fn new(
+        address: UpstreamAddress,
+        settings: PoolSettings,
+        connector: Connector,
+        clock: Clock,
+        tasks: TaskTracker,
+    ) -> Arc<Self> {
+        let slots = Arc::new(Semaphore::new(settings.limits.connections_max as usize));
+        Arc::new(Self {
+            address,
+            settings,
+            connector,
+            clock,
+            tasks,
+            idle: Mutex::new(Vec::new()),
+            shared: tokio::sync::Mutex::new(None),
+            slots,
+            pending: AtomicU32::new(0),
+        })
+    }
+
+    pub(crate) fn address(&self) -> &UpstreamAddress {
+        &self.address
+    }
+
+    pub(crate) fn settings(&self) -> &PoolSettings {
+        &self.settings
+    }
+
+    pub(crate) fn is_http2(&self) -> bool {
+        self.settings.protocol == UpstreamProtocol::Http2
+    }
+
+    /// How many idle connections there are.
+    pub(crate) fn idle_len(&self) -> usize {
+        self.idle.lock().len()
+    }
+
+    /// Leases a connection: an idle one, or a new one unless `fresh` asks for a new one anyway. An
+    /// upgrade always gets an HTTP/1 connection.
+    pub(crate) async fn lease(
+        self: &Arc<Self>,
+        timeout: Duration,
+        fresh: bool,
+    ) -> Result<Lease, ProxyError> {
+        // The common case first, without a timer.
+        if let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() {
+            if !fresh && let Some(sender) = self.pop_idle() {
+                return Ok(self.leased(Sender::Http1(sender), slot, true));
+            }
+            let open = self.open();
+            let sender = tokio::time::timeout(timeout, open)
+                .await
+                .map_err(|_| ProxyError::ConnectTimeout)??;
+            return Ok(self.leased(sender.0, slot, sender.1));
+        }
+        let _waiting = Waiting::enter(&self.pending, self.settings.limits.pending_max)
+            .ok_or(ProxyError::Overloaded)?;
+        let work = async {
+            let slot =
+                Arc::clone(&self.slots).acquire_owned().await.map_err(|_| ProxyError::Stopping)?;
+            if !fresh && let Some(sender) = self.pop_idle() {
+                return Ok(self.leased(Sender::Http1(sender), slot, true));
+            }
+            let (sender, reused) = self.open().await?;
+            Ok(self.leased(sender, slot, reused))
+        };
+        tokio::time::timeout(timeout, work).await.map_err(|_| ProxyError::Overloaded)?
+    }
+
+    fn leased(self: &Arc<Self>, sender: Sender, slot: OwnedSemaphorePermit, reused: bool) -> Lease {
+        Lease { sender: Some(sender), pool: Arc::clone(self), slot: Some(slot), reused }
+    }
+
+    fn pop_idle(&self) -> Option<http1::SendRequest<RequestBody>> {
+        let mut idle = self.idle.lock();
+        while let Some(candidate) = idle.pop() {
+            if candidate.sender.is_ready() && !self.is_stale(&candidate) {
+                return Some(candidate.sender);
+            }
+        }
+        None
+    }
+
+    fn is_stale(&self, idle: &Idle) -> bool {
+        let age_ms = self.clock.monotonic_ms().saturating_sub(idle.since_ms);
+        idle.sender.is_closed() || age_ms > self.settings.limits.keep_alive_ms
+    }
+
+    /// Closes idle connections that are closed at the other end or too old.
+    pub(crate) fn reap(&self) {
+        self.idle.lock().retain(|idle| !self.is_stale(idle));
+    }
+
+    async fn open(self: &Arc<Self>) -> Result<(Sender, bool), ProxyError> {
+        if !self.is_http2() {
+            return Ok((Sender::Http1(self.open_http1().await?), false));
+        }
+        let mut shared = self.shared.lock().await;
+        if let Some(sender) = shared.as_ref().filter(|sender| !sender.is_closed()) {
+            return Ok((Sender::Http2(sender.clone()), true));
+        }
+        let sender = self.open_http2().await?;
+        *shared = Some(sender.clone());
+        Ok((Sender::Http2(sender), false))
+    }
+
+    async fn open_http1(&self) -> Result<http1::SendRequest<RequestBody>, ProxyError> {
+        let security = Security { insecure: self.settings.insecure_tls, http2: false };
+        let stream = self.connector.connect(&self.address, security).await?;
+        let (sender, connection) = http1::Builder::new()
+            .max_header_size(HEAD_LEN_MAX)
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(|_| ProxyError::Connect)?;
+        self.tasks.spawn(async move {
+            if let Err(error) = connection.with_upgrades().await {
+                tracing::debug!(%error, "connection to an upstream ended");
+            }
+        });
+        Ok(sender)
+    }
+
+    async fn open_http2(&self) -> Result<http2::SendRequest<RequestBody>, ProxyError> {
+        let security = Security { insecure: self.settings.insecure_tls, http2: true };
+        let stream = self.connector.connect(&self.address, security).await?;
+        let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(STREAM_WINDOW_LEN)
+            .initial_connection_window_size(STREAM_WINDOW_LEN * 4)
+            .max_send_buf_size(STREAM_WINDOW_LEN as usize)
+            .keep_alive_interval(Duration::from_secs(20))
+            .keep_alive_timeout(Duration::from_secs(10))
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(|_| ProxyError::Connect)?;
+        self.tasks.spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "http/2 connection to an upstream ended");
+            }
+        });
+        Ok(sender)
+    }
+
+    fn put_idle(&self, sender: http1::SendRequest<RequestBody>) {
+        let mut idle = self.idle.lock();
+        if idle.len() < self.settings.limits.connections_max as usize {
+            idle.push(Idle { sender, since_ms: self.clock.monotonic_ms() });
+        }
+    }
+}
+
+impl Lease {
+    /// Sends a request and waits for the response's head.
+    pub(crate) async fn send(
+        &mut self,
+        request: Request<RequestBody>,
+    ) -> Result<hyper::Response<Incoming>, SendFailure> {
+        let failed = |mut failure: TrySendError<Request<RequestBody>>| {
+            let unsent = failure.take_message();
+            SendFailure { error: failure.into_error(), unsent }
+        };
+        match self.sender.as_mut() {
+            Some(Sender::Http1(sender)) => sender.try_send_request(request).await.map_err(failed),
+            Some(Sender::Http2(sender)) => sender.try_send_request(request).await.map_err(failed),
+            None => unreachable!("a lease has its connection until it is given back"),
+        }
+    }
+
+    /// Puts the connection back once request and response are through.
+    pub(crate) fn give_back(mut self) {
+        let slot = self.slot.take();
+        let Some(Sender::Http1(mut sender)) = self.sender.take() else { return };
+        if sender.is_closed() {
+            return;
+        }
+        if sender.is_ready() {
+            self.pool.put_idle(sender);
+            drop(slot);
+            return;
+        }
+        // The connection's own task has a last step to do; the slot is free from now on.
+        drop(slot);
+        let pool = Arc::clone(&self.pool);
+        let tasks = pool.tasks.clone();
+        tasks.spawn(async move {
+            let settled =
+                tokio::time::timeout(Duration::from_millis(SETTLE_MS), sender.ready()).await;
+            if let Ok(Ok(())) = settled {
+                pool.put_idle(sender);
+            }
+        });
+    }
+}
+
+/// One waiter in the bounded queue.
+struct Waiting<'a>(&'a AtomicU32);
+
+impl<'a> Waiting<'a> {
+    fn enter(count: &'a AtomicU32, max: u32) -> Option<Self> {
+        let entered = count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |waiting| {
+            (waiting < max).then_some(waiting + 1)
+        });
+        entered.ok().map(|_| Self(count))
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}

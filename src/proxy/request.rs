@@ -1,0 +1,235 @@
+//! A request as it is sent on: its head, made ready once and used for every attempt, and its body,
+//! kept where it may have to be sent again.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body as AxumBody;
+use bytes::Bytes;
+use hyper::body::Body;
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+use hyper::{Method, Request, Uri, Version};
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::body::{self, ExpectGate, Gathered, Progress, RequestBody};
+use super::compiled::{CompiledPolicy, Sticky};
+use super::error::ProxyError;
+use super::headers::{self, Origin, TrustedProxies};
+use super::pick::StickyKey;
+use super::pool::Pool;
+use super::target::RequestTarget;
+use crate::clock::Clock;
+use crate::state::HashKey;
+
+/// The head of a request, without what concerns one connection.
+pub(crate) struct Head {
+    pub(crate) method: Method,
+    pub(crate) target: RequestTarget,
+    pub(crate) headers: HeaderMap,
+    /// The protocol to upgrade to.
+    pub(crate) upgrade: Option<HeaderValue>,
+    pub(crate) takes_trailers: bool,
+    pub(crate) expects_continue: bool,
+}
+
+/// Where the request came from and what is said about it.
+pub(crate) struct Inbound<'a> {
+    pub(crate) peer: IpAddr,
+    pub(crate) https: bool,
+    pub(crate) trace: &'a [(HeaderName, HeaderValue)],
+    pub(crate) keep_trailer: bool,
+    pub(crate) trusted: &'a TrustedProxies,
+}
+
+impl Head {
+    /// Makes the head ready; `headers` are the request's own.
+    pub(crate) fn prepare(
+        method: Method,
+        uri: &Uri,
+        mut target: RequestTarget,
+        mut headers: HeaderMap,
+        inbound: &Inbound<'_>,
+        policy: &CompiledPolicy,
+    ) -> Result<Self, ProxyError> {
+        if method == Method::CONNECT || method == Method::TRACE {
+            return Err(ProxyError::BadRequest("CONNECT and TRACE are not forwarded"));
+        }
+        // The parser lets one framing through; two of them must never reach the instance.
+        let chunked = headers.contains_key(header::TRANSFER_ENCODING);
+        if chunked && headers.contains_key(header::CONTENT_LENGTH) {
+            return Err(ProxyError::BadRequest("both Content-Length and Transfer-Encoding"));
+        }
+        let upgrade = headers::offered_upgrade(&headers)
+            .filter(|_| method == Method::GET && !policy_is_http2(policy));
+        let takes_trailers = headers::accepts_trailers(&headers);
+        let expects_continue = headers
+            .get(header::EXPECT)
+            .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+        headers::strip_hop_by_hop(&mut headers, inbound.keep_trailer);
+        // HTTP/2 carries the host outside of the headers.
+        let host = headers.remove(header::HOST).or_else(|| {
+            uri.authority().and_then(|authority| HeaderValue::from_str(authority.as_str()).ok())
+        });
+        headers.remove(header::CONTENT_LENGTH);
+        let trusted = inbound.trusted.contains(inbound.peer);
+        let origin =
+            Origin { peer: inbound.peer, https: inbound.https, host: host.as_ref(), trusted };
+        headers::set_forwarded(&mut headers, &origin);
+        for (name, value) in inbound.trace {
+            headers.insert(name, value.clone());
+        }
+        if let Some(rules) = &policy.request_rules {
+            rules.apply(&mut headers);
+        }
+        if let Some(rule) = policy.rewrite() {
+            target.rewrite(rule);
+        }
+        Ok(Self { method, target, headers, upgrade, takes_trailers, expects_continue })
+    }
+
+    /// The request for one instance; `headers` is a copy or the last use of [`Head::headers`].
+    pub(crate) fn request(
+        &self,
+        mut headers: HeaderMap,
+        pool: &Pool,
+        body: RequestBody,
+    ) -> Result<Request<RequestBody>, ProxyError> {
+        let path = pool.address().path_and_query(&self.target)?;
+        let http2 = pool.is_http2();
+        let uri = if http2 { pool.address().absolute(path)? } else { Uri::from(path) };
+        if !http2 {
+            headers.insert(header::HOST, pool.address().host_header.clone());
+        }
+        if let Some(protocol) = &self.upgrade {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+            headers.insert(header::UPGRADE, protocol.clone());
+        } else if self.takes_trailers {
+            headers.insert(header::TE, HeaderValue::from_static("trailers"));
+            if !http2 {
+                headers.insert(header::CONNECTION, HeaderValue::from_static("te"));
+            }
+        }
+        let mut request = Request::new(body);
+        *request.method_mut() = self.method.clone();
+        *request.uri_mut() = uri;
+        *request.version_mut() = if http2 { Version::HTTP_2 } else { Version::HTTP_11 };
+        *request.headers_mut() = headers;
+        Ok(request)
+    }
+}
+
+fn policy_is_http2(policy: &CompiledPolicy) -> bool {
+    policy.pool.protocol == crate::state::UpstreamProtocol::Http2
+}
+
+/// The bytes that the hashing strategies hash.
+pub(crate) fn hash_input(
+    key: Option<&HashKey>,
+    headers: &HeaderMap,
+    target: &RequestTarget,
+    client: IpAddr,
+) -> Vec<u8> {
+    let value = match key {
+        None => return Vec::new(),
+        Some(HashKey::ClientAddress) => None,
+        Some(HashKey::Header(name)) => headers.get(name).map(|value| value.as_bytes().to_vec()),
+        Some(HashKey::Query(name)) => target.query().and_then(|query| {
+            let pairs = query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+            let found = pairs.into_iter().find(|(key, _)| key == name);
+            found.map(|(_, value)| value.as_bytes().to_vec())
+        }),
+    };
+    value.unwrap_or_else(|| client.to_string().into_bytes())
+}
+
+/// What the request says about the instance that it belongs to.
+pub(crate) fn sticky_key(sticky: Option<&Sticky>, headers: &HeaderMap) -> Option<StickyKey> {
+    match sticky? {
+        Sticky::Cookie { name, .. } => {
+            let value = headers::cookie(headers, name)?;
+            u64::from_str_radix(value, 16).ok().map(StickyKey::Instance)
+        }
+        Sticky::Header(name) => {
+            headers.get(name).map(|value| StickyKey::Affinity(xxh3_64(value.as_bytes())))
+        }
+    }
+}
+
+/// A request's body, as often as it can be had.
+pub(crate) enum Outgoing {
+    /// There is none.
+    Empty,
+    /// Kept whole.
+    Whole(Bytes),
+    /// To be streamed, once; `None` afterwards.
+    Once(Option<Box<RequestBody>>),
+}
+
+/// How a body is to be treated.
+pub(crate) struct BodyPlan {
+    /// Largest body that is kept to be sent again; `None` to stream all.
+    pub(crate) keep_max: Option<u64>,
+    pub(crate) limit: u64,
+    pub(crate) idle: Duration,
+}
+
+impl Outgoing {
+    /// Takes the client's body in, gathering it where the plan says so.
+    pub(crate) async fn prepare(
+        body: AxumBody,
+        plan: &BodyPlan,
+        progress: &Arc<Progress>,
+        clock: &Clock,
+    ) -> Result<Self, ProxyError> {
+        if body.is_end_stream() {
+            return Ok(Self::Empty);
+        }
+        let max = plan.limit;
+        if body.size_hint().lower() > max {
+            return Err(ProxyError::BodyTooLarge { max });
+        }
+        let Some(keep_max) = plan.keep_max else {
+            let stream = RequestBody::stream(body, max, Arc::clone(progress), clock.clone());
+            return Ok(Self::Once(Some(Box::new(stream))));
+        };
+        Ok(match body::gather(body, keep_max.min(max), plan.idle).await? {
+            Gathered::Whole(bytes) if bytes.is_empty() => Self::Empty,
+            Gathered::Whole(bytes) => Self::Whole(bytes),
+            Gathered::TooLong(front, rest) => {
+                let had: u64 = front
+                    .iter()
+                    .filter_map(|frame| frame.data_ref())
+                    .map(|data| data.len() as u64)
+                    .sum();
+                let left = max.checked_sub(had).ok_or(ProxyError::BodyTooLarge { max })?;
+                let progress = Arc::clone(progress);
+                let body = RequestBody::prefixed(front, rest, left, progress, clock.clone());
+                Self::Once(Some(Box::new(body)))
+            }
+        })
+    }
+
+    /// Whether it can be had again.
+    pub(crate) fn is_repeatable(&self) -> bool {
+        !matches!(self, Self::Once(_))
+    }
+
+    /// Whether it can be had at all.
+    pub(crate) fn is_there(&self) -> bool {
+        !matches!(self, Self::Once(None))
+    }
+
+    /// The body for one attempt, held back by the gate if there is one.
+    pub(crate) fn take(&mut self, gate: Option<&Arc<ExpectGate>>) -> Option<RequestBody> {
+        let body = match self {
+            Self::Empty => return Some(RequestBody::empty()),
+            Self::Whole(bytes) => RequestBody::full(bytes.clone()),
+            Self::Once(body) => *body.take()?,
+        };
+        Some(match gate {
+            Some(gate) => body.gated(Arc::clone(gate)),
+            None => body,
+        })
+    }
+}

@@ -1,0 +1,119 @@
+//! What the proxy decides off the request path: breakers, ejections, tidying.
+//!
+//! The proxy actor calls it a few times a second, and at once when an instance fails in a row.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::outlier::{self, Verdict};
+use super::runtime::ServiceRuntime;
+use super::upstream::{Gate, Upstream};
+use crate::state::{InstanceKey, Name};
+
+/// What changed about an instance's standing on this node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StandingChange {
+    /// Its circuit breaker opened: it gets nothing from this node.
+    BreakerOpened,
+    /// Its circuit breaker lets trial requests through.
+    BreakerHalfOpen,
+    /// Its circuit breaker closed: all is well.
+    BreakerClosed,
+    /// It was ejected as an outlier.
+    Ejected,
+    /// Its ejection is over.
+    Returned,
+}
+
+/// A change, whose it is, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StandingEvent {
+    /// Which instance.
+    pub key: InstanceKey,
+    /// Which registration of it.
+    pub lease_epoch: u64,
+    /// What changed.
+    pub change: StandingChange,
+    /// Why, in one line.
+    pub reason: String,
+    /// How long an ejection lasts, in milliseconds; 0 for other changes.
+    pub lasts_ms: u64,
+}
+
+/// Decides for one service.
+pub(crate) fn tick(runtime: &ServiceRuntime, now_ms: u64, events: &mut Vec<StandingEvent>) {
+    let event = |upstream: &Upstream, change, reason: String| StandingEvent {
+        key: runtime.table.key().instance(name_of(upstream)),
+        lease_epoch: upstream.instance.lease_epoch,
+        change,
+        reason,
+        lasts_ms: 0,
+    };
+    for upstream in &runtime.upstreams {
+        let counts = upstream.signals.counts();
+        let mut decisions = upstream.signals.decisions().lock();
+        match runtime.policy.breaker() {
+            Some(policy) => {
+                if let Some(gate) = decisions.breaker.tick(counts, now_ms, policy) {
+                    upstream.signals.set_gate(gate);
+                    let change = match gate {
+                        Gate::Open => StandingChange::BreakerClosed,
+                        Gate::Trials(_) => StandingChange::BreakerHalfOpen,
+                        Gate::Closed => StandingChange::BreakerOpened,
+                    };
+                    let in_a_row = counts.bad_in_a_row;
+                    let reason = format!("{in_a_row} failures in a row, {} in all", counts.bad);
+                    events.push(event(upstream, change, reason));
+                }
+            }
+            // The policy was taken away.
+            None if upstream.signals.gate() != Gate::Open => {
+                decisions.breaker = Default::default();
+                upstream.signals.set_gate(Gate::Open);
+            }
+            None => {}
+        }
+        let over = decisions.ejection.expire(counts, now_ms);
+        if over || (decisions.ejection.is_out() && runtime.policy.outlier().is_none()) {
+            decisions.ejection = if over { decisions.ejection } else { Default::default() };
+            upstream.signals.set_ejected(false);
+            let reason = "the time of its ejection is over".to_owned();
+            events.push(event(upstream, StandingChange::Returned, reason));
+        }
+    }
+    look_for_outliers(runtime, now_ms, &mut |upstream, reason, lasts_ms| {
+        let ejected = event(upstream, StandingChange::Ejected, reason);
+        events.push(StandingEvent { lasts_ms, ..ejected });
+    });
+}
+
+fn look_for_outliers(
+    runtime: &ServiceRuntime,
+    now_ms: u64,
+    ejected: &mut dyn FnMut(&Upstream, String, u64),
+) {
+    let Some(policy) = runtime.policy.outlier() else { return };
+    let looked = &runtime.shared.outliers_looked_at_ms;
+    if now_ms.saturating_sub(looked.load(Ordering::Relaxed)) < policy.interval_ms {
+        return;
+    }
+    looked.store(now_ms, Ordering::Relaxed);
+    let standing = |upstream: &Arc<Upstream>| {
+        (upstream.signals.counts(), upstream.signals.decisions().lock().ejection)
+    };
+    let mut members: Vec<_> = runtime.upstreams.iter().map(standing).collect();
+    let verdicts = outlier::look(&mut members, now_ms, policy);
+    for ((upstream, (_, ejection)), verdict) in runtime.upstreams.iter().zip(members).zip(verdicts)
+    {
+        upstream.signals.decisions().lock().ejection = ejection;
+        if let Verdict::Eject(reason) = verdict {
+            upstream.signals.set_ejected(true);
+            ejected(upstream, reason, ejection.left_ms(now_ms));
+        }
+    }
+}
+
+fn name_of(upstream: &Upstream) -> Name {
+    upstream.instance.registration.id.clone()
+}

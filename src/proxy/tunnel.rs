@@ -1,0 +1,102 @@
+//! An upgraded connection: bytes both ways until either side ends or nothing moves for too long.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::forward::UnderWay;
+use super::pool::Lease;
+use super::upstream::InFlight;
+
+/// Bytes held per direction.
+const BUFFER_LEN: usize = 16 * 1024;
+
+/// What lives as long as the tunnel: the connection's slot and the counts.
+pub(crate) type TunnelHold = (Lease, InFlight, UnderWay);
+
+/// Carries bytes until the end.
+pub(crate) async fn run(client: OnUpgrade, upstream: OnUpgrade, idle: Duration, hold: TunnelHold) {
+    let (client, upstream) = match tokio::try_join!(client, upstream) {
+        Ok(both) => both,
+        Err(error) => {
+            tracing::debug!(%error, "an upgrade was not completed");
+            return;
+        }
+    };
+    let moved = Arc::new(AtomicU64::new(0));
+    let mut client = Counted { io: TokioIo::new(client), moved: Arc::clone(&moved) };
+    let mut upstream = Counted { io: TokioIo::new(upstream), moved: Arc::clone(&moved) };
+    let carry = tokio::io::copy_bidirectional_with_sizes(
+        &mut client,
+        &mut upstream,
+        BUFFER_LEN,
+        BUFFER_LEN,
+    );
+    let stalled = async {
+        let mut seen = moved.load(Ordering::Relaxed);
+        loop {
+            tokio::time::sleep(idle).await;
+            let now = moved.load(Ordering::Relaxed);
+            if now == seen {
+                return;
+            }
+            seen = now;
+        }
+    };
+    tokio::select! {
+        ended = carry => {
+            if let Err(error) = ended {
+                tracing::debug!(%error, "a tunnel broke off");
+            }
+        }
+        () = stalled => tracing::debug!("a tunnel was closed because nothing moved"),
+    }
+    drop(hold);
+}
+
+/// Counts what is read, so that stillness shows.
+struct Counted<T> {
+    io: T,
+    moved: Arc<AtomicU64>,
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for Counted<T> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let polled = Pin::new(&mut self.io).poll_read(cx, buf);
+        let read = buf.filled().len() - before;
+        if read > 0 {
+            self.moved.fetch_add(read as u64, Ordering::Relaxed);
+        }
+        polled
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for Counted<T> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}

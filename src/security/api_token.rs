@@ -1,0 +1,90 @@
+//! API tokens: `mxt_ID_SECRET`. The state keeps the SHA-256 of the whole text; the text itself is
+//! shown once, when it is made.
+
+use rand::TryRngCore;
+use rand::rngs::OsRng;
+use sha2::{Digest, Sha256};
+
+use super::{AuthError, Secret};
+use crate::state::{Identities, Name, TokenRecord};
+
+/// What every API token begins with.
+pub(super) const PREFIX: &str = "mxt_";
+
+/// A token as it was made.
+#[derive(Debug)]
+pub struct MintedToken {
+    /// What its bearer sends; shown once.
+    pub text: Secret,
+    /// What the state keeps.
+    pub hash: [u8; 32],
+}
+
+/// Makes a token with 256 random bits for `id`. Fails only if the system has no randomness.
+pub fn mint_api_token(id: &Name) -> Result<MintedToken, rand::rand_core::OsError> {
+    let mut secret = [0_u8; 32];
+    OsRng.try_fill_bytes(&mut secret)?;
+    let text = format!("{PREFIX}{id}_{}", hex(&secret));
+    let hash = Sha256::digest(text.as_bytes()).into();
+    Ok(MintedToken { text: Secret::new(&text), hash })
+}
+
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The record of a token, if it is one and has not run out.
+pub(super) fn find<'a>(
+    identities: &'a Identities,
+    token: &str,
+    now_ms: u64,
+) -> Result<&'a TokenRecord, AuthError> {
+    let body = token.strip_prefix(PREFIX).ok_or(AuthError::Invalid)?;
+    let (id, _) = body.rsplit_once('_').ok_or(AuthError::Invalid)?;
+    let record = identities.tokens.get(id).ok_or(AuthError::Invalid)?;
+    let hash: [u8; 32] = Sha256::digest(token.as_bytes()).into();
+    if !same_bytes(&hash, &record.token_hash) {
+        return Err(AuthError::Invalid);
+    }
+    if record.expires_at_ms.is_some_and(|at_ms| at_ms <= now_ms) {
+        return Err(AuthError::Expired);
+    }
+    Ok(record)
+}
+
+/// Compares without stopping at the first difference, so that time tells nothing.
+fn same_bytes(a: &[u8; 32], b: &[u8; 32]) -> bool {
+    a.iter().zip(b).fold(0, |differences, (x, y)| differences | (x ^ y)) == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::state::Role;
+
+    #[test]
+    fn a_token_is_found_by_its_whole_text_until_it_runs_out() {
+        let id = Name::trusted("ci_deploy");
+        let minted = mint_api_token(&id).unwrap();
+        let record = TokenRecord {
+            id: id.clone(),
+            note: "".into(),
+            role: Role::Operator,
+            token_hash: minted.hash,
+            created_by: Name::trusted("ada"),
+            created_at_ms: 0,
+            expires_at_ms: Some(100),
+        };
+        let mut identities = Identities::default();
+        identities.tokens.insert(id, Arc::new(record));
+        let text = minted.text.expose();
+        assert!(find(&identities, text, 99).is_ok());
+        assert_eq!(find(&identities, text, 100).unwrap_err(), AuthError::Expired);
+        for wrong in [&text[..text.len() - 1], "mxt_", "mxt_ci_deploy_", "mxt_other_00"] {
+            assert_eq!(find(&identities, wrong, 0).unwrap_err(), AuthError::Invalid);
+        }
+        assert!(!format!("{minted:?}").contains(text));
+    }
+}

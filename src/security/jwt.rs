@@ -1,0 +1,200 @@
+//! Sessions as JWTs: HS256, with the key's id in the header.
+//!
+//! The newest key signs; older ones are still accepted. Keys come from the environment, where they
+//! are set, and from the replicated state.
+
+use jsonwebtoken::errors::ErrorKind;
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use serde::{Deserialize, Serialize};
+
+use super::settings::EnvSigningKeys;
+use crate::state::{Identities, Role, User};
+
+/// Longest token that is looked at, in bytes.
+const TOKEN_LEN_MAX: usize = 4_096;
+
+/// What a session's token says.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Claims {
+    /// Whose.
+    pub(super) user_name: String,
+    /// The role at sign-in. Never trusted: the present role counts.
+    role: Role,
+    /// The credentials that it stands on.
+    pub(super) credential_version: u64,
+    iat: u64,
+    exp: u64,
+}
+
+/// Why a token is not accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum TokenError {
+    /// Ours, but its time is over.
+    Expired,
+    /// Not ours.
+    Invalid,
+}
+
+/// Issues and checks sessions' tokens.
+pub(super) struct Sessions {
+    env_keys: Option<EnvSigningKeys>,
+    lifetime_s: u64,
+    validation: Validation,
+}
+
+impl Sessions {
+    pub(super) fn new(env_keys: Option<EnvSigningKeys>, lifetime_s: u64) -> Self {
+        let mut validation = Validation::new(Algorithm::HS256);
+        // The expiry is checked here, against the node's clock: the signature comes first, so a
+        // forged token never reads as expired.
+        validation.validate_exp = false;
+        validation.validate_aud = false;
+        validation.required_spec_claims.clear();
+        Self { env_keys, lifetime_s, validation }
+    }
+
+    /// A token for a user; `None` if there is no key to sign with yet.
+    pub(super) fn issue(&self, identities: &Identities, user: &User, now_s: u64) -> Option<String> {
+        let (key_id, secret) = match &self.env_keys {
+            Some(keys) => (keys.key_id.as_str(), keys.current.expose().as_bytes()),
+            None => {
+                let key = identities.signing_keys.first()?;
+                (key.key_id.as_str(), &*key.secret)
+            }
+        };
+        let mut header = Header::new(Algorithm::HS256);
+        header.kid = Some(key_id.into());
+        let claims = Claims {
+            user_name: user.name.as_str().into(),
+            role: user.role,
+            credential_version: user.credential_version,
+            iat: now_s,
+            exp: now_s + self.lifetime_s,
+        };
+        jsonwebtoken::encode(&header, &claims, &EncodingKey::from_secret(secret)).ok()
+    }
+
+    /// Reads a token that one of the keys has signed and whose time is not over.
+    pub(super) fn check(
+        &self,
+        identities: &Identities,
+        token: &str,
+        now_s: u64,
+    ) -> Result<Claims, TokenError> {
+        if token.len() > TOKEN_LEN_MAX {
+            return Err(TokenError::Invalid);
+        }
+        let header = jsonwebtoken::decode_header(token).map_err(|_| TokenError::Invalid)?;
+        if header.alg != Algorithm::HS256 {
+            return Err(TokenError::Invalid);
+        }
+        // Keys whose id the token names come first; older secrets of the environment have none.
+        let kid = header.kid.as_deref();
+        let keys = self.keys(identities);
+        let (named, others): (Vec<_>, Vec<_>) = keys.into_iter().partition(|(id, _)| *id == kid);
+        for (_, secret) in named.into_iter().chain(others) {
+            match self.verify(token, secret) {
+                Ok(claims) if claims.exp <= now_s => return Err(TokenError::Expired),
+                Ok(claims) => return Ok(claims),
+                Err(ErrorKind::InvalidSignature) => {}
+                Err(_) => return Err(TokenError::Invalid),
+            }
+        }
+        Err(TokenError::Invalid)
+    }
+
+    fn verify(&self, token: &str, secret: &[u8]) -> Result<Claims, ErrorKind> {
+        let key = DecodingKey::from_secret(secret);
+        jsonwebtoken::decode::<Claims>(token, &key, &self.validation)
+            .map(|data| data.claims)
+            .map_err(|error| error.into_kind())
+    }
+
+    fn keys<'a>(&'a self, identities: &'a Identities) -> Vec<(Option<&'a str>, &'a [u8])> {
+        let mut keys = Vec::new();
+        if let Some(env) = &self.env_keys {
+            keys.push((Some(env.key_id.as_str()), env.current.expose().as_bytes()));
+            let previous = env.previous.iter();
+            keys.extend(previous.map(|secret| (None, secret.expose().as_bytes())));
+        }
+        let replicated = identities.signing_keys.iter();
+        keys.extend(replicated.map(|key| (Some(key.key_id.as_str()), &*key.secret)));
+        keys
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::security::Secret;
+    use crate::state::{Name, SigningKey};
+
+    fn user() -> User {
+        User {
+            name: Name::trusted("ada"),
+            role: Role::Operator,
+            password_hash: "".into(),
+            credential_version: 3,
+            managed: false,
+        }
+    }
+
+    fn identities(keys: &[(&str, u8)]) -> Identities {
+        let signing_keys = keys
+            .iter()
+            .map(|(id, byte)| SigningKey {
+                key_id: Name::trusted(id),
+                secret: vec![*byte; 32].into(),
+                created_at_ms: 0,
+            })
+            .collect();
+        Identities { signing_keys, ..Identities::default() }
+    }
+
+    #[test]
+    fn a_token_lives_through_a_rotation_and_dies_with_its_key() {
+        let sessions = Sessions::new(None, 1_800);
+        let token = sessions.issue(&identities(&[("a", 1)]), &user(), 1_000).unwrap();
+        assert_eq!(token, sessions.issue(&identities(&[("a", 1)]), &user(), 1_000).unwrap());
+        let rotated = identities(&[("b", 2), ("a", 1)]);
+        let claims = sessions.check(&rotated, &token, 2_799).unwrap();
+        assert_eq!((claims.user_name.as_str(), claims.credential_version), ("ada", 3));
+        assert_eq!(sessions.check(&rotated, &token, 2_800).unwrap_err(), TokenError::Expired);
+        let gone = identities(&[("b", 2)]);
+        // Forged and expired reads as forged.
+        assert_eq!(sessions.check(&gone, &token, 9_999).unwrap_err(), TokenError::Invalid);
+    }
+
+    #[test]
+    fn an_expired_token_of_an_older_environment_secret_is_expired_not_forbidden() {
+        let old = EnvSigningKeys {
+            key_id: "maxine-current".into(),
+            current: Secret::new("old"),
+            previous: Vec::new(),
+        };
+        let new = EnvSigningKeys {
+            current: Secret::new("new"),
+            previous: vec![Secret::new("old")],
+            ..old.clone()
+        };
+        let none = identities(&[]);
+        let token = Sessions::new(Some(old), 60).issue(&none, &user(), 0).unwrap();
+        let sessions = Sessions::new(Some(new), 60);
+        assert!(sessions.check(&none, &token, 59).is_ok());
+        assert_eq!(sessions.check(&none, &token, 60).unwrap_err(), TokenError::Expired);
+    }
+
+    #[test]
+    fn a_token_without_a_signature_is_refused() {
+        let sessions = Sessions::new(None, 60);
+        let keys = identities(&[("a", 1)]);
+        let token = sessions.issue(&keys, &user(), 0).unwrap();
+        let payload = token.split('.').nth(1).unwrap();
+        // {"alg":"none","typ":"JWT"}
+        let none = format!("eyJhbGciOiJub25lIiwidHlwIjoiSldUIn0.{payload}.");
+        for forged in [none.as_str(), "", "a.b.c", &token[..token.len() - 2]] {
+            assert_eq!(sessions.check(&keys, forged, 1).unwrap_err(), TokenError::Invalid);
+        }
+    }
+}

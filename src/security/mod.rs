@@ -1,0 +1,266 @@
+//! Who is who: passwords, sessions, API tokens, and the limits on trying.
+//!
+//! Place in the flow: the API's edge asks [`Security::identify`] for every request; sign-in and
+//! change-password use the rest. Identities themselves are replicated state; this module reads
+//! them from the view and never writes them but for [`ensure_identities`].
+//!
+//! **Invariant:** no secret reaches a log, an error or a `Debug` text.
+
+mod api_token;
+mod bootstrap;
+mod caller;
+mod jwt;
+mod password;
+mod settings;
+mod signin_limit;
+pub mod tls;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use axum::http::{HeaderMap, Method, header};
+
+use crate::clock::Clock;
+use crate::state::{Identities, Name, Role, User};
+use crate::view::View;
+
+pub use api_token::{MintedToken, mint_api_token};
+pub use bootstrap::{BootstrapError, OneTimePassword, ensure_identities};
+pub use caller::{Caller, Via};
+pub use password::{PasswordBusy, PasswordCost};
+pub use settings::{Account, EnvSigningKeys, Secret, SecuritySettings};
+
+use jwt::{Sessions, TokenError};
+use password::Passwords;
+use signin_limit::SigninLimit;
+
+/// The dashboard's session cookie.
+pub const SESSION_COOKIE: &str = "maxine_session";
+/// The header that a request with the session cookie must carry if it changes something: another
+/// site's page cannot set it without the browser asking first (CSRF).
+pub const CSRF_HEADER: &str = "x-maxine-csrf";
+
+/// Why a request is not let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AuthError {
+    /// No credentials, or none of a kind that is accepted: 401.
+    #[error("Unauthorized")]
+    Missing,
+    /// The session has run out: 401.
+    #[error("JWT token expired")]
+    Expired,
+    /// The token is not one of ours: 403.
+    #[error("Forbidden")]
+    Invalid,
+    /// The user is gone, or their password changed since: 401.
+    #[error("Unauthorized")]
+    Revoked,
+    /// The cookie came without the header that proves it was not sent by another site: 403.
+    #[error("Forbidden")]
+    CrossSite,
+    /// Known, but may not: 403.
+    #[error("Forbidden")]
+    RoleTooLow {
+        /// The least role that may.
+        required: Role,
+    },
+}
+
+impl AuthError {
+    /// The status that tells it.
+    #[must_use]
+    pub fn status(self) -> axum::http::StatusCode {
+        match self {
+            Self::Missing | Self::Expired | Self::Revoked => axum::http::StatusCode::UNAUTHORIZED,
+            Self::Invalid | Self::CrossSite | Self::RoleTooLow { .. } => {
+                axum::http::StatusCode::FORBIDDEN
+            }
+        }
+    }
+}
+
+/// A sign-in that did not succeed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SigninError {
+    /// Unknown user or wrong password; which of the two is not told.
+    #[error("Unauthorized")]
+    Refused,
+    /// Too many tries.
+    #[error("too many sign-in attempts; try again in {retry_after_s} s")]
+    TooManyAttempts {
+        /// When a try is allowed again, in seconds.
+        retry_after_s: u64,
+    },
+    /// Too many passwords are being checked at this moment.
+    #[error("too many sign-ins are under way; try again in 1 s")]
+    Busy,
+    /// No key to sign with yet: the cluster has had no leader so far.
+    #[error("the cluster is not ready for sign-ins yet; try again in 1 s")]
+    NotReady,
+}
+
+/// A session that was opened.
+pub struct SignedIn {
+    /// The JWT.
+    pub access_token: String,
+    /// The user's role.
+    pub role: Role,
+    /// How long the session lasts, in seconds.
+    pub lifetime_s: u64,
+}
+
+struct Inner {
+    view: Arc<View>,
+    clock: Clock,
+    settings: SecuritySettings,
+    sessions: Sessions,
+    passwords: Passwords,
+    limit: SigninLimit,
+}
+
+/// Who is who. Cheap to clone.
+#[derive(Clone)]
+pub struct Security(Arc<Inner>);
+
+impl Security {
+    /// For a node.
+    #[must_use]
+    pub fn new(view: Arc<View>, clock: Clock, settings: SecuritySettings) -> Self {
+        let sessions = Sessions::new(settings.env_keys.clone(), settings.session_lifetime_s);
+        let passwords = Passwords::new(settings.password_cost);
+        let limit = SigninLimit::new(settings.signin_attempts_max, settings.signin_window_ms);
+        Self(Arc::new(Inner { view, clock, settings, sessions, passwords, limit }))
+    }
+
+    /// The settings.
+    #[must_use]
+    pub fn settings(&self) -> &SecuritySettings {
+        &self.0.settings
+    }
+
+    /// Says who sends a request, by its `Authorization` header or the dashboard's cookie.
+    pub fn identify(&self, method: &Method, headers: &HeaderMap) -> Result<Caller, AuthError> {
+        if let Some(value) = headers.get(header::AUTHORIZATION) {
+            let token = bearer_token(value.as_bytes()).ok_or(AuthError::Missing)?;
+            return self.identify_token(token, Via::Session);
+        }
+        let Some(token) = session_cookie(headers) else { return Err(AuthError::Missing) };
+        let safe = matches!(*method, Method::GET | Method::HEAD);
+        if !safe && !headers.contains_key(CSRF_HEADER) {
+            return Err(AuthError::CrossSite);
+        }
+        self.identify_token(token, Via::Cookie)
+    }
+
+    fn identify_token(&self, token: &str, via: Via) -> Result<Caller, AuthError> {
+        let snapshot = self.0.view.snapshot();
+        let identities = snapshot.state.identities();
+        if token.starts_with(api_token::PREFIX) {
+            let record = api_token::find(identities, token, self.0.clock.wall_ms())?;
+            let user = format!("token:{}", record.id).into();
+            return Ok(Caller { user, role: Some(record.role), via: Via::ApiToken });
+        }
+        let now_s = self.0.clock.wall_ms() / 1_000;
+        let claims =
+            self.0.sessions.check(identities, token, now_s).map_err(|error| match error {
+                TokenError::Expired => AuthError::Expired,
+                TokenError::Invalid => AuthError::Invalid,
+            })?;
+        let user = identities.users.get(claims.user_name.as_str()).ok_or(AuthError::Revoked)?;
+        if user.credential_version != claims.credential_version {
+            return Err(AuthError::Revoked);
+        }
+        Ok(Caller { user: user.name.as_str().into(), role: Some(user.role), via })
+    }
+
+    /// Opens a session for the right pair. Takes as long for an unknown user as for a wrong
+    /// password. Can be dropped safely.
+    pub async fn sign_in(
+        &self,
+        user_name: &str,
+        password: &str,
+        client: IpAddr,
+    ) -> Result<SignedIn, SigninError> {
+        let now_ms = self.0.clock.monotonic_ms();
+        self.0
+            .limit
+            .try_begin(user_name, client, now_ms)
+            .map_err(|retry_after_s| SigninError::TooManyAttempts { retry_after_s })?;
+        let user = self.user(user_name);
+        let hash = user.as_ref().map(|user| user.password_hash.clone());
+        let right = self.0.passwords.verify(password, hash).await.map_err(|_| SigninError::Busy)?;
+        let Some(user) = user.filter(|_| right) else { return Err(SigninError::Refused) };
+        self.0.limit.succeeded(user_name, client);
+        self.open_session(&user).ok_or(SigninError::NotReady)
+    }
+
+    fn open_session(&self, user: &User) -> Option<SignedIn> {
+        let snapshot = self.0.view.snapshot();
+        let now_s = self.0.clock.wall_ms() / 1_000;
+        let access_token = self.0.sessions.issue(snapshot.state.identities(), user, now_s)?;
+        let lifetime_s = self.0.settings.session_lifetime_s;
+        Some(SignedIn { access_token, role: user.role, lifetime_s })
+    }
+
+    /// A user as the state has them now.
+    #[must_use]
+    pub fn user(&self, name: &str) -> Option<Arc<User>> {
+        let snapshot = self.0.view.snapshot();
+        snapshot.state.identities().users.get(name).cloned()
+    }
+
+    /// Whether `password` is the user's present one; tries count like sign-ins.
+    pub async fn verify_own_password(
+        &self,
+        user: &User,
+        password: &str,
+        client: IpAddr,
+    ) -> Result<bool, SigninError> {
+        let now_ms = self.0.clock.monotonic_ms();
+        let name = user.name.as_str();
+        self.0
+            .limit
+            .try_begin(name, client, now_ms)
+            .map_err(|retry_after_s| SigninError::TooManyAttempts { retry_after_s })?;
+        let hash = Some(user.password_hash.clone());
+        let right = self.0.passwords.verify(password, hash).await.map_err(|_| SigninError::Busy)?;
+        if right {
+            self.0.limit.succeeded(name, client);
+        }
+        Ok(right)
+    }
+
+    /// Whether a text may be a password at all: not empty, and within the longest that is hashed.
+    #[must_use]
+    pub fn accepts_as_password(&self, text: &str) -> bool {
+        (1..=password::PASSWORD_LEN_MAX).contains(&text.len())
+    }
+
+    /// Hashes a password for [`crate::state::Command::PutUser`]. Bounded in how many run at once.
+    pub async fn hash_password(&self, password: &str) -> Result<Box<str>, PasswordBusy> {
+        self.0.passwords.hash(password).await
+    }
+}
+
+/// The token of `Bearer TOKEN`, the scheme in any case; nothing else is accepted.
+fn bearer_token(value: &[u8]) -> Option<&str> {
+    let text = std::str::from_utf8(value).ok()?;
+    let (scheme, token) = text.split_once(' ')?;
+    let token = token.trim();
+    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
+}
+
+fn session_cookie(headers: &HeaderMap) -> Option<&str> {
+    let cookies = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
+    cookies
+        .flat_map(|line| line.split(';'))
+        .filter_map(|pair| pair.trim().split_once('='))
+        .find(|(name, value)| *name == SESSION_COOKIE && !value.is_empty())
+        .map(|(_, value)| value)
+}
+
+/// The user who stands for a role in the compatible API, where accounts are one per role.
+#[must_use]
+pub fn first_user_with(identities: &Identities, role: Role) -> Option<&Name> {
+    identities.users.values().find(|user| user.role == role).map(|user| &user.name)
+}

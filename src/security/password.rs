@@ -1,0 +1,139 @@
+//! Passwords: argon2id, on blocking threads, a few at a time.
+//!
+//! A hash costs tens of milliseconds and megabytes by design. Without a bound, anyone who can reach
+//! the sign-in could take all of the node's memory and threads.
+
+use std::sync::Arc;
+
+use argon2::password_hash::rand_core::OsRng;
+use argon2::password_hash::{PasswordHash, PasswordHasher, PasswordVerifier, SaltString};
+use argon2::{Algorithm, Argon2, Params, Version};
+use tokio::sync::Semaphore;
+
+/// How many are hashed at once.
+const CONCURRENT_MAX: usize = 2;
+/// How many may wait for their turn.
+const WAITING_MAX: usize = 32;
+/// Longest password that is hashed, in bytes; the rest of a longer one would only cost time.
+pub(super) const PASSWORD_LEN_MAX: usize = 1_024;
+
+/// What a hash costs (RFC 9106).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PasswordCost {
+    /// Memory, in KiB, at least 8.
+    pub memory_kib: u32,
+    /// Passes over it, at least 1.
+    pub passes: u32,
+}
+
+impl Default for PasswordCost {
+    fn default() -> Self {
+        Self { memory_kib: 19 * 1_024, passes: 2 }
+    }
+}
+
+/// Too many passwords are being checked; a retry is safe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("too many passwords are being checked; try again in 1 s")]
+pub struct PasswordBusy;
+
+/// Hashes and checks passwords.
+pub(super) struct Passwords {
+    cost: PasswordCost,
+    running: Arc<Semaphore>,
+    admitted: Arc<Semaphore>,
+    /// A hash of no password, for users that do not exist.
+    decoy: Box<str>,
+}
+
+impl Passwords {
+    pub(super) fn new(cost: PasswordCost) -> Self {
+        let decoy = hash_blocking(cost, "no user has this").unwrap_or_default();
+        Self {
+            cost,
+            running: Arc::new(Semaphore::new(CONCURRENT_MAX)),
+            admitted: Arc::new(Semaphore::new(CONCURRENT_MAX + WAITING_MAX)),
+            decoy,
+        }
+    }
+
+    /// Whether `password` fits `hash`; without a hash, `false` after the same work.
+    pub(super) async fn verify(
+        &self,
+        password: &str,
+        hash: Option<Box<str>>,
+    ) -> Result<bool, PasswordBusy> {
+        let known = hash.is_some();
+        let hash = hash.unwrap_or_else(|| self.decoy.clone());
+        let fits_length = password.len() <= PASSWORD_LEN_MAX;
+        let password: Box<str> = if fits_length { password.into() } else { "".into() };
+        let fits = self.run(move || verify_blocking(&password, &hash)).await?;
+        Ok(fits && known && fits_length)
+    }
+
+    /// The hash of a password, in PHC form.
+    pub(super) async fn hash(&self, password: &str) -> Result<Box<str>, PasswordBusy> {
+        let (cost, password) = (self.cost, Box::<str>::from(password));
+        self.run(move || hash_blocking(cost, &password)).await?.ok_or(PasswordBusy)
+    }
+
+    /// Runs hashing work on a blocking thread. The permits travel with the work: a caller that
+    /// goes away does not let another one in before the work has ended.
+    async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, PasswordBusy> {
+        let admitted = Arc::clone(&self.admitted).try_acquire_owned().map_err(|_| PasswordBusy)?;
+        let running = Arc::clone(&self.running).acquire_owned().await.map_err(|_| PasswordBusy)?;
+        let work = move || {
+            let done = work();
+            drop((admitted, running));
+            done
+        };
+        tokio::task::spawn_blocking(work).await.map_err(|_| PasswordBusy)
+    }
+}
+
+fn hash_blocking(cost: PasswordCost, password: &str) -> Option<Box<str>> {
+    let params = Params::new(cost.memory_kib, cost.passes, 1, None).ok()?;
+    let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
+    let salt = SaltString::generate(&mut OsRng);
+    let hash = argon2.hash_password(password.as_bytes(), &salt).ok()?;
+    Some(hash.to_string().into())
+}
+
+// The cost stands in the hash itself, so a hash made under another setting still fits.
+fn verify_blocking(password: &str, hash: &str) -> bool {
+    let Ok(parsed) = PasswordHash::new(hash) else { return false };
+    Argon2::default().verify_password(password.as_bytes(), &parsed).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CHEAP: PasswordCost = PasswordCost { memory_kib: 8, passes: 1 };
+
+    #[tokio::test]
+    async fn a_password_fits_its_hash_and_no_other() {
+        let passwords = Passwords::new(CHEAP);
+        let hash = passwords.hash("right").await.unwrap();
+        assert!(hash.starts_with("$argon2id$") && !hash.contains("right"));
+        assert_ne!(hash, passwords.hash("right").await.unwrap(), "salted");
+        assert_eq!(passwords.verify("right", Some(hash.clone())).await, Ok(true));
+        assert_eq!(passwords.verify("wrong", Some(hash.clone())).await, Ok(false));
+        assert_eq!(passwords.verify("no user has this", None).await, Ok(false));
+        let long = "r".repeat(PASSWORD_LEN_MAX + 1);
+        assert_eq!(passwords.verify(&long, Some(hash)).await, Ok(false));
+        assert_eq!(passwords.verify("x", Some("damaged".into())).await, Ok(false));
+    }
+
+    #[tokio::test]
+    async fn more_than_the_bound_are_turned_away_at_once() {
+        let passwords = Passwords::new(CHEAP);
+        let taken = CONCURRENT_MAX + WAITING_MAX;
+        let all = u32::try_from(taken).unwrap();
+        let _held = Arc::clone(&passwords.admitted).acquire_many_owned(all).await.unwrap();
+        assert_eq!(passwords.hash("x").await, Err(PasswordBusy));
+    }
+}

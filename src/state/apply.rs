@@ -1,0 +1,576 @@
+//! How a command changes the state.
+//!
+//! **Invariant:** deterministic. A command that is not valid is refused here, alike on every
+//! replica; whoever proposed it has checked it before only to answer sooner.
+
+use std::sync::Arc;
+
+use super::audit::{AuditOutcome, AuditRecord};
+use super::command::{
+    Applied, Command, Deregistration, Fence, HealthReport, Proposal, Rejection, Reply,
+};
+use super::control_state::{ControlState, Grant, ServiceState};
+use super::event::{Event, EventKind, RemovalCause};
+use super::health::{Health, Liveness};
+use super::identity::{Role, SigningKey, TokenRecord, User};
+use super::instance::{Drain, Instance, Registration};
+use super::limits::{self, LimitExceeded};
+use super::name::{InstanceKey, Name, ServiceKey};
+use super::policy::{PolicyRecord, ServicePolicy};
+use super::runtime_config::{ConfigRecord, RuntimeConfig};
+
+/// Most older signing keys that stay accepted.
+const PREVIOUS_KEYS_MAX: u32 = 8;
+
+impl ControlState {
+    /// Applies one proposal and appends what changed to `events`.
+    ///
+    /// A proposal whose request id is remembered changes nothing and gets the first reply again.
+    pub fn apply(&mut self, proposal: &Proposal, events: &mut Vec<Event>) -> Applied {
+        if let Some(first) = self.dedup.get(proposal.request_id) {
+            return first.clone();
+        }
+        self.time_ms = self.time_ms.max(proposal.proposed_at_ms);
+        self.index += 1;
+        let mut step = Step { proposal, events, emitted: false };
+        let reply = match self.check_fence(proposal) {
+            Err(rejection) => Reply::Rejected(rejection),
+            Ok(()) => self.dispatch(&mut step).unwrap_or_else(Reply::Rejected),
+        };
+        if let Reply::Rejected(rejection) = &reply {
+            let (action, object) = describe(&proposal.command);
+            self.record(proposal, action, object, Err(rejection.to_string()));
+        }
+        let applied = Applied { index: self.index, reply };
+        self.dedup.remember(proposal.request_id, self.time_ms, applied.clone());
+        applied
+    }
+
+    fn check_fence(&self, proposal: &Proposal) -> Result<(), Rejection> {
+        let current = self.grant.as_ref().map_or(0, |grant| grant.fence.0);
+        match proposal.fence {
+            None if proposal.command.is_leader_only() => Err(Rejection::FenceMissing),
+            Some(Fence(got)) if got != current => Err(Rejection::StaleFence { got, current }),
+            _ => Ok(()),
+        }
+    }
+
+    fn dispatch(&mut self, step: &mut Step<'_>) -> Result<Reply, Rejection> {
+        match &step.proposal.command {
+            Command::Register { items } => {
+                limits::check_count("items", items.len(), limits::BATCH_ITEMS_MAX)
+                    .map_err(Rejection::Limit)?;
+                let register = |(key, registration): &(ServiceKey, Registration)| {
+                    self.register(step, key, registration)
+                };
+                Ok(Reply::Registered(items.iter().map(register).collect()))
+            }
+            Command::Deregister { items } => {
+                let each = |item: &Deregistration| self.deregister(step, item);
+                Ok(Reply::Changed(items.iter().map(each).collect()))
+            }
+            Command::Expire { items } => {
+                let each = |(key, epoch): &(InstanceKey, u64)| {
+                    let cause = RemovalCause::Expired;
+                    self.remove(step, key, Some(*epoch), cause, "instance.expire")
+                };
+                Ok(Reply::Changed(items.iter().map(each).collect()))
+            }
+            Command::SetDrain { key, reason } => self.set_drain(step, key, reason.as_deref()),
+            Command::ReportHealth { items } => {
+                let each = |item: &HealthReport| self.report_health(step, item);
+                Ok(Reply::Changed(items.iter().map(each).collect()))
+            }
+            Command::PutPolicy { key, policy_json, expected_revision } => {
+                self.put_policy(step, key, policy_json.as_deref(), *expected_revision)
+            }
+            Command::PutConfig { config, expected_revision } => {
+                self.put_config(step, config, *expected_revision)
+            }
+            Command::GrantLeadership { holder } => Ok(self.grant_leadership(step, holder)),
+            Command::PutUser { .. } => self.put_user(step),
+            Command::DeleteUser { name } => self.delete_user(step, name),
+            Command::RotateSigningKey { key, keep_previous, create_only } => {
+                self.rotate_key(step, key, *keep_previous, *create_only)
+            }
+            Command::PutToken { token } => self.put_token(step, token),
+            Command::DeleteToken { id } => self.delete_token(step, id),
+            Command::RecordAudit { items } => {
+                for (action, object, success) in items {
+                    let outcome = if *success { Ok(()) } else { Err(String::new()) };
+                    self.record(step.proposal, action, object.to_string(), outcome);
+                }
+                Ok(Reply::Done)
+            }
+        }
+    }
+
+    // --- instances ---------------------------------------------------------------------------
+
+    fn register(
+        &mut self,
+        step: &mut Step<'_>,
+        key: &ServiceKey,
+        registration: &Registration,
+    ) -> Result<u64, Rejection> {
+        let result = self.try_register(step, key, registration);
+        if let Err(rejection) = &result {
+            let object = format!("{key}/{}", registration.id);
+            let detail = Err(rejection.to_string());
+            self.record(step.proposal, "instance.register", object, detail);
+        }
+        result
+    }
+
+    fn try_register(
+        &mut self,
+        step: &mut Step<'_>,
+        key: &ServiceKey,
+        registration: &Registration,
+    ) -> Result<u64, Rejection> {
+        registration.check().map_err(Rejection::Limit)?;
+        Name::parse_namespace(key.namespace.as_str()).map_err(Rejection::Limit)?;
+        Name::parse("service", key.service.as_str()).map_err(Rejection::Limit)?;
+        let service = self.services.get(key);
+        if service.is_none() {
+            limits::check_count("services", self.services.len() + 1, limits::SERVICES_MAX)
+                .map_err(Rejection::Limit)?;
+        }
+        let existing = service.and_then(|service| service.instances.get(&registration.id));
+        let len = service.map_or(0, |service| service.instances.len());
+        if existing.is_none() {
+            limits::check_count("instances", len + 1, limits::INSTANCES_PER_SERVICE_MAX)
+                .map_err(Rejection::Limit)?;
+        }
+        let same = existing.is_some_and(|old| old.registration == *registration);
+        // A verdict belongs to an address: what moved is judged anew, and so is what was evicted,
+        // for its owner says that it is back.
+        let health = existing
+            .filter(|old| old.registration.address == registration.address)
+            .filter(|old| old.health.liveness == Liveness::Alive)
+            .map_or_else(Health::default, |old| old.health.clone());
+        let visible = !same || existing.is_some_and(|old| old.health != health);
+        let registered_at_ms =
+            existing.filter(|_| same).map_or(self.time_ms, |old| old.registered_at_ms);
+        if existing.is_none() {
+            self.instances_len += 1;
+        }
+        let index = self.next_index(step);
+        let instance = Arc::new(Instance {
+            registration: registration.clone(),
+            lease_epoch: index,
+            registered_at_ms,
+            modified_index: index,
+            health,
+        });
+        let service = self.service_mut(key);
+        service.modified_index = index;
+        service.instances.insert(registration.id.clone(), Arc::clone(&instance));
+        let instance_key = key.instance(registration.id.clone());
+        if visible {
+            let object = instance_key.to_string();
+            self.record(step.proposal, "instance.register", object, Ok(()));
+        }
+        self.emit(step, EventKind::InstanceRegistered { key: instance_key, data: instance });
+        Ok(index)
+    }
+
+    fn deregister(&mut self, step: &mut Step<'_>, item: &Deregistration) -> bool {
+        let cause = RemovalCause::Deregistered;
+        let removed = self.remove(step, &item.key, item.lease_epoch, cause, "instance.deregister");
+        let drained = self
+            .services
+            .get(&item.key.service)
+            .is_some_and(|service| service.drains.contains_key(&item.key.instance));
+        if item.forget_drain && drained {
+            let index = self.next_index(step);
+            let service = self.service_mut(&item.key.service);
+            service.drains.remove(&item.key.instance);
+            service.modified_index = index;
+            self.forget_if_empty(&item.key.service);
+            self.emit(step, EventKind::DrainChanged { key: item.key.clone(), draining: false });
+        }
+        removed
+    }
+
+    fn remove(
+        &mut self,
+        step: &mut Step<'_>,
+        key: &InstanceKey,
+        lease_epoch: Option<u64>,
+        cause: RemovalCause,
+        action: &str,
+    ) -> bool {
+        let present = self
+            .services
+            .get(&key.service)
+            .and_then(|service| service.instances.get(&key.instance))
+            .is_some_and(|old| lease_epoch.is_none_or(|epoch| epoch == old.lease_epoch));
+        if !present {
+            return false;
+        }
+        let index = self.next_index(step);
+        let service = self.service_mut(&key.service);
+        service.instances.remove(&key.instance);
+        service.modified_index = index;
+        self.instances_len -= 1;
+        self.forget_if_empty(&key.service);
+        self.record(step.proposal, action, key.to_string(), Ok(()));
+        self.emit(step, EventKind::InstanceRemoved { key: key.clone(), cause });
+        true
+    }
+
+    fn set_drain(
+        &mut self,
+        step: &mut Step<'_>,
+        key: &InstanceKey,
+        reason: Option<&str>,
+    ) -> Result<Reply, Rejection> {
+        if let Some(reason) = reason {
+            limits::check_text("reason", reason, 0, limits::TEXT_LEN_MAX)
+                .map_err(Rejection::Limit)?;
+        }
+        let service = self.services.get(&key.service);
+        let registered = service.is_some_and(|s| s.instances.contains_key(&key.instance));
+        let drained = service.is_some_and(|s| s.drains.contains_key(&key.instance));
+        if !registered && !drained {
+            return Err(not_found("instance", &key.to_string()));
+        }
+        if drained == reason.is_some() {
+            return Ok(Reply::Changed(vec![false]));
+        }
+        let since_ms = self.time_ms;
+        let index = self.next_index(step);
+        let service = self.service_mut(&key.service);
+        service.modified_index = index;
+        let action = match reason {
+            Some(reason) => {
+                let drain = Drain {
+                    by: Name::trusted(&step.proposal.actor.user),
+                    reason: reason.into(),
+                    since_ms,
+                };
+                service.drains.insert(key.instance.clone(), Arc::new(drain));
+                "instance.drain"
+            }
+            None => {
+                service.drains.remove(&key.instance);
+                "instance.undrain"
+            }
+        };
+        self.forget_if_empty(&key.service);
+        self.record(step.proposal, action, key.to_string(), Ok(()));
+        let draining = reason.is_some();
+        self.emit(step, EventKind::DrainChanged { key: key.clone(), draining });
+        Ok(Reply::Changed(vec![true]))
+    }
+
+    fn report_health(&mut self, step: &mut Step<'_>, item: &HealthReport) -> bool {
+        let HealthReport { key, lease_epoch, health } = item;
+        let Some(old) = self
+            .services
+            .get(&key.service)
+            .and_then(|service| service.instances.get(&key.instance))
+            .filter(|old| old.lease_epoch == *lease_epoch)
+        else {
+            return false;
+        };
+        let since_ms = self.time_ms;
+        let mut instance = Instance::clone(old);
+        instance.health = Health { since_ms, ..health.clone() };
+        let index = self.next_index(step);
+        instance.modified_index = index;
+        let instance = Arc::new(instance);
+        let service = self.service_mut(&key.service);
+        service.modified_index = index;
+        service.instances.insert(key.instance.clone(), Arc::clone(&instance));
+        let action = match (health.liveness, health.is_routable()) {
+            (Liveness::Evicted, _) => "health.evict",
+            (Liveness::Alive, true) => "health.pass",
+            (Liveness::Alive, false) => "health.fail",
+        };
+        self.record(step.proposal, action, key.to_string(), Ok(()));
+        self.emit(step, EventKind::HealthChanged { key: key.clone(), data: instance });
+        true
+    }
+
+    // --- policies and configuration ----------------------------------------------------------
+
+    fn put_policy(
+        &mut self,
+        step: &mut Step<'_>,
+        key: &ServiceKey,
+        policy_json: Option<&str>,
+        expected_revision: Option<u64>,
+    ) -> Result<Reply, Rejection> {
+        Name::parse_namespace(key.namespace.as_str()).map_err(Rejection::Limit)?;
+        Name::parse("service", key.service.as_str()).map_err(Rejection::Limit)?;
+        let service = self.services.get(key);
+        let present = service.and_then(|service| service.policy.as_ref());
+        check_revision(expected_revision, present.map_or(0, |record| record.revision))?;
+        if policy_json.is_none() && present.is_none() {
+            return Err(not_found("policy of service", &key.to_string()));
+        }
+        if service.is_none() {
+            limits::check_count("services", self.services.len() + 1, limits::SERVICES_MAX)
+                .map_err(Rejection::Limit)?;
+        }
+        let policy = policy_json
+            .map(|json| {
+                ServicePolicy::from_json(json).map_err(|e| Rejection::InvalidPolicy(e.into()))
+            })
+            .transpose()?;
+        let revision = self.next_index(step);
+        let service = self.service_mut(key);
+        service.modified_index = revision;
+        service.policy = policy.map(|policy| Arc::new(PolicyRecord { revision, policy }));
+        self.forget_if_empty(key);
+        self.record(step.proposal, "policy.put", key.to_string(), Ok(()));
+        self.emit(step, EventKind::PolicyChanged { key: key.clone() });
+        Ok(Reply::Revision(revision))
+    }
+
+    fn put_config(
+        &mut self,
+        step: &mut Step<'_>,
+        config: &RuntimeConfig,
+        expected_revision: Option<u64>,
+    ) -> Result<Reply, Rejection> {
+        check_revision(expected_revision, self.config.revision)?;
+        config.check().map_err(Rejection::Limit)?;
+        let revision = self.next_index(step);
+        self.config = Arc::new(ConfigRecord { revision, config: config.clone() });
+        self.record(step.proposal, "config.put", String::from("config"), Ok(()));
+        self.emit(step, EventKind::ConfigChanged { revision });
+        Ok(Reply::Revision(revision))
+    }
+
+    // --- leadership --------------------------------------------------------------------------
+
+    fn grant_leadership(&mut self, step: &mut Step<'_>, holder: &Name) -> Reply {
+        let fence = Fence(self.next_index(step));
+        let since_ms = self.time_ms;
+        self.grant = Some(Arc::new(Grant { fence, holder: holder.clone(), since_ms }));
+        self.record(step.proposal, "leadership.grant", holder.to_string(), Ok(()));
+        self.emit(step, EventKind::LeadershipGranted { holder: holder.clone(), fence: fence.0 });
+        Reply::Granted(fence)
+    }
+
+    // --- identities --------------------------------------------------------------------------
+
+    fn put_user(&mut self, step: &mut Step<'_>) -> Result<Reply, Rejection> {
+        let Command::PutUser { name, role, password_hash, managed, create_only, expected_version } =
+            &step.proposal.command
+        else {
+            return Ok(Reply::Done);
+        };
+        limits::check_text("name", name.as_str(), 1, limits::NAME_LEN_MAX)
+            .map_err(Rejection::Limit)?;
+        limits::check_text("password_hash", password_hash, 1, limits::TEXT_LEN_MAX)
+            .map_err(Rejection::Limit)?;
+        let users = &self.identities.users;
+        let existing = users.get(name);
+        if *create_only && existing.is_some() {
+            return Err(exists("user", name.as_str()));
+        }
+        let present = existing.map(|user| user.credential_version);
+        check_revision(*expected_version, present.unwrap_or(0))?;
+        if existing.is_some_and(|user| user.role == Role::Admin) && *role != Role::Admin {
+            self.check_another_admin(name)?;
+        }
+        if existing.is_none() {
+            limits::check_count("users", users.len() + 1, limits::USERS_MAX)
+                .map_err(Rejection::Limit)?;
+        }
+        let user = User {
+            name: name.clone(),
+            role: *role,
+            password_hash: password_hash.clone(),
+            credential_version: present.map_or(0, |version| version + 1),
+            managed: *managed,
+        };
+        let revision = user.credential_version;
+        Arc::make_mut(&mut self.identities).users.insert(name.clone(), Arc::new(user));
+        self.identity_changed(step, "user.put", name);
+        Ok(Reply::Revision(revision))
+    }
+
+    fn delete_user(&mut self, step: &mut Step<'_>, name: &Name) -> Result<Reply, Rejection> {
+        let users = &self.identities.users;
+        let Some(user) = users.get(name) else {
+            return Err(not_found("user", name.as_str()));
+        };
+        if user.managed {
+            return Err(Rejection::Managed(name.as_str().into()));
+        }
+        if user.role == Role::Admin {
+            self.check_another_admin(name)?;
+        }
+        Arc::make_mut(&mut self.identities).users.remove(name);
+        self.identity_changed(step, "user.delete", name);
+        Ok(Reply::Done)
+    }
+
+    /// Refuses what would leave nobody who may manage people.
+    fn check_another_admin(&self, but: &Name) -> Result<(), Rejection> {
+        let mut users = self.identities.users.values();
+        if users.any(|user| user.role == Role::Admin && user.name != *but) {
+            return Ok(());
+        }
+        let limit = LimitExceeded::new("users", "left with at least one admin", but);
+        Err(Rejection::Limit(limit))
+    }
+
+    fn rotate_key(
+        &mut self,
+        step: &mut Step<'_>,
+        key: &SigningKey,
+        keep_previous: u32,
+        create_only: bool,
+    ) -> Result<Reply, Rejection> {
+        limits::check_range("keep_previous", keep_previous.into(), 0, PREVIOUS_KEYS_MAX.into())
+            .map_err(Rejection::Limit)?;
+        if !(32..=1_024).contains(&key.secret.len()) {
+            let got = format!("{} bytes", key.secret.len());
+            let limit = LimitExceeded::new("secret", "32 to 1024 bytes long", got);
+            return Err(Rejection::Limit(limit));
+        }
+        let keys = &self.identities.signing_keys;
+        if (create_only && !keys.is_empty()) || keys.iter().any(|k| k.key_id == key.key_id) {
+            return Err(exists("signing key", key.key_id.as_str()));
+        }
+        let keys = &mut Arc::make_mut(&mut self.identities).signing_keys;
+        keys.insert(0, key.clone());
+        keys.truncate(1 + keep_previous as usize);
+        self.identity_changed(step, "signing_key.rotate", &key.key_id);
+        Ok(Reply::Done)
+    }
+
+    fn put_token(&mut self, step: &mut Step<'_>, token: &TokenRecord) -> Result<Reply, Rejection> {
+        limits::check_text("note", &token.note, 0, limits::TEXT_LEN_MAX)
+            .map_err(Rejection::Limit)?;
+        let tokens = &self.identities.tokens;
+        if tokens.contains_key(&token.id) {
+            return Err(exists("token", token.id.as_str()));
+        }
+        limits::check_count("tokens", tokens.len() + 1, limits::TOKENS_MAX)
+            .map_err(Rejection::Limit)?;
+        let identities = Arc::make_mut(&mut self.identities);
+        identities.tokens.insert(token.id.clone(), Arc::new(token.clone()));
+        self.identity_changed(step, "token.put", &token.id);
+        Ok(Reply::Done)
+    }
+
+    fn delete_token(&mut self, step: &mut Step<'_>, id: &Name) -> Result<Reply, Rejection> {
+        if Arc::make_mut(&mut self.identities).tokens.remove(id).is_none() {
+            return Err(not_found("token", id.as_str()));
+        }
+        self.identity_changed(step, "token.delete", id);
+        Ok(Reply::Done)
+    }
+
+    fn identity_changed(&mut self, step: &mut Step<'_>, action: &str, subject: &Name) {
+        self.next_index(step);
+        self.record(step.proposal, action, subject.to_string(), Ok(()));
+        self.emit(step, EventKind::IdentityChanged { subject: subject.clone() });
+    }
+
+    // --- the pieces that all of them share ---------------------------------------------------
+
+    /// The index of the change that is about to be made. The first change of a proposal has the
+    /// proposal's own index, each further one has one more.
+    fn next_index(&mut self, step: &mut Step<'_>) -> u64 {
+        if step.emitted {
+            self.index += 1;
+        }
+        step.emitted = true;
+        self.index
+    }
+
+    fn emit(&self, step: &mut Step<'_>, kind: EventKind) {
+        step.events.push(Event { index: self.index, time_ms: self.time_ms, kind });
+    }
+
+    fn service_mut(&mut self, key: &ServiceKey) -> &mut ServiceState {
+        let service = self.services.entry(key.clone()).or_default();
+        Arc::make_mut(service)
+    }
+
+    fn forget_if_empty(&mut self, key: &ServiceKey) {
+        if self.services.get(key).is_some_and(|service| service.is_empty()) {
+            self.services.remove(key);
+        }
+    }
+
+    fn record(
+        &mut self,
+        proposal: &Proposal,
+        action: &str,
+        object: String,
+        outcome: Result<(), String>,
+    ) {
+        let actor = &proposal.actor;
+        self.audit.append(AuditRecord {
+            seq: 0,
+            index: self.index,
+            time_ms: self.time_ms,
+            user: actor.user.clone(),
+            address: actor.address.clone(),
+            trace_id: actor.trace_id.clone(),
+            action: action.into(),
+            object: object.into(),
+            outcome: if outcome.is_ok() { AuditOutcome::Success } else { AuditOutcome::Refused },
+            detail: outcome.err().unwrap_or_default().into(),
+            hash: [0; 32],
+        });
+    }
+}
+
+/// One proposal on its way through apply.
+struct Step<'a> {
+    proposal: &'a Proposal,
+    events: &'a mut Vec<Event>,
+    emitted: bool,
+}
+
+fn check_revision(expected: Option<u64>, actual: u64) -> Result<(), Rejection> {
+    match expected {
+        Some(expected) if expected != actual => {
+            Err(Rejection::RevisionMismatch { expected, actual })
+        }
+        _ => Ok(()),
+    }
+}
+
+fn not_found(kind: &str, name: &str) -> Rejection {
+    Rejection::NotFound { kind: kind.into(), name: name.into() }
+}
+
+fn exists(kind: &str, name: &str) -> Rejection {
+    Rejection::Exists { kind: kind.into(), name: name.into() }
+}
+
+/// Action and object of a refused command, for the audit log.
+fn describe(command: &Command) -> (&'static str, String) {
+    match command {
+        Command::Register { .. } => ("instance.register", String::new()),
+        Command::Deregister { .. } => ("instance.deregister", String::new()),
+        Command::Expire { .. } => ("instance.expire", String::new()),
+        Command::SetDrain { key, reason: Some(_) } => ("instance.drain", key.to_string()),
+        Command::SetDrain { key, reason: None } => ("instance.undrain", key.to_string()),
+        Command::ReportHealth { .. } => ("health.report", String::new()),
+        Command::PutPolicy { key, .. } => ("policy.put", key.to_string()),
+        Command::PutConfig { .. } => ("config.put", "config".into()),
+        Command::GrantLeadership { holder } => ("leadership.grant", holder.to_string()),
+        Command::PutUser { name, .. } => ("user.put", name.to_string()),
+        Command::DeleteUser { name } => ("user.delete", name.to_string()),
+        Command::RotateSigningKey { key, .. } => ("signing_key.rotate", key.key_id.to_string()),
+        Command::PutToken { token } => ("token.put", token.id.to_string()),
+        Command::DeleteToken { id } => ("token.delete", id.to_string()),
+        Command::RecordAudit { .. } => ("audit.record", String::new()),
+    }
+}
+
+#[cfg(test)]
+#[path = "apply_tests.rs"]
+mod tests;

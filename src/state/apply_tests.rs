@@ -1,0 +1,290 @@
+use super::super::command::{Actor, RequestId};
+use super::super::health::Readiness;
+use super::super::instance::Address;
+use super::*;
+
+fn key() -> ServiceKey {
+    ServiceKey::new(Name::trusted("default"), Name::trusted("orders"))
+}
+
+fn registration(id: &str) -> Registration {
+    let address = Address::parse("http://10.0.0.1:80").unwrap();
+    Registration::new(Name::trusted(id), address, 5_000)
+}
+
+/// Applies commands one after the other, each with an id of its own.
+struct Driver {
+    state: ControlState,
+    events: Vec<Event>,
+    requests: u128,
+}
+
+impl Driver {
+    fn new() -> Self {
+        Self { state: ControlState::default(), events: Vec::new(), requests: 0 }
+    }
+
+    fn propose(&mut self, fence: Option<Fence>, command: Command) -> Applied {
+        self.requests += 1;
+        let proposal = Proposal {
+            request_id: RequestId(self.requests),
+            proposed_at_ms: 1_000 + self.requests as u64,
+            fence,
+            actor: Actor::system("test"),
+            command,
+        };
+        self.state.apply(&proposal, &mut self.events)
+    }
+
+    fn register(&mut self, id: &str) -> u64 {
+        self.register_with(registration(id))
+    }
+
+    fn register_with(&mut self, registration: Registration) -> u64 {
+        let command = Command::Register { items: vec![(key(), registration)] };
+        match self.propose(None, command).reply {
+            Reply::Registered(results) => results.into_iter().next().unwrap().unwrap(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn grant(&mut self) -> Fence {
+        let holder = Name::trusted("node-1");
+        match self.propose(None, Command::GrantLeadership { holder }).reply {
+            Reply::Granted(fence) => fence,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn instance(&self, id: &str) -> Option<&Arc<Instance>> {
+        self.state.service(&key())?.instances.get(&Name::trusted(id))
+    }
+}
+
+#[test]
+fn every_event_has_an_index_of_its_own_and_replays_to_the_same_digest() {
+    let mut a = Driver::new();
+    let mut b = Driver::new();
+    for driver in [&mut a, &mut b] {
+        let items = (0..5).map(|i| (key(), registration(&format!("i{i}")))).collect();
+        driver.propose(None, Command::Register { items });
+        driver.register("i1");
+    }
+    let indices: Vec<u64> = a.events.iter().map(|event| event.index).collect();
+    assert_eq!(indices, [1, 2, 3, 4, 5, 6]);
+    assert_eq!(a.state.digest(), b.state.digest());
+    b.register("i9");
+    assert_ne!(a.state.digest().digest, b.state.digest().digest);
+}
+
+#[test]
+fn an_expiry_removes_only_the_registration_it_was_meant_for() {
+    let mut driver = Driver::new();
+    let old = driver.register("a");
+    let fence = driver.grant();
+    let new = driver.register("a");
+    assert_ne!(old, new);
+    let expire =
+        |epoch| Command::Expire { items: vec![(key().instance(Name::trusted("a")), epoch)] };
+    let stale = driver.propose(Some(fence), expire(old));
+    assert_eq!(stale.reply, Reply::Changed(vec![false]));
+    assert!(driver.instance("a").is_some());
+    driver.propose(Some(fence), expire(new));
+    assert!(driver.instance("a").is_none());
+    assert_eq!(driver.state.instances_len(), 0);
+    assert!(driver.state.services().is_empty());
+}
+
+#[test]
+fn a_command_of_an_old_leadership_is_refused() {
+    let mut driver = Driver::new();
+    let epoch = driver.register("a");
+    let old = driver.grant();
+    let new = driver.grant();
+    let items = vec![(key().instance(Name::trusted("a")), epoch)];
+    let refused = driver.propose(Some(old), Command::Expire { items: items.clone() });
+    let expected = Rejection::StaleFence { got: old.0, current: new.0 };
+    assert_eq!(refused.reply, Reply::Rejected(expected));
+    let unfenced = driver.propose(None, Command::Expire { items });
+    assert_eq!(unfenced.reply, Reply::Rejected(Rejection::FenceMissing));
+    assert!(driver.instance("a").is_some());
+}
+
+#[test]
+fn a_repeated_request_takes_effect_once_and_gets_the_first_reply() {
+    let mut driver = Driver::new();
+    let proposal = Proposal {
+        request_id: RequestId(7),
+        proposed_at_ms: 1,
+        fence: None,
+        actor: Actor::system("test"),
+        command: Command::Register { items: vec![(key(), registration("a"))] },
+    };
+    let first = driver.state.apply(&proposal, &mut driver.events);
+    driver.register("b");
+    let again = driver.state.apply(&proposal, &mut driver.events);
+    assert_eq!(first, again);
+    assert_eq!(driver.events.len(), 2);
+}
+
+#[test]
+fn a_drain_outlives_what_machines_report_and_ends_at_an_operators_word() {
+    let mut driver = Driver::new();
+    let epoch = driver.register("a");
+    let instance_key = key().instance(Name::trusted("a"));
+    let drain = |reason: Option<&str>| Command::SetDrain {
+        key: key().instance(Name::trusted("a")),
+        reason: reason.map(Into::into),
+    };
+    driver.propose(None, drain(Some("disk swap")));
+    let mut moved = registration("a");
+    moved.weight = 3;
+    driver.register_with(moved);
+    let routable = |driver: &Driver| {
+        let service = driver.state.service(&key()).unwrap();
+        driver.instance("a").is_some_and(|instance| service.is_routable(instance))
+    };
+    assert!(!routable(&driver), "re-registration must not revive it");
+    let fence = driver.grant();
+    let epoch = driver.instance("a").map_or(epoch, |i| i.lease_epoch);
+    let items = vec![(instance_key.clone(), epoch)];
+    driver.propose(Some(fence), Command::Expire { items });
+    driver.register("a");
+    assert!(!routable(&driver), "nor may expiry and a new registration");
+    let deregister = |forget_drain| Command::Deregister {
+        items: vec![Deregistration { key: instance_key.clone(), lease_epoch: None, forget_drain }],
+    };
+    driver.propose(None, deregister(false));
+    driver.register("a");
+    assert!(!routable(&driver), "nor may its owner, by a restart");
+    driver.propose(None, deregister(true));
+    assert!(driver.state.services().is_empty());
+    driver.register("a");
+    assert!(routable(&driver));
+    driver.propose(None, drain(Some("")));
+    driver.propose(None, drain(None));
+    assert!(routable(&driver));
+}
+
+#[test]
+fn a_verdict_touches_only_the_registration_that_was_observed() {
+    let mut driver = Driver::new();
+    let fence = driver.grant();
+    let old = driver.register("a");
+    let health = Health { readiness: Readiness::NotReady, ..Health::default() };
+    let report = |lease_epoch| {
+        let key = key().instance(Name::trusted("a"));
+        let items = vec![HealthReport { key, lease_epoch, health: health.clone() }];
+        Command::ReportHealth { items }
+    };
+    driver.propose(Some(fence), report(old));
+    assert!(!driver.instance("a").unwrap().health.is_routable());
+    let new = driver.register("a");
+    assert!(!driver.instance("a").unwrap().health.is_routable(), "same address, same verdict");
+    let mut moved = registration("a");
+    moved.address = Address::parse("http://10.0.0.2").unwrap();
+    driver.register_with(moved);
+    assert!(driver.instance("a").unwrap().health.is_routable(), "judged anew");
+    let late = driver.propose(Some(fence), report(new));
+    assert_eq!(late.reply, Reply::Changed(vec![false]));
+}
+
+#[test]
+fn configuration_and_policy_are_compare_and_set() {
+    let mut driver = Driver::new();
+    let config = RuntimeConfig { heartbeat_timeout_s: 9, ..RuntimeConfig::default() };
+    let put = |expected| Command::PutConfig { config: config.clone(), expected_revision: expected };
+    let Reply::Revision(revision) = driver.propose(None, put(Some(0))).reply else { panic!() };
+    let lost = driver.propose(None, put(Some(0))).reply;
+    let mismatch = Rejection::RevisionMismatch { expected: 0, actual: revision };
+    assert_eq!(lost, Reply::Rejected(mismatch));
+    let policy = |json: &str| Command::PutPolicy {
+        key: key(),
+        policy_json: Some(json.into()),
+        expected_revision: None,
+    };
+    let bad = driver.propose(None, policy(r#"{"probe":{"fall":0}}"#)).reply;
+    assert!(matches!(bad, Reply::Rejected(Rejection::InvalidPolicy(_))));
+    let good = driver.propose(None, policy(r#"{"selection":{"strategy":"rendezvous"}}"#)).reply;
+    assert!(matches!(good, Reply::Revision(_)));
+}
+
+#[test]
+fn a_bad_item_of_a_batch_does_not_hurt_the_others() {
+    let mut driver = Driver::new();
+    let mut bad = registration("b");
+    bad.weight = 0;
+    let items = vec![(key(), registration("a")), (key(), bad), (key(), registration("c"))];
+    let Reply::Registered(results) = driver.propose(None, Command::Register { items }).reply else {
+        panic!()
+    };
+    assert!(results[0].is_ok() && results[2].is_ok());
+    let Err(Rejection::Limit(error)) = &results[1] else { panic!() };
+    assert_eq!(error.to_string(), "weight must be from 1 to 100, got 0");
+    assert_eq!(driver.state.instances_len(), 2);
+}
+
+#[test]
+fn a_snapshot_restores_to_the_same_digest_and_goes_on_alike() {
+    let mut driver = Driver::new();
+    driver.register("a");
+    driver.grant();
+    let drained = key().instance(Name::trusted("a"));
+    driver.propose(None, Command::SetDrain { key: drained, reason: Some("why".into()) });
+    let user = |name: &str| Command::PutUser {
+        name: Name::trusted(name),
+        role: Role::Admin,
+        password_hash: "$argon2id$x".into(),
+        managed: false,
+        create_only: true,
+        expected_version: None,
+    };
+    driver.propose(None, user("root"));
+    let mut bytes = Vec::new();
+    driver.state.write_to(&mut bytes).unwrap();
+    let mut restored = ControlState::read_from(&mut bytes.as_slice()).unwrap();
+    assert_eq!(restored.digest(), driver.state.digest());
+    assert_eq!(restored.audit().verify(), Ok(()));
+    let proposal = Proposal {
+        request_id: RequestId(99),
+        proposed_at_ms: 1,
+        fence: None,
+        actor: Actor::system("test"),
+        command: Command::Register { items: vec![(key(), registration("z"))] },
+    };
+    restored.apply(&proposal, &mut Vec::new());
+    driver.state.apply(&proposal, &mut Vec::new());
+    assert_eq!(restored.digest(), driver.state.digest());
+    for cut in 0..bytes.len() {
+        assert!(ControlState::read_from(&mut &bytes[..cut]).is_err(), "cut at {cut}");
+    }
+}
+
+#[test]
+fn the_last_admin_stays() {
+    let mut driver = Driver::new();
+    let name = Name::trusted("root");
+    let put = Command::PutUser {
+        name: name.clone(),
+        role: Role::Admin,
+        password_hash: "$argon2id$x".into(),
+        managed: false,
+        create_only: true,
+        expected_version: None,
+    };
+    driver.propose(None, put.clone());
+    let again = driver.propose(None, put).reply;
+    assert!(matches!(again, Reply::Rejected(Rejection::Exists { .. })));
+    let gone = driver.propose(None, Command::DeleteUser { name: name.clone() }).reply;
+    assert!(matches!(gone, Reply::Rejected(Rejection::Limit(_))));
+    let demote = Command::PutUser {
+        name,
+        role: Role::Viewer,
+        password_hash: "$argon2id$x".into(),
+        managed: false,
+        create_only: false,
+        expected_version: None,
+    };
+    let demoted = driver.propose(None, demote).reply;
+    assert!(matches!(demoted, Reply::Rejected(Rejection::Limit(_))));
+}

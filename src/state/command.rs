@@ -1,0 +1,265 @@
+//! The language of the log: proposals in, replies out.
+//!
+//! Variants are only ever appended: the log on disk and peers of other versions hold them by
+//! number. `codec` has the golden bytes that keep this true.
+
+use bincode::{Decode, Encode};
+
+use super::health::Health;
+use super::identity::{Role, SigningKey, TokenRecord};
+use super::instance::Registration;
+use super::limits::LimitExceeded;
+use super::name::{InstanceKey, Name, ServiceKey};
+use super::runtime_config::RuntimeConfig;
+
+/// Names a request for good, so that a retry of it takes effect once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Encode, Decode)]
+pub struct RequestId(pub u128);
+
+/// The index of the grant under which a leader acts; only ever grows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Encode, Decode)]
+pub struct Fence(pub u64);
+
+/// Who asks, for the audit log.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Actor {
+    /// The user or token, or the part of Maxine; empty for an open request.
+    pub user: Box<str>,
+    /// The network address that the request came from; empty for Maxine itself.
+    pub address: Box<str>,
+    /// The request's trace id; empty for Maxine itself.
+    pub trace_id: Box<str>,
+}
+
+impl Actor {
+    /// A part of Maxine itself, such as `lease-expiry`.
+    #[must_use]
+    pub fn system(part: &str) -> Self {
+        Self { user: format!("system:{part}").into(), address: "".into(), trace_id: "".into() }
+    }
+}
+
+/// A command on its way into the log.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Proposal {
+    /// Names the request; a second proposal with the same id takes no effect.
+    pub request_id: RequestId,
+    /// The proposer's clock, in milliseconds since 1970.
+    pub proposed_at_ms: u64,
+    /// For duties of the leader alone: the grant it acts under. An entry with a stale one is refused.
+    pub fence: Option<Fence>,
+    /// Who asks.
+    pub actor: Actor,
+    /// What for.
+    pub command: Command,
+}
+
+/// What one log entry holds: proposals that were gathered while the last entry was on its way.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+pub struct Batch {
+    /// In the order in which they take effect.
+    pub proposals: Vec<Proposal>,
+}
+
+/// An instance to take out.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Deregistration {
+    /// Which one.
+    pub key: InstanceKey,
+    /// Only this registration of it, if given.
+    pub lease_epoch: Option<u64>,
+    /// Whether its drain is forgotten too. Only an operator may say so: an owner that restarts
+    /// must not undo the operator's word.
+    pub forget_drain: bool,
+}
+
+/// A transition of the verdict on one registration.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct HealthReport {
+    /// Whose.
+    pub key: InstanceKey,
+    /// The registration that was observed; a later one is not touched.
+    pub lease_epoch: u64,
+    /// The new verdict; its `since_ms` is set by apply.
+    pub health: Health,
+}
+
+/// Everything that can change the state.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum Command {
+    /// Adds instances or replaces their registrations; each item is answered on its own.
+    Register {
+        /// What to register, in order.
+        items: Vec<(ServiceKey, Registration)>,
+    },
+    /// Takes instances out at their owner's or an operator's word; forgets their drains.
+    Deregister {
+        /// Which ones.
+        items: Vec<Deregistration>,
+    },
+    /// Leader only: takes out instances whose lease has run out.
+    Expire {
+        /// Which registrations: the key and its lease epoch.
+        items: Vec<(InstanceKey, u64)>,
+    },
+    /// Drains an instance or returns it to service.
+    SetDrain {
+        /// Which one; it need not be registered.
+        key: InstanceKey,
+        /// `Some(reason)` drains, `None` returns it.
+        reason: Option<Box<str>>,
+    },
+    /// Leader only: what the health checks agreed on.
+    ReportHealth {
+        /// The transitions.
+        items: Vec<HealthReport>,
+    },
+    /// Sets or takes away a service's policy.
+    PutPolicy {
+        /// Whose.
+        key: ServiceKey,
+        /// As JSON, for its shape grows faster than the log's; `None` takes it away.
+        policy_json: Option<Box<str>>,
+        /// Refused unless the present policy's revision is this one; 0 means none is set.
+        expected_revision: Option<u64>,
+    },
+    /// Replaces the runtime configuration.
+    PutConfig {
+        /// The new settings, whole.
+        config: RuntimeConfig,
+        /// Refused unless the present revision is this one.
+        expected_revision: Option<u64>,
+    },
+    /// Makes a node the holder of the leader's duties. The grant's index is its fencing token.
+    GrantLeadership {
+        /// Which node.
+        holder: Name,
+    },
+    /// Adds a user or changes one.
+    PutUser {
+        /// Who.
+        name: Name,
+        /// The role.
+        role: Role,
+        /// The argon2id hash in PHC form.
+        password_hash: Box<str>,
+        /// Whether the operator's environment owns the account.
+        managed: bool,
+        /// Only if there is no such user yet.
+        create_only: bool,
+        /// Refused unless the user's credential version is this one.
+        expected_version: Option<u64>,
+    },
+    /// Takes a user out; their tokens stop working.
+    DeleteUser {
+        /// Who.
+        name: Name,
+    },
+    /// Puts a signing key first and keeps `keep_previous` older ones for checking.
+    RotateSigningKey {
+        /// The new key.
+        key: SigningKey,
+        /// How many older keys stay accepted, at most 8.
+        keep_previous: u32,
+        /// Only if there is none yet.
+        create_only: bool,
+    },
+    /// Adds an API token.
+    PutToken {
+        /// The token's record.
+        token: TokenRecord,
+    },
+    /// Takes an API token out.
+    DeleteToken {
+        /// Which one.
+        id: Name,
+    },
+    /// Puts what happened outside the log (sign-ins, refusals) into the audit log.
+    RecordAudit {
+        /// What happened: action, object, outcome.
+        items: Vec<(Box<str>, Box<str>, bool)>,
+    },
+}
+
+impl Command {
+    /// Whether only the holder of the leader's duties may propose it.
+    #[must_use]
+    pub fn is_leader_only(&self) -> bool {
+        matches!(self, Self::Expire { .. } | Self::ReportHealth { .. })
+    }
+}
+
+/// What became of a proposal.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Applied {
+    /// The index of the state right after it.
+    pub index: u64,
+    /// The answer.
+    pub reply: Reply,
+}
+
+/// The answers, by command.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum Reply {
+    /// Done; nothing more to say.
+    Done,
+    /// For each registration: its lease epoch, or why it was refused.
+    Registered(Vec<Result<u64, Rejection>>),
+    /// For each item, whether there was something to take out or change.
+    Changed(Vec<bool>),
+    /// The new revision of what was set.
+    Revision(u64),
+    /// The grant's fencing token.
+    Granted(Fence),
+    /// Refused; nothing was changed.
+    Rejected(Rejection),
+}
+
+/// Why a command was refused. Every replica refuses it alike.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, thiserror::Error)]
+pub enum Rejection {
+    /// A value is outside its limit.
+    #[error(transparent)]
+    Limit(LimitExceeded),
+    /// What it names is not there.
+    #[error("{kind} {name} does not exist")]
+    NotFound {
+        /// What kind of thing.
+        kind: Box<str>,
+        /// Its name.
+        name: Box<str>,
+    },
+    /// It is there already.
+    #[error("{kind} {name} exists already")]
+    Exists {
+        /// What kind of thing.
+        kind: Box<str>,
+        /// Its name.
+        name: Box<str>,
+    },
+    /// Someone else changed it since.
+    #[error("the revision is {actual}, not {expected}; read it again and repeat the change")]
+    RevisionMismatch {
+        /// What the caller expected.
+        expected: u64,
+        /// What it is.
+        actual: u64,
+    },
+    /// Proposed under a leadership that has ended.
+    #[error("proposed under fence {got}, but the present one is {current}")]
+    StaleFence {
+        /// The proposal's.
+        got: u64,
+        /// The present one.
+        current: u64,
+    },
+    /// A leader's command without a fence.
+    #[error("only the leader may do this")]
+    FenceMissing,
+    /// Owned by the operator's environment.
+    #[error("{0} is managed by the environment and cannot be changed at run time")]
+    Managed(Box<str>),
+    /// A policy that is not one.
+    #[error("invalid policy: {0}")]
+    InvalidPolicy(Box<str>),
+}

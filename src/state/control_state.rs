@@ -1,0 +1,143 @@
+//! The state itself, and the questions that it answers without changing.
+
+use std::sync::Arc;
+
+use imbl::OrdMap;
+
+use super::audit::AuditLog;
+use super::command::Fence;
+use super::dedup::Dedup;
+use super::identity::Identities;
+use super::instance::{Drain, Instance};
+use super::name::{Name, ServiceKey};
+use super::policy::PolicyRecord;
+use super::runtime_config::ConfigRecord;
+
+/// A service: its instances, its drains and its policy. It exists while it has any of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ServiceState {
+    /// Instances by id.
+    pub instances: OrdMap<Name, Arc<Instance>>,
+    /// Drains by instance id, whether or not the instance is registered now.
+    pub drains: OrdMap<Name, Arc<Drain>>,
+    /// The policy, if one is set.
+    pub policy: Option<Arc<PolicyRecord>>,
+    /// Index of the last change to any of them.
+    pub modified_index: u64,
+}
+
+impl ServiceState {
+    /// Whether nothing is left of it.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.instances.is_empty() && self.drains.is_empty() && self.policy.is_none()
+    }
+
+    /// Whether no operator keeps traffic away from an instance.
+    #[must_use]
+    pub fn is_undrained(&self, instance: &Instance) -> bool {
+        !self.drains.contains_key(&instance.registration.id)
+    }
+
+    /// Whether a larger share of the undrained instances is unhealthy than the policy's panic
+    /// threshold. Then the probes are more likely wrong than the fleet, and all are used.
+    #[must_use]
+    pub fn panics(&self) -> bool {
+        let health = self.policy.as_ref().and_then(|record| record.policy.health);
+        let Some(percent) = health.map(|h| h.panic_percent).filter(|percent| *percent > 0) else {
+            return false;
+        };
+        let undrained = || self.instances.values().filter(|i| self.is_undrained(i));
+        let bad = undrained().filter(|instance| !instance.health.is_routable()).count();
+        bad > 0 && bad * 100 > undrained().count() * percent as usize
+    }
+
+    /// Whether an instance gets new traffic: registered, not drained, healthy enough.
+    #[must_use]
+    pub fn is_routable(&self, instance: &Instance) -> bool {
+        instance.health.is_routable() && self.is_undrained(instance)
+    }
+}
+
+/// Who holds the leader's duties.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Grant {
+    /// The fencing token.
+    pub fence: Fence,
+    /// The node's name.
+    pub holder: Name,
+    /// Since when, in milliseconds since 1970, by the log's clock.
+    pub since_ms: u64,
+}
+
+/// Everything that Maxine knows. Cloning is cheap: the maps share what is unchanged.
+#[derive(Clone, Debug, Default)]
+pub struct ControlState {
+    /// Counts changes; every event and every proposal has an index of its own.
+    pub(super) index: u64,
+    /// The log's clock, in milliseconds since 1970; never runs backwards.
+    pub(super) time_ms: u64,
+    pub(super) services: OrdMap<ServiceKey, Arc<ServiceState>>,
+    pub(super) instances_len: usize,
+    pub(super) config: Arc<ConfigRecord>,
+    pub(super) identities: Arc<Identities>,
+    pub(super) grant: Option<Arc<Grant>>,
+    pub(super) audit: AuditLog,
+    pub(super) dedup: Dedup,
+}
+
+impl ControlState {
+    /// How many changes were made so far. Equal on every replica that applied the same commands.
+    #[must_use]
+    pub fn index(&self) -> u64 {
+        self.index
+    }
+
+    /// The log's clock, in milliseconds since 1970.
+    #[must_use]
+    pub fn time_ms(&self) -> u64 {
+        self.time_ms
+    }
+
+    /// All services, in the order of their keys.
+    #[must_use]
+    pub fn services(&self) -> &OrdMap<ServiceKey, Arc<ServiceState>> {
+        &self.services
+    }
+
+    /// One service.
+    #[must_use]
+    pub fn service(&self, key: &ServiceKey) -> Option<&Arc<ServiceState>> {
+        self.services.get(key)
+    }
+
+    /// How many instances are registered.
+    #[must_use]
+    pub fn instances_len(&self) -> usize {
+        self.instances_len
+    }
+
+    /// The runtime configuration.
+    #[must_use]
+    pub fn config(&self) -> &Arc<ConfigRecord> {
+        &self.config
+    }
+
+    /// Users, keys and tokens.
+    #[must_use]
+    pub fn identities(&self) -> &Arc<Identities> {
+        &self.identities
+    }
+
+    /// Who holds the leader's duties.
+    #[must_use]
+    pub fn grant(&self) -> Option<&Arc<Grant>> {
+        self.grant.as_ref()
+    }
+
+    /// The audit log.
+    #[must_use]
+    pub fn audit(&self) -> &AuditLog {
+        &self.audit
+    }
+}

@@ -1,0 +1,108 @@
+//! What a command changed, for watchers.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use super::instance::Instance;
+use super::name::{InstanceKey, Name, ServiceKey};
+
+/// One change. Every event has an index of its own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Event {
+    /// The index of the state right after the change.
+    pub index: u64,
+    /// When, in milliseconds since 1970, by the log's clock.
+    pub time_ms: u64,
+    /// What changed.
+    #[serde(flatten)]
+    pub kind: EventKind,
+}
+
+/// Why an instance is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RemovalCause {
+    /// Its owner or an operator took it out.
+    Deregistered,
+    /// Its lease ran out.
+    Expired,
+}
+
+/// The kinds of change.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum EventKind {
+    /// An instance appeared, or its registration changed.
+    InstanceRegistered {
+        /// Whose.
+        #[serde(flatten)]
+        key: InstanceKey,
+        /// What it is now.
+        data: Arc<Instance>,
+    },
+    /// The verdict on an instance changed.
+    HealthChanged {
+        /// Whose.
+        #[serde(flatten)]
+        key: InstanceKey,
+        /// What it is now.
+        data: Arc<Instance>,
+    },
+    /// An instance is gone.
+    InstanceRemoved {
+        /// Whose.
+        #[serde(flatten)]
+        key: InstanceKey,
+        /// Why.
+        cause: RemovalCause,
+    },
+    /// An operator drained an instance, or returned it to service.
+    DrainChanged {
+        /// Whose.
+        #[serde(flatten)]
+        key: InstanceKey,
+        /// Whether it is drained now.
+        draining: bool,
+    },
+    /// A service's policy was set or taken away.
+    PolicyChanged {
+        /// Whose.
+        #[serde(flatten)]
+        key: ServiceKey,
+    },
+    /// The runtime configuration changed.
+    ConfigChanged {
+        /// Its new revision.
+        revision: u64,
+    },
+    /// A node took over the leader's duties.
+    LeadershipGranted {
+        /// Which node.
+        holder: Name,
+        /// Its fencing token.
+        fence: u64,
+    },
+    /// A user, key or token changed.
+    IdentityChanged {
+        /// Whose name.
+        subject: Name,
+    },
+}
+
+impl EventKind {
+    /// The service that the change belongs to, if it belongs to one.
+    #[must_use]
+    pub fn service(&self) -> Option<&ServiceKey> {
+        match self {
+            Self::InstanceRegistered { key, .. }
+            | Self::HealthChanged { key, .. }
+            | Self::InstanceRemoved { key, .. }
+            | Self::DrainChanged { key, .. } => Some(&key.service),
+            Self::PolicyChanged { key } => Some(key),
+            Self::ConfigChanged { .. }
+            | Self::LeadershipGranted { .. }
+            | Self::IdentityChanged { .. } => None,
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! The replicated verdict on an instance's health. Only transitions come here; single probe
+//! results stay on the node that made them.
+
+use bincode::{Decode, Encode};
+use serde::{Deserialize, Serialize};
+
+/// Whether an instance may get traffic.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    Encode,
+    Decode,
+    Serialize,
+    Deserialize,
+    utoipa::ToSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Readiness {
+    /// Nothing has been observed; it gets traffic.
+    #[default]
+    Unknown,
+    /// Observed to work.
+    Ready,
+    /// Observed not to work; it gets no traffic.
+    NotReady,
+}
+
+/// Whether an instance counts as there at all.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    Encode,
+    Decode,
+    Serialize,
+    Deserialize,
+    utoipa::ToSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Liveness {
+    /// It counts.
+    #[default]
+    Alive,
+    /// Its probes failed until the threshold. It is neither listed nor discovered, but watched on,
+    /// and comes back when it recovers or when its owner registers it again.
+    Evicted,
+}
+
+/// The verdict, with its reason and its time.
+#[derive(
+    Clone, Debug, Default, PartialEq, Eq, Encode, Decode, Serialize, Deserialize, utoipa::ToSchema,
+)]
+pub struct Health {
+    /// Whether it may get traffic.
+    pub readiness: Readiness,
+    /// Whether it counts as there.
+    pub liveness: Liveness,
+    /// Why, in one line; empty where nothing has been observed.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub reason: Box<str>,
+    /// Since when, in milliseconds since 1970; 0 where nothing has been observed.
+    pub since_ms: u64,
+    /// How often it changed lately; decays, and damps a flapping instance.
+    pub flap_score: u32,
+}
+
+impl Health {
+    /// Whether an instance with this verdict may get traffic.
+    #[must_use]
+    pub fn is_routable(&self) -> bool {
+        self.liveness == Liveness::Alive && self.readiness != Readiness::NotReady
+    }
+}

@@ -1,0 +1,103 @@
+//! Every bound on what a client may store, in one table.
+//!
+//! What is over a bound is refused with the field, the limit and the value ([`LimitExceeded`]).
+
+use serde::Serialize;
+
+/// Longest name of a service or instance, zone, version or tag, in bytes.
+pub const NAME_LEN_MAX: usize = 255;
+/// Longest address, in bytes.
+pub const ADDRESS_LEN_MAX: usize = 2_048;
+/// Most tags of one instance.
+pub const TAGS_MAX: usize = 64;
+/// Most metadata entries of one instance.
+pub const METADATA_ENTRIES_MAX: usize = 64;
+/// Longest metadata value, in bytes.
+pub const METADATA_VALUE_LEN_MAX: usize = 1_024;
+/// All metadata of one instance, keys and values, in bytes.
+pub const METADATA_TOTAL_LEN_MAX: usize = 8_192;
+/// Largest weight of an instance; the least is 1.
+pub const WEIGHT_MAX: u16 = 100;
+/// Shortest time to live of a lease, in milliseconds.
+pub const TTL_MS_MIN: u64 = 1_000;
+/// Longest time to live of a lease, in milliseconds (400 days).
+pub const TTL_MS_MAX: u64 = 400 * 24 * 3_600 * 1_000;
+/// Most instances in one service.
+pub const INSTANCES_PER_SERVICE_MAX: usize = 100_000;
+/// Most services in the whole registry.
+pub const SERVICES_MAX: usize = 200_000;
+/// Most registrations, heartbeats or deregistrations in one batch.
+pub const BATCH_ITEMS_MAX: usize = 1_000;
+/// Largest policy of a service, as JSON, in bytes.
+pub const POLICY_LEN_MAX: usize = 64 * 1_024;
+/// Most users.
+pub const USERS_MAX: usize = 1_000;
+/// Most API tokens.
+pub const TOKENS_MAX: usize = 10_000;
+/// Longest free text (a reason, a note), in bytes.
+pub const TEXT_LEN_MAX: usize = 1_024;
+/// Requests whose first reply is remembered, so that a retry takes effect once.
+pub const REMEMBERED_REQUESTS_MAX: usize = 131_072;
+/// How long a request's first reply is remembered at least while there is room, in milliseconds.
+pub const REMEMBERED_REQUESTS_MS: u64 = 600_000;
+
+/// A value that is outside its limit: whose it is, what the limit is, and what came.
+#[derive(
+    Clone, Debug, PartialEq, Eq, Serialize, bincode::Encode, bincode::Decode, thiserror::Error,
+)]
+#[error("{field} must be {limit}, got {value}")]
+pub struct LimitExceeded {
+    /// The field's name as the client wrote it.
+    pub field: String,
+    /// What is allowed, in words.
+    pub limit: String,
+    /// What came, shortened.
+    pub value: String,
+}
+
+impl LimitExceeded {
+    /// Says that `value` of `field` is not within `limit`; a long value is shortened.
+    pub fn new(field: &str, limit: impl Into<String>, value: impl std::fmt::Display) -> Self {
+        let mut value = value.to_string();
+        if value.len() > 64 {
+            let end = (0..=64).rev().find(|i| value.is_char_boundary(*i)).unwrap_or(0);
+            let bytes = value.len();
+            value.truncate(end);
+            value.push_str(&format!("… ({bytes} bytes)"));
+        }
+        Self { field: field.into(), limit: limit.into(), value: value.escape_debug().to_string() }
+    }
+}
+
+/// Checks the length of `text` in bytes and that it has no control characters.
+pub fn check_text(
+    field: &str,
+    text: &str,
+    len_min: usize,
+    len_max: usize,
+) -> Result<(), LimitExceeded> {
+    if text.len() < len_min || text.len() > len_max {
+        let got = format!("{} bytes: {text}", text.len());
+        return Err(LimitExceeded::new(field, format!("{len_min} to {len_max} bytes long"), got));
+    }
+    if text.chars().any(char::is_control) {
+        return Err(LimitExceeded::new(field, "free of control characters", text));
+    }
+    Ok(())
+}
+
+/// Checks that a number lies within `min..=max`.
+pub fn check_range(field: &str, value: u64, min: u64, max: u64) -> Result<(), LimitExceeded> {
+    if (min..=max).contains(&value) {
+        return Ok(());
+    }
+    Err(LimitExceeded::new(field, format!("from {min} to {max}"), value))
+}
+
+/// Checks that a list holds at most `max` items.
+pub fn check_count(field: &str, count: usize, max: usize) -> Result<(), LimitExceeded> {
+    if count <= max {
+        return Ok(());
+    }
+    Err(LimitExceeded::new(field, format!("at most {max} items"), format!("{count} items")))
+}

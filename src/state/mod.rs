@@ -1,0 +1,49 @@
+//! The state machine: what Maxine knows, and how a command changes it.
+//!
+//! Place in the flow: a backend orders [`Proposal`]s, [`ControlState::apply`] turns each into an
+//! [`Applied`] reply and [`Event`]s, and `view` publishes the result to readers.
+//!
+//! **Invariant:** nothing here reads a clock, does I/O, draws a random number or iterates in hash
+//! order. Every replica that applies the same proposals holds the same state, byte for byte. Time
+//! enters only as [`Proposal::proposed_at_ms`], clamped so that it never runs backwards.
+
+mod apply;
+mod audit;
+mod codec;
+mod command;
+mod control_state;
+mod dedup;
+mod event;
+mod health;
+mod identity;
+mod instance;
+pub mod limits;
+mod name;
+mod policy;
+mod runtime_config;
+mod snapshot;
+mod traffic;
+
+pub use audit::{AuditLog, AuditOutcome, AuditRecord};
+pub use codec::{CodecError, decode_applied, decode_batch, encode_applied, encode_batch};
+pub use command::{
+    Actor, Applied, Batch, Command, Deregistration, Fence, HealthReport, Proposal, Rejection,
+    Reply, RequestId,
+};
+pub use control_state::{ControlState, Grant, ServiceState};
+pub use event::{Event, EventKind, RemovalCause};
+pub use health::{Health, Liveness, Readiness};
+pub use identity::{Identities, Role, SigningKey, TokenRecord, User};
+pub use instance::{Address, Drain, Instance, Registration};
+pub use limits::LimitExceeded;
+pub use name::{InstanceKey, Name, ServiceKey, ServiceRef};
+pub use policy::*;
+pub use runtime_config::{
+    ConfigRecord, DiscoveryMode, LogFormat, RuntimeConfig, SelectionStrategy,
+};
+pub use snapshot::{SnapshotError, StateDigest};
+pub use traffic::*;
+
+/// The language of commands that this build understands. Peers exchange it when they connect; a
+/// command that needs a newer one is proposed only once every voter has it.
+pub const COMMAND_VERSION: u32 = 1;

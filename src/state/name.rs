@@ -1,0 +1,150 @@
+//! Names of namespaces, services and instances, checked once when they enter.
+
+use std::borrow::Borrow;
+use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+
+use bincode::{Decode, Encode};
+use serde::{Deserialize, Serialize};
+
+use super::limits::{self, LimitExceeded};
+
+/// A cheaply cloned piece of text that is known to be within its limit.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Name(Arc<str>);
+
+impl Name {
+    /// Takes `text` as a name if it is not empty, at most [`limits::NAME_LEN_MAX`] bytes long and
+    /// free of control characters; `field` names it in the error.
+    pub fn parse(field: &str, text: &str) -> Result<Self, LimitExceeded> {
+        limits::check_text(field, text, 1, limits::NAME_LEN_MAX)?;
+        Ok(Self(text.into()))
+    }
+
+    /// Takes `text` as a namespace: a DNS label (RFC 1123: lower-case letters, digits, inner `-`).
+    pub fn parse_namespace(text: &str) -> Result<Self, LimitExceeded> {
+        let label = text.len() <= 63
+            && !text.is_empty()
+            && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+            && !text.starts_with('-')
+            && !text.ends_with('-');
+        if !label {
+            return Err(LimitExceeded::new(
+                "namespace",
+                "1 to 63 lower-case letters, digits or inner hyphens",
+                text,
+            ));
+        }
+        Ok(Self(text.into()))
+    }
+
+    /// Text that the program itself made and that needs no check.
+    #[must_use]
+    pub fn trusted(text: &str) -> Self {
+        Self(text.into())
+    }
+
+    /// The text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&*self.0, f)
+    }
+}
+
+impl Borrow<str> for Name {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+/// A service within its namespace.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Encode, Decode, Serialize, Deserialize)]
+pub struct ServiceKey {
+    /// The namespace; [`ServiceKey::DEFAULT_NAMESPACE`] where a caller named none.
+    pub namespace: Name,
+    /// The service's own name, case-sensitive.
+    pub service: Name,
+}
+
+impl ServiceKey {
+    /// The namespace of callers that name none, the compatible API's among them.
+    pub const DEFAULT_NAMESPACE: &'static str = "default";
+
+    /// Joins two checked names.
+    #[must_use]
+    pub fn new(namespace: Name, service: Name) -> Self {
+        Self { namespace, service }
+    }
+
+    /// The same key, borrowed.
+    #[must_use]
+    pub fn as_ref(&self) -> ServiceRef<'_> {
+        ServiceRef { namespace: self.namespace.as_str(), service: self.service.as_str() }
+    }
+
+    /// The key of one of this service's instances.
+    #[must_use]
+    pub fn instance(&self, instance: Name) -> InstanceKey {
+        InstanceKey { service: self.clone(), instance }
+    }
+}
+
+impl fmt::Display for ServiceKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.service)
+    }
+}
+
+// Written out so that it agrees with `ServiceRef`, which looks keys up without allocating.
+impl Hash for ServiceKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.as_ref().hash(state);
+    }
+}
+
+/// A borrowed [`ServiceKey`], for look-ups that must not allocate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ServiceRef<'a> {
+    /// The namespace.
+    pub namespace: &'a str,
+    /// The service's name.
+    pub service: &'a str,
+}
+
+impl equivalent::Equivalent<ServiceKey> for ServiceRef<'_> {
+    fn equivalent(&self, key: &ServiceKey) -> bool {
+        *self == key.as_ref()
+    }
+}
+
+/// An instance within its service.
+#[derive(
+    Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode, Serialize, Deserialize,
+)]
+pub struct InstanceKey {
+    /// The service.
+    #[serde(flatten)]
+    pub service: ServiceKey,
+    /// The instance's own name, unique within the service.
+    pub instance: Name,
+}
+
+impl fmt::Display for InstanceKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.service, self.instance)
+    }
+}

@@ -1,0 +1,200 @@
+//! A service's policy: how instances are chosen, probed and called.
+//!
+//! Stored in the log as JSON text, checked in apply ([`ServicePolicy::from_json`]). Every field
+//! has a default, so an empty object is a valid policy.
+
+use bincode::{Decode, Encode};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::limits::{self, LimitExceeded, check_range, check_text};
+use super::runtime_config::SelectionStrategy;
+use super::traffic::{HealthPolicy, TrafficPolicy};
+
+/// What the hashing strategies hash.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case", tag = "from", content = "name")]
+pub enum HashKey {
+    /// The client's network address.
+    #[default]
+    ClientAddress,
+    /// A request header's value; the client's address where it is absent.
+    Header(String),
+    /// A query parameter's value; the client's address where it is absent.
+    Query(String),
+}
+
+/// How an instance is chosen.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct SelectionPolicy {
+    /// The strategy; the runtime configuration's where none is named.
+    pub strategy: Option<SelectionStrategy>,
+    /// What the hashing strategies hash.
+    pub hash_key: HashKey,
+}
+
+/// What a probe asks.
+#[derive(
+    Clone, Debug, Default, PartialEq, Eq, Encode, Decode, Serialize, Deserialize, ToSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum ProbeKind {
+    /// Nothing: the heartbeat alone counts.
+    #[default]
+    Heartbeat,
+    /// An HTTP request; 2xx and 3xx are good unless `expected_statuses` says otherwise.
+    Http,
+    /// A TCP connection.
+    Tcp,
+    /// The gRPC health service, `grpc.health.v1`.
+    Grpc,
+}
+
+/// One probe, of a service or of one instance.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ProbeSpec {
+    /// What is asked.
+    pub kind: ProbeKind,
+    /// HTTP: the path on the instance, appended to its address.
+    pub path: String,
+    /// HTTP: the method.
+    pub method: String,
+    /// HTTP: request headers.
+    pub headers: Vec<(String, String)>,
+    /// HTTP: statuses that count as good; 200 to 399 where empty.
+    pub expected_statuses: Vec<u16>,
+    /// HTTP: text that the first 64 KiB of the body must contain.
+    pub expected_body: Option<String>,
+    /// HTTPS: whether the certificate is not verified.
+    pub insecure_tls: bool,
+    /// HTTP: a path of its own that tells readiness; liveness is told by `path`.
+    pub readiness_path: Option<String>,
+    /// Between two probes, in milliseconds, 100 to 3,600,000.
+    pub interval_ms: u64,
+    /// For one probe, in milliseconds, 10 to 60,000.
+    pub timeout_ms: u64,
+    /// Good probes in a row until an instance counts as good, 1 to 100.
+    pub rise: u32,
+    /// Bad probes in a row until it counts as bad, 1 to 100.
+    pub fall: u32,
+    /// After registration, bad probes do not count for this long, in milliseconds, up to 3,600,000.
+    pub grace_ms: u64,
+    /// Share of the interval by which each probe is moved at random, in percent, 0 to 50.
+    pub jitter_percent: u32,
+}
+
+impl Default for ProbeSpec {
+    fn default() -> Self {
+        Self {
+            kind: ProbeKind::Heartbeat,
+            path: String::new(),
+            method: "GET".into(),
+            headers: Vec::new(),
+            expected_statuses: Vec::new(),
+            expected_body: None,
+            insecure_tls: false,
+            readiness_path: None,
+            interval_ms: 15_000,
+            timeout_ms: 3_000,
+            rise: 1,
+            fall: 3,
+            grace_ms: 0,
+            jitter_percent: 10,
+        }
+    }
+}
+
+impl ProbeSpec {
+    /// Checks every bound.
+    pub fn check(&self) -> Result<(), LimitExceeded> {
+        for (field, path) in [
+            ("probe.path", Some(&self.path)),
+            ("probe.readiness_path", self.readiness_path.as_ref()),
+        ] {
+            let Some(path) = path else { continue };
+            check_text(field, path, 0, limits::ADDRESS_LEN_MAX)?;
+            if path.contains("://") || path.starts_with("//") {
+                return Err(LimitExceeded::new(field, "a path on the instance, not a URL", path));
+            }
+        }
+        check_text("probe.method", &self.method, 1, 16)?;
+        limits::check_count("probe.headers", self.headers.len(), 32)?;
+        for (name, value) in &self.headers {
+            let valid = hyper::header::HeaderName::from_bytes(name.as_bytes()).is_ok()
+                && hyper::header::HeaderValue::from_str(value).is_ok();
+            if !valid || value.len() > limits::TEXT_LEN_MAX {
+                return Err(LimitExceeded::new("probe.headers", "valid header fields", name));
+            }
+        }
+        limits::check_count("probe.expected_statuses", self.expected_statuses.len(), 100)?;
+        for status in &self.expected_statuses {
+            check_range("probe.expected_statuses", (*status).into(), 100, 599)?;
+        }
+        if let Some(body) = &self.expected_body {
+            check_text("probe.expected_body", body, 1, limits::TEXT_LEN_MAX)?;
+        }
+        check_range("probe.interval_ms", self.interval_ms, 100, 3_600_000)?;
+        check_range("probe.timeout_ms", self.timeout_ms, 10, 60_000)?;
+        check_range("probe.rise", self.rise.into(), 1, 100)?;
+        check_range("probe.fall", self.fall.into(), 1, 100)?;
+        check_range("probe.grace_ms", self.grace_ms, 0, 3_600_000)?;
+        check_range("probe.jitter_percent", self.jitter_percent.into(), 0, 50)
+    }
+}
+
+/// What operators set for one service.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ServicePolicy {
+    /// How an instance is chosen.
+    pub selection: SelectionPolicy,
+    /// How instances are probed, where they do not say themselves.
+    pub probe: Option<ProbeSpec>,
+    /// How probe results become verdicts; one observer and no panic threshold, where left out.
+    pub health: Option<HealthPolicy>,
+    /// How instances are called.
+    pub traffic: TrafficPolicy,
+}
+
+impl ServicePolicy {
+    /// Reads and checks a policy. The error names the field.
+    pub fn from_json(text: &str) -> Result<Self, String> {
+        if text.len() > limits::POLICY_LEN_MAX {
+            let (len, max) = (text.len(), limits::POLICY_LEN_MAX);
+            return Err(format!("the policy is {len} bytes long, the limit is {max}"));
+        }
+        let policy: Self = serde_json::from_str(text).map_err(|error| error.to_string())?;
+        policy.check().map_err(|error| error.to_string())?;
+        Ok(policy)
+    }
+
+    /// Checks every bound.
+    pub fn check(&self) -> Result<(), LimitExceeded> {
+        match &self.selection.hash_key {
+            HashKey::ClientAddress => {}
+            HashKey::Header(name) => {
+                if hyper::header::HeaderName::from_bytes(name.as_bytes()).is_err() {
+                    let limit = "a header name";
+                    return Err(LimitExceeded::new("selection.hash_key.name", limit, name));
+                }
+            }
+            HashKey::Query(name) => {
+                check_text("selection.hash_key.name", name, 1, limits::NAME_LEN_MAX)?;
+            }
+        }
+        self.probe.as_ref().map_or(Ok(()), ProbeSpec::check)?;
+        self.health.as_ref().map_or(Ok(()), HealthPolicy::check)?;
+        self.traffic.check()
+    }
+}
+
+/// A policy and the index at which it became so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PolicyRecord {
+    /// Index of the last change.
+    pub revision: u64,
+    /// The policy.
+    pub policy: ServicePolicy,
+}

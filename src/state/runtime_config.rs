@@ -1,0 +1,126 @@
+//! Settings that operators change while Maxine runs; replicated, so that every node follows.
+
+use bincode::{Decode, Encode};
+use serde::{Deserialize, Serialize};
+
+use super::limits::{LimitExceeded, check_range};
+
+/// How a node is chosen among a service's instances.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    Encode,
+    Decode,
+    Serialize,
+    Deserialize,
+    utoipa::ToSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum SelectionStrategy {
+    /// Each in turn, by weight; exact over a cycle.
+    #[default]
+    RoundRobin,
+    /// A point on a ring per key.
+    ConsistentHash,
+    /// The highest score per key and instance.
+    Rendezvous,
+    /// The less loaded of two, by requests in flight and weight.
+    LeastRequest,
+}
+
+/// How `discover` answers.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    Encode,
+    Decode,
+    Serialize,
+    Deserialize,
+    utoipa::ToSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum DiscoveryMode {
+    /// With a redirect to the instance.
+    #[default]
+    Redirect,
+    /// By forwarding the request.
+    Proxy,
+}
+
+/// How request log lines look.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    Encode,
+    Decode,
+    Serialize,
+    Deserialize,
+    utoipa::ToSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// One JSON object a line.
+    #[default]
+    Json,
+    /// Plain text.
+    Plain,
+}
+
+/// The settings themselves.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RuntimeConfig {
+    /// Whether request logs are written by a thread of their own.
+    pub log_async: bool,
+    /// Whether JSON log lines are indented.
+    pub log_json_prettify: bool,
+    /// Time to live of registrations that name none, in seconds, 1 to 34,560,000.
+    pub heartbeat_timeout_s: u64,
+    /// Strategy of services whose policy names none.
+    pub selection_strategy: SelectionStrategy,
+    /// What `discover` does where the request does not say.
+    pub discovery_mode: DiscoveryMode,
+    /// How request log lines look.
+    pub log_format: LogFormat,
+}
+
+impl Default for RuntimeConfig {
+    fn default() -> Self {
+        Self {
+            log_async: true,
+            log_json_prettify: false,
+            heartbeat_timeout_s: 5,
+            selection_strategy: SelectionStrategy::default(),
+            discovery_mode: DiscoveryMode::default(),
+            log_format: LogFormat::default(),
+        }
+    }
+}
+
+impl RuntimeConfig {
+    /// Checks every bound.
+    pub fn check(&self) -> Result<(), LimitExceeded> {
+        check_range("heartbeat_timeout_s", self.heartbeat_timeout_s, 1, 34_560_000)
+    }
+}
+
+/// The settings and the index at which they became so, for compare-and-set.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode, Serialize, utoipa::ToSchema)]
+pub struct ConfigRecord {
+    /// Index of the last change; 0 while nobody has changed anything.
+    pub revision: u64,
+    /// The settings.
+    pub config: RuntimeConfig,
+}

@@ -1,0 +1,239 @@
+//! The whole state as a stream of records, for snapshots, backups and digests.
+//!
+//! The order is that of the keys, so equal states give equal bytes; the digest is a hash of them.
+
+use std::io::{self, BufReader, Read, Write};
+use std::sync::Arc;
+
+use bincode::{Decode, Encode};
+use imbl::OrdMap;
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+
+use super::audit::{AuditLog, AuditRecord};
+use super::codec;
+use super::command::{Applied, Fence, RequestId};
+use super::control_state::{ControlState, Grant, ServiceState};
+use super::identity::{Identities, SigningKey, TokenRecord, User};
+use super::instance::{Drain, Instance};
+use super::name::{Name, ServiceKey};
+use super::policy::{PolicyRecord, ServicePolicy};
+use super::runtime_config::ConfigRecord;
+
+/// One record. Variants are only ever appended.
+#[derive(Encode, Decode)]
+enum Record {
+    Header {
+        index: u64,
+        time_ms: u64,
+    },
+    Config(ConfigRecord),
+    Grant {
+        fence: u64,
+        holder: Name,
+        since_ms: u64,
+    },
+    User(User),
+    SigningKey(SigningKey),
+    Token(TokenRecord),
+    /// What follows of instances and drains belongs to this service.
+    Service {
+        key: ServiceKey,
+        modified_index: u64,
+        policy: Option<(u64, String)>,
+    },
+    Instance(Instance),
+    Drain {
+        instance: Name,
+        drain: Drain,
+    },
+    AuditBase {
+        hash: [u8; 32],
+        next_seq: u64,
+    },
+    Audit(AuditRecord),
+    Remembered {
+        id: RequestId,
+        at_ms: u64,
+        applied: Applied,
+    },
+    End,
+}
+
+/// A snapshot that cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum SnapshotError {
+    /// Damaged, cut off, or written by a newer version.
+    #[error("snapshot cannot be decoded: {0}")]
+    Damaged(#[from] bincode::error::DecodeError),
+    /// The records do not fit together.
+    #[error("snapshot is inconsistent: {0}")]
+    Inconsistent(String),
+}
+
+impl From<SnapshotError> for io::Error {
+    fn from(error: SnapshotError) -> Self {
+        Self::new(io::ErrorKind::InvalidData, error)
+    }
+}
+
+/// A hash of the whole state at an index. Equal states, and only those, have equal digests.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+pub struct StateDigest {
+    /// The index of the state.
+    pub index: u64,
+    /// SHA-256 of its canonical encoding, in hexadecimal.
+    pub digest: String,
+}
+
+impl ControlState {
+    /// Writes the state, record by record.
+    pub fn write_to(&self, out: &mut dyn Write) -> io::Result<()> {
+        let mut out = io::BufWriter::with_capacity(64 * 1024, out);
+        let mut put = |record: Record| {
+            bincode::encode_into_std_write(record, &mut out, codec::config())
+                .map(drop)
+                .map_err(io::Error::other)
+        };
+        put(Record::Header { index: self.index, time_ms: self.time_ms })?;
+        put(Record::Config(ConfigRecord::clone(&self.config)))?;
+        if let Some(grant) = &self.grant {
+            let Grant { fence, holder, since_ms } = Grant::clone(grant);
+            put(Record::Grant { fence: fence.0, holder, since_ms })?;
+        }
+        for user in self.identities.users.values() {
+            put(Record::User(User::clone(user)))?;
+        }
+        for key in &self.identities.signing_keys {
+            put(Record::SigningKey(key.clone()))?;
+        }
+        for token in self.identities.tokens.values() {
+            put(Record::Token(TokenRecord::clone(token)))?;
+        }
+        for (key, service) in &self.services {
+            let policy = match &service.policy {
+                None => None,
+                Some(record) => {
+                    let json = serde_json::to_string(&record.policy).map_err(io::Error::other)?;
+                    Some((record.revision, json))
+                }
+            };
+            let modified_index = service.modified_index;
+            put(Record::Service { key: key.clone(), modified_index, policy })?;
+            for instance in service.instances.values() {
+                put(Record::Instance(Instance::clone(instance)))?;
+            }
+            for (instance, drain) in &service.drains {
+                let (instance, drain) = (instance.clone(), Drain::clone(drain));
+                put(Record::Drain { instance, drain })?;
+            }
+        }
+        put(Record::AuditBase { hash: self.audit.base(), next_seq: self.audit.next_seq() })?;
+        for record in self.audit.records() {
+            put(Record::Audit(record.clone()))?;
+        }
+        for (id, at_ms, applied) in self.dedup.iter() {
+            put(Record::Remembered { id, at_ms, applied: applied.clone() })?;
+        }
+        put(Record::End)?;
+        out.flush()
+    }
+
+    /// Reads a state that [`Self::write_to`] wrote.
+    pub fn read_from(input: &mut dyn Read) -> Result<Self, SnapshotError> {
+        let mut input = BufReader::with_capacity(64 * 1024, input);
+        let mut state = Self::default();
+        let mut identities = Identities::default();
+        let mut current: Option<(ServiceKey, ServiceState)> = None;
+        loop {
+            let record = bincode::decode_from_std_read(&mut input, codec::config())?;
+            match record {
+                Record::Instance(instance) => {
+                    let (_, service) = current.as_mut().ok_or_else(|| orphan("instance"))?;
+                    state.instances_len += 1;
+                    service.instances.insert(instance.registration.id.clone(), Arc::new(instance));
+                    continue;
+                }
+                Record::Drain { instance, drain } => {
+                    let (_, service) = current.as_mut().ok_or_else(|| orphan("drain"))?;
+                    service.drains.insert(instance, Arc::new(drain));
+                    continue;
+                }
+                _ => {}
+            }
+            if let Some((key, service)) = current.take() {
+                state.services.insert(key, Arc::new(service));
+            }
+            match record {
+                Record::Header { index, time_ms } => {
+                    state.index = index;
+                    state.time_ms = time_ms;
+                }
+                Record::Config(config) => state.config = Arc::new(config),
+                Record::Grant { fence, holder, since_ms } => {
+                    state.grant = Some(Arc::new(Grant { fence: Fence(fence), holder, since_ms }));
+                }
+                Record::User(user) => {
+                    identities.users.insert(user.name.clone(), Arc::new(user));
+                }
+                Record::SigningKey(key) => identities.signing_keys.push(key),
+                Record::Token(token) => {
+                    identities.tokens.insert(token.id.clone(), Arc::new(token));
+                }
+                Record::Service { key, modified_index, policy } => {
+                    current = Some((key, restore_service(modified_index, policy)?));
+                }
+                Record::AuditBase { hash, next_seq } => {
+                    state.audit = AuditLog::restore(hash, next_seq);
+                }
+                Record::Audit(record) => state.audit.restore_record(record),
+                Record::Remembered { id, at_ms, applied } => {
+                    state.dedup.remember(id, at_ms, applied);
+                }
+                Record::End => break,
+                Record::Instance(_) | Record::Drain { .. } => {}
+            }
+        }
+        state.identities = Arc::new(identities);
+        Ok(state)
+    }
+
+    /// Hashes the whole state. Takes time in proportion to its size: not for a runtime thread.
+    #[must_use]
+    pub fn digest(&self) -> StateDigest {
+        struct Hashing(Sha256);
+        impl Write for Hashing {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                self.0.update(bytes);
+                Ok(bytes.len())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let mut out = Hashing(Sha256::new());
+        // Writing to a hasher cannot fail, and every record is within the codec's limit.
+        let written = self.write_to(&mut out);
+        debug_assert!(written.is_ok());
+        let digest = out.0.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        StateDigest { index: self.index, digest }
+    }
+}
+
+fn orphan(what: &str) -> SnapshotError {
+    SnapshotError::Inconsistent(format!("{what} before any service"))
+}
+
+fn restore_service(
+    modified_index: u64,
+    policy: Option<(u64, String)>,
+) -> Result<ServiceState, SnapshotError> {
+    let policy = match policy {
+        None => None,
+        Some((revision, json)) => {
+            let policy = ServicePolicy::from_json(&json).map_err(SnapshotError::Inconsistent)?;
+            Some(Arc::new(PolicyRecord { revision, policy }))
+        }
+    };
+    Ok(ServiceState { instances: OrdMap::new(), drains: OrdMap::new(), policy, modified_index })
+}

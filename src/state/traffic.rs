@@ -1,0 +1,658 @@
+//! The part of a service's policy that says how its instances are called.
+//!
+//! Plain data with defaults and bounds; `crate::proxy` carries it out. Everything that is `None` or
+//! empty costs a request nothing.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::limits::{self, LimitExceeded, check_count, check_range, check_text};
+use super::name::Name;
+
+/// Most header rules of one kind, version shares, or networks in one policy.
+pub const POLICY_ITEMS_MAX: usize = 64;
+
+/// How long things may take. All in milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct TimeoutPolicy {
+    /// To resolve, connect and shake hands, waiting for a free connection included, 10 to 60,000.
+    pub connect_ms: u64,
+    /// Until the response's head, counted from the last byte of the request that the upstream took,
+    /// 10 to 3,600,000.
+    pub response_ms: u64,
+    /// Without a byte in either direction of a body or tunnel, 100 to 3,600,000.
+    pub idle_ms: u64,
+    /// For everything, the last byte of the response included; 0 for no limit, up to 86,400,000.
+    pub total_ms: u64,
+}
+
+impl Default for TimeoutPolicy {
+    fn default() -> Self {
+        Self { connect_ms: 2_000, response_ms: 30_000, idle_ms: 60_000, total_ms: 0 }
+    }
+}
+
+impl TimeoutPolicy {
+    fn check(&self) -> Result<(), LimitExceeded> {
+        check_range("timeouts.connect_ms", self.connect_ms, 10, 60_000)?;
+        check_range("timeouts.response_ms", self.response_ms, 10, 3_600_000)?;
+        check_range("timeouts.idle_ms", self.idle_ms, 100, 3_600_000)?;
+        check_range("timeouts.total_ms", self.total_ms, 0, 86_400_000)
+    }
+}
+
+/// A failure that may be worth another attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum RetryOn {
+    /// No connection: nothing was sent, so every method may be retried.
+    Connect,
+    /// The connection broke before the response's head.
+    Reset,
+    /// No response's head in time.
+    Timeout,
+}
+
+/// When a request is tried again, on another instance where there is one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RetryPolicy {
+    /// Attempts in all, the first included, 1 to 10.
+    pub attempts: u32,
+    /// Methods that may be repeated after something was sent.
+    pub methods: Vec<String>,
+    /// Failures that are retried.
+    pub on: Vec<RetryOn>,
+    /// Statuses that are retried, 400 to 599.
+    pub statuses: Vec<u16>,
+    /// For the head of one attempt's response, in milliseconds; 0 for the response timeout alone.
+    pub per_try_timeout_ms: u64,
+    /// Before the second attempt, in milliseconds, 0 to 10,000; doubles with each, full jitter.
+    pub backoff_base_ms: u64,
+    /// Largest pause, in milliseconds, 0 to 60,000.
+    pub backoff_max_ms: u64,
+    /// Retries as a share of the requests, in percent, 0 to 100.
+    pub budget_percent: u32,
+    /// Retries per second that are allowed whatever the share, 0 to 10,000.
+    pub budget_min_per_s: u32,
+    /// Largest request body that is kept to be sent again, in bytes, 0 to 1,048,576.
+    pub body_len_max: u64,
+}
+
+impl Default for RetryPolicy {
+    fn default() -> Self {
+        Self {
+            attempts: 3,
+            methods: ["GET", "HEAD", "OPTIONS", "PUT", "DELETE"].map(String::from).into(),
+            on: vec![RetryOn::Connect, RetryOn::Reset, RetryOn::Timeout],
+            statuses: Vec::new(),
+            per_try_timeout_ms: 0,
+            backoff_base_ms: 25,
+            backoff_max_ms: 250,
+            budget_percent: 20,
+            budget_min_per_s: 10,
+            body_len_max: 65_536,
+        }
+    }
+}
+
+impl RetryPolicy {
+    fn check(&self) -> Result<(), LimitExceeded> {
+        check_range("retries.attempts", self.attempts.into(), 1, 10)?;
+        check_methods("retries.methods", &self.methods)?;
+        check_count("retries.on", self.on.len(), 3)?;
+        check_statuses("retries.statuses", &self.statuses)?;
+        check_range("retries.per_try_timeout_ms", self.per_try_timeout_ms, 0, 3_600_000)?;
+        check_range("retries.backoff_base_ms", self.backoff_base_ms, 0, 10_000)?;
+        check_range("retries.backoff_max_ms", self.backoff_max_ms, 0, 60_000)?;
+        check_range("retries.budget_percent", self.budget_percent.into(), 0, 100)?;
+        check_range("retries.budget_min_per_s", self.budget_min_per_s.into(), 0, 10_000)?;
+        check_range("retries.body_len_max", self.body_len_max, 0, 1_048_576)
+    }
+}
+
+/// A second request to another instance when the first takes long; the first answer wins. Only for
+/// requests of the listed methods without a body.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct HedgingPolicy {
+    /// After how long without a response's head, in milliseconds, 1 to 60,000.
+    pub after_ms: u64,
+    /// Methods that may be sent twice.
+    pub methods: Vec<String>,
+    /// Second requests as a share of the requests, in percent, 1 to 100.
+    pub budget_percent: u32,
+}
+
+impl Default for HedgingPolicy {
+    fn default() -> Self {
+        Self { after_ms: 500, methods: vec!["GET".into(), "HEAD".into()], budget_percent: 10 }
+    }
+}
+
+impl HedgingPolicy {
+    fn check(&self) -> Result<(), LimitExceeded> {
+        check_range("hedging.after_ms", self.after_ms, 1, 60_000)?;
+        check_methods("hedging.methods", &self.methods)?;
+        check_range("hedging.budget_percent", self.budget_percent.into(), 1, 100)
+    }
+}
+
+/// Stops calling an instance that fails too often, each node by what it saw itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct CircuitBreakerPolicy {
+    /// Failures in a row that open it, 1 to 10,000; 0 to leave this out.
+    pub consecutive_failures: u32,
+    /// Share of failures that opens it, in percent, 1 to 100.
+    pub failure_percent: u32,
+    /// Requests in the window before the share counts, 1 to 100,000.
+    pub requests_min: u64,
+    /// The window, in milliseconds, 100 to 600,000.
+    pub window_ms: u64,
+    /// How long it stays open before trial requests are let through, in milliseconds, 100 to 600,000.
+    pub open_ms: u64,
+    /// Good trial requests in a row that close it, 1 to 100.
+    pub trial_requests: u32,
+}
+
+impl Default for CircuitBreakerPolicy {
+    fn default() -> Self {
+        Self {
+            consecutive_failures: 5,
+            failure_percent: 50,
+            requests_min: 20,
+            window_ms: 10_000,
+            open_ms: 5_000,
+            trial_requests: 3,
+        }
+    }
+}
+
+impl CircuitBreakerPolicy {
+    fn check(&self) -> Result<(), LimitExceeded> {
+        let consecutive = self.consecutive_failures.into();
+        check_range("circuit_breaker.consecutive_failures", consecutive, 0, 10_000)?;
+        check_range("circuit_breaker.failure_percent", self.failure_percent.into(), 1, 100)?;
+        check_range("circuit_breaker.requests_min", self.requests_min, 1, 100_000)?;
+        check_range("circuit_breaker.window_ms", self.window_ms, 100, 600_000)?;
+        check_range("circuit_breaker.open_ms", self.open_ms, 100, 600_000)?;
+        check_range("circuit_breaker.trial_requests", self.trial_requests.into(), 1, 100)
+    }
+}
+
+/// Leaves out instances that do worse than their peers, for a while.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct OutlierPolicy {
+    /// Between two looks, in milliseconds, 100 to 600,000.
+    pub interval_ms: u64,
+    /// Share of failures that ejects, in percent, 1 to 100.
+    pub failure_percent: u32,
+    /// A mean latency of so many percent of the peers' median ejects, 150 to 10,000; 0 for never.
+    pub latency_percent: u32,
+    /// Requests between two looks before an instance is judged, 1 to 100,000.
+    pub requests_min: u64,
+    /// The first ejection's length, in milliseconds, 100 to 3,600,000; grows with each in a row.
+    pub ejection_ms: u64,
+    /// The longest ejection, in milliseconds, 100 to 86,400,000.
+    pub ejection_max_ms: u64,
+    /// Most instances that may be out at once, in percent of the service, 0 to 90.
+    pub ejected_percent_max: u32,
+}
+
+impl Default for OutlierPolicy {
+    fn default() -> Self {
+        Self {
+            interval_ms: 5_000,
+            failure_percent: 50,
+            latency_percent: 0,
+            requests_min: 10,
+            ejection_ms: 30_000,
+            ejection_max_ms: 300_000,
+            ejected_percent_max: 34,
+        }
+    }
+}
+
+impl OutlierPolicy {
+    fn check(&self) -> Result<(), LimitExceeded> {
+        check_range("outlier_ejection.interval_ms", self.interval_ms, 100, 600_000)?;
+        check_range("outlier_ejection.failure_percent", self.failure_percent.into(), 1, 100)?;
+        if self.latency_percent != 0 {
+            let latency = self.latency_percent.into();
+            check_range("outlier_ejection.latency_percent", latency, 150, 10_000)?;
+        }
+        check_range("outlier_ejection.requests_min", self.requests_min, 1, 100_000)?;
+        check_range("outlier_ejection.ejection_ms", self.ejection_ms, 100, 3_600_000)?;
+        check_range("outlier_ejection.ejection_max_ms", self.ejection_max_ms, 100, 86_400_000)?;
+        let ejected = self.ejected_percent_max.into();
+        check_range("outlier_ejection.ejected_percent_max", ejected, 0, 90)
+    }
+}
+
+/// How much one node asks of one instance at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ConnectionPolicy {
+    /// Requests under way to one instance, each on a connection of its own with HTTP/1, 1 to 65,536.
+    pub connections_max: u32,
+    /// Requests that wait for a free one, 0 to 65,536; more are refused with 503.
+    pub pending_max: u32,
+    /// How long an idle connection is kept, in milliseconds, 0 to 3,600,000.
+    pub keep_alive_ms: u64,
+}
+
+impl Default for ConnectionPolicy {
+    fn default() -> Self {
+        Self { connections_max: 1_024, pending_max: 1_024, keep_alive_ms: 60_000 }
+    }
+}
+
+impl ConnectionPolicy {
+    fn check(&self) -> Result<(), LimitExceeded> {
+        check_range("connections.connections_max", self.connections_max.into(), 1, 65_536)?;
+        check_range("connections.pending_max", self.pending_max.into(), 0, 65_536)?;
+        check_range("connections.keep_alive_ms", self.keep_alive_ms, 0, 3_600_000)
+    }
+}
+
+/// Whose requests a rate limit counts together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum RateLimitScope {
+    /// Everybody's.
+    #[default]
+    Service,
+    /// Each client address's.
+    Client,
+}
+
+/// Requests per second that one node lets through; more are refused with 429.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RateLimitPolicy {
+    /// The lasting rate, 1 to 1,000,000.
+    pub requests_per_s: u32,
+    /// How many may come at once, 1 to 1,000,000.
+    #[serde(default = "one")]
+    pub burst: u32,
+    /// Whose requests are counted together.
+    #[serde(default)]
+    pub scope: RateLimitScope,
+}
+
+fn one() -> u32 {
+    1
+}
+
+impl RateLimitPolicy {
+    fn check(&self) -> Result<(), LimitExceeded> {
+        check_range("rate_limit.requests_per_s", self.requests_per_s.into(), 1, 1_000_000)?;
+        check_range("rate_limit.burst", self.burst.into(), 1, 1_000_000)
+    }
+}
+
+/// What becomes of headers. Removed first, then set, then added.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct HeaderRules {
+    /// Names to take out.
+    pub remove: Vec<String>,
+    /// Fields that replace any of their name.
+    pub set: Vec<(String, String)>,
+    /// Fields that are added to any of their name.
+    pub add: Vec<(String, String)>,
+}
+
+/// Fields that carry a message's framing or connection: no rule may touch them.
+const PROTECTED_FIELDS: [&str; 8] = [
+    "connection",
+    "content-length",
+    "host",
+    "keep-alive",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
+
+impl HeaderRules {
+    /// Whether there is nothing to do.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.remove.is_empty() && self.set.is_empty() && self.add.is_empty()
+    }
+
+    fn check(&self, field: &str) -> Result<(), LimitExceeded> {
+        let fields = || self.set.iter().chain(&self.add);
+        check_count(field, self.remove.len() + fields().count(), POLICY_ITEMS_MAX)?;
+        for name in self.remove.iter().chain(fields().map(|(name, _)| name)) {
+            check_header_name(field, name)?;
+            if PROTECTED_FIELDS.contains(&name.to_ascii_lowercase().as_str()) {
+                return Err(LimitExceeded::new(field, "no field of framing or connection", name));
+            }
+        }
+        for (_, value) in fields() {
+            check_text(field, value, 0, limits::TEXT_LEN_MAX)?;
+            if hyper::header::HeaderValue::from_str(value).is_err() {
+                return Err(LimitExceeded::new(field, "a valid field value", value));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// How the path changes on its way; the instance's base path comes before the result.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RewritePolicy {
+    /// Taken off where the path begins with it, on a segment's border; other paths stay.
+    pub strip_prefix: String,
+    /// Put in front.
+    pub add_prefix: String,
+}
+
+impl RewritePolicy {
+    fn check(&self) -> Result<(), LimitExceeded> {
+        for (field, prefix) in
+            [("rewrite.strip_prefix", &self.strip_prefix), ("rewrite.add_prefix", &self.add_prefix)]
+        {
+            check_text(field, prefix, 0, limits::TEXT_LEN_MAX)?;
+            let valid = prefix.is_empty() || prefix.starts_with('/') && !prefix.ends_with('/');
+            let plain = prefix.bytes().all(|b| {
+                b.is_ascii_alphanumeric() || matches!(b, b'/' | b'-' | b'_' | b'.' | b'~')
+            });
+            if !valid || !plain || prefix.split('/').any(|s| s == "." || s == "..") {
+                let limit = "a path such as /api, of letters, digits, - _ ~ . without dot segments";
+                return Err(LimitExceeded::new(field, limit, prefix));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A version's share of the traffic.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct VersionShare {
+    /// The version that instances name in their registration.
+    #[schema(value_type = String)]
+    pub version: Name,
+    /// Its part of the sum of all weights, 0 to 1,000.
+    pub weight: u32,
+}
+
+/// A copy of requests for another service; its answers are thrown away.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MirrorPolicy {
+    /// The service that gets the copies, in the same namespace.
+    #[schema(value_type = String)]
+    pub service: Name,
+    /// Share of the requests, in percent, 1 to 100.
+    pub percent: u32,
+    /// Largest body that is copied, in bytes, 0 to 1,048,576; requests over it are not mirrored.
+    #[serde(default = "mirror_body_len_max")]
+    pub body_len_max: u64,
+    /// Copies under way at once, 1 to 1,024; more are left out.
+    #[serde(default = "mirror_in_flight_max")]
+    pub in_flight_max: u32,
+}
+
+fn mirror_body_len_max() -> u64 {
+    65_536
+}
+
+fn mirror_in_flight_max() -> u32 {
+    64
+}
+
+impl MirrorPolicy {
+    fn check(&self) -> Result<(), LimitExceeded> {
+        check_text("mirror.service", self.service.as_str(), 1, limits::NAME_LEN_MAX)?;
+        check_range("mirror.percent", self.percent.into(), 1, 100)?;
+        check_range("mirror.body_len_max", self.body_len_max, 0, 1_048_576)?;
+        check_range("mirror.in_flight_max", self.in_flight_max.into(), 1, 1_024)
+    }
+}
+
+/// Keeps a client with its instance for as long as that gets traffic.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum StickyPolicy {
+    /// By a cookie that Maxine sets; it names the instance by a hash.
+    Cookie {
+        /// The cookie's name.
+        name: String,
+        /// How long the browser keeps it, in seconds, 0 to 31,536,000; 0 for the session.
+        #[serde(default)]
+        max_age_s: u64,
+    },
+    /// By the hash of a request header's value; requests without it are not sticky.
+    Header {
+        /// The header's name.
+        name: String,
+    },
+}
+
+impl StickyPolicy {
+    fn check(&self) -> Result<(), LimitExceeded> {
+        match self {
+            Self::Cookie { name, max_age_s } => {
+                check_header_name("sticky.cookie.name", name)?;
+                check_range("sticky.cookie.max_age_s", *max_age_s, 0, 31_536_000)
+            }
+            Self::Header { name } => check_header_name("sticky.header.name", name),
+        }
+    }
+}
+
+/// Prefers instances in this node's zone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ZonePolicy {
+    /// Fewer instances than this that get traffic in the zone, and all zones are used, 1 to 10,000.
+    pub local_instances_min: u32,
+    /// More requests under way per instance of the zone than this, and all zones are used,
+    /// 1 to 65,536; 0 for never.
+    pub spill_in_flight: u32,
+}
+
+impl Default for ZonePolicy {
+    fn default() -> Self {
+        Self { local_instances_min: 1, spill_in_flight: 0 }
+    }
+}
+
+impl ZonePolicy {
+    fn check(&self) -> Result<(), LimitExceeded> {
+        check_range("zone.local_instances_min", self.local_instances_min.into(), 1, 10_000)?;
+        check_range("zone.spill_in_flight", self.spill_in_flight.into(), 0, 65_536)
+    }
+}
+
+/// What is spoken with the instances.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum UpstreamProtocol {
+    /// HTTP/1.1.
+    #[default]
+    Http1,
+    /// HTTP/2, in the clear with prior knowledge or by ALPN; what gRPC needs.
+    Http2,
+}
+
+/// How a service's instances are called.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct TrafficPolicy {
+    /// How long things may take.
+    pub timeouts: TimeoutPolicy,
+    /// When a request is tried again; never, where left out.
+    pub retries: Option<RetryPolicy>,
+    /// A second request when the first takes long.
+    pub hedging: Option<HedgingPolicy>,
+    /// Stops calling an instance that fails.
+    pub circuit_breaker: Option<CircuitBreakerPolicy>,
+    /// Leaves out instances that do worse than their peers.
+    pub outlier_ejection: Option<OutlierPolicy>,
+    /// How much is asked of one instance at a time.
+    pub connections: ConnectionPolicy,
+    /// How many requests are let through.
+    pub rate_limit: Option<RateLimitPolicy>,
+    /// What becomes of the request's headers.
+    pub request_headers: HeaderRules,
+    /// What becomes of the response's headers.
+    pub response_headers: HeaderRules,
+    /// How the path changes.
+    pub rewrite: Option<RewritePolicy>,
+    /// Shares of versions; all instances alike where empty.
+    pub split: Vec<VersionShare>,
+    /// Copies of requests for another service.
+    pub mirror: Option<MirrorPolicy>,
+    /// Keeps a client with its instance.
+    pub sticky: Option<StickyPolicy>,
+    /// Prefers instances in this node's zone.
+    pub zone: Option<ZonePolicy>,
+    /// What is spoken with the instances.
+    pub protocol: UpstreamProtocol,
+    /// HTTPS: whether the instances' certificates are not verified.
+    pub insecure_tls: bool,
+    /// Whether the least-request strategy weighs by how fast instances answered lately.
+    pub latency_aware: bool,
+}
+
+impl TrafficPolicy {
+    /// Checks every bound.
+    pub fn check(&self) -> Result<(), LimitExceeded> {
+        self.timeouts.check()?;
+        self.retries.as_ref().map_or(Ok(()), RetryPolicy::check)?;
+        self.hedging.as_ref().map_or(Ok(()), HedgingPolicy::check)?;
+        self.circuit_breaker.as_ref().map_or(Ok(()), CircuitBreakerPolicy::check)?;
+        self.outlier_ejection.as_ref().map_or(Ok(()), OutlierPolicy::check)?;
+        self.connections.check()?;
+        self.rate_limit.as_ref().map_or(Ok(()), RateLimitPolicy::check)?;
+        self.request_headers.check("request_headers")?;
+        self.response_headers.check("response_headers")?;
+        self.rewrite.as_ref().map_or(Ok(()), RewritePolicy::check)?;
+        check_count("split", self.split.len(), POLICY_ITEMS_MAX)?;
+        let mut total = 0;
+        for share in &self.split {
+            check_text("split.version", share.version.as_str(), 1, limits::NAME_LEN_MAX)?;
+            check_range("split.weight", share.weight.into(), 0, 1_000)?;
+            total += share.weight;
+        }
+        if !self.split.is_empty() && total == 0 {
+            return Err(LimitExceeded::new("split.weight", "above 0 for one version at least", 0));
+        }
+        self.mirror.as_ref().map_or(Ok(()), MirrorPolicy::check)?;
+        self.sticky.as_ref().map_or(Ok(()), StickyPolicy::check)?;
+        self.zone.as_ref().map_or(Ok(()), ZonePolicy::check)
+    }
+}
+
+/// How probe results become verdicts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct HealthPolicy {
+    /// Nodes that probe each instance and have to agree, 1 to 7; fewer where fewer live.
+    pub observers: u32,
+    /// When more than this share of the instances would be left out, all are used, in percent, 0 to
+    /// 100; 0 turns this off. It keeps traffic flowing when the probes themselves are wrong.
+    pub panic_percent: u32,
+    /// How long a recovered instance takes to its full share, in milliseconds, 0 to 3,600,000.
+    pub slow_start_ms: u64,
+    /// Flap score at which a recovery is held back, 0 to 100,000; 0 for never. Each transition adds
+    /// 1,000; the score halves every `flap_half_life_ms`.
+    pub flap_score_max: u32,
+    /// The score's half-life, in milliseconds, 1,000 to 86,400,000.
+    pub flap_half_life_ms: u64,
+    /// Whether an ejection by the proxy of this many nodes counts as not ready, 0 to 7; 0 for no.
+    pub passive_observers: u32,
+}
+
+impl Default for HealthPolicy {
+    fn default() -> Self {
+        Self {
+            observers: 1,
+            panic_percent: 50,
+            slow_start_ms: 0,
+            flap_score_max: 4_000,
+            flap_half_life_ms: 60_000,
+            passive_observers: 0,
+        }
+    }
+}
+
+impl HealthPolicy {
+    /// Checks every bound.
+    pub fn check(&self) -> Result<(), LimitExceeded> {
+        check_range("health.observers", self.observers.into(), 1, 7)?;
+        check_range("health.panic_percent", self.panic_percent.into(), 0, 100)?;
+        check_range("health.slow_start_ms", self.slow_start_ms, 0, 3_600_000)?;
+        check_range("health.flap_score_max", self.flap_score_max.into(), 0, 100_000)?;
+        check_range("health.flap_half_life_ms", self.flap_half_life_ms, 1_000, 86_400_000)?;
+        check_range("health.passive_observers", self.passive_observers.into(), 0, 7)
+    }
+}
+
+fn check_header_name(field: &str, name: &str) -> Result<(), LimitExceeded> {
+    if hyper::header::HeaderName::from_bytes(name.as_bytes()).is_err() {
+        return Err(LimitExceeded::new(field, "a header name", name));
+    }
+    Ok(())
+}
+
+fn check_methods(field: &str, methods: &[String]) -> Result<(), LimitExceeded> {
+    check_count(field, methods.len(), 16)?;
+    for method in methods {
+        if hyper::Method::from_bytes(method.as_bytes()).is_err() || method.len() > 16 {
+            return Err(LimitExceeded::new(field, "methods of up to 16 letters", method));
+        }
+    }
+    Ok(())
+}
+
+fn check_statuses(field: &str, statuses: &[u16]) -> Result<(), LimitExceeded> {
+    check_count(field, statuses.len(), POLICY_ITEMS_MAX)?;
+    statuses.iter().try_for_each(|status| check_range(field, (*status).into(), 400, 599))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::policy::ServicePolicy;
+
+    #[test]
+    fn an_empty_policy_is_valid_and_every_section_has_defaults() {
+        assert!(ServicePolicy::from_json("{}").is_ok());
+        let all = r#"{"traffic":{"retries":{},"hedging":{},"circuit_breaker":{},
+            "outlier_ejection":{},"rate_limit":{"requests_per_s":5},"rewrite":{},
+            "mirror":{"service":"shadow","percent":10},"sticky":{"cookie":{"name":"s"}},
+            "zone":{},"split":[{"version":"v1","weight":9},{"version":"v2","weight":1}]},
+            "health":{}}"#;
+        let policy = ServicePolicy::from_json(all).unwrap();
+        assert_eq!(policy.traffic.retries.unwrap().attempts, 3);
+        assert_eq!(policy.traffic.rate_limit.unwrap().burst, 1);
+    }
+
+    #[test]
+    fn what_is_out_of_bounds_is_refused_by_its_field() {
+        for (json, field) in [
+            (r#"{"traffic":{"timeouts":{"connect_ms":1}}}"#, "timeouts.connect_ms"),
+            (r#"{"traffic":{"retries":{"attempts":11}}}"#, "retries.attempts"),
+            (r#"{"traffic":{"retries":{"statuses":[200]}}}"#, "retries.statuses"),
+            (r#"{"traffic":{"request_headers":{"set":[["Host","x"]]}}}"#, "request_headers"),
+            (r#"{"traffic":{"response_headers":{"add":[["a b","x"]]}}}"#, "response_headers"),
+            (r#"{"traffic":{"rewrite":{"add_prefix":"/a/../b"}}}"#, "rewrite.add_prefix"),
+            (r#"{"traffic":{"split":[{"version":"a","weight":0}]}}"#, "split.weight"),
+            (r#"{"traffic":{"mirror":{"service":"x","percent":0}}}"#, "mirror.percent"),
+            (r#"{"traffic":{"nonsense":1}}"#, "nonsense"),
+            (r#"{"health":{"observers":0}}"#, "health.observers"),
+        ] {
+            let error = ServicePolicy::from_json(json).unwrap_err();
+            assert!(error.contains(field), "{json}: {error}");
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! Recent events of this node, as `/api/actuator/audit` shows them. The replicated, hash-chained
+//! audit log is in the state; this is the short memory that existing clients know.
+
+use std::sync::Arc;
+
+use axum::http::HeaderValue;
+use jiff::Timestamp;
+use serde_json::{Map, Value};
+
+use crate::state::{Instance, Name};
+
+/// An event that is not on the hot path.
+#[derive(Clone, Debug)]
+pub struct RecentEvent {
+    /// When, in milliseconds since 1970.
+    pub time_ms: u64,
+    /// The type, such as `auth.signin`.
+    pub kind: &'static str,
+    /// The outcome, such as `SUCCESS`.
+    pub outcome: &'static str,
+    /// Further fields, in order.
+    pub fields: Vec<(&'static str, Value)>,
+}
+
+/// A look-up that found a node. Nothing in it is formatted before somebody reads it.
+#[derive(Clone, Debug)]
+pub struct LookupHit {
+    /// When, in milliseconds since 1970.
+    pub time_ms: u64,
+    /// The service.
+    pub service: Name,
+    /// The instance.
+    pub instance: Arc<Instance>,
+    /// Which of its shares, from 0.
+    pub share: u32,
+    /// The mode: `redirect` or `proxy`, or what the request said.
+    pub mode: Mode,
+    /// The trace id.
+    pub trace_id: HeaderValue,
+}
+
+/// How a look-up was answered, as the event tells it.
+#[derive(Clone, Debug)]
+pub enum Mode {
+    /// As the configuration says.
+    Configured(&'static str),
+    /// What the request said.
+    Asked(Box<str>),
+}
+
+impl RecentEvent {
+    pub(super) fn to_json(&self) -> Value {
+        let mut event = head(self.time_ms, self.kind, self.outcome);
+        let fields = self.fields.iter();
+        event.extend(fields.map(|(name, value)| ((*name).to_owned(), value.clone())));
+        Value::Object(event)
+    }
+}
+
+impl LookupHit {
+    pub(super) fn to_json(&self) -> Value {
+        let mut event = head(self.time_ms, "discovery.lookup", "HIT");
+        let registration = &self.instance.registration;
+        let mode = match &self.mode {
+            Mode::Configured(mode) => (*mode).to_owned(),
+            Mode::Asked(mode) => mode.to_string(),
+        };
+        let fields = [
+            ("serviceName", self.service.to_string()),
+            ("nodeName", format!("{}-{}", registration.id, self.share)),
+            ("address", registration.address.to_string()),
+            ("mode", mode),
+            ("traceId", header_text(&self.trace_id)),
+        ];
+        event.extend(fields.map(|(name, value)| (name.to_owned(), Value::String(value))));
+        Value::Object(event)
+    }
+}
+
+fn head(time_ms: u64, kind: &str, outcome: &str) -> Map<String, Value> {
+    let mut event = Map::new();
+    event.insert("timestamp".into(), Value::String(iso_8601(time_ms)));
+    event.insert("type".into(), Value::String(kind.into()));
+    event.insert("outcome".into(), Value::String(outcome.into()));
+    event
+}
+
+/// A header's value as text; bytes that are not ASCII are replaced.
+#[must_use]
+pub fn header_text(value: &HeaderValue) -> String {
+    String::from_utf8_lossy(value.as_bytes()).into_owned()
+}
+
+/// ISO 8601 in UTC with milliseconds.
+#[must_use]
+pub fn iso_8601(time_ms: u64) -> String {
+    let time = i64::try_from(time_ms).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok());
+    time.unwrap_or(Timestamp::UNIX_EPOCH).strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_utc_with_milliseconds() {
+        assert_eq!(iso_8601(1_795_440_992_705), "2026-11-23T13:36:32.705Z");
+        assert_eq!(iso_8601(0), "1970-01-01T00:00:00.000Z");
+    }
+}

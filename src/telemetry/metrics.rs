@@ -1,0 +1,222 @@
+//! Every metric of the HTTP side and of the compatible API, declared in one place.
+//!
+//! The names without labels are those that existing dashboards know; their meaning is fixed.
+
+use prometheus::{Encoder, Histogram, HistogramOpts, IntCounter, IntGauge, Registry, TextEncoder};
+
+use crate::state::{ControlState, Liveness};
+
+/// Statuses are counted by their first digit.
+const STATUS_CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
+
+/// The metrics of this node.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    registry: Registry,
+    /// Finished requests, all routes.
+    pub requests: IntCounter,
+    /// Refused sign-ins, and guarded requests refused with 401 or 403.
+    pub auth_failures: IntCounter,
+    /// Sign-ins.
+    pub auth_success: IntCounter,
+    /// Successful registrations through the compatible API, heartbeats included.
+    pub registrations: IntCounter,
+    /// Look-ups that found a node.
+    pub discoveries: IntCounter,
+    /// Requests handed to an upstream.
+    pub proxied_requests: IntCounter,
+    /// Active health checks.
+    pub health_checks: IntCounter,
+    /// Active health checks that failed.
+    pub health_check_failures: IntCounter,
+    /// Instances that health checks took out.
+    pub health_evictions: IntCounter,
+    /// Alerts.
+    pub alerts: IntCounter,
+    /// Sign-ins refused because of too many attempts.
+    pub signin_throttled: IntCounter,
+    /// Records of requests or look-ups that were left out because too many came at once.
+    pub telemetry_dropped: IntCounter,
+    /// Connections refused because too many were open.
+    pub connections_refused: IntCounter,
+    /// Open connections.
+    pub connections: IntGauge,
+    /// How long answers took until their head was ready.
+    pub request_duration: Histogram,
+    by_class: [IntCounter; STATUS_CLASSES.len()],
+    registered_services: IntGauge,
+    registered_parent_nodes: IntGauge,
+    registered_virtual_nodes: IntGauge,
+    is_leader: IntGauge,
+    has_leader: IntGauge,
+    unhealthy_upstreams: IntGauge,
+    state_index: IntGauge,
+    staleness_ms: IntGauge,
+}
+
+/// What gauges show, read when they are asked for.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Gauges {
+    /// Whether this node leads.
+    pub is_leader: bool,
+    /// Whether a leader is known.
+    pub has_leader: bool,
+    /// Instances with a failure count.
+    pub unhealthy_upstreams: usize,
+    /// How long this node has not heard of the present order of commands, in milliseconds.
+    pub staleness_ms: u64,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    /// Declares them all.
+    #[must_use]
+    pub fn new() -> Self {
+        let registry = Registry::new();
+        let counter = |name: &str, help: &str| {
+            let counter = IntCounter::new(name, help).expect("the name is a constant and valid");
+            register(&registry, counter)
+        };
+        let gauge = |name: &str, help: &str| {
+            let gauge = IntGauge::new(name, help).expect("the name is a constant and valid");
+            register(&registry, gauge)
+        };
+        let by_class = STATUS_CLASSES.map(|class| {
+            let opts = prometheus::Opts::new(
+                "maxine_http_responses_total",
+                "Answers by the first digit of their status",
+            )
+            .const_label("class", class);
+            let counter = IntCounter::with_opts(opts).expect("the name is a constant and valid");
+            register(&registry, counter)
+        });
+        let buckets = vec![
+            0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5,
+            1.0, 2.5, 5.0, 10.0,
+        ];
+        let opts = HistogramOpts::new(
+            "maxine_http_request_duration_seconds",
+            "Time until the head of the answer was ready",
+        );
+        let histogram = Histogram::with_opts(opts.buckets(buckets))
+            .expect("the name is a constant and the buckets ascend");
+        Self {
+            requests: counter("maxine_requests_total", "Finished requests, all routes"),
+            auth_failures: counter(
+                "maxine_auth_failures_total",
+                "Refused sign-ins, and guarded requests refused with 401 or 403",
+            ),
+            auth_success: counter("maxine_auth_success_total", "Sign-ins"),
+            registrations: counter(
+                "maxine_registrations_total",
+                "Successful registrations, heartbeats included",
+            ),
+            discoveries: counter("maxine_discoveries_total", "Look-ups that found a node"),
+            proxied_requests: counter(
+                "maxine_proxied_requests_total",
+                "Requests handed to an upstream",
+            ),
+            health_checks: counter("maxine_health_checks_total", "Active health checks"),
+            health_check_failures: counter(
+                "maxine_health_check_failures_total",
+                "Active health checks that failed",
+            ),
+            health_evictions: counter(
+                "maxine_health_evictions_total",
+                "Nodes taken out by active health checks",
+            ),
+            alerts: counter("maxine_alerts_total", "Alerts"),
+            signin_throttled: counter(
+                "maxine_signin_throttled_total",
+                "Sign-ins refused because of too many attempts",
+            ),
+            telemetry_dropped: counter(
+                "maxine_telemetry_dropped_total",
+                "Records of requests and look-ups left out because too many came at once",
+            ),
+            connections_refused: counter(
+                "maxine_http_connections_refused_total",
+                "Connections refused because too many were open",
+            ),
+            connections: gauge("maxine_http_connections", "Open connections"),
+            request_duration: register(&registry, histogram),
+            by_class,
+            registered_services: gauge("maxine_registered_services", "Services with a live node"),
+            registered_parent_nodes: gauge("maxine_registered_parent_nodes", "Live nodes"),
+            registered_virtual_nodes: gauge(
+                "maxine_registered_virtual_nodes",
+                "Live nodes, each counted by its weight",
+            ),
+            is_leader: gauge("maxine_cluster_is_leader", "1 if this node leads"),
+            has_leader: gauge("maxine_cluster_has_leader", "1 if a leader is known"),
+            unhealthy_upstreams: gauge(
+                "maxine_unhealthy_upstreams",
+                "Nodes with a count of failed health checks",
+            ),
+            state_index: gauge("maxine_state_index", "Index of the state on this node"),
+            staleness_ms: gauge(
+                "maxine_state_staleness_ms",
+                "How long this node has not heard of the present order of commands",
+            ),
+            registry,
+        }
+    }
+
+    /// Counts an answer.
+    pub(super) fn answered(&self, status: u16, duration_us: u64) {
+        self.requests.inc();
+        let class = usize::from(status / 100).saturating_sub(1).min(STATUS_CLASSES.len() - 1);
+        self.by_class[class].inc();
+        // Exact far beyond any duration of a request.
+        self.request_duration.observe(duration_us as f64 / 1e6);
+    }
+
+    /// The registry, for metrics that other parts declare.
+    #[must_use]
+    pub fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// Everything in Prometheus' text format, gauges brought up to date.
+    #[must_use]
+    pub fn render(&self, state: &ControlState, gauges: Gauges) -> String {
+        let (mut services, mut parents, mut virtuals) = (0_i64, 0_i64, 0_i64);
+        for service in state.services().values() {
+            let live = service.instances.values();
+            let live = live.filter(|instance| instance.health.liveness == Liveness::Alive);
+            let before = parents;
+            for instance in live {
+                parents += 1;
+                virtuals += i64::from(instance.registration.weight);
+            }
+            services += i64::from(parents > before);
+        }
+        self.registered_services.set(services);
+        self.registered_parent_nodes.set(parents);
+        self.registered_virtual_nodes.set(virtuals);
+        self.is_leader.set(gauges.is_leader.into());
+        self.has_leader.set(gauges.has_leader.into());
+        self.unhealthy_upstreams.set(signed(gauges.unhealthy_upstreams as u64));
+        self.state_index.set(signed(state.index()));
+        self.staleness_ms.set(signed(gauges.staleness_ms));
+        let mut out = Vec::new();
+        if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut out) {
+            tracing::error!(%error, "the metrics could not be encoded");
+        }
+        String::from_utf8(out).unwrap_or_default()
+    }
+}
+
+fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+fn register<C: prometheus::core::Collector + Clone + 'static>(registry: &Registry, metric: C) -> C {
+    registry.register(Box::new(metric.clone())).expect("no two metrics have one name and label");
+    metric
+}

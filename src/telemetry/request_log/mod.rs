@@ -1,0 +1,257 @@
+//! Finished requests: the recent traces, the recent log lines, and the log files.
+//!
+//! A request only puts a small record into a buffer. A thread of its own takes the whole buffer a
+//! few times a second, formats the lines and writes them; whoever reads takes the buffer first, so
+//! nothing that has been answered is missing. A buffer that is full drops and counts.
+
+mod files;
+mod line;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use super::events::RecentEvent;
+use super::requests::{FinishedRequest, Trace};
+use super::ring::Ring;
+use crate::clock::Clock;
+use crate::view::View;
+
+pub use files::LogFile;
+use files::LogFiles;
+
+/// The request log's files are called so.
+const REQUESTS: &str = "maxine-requests";
+/// Most events between two rounds of the writer.
+const EVENTS_MAX: usize = 4_096;
+/// Most records between two rounds of the writer.
+const BUFFERED_MAX: usize = 32_768;
+/// Pause of the writer after each round, so that records gather.
+const ROUND: Duration = Duration::from_millis(50);
+/// Log lines that `recent` shows.
+const RECENT_LINES_MAX: usize = 100;
+
+/// Where and how much is logged.
+#[derive(Clone, Debug)]
+pub struct RequestLogSettings {
+    /// The directory of the log files; `None` keeps lines in memory only.
+    pub directory: Option<PathBuf>,
+    /// Size at which a file is closed and the next one begun, in bytes.
+    pub file_len_max: u64,
+    /// Log files that are kept.
+    pub files_max: usize,
+    /// The file that recent events are appended to, one JSON object a line
+    /// (`MAXINE_AUDIT_LOG_FILE`); it is closed and kept like the log's files.
+    pub audit_file: Option<PathBuf>,
+}
+
+impl Default for RequestLogSettings {
+    fn default() -> Self {
+        Self { directory: None, file_len_max: 16 * 1_024 * 1_024, files_max: 8, audit_file: None }
+    }
+}
+
+/// What the writer owns, and readers may look at between its rounds.
+struct Sink {
+    files: Option<LogFiles>,
+    audit: Option<LogFiles>,
+    spare: Vec<FinishedRequest>,
+}
+
+pub(super) struct RequestLog {
+    clock: Clock,
+    view: Arc<View>,
+    buffer: Mutex<Vec<FinishedRequest>>,
+    /// Empty for good where no audit file is set.
+    events: Mutex<Vec<RecentEvent>>,
+    audited: bool,
+    sink: Mutex<Sink>,
+    traces: Ring<Trace>,
+    lines: Ring<Arc<str>>,
+    writer: Mutex<Option<thread::JoinHandle<()>>>,
+    writer_thread: Mutex<Option<thread::Thread>>,
+    stopping: AtomicBool,
+}
+
+impl RequestLog {
+    /// Starts the writer. Log files that cannot be opened are reported once; lines then stay in
+    /// memory only.
+    pub(super) fn start(
+        view: Arc<View>,
+        clock: Clock,
+        traces_max: usize,
+        settings: &RequestLogSettings,
+    ) -> Arc<Self> {
+        let files = settings.directory.as_ref();
+        let files = files.and_then(|directory| open_files(directory, REQUESTS, settings));
+        let audit = settings.audit_file.as_ref().and_then(|path| {
+            let stem = path.file_stem()?.to_str()?;
+            open_files(path.parent()?, stem, settings)
+        });
+        let log = Arc::new(Self {
+            clock,
+            view,
+            buffer: Mutex::default(),
+            events: Mutex::default(),
+            audited: audit.is_some(),
+            sink: Mutex::new(Sink { files, audit, spare: Vec::new() }),
+            traces: Ring::new(traces_max),
+            lines: Ring::new(RECENT_LINES_MAX),
+            writer: Mutex::default(),
+            writer_thread: Mutex::default(),
+            stopping: AtomicBool::new(false),
+        });
+        // A weak handle: the writer ends when the log is dropped, too.
+        let weak = Arc::downgrade(&log);
+        let spawned = thread::Builder::new().name("request-log".into()).spawn(move || {
+            loop {
+                let Some(log) = weak.upgrade() else { return };
+                log.write_out();
+                if log.stopping.load(Ordering::SeqCst) {
+                    return;
+                }
+                let idle = log.buffer.lock().is_empty() && log.events.lock().is_empty();
+                drop(log);
+                if idle {
+                    thread::park_timeout(Duration::from_secs(1));
+                }
+                thread::sleep(ROUND);
+            }
+        });
+        match spawned {
+            Ok(handle) => {
+                *log.writer_thread.lock() = Some(handle.thread().clone());
+                *log.writer.lock() = Some(handle);
+            }
+            Err(error) => tracing::error!(%error, "the request log's writer could not be started"),
+        }
+        log
+    }
+
+    /// Takes a record; `false` if the buffer is full.
+    pub(super) fn push(&self, request: FinishedRequest) -> bool {
+        let mut buffer = self.buffer.lock();
+        let len = buffer.len();
+        if len >= BUFFERED_MAX {
+            return false;
+        }
+        buffer.push(request);
+        drop(buffer);
+        if len == 0
+            && let Some(writer) = &*self.writer_thread.lock()
+        {
+            writer.unpark();
+        }
+        true
+    }
+
+    /// Takes an event for the audit file; `false` if too many wait.
+    pub(super) fn push_event(&self, event: &RecentEvent) -> bool {
+        if !self.audited {
+            return true;
+        }
+        let mut events = self.events.lock();
+        let fits = events.len() < EVENTS_MAX;
+        if fits {
+            events.push(event.clone());
+        }
+        fits
+    }
+
+    fn write_events(&self, sink: &mut Sink) {
+        let Some(audit) = &mut sink.audit else { return };
+        let events = std::mem::take(&mut *self.events.lock());
+        if events.is_empty() {
+            return;
+        }
+        for event in &events {
+            audit.write_line(&event.to_json().to_string());
+        }
+        audit.flush(true);
+    }
+
+    /// Formats and writes what is in the buffer. Blocks for the disk.
+    fn write_out(&self) {
+        let mut sink = self.sink.lock();
+        let mut taken = std::mem::take(&mut sink.spare);
+        std::mem::swap(&mut taken, &mut *self.buffer.lock());
+        self.write_events(&mut sink);
+        if taken.is_empty() {
+            sink.spare = taken;
+            return;
+        }
+        let (wall_ms, monotonic_us) = (self.clock.wall_ms(), self.clock.monotonic_us());
+        let snapshot = self.view.snapshot();
+        let config = &snapshot.state.config().config;
+        for request in taken.drain(..) {
+            let age_ms = monotonic_us.saturating_sub(request.started_us) / 1_000;
+            let time_ms = wall_ms.saturating_sub(age_ms);
+            if line::is_logged(&request) {
+                let text: Arc<str> = line::format(&request, time_ms, config).into();
+                if let Some(files) = &mut sink.files {
+                    files.write_line(&text);
+                }
+                self.lines.push(text);
+            }
+            self.traces.push(Trace { time_ms, request });
+        }
+        // With `log_async` off, a line is on its way to the disk before the next round.
+        if let Some(files) = &mut sink.files {
+            files.flush(!config.log_async);
+        }
+        sink.spare = taken;
+    }
+
+    /// The latest requests, newest first.
+    pub(super) fn traces(&self) -> Vec<Trace> {
+        self.write_out();
+        self.traces.newest_first()
+    }
+
+    /// The latest lines, oldest first.
+    pub(super) fn recent_lines(&self) -> Vec<Arc<str>> {
+        self.write_out();
+        let mut lines = self.lines.newest_first();
+        lines.reverse();
+        lines
+    }
+
+    /// Forgets the latest lines; files stay.
+    pub(super) fn clear_recent(&self) {
+        self.write_out();
+        self.lines.clear();
+    }
+
+    /// The log files, by name.
+    pub(super) fn files(&self) -> Vec<LogFile> {
+        self.write_out();
+        self.sink.lock().files.as_mut().map(LogFiles::list).unwrap_or_default()
+    }
+
+    /// Writes what is left and ends the writer. Idempotent.
+    pub(super) fn stop(&self) {
+        self.stopping.store(true, Ordering::SeqCst);
+        if let Some(writer) = self.writer_thread.lock().take() {
+            writer.unpark();
+        }
+        if let Some(handle) = self.writer.lock().take()
+            && handle.join().is_err()
+        {
+            tracing::error!("the request log's writer panicked");
+        }
+        self.write_out();
+    }
+}
+
+fn open_files(directory: &Path, stem: &str, settings: &RequestLogSettings) -> Option<LogFiles> {
+    LogFiles::open(directory, stem, settings.file_len_max, settings.files_max)
+        .inspect_err(|error| {
+            let directory = directory.display();
+            tracing::error!(%directory, stem, %error, "log files cannot be written");
+        })
+        .ok()
+}

@@ -1,0 +1,227 @@
+//! One service as those who route see it: its endpoints, ready to choose from.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::selection;
+use crate::state::{
+    HashKey, Instance, Liveness, Name, RuntimeConfig, SelectionStrategy, ServiceKey, ServicePolicy,
+    ServiceState,
+};
+
+/// Counters of one endpoint that live on while the table around it is rebuilt.
+#[derive(Debug, Default)]
+pub struct Load {
+    /// Requests that this node has under way to it.
+    pub in_flight: AtomicU64,
+}
+
+/// One instance that gets traffic.
+#[derive(Clone, Debug)]
+pub struct Endpoint {
+    /// The instance.
+    pub instance: Arc<Instance>,
+    /// Its counters on this node.
+    pub load: Arc<Load>,
+}
+
+/// What a choice may depend on.
+#[derive(Clone, Copy, Debug)]
+pub struct SelectionKey<'a> {
+    /// What the hashing strategies hash.
+    pub hash: &'a [u8],
+    /// A random number, for the strategies that draw.
+    pub random: u64,
+}
+
+/// A chosen endpoint.
+#[derive(Clone, Copy, Debug)]
+pub struct Selected<'a> {
+    /// Which one.
+    pub endpoint: &'a Endpoint,
+    /// Where it stands in [`ServiceTable::endpoints`].
+    pub position: usize,
+    /// Which of the instance's `weight` shares this turn was, from 0.
+    pub share: u32,
+}
+
+#[derive(Debug)]
+enum Chooser {
+    RoundRobin { cycle: Vec<(u32, u32)> },
+    ConsistentHash { ring: Vec<(u64, u32)> },
+    Rendezvous { seeds: Vec<(u64, u16)> },
+    LeastRequest,
+}
+
+/// A service's routing table. Immutable but for its counters; replaced whole.
+#[derive(Debug)]
+pub struct ServiceTable {
+    key: ServiceKey,
+    /// The instances that get traffic, in the order of their ids.
+    endpoints: Vec<Endpoint>,
+    policy: Option<Arc<crate::state::PolicyRecord>>,
+    strategy: SelectionStrategy,
+    chooser: Chooser,
+    /// Look-ups so far; shared with the tables before and after, so that a change of membership or
+    /// a heartbeat does not start the round again.
+    cursor: Arc<AtomicU64>,
+    /// Whether so many are unhealthy that all are used.
+    panics: bool,
+}
+
+impl ServiceTable {
+    pub(super) fn build(
+        key: ServiceKey,
+        service: &ServiceState,
+        config: &RuntimeConfig,
+        previous: Option<&Self>,
+    ) -> Self {
+        let panics = service.panics();
+        let mut old = previous.map_or(&[][..], |table| &table.endpoints).iter().peekable();
+        let mut endpoints = Vec::new();
+        for (id, instance) in &service.instances {
+            let used =
+                if panics { service.is_undrained(instance) } else { service.is_routable(instance) };
+            if !used {
+                continue;
+            }
+            // Both lists are in the order of the ids, so one pass finds the counters to keep.
+            while old.next_if(|e| e.instance.registration.id < *id).is_some() {}
+            let load = old
+                .next_if(|e| e.instance.registration.id == *id)
+                .map_or_else(Arc::default, |e| Arc::clone(&e.load));
+            endpoints.push(Endpoint { instance: Arc::clone(instance), load });
+        }
+        let policy = service.policy.clone();
+        let strategy = policy
+            .as_ref()
+            .and_then(|record| record.policy.selection.strategy)
+            .unwrap_or(config.selection_strategy);
+        let chooser = Chooser::new(strategy, &endpoints);
+        let cursor = previous.map_or_else(Arc::default, |table| Arc::clone(&table.cursor));
+        Self { key, endpoints, policy, strategy, chooser, cursor, panics }
+    }
+
+    /// The service.
+    #[must_use]
+    pub fn key(&self) -> &ServiceKey {
+        &self.key
+    }
+
+    /// The instances that get traffic, in the order of their ids.
+    #[must_use]
+    pub fn endpoints(&self) -> &[Endpoint] {
+        &self.endpoints
+    }
+
+    /// The service's policy, if one is set.
+    #[must_use]
+    pub fn policy(&self) -> Option<&ServicePolicy> {
+        self.policy.as_ref().map(|record| &record.policy)
+    }
+
+    /// The strategy in force.
+    #[must_use]
+    pub fn strategy(&self) -> SelectionStrategy {
+        self.strategy
+    }
+
+    /// What the strategy hashes, where it hashes.
+    #[must_use]
+    pub fn hash_key(&self) -> Option<&HashKey> {
+        let hashes = matches!(
+            self.strategy,
+            SelectionStrategy::ConsistentHash | SelectionStrategy::Rendezvous
+        );
+        hashes.then(|| self.policy().map_or(&HashKey::ClientAddress, |p| &p.selection.hash_key))
+    }
+
+    /// Whether more instances are unhealthy than the policy's panic threshold, so that all are used.
+    #[must_use]
+    pub fn panics(&self) -> bool {
+        self.panics
+    }
+
+    /// Round-robin look-ups so far.
+    #[must_use]
+    pub fn lookups(&self) -> u64 {
+        self.cursor.load(Ordering::Relaxed)
+    }
+
+    /// The endpoint of an instance, if it gets traffic.
+    #[must_use]
+    pub fn endpoint(&self, instance: &Name) -> Option<&Endpoint> {
+        let found = self.endpoints.binary_search_by(|e| e.instance.registration.id.cmp(instance));
+        found.ok().map(|at| &self.endpoints[at])
+    }
+
+    /// Chooses an endpoint; `None` where none gets traffic.
+    #[must_use]
+    pub fn select(&self, key: SelectionKey<'_>) -> Option<Selected<'_>> {
+        if self.endpoints.is_empty() {
+            return None;
+        }
+        let (position, share) = match &self.chooser {
+            Chooser::RoundRobin { cycle } => {
+                let turn = self.cursor.fetch_add(1, Ordering::Relaxed);
+                cycle[usize::try_from(turn % cycle.len() as u64).unwrap_or(0)]
+            }
+            Chooser::ConsistentHash { ring } => (selection::ring_owner(ring, key.hash)?, 0),
+            Chooser::Rendezvous { seeds } => (selection::rendezvous_owner(seeds, key.hash)?, 0),
+            Chooser::LeastRequest => (self.least_request(key.random), 0),
+        };
+        let position = position as usize;
+        Some(Selected { endpoint: &self.endpoints[position], position, share })
+    }
+
+    fn least_request(&self, random: u64) -> u32 {
+        let len = self.endpoints.len() as u64;
+        let first = random % len;
+        // A second one that is never the first, so that two endpoints are always compared.
+        let second = (first + 1 + (random >> 32) % (len - 1).max(1)) % len;
+        let candidate = |at: u64| {
+            let position = u32::try_from(at).unwrap_or(0);
+            let endpoint = &self.endpoints[position as usize];
+            let in_flight = endpoint.load.in_flight.load(Ordering::Relaxed);
+            (position, in_flight, endpoint.instance.registration.weight)
+        };
+        selection::less_loaded(candidate(first), candidate(second))
+    }
+}
+
+impl Chooser {
+    fn new(strategy: SelectionStrategy, endpoints: &[Endpoint]) -> Self {
+        let named = || -> Vec<(&str, u16)> {
+            let each = |e: &Endpoint| e.instance.registration.weight;
+            endpoints.iter().map(|e| (e.instance.registration.id.as_str(), each(e))).collect()
+        };
+        match strategy {
+            SelectionStrategy::RoundRobin => {
+                let weights: Vec<u16> = named().iter().map(|(_, weight)| *weight).collect();
+                let mut seen = vec![0_u32; weights.len()];
+                let number = |position: u32| {
+                    let share = seen[position as usize];
+                    seen[position as usize] += 1;
+                    (position, share)
+                };
+                let cycle = selection::round_robin_cycle(&weights);
+                Self::RoundRobin { cycle: cycle.into_iter().map(number).collect() }
+            }
+            SelectionStrategy::ConsistentHash => {
+                Self::ConsistentHash { ring: selection::hash_ring(&named()) }
+            }
+            SelectionStrategy::Rendezvous => Self::Rendezvous {
+                seeds: named().iter().map(|(n, w)| (xxh3_64(n.as_bytes()), *w)).collect(),
+            },
+            SelectionStrategy::LeastRequest => Self::LeastRequest,
+        }
+    }
+}
+
+/// Whether an instance is listed at all: those evicted are kept only to be watched on.
+#[must_use]
+pub fn is_listed(instance: &Instance) -> bool {
+    instance.health.liveness == Liveness::Alive
+}

@@ -1,0 +1,139 @@
+//! Which part may know which: the table of import directions, and a check that it holds.
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    clippy::field_reassign_with_default,
+    missing_docs,
+    unreachable_pub,
+    reason = "a test fails by panicking, reads the real clock, and has no users"
+)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// A folder or file of `src/`, and the parts that it must not import.
+const FORBIDDEN: &[(&str, &[&str])] = &[
+    (
+        "state",
+        &[
+            "actors",
+            "api",
+            "app",
+            "backend",
+            "cli",
+            "clock",
+            "config",
+            "discovery",
+            "health",
+            "proxy",
+            "security",
+            "telemetry",
+            "view",
+        ],
+    ),
+    ("clock.rs", &["actors", "api", "app", "backend", "cli", "config", "proxy", "state", "view"]),
+    (
+        "view",
+        &[
+            "actors",
+            "api",
+            "app",
+            "backend",
+            "cli",
+            "config",
+            "discovery",
+            "health",
+            "proxy",
+            "security",
+            "telemetry",
+        ],
+    ),
+    ("discovery", &["actors", "api", "app", "backend", "cli", "config"]),
+    ("proxy", &["actors", "api", "app", "backend", "cli", "config"]),
+    ("health", &["actors", "api", "app", "backend", "cli", "config"]),
+    ("backend", &["actors", "api", "app", "cli", "discovery", "health", "proxy", "security"]),
+    ("actors", &["api", "app", "cli", "security"]),
+    (
+        "api",
+        &[
+            "app",
+            "cli",
+            "backend::raft",
+            "backend::redis",
+            "backend::local",
+            "backend::shared_file",
+        ],
+    ),
+    ("security", &["api", "app", "cli"]),
+    ("telemetry", &["actors", "api", "app", "cli"]),
+    ("config", &["api", "app", "backend", "cli", "proxy", "view"]),
+];
+
+fn sources(path: &Path) -> Vec<PathBuf> {
+    if path.is_file() {
+        return vec![path.into()];
+    }
+    let Ok(entries) = fs::read_dir(path) else { return Vec::new() };
+    entries
+        .flat_map(|entry| sources(&entry.unwrap().path()))
+        .filter(|path| path.extension().is_some_and(|extension| extension == "rs"))
+        .collect()
+}
+
+fn imports(text: &str, part: &str) -> bool {
+    let code: String = text
+        .lines()
+        .filter(|line| !line.trim_start().starts_with("//"))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    let needle = format!("crate::{part}");
+    code.match_indices(&needle).any(|(at, _)| {
+        // `crate::view` is not `crate::viewer`.
+        let next = code[at + needle.len()..].chars().next();
+        !next.is_some_and(|next| next.is_alphanumeric() || next == '_')
+    })
+}
+
+#[test]
+fn imports_go_in_the_directions_of_the_design() {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut wrong = Vec::new();
+    for (part, forbidden) in FORBIDDEN {
+        let files = sources(&src.join(part));
+        assert!(!files.is_empty(), "{part} is gone: change the table");
+        for file in files {
+            let text = fs::read_to_string(&file).unwrap();
+            for other in forbidden.iter().filter(|other| imports(&text, other)) {
+                wrong.push(format!(
+                    "{} imports {other}",
+                    file.strip_prefix(&src).unwrap().display()
+                ));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "against the design:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn only_the_raft_crate_names_openraft_and_it_names_no_service() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for file in sources(&root.join("src")) {
+        let text = fs::read_to_string(&file).unwrap();
+        assert!(
+            !text.contains("use openraft") && !text.contains("openraft::"),
+            "{}",
+            file.display()
+        );
+    }
+    for file in sources(&root.join("raft/src")) {
+        let text = fs::read_to_string(&file).unwrap();
+        assert!(!text.contains("maxine::"), "{}", file.display());
+    }
+}
+
+#[test]
+fn the_walk_finds_what_it_looks_for() {
+    assert!(imports("use crate::view::View;", "view"));
+    assert!(!imports("// crate::view is not for us", "view"));
+    assert!(!imports("use crate::viewer;", "view"));
+}

@@ -1,0 +1,271 @@
+//! What every backend promises.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use bytes::Bytes;
+use maxine::backend::{CallError, Consistency, ProposeError};
+use maxine::state::{Batch, Command, EventKind, Fence, Proposal, Rejection, Reply};
+use maxine::view::WatchScope;
+
+use crate::node::{
+    Fixture, Node, SOON, deregister, eventually, instance, is_stale_fence, leader, proposal,
+    register,
+};
+
+pub(crate) async fn nodes(fixture: &dyn Fixture) -> Vec<Node> {
+    let mut nodes = Vec::new();
+    for name in ["a", "b", "c"].iter().take(fixture.nodes_max()) {
+        nodes.push(fixture.start(name).await);
+    }
+    leader(&nodes).await;
+    nodes
+}
+
+async fn stop(nodes: &[Node]) {
+    for node in nodes {
+        node.store.shutdown().await;
+    }
+}
+
+pub(crate) async fn agree(nodes: &[Node]) {
+    let index = nodes.iter().map(|node| node.view.index()).max().expect("there are nodes");
+    for node in nodes {
+        node.reaches(index).await;
+    }
+    let digests: Vec<_> = nodes.iter().map(Node::digest).collect();
+    assert!(digests.iter().all(|digest| *digest == digests[0]), "{digests:?}");
+}
+
+/// All nodes apply the same commands in the same order, and each sees its own writes at once.
+pub(crate) async fn ordering(fixture: &dyn Fixture) {
+    let nodes = nodes(fixture).await;
+    let writers = nodes.iter().map(|node| async move {
+        for i in 0..40_u16 {
+            node.register("contended", "same", i + 1).await;
+            node.register("own", &format!("{}-{i}", node.name), 80).await;
+            assert!(node.has("own", &format!("{}-{i}", node.name)), "published before replied");
+        }
+    });
+    futures::future::join_all(writers).await;
+    agree(&nodes).await;
+    assert_eq!(nodes[0].view.snapshot().state.instances_len(), 40 * nodes.len() + 1);
+    stop(&nodes).await;
+}
+
+/// The same request takes effect once, through whichever node it comes again.
+pub(crate) async fn idempotency(fixture: &dyn Fixture) {
+    let nodes = nodes(fixture).await;
+    let (first, second) = (&nodes[0], &nodes[nodes.len() - 1]);
+    let request = proposal(register("orders", "a", 80));
+    let once = first.propose_as(request.clone()).await;
+    first.propose(deregister("orders", "a")).await;
+    let again = second.propose_as(request).await;
+    assert_eq!(once, again, "the first answer again");
+    assert!(!second.has("orders", "a"), "a repeat takes no effect");
+    agree(&nodes).await;
+    stop(&nodes).await;
+}
+
+/// What only the leader may do is refused from others, without a fence, and with an older one.
+pub(crate) async fn fencing(fixture: &dyn Fixture) {
+    let nodes = nodes(fixture).await;
+    let epoch = nodes[0].register("orders", "a", 80).await;
+    let item = (instance("orders", "a"), epoch);
+    let leader = leader(&nodes).await;
+    let old = leader.take_duties().await;
+    let new = leader.take_duties().await;
+    assert!(new > old, "a fence only grows");
+    let unfenced = leader.propose(Command::Expire { items: vec![item.clone()] }).await;
+    assert_eq!(unfenced.reply, Reply::Rejected(Rejection::FenceMissing));
+    assert!(is_stale_fence(&leader.expire(old, item.clone()).await));
+    for node in nodes.iter().filter(|node| node.name != leader.name) {
+        let refused = node.try_expire(new, item.clone()).await;
+        assert!(matches!(refused, Err(ProposeError::NotLeader { .. })), "{refused:?}");
+    }
+    assert!(leader.has("orders", "a"), "nothing of it took effect");
+    assert_eq!(leader.expire(new, item).await, Reply::Changed(vec![true]));
+    assert!(!leader.has("orders", "a"));
+    agree(&nodes).await;
+    stop(&nodes).await;
+}
+
+/// An expiry removes exactly the registration that it was meant for.
+pub(crate) async fn expiry(fixture: &dyn Fixture) {
+    let nodes = nodes(fixture).await;
+    let leader = leader(&nodes).await;
+    let fence = leader.take_duties().await;
+    let old = nodes[0].register("orders", "a", 80).await;
+    let new = nodes[nodes.len() - 1].register("orders", "a", 80).await;
+    assert!(new > old);
+    let late = leader.expire(fence, (instance("orders", "a"), old)).await;
+    assert_eq!(late, Reply::Changed(vec![false]), "the instance came back meanwhile");
+    let index = leader.view.index();
+    for node in &nodes {
+        node.reaches(index).await;
+        assert!(node.has("orders", "a"));
+    }
+    assert_eq!(
+        leader.expire(fence, (instance("orders", "a"), new)).await,
+        Reply::Changed(vec![true])
+    );
+    agree(&nodes).await;
+    assert!(nodes.iter().all(|node| !node.has("orders", "a")));
+    stop(&nodes).await;
+}
+
+/// A watcher on any node sees every change once and in order, whoever made it; or it is told to
+/// start again from a snapshot, and misses nothing that way either.
+pub(crate) async fn watch_without_gaps(fixture: &dyn Fixture) {
+    const CHANGES: usize = 300;
+    let nodes = nodes(fixture).await;
+    let watching = &nodes[nodes.len() - 1];
+    let start = watching.view.index();
+    let subscribe = |after| watching.view.hub().subscribe(WatchScope::Everything, after);
+    let mut watcher = subscribe(start).expect("a fresh place");
+    let writers = nodes.iter().enumerate().map(|(n, node)| async move {
+        for i in (0..CHANGES).filter(|i| i % nodes_len(fixture) == n) {
+            node.register("watched", &format!("i{i}"), 80).await;
+        }
+    });
+    let reader = async {
+        let (mut seen, mut last) = (BTreeSet::new(), start);
+        while seen.len() < CHANGES {
+            let events = match watcher.next(64).await {
+                Ok(events) => events,
+                Err(lost) => {
+                    assert!(fixture.trims(), "{lost}");
+                    let snapshot = watching.view.snapshot();
+                    let Ok(again) = subscribe(snapshot.state.index()) else { continue };
+                    watcher = again;
+                    last = snapshot.state.index();
+                    let service = snapshot.state.service(&crate::node::service("watched"));
+                    seen = service.into_iter().flat_map(|s| s.instances.keys().cloned()).collect();
+                    continue;
+                }
+            };
+            for event in events {
+                assert!(event.index > last, "in order");
+                last = event.index;
+                if let EventKind::InstanceRegistered { key, .. } = &event.kind {
+                    assert!(seen.insert(key.instance.clone()), "once");
+                }
+            }
+        }
+    };
+    let both = futures::future::join(futures::future::join_all(writers), reader);
+    tokio::time::timeout(SOON, both).await.expect("every change is seen");
+    stop(&nodes).await;
+}
+
+fn nodes_len(fixture: &dyn Fixture) -> usize {
+    fixture.nodes_max().min(3)
+}
+
+/// What was acknowledged is there after every node was stopped and started again.
+pub(crate) async fn restart(fixture: &dyn Fixture) {
+    let before = nodes(fixture).await;
+    for i in 0..50_u16 {
+        before[0].register("kept", &format!("i{i}"), 80 + i).await;
+    }
+    let old_fence = leader(&before).await.take_duties().await;
+    agree(&before).await;
+    let digest = before[0].digest();
+    stop(&before).await;
+    let after = nodes(fixture).await;
+    let index = digest.index;
+    for node in &after {
+        node.reaches(index).await;
+        assert_eq!(node.view.snapshot().state.instances_len(), 50);
+    }
+    assert_eq!(after[0].digest(), digest, "the same state, byte for byte");
+    let new_fence = leader(&after).await.take_duties().await;
+    assert!(new_fence > old_fence, "a fence grows across restarts");
+    stop(&after).await;
+}
+
+/// A thousand services register at once through all nodes, and none is lost.
+pub(crate) async fn a_thousand_services(fixture: &dyn Fixture) {
+    let nodes = nodes(fixture).await;
+    let all = (0..1_000_usize).map(|i| {
+        let node = &nodes[i % nodes.len()];
+        async move { node.register(&format!("service-{i}"), "a", 80).await }
+    });
+    let epochs: BTreeSet<u64> = futures::future::join_all(all).await.into_iter().collect();
+    assert_eq!(epochs.len(), 1_000, "each has a lease epoch of its own");
+    agree(&nodes).await;
+    for node in &nodes {
+        assert_eq!(node.view.snapshot().state.services().len(), 1_000);
+    }
+    stop(&nodes).await;
+}
+
+/// A strong read sees everything that was acknowledged anywhere before it began.
+pub(crate) async fn strong_reads(fixture: &dyn Fixture) {
+    let nodes = nodes(fixture).await;
+    for i in 0..30_u16 {
+        let writer = &nodes[usize::from(i) % nodes.len()];
+        let reader = &nodes[usize::from(i + 1) % nodes.len()];
+        let id = format!("i{i}");
+        writer.register("read", &id, 80).await;
+        reader.store.barrier(Consistency::Strong, SOON).await.expect("the barrier is reached");
+        assert!(reader.has("read", &id), "an acknowledged write is missing from a strong read");
+    }
+    stop(&nodes).await;
+}
+
+/// Messages reach the leader from every node; it sees who leads alike everywhere.
+pub(crate) async fn calls_reach_the_leader(fixture: &dyn Fixture) {
+    let nodes = nodes(fixture).await;
+    let leader = leader(&nodes).await;
+    for node in &nodes {
+        let answer = eventually("the leader answers", async || {
+            let body = Bytes::from_static(b"renewals");
+            node.store.call_leader(body, Duration::from_secs(2)).await.ok()
+        })
+        .await;
+        assert_eq!(answer, format!("{} heard renewals", leader.name).as_bytes());
+        let known = node.store.leadership_now();
+        assert_eq!(known.leader.as_deref(), Some(&*leader.name));
+        assert_eq!(known.is_leader, node.name == leader.name);
+    }
+    stop(&nodes).await;
+    let after = nodes[0].store.call_leader(Bytes::new(), Duration::from_millis(500)).await;
+    assert_eq!(after, Err(CallError::Unreachable), "a stopped node answers at once");
+}
+
+/// Too large a write is refused as such, and a stopped node says that it stops.
+pub(crate) async fn limits(fixture: &dyn Fixture) {
+    let nodes = nodes(fixture).await;
+    let text = "x".repeat(1_000_000);
+    let items = (0..20).map(|_| (text.as_str().into(), "".into(), true)).collect();
+    let large = Batch { proposals: vec![proposal(Command::RecordAudit { items })] };
+    let refused = nodes[0].store.propose(large, SOON).await;
+    assert!(matches!(refused, Err(ProposeError::TooLarge { .. })), "{refused:?}");
+    let bogus = Proposal { fence: Some(Fence(u64::MAX)), ..proposal(register("s", "a", 80)) };
+    let leader = leader(&nodes).await;
+    assert!(is_stale_fence(&leader.propose_as(bogus).await.reply));
+    stop(&nodes).await;
+    let stopped = nodes[0].try_propose(register("s", "a", 80)).await;
+    assert_eq!(stopped, Err(ProposeError::ShuttingDown));
+    stop(&nodes).await;
+}
+
+/// Makes a test of each promise for one backend. `$open` gives a fixture.
+macro_rules! contract_suite {
+    ($open:expr; $($promise:ident),* $(,)?) => {
+        $(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $promise() {
+                let fixture = $open;
+                crate::contract::$promise(&fixture).await;
+            }
+        )*
+    };
+    ($open:expr) => {
+        crate::contract::contract_suite!($open;
+            ordering, idempotency, fencing, expiry, watch_without_gaps, restart,
+            a_thousand_services, strong_reads, calls_reach_the_leader, limits);
+    };
+}
+pub(crate) use contract_suite;

@@ -1,0 +1,351 @@
+//! The local and the shared-file mode: the contract, and what becomes of their files.
+
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use maxine::backend::local::{LocalConfig, LocalStore};
+use maxine::backend::shared_file::{SharedFileConfig, SharedFileStore};
+use maxine::backend::{OpenError, StoreEvent};
+use maxine::clock::Clock;
+use maxine::view::View;
+use nix::sys::signal::Signal;
+use tempfile::TempDir;
+
+use crate::contract::agree;
+use crate::node::{Echo, Fixture, Node, leader};
+use crate::redis_server::Told;
+use crate::split_brain::ChildNode;
+
+async fn try_local(config: LocalConfig) -> Result<Node, OpenError> {
+    let clock = Clock::system();
+    let view = View::new(clock.clone());
+    let name = config.instance_id.clone();
+    let peers = Arc::new(Echo(name.clone()));
+    let store = LocalStore::open(config, Arc::clone(&view), clock, peers).await?;
+    Ok(Node { name, store, view })
+}
+
+pub(crate) async fn local(path: &Path, name: &str) -> Node {
+    let config =
+        LocalConfig { path: path.into(), instance_id: name.into(), ..LocalConfig::default() };
+    try_local(config).await.expect("it opens")
+}
+
+fn quick(path: &Path, name: &str) -> SharedFileConfig {
+    SharedFileConfig {
+        path: path.into(),
+        instance_id: name.into(),
+        lease_ms: 1_500,
+        renew_ms: 300,
+        poll_ms: 5,
+        ..SharedFileConfig::default()
+    }
+}
+
+async fn open_shared(config: SharedFileConfig) -> Node {
+    let clock = Clock::system();
+    let view = View::new(clock.clone());
+    let name = config.instance_id.clone();
+    let peers = Arc::new(Echo(name.clone()));
+    let store = SharedFileStore::open(config, Arc::clone(&view), clock, peers).await;
+    Node { name, store: store.expect("it opens"), view }
+}
+
+pub(crate) async fn shared(path: &Path, name: &str) -> Node {
+    open_shared(quick(path, name)).await
+}
+
+struct OneDirectory {
+    dir: TempDir,
+    compact_after_len: u64,
+}
+
+impl OneDirectory {
+    fn new(compact_after_len: u64) -> Self {
+        Self { dir: tempfile::tempdir().expect("a directory"), compact_after_len }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.dir.path().join("state.log")
+    }
+}
+
+struct Local(OneDirectory, parking_lot::Mutex<Option<Node>>);
+
+#[async_trait]
+impl Fixture for Local {
+    async fn start(&self, name: &str) -> Node {
+        let config = LocalConfig {
+            path: self.0.path(),
+            instance_id: name.into(),
+            compact_after_len: self.0.compact_after_len,
+            ..LocalConfig::default()
+        };
+        let node = try_local(config).await.expect("it opens");
+        self.1.lock().replace(node.clone());
+        node
+    }
+
+    fn nodes_max(&self) -> usize {
+        1
+    }
+}
+
+struct Shared(OneDirectory);
+
+#[async_trait]
+impl Fixture for Shared {
+    async fn start(&self, name: &str) -> Node {
+        let compact_after_len = self.0.compact_after_len;
+        open_shared(SharedFileConfig { compact_after_len, ..quick(&self.0.path(), name) }).await
+    }
+
+    fn trims(&self) -> bool {
+        self.0.compact_after_len == 1
+    }
+}
+
+mod local_log {
+    use super::*;
+    crate::contract::contract_suite!(Local(
+        OneDirectory::new(1 << 30),
+        parking_lot::Mutex::new(None)
+    ));
+}
+
+/// The log is written anew all the time while the suite runs.
+mod compacted_local_log {
+    use super::*;
+    crate::contract::contract_suite!(Local(OneDirectory::new(1), parking_lot::Mutex::new(None)));
+}
+
+mod shared_log {
+    use super::*;
+    crate::contract::contract_suite!(Shared(OneDirectory::new(1 << 30)));
+}
+
+/// The log is written anew all the time while the suite runs.
+mod compacted_shared_log {
+    use super::*;
+    crate::contract::contract_suite!(Shared(OneDirectory::new(1)));
+}
+
+fn append_garbage(path: &Path, bytes: &[u8]) {
+    let mut file = OpenOptions::new().append(true).open(path).expect("the log");
+    file.write_all(bytes).expect("it is written");
+}
+
+/// What a writer that died in the middle of a frame left is cut off; what was whole stays.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_torn_tail_is_cut_off() {
+    let dir = OneDirectory::new(1 << 30);
+    let path = dir.path();
+    let node = local(&path, "a").await;
+    node.register("orders", "a", 80).await;
+    node.store.shutdown().await;
+    let whole = fs::read(&path).unwrap();
+    let node = local(&path, "a").await;
+    node.register("orders", "b", 80).await;
+    node.store.shutdown().await;
+    let both = fs::read(&path).unwrap();
+    // Cut anywhere within the second frame.
+    for cut in [whole.len() + 1, whole.len() + 23, whole.len() + 30, both.len() - 1] {
+        fs::write(&path, &both[..cut]).unwrap();
+        let node = local(&path, "a").await;
+        assert!(node.has("orders", "a") && !node.has("orders", "b"), "cut at {cut}");
+        assert_eq!(fs::metadata(&path).unwrap().len(), whole.len() as u64);
+        node.register("orders", "c", 80).await;
+        node.store.shutdown().await;
+        let again = local(&path, "a").await;
+        assert!(again.has("orders", "c"));
+        again.store.shutdown().await;
+    }
+}
+
+/// A flipped bit in front of whole frames is no torn tail: the node refuses to start, says where,
+/// and changes nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn damage_is_refused_and_left_as_it_is() {
+    let dir = OneDirectory::new(1 << 30);
+    let path = dir.path();
+    let node = local(&path, "a").await;
+    for i in 0..5 {
+        node.register("orders", &format!("i{i}"), 80).await;
+    }
+    node.store.shutdown().await;
+    let good = fs::read(&path).unwrap();
+    for at in [0, 20, 70, good.len() / 2, good.len() - 400] {
+        let mut bad = good.clone();
+        bad[at] ^= 1;
+        fs::write(&path, &bad).unwrap();
+        let config = LocalConfig { path: path.clone(), ..LocalConfig::default() };
+        let refused = try_local(config).await;
+        let Err(OpenError::Damaged(text)) = refused else { panic!("opened with a flip at {at}") };
+        assert!(text.contains("state.log"), "{text}");
+        assert_eq!(fs::read(&path).unwrap(), bad, "nothing was changed");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_process_on_a_local_log_is_refused() {
+    let dir = OneDirectory::new(1 << 30);
+    let node = local(&dir.path(), "a").await;
+    let config = LocalConfig { path: dir.path(), ..LocalConfig::default() };
+    assert!(matches!(try_local(config).await, Err(OpenError::Refused(_))));
+    node.store.shutdown().await;
+}
+
+/// Killed at random moments: everything that was acknowledged is there afterwards.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_crash_loses_nothing_that_was_acknowledged() {
+    for prefix in ["local:", ""] {
+        let dir = OneDirectory::new(1 << 30);
+        let path = dir.path();
+        let place = format!("{prefix}{}", path.display());
+        let mut acknowledged = Vec::new();
+        for round in 0..4 {
+            let mut child = ChildNode::start(&place);
+            for i in 0..10 {
+                let id = format!("{round}-{i}");
+                if child.ask(&format!("register {id}")) == "true" {
+                    acknowledged.push(id);
+                }
+            }
+            // More are on their way when it dies.
+            for i in 10..40 {
+                child.say(&format!("register {round}-{i}"));
+            }
+            for i in 10..(10 + round * 3) {
+                if child.hear() == "true" {
+                    acknowledged.push(format!("{round}-{i}"));
+                }
+            }
+            child.signal(Signal::SIGKILL);
+        }
+        assert!(acknowledged.len() >= 40);
+        let node =
+            if prefix.is_empty() { shared(&path, "z").await } else { local(&path, "z").await };
+        for id in &acknowledged {
+            assert!(node.has("written", id), "{place}: {id} was acknowledged");
+        }
+        node.store.shutdown().await;
+    }
+}
+
+async fn three(path: &Path) -> Vec<Node> {
+    let mut nodes = Vec::new();
+    for name in ["a", "b", "c"] {
+        nodes.push(shared(path, name).await);
+    }
+    leader(&nodes).await;
+    nodes
+}
+
+async fn stop(nodes: &[Node]) {
+    for node in nodes {
+        node.store.shutdown().await;
+    }
+}
+
+/// Among several nodes the next writer cuts off what a dead one left, and all go on alike.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_torn_tail_of_a_shared_log_is_cut_off_by_the_next_writer() {
+    let dir = OneDirectory::new(1 << 30);
+    let nodes = three(&dir.path()).await;
+    let told: Vec<Told> = nodes.iter().map(Told::by).collect();
+    nodes[0].register("orders", "a", 80).await;
+    agree(&nodes).await;
+    append_garbage(&dir.path(), &[7, 0, 0, 0, 1, 2, 3]);
+    nodes[1].register("orders", "b", 80).await;
+    agree(&nodes).await;
+    assert!(nodes.iter().all(|node| node.has("orders", "a") && node.has("orders", "b")));
+    let cut = |event: &StoreEvent| matches!(event, StoreEvent::TornTailCut { len_bytes: 7 });
+    assert!(told.iter().any(|told| told.any(cut)));
+    stop(&nodes).await;
+}
+
+/// A deleted log is put back from a node's memory; an older copy of it is, too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deleted_or_older_shared_log_is_put_back() {
+    let dir = OneDirectory::new(1 << 30);
+    let nodes = three(&dir.path()).await;
+    nodes[0].register("orders", "a", 80).await;
+    agree(&nodes).await;
+    let older = fs::read(dir.path()).unwrap();
+    let told: Vec<Told> = nodes.iter().map(Told::by).collect();
+    nodes[1].register("orders", "b", 80).await;
+    agree(&nodes).await;
+    fs::remove_file(dir.path()).unwrap();
+    nodes[2].register("orders", "c", 80).await;
+    agree(&nodes).await;
+    fs::write(dir.path().with_extension("older"), older).unwrap();
+    fs::rename(dir.path().with_extension("older"), dir.path()).unwrap();
+    nodes[0].register("orders", "d", 80).await;
+    agree(&nodes).await;
+    let fresh = shared(&dir.path(), "z").await;
+    for id in ["a", "b", "c", "d"] {
+        assert!(fresh.has("orders", id), "{id}");
+    }
+    assert!(!told.iter().any(|told| told.any(StoreEvent::is_loss)));
+    stop(&nodes).await;
+    fresh.store.shutdown().await;
+}
+
+/// Another log in the place of the old one: every node follows it, and says what that costs.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_shared_log_is_followed_and_the_loss_told() {
+    let dir = OneDirectory::new(1 << 30);
+    let nodes = three(&dir.path()).await;
+    nodes[0].register("orders", "lost", 80).await;
+    agree(&nodes).await;
+    let other_path = dir.dir.path().join("other.log");
+    let other = shared(&other_path, "o").await;
+    for i in 0..5 {
+        other.register("orders", &format!("o{i}"), 80).await;
+    }
+    other.store.shutdown().await;
+    let told: Vec<Told> = nodes.iter().map(Told::by).collect();
+    fs::rename(&other_path, dir.path()).unwrap();
+    for told in &told {
+        told.until("the loss is told", StoreEvent::is_loss).await;
+    }
+    nodes[1].register("orders", "lost", 80).await;
+    agree(&nodes).await;
+    assert!(nodes[2].has("orders", "o3") && nodes[2].has("orders", "lost"));
+    stop(&nodes).await;
+}
+
+/// An older copy that was written on elsewhere has another chain although it is longer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fork_of_a_shared_log_is_noticed() {
+    let dir = OneDirectory::new(1 << 30);
+    let nodes = three(&dir.path()).await;
+    nodes[0].register("orders", "before", 80).await;
+    agree(&nodes).await;
+    let fork_path = dir.dir.path().join("fork.log");
+    fs::copy(dir.path(), &fork_path).unwrap();
+    nodes[0].register("orders", "lost", 80).await;
+    agree(&nodes).await;
+    let fork = shared(&fork_path, "f").await;
+    for i in 0..5 {
+        fork.register("orders", &format!("f{i}"), 80).await;
+    }
+    fork.store.shutdown().await;
+    let told: Vec<Told> = nodes.iter().map(Told::by).collect();
+    // Over the old one, in place: the same file with other contents.
+    let bytes = fs::read(&fork_path).unwrap();
+    let file = OpenOptions::new().write(true).open(dir.path()).unwrap();
+    file.write_all_at(&bytes, 0).unwrap();
+    file.set_len(bytes.len() as u64).unwrap();
+    for told in &told {
+        told.until("the loss is told", StoreEvent::is_loss).await;
+    }
+    nodes[1].register("orders", "later", 80).await;
+    agree(&nodes).await;
+    assert!(nodes[0].has("orders", "f4") && !nodes[0].has("orders", "lost"));
+    stop(&nodes).await;
+}

@@ -1,0 +1,190 @@
+//! A node as the tests see it: a store, its view, and short words for what they do with them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use maxine::backend::{ControlStore, PeerHandler, ProposeError};
+use maxine::state::{
+    Actor, Address, Applied, Batch, Command, Deregistration, Fence, InstanceKey, Name, Proposal,
+    Registration, Rejection, Reply, RequestId, ServiceKey, StateDigest,
+};
+use maxine::view::View;
+
+/// How long a test waits for what must come.
+pub(crate) const SOON: Duration = Duration::from_secs(20);
+
+/// Answers with its name and what it was asked.
+pub(crate) struct Echo(pub(crate) String);
+
+impl PeerHandler for Echo {
+    fn handle(&self, body: Bytes) -> BoxFuture<'static, Result<Bytes, String>> {
+        let answer = format!("{} heard {}", self.0, String::from_utf8_lossy(&body));
+        Box::pin(async move { Ok(answer.into()) })
+    }
+}
+
+#[derive(Clone)]
+pub(crate) struct Node {
+    pub(crate) name: String,
+    pub(crate) store: Arc<dyn ControlStore>,
+    pub(crate) view: Arc<View>,
+}
+
+/// Something on which nodes can be started.
+#[async_trait]
+pub(crate) trait Fixture: Send + Sync {
+    /// Starts a node, or (where only one fits) gives the one that runs.
+    async fn start(&self, name: &str) -> Node;
+    /// How many nodes fit.
+    fn nodes_max(&self) -> usize {
+        3
+    }
+    /// Whether the log is trimmed so eagerly that a watcher may be told to start again.
+    fn trims(&self) -> bool {
+        false
+    }
+}
+
+pub(crate) fn service(name: &str) -> ServiceKey {
+    ServiceKey::new(Name::trusted("default"), Name::trusted(name))
+}
+
+pub(crate) fn instance(service_name: &str, id: &str) -> InstanceKey {
+    service(service_name).instance(Name::trusted(id))
+}
+
+pub(crate) fn register(service_name: &str, id: &str, port: u16) -> Command {
+    let address = Address::parse(&format!("http://10.0.0.1:{port}")).expect("an address");
+    let registration = Registration::new(Name::trusted(id), address, 10_000);
+    Command::Register { items: vec![(service(service_name), registration)] }
+}
+
+pub(crate) fn deregister(service_name: &str, id: &str) -> Command {
+    let key = instance(service_name, id);
+    let item = Deregistration { key, lease_epoch: None, forget_drain: false };
+    Command::Deregister { items: vec![item] }
+}
+
+pub(crate) fn proposal(command: Command) -> Proposal {
+    Proposal {
+        request_id: RequestId(rand::random()),
+        proposed_at_ms: 1_795_440_000_000,
+        fence: None,
+        actor: Actor::system("test"),
+        command,
+    }
+}
+
+pub(crate) fn batch(command: Command) -> Batch {
+    Batch { proposals: vec![proposal(command)] }
+}
+
+impl Node {
+    /// Proposes once.
+    pub(crate) async fn try_propose(&self, command: Command) -> Result<Applied, ProposeError> {
+        let answers = self.store.propose(batch(command), Duration::from_secs(5)).await?;
+        Ok(answers.into_iter().next().expect("one answer per proposal"))
+    }
+
+    /// Proposes, and again with the same request id where that is safe, as the registry does.
+    pub(crate) async fn propose(&self, command: Command) -> Applied {
+        self.propose_as(proposal(command)).await
+    }
+
+    pub(crate) async fn propose_as(&self, proposal: Proposal) -> Applied {
+        let batch = Batch { proposals: vec![proposal] };
+        eventually("the proposal is answered", async || {
+            let answer = self.store.propose(batch.clone(), Duration::from_secs(5)).await;
+            answer.ok().and_then(|answers| answers.into_iter().next())
+        })
+        .await
+    }
+
+    pub(crate) async fn register(&self, service_name: &str, id: &str, port: u16) -> u64 {
+        match self.propose(register(service_name, id, port)).await.reply {
+            Reply::Registered(items) => *items[0].as_ref().expect("a valid registration"),
+            other => panic!("not a registration's answer: {other:?}"),
+        }
+    }
+
+    pub(crate) async fn expire(&self, fence: Fence, item: (InstanceKey, u64)) -> Reply {
+        let command = Command::Expire { items: vec![item] };
+        let proposal = Proposal { fence: Some(fence), ..proposal(command) };
+        self.propose_as(proposal).await.reply
+    }
+
+    /// Expires once, and tells what became of it.
+    pub(crate) async fn try_expire(
+        &self,
+        fence: Fence,
+        item: (InstanceKey, u64),
+    ) -> Result<Reply, ProposeError> {
+        let command = Command::Expire { items: vec![item] };
+        let proposal = Proposal { fence: Some(fence), ..proposal(command) };
+        let batch = Batch { proposals: vec![proposal] };
+        let answers = self.store.propose(batch, Duration::from_secs(5)).await?;
+        Ok(answers[0].reply.clone())
+    }
+
+    /// Waits until this node leads, and takes the duties.
+    pub(crate) async fn take_duties(&self) -> Fence {
+        self.leads().await;
+        let holder = Name::trusted(&self.name);
+        match self.propose(Command::GrantLeadership { holder }).await.reply {
+            Reply::Granted(fence) => fence,
+            other => panic!("no grant: {other:?}"),
+        }
+    }
+
+    pub(crate) async fn leads(&self) {
+        eventually("the node leads", async || self.is_leader().then_some(())).await;
+    }
+
+    pub(crate) fn is_leader(&self) -> bool {
+        self.store.leadership_now().is_leader
+    }
+
+    pub(crate) fn has(&self, service_name: &str, id: &str) -> bool {
+        let snapshot = self.view.snapshot();
+        let service = snapshot.state.service(&service(service_name));
+        service.is_some_and(|service| service.instances.contains_key(&Name::trusted(id)))
+    }
+
+    pub(crate) fn digest(&self) -> StateDigest {
+        self.view.snapshot().state.digest()
+    }
+
+    pub(crate) async fn reaches(&self, index: u64) {
+        self.view.wait_for(index, SOON).await.expect("the node catches up");
+    }
+}
+
+/// Which of the nodes leads; waits for exactly one.
+pub(crate) async fn leader(nodes: &[Node]) -> Node {
+    eventually("one node leads", async || {
+        let leaders: Vec<&Node> = nodes.iter().filter(|node| node.is_leader()).collect();
+        assert!(leaders.len() <= 1, "two leaders at once");
+        leaders.first().map(|node| Node::clone(node))
+    })
+    .await
+}
+
+/// Asks until there is an answer; fails the test where there is none in time.
+pub(crate) async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
+    let asking = async {
+        loop {
+            if let Some(answer) = ask().await {
+                return answer;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(SOON, asking).await.unwrap_or_else(|_| panic!("never: {what}"))
+}
+
+pub(crate) fn is_stale_fence(reply: &Reply) -> bool {
+    matches!(reply, Reply::Rejected(Rejection::StaleFence { .. }))
+}

@@ -1,0 +1,268 @@
+//! Redis behind Sentinels, as a Cluster, and with TLS: real processes each.
+
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use maxine::backend::StoreEvent;
+use maxine::backend::redis::{RedisConfig, Topology};
+use nix::sys::signal::Signal;
+use tempfile::TempDir;
+
+use crate::contract::agree;
+use crate::node::{Node, eventually, leader};
+use crate::redis_server::{RedisServer, Told, free_port, open, quick};
+
+struct Sentinel {
+    child: Child,
+    port: u16,
+    _dir: TempDir,
+}
+
+impl Sentinel {
+    fn watching(master_port: u16) -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        let port = free_port();
+        let settings = format!(
+            "port {port}\nbind 127.0.0.1\nprotected-mode no\n\
+             sentinel monitor main 127.0.0.1 {master_port} 1\n\
+             sentinel down-after-milliseconds main 500\n\
+             sentinel failover-timeout main 3000\n"
+        );
+        let file = dir.path().join("sentinel.conf");
+        std::fs::write(&file, settings).expect("a file");
+        let child = Command::new("redis-sentinel")
+            .arg(&file)
+            .current_dir(dir.path())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("redis-sentinel is installed");
+        Self { child, port, _dir: dir }
+    }
+
+    async fn ask(&self, words: &[&str]) -> Option<redis::Value> {
+        let client = redis::Client::open(format!("redis://127.0.0.1:{}", self.port)).ok()?;
+        let mut link = client.get_multiplexed_async_connection().await.ok()?;
+        redis::cmd("SENTINEL").arg(words).query_async(&mut link).await.ok()
+    }
+
+    /// Waits until it knows the replica, without which it could not fail over.
+    async fn knows_a_replica(&self) {
+        eventually("the sentinel knows the replica", async || {
+            let replicas = self.ask(&["replicas", "main"]).await?;
+            matches!(replicas, redis::Value::Array(list) if !list.is_empty()).then_some(())
+        })
+        .await;
+    }
+}
+
+impl Drop for Sentinel {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+struct Watched {
+    master: RedisServer,
+    replica: RedisServer,
+    sentinel: Sentinel,
+}
+
+impl Watched {
+    async fn start() -> Self {
+        let master = RedisServer::start_with(&["--repl-diskless-sync-delay", "0"]).await;
+        let port = master.port.to_string();
+        let replica = RedisServer::start_with(&["--replicaof", "127.0.0.1", &port]).await;
+        eventually("the replica follows", async || {
+            let info = replica.command(&["INFO", "replication"]).await;
+            info.contains("master_link_status:up").then_some(())
+        })
+        .await;
+        let sentinel = Sentinel::watching(master.port);
+        sentinel.knows_a_replica().await;
+        Self { master, replica, sentinel }
+    }
+
+    async fn node(&self, name: &str) -> Node {
+        let topology = Topology::Sentinel {
+            sentinels: vec![format!("redis://127.0.0.1:{}", self.sentinel.port)],
+            master_name: "main".into(),
+        };
+        // Of the URL only user, password, database and TLS count.
+        open(RedisConfig { topology, ..quick("redis://ignored:1/0".into(), name) }).await
+    }
+
+    async fn nodes(&self) -> Vec<Node> {
+        let mut nodes = Vec::new();
+        for name in ["a", "b", "c"] {
+            nodes.push(self.node(name).await);
+        }
+        leader(&nodes).await;
+        nodes
+    }
+}
+
+/// The master dies and its replica has everything: the nodes go on with the new master.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn failover_without_loss() {
+    let mut redis = Watched::start().await;
+    let nodes = redis.nodes().await;
+    let told = Told::by(&nodes[0]);
+    for i in 0..10 {
+        nodes[i % 3].register("orders", &format!("i{i}"), 80).await;
+    }
+    agree(&nodes).await;
+    let have = redis.master.command(&["HGET", "maxine:registry:log:head", "seq"]).await;
+    eventually("the replica has everything", async || {
+        let seq = redis.replica.command(&["HGET", "maxine:registry:log:head", "seq"]).await;
+        (seq == have).then_some(())
+    })
+    .await;
+    redis.master.crash();
+    nodes[1].register("orders", "later", 80).await;
+    agree(&nodes).await;
+    leader(&nodes).await;
+    let role = redis.replica.command(&["INFO", "replication"]).await;
+    assert!(role.contains("role:master"));
+    assert!(nodes.iter().all(|node| node.has("orders", "i9") && node.has("orders", "later")));
+    assert!(!told.any(StoreEvent::is_loss));
+    for node in &nodes {
+        node.store.shutdown().await;
+    }
+}
+
+/// The master dies with writes that it had acknowledged and its replica never got: they are
+/// noticed to be missing, told, and put back from the nodes' memory.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn failover_that_loses_acknowledged_writes() {
+    let mut redis = Watched::start().await;
+    let nodes = redis.nodes().await;
+    let told: Vec<Told> = nodes.iter().map(Told::by).collect();
+    nodes[0].register("orders", "before", 80).await;
+    redis.master.command(&["WAIT", "1", "5000"]).await;
+    redis.replica.signal(Signal::SIGSTOP);
+    redis.master.command(&["CLIENT", "KILL", "TYPE", "replica"]).await;
+    for i in 0..10 {
+        nodes[i % 3].register("orders", &format!("lost-{i}"), 80).await;
+    }
+    agree(&nodes).await;
+    redis.master.crash();
+    redis.replica.signal(Signal::SIGCONT);
+    eventually("the loss is noticed and mended", async || {
+        // A replica that was in the middle of a full copy comes up empty.
+        let put_back = |event: &StoreEvent| {
+            matches!(event, StoreEvent::WritesPutBack { .. } | StoreEvent::StatePutBack { .. })
+        };
+        told.iter().any(|told| told.any(put_back)).then_some(())
+    })
+    .await;
+    nodes[2].register("orders", "later", 80).await;
+    agree(&nodes).await;
+    let fresh = redis.node("d").await;
+    fresh.reaches(nodes[2].view.index()).await;
+    for id in ["before", "lost-0", "lost-9", "later"] {
+        assert!(fresh.has("orders", id), "{id}");
+    }
+    for node in nodes.iter().chain([&fresh]) {
+        node.store.shutdown().await;
+    }
+}
+
+/// A Cluster of one node that has all slots: keys share a hash tag, so every script may use them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_cluster() {
+    let server = RedisServer::start_with(&[
+        "--cluster-enabled",
+        "yes",
+        "--cluster-port",
+        &cluster_port().to_string(),
+    ])
+    .await;
+    server.command(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]).await;
+    eventually("the cluster is up", async || {
+        let info = server.command(&["CLUSTER", "INFO"]).await;
+        info.contains("cluster_state:ok").then_some(())
+    })
+    .await;
+    let config = |name: &str| RedisConfig {
+        topology: Topology::Cluster { nodes: Vec::new() },
+        snapshot_every_entries: 10,
+        snapshot_check_ms: 50,
+        ..quick(server.url(), name)
+    };
+    let nodes = [open(config("a")).await, open(config("b")).await];
+    let leads = leader(&nodes).await;
+    leads.take_duties().await;
+    for i in 0..30 {
+        nodes[i % 2].register("orders", &format!("i{i}"), 80).await;
+    }
+    agree(&nodes).await;
+    for node in &nodes {
+        let body = bytes::Bytes::from_static(b"x");
+        let answer = node.store.call_leader(body, crate::node::SOON).await;
+        assert!(answer.is_ok(), "{answer:?}");
+    }
+    assert_eq!(server.command(&["EXISTS", "{maxine:registry}:log"]).await, "1");
+    for node in &nodes {
+        node.store.shutdown().await;
+    }
+}
+
+fn cluster_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a loopback port");
+    listener.local_addr().expect("it is bound").port()
+}
+
+fn write(dir: &Path, name: &str, text: &str) -> String {
+    let path = dir.join(name);
+    std::fs::write(&path, text).expect("a file");
+    path.to_str().expect("a plain path").to_owned()
+}
+
+/// `rediss://` with an authority of one's own and a client certificate; another authority is not
+/// trusted.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tls() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let ca_key = rcgen::KeyPair::generate().unwrap();
+    let mut ca = rcgen::CertificateParams::new(Vec::<String>::new()).unwrap();
+    ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    ca.distinguished_name.push(rcgen::DnType::CommonName, "test authority");
+    let ca_cert = ca.self_signed(&ca_key).unwrap();
+    let issuer = rcgen::Issuer::new(ca, ca_key);
+    let key = rcgen::KeyPair::generate().unwrap();
+    let leaf = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+    let cert = leaf.signed_by(&key, &issuer).unwrap();
+    let other = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    let ca_file = write(dir.path(), "ca.pem", &ca_cert.pem());
+    let cert_file = write(dir.path(), "cert.pem", &cert.pem());
+    let key_file = write(dir.path(), "key.pem", &key.serialize_pem());
+    let other_file = write(dir.path(), "other.pem", &other.cert.pem());
+
+    let tls_port = free_port();
+    let server = RedisServer::start_with(&[
+        "--tls-port",
+        &tls_port.to_string(),
+        "--tls-cert-file",
+        &cert_file,
+        "--tls-key-file",
+        &key_file,
+        "--tls-ca-cert-file",
+        &ca_file,
+    ])
+    .await;
+    let config = RedisConfig {
+        tls_ca_file: Some(ca_file.into()),
+        tls_client_files: Some((cert_file.into(), key_file.into())),
+        ..quick(format!("rediss://localhost:{tls_port}"), "a")
+    };
+    let node = open(config.clone()).await;
+    node.register("orders", "a", 80).await;
+    assert_eq!(server.command(&["EXISTS", "maxine:registry:log"]).await, "1");
+    node.store.shutdown().await;
+    let stranger = open(RedisConfig { tls_ca_file: Some(other_file.into()), ..config }).await;
+    assert_eq!(stranger.store.staleness_ms(), u64::MAX, "it trusts no such server");
+    stranger.store.shutdown().await;
+}

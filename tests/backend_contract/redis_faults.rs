@@ -1,0 +1,394 @@
+//! What Redis can do to its users, on a real server: be away, lose writes, be emptied or put back
+//! to an older state, refuse writes.
+
+use std::time::Duration;
+
+use maxine::backend::redis::RedisConfig;
+use maxine::backend::{Consistency, ProposeError, ReadError, StoreEvent};
+use nix::sys::signal::Signal;
+
+use crate::contract::agree;
+use crate::node::{Node, SOON, eventually, instance, leader, register};
+use crate::redis_server::{RedisServer, Told, open, quick};
+
+async fn three(server: &RedisServer) -> Vec<Node> {
+    let mut nodes = Vec::new();
+    for name in ["a", "b", "c"] {
+        nodes.push(open(quick(server.url(), name)).await);
+    }
+    leader(&nodes).await;
+    nodes
+}
+
+async fn stop(nodes: &[Node]) {
+    for node in nodes {
+        node.store.shutdown().await;
+    }
+}
+
+async fn nobody_leads(nodes: &[Node]) {
+    eventually("leadership ends everywhere", async || {
+        let over = nodes.iter().all(|node| {
+            let leadership = node.store.leadership_now();
+            !leadership.is_leader && leadership.leader.is_none()
+        });
+        over.then_some(())
+    })
+    .await;
+}
+
+/// Away and back: reads go on with their age, writes are refused cleanly, nobody leads; on return
+/// everything goes on by itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redis_away_and_back() {
+    let mut server =
+        RedisServer::start_with(&["--appendonly", "yes", "--appendfsync", "always"]).await;
+    let nodes = three(&server).await;
+    let told = Told::by(&nodes[0]);
+    nodes[0].register("orders", "a", 80).await;
+    agree(&nodes).await;
+    let terms = nodes[0].store.leadership_now().term;
+
+    server.crash();
+    told.until("the outage is told", |event| matches!(event, StoreEvent::Unreachable { .. })).await;
+    nobody_leads(&nodes).await;
+    for node in &nodes {
+        assert!(node.has("orders", "a"), "discovery goes on from the last view");
+        let refused = node.try_propose(register("orders", "b", 80)).await;
+        assert_eq!(refused, Err(ProposeError::NoLeader), "nothing was written, a retry is safe");
+        let strong = node.store.barrier(Consistency::Strong, Duration::from_secs(1)).await;
+        assert_eq!(strong, Err(ReadError::NoLeader));
+        assert!(node.store.staleness_ms() > 500, "the view's age is told");
+    }
+
+    server.resume().await;
+    told.until("the return is told", |event| matches!(event, StoreEvent::Reachable { .. })).await;
+    let leader = leader(&nodes).await;
+    assert!(leader.store.leadership_now().term > terms, "a new lease has a new token");
+    nodes[2].register("orders", "b", 80).await;
+    agree(&nodes).await;
+    assert!(nodes[0].has("orders", "a") && nodes[0].has("orders", "b"));
+    eventually("the view is fresh", async || (nodes[1].store.staleness_ms() < 1_000).then_some(()))
+        .await;
+    assert!(!told.any(StoreEvent::is_loss));
+    stop(&nodes).await;
+}
+
+/// A node that starts while Redis is away comes to life when Redis does.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_may_start_before_redis() {
+    let mut server = RedisServer::start().await;
+    server.crash();
+    let node = open(quick(server.url(), "a")).await;
+    assert_eq!(node.store.staleness_ms(), u64::MAX, "it never heard of any state");
+    assert_eq!(node.try_propose(register("s", "a", 80)).await, Err(ProposeError::NoLeader));
+    server.resume().await;
+    node.register("s", "a", 80).await;
+    node.leads().await;
+    node.store.shutdown().await;
+}
+
+/// A server that hangs (here: stopped) is like one that is away; a write that was on its way has an
+/// unknown outcome, and its repeat takes effect once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redis_hangs() {
+    let server = RedisServer::start().await;
+    let nodes = three(&server).await;
+    server.signal(Signal::SIGSTOP);
+    let request = crate::node::proposal(register("orders", "a", 80));
+    let batch = maxine::state::Batch { proposals: vec![request.clone()] };
+    let outcome = nodes[0].store.propose(batch, Duration::from_secs(2)).await;
+    assert_eq!(outcome, Err(ProposeError::OutcomeUnknown));
+    nobody_leads(&nodes).await;
+    server.signal(Signal::SIGCONT);
+    let first = nodes[1].propose_as(request.clone()).await;
+    let again = nodes[2].propose_as(request).await;
+    assert_eq!(first, again);
+    agree(&nodes).await;
+    assert_eq!(nodes[0].view.snapshot().state.instances_len(), 1);
+    stop(&nodes).await;
+}
+
+/// Flushed: a node that remembers puts the whole state back, and everyone goes on at their place.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redis_flushed() {
+    let server = RedisServer::start().await;
+    let nodes = three(&server).await;
+    let told: Vec<Told> = nodes.iter().map(Told::by).collect();
+    for i in 0..20 {
+        nodes[i % 3].register("orders", &format!("i{i}"), 80).await;
+    }
+    agree(&nodes).await;
+    let digest = nodes[0].digest();
+    server.command(&["FLUSHALL"]).await;
+    eventually("the state is put back", async || {
+        let put_back = |event: &StoreEvent| matches!(event, StoreEvent::StatePutBack { .. });
+        told.iter().any(|told| told.any(put_back)).then_some(())
+    })
+    .await;
+    nodes[1].register("orders", "later", 80).await;
+    agree(&nodes).await;
+    assert!(nodes.iter().all(|node| node.has("orders", "i7")));
+    assert!(!told.iter().any(|told| told.any(StoreEvent::is_loss)));
+    // It only looks on: the leader that is asked for below must be one of the three.
+    let watching = RedisConfig { election_enabled: false, ..quick(server.url(), "d") };
+    let fresh = open(watching).await;
+    fresh.reaches(digest.index + 1).await;
+    assert_eq!(fresh.digest(), nodes[0].digest());
+    assert!(leader(&nodes).await.store.leadership_now().term >= 2, "tokens grow all the same");
+    stop(&nodes).await;
+    fresh.store.shutdown().await;
+}
+
+/// A failover to a replica that lacked the last writes, or a restart from an older append-only
+/// file: what the nodes still remember is written again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redis_loses_the_last_writes() {
+    let mut server = RedisServer::start_with(&["--appendonly", "no"]).await;
+    let nodes = three(&server).await;
+    nodes[0].register("orders", "before", 80).await;
+    server.command(&["SAVE"]).await;
+    let told: Vec<Told> = nodes.iter().map(Told::by).collect();
+    for i in 0..10 {
+        nodes[i % 3].register("orders", &format!("i{i}"), 80).await;
+    }
+    agree(&nodes).await;
+    server.crash();
+    server.resume().await;
+    eventually("the writes are put back", async || {
+        let put_back = |event: &StoreEvent| matches!(event, StoreEvent::WritesPutBack { .. });
+        told.iter().any(|told| told.any(put_back)).then_some(())
+    })
+    .await;
+    nodes[0].register("orders", "later", 80).await;
+    agree(&nodes).await;
+    let fresh = open(quick(server.url(), "d")).await;
+    fresh.reaches(nodes[0].view.index()).await;
+    assert!(fresh.has("orders", "i9") && fresh.has("orders", "later"));
+    assert!(!told.iter().any(|told| told.any(StoreEvent::is_loss)));
+    eventually("the new process is told", async || {
+        let changed = |event: &StoreEvent| matches!(event, StoreEvent::ServerChanged { .. });
+        told[0].any(changed).then_some(())
+    })
+    .await;
+    stop(&nodes).await;
+    fresh.store.shutdown().await;
+}
+
+/// An old dump after which others have written already: the loss is told, every node follows
+/// Redis, nobody differs, and what instances send again is there again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redis_restored_from_an_old_dump_and_written_since() {
+    let mut server = RedisServer::start_with(&["--appendonly", "no"]).await;
+    let nodes = three(&server).await;
+    nodes[0].register("orders", "before", 80).await;
+    agree(&nodes).await;
+    server.command(&["SAVE"]).await;
+    let told: Vec<Told> = nodes.iter().map(Told::by).collect();
+    nodes[0].register("orders", "lost", 80).await;
+    agree(&nodes).await;
+    server.crash();
+    // Another process writes to the restored server before these nodes see it again: here a node
+    // that reaches it on another port first.
+    let elsewhere = server.moved().await;
+    let stranger = open(quick(elsewhere.url(), "d")).await;
+    assert!(stranger.has("orders", "before") && !stranger.has("orders", "lost"));
+    stranger.register("orders", "new", 80).await;
+    stranger.register("orders", "newer", 80).await;
+    stranger.store.shutdown().await;
+    elsewhere.command(&["SAVE"]).await;
+    drop(elsewhere);
+    server.resume().await;
+    for told in &told {
+        told.until("the loss is told", StoreEvent::is_loss).await;
+    }
+    nodes[1].register("orders", "lost", 80).await;
+    agree(&nodes).await;
+    for id in ["before", "lost", "new", "newer"] {
+        assert!(nodes[2].has("orders", id), "{id}");
+    }
+    stop(&nodes).await;
+}
+
+/// `READONLY`: the server became a replica. Reads go on, writes are refused and told.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redis_answers_readonly() {
+    let server = RedisServer::start().await;
+    let nodes = three(&server).await;
+    let told = Told::by(&nodes[0]);
+    nodes[0].register("orders", "a", 80).await;
+    let nowhere = crate::redis_server::free_port().to_string();
+    server.command(&["REPLICAOF", "127.0.0.1", &nowhere]).await;
+    let refused = nodes[0].try_propose(register("orders", "b", 80)).await;
+    assert_eq!(refused, Err(ProposeError::NoLeader));
+    told.until("the refusal is told", |event| {
+        matches!(event, StoreEvent::WritesRefused { reason } if reason.contains("READONLY"))
+    })
+    .await;
+    nobody_leads(&nodes).await;
+    assert!(nodes[0].has("orders", "a"));
+    server.command(&["REPLICAOF", "NO", "ONE"]).await;
+    nodes[1].register("orders", "b", 80).await;
+    leader(&nodes).await;
+    agree(&nodes).await;
+    stop(&nodes).await;
+}
+
+/// `LOADING`: the server is up, but still reads its data.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redis_answers_loading() {
+    // Loading is slowed down by a delay per key, so that the state can be seen.
+    let mut server = RedisServer::start_with(&[
+        "--appendonly",
+        "no",
+        "--rdbcompression",
+        "no",
+        "--key-load-delay",
+        "10000",
+    ])
+    .await;
+    let nodes = three(&server).await;
+    let told = Told::by(&nodes[0]);
+    nodes[0].register("orders", "a", 80).await;
+    agree(&nodes).await;
+    let fill = "for i = 1, 250 do redis.call('SET', 'filler' .. i, string.rep('x', 100000)) end";
+    server.command(&["EVAL", fill, "0"]).await;
+    server.command(&["SAVE"]).await;
+    server.crash();
+    server.spawn();
+    told.until("the refusal is told", |event| match event {
+        StoreEvent::Unreachable { reason } | StoreEvent::WritesRefused { reason } => {
+            !reason.is_empty()
+        }
+        _ => false,
+    })
+    .await;
+    eventually("the server says that it loads", async || {
+        server.error_of(&["GET", "x"]).await.filter(|code| code == "LOADING")
+    })
+    .await;
+    let refused = nodes[0].try_propose(register("orders", "b", 80)).await;
+    assert_eq!(refused, Err(ProposeError::NoLeader));
+    assert!(nodes[0].has("orders", "a"));
+    nodes[1].register("orders", "b", 80).await;
+    agree(&nodes).await;
+    stop(&nodes).await;
+}
+
+/// `OOM`: no memory for writes. The leader keeps its lease, for a renewal needs none.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redis_answers_oom() {
+    let server = RedisServer::start().await;
+    let nodes = three(&server).await;
+    let told = Told::by(&nodes[0]);
+    let epoch = nodes[0].register("orders", "a", 80).await;
+    let leads = leader(&nodes).await;
+    let fence = leads.take_duties().await;
+    agree(&nodes).await;
+    let before = nodes[0].digest();
+    server.command(&["CONFIG", "SET", "maxmemory", "1"]).await;
+    for node in &nodes {
+        let refused = node.try_propose(register("orders", "b", 80)).await;
+        assert_eq!(refused, Err(ProposeError::NoLeader), "nothing was written");
+    }
+    told.until(
+        "the refusal is told",
+        |event| matches!(event, StoreEvent::WritesRefused { reason } if reason.contains("OOM")),
+    )
+    .await;
+    tokio::time::sleep(Duration::from_millis(2_000)).await;
+    assert!(leads.is_leader(), "the lease is renewed all the same");
+    agree(&nodes).await;
+    assert_eq!(nodes[0].digest(), before, "not half done either");
+    server.command(&["CONFIG", "SET", "maxmemory", "0"]).await;
+    leads.expire(fence, (instance("orders", "a"), epoch)).await;
+    agree(&nodes).await;
+    assert!(!nodes[2].has("orders", "a"));
+    stop(&nodes).await;
+}
+
+/// The log is trimmed right behind each snapshot while three nodes follow it and a fourth comes:
+/// none of them misses an entry.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn trimming_loses_nothing() {
+    let server = RedisServer::start().await;
+    let mut nodes = Vec::new();
+    let config = |name: &str| RedisConfig {
+        snapshot_every_entries: 10,
+        snapshot_check_ms: 10,
+        keep_entries: 0,
+        ..quick(server.url(), name)
+    };
+    for name in ["a", "b", "c"] {
+        nodes.push(open(config(name)).await);
+    }
+    leader(&nodes).await;
+    for i in 0..400_usize {
+        nodes[i % 3].register("orders", &format!("i{i}"), 80).await;
+        if i % 100 == 50 {
+            nodes.push(open(config(&format!("late-{i}"))).await);
+        }
+    }
+    agree(&nodes).await;
+    assert!(nodes.iter().all(|node| node.view.snapshot().state.instances_len() == 400));
+    let left: u64 = server.command(&["XLEN", "maxine:registry:log"]).await.parse().unwrap();
+    assert!(left < 200, "the log was trimmed, {left} entries are left");
+    let parts = server.command(&["KEYS", "maxine:registry:snapshot2:data:*"]).await;
+    assert!(!parts.is_empty());
+    stop(&nodes).await;
+}
+
+/// The whole log is taken away by hand: the leader writes a snapshot, and newcomers find a state.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deleted_stream_is_made_good_by_a_snapshot() {
+    let server = RedisServer::start().await;
+    let nodes = three(&server).await;
+    for i in 0..5 {
+        nodes[0].register("orders", &format!("i{i}"), 80).await;
+    }
+    agree(&nodes).await;
+    server.command(&["DEL", "maxine:registry:log"]).await;
+    eventually("a snapshot is there", async || {
+        let exists = server.command(&["EXISTS", "maxine:registry:snapshot2"]).await;
+        (exists == "1").then_some(())
+    })
+    .await;
+    nodes[1].register("orders", "later", 80).await;
+    let fresh = open(quick(server.url(), "d")).await;
+    fresh.reaches(nodes[1].view.index()).await;
+    assert!(fresh.has("orders", "i3") && fresh.has("orders", "later"));
+    fresh.store.barrier(Consistency::Strong, SOON).await.unwrap();
+    stop(&nodes).await;
+    fresh.store.shutdown().await;
+}
+
+/// An ACL user with few rights, a database number and a prefix of one's own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_acl_user_a_database_and_a_prefix() {
+    let server = RedisServer::start().await;
+    let rights = [
+        "ACL",
+        "SETUSER",
+        "mx",
+        "on",
+        ">s3cret",
+        "~mine:*",
+        "+@read",
+        "+@write",
+        "+@scripting",
+        "+@blocking",
+        "+@connection",
+        "-@dangerous",
+    ];
+    server.command(&rights).await;
+    let url = format!("redis://mx:s3cret@127.0.0.1:{}/3", server.port);
+    let config = RedisConfig { key_prefix: "mine".into(), ..quick(url, "a") };
+    let node = open(config.clone()).await;
+    node.register("orders", "a", 80).await;
+    node.leads().await;
+    assert_eq!(server.command(&["DBSIZE"]).await, "0", "nothing in database 0");
+    node.store.shutdown().await;
+    let url = format!("redis://mx:wrong@127.0.0.1:{}/3", server.port);
+    let refused = crate::redis_server::try_open(RedisConfig { url, ..config }).await;
+    assert!(matches!(refused, Err(maxine::backend::OpenError::Refused(_))));
+}

@@ -1,0 +1,297 @@
+//! Two that both believe that they lead: a paused leader, a partition, a wall clock that jumps.
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use maxine::backend::ProposeError;
+use maxine::clock::Clock;
+use maxine::state::{Fence, Name, Reply};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+
+use crate::contract::agree;
+use crate::files;
+use crate::node::{Node, deregister, eventually, instance};
+use crate::redis_server::{RedisServer, open, open_with_clock, quick};
+
+/// Where the child finds its store: a Redis URL, or a path.
+const CHILD_STORE: &str = "MAXINE_TEST_CHILD_STORE";
+
+/// Not a test of its own: the process that the tests below stop and continue. Does nothing unless
+/// one of them started it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn child_process() {
+    let Ok(place) = std::env::var(CHILD_STORE) else { return };
+    let node = match place.strip_prefix("local:") {
+        Some(path) => files::local(path.as_ref(), "child").await,
+        None if place.starts_with("redis://") => open(quick(place, "child")).await,
+        None => files::shared(place.as_ref(), "child").await,
+    };
+    let runtime = tokio::runtime::Handle::current();
+    let serving = tokio::task::spawn_blocking(move || {
+        let mut fence = None;
+        for line in std::io::stdin().lines() {
+            let line = line.expect("a line");
+            let answer = match line.split_once(' ').unwrap_or((&line, "")) {
+                ("leads", _) => node.is_leader().to_string(),
+                ("take", _) => {
+                    fence = Some(runtime.block_on(node.take_duties()));
+                    format!("{fence:?}")
+                }
+                ("expire", epoch) => {
+                    let item = (instance("orders", "a"), epoch.parse().expect("an epoch"));
+                    let fence = fence.expect("taken before");
+                    format!("{:?}", runtime.block_on(node.try_expire(fence, item)))
+                }
+                ("register", id) => {
+                    let command = crate::node::register("written", id, 80);
+                    format!("{:?}", runtime.block_on(node.try_propose(command)).is_ok())
+                }
+                ("grant", _) => {
+                    let holder = Name::trusted("child");
+                    let command = maxine::state::Command::GrantLeadership { holder };
+                    format!("{:?}", runtime.block_on(node.try_propose(command)))
+                }
+                _ => break,
+            };
+            println!("\nANSWER {answer}");
+        }
+    });
+    serving.await.expect("it served");
+}
+
+pub(crate) struct ChildNode {
+    child: Child,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+}
+
+impl ChildNode {
+    pub(crate) fn start(place: &str) -> Self {
+        let mut child = Command::new(std::env::current_exe().expect("this binary"))
+            .args(["--exact", "split_brain::child_process", "--nocapture"])
+            .env(CHILD_STORE, place)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("it starts");
+        let input = child.stdin.take().expect("piped");
+        let output = BufReader::new(child.stdout.take().expect("piped"));
+        Self { child, input, output }
+    }
+
+    pub(crate) fn say(&mut self, words: &str) {
+        writeln!(self.input, "{words}").expect("it listens");
+    }
+
+    pub(crate) fn hear(&mut self) -> String {
+        loop {
+            let mut line = String::new();
+            assert!(self.output.read_line(&mut line).expect("it speaks") > 0, "it died");
+            if let Some(answer) = line.trim_end().strip_prefix("ANSWER ") {
+                return answer.to_owned();
+            }
+        }
+    }
+
+    pub(crate) fn ask(&mut self, words: &str) -> String {
+        self.say(words);
+        self.hear()
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.child.id()).expect("a pid");
+        kill(Pid::from_raw(pid), signal).expect("it is ours");
+    }
+}
+
+impl Drop for ChildNode {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The leader is stopped for longer than its lease, another takes over, the first goes on: it never
+/// says again that it leads, and nothing that it does as leader takes effect.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_paused_leader() {
+    let server = RedisServer::start().await;
+    let old = ChildNode::start(&server.url());
+    paused(old, async || open(quick(server.url(), "b")).await).await;
+}
+
+/// The same with a shared file.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_paused_leader_on_a_shared_file() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("state.log");
+    let old = ChildNode::start(path.to_str().expect("a plain path"));
+    paused(old, async || files::shared(&path, "b").await).await;
+}
+
+async fn paused(mut old: ChildNode, start_other: impl AsyncFnOnce() -> Node) {
+    let granted = old.ask("take");
+    assert!(granted.starts_with("Some(Fence("), "{granted}");
+    let new = start_other().await;
+    let epoch = new.register("orders", "a", 80).await;
+
+    old.signal(Signal::SIGSTOP);
+    let fence = new.take_duties().await;
+    // Asked while it is stopped: these are the first things that it does when it goes on.
+    old.say("leads");
+    old.say(&format!("expire {epoch}"));
+    old.say("grant");
+    old.signal(Signal::SIGCONT);
+    assert_eq!(old.hear(), "false", "its lease has lapsed");
+    let expired = old.hear();
+    assert!(expired.contains("NotLeader"), "{expired}");
+    let granted = old.hear();
+    assert!(granted.contains("NotLeader"), "{granted}");
+    for _ in 0..100 {
+        assert_eq!(old.ask("leads"), "false");
+    }
+    assert!(new.has("orders", "a"), "nothing that the old leader did took effect");
+    assert_eq!(new.view.snapshot().state.grant().expect("granted").fence, fence);
+    let expired = new.expire(fence, (instance("orders", "a"), epoch)).await;
+    assert_eq!(expired, Reply::Changed(vec![true]));
+    old.say("quit");
+    new.store.shutdown().await;
+}
+
+/// Forwards to Redis, until it is told to let nothing through in either direction any more.
+struct Partition {
+    port: u16,
+    open: watch::Sender<bool>,
+}
+
+impl Partition {
+    async fn before(server: &RedisServer) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a loopback port");
+        let port = listener.local_addr().expect("it is bound").port();
+        let target = server.port;
+        let (open, state) = watch::channel(true);
+        tokio::spawn(async move {
+            while let Ok((mut inner, _)) = listener.accept().await {
+                let mut state = state.clone();
+                tokio::spawn(async move {
+                    if !*state.borrow() {
+                        // As in a real partition: no answer, not even a refusal.
+                        let _ = state.wait_for(|open| *open).await;
+                        return;
+                    }
+                    let Ok(mut outer) = TcpStream::connect(("127.0.0.1", target)).await else {
+                        return;
+                    };
+                    let cut = async {
+                        let _ = state.wait_for(|open| !*open).await;
+                    };
+                    let ended = tokio::select! {
+                        () = cut => true,
+                        _ = copy_bidirectional(&mut inner, &mut outer) => false,
+                    };
+                    if ended {
+                        // Both ends stay open and silent until the partition heals.
+                        let _ = state.wait_for(|open| *open).await;
+                    }
+                });
+            }
+        });
+        Self { port, open }
+    }
+
+    fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    fn cut(&self) {
+        self.open.send_replace(false);
+    }
+
+    fn heal(&self) {
+        self.open.send_replace(true);
+    }
+}
+
+/// The leader is cut off from Redis: it steps down before anyone else leads, says how old its view
+/// is, and takes its place again when the partition heals.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_partition_from_redis() {
+    let server = RedisServer::start().await;
+    let partition = Partition::before(&server).await;
+    let old = open(quick(partition.url(), "a")).await;
+    let old_fence = old.take_duties().await;
+    let new = open(quick(server.url(), "b")).await;
+    let epoch = new.register("orders", "a", 80).await;
+    old.reaches(new.view.index()).await;
+
+    partition.cut();
+    let fence = takes_over_alone(&old, &new).await;
+    assert!(old.has("orders", "a"), "the view stays");
+    assert!(old.store.staleness_ms() > 1_000);
+    let cut_off = old.try_expire(old_fence, (instance("orders", "a"), epoch)).await;
+    assert!(matches!(cut_off, Err(ProposeError::NotLeader { .. })), "{cut_off:?}");
+    new.propose(deregister("orders", "none")).await;
+
+    partition.heal();
+    old.reaches(new.view.index()).await;
+    let late = old.try_expire(old_fence, (instance("orders", "a"), epoch)).await;
+    assert!(matches!(late, Err(ProposeError::NotLeader { .. })), "{late:?}");
+    assert!(new.has("orders", "a") && new.is_leader() && !old.is_leader());
+    let expired = new.expire(fence, (instance("orders", "a"), epoch)).await;
+    assert_eq!(expired, Reply::Changed(vec![true]));
+    agree(&[old.clone(), new.clone()]).await;
+    old.store.shutdown().await;
+    new.store.shutdown().await;
+}
+
+/// Waits for the new leader; at no moment do both say that they lead.
+async fn takes_over_alone(old: &Node, new: &Node) -> Fence {
+    eventually("the other one leads", async || {
+        let (first, second) = (old.is_leader(), new.is_leader());
+        assert!(!(first && second), "two leaders at once");
+        second.then_some(())
+    })
+    .await;
+    new.take_duties().await
+}
+
+/// The wall clock of the leader, and of one that wants to lead, jumps a day in either direction:
+/// the lease neither ends nor lasts.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_wall_clock_jumps() {
+    const DAY_MS: i64 = 24 * 3_600 * 1_000;
+    let server = RedisServer::start().await;
+    let jump = Arc::new(AtomicI64::new(0));
+    let clock = Clock::system_with_wall_offset(Arc::clone(&jump));
+    let leads = open_with_clock(quick(server.url(), "a"), clock.clone()).await;
+    let fence = leads.take_duties().await;
+    let follows = open_with_clock(quick(server.url(), "b"), clock.clone()).await;
+    let term = leads.store.leadership_now().term;
+    for offset_ms in [DAY_MS, -DAY_MS, 0] {
+        jump.store(offset_ms, Ordering::Relaxed);
+        let wall_ms = clock.wall_ms();
+        // Longer than a lease, so that a leader that misjudged its own would be found out.
+        for _ in 0..200 {
+            assert!(leads.is_leader() && !follows.is_leader());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert!(clock.wall_ms().abs_diff(wall_ms) < 60_000);
+        let epoch = follows.register("orders", "a", 80).await;
+        let expired = leads.expire(fence, (instance("orders", "a"), epoch)).await;
+        assert_eq!(expired, Reply::Changed(vec![true]), "the leader's duties go on");
+    }
+    assert_eq!(leads.store.leadership_now().term, term);
+    // And the lease still ends: the leader goes, the other one comes, whatever the time of day.
+    jump.store(-DAY_MS, Ordering::Relaxed);
+    leads.store.shutdown().await;
+    follows.leads().await;
+    follows.store.shutdown().await;
+}

@@ -1,0 +1,381 @@
+//! The command line as a user has it: the real program against a real cluster of its own.
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    clippy::field_reassign_with_default,
+    missing_docs,
+    unreachable_pub,
+    reason = "a test fails by panicking, reads the real clock, and has no users"
+)]
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use serde_json::Value;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_maxine");
+const PASSWORD: &str = "correct-horse-battery-staple";
+const TIME_TO_START: Duration = Duration::from_secs(120);
+
+/// A three-node `maxine dev` with its own account file; stopped when dropped.
+struct Dev {
+    child: Child,
+    nodes: Vec<Value>,
+    home: tempfile::TempDir,
+}
+
+impl Dev {
+    fn start() -> Self {
+        let home = tempfile::tempdir().unwrap();
+        let mut child = Command::new(PROGRAM)
+            .args(["dev", "--output", "json", "--no-samples", "--port", "0", "--data-dir"])
+            .arg(home.path().join("dev"))
+            .env("MAXINE_ADMIN_USERNAME", "ada")
+            .env("MAXINE_ADMIN_PASSWORD", PASSWORD)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let lines = lines_of(child.stdout.take().unwrap());
+        let nodes = (0..3)
+            .map(|_| {
+                serde_json::from_str(
+                    &lines.recv_timeout(TIME_TO_START).expect("the cluster starts"),
+                )
+                .unwrap()
+            })
+            .collect();
+        Self { child, nodes, home }
+    }
+
+    fn servers(&self) -> String {
+        self.nodes.iter().map(|node| node["http"].as_str().unwrap()).collect::<Vec<_>>().join(",")
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = plain(args);
+        command
+            .env("MAXINE_SERVER", self.servers())
+            .env("MAXINE_SESSION_FILE", self.home.path().join("session.json"));
+        command
+    }
+
+    fn run(&self, args: &[&str]) -> Output {
+        self.command(args).output().unwrap()
+    }
+
+    /// Runs a command that must succeed and gives its lines of JSON.
+    fn json(&self, args: &[&str]) -> Vec<Value> {
+        let output = self.run(&[args, &["--output", "json"]].concat());
+        assert!(output.status.success(), "{args:?}: {}", text(&output.stderr));
+        text(&output.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    /// Signs in, as soon as the account of the environment has reached the node.
+    fn login(&self) {
+        let mut told = String::new();
+        for _ in 0..40 {
+            let mut command = self.command(&["login", "--user", "ada"]);
+            let output = command.env("MAXINE_PASSWORD", PASSWORD).output().unwrap();
+            if output.status.success() {
+                return;
+            }
+            told = text(&output.stderr);
+            assert_eq!(code(&output), 5, "{told}");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        panic!("{told}");
+    }
+}
+
+impl Drop for Dev {
+    fn drop(&mut self) {
+        let pid = nix::unistd::Pid::from_raw(self.child.id().try_into().unwrap());
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).ok();
+        self.child.wait().ok();
+    }
+}
+
+/// The program without anything from the environment of whoever runs the tests.
+fn plain(args: &[&str]) -> Command {
+    let mut command = Command::new(PROGRAM);
+    command.args(args).stdin(Stdio::null());
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("MAXINE_")) {
+        command.env_remove(name);
+    }
+    command
+}
+
+fn lines_of(stdout: ChildStdout) -> mpsc::Receiver<String> {
+    let (sender, receiver) = mpsc::sync_channel(1_024);
+    std::thread::spawn(move || {
+        for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+            if sender.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    receiver
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn code(output: &Output) -> i32 {
+    output.status.code().unwrap()
+}
+
+#[test]
+fn a_user_signs_in_registers_drains_and_deregisters() {
+    let dev = Dev::start();
+    let refused = dev.run(&["services"]);
+    assert_eq!(code(&refused), 5, "{}", text(&refused.stderr));
+    assert!(text(&refused.stderr).contains("maxine login"), "{}", text(&refused.stderr));
+    let wrong =
+        dev.command(&["login", "--user", "ada"]).env("MAXINE_PASSWORD", "wrong").output().unwrap();
+    assert_eq!(code(&wrong), 5);
+    dev.login();
+    let mode = std::os::unix::fs::MetadataExt::mode(
+        &dev.home.path().join("session.json").metadata().unwrap(),
+    );
+    assert_eq!(mode & 0o777, 0o600);
+
+    let registered = dev.json(&[
+        "register",
+        "orders",
+        "--address",
+        "http://127.0.0.1:9001",
+        "--id",
+        "a",
+        "--ttl-ms",
+        "60000",
+        "--zone",
+        "z1",
+        "--tag",
+        "blue",
+        "--meta",
+        "owner=payments",
+    ]);
+    let index = registered[0]["index"].as_u64().unwrap().to_string();
+    let shown = dev.json(&["services", "show", "orders", "--min-index", &index]);
+    assert_eq!(shown[0]["items"][0]["metadata"]["owner"], "payments");
+    let url = dev.run(&["resolve", "orders", "--path", "/x?y=1", "--min-index", &index]);
+    assert_eq!(text(&url.stdout), "http://127.0.0.1:9001/x?y=1\n", "{}", text(&url.stderr));
+
+    let drained = dev.json(&["drain", "orders", "a", "--reason", "kernel update"]);
+    let index = drained[0]["index"].as_u64().unwrap().to_string();
+    let nobody = dev.run(&["resolve", "orders", "--min-index", &index]);
+    assert_eq!(code(&nobody), 4, "{}", text(&nobody.stderr));
+    let table = text(&dev.run(&["services", "show", "orders", "--min-index", &index]).stdout);
+    assert!(table.contains("draining") && table.contains("kernel update (by ada)"), "{table}");
+    assert!(dev.run(&["undrain", "orders", "a"]).status.success());
+
+    assert!(dev.run(&["deregister", "orders", "a"]).status.success());
+    let again = dev.run(&["deregister", "orders", "a"]);
+    assert_eq!(code(&again), 3, "{}", text(&again.stderr));
+    assert!(dev.run(&["logout"]).status.success());
+    assert_eq!(code(&dev.run(&["services"])), 5);
+}
+
+#[test]
+fn policies_and_settings_change_field_by_field() {
+    let dev = Dev::start();
+    dev.login();
+    dev.json(&["register", "orders", "--address", "http://127.0.0.1:9001", "--ttl-ms", "60000"]);
+    dev.json(&[
+        "policy",
+        "set",
+        "orders",
+        "--strategy",
+        "rendezvous",
+        "--hash-key",
+        "header:x-user",
+    ]);
+    dev.json(&["policy", "set", "orders", "selection.strategy=consistent_hash"]);
+    let policy = &dev.json(&["policy", "get", "orders", "--consistency", "strong"])[0]["policy"];
+    assert_eq!(policy["selection"]["strategy"], "consistent_hash");
+    assert_eq!(policy["selection"]["hash_key"]["name"], "x-user");
+    let wrong = dev.run(&["policy", "set", "orders", "selection.strategy=fastest"]);
+    assert_eq!(code(&wrong), 5, "{}", text(&wrong.stderr));
+    dev.json(&["policy", "unset", "orders"]);
+    assert_eq!(code(&dev.run(&["policy", "get", "orders", "--consistency", "strong"])), 3);
+
+    dev.json(&["config", "set", "heartbeat_timeout_s=9"]);
+    let config = &dev.json(&["config", "get", "--consistency", "strong"])[0];
+    assert_eq!(config["config"]["heartbeat_timeout_s"], 9);
+}
+
+#[test]
+fn a_watch_sees_a_registration_that_is_kept_alive_and_its_end() {
+    let dev = Dev::start();
+    let mut watch = dev
+        .command(&["watch", "orders", "--output", "json"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let seen = lines_of(watch.stdout.take().unwrap());
+    let next = || -> Value {
+        serde_json::from_str(&seen.recv_timeout(Duration::from_secs(30)).unwrap()).unwrap()
+    };
+    assert_eq!(next()["type"], "ready");
+    let mut alive = dev
+        .command(&[
+            "register",
+            "orders",
+            "--address",
+            "http://127.0.0.1:9001",
+            "--ttl-ms",
+            "2000",
+            "--heartbeat",
+        ])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    assert_eq!(next()["type"], "instance_registered");
+    // Longer than it would live without heartbeats, and the watch would see it expire.
+    let quiet = seen.recv_timeout(Duration::from_secs(5));
+    assert!(quiet.is_err(), "{quiet:?}");
+    let pid = nix::unistd::Pid::from_raw(alive.id().try_into().unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+    assert!(alive.wait().unwrap().success());
+    let last = next();
+    assert_eq!(
+        (last["type"].as_str(), last["cause"].as_str()),
+        (Some("instance_removed"), Some("deregistered"))
+    );
+    watch.kill().unwrap();
+    watch.wait().unwrap();
+}
+
+#[test]
+fn the_cluster_is_shown_compared_backed_up_and_restored() {
+    let dev = Dev::start();
+    dev.login();
+    dev.json(&["register", "orders", "--address", "http://127.0.0.1:9001", "--ttl-ms", "3600000"]);
+    let status = &dev.json(&["cluster", "status"])[0];
+    assert_eq!(status["raft"]["members"].as_array().unwrap().len(), 3);
+    assert!(text(&dev.run(&["cluster", "status"]).stdout).contains("can lose 1 node"));
+    let digests = &dev.json(&["cluster", "digest"])[0];
+    assert_eq!(digests["equal"], true, "{digests}");
+    dev.json(&["cluster", "transfer"]);
+    let file = dev.home.path().join("backup");
+    let file = file.to_str().unwrap();
+    assert!(dev.json(&["cluster", "backup", file])[0]["index"].as_u64().unwrap() > 0);
+    assert_eq!(code(&dev.run(&["cluster", "backup", file])), 2, "an existing file is not replaced");
+
+    let fresh = dev.home.path().join("restored");
+    let fresh = fresh.to_str().unwrap();
+    let restore = [
+        "cluster",
+        "restore",
+        file,
+        "--data-dir",
+        fresh,
+        "--node-id",
+        "7",
+        "--members",
+        "7@127.0.0.1:1@http://127.0.0.1:2",
+    ];
+    let unasked = dev.run(&restore);
+    assert_eq!(code(&unasked), 2, "without a terminal it wants --yes: {}", text(&unasked.stderr));
+    assert!(!Path::new(fresh).exists());
+    dev.json(&[&restore[..], &["--yes"]].concat());
+    let found = &dev.json(&["cluster", "inspect", fresh])[0];
+    assert_eq!(
+        (found["node_id"].as_u64(), found["members"].as_array().unwrap().len()),
+        (Some(7), 1)
+    );
+    let held = dev.run(&["cluster", "inspect", dev.nodes[0]["data_dir"].as_str().unwrap()]);
+    assert_eq!(code(&held), 1, "a running node's directory is refused: {}", text(&held.stdout));
+}
+
+#[test]
+fn wrong_usage_and_unreachable_nodes_have_their_own_codes() {
+    assert_eq!(code(&plain(&["services", "--nonsense"]).output().unwrap()), 2);
+    assert_eq!(code(&plain(&["services", "--server", "ftp://x"]).output().unwrap()), 2);
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    drop(listener);
+    let output = plain(&["services", "--server", &url, "--output", "json"]).output().unwrap();
+    assert_eq!(code(&output), 4);
+    let error: Value = serde_json::from_slice(&output.stderr).unwrap();
+    assert_eq!(error["exit_code"], 4);
+}
+
+#[test]
+fn completions_know_the_commands() {
+    for shell in ["bash", "zsh", "fish"] {
+        let output = plain(&["completions", shell]).output().unwrap();
+        assert!(output.status.success());
+        assert!(text(&output.stdout).contains("deregister"), "{shell}");
+    }
+}
+
+#[test]
+fn a_closed_pipe_is_no_error() {
+    let mut child = plain(&["completions", "bash"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let mut errors = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut errors).unwrap();
+    assert!(child.wait().unwrap().success(), "{errors}");
+}
+
+/// The commands and flags are a promise to scripts: a change of the help is a change of `tests/cli/help.txt`, made on
+/// purpose with `UPDATE_HELP=1`.
+#[test]
+fn the_help_is_the_recorded_one() {
+    let mut help = String::new();
+    let commands: &[&[&str]] = &[
+        &[],
+        &["services"],
+        &["services", "list"],
+        &["services", "show"],
+        &["services", "delete"],
+        &["register"],
+        &["deregister"],
+        &["drain"],
+        &["undrain"],
+        &["resolve"],
+        &["watch"],
+        &["policy"],
+        &["policy", "set"],
+        &["config"],
+        &["config", "set"],
+        &["cluster"],
+        &["cluster", "add"],
+        &["cluster", "remove"],
+        &["cluster", "transfer"],
+        &["cluster", "backup"],
+        &["cluster", "restore"],
+        &["cluster", "recover"],
+        &["cluster", "init-tls"],
+        &["alerts"],
+        &["audit"],
+        &["login"],
+        &["bench"],
+        &["dev"],
+    ];
+    for command in commands {
+        let args = [command, &["--help"][..]].concat();
+        let output = plain(&args).env("COLUMNS", "100").output().unwrap();
+        assert!(output.status.success(), "{command:?}");
+        help.push_str(&format!("$ maxine {}\n{}\n", args.join(" "), text(&output.stdout)));
+    }
+    let recorded = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cli/help.txt");
+    if std::env::var_os("UPDATE_HELP").is_some() {
+        std::fs::write(&recorded, &help).unwrap();
+    }
+    let want = std::fs::read_to_string(&recorded).unwrap_or_default();
+    for (got, want) in help.lines().zip(want.lines()) {
+        assert_eq!(got, want);
+    }
+    assert_eq!(help.lines().count(), want.lines().count());
+}

@@ -1,0 +1,75 @@
+//! One node in this process, where its parts can be reached.
+
+use std::time::{Duration, Instant};
+
+use maxine::app::Node;
+use maxine::config::NodeConfig;
+use maxine::state::{Actor, Address, Name, Registration, ServiceKey};
+
+use crate::dev::PATIENCE;
+
+async fn node(dir: &std::path::Path) -> Node {
+    let mut config = NodeConfig::defaults();
+    config.backend = maxine::config::BackendKind::Raft;
+    config.node_id = 1;
+    config.data_dir = dir.into();
+    config.http.port = 0;
+    config.raft.listen = "127.0.0.1:0".parse().unwrap();
+    config.raft.members = vec![maxine::config::MemberSetting {
+        id: 1,
+        peer_addr: "127.0.0.1:1".into(),
+        http_addr: String::new(),
+    }];
+    config.security.initial_password_file = dir.join("password");
+    Node::start(config).await.unwrap()
+}
+
+fn registration(id: &str) -> (ServiceKey, Registration) {
+    let key = ServiceKey::new(Name::trusted("default"), Name::trusted("orders"));
+    let address = Address::parse("http://10.0.0.1:80").unwrap();
+    (key, Registration::new(Name::trusted(id), address, 3_600_000))
+}
+
+#[test]
+fn discovery_answers_while_every_actor_is_stalled() {
+    let system = actix_rt::System::with_tokio_rt(|| {
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap()
+    });
+    system.block_on(async {
+        let dir = tempfile::tempdir().unwrap();
+        let node = node(dir.path()).await;
+        let registry = node.registry().clone();
+        let started = Instant::now();
+        while registry.register(Actor::system("test"), None, vec![registration("a")]).await.is_err()
+        {
+            assert!(started.elapsed() < PATIENCE);
+        }
+        // All actors live on one thread: blocked, none of them takes another message.
+        let stall = Duration::from_secs(3);
+        assert!(node.arbiter().spawn_fn(move || std::thread::sleep(stall)));
+        let client = reqwest::Client::builder()
+            .redirect(reqwest::redirect::Policy::none())
+            .no_proxy()
+            .build()
+            .unwrap();
+        let url = format!(
+            "http://{}/api/maxine/serviceops/discover?serviceName=orders",
+            node.http_addr()
+        );
+        let stalled_write = {
+            let registry = registry.clone();
+            tokio::spawn(async move {
+                registry.register(Actor::system("test"), None, vec![registration("b")]).await
+            })
+        };
+        let (mut answers, until) = (0, Instant::now() + Duration::from_secs(2));
+        while Instant::now() < until {
+            assert_eq!(client.get(&url).send().await.unwrap().status(), 302);
+            answers += 1;
+        }
+        assert!(answers > 10, "{answers}");
+        assert!(!stalled_write.is_finished(), "the actors were stalled indeed");
+        assert!(stalled_write.await.unwrap().is_ok(), "and go on afterwards");
+        node.stop().await;
+    });
+}

@@ -1,0 +1,14 @@
+//! A three-node cluster of real processes on real disks: what issue after issue relies on.
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    clippy::field_reassign_with_default,
+    missing_docs,
+    unreachable_pub,
+    reason = "a test fails by panicking, reads the real clock, and has no users"
+)]
+
+mod dev;
+mod faults;
+mod in_process;
+mod rolling;

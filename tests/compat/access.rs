@@ -1,0 +1,289 @@
+//! Sign-in, tokens and roles: sections 1, 2 and 10 (access) of the compatible API.
+
+use super::support::{Server, message};
+use maxine::api::access::rules;
+use maxine::security::{Account, Secret};
+use maxine::state::Role;
+use serde_json::{Value, json};
+
+const SIGNIN: &str = "/api/maxine/signin";
+const CHANGE: &str = "/api/maxine/change-password";
+const CONFIG: &str = "/api/maxine/control/config";
+const NEED_BOTH: &str = "Please provide both of these -> userName and password.";
+
+fn account(role: Role, name: &str) -> Account {
+    Account { role, user_name: name.into(), password: Secret::new(&format!("{name}-password")) }
+}
+
+fn claims(token: &str) -> (Value, Value) {
+    let part = |at: usize| -> Value {
+        let text = token.split('.').nth(at).unwrap();
+        serde_json::from_slice(&base64url(text)).unwrap()
+    };
+    (part(0), part(1))
+}
+
+fn base64url(text: &str) -> Vec<u8> {
+    const DIGITS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    let (mut bits, mut len, mut out) = (0_u32, 0, Vec::new());
+    for byte in text.bytes() {
+        let digit = DIGITS.iter().position(|d| *d == byte).unwrap();
+        bits = bits << 6 | u32::try_from(digit).unwrap();
+        len += 6;
+        if len >= 8 {
+            len -= 8;
+            out.push((bits >> len & 0xff) as u8);
+        }
+    }
+    out
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn signin() {
+    let server = Server::start().await;
+    let right = json!({ "userName": "admin", "password": server.admin_password });
+    let answer = server.post(SIGNIN, &right).send().await.unwrap();
+    assert_eq!(answer.status(), 200);
+    let body: Value = answer.json().await.unwrap();
+    assert_eq!(body["role"], "admin");
+    let (header, payload) = claims(body["accessToken"].as_str().unwrap());
+    assert_eq!((&header["alg"], &header["typ"]), (&json!("HS256"), &json!("JWT")));
+    assert!(header["kid"].is_string());
+    assert_eq!(payload["userName"], "admin");
+    assert_eq!(payload["credentialVersion"], 0);
+    let lifetime = payload["exp"].as_u64().unwrap() - payload["iat"].as_u64().unwrap();
+    assert_eq!(lifetime, 1_800);
+    assert_eq!(payload.as_object().unwrap().len(), 5);
+
+    for body in [json!({}), json!({"userName": "admin"}), json!({"userName": "", "password": "x"})]
+    {
+        let answer = server.post(SIGNIN, &body).send().await.unwrap();
+        assert_eq!(message(answer).await, (400, NEED_BOTH.into()));
+    }
+    let no_json = server.http.post(server.url(SIGNIN)).body(right.to_string());
+    assert_eq!(message(no_json.send().await.unwrap()).await, (400, NEED_BOTH.into()));
+    for body in [
+        json!({"userName": "admin", "password": "wrong"}),
+        json!({"userName": "nobody", "password": "x"}),
+    ] {
+        let answer = server.post(SIGNIN, &body).send().await.unwrap();
+        assert_eq!(message(answer).await, (401, "Unauthorized".into()));
+    }
+    for body in ["{", "null", "\"text\"", "[]", "\u{feff}{}"] {
+        let request = server.http.post(server.url(SIGNIN)).body(body);
+        let answer = request.header("content-type", "application/json; charset=utf-8").send();
+        assert_eq!(message(answer.await.unwrap()).await.0, 400, "{body}");
+    }
+    let long = json!({ "userName": "x".repeat(110_000), "password": "y" });
+    let answer = server.post(SIGNIN, &long).send().await.unwrap();
+    assert_eq!(message(answer).await.0, 413);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn signin_cannot_be_tried_without_limit() {
+    let server = Server::start_with(|options| options.security.signin_attempts_max = 3).await;
+    let wrong = json!({ "userName": "admin", "password": "wrong" });
+    for _ in 0..3 {
+        assert_eq!(server.post(SIGNIN, &wrong).send().await.unwrap().status(), 401);
+    }
+    let right = json!({ "userName": "admin", "password": server.admin_password });
+    let answer = server.post(SIGNIN, &right).send().await.unwrap();
+    assert_eq!(answer.status(), 429);
+    let after_s: u64 = answer.headers()["retry-after"].to_str().unwrap().parse().unwrap();
+    assert!((1..=60).contains(&after_s));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn guarded_routes_are_checked_in_order() {
+    let server = Server::start_with(|options| {
+        options.security.session_lifetime_s = 1;
+        options.security.accounts = vec![account(Role::Viewer, "eve")];
+    })
+    .await;
+    let expect = async |authorization: Option<&str>, expected: (u16, &str)| {
+        let mut request = server.get(CONFIG);
+        if let Some(value) = authorization {
+            request = request.header("authorization", value);
+        }
+        let (status, text) = message(request.send().await.unwrap()).await;
+        assert_eq!((status, text.as_str()), expected, "{authorization:?}");
+    };
+    let token = server.token("eve", "eve-password").await;
+    for none in [None, Some(""), Some("Bearer"), Some("Bearer "), Some(&format!("Basic {token}"))] {
+        expect(none, (401, "Unauthorized")).await;
+    }
+    for forged in ["x", "a.b.c", "eyJhbGciOiJub25lIn0.e30.", &format!("{token}x")] {
+        expect(Some(&format!("Bearer {forged}")), (403, "Forbidden")).await;
+    }
+    let bearer = format!("bearer {token}");
+    let answer = server.get(CONFIG).header("authorization", &bearer).send().await.unwrap();
+    assert_eq!(answer.status(), 200);
+    let change = server.put(CONFIG, &json!({})).header("authorization", &bearer).send();
+    assert_eq!(message(change.await.unwrap()).await, (403, "Forbidden".into()));
+    // `HEAD` asks for what `GET` asks for.
+    let head = server.http.head(server.url(CONFIG)).header("authorization", &bearer).send();
+    assert_eq!(head.await.unwrap().status(), 200);
+    tokio::time::sleep(std::time::Duration::from_millis(2_100)).await;
+    expect(Some(&bearer), (401, "JWT token expired")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn access_is_decided_on_the_route_not_on_its_spelling() {
+    let server = Server::start().await;
+    for path in [
+        "/api/maxine/control/CONFIG",
+        "/api/maxine/serviceops/Servers",
+        "/api/actuator/AUDIT",
+        "/LOGS/maxine-requests.log",
+        "/shutdown",
+        "/api/maxine//control/config",
+    ] {
+        let answer = server.get(path).send().await.unwrap();
+        assert_eq!(message(answer).await, (404, "Not found".into()), "{path}");
+    }
+    for path in [
+        "/api/maxine/control/config/",
+        "/api/maxine/control/config/more",
+        "/api/maxine/verifyToken",
+        "/api/maxine/serviceops/servers",
+        "/api/actuator/audit",
+        "/logs/maxine-requests.log",
+        "/logs/..%2f..%2fetc%2fpasswd",
+    ] {
+        let answer = server.get(path).send().await.unwrap();
+        assert_eq!(message(answer).await, (401, "Unauthorized".into()), "{path}");
+    }
+    let token = server.admin().await;
+    for path in ["/api/maxine/verifyToken", "/logs/..%2f..%2fetc%2fpasswd", "/logs/none"] {
+        let answer = server.get(path).bearer_auth(&token).send().await.unwrap();
+        assert_eq!(message(answer).await, (404, "Not found".into()), "{path}");
+    }
+    // There is no 405.
+    let answer = server.get(SIGNIN).send().await.unwrap();
+    assert_eq!(message(answer).await, (404, "Not found".into()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_route_asks_for_its_role() {
+    use maxine::api::access::Access;
+    let server = Server::start_with(|options| {
+        options.security.accounts = vec![
+            account(Role::Viewer, "eve"),
+            account(Role::Operator, "oda"),
+            account(Role::Admin, "ada"),
+        ];
+    })
+    .await;
+    let mut callers = vec![(None, None)];
+    for (role, name) in [(Role::Viewer, "eve"), (Role::Operator, "oda"), (Role::Admin, "ada")] {
+        callers.push((Some(role), Some(server.token(name, &format!("{name}-password")).await)));
+    }
+    for rule in rules().filter(|rule| !rule.path.starts_with("/api/v1")) {
+        let path = rule.path.replace("{service}", "s").replace("{*path}", "x");
+        let path = path.replace("{file}", "none");
+        let method = if rule.method == "*" { "GET" } else { rule.method };
+        let required = match rule.access {
+            Access::Viewer => Some(Role::Viewer),
+            Access::Operator => Some(Role::Operator),
+            Access::Admin => Some(Role::Admin),
+            Access::Open | Access::Registration | Access::Discovery => None,
+        };
+        for (role, token) in &callers {
+            let method = method.parse::<reqwest::Method>().unwrap();
+            let mut request = server.http.request(method, server.url(&path));
+            if let Some(token) = token {
+                request = request.bearer_auth(token);
+            }
+            let status = request.send().await.unwrap().status().as_u16();
+            let refused = match (required, role) {
+                (None, _) => false,
+                (Some(_), None) => true,
+                (Some(required), Some(role)) => *role < required,
+            };
+            let expected = if role.is_none() { 401 } else { 403 };
+            assert_eq!(status == expected, refused, "{rule:?} as {role:?}: {status}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn change_password() {
+    let server = Server::start().await;
+    let token = server.admin().await;
+    let change = async |body: Value| {
+        let answer = server.put(CHANGE, &body).bearer_auth(&token).send().await.unwrap();
+        message(answer).await
+    };
+    let text = "Please provide valid existing password and new password both.";
+    for body in [
+        json!({}),
+        json!({"password": server.admin_password}),
+        json!({"password": server.admin_password, "newPassword": ""}),
+        json!({"password": server.admin_password, "newPassword": {"an": "object"}}),
+        json!({"password": server.admin_password, "newPassword": 5}),
+        json!({"password": "wrong", "newPassword": "new-password"}),
+    ] {
+        assert_eq!(change(body).await, (400, text.into()));
+    }
+    let good = json!({"password": server.admin_password, "newPassword": "new-password"});
+    assert_eq!(change(good).await, (200, "successfully updated password".into()));
+    let answer = server.get(CONFIG).bearer_auth(&token).send().await.unwrap();
+    assert_eq!(message(answer).await, (401, "Unauthorized".into()));
+    let old = json!({ "userName": "admin", "password": server.admin_password });
+    assert_eq!(server.post(SIGNIN, &old).send().await.unwrap().status(), 401);
+    let new = server.token("admin", "new-password").await;
+    assert_eq!(claims(&new).1["credentialVersion"], 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn change_password_of_an_account_from_the_environment() {
+    let server = Server::start_with(|options| {
+        options.security.accounts = vec![account(Role::Admin, "ada")];
+    })
+    .await;
+    assert_eq!(server.admin_password, "", "no other administrator is made");
+    let token = server.token("ada", "ada-password").await;
+    let body = json!({"password": "ada-password", "newPassword": "x"});
+    let answer = server.put(CHANGE, &body).bearer_auth(&token).send().await.unwrap();
+    let text =
+        "Admin credentials are managed by environment variables and cannot be changed at runtime.";
+    assert_eq!(message(answer).await, (409, text.into()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn registration_and_discovery_can_ask_for_a_token() {
+    use maxine::api::access::Openness;
+    let server = Server::start_with(|options| {
+        options.api.registration_access = Openness::Token;
+        options.api.discovery_access = Openness::Token;
+        options.security.accounts = vec![account(Role::Viewer, "eve")];
+    })
+    .await;
+    let body = json!({"hostName": "h", "nodeName": "n", "serviceName": "s"});
+    let register = "/api/maxine/serviceops/register";
+    assert_eq!(server.post(register, &body).send().await.unwrap().status(), 401);
+    let viewer = server.token("eve", "eve-password").await;
+    let answer = server.post(register, &body).bearer_auth(&viewer).send().await.unwrap();
+    assert_eq!(answer.status(), 403);
+    let admin = server.admin().await;
+    let answer = server.post(register, &body).bearer_auth(&admin).send().await.unwrap();
+    assert_eq!(answer.status(), 200);
+    let discover = "/api/maxine/serviceops/discover?serviceName=s";
+    assert_eq!(server.get(discover).send().await.unwrap().status(), 401);
+    assert_eq!(server.get("/api/maxine/serviceops/proxy/s/x").send().await.unwrap().status(), 401);
+    let answer = server.get(discover).bearer_auth(&viewer).send().await.unwrap();
+    assert_eq!(answer.status(), 302);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_dashboards_cookie_needs_a_header_to_change_something() {
+    let server = Server::start().await;
+    let cookie = format!("other=1; maxine_session={}", server.admin().await);
+    let read = server.get(CONFIG).header("cookie", &cookie).send().await.unwrap();
+    assert_eq!(read.status(), 200);
+    let body = json!({"logAsync": false});
+    let without = server.put(CONFIG, &body).header("cookie", &cookie).send().await.unwrap();
+    assert_eq!(without.status(), 403);
+    let with = server.put(CONFIG, &body).header("cookie", &cookie).header("x-maxine-csrf", "1");
+    assert_eq!(with.send().await.unwrap().status(), 200);
+}

@@ -1,0 +1,295 @@
+//! The actuator and the logs: sections 6, 7, 8 and 9 of the compatible API.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::routing::{get, post};
+use maxine::api::UpstreamsReport;
+use maxine::state::{Name, ServiceKey};
+use maxine::telemetry::{Severity, WebhookSettings};
+use parking_lot::Mutex;
+use serde_json::{Map, Value, json};
+use tokio::net::TcpListener;
+
+use super::support::{Server, message, node};
+
+async fn read(server: &Server, path: &str, token: &str) -> Value {
+    let answer = server.get(path).bearer_auth(token).send().await.unwrap();
+    assert_eq!(answer.status(), 200, "{path}");
+    answer.json().await.unwrap()
+}
+
+async fn serve(app: Router) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
+    format!("http://{addr}")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn health_info_metrics_and_status() {
+    let server = Server::start().await;
+    let open = async |path: &str| -> Value {
+        server.get(path).send().await.unwrap().json().await.unwrap()
+    };
+    assert_eq!(open("/api/actuator/health").await, json!({"status": "UP"}));
+    let info = open("/api/actuator/info").await;
+    assert_eq!(info["build"]["name"], "maxine-discovery");
+    assert!(info["build"]["description"].is_string() && info["build"]["version"].is_string());
+    let metrics = open("/api/actuator/metrics").await;
+    for field in ["rss", "heapTotal", "heapUsed"] {
+        assert!(metrics["mem"][field].as_u64().unwrap() > 100_000, "{metrics}");
+    }
+    assert!(metrics["mem"]["external"].is_u64() && metrics["mem"]["arrayBuffers"].is_u64());
+    assert!(metrics["uptime"].is_f64());
+    let status = server.get("/api/actuator/status").send().await.unwrap();
+    assert_eq!(status.headers()["content-type"], "text/html; charset=utf-8");
+    assert!(status.headers().contains_key("content-security-policy"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn performance() {
+    let path = "/api/actuator/performance";
+    let server = Server::start().await;
+    let none = server.get(path).send().await.unwrap();
+    assert_eq!(message(none).await, (404, "Performance report URL is not configured.".into()));
+    let reports = serve(Router::new().route("/r", get(async || "<h1>fast</h1>"))).await;
+    for (url, expected) in [(format!("{reports}/r"), 200), (format!("{reports}/none"), 404)] {
+        let server =
+            Server::start_with(|options| options.api.performance_report_url = Some(url)).await;
+        let answer = server.get(path).send().await.unwrap();
+        assert_eq!(answer.status(), expected);
+        if expected == 200 {
+            assert_eq!(answer.headers()["content-type"], "text/html; charset=utf-8");
+            assert_eq!(answer.text().await.unwrap(), "<h1>fast</h1>");
+        } else {
+            let text = "Could not retrieve load test report.";
+            assert_eq!(message(answer).await, (404, text.into()));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn audit() {
+    let server = Server::start().await;
+    let token = server.admin().await;
+    let wrong = json!({"userName": "admin", "password": "wrong"});
+    server.post("/api/maxine/signin", &wrong).send().await.unwrap();
+    let mut body = node("s", "n", 1);
+    body["weight"] = json!(2);
+    server.register(body).await;
+    server.discover("serviceName=s").await;
+    server.discover("serviceName=none").await;
+    server.get("/api/maxine/serviceops/proxy/none/x").send().await.unwrap();
+    let change = json!({"logAsync": false});
+    server.put("/api/maxine/control/config", &change).bearer_auth(&token).send().await.unwrap();
+    let listed = read(&server, "/api/actuator/audit", &token).await;
+    let events = listed["events"].as_array().unwrap();
+    let find = |kind: &str, outcome: &str| -> &Value {
+        let found = events.iter().find(|e| e["type"] == kind && e["outcome"] == outcome);
+        found.unwrap_or_else(|| panic!("no {kind} {outcome} in {events:?}"))
+    };
+    let signed_in = find("auth.signin", "SUCCESS");
+    assert_eq!((&signed_in["userName"], &signed_in["role"]), (&json!("admin"), &json!("admin")));
+    let failed = find("auth.signin", "FAILED");
+    assert_eq!((&failed["userName"], &failed["role"]), (&json!("admin"), &Value::Null));
+    let registered = find("registry.register", "REGISTERED");
+    assert_eq!(
+        (&registered["nodeName"], &registered["address"]),
+        (&json!("n"), &json!("http://127.0.0.1:1"))
+    );
+    let hit = find("discovery.lookup", "HIT");
+    assert_eq!((&hit["nodeName"], &hit["mode"]), (&json!("n-0"), &json!("redirect")));
+    assert_eq!(hit["traceId"].as_str().unwrap().len(), 32);
+    assert_eq!(find("discovery.lookup", "MISS")["method"], "GET");
+    assert_eq!(find("proxy.request", "MISS")["proxyPath"], "x");
+    assert_eq!(find("config.updated", "UPDATED")["changes"], json!({"logAsync": "Success"}));
+    let time = events[0]["timestamp"].as_str().unwrap();
+    assert!(time.len() == 24 && time.ends_with('Z'), "{time}");
+    // Sign-ins are in the replicated audit log too.
+    let recorded = async {
+        while !server
+            .view
+            .snapshot()
+            .state
+            .audit()
+            .records()
+            .iter()
+            .any(|r| &*r.action == "session.create")
+        {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(5), recorded).await.unwrap();
+    for n in 0..300 {
+        server.discover(&format!("serviceName=none-{n}")).await;
+    }
+    let listed = read(&server, "/api/actuator/audit", &token).await;
+    let events = listed["events"].as_array().unwrap();
+    assert_eq!((events.len(), &events[0]["serviceName"]), (200, &json!("none-299")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn alerts_are_listed_and_posted() {
+    let posted: Arc<Mutex<Vec<Value>>> = Arc::default();
+    let seen = Arc::clone(&posted);
+    let hook = post(async move |body: String| {
+        seen.lock().push(serde_json::from_str(&body).unwrap());
+    });
+    let url = serve(Router::new().route("/hook", hook)).await;
+    let server = Server::start_with(|options| {
+        let webhook = WebhookSettings { url: format!("{url}/hook"), timeout_ms: 2_000 };
+        options.telemetry.webhook = Some(webhook);
+    })
+    .await;
+    let token = server.admin().await;
+    let mut details = Map::new();
+    details.insert("serviceName".into(), "s".into());
+    server.state.telemetry().alert(Severity::Critical, "upstream.evicted", "gone", details);
+    let listed = read(&server, "/api/actuator/alerts", &token).await;
+    let alert = &listed["alerts"][0];
+    assert_eq!(
+        (&alert["severity"], &alert["type"]),
+        (&json!("critical"), &json!("upstream.evicted"))
+    );
+    assert_eq!(
+        (&alert["message"], &alert["details"]),
+        (&json!("gone"), &json!({"serviceName": "s"}))
+    );
+    assert_eq!(alert.as_object().unwrap().len(), 5);
+    let delivered = async {
+        while posted.lock().is_empty() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(5), delivered).await.unwrap();
+    assert_eq!(posted.lock()[0], *alert);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn traces() {
+    let server = Server::start().await;
+    let token = server.admin().await;
+    server.get("/nowhere?a=1").header("x-trace-id", "mine").send().await.unwrap();
+    let listed = read(&server, "/api/actuator/traces", &token).await;
+    let trace = &listed["traces"][0];
+    assert_eq!((&trace["traceId"], &trace["path"]), (&json!("mine"), &json!("/nowhere?a=1")));
+    assert_eq!((&trace["method"], &trace["status"]), (&json!("GET"), &json!(404)));
+    assert!(trace["durationMs"].is_f64() && trace["traceparent"].is_string());
+    assert_eq!(trace.as_object().unwrap().len(), 7);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cluster() {
+    let single = Server::start().await;
+    let token = single.admin().await;
+    let mut shown = read(&single, "/api/actuator/cluster", &token).await;
+    assert_eq!(shown["observedAt"].take().as_str().unwrap().len(), 24);
+    let expected = json!({
+        "enabled": false, "instanceId": "node-1", "isLeader": true, "hasLeader": true,
+        "fencingToken": 0, "leaderInstanceId": "node-1", "observedAt": null,
+    });
+    assert_eq!(shown, expected);
+    let several = Server::start_with(|options| options.api.clustered = true).await;
+    let token = several.admin().await;
+    let shown = read(&several, "/api/actuator/cluster", &token).await;
+    assert_eq!((&shown["enabled"], &shown["isLeader"]), (&json!(true), &json!(true)));
+    assert!(shown["fencingToken"].as_u64().unwrap() > 0);
+    several.store.set_available(false);
+    let shown = read(&several, "/api/actuator/cluster", &token).await;
+    assert_eq!(shown["isLeader"], false);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn upstreams() {
+    let key = ServiceKey::new(Name::trusted("default"), Name::trusted("s"));
+    let server = Server::start_with(|options| {
+        options.upstreams = UpstreamsReport {
+            started: true,
+            failure_counts: vec![(key.instance(Name::trusted("n")), 2)],
+        };
+    })
+    .await;
+    let token = server.admin().await;
+    let shown = read(&server, "/api/actuator/upstreams", &token).await;
+    assert_eq!(shown, json!({"started": true, "unhealthyNodes": 1, "failureCounts": {"s:n": 2}}));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn prometheus() {
+    let server = Server::start().await;
+    let token = server.admin().await;
+    let mut body = node("s", "n", 1);
+    body["weight"] = json!(3);
+    server.register(body).await;
+    server.discover("serviceName=s").await;
+    server.get("/api/actuator/audit").send().await.unwrap();
+    let answer = server.get("/api/actuator/prometheus").bearer_auth(&token).send().await.unwrap();
+    let kind = answer.headers()["content-type"].to_str().unwrap().to_owned();
+    assert!(kind.starts_with("text/plain; version=0.0.4"), "{kind}");
+    let text = answer.text().await.unwrap();
+    for (name, kind, value) in [
+        ("maxine_requests_total", "counter", "4"),
+        ("maxine_auth_failures_total", "counter", "1"),
+        ("maxine_auth_success_total", "counter", "1"),
+        ("maxine_registrations_total", "counter", "1"),
+        ("maxine_discoveries_total", "counter", "1"),
+        ("maxine_proxied_requests_total", "counter", "0"),
+        ("maxine_health_checks_total", "counter", "0"),
+        ("maxine_health_check_failures_total", "counter", "0"),
+        ("maxine_health_evictions_total", "counter", "0"),
+        ("maxine_alerts_total", "counter", "0"),
+        ("maxine_registered_services", "gauge", "1"),
+        ("maxine_registered_parent_nodes", "gauge", "1"),
+        ("maxine_registered_virtual_nodes", "gauge", "3"),
+        ("maxine_cluster_is_leader", "gauge", "1"),
+        ("maxine_cluster_has_leader", "gauge", "1"),
+        ("maxine_unhealthy_upstreams", "gauge", "0"),
+    ] {
+        assert!(text.contains(&format!("# HELP {name} ")), "{name}");
+        assert!(text.contains(&format!("# TYPE {name} {kind}\n")), "{name}");
+        assert!(text.contains(&format!("\n{name} {value}\n")), "{name} is not {value} in {text}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn logs_recent_clear_download_and_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().to_owned();
+    let audit_file = path.join("audit/Maxine-audit.log");
+    let set_file = audit_file.clone();
+    let server = Server::start_with(|options| {
+        options.telemetry.request_log.directory = Some(path);
+        options.telemetry.request_log.audit_file = Some(set_file);
+    })
+    .await;
+    let token = server.admin().await;
+    server.get("/nowhere").header("x-trace-id", "one").send().await.unwrap();
+    server.get("/api/maxine/serviceops/servers").send().await.unwrap();
+    let logs = read(&server, "/api/logs/recent", &token).await;
+    let lines: Vec<&str> = logs["logs"].as_str().unwrap().lines().collect();
+    let line: Value = serde_json::from_str(lines.last().unwrap()).unwrap();
+    assert_eq!((&line["LogLevel"], &line["LogType"]), (&json!("ERROR"), &json!("WEBREQUEST")));
+    assert_eq!((&line["Endpoint"], &line["TraceId"]), (&json!("/nowhere"), &json!("one")));
+    assert_eq!((&line["Status"], &line["ClientIp"]), (&json!(404), &json!("127.0.0.1")));
+    assert_eq!(lines.len(), 2, "neither the logs nor the registry is logged: {lines:?}");
+
+    let files = read(&server, "/api/logs/download", &token).await;
+    let (name, url) = files.as_object().unwrap().iter().next().unwrap();
+    assert_eq!(url, &json!(format!("/logs/{name}")));
+    let file = server.get(url.as_str().unwrap()).bearer_auth(&token).send().await.unwrap();
+    assert_eq!(file.text().await.unwrap(), lines.join("\n") + "\n");
+
+    let audited = std::fs::read_to_string(&audit_file).unwrap();
+    let event: Value = serde_json::from_str(audited.lines().next().unwrap()).unwrap();
+    assert_eq!((&event["type"], &event["outcome"]), (&json!("auth.signin"), &json!("SUCCESS")));
+
+    for method in ["GET", "POST", "DELETE"] {
+        let method = method.parse::<reqwest::Method>().unwrap();
+        let clear = server.http.request(method, server.url("/api/logs/recent/clear"));
+        let answer = clear.bearer_auth(&token).send().await.unwrap();
+        assert_eq!((answer.status().as_u16(), answer.text().await.unwrap().as_str()), (200, ""));
+        assert_eq!(read(&server, "/api/logs/recent", &token).await, json!({"logs": ""}));
+    }
+}

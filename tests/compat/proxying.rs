@@ -1,0 +1,170 @@
+//! Proxying: `discover` in proxy mode and the proxy route, against an upstream that says what it got.
+
+use std::net::SocketAddr;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::Request;
+use axum::http::{HeaderValue, Response};
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+
+use super::support::{Server, message, node};
+
+const CONFIG: &str = "/api/maxine/control/config";
+
+/// Answers each request with what it was, under `/base`; and as itself otherwise.
+async fn upstream() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let app = Router::new().fallback(async |request: Request| {
+        let (parts, body) = request.into_parts();
+        let body = axum::body::to_bytes(body, 20 << 20).await.unwrap();
+        let header = |name: &str| parts.headers.get(name).map(|v| v.to_str().unwrap().to_owned());
+        let seen = json!({
+            "method": parts.method.as_str(),
+            "target": parts.uri.path_and_query().unwrap().as_str(),
+            "len": body.len(),
+            "host": header("host"),
+            "traceId": header("x-trace-id"),
+            "traceparent": header("traceparent"),
+            "own": header("x-own"),
+            "hop": header("x-hop"),
+        });
+        let mut response = Response::new(Body::from(seen.to_string()));
+        let headers = response.headers_mut();
+        headers.append("set-cookie", HeaderValue::from_static("a=1"));
+        headers.append("set-cookie", HeaderValue::from_static("b=2"));
+        if parts.uri.path().ends_with("/redirect") {
+            headers.insert("location", HeaderValue::from_static("/elsewhere"));
+            *response.status_mut() = axum::http::StatusCode::FOUND;
+        }
+        if parts.uri.path().ends_with("/own-trace") {
+            response.headers_mut().insert("x-trace-id", HeaderValue::from_static("upstreams"));
+        }
+        response
+    });
+    tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
+    addr
+}
+
+async fn server_with_upstream() -> Server {
+    let server = Server::start().await;
+    let mut body = node("s p", "n", upstream().await.port());
+    body["path"] = json!("/base");
+    server.register(body).await;
+    server
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn proxy() {
+    let server = server_with_upstream().await;
+    let proxy = |path: &str| format!("/api/maxine/serviceops/proxy/s%20p{path}");
+    let none = server.get("/api/maxine/serviceops/proxy/none/x").send().await.unwrap();
+    assert_eq!(message(none).await, (503, "Service Unavailable".into()));
+    for (path, target) in [
+        ("/x", "/base/x"),
+        ("/", "/base"),
+        ("", "/base"),
+        ("/x/", "/base/x/"),
+        ("/x?a=1&a=2&b=", "/base/x?a=1&a=2&b="),
+        ("/a%2Fb%20c", "/base/a%2Fb%20c"),
+        ("?a=1", "/base?a=1"),
+    ] {
+        for method in ["GET", "POST", "PUT", "PATCH", "DELETE"] {
+            let method = method.parse::<reqwest::Method>().unwrap();
+            let request = server.http.request(method.clone(), server.url(&proxy(path)));
+            let request =
+                request.body("0123456789").header("x-own", "kept").header("x-hop", "gone");
+            let request = request.header("connection", "x-hop").header("x-trace-id", "mine");
+            let answer = request.send().await.unwrap();
+            assert_eq!(answer.status(), 200, "{path}");
+            assert_eq!(answer.headers().get_all("set-cookie").iter().count(), 2);
+            assert_eq!(answer.headers()["x-trace-id"], "mine");
+            let traceparent = answer.headers()["traceparent"].to_str().unwrap().to_owned();
+            let seen: Value = answer.json().await.unwrap();
+            assert_eq!(seen["method"], method.as_str());
+            assert_eq!(seen["target"], target);
+            assert_eq!((&seen["len"], &seen["own"]), (&json!(10), &json!("kept")));
+            assert_eq!((&seen["traceId"], &seen["hop"]), (&json!("mine"), &Value::Null));
+            assert_eq!(seen["traceparent"], traceparent);
+            assert_ne!(seen["host"], json!(server.addr.to_string()));
+        }
+    }
+    let redirect = server.get(&proxy("/redirect")).send().await.unwrap();
+    assert_eq!(
+        (redirect.status().as_u16(), &redirect.headers()["location"]),
+        (302, &HeaderValue::from_static("/elsewhere"))
+    );
+    let own = server.get(&proxy("/own-trace")).send().await.unwrap();
+    assert_eq!(own.headers()["x-trace-id"], "upstreams");
+    let head = server.http.head(server.url(&proxy("/x"))).send().await.unwrap();
+    assert!(head.headers()["content-length"].to_str().unwrap().parse::<u64>().unwrap() > 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proxied_path_never_leaves_the_base_path() {
+    let server = server_with_upstream().await;
+    for path in [
+        "/../x",
+        "/a/../../x",
+        "/%2e%2e/x",
+        "/..%2fx",
+        "/%2e%2e%2f%2e%2e%2fx",
+        "/.%2e/x",
+        "/..",
+        "/..%5cx",
+    ] {
+        let request = format!(
+            "GET /api/maxine/serviceops/proxy/s%20p{path} HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n"
+        );
+        let answer = server.raw(request.as_bytes()).await;
+        let status = &answer[9..12];
+        let inside = answer.contains(r#""target":"/base"#);
+        assert!(status == "400" || (status == "200" && inside), "{path}: {answer}");
+        assert!(!answer.contains(r#""target":"/base/.."#), "{path}: {answer}");
+    }
+    for path in ["/%zz", "/%", "/a%2"] {
+        let request = format!(
+            "GET /api/maxine/serviceops/proxy/s%20p{path} HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n"
+        );
+        assert!(server.raw(request.as_bytes()).await.starts_with("HTTP/1.1 400"), "{path}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_over_the_limit_is_413_and_an_upstream_that_is_not_there_502() {
+    let server = server_with_upstream().await;
+    let url = server.url("/api/maxine/serviceops/proxy/s%20p/x");
+    let fits = server.http.post(&url).body(vec![7; 10 << 20]).send().await.unwrap();
+    let seen: Value = fits.json().await.unwrap();
+    assert_eq!(seen["len"], 10 << 20);
+    let over = server.http.post(&url).body(vec![7; (10 << 20) + 1]).send().await.unwrap();
+    assert_eq!(over.status(), 413);
+    // A port that nobody listens on: it was just given back.
+    let unused = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+    server.register(node("gone", "n", unused)).await;
+    let answer = server.get("/api/maxine/serviceops/proxy/gone/x").send().await.unwrap();
+    assert!([502, 503].contains(&answer.status().as_u16()), "{}", answer.status());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn discover_in_proxy_mode() {
+    let server = server_with_upstream().await;
+    let target = async |query: &str| -> Value {
+        let path = format!("/api/maxine/serviceops/discover?serviceName=s%20p{query}");
+        let answer = server.get(&path).send().await.unwrap();
+        assert_eq!(answer.status(), 200, "{query}");
+        answer.json::<Value>().await.unwrap()["target"].clone()
+    };
+    assert_eq!(target("&mode=proxy").await, "/base");
+    assert_eq!(target("&mode=PROXY&endPoint=x").await, "/base/x");
+    // A query in the end point is a query.
+    assert_eq!(target("&mode=proxy&endPoint=%2Fx%3Fa%3D1%26b%3D2").await, "/base/x?a=1&b=2");
+    let token = server.admin().await;
+    let body = json!({"discoveryMode": "PROXY"});
+    server.put(CONFIG, &body).bearer_auth(&token).send().await.unwrap();
+    assert_eq!(target("&endPoint=/a%20b").await, "/base/a%20b");
+    let none = server.get("/api/maxine/serviceops/discover?serviceName=none").send().await.unwrap();
+    assert_eq!(message(none).await, (503, "Service Unavailable".into()));
+}

@@ -1,0 +1,206 @@
+//! What holds for every request: sections 1 and 10 (protocol) of the compatible API, and the limits.
+
+use std::time::Duration;
+
+use super::support::{Server, message};
+use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+const HEALTH: &str = "/api/actuator/health";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn trace_headers() {
+    let server = Server::start().await;
+    let traceparent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    for path in [HEALTH, "/nowhere", "/api/actuator/audit"] {
+        let own =
+            server.get(path).header("x-trace-id", "my own").header("traceparent", traceparent);
+        let own = own.send().await.unwrap();
+        assert_eq!(own.headers()["x-trace-id"], "my own");
+        assert_eq!(own.headers()["traceparent"], traceparent);
+        let mut seen = Vec::new();
+        for _ in 0..2 {
+            let made = server.get(path).header("x-trace-id", "").header("traceparent", "any text");
+            let made = made.send().await.unwrap();
+            let id = made.headers()["x-trace-id"].to_str().unwrap().to_owned();
+            assert!(id.len() == 32 && id.bytes().all(|b| b"0123456789abcdef".contains(&b)), "{id}");
+            let parent = made.headers()["traceparent"].to_str().unwrap().to_owned();
+            assert!(parent.len() == 55 && parent.starts_with("00-") && parent.ends_with("-01"));
+            seen.extend([id, parent]);
+        }
+        assert!(seen[0] != seen[2] && seen[1] != seen[3]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn head_trailing_slash_and_etag() {
+    let server = Server::start().await;
+    let answer = server.get("/api/actuator/health/").send().await.unwrap();
+    assert_eq!(answer.status(), 200);
+    assert_eq!(answer.headers()["content-type"], "application/json; charset=utf-8");
+    let tag = answer.headers()["etag"].to_str().unwrap().to_owned();
+    assert!(tag.starts_with("W/\""));
+    let again = server.get(HEALTH).header("if-none-match", &tag).send().await.unwrap();
+    assert_eq!(again.status(), 304);
+    assert_eq!(again.text().await.unwrap(), "");
+    let other = server.get(HEALTH).header("if-none-match", "W/\"other\"").send().await.unwrap();
+    assert_eq!(other.status(), 200);
+    let head = server.http.head(server.url(HEALTH)).send().await.unwrap();
+    assert_eq!(head.status(), 200);
+    assert_eq!(head.headers()["content-length"], "15");
+    assert_eq!(head.text().await.unwrap(), "");
+    let two = server.get("/api/actuator/health//").send().await.unwrap();
+    assert_eq!(message(two).await, (404, "Not found".into()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cors_is_off_unless_set() {
+    let off = Server::start().await;
+    let options = off.http.request(reqwest::Method::OPTIONS, off.url("/anything"));
+    let answer = options.header("origin", "https://a.example").send().await.unwrap();
+    assert_eq!(answer.status(), 204);
+    assert!(!answer.headers().contains_key("access-control-allow-origin"));
+    let on = Server::start_with(|options| options.api.cors_allow_origin = Some("*".into())).await;
+    let answer = on.get(HEALTH).send().await.unwrap();
+    assert_eq!(answer.headers()["access-control-allow-origin"], "*");
+    let options = on.http.request(reqwest::Method::OPTIONS, on.url("/api/maxine/control/config"));
+    let options = options.header("access-control-request-headers", "authorization,x-a");
+    let answer = options.send().await.unwrap();
+    assert_eq!(answer.status(), 204);
+    let headers = answer.headers();
+    assert_eq!(headers["access-control-allow-methods"], "GET,HEAD,PUT,PATCH,POST,DELETE");
+    assert_eq!(headers["access-control-allow-headers"], "authorization,x-a");
+    assert_eq!(headers["vary"], "Access-Control-Request-Headers");
+    assert!(!headers.contains_key("x-trace-id"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_offered_upgrade_is_ignored() {
+    let server = Server::start().await;
+    let request = b"GET /api/actuator/health HTTP/1.1\r\nhost: h\r\nconnection: Upgrade, HTTP2-Settings, close\r\n\
+        upgrade: h2c\r\nhttp2-settings: AAMAAABkAARAAAAAAAIAAAAA\r\n\r\n";
+    let answer = server.raw(request).await;
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+    assert!(answer.ends_with(r#"{"status":"UP"}"#), "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn http2_with_prior_knowledge_works() {
+    let server = Server::start().await;
+    let stream = tokio::net::TcpStream::connect(server.addr).await.unwrap();
+    let io = hyper_util::rt::TokioIo::new(stream);
+    let executor = hyper_util::rt::TokioExecutor::new();
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(executor, io).await.unwrap();
+    tokio::spawn(connection);
+    let request = axum::http::Request::get(server.url(HEALTH));
+    let request = request.body(axum::body::Body::empty()).unwrap();
+    let answer = sender.send_request(request).await.unwrap();
+    assert_eq!(answer.status(), 200);
+    assert_eq!(answer.version(), axum::http::Version::HTTP_2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hostile_heads_get_a_4xx_and_leave_nothing_behind() {
+    let server = Server::start().await;
+    let long = "x".repeat(80_000);
+    let many: String = (0..200).map(|n| format!("x-{n}: 1\r\n")).collect();
+    for (request, statuses) in [
+        (format!("GET /{long} HTTP/1.1\r\nhost: h\r\n\r\n"), &["414", "431", "400"][..]),
+        (format!("GET / HTTP/1.1\r\nhost: h\r\nx: {long}\r\n\r\n"), &["431", "400"]),
+        (format!("GET / HTTP/1.1\r\nhost: h\r\n{many}\r\n"), &["431", "400"]),
+        ("GET / HTTP/1.1\r\nhost: h\r\nx: a\0b\r\n\r\n".into(), &["400"]),
+        ("GET /a b HTTP/1.1\r\nhost: h\r\n\r\n".into(), &["400"]),
+        (
+            "POST /api/maxine/signin HTTP/1.1\r\nhost: h\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n{}"
+                .into(),
+            &["400"],
+        ),
+        ("nonsense\r\n\r\n".into(), &["400"]),
+    ] {
+        let answer = server.raw(request.as_bytes()).await;
+        let status = answer.split(' ').nth(1).unwrap_or_default();
+        assert!(statuses.contains(&status), "{status} for {:.60}", request);
+    }
+    assert_eq!(server.get(HEALTH).send().await.unwrap().status(), 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slow_clients_are_let_go() {
+    let server = Server::start_with(|options| {
+        options.limits.header_timeout_ms = 300;
+        options.api.body_timeout_ms = 300;
+    })
+    .await;
+    let silent = b"".as_slice();
+    let one_byte = b"G".as_slice();
+    let half_a_head = b"GET / HTTP/1.1\r\nhost: h\r\n".as_slice();
+    for begun in [silent, one_byte, half_a_head] {
+        let mut stream = tokio::net::TcpStream::connect(server.addr).await.unwrap();
+        stream.write_all(begun).await.unwrap();
+        let mut answer = Vec::new();
+        let end = tokio::time::timeout(Duration::from_secs(5), stream.read_to_end(&mut answer));
+        end.await.expect("the connection is held").unwrap();
+    }
+    let body = b"POST /api/maxine/signin HTTP/1.1\r\nhost: h\r\ncontent-type: application/json\r\n\
+        content-length: 100\r\nconnection: close\r\n\r\n{";
+    let answer = server.raw(body).await;
+    assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+    assert_eq!(server.state.telemetry().metrics().connections.get(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_over_the_limit_are_told_so() {
+    let server = Server::start_with(|options| options.limits.connections_max = 2).await;
+    let mut held = Vec::new();
+    for _ in 0..2 {
+        let mut stream = tokio::net::TcpStream::connect(server.addr).await.unwrap();
+        stream.write_all(b"GET /api/actuator/health HTTP/1.1\r\nhost: h\r\n\r\n").await.unwrap();
+        let mut head = [0; 12];
+        stream.read_exact(&mut head).await.unwrap();
+        assert_eq!(&head, b"HTTP/1.1 200");
+        held.push(stream);
+    }
+    let refused = server.raw(b"").await;
+    assert!(
+        refused.starts_with("HTTP/1.1 503 ") && refused.contains("retry-after: 1"),
+        "{refused}"
+    );
+    let (head, body) = refused.split_once("\r\n\r\n").unwrap();
+    assert!(head.contains(&format!("content-length: {}", body.len())), "{refused}");
+    drop(held);
+    for _ in 0..100 {
+        if server.http.get(server.url(HEALTH)).send().await.is_ok_and(|a| a.status() == 200) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("the limit does not let go");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_dashboard_or_a_page_in_its_place_has_security_headers() {
+    let server = Server::start().await;
+    let answer = server.get("/").send().await.unwrap();
+    assert_eq!(answer.status(), 200);
+    let headers = answer.headers();
+    assert!(headers["content-security-policy"].to_str().unwrap().contains("default-src 'self'"));
+    assert_eq!(headers["x-content-type-options"], "nosniff");
+    assert_eq!(headers["x-frame-options"], "DENY");
+    for outside in ["/assets/..%2f..%2fCargo.toml", "/..%2fCargo.toml", "/assets/none.js"] {
+        assert_eq!(server.get(outside).send().await.unwrap().status(), 404, "{outside}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn json_of_another_type_counts_as_empty_and_unknown_fields_are_ignored() {
+    let server = Server::start().await;
+    let token = server.admin().await;
+    let config = "/api/maxine/control/config";
+    let form = server.http.put(server.url(config)).bearer_auth(&token).body("logAsync=1");
+    let form =
+        form.header("content-type", "application/x-www-form-urlencoded").send().await.unwrap();
+    assert_eq!(form.text().await.unwrap(), "{}");
+    let unknown = server.put(config, &json!({"unknown": 1})).bearer_auth(&token).send().await;
+    assert_eq!(unknown.unwrap().text().await.unwrap(), "{}");
+}

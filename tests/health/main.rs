@@ -1,0 +1,440 @@
+//! Probes, verdicts and what routing makes of them, with real servers and the real actors.
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    clippy::field_reassign_with_default,
+    missing_docs,
+    unreachable_pub,
+    reason = "a test fails by panicking, reads the real clock, and has no users"
+)]
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
+
+use actix_rt::Arbiter;
+use axum::body::Body;
+use bytes::Bytes;
+use futures::StreamExt;
+use http_body_util::StreamBody;
+use hyper::body::{Frame, Incoming};
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use maxine::actors::health_checker::NoSink;
+use maxine::actors::peer::{PeerKind, PeerRouter};
+use maxine::actors::registry::{RegistryParts, RegistrySettings};
+use maxine::actors::{HealthChecker, HealthParts, Registry, WriteRequest};
+use maxine::backend::{ControlStore, MemoryStore, PeerHandler};
+use maxine::clock::Clock;
+use maxine::health::{ActiveDefaults, Observation, Prober, Sight, encode_observations};
+use maxine::proxy::{EgressPolicy, TlsRoots};
+use maxine::state::{
+    Actor, Address, Command, Health, InstanceKey, Liveness, Name, ProbeKind, ProbeSpec, Readiness,
+    Registration, Reply, ServiceKey,
+};
+use maxine::view::View;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+struct Rig {
+    view: Arc<View>,
+    registry: Registry,
+    peers: Arc<PeerRouter>,
+    health: HealthChecker,
+    duties: watch::Sender<Option<maxine::state::Fence>>,
+    arbiter: Arbiter,
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        self.health.stop();
+        self.registry.stop();
+        self.arbiter.stop();
+    }
+}
+
+fn service() -> ServiceKey {
+    ServiceKey::new(Name::trusted("default"), Name::trusted("orders"))
+}
+
+fn key(id: &str) -> InstanceKey {
+    service().instance(Name::trusted(id))
+}
+
+impl Rig {
+    async fn new(defaults: ActiveDefaults) -> Self {
+        let clock = Clock::system();
+        let view = View::new(clock.clone());
+        let peers = PeerRouter::new();
+        let store: Arc<dyn ControlStore> =
+            Arc::new(MemoryStore::new(Arc::clone(&view), "node-1", Arc::clone(&peers) as _));
+        let arbiter = Arbiter::new();
+        let (duties, receiver) = watch::channel(None);
+        let registry = Registry::start(
+            &arbiter.handle(),
+            RegistryParts {
+                node: "node-1".into(),
+                store: Arc::clone(&store),
+                view: Arc::clone(&view),
+                clock: clock.clone(),
+                duties: receiver.clone(),
+                peers: Arc::clone(&peers),
+                settings: RegistrySettings::default(),
+            },
+        );
+        let egress = EgressPolicy::new(vec![], vec![], true);
+        let health = HealthChecker::start(
+            &arbiter.handle(),
+            HealthParts {
+                node: "node-1".into(),
+                view: Arc::clone(&view),
+                store,
+                registry: registry.clone(),
+                duties: receiver,
+                peers: Arc::clone(&peers),
+                clock: clock.clone(),
+                prober: Prober::new(egress, &TlsRoots::System, clock).unwrap(),
+                defaults,
+                sink: Arc::new(NoSink),
+            },
+        );
+        let rig = Self { view, registry, peers, health, duties, arbiter };
+        let granted = rig.write(Command::GrantLeadership { holder: Name::trusted("node-1") }).await;
+        let Reply::Granted(fence) = granted else { panic!("{granted:?}") };
+        rig.duties.send_replace(Some(fence));
+        rig
+    }
+
+    async fn write(&self, command: Command) -> Reply {
+        let actor = Actor::system("test");
+        // The actors start on their own thread; until then the registry says so.
+        for _ in 0..100 {
+            let request = WriteRequest {
+                actor: actor.clone(),
+                request_id: None,
+                fence: None,
+                command: command.clone(),
+            };
+            match self.registry.propose(request).await {
+                Ok(applied) => return applied.reply,
+                Err(maxine::actors::WriteError::Unavailable { .. }) => {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
+        panic!("the registry did not start");
+    }
+
+    async fn register(&self, id: &str, address: SocketAddr, probe: Option<ProbeSpec>) -> u64 {
+        let address = Address::parse(&format!("http://{address}")).unwrap();
+        let mut registration = Registration::new(Name::trusted(id), address, 600_000);
+        registration.probe = probe.map(Box::new);
+        let reply = self.write(Command::Register { items: vec![(service(), registration)] }).await;
+        let Reply::Registered(epochs) = reply else { panic!("{reply:?}") };
+        epochs[0].clone().unwrap()
+    }
+
+    async fn policy(&self, json: &str) {
+        let policy_json = Some(json.into());
+        let key = service();
+        self.write(Command::PutPolicy { key, policy_json, expected_revision: None }).await;
+    }
+
+    fn verdict(&self, id: &str) -> Health {
+        let snapshot = self.view.snapshot();
+        let service = snapshot.state.service(&service()).unwrap();
+        service.instances[&Name::trusted(id)].health.clone()
+    }
+
+    fn routed(&self) -> Vec<String> {
+        let table = self.view.table(service().as_ref());
+        let endpoints = table.iter().flat_map(|table| table.endpoints().to_vec());
+        endpoints.map(|e| e.instance.registration.id.to_string()).collect()
+    }
+}
+
+async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    for _ in 0..1_000 {
+        if holds() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("not within 10 s: {what}");
+}
+
+struct Server {
+    address: SocketAddr,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn server<F>(answer: F) -> Server
+where
+    F: Fn(Request<Incoming>) -> Response<Body> + Clone + Send + Sync + 'static,
+{
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let task = tokio::spawn(async move {
+        let mut tasks = tokio::task::JoinSet::new();
+        while let Ok((stream, _)) = listener.accept().await {
+            let answer = answer.clone();
+            tasks.spawn(async move {
+                let service = service_fn(move |request| {
+                    let response = answer(request);
+                    async move { Ok::<_, std::convert::Infallible>(response) }
+                });
+                let _ = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new())
+                    .serve_connection(TokioIo::new(stream), service)
+                    .await;
+            });
+        }
+    });
+    Server { address, task }
+}
+
+fn status(code: u16) -> Response<Body> {
+    Response::builder().status(code).body(Body::from("all is well")).unwrap()
+}
+
+fn probe(kind: ProbeKind, path: &str) -> ProbeSpec {
+    ProbeSpec {
+        kind,
+        path: path.into(),
+        interval_ms: 100,
+        timeout_ms: 500,
+        rise: 1,
+        fall: 2,
+        ..ProbeSpec::default()
+    }
+}
+
+async fn a_failing_instance_is_evicted_with_a_reason_and_comes_back_by_itself() {
+    let rig = Rig::new(ActiveDefaults::default()).await;
+    let mode = Arc::new(AtomicU8::new(0));
+    let flag = Arc::clone(&mode);
+    let server = server(move |request| {
+        assert_eq!(request.uri().path(), "/health");
+        status(if flag.load(Ordering::SeqCst) == 0 { 200 } else { 500 })
+    })
+    .await;
+    rig.register("a", server.address, Some(probe(ProbeKind::Http, "/health"))).await;
+    until("probed", || rig.health.track(&key("a")).is_some_and(|t| !t.records.is_empty())).await;
+    assert_eq!(rig.verdict("a"), Health::default(), "a good start is no transition");
+    mode.store(1, Ordering::SeqCst);
+    until("evicted", || rig.verdict("a").liveness == Liveness::Evicted).await;
+    let verdict = rig.verdict("a");
+    assert_eq!(&*verdict.reason, "status 500 (seen by node-1)");
+    assert!(verdict.since_ms > 0);
+    assert_eq!(rig.routed(), Vec::<String>::new());
+    assert_eq!(rig.health.failing(), vec![], "one that is gone is not counted");
+    let track = rig.health.track(&key("a")).unwrap();
+    assert_eq!(track.records[0].detail, "status 500", "it is watched on");
+    mode.store(0, Ordering::SeqCst);
+    until("back", || rig.verdict("a").readiness == Readiness::Ready).await;
+    assert_eq!(rig.routed(), ["a"]);
+}
+
+async fn not_ready_means_no_traffic_and_not_alive_means_eviction() {
+    let rig = Rig::new(ActiveDefaults::default()).await;
+    let mode = Arc::new(AtomicU8::new(0));
+    let flag = Arc::clone(&mode);
+    let server = server(move |request| {
+        let mode = flag.load(Ordering::SeqCst);
+        let bad = match request.uri().path() {
+            "/live" => mode == 2,
+            _ => mode >= 1,
+        };
+        status(if bad { 503 } else { 200 })
+    })
+    .await;
+    let spec =
+        ProbeSpec { readiness_path: Some("/ready".into()), ..probe(ProbeKind::Http, "/live") };
+    rig.register("a", server.address, Some(spec)).await;
+    mode.store(1, Ordering::SeqCst);
+    until("not ready", || rig.verdict("a").readiness == Readiness::NotReady).await;
+    assert_eq!(rig.verdict("a").liveness, Liveness::Alive);
+    assert_eq!(rig.routed(), Vec::<String>::new());
+    mode.store(2, Ordering::SeqCst);
+    until("evicted", || rig.verdict("a").liveness == Liveness::Evicted).await;
+}
+
+async fn methods_headers_statuses_and_bodies_are_checked() {
+    let rig = Rig::new(ActiveDefaults::default()).await;
+    let server = server(|request| {
+        assert_eq!(request.method(), "POST");
+        assert_eq!(request.headers()["x-probe"], "1");
+        assert_eq!(request.uri(), "/deep?full=1");
+        status(418)
+    })
+    .await;
+    let good = ProbeSpec {
+        method: "POST".into(),
+        headers: vec![("x-probe".into(), "1".into())],
+        expected_statuses: vec![418],
+        expected_body: Some("is well".into()),
+        ..probe(ProbeKind::Http, "/deep?full=1")
+    };
+    let wrong = ProbeSpec { expected_body: Some("is lost".into()), ..good.clone() };
+    rig.register("a", server.address, Some(good)).await;
+    rig.register("b", server.address, Some(wrong)).await;
+    until("b evicted", || rig.verdict("b").liveness == Liveness::Evicted).await;
+    assert!(rig.verdict("b").reason.contains("the body lacks the text"));
+    assert_eq!(rig.routed(), ["a"]);
+}
+
+async fn tcp_probes_connect_and_a_probe_that_hangs_times_out() {
+    let rig = Rig::new(ActiveDefaults::default()).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    rig.register("tcp", address, Some(probe(ProbeKind::Tcp, ""))).await;
+    rig.register("http", address, Some(probe(ProbeKind::Http, "/"))).await;
+    until("http evicted", || rig.verdict("http").liveness == Liveness::Evicted).await;
+    assert!(rig.verdict("http").reason.contains("no answer within 500 ms"));
+    assert_eq!(rig.routed(), ["tcp"]);
+    drop(listener);
+    until("tcp evicted", || rig.verdict("tcp").liveness == Liveness::Evicted).await;
+}
+
+async fn the_grpc_health_service_tells_serving_from_not_serving() {
+    let rig = Rig::new(ActiveDefaults::default()).await;
+    let serving = Arc::new(AtomicU8::new(1));
+    let flag = Arc::clone(&serving);
+    let server = server(move |request| {
+        assert_eq!(request.uri().path(), "/grpc.health.v1.Health/Check");
+        assert_eq!(request.version(), hyper::Version::HTTP_2);
+        let message = Bytes::from(vec![0, 0, 0, 0, 2, 0x08, flag.load(Ordering::SeqCst)]);
+        let mut trailers = hyper::HeaderMap::new();
+        trailers.insert("grpc-status", "0".parse().unwrap());
+        let frames = vec![
+            Ok::<_, std::convert::Infallible>(Frame::data(message)),
+            Ok(Frame::trailers(trailers)),
+        ];
+        let body = Body::new(StreamBody::new(futures::stream::iter(frames).boxed()));
+        Response::builder().header("content-type", "application/grpc").body(body).unwrap()
+    })
+    .await;
+    rig.register("a", server.address, Some(probe(ProbeKind::Grpc, "orders"))).await;
+    until("probed", || rig.health.track(&key("a")).is_some_and(|t| t.settled == Some(Sight::Good)))
+        .await;
+    serving.store(2, Ordering::SeqCst);
+    until("not ready", || rig.verdict("a").readiness == Readiness::NotReady).await;
+    assert_eq!(rig.verdict("a").liveness, Liveness::Alive, "NOT_SERVING is alive");
+    serving.store(1, Ordering::SeqCst);
+    until("ready", || rig.verdict("a").readiness == Readiness::Ready).await;
+}
+
+async fn node_wide_checks_take_the_path_that_clients_register() {
+    let defaults = ActiveDefaults {
+        enabled: true,
+        interval_ms: 100,
+        timeout_ms: 500,
+        fall: 3,
+        ..ActiveDefaults::default()
+    };
+    let rig = Rig::new(defaults).await;
+    let server =
+        server(|request| status(if request.uri().path() == "/alive" { 302 } else { 404 })).await;
+    let named = |path: &str| ProbeSpec { path: path.into(), ..ProbeSpec::default() };
+    rig.register("good", server.address, Some(named("alive"))).await;
+    rig.register("bad", server.address, Some(named("/gone"))).await;
+    rig.register("silent", server.address, None).await;
+    until("counted", || rig.health.failing().iter().any(|(k, _)| *k == key("bad"))).await;
+    until("evicted", || rig.verdict("bad").liveness == Liveness::Evicted).await;
+    assert_eq!(rig.routed(), ["good", "silent"], "a redirect is good and is not followed");
+    assert!(rig.health.track(&key("silent")).is_none());
+    // Its owner registers it again: it is back until the probes fail anew.
+    rig.register("bad", server.address, Some(named("/gone"))).await;
+    assert_eq!(rig.routed().len(), 3);
+    until("evicted again", || rig.verdict("bad").liveness == Liveness::Evicted).await;
+}
+
+async fn when_too_many_are_unhealthy_all_are_used() {
+    let rig = Rig::new(ActiveDefaults::default()).await;
+    rig.policy(r#"{"health":{"panic_percent":60}}"#).await;
+    let server = server(|_| status(500)).await;
+    rig.register("c", server.address, None).await;
+    rig.register("a", server.address, Some(probe(ProbeKind::Http, "/"))).await;
+    until("a evicted", || rig.verdict("a").liveness == Liveness::Evicted).await;
+    assert_eq!(rig.routed(), ["c"], "one of two is below 60 %");
+    rig.register("b", server.address, Some(probe(ProbeKind::Http, "/"))).await;
+    until("b evicted", || rig.verdict("b").liveness == Liveness::Evicted).await;
+    until("all used", || rig.routed() == ["a", "b", "c"]).await;
+    assert!(rig.view.table(service().as_ref()).unwrap().panics());
+}
+
+async fn other_nodes_observations_count_and_two_have_to_agree() {
+    let rig = Rig::new(ActiveDefaults::default()).await;
+    rig.policy(r#"{"health":{"observers":2}}"#).await;
+    let server = server(|_| status(200)).await;
+    let epoch = rig.register("a", server.address, Some(probe(ProbeKind::Http, "/"))).await;
+    let observe = |observer: &str, sight| {
+        let observation = Observation {
+            key: key("a"),
+            lease_epoch: epoch,
+            sight,
+            passive: false,
+            detail: "connection refused".into(),
+        };
+        let mut message = vec![PeerKind::Observations as u8];
+        message.extend(encode_observations(observer, &[observation]).unwrap());
+        rig.peers.handle(message.into())
+    };
+    until("probed", || rig.health.track(&key("a")).is_some_and(|t| t.settled.is_some())).await;
+    // Its word reaches the leader's memory with the next tick, which nothing outside shows.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    observe("node-2", Sight::Dead).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(rig.verdict("a").liveness, Liveness::Alive, "one badly placed node");
+    observe("node-3", Sight::Dead).await.unwrap();
+    until("evicted", || rig.verdict("a").liveness == Liveness::Evicted).await;
+    rig.duties.send_replace(None);
+    assert!(observe("node-2", Sight::Good).await.is_err(), "only the leader takes them");
+}
+
+async fn what_the_proxy_saw_counts_where_the_policy_says_so() {
+    let rig = Rig::new(ActiveDefaults::default()).await;
+    rig.policy(r#"{"health":{"passive_observers":1}}"#).await;
+    let server = server(|_| status(200)).await;
+    let epoch = rig.register("a", server.address, None).await;
+    rig.health.held_by_proxy(key("a"), epoch, Some("9 of 10 requests failed".into()));
+    until("not ready", || rig.verdict("a").readiness == Readiness::NotReady).await;
+    assert!(rig.verdict("a").reason.contains("9 of 10 requests failed"));
+    rig.health.held_by_proxy(key("a"), epoch, None);
+    until("ready", || rig.verdict("a").readiness == Readiness::Ready).await;
+}
+
+/// The actors need an actix system around each test.
+macro_rules! in_a_system {
+    ($($name:ident),* $(,)?) => {
+        mod case {
+            $(
+                #[test]
+                fn $name() {
+                    actix_rt::System::new().block_on(super::$name());
+                }
+            )*
+        }
+    };
+}
+
+in_a_system!(
+    a_failing_instance_is_evicted_with_a_reason_and_comes_back_by_itself,
+    not_ready_means_no_traffic_and_not_alive_means_eviction,
+    methods_headers_statuses_and_bodies_are_checked,
+    tcp_probes_connect_and_a_probe_that_hangs_times_out,
+    the_grpc_health_service_tells_serving_from_not_serving,
+    node_wide_checks_take_the_path_that_clients_register,
+    when_too_many_are_unhealthy_all_are_used,
+    other_nodes_observations_count_and_two_have_to_agree,
+    what_the_proxy_saw_counts_where_the_policy_says_so,
+);

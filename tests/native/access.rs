@@ -1,0 +1,172 @@
+//! Who may do what: sign-in, the dashboard's cookie, users, tokens, keys.
+
+use maxine::api::ApiSettings;
+use maxine::api::access::{Access, Openness, rules};
+use reqwest::Method;
+use serde_json::json;
+
+use crate::support::Server;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_guarded_route_refuses_the_unknown_and_the_lower_role() {
+    let settings = ApiSettings {
+        registration_access: Openness::Token,
+        discovery_access: Openness::Token,
+        ..ApiSettings::default()
+    };
+    let server = Server::start_with(settings).await;
+    for role in ["viewer", "operator"] {
+        let path = format!("/users/{role}");
+        let body = json!({"role": role, "password": "long enough"});
+        let (status, answer) = server.json(server.admin(Method::PUT, &path).json(&body)).await;
+        assert_eq!(status, 200, "{answer}");
+    }
+    let viewer = server.sign_in("viewer", "long enough").await;
+    let operator = server.sign_in("operator", "long enough").await;
+    let mut seen = 0;
+    for rule in rules().filter(|rule| rule.path.starts_with("/api/v1/")) {
+        let method: Method = rule.method.parse().unwrap();
+        let path = rule.path.trim_start_matches("/api/v1").replace("{id}", "1");
+        let path = path.replace(['{', '}'], "");
+        let asked = |token: Option<&str>| {
+            let request = server.open(method.clone(), &path);
+            let request = request.header("content-type", "application/json").body("[]");
+            match token {
+                Some(token) => request.bearer_auth(token),
+                None => request,
+            }
+        };
+        let status = async |token| asked(token).send().await.unwrap().status().as_u16();
+        let (of_nobody, of_viewer, of_operator) = match rule.access {
+            Access::Open => continue,
+            Access::Discovery | Access::Viewer => (401, None, None),
+            Access::Registration | Access::Operator => (401, Some(403), None),
+            Access::Admin => (401, Some(403), Some(403)),
+        };
+        assert_eq!(status(None).await, of_nobody, "{method} {path}");
+        if let Some(refused) = of_viewer {
+            assert_eq!(status(Some(&viewer)).await, refused, "{method} {path}");
+        }
+        if let Some(refused) = of_operator {
+            assert_eq!(status(Some(&operator)).await, refused, "{method} {path}");
+        }
+        seen += 1;
+    }
+    assert!(seen > 40, "{seen} routes were walked");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_cookie_signs_in_but_changes_nothing_without_the_csrf_header() {
+    let server = Server::start().await;
+    let body = json!({"role": "operator", "password": "long enough"});
+    server.json(server.admin(Method::PUT, "/users/olga").json(&body)).await;
+    let sign_in = server.open(Method::POST, "/session");
+    let answer =
+        sign_in.json(&json!({"user": "olga", "password": "long enough"})).send().await.unwrap();
+    assert_eq!(answer.headers()["cache-control"], "no-store");
+    let cookie = answer.headers()["set-cookie"].to_str().unwrap().to_owned();
+    for part in ["HttpOnly", "SameSite=Strict", "Path=/"] {
+        assert!(cookie.contains(part), "{cookie}");
+    }
+    let cookie = cookie.split(';').next().unwrap().to_owned();
+    let with_cookie = |method, path| server.open(method, path).header("cookie", &cookie);
+    let (status, me) = server.json(with_cookie(Method::GET, "/me")).await;
+    assert_eq!(
+        (status.as_u16(), me),
+        (200, json!({"user": "olga", "role": "operator", "via": "cookie"}))
+    );
+    let put = || with_cookie(Method::PUT, "/config").json(&json!({}));
+    assert_eq!(server.json(put()).await.0, 403);
+    assert_eq!(server.json(put().header("x-maxine-csrf", "1")).await.0, 200);
+    let out = server.open(Method::DELETE, "/session").send().await.unwrap();
+    assert!(out.headers()["set-cookie"].to_str().unwrap().contains("Max-Age=0"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_user_loses_their_sessions_and_the_last_admin_stays() {
+    let server = Server::start().await;
+    let put = |body| server.admin(Method::PUT, "/users/ada").json(&body);
+    let (status, _) = server.json(put(json!({"role": "viewer"}))).await;
+    assert_eq!(status, 422, "a new user needs a password");
+    let (status, short) = server.json(put(json!({"role": "viewer", "password": "short"}))).await;
+    assert_eq!(status, 422);
+    assert!(!short.to_string().contains("short\""), "a password is never repeated: {short}");
+    assert_eq!(server.json(put(json!({"role": "viewer", "password": "long enough"}))).await.0, 200);
+    let session = server.sign_in("ada", "long enough").await;
+    let me = || server.open(Method::GET, "/me").bearer_auth(&session);
+    assert_eq!(server.json(me()).await.0, 200);
+    // The role alone changes; the password stays.
+    assert_eq!(server.json(put(json!({"role": "operator"}))).await.0, 200);
+    assert_eq!(server.json(me()).await.0, 401);
+    let session = server.sign_in("ada", "long enough").await;
+    assert_eq!(server.json(server.admin(Method::DELETE, "/users/ada")).await.0, 200);
+    assert_eq!(server.json(server.open(Method::GET, "/me").bearer_auth(&session)).await.0, 401);
+
+    let users = server.get("/users").await;
+    let admin = users["items"][0]["name"].as_str().unwrap().to_owned();
+    assert!(!users.to_string().contains("argon2"), "{users}");
+    assert_eq!(server.json(server.admin(Method::DELETE, &format!("/users/{admin}"))).await.0, 422);
+    let demote =
+        server.admin(Method::PUT, &format!("/users/{admin}")).json(&json!({"role": "viewer"}));
+    assert_eq!(server.json(demote).await.0, 422);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_api_token_works_until_it_is_taken_out() {
+    let server = Server::start().await;
+    let body = json!({"role": "viewer", "note": "ci", "ttl_ms": 600_000});
+    let (status, made) = server.json(server.admin(Method::POST, "/tokens").json(&body)).await;
+    assert_eq!(status, 201, "{made}");
+    let token = made["token"].as_str().unwrap();
+    let ask = |method, path| server.open(method, path).bearer_auth(token);
+    assert_eq!(server.json(ask(Method::GET, "/me")).await.1["via"], "api_token");
+    assert_eq!(server.json(ask(Method::GET, "/users")).await.0, 403);
+    assert!(!server.get("/tokens").await.to_string().contains(token));
+    let id = made["id"].as_str().unwrap();
+    assert_eq!(server.json(server.admin(Method::DELETE, &format!("/tokens/{id}"))).await.0, 200);
+    assert_ne!(server.json(ask(Method::GET, "/me")).await.0, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rotated_key_signs_and_the_older_ones_are_accepted_as_long_as_they_are_kept() {
+    let server = Server::start().await;
+    let rotate = |keep: u32| {
+        server.admin(Method::POST, "/keys/rotate").json(&json!({"keep_previous": keep}))
+    };
+    let (status, rotated) = server.json(rotate(1)).await;
+    assert_eq!(status, 200, "{rotated}");
+    let keys = server.get("/keys").await;
+    assert_eq!(keys["items"][0]["key_id"], rotated["key_id"]);
+    assert_eq!(keys["items"][0]["signs"], true);
+    assert_eq!(keys["items"].as_array().unwrap().len(), 2);
+    assert!(keys["items"][0].get("secret").is_none());
+    assert_eq!(server.json(rotate(0)).await.0, 200);
+    assert_eq!(server.json(server.admin(Method::GET, "/me")).await.0, 403, "its key is gone");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn guessing_passwords_is_slowed_down_and_audited() {
+    let server = Server::start().await;
+    let guess =
+        || server.open(Method::POST, "/session").json(&json!({"user": "eve", "password": "guess"}));
+    let mut refused = 0;
+    let throttled = loop {
+        let answer = guess().send().await.unwrap();
+        match answer.status().as_u16() {
+            401 => refused += 1,
+            429 => break answer,
+            other => panic!("{other}"),
+        }
+        assert!(refused < 50, "never throttled");
+    };
+    assert!(throttled.headers().contains_key("retry-after"));
+    // The record is on its way beside the answer.
+    let mut changes = server.view.index_changes();
+    let found = async || {
+        let audit = server.get("/audit?action=session.&outcome=refused").await;
+        audit["items"].as_array().unwrap().len() >= refused
+    };
+    while !found().await {
+        changes.changed().await.unwrap();
+    }
+}

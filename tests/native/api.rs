@@ -1,0 +1,330 @@
+//! The native API over a real listening server: registration, lists, conditions, errors, access.
+
+use crate::support::Server;
+use reqwest::Method;
+use serde_json::{Value, json};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_is_registered_listed_resolved_and_taken_out() {
+    let server = Server::start().await;
+    let path = "/services/default/orders/instances/a";
+    let body = json!({
+        "address": "http://10.0.0.1:8080", "weight": 3, "ttl_ms": 60_000, "zone": "eu-1a",
+        "version": "1.4.0", "tags": ["blue"], "metadata": {"owner": "payments"},
+        "probe": {"kind": "http", "path": "/healthz"},
+    });
+    let (status, first) = server.json(server.open(Method::PUT, path).json(&body)).await;
+    assert_eq!(status, 200, "{first}");
+    // The same again is a heartbeat: the lease stays.
+    let (status, again) = server.json(server.open(Method::PUT, path).json(&body)).await;
+    assert_eq!((status.as_u16(), &again["lease_epoch"]), (200, &first["lease_epoch"]));
+
+    let (status, shown) = server.json(server.open(Method::GET, path)).await;
+    assert_eq!(status, 200);
+    assert_eq!(shown["metadata"], json!({"owner": "payments"}));
+    assert_eq!(shown["routable"], true);
+    assert_eq!(shown["drain"], Value::Null);
+    assert_eq!(shown["probe"]["path"], "/healthz");
+
+    let services = server.get("/services?q=RDER&health=healthy").await;
+    assert_eq!(services["items"][0]["name"], "orders");
+    assert_eq!(services["items"][0]["routable"], 1);
+    assert_eq!(server.get("/namespaces").await["items"][0]["name"], "default");
+
+    let resolve = server.open(Method::GET, "/resolve/default/orders?path=/x%3Fa=1");
+    let (status, resolved) = server.json(resolve).await;
+    assert_eq!((status.as_u16(), &resolved["url"]), (200, &json!("http://10.0.0.1:8080/x?a=1")));
+    let redirect = server.open(Method::GET, "/resolve/default/orders?redirect=1&path=/x");
+    let answer = redirect.send().await.unwrap();
+    assert_eq!(answer.status(), 302);
+    assert_eq!(answer.headers()["location"], "http://10.0.0.1:8080/x");
+
+    let beat = server.open(Method::POST, &format!("{path}/heartbeat"));
+    assert_eq!(beat.send().await.unwrap().status(), 204);
+    let (status, gone) = server.json(server.open(Method::DELETE, path)).await;
+    assert_eq!((status.as_u16(), &gone["removed"]), (200, &json!(true)));
+    let beat = server.open(Method::POST, &format!("{path}/heartbeat"));
+    assert_eq!(beat.send().await.unwrap().status(), 404);
+    let (status, problem) = server.json(server.open(Method::GET, path)).await;
+    assert_eq!((status.as_u16(), &problem["type"]), (404, &json!("/problems/not-found")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_wrong_request_gets_a_problem_that_names_what_is_wrong() {
+    let server = Server::start().await;
+    let put = |body: &str| {
+        server
+            .open(Method::PUT, "/services/default/orders/instances/a")
+            .header("content-type", "application/json")
+            .body(body.to_owned())
+    };
+    let address = r#""address":"http://h:1""#;
+    let long = "x".repeat(300);
+    for (request, status, kind, field) in [
+        (put("{"), 400, "invalid-request", None),
+        (put("null"), 400, "invalid-request", None),
+        (put("{}"), 400, "invalid-request", None),
+        (put(&format!("{{{address},\"wieght\":1}}")), 400, "unknown-field", Some("wieght")),
+        (put(&format!("{{{address},{address}}}")), 400, "invalid-request", None),
+        (put(&format!("{{{address},\"weight\":\"1\"}}")), 400, "invalid-request", None),
+        (put(&format!("{{{address},\"weight\":101}}")), 422, "limit-exceeded", Some("weight")),
+        (put(&format!("{{{address},\"ttl_ms\":1}}")), 422, "limit-exceeded", Some("ttl_ms")),
+        (put(&format!("{{{address},\"zone\":\"{long}\"}}")), 422, "limit-exceeded", Some("zone")),
+        (
+            put(&format!("{{{address},\"metadata\":{{\"a\":\"1\",\"a\":\"2\"}}}}")),
+            400,
+            "invalid-request",
+            None,
+        ),
+        (put(r#"{"address":"ftp://h"}"#), 422, "limit-exceeded", Some("address")),
+        (put(r#"{"address":"http://h\r\nx: y"}"#), 422, "limit-exceeded", Some("address")),
+        (put(r#"{"address":"http://169.254.169.254"}"#), 422, "limit-exceeded", Some("address")),
+        (put(&format!("\"{}\"", "x".repeat(1_100_000))), 413, "payload-too-large", None),
+        (
+            server.open(Method::PUT, "/services/default/orders/instances/a").body("x"),
+            415,
+            "unsupported-media-type",
+            None,
+        ),
+        (
+            server
+                .open(Method::PUT, "/services/UPPER/orders/instances/a")
+                .json(&json!({"address": "http://h"})),
+            422,
+            "limit-exceeded",
+            Some("namespace"),
+        ),
+        (server.admin(Method::GET, "/services?limt=1"), 400, "unknown-field", Some("limt")),
+        (server.admin(Method::GET, "/services?limit=0"), 422, "limit-exceeded", Some("limit")),
+        (server.admin(Method::GET, "/services?limit=1&limit=2"), 400, "invalid-request", None),
+        (server.admin(Method::GET, "/services?cursor=zz"), 400, "invalid-request", Some("cursor")),
+        (server.admin(Method::GET, "/services?consistency=odd"), 400, "invalid-request", None),
+        (server.open(Method::GET, "/services/default/%FF"), 401, "unauthorized", None),
+        (server.admin(Method::GET, "/services/default/%FF"), 400, "invalid-request", None),
+        (server.admin(Method::GET, "/services/default/nope"), 404, "not-found", None),
+        (server.open(Method::GET, "/resolve/default/nope"), 404, "not-found", None),
+        (
+            server.open(Method::GET, "/resolve/default/nope?path=/../x"),
+            422,
+            "limit-exceeded",
+            Some("path"),
+        ),
+        (server.admin(Method::POST, "/cluster/snapshot"), 501, "not-supported", None),
+        (
+            server.admin(Method::PUT, "/config").header("if-match", "W/\"1\"").json(&json!({})),
+            400,
+            "invalid-request",
+            Some("If-Match"),
+        ),
+    ] {
+        let what = format!("{request:?}");
+        let answer = request.send().await.unwrap();
+        let content_type = answer.headers().get("content-type").cloned();
+        let problem: Value = answer.json().await.unwrap();
+        assert_eq!(problem["status"], status, "{what}: {problem}");
+        assert_eq!(problem["type"], format!("/problems/{kind}"), "{what}: {problem}");
+        assert_eq!(content_type.unwrap(), "application/problem+json", "{what}");
+        assert!(problem["action"].as_str().is_some_and(|text| !text.is_empty()), "{problem}");
+        if let Some(field) = field {
+            assert_eq!(problem["field"], field, "{what}: {problem}");
+        }
+    }
+    assert_eq!(server.view.snapshot().state.instances_len(), 0, "a refusal leaves nothing behind");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_api_path_that_does_not_exist_is_a_problem_too() {
+    let server = Server::start().await;
+    let answer = server.admin(Method::GET, "/nothing-here").send().await.unwrap();
+    assert_eq!(answer.status(), 404);
+    let answer = server.admin(Method::PATCH, "/config").send().await.unwrap();
+    assert_eq!(answer.status(), 405);
+    let problem: Value = answer.json().await.unwrap();
+    assert_eq!(problem["type"], "/problems/method-not-allowed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn batches_take_or_refuse_each_item_on_its_own() {
+    let server = Server::start().await;
+    let batch = json!({"items": [
+        {"service": "orders", "id": "a", "address": "http://h:1", "ttl_ms": 60_000},
+        {"service": "orders", "id": "b", "address": "nonsense"},
+        {"namespace": "shop", "service": "cart", "id": "c", "address": "http://h:3", "ttl_ms": 60_000},
+    ]});
+    let (status, answer) =
+        server.json(server.open(Method::POST, "/registrations").json(&batch)).await;
+    assert_eq!(status, 200, "{answer}");
+    assert!(answer["results"][0]["lease_epoch"].is_u64());
+    assert_eq!(answer["results"][1]["problem"]["field"], "address");
+    assert!(answer["results"][2]["lease_epoch"].is_u64());
+    let beats = json!({"items": [
+        {"service": "orders", "id": "a"},
+        {"service": "orders", "id": "b"},
+        {"namespace": "shop", "service": "cart", "id": "c", "lease_epoch": answer["results"][2]["lease_epoch"]},
+        {"namespace": "shop", "service": "cart", "id": "c", "lease_epoch": 999_999},
+    ]});
+    let (status, answer) = server.json(server.open(Method::POST, "/heartbeats").json(&beats)).await;
+    assert_eq!((status.as_u16(), answer), (200, json!({"unknown": [1, 3]})));
+    let many: Vec<Value> =
+        (0..1_001).map(|n| json!({"service": "s", "id": n.to_string()})).collect();
+    let (status, problem) =
+        server.json(server.open(Method::POST, "/heartbeats").json(&json!({"items": many}))).await;
+    assert_eq!((status.as_u16(), &problem["field"]), (422, &json!("items")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lists_page_by_cursor_while_things_come_and_go() {
+    let server = Server::start().await;
+    for n in 0..7 {
+        server.register(&format!("s{n}"), "a", "http://h:1").await;
+    }
+    let mut seen: Vec<String> = Vec::new();
+    let mut path = "/services?limit=2".to_owned();
+    loop {
+        let page = server.get(&path).await;
+        seen.extend(
+            page["items"].as_array().unwrap().iter().map(|s| s["name"].as_str().unwrap().into()),
+        );
+        if seen.len() == 4 {
+            let gone = server.admin(Method::DELETE, "/services/default/s3").send().await.unwrap();
+            assert_eq!(gone.status(), 200);
+        }
+        let Some(cursor) = page["next_cursor"].as_str() else { break };
+        path = format!("/services?limit=2&cursor={cursor}");
+    }
+    assert_eq!(seen, ["s0", "s1", "s2", "s3", "s4", "s5", "s6"]);
+    for n in 0..5 {
+        server.register("many", &format!("i{n}"), "http://h:1").await;
+    }
+    let page = server.get("/services/default/many/instances?limit=3").await;
+    let cursor = page["next_cursor"].as_str().unwrap();
+    let rest =
+        server.get(&format!("/services/default/many/instances?limit=3&cursor={cursor}")).await;
+    assert_eq!(rest["items"].as_array().unwrap().len(), 2);
+    assert_eq!(rest["next_cursor"], Value::Null);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn conditions_make_changes_safe_against_each_other() {
+    let server = Server::start().await;
+    let answer = server.admin(Method::GET, "/config").send().await.unwrap();
+    let tag = answer.headers()["etag"].to_str().unwrap().to_owned();
+    let put = |tag: &str, seconds: u64| {
+        server
+            .admin(Method::PUT, "/config")
+            .header("if-match", tag)
+            .json(&json!({"heartbeat_timeout_s": seconds}))
+    };
+    let (status, revised) = server.json(put(&tag, 7)).await;
+    assert_eq!(status, 200, "{revised}");
+    let (status, problem) = server.json(put(&tag, 8)).await;
+    assert_eq!((status.as_u16(), &problem["type"]), (412, &json!("/problems/revision-mismatch")));
+    let config = server.get("/config").await;
+    assert_eq!(config["config"]["heartbeat_timeout_s"], 7);
+    assert_eq!(config["revision"], revised["revision"]);
+    let unchanged = server
+        .admin(Method::GET, "/config")
+        .header("if-none-match", format!("\"{}\"", revised["revision"]));
+    assert_eq!(unchanged.send().await.unwrap().status(), 304);
+
+    let path = "/services/default/orders/policy";
+    let policy = json!({"selection": {"strategy": "rendezvous"}});
+    let create = || server.admin(Method::PUT, path).header("if-none-match", "*").json(&policy);
+    assert_eq!(server.json(create()).await.0, 200);
+    assert_eq!(server.json(create()).await.0, 412);
+    assert_eq!(server.get(path).await["policy"]["selection"]["strategy"], "rendezvous");
+    let wrong = server.admin(Method::PUT, path).json(&json!({"selection": {"strategee": "x"}}));
+    assert_eq!(server.json(wrong).await.1["field"], "strategee");
+    assert_eq!(server.json(server.admin(Method::DELETE, path)).await.0, 200);
+    assert_eq!(server.json(server.admin(Method::GET, path)).await.0, 404);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idempotency_key_makes_a_repeat_take_effect_once() {
+    let server = Server::start().await;
+    let put = |seconds: u64| {
+        server
+            .admin(Method::PUT, "/config")
+            .header("idempotency-key", "k-1")
+            .json(&json!({"heartbeat_timeout_s": seconds}))
+    };
+    let (_, first) = server.json(put(7)).await;
+    let (_, repeat) = server.json(put(9)).await;
+    assert_eq!(first, repeat);
+    assert_eq!(server.get("/config").await["config"]["heartbeat_timeout_s"], 7);
+    let make = || {
+        server
+            .admin(Method::POST, "/tokens")
+            .header("idempotency-key", "t-1")
+            .json(&json!({"role": "viewer"}))
+    };
+    assert_eq!(server.json(make()).await.0, 201);
+    assert_eq!(server.json(make()).await.0, 409);
+    assert_eq!(server.get("/tokens").await["items"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reads_tell_their_freshness_and_strong_ones_need_a_majority() {
+    let server = Server::start().await;
+    let written = server.register("orders", "a", "http://h:1").await;
+    let index = written["index"].as_u64().unwrap();
+    let answer = server
+        .admin(Method::GET, &format!("/services?min_index={index}&consistency=strong"))
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(answer.status(), 200);
+    assert!(answer.headers()["x-maxine-index"].to_str().unwrap().parse::<u64>().unwrap() >= index);
+    assert_eq!(answer.headers()["x-maxine-leader"], "known");
+    assert_eq!(answer.headers()["x-maxine-staleness-ms"], "0");
+    server.store.set_available(false);
+    let answer = server.admin(Method::GET, "/services?consistency=strong").send().await.unwrap();
+    assert_eq!(answer.status(), 503);
+    assert!(answer.headers().contains_key("retry-after"));
+    // What this node has is still told.
+    assert_eq!(
+        server.open(Method::GET, "/resolve/default/orders").send().await.unwrap().status(),
+        200
+    );
+    let put = server
+        .open(Method::PUT, "/services/default/orders/instances/b")
+        .json(&json!({"address": "http://h:2"}));
+    let answer = put.send().await.unwrap();
+    assert_eq!(answer.status(), 503);
+    assert!(answer.headers().contains_key("retry-after"));
+    let late = server.admin(Method::GET, "/services?min_index=99999999").send().await.unwrap();
+    assert_eq!(late.status(), 503);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drain_stops_traffic_and_says_why() {
+    let server = Server::start().await;
+    server.register("orders", "a", "http://h:1").await;
+    let path = "/services/default/orders/instances/a";
+    let drain = server
+        .admin(Method::PUT, &format!("{path}/drain"))
+        .json(&json!({"reason": "kernel update"}));
+    assert_eq!(server.json(drain).await.1["changed"], true);
+    let (status, problem) = server.json(server.open(Method::GET, "/resolve/default/orders")).await;
+    assert_eq!((status.as_u16(), &problem["type"]), (503, &json!("/problems/unavailable")));
+    let why = server.get(&format!("{path}/health")).await;
+    assert_eq!(why["routable"], false);
+    assert!(why["why"].as_str().unwrap().contains("kernel update"), "{why}");
+    assert_eq!(
+        server.get("/services/default/orders/instances?health=draining").await["items"][0]["drain"]
+            ["reason"],
+        "kernel update"
+    );
+    assert_eq!(server.get("/services/default/orders").await["health"], "down");
+    assert_eq!(
+        server.json(server.admin(Method::DELETE, &format!("{path}/drain"))).await.1["changed"],
+        true
+    );
+    assert_eq!(
+        server.open(Method::GET, "/resolve/default/orders").send().await.unwrap().status(),
+        200
+    );
+    let missing =
+        server.admin(Method::PUT, "/services/default/orders/instances/zz/drain").json(&json!({}));
+    assert_eq!(server.json(missing).await.0, 404);
+}

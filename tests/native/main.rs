@@ -1,0 +1,18 @@
+//! The native API over a real listening server, with the registry behind it and commands ordered in
+//! memory.
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    clippy::field_reassign_with_default,
+    missing_docs,
+    unreachable_pub,
+    reason = "a test fails by panicking, reads the real clock, and has no users"
+)]
+
+mod access;
+mod api;
+mod audit;
+mod openapi;
+mod support;
+mod tour;
+mod watch;

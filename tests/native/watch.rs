@@ -1,0 +1,237 @@
+//! Watching: order, resume, scopes, compaction, and many watchers at once.
+
+use std::time::Duration;
+
+use futures::StreamExt;
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::support::Server;
+
+/// One server-sent event.
+#[derive(Debug)]
+struct Event {
+    id: Option<u64>,
+    kind: String,
+    data: Value,
+}
+
+/// Reads server-sent events.
+struct Events {
+    body: futures::stream::BoxStream<'static, reqwest::Result<bytes::Bytes>>,
+    text: String,
+}
+
+impl Events {
+    async fn open(request: reqwest::RequestBuilder) -> Self {
+        let answer = request.send().await.expect("an answer");
+        assert_eq!(answer.status(), 200);
+        assert_eq!(answer.headers()["content-type"], "text/event-stream");
+        Self { body: answer.bytes_stream().boxed(), text: String::new() }
+    }
+
+    async fn next(&mut self) -> Option<Event> {
+        loop {
+            if let Some((message, rest)) = self.text.split_once("\n\n") {
+                let (message, rest) = (message.to_owned(), rest.to_owned());
+                self.text = rest;
+                let field = |name: &str| {
+                    let mut lines = message.lines();
+                    lines.find_map(|line| line.strip_prefix(name)).map(str::to_owned)
+                };
+                let Some(kind) = field("event: ") else { continue };
+                let data = serde_json::from_str(&field("data: ").expect("data")).expect("JSON");
+                return Some(Event {
+                    id: field("id: ").map(|id| id.parse().expect("an id")),
+                    kind,
+                    data,
+                });
+            }
+            let piece = tokio::time::timeout(Duration::from_secs(30), self.body.next()).await;
+            match piece.expect("an event in time") {
+                Some(piece) => {
+                    self.text.push_str(std::str::from_utf8(&piece.expect("bytes")).expect("text"))
+                }
+                None => return None,
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watcher_sees_every_change_in_order_and_resumes_where_it_was() {
+    let server = Server::start().await;
+    let mut events = Events::open(server.open(Method::GET, "/watch?service=orders")).await;
+    assert_eq!(events.next().await.unwrap().kind, "ready");
+    let first = server.register("orders", "a", "http://h:1").await;
+    server.register("other", "x", "http://h:9").await;
+    server.register("orders", "b", "http://h:2").await;
+    let seen = events.next().await.unwrap();
+    assert_eq!(
+        (seen.kind.as_str(), seen.id),
+        ("instance_registered", first["lease_epoch"].as_u64())
+    );
+    assert_eq!(seen.data["data"]["address"], "http://h:1");
+    let resume_at = seen.id.unwrap();
+    assert_eq!(events.next().await.unwrap().data["instance"], "b", "another service is not seen");
+    drop(events);
+
+    server.open(Method::DELETE, "/services/default/orders/instances/a").send().await.unwrap();
+    let again =
+        server.open(Method::GET, "/watch?service=orders").header("last-event-id", resume_at);
+    let mut events = Events::open(again).await;
+    let ready = events.next().await.unwrap();
+    assert_eq!((ready.kind.as_str(), ready.id), ("ready", Some(resume_at)));
+    assert_eq!(events.next().await.unwrap().data["instance"], "b");
+    let removed = events.next().await.unwrap();
+    assert_eq!(
+        (removed.kind.as_str(), &removed.data["cause"]),
+        ("instance_removed", &json!("deregistered"))
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_watches_more_than_a_service_needs_a_role() {
+    let server = Server::start().await;
+    assert_eq!(server.open(Method::GET, "/watch").send().await.unwrap().status(), 401);
+    assert_eq!(
+        server
+            .open(Method::GET, "/changes?namespace=shop&wait_ms=0")
+            .send()
+            .await
+            .unwrap()
+            .status(),
+        401
+    );
+    let mut all = Events::open(server.admin(Method::GET, "/watch")).await;
+    assert_eq!(all.next().await.unwrap().kind, "ready");
+    server.json(server.admin(Method::PUT, "/config").json(&json!({}))).await;
+    assert_eq!(all.next().await.unwrap().kind, "config_changed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_that_is_not_known_is_compacted_not_silence() {
+    let server = Server::start().await;
+    let request = server.open(Method::GET, "/watch?service=orders&index=99999999");
+    let mut events = Events::open(request).await;
+    let lost = events.next().await.unwrap();
+    assert_eq!((lost.kind.as_str(), lost.id), ("compacted", None));
+    assert!(events.next().await.is_none(), "the stream ends");
+    let poll = server.open(Method::GET, "/changes?service=orders&index=99999999&wait_ms=0");
+    let (status, problem) = server.json(poll).await;
+    assert_eq!((status.as_u16(), &problem["type"]), (410, &json!("/problems/compacted")));
+    let odd = server.open(Method::GET, "/watch?service=orders").header("last-event-id", "x");
+    assert_eq!(server.json(odd).await.0, 400);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_poll_waits_for_the_next_change_and_goes_on_after_it() {
+    let server = Server::start().await;
+    let (_, empty) =
+        server.json(server.open(Method::GET, "/changes?service=orders&wait_ms=0")).await;
+    assert_eq!(empty["changes"], json!([]));
+    let index = empty["index"].as_u64().unwrap();
+    let poll =
+        server.open(Method::GET, &format!("/changes?service=orders&index={index}&wait_ms=20000"));
+    let (answer, _) = tokio::join!(server.json(poll), server.register("orders", "a", "http://h:1"));
+    assert_eq!(answer.1["changes"][0]["instance"], "a");
+    let next = answer.1["index"].as_u64().unwrap();
+    assert!(next > index);
+    let (_, none) = server
+        .json(server.open(Method::GET, &format!("/changes?service=orders&index={next}&wait_ms=0")))
+        .await;
+    assert_eq!(none["changes"], json!([]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_and_a_watch_from_its_index_miss_nothing() {
+    let server = Server::start().await;
+    server.register("orders", "a", "http://h:1").await;
+    let list = server.open(Method::GET, "/services/default/orders/instances").send().await.unwrap();
+    let index = list.headers()["x-maxine-index"].to_str().unwrap().to_owned();
+    server.register("orders", "b", "http://h:2").await;
+    let mut events =
+        Events::open(server.open(Method::GET, &format!("/watch?service=orders&index={index}")))
+            .await;
+    assert_eq!(events.next().await.unwrap().kind, "ready");
+    assert_eq!(events.next().await.unwrap().data["instance"], "b");
+}
+
+fn resident_kib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").expect("Linux");
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("VmRSS");
+    line.split_whitespace().nth(1).and_then(|kib| kib.parse().ok()).expect("a number")
+}
+
+/// Ten thousand watchers that never read cost a bounded amount of memory, and discovery goes on
+/// beside them. They call the router itself: ten thousand sockets are not what is tested.
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_thousand_watchers_that_do_not_read_cost_bounded_memory_and_do_not_hinder_discovery() {
+    use axum::body::Body;
+    use tower::ServiceExt;
+
+    let server = Server::start().await;
+    server.register("orders", "a", "http://h:1").await;
+    let ask = async |path: &str| {
+        let uri = format!("/api/v1{path}");
+        let request = axum::http::Request::builder().uri(uri).body(Body::empty()).unwrap();
+        server.router.clone().oneshot(request).await.unwrap()
+    };
+    let before_kib = resident_kib();
+    let mut watchers = Vec::with_capacity(10_000);
+    for _ in 0..10_000 {
+        let answer = ask("/watch?service=orders").await;
+        assert_eq!(answer.status(), 200);
+        let mut body = answer.into_body().into_data_stream();
+        assert!(body.next().await.is_some_and(|first| first.is_ok()), "it is told that it watches");
+        watchers.push(body);
+    }
+    for n in 0..2_000 {
+        server.register("orders", &format!("i{n}"), "http://h:1").await;
+        if n % 100 == 0 {
+            assert_eq!(ask("/resolve/default/orders").await.status(), 200);
+        }
+    }
+    let grown_kib = resident_kib().saturating_sub(before_kib);
+    assert!(grown_kib < 400 * 1_024, "{grown_kib} KiB for 10,000 watchers and 2,000 changes");
+    // A watcher that comes back late still gets all of it, in order.
+    let mut text = String::new();
+    while text.matches("event: instance_registered").count() < 2_000 {
+        let piece = watchers[0].next().await.unwrap().unwrap();
+        text.push_str(std::str::from_utf8(&piece).unwrap());
+    }
+    let ids: Vec<u64> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("id: "))
+        .map(|id| id.parse().unwrap())
+        .collect();
+    assert!(ids.is_sorted() && ids.len() == 2_000);
+}
+
+/// A watcher that is slower than the ring is long is told so, and its stream ends.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watcher_that_falls_behind_is_cut_off_and_told() {
+    use axum::body::Body;
+    use tower::ServiceExt;
+
+    let server = Server::start().await;
+    server.register("orders", "a", "http://h:1").await;
+    let uri = "/api/v1/watch?service=orders";
+    let request = axum::http::Request::builder().uri(uri).body(Body::empty()).unwrap();
+    let mut body =
+        server.router.clone().oneshot(request).await.unwrap().into_body().into_data_stream();
+    assert!(body.next().await.is_some());
+    // More changes of the service than its ring keeps.
+    for batch in 0..6 {
+        let items: Vec<Value> = (0..1_000)
+            .map(|n| json!({"service": "orders", "id": format!("{batch}-{n}"), "address": "http://h:1", "ttl_ms": 60_000}))
+            .collect();
+        let (status, _) = server
+            .json(server.open(Method::POST, "/registrations").json(&json!({"items": items})))
+            .await;
+        assert_eq!(status, 200);
+    }
+    let piece = body.next().await.unwrap().unwrap();
+    assert!(piece.starts_with(b"event: compacted\n"), "{piece:?}");
+    assert!(body.next().await.is_none());
+}

@@ -1,0 +1,334 @@
+//! A proxy in front of real sockets: upstreams that do what a test says, byte by byte, and a front
+//! server that hands every request to the forwarder.
+
+use std::future::Future;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use axum::body::Body;
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use maxine::backend::{ControlStore, MemoryStore, PeerHandler};
+use maxine::clock::Clock;
+use maxine::proxy::{
+    EgressPolicy, ForwardContext, Forwarder, ForwarderConfig, NoMetrics, TlsRoots, TrustedProxies,
+};
+use maxine::state::{
+    Actor, Address, Applied, Batch, Command, InstanceKey, Name, Proposal, Registration, RequestId,
+    ServiceKey,
+};
+use maxine::view::View;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+
+struct NoPeers;
+
+impl PeerHandler for NoPeers {
+    fn handle(&self, _: Bytes) -> BoxFuture<'static, Result<Bytes, String>> {
+        Box::pin(async { Err("no peers".into()) })
+    }
+}
+
+pub(crate) struct Rig {
+    pub(crate) store: MemoryStore,
+    pub(crate) forwarder: Forwarder,
+    pub(crate) front: SocketAddr,
+    requests: AtomicU64,
+    _server: Abort,
+}
+
+pub(crate) struct Abort(pub(crate) JoinHandle<()>);
+
+impl Drop for Abort {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+#[derive(Clone, Default)]
+pub(crate) struct RigOptions {
+    pub(crate) body_len_max: Option<u64>,
+    pub(crate) trusted: Vec<&'static str>,
+    pub(crate) zone: Option<String>,
+    pub(crate) roots: TlsRoots,
+    pub(crate) drop_trailer: bool,
+}
+
+pub(crate) fn service() -> ServiceKey {
+    named("orders")
+}
+
+pub(crate) fn named(name: &str) -> ServiceKey {
+    ServiceKey::new(Name::trusted("default"), Name::trusted(name))
+}
+
+impl Rig {
+    pub(crate) async fn new() -> Self {
+        Self::with(RigOptions::default()).await
+    }
+
+    pub(crate) async fn with(options: RigOptions) -> Self {
+        let clock = Clock::system();
+        let view = View::new(clock.clone());
+        let store = MemoryStore::new(Arc::clone(&view), "node-1", Arc::new(NoPeers));
+        let config = ForwarderConfig {
+            egress: EgressPolicy::new(vec![], vec![], true),
+            trusted_proxies: TrustedProxies::new(
+                options.trusted.iter().map(|net| net.parse().unwrap()).collect(),
+            ),
+            zone: options.zone.clone(),
+            tls_roots: options.roots.clone(),
+        };
+        let forwarder =
+            Forwarder::new(Arc::clone(&view), config, clock, Arc::new(NoMetrics)).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let front = listener.local_addr().unwrap();
+        let server = Abort(tokio::spawn(serve(listener, forwarder.clone(), options)));
+        let requests = AtomicU64::new(0);
+        Self { store, forwarder, front, requests, _server: server }
+    }
+
+    pub(crate) async fn propose(&self, command: Command) -> Applied {
+        let n = self.requests.fetch_add(1, Ordering::Relaxed) + 1;
+        let proposal = Proposal {
+            request_id: RequestId(n.into()),
+            proposed_at_ms: n,
+            fence: None,
+            actor: Actor::system("test"),
+            command,
+        };
+        let batch = Batch { proposals: vec![proposal] };
+        self.store.propose(batch, Duration::from_secs(1)).await.unwrap().remove(0)
+    }
+
+    pub(crate) async fn register(&self, id: &str, address: SocketAddr) {
+        self.register_with(id, &format!("http://{address}"), |_| {}).await;
+    }
+
+    pub(crate) async fn register_with(
+        &self,
+        id: &str,
+        url: &str,
+        change: impl FnOnce(&mut Registration),
+    ) {
+        self.register_as(service(), id, url, change).await;
+    }
+
+    pub(crate) async fn register_as(
+        &self,
+        service: ServiceKey,
+        id: &str,
+        url: &str,
+        change: impl FnOnce(&mut Registration),
+    ) {
+        let mut registration =
+            Registration::new(Name::trusted(id), Address::parse(url).unwrap(), 60_000);
+        change(&mut registration);
+        self.propose(Command::Register { items: vec![(service, registration)] }).await;
+    }
+
+    pub(crate) async fn policy(&self, json: &str) {
+        let command = Command::PutPolicy {
+            key: service(),
+            policy_json: Some(json.into()),
+            expected_revision: None,
+        };
+        let reply = self.propose(command).await.reply;
+        assert!(matches!(reply, maxine::state::Reply::Revision(_)), "{reply:?}");
+    }
+
+    pub(crate) fn key(&self, id: &str) -> InstanceKey {
+        service().instance(Name::trusted(id))
+    }
+
+    /// Sends raw bytes and reads until the proxy closes or nothing comes for two seconds.
+    pub(crate) async fn raw(&self, request: impl AsRef<[u8]>) -> String {
+        let mut stream = TcpStream::connect(self.front).await.unwrap();
+        stream.write_all(request.as_ref()).await.unwrap();
+        read_quiet(&mut stream, Duration::from_secs(2)).await
+    }
+
+    /// A GET on a connection of its own, closed after the answer.
+    pub(crate) async fn get(&self, path: &str) -> String {
+        self.get_with(path, "").await
+    }
+
+    pub(crate) async fn get_with(&self, path: &str, headers: &str) -> String {
+        let request =
+            format!("GET {path} HTTP/1.1\r\nHost: front\r\nConnection: close\r\n{headers}\r\n");
+        let mut stream = TcpStream::connect(self.front).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        read_quiet(&mut stream, Duration::from_secs(10)).await
+    }
+
+    /// Runs the proxy's tick as the actor would.
+    pub(crate) fn ticking(&self, every: Duration) -> Abort {
+        let forwarder = self.forwarder.clone();
+        Abort(tokio::spawn(async move {
+            loop {
+                tokio::select! {
+                    () = forwarder.alarmed() => {}
+                    () = tokio::time::sleep(every) => {}
+                }
+                forwarder.tick();
+            }
+        }))
+    }
+}
+
+pub(crate) async fn read_quiet(stream: &mut TcpStream, quiet: Duration) -> String {
+    let mut out = Vec::new();
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        match tokio::time::timeout(quiet, stream.read(&mut buffer)).await {
+            Ok(Ok(n)) if n > 0 => out.extend_from_slice(&buffer[..n]),
+            _ => return String::from_utf8_lossy(&out).into_owned(),
+        }
+    }
+}
+
+/// Reads one request's head.
+pub(crate) async fn read_head(stream: &mut TcpStream) -> Option<String> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        match stream.read(&mut byte).await {
+            Ok(1) => head.push(byte[0]),
+            _ => return None,
+        }
+    }
+    Some(String::from_utf8_lossy(&head).into_owned())
+}
+
+pub(crate) fn status_of(answer: &str) -> u16 {
+    answer.split(' ').nth(1).and_then(|s| s.parse().ok()).unwrap_or(0)
+}
+
+pub(crate) fn body_of(answer: &str) -> &str {
+    answer.split_once("\r\n\r\n").map_or("", |(_, body)| body)
+}
+
+/// An upstream whose connections each run `serve`.
+pub(crate) struct Upstream {
+    pub(crate) address: SocketAddr,
+    pub(crate) connections: Arc<AtomicUsize>,
+    task: Abort,
+}
+
+impl Upstream {
+    pub(crate) async fn raw<F, Fut>(serve: F) -> Self
+    where
+        F: Fn(TcpStream) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = ()> + Send + 'static,
+    {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let connections = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&connections);
+        let task = Abort(tokio::spawn(async move {
+            let mut tasks = tokio::task::JoinSet::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                count.fetch_add(1, Ordering::SeqCst);
+                stream.set_nodelay(true).unwrap();
+                tasks.spawn(serve(stream));
+            }
+        }));
+        Self { address, connections, task }
+    }
+
+    /// An HTTP/1 or HTTP/2 server.
+    pub(crate) async fn http<F, Fut>(answer: F) -> Self
+    where
+        F: Fn(Request<Incoming>) -> Fut + Clone + Send + Sync + 'static,
+        Fut: Future<Output = Response<Body>> + Send + 'static,
+    {
+        Self::raw(move |stream| {
+            let answer = answer.clone();
+            async move {
+                let service = service_fn(move |request| {
+                    let answer = answer(request);
+                    async move { Ok::<_, std::convert::Infallible>(answer.await) }
+                });
+                let _ = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new())
+                    .serve_connection_with_upgrades(TokioIo::new(stream), service)
+                    .await;
+            }
+        })
+        .await
+    }
+
+    /// Answers each request with these bytes.
+    pub(crate) async fn canned(answer: &'static str) -> Self {
+        Self::raw(move |mut stream| async move {
+            while read_head(&mut stream).await.is_some() {
+                if stream.write_all(answer.as_bytes()).await.is_err() {
+                    return;
+                }
+            }
+        })
+        .await
+    }
+
+    /// Answers with its name.
+    pub(crate) async fn named(name: &'static str) -> Self {
+        Self::http(move |_| async move { Response::new(Body::from(name)) }).await
+    }
+
+    pub(crate) fn connections(&self) -> usize {
+        self.connections.load(Ordering::SeqCst)
+    }
+
+    /// Stops listening and cuts every connection, as a killed process does.
+    pub(crate) async fn kill(self) -> SocketAddr {
+        self.task.0.abort();
+        let address = self.address;
+        while TcpStream::connect(address).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+        address
+    }
+}
+
+async fn serve(listener: TcpListener, forwarder: Forwarder, options: RigOptions) {
+    let mut tasks = tokio::task::JoinSet::new();
+    while let Ok((stream, peer)) = listener.accept().await {
+        stream.set_nodelay(true).unwrap();
+        let (forwarder, options) = (forwarder.clone(), options.clone());
+        tasks.spawn(async move {
+            let service = service_fn(move |request: Request<Incoming>| {
+                let (forwarder, options) = (forwarder.clone(), options.clone());
+                async move {
+                    let context = context(&request, peer.ip(), &options);
+                    let forwarded = forwarder.forward(context, request.map(Body::new)).await;
+                    Ok::<_, std::convert::Infallible>(forwarded.response)
+                }
+            });
+            let _ = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new())
+                .serve_connection_with_upgrades(TokioIo::new(stream), service)
+                .await;
+        });
+    }
+}
+
+fn context(request: &Request<Incoming>, peer: IpAddr, options: &RigOptions) -> ForwardContext {
+    ForwardContext {
+        service: service(),
+        raw_path: request.uri().path().to_owned(),
+        raw_query: request.uri().query().map(str::to_owned),
+        peer,
+        https: false,
+        body_len_max: options.body_len_max,
+        trace: vec![(
+            hyper::header::HeaderName::from_static("x-trace-id"),
+            hyper::header::HeaderValue::from_static("trace-1"),
+        )],
+        keep_trailer: !options.drop_trailer,
+    }
+}

@@ -1,0 +1,145 @@
+// Every screen, in both themes, wide and narrow, with no data, normal data and 5,000 services.
+//   npm run screenshots [-- none normal large]
+// The pictures go to ui/screenshots/all; look at them.
+import { mkdirSync } from 'node:fs';
+import { go, launch, open, settled } from './browser.mjs';
+import { startCluster, until } from './cluster.mjs';
+import { seedLarge, seedNormal, traffic } from './seed.mjs';
+
+const OUT = new URL('../screenshots/all/', import.meta.url).pathname;
+const PORT = Number(process.env.MAXINE_E2E_PORT ?? 18400);
+const THEMES = ['light', 'dark'];
+const SIZES = { wide: [1440, 900], narrow: [360, 780] };
+
+const EMPTY = {
+  overview: '/', cluster: '/cluster', services: '/services', dependencies: '/dependencies', traces: '/traces',
+  alerts: '/alerts', audit: '/audit', config: '/config', access: '/access', tokens: '/access?tab=tokens', keys: '/access?tab=keys',
+};
+const NORMAL = {
+  ...EMPTY,
+  service: '/services/default/orders',
+  'service-traffic': '/services/default/recommendations?tab=traffic',
+  'service-policy': '/services/default/orders?tab=policy',
+  instance: '/services/default/payments?instance=payments-2',
+};
+const LARGE = { overview: '/', services: '/services', service: '/services/default/biggest', audit: '/audit' };
+
+async function shoot(browser, cluster, set, screens, sizes = SIZES) {
+  for (const theme of THEMES) {
+    for (const [size, [width, height]] of Object.entries(sizes)) {
+      const { context, page } = await open(browser, cluster, { theme, width, height, reuse: true });
+      await page.waitForTimeout(6_000);
+      for (const [name, path] of Object.entries(screens)) {
+        await go(page, path);
+        await page.mouse.move(0, 0);
+        await page.waitForTimeout(700);
+        await page.screenshot({ path: `${OUT}${set}-${name}-${theme}-${size}.png` });
+      }
+      await context.close();
+    }
+  }
+}
+
+/** What is seen only for a moment: dialogs, the palette, a lost node, a missing leader. */
+async function states(browser, cluster) {
+  for (const theme of THEMES) {
+    const signedOut = await open(browser, cluster, { theme, user: null });
+    await signedOut.page.getByLabel('User').waitFor();
+    await signedOut.page.screenshot({ path: `${OUT}state-sign-in-${theme}.png` });
+    await signedOut.context.close();
+
+    const { context, page } = await open(browser, cluster, { theme, reuse: true });
+    const save = (name) => page.screenshot({ path: `${OUT}state-${name}-${theme}.png` });
+    await settled(page);
+    await page.keyboard.press('Control+k');
+    await page.keyboard.type('pay');
+    await page.waitForTimeout(400);
+    await save('palette');
+    await page.keyboard.press('Escape');
+    await go(page, '/services/default/orders?instance=orders-1');
+    await page.getByRole('button', { name: 'Drain', exact: true }).click();
+    await page.waitForTimeout(300);
+    await save('drain');
+    await page.getByRole('button', { name: 'Cancel' }).click();
+    await page.keyboard.press('Escape');
+    await go(page, '/services/default/orders?tab=policy');
+    await page.getByLabel('Strategy').selectOption('rendezvous');
+    await page.getByRole('button', { name: 'Apply…' }).click();
+    await page.waitForTimeout(300);
+    await save('policy-diff');
+    await page.getByRole('button', { name: 'Cancel' }).click();
+    await go(page, '/traces');
+    await page.getByRole('row').nth(3).click();
+    await page.waitForTimeout(500);
+    await save('trace');
+    await context.close();
+
+    const viewer = await open(browser, cluster, { theme, user: 'vera', reuse: true, path: '/services/default/orders?instance=orders-1' });
+    await viewer.page.getByRole('button', { name: 'Drain', exact: true }).hover();
+    await viewer.page.waitForTimeout(700);
+    await viewer.page.screenshot({ path: `${OUT}state-viewer-${theme}.png` });
+    await viewer.context.close();
+  }
+}
+
+/** Last, for it kills two nodes of three. */
+async function faults(browser, cluster) {
+  const leader = await cluster.leader();
+  const stays = (leader + 1) % 3;
+  const opened = [];
+  for (const theme of THEMES) opened.push([theme, await open(browser, cluster, { theme, node: stays, path: '/cluster' })]);
+  const lost = await open(browser, cluster, { node: leader, path: '/services' });
+  await lost.page.waitForTimeout(2_500);
+  cluster.kill(leader);
+  await lost.page.waitForTimeout(6_000);
+  await lost.page.screenshot({ path: `${OUT}fault-node-lost-light.png` });
+  cluster.kill((leader + 2) % 3);
+  for (const [theme, { page }] of opened) {
+    await page.getByText(/No leader\./).first().waitFor({ timeout: 30_000 });
+    await page.waitForTimeout(1_000);
+    await page.screenshot({ path: `${OUT}fault-no-leader-${theme}.png` });
+  }
+}
+
+mkdirSync(OUT, { recursive: true });
+const wanted = process.argv.slice(2);
+const wants = (set) => wanted.length === 0 || wanted.includes(set);
+const browser = await launch();
+try {
+  if (wants('none') || wants('normal')) {
+    const cluster = await startCluster({ port: PORT });
+    try {
+      if (wants('none')) await shoot(browser, cluster, 'none', EMPTY);
+      if (wants('normal')) {
+        await seedNormal(cluster);
+        await until(async () => (await cluster.call('GET', '/services/default/payments')).health !== 'healthy', 15_000, 'the prober').catch(
+          (error) => console.warn(error.message),
+        );
+        await traffic(cluster, 6_000);
+        let going = true;
+        const load = (async () => {
+          while (going) await traffic(cluster, 2_000);
+        })();
+        await shoot(browser, cluster, 'normal', NORMAL);
+        await shoot(browser, cluster, 'normal', { overview: '/', services: '/services', cluster: '/cluster' }, { '4k': [3840, 2160] });
+        await states(browser, cluster);
+        going = false;
+        await load;
+        await faults(browser, cluster);
+      }
+    } finally {
+      await cluster.stop();
+    }
+  }
+  if (wants('large')) {
+    const cluster = await startCluster({ port: PORT + 10 });
+    try {
+      await seedLarge(cluster);
+      await shoot(browser, cluster, 'large', LARGE);
+    } finally {
+      await cluster.stop();
+    }
+  }
+} finally {
+  await browser.close();
+}

@@ -1,0 +1,53 @@
+/** What can be said of an instance without asking the server: pure, tested alone. */
+import type { Instance, ServiceSummary } from './types';
+
+export type InstanceState = 'ready' | 'unknown' | 'unhealthy' | 'evicted' | 'draining';
+
+export interface InstanceFilter {
+  q?: string | undefined;
+  health?: string | undefined;
+}
+
+/** One word for an instance; draining is named first, for it is an operator's own doing. */
+export function stateOf(instance: Pick<Instance, 'health' | 'drain'>): InstanceState {
+  if (instance.drain) return 'draining';
+  if (instance.health.liveness === 'evicted') return 'evicted';
+  if (instance.health.readiness === 'not_ready') return 'unhealthy';
+  return instance.health.readiness === 'ready' ? 'ready' : 'unknown';
+}
+
+export function routable(instance: Pick<Instance, 'health' | 'drain'>): boolean {
+  const state = stateOf(instance);
+  return state === 'ready' || state === 'unknown';
+}
+
+/** Whether an instance belongs into a filtered list, by the server's rules. */
+export function matches(instance: Instance, filter: InstanceFilter): boolean {
+  const { health, q } = filter;
+  if (health === 'routable' && !instance.routable) return false;
+  if (health === 'draining' && !instance.drain) return false;
+  if (health === 'evicted' && instance.health.liveness !== 'evicted') return false;
+  if (health === 'unhealthy') {
+    const bad = instance.health.liveness === 'alive' && instance.health.readiness === 'not_ready';
+    if (!bad) return false;
+  }
+  if (!q) return true;
+  const needle = q.toLowerCase();
+  return [instance.id, instance.address].some((text) => text.toLowerCase().includes(needle));
+}
+
+export function byKey(a: Instance, b: Instance): number {
+  return a.id < b.id ? -1 : a.id > b.id ? 1 : 0;
+}
+
+const SEVERITY = { down: 0, degraded: 1, healthy: 2 } as const;
+
+/** Worst first, then by name. */
+export function bySeverity(a: ServiceSummary, b: ServiceSummary): number {
+  return SEVERITY[a.health] - SEVERITY[b.health] || byName(a, b);
+}
+
+export function byName(a: ServiceSummary, b: ServiceSummary): number {
+  if (a.namespace !== b.namespace) return a.namespace < b.namespace ? -1 : 1;
+  return a.name < b.name ? -1 : a.name > b.name ? 1 : 0;
+}

@@ -1,0 +1,212 @@
+/**
+ * Turns changes of the watch stream into the cache's new content, so that screens redraw without
+ * asking again. What an event does not carry whole is asked for, once per batch and bounded.
+ */
+import type { InfiniteData, QueryClient } from '@tanstack/react-query';
+import { call, path } from './client';
+import { connection } from './connection';
+import { byKey, matches, routable, type InstanceFilter } from './instances';
+import { keys, type ServicesData } from './queries';
+import type { Change, Instance, Page, Service, ServiceSummary } from './types';
+
+/** Changes that come within this time are taken in together. */
+const BATCH_MS = 40;
+/** From this many touched services in one batch, the list is read anew instead. */
+const SERVICES_PER_BATCH_MAX = 20;
+/** The list is read anew at most this often while changes pour in. */
+const LIST_EVERY_MS = 1_500;
+const SLOW_EVERY_MS = 1_000;
+
+export class LiveCache {
+  private pending: Change[] = [];
+  private timer: ReturnType<typeof setTimeout> | null = null;
+  private slow = new Map<string, number>();
+
+  constructor(private readonly queries: QueryClient) {}
+
+  change(change: Change): void {
+    this.pending.push(change);
+    this.timer ??= setTimeout(() => this.flush(), BATCH_MS);
+  }
+
+  ready(index: number, gap: boolean): void {
+    if (!gap) return;
+    // What was read at or after this index has missed nothing.
+    void this.queries.invalidateQueries({
+      predicate: (query) => {
+        const data = query.state.data as { index?: number } | undefined;
+        return typeof data?.index !== 'number' || data.index < index;
+      },
+    });
+  }
+
+  private flush(): void {
+    this.timer = null;
+    const changes = this.pending;
+    this.pending = [];
+    const touched = new Map<string, [string, string]>();
+    for (const change of changes) {
+      if (change.namespace !== undefined && change.service !== undefined) {
+        touched.set(`${change.namespace}\n${change.service}`, [change.namespace, change.service]);
+      }
+      this.one(change);
+    }
+    const last = changes.at(-1);
+    if (last) connection.set((c) => ({ ...c, index: Math.max(c.index, last.index) }));
+    if (touched.size > 0) this.summaries([...touched.values()]);
+    this.atMostEvery(SLOW_EVERY_MS, keys.cluster());
+    this.atMostEvery(SLOW_EVERY_MS, ['audit']);
+  }
+
+  private one(change: Change): void {
+    const { namespace, service, instance } = change;
+    switch (change.type) {
+      case 'instance_registered':
+      case 'health_changed':
+        if (namespace !== undefined && service !== undefined && change.data) this.upsert(namespace, service, change);
+        break;
+      case 'instance_removed':
+        if (namespace !== undefined && service !== undefined) {
+          this.patch(namespace, service, (items) => items.filter((i) => i.id !== instance));
+        }
+        break;
+      case 'drain_changed':
+        // Who drained it and why is not in the event.
+        if (namespace !== undefined && service !== undefined && instance !== undefined) {
+          void this.reread(namespace, service, instance);
+        }
+        break;
+      case 'policy_changed':
+        void this.queries.invalidateQueries({ queryKey: keys.policy(namespace ?? '', service ?? '') });
+        break;
+      case 'config_changed':
+        void this.queries.invalidateQueries({ queryKey: keys.config() });
+        break;
+      case 'leadership_granted':
+        void this.queries.invalidateQueries({ queryKey: keys.leadership() });
+        void this.queries.invalidateQueries({ queryKey: keys.cluster() });
+        break;
+      case 'identity_changed':
+        for (const key of [keys.users(), keys.tokens(), keys.signingKeys(), keys.me()]) {
+          void this.queries.invalidateQueries({ queryKey: key });
+        }
+        break;
+    }
+    if (namespace !== undefined && service !== undefined && instance !== undefined) {
+      void this.queries.invalidateQueries({ queryKey: keys.why(namespace, service, instance) });
+    }
+  }
+
+  private upsert(namespace: string, service: string, change: Change): void {
+    const id = change.instance ?? change.data?.id;
+    if (id === undefined) return;
+    this.patch(namespace, service, (items, filter, complete) => {
+      const before = items.find((i) => i.id === id);
+      if (!before && !complete) return items;
+      const next = merged(before, change, namespace, service, id);
+      const others = items.filter((i) => i.id !== id);
+      if (!matches(next, filter)) return before ? others : items;
+      if (before) return items.map((i) => (i.id === id ? next : i));
+      return [...others, next].sort(byKey);
+    });
+  }
+
+  private async reread(namespace: string, service: string, id: string): Promise<void> {
+    try {
+      const { data } = await call<Instance>(path('services', namespace, service, 'instances', id));
+      this.upsert(namespace, service, { index: 0, time_ms: 0, type: 'instance_registered', instance: id, data });
+    } catch {
+      void this.queries.invalidateQueries({ queryKey: keys.instances(namespace, service) });
+    }
+  }
+
+  private patch(
+    namespace: string,
+    service: string,
+    edit: (items: Instance[], filter: InstanceFilter, complete: boolean) => Instance[],
+  ): void {
+    const found = this.queries.getQueriesData<InfiniteData<Page<Instance>>>({
+      queryKey: keys.instances(namespace, service),
+    });
+    for (const [key, data] of found) {
+      if (!data) continue;
+      const filter = (key[3] ?? {}) as InstanceFilter;
+      const complete = data.pages.at(-1)?.next_cursor === null;
+      const lastPage = data.pages.length - 1;
+      const pages = data.pages.map((page, at) => {
+        // A new instance belongs to one page only: the last, which knows that nothing follows.
+        const items = edit(page.items, filter, complete && at === lastPage && lastPage === 0);
+        return items === page.items ? page : { ...page, items };
+      });
+      this.queries.setQueryData(key, { ...data, pages });
+    }
+  }
+
+  private summaries(touched: [string, string][]): void {
+    const lists = this.queries.getQueriesData<ServicesData>({ queryKey: ['services'] });
+    for (const [namespace, service] of touched) {
+      void this.queries.invalidateQueries({ queryKey: keys.service(namespace, service), exact: true });
+    }
+    if (lists.length === 0) return;
+    if (touched.length > SERVICES_PER_BATCH_MAX) {
+      this.atMostEvery(LIST_EVERY_MS, ['services']);
+      return;
+    }
+    for (const [namespace, service] of touched) void this.summary(namespace, service);
+  }
+
+  private async summary(namespace: string, service: string): Promise<void> {
+    let found: Service | null;
+    try {
+      found = (await call<Service>(path('services', namespace, service))).data;
+    } catch (error) {
+      if ((error as { status?: number }).status !== 404) return;
+      found = null;
+    }
+    const replace = (items: ServiceSummary[]) => replaced(items, namespace, service, found);
+    for (const [key, data] of this.queries.getQueriesData<ServicesData>({ queryKey: ['services'] })) {
+      if (!data) continue;
+      const only = key[1] as { namespace?: string; q?: string; health?: string } | undefined;
+      if (only?.namespace || only?.q || only?.health) void this.queries.invalidateQueries({ queryKey: key });
+      else this.queries.setQueryData<ServicesData>(key, { ...data, items: replace(data.items) });
+    }
+  }
+
+  /** Invalidates now, or when the time since the last has passed. */
+  private atMostEvery(ms: number, queryKey: readonly unknown[]): void {
+    const name = JSON.stringify(queryKey);
+    const now = Date.now();
+    const due = this.slow.get(name) ?? 0;
+    if (due > now) return;
+    const wait = this.slow.has(name) ? ms : 0;
+    this.slow.set(name, now + ms);
+    setTimeout(() => void this.queries.invalidateQueries({ queryKey }), wait);
+  }
+}
+
+function merged(
+  before: Instance | undefined,
+  change: Change,
+  namespace: string,
+  service: string,
+  id: string,
+): Instance {
+  const next = { ...before, ...change.data, namespace, service, id } as Instance;
+  next.drain ??= null;
+  next.routable = routable(next);
+  return next;
+}
+
+function replaced(
+  items: ServiceSummary[],
+  namespace: string,
+  service: string,
+  found: Service | null,
+): ServiceSummary[] {
+  const at = items.findIndex((s) => s.namespace === namespace && s.name === service);
+  if (!found) return at < 0 ? items : items.filter((_, i) => i !== at);
+  if (at < 0) return [...items, found];
+  const next = items.slice();
+  next[at] = found;
+  return next;
+}

@@ -1,0 +1,43 @@
+/**
+ * The other nodes' addresses, remembered so that the page can go on when the node that serves it
+ * is cut off. Addresses are no secret; they outlive a reload. Tokens never come here.
+ */
+import type { Member } from './types';
+
+const KEY = 'maxine.peers';
+const PEERS_MAX = 15;
+
+export function rememberPeers(members: readonly Member[]): void {
+  const urls = members
+    .map((m) => peerUrl(m.http_addr))
+    .filter((url): url is string => url !== null)
+    .slice(0, PEERS_MAX);
+  if (urls.length > 0) localStorage.setItem(KEY, JSON.stringify(urls));
+}
+
+/** Base URLs of all nodes known, the one that served this page first (as ''). */
+export function knownBases(): string[] {
+  const bases = [''];
+  try {
+    const stored: unknown = JSON.parse(localStorage.getItem(KEY) ?? '[]');
+    if (Array.isArray(stored)) {
+      for (const url of stored.slice(0, PEERS_MAX)) {
+        if (typeof url === 'string' && peerUrl(url) && url !== location.origin) bases.push(url);
+      }
+    }
+  } catch {
+    // Someone else's value under our key: the page's own node is still known.
+  }
+  return bases;
+}
+
+/** `host:port` or a URL as an origin; null for what is neither. */
+export function peerUrl(address: string): string | null {
+  if (!address) return null;
+  try {
+    const url = new URL(address.includes('://') ? address : `${location.protocol}//${address}`);
+    return url.protocol === 'http:' || url.protocol === 'https:' ? url.origin : null;
+  } catch {
+    return null;
+  }
+}

@@ -1,0 +1,209 @@
+/** Every read of the page: its key, its route, how often it is asked where no event tells. */
+import { infiniteQueryOptions, keepPreviousData, queryOptions } from '@tanstack/react-query';
+import { call, path } from './client';
+import type { InstanceFilter } from './instances';
+import { rememberPeers } from './peers';
+import type {
+  Alert,
+  ApiToken,
+  AuditRecord,
+  AuditVerification,
+  ClusterStatus,
+  HealthWhy,
+  Instance,
+  LeadershipGrant,
+  Me,
+  Page,
+  Policy,
+  RuntimeConfig,
+  Service,
+  ServiceSummary,
+  SigningKey,
+  Silence,
+  TraceEntry,
+  User,
+} from './types';
+
+export interface ServicesFilter {
+  namespace?: string | undefined;
+  q?: string | undefined;
+  health?: string | undefined;
+}
+
+export interface ServicesData {
+  items: ServiceSummary[];
+  /** False where the cluster has more services than the page loads at once. */
+  complete: boolean;
+  index: number;
+}
+
+export interface Revised<T> {
+  revision: number;
+  value: T;
+}
+
+export const keys = {
+  me: () => ['me'] as const,
+  cluster: () => ['cluster'] as const,
+  leadership: () => ['leadership'] as const,
+  services: (filter: ServicesFilter = {}) => ['services', filter] as const,
+  service: (ns: string, name: string) => ['service', ns, name] as const,
+  instances: (ns: string, name: string) => ['instances', ns, name] as const,
+  why: (ns: string, name: string, id: string) => ['why', ns, name, id] as const,
+  policy: (ns: string, name: string) => ['policy', ns, name] as const,
+  config: () => ['config'] as const,
+  users: () => ['users'] as const,
+  tokens: () => ['tokens'] as const,
+  signingKeys: () => ['keys'] as const,
+  alerts: () => ['alerts'] as const,
+  silences: () => ['silences'] as const,
+  traces: () => ['traces'] as const,
+};
+
+const PAGE = 1_000;
+/** Services held at once: 10,000. Beyond it, search and filters go to the server. */
+const SERVICE_PAGES_MAX = 10;
+export const INSTANCE_PAGE = 500;
+
+export const meQuery = () =>
+  queryOptions({
+    queryKey: keys.me(),
+    queryFn: async ({ signal }) => (await call<Me>('/me', { signal })).data,
+  });
+
+/** No event tells of indexes, lag and disk: asked every two seconds while the page is seen. */
+export const clusterQuery = () =>
+  queryOptions({
+    queryKey: keys.cluster(),
+    queryFn: async ({ signal }) => {
+      const { data } = await call<ClusterStatus>('/cluster/status', { signal });
+      if (data.raft) rememberPeers(data.raft.members);
+      return data;
+    },
+    refetchInterval: 2_000,
+  });
+
+export const leadershipQuery = () =>
+  queryOptions({
+    queryKey: keys.leadership(),
+    queryFn: async ({ signal }) =>
+      (await call<Page<LeadershipGrant>>('/cluster/leadership', { signal, query: { limit: 100 } })).data.items,
+  });
+
+export const servicesQuery = (filter: ServicesFilter = {}) =>
+  queryOptions({
+    queryKey: keys.services(filter),
+    queryFn: async ({ signal }): Promise<ServicesData> => {
+      const items: ServiceSummary[] = [];
+      let cursor: string | null = null;
+      let index = Number.MAX_SAFE_INTEGER;
+      for (let page = 0; page < SERVICE_PAGES_MAX; page += 1) {
+        const answer: Awaited<ReturnType<typeof call<Page<ServiceSummary>>>> = await call<Page<ServiceSummary>>(
+          '/services',
+          { signal, query: { ...filter, limit: PAGE, cursor } },
+        );
+        items.push(...answer.data.items);
+        index = Math.min(index, Number(answer.headers.get('x-maxine-index') ?? 0));
+        cursor = answer.data.next_cursor;
+        if (cursor === null) break;
+      }
+      return { items, complete: cursor === null, index };
+    },
+    placeholderData: keepPreviousData,
+    staleTime: 60_000,
+  });
+
+export const serviceQuery = (ns: string, name: string) =>
+  queryOptions({
+    queryKey: keys.service(ns, name),
+    queryFn: async ({ signal }) => (await call<Service>(path('services', ns, name), { signal })).data,
+  });
+
+export const instancesQuery = (ns: string, name: string, filter: InstanceFilter) =>
+  infiniteQueryOptions({
+    queryKey: [...keys.instances(ns, name), filter] as const,
+    queryFn: async ({ signal, pageParam }) => {
+      const query = { ...filter, limit: INSTANCE_PAGE, cursor: pageParam };
+      return (await call<Page<Instance>>(path('services', ns, name, 'instances'), { signal, query })).data;
+    },
+    initialPageParam: null as string | null,
+    getNextPageParam: (last) => last.next_cursor,
+    placeholderData: keepPreviousData,
+    staleTime: 60_000,
+  });
+
+/** Probes are each node's own and make no events: asked while the panel is open. */
+export const whyQuery = (ns: string, name: string, id: string) =>
+  queryOptions({
+    queryKey: keys.why(ns, name, id),
+    queryFn: async ({ signal }) =>
+      (await call<HealthWhy>(path('services', ns, name, 'instances', id, 'health'), { signal })).data,
+    refetchInterval: 3_000,
+  });
+
+export const policyQuery = (ns: string, name: string) =>
+  queryOptions({
+    queryKey: keys.policy(ns, name),
+    queryFn: async ({ signal }): Promise<Revised<Policy> | null> => {
+      try {
+        const { data } = await call<{ revision: number; policy: Policy }>(path('services', ns, name, 'policy'), {
+          signal,
+        });
+        return { revision: data.revision, value: data.policy };
+      } catch (error) {
+        // 404 says that none is set: the defaults hold.
+        if ((error as { status?: number }).status === 404) return null;
+        throw error;
+      }
+    },
+  });
+
+export const configQuery = () =>
+  queryOptions({
+    queryKey: keys.config(),
+    queryFn: async ({ signal }): Promise<Revised<RuntimeConfig>> => {
+      const { data } = await call<{ revision: number; config: RuntimeConfig }>('/config', { signal });
+      return { revision: data.revision, value: data.config };
+    },
+  });
+
+export interface AuditFilter {
+  user?: string | undefined;
+  action?: string | undefined;
+  object?: string | undefined;
+  outcome?: string | undefined;
+  since_ms?: number | undefined;
+}
+
+export const auditQuery = (filter: AuditFilter, limit = 200) =>
+  infiniteQueryOptions({
+    queryKey: ['audit', filter, limit] as const,
+    queryFn: async ({ signal, pageParam }) =>
+      (await call<Page<AuditRecord>>('/audit', { signal, query: { ...filter, limit, cursor: pageParam } })).data,
+    initialPageParam: null as string | null,
+    getNextPageParam: (last) => last.next_cursor,
+    placeholderData: keepPreviousData,
+  });
+
+export const auditVerifyQuery = () =>
+  queryOptions({
+    queryKey: ['audit-verify'] as const,
+    queryFn: async ({ signal }) =>
+      (await call<AuditVerification>('/audit/verify', { signal, timeoutMs: 60_000 })).data,
+    staleTime: 30_000,
+  });
+
+const list = <T>(key: readonly unknown[], route: string, refetchInterval: number | false = false, limit?: number) =>
+  queryOptions({
+    queryKey: key,
+    queryFn: async ({ signal }) => (await call<Page<T>>(route, { signal, query: { limit } })).data.items,
+    refetchInterval,
+  });
+
+// Alerts and traces are each node's own and come by no event.
+export const alertsQuery = () => list<Alert>(keys.alerts(), '/alerts', 5_000, 1_000);
+export const silencesQuery = () => list<Silence>(keys.silences(), '/alerts/silences', 15_000);
+export const tracesQuery = () => list<TraceEntry>(keys.traces(), '/traces', 4_000, 1_000);
+export const usersQuery = () => list<User>(keys.users(), '/users');
+export const tokensQuery = () => list<ApiToken>(keys.tokens(), '/tokens');
+export const signingKeysQuery = () => list<SigningKey>(keys.signingKeys(), '/keys');

@@ -1,0 +1,280 @@
+/**
+ * The shapes of the native API, as docs/reference/native-api.md gives them.
+ * Only data; nothing here talks to the network.
+ */
+
+export type Role = 'viewer' | 'operator' | 'admin';
+
+export type ServiceHealth = 'healthy' | 'degraded' | 'down';
+
+export type Strategy = 'round_robin' | 'consistent_hash' | 'rendezvous' | 'least_request';
+
+export interface Page<T> {
+  items: T[];
+  next_cursor: string | null;
+}
+
+export interface ServiceSummary {
+  namespace: string;
+  name: string;
+  health: ServiceHealth;
+  instances: number;
+  routable: number;
+  unhealthy: number;
+  evicted: number;
+  draining: number;
+  strategy: Strategy;
+  policy_revision: number | null;
+  modified_index: number;
+}
+
+export interface Service extends ServiceSummary {
+  policy: Policy | null;
+}
+
+export interface Verdict {
+  readiness: 'unknown' | 'ready' | 'not_ready';
+  liveness: 'alive' | 'evicted';
+  reason?: string;
+  since_ms: number;
+  flap_score: number;
+}
+
+export interface Drain {
+  by: string;
+  reason: string;
+  since_ms: number;
+}
+
+export interface Instance {
+  namespace: string;
+  service: string;
+  id: string;
+  address: string;
+  weight: number;
+  ttl_ms: number;
+  zone: string | null;
+  version: string | null;
+  tags: string[];
+  metadata: Record<string, string>;
+  probe: Probe | null;
+  routable: boolean;
+  health: Verdict;
+  drain: Drain | null;
+  lease_epoch: number;
+  registered_at_ms: number;
+  modified_index: number;
+}
+
+export interface Observation {
+  node: string;
+  at_ms: number;
+  ok: boolean;
+  detail: string;
+  latency_ms: number | null;
+}
+
+export interface HealthWhy {
+  namespace: string;
+  service: string;
+  id: string;
+  routable: boolean;
+  verdict: Verdict;
+  drain: Drain | null;
+  why: string;
+  probe: Probe | null;
+  probe_from: 'instance' | 'policy' | 'default';
+  observations: Observation[];
+}
+
+/** A probe as the server gives it; fields that this page does not know are kept as they are. */
+export interface Probe {
+  kind?: 'heartbeat' | 'http' | 'tcp' | 'grpc';
+  path?: string;
+  interval_ms?: number;
+  timeout_ms?: number;
+  rise?: number;
+  fall?: number;
+  [field: string]: unknown;
+}
+
+export type HashKey = { from: 'client_address' } | { from: 'header' | 'query'; name: string };
+
+export interface Policy {
+  selection?: { strategy?: Strategy | null; hash_key?: HashKey };
+  probe?: Probe | null;
+  [section: string]: unknown;
+}
+
+export interface RuntimeConfig {
+  log_async: boolean;
+  log_json_prettify: boolean;
+  heartbeat_timeout_s: number;
+  selection_strategy: Strategy;
+  discovery_mode: 'redirect' | 'proxy';
+  log_format: 'json' | 'plain';
+  [field: string]: unknown;
+}
+
+export interface Member {
+  id: number;
+  name: string;
+  peer_addr: string;
+  http_addr: string;
+  voter: boolean;
+  leader: boolean;
+  reachable: boolean | null;
+  matched_index: number | null;
+  last_contact_ms: number | null;
+  command_version: number | null;
+}
+
+export interface RaftStatus {
+  cluster_id: string;
+  node_id: number;
+  role: string;
+  term: number;
+  leader: number | string | null;
+  last_log_index: number;
+  committed_index: number | null;
+  applied_index: number;
+  snapshot_index: number | null;
+  purged_index: number | null;
+  last_sync_us: number | null;
+  disk_stalled: boolean;
+  log_disk_bytes: number | null;
+  failures_tolerated: number;
+  members: Member[];
+}
+
+export interface ClusterStatus {
+  node: string;
+  backend: 'raft' | 'redis' | 'shared-file' | 'local' | 'memory';
+  version: string;
+  uptime_ms: number;
+  index: number;
+  time_ms: number;
+  staleness_ms: number;
+  leadership: { leader: string | null; is_leader: boolean; term: number };
+  grant: { holder: string; fence: number; since_ms: number } | null;
+  totals: {
+    namespaces: number;
+    services: number;
+    instances: number;
+    routable: number;
+    unhealthy: number;
+    draining: number;
+  };
+  expiry?: { suspended: boolean; expired_total: number };
+  warnings: string[];
+  raft: RaftStatus | null;
+}
+
+export interface LeadershipGrant {
+  index: number;
+  time_ms: number;
+  holder: string;
+  fence: number;
+}
+
+export interface AuditRecord {
+  seq: number;
+  index: number;
+  time_ms: number;
+  user: string;
+  address: string;
+  trace_id: string;
+  action: string;
+  object: string;
+  outcome: 'success' | 'refused';
+  detail: string;
+  hash: string;
+}
+
+export interface AuditVerification {
+  ok: boolean;
+  first_bad_seq: number | null;
+  records: number;
+  first_seq: number;
+  next_seq: number;
+  base: string;
+  head: string;
+}
+
+export interface Alert {
+  id: string | number;
+  time_ms: number;
+  severity: string;
+  type: string;
+  message: string;
+  details: Record<string, unknown> | null;
+  acknowledged_by: string | null;
+  silenced: boolean;
+}
+
+export interface Silence {
+  type: string;
+  until_ms: number;
+  reason: string;
+  by: string;
+}
+
+export interface TraceEntry {
+  trace_id: string;
+  traceparent: string;
+  method: string;
+  path: string;
+  status: number;
+  duration_ms: number;
+  /** When it was finished. */
+  time_ms: number;
+  /** The caller's address. */
+  client?: string | null;
+}
+
+export interface User {
+  name: string;
+  role: Role;
+  credential_version: number;
+  managed: boolean;
+}
+
+export interface ApiToken {
+  id: string;
+  note: string;
+  role: Role;
+  created_by: string;
+  created_at_ms: number;
+  expires_at_ms: number | null;
+  token?: string;
+}
+
+export interface SigningKey {
+  key_id: string;
+  created_at_ms: number;
+  signs: boolean;
+}
+
+export interface Me {
+  user: string;
+  role: Role;
+  expires_at_ms?: number | null;
+  via: string;
+}
+
+/** One change out of the watch stream. */
+export interface Change {
+  index: number;
+  time_ms: number;
+  type: string;
+  namespace?: string;
+  service?: string;
+  instance?: string;
+  data?: Partial<Instance>;
+  draining?: boolean;
+  cause?: string;
+  revision?: number;
+  holder?: string;
+  fence?: number;
+  subject?: string;
+}

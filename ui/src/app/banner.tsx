@@ -1,0 +1,74 @@
+/** Says when the page may not be believed: how old it is, why, and what goes on meanwhile. */
+import { useQuery } from '@tanstack/react-query';
+import { Link } from '@tanstack/react-router';
+import { connection, stalenessOf } from '../api/connection';
+import { clusterQuery } from '../api/queries';
+import { bearerToken } from '../api/session';
+import { useStore } from '../api/store';
+import { duration } from '../parts/format';
+import { Mark } from '../parts/status';
+import { useNow } from '../parts/time';
+import { OtherNodes } from './other-nodes';
+
+/** A link that drops for less than this is not worth a banner. */
+const PATIENCE_MS = 1_500;
+
+export function Banner() {
+  const link = useStore(connection);
+  const now = useNow();
+  const { data } = useQuery(clusterQuery());
+  const stale = stalenessOf(link, now);
+  const backend = data?.backend;
+  if (stale.kind === 'lost' && stale.ageMs > PATIENCE_MS) {
+    return (
+      <Bar tone="bad">
+        <strong>Connection lost.</strong> What you see is {duration(stale.ageMs)} old.{' '}
+        {bearerToken() ? 'Trying this node and the others in turn.' : 'Trying again.'} The same page at the other nodes:
+        <OtherNodes />
+      </Bar>
+    );
+  }
+  if (stale.kind === 'no-leader' && stale.ageMs > PATIENCE_MS) {
+    return (
+      <Bar tone="warn">
+        <strong>{backend === 'redis' ? 'Redis does not answer, or no replica leads.' : 'No leader.'}</strong> Discovery
+        and this page go on from the last known state, {duration(stale.ageMs)} old. Changes are refused until{' '}
+        {backend === 'redis' ? 'Redis is back' : 'a majority of nodes has elected one'}.
+      </Bar>
+    );
+  }
+  if (stale.kind === 'behind') {
+    return (
+      <Bar tone="warn">
+        <strong>This node is behind.</strong> It has not heard of the present order for {duration(stale.ageMs)}; what
+        you see may be that old.
+      </Bar>
+    );
+  }
+  if (link.base !== '') {
+    return (
+      <Bar tone="info">
+        <strong>Served by {new URL(link.base).host}.</strong> The node that this page came from does not answer. All
+        actions go on here; reload to go back once it returns.
+      </Bar>
+    );
+  }
+  if (data?.expiry?.suspended) {
+    return (
+      <Bar tone="warn">
+        <strong>Expiry is suspended.</strong> A large share of the fleet fell silent at once, so nothing is removed until
+        it is heard from again or an operator confirms under <Link to="/cluster">Cluster</Link>.
+      </Bar>
+    );
+  }
+  return null;
+}
+
+function Bar({ tone, children }: { tone: 'bad' | 'warn' | 'info'; children: React.ReactNode }) {
+  return (
+    <div className={`banner tone-${tone}`} role="status" aria-live="polite" aria-atomic="false">
+      <Mark tone={tone} size={14} />
+      <div>{children}</div>
+    </div>
+  );
+}

@@ -1,0 +1,30 @@
+/** A place that does not exist, and a screen that failed. */
+import { Link, useRouter, type ErrorComponentProps } from '@tanstack/react-router';
+import { asProblem } from '../api/problem';
+import { Screen } from '../parts/layout';
+import { Empty, Failed } from '../parts/states';
+
+export function NotFound() {
+  return (
+    <Screen title="No such page">
+      <Empty title="There is nothing at this address.">
+        <Link to="/">Go to the overview</Link>
+      </Empty>
+    </Screen>
+  );
+}
+
+export function Crashed({ error, reset }: ErrorComponentProps) {
+  const router = useRouter();
+  return (
+    <Screen title="This screen failed">
+      <Failed
+        problem={asProblem(error)}
+        retry={() => {
+          reset();
+          void router.invalidate();
+        }}
+      />
+    </Screen>
+  );
+}

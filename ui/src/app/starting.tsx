@@ -1,0 +1,25 @@
+/** Shown until the node has said who is signed in. */
+import { connection } from '../api/connection';
+import { useStore } from '../api/store';
+import { Logo } from '../parts/icons';
+import { OtherNodes } from './other-nodes';
+
+export function Starting() {
+  const link = useStore(connection);
+  return (
+    <main className="gate">
+      <div className="gate-card" role="status">
+        <Logo size={36} />
+        {link.stream === 'lost' ? (
+          <>
+            <h1>This node does not answer</h1>
+            <p className="muted">{location.host} is tried again every second or two. The other nodes may serve this page.</p>
+            <OtherNodes />
+          </>
+        ) : (
+          <p className="muted">Asking {location.host}…</p>
+        )}
+      </div>
+    </main>
+  );
+}

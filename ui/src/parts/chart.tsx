@@ -1,0 +1,181 @@
+/**
+ * Time series as SVG, drawn by hand: small, follows the theme, and readable without seeing it
+ * (the latest, lowest and highest values are in its name).
+ */
+import { useRef, useState, type PointerEvent } from 'react';
+import { clock, short } from './format';
+import { useWidth } from './layout';
+
+export interface Series {
+  name: string;
+  /** 1 to 4, one of the theme's line colours, each with its own dash. */
+  tint: 1 | 2 | 3 | 4;
+  points: readonly { at: number; value: number }[];
+}
+
+export interface ChartProps {
+  label: string;
+  series: readonly Series[];
+  unit: string;
+  /** The shown span of time, up to the latest point. */
+  spanMs?: number;
+  height?: number;
+  format?: (n: number) => string;
+  empty?: string;
+  /** Draw each value as a dot: for single requests rather than rates. */
+  dots?: boolean;
+}
+
+const LEFT = 44;
+const BOTTOM = 20;
+const TOP = 8;
+const GAP_MS = 20_000;
+const SPAN_MIN_MS = 60_000;
+
+/** A round number not below `max`, and the lines between 0 and it. */
+export function scaleOf(max: number): { top: number; ticks: number[] } {
+  if (!(max > 0)) return { top: 1, ticks: [0, 0.5, 1] };
+  const power = 10 ** Math.floor(Math.log10(max / 2));
+  const step = [1, 2, 2.5, 5, 10].map((m) => m * power).find((s) => s * 3 >= max) ?? 10 * power;
+  const n = Math.ceil(max / step);
+  return { top: n * step, ticks: Array.from({ length: n + 1 }, (_, i) => i * step) };
+}
+
+export function Chart(props: ChartProps) {
+  const { series, unit, height = 150, format = short, dots } = props;
+  const box = useRef<HTMLDivElement>(null);
+  const width = useWidth(box) || 480;
+  const [hover, setHover] = useState<number | null>(null);
+  const all = series.flatMap((s) => s.points);
+  if (all.length === 0) {
+    return (
+      <div className="chart-empty" ref={box} style={{ height }}>
+        {props.empty ?? 'No data yet.'}
+      </div>
+    );
+  }
+  const end = Math.max(...all.map((p) => p.at));
+  const extent = end - Math.min(...all.map((p) => p.at));
+  // While there is little to show, what there is fills the width.
+  const spanMs = Math.min(props.spanMs ?? 300_000, Math.max(SPAN_MIN_MS, extent));
+  const from = end - spanMs;
+  const visible = all.filter((p) => p.at >= from);
+  const { top, ticks } = scaleOf(Math.max(...visible.map((p) => p.value)));
+  const x = (at: number) => LEFT + ((at - from) / spanMs) * (width - LEFT - 6);
+  const y = (value: number) => TOP + (1 - value / top) * (height - TOP - BOTTOM);
+  const track = (event: PointerEvent<SVGSVGElement>) => {
+    const left = event.currentTarget.getBoundingClientRect().left;
+    setHover(from + ((event.clientX - left - LEFT) / (width - LEFT - 6)) * spanMs);
+  };
+  const picked = hover === null ? [] : series.map((s) => ({ ...s, at: nearest(s.points, hover) }));
+  return (
+    <div className="chart" ref={box}>
+      <svg
+        width={width}
+        height={height}
+        role="img"
+        aria-label={`${props.label}. ${spoken(series, from, format, unit)}`}
+        onPointerMove={track}
+        onPointerLeave={() => setHover(null)}
+      >
+        {ticks.map((tick) => (
+          <g key={tick}>
+            <line x1={LEFT} x2={width - 6} y1={y(tick)} y2={y(tick)} className="chart-grid" />
+            <text x={LEFT - 7} y={y(tick) + 3.5} textAnchor="end" className="chart-text">
+              {format(tick)}
+            </text>
+          </g>
+        ))}
+        {[0, 0.5, 1].map((share) => (
+          <text
+            key={share}
+            x={x(from + share * spanMs)}
+            y={height - 4}
+            textAnchor={share === 0 ? 'start' : share === 1 ? 'end' : 'middle'}
+            className="chart-text"
+          >
+            {clock(from + share * spanMs)}
+          </text>
+        ))}
+        {series.map((s) =>
+          dots ? (
+            <g key={s.name} className={`chart-dots tint-${s.tint}`}>
+              {s.points
+                .filter((p) => p.at >= from)
+                .map((p, i) => (
+                  <circle key={i} cx={x(p.at)} cy={y(p.value)} r="2.2" />
+                ))}
+            </g>
+          ) : (
+            <path key={s.name} d={line(s.points, from, x, y)} className={`chart-line tint-${s.tint}`} />
+          ),
+        )}
+        {picked.map((s) =>
+          s.at ? <circle key={s.name} cx={x(s.at.at)} cy={y(s.at.value)} r="3.2" className={`chart-pick tint-${s.tint}`} /> : null,
+        )}
+      </svg>
+      <ul className="legend" aria-hidden="true">
+        {series.map((s, i) => {
+          const point = picked[i]?.at ?? s.points.at(-1);
+          return (
+            <li key={s.name}>
+              <svg width="16" height="8">
+                <line x1="0" x2="16" y1="4" y2="4" className={`chart-line tint-${s.tint}`} />
+              </svg>
+              {s.name}
+              <b className="num">{point ? `${format(point.value)} ${unit}` : '–'}</b>
+            </li>
+          );
+        })}
+        {picked.find((s) => s.at) ? <li className="num muted">{clock(picked.find((s) => s.at)?.at?.at ?? 0)}</li> : null}
+      </ul>
+    </div>
+  );
+}
+
+function line(
+  points: Series['points'],
+  from: number,
+  x: (at: number) => number,
+  y: (value: number) => number,
+): string {
+  let path = '';
+  let before = -Infinity;
+  for (const p of points) {
+    if (p.at < from) continue;
+    path += `${p.at - before > GAP_MS ? 'M' : 'L'}${x(p.at).toFixed(1)} ${y(p.value).toFixed(1)}`;
+    before = p.at;
+  }
+  return path;
+}
+
+function nearest(points: Series['points'], at: number): { at: number; value: number } | null {
+  let best: { at: number; value: number } | null = null;
+  for (const p of points) if (!best || Math.abs(p.at - at) < Math.abs(best.at - at)) best = p;
+  return best && Math.abs(best.at - at) < GAP_MS ? best : null;
+}
+
+function spoken(series: readonly Series[], from: number, format: (n: number) => string, unit: string): string {
+  return series
+    .map((s) => {
+      const values = s.points.filter((p) => p.at >= from).map((p) => p.value);
+      const latest = values.at(-1);
+      if (latest === undefined) return `${s.name}: no data`;
+      return `${s.name}: latest ${format(latest)} ${unit}, lowest ${format(Math.min(...values))}, highest ${format(Math.max(...values))}`;
+    })
+    .join('. ');
+}
+
+/** A share as a bar with its parts named. */
+export function Bar({ parts, label }: { parts: readonly { name: string; n: number; tone: string }[]; label: string }) {
+  const sum = parts.reduce((n, p) => n + p.n, 0);
+  return (
+    <div className="bar" role="img" aria-label={`${label}: ${parts.map((p) => `${p.n} ${p.name}`).join(', ')}`}>
+      {sum === 0
+        ? null
+        : parts
+            .filter((p) => p.n > 0)
+            .map((p) => <span key={p.name} className={`bar-part tone-${p.tone}`} style={{ flexGrow: p.n }} title={`${p.n} ${p.name}`} />)}
+    </div>
+  );
+}

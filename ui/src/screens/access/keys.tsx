@@ -1,0 +1,85 @@
+/** The keys that sign sessions: which signs, which are still accepted, rotate. */
+import { useQuery, useQueryClient } from '@tanstack/react-query';
+import { useState } from 'react';
+import { rotateKeys } from '../../api/actions';
+import { keys, signingKeysQuery } from '../../api/queries';
+import { Button } from '../../parts/button';
+import { Confirm } from '../../parts/dialog';
+import { SelectField } from '../../parts/field';
+import { Panel } from '../../parts/layout';
+import { Empty, Loaded } from '../../parts/states';
+import { Status } from '../../parts/status';
+import { At } from '../../parts/time';
+import { say } from '../../parts/toast';
+
+export function Keys() {
+  const query = useQuery(signingKeysQuery());
+  const [rotating, setRotating] = useState(false);
+  const [keep, setKeep] = useState(2);
+  const queries = useQueryClient();
+  return (
+    <Panel title="Signing keys" flush aside={<Button onClick={() => setRotating(true)}>Rotate…</Button>}>
+      <Loaded query={query} what="keys" rows={3}>
+        {(items) =>
+          items.length === 0 ? (
+            <Empty title="No key is stored.">Sessions are signed with a key from the node's environment.</Empty>
+          ) : (
+            <div className="scroll-x" role="region" aria-label="Signing keys" tabIndex={0}>
+              <table className="plain">
+                <thead>
+                  <tr>
+                    <th scope="col">Key</th>
+                    <th scope="col">Created</th>
+                    <th scope="col">Use</th>
+                  </tr>
+                </thead>
+                <tbody>
+                  {items.map((k) => (
+                    <tr key={k.key_id}>
+                      <th scope="row" className="mono">
+                        {k.key_id}
+                      </th>
+                      <td>
+                        <At at={k.created_at_ms} />
+                      </td>
+                      <td>
+                        {k.signs ? <Status tone="good">Signs new sessions</Status> : <Status tone="muted">Still accepted</Status>}
+                      </td>
+                    </tr>
+                  ))}
+                </tbody>
+              </table>
+            </div>
+          )
+        }
+      </Loaded>
+      <Confirm
+        open={rotating}
+        onClose={() => setRotating(false)}
+        title="Rotate the signing key?"
+        verb="Rotate"
+        danger={keep === 0}
+        effect={
+          keep === 0 ? (
+            <p>A new key signs. <b>Every session signed so far ends at once, yours too</b>: everyone signs in again.</p>
+          ) : (
+            <p>A new key signs new sessions. Sessions signed by the latest {keep} earlier keys go on.</p>
+          )
+        }
+        act={async () => {
+          const { data } = await rotateKeys(keep);
+          say(`${data.key_id} signs.`);
+          await queries.invalidateQueries({ queryKey: keys.signingKeys() });
+        }}
+      >
+        <SelectField label="Earlier keys still accepted" value={keep} onChange={(e) => setKeep(Number(e.target.value))}>
+          {[0, 1, 2, 3, 4, 5, 6, 7, 8].map((n) => (
+            <option key={n} value={n}>
+              {n === 0 ? 'None: end all sessions' : n}
+            </option>
+          ))}
+        </SelectField>
+      </Confirm>
+    </Panel>
+  );
+}

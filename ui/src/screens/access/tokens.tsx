@@ -1,0 +1,164 @@
+/** API tokens: create (shown once), revoke. */
+import { useQuery, useQueryClient } from '@tanstack/react-query';
+import { useState } from 'react';
+import { createToken, revokeToken } from '../../api/actions';
+import { keys, tokensQuery } from '../../api/queries';
+import type { ApiToken, Role } from '../../api/types';
+import { Button } from '../../parts/button';
+import { Command } from '../../parts/copy';
+import { Confirm, Modal } from '../../parts/dialog';
+import { SelectField, TextField } from '../../parts/field';
+import { Panel } from '../../parts/layout';
+import { Empty, Loaded, Note } from '../../parts/states';
+import { Status } from '../../parts/status';
+import { Ago, At } from '../../parts/time';
+import { say } from '../../parts/toast';
+import { ROLE_MAY } from './access';
+
+const DAY_MS = 24 * 3_600_000;
+const LIVES = [
+  [1, '1 day'],
+  [7, '1 week'],
+  [30, '30 days'],
+  [90, '90 days'],
+  [365, '1 year'],
+] as const;
+
+export function Tokens() {
+  const query = useQuery(tokensQuery());
+  const [creating, setCreating] = useState(false);
+  const [made, setMade] = useState<ApiToken | null>(null);
+  const [revoked, setRevoked] = useState<ApiToken | null>(null);
+  const queries = useQueryClient();
+  const refresh = () => queries.invalidateQueries({ queryKey: keys.tokens() });
+  return (
+    <Panel
+      title="API tokens"
+      flush
+      aside={
+        <Button icon="plus" onClick={() => setCreating(true)}>
+          Create token
+        </Button>
+      }
+    >
+      <Loaded query={query} what="tokens" rows={4}>
+        {(tokens) =>
+          tokens.length === 0 ? (
+            <Empty title="No API token.">Services and scripts that register or read with a token of their own need one.</Empty>
+          ) : (
+            <div className="scroll-x" role="region" aria-label="API tokens" tabIndex={0}>
+              <table className="plain">
+                <thead>
+                  <tr>
+                    <th scope="col">Note</th>
+                    <th scope="col">Role</th>
+                    <th scope="col">Created</th>
+                    <th scope="col">Expires</th>
+                    <th scope="col">Id</th>
+                    <th scope="col">
+                      <span className="sr">Actions</span>
+                    </th>
+                  </tr>
+                </thead>
+                <tbody>
+                  {tokens.map((t) => (
+                    <tr key={t.id}>
+                      <th scope="row" className="break">
+                        {t.note || <span className="muted">no note</span>}
+                      </th>
+                      <td>{t.role}</td>
+                      <td>
+                        <At at={t.created_at_ms} /> <span className="muted">by {t.created_by}</span>
+                      </td>
+                      <td>
+                        {t.expires_at_ms === null ? (
+                          'never'
+                        ) : t.expires_at_ms < Date.now() ? (
+                          <Status tone="muted">expired</Status>
+                        ) : (
+                          <Ago at={t.expires_at_ms} />
+                        )}
+                      </td>
+                      <td className="mono">{t.id}</td>
+                      <td className="row-actions">
+                        <Button kind="danger" onClick={() => setRevoked(t)}>
+                          Revoke<span className="sr"> {t.note || t.id}</span>
+                        </Button>
+                      </td>
+                    </tr>
+                  ))}
+                </tbody>
+              </table>
+            </div>
+          )
+        }
+      </Loaded>
+      <CreateDialog
+        open={creating}
+        onClose={() => setCreating(false)}
+        done={(token) => {
+          setMade(token);
+          void refresh();
+        }}
+      />
+      <Modal title="Copy the token now" open={made !== null} onClose={() => setMade(null)}>
+        <Note tone="warn">It is shown this once. Maxine keeps only its hash.</Note>
+        <Command text={made?.token ?? ''} label="API token" />
+        <footer className="dialog-foot">
+          <Button kind="primary" onClick={() => setMade(null)}>
+            I have it
+          </Button>
+        </footer>
+      </Modal>
+      <Confirm
+        open={revoked !== null}
+        onClose={() => setRevoked(null)}
+        title={`Revoke ${revoked?.note || revoked?.id || ''}?`}
+        danger
+        verb="Revoke"
+        effect={<p>Whatever uses it is refused at once, on every node. It cannot be undone.</p>}
+        act={async () => {
+          if (!revoked) return;
+          await revokeToken(revoked.id);
+          say('The token is revoked.');
+          await refresh();
+        }}
+      />
+    </Panel>
+  );
+}
+
+function CreateDialog({ open, onClose, done }: { open: boolean; onClose: () => void; done: (token: ApiToken) => void }) {
+  const [role, setRole] = useState<Role>('viewer');
+  const [note, setNote] = useState('');
+  const [days, setDays] = useState(90);
+  return (
+    <Confirm
+      open={open}
+      onClose={onClose}
+      title="Create an API token"
+      verb="Create"
+      blocked={note.trim() ? null : 'Note what it is for.'}
+      effect={<p>Whoever holds it acts with its role, until it expires or is revoked.</p>}
+      act={async () => {
+        const { data } = await createToken(role, note.trim(), days * DAY_MS);
+        setNote('');
+        done(data);
+      }}
+    >
+      <TextField label="What it is for" value={note} maxLength={1024} onChange={(e) => setNote(e.target.value)} />
+      <SelectField label="Role" hint={ROLE_MAY[role]} value={role} onChange={(e) => setRole(e.target.value as Role)}>
+        <option value="viewer">viewer</option>
+        <option value="operator">operator</option>
+        <option value="admin">admin</option>
+      </SelectField>
+      <SelectField label="Good for" value={days} onChange={(e) => setDays(Number(e.target.value))}>
+        {LIVES.map(([d, name]) => (
+          <option key={d} value={d}>
+            {name}
+          </option>
+        ))}
+      </SelectField>
+    </Confirm>
+  );
+}

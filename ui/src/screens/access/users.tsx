@@ -1,0 +1,146 @@
+/** Users: add, change role or password, delete. */
+import { useQuery, useQueryClient } from '@tanstack/react-query';
+import { useState } from 'react';
+import { deleteUser, putUser } from '../../api/actions';
+import { keys, usersQuery } from '../../api/queries';
+import type { Role, User } from '../../api/types';
+import { Button } from '../../parts/button';
+import { Confirm } from '../../parts/dialog';
+import { SelectField, TextField } from '../../parts/field';
+import { Panel } from '../../parts/layout';
+import { Loaded } from '../../parts/states';
+import { say } from '../../parts/toast';
+import { ROLE_MAY } from './access';
+
+export function Users({ me }: { me: string }) {
+  const query = useQuery(usersQuery());
+  const [edited, setEdited] = useState<User | 'new' | null>(null);
+  const [deleted, setDeleted] = useState<User | null>(null);
+  const queries = useQueryClient();
+  const refresh = () => queries.invalidateQueries({ queryKey: keys.users() });
+  return (
+    <Panel
+      title="Users"
+      flush
+      aside={
+        <Button icon="plus" onClick={() => setEdited('new')}>
+          Add user
+        </Button>
+      }
+    >
+      <Loaded query={query} what="users" rows={4}>
+        {(users) => (
+          <div className="scroll-x" role="region" aria-label="Users" tabIndex={0}>
+            <table className="plain">
+              <thead>
+                <tr>
+                  <th scope="col">Name</th>
+                  <th scope="col">Role</th>
+                  <th scope="col" className="end">
+                    Credentials
+                  </th>
+                  <th scope="col">
+                    <span className="sr">Actions</span>
+                  </th>
+                </tr>
+              </thead>
+              <tbody>
+                {users.map((u) => {
+                  const reason = u.managed ? "Set by the node's environment; change it there." : null;
+                  return (
+                    <tr key={u.name}>
+                      <th scope="row">
+                        <span className="name">{u.name}</span>
+                        {u.name === me ? <span className="tag">you</span> : null}
+                        {u.managed ? <span className="tag">from the environment</span> : null}
+                      </th>
+                      <td>{u.role}</td>
+                      <td className="end num">version {u.credential_version}</td>
+                      <td className="row-actions">
+                        <Button reason={reason} onClick={() => setEdited(u)}>
+                          Change…<span className="sr"> {u.name}</span>
+                        </Button>
+                        <Button
+                          kind="danger"
+                          reason={reason ?? (u.name === me ? 'That is you.' : null)}
+                          onClick={() => setDeleted(u)}
+                        >
+                          Delete<span className="sr"> {u.name}</span>
+                        </Button>
+                      </td>
+                    </tr>
+                  );
+                })}
+              </tbody>
+            </table>
+          </div>
+        )}
+      </Loaded>
+      <UserDialog key={edited === 'new' ? 'new' : (edited?.name ?? 'none')} user={edited} onClose={() => setEdited(null)} done={refresh} />
+      <Confirm
+        open={deleted !== null}
+        onClose={() => setDeleted(null)}
+        title={`Delete ${deleted?.name ?? ''}?`}
+        danger
+        verb="Delete user"
+        effect={<p>All sessions of {deleted?.name} end at once. What they did stays in the audit log. It cannot be undone.</p>}
+        act={async () => {
+          if (!deleted) return;
+          await deleteUser(deleted.name);
+          say(`${deleted.name} is deleted.`);
+          await refresh();
+        }}
+      />
+    </Panel>
+  );
+}
+
+function UserDialog({ user, onClose, done }: { user: User | 'new' | null; onClose: () => void; done: () => Promise<unknown> }) {
+  const known = user === 'new' ? null : user;
+  const [name, setName] = useState('');
+  const [role, setRole] = useState<Role>(known?.role ?? 'viewer');
+  const [password, setPassword] = useState('');
+  const blocked =
+    !known && !name.trim()
+      ? 'Name the user.'
+      : !known && !password
+        ? 'Set a password.'
+        : known && role === known.role && !password
+          ? 'Nothing is changed.'
+          : null;
+  return (
+    <Confirm
+      open={user !== null}
+      onClose={onClose}
+      title={known ? `Change ${known.name}` : 'Add a user'}
+      verb={known ? 'Change' : 'Add'}
+      blocked={blocked}
+      effect={
+        known ? <p>Every session of {known.name} ends at once: they sign in again.</p> : <p>They can sign in at every node at once.</p>
+      }
+      act={async () => {
+        await putUser(known?.name ?? name.trim(), role, password || null, known?.credential_version ?? null);
+        say(known ? `${known.name} is changed.` : `${name.trim()} is added.`);
+        setPassword('');
+        await done();
+      }}
+    >
+      {known ? null : (
+        <TextField label="Name" value={name} maxLength={255} autoComplete="off" onChange={(e) => setName(e.target.value)} />
+      )}
+      <SelectField label="Role" hint={ROLE_MAY[role]} value={role} onChange={(e) => setRole(e.target.value as Role)}>
+        <option value="viewer">viewer</option>
+        <option value="operator">operator</option>
+        <option value="admin">admin</option>
+      </SelectField>
+      <TextField
+        label={known ? 'New password' : 'Password'}
+        hint={known ? 'Left empty, the present one stays.' : undefined}
+        type="password"
+        autoComplete="new-password"
+        value={password}
+        onChange={(e) => setPassword(e.target.value)}
+      />
+    </Confirm>
+  );
+}

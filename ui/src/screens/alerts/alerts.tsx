@@ -1,0 +1,229 @@
+/** Alerts: what is open, acknowledge, silence a type for a while. */
+import { useQuery, useQueryClient } from '@tanstack/react-query';
+import { useNavigate, useSearch } from '@tanstack/react-router';
+import { useState } from 'react';
+import { acknowledge, silence, unsilence } from '../../api/actions';
+import { alertsQuery, clusterQuery, keys, silencesQuery } from '../../api/queries';
+import { session } from '../../api/session';
+import type { Alert } from '../../api/types';
+import { RoleButton } from '../../parts/button';
+import { Confirm } from '../../parts/dialog';
+import { Choice, SelectField, TextField } from '../../parts/field';
+import { plural } from '../../parts/format';
+import { Panel, Screen } from '../../parts/layout';
+import { Empty, Loaded } from '../../parts/states';
+import { Status } from '../../parts/status';
+import { Ago, At } from '../../parts/time';
+import { fail, say } from '../../parts/toast';
+
+const SHOWN_MAX = 200;
+
+export function AlertsScreen() {
+  const search = useSearch({ from: '/alerts' });
+  const navigate = useNavigate();
+  const query = useQuery(alertsQuery());
+  const cluster = useQuery(clusterQuery());
+  const [silencing, setSilencing] = useState<string | null>(null);
+  const show = search.show ?? 'open';
+  return (
+    <Screen
+      title="Alerts"
+      intro={`Alerts and silences are each node's own; these are of ${cluster.data?.node ?? 'this node'}.`}
+    >
+      <Silences />
+      <Loaded query={query} what="alerts" rows={8}>
+        {(all) => {
+          const open = all.filter((a) => a.acknowledged_by === null);
+          const items = show === 'all' ? all : show === 'acknowledged' ? all.filter((a) => a.acknowledged_by !== null) : open;
+          return (
+            <>
+              <div className="toolbar">
+                <Choice
+                  label="Which"
+                  value={show}
+                  onChange={(next) =>
+                    void navigate({ to: '/alerts', search: { show: next === 'open' ? undefined : next }, replace: true })
+                  }
+                  options={[
+                    { value: 'open', label: 'Open', n: open.length },
+                    { value: 'acknowledged', label: 'Acknowledged', n: all.length - open.length },
+                    { value: 'all', label: 'All', n: all.length },
+                  ]}
+                />
+              </div>
+              {items.length === 0 ? (
+                <Empty title={show === 'open' ? 'No open alert.' : 'No alert.'}>
+                  Evictions, lost leadership and other events that someone should know of appear here.
+                </Empty>
+              ) : (
+                <ul className="cards">
+                  {items.slice(0, SHOWN_MAX).map((a) => (
+                    <AlertCard key={String(a.id)} alert={a} onSilence={() => setSilencing(a.type)} />
+                  ))}
+                </ul>
+              )}
+              {items.length > SHOWN_MAX ? <p className="muted">{plural(items.length - SHOWN_MAX, 'older alert')} not shown.</p> : null}
+            </>
+          );
+        }}
+      </Loaded>
+      <SilenceDialog key={silencing} type={silencing} onClose={() => setSilencing(null)} />
+    </Screen>
+  );
+}
+
+const SEVERITY = { critical: ['bad', 'Critical'], warning: ['warn', 'Warning'], info: ['info', 'Info'] } as const;
+
+function AlertCard({ alert, onSilence }: { alert: Alert; onSilence: () => void }) {
+  const queries = useQueryClient();
+  const [tone, text] = SEVERITY[alert.severity as keyof typeof SEVERITY] ?? (['muted', alert.severity] as const);
+  const mark = (by: string | null) =>
+    queries.setQueryData<Alert[]>(keys.alerts(), (all) =>
+      all?.map((a) => (a.id === alert.id ? { ...a, acknowledged_by: by } : a)),
+    );
+  // Safe to show at once: it changes nothing but this mark, and a refusal takes it back.
+  const ack = async () => {
+    const state = session.get();
+    mark(state.phase === 'signed-in' ? state.me.user : 'you');
+    try {
+      await acknowledge(alert.id);
+    } catch (error) {
+      mark(null);
+      fail('The alert could not be acknowledged', error);
+    }
+    void queries.invalidateQueries({ queryKey: keys.alerts() });
+  };
+  const details = Object.entries(alert.details ?? {});
+  return (
+    <li className="card">
+      <div className="card-head">
+        <Status tone={tone}>{text}</Status>
+        <code>{alert.type}</code>
+        {alert.silenced ? <span className="tag">silenced</span> : null}
+        <span className="muted num card-end">
+          <Ago at={alert.time_ms} />
+        </span>
+      </div>
+      <p className="card-text">{alert.message}</p>
+      {details.length > 0 ? (
+        <dl className="inline-facts">
+          {details.map(([key, value]) => (
+            <div key={key}>
+              <dt>{key}</dt>
+              <dd className="break">{typeof value === 'string' ? value : JSON.stringify(value)}</dd>
+            </div>
+          ))}
+        </dl>
+      ) : null}
+      <div className="card-foot">
+        {alert.acknowledged_by !== null ? (
+          <Status tone="good">
+            Acknowledged by {alert.acknowledged_by}
+          </Status>
+        ) : (
+          <RoleButton needs="operator" icon="check" onClick={() => void ack()}>
+            Acknowledge
+          </RoleButton>
+        )}
+        <RoleButton needs="operator" onClick={onSilence}>
+          Silence this type…
+        </RoleButton>
+      </div>
+    </li>
+  );
+}
+
+function Silences() {
+  const query = useQuery(silencesQuery());
+  const queries = useQueryClient();
+  const items = (query.data ?? []).filter((s) => s.until_ms > Date.now());
+  if (items.length === 0) return null;
+  return (
+    <Panel title="Silenced" flush>
+      <ul className="rows">
+        {items.map((s) => (
+          <li key={s.type} className="row-line">
+            <code>{s.type}</code>
+            <span className="row-object">
+              until <At at={s.until_ms} /> by {s.by}
+              {s.reason ? `: ${s.reason}` : ''}
+            </span>
+            <RoleButton
+              needs="operator"
+              onClick={() =>
+                void unsilence(s.type).then(
+                  () => {
+                    say(`${s.type} is sent again.`, {
+                      undo: {
+                        act: async () => {
+                          await silence(s.type, Math.max(1_000, s.until_ms - Date.now()), s.reason);
+                          await queries.invalidateQueries({ queryKey: keys.silences() });
+                        },
+                        done: `${s.type} is silenced again.`,
+                      },
+                    });
+                    void queries.invalidateQueries({ queryKey: keys.silences() });
+                    void queries.invalidateQueries({ queryKey: keys.alerts() });
+                  },
+                  (error: unknown) => fail('The silence could not be ended', error),
+                )
+              }
+            >
+              End<span className="sr"> the silence of {s.type}</span>
+            </RoleButton>
+          </li>
+        ))}
+      </ul>
+    </Panel>
+  );
+}
+
+const HOURS = [
+  [0.25, '15 minutes'],
+  [1, '1 hour'],
+  [4, '4 hours'],
+  [24, '1 day'],
+  [168, '1 week'],
+] as const;
+
+function SilenceDialog({ type, onClose }: { type: string | null; onClose: () => void }) {
+  const [hours, setHours] = useState(1);
+  const [reason, setReason] = useState('');
+  const queries = useQueryClient();
+  return (
+    <Confirm
+      open={type !== null}
+      onClose={onClose}
+      title={`Silence ${type ?? ''}?`}
+      verb="Silence"
+      blocked={reason.trim() ? null : 'Say why.'}
+      effect={<p>Alerts of this type are still kept and shown here, marked as silenced, but not sent to the webhook meanwhile.</p>}
+      act={async () => {
+        if (type === null) return;
+        await silence(type, hours * 3_600_000, reason.trim());
+        say(`${type} is silenced.`, {
+          undo: {
+            act: async () => {
+              await unsilence(type);
+              await queries.invalidateQueries({ queryKey: keys.silences() });
+            },
+            done: `${type} is sent again.`,
+          },
+        });
+        await Promise.all([
+          queries.invalidateQueries({ queryKey: keys.silences() }),
+          queries.invalidateQueries({ queryKey: keys.alerts() }),
+        ]);
+      }}
+    >
+      <SelectField label="For" value={hours} onChange={(e) => setHours(Number(e.target.value))}>
+        {HOURS.map(([h, name]) => (
+          <option key={h} value={h}>
+            {name}
+          </option>
+        ))}
+      </SelectField>
+      <TextField label="Reason" value={reason} maxLength={1024} onChange={(e) => setReason(e.target.value)} />
+    </Confirm>
+  );
+}

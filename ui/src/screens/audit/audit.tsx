@@ -1,0 +1,190 @@
+/** The audit log: who did what to which object; searched on the server, its chain verified. */
+import { useInfiniteQuery, useQuery } from '@tanstack/react-query';
+import { useNavigate, useSearch } from '@tanstack/react-router';
+import { useCallback, useEffect, useMemo, useState } from 'react';
+import { send } from '../../api/client';
+import { asProblem } from '../../api/problem';
+import { auditQuery, auditVerifyQuery } from '../../api/queries';
+import type { AuditRecord } from '../../api/types';
+import { Button } from '../../parts/button';
+import { CopyButton } from '../../parts/copy';
+import { Sheet } from '../../parts/dialog';
+import { TextField, SelectField } from '../../parts/field';
+import { count, plural } from '../../parts/format';
+import { Facts, Screen } from '../../parts/layout';
+import { Empty, Failed, Loading } from '../../parts/states';
+import { Badge, Status } from '../../parts/status';
+import { Table, type Column } from '../../parts/table';
+import { At } from '../../parts/time';
+import { fail, say } from '../../parts/toast';
+
+const COLUMNS: readonly Column<AuditRecord>[] = [
+  { key: 'at', head: 'When', track: 'minmax(70px, 124px)', cell: (r) => <At at={r.time_ms} /> },
+  { key: 'user', head: 'Who', track: 'minmax(80px, 0.8fr)', from: 520, cell: (r) => <span className="clip">{r.user || <span className="faint">open</span>}</span> },
+  { key: 'action', head: 'Action', track: 'minmax(90px, 1fr)', cell: (r) => <span className="clip">{r.action}</span> },
+  {
+    key: 'object',
+    head: 'Object',
+    track: 'minmax(120px, 2fr)',
+    from: 640,
+    cell: (r) => (
+      <span className="mono clip" title={r.object}>
+        {r.object}
+      </span>
+    ),
+  },
+  {
+    key: 'outcome',
+    head: 'Outcome',
+    track: '84px',
+    cell: (r) => (r.outcome === 'success' ? <Status tone="good">Done</Status> : <Status tone="warn">Refused</Status>),
+  },
+  { key: 'address', head: 'From', track: '130px', from: 1000, cell: (r) => <span className="mono muted clip">{r.address}</span> },
+  { key: 'seq', head: 'No.', track: '80px', end: true, from: 860, cell: (r) => <span className="num muted">{r.seq}</span> },
+];
+
+export function AuditScreen() {
+  const search = useSearch({ from: '/audit' });
+  const navigate = useNavigate();
+  const [picked, setPicked] = useState<AuditRecord | null>(null);
+  const [form, setForm] = useState({ user: search.user ?? '', action: search.action ?? '', object: search.object ?? '' });
+  useEffect(() => {
+    const timer = setTimeout(() => {
+      void navigate({
+        to: '/audit',
+        search: {
+          user: form.user.trim() || undefined,
+          action: form.action.trim() || undefined,
+          object: form.object.trim() || undefined,
+          outcome: search.outcome,
+        },
+        replace: true,
+      });
+    }, 250);
+    return () => clearTimeout(timer);
+  }, [form, navigate, search.outcome]);
+  const query = useInfiniteQuery(auditQuery(search));
+  const rows = useMemo(() => (query.data?.pages ?? []).flatMap((p) => p.items), [query.data]);
+  const { fetchNextPage, hasNextPage, isFetchingNextPage } = query;
+  const nearEnd = useCallback(() => {
+    if (hasNextPage && !isFetchingNextPage) void fetchNextPage();
+  }, [fetchNextPage, hasNextPage, isFetchingNextPage]);
+  const set = (field: keyof typeof form) => (e: { target: { value: string } }) => setForm((f) => ({ ...f, [field]: e.target.value }));
+  return (
+    <Screen title="Audit" fill status={<Chain />} actions={<Export />}>
+      <div className="toolbar fields">
+        <TextField label="Who" value={form.user} onChange={set('user')} placeholder="any" maxLength={255} data-search="" />
+        <TextField label="Action begins with" value={form.action} onChange={set('action')} placeholder="instance." maxLength={255} />
+        <TextField label="Object begins with" value={form.object} onChange={set('object')} placeholder="default/orders" maxLength={1024} />
+        <SelectField
+          label="Outcome"
+          value={search.outcome ?? ''}
+          onChange={(e) =>
+            void navigate({ to: '/audit', search: { ...search, outcome: e.target.value || undefined }, replace: true })
+          }
+        >
+          <option value="">Any</option>
+          <option value="success">Done</option>
+          <option value="refused">Refused</option>
+        </SelectField>
+      </div>
+      {query.data ? (
+        <Table
+          label="Audit records"
+          rows={rows}
+          columns={COLUMNS}
+          rowKey={(r) => String(r.seq)}
+          open={setPicked}
+          nearEnd={nearEnd}
+          empty={<Empty title="No record fits." />}
+          foot={`${plural(rows.length, 'record')}${hasNextPage ? ' loaded; more as you scroll' : ''}`}
+        />
+      ) : query.error ? (
+        <Failed problem={asProblem(query.error)} retry={() => void query.refetch()} />
+      ) : (
+        <Loading what="the audit log" rows={12} />
+      )}
+      <Sheet open={picked !== null} onClose={() => setPicked(null)} title={`Record ${picked?.seq ?? ''}`}>
+        {picked ? <Record record={picked} /> : null}
+      </Sheet>
+    </Screen>
+  );
+}
+
+function Record({ record: r }: { record: AuditRecord }) {
+  return (
+    <Facts
+      items={[
+        ['When', <At key="t" at={r.time_ms} />],
+        ['Who', r.user || 'an open request'],
+        ['From', <span key="f" className="mono">{r.address || '–'}</span>],
+        ['Action', r.action],
+        ['Object', <span key="o" className="mono break">{r.object || '–'}</span>],
+        ['Outcome', r.outcome === 'success' ? <Status tone="good">Done</Status> : <Status tone="warn">Refused</Status>],
+        ['Detail', <span key="d" className="break">{r.detail || '–'}</span>],
+        [
+          'Trace',
+          r.trace_id ? (
+            <span className="with-copy">
+              <span className="mono break">{r.trace_id}</span>
+              <CopyButton text={r.trace_id} label="Copy the trace id" />
+            </span>
+          ) : (
+            '–'
+          ),
+        ],
+        ['State index', <span key="i" className="num">{count(r.index)}</span>],
+        ['Hash', <span key="h" className="mono break">{r.hash}</span>],
+      ]}
+    />
+  );
+}
+
+function Chain() {
+  const query = useQuery(auditVerifyQuery());
+  const v = query.data;
+  return (
+    <span className="chain">
+      {query.isFetching ? (
+        <Badge tone="muted">Verifying…</Badge>
+      ) : query.error && !v ? (
+        <Badge tone="warn">Not verified: {asProblem(query.error).body.title}</Badge>
+      ) : v?.ok ? (
+        <Badge tone="good">
+          Chain of {count(v.records)} verified
+        </Badge>
+      ) : v ? (
+        <Badge tone="bad">Chain broken at record {v.first_bad_seq ?? '?'}</Badge>
+      ) : null}
+      <Button kind="quiet" onClick={() => void query.refetch()}>
+        Verify again
+      </Button>
+    </span>
+  );
+}
+
+function Export() {
+  const [busy, setBusy] = useState(false);
+  const run = async () => {
+    setBusy(true);
+    try {
+      const response = await send('/audit/export', { headers: { accept: 'application/x-ndjson' }, timeoutMs: 120_000 });
+      const url = URL.createObjectURL(await response.blob());
+      const link = document.createElement('a');
+      link.href = url;
+      link.download = 'maxine-audit.ndjson';
+      link.click();
+      setTimeout(() => URL.revokeObjectURL(url), 60_000);
+      say('The audit log is saved.', { detail: 'Check it anywhere with: maxine audit verify maxine-audit.ndjson' });
+    } catch (error) {
+      fail('The audit log could not be exported', error);
+    } finally {
+      setBusy(false);
+    }
+  };
+  return (
+    <Button icon="download" busy={busy} onClick={() => void run()}>
+      Export
+    </Button>
+  );
+}

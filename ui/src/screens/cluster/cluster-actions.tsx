@@ -1,0 +1,154 @@
+/** What an admin does to the cluster as a whole: backup, snapshot, hand over, add a node. */
+import { Menu } from '@base-ui/react/menu';
+import { useQueryClient } from '@tanstack/react-query';
+import { useState } from 'react';
+import { addMember, takeBackup, takeSnapshot, transfer } from '../../api/actions';
+import { keys } from '../../api/queries';
+import type { ClusterStatus } from '../../api/types';
+import { RoleButton, useDenied } from '../../parts/button';
+import { Confirm } from '../../parts/dialog';
+import { TextField } from '../../parts/field';
+import { bytes } from '../../parts/format';
+import { Icon } from '../../parts/icons';
+import { say } from '../../parts/toast';
+
+type What = 'backup' | 'snapshot' | 'transfer' | 'add' | null;
+
+export function ClusterActions({ status }: { status: ClusterStatus }) {
+  const [what, setWhat] = useState<What>(null);
+  const denied = useDenied('admin');
+  const queries = useQueryClient();
+  const close = () => setWhat(null);
+  const notRaft = status.raft ? null : `Not in ${status.backend} mode.`;
+  return (
+    <>
+      <RoleButton needs="admin" icon="download" onClick={() => setWhat('backup')}>
+        Backup
+      </RoleButton>
+      <RoleButton needs="admin" icon="plus" reason={notRaft} onClick={() => setWhat('add')}>
+        Add node
+      </RoleButton>
+      {denied || notRaft ? null : (
+        <Menu.Root>
+          <Menu.Trigger className="button only-icon" aria-label="More actions">
+            <Icon name="more" />
+          </Menu.Trigger>
+          <Menu.Portal>
+            <Menu.Positioner className="layer" sideOffset={6} align="end">
+              <Menu.Popup className="menu">
+                <Menu.Item className="menu-item" onClick={() => setWhat('transfer')}>
+                  Transfer leadership…
+                </Menu.Item>
+                <Menu.Item className="menu-item" onClick={() => setWhat('snapshot')}>
+                  Take a snapshot…
+                </Menu.Item>
+              </Menu.Popup>
+            </Menu.Positioner>
+          </Menu.Portal>
+        </Menu.Root>
+      )}
+      <Confirm
+        open={what === 'backup'}
+        onClose={close}
+        title="Take a backup?"
+        verb="Take and download"
+        effect={
+          <p>
+            {status.node} writes its whole state into one file, which this browser saves. It holds users' password
+            hashes and signing keys: keep it as you keep secrets. Nothing stops meanwhile.
+          </p>
+        }
+        act={async () => {
+          const { blob, index, name } = await takeBackup();
+          save(blob, name);
+          say(`Backup at index ${index}, ${bytes(blob.size)}.`, { detail: name });
+        }}
+      />
+      <Confirm
+        open={what === 'snapshot'}
+        onClose={close}
+        title="Take a snapshot now?"
+        verb="Take a snapshot"
+        effect={<p>{status.node} writes a snapshot and drops the log before it. It happens by itself now and then.</p>}
+        act={async () => {
+          await takeSnapshot();
+          say(`${status.node} has taken a snapshot.`);
+          await queries.invalidateQueries({ queryKey: keys.cluster() });
+        }}
+      />
+      <Confirm
+        open={what === 'transfer'}
+        onClose={close}
+        title="Transfer leadership?"
+        verb="Transfer"
+        effect={
+          <p>
+            {status.leadership.leader ?? 'The leader'} hands over to the node that is furthest along. Changes wait for a
+            moment; discovery and the proxy go on.
+          </p>
+        }
+        act={async () => {
+          const { data } = await transfer(null);
+          say(data?.leader ? `${data.leader} leads.` : 'Leadership is handed over.');
+          await queries.invalidateQueries({ queryKey: keys.cluster() });
+        }}
+      />
+      <AddNode open={what === 'add'} onClose={close} status={status} />
+    </>
+  );
+}
+
+function save(blob: Blob, name: string): void {
+  const url = URL.createObjectURL(blob);
+  const link = document.createElement('a');
+  link.href = url;
+  link.download = name;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(url), 60_000);
+}
+
+function AddNode({ open, onClose, status }: { open: boolean; onClose: () => void; status: ClusterStatus }) {
+  const taken = status.raft?.members ?? [];
+  const next = Math.max(0, ...taken.map((m) => m.id)) + 1;
+  const [form, setForm] = useState({ id: '', name: '', peer_addr: '', http_addr: '' });
+  const queries = useQueryClient();
+  const id = Number(form.id || next);
+  const name = form.name || `n${next}`;
+  const blocked = !Number.isInteger(id) || id < 1
+    ? 'The id is a whole number from 1.'
+    : taken.some((m) => m.id === id)
+      ? `The id ${id} is taken.`
+      : !form.peer_addr || !form.http_addr
+        ? 'Fill in both addresses.'
+        : null;
+  const set = (field: keyof typeof form) => (e: { target: { value: string } }) =>
+    setForm((f) => ({ ...f, [field]: e.target.value }));
+  return (
+    <Confirm
+      open={open}
+      onClose={onClose}
+      title="Add a node"
+      verb="Add as learner"
+      blocked={blocked}
+      effect={
+        <p>
+          The node must be running and waiting to join. It first learns the log without voting, so nothing depends on it;
+          promote it once it has caught up.
+        </p>
+      }
+      act={async () => {
+        await addMember({ id, name, peer_addr: form.peer_addr.trim(), http_addr: form.http_addr.trim() });
+        say(`${name} learns the log.`, { detail: 'Promote it once its lag is near 0.' });
+        setForm({ id: '', name: '', peer_addr: '', http_addr: '' });
+        await queries.invalidateQueries({ queryKey: keys.cluster() });
+      }}
+    >
+      <div className="form-grid">
+        <TextField label="Id" inputMode="numeric" placeholder={String(next)} value={form.id} onChange={set('id')} />
+        <TextField label="Name" placeholder={`n${next}`} value={form.name} onChange={set('name')} maxLength={255} />
+        <TextField label="Peer address" placeholder="10.0.0.4:9080" value={form.peer_addr} onChange={set('peer_addr')} />
+        <TextField label="HTTP address" placeholder="http://10.0.0.4:8080" value={form.http_addr} onChange={set('http_addr')} />
+      </div>
+    </Confirm>
+  );
+}

@@ -1,0 +1,132 @@
+/** The cluster: its nodes, who leads and led, what each node believes, and what an admin may do. */
+import { useQuery } from '@tanstack/react-query';
+import { clusterQuery } from '../../api/queries';
+import type { ClusterStatus } from '../../api/types';
+import { bytes, count, duration } from '../../parts/format';
+import { Facts, Panel, Screen } from '../../parts/layout';
+import { Loaded } from '../../parts/states';
+import { Badge, Status } from '../../parts/status';
+import { Ago } from '../../parts/time';
+import { clusterHealth, Warnings } from '../overview/overview';
+import { Beliefs } from './beliefs';
+import { ClusterActions } from './cluster-actions';
+import { Leadership } from './leadership';
+import { Members } from './members';
+import { toleranceOf } from './reach';
+import { SuspendedExpiry } from './suspended-expiry';
+
+export function ClusterScreen() {
+  const query = useQuery(clusterQuery());
+  const health = query.data ? clusterHealth(query.data) : null;
+  return (
+    <Screen
+      title="Cluster"
+      status={health ? <Badge tone={health.tone}>{health.text}</Badge> : null}
+      actions={query.data ? <ClusterActions status={query.data} /> : null}
+    >
+      <Loaded query={query} what="the cluster" rows={10}>
+        {(status) => (
+          <>
+            <Warnings status={status} />
+            {status.expiry?.suspended ? <SuspendedExpiry status={status} /> : null}
+            {status.raft ? <Tolerance status={status} /> : null}
+            {status.raft ? (
+              <Members status={status} raft={status.raft} />
+            ) : (
+              <Panel title="Nodes">
+                <p>
+                  The commands are ordered by <b>{status.backend}</b>: there is no membership to show, and nothing to add
+                  or remove. This node is <code>{status.node}</code>
+                  {status.leadership.is_leader ? ' and carries the leader’s duties.' : '.'}
+                </p>
+              </Panel>
+            )}
+            <Leadership status={status} />
+            <div className="two-columns">
+              <Beliefs status={status} />
+              <ThisNode status={status} />
+            </div>
+          </>
+        )}
+      </Loaded>
+    </Screen>
+  );
+}
+
+function Tolerance({ status }: { status: ClusterStatus }) {
+  const t = toleranceOf(status);
+  if (!t) return null;
+  if (status.leadership.leader === null) {
+    return (
+      <p className="lead">
+        <Status tone="bad">
+          No leader is known here: writes wait until {t.majority} of {t.voters} voters can reach each other. Lookups go on.
+        </Status>
+      </p>
+    );
+  }
+  const more = t.more === 1 ? 'One more node may be lost' : `${t.more} more nodes may be lost`;
+  return (
+    <p className="lead">
+      {t.more > 0 ? (
+        <Status tone="good">
+          {more} without losing writes or service
+          {t.certain ? '.' : `, if all ${t.voters} are up; the leader, ${status.leadership.leader ?? 'unknown'}, knows.`}
+        </Status>
+      ) : t.voters === 1 ? (
+        <Status tone="info">A single node: losing it is losing service. Add two more to survive the loss of one.</Status>
+      ) : (
+        <Status tone="warn">
+          No further node may be lost: {t.voters - t.away} of {t.voters} are here, {t.majority} must be.
+        </Status>
+      )}
+    </p>
+  );
+}
+
+function ThisNode({ status }: { status: ClusterStatus }) {
+  const raft = status.raft;
+  return (
+    <Panel title={`This node: ${status.node}`}>
+      <Facts
+        items={[
+          ['Version', <span key="v" className="mono">{status.version}</span>],
+          ['Up for', duration(status.uptime_ms)],
+          ['State index', <N key="i" n={status.index} />],
+          ...(raft
+            ? ([
+                ['Last log index', <N key="l" n={raft.last_log_index} />],
+                ['Committed', <N key="c" n={raft.committed_index} />],
+                ['Applied', <N key="a" n={raft.applied_index} />],
+                ['Snapshot at', <N key="s" n={raft.snapshot_index} />],
+                ['Purged up to', <N key="p" n={raft.purged_index} />],
+                ['Log on disk', raft.log_disk_bytes === null ? '–' : bytes(raft.log_disk_bytes)],
+                [
+                  'Last sync to disk',
+                  raft.disk_stalled ? (
+                    <Status tone="bad">stalled</Status>
+                  ) : raft.last_sync_us === null ? (
+                    '–'
+                  ) : (
+                    duration(raft.last_sync_us / 1000)
+                  ),
+                ],
+                ['Cluster id', <span key="id" className="mono break">{raft.cluster_id}</span>],
+              ] as const)
+            : []),
+          ...(status.grant
+            ? ([
+                ['Leader’s duties', status.grant.holder],
+                ['Fence', <N key="f" n={status.grant.fence} />],
+                ['Held for', <Ago key="g" at={status.grant.since_ms} />],
+              ] as const)
+            : []),
+        ]}
+      />
+    </Panel>
+  );
+}
+
+function N({ n }: { n: number | null }) {
+  return <span className="num">{n === null ? '–' : count(n)}</span>;
+}

@@ -1,0 +1,46 @@
+/** Expiry that stopped because too much fell silent at once: an operator says that it is real. */
+import { useQueryClient } from '@tanstack/react-query';
+import { useState } from 'react';
+import { confirmExpiry } from '../../api/actions';
+import { keys } from '../../api/queries';
+import type { ClusterStatus } from '../../api/types';
+import { RoleButton } from '../../parts/button';
+import { Confirm } from '../../parts/dialog';
+import { Note } from '../../parts/states';
+import { say } from '../../parts/toast';
+
+export function SuspendedExpiry({ status }: { status: ClusterStatus }) {
+  const [open, setOpen] = useState(false);
+  const queries = useQueryClient();
+  return (
+    <Note tone="warn">
+      <strong>Expiry is suspended.</strong> An implausible share of the fleet went silent at once; its instances are kept
+      until they are heard from again.{' '}
+      <RoleButton
+        needs="operator"
+        reason={status.leadership.is_leader ? null : `Only the leader takes this: open ${status.leadership.leader ?? 'it'}.`}
+        onClick={() => setOpen(true)}
+      >
+        They are really gone…
+      </RoleButton>
+      <Confirm
+        open={open}
+        onClose={() => setOpen(false)}
+        title="Let the silent instances expire?"
+        danger
+        verb="Expire them"
+        effect={
+          <p>
+            Every instance whose lease has run out is removed and gets no more traffic. If they are alive and only cannot
+            reach Maxine, their callers lose them until they register again. It cannot be undone.
+          </p>
+        }
+        act={async () => {
+          await confirmExpiry();
+          say('Expiry goes on.');
+          await queries.invalidateQueries({ queryKey: keys.cluster() });
+        }}
+      />
+    </Note>
+  );
+}

@@ -1,0 +1,298 @@
+/** Who is reached through this node, how often and how well: a graph, and the same as a table. */
+import { queryOptions, useQuery } from '@tanstack/react-query';
+import { Link, useNavigate } from '@tanstack/react-router';
+import { useEffect, useMemo, useRef, useState } from 'react';
+import { call } from '../../api/client';
+import { clusterQuery, servicesQuery, tracesQuery } from '../../api/queries';
+import type { ServiceSummary, TraceEntry } from '../../api/types';
+import { Choice } from '../../parts/field';
+import { clock, count, duration, percent } from '../../parts/format';
+import { Panel, Screen, useWidth } from '../../parts/layout';
+import { Empty, Loaded } from '../../parts/states';
+import { Status } from '../../parts/status';
+import { quantile } from '../overview/traffic-panel';
+import { edgesOf, share, type Edge, type LookupEvent } from './graph';
+
+const eventsQuery = () =>
+  queryOptions({
+    queryKey: ['lookup-events'] as const,
+    queryFn: async ({ signal }) => {
+      const { data } = await call<{ events: LookupEvent[] }>('/api/actuator/audit', { signal });
+      return data.events;
+    },
+    refetchInterval: 4_000,
+  });
+
+const KEPT_MAX = 5_000;
+
+/** All that came by while the screen is open: the node keeps only the latest. */
+function useKept<T>(latest: readonly T[] | undefined, key: (item: T) => string): T[] {
+  const kept = useRef(new Map<string, T>());
+  return useMemo(() => {
+    for (const item of latest ?? []) kept.current.set(key(item), item);
+    if (kept.current.size > KEPT_MAX) kept.current = new Map([...kept.current].slice(-KEPT_MAX));
+    return [...kept.current.values()];
+  }, [latest, key]);
+}
+
+const traceKey = (t: TraceEntry) => `${t.trace_id} ${t.time_ms} ${t.path}`;
+const eventKey = (e: LookupEvent) => `${e.traceId ?? ''} ${e.timestamp} ${e.type} ${e.address ?? ''}`;
+
+export function DependenciesScreen() {
+  const traces = useQuery(tracesQuery());
+  const events = useQuery(eventsQuery());
+  const cluster = useQuery(clusterQuery());
+  const services = useQuery(servicesQuery());
+  const [mode, setMode] = useState<'graph' | 'table'>('graph');
+  const [since] = useState(() => Date.now());
+  const seen = useKept(traces.data, traceKey);
+  const lookups = useKept(events.data, eventKey);
+  const edges = useMemo(() => edgesOf(seen, lookups), [seen, lookups]);
+  const health = useMemo(
+    () => new Map((services.data?.items ?? []).map((s) => [`${s.namespace}/${s.name}`, s.health])),
+    [services.data],
+  );
+  return (
+    <Screen
+      title="Dependencies"
+      intro={`Services reached through ${cluster.data?.node ?? 'this node'}, from its latest requests and what came by since ${clock(since)}. Callers are named by their address.`}
+    >
+      <Loaded query={traces} what="requests" rows={8}>
+        {() =>
+          edges.length === 0 ? (
+            <Empty title="No call has come through this node lately.">
+              Calls through the proxy, the redirect or resolve appear here as they happen.
+            </Empty>
+          ) : (
+            <>
+              <div className="toolbar">
+                <Choice
+                  label="Show as"
+                  value={mode}
+                  onChange={setMode}
+                  options={[
+                    { value: 'graph', label: 'Graph' },
+                    { value: 'table', label: 'Table' },
+                  ]}
+                />
+              </div>
+              {mode === 'graph' ? <Graph edges={edges} node={cluster.data?.node ?? 'this node'} health={health} /> : <EdgeTable edges={edges} />}
+            </>
+          )
+        }
+      </Loaded>
+    </Screen>
+  );
+}
+
+const ROW = 46;
+const BOX = 30;
+const SERVICES_MAX = 40;
+const TONE = { healthy: 'good', degraded: 'warn', down: 'bad' } as const;
+
+function Graph({
+  edges,
+  node,
+  health,
+}: {
+  edges: readonly Edge[];
+  node: string;
+  health: ReadonlyMap<string, ServiceSummary['health']>;
+}) {
+  const box = useRef<HTMLDivElement>(null);
+  const width = Math.max(560, useWidth(box) || 800);
+  const navigate = useNavigate();
+  const [over, setOver] = useState<string | null>(null);
+  const ways = [...new Set(edges.map((e) => e.caller))].slice(0, SERVICES_MAX);
+  const services = [...new Set(edges.map((e) => `${e.namespace}/${e.service}`))].slice(0, SERVICES_MAX);
+  const targets = [...new Set(edges.flatMap((e) => [...e.targets.keys()]))].slice(0, SERVICES_MAX);
+  const rows = Math.max(ways.length, services.length, targets.length);
+  const height = rows * ROW + 34;
+  const most = Math.max(...edges.map((e) => e.calls), 1);
+  const columnWidth = Math.min(230, width * 0.27);
+  const xs = [0, (width - columnWidth) / 2, width - columnWidth];
+  // Each column is spread over the whole height.
+  const y = (at: number, of: number) => 26 + ((at + 0.5) * rows * ROW) / of;
+  useEffect(() => setOver(null), [services.length]);
+  const curve = (x1: number, y1: number, x2: number, y2: number) =>
+    `M${x1} ${y1}C${(x1 + x2) / 2} ${y1} ${(x1 + x2) / 2} ${y2} ${x2} ${y2}`;
+  const lines = edges.flatMap((e) => {
+    const name = `${e.namespace}/${e.service}`;
+    const s = services.indexOf(name);
+    const caller = ways.indexOf(e.caller);
+    if (s < 0 || caller < 0) return [];
+    const weight = 1 + 5 * Math.sqrt(e.calls / most);
+    const bad = share(e.failed, e.calls);
+    const tone = bad > 0.05 ? 'bad' : bad > 0 ? 'warn' : 'plain';
+    const first = {
+      key: `${e.caller}>${name}`,
+      name,
+      d: curve(xs[0]! + columnWidth, y(caller, ways.length), xs[1]!, y(s, services.length)),
+      weight,
+      tone,
+      title: `${e.caller} to ${e.service}, ${[...e.vias].join(' and ').toLowerCase()}: ${e.calls} calls, ${e.failed} failed`,
+    };
+    const rest = [...e.targets].flatMap(([target, n]) => {
+      const t = targets.indexOf(target);
+      return t < 0
+        ? []
+        : [
+            {
+              key: `${e.caller}>${name}>${target}`,
+              name,
+              d: curve(xs[1]! + columnWidth, y(s, services.length), xs[2]!, y(t, targets.length)),
+              weight: 1 + 5 * Math.sqrt(n / most),
+              tone: 'plain',
+              title: `${e.service} at ${target}: ${n} calls`,
+            },
+          ];
+    });
+    return [first, ...rest];
+  });
+  return (
+    <Panel title={`Calls through ${node}`} aside="line width: calls · colour and dash: failures" className="graph-panel">
+      <div className="scroll-x" ref={box} role="region" aria-label="Graph of calls; the same as a table is one choice away" tabIndex={0}>
+        <svg width={width} height={height} className="graph" role="group" aria-label="Graph of calls">
+          {['Caller', 'Service', 'Instance'].map((head, i) => (
+            <text key={head} x={xs[i]} y={12} className="graph-head">
+              {head}
+            </text>
+          ))}
+          {lines.map((l) => (
+            <path
+              key={l.key}
+              d={l.d}
+              strokeWidth={l.weight}
+              className={`graph-edge ${l.tone}${over !== null && over !== l.name ? ' dim' : ''}`}
+            >
+              <title>{l.title}</title>
+            </path>
+          ))}
+          {ways.map((w, i) => (
+            <Node key={w} x={xs[0]!} y={y(i, ways.length)} width={columnWidth} text={w} mono />
+          ))}
+          {services.map((name, i) => {
+            const [namespace = '', ...rest] = name.split('/');
+            const service = rest.join('/');
+            const tone = TONE[health.get(name) ?? 'down'];
+            return (
+              <Node
+                key={name}
+                x={xs[1]!}
+                y={y(i, services.length)}
+                width={columnWidth}
+                text={service}
+                tone={health.has(name) ? tone : 'muted'}
+                label={`${service}, ${health.get(name) ?? 'not registered'}: open`}
+                onHover={(on) => setOver(on ? name : null)}
+                onOpen={() =>
+                  void navigate({ to: '/services/$namespace/$service', params: { namespace, service }, search: {} })
+                }
+              />
+            );
+          })}
+          {targets.map((t, i) => (
+            <Node key={t} x={xs[2]!} y={y(i, targets.length)} width={columnWidth} text={t} />
+          ))}
+        </svg>
+      </div>
+    </Panel>
+  );
+}
+
+function Node(props: {
+  x: number;
+  y: number;
+  width: number;
+  text: string;
+  tone?: string;
+  mono?: boolean;
+  label?: string;
+  onHover?: (on: boolean) => void;
+  onOpen?: () => void;
+}) {
+  const { x, y, width, text, tone, mono, label, onHover, onOpen } = props;
+  const room = Math.floor((width - 34) / (mono ? 7.4 : 7));
+  const cut = text.length > room ? `${text.slice(0, room - 1)}…` : text;
+  return (
+    <g
+      transform={`translate(${x} ${y - BOX / 2})`}
+      className={onOpen ? 'graph-node opens' : 'graph-node'}
+      role={onOpen ? 'link' : undefined}
+      tabIndex={onOpen ? 0 : undefined}
+      aria-label={label}
+      onPointerEnter={() => onHover?.(true)}
+      onPointerLeave={() => onHover?.(false)}
+      onFocus={() => onHover?.(true)}
+      onBlur={() => onHover?.(false)}
+      onClick={onOpen}
+      onKeyDown={(event) => {
+        if (event.key === 'Enter') onOpen?.();
+      }}
+    >
+      <title>{text}</title>
+      <rect width={width} height={BOX} rx="6" />
+      {tone ? <rect x="0" y="0" width="4" height={BOX} rx="2" className={`graph-tone tone-${tone}`} /> : null}
+      <text x="14" y={BOX / 2 + 4} className={mono ? 'mono' : ''}>
+        {cut}
+      </text>
+    </g>
+  );
+}
+
+function EdgeTable({ edges }: { edges: readonly Edge[] }) {
+  return (
+    <Panel title="Calls" flush>
+      <div className="scroll-x" role="region" aria-label="Calls" tabIndex={0}>
+        <table className="plain">
+          <thead>
+            <tr>
+              <th scope="col">Service</th>
+              <th scope="col">Caller</th>
+              <th scope="col">By</th>
+              <th scope="col" className="end">
+                Calls
+              </th>
+              <th scope="col">Failed</th>
+              <th scope="col" className="end">
+                Half within
+              </th>
+              <th scope="col" className="end">
+                99 % within
+              </th>
+              <th scope="col">Instances reached</th>
+            </tr>
+          </thead>
+          <tbody>
+            {edges.map((e) => {
+              const sorted = [...e.durations].sort((a, b) => a - b);
+              return (
+                <tr key={`${e.caller} ${e.namespace}/${e.service}`}>
+                  <th scope="row">
+                    <Link
+                      to="/services/$namespace/$service"
+                      params={{ namespace: e.namespace, service: e.service }}
+                      search={{}}
+                      className="name"
+                    >
+                      {e.service}
+                    </Link>
+                  </th>
+                  <td className="mono">{e.caller}</td>
+                  <td>{[...e.vias].join(', ')}</td>
+                  <td className="end num">{count(e.calls)}</td>
+                  <td>
+                    {e.failed ? <Status tone="bad">{percent(share(e.failed, e.calls))}</Status> : <span className="faint">0</span>}
+                  </td>
+                  <td className="end num">{duration(quantile(sorted, 0.5))}</td>
+                  <td className="end num">{duration(quantile(sorted, 0.99))}</td>
+                  <td className="mono">{[...e.targets.keys()].slice(0, 4).join(', ') || '–'}</td>
+                </tr>
+              );
+            })}
+          </tbody>
+        </table>
+      </div>
+    </Panel>
+  );
+}

@@ -1,0 +1,90 @@
+/** The graph of who is reached how, from the events and traces of one node. Pure. */
+import type { TraceEntry } from '../../api/types';
+import { subjectOf } from '../traces/about';
+
+/** An event of the compatible audit feed; only what the graph reads. */
+export interface LookupEvent {
+  timestamp: string;
+  type: string;
+  outcome: string;
+  serviceName?: string;
+  nodeName?: string;
+  address?: string;
+  traceId?: string;
+}
+
+export interface Edge {
+  /** Whose calls: the caller's address, without its port. */
+  caller: string;
+  /** How they came: through the proxy, a redirect, or the native resolve. */
+  vias: Set<Via>;
+  namespace: string;
+  service: string;
+  calls: number;
+  failed: number;
+  /** Times in milliseconds, of those that took any. */
+  durations: number[];
+  /** Calls by the instance that they went to, where that is known. */
+  targets: Map<string, number>;
+}
+
+export type Via = 'Proxy' | 'Redirect' | 'Resolve';
+
+const VIA = { proxy: 'Proxy', discover: 'Redirect', resolve: 'Resolve' } as const;
+
+export function edgesOf(traces: readonly TraceEntry[], events: readonly LookupEvent[]): Edge[] {
+  const edges = new Map<string, Edge>();
+  const edge = (caller: string, namespace: string, service: string) => {
+    const key = `${caller}\n${namespace}\n${service}`;
+    let found = edges.get(key);
+    if (!found) {
+      found = { caller, vias: new Set(), namespace, service, calls: 0, failed: 0, durations: [], targets: new Map() };
+      edges.set(key, found);
+    }
+    return found;
+  };
+  const callers = new Map<string, Edge>();
+  for (const t of traces) {
+    const subject = subjectOf(t.path);
+    if (!subject || subject.via === 'registry') continue;
+    const e = edge(hostOf(t.client), subject.namespace, subject.service);
+    e.vias.add(VIA[subject.via]);
+    callers.set(t.trace_id, e);
+    e.calls += 1;
+    if (t.status >= 500) e.failed += 1;
+    e.durations.push(t.duration_ms);
+  }
+  for (const event of events) {
+    if (!event.serviceName || !event.address) continue;
+    if (event.type !== 'proxy.request' && event.type !== 'discovery.lookup') continue;
+    const e = callers.get(event.traceId ?? '');
+    const target = instanceOf(event);
+    e?.targets.set(target, (e.targets.get(target) ?? 0) + 1);
+  }
+  return [...edges.values()].sort((a, b) => b.calls - a.calls);
+}
+
+/** An address without its port, for a caller has a new one for each connection. */
+export function hostOf(client: string | null | undefined): string {
+  if (!client) return 'unknown caller';
+  const bracketed = /^\[([^\]]+)\]/.exec(client)?.[1];
+  return bracketed ?? (client.split(':').length === 2 ? (client.split(':')[0] ?? client) : client);
+}
+
+/** The instance's name; the events name virtual nodes, which are the instance and a number. */
+function instanceOf(event: LookupEvent): string {
+  return event.nodeName?.replace(/-\d+$/, '') || originOf(event.address ?? '');
+}
+
+/** The instance's part of a full URL. */
+export function originOf(address: string): string {
+  try {
+    return new URL(address).origin;
+  } catch {
+    return address;
+  }
+}
+
+export function share(failed: number, calls: number): number {
+  return calls === 0 ? 0 : failed / calls;
+}

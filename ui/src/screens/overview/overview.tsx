@@ -1,0 +1,280 @@
+/** The first screen: is the cluster well, what needs attention, how does traffic do. */
+import { useQuery } from '@tanstack/react-query';
+import { Link } from '@tanstack/react-router';
+import { useMemo } from 'react';
+import { alertsQuery, auditQuery, clusterQuery, servicesQuery } from '../../api/queries';
+import { bySeverity } from '../../api/instances';
+import type { ClusterStatus, ServiceSummary } from '../../api/types';
+import { useInfiniteQuery } from '@tanstack/react-query';
+import { Bar } from '../../parts/chart';
+import { count, duration, plural } from '../../parts/format';
+import { Panel, Screen } from '../../parts/layout';
+import { Empty, Failed, Loaded, Loading, Note } from '../../parts/states';
+import { asProblem } from '../../api/problem';
+import { Badge, ServiceStatus, Status, type Tone } from '../../parts/status';
+import { Ago } from '../../parts/time';
+import { reachOf, toleranceOf } from '../cluster/reach';
+import { FirstRun } from './first-run';
+import { TrafficPanel } from './traffic-panel';
+
+export function Overview() {
+  const cluster = useQuery(clusterQuery());
+  if (!cluster.data) {
+    return (
+      <Screen title="Overview">
+        {cluster.error ? (
+          <Failed problem={asProblem(cluster.error)} retry={() => void cluster.refetch()} />
+        ) : (
+          <Loading what="the cluster" rows={8} />
+        )}
+      </Screen>
+    );
+  }
+  const status = cluster.data;
+  const health = clusterHealth(status);
+  if (status.totals.services === 0) {
+    return (
+      <Screen title="Overview" status={<Badge tone={health.tone}>{health.text}</Badge>}>
+        <FirstRun namespace="default" />
+      </Screen>
+    );
+  }
+  return (
+    <Screen title="Overview" status={<Badge tone={health.tone}>{health.text}</Badge>}>
+      <Warnings status={status} />
+      <Figures status={status} />
+      <div className="overview-grid">
+        <div className="stack">
+          <Attention />
+          <Activity />
+        </div>
+        <div className="stack">
+          <TrafficPanel />
+          <OpenAlerts />
+        </div>
+      </div>
+    </Screen>
+  );
+}
+
+/** What the node itself warns of. */
+export function Warnings({ status }: { status: ClusterStatus }) {
+  if (status.warnings.length === 0) return null;
+  return (
+    <Note tone="warn">
+      <strong>{status.node} warns:</strong> {status.warnings.join(' · ')}
+    </Note>
+  );
+}
+
+/** One line on the cluster's own health. */
+export function clusterHealth(s: ClusterStatus): { tone: Tone; text: string } {
+  if (s.leadership.leader === null) return { tone: 'bad', text: 'No leader: writes are refused' };
+  if (!s.raft) return { tone: 'good', text: s.backend === 'redis' ? 'Redis answers' : 'Running' };
+  const voters = s.raft.members.filter((m) => m.voter);
+  const away = voters.filter((m) => reachOf(s, m) === 'cut-off');
+  if (away.length > 0) {
+    const names = away.map((m) => m.name).join(', ');
+    return { tone: 'warn', text: `${names} cannot be reached` };
+  }
+  if (s.raft.disk_stalled) return { tone: 'warn', text: `The disk of ${s.node} stalls` };
+  if (voters.length === 1) return { tone: 'good', text: 'Running as a single node' };
+  if (!s.leadership.is_leader) return { tone: 'good', text: `${s.leadership.leader} leads` };
+  return { tone: 'good', text: `All ${voters.length} nodes are here` };
+}
+
+function Figures({ status }: { status: ClusterStatus }) {
+  const t = status.totals;
+  const evicted = Math.max(0, t.instances - t.routable - t.unhealthy - t.draining);
+  const tolerated = toleranceOf(status);
+  return (
+    <div className="figures">
+      <dl className="figure">
+        <dt>Leader</dt>
+        <dd>
+          <Link to="/cluster" className="figure-value mono">
+            {status.leadership.leader ?? 'none'}
+          </Link>
+          <div className="figure-note">
+            term {count(status.leadership.term)}
+            {status.grant ? (
+              <>
+                {' '}
+                · since <Ago at={status.grant.since_ms} />
+              </>
+            ) : null}
+          </div>
+        </dd>
+      </dl>
+      <dl className="figure">
+        <dt>Nodes that may still fail</dt>
+        <dd>
+          <span className="figure-value">{tolerated?.more ?? '–'}</span>
+          <div className="figure-note">
+            {status.raft
+              ? `of ${plural(tolerated?.voters ?? 0, 'voter')}${tolerated?.certain ? '' : ', if all are up'}`
+              : `${status.backend}: not a quorum`}
+          </div>
+        </dd>
+      </dl>
+      <dl className="figure">
+        <dt>Services</dt>
+        <dd>
+          <Link to="/services" className="figure-value">
+            {count(t.services)}
+          </Link>
+          <div className="figure-note">in {plural(t.namespaces, 'namespace')}</div>
+        </dd>
+      </dl>
+      <dl className="figure wide-figure">
+        <dt>Instances</dt>
+        <dd>
+          <span className="figure-value">{count(t.instances)}</span>
+          <Bar
+            label="Instances"
+            parts={[
+              { name: 'get traffic', n: t.routable, tone: 'good' },
+              { name: 'unhealthy', n: t.unhealthy, tone: 'bad' },
+              { name: 'drained', n: t.draining, tone: 'hold' },
+              { name: 'evicted', n: evicted, tone: 'muted' },
+            ]}
+          />
+          <div className="figure-note">
+            {count(t.routable)} get traffic
+            {t.unhealthy ? ` · ${count(t.unhealthy)} unhealthy` : ''}
+            {t.draining ? ` · ${count(t.draining)} drained` : ''}
+            {evicted ? ` · ${count(evicted)} evicted` : ''}
+          </div>
+        </dd>
+      </dl>
+    </div>
+  );
+}
+
+const ATTENTION_MAX = 8;
+
+function Attention() {
+  const services = useQuery(servicesQuery());
+  const bad = useMemo(
+    () => (services.data?.items ?? []).filter((s) => s.health !== 'healthy' || s.unhealthy + s.evicted > 0).sort(bySeverity),
+    [services.data],
+  );
+  return (
+    <Panel
+      title="Needs attention"
+      aside={
+        bad.length > ATTENTION_MAX ? (
+          <Link to="/services" search={{ health: 'bad' }}>
+            All {bad.length}
+          </Link>
+        ) : null
+      }
+      flush
+    >
+      <Loaded query={services} what="services" rows={4}>
+        {() =>
+          bad.length === 0 ? (
+            <Empty title="Nothing.">
+              <Status tone="good">Every service that should get traffic gets it.</Status>
+            </Empty>
+          ) : (
+            <ul className="rows">
+              {bad.slice(0, ATTENTION_MAX).map((s) => (
+                <li key={`${s.namespace}/${s.name}`}>
+                  <Link
+                    to="/services/$namespace/$service"
+                    params={{ namespace: s.namespace, service: s.name }}
+                    search={{ health: worst(s) }}
+                    className="row-link"
+                  >
+                    <ServiceStatus health={s.health} />
+                    <span className="row-name">{s.name}</span>
+                    <span className="muted row-rest">{troubles(s)}</span>
+                  </Link>
+                </li>
+              ))}
+            </ul>
+          )
+        }
+      </Loaded>
+    </Panel>
+  );
+}
+
+function worst(s: ServiceSummary): string | undefined {
+  if (s.unhealthy > 0) return 'unhealthy';
+  if (s.evicted > 0) return 'evicted';
+  return undefined;
+}
+
+function troubles(s: ServiceSummary): string {
+  const parts = [];
+  if (s.unhealthy) parts.push(`${s.unhealthy} unhealthy`);
+  if (s.evicted) parts.push(`${s.evicted} evicted`);
+  if (s.draining) parts.push(`${s.draining} drained`);
+  return `${parts.join(', ') || 'none gets traffic'} of ${s.instances}`;
+}
+
+function Activity() {
+  const audit = useInfiniteQuery(auditQuery({}, 60));
+  const records = audit.data?.pages[0]?.items;
+  return (
+    <Panel title="Latest changes" aside={<Link to="/audit">Audit</Link>} flush>
+      <Loaded query={{ ...audit, data: records }} what="the audit log" rows={6}>
+        {(items) =>
+          items.length === 0 ? (
+            <Empty title="No change yet." />
+          ) : (
+            <ul className="rows">
+              {items.filter((r) => !r.action.startsWith('session.')).slice(0, 8).map((r) => (
+                <li key={r.seq} className="row-line">
+                  <span className="muted num row-time">
+                    <Ago at={r.time_ms} />
+                  </span>
+                  <span className="row-action">{r.action}</span>
+                  <span className="row-object" title={r.object}>
+                    {r.object}
+                  </span>
+                  <span className="muted row-end">{r.outcome === 'refused' ? 'refused' : r.user}</span>
+                </li>
+              ))}
+            </ul>
+          )
+        }
+      </Loaded>
+    </Panel>
+  );
+}
+
+function OpenAlerts() {
+  const alerts = useQuery(alertsQuery());
+  return (
+    <Panel title="Open alerts" aside={<Link to="/alerts">Alerts</Link>} flush>
+      <Loaded query={alerts} what="alerts" rows={3}>
+        {(items) => {
+          const open = items.filter((a) => a.acknowledged_by === null && !a.silenced);
+          if (open.length === 0) {
+            return (
+              <Empty title="None.">
+                <Status tone="good">Nobody needs to be woken.</Status>
+              </Empty>
+            );
+          }
+          return (
+            <ul className="rows">
+              {open.slice(0, 6).map((a) => (
+                <li key={String(a.id)} className="row-line">
+                  <Status tone={a.severity === 'critical' ? 'bad' : 'warn'}>{a.severity}</Status>
+                  <span className="row-object" title={a.message}>
+                    {a.message}
+                  </span>
+                  <span className="muted row-end num">{duration(Math.max(0, Date.now() - a.time_ms))}</span>
+                </li>
+              ))}
+            </ul>
+          );
+        }}
+      </Loaded>
+    </Panel>
+  );
+}

@@ -1,0 +1,249 @@
+/** What an operator does to an instance: each says its effect first and, where it can, offers a way back. */
+import { useQueryClient } from '@tanstack/react-query';
+import { useState } from 'react';
+import * as actions from '../../api/actions';
+import { keys } from '../../api/queries';
+import { traffic } from '../../api/traffic';
+import type { Sample } from '../../api/prometheus';
+import { useStore } from '../../api/store';
+import type { Instance, Service } from '../../api/types';
+import { Confirm } from '../../parts/dialog';
+import { TextField } from '../../parts/field';
+import { plural } from '../../parts/format';
+import { Note } from '../../parts/states';
+import { say } from '../../parts/toast';
+
+interface Props {
+  open: boolean;
+  onClose: () => void;
+  instance: Instance;
+}
+
+/** Requests in flight at this node's proxy; null where the node does not tell. */
+export function inFlight(samples: readonly Sample[], i: Pick<Instance, 'namespace' | 'service' | 'id'>): number | null {
+  let sum: number | null = null;
+  for (const s of samples) {
+    if (!/^maxine_.*(in_flight|active_requests|inflight)/.test(s.name)) continue;
+    if (s.labels.instance !== i.id || s.labels.service !== i.service) continue;
+    if (s.labels.namespace !== undefined && s.labels.namespace !== i.namespace) continue;
+    sum = (sum ?? 0) + s.value;
+  }
+  return sum;
+}
+
+function useRefresh(instance: Pick<Instance, 'namespace' | 'service' | 'id'>) {
+  const queries = useQueryClient();
+  const { namespace, service, id } = instance;
+  return async () => {
+    await Promise.all([
+      queries.invalidateQueries({ queryKey: keys.instances(namespace, service) }),
+      queries.invalidateQueries({ queryKey: keys.service(namespace, service) }),
+      queries.invalidateQueries({ queryKey: keys.why(namespace, service, id) }),
+      queries.invalidateQueries({ queryKey: ['instance', namespace, service, id] }),
+    ]);
+  };
+}
+
+export function DrainDialog({ open, onClose, instance, service }: Props & { service: Service }) {
+  const [reason, setReason] = useState('');
+  const { latest } = useStore(traffic);
+  const refresh = useRefresh(instance);
+  const pending = inFlight(latest, instance);
+  const others = service.routable - (instance.routable ? 1 : 0);
+  return (
+    <Confirm
+      open={open}
+      onClose={onClose}
+      title={`Drain ${instance.id}?`}
+      verb="Drain"
+      danger={others === 0}
+      effect={
+        <>
+          <p>
+            <b>{instance.id}</b> gets no new requests, from any node, until someone returns it. It stays registered.
+          </p>
+          <p>
+            {pending === null ? (
+              <span className="muted">This node does not tell how many requests are in flight; those that run are finished.</span>
+            ) : pending === 0 ? (
+              'No request of this node is in flight to it.'
+            ) : (
+              <>
+                <b>{plural(pending, 'request')}</b> of this node {pending === 1 ? 'is' : 'are'} in flight to it and{' '}
+                {pending === 1 ? 'is' : 'are'} finished.
+              </>
+            )}
+          </p>
+          {others === 0 ? (
+            <Note tone="bad">
+              It is the last that gets traffic: callers of {service.name} will get “unavailable”.
+            </Note>
+          ) : (
+            <p>
+              {plural(others, 'instance')} of {service.name} {others === 1 ? 'takes' : 'take'} over its traffic.
+            </p>
+          )}
+        </>
+      }
+      act={async () => {
+        await actions.drain(instance, reason.trim() || 'from the dashboard');
+        say(`${instance.id} is drained.`, {
+          undo: {
+            label: 'Return it',
+            act: async () => {
+              await actions.undrain(instance);
+              await refresh();
+            },
+            done: `${instance.id} is back in service.`,
+          },
+        });
+        setReason('');
+        await refresh();
+      }}
+    >
+      <TextField
+        label="Reason"
+        hint="Kept in the audit log and shown to others."
+        maxLength={1024}
+        value={reason}
+        onChange={(e) => setReason(e.target.value)}
+      />
+    </Confirm>
+  );
+}
+
+export function ReturnDialog({ open, onClose, instance }: Props) {
+  const refresh = useRefresh(instance);
+  const bad = instance.health.liveness === 'evicted' || instance.health.readiness === 'not_ready';
+  return (
+    <Confirm
+      open={open}
+      onClose={onClose}
+      title={`Return ${instance.id} to service?`}
+      verb="Return"
+      effect={
+        bad ? (
+          <p>
+            The drain ends, but its probes still fail: it gets requests only once they succeed.
+          </p>
+        ) : (
+          <p>
+            The drain ends and <b>{instance.id}</b> gets new requests at once, by its weight of {instance.weight}.
+          </p>
+        )
+      }
+      act={async () => {
+        const reason = instance.drain?.reason ?? '';
+        await actions.undrain(instance);
+        say(`${instance.id} is back in service.`, {
+          undo: {
+            label: 'Drain again',
+            act: async () => {
+              await actions.drain(instance, reason || 'from the dashboard');
+              await refresh();
+            },
+            done: `${instance.id} is drained again.`,
+          },
+        });
+        await refresh();
+      }}
+    />
+  );
+}
+
+export function WeightDialog({ open, onClose, instance }: Props) {
+  const [text, setText] = useState(String(instance.weight));
+  const refresh = useRefresh(instance);
+  const weight = Number(text);
+  const wrong = !Number.isInteger(weight) || weight < 1 || weight > 100 ? 'A whole number from 1 to 100.' : null;
+  return (
+    <Confirm
+      open={open}
+      onClose={onClose}
+      title={`Change the weight of ${instance.id}`}
+      verb="Change weight"
+      blocked={wrong ?? (weight === instance.weight ? 'That is its weight now.' : null)}
+      effect={
+        <>
+          <p>
+            It gets requests in proportion to its weight, now {instance.weight}. The change holds on every node at once.
+          </p>
+          <p className="muted">
+            It is registered again as it is, with the new weight. If its owner registers again with another weight, the
+            owner's counts; a heartbeat alone changes nothing.
+          </p>
+        </>
+      }
+      act={async () => {
+        const before = instance.weight;
+        await actions.register(instance, { weight });
+        say(`${instance.id} has weight ${weight}.`, {
+          undo: {
+            act: async () => {
+              await actions.register(instance, { weight: before });
+              await refresh();
+            },
+            done: `${instance.id} has weight ${before} again.`,
+          },
+        });
+        await refresh();
+      }}
+    >
+      <TextField
+        label="Weight"
+        type="number"
+        min={1}
+        max={100}
+        step={1}
+        inputMode="numeric"
+        value={text}
+        error={wrong}
+        onChange={(e) => setText(e.target.value)}
+      />
+    </Confirm>
+  );
+}
+
+export function DeregisterDialog({
+  open,
+  onClose,
+  instance,
+  service,
+  gone,
+}: Props & { service: Service; gone: () => void }) {
+  const refresh = useRefresh(instance);
+  const left = service.routable - (instance.routable ? 1 : 0);
+  return (
+    <Confirm
+      open={open}
+      onClose={onClose}
+      title={`Deregister ${instance.id}?`}
+      danger
+      verb="Deregister"
+      effect={
+        <>
+          <p>
+            <b>{instance.id}</b> is taken out on every node; {plural(left, 'instance')} of {service.name} will get
+            traffic. To stop traffic for a while, drain it instead.
+          </p>
+          <p className="muted">If it still runs, its next registration brings it back. Undo registers it as it was.</p>
+        </>
+      }
+      act={async () => {
+        await actions.deregister(instance);
+        say(`${instance.id} is deregistered.`, {
+          undo: {
+            label: 'Register again',
+            act: async () => {
+              await actions.register(instance);
+              await refresh();
+            },
+            done: `${instance.id} is registered again, for ${Math.round(instance.ttl_ms / 1000)} s unless it sends heartbeats.`,
+          },
+        });
+        gone();
+        await refresh();
+      }}
+    />
+  );
+}

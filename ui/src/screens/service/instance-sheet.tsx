@@ -1,0 +1,219 @@
+/** One instance: its state, why, the latest probes, what it registered; and what can be done. */
+import { queryOptions, useQuery, useQueryClient } from '@tanstack/react-query';
+import { useEffect, useState } from 'react';
+import { call, path } from '../../api/client';
+import { stateOf } from '../../api/instances';
+import { asProblem, Problem } from '../../api/problem';
+import { whyQuery } from '../../api/queries';
+import type { Instance, Service } from '../../api/types';
+import { RoleButton } from '../../parts/button';
+import { CopyButton } from '../../parts/copy';
+import { Sheet } from '../../parts/dialog';
+import { duration } from '../../parts/format';
+import { Facts } from '../../parts/layout';
+import { Empty, Failed, Loading } from '../../parts/states';
+import { InstanceStatus, Status } from '../../parts/status';
+import { Ago, At } from '../../parts/time';
+import { DeregisterDialog, DrainDialog, ReturnDialog, WeightDialog } from './instance-actions';
+import { PROBE_KINDS } from './names';
+
+const instanceQuery = (ns: string, name: string, id: string) =>
+  queryOptions({
+    queryKey: ['instance', ns, name, id] as const,
+    queryFn: async ({ signal }) => (await call<Instance>(path('services', ns, name, 'instances', id), { signal })).data,
+  });
+
+export function InstanceSheet({
+  service,
+  id,
+  known,
+  onClose,
+}: {
+  service: Service;
+  id: string | null;
+  /** The row of the list, kept live by the stream. */
+  known: Instance | null;
+  onClose: () => void;
+}) {
+  return (
+    <Sheet
+      open={id !== null}
+      onClose={onClose}
+      title={
+        <>
+          <span className="name">{id}</span>
+          <span className="muted sheet-sub"> of {service.name}</span>
+        </>
+      }
+    >
+      {id !== null ? <Body service={service} id={id} known={known} onClose={onClose} /> : null}
+    </Sheet>
+  );
+}
+
+function Body({ service, id, known, onClose }: { service: Service; id: string; known: Instance | null; onClose: () => void }) {
+  const queries = useQueryClient();
+  const query = useQuery({
+    ...instanceQuery(service.namespace, service.name, id),
+    // A filter may hide the row after a change; then it is asked for itself.
+    enabled: known === null,
+    refetchInterval: known === null ? 3_000 : false,
+  });
+  useEffect(() => {
+    if (known) queries.setQueryData(instanceQuery(service.namespace, service.name, id).queryKey, known);
+  }, [known, queries, service.namespace, service.name, id]);
+  const instance = known ?? query.data ?? null;
+  if (query.error instanceof Problem && query.error.status === 404) {
+    return <Empty title="It is not registered any more.">Its lease ran out, or someone took it out.</Empty>;
+  }
+  if (!instance) {
+    return query.error ? <Failed problem={asProblem(query.error)} /> : <Loading what={id} rows={8} />;
+  }
+  return (
+    <>
+      <Actions instance={instance} service={service} onClose={onClose} />
+      <Why instance={instance} />
+      <Registered instance={instance} />
+    </>
+  );
+}
+
+function Actions({ instance, service, onClose }: { instance: Instance; service: Service; onClose: () => void }) {
+  const [dialog, setDialog] = useState<'drain' | 'return' | 'weight' | 'deregister' | null>(null);
+  const close = () => setDialog(null);
+  return (
+    <div className="sheet-actions">
+      {instance.drain ? (
+        <RoleButton needs="operator" kind="primary" icon="play" onClick={() => setDialog('return')}>
+          Return to service
+        </RoleButton>
+      ) : (
+        <RoleButton needs="operator" kind="primary" icon="pause" onClick={() => setDialog('drain')}>
+          Drain
+        </RoleButton>
+      )}
+      <RoleButton needs="operator" onClick={() => setDialog('weight')}>
+        Weight
+      </RoleButton>
+      <RoleButton needs="operator" kind="danger" onClick={() => setDialog('deregister')}>
+        Deregister
+      </RoleButton>
+      <DrainDialog open={dialog === 'drain'} onClose={close} instance={instance} service={service} />
+      <ReturnDialog open={dialog === 'return'} onClose={close} instance={instance} />
+      <WeightDialog key={`${instance.id}-${dialog}`} open={dialog === 'weight'} onClose={close} instance={instance} />
+      <DeregisterDialog open={dialog === 'deregister'} onClose={close} instance={instance} service={service} gone={onClose} />
+    </div>
+  );
+}
+
+function Why({ instance }: { instance: Instance }) {
+  const why = useQuery(whyQuery(instance.namespace, instance.service, instance.id));
+  const state = stateOf(instance);
+  const probe = why.data?.probe;
+  const from = { instance: 'the instance', policy: 'the policy', default: 'the defaults' } as const;
+  return (
+    <section className="sheet-part" aria-label="Health">
+      <div className="why">
+        <InstanceStatus state={state} badge />
+        <p className="why-text">{why.data?.why || instance.health.reason || (state === 'unknown' ? 'No probe has looked at it yet; its heartbeats count.' : '')}</p>
+      </div>
+      <Facts
+        items={[
+          ['Gets traffic', instance.routable ? <Status tone="good">Yes</Status> : <Status tone="bad">No</Status>],
+          ['Verdict since', instance.health.since_ms ? <At at={instance.health.since_ms} /> : '–'],
+          ...(instance.drain
+            ? ([
+                ['Drained by', instance.drain.by],
+                ['Drain reason', instance.drain.reason || '–'],
+                ['Drained since', <At key="d" at={instance.drain.since_ms} />],
+              ] as const)
+            : []),
+          [
+            'Probe',
+            probe ? (
+              <span>
+                {PROBE_KINDS[probe.kind ?? 'heartbeat']}
+                {probe.path ? <code> {probe.path}</code> : null}
+                {probe.kind && probe.kind !== 'heartbeat' && probe.interval_ms
+                  ? ` every ${duration(probe.interval_ms)}, bad after ${probe.fall ?? '?'}`
+                  : ''}{' '}
+                <span className="muted">from {from[why.data?.probe_from ?? 'default']}</span>
+              </span>
+            ) : (
+              '–'
+            ),
+          ],
+        ]}
+      />
+      <h3>Latest probes</h3>
+      {why.error && !why.data ? (
+        <Failed problem={asProblem(why.error)} retry={() => void why.refetch()} />
+      ) : !why.data ? (
+        <Loading what="probes" rows={3} />
+      ) : why.data.observations.length === 0 ? (
+        <p className="muted">
+          {probe?.kind && probe.kind !== 'heartbeat'
+            ? 'This node has not probed it; the leader probes.'
+            : 'It is not probed: only its heartbeats count.'}
+        </p>
+      ) : (
+        <div className="scroll-x" role="region" aria-label="Latest probes" tabIndex={0}>
+          <table className="plain">
+            <thead>
+              <tr>
+                <th scope="col">When</th>
+                <th scope="col">Result</th>
+                <th scope="col">Detail</th>
+                <th scope="col" className="end">
+                  Took
+                </th>
+                <th scope="col">By</th>
+              </tr>
+            </thead>
+            <tbody>
+              {why.data.observations.slice(0, 12).map((o, i) => (
+                <tr key={`${o.at_ms}-${i}`}>
+                  <td className="num">
+                    <Ago at={o.at_ms} />
+                  </td>
+                  <td>{o.ok ? <Status tone="good">Good</Status> : <Status tone="bad">Bad</Status>}</td>
+                  <td className="break">{o.detail || '–'}</td>
+                  <td className="end num">{o.latency_ms === null ? '–' : duration(o.latency_ms)}</td>
+                  <td className="mono">{o.node}</td>
+                </tr>
+              ))}
+            </tbody>
+          </table>
+        </div>
+      )}
+    </section>
+  );
+}
+
+function Registered({ instance: i }: { instance: Instance }) {
+  const metadata = Object.entries(i.metadata ?? {});
+  return (
+    <section className="sheet-part" aria-label="Registration">
+      <h3>Registered</h3>
+      <Facts
+        items={[
+          [
+            'Address',
+            <span key="a" className="with-copy">
+              <span className="mono break">{i.address}</span>
+              <CopyButton text={i.address} label="Copy the address" />
+            </span>,
+          ],
+          ['Weight', <span key="w" className="num">{i.weight}</span>],
+          ['Zone', i.zone ?? '–'],
+          ['Version', i.version ?? '–'],
+          ['Lease', `${duration(i.ttl_ms)} from each heartbeat`],
+          ['Registered', <At key="r" at={i.registered_at_ms} />],
+          ['Lease epoch', <span key="e" className="num">{i.lease_epoch}</span>],
+          ['Tags', i.tags?.length ? i.tags.map((t) => <span key={t} className="tag">{t}</span>) : '–'],
+          ...metadata.map(([key, value]) => [key, <span key={key} className="break">{value}</span>] as const),
+        ]}
+      />
+    </section>
+  );
+}

@@ -1,0 +1,166 @@
+/** The instances of one service, and the sheet of the one picked. */
+import { useInfiniteQuery } from '@tanstack/react-query';
+import { useNavigate, useSearch } from '@tanstack/react-router';
+import { useCallback, useDeferredValue, useMemo } from 'react';
+import { byKey, stateOf } from '../../api/instances';
+import { instancesQuery } from '../../api/queries';
+import { asProblem } from '../../api/problem';
+import type { Instance, Service } from '../../api/types';
+import { Choice, Search, useTyped } from '../../parts/field';
+import { count, plural } from '../../parts/format';
+import { Empty, Failed, Loading } from '../../parts/states';
+import { InstanceStatus } from '../../parts/status';
+import { Table, type Column } from '../../parts/table';
+import { Ago } from '../../parts/time';
+import { InstanceSheet } from './instance-sheet';
+
+const COLUMNS: readonly Column<Instance>[] = [
+  { key: 'state', head: 'State', track: '100px', cell: (i) => <InstanceStatus state={stateOf(i)} /> },
+  {
+    key: 'id',
+    head: 'Instance',
+    track: 'minmax(90px, 1.3fr)',
+    cell: (i) => (
+      <span className="name" title={i.id}>
+        {i.id}
+      </span>
+    ),
+  },
+  {
+    key: 'address',
+    head: 'Address',
+    track: 'minmax(140px, 1.6fr)',
+    from: 620,
+    cell: (i) => (
+      <span className="mono clip" title={i.address}>
+        {i.address}
+      </span>
+    ),
+  },
+  {
+    key: 'reason',
+    head: 'Why',
+    track: 'minmax(120px, 2fr)',
+    from: 900,
+    cell: (i) => (
+      <span className="muted clip" title={reasonOf(i)}>
+        {reasonOf(i)}
+      </span>
+    ),
+  },
+  { key: 'zone', head: 'Zone', track: '90px', from: 1060, cell: (i) => <span className="clip">{i.zone ?? <None />}</span> },
+  { key: 'version', head: 'Version', track: '90px', from: 980, cell: (i) => <span className="clip">{i.version ?? <None />}</span> },
+  { key: 'weight', head: 'Weight', track: '64px', end: true, from: 480, cell: (i) => <span className="num">{i.weight}</span> },
+  {
+    key: 'since',
+    head: 'Since',
+    track: '110px',
+    end: true,
+    from: 760,
+    cell: (i) => (
+      <span className="muted num">
+        <Ago at={i.drain?.since_ms || i.health.since_ms || i.registered_at_ms} />
+      </span>
+    ),
+  },
+];
+
+function None() {
+  return <span className="faint">–</span>;
+}
+
+/** The reason in one line: what an operator said, or what the probes saw. */
+export function reasonOf(i: Instance): string {
+  if (i.drain) return `${i.drain.by}${i.drain.reason ? `: ${i.drain.reason}` : ''}`;
+  return i.health.reason ?? '';
+}
+
+const ORDER = { unhealthy: 0, evicted: 1, draining: 2, unknown: 3, ready: 4 } as const;
+
+export function Instances({ service }: { service: Service }) {
+  const search = useSearch({ from: '/services/$namespace/$service' });
+  const navigate = useNavigate();
+  const { namespace, name } = service;
+  const [typed, setTyped] = useTyped(search.q);
+  const q = useDeferredValue(typed.trim()) || undefined;
+  const health = search.health;
+  const query = useInfiniteQuery(instancesQuery(namespace, name, { q, health }));
+  const complete = query.data?.pages.at(-1)?.next_cursor === null;
+  const rows = useMemo(() => {
+    const items = (query.data?.pages ?? []).flatMap((page) => page.items);
+    // Only a whole list can be put into another order than the server's.
+    return complete ? items.sort((a, b) => ORDER[stateOf(a)] - ORDER[stateOf(b)] || byKey(a, b)) : items;
+  }, [query.data, complete]);
+  const go = (change: Partial<typeof search>) =>
+    void navigate({
+      to: '/services/$namespace/$service',
+      params: { namespace, service: name },
+      search: { ...search, ...change },
+      replace: true,
+    });
+  const { fetchNextPage, hasNextPage, isFetchingNextPage } = query;
+  const nearEnd = useCallback(() => {
+    if (hasNextPage && !isFetchingNextPage) void fetchNextPage();
+  }, [fetchNextPage, hasNextPage, isFetchingNextPage]);
+
+  return (
+    <>
+      <div className="toolbar">
+        <Search
+          value={typed}
+          label="Search instances"
+          placeholder="Search by id or address"
+          onChange={(next) => {
+            setTyped(next);
+            go({ q: next.trim() || undefined });
+          }}
+        />
+        <Choice
+          label="State"
+          value={health ?? 'all'}
+          onChange={(next) => go({ health: next === 'all' ? undefined : next })}
+          options={[
+            { value: 'all', label: 'All', n: service.instances },
+            { value: 'unhealthy', label: 'Unhealthy', n: service.unhealthy },
+            { value: 'evicted', label: 'Evicted', n: service.evicted },
+            { value: 'draining', label: 'Drained', n: service.draining },
+            { value: 'routable', label: 'Get traffic', n: service.routable },
+          ]}
+        />
+      </div>
+      {query.data ? (
+        <Table
+          label={`Instances of ${name}`}
+          rows={rows}
+          columns={COLUMNS}
+          rowKey={(i) => i.id}
+          total={health || q ? rows.length : Math.max(service.instances, rows.length)}
+          selected={search.instance ?? null}
+          open={(i) => go({ instance: i.id })}
+          nearEnd={nearEnd}
+          empty={
+            <Empty title="No instance fits.">
+              {health || q ? 'Change the search or the filter.' : 'The service has a policy but nothing registered.'}
+            </Empty>
+          }
+          foot={
+            <>
+              {complete ? plural(rows.length, 'instance') : `${count(rows.length)} loaded of ${count(service.instances)}; more as you scroll`}
+              {isFetchingNextPage ? ' · loading' : ''}
+            </>
+          }
+        />
+      ) : query.error ? (
+        <Failed problem={asProblem(query.error)} retry={() => void query.refetch()} />
+      ) : (
+        <Loading what="instances" rows={10} />
+      )}
+      <InstanceSheet
+        service={service}
+        id={search.instance ?? null}
+        known={rows.find((i) => i.id === search.instance) ?? null}
+        onClose={() => go({ instance: undefined })}
+      />
+    </>
+  );
+}

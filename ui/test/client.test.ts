@@ -1,0 +1,101 @@
+import { describe, expect, it, vi } from 'vitest';
+import * as actions from '../src/api/actions';
+import { call, path } from '../src/api/client';
+import { connection } from '../src/api/connection';
+import { Problem } from '../src/api/problem';
+import { bearerToken, session, signedIn, signedOut } from '../src/api/session';
+import { actAs, instance, problem, scriptFetch } from './fixture';
+
+describe('requests', () => {
+  it('escape every part of a path', () => {
+    expect(path('services', 'a/b', '<script>', '..')).toBe('/services/a%2Fb/%3Cscript%3E/..');
+  });
+  it('carry the CSRF header and a key against repeats, only when they write', async () => {
+    const asked = scriptFetch({ 'GET /me': () => ({}), 'PUT /services/default/orders/instances/orders-1/drain': () => ({}) });
+    await call('/me');
+    await actions.drain(instance(), 'why');
+    expect(asked[0]?.headers.get('x-maxine-csrf')).toBeNull();
+    expect(asked[1]?.headers.get('x-maxine-csrf')).toBe('1');
+    expect(asked[1]?.headers.get('idempotency-key')).toMatch(/^[\x21-\x7e]{8,255}$/);
+    expect(asked[1]?.body).toEqual({ reason: 'why' });
+  });
+  it('tell problems as the server words them', async () => {
+    scriptFetch({ 'GET /config': () => problem(503, 'unavailable', 'there is no leader') });
+    await expect(call('/config')).rejects.toMatchObject({ status: 503, message: 'there is no leader' });
+  });
+  it('tell an answer that is not from Maxine by its status, not by its body', async () => {
+    scriptFetch({ 'GET /config': () => new Response('<script>alert(1)</script>', { status: 502 }) });
+    const error = await call('/config').catch((e: unknown) => e);
+    expect(error).toBeInstanceOf(Problem);
+    expect((error as Problem).message).not.toContain('script');
+  });
+  it('say that a node does not answer', async () => {
+    vi.stubGlobal('fetch', () => Promise.reject(new TypeError('refused')));
+    await expect(call('/config')).rejects.toMatchObject({ status: 0 });
+  });
+  it('take in how fresh the answer is', async () => {
+    vi.stubGlobal('fetch', async () =>
+      Response.json({}, { headers: { 'x-maxine-leader': 'unknown', 'x-maxine-index': '99', 'x-maxine-staleness-ms': '7000' } }),
+    );
+    await call('/config');
+    expect(connection.get()).toMatchObject({ leader: 'unknown', stalenessMs: 7_000 });
+    expect(connection.get().index).toBeGreaterThanOrEqual(99);
+  });
+});
+
+describe('the session', () => {
+  it('ends on 401 but leaves the page where it is', async () => {
+    actAs('operator');
+    scriptFetch({ 'GET /config': () => problem(401, 'unauthorized', 'expired') });
+    await call('/config').catch(() => undefined);
+    expect(session.get()).toMatchObject({ phase: 'expired', me: { user: 'ada' } });
+  });
+  it('keeps its token out of storage and forgets it at the end', () => {
+    signedIn({ user: 'ada', role: 'admin', expires_at_ms: null, via: 'session' }, 'secret-token');
+    expect(bearerToken()).toBe('secret-token');
+    expect(JSON.stringify({ ...localStorage, ...sessionStorage })).not.toContain('secret-token');
+    expect(document.cookie).not.toContain('secret-token');
+    signedOut();
+    expect(bearerToken()).toBeNull();
+  });
+  it('sends no token to the node that has the cookie, and no cookie to others', async () => {
+    signedIn({ user: 'ada', role: 'admin', expires_at_ms: null, via: 'session' }, 'secret-token');
+    const seen: RequestInit[] = [];
+    vi.stubGlobal('fetch', async (_: string, init: RequestInit) => {
+      seen.push(init);
+      return Response.json({});
+    });
+    await call('/me');
+    await call('/me', { base: 'http://10.0.0.2:8080' });
+    expect(new Headers(seen[0]?.headers).get('authorization')).toBeNull();
+    expect(seen[0]?.credentials).toBe('same-origin');
+    expect(new Headers(seen[1]?.headers).get('authorization')).toBe('Bearer secret-token');
+    expect(seen[1]?.credentials).toBe('omit');
+    signedOut();
+  });
+});
+
+describe('writes', () => {
+  it('name the revision that they change', async () => {
+    const asked = scriptFetch({
+      'PUT /services/default/orders/policy': () => ({ revision: 5 }),
+      'PUT /config': () => ({ revision: 6 }),
+    });
+    await actions.putPolicy('default', 'orders', {}, null);
+    await actions.putPolicy('default', 'orders', {}, 4);
+    expect(asked[0]?.headers.get('if-none-match')).toBe('*');
+    expect(asked[1]?.headers.get('if-match')).toBe('"4"');
+  });
+  it('register an instance again exactly as it was, but for the weight', async () => {
+    const asked = scriptFetch({ 'PUT /services/default/orders/instances/orders-1': () => ({}) });
+    await actions.register(instance({ zone: null, tags: ['a'] }), { weight: 7 });
+    expect(asked[0]?.body).toEqual({
+      address: 'http://10.0.0.1:8080', weight: 7, ttl_ms: 10_000, version: '1.4.0', tags: ['a'], metadata: {},
+    });
+  });
+  it('deregister only the registration that was seen', async () => {
+    const asked = scriptFetch({ 'DELETE /services/default/orders/instances/orders-1': () => ({ removed: true }) });
+    await actions.deregister(instance());
+    expect(asked[0]?.query.get('lease_epoch')).toBe('17');
+  });
+});

@@ -1,0 +1,251 @@
+import { describe, expect, it } from 'vitest';
+import { stalenessOf, type Connection } from '../src/api/connection';
+import { matches, routable, stateOf } from '../src/api/instances';
+import { knownBases, peerUrl, rememberPeers } from '../src/api/peers';
+import { parsePrometheus, total } from '../src/api/prometheus';
+import { SseParser } from '../src/api/sse';
+import { grown, rates, type Point } from '../src/api/traffic';
+import type { ClusterStatus, Member, TraceEntry } from '../src/api/types';
+import { scaleOf } from '../src/parts/chart';
+import { diffLines, folded, stable } from '../src/parts/diff';
+import { bytes, duration, relative, short } from '../src/parts/format';
+import { disagreements, type Belief } from '../src/screens/cluster/beliefs';
+import { reachOf, toleranceOf } from '../src/screens/cluster/reach';
+import { termsOf } from '../src/screens/cluster/leadership';
+import { edgesOf } from '../src/screens/dependencies/graph';
+import { budgetLeft, quantile } from '../src/screens/overview/traffic-panel';
+import { inFlight } from '../src/screens/service/instance-actions';
+import { checkPolicy, parsePolicy } from '../src/screens/service/policy-check';
+import { subjectOf } from '../src/screens/traces/about';
+import { spansOf } from '../src/screens/traces/waterfall';
+import { instance } from './fixture';
+
+describe('the event stream', () => {
+  it('joins messages that arrive in pieces, with any line end', () => {
+    const parser = new SseParser();
+    const text = ': hello\n\nid: 7\r\nevent: ready\r\ndata: {"index"\r\ndata: :7}\r\n\r\ndata: x\n\n';
+    const got = [...text].flatMap((c) => parser.push(c));
+    expect(got).toEqual([
+      { event: 'comment', data: 'hello', id: null },
+      { event: 'ready', data: '{"index"\n:7}', id: '7' },
+      { event: 'message', data: 'x', id: '7' },
+    ]);
+  });
+  it('refuses a message without end', () => {
+    const parser = new SseParser();
+    expect(() => parser.push('a'.repeat(5_000_000))).toThrow('too long');
+  });
+});
+
+describe('instances', () => {
+  const bad = instance({ health: { readiness: 'not_ready', liveness: 'alive', since_ms: 0, flap_score: 0 }, routable: false });
+  it('names a drained instance drained, whatever its health', () => {
+    expect(stateOf({ ...bad, drain: { by: 'a', reason: '', since_ms: 0 } })).toBe('draining');
+    expect(stateOf(bad)).toBe('unhealthy');
+    expect(routable(bad)).toBe(false);
+  });
+  it('filters by the rules of the server', () => {
+    expect(matches(bad, { health: 'unhealthy' })).toBe(true);
+    expect(matches(bad, { health: 'routable' })).toBe(false);
+    expect(matches(bad, { q: '10.0.0.1' })).toBe(true);
+    expect(matches(bad, { q: 'nope' })).toBe(false);
+  });
+});
+
+describe('staleness', () => {
+  const fresh: Connection = {
+    base: '', stream: 'live', heardAt: 1_000, freshAt: 1_000, leader: 'known', leaderLostAt: null,
+    stalenessMs: 0, index: 1, lastError: null,
+  };
+  it('says lost before no leader, and no leader before behind', () => {
+    expect(stalenessOf(fresh, 2_000)).toEqual({ kind: 'fresh' });
+    expect(stalenessOf({ ...fresh, stream: 'lost', leader: 'unknown' }, 5_000)).toEqual({ kind: 'lost', ageMs: 4_000 });
+    expect(stalenessOf({ ...fresh, leader: 'unknown', leaderLostAt: 2_000 }, 5_000)).toEqual({ kind: 'no-leader', ageMs: 3_000 });
+    expect(stalenessOf({ ...fresh, stalenessMs: 9_000 }, 5_000)).toEqual({ kind: 'behind', ageMs: 9_000 });
+  });
+});
+
+describe('peers', () => {
+  it('takes hosts and URLs, and nothing that is not HTTP', () => {
+    expect(peerUrl('10.0.0.1:8080')).toBe('http://10.0.0.1:8080');
+    expect(peerUrl('https://a.example/x')).toBe('https://a.example');
+    expect(peerUrl('javascript://alert(1)')).toBeNull();
+    expect(peerUrl('')).toBeNull();
+  });
+  it('remembers others, never itself', () => {
+    const member = (http_addr: string) => ({ http_addr }) as Member;
+    rememberPeers([member(location.host), member('10.0.0.2:8080')]);
+    expect(knownBases()).toEqual(['', 'http://10.0.0.2:8080']);
+    localStorage.setItem('maxine.peers', '["javascript:alert(1)", 5]');
+    expect(knownBases()).toEqual(['']);
+  });
+});
+
+describe('counters', () => {
+  const samples = parsePrometheus(
+    '# HELP a b\na 5\nb{x="1",y="q\\"\\n"} 2 1700\nb{x="2"} 3\nc{x="unfinished} 1\nd NaN\ne +Inf\n',
+  );
+  it('are read with their labels', () => {
+    expect(samples.map((s) => [s.name, { ...s.labels }, s.value])).toEqual([
+      ['a', {}, 5],
+      ['b', { x: '1', y: 'q"\n' }, 2],
+      ['b', { x: '2' }, 3],
+      ['e', {}, Infinity],
+    ]);
+    expect(total(samples, 'b')).toBe(5);
+    expect(total(samples, 'b', (l) => l.x === '2')).toBe(3);
+    expect(total(samples, 'zzz')).toBeNull();
+  });
+  it('become rates, with a gap where a counter went back', () => {
+    const points = [0, 3_000, 6_000, 9_000].map((at, i) => ({ at, requests: [0, 30, 5, 35][i] }) as Point);
+    expect(rates(points, (p) => p.requests)).toEqual([
+      { at: 3_000, value: 10 },
+      { at: 9_000, value: 10 },
+    ]);
+    expect(grown(points, (p) => p.requests)).toBe(60);
+  });
+  it('give requests in flight only for the instance asked for', () => {
+    const flying = parsePrometheus(
+      'maxine_proxy_in_flight{service="orders",instance="orders-1"} 4\nmaxine_proxy_in_flight{service="orders",instance="x"} 9\n',
+    );
+    expect(inFlight(flying, instance())).toBe(4);
+    expect(inFlight(flying, instance({ id: 'other' }))).toBeNull();
+  });
+  it('leave an error budget', () => {
+    expect(budgetLeft({ good: 999, bad: 1 }, 99.9)).toBeCloseTo(0);
+    expect(budgetLeft({ good: 1000, bad: 0 }, 99.9)).toBe(1);
+    expect(budgetLeft({ good: 0, bad: 0 }, 99.9)).toBeNull();
+    expect(budgetLeft({ good: 900, bad: 100 }, 99)).toBeLessThan(0);
+    expect(quantile([1, 2, 3, 4], 0.5)).toBe(3);
+  });
+});
+
+describe('differences', () => {
+  it('are the least that change one text into the other', () => {
+    expect(diffLines('a\nb\nc', 'a\nx\nc').map((l) => l.kind + l.text)).toEqual(['samea', 'removedb', 'addedx', 'samec']);
+    expect(diffLines('', 'a')).toEqual([{ kind: 'added', text: 'a' }]);
+    expect(diffLines('a', 'a').every((l) => l.kind === 'same')).toBe(true);
+  });
+  it('hide long stretches without a change, and count them', () => {
+    const before = Array.from({ length: 20 }, (_, i) => `l${i}`).join('\n');
+    const lines = folded(diffLines(before, before.replace('l10', 'x')));
+    expect(lines[0]).toEqual({ hidden: 7 });
+    expect(lines.at(-1)).toEqual({ hidden: 6 });
+    expect(lines).toHaveLength(10);
+  });
+  it('do not depend on the order of keys', () => {
+    expect(stable({ b: 1, a: { d: 1, c: 2 } })).toBe(stable({ a: { c: 2, d: 1 }, b: 1 }));
+  });
+});
+
+describe('figures', () => {
+  it('are short', () => {
+    expect([short(0), short(1234567), short(12_345), short(1.234), short(0.001)]).toEqual(['0', '1.23 M', '12.3 k', '1.23', '<0.01']);
+    expect([bytes(10), bytes(1536), bytes(5 * 1024 ** 3)]).toEqual(['10 B', '1.5 KiB', '5 GiB']);
+    expect([duration(0.4), duration(250), duration(1_500), duration(61_000), duration(7_200_000)]).toEqual([
+      '0.4 ms', '250 ms', '1.5 s', '1 min 1 s', '2 h',
+    ]);
+    expect(relative(1_000, 5_000)).toBe('4 s ago');
+    expect(relative(65_000, 5_000)).toBe('in 1 min');
+  });
+  it('have a scale of round numbers that holds the highest', () => {
+    for (const max of [0.3, 1, 7, 99, 1234]) {
+      const { top, ticks } = scaleOf(max);
+      expect(top).toBeGreaterThanOrEqual(max);
+      expect(ticks[0]).toBe(0);
+      expect(ticks.length).toBeLessThanOrEqual(6);
+    }
+  });
+});
+
+describe('a split', () => {
+  const belief = (node: string, change: Partial<Belief> = {}): Belief => ({
+    node, leader: 'n1', isLeader: false, term: 3, index: 10, digest: 'aa', ...change,
+  });
+  it('is seen when two claim one term, or states differ', () => {
+    expect(disagreements([belief('n1', { isLeader: true }), belief('n2'), belief('n3')])).toEqual([]);
+    expect(disagreements([belief('n1', { isLeader: true }), belief('n2', { isLeader: true, index: 9 })])[0]).toContain('both claim');
+    expect(disagreements([belief('n1'), belief('n2', { digest: 'bb' })])[0]).toContain('different states');
+  });
+  it('is not an old leader that has not heard yet', () => {
+    expect(disagreements([belief('n1', { isLeader: true, term: 2, index: 8 }), belief('n2', { isLeader: true })])).toEqual([]);
+  });
+});
+
+describe('leadership', () => {
+  it('lasts from one grant to the next', () => {
+    const grants = [
+      { index: 9, time_ms: 500, holder: 'n2', fence: 2 },
+      { index: 1, time_ms: 100, holder: 'n1', fence: 1 },
+    ];
+    expect(termsOf(grants, 900).map((t) => [t.holder, t.from, t.to])).toEqual([
+      ['n1', 100, 500],
+      ['n2', 500, 900],
+    ]);
+  });
+});
+
+describe('reach', () => {
+  const member = (id: number, change: Partial<Member> = {}) =>
+    ({ id, name: `n${id}`, voter: true, leader: id === 1, reachable: false, last_contact_ms: null, ...change }) as Member;
+  const status = (is_leader: boolean, members: Member[]) =>
+    ({ leadership: { leader: 'n1', is_leader, term: 1 }, raft: { node_id: is_leader ? 1 : 2, members } }) as ClusterStatus;
+  it('is judged by the leader; a follower does not call others lost', () => {
+    const seen = status(false, [member(1, { last_contact_ms: 60 }), member(2), member(3)]);
+    expect(seen.raft?.members.map((m) => reachOf(seen, m))).toEqual(['reached', 'here', 'unknown']);
+    expect(toleranceOf(seen)).toMatchObject({ more: 1, certain: false });
+    const led = status(true, [member(1), member(2, { reachable: true }), member(3)]);
+    expect(led.raft?.members.map((m) => reachOf(led, m))).toEqual(['here', 'reached', 'cut-off']);
+    expect(toleranceOf(led)).toMatchObject({ more: 0, away: 1, certain: true });
+    led.leadership.leader = null;
+    expect(toleranceOf(led)).toMatchObject({ more: 0 });
+  });
+});
+
+describe('policies', () => {
+  it('are checked as the server does', () => {
+    expect(checkPolicy({})).toEqual({});
+    expect(checkPolicy({ probe: { kind: 'http', path: 'http://x', interval_ms: 5, fall: 1.5 } })).toMatchObject({
+      'probe.path': expect.stringContaining('not a URL'),
+      'probe.interval_ms': expect.stringContaining('100'),
+      'probe.fall': expect.stringContaining('whole'),
+    });
+    expect(checkPolicy({ selection: { hash_key: { from: 'header', name: 'a b' } } })).toHaveProperty(['selection.hash_key.name']);
+    expect(checkPolicy({ big: 'x'.repeat(70_000) })).toHaveProperty(['']);
+  });
+  it('are objects', () => {
+    expect(parsePolicy('[]')).toHaveProperty('mistake');
+    expect(parsePolicy('{')).toHaveProperty('mistake');
+    expect(parsePolicy('{"a": 1}')).toEqual({ policy: { a: 1 } });
+  });
+});
+
+describe('traces', () => {
+  it('tell their service by the path', () => {
+    expect(subjectOf('/api/maxine/serviceops/proxy/or%20ders/x?y=1')).toMatchObject({ service: 'or ders', via: 'proxy' });
+    expect(subjectOf('/api/maxine/serviceops/discover?serviceName=orders')).toMatchObject({ service: 'orders', via: 'discover' });
+    expect(subjectOf('/api/v1/resolve/eu/orders')).toEqual({ namespace: 'eu', service: 'orders', via: 'resolve' });
+    expect(subjectOf('/api/v1/cluster/status')).toBeNull();
+    expect(subjectOf('/api/maxine/serviceops/proxy/%zz/x')).toMatchObject({ service: '%zz' });
+  });
+  const trace = (path: string, at: number, took: number, status = 200): TraceEntry => ({
+    trace_id: 't', traceparent: '', method: 'GET', path, status, duration_ms: took, time_ms: at, client: '10.1.1.1:5000',
+  });
+  it('lie on one axis', () => {
+    const { spans, lengthMs } = spansOf([trace('/b', 1_090, 50), trace('/a', 1_100, 100)]);
+    expect(spans.map((s) => [s.entry.path, s.startMs])).toEqual([
+      ['/a', 0],
+      ['/b', 40],
+    ]);
+    expect(lengthMs).toBe(100);
+  });
+  it('make a graph, with the instances that were reached', () => {
+    const edges = edgesOf(
+      [trace('/api/maxine/serviceops/proxy/orders/x', 1, 5), trace('/api/maxine/serviceops/proxy/orders/x', 2, 5, 502)],
+      [{ timestamp: '', type: 'proxy.request', outcome: 'PROXIED', serviceName: 'orders', nodeName: 'orders-1-0', address: 'http://10.0.0.1:80/x', traceId: 't' }],
+    );
+    expect(edges).toHaveLength(1);
+    expect(edges[0]).toMatchObject({ caller: '10.1.1.1', service: 'orders', calls: 2, failed: 1 });
+    expect([...(edges[0]?.targets ?? [])]).toEqual([['orders-1', 1]]);
+  });
+});

@@ -1,0 +1,255 @@
+import { createHashHistory, RouterProvider } from '@tanstack/react-router';
+import { act, screen, waitFor, within } from '@testing-library/react';
+import userEvent from '@testing-library/user-event';
+import { beforeEach, describe, expect, it, vi } from 'vitest';
+import { LiveCache } from '../src/api/live';
+import { keys, servicesQuery, instancesQuery } from '../src/api/queries';
+import { session } from '../src/api/session';
+import type { Change, Instance, Service } from '../src/api/types';
+import { router } from '../src/app/router';
+import { SignIn } from '../src/app/sign-in';
+import { RoleButton } from '../src/parts/button';
+import { Confirm } from '../src/parts/dialog';
+import { Table } from '../src/parts/table';
+import { actAs, instance, problem, scriptFetch, service, show, type Asked } from './fixture';
+
+const HOSTILE = '<script>alert("x")</script>';
+
+const status = {
+  node: 'n1', backend: 'raft', version: '1.0.0', uptime_ms: 1, index: 21, time_ms: 1, staleness_ms: 0,
+  leadership: { leader: 'n1', is_leader: true, term: 3 }, grant: null,
+  totals: { namespaces: 1, services: 2, instances: 3, routable: 2, unhealthy: 1, draining: 0 }, warnings: [], raft: null,
+};
+
+function routes(extra: Record<string, (asked: Asked) => unknown> = {}) {
+  const base = '/services/default/orders';
+  const bad = instance({
+    id: 'orders-2', routable: false,
+    health: { readiness: 'not_ready', liveness: 'alive', reason: 'HTTP 500 from /healthz', since_ms: 1_700_000_000_000, flap_score: 1 },
+  });
+  return {
+    'GET /cluster/status': () => status,
+    'GET /services': () => ({ items: [service({ health: 'degraded', unhealthy: 1, routable: 2 }), service({ name: HOSTILE })], next_cursor: null }),
+    [`GET ${base}`]: () => service({ health: 'degraded', unhealthy: 1, routable: 2 }),
+    [`GET ${base}/instances`]: () => ({ items: [instance(), bad], next_cursor: null }),
+    [`GET ${base}/instances/orders-2/health`]: () => ({
+      namespace: 'default', service: 'orders', id: 'orders-2', routable: false, verdict: bad.health, drain: null,
+      why: 'three probes in a row failed', probe: { kind: 'http', path: '/healthz' }, probe_from: 'policy',
+      observations: [{ node: 'n1', at_ms: Date.now(), ok: false, detail: 'HTTP 500', latency_ms: 12 }],
+    }),
+    'GET /alerts': () => ({ items: [], next_cursor: null }),
+    'GET /traces': () => ({ items: [], next_cursor: null }),
+    'GET /audit': () => ({ items: [], next_cursor: null }),
+    ...extra,
+  };
+}
+
+async function open(hash: string) {
+  location.hash = hash;
+  router.update({ history: createHashHistory() });
+  const view = show(<RouterProvider router={router} />);
+  await act(() => router.load());
+  return view;
+}
+
+beforeEach(() => {
+  actAs('operator');
+  vi.spyOn(console, 'error');
+});
+
+describe('screens', () => {
+  it('show a service that is named as a script as text', async () => {
+    scriptFetch(routes());
+    const { container } = await open('#/services');
+    expect(await screen.findByText(HOSTILE, {}, { timeout: 5_000 })).toBeInstanceOf(HTMLAnchorElement);
+    expect(container.querySelector('script')).toBeNull();
+  });
+
+  it('lead from the unhealthy instance to its reason, drain it, and offer the way back', async () => {
+    const user = userEvent.setup();
+    const asked = scriptFetch(
+      routes({
+        'PUT /services/default/orders/instances/orders-2/drain': () => ({ index: 22, changed: true }),
+        'DELETE /services/default/orders/instances/orders-2/drain': () => ({ index: 23, changed: true }),
+      }),
+    );
+    await open('#/services/default/orders');
+    await user.click(await screen.findByText('orders-2', {}, { timeout: 5_000 }));
+    expect(await screen.findByText('three probes in a row failed')).toBeTruthy();
+    await user.click(screen.getByRole('button', { name: 'Drain' }));
+    const dialog = await screen.findByRole('alertdialog');
+    expect(dialog.textContent).toContain('2 instances of orders take over its traffic');
+    await user.type(within(dialog).getByLabelText('Reason'), 'bad disk');
+    await user.click(within(dialog).getByRole('button', { name: 'Drain' }));
+    await waitFor(() => expect(asked.find((a) => a.method === 'PUT')?.body).toEqual({ reason: 'bad disk' }));
+    await user.click(await screen.findByRole('button', { name: 'Return it' }));
+    await waitFor(() => expect(asked.some((a) => a.method === 'DELETE' && a.path.endsWith('/drain'))).toBe(true));
+  }, 20_000);
+
+  it('say what failed, and try again when asked', async () => {
+    const user = userEvent.setup();
+    let failing = true;
+    scriptFetch(routes({ 'GET /services': () => (failing ? problem(422, 'limit-exceeded', 'limit must be lower') : { items: [service()], next_cursor: null }) }));
+    await open('#/services?sort=name');
+    expect(await screen.findByText('limit must be lower', {}, { timeout: 5_000 })).toBeTruthy();
+    failing = false;
+    await user.click(screen.getByRole('button', { name: 'Try again' }));
+    expect(await screen.findByText('orders')).toBeTruthy();
+  }, 15_000);
+});
+
+describe('what a role may not do', () => {
+  it('is there, says why, and does nothing', async () => {
+    actAs('viewer');
+    const act = vi.fn();
+    show(<RoleButton needs="operator" onClick={act}>Drain</RoleButton>);
+    const button = screen.getByRole('button', { name: 'Drain' });
+    expect(button.getAttribute('aria-disabled')).toBe('true');
+    const why = document.getElementById(button.getAttribute('aria-describedby') ?? '');
+    expect(why?.textContent).toBe('Needs the role operator; you are signed in as viewer.');
+    await userEvent.click(button);
+    expect(act).not.toHaveBeenCalled();
+  });
+});
+
+describe('a confirmation', () => {
+  it('waits for the name where nothing can be undone, and shows a refusal', async () => {
+    const user = userEvent.setup();
+    const run = vi.fn().mockRejectedValueOnce(new Error('the disk is full')).mockResolvedValueOnce(null);
+    const close = vi.fn();
+    show(<Confirm open onClose={close} title="Remove?" verb="Remove" effect="It goes." typed="orders" act={run} danger />);
+    const go = screen.getByRole('button', { name: 'Remove' });
+    await user.click(go);
+    expect(run).not.toHaveBeenCalled();
+    await user.type(screen.getByRole('textbox'), 'orders');
+    await user.click(go);
+    expect(await screen.findByText(/the disk is full/)).toBeTruthy();
+    expect(close).not.toHaveBeenCalled();
+    await user.click(go);
+    await waitFor(() => expect(close).toHaveBeenCalled());
+  });
+});
+
+describe('signing in', () => {
+  it('shows a refusal, then lets in without keeping the password', async () => {
+    session.set({ phase: 'signed-out' });
+    const user = userEvent.setup();
+    let right = false;
+    scriptFetch({
+      'POST /session': () =>
+        right
+          ? { user: 'ada', role: 'viewer', expires_at_ms: 1, access_token: 'secret-token' }
+          : problem(401, 'unauthorized', 'the user or the password is wrong'),
+    });
+    show(<SignIn />);
+    await user.type(screen.getByLabelText('User'), 'ada');
+    await user.type(screen.getByLabelText('Password'), 'nope');
+    await user.click(screen.getByRole('button', { name: 'Sign in' }));
+    expect(await screen.findByText(/password is wrong/)).toBeTruthy();
+    expect(screen.getByLabelText<HTMLInputElement>('Password').value).toBe('');
+    right = true;
+    await user.type(screen.getByLabelText('Password'), 'yes');
+    await user.click(screen.getByRole('button', { name: 'Sign in' }));
+    await waitFor(() => expect(session.get()).toMatchObject({ phase: 'signed-in', me: { role: 'viewer' } }));
+  });
+});
+
+describe('the table', () => {
+  const rows = Array.from({ length: 50_000 }, (_, i) => ({ id: `i-${i}` }));
+  it('holds 50,000 rows but draws only those in sight, and is moved through by keys', async () => {
+    const user = userEvent.setup();
+    const picked = vi.fn();
+    show(
+      <Table
+        label="Things" rows={rows} rowKey={(r) => r.id} open={picked}
+        columns={[{ key: 'id', head: 'Id', track: '1fr', cell: (r) => r.id }]}
+      />,
+    );
+    const grid = screen.getByRole('grid', { name: 'Things' });
+    expect(grid.getAttribute('aria-rowcount')).toBe('50001');
+    expect(screen.getAllByRole('row').length).toBeLessThan(80);
+    screen.getAllByRole('row')[1]?.focus();
+    await user.keyboard('{ArrowDown}{ArrowDown}{Enter}');
+    expect(picked).toHaveBeenCalledWith({ id: 'i-2' });
+  });
+});
+
+describe('live changes', () => {
+  async function cached() {
+    const { queries } = show(null);
+    const asked = scriptFetch({
+      'GET /services': () => ({ items: [service()], next_cursor: null }),
+      'GET /services/default/orders': () => service({ health: 'down', routable: 0 }),
+      'GET /services/default/orders/instances': (a) => ({ items: a.query.get('health') ? [] : [instance()], next_cursor: null }),
+    });
+    await queries.fetchQuery(servicesQuery());
+    await queries.fetchInfiniteQuery(instancesQuery('default', 'orders', {}));
+    await queries.fetchInfiniteQuery(instancesQuery('default', 'orders', { health: 'unhealthy' }));
+    const items = (filter: object): Instance[] =>
+      queries.getQueryData<{ pages: { items: Instance[] }[] }>([...keys.instances('default', 'orders'), filter])?.pages.flatMap((p) => p.items) ?? [];
+    return { queries, live: new LiveCache(queries), asked, items };
+  }
+  const change = (type: string, more: Partial<Change> = {}): Change => ({
+    index: 30, time_ms: 1, type, namespace: 'default', service: 'orders', instance: 'orders-1', ...more,
+  });
+  const bad = { readiness: 'not_ready', liveness: 'alive', reason: 'down', since_ms: 1, flap_score: 0 } as const;
+
+  it('move an instance between filtered lists without asking for them again', async () => {
+    const { live, items, queries, asked } = await cached();
+    const before = asked.length;
+    live.change(change('health_changed', { data: { ...instance(), health: bad } }));
+    await waitFor(() => expect(items({})[0]?.health.readiness).toBe('not_ready'));
+    expect(items({})[0]?.routable).toBe(false);
+    expect(items({ health: 'unhealthy' }).map((i) => i.id)).toEqual(['orders-1']);
+    await waitFor(() =>
+      expect(queries.getQueryData<{ items: Service[] }>(keys.services())?.items[0]?.health).toBe('down'),
+    );
+    expect(asked.slice(before).map((a) => a.path)).toEqual(['/services/default/orders']);
+    live.change(change('instance_removed', { cause: 'expired' }));
+    await waitFor(() => expect(items({})).toEqual([]));
+  });
+
+  it('add an instance that nobody has seen before, in order', async () => {
+    const { live, items } = await cached();
+    live.change(change('instance_registered', { instance: 'a-first', data: instance({ id: 'a-first' }) }));
+    await waitFor(() => expect(items({}).map((i) => i.id)).toEqual(['a-first', 'orders-1']));
+  });
+
+  it('of many services at once lead to one reading of the list, not to one each', async () => {
+    const { live, asked } = await cached();
+    const before = asked.length;
+    for (let i = 0; i < 500; i += 1) live.change(change('instance_registered', { service: `s-${i}`, data: instance({ service: `s-${i}` }) }));
+    await new Promise((resolve) => setTimeout(resolve, 300));
+    expect(asked.slice(before).filter((a) => a.path.startsWith('/services/')).length).toBe(0);
+  });
+});
+
+describe('the palette', () => {
+  it('finds a service by its letters and goes there', async () => {
+    const user = userEvent.setup();
+    scriptFetch(routes());
+    await open('#/');
+    await act(async () => {
+      window.dispatchEvent(new KeyboardEvent('keydown', { key: 'k', ctrlKey: true }));
+    });
+    const box = await screen.findByRole('combobox');
+    await user.type(box, 'orders');
+    expect(await screen.findByRole('option', { name: /orders.*Degraded/s })).toBeTruthy();
+    await user.keyboard('{Enter}');
+    await waitFor(() => expect(location.hash).toContain('/services/default/orders'));
+  }, 15_000);
+});
+
+describe('a search field', () => {
+  it('keeps every key, and follows the address when something else changes it', async () => {
+    const user = userEvent.setup();
+    scriptFetch(routes());
+    await open('#/services');
+    const box = await screen.findByRole<HTMLInputElement>('searchbox', {}, { timeout: 5_000 });
+    await user.type(box, 'orders');
+    expect(box.value).toBe('orders');
+    await waitFor(() => expect(location.hash).toContain('q=orders'));
+    await act(() => router.navigate({ to: '/services', search: { q: 'other' } }));
+    await waitFor(() => expect(box.value).toBe('other'));
+  }, 15_000);
+});
