@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::actors::members;
 use crate::actors::peer::PeerRouter;
 use crate::actors::registry::RegistryParts;
 use crate::actors::supervisor::Supervised;
@@ -107,6 +108,8 @@ impl Node {
                 settings: settings::registry(&config),
             },
         );
+
+        members::serve(&store, &peers);
 
         let security_settings = settings::security(&config)?;
         let security = Security::new(Arc::clone(&view), clock.clone(), security_settings);

@@ -59,12 +59,14 @@ impl Inner {
     }
 
     pub(crate) fn leadership_now(&self) -> Leadership {
-        self.with_metrics(|metrics| {
-            let is_leader = self.leads_by(metrics);
-            let leader =
-                if is_leader { Some(self.config.node_id) } else { self.believed_leader(metrics) };
-            Leadership { term: metrics.current_term, leader, is_leader }
-        })
+        self.with_metrics(|metrics| self.leadership_by(metrics))
+    }
+
+    pub(crate) fn leadership_by(&self, metrics: &Metrics) -> Leadership {
+        let is_leader = self.leads_by(metrics);
+        let leader =
+            if is_leader { Some(self.config.node_id) } else { self.believed_leader(metrics) };
+        Leadership { term: metrics.current_term, leader, is_leader }
     }
 
     /// The node that a follower takes for the leader, while it is heard.

@@ -143,6 +143,26 @@ impl RaftNode {
     pub fn status(&self) -> Status {
         self.inner.status()
     }
+
+    /// How long ago this node heard of the present order: on a leader since a quorum answered it,
+    /// else since it heard the leader; `None` while it has heard nobody. Cheap, for every request.
+    pub fn contact_age_ms(&self) -> Option<u64> {
+        let inner = &self.inner;
+        inner.with_metrics(|metrics| {
+            let leadership = inner.leadership_by(metrics);
+            if leadership.is_leader {
+                return Some(quorum_ack_age(metrics).map_or(0, clock::millis));
+            }
+            let heard = |leader| inner.links.context.contacts.leader_heard_age(leader);
+            leadership.leader.and_then(heard).map(clock::millis)
+        })
+    }
+
+    /// What the membership says of a node. Cheap, for every request.
+    pub fn member(&self, id: NodeId) -> Option<Member> {
+        self.inner
+            .with_metrics(|metrics| metrics.membership_config.membership().get_node(&id).cloned())
+    }
 }
 
 impl Inner {

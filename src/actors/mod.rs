@@ -8,6 +8,7 @@
 
 pub mod health_checker;
 pub mod leadership;
+pub mod members;
 pub mod peer;
 pub mod proxy;
 pub mod registry;

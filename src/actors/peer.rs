@@ -20,6 +20,8 @@ pub enum PeerKind {
     Renew = 1,
     /// What health probes saw, for the health checker.
     Observations = 2,
+    /// Whom the leader hears.
+    Members = 3,
 }
 
 /// Answers the messages of one kind.
@@ -34,6 +36,7 @@ pub trait PeerService: Send + Sync + 'static {
 pub struct PeerRouter {
     renew: ArcSwapOption<Box<dyn PeerService>>,
     observations: ArcSwapOption<Box<dyn PeerService>>,
+    members: ArcSwapOption<Box<dyn PeerService>>,
 }
 
 impl PeerRouter {
@@ -47,6 +50,7 @@ impl PeerRouter {
         match kind {
             k if k == PeerKind::Renew as u8 => Some(&self.renew),
             k if k == PeerKind::Observations as u8 => Some(&self.observations),
+            k if k == PeerKind::Members as u8 => Some(&self.members),
             _ => None,
         }
     }

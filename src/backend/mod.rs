@@ -215,8 +215,7 @@ pub struct MemberView {
     pub voter: bool,
     /// Whether it leads.
     pub leader: bool,
-    /// Whether this node has heard of it lately; null where it cannot tell: only the leader hears
-    /// everyone.
+    /// Whether it was heard lately, by this node or by the leader; null where neither can tell.
     pub reachable: Option<bool>,
     /// The last log index known to be stored on it (known to the leader).
     pub matched_index: Option<u64>,
@@ -227,7 +226,7 @@ pub struct MemberView {
 }
 
 /// The log and its members, as this node sees them.
-#[derive(Clone, Debug, Serialize, serde::Deserialize, utoipa::ToSchema)]
+#[derive(Clone, Debug, Default, Serialize, serde::Deserialize, utoipa::ToSchema)]
 pub struct ClusterStatus {
     /// The cluster's name.
     pub cluster_id: String,
@@ -255,11 +254,22 @@ pub struct ClusterStatus {
     pub disk_stalled: bool,
     /// The size of the log on disk, in bytes.
     pub log_disk_bytes: u64,
-    /// How many more voters may be lost before writes stop; a follower counts those of which it cannot
-    /// tell as up.
+    /// How many more voters may be lost before writes stop; those of which neither this node nor the
+    /// leader can tell count as up.
     pub failures_tolerated: usize,
     /// The members.
     pub members: Vec<MemberView>,
+}
+
+impl ClusterStatus {
+    /// How many more voters may be lost before writes stop, where each of which nothing is known
+    /// counts as up.
+    #[must_use]
+    pub fn tolerance(members: &[MemberView]) -> usize {
+        let voters = members.iter().filter(|member| member.voter);
+        let up = voters.clone().filter(|member| member.reachable != Some(false)).count();
+        up.saturating_sub(voters.count() / 2 + 1)
+    }
 }
 
 /// A change of membership or a backup that failed.

@@ -163,11 +163,9 @@ fn first_members(config: &NodeConfig, http_addr: &str) -> BTreeMap<u64, raft::Me
 }
 
 fn named(node: &raft::RaftNode, now: raft::Leadership) -> Leadership {
-    let leader = now.leader.map(|id| {
-        let members = node.status().members;
-        let found = members.into_iter().find(|member| member.id == id);
-        found.map_or_else(|| format!("node-{id}"), |member| member.member.name)
-    });
+    let leader = now
+        .leader
+        .map(|id| node.member(id).map_or_else(|| format!("node-{id}"), |member| member.name));
     Leadership { leader, is_leader: now.is_leader, term: now.term }
 }
 
@@ -241,12 +239,7 @@ impl ControlStore for RaftStore {
     }
 
     fn staleness_ms(&self) -> u64 {
-        let status = self.node.status();
-        let age = match status.role {
-            raft::Role::Leader => status.quorum_ack_age_ms.or(Some(0)),
-            _ => status.last_leader_contact_age_ms,
-        };
-        age.unwrap_or(u64::MAX)
+        self.node.contact_age_ms().unwrap_or(u64::MAX)
     }
 
     async fn call_leader(&self, body: Bytes, timeout: Duration) -> Result<Bytes, CallError> {
@@ -293,9 +286,6 @@ impl ClusterAdmin for RaftAdmin {
             () if status.leader == Some(member.id) => Some(heard),
             () => None,
         };
-        let voters = status.members.iter().filter(|member| member.voter);
-        let up = voters.clone().filter(|member| reachable(member) != Some(false)).count();
-        let quorum = voters.count() / 2 + 1;
         let each = |member: &raft::MemberStatus| MemberView {
             leader: status.leader == Some(member.id),
             id: member.id,
@@ -315,6 +305,7 @@ impl ClusterAdmin for RaftAdmin {
             raft::Role::Learner => "learner",
             raft::Role::Shutdown => "shutdown",
         };
+        let members: Vec<MemberView> = status.members.iter().map(each).collect();
         ClusterStatus {
             cluster_id: status.cluster_id.clone(),
             node_id: status.node_id,
@@ -329,8 +320,8 @@ impl ClusterAdmin for RaftAdmin {
             last_sync_us: status.sync_last_us,
             disk_stalled: status.stalled,
             log_disk_bytes: status.log_disk_bytes,
-            failures_tolerated: up.saturating_sub(quorum),
-            members: status.members.iter().map(each).collect(),
+            failures_tolerated: ClusterStatus::tolerance(&members),
+            members,
         }
     }
 

@@ -4,6 +4,8 @@
 //! reordered record breaks the chain. Old records leave from the front; the chain then starts at
 //! the hash that the oldest one names.
 
+use std::sync::Arc;
+
 use bincode::{Decode, Encode};
 use imbl::Vector;
 use serde::Serialize;
@@ -84,7 +86,9 @@ impl AuditRecord {
 /// The records that are kept, oldest first.
 #[derive(Clone, Debug, Default)]
 pub struct AuditLog {
-    records: Vector<AuditRecord>,
+    /// Shared, for a copy of the list is published after every batch and the next record then copies
+    /// a part of the list.
+    records: Vector<Arc<AuditRecord>>,
     /// The hash before the oldest kept record.
     base: [u8; 32],
     next_seq: u64,
@@ -96,7 +100,7 @@ impl AuditLog {
     }
 
     pub(super) fn restore_record(&mut self, record: AuditRecord) {
-        self.records.push_back(record);
+        self.records.push_back(Arc::new(record));
     }
 
     /// Appends a record; sets its number and its hash, and lets the oldest go where needed.
@@ -106,7 +110,7 @@ impl AuditLog {
         self.next_seq += 1;
         record.hash = record.expected_hash(&previous);
         let now_ms = record.time_ms;
-        self.records.push_back(record);
+        self.records.push_back(Arc::new(record));
         while let Some(oldest) = self.records.front() {
             let expired = now_ms.saturating_sub(oldest.time_ms) > AUDIT_RETENTION_MS;
             if self.records.len() <= AUDIT_RECORDS_MAX && !expired {
@@ -137,7 +141,7 @@ impl AuditLog {
 
     /// The kept records, oldest first.
     #[must_use]
-    pub fn records(&self) -> &Vector<AuditRecord> {
+    pub fn records(&self) -> &Vector<Arc<AuditRecord>> {
         &self.records
     }
 
@@ -190,7 +194,7 @@ mod tests {
     fn a_changed_removed_or_reordered_record_is_found() {
         let good = log(10);
         let mut changed = good.clone();
-        changed.records[4].object = "default/b/5".into();
+        Arc::make_mut(&mut changed.records[4]).object = "default/b/5".into();
         assert_eq!(changed.verify(), Err(4));
         let mut removed = good.clone();
         removed.records.remove(4);

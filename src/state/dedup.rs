@@ -1,39 +1,68 @@
 //! Remembers the first reply to each request, so that a retry takes effect once.
 
-use imbl::{HashMap, Vector};
+use std::collections::HashMap;
+use std::sync::{Arc, OnceLock};
+
+use imbl::Vector;
 
 use super::command::{Applied, RequestId};
 use super::limits::{REMEMBERED_REQUESTS_MAX, REMEMBERED_REQUESTS_MS};
 
+/// A request, when it came by the log's clock, and its first reply.
+#[derive(Clone, Debug)]
+struct Remembered {
+    id: RequestId,
+    at_ms: u64,
+    applied: Arc<Applied>,
+}
+
 /// The replies of recent requests, oldest first. A pure function of the log: forgetting depends
 /// on the log's clock and on the count alone.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub(super) struct Dedup {
-    replies: HashMap<u128, Applied>,
-    order: Vector<(RequestId, u64)>,
+    order: Vector<Remembered>,
+    /// The same by id. Only the state that commands are applied to ever looks one up; the copies
+    /// that are published after each batch go without, and so cost nothing.
+    by_id: OnceLock<HashMap<u128, Arc<Applied>>>,
+}
+
+impl Clone for Dedup {
+    fn clone(&self) -> Self {
+        Self { order: self.order.clone(), by_id: OnceLock::new() }
+    }
 }
 
 impl Dedup {
-    pub(super) fn get(&self, id: RequestId) -> Option<&Applied> {
-        self.replies.get(&id.0)
+    fn by_id(&self) -> &HashMap<u128, Arc<Applied>> {
+        self.by_id.get_or_init(|| {
+            self.order.iter().map(|each| (each.id.0, Arc::clone(&each.applied))).collect()
+        })
     }
 
+    pub(super) fn get(&self, id: RequestId) -> Option<&Applied> {
+        self.by_id().get(&id.0).map(AsRef::as_ref)
+    }
+
+    /// Remembers the reply to a request that is not remembered yet.
     pub(super) fn remember(&mut self, id: RequestId, now_ms: u64, applied: Applied) {
-        while let Some((oldest, at_ms)) = self.order.front().copied() {
-            let expired = now_ms.saturating_sub(at_ms) > REMEMBERED_REQUESTS_MS;
+        self.by_id();
+        let Some(by_id) = self.by_id.get_mut() else { return };
+        while let Some(oldest) = self.order.front() {
+            let expired = now_ms.saturating_sub(oldest.at_ms) > REMEMBERED_REQUESTS_MS;
             if !expired && self.order.len() < REMEMBERED_REQUESTS_MAX {
                 break;
             }
+            by_id.remove(&oldest.id.0);
             self.order.pop_front();
-            self.replies.remove(&oldest.0);
         }
-        self.order.push_back((id, now_ms));
-        self.replies.insert(id.0, applied);
+        let applied = Arc::new(applied);
+        by_id.insert(id.0, Arc::clone(&applied));
+        self.order.push_back(Remembered { id, at_ms: now_ms, applied });
     }
 
     /// Everything remembered, oldest first.
     pub(super) fn iter(&self) -> impl Iterator<Item = (RequestId, u64, &Applied)> {
-        self.order.iter().filter_map(|(id, at_ms)| Some((*id, *at_ms, self.replies.get(&id.0)?)))
+        self.order.iter().map(|each| (each.id, each.at_ms, each.applied.as_ref()))
     }
 }
 
@@ -42,23 +71,41 @@ mod tests {
     use super::super::command::Reply;
     use super::*;
 
+    fn done(index: u64) -> Applied {
+        Applied { index, reply: Reply::Done }
+    }
+
     #[test]
     fn forgets_by_age() {
         let mut dedup = Dedup::default();
-        dedup.remember(RequestId(1), 0, Applied { index: 1, reply: Reply::Done });
-        dedup.remember(
-            RequestId(2),
-            REMEMBERED_REQUESTS_MS,
-            Applied { index: 2, reply: Reply::Done },
-        );
+        dedup.remember(RequestId(1), 0, done(1));
+        dedup.remember(RequestId(2), REMEMBERED_REQUESTS_MS, done(2));
         assert!(dedup.get(RequestId(1)).is_some());
-        dedup.remember(
-            RequestId(3),
-            REMEMBERED_REQUESTS_MS + 1,
-            Applied { index: 3, reply: Reply::Done },
-        );
+        dedup.remember(RequestId(3), REMEMBERED_REQUESTS_MS + 1, done(3));
         assert!(dedup.get(RequestId(1)).is_none());
         assert!(dedup.get(RequestId(2)).is_some());
         assert_eq!(dedup.iter().count(), 2);
+    }
+
+    #[test]
+    fn forgets_by_count() {
+        let mut dedup = Dedup::default();
+        for n in 0..REMEMBERED_REQUESTS_MAX as u64 + 2 {
+            dedup.remember(RequestId(n.into()), n, done(n));
+        }
+        assert_eq!(dedup.iter().count(), REMEMBERED_REQUESTS_MAX);
+        assert!(dedup.get(RequestId(1)).is_none());
+        assert!(dedup.get(RequestId(2)).is_some());
+    }
+
+    #[test]
+    fn a_copy_remembers_the_same_and_goes_its_own_way() {
+        let mut dedup = Dedup::default();
+        dedup.remember(RequestId(1), 0, done(1));
+        let mut copy = dedup.clone();
+        assert_eq!(copy.get(RequestId(1)), Some(&done(1)));
+        copy.remember(RequestId(2), 0, done(2));
+        assert!(dedup.get(RequestId(2)).is_none());
+        assert!(copy.get(RequestId(2)).is_some());
     }
 }

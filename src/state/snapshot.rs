@@ -130,7 +130,7 @@ impl ControlState {
         }
         put(Record::AuditBase { hash: self.audit.base(), next_seq: self.audit.next_seq() })?;
         for record in self.audit.records() {
-            put(Record::Audit(record.clone()))?;
+            put(Record::Audit(AuditRecord::clone(record)))?;
         }
         for (id, at_ms, applied) in self.dedup.iter() {
             put(Record::Remembered { id, at_ms, applied: applied.clone() })?;

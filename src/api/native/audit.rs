@@ -76,7 +76,7 @@ pub(super) fn newest_first<'a>(
     cursor: Option<&str>,
 ) -> Result<impl Iterator<Item = &'a AuditRecord>, Problem> {
     let before = cursor.map(page::cursor_number).transpose()?;
-    let records = state.audit().records().iter().rev();
+    let records = state.audit().records().iter().rev().map(AsRef::as_ref);
     Ok(records.skip_while(move |record| before.is_some_and(|before| record.seq >= before)))
 }
 

@@ -16,6 +16,7 @@ use super::audit::newest_first;
 use super::extract::{JsonBody, NoParams, NumberPath, OptionalJsonBody, Params};
 use super::fresh::{Fresh, Freshness, Write};
 use super::page::{self, Page};
+use crate::actors::members;
 use crate::api::AppState;
 use crate::api::access::Openness;
 use crate::api::problem::{Problem, ProblemKind};
@@ -132,7 +133,7 @@ pub(super) async fn status(
     let state = fresh.state();
     // Of this very moment: what was published last may be from before this process was paused.
     let leadership = app.store().leadership_now();
-    let raft = app.store().cluster().map(|cluster| cluster.status());
+    let raft = members::status(&**app.store()).await;
     let expiry = app.registry().expiry();
     let view = ClusterView {
         node: app.settings().instance_id.clone(),

@@ -1,0 +1,93 @@
+//! Whom the leader hears: what only it can tell of the members.
+//!
+//! Place in the flow: a node that does not lead hears nobody but the leader, so an operator who asks
+//! it for the cluster's state is told what the leader hears, if the leader answers.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+
+use super::peer::{PeerKind, PeerRouter, PeerService, call_leader};
+use crate::backend::{ClusterStatus, ControlStore, MemberView};
+
+/// How long an operator waits for the leader's word; without it this node tells what it knows itself.
+const CALL_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// Weak, for the store holds the router that holds this.
+struct MembersService(Weak<dyn ControlStore>);
+
+impl PeerService for MembersService {
+    fn answer(&self, _: Bytes) -> BoxFuture<'static, Result<Bytes, String>> {
+        let status =
+            self.0.upgrade().and_then(|store| store.cluster()).map(|cluster| cluster.status());
+        let members = status.filter(|status| status.role == "leader").map(|status| status.members);
+        // JSON, for it is asked for by hand and rarely, and so takes new fields without a version.
+        let answer = members.ok_or_else(|| "this node does not lead".to_owned()).and_then(|list| {
+            serde_json::to_vec(&list).map(Bytes::from).map_err(|error| error.to_string())
+        });
+        futures::future::ready(answer).boxed()
+    }
+}
+
+/// Lets this node, while it leads, tell the others whom it hears.
+pub fn serve(store: &Arc<dyn ControlStore>, peers: &PeerRouter) {
+    peers.set(PeerKind::Members, Box::new(MembersService(Arc::downgrade(store))));
+}
+
+/// This node's status, filled up with what the leader hears where another node leads and answers.
+pub async fn status(store: &dyn ControlStore) -> Option<ClusterStatus> {
+    let mut status = store.cluster()?.status();
+    if status.role != "leader"
+        && status.leader.is_some()
+        && let Ok(answer) = call_leader(store, PeerKind::Members, &[], CALL_TIMEOUT).await
+        && let Ok(heard) = serde_json::from_slice::<Vec<MemberView>>(&answer)
+    {
+        fill(&mut status, &heard);
+    }
+    Some(status)
+}
+
+fn fill(status: &mut ClusterStatus, heard: &[MemberView]) {
+    for member in &mut status.members {
+        let Some(heard) = heard.iter().find(|heard| heard.id == member.id) else { continue };
+        // What this node knows itself stands.
+        member.reachable = member.reachable.or(heard.reachable);
+        member.matched_index = member.matched_index.or(heard.matched_index);
+        member.last_contact_ms = member.last_contact_ms.or(heard.last_contact_ms);
+        member.command_version = member.command_version.or(heard.command_version);
+    }
+    status.failures_tolerated = ClusterStatus::tolerance(&status.members);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn member(id: u64, reachable: Option<bool>) -> MemberView {
+        MemberView {
+            id,
+            name: format!("node-{id}"),
+            peer_addr: String::new(),
+            http_addr: String::new(),
+            voter: true,
+            leader: id == 2,
+            reachable,
+            matched_index: None,
+            last_contact_ms: None,
+            command_version: None,
+        }
+    }
+
+    #[test]
+    fn a_follower_that_asks_the_leader_does_not_count_a_dead_voter_as_up() {
+        let members = vec![member(1, Some(true)), member(2, Some(true)), member(3, None)];
+        assert_eq!(ClusterStatus::tolerance(&members), 1, "nothing is known of the third");
+        let mut status = ClusterStatus { members, ..ClusterStatus::default() };
+        fill(&mut status, &[member(1, Some(true)), member(2, Some(true)), member(3, Some(false))]);
+        assert_eq!(status.members[2].reachable, Some(false));
+        assert_eq!(status.failures_tolerated, 0);
+    }
+}
