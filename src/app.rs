@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::actors::members;
-use crate::actors::peer::PeerRouter;
+use crate::actors::peer::{PeerKind, PeerRouter};
 use crate::actors::registry::RegistryParts;
 use crate::actors::supervisor::Supervised;
 use crate::actors::{LeadershipActor, Registry};
@@ -149,6 +149,9 @@ impl Node {
             forwarder: Arc::new(data_plane::ApiForward(data_plane.forwarder.clone())),
             health: Arc::new(data_plane::ApiHealth(data_plane.health.clone())),
         });
+
+        peers.set(PeerKind::Report, Box::new(api::native::NodeReports::new(&state)));
+        peers.set(PeerKind::Instance, Box::new(api::native::InstanceReports::new(&state)));
 
         let (cancel, tasks) = (CancellationToken::new(), TaskTracker::new());
         let (failed, store_failed) = watch::channel(None);

@@ -139,6 +139,12 @@ pub struct Status {
 }
 
 impl RaftNode {
+    /// How long ago a request of `leader` was last accepted here, in milliseconds; `None` where the
+    /// latest one came from another leader.
+    pub fn leader_silence_ms(&self, leader: NodeId) -> Option<u64> {
+        self.inner.links.context.contacts.leader_heard_age(leader).map(clock::millis)
+    }
+
     /// The node's state now. Cheap enough for a status page, not for a hot path.
     pub fn status(&self) -> Status {
         self.inner.status()
@@ -150,6 +156,10 @@ impl RaftNode {
         let inner = &self.inner;
         inner.with_metrics(|metrics| {
             let leadership = inner.leadership_by(metrics);
+            if leadership.is_leader && metrics.membership_config.voter_ids().count() == 1 {
+                // A lone voter is its own quorum: nobody else has to confirm that it is up to date.
+                return Some(0);
+            }
             if leadership.is_leader {
                 return Some(quorum_ack_age(metrics).map_or(0, clock::millis));
             }

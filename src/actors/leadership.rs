@@ -23,6 +23,10 @@ pub type Duties = watch::Receiver<Option<Fence>>;
 
 /// How long one attempt to have the grant committed may take.
 const GRANT_TIMEOUT: Duration = Duration::from_secs(3);
+/// The audit log's word for it, and what stands between the former leader's name and how long
+/// it was silent.
+pub(crate) const TAKEOVER: &str = "leadership.takeover";
+pub(crate) const TAKEOVER_SILENCE: &str = ", silent for ";
 /// Pause after a failed attempt.
 const GRANT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -35,7 +39,16 @@ pub struct LeadershipActor {
     duties: watch::Sender<Option<Fence>>,
     /// The term for which a grant was asked or held.
     term: Option<u64>,
+    /// Who led last, as far as this node knows, and since when nobody does.
+    former: Option<Former>,
     _lifeline: Lifeline,
+}
+
+/// The leader before.
+struct Former {
+    name: String,
+    /// When this node noticed that it leads no more, by the monotonic clock.
+    lost_at_ms: Option<u64>,
 }
 
 #[derive(Message)]
@@ -58,7 +71,7 @@ impl LeadershipActor {
         duties: watch::Sender<Option<Fence>>,
         lifeline: Lifeline,
     ) -> Self {
-        Self { node, store, view, clock, duties, term: None, _lifeline: lifeline }
+        Self { node, store, view, clock, duties, term: None, former: None, _lifeline: lifeline }
     }
 
     fn stand_down(&mut self) {
@@ -68,17 +81,47 @@ impl LeadershipActor {
         }
     }
 
-    fn ask_for_grant(&mut self, term: u64, ctx: &mut Context<Self>) {
-        self.term = Some(term);
-        let proposal = Proposal {
+    fn note_former(&mut self, now: &Leadership) {
+        match (&now.leader, &mut self.former) {
+            (None, Some(former)) if former.lost_at_ms.is_none() => {
+                former.lost_at_ms = Some(self.clock.monotonic_ms());
+            }
+            // While this node leads, the one before stays known until the grant has told of it.
+            (Some(leader), _) if !now.is_leader => {
+                self.former = Some(Former { name: leader.clone(), lost_at_ms: None });
+            }
+            _ => {}
+        }
+    }
+
+    /// Whom this node took over from and how long nobody had heard of that one, for the audit log:
+    /// writes were not acknowledged meanwhile. Nothing where replicas do not hear each other.
+    fn takeover(&self) -> Option<Command> {
+        let former = self.former.as_ref()?;
+        self.store.cluster()?;
+        let lost = former.lost_at_ms.map(|at_ms| self.clock.monotonic_ms().saturating_sub(at_ms));
+        let silent_ms = lost.max(self.store.leader_silence_ms(&former.name))?;
+        let object = format!("{}{TAKEOVER_SILENCE}{silent_ms} ms", former.name);
+        Some(Command::RecordAudit { items: vec![(TAKEOVER.into(), object.into(), true)] })
+    }
+
+    fn proposal(&self, command: Command) -> Proposal {
+        Proposal {
             request_id: RequestId(rand::random()),
             proposed_at_ms: self.clock.wall_ms(),
             fence: None,
             actor: Who::system("leadership"),
-            command: Command::GrantLeadership { holder: self.node.clone() },
-        };
+            command,
+        }
+    }
+
+    fn ask_for_grant(&mut self, term: u64, ctx: &mut Context<Self>) {
+        self.term = Some(term);
+        let grant = Command::GrantLeadership { holder: self.node.clone() };
+        let commands = [Some(grant), self.takeover()];
+        let proposals = commands.into_iter().flatten().map(|each| self.proposal(each)).collect();
         let store = Arc::clone(&self.store);
-        let batch = Batch { proposals: vec![proposal] };
+        let batch = Batch { proposals };
         let ask = async move { store.propose(batch, GRANT_TIMEOUT).await };
         ctx.spawn(ask.into_actor(self).map(move |result, actor, ctx| {
             if actor.term != Some(term) {
@@ -92,6 +135,7 @@ impl LeadershipActor {
             {
                 tracing::info!(node = %actor.node, term, fence = fence.0, "leadership granted");
                 actor.duties.send_replace(Some(fence));
+                actor.former = Some(Former { name: actor.node.to_string(), lost_at_ms: None });
                 return;
             }
             tracing::debug!(?reply, "the grant was not committed, asking again");
@@ -161,6 +205,7 @@ impl Handler<Changed> for LeadershipActor {
     type Result = ();
 
     fn handle(&mut self, Changed(leadership): Changed, ctx: &mut Self::Context) {
+        self.note_former(&leadership);
         if !leadership.is_leader {
             self.stand_down();
         } else if self.term != Some(leadership.term) {

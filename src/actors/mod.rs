@@ -16,5 +16,6 @@ pub mod supervisor;
 
 pub use health_checker::{HealthChecker, HealthParts};
 pub use leadership::{Duties, LeadershipActor};
+pub(crate) use leadership::{TAKEOVER, TAKEOVER_SILENCE};
 pub use proxy::ProxyActor;
 pub use registry::{Registry, WriteError, WriteRequest};

@@ -12,6 +12,7 @@ pub mod error;
 pub mod middleware;
 pub mod native;
 pub mod openapi;
+mod origins;
 pub mod problem;
 mod routes;
 mod seams;

@@ -48,6 +48,7 @@ pub(super) fn skeleton() -> OpenApi {
         ("audit", "Who did what, provably."),
         ("alerts", "What an operator should look at."),
         ("traces", "Recent requests of this node."),
+        ("traffic", "How much was asked of this node."),
         ("session", "Sign-in."),
         ("identities", "Users, API tokens, signing keys."),
     ];

@@ -38,6 +38,12 @@ pub trait Forward: Send + Sync + 'static {
     /// Whether an address may be registered at all; the error says why not. The forwarder asks again
     /// when it connects.
     fn check_address(&self, address: &Address) -> Result<(), String>;
+
+    /// Requests of this node that are under way to an instance.
+    fn in_flight(&self, instance: &InstanceKey) -> u64 {
+        let _ = instance;
+        0
+    }
 }
 
 /// Which instance a request was handed to; an extension of the answer.

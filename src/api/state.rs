@@ -1,6 +1,6 @@
 //! What every handler has at hand.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use tokio::sync::watch;
 
@@ -11,7 +11,7 @@ use crate::actors::Registry;
 use crate::backend::ControlStore;
 use crate::clock::Clock;
 use crate::security::Security;
-use crate::state::Fence;
+use crate::state::{Command, Fence, RuntimeConfig};
 use crate::telemetry::Telemetry;
 use crate::view::View;
 
@@ -95,7 +95,22 @@ struct Inner {
 #[derive(Clone)]
 pub struct AppState(Arc<Inner>);
 
+/// The same for what the node's parts hold themselves.
+pub(super) struct WeakState(Weak<Inner>);
+
+impl WeakState {
+    /// The parts, while the node has them.
+    pub(super) fn upgrade(&self) -> Option<AppState> {
+        self.0.upgrade().map(AppState)
+    }
+}
+
 impl AppState {
+    /// A handle that does not keep the parts.
+    pub(super) fn downgrade(&self) -> WeakState {
+        WeakState(Arc::downgrade(&self.0))
+    }
+
     /// Joins the parts.
     #[must_use]
     pub fn new(parts: AppParts) -> Self {
@@ -107,6 +122,18 @@ impl AppState {
     #[must_use]
     pub fn view(&self) -> &Arc<View> {
         &self.0.parts.view
+    }
+
+    /// The command that replaces the configuration, in words that every voter understands.
+    pub(super) fn replace_config(
+        &self,
+        config: RuntimeConfig,
+        expected_revision: Option<u64>,
+    ) -> Command {
+        match self.store().commands_understood() {
+            0 | 1 => Command::PutConfig { config, expected_revision },
+            _ => Command::SetConfig { config, expected_revision },
+        }
     }
 
     /// What orders commands.

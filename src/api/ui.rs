@@ -1,7 +1,7 @@
 //! The dashboard's files, built into the binary, and what every unknown path gets.
 
 use axum::body::Body;
-use axum::extract::Request;
+use axum::extract::{Request, State};
 use axum::http::header::{self, HeaderValue};
 use axum::http::{Method, Response, StatusCode};
 use axum::response::IntoResponse;
@@ -10,6 +10,7 @@ use rust_embed::RustEmbed;
 
 use super::error::{CompatError, edge_error, is_native};
 use super::routes::Routes;
+use super::{AppState, origins};
 
 /// What `make ui` has built, if it was built.
 #[derive(RustEmbed)]
@@ -18,10 +19,11 @@ use super::routes::Routes;
 struct Files;
 
 const INDEX: &str = "index.html";
-/// What the dashboard's pages may load and do: their own files and this server's API.
-const POLICY: &str = "default-src 'self'; script-src 'self'; style-src 'self' 'unsafe-inline'; \
-                      img-src 'self' data:; connect-src 'self'; object-src 'none'; \
-                      frame-ancestors 'none'; base-uri 'none'; form-action 'self'";
+/// What the dashboard's pages may load and do: their own files, and the API of this node and of the
+/// other members, so that an open page goes on when its node is cut off.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
+                      font-src 'self'; object-src 'none'; frame-ancestors 'none'; \
+                      base-uri 'none'; form-action 'self'; connect-src 'self'";
 const NOT_BUILT: &str = "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\">\
     <title>Maxine</title></head><body><h1>Maxine is running</h1>\
     <p>This binary was built without the dashboard. Build it with <code>npm ci &amp;&amp; npm run \
@@ -37,31 +39,33 @@ pub(super) fn add_routes(routes: Routes) -> Routes {
     )
 }
 
-async fn index() -> Response<Body> {
+async fn index(State(state): State<AppState>) -> Response<Body> {
     match Files::get(INDEX) {
-        Some(file) => respond(INDEX, &file),
-        None => with_security(Response::new(Body::from(NOT_BUILT)), "text/html; charset=utf-8"),
+        Some(file) => respond(&state, INDEX, &file),
+        None => {
+            with_security(&state, Response::new(Body::from(NOT_BUILT)), "text/html; charset=utf-8")
+        }
     }
 }
 
 /// A page of the dashboard: its own script decides what to show.
-async fn page(request: Request) -> Response<Body> {
-    match embedded(request.uri().path()) {
+async fn page(State(state): State<AppState>, request: Request) -> Response<Body> {
+    match embedded(&state, request.uri().path()) {
         Some(response) => response,
-        None => index().await,
+        None => index(State(state)).await,
     }
 }
 
-async fn asset(request: Request) -> Response<Body> {
-    let found = embedded(request.uri().path());
+async fn asset(State(state): State<AppState>, request: Request) -> Response<Body> {
+    let found = embedded(&state, request.uri().path());
     found.unwrap_or_else(|| CompatError::not_found().into_response())
 }
 
 /// Every path that is no route: a file of the dashboard, or 404.
-pub(super) async fn fallback(request: Request) -> Response<Body> {
+pub(super) async fn fallback(State(state): State<AppState>, request: Request) -> Response<Body> {
     let path = request.uri().path();
     let reads = matches!(*request.method(), Method::GET | Method::HEAD);
-    if let Some(response) = embedded(path).filter(|_| reads) {
+    if let Some(response) = embedded(&state, path).filter(|_| reads) {
         return response;
     }
     if is_native(path) {
@@ -71,21 +75,21 @@ pub(super) async fn fallback(request: Request) -> Response<Body> {
     CompatError::not_found().into_response()
 }
 
-fn embedded(path: &str) -> Option<Response<Body>> {
+fn embedded(state: &AppState, path: &str) -> Option<Response<Body>> {
     let name = path.trim_start_matches('/');
     // Files are looked up by name, never in the file system of a release.
     if name.is_empty() || name.contains("..") || name.contains('%') {
         return None;
     }
-    Files::get(name).map(|file| respond(name, &file))
+    Files::get(name).map(|file| respond(state, name, &file))
 }
 
-fn respond(name: &str, file: &rust_embed::EmbeddedFile) -> Response<Body> {
+fn respond(state: &AppState, name: &str, file: &rust_embed::EmbeddedFile) -> Response<Body> {
     let kind = file.metadata.mimetype();
     let kind =
         if kind.starts_with("text/") { format!("{kind}; charset=utf-8") } else { kind.into() };
     let mut response =
-        with_security(Response::new(Body::from(file.data.clone().into_owned())), &kind);
+        with_security(state, Response::new(Body::from(file.data.clone().into_owned())), &kind);
     let headers = response.headers_mut();
     let hash = file.metadata.sha256_hash();
     let tag: String = hash[..16].iter().map(|byte| format!("{byte:02x}")).collect();
@@ -101,12 +105,20 @@ fn respond(name: &str, file: &rust_embed::EmbeddedFile) -> Response<Body> {
     response
 }
 
-fn with_security(mut response: Response<Body>, kind: &str) -> Response<Body> {
+/// Puts on what a page may do. Only what a browser opens as a page needs it, so a script or a font
+/// does not pay for the list of members.
+fn with_security(state: &AppState, mut response: Response<Body>, kind: &str) -> Response<Body> {
     let headers = response.headers_mut();
     if let Ok(kind) = HeaderValue::try_from(kind) {
         headers.insert(header::CONTENT_TYPE, kind);
     }
-    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
+    let members = match kind.starts_with("text/html") {
+        true => origins::of_members(state.store().as_ref()),
+        false => Vec::new(),
+    };
+    let policy = members.iter().fold(String::from(POLICY), |policy, origin| policy + " " + origin);
+    let policy = HeaderValue::try_from(policy).unwrap_or(HeaderValue::from_static(POLICY));
+    headers.insert(header::CONTENT_SECURITY_POLICY, policy);
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
     headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));

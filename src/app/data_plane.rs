@@ -98,6 +98,10 @@ impl Forward for ApiForward {
     fn check_address(&self, address: &Address) -> Result<(), String> {
         self.0.egress().check_address(address).map_err(|denied| denied.to_string())
     }
+
+    fn in_flight(&self, instance: &InstanceKey) -> u64 {
+        self.0.in_flight(instance)
+    }
 }
 
 /// [`HealthReports`] for handlers.

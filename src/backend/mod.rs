@@ -130,14 +130,14 @@ pub enum OpenError {
     Io(String),
 }
 
-/// A message to the leader that was not answered.
+/// A message to another node that was not answered.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CallError {
-    /// No leader is known, or it could not be reached in time.
-    #[error("the leader could not be reached")]
+    /// No leader is known, or the node could not be reached in time.
+    #[error("it could not be reached")]
     Unreachable,
-    /// The leader answered with an error.
-    #[error("the leader refused: {0}")]
+    /// The node answered with an error.
+    #[error("it refused: {0}")]
     Refused(String),
 }
 
@@ -178,6 +178,24 @@ pub trait ControlStore: Send + Sync + 'static {
 
     /// Sends a message to whoever leads, and waits for the answer.
     async fn call_leader(&self, body: Bytes, timeout: Duration) -> Result<Bytes, CallError>;
+
+    /// The newest version of the command language that every voter is known to understand; a newer
+    /// command must not be proposed. Backends whose replicas do not exchange versions assume their
+    /// own, and are upgraded whole.
+    fn commands_understood(&self) -> u32 {
+        crate::state::COMMAND_VERSION
+    }
+
+    /// How long ago the leader called `name` was last heard as such, in milliseconds; `None` where
+    /// another one led since, or where replicas do not hear each other.
+    fn leader_silence_ms(&self, _: &str) -> Option<u64> {
+        None
+    }
+
+    /// Sends a message to a member and waits for the answer; only where there are members.
+    async fn call_member(&self, _: u64, _: Bytes, _: Duration) -> Result<Bytes, CallError> {
+        Err(CallError::Unreachable)
+    }
 
     /// What kind of backend this is: `raft`, `redis`, `shared-file`, `local` or `memory`.
     fn kind(&self) -> &'static str;

@@ -191,6 +191,13 @@ fn read_error(error: raft::ReadError) -> ReadError {
     }
 }
 
+fn call_error(error: raft::CallError) -> CallError {
+    match error {
+        raft::CallError::Remote { reason, .. } => CallError::Refused(reason),
+        _ => CallError::Unreachable,
+    }
+}
+
 fn admin_error(error: raft::AdminError) -> AdminError {
     match error {
         raft::AdminError::NoLeader
@@ -247,10 +254,29 @@ impl ControlStore for RaftStore {
             let answer = tokio::time::timeout(timeout, self.peers.handle(body)).await;
             return answer.map_err(|_| CallError::Unreachable)?.map_err(CallError::Refused);
         }
-        self.node.call(raft::Target::Leader, body, timeout).await.map_err(|error| match error {
-            raft::CallError::Remote { reason, .. } => CallError::Refused(reason),
-            _ => CallError::Unreachable,
-        })
+        self.node.call(raft::Target::Leader, body, timeout).await.map_err(call_error)
+    }
+
+    fn leader_silence_ms(&self, name: &str) -> Option<u64> {
+        let members = self.node.status().members;
+        let found = members.iter().find(|member| member.member.name == name)?;
+        self.node.leader_silence_ms(found.id)
+    }
+
+    async fn call_member(
+        &self,
+        id: u64,
+        body: Bytes,
+        timeout: Duration,
+    ) -> Result<Bytes, CallError> {
+        self.node.call(raft::Target::Node(id), body, timeout).await.map_err(call_error)
+    }
+
+    fn commands_understood(&self) -> u32 {
+        let members = self.node.status().members;
+        let voters = members.iter().filter(|member| member.voter);
+        // A voter that was not met since this node started may be of the first version.
+        voters.map(|voter| voter.app_version.unwrap_or(1)).min().unwrap_or(1).min(COMMAND_VERSION)
     }
 
     fn kind(&self) -> &'static str {

@@ -73,7 +73,7 @@ keys! {
     "http.request_timeout_ms" "http-request-timeout-ms" "MAXINE_HTTP_REQUEST_TIMEOUT_MS" "milliseconds" "100 to 3600000" "30000"
         "For reading a request's body and answering; streams and proxied requests have their own." => |c, v| c.http.request_timeout_ms = number(v, 100, 3_600_000)?;
     "http.cors_allow_origin" "cors-allow-origin" "MAXINE_CORS_ALLOW_ORIGIN" "origin" "an origin, * or nothing" ""
-        "The origin that browsers may call from; nothing switches CORS off." => |c, v| c.http.cors_allow_origin = text(v, 255)?;
+        "The origin that browsers may call from, besides pages of this cluster's own members." => |c, v| c.http.cors_allow_origin = text(v, 255)?;
 
     "raft.cluster_id" "cluster-id" "MAXINE_CLUSTER_ID" "text" "1 to 63 bytes" "maxine"
         "The cluster's name; a node of another cluster is refused." => |c, v| c.raft.cluster_id = text(v, 63)?;

@@ -17,7 +17,7 @@ use super::instance::{Drain, Instance, Registration};
 use super::limits::{self, LimitExceeded};
 use super::name::{InstanceKey, Name, ServiceKey};
 use super::policy::{PolicyRecord, ServicePolicy};
-use super::runtime_config::{ConfigRecord, RuntimeConfig};
+use super::runtime_config::{ConfigRecord, ConfigRevision, RuntimeConfig};
 
 /// Most older signing keys that stay accepted.
 const PREVIOUS_KEYS_MAX: u32 = 8;
@@ -86,6 +86,15 @@ impl ControlState {
             }
             Command::PutConfig { config, expected_revision } => {
                 self.put_config(step, config, *expected_revision)
+            }
+            Command::SetConfig { config, expected_revision } => {
+                let before = Arc::clone(&self.config);
+                let reply = self.put_config(step, config, *expected_revision)?;
+                let ConfigRecord { revision, config } = ConfigRecord::clone(&self.config);
+                let user = step.proposal.actor.user.clone();
+                let now = ConfigRevision { revision, time_ms: self.time_ms, user, config };
+                self.config_history.replace(&before, now);
+                Ok(reply)
             }
             Command::GrantLeadership { holder } => Ok(self.grant_leadership(step, holder)),
             Command::PutUser { .. } => self.put_user(step),
@@ -560,7 +569,7 @@ fn describe(command: &Command) -> (&'static str, String) {
         Command::SetDrain { key, reason: None } => ("instance.undrain", key.to_string()),
         Command::ReportHealth { .. } => ("health.report", String::new()),
         Command::PutPolicy { key, .. } => ("policy.put", key.to_string()),
-        Command::PutConfig { .. } => ("config.put", "config".into()),
+        Command::PutConfig { .. } | Command::SetConfig { .. } => ("config.put", "config".into()),
         Command::GrantLeadership { holder } => ("leadership.grant", holder.to_string()),
         Command::PutUser { name, .. } => ("user.put", name.to_string()),
         Command::DeleteUser { name } => ("user.delete", name.to_string()),

@@ -210,6 +210,41 @@ fn configuration_and_policy_are_compare_and_set() {
 }
 
 #[test]
+fn what_a_configuration_replaces_is_kept() {
+    let mut driver = Driver::new();
+    let config = |ttl| RuntimeConfig { heartbeat_timeout_s: ttl, ..RuntimeConfig::default() };
+    let set = |ttl| Command::SetConfig { config: config(ttl), expected_revision: None };
+    let kept = |driver: &Driver| -> Vec<(u64, u64, String)> {
+        let revisions = driver.state.config_history().revisions().iter();
+        let each =
+            |r: &ConfigRevision| (r.revision, r.config.heartbeat_timeout_s, r.user.to_string());
+        revisions.map(each).collect()
+    };
+    driver.propose(None, set(7));
+    let user = || "system:test".to_owned();
+    assert_eq!(kept(&driver), [(0, 5, String::new()), (1, 7, user())]);
+    // A change by a cluster that is not upgraded whole is not kept, but its values are as soon as
+    // they are replaced.
+    driver.propose(None, Command::PutConfig { config: config(8), expected_revision: Some(1) });
+    assert_eq!(kept(&driver).len(), 2);
+    driver.propose(None, set(9));
+    assert_eq!(kept(&driver)[2..], [(2, 8, String::new()), (3, 9, user())]);
+    let stale = Command::SetConfig { config: config(1), expected_revision: Some(1) };
+    assert!(matches!(driver.propose(None, stale).reply, Reply::Rejected(_)));
+    assert_eq!(kept(&driver).len(), 4);
+    let mut bytes = Vec::new();
+    driver.state.write_to(&mut bytes).unwrap();
+    let restored = ControlState::read_from(&mut bytes.as_slice()).unwrap();
+    assert_eq!(restored.config_history(), driver.state.config_history());
+    assert_eq!(restored.digest(), driver.state.digest());
+    for ttl in 10..200 {
+        driver.propose(None, set(ttl));
+    }
+    let kept = kept(&driver);
+    assert_eq!((kept.len(), kept[0].1, kept[99].1), (100, 100, 199));
+}
+
+#[test]
 fn a_bad_item_of_a_batch_does_not_hurt_the_others() {
     let mut driver = Driver::new();
     let mut bad = registration("b");

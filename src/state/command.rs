@@ -123,7 +123,8 @@ pub enum Command {
         /// Refused unless the present policy's revision is this one; 0 means none is set.
         expected_revision: Option<u64>,
     },
-    /// Replaces the runtime configuration.
+    /// Replaces the runtime configuration without keeping what held before: what is proposed while
+    /// a voter does not understand [`Command::SetConfig`].
     PutConfig {
         /// The new settings, whole.
         config: RuntimeConfig,
@@ -178,6 +179,13 @@ pub enum Command {
     RecordAudit {
         /// What happened: action, object, outcome.
         items: Vec<(Box<str>, Box<str>, bool)>,
+    },
+    /// Replaces the runtime configuration and keeps what held before. Commands of version 2.
+    SetConfig {
+        /// The new settings, whole.
+        config: RuntimeConfig,
+        /// Refused unless the present revision is this one.
+        expected_revision: Option<u64>,
     },
 }
 

@@ -11,7 +11,7 @@ use super::identity::Identities;
 use super::instance::{Drain, Instance};
 use super::name::{Name, ServiceKey};
 use super::policy::PolicyRecord;
-use super::runtime_config::ConfigRecord;
+use super::runtime_config::{ConfigHistory, ConfigRecord};
 
 /// A service: its instances, its drains and its policy. It exists while it has any of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -80,6 +80,7 @@ pub struct ControlState {
     pub(super) services: OrdMap<ServiceKey, Arc<ServiceState>>,
     pub(super) instances_len: usize,
     pub(super) config: Arc<ConfigRecord>,
+    pub(super) config_history: ConfigHistory,
     pub(super) identities: Arc<Identities>,
     pub(super) grant: Option<Arc<Grant>>,
     pub(super) audit: AuditLog,
@@ -121,6 +122,12 @@ impl ControlState {
     #[must_use]
     pub fn config(&self) -> &Arc<ConfigRecord> {
         &self.config
+    }
+
+    /// The configurations that held lately.
+    #[must_use]
+    pub fn config_history(&self) -> &ConfigHistory {
+        &self.config_history
     }
 
     /// Users, keys and tokens.

@@ -39,11 +39,14 @@ pub use limits::LimitExceeded;
 pub use name::{InstanceKey, Name, ServiceKey, ServiceRef};
 pub use policy::*;
 pub use runtime_config::{
-    ConfigRecord, DiscoveryMode, LogFormat, RuntimeConfig, SelectionStrategy,
+    ConfigHistory, ConfigRecord, ConfigRevision, DiscoveryMode, LogFormat, RuntimeConfig,
+    SelectionStrategy,
 };
 pub use snapshot::{SnapshotError, StateDigest};
 pub use traffic::*;
 
 /// The language of commands that this build understands. Peers exchange it when they connect; a
 /// command that needs a newer one is proposed only once every voter has it.
-pub const COMMAND_VERSION: u32 = 1;
+///
+/// 2: [`Command::SetConfig`] and the history that it keeps.
+pub const COMMAND_VERSION: u32 = 2;

@@ -1,6 +1,7 @@
 //! Settings that operators change while Maxine runs; replicated, so that every node follows.
 
 use bincode::{Decode, Encode};
+use imbl::Vector;
 use serde::{Deserialize, Serialize};
 
 use super::limits::{LimitExceeded, check_range};
@@ -113,6 +114,52 @@ impl RuntimeConfig {
     /// Checks every bound.
     pub fn check(&self) -> Result<(), LimitExceeded> {
         check_range("heartbeat_timeout_s", self.heartbeat_timeout_s, 1, 34_560_000)
+    }
+}
+
+/// Most revisions of the configuration that are kept.
+pub(super) const CONFIG_REVISIONS_MAX: usize = 100;
+
+/// A configuration that held once, or holds now.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, utoipa::ToSchema)]
+pub struct ConfigRevision {
+    /// Index of the change that made it so; 0 for the defaults that nobody had changed.
+    pub revision: u64,
+    /// When, in milliseconds since 1970, by the log's clock; 0 where it is not known.
+    pub time_ms: u64,
+    /// Who changed it; empty where it is not known.
+    pub user: Box<str>,
+    /// The settings.
+    pub config: RuntimeConfig,
+}
+
+/// The latest configurations, oldest first. Kept apart from the audit log, which a busy fleet
+/// fills with registrations.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ConfigHistory(Vector<ConfigRevision>);
+
+impl ConfigHistory {
+    /// Takes in what replaces `before`, and `before` itself where it is not known yet.
+    pub(super) fn replace(&mut self, before: &ConfigRecord, now: ConfigRevision) {
+        let newest = self.0.back().map(|known| known.revision);
+        if newest != Some(before.revision) {
+            let (revision, config) = (before.revision, before.config.clone());
+            self.keep(ConfigRevision { revision, time_ms: 0, user: "".into(), config });
+        }
+        self.keep(now);
+    }
+
+    pub(super) fn keep(&mut self, revision: ConfigRevision) {
+        self.0.push_back(revision);
+        while self.0.len() > CONFIG_REVISIONS_MAX {
+            self.0.pop_front();
+        }
+    }
+
+    /// The revisions, oldest first.
+    #[must_use]
+    pub fn revisions(&self) -> &Vector<ConfigRevision> {
+        &self.0
     }
 }
 

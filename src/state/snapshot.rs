@@ -18,7 +18,7 @@ use super::identity::{Identities, SigningKey, TokenRecord, User};
 use super::instance::{Drain, Instance};
 use super::name::{Name, ServiceKey};
 use super::policy::{PolicyRecord, ServicePolicy};
-use super::runtime_config::ConfigRecord;
+use super::runtime_config::{ConfigRecord, ConfigRevision};
 
 /// One record. Variants are only ever appended.
 #[derive(Encode, Decode)]
@@ -58,6 +58,7 @@ enum Record {
         applied: Applied,
     },
     End,
+    ConfigRevision(ConfigRevision),
 }
 
 /// A snapshot that cannot be read.
@@ -97,6 +98,9 @@ impl ControlState {
         };
         put(Record::Header { index: self.index, time_ms: self.time_ms })?;
         put(Record::Config(ConfigRecord::clone(&self.config)))?;
+        for revision in self.config_history.revisions() {
+            put(Record::ConfigRevision(revision.clone()))?;
+        }
         if let Some(grant) = &self.grant {
             let Grant { fence, holder, since_ms } = Grant::clone(grant);
             put(Record::Grant { fence: fence.0, holder, since_ms })?;
@@ -170,6 +174,7 @@ impl ControlState {
                     state.time_ms = time_ms;
                 }
                 Record::Config(config) => state.config = Arc::new(config),
+                Record::ConfigRevision(revision) => state.config_history.keep(revision),
                 Record::Grant { fence, holder, since_ms } => {
                     state.grant = Some(Arc::new(Grant { fence: Fence(fence), holder, since_ms }));
                 }

@@ -11,6 +11,7 @@ pub mod projection;
 mod request_log;
 mod requests;
 mod ring;
+mod traffic;
 mod webhook;
 
 use std::sync::Arc;
@@ -28,6 +29,7 @@ pub use metrics::{Gauges, Metrics};
 pub use request_log::{LogFile, RequestLogSettings};
 pub use requests::{FinishedRequest, Trace};
 pub use ring::Ring;
+pub use traffic::{STEP_MS, Traffic, TrafficStep, TrafficSum};
 pub(crate) use webhook::http_client;
 pub use webhook::{WebhookSettings, as_json as alert_as_json};
 
@@ -138,6 +140,12 @@ impl Telemetry {
     #[must_use]
     pub fn traces(&self) -> Vec<Trace> {
         self.0.log.traces()
+    }
+
+    /// How much traffic there was lately. May wait for the disk of the request log.
+    #[must_use]
+    pub fn traffic(&self) -> &Traffic {
+        self.0.log.traffic()
     }
 
     /// The latest lines of the request log, oldest first. May wait for the disk.

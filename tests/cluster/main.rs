@@ -8,6 +8,7 @@
     reason = "a test fails by panicking, reads the real clock, and has no users"
 )]
 
+mod dashboard;
 mod dev;
 mod faults;
 mod in_process;

@@ -184,7 +184,9 @@ async fn the_dashboard_or_a_page_in_its_place_has_security_headers() {
     let answer = server.get("/").send().await.unwrap();
     assert_eq!(answer.status(), 200);
     let headers = answer.headers();
-    assert!(headers["content-security-policy"].to_str().unwrap().contains("default-src 'self'"));
+    let policy = headers["content-security-policy"].to_str().unwrap();
+    assert!(policy.contains("default-src 'none'") && policy.ends_with("connect-src 'self'"));
+    assert!(!policy.contains("unsafe") && !policy.contains("data:"), "{policy}");
     assert_eq!(headers["x-content-type-options"], "nosniff");
     assert_eq!(headers["x-frame-options"], "DENY");
     for outside in ["/assets/..%2f..%2fCargo.toml", "/..%2fCargo.toml", "/assets/none.js"] {

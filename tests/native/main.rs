@@ -15,4 +15,5 @@ mod audit;
 mod openapi;
 mod support;
 mod tour;
+mod traffic;
 mod watch;

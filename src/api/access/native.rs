@@ -31,6 +31,7 @@ pub(super) const RULES: &[Rule] = &[
     rule("PUT", DRAIN, Access::Operator),
     rule("DELETE", DRAIN, Access::Operator),
     rule("GET", "/api/v1/services/{namespace}/{service}/instances/{id}/health", Access::Viewer),
+    rule("GET", "/api/v1/services/{namespace}/{service}/instances/{id}/nodes", Access::Viewer),
     rule("POST", "/api/v1/registrations", Access::Registration),
     rule("POST", "/api/v1/heartbeats", Access::Registration),
     rule("GET", "/api/v1/resolve/{namespace}/{service}", Access::Discovery),
@@ -40,6 +41,7 @@ pub(super) const RULES: &[Rule] = &[
     rule("DELETE", POLICY, Access::Operator),
     rule("GET", "/api/v1/config", Access::Viewer),
     rule("PUT", "/api/v1/config", Access::Operator),
+    rule("GET", "/api/v1/config/history", Access::Viewer),
     // Watching; the handlers ask for a viewer where more than one service is watched.
     rule("GET", "/api/v1/watch", Access::Discovery),
     rule("GET", "/api/v1/changes", Access::Discovery),
@@ -48,6 +50,7 @@ pub(super) const RULES: &[Rule] = &[
     rule("GET", "/api/v1/cluster/status", Access::Viewer),
     rule("GET", "/api/v1/cluster/digest", Access::Viewer),
     rule("GET", "/api/v1/cluster/leadership", Access::Viewer),
+    rule("GET", "/api/v1/cluster/nodes", Access::Viewer),
     rule("POST", "/api/v1/cluster/members", Access::Admin),
     rule("POST", "/api/v1/cluster/members/{id}/promote", Access::Admin),
     rule("DELETE", "/api/v1/cluster/members/{id}", Access::Admin),
@@ -66,6 +69,7 @@ pub(super) const RULES: &[Rule] = &[
     rule("PUT", SILENCE, Access::Operator),
     rule("DELETE", SILENCE, Access::Operator),
     rule("GET", "/api/v1/traces", Access::Viewer),
+    rule("GET", "/api/v1/traffic", Access::Viewer),
     // People, tokens, keys.
     rule("POST", "/api/v1/session", Access::Open),
     rule("DELETE", "/api/v1/session", Access::Open),

@@ -19,11 +19,16 @@ use tower::{Layer, Service};
 use super::trace;
 use crate::api::access::{self, Decision};
 use crate::api::error::{CompatError, edge_error, is_native};
-use crate::api::{AppState, Caller, RequestContext};
+use crate::api::{AppState, Caller, RequestContext, origins};
 use crate::security::AuthError;
 use crate::telemetry::{AccessRefused, FinishedRequest};
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+/// Where the dashboard reads counters and records of the compatible API.
+const ACTUATOR: &str = "/api/actuator/";
+/// What the dashboard reads of an answer besides its body.
+const EXPOSED: &str = "x-maxine-index, x-maxine-staleness-ms, x-maxine-leader, \
+                       x-maxine-backup-index, content-disposition, etag, retry-after";
 
 /// Puts an [`Edge`] around every route.
 #[derive(Clone)]
@@ -81,7 +86,7 @@ where
     fn call(&mut self, mut request: Request) -> Self::Future {
         let shared = Arc::clone(&self.shared);
         if request.method() == Method::OPTIONS {
-            let response = shared.preflight(request.headers());
+            let response = shared.preflight(&request);
             return Box::pin(std::future::ready(Ok(response)));
         }
         let record = shared.open(&mut request);
@@ -106,6 +111,8 @@ struct Record {
     context: RequestContext,
     finished: FinishedRequest,
     if_none_match: Option<HeaderValue>,
+    /// The member whose page asks, where a page of another member does.
+    member_origin: Option<HeaderValue>,
 }
 
 impl Shared {
@@ -132,8 +139,9 @@ impl Shared {
             status: StatusCode::OK,
         };
         let if_none_match = headers.get(header::IF_NONE_MATCH).cloned();
+        let member_origin = self.member_origin(request);
         request.extensions_mut().insert(context.clone());
-        Record { context, finished, if_none_match }
+        Record { context, finished, if_none_match, member_origin }
     }
 
     /// Decides whether the request may go on, and says who calls.
@@ -205,9 +213,7 @@ impl Shared {
         // An upstream's own trace id wins.
         headers.entry(&self.trace_header).or_insert(record.context.trace_id);
         headers.entry(TRACEPARENT).or_insert(record.context.traceparent);
-        if let Some(origin) = &self.cors_origin {
-            headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
-        }
+        self.admit_origin(headers, record.member_origin);
         record.finished.status = response.status();
         let now_us = self.state.clock().monotonic_us();
         record.finished.duration_us = now_us.saturating_sub(record.finished.started_us);
@@ -215,21 +221,47 @@ impl Shared {
         response
     }
 
-    /// Any `OPTIONS` on any path is 204; only with CORS on does it grant anything.
-    fn preflight(&self, asked: &HeaderMap) -> Response<Body> {
+    /// Any `OPTIONS` on any path is 204; it grants something only to the origin that the operator
+    /// named and, for what the dashboard uses, to pages of this cluster's members.
+    fn preflight(&self, request: &Request) -> Response<Body> {
         let mut response = Response::new(Body::empty());
         *response.status_mut() = StatusCode::NO_CONTENT;
-        let Some(origin) = &self.cors_origin else { return response };
         let headers = response.headers_mut();
-        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
+        if !self.admit_origin(headers, self.member_origin(request)) {
+            return response;
+        }
         let methods = HeaderValue::from_static("GET,HEAD,PUT,PATCH,POST,DELETE");
         headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, methods);
-        if let Some(wanted) = asked.get(header::ACCESS_CONTROL_REQUEST_HEADERS) {
+        if let Some(wanted) = request.headers().get(header::ACCESS_CONTROL_REQUEST_HEADERS) {
             headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, wanted.clone());
         }
         let vary = HeaderValue::from_static("Access-Control-Request-Headers");
-        headers.insert(header::VARY, vary);
+        headers.append(header::VARY, vary);
         response
+    }
+
+    /// Lets a page of another member, or of the origin that the operator named, read this answer.
+    /// Never with cookies: such a page brings a token of its own.
+    fn admit_origin(&self, headers: &mut HeaderMap, member: Option<HeaderValue>) -> bool {
+        if member.is_some() {
+            headers.append(header::VARY, HeaderValue::from_static("Origin"));
+        }
+        let Some(origin) = member.or_else(|| self.cors_origin.clone()) else { return false };
+        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+        headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(EXPOSED));
+        true
+    }
+
+    /// The request's origin if it is a member of this cluster and asks for what the dashboard uses.
+    fn member_origin(&self, request: &Request) -> Option<HeaderValue> {
+        let origin = request.headers().get(header::ORIGIN)?;
+        let path = request.uri().path();
+        let anyone = self.cors_origin.as_ref().is_some_and(|origin| origin == "*");
+        if anyone || !(is_native(path) || path.starts_with(ACTUATOR)) {
+            return None;
+        }
+        let members = origins::of_members(self.state.store().as_ref());
+        members.iter().any(|member| member.as_bytes() == origin.as_bytes()).then(|| origin.clone())
     }
 }
 

@@ -10,21 +10,17 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
-use utoipa::{IntoParams, ToSchema};
+use utoipa::ToSchema;
 
-use super::audit::newest_first;
 use super::extract::{JsonBody, NoParams, NumberPath, OptionalJsonBody, Params};
 use super::fresh::{Fresh, Freshness, Write};
-use super::page::{self, Page};
 use crate::actors::members;
 use crate::api::AppState;
 use crate::api::access::Openness;
 use crate::api::problem::{Problem, ProblemKind};
 use crate::backend::{AdminError, ClusterAdmin, ClusterStatus, Leadership};
 use crate::state::limits::check_text;
-use crate::state::{
-    AuditOutcome, AuditRecord, ControlState, Liveness, Name, Readiness, StateDigest,
-};
+use crate::state::{ControlState, Liveness, Name, Readiness, StateDigest};
 
 /// How long a change of membership may take, in milliseconds.
 const ADMIN_TIMEOUT_MS: u64 = 30_000;
@@ -207,53 +203,6 @@ pub(super) struct DigestView {
     index: u64,
     /// SHA-256 of the state's canonical encoding, in hexadecimal.
     digest: String,
-}
-
-/// A change of leadership.
-#[derive(Debug, Serialize, ToSchema)]
-pub(super) struct LeadershipChange {
-    /// Its index, which is the holder's fencing token.
-    index: u64,
-    /// When, in milliseconds since 1970.
-    time_ms: u64,
-    /// Who took over the leader's duties.
-    holder: String,
-    /// The fencing token.
-    fence: u64,
-}
-
-#[derive(Debug, Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-pub(super) struct Timeline {
-    /// Most items on the page.
-    #[param(minimum = 1, maximum = 1000)]
-    limit: Option<u64>,
-    /// Where the page starts, as the page before it said.
-    cursor: Option<String>,
-}
-
-/// Lists who took over the leader's duties and when, newest first, as far back as the audit log.
-#[utoipa::path(
-    get, path = "/api/v1/cluster/leadership", tag = "cluster", operation_id = "clusterLeadership",
-    params(Timeline, Freshness), responses((status = 200, body = Page<LeadershipChange>)),
-)]
-pub(super) async fn leadership(
-    fresh: Fresh,
-    Params(query): Params<Timeline>,
-) -> Result<Response, Problem> {
-    let limit = page::limit(query.limit)?;
-    let grants = newest_first(fresh.state(), query.cursor.as_deref())?.filter(|record| {
-        &*record.action == "leadership.grant" && record.outcome == AuditOutcome::Success
-    });
-    let cursor = |record: &&AuditRecord| page::cursor_of(&[&record.seq.to_string()]);
-    let show = |record: &AuditRecord| LeadershipChange {
-        index: record.index,
-        time_ms: record.time_ms,
-        holder: record.object.as_ref().into(),
-        fence: record.index,
-    };
-    Ok(fresh.json(Page::take(grants, limit, cursor, show)))
 }
 
 /// A node that joins.

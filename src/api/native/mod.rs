@@ -14,7 +14,10 @@ mod extract;
 mod fresh;
 mod health;
 mod identities;
+mod instance_nodes;
 mod instances;
+mod leadership;
+mod nodes;
 mod page;
 mod policies;
 mod ready;
@@ -24,6 +27,9 @@ mod session;
 mod shape;
 mod telemetry;
 mod watch;
+
+pub(crate) use instance_nodes::InstanceReports;
+pub(crate) use nodes::NodeReports;
 
 use std::sync::Arc;
 
@@ -51,11 +57,13 @@ pub fn router() -> OpenApiRouter<AppState> {
         .routes(routes!(instances::heartbeat))
         .routes(routes!(instances::drain_instance, instances::undrain_instance))
         .routes(routes!(health::instance_health))
+        .routes(routes!(instance_nodes::instance_nodes))
         .routes(routes!(batches::register_batch))
         .routes(routes!(batches::heartbeat_batch))
         .routes(routes!(resolve::resolve))
         .routes(routes!(policies::get_policy, policies::put_policy, policies::delete_policy))
         .routes(routes!(policies::get_config, policies::put_config))
+        .routes(routes!(policies::config_history))
         .routes(routes!(watch::watch))
         .routes(routes!(watch::poll_changes))
         .merge(cluster_routes())
@@ -70,7 +78,8 @@ fn cluster_routes() -> OpenApiRouter<AppState> {
         .routes(routes!(ready::ready))
         .routes(routes!(cluster::status))
         .routes(routes!(cluster::digest))
-        .routes(routes!(cluster::leadership))
+        .routes(routes!(leadership::leadership))
+        .routes(routes!(nodes::nodes))
         .routes(routes!(cluster::add_member))
         .routes(routes!(cluster::promote_member))
         .routes(routes!(cluster::remove_member))
@@ -102,6 +111,7 @@ fn record_routes() -> OpenApiRouter<AppState> {
         .routes(routes!(telemetry::list_silences))
         .routes(routes!(telemetry::silence_alerts, telemetry::unsilence_alerts))
         .routes(routes!(telemetry::list_traces))
+        .routes(routes!(telemetry::traffic))
 }
 
 /// Puts around the native routes what all of them share.

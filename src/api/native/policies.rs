@@ -4,15 +4,18 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
-use serde::Serialize;
-use utoipa::ToSchema;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
 use super::extract::{JsonBody, NoParams, Params, ServicePath};
 use super::fresh::{Fresh, Freshness, Revised, Write, etag, unexpected};
+use super::page::{self, Page};
 use super::services::find;
 use crate::api::AppState;
 use crate::api::problem::{Problem, ProblemKind};
-use crate::state::{Applied, Command, ConfigRecord, Reply, RuntimeConfig, ServicePolicy};
+use crate::state::{
+    Applied, Command, ConfigRecord, ConfigRevision, Reply, RuntimeConfig, ServicePolicy,
+};
 
 /// A policy and its revision.
 #[derive(Debug, Serialize, ToSchema)]
@@ -111,8 +114,37 @@ pub(super) async fn put_config(
 ) -> Result<Response, Problem> {
     config.check()?;
     let expected_revision = write.conditions.expected_revision();
-    let command = Command::PutConfig { config, expected_revision };
+    let command = state.replace_config(config, expected_revision);
     revised(write.propose(&state, command).await?)
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct QueryHistory {
+    /// Most items on the page.
+    #[param(minimum = 1, maximum = 1000)]
+    limit: Option<u64>,
+    /// Where the page starts, as the page before it said.
+    cursor: Option<String>,
+}
+
+/// Lists the configurations that held, newest first: the latest hundred, with who set them. Empty
+/// while nobody has changed anything.
+#[utoipa::path(
+    get, path = "/api/v1/config/history", tag = "config", operation_id = "configHistory",
+    params(QueryHistory, Freshness), responses((status = 200, body = Page<ConfigRevision>)),
+)]
+pub(super) async fn config_history(
+    fresh: Fresh,
+    Params(query): Params<QueryHistory>,
+) -> Result<Response, Problem> {
+    let limit = page::limit(query.limit)?;
+    let before = query.cursor.as_deref().map(page::cursor_number).transpose()?;
+    let kept = fresh.state().config_history().revisions().iter().rev();
+    let kept = kept.skip_while(|kept| before.is_some_and(|before| kept.revision >= before));
+    let cursor = |kept: &&ConfigRevision| page::cursor_of(&[&kept.revision.to_string()]);
+    Ok(fresh.json(Page::take(kept, limit, cursor, |kept| kept.clone())))
 }
 
 fn revised(applied: Applied) -> Result<Response, Problem> {

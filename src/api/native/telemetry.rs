@@ -12,9 +12,9 @@ use super::fresh::{Fresh, Freshness, Write};
 use super::page::{self, Page};
 use crate::api::AppState;
 use crate::api::problem::{Problem, ProblemKind};
-use crate::state::LimitExceeded;
 use crate::state::limits::{TEXT_LEN_MAX, check_range, check_text};
-use crate::telemetry::{Alert, Silence, Trace};
+use crate::state::{LimitExceeded, Name, ServiceKey};
+use crate::telemetry::{Alert, STEP_MS, Silence, Trace, TrafficStep, TrafficSum};
 
 /// Longest silence, in milliseconds (30 days).
 const SILENCE_MS_MAX: u64 = 30 * 24 * 3_600 * 1_000;
@@ -41,6 +41,62 @@ pub(super) async fn list_alerts(
     let mut alerts = state.telemetry().alerts().newest_first();
     alerts.truncate(page::limit(query.limit)?);
     Ok(fresh.json(Page::whole(alerts)))
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct TrafficQuery {
+    /// Only what callers asked of this service; with `namespace`, `default` where it is left out.
+    service: Option<String>,
+    /// The service's namespace.
+    namespace: Option<String>,
+    /// Only steps that began at this time or later, in milliseconds since 1970.
+    since_ms: Option<u64>,
+}
+
+/// How much traffic there was.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct TrafficView {
+    /// Length of a step, in milliseconds.
+    step_ms: u64,
+    /// This node's clock, in milliseconds since 1970: the last step may still be under way.
+    now_ms: u64,
+    /// The steps, oldest first; those in which nothing happened are left out.
+    items: Vec<TrafficStep>,
+    /// All of these steps taken together, from the first one on.
+    total: TrafficStep,
+}
+
+/// Shows how much traffic this node had: an hour of all of it, or a quarter of an hour of one
+/// service. Services that were not asked for lately have none.
+#[utoipa::path(
+    get, path = "/api/v1/traffic", tag = "traffic", operation_id = "traffic",
+    params(TrafficQuery, Freshness), responses((status = 200, body = TrafficView)),
+)]
+pub(super) async fn traffic(
+    State(state): State<AppState>,
+    fresh: Fresh,
+    Params(query): Params<TrafficQuery>,
+) -> Result<Response, Problem> {
+    let namespace = query.namespace.as_deref().unwrap_or("default");
+    let key = query.service.as_deref().map(|service| {
+        let namespace = Name::parse_namespace(namespace)?;
+        Ok::<_, LimitExceeded>(ServiceKey::new(namespace, Name::parse("service", service)?))
+    });
+    let key = key.transpose()?;
+    let since_ms = query.since_ms.unwrap_or(0);
+    let telemetry = state.telemetry().clone();
+    // It takes in what the writer has not written out yet, which may wait for the disk.
+    let sum = tokio::task::spawn_blocking(move || match &key {
+        Some(key) => telemetry.traffic().of_service(key, since_ms),
+        None => telemetry.traffic().of_node(since_ms),
+    });
+    let sum = sum.await.map_err(|_| {
+        Problem::new(ProblemKind::Unavailable, "the node is stopping").with_retry_after_s(1)
+    })?;
+    let (now_ms, TrafficSum { steps: items, total }) = (state.clock().wall_ms(), sum);
+    Ok(fresh.json(TrafficView { step_ms: STEP_MS, now_ms, items, total }))
 }
 
 /// Says that an alert was seen, and by whom.

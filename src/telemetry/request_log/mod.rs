@@ -18,6 +18,7 @@ use parking_lot::Mutex;
 use super::events::RecentEvent;
 use super::requests::{FinishedRequest, Trace};
 use super::ring::Ring;
+use super::traffic::Traffic;
 use crate::clock::Clock;
 use crate::view::View;
 
@@ -71,6 +72,7 @@ pub(super) struct RequestLog {
     audited: bool,
     sink: Mutex<Sink>,
     traces: Ring<Trace>,
+    traffic: Traffic,
     lines: Ring<Arc<str>>,
     writer: Mutex<Option<thread::JoinHandle<()>>>,
     writer_thread: Mutex<Option<thread::Thread>>,
@@ -100,6 +102,7 @@ impl RequestLog {
             audited: audit.is_some(),
             sink: Mutex::new(Sink { files, audit, spare: Vec::new() }),
             traces: Ring::new(traces_max),
+            traffic: Traffic::default(),
             lines: Ring::new(RECENT_LINES_MAX),
             writer: Mutex::default(),
             writer_thread: Mutex::default(),
@@ -197,6 +200,8 @@ impl RequestLog {
                 }
                 self.lines.push(text);
             }
+            let ended_ms = time_ms + request.duration_us / 1_000;
+            self.traffic.note(&request, ended_ms, &snapshot.state);
             self.traces.push(Trace { time_ms, request });
         }
         // With `log_async` off, a line is on its way to the disk before the next round.
@@ -210,6 +215,12 @@ impl RequestLog {
     pub(super) fn traces(&self) -> Vec<Trace> {
         self.write_out();
         self.traces.newest_first()
+    }
+
+    /// The traffic up to now.
+    pub(super) fn traffic(&self) -> &Traffic {
+        self.write_out();
+        &self.traffic
     }
 
     /// The latest lines, oldest first.

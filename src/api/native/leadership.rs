@@ -1,0 +1,208 @@
+//! Who led when and why that changed, read out of the audit log.
+
+use axum::response::Response;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use super::audit::newest_first;
+use super::extract::Params;
+use super::fresh::{Fresh, Freshness};
+use super::page::{self, Page};
+use crate::actors::{TAKEOVER, TAKEOVER_SILENCE};
+use crate::api::problem::Problem;
+use crate::state::{AuditOutcome, AuditRecord};
+
+/// A leader that was heard within this time handed over; nobody elects another so soon, in
+/// milliseconds.
+const HANDOVER_SILENCE_MS: u64 = 300;
+/// A transfer that an admin asked for is recorded within this time of the grant, in milliseconds.
+const TRANSFER_TOLERANCE_MS: u64 = 15_000;
+
+/// Why leadership changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Cause {
+    /// The oldest one that is kept.
+    First,
+    /// An admin handed leadership over.
+    Transfer,
+    /// The leader before handed over by itself, as a node does that is stopped.
+    Handover,
+    /// The leader before fell silent.
+    Silence,
+    /// The same node took its duties anew, after it had lost its majority or was restarted.
+    Regained,
+    /// The new leader had just started and knew of none before.
+    Started,
+}
+
+/// A change of leadership.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct LeadershipChange {
+    /// Its index, which is the holder's fencing token.
+    index: u64,
+    /// When, in milliseconds since 1970.
+    time_ms: u64,
+    /// Who took over the leader's duties.
+    holder: String,
+    /// The fencing token.
+    fence: u64,
+    /// Why.
+    cause: Cause,
+    /// Who led before, where the new leader knew.
+    from: Option<String>,
+    /// For how long there was no leader that could acknowledge a write, in milliseconds, where the
+    /// new leader knew.
+    gap_ms: Option<u64>,
+    /// Who asked for a transfer.
+    by: Option<String>,
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Timeline {
+    /// Most items on the page.
+    #[param(minimum = 1, maximum = 1000)]
+    limit: Option<u64>,
+    /// Where the page starts, as the page before it said.
+    cursor: Option<String>,
+}
+
+/// Lists who took over the leader's duties, when and why, newest first, as far back as the audit
+/// log.
+#[utoipa::path(
+    get, path = "/api/v1/cluster/leadership", tag = "cluster", operation_id = "clusterLeadership",
+    params(Timeline, Freshness), responses((status = 200, body = Page<LeadershipChange>)),
+)]
+pub(super) async fn leadership(
+    fresh: Fresh,
+    Params(query): Params<Timeline>,
+) -> Result<Response, Problem> {
+    let limit = page::limit(query.limit)?;
+    let records = newest_first(fresh.state(), query.cursor.as_deref())?;
+    let changes = changes(records.filter(|record| record.outcome == AuditOutcome::Success));
+    let cursor = |change: &(u64, LeadershipChange)| page::cursor_of(&[&change.0.to_string()]);
+    Ok(fresh.json(Page::take(changes, limit, cursor, |(_, change)| change)))
+}
+
+/// The grants among `records`, newest first, each with its number and with what stands next to it.
+fn changes<'a>(
+    records: impl Iterator<Item = &'a AuditRecord>,
+) -> impl Iterator<Item = (u64, LeadershipChange)> {
+    let mut transfer: Option<(u64, String)> = None;
+    let mut takeover: Option<(u64, String, u64)> = None;
+    let mut grants = records
+        .filter_map(move |record| {
+            match &*record.action {
+                "leadership.transfer" => transfer = Some((record.time_ms, record.user.to_string())),
+                TAKEOVER => {
+                    takeover = silence_of(&record.object).map(|(from, ms)| (record.seq, from, ms));
+                }
+                "leadership.grant" => {
+                    let asked = transfer.take().filter(|(at_ms, _)| {
+                        at_ms.abs_diff(record.time_ms) <= TRANSFER_TOLERANCE_MS
+                    });
+                    // The leader writes both at once.
+                    let known = takeover.take().filter(|(seq, ..)| *seq == record.seq + 1);
+                    return Some((record, asked.map(|(_, by)| by), known));
+                }
+                _ => {}
+            }
+            None
+        })
+        .peekable();
+    std::iter::from_fn(move || {
+        let (record, by, known) = grants.next()?;
+        let (from, gap_ms) = known.map(|(_, from, gap_ms)| (from, gap_ms)).unzip();
+        let oldest = grants.peek().is_none();
+        let cause = cause_of(oldest, &record.object, by.is_some(), from.as_deref(), gap_ms);
+        let change = LeadershipChange {
+            index: record.index,
+            time_ms: record.time_ms,
+            holder: record.object.as_ref().into(),
+            fence: record.index,
+            cause,
+            from,
+            gap_ms,
+            by,
+        };
+        Some((record.seq, change))
+    })
+}
+
+fn silence_of(object: &str) -> Option<(String, u64)> {
+    let (from, silence) = object.rsplit_once(TAKEOVER_SILENCE)?;
+    Some((from.to_owned(), silence.strip_suffix(" ms")?.parse().ok()?))
+}
+
+fn cause_of(
+    oldest: bool,
+    holder: &str,
+    asked: bool,
+    from: Option<&str>,
+    gap_ms: Option<u64>,
+) -> Cause {
+    match (from, gap_ms) {
+        _ if asked => Cause::Transfer,
+        (Some(from), _) if from == holder => Cause::Regained,
+        (_, Some(gap_ms)) if gap_ms <= HANDOVER_SILENCE_MS => Cause::Handover,
+        (Some(_), _) => Cause::Silence,
+        (None, _) if oldest => Cause::First,
+        (None, _) => Cause::Started,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(seq: u64, time_ms: u64, user: &str, action: &str, object: &str) -> AuditRecord {
+        AuditRecord {
+            seq,
+            index: seq * 10,
+            time_ms,
+            user: user.into(),
+            address: "".into(),
+            trace_id: "".into(),
+            action: action.into(),
+            object: object.into(),
+            outcome: AuditOutcome::Success,
+            detail: "".into(),
+            hash: [0; 32],
+        }
+    }
+
+    #[test]
+    fn each_change_has_the_cause_that_stands_next_to_it() {
+        let records = [
+            record(1, 0, "system:leadership", "leadership.grant", "node-1"),
+            record(2, 5_000, "", "instance.register", "default/a/1"),
+            record(3, 90_000, "system:leadership", "leadership.grant", "node-2"),
+            record(4, 90_000, "system:leadership", TAKEOVER, "node-1, silent for 812 ms"),
+            record(5, 95_000, "system:leadership", "leadership.grant", "node-3"),
+            record(6, 95_000, "system:leadership", TAKEOVER, "node-2, silent for 12 ms"),
+            record(7, 95_400, "ada", "leadership.transfer", "3"),
+            record(8, 200_000, "system:leadership", "leadership.grant", "node-3"),
+            record(9, 200_000, "system:leadership", TAKEOVER, "node-3, silent for 4000 ms"),
+            record(10, 300_000, "system:leadership", "leadership.grant", "node-1"),
+            record(11, 300_000, "system:leadership", TAKEOVER, "node-3, silent for 80 ms"),
+            record(12, 400_000, "system:leadership", "leadership.grant", "node-2"),
+        ];
+        let found: Vec<_> = changes(records.iter().rev())
+            .map(|(seq, c)| (seq, c.holder, c.cause, c.from, c.gap_ms, c.by))
+            .collect();
+        let some = |text: &str| Some(text.to_owned());
+        assert_eq!(
+            found,
+            [
+                (12, "node-2".into(), Cause::Started, None, None, None),
+                (10, "node-1".into(), Cause::Handover, some("node-3"), Some(80), None),
+                (8, "node-3".into(), Cause::Regained, some("node-3"), Some(4_000), None),
+                (5, "node-3".into(), Cause::Transfer, some("node-2"), Some(12), some("ada")),
+                (3, "node-2".into(), Cause::Silence, some("node-1"), Some(812), None),
+                (1, "node-1".into(), Cause::First, None, None, None),
+            ]
+        );
+    }
+}

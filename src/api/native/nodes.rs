@@ -1,0 +1,272 @@
+//! What each node says of itself, asked over the nodes' own links: so that whoever looks at one
+//! node sees them all, and would see two that both claim to lead.
+//!
+//! A node answers from memory; one that does not answer in time is shown as such and makes nobody
+//! wait longer.
+
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::response::Response;
+use bincode::{Decode, Encode};
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::{BoxFuture, join_all};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::extract::{NoParams, Params};
+use super::fresh::{Fresh, Freshness};
+use super::page::Page;
+use crate::actors::peer::{PeerKind, PeerService};
+use crate::api::AppState;
+use crate::api::state::WeakState;
+use crate::backend::MemberView;
+
+/// How long a node may take to answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_millis(1_500);
+/// Largest answer, in bytes.
+const ANSWER_LEN_MAX: usize = 16 * 1024;
+/// Over how long a node counts its traffic for a report, in milliseconds.
+const TRAFFIC_MS: u64 = 60_000;
+
+/// The log of a node, as it says itself.
+#[derive(Clone, Debug, Encode, Decode, Serialize, ToSchema)]
+pub(super) struct LogReport {
+    /// `leader`, `follower`, `candidate`, `learner` or `shutdown`.
+    role: String,
+    /// The last log index on it.
+    last_log_index: u64,
+    /// The last log index that it knows to be committed.
+    committed_index: u64,
+    /// The last log index that it has applied.
+    applied_index: u64,
+    /// How long its last sync took, in microseconds.
+    last_sync_us: u64,
+    /// Whether its disk is stalled.
+    disk_stalled: bool,
+    /// The size of its log on disk, in bytes.
+    log_disk_bytes: u64,
+}
+
+/// What a node says of itself.
+#[derive(Clone, Debug, Encode, Decode, Serialize, ToSchema)]
+pub(super) struct NodeReport {
+    /// Its name.
+    node: String,
+    /// Maxine's version on it.
+    version: String,
+    /// How long it has been running, in milliseconds.
+    uptime_ms: u64,
+    /// The index of its state.
+    index: u64,
+    /// The newest hash of its audit log: the same on every node at an index.
+    audit_head: String,
+    /// How long it has not heard of the present order, in milliseconds.
+    staleness_ms: u64,
+    /// Who leads, as it knows it.
+    leader: Option<String>,
+    /// Whether it claims to lead.
+    is_leader: bool,
+    /// The term it is in.
+    term: u64,
+    /// Its log; null where the backend has none.
+    log: Option<LogReport>,
+    /// Callers' look-ups in the last minute.
+    lookups: u64,
+    /// Callers' requests that it forwarded in the last minute.
+    proxied: u64,
+    /// Those of both that ended in a status of 500 or more.
+    failed: u64,
+}
+
+/// A node, and its answer.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct NodeView {
+    /// Its number; null where the backend has no members.
+    id: Option<u64>,
+    /// Its name.
+    name: String,
+    /// Where clients reach it, a URL; empty where it is not known.
+    http_addr: String,
+    /// What it says; null where it did not answer.
+    report: Option<NodeReport>,
+    /// Why there is no report.
+    problem: Option<String>,
+}
+
+/// Versions are only ever appended.
+#[derive(Encode, Decode)]
+enum Wire {
+    V1(NodeReport),
+}
+
+fn encode(report: NodeReport) -> Result<Bytes, String> {
+    let config = bincode::config::standard().with_limit::<ANSWER_LEN_MAX>();
+    let bytes = bincode::encode_to_vec(Wire::V1(report), config);
+    bytes.map(Bytes::from).map_err(|error| error.to_string())
+}
+
+fn decode(bytes: &[u8]) -> Result<NodeReport, String> {
+    let config = bincode::config::standard().with_limit::<ANSWER_LEN_MAX>();
+    let (wire, _) = bincode::decode_from_slice(bytes, config).map_err(|error| error.to_string())?;
+    let Wire::V1(report) = wire;
+    Ok(report)
+}
+
+/// Answers other nodes. Holds the node's parts weakly: they hold it.
+pub(crate) struct NodeReports(WeakState);
+
+impl NodeReports {
+    /// For a node's state.
+    pub(crate) fn new(state: &AppState) -> Self {
+        Self(state.downgrade())
+    }
+}
+
+impl PeerService for NodeReports {
+    fn answer(&self, _: Bytes) -> BoxFuture<'static, Result<Bytes, String>> {
+        let state = self.0.upgrade();
+        async move {
+            let state = state.ok_or("the node is stopping")?;
+            encode(report(&state).await)
+        }
+        .boxed()
+    }
+}
+
+async fn report(app: &AppState) -> NodeReport {
+    let leadership = app.store().leadership_now();
+    let snapshot = app.view().snapshot();
+    let since_ms = app.clock().wall_ms().saturating_sub(TRAFFIC_MS);
+    let telemetry = app.telemetry().clone();
+    // It takes in what the writer has not written out yet, which may wait for the disk.
+    let traffic = tokio::task::spawn_blocking(move || telemetry.traffic().of_node(since_ms));
+    let traffic = traffic.await.unwrap_or_default().total;
+    let log = app.store().cluster().map(|cluster| {
+        let status = cluster.status();
+        LogReport {
+            role: status.role,
+            last_log_index: status.last_log_index,
+            committed_index: status.committed_index,
+            applied_index: status.applied_index,
+            last_sync_us: status.last_sync_us,
+            disk_stalled: status.disk_stalled,
+            log_disk_bytes: status.log_disk_bytes,
+        }
+    });
+    NodeReport {
+        node: app.settings().instance_id.clone(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        uptime_ms: app.clock().monotonic_ms(),
+        index: snapshot.state.index(),
+        audit_head: super::audit::hex(&snapshot.state.audit().head()),
+        staleness_ms: app.store().staleness_ms(),
+        leader: leadership.leader,
+        is_leader: leadership.is_leader,
+        term: leadership.term,
+        log,
+        lookups: traffic.lookups,
+        proxied: traffic.proxied,
+        failed: traffic.failed,
+    }
+}
+
+/// Asks every node what it knows and believes. Where the backend has no members, this node and
+/// whoever leads.
+#[utoipa::path(
+    get, path = "/api/v1/cluster/nodes", tag = "cluster", operation_id = "clusterNodes",
+    params(Freshness), responses((status = 200, body = Page<NodeView>)),
+)]
+pub(super) async fn nodes(
+    State(app): State<AppState>,
+    fresh: Fresh,
+    _: Params<NoParams>,
+) -> Response {
+    let own = report(&app).await;
+    let Some(cluster) = app.store().cluster() else {
+        return fresh.json(Page::whole(without_members(&app, own).await));
+    };
+    let status = cluster.status();
+    let each = status.members.into_iter().map(|member| {
+        let own = (member.id == status.node_id).then(|| own.clone());
+        ask(&app, member, own)
+    });
+    fresh.json(Page::whole(join_all(each).await))
+}
+
+async fn ask(app: &AppState, member: MemberView, own: Option<NodeReport>) -> NodeView {
+    let answer = match own {
+        Some(report) => Ok(report),
+        None => {
+            let message = Bytes::from_static(&[PeerKind::Report as u8]);
+            let answer = app.store().call_member(member.id, message, ANSWER_TIMEOUT).await;
+            answer.map_err(|error| error.to_string()).and_then(|bytes| decode(&bytes))
+        }
+    };
+    let MemberView { id, name, http_addr, .. } = member;
+    view(Some(id), name, http_addr, answer)
+}
+
+async fn without_members(app: &AppState, own: NodeReport) -> Vec<NodeView> {
+    let leader = own.leader.clone().filter(|_| !own.is_leader);
+    let mut views = vec![view(None, own.node.clone(), String::new(), Ok(own))];
+    if let Some(leader) = leader {
+        let message = Bytes::from_static(&[PeerKind::Report as u8]);
+        let answer = app.store().call_leader(message, ANSWER_TIMEOUT).await;
+        let answer = answer.map_err(|error| error.to_string()).and_then(|bytes| decode(&bytes));
+        views.push(view(None, leader, String::new(), answer));
+    }
+    views
+}
+
+fn view(
+    id: Option<u64>,
+    name: String,
+    http_addr: String,
+    answer: Result<NodeReport, String>,
+) -> NodeView {
+    let problem = answer.as_ref().err().cloned();
+    NodeView { id, name, http_addr, report: answer.ok(), problem }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_keeps_its_bytes() {
+        let log = LogReport {
+            role: "leader".into(),
+            last_log_index: 9,
+            committed_index: 8,
+            applied_index: 7,
+            last_sync_us: 6,
+            disk_stalled: false,
+            log_disk_bytes: 5,
+        };
+        let report = NodeReport {
+            node: "n".into(),
+            version: "v".into(),
+            uptime_ms: 1,
+            index: 2,
+            audit_head: "ab".into(),
+            staleness_ms: 3,
+            leader: Some("n".into()),
+            is_leader: true,
+            term: 4,
+            log: Some(log),
+            lookups: 10,
+            proxied: 11,
+            failed: 12,
+        };
+        let bytes = encode(report).unwrap();
+        let expected = b"\0\x01n\x01v\x01\x02\x02ab\x03\x01\x01n\x01\x04\x01\x06leader\
+                         \x09\x08\x07\x06\0\x05\x0a\x0b\x0c";
+        assert_eq!(&bytes[..], expected);
+        assert_eq!(decode(&bytes).unwrap().log.unwrap().role, "leader");
+        for cut in 0..bytes.len() {
+            assert!(decode(&bytes[..cut]).is_err(), "cut at {cut}");
+        }
+    }
+}

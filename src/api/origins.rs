@@ -1,0 +1,65 @@
+//! The members of this cluster as a browser names them: `scheme://host:port`.
+//!
+//! The dashboard goes on at another member when the one that served it is cut off. For that the
+//! page's policy must let it connect to the members, and each member must let pages of the others
+//! read its answers. Both lists come from here. Such a request carries a bearer token and never a
+//! cookie, so a member's origin gains nothing that holding the token did not give before.
+//! Decides nothing about who may do what.
+
+use axum::http::Uri;
+
+use crate::backend::ControlStore;
+
+/// More members than this are not told to browsers; a cluster has fewer.
+const MEMBERS_MAX: usize = 32;
+
+/// The origins of all members that give an address; none where the backend knows no members.
+pub(super) fn of_members(store: &dyn ControlStore) -> Vec<String> {
+    let Some(cluster) = store.cluster() else { return Vec::new() };
+    let members = cluster.status().members;
+    members.iter().filter_map(|member| of_address(&member.http_addr)).take(MEMBERS_MAX).collect()
+}
+
+/// The origin of a URL or `host:port` as a browser writes it; `None` for anything else.
+fn of_address(address: &str) -> Option<String> {
+    let text = if address.contains("://") { address.into() } else { format!("http://{address}") };
+    let uri: Uri = text.parse().ok()?;
+    let scheme = uri.scheme_str().filter(|scheme| matches!(*scheme, "http" | "https"))?;
+    let authority = uri.authority()?;
+    let host = authority.host().to_ascii_lowercase();
+    // What goes into a header must be nothing but a name or an address.
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-._:[]".contains(c);
+    if host.is_empty() || authority.as_str().contains('@') || !host.chars().all(plain) {
+        return None;
+    }
+    let usual = if scheme == "http" { 80 } else { 443 };
+    Some(match authority.port_u16() {
+        Some(port) if port != usual => format!("{scheme}://{host}:{port}"),
+        _ => format!("{scheme}://{host}"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::of_address;
+
+    #[test]
+    fn addresses_become_what_browsers_send_as_origin() {
+        let cases = [
+            ("http://127.0.0.1:8081", Some("http://127.0.0.1:8081")),
+            ("https://Node-1.example:443/", Some("https://node-1.example")),
+            ("http://node:80", Some("http://node")),
+            ("node:8080", Some("http://node:8080")),
+            ("http://[::1]:8080/x?y", Some("http://[::1]:8080")),
+            ("", None),
+            ("ftp://node:1", None),
+            ("http://a b", None),
+            ("http://a;script-src *", None),
+            ("http://user@node:1", None),
+            ("http://*:1", None),
+        ];
+        for (address, origin) in cases {
+            assert_eq!(of_address(address).as_deref(), origin, "{address}");
+        }
+    }
+}

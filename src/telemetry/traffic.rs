@@ -1,0 +1,330 @@
+//! How much traffic there was, in steps of a few seconds: for the node as a whole and for each
+//! service that was asked for. So a dashboard that is opened now shows what was, too.
+//!
+//! Place in the flow: the request log's writer hands each finished request over, off the request's
+//! own way. Bounded: an hour for the node, a quarter of one for a service, and the services that
+//! were asked for last. Names no service that is not registered.
+
+use std::collections::{HashMap, VecDeque};
+
+use parking_lot::Mutex;
+use serde::Serialize;
+
+use super::requests::FinishedRequest;
+use crate::state::{ControlState, Name, ServiceKey};
+
+/// Length of one step, in milliseconds.
+pub const STEP_MS: u64 = 5_000;
+/// Steps of the node that are kept: an hour.
+const NODE_STEPS_MAX: usize = 720;
+/// Steps of a service that are kept: a quarter of an hour, less where it was asked for seldom.
+const SERVICE_STEPS_MAX: usize = 180;
+/// Services that are followed at a time; the one that was asked for longest ago makes room.
+const SERVICES_MAX: usize = 500;
+/// Classes of latency. Class `n` holds what took less than `64 << n` microseconds, the last one all
+/// that took longer.
+const CLASSES: usize = 22;
+
+const PROXY: &str = "/api/maxine/serviceops/proxy/";
+const DISCOVER: &str = "/api/maxine/serviceops/discover";
+const RESOLVE: &str = "/api/v1/resolve/";
+
+/// What happened in one step.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+pub struct TrafficStep {
+    /// When it began, in milliseconds since 1970; it lasts `step_ms`.
+    pub at_ms: u64,
+    /// Requests of all kinds.
+    pub requests: u64,
+    /// Callers' look-ups: redirects and resolves.
+    pub lookups: u64,
+    /// Callers' requests that were forwarded.
+    pub proxied: u64,
+    /// Those of the look-ups and forwarded requests that ended in a status of 500 or more.
+    pub failed: u64,
+    /// Registrations and heartbeats, batches counted as one.
+    pub registrations: u64,
+    /// Half of the look-ups and forwarded requests took no longer, in microseconds, to the next
+    /// power of two; null where there were none.
+    pub p50_us: Option<u64>,
+    /// The same for 95 of a hundred.
+    pub p95_us: Option<u64>,
+    /// The same for 99 of a hundred.
+    pub p99_us: Option<u64>,
+}
+
+/// A step while it is counted.
+#[derive(Clone, Debug, Default)]
+struct Step {
+    counts: TrafficStep,
+    took: [u32; CLASSES],
+}
+
+impl Step {
+    fn count(&mut self, kind: Kind, request: &FinishedRequest) {
+        self.counts.requests += 1;
+        match kind {
+            Kind::Lookup => self.counts.lookups += 1,
+            Kind::Proxied => self.counts.proxied += 1,
+            Kind::Registration => self.counts.registrations += 1,
+            Kind::Other => {}
+        }
+        if matches!(kind, Kind::Lookup | Kind::Proxied) {
+            self.counts.failed += u64::from(request.status.is_server_error());
+            let bits = (request.duration_us / 64).checked_ilog2().map_or(0, |log| log as usize + 1);
+            let class = &mut self.took[bits.min(CLASSES - 1)];
+            *class = class.saturating_add(1);
+        }
+    }
+
+    fn add(&mut self, other: &Self) {
+        let (sum, more) = (&mut self.counts, &other.counts);
+        sum.requests += more.requests;
+        sum.lookups += more.lookups;
+        sum.proxied += more.proxied;
+        sum.failed += more.failed;
+        sum.registrations += more.registrations;
+        for (sum, more) in self.took.iter_mut().zip(other.took) {
+            *sum = sum.saturating_add(more);
+        }
+    }
+
+    fn told(&self) -> TrafficStep {
+        let mut step = self.counts.clone();
+        step.p50_us = self.quantile(50);
+        step.p95_us = self.quantile(95);
+        step.p99_us = self.quantile(99);
+        step
+    }
+
+    fn quantile(&self, percent: u64) -> Option<u64> {
+        let all: u64 = self.took.iter().map(|n| u64::from(*n)).sum();
+        let rank = (all * percent).div_ceil(100);
+        let mut below = 0;
+        self.took
+            .iter()
+            .position(|n| {
+                below += u64::from(*n);
+                below >= rank && below > 0
+            })
+            .map(|class| 64 << class)
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Lookup,
+    Proxied,
+    Registration,
+    Other,
+}
+
+/// The latest steps, oldest first; steps in which nothing happened are left out.
+#[derive(Debug, Default)]
+struct Steps(VecDeque<Step>);
+
+impl Steps {
+    fn at(&mut self, at_ms: u64, len_max: usize) -> &mut Step {
+        // Requests come in the order in which they ended, give or take a step.
+        let position = self.0.iter().rposition(|step| step.counts.at_ms <= at_ms);
+        let found = position.filter(|position| self.0[*position].counts.at_ms == at_ms);
+        let mut position = found.unwrap_or_else(|| {
+            let position = position.map_or(0, |position| position + 1);
+            let counts = TrafficStep { at_ms, ..TrafficStep::default() };
+            self.0.insert(position, Step { counts, took: [0; CLASSES] });
+            position
+        });
+        if self.0.len() > len_max {
+            self.0.pop_front();
+            position = position.saturating_sub(1);
+        }
+        &mut self.0[position]
+    }
+
+    fn since(&self, since_ms: u64) -> TrafficSum {
+        let steps = || self.0.iter().filter(|step| step.counts.at_ms >= since_ms);
+        let mut total = Step::default();
+        total.counts.at_ms = steps().next().map_or(since_ms, |step| step.counts.at_ms);
+        steps().for_each(|step| total.add(step));
+        TrafficSum { total: total.told(), steps: steps().map(Step::told).collect() }
+    }
+}
+
+/// Steps, and all of them taken together.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TrafficSum {
+    /// The steps, oldest first.
+    pub steps: Vec<TrafficStep>,
+    /// Their sum, from the first one on.
+    pub total: TrafficStep,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    node: Steps,
+    services: HashMap<ServiceKey, Steps>,
+}
+
+/// The latest traffic of this node.
+#[derive(Debug, Default)]
+pub struct Traffic(Mutex<Inner>);
+
+impl Traffic {
+    /// Counts a request that ended at `ended_ms`; `state` says which services there are.
+    pub(super) fn note(&self, request: &FinishedRequest, ended_ms: u64, state: &ControlState) {
+        let (kind, about) = subject(request);
+        let at_ms = ended_ms / STEP_MS * STEP_MS;
+        let mut inner = self.0.lock();
+        inner.node.at(at_ms, NODE_STEPS_MAX).count(kind, request);
+        let Some(key) = about.filter(|key| state.service(key).is_some()) else { return };
+        if !inner.services.contains_key(&key) && inner.services.len() >= SERVICES_MAX {
+            let last = |steps: &Steps| steps.0.back().map_or(0, |step| step.counts.at_ms);
+            let idle = inner.services.iter().min_by_key(|(key, steps)| (last(steps), *key));
+            if let Some(idle) = idle.map(|(key, _)| key.clone()) {
+                inner.services.remove(&idle);
+            }
+        }
+        inner.services.entry(key).or_default().at(at_ms, SERVICE_STEPS_MAX).count(kind, request);
+    }
+
+    /// The node's steps from `since_ms` on.
+    #[must_use]
+    pub fn of_node(&self, since_ms: u64) -> TrafficSum {
+        self.0.lock().node.since(since_ms)
+    }
+
+    /// A service's steps from `since_ms` on; none where it was not asked for lately.
+    #[must_use]
+    pub fn of_service(&self, key: &ServiceKey, since_ms: u64) -> TrafficSum {
+        let inner = self.0.lock();
+        inner.services.get(key).map(|steps| steps.since(since_ms)).unwrap_or_default()
+    }
+}
+
+/// What a request was, and for calls which service it asked for.
+fn subject(request: &FinishedRequest) -> (Kind, Option<ServiceKey>) {
+    let (path, query) = (request.uri.path(), request.uri.query().unwrap_or_default());
+    if let Some(rest) = path.strip_prefix(PROXY) {
+        return (Kind::Proxied, key("default", rest.split('/').next().unwrap_or_default()));
+    }
+    if path.trim_end_matches('/') == DISCOVER {
+        let value = |wanted: &str| {
+            let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+            pairs.into_iter().find(|(name, _)| *name == wanted).map(|(_, value)| value)
+        };
+        let forwarded = value("mode").is_some_and(|mode| mode.eq_ignore_ascii_case("proxy"));
+        let kind = if forwarded { Kind::Proxied } else { Kind::Lookup };
+        return (kind, value("serviceName").and_then(|name| key("default", name)));
+    }
+    if let Some(rest) = path.strip_prefix(RESOLVE) {
+        let mut parts = rest.split('/');
+        let about = parts.next().zip(parts.next()).and_then(|(ns, name)| key(ns, name));
+        return (Kind::Lookup, about);
+    }
+    let reads = request.method.is_safe();
+    let registers = path == "/api/maxine/serviceops/register"
+        || path == "/api/v1/registrations"
+        || path == "/api/v1/heartbeats"
+        || path.starts_with("/api/v1/services/") && path.contains("/instances/");
+    (if registers && !reads { Kind::Registration } else { Kind::Other }, None)
+}
+
+fn key(namespace: &str, service: &str) -> Option<ServiceKey> {
+    let name = |text: &str| {
+        let text = percent_encoding::percent_decode_str(text).decode_utf8().ok()?;
+        Name::parse("service", &text).ok()
+    };
+    Some(ServiceKey::new(name(namespace)?, name(service)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::{HeaderValue, Method, StatusCode, Version};
+
+    use super::*;
+    use crate::state::{Actor, Address, Command, ControlState, Proposal, Registration, RequestId};
+
+    fn request(method: Method, uri: &str, status: u16, duration_us: u64) -> FinishedRequest {
+        FinishedRequest {
+            method,
+            uri: uri.parse().unwrap(),
+            version: Version::HTTP_11,
+            client: [127, 0, 0, 1].into(),
+            trace_id: HeaderValue::from_static("t"),
+            traceparent: HeaderValue::from_static("p"),
+            started_us: 0,
+            duration_us,
+            status: StatusCode::from_u16(status).unwrap(),
+        }
+    }
+
+    fn state_with(services: &[&str]) -> ControlState {
+        let mut state = ControlState::default();
+        let item = |name: &&str| {
+            let address = Address::parse("http://10.0.0.1").unwrap();
+            (key("default", name).unwrap(), Registration::new(Name::trusted("a"), address, 5_000))
+        };
+        let proposal = Proposal {
+            request_id: RequestId(1),
+            proposed_at_ms: 1,
+            fence: None,
+            actor: Actor::system("test"),
+            command: Command::Register { items: services.iter().map(item).collect() },
+        };
+        state.apply(&proposal, &mut Vec::new());
+        state
+    }
+
+    #[test]
+    fn requests_are_counted_by_kind_step_and_service() {
+        let state = state_with(&["orders"]);
+        let traffic = Traffic::default();
+        let note = |method, uri: &str, status, us, at_ms| {
+            traffic.note(&request(method, uri, status, us), at_ms, &state);
+        };
+        note(Method::GET, "/api/maxine/serviceops/proxy/orders/x?y", 200, 900, 10_000);
+        note(Method::POST, "/api/maxine/serviceops/proxy/orders/x", 502, 90_000, 14_999);
+        note(Method::GET, "/api/v1/resolve/default/%6Frders", 200, 10, 15_000);
+        note(Method::GET, "/api/maxine/serviceops/discover?serviceName=orders", 302, 10, 12_000);
+        note(Method::GET, "/api/maxine/serviceops/proxy/nobody/x", 503, 10, 15_001);
+        note(Method::POST, "/api/v1/heartbeats", 200, 10, 15_002);
+        note(Method::GET, "/api/v1/services/default/orders", 200, 10, 15_003);
+        let node = traffic.of_node(0).steps;
+        let counts = |s: &TrafficStep| {
+            (s.at_ms, s.requests, s.lookups, s.proxied, s.failed, s.registrations)
+        };
+        let counted: Vec<_> = node.iter().map(counts).collect();
+        assert_eq!(counted, [(10_000, 3, 1, 2, 1, 0), (15_000, 4, 1, 1, 1, 1)]);
+        let orders = traffic.of_service(&key("default", "orders").unwrap(), 0).steps;
+        let counted: Vec<_> = orders.iter().map(counts).collect();
+        assert_eq!(counted, [(10_000, 3, 1, 2, 1, 0), (15_000, 1, 1, 0, 0, 0)]);
+        let total = traffic.of_node(0).total;
+        assert_eq!(counts(&total), (10_000, 7, 2, 3, 2, 1));
+        assert_eq!((total.p50_us, total.p99_us), (Some(64), Some(131_072)));
+        assert_eq!((orders[0].p50_us, orders[0].p99_us), (Some(1_024), Some(131_072)));
+        assert_eq!(traffic.of_service(&key("default", "orders").unwrap(), 15_000).steps.len(), 1);
+        assert!(traffic.of_service(&key("default", "nobody").unwrap(), 0).steps.is_empty());
+    }
+
+    #[test]
+    fn what_is_kept_is_bounded() {
+        let names: Vec<String> = (0..SERVICES_MAX + 5).map(|n| format!("s{n}")).collect();
+        let state = state_with(&names.iter().map(String::as_str).collect::<Vec<_>>());
+        let traffic = Traffic::default();
+        for (n, name) in names.iter().enumerate() {
+            let uri = format!("/api/v1/resolve/default/{name}");
+            traffic.note(&request(Method::GET, &uri, 200, 1), n as u64 * STEP_MS, &state);
+        }
+        assert!(traffic.of_service(&key("default", "s4").unwrap(), 0).steps.is_empty());
+        assert_eq!(traffic.of_service(&key("default", "s5").unwrap(), 0).steps.len(), 1);
+        for step in 0..2_000 {
+            let call = request(Method::GET, "/api/v1/resolve/default/s5", 200, u64::MAX);
+            traffic.note(&call, step * STEP_MS, &state);
+        }
+        assert_eq!(traffic.of_node(0).steps.len(), NODE_STEPS_MAX);
+        assert_eq!(
+            traffic.of_service(&key("default", "s5").unwrap(), 0).steps.len(),
+            SERVICE_STEPS_MAX
+        );
+    }
+}
