@@ -2,22 +2,21 @@ import { describe, expect, it } from 'vitest';
 import { stalenessOf, type Connection } from '../src/api/connection';
 import { matches, routable, stateOf } from '../src/api/instances';
 import { knownBases, peerUrl, rememberPeers } from '../src/api/peers';
-import { parsePrometheus, total } from '../src/api/prometheus';
 import { SseParser } from '../src/api/sse';
-import { grown, rates, type Point } from '../src/api/traffic';
-import type { ClusterStatus, Member, TraceEntry } from '../src/api/types';
+import { latencies, rates, wholeSteps, type TrafficStep } from '../src/api/traffic';
+import type { ClusterStatus, LeadershipGrant, Member, NodeReport, TraceEntry } from '../src/api/types';
 import { scaleOf } from '../src/parts/chart';
 import { diffLines, folded, stable } from '../src/parts/diff';
 import { bytes, duration, relative, short } from '../src/parts/format';
-import { disagreements, type Belief } from '../src/screens/cluster/beliefs';
+import { disagreements } from '../src/screens/cluster/beliefs';
 import { reachOf, toleranceOf } from '../src/screens/cluster/reach';
-import { termsOf } from '../src/screens/cluster/leadership';
+import { causeOf, gapsOf, termsOf } from '../src/screens/cluster/leadership';
 import { edgesOf } from '../src/screens/dependencies/graph';
-import { budgetLeft, quantile } from '../src/screens/overview/traffic-panel';
-import { inFlight } from '../src/screens/service/instance-actions';
+import { budgetLeft } from '../src/screens/overview/traffic-panel';
 import { checkPolicy, parsePolicy } from '../src/screens/service/policy-check';
 import { subjectOf } from '../src/screens/traces/about';
 import { spansOf } from '../src/screens/traces/waterfall';
+import { changesOf } from '../src/screens/config/config-history';
 import { instance } from './fixture';
 
 describe('the event stream', () => {
@@ -81,42 +80,30 @@ describe('peers', () => {
   });
 });
 
-describe('counters', () => {
-  const samples = parsePrometheus(
-    '# HELP a b\na 5\nb{x="1",y="q\\"\\n"} 2 1700\nb{x="2"} 3\nc{x="unfinished} 1\nd NaN\ne +Inf\n',
-  );
-  it('are read with their labels', () => {
-    expect(samples.map((s) => [s.name, { ...s.labels }, s.value])).toEqual([
-      ['a', {}, 5],
-      ['b', { x: '1', y: 'q"\n' }, 2],
-      ['b', { x: '2' }, 3],
-      ['e', {}, Infinity],
-    ]);
-    expect(total(samples, 'b')).toBe(5);
-    expect(total(samples, 'b', (l) => l.x === '2')).toBe(3);
-    expect(total(samples, 'zzz')).toBeNull();
-  });
-  it('become rates, with a gap where a counter went back', () => {
-    const points = [0, 3_000, 6_000, 9_000].map((at, i) => ({ at, requests: [0, 30, 5, 35][i] }) as Point);
-    expect(rates(points, (p) => p.requests)).toEqual([
-      { at: 3_000, value: 10 },
-      { at: 9_000, value: 10 },
-    ]);
-    expect(grown(points, (p) => p.requests)).toBe(60);
-  });
-  it('give requests in flight only for the instance asked for', () => {
-    const flying = parsePrometheus(
-      'maxine_proxy_in_flight{service="orders",instance="orders-1"} 4\nmaxine_proxy_in_flight{service="orders",instance="x"} 9\n',
-    );
-    expect(inFlight(flying, instance())).toBe(4);
-    expect(inFlight(flying, instance({ id: 'other' }))).toBeNull();
-  });
-  it('leave an error budget', () => {
+describe('an error budget', () => {
+  it('is spent by failures', () => {
     expect(budgetLeft({ good: 999, bad: 1 }, 99.9)).toBeCloseTo(0);
     expect(budgetLeft({ good: 1000, bad: 0 }, 99.9)).toBe(1);
     expect(budgetLeft({ good: 0, bad: 0 }, 99.9)).toBeNull();
     expect(budgetLeft({ good: 900, bad: 100 }, 99)).toBeLessThan(0);
-    expect(quantile([1, 2, 3, 4], 0.5)).toBe(3);
+  });
+});
+
+describe('traffic', () => {
+  const step = (at_ms: number, lookups: number, p50_us: number | null = null): TrafficStep => ({
+    at_ms, requests: lookups, lookups, proxied: 0, failed: 0, registrations: 0, p50_us, p95_us: null, p99_us: null,
+  });
+  it('has no gaps, and leaves out the step that is under way', () => {
+    const steps = wholeSteps({ step_ms: 5_000, now_ms: 22_000, items: [step(5_000, 10, 2_048), step(15_000, 5), step(20_000, 1)] });
+    expect(steps.map((s) => [s.at_ms, s.lookups])).toEqual([[5_000, 10], [10_000, 0], [15_000, 5]]);
+    const traffic = { stepMs: 5_000, steps, total: step(5_000, 15) };
+    expect(rates(traffic, (s) => s.lookups)).toEqual([
+      { at: 10_000, value: 2 },
+      { at: 15_000, value: 0 },
+      { at: 20_000, value: 1 },
+    ]);
+    expect(latencies(traffic, (s) => s.p50_us)).toEqual([{ at: 10_000, value: 2.048 }]);
+    expect(wholeSteps({ step_ms: 5_000, now_ms: 1, items: [] })).toEqual([]);
   });
 });
 
@@ -159,20 +146,37 @@ describe('figures', () => {
 });
 
 describe('a split', () => {
-  const belief = (node: string, change: Partial<Belief> = {}): Belief => ({
-    node, leader: 'n1', isLeader: false, term: 3, index: 10, digest: 'aa', ...change,
+  const belief = (node: string, change: Partial<NodeReport> = {}): NodeReport => ({
+    node, leader: 'n1', is_leader: false, term: 3, index: 10, audit_head: 'aa', version: '1', uptime_ms: 1,
+    staleness_ms: 0, log: null, lookups: 0, proxied: 0, failed: 0, ...change,
   });
   it('is seen when two claim one term, or states differ', () => {
-    expect(disagreements([belief('n1', { isLeader: true }), belief('n2'), belief('n3')])).toEqual([]);
-    expect(disagreements([belief('n1', { isLeader: true }), belief('n2', { isLeader: true, index: 9 })])[0]).toContain('both claim');
-    expect(disagreements([belief('n1'), belief('n2', { digest: 'bb' })])[0]).toContain('different states');
+    expect(disagreements([belief('n1', { is_leader: true }), belief('n2'), belief('n3')])).toEqual([]);
+    expect(disagreements([belief('n1', { is_leader: true }), belief('n2', { is_leader: true, index: 9 })])[0]).toContain('both claim');
+    expect(disagreements([belief('n1'), belief('n2', { audit_head: 'bb' })])[0]).toContain('different histories');
   });
   it('is not an old leader that has not heard yet', () => {
-    expect(disagreements([belief('n1', { isLeader: true, term: 2, index: 8 }), belief('n2', { isLeader: true })])).toEqual([]);
+    expect(disagreements([belief('n1', { is_leader: true, term: 2, index: 8 }), belief('n2', { is_leader: true })])).toEqual([]);
   });
 });
 
 describe('leadership', () => {
+  it('changes for a cause, with the time in which writes failed', () => {
+    const grant = (more: Partial<LeadershipGrant>): LeadershipGrant => ({ index: 9, time_ms: 50_000, holder: 'n2', fence: 9, ...more });
+    expect(causeOf(grant({ cause: 'silence', from: 'n1', gap_ms: 812 }))).toBe('n1 fell silent');
+    expect(causeOf(grant({ cause: 'transfer', from: 'n1', by: 'ada' }))).toBe('Handed over by n1, asked for by ada');
+    expect(causeOf(grant({}))).toBe('Not known');
+    const told = gapsOf([grant({ gap_ms: 800 }), grant({ time_ms: 9_000 })], [
+      { from: 49_400, to: 50_100 },
+      { from: 20_000, to: 21_000 },
+      { from: 90_000, to: null },
+    ]);
+    expect(told).toEqual([
+      { from: 20_000, to: 21_000 },
+      { from: 49_200, to: 50_000 },
+      { from: 90_000, to: null },
+    ]);
+  });
   it('lasts from one grant to the next', () => {
     const grants = [
       { index: 9, time_ms: 500, holder: 'n2', fence: 2 },
@@ -191,9 +195,11 @@ describe('reach', () => {
   const status = (is_leader: boolean, members: Member[]) =>
     ({ leadership: { leader: 'n1', is_leader, term: 1 }, raft: { node_id: is_leader ? 1 : 2, members } }) as ClusterStatus;
   it('is judged by the leader; a follower does not call others lost', () => {
-    const seen = status(false, [member(1, { last_contact_ms: 60 }), member(2), member(3)]);
+    const seen = status(false, [member(1, { reachable: true, last_contact_ms: 60 }), member(2), member(3, { reachable: null })]);
     expect(seen.raft?.members.map((m) => reachOf(seen, m))).toEqual(['reached', 'here', 'unknown']);
     expect(toleranceOf(seen)).toMatchObject({ more: 1, certain: false });
+    const answered = [{ id: 3, name: 'n3', http_addr: '', report: null, problem: 'gone' }];
+    expect(toleranceOf(seen, answered)).toMatchObject({ more: 0, away: 1, certain: true });
     const led = status(true, [member(1), member(2, { reachable: true }), member(3)]);
     expect(led.raft?.members.map((m) => reachOf(led, m))).toEqual(['here', 'reached', 'cut-off']);
     expect(toleranceOf(led)).toMatchObject({ more: 0, away: 1, certain: true });
@@ -247,5 +253,16 @@ describe('traces', () => {
     expect(edges).toHaveLength(1);
     expect(edges[0]).toMatchObject({ caller: '10.1.1.1', service: 'orders', calls: 2, failed: 1 });
     expect([...(edges[0]?.targets ?? [])]).toEqual([['orders-1', 1]]);
+  });
+});
+
+describe('a change of the configuration', () => {
+  it('is told by its fields', () => {
+    const config = { log_async: true, log_json_prettify: false, heartbeat_timeout_s: 5, selection_strategy: 'round_robin', discovery_mode: 'redirect', log_format: 'json' } as const;
+    expect(changesOf(config, { ...config, heartbeat_timeout_s: 17, log_async: false })).toEqual([
+      { field: 'heartbeat_timeout_s', from: '5', to: '17' },
+      { field: 'log_async', from: 'true', to: 'false' },
+    ]);
+    expect(changesOf(config, config)).toEqual([]);
   });
 });

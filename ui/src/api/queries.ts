@@ -8,8 +8,11 @@ import type {
   ApiToken,
   AuditRecord,
   AuditVerification,
+  ClusterNode,
   ClusterStatus,
+  ConfigRevision,
   HealthWhy,
+  InstanceAtNodes,
   Instance,
   LeadershipGrant,
   Me,
@@ -52,6 +55,7 @@ export const keys = {
   why: (ns: string, name: string, id: string) => ['why', ns, name, id] as const,
   policy: (ns: string, name: string) => ['policy', ns, name] as const,
   config: () => ['config'] as const,
+  configHistory: () => ['config', 'history'] as const,
   users: () => ['users'] as const,
   tokens: () => ['tokens'] as const,
   signingKeys: () => ['keys'] as const,
@@ -80,6 +84,22 @@ export const clusterQuery = () =>
       if (data.raft) rememberPeers(data.raft.members);
       return data;
     },
+    refetchInterval: 2_000,
+  });
+
+/** Each node asked over the nodes' own links. */
+export const nodesQuery = () =>
+  queryOptions({
+    queryKey: ['nodes'] as const,
+    queryFn: async ({ signal }) => (await call<Page<ClusterNode>>('/cluster/nodes', { signal })).data.items,
+    refetchInterval: 3_000,
+  });
+
+export const instanceNodesQuery = (ns: string, name: string, id: string) =>
+  queryOptions({
+    queryKey: ['instance-nodes', ns, name, id] as const,
+    queryFn: async ({ signal }) =>
+      (await call<InstanceAtNodes>(path('services', ns, name, 'instances', id, 'nodes'), { signal })).data,
     refetchInterval: 2_000,
   });
 
@@ -165,6 +185,14 @@ export const configQuery = () =>
       const { data } = await call<{ revision: number; config: RuntimeConfig }>('/config', { signal });
       return { revision: data.revision, value: data.config };
     },
+  });
+
+/** The latest hundred, newest first. */
+export const configHistoryQuery = () =>
+  queryOptions({
+    queryKey: keys.configHistory(),
+    queryFn: async ({ signal }) =>
+      (await call<Page<ConfigRevision>>('/config/history', { signal, query: { limit: 100 } })).data.items,
   });
 
 export interface AuditFilter {

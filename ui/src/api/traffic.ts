@@ -1,50 +1,35 @@
 /**
- * Rates out of counters. A node's counters are read every few seconds while the page is seen and
- * kept for a quarter of an hour, in memory. What a counter said before this page was open is not
- * known here, and the screens say since when they count.
+ * Traffic as a node counted it, in steps of a few seconds. The node keeps an hour for itself and a
+ * quarter of one for each service, so a page that is opened now shows what was, too.
  */
-import { send } from './client';
-import { createStore } from './store';
-import { parsePrometheus, total, type Sample } from './prometheus';
+import { queryOptions } from '@tanstack/react-query';
+import { call } from './client';
 
-export interface Point {
-  at: number;
-  requests: number | null;
-  discoveries: number | null;
-  proxied: number | null;
-  errors: number | null;
-  registrations: number | null;
-  checkFailures: number | null;
+export interface TrafficStep {
+  at_ms: number;
+  requests: number;
+  lookups: number;
+  proxied: number;
+  failed: number;
+  registrations: number;
+  p50_us: number | null;
+  p95_us: number | null;
+  p99_us: number | null;
+}
+
+interface TrafficView {
+  step_ms: number;
+  now_ms: number;
+  items: TrafficStep[];
+  total: TrafficStep;
 }
 
 export interface Traffic {
-  points: Point[];
-  latest: Sample[];
-  error: string | null;
-}
-
-export const SAMPLE_MS = 3_000;
-const POINTS_MAX = (15 * 60_000) / SAMPLE_MS;
-
-export const traffic = createStore<Traffic>({ points: [], latest: [], error: null });
-
-const serverError = (labels: Sample['labels']) =>
-  /^5/.test(labels.status ?? labels.code ?? labels.class ?? '') || labels.outcome === 'error';
-
-export function pointOf(samples: readonly Sample[], at: number): Point {
-  const errors =
-    total(samples, 'maxine_proxy_requests_total', serverError) ??
-    total(samples, 'maxine_http_responses_total', serverError) ??
-    total(samples, 'maxine_proxy_errors_total');
-  return {
-    at,
-    requests: total(samples, 'maxine_requests_total'),
-    discoveries: total(samples, 'maxine_discoveries_total'),
-    proxied: total(samples, 'maxine_proxied_requests_total'),
-    errors,
-    registrations: total(samples, 'maxine_registrations_total'),
-    checkFailures: total(samples, 'maxine_health_check_failures_total'),
-  };
+  stepMs: number;
+  /** Whole steps without gaps, oldest first. */
+  steps: TrafficStep[];
+  /** All of the time together. */
+  total: TrafficStep;
 }
 
 export interface Rate {
@@ -52,54 +37,50 @@ export interface Rate {
   value: number;
 }
 
-/** Per second, between neighbouring points. A counter that went back (restart, other node) is a gap. */
-export function rates(points: readonly Point[], of: (point: Point) => number | null): Rate[] {
-  const out: Rate[] = [];
-  for (let i = 1; i < points.length; i += 1) {
-    const before = points[i - 1];
-    const now = points[i];
-    if (!before || !now) continue;
-    const a = of(before);
-    const b = of(now);
-    const seconds = (now.at - before.at) / 1000;
-    if (a === null || b === null || b < a || seconds <= 0 || seconds > 30) continue;
-    out.push({ at: now.at, value: (b - a) / seconds });
+const EVERY_MS = 5_000;
+const HOUR_MS = 3_600_000;
+
+/** Steps in which nothing happened are not told; the one that is under way would look like a fall. */
+export function wholeSteps(view: Pick<TrafficView, 'step_ms' | 'now_ms' | 'items'>): TrafficStep[] {
+  const first = view.items[0];
+  if (!first) return [];
+  const known = new Map(view.items.map((step) => [step.at_ms, step]));
+  const out: TrafficStep[] = [];
+  const end = view.now_ms - view.step_ms;
+  for (let at = Math.max(first.at_ms, view.now_ms - HOUR_MS); at <= end; at += view.step_ms) {
+    out.push(known.get(at) ?? nothing(at));
   }
   return out;
 }
 
-/** The growth of a counter over all points, not counting resets. */
-export function grown(points: readonly Point[], of: (point: Point) => number | null): number | null {
-  let sum: number | null = null;
-  for (let i = 1; i < points.length; i += 1) {
-    const a = points[i - 1] && of(points[i - 1] as Point);
-    const b = points[i] && of(points[i] as Point);
-    if (typeof a !== 'number' || typeof b !== 'number') continue;
-    sum = (sum ?? 0) + Math.max(0, b - a);
-  }
-  return sum;
+function nothing(at_ms: number): TrafficStep {
+  const none = { requests: 0, lookups: 0, proxied: 0, failed: 0, registrations: 0 };
+  return { at_ms, ...none, p50_us: null, p95_us: null, p99_us: null };
 }
 
-/** Samples until `signal` aborts; pauses while the page is hidden. */
-export function sampleTraffic(signal: AbortSignal): void {
-  async function once() {
-    if (document.hidden) return;
-    try {
-      const response = await send('/api/actuator/prometheus', { signal, headers: { accept: 'text/plain' } });
-      const samples = parsePrometheus(await response.text());
-      const point = pointOf(samples, Date.now());
-      traffic.set((t) => ({ points: [...t.points.slice(1 - POINTS_MAX), point], latest: samples, error: null }));
-    } catch (error) {
-      if (signal.aborted) return;
-      const text = error instanceof Error ? error.message : String(error);
-      traffic.set((t) => ({ ...t, error: text }));
-    }
-  }
-  async function loop() {
-    while (!signal.aborted) {
-      await once();
-      await new Promise((resolve) => setTimeout(resolve, SAMPLE_MS));
-    }
-  }
-  void loop();
+/** Per second, each at the end of its step. */
+export function rates({ steps, stepMs }: Traffic, of: (step: TrafficStep) => number): Rate[] {
+  return steps.map((step) => ({ at: step.at_ms + stepMs, value: of(step) / (stepMs / 1000) }));
 }
+
+/** Milliseconds, where something was measured. */
+export function latencies({ steps, stepMs }: Traffic, of: (step: TrafficStep) => number | null): Rate[] {
+  return steps.flatMap((step) => {
+    const us = of(step);
+    return us === null ? [] : [{ at: step.at_ms + stepMs, value: us / 1000 }];
+  });
+}
+
+export const calls = (step: TrafficStep): number => step.lookups + step.proxied;
+
+/** No event tells of counters: asked every few seconds while the page is seen. */
+export const trafficQuery = (service?: { namespace: string; name: string }) =>
+  queryOptions({
+    queryKey: ['traffic', service?.namespace ?? null, service?.name ?? null] as const,
+    queryFn: async ({ signal }): Promise<Traffic> => {
+      const query = service ? { namespace: service.namespace, service: service.name } : {};
+      const { data } = await call<TrafficView>('/traffic', { signal, query });
+      return { stepMs: data.step_ms, steps: wholeSteps(data), total: data.total };
+    },
+    refetchInterval: EVERY_MS,
+  });

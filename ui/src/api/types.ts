@@ -116,6 +116,14 @@ export interface RuntimeConfig {
   [field: string]: unknown;
 }
 
+/** A configuration that held once, or holds now; no user and no time where the log does not know. */
+export interface ConfigRevision {
+  revision: number;
+  time_ms: number;
+  user: string;
+  config: RuntimeConfig;
+}
+
 export interface Member {
   id: number;
   name: string;
@@ -170,11 +178,62 @@ export interface ClusterStatus {
   raft: RaftStatus | null;
 }
 
+export type LeadershipCause = 'first' | 'transfer' | 'handover' | 'silence' | 'regained' | 'started';
+
 export interface LeadershipGrant {
   index: number;
   time_ms: number;
   holder: string;
   fence: number;
+  cause?: LeadershipCause;
+  /** Who led before, where the new leader knew. */
+  from?: string | null;
+  /** For how long nobody could acknowledge a write. */
+  gap_ms?: number | null;
+  /** Who asked for a transfer. */
+  by?: string | null;
+}
+
+/** What a node says of itself. */
+export interface NodeReport {
+  node: string;
+  version: string;
+  uptime_ms: number;
+  index: number;
+  /** The newest hash of its audit log: equal on every node at an index. */
+  audit_head: string;
+  staleness_ms: number;
+  leader: string | null;
+  is_leader: boolean;
+  term: number;
+  log: {
+    role: string;
+    last_log_index: number;
+    committed_index: number;
+    applied_index: number;
+    last_sync_us: number;
+    disk_stalled: boolean;
+    log_disk_bytes: number;
+  } | null;
+  /** Of the last minute. */
+  lookups: number;
+  proxied: number;
+  failed: number;
+}
+
+export interface ClusterNode {
+  id: number | null;
+  name: string;
+  http_addr: string;
+  report: NodeReport | null;
+  problem: string | null;
+}
+
+/** What each node knows of an instance: requests under way to it, and its own latest probes. */
+export interface InstanceAtNodes {
+  in_flight: number;
+  complete: boolean;
+  nodes: { node: string; in_flight: number | null; observations: Observation[] }[];
 }
 
 export interface AuditRecord {

@@ -1,6 +1,6 @@
 /**
  * Who is there decides what is shown: sign-in, or the shell with a screen. Owns the query cache
- * and, while someone is signed in, the watch stream and the sampling of counters.
+ * and, while someone is signed in, the watch stream.
  */
 import { CSPProvider } from '@base-ui/react/csp-provider';
 import { Tooltip } from '@base-ui/react/tooltip';
@@ -14,10 +14,9 @@ import { Problem } from '../api/problem';
 import { session, signedIn } from '../api/session';
 import { useStore } from '../api/store';
 import { followChanges } from '../api/stream';
-import { sampleTraffic } from '../api/traffic';
 import type { Me } from '../api/types';
 import { Toasts } from '../parts/toast';
-import { router } from './router';
+import { fetchScreens, router } from './router';
 import { SignIn } from './sign-in';
 import { Starting } from './starting';
 
@@ -63,6 +62,7 @@ function Gate({ queries }: { queries: QueryClient }) {
 
   useEffect(() => {
     if (!inside) return;
+    fetchScreens();
     const stop = new AbortController();
     const live = new LiveCache(queries);
     let first = true;
@@ -78,7 +78,6 @@ function Gate({ queries }: { queries: QueryClient }) {
       },
       stop.signal,
     );
-    sampleTraffic(stop.signal);
     return () => stop.abort();
   }, [inside, user, queries]);
 

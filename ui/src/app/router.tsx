@@ -22,6 +22,31 @@ function texts<K extends string>(...names: K[]) {
     Object.fromEntries(names.map((name) => [name, text(search[name])])) as { [name in K]?: string | undefined };
 }
 
+/** Each screen is a file of its own, so that the first one does not wait for all. */
+const SCREENS = {
+  cluster: () => import('../screens/cluster/cluster'),
+  services: () => import('../screens/services/services'),
+  service: () => import('../screens/service/service'),
+  dependencies: () => import('../screens/dependencies/dependencies'),
+  traces: () => import('../screens/traces/traces'),
+  alerts: () => import('../screens/alerts/alerts'),
+  audit: () => import('../screens/audit/audit'),
+  config: () => import('../screens/config/config'),
+  access: () => import('../screens/access/access'),
+};
+
+/**
+ * Fetches the other screens once the page has nothing better to do: they must be here before the node
+ * that serves them is cut off.
+ */
+export function fetchScreens(): void {
+  const later = window.requestIdleCallback ?? ((act: () => void) => setTimeout(act, 500));
+  later(() => {
+    // A file that is missing now is asked for again when its screen is opened.
+    for (const load of Object.values(SCREENS)) void load().catch(() => undefined);
+  });
+}
+
 const root = createRootRoute({ component: Shell, notFoundComponent: NotFound, errorComponent: Crashed });
 
 const overview = createRoute({ getParentRoute: () => root, path: '/', component: Overview });
@@ -29,61 +54,61 @@ const overview = createRoute({ getParentRoute: () => root, path: '/', component:
 const cluster = createRoute({
   getParentRoute: () => root,
   path: '/cluster',
-  component: lazyRouteComponent(() => import('../screens/cluster/cluster'), 'ClusterScreen'),
+  component: lazyRouteComponent(SCREENS.cluster, 'ClusterScreen'),
 });
 
 const services = createRoute({
   getParentRoute: () => root,
   path: '/services',
   validateSearch: texts('q', 'health', 'ns', 'sort'),
-  component: lazyRouteComponent(() => import('../screens/services/services'), 'ServicesScreen'),
+  component: lazyRouteComponent(SCREENS.services, 'ServicesScreen'),
 });
 
 const service = createRoute({
   getParentRoute: () => root,
   path: '/services/$namespace/$service',
   validateSearch: texts('tab', 'q', 'health', 'instance'),
-  component: lazyRouteComponent(() => import('../screens/service/service'), 'ServiceScreen'),
+  component: lazyRouteComponent(SCREENS.service, 'ServiceScreen'),
 });
 
 const dependencies = createRoute({
   getParentRoute: () => root,
   path: '/dependencies',
-  component: lazyRouteComponent(() => import('../screens/dependencies/dependencies'), 'DependenciesScreen'),
+  component: lazyRouteComponent(SCREENS.dependencies, 'DependenciesScreen'),
 });
 
 const traces = createRoute({
   getParentRoute: () => root,
   path: '/traces',
   validateSearch: texts('q', 'status', 'trace'),
-  component: lazyRouteComponent(() => import('../screens/traces/traces'), 'TracesScreen'),
+  component: lazyRouteComponent(SCREENS.traces, 'TracesScreen'),
 });
 
 const alerts = createRoute({
   getParentRoute: () => root,
   path: '/alerts',
   validateSearch: texts('show'),
-  component: lazyRouteComponent(() => import('../screens/alerts/alerts'), 'AlertsScreen'),
+  component: lazyRouteComponent(SCREENS.alerts, 'AlertsScreen'),
 });
 
 const audit = createRoute({
   getParentRoute: () => root,
   path: '/audit',
   validateSearch: texts('user', 'action', 'object', 'outcome'),
-  component: lazyRouteComponent(() => import('../screens/audit/audit'), 'AuditScreen'),
+  component: lazyRouteComponent(SCREENS.audit, 'AuditScreen'),
 });
 
 const config = createRoute({
   getParentRoute: () => root,
   path: '/config',
-  component: lazyRouteComponent(() => import('../screens/config/config'), 'ConfigScreen'),
+  component: lazyRouteComponent(SCREENS.config, 'ConfigScreen'),
 });
 
 const access = createRoute({
   getParentRoute: () => root,
   path: '/access',
   validateSearch: texts('tab'),
-  component: lazyRouteComponent(() => import('../screens/access/access'), 'AccessScreen'),
+  component: lazyRouteComponent(SCREENS.access, 'AccessScreen'),
 });
 
 export const router = createRouter({

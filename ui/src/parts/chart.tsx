@@ -26,7 +26,11 @@ export interface ChartProps {
   dots?: boolean;
 }
 
-const LEFT = 44;
+const LEFT_MIN = 44;
+/** Width of a character of the scale, at most. */
+const CHARACTER = 6.6;
+/** More lines than this would be lost in each other's ground. */
+const AREAS_MAX = 4;
 const BOTTOM = 20;
 const TOP = 8;
 const GAP_MS = 20_000;
@@ -61,6 +65,7 @@ export function Chart(props: ChartProps) {
   const from = end - spanMs;
   const visible = all.filter((p) => p.at >= from);
   const { top, ticks } = scaleOf(Math.max(...visible.map((p) => p.value)));
+  const LEFT = Math.max(LEFT_MIN, Math.max(...ticks.map((tick) => format(tick).length)) * CHARACTER + 12);
   const x = (at: number) => LEFT + ((at - from) / spanMs) * (width - LEFT - 6);
   const y = (value: number) => TOP + (1 - value / top) * (height - TOP - BOTTOM);
   const track = (event: PointerEvent<SVGSVGElement>) => {
@@ -107,7 +112,10 @@ export function Chart(props: ChartProps) {
                 ))}
             </g>
           ) : (
-            <path key={s.name} d={line(s.points, from, x, y)} className={`chart-line tint-${s.tint}`} />
+            <g key={s.name}>
+              {series.length <= AREAS_MAX ? <path d={area(s.points, from, x, y)} className={`chart-area tint-${s.tint}`} /> : null}
+              <path d={line(s.points, from, x, y)} className={`chart-line tint-${s.tint}`} />
+            </g>
           ),
         )}
         {picked.map((s) =>
@@ -147,6 +155,20 @@ function line(
     before = p.at;
   }
   return path;
+}
+
+/** The ground under a line, broken where the line is. */
+function area(points: Series['points'], from: number, x: (at: number) => number, y: (value: number) => number): string {
+  let path = '';
+  let before: { at: number; value: number } | null = null;
+  for (const p of points) {
+    if (p.at < from) continue;
+    if (before && p.at - before.at > GAP_MS) path += `L${x(before.at).toFixed(1)} ${y(0)}Z`;
+    if (!before || p.at - before.at > GAP_MS) path += `M${x(p.at).toFixed(1)} ${y(0)}`;
+    path += `L${x(p.at).toFixed(1)} ${y(p.value).toFixed(1)}`;
+    before = p;
+  }
+  return before ? `${path}L${x(before.at).toFixed(1)} ${y(0)}Z` : '';
 }
 
 function nearest(points: Series['points'], at: number): { at: number; value: number } | null {

@@ -25,8 +25,7 @@ const COLUMNS: readonly Column<AuditRecord>[] = [
   {
     key: 'object',
     head: 'Object',
-    track: 'minmax(120px, 2fr)',
-    from: 640,
+    track: 'minmax(100px, 2fr)',
     cell: (r) => (
       <span className="mono clip" title={r.object}>
         {r.object}
@@ -37,6 +36,7 @@ const COLUMNS: readonly Column<AuditRecord>[] = [
     key: 'outcome',
     head: 'Outcome',
     track: '84px',
+    from: 480,
     cell: (r) => (r.outcome === 'success' ? <Status tone="good">Done</Status> : <Status tone="warn">Refused</Status>),
   },
   { key: 'address', head: 'From', track: '130px', from: 1000, cell: (r) => <span className="mono muted clip">{r.address}</span> },

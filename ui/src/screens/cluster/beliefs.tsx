@@ -1,143 +1,104 @@
-/** What each node itself says, asked one by one: two that both claim to lead would be seen here. */
-import { useQueries, queryOptions } from '@tanstack/react-query';
-import { call } from '../../api/client';
-import { connection } from '../../api/connection';
-import { peerUrl } from '../../api/peers';
-import { bearerToken } from '../../api/session';
-import { useStore } from '../../api/store';
-import type { ClusterStatus, Member } from '../../api/types';
-import { count } from '../../parts/format';
+/** What each node itself says, asked over the nodes' own links: two that both claim to lead would be seen here. */
+import { useQuery } from '@tanstack/react-query';
+import { nodesQuery } from '../../api/queries';
+import type { ClusterNode, NodeReport } from '../../api/types';
+import { count, duration } from '../../parts/format';
 import { Panel } from '../../parts/layout';
-import { Note } from '../../parts/states';
+import { Loaded, Note } from '../../parts/states';
 import { Status } from '../../parts/status';
 
-export interface Belief {
-  node: string;
-  leader: string | null;
-  isLeader: boolean;
-  term: number;
-  index: number;
-  digest: string | null;
-}
-
-async function ask(base: string, signal: AbortSignal): Promise<Belief> {
-  const options = { base, signal, quiet: true, timeoutMs: 2_500 };
-  const { data } = await call<ClusterStatus>('/cluster/status', options);
-  const digest = await call<{ index: number; digest: string }>('/cluster/digest', options).catch(() => null);
-  return {
-    node: data.node,
-    leader: data.leadership.leader,
-    isLeader: data.leadership.is_leader,
-    term: data.leadership.term,
-    index: digest?.data.index ?? data.index,
-    digest: digest?.data.digest ?? null,
-  };
-}
-
-const beliefQuery = (member: Member, base: string) =>
-  queryOptions({
-    queryKey: ['belief', member.id, base] as const,
-    queryFn: ({ signal }) => ask(base, signal),
-    refetchInterval: 3_000,
-    retry: false,
-  });
+/** A follower that has heard of the leader within this time knows who leads. */
+const STALE_MS = 5_000;
 
 /** What is wrong among the nodes' answers, in words; empty where nothing is. */
-export function disagreements(beliefs: readonly Belief[]): string[] {
+export function disagreements(reports: readonly NodeReport[]): string[] {
   const out: string[] = [];
-  const claimants = beliefs.filter((b) => b.isLeader);
   const byTerm = new Map<number, string[]>();
-  for (const b of claimants) byTerm.set(b.term, [...(byTerm.get(b.term) ?? []), b.node]);
+  for (const r of reports) if (r.is_leader) byTerm.set(r.term, [...(byTerm.get(r.term) ?? []), r.node]);
   for (const [term, nodes] of byTerm) {
     if (nodes.length > 1) out.push(`${nodes.join(' and ')} both claim to lead in term ${term}.`);
   }
-  const byIndex = new Map<number, Belief[]>();
-  for (const b of beliefs) if (b.digest) byIndex.set(b.index, [...(byIndex.get(b.index) ?? []), b]);
+  const byIndex = new Map<number, NodeReport[]>();
+  for (const r of reports) byIndex.set(r.index, [...(byIndex.get(r.index) ?? []), r]);
   for (const [index, same] of byIndex) {
-    if (new Set(same.map((b) => b.digest)).size > 1) {
-      out.push(`${same.map((b) => b.node).join(' and ')} hold different states at index ${index}.`);
+    if (new Set(same.map((r) => r.audit_head)).size > 1) {
+      out.push(`${same.map((r) => r.node).join(' and ')} hold different histories at index ${index}.`);
     }
   }
   return out;
 }
 
-export function Beliefs({ status }: { status: ClusterStatus }) {
-  const { base } = useStore(connection);
-  const members = status.raft?.members ?? [];
-  const asked = members.map((m) => {
-    const self = m.id === status.raft?.node_id;
-    const url = self ? base : peerUrl(m.http_addr);
-    return { member: m, url, may: self || (url !== null && bearerToken() !== null) };
-  });
-  const results = useQueries({
-    queries: asked.map(({ member, url, may }) => ({ ...beliefQuery(member, url ?? ''), enabled: may })),
-  });
-  const beliefs = results.flatMap((r) => (r.data && !r.error ? [r.data] : []));
-  const wrong = disagreements(beliefs);
+export function Beliefs() {
+  const query = useQuery(nodesQuery());
+  const reports = (query.data ?? []).flatMap((n) => (n.report ? [n.report] : []));
+  const wrong = disagreements(reports);
   return (
-    <Panel title="What each node believes" aside={`${beliefs.length} of ${members.length || 1} asked`}>
+    <Panel title="What each node believes" aside={query.data ? `${reports.length} of ${query.data.length} answer` : null} flush>
       {wrong.map((text) => (
-        <Note key={text} tone="bad">
-          {text}
-        </Note>
-      ))}
-      {members.length === 0 ? <p className="muted">There are no other members to ask in this mode.</p> : null}
-      {members.length > 0 ? (
-        <div className="scroll-x" role="region" aria-label="What each node believes" tabIndex={0}>
-          <table className="plain">
-            <thead>
-              <tr>
-                <th scope="col">Node</th>
-                <th scope="col">Believes the leader is</th>
-                <th scope="col" className="end">
-                  Term
-                </th>
-                <th scope="col" className="end">
-                  Index
-                </th>
-                <th scope="col">State</th>
-              </tr>
-            </thead>
-            <tbody>
-              {asked.map(({ member, may }, i) => {
-                const r = results[i];
-                const b = r?.error ? undefined : r?.data;
-                return (
-                  <tr key={member.id}>
-                    <th scope="row">{member.name}</th>
-                    {b ? (
-                      <>
-                        <td className="mono">
-                          {b.leader ?? <Status tone="warn">none</Status>}
-                          {b.isLeader ? <span className="tag">itself</span> : null}
-                        </td>
-                        <td className="end num">{count(b.term)}</td>
-                        <td className="end num">{count(b.index)}</td>
-                        <td className="mono" title={b.digest ?? undefined}>
-                          {b.digest?.slice(0, 10) ?? '–'}
-                        </td>
-                      </>
-                    ) : (
-                      <td colSpan={4} className="muted">
-                        {!may
-                          ? 'Not asked: this browser may ask other nodes only in the page it signed in on.'
-                          : r?.error
-                            ? 'Does not answer this browser.'
-                            : 'Asking…'}
-                      </td>
-                    )}
-                  </tr>
-                );
-              })}
-            </tbody>
-          </table>
+        <div key={text} className="pad">
+          <Note tone="bad">{text}</Note>
         </div>
-      ) : null}
-      {beliefs.length > 1 && wrong.length === 0 ? (
-        <p>
-          <Status tone="good">No split: nobody else claims to lead, and equal indexes have equal states.</Status>
+      ))}
+      <Loaded query={query} what="the nodes" rows={3}>
+        {(nodes) => (
+          <div className="scroll-x" role="region" aria-label="What each node believes" tabIndex={0}>
+            <table className="plain">
+              <thead>
+                <tr>
+                  <th scope="col">Node</th>
+                  <th scope="col">Believes the leader is</th>
+                  <th scope="col" className="end">
+                    Term
+                  </th>
+                  <th scope="col" className="end">
+                    State index
+                  </th>
+                  <th scope="col">History</th>
+                </tr>
+              </thead>
+              <tbody>
+                {nodes.map((n) => (
+                  <Row key={n.name} node={n} />
+                ))}
+              </tbody>
+            </table>
+          </div>
+        )}
+      </Loaded>
+      {reports.length > 1 && wrong.length === 0 ? (
+        <p className="pad">
+          <Status tone="good">No split: one leader at most, and equal indexes have equal histories.</Status>
         </p>
       ) : null}
     </Panel>
+  );
+}
+
+function Row({ node: n }: { node: ClusterNode }) {
+  const r = n.report;
+  return (
+    <tr>
+      <th scope="row">{n.name}</th>
+      {r ? (
+        <>
+          <td>
+            {r.leader ? <span className="mono">{r.leader}</span> : <Status tone="warn">nobody</Status>}
+            {r.is_leader ? <span className="tag">itself</span> : null}
+            {r.staleness_ms > STALE_MS && r.leader ? (
+              <span className="tag">heard {duration(r.staleness_ms)} ago</span>
+            ) : null}
+          </td>
+          <td className="end num">{count(r.term)}</td>
+          <td className="end num">{count(r.index)}</td>
+          <td className="mono" title={r.audit_head}>
+            {r.audit_head.slice(0, 10)}
+          </td>
+        </>
+      ) : (
+        <td colSpan={4}>
+          <Status tone="bad">does not answer</Status> <span className="muted">{n.problem}</span>
+        </td>
+      )}
+    </tr>
   );
 }

@@ -6,6 +6,7 @@ import { addMember, takeBackup, takeSnapshot, transfer } from '../../api/actions
 import { keys } from '../../api/queries';
 import type { ClusterStatus } from '../../api/types';
 import { RoleButton, useDenied } from '../../parts/button';
+import { Command } from '../../parts/copy';
 import { Confirm } from '../../parts/dialog';
 import { TextField } from '../../parts/field';
 import { bytes } from '../../parts/format';
@@ -113,7 +114,7 @@ function AddNode({ open, onClose, status }: { open: boolean; onClose: () => void
   const [form, setForm] = useState({ id: '', name: '', peer_addr: '', http_addr: '' });
   const queries = useQueryClient();
   const id = Number(form.id || next);
-  const name = form.name || `n${next}`;
+  const name = form.name || `node-${id}`;
   const blocked = !Number.isInteger(id) || id < 1
     ? 'The id is a whole number from 1.'
     : taken.some((m) => m.id === id)
@@ -131,10 +132,18 @@ function AddNode({ open, onClose, status }: { open: boolean; onClose: () => void
       verb="Add as learner"
       blocked={blocked}
       effect={
-        <p>
-          The node must be running and waiting to join. It first learns the log without voting, so nothing depends on it;
-          promote it once it has caught up.
-        </p>
+        <>
+          <p>
+            It first learns the log without voting, so nothing depends on it; promote it once it has caught up. It must be
+            running and waiting to join, with an empty data directory and, where the cluster uses TLS, a certificate for
+            its id:
+          </p>
+          <Command
+            label="Start the node"
+            text={`maxine serve --mode raft --cluster-id ${status.raft?.cluster_id ?? 'CLUSTER'} --node-id ${id} \\
+  --raft-listen ${form.peer_addr.trim() || 'HOST:PORT'} --raft-members "" --data-dir DIR`}
+          />
+        </>
       }
       act={async () => {
         await addMember({ id, name, peer_addr: form.peer_addr.trim(), http_addr: form.http_addr.trim() });
@@ -145,7 +154,7 @@ function AddNode({ open, onClose, status }: { open: boolean; onClose: () => void
     >
       <div className="form-grid">
         <TextField label="Id" inputMode="numeric" placeholder={String(next)} value={form.id} onChange={set('id')} />
-        <TextField label="Name" placeholder={`n${next}`} value={form.name} onChange={set('name')} maxLength={255} />
+        <TextField label="Name" placeholder={`node-${id}`} value={form.name} onChange={set('name')} maxLength={255} />
         <TextField label="Peer address" placeholder="10.0.0.4:9080" value={form.peer_addr} onChange={set('peer_addr')} />
         <TextField label="HTTP address" placeholder="http://10.0.0.4:8080" value={form.http_addr} onChange={set('http_addr')} />
       </div>

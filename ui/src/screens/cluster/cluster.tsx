@@ -1,6 +1,6 @@
 /** The cluster: its nodes, who leads and led, what each node believes, and what an admin may do. */
 import { useQuery } from '@tanstack/react-query';
-import { clusterQuery } from '../../api/queries';
+import { clusterQuery, nodesQuery } from '../../api/queries';
 import type { ClusterStatus } from '../../api/types';
 import { bytes, count, duration } from '../../parts/format';
 import { Facts, Panel, Screen } from '../../parts/layout';
@@ -17,7 +17,8 @@ import { SuspendedExpiry } from './suspended-expiry';
 
 export function ClusterScreen() {
   const query = useQuery(clusterQuery());
-  const health = query.data ? clusterHealth(query.data) : null;
+  const nodes = useQuery(nodesQuery());
+  const health = query.data ? clusterHealth(query.data, nodes.data) : null;
   return (
     <Screen
       title="Cluster"
@@ -43,7 +44,7 @@ export function ClusterScreen() {
             )}
             <Leadership status={status} />
             <div className="two-columns">
-              <Beliefs status={status} />
+              <Beliefs />
               <ThisNode status={status} />
             </div>
           </>
@@ -54,7 +55,8 @@ export function ClusterScreen() {
 }
 
 function Tolerance({ status }: { status: ClusterStatus }) {
-  const t = toleranceOf(status);
+  const nodes = useQuery(nodesQuery());
+  const t = toleranceOf(status, nodes.data);
   if (!t) return null;
   if (status.leadership.leader === null) {
     return (

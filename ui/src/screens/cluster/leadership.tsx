@@ -1,10 +1,10 @@
-/** Who led when, and when this page saw no leader. */
+/** Who led when, why that changed, and when nobody could acknowledge a write. */
 import { useQuery } from '@tanstack/react-query';
 import { useEffect, useMemo } from 'react';
 import { connection } from '../../api/connection';
 import { leadershipQuery } from '../../api/queries';
 import { createStore, useStore } from '../../api/store';
-import type { ClusterStatus, LeadershipGrant } from '../../api/types';
+import type { ClusterStatus, LeadershipCause, LeadershipGrant } from '../../api/types';
 import { clock, count, duration, iso, moment } from '../../parts/format';
 import { Panel } from '../../parts/layout';
 import { Empty, Loaded } from '../../parts/states';
@@ -16,6 +16,7 @@ export interface Term {
   to: number;
   fence: number;
   index: number;
+  grant: LeadershipGrant;
 }
 
 export interface Gap {
@@ -42,9 +43,25 @@ connection.subscribe(() => {
 
 /** Grants, newest first, as stretches of time, oldest first. */
 export function termsOf(grants: readonly LeadershipGrant[], now: number): Term[] {
-  return [...grants]
-    .reverse()
-    .map((g, i, all) => ({ holder: g.holder, from: g.time_ms, to: all[i + 1]?.time_ms ?? now, fence: g.fence, index: g.index }));
+  return [...grants].reverse().map((g, i, all) => ({
+    holder: g.holder,
+    from: g.time_ms,
+    to: all[i + 1]?.time_ms ?? now,
+    fence: g.fence,
+    index: g.index,
+    grant: g,
+  }));
+}
+
+/** When writes failed: as the new leaders told, and as this page was told while it was open. */
+export function gapsOf(grants: readonly LeadershipGrant[], seen: readonly Gap[]): Gap[] {
+  const told = grants
+    .filter((g) => (g.gap_ms ?? 0) > 0)
+    .map((g) => ({ from: g.time_ms - (g.gap_ms ?? 0), to: g.time_ms }));
+  const tolerance = 2_000;
+  const known = (gap: Gap) =>
+    told.some((t) => gap.to !== null && gap.from <= t.to + tolerance && gap.to >= t.from - tolerance);
+  return [...told, ...seen.filter((gap) => !known(gap))].sort((a, b) => a.from - b.from);
 }
 
 export function Leadership({ status }: { status: ClusterStatus }) {
@@ -70,6 +87,7 @@ const SPANS = [15 * 60_000, 3_600_000, 6 * 3_600_000, 24 * 3_600_000, 7 * 24 * 3
 function History({ grants, seen }: { grants: readonly LeadershipGrant[]; seen: readonly Gap[] }) {
   const now = useNow();
   const terms = useMemo(() => termsOf(grants, now), [grants, now]);
+  const breaks = useMemo(() => gapsOf(grants, seen), [grants, seen]);
   const oldest = terms[0]?.from ?? now;
   const span = SPANS.find((s) => now - oldest <= s) ?? SPANS.at(-1) ?? 0;
   const from = now - span;
@@ -92,7 +110,7 @@ function History({ grants, seen }: { grants: readonly LeadershipGrant[]; seen: r
                     title={`${holder}: ${moment(t.from)} for ${duration(t.to - t.from)}, fence ${t.fence}`}
                   />
                 ))}
-              {seen
+              {breaks
                 .filter((g) => (g.to ?? now) > from)
                 .map((g) => (
                   <span
@@ -119,6 +137,9 @@ function History({ grants, seen }: { grants: readonly LeadershipGrant[]; seen: r
               <th scope="col">Leader</th>
               <th scope="col">Cause</th>
               <th scope="col" className="end">
+                Writes failed for
+              </th>
+              <th scope="col" className="end">
                 Led for
               </th>
               <th scope="col" className="end">
@@ -133,13 +154,16 @@ function History({ grants, seen }: { grants: readonly LeadershipGrant[]; seen: r
             {[...terms]
               .reverse()
               .slice(0, 8)
-              .map((t, i, all) => (
+              .map((t) => (
                 <tr key={t.index}>
                   <td className="num">
                     <time dateTime={iso(t.from)}>{moment(t.from)}</time>
                   </td>
                   <td className="mono">{t.holder}</td>
-                  <td>{cause(t, all[i + 1], seen)}</td>
+                  <td className="wrap">{causeOf(t.grant)}</td>
+                  <td className="end num">
+                    {typeof t.grant.gap_ms === 'number' ? duration(t.grant.gap_ms) : <span className="muted">–</span>}
+                  </td>
                   <td className="end num">{duration(t.to - t.from)}</td>
                   <td className="end num">{count(t.fence)}</td>
                   <td className="end num">{count(t.index)}</td>
@@ -148,22 +172,19 @@ function History({ grants, seen }: { grants: readonly LeadershipGrant[]; seen: r
           </tbody>
         </table>
       </div>
-      {seen.length > 0 ? (
-        <p className="muted">
-          While this page was open it saw no leader {seen.length === 1 ? 'once' : `${seen.length} times`}, last at{' '}
-          {clock(seen.at(-1)?.from ?? 0)}
-          {seen.at(-1)?.to ? ` for ${duration((seen.at(-1)?.to ?? 0) - (seen.at(-1)?.from ?? 0))}` : ', still so'}. Writes
-          failed meanwhile.
-        </p>
-      ) : null}
     </>
   );
 }
 
-/** What the grants themselves tell; the log does not say more. */
-function cause(term: Term, before: Term | undefined, seen: readonly Gap[]): string {
-  if (!before) return 'Oldest that is kept';
-  const gap = seen.find((g) => g.from <= term.from + 1_000 && (g.to ?? Infinity) >= term.from - 2_000);
-  if (gap) return `Elected after ${duration((gap.to ?? term.from) - gap.from)} without a leader, as this page saw it`;
-  return before.holder === term.holder ? 'Took its duties anew' : `Took over from ${before.holder}`;
+const CAUSES: Record<LeadershipCause, (g: LeadershipGrant) => string> = {
+  first: () => 'First that is kept',
+  transfer: (g) => `Handed over${g.from ? ` by ${g.from}` : ''}, asked for by ${g.by ?? 'an admin'}`,
+  handover: (g) => `${g.from ?? 'The leader before'} handed over, as a node does that is stopped`,
+  silence: (g) => `${g.from ?? 'The leader before'} fell silent`,
+  regained: () => 'Took its duties anew after it had lost its majority',
+  started: () => 'Elected after a start; it knew of no leader before',
+};
+
+export function causeOf(grant: LeadershipGrant): string {
+  return grant.cause ? CAUSES[grant.cause](grant) : 'Not known';
 }

@@ -1,22 +1,28 @@
 /** The nodes of a Raft cluster, and what can be done with each. */
-import { useQueryClient } from '@tanstack/react-query';
+import { useQuery, useQueryClient } from '@tanstack/react-query';
 import { useState } from 'react';
 import { promoteMember, removeMember, transfer } from '../../api/actions';
-import { keys } from '../../api/queries';
-import type { ClusterStatus, Member, RaftStatus } from '../../api/types';
+import { keys, nodesQuery } from '../../api/queries';
+import type { ClusterNode, ClusterStatus, Member, RaftStatus } from '../../api/types';
 import { RoleButton } from '../../parts/button';
 import { Confirm } from '../../parts/dialog';
-import { count, duration } from '../../parts/format';
+import { bytes, count, duration } from '../../parts/format';
 import { Panel } from '../../parts/layout';
 import { Status } from '../../parts/status';
 import { say } from '../../parts/toast';
-import { reachOf, type Reach as Reachability } from './reach';
+import { reachOf, type Reach } from './reach';
+
+/** Entries that are on their way at any time, more or less. */
+const LAG_TOLERATED = 1_000;
 
 type Asked = { what: 'transfer' | 'promote' | 'remove'; member: Member } | null;
 
 export function Members({ status, raft }: { status: ClusterStatus; raft: RaftStatus }) {
   const [asked, setAsked] = useState<Asked>(null);
   const voters = raft.members.filter((m) => m.voter).length;
+  const nodes = useQuery(nodesQuery());
+  const nodeOf = (m: Member) => nodes.data?.find((n) => n.id === m.id);
+  const leaderLog = Math.max(raft.last_log_index, ...(nodes.data ?? []).map((n) => n.report?.log?.last_log_index ?? 0));
   return (
     <Panel title="Nodes" aside={`${voters} voting`} flush>
       <div className="scroll-x" role="region" aria-label="Nodes" tabIndex={0}>
@@ -27,13 +33,22 @@ export function Members({ status, raft }: { status: ClusterStatus; raft: RaftSta
               <th scope="col">Role</th>
               <th scope="col">Link</th>
               <th scope="col" className="end">
-                Matched index
+                Term
+              </th>
+              <th scope="col" className="end">
+                Last log
+              </th>
+              <th scope="col" className="end">
+                Applied
               </th>
               <th scope="col" className="end">
                 Lag
               </th>
               <th scope="col" className="end">
-                Last contact
+                Log on disk
+              </th>
+              <th scope="col" className="end">
+                Last sync
               </th>
               <th scope="col">Addresses</th>
               <th scope="col">
@@ -50,20 +65,18 @@ export function Members({ status, raft }: { status: ClusterStatus; raft: RaftSta
                 </th>
                 <td>{m.leader ? <Status tone="info">Leader</Status> : m.voter ? 'Follower' : 'Learner'}</td>
                 <td>
-                  <Reach reach={reachOf(status, m)} />
+                  <Link reach={reachOf(status, m, nodes.data)} />
                 </td>
-                <td className="end num">{m.matched_index === null ? '–' : count(m.matched_index)}</td>
-                <td className="end num">{lag(m, raft)}</td>
-                <td className="end num">{m.last_contact_ms === null ? '–' : duration(m.last_contact_ms)}</td>
-                <td className="mono">
+                <Figures member={m} node={nodeOf(m)} leaderLog={leaderLog} />
+                <td className="mono two-lines">
                   {m.http_addr}
-                  <span className="muted"> · {m.peer_addr}</span>
+                  <span className="muted">{m.peer_addr}</span>
                 </td>
                 <td className="row-actions">
                   {m.voter && !m.leader ? (
                     <RoleButton
                       needs="admin"
-                      reason={reachOf(status, m) === 'cut-off' ? 'It cannot be reached.' : null}
+                      reason={reachOf(status, m, nodes.data) === 'cut-off' ? 'It cannot be reached.' : null}
                       onClick={() => setAsked({ what: 'transfer', member: m })}
                     >
                       Make leader<span className="sr"> {m.name}</span>
@@ -93,16 +106,30 @@ export function Members({ status, raft }: { status: ClusterStatus; raft: RaftSta
   );
 }
 
-function Reach({ reach }: { reach: Reachability }) {
+function Link({ reach }: { reach: Reach }) {
   if (reach === 'here') return <Status tone="good">Here</Status>;
   if (reach === 'reached') return <Status tone="good">Reached</Status>;
   if (reach === 'cut-off') return <Status tone="bad">Cut off</Status>;
-  return <Status tone="muted">The leader knows</Status>;
+  return <Status tone="muted">Asking</Status>;
 }
 
-function lag(m: Member, raft: RaftStatus): string {
-  if (m.matched_index === null) return '–';
-  return count(Math.max(0, raft.last_log_index - m.matched_index));
+function Figures({ member: m, node, leaderLog }: { member: Member; node: ClusterNode | undefined; leaderLog: number }) {
+  const report = node?.report;
+  const log = report?.log;
+  const last = log?.last_log_index ?? m.matched_index;
+  const lag = last === null ? null : Math.max(0, leaderLog - last);
+  return (
+    <>
+      <td className="end num">{report ? count(report.term) : '–'}</td>
+      <td className="end num">{last === null ? '–' : count(last)}</td>
+      <td className="end num">{log ? count(log.applied_index) : '–'}</td>
+      <td className="end num">{lag === null ? '–' : lag > LAG_TOLERATED ? <Status tone="warn">{count(lag)}</Status> : count(lag)}</td>
+      <td className="end num">{log ? bytes(log.log_disk_bytes) : '–'}</td>
+      <td className="end num">
+        {!log ? '–' : log.disk_stalled ? <Status tone="bad">stalled</Status> : duration(log.last_sync_us / 1000)}
+      </td>
+    </>
+  );
 }
 
 function MemberDialogs({

@@ -1,25 +1,20 @@
 /** The runtime configuration: edit with a diff before it holds; history and rollback. */
-import { useInfiniteQuery, useQuery, useQueryClient } from '@tanstack/react-query';
-import { useEffect, useMemo, useState } from 'react';
+import { useQuery, useQueryClient } from '@tanstack/react-query';
+import { useEffect, useState } from 'react';
 import { putConfig } from '../../api/actions';
-import { auditQuery, configQuery, keys, type Revised } from '../../api/queries';
-import { useStore } from '../../api/store';
-import type { RuntimeConfig } from '../../api/types';
+import { configQuery, keys, type Revised } from '../../api/queries';
+import type { ConfigRevision, RuntimeConfig } from '../../api/types';
 import { Button, RoleButton } from '../../parts/button';
 import { Confirm } from '../../parts/dialog';
 import { Diff, stable } from '../../parts/diff';
 import { Panel, Screen } from '../../parts/layout';
 import { Loaded, Note } from '../../parts/states';
-import { At } from '../../parts/time';
 import { say } from '../../parts/toast';
 import { ConfigForm, configMistake } from './config-form';
-import { rememberConfig, seenConfigs, type SeenConfig } from './history';
+import { ConfigHistory } from './config-history';
 
 export function ConfigScreen() {
   const query = useQuery(configQuery());
-  useEffect(() => {
-    if (query.data) rememberConfig(query.data.revision, query.data.value);
-  }, [query.data]);
   return (
     <Screen title="Configuration" intro="Replicated: a change holds on every node at once, without a restart.">
       <Loaded query={query} what="the configuration" rows={8}>
@@ -33,7 +28,7 @@ function Editor({ stored }: { stored: Revised<RuntimeConfig> }) {
   const [base, setBase] = useState(stored);
   const [draft, setDraft] = useState(stored.value);
   const [applying, setApplying] = useState(false);
-  const [back, setBack] = useState<SeenConfig | null>(null);
+  const [back, setBack] = useState<ConfigRevision | null>(null);
   const queries = useQueryClient();
   const before = stable(base.value);
   const after = stable(draft);
@@ -49,8 +44,8 @@ function Editor({ stored }: { stored: Revised<RuntimeConfig> }) {
   const put = async (config: RuntimeConfig, from: number) => {
     const { data } = await putConfig(config, from);
     const next = { revision: data.revision, value: config };
-    rememberConfig(data.revision, config);
     queries.setQueryData(keys.config(), next);
+    void queries.invalidateQueries({ queryKey: keys.configHistory() });
     setBase(next);
     setDraft(config);
     return data.revision;
@@ -101,7 +96,7 @@ function Editor({ stored }: { stored: Revised<RuntimeConfig> }) {
           </div>
         </Panel>
       </div>
-      <History now={base} onBack={setBack} />
+      <ConfigHistory now={base} onBack={setBack} />
       <Confirm
         open={applying}
         onClose={() => setApplying(false)}
@@ -125,75 +120,5 @@ function Editor({ stored }: { stored: Revised<RuntimeConfig> }) {
         {back ? <Diff label="Change by rolling back" before={before} after={stable(back.config)} /> : null}
       </Confirm>
     </>
-  );
-}
-
-function History({ now, onBack }: { now: Revised<RuntimeConfig>; onBack: (to: SeenConfig) => void }) {
-  const audit = useInfiniteQuery(auditQuery({ action: 'config.' }, 50));
-  const seen = useStore(seenConfigs);
-  const [shown, setShown] = useState<number | null>(null);
-  const rows = useMemo(() => {
-    const records = (audit.data?.pages ?? []).flatMap((p) => p.items).filter((r) => r.outcome === 'success');
-    const byRevision = new Map(seen.map((s) => [s.revision, s]));
-    const out = records.map((r) => ({ revision: r.index, at: r.time_ms, by: r.user, seen: byRevision.get(r.index) ?? null }));
-    for (const s of seen) {
-      if (!out.some((row) => row.revision === s.revision)) out.push({ revision: s.revision, at: s.seenAt, by: '', seen: s });
-    }
-    return out.sort((a, b) => b.revision - a.revision);
-  }, [audit.data, seen]);
-  const open = rows.find((r) => r.revision === shown)?.seen;
-  return (
-    <Panel title="History" aside="values of the revisions that this browser has seen" flush>
-      <div className="scroll-x" role="region" aria-label="History" tabIndex={0}>
-        <table className="plain">
-          <thead>
-            <tr>
-              <th scope="col">Revision</th>
-              <th scope="col">When</th>
-              <th scope="col">Who</th>
-              <th scope="col">Values</th>
-            </tr>
-          </thead>
-          <tbody>
-            {rows.map((r) => (
-              <tr key={r.revision}>
-                <th scope="row" className="num">
-                  {r.revision === 0 ? 'defaults' : r.revision}
-                  {r.revision === now.revision ? <span className="tag">now</span> : null}
-                </th>
-                <td className="num">
-                  <At at={r.at} />
-                </td>
-                <td>{r.by || <span className="muted">seen by this browser</span>}</td>
-                <td className="row-actions start">
-                  {r.revision === now.revision ? (
-                    <span className="muted">hold now</span>
-                  ) : r.seen ? (
-                    <>
-                      <Button
-                        aria-expanded={shown === r.revision}
-                        onClick={() => setShown(shown === r.revision ? null : r.revision)}
-                      >
-                        Compare<span className="sr"> revision {r.revision} with now</span>
-                      </Button>
-                      <RoleButton needs="operator" onClick={() => r.seen && onBack(r.seen)}>
-                        Roll back…<span className="sr"> to revision {r.revision}</span>
-                      </RoleButton>
-                    </>
-                  ) : (
-                    <span className="muted">not kept: this browser was not open then</span>
-                  )}
-                </td>
-              </tr>
-            ))}
-          </tbody>
-        </table>
-      </div>
-      {open ? (
-        <div className="pad">
-          <Diff label={`From revision ${shown} to now`} before={stable(open.config)} after={stable(now.value)} />
-        </div>
-      ) : null}
-    </Panel>
   );
 }

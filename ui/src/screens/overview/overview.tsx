@@ -2,12 +2,12 @@
 import { useQuery } from '@tanstack/react-query';
 import { Link } from '@tanstack/react-router';
 import { useMemo } from 'react';
-import { alertsQuery, auditQuery, clusterQuery, servicesQuery } from '../../api/queries';
+import { alertsQuery, auditQuery, clusterQuery, nodesQuery, servicesQuery } from '../../api/queries';
 import { bySeverity } from '../../api/instances';
-import type { ClusterStatus, ServiceSummary } from '../../api/types';
+import type { ClusterNode, ClusterStatus, ServiceSummary } from '../../api/types';
 import { useInfiniteQuery } from '@tanstack/react-query';
 import { Bar } from '../../parts/chart';
-import { count, duration, plural } from '../../parts/format';
+import { count, duration, percent, plural, short } from '../../parts/format';
 import { Panel, Screen } from '../../parts/layout';
 import { Empty, Failed, Loaded, Loading, Note } from '../../parts/states';
 import { asProblem } from '../../api/problem';
@@ -19,6 +19,7 @@ import { TrafficPanel } from './traffic-panel';
 
 export function Overview() {
   const cluster = useQuery(clusterQuery());
+  const nodes = useQuery(nodesQuery());
   if (!cluster.data) {
     return (
       <Screen title="Overview">
@@ -31,7 +32,7 @@ export function Overview() {
     );
   }
   const status = cluster.data;
-  const health = clusterHealth(status);
+  const health = clusterHealth(status, nodes.data);
   if (status.totals.services === 0) {
     return (
       <Screen title="Overview" status={<Badge tone={health.tone}>{health.text}</Badge>}>
@@ -49,7 +50,7 @@ export function Overview() {
           <Activity />
         </div>
         <div className="stack">
-          <TrafficPanel />
+          <TrafficPanel node={status.node} />
           <OpenAlerts />
         </div>
       </div>
@@ -68,25 +69,26 @@ export function Warnings({ status }: { status: ClusterStatus }) {
 }
 
 /** One line on the cluster's own health. */
-export function clusterHealth(s: ClusterStatus): { tone: Tone; text: string } {
+export function clusterHealth(s: ClusterStatus, nodes?: readonly ClusterNode[]): { tone: Tone; text: string } {
   if (s.leadership.leader === null) return { tone: 'bad', text: 'No leader: writes are refused' };
   if (!s.raft) return { tone: 'good', text: s.backend === 'redis' ? 'Redis answers' : 'Running' };
   const voters = s.raft.members.filter((m) => m.voter);
-  const away = voters.filter((m) => reachOf(s, m) === 'cut-off');
+  const away = voters.filter((m) => reachOf(s, m, nodes) === 'cut-off');
   if (away.length > 0) {
     const names = away.map((m) => m.name).join(', ');
     return { tone: 'warn', text: `${names} cannot be reached` };
   }
   if (s.raft.disk_stalled) return { tone: 'warn', text: `The disk of ${s.node} stalls` };
   if (voters.length === 1) return { tone: 'good', text: 'Running as a single node' };
-  if (!s.leadership.is_leader) return { tone: 'good', text: `${s.leadership.leader} leads` };
+  if (voters.some((m) => reachOf(s, m, nodes) === 'unknown')) return { tone: 'good', text: `${s.leadership.leader} leads` };
   return { tone: 'good', text: `All ${voters.length} nodes are here` };
 }
 
 function Figures({ status }: { status: ClusterStatus }) {
   const t = status.totals;
   const evicted = Math.max(0, t.instances - t.routable - t.unhealthy - t.draining);
-  const tolerated = toleranceOf(status);
+  const nodes = useQuery(nodesQuery());
+  const tolerated = toleranceOf(status, nodes.data);
   return (
     <div className="figures">
       <dl className="figure">
@@ -126,6 +128,7 @@ function Figures({ status }: { status: ClusterStatus }) {
           <div className="figure-note">in {plural(t.namespaces, 'namespace')}</div>
         </dd>
       </dl>
+      <Calls />
       <dl className="figure wide-figure">
         <dt>Instances</dt>
         <dd>
@@ -148,6 +151,28 @@ function Figures({ status }: { status: ClusterStatus }) {
         </dd>
       </dl>
     </div>
+  );
+}
+
+/** Of the whole cluster: each node counts its own, and is asked. */
+function Calls() {
+  const { data } = useQuery(nodesQuery());
+  const reports = (data ?? []).flatMap((n) => (n.report ? [n.report] : []));
+  const calls = reports.reduce((n, r) => n + r.lookups + r.proxied, 0);
+  const failed = reports.reduce((n, r) => n + r.failed, 0);
+  const share = calls === 0 ? 0 : failed / calls;
+  const silent = (data?.length ?? 0) - reports.length;
+  return (
+    <dl className="figure">
+      <dt>Calls, last minute</dt>
+      <dd>
+        <span className="figure-value">{data ? `${short(calls / 60)}/s` : '–'}</span>
+        <div className="figure-note">
+          <span className={share > 0.001 ? 'text-bad' : undefined}>{percent(share, 2)} failed</span>
+          {silent > 0 ? ` · without ${plural(silent, 'node')}` : reports.length > 1 ? ` · ${reports.length} nodes` : ''}
+        </div>
+      </dd>
+    </dl>
   );
 }
 
@@ -226,7 +251,7 @@ function Activity() {
             <Empty title="No change yet." />
           ) : (
             <ul className="rows">
-              {items.filter((r) => !r.action.startsWith('session.')).slice(0, 8).map((r) => (
+              {items.filter((r) => !r.action.startsWith('session.') && r.action !== 'leadership.takeover').slice(0, 8).map((r) => (
                 <li key={r.seq} className="row-line">
                   <span className="muted num row-time">
                     <Ago at={r.time_ms} />

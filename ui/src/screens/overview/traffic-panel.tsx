@@ -1,87 +1,84 @@
-/** Traffic, errors and what is left of the error budget, from this node's counters. */
+/** Traffic, errors and what is left of the error budget, from what the serving node counted. */
 import { useQuery } from '@tanstack/react-query';
 import { useMemo } from 'react';
 import { preferences, prefer } from '../../app/preferences';
-import { tracesQuery } from '../../api/queries';
+import { calls, rates, trafficQuery, type Traffic } from '../../api/traffic';
 import { useStore } from '../../api/store';
-import { grown, rates, traffic } from '../../api/traffic';
 import { Chart } from '../../parts/chart';
-import { clock, duration, percent, short } from '../../parts/format';
+import { duration, percent, short } from '../../parts/format';
 import { Panel } from '../../parts/layout';
-import { isCall } from '../traces/about';
+import { Loaded } from '../../parts/states';
 
-export function TrafficPanel() {
-  const { points, error } = useStore(traffic);
-  const series = useMemo(
-    () => [
-      { name: 'Lookups', tint: 1 as const, points: rates(points, (p) => p.discoveries) },
-      { name: 'Proxied', tint: 2 as const, points: rates(points, (p) => p.proxied) },
-      { name: 'Registrations and heartbeats', tint: 3 as const, points: rates(points, (p) => p.registrations) },
-    ],
-    [points],
-  );
+const HOUR_MS = 3_600_000;
+
+export function TrafficPanel({ node }: { node: string }) {
+  const query = useQuery(trafficQuery());
   return (
-    <Panel title="Traffic through this node" aside={points[0] ? `since ${clock(points[0].at)}` : null}>
-      <Chart
-        label="Requests a second"
-        unit="/s"
-        series={series}
-        height={140}
-        empty={error ? `This node's counters cannot be read: ${error}` : 'Rates come with the second sample, in a few seconds.'}
-      />
-      <Budget />
+    <Panel title="Traffic" aside={`through ${node}, the last hour`}>
+      <Loaded query={query} what="the traffic" rows={4}>
+        {(traffic) => (
+          <>
+            <TrafficChart traffic={traffic} spanMs={HOUR_MS} />
+            <Budget traffic={traffic} />
+          </>
+        )}
+      </Loaded>
     </Panel>
   );
 }
 
-export interface Sli {
-  good: number;
-  bad: number;
-  from: 'counters' | 'traces';
+function TrafficChart({ traffic, spanMs }: { traffic: Traffic; spanMs: number }) {
+  const series = useMemo(
+    () => [
+      { name: 'Lookups', tint: 1 as const, points: rates(traffic, (s) => s.lookups) },
+      { name: 'Forwarded', tint: 2 as const, points: rates(traffic, (s) => s.proxied) },
+      { name: 'Registrations', tint: 3 as const, points: rates(traffic, (s) => s.registrations) },
+      { name: 'Failed', tint: 4 as const, points: rates(traffic, (s) => s.failed) },
+    ],
+    [traffic],
+  );
+  return (
+    <Chart
+      label="Requests a second"
+      unit="/s"
+      series={series}
+      spanMs={spanMs}
+      height={168}
+      empty="The node has just started; the first figures come in a few seconds."
+    />
+  );
 }
 
 /** What is left of the budget of failures, 1 at best, below 0 where it is spent. */
-export function budgetLeft({ good, bad }: Pick<Sli, 'good' | 'bad'>, objectivePercent: number): number | null {
+export function budgetLeft({ good, bad }: { good: number; bad: number }, objectivePercent: number): number | null {
   const all = good + bad;
   if (all === 0) return null;
   const allowed = all * (1 - objectivePercent / 100);
   return allowed === 0 ? (bad === 0 ? 1 : -1) : 1 - bad / allowed;
 }
 
-function Budget() {
-  const { points } = useStore(traffic);
+function Budget({ traffic: { total } }: { traffic: Traffic }) {
   const { objective } = useStore(preferences);
-  const traces = useQuery(tracesQuery());
-  const sli = useMemo((): Sli => {
-    const bad = grown(points, (p) => p.errors);
-    const all = grown(points, (p) => p.requests);
-    if (bad !== null && all !== null) return { good: Math.max(0, all - bad), bad, from: 'counters' };
-    const items = (traces.data ?? []).filter(isCall);
-    const failed = items.filter((t) => t.status >= 500).length;
-    return { good: items.length - failed, bad: failed, from: 'traces' };
-  }, [points, traces.data]);
-  const all = sli.good + sli.bad;
-  const left = budgetLeft(sli, objective);
+  const all = calls(total);
+  const left = budgetLeft({ good: all - total.failed, bad: total.failed }, objective);
   const tone = left === null ? 'muted' : left > 0.25 ? 'good' : left > 0 ? 'warn' : 'bad';
-  const latencies = (traces.data ?? []).filter(isCall).map((t) => t.duration_ms).sort((a, b) => a - b);
+  const took = (us: number | null) => (us === null ? '–' : duration(us / 1000));
   return (
     <dl className="sli">
       <div>
         <dt>Failed (5xx)</dt>
         <dd>
-          <b className="num">{all ? percent(sli.bad / all, 2) : '–'}</b>
-          <span className="muted">
-            {short(sli.bad)} of {short(all)} {sli.from === 'counters' ? 'since this page opened' : 'latest calls'}
-          </span>
+          <b className="num">{all ? percent(total.failed / all, 2) : '–'}</b>
+          <span className="muted">{all ? `${short(total.failed)} of ${short(all)} calls` : 'no call in the last hour'}</span>
         </dd>
       </div>
       <div>
         <dt>Latency, half · 99 %</dt>
         <dd>
           <b className="num">
-            {latencies.length ? `${duration(quantile(latencies, 0.5))} · ${duration(quantile(latencies, 0.99))}` : '–'}
+            ≤ {took(total.p50_us)} · ≤ {took(total.p99_us)}
           </b>
-          <span className="muted">of the latest {latencies.length} calls</span>
+          <span className="muted">until the answer’s head</span>
         </dd>
       </div>
       <div>

@@ -1,11 +1,8 @@
 /** What an operator does to an instance: each says its effect first and, where it can, offers a way back. */
-import { useQueryClient } from '@tanstack/react-query';
+import { useQuery, useQueryClient } from '@tanstack/react-query';
 import { useState } from 'react';
 import * as actions from '../../api/actions';
-import { keys } from '../../api/queries';
-import { traffic } from '../../api/traffic';
-import type { Sample } from '../../api/prometheus';
-import { useStore } from '../../api/store';
+import { instanceNodesQuery, keys } from '../../api/queries';
 import type { Instance, Service } from '../../api/types';
 import { Confirm } from '../../parts/dialog';
 import { TextField } from '../../parts/field';
@@ -19,16 +16,24 @@ interface Props {
   instance: Instance;
 }
 
-/** Requests in flight at this node's proxy; null where the node does not tell. */
-export function inFlight(samples: readonly Sample[], i: Pick<Instance, 'namespace' | 'service' | 'id'>): number | null {
-  let sum: number | null = null;
-  for (const s of samples) {
-    if (!/^maxine_.*(in_flight|active_requests|inflight)/.test(s.name)) continue;
-    if (s.labels.instance !== i.id || s.labels.service !== i.service) continue;
-    if (s.labels.namespace !== undefined && s.labels.namespace !== i.namespace) continue;
-    sum = (sum ?? 0) + s.value;
-  }
-  return sum;
+/** What a drain waits for, in words. */
+export function Pending({ instance, open }: { instance: Instance; open: boolean }) {
+  const { namespace, service, id } = instance;
+  const { data, error } = useQuery({ ...instanceNodesQuery(namespace, service, id), enabled: open });
+  if (!data) return <span className="muted">{error ? 'How many requests are in flight is not known.' : 'Counting the requests in flight…'}</span>;
+  const silent = data.nodes.filter((n) => n.in_flight === null).map((n) => n.node);
+  return (
+    <>
+      {data.in_flight === 0 ? (
+        'No request is in flight to it'
+      ) : (
+        <>
+          <b>{plural(data.in_flight, 'request')}</b> {data.in_flight === 1 ? 'is' : 'are'} in flight to it and will be finished
+        </>
+      )}
+      {data.complete ? '.' : `, as far as is known: ${silent.join(' and ')} did not answer.`}
+    </>
+  );
 }
 
 function useRefresh(instance: Pick<Instance, 'namespace' | 'service' | 'id'>) {
@@ -46,9 +51,7 @@ function useRefresh(instance: Pick<Instance, 'namespace' | 'service' | 'id'>) {
 
 export function DrainDialog({ open, onClose, instance, service }: Props & { service: Service }) {
   const [reason, setReason] = useState('');
-  const { latest } = useStore(traffic);
   const refresh = useRefresh(instance);
-  const pending = inFlight(latest, instance);
   const others = service.routable - (instance.routable ? 1 : 0);
   return (
     <Confirm
@@ -63,16 +66,7 @@ export function DrainDialog({ open, onClose, instance, service }: Props & { serv
             <b>{instance.id}</b> gets no new requests, from any node, until someone returns it. It stays registered.
           </p>
           <p>
-            {pending === null ? (
-              <span className="muted">This node does not tell how many requests are in flight; those that run are finished.</span>
-            ) : pending === 0 ? (
-              'No request of this node is in flight to it.'
-            ) : (
-              <>
-                <b>{plural(pending, 'request')}</b> of this node {pending === 1 ? 'is' : 'are'} in flight to it and{' '}
-                {pending === 1 ? 'is' : 'are'} finished.
-              </>
-            )}
+            <Pending instance={instance} open={open} />
           </p>
           {others === 0 ? (
             <Note tone="bad">
@@ -225,6 +219,9 @@ export function DeregisterDialog({
           <p>
             <b>{instance.id}</b> is taken out on every node; {plural(left, 'instance')} of {service.name} will get
             traffic. To stop traffic for a while, drain it instead.
+          </p>
+          <p>
+            <Pending instance={instance} open={open} />
           </p>
           <p className="muted">If it still runs, its next registration brings it back. Undo registers it as it was.</p>
         </>

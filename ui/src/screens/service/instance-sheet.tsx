@@ -4,7 +4,7 @@ import { useEffect, useState } from 'react';
 import { call, path } from '../../api/client';
 import { stateOf } from '../../api/instances';
 import { asProblem, Problem } from '../../api/problem';
-import { whyQuery } from '../../api/queries';
+import { instanceNodesQuery, whyQuery } from '../../api/queries';
 import type { Instance, Service } from '../../api/types';
 import { RoleButton } from '../../parts/button';
 import { CopyButton } from '../../parts/copy';
@@ -14,7 +14,7 @@ import { Facts } from '../../parts/layout';
 import { Empty, Failed, Loading } from '../../parts/states';
 import { InstanceStatus, Status } from '../../parts/status';
 import { Ago, At } from '../../parts/time';
-import { DeregisterDialog, DrainDialog, ReturnDialog, WeightDialog } from './instance-actions';
+import { DeregisterDialog, DrainDialog, Pending, ReturnDialog, WeightDialog } from './instance-actions';
 import { PROBE_KINDS } from './names';
 
 const instanceQuery = (ns: string, name: string, id: string) =>
@@ -108,6 +108,9 @@ function Actions({ instance, service, onClose }: { instance: Instance; service: 
 
 function Why({ instance }: { instance: Instance }) {
   const why = useQuery(whyQuery(instance.namespace, instance.service, instance.id));
+  const nodes = useQuery(instanceNodesQuery(instance.namespace, instance.service, instance.id));
+  // Each node probes a share of the fleet; whoever looks wants to see what any of them found.
+  const seen = (nodes.data?.nodes.flatMap((n) => n.observations) ?? why.data?.observations ?? []).sort((a, b) => b.at_ms - a.at_ms);
   const state = stateOf(instance);
   const probe = why.data?.probe;
   const from = { instance: 'the instance', policy: 'the policy', default: 'the defaults' } as const;
@@ -120,6 +123,7 @@ function Why({ instance }: { instance: Instance }) {
       <Facts
         items={[
           ['Gets traffic', instance.routable ? <Status tone="good">Yes</Status> : <Status tone="bad">No</Status>],
+          ['In flight', <Pending key="p" instance={instance} open />],
           ['Verdict since', instance.health.since_ms ? <At at={instance.health.since_ms} /> : '–'],
           ...(instance.drain
             ? ([
@@ -150,10 +154,10 @@ function Why({ instance }: { instance: Instance }) {
         <Failed problem={asProblem(why.error)} retry={() => void why.refetch()} />
       ) : !why.data ? (
         <Loading what="probes" rows={3} />
-      ) : why.data.observations.length === 0 ? (
+      ) : seen.length === 0 ? (
         <p className="muted">
           {probe?.kind && probe.kind !== 'heartbeat'
-            ? 'This node has not probed it; the leader probes.'
+            ? 'No node has probed it yet.'
             : 'It is not probed: only its heartbeats count.'}
         </p>
       ) : (
@@ -171,7 +175,7 @@ function Why({ instance }: { instance: Instance }) {
               </tr>
             </thead>
             <tbody>
-              {why.data.observations.slice(0, 12).map((o, i) => (
+              {seen.slice(0, 12).map((o, i) => (
                 <tr key={`${o.at_ms}-${i}`}>
                   <td className="num">
                     <Ago at={o.at_ms} />

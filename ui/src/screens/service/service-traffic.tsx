@@ -1,117 +1,99 @@
-/** Requests to one service as this node saw them: latency, failures, the latest ones. */
+/** Requests to one service as the serving node counted them, and the latest ones it remembers. */
 import { useQuery } from '@tanstack/react-query';
 import { Link } from '@tanstack/react-router';
-import { useEffect, useMemo, useRef } from 'react';
 import { tracesQuery } from '../../api/queries';
-import type { Service, TraceEntry } from '../../api/types';
+import { calls, latencies, rates, trafficQuery } from '../../api/traffic';
+import type { Service } from '../../api/types';
 import { Chart } from '../../parts/chart';
-import { duration, percent, plural } from '../../parts/format';
+import { duration, percent, short } from '../../parts/format';
 import { Panel } from '../../parts/layout';
 import { Empty, Loaded } from '../../parts/states';
-import { quantile } from '../overview/traffic-panel';
 import { isAbout } from '../traces/about';
 import { StatusCode } from '../traces/status-code';
 
-const KEPT_MAX = 2_000;
+const QUARTER_MS = 900_000;
 
 export function ServiceTraffic({ service }: { service: Service }) {
-  const query = useQuery(tracesQuery());
-  const items = useKept(query.data, service);
-  const points = items.map((t) => ({ at: t.time_ms, value: t.duration_ms })).sort((a, b) => a.at - b.at);
-  const buckets = perSecond(items);
-  const sorted = items.map((t) => t.duration_ms).sort((a, b) => a - b);
-  const failed = items.filter((t) => t.status >= 500).length;
+  const query = useQuery(trafficQuery(service));
   return (
     <Loaded query={query} what="requests" rows={6}>
-      {() =>
-        items.length === 0 ? (
-          <Empty title="This node has seen no request for it lately.">
-            Requests that come through the proxy, discovery or resolve of this node appear here. Other nodes show their
-            own.
-          </Empty>
-        ) : (
+      {(traffic) => {
+        const { total } = traffic;
+        const all = calls(total);
+        if (all === 0) {
+          return (
+            <Empty title="Nobody has asked this node for it in the last quarter of an hour.">
+              Look-ups and forwarded requests of this node appear here. Other nodes count their own.
+            </Empty>
+          );
+        }
+        const took = (us: number | null) => (us === null ? '–' : `≤ ${duration(us / 1000)}`);
+        return (
           <div className="two-columns">
-            <Panel title="Requests" aside={`${plural(items.length, 'request')} of this node`}>
+            <Panel title="Requests" aside={`${short(all)} in a quarter of an hour, ${percent(total.failed / all, 2)} failed`}>
               <Chart
                 label="Requests a second"
                 unit="/s"
-                height={170}
+                height={190}
+                spanMs={QUARTER_MS}
                 series={[
-                  { name: 'All', tint: 1, points: buckets.all },
-                  { name: 'Failed (5xx)', tint: 4, points: buckets.failed },
+                  { name: 'Lookups', tint: 1, points: rates(traffic, (s) => s.lookups) },
+                  { name: 'Forwarded', tint: 2, points: rates(traffic, (s) => s.proxied) },
+                  { name: 'Failed (5xx)', tint: 4, points: rates(traffic, (s) => s.failed) },
                 ]}
               />
             </Panel>
             <Panel
               title="Latency"
-              aside={`half ${duration(quantile(sorted, 0.5))} · 95 % ${duration(quantile(sorted, 0.95))} · 99 % ${duration(quantile(sorted, 0.99))}`}
+              aside={`half ${took(total.p50_us)} · 95 % ${took(total.p95_us)} · 99 % ${took(total.p99_us)}`}
             >
               <Chart
-                label="Latency of each request"
+                label="Latency until the answer's head"
                 unit=""
-                height={170}
+                height={190}
+                spanMs={QUARTER_MS}
                 format={duration}
-                dots
-                series={[{ name: 'Each request', tint: 2, points }]}
+                series={[
+                  { name: 'Half', tint: 2, points: latencies(traffic, (s) => s.p50_us) },
+                  { name: '95 %', tint: 3, points: latencies(traffic, (s) => s.p95_us) },
+                  { name: '99 %', tint: 4, points: latencies(traffic, (s) => s.p99_us) },
+                ]}
               />
             </Panel>
-            <Panel title="Latest" aside={`${percent(failed / items.length, 1)} failed`} className="span-2" flush>
-              <ul className="rows">
-                {items.slice(0, 12).map((t) => (
-                  <li key={t.trace_id + t.time_ms} className="row-line">
-                    <StatusCode status={t.status} />
-                    <span className="mono row-method">{t.method}</span>
-                    <span className="mono row-object" title={t.path}>
-                      {t.path}
-                    </span>
-                    <Link to="/traces" search={{ trace: t.trace_id }} className="row-end num">
-                      {duration(t.duration_ms)}
-                    </Link>
-                  </li>
-                ))}
-              </ul>
-            </Panel>
+            <Latest service={service} />
           </div>
-        )
-      }
+        );
+      }}
     </Loaded>
   );
 }
 
-/** Gathers what comes by; the node itself keeps only the latest of all services. */
-function useKept(latest: readonly TraceEntry[] | undefined, service: Service): TraceEntry[] {
-  const kept = useRef(new Map<string, TraceEntry>());
-  const name = `${service.namespace}/${service.name}`;
-  useEffect(() => kept.current.clear(), [name]);
-  return useMemo(() => {
-    for (const t of latest ?? []) {
-      if (isAbout(t, service.namespace, service.name)) kept.current.set(`${t.trace_id} ${t.time_ms} ${t.path}`, t);
-    }
-    const all = [...kept.current.entries()].sort((a, b) => b[1].time_ms - a[1].time_ms);
-    kept.current = new Map(all.slice(0, KEPT_MAX));
-    return [...kept.current.values()];
-  }, [latest, service.namespace, service.name]);
-}
-
-const BUCKET_MS = 5_000;
-
-function perSecond(items: readonly TraceEntry[]) {
-  const all = new Map<number, number>();
-  const failed = new Map<number, number>();
-  let first = Infinity;
-  let last = 0;
-  for (const t of items) {
-    const at = Math.floor(t.time_ms / BUCKET_MS) * BUCKET_MS;
-    first = Math.min(first, at);
-    last = Math.max(last, at);
-    all.set(at, (all.get(at) ?? 0) + 1);
-    if (t.status >= 500) failed.set(at, (failed.get(at) ?? 0) + 1);
-  }
-  first = Math.max(first, last - 600_000);
-  const series = (counts: Map<number, number>) => {
-    const out = [];
-    for (let at = first; at <= last; at += BUCKET_MS) out.push({ at, value: (counts.get(at) ?? 0) / (BUCKET_MS / 1000) });
-    return out;
-  };
-  return { all: series(all), failed: series(failed) };
+function Latest({ service }: { service: Service }) {
+  const query = useQuery(tracesQuery());
+  return (
+    <Panel title="Latest" className="span-2" aside={<Link to="/traces">Traces</Link>} flush>
+      <Loaded query={query} what="the latest requests" rows={4}>
+        {(traces) => {
+          const items = traces.filter((t) => isAbout(t, service.namespace, service.name));
+          if (items.length === 0) return <Empty title="None of the requests that the node remembers was about it." />;
+          return (
+            <ul className="rows">
+              {items.slice(0, 12).map((t) => (
+                <li key={t.trace_id + t.time_ms} className="row-line">
+                  <StatusCode status={t.status} />
+                  <span className="mono row-method">{t.method}</span>
+                  <span className="mono row-object" title={t.path}>
+                    {t.path}
+                  </span>
+                  <Link to="/traces" search={{ trace: t.trace_id }} className="row-end num">
+                    {duration(t.duration_ms)}
+                  </Link>
+                </li>
+              ))}
+            </ul>
+          );
+        }}
+      </Loaded>
+    </Panel>
+  );
 }
