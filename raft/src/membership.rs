@@ -22,6 +22,8 @@ use crate::{ReadLevel, read};
 
 /// A learner further behind than this is not made a voter.
 const PROMOTE_LAG_MAX: u64 = 1_000;
+/// Where the entry of the founding members stands in the log.
+const FOUNDING: u64 = 0;
 /// How often progress is looked at while waiting.
 const POLL: Duration = Duration::from_millis(10);
 
@@ -118,10 +120,12 @@ pub(crate) async fn bootstrap(
         Ok(()) => Ok(()),
         Err(RaftError::APIError(InitializeError::NotAllowed(_))) => {
             let present = inner.with_metrics(|metrics| metrics.membership_config.clone());
+            // Who was there at the founding keeps its settings; since then members came and went.
+            let changed_since = present.log_id().as_ref().is_some_and(|id| id.index > FOUNDING);
             let present: BTreeMap<NodeId, Member> =
                 present.nodes().map(|(id, member)| (*id, member.clone())).collect();
             // A founding entry that another founder wrote may still be on its way.
-            if present == members || present.is_empty() {
+            if changed_since || present == members || present.is_empty() {
                 Ok(())
             } else {
                 Err(AdminError::Refused("the cluster exists already with other members".to_owned()))
