@@ -409,8 +409,8 @@ impl From<WriteError> for Problem {
             }
             // The cause is for the node's own log, not for clients.
             WriteError::Storage(_) => {
-                let detail = "this node's storage failed; another node may still take the write";
-                Self::new(ProblemKind::Unavailable, detail).with_retry_after_s(5)
+                let detail = "this node's storage failed: the write may or may not take effect";
+                Self::new(ProblemKind::OutcomeUnknown, detail).with_retry_after_s(5)
             }
         }
     }

@@ -183,6 +183,10 @@ async fn attempt(
             ProposeError::TooLarge { len, max } => {
                 return Err(WriteError::TooLarge { len: *len, max: *max });
             }
+            // A node whose disk fails under a write may already have sent it to the others.
+            ProposeError::Storage(_) if uncertain => {
+                return Err(WriteError::OutcomeUnknown { retry_after_s: 1 });
+            }
             ProposeError::Storage(why) => return Err(WriteError::Storage(why.clone())),
             _ => uncertain |= !error.is_clean(),
         }
@@ -262,5 +266,63 @@ impl Handler<DutiesChanged> for RegistryActor {
             }
         };
         ctx.spawn(guarded.into_actor(self));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use async_trait::async_trait;
+    use bytes::Bytes;
+    use tokio::sync::watch;
+
+    use super::*;
+    use crate::backend::{CallError, Consistency, Leadership, ReadError};
+
+    /// Answers with these errors, one after the other.
+    struct Failing(Mutex<VecDeque<ProposeError>>);
+
+    #[async_trait]
+    impl ControlStore for Failing {
+        async fn propose(&self, _: Batch, _: Duration) -> Result<Vec<Applied>, ProposeError> {
+            Err(self.0.lock().unwrap().pop_front().unwrap())
+        }
+
+        async fn barrier(&self, _: Consistency, _: Duration) -> Result<(), ReadError> {
+            Ok(())
+        }
+
+        fn leadership(&self) -> watch::Receiver<Leadership> {
+            watch::channel(Leadership::default()).1
+        }
+
+        fn staleness_ms(&self) -> u64 {
+            0
+        }
+
+        async fn call_leader(&self, _: Bytes, _: Duration) -> Result<Bytes, CallError> {
+            Ok(Bytes::new())
+        }
+
+        fn kind(&self) -> &'static str {
+            "failing"
+        }
+
+        async fn shutdown(&self) {}
+    }
+
+    #[tokio::test]
+    async fn a_disk_that_fails_after_an_attempt_does_not_make_the_outcome_known() {
+        let batch = Batch { proposals: Vec::new() };
+        let outcome = async |errors: Vec<ProposeError>| {
+            let store = Failing(Mutex::new(errors.into()));
+            attempt(&store, &Clock::manual(), &batch, 10_000).await.unwrap_err()
+        };
+        let failed = || ProposeError::Storage("no space left".into());
+        let known = outcome(vec![ProposeError::NoLeader, failed()]).await;
+        assert!(matches!(known, WriteError::Storage(_)), "{known:?}");
+        let unknown = outcome(vec![ProposeError::OutcomeUnknown, failed()]).await;
+        assert!(matches!(unknown, WriteError::OutcomeUnknown { .. }), "{unknown:?}");
     }
 }
