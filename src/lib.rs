@@ -8,6 +8,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod discovery;
+mod faults;
 pub mod health;
 pub mod proxy;
 pub mod security;

@@ -12,6 +12,7 @@ use dashmap::DashMap;
 use parking_lot::RwLock;
 use tokio::sync::watch;
 
+use crate::faults;
 use crate::state::{Event, Name, ServiceKey};
 
 /// Most changes kept for those who watch everything, or resume.
@@ -122,7 +123,8 @@ impl WatchHub {
 
     fn publish_events(&self, events: &[Event]) {
         let Some(last) = events.last() else { return };
-        let events: Vec<Arc<Event>> = events.iter().cloned().map(Arc::new).collect();
+        let told = events.iter().filter(|event| !faults::drop_watch_event(event.index));
+        let events: Vec<Arc<Event>> = told.cloned().map(Arc::new).collect();
         {
             let mut ring = self.everything.ring.write();
             for event in &events {

@@ -13,6 +13,7 @@ use tokio::sync::broadcast;
 use super::leases::{Due, LeaseTable};
 use crate::backend::{Consistency, ControlStore};
 use crate::clock::Clock;
+use crate::faults;
 use crate::state::{
     Actor as Who, Batch, Command, EventKind, Fence, InstanceKey, Proposal, Reply, RequestId,
 };
@@ -245,6 +246,9 @@ impl ExpiryDuty {
     }
 
     async fn confirm(&self) -> Result<(), String> {
+        if faults::expire_unconfirmed() {
+            return Ok(());
+        }
         let barrier = self.store.barrier(Consistency::Strong, CONFIRM_TIMEOUT);
         barrier.await.map_err(|error| error.to_string())?;
         // Renewals that came in with the same packets as the confirmation get their turn.
@@ -269,3 +273,7 @@ impl ExpiryDuty {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "expiry_tests.rs"]
+mod tests;
