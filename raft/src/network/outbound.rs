@@ -3,6 +3,7 @@
 //! Appends are pipelined in order on their own connection; heartbeats, votes and transfers share
 //! one that never carries bulk; a snapshot streams in chunks on a third.
 
+use std::collections::VecDeque;
 use std::future::Future;
 use std::io::{self, Read};
 use std::sync::Arc;
@@ -107,12 +108,7 @@ impl PeerNetwork {
     }
 
     fn append_request(&self, request: &AppendEntriesRequest<TypeConfig>) -> Request {
-        let append = AppendDto {
-            vote: consensus::vote_to_dto(&request.vote),
-            prev: request.prev_log_id.as_ref().map(consensus::log_id_to_dto),
-            commit: request.leader_commit.as_ref().map(consensus::log_id_to_dto),
-            entries: request.entries.iter().map(consensus::entry_to_dto).collect(),
-        };
+        let append = append_dto(request);
         if self.appends_on == Channel::Control && append.entries.is_empty() {
             Request::Heartbeat(append)
         } else {
@@ -227,12 +223,35 @@ struct InFlight {
 
 type Answered = (Option<LogId>, Option<LogId>, Result<Response, LinkError>);
 
+/// The requests of a pipeline that wait for their answers, by the last log id of each, in order.
+///
+/// The core takes an answer for that of every request up to its log id, those that were sent later
+/// included: of a request that only tells how far is committed, and of the entries before it, the last
+/// log id is the same. A late answer to the entries would be taken for a fresh one, and a leader that was
+/// cut off would believe that it is still followed. So an answer is told only when no later request with
+/// the same log id is under way; that one's answer says as much.
+#[derive(Default)]
+struct Waiting(VecDeque<Option<LogId>>);
+
+impl Waiting {
+    fn sent(&mut self, last: Option<LogId>) {
+        self.0.push_back(last);
+    }
+
+    /// Takes note of the next answer; whether the core may be told of it.
+    fn answered(&mut self) -> bool {
+        let answered = self.0.pop_front().flatten();
+        !self.0.iter().any(|later| *later <= answered)
+    }
+}
+
 struct Pipeline<'n, S> {
     network: &'n PeerNetwork,
     link: Arc<Link>,
     input: S,
     input_ended: bool,
     in_flight: FuturesOrdered<BoxFuture<'static, Answered>>,
+    waiting: Waiting,
     timeout: Duration,
     stopped: bool,
 }
@@ -243,6 +262,7 @@ impl<S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> Pipeline<'_, S>
         let last = request.entries.last().map(|entry| entry.log_id).or(prev);
         let answer = self.link.start(&self.network.append_request(request));
         let in_flight = InFlight { prev, last, answer };
+        self.waiting.sent(last);
         let timeout = self.timeout;
         self.in_flight.push_back(
             async move {
@@ -265,12 +285,16 @@ impl<S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> Pipeline<'_, S>
             tokio::select! {
                 biased;
                 Some((prev, last, answer)) = self.in_flight.next(), if !self.in_flight.is_empty() => {
-                    return Some(self.network.append_response(self.timeout, answer).map(|response| {
+                    let may_be_told = self.waiting.answered();
+                    let result = self.network.append_response(self.timeout, answer).map(|response| {
                         let partial = matches!(&response, AppendEntriesResponse::PartialSuccess(upto) if *upto != last);
                         let result = response.into_stream_result(prev, last);
                         self.stopped = partial || result.is_err();
                         result
-                    }).inspect_err(|_| self.stopped = true));
+                    }).inspect_err(|_| self.stopped = true);
+                    if may_be_told || self.stopped {
+                        return Some(result);
+                    }
                 }
                 request = self.input.next(), if !self.input_ended && self.in_flight.len() < APPENDS_IN_FLIGHT => match request {
                     Some(request) => self.send(&request),
@@ -311,6 +335,7 @@ impl RaftNetworkV2<TypeConfig> for PeerNetwork {
             input,
             input_ended: false,
             in_flight: FuturesOrdered::new(),
+            waiting: Waiting::default(),
             stopped: false,
         };
         let results = futures::stream::unfold(pipeline, |mut pipeline| async move {
@@ -370,10 +395,38 @@ impl RaftNetworkV2<TypeConfig> for PeerNetwork {
     }
 }
 
-fn vote_request(request: &VoteRequest<TypeConfig>) -> VoteRequestDto {
+pub(crate) fn append_dto(request: &AppendEntriesRequest<TypeConfig>) -> AppendDto {
+    AppendDto {
+        vote: consensus::vote_to_dto(&request.vote),
+        prev: request.prev_log_id.as_ref().map(consensus::log_id_to_dto),
+        commit: request.leader_commit.as_ref().map(consensus::log_id_to_dto),
+        entries: request.entries.iter().map(consensus::entry_to_dto).collect(),
+    }
+}
+
+pub(crate) fn vote_request(request: &VoteRequest<TypeConfig>) -> VoteRequestDto {
     VoteRequestDto {
         vote: consensus::vote_to_dto(&request.vote),
         last: request.last_log_id.as_ref().map(consensus::log_id_to_dto),
         transfer: request.leadership_transfer,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec::LogIdDto;
+
+    #[test]
+    fn an_answer_is_not_taken_for_that_of_a_later_request() {
+        let id = |index| Some(consensus::log_id_from_dto(LogIdDto { term: 2, node: 1, index }));
+        let mut waiting = Waiting::default();
+        waiting.sent(id(7));
+        waiting.sent(id(8));
+        // It brings no entries, only how far is committed.
+        waiting.sent(id(8));
+        assert!(waiting.answered(), "what follows brings more");
+        assert!(!waiting.answered(), "the last one is not answered yet");
+        assert!(waiting.answered());
     }
 }
