@@ -10,6 +10,7 @@ use bytes::Bytes;
 
 use crate::codec::{EntryDto, LogIdDto, MemberDto, MembershipDto, PayloadDto, VoteDto};
 use crate::config::{Member, NodeId};
+use crate::runtime::Runtime;
 use crate::storage::state_machine::StateMachine;
 
 /// An opaque proposal.
@@ -39,6 +40,7 @@ openraft::declare_raft_types!(
         R = Reply,
         NodeId = NodeId,
         Node = Member,
+        AsyncRuntime = Runtime,
 );
 
 pub(crate) type Raft = openraft::Raft<TypeConfig, StateMachine>;

@@ -26,6 +26,9 @@ pub mod offline;
 pub mod pki;
 mod propose;
 mod read;
+mod runtime;
+#[cfg(feature = "simulation")]
+pub mod simulation;
 mod status;
 mod storage;
 mod transfer;

@@ -333,7 +333,7 @@ fn links(config: &Config, transport: Transport, dir: Arc<NodeDir>, log: LogStore
     })))
 }
 
-fn core_config(config: &Config) -> Result<Arc<openraft::Config>, StartError> {
+pub(crate) fn core_config(config: &Config) -> Result<Arc<openraft::Config>, StartError> {
     let keep = (config.snapshot_every_entries / 10).clamp(100, 5_000);
     let core = openraft::Config {
         cluster_name: config.cluster_id.clone(),

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, TransferLeaderRequest, VoteRequest, VoteResponse,
 };
+use openraft::storage::RaftStateMachine;
 
 use super::links::Context;
 use crate::application::PeerHandler;
@@ -47,10 +48,12 @@ impl Inbound {
     pub(crate) async fn answer(&self, from: NodeId, request: Request) -> Response {
         match request {
             Request::Ping => Response::Pong,
-            Request::Append(append) => self.note_leader(from, self.append(append).await),
-            Request::Heartbeat(append) => self.note_leader(from, self.heartbeat(append).await),
-            Request::Vote(request) => self.vote(request, false).await,
-            Request::PreVote(request) => self.vote(request, true).await,
+            Request::Append(append) => self.note_leader(from, append_to(&self.raft, append).await),
+            Request::Heartbeat(append) => {
+                self.note_leader(from, heartbeat_to(&self.raft, append).await)
+            }
+            Request::Vote(request) => vote_to(&self.raft, request, false, self.votes()).await,
+            Request::PreVote(request) => vote_to(&self.raft, request, true, self.votes()).await,
             Request::TransferLeader { from, to, last } => {
                 let request = TransferLeaderRequest::new(
                     consensus::vote_from_dto(from),
@@ -85,6 +88,11 @@ impl Inbound {
         }
     }
 
+    /// Whether the lease that this node may have granted before it stopped has surely run out.
+    fn votes(&self) -> bool {
+        clock::now() >= self.votes_from
+    }
+
     fn note_leader(&self, from: NodeId, response: Response) -> Response {
         if matches!(
             response,
@@ -93,66 +101,6 @@ impl Inbound {
             self.context.contacts.led_by(from);
         }
         response
-    }
-
-    async fn append(&self, append: AppendDto) -> Response {
-        match append_from_dto(append) {
-            Ok(request) => answer_append(self.raft.append_entries(request).await),
-            Err(reason) => Response::Failed(reason),
-        }
-    }
-
-    async fn heartbeat(&self, append: AppendDto) -> Response {
-        let vote = consensus::vote_from_dto(append.vote);
-        let request = match append_from_dto(append) {
-            Ok(request) if request.entries.is_empty() => request,
-            Ok(_) => return Response::Failed("a heartbeat carries no entries".to_owned()),
-            Err(reason) => return Response::Failed(reason),
-        };
-        let mut appending = std::pin::pin!(self.raft.append_entries(request));
-        // The first poll queues the heartbeat; the state is asked behind it in the same queue.
-        if let std::task::Poll::Ready(answer) = futures::poll!(&mut appending) {
-            return answer_append(answer);
-        }
-        let noted = self.raft.with_raft_state(move |state| *state.vote_ref() == vote);
-        tokio::select! {
-            biased;
-            answer = &mut appending => answer_append(answer),
-            noted = noted => match noted {
-                // The core took the heartbeat in and found no conflict, or it would have said so:
-                // the lease is renewed, whatever the disk is doing.
-                Ok(true) => match futures::poll!(&mut appending) {
-                    std::task::Poll::Ready(answer) => answer_append(answer),
-                    std::task::Poll::Pending => Response::AppendOk,
-                },
-                Ok(false) => answer_append(appending.await),
-                Err(error) => Response::Failed(error.to_string()),
-            },
-        }
-    }
-
-    async fn vote(&self, request: VoteRequestDto, pre_vote: bool) -> Response {
-        if !request.transfer && clock::now() < self.votes_from {
-            let state = self.raft.with_raft_state(|state| *state.vote_ref()).await;
-            return match state {
-                Ok(vote) => answer_vote(&VoteResponse::new(vote, None, false)),
-                Err(error) => Response::Failed(error.to_string()),
-            };
-        }
-        let request: VoteRequest<TypeConfig> = VoteRequest {
-            vote: consensus::vote_from_dto(request.vote),
-            last_log_id: request.last.map(consensus::log_id_from_dto),
-            leadership_transfer: request.transfer,
-        };
-        let answer = if pre_vote {
-            self.raft.pre_vote(request).await
-        } else {
-            self.raft.vote(request).await
-        };
-        match answer {
-            Ok(answer) => answer_vote(&answer),
-            Err(error) => Response::Failed(error.to_string()),
-        }
     }
 
     pub(crate) async fn install_snapshot(
@@ -168,6 +116,85 @@ impl Inbound {
             .await
             .map_err(io::Error::other)?;
         Ok(Response::SnapshotInstalled { vote: consensus::vote_to_dto(&installed.vote) })
+    }
+}
+
+/// Appends what a leader sends. Like the two below it serves any state machine: a node's and a simulation's.
+pub(crate) async fn append_to<SM>(
+    raft: &openraft::Raft<TypeConfig, SM>,
+    append: AppendDto,
+) -> Response
+where
+    SM: RaftStateMachine<TypeConfig>,
+{
+    match append_from_dto(append) {
+        Ok(request) => answer_append(raft.append_entries(request).await),
+        Err(reason) => Response::Failed(reason),
+    }
+}
+
+/// Answers a heartbeat as soon as the core has taken note of it.
+pub(crate) async fn heartbeat_to<SM>(
+    raft: &openraft::Raft<TypeConfig, SM>,
+    append: AppendDto,
+) -> Response
+where
+    SM: RaftStateMachine<TypeConfig>,
+{
+    let vote = consensus::vote_from_dto(append.vote);
+    let request = match append_from_dto(append) {
+        Ok(request) if request.entries.is_empty() => request,
+        Ok(_) => return Response::Failed("a heartbeat carries no entries".to_owned()),
+        Err(reason) => return Response::Failed(reason),
+    };
+    let mut appending = std::pin::pin!(raft.append_entries(request));
+    // The first poll queues the heartbeat; the state is asked behind it in the same queue.
+    if let std::task::Poll::Ready(answer) = futures::poll!(&mut appending) {
+        return answer_append(answer);
+    }
+    let noted = raft.with_raft_state(move |state| *state.vote_ref() == vote);
+    tokio::select! {
+        biased;
+        answer = &mut appending => answer_append(answer),
+        noted = noted => match noted {
+            // The core took the heartbeat in and found no conflict, or it would have said so:
+            // the lease is renewed, whatever the disk is doing.
+            Ok(true) => match futures::poll!(&mut appending) {
+                std::task::Poll::Ready(answer) => answer_append(answer),
+                std::task::Poll::Pending => Response::AppendOk,
+            },
+            Ok(false) => answer_append(appending.await),
+            Err(error) => Response::Failed(error.to_string()),
+        },
+    }
+}
+
+/// Votes, or says that it may not vote yet.
+pub(crate) async fn vote_to<SM>(
+    raft: &openraft::Raft<TypeConfig, SM>,
+    request: VoteRequestDto,
+    pre_vote: bool,
+    votes: bool,
+) -> Response
+where
+    SM: RaftStateMachine<TypeConfig>,
+{
+    if !request.transfer && !votes {
+        let state = raft.with_raft_state(|state| *state.vote_ref()).await;
+        return match state {
+            Ok(vote) => answer_vote(&VoteResponse::new(vote, None, false)),
+            Err(error) => Response::Failed(error.to_string()),
+        };
+    }
+    let request: VoteRequest<TypeConfig> = VoteRequest {
+        vote: consensus::vote_from_dto(request.vote),
+        last_log_id: request.last.map(consensus::log_id_from_dto),
+        leadership_transfer: request.transfer,
+    };
+    let answer = if pre_vote { raft.pre_vote(request).await } else { raft.vote(request).await };
+    match answer {
+        Ok(answer) => answer_vote(&answer),
+        Err(error) => Response::Failed(error.to_string()),
     }
 }
 

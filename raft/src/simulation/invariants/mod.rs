@@ -1,0 +1,27 @@
+//! What must hold after every step. One invariant per file.
+
+mod acknowledged_survive;
+mod committed_entries_stay;
+mod digests_agree;
+mod one_leader_per_term;
+
+use super::world::Step;
+
+/// Looks at every step.
+pub(super) trait Invariant: Send {
+    /// Its name.
+    fn name(&self) -> &'static str;
+
+    /// Checks what the step did.
+    fn check(&mut self, step: &Step) -> Result<(), String>;
+}
+
+/// All of them.
+pub(super) fn all() -> Vec<Box<dyn Invariant>> {
+    vec![
+        Box::<one_leader_per_term::OneLeaderPerTerm>::default(),
+        Box::<committed_entries_stay::CommittedEntriesStay>::default(),
+        Box::<acknowledged_survive::AcknowledgedSurvive>::default(),
+        Box::<digests_agree::DigestsAgree>::default(),
+    ]
+}

@@ -1,0 +1,285 @@
+//! The network between the nodes: messages late, lost, repeated, reordered, and held back by partitions.
+//!
+//! What is sent is the bytes that would be on the wire.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use openraft::errors::{
+    NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable,
+};
+use openraft::network::RPCOption;
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest,
+    TransferLeaderResponse, VoteRequest, VoteResponse,
+};
+use openraft::{OptionalSend, RPCTypes, RaftNetworkFactory, RaftNetworkV2};
+use parking_lot::Mutex;
+
+use super::machine::SimSnapshot;
+use super::node::Running;
+use super::virtual_clock;
+use super::world::{Shared, Step, hash_of};
+use crate::codec::{self, Request, Response};
+use crate::config::{Member, NodeId};
+use crate::consensus::{self, TypeConfig, Vote};
+use crate::network::inbound::{append_to, heartbeat_to, vote_to};
+use crate::network::outbound::{append_dto, vote_request};
+
+type Rpc<T> = Result<T, RPCError<TypeConfig>>;
+
+/// The running nodes, and what connects them.
+#[derive(Clone)]
+pub(super) struct SimNet {
+    pub(super) world: Shared,
+    pub(super) running: Arc<Mutex<BTreeMap<NodeId, Running>>>,
+}
+
+/// One node's way to the others.
+pub(super) struct SimOutbound {
+    pub(super) me: NodeId,
+    pub(super) net: SimNet,
+}
+
+/// One node's way to one other.
+pub(super) struct SimPeer {
+    me: NodeId,
+    target: NodeId,
+    net: SimNet,
+    heartbeats: bool,
+}
+
+impl RaftNetworkFactory<TypeConfig> for SimOutbound {
+    type Network = SimPeer;
+
+    async fn new_client(&mut self, target: NodeId, _: &Member) -> SimPeer {
+        SimPeer { me: self.me, target, net: self.net.clone(), heartbeats: false }
+    }
+
+    async fn new_heartbeat_client(&mut self, target: NodeId, _: &Member) -> SimPeer {
+        SimPeer { me: self.me, target, net: self.net.clone(), heartbeats: true }
+    }
+}
+
+/// Few messages are later than this, by far.
+const LATE_MS: u64 = 2_500;
+
+impl SimNet {
+    /// Carries one message; false if it is lost on the way.
+    async fn carry(&self, from: NodeId, to: NodeId, bytes: u64) -> bool {
+        let (delay_ms, lost) = {
+            let mut world = self.world.lock();
+            let loss = world.loss_percent;
+            let lost = world.cut.contains(&(from, to)) || world.dice.percent(loss);
+            let most = world.delay_max_ms;
+            let late = world.dice.percent(2);
+            let delay = if late { world.dice.range(0, LATE_MS) } else { world.dice.range(0, most) };
+            (delay, lost)
+        };
+        if lost {
+            return false;
+        }
+        tokio::time::sleep(Duration::from_millis(delay_ms)).await;
+        let mut world = self.world.lock();
+        if world.cut.contains(&(from, to)) {
+            return false;
+        }
+        world.outcome.messages += 1;
+        world.note((from, to, bytes));
+        true
+    }
+
+    fn node(&self, id: NodeId) -> Option<Running> {
+        self.running.lock().get(&id).cloned()
+    }
+
+    /// Sends a request and brings its answer back. Never ends if either is lost; an error if nobody
+    /// is there.
+    async fn ask(&self, from: NodeId, to: NodeId, request: Vec<u8>) -> Result<Response, String> {
+        if !self.carry(from, to, hash_of(&request)).await {
+            return std::future::pending().await;
+        }
+        let Some(node) = self.node(to) else { return Err("nobody is there".to_owned()) };
+        let again = {
+            let mut world = self.world.lock();
+            let repeats = world.repeat_percent;
+            world.dice.percent(repeats)
+        };
+        if again {
+            let (net, request) = (self.clone(), request.clone());
+            tokio::spawn(async move {
+                if net.carry(from, to, hash_of(&request)).await
+                    && let Some(node) = net.node(to)
+                {
+                    // Nobody waits for the second answer.
+                    drop(answer(&node, &request).await);
+                }
+            });
+        }
+        let response = answer(&node, &request).await;
+        // Who died meanwhile answers no more.
+        if self.node(to).is_none_or(|now| now.process != node.process) {
+            return std::future::pending().await;
+        }
+        let bytes = codec::encode(&response);
+        if !self.carry(to, from, hash_of(&bytes)).await {
+            return std::future::pending().await;
+        }
+        codec::decode(&bytes).map_err(|error| error.to_string())
+    }
+}
+
+/// Answers as a node does.
+async fn answer(node: &Running, request: &[u8]) -> Response {
+    let request: Request = match codec::decode(request) {
+        Ok(request) => request,
+        Err(error) => return Response::Failed(error.to_string()),
+    };
+    let votes = virtual_clock::now() >= node.votes_from;
+    match request {
+        Request::Append(append) => append_to(&node.raft, append).await,
+        Request::Heartbeat(append) => heartbeat_to(&node.raft, append).await,
+        Request::Vote(request) => vote_to(&node.raft, request, false, votes).await,
+        Request::PreVote(request) => vote_to(&node.raft, request, true, votes).await,
+        Request::TransferLeader { from, to, last } => {
+            let request = TransferLeaderRequest::new(
+                consensus::vote_from_dto(from),
+                to,
+                last.map(consensus::log_id_from_dto),
+            );
+            match node.raft.handle_transfer_leader(request).await {
+                Ok(Ok(())) => Response::Transferred,
+                Ok(Err(error)) => Response::TransferRefused(error.to_string()),
+                Err(error) => Response::Failed(error.to_string()),
+            }
+        }
+        other => Response::Failed(format!("{other:?} is not for the consensus core")),
+    }
+}
+
+impl SimPeer {
+    async fn ask(&self, request: &Request, action: RPCTypes, ttl: Duration) -> Rpc<Response> {
+        let asking = self.net.ask(self.me, self.target, codec::encode(request));
+        match tokio::time::timeout(ttl, asking).await {
+            Ok(Ok(response)) => Ok(response),
+            Ok(Err(reason)) => Err(RPCError::Unreachable(Unreachable::from_string(reason))),
+            Err(_) => Err(RPCError::Timeout(Timeout {
+                action,
+                id: self.me,
+                target: self.target,
+                timeout: ttl,
+            })),
+        }
+    }
+
+    async fn ask_vote(&self, request: &Request, ttl: Duration) -> Rpc<VoteResponse<TypeConfig>> {
+        match self.ask(request, RPCTypes::Vote, ttl).await? {
+            Response::Vote { vote, granted, last } => Ok(VoteResponse::new(
+                consensus::vote_from_dto(vote),
+                last.map(consensus::log_id_from_dto),
+                granted,
+            )),
+            other => Err(unexpected(&other)),
+        }
+    }
+}
+
+fn unexpected(response: &Response) -> RPCError<TypeConfig> {
+    RPCError::Network(NetworkError::from_string(format!("unexpected answer {response:?}")))
+}
+
+impl RaftNetworkV2<TypeConfig> for SimPeer {
+    type SnapshotData = SimSnapshot;
+
+    async fn append_entries(
+        &mut self,
+        request: AppendEntriesRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Rpc<AppendEntriesResponse<TypeConfig>> {
+        let leads = Step::Leads { node: self.me, term: request.vote.leader_id.term };
+        self.net.world.lock().happened(&leads);
+        let append = append_dto(&request);
+        let ask = match self.heartbeats && append.entries.is_empty() {
+            true => Request::Heartbeat(append),
+            false => Request::Append(append),
+        };
+        match self.ask(&ask, RPCTypes::AppendEntries, option.soft_ttl()).await? {
+            Response::AppendOk => Ok(AppendEntriesResponse::Success),
+            Response::AppendPartial(upto) => {
+                Ok(AppendEntriesResponse::PartialSuccess(upto.map(consensus::log_id_from_dto)))
+            }
+            Response::AppendConflict => Ok(AppendEntriesResponse::Conflict),
+            Response::HigherVote(vote) => {
+                Ok(AppendEntriesResponse::HigherVote(consensus::vote_from_dto(vote)))
+            }
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    async fn vote(
+        &mut self,
+        request: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Rpc<VoteResponse<TypeConfig>> {
+        self.ask_vote(&Request::Vote(vote_request(&request)), option.soft_ttl()).await
+    }
+
+    async fn pre_vote(
+        &mut self,
+        request: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Rpc<VoteResponse<TypeConfig>> {
+        self.ask_vote(&Request::PreVote(vote_request(&request)), option.soft_ttl()).await
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        vote: Vote,
+        snapshot: openraft::alias::SnapshotOf<TypeConfig, SimSnapshot>,
+        _cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        option: RPCOption,
+    ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        let sending = async {
+            let bytes = hash_of(&*snapshot.snapshot.bytes);
+            if !self.net.carry(self.me, self.target, bytes).await {
+                return std::future::pending().await;
+            }
+            let node = self.net.node(self.target).ok_or("nobody is there".to_owned())?;
+            let installed = node.raft.install_full_snapshot(vote, snapshot).await;
+            let installed = installed.map_err(|error| error.to_string())?;
+            if !self.net.carry(self.target, self.me, bytes).await {
+                return std::future::pending().await;
+            }
+            Ok::<_, String>(SnapshotResponse::new(installed.vote))
+        };
+        let ttl = option.soft_ttl().min(Duration::from_secs(10));
+        match tokio::time::timeout(ttl, sending).await {
+            Ok(Ok(response)) => Ok(response),
+            Ok(Err(reason)) => Err(StreamingError::Unreachable(Unreachable::from_string(reason))),
+            Err(_) => Err(StreamingError::Timeout(Timeout {
+                action: RPCTypes::InstallSnapshot,
+                id: self.me,
+                target: self.target,
+                timeout: ttl,
+            })),
+        }
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        request: TransferLeaderRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Rpc<TransferLeaderResponse<TypeConfig>> {
+        let request = Request::TransferLeader {
+            from: consensus::vote_to_dto(request.from_leader()),
+            to: *request.to_node_id(),
+            last: request.last_log_id().map(consensus::log_id_to_dto),
+        };
+        match self.ask(&request, RPCTypes::TransferLeader, option.soft_ttl()).await? {
+            Response::Transferred => Ok(Ok(())),
+            other => Err(unexpected(&other)),
+        }
+    }
+}

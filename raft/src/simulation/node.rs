@@ -1,0 +1,113 @@
+//! A node of a simulation: its disk, and the process that runs on it at present.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use openraft::ServerState;
+use openraft::async_runtime::watch::WatchReceiver;
+
+use super::disk::{SharedDisk, SimLog};
+use super::machine::SimMachine;
+use super::network::{SimNet, SimOutbound};
+use super::virtual_clock;
+use super::world::Step;
+use super::{KnownFault, SimApplication};
+use crate::config::{Config, NodeId};
+use crate::consensus::TypeConfig;
+
+pub(super) type SimRaft = openraft::Raft<TypeConfig, SimMachine>;
+
+/// A process.
+#[derive(Clone)]
+pub(super) struct Running {
+    pub(super) raft: SimRaft,
+    /// Which of the node's processes.
+    pub(super) process: u64,
+    /// Until then it grants no vote: what it granted before it stopped is not on its disk.
+    pub(super) votes_from: tokio::time::Instant,
+}
+
+/// A node, running or not.
+pub(super) struct SimNode {
+    pub(super) id: NodeId,
+    pub(super) disk: SharedDisk,
+    /// By how much its clock is fast, in percent; slow if negative.
+    drift_percent: i64,
+}
+
+/// What nodes are made of.
+pub(super) type NewApp = Arc<dyn Fn() -> Box<dyn SimApplication> + Send + Sync>;
+
+impl SimNode {
+    pub(super) fn new(id: NodeId, drift_percent: i64) -> Self {
+        Self { id, disk: SharedDisk::default(), drift_percent }
+    }
+
+    /// A node's settings. Who has a fast clock waits for less than it believes.
+    fn config(&self) -> Config {
+        let mut config = Config::new("simulation", self.id, "", ([127, 0, 0, 1], 0).into());
+        let drifted = |ms: u64| ms * 100 / 100_u64.saturating_add_signed(self.drift_percent);
+        config.heartbeat_interval_ms = drifted(config.heartbeat_interval_ms);
+        config.election_timeout_min_ms = drifted(config.election_timeout_min_ms);
+        config.election_timeout_max_ms = drifted(config.election_timeout_max_ms);
+        // So low that snapshots are made, logs are purged, and who was away is sent a snapshot.
+        config.snapshot_every_entries = 40;
+        config
+    }
+
+    /// Starts a process on its disk.
+    pub(super) async fn start(
+        &self,
+        net: &SimNet,
+        app: &NewApp,
+        fault: Option<KnownFault>,
+    ) -> Result<(), String> {
+        let config = self.config();
+        let core = crate::node::core_config(&config).map_err(|error| error.to_string())?;
+        let mut core = openraft::Config::clone(&core);
+        core.max_in_snapshot_log_to_keep = 15;
+        let process = self.disk.lock().process();
+        let log = SimLog::open(self.disk.clone(), net.world.clone(), fault);
+        let machine = SimMachine::open(self.id, app(), self.disk.clone(), net.world.clone(), fault)
+            .map_err(|error| error.to_string())?;
+        let outbound = SimOutbound { me: self.id, net: net.clone() };
+        let raft = SimRaft::new(self.id, Arc::new(core), outbound, log, machine)
+            .await
+            .map_err(|error| error.to_string())?;
+        let lease = if process > 0 { config.election_timeout_max_ms } else { 0 };
+        let votes_from = virtual_clock::now() + Duration::from_millis(lease);
+        let running = Running { raft, process, votes_from };
+        net.running.lock().insert(self.id, running.clone());
+        tokio::spawn(watch(self.id, running, self.disk.clone(), net.clone()));
+        Ok(())
+    }
+
+    /// Kills its process. Gives how many writes its disk lost.
+    pub(super) fn crash(&self, net: &SimNet, kept_percent: u64) -> u64 {
+        let Some(running) = net.running.lock().remove(&self.id) else { return 0 };
+        let lost = self.disk.lock().crash(kept_percent);
+        // It is dead to all others already; this only ends its tasks.
+        tokio::spawn(async move { drop(running.raft.shutdown().await) });
+        lost
+    }
+}
+
+/// Tells when a process comes to lead, and with which log.
+async fn watch(id: NodeId, running: Running, disk: SharedDisk, net: SimNet) {
+    let mut metrics = running.raft.metrics();
+    let mut led = 0;
+    while metrics.changed().await.is_ok() {
+        let (leads, term) = {
+            let metrics = metrics.borrow_watched();
+            let leads = metrics.state == ServerState::Leader && metrics.vote.committed;
+            (leads, metrics.vote.leader_id.term)
+        };
+        if leads && term > led && disk.lock().process() == running.process {
+            led = term;
+            let (purged, entries) = disk.lock().log();
+            let mut world = net.world.lock();
+            world.happened(&Step::Leads { node: id, term });
+            world.happened(&Step::LogOfLeader { node: id, term, purged, entries });
+        }
+    }
+}
