@@ -94,6 +94,12 @@ impl Client {
         outcome(self.request(Method::GET, path)).await
     }
 
+    /// Reads `path` as text; `None` if it is not answered with success.
+    pub async fn text(&self, path: &str) -> Option<String> {
+        let response = self.request(Method::GET, path).send().await.ok()?;
+        response.error_for_status().ok()?.text().await.ok()
+    }
+
     /// Writes `body` to `path`, with `headers`.
     pub async fn put(&self, path: &str, body: &Value, headers: &[(&str, &str)]) -> Outcome {
         outcome(with(self.request(Method::PUT, path).json(body), headers)).await

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context;
 use serde_json::json;
 
 use crate::clock::{self, until};
@@ -40,6 +41,12 @@ pub struct Options {
     pub leases: bool,
     /// The program, where it is not the one beside this one.
     pub program: Option<PathBuf>,
+    /// The previous version's program, from which nodes are upgraded.
+    pub previous: Option<PathBuf>,
+    /// How many nodes.
+    pub nodes: u64,
+    /// Whether Sentinels watch over Redis.
+    pub sentinels: bool,
     /// More flags of the nodes.
     pub flags: Vec<String>,
     /// More environment of the nodes.
@@ -84,6 +91,9 @@ impl Options {
             hold_ms: (100, 1_500),
             leases: false,
             program: None,
+            previous: None,
+            nodes: 3,
+            sentinels: false,
             flags: Vec::new(),
             env: Vec::new(),
             term_must_stay: false,
@@ -96,25 +106,59 @@ impl Options {
 /// Runs it in `dir`. An error means that the harness could not go on; broken promises are in the
 /// journal.
 pub async fn run(options: &Options, dir: &Path, journal: &Arc<Journal>) -> anyhow::Result<()> {
-    let mut plan = ClusterPlan::new(options.backend, options.network);
-    plan.flags.clone_from(&options.flags);
-    plan.env.clone_from(&options.env);
-    plan.program.clone_from(&options.program);
-    let mut cluster = Cluster::start(plan, dir).await?;
+    let mut cluster = Cluster::start(plan(options), dir).await?;
     let mut rng = fastrand::Rng::with_seed(options.seed);
     let deadline = clock::now() + options.time;
+    let mut bag = Vec::new();
     for round in 1..=options.rounds {
         if clock::now() >= deadline {
             break;
         }
-        let fault = options.faults[rng.usize(..options.faults.len())];
+        // Each kind once, in random order, before any comes again.
+        if bag.is_empty() {
+            bag.clone_from(&options.faults);
+            rng.shuffle(&mut bag);
+        }
+        let fault = bag.pop().context("no fault to choose from")?;
         let seed = rng.u64(..);
+        if fault == Fault::Upgrade {
+            cluster = begin_with_previous(cluster, options, round, dir, journal).await?;
+        }
         episode(&mut cluster, options, round, fault, seed, journal).await?;
         if options.progress {
             progress(options, round, fault, journal);
         }
     }
     cluster.stop().await
+}
+
+fn plan(options: &Options) -> ClusterPlan {
+    let mut plan = ClusterPlan::new(options.backend, options.network);
+    plan.nodes = options.nodes;
+    plan.flags.clone_from(&options.flags);
+    plan.env.clone_from(&options.env);
+    plan.program.clone_from(&options.program);
+    plan.sentinels = options.sentinels;
+    plan.disks = options.faults.iter().any(|fault| fault.needs_disk());
+    plan.wall_clocks = options.faults.iter().any(|fault| fault.needs_wall_clock());
+    plan
+}
+
+/// A new cluster of the previous version's program in place of the present one.
+async fn begin_with_previous(
+    mut cluster: Cluster,
+    options: &Options,
+    round: u64,
+    dir: &Path,
+    journal: &Journal,
+) -> anyhow::Result<Cluster> {
+    cluster.stop().await?;
+    drop(cluster);
+    let mut plan = plan(options);
+    plan.program.clone_from(&options.previous);
+    // Its indexes begin anew.
+    journal.records().figures.insert("acknowledged_index".into(), 0);
+    Cluster::start(plan, &dir.join(format!("upgrade-{round}"))).await
 }
 
 async fn episode(
@@ -141,13 +185,17 @@ async fn episode(
     let fleet =
         options.leases.then(|| workload::leases(&usual, FLEET_LEN, SILENT_LEN, FLEET_TTL_MS));
 
+    let proxied = workload::proxied(&usual, cluster.network().host()).await?;
+
     tokio::time::sleep(Duration::from_millis(rng.u64(200..1_200))).await;
-    let active = nemesis::begin(cluster, fault, &mut rng).await?;
+    let mut active = nemesis::begin(cluster, fault, &mut rng, journal).await?;
     let (shortest, longest) = options.hold_ms;
     tokio::time::sleep(Duration::from_millis(rng.u64(shortest..=longest))).await;
-    let over = nemesis::end(cluster, &active).await?;
+    let over = nemesis::end(cluster, &mut active, journal).await?;
     let healed_us = clock::now_us();
     let mut record = over.record;
+    // Who replaced another is reached under another address.
+    let usual = Setting { clients: cluster.clients(CLIENT_TIMEOUT)?, ..usual };
     recover(cluster, options, &usual, &active, journal).await?;
     record.recovery_us = clock::now_us() - healed_us;
     if options.term_must_stay {
@@ -162,7 +210,9 @@ async fn episode(
         None => None,
     };
     leadership.stop().await;
-    let seen = verify::Seen { ledgers, histories, fleet, cut: over.cut, active, healed_us };
+    let not_forwarded = proxied.stop().await;
+    let cut = over.cut;
+    let seen = verify::Seen { ledgers, histories, fleet, not_forwarded, cut, active, healed_us };
     verify::verify(cluster, &usual, seen, watches, journal).await?;
     cluster.check_alive()?;
     let mut records = journal.records();
@@ -223,7 +273,8 @@ async fn term_stays(cluster: &Cluster, active: &Active, journal: &Journal) -> an
 /// The longest time without an acknowledged write, from a fault's beginning until recovery.
 fn longest_silence(operations: &[Operation], fault: &FaultRecord) -> u64 {
     let until_us = fault.end_us + fault.recovery_us;
-    let is_write = |kind| !matches!(kind, OpKind::StrongRead | OpKind::Heartbeats);
+    let is_write =
+        |kind| !matches!(kind, OpKind::StrongRead | OpKind::Heartbeats | OpKind::Proxied);
     let mut ends: Vec<u64> = operations
         .iter()
         .rev()

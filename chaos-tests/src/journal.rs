@@ -25,6 +25,8 @@ pub enum OpKind {
     StrongRead,
     /// A batch of heartbeats.
     Heartbeats,
+    /// A request that a node forwards.
+    Proxied,
 }
 
 /// How it ended.

@@ -1,5 +1,6 @@
 //! `maxine-chaos`: runs a scenario against real processes, and writes a report.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -10,11 +11,13 @@ use anyhow::{Context, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use maxine_chaos::cluster::Backend;
 use maxine_chaos::journal::Journal;
+use maxine_chaos::known_faults::{IN_TESTS, ON_PROCESSES};
+use maxine_chaos::nemesis::{self, Fault};
 use maxine_chaos::network::{Namespaces, NetworkKind};
 use maxine_chaos::report::{Report, Start};
-use maxine_chaos::scenario::{KNOWN_FAULTS, SCENARIOS, Scenario};
+use maxine_chaos::scenario::{SCENARIOS, Scenario};
 use maxine_chaos::simulation::{self, Plan};
-use maxine_chaos::{clock, engine, program};
+use maxine_chaos::{clock, consensus, engine, program};
 
 /// Breaks a running Maxine cluster on purpose and checks what its clients saw.
 #[derive(Debug, Parser)]
@@ -68,6 +71,12 @@ struct RunArgs {
     /// Where the report is written.
     #[arg(long, default_value = "chaos-report")]
     report: PathBuf,
+    /// The previous version's program, for the fault 'upgrade'.
+    #[arg(long)]
+    previous: Option<PathBuf>,
+    /// Only these of the scenario's faults, separated by commas.
+    #[arg(long, value_delimiter = ',')]
+    faults: Vec<Fault>,
     /// Keeps the nodes' data and logs here instead of a folder that is deleted at the end.
     #[arg(long)]
     keep: Option<PathBuf>,
@@ -85,8 +94,17 @@ struct SimulateArgs {
     #[arg(long, default_value_t = 60)]
     virtual_s: u64,
     /// What the leader proposes for itself may be seconds late.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "consensus")]
     slow_proposals: bool,
+    /// The real consensus core orders the log, instead of an ideal one.
+    #[arg(long)]
+    consensus: bool,
+    /// So many seeds at a time (with '--consensus').
+    #[arg(long, default_value_t = 1)]
+    jobs: usize,
+    /// A known fault that is switched on, to see that it is caught.
+    #[arg(long)]
+    fault: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -111,6 +129,7 @@ fn name_of(value: impl ValueEnum) -> String {
 async fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::List => list(),
+        Command::Simulate(args) if args.consensus => simulate_consensus(&args),
         Command::Simulate(args) => simulate(&args),
         Command::Run(args) => run(args).await,
         Command::Prove { program } => prove(&program).await,
@@ -136,14 +155,24 @@ fn list() -> anyhow::Result<bool> {
     Ok(true)
 }
 
+/// The known fault of this name.
+fn fault_named<F: Copy>(name: Option<&str>, all: &[(F, &str)]) -> anyhow::Result<Option<F>> {
+    let Some(name) = name else { return Ok(None) };
+    let found = all.iter().find(|(_, known)| *known == name).map(|(fault, _)| *fault);
+    let names = || all.iter().map(|(_, name)| *name).collect::<Vec<_>>().join(", ");
+    found.map(Some).with_context(|| format!("no fault {name:?}; there are {}", names()))
+}
+
 fn simulate(args: &SimulateArgs) -> anyhow::Result<bool> {
     let mut out = std::io::stdout().lock();
+    let fault = fault_named(args.fault.as_deref(), simulation::Fault::ALL)?;
     let (mut applied, mut elections, mut expiries, mut refused, mut failed) = (0, 0, 0, 0, 0);
     for nth in 0..args.seeds {
         let seed = args.first_seed + nth;
         let plan = Plan {
             virtual_ms: args.virtual_s * 1_000,
             slow_proposals: args.slow_proposals,
+            fault,
             ..Plan::new(seed)
         };
         let outcome = simulation::run(plan);
@@ -172,6 +201,63 @@ fn simulate(args: &SimulateArgs) -> anyhow::Result<bool> {
     Ok(failed == 0)
 }
 
+fn simulate_consensus(args: &SimulateArgs) -> anyhow::Result<bool> {
+    let mut out = std::io::stdout().lock();
+    let fault = fault_named(args.fault.as_deref(), consensus::KNOWN_FAULTS)?;
+    let seeds = args.first_seed..args.first_seed + args.seeds;
+    let plan = |seed| consensus::Plan { fault, ..consensus::plan(seed, args.virtual_s * 1_000) };
+    let mut total = consensus::Outcome::default();
+    let (mut ended, mut broken) = (0_u64, Vec::new());
+    consensus::run_all(seeds.map(plan).collect(), args.jobs.max(1), |plan, outcome| {
+        ended += 1;
+        add_up(&mut total, &outcome);
+        if let Some(violation) = outcome.violation {
+            broken.push((plan, violation));
+        }
+        if ended.is_multiple_of(500) {
+            eprintln!("{ended}/{} seeds, {} broken", args.seeds, broken.len());
+        }
+    });
+    broken.sort_by_key(|(plan, _)| plan.seed);
+    for (plan, violation) in &broken {
+        let (name, at_ms) = (violation.invariant, violation.at_ms);
+        writeln!(out, "seed {}: {name} at {at_ms} ms: {}", plan.seed, violation.detail)?;
+        writeln!(out, "  again: {}", consensus::replay_command(plan))?;
+    }
+    writeln!(
+        out,
+        "{} seeds of {} virtual s: {} steps, {} messages, {} entries applied, {} acknowledged, {} leaders, \
+         {} crashes that took {} unsynced writes, {} partitions, {} membership changes, {} snapshots sent, {} broken",
+        args.seeds,
+        args.virtual_s,
+        total.steps,
+        total.messages,
+        total.applied,
+        total.acknowledged,
+        total.leaders,
+        total.crashes,
+        total.writes_lost,
+        total.partitions,
+        total.member_changes,
+        total.snapshots_installed,
+        broken.len(),
+    )?;
+    Ok(broken.is_empty())
+}
+
+fn add_up(total: &mut consensus::Outcome, one: &consensus::Outcome) {
+    total.steps += one.steps;
+    total.messages += one.messages;
+    total.applied += one.applied;
+    total.acknowledged += one.acknowledged;
+    total.leaders += one.leaders;
+    total.crashes += one.crashes;
+    total.writes_lost += one.writes_lost;
+    total.partitions += one.partitions;
+    total.member_changes += one.member_changes;
+    total.snapshots_installed += one.snapshots_installed;
+}
+
 fn backend_name(backend: Backend) -> &'static str {
     match backend {
         Backend::Raft => "raft",
@@ -182,7 +268,8 @@ fn backend_name(backend: Backend) -> &'static str {
 async fn prove(program: &Path) -> anyhow::Result<bool> {
     let mut out = std::io::stdout().lock();
     let mut all_caught = true;
-    for known in KNOWN_FAULTS {
+    let verdict = |caught: bool| if caught { "caught" } else { "NOT CAUGHT" };
+    for known in ON_PROCESSES {
         let scenario = Scenario::find(known.scenario).context("a scenario of the list")?;
         let mut options = scenario.options(Backend::Raft, None, 1, known.rounds);
         options.program = Some(program.to_owned());
@@ -191,15 +278,23 @@ async fn prove(program: &Path) -> anyhow::Result<bool> {
         let journal = Arc::new(Journal::default());
         engine::run(&options, dir.path(), &journal).await?;
         let records = journal.records();
-        let caught =
-            records.anomalies.iter().filter(|anomaly| anomaly.check == known.check).count();
-        all_caught &= caught > 0;
-        let verdict = if caught > 0 { "caught" } else { "NOT CAUGHT" };
+        let found = records.anomalies.iter().filter(|anomaly| anomaly.check == known.check).count();
+        all_caught &= found > 0;
         writeln!(
             out,
-            "{}: {verdict} by {} in {} ({caught} anomalies)",
-            known.fault, known.check, known.scenario
+            "{}: {} by {} in {} ({found} anomalies)",
+            known.fault,
+            verdict(found > 0),
+            known.check,
+            known.scenario
         )?;
+    }
+    // Beside the program, which was built for it: `target/faults/debug/maxine`.
+    let target = program.ancestors().nth(2).unwrap_or(Path::new("target/faults"));
+    for known in IN_TESTS {
+        let caught = known.is_caught(target)?;
+        all_caught &= caught;
+        writeln!(out, "{}: {} by {}", known.fault, verdict(caught), known.test)?;
     }
     Ok(all_caught)
 }
@@ -219,6 +314,13 @@ async fn replay(path: &Path) -> anyhow::Result<bool> {
         backend: parsed(&start.backend)?,
         network,
         report: dir,
+        previous: start.previous.map(PathBuf::from),
+        faults: start
+            .faults
+            .iter()
+            .map(|name| name.parse())
+            .collect::<Result<_, _>>()
+            .map_err(anyhow::Error::msg)?,
         keep: None,
     })
     .await
@@ -243,6 +345,11 @@ async fn run(args: RunArgs) -> anyhow::Result<bool> {
     if options.network == NetworkKind::Namespaces && !Namespaces::are_possible() {
         bail!("network namespaces cannot be made here: root, 'ip' and 'nft' are needed");
     }
+    options.previous = args.previous.clone();
+    if !args.faults.is_empty() {
+        options.faults.retain(|fault| args.faults.contains(fault));
+    }
+    let skipped = skip_impossible(&mut options)?;
     options.progress = true;
     options.time = match (args.minutes, args.rounds) {
         (Some(minutes), _) => Duration::from_secs(minutes * 60),
@@ -259,6 +366,8 @@ async fn run(args: RunArgs) -> anyhow::Result<bool> {
         seed: args.seed,
         rounds: options.rounds,
         seconds: options.time.as_secs(),
+        previous: args.previous.map(|path| path.display().to_string()),
+        faults: args.faults.iter().map(Fault::to_string).collect(),
     };
     let started_us = clock::now_us();
     let temporary = tempfile::tempdir()?;
@@ -276,7 +385,8 @@ async fn run(args: RunArgs) -> anyhow::Result<bool> {
     } else {
         "debug"
     };
-    let report = Report::new(start, built.into(), &records, error);
+    let mut report = Report::new(start, built.into(), &records, error);
+    report.skipped = skipped;
     report.write(&records, &args.report)?;
     tell(&report, &args.report, (clock::now_us() - started_us) / 1_000_000)?;
     if !report.is_clean() && args.keep.is_none() {
@@ -284,6 +394,24 @@ async fn run(args: RunArgs) -> anyhow::Result<bool> {
         eprintln!("the nodes' data and logs are kept in {}", kept.display());
     }
     Ok(report.is_clean())
+}
+
+/// Leaves out what this machine lacks something for, and says so.
+fn skip_impossible(options: &mut engine::Options) -> anyhow::Result<BTreeMap<String, String>> {
+    let previous = options.previous.clone();
+    let mut skipped = BTreeMap::new();
+    options.faults.retain(|fault| match nemesis::missing(*fault, previous.as_deref()) {
+        None => true,
+        Some(missing) => {
+            eprintln!("SKIPPED: {fault} needs {missing}");
+            skipped.insert(fault.to_string(), missing);
+            false
+        }
+    });
+    if options.faults.is_empty() {
+        bail!("none of the scenario's faults can be done here: {skipped:?}");
+    }
+    Ok(skipped)
 }
 
 fn tell(report: &Report, dir: &Path, took_s: u64) -> anyhow::Result<()> {

@@ -3,83 +3,21 @@
 //! Which nodes it hits follows from the seed and from who leads at that moment. It never looks at
 //! what clients see.
 
-use std::fmt;
-use std::str::FromStr;
+mod kinds;
+mod possible;
+
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 
 use crate::checks::strong_reads::CutOff;
 use crate::clock;
-use crate::cluster::Cluster;
-use crate::journal::FaultRecord;
+use crate::cluster::{Cluster, Damage, SlowDisk};
+use crate::journal::{FaultRecord, Journal};
+use crate::network::Network;
 
-/// A kind of fault.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Fault {
-    /// kill -9 of a random node, and a start some time later.
-    KillAny,
-    /// kill -9 of the leader, and a start some time later.
-    KillLeader,
-    /// kill -9 of all nodes at once, and a start of all.
-    KillAll,
-    /// SIGSTOP of the leader, SIGCONT some time later.
-    PauseLeader,
-    /// SIGSTOP of a node that does not lead.
-    PauseFollower,
-    /// The leader cut off from all others.
-    IsolateLeader,
-    /// A node that does not lead, cut off from all others.
-    IsolateFollower,
-    /// What the leader sends to one other node is lost; the way back works.
-    OneWayFromLeader,
-    /// What one other node sends to the leader is lost; the way there works.
-    OneWayToLeader,
-    /// The two nodes that do not lead cannot reach each other: the leader is the bridge.
-    Bridge,
-    /// Every node is restarted the graceful way, one after the other.
-    RollingRestart,
-    /// Everything a node sends is late and some of it is lost (network namespaces only).
-    Degrade,
-    /// kill -9 of Redis, and a start some time later.
-    KillRedis,
-    /// SIGSTOP of Redis.
-    PauseRedis,
-}
-
-/// Every kind with its name.
-pub const FAULTS: &[(Fault, &str)] = &[
-    (Fault::KillAny, "kill-any"),
-    (Fault::KillLeader, "kill-leader"),
-    (Fault::KillAll, "kill-all"),
-    (Fault::PauseLeader, "pause-leader"),
-    (Fault::PauseFollower, "pause-follower"),
-    (Fault::IsolateLeader, "isolate-leader"),
-    (Fault::IsolateFollower, "isolate-follower"),
-    (Fault::OneWayFromLeader, "one-way-from-leader"),
-    (Fault::OneWayToLeader, "one-way-to-leader"),
-    (Fault::Bridge, "bridge"),
-    (Fault::RollingRestart, "rolling-restart"),
-    (Fault::Degrade, "degrade"),
-    (Fault::KillRedis, "kill-redis"),
-    (Fault::PauseRedis, "pause-redis"),
-];
-
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = FAULTS.iter().find(|(fault, _)| fault == self).map_or("", |(_, name)| name);
-        f.pad(name)
-    }
-}
-
-impl FromStr for Fault {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let found = FAULTS.iter().find(|(_, name)| *name == text);
-        found.map(|(fault, _)| *fault).ok_or_else(|| format!("unknown fault {text:?}"))
-    }
-}
+pub use kinds::{FAULTS, Fault};
+pub use possible::{Ground, fits, missing};
 
 /// A fault that has begun.
 #[derive(Debug)]
@@ -96,6 +34,19 @@ pub struct Active {
     pub start_us: u64,
     /// Since when the isolated node surely is.
     cut_us: Option<u64>,
+    held: Held,
+}
+
+/// What must be kept until a fault is taken back.
+#[derive(Debug)]
+enum Held {
+    Nothing,
+    /// Dropping it makes the disk fast again.
+    Slow {
+        _until_dropped: SlowDisk,
+    },
+    Damage(Damage),
+    RedisPort(u16),
 }
 
 /// What is left of a fault that was taken back.
@@ -108,84 +59,226 @@ pub struct Over {
 }
 
 /// How long who leads may be unclear before a fault.
-const LEADER_TIMEOUT: Duration = Duration::from_secs(20);
+const LEADER_TIMEOUT: Duration = Duration::from_secs(30);
 const STOP_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long a node may take to find its log damaged.
+const REFUSE_TIMEOUT: Duration = Duration::from_secs(30);
+const NO_REDIS: &str = "this cluster has no Redis";
+/// How far a wall clock jumps, in seconds.
+const JUMP_S: (i64, i64) = (60, 7_200);
+/// A disk that works for a moment between two waits.
+const SLOW_MS: (u64, u64) = (150, 60);
 
 /// Does a fault.
 pub async fn begin(
     cluster: &mut Cluster,
     fault: Fault,
     rng: &mut fastrand::Rng,
+    journal: &Journal,
 ) -> anyhow::Result<Active> {
     let leader = cluster.wait_leader(LEADER_TIMEOUT).await?;
     let term = cluster.term(leader).await.unwrap_or(0);
-    let all = cluster.ids();
-    let follower = {
-        let followers: Vec<u64> = all.iter().copied().filter(|id| *id != leader).collect();
-        *followers.get(rng.usize(..followers.len().max(1))).context("one node has no follower")?
-    };
+    let nodes = chosen(cluster, fault, leader, rng)?;
     let start_us = clock::now_us();
-    let mut cut_us = None;
-    let nodes = match fault {
-        Fault::KillAny => vec![all[rng.usize(..all.len())]],
-        Fault::KillLeader | Fault::PauseLeader | Fault::IsolateLeader | Fault::Degrade => {
-            vec![leader]
+    let mut active =
+        Active { fault, nodes, leader, term, start_us, cut_us: None, held: Held::Nothing };
+    match fault {
+        Fault::KillAny
+        | Fault::KillLeader
+        | Fault::KillAll
+        | Fault::PauseLeader
+        | Fault::PauseFollower
+        | Fault::RollingRestart
+        | Fault::Upgrade
+        | Fault::ReplaceMember => to_processes(cluster, &active, journal).await?,
+        Fault::FullDisk
+        | Fault::ReadOnlyDisk
+        | Fault::HungDisk
+        | Fault::SlowDisk
+        | Fault::PowerLoss
+        | Fault::CutLogTail
+        | Fault::FlipLogTail => to_disks(cluster, &mut active, rng).await?,
+        Fault::ClockForward | Fault::ClockBack => {
+            let by_s = rng.i64(JUMP_S.0..=JUMP_S.1);
+            let by_s = if fault == Fault::ClockBack { -by_s } else { by_s };
+            cluster.node(active.nodes[0]).wall_clock()?.jump(by_s)?;
         }
+        Fault::KillRedis | Fault::PauseRedis | Fault::FlushRedis | Fault::FailoverRedis => {
+            to_redis(cluster, &mut active).await?;
+        }
+        _ => to_network(cluster, &mut active, rng)?,
+    }
+    Ok(active)
+}
+
+/// The nodes that it is done to.
+fn chosen(
+    cluster: &Cluster,
+    fault: Fault,
+    leader: u64,
+    rng: &mut fastrand::Rng,
+) -> anyhow::Result<Vec<u64>> {
+    let all = cluster.ids();
+    let followers: Vec<u64> = all.iter().copied().filter(|id| *id != leader).collect();
+    let follower =
+        *followers.get(rng.usize(..followers.len().max(1))).context("one node has no follower")?;
+    let any = all[rng.usize(..all.len())];
+    Ok(match fault {
+        Fault::KillLeader | Fault::PauseLeader | Fault::IsolateLeader => vec![leader],
+        Fault::Degrade | Fault::Delay | Fault::Loss | Fault::Rate => vec![leader],
         Fault::PauseFollower | Fault::IsolateFollower => vec![follower],
         Fault::OneWayFromLeader | Fault::OneWayToLeader => vec![leader, follower],
-        Fault::Bridge => all.iter().copied().filter(|id| *id != leader).collect(),
-        Fault::KillAll | Fault::RollingRestart => all.clone(),
-        Fault::KillRedis | Fault::PauseRedis => Vec::new(),
-    };
-    match fault {
-        Fault::KillAny | Fault::KillLeader | Fault::KillAll => {
-            for id in &nodes {
-                cluster.node_mut(*id).kill().await?;
-            }
+        Fault::Bridge => followers,
+        Fault::Halves => {
+            let mut mixed = all.clone();
+            rng.shuffle(&mut mixed);
+            mixed.truncate(all.len() / 2);
+            mixed
         }
-        Fault::PauseLeader | Fault::PauseFollower => cluster.node_mut(nodes[0]).pause()?,
-        Fault::IsolateLeader | Fault::IsolateFollower => {
-            cluster.network().isolate(nodes[0], &all)?;
-            cut_us = Some(clock::now_us());
+        Fault::KillAll | Fault::RollingRestart | Fault::Upgrade | Fault::Ring => all,
+        // In Redis mode it is Redis' disk.
+        Fault::PowerLoss if cluster.has_redis() => Vec::new(),
+        Fault::FullDisk | Fault::HungDisk | Fault::SlowDisk if cluster.has_redis() => Vec::new(),
+        Fault::PowerLoss => all,
+        Fault::KillAny | Fault::ReplaceMember | Fault::ClockForward | Fault::ClockBack => vec![any],
+        Fault::FullDisk | Fault::ReadOnlyDisk | Fault::HungDisk | Fault::SlowDisk => vec![any],
+        Fault::CutLogTail | Fault::FlipLogTail => vec![any],
+        Fault::KillRedis | Fault::PauseRedis | Fault::FlushRedis | Fault::FailoverRedis => {
+            Vec::new()
         }
-        Fault::OneWayFromLeader => cluster.network().block(leader, follower)?,
-        Fault::OneWayToLeader => cluster.network().block(follower, leader)?,
-        Fault::Bridge => {
-            for (position, one) in nodes.iter().enumerate() {
-                for other in &nodes[position + 1..] {
-                    cluster.network().block(*one, *other)?;
-                    cluster.network().block(*other, *one)?;
-                }
-            }
-        }
-        Fault::RollingRestart => {
-            for id in &nodes {
+    })
+}
+
+async fn to_processes(
+    cluster: &mut Cluster,
+    active: &Active,
+    journal: &Journal,
+) -> anyhow::Result<()> {
+    match active.fault {
+        Fault::PauseLeader | Fault::PauseFollower => cluster.node_mut(active.nodes[0]).pause()?,
+        Fault::RollingRestart | Fault::Upgrade => {
+            for id in &active.nodes {
                 if !cluster.node_mut(*id).stop(STOP_TIMEOUT).await? {
                     bail!("node {id} did not stop within {STOP_TIMEOUT:?}");
                 }
+                if active.fault == Fault::Upgrade {
+                    cluster.use_present_program(*id)?;
+                }
                 cluster.start_node(*id)?;
                 cluster.wait_node_ready(*id, crate::cluster::READY_TIMEOUT).await?;
+                journal.count("nodes_restarted_in_turn", 1);
             }
         }
-        Fault::Degrade => match cluster.network() {
-            crate::network::Network::Namespaces(network) => {
-                network.degrade(leader, 40 + rng.u32(..80), 20, 5)?;
+        Fault::ReplaceMember => cluster.replace_member(active.nodes[0]).await?,
+        _ => {
+            for id in &active.nodes {
+                cluster.node_mut(*id).kill().await?;
             }
-            _ => bail!("packets can be delayed in network namespaces only"),
-        },
-        Fault::KillRedis => {
-            cluster.redis_mut().context("this cluster has no Redis")?.kill().await?
-        }
-        Fault::PauseRedis => {
-            cluster.redis_mut().context("this cluster has no Redis")?.pause(true)?
         }
     }
-    Ok(Active { fault, nodes, leader, term, start_us, cut_us })
+    Ok(())
+}
+
+async fn to_disks(
+    cluster: &mut Cluster,
+    active: &mut Active,
+    rng: &mut fastrand::Rng,
+) -> anyhow::Result<()> {
+    let whose = active.nodes.first().copied();
+    match active.fault {
+        Fault::FullDisk => cluster.disk(whose)?.fill()?,
+        Fault::ReadOnlyDisk => cluster.disk(whose)?.fail()?,
+        Fault::HungDisk => cluster.disk(whose)?.freeze()?,
+        Fault::SlowDisk => {
+            active.held =
+                Held::Slow { _until_dropped: cluster.disk(whose)?.slow_down(SLOW_MS.0, SLOW_MS.1) };
+        }
+        Fault::PowerLoss if active.nodes.is_empty() => {
+            cluster.disk(None)?.lose_power()?;
+            cluster.redis_mut().context(NO_REDIS)?.kill().await?;
+        }
+        Fault::PowerLoss => {
+            for id in &active.nodes {
+                cluster.disk(Some(*id))?.lose_power()?;
+            }
+            for id in &active.nodes {
+                cluster.node_mut(*id).kill().await?;
+            }
+        }
+        _ => {
+            let node = cluster.node_mut(active.nodes[0]);
+            node.kill().await?;
+            let (dir, len) = (node.plan().data_dir.clone(), rng.u64(1..64 * 1_024));
+            active.held = Held::Damage(match active.fault {
+                Fault::CutLogTail => Damage::cut(&dir, len)?,
+                _ => Damage::flip(&dir, len, rng)?,
+            });
+        }
+    }
+    Ok(())
+}
+
+async fn to_redis(cluster: &mut Cluster, active: &mut Active) -> anyhow::Result<()> {
+    match active.fault {
+        Fault::FailoverRedis => {
+            let watched = cluster.sentinels_mut().context("this cluster has no Sentinels")?;
+            active.held = Held::RedisPort(watched.kill_master().await?);
+        }
+        Fault::FlushRedis => {
+            let redis = cluster.redis_mut().context(NO_REDIS)?;
+            redis.command("FLUSHALL").await?;
+        }
+        Fault::KillRedis => cluster.redis_mut().context(NO_REDIS)?.kill().await?,
+        _ => cluster.redis_mut().context(NO_REDIS)?.pause(true)?,
+    }
+    Ok(())
+}
+
+fn to_network(
+    cluster: &Cluster,
+    active: &mut Active,
+    rng: &mut fastrand::Rng,
+) -> anyhow::Result<()> {
+    let (all, nodes, network) = (cluster.ids(), &active.nodes, cluster.network());
+    match active.fault {
+        Fault::OneWayFromLeader => network.block(nodes[0], nodes[1])?,
+        Fault::OneWayToLeader => network.block(nodes[1], nodes[0])?,
+        Fault::Bridge => network.cut_between(nodes, nodes)?,
+        Fault::Halves => {
+            let others: Vec<u64> = all.iter().copied().filter(|id| !nodes.contains(id)).collect();
+            network.cut_between(nodes, &others)?;
+        }
+        Fault::Ring => network.ring(&all)?,
+        Fault::Delay => match network {
+            Network::Proxied(proxy) => proxy.delay(nodes[0], rng.u64(30..150), 30),
+            _ => bail!("bytes can be delayed by the proxies only"),
+        },
+        Fault::Degrade | Fault::Loss | Fault::Rate => match (network, active.fault) {
+            (Network::Namespaces(network), Fault::Degrade) => {
+                network.degrade(nodes[0], 40 + rng.u32(..80), 20, 5)?;
+            }
+            (Network::Namespaces(network), Fault::Loss) => {
+                network.lose(nodes[0], rng.u8(5..40))?;
+            }
+            (Network::Namespaces(network), _) => network.limit(nodes[0], rng.u32(20..200))?,
+            _ => bail!("packets are dropped and delayed in network namespaces only"),
+        },
+        _ => {
+            network.isolate(nodes[0], &all)?;
+            active.cut_us = Some(clock::now_us());
+        }
+    }
+    Ok(())
 }
 
 /// Takes a fault back.
-pub async fn end(cluster: &mut Cluster, active: &Active) -> anyhow::Result<Over> {
+pub async fn end(
+    cluster: &mut Cluster,
+    active: &mut Active,
+    journal: &Journal,
+) -> anyhow::Result<Over> {
     let until_us = clock::now_us();
+    let whose = active.nodes.first().copied();
     match active.fault {
         Fault::KillAny | Fault::KillLeader | Fault::KillAll => {
             for id in &active.nodes {
@@ -193,11 +286,33 @@ pub async fn end(cluster: &mut Cluster, active: &Active) -> anyhow::Result<Over>
             }
         }
         Fault::PauseLeader | Fault::PauseFollower => cluster.node_mut(active.nodes[0]).resume()?,
-        Fault::KillRedis => {
-            cluster.redis_mut().context("this cluster has no Redis")?.start_again().await?;
+        Fault::RollingRestart | Fault::Upgrade | Fault::ReplaceMember | Fault::FlushRedis => {}
+        Fault::ClockForward | Fault::ClockBack => {
+            cluster.node(active.nodes[0]).wall_clock()?.jump(0)?;
         }
-        Fault::PauseRedis => {
-            cluster.redis_mut().context("this cluster has no Redis")?.pause(false)?
+        Fault::FullDisk | Fault::ReadOnlyDisk => mend_disk(cluster, active, journal).await?,
+        Fault::HungDisk => cluster.disk(whose)?.thaw()?,
+        Fault::SlowDisk => active.held = Held::Nothing,
+        Fault::PowerLoss if active.nodes.is_empty() => {
+            cluster.disk(None)?.power_on()?;
+            cluster.redis_mut().context(NO_REDIS)?.start_again().await?;
+        }
+        Fault::PowerLoss => {
+            for id in &active.nodes {
+                cluster.disk(Some(*id))?.power_on()?;
+                cluster.start_node(*id)?;
+            }
+        }
+        Fault::CutLogTail | Fault::FlipLogTail => {
+            start_on_damage(cluster, active, journal).await?;
+        }
+        Fault::KillRedis => cluster.redis_mut().context(NO_REDIS)?.start_again().await?,
+        Fault::PauseRedis => cluster.redis_mut().context(NO_REDIS)?.pause(false)?,
+        Fault::FailoverRedis => {
+            if let Held::RedisPort(port) = active.held {
+                let watched = cluster.sentinels_mut().context("this cluster has no Sentinels")?;
+                watched.rejoin(port).await?;
+            }
         }
         _ => cluster.network().heal()?,
     }
@@ -214,16 +329,64 @@ pub async fn end(cluster: &mut Cluster, active: &Active) -> anyhow::Result<Over>
     Ok(Over { record, cut })
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_fault_has_a_name_of_its_own() {
-        for (fault, name) in FAULTS {
-            assert_eq!(fault.to_string(), *name);
-            assert_eq!(name.parse::<Fault>().unwrap(), *fault);
-        }
-        assert!("no-such".parse::<Fault>().is_err());
+/// Makes room or repairs, as an operator would, and starts who stopped.
+async fn mend_disk(
+    cluster: &mut Cluster,
+    active: &Active,
+    journal: &Journal,
+) -> anyhow::Result<()> {
+    let Some(id) = active.nodes.first().copied() else {
+        cluster.disk(None)?.make_room()?;
+        let redis = cluster.redis_mut().context(NO_REDIS)?;
+        redis.kill().await?;
+        return redis.start_again().await;
+    };
+    let by_itself = cluster.node_mut(id).ended()?.is_some();
+    journal.count(&format!("{}_stopped_by_itself", active.fault), u64::from(by_itself));
+    cluster.node_mut(id).kill().await?;
+    match active.fault {
+        Fault::FullDisk => cluster.disk(Some(id))?.make_room()?,
+        _ => cluster.disk(Some(id))?.repair()?,
     }
+    cluster.start_node(id)
+}
+
+/// A node with a damaged log refuses to start. Or the damage is where nothing is written: then it
+/// must know everything that it knew.
+async fn start_on_damage(
+    cluster: &mut Cluster,
+    active: &mut Active,
+    journal: &Journal,
+) -> anyhow::Result<()> {
+    let id = active.nodes[0];
+    cluster.start_node(id)?;
+    let deadline = clock::now() + REFUSE_TIMEOUT;
+    let refused = loop {
+        if cluster.node_mut(id).ended()?.is_some() {
+            break true;
+        }
+        if cluster.ready(id).await.is_some_and(|ready| ready.ready) {
+            break false;
+        }
+        if clock::now() >= deadline {
+            let words = cluster.node(id).last_words();
+            bail!("node {id} neither started nor ended on a damaged log\n{words}");
+        }
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    };
+    let outcome = if refused { "refused" } else { "harmless" };
+    journal.count(&format!("{}_{outcome}", active.fault), 1);
+    if refused {
+        let said = cluster.node(id).last_words();
+        if !said.contains("Nothing was changed") {
+            let said = said.lines().last().unwrap_or_default().to_owned();
+            journal.anomaly("damage", format!("node {id} ended without saying what to do: {said}"));
+        }
+        if let Held::Damage(damage) = &active.held {
+            damage.undo()?;
+        }
+        cluster.start_node(id)?;
+    }
+    active.held = Held::Nothing;
+    Ok(())
 }

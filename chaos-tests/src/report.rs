@@ -25,6 +25,12 @@ pub struct Start {
     pub rounds: u64,
     /// Longest time, in seconds.
     pub seconds: u64,
+    /// The previous version's program, where there was one.
+    #[serde(default)]
+    pub previous: Option<String>,
+    /// The faults that were chosen from the scenario's; all of them where it is empty.
+    #[serde(default)]
+    pub faults: Vec<String>,
 }
 
 /// Durations of one kind of fault, in milliseconds.
@@ -78,6 +84,9 @@ pub struct Report {
     pub operations_total: u64,
     /// Faults, by kind.
     pub faults: BTreeMap<String, FaultFigures>,
+    /// Faults that were left out, and what this machine lacked for them.
+    #[serde(default)]
+    pub skipped: BTreeMap<String, String>,
     /// Answers to the question who leads.
     pub leadership_answers: u64,
     /// Figures of single checks.
@@ -110,6 +119,7 @@ impl Report {
             operations,
             operations_total: records.operations.len() as u64,
             faults: fault_figures(&records.faults),
+            skipped: BTreeMap::new(),
             leadership_answers: records.claims_seen,
             checks: records.figures.clone(),
             anomalies: records.anomalies.clone(),

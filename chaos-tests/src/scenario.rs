@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::cluster::Backend;
 use crate::engine::Options;
-use crate::nemesis::Fault;
+use crate::nemesis::{Fault, Ground, fits};
 use crate::network::NetworkKind;
 
 /// A named run.
@@ -21,6 +21,8 @@ pub struct Scenario {
     leases: bool,
     term_must_stay: bool,
     needs_namespaces: bool,
+    sentinels: bool,
+    nodes: u64,
 }
 
 const RAFT: &[Backend] = &[Backend::Raft];
@@ -42,8 +44,46 @@ const fn scenario(
         leases: false,
         term_must_stay: false,
         needs_namespaces: false,
+        sentinels: false,
+        nodes: 3,
     }
 }
+
+/// Every fault; a run leaves out what does not fit.
+const MIXED: &[Fault] = &[
+    Fault::KillAny,
+    Fault::KillLeader,
+    Fault::KillAll,
+    Fault::PauseLeader,
+    Fault::PauseFollower,
+    Fault::IsolateLeader,
+    Fault::IsolateFollower,
+    Fault::OneWayFromLeader,
+    Fault::OneWayToLeader,
+    Fault::Bridge,
+    Fault::Halves,
+    Fault::Ring,
+    Fault::RollingRestart,
+    Fault::Upgrade,
+    Fault::ReplaceMember,
+    Fault::Degrade,
+    Fault::Delay,
+    Fault::Loss,
+    Fault::Rate,
+    Fault::FullDisk,
+    Fault::ReadOnlyDisk,
+    Fault::HungDisk,
+    Fault::SlowDisk,
+    Fault::PowerLoss,
+    Fault::CutLogTail,
+    Fault::FlipLogTail,
+    Fault::ClockForward,
+    Fault::ClockBack,
+    Fault::KillRedis,
+    Fault::PauseRedis,
+    Fault::FlushRedis,
+    Fault::FailoverRedis,
+];
 
 /// Every scenario.
 pub const SCENARIOS: &[Scenario] = &[
@@ -90,9 +130,70 @@ pub const SCENARIOS: &[Scenario] = &[
             Fault::OneWayFromLeader,
             Fault::OneWayToLeader,
             Fault::Bridge,
+            Fault::Halves,
+            Fault::Ring,
         ],
         (1_000, 6_000),
     ),
+    Scenario {
+        nodes: 5,
+        ..scenario(
+            "five-nodes",
+            "five nodes: halves, a ring in which each hears of its neighbours only, bridges, kills",
+            &[Fault::Halves, Fault::Ring, Fault::Bridge, Fault::KillAny, Fault::KillLeader],
+            (1_000, 6_000),
+        )
+    },
+    Scenario {
+        backends: BOTH,
+        ..scenario(
+            "disks",
+            "a full, a read-only, a hanging, a slow disk of a node (of Redis in Redis mode)",
+            &[Fault::FullDisk, Fault::ReadOnlyDisk, Fault::HungDisk, Fault::SlowDisk],
+            (2_000, 8_000),
+        )
+    },
+    Scenario {
+        backends: BOTH,
+        ..scenario(
+            "power-loss",
+            "all disks lose power at once: what was acknowledged was synced",
+            &[Fault::PowerLoss],
+            (100, 800),
+        )
+    },
+    scenario(
+        "damaged-log",
+        "the end of a node's log is cut off or its bits are turned: it refuses to start, or knows everything",
+        &[Fault::CutLogTail, Fault::FlipLogTail],
+        (100, 800),
+    ),
+    Scenario {
+        backends: BOTH,
+        leases: true,
+        ..scenario(
+            "clock-jumps",
+            "a node's wall clock jumps forward and back by up to two hours: no lease goes by it",
+            &[Fault::ClockForward, Fault::ClockBack],
+            (2_000, 6_000),
+        )
+    },
+    scenario(
+        "members",
+        "members are replaced by new ones under load, some while they lead",
+        &[Fault::ReplaceMember],
+        (100, 300),
+    ),
+    Scenario {
+        backends: BOTH,
+        leases: true,
+        ..scenario(
+            "upgrade",
+            "a cluster of the previous version is upgraded node by node under load (--previous PROGRAM)",
+            &[Fault::Upgrade],
+            (100, 300),
+        )
+    },
     Scenario {
         backends: BOTH,
         ..scenario(
@@ -112,19 +213,47 @@ pub const SCENARIOS: &[Scenario] = &[
         needs_namespaces: true,
         ..scenario(
             "degraded-network",
-            "what the leader sends is late and some of it lost",
-            &[Fault::Degrade, Fault::IsolateLeader],
+            "packets of the leader are late, lost, over a rate dropped",
+            &[Fault::Degrade, Fault::Loss, Fault::Rate, Fault::IsolateLeader],
             (2_000, 6_000),
         )
     },
+    scenario(
+        "late-network",
+        "everything from and to the leader is late",
+        &[Fault::Delay],
+        (2_000, 6_000),
+    ),
     Scenario {
         backends: REDIS,
         leases: true,
         ..scenario(
             "redis-faults",
-            "Redis is killed and paused",
-            &[Fault::KillRedis, Fault::PauseRedis],
+            "Redis is killed, paused and flushed",
+            &[Fault::KillRedis, Fault::PauseRedis, Fault::FlushRedis],
             (500, 5_000),
+        )
+    },
+    Scenario {
+        backends: REDIS,
+        leases: true,
+        sentinels: true,
+        ..scenario(
+            "redis-failover",
+            "the Redis master is killed and Sentinels promote its replica",
+            &[Fault::FailoverRedis],
+            (500, 5_000),
+        )
+    },
+    Scenario {
+        backends: REDIS,
+        leases: true,
+        sentinels: true,
+        ..scenario(
+            "redis-failover-mixed",
+            "Redis behind Sentinels: failovers, and every fault of the nodes, in random order",
+            MIXED,
+            (200, 5_000),
         )
     },
     Scenario {
@@ -132,53 +261,10 @@ pub const SCENARIOS: &[Scenario] = &[
         leases: true,
         ..scenario(
             "mixed",
-            "every fault that fits the backend, in random order",
-            &[
-                Fault::KillAny,
-                Fault::KillLeader,
-                Fault::KillAll,
-                Fault::PauseLeader,
-                Fault::PauseFollower,
-                Fault::IsolateLeader,
-                Fault::IsolateFollower,
-                Fault::OneWayFromLeader,
-                Fault::OneWayToLeader,
-                Fault::Bridge,
-                Fault::RollingRestart,
-                Fault::KillRedis,
-                Fault::PauseRedis,
-            ],
+            "every fault that fits the backend and the network, in random order",
+            MIXED,
             (200, 5_000),
         )
-    },
-];
-
-/// A fault that a build with the feature `faults` has, and the check that must find it.
-#[derive(Clone, Copy, Debug)]
-pub struct KnownFault {
-    /// Its word in `MAXINE_FAULT`.
-    pub fault: &'static str,
-    /// The scenario in which it shows.
-    pub scenario: &'static str,
-    /// Episodes that are enough.
-    pub rounds: u64,
-    /// The check that finds it.
-    pub check: &'static str,
-}
-
-/// Every one that shows on processes. One that only a power cut shows is caught in `raft/tests/sync_order.rs`.
-pub const KNOWN_FAULTS: &[KnownFault] = &[
-    KnownFault {
-        fault: "strong-read-without-barrier",
-        scenario: "rejoin",
-        rounds: 2,
-        check: "strong-reads",
-    },
-    KnownFault {
-        fault: "strong-read-without-barrier",
-        scenario: "leader-isolation",
-        rounds: 3,
-        check: "linearizable",
     },
 ];
 
@@ -198,10 +284,13 @@ impl Scenario {
     ) -> Options {
         let preferred =
             if self.needs_namespaces { NetworkKind::Namespaces } else { NetworkKind::Proxied };
+        let network = network.unwrap_or(preferred);
+        let ground = Ground { backend, network, sentinels: self.sentinels };
         let faults: Vec<Fault> =
-            self.faults.iter().copied().filter(|fault| fits(*fault, backend)).collect();
-        let mut options =
-            Options::new(backend, network.unwrap_or(preferred), seed, rounds, &faults);
+            self.faults.iter().copied().filter(|fault| fits(*fault, ground)).collect();
+        let mut options = Options::new(backend, network, seed, rounds, &faults);
+        options.nodes = self.nodes;
+        options.sentinels = self.sentinels;
         options.hold_ms = self.hold_ms;
         options.leases = self.leases;
         options.term_must_stay = self.term_must_stay;
@@ -220,24 +309,6 @@ impl Scenario {
 
     /// How long a run takes when nothing else is said.
     pub const DEFAULT_TIME: Duration = Duration::from_secs(60);
-}
-
-/// Whether a fault can be done to a cluster of this backend.
-fn fits(fault: Fault, backend: Backend) -> bool {
-    match (fault, backend) {
-        (Fault::KillRedis | Fault::PauseRedis, backend) => backend == Backend::Redis,
-        // Between the nodes goes only what they tell each other beside Redis.
-        (
-            Fault::IsolateLeader
-            | Fault::IsolateFollower
-            | Fault::OneWayFromLeader
-            | Fault::OneWayToLeader
-            | Fault::Bridge
-            | Fault::Degrade,
-            backend,
-        ) => backend == Backend::Raft,
-        _ => true,
-    }
 }
 
 #[cfg(test)]

@@ -12,17 +12,41 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use maxine_chaos::cluster::Backend;
-use maxine_chaos::engine;
+use maxine_chaos::engine::{self, Options};
 use maxine_chaos::journal::{Journal, Records};
+use maxine_chaos::nemesis::{self, Fault};
 use maxine_chaos::scenario::Scenario;
 
 /// Clusters of three processes each: one at a time, for two share this machine's cores with the load.
 static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 async fn run(scenario: &str, backend: Backend, seed: u64, rounds: u64) -> Arc<Journal> {
-    let _alone = ONE_AT_A_TIME.lock().await;
     let scenario = Scenario::find(scenario).unwrap();
-    let mut options = scenario.options(backend, None, seed, rounds);
+    run_with(scenario.options(backend, None, seed, rounds)).await
+}
+
+/// A run with these of a scenario's faults; `None`, with a word about what is missing, where this
+/// machine cannot do one of them.
+async fn run_if_possible(
+    scenario: &str,
+    backend: Backend,
+    faults: &[Fault],
+    rounds: u64,
+) -> Option<Arc<Journal>> {
+    let mut options = Scenario::find(scenario).unwrap().options(backend, None, 1, rounds);
+    options.faults.retain(|fault| faults.contains(fault));
+    assert!(!options.faults.is_empty(), "{scenario} has none of {faults:?}");
+    for fault in faults {
+        if let Some(missing) = nemesis::missing(*fault, None) {
+            eprintln!("SKIPPED: {fault} needs {missing}");
+            return None;
+        }
+    }
+    Some(run_with(options).await)
+}
+
+async fn run_with(mut options: Options) -> Arc<Journal> {
+    let _alone = ONE_AT_A_TIME.lock().await;
     options.progress = true;
     // Other tests take their share of the cores; the long runs have them alone.
     options.recovery_max = Duration::from_secs(45);
@@ -77,4 +101,62 @@ async fn a_leader_that_was_paused_never_says_that_it_leads() {
     let records = journal.records();
     assert_eq!(figure(&records, "paused_leaders_replaced"), 2);
     assert!(figure(&records, "leases_renewed") > 20);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_acknowledged_survives_a_loss_of_power() {
+    let ran = run_if_possible("power-loss", Backend::Raft, &[Fault::PowerLoss], 3).await;
+    let Some(journal) = ran else { return };
+    assert!(figure(&journal.records(), "acknowledged_registrations_checked") > 50);
+}
+
+/// A write through a node whose disk failed under it was told as refused, and took effect: the others had it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_or_failed_disk_stops_its_node_and_no_outcome_is_told_wrongly() {
+    let faults = [Fault::FullDisk, Fault::ReadOnlyDisk];
+    let ran = run_if_possible("disks", Backend::Raft, &faults, 3).await;
+    let Some(journal) = ran else { return };
+    let records = journal.records();
+    let stopped = figure(&records, "full-disk_stopped_by_itself")
+        + figure(&records, "read-only-disk_stopped_by_itself");
+    assert!(stopped > 0, "{:?}", records.figures);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_whose_log_was_cut_refuses_to_start_and_says_what_to_do() {
+    let faults = [Fault::CutLogTail];
+    let journal = run_if_possible("damaged-log", Backend::Raft, &faults, 2).await.unwrap();
+    assert_eq!(figure(&journal.records(), "cut-log-tail_refused"), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn members_are_replaced_under_load_and_founders_start_again() {
+    let mut options = Scenario::find("mixed").unwrap().options(Backend::Raft, None, 4, 4);
+    options.faults = vec![Fault::ReplaceMember, Fault::KillAll];
+    let journal = run_with(options).await;
+    let records = journal.records();
+    let kinds: Vec<&str> = records.faults.iter().map(|fault| fault.kind.as_str()).collect();
+    assert!(kinds.contains(&"replace-member") && kinds.contains(&"kill-all"), "{kinds:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wall_clock_that_jumps_expires_nothing() {
+    let faults = [Fault::ClockForward, Fault::ClockBack];
+    let ran = run_if_possible("clock-jumps", Backend::Raft, &faults, 2).await;
+    let Some(journal) = ran else { return };
+    assert!(figure(&journal.records(), "leases_renewed") > 20);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sentinels_fail_over_and_nothing_is_lost_silently() {
+    let faults = [Fault::FailoverRedis];
+    let journal = run_if_possible("redis-failover", Backend::Redis, &faults, 1).await.unwrap();
+    assert!(figure(&journal.records(), "acknowledged_while_redis_forgot") > 20);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_was_flushed_is_put_back() {
+    let faults = [Fault::FlushRedis];
+    let journal = run_if_possible("redis-faults", Backend::Redis, &faults, 1).await.unwrap();
+    assert!(figure(&journal.records(), "acknowledged_while_redis_forgot") > 20);
 }

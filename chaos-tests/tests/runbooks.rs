@@ -53,6 +53,55 @@ fn execute(page: &Path, block: &str, env: &[(&str, String)]) {
     );
 }
 
+/// The words in backticks that begin with one of these.
+fn named(text: &str, begins: &[&str]) -> Vec<String> {
+    let words = text.split('`').skip(1).step_by(2);
+    let words = words.filter_map(|word| word.split([' ', '{']).next());
+    let wanted = words.filter(|word| begins.iter().any(|begin| word.starts_with(begin)));
+    wanted.map(str::to_owned).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_runbook_says_what_is_seen_done_and_lost_in_names_that_exist() {
+    let dir = tempfile::tempdir().unwrap();
+    let plan = ClusterPlan::new(Backend::Raft, NetworkKind::Loopback);
+    let mut cluster = Cluster::start(plan, dir.path()).await.unwrap();
+    let metrics = cluster.client(1).text("/metrics").await.unwrap();
+    cluster.stop().await.unwrap();
+    let alerts = ["src/app/alarms.rs", "src/telemetry/projection.rs"].map(|path| {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path);
+        std::fs::read_to_string(path).unwrap()
+    });
+    let alerts = alerts.concat();
+    let mut pages = pages();
+    pages.retain(|page| !page.ends_with("README.md"));
+    assert!(pages.len() >= 9, "{pages:?}");
+    for page in pages {
+        let text = std::fs::read_to_string(&page).unwrap();
+        let parts = [
+            "**You see**",
+            "- Metric: ",
+            "- Alert: ",
+            "- Dashboard: ",
+            "**Maxine does by itself**",
+        ];
+        for part in parts.into_iter().chain(["**Do**", "**Can be lost**"]) {
+            assert!(text.contains(part), "{} has no {part:?}", page.display());
+        }
+        for metric in named(&text, &["maxine_"]) {
+            let declared = format!("# TYPE {metric} ");
+            assert!(metrics.contains(&declared), "{}: no metric {metric}", page.display());
+        }
+        for alert in named(&text, &["cluster.", "store.", "registry.", "node."]) {
+            assert!(
+                alerts.contains(&format!("\"{alert}\"")),
+                "{}: no alert {alert}",
+                page.display()
+            );
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn commands_of_the_runbooks_work_as_written() {
     let dir = tempfile::tempdir().unwrap();

@@ -8,5 +8,6 @@ pub mod digests;
 pub mod leadership;
 pub mod leases;
 pub mod linearizable;
+pub mod proxied;
 pub mod strong_reads;
 pub mod watches;

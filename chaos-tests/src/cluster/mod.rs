@@ -3,11 +3,17 @@
 //! It breaks nothing by itself; that is the nemesis' work. It never concludes anything either; that
 //! is the checks' work.
 
+mod disk;
+mod log_damage;
+mod members;
 mod node;
 mod plan;
 mod ports;
 mod redis;
+mod sentinel;
+mod wall_clock;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,10 +24,16 @@ use serde_json::{Value, json};
 use crate::client::{Client, Outcome};
 use crate::clock::{self, until};
 use crate::network::{Network, NetworkKind};
+use crate::program;
+use plan::RedisAt;
 
+pub use disk::{Disk, SlowDisk};
+pub use log_damage::Damage;
 pub use node::{Node, NodePlan};
 pub use plan::{Backend, ClusterPlan};
 pub use redis::RedisServer;
+pub use sentinel::Watched;
+pub use wall_clock::WallClock;
 
 const ADMIN_USER: &str = "chaos";
 const ADMIN_PASSWORD: &str = "chaos-tests-only-0";
@@ -52,6 +64,11 @@ pub struct Cluster {
     nodes: Vec<Node>,
     network: Network,
     redis: Option<RedisServer>,
+    sentinels: Option<Watched>,
+    /// By the node's number; Redis' is number 0. After the processes, which would keep them busy.
+    disks: BTreeMap<u64, Disk>,
+    plan: ClusterPlan,
+    members: u64,
     dir: PathBuf,
     clients: Vec<Client>,
     token: Option<Arc<str>>,
@@ -62,16 +79,37 @@ impl Cluster {
     pub async fn start(plan: ClusterPlan, dir: &Path) -> anyhow::Result<Self> {
         std::fs::create_dir_all(dir.join("logs"))?;
         let dir = dir.canonicalize()?;
-        let redis = match plan.backend {
-            Backend::Redis => Some(RedisServer::start(&dir.join("redis")).await?),
-            Backend::Raft => None,
-        };
+        let mut disks = BTreeMap::new();
+        let (mut redis, mut sentinels) = (None, None);
+        if plan.backend == Backend::Redis && plan.sentinels {
+            sentinels = Some(Watched::start(&dir).await?);
+        } else if plan.backend == Backend::Redis {
+            let own = dir.join("redis");
+            if plan.disks {
+                disks.insert(0, Disk::make(&dir.join("redis.img"), &own)?);
+            }
+            redis = Some(RedisServer::start(&own, None).await?);
+        }
         let mut network = Network::open(plan.network, plan.nodes)?;
-        let nodes = plan::nodes(&plan, &dir, &mut network, redis.as_ref())?;
-        let client =
-            |node: &Node| Client::new(&format!("http://{}", node.plan().http), REQUEST_TIMEOUT);
-        let clients = nodes.iter().map(client).collect::<Result<_, _>>()?;
-        let mut cluster = Self { nodes, network, redis, dir, clients, token: None };
+        let at = redis_at(redis.as_ref(), sentinels.as_ref());
+        let nodes = plan::nodes(&plan, &dir, &mut network, at.as_ref())?;
+        for node in nodes.iter().filter(|_| plan.disks && plan.backend == Backend::Raft) {
+            disks.insert(node.plan().id, disk_of(node.plan())?);
+        }
+        let clients = nodes.iter().map(client_of).collect::<Result<_, _>>()?;
+        let members = plan.nodes;
+        let mut cluster = Self {
+            nodes,
+            network,
+            redis,
+            sentinels,
+            disks,
+            plan,
+            members,
+            dir,
+            clients,
+            token: None,
+        };
         for id in cluster.ids() {
             cluster.start_node(id)?;
         }
@@ -108,6 +146,28 @@ impl Cluster {
     /// The Redis that orders the commands, where there is one.
     pub fn redis_mut(&mut self) -> Option<&mut RedisServer> {
         self.redis.as_mut()
+    }
+
+    /// Whether Redis orders the commands.
+    pub fn has_redis(&self) -> bool {
+        self.plan.backend == Backend::Redis
+    }
+
+    /// The Redis with its Sentinels, where there is one.
+    pub fn sentinels_mut(&mut self) -> Option<&mut Watched> {
+        self.sentinels.as_mut()
+    }
+
+    /// The disk of a node, or that of Redis.
+    pub fn disk(&self, whose: Option<u64>) -> anyhow::Result<&Disk> {
+        self.disks.get(&whose.unwrap_or(0)).context("there is no disk of its own")
+    }
+
+    /// From its next start on, the node runs the program of today instead of the previous one.
+    pub fn use_present_program(&mut self, id: u64) -> anyhow::Result<()> {
+        let program = program::locate()?.display().to_string();
+        *self.node_mut(id).plan_mut().command.last_mut().context("a program")? = program;
+        Ok(())
     }
 
     /// Starts a node that is down, and tells the network of its process.
@@ -214,6 +274,14 @@ impl Cluster {
         until(timeout, LOOK_EVERY, look).await.context("no node leads")
     }
 
+    /// Whether a node's log says that Redis lost acknowledged writes which could not be put back.
+    pub fn told_of_lost_writes(&self) -> bool {
+        self.nodes.iter().any(|node| {
+            let text = std::fs::read(&node.plan().log).unwrap_or_default();
+            String::from_utf8_lossy(&text).contains("the store lost acknowledged writes")
+        })
+    }
+
     /// The cluster's state as a node tells it: `/api/v1/cluster/status`.
     pub async fn status(&self, id: u64) -> Option<Value> {
         self.client(id).get("/api/v1/cluster/status").await.body().cloned()
@@ -248,8 +316,31 @@ impl Cluster {
         if let Some(redis) = &mut self.redis {
             redis.kill().await?;
         }
+        if let Some(watched) = &mut self.sentinels {
+            watched.kill().await?;
+        }
         Ok(())
     }
+
+    fn redis_at(&self) -> Option<RedisAt> {
+        redis_at(self.redis.as_ref(), self.sentinels.as_ref())
+    }
+}
+
+fn redis_at(redis: Option<&RedisServer>, watched: Option<&Watched>) -> Option<RedisAt> {
+    match (redis, watched) {
+        (_, Some(watched)) => Some(RedisAt { url: watched.url(), sentinels: true }),
+        (Some(redis), None) => Some(RedisAt { url: redis.url(), sentinels: false }),
+        (None, None) => None,
+    }
+}
+
+fn disk_of(node: &NodePlan) -> anyhow::Result<Disk> {
+    Disk::make(&node.data_dir.with_extension("img"), &node.data_dir)
+}
+
+fn client_of(node: &Node) -> anyhow::Result<Client> {
+    Client::new(&format!("http://{}", node.plan().http), REQUEST_TIMEOUT)
 }
 
 /// What a node says of itself; `None` if it does not answer.

@@ -13,6 +13,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::process::{Child, Command};
 
+use super::WallClock;
+
 /// How a node is started; the same each time.
 #[derive(Clone, Debug)]
 pub struct NodePlan {
@@ -32,6 +34,8 @@ pub struct NodePlan {
     pub flags: Vec<String>,
     /// Its environment beside ours.
     pub env: Vec<(String, String)>,
+    /// Its own wall clock, where it has one.
+    pub wall_clock: Option<WallClock>,
 }
 
 /// A node's process.
@@ -56,6 +60,11 @@ impl Node {
     /// Changes how it is started from the next start on.
     pub fn plan_mut(&mut self) -> &mut NodePlan {
         &mut self.plan
+    }
+
+    /// Its own wall clock.
+    pub fn wall_clock(&self) -> anyhow::Result<&WallClock> {
+        self.plan.wall_clock.as_ref().context("this node goes by the machine's clock")
     }
 
     /// Its process, while it runs.
@@ -86,6 +95,7 @@ impl Node {
             .args(["serve", "--exit-with-stdin"])
             .args(&self.plan.flags)
             .envs(self.plan.env.iter().map(|(name, value)| (name.as_str(), value.as_str())))
+            .envs(self.plan.wall_clock.iter().flat_map(WallClock::env))
             .stdin(Stdio::piped())
             .stdout(log.try_clone()?)
             .stderr(log)

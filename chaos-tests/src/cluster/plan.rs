@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::node::{Node, NodePlan};
 use super::ports;
-use super::{ADMIN_PASSWORD, ADMIN_USER, RedisServer};
+use super::{ADMIN_PASSWORD, ADMIN_USER, WallClock};
 use crate::network::{Network, NetworkKind};
 use crate::program;
 
@@ -37,6 +37,12 @@ pub struct ClusterPlan {
     pub flags: Vec<String>,
     /// More environment of the nodes.
     pub env: Vec<(String, String)>,
+    /// Whether what keeps the log (each node, or Redis) has a disk of its own.
+    pub disks: bool,
+    /// Whether each node has a wall clock of its own.
+    pub wall_clocks: bool,
+    /// Whether Sentinels watch over Redis.
+    pub sentinels: bool,
 }
 
 impl ClusterPlan {
@@ -51,79 +57,129 @@ impl ClusterPlan {
             snapshot_every_entries: 2_000,
             flags: Vec::new(),
             env: Vec::new(),
+            disks: false,
+            wall_clocks: false,
+            sentinels: false,
         }
     }
+
+    /// The program that the nodes run.
+    pub(super) fn program(&self) -> anyhow::Result<String> {
+        let program = match &self.program {
+            Some(program) => program.canonicalize()?,
+            None => program::locate()?,
+        };
+        Ok(program.display().to_string())
+    }
+}
+
+/// Where Redis is.
+#[derive(Clone, Debug)]
+pub(super) struct RedisAt {
+    pub(super) url: String,
+    pub(super) sentinels: bool,
+}
+
+/// What tells one node from the others.
+#[derive(Clone, Debug)]
+pub(super) struct Place {
+    /// Its number in the harness, which its successor inherits.
+    pub(super) id: u64,
+    /// Its number in the cluster, which is never used again.
+    pub(super) member: u64,
+    pub(super) http: SocketAddr,
+    pub(super) peer: SocketAddr,
 }
 
 pub(super) fn nodes(
     plan: &ClusterPlan,
     dir: &Path,
     network: &mut Network,
-    redis: Option<&RedisServer>,
+    redis: Option<&RedisAt>,
 ) -> anyhow::Result<Vec<Node>> {
-    let program = match &plan.program {
-        Some(program) => program.canonicalize()?,
-        None => program::locate()?,
-    };
-    let program = program.display().to_string();
     let mut places = Vec::new();
     for id in 1..=plan.nodes {
-        let ip = network.address(id);
-        places.push((id, free_address(network, ip, id, 0)?, free_address(network, ip, id, 1)?));
+        places.push(place(network, id, id)?);
     }
     let mut members = Vec::new();
-    for (id, http, peer) in &places {
+    for Place { id, http, peer, .. } in &places {
         let advertised = network.advertise(*id, *peer)?;
         members.push(format!("{id}@{advertised}@http://{http}"));
     }
-    let members = members.join(",");
-    let each = |(id, http, peer): &(u64, SocketAddr, SocketAddr)| {
-        let data_dir = dir.join(format!("node-{id}"));
-        let mut flags = vec![
-            format!("--instance-id=node-{id}"),
-            format!("--data-dir={}", data_dir.display()),
-            format!("--host={}", http.ip()),
-            format!("--port={}", http.port()),
-            "--token-ttl-s=86400".into(),
-        ];
-        let mut env = plan.env.clone();
-        env.push(("MAXINE_ADMIN_USERNAME".into(), ADMIN_USER.into()));
-        env.push(("MAXINE_ADMIN_PASSWORD".into(), ADMIN_PASSWORD.into()));
-        match (plan.backend, redis) {
-            (Backend::Redis, Some(redis)) => {
-                flags.push("--mode=redis".into());
-                flags.push("--leader-lease-ms=2000".into());
-                flags.push("--leader-renew-ms=500".into());
-                env.push(("MAXINE_REGISTRY_REDIS_URL".into(), redis.url()));
-            }
-            _ => {
-                flags.extend([
-                    "--mode=raft".into(),
-                    format!("--node-id={id}"),
-                    "--cluster-id=maxine-chaos".into(),
-                    format!("--raft-engine={}", plan.engine),
-                    format!("--raft-listen={peer}"),
-                    format!("--raft-members={members}"),
-                    format!("--raft-snapshot-every-entries={}", plan.snapshot_every_entries),
-                ]);
-                if plan.network == NetworkKind::Namespaces {
-                    flags.push("--raft-allow-plain=true".into());
-                }
-            }
+    let members = format!("--raft-members={}", members.join(","));
+    let each = |place: &Place| {
+        let mut node = node(plan, dir, network, redis, place)?;
+        if redis.is_none() {
+            node.flags.push(members.clone());
         }
-        flags.extend(plan.flags.iter().cloned());
-        Node::new(NodePlan {
-            id: *id,
-            http: *http,
-            peer: *peer,
-            data_dir,
-            log: dir.join("logs").join(format!("node-{id}.log")),
-            command: network.command(*id, &program),
-            flags,
-            env,
-        })
+        Ok(Node::new(node))
     };
-    Ok(places.iter().map(each).collect())
+    places.iter().map(each).collect()
+}
+
+pub(super) fn place(network: &Network, id: u64, member: u64) -> anyhow::Result<Place> {
+    let ip = network.address(id);
+    let http = free_address(network, ip, member, 0)?;
+    Ok(Place { id, member, http, peer: free_address(network, ip, member, 1)? })
+}
+
+/// How a node is started that finds its peers by itself, or is told of them by the others.
+pub(super) fn node(
+    plan: &ClusterPlan,
+    dir: &Path,
+    network: &Network,
+    redis: Option<&RedisAt>,
+    place: &Place,
+) -> anyhow::Result<NodePlan> {
+    let Place { id, member, http, peer } = place.clone();
+    let data_dir = dir.join(format!("node-{member}"));
+    let mut flags = vec![
+        format!("--instance-id=node-{member}"),
+        format!("--data-dir={}", data_dir.display()),
+        format!("--host={}", http.ip()),
+        format!("--port={}", http.port()),
+        "--token-ttl-s=86400".into(),
+    ];
+    let mut env = plan.env.clone();
+    env.push(("MAXINE_ADMIN_USERNAME".into(), ADMIN_USER.into()));
+    env.push(("MAXINE_ADMIN_PASSWORD".into(), ADMIN_PASSWORD.into()));
+    if let Some(redis) = redis {
+        flags.push("--mode=redis".into());
+        flags.push("--leader-lease-ms=2000".into());
+        flags.push("--leader-renew-ms=500".into());
+        if redis.sentinels {
+            flags.push(format!("--redis-sentinel-master={}", super::sentinel::MASTER_NAME));
+        }
+        env.push(("MAXINE_REGISTRY_REDIS_URL".into(), redis.url.clone()));
+    } else {
+        flags.extend([
+            "--mode=raft".into(),
+            format!("--node-id={member}"),
+            "--cluster-id=maxine-chaos".into(),
+            format!("--raft-engine={}", plan.engine),
+            format!("--raft-listen={peer}"),
+            format!("--raft-snapshot-every-entries={}", plan.snapshot_every_entries),
+        ]);
+        if plan.network == NetworkKind::Namespaces {
+            flags.push("--raft-allow-plain=true".into());
+        }
+    }
+    flags.extend(plan.flags.iter().cloned());
+    let wall_clock = match plan.wall_clocks {
+        true => Some(WallClock::new(dir.join(format!("clock-{id}")))?),
+        false => None,
+    };
+    Ok(NodePlan {
+        id,
+        http,
+        peer,
+        data_dir,
+        log: dir.join("logs").join(format!("node-{member}.log")),
+        command: network.command(id, &plan.program()?),
+        flags,
+        env,
+        wall_clock,
+    })
 }
 
 fn free_address(
@@ -134,7 +190,7 @@ fn free_address(
 ) -> anyhow::Result<SocketAddr> {
     // In a namespace of its own every port is free.
     if network.kind() == NetworkKind::Namespaces {
-        return Ok((ip, 7_000 + which * 100 + u16::try_from(id)?).into());
+        return Ok((ip, 7_000 + which * 1_000 + u16::try_from(id % 1_000)?).into());
     }
     Ok((ip, ports::free(ip)?).into())
 }

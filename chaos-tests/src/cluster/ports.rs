@@ -15,7 +15,8 @@ static TAKEN: AtomicU32 = AtomicU32::new(0);
 
 /// A port of `ip` that is free now, and that this process gives once.
 pub(super) fn free(ip: Ipv4Addr) -> anyhow::Result<u16> {
-    let start = std::process::id().wrapping_mul(37);
+    // Far apart for processes that were started one after the other, which take many each.
+    let start = std::process::id().wrapping_mul(1_627);
     for _ in 0..COUNT {
         let nth = TAKEN.fetch_add(1, Ordering::Relaxed);
         let port = u16::try_from(FIRST + start.wrapping_add(nth) % COUNT)?;

@@ -1,5 +1,6 @@
 //! A Redis of our own, for clusters whose commands Redis orders.
 
+use std::fs::File;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -19,15 +20,17 @@ use crate::clock::until;
 pub struct RedisServer {
     port: u16,
     dir: PathBuf,
+    follows: Option<u16>,
     child: Option<Child>,
 }
 
 impl RedisServer {
-    /// Starts it in `dir` and waits until it answers.
-    pub async fn start(dir: &Path) -> anyhow::Result<Self> {
+    /// Starts it in `dir`, as a replica of the one on port `follows` if that is given, and waits until
+    /// it answers.
+    pub async fn start(dir: &Path, follows: Option<u16>) -> anyhow::Result<Self> {
         std::fs::create_dir_all(dir)?;
         let port = super::ports::free(Ipv4Addr::LOCALHOST)?;
-        let mut server = Self { port, dir: dir.into(), child: None };
+        let mut server = Self { port, dir: dir.into(), follows, child: None };
         server.start_again().await?;
         Ok(server)
     }
@@ -37,16 +40,34 @@ impl RedisServer {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
+    /// Its port.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Says whom it follows from its next start on.
+    pub fn follow(&mut self, master: Option<u16>) {
+        self.follows = master;
+    }
+
     /// Starts it on the same port with the same data.
     pub async fn start_again(&mut self) -> anyhow::Result<()> {
-        let child = Command::new("redis-server")
+        // Beside its folder, which may be a disk that fails.
+        let log = self.dir.with_extension("log");
+        let log = File::options().create(true).append(true).open(log)?;
+        let mut command = Command::new("redis-server");
+        if let Some(master) = self.follows {
+            command.args(["--replicaof", "127.0.0.1", &master.to_string()]);
+        }
+        let child = command
             .args(["--bind", "127.0.0.1", "--port", &self.port.to_string()])
+            .args(["--repl-diskless-sync-delay", "0"])
             .args(["--appendonly", "yes", "--appendfsync", "always", "--save", ""])
             .arg("--dir")
             .arg(&self.dir)
             .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
             .kill_on_drop(true)
             .process_group(0)
             .spawn()
@@ -54,9 +75,10 @@ impl RedisServer {
         self.child = Some(child);
         let look =
             async || self.command("PING").await.ok().filter(|answer| answer.contains("PONG"));
-        until(Duration::from_secs(15), Duration::from_millis(20), look)
+        let log = self.dir.with_extension("log");
+        until(Duration::from_secs(30), Duration::from_millis(20), look)
             .await
-            .context("redis-server does not answer")?;
+            .with_context(|| format!("redis-server does not answer; see {}", log.display()))?;
         Ok(())
     }
 
@@ -78,13 +100,18 @@ impl RedisServer {
 
     /// Sends one inline command and gives the start of its answer.
     pub async fn command(&self, line: &str) -> anyhow::Result<String> {
-        let talk = async {
-            let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).await?;
-            stream.write_all(format!("{line}\r\n").as_bytes()).await?;
-            let mut answer = vec![0; 4_096];
-            let len = stream.read(&mut answer).await?;
-            anyhow::Ok(String::from_utf8_lossy(&answer[..len]).into_owned())
-        };
-        tokio::time::timeout(Duration::from_secs(5), talk).await?
+        ask(self.port, line).await
     }
+}
+
+/// Sends one inline command to a server of Redis' protocol and gives the start of its answer.
+pub(super) async fn ask(port: u16, line: &str) -> anyhow::Result<String> {
+    let talk = async {
+        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?;
+        stream.write_all(format!("{line}\r\n").as_bytes()).await?;
+        let mut answer = vec![0; 16_384];
+        let len = stream.read(&mut answer).await?;
+        anyhow::Ok(String::from_utf8_lossy(&answer[..len]).into_owned())
+    };
+    tokio::time::timeout(Duration::from_secs(5), talk).await?
 }

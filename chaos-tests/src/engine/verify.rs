@@ -3,24 +3,29 @@
 use std::time::Duration;
 
 use anyhow::Context;
+use serde_json::Value;
 
 use super::{Active, FLEET_TTL_MS, Setting};
 use crate::checks::acknowledged::Listed;
 use crate::checks::digests::Digest;
 use crate::checks::{
-    acknowledged, digests, leadership, leases, linearizable, strong_reads, watches,
+    acknowledged, digests, leadership, leases, linearizable, proxied, strong_reads, watches,
 };
+use crate::client::{Client, Outcome};
 use crate::clock::{self, until};
 use crate::cluster::Cluster;
 use crate::journal::Journal;
 use crate::nemesis::Fault;
-use crate::workload::{FleetRecord, KeyState, Ledger, Load, RegisterHistory, WatchLog};
+use crate::workload::{
+    FleetRecord, KeyState, Ledger, Load, NotForwarded, RegisterHistory, WatchLog,
+};
 
 /// What the workloads kept.
 pub(super) struct Seen {
     pub(super) ledgers: Vec<Ledger>,
     pub(super) histories: Vec<RegisterHistory>,
     pub(super) fleet: Option<FleetRecord>,
+    pub(super) not_forwarded: Vec<NotForwarded>,
     pub(super) cut: Option<strong_reads::CutOff>,
     pub(super) active: Active,
     pub(super) healed_us: u64,
@@ -43,7 +48,11 @@ pub(super) async fn verify(
     };
     let acknowledged_index =
         journal.records().figures.get("acknowledged_index").copied().unwrap_or(0);
+    report("proxied", proxied::check(&seen.not_forwarded, down(&seen).as_ref()));
     let ledger: Ledger = seen.ledgers.into_iter().flatten().collect();
+    if seen.active.fault.redis_forgets() {
+        return verify_what_redis_left(cluster, setting, &ledger, watches, journal).await;
+    }
     for id in cluster.ids() {
         let listed = list(cluster, id, &setting.namespace, acknowledged_index).await?;
         report("acknowledged", acknowledged::check(&ledger, id, &listed));
@@ -83,14 +92,60 @@ pub(super) async fn verify(
     Ok(())
 }
 
+/// Who may not have run, and when; a fault of the network or of a clock stops nobody.
+fn down(seen: &Seen) -> Option<proxied::Down> {
+    seen.active.fault.stops_nodes().then(|| proxied::Down {
+        nodes: seen.active.nodes.clone(),
+        from_us: seen.active.start_us,
+        until_us: clock::now_us(),
+    })
+}
+
+/// Redis forgot what it had acknowledged. The nodes put it back where they can; where they cannot they
+/// say so. In either case they must agree, and lose nothing silently.
+async fn verify_what_redis_left(
+    cluster: &Cluster,
+    setting: &Setting,
+    ledger: &Ledger,
+    watches: Load<WatchLog>,
+    journal: &Journal,
+) -> anyhow::Result<()> {
+    let equal = settle(cluster).await?;
+    journal.count("digests_compared", equal.len() as u64);
+    for detail in digests::check(&equal) {
+        journal.anomaly("digests", detail);
+    }
+    drop(watches.stop().await);
+    let mut lost = 0;
+    for id in cluster.ids() {
+        let listed = list(cluster, id, &setting.namespace, 0).await?;
+        let gone = acknowledged::check(ledger, id, &listed);
+        lost += gone.len() as u64;
+        if !gone.is_empty() && !cluster.told_of_lost_writes() {
+            let detail =
+                format!("nobody told that writes were lost: {} of them, {}", gone.len(), gone[0]);
+            journal.anomaly("acknowledged", detail);
+        }
+    }
+    let kept = ledger.values().filter(|state| matches!(state, KeyState::Present { .. })).count();
+    journal.count("acknowledged_while_redis_forgot", kept as u64);
+    journal.count("told_lost_by_redis", lost);
+    let mut records = journal.records();
+    let claims = std::mem::take(&mut records.claims);
+    records.leaders.extend(crate::journal::merge_claims(&claims));
+    Ok(())
+}
+
 /// Checks the episode's claims and keeps of them only what a picture needs.
 fn check_leadership(active: &Active, healed_us: u64, journal: &Journal) {
     let mut records = journal.records();
     let mut found = leadership::check(&records.claims);
     if active.fault == Fault::PauseLeader {
         let (leader, term) = (active.leader, active.term);
-        // Only who was paused long enough to lose its lead must be silent: someone else led since.
-        let replaced = records.claims.iter().any(|claim| claim.term > term);
+        // Only who was paused long enough to lose its lead must be silent: someone else led before it
+        // went on. Who went on within its lease may lead on, and be replaced later.
+        let mut newer = records.claims.iter().filter(|claim| claim.term > term);
+        let replaced = newer.any(|claim| claim.end_us < healed_us);
         if replaced {
             let paused_us = active.start_us;
             let paused =
@@ -135,19 +190,32 @@ async fn list(
     let services = format!("/api/v1/services?namespace={namespace}&min_index={min_index}");
     let refused = |outcome| anyhow::anyhow!("node {id} does not list {namespace}: {outcome:?}");
     let mut listed = Listed::new();
-    for service in client.list(&services).await.map_err(refused)? {
+    for service in listed_by(&client, &services).await.map_err(refused)? {
         let name = service["name"].as_str().unwrap_or_default();
         if !name.starts_with("service-") {
             continue;
         }
         let path = format!("/api/v1/services/{namespace}/{name}/instances?min_index={min_index}");
-        for instance in client.list(&path).await.map_err(refused)? {
+        for instance in listed_by(&client, &path).await.map_err(refused)? {
             let instance_id = instance["id"].as_str().unwrap_or_default().to_owned();
             let lease_epoch = instance["lease_epoch"].as_u64().unwrap_or(0);
             listed.insert((name.to_owned(), instance_id), lease_epoch);
         }
     }
     Ok(listed)
+}
+
+/// A list, asked for again where it does not come: a busy machine is no broken promise.
+async fn listed_by(client: &Client, path: &str) -> Result<Vec<Value>, Outcome> {
+    let mut last = Outcome::Unknown("it was never asked for".into());
+    let ask = async || match client.list(path).await {
+        Ok(items) => Some(items),
+        Err(outcome) => {
+            last = outcome;
+            None
+        }
+    };
+    until(SETTLE_TIMEOUT, Duration::from_millis(200), ask).await.ok_or(last)
 }
 
 /// Waits until all nodes stand at one index; every digest on the way counts.

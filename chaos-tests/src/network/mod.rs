@@ -61,6 +61,14 @@ impl Network {
         }
     }
 
+    /// Where the nodes reach the harness itself.
+    pub fn host(&self) -> Ipv4Addr {
+        match self {
+            Self::Namespaces(namespaces) => namespaces.host(),
+            _ => Ipv4Addr::LOCALHOST,
+        }
+    }
+
     /// The address under which peers are told to reach a node that listens on `peer`.
     pub(crate) fn advertise(&mut self, id: u64, peer: SocketAddr) -> anyhow::Result<SocketAddr> {
         match self {
@@ -99,6 +107,33 @@ impl Network {
             Self::Loopback => {}
             Self::Proxied(proxy) => proxy.heal(),
             Self::Namespaces(namespaces) => namespaces.heal()?,
+        }
+        Ok(())
+    }
+
+    /// Cuts each of the one side off from each of the other, both ways.
+    pub fn cut_between(&self, side: &[u64], other_side: &[u64]) -> anyhow::Result<()> {
+        for one in side {
+            for other in other_side.iter().filter(|other| *other != one) {
+                self.block(*one, *other)?;
+                if !side.contains(other) {
+                    self.block(*other, *one)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets each node hear of its two neighbours only; where all are neighbours, of the one before it.
+    pub fn ring(&self, all: &[u64]) -> anyhow::Result<()> {
+        for (at, one) in all.iter().enumerate() {
+            for (other_at, other) in all.iter().enumerate() {
+                let steps = (other_at + all.len() - at) % all.len();
+                let neighbours = steps == 1 || (all.len() > 3 && steps == all.len() - 1);
+                if steps != 0 && !neighbours {
+                    self.block(*one, *other)?;
+                }
+            }
         }
         Ok(())
     }

@@ -92,9 +92,16 @@ impl Namespaces {
         Ipv4Addr::new(10, 213, self.third, u8::try_from(id).unwrap_or(253))
     }
 
+    /// The harness' own address, on the bridge.
+    pub fn host(&self) -> Ipv4Addr {
+        Ipv4Addr::new(10, 213, self.third, 254)
+    }
+
     /// The words that start `program` in a node's namespace; its process is the program itself.
+    /// `ip netns exec` would give it mounts of its own, too, which keep disks busy.
     pub fn command(&self, id: u64, program: &str) -> Vec<String> {
-        ["ip", "netns", "exec", &self.name(id), program].map(str::to_owned).to_vec()
+        let net = format!("--net=/run/netns/{}", self.name(id));
+        vec!["nsenter".into(), net, program.into()]
     }
 
     /// Drops every packet from one node to another.
@@ -114,6 +121,42 @@ impl Namespaces {
             let _none = self.inside(id, &["tc", "qdisc", "del", "dev", "eth0", "root"]);
         }
         Ok(())
+    }
+
+    /// Drops so much of what a node receives from the others, at random.
+    pub fn lose(&self, id: u64, percent: u8) -> anyhow::Result<()> {
+        let percent = percent.to_string();
+        let rule = ["nft", "add", "rule", "inet", "chaos", "input", "ip", "saddr"];
+        let peers = self.peers();
+        let dice = ["numgen", "random", "mod", "100", "<", &percent, "drop"];
+        self.inside(id, &[&rule[..], &[&peers], &dice].concat())
+    }
+
+    /// Drops what a node receives from the others over so many packets a second.
+    pub fn limit(&self, id: u64, packets_per_second: u32) -> anyhow::Result<()> {
+        let rate = format!("{packets_per_second}/second");
+        let rule = ["nft", "add", "rule", "inet", "chaos", "input", "ip", "saddr"];
+        let peers = self.peers();
+        let over = ["limit", "rate", "over", &rate, "burst", "20", "packets", "drop"];
+        self.inside(id, &[&rule[..], &[&peers], &over].concat())
+    }
+
+    /// The nodes' addresses as a set of nft; the harness' own is none of them.
+    fn peers(&self) -> String {
+        let addresses: Vec<String> =
+            (1..=self.nodes).map(|id| self.address(id).to_string()).collect();
+        format!("{{ {} }}", addresses.join(", "))
+    }
+
+    /// Why packets cannot be delayed here, if so.
+    pub fn netem_missing() -> Option<String> {
+        let probe = format!("mxq{}", std::process::id());
+        let made = run("ip", &["netns", "add", &probe]);
+        let words = ["netns", "exec", &probe, "tc", "qdisc", "add", "dev", "lo", "root", "netem"];
+        let shaped = made.and_then(|()| run("ip", &[&words[..], &["delay", "1ms"]].concat()));
+        // Its own process id is in the name: nobody else uses it.
+        let _gone = run("ip", &["netns", "delete", &probe]);
+        shaped.err().map(|error| format!("the kernel's netem: {error:#}"))
     }
 
     /// Delays what a node sends by so much, gives or takes `jitter_ms`, and loses so much of it.

@@ -22,9 +22,12 @@ const CONNECTIONS_MAX: usize = 256;
 
 #[derive(Debug, Default)]
 struct Shared {
-    processes: Mutex<BTreeMap<u64, i32>>,
+    /// The node of each process; a node may have two while it is replaced.
+    processes: Mutex<BTreeMap<i32, u64>>,
     /// The directed pairs that are cut.
     blocked: watch::Sender<BTreeSet<(u64, u64)>>,
+    /// The node whose traffic is late, by how much and how unevenly, in milliseconds.
+    late: Mutex<Option<(u64, u64, u64)>>,
 }
 
 /// The proxies of a cluster.
@@ -52,7 +55,16 @@ impl ProxyNetwork {
 
     /// Says which process a node is now.
     pub fn set_process(&self, id: u64, pid: i32) {
-        self.shared.processes.lock().unwrap_or_else(PoisonError::into_inner).insert(id, pid);
+        self.shared.processes.lock().unwrap_or_else(PoisonError::into_inner).insert(pid, id);
+    }
+
+    /// Makes everything from and to a node late by so much, and up to `jitter_ms` more.
+    pub fn delay(&self, id: u64, by_ms: u64, jitter_ms: u64) {
+        self.set_late(Some((id, by_ms, jitter_ms)));
+    }
+
+    fn set_late(&self, late: Option<(u64, u64, u64)>) {
+        *self.shared.late.lock().unwrap_or_else(PoisonError::into_inner) = late;
     }
 
     /// Cuts or mends one direction of one pair.
@@ -68,6 +80,7 @@ impl ProxyNetwork {
 
     /// Mends everything.
     pub fn heal(&self) {
+        self.set_late(None);
         self.shared.blocked.send_modify(BTreeSet::clear);
     }
 }
@@ -100,7 +113,7 @@ async fn carry(
 ) {
     let candidates: Vec<(u64, i32)> = {
         let processes = shared.processes.lock().unwrap_or_else(PoisonError::into_inner);
-        processes.iter().map(|(id, pid)| (*id, *pid)).collect()
+        processes.iter().map(|(pid, id)| (*id, *pid)).collect()
     };
     let owner = tokio::task::spawn_blocking(move || owner_of(from, &candidates)).await;
     // The process may be gone already: then there is nobody to carry for.
@@ -121,8 +134,8 @@ async fn carry(
     let (server_read, server_write) = upstream.into_split();
     // Either direction's end is held back like its bytes; the other end ends the connection.
     tokio::select! {
-        () = pump(client_read, server_write, (from, to), blocked.clone()) => {}
-        () = pump(server_read, client_write, (to, from), blocked) => {}
+        () = pump(client_read, server_write, (from, to), blocked.clone(), &shared) => {}
+        () = pump(server_read, client_write, (to, from), blocked, &shared) => {}
     }
 }
 
@@ -131,10 +144,18 @@ async fn pump(
     mut write: OwnedWriteHalf,
     pair: (u64, u64),
     mut blocked: watch::Receiver<BTreeSet<(u64, u64)>>,
+    shared: &Shared,
 ) {
     let mut chunk = vec![0; CHUNK_LEN];
     loop {
         let len = read.read(&mut chunk).await.unwrap_or(0);
+        let late = *shared.late.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((id, by_ms, jitter_ms)) = late
+            && (id == pair.0 || id == pair.1)
+        {
+            let wait_ms = by_ms + fastrand::u64(..=jitter_ms);
+            tokio::time::sleep(Duration::from_millis(wait_ms)).await;
+        }
         if blocked.wait_for(|blocked| !blocked.contains(&pair)).await.is_err() || len == 0 {
             return;
         }

@@ -123,6 +123,17 @@ fn timeline(page: &mut String, records: &Records) {
             ),
         );
     }
+    for anomaly in &records.anomalies {
+        let x = at(anomaly.at_us);
+        push(
+            page,
+            format_args!(
+                "<path d='M{x} 252 l-5 -9 h10 z' fill='#000'><title>{}: {}</title></path>",
+                escape(&anomaly.check),
+                escape(&anomaly.detail)
+            ),
+        );
+    }
     for claim in leaders(records) {
         let (x, until) = (at(claim.start_us), at(claim.end_us).max(at(claim.start_us) + 1));
         let colour = ["#555", "#1b7f5c", "#7a4fb5", "#c26a1d", "#2563a8"]
@@ -141,7 +152,8 @@ fn timeline(page: &mut String, records: &Records) {
         page,
         format_args!(
             "<text x={LEFT} y=412 font-size=12>0 s</text><text x={} y=412 font-size=12>{} s</text></svg>\
-         <p>Blue: acknowledged. Yellow: refused. Red: outcome unknown. At most {most} in a column; slowest answer {} ms.</p>",
+         <p>Blue: acknowledged. Yellow: refused. Red: outcome unknown. \
+         A black mark over the faults: an anomaly. At most {most} in a column; slowest answer {} ms.</p>",
             WIDTH - 60,
             end_us / 1_000_000,
             slowest / 1_000,
@@ -194,6 +206,9 @@ fn faults(page: &mut String, report: &Report) {
         );
     }
     push(page, format_args!("</table>"));
+    for (fault, missing) in &report.skipped {
+        push(page, format_args!("<p>Left out: {}, for want of {}", escape(fault), escape(missing)));
+    }
 }
 
 fn operations(page: &mut String, report: &Report) {

@@ -85,8 +85,10 @@ pub fn run(plan: Plan) -> Outcome {
 /// The command that shows a failing seed again.
 pub fn replay_command(plan: &Plan) -> String {
     let slow = if plan.slow_proposals { " --slow-proposals" } else { "" };
+    let known = Fault::ALL.iter().find(|(fault, _)| Some(*fault) == plan.fault);
+    let fault = known.map(|(_, name)| format!(" --fault {name}")).unwrap_or_default();
     format!(
-        "cargo run -p maxine-chaos -- simulate --first-seed {} --seeds 1 --virtual-s {}{slow}",
+        "cargo run -p maxine-chaos -- simulate --first-seed {} --seeds 1 --virtual-s {}{slow}{fault}",
         plan.seed,
         plan.virtual_ms / 1_000
     )

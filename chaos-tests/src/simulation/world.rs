@@ -29,6 +29,18 @@ pub enum Fault {
     SupersededForGood,
 }
 
+impl Fault {
+    /// Every one with its name.
+    pub const ALL: &[(Self, &'static str)] = &[
+        (Self::SkipFencing, "skip-fencing"),
+        (Self::ExpireUnconfirmed, "expire-unconfirmed"),
+        (Self::NoTakeoverGrace, "no-takeover-grace"),
+        (Self::SkipEntry, "skip-entry"),
+        (Self::ForgetRequestId, "forget-request-id"),
+        (Self::SupersededForGood, "superseded-for-good"),
+    ];
+}
+
 /// What a client was told, for the invariants.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Acknowledged {

@@ -6,6 +6,7 @@
 mod compare_and_set;
 mod leadership;
 mod leases;
+mod proxied;
 mod registrations;
 mod watches;
 
@@ -20,6 +21,7 @@ use crate::journal::Journal;
 pub use compare_and_set::{RegisterCall, RegisterHistory, compare_and_set};
 pub use leadership::leadership;
 pub use leases::{FleetRecord, leases};
+pub use proxied::{NotForwarded, Proxied, proxied};
 pub use registrations::{KeyState, Ledger, registrations};
 pub use watches::{WatchLog, watches};
 

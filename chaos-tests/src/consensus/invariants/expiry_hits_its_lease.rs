@@ -1,0 +1,29 @@
+//! An expiry removes only the leases that it names.
+
+use maxine::state::{Command, EventKind};
+
+use super::{Effect, Invariant};
+
+#[derive(Default)]
+pub(super) struct ExpiryHitsItsLease;
+
+impl Invariant for ExpiryHitsItsLease {
+    fn name(&self) -> &'static str {
+        "expiry-hits-its-lease"
+    }
+
+    fn check(&mut self, effect: &Effect<'_>) -> Result<(), String> {
+        let Command::Expire { items } = &effect.proposal.command else { return Ok(()) };
+        for event in effect.events {
+            let EventKind::InstanceRemoved { key, .. } = &event.kind else { continue };
+            let service = effect.before.service(&key.service);
+            let lease = service
+                .and_then(|service| service.instances.get(&key.instance))
+                .map_or(0, |instance| instance.lease_epoch);
+            if !items.contains(&(key.clone(), lease)) {
+                return Err(format!("an expiry removed {key} of lease {lease}"));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,32 @@
+//! Fencing tokens only grow, and what was proposed under an old one changes nothing.
+
+use maxine::state::EventKind;
+
+use super::{Effect, Invariant};
+
+#[derive(Default)]
+pub(super) struct FencesGrow;
+
+impl Invariant for FencesGrow {
+    fn name(&self) -> &'static str {
+        "fences-grow"
+    }
+
+    fn check(&mut self, effect: &Effect<'_>) -> Result<(), String> {
+        let current = effect.before.grant().map_or(0, |grant| grant.fence.0);
+        if let Some(fence) = effect.proposal.fence
+            && fence.0 != current
+            && !effect.events.is_empty()
+        {
+            return Err(format!("fence {} took effect under {current}", fence.0));
+        }
+        for event in effect.events {
+            if let EventKind::LeadershipGranted { fence, .. } = &event.kind
+                && *fence <= current
+            {
+                return Err(format!("fence {fence} was granted after {current}"));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,57 @@
+//! Whoever follows a replica's changes misses none: they rebuild the registry, in the order of their indexes.
+
+use std::collections::BTreeMap;
+
+use maxine::state::{ControlState, EventKind, InstanceKey};
+
+use super::{Effect, Invariant};
+
+#[derive(Default)]
+pub(super) struct WatchesAreGapless {
+    last: u64,
+    /// The leases that a follower knows of.
+    followed: Option<BTreeMap<InstanceKey, u64>>,
+}
+
+fn leases(state: &ControlState) -> BTreeMap<InstanceKey, u64> {
+    let mut leases = BTreeMap::new();
+    for (key, service) in state.services() {
+        for (name, instance) in &service.instances {
+            leases.insert(key.instance(name.clone()), instance.lease_epoch);
+        }
+    }
+    leases
+}
+
+impl Invariant for WatchesAreGapless {
+    fn name(&self) -> &'static str {
+        "watches-are-gapless"
+    }
+
+    fn check(&mut self, effect: &Effect<'_>) -> Result<(), String> {
+        let followed = self.followed.get_or_insert_with(|| leases(effect.before));
+        for event in effect.events {
+            if event.index <= self.last {
+                return Err(format!("a change at index {} after {}", event.index, self.last));
+            }
+            self.last = event.index;
+            match &event.kind {
+                EventKind::InstanceRegistered { key, data } => {
+                    followed.insert(key.clone(), data.lease_epoch);
+                }
+                EventKind::InstanceRemoved { key, .. } => drop(followed.remove(key)),
+                _ => {}
+            }
+        }
+        if self.last > effect.after.index() {
+            return Err(format!("a change at index {} of {}", self.last, effect.after.index()));
+        }
+        if *followed != leases(effect.after) {
+            return Err(format!(
+                "a follower at index {} has another registry",
+                effect.after.index()
+            ));
+        }
+        Ok(())
+    }
+}
