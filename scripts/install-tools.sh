@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what the tests need beside Rust and Node.js: Redis with Sentinel (for the Redis mode),
-# network tools (for the fault tests), Chromium (for the dashboard's tests) and cargo-deny. What is
+# tools for networks, disks and clocks (for the fault tests), Chromium (for the dashboard's tests) and cargo-deny. What is
 # there already is left alone; what cannot be installed here is named, and the tests that need it fail
 # with the same hint.
 set -euo pipefail
@@ -12,6 +12,8 @@ need redis-sentinel redis-sentinel
 need ip iproute2
 need nft nftables
 need strace strace
+need mkfs.ext4 e2fsprogs
+need faketime faketime
 need chromium chromium
 need cc build-essential
 
