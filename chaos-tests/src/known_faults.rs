@@ -71,7 +71,9 @@ impl InTest {
 
     fn passes(&self, target: &Path, fault: &str) -> anyhow::Result<bool> {
         let output = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-            .args(["test", "--package", "maxine", "--features", "faults", "--lib", "--target-dir"])
+            // Together, so that both are built with the features that they have in the workspace.
+            .args(["test", "--package", "maxine", "--package", "maxine-chaos"])
+            .args(["--features", "maxine/faults", "--lib", "--target-dir"])
             .arg(target)
             .args(["--", "--exact", self.test])
             .env("MAXINE_FAULT", fault)

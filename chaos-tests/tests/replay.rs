@@ -3,7 +3,7 @@
 
 use std::process::Command;
 
-use maxine_chaos::{consensus, simulation};
+use maxine_chaos::simulation;
 
 /// Runs what was printed, with the program of this build in the place of `cargo run`.
 fn replay(command: &str) -> String {
@@ -25,17 +25,6 @@ fn a_failing_seed_of_the_cores_is_shown_again() {
     let mut broken = plans.filter_map(|plan| Some((plan, simulation::run(plan).violation?)));
     let (plan, violation) = broken.next().unwrap();
     let command = simulation::replay_command(&plan);
-    let shown = replay(&command);
-    assert!(shown.contains(&violation.detail) && shown.contains(&command), "{shown}");
-}
-
-#[test]
-fn a_failing_seed_of_the_consensus_core_is_shown_again() {
-    let fault = Some(consensus::KnownFault::SkipEntry);
-    let plans = (1..=60).map(|seed| consensus::Plan { fault, ..consensus::plan(seed, 20_000) });
-    let mut broken = plans.filter_map(|plan| Some((plan, consensus::run(plan).violation?)));
-    let (plan, violation) = broken.next().unwrap();
-    let command = consensus::replay_command(&plan);
     let shown = replay(&command);
     assert!(shown.contains(&violation.detail) && shown.contains(&command), "{shown}");
 }

@@ -18,6 +18,7 @@ pub fn check(ledger: &Ledger, node: u64, listed: &Listed) -> Vec<String> {
                 format!("was acknowledged with lease {lease_epoch} and has lease {found}")
             }
             (KeyState::Absent, Some(_)) => "was refused or removed, and is there".to_owned(),
+            (KeyState::Missed, _) => "was acknowledged, and was not there to be removed".to_owned(),
             _ => continue,
         };
         anomalies.push(format!("node {node}: {}/{} {problem}", key.0, key.1));
@@ -55,6 +56,9 @@ mod tests {
         listed.remove(&key("there"));
         assert!(check(&ledger, 1, &listed)[0].contains("not there"));
         listed.insert(key("there"), 5);
+        ledger.insert(key("missed"), KeyState::Missed);
+        assert!(check(&ledger, 1, &listed)[0].contains("not there to be removed"));
+        ledger.remove(&key("missed"));
         listed.insert(key("stray"), 9);
         assert!(check(&ledger, 1, &listed)[0].contains("nobody registered"));
     }

@@ -26,6 +26,8 @@ pub enum KeyState {
     },
     /// Its deregistration was acknowledged.
     Absent,
+    /// Its registration was acknowledged, and it was not there to be removed.
+    Missed,
     /// An outcome is unknown: it may be there or not, for ever.
     Either,
 }
@@ -159,12 +161,9 @@ impl Worker {
         self.note(OpKind::Deregister, node, start_us, &outcome);
         match &outcome {
             Outcome::Ok { body, .. } => {
-                if body["removed"] == false {
-                    let detail =
-                        format!("{key:?} was acknowledged, and was not there to be removed");
-                    self.setting.journal.anomaly("acknowledged", detail);
-                }
-                self.ledger.insert(key, KeyState::Absent);
+                let was_there = body["removed"] != false;
+                let state = if was_there { KeyState::Absent } else { KeyState::Missed };
+                self.ledger.insert(key, state);
             }
             Outcome::Unknown(_) => {
                 self.ledger.insert(key, KeyState::Either);

@@ -1,4 +1,4 @@
-//! The consensus core in one process, under virtual time and a seed: same seed, same trace.
+//! The consensus core in one process, under virtual time; its faults follow from a seed.
 //!
 //! Real: the consensus core with this crate's settings and type parameters, the answering of peers,
 //! the bytes on the wire, and the application. Modelled: the disk (what was not synced is lost in a

@@ -58,8 +58,8 @@ pub struct Violation {
 pub(super) enum Step {
     /// A node acts as the leader of a term.
     Leads { node: NodeId, term: u64 },
-    /// A node applied an entry; its state has this digest then.
-    Applied { node: NodeId, id: LogIdDto, entry: u64, digest: u64 },
+    /// A node applied an entry; its state has this digest then, where it was taken.
+    Applied { node: NodeId, id: LogIdDto, entry: u64, digest: Option<u64> },
     /// A proposal was acknowledged as this entry.
     Acknowledged { id: LogIdDto, entry: u64 },
     /// A node has become leader with this log: its purged index and the entries after it.

@@ -39,7 +39,7 @@ mod tests {
             node,
             id: LogIdDto { term, node: 1, index: 7 },
             entry,
-            digest: 0,
+            digest: None,
         };
         let mut invariant = CommittedEntriesStay::default();
         invariant.check(&applied(1, 2, 5)).unwrap();
