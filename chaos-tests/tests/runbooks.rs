@@ -66,7 +66,7 @@ async fn every_runbook_says_what_is_seen_done_and_lost_in_names_that_exist() {
     let dir = tempfile::tempdir().unwrap();
     let plan = ClusterPlan::new(Backend::Raft, NetworkKind::Loopback);
     let mut cluster = Cluster::start(plan, dir.path()).await.unwrap();
-    let metrics = cluster.client(1).text("/metrics").await.unwrap();
+    let metrics = cluster.client(1).text("/api/actuator/prometheus").await.unwrap();
     cluster.stop().await.unwrap();
     let alerts = ["src/app/alarms.rs", "src/telemetry/projection.rs"].map(|path| {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path);
