@@ -35,14 +35,6 @@ step "the log on a slow disk, and the order of sync and acknowledgement"
 cargo build --locked --quiet -p maxine-raft --features faults,simulation --example raft_node
 cargo test --locked -p maxine-raft --features faults,simulation --test slow_disk --test sync_order 2>&1 | tee -a "$log"
 
-step "known faults are caught"
-# The build with the faults in it is kept aside: what stands in the usual place must never have them.
-cargo build --locked --quiet -p maxine -p maxine-chaos --features maxine/faults
-mkdir -p target/faults
-cp target/debug/maxine target/faults/maxine
-cargo build --locked --quiet -p maxine -p maxine-chaos
-target/debug/maxine-chaos prove --program target/faults/maxine
-
 step "documentation"
 RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --workspace --no-deps --locked --quiet
 
