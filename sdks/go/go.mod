@@ -1,0 +1,3 @@
+module maxine
+
+go 1.19

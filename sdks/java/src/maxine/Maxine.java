@@ -1,0 +1,235 @@
+package maxine;
+
+import java.io.IOException;
+import java.net.URI;
+import java.net.URLEncoder;
+import java.net.http.HttpClient;
+import java.net.http.HttpRequest;
+import java.net.http.HttpResponse;
+import java.nio.charset.StandardCharsets;
+import java.time.Duration;
+import java.util.Arrays;
+import java.util.HashMap;
+import java.util.Iterator;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.concurrent.Executors;
+import java.util.concurrent.ScheduledExecutorService;
+import java.util.concurrent.TimeUnit;
+import java.util.concurrent.atomic.AtomicInteger;
+import java.util.function.Consumer;
+import java.util.function.Predicate;
+import java.util.stream.Stream;
+
+/**
+ * A client of Maxine with nothing but the JDK (17 and newer). It registers a service and keeps it registered, finds
+ * instances of others, calls them through the proxy, and watches for changes. Where several nodes are given, it goes
+ * on with the next one when one cannot be reached. It may be used by several threads.
+ */
+public final class Maxine {
+    private static final String CONFIG = "/api/maxine/control/config";
+    private static final Duration TIMEOUT = Duration.ofSeconds(10);
+
+    private final HttpClient http =
+        HttpClient.newBuilder().followRedirects(HttpClient.Redirect.NEVER).connectTimeout(TIMEOUT).build();
+    private final List<String> nodes;
+    private final AtomicInteger at = new AtomicInteger();
+    private volatile String token;
+
+    /** A client of the nodes at these addresses, such as {@code http://127.0.0.1:8080}. */
+    public Maxine(String... nodes) {
+        this.nodes = Arrays.stream(nodes).map(node -> node.replaceAll("/+$", "")).toList();
+    }
+
+    private <T> HttpResponse<T> send(
+            String method, String path, String body, Map<String, String> headers, HttpResponse.BodyHandler<T> as)
+            throws IOException, InterruptedException {
+        for (int tries = 1;; tries++) {
+            int used = at.get();
+            HttpRequest.Builder request = HttpRequest.newBuilder(URI.create(nodes.get(used % nodes.size()) + path));
+            if (token != null) {
+                request.setHeader("authorization", "Bearer " + token);
+            }
+            headers.forEach(request::setHeader);
+            request.method(method, body == null
+                ? HttpRequest.BodyPublishers.noBody() : HttpRequest.BodyPublishers.ofString(body));
+            try {
+                return http.send(request.timeout(TIMEOUT).build(), as);
+            } catch (IOException error) {
+                if (tries >= nodes.size()) {
+                    throw error;
+                }
+                at.compareAndSet(used, used + 1);
+            }
+        }
+    }
+
+    /** Sends a request and gives the answer, whatever its status. */
+    public HttpResponse<String> send(String method, String path, String body, Map<String, String> headers)
+            throws IOException, InterruptedException {
+        return send(method, path, body, headers, HttpResponse.BodyHandlers.ofString());
+    }
+
+    @SuppressWarnings("unchecked")
+    private Map<String, Object> json(String method, String path, Map<String, ?> body)
+            throws IOException, InterruptedException {
+        Map<String, String> headers = body == null ? Map.of() : Map.of("content-type", "application/json");
+        HttpResponse<String> answer = send(method, path, body == null ? null : Json.write(body), headers);
+        if (answer.statusCode() >= 300) {
+            throw errorOf(answer.statusCode(), answer.body());
+        }
+        return (Map<String, Object>) Json.read(answer.body());
+    }
+
+    private static MaxineException errorOf(int status, String text) {
+        String message = text;
+        try {
+            if (Json.read(text) instanceof Map<?, ?> body) {
+                Object told = body.get("message") == null ? body.get("detail") : body.get("message");
+                message = String.valueOf(told);
+            }
+        } catch (IllegalArgumentException notJson) {
+            // The text tells it.
+        }
+        return new MaxineException(status, message);
+    }
+
+    private static String encoded(String text) {
+        return URLEncoder.encode(text, StandardCharsets.UTF_8).replace("+", "%20");
+    }
+
+    /** Signs in; what follows is sent with the token. Gives the role. */
+    public String signIn(String userName, String password) throws IOException, InterruptedException {
+        Map<String, Object> answer =
+            json("POST", "/api/maxine/signin", Map.of("userName", userName, "password", password));
+        token = (String) answer.get("accessToken");
+        return (String) answer.get("role");
+    }
+
+    /** Registers once; hostName, nodeName and serviceName are required. Gives what is stored. */
+    public Map<String, Object> register(Map<String, ?> registration) throws IOException, InterruptedException {
+        return json("POST", "/api/maxine/serviceops/register", registration);
+    }
+
+    /**
+     * Registers, and repeats it twice within each timeOut until the result is closed. {@code beat} is told of every
+     * repetition: null, or what was wrong.
+     */
+    public AutoCloseable keepRegistered(Map<String, ?> registration, Consumer<Exception> beat)
+            throws IOException, InterruptedException {
+        long intervalMs = ((Number) register(registration).get("timeOut")).longValue() * 500;
+        ScheduledExecutorService timer = Executors.newSingleThreadScheduledExecutor(task -> {
+            Thread thread = new Thread(task, "maxine-heartbeat");
+            thread.setDaemon(true);
+            return thread;
+        });
+        timer.scheduleAtFixedRate(() -> {
+            try {
+                register(registration);
+                beat.accept(null);
+            } catch (InterruptedException closed) {
+                Thread.currentThread().interrupt();
+            } catch (IOException | RuntimeException error) {
+                beat.accept(error);
+            }
+        }, intervalMs, intervalMs, TimeUnit.MILLISECONDS);
+        return () -> {
+            timer.shutdownNow();
+            timer.awaitTermination(TIMEOUT.toMillis(), TimeUnit.MILLISECONDS);
+        };
+    }
+
+    /** The URL of an instance, with an end point appended (empty for none). */
+    public String discover(String serviceName, String endPoint) throws IOException, InterruptedException {
+        String query = "?serviceName=" + encoded(serviceName);
+        query += endPoint.isEmpty() ? "" : "&endPoint=" + encoded(endPoint);
+        HttpResponse<String> answer = send("GET", "/api/maxine/serviceops/discover" + query, null, Map.of());
+        if (answer.statusCode() != 302) {
+            throw errorOf(answer.statusCode(), answer.body());
+        }
+        return answer.headers().firstValue("location").orElseThrow();
+    }
+
+    /** Sends a request to an instance through Maxine's proxy. */
+    public HttpResponse<String> call(
+            String serviceName, String method, String path, String body, Map<String, String> headers)
+            throws IOException, InterruptedException {
+        return send(method, "/api/maxine/serviceops/proxy/" + encoded(serviceName) + path, body, headers);
+    }
+
+    /** The whole registry. Needs a viewer. */
+    public Map<String, Object> servers() throws IOException, InterruptedException {
+        return json("GET", "/api/maxine/serviceops/servers", null);
+    }
+
+    /** The configuration. Needs a viewer. */
+    public Map<String, Object> config() throws IOException, InterruptedException {
+        return json("GET", CONFIG, null);
+    }
+
+    /** Changes fields of the configuration; gives what became of each. Needs an operator. */
+    public Map<String, Object> changeConfig(Map<String, ?> fields) throws IOException, InterruptedException {
+        return json("PUT", CONFIG, fields);
+    }
+
+    /**
+     * Tells the changes of one service, without a gap, after an index (null: from now on), until {@code tell} answers
+     * false. When they can no longer be told without a gap, a change of type "compacted" comes last: read what there
+     * is, and watch again.
+     */
+    public void watch(String serviceName, Long index, Predicate<Map<String, Object>> tell)
+            throws IOException, InterruptedException {
+        String[] last = {index == null ? null : index.toString()};
+        String path = "/api/v1/watch?service=" + encoded(serviceName);
+        while (true) {
+            Map<String, String> headers = last[0] == null ? Map.of() : Map.of("last-event-id", last[0]);
+            try {
+                HttpResponse<Stream<String>> answer =
+                    send("GET", path, null, headers, HttpResponse.BodyHandlers.ofLines());
+                try (Stream<String> lines = answer.body()) {
+                    if (answer.statusCode() != 200) {
+                        throw errorOf(answer.statusCode(), String.join("\n", lines.toList()));
+                    }
+                    if (!goesOn(lines.iterator(), last, tell)) {
+                        return;
+                    }
+                }
+            } catch (MaxineException error) {
+                if (error.status < 500 && error.status != 429) {
+                    throw error;
+                }
+            } catch (IOException | java.io.UncheckedIOException error) {
+                // The next connection goes on after the last change.
+            }
+            Thread.sleep(500);
+        }
+    }
+
+    /** Reads one stream to its end; whether another one should follow. */
+    @SuppressWarnings("unchecked")
+    private static boolean goesOn(Iterator<String> lines, String[] last, Predicate<Map<String, Object>> tell) {
+        Map<String, String> fields = new HashMap<>();
+        while (lines.hasNext()) {
+            String line = lines.next();
+            int colon = line.indexOf(": ");
+            if (colon >= 0) {
+                fields.put(line.substring(0, colon), line.substring(colon + 2));
+            }
+            if (!line.isEmpty()) {
+                continue;
+            }
+            last[0] = fields.getOrDefault("id", last[0]);
+            String event = fields.getOrDefault("event", "ready");
+            if (!event.equals("ready")) {
+                Map<String, Object> change = new LinkedHashMap<>((Map<String, Object>) Json.read(fields.get("data")));
+                change.put("type", event);
+                if (!tell.test(change) || event.equals("compacted")) {
+                    return false;
+                }
+            }
+            fields.clear();
+        }
+        return true;
+    }
+}

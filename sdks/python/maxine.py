@@ -1,0 +1,182 @@
+"""A client of Maxine, with nothing but Python's standard library (3.9 and newer).
+
+It registers a service and keeps it registered, finds instances of others, calls them through the proxy,
+and watches for changes. Where several nodes are given, it goes on with the next one when one cannot be
+reached. One client may be used by several threads.
+"""
+
+import http.client
+import json
+import threading
+import urllib.error
+import urllib.parse
+import urllib.request
+
+REGISTER = "/api/maxine/serviceops/register"
+DISCOVER = "/api/maxine/serviceops/discover"
+PROXY = "/api/maxine/serviceops/proxy/"
+
+
+class MaxineError(Exception):
+    """An answer that is an error; `status` and `message` are the server's."""
+
+    def __init__(self, status, message):
+        super().__init__(f"{status}: {message}")
+        self.status = status
+        self.message = message
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *_):
+        return None
+
+
+class Maxine:
+    """A client. `nodes` are the nodes' addresses, such as `http://127.0.0.1:8080`."""
+
+    def __init__(self, *nodes, timeout_s=10):
+        self._nodes = [node.rstrip("/") for node in nodes]
+        self._at = 0
+        self._token = None
+        self._timeout_s = timeout_s
+        self._opener = urllib.request.build_opener(_NoRedirects)
+
+    def send(self, path, method="GET", body=None, headers=None, timeout_s=None):
+        """Sends a request and gives the answer, whatever its status; the caller reads and closes it."""
+        headers = dict(headers or {})
+        if self._token:
+            headers.setdefault("authorization", f"Bearer {self._token}")
+        for tries in range(1, len(self._nodes) + 1):
+            at = self._at
+            request = urllib.request.Request(self._nodes[at] + path, body, headers, method=method)
+            try:
+                return self._opener.open(request, timeout=timeout_s or self._timeout_s)
+            except urllib.error.HTTPError as answer:
+                return answer
+            except (urllib.error.URLError, ConnectionError):
+                if tries == len(self._nodes):
+                    raise
+                self._at = (at + 1) % len(self._nodes)
+
+    def _json(self, path, method="GET", body=None):
+        headers = {} if body is None else {"content-type": "application/json"}
+        sent = None if body is None else json.dumps(body).encode()
+        with self.send(path, method, sent, headers) as answer:
+            text = answer.read()
+        if answer.status >= 300:
+            raise _error_of(answer.status, text)
+        return json.loads(text)
+
+    def sign_in(self, user_name, password):
+        """Signs in; what follows is sent with the token. Gives the role."""
+        answer = self._json("/api/maxine/signin", "POST", {"userName": user_name, "password": password})
+        self._token = answer["accessToken"]
+        return answer["role"]
+
+    def register(self, **registration):
+        """Registers once. `hostName`, `nodeName` and `serviceName` are required."""
+        return self._json(REGISTER, "POST", registration)
+
+    def keep_registered(self, on_error=lambda error: None, **registration):
+        """Registers, and repeats it twice within each `timeOut` until `stop()`."""
+        return Kept(self, registration, self.register(**registration), on_error)
+
+    def discover(self, service_name, end_point=""):
+        """The URL of an instance, with `end_point` appended."""
+        query = {"serviceName": service_name, **({"endPoint": end_point} if end_point else {})}
+        with self.send(f"{DISCOVER}?{urllib.parse.urlencode(query)}") as answer:
+            text = answer.read()
+        if answer.status != 302:
+            raise _error_of(answer.status, text)
+        return answer.headers["location"]
+
+    def call(self, service_name, path="/", method="GET", body=None, headers=None):
+        """Sends a request to an instance through Maxine's proxy."""
+        return self.send(PROXY + urllib.parse.quote(service_name, safe="") + path, method, body, headers)
+
+    def servers(self):
+        """The whole registry. Needs a viewer."""
+        return self._json("/api/maxine/serviceops/servers")
+
+    def config(self):
+        """The configuration. Needs a viewer."""
+        return self._json("/api/maxine/control/config")
+
+    def change_config(self, **fields):
+        """Changes fields of the configuration; gives what became of each. Needs an operator."""
+        return self._json("/api/maxine/control/config", "PUT", fields)
+
+    def watch(self, service_name, index=None, stop=None):
+        """Yields the changes of one service, without a gap, from now on or after `index`.
+
+        When they can no longer be told without one, a change of type `compacted` comes last: read what
+        there is, and watch again. `stop`, a `threading.Event`, ends it within 15 s.
+        """
+        stop = stop or threading.Event()
+        path = f"/api/v1/watch?service={urllib.parse.quote(service_name, safe='')}"
+        while not stop.is_set():
+            headers = {} if index is None else {"last-event-id": str(index)}
+            try:
+                # A comment comes every 10 s, so a longer silence is a lost connection.
+                with self.send(path, headers=headers, timeout_s=15) as answer:
+                    if answer.status != 200:
+                        raise _error_of(answer.status, answer.read())
+                    for event_id, event, data in _events_of(answer):
+                        index = event_id or index
+                        if event and event != "ready":
+                            yield {"type": event, **json.loads(data)}
+                        if event == "compacted":
+                            return
+                        if stop.is_set():
+                            return
+            except MaxineError as error:
+                if error.status < 500 and error.status != 429:
+                    raise
+            except (OSError, http.client.HTTPException):
+                pass
+            stop.wait(0.5)
+
+
+class Kept:
+    """A registration that a thread of its own repeats."""
+
+    def __init__(self, client, registration, registered, on_error):
+        self.registered = registered
+        self.beats = 0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, args=(client, registration, on_error), daemon=True)
+        self._thread.start()
+
+    def _run(self, client, registration, on_error):
+        while not self._stop.wait(self.registered["timeOut"] / 2):
+            try:
+                self.registered = client.register(**registration)
+                self.beats += 1
+            except (MaxineError, OSError) as error:
+                on_error(error)
+
+    def stop(self):
+        """Sends no more heartbeats."""
+        self._stop.set()
+        self._thread.join()
+
+
+def _error_of(status, text):
+    try:
+        body = json.loads(text)
+        return MaxineError(status, body.get("message") or body.get("detail"))
+    except ValueError:
+        return MaxineError(status, text.decode(errors="replace"))
+
+
+def _events_of(answer):
+    """Server-sent events, as they come; a comment that moves the id on is an event without a name."""
+    fields = {}
+    for line in answer:
+        line = line.decode().rstrip("\n")
+        if line:
+            name, _, value = line.partition(": ")
+            fields[name] = value
+        else:
+            yield fields.get("id"), fields.get("event"), fields.get("data")
+            fields = {}
