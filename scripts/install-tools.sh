@@ -15,6 +15,7 @@ need strace strace
 need mkfs.ext4 e2fsprogs
 need faketime faketime
 need chromium chromium
+need curl curl
 need cc build-essential
 
 if [ "${#packages[@]}" -gt 0 ]; then

@@ -31,6 +31,12 @@ step "unit and integration tests"
 # One test process after the other: each starts real nodes of its own, and there may be two cores.
 cargo test --workspace --locked --no-fail-fast 2>&1 | tee "$log"
 
+if [ -f ui/package.json ]; then
+  step "dashboard: end to end, in a browser"
+  # The tests above have built the server; it reads the page that was built before them.
+  timeout --kill-after=30 900 npm --prefix ui run --silent e2e
+fi
+
 step "the log on a slow disk, and the order of sync and acknowledgement"
 cargo build --locked --quiet -p maxine-raft --features faults,simulation --example raft_node
 cargo test --locked -p maxine-raft --features faults,simulation --test slow_disk --test sync_order 2>&1 | tee -a "$log"

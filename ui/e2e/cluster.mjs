@@ -1,4 +1,4 @@
-// A real three-node cluster for the tests: started, seeded through its API, stopped by process id.
+// Real nodes for the tests: started, seeded through their API, stopped by process id.
 import { spawn } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { createServer } from 'node:http';
@@ -9,15 +9,15 @@ import { createInterface } from 'node:readline';
 const PROGRAM = process.env.MAXINE_BIN ?? new URL('../../target/debug/maxine', import.meta.url).pathname;
 const START_MS = 90_000;
 
-export async function startCluster({ port, nodes = 3, samples = false }) {
+export async function startCluster({ port, nodes = 3, samples = false, backend = 'raft' }) {
   const dir = mkdtempSync(join(tmpdir(), 'maxine-e2e-'));
   const args = ['dev', '--nodes', String(nodes), '--port', String(port), '--data-dir', dir, '--output', 'json'];
+  if (backend !== 'raft') args.push('--backend', backend);
   if (!samples) args.push('--no-samples');
   const child = spawn(PROGRAM, args, {
     stdio: ['ignore', 'pipe', 'pipe'],
     cwd: dir,
-    // A page may go on at another node only where the nodes let each other's pages in.
-    env: { ...process.env, MAXINE_CORS_ALLOW_ORIGIN: '*', MAXINE_ACTIVE_HEALTH_CHECKS_ENABLED: 'true' },
+    env: { ...process.env, MAXINE_ACTIVE_HEALTH_CHECKS_ENABLED: 'true' },
   });
   const found = [];
   let errors = '';
@@ -73,11 +73,13 @@ class Cluster {
     return this.call('PUT', `/users/${name}`, { role, password: `${name}-has-a-long-password` });
   }
 
-  /** An upstream of one's own, whose health can be switched. */
-  async upstream(name) {
+  /** An upstream of one's own, whose health can be switched; with `letGo` it answers after that. */
+  async upstream(name, { letGo = null } = {}) {
     const state = { healthy: true, delayMs: 3, failing: 0 };
     const server = createServer((request, response) => {
-      setTimeout(() => {
+      const wait = letGo ?? Promise.resolve();
+      setTimeout(async () => {
+        await wait;
         const bad = request.url.startsWith('/healthz') ? !state.healthy : Math.random() < state.failing;
         response.writeHead(bad ? 500 : 200, { 'content-type': 'text/plain' });
         response.end(bad ? 'the database is not reachable' : `${name} is well`);
@@ -111,8 +113,17 @@ class Cluster {
       await until(() => fetch(`${node.http}/api/v1/ready`).then((r) => r.ok, () => false), 30_000, 'a node to come back');
       node.dead = false;
       // It has a new process id, which only the parent knows.
-      node.pid = pidOnPort(this.child.pid, node.id);
+      node.pid = childOf(this.child.pid, `node-${node.id}`);
     }
+  }
+
+  /** Stops Redis from answering, as a machine that hangs does. */
+  pauseRedis() {
+    process.kill(childOf(this.child.pid, 'redis-server'), 'SIGSTOP');
+  }
+
+  resumeRedis() {
+    process.kill(childOf(this.child.pid, 'redis-server'), 'SIGCONT');
   }
 
   async stop() {
@@ -129,14 +140,45 @@ class Cluster {
   }
 }
 
-/** The child of `parent` whose command line names the node. */
-function pidOnPort(parent, id) {
+/** The child of `parent` whose command line or environment has `text`. */
+function childOf(parent, text) {
   const children = readFileSync(`/proc/${parent}/task/${parent}/children`, 'utf8').trim().split(' ');
-  const found = children.find((pid) => {
-    const text = readFileSync(`/proc/${pid}/cmdline`, 'utf8') + readFileSync(`/proc/${pid}/environ`, 'utf8');
-    return text.includes(`node-${id}`);
-  });
-  return Number(found);
+  const has = (pid) => ['cmdline', 'environ'].some((file) => readFileSync(`/proc/${pid}/${file}`, 'utf8').includes(text));
+  return Number(children.find(has));
+}
+
+const ALONE = 'e2e-lone';
+const PASSWORD = 'a-password-for-the-tests';
+
+/** A cluster of one voter, which others may join. */
+export async function startLone(port) {
+  const node = await serve(port, 1, [`--raft-members=1@127.0.0.1:${port + 1000}@http://127.0.0.1:${port}`]);
+  const cluster = new Cluster(node.child, node.dir, [{ id: 1, http: node.http, pid: node.child.pid }], PASSWORD);
+  await until(() => cluster.signIn().then(() => true, () => false), START_MS, 'the lone node to lead');
+  return cluster;
+}
+
+/** A node that waits to be added. */
+export async function startJoiner(port) {
+  const node = await serve(port, 2, ['--raft-members=']);
+  const stop = () => new Cluster(node.child, node.dir, [], PASSWORD).stop();
+  return { http: node.http, peer: `127.0.0.1:${port + 1000}`, stop };
+}
+
+async function serve(port, id, more) {
+  const dir = mkdtempSync(join(tmpdir(), 'maxine-e2e-'));
+  const args = [
+    'serve', '--mode=raft', `--node-id=${id}`, `--port=${port}`, `--data-dir=${dir}`, `--cluster-id=${ALONE}`,
+    `--raft-listen=127.0.0.1:${port + 1000}`, ...more,
+  ];
+  const env = { ...process.env, MAXINE_ADMIN_USERNAME: 'admin', MAXINE_ADMIN_PASSWORD: PASSWORD };
+  const child = spawn(PROGRAM, args, { stdio: 'ignore', cwd: dir, env });
+  const http = `http://127.0.0.1:${port}`;
+  await until(() => {
+    if (child.exitCode !== null) throw new Error(`node ${id} ended with ${child.exitCode}`);
+    return fetch(`${http}/api/actuator/health`).then((r) => r.ok, () => false);
+  }, START_MS, `node ${id} to serve`);
+  return { child, dir, http };
 }
 
 export async function until(what, limitMs, name) {

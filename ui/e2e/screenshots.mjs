@@ -1,12 +1,17 @@
 // Every screen, in both themes, wide and narrow, with no data, normal data and 5,000 services.
 //   npm run screenshots [-- none normal large]
-// The pictures go to ui/screenshots/all; look at them.
-import { mkdirSync } from 'node:fs';
+// The pictures go to ui/screenshots/all; look at them. Those of the README are copied from there.
+import { copyFileSync, existsSync, mkdirSync } from 'node:fs';
 import { go, launch, open, settled } from './browser.mjs';
 import { startCluster, until } from './cluster.mjs';
 import { seedLarge, seedNormal, traffic } from './seed.mjs';
 
 const OUT = new URL('../screenshots/all/', import.meta.url).pathname;
+/** What the README shows, by the name in `all`. */
+const README = {
+  'overview-dark': 'normal-overview-dark-wide', 'overview-light': 'normal-overview-light-wide', 'cluster-light': 'normal-cluster-light-wide',
+  'services-dark': 'normal-services-dark-wide', 'policy-diff-dark': 'state-policy-diff-dark', 'instance-light': 'state-instance-light',
+};
 const PORT = Number(process.env.MAXINE_E2E_PORT ?? 18400);
 const THEMES = ['light', 'dark'];
 const SIZES = { wide: [1440, 900], narrow: [360, 780] };
@@ -27,7 +32,7 @@ const LARGE = { overview: '/', services: '/services', service: '/services/defaul
 async function shoot(browser, cluster, set, screens, sizes = SIZES) {
   for (const theme of THEMES) {
     for (const [size, [width, height]] of Object.entries(sizes)) {
-      const { context, page } = await open(browser, cluster, { theme, width, height, reuse: true });
+      const { context, page } = await open(browser, cluster, { theme, width, height });
       await page.waitForTimeout(6_000);
       for (const [name, path] of Object.entries(screens)) {
         await go(page, path);
@@ -48,7 +53,7 @@ async function states(browser, cluster) {
     await signedOut.page.screenshot({ path: `${OUT}state-sign-in-${theme}.png` });
     await signedOut.context.close();
 
-    const { context, page } = await open(browser, cluster, { theme, reuse: true });
+    const { context, page } = await open(browser, cluster, { theme });
     const save = (name) => page.screenshot({ path: `${OUT}state-${name}-${theme}.png` });
     await settled(page);
     await page.keyboard.press('Control+k');
@@ -56,6 +61,9 @@ async function states(browser, cluster) {
     await page.waitForTimeout(400);
     await save('palette');
     await page.keyboard.press('Escape');
+    await go(page, '/services/default/payments?instance=payments-2');
+    await page.waitForTimeout(1_500);
+    await save('instance');
     await go(page, '/services/default/orders?instance=orders-1');
     await page.getByRole('button', { name: 'Drain', exact: true }).click();
     await page.waitForTimeout(300);
@@ -74,7 +82,7 @@ async function states(browser, cluster) {
     await save('trace');
     await context.close();
 
-    const viewer = await open(browser, cluster, { theme, user: 'vera', reuse: true, path: '/services/default/orders?instance=orders-1' });
+    const viewer = await open(browser, cluster, { theme, user: 'vera', path: '/services/default/orders?instance=orders-1' });
     await viewer.page.getByRole('button', { name: 'Drain', exact: true }).hover();
     await viewer.page.waitForTimeout(700);
     await viewer.page.screenshot({ path: `${OUT}state-viewer-${theme}.png` });
@@ -142,4 +150,7 @@ try {
   }
 } finally {
   await browser.close();
+}
+for (const [name, from] of Object.entries(README)) {
+  if (existsSync(`${OUT}${from}.png`)) copyFileSync(`${OUT}${from}.png`, `${OUT}../${name}.png`);
 }

@@ -1,0 +1,82 @@
+// What the page does when nodes go away: says so, goes on, and recovers by itself.
+import assert from 'node:assert/strict';
+import { go, violations } from './browser.mjs';
+import { startCluster, until } from './cluster.mjs';
+import { latencyTo, stage, test } from './harness.mjs';
+
+const PORT = Number(process.env.MAXINE_E2E_PORT ?? 18300) + 40;
+const on = stage(() => startCluster({ port: PORT }));
+const put = (name, node) =>
+  on.cluster
+    .call('PUT', `/services/default/${name}/instances/a`, { address: 'http://127.0.0.1:9', ttl_ms: 86_400_000 }, { node })
+    .then(() => true, () => false);
+
+test('the leader is killed: the page goes on, and the timeline tells why and for how long', async () => {
+  await put('before', 0);
+  const leader = await until(async () => (await on.cluster.leader()) + 1, 60_000, 'a leader').then((n) => n - 1);
+  const other = (leader + 1) % 3;
+  await on.within({ node: other }, async (page) => {
+    await page.getByText('Live').first().waitFor();
+    on.cluster.kill(leader);
+    const at = Date.now();
+    await until(async () => ![-1, leader].includes(await on.cluster.leader()), 60_000, 'a new leader');
+    await go(page, '/services');
+    const name = `after-failover-${at}`;
+    const ms = await latencyTo(page, name, () => until(() => put(name, other), 60_000, 'a write after the failover'));
+    console.log(`# writes again ${Date.now() - at} ms after the kill; the page showed it ${ms} ms after its answer`);
+    await page.getByText('Live').first().waitFor();
+    await go(page, '/cluster');
+    await page.getByRole('region', { name: 'Latest leaders' }).getByText(`node-${leader + 1} fell silent`).waitFor();
+    await page.getByRole('region', { name: 'Nodes' }).getByText('Cut off').waitFor();
+    await page.getByRole('region', { name: 'What each node believes' }).getByText('does not answer').waitFor();
+    assert.deepEqual(await violations(page), []);
+  });
+  const changes = (await on.cluster.call('GET', '/cluster/leadership', undefined, { node: other })).items;
+  assert.equal(changes[0].cause, 'silence');
+  assert.equal(changes[0].from, `node-${leader + 1}`);
+  assert.ok(changes[0].gap_ms > 0);
+  await on.cluster.revive();
+});
+
+test('the node that serves the page is killed: the page goes on at another, by default', async () => {
+  const here = on.cluster.nodes.findIndex((n) => !n.dead);
+  await on.within({ node: here, path: '/services', fresh: true }, async (page) => {
+    await page.getByText('Live').first().waitFor();
+    // The members' addresses come with the first look at the cluster.
+    await page.waitForFunction(() => localStorage.getItem('maxine.peers') !== null);
+    on.cluster.kill(here);
+    const at = Date.now();
+    await page.getByText(/^Served by/).waitFor({ timeout: 60_000 });
+    console.log(`# the page went on at another node after ${Date.now() - at} ms`);
+    const other = on.cluster.nodes.findIndex((n) => !n.dead);
+    const name = `elsewhere-${at}`;
+    await until(() => put(name, other), 60_000, 'a write');
+    await page.getByText(name).first().waitFor();
+    // Writing through the page works there as well.
+    await go(page, `/services/default/${name}?instance=a`);
+    await page.getByRole('button', { name: 'Drain', exact: true }).click();
+    await page.getByRole('alertdialog').getByRole('button', { name: 'Drain', exact: true }).click();
+    await page.getByText('a is drained.').first().waitFor();
+  });
+  await on.cluster.revive();
+});
+
+test('two of three nodes are gone: the page says that nobody leads, and shows what it has', async () => {
+  await until(async () => (await on.cluster.leader()) >= 0, 60_000, 'a leader');
+  for (const theme of ['light', 'dark']) {
+    await on.within({ node: 0, path: '/services', theme }, async (page) => {
+      await page.getByText('before').first().waitFor();
+      if (theme === 'light') [1, 2].forEach((node) => on.cluster.kill(node));
+      await page.getByText(/No leader\./).first().waitFor({ timeout: 60_000 });
+      await page.getByText('before').first().waitFor();
+      await go(page, '/cluster');
+      await page.getByText(/writes wait until 2 of 3 voters/).waitFor();
+      assert.deepEqual(await violations(page), [], theme);
+      await go(page, '/services/default/before?instance=a');
+      await page.getByRole('button', { name: 'Drain', exact: true }).click();
+      await page.getByRole('alertdialog').getByRole('button', { name: 'Drain', exact: true }).click();
+      await page.getByRole('alertdialog').getByRole('alert').waitFor();
+      assert.deepEqual(await violations(page), [], `a refused drain, ${theme}`);
+    });
+  }
+});
