@@ -66,6 +66,9 @@ struct Ring {
     events: VecDeque<Arc<Event>>,
     /// Every change of the scope after this index is in the ring.
     complete_after: u64,
+    /// How often the state was replaced; every watcher's place ends with it, also where the new
+    /// state is at an index at or before that place.
+    replaced: u64,
 }
 
 impl Ring {
@@ -85,6 +88,11 @@ impl Ring {
     fn reset(&mut self, index: u64) {
         self.events.clear();
         self.complete_after = index;
+    }
+
+    fn begin_anew(&mut self, index: u64) {
+        self.reset(index);
+        self.replaced += 1;
     }
 }
 
@@ -156,10 +164,10 @@ impl WatchHub {
     }
 
     pub(super) fn reset(&self, index: u64) {
-        self.everything.ring.write().reset(index);
+        self.everything.ring.write().begin_anew(index);
         self.everything.bell.send_replace(index);
         for watched in &self.scopes {
-            watched.ring.write().reset(index);
+            watched.ring.write().begin_anew(index);
             watched.bell.send_replace(index);
         }
         self.published.send_replace(index);
@@ -209,7 +217,8 @@ impl WatchHub {
             return Err(Compacted { oldest });
         }
         let bell = watched.bell.subscribe();
-        Ok(Watcher { scope, after, watched, bell })
+        let replaced = watched.ring.read().replaced;
+        Ok(Watcher { scope, after, replaced, watched, bell })
     }
 }
 
@@ -218,6 +227,7 @@ impl WatchHub {
 pub struct Watcher {
     scope: WatchScope,
     after: u64,
+    replaced: u64,
     watched: Arc<Watched>,
     bell: watch::Receiver<u64>,
 }
@@ -238,7 +248,7 @@ impl Watcher {
     /// The changes not seen yet, at most `max`; empty where there are none.
     pub fn take(&mut self, max: usize) -> Result<Vec<Arc<Event>>, Compacted> {
         let ring = self.watched.ring.read();
-        if self.after < ring.complete_after {
+        if self.after < ring.complete_after || self.replaced != ring.replaced {
             return Err(Compacted { oldest: ring.complete_after });
         }
         let start = ring.events.partition_point(|event| event.index <= self.after);
@@ -340,5 +350,19 @@ mod tests {
         hub.reset(100);
         assert_eq!(all.take(1), Err(Compacted { oldest: 100 }));
         assert_eq!(a.take(1), Err(Compacted { oldest: 100 }));
+    }
+
+    #[test]
+    fn a_state_that_went_back_ends_every_place_too() {
+        let hub = WatchHub::new();
+        hub.publish(&[event("a", 90)], 90);
+        let mut all = hub.subscribe(WatchScope::Everything, 90).unwrap();
+        let mut a = hub.subscribe(service("a"), 90).unwrap();
+        hub.reset(60);
+        assert_eq!(all.take(1), Err(Compacted { oldest: 60 }));
+        assert_eq!(a.take(1), Err(Compacted { oldest: 60 }));
+        let mut again = hub.subscribe(service("a"), 60).unwrap();
+        hub.publish(&[event("a", 61)], 61);
+        assert_eq!(indices(&again.take(10).unwrap()), [61]);
     }
 }

@@ -48,11 +48,14 @@ const WAIT_MS_DEFAULT: u64 = 30_000;
 /// Changes whose text is kept for other watchers.
 const FRAMES_LEN: usize = 1_024;
 
+/// A change, and its text.
+type Frame = (Arc<Event>, Bytes);
+
 /// What all watchers of a node share.
 pub(super) struct Watchers {
     permits: Arc<Semaphore>,
     /// The text of recent changes, each at its index modulo the length.
-    frames: Box<[ArcSwapOption<(u64, Bytes)>]>,
+    frames: Box<[ArcSwapOption<Frame>]>,
 }
 
 impl Default for Watchers {
@@ -74,11 +77,12 @@ impl Watchers {
     }
 
     /// A change as a server-sent event.
-    fn frame(&self, event: &Event) -> Bytes {
+    fn frame(&self, event: &Arc<Event>) -> Bytes {
         let at = usize::try_from(event.index).unwrap_or(0) % FRAMES_LEN;
         let slot = &self.frames[at];
         if let Some(kept) = &*slot.load()
-            && kept.0 == event.index
+            // The very same change: after a loss of writes another one can have its index.
+            && Arc::ptr_eq(&kept.0, event)
         {
             return kept.1.clone();
         }
@@ -86,7 +90,7 @@ impl Watchers {
         let json = serde_json::to_string(&change).unwrap_or_default();
         let kind = change.kind();
         let frame = Bytes::from(format!("id: {}\nevent: {kind}\ndata: {json}\n\n", event.index));
-        slot.store(Some(Arc::new((event.index, frame.clone()))));
+        slot.store(Some(Arc::new((Arc::clone(event), frame.clone()))));
         frame
     }
 }
