@@ -55,10 +55,10 @@ struct Former {
 #[rtype(result = "()")]
 struct Changed(Leadership);
 
-/// Someone else was granted the duties.
+/// A grant was applied, or the whole state was replaced: is what this node holds the latest still?
 #[derive(Message)]
 #[rtype(result = "()")]
-struct Superseded(Fence);
+struct GrantMayHaveChanged;
 
 impl LeadershipActor {
     /// An actor for the node called `node`, which tells `duties` what it holds.
@@ -171,29 +171,7 @@ impl Actor for LeadershipActor {
             }
             .into_actor(self),
         );
-        let view = Arc::clone(&self.view);
-        let addr = ctx.address();
-        ctx.spawn(
-            async move {
-                loop {
-                    let after = view.index();
-                    let Ok(mut watcher) = view.hub().subscribe(WatchScope::Everything, after)
-                    else {
-                        continue;
-                    };
-                    while let Ok(events) = watcher.next(1_024).await {
-                        for event in events {
-                            if let EventKind::LeadershipGranted { fence, .. } = &event.kind
-                                && addr.send(Superseded(Fence(*fence))).await.is_err()
-                            {
-                                return;
-                            }
-                        }
-                    }
-                }
-            }
-            .into_actor(self),
-        );
+        ctx.spawn(watch_grants(Arc::clone(&self.view), ctx.address()).into_actor(self));
     }
 
     fn stopped(&mut self, _: &mut Self::Context) {
@@ -215,20 +193,47 @@ impl Handler<Changed> for LeadershipActor {
     }
 }
 
-impl Handler<Superseded> for LeadershipActor {
+impl Handler<GrantMayHaveChanged> for LeadershipActor {
     type Result = ();
 
-    fn handle(&mut self, Superseded(fence): Superseded, ctx: &mut Self::Context) {
+    fn handle(&mut self, _: GrantMayHaveChanged, ctx: &mut Self::Context) {
+        let latest = self.view.snapshot().state.grant().map(|grant| grant.fence);
         let held = *self.duties.borrow();
-        if held.is_none_or(|mine| mine >= fence) {
+        if held.is_none() || held == latest {
             return;
         }
         self.stand_down();
-        // An old leader's grant can come in late. Whoever leads now asks again: otherwise nobody
-        // would have the duties until the next election.
+        // An old leader's grant can come in late, and a store that lost writes can have lost the
+        // grant. Whoever leads now asks again: otherwise nobody would have the duties until the
+        // next election.
         let now = self.store.leadership_now();
         if now.is_leader {
             self.ask_for_grant(now.term, ctx);
         }
     }
 }
+
+/// Tells the actor of every grant, until it is gone.
+async fn watch_grants(view: Arc<View>, actor: actix::Addr<LeadershipActor>) {
+    loop {
+        let after = view.index();
+        let subscribed = view.hub().subscribe(WatchScope::Everything, after);
+        // What went past before this moment is in the state already.
+        if actor.send(GrantMayHaveChanged).await.is_err() {
+            return;
+        }
+        let Ok(mut watcher) = subscribed else { continue };
+        while let Ok(events) = watcher.next(1_024).await {
+            let is_grant = |kind: &EventKind| matches!(kind, EventKind::LeadershipGranted { .. });
+            if events.iter().any(|event| is_grant(&event.kind))
+                && actor.send(GrantMayHaveChanged).await.is_err()
+            {
+                return;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "leadership_tests.rs"]
+mod tests;

@@ -38,6 +38,11 @@ impl MemoryStore {
         }
     }
 
+    /// Replaces the state, as a store that went back to an older one does.
+    pub fn replace(&self, state: crate::state::ControlState) {
+        self.machine.lock().replace(state);
+    }
+
     /// Makes it lose or regain its majority.
     pub fn set_available(&self, available: bool) {
         self.available.store(available, Ordering::SeqCst);
