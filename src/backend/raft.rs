@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 use super::{
     AdminError, BackupSummary, CallError, ClusterAdmin, ClusterStatus, Consistency, ControlStore,
-    Leadership, Machine, MemberView, Ordered, PeerHandler, ProposeError, ReadError,
+    Leadership, Machine, MemberView, Ordered, PeerHandler, ProposeError, ReadError, needs_lease,
 };
 use crate::config::NodeConfig;
 use crate::state::{
@@ -217,7 +217,12 @@ impl ControlStore for RaftStore {
             .map_err(|_| ProposeError::TooLarge { len: usize::MAX, max: 16 * 1024 * 1024 })?;
         #[allow(clippy::disallowed_methods, reason = "the runtime's own clock, for its own timer")]
         let started = tokio::time::Instant::now();
-        let proposed = self.node.propose(payload.into(), timeout).await.map_err(propose_error)?;
+        // Never forwarded, or what an old leader decided would be written by the new one.
+        let proposed = match needs_lease(&batch) {
+            true => self.node.propose_local(payload.into(), timeout).await,
+            false => self.node.propose(payload.into(), timeout).await,
+        };
+        let proposed = proposed.map_err(propose_error)?;
         // The leader has applied it; before anyone here is told, this node must have, too. If it
         // cannot in time, the write still stands.
         let left = Self::wait_left(started, timeout);

@@ -95,7 +95,11 @@ impl RegistryActor {
         let mut items = 0;
         while let Some(submit) = self.pending.front() {
             let more = weight(&submit.proposal.command);
-            if !batch.is_empty() && items + more > BATCH_ITEMS_MAX {
+            let full = items + more > BATCH_ITEMS_MAX;
+            // What only the leader may write goes alone: it is refused as a whole on a node that
+            // leads no more, and must not hold up what anyone may write.
+            let mixed = |first: &Submit| is_fenced(&first.proposal) != is_fenced(&submit.proposal);
+            if batch.first().is_some_and(|first| full || mixed(first)) {
                 break;
             }
             let Some(submit) = self.pending.pop_front() else { break };
@@ -121,6 +125,10 @@ fn weight(command: &Command) -> usize {
         _ => 1,
     }
     .max(1)
+}
+
+fn is_fenced(proposal: &Proposal) -> bool {
+    proposal.fence.is_some()
 }
 
 fn unavailable(reason: &str) -> WriteError {
@@ -188,6 +196,12 @@ async fn attempt(
                 return Err(WriteError::OutcomeUnknown { retry_after_s: 1 });
             }
             ProposeError::Storage(why) => return Err(WriteError::Storage(why.clone())),
+            // Its leadership is over; another attempt would be refused alike.
+            ProposeError::NotLeader { .. }
+                if !uncertain && batch.proposals.iter().any(is_fenced) =>
+            {
+                return Err(unavailable(&error.to_string()));
+            }
             _ => uncertain |= !error.is_clean(),
         }
         let left_ms = deadline_ms.saturating_sub(clock.monotonic_ms());
@@ -261,6 +275,9 @@ impl Handler<DutiesChanged> for RegistryActor {
         let run = self.duty.clone().run(fence);
         let guarded = async move {
             tokio::select! {
+                // First of all: once told to end it must not touch the table that its successor
+                // fills.
+                biased;
                 () = cancel.cancelled() => {}
                 () = run => {}
             }

@@ -117,6 +117,8 @@ pub struct LeaseTable {
     order: Mutex<Order>,
     /// The index of the state up to which leases were opened and closed here.
     followed: watch::Sender<u64>,
+    /// How often everything was forgotten.
+    cleared: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -139,6 +141,7 @@ impl LeaseTable {
             leases: papaya::HashMap::new(),
             order: Mutex::default(),
             followed: watch::Sender::new(0),
+            cleared: AtomicU64::new(0),
         }
     }
 
@@ -191,9 +194,19 @@ impl LeaseTable {
 
     /// Forgets everything.
     pub fn clear(&self) {
+        // Told before it is done: whoever finds a lease missing meanwhile must not take that for
+        // an answer.
+        self.followed.send_replace(0);
+        self.cleared.fetch_add(1, Ordering::SeqCst);
         self.leases.pin().clear();
         *self.order.lock() = Order::default();
-        self.followed.send_replace(0);
+    }
+
+    /// How often everything was forgotten. A look-up is an answer only where this is the same
+    /// before and after it.
+    #[must_use]
+    pub fn cleared_total(&self) -> u64 {
+        self.cleared.load(Ordering::SeqCst)
     }
 
     /// Renews a lease, of exactly the registration `epoch` if that is not 0. False if it is not here.

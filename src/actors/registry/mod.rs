@@ -157,6 +157,7 @@ impl Registry {
         let RegistryParts { node: _, store, view, clock, duties, peers, settings } = parts;
         let leases = Arc::new(LeaseTable::new(settings.expiry.clone()));
         let service = renewals::RenewalService::new(
+            Arc::clone(&store),
             Arc::clone(&leases),
             Arc::clone(&view),
             clock.clone(),
@@ -298,7 +299,9 @@ impl Registry {
             let now_ms = self.clock.monotonic_ms();
             let renewed: Vec<bool> =
                 ids.iter().map(|(id, epoch)| self.leases.renew(*id, *epoch, now_ms)).collect();
-            if renewed.iter().all(|known| *known) {
+            if renewed.iter().all(|known| *known)
+                && renewals::answers_for_leases(&*self.store, &self.duties)
+            {
                 return Ok(renewed);
             }
         }

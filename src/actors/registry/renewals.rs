@@ -15,7 +15,7 @@ use super::super::leadership::Duties;
 use super::super::peer::{PeerKind, PeerService, call_leader};
 use super::WriteError;
 use super::leases::{LeaseId, LeaseTable};
-use crate::backend::{CallError, ControlStore};
+use crate::backend::{CallError, Consistency, ControlStore};
 use crate::clock::Clock;
 use crate::view::View;
 
@@ -33,8 +33,9 @@ const CALL_TIMEOUT: Duration = Duration::from_millis(1_000);
 const RENEW_TIMEOUT: Duration = Duration::from_millis(4_000);
 /// Pause before a message is sent again.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
-/// How long the leader waits for its lease table to catch up with the view.
-const FOLLOW_TIMEOUT: Duration = Duration::from_millis(500);
+/// How long the leader waits for what was acknowledged elsewhere, and then for its lease table to
+/// catch up with the view. Both together fit into [`CALL_TIMEOUT`].
+const FOLLOW_TIMEOUT: Duration = Duration::from_millis(450);
 const ITEM_LEN: usize = 24;
 
 type Renewals = Vec<(LeaseId, u64)>;
@@ -130,6 +131,7 @@ async fn send(store: &dyn ControlStore, mut waiting: Vec<Waiting>) {
 
 /// The leader's side.
 pub(super) struct RenewalService {
+    store: Arc<dyn ControlStore>,
     leases: Arc<LeaseTable>,
     view: Arc<View>,
     clock: Clock,
@@ -138,22 +140,30 @@ pub(super) struct RenewalService {
 
 impl RenewalService {
     pub(super) fn new(
+        store: Arc<dyn ControlStore>,
         leases: Arc<LeaseTable>,
         view: Arc<View>,
         clock: Clock,
         duties: Duties,
     ) -> Self {
-        Self { leases, view, clock, duties }
+        Self { store, leases, view, clock, duties }
     }
+}
+
+/// Whether this node may answer for the leases: it has the duties, and its leadership has not
+/// lapsed unnoticed, as it does while the process is stopped. Asked after a renewal was taken: a
+/// leader that comes later grants every lease its whole time anew.
+pub(super) fn answers_for_leases(store: &dyn ControlStore, duties: &Duties) -> bool {
+    duties.borrow().is_some() && store.leadership_now().is_leader
 }
 
 impl PeerService for RenewalService {
     fn answer(&self, body: Bytes) -> BoxFuture<'static, Result<Bytes, String>> {
-        let (leases, view, clock) =
-            (Arc::clone(&self.leases), Arc::clone(&self.view), self.clock.clone());
-        let duties = self.duties.clone();
+        let (store, leases, view) =
+            (Arc::clone(&self.store), Arc::clone(&self.leases), Arc::clone(&self.view));
+        let (clock, duties) = (self.clock.clone(), self.duties.clone());
         async move {
-            let leads = || duties.borrow().is_some();
+            let leads = || answers_for_leases(&*store, &duties);
             if !leads() {
                 return Err("this node does not have the leader's duties".into());
             }
@@ -167,14 +177,22 @@ impl PeerService for RenewalService {
             };
             let mut known = renew_all();
             if known.contains(&false) {
-                // Perhaps registered a moment ago: let the table catch up, then ask once more.
+                // Perhaps registered a moment ago through a node that is ahead of this one, for
+                // the leader is not always the first to see an entry: "unknown" counts only from
+                // a table that has everything that was acknowledged anywhere.
+                let caught_up = store.barrier(Consistency::Strong, FOLLOW_TIMEOUT);
+                caught_up.await.map_err(|error| format!("the leader is catching up: {error}"))?;
                 let index = view.index();
+                let cleared = leases.cleared_total();
                 let mut followed = leases.followed();
-                let caught_up = followed.wait_for(|at| *at >= index);
-                if tokio::time::timeout(FOLLOW_TIMEOUT, caught_up).await.is_err() {
+                let followed = followed.wait_for(|at| *at >= index);
+                if tokio::time::timeout(FOLLOW_TIMEOUT, followed).await.is_err() {
                     return Err("the lease table is still catching up".into());
                 }
                 known = renew_all();
+                if leases.cleared_total() != cleared {
+                    return Err("the lease table was begun anew meanwhile".into());
+                }
             }
             if !leads() {
                 return Err("leadership was lost meanwhile".into());
