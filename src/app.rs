@@ -73,6 +73,7 @@ impl Node {
             .with_context(|| format!("cannot listen on {listen} (http.host, http.port)"))?;
         let http_addr = listener.local_addr()?;
         settings::warn_if_open(&config, http_addr);
+        settings::tell_of_old_files(&config);
 
         let clock = Clock::system();
         let view = View::new(clock.clone());

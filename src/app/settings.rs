@@ -86,7 +86,10 @@ pub(super) fn redis(config: &NodeConfig) -> anyhow::Result<RedisConfig> {
     let url = urls.next().context("no Redis URL is set")?;
     let others: Vec<String> = urls.collect();
     let topology = if !settings.redis_sentinel_master.is_empty() {
-        let sentinels = std::iter::once(url.clone()).chain(others).collect();
+        let sentinels = match settings.redis_sentinels.as_str() {
+            "" => std::iter::once(url.clone()).chain(others).collect(),
+            list => list.split(',').map(|url| url.trim().to_owned()).collect(),
+        };
         let master_name = settings.redis_sentinel_master.clone();
         Topology::Sentinel { sentinels, master_name }
     } else if others.is_empty() {
@@ -104,8 +107,16 @@ pub(super) fn redis(config: &NodeConfig) -> anyhow::Result<RedisConfig> {
         lease_ms: settings.lease_ms,
         renew_ms: settings.lease_renew_ms,
         wait_replicas: settings.redis_wait_replicas,
+        wait_timeout_ms: settings.redis_wait_timeout_ms,
+        command_timeout_ms: settings.redis_command_timeout_ms,
+        tls_ca_file: named(&settings.redis_tls_ca),
+        tls_client_files: named(&settings.redis_tls_cert).zip(named(&settings.redis_tls_key)),
         ..RedisConfig::default()
     })
+}
+
+fn named(path: &std::path::Path) -> Option<PathBuf> {
+    (!path.as_os_str().is_empty()).then(|| path.into())
 }
 
 /// The log of local and shared-file mode: beside the file that a Node.js Maxine kept its state in.
@@ -186,6 +197,27 @@ pub(super) fn security(config: &NodeConfig) -> anyhow::Result<SecuritySettings> 
     })
 }
 
+/// Tells of what a Node.js Maxine left and nothing reads by itself: its snapshot, where the log that
+/// takes its place is not there yet, and the file that it kept an account's password in.
+pub(super) fn tell_of_old_files(config: &NodeConfig) {
+    let log = log_path(config);
+    let old = log.with_extension("");
+    let keeps_a_file = matches!(config.backend, BackendKind::Local | BackendKind::SharedFile);
+    if keeps_a_file && old.is_file() && !log.exists() {
+        let (old, log) = (old.display(), log.display());
+        tracing::warn!(
+            "{old} is there and is not read; to take over what it holds stop this node and run: \
+             maxine migrate --from nodejs:{old} --to file:{log}"
+        );
+    }
+    if std::env::var_os("MAXINE_ADMIN_STATE_FILE").is_some() {
+        tracing::warn!(
+            "MAXINE_ADMIN_STATE_FILE is not read: accounts are kept in the state, as hashes; set \
+             MAXINE_ADMIN_USERNAME and MAXINE_ADMIN_PASSWORD to name one"
+        );
+    }
+}
+
 /// Says loudly that anyone who reaches the port may register.
 pub(super) fn warn_if_open(config: &NodeConfig, http_addr: SocketAddr) {
     let open = [
@@ -262,3 +294,7 @@ pub(super) fn serve(config: &NodeConfig) -> ServeLimits {
         ..ServeLimits::default()
     }
 }
+
+#[cfg(test)]
+#[path = "settings_tests.rs"]
+mod tests;

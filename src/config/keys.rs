@@ -187,11 +187,23 @@ keys! {
     "state.redis_connect_timeout_ms" "redis-connect-timeout-ms" "MAXINE_REGISTRY_REDIS_CONNECT_TIMEOUT_MS" "milliseconds" "10 to 600000" "5000"
         "For connecting to Redis." => |c, v| c.state.redis_connect_timeout_ms = number(v, 10, 600_000)?;
     "state.redis_sentinel_master" "redis-sentinel-master" "MAXINE_REGISTRY_REDIS_SENTINEL_MASTER" "text" "up to 255 bytes" ""
-        "The master's name where the URL names Sentinels." => |c, v| c.state.redis_sentinel_master = text(v, 255)?;
+        "The master's name where Sentinels watch it." => |c, v| c.state.redis_sentinel_master = text(v, 255)?;
+    "state.redis_sentinels" "redis-sentinels" "MAXINE_REGISTRY_REDIS_SENTINELS" "URLs" "comma-separated" ""
+        "The Sentinels, each with a user and password of its own if it asks for them; then the Redis URL says user, password, database and TLS of the master, and its host counts for nothing. Where empty the Redis URL names the Sentinels, and its password is for both." => |c, v| c.state.redis_sentinels = text(v, 4_096)?;
+    "state.redis_tls_ca" "redis-tls-ca" "MAXINE_REGISTRY_REDIS_TLS_CA" "path" "a PEM file" ""
+        "The authorities that sign Redis's certificate, for rediss://; the public ones where empty." => |c, v| c.state.redis_tls_ca = path(v);
+    "state.redis_tls_cert" "redis-tls-cert" "MAXINE_REGISTRY_REDIS_TLS_CERT" "path" "a PEM file" ""
+        "This node's certificate, where Redis asks for one." => |c, v| c.state.redis_tls_cert = path(v);
+    "state.redis_tls_key" "redis-tls-key" "MAXINE_REGISTRY_REDIS_TLS_KEY" "path" "a PEM file" ""
+        "The key of that certificate." => |c, v| c.state.redis_tls_key = path(v);
+    "state.redis_command_timeout_ms" "redis-command-timeout-ms" "MAXINE_REGISTRY_REDIS_COMMAND_TIMEOUT_MS" "milliseconds" "100 to 60000" "2000"
+        "For one command; a Redis that takes longer counts as away." => |c, v| c.state.redis_command_timeout_ms = number(v, 100, 60_000)?;
+    "state.redis_wait_timeout_ms" "redis-wait-timeout-ms" "MAXINE_REGISTRY_REDIS_WAIT_TIMEOUT_MS" "milliseconds" "1 to 60000" "1000"
+        "How long the replicas of redis_wait_replicas may take; after it the outcome of a write is unknown." => |c, v| c.state.redis_wait_timeout_ms = number(v, 1, 60_000)?;
     "state.redis_wait_replicas" "redis-wait-replicas" "MAXINE_REGISTRY_REDIS_WAIT_REPLICAS" "replicas" "0 to 16" "0"
         "Redis replicas that must have a write before it is acknowledged (WAIT)." => |c, v| c.state.redis_wait_replicas = number(v, 0, 16)?;
     "state.election_enabled" "leader-election" "MAXINE_LEADER_ELECTION_ENABLED" "switch" "true, false" "true"
-        "Whether this node may lead, in the shared modes." => |c, v| c.state.election_enabled = switch(v)?;
+        "Whether this node competes to lead, in the shared modes; one that does not leads only where nobody has for two leases, as on its own." => |c, v| c.state.election_enabled = switch(v)?;
     "state.lease_ms" "leader-lease-ms" "MAXINE_LEADER_ELECTION_LEASE_MS" "milliseconds" "500 to 600000" "15000"
         "The lease of leadership, in the shared modes; at least twice its renewal." => |c, v| c.state.lease_ms = number(v, 500, 600_000)?;
     "state.lease_renew_ms" "leader-renew-ms" "MAXINE_LEADER_ELECTION_RENEW_MS" "milliseconds" "50 to 300000" "5000"
@@ -243,6 +255,12 @@ impl NodeConfig {
                 redis_key_prefix: String::new(),
                 redis_connect_timeout_ms: 0,
                 redis_sentinel_master: String::new(),
+                redis_sentinels: String::new(),
+                redis_tls_ca: PathBuf::new(),
+                redis_tls_cert: PathBuf::new(),
+                redis_tls_key: PathBuf::new(),
+                redis_command_timeout_ms: 0,
+                redis_wait_timeout_ms: 0,
                 redis_wait_replicas: 0,
                 election_enabled: true,
                 lease_ms: 0,

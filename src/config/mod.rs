@@ -185,6 +185,18 @@ pub struct StateConfig {
     pub redis_connect_timeout_ms: u64,
     /// The name of the master that Sentinel watches; no Sentinel where empty.
     pub redis_sentinel_master: String,
+    /// The Sentinels' own URLs; empty where `redis_url` names them.
+    pub redis_sentinels: String,
+    /// The authorities that sign Redis's certificate.
+    pub redis_tls_ca: PathBuf,
+    /// This node's certificate for Redis.
+    pub redis_tls_cert: PathBuf,
+    /// Its key.
+    pub redis_tls_key: PathBuf,
+    /// For one command, in milliseconds.
+    pub redis_command_timeout_ms: u64,
+    /// How long [`Self::redis_wait_replicas`] may take, in milliseconds.
+    pub redis_wait_timeout_ms: u64,
     /// Redis replicas that must have a write before it is acknowledged.
     pub redis_wait_replicas: u32,
     /// Whether this node may lead.
@@ -350,6 +362,15 @@ impl NodeConfig {
         {
             bad.push(
                 "state.redis_url (MAXINE_REGISTRY_REDIS_URL) must be set in redis mode".into(),
+            );
+        }
+        let pair = [&self.state.redis_tls_cert, &self.state.redis_tls_key];
+        if pair.iter().filter(|path| path.as_os_str().is_empty()).count() == 1 {
+            bad.push("state.redis_tls_cert and state.redis_tls_key go together".into());
+        }
+        if !self.state.redis_sentinels.is_empty() && self.state.redis_sentinel_master.is_empty() {
+            bad.push(
+                "state.redis_sentinels needs state.redis_sentinel_master, the master's name".into(),
             );
         }
         if self.state.lease_renew_ms * 2 > self.state.lease_ms {

@@ -31,18 +31,19 @@ pub struct RedisConfig {
     pub topology: Topology,
     /// Before every key (`MAXINE_REGISTRY_REDIS_KEY_PREFIX`).
     pub key_prefix: String,
-    /// For one connection, in milliseconds, 100 to 60,000 (`MAXINE_REGISTRY_REDIS_CONNECT_TIMEOUT_MS`).
+    /// For one connection, in milliseconds, 10 to 600,000 (`MAXINE_REGISTRY_REDIS_CONNECT_TIMEOUT_MS`).
     pub connect_timeout_ms: u64,
     /// For one command, in milliseconds, 100 to 60,000.
     pub command_timeout_ms: u64,
     /// This node's name (`MAXINE_INSTANCE_ID`).
     pub instance_id: String,
-    /// Whether this node may lead (`MAXINE_LEADER_ELECTION_ENABLED`).
+    /// Whether this node competes to lead; one that does not leads only where nobody has for two
+    /// leases (`MAXINE_LEADER_ELECTION_ENABLED`).
     pub election_enabled: bool,
     /// How long the leader's lease lasts, in milliseconds, 500 to 600,000
     /// (`MAXINE_LEADER_ELECTION_LEASE_MS`).
     pub lease_ms: u64,
-    /// Between two renewals, in milliseconds, at most a third of the lease
+    /// Between two renewals, in milliseconds, at most half of the lease
     /// (`MAXINE_LEADER_ELECTION_RENEW_MS`).
     pub renew_ms: u64,
     /// How many Redis replicas must have a write before it is acknowledged; 0 asks none. Not with
@@ -94,10 +95,10 @@ impl RedisConfig {
                 wrong.push(format!("{name} must be from {min} to {max}, got {value}"));
             }
         };
-        range("connect timeout (ms)", self.connect_timeout_ms, 100, 60_000);
+        range("connect timeout (ms)", self.connect_timeout_ms, 10, 600_000);
         range("command timeout (ms)", self.command_timeout_ms, 100, 60_000);
         range("leader lease (ms)", self.lease_ms, 500, 600_000);
-        range("lease renewal (ms)", self.renew_ms, 50, self.lease_ms / 3 + 1);
+        range("lease renewal (ms)", self.renew_ms, 50, self.lease_ms / 2);
         range("replicas to wait for", self.wait_replicas.into(), 0, 16);
         range("wait timeout (ms)", self.wait_timeout_ms, 1, 60_000);
         range("entries between snapshots", self.snapshot_every_entries, 10, 10_000_000);

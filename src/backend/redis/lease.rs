@@ -38,6 +38,8 @@ pub(super) struct LeaseState {
     seen: Option<(LeaseRecord, u64)>,
     /// Fencing tokens only grow, also when Redis forgets.
     highest_fence: u64,
+    /// Since when Redis has said without a break that nobody leads.
+    vacant_since_ms: Option<u64>,
 }
 
 impl LeaseState {
@@ -45,6 +47,11 @@ impl LeaseState {
         self.seen = serde_json::from_str::<LeaseRecord>(text).ok().map(|record| (record, now_ms));
         if let Some((record, _)) = &self.seen {
             self.highest_fence = self.highest_fence.max(record.fencing_token);
+        }
+        if text.is_empty() {
+            self.vacant_since_ms.get_or_insert(now_ms);
+        } else {
+            self.vacant_since_ms = None;
         }
     }
 }
@@ -178,9 +185,13 @@ impl Core {
         // A lease that lapsed while this node slept is over, whatever Redis says.
         self.lease.lock().held = None;
         let sent_ms = self.clock.monotonic_ms();
-        let may_lead = self.config.election_enabled && self.is_caught_up() && !self.has_failed();
+        let competes = self.config.election_enabled || self.is_needed();
+        let may_lead = competes && self.is_caught_up() && !self.has_failed();
         let answer = if may_lead { self.acquire().await } else { self.look().await };
-        let Ok((taken, text)) = answer else { return self.poll_pause() };
+        let Ok((taken, text)) = answer else {
+            self.lease.lock().vacant_since_ms = None;
+            return self.poll_pause();
+        };
         if let Some(until_ms) = self.note_answer(taken, &text, sent_ms) {
             return Duration::from_millis(self.config.renew_ms.min(until_ms - sent_ms));
         }
@@ -188,6 +199,14 @@ impl Core {
             self.give_back(&text).await;
         }
         self.poll_pause()
+    }
+
+    /// Whether nobody has led for so long that nobody else will: then also a node that does not
+    /// compete takes the lease, or a lone one would never have a leader.
+    fn is_needed(&self) -> bool {
+        let now_ms = self.clock.monotonic_ms();
+        let vacant_since_ms = self.lease.lock().vacant_since_ms;
+        vacant_since_ms.is_some_and(|since_ms| now_ms - since_ms >= 2 * self.config.lease_ms)
     }
 
     /// Keeps what Redis said; until when this node leads, if it got the lease.

@@ -188,7 +188,13 @@ impl RedisStore {
         if let Err(error) = core.main.get().await
             && error.kind() == redis::ErrorKind::AuthenticationFailed
         {
-            return Err(OpenError::Refused(error.to_string()));
+            let hint = match &core.config.topology {
+                Topology::Sentinel { .. } => {
+                    "; if the Sentinels have other passwords than Redis, or none, name them apart"
+                }
+                _ => "",
+            };
+            return Err(OpenError::Refused(format!("{error}{hint}")));
         }
         core.tasks.spawn(Arc::clone(&core).run_tail());
         core.tasks.spawn(Arc::clone(&core).run_election());

@@ -102,13 +102,14 @@ return 1
     )
 });
 
-/// Makes a log where there is none. Keys: head, log. Argument: its epoch, the first nonce.
+/// Makes a log where there is none, and only where nothing is left of one. Keys: head, log,
+/// snapshot. Argument: its epoch, the first nonce.
 pub(super) static CREATE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"
 if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
+if redis.call('EXISTS', KEYS[2], KEYS[3]) > 0 then return -1 end
 redis.call('HSET', KEYS[1], 'epoch', ARGV[1], 'seq', '0', 'nonce', ARGV[2])
-redis.call('DEL', KEYS[2])
 return 1
 ",
     )

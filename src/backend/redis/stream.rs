@@ -55,11 +55,16 @@ pub(super) async fn head(
     }
 }
 
-/// Makes an empty log where there is none.
+/// Makes an empty log where there is none. What is left of one that lost its head, or belongs to
+/// somebody else, is not touched.
 pub(super) async fn create(link: &mut Link, keys: &Keys, timeout: Duration) -> RedisResult<()> {
     let epoch = format!("{:016x}", rand::random::<u64>());
     let args: [&[u8]; 2] = [epoch.as_bytes(), &FIRST];
-    let _: u64 = scripts::CREATE.run(link, &[&keys.head, &keys.log], &args, timeout).await?;
+    let all = [&*keys.head, &*keys.log, &*keys.snapshot];
+    let done: i64 = scripts::CREATE.run(link, &all, &args, timeout).await?;
+    if done < 0 {
+        return Err(malformed(HEADLESS));
+    }
     Ok(())
 }
 
@@ -99,6 +104,10 @@ fn parse((id, fields): RawEntry) -> RedisResult<Entry> {
     };
     whole().ok_or_else(|| malformed("an entry of the log is not one of Maxine's"))
 }
+
+/// Why no log is made where there is something already.
+pub(super) const HEADLESS: &str = "the log's head is missing although its entries or its snapshot \
+     are there; a node that remembers the state puts it back, to start empty delete them";
 
 fn malformed(text: &'static str) -> RedisError {
     RedisError::from((ErrorKind::UnexpectedReturnType, text))

@@ -31,7 +31,10 @@ pub(in crate::backend) async fn read_state(
 ) -> Result<Option<ControlState>, String> {
     let (mut link, keys) = connect(config).await?;
     if stream::head(&mut link, &keys, TIMEOUT).await.map_err(told)?.is_none() {
-        return Ok(None);
+        let mut command = cmd("EXISTS");
+        command.arg(&keys.log).arg(&keys.snapshot);
+        let left: u64 = link.query(&command, TIMEOUT).await.map_err(told)?;
+        return if left == 0 { Ok(None) } else { Err(stream::HEADLESS.into()) };
     }
     let rebuilt = stream::rebuild(&mut link, &keys, TIMEOUT).await.map_err(told)?;
     Ok(Some(rebuilt.into_state()))

@@ -19,7 +19,8 @@ pub struct SharedFileConfig {
     pub poll_ms: u64,
     /// This node's name (`MAXINE_INSTANCE_ID`).
     pub instance_id: String,
-    /// Whether this node may lead (`MAXINE_LEADER_ELECTION_ENABLED`).
+    /// Whether this node competes to lead; one that does not leads only where nobody has for two
+    /// leases (`MAXINE_LEADER_ELECTION_ENABLED`).
     pub election_enabled: bool,
     /// How long the leader's lease lasts, in milliseconds (`MAXINE_LEADER_ELECTION_LEASE_MS`).
     pub lease_ms: u64,
@@ -60,11 +61,11 @@ impl SharedFileConfig {
                 wrong.push(format!("{name} must be from {min} to {max}, got {value}"));
             }
         };
-        range("lock timeout (ms)", self.lock_timeout_ms, 100, 60_000);
-        range("lock retry (ms)", self.lock_retry_ms, 1, 10_000);
+        range("lock timeout (ms)", self.lock_timeout_ms, 100, 600_000);
+        range("lock retry (ms)", self.lock_retry_ms, 1, 60_000);
         range("poll interval (ms)", self.poll_ms, 1, 10_000);
         range("leader lease (ms)", self.lease_ms, 500, 600_000);
-        range("lease renewal (ms)", self.renew_ms, 50, self.lease_ms / 3 + 1);
+        range("lease renewal (ms)", self.renew_ms, 50, self.lease_ms / 2);
         range("length of the instance id", self.instance_id.len() as u64, 1, 255);
         if self.call_bind.ip().is_unspecified() && self.call_host.is_none() {
             wrong.push(String::from("a host under which the others reach this node is missing"));

@@ -66,7 +66,10 @@ impl Orderer {
         let given_back = record.as_ref().is_none_or(|record| record.token.is_empty());
         let vacant = lapsed || given_back;
         self.shared.note_record(record.filter(|_| !vacant));
-        if !vacant || !self.shared.config.election_enabled {
+        // Also a node that does not compete takes it where nobody has for so long that nobody else
+        // will: a lone one would never have a leader.
+        let competes = self.shared.config.election_enabled || unchanged_ms >= 2 * lease_ms;
+        if !vacant || !competes {
             return Ok(());
         }
         self.locked(|orderer| {
