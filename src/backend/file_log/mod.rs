@@ -167,7 +167,6 @@ impl LogFile {
         header.extend_from_slice(&header_sum.to_le_bytes());
         let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
         let directory = directory.unwrap_or(Path::new("."));
-        fs::create_dir_all(directory).map_err(fail)?;
         let mut name = path.as_os_str().to_owned();
         name.push(format!(".{}.new", std::process::id()));
         let temporary = PathBuf::from(name);

@@ -211,6 +211,10 @@ impl Writer {
     fn try_write(&mut self, group: &[Request]) -> Result<Vec<Vec<Applied>>, String> {
         if let Some(kept) = &mut self.log {
             let entries: Vec<&[u8]> = group.iter().map(|r| r.payload.as_slice()).collect();
+            if !kept.log.is_current().map_err(|error| error.to_string())? {
+                let path = self.config.path.display();
+                return Err(format!("{path} was taken away: what is written now would be lost"));
+            }
             kept.log.append(&entries, self.config.sync).map_err(|error| error.to_string())?;
         }
         let ordered: Vec<_> = group.iter().map(|r| Ordered::Batch(&r.batch)).collect();

@@ -7,6 +7,7 @@ mod lease;
 
 use std::collections::VecDeque;
 use std::fs::File;
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
@@ -153,7 +154,9 @@ impl Orderer {
         let mut retry_ms = 1;
         loop {
             match self.lock.try_lock() {
-                Ok(()) => break,
+                Ok(()) if self.lock_is_current()? => break,
+                // Somebody made everything anew: its lock is the one that counts now.
+                Ok(()) => self.take_lock_at_path()?,
                 Err(std::fs::TryLockError::WouldBlock) => {}
                 Err(std::fs::TryLockError::Error(error)) => {
                     return Err(Failure::Away(format!("the lock: {error}")));
@@ -169,6 +172,28 @@ impl Orderer {
         let done = self.catch_up().and_then(|()| work(self));
         self.unlock();
         done
+    }
+
+    /// Whether the lock that this node took is the one that others take, too. Where there is none
+    /// at its path the storage is away: an empty mount point must not be taken for a log that was
+    /// deleted, or each node would go on with one of its own.
+    fn lock_is_current(&self) -> Result<bool, Failure> {
+        let path = beside(&self.shared.config.path, ".lock");
+        let files = std::fs::metadata(&path).and_then(|there| Ok((there, self.lock.metadata()?)));
+        let (there, mine) = files.map_err(|error| {
+            self.unlock();
+            Failure::Away(format!("{}: {error}", path.display()))
+        })?;
+        Ok((there.dev(), there.ino()) == (mine.dev(), mine.ino()))
+    }
+
+    fn take_lock_at_path(&mut self) -> Result<(), Failure> {
+        self.unlock();
+        let path = beside(&self.shared.config.path, ".lock");
+        let opened = File::options().read(true).write(true).open(&path);
+        self.lock =
+            opened.map_err(|error| Failure::Away(format!("{}: {error}", path.display())))?;
+        Ok(())
     }
 
     fn unlock(&self) {
