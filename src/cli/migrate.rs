@@ -1,18 +1,21 @@
 //! `maxine migrate`: copies a whole state from one backend to another, or imports that of the
 //! Node.js Maxine.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use super::client::{ConnectArgs, Request};
 use crate::backend::redis::RedisConfig;
 use crate::backend::transfer::{Place, Transfer, transfer};
 
 /// Arguments of `maxine migrate`.
 ///
-/// Places: `redis://…` or `rediss://…`; `file:PATH`, the log of local or shared-file mode;
-/// `raft-backup:PATH`, a file of `maxine cluster backup`; to read only, `nodejs:PATH`, the state
-/// file of the Node.js Maxine, and `nodejs+redis://…`, its snapshot in Redis. As a target, `raft`
-/// is short for `raft-backup:maxine-migration.backup`.
+/// Places: `redis://…` or `rediss://…`, or `redis-file:PATH`, a file that holds such a URL with its
+/// password; `file:PATH`, the log of local or shared-file mode, or the `.json` file that it lies
+/// beside; `raft-backup:PATH`, a file of `maxine cluster backup`; to read only, `nodejs:PATH`, the
+/// state file of the Node.js Maxine, and `nodejs+redis://…`, its snapshot in Redis. `raft` as a
+/// source takes a backup of the running cluster at --server; as a target it is short for
+/// `raft-backup:maxine-migration.backup`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct MigrateArgs {
     /// Where the state is now
@@ -33,6 +36,9 @@ pub struct MigrateArgs {
     /// The certificates that sign the Redis server's, in PEM
     #[arg(long, value_name = "FILE")]
     pub redis_ca: Option<PathBuf>,
+    /// The running cluster that `--from raft` reads
+    #[command(flatten)]
+    pub connect: ConnectArgs,
 }
 
 /// Carries it out and tells what it came to.
@@ -42,15 +48,51 @@ pub async fn run(args: MigrateArgs) -> anyhow::Result<ExitCode> {
         tls_ca_file: args.redis_ca.clone(),
         ..RedisConfig::default()
     };
-    let from = Place::parse(&args.from, &redis(&args.from_prefix))?;
     let to = match args.to.as_str() {
         "raft" => "raft-backup:maxine-migration.backup",
         other => other,
     };
     let to = Place::parse(to, &redis(&args.to_prefix))?;
+    let backup = match args.from.as_str() {
+        "raft" => Some(Backup::take(&args.connect, &to).await?),
+        _ => None,
+    };
+    let from = match &backup {
+        Some(backup) => Place::RaftBackup(backup.0.clone()),
+        None => Place::parse(&args.from, &redis(&args.from_prefix))?,
+    };
     let done = Box::pin(transfer(&from, &to, args.replace)).await?;
+    drop(backup);
     tell(&done, &to, &mut std::io::stdout(), &mut std::io::stderr())?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// A backup of a running cluster, for as long as it is copied from.
+struct Backup(PathBuf);
+
+impl Backup {
+    async fn take(connect: &ConnectArgs, to: &Place) -> anyhow::Result<Self> {
+        // Beside the target where that is a file: there is room, and it is as private.
+        let dir = match to {
+            Place::File(path) | Place::RaftBackup(path) => path.parent().unwrap_or(Path::new("")),
+            _ => Path::new(""),
+        };
+        let backup = Self(dir.join(format!(".maxine-migration-{}.backup", std::process::id())));
+        let fetch = async {
+            let ask = Request::get(&["cluster", "backup"]);
+            let mut response = connect.client()?.stream(&ask).await?;
+            super::download::to_file(&mut response, &backup.0).await
+        };
+        fetch.await.map_err(|error| anyhow::anyhow!("a backup of the cluster: {error}"))?;
+        Ok(backup)
+    }
+}
+
+impl Drop for Backup {
+    fn drop(&mut self) {
+        // Without it there is nothing to remove.
+        let _ = std::fs::remove_file(&self.0);
+    }
 }
 
 fn tell(

@@ -83,23 +83,28 @@ pub struct Transfer {
 }
 
 impl Place {
-    /// Reads `redis://…`, `rediss://…`, `file:PATH`, `raft-backup:PATH`, `nodejs:PATH` or
-    /// `nodejs+redis://…`.
+    /// Reads `redis://…`, `rediss://…`, `redis-file:PATH` (a file that holds such a URL, so that its
+    /// password is in no argument), `file:PATH`, `raft-backup:PATH`, `nodejs:PATH`,
+    /// `nodejs+redis://…` or `nodejs+redis-file:PATH`. A `file:` that ends in `.json` is what
+    /// `MAXINE_REGISTRY_STATE_FILE` names: the log lies beside it, with `.log` at its end.
     pub fn parse(text: &str, redis: &RedisConfig) -> Result<Self, TransferError> {
         let at = |url: &str| Box::new(RedisConfig { url: url.into(), ..redis.clone() });
-        if let Some(url) = text.strip_prefix("nodejs+") {
-            return Ok(Self::NodeJsRedis(at(url)));
+        let (text, nodejs) =
+            text.strip_prefix("nodejs+").map_or((text, false), |rest| (rest, true));
+        if let Some(url) = redis_url(text)? {
+            return Ok(if nodejs { Self::NodeJsRedis(at(&url)) } else { Self::Redis(at(&url)) });
         }
-        if text.starts_with("redis://") || text.starts_with("rediss://") {
-            return Ok(Self::Redis(at(text)));
-        }
-        match text.split_once(':') {
+        match text.split_once(':').filter(|_| !nodejs) {
+            Some(("file", path)) if path.ends_with(".json") => {
+                Ok(Self::File(format!("{path}.log").into()))
+            }
             Some(("file", path)) if !path.is_empty() => Ok(Self::File(path.into())),
             Some(("raft-backup", path)) if !path.is_empty() => Ok(Self::RaftBackup(path.into())),
             Some(("nodejs", path)) if !path.is_empty() => Ok(Self::NodeJsFile(path.into())),
             _ => Err(TransferError::Usage(format!(
-                "{text:?} is no place; want redis://…, rediss://…, file:PATH (local or shared-file \
-                 mode), raft-backup:PATH, nodejs:PATH or nodejs+redis://…"
+                "{text:?} is no place; want redis://…, rediss://…, redis-file:PATH (of a file that \
+                 holds the URL), file:PATH (local or shared-file mode), raft-backup:PATH, \
+                 nodejs:PATH or nodejs+redis://…"
             ))),
         }
     }
@@ -216,6 +221,17 @@ pub async fn transfer(from: &Place, to: &Place, replace: bool) -> Result<Transfe
         return Err(TransferError::Differs { copy, source_digest });
     }
     Ok(summary(false))
+}
+
+/// The Redis URL that a place names, by itself or in a file.
+fn redis_url(text: &str) -> Result<Option<String>, TransferError> {
+    if text.starts_with("redis://") || text.starts_with("rediss://") {
+        return Ok(Some(text.into()));
+    }
+    let Some(path) = text.strip_prefix("redis-file:") else { return Ok(None) };
+    let url = std::fs::read_to_string(path);
+    let url = url.map_err(|error| TransferError::Usage(format!("{path}: {error}")))?;
+    Ok(Some(url.trim().into()))
 }
 
 async fn digest_of(state: &ControlState) -> StateDigest {

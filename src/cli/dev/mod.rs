@@ -18,9 +18,9 @@ use layout::{DevNode, Folder};
 /// Arguments of `maxine dev`.
 #[derive(Debug, Args)]
 pub struct DevArgs {
-    /// How many nodes, 1 to 9.
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=9))]
-    nodes: u64,
+    /// How many nodes, 1 to 9; 3, or 1 in local mode, where it is left out.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=9))]
+    nodes: Option<u64>,
     /// What orders the commands.
     #[arg(long, value_enum, default_value_t = Backend::Raft)]
     backend: Backend,
@@ -89,9 +89,13 @@ pub(super) fn http_client() -> reqwest::Client {
 
 /// Runs the cluster until Ctrl-C.
 pub async fn run(args: DevArgs) -> anyhow::Result<ExitCode> {
-    if args.backend == Backend::Local && args.nodes != 1 {
-        bail!("local mode is one node: give --nodes 1, or another --backend");
-    }
+    let count = match (args.nodes, args.backend) {
+        (None | Some(1), Backend::Local) => 1,
+        (Some(_), Backend::Local) => {
+            bail!("local mode is one node: give --nodes 1, or another --backend")
+        }
+        (nodes, _) => nodes.unwrap_or(3),
+    };
     let folder = match Folder::open(&args.data_dir, args.fresh)? {
         Ok(folder) => folder,
         Err(pid) if args.restart => {
@@ -107,7 +111,7 @@ pub async fn run(args: DevArgs) -> anyhow::Result<ExitCode> {
             args.data_dir.display()
         ),
     };
-    let nodes = folder.nodes(args.nodes, args.backend.mode(), args.port)?;
+    let nodes = folder.nodes(count, args.backend.mode(), args.port)?;
     let redis = match args.backend {
         Backend::Redis => Some(children::redis(&folder).await?),
         _ => None,
