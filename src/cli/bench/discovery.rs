@@ -13,7 +13,7 @@ use super::{Bench, node, own_program};
 use crate::cli::exit::CliError;
 
 /// Keep-alive connections of the load.
-const CONNECTIONS: usize = 64;
+pub(super) const CONNECTIONS: usize = 64;
 /// Turns that each side gets; the median counts.
 const TURNS: usize = 3;
 /// The servers' core and the load's.
@@ -126,7 +126,7 @@ async fn start_bare(dir: &std::path::Path) -> Result<(Server, String), CliError>
     Ok((server, addr))
 }
 
-async fn turn(
+pub(super) async fn turn(
     bench: &Bench,
     server: &Server,
     addr: &str,

@@ -56,7 +56,7 @@ pub(super) async fn measure(bench: &Bench, trials: u32) -> Result<Section, CliEr
     })
 }
 
-fn quantile(sorted_us: &[u64], quantile: f64) -> u64 {
+pub(super) fn quantile(sorted_us: &[u64], quantile: f64) -> u64 {
     #[allow(
         clippy::cast_precision_loss,
         clippy::cast_possible_truncation,

@@ -4,6 +4,7 @@
 //! and stops each by its process id. It measures real nodes over real sockets with real syncs; nothing here is linked to
 //! the server's inside.
 
+mod backends;
 mod bare;
 mod discovery;
 mod etcd;
@@ -15,6 +16,7 @@ mod memory;
 mod node;
 mod process;
 mod propagation;
+mod redis;
 mod registrations;
 mod report;
 mod wire;
@@ -73,6 +75,12 @@ enum What {
     Failover {
         /// How many trials (1 to 200)
         #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=200))]
+        trials: u32,
+    },
+    /// The same load on every backend: discovery, registrations, propagation, failover
+    Backends {
+        /// How often the leader is killed on each (1 to 50)
+        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=50))]
         trials: u32,
     },
     /// All of them
@@ -190,6 +198,7 @@ impl Bench {
                 What::Propagation,
                 What::Failover { trials: 20 },
                 What::Memory { instances: 100_000 },
+                What::Backends { trials: 3 },
             ],
             one => vec![one.clone()],
         };
@@ -207,6 +216,7 @@ impl Bench {
                 What::Memory { instances } => memory::measure(self, instances).await?,
                 What::Propagation => propagation::measure(self).await?,
                 What::Failover { trials } => failover::measure(self, trials).await?,
+                What::Backends { trials } => Box::pin(backends::measure(self, trials)).await?,
                 What::All | What::Bare { .. } => continue,
             });
         }

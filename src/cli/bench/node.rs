@@ -85,6 +85,34 @@ impl Node {
     }
 }
 
+/// What orders the nodes' commands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Backend {
+    Raft,
+    Redis,
+    SharedFile,
+    Local,
+}
+
+impl Backend {
+    /// As `--mode` takes it.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Raft => "raft",
+            Self::Redis => "redis",
+            Self::SharedFile => "shared-file",
+            Self::Local => "local",
+        }
+    }
+}
+
+/// Whether a node leads and has the leader's duties.
+pub(super) async fn has_duties(client: &Client) -> bool {
+    let Ok(answer) = client.send(&Request::get(&["cluster", "status"])).await else { return false };
+    let body = &answer.body;
+    body["leadership"]["is_leader"] == Value::Bool(true) && body["grant"]["holder"] == body["node"]
+}
+
 /// Some nodes that belong together.
 pub(super) struct Cluster {
     pub(super) nodes: Vec<Node>,
@@ -95,6 +123,36 @@ impl Cluster {
     /// A Raft cluster of one node, on one core.
     pub(super) async fn single(dir: &Path, core: usize) -> Result<Self, CliError> {
         Self::of(dir, 1, Some(core)).await
+    }
+
+    /// Nodes on a backend; on Redis at `redis_url`.
+    pub(super) async fn on(
+        dir: &Path,
+        backend: Backend,
+        count: usize,
+        redis_url: Option<String>,
+    ) -> Result<Self, CliError> {
+        if backend == Backend::Raft {
+            return Self::of(dir, count, None).await;
+        }
+        let password = secret();
+        let mut nodes = Vec::new();
+        for n in 0..count {
+            let (home, port) = (dir.join(format!("node-{}", n + 1)), free_port()?);
+            std::fs::create_dir_all(&home)?;
+            let mut args = common(&home, port);
+            args.extend([
+                format!("--mode={}", backend.name()),
+                format!("--instance-id=node-{}", n + 1),
+            ]);
+            args.extend(redis_url.iter().map(|url| format!("--redis-url={url}")));
+            if backend == Backend::SharedFile {
+                args.push(format!("--state-file={}", dir.join("registry-state.json").display()));
+            }
+            let (core, password) = (None, password.clone());
+            nodes.push(Node { server: None, args, dir: home, port, core, password });
+        }
+        Self { nodes, password }.started().await
     }
 
     /// Three nodes in Raft mode.

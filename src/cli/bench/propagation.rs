@@ -73,9 +73,9 @@ pub(super) async fn measure(bench: &Bench) -> Result<Section, CliError> {
     })
 }
 
-type Latencies = hdrhistogram::Histogram<u64>;
+pub(super) type Latencies = hdrhistogram::Histogram<u64>;
 
-async fn follow(
+pub(super) async fn follow(
     bench: &Bench,
     cluster: &node::Cluster,
     writer: usize,

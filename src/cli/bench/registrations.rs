@@ -109,7 +109,7 @@ fn figures(outcome: Option<&Outcome>) -> [Value; 4] {
 /// A service of at most this many instances, so that no single one grows beyond what is usual.
 const PER_SERVICE: u64 = 100;
 
-async fn maxine(
+pub(super) async fn maxine(
     bench: &Bench,
     cluster: &node::Cluster,
     clients: usize,
