@@ -5,28 +5,33 @@ use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use async_trait::async_trait;
 use maxine::backend::local::{LocalConfig, LocalStore};
 use maxine::backend::shared_file::{SharedFileConfig, SharedFileStore};
-use maxine::backend::{OpenError, StoreEvent};
+use maxine::backend::{OpenError, ProposeError, StoreEvent};
 use maxine::clock::Clock;
 use maxine::view::View;
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
 use crate::contract::agree;
-use crate::node::{Echo, Fixture, Node, leader};
+use crate::node::{Fixture, Node, Peers, eventually, leader};
 use crate::redis_server::Told;
-use crate::split_brain::ChildNode;
+use crate::split_brain::{ChildNode, DAY_MS, wall_clock_jumps};
 
 async fn try_local(config: LocalConfig) -> Result<Node, OpenError> {
-    let clock = Clock::system();
+    local_with_clock(config, Clock::system()).await
+}
+
+async fn local_with_clock(config: LocalConfig, clock: Clock) -> Result<Node, OpenError> {
     let view = View::new(clock.clone());
     let name = config.instance_id.clone();
-    let peers = Arc::new(Echo(name.clone()));
+    let peers = Arc::new(Peers::new(&name));
+    let router = Arc::clone(&peers.router);
     let store = LocalStore::open(config, Arc::clone(&view), clock, peers).await?;
-    Ok(Node { name, store, view })
+    Ok(Node { name, store, view, router })
 }
 
 pub(crate) async fn local(path: &Path, name: &str) -> Node {
@@ -47,25 +52,34 @@ fn quick(path: &Path, name: &str) -> SharedFileConfig {
 }
 
 async fn open_shared(config: SharedFileConfig) -> Node {
-    let clock = Clock::system();
+    try_shared(config, Clock::system()).await.expect("it opens")
+}
+
+async fn try_shared(config: SharedFileConfig, clock: Clock) -> Result<Node, OpenError> {
     let view = View::new(clock.clone());
     let name = config.instance_id.clone();
-    let peers = Arc::new(Echo(name.clone()));
-    let store = SharedFileStore::open(config, Arc::clone(&view), clock, peers).await;
-    Node { name, store: store.expect("it opens"), view }
+    let peers = Arc::new(Peers::new(&name));
+    let router = Arc::clone(&peers.router);
+    let store = SharedFileStore::open(config, Arc::clone(&view), clock, peers).await?;
+    Ok(Node { name, store, view, router })
 }
 
 pub(crate) async fn shared(path: &Path, name: &str) -> Node {
     open_shared(quick(path, name)).await
 }
 
-struct OneDirectory {
+/// One that does not compete to lead.
+pub(crate) async fn shared_looking_on(path: &Path, name: &str) -> Node {
+    open_shared(SharedFileConfig { election_enabled: false, ..quick(path, name) }).await
+}
+
+pub(crate) struct OneDirectory {
     dir: TempDir,
     compact_after_len: u64,
 }
 
 impl OneDirectory {
-    fn new(compact_after_len: u64) -> Self {
+    pub(crate) fn new(compact_after_len: u64) -> Self {
         Self { dir: tempfile::tempdir().expect("a directory"), compact_after_len }
     }
 
@@ -74,7 +88,7 @@ impl OneDirectory {
     }
 }
 
-struct Local(OneDirectory, parking_lot::Mutex<Option<Node>>);
+pub(crate) struct Local(pub(crate) OneDirectory, pub(crate) parking_lot::Mutex<Option<Node>>);
 
 #[async_trait]
 impl Fixture for Local {
@@ -95,7 +109,7 @@ impl Fixture for Local {
     }
 }
 
-struct Shared(OneDirectory);
+pub(crate) struct Shared(pub(crate) OneDirectory);
 
 #[async_trait]
 impl Fixture for Shared {
@@ -186,8 +200,128 @@ async fn damage_is_refused_and_left_as_it_is() {
         let refused = try_local(config).await;
         let Err(OpenError::Damaged(text)) = refused else { panic!("opened with a flip at {at}") };
         assert!(text.contains("state.log"), "{text}");
+        let refused = try_shared(quick(&path, "a"), Clock::system()).await;
+        let Err(OpenError::Damaged(text)) = refused else { panic!("opened with a flip at {at}") };
+        assert!(text.contains("state.log"), "{text}");
         assert_eq!(fs::read(&path).unwrap(), bad, "nothing was changed");
     }
+}
+
+/// The disk takes no more: the node says so and writes nothing further, and what it acknowledged
+/// before is there when it is started again with room.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_stops_the_node_and_loses_nothing() {
+    for prefix in ["local:", ""] {
+        let dir = OneDirectory::new(1 << 30);
+        let path = dir.path();
+        let mut child = ChildNode::start_with_room(&format!("{prefix}{}", path.display()), 32);
+        let mut acknowledged = Vec::new();
+        for i in 0.. {
+            if child.ask(&format!("register i{i}")) != "true" {
+                break;
+            }
+            acknowledged.push(format!("i{i}"));
+        }
+        assert!(!acknowledged.is_empty());
+        assert_eq!(child.ask("register later"), "false", "nothing is tried again");
+        assert_eq!(child.ask("leads"), "false");
+        drop(child);
+        let node =
+            if prefix.is_empty() { shared(&path, "z").await } else { local(&path, "z").await };
+        for id in &acknowledged {
+            assert!(node.has("written", id), "{prefix}: {id} was acknowledged");
+        }
+        node.register("written", "with room", 80).await;
+        node.store.shutdown().await;
+    }
+}
+
+/// A local log whose directory is gone: told, and the node must stop.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_local_log_that_is_gone_stops_the_node() {
+    let dir = OneDirectory::new(1 << 30);
+    let node = local(&dir.path(), "a").await;
+    let told = Told::by(&node);
+    node.register("orders", "a", 80).await;
+    let elsewhere = tempfile::tempdir().expect("a directory");
+    fs::rename(dir.path(), elsewhere.path().join("taken")).unwrap();
+    // What is open still could be written to, and would be nowhere after a restart.
+    let refused = node.try_propose(crate::node::register("orders", "b", 80)).await;
+    assert!(matches!(refused, Err(ProposeError::Storage(_))), "{refused:?}");
+    told.until("the failure is told", |event| matches!(event, StoreEvent::Failed { .. })).await;
+    assert!(!node.is_leader());
+    assert!(node.has("orders", "a"), "reads go on until it stops");
+    node.store.shutdown().await;
+}
+
+/// The shared storage goes away: reads go on, writes are refused, nobody leads; when it is back the
+/// nodes go on without a restart.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_shared_storage_goes_away_and_comes_back() {
+    let dir = OneDirectory::new(1 << 30);
+    let mounted = dir.dir.path().join("mounted");
+    fs::create_dir(&mounted).unwrap();
+    let path = mounted.join("state.log");
+    let nodes = three(&path).await;
+    nodes[0].register("orders", "a", 80).await;
+    agree(&nodes).await;
+    let told: Vec<Told> = nodes.iter().map(Told::by).collect();
+    let away = dir.dir.path().join("away");
+    fs::rename(&mounted, &away).unwrap();
+    for told in &told {
+        told.until("it is told", |event| matches!(event, StoreEvent::Unreachable { .. })).await;
+    }
+    eventually("nobody leads", async || nodes.iter().all(|node| !node.is_leader()).then_some(()))
+        .await;
+    for node in &nodes {
+        let refused = node.try_propose(crate::node::register("orders", "b", 80)).await;
+        assert!(refused.is_err(), "{refused:?}");
+        assert!(node.has("orders", "a"), "reads go on");
+    }
+    eventually("the view tells its age", async || {
+        nodes.iter().all(|node| node.store.staleness_ms() > 500).then_some(())
+    })
+    .await;
+    fs::rename(&away, &mounted).unwrap();
+    leader(&nodes).await;
+    nodes[2].register("orders", "c", 80).await;
+    agree(&nodes).await;
+    assert!(!told.iter().any(|told| told.any(StoreEvent::is_loss)));
+    stop(&nodes).await;
+}
+
+/// The wall clock jumps a day in either direction: a local node leads on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_wall_clock_of_a_local_node_jumps() {
+    let dir = OneDirectory::new(1 << 30);
+    let jump = Arc::new(AtomicI64::new(0));
+    let clock = Clock::system_with_wall_offset(Arc::clone(&jump));
+    let config = LocalConfig { path: dir.path(), ..LocalConfig::default() };
+    let node = local_with_clock(config, clock).await.expect("it opens");
+    let fence = node.take_duties().await;
+    for offset_ms in [DAY_MS, -DAY_MS, 0] {
+        jump.store(offset_ms, Ordering::Relaxed);
+        let epoch = node.register("orders", "a", 80).await;
+        assert!(node.is_leader());
+        let expired = node.expire(fence, (crate::node::instance("orders", "a"), epoch)).await;
+        assert_eq!(expired, maxine::state::Reply::Changed(vec![true]));
+    }
+    node.store.shutdown().await;
+}
+
+/// The same on a shared file: the lease neither ends nor lasts.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_wall_clock_jumps_on_a_shared_file() {
+    let dir = OneDirectory::new(1 << 30);
+    let jump = Arc::new(AtomicI64::new(0));
+    let clock = Clock::system_with_wall_offset(Arc::clone(&jump));
+    let open = async |name: &str| {
+        try_shared(quick(&dir.path(), name), clock.clone()).await.expect("it opens")
+    };
+    let leads = open("a").await;
+    leads.leads().await;
+    let follows = open("b").await;
+    wall_clock_jumps(&leads, &follows, &jump).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

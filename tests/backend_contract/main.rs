@@ -1,5 +1,6 @@
-//! One contract, checked on every backend against the real thing: real files, a real
-//! `redis-server` (and `redis-sentinel`) that each test starts on a free loopback port.
+//! One contract, checked on every backend against the real thing: real files, three Raft nodes
+//! on disks of their own, a real `redis-server` (and `redis-sentinel`) that each test starts on a
+//! free loopback port.
 //!
 //! `contract` holds what all of them promise; a backend joins by implementing `Fixture`, and
 //! `contract_suite!` makes a test of each promise. What only one backend can do is in its own file.
@@ -16,7 +17,10 @@ mod contract;
 mod files;
 mod moving;
 mod node;
+mod raft;
 mod redis_failover;
 mod redis_faults;
 mod redis_server;
+mod renewals;
 mod split_brain;
+mod table;

@@ -7,8 +7,8 @@ use maxine::backend::transfer::{Place, TransferError, transfer};
 use maxine::state::{Command, Name};
 
 use crate::files::{local, shared};
-use crate::node::{Node, service};
-use crate::redis_server::{RedisServer, open, quick};
+use crate::node::{Node, eventually, service};
+use crate::redis_server::{RedisServer, free_port, open, quick};
 
 fn place(text: &str) -> Place {
     Place::parse(text, &RedisConfig::default()).expect("a place")
@@ -127,4 +127,92 @@ async fn from_the_nodejs_maxine() {
     std::fs::write(&old_path, "{\"users\": []}").unwrap();
     let foreign = transfer(&old, &file(&log_path), false).await;
     assert!(matches!(foreign, Err(TransferError::Failed { .. })), "{foreign:?}");
+}
+
+/// A process of ours; ends with this value.
+struct Process(std::process::Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn maxine() -> std::process::Command {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_maxine"));
+    command.env("MAXINE_LOG", "error");
+    command
+}
+
+/// `maxine migrate --from raft` takes a backup of the running cluster, copies it, and leaves nothing
+/// of its own behind; the cluster serves on, and a second run finds that all is there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn from_a_running_raft_cluster() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (http, raft) = (free_port(), free_port());
+    let url = format!("http://127.0.0.1:{http}");
+    let serve = maxine()
+        .args(["serve", "--mode=raft", "--node-id=1", "--exit-with-stdin"])
+        .arg(format!("--data-dir={}", dir.path().join("node").display()))
+        .args([format!("--port={http}"), format!("--raft-listen=127.0.0.1:{raft}")])
+        .arg(format!("--raft-members=1@127.0.0.1:{raft}@{url}"))
+        .env("MAXINE_ADMIN_USERNAME", "root")
+        .env("MAXINE_ADMIN_PASSWORD", "correct horse battery")
+        .stdin(std::process::Stdio::piped())
+        .spawn();
+    let _node = Process(serve.expect("it starts"));
+    let client = reqwest::Client::builder().no_proxy().build().expect("a client");
+    let credentials = serde_json::json!({"user": "root", "password": "correct horse battery"});
+    let token = eventually("the account is there", async || {
+        let answer = client.post(format!("{url}/api/v1/session")).json(&credentials).send().await;
+        let answer: serde_json::Value = answer.ok()?.json().await.ok()?;
+        answer["access_token"].as_str().map(str::to_owned)
+    })
+    .await;
+    let instance = format!("{url}/api/v1/services/default/orders/instances/a");
+    let body = serde_json::json!({"address": "http://10.0.0.1:80", "ttl_ms": 3_600_000});
+    let put = client.put(&instance).json(&body).send().await.expect("it answers");
+    assert_eq!(put.status(), 200);
+
+    let target = dir.path().join("moved.log");
+    for words in ["copied and compared: 1 services, 1 instances", "was there already"] {
+        let run = maxine()
+            .args(["migrate", "--from", "raft", "--server", &url, "--to"])
+            .arg(format!("file:{}", target.display()))
+            .env("MAXINE_TOKEN", &token)
+            .output();
+        let run = run.expect("it runs");
+        let (out, err) =
+            (String::from_utf8_lossy(&run.stdout), String::from_utf8_lossy(&run.stderr));
+        assert!(run.status.success() && out.contains(words), "{out}{err}");
+        assert_eq!(client.get(&instance).send().await.expect("it serves on").status(), 200);
+    }
+    let left = std::fs::read_dir(dir.path()).expect("it is there");
+    let left: Vec<_> = left.map(|entry| entry.expect("an entry").file_name()).collect();
+    assert!(!left.iter().any(|name| name.to_string_lossy().contains("migration")), "{left:?}");
+    let moved = local(&target, "a").await;
+    assert!(moved.has("orders", "a"));
+    moved.store.shutdown().await;
+}
+
+/// A password stands in a file and in no argument; the name of the Node.js Maxine's state file leads
+/// to the log beside it.
+#[test]
+fn places_are_read() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let secret = dir.path().join("url");
+    std::fs::write(&secret, "redis://:s3cret@10.0.0.1:6379/2\n").expect("it is written");
+    let named = place(&format!("redis-file:{}", secret.display()));
+    let Place::Redis(config) = &named else { panic!("{named:?}") };
+    assert_eq!(config.url, "redis://:s3cret@10.0.0.1:6379/2");
+    assert!(!named.describe().contains("s3cret"));
+    let old = place(&format!("nodejs+redis-file:{}", secret.display()));
+    assert!(matches!(old, Place::NodeJsRedis(_)));
+    let Place::File(log) = place("file:data/registry-state.json") else { panic!() };
+    assert_eq!(log, Path::new("data/registry-state.json.log"));
+    let none = Place::parse("redis-file:/no/such/file", &RedisConfig::default());
+    assert!(matches!(none, Err(TransferError::Usage(_))));
+    let none = Place::parse("nodejs+file:x", &RedisConfig::default());
+    assert!(matches!(none, Err(TransferError::Usage(_))));
 }

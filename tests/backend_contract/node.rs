@@ -6,6 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::future::BoxFuture;
+use maxine::actors::peer::PeerRouter;
 use maxine::backend::{ControlStore, PeerHandler, ProposeError};
 use maxine::state::{
     Actor, Address, Applied, Batch, Command, Deregistration, Fence, InstanceKey, Name, Proposal,
@@ -16,12 +17,24 @@ use maxine::view::View;
 /// How long a test waits for what must come.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
 
-/// Answers with its name and what it was asked.
-pub(crate) struct Echo(pub(crate) String);
+/// Answers text with its name and what it was asked, and gives everything else to the router.
+pub(crate) struct Peers {
+    name: String,
+    pub(crate) router: Arc<PeerRouter>,
+}
 
-impl PeerHandler for Echo {
+impl Peers {
+    pub(crate) fn new(name: &str) -> Self {
+        Self { name: name.into(), router: PeerRouter::new() }
+    }
+}
+
+impl PeerHandler for Peers {
     fn handle(&self, body: Bytes) -> BoxFuture<'static, Result<Bytes, String>> {
-        let answer = format!("{} heard {}", self.0, String::from_utf8_lossy(&body));
+        if body.first().is_some_and(|kind| !kind.is_ascii_graphic()) {
+            return self.router.handle(body);
+        }
+        let answer = format!("{} heard {}", self.name, String::from_utf8_lossy(&body));
         Box::pin(async move { Ok(answer.into()) })
     }
 }
@@ -31,6 +44,8 @@ pub(crate) struct Node {
     pub(crate) name: String,
     pub(crate) store: Arc<dyn ControlStore>,
     pub(crate) view: Arc<View>,
+    /// Where messages for its actors come in, if a test gives it any.
+    pub(crate) router: Arc<PeerRouter>,
 }
 
 /// Something on which nodes can be started.

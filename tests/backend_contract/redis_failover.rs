@@ -1,6 +1,5 @@
 //! Redis behind Sentinels, as a Cluster, and with TLS: real processes each.
 
-use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
@@ -177,7 +176,7 @@ async fn a_redis_cluster() {
         "--cluster-enabled",
         "yes",
         "--cluster-port",
-        &cluster_port().to_string(),
+        &free_port().to_string(),
     ])
     .await;
     server.command(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]).await;
@@ -208,11 +207,6 @@ async fn a_redis_cluster() {
     for node in &nodes {
         node.store.shutdown().await;
     }
-}
-
-fn cluster_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a loopback port");
-    listener.local_addr().expect("it is bound").port()
 }
 
 fn write(dir: &Path, name: &str, text: &str) -> String {

@@ -307,6 +307,138 @@ async fn redis_answers_oom() {
     stop(&nodes).await;
 }
 
+/// `MISCONF`: the server cannot save and takes no writes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redis_answers_misconf() {
+    let server = RedisServer::start_with(&["--appendonly", "no"]).await;
+    let nodes = three(&server).await;
+    let told = Told::by(&nodes[0]);
+    nodes[0].register("orders", "a", 80).await;
+    agree(&nodes).await;
+    server.command(&["CONFIG", "SET", "save", "3600 1"]).await;
+    server.lose_directory();
+    server.command(&["BGSAVE"]).await;
+    eventually("the server says so", async || {
+        let code = server.error_of(&["SET", "other", "x"]).await;
+        code.filter(|code| code == "MISCONF")
+    })
+    .await;
+    for node in &nodes {
+        let refused = node.try_propose(register("orders", "b", 80)).await;
+        assert_eq!(refused, Err(ProposeError::NoLeader), "nothing was written");
+        assert!(node.has("orders", "a"), "reads go on");
+    }
+    told.until(
+        "the refusal is told",
+        |event| matches!(event, StoreEvent::WritesRefused { reason } if reason.contains("MISCONF")),
+    )
+    .await;
+    server.command(&["CONFIG", "SET", "stop-writes-on-bgsave-error", "no"]).await;
+    nodes[1].register("orders", "b", 80).await;
+    leader(&nodes).await;
+    agree(&nodes).await;
+    stop(&nodes).await;
+}
+
+/// The server takes no more clients after it threw all of them out: nobody leads, reads go on, and
+/// when there is room again everything goes on by itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redis_takes_no_more_clients() {
+    let server = RedisServer::start().await;
+    let nodes = three(&server).await;
+    let told = Told::by(&nodes[0]);
+    nodes[0].register("orders", "a", 80).await;
+    agree(&nodes).await;
+    // One that stays: every other one is refused from here on.
+    let client = redis::Client::open(server.url()).expect("a url");
+    let mut link = client.get_multiplexed_async_connection().await.expect("it answers");
+    let mut say = async |words: &[&str]| {
+        let mut command = redis::cmd(words[0]);
+        command.arg(&words[1..]);
+        command.query_async::<redis::Value>(&mut link).await.expect("it is done")
+    };
+    say(&["CONFIG", "SET", "maxclients", "1"]).await;
+    say(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]).await;
+    told.until("it is told", |event| matches!(event, StoreEvent::Unreachable { .. })).await;
+    nobody_leads(&nodes).await;
+    let refused = nodes[1].try_propose(register("orders", "b", 80)).await;
+    assert_eq!(refused, Err(ProposeError::NoLeader));
+    assert!(nodes.iter().all(|node| node.has("orders", "a")), "reads go on");
+    say(&["CONFIG", "SET", "maxclients", "1000"]).await;
+    nodes[1].register("orders", "b", 80).await;
+    leader(&nodes).await;
+    agree(&nodes).await;
+    stop(&nodes).await;
+}
+
+/// The server forgets the scripts, and pauses all clients for longer than a lease: the nodes go on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn scripts_are_forgotten_and_clients_paused() {
+    let server = RedisServer::start().await;
+    let nodes = three(&server).await;
+    nodes[0].register("orders", "a", 80).await;
+    server.command(&["SCRIPT", "FLUSH"]).await;
+    nodes[1].register("orders", "b", 80).await;
+    agree(&nodes).await;
+    let before = leader(&nodes).await.take_duties().await;
+    server.command(&["CLIENT", "PAUSE", "4000", "ALL"]).await;
+    nobody_leads(&nodes).await;
+    assert!(nodes.iter().all(|node| node.has("orders", "b")), "reads go on");
+    nodes[2].register("orders", "c", 80).await;
+    assert!(leader(&nodes).await.take_duties().await > before);
+    agree(&nodes).await;
+    stop(&nodes).await;
+}
+
+/// The password is changed under the nodes: they are away until they are let in again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_password_is_changed() {
+    let server = RedisServer::start().await;
+    server.command(&["ACL", "SETUSER", "mx", "on", ">old", "~*", "+@all"]).await;
+    let url = format!("redis://mx:old@127.0.0.1:{}", server.port);
+    let node = open(quick(url, "a")).await;
+    let told = Told::by(&node);
+    node.register("orders", "a", 80).await;
+    server.command(&["ACL", "SETUSER", "mx", "resetpass", ">new"]).await;
+    server.command(&["CLIENT", "KILL", "TYPE", "normal"]).await;
+    told.until("it is told", |event| matches!(event, StoreEvent::Unreachable { .. })).await;
+    nobody_leads(std::slice::from_ref(&node)).await;
+    assert!(node.has("orders", "a"));
+    assert!(node.try_propose(register("orders", "b", 80)).await.is_err());
+    server.command(&["ACL", "SETUSER", "mx", "resetpass", ">old"]).await;
+    node.register("orders", "b", 80).await;
+    node.leads().await;
+    node.store.shutdown().await;
+}
+
+/// Keys of the same names that are not Maxine's, or a log without its head: nothing is written or
+/// deleted, it is told, and a node takes up its work when they are gone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn foreign_keys_are_left_alone_and_told() {
+    let server = RedisServer::start().await;
+    let cases: [(&str, &[&str]); 4] = [
+        ("one:log:head", &["SET", "one:log:head", "somebody's"]),
+        ("two:log", &["SET", "two:log", "somebody's"]),
+        ("three:log", &["XADD", "three:log", "1-0", "field", "somebody's"]),
+        ("four:snapshot2", &["HSET", "four:snapshot2", "field", "somebody's"]),
+    ];
+    for (key, put) in cases {
+        server.command(put).await;
+        let before = server.command(&["DUMP", key]).await;
+        let prefix = key.split(':').next().expect("a prefix");
+        let node =
+            open(RedisConfig { key_prefix: prefix.into(), ..quick(server.url(), "a") }).await;
+        assert!(node.try_propose(register("orders", "a", 80)).await.is_err());
+        assert_eq!(node.store.staleness_ms(), u64::MAX, "it has no state");
+        assert!(!node.is_leader(), "{key}");
+        assert_eq!(server.command(&["DUMP", key]).await, before, "{key} is as it was");
+        server.command(&["DEL", key]).await;
+        node.register("orders", "a", 80).await;
+        node.leads().await;
+        node.store.shutdown().await;
+    }
+}
+
 /// The log is trimmed right behind each snapshot while three nodes follow it and a fourth comes:
 /// none of them misses an entry.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,5 +1,6 @@
 //! A real `redis-server` on a free loopback port, and the contract on it.
 
+use std::collections::BTreeSet;
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -11,14 +12,22 @@ use maxine::clock::Clock;
 use maxine::view::View;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use parking_lot::Mutex;
 use std::sync::Arc;
 use tempfile::TempDir;
 
-use crate::node::{Echo, Fixture, Node, eventually};
+use crate::node::{Fixture, Node, Peers, eventually};
 
+/// A port that nobody listens on, below those that the kernel gives to connections, and given to no
+/// other test of this process.
 pub(crate) fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a loopback port");
-    listener.local_addr().expect("it is bound").port()
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    loop {
+        let port = rand::random_range(10_000..32_000);
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() && GIVEN.lock().insert(port) {
+            return port;
+        }
+    }
 }
 
 /// A server process; dies with this value.
@@ -70,6 +79,11 @@ impl RedisServer {
             let _ = child.kill();
             let _ = child.wait();
         }
+    }
+
+    /// Takes away the directory that it saves to.
+    pub(crate) fn lose_directory(&self) {
+        std::fs::remove_dir_all(self.dir.path()).expect("it is ours");
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
@@ -147,7 +161,7 @@ pub(crate) fn quick(url: String, name: &str) -> RedisConfig {
 
 pub(crate) async fn try_open(config: RedisConfig) -> Result<Arc<RedisStore>, OpenError> {
     let clock = Clock::system();
-    let peers = Arc::new(Echo(config.instance_id.clone()));
+    let peers = Arc::new(Peers::new(&config.instance_id));
     RedisStore::open(config, View::new(clock.clone()), clock, peers).await
 }
 
@@ -158,18 +172,19 @@ pub(crate) async fn open(config: RedisConfig) -> Node {
 pub(crate) async fn open_with_clock(config: RedisConfig, clock: Clock) -> Node {
     let view = View::new(clock.clone());
     let name = config.instance_id.clone();
-    let peers = Arc::new(Echo(name.clone()));
+    let peers = Arc::new(Peers::new(&name));
+    let router = Arc::clone(&peers.router);
     let store = RedisStore::open(config, Arc::clone(&view), clock, peers).await.expect("it opens");
-    Node { name, store, view }
+    Node { name, store, view, router }
 }
 
 /// Everything that a store told since it was opened, kept for the test to look at.
-pub(crate) struct Told(Arc<parking_lot::Mutex<Vec<StoreEvent>>>);
+pub(crate) struct Told(Arc<Mutex<Vec<StoreEvent>>>);
 
 impl Told {
     pub(crate) fn by(node: &Node) -> Self {
         let mut events = node.store.events().expect("redis tells events");
-        let told = Arc::new(parking_lot::Mutex::new(Vec::new()));
+        let told = Arc::new(Mutex::new(Vec::new()));
         let list = Arc::clone(&told);
         tokio::spawn(async move {
             while let Ok(event) = events.recv().await {
@@ -188,10 +203,10 @@ impl Told {
     }
 }
 
-struct OneServer {
-    server: RedisServer,
-    snapshot_every_entries: u64,
-    keep_entries: u64,
+pub(crate) struct OneServer {
+    pub(crate) server: RedisServer,
+    pub(crate) snapshot_every_entries: u64,
+    pub(crate) keep_entries: u64,
 }
 
 #[async_trait]

@@ -1,4 +1,5 @@
 //! Two that both believe that they lead: a paused leader, a partition, a wall clock that jumps.
+//! The same for Raft is in `raft`.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -7,6 +8,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use maxine::backend::ProposeError;
+use maxine::backend::redis::RedisConfig;
 use maxine::clock::Clock;
 use maxine::state::{Fence, Name, Reply};
 use nix::sys::signal::{Signal, kill};
@@ -17,7 +19,7 @@ use tokio::sync::watch;
 
 use crate::contract::agree;
 use crate::files;
-use crate::node::{Node, deregister, eventually, instance};
+use crate::node::{Node, deregister, eventually, instance, leader};
 use crate::redis_server::{RedisServer, open, open_with_clock, quick};
 
 /// Where the child finds its store: a Redis URL, or a path.
@@ -30,6 +32,7 @@ async fn child_process() {
     let Ok(place) = std::env::var(CHILD_STORE) else { return };
     let node = match place.strip_prefix("local:") {
         Some(path) => files::local(path.as_ref(), "child").await,
+        None if place.starts_with("raft:") => crate::raft::Layout::child(&place).await,
         None if place.starts_with("redis://") => open(quick(place, "child")).await,
         None => files::shared(place.as_ref(), "child").await,
     };
@@ -74,7 +77,20 @@ pub(crate) struct ChildNode {
 
 impl ChildNode {
     pub(crate) fn start(place: &str) -> Self {
-        let mut child = Command::new(std::env::current_exe().expect("this binary"))
+        Self::run(place, Command::new(std::env::current_exe().expect("this binary")))
+    }
+
+    /// A child that can write no file beyond so many blocks, as on a full disk.
+    pub(crate) fn start_with_room(place: &str, blocks: u32) -> Self {
+        // An ignored signal stays ignored: the write fails instead of the process ending.
+        let script = format!("trap '' XFSZ; ulimit -f {blocks}; exec \"$0\" \"$@\"");
+        let mut shell = Command::new("sh");
+        shell.arg("-c").arg(script).arg(std::env::current_exe().expect("this binary"));
+        Self::run(place, shell)
+    }
+
+    fn run(place: &str, mut command: Command) -> Self {
+        let mut child = command
             .args(["--exact", "split_brain::child_process", "--nocapture"])
             .env(CHILD_STORE, place)
             .stdin(Stdio::piped())
@@ -106,6 +122,11 @@ impl ChildNode {
         self.hear()
     }
 
+    /// Waits until it leads.
+    fn leads(&mut self) {
+        assert!(self.ask("take").starts_with("Some(Fence("));
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         let pid = i32::try_from(self.child.id()).expect("a pid");
         kill(Pid::from_raw(pid), signal).expect("it is ours");
@@ -124,8 +145,11 @@ impl Drop for ChildNode {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_paused_leader() {
     let server = RedisServer::start().await;
-    let old = ChildNode::start(&server.url());
-    paused(old, async || open(quick(server.url(), "b")).await).await;
+    let mut old = ChildNode::start(&server.url());
+    old.leads();
+    let new = open(quick(server.url(), "b")).await;
+    paused(old, std::slice::from_ref(&new)).await;
+    new.store.shutdown().await;
 }
 
 /// The same with a shared file.
@@ -133,17 +157,21 @@ async fn a_paused_leader() {
 async fn a_paused_leader_on_a_shared_file() {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("state.log");
-    let old = ChildNode::start(path.to_str().expect("a plain path"));
-    paused(old, async || files::shared(&path, "b").await).await;
+    let mut old = ChildNode::start(path.to_str().expect("a plain path"));
+    old.leads();
+    let new = files::shared(&path, "b").await;
+    paused(old, std::slice::from_ref(&new)).await;
+    new.store.shutdown().await;
 }
 
-async fn paused(mut old: ChildNode, start_other: impl AsyncFnOnce() -> Node) {
+/// Stops `old`, which leads, until one of the others has its duties, and lets it go on.
+pub(crate) async fn paused(mut old: ChildNode, others: &[Node]) {
     let granted = old.ask("take");
     assert!(granted.starts_with("Some(Fence("), "{granted}");
-    let new = start_other().await;
-    let epoch = new.register("orders", "a", 80).await;
+    let epoch = others[0].register("orders", "a", 80).await;
 
     old.signal(Signal::SIGSTOP);
+    let new = leader(others).await;
     let fence = new.take_duties().await;
     // Asked while it is stopped: these are the first things that it does when it goes on.
     old.say("leads");
@@ -163,20 +191,45 @@ async fn paused(mut old: ChildNode, start_other: impl AsyncFnOnce() -> Node) {
     let expired = new.expire(fence, (instance("orders", "a"), epoch)).await;
     assert_eq!(expired, Reply::Changed(vec![true]));
     old.say("quit");
-    new.store.shutdown().await;
 }
 
-/// Forwards to Redis, until it is told to let nothing through in either direction any more.
-struct Partition {
-    port: u16,
+/// A node that does not compete leaves the lease to those who do, and takes it where nobody does.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_does_not_compete_leads_only_where_nobody_does() {
+    let server = RedisServer::start().await;
+    let config = RedisConfig { election_enabled: false, ..quick(server.url(), "a") };
+    let (competes, looks_on) = (open(quick(server.url(), "b")).await, open(config).await);
+    let first = competes.take_duties().await;
+    competes.store.shutdown().await;
+    assert!(!looks_on.is_leader());
+    assert!(looks_on.take_duties().await > first, "alone it does the work");
+    looks_on.store.shutdown().await;
+
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("state.log");
+    let (competes, looks_on) =
+        (files::shared(&path, "b").await, files::shared_looking_on(&path, "a").await);
+    let first = competes.take_duties().await;
+    competes.store.shutdown().await;
+    assert!(!looks_on.is_leader());
+    assert!(looks_on.take_duties().await > first, "alone it does the work");
+    looks_on.store.shutdown().await;
+}
+
+/// Forwards to a port, until it is told to let nothing through in either direction any more.
+pub(crate) struct Partition {
+    pub(crate) port: u16,
     open: watch::Sender<bool>,
 }
 
 impl Partition {
     async fn before(server: &RedisServer) -> Self {
+        Self::to(server.port).await
+    }
+
+    pub(crate) async fn to(target: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a loopback port");
         let port = listener.local_addr().expect("it is bound").port();
-        let target = server.port;
         let (open, state) = watch::channel(true);
         tokio::spawn(async move {
             while let Ok((mut inner, _)) = listener.accept().await {
@@ -211,11 +264,11 @@ impl Partition {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
-    fn cut(&self) {
+    pub(crate) fn cut(&self) {
         self.open.send_replace(false);
     }
 
-    fn heal(&self) {
+    pub(crate) fn heal(&self) {
         self.open.send_replace(true);
     }
 }
@@ -267,23 +320,28 @@ async fn takes_over_alone(old: &Node, new: &Node) -> Fence {
 /// the lease neither ends nor lasts.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_wall_clock_jumps() {
-    const DAY_MS: i64 = 24 * 3_600 * 1_000;
     let server = RedisServer::start().await;
     let jump = Arc::new(AtomicI64::new(0));
     let clock = Clock::system_with_wall_offset(Arc::clone(&jump));
     let leads = open_with_clock(quick(server.url(), "a"), clock.clone()).await;
-    let fence = leads.take_duties().await;
+    leads.leads().await;
     let follows = open_with_clock(quick(server.url(), "b"), clock.clone()).await;
+    wall_clock_jumps(&leads, &follows, &jump).await;
+}
+
+pub(crate) const DAY_MS: i64 = 24 * 3_600 * 1_000;
+
+/// `leads` leads, and `follows` does when that one goes, whatever the clock of both says.
+pub(crate) async fn wall_clock_jumps(leads: &Node, follows: &Node, jump: &AtomicI64) {
+    let fence = leads.take_duties().await;
     let term = leads.store.leadership_now().term;
     for offset_ms in [DAY_MS, -DAY_MS, 0] {
         jump.store(offset_ms, Ordering::Relaxed);
-        let wall_ms = clock.wall_ms();
         // Longer than a lease, so that a leader that misjudged its own would be found out.
         for _ in 0..200 {
             assert!(leads.is_leader() && !follows.is_leader());
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        assert!(clock.wall_ms().abs_diff(wall_ms) < 60_000);
         let epoch = follows.register("orders", "a", 80).await;
         let expired = leads.expire(fence, (instance("orders", "a"), epoch)).await;
         assert_eq!(expired, Reply::Changed(vec![true]), "the leader's duties go on");

@@ -1,0 +1,226 @@
+//! Heartbeats, through the registry on each backend: a lease that was acknowledged is known.
+
+use std::sync::Arc;
+
+use maxine::actors::registry::{LeaseTable, RegistryParts, RegistrySettings, Renewal};
+use maxine::actors::supervisor::Supervised;
+use maxine::actors::{LeadershipActor, Registry};
+use maxine::backend::StoreEvent;
+use maxine::backend::redis::RedisConfig;
+use maxine::clock::Clock;
+use maxine::state::{Actor, Address, Fence, Name, Registration};
+use tokio::sync::watch;
+
+use crate::contract;
+use crate::files::{Local, OneDirectory, Shared};
+use crate::node::{Fixture, Node, SOON, instance, service};
+use crate::raft::ThreeDisks;
+use crate::redis_server::{OneServer, RedisServer, Told, open, quick};
+
+/// A node with its registry on top.
+struct Stack {
+    node: Node,
+    registry: Registry,
+    duties: watch::Receiver<Option<Fence>>,
+    leadership: Supervised<LeadershipActor>,
+}
+
+impl Stack {
+    fn on(node: Node) -> Self {
+        let (sender, duties) = watch::channel(None);
+        let arbiter = actix_rt::Arbiter::current();
+        let clock = Clock::system();
+        let leadership = {
+            let (node, clock) = (node.clone(), clock.clone());
+            Supervised::start(&arbiter, move |lifeline| {
+                LeadershipActor::new(
+                    Name::trusted(&node.name),
+                    Arc::clone(&node.store),
+                    Arc::clone(&node.view),
+                    clock.clone(),
+                    sender.clone(),
+                    lifeline,
+                )
+            })
+        };
+        let parts = RegistryParts {
+            node: node.name.clone(),
+            store: Arc::clone(&node.store),
+            view: Arc::clone(&node.view),
+            clock,
+            duties: duties.clone(),
+            peers: Arc::clone(&node.router),
+            settings: RegistrySettings::default(),
+        };
+        Self { registry: Registry::start(&arbiter, parts), node, duties, leadership }
+    }
+
+    async fn has_duties(&mut self) {
+        let wait = self.duties.wait_for(Option::is_some);
+        tokio::time::timeout(SOON, wait).await.expect("in time").expect("it lives");
+    }
+
+    /// Registers an instance, again where that is safe; its lease epoch.
+    async fn register(&self, id: &str) -> u64 {
+        let address = Address::parse("http://10.0.0.1:80").expect("an address");
+        let registration = Registration::new(Name::trusted(id), address, 60_000);
+        crate::node::eventually("the registration is acknowledged", async || {
+            let items = vec![(service("fleet"), registration.clone())];
+            let answer = self.registry.register(Actor::system("test"), None, items).await.ok()?;
+            answer.1.into_iter().next()?.ok()
+        })
+        .await
+    }
+
+    /// Whether its lease is known, asked until somebody can tell.
+    async fn renew(&self, id: &str, lease_epoch: Option<u64>) -> bool {
+        crate::node::eventually("the heartbeat is answered", async || {
+            let item = Renewal { key: instance("fleet", id), lease_epoch };
+            self.registry.heartbeat(vec![item]).await.ok().map(|known| known[0])
+        })
+        .await
+    }
+
+    async fn stop(self) {
+        self.registry.stop();
+        self.leadership.stop();
+        self.node.store.shutdown().await;
+    }
+}
+
+/// Runs a test on a system for actors, on a runtime with two threads.
+fn on_a_system(test: impl Future<Output = ()>) {
+    let system = actix_rt::System::with_tokio_rt(|| {
+        let mut runtime = tokio::runtime::Builder::new_multi_thread();
+        runtime.worker_threads(2).enable_all().build().expect("a runtime")
+    });
+    system.block_on(test);
+}
+
+/// Registered through one node, and renewed through the same node at once: the leader knows it,
+/// however far behind its own copy is; and it still says of a stranger that it is one.
+async fn known_at_once(fixture: &dyn Fixture) {
+    let nodes = contract::nodes(fixture).await;
+    let stacks: Vec<Stack> = nodes.into_iter().map(Stack::on).collect();
+    for i in 0..60 {
+        let stack = &stacks[i % stacks.len()];
+        let id = format!("i{i}");
+        let epoch = stack.register(&id).await;
+        assert!(stack.renew(&id, Some(epoch)).await, "{id} was acknowledged and is not known");
+        assert!(stack.renew(&id, None).await, "{id} was acknowledged and is not known");
+        assert!(!stack.renew(&id, Some(epoch + 1_000_000)).await, "no such registration");
+    }
+    assert!(!stacks[0].renew("never", None).await);
+    for stack in stacks {
+        stack.stop().await;
+    }
+}
+
+#[test]
+fn known_at_once_on_a_local_log() {
+    let local = Local(OneDirectory::new(1 << 30), parking_lot::Mutex::default());
+    on_a_system(async { known_at_once(&local).await });
+}
+
+#[test]
+fn known_at_once_on_a_shared_log() {
+    on_a_system(async { known_at_once(&Shared(OneDirectory::new(1 << 30))).await });
+}
+
+#[test]
+fn known_at_once_on_redis() {
+    on_a_system(async {
+        let server = RedisServer::start().await;
+        known_at_once(&OneServer {
+            server,
+            snapshot_every_entries: 1_000_000,
+            keep_entries: 1_000,
+        })
+        .await;
+    });
+}
+
+#[test]
+fn known_at_once_on_raft() {
+    on_a_system(async { known_at_once(&ThreeDisks::new()).await });
+}
+
+/// The leader still holds its lease in Redis and follows the log no more; another node registers
+/// an instance. The leader must not say that it does not know it: it has to catch up first.
+#[test]
+fn a_leader_that_is_behind_does_not_deny_a_lease_that_another_node_acknowledged() {
+    on_a_system(async {
+        let server = RedisServer::start().await;
+        let rights = ["ACL", "SETUSER", "leader", "on", ">s3cret", "~*", "+@all"];
+        server.command(&rights).await;
+        let url = format!("redis://leader:s3cret@127.0.0.1:{}", server.port);
+        let patient = |url: String, name: &str| RedisConfig {
+            lease_ms: 15_000,
+            renew_ms: 1_000,
+            ..quick(url, name)
+        };
+        let mut leader = Stack::on(open(patient(url, "a")).await);
+        leader.has_duties().await;
+        let other = Stack::on(open(patient(server.url(), "b")).await);
+        other.register("before").await;
+        assert!(other.renew("before", None).await);
+
+        let told = Told::by(&leader.node);
+        server.command(&["ACL", "SETUSER", "leader", "-xread"]).await;
+        told.until("the leader follows no more", |event| {
+            matches!(event, StoreEvent::Unreachable { .. })
+        })
+        .await;
+        let epoch = other.register("meanwhile").await;
+        assert!(leader.node.is_leader() && !leader.node.has("fleet", "meanwhile"), "it is behind");
+        let item = || Renewal { key: instance("fleet", "meanwhile"), lease_epoch: Some(epoch) };
+        let unanswered = other.registry.heartbeat(vec![item()]).await;
+        assert!(unanswered.is_err(), "nobody can tell yet: {unanswered:?}");
+        let known = other.registry.heartbeat(vec![item()]);
+        let mend = server.command(&["ACL", "SETUSER", "leader", "+xread"]);
+        let (known, _) = tokio::join!(known, mend);
+        assert!(known.is_err() || known == Ok(vec![true]), "{known:?}");
+        assert!(other.renew("meanwhile", Some(epoch)).await);
+        other.stop().await;
+        leader.stop().await;
+    });
+}
+
+/// A leader whose leadership has lapsed acknowledges no heartbeat, even before its actors have
+/// heard of that: the next leader would know nothing of it.
+#[test]
+fn a_leader_that_lapsed_unnoticed_acknowledges_no_heartbeat() {
+    on_a_system(async {
+        let clock = Clock::system();
+        let view = maxine::view::View::new(clock.clone());
+        let peers = crate::node::Peers::new("a");
+        let router = Arc::clone(&peers.router);
+        let store =
+            Arc::new(maxine::backend::MemoryStore::new(Arc::clone(&view), "a", Arc::new(peers)));
+        let node = Node { name: "a".into(), store: Arc::clone(&store) as _, view, router };
+        let mut stack = Stack::on(node);
+        stack.has_duties().await;
+        let epoch = stack.register("i").await;
+        assert!(stack.renew("i", Some(epoch)).await);
+        // The duties stay as they were: nobody on this thread runs between here and the answer.
+        let held = *stack.duties.borrow();
+        store.set_available(false);
+        let item = Renewal { key: instance("fleet", "i"), lease_epoch: Some(epoch) };
+        let answer = stack.registry.heartbeat(vec![item]);
+        let first = futures::FutureExt::now_or_never(answer);
+        assert!(held.is_some() && !matches!(first, Some(Ok(_))), "{first:?}");
+        stack.stop().await;
+    });
+}
+
+/// Forgetting the table is never taken for not knowing a lease.
+#[test]
+fn a_table_that_is_filled_again_says_so() {
+    let table = LeaseTable::new(maxine::actors::registry::ExpirySettings::default());
+    table.set_followed(7);
+    let before = table.cleared_total();
+    table.clear();
+    assert_eq!(*table.followed().borrow(), 0);
+    assert_ne!(table.cleared_total(), before);
+    assert!(table.is_empty());
+}
