@@ -27,23 +27,42 @@ async fn serve(app: Router) -> String {
     format!("http://{addr}")
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn health_info_metrics_and_status() {
+async fn open(path: &str) -> Value {
     let server = Server::start().await;
-    let open = async |path: &str| -> Value {
-        server.get(path).send().await.unwrap().json().await.unwrap()
-    };
+    let answer = server.get(path).send().await.unwrap();
+    assert_eq!(answer.status(), 200);
+    assert_eq!(answer.headers()["content-type"], "application/json; charset=utf-8");
+    answer.json().await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn health() {
     assert_eq!(open("/api/actuator/health").await, json!({"status": "UP"}));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn info() {
     let info = open("/api/actuator/info").await;
+    assert_eq!(info.as_object().unwrap().len(), 1);
     assert_eq!(info["build"]["name"], "maxine-discovery");
     assert!(info["build"]["description"].is_string() && info["build"]["version"].is_string());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn metrics() {
     let metrics = open("/api/actuator/metrics").await;
     for field in ["rss", "heapTotal", "heapUsed"] {
         assert!(metrics["mem"][field].as_u64().unwrap() > 100_000, "{metrics}");
     }
     assert!(metrics["mem"]["external"].is_u64() && metrics["mem"]["arrayBuffers"].is_u64());
     assert!(metrics["uptime"].is_f64());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn status() {
+    let server = Server::start().await;
     let status = server.get("/api/actuator/status").send().await.unwrap();
+    assert_eq!(status.status(), 200);
     assert_eq!(status.headers()["content-type"], "text/html; charset=utf-8");
     assert!(status.headers().contains_key("content-security-policy"));
 }
@@ -131,7 +150,7 @@ async fn audit() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn alerts_are_listed_and_posted() {
+async fn alerts() {
     let posted: Arc<Mutex<Vec<Value>>> = Arc::default();
     let seen = Arc::clone(&posted);
     let hook = post(async move |body: String| {
@@ -253,18 +272,22 @@ async fn prometheus() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn logs_recent_clear_download_and_file() {
-    let directory = tempfile::tempdir().unwrap();
+/// A server that keeps its logs in files below a directory, and the token of its administrator.
+async fn server_with_log_files(directory: &tempfile::TempDir) -> (Server, String) {
     let path = directory.path().to_owned();
-    let audit_file = path.join("audit/Maxine-audit.log");
-    let set_file = audit_file.clone();
     let server = Server::start_with(|options| {
+        options.telemetry.request_log.audit_file = Some(path.join("audit/Maxine-audit.log"));
         options.telemetry.request_log.directory = Some(path);
-        options.telemetry.request_log.audit_file = Some(set_file);
     })
     .await;
     let token = server.admin().await;
+    (server, token)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn logs_recent() {
+    let directory = tempfile::tempdir().unwrap();
+    let (server, token) = server_with_log_files(&directory).await;
     server.get("/nowhere").header("x-trace-id", "one").send().await.unwrap();
     server.get("/api/maxine/serviceops/servers").send().await.unwrap();
     let logs = read(&server, "/api/logs/recent", &token).await;
@@ -274,17 +297,45 @@ async fn logs_recent_clear_download_and_file() {
     assert_eq!((&line["Endpoint"], &line["TraceId"]), (&json!("/nowhere"), &json!("one")));
     assert_eq!((&line["Status"], &line["ClientIp"]), (&json!(404), &json!("127.0.0.1")));
     assert_eq!(lines.len(), 2, "neither the logs nor the registry is logged: {lines:?}");
+}
 
+#[tokio::test(flavor = "multi_thread")]
+async fn logs_download() {
+    let directory = tempfile::tempdir().unwrap();
+    let (server, token) = server_with_log_files(&directory).await;
+    // Reading the latest lines waits until they are written.
+    read(&server, "/api/logs/recent", &token).await;
     let files = read(&server, "/api/logs/download", &token).await;
-    let (name, url) = files.as_object().unwrap().iter().next().unwrap();
-    assert_eq!(url, &json!(format!("/logs/{name}")));
-    let file = server.get(url.as_str().unwrap()).bearer_auth(&token).send().await.unwrap();
-    assert_eq!(file.text().await.unwrap(), lines.join("\n") + "\n");
-
-    let audited = std::fs::read_to_string(&audit_file).unwrap();
+    let files = files.as_object().unwrap();
+    assert!(!files.is_empty());
+    for (name, url) in files {
+        assert_eq!(url, &json!(format!("/logs/{name}")));
+    }
+    let audit_file = directory.path().join("audit/Maxine-audit.log");
+    let audited = std::fs::read_to_string(audit_file).unwrap();
     let event: Value = serde_json::from_str(audited.lines().next().unwrap()).unwrap();
     assert_eq!((&event["type"], &event["outcome"]), (&json!("auth.signin"), &json!("SUCCESS")));
+}
 
+#[tokio::test(flavor = "multi_thread")]
+async fn logs_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let (server, token) = server_with_log_files(&directory).await;
+    server.get("/nowhere").send().await.unwrap();
+    let logs = read(&server, "/api/logs/recent", &token).await;
+    let files = read(&server, "/api/logs/download", &token).await;
+    let (_, url) = files.as_object().unwrap().iter().next().unwrap();
+    let file = server.get(url.as_str().unwrap()).bearer_auth(&token).send().await.unwrap();
+    assert_eq!(file.status(), 200);
+    assert_eq!(file.text().await.unwrap(), format!("{}\n", logs["logs"].as_str().unwrap()));
+    let none = server.get("/logs/none").bearer_auth(&token).send().await.unwrap();
+    assert_eq!(message(none).await, (404, "Not found".into()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn logs_recent_clear() {
+    let directory = tempfile::tempdir().unwrap();
+    let (server, token) = server_with_log_files(&directory).await;
     for method in ["GET", "POST", "DELETE"] {
         let method = method.parse::<reqwest::Method>().unwrap();
         let clear = server.http.request(method, server.url("/api/logs/recent/clear"));

@@ -15,7 +15,7 @@ const CONFIG: &str = "/api/maxine/control/config";
 const INVALID: &str = "Invalid or missing -> hostName, nodeName, serviceName or weight (Maximum allowed size of weight is 10 (One server can maximum be 10x more powerful than others)";
 const WRONG: &str = "Wrong value Or Invalid value";
 
-async fn servers(server: &Server, token: &str) -> Value {
+async fn list(server: &Server, token: &str) -> Value {
     let answer = server.get(SERVERS).bearer_auth(token).send().await.unwrap();
     assert_eq!(answer.status(), 200);
     answer.json().await.unwrap()
@@ -91,10 +91,10 @@ async fn a_repeated_registration_is_a_heartbeat_and_does_not_enter_the_log() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn servers_lists_virtual_nodes() {
+async fn servers() {
     let server = Server::start().await;
     let token = server.admin().await;
-    assert_eq!(servers(&server, &token).await, json!({}));
+    assert_eq!(list(&server, &token).await, json!({}));
     let mut body = node("orders", "node-a", 8080);
     body["weight"] = json!(3);
     body["healthCheckPath"] = json!("health");
@@ -102,7 +102,7 @@ async fn servers_lists_virtual_nodes() {
     for _ in 0..4 {
         server.discover("serviceName=orders").await;
     }
-    let listed = servers(&server, &token).await;
+    let listed = list(&server, &token).await;
     assert_eq!(listed["orders"]["offset"], 4);
     let nodes = listed["orders"]["nodes"].as_object().unwrap();
     let names: Vec<&String> = nodes.keys().collect();
@@ -118,7 +118,7 @@ async fn servers_lists_virtual_nodes() {
     body["weight"] = json!(1);
     body["port"] = json!(9090);
     server.register(body).await;
-    let listed = servers(&server, &token).await;
+    let listed = list(&server, &token).await;
     let nodes = listed["orders"]["nodes"].as_object().unwrap();
     assert_eq!(nodes.len(), 1);
     assert_eq!(nodes["node-a-0"]["address"], "http://127.0.0.1:9090");
@@ -144,7 +144,7 @@ async fn a_registration_ends_with_its_time_each_service_for_itself() {
     assert!(server.state.clock().monotonic_ms() - started_ms >= 1_300);
     assert_eq!(server.discover("serviceName=long").await.0, 302);
     let token = server.admin().await;
-    assert!(servers(&server, &token).await.get("short").is_none());
+    assert!(list(&server, &token).await.get("short").is_none());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -204,7 +204,7 @@ async fn names_of_every_kind_are_names() {
         assert_eq!((status, location.as_str()), (302, "http://127.0.0.1:80"), "{name}");
     }
     let token = server.admin().await;
-    assert_eq!(servers(&server, &token).await.as_object().unwrap().len(), 7);
+    assert_eq!(list(&server, &token).await.as_object().unwrap().len(), 7);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -270,7 +270,7 @@ async fn concurrent_registrations_lose_nothing() {
         task.await.unwrap();
     }
     let token = server.admin().await;
-    let listed = servers(&server, &token).await;
+    let listed = list(&server, &token).await;
     assert_eq!(listed["s"]["nodes"].as_object().unwrap().len(), 100);
 }
 
