@@ -316,6 +316,40 @@ mod tests {
         assert_eq!(indices(&new_scope.take(10).unwrap()), [4, 5]);
     }
 
+    /// Counts how often a waiting task is woken.
+    #[derive(Default)]
+    struct Wakes(std::sync::atomic::AtomicU32);
+
+    impl std::task::Wake for Wakes {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn a_waiting_watcher_wakes_for_its_own_service_and_for_no_other() {
+        use std::task::{Context, Poll};
+        let hub = WatchHub::new();
+        let mut own = hub.subscribe(service("own"), 0).unwrap();
+        let mut other = hub.subscribe(service("other"), 0).unwrap();
+        let wakes = Arc::new(Wakes::default());
+        let waker = Arc::clone(&wakes).into();
+        let mut context = Context::from_waker(&waker);
+        let mut next = std::pin::pin!(own.next(10));
+        assert!(next.as_mut().poll(&mut context).is_pending());
+        for index in 1..=1_000 {
+            hub.publish(&[event("other", index)], index);
+        }
+        assert_eq!(other.take(2_000).unwrap().len(), 1_000);
+        assert_eq!(wakes.0.load(std::sync::atomic::Ordering::Relaxed), 0);
+        hub.publish(&[event("own", 1_001)], 1_001);
+        assert_eq!(wakes.0.load(std::sync::atomic::Ordering::Relaxed), 1);
+        match next.as_mut().poll(&mut context) {
+            Poll::Ready(Ok(events)) => assert_eq!(indices(&events), [1_001]),
+            other => panic!("{other:?}"),
+        }
+    }
+
     #[test]
     fn the_noise_of_others_never_pushes_a_watcher_off() {
         let hub = WatchHub::new();

@@ -15,9 +15,9 @@ use crate::cli::exit::CliError;
 /// Keep-alive connections of the load.
 pub(super) const CONNECTIONS: usize = 64;
 /// Turns that each side gets; the median counts.
-const TURNS: usize = 3;
+pub(super) const TURNS: usize = 3;
 /// The servers' core and the load's.
-const SERVER_CORE: usize = 0;
+pub(super) const SERVER_CORE: usize = 0;
 const LOAD_CORE: usize = 1;
 /// The share of the bare server's throughput that is aimed at.
 const SHARE_AIM: f64 = 0.8;
@@ -126,6 +126,7 @@ async fn start_bare(dir: &std::path::Path) -> Result<(Server, String), CliError>
     Ok((server, addr))
 }
 
+/// One turn of redirects from the other core: the outcome, and the server's share of its core.
 pub(super) async fn turn(
     bench: &Bench,
     server: &Server,

@@ -19,6 +19,7 @@ mod propagation;
 mod redis;
 mod registrations;
 mod report;
+mod watchers;
 mod wire;
 
 use std::path::{Path, PathBuf};
@@ -68,6 +69,12 @@ enum What {
         /// How many instances (1000 to 1000000)
         #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1_000..=1_000_000))]
         instances: u64,
+    },
+    /// Discovery while thousands watch, beside the same without watchers
+    Watchers {
+        /// How many watchers (1 to 20000); each needs two open files
+        #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=20_000))]
+        watchers: u64,
     },
     /// From an acknowledged write to its sight by a watcher on another node
     Propagation,
@@ -195,6 +202,7 @@ impl Bench {
                 What::Discovery,
                 What::Registrations,
                 What::Heartbeats,
+                What::Watchers { watchers: 10_000 },
                 What::Propagation,
                 What::Failover { trials: 20 },
                 What::Memory { instances: 100_000 },
@@ -214,6 +222,7 @@ impl Bench {
                 What::Registrations => registrations::measure(self).await?,
                 What::Heartbeats => heartbeats::measure(self).await?,
                 What::Memory { instances } => memory::measure(self, instances).await?,
+                What::Watchers { watchers } => watchers::measure(self, watchers).await?,
                 What::Propagation => propagation::measure(self).await?,
                 What::Failover { trials } => failover::measure(self, trials).await?,
                 What::Backends { trials } => Box::pin(backends::measure(self, trials)).await?,
