@@ -67,7 +67,7 @@ keys! {
     "http.advertise" "advertise" "MAXINE_HTTP_ADVERTISE" "URL" "up to 2048 bytes" ""
         "The URL that other nodes and clients are told; made from host and port where empty." => |c, v| c.http.advertise = text(v, 2_048)?;
     "http.connections_max" "http-connections-max" "MAXINE_HTTP_CONNECTIONS_MAX" "connections" "1 to 1000000" "20000"
-        "Most connections at once; one more waits." => |c, v| c.http.connections_max = number(v, 1, 1_000_000)?;
+        "Most connections at once; one more is told so with 503." => |c, v| c.http.connections_max = number(v, 1, 1_000_000)?;
     "http.header_timeout_ms" "http-header-timeout-ms" "MAXINE_HTTP_HEADER_TIMEOUT_MS" "milliseconds" "100 to 600000" "10000"
         "For a request's whole head; a client that is slower is dropped." => |c, v| c.http.header_timeout_ms = number(v, 100, 600_000)?;
     "http.request_timeout_ms" "http-request-timeout-ms" "MAXINE_HTTP_REQUEST_TIMEOUT_MS" "milliseconds" "100 to 3600000" "30000"

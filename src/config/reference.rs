@@ -4,6 +4,22 @@ use std::fmt::Write;
 
 use super::keys::KEYS;
 
+/// What `app::settings` reads besides the keys.
+const SECRETS: &str = r"
+## Secrets
+
+Read from the environment alone: never from a file with other settings, never from a flag. Set them alike on every node.
+
+| environment | meaning |
+|---|---|
+| `MAXINE_ADMIN_USERNAME`, `MAXINE_ADMIN_PASSWORD` | The administrator's account; it cannot be changed at runtime. Both or none; with none, the first start makes an account with a random password and shows it once. |
+| `MAXINE_OPERATOR_USERNAME`, `MAXINE_OPERATOR_PASSWORD` | An operator's account. Both or none. |
+| `MAXINE_VIEWER_USERNAME`, `MAXINE_VIEWER_PASSWORD` | A viewer's account. Both or none. |
+| `MAXINE_JWT_SECRET` | Signs sessions, in place of the keys that the cluster makes and rotates itself. |
+| `MAXINE_JWT_SECRET_KEY_ID` | The name of that secret in a token's head; `maxine-current` where it is not set. |
+| `MAXINE_JWT_PREVIOUS_SECRETS` | Older secrets, separated by commas, whose tokens are accepted until they run out. |
+";
+
 /// The page in Markdown; `docs/reference/configuration.md` is a copy that a test keeps equal.
 #[must_use]
 pub fn markdown() -> String {
@@ -30,6 +46,7 @@ pub fn markdown() -> String {
             key.name, key.flag, key.env, key.unit, key.range, default, key.help
         );
     }
+    page.push_str(SECRETS);
     page
 }
 
