@@ -1,0 +1,133 @@
+//! Changes of a service as they happen: one stream after the other, each from where the last one ended.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use futures::stream::{self, BoxStream, Stream, StreamExt};
+use reqwest::{Method, StatusCode};
+use serde_json::{Map, Value};
+
+use super::{Error, Maxine, encoded, refused};
+
+/// Pause before a stream that broke is opened again.
+const RETRY_PAUSE: Duration = Duration::from_millis(500);
+
+/// One change.
+#[derive(Clone, Debug)]
+pub struct Change {
+    /// What changed: `instance_registered`, `instance_removed`, `health_changed`, `drain_changed`, `policy_changed`; or
+    /// `compacted`, the last one: read what there is, and watch again.
+    pub kind: String,
+    /// Its fields.
+    pub fields: Map<String, Value>,
+}
+
+struct Watch {
+    client: Maxine,
+    path: String,
+    last: Option<String>,
+    body: Option<BoxStream<'static, reqwest::Result<Vec<u8>>>>,
+    text: Vec<u8>,
+    found: VecDeque<Change>,
+    over: bool,
+}
+
+impl Maxine {
+    /// The changes of one service, without a gap, from now on or after an index. It ends with `compacted`, or with an
+    /// error that a retry does not mend.
+    pub fn watch(
+        &self,
+        service_name: &str,
+        index: Option<u64>,
+    ) -> impl Stream<Item = Result<Change, Error>> + Send + 'static {
+        let watch = Watch {
+            client: self.clone(),
+            path: format!("/api/v1/watch?service={}", encoded(service_name)),
+            last: index.map(|index| index.to_string()),
+            body: None,
+            text: Vec::new(),
+            found: VecDeque::new(),
+            over: false,
+        };
+        stream::unfold(
+            watch,
+            |mut watch| async move { watch.next().await.map(|item| (item, watch)) },
+        )
+    }
+}
+
+impl Watch {
+    async fn next(&mut self) -> Option<Result<Change, Error>> {
+        loop {
+            if let Some(change) = self.found.pop_front() {
+                self.over = change.kind == "compacted";
+                return Some(Ok(change));
+            }
+            if self.over {
+                return None;
+            }
+            match self.read().await {
+                Ok(true) => {}
+                Err(error) if !is_passing(&error) => {
+                    self.over = true;
+                    return Some(Err(error));
+                }
+                Ok(false) | Err(_) => {
+                    self.body = None;
+                    tokio::time::sleep(RETRY_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// Reads a piece; whether the stream goes on.
+    async fn read(&mut self) -> Result<bool, Error> {
+        let Some(body) = &mut self.body else {
+            let last = self.last.clone();
+            let resume = |request: reqwest::RequestBuilder| match &last {
+                Some(last) => request.header("last-event-id", last),
+                None => request,
+            };
+            let answer = self.client.send(Method::GET, &self.path, resume).await?;
+            if answer.status() != StatusCode::OK {
+                return Err(refused(answer).await);
+            }
+            self.text.clear();
+            self.body = Some(answer.bytes_stream().map(|piece| piece.map(|b| b.to_vec())).boxed());
+            return Ok(true);
+        };
+        let Some(piece) = body.next().await else { return Ok(false) };
+        self.text.extend_from_slice(&piece?);
+        while let Some(end) = self.text.windows(2).position(|pair| pair == b"\n\n") {
+            let message: Vec<u8> = self.text.drain(..end + 2).collect();
+            self.take(&String::from_utf8_lossy(&message))?;
+        }
+        Ok(true)
+    }
+
+    /// Takes one event; a comment that moves the id on is an event without a name.
+    fn take(&mut self, message: &str) -> Result<(), Error> {
+        let field = |name: &str| message.lines().find_map(|line| line.strip_prefix(name));
+        if let Some(id) = field("id: ") {
+            self.last = Some(id.into());
+        }
+        let kind = field("event: ").filter(|kind| *kind != "ready");
+        if let Some(kind) = kind {
+            let fields = serde_json::from_str(field("data: ").unwrap_or_default());
+            let fields = fields.map_err(|error| Error::Malformed(error.to_string()))?;
+            self.found.push_back(Change { kind: kind.into(), fields });
+        }
+        Ok(())
+    }
+}
+
+/// Whether a later try may succeed.
+fn is_passing(error: &Error) -> bool {
+    match error {
+        Error::Refused { status, .. } => {
+            status.is_server_error() || *status == StatusCode::TOO_MANY_REQUESTS
+        }
+        Error::Transport(_) => true,
+        Error::Malformed(_) => false,
+    }
+}
