@@ -12,8 +12,10 @@ use crate::actors::{Registry, WriteRequest};
 use crate::clock::Clock;
 use crate::state::{Actor, Command};
 
-/// Most records in one second.
+/// Most records in one second of those who proved who they are.
 const RECORDS_PER_SECOND_MAX: u32 = 50;
+/// Most records in one second of those who did not: strangers must not push the others' records out.
+const STRANGERS_RECORDS_PER_SECOND_MAX: u32 = 10;
 /// Longest object of a record, in bytes.
 const OBJECT_LEN_MAX: usize = 512;
 
@@ -21,6 +23,7 @@ const OBJECT_LEN_MAX: usize = 512;
 struct Second {
     number: u64,
     taken: u32,
+    taken_of_strangers: u32,
     left_out: u64,
 }
 
@@ -51,13 +54,17 @@ impl AuditRelay {
             let mut second = self.0.second.lock();
             let now = self.0.clock.monotonic_ms() / 1_000;
             if second.number != now {
-                (second.number, second.taken) = (now, 0);
+                *second = Second { number: now, left_out: second.left_out, ..Second::default() };
             }
-            if second.taken >= RECORDS_PER_SECOND_MAX {
+            let (taken, max) = match actor.user.is_empty() {
+                true => (&mut second.taken_of_strangers, STRANGERS_RECORDS_PER_SECOND_MAX),
+                false => (&mut second.taken, RECORDS_PER_SECOND_MAX),
+            };
+            if *taken >= max {
                 second.left_out += 1;
                 return;
             }
-            second.taken += 1;
+            *taken += 1;
             if second.left_out > 0 {
                 let left_out = std::mem::take(&mut second.left_out);
                 let object = format!("{left_out} records left out before this one").into();

@@ -113,11 +113,16 @@ pub fn edge_error(path: &str, error: CompatError) -> Response<Body> {
     problem.into_response()
 }
 
-/// What a client sees of a handler that panicked; the panic itself is in the log.
-pub(super) fn panicked(panic: Box<dyn std::any::Any + Send + 'static>) -> Response<Body> {
+/// Notes what a handler's panic said.
+pub(super) fn log_panic(panic: &(dyn std::any::Any + Send)) {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or_default();
     tracing::error!(panic = text, "a handler panicked");
+}
+
+/// What a client sees of a handler that panicked; the panic itself is in the log.
+pub(super) fn panicked(panic: Box<dyn std::any::Any + Send + 'static>) -> Response<Body> {
+    log_panic(panic.as_ref());
     let message = "Unknown error occured, Please try again later";
     CompatError::new(StatusCode::INTERNAL_SERVER_ERROR, message).into_response()
 }

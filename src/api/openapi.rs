@@ -140,7 +140,7 @@ fn problems(path: &str, method: &Method, has_body: bool) -> Vec<ProblemKind> {
         kinds.extend([Kind::Conflict, Kind::RevisionMismatch]);
     }
     if has_body {
-        kinds.extend([Kind::PayloadTooLarge, Kind::UnsupportedMediaType]);
+        kinds.extend([Kind::RequestTimeout, Kind::PayloadTooLarge, Kind::UnsupportedMediaType]);
     }
     if path == "/api/v1/changes" {
         kinds.push(Kind::Compacted);
@@ -209,7 +209,8 @@ pub fn document() -> OpenApi {
 /// (method, path) of each, for the test that walks the routes.
 pub(super) fn pages(document: OpenApi) -> Router<AppState> {
     let swagger = SwaggerUi::new("/api/docs").url("/api/v1/openapi.json", document);
-    Router::new().merge(swagger).route("/problems/{slug}", get(explain))
+    let router = Router::new().merge(swagger).route("/problems/{slug}", get(explain));
+    router.layer(axum::middleware::map_response(super::ui::secured))
 }
 
 /// The paths that [`pages`] serves.

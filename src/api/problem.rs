@@ -35,6 +35,8 @@ pub enum ProblemKind {
     NotFound,
     /// The path has no such method.
     MethodNotAllowed,
+    /// The body did not arrive in time.
+    RequestTimeout,
     /// It exists already, or the cluster's state does not allow it.
     Conflict,
     /// Owned by the operator's environment.
@@ -63,13 +65,14 @@ pub enum ProblemKind {
 
 impl ProblemKind {
     /// All kinds, in the order of their statuses.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::InvalidRequest,
         Self::UnknownField,
         Self::Unauthorized,
         Self::Forbidden,
         Self::NotFound,
         Self::MethodNotAllowed,
+        Self::RequestTimeout,
         Self::Conflict,
         Self::Managed,
         Self::Compacted,
@@ -94,6 +97,7 @@ impl ProblemKind {
             Self::Forbidden => "/problems/forbidden",
             Self::NotFound => "/problems/not-found",
             Self::MethodNotAllowed => "/problems/method-not-allowed",
+            Self::RequestTimeout => "/problems/request-timeout",
             Self::Conflict => "/problems/conflict",
             Self::Managed => "/problems/managed",
             Self::Compacted => "/problems/compacted",
@@ -118,6 +122,7 @@ impl ProblemKind {
             Self::Forbidden => StatusCode::FORBIDDEN,
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::Conflict | Self::Managed => StatusCode::CONFLICT,
             Self::Compacted => StatusCode::GONE,
             Self::RevisionMismatch => StatusCode::PRECONDITION_FAILED,
@@ -141,6 +146,7 @@ impl ProblemKind {
             Self::Forbidden => "The role is too low",
             Self::NotFound => "It does not exist",
             Self::MethodNotAllowed => "The path has no such method",
+            Self::RequestTimeout => "The body did not arrive in time",
             Self::Conflict => "The present state does not allow it",
             Self::Managed => "The operator's environment owns it",
             Self::Compacted => "The changes since then are no longer kept",
@@ -168,6 +174,9 @@ impl ProblemKind {
             Self::Forbidden => "Ask an administrator for the role that the route needs.",
             Self::NotFound => "Check the path and the names in it, upper and lower case included.",
             Self::MethodNotAllowed => "Use a method that /api/docs lists for the path.",
+            Self::RequestTimeout => {
+                "Send it again, faster, or less at a time; nothing was changed."
+            }
             Self::Conflict => "Read the present state and decide again.",
             Self::Managed => "Change it in the environment of every node and restart them.",
             Self::Compacted => {

@@ -12,7 +12,8 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::ConnectInfo;
-use axum::http::Request;
+use axum::http::{Request, Version, header};
+use axum::response::IntoResponse;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -25,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::Service;
 
+use super::error::CompatError;
 use crate::telemetry::Metrics;
 
 /// What one connection over the limit is told.
@@ -153,9 +155,22 @@ fn per_request(
         began.store(true, Ordering::Relaxed);
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(ConnectInfo(peer));
-        // The router is always ready.
-        router.clone().call(request)
+        let (mut router, names_its_host) = (router.clone(), names_its_host(&request));
+        async move {
+            if !names_its_host {
+                let text = "An HTTP/1.1 request must have exactly one Host header";
+                return Ok(CompatError::bad_request(text).into_response());
+            }
+            // The router is always ready.
+            router.call(request).await
+        }
     })
+}
+
+/// RFC 9112, section 3.2: whom an HTTP/1.1 request is for must not be left to whoever reads it.
+fn names_its_host(request: &Request<Body>) -> bool {
+    let hosts = request.headers().get_all(header::HOST).iter().count();
+    request.version() != Version::HTTP_11 || hosts == 1
 }
 
 fn builder(limits: &ServeLimits) -> Builder<TokioExecutor> {

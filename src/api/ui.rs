@@ -3,7 +3,7 @@
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::header::{self, HeaderValue};
-use axum::http::{Method, Response, StatusCode};
+use axum::http::{HeaderMap, Method, Response, StatusCode};
 use axum::response::IntoResponse;
 use axum::routing::get;
 use rust_embed::RustEmbed;
@@ -24,6 +24,11 @@ const INDEX: &str = "index.html";
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
                       font-src 'self'; object-src 'none'; frame-ancestors 'none'; \
                       base-uri 'none'; form-action 'self'; connect-src 'self'";
+/// The same for the API's interactive page, which styles itself and has its pictures within it.
+const DOCS_POLICY: &str = "default-src 'none'; script-src 'self'; \
+                           style-src 'self' 'unsafe-inline'; img-src 'self' data:; \
+                           font-src 'self'; object-src 'none'; frame-ancestors 'none'; \
+                           base-uri 'none'; form-action 'self'; connect-src 'self'";
 const NOT_BUILT: &str = "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\">\
     <title>Maxine</title></head><body><h1>Maxine is running</h1>\
     <p>This binary was built without the dashboard. Build it with <code>npm ci &amp;&amp; npm run \
@@ -118,9 +123,19 @@ fn with_security(state: &AppState, mut response: Response<Body>, kind: &str) -> 
     };
     let policy = members.iter().fold(String::from(POLICY), |policy, origin| policy + " " + origin);
     let policy = HeaderValue::try_from(policy).unwrap_or(HeaderValue::from_static(POLICY));
+    put_security_headers(headers, policy);
+    response
+}
+
+/// Puts what a browser must know on the API's interactive page.
+pub(super) async fn secured(mut response: Response<Body>) -> Response<Body> {
+    put_security_headers(response.headers_mut(), HeaderValue::from_static(DOCS_POLICY));
+    response
+}
+
+fn put_security_headers(headers: &mut HeaderMap, policy: HeaderValue) {
     headers.insert(header::CONTENT_SECURITY_POLICY, policy);
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
     headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
-    response
 }

@@ -67,6 +67,30 @@ pub enum AuthError {
 }
 
 impl AuthError {
+    /// Whether the refusal belongs into the audit log: someone tried what they may not, or with what is not theirs. No
+    /// token, or one whose time is over, is everyday.
+    #[must_use]
+    pub fn is_worth_a_record(self) -> bool {
+        !matches!(self, Self::Missing | Self::Expired)
+    }
+
+    /// What is missing, for whoever sent the request.
+    #[must_use]
+    pub fn explained(self) -> String {
+        match self {
+            Self::Missing => "the request carries no token".into(),
+            Self::Expired => "the session has run out".into(),
+            Self::Invalid => "the token is not one of this cluster's, or was taken out".into(),
+            Self::Revoked => "the token's user is gone, or their password or role changed".into(),
+            Self::CrossSite => {
+                format!("with the cookie, a change needs the header {CSRF_HEADER}: 1")
+            }
+            Self::RoleTooLow { required } => {
+                format!("the route needs the role {}", required.as_str())
+            }
+        }
+    }
+
     /// The status that tells it.
     #[must_use]
     pub fn status(self) -> axum::http::StatusCode {

@@ -191,6 +191,21 @@ mod tests {
     }
 
     #[test]
+    fn old_records_leave_and_the_chain_goes_on_from_them() {
+        let mut log = log(10);
+        let mut late = AuditRecord::clone(&log.records[9]);
+        late.time_ms = AUDIT_RETENTION_MS + 6;
+        let left = log.records[4].hash;
+        log.append(late);
+        let kept: Vec<u64> = log.records().iter().map(|record| record.seq).collect();
+        assert_eq!(kept, [5, 6, 7, 8, 9, 10], "what is 30 days old stays, what is older goes");
+        assert_eq!((log.base(), log.verify()), (left, Ok(())));
+        // Whoever also takes the next one off the front is found out.
+        log.records.pop_front();
+        assert_eq!(log.verify(), Err(6));
+    }
+
+    #[test]
     fn a_changed_removed_or_reordered_record_is_found() {
         let good = log(10);
         let mut changed = good.clone();

@@ -117,6 +117,12 @@ async fn hostile_heads_get_a_4xx_and_leave_nothing_behind() {
             &["400"],
         ),
         ("nonsense\r\n\r\n".into(), &["400"]),
+        ("GET /api/actuator/health HTTP/1.1\r\nconnection: close\r\n\r\n".into(), &["400"]),
+        (
+            "GET /api/actuator/health HTTP/1.1\r\nhost: a\r\nhost: b\r\nconnection: close\r\n\r\n".into(),
+            &["400"],
+        ),
+        ("GET /api/actuator/health HTTP/1.0\r\n\r\n".into(), &["200"]),
     ] {
         let answer = server.raw(request.as_bytes()).await;
         let status = answer.split(' ').nth(1).unwrap_or_default();
@@ -189,6 +195,10 @@ async fn the_dashboard_or_a_page_in_its_place_has_security_headers() {
     assert!(!policy.contains("unsafe") && !policy.contains("data:"), "{policy}");
     assert_eq!(headers["x-content-type-options"], "nosniff");
     assert_eq!(headers["x-frame-options"], "DENY");
+    let docs = server.get("/api/docs/").send().await.unwrap();
+    assert_eq!(docs.status(), 200);
+    assert!(docs.headers().contains_key("content-security-policy"));
+    assert_eq!(docs.headers()["x-frame-options"], "DENY");
     for outside in ["/assets/..%2f..%2fCargo.toml", "/..%2fCargo.toml", "/assets/none.js"] {
         assert_eq!(server.get(outside).send().await.unwrap().status(), 404, "{outside}");
     }

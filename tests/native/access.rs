@@ -141,7 +141,7 @@ async fn a_rotated_key_signs_and_the_older_ones_are_accepted_as_long_as_they_are
     assert_eq!(keys["items"].as_array().unwrap().len(), 2);
     assert!(keys["items"][0].get("secret").is_none());
     assert_eq!(server.json(rotate(0)).await.0, 200);
-    assert_eq!(server.json(server.admin(Method::GET, "/me")).await.0, 403, "its key is gone");
+    assert_eq!(server.json(server.admin(Method::GET, "/me")).await.0, 401, "its key is gone");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -41,6 +41,53 @@ async fn the_log_says_who_did_what_with_which_result() {
     assert_eq!((&proof["ok"], &proof["first_bad_seq"]), (&json!(true), &Value::Null));
 }
 
+/// The newest record of an action, as soon as there is one: it is on its way beside the answer.
+async fn recorded(server: &Server, action: &str) -> Value {
+    let mut changes = server.view.index_changes();
+    let found = async {
+        loop {
+            let audit = server.get(&format!("/audit?action={action}&limit=1")).await;
+            if let Some(record) = audit["items"].get(0) {
+                return record.clone();
+            }
+            changes.changed().await.unwrap();
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(30), found).await.expect("a record")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refusals_are_recorded_with_who_tried_what() {
+    let server = Server::start().await;
+    let viewer = json!({"role": "viewer", "password": "long enough"});
+    server.json(server.admin(Method::PUT, "/users/eve").json(&viewer)).await;
+    let eve = server.sign_in("eve", "long enough").await;
+    // Neither is a refusal that says something of anyone.
+    assert_eq!(server.json(server.open(Method::GET, "/config")).await.0, 401);
+    let change = server.open(Method::PUT, "/config").bearer_auth(&eve).json(&json!({}));
+    let (status, problem) = server.json(change.header("x-trace-id", "tried")).await;
+    assert_eq!((status.as_u16(), &problem["type"]), (403, &json!("/problems/forbidden")));
+    assert_eq!(problem["detail"], "the route needs the role operator");
+    let record = recorded(&server, "request.authorize").await;
+    assert_eq!((&record["user"], &record["outcome"]), (&json!("eve"), &json!("refused")));
+    assert_eq!(record["object"], "PUT /api/v1/config");
+    assert_eq!((&record["address"], &record["trace_id"]), (&json!("127.0.0.1"), &json!("tried")));
+
+    let forged = server.open(Method::GET, "/config?x=secret").bearer_auth(format!("{eve}x"));
+    assert_eq!(server.json(forged).await.0, 401);
+    let of_nobody = async {
+        while server.get("/audit?action=request.authorize").await["items"][0]["user"] != "" {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(30), of_nobody).await.expect("a record");
+    let all = server.get("/audit?action=request.authorize").await;
+    assert_eq!(all["items"].as_array().unwrap().len(), 2, "{all}");
+    assert_eq!(all["items"][0]["object"], "GET /api/v1/config", "no query: it may hold secrets");
+    assert!(!all.to_string().contains(&eve), "no token is written down");
+    assert_eq!(server.get("/audit/verify").await["ok"], true);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_changed_removed_or_reordered_record_is_found() {
     let (_server, export) = with_history().await;

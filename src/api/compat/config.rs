@@ -118,7 +118,7 @@ pub(super) async fn change(
 }
 
 /// The configuration with the good fields of `body`, and what became of each known field.
-fn changed(
+pub(super) fn changed(
     config: &RuntimeConfig,
     body: &Map<String, Value>,
 ) -> (RuntimeConfig, Map<String, Value>) {

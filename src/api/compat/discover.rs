@@ -78,7 +78,7 @@ fn found(headers: &HeaderMap, redirect: Redirect) -> Response<Body> {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Preferred {
+pub(super) enum Preferred {
     Text,
     Html,
     Nothing,
@@ -86,7 +86,7 @@ enum Preferred {
 
 /// Which of the two texts an `Accept` prefers (RFC 9110, section 12.5.1): by weight, then by how
 /// exactly it is named, then plain text.
-fn preferred(accept: Option<&HeaderValue>) -> Preferred {
+pub(super) fn preferred(accept: Option<&HeaderValue>) -> Preferred {
     let Some(accept) = accept else { return Preferred::Text };
     if accept == "*/*" {
         return Preferred::Text;

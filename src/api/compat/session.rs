@@ -59,6 +59,8 @@ pub fn account_sign_in(
         Err(SigninError::TooManyAttempts { .. }) => {
             metrics.auth_failures.inc();
             metrics.signin_throttled.inc();
+            let actor = context.actor(&Caller::default());
+            state.audit().record(actor, "session.throttle", &shown, false);
             return;
         }
         Err(_) => return,
@@ -109,6 +111,10 @@ pub(super) async fn change_password(
     }
     fields.push(("traceId", context.trace_id_text().into()));
     state.telemetry().record("auth.password_changed", outcome, fields);
+    if result.is_err() {
+        // That it was changed, the log says by itself.
+        state.audit().record(context.actor(&caller), "user.put", &caller.user, false);
+    }
     result?;
     Ok(answer(&json!({ "message": CHANGED })))
 }

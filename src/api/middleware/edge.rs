@@ -173,7 +173,12 @@ impl Shared {
                 path,
                 trace_id: &context.trace_id,
             });
-            Box::new(edge_error(path, CompatError::new(error.status(), error.to_string())))
+            if error.is_worth_a_record() {
+                let object = format!("{} {path}", request.method());
+                let actor = context.actor(&caller);
+                self.state.audit().record(actor, "request.authorize", &object, false);
+            }
+            Box::new(refusal(path, error))
         })?;
         if decision == Decision::OtherMethod {
             return Err(Box::new(edge_error(path, no_such_method(path))));
@@ -265,6 +270,19 @@ impl Shared {
     }
 }
 
+/// Tells a refusal in the style of the API that the path belongs to. The compatible one has fixed texts; the native one
+/// says what is missing, and that a token which is not accepted is as good as none.
+fn refusal(path: &str, error: AuthError) -> Response<Body> {
+    if !is_native(path) {
+        return CompatError::new(error.status(), error.to_string()).into_response();
+    }
+    let status = match error {
+        AuthError::Invalid => StatusCode::UNAUTHORIZED,
+        other => other.status(),
+    };
+    edge_error(path, CompatError::new(status, error.explained()))
+}
+
 /// The compatible API knows no 405; the native one does.
 fn no_such_method(path: &str) -> CompatError {
     if is_native(path) {
@@ -275,7 +293,11 @@ fn no_such_method(path: &str) -> CompatError {
 }
 
 /// Turns a 200 whose `ETag` the client has already into a 304.
-fn not_modified_if_matched(method: &Method, asked: &HeaderValue, response: &mut Response<Body>) {
+pub(super) fn not_modified_if_matched(
+    method: &Method,
+    asked: &HeaderValue,
+    response: &mut Response<Body>,
+) {
     if response.status() != StatusCode::OK || !matches!(*method, Method::GET | Method::HEAD) {
         return;
     }

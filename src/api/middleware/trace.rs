@@ -55,6 +55,7 @@ pub(super) fn is_valid_traceparent(value: &[u8]) -> bool {
         && !zeros(3..35)
         && !zeros(36..52)
         && (tail.is_empty() || (!version_00 && tail[0] == b'-'))
+        && tail.iter().all(u8::is_ascii_graphic)
 }
 
 #[cfg(test)]
@@ -88,5 +89,8 @@ mod tests {
         ] {
             assert!(!is_valid_traceparent(bad.as_bytes()), "{bad}");
         }
+        // What a later version adds is text, not any bytes that a header may hold.
+        let strange = [format!("cc{}-", &good[2..]).as_bytes(), b"\xe9\xff"].concat();
+        assert!(!is_valid_traceparent(&strange));
     }
 }

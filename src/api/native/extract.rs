@@ -3,6 +3,8 @@
 //! Every failure is a [`Problem`] that names what was wrong. Nothing is coerced: that is the
 //! compatible API's business.
 
+use std::time::Duration;
+
 use axum::body::{Body, Bytes};
 use axum::extract::rejection::PathRejection;
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
@@ -131,9 +133,9 @@ pub(super) struct JsonBody<T, const LEN_MAX: usize = BODY_LEN_MAX>(pub(super) T)
 impl<T: DeserializeOwned, const LEN_MAX: usize> FromRequest<AppState> for JsonBody<T, LEN_MAX> {
     type Rejection = Problem;
 
-    async fn from_request(request: Request, _: &AppState) -> Result<Self, Problem> {
+    async fn from_request(request: Request, state: &AppState) -> Result<Self, Problem> {
         require_json(request.headers())?;
-        parse_json(&read_body(request.into_body(), LEN_MAX).await?).map(Self)
+        parse_json(&read_body(request.into_body(), LEN_MAX, state).await?).map(Self)
     }
 }
 
@@ -143,9 +145,9 @@ pub(super) struct RawJson<const LEN_MAX: usize>(pub(super) Bytes);
 impl<const LEN_MAX: usize> FromRequest<AppState> for RawJson<LEN_MAX> {
     type Rejection = Problem;
 
-    async fn from_request(request: Request, _: &AppState) -> Result<Self, Problem> {
+    async fn from_request(request: Request, state: &AppState) -> Result<Self, Problem> {
         require_json(request.headers())?;
-        read_body(request.into_body(), LEN_MAX).await.map(Self)
+        read_body(request.into_body(), LEN_MAX, state).await.map(Self)
     }
 }
 
@@ -155,9 +157,9 @@ pub(super) struct OptionalJsonBody<T>(pub(super) T);
 impl<T: DeserializeOwned + Default> FromRequest<AppState> for OptionalJsonBody<T> {
     type Rejection = Problem;
 
-    async fn from_request(request: Request, _: &AppState) -> Result<Self, Problem> {
+    async fn from_request(request: Request, state: &AppState) -> Result<Self, Problem> {
         let (parts, body) = request.into_parts();
-        let bytes = read_body(body, BODY_LEN_MAX).await?;
+        let bytes = read_body(body, BODY_LEN_MAX, state).await?;
         if bytes.is_empty() {
             return Ok(Self(T::default()));
         }
@@ -177,8 +179,16 @@ fn require_json(headers: &HeaderMap) -> Result<(), Problem> {
     Err(Problem::new(ProblemKind::UnsupportedMediaType, detail))
 }
 
-async fn read_body(body: Body, len_max: usize) -> Result<Bytes, Problem> {
-    match Limited::new(body, len_max).collect().await {
+/// Reads a body of at most `len_max` bytes, within the configured time.
+async fn read_body(body: Body, len_max: usize, state: &AppState) -> Result<Bytes, Problem> {
+    let timeout_ms = state.settings().body_timeout_ms;
+    let body = Limited::new(body, len_max).collect();
+    let read =
+        tokio::time::timeout(Duration::from_millis(timeout_ms), body).await.map_err(|_| {
+            let detail = format!("the body did not arrive whole within {timeout_ms} ms");
+            Problem::new(ProblemKind::RequestTimeout, detail)
+        })?;
+    match read {
         Ok(collected) => Ok(collected.to_bytes()),
         Err(error) if error.is::<LengthLimitError>() => {
             let detail = format!("the body is longer than {len_max} bytes");

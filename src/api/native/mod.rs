@@ -33,13 +33,17 @@ pub(crate) use nodes::NodeReports;
 
 use std::sync::Arc;
 
+use axum::body::Body;
+use axum::http::Response;
 use axum::middleware::from_fn_with_state;
+use axum::response::IntoResponse;
 use axum::{Extension, Router};
+use tower_http::catch_panic::CatchPanicLayer;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::problem::Problem;
-use super::{AppState, openapi};
+use super::problem::{Problem, ProblemKind};
+use super::{AppState, error, openapi};
 use crate::state::{LimitExceeded, Registration};
 
 /// Its routes, each with its place in the OpenAPI document.
@@ -117,8 +121,15 @@ fn record_routes() -> OpenApiRouter<AppState> {
 /// Puts around the native routes what all of them share.
 pub(super) fn wrap(router: Router<AppState>, state: &AppState) -> Router<AppState> {
     router
+        .layer(CatchPanicLayer::custom(panicked))
         .layer(from_fn_with_state(state.clone(), fresh::put_headers))
         .layer(Extension(Arc::new(watch::Watchers::default())))
+}
+
+/// What a client sees of a handler that panicked; the panic itself is in the log.
+fn panicked(panic: Box<dyn std::any::Any + Send + 'static>) -> Response<Body> {
+    error::log_panic(panic.as_ref());
+    Problem::new(ProblemKind::Internal, "the request met a defect").into_response()
 }
 
 /// Refuses an instance whose address the operator's networks forbid.

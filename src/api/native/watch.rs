@@ -166,6 +166,16 @@ async fn subscribe(
     state.view().hub().subscribe(scope, after)
 }
 
+/// The index that `Last-Event-ID` names.
+pub(super) fn last_event_id(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
+    let Some(value) = headers.get("last-event-id") else { return Ok(None) };
+    let index = value.to_str().ok().and_then(|id| id.parse().ok());
+    index.map(Some).ok_or_else(|| {
+        let detail = "Last-Event-ID must be an index that this stream gave";
+        Problem::new(ProblemKind::InvalidRequest, detail).with_field("Last-Event-ID")
+    })
+}
+
 /// Streams changes as server-sent events.
 ///
 /// The first event is `ready`, with the index that the stream starts after. Each change has its
@@ -184,15 +194,7 @@ pub(super) async fn watch(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let scope = scope(&caller, query.namespace.as_deref(), query.service.as_deref())?;
-    let last_seen = match headers.get("last-event-id") {
-        Some(value) => {
-            Some(value.to_str().ok().and_then(|id| id.parse().ok()).ok_or_else(|| {
-                let detail = "Last-Event-ID must be an index that this stream gave";
-                Problem::new(ProblemKind::InvalidRequest, detail).with_field("Last-Event-ID")
-            })?)
-        }
-        None => query.index,
-    };
+    let last_seen = last_event_id(&headers)?.or(query.index);
     let permit = watchers.admit()?;
     let subscribed = subscribe(&state, scope, last_seen).await;
     let clock = state.clock().clone();
