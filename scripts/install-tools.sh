@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Installs what the tests need beside Rust and Node.js: Redis with Sentinel (for the Redis mode),
-# tools for networks, disks and clocks (for the fault tests), Chromium (for the dashboard's tests) and cargo-deny. What is
-# there already is left alone; what cannot be installed here is named, and the tests that need it fail
-# with the same hint.
+# tools for networks, disks and clocks (for the fault tests), Chromium (for the dashboard's tests), Python with venv (for the
+# requests made from the OpenAPI document), Go and Java (for their SDKs) and cargo-deny. What is there
+# already is left alone; what cannot be installed here is named, and the tests that need it fail with the
+# same hint. Without Go and Java their SDKs are left out.
 set -euo pipefail
 
 packages=()
@@ -17,6 +18,8 @@ need faketime faketime
 need chromium chromium
 need curl curl
 need cc build-essential
+need python3 python3
+python3 -c 'import ensurepip, venv' >/dev/null 2>&1 || packages+=(python3-venv)
 
 if [ "${#packages[@]}" -gt 0 ]; then
   if command -v apt-get >/dev/null 2>&1; then
@@ -33,6 +36,18 @@ if [ "${#packages[@]}" -gt 0 ]; then
     echo "no apt-get here: install ${packages[*]} in your system's way" >&2
     exit 1
   fi
+fi
+
+optional=()
+command -v go >/dev/null 2>&1 || optional+=(golang-go)
+command -v javac >/dev/null 2>&1 || optional+=(default-jdk-headless)
+if [ "${#optional[@]}" -gt 0 ] && command -v apt-get >/dev/null 2>&1; then
+  sudo=""
+  [ "$(id -u)" -eq 0 ] || sudo="sudo"
+  echo "installing: ${optional[*]}"
+  $sudo apt-get update -qq || true
+  DEBIAN_FRONTEND=noninteractive $sudo apt-get install -y -qq --no-install-recommends "${optional[@]}" >/dev/null ||
+    echo "not installed: ${optional[*]}; the SDKs that need them are not tested" >&2
 fi
 
 if ! cargo deny --version >/dev/null 2>&1; then

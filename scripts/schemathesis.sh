@@ -4,19 +4,29 @@
 #
 #   MAXINE_BIN   the binary (default: target/debug/maxine)
 #   EXAMPLES     requests per operation (default: 25)
+#   SEED         where the generator starts (default: 1, so that each run makes the same requests; "random" for others)
 #   VENV         where schemathesis is installed (default: target/schemathesis)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 BIN=${MAXINE_BIN:-target/debug/maxine}
 EXAMPLES=${EXAMPLES:-25}
+SEED=${SEED:-1}
 VENV=${VENV:-target/schemathesis}
 SCHEMATHESIS_VERSION=4.32.5
 
-if [ ! -x "$VENV/bin/st" ]; then
-  python3 -m venv "$VENV"
-  "$VENV/bin/pip" install --quiet "schemathesis==$SCHEMATHESIS_VERSION"
+if [ ! -x "$BIN" ]; then echo "$BIN is not there: cargo build" >&2; exit 1; fi
+# Anew where it is not there or is another version.
+if ! "$VENV/bin/st" --version 2>/dev/null | grep -qF "$SCHEMATHESIS_VERSION"; then
+  rm -rf "$VENV"
+  if ! python3 -m venv "$VENV" || ! "$VENV/bin/pip" install --quiet --disable-pip-version-check "schemathesis==$SCHEMATHESIS_VERSION"; then
+    rm -rf "$VENV"
+    echo "schemathesis $SCHEMATHESIS_VERSION could not be installed: it needs python3 with venv (scripts/install-tools.sh) and PyPI" >&2
+    exit 1
+  fi
 fi
+seed=(--seed "$SEED")
+[ "$SEED" != random ] || seed=()
 
 DATA=$(mktemp -d)
 free_port() {
@@ -65,5 +75,5 @@ curl -sf -o /dev/null -X PUT "$URL/api/v1/services/default/orders/instances/a" \
   --header "Authorization: Bearer $TOKEN" \
   --checks not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance \
   --phases examples,coverage,fuzzing --max-examples "$EXAMPLES" --workers 2 --request-timeout 15 \
-  --exclude-path /api/v1/watch --continue-on-failure --suppress-health-check all --warnings off --no-color
+  --exclude-path /api/v1/watch "${seed[@]}" --continue-on-failure --suppress-health-check all --warnings off --no-color
 kill -0 "$NODE"

@@ -37,6 +37,10 @@ if [ -f ui/package.json ]; then
   timeout --kill-after=30 900 npm --prefix ui run --silent e2e
 fi
 
+step "requests made from the OpenAPI document"
+# Against the program that the tests above have run.
+timeout 600 scripts/schemathesis.sh
+
 step "the log on a slow disk, and the order of sync and acknowledgement"
 cargo build --locked --quiet -p maxine-raft --features faults,simulation --example raft_node
 cargo test --locked -p maxine-raft --features faults,simulation --test slow_disk --test sync_order 2>&1 | tee -a "$log"
