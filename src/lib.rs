@@ -9,6 +9,8 @@ pub mod clock;
 pub mod config;
 pub mod discovery;
 mod faults;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
 pub mod health;
 pub mod proxy;
 pub mod security;

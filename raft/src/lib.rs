@@ -18,6 +18,8 @@ mod consensus;
 mod error;
 mod faults;
 mod forward;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
 mod leadership;
 mod membership;
 mod network;

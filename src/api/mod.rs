@@ -9,6 +9,8 @@ mod audit_relay;
 pub mod caller;
 mod compat;
 pub mod error;
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzz;
 pub mod middleware;
 pub mod native;
 pub mod openapi;

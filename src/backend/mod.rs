@@ -7,6 +7,8 @@
 //! Backends order and store; they decide no policy.
 
 mod file_log;
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzz;
 pub mod import;
 pub mod local;
 mod machine;

@@ -4,6 +4,8 @@
 //! touched. It waits for nothing and allocates nothing per instance: one buffer for the answer, and
 //! one for what had to be decoded.
 
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzz;
 mod location;
 mod query;
 

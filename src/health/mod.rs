@@ -10,6 +10,8 @@
 
 mod agenda;
 mod core;
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzz;
 mod probe;
 mod spec;
 mod track;

@@ -15,6 +15,8 @@ mod egress;
 mod error;
 mod exchange;
 mod forward;
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzz;
 mod headers;
 mod limit;
 mod metrics;

@@ -9,6 +9,8 @@
 mod api_token;
 mod bootstrap;
 mod caller;
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzz;
 mod jwt;
 mod password;
 mod settings;

@@ -14,6 +14,8 @@ mod command;
 mod control_state;
 mod dedup;
 mod event;
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzz;
 mod health;
 mod identity;
 mod instance;

@@ -5,6 +5,8 @@
 //! answers requests from the consensus core or the application. [`outbound`] is what the consensus
 //! core sends through. Nothing here decides anything about leadership or state.
 
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzz;
 pub(crate) mod handshake;
 pub(crate) mod inbound;
 pub(crate) mod link;

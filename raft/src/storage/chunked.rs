@@ -41,7 +41,7 @@ fn checksum(key: &[u8], value: &[u8]) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c(key), value)
 }
 
-fn seal(key: &[u8], mut value: Vec<u8>) -> Vec<u8> {
+pub(super) fn seal(key: &[u8], mut value: Vec<u8>) -> Vec<u8> {
     let sum = checksum(key, &value[NEXT_HEAD_LEN..]);
     value[1..5].copy_from_slice(&sum.to_le_bytes());
     value

@@ -84,7 +84,7 @@ impl LogMarkFile {
     }
 }
 
-fn render(mark: LogMarkDto) -> [u8; SLOT_LEN] {
+pub(super) fn render(mark: LogMarkDto) -> [u8; SLOT_LEN] {
     let body = codec::encode(&LogMark::V1(mark));
     let mut slot = [0; SLOT_LEN];
     slot[0] = u8::try_from(body.len())
@@ -95,7 +95,7 @@ fn render(mark: LogMarkDto) -> [u8; SLOT_LEN] {
 }
 
 /// A torn or empty slot counts as no mark: it only weakens the check.
-fn parse(slot: &[u8]) -> Option<LogMarkDto> {
+pub(super) fn parse(slot: &[u8]) -> Option<LogMarkDto> {
     let len = usize::from(*slot.first()?);
     let sum = u32::from_le_bytes(slot.get(1..5)?.try_into().ok()?);
     let body = slot.get(5..5 + len)?;

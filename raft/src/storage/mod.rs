@@ -8,6 +8,8 @@
 
 pub(crate) mod chunked;
 pub(crate) mod disk_health;
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzz;
 pub(crate) mod log_mark;
 pub(crate) mod log_store;
 pub(crate) mod log_writer;

@@ -61,7 +61,8 @@ impl SnapshotFile {
         let mut head_len = [0; 4];
         checked.read_exact(&mut head_len)?;
         let head_len = u32::from_le_bytes(head_len);
-        if head_len > HEAD_LEN_MAX || 4 + u64::from(head_len) + body_len + TRAILER_LEN != len {
+        let expected = body_len.checked_add(4 + u64::from(head_len) + TRAILER_LEN);
+        if head_len > HEAD_LEN_MAX || expected != Some(len) {
             return Err(broken("has lengths that do not add up"));
         }
         let mut head = vec![0; head_len as usize];

@@ -6,6 +6,8 @@
 //! [`expiry`] takes out what has run out.
 
 pub mod expiry;
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzz;
 mod intake;
 mod leases;
 mod renewals;

@@ -33,10 +33,9 @@ const CALL_TIMEOUT: Duration = Duration::from_millis(1_000);
 const RENEW_TIMEOUT: Duration = Duration::from_millis(4_000);
 /// Pause before a message is sent again.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
-/// How long the leader waits for what was acknowledged elsewhere, and then for its lease table to
-/// catch up with the view. Both together fit into [`CALL_TIMEOUT`].
-const FOLLOW_TIMEOUT: Duration = Duration::from_millis(450);
-const ITEM_LEN: usize = 24;
+/// How long the leader waits for its lease table to catch up with the view.
+const FOLLOW_TIMEOUT: Duration = Duration::from_millis(500);
+pub(super) const ITEM_LEN: usize = 24;
 
 type Renewals = Vec<(LeaseId, u64)>;
 
@@ -203,7 +202,7 @@ impl PeerService for RenewalService {
     }
 }
 
-fn parse(item: &[u8]) -> (LeaseId, u64) {
+pub(super) fn parse(item: &[u8]) -> (LeaseId, u64) {
     let (id, epoch) = item.split_at(16);
     let id = id.try_into().map(u128::from_le_bytes).unwrap_or(0);
     let epoch = epoch.try_into().map(u64::from_le_bytes).unwrap_or(0);

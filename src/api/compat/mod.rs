@@ -6,6 +6,8 @@ mod actuator;
 mod actuator_open;
 mod config;
 mod discover;
+#[cfg(any(test, feature = "fuzz"))]
+pub(super) mod fuzz;
 mod json;
 mod logs;
 mod register;

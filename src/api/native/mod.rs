@@ -12,6 +12,8 @@ mod change;
 mod cluster;
 mod extract;
 mod fresh;
+#[cfg(any(test, feature = "fuzz"))]
+pub(super) mod fuzz;
 mod health;
 mod identities;
 mod instance_nodes;

@@ -7,6 +7,8 @@
 //! renames it over the old one; the lineage stays, so a reader knows that it is the same log.
 
 mod frame;
+#[cfg(any(test, feature = "fuzz"))]
+pub(super) mod fuzz;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};

@@ -1,0 +1,122 @@
+//! Runs fuzz targets without a fuzzer, on stable Rust: each on its seeds, then on mutations of them.
+//!
+//! Shared by the crates that have targets (`#[path]`), so that a target that panics fails `cargo test` too, with
+//! the input shrunk. The same inputs each time: what a longer search finds is for `scripts/fuzz.sh`.
+
+use std::panic::AssertUnwindSafe;
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::Index;
+use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
+
+/// One change of an input.
+#[derive(Clone, Debug)]
+enum Mutation {
+    Set(Index, u8),
+    Flip(Index, u8),
+    Insert(Index, Vec<u8>),
+    Remove(Index, usize),
+    Repeat(Index, usize),
+    Splice(Index, Index),
+    Cut(Index),
+}
+
+fn mutation() -> impl Strategy<Value = Mutation> {
+    let at = any::<Index>;
+    // Bytes that mean something to some parser come more often than chance would have it.
+    let byte = prop_oneof![
+        any::<u8>(),
+        prop::sample::select(&b"%.;/\\?#&=,:\"{}[] \t\r\n\0\x7f\xff\xc3-_~09"[..])
+    ];
+    prop_oneof![
+        (at(), byte.clone()).prop_map(|(at, byte)| Mutation::Set(at, byte)),
+        (at(), 0..8_u8).prop_map(|(at, bit)| Mutation::Flip(at, bit)),
+        (at(), vec(byte, 1..12)).prop_map(|(at, bytes)| Mutation::Insert(at, bytes)),
+        (at(), 1..16_usize).prop_map(|(at, len)| Mutation::Remove(at, len)),
+        (at(), 1..64_usize).prop_map(|(at, len)| Mutation::Repeat(at, len)),
+        (at(), at()).prop_map(|(seed, at)| Mutation::Splice(seed, at)),
+        at().prop_map(Mutation::Cut),
+    ]
+}
+
+fn mutated(mut bytes: Vec<u8>, mutations: &[Mutation], seeds: &[Vec<u8>]) -> Vec<u8> {
+    for mutation in mutations {
+        let place = |at: &Index, len: usize| at.index(len + 1).min(len);
+        match mutation {
+            Mutation::Set(at, byte) if !bytes.is_empty() => {
+                let at = at.index(bytes.len());
+                bytes[at] = *byte;
+            }
+            Mutation::Flip(at, bit) if !bytes.is_empty() => {
+                let at = at.index(bytes.len());
+                bytes[at] ^= 1 << bit;
+            }
+            Mutation::Insert(at, new) => {
+                let at = place(at, bytes.len());
+                bytes.splice(at..at, new.iter().copied());
+            }
+            Mutation::Remove(at, len) => {
+                let at = place(at, bytes.len());
+                let end = (at + len).min(bytes.len());
+                bytes.drain(at..end);
+            }
+            Mutation::Repeat(at, len) => {
+                let at = place(at, bytes.len());
+                let piece = bytes[at..(at + len).min(bytes.len())].to_vec();
+                bytes.splice(at..at, piece);
+            }
+            Mutation::Splice(seed, at) => {
+                let other = &seeds[seed.index(seeds.len())];
+                bytes.truncate(place(at, bytes.len()));
+                bytes.extend_from_slice(&other[place(at, other.len())..]);
+            }
+            Mutation::Cut(at) => bytes.truncate(place(at, bytes.len())),
+            Mutation::Set(..) | Mutation::Flip(..) => {}
+        }
+    }
+    bytes
+}
+
+/// Runs a target on its seeds and on `cases` mutations of them.
+pub(crate) fn run(name: &str, seeds: &[Vec<u8>], target: fn(&[u8]), cases: u32) {
+    assert!(!seeds.is_empty(), "{name} has no seeds");
+    target(&[]);
+    for seed in seeds {
+        target(seed);
+    }
+    let config =
+        Config { cases, failure_persistence: None, max_shrink_iters: 200, ..Config::default() };
+    let random = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
+    let inputs = (any::<Index>(), vec(mutation(), 0..6));
+    let outcome = TestRunner::new_with_rng(config, random).run(&inputs, |(seed, mutations)| {
+        let bytes = mutated(seeds[seed.index(seeds.len())].clone(), &mutations, seeds);
+        let ran = std::panic::catch_unwind(AssertUnwindSafe(|| target(&bytes)));
+        prop_assert!(ran.is_ok(), "{} panics on {:?}", name, String::from_utf8_lossy(&bytes));
+        Ok(())
+    });
+    if let Err(error) = outcome {
+        panic!("{name}: {error}");
+    }
+}
+
+/// The binaries that a fuzz crate's manifest lists, by the file names of their folder.
+pub(crate) fn target_files() -> std::collections::BTreeSet<String> {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let folder = root
+        .ancestors()
+        .map(|folder| folder.join("fuzz/fuzz_targets"))
+        .find(|folder| folder.is_dir());
+    let files =
+        std::fs::read_dir(folder.expect("fuzz/fuzz_targets is there")).expect("it can be read");
+    files
+        .map(|file| {
+            file.expect("a file")
+                .path()
+                .file_stem()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned()
+        })
+        .collect()
+}

@@ -1,0 +1,23 @@
+//! Writes every target's seeds below a folder: `TARGET/NUMBER`.
+
+use std::path::Path;
+
+fn write(root: &Path, name: &str, seeds: Vec<Vec<u8>>) -> std::io::Result<()> {
+    let folder = root.join(name);
+    std::fs::create_dir_all(&folder)?;
+    seeds
+        .into_iter()
+        .enumerate()
+        .try_for_each(|(n, seed)| std::fs::write(folder.join(n.to_string()), seed))
+}
+
+fn main() -> std::io::Result<()> {
+    let root = std::env::args().nth(1).unwrap_or_else(|| "fuzz/seeds".into());
+    for target in maxine::fuzz::TARGETS {
+        write(Path::new(&root), target.name, (target.seeds)())?;
+    }
+    for target in maxine_raft::fuzz::TARGETS {
+        write(Path::new(&root), target.name, (target.seeds)())?;
+    }
+    Ok(())
+}

@@ -1,0 +1,24 @@
+//! What clients send, as far as it is read by parsers of our own: each is taken within its limits or refused clearly.
+
+pub(crate) use super::compat::fuzz::{body as compat_body, seeds as compat_seeds};
+pub(crate) use super::native::fuzz::{
+    body as native_body, query as native_query, query_seeds, seeds as native_seeds,
+};
+
+/// Header fields, one a line.
+pub(crate) fn headers(bytes: &[u8]) {
+    let headers = crate::fuzz::headers(bytes);
+    super::middleware::fuzz::headers(&headers);
+    super::compat::fuzz::headers(&headers);
+    super::native::fuzz::headers(&headers);
+}
+
+pub(crate) fn header_seeds() -> Vec<Vec<u8>> {
+    crate::fuzz::texts(&[
+        "traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01\nx-trace-id: mine",
+        "traceparent: cc-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-more",
+        "accept: text/html;q=0.1, text/*;q=NaN, */*; q=0.8\nif-none-match: W/\"a\", \"b\"",
+        "if-match: \"17\"\nidempotency-key: k1\nif-none-match: *\nlast-event-id: 99",
+        "if-match: \"1\"\nif-match: \"2\"\nidempotency-key: \nlast-event-id: -1",
+    ])
+}

@@ -1,0 +1,33 @@
+//! What lies on a disk that someone else may have written to: log files, and snapshots to import.
+
+use super::file_log::fuzz as file_log;
+use super::import::read_nodejs;
+use crate::state::Command;
+
+/// Any bytes at the place of a frame are a frame, the end, or a named kind of damage.
+pub(crate) use file_log::{frame, seeds as frame_seeds};
+
+/// Any text is a snapshot of the Node.js Maxine or refused; every registration in it keeps the limits.
+pub(crate) fn import(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    let Ok(import) = read_nodejs(&text) else { return };
+    let mut instances = 0;
+    for command in &import.commands {
+        let Command::Register { items } = command else {
+            panic!("only registrations: {command:?}")
+        };
+        for (_, registration) in items {
+            assert_eq!(registration.check(), Ok(()));
+        }
+        instances += items.len();
+    }
+    assert_eq!(instances, import.instances);
+}
+
+pub(crate) fn import_seeds() -> Vec<Vec<u8>> {
+    crate::fuzz::texts(&[
+        r#"{"savedAt":1795440992705,"registry":{"orders":{"offset":3,"nodes":{"a-0":{"nodeName":"a-0","parentNode":"a","address":"http://10.0.0.1:8080","timeOut":5,"registeredAt":1,"healthCheckPath":"/health"}}}}}"#,
+        r#"{"registry":{"s":{"nodes":{"x":{"parentNode":"x","address":"ftp://h","timeOut":-1e300}}},"e":{}}}"#,
+        r#"{"registry":{"":{"nodes":{"":{"parentNode":"","address":"","timeOut":null}}}}}"#,
+    ])
+}

@@ -1,0 +1,25 @@
+//! Any message of observations is read or refused; what is read comes out of its own encoding again.
+
+use super::{Observation, Sight, decode_observations, encode_observations};
+use crate::state::{Name, ServiceKey};
+
+pub(crate) fn observations(bytes: &[u8]) {
+    if let Ok((observer, items)) = decode_observations(bytes) {
+        let again = encode_observations(&observer, &items).expect("what was read can be written");
+        let (same_observer, same_items) = decode_observations(&again).expect("our own");
+        assert_eq!((same_observer, same_items), (observer, items));
+    }
+}
+
+pub(crate) fn seeds() -> Vec<Vec<u8>> {
+    let key = ServiceKey::new(Name::trusted("default"), Name::trusted("orders"));
+    let observation = |id: &str, sight| Observation {
+        key: key.instance(Name::trusted(id)),
+        lease_epoch: 7,
+        sight,
+        passive: false,
+        detail: "200".into(),
+    };
+    let items = [observation("a", Sight::Good), observation("b", Sight::Dead)];
+    vec![encode_observations("node-1", &items).expect("within the limits")]
+}
