@@ -33,8 +33,9 @@ const CALL_TIMEOUT: Duration = Duration::from_millis(1_000);
 const RENEW_TIMEOUT: Duration = Duration::from_millis(4_000);
 /// Pause before a message is sent again.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
-/// How long the leader waits for its lease table to catch up with the view.
-const FOLLOW_TIMEOUT: Duration = Duration::from_millis(500);
+/// How long the leader waits for what was acknowledged elsewhere, and then for its lease table to
+/// catch up with the view. Both together fit into [`CALL_TIMEOUT`].
+const FOLLOW_TIMEOUT: Duration = Duration::from_millis(450);
 pub(super) const ITEM_LEN: usize = 24;
 
 type Renewals = Vec<(LeaseId, u64)>;
