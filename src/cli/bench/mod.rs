@@ -16,6 +16,7 @@ mod memory;
 mod node;
 mod process;
 mod propagation;
+mod proxy;
 mod redis;
 mod registrations;
 mod report;
@@ -64,6 +65,8 @@ enum What {
     Registrations,
     /// Heartbeats per second through the batch endpoint
     Heartbeats,
+    /// The reverse proxy beside HAProxy and nginx, each on one core: throughput, added latency, idle connections
+    Proxy,
     /// Memory per instance and restart time with many instances
     Memory {
         /// How many instances (1000 to 1000000)
@@ -99,6 +102,16 @@ enum What {
         #[arg(long)]
         port: u16,
     },
+    /// The bare proxy that the reverse proxy is compared with
+    #[command(hide = true)]
+    BareProxy {
+        /// The port on loopback
+        #[arg(long)]
+        port: u16,
+        /// Where it forwards to
+        #[arg(long)]
+        upstream: std::net::SocketAddr,
+    },
 }
 
 /// What every measurement is given.
@@ -129,6 +142,9 @@ impl Bench {
 pub async fn run(args: BenchArgs, out: &mut Output) -> Result<(), CliError> {
     if let What::Bare { port } = args.what {
         return bare::serve(port).await;
+    }
+    if let What::BareProxy { port, upstream } = args.what {
+        return proxy::serve_bare(port, upstream).await;
     }
     let existed = args.dir.exists();
     if existed && args.dir.read_dir()?.next().is_some() && !args.dir.join(MARK).exists() {
@@ -200,6 +216,7 @@ impl Bench {
         let all: Vec<What> = match what {
             What::All => vec![
                 What::Discovery,
+                What::Proxy,
                 What::Registrations,
                 What::Heartbeats,
                 What::Watchers { watchers: 10_000 },
@@ -218,6 +235,10 @@ impl Bench {
                 out.json(&json!({"measuring": format!("{what:?}")}))?;
             }
             sections.push(match what {
+                What::Proxy => {
+                    sections.extend(proxy::measure(self).await?);
+                    continue;
+                }
                 What::Discovery => discovery::measure(self).await?,
                 What::Registrations => registrations::measure(self).await?,
                 What::Heartbeats => heartbeats::measure(self).await?,
@@ -226,7 +247,7 @@ impl Bench {
                 What::Propagation => propagation::measure(self).await?,
                 What::Failover { trials } => failover::measure(self, trials).await?,
                 What::Backends { trials } => Box::pin(backends::measure(self, trials)).await?,
-                What::All | What::Bare { .. } => continue,
+                What::All | What::Bare { .. } | What::BareProxy { .. } => continue,
             });
         }
         Ok(sections)

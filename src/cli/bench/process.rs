@@ -6,6 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::failed;
@@ -53,32 +54,35 @@ impl Server {
         let _ = self.child.kill();
     }
 
-    /// Kills it and waits until it is gone.
+    /// Kills it and waits until it is gone; workers that it forked end with it.
     pub(super) fn kill(&mut self) {
+        let workers = self.pids();
         self.kill_now();
         let _ = self.child.wait();
+        for worker in &workers[1..] {
+            if let Ok(pid) = i32::try_from(*worker) {
+                // An error means that it has ended already.
+                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+            }
+        }
     }
 
-    /// Processor time that it has used, in microseconds.
+    /// Processor time that it and the workers that it forked have used, in microseconds.
     pub(super) fn cpu_us(&self) -> u64 {
-        let text = fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap_or_default();
-        // The name in parentheses may hold spaces; what follows it begins with field 3.
-        let fields: Vec<&str> =
-            text.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace().collect();
-        let ticks: u64 =
-            [11, 12].iter().filter_map(|at| fields.get(*at)?.parse::<u64>().ok()).sum();
-        ticks * 1_000_000 / TICKS_PER_SECOND
+        self.pids().into_iter().map(cpu_us_of).sum()
     }
 
-    /// Memory that it holds, in bytes.
+    /// Memory that it and the workers that it forked hold, in bytes.
     pub(super) fn resident_bytes(&self) -> u64 {
-        let text = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap_or_default();
-        text.lines()
-            .find_map(|line| {
-                line.strip_prefix("VmRSS:")?.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()
-            })
-            .unwrap_or(0)
-            * 1_024
+        self.pids().into_iter().map(resident_bytes_of).sum()
+    }
+
+    fn pids(&self) -> Vec<u32> {
+        let pid = self.pid();
+        let path = format!("/proc/{pid}/task/{pid}/children");
+        let children = fs::read_to_string(path).unwrap_or_default();
+        let children = children.split_whitespace().filter_map(|pid| pid.parse().ok());
+        std::iter::once(pid).chain(children).collect()
     }
 }
 
@@ -86,6 +90,25 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+fn cpu_us_of(pid: u32) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The name in parentheses may hold spaces; what follows it begins with field 3.
+    let fields: Vec<&str> =
+        text.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace().collect();
+    let ticks: u64 = [11, 12].iter().filter_map(|at| fields.get(*at)?.parse::<u64>().ok()).sum();
+    ticks * 1_000_000 / TICKS_PER_SECOND
+}
+
+fn resident_bytes_of(pid: u32) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    text.lines()
+        .find_map(|line| {
+            line.strip_prefix("VmRSS:")?.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()
+        })
+        .unwrap_or(0)
+        * 1_024
 }
 
 /// Cores that this process may use.
