@@ -147,8 +147,11 @@ impl Node {
             duties: duties.clone(),
             security: security.clone(),
             telemetry: telemetry.clone(),
-            forwarder: Arc::new(data_plane::ApiForward(data_plane.forwarder.clone())),
-            health: Arc::new(data_plane::ApiHealth(data_plane.health.clone())),
+            forwarder: Arc::new(data_plane::ApiForward(
+                data_plane.forwarder.clone(),
+                config.name(),
+            )),
+            health: Arc::new(data_plane::ApiHealth(data_plane.health.clone(), clock.clone())),
         });
 
         peers.set(PeerKind::Report, Box::new(api::native::NodeReports::new(&state)));
@@ -175,7 +178,7 @@ impl Node {
         tasks.spawn(cancel.clone().run_until_cancelled_owned(identities));
         let serve = api::serve::serve(
             listener,
-            api::router(state.clone()),
+            Arc::new(api::Front::new(state.clone())),
             limits,
             telemetry.metrics().clone(),
             cancel.clone(),

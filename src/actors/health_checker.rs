@@ -25,8 +25,9 @@ use super::supervisor::{Lifeline, Supervised};
 use crate::backend::ControlStore;
 use crate::clock::Clock;
 use crate::health::{
-    ActiveDefaults, HealthCore, Observation, ProbeAnswer, ProbeJob, Prober, TrackView,
-    VerdictContext, Verdicts, decode_observations, encode_observations,
+    ActiveDefaults, HealthCore, Observation, ProbeAnswer, ProbeJob, Prober, SaidWord, TrackView,
+    VerdictContext, Verdicts, decode_ask, decode_observations, decode_said, encode_ask,
+    encode_observations, encode_said,
 };
 use crate::state::{Actor as Who, Command, Fence, HealthReport, InstanceKey, ServiceKey};
 use crate::view::{View, WatchScope};
@@ -43,6 +44,8 @@ const PROBES_MAX: usize = 256;
 const BATCH_MAX: usize = 500;
 /// For one message to the leader.
 const REPORT_TIMEOUT: Duration = Duration::from_secs(2);
+/// For one question to the leader, which somebody waits for.
+const WORDS_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Takes what the health checker tells; for metrics and alerts. Must not block.
 pub trait HealthSink: Send + Sync + 'static {
@@ -116,6 +119,7 @@ impl HealthChecker {
         });
         let service = ObservationService(Arc::clone(&shared));
         shared.parts.peers.set(PeerKind::Observations, Box::new(service));
+        shared.parts.peers.set(PeerKind::Words, Box::new(WordService(Arc::clone(&shared))));
         let actor = {
             let shared = Arc::clone(&shared);
             Supervised::start(arbiter, move |lifeline| {
@@ -129,6 +133,20 @@ impl HealthChecker {
     #[must_use]
     pub fn track(&self, key: &InstanceKey) -> Option<TrackView> {
         self.shared.core.lock().view(key)
+    }
+
+    /// What all observers said last of an instance, as the leader heard it; empty where it cannot be
+    /// asked.
+    pub async fn words(&self, key: &InstanceKey) -> Vec<SaidWord> {
+        let parts = &self.shared.parts;
+        if parts.duties.borrow().is_some() {
+            return self.shared.words(key);
+        }
+        let Ok(ask) = encode_ask(key) else { return Vec::new() };
+        let store = parts.store.as_ref();
+        let answer = peer::call_leader(store, PeerKind::Words, &ask, WORDS_TIMEOUT).await;
+        let Ok(answer) = answer else { return Vec::new() };
+        decode_said(&answer).unwrap_or_default()
     }
 
     /// Whether active health checks of the compatible kind run.
@@ -171,6 +189,30 @@ impl HealthChecker {
     /// Ends the actor.
     pub fn stop(&self) {
         self.actor.stop();
+    }
+}
+
+impl Shared {
+    fn words(&self, key: &InstanceKey) -> Vec<SaidWord> {
+        self.verdicts.lock().words(key, self.parts.clock.monotonic_ms())
+    }
+}
+
+/// Tells other nodes what observers said, on the leader.
+struct WordService(Arc<Shared>);
+
+impl PeerService for WordService {
+    fn answer(&self, body: Bytes) -> BoxFuture<'static, Result<Bytes, String>> {
+        let shared = Arc::clone(&self.0);
+        async move {
+            if shared.parts.duties.borrow().is_none() {
+                return Err("this node does not hold the leader's duties".into());
+            }
+            let key = decode_ask(&body).map_err(|error| error.to_string())?;
+            let said = encode_said(shared.words(&key)).map_err(|error| error.to_string())?;
+            Ok(said.into())
+        }
+        .boxed()
     }
 }
 

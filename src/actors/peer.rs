@@ -22,6 +22,8 @@ pub enum PeerKind {
     Observations = 2,
     /// Whom the leader hears.
     Members = 3,
+    /// What observers said last of an instance, asked of the leader's health checker.
+    Words = 4,
     /// What a node says of itself, for whoever looks at another one.
     Report = 16,
     /// What a node knows of an instance: requests under way, probes.
@@ -41,6 +43,7 @@ pub struct PeerRouter {
     renew: ArcSwapOption<Box<dyn PeerService>>,
     observations: ArcSwapOption<Box<dyn PeerService>>,
     members: ArcSwapOption<Box<dyn PeerService>>,
+    words: ArcSwapOption<Box<dyn PeerService>>,
     report: ArcSwapOption<Box<dyn PeerService>>,
     instance: ArcSwapOption<Box<dyn PeerService>>,
 }
@@ -57,6 +60,7 @@ impl PeerRouter {
             k if k == PeerKind::Renew as u8 => Some(&self.renew),
             k if k == PeerKind::Observations as u8 => Some(&self.observations),
             k if k == PeerKind::Members as u8 => Some(&self.members),
+            k if k == PeerKind::Words as u8 => Some(&self.words),
             k if k == PeerKind::Report as u8 => Some(&self.report),
             k if k == PeerKind::Instance as u8 => Some(&self.instance),
             _ => None,

@@ -11,6 +11,7 @@ mod compat;
 pub mod error;
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) mod fuzz;
+mod front;
 pub mod middleware;
 pub mod native;
 pub mod openapi;
@@ -27,8 +28,10 @@ use axum::Router;
 pub use audit_relay::AuditRelay;
 pub use caller::{Caller, RequestContext, Via};
 pub use compat::account_sign_in;
+pub use front::Front;
 pub use seams::{
-    Forward, ForwardRequest, Forwarded, HealthReports, ProbeObservation, UpstreamsReport,
+    Forward, ForwardAnswer, ForwardRequest, Forwarded, HealthReports, ProbeObservation, Standing,
+    UpstreamsReport,
 };
 pub use state::{ApiSettings, AppParts, AppState};
 

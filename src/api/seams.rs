@@ -1,12 +1,15 @@
 //! What handlers need of the data plane, so that `api` does not depend on how it is done.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use axum::body::Body;
+use axum::http::uri::PathAndQuery;
 use axum::http::{HeaderName, HeaderValue, Request, Response};
 use futures::future::BoxFuture;
 
-use crate::state::{Address, InstanceKey, Name, ServiceKey};
+use crate::proxy::{InterimSink, UpstreamStatus};
+use crate::state::{Address, Instance, InstanceKey, ServiceKey};
 
 /// A request to hand on to an instance of a service.
 #[derive(Clone, Debug)]
@@ -23,17 +26,27 @@ pub struct ForwardRequest {
     pub trace: Vec<(HeaderName, HeaderValue)>,
     /// Largest request body, in bytes; more is answered with 413.
     pub body_len_max: Option<u64>,
+    /// Whether `Trailer` goes through, so that HTTP/1 carries the request's trailers.
+    pub keep_trailer: bool,
+    /// Where interim answers go, for a client that takes them.
+    pub interim: Option<InterimSink>,
 }
 
 /// Hands requests on. The data plane's forwarder, seen from here.
 pub trait Forward: Send + Sync + 'static {
     /// Chooses an instance and hands the request on; every failure is an answer too (502, 503,
-    /// 504). An answer that came of a chosen instance carries [`Forwarded`] as an extension.
+    /// 504).
     fn forward(
         &self,
         context: ForwardRequest,
         request: Request<Body>,
-    ) -> BoxFuture<'static, Response<Body>>;
+    ) -> BoxFuture<'static, ForwardAnswer>;
+
+    /// How an instance stands with this node's proxy; `None` where it was never called from here.
+    fn standing(&self, instance: &InstanceKey) -> Option<Standing> {
+        let _ = instance;
+        None
+    }
 
     /// Whether an address may be registered at all; the error says why not. The forwarder asks again
     /// when it connects.
@@ -46,15 +59,36 @@ pub trait Forward: Send + Sync + 'static {
     }
 }
 
-/// Which instance a request was handed to; an extension of the answer.
+/// How an instance stands with one node's proxy.
+#[derive(Clone, Debug, serde::Serialize, utoipa::ToSchema)]
+pub struct Standing {
+    /// The node.
+    pub node: String,
+    /// Why this node's proxy sends it nothing though it is registered and healthy; null where it does.
+    pub held_back: Option<String>,
+    /// Its requests, connections and signals.
+    #[serde(flatten)]
+    pub status: UpstreamStatus,
+}
+
+/// What became of a request.
+#[derive(Debug)]
+pub struct ForwardAnswer {
+    /// The answer.
+    pub response: Response<Body>,
+    /// Which instance it was handed to, if one was chosen.
+    pub forwarded: Option<Forwarded>,
+}
+
+/// Which instance a request was handed to.
 #[derive(Clone, Debug)]
 pub struct Forwarded {
-    /// The instance's name.
-    pub node: Name,
+    /// The instance.
+    pub instance: Arc<Instance>,
     /// Which of its shares, from 0.
     pub share: u32,
-    /// The full target URL.
-    pub url: String,
+    /// Path, the instance's base path included, and query as it was asked.
+    pub target: PathAndQuery,
 }
 
 /// What active health checks know, as the compatible API shows it.
@@ -90,5 +124,11 @@ pub trait HealthReports: Send + Sync + 'static {
     fn observations(&self, instance: &InstanceKey) -> Vec<ProbeObservation> {
         let _ = instance;
         Vec::new()
+    }
+
+    /// What the other observers said last of an instance, as the leader heard it.
+    fn words<'a>(&'a self, instance: &'a InstanceKey) -> BoxFuture<'a, Vec<ProbeObservation>> {
+        let _ = instance;
+        Box::pin(std::future::ready(Vec::new()))
     }
 }

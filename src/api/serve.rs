@@ -9,11 +9,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::Body;
-use axum::extract::ConnectInfo;
 use axum::http::{Request, Version, header};
 use axum::response::IntoResponse;
+use futures::future::Either;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -24,9 +23,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tower::Service;
 
+use super::Front;
 use super::error::CompatError;
+use crate::proxy::{HintedStream, Interim};
 use crate::telemetry::Metrics;
 
 /// What one connection over the limit is told.
@@ -70,11 +70,11 @@ impl Default for ServeLimits {
     }
 }
 
-/// Serves `router` on `listener` until `stop`; then takes no more connections, lets the requests
+/// Serves `front` on `listener` until `stop`; then takes no more connections, lets the requests
 /// under way end within their time, and returns.
 pub async fn serve(
     listener: TcpListener,
-    router: Router,
+    front: Arc<Front>,
     limits: ServeLimits,
     metrics: Metrics,
     stop: CancellationToken,
@@ -104,12 +104,14 @@ pub async fn serve(
         };
         prepare(&stream, &limits);
         let watcher = graceful.watcher();
-        let (builder, router) = (Arc::clone(&builder), router.clone());
+        let (builder, front) = (Arc::clone(&builder), Arc::clone(&front));
         let (limits, metrics) = (limits.clone(), metrics.clone());
         tasks.spawn(async move {
             metrics.connections.inc();
             let began = Arc::new(AtomicBool::new(false));
-            let service = per_request(router, peer, Arc::clone(&began));
+            let interim = Interim::default();
+            let stream = HintedStream::new(stream, interim.clone());
+            let service = per_request(front, peer, interim, Arc::clone(&began));
             let connection =
                 builder.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned();
             let connection = watcher.watch(connection);
@@ -142,8 +144,9 @@ pub async fn serve(
 }
 
 fn per_request(
-    router: Router,
+    front: Arc<Front>,
     peer: SocketAddr,
+    interim: Interim,
     began: Arc<AtomicBool>,
 ) -> impl hyper::service::Service<
     Request<Incoming>,
@@ -153,22 +156,18 @@ fn per_request(
 > + Send {
     service_fn(move |request: Request<Incoming>| {
         began.store(true, Ordering::Relaxed);
-        let mut request = request.map(Body::new);
-        request.extensions_mut().insert(ConnectInfo(peer));
-        let (mut router, names_its_host) = (router.clone(), names_its_host(&request));
-        async move {
-            if !names_its_host {
-                let text = "An HTTP/1.1 request must have exactly one Host header";
-                return Ok(CompatError::bad_request(text).into_response());
-            }
-            // The router is always ready.
-            router.call(request).await
+        if !names_its_host(&request) {
+            let text = "An HTTP/1.1 request must have exactly one Host header";
+            let refusal = CompatError::bad_request(text).into_response();
+            return Either::Left(std::future::ready(Ok(refusal)));
         }
+        let (front, interim) = (Arc::clone(&front), interim.clone());
+        Either::Right(async move { Ok(front.answer(peer, &interim, request.map(Body::new)).await) })
     })
 }
 
 /// RFC 9112, section 3.2: whom an HTTP/1.1 request is for must not be left to whoever reads it.
-fn names_its_host(request: &Request<Body>) -> bool {
+fn names_its_host<B>(request: &Request<B>) -> bool {
     let hosts = request.headers().get_all(header::HOST).iter().count();
     request.version() != Version::HTTP_11 || hosts == 1
 }

@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Weak};
 
+use axum::http::HeaderName;
 use tokio::sync::watch;
 
 use super::access::{AccessTable, Openness};
@@ -39,8 +40,8 @@ pub struct ApiSettings {
     pub json_body_len_max: usize,
     /// How long a request's JSON body may take to arrive, in milliseconds.
     pub body_timeout_ms: u64,
-    /// Largest body of a request through the compatible proxy route, in bytes.
-    pub proxy_body_len_max: u64,
+    /// Largest body of a request through the proxy route, in bytes; `None` for no limit.
+    pub proxy_body_len_max: Option<u64>,
 }
 
 impl Default for ApiSettings {
@@ -56,7 +57,7 @@ impl Default for ApiSettings {
             clustered: false,
             json_body_len_max: 100 * 1_024,
             body_timeout_ms: 10_000,
-            proxy_body_len_max: 10 * 1_024 * 1_024,
+            proxy_body_len_max: Some(10 * 1_024 * 1_024),
         }
     }
 }
@@ -89,6 +90,7 @@ struct Inner {
     parts: AppParts,
     audit: AuditRelay,
     access: AccessTable,
+    trace_header: HeaderName,
 }
 
 /// What every handler has at hand. Cheap to clone.
@@ -115,7 +117,16 @@ impl AppState {
     #[must_use]
     pub fn new(parts: AppParts) -> Self {
         let audit = AuditRelay::new(parts.registry.clone(), parts.clock.clone());
-        Self(Arc::new(Inner { parts, audit, access: AccessTable::default() }))
+        // The configuration has refused a name that is none before.
+        let trace_header = HeaderName::from_bytes(parts.settings.trace_header_name.as_bytes())
+            .unwrap_or(HeaderName::from_static("x-trace-id"));
+        Self(Arc::new(Inner { parts, audit, access: AccessTable::default(), trace_header }))
+    }
+
+    /// The header that carries the trace id.
+    #[must_use]
+    pub fn trace_header(&self) -> &HeaderName {
+        &self.0.trace_header
     }
 
     /// What readers see.

@@ -4,8 +4,7 @@ use std::sync::Arc;
 
 use actix_rt::ArbiterHandle;
 use axum::body::Body;
-use axum::http::{Request, Response};
-use futures::FutureExt;
+use axum::http::Request;
 use futures::future::BoxFuture;
 use serde_json::Map;
 
@@ -13,7 +12,8 @@ use crate::actors::health_checker::HealthSink;
 use crate::actors::supervisor::Supervised;
 use crate::actors::{HealthChecker, HealthParts, ProxyActor};
 use crate::api::{
-    Forward, ForwardRequest, Forwarded, HealthReports, ProbeObservation, UpstreamsReport,
+    Forward, ForwardAnswer, ForwardRequest, Forwarded, HealthReports, ProbeObservation, Standing,
+    UpstreamsReport,
 };
 use crate::clock::Clock;
 use crate::health::{ProbeAnswer, Sight};
@@ -59,18 +59,17 @@ impl DataPlane {
 }
 
 /// [`Forward`] for handlers.
-pub(super) struct ApiForward(pub(super) Forwarder);
+pub(super) struct ApiForward(pub(super) Forwarder, pub(super) String);
 
 impl Forward for ApiForward {
     fn forward(
         &self,
         asked: ForwardRequest,
         request: Request<Body>,
-    ) -> BoxFuture<'static, Response<Body>> {
+    ) -> BoxFuture<'static, ForwardAnswer> {
         let forwarder = self.0.clone();
-        async move {
-            // The compatible API alone has a limit, and it drops `Trailer`.
-            let keep_trailer = asked.body_len_max.is_none();
+        // One box for all of it: what is inside is moved nowhere.
+        Box::pin(async move {
             let context = ForwardContext {
                 service: asked.service,
                 raw_path: asked.raw_path,
@@ -79,20 +78,25 @@ impl Forward for ApiForward {
                 https: false,
                 body_len_max: asked.body_len_max,
                 trace: asked.trace,
-                keep_trailer,
+                keep_trailer: asked.keep_trailer,
+                interim: asked.interim,
             };
             let forwarded = forwarder.forward(context, request).await;
-            let mut response = forwarded.response;
-            if let Some(chosen) = forwarded.chosen {
-                response.extensions_mut().insert(Forwarded {
-                    node: chosen.instance.registration.id.clone(),
+            ForwardAnswer {
+                response: forwarded.response,
+                forwarded: forwarded.chosen.map(|chosen| Forwarded {
+                    instance: chosen.instance,
                     share: chosen.share,
-                    url: chosen.url,
-                });
+                    target: chosen.target,
+                }),
             }
-            response
-        }
-        .boxed()
+        })
+    }
+
+    fn standing(&self, key: &InstanceKey) -> Option<Standing> {
+        let (status, held_back) = self.0.standing(key)?;
+        let held_back = held_back.map(str::to_owned);
+        Some(Standing { node: self.1.clone(), held_back, status })
     }
 
     fn check_address(&self, address: &Address) -> Result<(), String> {
@@ -105,7 +109,7 @@ impl Forward for ApiForward {
 }
 
 /// [`HealthReports`] for handlers.
-pub(super) struct ApiHealth(pub(super) HealthChecker);
+pub(super) struct ApiHealth(pub(super) HealthChecker, pub(super) Clock);
 
 impl HealthReports for ApiHealth {
     fn upstreams(&self) -> UpstreamsReport {
@@ -119,16 +123,34 @@ impl HealthReports for ApiHealth {
     fn observations(&self, instance: &InstanceKey) -> Vec<ProbeObservation> {
         let records = self.0.track(instance).map(|track| track.records).unwrap_or_default();
         let node = self.0.node();
-        records
-            .into_iter()
-            .map(|record| ProbeObservation {
-                node: node.to_owned(),
-                at_ms: record.at_ms,
-                ok: record.sight == Sight::Good,
-                detail: record.detail,
-                latency_ms: Some(record.latency_us as f64 / 1_000.0),
-            })
-            .collect()
+        let own = records.into_iter().map(|record| ProbeObservation {
+            node: node.to_owned(),
+            at_ms: record.at_ms,
+            ok: record.sight == Sight::Good,
+            detail: record.detail,
+            latency_ms: Some(record.latency_us as f64 / 1_000.0),
+        });
+        own.collect()
+    }
+
+    fn words<'a>(&'a self, instance: &'a InstanceKey) -> BoxFuture<'a, Vec<ProbeObservation>> {
+        Box::pin(async move {
+            let (now_ms, node) = (self.1.wall_ms(), self.0.node());
+            let said = self.0.words(instance).await.into_iter();
+            // This node's own probes are known in more detail.
+            let others = said.filter(|word| word.passive || word.observer != node);
+            let shown = others.map(|word| ProbeObservation {
+                at_ms: now_ms.saturating_sub(word.age_ms),
+                ok: word.sight == Sight::Good,
+                detail: match word.passive {
+                    true => format!("the proxy there: {}", word.detail),
+                    false => word.detail,
+                },
+                node: word.observer,
+                latency_ms: None,
+            });
+            shown.collect()
+        })
     }
 }
 

@@ -5,7 +5,7 @@ use std::io::Write;
 use super::client::ConnectArgs;
 use super::exit::{self, CliError};
 use super::output::Output;
-use super::{bench, cluster, instances, journal, login, services, settings, watch};
+use super::{bench, cluster, instances, journal, login, services, settings, watch, why};
 
 /// The client commands; flattened into the program's own.
 #[derive(Debug, clap::Subcommand)]
@@ -20,6 +20,8 @@ pub enum ClientCommand {
     Drain(instances::DrainArgs),
     /// Puts a drained instance back into traffic
     Undrain(instances::UndrainArgs),
+    /// Says why an instance gets traffic or does not, since when, and what was last seen of it
+    Why(why::WhyArgs),
     /// Says which instance a caller is sent to
     Resolve(instances::ResolveArgs),
     /// Shows changes as they happen
@@ -48,6 +50,7 @@ impl ClientCommand {
             Self::Deregister(args) => args.connect(),
             Self::Drain(args) => args.connect(),
             Self::Undrain(args) => args.connect(),
+            Self::Why(args) => args.connect(),
             Self::Resolve(args) => args.connect(),
             Self::Watch(args) => args.connect(),
             Self::Policy(args) => args.connect(),
@@ -77,6 +80,7 @@ impl ClientCommand {
             Self::Deregister(args) => instances::deregister(args, out).await,
             Self::Drain(args) => instances::drain(args, out).await,
             Self::Undrain(args) => instances::undrain(args, out).await,
+            Self::Why(args) => why::run(args, out).await,
             Self::Resolve(args) => instances::resolve(args, out).await,
             Self::Watch(args) => watch::run(args, out).await,
             Self::Policy(args) => settings::policy(args, out).await,

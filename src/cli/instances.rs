@@ -35,7 +35,7 @@ impl std::fmt::Display for ServiceArg {
 
 /// An instance by service and id.
 #[derive(Clone, Debug, clap::Args)]
-struct InstanceArg {
+pub(super) struct InstanceArg {
     #[command(flatten)]
     service: ServiceArg,
     /// The instance's id within the service
@@ -43,7 +43,7 @@ struct InstanceArg {
 }
 
 impl InstanceArg {
-    fn path(&self) -> [&str; 5] {
+    pub(super) fn path(&self) -> [&str; 5] {
         ["services", &self.service.namespace, &self.service.service, "instances", &self.id]
     }
 }

@@ -25,6 +25,7 @@ pub mod serve;
 pub mod services;
 pub mod settings;
 pub mod watch;
+pub mod why;
 
 use std::process::ExitCode;
 

@@ -72,6 +72,8 @@ keys! {
         "For a request's whole head; a client that is slower is dropped." => |c, v| c.http.header_timeout_ms = number(v, 100, 600_000)?;
     "http.request_timeout_ms" "http-request-timeout-ms" "MAXINE_HTTP_REQUEST_TIMEOUT_MS" "milliseconds" "100 to 3600000" "30000"
         "For reading a request's body and answering; streams and proxied requests have their own." => |c, v| c.http.request_timeout_ms = number(v, 100, 3_600_000)?;
+    "http.proxy_body_len_max" "proxy-body-len-max" "MAXINE_PROXY_BODY_LEN_MAX" "bytes" "0 to 1099511627776" "10485760"
+        "Largest body of a request that is forwarded to an instance; more is answered with 413; 0 for no limit." => |c, v| c.http.proxy_body_len_max = number(v, 0, 1 << 40)?;
     "http.cors_allow_origin" "cors-allow-origin" "MAXINE_CORS_ALLOW_ORIGIN" "origin" "an origin, * or nothing" ""
         "The origin that browsers may call from, besides pages of this cluster's own members." => |c, v| c.http.cors_allow_origin = text(v, 255)?;
 
@@ -227,6 +229,7 @@ impl NodeConfig {
                 connections_max: 0,
                 header_timeout_ms: 0,
                 request_timeout_ms: 0,
+                proxy_body_len_max: 0,
                 cors_allow_origin: String::new(),
             },
             raft: RaftConfig {

@@ -64,6 +64,8 @@ pub struct HttpConfig {
     pub header_timeout_ms: u64,
     /// For a request's body and its answer, streams aside, in milliseconds.
     pub request_timeout_ms: u64,
+    /// Largest body of a forwarded request, in bytes; 0 for no limit.
+    pub proxy_body_len_max: u64,
     /// Origins that browsers may call from; empty switches CORS off.
     pub cors_allow_origin: String,
 }

@@ -23,5 +23,8 @@ pub use core::{HealthCore, ProbeJob, TrackView};
 pub use probe::{ProbeAnswer, Prober};
 pub use spec::{ActiveDefaults, effective_probe};
 pub use track::{ProbeRecord, Sight};
-pub use verdict::{Decision, VerdictContext, Verdicts};
-pub use wire::{Observation, ObservationError, decode_observations, encode_observations};
+pub use verdict::{Decision, SaidWord, VerdictContext, Verdicts};
+pub use wire::{
+    Observation, ObservationError, decode_ask, decode_observations, decode_said, encode_ask,
+    encode_observations, encode_said,
+};

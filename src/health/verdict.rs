@@ -5,6 +5,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use bincode::{Decode, Encode};
+
 use super::track::Sight;
 use super::wire::Observation;
 use crate::state::{
@@ -32,6 +34,21 @@ struct Heard {
     lease_epoch: u64,
     probes: BTreeMap<String, Word>,
     passive: BTreeMap<String, Word>,
+}
+
+/// The last word of one observer about an instance, as the leader heard it.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct SaidWord {
+    /// Who.
+    pub observer: String,
+    /// What they see.
+    pub sight: Sight,
+    /// Whether it is their proxy's experience instead of a probe's result.
+    pub passive: bool,
+    /// The result, in one line.
+    pub detail: String,
+    /// How long ago the leader heard it, in milliseconds.
+    pub age_ms: u64,
 }
 
 /// What a decision depends on besides what was heard.
@@ -100,6 +117,24 @@ impl Verdicts {
         let word = Word { sight: observation.sight, detail: observation.detail, at_ms: now_ms };
         let before = words.insert(observer.into(), word).map(|word| word.sight);
         self.news |= before != Some(observation.sight);
+    }
+
+    /// What each observer said last of an instance, and how long ago; those silent for long are left
+    /// out.
+    #[must_use]
+    pub fn words(&self, key: &InstanceKey, now_ms: u64) -> Vec<SaidWord> {
+        let Some(heard) = self.heard.get(key) else { return Vec::new() };
+        let of = |words: &BTreeMap<String, Word>, passive: bool| -> Vec<SaidWord> {
+            let said = words.iter().map(|(observer, word)| SaidWord {
+                observer: observer.clone(),
+                sight: word.sight,
+                passive,
+                detail: word.detail.clone(),
+                age_ms: now_ms.saturating_sub(word.at_ms),
+            });
+            said.filter(|word| word.age_ms <= WORD_MS).collect()
+        };
+        [of(&heard.probes, false), of(&heard.passive, true)].concat()
     }
 
     /// The transitions that are to be proposed now. Asked again, it names them again until the
@@ -317,6 +352,10 @@ mod tests {
         let health = world.settle().unwrap();
         assert_eq!(health.liveness, Liveness::Evicted);
         assert_eq!(&*health.reason, "Dead (seen by n1); Dead (seen by n2)");
+        let words = world.verdicts.words(&key, world.now_ms + 5);
+        let said = words.iter().map(|word| (word.observer.as_str(), word.sight, word.age_ms));
+        let expected = [("n1", Sight::Dead, 5), ("n2", Sight::Dead, 5), ("n3", Sight::Good, 5)];
+        assert_eq!(said.collect::<Vec<_>>(), expected);
         assert_eq!(world.settle(), None, "a transition is told once");
         world.hear(&key, epoch, "n1", Sight::Good, false);
         let health = world.settle().unwrap();

@@ -3,6 +3,7 @@
 use bincode::{Decode, Encode};
 
 use super::track::Sight;
+use super::verdict::SaidWord;
 use crate::state::{InstanceKey, Name, ServiceKey};
 
 /// Most observations in one message.
@@ -86,6 +87,60 @@ pub fn decode_observations(bytes: &[u8]) -> Result<(String, Vec<Observation>), O
     Ok((observer, items.into_iter().map(observation).collect()))
 }
 
+/// A question for the leader, and its answer. Versions are only ever appended.
+#[derive(Encode, Decode)]
+enum WordsWire {
+    AskV1 { namespace: Name, service: Name, instance: Name },
+    SaidV1 { words: Vec<SaidWord> },
+}
+
+/// Most words in one answer; more nodes than that do not probe one instance.
+const WORDS_MAX: usize = 256;
+
+fn encode_words(wire: WordsWire) -> Result<Vec<u8>, ObservationError> {
+    let config = bincode::config::standard().with_limit::<MESSAGE_LEN_MAX>();
+    bincode::encode_to_vec(wire, config).map_err(|error| ObservationError(error.to_string()))
+}
+
+fn decode_words(bytes: &[u8]) -> Result<WordsWire, ObservationError> {
+    let config = bincode::config::standard().with_limit::<MESSAGE_LEN_MAX>();
+    let decoded = bincode::decode_from_slice(bytes, config);
+    decoded.map(|(wire, _)| wire).map_err(|error| ObservationError(error.to_string()))
+}
+
+/// Encodes the question what was said of an instance.
+pub fn encode_ask(key: &InstanceKey) -> Result<Vec<u8>, ObservationError> {
+    encode_words(WordsWire::AskV1 {
+        namespace: key.service.namespace.clone(),
+        service: key.service.service.clone(),
+        instance: key.instance.clone(),
+    })
+}
+
+/// Decodes the question.
+pub fn decode_ask(bytes: &[u8]) -> Result<InstanceKey, ObservationError> {
+    match decode_words(bytes)? {
+        WordsWire::AskV1 { namespace, service, instance } => {
+            Ok(ServiceKey::new(namespace, service).instance(instance))
+        }
+        WordsWire::SaidV1 { .. } => Err(ObservationError("an answer, not a question".into())),
+    }
+}
+
+/// Encodes the answer.
+pub fn encode_said(mut words: Vec<SaidWord>) -> Result<Vec<u8>, ObservationError> {
+    words.truncate(WORDS_MAX);
+    encode_words(WordsWire::SaidV1 { words })
+}
+
+/// Decodes the answer.
+pub fn decode_said(bytes: &[u8]) -> Result<Vec<SaidWord>, ObservationError> {
+    match decode_words(bytes)? {
+        WordsWire::SaidV1 { words } => Ok(words),
+        WordsWire::AskV1 { .. } => Err(ObservationError("a question, not an answer".into())),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -106,6 +161,25 @@ mod tests {
         for cut in 0..bytes.len() {
             assert!(decode_observations(&bytes[..cut]).is_err());
         }
+    }
+
+    #[test]
+    fn questions_and_answers_keep_their_bytes() {
+        let key = ServiceKey::new(Name::trusted("d"), Name::trusted("s")).instance("i".into_name());
+        let bytes = encode_ask(&key).unwrap();
+        assert_eq!(bytes, [0, 1, b'd', 1, b's', 1, b'i']);
+        assert_eq!(decode_ask(&bytes).unwrap(), key);
+        let word = SaidWord {
+            observer: "n".into(),
+            sight: Sight::Dead,
+            passive: true,
+            detail: "x".into(),
+            age_ms: 9,
+        };
+        let bytes = encode_said(vec![word.clone()]).unwrap();
+        assert_eq!(bytes, [1, 1, 1, b'n', 2, 1, 1, b'x', 9]);
+        assert_eq!(decode_said(&bytes).unwrap(), [word]);
+        assert!(decode_ask(&bytes).is_err());
     }
 
     trait IntoName {

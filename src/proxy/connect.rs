@@ -250,3 +250,17 @@ impl AsyncWrite for Stream {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_name_is_judged_by_what_it_resolves_to() {
+        // Registration never saw this address: the name alone tells nothing.
+        let policy = EgressPolicy::new(vec![], vec![], false);
+        let connector = Connector::new(policy, &TlsRoots::System).unwrap();
+        let refused = connector.connect_tcp("localhost", 9).await;
+        assert!(matches!(refused, Err(ProxyError::Egress(_))), "{:?}", refused.err());
+    }
+}

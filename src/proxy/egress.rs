@@ -145,6 +145,10 @@ fn embedded_v4(ip: IpAddr) -> IpAddr {
     if octets[..12] == nat64[..12] {
         return IpAddr::V4(Ipv4Addr::new(octets[12], octets[13], octets[14], octets[15]));
     }
+    // The old IPv4-compatible form, `::a.b.c.d`; `::` and `::1` are what they are.
+    if octets[..12] == [0; 12] && octets[12..15] != [0; 3] {
+        return IpAddr::V4(Ipv4Addr::new(octets[12], octets[13], octets[14], octets[15]));
+    }
     if octets[..2] == [0x20, 0x02] {
         return IpAddr::V4(Ipv4Addr::new(octets[2], octets[3], octets[4], octets[5]));
     }
@@ -166,6 +170,9 @@ mod tests {
             "http://169.254.169.254/latest",
             "http://[fd00:ec2::254]/",
             "http://[::ffff:169.254.169.254]/",
+            "http://[::169.254.169.254]/",
+            "http://[::ffff:127.0.0.1]/",
+            "http://[::127.0.0.1]/",
             "http://[64:ff9b::a9fe:a9fe]/",
             "http://[2002:a9fe:a9fe::1]/",
             "http://2852039166/",

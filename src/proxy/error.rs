@@ -70,6 +70,9 @@ pub enum ProxyError {
     /// Two framings in one request, or a method that is not forwarded.
     #[error("the request's shape is refused: {0}")]
     BadRequest(&'static str),
+    /// The request has passed too many proxies of Maxine.
+    #[error("the request goes round in a circle: an instance's address leads back to Maxine")]
+    Loop,
     /// Maxine is stopping.
     #[error("this node is stopping")]
     Stopping,
@@ -98,6 +101,7 @@ impl ProxyError {
             Self::BodyTooLarge { .. } => "body_too_large",
             Self::Path(_) => "bad_path",
             Self::BadRequest(_) => "bad_request",
+            Self::Loop => "loop_detected",
             Self::Stopping => "stopping",
         }
     }
@@ -120,6 +124,7 @@ impl ProxyError {
                 StatusCode::GATEWAY_TIMEOUT
             }
             Self::ClientTimeout => StatusCode::REQUEST_TIMEOUT,
+            Self::Loop => StatusCode::LOOP_DETECTED,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::ClientBody | Self::Path(_) | Self::BadRequest(_) => StatusCode::BAD_REQUEST,
         }

@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use hyper::body::Incoming;
 use hyper::header::HeaderMap;
-use hyper::{Method, Response, StatusCode};
+use hyper::http::uri::PathAndQuery;
+use hyper::{Method, Request, Response, StatusCode};
 use tokio::time::Instant;
 
-use super::body::{ExpectGate, Phase, Progress, timer_now};
+use super::body::{ExpectGate, Phase, Progress, RequestBody, timer_now};
 use super::error::ProxyError;
+use super::interim::InterimSink;
 use super::pool::{Lease, Pool, SendFailure};
 use super::request::{Head, Outgoing};
 use super::upstream::{InFlight, Upstream};
@@ -35,10 +37,14 @@ pub(crate) struct Times {
 pub(crate) struct Exchange<'a> {
     pub(crate) upstream: &'a Arc<Upstream>,
     pub(crate) head: &'a Head,
+    /// Path and query on this instance.
+    pub(crate) path: PathAndQuery,
     pub(crate) times: Times,
     pub(crate) clock: &'a Clock,
     pub(crate) progress: &'a Progress,
     pub(crate) body_limit: u64,
+    /// Where interim answers go.
+    pub(crate) interim: Option<&'a InterimSink>,
 }
 
 impl Exchange<'_> {
@@ -81,15 +87,8 @@ impl Exchange<'_> {
         let spare = (lease.reused && body.is_repeatable() && is_idempotent(&self.head.method))
             .then(|| headers.clone());
         let taken = body.take(gate.as_ref()).ok_or(ProxyError::ClientBody)?;
-        let mut request = self.head.request(headers, pool, taken)?;
-        if let Some(gate) = &gate {
-            let gate = Arc::clone(gate);
-            hyper::ext::on_informational(&mut request, move |head| {
-                if head.status() == StatusCode::CONTINUE {
-                    gate.open();
-                }
-            });
-        }
+        let mut request = self.head.request(headers, pool, self.path.clone(), taken)?;
+        self.listen(&mut request, gate.as_ref());
         let failure = match self.await_head(&mut lease, request).await? {
             Ok(response) => return Ok((response, lease)),
             Err(failure) => failure,
@@ -104,7 +103,7 @@ impl Exchange<'_> {
             (Some(unsent), _) => unsent,
             (None, Some(headers)) => {
                 let taken = body.take(None).ok_or(ProxyError::Reset)?;
-                self.head.request(headers, pool, taken)?
+                self.head.request(headers, pool, self.path.clone(), taken)?
             }
             (None, None) => return Err(classify(&failure.error)),
         };
@@ -117,6 +116,23 @@ impl Exchange<'_> {
                 .failure(self.body_limit)
                 .unwrap_or_else(|| classify(&failure.error))),
         }
+    }
+
+    /// Has interim answers heard: `100 Continue` opens the gate, others are passed on.
+    fn listen(&self, request: &mut Request<RequestBody>, gate: Option<&Arc<ExpectGate>>) {
+        let (gate, interim) = (gate.cloned(), self.interim.cloned());
+        if gate.is_none() && interim.is_none() {
+            return;
+        }
+        hyper::ext::on_informational(request, move |head| {
+            if head.status() == StatusCode::CONTINUE {
+                if let Some(gate) = &gate {
+                    gate.open();
+                }
+            } else if let Some(interim) = &interim {
+                interim.send(head.status(), head.headers().clone());
+            }
+        });
     }
 
     fn connect_time(&self) -> Result<Duration, ProxyError> {

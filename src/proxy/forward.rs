@@ -8,6 +8,7 @@ use std::time::Duration;
 use axum::body::Body as AxumBody;
 use futures::future::{Either, select};
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+use hyper::http::uri::PathAndQuery;
 use hyper::{Request, Response, StatusCode};
 use tokio::time::Instant;
 
@@ -15,6 +16,7 @@ use super::body::{Progress, ResponseBody, ResponseWatch, timer_now};
 use super::compiled::{CompiledPolicy, Sticky};
 use super::error::ProxyError;
 use super::exchange::{Answer, Exchange, Times};
+use super::interim::InterimSink;
 use super::metrics::RequestRecord;
 use super::pick::{NoPick, PickInput, Picked, StickyKey};
 use super::request::{self, BodyPlan, Head, Inbound, Outgoing};
@@ -49,6 +51,8 @@ pub struct ForwardContext {
     pub trace: Vec<(HeaderName, HeaderValue)>,
     /// Whether `Trailer` goes through, so that HTTP/1 carries trailers; the compatible API drops it.
     pub keep_trailer: bool,
+    /// Where interim answers go, for a client that takes them.
+    pub interim: Option<InterimSink>,
 }
 
 /// The instance that answered, or was tried last.
@@ -58,8 +62,8 @@ pub struct Chosen {
     pub instance: Arc<Instance>,
     /// Which of its `weight` shares this turn was, from 0.
     pub share: u32,
-    /// The URL that was asked for.
-    pub url: String,
+    /// Path, the instance's base path included, and query as it was asked.
+    pub target: PathAndQuery,
 }
 
 /// What became of a request.
@@ -104,6 +108,9 @@ struct Attempts<'a> {
     tried: Vec<usize>,
     made: u32,
     last: Option<Picked>,
+    /// What the last one was asked.
+    path: Option<PathAndQuery>,
+    interim: Option<InterimSink>,
 }
 
 impl Forwarder {
@@ -213,6 +220,8 @@ impl Forwarder {
             tried: Vec::new(),
             made: 0,
             last: None,
+            path: None,
+            interim: context.interim.clone(),
         })
     }
 
@@ -358,13 +367,18 @@ impl Forwarder {
         headers: HeaderMap,
     ) -> Result<Answer, ProxyError> {
         let times = self.times(attempts);
+        let upstream = &attempts.runtime.upstreams[picked.position];
+        let path = upstream.path_and_query(&attempts.head.target)?;
+        attempts.path = Some(path.clone());
         let exchange = Exchange {
-            upstream: &attempts.runtime.upstreams[picked.position],
+            upstream,
             head: &attempts.head,
+            path,
             times,
             clock: &self.0.clock,
             progress: &attempts.progress,
             body_limit: attempts.body_limit,
+            interim: attempts.interim.as_ref(),
         };
         let outcome = exchange.run(headers, &mut attempts.body).await;
         self.ring(attempts.runtime, picked.position);
@@ -404,10 +418,13 @@ impl Forwarder {
                 let exchange = Exchange {
                     upstream: &upstream,
                     head: &head,
+                    path: upstream.path_and_query(&head.target)?,
                     times,
                     clock,
                     progress: &progress,
                     body_limit: u64::MAX,
+                    // Hints of two instances would contradict each other.
+                    interim: None,
                 };
                 exchange.run(headers, &mut Outgoing::Empty).await
             })
@@ -523,12 +540,11 @@ impl Attempts<'_> {
     fn chosen(&self) -> Option<Chosen> {
         let picked = self.last?;
         let upstream = self.runtime.upstreams.get(picked.position)?;
-        let address = upstream.pool.as_ref()?.address();
-        Some(Chosen {
-            instance: Arc::clone(&upstream.instance),
-            share: picked.share,
-            url: address.url(&self.head.target),
-        })
+        let target = match &self.path {
+            Some(path) => path.clone(),
+            None => upstream.path_and_query(&self.head.target).ok()?,
+        };
+        Some(Chosen { instance: Arc::clone(&upstream.instance), share: picked.share, target })
     }
 }
 

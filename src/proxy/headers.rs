@@ -6,6 +6,8 @@ use std::net::IpAddr;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use ipnet::IpNet;
 
+use super::error::ProxyError;
+
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
@@ -14,6 +16,11 @@ const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+const X_MAXINE_HOPS: HeaderName = HeaderName::from_static("x-maxine-hops");
+
+/// The hops that a request may make from one Maxine to the next; one more, and an instance's address
+/// leads back to where the request came from.
+const HOPS: [&str; 8] = ["1", "2", "3", "4", "5", "6", "7", "8"];
 
 /// Longest chain of `X-Forwarded-For` or `Forwarded` that is passed on, in bytes.
 const CHAIN_LEN_MAX: usize = 4_096;
@@ -48,12 +55,43 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap, keep_trailer: bool) {
             headers.remove(name);
         }
     }
-    for name in &HOP_BY_HOP {
-        headers.remove(name);
+    // Most requests have none of them; to see that costs less than to look for each.
+    if headers.keys().any(|name| concerns_connection(name.as_str())) {
+        for name in &HOP_BY_HOP {
+            headers.remove(name);
+        }
+        if !keep_trailer {
+            headers.remove(header::TRAILER);
+        }
     }
-    if !keep_trailer {
-        headers.remove(header::TRAILER);
+}
+
+/// Whether a field is one of [`HOP_BY_HOP`], or `Trailer`.
+fn concerns_connection(name: &str) -> bool {
+    match name.len() {
+        2 => name == "te",
+        7 => name == "trailer" || name == "upgrade",
+        10 => name == "connection" || name == "keep-alive",
+        14 => name == "http2-settings",
+        16 => name == "proxy-connection",
+        17 => name == "transfer-encoding",
+        18 => name == "proxy-authenticate",
+        19 => name == "proxy-authorization",
+        _ => false,
     }
+}
+
+/// Takes the count of Maxine's proxies that a request has passed, and sets it one higher; the error
+/// is for a request that goes round in a circle.
+pub(crate) fn count_hop(headers: &mut HeaderMap) -> Result<(), ProxyError> {
+    let passed = match headers.get(X_MAXINE_HOPS) {
+        None => 0,
+        // What is not a number is a client's joke.
+        Some(value) => value.to_str().ok().and_then(|text| text.parse().ok()).unwrap_or(0),
+    };
+    let next = HOPS.get(passed).ok_or(ProxyError::Loop)?;
+    headers.insert(X_MAXINE_HOPS, HeaderValue::from_static(next));
+    Ok(())
 }
 
 /// Whether `TE` says that the client takes trailers.
@@ -134,7 +172,8 @@ pub(crate) struct Origin<'a> {
 /// Sets `X-Forwarded-*` and `Forwarded`: added to what a trusted proxy said, in place of what
 /// anyone else did.
 pub(crate) fn set_forwarded(headers: &mut HeaderMap, origin: &Origin<'_>) {
-    if !origin.trusted {
+    // As above: strangers seldom say any of it.
+    if !origin.trusted && headers.keys().any(|name| is_forwarded(name.as_str())) {
         for name in [
             &X_FORWARDED_FOR,
             &X_FORWARDED_PROTO,
@@ -167,6 +206,10 @@ pub(crate) fn set_forwarded(headers: &mut HeaderMap, origin: &Origin<'_>) {
         }
     }
     extend_chain(headers, &header::FORWARDED, &element);
+}
+
+fn is_forwarded(name: &str) -> bool {
+    name == "forwarded" || name == "x-real-ip" || name.starts_with("x-forwarded-")
 }
 
 fn extend_chain(headers: &mut HeaderMap, name: &HeaderName, item: &str) {
@@ -205,6 +248,25 @@ mod tests {
             (n.parse::<HeaderName>().unwrap(), HeaderValue::from_str(v).unwrap())
         };
         fields.iter().map(field).collect()
+    }
+
+    #[test]
+    fn a_request_that_goes_round_is_stopped() {
+        let mut headers = HeaderMap::new();
+        for hop in HOPS {
+            count_hop(&mut headers).unwrap();
+            assert_eq!(headers[X_MAXINE_HOPS], hop);
+        }
+        assert_eq!(count_hop(&mut headers), Err(ProxyError::Loop));
+        let mut headers = map(&[("x-maxine-hops", "many")]);
+        count_hop(&mut headers).unwrap();
+        assert_eq!(headers[X_MAXINE_HOPS], "1");
+    }
+
+    #[test]
+    fn every_field_of_the_connection_is_known_as_such() {
+        assert!(HOP_BY_HOP.iter().all(|name| concerns_connection(name.as_str())));
+        assert!(concerns_connection("trailer") && !concerns_connection("host"));
     }
 
     #[test]

@@ -94,9 +94,12 @@ impl Forwarder {
             let headers: HeaderMap = std::mem::take(&mut head.headers);
             let deadline = timer_now() + std::time::Duration::from_millis(COPY_MS_MAX);
             let progress = Progress::default();
+            let upstream = &shadow.upstreams[picked.position];
+            let Ok(path) = upstream.path_and_query(&head.target) else { return };
             let exchange = Exchange {
-                upstream: &shadow.upstreams[picked.position],
+                upstream,
                 head: &head,
+                path,
                 times: Times {
                     connect: shadow.policy.connect,
                     response: shadow.policy.response,
@@ -106,6 +109,7 @@ impl Forwarder {
                 clock: &this.0.clock,
                 progress: &progress,
                 body_limit: u64::MAX,
+                interim: None,
             };
             let Ok(answer) = exchange.run(headers, &mut body).await else { return };
             let mut incoming = answer.response.into_body();

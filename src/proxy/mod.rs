@@ -18,6 +18,7 @@ mod forward;
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) mod fuzz;
 mod headers;
+mod interim;
 mod limit;
 mod metrics;
 mod mirror;
@@ -41,7 +42,7 @@ use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
-use crate::state::{InstanceKey, Name, ServiceKey, ServiceRef};
+use crate::state::{InstanceKey, ServiceKey, ServiceRef};
 use crate::view::View;
 
 pub use connect::{TlsRoots, TlsRootsError};
@@ -49,6 +50,7 @@ pub use egress::{EgressDenied, EgressPolicy};
 pub use error::ProxyError;
 pub use forward::{Chosen, ForwardContext, Forwarded};
 pub use headers::TrustedProxies;
+pub use interim::{HintedStream, Interim, InterimSink, InterimTurn};
 pub use metrics::{NoMetrics, ProxyMetrics, RequestRecord};
 pub use target::{PathError, RequestTarget};
 pub use tick::{StandingChange, StandingEvent};
@@ -57,7 +59,6 @@ pub(crate) use connect::{Connector, Security, Stream};
 pub(crate) use target::UpstreamAddress;
 
 use runtime::{RuntimeParts, ServiceRuntime};
-use upstream::Gate;
 
 /// What a node's proxy is set up with.
 #[derive(Clone, Debug)]
@@ -162,42 +163,25 @@ impl Forwarder {
     pub fn upstreams(&self, service: ServiceRef<'_>) -> Vec<UpstreamStatus> {
         let Some(runtime) = self.runtime(service) else { return Vec::new() };
         let now_ms = self.0.clock.monotonic_ms();
-        let status = |(upstream, leaving): (&Arc<upstream::Upstream>, bool)| {
-            let counts = upstream.signals.counts();
-            UpstreamStatus {
-                instance: upstream.instance.registration.id.to_string(),
-                in_flight: upstream.load.in_flight.load(Ordering::Relaxed),
-                leaving,
-                idle_connections: upstream.pool.as_ref().map_or(0, |pool| pool.idle_len()),
-                breaker: match upstream.signals.gate() {
-                    Gate::Open => "closed",
-                    Gate::Trials(_) => "half_open",
-                    Gate::Closed => "open",
-                },
-                ejected: upstream.signals.is_ejected(),
-                latency_us: upstream.signals.latency_us(now_ms),
-                good_total: counts.good,
-                bad_total: counts.bad,
-            }
-        };
-        let present = runtime.upstreams.iter().map(|upstream| (upstream, false));
-        present.chain(runtime.leaving.iter().map(|upstream| (upstream, true))).map(status).collect()
+        let present = runtime.upstreams.iter().map(|upstream| upstream.status(false, now_ms));
+        let leaving = runtime.leaving.iter().map(|upstream| upstream.status(true, now_ms));
+        present.chain(leaving).collect()
     }
 
-    /// Why an instance that is registered and healthy gets nothing from this node just now.
+    /// How one instance stands with this node, and why it gets nothing from it though it is
+    /// registered and healthy. `None` for one that is not called from here: unknown, or taken out of
+    /// traffic with no request left.
     #[must_use]
-    pub fn held_back(&self, service: ServiceRef<'_>, instance: &Name) -> Option<&'static str> {
-        let runtime = self.runtime(service)?;
-        let upstream =
-            runtime.upstreams.iter().find(|u| u.instance.registration.id == *instance)?;
-        if upstream.signals.is_ejected() {
-            return Some("ejected as an outlier");
-        }
-        match upstream.signals.gate() {
-            Gate::Open => None,
-            Gate::Trials(_) => Some("its circuit breaker lets only trial requests through"),
-            Gate::Closed => Some("its circuit breaker is open"),
-        }
+    pub fn standing(&self, key: &InstanceKey) -> Option<(UpstreamStatus, Option<&'static str>)> {
+        let runtime = self.runtime(key.service.as_ref())?;
+        let now_ms = self.0.clock.monotonic_ms();
+        let is_it = |u: &&Arc<upstream::Upstream>| u.instance.registration.id == key.instance;
+        let present = runtime.upstreams.iter().find(is_it);
+        let shown = present.or_else(|| runtime.leaving.iter().find(is_it))?;
+        let mut status = shown.status(present.is_none(), now_ms);
+        // Those of an earlier registration are under way as well.
+        status.in_flight = runtime.in_flight_of(&key.instance);
+        Some((status, present.and_then(|upstream| upstream.held_back())))
     }
 
     /// Decides about breakers and ejections and tidies connections up. The proxy actor calls it.

@@ -9,6 +9,7 @@ use axum::body::Body as AxumBody;
 use bytes::Bytes;
 use hyper::body::Body;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+use hyper::http::uri::PathAndQuery;
 use hyper::{Method, Request, Uri, Version};
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -67,6 +68,7 @@ impl Head {
             .get(header::EXPECT)
             .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
         headers::strip_hop_by_hop(&mut headers, inbound.keep_trailer);
+        headers::count_hop(&mut headers)?;
         // HTTP/2 carries the host outside of the headers.
         let host = headers.remove(header::HOST).or_else(|| {
             uri.authority().and_then(|authority| HeaderValue::from_str(authority.as_str()).ok())
@@ -93,9 +95,9 @@ impl Head {
         &self,
         mut headers: HeaderMap,
         pool: &Pool,
+        path: PathAndQuery,
         body: RequestBody,
     ) -> Result<Request<RequestBody>, ProxyError> {
-        let path = pool.address().path_and_query(&self.target)?;
         let http2 = pool.is_http2();
         let uri = if http2 { pool.address().absolute(path)? } else { Uri::from(path) };
         if !http2 {

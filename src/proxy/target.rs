@@ -198,17 +198,6 @@ impl UpstreamAddress {
             .build()
             .map_err(|_| PathError::Invalid)
     }
-
-    /// The whole URL as text, for records.
-    pub(crate) fn url(&self, target: &RequestTarget) -> String {
-        let scheme = if self.https { "https" } else { "http" };
-        let mut url = format!("{scheme}://{}{}{}", self.authority, self.base_path, target.path);
-        if let Some(query) = &target.query {
-            url.push('?');
-            url.push_str(query);
-        }
-        url
-    }
 }
 
 #[cfg(test)]

@@ -6,13 +6,16 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
 
+use hyper::http::uri::PathAndQuery;
 use parking_lot::Mutex;
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::UpstreamStatus;
 use super::breaker::Breaker;
 use super::error::ProxyError;
 use super::outlier::Ejection;
 use super::pool::Pool;
+use super::target::RequestTarget;
 use crate::state::Instance;
 use crate::view::Load;
 
@@ -206,6 +209,47 @@ impl Upstream {
     ) -> Self {
         let name_hash = xxh3_64(instance.registration.id.as_str().as_bytes());
         Self { instance, name_hash, load, pool, signals, ramp }
+    }
+
+    /// What it is asked for this target.
+    pub(crate) fn path_and_query(
+        &self,
+        target: &RequestTarget,
+    ) -> Result<PathAndQuery, ProxyError> {
+        let pool = self.pool.as_ref().ok_or(ProxyError::Resolve)?;
+        Ok(pool.address().path_and_query(target)?)
+    }
+
+    /// How it stands; `leaving` where it gets no new requests.
+    pub(crate) fn status(&self, leaving: bool, now_ms: u64) -> UpstreamStatus {
+        let counts = self.signals.counts();
+        UpstreamStatus {
+            instance: self.instance.registration.id.to_string(),
+            in_flight: self.load.in_flight.load(Ordering::Relaxed),
+            leaving,
+            idle_connections: self.pool.as_ref().map_or(0, |pool| pool.idle_len()),
+            breaker: match self.signals.gate() {
+                Gate::Open => "closed",
+                Gate::Trials(_) => "half_open",
+                Gate::Closed => "open",
+            },
+            ejected: self.signals.is_ejected(),
+            latency_us: self.signals.latency_us(now_ms),
+            good_total: counts.good,
+            bad_total: counts.bad,
+        }
+    }
+
+    /// Why it gets nothing from this node just now.
+    pub(crate) fn held_back(&self) -> Option<&'static str> {
+        if self.signals.is_ejected() {
+            return Some("ejected as an outlier");
+        }
+        match self.signals.gate() {
+            Gate::Open => None,
+            Gate::Trials(_) => Some("its circuit breaker lets only trial requests through"),
+            Gate::Closed => Some("its circuit breaker is open"),
+        }
     }
 
     /// Its share of its weight while it starts slowly, in thousandths.

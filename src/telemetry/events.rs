@@ -3,11 +3,12 @@
 
 use std::sync::Arc;
 
-use axum::http::HeaderValue;
+use axum::http::uri::PathAndQuery;
+use axum::http::{HeaderValue, Uri};
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
-use crate::state::{Instance, Name};
+use crate::state::{Address, Instance, Name};
 
 /// An event that is not on the hot path.
 #[derive(Clone, Debug)]
@@ -35,6 +36,27 @@ pub struct LookupHit {
     pub share: u32,
     /// The mode: `redirect` or `proxy`, or what the request said.
     pub mode: Mode,
+    /// The trace id.
+    pub trace_id: HeaderValue,
+}
+
+/// A request that was handed to an instance. Nothing in it is formatted before somebody reads it.
+#[derive(Clone, Debug)]
+pub struct ForwardHit {
+    /// When, in milliseconds since 1970.
+    pub time_ms: u64,
+    /// The service.
+    pub service: Name,
+    /// The instance.
+    pub instance: Arc<Instance>,
+    /// Which of its shares, from 0.
+    pub share: u32,
+    /// The request's own target.
+    pub uri: Uri,
+    /// How much of its path is before the path that is forwarded, in bytes.
+    pub prefix_len: usize,
+    /// Path and query as the instance is asked.
+    pub target: PathAndQuery,
     /// The trace id.
     pub trace_id: HeaderValue,
 }
@@ -77,6 +99,36 @@ impl LookupHit {
     }
 }
 
+/// Longest path that is shown, in characters.
+const SHOWN_PATH_LEN_MAX: usize = 1_024;
+
+impl ForwardHit {
+    pub(super) fn to_json(&self) -> Value {
+        let mut event = head(self.time_ms, "proxy.request", "PROXIED");
+        let path = self.uri.path().get(self.prefix_len..).unwrap_or_default();
+        let path = path.strip_prefix('/').unwrap_or(path);
+        let registration = &self.instance.registration;
+        let fields = [
+            ("serviceName", self.service.to_string()),
+            ("proxyPath", path.chars().take(SHOWN_PATH_LEN_MAX).collect()),
+            ("nodeName", format!("{}-{}", registration.id, self.share)),
+            ("address", url_of(&registration.address, &self.target)),
+            ("traceId", header_text(&self.trace_id)),
+        ];
+        event.extend(fields.map(|(name, value)| (name.to_owned(), Value::String(value))));
+        Value::Object(event)
+    }
+}
+
+/// The URL of a path, base path included, on an instance.
+#[must_use]
+pub fn url_of(address: &Address, target: &PathAndQuery) -> String {
+    let address = address.as_str();
+    let authority_at = address.find("://").map_or(0, |at| at + 3);
+    let path_at = address[authority_at..].find('/').map_or(address.len(), |at| authority_at + at);
+    format!("{}{target}", &address[..path_at])
+}
+
 fn head(time_ms: u64, kind: &str, outcome: &str) -> Map<String, Value> {
     let mut event = Map::new();
     event.insert("timestamp".into(), Value::String(iso_8601(time_ms)));
@@ -101,6 +153,17 @@ pub fn iso_8601(time_ms: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_url_is_the_addresss_authority_and_the_target() {
+        let target = PathAndQuery::from_static("/base/x?a=1");
+        for (address, expected) in [
+            ("http://h:1/base", "http://h:1/base/x?a=1"),
+            ("https://[::1]", "https://[::1]/base/x?a=1"),
+        ] {
+            assert_eq!(url_of(&Address::parse(address).unwrap(), &target), expected);
+        }
+    }
 
     #[test]
     fn times_are_utc_with_milliseconds() {

@@ -24,7 +24,7 @@ use crate::security::Caller;
 use crate::view::View;
 
 pub use alerts::{Alert, Alerts, Severity, Silence};
-pub use events::{LookupHit, Mode, RecentEvent};
+pub use events::{ForwardHit, LookupHit, Mode, RecentEvent};
 pub use metrics::{Gauges, Metrics};
 pub use request_log::{LogFile, RequestLogSettings};
 pub use requests::{FinishedRequest, Trace};
@@ -91,6 +91,7 @@ struct Inner {
     events: Ring<RecentEvent>,
     /// Apart from the other events, so that a flood of look-ups does not push them out of memory.
     lookups: Ring<LookupHit>,
+    forwards: Ring<ForwardHit>,
     webhook: Option<Webhook>,
 }
 
@@ -120,6 +121,7 @@ impl Telemetry {
             audit_max: settings.audit_max,
             events: Ring::new(settings.audit_max),
             lookups: Ring::new(lookups_max),
+            forwards: Ring::new(settings.audit_max),
             webhook,
         }))
     }
@@ -226,15 +228,27 @@ impl Telemetry {
         }
     }
 
+    /// Counts and notes a request that was handed to an instance. On the hot path, like
+    /// [`Telemetry::lookup_hit`].
+    pub fn forwarded(&self, hit: impl FnOnce(u64) -> ForwardHit) {
+        self.0.metrics.discoveries.inc();
+        self.0.metrics.proxied_requests.inc();
+        if !self.0.forwards.is_off() && !self.0.forwards.try_push(hit(self.0.clock.wall_ms())) {
+            self.0.metrics.telemetry_dropped.inc();
+        }
+    }
+
     /// The latest events, newest first, as `/api/actuator/audit` shows them.
     #[must_use]
     pub fn recent_events(&self) -> Vec<Value> {
         let events = self.0.events.newest_first();
         let lookups = self.0.lookups.newest_first();
+        let forwards = self.0.forwards.newest_first();
         let mut merged: Vec<(u64, Value)> = events
             .iter()
             .map(|event| (event.time_ms, event.to_json()))
             .chain(lookups.iter().map(|hit| (hit.time_ms, hit.to_json())))
+            .chain(forwards.iter().map(|hit| (hit.time_ms, hit.to_json())))
             .collect();
         merged.sort_by_key(|(time_ms, _)| std::cmp::Reverse(*time_ms));
         merged.truncate(self.0.audit_max);

@@ -6,15 +6,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::http::{Request, Response};
+use axum::http::Request;
 use futures::future::BoxFuture;
 use maxine::actors::peer::PeerRouter;
 use maxine::actors::registry::{RegistryParts, RegistrySettings};
 use maxine::actors::{Registry, WriteError};
 use maxine::api::serve::{ServeLimits, serve};
 use maxine::api::{
-    ApiSettings, AppParts, AppState, Forward, ForwardRequest, Forwarded, HealthReports,
-    UpstreamsReport, router,
+    ApiSettings, AppParts, AppState, Forward, ForwardAnswer, ForwardRequest, Forwarded, Front,
+    HealthReports, UpstreamsReport,
 };
 use maxine::backend::{ControlStore, MemoryStore};
 use maxine::clock::Clock;
@@ -62,7 +62,7 @@ impl Forward for Proxy {
         &self,
         context: ForwardRequest,
         request: Request<Body>,
-    ) -> BoxFuture<'static, Response<Body>> {
+    ) -> BoxFuture<'static, ForwardAnswer> {
         let forwarder = self.0.clone();
         let context = ForwardContext {
             service: context.service,
@@ -72,17 +72,17 @@ impl Forward for Proxy {
             https: false,
             body_len_max: context.body_len_max,
             trace: context.trace,
-            keep_trailer: false,
+            keep_trailer: context.keep_trailer,
+            interim: context.interim,
         };
         Box::pin(async move {
             let forwarded = forwarder.forward(context, request).await;
-            let mut response = forwarded.response;
-            if let Some(chosen) = forwarded.chosen {
-                let node = chosen.instance.registration.id.clone();
-                let seen = Forwarded { node, share: chosen.share, url: chosen.url };
-                response.extensions_mut().insert(seen);
-            }
-            response
+            let chosen = forwarded.chosen.map(|chosen| Forwarded {
+                instance: chosen.instance,
+                share: chosen.share,
+                target: chosen.target,
+            });
+            ForwardAnswer { response: forwarded.response, forwarded: chosen }
         })
     }
 
@@ -203,7 +203,8 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
-        tokio::spawn(serve(listener, router(state.clone()), options.limits, metrics, stop.clone()));
+        let front = Arc::new(Front::new(state.clone()));
+        tokio::spawn(serve(listener, front, options.limits, metrics, stop.clone()));
         let _ = rustls::crypto::ring::default_provider().install_default();
         let http =
             reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build().unwrap();

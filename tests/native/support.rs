@@ -14,7 +14,8 @@ use maxine::actors::registry::{RegistryParts, RegistrySettings};
 use maxine::actors::supervisor::Supervised;
 use maxine::actors::{LeadershipActor, Registry, WriteError};
 use maxine::api::{
-    self, ApiSettings, AppParts, AppState, Forward, ForwardRequest, HealthReports, UpstreamsReport,
+    self, ApiSettings, AppParts, AppState, Forward, ForwardAnswer, ForwardRequest, HealthReports,
+    UpstreamsReport,
 };
 use maxine::backend::{ControlStore, MemoryStore};
 use maxine::clock::Clock;
@@ -31,8 +32,10 @@ use tokio::sync::watch;
 struct NoProxy;
 
 impl Forward for NoProxy {
-    fn forward(&self, _: ForwardRequest, _: Request<Body>) -> BoxFuture<'static, Response<Body>> {
-        Box::pin(async { Response::new(Body::empty()) })
+    fn forward(&self, _: ForwardRequest, _: Request<Body>) -> BoxFuture<'static, ForwardAnswer> {
+        Box::pin(async {
+            ForwardAnswer { response: Response::new(Body::empty()), forwarded: None }
+        })
     }
     fn check_address(&self, address: &Address) -> Result<(), String> {
         match address.as_str().contains("169.254.169.254") {

@@ -17,7 +17,8 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use maxine::backend::{ControlStore, MemoryStore, PeerHandler};
 use maxine::clock::Clock;
 use maxine::proxy::{
-    EgressPolicy, ForwardContext, Forwarder, ForwarderConfig, NoMetrics, TlsRoots, TrustedProxies,
+    EgressPolicy, ForwardContext, Forwarder, ForwarderConfig, HintedStream, Interim, NoMetrics,
+    TlsRoots, TrustedProxies,
 };
 use maxine::state::{
     Actor, Address, Applied, Batch, Command, InstanceKey, Name, Proposal, Registration, RequestId,
@@ -264,18 +265,6 @@ impl Upstream {
         .await
     }
 
-    /// Answers each request with these bytes.
-    pub(crate) async fn canned(answer: &'static str) -> Self {
-        Self::raw(move |mut stream| async move {
-            while read_head(&mut stream).await.is_some() {
-                if stream.write_all(answer.as_bytes()).await.is_err() {
-                    return;
-                }
-            }
-        })
-        .await
-    }
-
     /// Answers with its name.
     pub(crate) async fn named(name: &'static str) -> Self {
         Self::http(move |_| async move { Response::new(Body::from(name)) }).await
@@ -302,10 +291,16 @@ async fn serve(listener: TcpListener, forwarder: Forwarder, options: RigOptions)
         stream.set_nodelay(true).unwrap();
         let (forwarder, options) = (forwarder.clone(), options.clone());
         tasks.spawn(async move {
+            let interim = Interim::default();
+            let stream = HintedStream::new(stream, interim.clone());
             let service = service_fn(move |request: Request<Incoming>| {
                 let (forwarder, options) = (forwarder.clone(), options.clone());
+                let interim = interim.clone();
                 async move {
-                    let context = context(&request, peer.ip(), &options);
+                    let mut context = context(&request, peer.ip(), &options);
+                    let turn =
+                        (request.version() == hyper::Version::HTTP_11).then(|| interim.begin());
+                    context.interim = turn.as_ref().map(|turn| turn.sink());
                     let forwarded = forwarder.forward(context, request.map(Body::new)).await;
                     Ok::<_, std::convert::Infallible>(forwarded.response)
                 }
@@ -330,5 +325,6 @@ fn context(request: &Request<Incoming>, peer: IpAddr, options: &RigOptions) -> F
             hyper::header::HeaderValue::from_static("trace-1"),
         )],
         keep_trailer: !options.drop_trailer,
+        interim: None,
     }
 }

@@ -1,19 +1,18 @@
-//! Discovery by redirect, and both ways of proxying.
+//! Discovery: by redirect, or by handing the request on.
 
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use axum::http::header::{self, HeaderMap, HeaderValue};
 use axum::http::{Response, StatusCode};
 
 use super::NAMESPACE;
-use super::json::{declared_len, refuse_body};
+use super::handing_on::{Refusal, forward};
 use crate::api::error::CompatError;
-use crate::api::{AppState, ForwardRequest, Forwarded, RequestContext};
+use crate::api::{AppState, RequestContext};
 use crate::discovery::{self, Asker, Choice, DiscoverQuery, Redirect};
-use crate::state::{DiscoveryMode, Name, ServiceKey, ServiceRef};
+use crate::state::{DiscoveryMode, ServiceRef};
+use crate::telemetry::events::url_of;
 use crate::telemetry::{LookupHit, Mode};
-
-const PROXY_PREFIX: &str = "/api/maxine/serviceops/proxy/";
 
 /// `GET /api/maxine/serviceops/discover`.
 pub(super) async fn discover(
@@ -45,7 +44,7 @@ pub(super) async fn discover(
     Ok(response)
 }
 
-fn context_of(request: &Request) -> RequestContext {
+pub(super) fn context_of(request: &Request) -> RequestContext {
     // The edge has put it there; without an edge there is no route.
     request.extensions().get::<RequestContext>().cloned().unwrap_or_default()
 }
@@ -132,7 +131,7 @@ fn hit(
     });
 }
 
-fn shortened(text: &str) -> Box<str> {
+pub(super) fn shortened(text: &str) -> Box<str> {
     text.chars().take(64).collect::<String>().into()
 }
 
@@ -163,119 +162,33 @@ async fn discover_by_proxy(
         Some((path, query)) => (path.to_owned(), Some(query.to_owned())),
         None => (target.to_owned(), None),
     };
-    let response =
-        forward(state, service, raw_path, raw_query, &context, request, "discovery.lookup").await;
-    if let Some(forwarded) = response.extensions().get::<Forwarded>() {
+    let method = request.method().clone();
+    let answer = forward(state, service, (raw_path, raw_query), &context, request, None).await;
+    let (response, forwarded) = match answer {
+        Ok(answer) => answer,
+        Err(refusal) => {
+            if matches!(refusal, Refusal::NoLiveNode) {
+                miss(state, &context, service, method.as_str());
+            }
+            return refusal.into_response();
+        }
+    };
+    if let Some((_, forwarded)) = forwarded {
+        state.telemetry().metrics().discoveries.inc();
+        state.telemetry().metrics().proxied_requests.inc();
         let mode = query.mode.as_deref().map_or("proxy".into(), shortened);
+        let registration = &forwarded.instance.registration;
         state.telemetry().record(
             "discovery.lookup",
             "HIT",
             vec![
                 ("serviceName", service.into()),
-                ("nodeName", format!("{}-{}", forwarded.node, forwarded.share).into()),
-                ("address", forwarded.url.as_str().into()),
+                ("nodeName", format!("{}-{}", registration.id, forwarded.share).into()),
+                ("address", url_of(&registration.address, &forwarded.target).into()),
                 ("mode", mode.into_string().into()),
                 ("traceId", context.trace_id_text().into()),
             ],
         );
-    }
-    response
-}
-
-/// `ALL /api/maxine/serviceops/proxy/{serviceName}/{path...}`. The path is read raw: its escapes are
-/// the upstream's business.
-pub(super) async fn proxy(
-    State(state): State<AppState>,
-    request: Request,
-) -> Result<Response<Body>, CompatError> {
-    let uri = request.uri().clone();
-    let rest = uri.path().strip_prefix(PROXY_PREFIX).ok_or_else(CompatError::not_found)?;
-    let (name, raw_path) = match rest.find('/') {
-        Some(at) => (&rest[..at], &rest[at..]),
-        None => (rest, ""),
-    };
-    let service = discovery::percent_decoded(name).filter(|name| !name.is_empty());
-    let Some(service) = service.filter(|_| discovery::percent_decoded(raw_path).is_some()) else {
-        return Err(CompatError::bad_request("The path has a malformed percent escape"));
-    };
-    let raw_path = if raw_path == "/" { "" } else { raw_path }.to_owned();
-    let raw_query = uri.query().map(ToOwned::to_owned);
-    let context = context_of(&request);
-    let shown_path = shortened_path(&raw_path);
-    let response =
-        forward(&state, &service, raw_path, raw_query, &context, request, "proxy.request").await;
-    if let Some(forwarded) = response.extensions().get::<Forwarded>() {
-        state.telemetry().record(
-            "proxy.request",
-            "PROXIED",
-            vec![
-                ("serviceName", service.as_str().into()),
-                ("proxyPath", shown_path.into()),
-                ("nodeName", format!("{}-{}", forwarded.node, forwarded.share).into()),
-                ("address", forwarded.url.as_str().into()),
-                ("traceId", context.trace_id_text().into()),
-            ],
-        );
-    }
-    Ok(response)
-}
-
-fn shortened_path(path: &str) -> String {
-    path.strip_prefix('/').unwrap_or(path).chars().take(1_024).collect()
-}
-
-/// Hands the request on, and accounts for it.
-async fn forward(
-    state: &AppState,
-    service: &str,
-    raw_path: String,
-    raw_query: Option<String>,
-    context: &RequestContext,
-    request: Request,
-    kind: &'static str,
-) -> Response<Body> {
-    use axum::response::IntoResponse;
-
-    let reference = ServiceRef { namespace: NAMESPACE, service };
-    let live = state.view().with_table(reference, |table| !table.endpoints().is_empty());
-    let key = ServiceKey::new(Name::trusted(NAMESPACE), Name::trusted(service));
-    if !live.unwrap_or(false) {
-        match kind {
-            "discovery.lookup" => miss(state, context, service, request.method().as_str()),
-            _ => state.telemetry().record(
-                kind,
-                "MISS",
-                vec![
-                    ("serviceName", shortened(service).into_string().into()),
-                    ("proxyPath", shortened_path(&raw_path).into()),
-                    ("traceId", context.trace_id_text().into()),
-                ],
-            ),
-        }
-        return CompatError::no_live_node().into_response();
-    }
-    let body_len_max = state.settings().proxy_body_len_max;
-    if declared_len(request.headers()).is_some_and(|len| len > body_len_max) {
-        return refuse_body(state.settings(), request, body_len_max).await.into_response();
-    }
-    let trace_header = HeaderName::from_bytes(state.settings().trace_header_name.as_bytes());
-    let trace_header = trace_header.unwrap_or(HeaderName::from_static("x-trace-id"));
-    let traceparent = HeaderName::from_static("traceparent");
-    let forward = ForwardRequest {
-        service: key,
-        raw_path,
-        raw_query,
-        client: context.client,
-        trace: vec![
-            (trace_header, context.trace_id.clone()),
-            (traceparent, context.traceparent.clone()),
-        ],
-        body_len_max: Some(body_len_max),
-    };
-    let response = state.forwarder().forward(forward, request).await;
-    if response.extensions().get::<Forwarded>().is_some() {
-        state.telemetry().metrics().discoveries.inc();
-        state.telemetry().metrics().proxied_requests.inc();
     }
     response
 }

@@ -8,6 +8,7 @@ mod config;
 mod discover;
 #[cfg(any(test, feature = "fuzz"))]
 pub(super) mod fuzz;
+mod handing_on;
 mod json;
 mod logs;
 mod register;
@@ -20,6 +21,7 @@ use axum::routing::{any, get, post, put};
 
 use super::routes::Routes;
 
+pub(super) use handing_on::{hand_on, proxied_route};
 pub use session::account_sign_in;
 
 /// The namespace of clients that know none.
@@ -35,8 +37,8 @@ pub(super) fn add_routes(routes: Routes) -> Routes {
         .add(&["POST"], "/api/maxine/serviceops/register", post(register::register))
         .add(&["GET"], "/api/maxine/serviceops/servers", get(servers::servers))
         .add(&["GET"], "/api/maxine/serviceops/discover", get(discover::discover))
-        .add(&["*"], "/api/maxine/serviceops/proxy/{service}", any(discover::proxy))
-        .add(&["*"], "/api/maxine/serviceops/proxy/{service}/{*path}", any(discover::proxy))
+        .add(&["*"], "/api/maxine/serviceops/proxy/{service}", any(handing_on::proxy))
+        .add(&["*"], "/api/maxine/serviceops/proxy/{service}/{*path}", any(handing_on::proxy))
         .add(&["GET"], "/api/actuator/health", get(actuator_open::health))
         .add(&["GET"], "/api/actuator/info", get(actuator_open::info))
         .add(&["GET"], "/api/actuator/metrics", get(actuator_open::metrics))

@@ -34,23 +34,27 @@ const EXPOSED: &str = "x-maxine-index, x-maxine-staleness-ms, x-maxine-leader, \
 #[derive(Clone)]
 pub struct EdgeLayer(Arc<Shared>);
 
-struct Shared {
+/// What the edge does, for whoever does it without a [`tower::Service`].
+pub(in crate::api) struct Shared {
     state: AppState,
     trace_header: HeaderName,
     cors_origin: Option<HeaderValue>,
 }
 
 impl EdgeLayer {
-    /// For a node's state. A trace header name or CORS origin that is not one falls back to the
-    /// default or to none; the configuration has refused it before.
+    /// For a node's state. A CORS origin that is not one falls back to none; the configuration has
+    /// refused it before.
     #[must_use]
     pub fn new(state: AppState) -> Self {
-        let settings = state.settings();
-        let trace_header = HeaderName::from_bytes(settings.trace_header_name.as_bytes())
-            .unwrap_or(HeaderName::from_static("x-trace-id"));
-        let origin = settings.cors_allow_origin.as_deref();
+        let trace_header = state.trace_header().clone();
+        let origin = state.settings().cors_allow_origin.as_deref();
         let cors_origin = origin.and_then(|origin| HeaderValue::from_str(origin).ok());
         Self(Arc::new(Shared { state, trace_header, cors_origin }))
+    }
+
+    /// What it does to a request, for those that do not go through the router.
+    pub(in crate::api) fn shared(&self) -> Arc<Shared> {
+        Arc::clone(&self.0)
     }
 }
 
@@ -89,9 +93,17 @@ where
             let response = shared.preflight(&request);
             return Box::pin(std::future::ready(Ok(response)));
         }
-        let record = shared.open(&mut request);
-        match shared.admit(&mut request, &record.context) {
-            Ok(()) => {
+        let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
+        let peer = peer.map_or(IpAddr::from([0, 0, 0, 0]), |peer| peer.0.ip());
+        let record = shared.open(&request, peer);
+        request.extensions_mut().insert(record.context.clone());
+        let matched = request.extensions().get::<MatchedPath>().cloned();
+        let matched = matched.as_ref().map(MatchedPath::as_str);
+        match shared.admit(&request, matched, &record.context) {
+            Ok(caller) => {
+                if caller.role.is_some() {
+                    request.extensions_mut().insert(caller);
+                }
                 let answer = self.inner.call(request);
                 Box::pin(async move {
                     let response = answer.await.into_response();
@@ -107,8 +119,9 @@ where
 }
 
 /// What is kept of a request while it is under way.
-struct Record {
-    context: RequestContext,
+pub(in crate::api) struct Record {
+    /// The names that it goes by.
+    pub(in crate::api) context: RequestContext,
     finished: FinishedRequest,
     if_none_match: Option<HeaderValue>,
     /// The member whose page asks, where a page of another member does.
@@ -117,15 +130,14 @@ struct Record {
 
 impl Shared {
     /// Names the request and notes what its record will need.
-    fn open(&self, request: &mut Request) -> Record {
+    pub(in crate::api) fn open(&self, request: &Request, peer: IpAddr) -> Record {
         let headers = request.headers();
         let given = headers.get(&self.trace_header).filter(|value| !value.is_empty());
         let trace_id = given.cloned().unwrap_or_else(trace::new_trace_id);
         let given = headers.get(&TRACEPARENT);
         let given = given.filter(|value| trace::is_valid_traceparent(value.as_bytes()));
         let traceparent = given.cloned().unwrap_or_else(trace::new_traceparent);
-        let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
-        let client = peer.map_or(IpAddr::from([0, 0, 0, 0]), |peer| peer.0.ip().to_canonical());
+        let client = peer.to_canonical();
         let context = RequestContext { trace_id, traceparent, client };
         let finished = FinishedRequest {
             method: request.method().clone(),
@@ -140,18 +152,17 @@ impl Shared {
         };
         let if_none_match = headers.get(header::IF_NONE_MATCH).cloned();
         let member_origin = self.member_origin(request);
-        request.extensions_mut().insert(context.clone());
         Record { context, finished, if_none_match, member_origin }
     }
 
-    /// Decides whether the request may go on, and says who calls.
-    fn admit(
+    /// Decides whether the request may go on on the route that was matched, and says who calls.
+    pub(in crate::api) fn admit(
         &self,
-        request: &mut Request,
+        request: &Request,
+        matched: Option<&str>,
         context: &RequestContext,
-    ) -> Result<(), Box<Response<Body>>> {
+    ) -> Result<Caller, Box<Response<Body>>> {
         let path = request.uri().path();
-        let matched = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
         let decision = match matched {
             Some(matched) => self.state.access().of_route(request.method(), matched),
             None => Decision::Unmatched,
@@ -183,10 +194,7 @@ impl Shared {
         if decision == Decision::OtherMethod {
             return Err(Box::new(edge_error(path, no_such_method(path))));
         }
-        if caller.role.is_some() {
-            request.extensions_mut().insert(caller);
-        }
-        Ok(())
+        Ok(caller)
     }
 
     fn identify(
@@ -210,7 +218,11 @@ impl Shared {
     }
 
     /// Puts the headers on that every answer has, and accounts for the request.
-    fn close(&self, mut record: Record, mut response: Response<Body>) -> Response<Body> {
+    pub(in crate::api) fn close(
+        &self,
+        mut record: Record,
+        mut response: Response<Body>,
+    ) -> Response<Body> {
         if let Some(asked) = &record.if_none_match {
             not_modified_if_matched(&record.finished.method, asked, &mut response);
         }

@@ -10,8 +10,8 @@ use super::fresh::{Fresh, Freshness};
 use super::services::find;
 use super::shape::{DrainView, HealthView};
 use crate::api::AppState;
-use crate::api::ProbeObservation;
 use crate::api::problem::Problem;
+use crate::api::{ProbeObservation, Standing};
 use crate::state::{Instance, Liveness, ProbeSpec, Readiness, ServiceState};
 
 /// Where the probe's settings come from.
@@ -37,7 +37,7 @@ pub(super) struct HealthWhy {
     id: String,
     /// Whether it gets traffic.
     routable: bool,
-    /// The reason, in one line.
+    /// The reason, in one line; `verdict.since_ms` and `drain` say since when.
     why: String,
     /// What the health checks agreed on.
     verdict: HealthView,
@@ -47,7 +47,10 @@ pub(super) struct HealthWhy {
     probe: ProbeSpec,
     /// Where these settings come from.
     probe_from: ProbeFrom,
-    /// This node's latest probes, newest first.
+    /// How it stands with the proxy of the node that answers; null where that does not call it.
+    proxy: Option<Standing>,
+    /// The latest probes of the node that answers, newest first, then what every other observer said
+    /// last.
     observations: Vec<ProbeObservation>,
 }
 
@@ -75,17 +78,27 @@ pub(super) async fn instance_health(
         (None, None) => (ProbeSpec::default(), ProbeFrom::Default),
     };
     let drain = service.drains.get(&key.instance);
+    let proxy = state.forwarder().standing(&key);
+    let routable = service.is_routable(instance);
+    let held_back = proxy.as_ref().and_then(|standing| standing.held_back.as_ref());
+    let why = match held_back.filter(|_| routable) {
+        Some(held_back) => format!("held back by the proxy of this node: {held_back}"),
+        None => why(service, instance),
+    };
+    let mut observations = state.health().observations(&key);
+    observations.extend(state.health().words(&key).await);
     Ok(fresh.json(HealthWhy {
         namespace: key.service.namespace.as_str().into(),
         service: key.service.service.as_str().into(),
         id: key.instance.as_str().into(),
-        routable: service.is_routable(instance),
-        why: why(service, instance),
+        routable,
+        why,
         verdict: HealthView::from(&instance.health),
         drain: drain.map(|drain| DrainView::from(drain.as_ref())),
         probe,
         probe_from,
-        observations: state.health().observations(&key),
+        proxy,
+        observations,
     }))
 }
 

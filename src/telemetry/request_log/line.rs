@@ -1,13 +1,14 @@
 //! How a request's log line looks.
 
+use std::borrow::Cow;
+use std::net::IpAddr;
+
 use axum::http::Version;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use serde_json::json;
 
 use crate::state::{LogFormat, RuntimeConfig};
 use crate::telemetry::FinishedRequest;
-use crate::telemetry::events::header_text;
 
 /// Longest request target in a line, in bytes.
 const TARGET_LEN_MAX: usize = 2_048;
@@ -18,37 +19,76 @@ pub(super) fn is_logged(request: &FinishedRequest) -> bool {
     !path.starts_with("/api/logs/") && !path.trim_end_matches('/').ends_with("/servers")
 }
 
-/// The line, without its end.
-pub(super) fn format(request: &FinishedRequest, time_ms: u64, config: &RuntimeConfig) -> String {
-    let status = request.status.as_u16();
-    let level = if status >= 404 { "ERROR" } else { "INFO" };
-    let endpoint = target(request);
-    let version = http_version(request.version);
-    let (method, client) = (request.method.as_str(), request.client);
-    let timestamp = local_time(time_ms, "%d/%m/%Y %H:%M:%S");
-    let trace_id = header_text(&request.trace_id);
-    if config.log_format == LogFormat::Plain {
-        return format!(
-            "[{timestamp}] {level} WEBREQUEST {client} {method} {endpoint} HTTP/{version} {status} {}",
+/// Formats lines. It remembers the text of the last second, since most lines share theirs with the one before.
+#[derive(Debug, Default)]
+pub(super) struct LineFormat {
+    second: u64,
+    timestamp: String,
+}
+
+impl LineFormat {
+    /// The line, without its end.
+    pub(super) fn line(
+        &mut self,
+        request: &FinishedRequest,
+        time_ms: u64,
+        config: &RuntimeConfig,
+    ) -> String {
+        let second = time_ms / 1_000;
+        if self.second != second || self.timestamp.is_empty() {
+            self.second = second;
+            self.timestamp = local_time(second * 1_000, "%d/%m/%Y %H:%M:%S");
+        }
+        let status = request.status.as_u16();
+        let fields = Fields {
+            level: if status >= 404 { "ERROR" } else { "INFO" },
+            log_type: "WEBREQUEST",
+            timestamp: &self.timestamp,
+            status,
+            method: request.method.as_str(),
+            client: request.client,
+            endpoint: target(request),
+            version: http_version(request.version),
+            trace_id: String::from_utf8_lossy(request.trace_id.as_bytes()),
+        };
+        match config.log_format {
+            LogFormat::Plain => fields.plain(),
+            LogFormat::Json if config.log_json_prettify => {
+                serde_json::to_string_pretty(&fields).unwrap_or_default()
+            }
+            LogFormat::Json => serde_json::to_string(&fields).unwrap_or_default(),
+        }
+    }
+}
+
+/// What a line says, by the names that existing readers of the log know.
+#[derive(serde::Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Fields<'a> {
+    #[serde(rename = "LogLevel")]
+    level: &'static str,
+    log_type: &'static str,
+    timestamp: &'a str,
+    status: u16,
+    method: &'a str,
+    #[serde(rename = "ClientIp")]
+    client: IpAddr,
+    endpoint: &'a str,
+    #[serde(rename = "HTTPVersion")]
+    version: &'static str,
+    trace_id: Cow<'a, str>,
+}
+
+impl Fields<'_> {
+    fn plain(&self) -> String {
+        let Self { level, log_type, timestamp, status, method, client, endpoint, version, .. } =
+            self;
+        format!(
+            "[{timestamp}] {level} {log_type} {client} {method} {endpoint} HTTP/{version} {status} {}",
             // A trace id is any visible text: it must not end the line or begin another.
-            trace_id.escape_debug()
-        );
+            self.trace_id.escape_debug()
+        )
     }
-    let line = json!({
-        "LogLevel": level,
-        "LogType": "WEBREQUEST",
-        "Timestamp": timestamp,
-        "Status": status,
-        "Method": method,
-        "ClientIp": client.to_string(),
-        "Endpoint": endpoint,
-        "HTTPVersion": version,
-        "TraceId": trace_id,
-    });
-    if config.log_json_prettify {
-        return serde_json::to_string_pretty(&line).unwrap_or_default();
-    }
-    line.to_string()
 }
 
 fn target(request: &FinishedRequest) -> &str {
@@ -78,6 +118,8 @@ fn local_time(time_ms: u64, format: &str) -> String {
 mod tests {
     use axum::http::{HeaderValue, Method, StatusCode, Uri};
 
+    use serde_json::json;
+
     use super::*;
 
     fn request(path: &'static str, status: u16) -> FinishedRequest {
@@ -96,7 +138,8 @@ mod tests {
 
     #[test]
     fn a_json_line_has_the_known_fields() {
-        let line = format(&request("/x?a=1", 404), 0, &RuntimeConfig::default());
+        let line =
+            LineFormat::default().line(&request("/x?a=1", 404), 0, &RuntimeConfig::default());
         let line: serde_json::Value = serde_json::from_str(&line).unwrap();
         assert_eq!(line["LogLevel"], "ERROR");
         assert_eq!(line["LogType"], "WEBREQUEST");
@@ -108,7 +151,7 @@ mod tests {
     #[test]
     fn plain_lines_are_one_line_and_looking_at_logs_is_not_logged() {
         let config = RuntimeConfig { log_format: LogFormat::Plain, ..RuntimeConfig::default() };
-        let line = format(&request("/x", 200), 0, &config);
+        let line = LineFormat::default().line(&request("/x", 200), 0, &config);
         assert!(line.contains(" INFO WEBREQUEST 10.0.0.1 GET /x HTTP/1.1 200 abc"), "{line}");
         assert!(is_logged(&request("/api/actuator/health", 200)));
         assert!(!is_logged(&request("/api/logs/recent", 200)));

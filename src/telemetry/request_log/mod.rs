@@ -61,6 +61,7 @@ struct Sink {
     files: Option<LogFiles>,
     audit: Option<LogFiles>,
     spare: Vec<FinishedRequest>,
+    format: line::LineFormat,
 }
 
 pub(super) struct RequestLog {
@@ -100,7 +101,12 @@ impl RequestLog {
             buffer: Mutex::default(),
             events: Mutex::default(),
             audited: audit.is_some(),
-            sink: Mutex::new(Sink { files, audit, spare: Vec::new() }),
+            sink: Mutex::new(Sink {
+                files,
+                audit,
+                spare: Vec::new(),
+                format: line::LineFormat::default(),
+            }),
             traces: Ring::new(traces_max),
             traffic: Traffic::default(),
             lines: Ring::new(RECENT_LINES_MAX),
@@ -180,9 +186,10 @@ impl RequestLog {
     /// Formats and writes what is in the buffer. Blocks for the disk.
     fn write_out(&self) {
         let mut sink = self.sink.lock();
+        let sink = &mut *sink;
         let mut taken = std::mem::take(&mut sink.spare);
         std::mem::swap(&mut taken, &mut *self.buffer.lock());
-        self.write_events(&mut sink);
+        self.write_events(sink);
         if taken.is_empty() {
             sink.spare = taken;
             return;
@@ -194,7 +201,7 @@ impl RequestLog {
             let age_ms = monotonic_us.saturating_sub(request.started_us) / 1_000;
             let time_ms = wall_ms.saturating_sub(age_ms);
             if line::is_logged(&request) {
-                let text: Arc<str> = line::format(&request, time_ms, config).into();
+                let text: Arc<str> = sink.format.line(&request, time_ms, config).into();
                 if let Some(files) = &mut sink.files {
                     files.write_line(&text);
                 }

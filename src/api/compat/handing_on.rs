@@ -1,0 +1,149 @@
+//! Handing requests on to an instance: the proxy route, and what discovery by proxy shares with it.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::Response;
+use axum::http::header::{self, HeaderName};
+use axum::response::IntoResponse;
+
+use super::NAMESPACE;
+use super::discover::{context_of, shortened};
+use super::json::{declared_len, refuse_body};
+use crate::api::error::CompatError;
+use crate::api::{AppState, ForwardRequest, Forwarded, RequestContext};
+use crate::discovery;
+use crate::proxy::InterimSink;
+use crate::state::{ServiceKey, ServiceRef};
+use crate::telemetry::ForwardHit;
+use crate::view::ServiceTable;
+
+const PROXY_PREFIX: &str = "/api/maxine/serviceops/proxy/";
+/// The route that hands on, by which its access is decided.
+const PROXY_ROUTE: &str = "/api/maxine/serviceops/proxy/{service}/{*path}";
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+
+/// The route of a path that is handed on; `None` for one that is not.
+pub(in crate::api) fn proxied_route(path: &str) -> Option<&'static str> {
+    let rest = path.strip_prefix(PROXY_PREFIX)?;
+    (!rest.is_empty() && !rest.starts_with('/')).then_some(PROXY_ROUTE)
+}
+
+/// `ALL /api/maxine/serviceops/proxy/{serviceName}/{path...}`, for what comes through the router.
+pub(super) async fn proxy(State(state): State<AppState>, request: Request) -> Response<Body> {
+    let context = context_of(&request);
+    hand_on(&state, &context, request, None).await
+}
+
+/// Hands a request on. The path is read raw: its escapes are the upstream's business.
+pub(in crate::api) async fn hand_on(
+    state: &AppState,
+    context: &RequestContext,
+    request: Request,
+    interim: Option<InterimSink>,
+) -> Response<Body> {
+    let uri = request.uri().clone();
+    let Some(rest) = uri.path().strip_prefix(PROXY_PREFIX) else {
+        return CompatError::not_found().into_response();
+    };
+    let (name, raw_path) = match rest.find('/') {
+        Some(at) => rest.split_at(at),
+        None => (rest, ""),
+    };
+    let service = discovery::percent_decoded(name).filter(|name| !name.is_empty());
+    let Some(service) = service.filter(|_| discovery::percent_decoded(raw_path).is_some()) else {
+        let text = "The path has a malformed percent escape";
+        return CompatError::bad_request(text).into_response();
+    };
+    let prefix_len = PROXY_PREFIX.len() + name.len();
+    let raw_path = if raw_path == "/" { "" } else { raw_path }.to_owned();
+    let target = (raw_path, uri.query().map(ToOwned::to_owned));
+    let (response, forwarded) =
+        match forward(state, &service, target, context, request, interim).await {
+            Ok(answer) => answer,
+            Err(refusal) => {
+                if matches!(refusal, Refusal::NoLiveNode) {
+                    let shown = uri.path().get(prefix_len + 1..).unwrap_or_default();
+                    state.telemetry().record(
+                        "proxy.request",
+                        "MISS",
+                        vec![
+                            ("serviceName", shortened(&service).into_string().into()),
+                            ("proxyPath", shown.chars().take(1_024).collect::<String>().into()),
+                            ("traceId", context.trace_id_text().into()),
+                        ],
+                    );
+                }
+                return refusal.into_response();
+            }
+        };
+    if let Some((key, forwarded)) = forwarded {
+        state.telemetry().forwarded(|time_ms| ForwardHit {
+            time_ms,
+            service: key.service,
+            instance: forwarded.instance,
+            share: forwarded.share,
+            uri,
+            prefix_len,
+            target: forwarded.target,
+            trace_id: context.trace_id.clone(),
+        });
+    }
+    response
+}
+
+/// Why a request was not handed on.
+pub(super) enum Refusal {
+    NoLiveNode,
+    Other(Box<CompatError>),
+}
+
+impl Refusal {
+    pub(super) fn into_response(self) -> Response<Body> {
+        match self {
+            Self::NoLiveNode => CompatError::no_live_node().into_response(),
+            Self::Other(error) => error.into_response(),
+        }
+    }
+}
+
+/// Hands the request on; the answer, and which instance of which service was chosen.
+pub(super) async fn forward(
+    state: &AppState,
+    service: &str,
+    (raw_path, raw_query): (String, Option<String>),
+    context: &RequestContext,
+    request: Request,
+    interim: Option<InterimSink>,
+) -> Result<(Response<Body>, Option<(ServiceKey, Forwarded)>), Refusal> {
+    let reference = ServiceRef { namespace: NAMESPACE, service };
+    let live =
+        |table: &Arc<ServiceTable>| (!table.endpoints().is_empty()).then(|| table.key().clone());
+    let key = state.view().with_table(reference, live).flatten().ok_or(Refusal::NoLiveNode)?;
+    let body_len_max = state.settings().proxy_body_len_max;
+    let headers = request.headers();
+    if body_len_max.is_some_and(|max| declared_len(headers).is_some_and(|len| len > max)) {
+        let max = body_len_max.unwrap_or(u64::MAX);
+        let refused = refuse_body(state.settings(), request, max).await;
+        return Err(Refusal::Other(Box::new(refused)));
+    }
+    // `Trailer` is dropped like every field of the connection, unless it announces what follows a
+    // body in chunks.
+    let keep_trailer = headers.contains_key(header::TRANSFER_ENCODING);
+    let forward = ForwardRequest {
+        service: key.clone(),
+        raw_path,
+        raw_query,
+        client: context.client,
+        trace: vec![
+            (state.trace_header().clone(), context.trace_id.clone()),
+            (TRACEPARENT, context.traceparent.clone()),
+        ],
+        body_len_max,
+        keep_trailer,
+        interim,
+    };
+    let answer = state.forwarder().forward(forward, request).await;
+    Ok((answer.response, answer.forwarded.map(|forwarded| (key, forwarded))))
+}

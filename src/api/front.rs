@@ -1,0 +1,65 @@
+//! The first fork: a request that is handed on to an instance goes straight there, every other one through the router.
+//!
+//! What the router does for a request (matching, its layers, a box for each) is a third of what handing it on costs, and
+//! a proxied request needs none of it: its route is its path's prefix. The edge is the same either way.
+
+use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{ConnectInfo, Request};
+use axum::http::{Method, Response, Version};
+use futures::FutureExt;
+use tower::Service;
+
+use super::middleware::{EdgeLayer, Shared};
+use crate::proxy::{Interim, InterimTurn};
+
+use super::{AppState, compat, error, routes};
+
+/// Takes every request.
+pub struct Front {
+    router: Router,
+    edge: Arc<Shared>,
+    state: AppState,
+}
+
+impl Front {
+    /// For a node's state.
+    #[must_use]
+    pub fn new(state: AppState) -> Self {
+        let router = routes::build(state.clone());
+        Self { router, edge: EdgeLayer::new(state.clone()).shared(), state }
+    }
+
+    /// Answers a request of `peer`, whose connection takes interim answers by `interim`. Dropped, it
+    /// gives the request up.
+    pub(super) async fn answer(
+        &self,
+        peer: SocketAddr,
+        interim: &Interim,
+        mut request: Request,
+    ) -> Response<Body> {
+        let route = compat::proxied_route(request.uri().path());
+        let Some(route) = route.filter(|_| request.method() != Method::OPTIONS) else {
+            request.extensions_mut().insert(ConnectInfo(peer));
+            // The router is always ready, and never fails.
+            let Ok(response) = self.router.clone().call(request).await;
+            return response;
+        };
+        let record = self.edge.open(&request, peer.ip());
+        let response = match self.edge.admit(&request, Some(route), &record.context) {
+            Ok(_) => {
+                // HTTP/2 has its own way for them, which the library does not know either.
+                let turn = (request.version() == Version::HTTP_11).then(|| interim.begin());
+                let sink = turn.as_ref().map(InterimTurn::sink);
+                let answer = compat::hand_on(&self.state, &record.context, request, sink);
+                AssertUnwindSafe(answer).catch_unwind().await.unwrap_or_else(error::panicked)
+            }
+            Err(refusal) => *refusal,
+        };
+        self.edge.close(record, response)
+    }
+}

@@ -1,0 +1,103 @@
+//! `maxine why`: why an instance gets traffic or does not.
+
+use serde::Deserialize;
+
+use super::client::{ConnectArgs, FreshArgs, Request};
+use super::exit::CliError;
+use super::instances::InstanceArg;
+use super::output::{Output, timestamp};
+
+/// Arguments of `maxine why`.
+#[derive(Debug, clap::Args)]
+pub struct WhyArgs {
+    #[command(flatten)]
+    connect: ConnectArgs,
+    #[command(flatten)]
+    instance: InstanceArg,
+    #[command(flatten)]
+    fresh: FreshArgs,
+}
+
+impl WhyArgs {
+    /// Whom to talk to.
+    #[must_use]
+    pub fn connect(&self) -> &ConnectArgs {
+        &self.connect
+    }
+}
+
+/// What is shown of the answer; the rest is in the JSON.
+#[derive(Debug, Deserialize)]
+struct Health {
+    id: String,
+    routable: bool,
+    why: String,
+    verdict: Verdict,
+    proxy: Option<Standing>,
+    observations: Vec<Observation>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Verdict {
+    since_ms: u64,
+    flap_score: u32,
+}
+
+#[derive(Debug, Deserialize)]
+struct Standing {
+    node: String,
+    in_flight: u64,
+    breaker: String,
+    ejected: bool,
+}
+
+#[derive(Debug, Deserialize)]
+struct Observation {
+    node: String,
+    at_ms: u64,
+    ok: bool,
+    detail: String,
+    latency_ms: Option<f64>,
+}
+
+/// Runs `maxine why`.
+///
+/// # Errors
+/// See [`CliError`].
+pub async fn run(args: WhyArgs, out: &mut Output) -> Result<(), CliError> {
+    let path = [&args.instance.path()[..], &["health"]].concat();
+    let answer = args.connect.client()?.send(&args.fresh.of(Request::get(&path))).await?;
+    if out.is_json() {
+        return out.json(&answer.body);
+    }
+    let health: Health = answer.read()?;
+    let state = if health.routable { "gets traffic" } else { "gets no traffic" };
+    out.line(format!("{} {state}: {}", health.id, health.why))?;
+    if health.verdict.since_ms > 0 {
+        let (since, score) = (timestamp(health.verdict.since_ms), health.verdict.flap_score);
+        out.line(format!("its health is so since {since}; flap score {score}"))?;
+    }
+    if let Some(proxy) = &health.proxy {
+        out.line(format!(
+            "the proxy of {}: {} requests under way, circuit breaker {}, {}ejected",
+            proxy.node,
+            proxy.in_flight,
+            proxy.breaker.replace('_', "-"),
+            if proxy.ejected { "" } else { "not " },
+        ))?;
+    }
+    let rows = health.observations.into_iter().map(|seen| {
+        vec![
+            timestamp(seen.at_ms),
+            seen.node,
+            if seen.ok { "good" } else { "bad" }.into(),
+            seen.latency_ms.map_or_else(|| "-".into(), |ms| format!("{ms:.1}")),
+            seen.detail,
+        ]
+    });
+    let rows: Vec<Vec<String>> = rows.collect();
+    if rows.is_empty() {
+        return out.line("no probe of it is known here");
+    }
+    out.table(&["when", "node", "result", "ms", "what was found"], rows)
+}
