@@ -89,6 +89,11 @@ impl Dev {
         }
     }
 
+    /// The token, where somebody has signed in.
+    pub fn known_token(&self) -> Option<&str> {
+        self.token.as_deref()
+    }
+
     /// Registers an instance through a node; the status, and the answer if there is a JSON one.
     pub async fn register(&self, node: usize, service: &str, id: &str) -> (u16, Value) {
         self.register_as(node, service, id, None).await

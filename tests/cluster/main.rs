@@ -9,6 +9,7 @@
 )]
 
 mod dashboard;
+mod data_plane;
 mod dev;
 mod faults;
 mod in_process;

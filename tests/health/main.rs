@@ -22,7 +22,7 @@ use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use maxine::actors::health_checker::NoSink;
+use maxine::actors::health_checker::HealthSink;
 use maxine::actors::peer::{PeerKind, PeerRouter};
 use maxine::actors::registry::{RegistryParts, RegistrySettings};
 use maxine::actors::{HealthChecker, HealthParts, Registry, WriteRequest};
@@ -39,7 +39,18 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+/// Keeps what it is told of panics.
+#[derive(Default)]
+struct Panics(parking_lot::Mutex<Vec<bool>>);
+
+impl HealthSink for Panics {
+    fn panic_changed(&self, _: &ServiceKey, panics: bool) {
+        self.0.lock().push(panics);
+    }
+}
+
 struct Rig {
+    panics: Arc<Panics>,
     view: Arc<View>,
     registry: Registry,
     peers: Arc<PeerRouter>,
@@ -66,6 +77,10 @@ fn key(id: &str) -> InstanceKey {
 
 impl Rig {
     async fn new(defaults: ActiveDefaults) -> Self {
+        Self::trusting(defaults, &TlsRoots::System).await
+    }
+
+    async fn trusting(defaults: ActiveDefaults, roots: &TlsRoots) -> Self {
         let clock = Clock::system();
         let view = View::new(clock.clone());
         let peers = PeerRouter::new();
@@ -86,6 +101,7 @@ impl Rig {
             },
         );
         let egress = EgressPolicy::new(vec![], vec![], true);
+        let panics = Arc::new(Panics::default());
         let health = HealthChecker::start(
             &arbiter.handle(),
             HealthParts {
@@ -96,12 +112,12 @@ impl Rig {
                 duties: receiver,
                 peers: Arc::clone(&peers),
                 clock: clock.clone(),
-                prober: Prober::new(egress, &TlsRoots::System, clock).unwrap(),
+                prober: Prober::new(egress, roots, clock).unwrap(),
                 defaults,
-                sink: Arc::new(NoSink),
+                sink: Arc::clone(&panics) as _,
             },
         );
-        let rig = Self { view, registry, peers, health, duties, arbiter };
+        let rig = Self { panics, view, registry, peers, health, duties, arbiter };
         let granted = rig.write(Command::GrantLeadership { holder: Name::trusted("node-1") }).await;
         let Reply::Granted(fence) = granted else { panic!("{granted:?}") };
         rig.duties.send_replace(Some(fence));
@@ -130,7 +146,11 @@ impl Rig {
     }
 
     async fn register(&self, id: &str, address: SocketAddr, probe: Option<ProbeSpec>) -> u64 {
-        let address = Address::parse(&format!("http://{address}")).unwrap();
+        self.register_at(id, &format!("http://{address}"), probe).await
+    }
+
+    async fn register_at(&self, id: &str, url: &str, probe: Option<ProbeSpec>) -> u64 {
+        let address = Address::parse(url).unwrap();
         let mut registration = Registration::new(Name::trusted(id), address, 600_000);
         registration.probe = probe.map(Box::new);
         let reply = self.write(Command::Register { items: vec![(service(), registration)] }).await;
@@ -370,6 +390,7 @@ async fn when_too_many_are_unhealthy_all_are_used() {
     until("b evicted", || rig.verdict("b").liveness == Liveness::Evicted).await;
     until("all used", || rig.routed() == ["a", "b", "c"]).await;
     assert!(rig.view.table(service().as_ref()).unwrap().panics());
+    until("told", || *rig.panics.0.lock() == [true]).await;
 }
 
 async fn other_nodes_observations_count_and_two_have_to_agree() {
@@ -413,6 +434,137 @@ async fn what_the_proxy_saw_counts_where_the_policy_says_so() {
     until("ready", || rig.verdict("a").readiness == Readiness::Ready).await;
 }
 
+/// An HTTPS server for `127.0.0.1`, and the root that vouches for it.
+async fn secured() -> (Server, TlsRoots) {
+    let root_key = rcgen::KeyPair::generate().unwrap();
+    let mut root = rcgen::CertificateParams::new(Vec::new()).unwrap();
+    root.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let root_cert = root.self_signed(&root_key).unwrap();
+    let key = rcgen::KeyPair::generate().unwrap();
+    let leaf = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+    let cert = leaf.signed_by(&key, &rcgen::Issuer::new(root, root_key)).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![cert.der().clone()], key.serialize_der().try_into().unwrap())
+        .unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let task = tokio::spawn(async move {
+        let mut tasks = tokio::task::JoinSet::new();
+        while let Ok((stream, _)) = listener.accept().await {
+            let acceptor = acceptor.clone();
+            tasks.spawn(async move {
+                let Ok(stream) = acceptor.accept(stream).await else { return };
+                let service = service_fn(|_: Request<Incoming>| async {
+                    Ok::<_, std::convert::Infallible>(status(200))
+                });
+                let _ = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new())
+                    .serve_connection(TokioIo::new(stream), service)
+                    .await;
+            });
+        }
+    });
+    (Server { address, task }, TlsRoots::Pem(root_cert.pem().into_bytes()))
+}
+
+async fn https_probes_verify_the_certificate_unless_told_not_to() {
+    let (server, roots) = secured().await;
+    let settled = |rig: &Rig, id: &str| rig.health.track(&key(id)).and_then(|track| track.settled);
+    let url = format!("https://{}", server.address);
+    let strict = probe(ProbeKind::Http, "/");
+    let lax = ProbeSpec { insecure_tls: true, ..strict.clone() };
+    let rig = Rig::new(ActiveDefaults::default()).await;
+    rig.register_at("strict", &url, Some(strict.clone())).await;
+    rig.register_at("lax", &url, Some(lax)).await;
+    until("judged", || settled(&rig, "strict").is_some() && settled(&rig, "lax").is_some()).await;
+    assert_eq!(settled(&rig, "strict"), Some(Sight::Dead), "nobody vouches for it");
+    assert_eq!(settled(&rig, "lax"), Some(Sight::Good));
+    let rig = Rig::trusting(ActiveDefaults::default(), &roots).await;
+    rig.register_at("strict", &url, Some(strict)).await;
+    until("judged", || settled(&rig, "strict").is_some()).await;
+    assert_eq!(settled(&rig, "strict"), Some(Sight::Good), "its root is trusted");
+}
+
+async fn the_leader_tells_what_every_observer_said_last() {
+    let rig = Rig::new(ActiveDefaults::default()).await;
+    let server = server(|_| status(503)).await;
+    let epoch = rig.register("a", server.address, Some(probe(ProbeKind::Http, "/"))).await;
+    let observation = Observation {
+        key: key("a"),
+        lease_epoch: epoch,
+        sight: Sight::Good,
+        passive: false,
+        detail: "HTTP 200".into(),
+    };
+    let mut message = vec![PeerKind::Observations as u8];
+    message.extend(encode_observations("node-2", &[observation]).unwrap());
+    rig.peers.handle(message.into()).await.unwrap();
+    let ask =
+        [&[PeerKind::Words as u8][..], &maxine::health::encode_ask(&key("a")).unwrap()].concat();
+    let mut said = Vec::new();
+    for _ in 0..500 {
+        let answer = rig.peers.handle(ask.clone().into()).await.unwrap();
+        said = maxine::health::decode_said(&answer).unwrap();
+        if said.len() == 2 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let said: Vec<_> = said.iter().map(|w| (w.observer.as_str(), w.sight)).collect();
+    assert_eq!(said, [("node-1", Sight::Dead), ("node-2", Sight::Good)]);
+    assert_eq!(rig.health.words(&key("a")).await.len(), 2, "the leader need not ask itself");
+}
+
+async fn a_recovered_instance_starts_slowly() {
+    let rig = Rig::new(ActiveDefaults::default()).await;
+    rig.policy(r#"{"health":{"slow_start_ms":600000}}"#).await;
+    let well = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let server = {
+        let well = Arc::clone(&well);
+        server(move |_| status(if well.load(Ordering::SeqCst) { 200 } else { 503 })).await
+    };
+    rig.register("a", server.address, Some(probe(ProbeKind::Http, "/"))).await;
+    until("evicted", || rig.verdict("a").liveness == Liveness::Evicted).await;
+    well.store(true, Ordering::SeqCst);
+    until("back", || rig.verdict("a").readiness == Readiness::Ready).await;
+    // Of two equal instances the one that has just come back gets far less than half.
+    rig.register("b", server.address, None).await;
+    let forwarder = maxine::proxy::Forwarder::new(
+        Arc::clone(&rig.view),
+        maxine::proxy::ForwarderConfig {
+            egress: EgressPolicy::new(vec![], vec![], true),
+            trusted_proxies: Default::default(),
+            zone: None,
+            tls_roots: TlsRoots::System,
+        },
+        Clock::system(),
+        Arc::new(maxine::proxy::NoMetrics),
+    )
+    .unwrap();
+    let mut recovered = 0;
+    for _ in 0..400 {
+        let context = maxine::proxy::ForwardContext {
+            service: service(),
+            raw_path: "/".into(),
+            raw_query: None,
+            peer: [127, 0, 0, 1].into(),
+            https: false,
+            body_len_max: None,
+            trace: Vec::new(),
+            keep_trailer: false,
+            interim: None,
+        };
+        let forwarded = forwarder.forward(context, Request::new(Body::empty())).await;
+        let chosen = forwarded.chosen.unwrap().instance;
+        recovered += usize::from(chosen.registration.id.as_str() == "a");
+    }
+    assert!((1..140).contains(&recovered), "the recovered one got {recovered} of 400");
+}
+
 /// The actors need an actix system around each test.
 macro_rules! in_a_system {
     ($($name:ident),* $(,)?) => {
@@ -437,4 +589,7 @@ in_a_system!(
     when_too_many_are_unhealthy_all_are_used,
     other_nodes_observations_count_and_two_have_to_agree,
     what_the_proxy_saw_counts_where_the_policy_says_so,
+    https_probes_verify_the_certificate_unless_told_not_to,
+    the_leader_tells_what_every_observer_said_last,
+    a_recovered_instance_starts_slowly,
 );

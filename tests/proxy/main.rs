@@ -8,7 +8,11 @@
     reason = "a test fails by panicking, reads the real clock, and has no users"
 )]
 
+mod bounds;
 mod harness;
+mod hostile;
 mod misbehaving;
 mod policies;
 mod streaming;
+mod table;
+mod tls;

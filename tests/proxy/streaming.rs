@@ -18,7 +18,7 @@ use crate::harness::*;
 
 const MIB: u64 = 1024 * 1024;
 /// Each way; a multiple of any buffer on the way.
-const BIG_LEN: u64 = 256 * MIB;
+const BIG_LEN: u64 = 1_024 * MIB;
 /// What the whole process, both ends included, may grow by meanwhile.
 const GROWTH_MAX: u64 = 48 * MIB;
 
@@ -316,16 +316,43 @@ async fn expect_continue_waits_for_the_upstreams_word() {
 }
 
 #[tokio::test]
-async fn interim_responses_are_not_taken_for_the_answer() {
+async fn interim_responses_are_passed_on_and_not_taken_for_the_answer() {
     let rig = Rig::new().await;
-    let upstream = Upstream::canned(
-        "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
-    )
-    .await;
+    let go_on = std::sync::Arc::new(tokio::sync::Notify::new());
+    let upstream = {
+        let go_on = std::sync::Arc::clone(&go_on);
+        Upstream::raw(move |mut stream| {
+            let go_on = std::sync::Arc::clone(&go_on);
+            async move {
+                while read_head(&mut stream).await.is_some() {
+                    let hint = "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\nConnection: x-own\r\nX-Own: 1\r\n\r\n";
+                    stream.write_all(hint.as_bytes()).await.unwrap();
+                    // The answer comes only when the client has seen the hint.
+                    go_on.notified().await;
+                    let answer = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+                    stream.write_all(answer.as_bytes()).await.unwrap();
+                }
+            }
+        })
+        .await
+    };
     rig.register("a", upstream.address).await;
-    let answer = rig.get("/").await;
-    assert_eq!(status_of(&answer), 200, "{answer}");
-    assert_eq!(body_of(&answer), "ok");
+    let mut client = TcpStream::connect(rig.front).await.unwrap();
+    for _ in 0..3 {
+        client.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+        let hint = read_head(&mut client).await.unwrap();
+        assert_eq!(hint, "HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n");
+        go_on.notify_one();
+        let head = read_head(&mut client).await.unwrap();
+        assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
+        let mut body = [0; 2];
+        client.read_exact(&mut body).await.unwrap();
+        assert_eq!(&body, b"ok");
+    }
+    // HTTP/1.0 knows no interim answers.
+    go_on.notify_one();
+    let answer = rig.raw("GET / HTTP/1.0\r\nHost: x\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.0 200") || answer.starts_with("HTTP/1.1 200"), "{answer}");
 }
 
 #[tokio::test]

@@ -1,0 +1,181 @@
+//! What a policy keeps from happening: a second sending of what must be sent once, endless waits, a client that wanders.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use axum::body::Body;
+use hyper::Response;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+
+use crate::harness::*;
+use crate::streaming::until;
+
+#[tokio::test]
+async fn nothing_is_retried_once_a_byte_of_the_answer_was_passed_on() {
+    let rig = Rig::new().await;
+    rig.policy(r#"{"traffic":{"retries":{"attempts":5,"budget_percent":100}}}"#).await;
+    let upstream = Upstream::raw(|mut stream| async move {
+        if read_head(&mut stream).await.is_some() {
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc").await;
+        }
+    })
+    .await;
+    rig.register("a", upstream.address).await;
+    let answer = rig.get("/").await;
+    assert_eq!(status_of(&answer), 200, "{answer}");
+    assert_eq!(body_of(&answer), "abc", "cut off, not begun again: {answer}");
+    assert_eq!(upstream.connections(), 1);
+}
+
+#[tokio::test]
+async fn a_body_too_long_to_keep_is_sent_once() {
+    let rig = Rig::new().await;
+    rig.policy(r#"{"traffic":{"retries":{"body_len_max":4,"budget_percent":100}}}"#).await;
+    let asked = Arc::new(AtomicUsize::new(0));
+    let upstream = {
+        let asked = Arc::clone(&asked);
+        Upstream::raw(move |mut stream| {
+            let asked = Arc::clone(&asked);
+            async move {
+                if read_head(&mut stream).await.is_some() {
+                    asked.fetch_add(1, Ordering::SeqCst);
+                    stream.set_zero_linger().unwrap();
+                }
+            }
+        })
+        .await
+    };
+    rig.register("a", upstream.address).await;
+    let put = |body: &str| {
+        let len = body.len();
+        format!(
+            "PUT / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {len}\r\n\r\n{body}"
+        )
+    };
+    assert_eq!(status_of(&rig.raw(put("too long")).await), 502);
+    assert_eq!(asked.load(Ordering::SeqCst), 1);
+    assert_eq!(status_of(&rig.raw(put("kept")).await), 502);
+    assert_eq!(asked.load(Ordering::SeqCst), 4, "three attempts for the one that is kept");
+}
+
+#[tokio::test]
+async fn the_total_time_bounds_all_attempts_together() {
+    let rig = Rig::new().await;
+    rig.policy(
+        r#"{"traffic":{"timeouts":{"total_ms":400},"retries":{"attempts":10,"per_try_timeout_ms":150,
+            "budget_percent":100}}}"#,
+    )
+    .await;
+    let upstream = Upstream::raw(|mut stream| async move {
+        let _ = read_head(&mut stream).await;
+        std::future::pending::<()>().await;
+    })
+    .await;
+    rig.register("a", upstream.address).await;
+    let answer = rig.get("/").await;
+    assert_eq!(status_of(&answer), 504, "{answer}");
+    assert!(answer.contains("x-maxine-error: total_timeout"), "{answer}");
+    assert!(upstream.connections() < 5, "{} attempts", upstream.connections());
+}
+
+#[tokio::test]
+async fn a_tunnel_that_stands_still_is_closed() {
+    let rig = Rig::new().await;
+    rig.policy(r#"{"traffic":{"timeouts":{"idle_ms":200}}}"#).await;
+    let upstream = Upstream::raw(|mut stream| async move {
+        let _ = read_head(&mut stream).await;
+        let head =
+            "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n";
+        stream.write_all(head.as_bytes()).await.unwrap();
+        std::future::pending::<()>().await;
+    })
+    .await;
+    rig.register("a", upstream.address).await;
+    let mut client = TcpStream::connect(rig.front).await.unwrap();
+    let request = "GET / HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n";
+    client.write_all(request.as_bytes()).await.unwrap();
+    assert!(read_head(&mut client).await.unwrap().starts_with("HTTP/1.1 101"));
+    assert_eq!(read_quiet(&mut client, Duration::from_secs(10)).await, "", "closed, not silent");
+    until(|| rig.forwarder.in_flight(&rig.key("a")) == 0).await;
+}
+
+#[tokio::test]
+async fn a_header_keeps_its_clients_with_one_instance() {
+    let rig = Rig::new().await;
+    rig.policy(r#"{"traffic":{"sticky":{"header":{"name":"x-user"}}}}"#).await;
+    let mut upstreams = Vec::new();
+    for name in ["a", "b", "c"] {
+        let upstream = Upstream::named(name).await;
+        rig.register(name, upstream.address).await;
+        upstreams.push(upstream);
+    }
+    let mut used = HashSet::new();
+    for user in 0..20 {
+        let header = format!("x-user: user-{user}\r\n");
+        let first = body_of(&rig.get_with("/", &header).await).to_owned();
+        for _ in 0..3 {
+            assert_eq!(body_of(&rig.get_with("/", &header).await), first, "{user}");
+        }
+        used.insert(first);
+    }
+    assert_eq!(used.len(), 3, "twenty users are spread over all");
+}
+
+#[tokio::test]
+async fn a_zone_that_is_crowded_spills_over() {
+    let rig =
+        Arc::new(Rig::with(RigOptions { zone: Some("east".into()), ..Default::default() }).await);
+    rig.policy(r#"{"traffic":{"zone":{"local_instances_min":1,"spill_in_flight":2}}}"#).await;
+    let (here, there) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let mut upstreams = Vec::new();
+    for (id, zone, count) in [("a", "east", &here), ("b", "west", &there)] {
+        let count = Arc::clone(count);
+        let upstream = Upstream::http(move |_| {
+            count.fetch_add(1, Ordering::SeqCst);
+            async {
+                tokio::time::sleep(Duration::from_millis(300)).await;
+                Response::new(Body::from("ok"))
+            }
+        })
+        .await;
+        let zone = maxine::state::Name::trusted(zone);
+        rig.register_with(id, &format!("http://{}", upstream.address), |r| r.zone = Some(zone))
+            .await;
+        upstreams.push(upstream);
+    }
+    // One after the other stays here.
+    for _ in 0..2 {
+        assert_eq!(status_of(&rig.get("/").await), 200);
+    }
+    assert_eq!(there.load(Ordering::SeqCst), 0);
+    let many = (0..12).map(|_| {
+        let rig = Arc::clone(&rig);
+        async move { status_of(&rig.get("/").await) }
+    });
+    assert!(futures::future::join_all(many).await.into_iter().all(|status| status == 200));
+    assert!(there.load(Ordering::SeqCst) > 0, "the crowd went elsewhere, too");
+    assert!(here.load(Ordering::SeqCst) > 2);
+}
+
+#[tokio::test]
+async fn a_clients_own_rate_is_counted_apart() {
+    let rig = Rig::with(RigOptions { trusted: vec!["127.0.0.0/8"], ..Default::default() }).await;
+    rig.policy(r#"{"traffic":{"rate_limit":{"requests_per_s":1,"burst":2,"scope":"client"}}}"#)
+        .await;
+    let upstream = Upstream::named("a").await;
+    rig.register("a", upstream.address).await;
+    let header = |client: &str| format!("X-Forwarded-For: {client}\r\n");
+    let mut refused = false;
+    // However slow the machine is, so many come faster than one a second.
+    for _ in 0..200 {
+        refused = status_of(&rig.get_with("/", &header("9.9.9.1")).await) == 429;
+        if refused {
+            break;
+        }
+    }
+    assert!(refused);
+    assert_eq!(status_of(&rig.get_with("/", &header("9.9.9.2")).await), 200, "someone else");
+}

@@ -1,0 +1,75 @@
+//! `docs/reference/proxy-conformance.md` names a test for every behaviour: each has to be there.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// Where tests that the page names without a path live.
+const SOURCES: [&str; 5] =
+    ["tests/proxy", "tests/health", "tests/cluster", "src/proxy", "src/health"];
+
+/// Every source file by its stem: `policies`, `verdict`, ...; several files of one stem are joined.
+fn sources() -> BTreeMap<String, String> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut all = BTreeMap::<String, String>::new();
+    for folder in SOURCES {
+        for entry in std::fs::read_dir(root.join(folder)).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension().is_some_and(|extension| extension == "rs") {
+                let stem = path.file_stem().unwrap().to_str().unwrap().to_owned();
+                let text = std::fs::read_to_string(&path).unwrap();
+                all.entry(stem).or_default().push_str(&text);
+            }
+        }
+    }
+    all
+}
+
+/// The last cell of each row of the page's tables, with the heading's default file.
+fn cells(page: &str) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    let mut default = String::new();
+    for line in page.lines().filter(|line| line.starts_with('|')) {
+        let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
+        let last = cells.last().copied().unwrap_or_default();
+        if last.starts_with("test") {
+            // `test in ...` names the file for the rows below.
+            default = last.split('`').nth(1).unwrap_or_default().to_owned();
+        } else if !last.starts_with("---") {
+            found.push((default.clone(), last.to_owned()));
+        }
+    }
+    found
+}
+
+#[test]
+fn every_row_of_the_conformance_page_names_a_test_that_exists() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/reference/proxy-conformance.md");
+    let page = std::fs::read_to_string(page).unwrap();
+    let sources = sources();
+    let everything: String = sources.values().map(String::as_str).collect();
+    let rows = cells(&page);
+    assert!(rows.len() > 60, "the page has {} rows", rows.len());
+    let mut missing = Vec::new();
+    for (default, cell) in &rows {
+        let names: Vec<&str> = cell.split('`').skip(1).step_by(2).collect();
+        if names.is_empty() {
+            missing.push(format!("no test named: {cell}"));
+        }
+        for name in names {
+            let (file, test) = match name.rsplit_once("::") {
+                Some((path, test)) => (path.split("::").next().unwrap_or(path), test),
+                None => (default.as_str(), name),
+            };
+            let text = sources.get(file).unwrap_or(&everything);
+            let there = match test {
+                // A whole module of unit tests.
+                "tests" => sources.get(file).is_some_and(|text| text.contains("mod tests {")),
+                test => text.contains(&format!("fn {test}(")),
+            };
+            if !there {
+                missing.push(format!("{name} (in {file})"));
+            }
+        }
+    }
+    assert!(missing.is_empty(), "named, but not there: {missing:#?}");
+}

@@ -1,0 +1,81 @@
+//! Instances behind TLS: believed where their certificate is, or where the policy asks for none.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use maxine::proxy::TlsRoots;
+use rcgen::{CertificateParams, Issuer, KeyPair};
+use tokio_rustls::TlsAcceptor;
+
+use crate::harness::*;
+
+/// An HTTPS server for `127.0.0.1` that tells the HTTP version it was asked in, and the roots that
+/// vouch for it.
+async fn secured() -> (Upstream, TlsRoots) {
+    let root_key = KeyPair::generate().unwrap();
+    let mut root = CertificateParams::new(Vec::new()).unwrap();
+    root.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let root_cert = root.self_signed(&root_key).unwrap();
+    let key = KeyPair::generate().unwrap();
+    let leaf = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+    let cert = leaf.signed_by(&key, &Issuer::new(root, root_key)).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![cert.der().clone()], key.serialize_der().try_into().unwrap())
+        .unwrap();
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let upstream = Upstream::raw(move |stream| {
+        let acceptor = acceptor.clone();
+        async move {
+            let Ok(stream) = acceptor.accept(stream).await else { return };
+            let service = service_fn(|request: Request<hyper::body::Incoming>| async move {
+                let version = format!("{:?}", request.version());
+                Ok::<_, std::convert::Infallible>(Response::new(Body::from(version)))
+            });
+            let _ = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new())
+                .serve_connection(TokioIo::new(stream), service)
+                .await;
+        }
+    })
+    .await;
+    (upstream, TlsRoots::Pem(root_cert.pem().into_bytes()))
+}
+
+#[tokio::test]
+async fn a_certificate_of_a_trusted_root_is_believed_and_http2_is_agreed_on() {
+    let (upstream, roots) = secured().await;
+    let rig = Rig::with(RigOptions { roots, ..RigOptions::default() }).await;
+    rig.register_with("a", &format!("https://{}", upstream.address), |_| {}).await;
+    assert_eq!(body_of(&rig.get("/").await), "HTTP/1.1");
+    rig.policy(r#"{"traffic":{"protocol":"http2"}}"#).await;
+    assert_eq!(body_of(&rig.get("/").await), "HTTP/2.0");
+}
+
+#[tokio::test]
+async fn a_stranger_is_believed_only_where_the_policy_asks_for_no_proof() {
+    let (upstream, _) = secured().await;
+    let rig = Rig::new().await;
+    rig.register_with("a", &format!("https://{}", upstream.address), |_| {}).await;
+    let answer = rig.get("/").await;
+    assert_eq!(status_of(&answer), 502, "{answer}");
+    assert!(answer.contains("x-maxine-error: tls_failed"), "{answer}");
+    rig.policy(r#"{"traffic":{"insecure_tls":true}}"#).await;
+    assert_eq!(body_of(&rig.get("/").await), "HTTP/1.1");
+}
+
+#[tokio::test]
+async fn a_certificate_for_another_name_is_refused() {
+    let (upstream, roots) = secured().await;
+    let rig = Rig::with(RigOptions { roots, ..RigOptions::default() }).await;
+    let url = format!("https://localhost:{}", upstream.address.port());
+    rig.register_with("a", &url, |_| {}).await;
+    let answer = rig.get("/").await;
+    assert!(answer.contains("x-maxine-error: tls_failed"), "{answer}");
+}
