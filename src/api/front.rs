@@ -1,7 +1,8 @@
-//! The first fork: a request that is handed on to an instance goes straight there, every other one through the router.
+//! The first fork: discovery and what is handed on to an instance go straight there, every other request through the
+//! router.
 //!
-//! What the router does for a request (matching, its layers, a box for each) is a third of what handing it on costs, and
-//! a proxied request needs none of it: its route is its path's prefix. The edge is the same either way.
+//! What the router does for a request (matching, its layers, a box for each) costs a third of handing it on and more than
+//! all of a look-up, and neither needs it: their route is their path or its prefix. The edge is the same either way.
 
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
@@ -32,6 +33,30 @@ impl Front {
     pub fn new(state: AppState) -> Self {
         let router = routes::build(state.clone());
         Self { router, edge: EdgeLayer::new(state.clone()).shared(), state }
+    }
+
+    /// Answers what needs nothing but the view: discovery by redirect. `None` for all else.
+    pub(super) fn at_once<B>(
+        &self,
+        peer: SocketAddr,
+        request: &axum::http::Request<B>,
+    ) -> Option<Response<Body>> {
+        if request.method() != Method::GET || request.uri().path() != compat::DISCOVER {
+            return None;
+        }
+        let record = self.edge.open(request, peer.ip());
+        let response = match self.edge.admit(request, Some(compat::DISCOVER), &record.context) {
+            Ok(_) => {
+                let (uri, headers) = (request.uri(), request.headers());
+                let answer = AssertUnwindSafe(|| {
+                    compat::discover_at_once(&self.state, &record.context, uri, headers)
+                });
+                std::panic::catch_unwind(answer)
+                    .unwrap_or_else(|panic| Some(error::panicked(panic)))?
+            }
+            Err(refusal) => *refusal,
+        };
+        Some(self.edge.close(record, response))
     }
 
     /// Answers a request of `peer`, whose connection takes interim answers by `interim`. Dropped, it

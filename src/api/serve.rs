@@ -161,6 +161,9 @@ fn per_request(
             let refusal = CompatError::bad_request(text).into_response();
             return Either::Left(std::future::ready(Ok(refusal)));
         }
+        if let Some(response) = front.at_once(peer, &request) {
+            return Either::Left(std::future::ready(Ok(response)));
+        }
         let (front, interim) = (Arc::clone(&front), interim.clone());
         Either::Right(async move { Ok(front.answer(peer, &interim, request.map(Body::new)).await) })
     })

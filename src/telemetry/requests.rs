@@ -4,13 +4,17 @@ use std::net::IpAddr;
 
 use axum::http::{HeaderValue, Method, StatusCode, Uri, Version};
 
-/// A request that has been answered. Cheap to clone: what is long is shared with the request.
+/// Longest request target that is kept, in bytes.
+const TARGET_LEN_MAX: usize = 2_048;
+
+/// A request that has been answered.
 #[derive(Clone, Debug)]
 pub struct FinishedRequest {
     /// The method.
     pub method: Method,
-    /// The request target, query included.
-    pub uri: Uri,
+    /// The request target, query included, cut at 2,048 bytes. Its own copy: the request's target is a
+    /// part of the connection's read buffer, which could not be used again while this is kept.
+    pub target: Box<str>,
     /// The protocol's version.
     pub version: Version,
     /// The client's network address.
@@ -25,6 +29,21 @@ pub struct FinishedRequest {
     pub duration_us: u64,
     /// The answer's status.
     pub status: StatusCode,
+}
+
+impl FinishedRequest {
+    /// What is kept of a request's target.
+    #[must_use]
+    pub fn target_of(uri: &Uri) -> Box<str> {
+        let target = uri.path_and_query().map_or("/", |target| target.as_str());
+        target[..target.floor_char_boundary(TARGET_LEN_MAX)].into()
+    }
+
+    /// The target without its query.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        self.target.split('?').next().unwrap_or_default()
+    }
 }
 
 /// A finished request with its time.

@@ -50,6 +50,12 @@ impl<T: Clone> Ring<T> {
         self.items.lock().iter().rev().cloned().collect()
     }
 
+    /// How many it keeps.
+    #[must_use]
+    pub fn len_max(&self) -> usize {
+        self.len_max
+    }
+
     /// Whether it keeps nothing at all.
     #[must_use]
     pub fn is_off(&self) -> bool {

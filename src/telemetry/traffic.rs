@@ -203,7 +203,7 @@ impl Traffic {
 
 /// What a request was, and for calls which service it asked for.
 fn subject(request: &FinishedRequest) -> (Kind, Option<ServiceKey>) {
-    let (path, query) = (request.uri.path(), request.uri.query().unwrap_or_default());
+    let (path, query) = request.target.split_once('?').unwrap_or((&request.target, ""));
     if let Some(rest) = path.strip_prefix(PROXY) {
         return (Kind::Proxied, key("default", rest.split('/').next().unwrap_or_default()));
     }
@@ -247,7 +247,7 @@ mod tests {
     fn request(method: Method, uri: &str, status: u16, duration_us: u64) -> FinishedRequest {
         FinishedRequest {
             method,
-            uri: uri.parse().unwrap(),
+            target: uri.into(),
             version: Version::HTTP_11,
             client: [127, 0, 0, 1].into(),
             trace_id: HeaderValue::from_static("t"),

@@ -38,7 +38,7 @@ fn trace_as_json(trace: &Trace) -> Value {
         "traceId": header_text(&request.trace_id),
         "traceparent": header_text(&request.traceparent),
         "method": request.method.as_str(),
-        "path": request.uri.path_and_query().map_or("/", |target| target.as_str()),
+        "path": &*request.target,
         "status": request.status.as_u16(),
         // Exact far beyond any duration of a request.
         "durationMs": request.duration_us as f64 / 1_000.0,

@@ -3,7 +3,8 @@
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::header::{self, HeaderMap, HeaderValue};
-use axum::http::{Response, StatusCode};
+use axum::http::{Response, StatusCode, Uri};
+use axum::response::IntoResponse;
 
 use super::NAMESPACE;
 use super::handing_on::{Refusal, forward};
@@ -14,34 +15,64 @@ use crate::state::{DiscoveryMode, ServiceRef};
 use crate::telemetry::events::url_of;
 use crate::telemetry::{LookupHit, Mode};
 
-/// `GET /api/maxine/serviceops/discover`.
+/// The path and the route of discovery.
+pub(in crate::api) const DISCOVER: &str = "/api/maxine/serviceops/discover";
+
+/// `GET /api/maxine/serviceops/discover`, for what comes through the router.
 pub(super) async fn discover(
     State(state): State<AppState>,
     request: Request,
 ) -> Result<Response<Body>, CompatError> {
     let uri = request.uri().clone();
-    let raw_query = uri.query().unwrap_or_default();
-    let query = DiscoverQuery::parse(raw_query);
-    let Some(service) = query.service_name.as_deref() else {
-        return Err(CompatError::bad_request("Please provide the serviceName."));
-    };
+    let query = DiscoverQuery::parse(uri.query().unwrap_or_default());
     let context = context_of(&request);
-    if query.asks_for_proxy() || proxies_by_default(&state) {
-        let target = query.end_point.as_deref().map(discovery::encode_end_point);
-        return Ok(discover_by_proxy(&state, service, target, &query, context, request).await);
+    if let Some(answer) = redirect(&state, &context, &query, &uri, request.headers()) {
+        return answer;
     }
-    let asker = Asker { client: context.client, headers: request.headers(), query: raw_query };
+    let service = query.service_name.as_deref().unwrap_or_default();
+    let target = query.end_point.as_deref().map(discovery::encode_end_point);
+    Ok(discover_by_proxy(&state, service, target, &query, context, request).await)
+}
+
+/// What discovery answers without calling an instance; `None` where the request is to be handed on.
+pub(in crate::api) fn discover_at_once(
+    state: &AppState,
+    context: &RequestContext,
+    uri: &Uri,
+    headers: &HeaderMap,
+) -> Option<Response<Body>> {
+    let query = DiscoverQuery::parse(uri.query().unwrap_or_default());
+    let answer = redirect(state, context, &query, uri, headers)?;
+    Some(answer.unwrap_or_else(IntoResponse::into_response))
+}
+
+fn redirect(
+    state: &AppState,
+    context: &RequestContext,
+    query: &DiscoverQuery<'_>,
+    uri: &Uri,
+    headers: &HeaderMap,
+) -> Option<Result<Response<Body>, CompatError>> {
+    let Some(service) = query.service_name.as_deref() else {
+        return Some(Err(CompatError::bad_request("Please provide the serviceName.")));
+    };
+    if query.asks_for_proxy() || proxies_by_default(state) {
+        return None;
+    }
+    let raw_query = uri.query().unwrap_or_default();
+    let asker = Asker { client: context.client, headers, query: raw_query };
     let service = ServiceRef { namespace: NAMESPACE, service };
     let Some(choice) = discovery::look_up(state.view(), service, asker) else {
-        miss(&state, &context, service.service, "GET");
-        return Err(CompatError::no_live_node());
+        miss(state, context, service.service, "GET");
+        return Some(Err(CompatError::no_live_node()));
     };
     let address = choice.instance.registration.address.as_str();
-    let redirect = Redirect::new(address, query.end_point.as_deref());
-    let redirect = redirect.ok_or_else(CompatError::no_live_node)?;
-    let response = found(request.headers(), redirect);
-    hit(&state, choice, context.trace_id, query.mode.as_deref(), "redirect");
-    Ok(response)
+    let Some(redirect) = Redirect::new(address, query.end_point.as_deref()) else {
+        return Some(Err(CompatError::no_live_node()));
+    };
+    let response = found(headers, redirect);
+    hit(state, choice, context.trace_id.clone(), query.mode.as_deref(), "redirect");
+    Some(Ok(response))
 }
 
 pub(super) fn context_of(request: &Request) -> RequestContext {

@@ -21,6 +21,7 @@ use axum::routing::{any, get, post, put};
 
 use super::routes::Routes;
 
+pub(super) use discover::{DISCOVER, discover_at_once};
 pub(super) use handing_on::{hand_on, proxied_route};
 pub use session::account_sign_in;
 
@@ -36,7 +37,7 @@ pub(super) fn add_routes(routes: Routes) -> Routes {
         .add(&["GET", "PUT"], "/api/maxine/control/config", get(config::read).put(config::change))
         .add(&["POST"], "/api/maxine/serviceops/register", post(register::register))
         .add(&["GET"], "/api/maxine/serviceops/servers", get(servers::servers))
-        .add(&["GET"], "/api/maxine/serviceops/discover", get(discover::discover))
+        .add(&["GET"], DISCOVER, get(discover::discover))
         .add(&["*"], "/api/maxine/serviceops/proxy/{service}", any(handing_on::proxy))
         .add(&["*"], "/api/maxine/serviceops/proxy/{service}/{*path}", any(handing_on::proxy))
         .add(&["GET"], "/api/actuator/health", get(actuator_open::health))

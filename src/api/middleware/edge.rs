@@ -10,6 +10,7 @@ use std::task::{Context, Poll};
 
 use axum::body::Body;
 use axum::extract::{ConnectInfo, MatchedPath, Request};
+use axum::http;
 use axum::http::header::{self, HeaderName, HeaderValue};
 use axum::http::{HeaderMap, Method, Response, StatusCode};
 use axum::response::IntoResponse;
@@ -130,7 +131,7 @@ pub(in crate::api) struct Record {
 
 impl Shared {
     /// Names the request and notes what its record will need.
-    pub(in crate::api) fn open(&self, request: &Request, peer: IpAddr) -> Record {
+    pub(in crate::api) fn open<B>(&self, request: &http::Request<B>, peer: IpAddr) -> Record {
         let headers = request.headers();
         let given = headers.get(&self.trace_header).filter(|value| !value.is_empty());
         let trace_id = given.cloned().unwrap_or_else(trace::new_trace_id);
@@ -141,7 +142,7 @@ impl Shared {
         let context = RequestContext { trace_id, traceparent, client };
         let finished = FinishedRequest {
             method: request.method().clone(),
-            uri: request.uri().clone(),
+            target: FinishedRequest::target_of(request.uri()),
             version: request.version(),
             client,
             trace_id: context.trace_id.clone(),
@@ -156,9 +157,9 @@ impl Shared {
     }
 
     /// Decides whether the request may go on on the route that was matched, and says who calls.
-    pub(in crate::api) fn admit(
+    pub(in crate::api) fn admit<B>(
         &self,
-        request: &Request,
+        request: &http::Request<B>,
         matched: Option<&str>,
         context: &RequestContext,
     ) -> Result<Caller, Box<Response<Body>>> {
@@ -197,9 +198,9 @@ impl Shared {
         Ok(caller)
     }
 
-    fn identify(
+    fn identify<B>(
         &self,
-        request: &Request,
+        request: &http::Request<B>,
         access: access::Access,
     ) -> Result<Caller, (AuthError, Caller)> {
         let settings = self.state.settings();
@@ -270,7 +271,7 @@ impl Shared {
     }
 
     /// The request's origin if it is a member of this cluster and asks for what the dashboard uses.
-    fn member_origin(&self, request: &Request) -> Option<HeaderValue> {
+    fn member_origin<B>(&self, request: &http::Request<B>) -> Option<HeaderValue> {
         let origin = request.headers().get(header::ORIGIN)?;
         let path = request.uri().path();
         let anyone = self.cors_origin.as_ref().is_some_and(|origin| origin == "*");

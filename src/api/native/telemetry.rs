@@ -237,7 +237,7 @@ pub(super) async fn list_traces(
         trace_id: text(&request.trace_id),
         traceparent: text(&request.traceparent),
         method: request.method.to_string(),
-        path: request.uri.path_and_query().map_or("", |path| path.as_str()).into(),
+        path: (&*request.target).into(),
         status: request.status.as_u16(),
         duration_ms: request.duration_us as f64 / 1_000.0,
         time_ms,

@@ -96,7 +96,7 @@ pub(super) async fn measure(bench: &Bench) -> Result<Section, CliError> {
         method: format!(
             "One node (a Raft cluster of one) with three instances a service, and a bare axum handler with a fixed 302; both on one \
              core, {CONNECTIONS} keep-alive connections from the other core, {TURNS} turns of {} s each, median. The load \
-             goes over all services. \"Busy\" is the server's share of its core: below 95 the load was the limit.",
+             goes over all services and never sleeps, so that no server pays for waking it. \"Busy\" is the server's share of its core: below 95 the load was the limit.",
             bench.seconds
         ),
         columns: vec![
@@ -138,6 +138,16 @@ pub(super) async fn turn(
     let (cpu_before, time_before) = (server.cpu_us(), bench.clock.monotonic_us());
     let outcome = process::on_own_thread(LOAD_CORE, move || async move {
         let requests = std::sync::Arc::new(requests);
+        // A load that sleeps must be woken by the server, which then pays for it with every answer,
+        // the more so the slower it is. This one always looks.
+        let awake = tokio::spawn({
+            let run = run.clone();
+            async move {
+                while run.goes_on() {
+                    tokio::task::yield_now().await;
+                }
+            }
+        });
         let clients = (0..CONNECTIONS)
             .map(|client| {
                 let (run, requests, addr) = (run.clone(), requests.clone(), addr.clone());
@@ -158,7 +168,9 @@ pub(super) async fn turn(
                 }
             })
             .collect();
-        run.drive(clients, duration).await
+        let outcome = run.drive(clients, duration).await;
+        awake.abort();
+        outcome
     })
     .await?
     .map_err(super::failed("the load on discovery"))?;

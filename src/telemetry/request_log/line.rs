@@ -10,12 +10,9 @@ use jiff::tz::TimeZone;
 use crate::state::{LogFormat, RuntimeConfig};
 use crate::telemetry::FinishedRequest;
 
-/// Longest request target in a line, in bytes.
-const TARGET_LEN_MAX: usize = 2_048;
-
 /// Whether a request is logged: looking at the logs or at the registry is not.
 pub(super) fn is_logged(request: &FinishedRequest) -> bool {
-    let path = request.uri.path();
+    let path = request.path();
     !path.starts_with("/api/logs/") && !path.trim_end_matches('/').ends_with("/servers")
 }
 
@@ -47,7 +44,7 @@ impl LineFormat {
             status,
             method: request.method.as_str(),
             client: request.client,
-            endpoint: target(request),
+            endpoint: &request.target,
             version: http_version(request.version),
             trace_id: String::from_utf8_lossy(request.trace_id.as_bytes()),
         };
@@ -91,12 +88,6 @@ impl Fields<'_> {
     }
 }
 
-fn target(request: &FinishedRequest) -> &str {
-    let target = request.uri.path_and_query().map_or("/", |target| target.as_str());
-    let end = target.len().min(TARGET_LEN_MAX);
-    target.get(..end).unwrap_or_default()
-}
-
 fn http_version(version: Version) -> &'static str {
     match version {
         Version::HTTP_09 => "0.9",
@@ -116,7 +107,7 @@ fn local_time(time_ms: u64, format: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use axum::http::{HeaderValue, Method, StatusCode, Uri};
+    use axum::http::{HeaderValue, Method, StatusCode};
 
     use serde_json::json;
 
@@ -125,7 +116,7 @@ mod tests {
     fn request(path: &'static str, status: u16) -> FinishedRequest {
         FinishedRequest {
             method: Method::GET,
-            uri: Uri::from_static(path),
+            target: path.into(),
             version: Version::HTTP_11,
             client: [10, 0, 0, 1].into(),
             trace_id: HeaderValue::from_static("abc"),

@@ -197,19 +197,28 @@ impl RequestLog {
         let (wall_ms, monotonic_us) = (self.clock.wall_ms(), self.clock.monotonic_us());
         let snapshot = self.view.snapshot();
         let config = &snapshot.state.config().config;
-        for request in taken.drain(..) {
+        // Of a large batch only the end stays in memory: what would be pushed out at once is left out.
+        let logged = taken.iter().enumerate().rev().filter(|(_, r)| line::is_logged(r));
+        let recent_from = logged.take(RECENT_LINES_MAX).last().map_or(0, |(at, _)| at);
+        let traces_from = taken.len().saturating_sub(self.traces.len_max());
+        for (at, request) in taken.drain(..).enumerate() {
             let age_ms = monotonic_us.saturating_sub(request.started_us) / 1_000;
             let time_ms = wall_ms.saturating_sub(age_ms);
-            if line::is_logged(&request) {
-                let text: Arc<str> = sink.format.line(&request, time_ms, config).into();
+            let is_recent = at >= recent_from;
+            if line::is_logged(&request) && (is_recent || sink.files.is_some()) {
+                let text = sink.format.line(&request, time_ms, config);
                 if let Some(files) = &mut sink.files {
                     files.write_line(&text);
                 }
-                self.lines.push(text);
+                if is_recent {
+                    self.lines.push(text.into());
+                }
             }
             let ended_ms = time_ms + request.duration_us / 1_000;
             self.traffic.note(&request, ended_ms, &snapshot.state);
-            self.traces.push(Trace { time_ms, request });
+            if at >= traces_from {
+                self.traces.push(Trace { time_ms, request });
+            }
         }
         // With `log_async` off, a line is on its way to the disk before the next round.
         if let Some(files) = &mut sink.files {
