@@ -9,9 +9,9 @@ mod audit_relay;
 pub mod caller;
 mod compat;
 pub mod error;
+mod front;
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) mod fuzz;
-mod front;
 pub mod middleware;
 pub mod native;
 pub mod openapi;
