@@ -35,6 +35,11 @@ use intake::Submit;
 pub use leases::{Due, ExpirySettings, LeaseId, LeaseTable};
 use renewals::Gatherer;
 
+/// How long a heartbeat waits for the leases and this node's view to agree, in milliseconds.
+const AGREE_MS: u64 = 300;
+/// Pause between two looks at them, in milliseconds.
+const AGREE_PAUSE_MS: u64 = 5;
+
 /// Bounds of the registry's write path.
 #[derive(Clone, Debug)]
 pub struct RegistrySettings {
@@ -287,12 +292,30 @@ impl Registry {
     }
 
     /// Renews leases; for each, whether it is known. One that is not must be registered anew.
+    ///
+    /// Where the leases and this node's view differ, one of them is behind by a moment: a heartbeat
+    /// right after its instance's removal is not told as known, nor one right after a registration
+    /// elsewhere as unknown.
     pub async fn heartbeat(&self, items: Vec<Renewal>) -> Result<Vec<bool>, WriteError> {
         let ids: Vec<(LeaseId, u64)> = items
             .iter()
             .map(|item| (LeaseId::of_key(&item.key), item.lease_epoch.unwrap_or(0)))
             .collect();
-        self.renew(ids).await
+        let until_ms = self.clock.monotonic_ms() + AGREE_MS;
+        loop {
+            let known = self.renew(ids.clone()).await?;
+            let differs = items.iter().zip(&known).any(|(item, known)| *known && !self.sees(item));
+            if !differs || self.clock.monotonic_ms() >= until_ms {
+                return Ok(known);
+            }
+            tokio::time::sleep(Duration::from_millis(AGREE_PAUSE_MS)).await;
+        }
+    }
+
+    fn sees(&self, item: &Renewal) -> bool {
+        let snapshot = self.view.snapshot();
+        let service = snapshot.state.service(&item.key.service);
+        service.is_some_and(|service| service.instances.contains_key(&item.key.instance))
     }
 
     /// [`Self::heartbeat`] for callers that have hashed the keys themselves; epoch 0 means any.
