@@ -21,7 +21,7 @@ const TRANSFER_TOLERANCE_MS: u64 = 15_000;
 /// Why leadership changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Cause {
+pub(super) enum LeadershipCause {
     /// The oldest one that is kept.
     First,
     /// An admin handed leadership over.
@@ -48,7 +48,7 @@ pub(super) struct LeadershipChange {
     /// The fencing token.
     fence: u64,
     /// Why.
-    cause: Cause,
+    cause: LeadershipCause,
     /// Who led before, where the new leader knew.
     from: Option<String>,
     /// For how long there was no leader that could acknowledge a write, in milliseconds, where the
@@ -142,14 +142,14 @@ fn cause_of(
     asked: bool,
     from: Option<&str>,
     gap_ms: Option<u64>,
-) -> Cause {
+) -> LeadershipCause {
     match (from, gap_ms) {
-        _ if asked => Cause::Transfer,
-        (Some(from), _) if from == holder => Cause::Regained,
-        (_, Some(gap_ms)) if gap_ms <= HANDOVER_SILENCE_MS => Cause::Handover,
-        (Some(_), _) => Cause::Silence,
-        (None, _) if oldest => Cause::First,
-        (None, _) => Cause::Started,
+        _ if asked => LeadershipCause::Transfer,
+        (Some(from), _) if from == holder => LeadershipCause::Regained,
+        (_, Some(gap_ms)) if gap_ms <= HANDOVER_SILENCE_MS => LeadershipCause::Handover,
+        (Some(_), _) => LeadershipCause::Silence,
+        (None, _) if oldest => LeadershipCause::First,
+        (None, _) => LeadershipCause::Started,
     }
 }
 
@@ -196,12 +196,19 @@ mod tests {
         assert_eq!(
             found,
             [
-                (12, "node-2".into(), Cause::Started, None, None, None),
-                (10, "node-1".into(), Cause::Handover, some("node-3"), Some(80), None),
-                (8, "node-3".into(), Cause::Regained, some("node-3"), Some(4_000), None),
-                (5, "node-3".into(), Cause::Transfer, some("node-2"), Some(12), some("ada")),
-                (3, "node-2".into(), Cause::Silence, some("node-1"), Some(812), None),
-                (1, "node-1".into(), Cause::First, None, None, None),
+                (12, "node-2".into(), LeadershipCause::Started, None, None, None),
+                (10, "node-1".into(), LeadershipCause::Handover, some("node-3"), Some(80), None),
+                (8, "node-3".into(), LeadershipCause::Regained, some("node-3"), Some(4_000), None),
+                (
+                    5,
+                    "node-3".into(),
+                    LeadershipCause::Transfer,
+                    some("node-2"),
+                    Some(12),
+                    some("ada")
+                ),
+                (3, "node-2".into(), LeadershipCause::Silence, some("node-1"), Some(812), None),
+                (1, "node-1".into(), LeadershipCause::First, None, None, None),
             ]
         );
     }
