@@ -1,4 +1,4 @@
-//! Measures the replicated log: three nodes in this process, on this machine's disk, both engines
+//! Measures the replicated log: three nodes in this process, on this machine's disk, every engine
 //! side by side under the same load.
 //!
 //! `cargo run --release -p maxine-raft --example log_bench -- [seconds per cell] [directory]`
@@ -81,7 +81,7 @@ async fn start(engine: EngineKind, dir: &std::path::Path) -> anyhow::Result<Vec<
             dir.join(format!("{engine}-{id}")),
             member.peer_addr.parse()?,
         );
-        config.engine = engine;
+        config.engine = Some(engine);
         nodes.push(RaftNode::start(config, Box::new(Count(0)), Arc::new(Silent)).await?);
     }
     nodes[0].bootstrap(members).await?;
@@ -138,7 +138,7 @@ async fn main() -> anyhow::Result<()> {
         "fsync p99 us",
         "disk MiB"
     )?;
-    for engine in [EngineKind::Sled, EngineKind::Redb] {
+    for engine in [EngineKind::Sled, EngineKind::Redb, EngineKind::Wal] {
         let nodes = start(engine, dir.path()).await?;
         tokio::time::sleep(Duration::from_millis(500)).await;
         for role in ["leader", "follower"] {

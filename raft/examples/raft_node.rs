@@ -88,7 +88,7 @@ fn parse() -> anyhow::Result<Arguments> {
     }
     let me = members.get(&id).context("the list has no address for this id")?;
     let mut config = Config::new("demo", id, dir, me.peer_addr.parse()?);
-    config.engine = engine;
+    config.engine = Some(engine);
     for word in words {
         let (key, value) = word.split_once('=').context("a setting is key=value")?;
         let value = value.parse()?;

@@ -24,9 +24,12 @@ pub struct Member {
 }
 
 /// The storage engine of the log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum EngineKind {
+    /// A write-ahead log in segments: one write and one sync for a group of entries.
+    #[default]
+    Wal,
     /// sled 0.34, with the measures that make it durable.
     Sled,
     /// redb 4, whose commit is durable by itself.
@@ -36,6 +39,7 @@ pub enum EngineKind {
 impl fmt::Display for EngineKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Wal => "wal",
             Self::Sled => "sled",
             Self::Redb => "redb",
         })
@@ -47,9 +51,10 @@ impl FromStr for EngineKind {
 
     fn from_str(text: &str) -> Result<Self, String> {
         match text {
+            "wal" => Ok(Self::Wal),
             "sled" => Ok(Self::Sled),
             "redb" => Ok(Self::Redb),
-            other => Err(format!("unknown log engine {other:?}; expected sled or redb")),
+            other => Err(format!("unknown log engine {other:?}; expected wal, redb or sled")),
         }
     }
 }
@@ -82,8 +87,9 @@ pub struct Config {
     pub node_id: NodeId,
     /// Where the node keeps its log, snapshots, identity and lock.
     pub data_dir: PathBuf,
-    /// Engine of the log. Default redb. Fixed once the directory exists.
-    pub engine: EngineKind,
+    /// Engine of the log, fixed once the directory exists. Default `None`: the directory's own, and
+    /// [`EngineKind::Wal`] for a new one.
+    pub engine: Option<EngineKind>,
     /// Where peers connect.
     pub listen_addr: SocketAddr,
     /// Protection of peer connections. Default plain, loopback only.
@@ -128,7 +134,7 @@ impl Config {
             cluster_id: cluster_id.into(),
             node_id,
             data_dir: data_dir.into(),
-            engine: EngineKind::Redb,
+            engine: None,
             listen_addr,
             tls: PeerTls::Plain { allow_non_loopback: false },
             app_version: 1,
@@ -262,7 +268,7 @@ mod tests {
 
     #[test]
     fn engine_names_round_trip() {
-        for kind in [EngineKind::Sled, EngineKind::Redb] {
+        for kind in [EngineKind::Wal, EngineKind::Sled, EngineKind::Redb] {
             assert_eq!(kind.to_string().parse::<EngineKind>().unwrap(), kind);
         }
         assert!("rocks".parse::<EngineKind>().is_err());

@@ -297,10 +297,10 @@ fn open(config: &Config, app: Box<dyn Application>) -> Result<Opened, StartError
         &config.data_dir,
         &config.cluster_id,
         config.node_id,
-        &config.engine.to_string(),
+        config.engine,
     )?);
     let health = Arc::new(DiskHealth::new());
-    let engine = storage::open_engine(config.engine, dir.path(), config.cache_bytes / 2)
+    let engine = storage::open_engine(dir.engine(), dir.path(), config.cache_bytes / 2)
         .map_err(storage_error)?;
     let log = LogStore::open(engine, dir.path(), config.cache_bytes / 2, health.clone())
         .map_err(storage_error)?;

@@ -183,7 +183,7 @@ async fn a_backup_becomes_a_new_cluster_that_the_old_one_cannot_join() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_survivor_recovers_from_the_loss_of_the_majority() {
-    for engine in [EngineKind::Sled, EngineKind::Redb] {
+    for engine in [EngineKind::Sled, EngineKind::Redb, EngineKind::Wal] {
         let mut cluster = Cluster::start(engine, 3, |_| {}).await;
         for number in 0..30 {
             cluster.propose(1, format!("{number}")).await;

@@ -41,7 +41,7 @@ fn a_paused_leader_is_replaced_and_does_not_write_when_it_wakes() {
 /// the others had run out, because the consensus core never resumes by itself.
 #[test]
 fn after_a_transfer_to_a_hung_node_writes_pass_within_one_election_timeout() {
-    let cluster = Processes::start("redb");
+    let cluster = Processes::start("wal");
     let leader = cluster.leader_among(&[1, 2, 3]);
     let term = cluster.node(leader).status().term;
     let target = cluster.others(leader)[0];

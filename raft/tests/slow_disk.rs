@@ -40,7 +40,7 @@ fn a_leader_whose_disk_hangs_steps_down_and_another_takes_over() {
 
 #[test]
 fn followers_with_hanging_disks_answer_heartbeats_and_nobody_stands_for_election() {
-    for engine in ["sled", "redb"] {
+    for engine in ["sled", "redb", "wal"] {
         let cluster = Processes::start(engine);
         let leader = cluster.leader_among(&[1, 2, 3]);
         let term = cluster.node(leader).status().term;

@@ -15,6 +15,7 @@ use std::process::Command;
 use support::process::{NodeProcess, addrs};
 
 const PROPOSALS: usize = 20;
+const FIRST_SEGMENT: &str = "wal/00000000000000000001.wal";
 
 /// One finished system call of a trace.
 #[derive(Debug)]
@@ -177,11 +178,16 @@ fn no_acknowledgement_precedes_the_sync_of_its_entry_on_redb() {
     nothing_is_acknowledged_before_it_is_durable("redb", "log.redb");
 }
 
+#[test]
+fn no_acknowledgement_precedes_the_sync_of_its_entry_on_wal() {
+    nothing_is_acknowledged_before_it_is_durable("wal", FIRST_SEGMENT);
+}
+
 /// The check above must be able to fail.
 #[cfg(feature = "faults")]
 #[test]
 fn an_early_acknowledgement_is_noticed() {
-    for (engine, log_file) in [("sled", "sled/db"), ("redb", "log.redb")] {
+    for (engine, log_file) in [("sled", "sled/db"), ("redb", "log.redb"), ("wal", FIRST_SEGMENT)] {
         let traced = trace(engine, log_file, "ack-before-fsync,slow-fsync=50");
         let early = traced.too_early();
         assert!(early > PROPOSALS / 2, "{engine}: only {early} of {PROPOSALS} were noticed");

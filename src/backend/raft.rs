@@ -129,7 +129,10 @@ fn raft_config(config: &NodeConfig) -> Result<raft::Config, String> {
     let dir = config.data_dir.join("raft");
     let mut raft_config =
         raft::Config::new(settings.cluster_id.clone(), config.node_id, dir, settings.listen);
-    raft_config.engine = settings.engine.parse()?;
+    raft_config.engine = match settings.engine.as_str() {
+        "auto" => None,
+        engine => Some(engine.parse()?),
+    };
     raft_config.tls = if settings.tls_ca.as_os_str().is_empty() {
         raft::PeerTls::Plain { allow_non_loopback: settings.allow_plain }
     } else {

@@ -85,8 +85,8 @@ keys! {
         "What peers are told; the listen address where empty." => |c, v| c.raft.advertise = text(v, 255)?;
     "raft.members" "raft-members" "MAXINE_RAFT_MEMBERS" "list" "ID@PEER_HOST:PORT@HTTP_URL, comma-separated" ""
         "The first members, the same on each of them; empty on a node that is added later." => |c, v| c.raft.members = members(v)?;
-    "raft.engine" "raft-engine" "MAXINE_RAFT_ENGINE" "choice" "sled, redb" "redb"
-        "What keeps the log." => |c, v| c.raft.engine = one_of(v, &["sled", "redb"])?;
+    "raft.engine" "raft-engine" "MAXINE_RAFT_ENGINE" "choice" "auto, wal, redb, sled" "auto"
+        "What keeps the log; auto keeps what the directory has, and takes wal for a new one." => |c, v| c.raft.engine = one_of(v, &["auto", "wal", "redb", "sled"])?;
     "raft.tls_ca" "raft-tls-ca" "MAXINE_RAFT_TLS_CA" "path" "a PEM file" ""
         "The authority that signed every peer's certificate." => |c, v| c.raft.tls_ca = path(v);
     "raft.tls_cert" "raft-tls-cert" "MAXINE_RAFT_TLS_CERT" "path" "a PEM file" ""

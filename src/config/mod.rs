@@ -81,7 +81,7 @@ pub struct RaftConfig {
     pub advertise: String,
     /// The first members; empty on a node that will be added later.
     pub members: Vec<MemberSetting>,
-    /// The log's engine: `sled` or `redb`.
+    /// The log's engine: `wal`, `redb` or `sled`; `auto` leaves it to the directory.
     pub engine: String,
     /// Certificates for mutual TLS between peers.
     pub tls_ca: PathBuf,

@@ -53,7 +53,7 @@ impl ClusterPlan {
             program: None,
             backend,
             network,
-            engine: "redb",
+            engine: "auto",
             snapshot_every_entries: 2_000,
             flags: Vec::new(),
             env: Vec::new(),

@@ -1,4 +1,4 @@
-//! The consensus library's own storage suite, on both engines.
+//! The consensus library's own storage suite, on every engine.
 
 use std::io::{self, Read, Write};
 use std::sync::Arc;
@@ -70,4 +70,9 @@ async fn sled_passes_the_storage_suite() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn redb_passes_the_storage_suite() {
     Suite::test_all(Builder(EngineKind::Redb)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn wal_passes_the_storage_suite() {
+    Suite::test_all(Builder(EngineKind::Wal)).await.unwrap();
 }

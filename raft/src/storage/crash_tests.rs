@@ -15,11 +15,12 @@ use parking_lot::Mutex;
 use super::disk_health::DiskHealth;
 use super::log_store::LogStore;
 use super::redb_engine::RedbEngine;
+use super::wal_engine::WalEngine;
 use super::{LogEngine, MetaKey, Record, open_engine};
 use crate::config::EngineKind;
 use crate::consensus::{Entry, LeaderId, LogId, Payload, TypeConfig, Vote};
 
-const BOTH: [EngineKind; 2] = [EngineKind::Sled, EngineKind::Redb];
+const ALL: [EngineKind; 3] = [EngineKind::Wal, EngineKind::Sled, EngineKind::Redb];
 
 fn open(kind: EngineKind, dir: &Path) -> io::Result<LogStore> {
     let engine = open_engine(kind, dir, 1024 * 1024)?;
@@ -49,7 +50,7 @@ async fn indexes(log: &mut LogStore) -> Vec<u64> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn everything_survives_reopening() {
-    for kind in BOTH {
+    for kind in ALL {
         let dir = tempfile::tempdir().unwrap();
         let mut log = open(kind, dir.path()).unwrap();
         log.save_vote(&Vote::new_committed(1, 1)).await.unwrap();
@@ -85,6 +86,7 @@ fn data_file(kind: EngineKind, dir: &Path) -> std::path::PathBuf {
     match kind {
         EngineKind::Sled => dir.join("sled/db"),
         EngineKind::Redb => dir.join("log.redb"),
+        EngineKind::Wal => dir.join("wal/00000000000000000001.wal"),
     }
 }
 
@@ -139,7 +141,7 @@ async fn refused_or_whole(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cut_tail_is_never_a_shorter_log() {
-    for kind in BOTH {
+    for kind in ALL {
         let dir = written(kind).await;
         let len = fs::metadata(data_file(kind, dir.path())).unwrap().len();
         let mut refused = 0;
@@ -158,7 +160,7 @@ async fn a_cut_tail_is_never_a_shorter_log() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flipped_byte_is_never_a_wrong_log() {
-    for kind in BOTH {
+    for kind in ALL {
         let dir = written(kind).await;
         let len = fs::metadata(data_file(kind, dir.path())).unwrap().len();
         let mut refused = 0;
@@ -294,6 +296,128 @@ fn sled_keeps_what_was_synced_through_a_power_loss() {
             "entries of an acknowledged sync are not in the file"
         );
     }
+}
+
+/// Small, so that the tests meet many of them.
+const SEGMENT_LEN: u64 = 64 * 1024;
+const SECTOR: usize = 512;
+
+/// `before` with some of the sectors that a sync was writing when the power went: those of `after`
+/// that differ and that `keep` chooses. A file that is only in `after` is there or not.
+fn power_lost(before: &Path, after: &Path, to: &Path, keep: impl Fn(usize) -> bool) {
+    copy_dir(before, to);
+    let mut number = 0;
+    for entry in fs::read_dir(after.join("wal")).unwrap() {
+        let name = entry.unwrap().file_name();
+        let (was, is) = (before.join("wal").join(&name), after.join("wal").join(&name));
+        let is = fs::read(is).unwrap();
+        let Ok(mut torn) = fs::read(was) else { continue };
+        for (at, sector) in is.chunks(SECTOR).enumerate() {
+            let old = &mut torn[at * SECTOR..][..sector.len()];
+            if old != sector {
+                if keep(number) {
+                    old.copy_from_slice(sector);
+                }
+                number += 1;
+            }
+        }
+        fs::write(to.join("wal").join(&name), torn).unwrap();
+    }
+}
+
+#[test]
+fn wal_keeps_what_was_synced_through_a_power_loss() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = WalEngine::open_with(dir.path(), SEGMENT_LEN).unwrap();
+    let record = |index: u64| Record { index, term: 1, bytes: vec![index as u8; 1_500] };
+    let mut torn = 0;
+    for round in 0..60u64 {
+        engine.append(&[record(3 * round)]).unwrap();
+        engine.put_meta(MetaKey::Vote, &round.to_le_bytes()).unwrap();
+        engine.sync().unwrap();
+        let before = tempfile::tempdir().unwrap();
+        copy_dir(dir.path(), before.path());
+        engine.append(&[record(3 * round + 1), record(3 * round + 2)]).unwrap();
+        engine.put_meta(MetaKey::Committed, &round.to_le_bytes()).unwrap();
+        engine.sync().unwrap();
+        for pattern in 0..6usize {
+            let lost = tempfile::tempdir().unwrap();
+            power_lost(before.path(), dir.path(), lost.path(), |number| number % 6 < pattern);
+            let recovered = WalEngine::open_with(lost.path(), SEGMENT_LEN).unwrap();
+            let last = recovered.last().unwrap().unwrap().index;
+            assert!(
+                last == 3 * round || last == 3 * round + 2,
+                "round {round}, pattern {pattern}: the log ends at {last}"
+            );
+            torn += usize::from(last == 3 * round);
+            let read = recovered.read(0..u64::MAX, usize::MAX).unwrap();
+            assert_eq!(read, (0..=last).map(record).collect::<Vec<_>>());
+            assert_eq!(recovered.get_meta(MetaKey::Vote).unwrap().unwrap(), round.to_le_bytes());
+            // What is written next stands where the torn frame stood.
+            recovered.append(&[record(last + 1)]).unwrap();
+            recovered.sync().unwrap();
+            drop(recovered);
+            let again = WalEngine::open_with(lost.path(), SEGMENT_LEN).unwrap();
+            assert_eq!(again.last().unwrap().unwrap(), record(last + 1));
+        }
+    }
+    assert!(torn > 60, "only {torn} frames were torn, so the test shows little");
+}
+
+#[test]
+fn wal_segments_are_used_again_and_lost_ones_are_noticed() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = WalEngine::open_with(dir.path(), SEGMENT_LEN).unwrap();
+    let record = |index: u64| Record { index, term: 1, bytes: vec![index as u8; 2_000] };
+    let names = || {
+        let entries = fs::read_dir(dir.path().join("wal")).unwrap();
+        let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| name.ends_with(".wal")).collect::<std::collections::BTreeSet<_>>()
+    };
+    engine.put_meta(MetaKey::Vote, b"seven").unwrap();
+    for index in 0..400 {
+        engine.append(&[record(index)]).unwrap();
+        engine.sync().unwrap();
+    }
+    assert!(names().len() > 10, "{:?}", names());
+    engine.truncate_from(390).unwrap();
+    engine.purge_upto(349).unwrap();
+    engine.sync().unwrap();
+    assert!(names().len() < 4, "{:?}", names());
+    // One entry that is longer than a segment.
+    let long = Record { index: 390, term: 2, bytes: vec![9; 200_000] };
+    engine.append(std::slice::from_ref(&long)).unwrap();
+    engine.sync().unwrap();
+    drop(engine);
+    let engine = WalEngine::open_with(dir.path(), SEGMENT_LEN).unwrap();
+    assert_eq!(engine.get_meta(MetaKey::Vote).unwrap().unwrap(), b"seven");
+    assert_eq!(engine.last().unwrap().unwrap(), long);
+    let read = engine.read(0..390, usize::MAX).unwrap();
+    assert_eq!(read, (350..390).map(record).collect::<Vec<_>>());
+    for index in 391..500 {
+        engine.append(&[record(index)]).unwrap();
+        engine.sync().unwrap();
+    }
+    // Everything goes, and the log goes on further ahead, as after a snapshot from the leader.
+    engine.put_meta(MetaKey::Purged, b"999").unwrap();
+    engine.sync().unwrap();
+    engine.purge_upto(999).unwrap();
+    engine.append(&[record(1_000)]).unwrap();
+    engine.sync().unwrap();
+    drop(engine);
+    let engine = WalEngine::open_with(dir.path(), SEGMENT_LEN).unwrap();
+    assert_eq!(engine.read(0..u64::MAX, usize::MAX).unwrap(), [record(1_000)]);
+    for index in 1_001..1_200 {
+        engine.append(&[record(index)]).unwrap();
+        engine.sync().unwrap();
+    }
+    drop(engine);
+    let middle = names().into_iter().nth(2).unwrap();
+    fs::remove_file(dir.path().join("wal").join(middle)).unwrap();
+    let Err(error) = WalEngine::open_with(dir.path(), SEGMENT_LEN) else {
+        panic!("it opened without one of its segments")
+    };
+    assert!(error.to_string().contains("missing"), "{error}");
 }
 
 #[test]

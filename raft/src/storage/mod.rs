@@ -18,6 +18,8 @@ pub(crate) mod redb_engine;
 pub(crate) mod sled_engine;
 pub(crate) mod snapshots;
 pub(crate) mod state_machine;
+pub(crate) mod wal_engine;
+mod wal_segment;
 
 #[cfg(test)]
 mod conformance_tests;
@@ -100,6 +102,7 @@ pub(crate) fn open_engine(
     cache_bytes: usize,
 ) -> io::Result<Arc<dyn LogEngine>> {
     Ok(match kind {
+        EngineKind::Wal => Arc::new(wal_engine::WalEngine::open(dir)?),
         EngineKind::Sled => Arc::new(sled_engine::SledEngine::open(dir, cache_bytes)?),
         EngineKind::Redb => Arc::new(redb_engine::RedbEngine::open(dir, cache_bytes)?),
     })

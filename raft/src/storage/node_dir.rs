@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 
 use super::{damaged, sync_dir};
 use crate::codec::{self, Identity, IdentityDto};
-use crate::config::NodeId;
+use crate::config::{EngineKind, NodeId};
 use crate::error::StartError;
 
 const IDENTITY_FILE: &str = "identity";
@@ -16,17 +16,19 @@ const IDENTITY_FILE: &str = "identity";
 /// The locked directory; the lock ends with it.
 pub(crate) struct NodeDir {
     path: PathBuf,
+    engine: EngineKind,
     identity: Mutex<IdentityDto>,
     lock: Mutex<Option<File>>,
 }
 
 impl NodeDir {
-    /// Locks `path`, which is created if need be, and checks or writes its identity. Blocks.
+    /// Locks `path`, which is created if need be, and checks or writes its identity. Without an
+    /// `engine` the directory keeps its own, and a new one takes the default. Blocks.
     pub(crate) fn open(
         path: &Path,
         cluster_id: &str,
         node_id: NodeId,
-        engine: &str,
+        engine: Option<EngineKind>,
     ) -> Result<Self, StartError> {
         let storage =
             |error: io::Error| StartError::Storage(format!("{}: {error}", path.display()));
@@ -42,14 +44,16 @@ impl NodeDir {
                     cluster_id: cluster_id.to_owned(),
                     node_id,
                     lineage: 0,
-                    engine: engine.to_owned(),
+                    engine: engine.unwrap_or_default().to_string(),
                 };
                 write_identity(path, &fresh).map_err(storage)?;
                 fresh
             }
         };
+        let engine = identity.engine.parse().map_err(StartError::Identity)?;
         Ok(Self {
             path: path.to_owned(),
+            engine,
             identity: Mutex::new(identity),
             lock: Mutex::new(Some(lock)),
         })
@@ -57,6 +61,11 @@ impl NodeDir {
 
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// What keeps the log in it.
+    pub(crate) fn engine(&self) -> EngineKind {
+        self.engine
     }
 
     /// Nodes of different lineage must not talk: one of them was restored from older data.
@@ -126,7 +135,7 @@ fn check(
     found: &IdentityDto,
     cluster_id: &str,
     node_id: NodeId,
-    engine: &str,
+    engine: Option<EngineKind>,
 ) -> Result<(), StartError> {
     let mut differences = Vec::new();
     if found.cluster_id != cluster_id {
@@ -136,7 +145,7 @@ fn check(
     if found.node_id != node_id {
         differences.push(format!("it belongs to node {}, not {node_id}", found.node_id));
     }
-    if found.engine != engine {
+    if let Some(engine) = engine.filter(|engine| found.engine != engine.to_string()) {
         differences.push(format!("its log was written by {}, not {engine}", found.engine));
     }
     if differences.is_empty() { Ok(()) } else { Err(StartError::Identity(differences.join("; "))) }
@@ -146,20 +155,22 @@ fn check(
 mod tests {
     use super::*;
 
+    const SLED: Option<EngineKind> = Some(EngineKind::Sled);
+
     #[test]
     fn a_second_owner_is_refused_and_let_in_after_the_first() {
         let dir = tempfile::tempdir().unwrap();
-        let first = NodeDir::open(dir.path(), "demo", 1, "sled").unwrap();
-        assert!(matches!(NodeDir::open(dir.path(), "demo", 1, "sled"), Err(StartError::Locked(_))));
+        let first = NodeDir::open(dir.path(), "demo", 1, SLED).unwrap();
+        assert!(matches!(NodeDir::open(dir.path(), "demo", 1, SLED), Err(StartError::Locked(_))));
         first.unlock();
-        NodeDir::open(dir.path(), "demo", 1, "sled").unwrap();
+        NodeDir::open(dir.path(), "demo", 1, SLED).unwrap();
     }
 
     #[test]
     fn another_identity_is_refused_with_every_difference() {
         let dir = tempfile::tempdir().unwrap();
-        drop(NodeDir::open(dir.path(), "demo", 1, "sled").unwrap());
-        let Err(error) = NodeDir::open(dir.path(), "other", 2, "redb") else {
+        drop(NodeDir::open(dir.path(), "demo", 1, SLED).unwrap());
+        let Err(error) = NodeDir::open(dir.path(), "other", 2, Some(EngineKind::Redb)) else {
             panic!("it was accepted")
         };
         let text = error.to_string();
@@ -170,14 +181,25 @@ mod tests {
     }
 
     #[test]
+    fn a_directory_keeps_its_engine_and_a_new_one_takes_the_default() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(NodeDir::open(dir.path(), "demo", 1, SLED).unwrap());
+        let again = NodeDir::open(dir.path(), "demo", 1, None).unwrap();
+        assert_eq!(again.engine(), EngineKind::Sled);
+        let fresh = tempfile::tempdir().unwrap();
+        let fresh = NodeDir::open(fresh.path(), "demo", 1, None).unwrap();
+        assert_eq!(fresh.engine(), EngineKind::Wal);
+    }
+
+    #[test]
     fn a_damaged_identity_is_refused() {
         let dir = tempfile::tempdir().unwrap();
-        drop(NodeDir::open(dir.path(), "demo", 1, "sled").unwrap());
+        drop(NodeDir::open(dir.path(), "demo", 1, SLED).unwrap());
         let mut bytes = fs::read(dir.path().join(IDENTITY_FILE)).unwrap();
         *bytes.last_mut().unwrap() ^= 1;
         fs::write(dir.path().join(IDENTITY_FILE), bytes).unwrap();
         assert!(matches!(
-            NodeDir::open(dir.path(), "demo", 1, "sled"),
+            NodeDir::open(dir.path(), "demo", 1, SLED),
             Err(StartError::Storage(_))
         ));
     }

@@ -154,7 +154,7 @@ impl Cluster {
     pub fn config(&self, id: NodeId) -> Config {
         let addr = self.members[&id].peer_addr.parse().unwrap();
         let mut config = Config::new("test", id, self.dir.path().join(format!("node-{id}")), addr);
-        config.engine = self.engine;
+        config.engine = Some(self.engine);
         config.tls = match &self.tls {
             Some(pki) => pki.tls_of(id).unwrap(),
             None => PeerTls::Plain { allow_non_loopback: false },

@@ -86,36 +86,58 @@ pub(super) async fn leadership(
     Ok(fresh.json(Page::take(changes, limit, cursor, |(_, change)| change)))
 }
 
+/// A grant, with what the records up to the next newer grant tell of it.
+struct Grant<'a> {
+    record: &'a AuditRecord,
+    /// Who asked for a transfer after it and before the next, and when.
+    transfer: Option<(u64, &'a str)>,
+    /// Whom the new leader had followed, and for how long that one had been silent.
+    known: Option<(String, u64)>,
+}
+
 /// The grants among `records`, newest first, each with its number and with what stands next to it.
 fn changes<'a>(
     records: impl Iterator<Item = &'a AuditRecord>,
 ) -> impl Iterator<Item = (u64, LeadershipChange)> {
-    let mut transfer: Option<(u64, String)> = None;
+    let mut transfer: Option<(u64, &str)> = None;
     let mut takeover: Option<(u64, String, u64)> = None;
     let mut grants = records
         .filter_map(move |record| {
             match &*record.action {
-                "leadership.transfer" => transfer = Some((record.time_ms, record.user.to_string())),
+                "leadership.transfer" => transfer = Some((record.time_ms, &*record.user)),
                 TAKEOVER => {
                     takeover = silence_of(&record.object).map(|(from, ms)| (record.seq, from, ms));
                 }
                 "leadership.grant" => {
-                    let asked = transfer.take().filter(|(at_ms, _)| {
-                        at_ms.abs_diff(record.time_ms) <= TRANSFER_TOLERANCE_MS
-                    });
                     // The leader writes both at once.
                     let known = takeover.take().filter(|(seq, ..)| *seq == record.seq + 1);
-                    return Some((record, asked.map(|(_, by)| by), known));
+                    let known = known.map(|(_, from, gap_ms)| (from, gap_ms));
+                    return Some(Grant { record, transfer: transfer.take(), known });
                 }
                 _ => {}
             }
             None
         })
         .peekable();
+    let mut newer_ms = None;
     std::iter::from_fn(move || {
-        let (record, by, known) = grants.next()?;
-        let (from, gap_ms) = known.map(|(_, from, gap_ms)| (from, gap_ms)).unzip();
-        let oldest = grants.peek().is_none();
+        let Grant { record, transfer, known } = grants.next()?;
+        let older = grants.peek();
+        // The node that was asked records the transfer when it knows of it, which may be before or
+        // after the new leader records its grant.
+        let near = |at_ms: u64| record.time_ms.abs_diff(at_ms);
+        let after = transfer.filter(|(at_ms, _)| {
+            newer_ms.is_none_or(|newer_ms: u64| near(*at_ms) <= newer_ms.abs_diff(*at_ms))
+        });
+        let before = older.and_then(|older| {
+            let elder_ms = older.record.time_ms;
+            older.transfer.filter(|(at_ms, _)| near(*at_ms) < elder_ms.abs_diff(*at_ms))
+        });
+        let asked = after.or(before).filter(|(at_ms, _)| near(*at_ms) <= TRANSFER_TOLERANCE_MS);
+        let by = asked.map(|(_, by)| by.to_owned());
+        newer_ms = Some(record.time_ms);
+        let (from, gap_ms) = known.unzip();
+        let oldest = older.is_none();
         let cause = cause_of(oldest, &record.object, by.is_some(), from.as_deref(), gap_ms);
         let change = LeadershipChange {
             index: record.index,
@@ -209,6 +231,27 @@ mod tests {
                 ),
                 (3, "node-2".into(), LeadershipCause::Silence, some("node-1"), Some(812), None),
                 (1, "node-1".into(), LeadershipCause::First, None, None, None),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_transfer_that_is_recorded_before_its_grant_is_the_cause_of_that_grant() {
+        let records = [
+            record(1, 0, "system:leadership", "leadership.grant", "node-1"),
+            record(2, 5_000, "system:leadership", "leadership.grant", "node-2"),
+            record(3, 9_000, "ada", "leadership.transfer", "3"),
+            record(4, 9_040, "system:leadership", "leadership.grant", "node-3"),
+            record(5, 9_040, "system:leadership", TAKEOVER, "node-2, silent for 12 ms"),
+        ];
+        let found: Vec<_> =
+            changes(records.iter().rev()).map(|(seq, c)| (seq, c.cause, c.by)).collect();
+        assert_eq!(
+            found,
+            [
+                (4, LeadershipCause::Transfer, Some("ada".into())),
+                (2, LeadershipCause::Started, None),
+                (1, LeadershipCause::First, None),
             ]
         );
     }

@@ -94,7 +94,6 @@ async fn start(
 ) -> Result<raft::RaftNode, String> {
     let listen = SocketAddr::from(([127, 0, 0, 1], 0));
     let mut config = raft::Config::new(CLUSTER_ID, NODE_ID, dir, listen);
-    config.engine = raft::EngineKind::Redb;
     config.app_version = crate::state::COMMAND_VERSION;
     raft::RaftNode::start(config, Box::new(Holder(state)), Arc::new(NoPeers)).await.map_err(told)
 }
@@ -128,7 +127,7 @@ pub(super) async fn read(path: &Path) -> Result<Option<ControlState>, String> {
     let scratch = Scratch::beside(path);
     let (file, dir) = (path.to_path_buf(), scratch.0.clone());
     let restore = move || {
-        let engine = raft::EngineKind::Redb;
+        let engine = raft::EngineKind::default();
         raft::offline::restore(&file, &dir, engine, CLUSTER_ID, NODE_ID, &alone())
     };
     tokio::task::spawn_blocking(restore).await.map_err(told)?.map_err(told)?;

@@ -39,7 +39,7 @@ pub(super) struct RestoreArgs {
     #[arg(long, required = true, value_delimiter = ',', value_name = "ID@PEER_HOST:PORT@HTTP_URL", value_parser = member)]
     members: Vec<(NodeId, Member)>,
     /// What keeps the log
-    #[arg(long, default_value = "redb", value_parser = engine)]
+    #[arg(long, default_value = "wal", value_parser = engine)]
     engine: EngineKind,
     /// Do not ask
     #[arg(long, short = 'y')]
@@ -71,7 +71,7 @@ pub(super) struct InitTlsArgs {
 }
 
 fn engine(text: &str) -> Result<EngineKind, String> {
-    text.parse().map_err(|_| "want sled or redb".into())
+    text.parse().map_err(|_| "want wal, redb or sled".into())
 }
 
 fn member(text: &str) -> Result<(NodeId, Member), String> {

@@ -103,11 +103,18 @@ export const instanceNodesQuery = (ns: string, name: string, id: string) =>
     refetchInterval: 2_000,
   });
 
+/** Who asked for a transfer may be recorded up to this long after the grant, and no event tells of it. */
+const CAUSE_SETTLES_MS = 15_000;
+
 export const leadershipQuery = () =>
   queryOptions({
     queryKey: keys.leadership(),
     queryFn: async ({ signal }) =>
       (await call<Page<LeadershipGrant>>('/cluster/leadership', { signal, query: { limit: 100 } })).data.items,
+    refetchInterval: ({ state }) => {
+      const newest = state.data?.[0];
+      return newest && Math.abs(Date.now() - newest.time_ms) < CAUSE_SETTLES_MS ? 2_000 : false;
+    },
   });
 
 export const servicesQuery = (filter: ServicesFilter = {}) =>

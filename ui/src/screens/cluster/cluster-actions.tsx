@@ -91,7 +91,10 @@ export function ClusterActions({ status }: { status: ClusterStatus }) {
         act={async () => {
           const { data } = await transfer(null);
           say(data?.leader ? `${data.leader} leads.` : 'Leadership is handed over.');
-          await queries.invalidateQueries({ queryKey: keys.cluster() });
+          await Promise.all([
+            queries.invalidateQueries({ queryKey: keys.cluster() }),
+            queries.invalidateQueries({ queryKey: keys.leadership() }),
+          ]);
         }}
       />
       <AddNode open={what === 'add'} onClose={close} status={status} />

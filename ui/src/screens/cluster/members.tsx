@@ -146,7 +146,11 @@ function MemberDialogs({
   voters: number;
 }) {
   const queries = useQueryClient();
-  const refresh = () => queries.invalidateQueries({ queryKey: keys.cluster() });
+  const refresh = () =>
+    Promise.all([
+      queries.invalidateQueries({ queryKey: keys.cluster() }),
+      queries.invalidateQueries({ queryKey: keys.leadership() }),
+    ]);
   // Kept while the dialog closes, so that its text does not change under the eye.
   const [last, setLast] = useState<Asked>(asked);
   if (asked && asked !== last) setLast(asked);
