@@ -29,8 +29,6 @@ pub struct ClusterPlan {
     pub backend: Backend,
     /// What connects the nodes.
     pub network: NetworkKind,
-    /// The engine of the Raft log.
-    pub engine: &'static str,
     /// Log entries between two snapshots: low, so that tests see snapshots.
     pub snapshot_every_entries: u64,
     /// More flags of `maxine serve`.
@@ -53,7 +51,6 @@ impl ClusterPlan {
             program: None,
             backend,
             network,
-            engine: "auto",
             snapshot_every_entries: 2_000,
             flags: Vec::new(),
             env: Vec::new(),
@@ -156,7 +153,6 @@ pub(super) fn node(
             "--mode=raft".into(),
             format!("--node-id={member}"),
             "--cluster-id=maxine-chaos".into(),
-            format!("--raft-engine={}", plan.engine),
             format!("--raft-listen={peer}"),
             format!("--raft-snapshot-every-entries={}", plan.snapshot_every_entries),
         ]);

@@ -198,9 +198,6 @@ mod tests {
         let mut bytes = fs::read(dir.path().join(IDENTITY_FILE)).unwrap();
         *bytes.last_mut().unwrap() ^= 1;
         fs::write(dir.path().join(IDENTITY_FILE), bytes).unwrap();
-        assert!(matches!(
-            NodeDir::open(dir.path(), "demo", 1, SLED),
-            Err(StartError::Storage(_))
-        ));
+        assert!(matches!(NodeDir::open(dir.path(), "demo", 1, SLED), Err(StartError::Storage(_))));
     }
 }

@@ -40,6 +40,8 @@ struct Writer {
     frame: Vec<u8>,
     /// What the frame does, to be seen once it is durable.
     effects: Vec<Effect>,
+    /// Whether the next segment's file is there or being made.
+    has_next: bool,
     preparing: Option<JoinHandle<io::Result<()>>>,
 }
 
@@ -174,6 +176,7 @@ impl WalEngine {
             end,
             frame: segment::new_frame(),
             effects: Vec::new(),
+            has_next: false,
             preparing: None,
         };
         Ok(Self { dir, segment_len, writer: Mutex::new(writer), index: RwLock::new(index) })
@@ -188,6 +191,7 @@ impl WalEngine {
         let (more, len) = (writer.frame.len(), self.segment_len);
         let next = start_segment(&self.dir, seq, len, more, writer.end, &self.index.read())?;
         (writer.active, writer.end) = next;
+        writer.has_next = false;
         self.index.write().segments.push_back(writer.active.clone());
         Ok(())
     }
@@ -218,14 +222,16 @@ impl WalEngine {
         writer.frame.shrink_to(FRAME_LEN_MAX / 4);
         for segment in unused {
             // A reader that still holds it must not find a later segment's bytes.
-            let reusable = segment.len == self.segment_len
-                && Arc::strong_count(&segment) == 1
-                && writer.preparing.is_none();
+            let reusable = segment.len == self.segment_len && Arc::strong_count(&segment) == 1;
             segment.remove(&self.dir, reusable)?;
         }
         let half_full = writer.end > writer.active.len / 2;
-        if half_full && writer.preparing.is_none() && !segment::spare_path(&self.dir).exists() {
+        if half_full && !writer.has_next {
+            writer.has_next = true;
             let (dir, len) = (self.dir.clone(), self.segment_len);
+            if !segment::spares(&dir, len)?.is_empty() {
+                return Ok(());
+            }
             let prepare = move || segment::prepare_spare(&dir, len);
             let thread = thread::Builder::new().name("maxine-raft-spare".to_owned());
             writer.preparing = Some(thread.spawn(prepare)?);

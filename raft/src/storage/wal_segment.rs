@@ -23,6 +23,9 @@ use super::{MetaKey, damaged, sync_dir};
 const SEGMENT_LEN_MAX: u64 = 1024 * 1024 * 1024;
 pub(super) const FRAME_HEAD_LEN: usize = 12;
 const ALIGN: usize = 8;
+/// Files of purged segments that are kept for the next ones.
+const SPARES_MAX: usize = 4;
+const SPARE: &str = "spare";
 const MAGIC: u32 = u32::from_le_bytes(*b"MXWL");
 const ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
 
@@ -157,7 +160,8 @@ pub(super) fn ops(body: &[u8]) -> io::Result<Vec<(usize, Op<'_>)>> {
             META => {
                 let number = rest.try_get_u8().map_err(|_| cut())?;
                 let key = META_KEYS.iter().find(|(known, _)| *known == number);
-                let (_, key) = key.ok_or_else(|| damaged(format!("log value {number} is unknown")))?;
+                let (_, key) =
+                    key.ok_or_else(|| damaged(format!("log value {number} is unknown")))?;
                 Op::Meta { key: *key, value: take_bytes(&mut rest)? }
             }
             TRUNCATE => Op::Truncate { from: number(&mut rest)? },
@@ -239,18 +243,18 @@ impl Segment {
             return Err(io::Error::other(format!("{more} bytes are too much for one sync")));
         }
         let spare = if len == usual_len {
-            prepare_spare(dir, len)?;
-            spare_path(dir)
+            match spares(dir, len)?.pop() {
+                Some(spare) => spare,
+                None => fill(dir.join("new.tmp"), len)?,
+            }
         } else {
-            let path = dir.join("long.tmp");
-            fill(&path, len)?;
-            path
+            fill(dir.join("long.tmp"), len)?
         };
         let file = OpenOptions::new().read(true).write(true).open(&spare)?;
         let mut frame = first(len);
         seal(&mut frame, seq, 0);
         file.write_all_at(&frame, 0)?;
-        file.sync_all()?;
+        file.sync_data()?;
         let path = Self::path_of(dir, seq);
         fs::rename(&spare, &path)?;
         sync_dir(dir)?;
@@ -271,11 +275,10 @@ impl Segment {
         Ok(bytes)
     }
 
-    /// Gives the file up, durably; it becomes the spare one if `reusable` and there is none.
+    /// Gives the file up, durably; as a spare one if `reusable` and there are few.
     pub(super) fn remove(&self, dir: &Path, reusable: bool) -> io::Result<()> {
-        let spare = spare_path(dir);
-        if reusable && !spare.exists() {
-            fs::rename(&self.path, spare)?;
+        if reusable && spares(dir, self.len)?.len() < SPARES_MAX {
+            fs::rename(&self.path, self.path.with_extension(SPARE))?;
         } else {
             fs::remove_file(&self.path)?;
         }
@@ -283,30 +286,37 @@ impl Segment {
     }
 }
 
-pub(super) fn spare_path(dir: &Path) -> PathBuf {
-    dir.join("spare")
-}
-
-/// Makes sure that a spare file of `len` bytes waits for its use as a segment.
-pub(super) fn prepare_spare(dir: &Path, len: u64) -> io::Result<()> {
-    let spare = spare_path(dir);
-    if fs::metadata(&spare).is_ok_and(|found| found.len() == len) {
-        return Ok(());
+/// The files of `len` bytes that wait for their use as a segment. Others are removed: they are from
+/// a version with segments of another length.
+pub(super) fn spares(dir: &Path, len: u64) -> io::Result<Vec<PathBuf>> {
+    let mut spares = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        let path = entry.path();
+        if path.extension().is_none_or(|extension| extension != SPARE) {
+            continue;
+        }
+        if entry.metadata()?.len() == len { spares.push(path) } else { fs::remove_file(path)? }
     }
-    let unfinished = dir.join("spare.tmp");
-    fill(&unfinished, len)?;
-    fs::rename(unfinished, spare)
+    Ok(spares)
 }
 
-/// A file of `len` zeros that are really there: blocks that were only promised would make the
-/// first sync of each write metadata too.
-fn fill(path: &Path, len: u64) -> io::Result<()> {
-    let mut file = File::create(path)?;
+/// Makes a spare file of `len` bytes.
+pub(super) fn prepare_spare(dir: &Path, len: u64) -> io::Result<()> {
+    let filled = fill(dir.join("spare.tmp"), len)?;
+    fs::rename(filled, dir.join("new").with_extension(SPARE))
+}
+
+/// Makes a file of `len` zeros that are really there: blocks that were only promised would make
+/// the first sync of each write metadata too.
+fn fill(path: PathBuf, len: u64) -> io::Result<PathBuf> {
+    let mut file = File::create(&path)?;
     let mut left = len;
     while left > 0 {
         let part = left.min(ZEROS.len() as u64);
         file.write_all(&ZEROS[..usize::try_from(part).map_err(io::Error::other)?])?;
         left -= part;
     }
-    file.sync_all()
+    file.sync_all()?;
+    Ok(path)
 }

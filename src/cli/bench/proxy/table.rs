@@ -54,7 +54,7 @@ pub(super) fn throughput(
     Ok(Section {
         name: "Reverse proxy: throughput",
         method: format!(
-            "Every proxy on the same one core with one thread for requests, load and instance together on the other core; \
+            "Every proxy on the same one core with one thread for requests, load and instance together on the other core, which never sleeps, so that no proxy pays for waking it; \
              {CONNECTIONS} keep-alive connections with one request under way on each, an answer of {} bytes, kept \
              connections to the instance, no access log at HAProxy and nginx; {TURNS} turns of {} s each, median. \"Busy\" \
              is the proxy's share of its core. The bare proxy is the same HTTP library with nothing around it.",

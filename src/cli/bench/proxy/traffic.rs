@@ -120,12 +120,12 @@ impl Traffic {
             if now_us.saturating_sub(heard_us) > SILENCE_US_MAX {
                 return Err(io::Error::other("no answer for 10 s"));
             }
-            // With a pace the thread never sleeps: a timer's slack would be measured as latency.
-            let wait = if pace.is_some() { EpollTimeout::ZERO } else { EpollTimeout::from(100_u8) };
             if let Some(pace) = &mut pace {
                 pace.send_due(&mut clients, plan, now_us)?;
             }
-            let ready = self.epoll.wait(&mut events, wait)?;
+            // The thread never sleeps: a proxy that is slower would pay for waking it more often,
+            // and with a pace a timer's slack would be measured as latency.
+            let ready = self.epoll.wait(&mut events, EpollTimeout::ZERO)?;
             for event in &events[..ready] {
                 match event.data() {
                     LISTENER => self.accept()?,
