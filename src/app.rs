@@ -133,7 +133,7 @@ impl Node {
                     sink: Arc::new(data_plane::TelemetryHealth(telemetry.clone())),
                 })
             };
-            let forwarder = settings::forwarder(config, http_addr);
+            let forwarder = settings::forwarder(config, http_addr)?;
             let counters = proxy_metrics::ProxyCounters::new(telemetry.metrics().registry());
             let arbiter = arbiter.handle();
             DataPlane::start(&arbiter, &view, &clock, forwarder, Arc::new(counters), parts)?

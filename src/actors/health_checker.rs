@@ -19,10 +19,11 @@ use futures::future::BoxFuture;
 use parking_lot::Mutex;
 
 use super::Duties;
+use super::members;
 use super::peer::{self, PeerKind, PeerRouter, PeerService};
 use super::registry::{Registry, WriteRequest};
 use super::supervisor::{Lifeline, Supervised};
-use crate::backend::ControlStore;
+use crate::backend::{ClusterStatus, ControlStore};
 use crate::clock::Clock;
 use crate::health::{
     ActiveDefaults, HealthCore, Observation, ProbeAnswer, ProbeJob, Prober, SaidWord, TrackView,
@@ -242,6 +243,7 @@ pub struct HealthCheckerActor {
     shared: Arc<Shared>,
     repeated_at_ms: u64,
     live_at_ms: Option<u64>,
+    looking: bool,
     /// The leadership's term that was reported under.
     term: u64,
     reporting: bool,
@@ -271,6 +273,7 @@ impl HealthCheckerActor {
             shared,
             repeated_at_ms: 0,
             live_at_ms: None,
+            looking: false,
             term: 0,
             reporting: false,
             proposing: false,
@@ -296,15 +299,23 @@ impl HealthCheckerActor {
         }
     }
 
-    fn look_who_lives(&mut self, now_ms: u64) {
-        if self.live_at_ms.is_some_and(|at_ms| now_ms.saturating_sub(at_ms) < LIVE_MS) {
+    fn look_who_lives(&mut self, now_ms: u64, ctx: &mut Context<Self>) {
+        if self.looking
+            || self.live_at_ms.is_some_and(|at_ms| now_ms.saturating_sub(at_ms) < LIVE_MS)
+        {
             return;
         }
+        self.looking = true;
         self.live_at_ms = Some(now_ms);
-        let live = live_nodes(&self.shared.parts);
-        if self.shared.core.lock().set_live(live) {
-            self.sync(None);
-        }
+        let shared = Arc::clone(&self.shared);
+        let look = async move { live_nodes(&shared.parts).await };
+        ctx.spawn(look.into_actor(self).map(|live, actor, _| {
+            actor.looking = false;
+            let changed = actor.shared.core.lock().set_live(live);
+            if changed {
+                actor.sync(None);
+            }
+        }));
     }
 
     fn probe(&mut self, now_ms: u64, ctx: &mut Context<Self>) {
@@ -376,9 +387,10 @@ impl HealthCheckerActor {
             return;
         }
         let snapshot = parts.view.snapshot();
+        let status = parts.store.cluster().map(|cluster| cluster.status());
         let context = VerdictContext {
             state: &snapshot.state,
-            live_nodes: live_nodes(parts).len().max(1),
+            live_nodes: heard_nodes(status, &parts.node).len().max(1),
             observers: parts.defaults.observers,
             now_ms,
             wall_ms: parts.clock.wall_ms(),
@@ -449,15 +461,18 @@ fn finish(shared: &Shared, job: &ProbeJob, answer: &ProbeAnswer) {
     shared.parts.sink.probed(&job.key, answer);
 }
 
-/// The nodes that live, as far as this one knows for sure; only itself where the backend has no
-/// members. Each node's list is part of the leader's, so whoever owns an instance by the leader's
-/// list owns it by its own, too: an instance may be probed twice, but never by nobody.
-fn live_nodes(parts: &HealthParts) -> Vec<String> {
-    let Some(admin) = parts.store.cluster() else { return vec![parts.node.clone()] };
-    let members = admin.status().members;
+/// The nodes that live, as the leader hears them; only itself where the backend has no members. A
+/// node that cannot ask the leader takes those that it knows of itself, which are fewer: then an
+/// instance may be probed twice, but never by nobody.
+async fn live_nodes(parts: &HealthParts) -> Vec<String> {
+    heard_nodes(members::status(parts.store.as_ref()).await, &parts.node)
+}
+
+fn heard_nodes(status: Option<ClusterStatus>, own: &str) -> Vec<String> {
+    let Some(status) = status else { return vec![own.to_owned()] };
+    let members = status.members.into_iter();
     members
-        .into_iter()
-        .filter(|member| member.reachable == Some(true) || member.name == parts.node)
+        .filter(|member| member.reachable == Some(true) || member.name == own)
         .map(|member| member.name)
         .collect()
 }
@@ -531,7 +546,7 @@ impl Handler<Tick> for HealthCheckerActor {
 
     fn handle(&mut self, _: Tick, ctx: &mut Self::Context) {
         let now_ms = self.shared.parts.clock.monotonic_ms();
-        self.look_who_lives(now_ms);
+        self.look_who_lives(now_ms, ctx);
         self.probe(now_ms, ctx);
         self.report(now_ms, ctx);
         self.decide(now_ms, ctx);

@@ -264,15 +264,25 @@ pub(super) fn show_password(config: &NodeConfig, made: &OneTimePassword) {
 
 /// What the proxy is set up with. Loopback may be registered where Maxine itself is reached there
 /// only: then whoever registers is on this host already.
-pub(super) fn forwarder(config: &NodeConfig, http_addr: SocketAddr) -> ForwarderConfig {
+pub(super) fn forwarder(
+    config: &NodeConfig,
+    http_addr: SocketAddr,
+) -> anyhow::Result<ForwarderConfig> {
     let security = &config.security;
+    let tls_roots =
+        match security.upstream_ca.as_path() {
+            path if path.as_os_str().is_empty() => TlsRoots::System,
+            path => TlsRoots::Pem(std::fs::read(path).with_context(|| {
+                format!("security.upstream_ca: {} cannot be read", path.display())
+            })?),
+        };
     let (allow, deny) = (security.upstream_allow.clone(), security.upstream_deny.clone());
-    ForwarderConfig {
+    Ok(ForwarderConfig {
         egress: EgressPolicy::new(allow, deny, http_addr.ip().is_loopback()),
         trusted_proxies: TrustedProxies::new(security.trusted_proxies.clone()),
         zone: (!config.zone.is_empty()).then(|| config.zone.clone()),
-        tls_roots: TlsRoots::System,
-    }
+        tls_roots,
+    })
 }
 
 /// The node-wide settings of active health checks.

@@ -135,6 +135,8 @@ keys! {
         "Networks that may be registered and called; every one that is not denied where empty." => |c, v| c.security.upstream_allow = networks(v)?;
     "security.upstream_deny" "upstream-deny" "MAXINE_UPSTREAM_DENY" "networks" "comma-separated" ""
         "Networks that may never be registered or called, beside those that never may unless allowed by name: link-local, metadata services, unspecified, multicast, and the loopback where Maxine listens elsewhere." => |c, v| c.security.upstream_deny = networks(v)?;
+    "security.upstream_ca" "upstream-ca" "MAXINE_UPSTREAM_CA" "path" "a PEM file" ""
+        "The authorities that vouch for instances asked over TLS, by the proxy and by health checks; the machine's own store where empty." => |c, v| c.security.upstream_ca = path(v);
     "security.trusted_proxies" "trusted-proxies" "MAXINE_TRUSTED_PROXIES" "networks" "comma-separated" ""
         "Proxies whose Forwarded and X-Forwarded-For headers are believed." => |c, v| c.security.trusted_proxies = networks(v)?;
 
@@ -278,6 +280,7 @@ impl NodeConfig {
                 token_ttl_s: 0,
                 upstream_allow: Vec::new(),
                 upstream_deny: Vec::new(),
+                upstream_ca: PathBuf::new(),
                 trusted_proxies: Vec::new(),
             },
             health: HealthConfig {

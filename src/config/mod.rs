@@ -120,6 +120,8 @@ pub struct SecurityConfig {
     pub upstream_allow: Vec<ipnet::IpNet>,
     /// Networks whose addresses may never be registered.
     pub upstream_deny: Vec<ipnet::IpNet>,
+    /// The authorities that vouch for instances asked over TLS, in PEM; empty for the machine's store.
+    pub upstream_ca: PathBuf,
     /// Proxies whose `Forwarded` headers are believed.
     pub trusted_proxies: Vec<ipnet::IpNet>,
 }

@@ -19,7 +19,8 @@ pub const STEP_MS: u64 = 5_000;
 const NODE_STEPS_MAX: usize = 720;
 /// Steps of a service that are kept: a quarter of an hour, less where it was asked for seldom.
 const SERVICE_STEPS_MAX: usize = 180;
-/// Services that are followed at a time; the one that was asked for longest ago makes room.
+/// Services that are followed at a time. One more takes the place of the one that was asked for
+/// longest ago; where all of them were asked for in the present step, it has to wait for the next.
 const SERVICES_MAX: usize = 500;
 /// Classes of latency. Class `n` holds what took less than `64 << n` microseconds, the last one all
 /// that took longer.
@@ -141,6 +142,11 @@ impl Steps {
         &mut self.0[position]
     }
 
+    /// When the last step began.
+    fn last_ms(&self) -> u64 {
+        self.0.back().map_or(0, |step| step.counts.at_ms)
+    }
+
     fn since(&self, since_ms: u64) -> TrafficSum {
         let steps = || self.0.iter().filter(|step| step.counts.at_ms >= since_ms);
         let mut total = Step::default();
@@ -163,6 +169,38 @@ pub struct TrafficSum {
 struct Inner {
     node: Steps,
     services: HashMap<ServiceKey, Steps>,
+    /// Services that may make room in the step `looked_at_ms`, the one asked for longest ago last:
+    /// looked for once a step, so that a node with many busy services does not do it all the time.
+    idle: Vec<ServiceKey>,
+    looked_at_ms: Option<u64>,
+}
+
+impl Inner {
+    /// Makes room for one more service; `false` if there is none.
+    fn make_room(&mut self, at_ms: u64) -> bool {
+        if self.services.len() < SERVICES_MAX {
+            return true;
+        }
+        if self.looked_at_ms != Some(at_ms) {
+            self.looked_at_ms = Some(at_ms);
+            let mut idle: Vec<(u64, &ServiceKey)> = self
+                .services
+                .iter()
+                .map(|(key, steps)| (steps.last_ms(), key))
+                .filter(|(last_ms, _)| *last_ms < at_ms)
+                .collect();
+            idle.sort_unstable_by(|a, b| b.cmp(a));
+            self.idle = idle.into_iter().map(|(_, key)| key.clone()).collect();
+        }
+        while let Some(key) = self.idle.pop() {
+            // It may have been asked for since.
+            if self.services.get(&key).is_some_and(|steps| steps.last_ms() < at_ms) {
+                self.services.remove(&key);
+                return true;
+            }
+        }
+        false
+    }
 }
 
 /// The latest traffic of this node.
@@ -177,12 +215,8 @@ impl Traffic {
         let mut inner = self.0.lock();
         inner.node.at(at_ms, NODE_STEPS_MAX).count(kind, request);
         let Some(key) = about.filter(|key| state.service(key).is_some()) else { return };
-        if !inner.services.contains_key(&key) && inner.services.len() >= SERVICES_MAX {
-            let last = |steps: &Steps| steps.0.back().map_or(0, |step| step.counts.at_ms);
-            let idle = inner.services.iter().min_by_key(|(key, steps)| (last(steps), *key));
-            if let Some(idle) = idle.map(|(key, _)| key.clone()) {
-                inner.services.remove(&idle);
-            }
+        if !inner.services.contains_key(&key) && !inner.make_room(at_ms) {
+            return;
         }
         inner.services.entry(key).or_default().at(at_ms, SERVICE_STEPS_MAX).count(kind, request);
     }
@@ -317,6 +351,20 @@ mod tests {
         }
         assert!(traffic.of_service(&key("default", "s4").unwrap(), 0).steps.is_empty());
         assert_eq!(traffic.of_service(&key("default", "s5").unwrap(), 0).steps.len(), 1);
+        // Where all are asked for in one step, one more has to wait.
+        let busy = names.len() as u64 * STEP_MS;
+        for name in &names {
+            let uri = format!("/api/v1/resolve/default/{name}");
+            traffic.note(&request(Method::GET, &uri, 200, 1), busy, &state);
+        }
+        let followed = |name: &str, since_ms| {
+            !traffic.of_service(&key("default", name).unwrap(), since_ms).steps.is_empty()
+        };
+        let counted = names.iter().filter(|name| followed(name, busy)).count();
+        assert_eq!(counted, SERVICES_MAX);
+        let last = format!("/api/v1/resolve/default/{}", names[names.len() - 1]);
+        traffic.note(&request(Method::GET, &last, 200, 1), busy + STEP_MS, &state);
+        assert!(followed(&names[names.len() - 1], busy + STEP_MS));
         for step in 0..2_000 {
             let call = request(Method::GET, "/api/v1/resolve/default/s5", 200, u64::MAX);
             traffic.note(&call, step * STEP_MS, &state);

@@ -209,15 +209,19 @@ impl WatchHub {
                 watched
             }
         };
-        let oldest = match scope {
-            WatchScope::Everything => all.complete_after,
-            _ => watched.ring.read().complete_after,
+        // `all` must not be locked again while it is held: a publisher that waits between the two
+        // would keep the second lock out, and with it every other reader, for good.
+        let (oldest, replaced) = match scope {
+            WatchScope::Everything => (all.complete_after, all.replaced),
+            _ => {
+                let ring = watched.ring.read();
+                (ring.complete_after, ring.replaced)
+            }
         };
         if after < oldest {
             return Err(Compacted { oldest });
         }
         let bell = watched.bell.subscribe();
-        let replaced = watched.ring.read().replaced;
         Ok(Watcher { scope, after, replaced, watched, bell })
     }
 }
@@ -314,6 +318,37 @@ mod tests {
         assert_eq!(indices(&resumed.take(10).unwrap()), [3]);
         let mut new_scope = hub.subscribe(service("b"), 2).unwrap();
         assert_eq!(indices(&new_scope.take(10).unwrap()), [4, 5]);
+    }
+
+    /// Known failure: subscribing to everything locked the same ring twice, and a change that was
+    /// published in between stopped the node for good.
+    #[test]
+    fn subscribing_while_changes_are_published_never_locks_up() {
+        let hub = Arc::new(WatchHub::new());
+        let done = Arc::new(std::sync::atomic::AtomicU32::new(0));
+        let threads: Vec<_> = (0..4)
+            .map(|n| {
+                let (hub, done) = (Arc::clone(&hub), Arc::clone(&done));
+                std::thread::spawn(move || {
+                    for index in 0..20_000 {
+                        match n {
+                            0 => hub.publish(&[event("a", index)], index),
+                            1 => drop(hub.subscribe(service("a"), u64::MAX)),
+                            _ => drop(hub.subscribe(WatchScope::Everything, u64::MAX)),
+                        }
+                    }
+                    done.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                })
+            })
+            .collect();
+        let patience = std::time::Duration::from_secs(60);
+        #[allow(clippy::disallowed_methods, reason = "a test measures real time")]
+        let started = std::time::Instant::now();
+        while done.load(std::sync::atomic::Ordering::Relaxed) < 4 {
+            assert!(started.elapsed() < patience, "a thread is locked out");
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
     }
 
     /// Counts how often a waiting task is woken.

@@ -36,6 +36,11 @@ pub struct Dev {
 
 impl Dev {
     pub fn start(dir: &Path, more: &[&str]) -> Self {
+        Self::start_in(dir, more, &[])
+    }
+
+    /// Starts it with settings in the environment, which each node takes over.
+    pub fn start_in(dir: &Path, more: &[&str], env: &[(&str, &str)]) -> Self {
         maxine::security::tls::install_crypto_provider();
         let mut child = Command::new(env!("CARGO_BIN_EXE_maxine"))
             .args(["dev", "--output", "json", "--no-samples", "--port", "0", "--data-dir"])
@@ -44,6 +49,7 @@ impl Dev {
             .env("MAXINE_ADMIN_USERNAME", "admin")
             .env("MAXINE_ADMIN_PASSWORD", PASSWORD)
             .env_remove("MAXINE_REGISTRY_STATE_MODE")
+            .envs(env.iter().copied())
             .stdout(Stdio::piped())
             .stderr(Stdio::inherit())
             .spawn()

@@ -133,11 +133,12 @@ impl Shared {
     /// Names the request and notes what its record will need.
     pub(in crate::api) fn open<B>(&self, request: &http::Request<B>, peer: IpAddr) -> Record {
         let headers = request.headers();
+        let (trace_id, traceparent) = trace::new_names();
         let given = headers.get(&self.trace_header).filter(|value| !value.is_empty());
-        let trace_id = given.cloned().unwrap_or_else(trace::new_trace_id);
+        let trace_id = given.cloned().unwrap_or(trace_id);
         let given = headers.get(&TRACEPARENT);
         let given = given.filter(|value| trace::is_valid_traceparent(value.as_bytes()));
-        let traceparent = given.cloned().unwrap_or_else(trace::new_traceparent);
+        let traceparent = given.cloned().unwrap_or(traceparent);
         let client = peer.to_canonical();
         let context = RequestContext { trace_id, traceparent, client };
         let finished = FinishedRequest {

@@ -4,6 +4,9 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
+/// Bytes that are handed to the system at once.
+const BUFFER_LEN: usize = 64 * 1024;
+
 /// A log file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogFile {
@@ -107,7 +110,7 @@ fn numbered(stem: &str, number: usize) -> String {
 fn open_current(path: &Path) -> io::Result<(BufWriter<File>, u64)> {
     let file = OpenOptions::new().create(true).append(true).open(path)?;
     let len = file.metadata()?.len();
-    Ok((BufWriter::new(file), len))
+    Ok((BufWriter::with_capacity(BUFFER_LEN, file), len))
 }
 
 #[cfg(test)]

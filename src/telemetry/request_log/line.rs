@@ -1,6 +1,7 @@
 //! How a request's log line looks.
 
 use std::borrow::Cow;
+use std::io::Write;
 use std::net::IpAddr;
 
 use axum::http::Version;
@@ -16,11 +17,13 @@ pub(super) fn is_logged(request: &FinishedRequest) -> bool {
     !path.starts_with("/api/logs/") && !path.trim_end_matches('/').ends_with("/servers")
 }
 
-/// Formats lines. It remembers the text of the last second, since most lines share theirs with the one before.
+/// Formats lines. It remembers the text of the last second, since most lines share theirs with the one
+/// before, and the room that a line took.
 #[derive(Debug, Default)]
 pub(super) struct LineFormat {
     second: u64,
     timestamp: String,
+    line: Vec<u8>,
 }
 
 impl LineFormat {
@@ -30,7 +33,7 @@ impl LineFormat {
         request: &FinishedRequest,
         time_ms: u64,
         config: &RuntimeConfig,
-    ) -> String {
+    ) -> &str {
         let second = time_ms / 1_000;
         if self.second != second || self.timestamp.is_empty() {
             self.second = second;
@@ -48,13 +51,17 @@ impl LineFormat {
             version: http_version(request.version),
             trace_id: String::from_utf8_lossy(request.trace_id.as_bytes()),
         };
-        match config.log_format {
-            LogFormat::Plain => fields.plain(),
+        let line = &mut self.line;
+        line.clear();
+        // Memory takes every byte.
+        let _written = match config.log_format {
+            LogFormat::Plain => fields.plain(line).is_ok(),
             LogFormat::Json if config.log_json_prettify => {
-                serde_json::to_string_pretty(&fields).unwrap_or_default()
+                serde_json::to_writer_pretty(line, &fields).is_ok()
             }
-            LogFormat::Json => serde_json::to_string(&fields).unwrap_or_default(),
-        }
+            LogFormat::Json => serde_json::to_writer(line, &fields).is_ok(),
+        };
+        std::str::from_utf8(&self.line).unwrap_or_default()
     }
 }
 
@@ -77,10 +84,11 @@ struct Fields<'a> {
 }
 
 impl Fields<'_> {
-    fn plain(&self) -> String {
+    fn plain(&self, out: &mut Vec<u8>) -> std::io::Result<()> {
         let Self { level, log_type, timestamp, status, method, client, endpoint, version, .. } =
             self;
-        format!(
+        write!(
+            out,
             "[{timestamp}] {level} {log_type} {client} {method} {endpoint} HTTP/{version} {status} {}",
             // A trace id is any visible text: it must not end the line or begin another.
             self.trace_id.escape_debug()
@@ -129,9 +137,9 @@ mod tests {
 
     #[test]
     fn a_json_line_has_the_known_fields() {
-        let line =
-            LineFormat::default().line(&request("/x?a=1", 404), 0, &RuntimeConfig::default());
-        let line: serde_json::Value = serde_json::from_str(&line).unwrap();
+        let mut format = LineFormat::default();
+        let line = format.line(&request("/x?a=1", 404), 0, &RuntimeConfig::default());
+        let line: serde_json::Value = serde_json::from_str(line).unwrap();
         assert_eq!(line["LogLevel"], "ERROR");
         assert_eq!(line["LogType"], "WEBREQUEST");
         assert_eq!(line["Endpoint"], "/x?a=1");
@@ -142,7 +150,8 @@ mod tests {
     #[test]
     fn plain_lines_are_one_line_and_looking_at_logs_is_not_logged() {
         let config = RuntimeConfig { log_format: LogFormat::Plain, ..RuntimeConfig::default() };
-        let line = LineFormat::default().line(&request("/x", 200), 0, &config);
+        let mut format = LineFormat::default();
+        let line = format.line(&request("/x", 200), 0, &config);
         assert!(line.contains(" INFO WEBREQUEST 10.0.0.1 GET /x HTTP/1.1 200 abc"), "{line}");
         assert!(is_logged(&request("/api/actuator/health", 200)));
         assert!(!is_logged(&request("/api/logs/recent", 200)));

@@ -208,7 +208,7 @@ impl RequestLog {
             if line::is_logged(&request) && (is_recent || sink.files.is_some()) {
                 let text = sink.format.line(&request, time_ms, config);
                 if let Some(files) = &mut sink.files {
-                    files.write_line(&text);
+                    files.write_line(text);
                 }
                 if is_recent {
                     self.lines.push(text.into());
