@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -29,6 +29,7 @@ pub struct Node {
 /// The cluster; it is stopped when dropped.
 pub struct Dev {
     child: Child,
+    lines: std::io::Lines<BufReader<ChildStdout>>,
     pub nodes: Vec<Node>,
     pub client: reqwest::Client,
     token: Option<String>,
@@ -58,9 +59,11 @@ impl Dev {
             .iter()
             .position(|arg| *arg == "--nodes")
             .map_or(3, |at| more[at + 1].parse().unwrap());
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let nodes: Vec<Node> =
-            lines.take(count).map(|line| serde_json::from_str(&line.unwrap()).unwrap()).collect();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let nodes: Vec<Node> = (&mut lines)
+            .take(count)
+            .map(|line| serde_json::from_str(&line.unwrap()).unwrap())
+            .collect();
         assert_eq!(nodes.len(), count, "maxine dev ended early");
         let client = reqwest::Client::builder()
             .redirect(reqwest::redirect::Policy::none())
@@ -68,7 +71,7 @@ impl Dev {
             .no_proxy()
             .build()
             .unwrap();
-        Self { child, nodes, client, token: None }
+        Self { child, lines, nodes, client, token: None }
     }
 
     pub fn dev_pid(&self) -> i32 {
@@ -165,6 +168,15 @@ impl Dev {
     /// Asks the running `maxine dev` to bring back what is down.
     pub fn restart_dead(&self) {
         kill(Pid::from_raw(self.dev_pid()), Signal::SIGUSR1).unwrap();
+    }
+
+    /// Takes in the line of a node that was brought back.
+    pub fn hear_of_return(&mut self) -> usize {
+        let line = self.lines.next().expect("maxine dev runs").unwrap();
+        let node: Node = serde_json::from_str(&line).unwrap();
+        let at = self.nodes.iter().position(|known| known.id == node.id).unwrap();
+        self.nodes[at] = node;
+        at
     }
 
     pub async fn wait_ready(&self, node: usize) {

@@ -59,7 +59,10 @@ async fn a_killed_leader_costs_no_acknowledged_registration_and_comes_back() {
         "writes through a survivor ride the failover out: {}",
         acknowledged.len()
     );
+    let killed = dev.nodes[leader].pid;
     dev.restart_dead();
+    assert_eq!(dev.hear_of_return(), leader);
+    assert_ne!(dev.nodes[leader].pid, killed);
     dev.wait_ready(leader).await;
     dev.assert_equal_digests().await;
     for id in &acknowledged {

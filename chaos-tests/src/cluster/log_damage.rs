@@ -16,10 +16,16 @@ pub struct Damage {
     before: Vec<u8>,
 }
 
-/// The log file in a node's data folder.
+/// The log file in a node's data folder; the newest segment of a log that has several.
 fn log_file(data_dir: &Path) -> anyhow::Result<PathBuf> {
     let names = ["raft/log.redb", "raft/sled/db"];
-    let mut found = names.iter().map(|name| data_dir.join(name)).filter(|path| path.exists());
+    let mut found: Vec<PathBuf> = names.iter().map(|name| data_dir.join(name)).collect();
+    if let Ok(segments) = fs::read_dir(data_dir.join("raft/wal")) {
+        let segments = segments.filter_map(Result::ok).map(|entry| entry.path());
+        let newest = segments.filter(|path| path.extension().is_some_and(|e| e == "wal")).max();
+        found.extend(newest);
+    }
+    let mut found = found.into_iter().filter(|path| path.exists());
     found.next().with_context(|| format!("{} holds no log", data_dir.display()))
 }
 

@@ -127,19 +127,22 @@ impl Children {
         }
     }
 
-    /// Starts every child that is down.
-    pub(super) async fn restart_dead(&mut self) {
+    /// Starts every child that is down; the nodes among those that were started.
+    pub(super) async fn restart_dead(&mut self) -> Vec<u64> {
+        let mut nodes = Vec::new();
         let mut children = std::mem::take(&mut self.children);
         for child in children.iter_mut().filter(|child| child.running.is_none()) {
             match self.start(child) {
                 Ok(()) => {
                     let pid = child.running.as_ref().map_or(0, |running| running.pid);
                     eprintln!("{} is back (process {pid})", child.name);
+                    nodes.extend(child.node);
                 }
                 Err(error) => eprintln!("{error:#}"),
             }
         }
         self.children = children;
+        nodes
     }
 
     pub(super) fn running(&self) -> usize {

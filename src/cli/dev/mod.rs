@@ -44,7 +44,8 @@ pub struct DevArgs {
     /// same folder, tells that one to bring back what is down, once.
     #[arg(long)]
     restart: bool,
-    /// How the nodes are told: tables for people, or one line of JSON a node.
+    /// How the nodes are told: tables for people, or one line of JSON a node, and another when it is
+    /// brought back.
     #[arg(long, value_enum, default_value_t = Output::Text)]
     output: Output,
 }
@@ -162,12 +163,12 @@ pub async fn run(args: DevArgs) -> anyhow::Result<ExitCode> {
         tokio::select! {
             _ = interrupt.recv() => break,
             _ = terminate.recv() => break,
-            _ = restart.recv() => children.restart_dead().await,
+            _ = restart.recv() => bring_back(&args, &folder, &nodes, &mut children).await,
             ended = children.next_ended() => {
                 eprintln!("{ended}");
                 if args.restart {
                     tokio::time::sleep(Duration::from_millis(500)).await;
-                    children.restart_dead().await;
+                    bring_back(&args, &folder, &nodes, &mut children).await;
                 } else {
                     eprintln!("it stays down; 'maxine dev --restart --data-dir {}' in another terminal brings it back", args.data_dir.display());
                 }
@@ -203,6 +204,34 @@ async fn ready(nodes: &[DevNode], children: &mut Children) -> anyhow::Result<()>
     }
 }
 
+/// Starts what is down; scripts are told the nodes' new processes.
+async fn bring_back(args: &DevArgs, folder: &Folder, nodes: &[DevNode], children: &mut Children) {
+    let back = children.restart_dead().await;
+    if args.output == Output::Json {
+        let back = nodes.iter().filter(|node| back.contains(&node.id));
+        // Whoever read the first lines may have closed the pipe; the cluster goes on.
+        let _unread = print_lines(folder, back, children);
+    }
+}
+
+/// One line of JSON for each node.
+fn print_lines<'a>(
+    folder: &Folder,
+    nodes: impl IntoIterator<Item = &'a DevNode>,
+    children: &Children,
+) -> std::io::Result<()> {
+    let mut out = std::io::stdout().lock();
+    for node in nodes {
+        let line = serde_json::json!({
+            "id": node.id, "instance": format!("node-{}", node.id),
+            "pid": children.pid_of_node(node.id), "http": node.http_url(),
+            "peer": node.peer_addr(), "data_dir": folder.node_dir(node.id),
+        });
+        writeln!(out, "{line}")?;
+    }
+    out.flush()
+}
+
 #[allow(clippy::print_stdout, reason = "the result goes to standard output")]
 async fn announce(
     args: &DevArgs,
@@ -212,15 +241,7 @@ async fn announce(
 ) -> anyhow::Result<()> {
     let password = folder.take_password().await;
     if args.output == Output::Json {
-        for node in nodes {
-            let line = serde_json::json!({
-                "id": node.id, "instance": format!("node-{}", node.id),
-                "pid": children.pid_of_node(node.id), "http": node.http_url(),
-                "peer": node.peer_addr(), "data_dir": folder.node_dir(node.id),
-            });
-            println!("{line}");
-        }
-        std::io::stdout().flush().context("standard output is closed")?;
+        print_lines(folder, nodes, children).context("standard output is closed")?;
         if let Some(password) = password {
             eprintln!("admin password, shown this once: {password}");
         }
