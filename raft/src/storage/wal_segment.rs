@@ -27,7 +27,7 @@ const ALIGN: usize = 8;
 const SPARES_MAX: usize = 4;
 const SPARE: &str = "spare";
 const MAGIC: u32 = u32::from_le_bytes(*b"MXWL");
-const ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
+static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
 
 const START: u8 = 1;
 const ENTRY: u8 = 2;
@@ -127,9 +127,12 @@ fn frame_at(bytes: &[u8], seq: u64, at: usize) -> Option<&[u8]> {
     (checksum(seq, at as u64, body) == sum).then_some(body)
 }
 
-/// The frames of a segment in order, each with where its operations begin, and where they end.
+/// Where a frame's operations begin in its segment, and themselves.
+pub(super) type Frame<'b> = (u64, &'b [u8]);
+
+/// The frames of a segment in order, and where they end.
 /// Fails if a broken frame is followed by a whole one.
-pub(super) fn frames(bytes: &[u8], seq: u64) -> io::Result<(Vec<(u64, &[u8])>, u64)> {
+pub(super) fn frames(bytes: &[u8], seq: u64) -> io::Result<(Vec<Frame<'_>>, u64)> {
     let mut frames = Vec::new();
     let mut at = 0;
     while let Some(body) = frame_at(bytes, seq, at) {
