@@ -20,7 +20,7 @@ import { strategyName } from '../service/names';
 type Health = 'all' | 'bad' | 'healthy' | 'degraded' | 'down';
 
 const COLUMNS: readonly Column<ServiceSummary>[] = [
-  { key: 'health', head: 'Health', track: '94px', cell: (s) => <ServiceStatus health={s.health} /> },
+  { key: 'health', head: 'Health', track: 'clamp(94px, 18vw, 114px)', cell: (s) => <ServiceStatus health={s.health} /> },
   {
     key: 'name',
     head: 'Service',
