@@ -144,9 +144,13 @@ export function cutOff(page) {
       const style = getComputedStyle(element);
       const hides = (axis) => ['hidden', 'clip'].includes(style[axis]);
       const wide = hides('overflowX') && element.scrollWidth > element.clientWidth + 1 && style.textOverflow !== 'ellipsis';
+      const range = document.createRange();
+      range.selectNodeContents(element);
+      // What is aligned to the right is cut on its left, and cannot be scrolled to there.
+      const left = hides('overflowX') && range.getBoundingClientRect().left < element.getBoundingClientRect().left - 1;
       const high = hides('overflowY') && element.scrollHeight > element.clientHeight + 1;
       // Texts for screen readers alone are meant to be.
-      if ((!wide && !high) || element.closest('.sr') || element.clientWidth <= 1 || !element.innerText?.trim() || !element.checkVisibility()) continue;
+      if ((!wide && !left && !high) || element.closest('.sr') || element.clientWidth <= 1 || !element.innerText?.trim() || !element.checkVisibility()) continue;
       cut.push(`${element.tagName} ${element.className}: ${element.innerText.trim().slice(0, 60)}`);
     }
     return cut;

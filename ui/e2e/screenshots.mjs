@@ -76,8 +76,9 @@ async function states(browser, cluster) {
     await page.waitForTimeout(300);
     await save('policy-diff');
     await page.getByRole('button', { name: 'Cancel' }).click();
-    await go(page, '/traces');
-    await page.getByRole('row').nth(3).click();
+    const { items } = await cluster.call('GET', '/traces?limit=200');
+    const retried = items.find((t) => t.attempts.length > 1) ?? items[0];
+    await go(page, `/traces?trace=${retried.trace_id}`);
     await page.waitForTimeout(500);
     await save('trace');
     await context.close();

@@ -23,13 +23,21 @@ const COLUMNS: readonly Column<TraceEntry>[] = [
   { key: 'method', head: 'Method', track: '72px', from: 560, cell: (t) => <span className="mono">{t.method}</span> },
   {
     key: 'path',
-    head: 'Path',
-    track: 'minmax(80px, 3fr)',
-    cell: (t) => (
-      <span className="mono clip" title={t.path}>
-        {t.path}
-      </span>
-    ),
+    head: 'Request',
+    track: 'minmax(60px, 3fr)',
+    cell: (t) => {
+      const subject = subjectOf(t.path);
+      return (
+        <span className="clip" title={t.path}>
+          <span className={subject ? 'mono wide-only' : 'mono'}>{t.path}</span>
+          {subject && (
+            <span className="narrow-only">
+              {subject.service} <span className="muted">· {subject.via}</span>
+            </span>
+          )}
+        </span>
+      );
+    },
   },
   { key: 'client', head: 'Caller', track: '120px', from: 1180, cell: (t) => <span className="mono muted clip">{t.client ?? '–'}</span> },
   {
@@ -39,7 +47,7 @@ const COLUMNS: readonly Column<TraceEntry>[] = [
     from: 900,
     cell: (t) => <span className="clip">{subjectOf(t.path)?.service ?? <span className="faint">–</span>}</span>,
   },
-  { key: 'took', head: 'Took', track: '62px', end: true, cell: (t) => <span className="num">{duration(t.duration_ms)}</span> },
+  { key: 'took', head: 'Took', track: 'clamp(62px, 13vw, 84px)', end: true, cell: (t) => <span className="num">{duration(t.duration_ms)}</span> },
   {
     key: 'id',
     head: 'Trace',
@@ -111,9 +119,13 @@ export function TracesScreen() {
               rowKey={(t) => `${t.trace_id} ${t.time_ms} ${t.path}`}
               open={(t) => go({ trace: t.trace_id })}
               empty={
-                <Empty title={all.length ? 'No request fits.' : 'No request yet.'}>
-                  {all.length ? 'Change the search or the filter.' : 'Each finished request of this node appears here.'}
-                </Empty>
+                status === 'calls' && typed.trim() === '' ? (
+                  <Empty title="No call to a service lately.">Calls through the proxy, the redirect or resolve appear here as they end.</Empty>
+                ) : (
+                  <Empty title={all.length ? 'No request fits.' : 'No request yet.'}>
+                    {all.length ? 'Change the search or the filter.' : 'Each finished request of this node appears here.'}
+                  </Empty>
+                )
               }
               foot={`${plural(rows.length, 'request')} of ${cluster.data?.node ?? 'this node'}; each node keeps its own latest${held ? ' · held' : ''}`}
             />
