@@ -149,8 +149,8 @@ export function cutOff(page) {
       // What is aligned to the right is cut on its left, and cannot be scrolled to there.
       const left = hides('overflowX') && range.getBoundingClientRect().left < element.getBoundingClientRect().left - 1;
       const high = hides('overflowY') && element.scrollHeight > element.clientHeight + 1;
-      // Texts for screen readers alone are meant to be.
-      if ((!wide && !left && !high) || element.closest('.sr') || element.clientWidth <= 1 || !element.innerText?.trim() || !element.checkVisibility()) continue;
+      // Texts for screen readers alone are meant to be; the options of a closed list are not shown.
+      if ((!wide && !left && !high) || element.closest('.sr, select') || element.clientWidth <= 1 || !element.innerText?.trim() || !element.checkVisibility()) continue;
       cut.push(`${element.tagName} ${element.className}: ${element.innerText.trim().slice(0, 60)}`);
     }
     return cut;

@@ -76,8 +76,11 @@ async function states(browser, cluster) {
     await page.waitForTimeout(300);
     await save('policy-diff');
     await page.getByRole('button', { name: 'Cancel' }).click();
-    const { items } = await cluster.call('GET', '/traces?limit=200');
-    const retried = items.find((t) => t.attempts.length > 1) ?? items[0];
+    const retried = await until(
+      async () => (await cluster.call('GET', '/traces?limit=200')).items.find((t) => t.attempts.length > 1),
+      30_000,
+      'a request that was tried twice',
+    );
     await go(page, `/traces?trace=${retried.trace_id}`);
     await page.waitForTimeout(500);
     await save('trace');
