@@ -10,7 +10,7 @@ const OUT = new URL('../screenshots/all/', import.meta.url).pathname;
 /** What the README shows, by the name in `all`. */
 const README = {
   'overview-dark': 'normal-overview-dark-wide', 'overview-light': 'normal-overview-light-wide', 'cluster-light': 'normal-cluster-light-wide',
-  'services-dark': 'normal-services-dark-wide', 'policy-diff-dark': 'state-policy-diff-dark', 'instance-light': 'state-instance-light',
+  'services-dark': 'normal-services-dark-wide', 'policy-diff-dark': 'state-policy-diff-dark',
 };
 const PORT = Number(process.env.MAXINE_E2E_PORT ?? 18400);
 const THEMES = ['light', 'dark'];
