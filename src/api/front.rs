@@ -74,14 +74,20 @@ impl Front {
             let Ok(response) = self.router.clone().call(request).await;
             return response;
         };
-        let record = self.edge.open(&request, peer.ip());
+        let mut record = self.edge.open(&request, peer.ip());
         let response = match self.edge.admit(&request, Some(route), &record.context) {
             Ok(_) => {
                 // HTTP/2 has its own way for them, which the library does not know either.
                 let turn = (request.version() == Version::HTTP_11).then(|| interim.begin());
                 let sink = turn.as_ref().map(InterimTurn::sink);
                 let answer = compat::hand_on(&self.state, &record.context, request, sink);
-                AssertUnwindSafe(answer).catch_unwind().await.unwrap_or_else(error::panicked)
+                match AssertUnwindSafe(answer).catch_unwind().await {
+                    Ok((response, attempts)) => {
+                        record.attempted(attempts);
+                        response
+                    }
+                    Err(panic) => error::panicked(panic),
+                }
             }
             Err(refusal) => *refusal,
         };

@@ -8,7 +8,7 @@ use axum::http::uri::PathAndQuery;
 use axum::http::{HeaderName, HeaderValue, Request, Response};
 use futures::future::BoxFuture;
 
-use crate::proxy::{InterimSink, UpstreamStatus};
+use crate::proxy::{AttemptTrail, InterimSink, UpstreamStatus};
 use crate::state::{Address, Instance, InstanceKey, ServiceKey};
 
 /// A request to hand on to an instance of a service.
@@ -78,6 +78,8 @@ pub struct ForwardAnswer {
     pub response: Response<Body>,
     /// Which instance it was handed to, if one was chosen.
     pub forwarded: Option<Forwarded>,
+    /// What became of each attempt.
+    pub attempts: AttemptTrail,
 }
 
 /// Which instance a request was handed to.

@@ -42,6 +42,8 @@ pub struct ApiSettings {
     pub body_timeout_ms: u64,
     /// Largest body of a request through the proxy route, in bytes; `None` for no limit.
     pub proxy_body_len_max: Option<u64>,
+    /// Whether browsers are told to give pages of instances an origin of their own.
+    pub proxy_sandbox: bool,
 }
 
 impl Default for ApiSettings {
@@ -58,6 +60,7 @@ impl Default for ApiSettings {
             json_body_len_max: 100 * 1_024,
             body_timeout_ms: 10_000,
             proxy_body_len_max: Some(10 * 1_024 * 1_024),
+            proxy_sandbox: true,
         }
     }
 }

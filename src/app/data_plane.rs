@@ -89,6 +89,7 @@ impl Forward for ApiForward {
                     share: chosen.share,
                     target: chosen.target,
                 }),
+                attempts: forwarded.trail,
             }
         })
     }

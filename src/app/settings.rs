@@ -50,6 +50,7 @@ pub(super) fn api(config: &NodeConfig, http_addr: SocketAddr) -> ApiSettings {
         clustered: config.backend != BackendKind::Local,
         body_timeout_ms: config.http.request_timeout_ms,
         proxy_body_len_max: Some(config.http.proxy_body_len_max).filter(|max| *max > 0),
+        proxy_sandbox: config.http.proxy_sandbox,
         ..ApiSettings::default()
     }
 }

@@ -74,6 +74,8 @@ keys! {
         "For reading a request's body and answering; streams and proxied requests have their own." => |c, v| c.http.request_timeout_ms = number(v, 100, 3_600_000)?;
     "http.proxy_body_len_max" "proxy-body-len-max" "MAXINE_PROXY_BODY_LEN_MAX" "bytes" "0 to 1099511627776" "10485760"
         "Largest body of a request that is forwarded to an instance; more is answered with 413; 0 for no limit." => |c, v| c.http.proxy_body_len_max = number(v, 0, 1 << 40)?;
+    "http.proxy_sandbox" "proxy-sandbox" "MAXINE_PROXY_SANDBOX" "switch" "true, false" "true"
+        "Has browsers give pages of instances, seen through the proxy, an origin of their own, so that their scripts cannot use the dashboard's session." => |c, v| c.http.proxy_sandbox = switch(v)?;
     "http.cors_allow_origin" "cors-allow-origin" "MAXINE_CORS_ALLOW_ORIGIN" "origin" "an origin, * or nothing" ""
         "The origin that browsers may call from, besides pages of this cluster's own members." => |c, v| c.http.cors_allow_origin = text(v, 255)?;
 
@@ -232,6 +234,7 @@ impl NodeConfig {
                 header_timeout_ms: 0,
                 request_timeout_ms: 0,
                 proxy_body_len_max: 0,
+                proxy_sandbox: true,
                 cors_allow_origin: String::new(),
             },
             raft: RaftConfig {

@@ -66,6 +66,8 @@ pub struct HttpConfig {
     pub request_timeout_ms: u64,
     /// Largest body of a forwarded request, in bytes; 0 for no limit.
     pub proxy_body_len_max: u64,
+    /// Whether browsers give pages of instances an origin of their own.
+    pub proxy_sandbox: bool,
     /// Origins that browsers may call from; empty switches CORS off.
     pub cors_allow_origin: String,
 }

@@ -22,6 +22,7 @@ use super::pick::{NoPick, PickInput, Picked, StickyKey};
 use super::request::{self, BodyPlan, Head, Inbound, Outgoing};
 use super::runtime::ServiceRuntime;
 use super::target::RequestTarget;
+use super::trail::{AttemptOutcome, AttemptRecord, AttemptTrail};
 use super::tunnel::{self, TunnelHold};
 use super::upstream::Upstream;
 use super::{Forwarder, Inner, headers};
@@ -77,6 +78,8 @@ pub struct Forwarded {
     pub error: Option<ProxyError>,
     /// Attempts made.
     pub attempts: u32,
+    /// What became of each.
+    pub trail: AttemptTrail,
 }
 
 /// One request between its arrival and its last byte.
@@ -111,6 +114,7 @@ struct Attempts<'a> {
     /// What the last one was asked.
     path: Option<PathAndQuery>,
     interim: Option<InterimSink>,
+    trail: AttemptTrail,
 }
 
 impl Forwarder {
@@ -136,12 +140,15 @@ impl Forwarder {
                     Ok(mut attempts) => {
                         let outcome = self.attempt_all(&mut attempts).await;
                         let chosen = attempts.chosen();
-                        match outcome {
+                        let trail = std::mem::take(&mut attempts.trail);
+                        let mut forwarded = match outcome {
                             Err(error) => Forwarded::failed(error, chosen, attempts.made),
                             Ok(answer) => {
                                 self.deliver(&attempts, answer, chosen, client_upgrade, under_way)
                             }
-                        }
+                        };
+                        forwarded.trail = trail;
+                        forwarded
                     }
                 }
             }
@@ -222,6 +229,7 @@ impl Forwarder {
             last: None,
             path: None,
             interim: context.interim.clone(),
+            trail: AttemptTrail::default(),
         })
     }
 
@@ -322,9 +330,28 @@ impl Forwarder {
             } else {
                 std::mem::take(&mut attempts.head.headers)
             };
-            return self.exchange(attempts, picked, headers).await;
+            let started_us = self.0.clock.monotonic_us();
+            let outcome = self.exchange(attempts, picked, headers).await;
+            self.note(attempts, picked, started_us, outcome_of(&outcome));
+            return outcome;
         };
         self.hedged(attempts, picked, after).await
+    }
+
+    /// Keeps what became of an attempt that ends now.
+    fn note(
+        &self,
+        attempts: &mut Attempts<'_>,
+        picked: Picked,
+        started_us: u64,
+        outcome: AttemptOutcome,
+    ) {
+        attempts.trail.push(AttemptRecord {
+            instance: Arc::clone(&attempts.runtime.upstreams[picked.position].instance),
+            started_us,
+            duration_us: self.0.clock.monotonic_us().saturating_sub(started_us),
+            outcome,
+        });
     }
 
     fn pick(&self, attempts: &mut Attempts<'_>) -> Result<Picked, ProxyError> {
@@ -430,11 +457,13 @@ impl Forwarder {
             })
         };
         let leader = Arc::clone(&runtime.upstreams[first.position]);
+        let first_us = clock.monotonic_us();
         let mut primary = attempt_on(leader, &attempts.head, Arc::default());
         tokio::select! {
             biased;
             done = &mut primary => {
                 self.ring(runtime, first.position);
+                self.note(attempts, first, first_us, outcome_of(&done));
                 return done;
             }
             () = tokio::time::sleep(after) => {}
@@ -443,16 +472,29 @@ impl Forwarder {
         let second = if affordable { self.pick(attempts).ok() } else { None };
         let Some(second) = second.filter(|second| second.position != first.position) else {
             attempts.last = Some(first);
-            return primary.await;
+            let outcome = primary.await;
+            self.note(attempts, first, first_us, outcome_of(&outcome));
+            return outcome;
         };
         self.0.metrics.hedge(runtime.table.key());
         let other = Arc::clone(&runtime.upstreams[second.position]);
+        let second_us = clock.monotonic_us();
         let secondary = attempt_on(other, &attempts.head, Arc::default());
-        let (outcome, winner) = match select(primary, secondary).await {
-            Either::Left((Ok(answer), _)) => (Ok(answer), first),
-            Either::Right((Ok(answer), _)) => (Ok(answer), second),
-            Either::Left((Err(_), secondary)) => (secondary.await, second),
-            Either::Right((Err(_), primary)) => (primary.await, first),
+        let (first, second) = ((first, first_us), (second, second_us));
+        // Whoever is done first, and who is left if that was no answer.
+        let (done, ender, other, left) = match select(primary, secondary).await {
+            Either::Left((done, secondary)) => (done, first, second, secondary),
+            Either::Right((done, primary)) => (done, second, first, primary),
+        };
+        self.note(attempts, ender.0, ender.1, outcome_of(&done));
+        let (outcome, winner) = if done.is_ok() {
+            drop(left);
+            self.note(attempts, other.0, other.1, AttemptOutcome::Outrun);
+            (done, ender.0)
+        } else {
+            let outcome = left.await;
+            self.note(attempts, other.0, other.1, outcome_of(&outcome));
+            (outcome, other.0)
         };
         attempts.last = Some(winner);
         outcome
@@ -487,7 +529,8 @@ impl Forwarder {
             }
             parts.version = hyper::Version::HTTP_11;
             let response = Response::from_parts(parts, AxumBody::empty());
-            return Forwarded { response, chosen, error: None, attempts: made };
+            let trail = AttemptTrail::default();
+            return Forwarded { response, chosen, error: None, attempts: made, trail };
         }
         let (mut parts, incoming) = response.into_parts();
         // A length beside another framing means nothing, and must not be sent on as if it did.
@@ -506,7 +549,8 @@ impl Forwarder {
             under_way,
         };
         let response = Response::from_parts(parts, ResponseBody::wrap(incoming, watch));
-        Forwarded { response, chosen, error: None, attempts: made }
+        let trail = AttemptTrail::default();
+        Forwarded { response, chosen, error: None, attempts: made, trail }
     }
 
     fn stick(&self, attempts: &Attempts<'_>, policy: &CompiledPolicy, headers: &mut HeaderMap) {
@@ -521,6 +565,13 @@ impl Forwarder {
         if let Ok(value) = HeaderValue::try_from(cookie) {
             headers.append(header::SET_COOKIE, value);
         }
+    }
+}
+
+fn outcome_of(outcome: &Result<Answer, ProxyError>) -> AttemptOutcome {
+    match outcome {
+        Ok(answer) => AttemptOutcome::Answered(answer.response.status()),
+        Err(error) => AttemptOutcome::Failed(error.code()),
     }
 }
 
@@ -569,6 +620,7 @@ impl Forwarded {
         ) {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
-        Self { response, chosen, error: Some(error), attempts }
+        let trail = AttemptTrail::default();
+        Self { response, chosen, error: Some(error), attempts, trail }
     }
 }

@@ -29,6 +29,7 @@ mod request;
 mod runtime;
 mod target;
 mod tick;
+mod trail;
 mod tunnel;
 mod upstream;
 
@@ -54,6 +55,7 @@ pub use interim::{HintedStream, Interim, InterimSink, InterimTurn};
 pub use metrics::{NoMetrics, ProxyMetrics, RequestRecord};
 pub use target::{PathError, RequestTarget};
 pub use tick::{StandingChange, StandingEvent};
+pub use trail::{AttemptOutcome, AttemptRecord, AttemptTrail};
 
 pub(crate) use connect::{Connector, Security, Stream};
 pub(crate) use target::UpstreamAddress;

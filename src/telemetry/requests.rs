@@ -4,6 +4,8 @@ use std::net::IpAddr;
 
 use axum::http::{HeaderValue, Method, StatusCode, Uri, Version};
 
+use crate::proxy::AttemptTrail;
+
 /// Longest request target that is kept, in bytes.
 const TARGET_LEN_MAX: usize = 2_048;
 
@@ -29,6 +31,8 @@ pub struct FinishedRequest {
     pub duration_us: u64,
     /// The answer's status.
     pub status: StatusCode,
+    /// The attempts of a request that was handed on.
+    pub attempts: AttemptTrail,
 }
 
 impl FinishedRequest {

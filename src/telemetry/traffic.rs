@@ -289,6 +289,7 @@ mod tests {
             started_us: 0,
             duration_us,
             status: StatusCode::from_u16(status).unwrap(),
+            attempts: crate::proxy::AttemptTrail::default(),
         }
     }
 

@@ -30,6 +30,7 @@ async fn upstream() -> SocketAddr {
             "traceparent": header("traceparent"),
             "own": header("x-own"),
             "hop": header("x-hop"),
+            "cookie": header("cookie"),
         });
         let mut response = Response::new(Body::from(seen.to_string()));
         let headers = response.headers_mut();
@@ -38,6 +39,11 @@ async fn upstream() -> SocketAddr {
         if parts.uri.path().ends_with("/redirect") {
             headers.insert("location", HeaderValue::from_static("/elsewhere"));
             *response.status_mut() = axum::http::StatusCode::FOUND;
+        }
+        if parts.uri.path().ends_with("/page") {
+            let headers = response.headers_mut();
+            headers.insert("content-security-policy", HeaderValue::from_static("img-src 'self'"));
+            headers.append("set-cookie", HeaderValue::from_static("maxine_session=x; Path=/api"));
         }
         if parts.uri.path().ends_with("/own-trace") {
             response.headers_mut().insert("x-trace-id", HeaderValue::from_static("upstreams"));
@@ -167,4 +173,81 @@ async fn discover_in_proxy_mode() {
     assert_eq!(target("&endPoint=/a%20b").await, "/base/a%20b");
     let none = server.get("/api/maxine/serviceops/discover?serviceName=none").send().await.unwrap();
     assert_eq!(message(none).await, (503, "Service Unavailable".into()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_of_an_instance_has_an_origin_of_its_own_in_a_browser() {
+    const PAGE: &str = "/api/maxine/serviceops/proxy/s%20p/page";
+    const SANDBOX: &str =
+        "sandbox allow-downloads allow-forms allow-modals allow-popups allow-scripts";
+    let policies = |answer: &reqwest::Response| -> Vec<String> {
+        let all = answer.headers().get_all("content-security-policy").iter();
+        all.map(|value| value.to_str().unwrap().to_owned()).collect()
+    };
+    let server = server_with_upstream().await;
+    for path in [PAGE, "/api/maxine/serviceops/discover?serviceName=s%20p&mode=proxy&endPoint=page"]
+    {
+        for (name, value) in [("sec-fetch-dest", "document"), ("user-agent", "Mozilla/5.0 (X11)")] {
+            let request = server.get(path).header(name, value);
+            let request = request.header("cookie", "a=1; maxine_session=x.y.z; b=2");
+            let answer = request.send().await.unwrap();
+            assert_eq!(policies(&answer), ["img-src 'self'", SANDBOX], "{path}, {name}");
+            let set: Vec<_> = answer.headers().get_all("set-cookie").iter().collect();
+            assert_eq!(set, ["a=1", "b=2"], "the session is not an instance's to set");
+            let seen: Value = answer.json().await.unwrap();
+            assert_eq!(seen["cookie"], "a=1; b=2", "nor to see");
+        }
+        let worker = server.get(path).header("sec-fetch-dest", "serviceworker");
+        let worker = worker.header("service-worker", "script").send().await.unwrap();
+        assert_eq!(message(worker).await.0, 403, "{path}");
+        // Other clients get what the instance said.
+        let plain = server.get(path).header("user-agent", "curl/8.9").send().await.unwrap();
+        assert_eq!(policies(&plain), ["img-src 'self'"], "{path}");
+    }
+    let off = Server::start_with(|options| options.api.proxy_sandbox = false).await;
+    let mut body = node("s p", "n", upstream().await.port());
+    body["path"] = json!("/base");
+    off.register(body).await;
+    let answer = off.get(PAGE).header("sec-fetch-dest", "document").send().await.unwrap();
+    assert_eq!(policies(&answer), ["img-src 'self'"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trace_tells_each_attempt() {
+    let server = Server::start().await;
+    let token = server.admin().await;
+    let unused = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+    server.register(node("s", "gone", unused)).await;
+    server.register(node("s", "well", upstream().await.port())).await;
+    let policy = json!({"traffic": {"retries": {"attempts": 3, "budget_percent": 100}}});
+    let put = server.put("/api/v1/services/default/s/policy", &policy).bearer_auth(&token);
+    assert!(put.send().await.unwrap().status().is_success());
+    let traces = async || -> Vec<Value> {
+        let answer = server.get("/api/v1/traces").bearer_auth(&token).send().await.unwrap();
+        answer.json::<Value>().await.unwrap()["items"].as_array().unwrap().clone()
+    };
+    // Both turns of the round robin, by both ways: one at least meets the dead one first.
+    for path in [
+        "/api/maxine/serviceops/proxy/s/x",
+        "/api/maxine/serviceops/discover?serviceName=s&mode=proxy",
+    ] {
+        for _ in 0..2 {
+            assert_eq!(server.get(path).send().await.unwrap().status(), 200);
+        }
+        let all = traces().await;
+        let tried: Vec<&Value> =
+            all.iter().filter(|trace| trace["path"] == path).map(|t| &t["attempts"]).collect();
+        assert_eq!(tried.len(), 2);
+        let twice = tried.iter().find(|attempts| attempts.as_array().unwrap().len() == 2).unwrap();
+        let (first, second) = (&twice[0], &twice[1]);
+        assert_eq!((&first["instance"], &first["status"]), (&json!("gone"), &Value::Null));
+        assert_eq!(first["error"], "connect_failed");
+        assert_eq!((&second["instance"], &second["status"]), (&json!("well"), &json!(200)));
+        assert_eq!(second["error"], Value::Null);
+        let at = |attempt: &Value, name: &str| attempt[name].as_f64().unwrap();
+        assert!(at(first, "start_ms") + at(first, "duration_ms") <= at(second, "start_ms"));
+    }
+    let own = traces().await;
+    let own = own.iter().find(|trace| trace["path"] == "/api/v1/traces").unwrap();
+    assert_eq!(own["attempts"], json!([]));
 }

@@ -82,7 +82,11 @@ impl Forward for Proxy {
                 share: chosen.share,
                 target: chosen.target,
             });
-            ForwardAnswer { response: forwarded.response, forwarded: chosen }
+            ForwardAnswer {
+                response: forwarded.response,
+                forwarded: chosen,
+                attempts: forwarded.trail,
+            }
         })
     }
 

@@ -19,6 +19,7 @@ use maxine::api::{
 };
 use maxine::backend::{ControlStore, MemoryStore};
 use maxine::clock::Clock;
+use maxine::proxy::AttemptTrail;
 use maxine::security::{
     BootstrapError, PasswordCost, Security, SecuritySettings, ensure_identities,
 };
@@ -34,7 +35,11 @@ struct NoProxy;
 impl Forward for NoProxy {
     fn forward(&self, _: ForwardRequest, _: Request<Body>) -> BoxFuture<'static, ForwardAnswer> {
         Box::pin(async {
-            ForwardAnswer { response: Response::new(Body::empty()), forwarded: None }
+            ForwardAnswer {
+                response: Response::new(Body::empty()),
+                forwarded: None,
+                attempts: AttemptTrail::default(),
+            }
         })
     }
     fn check_address(&self, address: &Address) -> Result<(), String> {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use axum::body::Body;
 use hyper::body::Incoming;
 use hyper::{Request, Response, StatusCode};
+use maxine::proxy::{AttemptOutcome, ForwardContext};
 use maxine::state::Name;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
@@ -215,6 +216,29 @@ async fn a_hedge_overtakes_a_slow_instance() {
     }
     assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
     until(|| rig.forwarder.in_flight(&rig.key("a")) == 0).await;
+    // One of two turns at least asks the slow one first: it has both in its trail.
+    let mut trails = Vec::new();
+    for _ in 0..2 {
+        let context = ForwardContext {
+            service: service(),
+            raw_path: "/".into(),
+            raw_query: None,
+            peer: [127, 0, 0, 1].into(),
+            https: false,
+            body_len_max: None,
+            trace: Vec::new(),
+            keep_trailer: false,
+            interim: None,
+        };
+        let forwarded = rig.forwarder.forward(context, Request::new(Body::empty())).await;
+        let trail = forwarded.trail.as_slice().iter();
+        let told = |attempt: &maxine::proxy::AttemptRecord| {
+            (attempt.instance.registration.id.to_string(), attempt.outcome)
+        };
+        trails.push(trail.map(told).collect::<Vec<_>>());
+    }
+    let fast = ("b".to_owned(), AttemptOutcome::Answered(StatusCode::OK));
+    assert!(trails.contains(&vec![fast, ("a".to_owned(), AttemptOutcome::Outrun)]), "{trails:?}");
 }
 
 #[tokio::test]

@@ -135,3 +135,35 @@ export async function violations(page) {
 export function overflow(page) {
   return page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
 }
+
+/** What is cut off without a sign of it, as text: what ends in an ellipsis has its whole text elsewhere. */
+export function cutOff(page) {
+  return page.evaluate(() => {
+    const cut = [];
+    for (const element of document.body.querySelectorAll('*')) {
+      const style = getComputedStyle(element);
+      const hides = (axis) => ['hidden', 'clip'].includes(style[axis]);
+      const wide = hides('overflowX') && element.scrollWidth > element.clientWidth + 1 && style.textOverflow !== 'ellipsis';
+      const range = document.createRange();
+      range.selectNodeContents(element);
+      // What is aligned to the right is cut on its left, and cannot be scrolled to there.
+      const left = hides('overflowX') && range.getBoundingClientRect().left < element.getBoundingClientRect().left - 1;
+      const high = hides('overflowY') && element.scrollHeight > element.clientHeight + 1;
+      // Texts for screen readers alone are meant to be; the options of a closed list are not shown.
+      if ((!wide && !left && !high) || element.closest('.sr, select') || element.clientWidth <= 1 || !element.innerText?.trim() || !element.checkVisibility()) continue;
+      cut.push(`${element.tagName} ${element.className}: ${element.innerText.trim().slice(0, 60)}`);
+    }
+    return cut;
+  });
+}
+
+/** Sets the text as wide apart as WCAG 1.4.12 asks a page to bear. */
+export function spreadText(page) {
+  return page.evaluate(() => {
+    const sheet = new CSSStyleSheet();
+    sheet.replaceSync(
+      '* { line-height: 1.5 !important; letter-spacing: 0.12em !important; word-spacing: 0.16em !important } p { margin-bottom: 2em !important }',
+    );
+    document.adoptedStyleSheets.push(sheet);
+  });
+}

@@ -1,6 +1,6 @@
 // What an operator and an admin do, against real nodes: each action is looked up on the server.
 import assert from 'node:assert/strict';
-import { request } from 'node:http';
+import { createServer, request } from 'node:http';
 import { go, violations } from './browser.mjs';
 import { startCluster, startJoiner, startLone, until } from './cluster.mjs';
 import { stage, test } from './harness.mjs';
@@ -194,4 +194,114 @@ test('a node is added, promoted and removed', async () => {
     await joiner.stop();
     await lone.stop();
   }
+});
+
+test('a trace shows each attempt with its instance, one after the other', async () => {
+  const well = await on.cluster.upstream('well');
+  await on.cluster.register([
+    { namespace: 'default', service: 'retried', id: 'gone', address: 'http://127.0.0.1:9', ttl_ms: 86_400_000 },
+    { namespace: 'default', service: 'retried', id: 'well', address: well.address, ttl_ms: 86_400_000 },
+  ]);
+  await on.cluster.call('PUT', '/services/default/retried/policy', {
+    traffic: { retries: { attempts: 3, budget_percent: 100 } },
+  });
+  // Every second call meets the one first that is gone.
+  for (const id of ['e2e-trace-1', 'e2e-trace-2']) {
+    await on.cluster.call('GET', '/api/maxine/serviceops/proxy/retried/x', undefined, { headers: { 'x-trace-id': id } });
+  }
+  const { items } = await on.cluster.call('GET', '/traces?limit=100');
+  const { trace_id: id } = items.find((t) => t.trace_id.startsWith('e2e-trace-') && t.attempts.length === 2);
+  await on.within({ path: `/traces?trace=${id}` }, async (page) => {
+    const attempts = page.getByRole('list', { name: 'Attempts' }).getByRole('listitem');
+    await attempts.first().waitFor();
+    assert.equal(await attempts.count(), 2);
+    assert.match(await attempts.nth(0).innerText(), /could not be connected to\s+gone/);
+    assert.match(await attempts.nth(1).innerText(), /200\s+well/);
+    const bars = await attempts.locator('.waterfall-span').evaluateAll((all) => all.map((bar) => bar.getBoundingClientRect().toJSON()));
+    // What took no time to speak of is drawn a little wider than it is.
+    assert.ok(bars[0].left + bars[0].width <= bars[1].left + 5, 'the second began when the first had failed');
+    await clean(page, 'a trace with attempts');
+    await attempts.nth(1).getByRole('link', { name: 'well' }).click();
+    await page.getByRole('heading', { name: 'retried' }).waitFor();
+  });
+});
+
+/** Tries whatever a page may try to act for who is signed in; what it got is the text of the page. */
+async function attack() {
+  const got = {};
+  const attempt = async (name, act) => {
+    got[name] = await Promise.resolve()
+      .then(act)
+      .then(String, (error) => `refused: ${error.name}`);
+  };
+  const headers = { 'content-type': 'application/json', 'x-maxine-csrf': '1' };
+  for (const credentials of ['same-origin', 'include']) {
+    await attempt(`read, ${credentials}`, async () => (await fetch('/api/v1/me', { credentials })).text());
+    await attempt(`write, ${credentials}`, async () =>
+      (await fetch('/api/v1/services/default/planted/instances/a', {
+        method: 'PUT', credentials, headers, body: '{"address": "http://127.0.0.1:9", "ttl_ms": 60000}',
+      })).status,
+    );
+  }
+  await attempt('cookie', () => document.cookie);
+  await attempt('storage', () => localStorage.length);
+  await attempt('worker', async () => (await navigator.serviceWorker.register('worker.js')).scope);
+  await attempt('frame', async () => {
+    const frame = document.createElement('iframe');
+    const loaded = new Promise((resolve) => (frame.onload = resolve));
+    frame.src = '/api/v1/openapi.json';
+    document.body.append(frame);
+    await loaded;
+    return frame.contentWindow.document.body.innerText.length;
+  });
+  const result = document.createElement('pre');
+  result.id = 'got';
+  result.textContent = JSON.stringify(got);
+  document.body.append(result);
+}
+
+test('a page of an instance can do nothing with the session of who opens it', async () => {
+  const cookies = [];
+  const server = createServer((asked, answer) => {
+    if (asked.headers.cookie) cookies.push(asked.headers.cookie);
+    const script = asked.url.endsWith('.js');
+    answer.writeHead(200, {
+      'content-type': script ? 'text/javascript' : 'text/html',
+      'set-cookie': 'maxine_session=planted; Path=/',
+    });
+    answer.end(script ? '' : `<!doctype html><title>x</title><body><script>(${attack})()</script>`);
+  });
+  await new Promise((resolve) => server.listen(0, '127.0.0.1', resolve));
+  on.cluster.upstreams.push({ server });
+  await on.cluster.call('PUT', '/services/default/hostile/instances/a', {
+    address: `http://127.0.0.1:${server.address().port}`, ttl_ms: 86_400_000,
+  });
+  await on.within({}, async (page) => {
+    const opened = async (prepare) => {
+      const tab = await page.context().newPage();
+      await prepare?.(tab);
+      await tab.goto(`${on.cluster.nodes[0].http}/api/maxine/serviceops/proxy/hostile/`);
+      const got = JSON.parse(await tab.locator('#got').textContent());
+      await tab.close();
+      return got;
+    };
+    const got = await opened();
+    for (const [what, came] of Object.entries(got)) assert.match(came, /^refused/, `${what}: ${came}`);
+    assert.deepEqual(cookies, [], 'the instance sees no cookie of the session');
+    assert.equal((await on.cluster.call('GET', '/services?q=planted')).items.length, 0);
+    // Whoever is signed in still is, as the same one.
+    await page.reload();
+    await page.locator('.topbar').waitFor();
+    // The same page without the policy could do it: this is what the test is about.
+    const bare = await opened((tab) =>
+      tab.route('**/proxy/hostile/', async (route) => {
+        const answer = await route.fetch();
+        const { 'content-security-policy': _, ...headers } = answer.headers();
+        await route.fulfill({ response: answer, headers });
+      }),
+    );
+    assert.match(bare['read, same-origin'], /"user":"admin"/);
+    assert.match(bare.worker, /^refused/, 'a service worker is refused all the same');
+  });
+  await on.cluster.call('DELETE', '/services/default/planted', undefined, { okay: false });
 });

@@ -10,7 +10,7 @@ const OUT = new URL('../screenshots/all/', import.meta.url).pathname;
 /** What the README shows, by the name in `all`. */
 const README = {
   'overview-dark': 'normal-overview-dark-wide', 'overview-light': 'normal-overview-light-wide', 'cluster-light': 'normal-cluster-light-wide',
-  'services-dark': 'normal-services-dark-wide', 'policy-diff-dark': 'state-policy-diff-dark', 'instance-light': 'state-instance-light',
+  'services-dark': 'normal-services-dark-wide', 'policy-diff-dark': 'state-policy-diff-dark',
 };
 const PORT = Number(process.env.MAXINE_E2E_PORT ?? 18400);
 const THEMES = ['light', 'dark'];
@@ -76,8 +76,12 @@ async function states(browser, cluster) {
     await page.waitForTimeout(300);
     await save('policy-diff');
     await page.getByRole('button', { name: 'Cancel' }).click();
-    await go(page, '/traces');
-    await page.getByRole('row').nth(3).click();
+    const retried = await until(
+      async () => (await cluster.call('GET', '/traces?limit=200')).items.find((t) => t.attempts.length > 1),
+      30_000,
+      'a request that was tried twice',
+    );
+    await go(page, `/traces?trace=${retried.trace_id}`);
     await page.waitForTimeout(500);
     await save('trace');
     await context.close();

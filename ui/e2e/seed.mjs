@@ -31,9 +31,13 @@ export async function seedNormal(cluster) {
     selection: { strategy: 'least_request', hash_key: { from: 'client_address' } },
     probe: { kind: 'http', path: '/healthz', interval_ms: 1000, timeout_ms: 400, rise: 1, fall: 2 },
   });
+  await cluster.call('PUT', '/services/default/catalogue/policy', {
+    traffic: { retries: { attempts: 3, statuses: [500], budget_percent: 50 } },
+  });
   await cluster.call('PUT', '/services/default/search/instances/search-3/drain', { reason: 'kernel update' });
   upstreams['payments-2'].state.healthy = false;
   upstreams['recommendations-1'].state.failing = 0.3;
+  upstreams['catalogue-4'].state.failing = 0.4;
   return upstreams;
 }
 

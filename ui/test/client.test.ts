@@ -1,8 +1,10 @@
+import { QueryClient, QueryObserver } from '@tanstack/react-query';
 import { describe, expect, it, vi } from 'vitest';
 import * as actions from '../src/api/actions';
 import { call, path } from '../src/api/client';
 import { connection } from '../src/api/connection';
 import { Problem } from '../src/api/problem';
+import { leadershipQuery } from '../src/api/queries';
 import { bearerToken, session, signedIn, signedOut } from '../src/api/session';
 import { actAs, instance, problem, scriptFetch } from './fixture';
 
@@ -97,5 +99,31 @@ describe('writes', () => {
     const asked = scriptFetch({ 'DELETE /services/default/orders/instances/orders-1': () => ({ removed: true }) });
     await actions.deregister(instance());
     expect(asked[0]?.query.get('lease_epoch')).toBe('17');
+  });
+});
+
+describe('the leadership history', () => {
+  it('is asked for again while its newest cause may still come, and then no more', async () => {
+    vi.useFakeTimers();
+    const granted = (ageMs: number) => ({ holder: 'node-1', fence: 1, index: 1, time_ms: Date.now() - ageMs, cause: null, gap_ms: null });
+    let items = [granted(60_000)];
+    const asked = scriptFetch({ 'GET /cluster/leadership': () => ({ items, next_cursor: null }) });
+    const client = new QueryClient();
+    const observer = new QueryObserver(client, leadershipQuery());
+    const stop = observer.subscribe(() => undefined);
+    try {
+      await vi.advanceTimersByTimeAsync(20_000);
+      expect(asked).toHaveLength(1);
+      items = [granted(1_000)];
+      await client.invalidateQueries({ queryKey: leadershipQuery().queryKey });
+      await vi.advanceTimersByTimeAsync(60_000);
+      // Every two seconds for the 14 that were left.
+      expect(asked.length).toBeGreaterThanOrEqual(2 + 6);
+      expect(asked.length).toBeLessThanOrEqual(2 + 7);
+    } finally {
+      stop();
+      client.clear();
+      vi.useRealTimers();
+    }
   });
 });

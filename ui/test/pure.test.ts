@@ -238,12 +238,27 @@ describe('traces', () => {
     trace_id: 't', traceparent: '', method: 'GET', path, status, duration_ms: took, time_ms: at, client: '10.1.1.1:5000',
   });
   it('lie on one axis', () => {
-    const { spans, lengthMs } = spansOf([trace('/b', 1_090, 50), trace('/a', 1_100, 100)]);
+    const { spans, fromMs, lengthMs } = spansOf([trace('/b', 1_040, 50), trace('/a', 1_000, 100)]);
     expect(spans.map((s) => [s.entry.path, s.startMs])).toEqual([
       ['/a', 0],
       ['/b', 40],
     ]);
-    expect(lengthMs).toBe(100);
+    expect([fromMs, lengthMs]).toEqual([1_000, 100]);
+  });
+  it('have their attempts on the same axis', () => {
+    const attempt = { address: 'http://10.0.0.1', duration_ms: 20, status: null, error: 'connect_failed' };
+    const tried = [
+      { ...attempt, instance: 'a', start_ms: 1 },
+      { ...attempt, instance: 'b', start_ms: 22, status: 200, error: null },
+    ];
+    const { spans } = spansOf([trace('/a', 1_000, 100), { ...trace('/b', 1_040, 50), attempts: tried }]);
+    expect(spans.map((s) => s.attempts.map((a) => [a.attempt.instance, a.startMs]))).toEqual([
+      [],
+      [
+        ['a', 41],
+        ['b', 62],
+      ],
+    ]);
   });
   it('make a graph, with the instances that were reached', () => {
     const edges = edgesOf(

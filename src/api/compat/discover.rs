@@ -7,7 +7,7 @@ use axum::http::{Response, StatusCode, Uri};
 use axum::response::IntoResponse;
 
 use super::NAMESPACE;
-use super::handing_on::{Refusal, forward};
+use super::handing_on::{HandedOn, Refusal, forward, with_attempts};
 use crate::api::error::CompatError;
 use crate::api::{AppState, RequestContext};
 use crate::discovery::{self, Asker, Choice, DiscoverQuery, Redirect};
@@ -195,7 +195,7 @@ async fn discover_by_proxy(
     };
     let method = request.method().clone();
     let answer = forward(state, service, (raw_path, raw_query), &context, request, None).await;
-    let (response, forwarded) = match answer {
+    let HandedOn { response, forwarded, attempts } = match answer {
         Ok(answer) => answer,
         Err(refusal) => {
             if matches!(refusal, Refusal::NoLiveNode) {
@@ -221,7 +221,7 @@ async fn discover_by_proxy(
             ],
         );
     }
-    response
+    with_attempts(response, attempts)
 }
 
 #[cfg(test)]

@@ -4,17 +4,17 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::Response;
 use axum::http::header::{self, HeaderName};
+use axum::http::{Response, StatusCode};
 use axum::response::IntoResponse;
 
-use super::NAMESPACE;
 use super::discover::{context_of, shortened};
 use super::json::{declared_len, refuse_body};
+use super::{NAMESPACE, browsers};
 use crate::api::error::CompatError;
 use crate::api::{AppState, ForwardRequest, Forwarded, RequestContext};
 use crate::discovery;
-use crate::proxy::InterimSink;
+use crate::proxy::{AttemptTrail, InterimSink};
 use crate::state::{ServiceKey, ServiceRef};
 use crate::telemetry::ForwardHit;
 use crate::view::ServiceTable;
@@ -33,19 +33,33 @@ pub(in crate::api) fn proxied_route(path: &str) -> Option<&'static str> {
 /// `ALL /api/maxine/serviceops/proxy/{serviceName}/{path...}`, for what comes through the router.
 pub(super) async fn proxy(State(state): State<AppState>, request: Request) -> Response<Body> {
     let context = context_of(&request);
-    hand_on(&state, &context, request, None).await
+    let (response, attempts) = hand_on(&state, &context, request, None).await;
+    with_attempts(response, attempts)
 }
 
-/// Hands a request on. The path is read raw: its escapes are the upstream's business.
+/// Puts the attempts where the edge finds them behind the router.
+pub(super) fn with_attempts(
+    mut response: Response<Body>,
+    attempts: AttemptTrail,
+) -> Response<Body> {
+    if !attempts.is_empty() {
+        response.extensions_mut().insert(attempts);
+    }
+    response
+}
+
+/// Hands a request on; the answer, and what became of each attempt. The path is read raw: its
+/// escapes are the upstream's business.
 pub(in crate::api) async fn hand_on(
     state: &AppState,
     context: &RequestContext,
     request: Request,
     interim: Option<InterimSink>,
-) -> Response<Body> {
+) -> (Response<Body>, AttemptTrail) {
+    let unsent = |response| (response, AttemptTrail::default());
     let uri = request.uri().clone();
     let Some(rest) = uri.path().strip_prefix(PROXY_PREFIX) else {
-        return CompatError::not_found().into_response();
+        return unsent(CompatError::not_found().into_response());
     };
     let (name, raw_path) = match rest.find('/') {
         Some(at) => rest.split_at(at),
@@ -54,12 +68,12 @@ pub(in crate::api) async fn hand_on(
     let service = discovery::percent_decoded(name).filter(|name| !name.is_empty());
     let Some(service) = service.filter(|_| discovery::percent_decoded(raw_path).is_some()) else {
         let text = "The path has a malformed percent escape";
-        return CompatError::bad_request(text).into_response();
+        return unsent(CompatError::bad_request(text).into_response());
     };
     let prefix_len = PROXY_PREFIX.len() + name.len();
     let raw_path = if raw_path == "/" { "" } else { raw_path }.to_owned();
     let target = (raw_path, uri.query().map(ToOwned::to_owned));
-    let (response, forwarded) =
+    let HandedOn { response, forwarded, attempts } =
         match forward(state, &service, target, context, request, interim).await {
             Ok(answer) => answer,
             Err(refusal) => {
@@ -75,7 +89,7 @@ pub(in crate::api) async fn hand_on(
                         ],
                     );
                 }
-                return refusal.into_response();
+                return unsent(refusal.into_response());
             }
         };
     if let Some((key, forwarded)) = forwarded {
@@ -90,7 +104,17 @@ pub(in crate::api) async fn hand_on(
             trace_id: context.trace_id.clone(),
         });
     }
-    response
+    (response, attempts)
+}
+
+/// A request that was handed on.
+pub(super) struct HandedOn {
+    /// The answer.
+    pub(super) response: Response<Body>,
+    /// Which instance of which service was chosen, if one was.
+    pub(super) forwarded: Option<(ServiceKey, Forwarded)>,
+    /// What became of each attempt.
+    pub(super) attempts: AttemptTrail,
 }
 
 /// Why a request was not handed on.
@@ -108,20 +132,27 @@ impl Refusal {
     }
 }
 
-/// Hands the request on; the answer, and which instance of which service was chosen.
+/// Hands the request on.
 pub(super) async fn forward(
     state: &AppState,
     service: &str,
     (raw_path, raw_query): (String, Option<String>),
     context: &RequestContext,
-    request: Request,
+    mut request: Request,
     interim: Option<InterimSink>,
-) -> Result<(Response<Body>, Option<(ServiceKey, Forwarded)>), Refusal> {
+) -> Result<HandedOn, Refusal> {
     let reference = ServiceRef { namespace: NAMESPACE, service };
     let live =
         |table: &Arc<ServiceTable>| (!table.endpoints().is_empty()).then(|| table.key().clone());
     let key = state.view().with_table(reference, live).flatten().ok_or(Refusal::NoLiveNode)?;
     let body_len_max = state.settings().proxy_body_len_max;
+    let sandboxed = state.settings().proxy_sandbox && browsers::is_browser(request.headers());
+    if sandboxed && browsers::asks_for_worker(request.headers()) {
+        let text = "A service worker would act for every page of this node";
+        let refused = CompatError::new(StatusCode::FORBIDDEN, text);
+        return Err(Refusal::Other(Box::new(refused)));
+    }
+    browsers::hide_session(request.headers_mut());
     let headers = request.headers();
     if body_len_max.is_some_and(|max| declared_len(headers).is_some_and(|len| len > max)) {
         let max = body_len_max.unwrap_or(u64::MAX);
@@ -145,5 +176,12 @@ pub(super) async fn forward(
         interim,
     };
     let answer = state.forwarder().forward(forward, request).await;
-    Ok((answer.response, answer.forwarded.map(|forwarded| (key, forwarded))))
+    let (mut response, attempts) = (answer.response, answer.attempts);
+    browsers::keep_session(response.headers_mut());
+    if sandboxed {
+        let status = response.status();
+        browsers::shut_off(response.headers_mut(), status);
+    }
+    let forwarded = answer.forwarded.map(|forwarded| (key, forwarded));
+    Ok(HandedOn { response, forwarded, attempts })
 }

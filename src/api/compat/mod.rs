@@ -4,6 +4,7 @@
 
 mod actuator;
 mod actuator_open;
+mod browsers;
 mod config;
 mod discover;
 #[cfg(any(test, feature = "fuzz"))]

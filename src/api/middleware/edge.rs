@@ -21,6 +21,7 @@ use super::trace;
 use crate::api::access::{self, Decision};
 use crate::api::error::{CompatError, edge_error, is_native};
 use crate::api::{AppState, Caller, RequestContext, origins};
+use crate::proxy::AttemptTrail;
 use crate::security::AuthError;
 use crate::telemetry::{AccessRefused, FinishedRequest};
 
@@ -129,6 +130,13 @@ pub(in crate::api) struct Record {
     member_origin: Option<HeaderValue>,
 }
 
+impl Record {
+    /// Keeps what became of the attempts to hand the request on.
+    pub(in crate::api) fn attempted(&mut self, attempts: AttemptTrail) {
+        self.finished.attempts = attempts;
+    }
+}
+
 impl Shared {
     /// Names the request and notes what its record will need.
     pub(in crate::api) fn open<B>(&self, request: &http::Request<B>, peer: IpAddr) -> Record {
@@ -151,6 +159,7 @@ impl Shared {
             started_us: self.state.clock().monotonic_us(),
             duration_us: 0,
             status: StatusCode::OK,
+            attempts: AttemptTrail::default(),
         };
         let if_none_match = headers.get(header::IF_NONE_MATCH).cloned();
         let member_origin = self.member_origin(request);
@@ -227,6 +236,9 @@ impl Shared {
     ) -> Response<Body> {
         if let Some(asked) = &record.if_none_match {
             not_modified_if_matched(&record.finished.method, asked, &mut response);
+        }
+        if let Some(attempts) = response.extensions_mut().remove() {
+            record.attempted(attempts);
         }
         let headers = response.headers_mut();
         // An upstream's own trace id wins.

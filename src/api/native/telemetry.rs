@@ -12,6 +12,7 @@ use super::fresh::{Fresh, Freshness, Write};
 use super::page::{self, Page};
 use crate::api::AppState;
 use crate::api::problem::{Problem, ProblemKind};
+use crate::proxy::{AttemptOutcome, AttemptRecord};
 use crate::state::limits::{TEXT_LEN_MAX, check_range, check_text};
 use crate::state::{LimitExceeded, Name, ServiceKey};
 use crate::telemetry::{Alert, STEP_MS, Silence, Trace, TrafficStep, TrafficSum};
@@ -214,6 +215,46 @@ pub(super) struct TraceView {
     time_ms: u64,
     /// The client's network address.
     client: String,
+    /// The attempts of a request that was handed on, in the order in which they began: of more than
+    /// eight the first seven and the last. Empty for any other request.
+    attempts: Vec<AttemptView>,
+}
+
+/// One attempt to have a request answered by an instance.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct AttemptView {
+    /// The instance.
+    instance: String,
+    /// Its address.
+    address: String,
+    /// After the request had begun, in milliseconds.
+    start_ms: f64,
+    /// Until the answer's head was there, or the attempt was given up, in milliseconds.
+    duration_ms: f64,
+    /// The status that the instance answered; null if it gave no answer.
+    status: Option<u16>,
+    /// Why there was no answer, as `x-maxine-error` says it, or `outrun`: another instance that was
+    /// asked as well was first. Null if there was one.
+    error: Option<&'static str>,
+}
+
+impl AttemptView {
+    fn new(attempt: &AttemptRecord, request_us: u64) -> Self {
+        let (status, error) = match attempt.outcome {
+            AttemptOutcome::Answered(status) => (Some(status.as_u16()), None),
+            AttemptOutcome::Failed(code) => (None, Some(code)),
+            AttemptOutcome::Outrun => (None, Some("outrun")),
+        };
+        let registration = &attempt.instance.registration;
+        Self {
+            instance: registration.id.to_string(),
+            address: registration.address.to_string(),
+            start_ms: attempt.started_us.saturating_sub(request_us) as f64 / 1_000.0,
+            duration_ms: attempt.duration_us as f64 / 1_000.0,
+            status,
+            error,
+        }
+    }
 }
 
 /// Lists this node's latest requests, newest first.
@@ -242,6 +283,11 @@ pub(super) async fn list_traces(
         duration_ms: request.duration_us as f64 / 1_000.0,
         time_ms,
         client: request.client.to_string(),
+        attempts: {
+            let mut attempts: Vec<&AttemptRecord> = request.attempts.as_slice().iter().collect();
+            attempts.sort_by_key(|attempt| attempt.started_us);
+            attempts.iter().map(|a| AttemptView::new(a, request.started_us)).collect()
+        },
     });
     Ok(fresh.json(Page::whole(traces.collect())))
 }

@@ -132,6 +132,7 @@ mod tests {
             started_us: 0,
             duration_us: 0,
             status: StatusCode::from_u16(status).unwrap(),
+            attempts: crate::proxy::AttemptTrail::default(),
         }
     }
 

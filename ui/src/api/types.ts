@@ -285,10 +285,23 @@ export interface TraceEntry {
   path: string;
   status: number;
   duration_ms: number;
-  /** When it was finished. */
+  /** When it began. */
   time_ms: number;
   /** The caller's address. */
   client?: string | null;
+  /** The attempts to have an instance answer it, in the order in which they began. */
+  attempts?: TraceAttempt[];
+}
+
+export interface TraceAttempt {
+  instance: string;
+  address: string;
+  /** After the request had begun. */
+  start_ms: number;
+  duration_ms: number;
+  status: number | null;
+  /** Why there was no answer; `outrun` if another instance was asked as well and was first. */
+  error: string | null;
 }
 
 export interface User {

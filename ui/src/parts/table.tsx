@@ -9,7 +9,7 @@ import { useWidth } from './layout';
 export interface Column<T> {
   key: string;
   head: ReactNode;
-  /** A CSS grid track. */
+  /** A CSS grid track; one of a fixed width leaves room for text that a reader has spread. */
   track: string;
   /** Left out where the table is narrower than this many pixels. */
   from?: number;

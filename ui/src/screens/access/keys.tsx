@@ -29,7 +29,9 @@ export function Keys() {
                 <thead>
                   <tr>
                     <th scope="col">Key</th>
-                    <th scope="col">Created</th>
+                    <th scope="col" className="wide-only">
+                      Created
+                    </th>
                     <th scope="col">Use</th>
                   </tr>
                 </thead>
@@ -39,7 +41,7 @@ export function Keys() {
                       <th scope="row" className="mono">
                         {k.key_id}
                       </th>
-                      <td>
+                      <td className="wide-only">
                         <At at={k.created_at_ms} />
                       </td>
                       <td>

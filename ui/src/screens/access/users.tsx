@@ -36,7 +36,7 @@ export function Users({ me }: { me: string }) {
                 <tr>
                   <th scope="col">Name</th>
                   <th scope="col">Role</th>
-                  <th scope="col" className="end">
+                  <th scope="col" className="end wide-only">
                     Credentials
                   </th>
                   <th scope="col">
@@ -55,7 +55,7 @@ export function Users({ me }: { me: string }) {
                         {u.managed ? <span className="tag">from the environment</span> : null}
                       </th>
                       <td>{u.role}</td>
-                      <td className="end num">version {u.credential_version}</td>
+                      <td className="end num wide-only">version {u.credential_version}</td>
                       <td className="row-actions">
                         <Button reason={reason} onClick={() => setEdited(u)}>
                           Change…<span className="sr"> {u.name}</span>

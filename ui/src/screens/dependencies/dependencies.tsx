@@ -43,7 +43,8 @@ export function DependenciesScreen() {
   const events = useQuery(eventsQuery());
   const cluster = useQuery(clusterQuery());
   const services = useQuery(servicesQuery());
-  const [mode, setMode] = useState<'graph' | 'table'>('graph');
+  // A narrow window shows too little of a graph at once to be read.
+  const [mode, setMode] = useState<'graph' | 'table'>(() => (window.innerWidth < 560 ? 'table' : 'graph'));
   const [since] = useState(() => Date.now());
   const seen = useKept(traces.data, traceKey);
   const lookups = useKept(events.data, eventKey);

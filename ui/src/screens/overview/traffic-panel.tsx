@@ -76,7 +76,7 @@ function Budget({ traffic: { total } }: { traffic: Traffic }) {
         <dt>Latency, half · 99 %</dt>
         <dd>
           <b className="num">
-            ≤ {took(total.p50_us)} · ≤ {took(total.p99_us)}
+            {total.p50_us === null ? '–' : `≤ ${took(total.p50_us)} · ≤ ${took(total.p99_us)}`}
           </b>
           <span className="muted">until the answer’s head</span>
         </dd>

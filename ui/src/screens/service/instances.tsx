@@ -15,7 +15,7 @@ import { Ago } from '../../parts/time';
 import { InstanceSheet } from './instance-sheet';
 
 const COLUMNS: readonly Column<Instance>[] = [
-  { key: 'state', head: 'State', track: '100px', cell: (i) => <InstanceStatus state={stateOf(i)} /> },
+  { key: 'state', head: 'State', track: 'clamp(100px, 20vw, 124px)', cell: (i) => <InstanceStatus state={stateOf(i)} /> },
   {
     key: 'id',
     head: 'Instance',

@@ -20,7 +20,7 @@ import { strategyName } from '../service/names';
 type Health = 'all' | 'bad' | 'healthy' | 'degraded' | 'down';
 
 const COLUMNS: readonly Column<ServiceSummary>[] = [
-  { key: 'health', head: 'Health', track: '94px', cell: (s) => <ServiceStatus health={s.health} /> },
+  { key: 'health', head: 'Health', track: 'clamp(94px, 18vw, 114px)', cell: (s) => <ServiceStatus health={s.health} /> },
   {
     key: 'name',
     head: 'Service',
@@ -53,11 +53,12 @@ const COLUMNS: readonly Column<ServiceSummary>[] = [
   {
     key: 'routable',
     head: 'In use',
-    track: '74px',
+    // Wide enough for 50,000 of 50,000, and in a narrow window for 999 of 999.
+    track: 'clamp(66px, 15vw, 118px)',
     end: true,
     cell: (s) => (
       <span className="num">
-        {count(s.routable)} <span className="muted">/ {count(s.instances)}</span>
+        {count(s.routable)} <span className={s.instances < 1_000 ? 'muted' : 'muted wide-only'}>/ {count(s.instances)}</span>
       </span>
     ),
   },

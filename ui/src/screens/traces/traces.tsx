@@ -3,7 +3,7 @@ import { useQuery } from '@tanstack/react-query';
 import { Link, useNavigate, useSearch } from '@tanstack/react-router';
 import { useMemo, useState } from 'react';
 import { clusterQuery, tracesQuery } from '../../api/queries';
-import type { TraceEntry } from '../../api/types';
+import type { TraceAttempt, TraceEntry } from '../../api/types';
 import { Button } from '../../parts/button';
 import { CopyButton } from '../../parts/copy';
 import { Sheet } from '../../parts/dialog';
@@ -11,24 +11,33 @@ import { Choice, Search, useTyped } from '../../parts/field';
 import { clock, duration, plural } from '../../parts/format';
 import { Facts, Screen } from '../../parts/layout';
 import { Empty, Loaded } from '../../parts/states';
+import { Status } from '../../parts/status';
 import { Table, type Column } from '../../parts/table';
 import { isCall, subjectOf } from './about';
 import { StatusCode } from './status-code';
 import { spansOf } from './waterfall';
 
 const COLUMNS: readonly Column<TraceEntry>[] = [
-  { key: 'at', head: 'Finished', track: '66px', cell: (t) => <span className="num muted">{clock(t.time_ms)}</span> },
+  { key: 'at', head: 'Began', track: 'clamp(66px, 14vw, 86px)', cell: (t) => <span className="num muted">{clock(t.time_ms)}</span> },
   { key: 'status', head: 'Status', track: '58px', cell: (t) => <StatusCode status={t.status} /> },
   { key: 'method', head: 'Method', track: '72px', from: 560, cell: (t) => <span className="mono">{t.method}</span> },
   {
     key: 'path',
-    head: 'Path',
-    track: 'minmax(80px, 3fr)',
-    cell: (t) => (
-      <span className="mono clip" title={t.path}>
-        {t.path}
-      </span>
-    ),
+    head: 'Request',
+    track: 'minmax(60px, 3fr)',
+    cell: (t) => {
+      const subject = subjectOf(t.path);
+      return (
+        <span className="clip" title={t.path}>
+          <span className={subject ? 'mono wide-only' : 'mono'}>{t.path}</span>
+          {subject && (
+            <span className="narrow-only">
+              {subject.service} <span className="muted">· {subject.via}</span>
+            </span>
+          )}
+        </span>
+      );
+    },
   },
   { key: 'client', head: 'Caller', track: '120px', from: 1180, cell: (t) => <span className="mono muted clip">{t.client ?? '–'}</span> },
   {
@@ -38,7 +47,7 @@ const COLUMNS: readonly Column<TraceEntry>[] = [
     from: 900,
     cell: (t) => <span className="clip">{subjectOf(t.path)?.service ?? <span className="faint">–</span>}</span>,
   },
-  { key: 'took', head: 'Took', track: '62px', end: true, cell: (t) => <span className="num">{duration(t.duration_ms)}</span> },
+  { key: 'took', head: 'Took', track: 'clamp(62px, 13vw, 84px)', end: true, cell: (t) => <span className="num">{duration(t.duration_ms)}</span> },
   {
     key: 'id',
     head: 'Trace',
@@ -110,9 +119,13 @@ export function TracesScreen() {
               rowKey={(t) => `${t.trace_id} ${t.time_ms} ${t.path}`}
               open={(t) => go({ trace: t.trace_id })}
               empty={
-                <Empty title={all.length ? 'No request fits.' : 'No request yet.'}>
-                  {all.length ? 'Change the search or the filter.' : 'Each finished request of this node appears here.'}
-                </Empty>
+                status === 'calls' && typed.trim() === '' ? (
+                  <Empty title="No call to a service lately.">Calls through the proxy, the redirect or resolve appear here as they end.</Empty>
+                ) : (
+                  <Empty title={all.length ? 'No request fits.' : 'No request yet.'}>
+                    {all.length ? 'Change the search or the filter.' : 'Each finished request of this node appears here.'}
+                  </Empty>
+                )
               }
               foot={`${plural(rows.length, 'request')} of ${cluster.data?.node ?? 'this node'}; each node keeps its own latest${held ? ' · held' : ''}`}
             />
@@ -174,21 +187,80 @@ function TraceSheet({ id, entries, onClose }: { id: string | null; entries: read
                 <span className="mono">{s.entry.method}</span>
                 <span className="mono break">{s.entry.path}</span>
               </div>
-              <div className="waterfall-track">
-                <span
-                  className={`waterfall-span tone-${s.entry.status >= 500 ? 'bad' : 'info'}`}
-                  style={{ left: `${(s.startMs / (lengthMs || 1)) * 100}%`, width: `${Math.max(0.6, (s.entry.duration_ms / (lengthMs || 1)) * 100)}%` }}
-                />
-              </div>
+              <Bar tone={s.entry.status >= 500 ? 'bad' : 'info'} startMs={s.startMs} tookMs={s.entry.duration_ms} lengthMs={lengthMs} />
               <div className="muted num waterfall-note">
                 {i > 0 ? `+${duration(s.startMs)}, ` : ''}
                 {duration(s.entry.duration_ms)} · {clock(fromMs + s.startMs)}
               </div>
+              {s.attempts.length > 0 && (
+                <ol className="waterfall-attempts" aria-label="Attempts">
+                  {s.attempts.map((a, n) => (
+                    <li key={n}>
+                      <div className="waterfall-text">
+                        <AttemptOutcome attempt={a.attempt} />
+                        <InstanceName of={s.entry} name={a.attempt.instance} />
+                        <span className="mono muted break">{a.attempt.address}</span>
+                      </div>
+                      <Bar tone={toneOf(a.attempt)} startMs={a.startMs} tookMs={a.attempt.duration_ms} lengthMs={lengthMs} />
+                      <div className="muted num waterfall-note">
+                        +{duration(a.startMs)}, {duration(a.attempt.duration_ms)}
+                      </div>
+                    </li>
+                  ))}
+                </ol>
+              )}
             </li>
           ))}
         </ol>
       )}
-      <p className="muted">Bars are the requests that this node has finished under this id, on one axis of time.</p>
+      <p className="muted">
+        Bars are the requests that this node has finished under this id, on one axis of time; below a request that was handed on, each
+        attempt with the instance that was asked.
+      </p>
     </Sheet>
   );
+}
+
+function Bar({ tone, startMs, tookMs, lengthMs }: { tone: string; startMs: number; tookMs: number; lengthMs: number }) {
+  const share = (ms: number) => Math.min(100, (ms / (lengthMs || 1)) * 100);
+  const width = Math.max(0.6, share(tookMs));
+  return (
+    <div className="waterfall-track">
+      <span className={`waterfall-span tone-${tone}`} style={{ left: `${Math.min(share(startMs), 100 - width)}%`, width: `${width}%` }} />
+    </div>
+  );
+}
+
+/** What the proxy's codes mean; the others are told as they are. */
+const FAILURES: Record<string, string> = {
+  outrun: 'another was first',
+  connect_failed: 'could not be connected to',
+  connect_timeout: 'no connection in time',
+  upstream_reset: 'closed the connection',
+  response_timeout: 'no answer in time',
+  bad_response: 'not valid HTTP',
+  resolve_failed: 'name not resolved',
+  tls_failed: 'no secure connection',
+};
+
+function toneOf({ status, error }: TraceAttempt): 'bad' | 'muted' | 'info' {
+  if (error === 'outrun') return 'muted';
+  return status === null || status >= 500 ? 'bad' : 'info';
+}
+
+function InstanceName({ of, name }: { of: TraceEntry; name: string }) {
+  const subject = subjectOf(of.path);
+  if (!subject) return <span className="break">{name}</span>;
+  const { namespace, service } = subject;
+  return (
+    <Link className="break" to="/services/$namespace/$service" params={{ namespace, service }} search={{ instance: name }}>
+      {name}
+    </Link>
+  );
+}
+
+function AttemptOutcome({ attempt }: { attempt: TraceAttempt }) {
+  if (attempt.status !== null) return <StatusCode status={attempt.status} />;
+  const error = attempt.error ?? 'no answer';
+  return <Status tone={toneOf(attempt)}>{FAILURES[error] ?? error.replaceAll('_', ' ')}</Status>;
 }

@@ -1,0 +1,136 @@
+//! Keeps pages of instances out of the node's own origin.
+//!
+//! What an instance answers through the proxy has the node's address, so a browser would take its
+//! page for one of the node's own: its script could do whatever the person may who is signed in to
+//! the dashboard in that browser. Therefore a browser is told to give such a page an origin of its
+//! own (`Content-Security-Policy: sandbox`, without `allow-same-origin`), may not install a service
+//! worker from there, and the session's cookie is nothing that an instance sees or sets.
+
+use axum::http::header::{self, HeaderName, HeaderValue};
+use axum::http::{HeaderMap, StatusCode};
+
+use crate::security::SESSION_COOKIE;
+
+const SEC_FETCH_DEST: HeaderName = HeaderName::from_static("sec-fetch-dest");
+const SERVICE_WORKER: HeaderName = HeaderName::from_static("service-worker");
+/// What a page may do all the same. It comes beside a policy of the instance, and both hold.
+const SANDBOX: &str = "sandbox allow-downloads allow-forms allow-modals allow-popups allow-scripts";
+
+/// Whether a browser asks. It says so itself on addresses that it trusts; elsewhere every one calls
+/// itself by the name of the first. What a browser fetches for a page gets the policy as well, where
+/// it means nothing: the same answer may be opened as a page later, out of the browser's cache.
+pub(super) fn is_browser(headers: &HeaderMap) -> bool {
+    headers.contains_key(SEC_FETCH_DEST)
+        || headers
+            .get(header::USER_AGENT)
+            .is_some_and(|agent| agent.as_bytes().starts_with(b"Mozilla/"))
+}
+
+/// Whether the script of a service worker is asked for. It would act for all pages of the origin.
+pub(super) fn asks_for_worker(headers: &HeaderMap) -> bool {
+    headers.contains_key(SERVICE_WORKER)
+}
+
+/// Puts the sandbox on an answer.
+pub(super) fn shut_off(headers: &mut HeaderMap, status: StatusCode) {
+    if status != StatusCode::SWITCHING_PROTOCOLS {
+        headers.append(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(SANDBOX));
+    }
+}
+
+/// Takes the session's cookie out of a request.
+pub(super) fn hide_session(headers: &mut HeaderMap) {
+    if !headers.get_all(header::COOKIE).iter().any(|line| pairs(line).any(is_session)) {
+        return;
+    }
+    let lines: Vec<Vec<u8>> = headers
+        .get_all(header::COOKIE)
+        .iter()
+        .map(|line| {
+            pairs(line).filter(|pair| !is_session(pair)).collect::<Vec<_>>().join(&b"; "[..])
+        })
+        .filter(|line| !line.is_empty())
+        .collect();
+    headers.remove(header::COOKIE);
+    for line in lines {
+        // A part of what was a header's value is one.
+        if let Ok(value) = HeaderValue::try_from(line) {
+            headers.append(header::COOKIE, value);
+        }
+    }
+}
+
+/// Takes out of an answer what would set the session's cookie.
+pub(super) fn keep_session(headers: &mut HeaderMap) {
+    let sets_it = |value: &HeaderValue| pairs(value).next().is_some_and(is_session);
+    if !headers.get_all(header::SET_COOKIE).iter().any(sets_it) {
+        return;
+    }
+    let all = headers.get_all(header::SET_COOKIE).iter();
+    let kept: Vec<HeaderValue> = all.filter(|value| !sets_it(value)).cloned().collect();
+    headers.remove(header::SET_COOKIE);
+    for value in kept {
+        headers.append(header::SET_COOKIE, value);
+    }
+}
+
+fn pairs(value: &HeaderValue) -> impl Iterator<Item = &[u8]> {
+    value.as_bytes().split(|byte| *byte == b';').map(<[u8]>::trim_ascii)
+}
+
+fn is_session(pair: &[u8]) -> bool {
+    let name = pair.split(|byte| *byte == b'=').next().unwrap_or_default();
+    name.trim_ascii() == SESSION_COOKIE.as_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(fields: &[(&str, &str)]) -> HeaderMap {
+        let field = |(n, v): &(&str, &str)| {
+            (n.parse::<HeaderName>().unwrap(), HeaderValue::from_str(v).unwrap())
+        };
+        fields.iter().map(field).collect()
+    }
+
+    #[test]
+    fn a_browser_is_told_from_other_clients() {
+        assert!(is_browser(&map(&[("sec-fetch-dest", "document")])));
+        assert!(is_browser(&map(&[("user-agent", "Mozilla/5.0 (X11; Linux x86_64)")])));
+        assert!(!is_browser(&map(&[("user-agent", "curl/8.9"), ("accept", "text/html")])));
+        assert!(!is_browser(&HeaderMap::new()));
+    }
+
+    #[test]
+    fn the_sessions_cookie_alone_is_taken_out() {
+        let mut headers =
+            map(&[("cookie", "a=1; maxine_session=x.y.z;b=2"), ("cookie", "maxine_session=u")]);
+        hide_session(&mut headers);
+        assert_eq!(headers, map(&[("cookie", "a=1; b=2")]));
+        let mut others = map(&[("cookie", "a=1;b=maxine_session=2;maxine_sessions=3")]);
+        hide_session(&mut others);
+        assert_eq!(others["cookie"], "a=1;b=maxine_session=2;maxine_sessions=3");
+    }
+
+    #[test]
+    fn an_instance_sets_its_own_cookies_only() {
+        let mut headers = map(&[
+            ("set-cookie", "a=1; Path=/"),
+            ("set-cookie", " maxine_session = stolen; Path=/api/v1"),
+            ("set-cookie", "b=2"),
+        ]);
+        keep_session(&mut headers);
+        let left: Vec<_> = headers.get_all("set-cookie").iter().collect();
+        assert_eq!(left, ["a=1; Path=/", "b=2"]);
+    }
+
+    #[test]
+    fn the_policy_comes_beside_the_instances_own() {
+        let mut headers = map(&[("content-security-policy", "default-src 'self'")]);
+        shut_off(&mut headers, StatusCode::OK);
+        let policies: Vec<_> = headers.get_all("content-security-policy").iter().collect();
+        assert_eq!(policies, ["default-src 'self'", SANDBOX]);
+        assert!(!SANDBOX.contains("allow-same-origin"));
+    }
+}
