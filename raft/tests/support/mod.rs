@@ -109,9 +109,22 @@ pub struct Cluster {
 
 pub const TIMEOUT: Duration = Duration::from_secs(10);
 
+/// An address that nobody listens on. Not one that the system picks: those are the ports of outgoing
+/// connections, too, and one of them could take it before its node listens.
 pub fn free_addr() -> String {
-    let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    socket.local_addr().unwrap().to_string()
+    use std::sync::atomic::{AtomicU32, Ordering};
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    const FIRST: u32 = 21_000;
+    const COUNT: u32 = 11_000;
+    let start = std::process::id().wrapping_mul(97);
+    for _ in 0..COUNT {
+        let nth = start.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % COUNT;
+        let addr = format!("127.0.0.1:{}", FIRST + nth);
+        if std::net::TcpListener::bind(&addr).is_ok() {
+            return addr;
+        }
+    }
+    panic!("no port is free")
 }
 
 pub fn member(id: NodeId) -> Member {

@@ -185,12 +185,7 @@ pub struct Status {
 }
 
 pub fn addrs(count: usize) -> String {
-    // All at once, so that no port is given out twice.
-    let sockets: Vec<_> =
-        (0..count).map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-    let addrs: Vec<_> =
-        sockets.iter().map(|socket| socket.local_addr().unwrap().to_string()).collect();
-    addrs.join(",")
+    (0..count).map(|_| super::free_addr()).collect::<Vec<_>>().join(",")
 }
 
 /// Three node processes with a leader.
