@@ -172,7 +172,10 @@ async fn every_link_is_cut() {
     let unwritten = [Err(ProposeError::NoLeader), Err(ProposeError::OutcomeUnknown)];
     assert!(unwritten.contains(&refused), "{refused:?}");
     let late = led.try_expire(fence, (instance("orders", "a"), epoch)).await;
-    assert!(matches!(late, Err(ProposeError::NotLeader { .. })), "{late:?}");
+    // Refused, or never told as done: an answer that was under way when the links were cut may have
+    // let it believe for a moment longer.
+    let untold = matches!(late, Err(ProposeError::NotLeader { .. } | ProposeError::OutcomeUnknown));
+    assert!(untold, "{late:?}");
     let read = led.store.barrier(maxine::backend::Consistency::Strong, Duration::from_secs(1));
     assert!(read.await.is_err(), "no strong read without a majority");
     assert!(nodes.iter().all(|node| node.has("orders", "a")), "reads go on");

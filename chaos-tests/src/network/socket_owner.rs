@@ -6,9 +6,14 @@
 use std::fs;
 use std::net::SocketAddr;
 
+/// How often the kernel's table is read before a connection is held to be unknown.
+const LOOKS_MAX: usize = 5;
+
 /// The process among `candidates` that holds the socket whose own address is `local`.
 pub(super) fn owner_of(local: SocketAddr, candidates: &[(u64, i32)]) -> Option<u64> {
-    let inode = inode_of(&fs::read_to_string("/proc/net/tcp").ok()?, local)?;
+    // The kernel hands its table out in parts, and a line may be left out where others come and go.
+    let look = || inode_of(&fs::read_to_string("/proc/net/tcp").ok()?, local);
+    let inode = (0..LOOKS_MAX).find_map(|_| look())?;
     let wanted = format!("socket:[{inode}]");
     let holds = |pid: i32| {
         let Ok(files) = fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
