@@ -118,15 +118,19 @@ export async function violations(page) {
   // Evaluated by the debugger, which the page's policy does not govern.
   await page.evaluate(AXE);
   return page.evaluate(async () => {
-    // Colours on their way from one theme to the other belong to neither.
+    // Colours on their way from one theme to the other, or of what is still appearing, belong to neither.
     const frame = () => new Promise(requestAnimationFrame);
     await frame();
     await frame();
-    const moving = document.getAnimations().filter((animation) => animation instanceof CSSTransition);
+    const ends = (animation) => Number.isFinite(animation.effect?.getComputedTiming().endTime);
+    const moving = document.getAnimations().filter(ends);
     await Promise.all(moving.map((animation) => animation.finished.catch(() => undefined)));
     await frame();
     const tags = ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa', 'best-practice'];
-    const { violations } = await window.axe.run(document, { runOnly: { type: 'tag', values: tags } });
+    // What lies behind a modal dialog is out of reach, and axe takes the dialog for its background.
+    const dialogs = document.querySelectorAll('[role="dialog"], [role="alertdialog"]');
+    const shown = dialogs.length > 0 ? [...dialogs].at(-1) : document;
+    const { violations } = await window.axe.run(shown, { runOnly: { type: 'tag', values: tags } });
     return violations.map((v) => `${v.id}: ${v.help}: ${v.nodes.map((n) => n.target.join(' ')).slice(0, 3).join(' | ')} ${v.nodes[0].failureSummary?.split('\n')[1] ?? ''}`);
   });
 }

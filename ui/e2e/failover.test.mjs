@@ -44,6 +44,10 @@ test('the node that serves the page is killed: the page goes on at another, by d
     await page.getByText('Live').first().waitFor();
     // The members' addresses come with the first look at the cluster.
     await page.waitForFunction(() => localStorage.getItem('maxine.peers') !== null);
+    // So do the other screens, once the page is idle; what it has not got by then it cannot show.
+    await page.waitForFunction(() =>
+      performance.getEntriesByType('resource').some((r) => /\/service-[\w-]+\.js$/.test(r.name) && r.responseEnd > 0),
+    );
     on.cluster.kill(here);
     const at = Date.now();
     await page.getByText(/^Served by/).waitFor({ timeout: 60_000 });

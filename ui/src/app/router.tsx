@@ -22,8 +22,11 @@ function texts<K extends string>(...names: K[]) {
     Object.fromEntries(names.map((name) => [name, text(search[name])])) as { [name in K]?: string | undefined };
 }
 
-/** Each screen is a file of its own, so that the first one does not wait for all. */
-const SCREENS = {
+/**
+ * Each screen is a file of its own, so that the first one does not wait for all. One that does not come is an
+ * error on its screen: the router would load the page anew, from a node that may just have gone.
+ */
+const FILES = {
   cluster: () => import('../screens/cluster/cluster'),
   services: () => import('../screens/services/services'),
   service: () => import('../screens/service/service'),
@@ -34,6 +37,18 @@ const SCREENS = {
   config: () => import('../screens/config/config'),
   access: () => import('../screens/access/access'),
 };
+
+type Files = typeof FILES;
+
+const SCREENS = Object.fromEntries(
+  Object.entries(FILES).map(([name, load]) => [
+    name,
+    () =>
+      (load as () => Promise<unknown>)().catch((error: unknown) => {
+        throw new Error('The files of this screen could not be fetched. Try again when the node is back.', { cause: error });
+      }),
+  ]),
+) as Files;
 
 /**
  * Fetches the other screens once the page has nothing better to do: they must be here before the node
