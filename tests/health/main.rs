@@ -8,6 +8,9 @@
     reason = "a test fails by panicking, reads the real clock, and has no users"
 )]
 
+#[path = "../support/authority.rs"]
+mod authority;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -436,20 +439,7 @@ async fn what_the_proxy_saw_counts_where_the_policy_says_so() {
 
 /// An HTTPS server for `127.0.0.1`, and the root that vouches for it.
 async fn secured() -> (Server, TlsRoots) {
-    let root_key = rcgen::KeyPair::generate().unwrap();
-    let mut root = rcgen::CertificateParams::new(Vec::new()).unwrap();
-    root.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-    let root_cert = root.self_signed(&root_key).unwrap();
-    let key = rcgen::KeyPair::generate().unwrap();
-    let leaf = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
-    let cert = leaf.signed_by(&key, &rcgen::Issuer::new(root, root_key)).unwrap();
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![cert.der().clone()], key.serialize_der().try_into().unwrap())
-        .unwrap();
+    let (config, pem) = authority::server_for_loopback();
     let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -468,7 +458,7 @@ async fn secured() -> (Server, TlsRoots) {
             });
         }
     });
-    (Server { address, task }, TlsRoots::Pem(root_cert.pem().into_bytes()))
+    (Server { address, task }, TlsRoots::Pem(pem.into_bytes()))
 }
 
 async fn https_probes_verify_the_certificate_unless_told_not_to() {

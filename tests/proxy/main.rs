@@ -8,6 +8,8 @@
     reason = "a test fails by panicking, reads the real clock, and has no users"
 )]
 
+#[path = "../support/authority.rs"]
+mod authority;
 mod bounds;
 mod harness;
 mod hostile;

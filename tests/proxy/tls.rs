@@ -7,7 +7,6 @@ use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use maxine::proxy::TlsRoots;
-use rcgen::{CertificateParams, Issuer, KeyPair};
 use tokio_rustls::TlsAcceptor;
 
 use crate::harness::*;
@@ -15,20 +14,7 @@ use crate::harness::*;
 /// An HTTPS server for `127.0.0.1` that tells the HTTP version it was asked in, and the roots that
 /// vouch for it.
 async fn secured() -> (Upstream, TlsRoots) {
-    let root_key = KeyPair::generate().unwrap();
-    let mut root = CertificateParams::new(Vec::new()).unwrap();
-    root.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-    let root_cert = root.self_signed(&root_key).unwrap();
-    let key = KeyPair::generate().unwrap();
-    let leaf = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
-    let cert = leaf.signed_by(&key, &Issuer::new(root, root_key)).unwrap();
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut config = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![cert.der().clone()], key.serialize_der().try_into().unwrap())
-        .unwrap();
+    let (mut config, pem) = crate::authority::server_for_loopback();
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     let acceptor = TlsAcceptor::from(Arc::new(config));
     let upstream = Upstream::raw(move |stream| {
@@ -45,7 +31,7 @@ async fn secured() -> (Upstream, TlsRoots) {
         }
     })
     .await;
-    (upstream, TlsRoots::Pem(root_cert.pem().into_bytes()))
+    (upstream, TlsRoots::Pem(pem.into_bytes()))
 }
 
 #[tokio::test]

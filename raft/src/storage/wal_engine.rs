@@ -200,7 +200,7 @@ impl WalEngine {
         if writer.effects.is_empty() {
             return Ok(());
         }
-        if writer.end + writer.frame.len().next_multiple_of(8) as u64 > writer.active.len {
+        if writer.end + segment::padded(writer.frame.len()) as u64 > writer.active.len {
             self.rotate(writer)?;
         }
         segment::seal(&mut writer.frame, writer.active.seq, writer.end);

@@ -106,7 +106,12 @@ pub(super) fn seal(frame: &mut Vec<u8>, seq: u64, at: u64) {
     head.put_u32_le(MAGIC);
     head.put_u32_le(len);
     head.put_u32_le(sum);
-    frame.resize(frame.len().next_multiple_of(ALIGN), 0);
+    frame.resize(padded(frame.len()), 0);
+}
+
+/// What a frame of `len` bytes takes.
+pub(super) fn padded(len: usize) -> usize {
+    len.next_multiple_of(ALIGN)
 }
 
 fn checksum(seq: u64, at: u64, body: &[u8]) -> u32 {
@@ -137,7 +142,7 @@ pub(super) fn frames(bytes: &[u8], seq: u64) -> io::Result<(Vec<Frame<'_>>, u64)
     let mut at = 0;
     while let Some(body) = frame_at(bytes, seq, at) {
         frames.push(((at + FRAME_HEAD_LEN) as u64, body));
-        at = (at + FRAME_HEAD_LEN + body.len()).next_multiple_of(ALIGN);
+        at = padded(at + FRAME_HEAD_LEN + body.len());
     }
     let later = (at..bytes.len()).step_by(ALIGN).skip(1);
     if let Some(whole) = later.into_iter().find(|at| frame_at(bytes, seq, *at).is_some()) {

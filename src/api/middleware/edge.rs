@@ -3,6 +3,7 @@
 //! It sits between the router and the handlers, so it knows the matched route. A route that the
 //! access table does not know is refused: a forgotten line closes a door instead of opening one.
 
+use std::cell::LazyCell;
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -141,12 +142,12 @@ impl Shared {
     /// Names the request and notes what its record will need.
     pub(in crate::api) fn open<B>(&self, request: &http::Request<B>, peer: IpAddr) -> Record {
         let headers = request.headers();
-        let (trace_id, traceparent) = trace::new_names();
+        let made = LazyCell::new(trace::new_names);
         let given = headers.get(&self.trace_header).filter(|value| !value.is_empty());
-        let trace_id = given.cloned().unwrap_or(trace_id);
+        let trace_id = given.cloned().unwrap_or_else(|| made.0.clone());
         let given = headers.get(&TRACEPARENT);
         let given = given.filter(|value| trace::is_valid_traceparent(value.as_bytes()));
-        let traceparent = given.cloned().unwrap_or(traceparent);
+        let traceparent = given.cloned().unwrap_or_else(|| made.1.clone());
         let client = peer.to_canonical();
         let context = RequestContext { trace_id, traceparent, client };
         let finished = FinishedRequest {
