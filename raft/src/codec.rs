@@ -106,6 +106,7 @@ pub(crate) fn decode<B: Body>(bytes: &[u8]) -> Result<B, CodecError> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Encode, Decode)]
 pub(crate) struct LogIdDto {
     pub(crate) term: u64,
+    /// Zero, and not read: a term has one leader. Logs from before that was so have a node here.
     pub(crate) node: u64,
     pub(crate) index: u64,
 }

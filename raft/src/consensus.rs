@@ -40,12 +40,15 @@ openraft::declare_raft_types!(
         R = Reply,
         NodeId = NodeId,
         Node = Member,
+        // One leader per term. The library's default lets a greater node win a term that another
+        // has won already, and tells the two apart by the node.
+        LeaderId = openraft::impls::leader_id_std::LeaderId<Self::Term, Self::NodeId>,
         AsyncRuntime = Runtime,
 );
 
 pub(crate) type Raft = openraft::Raft<TypeConfig, StateMachine>;
 pub(crate) type LogId = openraft::alias::LogIdOf<TypeConfig>;
-pub(crate) type LeaderId = openraft::alias::LeaderIdOf<TypeConfig>;
+pub(crate) type CommittedLeaderId = openraft::alias::CommittedLeaderIdOf<TypeConfig>;
 pub(crate) type Vote = openraft::alias::VoteOf<TypeConfig>;
 pub(crate) type Entry = openraft::alias::EntryOf<TypeConfig>;
 pub(crate) type Membership = openraft::Membership<NodeId, Member>;
@@ -54,15 +57,15 @@ pub(crate) type SnapshotMeta = openraft::alias::SnapshotMetaOf<TypeConfig>;
 pub(crate) type Metrics = openraft::RaftMetrics<TypeConfig>;
 
 pub(crate) fn log_id_to_dto(id: &LogId) -> LogIdDto {
-    LogIdDto { term: id.leader_id.term, node: id.leader_id.node_id, index: id.index }
+    LogIdDto { term: id.leader_id.term, node: 0, index: id.index }
 }
 
 pub(crate) fn log_id_from_dto(dto: LogIdDto) -> LogId {
-    LogId::new(LeaderId { term: dto.term, node_id: dto.node }, dto.index)
+    LogId::new(CommittedLeaderId::new(dto.term), dto.index)
 }
 
 pub(crate) fn vote_to_dto(vote: &Vote) -> VoteDto {
-    VoteDto { term: vote.leader_id.term, node: vote.leader_id.node_id, committed: vote.committed }
+    VoteDto { term: vote.leader_id.term, node: vote.leader_id.voted_for, committed: vote.committed }
 }
 
 pub(crate) fn vote_from_dto(dto: VoteDto) -> Vote {

@@ -136,7 +136,7 @@ pub fn inspect(data_dir: &Path) -> Result<Inspection, StartError> {
         lineage: opened.identity.lineage,
         engine: opened.kind,
         term: opened.log.vote.map_or(0, |vote| vote.leader_id.term),
-        voted_for: opened.log.vote.map(|vote| vote.leader_id.node_id),
+        voted_for: opened.log.vote.map(|vote| vote.leader_id.voted_for),
         last_index: opened.log.last.map(|id| id.index),
         committed_index: opened.log.committed.map(|id| id.index),
         purged_index: opened.log.purged.map(|id| id.index),
@@ -175,7 +175,7 @@ pub fn recover_lost_quorum(data_dir: &Path, node_id: NodeId) -> Result<RecoveryR
     let term = opened.log.vote.map_or(0, |vote| vote.leader_id.term).max(last.leader_id.term) + 1;
     let alone = Membership::new(vec![[node_id].into()], BTreeMap::from([(node_id, member)]))
         .map_err(storage)?;
-    let log_id = LogIdDto { term, node: node_id, index: last.index + 1 };
+    let log_id = LogIdDto { term, node: 0, index: last.index + 1 };
     let entry = Entry {
         log_id: consensus::log_id_from_dto(log_id),
         payload: EntryPayload::Membership(alone),

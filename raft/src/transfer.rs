@@ -103,7 +103,7 @@ async fn stand_again(inner: &Inner, target: NodeId) -> Result<bool, AdminError> 
         .with_raft_state(|state| *state.vote_ref())
         .await
         .map_err(|_| AdminError::ShuttingDown)?;
-    if !vote.committed || vote.leader_id.node_id != me {
+    if !vote.committed || vote.leader_id.voted_for != me {
         return Ok(false);
     }
     let request: VoteRequest<TypeConfig> = VoteRequest {

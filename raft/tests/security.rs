@@ -132,10 +132,10 @@ async fn a_valid_certificate_under_a_false_name_is_refused_by_the_server() {
             .connect(ServerName::try_from("node-1.test.maxine").unwrap(), tcp)
             .await
             .unwrap();
-        // Hello: cluster "test", lineage 0, who we claim to be, target 1, channel app, versions 1.
+        // Hello: cluster "test", lineage 0, who we claim to be, target 1, channel app, version 1, protocols 2 to 2.
         let mut body = vec![b'M', b'X', 1, 5, 0, 4];
         body.extend_from_slice(b"test");
-        body.extend_from_slice(&[0, node_id, 1, 3, 1, 1, 1]);
+        body.extend_from_slice(&[0, node_id, 1, 3, 1, 2, 2]);
         let mut frame = (8 + body.len() as u32).to_be_bytes().to_vec();
         frame.extend_from_slice(&[0; 8]);
         frame.extend_from_slice(&body);

@@ -16,9 +16,10 @@ use crate::codec::{self, Channel, Hello, HelloDto, Welcome};
 use crate::config::NodeId;
 use crate::storage::node_dir::NodeDir;
 
-/// Protocol versions that this program speaks.
-const PROTOCOL_MIN: u16 = 1;
-const PROTOCOL_MAX: u16 = 1;
+/// Protocol versions that this program speaks. In 1 a term could have two leaders, told apart by
+/// their node, which 2 does not tell.
+const PROTOCOL_MIN: u16 = 2;
+const PROTOCOL_MAX: u16 = 2;
 /// Time for a connection to be opened, encrypted and greeted.
 pub(crate) const HANDSHAKE_TIMEOUT: Duration = Duration::from_millis(1_000);
 
