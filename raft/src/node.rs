@@ -28,7 +28,7 @@ use crate::network::outbound::Outbound;
 use crate::network::tls::Transport;
 use crate::status::{CounterCells, Leadership};
 use crate::storage::disk_health::DiskHealth;
-use crate::storage::log_store::LogStore;
+use crate::storage::log_store::{LogStore, drop_contradicted};
 use crate::storage::node_dir::NodeDir;
 use crate::storage::snapshots::SnapshotStore;
 use crate::storage::state_machine::{self, SnapshotOrigin, StateMachine};
@@ -205,9 +205,13 @@ async fn start_inside(
     // However this ends, the runtime must not be dropped on one of its own threads.
     let runtime = RuntimeGuard(Some(runtime));
     let opening = config.clone();
-    let opened = tokio::task::spawn_blocking(move || open(&opening, app))
+    let mut opened = tokio::task::spawn_blocking(move || open(&opening, app))
         .await
         .map_err(|error| StartError::Storage(error.to_string()))??;
+    let storage_error = |error: std::io::Error| StartError::Storage(error.to_string());
+    let snapshot = opened.snapshots.current().map(|snapshot| snapshot.meta()).transpose();
+    let snapshot = snapshot.map_err(storage_error)?.and_then(|meta| meta.last_log_id);
+    drop_contradicted(&mut opened.log, snapshot).await.map_err(storage_error)?;
     let listen = |error: std::io::Error| StartError::Listen {
         addr: config.listen_addr,
         reason: error.to_string(),

@@ -5,6 +5,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use openraft::storage::{IOFlushed, RaftLogStorage};
@@ -13,12 +14,12 @@ use openraft::{EntryPayload, RaftLogReader};
 use parking_lot::Mutex;
 
 use super::disk_health::DiskHealth;
-use super::log_store::LogStore;
+use super::log_store::{LogStore, drop_contradicted};
 use super::redb_engine::RedbEngine;
 use super::wal_engine::WalEngine;
 use super::{LogEngine, MetaKey, Record, open_engine};
 use crate::config::EngineKind;
-use crate::consensus::{Entry, LeaderId, LogId, Payload, TypeConfig, Vote};
+use crate::consensus::{CommittedLeaderId, Entry, LogId, Payload, TypeConfig, Vote};
 
 const ALL: [EngineKind; 3] = [EngineKind::Wal, EngineKind::Sled, EngineKind::Redb];
 
@@ -28,7 +29,7 @@ fn open(kind: EngineKind, dir: &Path) -> io::Result<LogStore> {
 }
 
 fn id(index: u64) -> LogId {
-    LogId::new(LeaderId { term: 1, node_id: 1 }, index)
+    LogId::new(CommittedLeaderId::new(1), index)
 }
 
 fn entry(index: u64, len: usize) -> Entry {
@@ -432,14 +433,23 @@ fn sled_refuses_values_outside_its_log_and_removes_unfinished_snapshots() {
     assert!(open_engine(EngineKind::Sled, dir.path(), 1024 * 1024).is_err());
 }
 
-/// An engine whose syncs can be made to fail.
-struct FailingEngine {
+/// An engine whose syncs can be made to fail, or to take their time.
+struct TroubledEngine {
     inner: Arc<dyn LogEngine>,
-    fail: std::sync::atomic::AtomicBool,
-    syncs: std::sync::atomic::AtomicU64,
+    fail: AtomicBool,
+    slow: AtomicBool,
+    syncs: AtomicU64,
 }
 
-impl LogEngine for FailingEngine {
+impl TroubledEngine {
+    fn new(kind: EngineKind, dir: &Path) -> Arc<Self> {
+        let inner = open_engine(kind, dir, 1024 * 1024).unwrap();
+        let (fail, slow, syncs) = (false.into(), false.into(), 0.into());
+        Arc::new(Self { inner, fail, slow, syncs })
+    }
+}
+
+impl LogEngine for TroubledEngine {
     fn append(&self, records: &[Record]) -> io::Result<()> {
         self.inner.append(records)
     }
@@ -462,9 +472,12 @@ impl LogEngine for FailingEngine {
         self.inner.purge_upto(index)
     }
     fn sync(&self) -> io::Result<()> {
-        self.syncs.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
-        if self.fail.load(std::sync::atomic::Ordering::SeqCst) {
+        self.syncs.fetch_add(1, Ordering::SeqCst);
+        if self.fail.load(Ordering::SeqCst) {
             return Err(io::Error::other("the disk is gone"));
+        }
+        if self.slow.load(Ordering::SeqCst) {
+            std::thread::sleep(Duration::from_millis(50));
         }
         self.inner.sync()
     }
@@ -476,18 +489,85 @@ impl LogEngine for FailingEngine {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failed_sync_is_fatal_and_never_tried_again() {
     let dir = tempfile::tempdir().unwrap();
-    let inner = open_engine(EngineKind::Redb, dir.path(), 1024 * 1024).unwrap();
-    let engine = Arc::new(FailingEngine { inner, fail: false.into(), syncs: 0.into() });
+    let engine = TroubledEngine::new(EngineKind::Redb, dir.path());
     let health = Arc::new(DiskHealth::new());
     let mut log = LogStore::open(engine.clone(), dir.path(), 64 * 1024, health.clone()).unwrap();
     append(&mut log, vec![entry(0, 10)]).await;
-    engine.fail.store(true, std::sync::atomic::Ordering::SeqCst);
+    engine.fail.store(true, Ordering::SeqCst);
     let (done, written) = TypeConfig::oneshot();
     log.append(vec![entry(1, 10)], IOFlushed::signal(done)).await.unwrap();
     assert!(written.await.unwrap().is_err());
     assert_eq!(health.failure(), Some("the disk is gone"));
-    let before = engine.syncs.load(std::sync::atomic::Ordering::SeqCst);
+    let before = engine.syncs.load(Ordering::SeqCst);
     assert!(log.save_vote(&Vote::new(9, 9)).await.is_err());
     tokio::time::timeout(Duration::from_secs(5), log.stop()).await.unwrap();
-    assert_eq!(engine.syncs.load(std::sync::atomic::Ordering::SeqCst), before);
+    assert_eq!(engine.syncs.load(Ordering::SeqCst), before);
+}
+
+/// A follower that was away: what it has beyond the leader's log is cut off, a snapshot takes it
+/// beyond its end, and the entries after the snapshot come before the disk has done any of that.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_beyond_the_end_and_the_entries_after_it_may_be_one_group() {
+    for kind in ALL {
+        let dir = tempfile::tempdir().unwrap();
+        let engine = TroubledEngine::new(kind, dir.path());
+        let health = Arc::new(DiskHealth::new());
+        let mut log =
+            LogStore::open(engine.clone(), dir.path(), 64 * 1024, health.clone()).unwrap();
+        append(&mut log, (0..10).map(|index| entry(index, 10)).collect()).await;
+        engine.slow.store(true, Ordering::SeqCst);
+        let (done, written) = TypeConfig::oneshot();
+        log.append(vec![entry(10, 10)], IOFlushed::signal(done)).await.unwrap();
+        // While that is synced, the rest gathers.
+        log.truncate_after(Some(id(7))).await.unwrap();
+        log.purge(id(40)).await.unwrap();
+        append(&mut log, vec![entry(41, 10), entry(42, 10)]).await;
+        written.await.unwrap().unwrap();
+        append(&mut log, vec![entry(43, 10)]).await;
+        assert_eq!(health.failure(), None, "{kind}");
+        assert_eq!(indexes(&mut log).await, [41, 42, 43], "{kind}");
+        log.stop().await;
+        drop(engine);
+        let mut log = open(kind, dir.path()).unwrap();
+        assert_eq!(indexes(&mut log).await, [41, 42, 43], "{kind}");
+        let state = log.get_log_state().await.unwrap();
+        assert_eq!((state.last_purged_log_id, state.last_log_id), (Some(id(40)), Some(id(43))));
+        log.stop().await;
+    }
+}
+
+/// The snapshot reached the disk, and then the power went before the log was cut off.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_the_snapshot_contradicts_is_dropped_and_any_other_kept() {
+    let of_next_term = |index| LogId::new(CommittedLeaderId::new(2), index);
+    for kind in ALL {
+        for (snapshot, kept) in [
+            (None, 0..10),
+            (Some(id(4)), 0..10),
+            (Some(id(30)), 0..10),
+            (Some(of_next_term(30)), 0..10),
+            (Some(of_next_term(9)), 0..0),
+            (Some(of_next_term(4)), 0..0),
+            (Some(of_next_term(0)), 0..0),
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            let mut log = open(kind, dir.path()).unwrap();
+            append(&mut log, (0..10).map(|index| entry(index, 10)).collect()).await;
+            drop_contradicted(&mut log, snapshot).await.unwrap();
+            assert_eq!(indexes(&mut log).await, kept.clone().collect::<Vec<_>>(), "{snapshot:?}");
+            if kept.is_empty() {
+                let last = snapshot.unwrap();
+                let state = log.get_log_state().await.unwrap();
+                assert_eq!(state.last_log_id, Some(last), "{kind}");
+                let next = of_next_term(last.index + 1);
+                append(&mut log, vec![Entry { log_id: next, ..entry(0, 10) }]).await;
+                log.stop().await;
+                let mut log = open(kind, dir.path()).unwrap();
+                assert_eq!(indexes(&mut log).await, [next.index], "{kind}");
+                log.stop().await;
+            } else {
+                log.stop().await;
+            }
+        }
+    }
 }

@@ -312,6 +312,28 @@ pub(crate) fn recover(engine: &dyn LogEngine, tail_bytes_max: usize) -> io::Resu
     Ok(Recovered { vote, committed, purged, last: memory.last, tail: memory.tail })
 }
 
+/// Drops a log that the snapshot contradicts: one with another entry at the snapshot's index. The
+/// core cuts such a log off when it installs the snapshot, but a power loss may take that back and
+/// leave the snapshot, which the core then refuses to start with. The snapshot holds nothing but
+/// committed entries, so what contradicts it was never committed.
+pub(crate) async fn drop_contradicted<L>(log: &mut L, snapshot: Option<LogId>) -> io::Result<()>
+where
+    L: RaftLogStorage<TypeConfig> + RaftLogReader<TypeConfig>,
+{
+    let Some(snapshot) = snapshot else { return Ok(()) };
+    let before = snapshot.index.saturating_sub(1);
+    let around = log.try_get_log_entries(before..=snapshot.index).await?;
+    let at = around.iter().find(|entry| entry.log_id.index == snapshot.index);
+    if at.is_none_or(|entry| entry.log_id == snapshot) {
+        return Ok(());
+    }
+    let purged = log.get_log_state().await?.last_purged_log_id;
+    let kept = around.iter().map(|entry| entry.log_id).find(|id| id.index < snapshot.index);
+    tracing::warn!(%snapshot, "the log contradicts the snapshot, which is committed; the log is dropped");
+    log.truncate_after(kept.or(purged)).await?;
+    log.purge(snapshot).await
+}
+
 impl RaftLogReader<TypeConfig> for LogStore {
     async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + OptionalSend>(
         &mut self,

@@ -181,7 +181,13 @@ impl LogWriter {
                     self.flush_records(&mut records)?;
                     self.engine
                         .put_meta(MetaKey::Purged, &codec::encode(&StoredLogId::V1(upto)))?;
-                    self.last = self.last.max(Some(upto));
+                    // A snapshot beyond the end: what follows does not join what is there, which
+                    // must be gone before, and may only go once the mark is durable.
+                    if self.last < Some(upto) {
+                        self.engine.sync()?;
+                        self.engine.purge_upto(upto.index)?;
+                        self.last = Some(upto);
+                    }
                     waiters.push(Waiter::Purge(upto.index));
                 }
                 LogOp::Stop { .. } => {}
