@@ -1,4 +1,4 @@
-//! Fixed seeds of the simulation of the consensus core, and a known fault that it must catch.
+//! Fixed seeds of the simulation of the consensus core, and the known faults that they must catch.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use maxine_chaos::consensus::{self, KnownFault, Outcome};
@@ -28,11 +28,42 @@ fn fixed_seeds_break_nothing_and_reach_every_part() {
 }
 
 #[test]
-fn an_entry_that_is_left_out_is_caught() {
-    let caught = (1..=60).any(|seed| {
-        let plan = consensus::plan(seed, VIRTUAL_MS);
-        let faulty = consensus::run(consensus::Plan { fault: Some(KnownFault::SkipEntry), ..plan });
-        faulty.violation.is_some_and(|violation| violation.invariant == "digests-agree")
+fn the_same_seed_gives_the_same_trace() {
+    let plans: Vec<_> = (1..=10).map(|seed| consensus::plan(seed, VIRTUAL_MS)).collect();
+    let first: Vec<Outcome> = plans.iter().map(|plan| consensus::run(*plan)).collect();
+    // In another order and beside each other: nothing of one run may reach another.
+    let mut again: Vec<Option<Outcome>> = vec![None; plans.len()];
+    let backwards = plans.iter().rev().copied().collect();
+    consensus::run_all(backwards, 2, |plan, outcome| {
+        let at = plans.iter().position(|planned| planned.seed == plan.seed);
+        again[at.unwrap()] = Some(outcome);
     });
-    assert!(caught);
+    for (plan, (first, again)) in plans.iter().zip(first.iter().zip(&again)) {
+        assert_eq!(Some(first), again.as_ref(), "seed {}", plan.seed);
+    }
+    assert_ne!(first[0].trace, first[1].trace);
+}
+
+/// Whether a seed catches the fault, and by this invariant.
+fn is_caught(fault: KnownFault, by: &str) -> bool {
+    (1..=100).any(|seed| {
+        let plan = consensus::plan(seed, VIRTUAL_MS);
+        let faulty = consensus::run(consensus::Plan { fault: Some(fault), ..plan });
+        faulty.violation.is_some_and(|violation| violation.invariant == by)
+    })
+}
+
+#[test]
+fn an_entry_that_is_left_out_is_caught() {
+    assert!(is_caught(KnownFault::SkipEntry, "digests-agree"));
+}
+
+#[test]
+fn an_acknowledgement_before_its_sync_is_caught() {
+    assert!(is_caught(KnownFault::AckBeforeSync, "acknowledged-survive"));
+}
+
+#[test]
+fn a_vote_before_its_sync_is_caught() {
+    assert!(is_caught(KnownFault::VoteBeforeSync, "one-leader-per-term"));
 }

@@ -1,6 +1,9 @@
-//! The runtime of the consensus core: tokio, with a source of random numbers that a simulation can seed.
+//! The runtime of the consensus core: tokio, with nothing left to chance that a simulation must repeat.
 //!
-//! Election timeouts are the core's only random numbers. Outside a simulation they are the system's.
+//! Election timeouts are the core's only random numbers; outside a simulation they are the system's.
+//! Who waits for the same change is woken in the order of waiting (`ordered_watch`).
+
+mod ordered_watch;
 
 use std::cell::Cell;
 use std::convert::Infallible;
@@ -75,7 +78,7 @@ impl AsyncRuntime for Runtime {
         <TokioRuntime as AsyncRuntime>::Timeout<R, T>;
     type ThreadLocalRng = Random;
     type Mpsc = <TokioRuntime as AsyncRuntime>::Mpsc;
-    type Watch = <TokioRuntime as AsyncRuntime>::Watch;
+    type Watch = ordered_watch::OrderedWatch;
     type Oneshot = <TokioRuntime as AsyncRuntime>::Oneshot;
     type Mutex<T: OptionalSend + 'static> = <TokioRuntime as AsyncRuntime>::Mutex<T>;
 

@@ -14,6 +14,7 @@ use super::world::Step;
 use super::{KnownFault, SimApplication};
 use crate::config::{Config, NodeId};
 use crate::consensus::TypeConfig;
+use crate::storage::log_store::drop_contradicted;
 
 pub(super) type SimRaft = openraft::Raft<TypeConfig, SimMachine>;
 
@@ -67,7 +68,9 @@ impl SimNode {
         let mut core = openraft::Config::clone(&core);
         core.max_in_snapshot_log_to_keep = 15;
         let process = self.disk.lock().process();
-        let log = SimLog::open(self.disk.clone(), net.world.clone(), fault);
+        let mut log = SimLog::open(self.disk.clone(), net.world.clone(), fault);
+        let snapshot = self.disk.lock().snapshot.as_ref().and_then(|kept| kept.meta.last_log_id);
+        drop_contradicted(&mut log, snapshot).await.map_err(|error| error.to_string())?;
         let machine = SimMachine::open(self.id, app(), self.disk.clone(), net.world.clone(), fault)
             .map_err(|error| error.to_string())?;
         let outbound = SimOutbound { me: self.id, net: net.clone() };

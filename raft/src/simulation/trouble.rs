@@ -201,12 +201,23 @@ impl Trouble {
         node.start(&self.run.net, &self.app, self.run.plan.fault).await
     }
 
+    async fn start_all(&self, ids: &[NodeId]) -> Result<(), String> {
+        for id in ids {
+            self.start(*id).await?;
+        }
+        Ok(())
+    }
+
     fn crash(&self, id: NodeId) {
         let kept = match self.run.dice(0, 3) {
             0 => 0,
             1 => 100,
             _ => self.run.dice(0, 100),
         };
+        self.crash_keeping(id, kept);
+    }
+
+    fn crash_keeping(&self, id: NodeId, kept: u64) {
         if let Some(node) = self.nodes.get(&id) {
             let lost = node.crash(&self.run.net, kept);
             let mut world = self.run.net.world.lock();
@@ -227,7 +238,7 @@ impl Trouble {
             self.run.net.world.lock().started + Duration::from_millis(self.run.plan.virtual_ms);
         self.run.pause(1_000, 2_500).await;
         while virtual_clock::now() < until && !self.run.is_over() {
-            match self.run.dice(0, 12) {
+            match self.run.dice(0, 14) {
                 0..3 => {
                     let id = self.any();
                     self.crash(id);
@@ -238,9 +249,7 @@ impl Trouble {
                     let all: Vec<NodeId> = self.nodes.keys().copied().collect();
                     all.iter().for_each(|id| self.crash(*id));
                     self.run.pause(50, 500).await;
-                    for id in all {
-                        self.start(id).await?;
-                    }
+                    self.start_all(&all).await?;
                 }
                 4..8 => {
                     self.cut();
@@ -250,17 +259,69 @@ impl Trouble {
                 8 => {
                     let id = self.any();
                     let lasts_ms = self.run.dice(500, 6_000);
-                    let until_ms = self.run.net.world.lock().now_ms() + lasts_ms;
-                    if let Some(node) = self.nodes.get(&id) {
-                        node.disk.lock().slow_until_ms = until_ms;
-                    }
+                    self.slow_disk(id, lasts_ms);
                 }
                 9 => self.hand_over(),
+                10 => self.lose_power_after_an_acknowledgement().await?,
+                11 => self.lose_a_vote().await?,
                 _ => self.change_members().await?,
             }
             self.run.pause(100, 2_500).await;
         }
         Ok(())
+    }
+
+    fn slow_disk(&self, id: NodeId, lasts_ms: u64) {
+        let until_ms = self.run.net.world.lock().now_ms() + lasts_ms;
+        if let Some(node) = self.nodes.get(&id) {
+            node.disk.lock().slow_until_ms = until_ms;
+        }
+    }
+
+    /// Waits until a count grows, within the patience of a client.
+    async fn next(&self, count: impl Fn(&Outcome) -> u64) -> bool {
+        let before = count(&self.run.net.world.lock().outcome);
+        let grows = async {
+            while count(&self.run.net.world.lock().outcome) == before {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, grows).await.is_ok()
+    }
+
+    /// All nodes lose power in the very moment in which a client was told that its write is safe,
+    /// and of what was not synced nothing is left.
+    async fn lose_power_after_an_acknowledgement(&self) -> Result<(), String> {
+        if !self.next(|outcome| outcome.acknowledged).await {
+            return Ok(());
+        }
+        let all: Vec<NodeId> = self.nodes.keys().copied().collect();
+        all.iter().for_each(|id| self.crash_keeping(*id, 0));
+        self.run.pause(50, 500).await;
+        self.start_all(&all).await
+    }
+
+    /// Those who voted for a new leader lose power before they hear from it again, and elect another
+    /// without it.
+    async fn lose_a_vote(&self) -> Result<(), String> {
+        let Some((old, _)) = self.run.leaders().pop() else { return Ok(()) };
+        let all: Vec<NodeId> = self.nodes.keys().copied().collect();
+        all.iter().for_each(|id| self.slow_disk(*id, 3_000));
+        self.crash_keeping(old, 100);
+        let elected = self.next(|outcome| outcome.leaders).await;
+        let new = self.run.leaders().pop().map(|(id, _)| id);
+        if let (true, Some(new)) = (elected, new) {
+            let others: Vec<NodeId> = all.iter().copied().filter(|id| *id != new).collect();
+            let pairs = others.iter().flat_map(|id| [(new, *id), (*id, new)]);
+            self.run.net.world.lock().cut.extend(pairs);
+            others.iter().for_each(|id| self.crash_keeping(*id, 0));
+            all.iter().for_each(|id| self.slow_disk(*id, 0));
+            self.start_all(&others).await?;
+            self.run.pause(2_000, 5_000).await;
+            self.run.net.world.lock().cut.clear();
+            return Ok(());
+        }
+        self.start(old).await
     }
 
     /// A partition: symmetric, one way, or with a bridge.

@@ -1,0 +1,182 @@
+//! tokio's watch channel, whose waiters are woken in the order in which they began to wait.
+//!
+//! tokio's own spreads its waiters over several lists by random numbers that cannot be seeded: two
+//! runs of one simulation would go apart there.
+
+use std::sync::Arc;
+
+use openraft::async_runtime::watch::{RecvError, SendError, Watch, WatchReceiver, WatchSender};
+use openraft::{OptionalSend, OptionalSync};
+use tokio::sync::{Notify, watch};
+
+/// The channel, as the consensus core asks for it.
+pub(crate) struct OrderedWatch;
+
+/// Its sending end.
+pub(crate) struct Sender<T> {
+    // Dropped first: whoever the bell wakes sees the channel closed.
+    values: watch::Sender<T>,
+    bell: BellOfSender,
+}
+
+/// Its receiving end.
+pub(crate) struct Receiver<T> {
+    values: watch::Receiver<T>,
+    bell: Arc<Notify>,
+}
+
+/// Wakes whoever waits when a sender is gone, which may have been the last.
+#[derive(Clone)]
+struct BellOfSender(Arc<Notify>);
+
+impl Drop for BellOfSender {
+    fn drop(&mut self) {
+        self.0.notify_waiters();
+    }
+}
+
+impl Watch for OrderedWatch {
+    type Sender<T: OptionalSend + OptionalSync> = Sender<T>;
+    type Receiver<T: OptionalSend + OptionalSync> = Receiver<T>;
+    type Ref<'a, T: OptionalSend + 'a> = watch::Ref<'a, T>;
+
+    fn channel<T: OptionalSend + OptionalSync>(init: T) -> (Sender<T>, Receiver<T>) {
+        let (sender, receiver) = watch::channel(init);
+        let bell = Arc::new(Notify::new());
+        let sender = Sender { values: sender, bell: BellOfSender(Arc::clone(&bell)) };
+        (sender, Receiver { values: receiver, bell })
+    }
+}
+
+impl<T> Clone for Sender<T> {
+    fn clone(&self) -> Self {
+        Self { values: self.values.clone(), bell: self.bell.clone() }
+    }
+}
+
+impl<T> Clone for Receiver<T> {
+    fn clone(&self) -> Self {
+        Self { values: self.values.clone(), bell: Arc::clone(&self.bell) }
+    }
+}
+
+impl<T: OptionalSend + OptionalSync> WatchSender<OrderedWatch, T> for Sender<T> {
+    fn send(&self, value: T) -> Result<(), SendError<T>> {
+        self.values.send(value).map_err(|error| SendError(error.0))?;
+        self.bell.0.notify_waiters();
+        Ok(())
+    }
+
+    fn send_if_modified<F>(&self, modify: F) -> bool
+    where
+        F: FnOnce(&mut T) -> bool,
+    {
+        let modified = self.values.send_if_modified(modify);
+        if modified {
+            self.bell.0.notify_waiters();
+        }
+        modified
+    }
+
+    fn borrow_watched(&self) -> watch::Ref<'_, T> {
+        self.values.borrow()
+    }
+
+    fn subscribe(&self) -> Receiver<T> {
+        Receiver { values: self.values.subscribe(), bell: Arc::clone(&self.bell.0) }
+    }
+}
+
+impl<T: OptionalSend + OptionalSync> WatchReceiver<OrderedWatch, T> for Receiver<T> {
+    async fn changed(&mut self) -> Result<(), RecvError> {
+        let Self { values, bell } = self;
+        loop {
+            // Taken before the look: `notify_waiters` counts from here on, also before the first poll.
+            let rung = bell.notified();
+            // The last value counts also where its sender is gone since.
+            if values.borrow().has_changed() {
+                values.mark_unchanged();
+                return Ok(());
+            }
+            values.has_changed().map_err(|_| RecvError(()))?;
+            rung.await;
+        }
+    }
+
+    fn borrow_watched(&self) -> watch::Ref<'_, T> {
+        self.values.borrow()
+    }
+
+    fn borrow_and_update(&mut self) -> watch::Ref<'_, T> {
+        self.values.borrow_and_update()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use parking_lot::Mutex;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_value_sent_before_and_one_sent_during_the_wait_are_both_seen() {
+        let (sender, mut receiver) = OrderedWatch::channel(0);
+        sender.send(1).unwrap();
+        receiver.changed().await.unwrap();
+        assert_eq!(*receiver.borrow_watched(), 1);
+        let waiting = tokio::spawn(async move {
+            receiver.changed().await.unwrap();
+            *receiver.borrow_and_update()
+        });
+        tokio::task::yield_now().await;
+        assert!(!sender.send_if_modified(|_| false));
+        assert!(sender.send_if_modified(|value| {
+            *value = 2;
+            true
+        }));
+        assert_eq!(waiting.await.unwrap(), 2);
+    }
+
+    #[tokio::test]
+    async fn the_last_value_is_seen_and_then_the_end() {
+        let (sender, receiver) = OrderedWatch::channel(0);
+        let other = sender.clone();
+        let mut waits = receiver.clone();
+        let waiting = tokio::spawn(async move { waits.changed().await });
+        tokio::task::yield_now().await;
+        drop(sender);
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        assert!(!waiting.is_finished());
+        other.send(1).unwrap();
+        drop(other);
+        waiting.await.unwrap().unwrap();
+        let mut late = receiver;
+        late.changed().await.unwrap();
+        late.changed().await.unwrap_err();
+    }
+
+    #[tokio::test]
+    async fn waiters_are_woken_in_the_order_of_waiting() {
+        for _ in 0..20 {
+            let (sender, receiver) = OrderedWatch::channel(0);
+            let woken = Arc::new(Mutex::new(Vec::new()));
+            let waiting: Vec<_> = (0..16)
+                .map(|nth| {
+                    let (mut receiver, woken) = (receiver.clone(), Arc::clone(&woken));
+                    tokio::spawn(async move {
+                        receiver.changed().await.unwrap();
+                        woken.lock().push(nth);
+                    })
+                })
+                .collect();
+            tokio::task::yield_now().await;
+            sender.send(1).unwrap();
+            for task in waiting {
+                task.await.unwrap();
+            }
+            assert!(woken.lock().is_sorted(), "{:?}", woken.lock());
+        }
+    }
+}
