@@ -81,10 +81,12 @@ function watch(page, cluster) {
   return faults;
 }
 
-/** A picture of what was there when a test failed. */
+/** A picture of what was there when a test failed, and its text for whoever has only the log. */
 export async function keepPicture(page, name) {
   mkdirSync(FAILURES, { recursive: true });
   const path = `${FAILURES}${name.replace(/[^a-z0-9]+/gi, '-').slice(0, 80)}.png`;
+  const text = await page.evaluate(() => document.body.innerText).catch(() => '');
+  console.error(`# its text: ${text.replace(/\s+/g, ' ').slice(-3_000)}`);
   await page.screenshot({ path }).then(
     () => console.error(`# the page at the failure: ${path}`),
     () => undefined,
