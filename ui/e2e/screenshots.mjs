@@ -27,7 +27,13 @@ const NORMAL = {
   'service-policy': '/services/default/orders?tab=policy',
   instance: '/services/default/payments?instance=payments-2',
 };
-const LARGE = { overview: '/', services: '/services', service: '/services/default/biggest', audit: '/audit' };
+const LARGE = {
+  ...EMPTY,
+  service: '/services/default/biggest',
+  'service-traffic': '/services/default/biggest?tab=traffic',
+  'service-policy': '/services/default/biggest?tab=policy',
+  instance: '/services/default/biggest?instance=biggest-4711',
+};
 
 async function shoot(browser, cluster, set, screens, sizes = SIZES) {
   for (const theme of THEMES) {
