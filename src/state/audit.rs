@@ -3,6 +3,9 @@
 //! Each record's hash covers its content and the hash before it, so a changed, removed or
 //! reordered record breaks the chain. Old records leave from the front; the chain then starts at
 //! the hash that the oldest one names.
+//!
+//! Who led when must not be forgotten because a fleet registered: records on leadership are also
+//! kept apart from the chain, for longer.
 
 use std::sync::Arc;
 
@@ -15,6 +18,9 @@ use super::codec;
 
 /// Most records kept.
 pub(super) const AUDIT_RECORDS_MAX: usize = 20_000;
+/// Most records on leadership kept.
+pub(super) const LEADERSHIP_RECORDS_MAX: usize = 1_000;
+const LEADERSHIP: &str = "leadership.";
 /// Longest time that a record is kept, in milliseconds (30 days).
 pub(super) const AUDIT_RETENTION_MS: u64 = 30 * 24 * 3_600 * 1_000;
 
@@ -89,6 +95,8 @@ pub struct AuditLog {
     /// Shared, for a copy of the list is published after every batch and the next record then copies
     /// a part of the list.
     records: Vector<Arc<AuditRecord>>,
+    /// Those on leadership, kept also where the chain begins later by now.
+    leadership: Vector<Arc<AuditRecord>>,
     /// The hash before the oldest kept record.
     base: [u8; 32],
     next_seq: u64,
@@ -96,11 +104,28 @@ pub struct AuditLog {
 
 impl AuditLog {
     pub(super) fn restore(base: [u8; 32], next_seq: u64) -> Self {
-        Self { records: Vector::new(), base, next_seq }
+        Self { base, next_seq, ..Self::default() }
     }
 
     pub(super) fn restore_record(&mut self, record: AuditRecord) {
-        self.records.push_back(Arc::new(record));
+        let record = Arc::new(record);
+        self.keep_leadership(&record);
+        self.records.push_back(record);
+    }
+
+    /// A record on leadership that the chain no longer has; oldest first, before those of the chain.
+    pub(super) fn restore_leadership(&mut self, record: AuditRecord) {
+        self.keep_leadership(&Arc::new(record));
+    }
+
+    fn keep_leadership(&mut self, record: &Arc<AuditRecord>) {
+        if !record.action.starts_with(LEADERSHIP) {
+            return;
+        }
+        self.leadership.push_back(Arc::clone(record));
+        if self.leadership.len() > LEADERSHIP_RECORDS_MAX {
+            self.leadership.pop_front();
+        }
     }
 
     /// Appends a record; sets its number and its hash, and lets the oldest go where needed.
@@ -110,7 +135,9 @@ impl AuditLog {
         self.next_seq += 1;
         record.hash = record.expected_hash(&previous);
         let now_ms = record.time_ms;
-        self.records.push_back(Arc::new(record));
+        let record = Arc::new(record);
+        self.keep_leadership(&record);
+        self.records.push_back(record);
         while let Some(oldest) = self.records.front() {
             let expired = now_ms.saturating_sub(oldest.time_ms) > AUDIT_RETENTION_MS;
             if self.records.len() <= AUDIT_RECORDS_MAX && !expired {
@@ -143,6 +170,18 @@ impl AuditLog {
     #[must_use]
     pub fn records(&self) -> &Vector<Arc<AuditRecord>> {
         &self.records
+    }
+
+    /// The newest records on leadership, oldest first; they may be older than the chain.
+    #[must_use]
+    pub fn leadership(&self) -> &Vector<Arc<AuditRecord>> {
+        &self.leadership
+    }
+
+    /// The records on leadership that the chain no longer has.
+    pub(super) fn leadership_before_chain(&self) -> impl Iterator<Item = &AuditRecord> {
+        let first = self.next_seq - self.records.len() as u64;
+        self.leadership.iter().map(AsRef::as_ref).take_while(move |record| record.seq < first)
     }
 
     /// Checks the chain; the error names the first record that does not fit.
@@ -188,6 +227,27 @@ mod tests {
         let log = log(AUDIT_RECORDS_MAX as u64 + 50);
         assert_eq!(log.records().len(), AUDIT_RECORDS_MAX);
         assert_eq!(log.verify(), Ok(()));
+    }
+
+    #[test]
+    fn who_led_is_remembered_for_longer_than_what_a_fleet_did() {
+        let mut log = log(10);
+        let led = |n: u64| AuditRecord {
+            action: "leadership.grant".into(),
+            object: format!("node-{n}").into(),
+            ..AuditRecord::clone(&log.records[9])
+        };
+        for record in (0..LEADERSHIP_RECORDS_MAX as u64 + 5).map(led).collect::<Vec<_>>() {
+            log.append(record);
+        }
+        let other = AuditRecord::clone(&log.records[0]);
+        for _ in 0..AUDIT_RECORDS_MAX {
+            log.append(other.clone());
+        }
+        assert!(log.records().iter().all(|record| &*record.action == "instance.register"));
+        assert_eq!(log.leadership().len(), LEADERSHIP_RECORDS_MAX);
+        assert_eq!(log.leadership().len(), log.leadership_before_chain().count());
+        assert_eq!(&*log.leadership()[0].object, "node-5");
     }
 
     #[test]

@@ -59,6 +59,7 @@ enum Record {
     },
     End,
     ConfigRevision(ConfigRevision),
+    Leadership(AuditRecord),
 }
 
 /// A snapshot that cannot be read.
@@ -133,6 +134,9 @@ impl ControlState {
             }
         }
         put(Record::AuditBase { hash: self.audit.base(), next_seq: self.audit.next_seq() })?;
+        for record in self.audit.leadership_before_chain() {
+            put(Record::Leadership(record.clone()))?;
+        }
         for record in self.audit.records() {
             put(Record::Audit(AuditRecord::clone(record)))?;
         }
@@ -191,6 +195,7 @@ impl ControlState {
                 Record::AuditBase { hash, next_seq } => {
                     state.audit = AuditLog::restore(hash, next_seq);
                 }
+                Record::Leadership(record) => state.audit.restore_leadership(record),
                 Record::Audit(record) => state.audit.restore_record(record),
                 Record::Remembered { id, at_ms, applied } => {
                     state.dedup.remember(id, at_ms, applied);

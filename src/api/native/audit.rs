@@ -6,6 +6,7 @@ use axum::body::{Body, Bytes};
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use futures::stream;
+use imbl::Vector;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
@@ -72,11 +73,11 @@ impl QueryAudit {
 
 /// Kept records, newest first, from right before the record that the cursor names.
 pub(super) fn newest_first<'a>(
-    state: &'a ControlState,
+    records: &'a Vector<Arc<AuditRecord>>,
     cursor: Option<&str>,
 ) -> Result<impl Iterator<Item = &'a AuditRecord>, Problem> {
     let before = cursor.map(page::cursor_number).transpose()?;
-    let records = state.audit().records().iter().rev().map(AsRef::as_ref);
+    let records = records.iter().rev().map(AsRef::as_ref);
     Ok(records.skip_while(move |record| before.is_some_and(|before| record.seq >= before)))
 }
 
@@ -90,7 +91,7 @@ pub(super) async fn list_audit(
     Params(query): Params<QueryAudit>,
 ) -> Result<Response, Problem> {
     let limit = page::limit(query.limit)?;
-    let records = newest_first(fresh.state(), query.cursor.as_deref())?;
+    let records = newest_first(fresh.state().audit().records(), query.cursor.as_deref())?;
     let found = records.filter(|record| query.matches(record));
     let cursor = |record: &&AuditRecord| page::cursor_of(&[&record.seq.to_string()]);
     Ok(fresh.json(Page::take(found, limit, cursor, |record| record.clone())))

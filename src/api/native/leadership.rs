@@ -1,4 +1,4 @@
-//! Who led when and why that changed, read out of the audit log.
+//! Who led when and why that changed, read out of the audit log's records on leadership.
 
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
@@ -69,8 +69,8 @@ pub(super) struct Timeline {
     cursor: Option<String>,
 }
 
-/// Lists who took over the leader's duties, when and why, newest first, as far back as the audit
-/// log.
+/// Lists who took over the leader's duties, when and why, newest first, as far back as
+/// the latest thousand records on leadership.
 #[utoipa::path(
     get, path = "/api/v1/cluster/leadership", tag = "cluster", operation_id = "clusterLeadership",
     params(Timeline, Freshness), responses((status = 200, body = Page<LeadershipChange>)),
@@ -80,7 +80,7 @@ pub(super) async fn leadership(
     Params(query): Params<Timeline>,
 ) -> Result<Response, Problem> {
     let limit = page::limit(query.limit)?;
-    let records = newest_first(fresh.state(), query.cursor.as_deref())?;
+    let records = newest_first(fresh.state().audit().leadership(), query.cursor.as_deref())?;
     let changes = changes(records.filter(|record| record.outcome == AuditOutcome::Success));
     let cursor = |change: &(u64, LeadershipChange)| page::cursor_of(&[&change.0.to_string()]);
     Ok(fresh.json(Page::take(changes, limit, cursor, |(_, change)| change)))

@@ -75,7 +75,7 @@ export function Leadership({ status }: { status: ClusterStatus }) {
     <Panel title="Leadership" aside={`term ${count(status.leadership.term)}`}>
       <Loaded query={query} what="the leadership history" rows={3}>
         {(grants) =>
-          grants.length === 0 ? <Empty title="No leadership has been granted yet." /> : <History grants={grants} seen={seen} />
+          grants.length === 0 ? <Empty title="No change of leadership is on record." /> : <History grants={grants} seen={seen} />
         }
       </Loaded>
     </Panel>

@@ -42,7 +42,6 @@ function Editor({ service, stored }: { service: Service; stored: Revised<Policy>
   const mistakes = useMemo(() => (now ? checkPolicy(now) : {}), [now]);
   const before = stable(base?.value ?? {});
   const after = now ? stable(now) : before;
-  const changed = now !== null && (after !== before || base === null);
   const touched = after !== before;
   const newer = (stored?.revision ?? 0) !== (base?.revision ?? 0);
 
@@ -140,7 +139,7 @@ function Editor({ service, stored }: { service: Service; stored: Revised<Policy>
             <RoleButton
               needs="operator"
               kind="primary"
-              reason={reason ?? (changed ? null : 'Nothing is changed.')}
+              reason={reason ?? (touched ? null : 'Nothing is changed.')}
               onClick={() => setApplying(true)}
             >
               Apply…
