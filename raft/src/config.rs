@@ -116,7 +116,7 @@ pub struct Config {
     pub request_timeout_ms: u64,
     /// A disk write that takes longer makes a leader step down. Default 1,000.
     pub disk_stall_ms: u64,
-    /// Memory for the engine's cache and for recent entries together. Default 64 MiB.
+    /// Memory for the engine's cache and for recent entries together. Default 16 MiB.
     pub cache_bytes: usize,
 }
 
@@ -147,7 +147,7 @@ impl Config {
             proposals_in_flight_max: 1_024,
             request_timeout_ms: 5_000,
             disk_stall_ms: 1_000,
-            cache_bytes: 64 * 1024 * 1024,
+            cache_bytes: 16 * 1024 * 1024,
         }
     }
 

@@ -178,6 +178,8 @@ impl ControlState {
         let service = self.service_mut(key);
         service.modified_index = index;
         service.instances.insert(registration.id.clone(), Arc::clone(&instance));
+        // Leases and watchers hold on to the key of every instance: all of a service share its names.
+        let key = self.services.get_key_value(key).map_or(key, |(shared, _)| shared);
         let instance_key = key.instance(registration.id.clone());
         if visible {
             let object = instance_key.to_string();
