@@ -176,6 +176,12 @@ struct Inner {
 }
 
 impl Inner {
+    /// Whether it is known that no room can be made in this step.
+    fn is_full(&self, at_ms: u64) -> bool {
+        let looked = self.looked_at_ms == Some(at_ms);
+        looked && self.idle.is_empty() && self.services.len() >= SERVICES_MAX
+    }
+
     /// Makes room for one more service; `false` if there is none.
     fn make_room(&mut self, at_ms: u64) -> bool {
         if self.services.len() < SERVICES_MAX {
@@ -214,8 +220,13 @@ impl Traffic {
         let at_ms = ended_ms / STEP_MS * STEP_MS;
         let mut inner = self.0.lock();
         inner.node.at(at_ms, NODE_STEPS_MAX).count(kind, request);
-        let Some(key) = about.filter(|key| state.service(key).is_some()) else { return };
-        if !inner.services.contains_key(&key) && !inner.make_room(at_ms) {
+        let Some(key) = about else { return };
+        let known = inner.services.contains_key(&key);
+        // The look into the state comes last: among many services it costs more than the rest.
+        if !known && inner.is_full(at_ms) || state.service(&key).is_none() {
+            return;
+        }
+        if !known && !inner.make_room(at_ms) {
             return;
         }
         inner.services.entry(key).or_default().at(at_ms, SERVICE_STEPS_MAX).count(kind, request);
