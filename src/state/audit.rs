@@ -4,8 +4,8 @@
 //! reordered record breaks the chain. Old records leave from the front; the chain then starts at
 //! the hash that the oldest one names.
 //!
-//! Who led when must not be forgotten because a fleet registered: records on leadership are also
-//! kept apart from the chain, for longer.
+//! Who led when must not be forgotten because a fleet registered: records on leadership are kept
+//! when they leave the chain.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ use super::codec;
 
 /// Most records kept.
 pub(super) const AUDIT_RECORDS_MAX: usize = 20_000;
-/// Most records on leadership kept.
+/// Most records on leadership kept that have left the chain.
 pub(super) const LEADERSHIP_RECORDS_MAX: usize = 1_000;
 const LEADERSHIP: &str = "leadership.";
 /// Longest time that a record is kept, in milliseconds (30 days).
@@ -89,13 +89,17 @@ impl AuditRecord {
     }
 }
 
+fn is_on_leadership(record: &AuditRecord) -> bool {
+    record.action.starts_with(LEADERSHIP)
+}
+
 /// The records that are kept, oldest first.
 #[derive(Clone, Debug, Default)]
 pub struct AuditLog {
     /// Shared, for a copy of the list is published after every batch and the next record then copies
     /// a part of the list.
     records: Vector<Arc<AuditRecord>>,
-    /// Those on leadership, kept also where the chain begins later by now.
+    /// Those on leadership that have left the chain, oldest first.
     leadership: Vector<Arc<AuditRecord>>,
     /// The hash before the oldest kept record.
     base: [u8; 32],
@@ -108,21 +112,15 @@ impl AuditLog {
     }
 
     pub(super) fn restore_record(&mut self, record: AuditRecord) {
-        let record = Arc::new(record);
-        self.keep_leadership(&record);
-        self.records.push_back(record);
+        self.records.push_back(Arc::new(record));
     }
 
-    /// A record on leadership that the chain no longer has; oldest first, before those of the chain.
-    pub(super) fn restore_leadership(&mut self, record: AuditRecord) {
-        self.keep_leadership(&Arc::new(record));
-    }
-
-    fn keep_leadership(&mut self, record: &Arc<AuditRecord>) {
-        if !record.action.starts_with(LEADERSHIP) {
+    /// Keeps a record that has left the chain, if it is on leadership.
+    pub(super) fn keep_leadership(&mut self, record: Arc<AuditRecord>) {
+        if !is_on_leadership(&record) {
             return;
         }
-        self.leadership.push_back(Arc::clone(record));
+        self.leadership.push_back(record);
         if self.leadership.len() > LEADERSHIP_RECORDS_MAX {
             self.leadership.pop_front();
         }
@@ -135,16 +133,16 @@ impl AuditLog {
         self.next_seq += 1;
         record.hash = record.expected_hash(&previous);
         let now_ms = record.time_ms;
-        let record = Arc::new(record);
-        self.keep_leadership(&record);
-        self.records.push_back(record);
+        self.records.push_back(Arc::new(record));
         while let Some(oldest) = self.records.front() {
             let expired = now_ms.saturating_sub(oldest.time_ms) > AUDIT_RETENTION_MS;
             if self.records.len() <= AUDIT_RECORDS_MAX && !expired {
                 break;
             }
             self.base = oldest.hash;
-            self.records.pop_front();
+            if let Some(left) = self.records.pop_front() {
+                self.keep_leadership(left);
+            }
         }
     }
 
@@ -172,22 +170,21 @@ impl AuditLog {
         &self.records
     }
 
-    /// The newest records on leadership, oldest first; they may be older than the chain.
-    #[must_use]
-    pub fn leadership(&self) -> &Vector<Arc<AuditRecord>> {
-        &self.leadership
+    /// The records on leadership, oldest first; they may be older than the chain.
+    pub fn leadership(&self) -> impl DoubleEndedIterator<Item = &AuditRecord> {
+        let in_chain = self.records.iter().filter(|record| is_on_leadership(record));
+        self.leadership.iter().chain(in_chain).map(AsRef::as_ref)
     }
 
-    /// The records on leadership that the chain no longer has.
-    pub(super) fn leadership_before_chain(&self) -> impl Iterator<Item = &AuditRecord> {
-        let first = self.next_seq - self.records.len() as u64;
-        self.leadership.iter().map(AsRef::as_ref).take_while(move |record| record.seq < first)
+    /// Those of them that have left the chain.
+    pub(super) fn leadership_before_chain(&self) -> &Vector<Arc<AuditRecord>> {
+        &self.leadership
     }
 
     /// Checks the chain; the error names the first record that does not fit.
     pub fn verify(&self) -> Result<(), u64> {
         let mut previous = self.base;
-        let first = self.next_seq - self.records.len() as u64;
+        let first = self.next_seq.saturating_sub(self.records.len() as u64);
         for (seq, record) in (first..).zip(&self.records) {
             if record.seq != seq || record.expected_hash(&previous) != record.hash {
                 return Err(seq);
@@ -232,22 +229,23 @@ mod tests {
     #[test]
     fn who_led_is_remembered_for_longer_than_what_a_fleet_did() {
         let mut log = log(10);
+        let model = AuditRecord::clone(&log.records[9]);
         let led = |n: u64| AuditRecord {
             action: "leadership.grant".into(),
             object: format!("node-{n}").into(),
-            ..AuditRecord::clone(&log.records[9])
+            ..model.clone()
         };
-        for record in (0..LEADERSHIP_RECORDS_MAX as u64 + 5).map(led).collect::<Vec<_>>() {
-            log.append(record);
+        for n in 0..LEADERSHIP_RECORDS_MAX as u64 + 5 {
+            log.append(led(n));
         }
-        let other = AuditRecord::clone(&log.records[0]);
         for _ in 0..AUDIT_RECORDS_MAX {
-            log.append(other.clone());
+            log.append(model.clone());
         }
         assert!(log.records().iter().all(|record| &*record.action == "instance.register"));
-        assert_eq!(log.leadership().len(), LEADERSHIP_RECORDS_MAX);
-        assert_eq!(log.leadership().len(), log.leadership_before_chain().count());
-        assert_eq!(&*log.leadership()[0].object, "node-5");
+        log.append(led(9_999));
+        let holders: Vec<&str> = log.leadership().map(|record| &*record.object).collect();
+        assert_eq!(holders.len(), LEADERSHIP_RECORDS_MAX + 1);
+        assert_eq!((holders[0], holders[LEADERSHIP_RECORDS_MAX]), ("node-5", "node-9999"));
     }
 
     #[test]

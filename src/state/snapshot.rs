@@ -135,7 +135,7 @@ impl ControlState {
         }
         put(Record::AuditBase { hash: self.audit.base(), next_seq: self.audit.next_seq() })?;
         for record in self.audit.leadership_before_chain() {
-            put(Record::Leadership(record.clone()))?;
+            put(Record::Leadership(AuditRecord::clone(record)))?;
         }
         for record in self.audit.records() {
             put(Record::Audit(AuditRecord::clone(record)))?;
@@ -195,7 +195,7 @@ impl ControlState {
                 Record::AuditBase { hash, next_seq } => {
                     state.audit = AuditLog::restore(hash, next_seq);
                 }
-                Record::Leadership(record) => state.audit.restore_leadership(record),
+                Record::Leadership(record) => state.audit.keep_leadership(Arc::new(record)),
                 Record::Audit(record) => state.audit.restore_record(record),
                 Record::Remembered { id, at_ms, applied } => {
                     state.dedup.remember(id, at_ms, applied);

@@ -6,7 +6,6 @@ use axum::body::{Body, Bytes};
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use futures::stream;
-use imbl::Vector;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
@@ -73,12 +72,11 @@ impl QueryAudit {
 
 /// Kept records, newest first, from right before the record that the cursor names.
 pub(super) fn newest_first<'a>(
-    records: &'a Vector<Arc<AuditRecord>>,
+    records: impl DoubleEndedIterator<Item = &'a AuditRecord>,
     cursor: Option<&str>,
 ) -> Result<impl Iterator<Item = &'a AuditRecord>, Problem> {
     let before = cursor.map(page::cursor_number).transpose()?;
-    let records = records.iter().rev().map(AsRef::as_ref);
-    Ok(records.skip_while(move |record| before.is_some_and(|before| record.seq >= before)))
+    Ok(records.rev().skip_while(move |record| before.is_some_and(|before| record.seq >= before)))
 }
 
 /// Lists audit records, newest first: who did what to which object, with which result.
@@ -91,7 +89,8 @@ pub(super) async fn list_audit(
     Params(query): Params<QueryAudit>,
 ) -> Result<Response, Problem> {
     let limit = page::limit(query.limit)?;
-    let records = newest_first(fresh.state().audit().records(), query.cursor.as_deref())?;
+    let records = fresh.state().audit().records().iter().map(AsRef::as_ref);
+    let records = newest_first(records, query.cursor.as_deref())?;
     let found = records.filter(|record| query.matches(record));
     let cursor = |record: &&AuditRecord| page::cursor_of(&[&record.seq.to_string()]);
     Ok(fresh.json(Page::take(found, limit, cursor, |record| record.clone())))

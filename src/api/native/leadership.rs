@@ -69,8 +69,8 @@ pub(super) struct Timeline {
     cursor: Option<String>,
 }
 
-/// Lists who took over the leader's duties, when and why, newest first, as far back as
-/// the latest thousand records on leadership.
+/// Lists who took over the leader's duties, when and why, newest first. It reaches further back
+/// than the audit log by a thousand records.
 #[utoipa::path(
     get, path = "/api/v1/cluster/leadership", tag = "cluster", operation_id = "clusterLeadership",
     params(Timeline, Freshness), responses((status = 200, body = Page<LeadershipChange>)),
