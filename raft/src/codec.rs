@@ -39,6 +39,9 @@ pub(crate) enum Kind {
     Response = 8,
     Identity = 9,
     LogMark = 10,
+    DirIds = 11,
+    DirShown = 12,
+    DirSeen = 13,
 }
 
 /// Why bytes were not understood.
@@ -206,6 +209,24 @@ impl Body for Identity {
     const KIND: Kind = Kind::Identity;
 }
 
+/// The numbers of data directories that a node knows.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub(crate) struct DirIdsDto {
+    pub(crate) own: u64,
+    /// The line of history in which the peers were met.
+    pub(crate) lineage: u64,
+    /// Each peer, with the directory that it had when it was first met.
+    pub(crate) peers: Vec<(u64, u64)>,
+}
+
+#[derive(Debug, PartialEq, Encode, Decode)]
+pub(crate) enum DirIds {
+    V1(DirIdsDto),
+}
+impl Body for DirIds {
+    const KIND: Kind = Kind::DirIds;
+}
+
 /// How far the log is known to be durable; kept outside the engine to notice what it lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Encode, Decode)]
 pub(crate) struct LogMarkDto {
@@ -258,6 +279,27 @@ pub(crate) enum Welcome {
 }
 impl Body for Welcome {
     const KIND: Kind = Kind::Welcome;
+}
+
+/// Follows an accepted greeting from protocol 3 on: the directory of who greeted.
+#[derive(Debug, PartialEq, Encode, Decode)]
+pub(crate) struct DirShown {
+    pub(crate) dir_id: u64,
+}
+impl Body for DirShown {
+    const KIND: Kind = Kind::DirShown;
+}
+
+/// The answer to it.
+#[derive(Debug, PartialEq, Encode, Decode)]
+pub(crate) enum DirSeen {
+    /// The directory of who was greeted.
+    Known { dir_id: u64 },
+    /// The node was met with another directory before.
+    Replaced,
+}
+impl Body for DirSeen {
+    const KIND: Kind = Kind::DirSeen;
 }
 
 #[derive(Clone, Debug, PartialEq, Encode, Decode)]

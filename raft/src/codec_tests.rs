@@ -83,6 +83,8 @@ fn stored_bodies_keep_their_bytes() {
         }),
         "4d580109000464656d6f010004736c6564",
     );
+    let dir_ids = DirIdsDto { own: 7, lineage: 5, peers: vec![(2, 22)] };
+    golden(DirIds::V1(dir_ids), "4d58010b000705010216");
     golden(
         LogMark::V1(LogMarkDto { last: Some(log_id(1, 2, 3)), vote_term: 1, vote_node: 2 }),
         "4d58010a00010102030102",
@@ -109,6 +111,9 @@ fn handshake_keeps_its_bytes() {
         "4d5801060002030100",
     );
     golden(Welcome::Refused { reason: "no".into() }, "4d58010601026e6f");
+    golden(DirShown { dir_id: 7 }, "4d58010c07");
+    golden(DirSeen::Known { dir_id: 9 }, "4d58010d0009");
+    golden(DirSeen::Replaced, "4d58010d01");
 }
 
 #[test]

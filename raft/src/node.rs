@@ -220,7 +220,13 @@ async fn start_inside(
     let listen_addr = tcp.local_addr().map_err(listen)?;
 
     let restarted = !opened.log.is_pristine();
-    let links = links(&config, opened.transport, opened.dir.clone(), opened.log.clone());
+    let links = links(
+        &config,
+        opened.transport,
+        opened.dir.clone(),
+        opened.log.clone(),
+        opened.health.clone(),
+    );
     let outbound = Outbound { me: config.node_id, links: links.clone() };
     let applied = opened.machine.applied();
     let used_ids = opened.machine.used_ids();
@@ -319,13 +325,20 @@ fn open(config: &Config, app: Box<dyn Application>) -> Result<Opened, StartError
     Ok(Opened { dir, log, health, snapshots, transport, machine })
 }
 
-fn links(config: &Config, transport: Transport, dir: Arc<NodeDir>, log: LogStore) -> Arc<Links> {
+fn links(
+    config: &Config,
+    transport: Transport,
+    dir: Arc<NodeDir>,
+    log: LogStore,
+    health: Arc<DiskHealth>,
+) -> Arc<Links> {
     let me = LocalIdentity {
         cluster_id: config.cluster_id.clone(),
         node_id: config.node_id,
         app_version: config.app_version,
         dir,
         is_pristine: Box::new(move || log.is_pristine()),
+        stop_for: Box::new(move |reason| health.fail(reason)),
     };
     Arc::new(Links::new(Arc::new(Context {
         me,
@@ -338,7 +351,9 @@ fn links(config: &Config, transport: Transport, dir: Arc<NodeDir>, log: LogStore
 }
 
 pub(crate) fn core_config(config: &Config) -> Result<Arc<openraft::Config>, StartError> {
-    let keep = (config.snapshot_every_entries / 10).clamp(100, 5_000);
+    // Who is sent a snapshot while the next one is made must find the entries between the two, or it is
+    // sent one after the other; a full disk must be helped by compaction all the same.
+    let keep = config.snapshot_every_entries.min(5_000);
     let core = openraft::Config {
         cluster_name: config.cluster_id.clone(),
         heartbeat_interval: config.heartbeat_interval_ms,

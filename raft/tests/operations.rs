@@ -238,3 +238,39 @@ async fn the_id_of_a_removed_node_is_never_given_out_again() {
     assert_eq!(cluster.leader().await, 4);
     assert!(refused(cluster.node(4).add_learner(removed, member(removed)).await));
 }
+
+/// Without its directory a node has forgotten what it acknowledged; taken back, it could outvote who has not.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_without_its_directory_stops_instead_of_coming_back_under_its_number() {
+    let mut cluster = Cluster::start(EngineKind::Wal, 3, |_| {}).await;
+    let lost = cluster.follower().await;
+    let leader = cluster.leader().await;
+    cluster.propose(leader, "kept").await;
+    cluster.converged().await;
+    let term = cluster.node(leader).leadership().term;
+    let dir = cluster.config(lost).data_dir;
+    let aside = dir.with_extension("aside");
+    cluster.kill(lost).await;
+    std::fs::rename(&dir, &aside).unwrap();
+
+    cluster.start_node(lost).await;
+    let failed = cluster.node(lost).failed();
+    let reason = tokio::time::timeout(TIMEOUT, failed).await.expect("it goes on");
+    assert!(reason.contains("another data directory") && reason.contains("never used"), "{reason}");
+    assert!(cluster.journal(lost).is_empty());
+    assert!(!cluster.node(lost).leadership().is_leader);
+    cluster.kill(lost).await;
+    // Nor do the others take it for the one that they knew when it goes on trying.
+    cluster.start_node(lost).await;
+    tokio::time::timeout(TIMEOUT, cluster.node(lost).failed()).await.expect("it goes on");
+    cluster.kill(lost).await;
+    assert_eq!(cluster.node(leader).leadership().term, term);
+    cluster.propose(leader, "without it").await;
+
+    // With its own directory it is welcome again.
+    std::fs::remove_dir_all(&dir).unwrap();
+    std::fs::rename(&aside, &dir).unwrap();
+    cluster.start_node(lost).await;
+    cluster.converged().await;
+    assert_eq!(cluster.journal(lost).len(), 2);
+}

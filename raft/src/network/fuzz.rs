@@ -3,7 +3,9 @@
 use tokio::io::AsyncWriteExt;
 
 use super::wire::{FrameReader, put_frame};
-use crate::codec::{self, Body, Channel, Hello, HelloDto, Request, Response, Welcome};
+use crate::codec::{
+    self, Body, Channel, DirSeen, DirShown, Hello, HelloDto, Request, Response, Welcome,
+};
 
 const FRAME_LEN_MAX: usize = 4_096;
 
@@ -23,6 +25,8 @@ pub(crate) fn frames(bytes: &[u8]) {
                 assert!(frame.len() <= FRAME_LEN_MAX);
                 same::<Hello>(&frame);
                 same::<Welcome>(&frame);
+                same::<DirShown>(&frame);
+                same::<DirSeen>(&frame);
                 same::<Request>(&frame);
                 same::<Response>(&frame);
             }
@@ -53,9 +57,11 @@ pub(crate) fn frame_seeds() -> Vec<Vec<u8>> {
     let welcome = Welcome::Accepted { node_id: 2, app_version: 1, protocol: 1, lineage: 7 };
     let mut greeting = Vec::new();
     put_frame(0, &hello, &mut greeting);
+    put_frame(0, &DirShown { dir_id: 3 }, &mut greeting);
     put_frame(1, &Request::App { body: vec![1; 24] }, &mut greeting);
     let mut answers = Vec::new();
     put_frame(0, &welcome, &mut answers);
+    put_frame(0, &DirSeen::Known { dir_id: 4 }, &mut answers);
     put_frame(1, &Response::Proposed { index: 9, term: 2, reply: vec![0; 16] }, &mut answers);
     put_frame(2, &Response::Failed("why".into()), &mut answers);
     vec![greeting, answers]

@@ -1,25 +1,28 @@
 //! The first exchange on every connection: who are you, whom do you want, for what.
 //!
 //! A peer of another cluster, of another line of history, that looks for another node, or whose
-//! protocol we do not speak, is refused with the reason.
+//! protocol we do not speak, is refused with the reason; and so is one that came back with another data
+//! directory, in which case it stops.
 
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
 
 use super::tls;
 use super::wire::{FrameReader, PeerStream, put_frame};
-use crate::codec::{self, Channel, Hello, HelloDto, Welcome};
+use crate::codec::{self, Body, Channel, DirSeen, DirShown, Hello, HelloDto, Welcome};
 use crate::config::NodeId;
 use crate::storage::node_dir::NodeDir;
 
 /// Protocol versions that this program speaks. In 1 a term could have two leaders, told apart by
-/// their node, which 2 does not tell.
+/// their node, which 2 does not tell; from 3 on both sides show which data directory they have.
 const PROTOCOL_MIN: u16 = 2;
-const PROTOCOL_MAX: u16 = 2;
+const PROTOCOL_MAX: u16 = 3;
+const SHOWS_DIRS: u16 = 3;
 /// Time for a connection to be opened, encrypted and greeted.
 pub(crate) const HANDSHAKE_TIMEOUT: Duration = Duration::from_millis(1_000);
 
@@ -31,6 +34,8 @@ pub(crate) struct LocalIdentity {
     pub(crate) dir: Arc<NodeDir>,
     /// Whether nothing was ever stored here, so that any line of history may be joined.
     pub(crate) is_pristine: Box<dyn Fn() -> bool + Send + Sync>,
+    /// Stops this node, with the reason.
+    pub(crate) stop_for: Box<dyn Fn(&str) + Send + Sync>,
 }
 
 pub(crate) type Reader = FrameReader<ReadHalf<Box<dyn PeerStream>>>;
@@ -67,10 +72,7 @@ pub(crate) async fn greet(
         protocol_min: PROTOCOL_MIN,
         protocol_max: PROTOCOL_MAX,
     });
-    let mut bytes = Vec::new();
-    put_frame(0, &hello, &mut bytes);
-    write.write_all(&bytes).await?;
-    write.flush().await?;
+    send(&mut write, &hello).await?;
     let (_, answer) = reader
         .next()
         .await?
@@ -83,7 +85,10 @@ pub(crate) async fn greet(
         Welcome::Accepted { lineage, .. } if lineage != me.dir.lineage() => Err(refused(format!(
             "node {target} belongs to another line of history ({lineage:016x})"
         ))),
-        Welcome::Accepted { node_id, app_version, .. } => {
+        Welcome::Accepted { node_id, app_version, protocol, .. } => {
+            if protocol >= SHOWS_DIRS {
+                show_dir(me, target, &mut reader, &mut write).await?;
+            }
             Ok((reader, write, Greeted { node_id, app_version, channel }))
         }
     }
@@ -113,22 +118,88 @@ pub(crate) async fn receive(
         },
         Err(reason) => Welcome::Refused { reason: reason.clone() },
     };
-    let mut bytes = Vec::new();
-    put_frame(0, &answer, &mut bytes);
-    write.write_all(&bytes).await?;
-    write.flush().await?;
-    match verdict {
-        Ok(()) => Ok((
-            reader,
-            write,
-            Greeted {
-                node_id: hello.node_id,
-                app_version: hello.app_version,
-                channel: hello.channel,
-            },
-        )),
-        Err(reason) => Err(refused(format!("refused node {}: {reason}", hello.node_id))),
+    send(&mut write, &answer).await?;
+    if let Err(reason) = verdict {
+        return Err(refused(format!("refused node {}: {reason}", hello.node_id)));
     }
+    if hello.protocol_max >= SHOWS_DIRS {
+        see_dir(me, hello.node_id, &mut reader, &mut write).await?;
+    }
+    let HelloDto { node_id, app_version, channel, .. } = hello;
+    Ok((reader, write, Greeted { node_id, app_version, channel }))
+}
+
+/// Shows this node's directory to `target` and looks at the other's.
+async fn show_dir(
+    me: &LocalIdentity,
+    target: NodeId,
+    reader: &mut Reader,
+    write: &mut Writer,
+) -> io::Result<()> {
+    send(write, &DirShown { dir_id: me.dir.dir_id() }).await?;
+    let theirs = recognised(me, target, reader).await?;
+    recognise(me, target, theirs, write).await
+}
+
+/// Looks at the directory of `peer`, which greeted, and shows this node's.
+async fn see_dir(
+    me: &LocalIdentity,
+    peer: NodeId,
+    reader: &mut Reader,
+    write: &mut Writer,
+) -> io::Result<()> {
+    let DirShown { dir_id } = codec::decode(&frame(reader).await?)?;
+    recognise(me, peer, dir_id, write).await?;
+    recognised(me, peer, reader).await.map(drop)
+}
+
+/// Tells `peer` whether it has the directory with which it was first met; an error if not.
+async fn recognise(
+    me: &LocalIdentity,
+    peer: NodeId,
+    dir_id: u64,
+    write: &mut Writer,
+) -> io::Result<()> {
+    let dir = me.dir.clone();
+    let meeting = tokio::task::spawn_blocking(move || dir.meet(peer, dir_id));
+    if meeting.await.map_err(io::Error::other)? {
+        return send(write, &DirSeen::Known { dir_id: me.dir.dir_id() }).await;
+    }
+    send(write, &DirSeen::Replaced).await?;
+    Err(refused(format!(
+        "node {peer} came back with another data directory: it must join under a number that was never used"
+    )))
+}
+
+/// Reads what `peer` says of this node's directory, and the peer's own; stops this node if it is not the
+/// one that the peer knows.
+async fn recognised(me: &LocalIdentity, peer: NodeId, reader: &mut Reader) -> io::Result<u64> {
+    match codec::decode(&frame(reader).await?)? {
+        DirSeen::Known { dir_id } => Ok(dir_id),
+        DirSeen::Replaced => {
+            let reason = format!(
+                "node {peer} knows node {me} by another data directory than {dir}. What a lost directory had acknowledged must not be \
+                 forgotten, so none takes its place: put the old directory back, or add a node with a number that was never used and \
+                 remove number {me}",
+                me = me.node_id,
+                dir = me.dir.path().display(),
+            );
+            (me.stop_for)(&reason);
+            Err(refused(reason))
+        }
+    }
+}
+
+async fn send<B: Body>(write: &mut Writer, body: &B) -> io::Result<()> {
+    let mut bytes = Vec::new();
+    put_frame(0, body, &mut bytes);
+    write.write_all(&bytes).await?;
+    write.flush().await
+}
+
+async fn frame(reader: &mut Reader) -> io::Result<Bytes> {
+    let (_, frame) = reader.next().await?.ok_or(io::ErrorKind::UnexpectedEof)?;
+    Ok(frame)
 }
 
 async fn judge(

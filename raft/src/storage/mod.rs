@@ -4,9 +4,11 @@
 //! memory and hands the bytes to one [`log_writer`] thread; that thread alone writes to a
 //! [`LogEngine`] and makes groups of entries durable together. Committed entries go to
 //! [`state_machine`], whose snapshots are the files of [`snapshots`]. [`node_dir`] guards the
-//! directory. Nothing here may talk to the network.
+//! directory and [`dir_ids`] tells it from others. Nothing here may talk to the network.
 
+pub(crate) mod checked_file;
 pub(crate) mod chunked;
+pub(crate) mod dir_ids;
 pub(crate) mod disk_health;
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) mod fuzz;

@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 
 use parking_lot::Mutex;
 
-use super::{damaged, sync_dir};
-use crate::codec::{self, Identity, IdentityDto};
+use super::checked_file;
+use super::dir_ids::DirIdsFile;
+use crate::codec::{Identity, IdentityDto};
 use crate::config::{EngineKind, NodeId};
 use crate::error::StartError;
 
@@ -18,6 +19,7 @@ pub(crate) struct NodeDir {
     path: PathBuf,
     engine: EngineKind,
     identity: Mutex<IdentityDto>,
+    dir_ids: DirIdsFile,
     lock: Mutex<Option<File>>,
 }
 
@@ -55,6 +57,7 @@ impl NodeDir {
             path: path.to_owned(),
             engine,
             identity: Mutex::new(identity),
+            dir_ids: DirIdsFile::open(path).map_err(storage)?,
             lock: Mutex::new(Some(lock)),
         })
     }
@@ -82,6 +85,16 @@ impl NodeDir {
         Ok(())
     }
 
+    /// The number of this directory.
+    pub(crate) fn dir_id(&self) -> u64 {
+        self.dir_ids.own()
+    }
+
+    /// Whether `peer` still has the directory with which it was first met. Blocks.
+    pub(crate) fn meet(&self, peer: NodeId, dir_id: u64) -> bool {
+        self.dir_ids.meet(self.lineage(), peer, dir_id)
+    }
+
     /// Lets another process in.
     pub(crate) fn unlock(&self) {
         self.lock.lock().take();
@@ -105,30 +118,11 @@ pub(crate) fn lock(path: &Path) -> Result<File, StartError> {
 }
 
 pub(crate) fn read_identity(path: &Path) -> io::Result<Option<IdentityDto>> {
-    let bytes = match fs::read(path.join(IDENTITY_FILE)) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
-    };
-    let (sum, body) =
-        bytes.split_first_chunk::<4>().ok_or_else(|| damaged("the identity file is cut short"))?;
-    if crc32c::crc32c(body) != u32::from_le_bytes(*sum) {
-        return Err(damaged("the identity file fails its checksum"));
-    }
-    let Identity::V1(identity) =
-        codec::decode(body).map_err(|error| damaged(format!("identity file: {error}")))?;
-    Ok(Some(identity))
+    Ok(checked_file::read(path, IDENTITY_FILE)?.map(|Identity::V1(identity)| identity))
 }
 
 pub(crate) fn write_identity(path: &Path, identity: &IdentityDto) -> io::Result<()> {
-    let body = codec::encode(&Identity::V1(identity.clone()));
-    let mut bytes = crc32c::crc32c(&body).to_le_bytes().to_vec();
-    bytes.extend_from_slice(&body);
-    let unfinished = path.join("identity.tmp");
-    fs::write(&unfinished, &bytes)?;
-    File::open(&unfinished)?.sync_all()?;
-    fs::rename(&unfinished, path.join(IDENTITY_FILE))?;
-    sync_dir(path)
+    checked_file::write(path, IDENTITY_FILE, &Identity::V1(identity.clone()))
 }
 
 fn check(

@@ -1,0 +1,36 @@
+//! A small file that is written whole, durably, and read back only if nothing of it changed.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::Path;
+
+use super::{damaged, sync_dir};
+use crate::codec::{self, Body};
+
+/// What was last written under this name, or nothing. A damaged file is an error. Blocks.
+pub(crate) fn read<B: Body>(dir: &Path, name: &str) -> io::Result<Option<B>> {
+    let bytes = match fs::read(dir.join(name)) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let (sum, body) = bytes
+        .split_first_chunk::<4>()
+        .ok_or_else(|| damaged(format!("the {name} file is cut short")))?;
+    if crc32c::crc32c(body) != u32::from_le_bytes(*sum) {
+        return Err(damaged(format!("the {name} file fails its checksum")));
+    }
+    codec::decode(body).map(Some).map_err(|error| damaged(format!("{name} file: {error}")))
+}
+
+/// Replaces the file; after a power loss it is the old one or the new one. Blocks.
+pub(crate) fn write<B: Body>(dir: &Path, name: &str, body: &B) -> io::Result<()> {
+    let body = codec::encode(body);
+    let mut bytes = crc32c::crc32c(&body).to_le_bytes().to_vec();
+    bytes.extend_from_slice(&body);
+    let unfinished = dir.join(format!("{name}.tmp"));
+    fs::write(&unfinished, &bytes)?;
+    File::open(&unfinished)?.sync_all()?;
+    fs::rename(&unfinished, dir.join(name))?;
+    sync_dir(dir)
+}

@@ -1,0 +1,104 @@
+//! Tells whether a node came back with the data directory that it left with.
+//!
+//! A node that lost its directory has forgotten what it acknowledged and whom it voted for. Taken back
+//! under its old number it could help a majority to forget, too. So each directory has a number of its
+//! own, and each node keeps the numbers of the directories with which it first met its peers.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use parking_lot::Mutex;
+
+use super::checked_file;
+use crate::codec::{DirIds, DirIdsDto};
+use crate::config::NodeId;
+
+const FILE: &str = "dir-ids";
+/// More peers are not kept in mind; numbers are never used again, so that some are left over.
+const PEERS_MAX: usize = 4_096;
+
+pub(crate) struct DirIdsFile {
+    dir: PathBuf,
+    own: u64,
+    ids: Mutex<DirIdsDto>,
+}
+
+impl DirIdsFile {
+    /// Reads the numbers, and gives a directory one that has none. Blocks.
+    pub(crate) fn open(dir: &Path) -> io::Result<Self> {
+        let ids = match checked_file::read(dir, FILE)? {
+            Some(DirIds::V1(ids)) => ids,
+            None => {
+                let ids = DirIdsDto { own: rand::random(), lineage: 0, peers: Vec::new() };
+                checked_file::write(dir, FILE, &DirIds::V1(ids.clone()))?;
+                ids
+            }
+        };
+        Ok(Self { dir: dir.to_owned(), own: ids.own, ids: Mutex::new(ids) })
+    }
+
+    /// The number of this directory.
+    pub(crate) fn own(&self) -> u64 {
+        self.own
+    }
+
+    /// Whether this is the directory with which `peer` was first met in this line of history. The first
+    /// meeting is made durable; a disk that takes no writes leaves it to the next one. Blocks.
+    pub(crate) fn meet(&self, lineage: u64, peer: NodeId, dir_id: u64) -> bool {
+        let mut ids = self.ids.lock();
+        let same_line = ids.lineage == lineage;
+        let met = ids.peers.iter().find(|(id, _)| same_line && *id == peer);
+        if let Some((_, met)) = met {
+            return *met == dir_id;
+        }
+        let mut next = DirIdsDto { lineage, ..ids.clone() };
+        if !same_line {
+            next.peers.clear();
+        }
+        if next.peers.len() < PEERS_MAX {
+            next.peers.push((peer, dir_id));
+            match checked_file::write(&self.dir, FILE, &DirIds::V1(next.clone())) {
+                Ok(()) => *ids = next,
+                Err(error) => tracing::warn!(peer, %error, "cannot note the peer's directory"),
+            }
+        }
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_keeps_its_number_and_those_of_its_peers() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = DirIdsFile::open(dir.path()).unwrap();
+        assert!(first.meet(0, 2, 22) && first.meet(0, 3, 33) && first.meet(0, 2, 22));
+        let again = DirIdsFile::open(dir.path()).unwrap();
+        assert_eq!(again.own(), first.own());
+        assert!(!again.meet(0, 2, 23) && again.meet(0, 3, 33));
+        let other = tempfile::tempdir().unwrap();
+        assert_ne!(DirIdsFile::open(other.path()).unwrap().own(), first.own());
+    }
+
+    #[test]
+    fn another_line_of_history_begins_with_new_directories() {
+        let dir = tempfile::tempdir().unwrap();
+        let ids = DirIdsFile::open(dir.path()).unwrap();
+        assert!(ids.meet(0, 2, 22) && ids.meet(9, 2, 23));
+        assert!(!ids.meet(9, 2, 22));
+    }
+
+    #[test]
+    fn what_cannot_be_noted_is_noted_later() {
+        let dir = tempfile::tempdir().unwrap();
+        let ids = DirIdsFile::open(dir.path()).unwrap();
+        let aside = dir.path().with_extension("aside");
+        std::fs::rename(dir.path(), &aside).unwrap();
+        assert!(ids.meet(0, 2, 22) && ids.meet(0, 2, 23));
+        std::fs::rename(&aside, dir.path()).unwrap();
+        assert!(ids.meet(0, 2, 24));
+        assert!(!ids.meet(0, 2, 25));
+    }
+}
