@@ -185,6 +185,33 @@ async fn a_flipped_byte_is_never_a_wrong_log() {
     }
 }
 
+/// The long runs found the start before the refusal to finish a purge, over entries that were damaged.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_refused_stays_as_it_is_and_is_taken_once_it_is_mended() {
+    let dir = written(EngineKind::Wal).await;
+    let mut log = open(EngineKind::Wal, dir.path()).unwrap();
+    log.purge(id(50)).await.unwrap();
+    for index in 200..210 {
+        append(&mut log, vec![entry(index, 3_000)]).await;
+    }
+    log.stop().await;
+    let file = data_file(EngineKind::Wal, dir.path());
+    let whole = fs::read(&file).unwrap();
+    let written = whole.iter().rposition(|byte| *byte != 0).unwrap() + 1;
+    let mut damaged = whole.clone();
+    damaged[written - 10_000..written].iter_mut().for_each(|byte| *byte ^= 1);
+    fs::write(&file, &damaged).unwrap();
+
+    let Err(error) = open(EngineKind::Wal, dir.path()) else { panic!("it took a shorter log") };
+    let error = error.to_string();
+    assert!(error.contains("lost its tail") && error.contains("Nothing was changed"), "{error}");
+    assert!(fs::read(&file).unwrap() == damaged, "it changed what it refused");
+    fs::write(&file, &whole).unwrap();
+    let mut log = open(EngineKind::Wal, dir.path()).unwrap();
+    assert_eq!(indexes(&mut log).await, (51..210).collect::<Vec<_>>());
+    log.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_vote_that_went_missing_is_noticed() {
     let dir = tempfile::tempdir().unwrap();

@@ -124,11 +124,10 @@ impl LogStore {
         tail_bytes_max: usize,
         health: Arc<DiskHealth>,
     ) -> io::Result<Self> {
-        let recovered = recover(&*engine, tail_bytes_max)?;
         let mark = LogMarkFile::open(dir)?;
+        let recovered = recover(&*engine, &mark, tail_bytes_max)?;
         let last = recovered.last.as_ref().map(consensus::log_id_to_dto);
         let vote = recovered.vote.as_ref().map(consensus::vote_to_dto);
-        mark.verify(last, vote)?;
         let memory = Memory {
             synced_next: recovered.last.as_ref().map_or(0, |id| id.index + 1),
             tail_bytes: recovered.tail.iter().map(consensus::entry_weight).sum(),
@@ -261,7 +260,11 @@ fn stored_log_id(engine: &dyn LogEngine, key: MetaKey) -> io::Result<Option<LogI
 }
 
 /// Reads everything once: every checksum, and no hole between the purged mark and the end.
-pub(crate) fn recover(engine: &dyn LogEngine, tail_bytes_max: usize) -> io::Result<Recovered> {
+pub(crate) fn recover(
+    engine: &dyn LogEngine,
+    mark: &LogMarkFile,
+    tail_bytes_max: usize,
+) -> io::Result<Recovered> {
     let vote = match engine.get_meta(MetaKey::Vote)? {
         None => None,
         Some(bytes) => {
@@ -273,11 +276,6 @@ pub(crate) fn recover(engine: &dyn LogEngine, tail_bytes_max: usize) -> io::Resu
     let committed = stored_log_id(engine, MetaKey::Committed)?;
     let purged = stored_log_id(engine, MetaKey::Purged)?;
     let first = purged.as_ref().map_or(0, |id| id.index + 1);
-    if first > 0 {
-        // Finishes a removal that was interrupted after its mark became durable.
-        engine.purge_upto(first - 1)?;
-        engine.sync()?;
-    }
     let end = engine.last()?.map_or(first, |record| record.index + 1);
     let mut memory = Memory {
         vote: None,
@@ -308,6 +306,16 @@ pub(crate) fn recover(engine: &dyn LogEngine, tail_bytes_max: usize) -> io::Resu
                 memory.pop_front();
             }
         }
+    }
+    mark.verify(
+        memory.last.as_ref().map(consensus::log_id_to_dto),
+        vote.as_ref().map(consensus::vote_to_dto),
+    )?;
+    if first > 0 {
+        // Finishes a removal that was interrupted after its mark became durable. Not before all else is
+        // found right: what is refused must stay as it is.
+        engine.purge_upto(first - 1)?;
+        engine.sync()?;
     }
     Ok(Recovered { vote, committed, purged, last: memory.last, tail: memory.tail })
 }
