@@ -126,7 +126,13 @@ impl LogWriter {
         let result = self.write_ops(group, &mut waiters);
         self.health.end();
         match result {
-            Ok(()) => complete(waiters, &self.shared, Ok(())),
+            Ok(()) => {
+                complete(waiters, &self.shared, Ok(()));
+                // Nobody waits for the mark, which may be behind the log but not ahead of it.
+                if let Err(error) = self.mark.advance(self.last, self.vote) {
+                    self.health.fail(&error.to_string());
+                }
+            }
             Err(error) => {
                 let reason = error.to_string();
                 self.health.fail(&reason);
@@ -203,7 +209,6 @@ impl LogWriter {
             faults::before_sync();
             self.engine.sync()?;
             self.health.synced(clock::since(started), entry_count);
-            self.mark.advance(self.last, self.vote)?;
         }
         // The purged mark is durable now, so that an interrupted removal is finished at the next start.
         if let Some(upto) = waiters

@@ -1,11 +1,13 @@
 //! Carries committed entries to the application, and its snapshots back and forth.
 //!
-//! The application lives on one thread of its own that may block; the consensus core waits for it
-//! without holding a runtime thread. Readers are told the applied index before proposers get
-//! their replies. Nothing here looks into a payload.
+//! The application has a thread of its own, which may block; the consensus core waits for it without
+//! holding a runtime thread. A few small entries are applied where the core's task runs: two changes
+//! of threads cost more than they do. Readers are told the applied index before proposers get their
+//! replies. Nothing here looks into a payload.
 
 use std::collections::BTreeSet;
 use std::io;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,21 +29,17 @@ type Snapshot = openraft::alias::SnapshotOf<TypeConfig, SnapshotFile>;
 /// Entries and bytes that one call of `apply` gets at most.
 const APPLY_ENTRIES_MAX: usize = 1_024;
 const APPLY_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Entries and bytes that are applied at once, without the application's thread.
+const APPLY_HERE_ENTRIES_MAX: usize = 8;
+const APPLY_HERE_BYTES_MAX: usize = 8 * 1024;
+
+/// Held by whoever calls the application; never for long by the core, which gives it one job at a time.
+type SharedApplication = Arc<Mutex<Box<dyn Application>>>;
 
 enum Job {
-    Apply {
-        entries: Vec<CommittedEntry>,
-        responders: Vec<(usize, ApplyResponder<TypeConfig>)>,
-        done: oneshot::Sender<()>,
-    },
-    Snapshot {
-        done: oneshot::Sender<Box<dyn SnapshotEncoder>>,
-    },
-    Restore {
-        index: u64,
-        snapshot: SnapshotFile,
-        done: oneshot::Sender<io::Result<()>>,
-    },
+    Apply { group: Group, done: oneshot::Sender<()> },
+    Snapshot { done: oneshot::Sender<Box<dyn SnapshotEncoder>> },
+    Restore { index: u64, snapshot: SnapshotFile, done: oneshot::Sender<io::Result<()>> },
 }
 
 /// Names the history that snapshots belong to.
@@ -52,6 +50,7 @@ pub(crate) struct SnapshotOrigin {
 }
 
 pub(crate) struct StateMachine {
+    app: SharedApplication,
     jobs: mpsc::Sender<Job>,
     snapshots: Arc<SnapshotStore>,
     origin: SnapshotOrigin,
@@ -71,11 +70,13 @@ impl StateMachine {
         let applied = Arc::new(watch::Sender::new(0));
         // One job at a time: the core waits for each.
         let (jobs, receiver) = mpsc::channel(1);
-        let publish = applied.clone();
+        let app = Arc::new(Mutex::new(app));
+        let (publish, called) = (applied.clone(), app.clone());
         let thread = std::thread::Builder::new()
             .name("maxine-raft-apply".to_owned())
-            .spawn(move || run(app, receiver, &publish))?;
+            .spawn(move || run(&called, receiver, &publish))?;
         Ok(Self {
+            app,
             jobs,
             snapshots,
             origin,
@@ -104,25 +105,28 @@ impl StateMachine {
     }
 
     async fn job<T>(&self, job: Job, done: oneshot::Receiver<T>) -> io::Result<T> {
-        let gone = |_| {
-            io::Error::other(
-                "the application's thread has ended: it panicked or the node is stopping",
-            )
-        };
-        self.jobs.send(job).await.map_err(|_| gone(()))?;
-        done.await.map_err(|_| gone(()))
+        self.jobs.send(job).await.map_err(|_| ended())?;
+        done.await.map_err(|_| ended())
     }
 
     async fn apply_group(&mut self, group: &mut Group) -> io::Result<()> {
         if group.entries.is_empty() {
             return Ok(());
         }
+        let group = std::mem::take(group);
+        if group.is_small()
+            && let Some(mut app) = self.app.try_lock()
+        {
+            let apply = AssertUnwindSafe(|| group.apply(&mut **app, &self.applied));
+            return std::panic::catch_unwind(apply).map_err(|_| ended());
+        }
         let (done, finished) = oneshot::channel();
-        let entries = std::mem::take(&mut group.entries);
-        let responders = std::mem::take(&mut group.responders);
-        group.bytes = 0;
-        self.job(Job::Apply { entries, responders, done }, finished).await
+        self.job(Job::Apply { group, done }, finished).await
     }
+}
+
+fn ended() -> io::Error {
+    io::Error::other("the application's thread has ended: it panicked or the node is stopping")
 }
 
 #[derive(Default)]
@@ -132,24 +136,37 @@ struct Group {
     bytes: usize,
 }
 
-fn run(mut app: Box<dyn Application>, mut jobs: mpsc::Receiver<Job>, applied: &watch::Sender<u64>) {
+impl Group {
+    fn is_small(&self) -> bool {
+        self.entries.len() <= APPLY_HERE_ENTRIES_MAX && self.bytes <= APPLY_HERE_BYTES_MAX
+    }
+
+    /// Applies the entries, tells readers, then those who proposed them.
+    fn apply(self, app: &mut dyn Application, applied: &watch::Sender<u64>) {
+        let Self { entries, responders, .. } = self;
+        let replies = app.apply(&entries);
+        assert_eq!(replies.len(), entries.len(), "apply must return one reply per entry");
+        if let Some(last) = entries.last() {
+            applied.send_replace(last.index);
+        }
+        let mut replies = replies.into_iter().enumerate();
+        for (at, responder) in responders {
+            let reply = replies
+                .by_ref()
+                .find_map(|(number, reply)| (number == at).then_some(reply))
+                .unwrap_or_default();
+            let reply = if entries[at].payload.is_some() { reply } else { Bytes::new() };
+            responder.send(Reply(reply));
+        }
+    }
+}
+
+fn run(app: &SharedApplication, mut jobs: mpsc::Receiver<Job>, applied: &watch::Sender<u64>) {
     while let Some(job) = jobs.blocking_recv() {
+        let mut app = app.lock();
         match job {
-            Job::Apply { entries, responders, done } => {
-                let replies = app.apply(&entries);
-                assert_eq!(replies.len(), entries.len(), "apply must return one reply per entry");
-                if let Some(last) = entries.last() {
-                    applied.send_replace(last.index);
-                }
-                let mut replies = replies.into_iter().enumerate();
-                for (at, responder) in responders {
-                    let reply = replies
-                        .by_ref()
-                        .find_map(|(number, reply)| (number == at).then_some(reply))
-                        .unwrap_or_default();
-                    let reply = if entries[at].payload.is_some() { reply } else { Bytes::new() };
-                    responder.send(Reply(reply));
-                }
+            Job::Apply { group, done } => {
+                group.apply(&mut **app, applied);
                 let _ = done.send(());
             }
             Job::Snapshot { done } => {
