@@ -64,7 +64,7 @@ impl ControlState {
                 limits::check_count("items", items.len(), limits::BATCH_ITEMS_MAX)
                     .map_err(Rejection::Limit)?;
                 let register = |(key, registration): &(ServiceKey, Registration)| {
-                    self.register(step, key, registration)
+                    self.register(step, key, registration).map_err(Box::new)
                 };
                 Ok(Reply::Registered(items.iter().map(register).collect()))
             }

@@ -254,7 +254,8 @@ fn a_bad_item_of_a_batch_does_not_hurt_the_others() {
         panic!()
     };
     assert!(results[0].is_ok() && results[2].is_ok());
-    let Err(Rejection::Limit(error)) = &results[1] else { panic!() };
+    let Err(refused) = &results[1] else { panic!() };
+    let Rejection::Limit(error) = &**refused else { panic!() };
     assert_eq!(error.to_string(), "weight must be from 1 to 100, got 0");
     assert_eq!(driver.state.instances_len(), 2);
 }

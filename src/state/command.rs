@@ -211,8 +211,9 @@ pub struct Applied {
 pub enum Reply {
     /// Done; nothing more to say.
     Done,
-    /// For each registration: its lease epoch, or why it was refused.
-    Registered(Vec<Result<u64, Rejection>>),
+    /// For each registration: its lease epoch, or why it was refused; that in a box, because it seldom is
+    /// and the replies to many requests are remembered.
+    Registered(Vec<Result<u64, Box<Rejection>>>),
     /// For each item, whether there was something to take out or change.
     Changed(Vec<bool>),
     /// The new revision of what was set.

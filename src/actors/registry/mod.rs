@@ -270,7 +270,7 @@ impl Registry {
             index = applied.index;
             if let Reply::Registered(results) = applied.reply {
                 for (at, result) in open.into_iter().zip(results) {
-                    answers[at] = Some(result);
+                    answers[at] = Some(result.map_err(|rejection| *rejection));
                 }
             }
         }
