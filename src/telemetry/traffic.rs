@@ -5,13 +5,15 @@
 //! own way. Bounded: an hour for the node, a quarter of one for a service, and the services that
 //! were asked for last. Names no service that is not registered.
 
-use std::collections::{HashMap, VecDeque};
+use std::borrow::Cow;
+use std::collections::VecDeque;
 
+use hashbrown::HashMap;
 use parking_lot::Mutex;
 use serde::Serialize;
 
 use super::requests::FinishedRequest;
-use crate::state::{ControlState, Name, ServiceKey};
+use crate::state::{ControlState, Name, ServiceKey, ServiceRef};
 
 /// Length of one step, in milliseconds.
 pub const STEP_MS: u64 = 5_000;
@@ -220,16 +222,25 @@ impl Traffic {
         let at_ms = ended_ms / STEP_MS * STEP_MS;
         let mut inner = self.0.lock();
         inner.node.at(at_ms, NODE_STEPS_MAX).count(kind, request);
-        let Some(key) = about else { return };
-        let known = inner.services.contains_key(&key);
+        let Some(about) = about else { return };
+        let service = ServiceRef { namespace: &about.0, service: &about.1 };
         // The look into the state comes last: among many services it costs more than the rest.
-        if !known && inner.is_full(at_ms) || state.service(&key).is_none() {
+        if let Some(steps) = inner.services.get_mut(&service) {
+            if steps.last_ms() == at_ms
+                || key(service).is_some_and(|key| state.service(&key).is_some())
+            {
+                steps.at(at_ms, SERVICE_STEPS_MAX).count(kind, request);
+            }
             return;
         }
-        if !known && !inner.make_room(at_ms) {
+        if inner.is_full(at_ms) {
             return;
         }
-        inner.services.entry(key).or_default().at(at_ms, SERVICE_STEPS_MAX).count(kind, request);
+        let Some(key) = key(service).filter(|key| state.service(key).is_some()) else { return };
+        if inner.make_room(at_ms) {
+            let steps = inner.services.entry(key).or_default();
+            steps.at(at_ms, SERVICE_STEPS_MAX).count(kind, request);
+        }
     }
 
     /// The node's steps from `since_ms` on.
@@ -246,11 +257,14 @@ impl Traffic {
     }
 }
 
+/// A namespace and a service's name as a request says them, decoded.
+type Asked<'a> = (Cow<'a, str>, Cow<'a, str>);
+
 /// What a request was, and for calls which service it asked for.
-fn subject(request: &FinishedRequest) -> (Kind, Option<ServiceKey>) {
+fn subject(request: &FinishedRequest) -> (Kind, Option<Asked<'_>>) {
     let (path, query) = request.target.split_once('?').unwrap_or((&request.target, ""));
     if let Some(rest) = path.strip_prefix(PROXY) {
-        return (Kind::Proxied, key("default", rest.split('/').next().unwrap_or_default()));
+        return (Kind::Proxied, asked("default", rest.split('/').next().unwrap_or_default()));
     }
     if path.trim_end_matches('/') == DISCOVER {
         let value = |wanted: &str| {
@@ -259,11 +273,11 @@ fn subject(request: &FinishedRequest) -> (Kind, Option<ServiceKey>) {
         };
         let forwarded = value("mode").is_some_and(|mode| mode.eq_ignore_ascii_case("proxy"));
         let kind = if forwarded { Kind::Proxied } else { Kind::Lookup };
-        return (kind, value("serviceName").and_then(|name| key("default", name)));
+        return (kind, value("serviceName").and_then(|name| asked("default", name)));
     }
     if let Some(rest) = path.strip_prefix(RESOLVE) {
         let mut parts = rest.split('/');
-        let about = parts.next().zip(parts.next()).and_then(|(ns, name)| key(ns, name));
+        let about = parts.next().zip(parts.next()).and_then(|(ns, name)| asked(ns, name));
         return (Kind::Lookup, about);
     }
     let reads = request.method.is_safe();
@@ -274,12 +288,15 @@ fn subject(request: &FinishedRequest) -> (Kind, Option<ServiceKey>) {
     (if registers && !reads { Kind::Registration } else { Kind::Other }, None)
 }
 
-fn key(namespace: &str, service: &str) -> Option<ServiceKey> {
-    let name = |text: &str| {
-        let text = percent_encoding::percent_decode_str(text).decode_utf8().ok()?;
-        Name::parse("service", &text).ok()
-    };
-    Some(ServiceKey::new(name(namespace)?, name(service)?))
+fn asked<'a>(namespace: &'a str, service: &'a str) -> Option<Asked<'a>> {
+    let decoded = |text: &'a str| percent_encoding::percent_decode_str(text).decode_utf8().ok();
+    Some((decoded(namespace)?, decoded(service)?))
+}
+
+/// The service's key, if it can be one.
+fn key(service: ServiceRef<'_>) -> Option<ServiceKey> {
+    let name = |text: &str| Name::parse("service", text).ok();
+    Some(ServiceKey::new(name(service.namespace)?, name(service.service)?))
 }
 
 #[cfg(test)]
@@ -304,11 +321,15 @@ mod tests {
         }
     }
 
+    fn key_of(name: &str) -> ServiceKey {
+        key(ServiceRef { namespace: "default", service: name }).unwrap()
+    }
+
     fn state_with(services: &[&str]) -> ControlState {
         let mut state = ControlState::default();
         let item = |name: &&str| {
             let address = Address::parse("http://10.0.0.1").unwrap();
-            (key("default", name).unwrap(), Registration::new(Name::trusted("a"), address, 5_000))
+            (key_of(name), Registration::new(Name::trusted("a"), address, 5_000))
         };
         let proposal = Proposal {
             request_id: RequestId(1),
@@ -341,15 +362,15 @@ mod tests {
         };
         let counted: Vec<_> = node.iter().map(counts).collect();
         assert_eq!(counted, [(10_000, 3, 1, 2, 1, 0), (15_000, 4, 1, 1, 1, 1)]);
-        let orders = traffic.of_service(&key("default", "orders").unwrap(), 0).steps;
+        let orders = traffic.of_service(&key_of("orders"), 0).steps;
         let counted: Vec<_> = orders.iter().map(counts).collect();
         assert_eq!(counted, [(10_000, 3, 1, 2, 1, 0), (15_000, 1, 1, 0, 0, 0)]);
         let total = traffic.of_node(0).total;
         assert_eq!(counts(&total), (10_000, 7, 2, 3, 2, 1));
         assert_eq!((total.p50_us, total.p99_us), (Some(64), Some(131_072)));
         assert_eq!((orders[0].p50_us, orders[0].p99_us), (Some(1_024), Some(131_072)));
-        assert_eq!(traffic.of_service(&key("default", "orders").unwrap(), 15_000).steps.len(), 1);
-        assert!(traffic.of_service(&key("default", "nobody").unwrap(), 0).steps.is_empty());
+        assert_eq!(traffic.of_service(&key_of("orders"), 15_000).steps.len(), 1);
+        assert!(traffic.of_service(&key_of("nobody"), 0).steps.is_empty());
     }
 
     #[test]
@@ -361,17 +382,16 @@ mod tests {
             let uri = format!("/api/v1/resolve/default/{name}");
             traffic.note(&request(Method::GET, &uri, 200, 1), n as u64 * STEP_MS, &state);
         }
-        assert!(traffic.of_service(&key("default", "s4").unwrap(), 0).steps.is_empty());
-        assert_eq!(traffic.of_service(&key("default", "s5").unwrap(), 0).steps.len(), 1);
+        assert!(traffic.of_service(&key_of("s4"), 0).steps.is_empty());
+        assert_eq!(traffic.of_service(&key_of("s5"), 0).steps.len(), 1);
         // Where all are asked for in one step, one more has to wait.
         let busy = names.len() as u64 * STEP_MS;
         for name in &names {
             let uri = format!("/api/v1/resolve/default/{name}");
             traffic.note(&request(Method::GET, &uri, 200, 1), busy, &state);
         }
-        let followed = |name: &str, since_ms| {
-            !traffic.of_service(&key("default", name).unwrap(), since_ms).steps.is_empty()
-        };
+        let followed =
+            |name: &str, since_ms| !traffic.of_service(&key_of(name), since_ms).steps.is_empty();
         let counted = names.iter().filter(|name| followed(name, busy)).count();
         assert_eq!(counted, SERVICES_MAX);
         let last = format!("/api/v1/resolve/default/{}", names[names.len() - 1]);
@@ -382,9 +402,6 @@ mod tests {
             traffic.note(&call, step * STEP_MS, &state);
         }
         assert_eq!(traffic.of_node(0).steps.len(), NODE_STEPS_MAX);
-        assert_eq!(
-            traffic.of_service(&key("default", "s5").unwrap(), 0).steps.len(),
-            SERVICE_STEPS_MAX
-        );
+        assert_eq!(traffic.of_service(&key_of("s5"), 0).steps.len(), SERVICE_STEPS_MAX);
     }
 }
