@@ -12,6 +12,7 @@ pub mod error;
 mod front;
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) mod fuzz;
+mod lazy_timer;
 pub mod middleware;
 pub mod native;
 pub mod openapi;

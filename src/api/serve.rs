@@ -26,6 +26,7 @@ use tokio_util::task::TaskTracker;
 
 use super::Front;
 use super::error::CompatError;
+use super::lazy_timer::LazyTimer;
 use crate::proxy::{HintedStream, Interim};
 use crate::telemetry::Metrics;
 
@@ -112,6 +113,8 @@ pub async fn serve(
             let interim = Interim::default();
             let stream = HintedStream::new(stream, interim.clone());
             let service = per_request(front, peer, interim, Arc::clone(&began));
+            let mut builder = (*builder).clone();
+            builder.http1().timer(LazyTimer::default());
             let connection =
                 builder.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned();
             let connection = watcher.watch(connection);
@@ -180,7 +183,6 @@ fn builder(limits: &ServeLimits) -> Builder<TokioExecutor> {
     let idle = Duration::from_millis(limits.header_timeout_ms);
     builder
         .http1()
-        .timer(TokioTimer::new())
         .header_read_timeout(idle)
         .max_buf_size(limits.header_len_max.max(8_192))
         .max_headers(limits.header_fields_max)
