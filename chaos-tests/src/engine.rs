@@ -214,12 +214,30 @@ async fn episode(
     let cut = over.cut;
     let seen = verify::Seen { ledgers, histories, fleet, not_forwarded, cut, active, healed_us };
     verify::verify(cluster, &usual, seen, watches, journal).await?;
+    tidy(&usual).await?;
     cluster.check_alive()?;
     let mut records = journal.records();
     record.unavailable_us = longest_silence(&records.operations, &record);
     records.faults.push(record);
     records.episodes += 1;
     Ok(())
+}
+
+/// Deletes what the episode registered: the next one finds a cluster of the same size.
+async fn tidy(setting: &Setting) -> anyhow::Result<()> {
+    let client = &setting.clients[0];
+    let services = format!("/api/v1/services?namespace={}", setting.namespace);
+    let gone = async || {
+        let left = client.list(&services).await.ok()?;
+        for service in &left {
+            let name = service["name"].as_str().unwrap_or_default();
+            client.delete(&format!("/api/v1/services/{}/{name}", setting.namespace)).await;
+        }
+        left.is_empty().then_some(())
+    };
+    until(READY_TIMEOUT, Duration::from_millis(50), gone)
+        .await
+        .with_context(|| format!("{} cannot be deleted", setting.namespace))
 }
 
 /// Waits until every node takes a write. That it takes too long is an anomaly.
