@@ -3,8 +3,8 @@
 
 use std::sync::Arc;
 
+use axum::http::HeaderValue;
 use axum::http::uri::PathAndQuery;
-use axum::http::{HeaderValue, Uri};
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
@@ -51,10 +51,9 @@ pub struct ForwardHit {
     pub instance: Arc<Instance>,
     /// Which of its shares, from 0.
     pub share: u32,
-    /// The request's own target.
-    pub uri: Uri,
-    /// How much of its path is before the path that is forwarded, in bytes.
-    pub prefix_len: usize,
+    /// The path after the service's name, as it was asked for, cut at [`SHOWN_PATH_LEN_MAX`] bytes. Its own
+    /// copy, as in [`super::FinishedRequest`].
+    pub path: Box<str>,
     /// Path and query as the instance is asked.
     pub target: PathAndQuery,
     /// The trace id.
@@ -99,18 +98,23 @@ impl LookupHit {
     }
 }
 
-/// Longest path that is shown, in characters.
+/// Longest path that is shown, in bytes.
 const SHOWN_PATH_LEN_MAX: usize = 1_024;
+
+/// What is shown of a path: without the `/` that it begins with, and not all of a long one.
+#[must_use]
+pub fn shown_path(path: &str) -> Box<str> {
+    let path = path.strip_prefix('/').unwrap_or(path);
+    path[..path.floor_char_boundary(SHOWN_PATH_LEN_MAX)].into()
+}
 
 impl ForwardHit {
     pub(super) fn to_json(&self) -> Value {
         let mut event = head(self.time_ms, "proxy.request", "PROXIED");
-        let path = self.uri.path().get(self.prefix_len..).unwrap_or_default();
-        let path = path.strip_prefix('/').unwrap_or(path);
         let registration = &self.instance.registration;
         let fields = [
             ("serviceName", self.service.to_string()),
-            ("proxyPath", path.chars().take(SHOWN_PATH_LEN_MAX).collect()),
+            ("proxyPath", self.path.to_string()),
             ("nodeName", format!("{}-{}", registration.id, self.share)),
             ("address", url_of(&registration.address, &self.target)),
             ("traceId", header_text(&self.trace_id)),

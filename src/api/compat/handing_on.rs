@@ -17,6 +17,7 @@ use crate::discovery;
 use crate::proxy::{AttemptTrail, InterimSink};
 use crate::state::{ServiceKey, ServiceRef};
 use crate::telemetry::ForwardHit;
+use crate::telemetry::events::shown_path;
 use crate::view::ServiceTable;
 
 const PROXY_PREFIX: &str = "/api/maxine/serviceops/proxy/";
@@ -70,7 +71,7 @@ pub(in crate::api) async fn hand_on(
         let text = "The path has a malformed percent escape";
         return unsent(CompatError::bad_request(text).into_response());
     };
-    let prefix_len = PROXY_PREFIX.len() + name.len();
+    let shown = shown_path(raw_path);
     let raw_path = if raw_path == "/" { "" } else { raw_path }.to_owned();
     let target = (raw_path, uri.query().map(ToOwned::to_owned));
     let HandedOn { response, forwarded, attempts } =
@@ -78,13 +79,12 @@ pub(in crate::api) async fn hand_on(
             Ok(answer) => answer,
             Err(refusal) => {
                 if matches!(refusal, Refusal::NoLiveNode) {
-                    let shown = uri.path().get(prefix_len + 1..).unwrap_or_default();
                     state.telemetry().record(
                         "proxy.request",
                         "MISS",
                         vec![
                             ("serviceName", shortened(&service).into_string().into()),
-                            ("proxyPath", shown.chars().take(1_024).collect::<String>().into()),
+                            ("proxyPath", shown.into_string().into()),
                             ("traceId", context.trace_id_text().into()),
                         ],
                     );
@@ -98,8 +98,7 @@ pub(in crate::api) async fn hand_on(
             service: key.service,
             instance: forwarded.instance,
             share: forwarded.share,
-            uri,
-            prefix_len,
+            path: shown,
             target: forwarded.target,
             trace_id: context.trace_id.clone(),
         });

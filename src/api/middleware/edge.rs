@@ -144,10 +144,10 @@ impl Shared {
         let headers = request.headers();
         let made = LazyCell::new(trace::new_names);
         let given = headers.get(&self.trace_header).filter(|value| !value.is_empty());
-        let trace_id = given.cloned().unwrap_or_else(|| made.0.clone());
+        let trace_id = given.and_then(copied).unwrap_or_else(|| made.0.clone());
         let given = headers.get(&TRACEPARENT);
         let given = given.filter(|value| trace::is_valid_traceparent(value.as_bytes()));
-        let traceparent = given.cloned().unwrap_or_else(|| made.1.clone());
+        let traceparent = given.and_then(copied).unwrap_or_else(|| made.1.clone());
         let client = peer.to_canonical();
         let context = RequestContext { trace_id, traceparent, client };
         let finished = FinishedRequest {
@@ -295,6 +295,12 @@ impl Shared {
         let members = origins::of_members(self.state.store().as_ref());
         members.iter().any(|member| member.as_bytes() == origin.as_bytes()).then(|| origin.clone())
     }
+}
+
+/// A value with memory of its own: a request's is a part of its connection's read buffer, which could not
+/// be used again while a record keeps it.
+fn copied(value: &HeaderValue) -> Option<HeaderValue> {
+    HeaderValue::from_bytes(value.as_bytes()).ok()
 }
 
 /// Tells a refusal in the style of the API that the path belongs to. The compatible one has fixed texts; the native one
