@@ -88,18 +88,20 @@ impl LocalStore {
         peers: Arc<dyn PeerHandler>,
     ) -> Result<Arc<Self>, OpenError> {
         let events = broadcast::Sender::new(EVENTS_KEPT_MAX);
-        let (name, sender) = (config.instance_id.clone(), events.clone());
-        let opened = tokio::task::spawn_blocking(move || Writer::open(config, view, sender)).await;
+        let leadership = watch::Sender::new(Leadership::default());
+        let name = config.instance_id.clone();
+        let (sender, ends) = (events.clone(), leadership.clone());
+        let opening = move || Writer::open(config, view, sender, ends);
+        let opened = tokio::task::spawn_blocking(opening).await;
         let mut writer = opened.map_err(|error| OpenError::Io(error.to_string()))??;
         // Grows with every start, for every start grants leadership in the log.
         let term = writer.log.as_ref().map_or(0, |kept| kept.log.place().seq) + 1;
         let (requests, waiting) = sync_channel(WAITING_MAX);
-        let leads = Leadership { leader: Some(name), is_leader: true, term };
-        let leadership = watch::Sender::new(leads);
+        leadership.send_replace(Leadership { leader: Some(name), is_leader: true, term });
         let ends = leadership.clone();
         let thread =
             std::thread::Builder::new().name(String::from("maxine-log")).spawn(move || {
-                writer.run(&waiting, &ends);
+                writer.run(&waiting);
                 ends.send_modify(|leadership| *leadership = Leadership::default());
             });
         let thread = thread.map_err(|error| OpenError::Io(error.to_string()))?;
@@ -125,6 +127,7 @@ struct Writer {
     log: Option<Kept>,
     failed: Option<String>,
     events: broadcast::Sender<StoreEvent>,
+    leadership: watch::Sender<Leadership>,
 }
 
 impl Writer {
@@ -132,10 +135,11 @@ impl Writer {
         config: LocalConfig,
         view: Arc<View>,
         events: broadcast::Sender<StoreEvent>,
+        leadership: watch::Sender<Leadership>,
     ) -> Result<Self, OpenError> {
         let mut machine = Machine::new(view);
         if !config.persistence {
-            return Ok(Self { config, machine, log: None, failed: None, events });
+            return Ok(Self { config, machine, log: None, failed: None, events, leadership });
         }
         let lock = try_lock(&beside(&config.path, ".lock"))?;
         let Some(lock) = lock else {
@@ -161,10 +165,10 @@ impl Writer {
             }
         };
         let log = Some(Kept { log, _lock: lock });
-        Ok(Self { config, machine, log, failed: None, events })
+        Ok(Self { config, machine, log, failed: None, events, leadership })
     }
 
-    fn run(&mut self, waiting: &Receiver<Request>, leadership: &watch::Sender<Leadership>) {
+    fn run(&mut self, waiting: &Receiver<Request>) {
         loop {
             let first = match waiting.recv_timeout(IDLE) {
                 Ok(first) => first,
@@ -180,9 +184,6 @@ impl Writer {
             }
             self.write(group);
             self.compact_if_due();
-            if self.failed.is_some() {
-                leadership.send_replace(Leadership::default());
-            }
         }
     }
 
@@ -236,7 +237,9 @@ impl Writer {
         }
     }
 
+    /// Whoever is told of the failure must find that this node leads no more.
     fn fail(&mut self, reason: &str) {
+        self.leadership.send_replace(Leadership::default());
         tracing::error!(reason, "the log cannot be written: this node must stop");
         self.failed = Some(reason.to_owned());
         let _ = self.events.send(StoreEvent::Failed { reason: reason.to_owned() });
