@@ -98,11 +98,10 @@ impl LocalStore {
         let term = writer.log.as_ref().map_or(0, |kept| kept.log.place().seq) + 1;
         let (requests, waiting) = sync_channel(WAITING_MAX);
         leadership.send_replace(Leadership { leader: Some(name), is_leader: true, term });
-        let ends = leadership.clone();
         let thread =
             std::thread::Builder::new().name(String::from("maxine-log")).spawn(move || {
                 writer.run(&waiting);
-                ends.send_modify(|leadership| *leadership = Leadership::default());
+                writer.leadership.send_replace(Leadership::default());
             });
         let thread = thread.map_err(|error| OpenError::Io(error.to_string()))?;
         Ok(Arc::new(Self {
