@@ -18,6 +18,7 @@ use tower::Service;
 use super::middleware::{EdgeLayer, Shared};
 use crate::proxy::{Interim, InterimTurn};
 
+use super::short_cut::ShortCut;
 use super::{AppState, compat, error, routes};
 
 /// Takes every request.
@@ -25,6 +26,7 @@ pub struct Front {
     router: Router,
     edge: Arc<Shared>,
     state: AppState,
+    short_cut: Option<ShortCut>,
 }
 
 impl Front {
@@ -32,7 +34,14 @@ impl Front {
     #[must_use]
     pub fn new(state: AppState) -> Self {
         let router = routes::build(state.clone());
-        Self { router, edge: EdgeLayer::new(state.clone()).shared(), state }
+        let edge = EdgeLayer::new(state.clone()).shared();
+        let short_cut = ShortCut::new(state.clone(), Arc::clone(&edge));
+        Self { router, edge, state, short_cut }
+    }
+
+    /// What comes before the HTTP library, where the settings allow it.
+    pub(super) fn short_cut(&self) -> Option<&ShortCut> {
+        self.short_cut.as_ref()
     }
 
     /// Answers what needs nothing but the view: discovery by redirect. `None` for all else.

@@ -21,6 +21,7 @@ pub mod problem;
 mod routes;
 mod seams;
 pub mod serve;
+mod short_cut;
 mod state;
 mod ui;
 

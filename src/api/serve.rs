@@ -12,6 +12,7 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::http::{Request, Version, header};
 use axum::response::IntoResponse;
+use bytes::Bytes;
 use futures::future::Either;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -89,7 +90,7 @@ pub async fn serve(
             () = stop.cancelled() => break,
             accepted = listener.accept() => accepted,
         };
-        let (stream, peer) = match accepted {
+        let (mut stream, peer) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!(%error, "no connection could be accepted");
@@ -107,11 +108,20 @@ pub async fn serve(
         let watcher = graceful.watcher();
         let (builder, front) = (Arc::clone(&builder), Arc::clone(&front));
         let (limits, metrics) = (limits.clone(), metrics.clone());
+        let stop = stop.clone();
         tasks.spawn(async move {
             metrics.connections.inc();
+            let idle = Duration::from_millis(limits.header_timeout_ms);
+            let read = match front.short_cut() {
+                None => Some(Bytes::new()),
+                Some(way) => way.serve(&mut stream, peer.ip(), idle, &stop).await,
+            };
+            let Some(read) = read else {
+                return metrics.connections.dec();
+            };
             let began = Arc::new(AtomicBool::new(false));
             let interim = Interim::default();
-            let stream = HintedStream::new(stream, interim.clone());
+            let stream = HintedStream::new(stream, interim.clone()).after(read);
             let service = per_request(front, peer, interim, Arc::clone(&began));
             let mut builder = (*builder).clone();
             builder.http1().timer(LazyTimer::default());
@@ -120,7 +130,7 @@ pub async fn serve(
             let connection = watcher.watch(connection);
             tokio::pin!(connection);
             // While the protocol's version is being found out, no timer of hyper's runs yet.
-            let first = tokio::time::sleep(Duration::from_millis(limits.header_timeout_ms));
+            let first = tokio::time::sleep(idle);
             let ended = tokio::select! {
                 ended = &mut connection => ended,
                 () = first => {

@@ -6,7 +6,8 @@
 use axum::http::HeaderValue;
 use bytes::Bytes;
 
-const TEXT_PREFIX: &[u8] = b"Found. Redirecting to ";
+/// What the plain text body of a redirect begins with; its `Location` follows.
+pub const TEXT_PREFIX: &[u8] = b"Found. Redirecting to ";
 
 /// A redirect's header value, and the plain text body that tells it.
 #[derive(Clone, Debug)]
@@ -26,13 +27,18 @@ impl Redirect {
         let mut buffer =
             Vec::with_capacity(TEXT_PREFIX.len() + address.len() + 1 + end_point_len * 3);
         buffer.extend_from_slice(TEXT_PREFIX);
-        push_encoded(&mut buffer, address);
-        if let Some(end_point) = end_point {
-            push_end_point(&mut buffer, end_point);
-        }
+        push_location(&mut buffer, address, end_point);
         let text = Bytes::from(buffer);
         let location = HeaderValue::from_maybe_shared(text.slice(TEXT_PREFIX.len()..)).ok()?;
         Some(Self { location, text })
+    }
+}
+
+/// Appends the `Location` of `end_point` below an address.
+pub fn push_location(buffer: &mut Vec<u8>, address: &str, end_point: Option<&str>) {
+    push_encoded(buffer, address);
+    if let Some(end_point) = end_point {
+        push_end_point(buffer, end_point);
     }
 }
 
@@ -59,6 +65,10 @@ fn push_end_point(buffer: &mut Vec<u8>, end_point: &str) {
 fn push_encoded(buffer: &mut Vec<u8>, text: &str) {
     const HEX: &[u8; 16] = b"0123456789ABCDEF";
     let bytes = text.as_bytes();
+    // Nearly every text stays as it is.
+    if bytes.iter().all(|byte| may_stand_in_url(*byte)) {
+        return buffer.extend_from_slice(bytes);
+    }
     for (at, byte) in bytes.iter().enumerate() {
         let stays = match byte {
             b'%' => {
@@ -76,8 +86,32 @@ fn push_encoded(buffer: &mut Vec<u8>, text: &str) {
     }
 }
 
-fn may_stand_in_url(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"-._~:/?#[]@!$&'()*+,;=".contains(&byte)
+const fn may_stand_in_url(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric()
+        || matches!(
+            byte,
+            b'-' | b'.'
+                | b'_'
+                | b'~'
+                | b':'
+                | b'/'
+                | b'?'
+                | b'#'
+                | b'['
+                | b']'
+                | b'@'
+                | b'!'
+                | b'$'
+                | b'&'
+                | b'\''
+                | b'('
+                | b')'
+                | b'*'
+                | b'+'
+                | b','
+                | b';'
+                | b'='
+        )
 }
 
 #[cfg(test)]

@@ -12,22 +12,34 @@ mod query;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use axum::http::HeaderMap;
+use axum::http::{HeaderMap, HeaderValue};
 
 use crate::state::{HashKey, Instance, Name, ServiceRef};
 use crate::view::{SelectionKey, View};
 
-pub use location::{Redirect, encode_end_point};
+pub use location::{Redirect, TEXT_PREFIX, encode_end_point, push_location};
 pub(crate) use query::percent_decoded;
 pub use query::{DiscoverQuery, decode_component};
+
+/// The header fields of a request, in whatever shape they have been read.
+pub trait Fields: std::fmt::Debug {
+    /// The first value of a field; its name in lower case.
+    fn field(&self, name: &str) -> Option<&[u8]>;
+}
+
+impl Fields for HeaderMap {
+    fn field(&self, name: &str) -> Option<&[u8]> {
+        self.get(name).map(HeaderValue::as_bytes)
+    }
+}
 
 /// Who looks up, as far as a choice may depend on it.
 #[derive(Clone, Copy, Debug)]
 pub struct Asker<'a> {
     /// The client's network address.
     pub client: IpAddr,
-    /// The request's headers.
-    pub headers: &'a HeaderMap,
+    /// The request's header fields.
+    pub fields: &'a dyn Fields,
     /// The request's query, raw.
     pub query: &'a str,
 }
@@ -72,8 +84,8 @@ fn keyed_by<'a>(key: &HashKey, asker: Asker<'a>) -> Option<std::borrow::Cow<'a, 
     match key {
         HashKey::ClientAddress => None,
         HashKey::Header(name) => {
-            let value = asker.headers.get(name.as_str())?;
-            Some(String::from_utf8_lossy(value.as_bytes()))
+            let value = asker.fields.field(name.as_str())?;
+            Some(String::from_utf8_lossy(value))
         }
         HashKey::Query(name) => query::parameter(asker.query, name),
     }

@@ -13,6 +13,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use bytes::Bytes;
 use futures::task::AtomicWaker;
 use hyper::StatusCode;
 use hyper::header::HeaderMap;
@@ -120,13 +121,22 @@ impl InterimSink {
 #[derive(Debug)]
 pub struct HintedStream<T> {
     io: T,
+    /// What was read of the connection before; it is read again first.
+    before: Bytes,
     interim: Interim,
 }
 
 impl<T> HintedStream<T> {
     /// Around a connection, with the interim answers that are for it.
     pub fn new(io: T, interim: Interim) -> Self {
-        Self { io, interim }
+        Self { io, before: Bytes::new(), interim }
+    }
+
+    /// One of which `before` has been read already: it is read again first.
+    #[must_use]
+    pub fn after(mut self, before: Bytes) -> Self {
+        self.before = before;
+        self
     }
 }
 
@@ -158,6 +168,11 @@ impl<T: AsyncRead + Unpin> AsyncRead for HintedStream<T> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if !self.before.is_empty() {
+            let len = self.before.len().min(buf.remaining());
+            buf.put_slice(&self.before.split_to(len));
+            return Poll::Ready(Ok(()));
+        }
         Pin::new(&mut self.io).poll_read(cx, buf)
     }
 }

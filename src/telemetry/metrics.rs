@@ -23,6 +23,8 @@ pub struct Metrics {
     pub registrations: IntCounter,
     /// Look-ups that found a node.
     pub discoveries: IntCounter,
+    /// Look-ups that were answered before the HTTP library.
+    pub short_cuts: IntCounter,
     /// Requests handed to an upstream.
     pub proxied_requests: IntCounter,
     /// Active health checks.
@@ -117,6 +119,10 @@ impl Metrics {
                 "Successful registrations, heartbeats included",
             ),
             discoveries: counter("maxine_discoveries_total", "Look-ups that found a node"),
+            short_cuts: counter(
+                "maxine_discovery_short_cuts_total",
+                "Look-ups answered from the connection's bytes, before the HTTP library",
+            ),
             proxied_requests: counter(
                 "maxine_proxied_requests_total",
                 "Requests handed to an upstream",

@@ -152,7 +152,7 @@ impl Telemetry {
 
     /// The latest lines of the request log, oldest first. May wait for the disk.
     #[must_use]
-    pub fn recent_lines(&self) -> Vec<Arc<str>> {
+    pub fn recent_lines(&self) -> Vec<String> {
         self.0.log.recent_lines()
     }
 

@@ -39,7 +39,12 @@ impl FinishedRequest {
     /// What is kept of a request's target.
     #[must_use]
     pub fn target_of(uri: &Uri) -> Box<str> {
-        let target = uri.path_and_query().map_or("/", |target| target.as_str());
+        Self::shortened(uri.path_and_query().map_or("/", |target| target.as_str()))
+    }
+
+    /// What is kept of a target's text.
+    #[must_use]
+    pub fn shortened(target: &str) -> Box<str> {
         target[..target.floor_char_boundary(TARGET_LEN_MAX)].into()
     }
 

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use hashbrown::DefaultHashBuilder;
 use tokio::sync::watch as watch_channel;
 
 use crate::clock::Clock;
@@ -46,7 +47,7 @@ pub struct NotReached {
 pub struct View {
     clock: Clock,
     snapshot: ArcSwap<Snapshot>,
-    tables: papaya::HashMap<ServiceKey, Arc<ServiceTable>>,
+    tables: papaya::HashMap<ServiceKey, Arc<ServiceTable>, DefaultHashBuilder>,
     index: watch_channel::Sender<u64>,
     hub: WatchHub,
 }
@@ -60,7 +61,7 @@ impl View {
         Arc::new(Self {
             clock,
             snapshot: ArcSwap::from_pointee(Snapshot { state, published_at_ms }),
-            tables: papaya::HashMap::new(),
+            tables: papaya::HashMap::with_hasher(DefaultHashBuilder::default()),
             index: watch_channel::Sender::new(0),
             hub: WatchHub::new(),
         })

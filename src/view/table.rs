@@ -49,9 +49,17 @@ pub struct Selected<'a> {
 
 #[derive(Debug)]
 enum Chooser {
-    RoundRobin { cycle: Vec<(u32, u32)> },
-    ConsistentHash { ring: Vec<(u64, u32)> },
-    Rendezvous { seeds: Vec<(u64, u16)> },
+    /// Round robin where all weights are alike.
+    InTurn,
+    RoundRobin {
+        cycle: Vec<(u32, u32)>,
+    },
+    ConsistentHash {
+        ring: Vec<(u64, u32)>,
+    },
+    Rendezvous {
+        seeds: Vec<(u64, u16)>,
+    },
     LeastRequest,
 }
 
@@ -164,16 +172,20 @@ impl ServiceTable {
             return None;
         }
         let (position, share) = match &self.chooser {
-            Chooser::RoundRobin { cycle } => {
-                let turn = self.cursor.fetch_add(1, Ordering::Relaxed);
-                cycle[usize::try_from(turn % cycle.len() as u64).unwrap_or(0)]
-            }
+            Chooser::InTurn => (self.turn_of(self.endpoints.len()) as u32, 0),
+            Chooser::RoundRobin { cycle } => cycle[self.turn_of(cycle.len())],
             Chooser::ConsistentHash { ring } => (selection::ring_owner(ring, key.hash)?, 0),
             Chooser::Rendezvous { seeds } => (selection::rendezvous_owner(seeds, key.hash)?, 0),
             Chooser::LeastRequest => (self.least_request(key.random), 0),
         };
         let position = position as usize;
         Some(Selected { endpoint: &self.endpoints[position], position, share })
+    }
+
+    /// Whose turn of `len` it is.
+    fn turn_of(&self, len: usize) -> usize {
+        let turn = self.cursor.fetch_add(1, Ordering::Relaxed);
+        usize::try_from(turn % len as u64).unwrap_or(0)
     }
 
     fn least_request(&self, random: u64) -> u32 {
@@ -200,6 +212,9 @@ impl Chooser {
         match strategy {
             SelectionStrategy::RoundRobin => {
                 let weights: Vec<u16> = named().iter().map(|(_, weight)| *weight).collect();
+                if weights.windows(2).all(|pair| pair[0] == pair[1]) {
+                    return Self::InTurn;
+                }
                 let mut seen = vec![0_u32; weights.len()];
                 let number = |position: u32| {
                     let share = seen[position as usize];

@@ -12,6 +12,7 @@ mod access;
 mod actuator;
 mod proxying;
 mod services;
+mod short_cut;
 mod support;
 mod wire;
 

@@ -15,6 +15,8 @@ use crate::state::{DiscoveryMode, ServiceRef};
 use crate::telemetry::events::url_of;
 use crate::telemetry::{LookupHit, Mode};
 
+/// The type of a redirect's body where nothing else is preferred.
+pub(in crate::api) const PLAIN_TEXT: &str = "text/plain; charset=utf-8";
 /// The path and the route of discovery.
 pub(in crate::api) const DISCOVER: &str = "/api/maxine/serviceops/discover";
 
@@ -60,7 +62,7 @@ fn redirect(
         return None;
     }
     let raw_query = uri.query().unwrap_or_default();
-    let asker = Asker { client: context.client, headers, query: raw_query };
+    let asker = Asker { client: context.client, fields: headers, query: raw_query };
     let service = ServiceRef { namespace: NAMESPACE, service };
     let Some(choice) = discovery::look_up(state.view(), service, asker) else {
         miss(state, context, service.service, "GET");
@@ -75,6 +77,38 @@ fn redirect(
     Some(Ok(response))
 }
 
+/// What a look-up found, before anyone is told.
+pub(in crate::api) struct Found<'a> {
+    choice: Choice,
+    query: DiscoverQuery<'a>,
+}
+
+/// Looks up where a discover request leads. `None`, and nothing done, where it is to be answered by anything
+/// but a redirect.
+pub(in crate::api) fn find<'a>(state: &AppState, asker: Asker<'a>) -> Option<Found<'a>> {
+    let query = DiscoverQuery::parse(asker.query);
+    let service = query.service_name.as_deref()?;
+    if query.asks_for_proxy() || proxies_by_default(state) {
+        return None;
+    }
+    let service = ServiceRef { namespace: NAMESPACE, service };
+    let choice = discovery::look_up(state.view(), service, asker)?;
+    Some(Found { choice, query })
+}
+
+impl Found<'_> {
+    /// Appends the `Location`.
+    pub(in crate::api) fn push_location(&self, out: &mut Vec<u8>) {
+        let address = self.choice.instance.registration.address.as_str();
+        discovery::push_location(out, address, self.query.end_point.as_deref());
+    }
+
+    /// Notes that the client is told.
+    pub(in crate::api) fn told(self, state: &AppState, trace_id: HeaderValue) {
+        hit(state, self.choice, trace_id, self.query.mode.as_deref(), "redirect");
+    }
+}
+
 pub(super) fn context_of(request: &Request) -> RequestContext {
     // The edge has put it there; without an edge there is no route.
     request.extensions().get::<RequestContext>().cloned().unwrap_or_default()
@@ -86,8 +120,8 @@ fn proxies_by_default(state: &AppState) -> bool {
 
 /// 302, with a body as `Accept` asks for it.
 fn found(headers: &HeaderMap, redirect: Redirect) -> Response<Body> {
-    let (kind, body) = match preferred(headers.get(header::ACCEPT)) {
-        Preferred::Text => ("text/plain; charset=utf-8", Body::from(redirect.text)),
+    let (kind, body) = match preferred(headers.get(header::ACCEPT).map(HeaderValue::as_bytes)) {
+        Preferred::Text => (PLAIN_TEXT, Body::from(redirect.text)),
         Preferred::Html => {
             let url = redirect.location.to_str().unwrap_or_default();
             let url = url.replace('&', "&amp;").replace('\'', "&#39;");
@@ -108,7 +142,7 @@ fn found(headers: &HeaderMap, redirect: Redirect) -> Response<Body> {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Preferred {
+pub(in crate::api) enum Preferred {
     Text,
     Html,
     Nothing,
@@ -116,12 +150,10 @@ pub(super) enum Preferred {
 
 /// Which of the two texts an `Accept` prefers (RFC 9110, section 12.5.1): by weight, then by how
 /// exactly it is named, then plain text.
-pub(super) fn preferred(accept: Option<&HeaderValue>) -> Preferred {
+pub(in crate::api) fn preferred(accept: Option<&[u8]>) -> Preferred {
     let Some(accept) = accept else { return Preferred::Text };
-    if accept == "*/*" {
-        return Preferred::Text;
-    }
-    let accept = accept.to_str().unwrap_or("*/*");
+    let accept = std::str::from_utf8(accept).ok().filter(|accept| accept.is_ascii());
+    let Some(accept) = accept.filter(|accept| *accept != "*/*") else { return Preferred::Text };
     // In thousandths of weight, and how exactly it is named.
     let score = |kind: &str| -> (u32, u8) {
         let ranges = accept.split(',').filter_map(|range| {
@@ -241,8 +273,7 @@ mod tests {
             ("text/html;q=0", Preferred::Nothing),
             ("", Preferred::Nothing),
         ] {
-            let accept = HeaderValue::from_static(accept);
-            assert_eq!(preferred(Some(&accept)), expected, "{accept:?}");
+            assert_eq!(preferred(Some(accept.as_bytes())), expected, "{accept:?}");
         }
         assert_eq!(preferred(None), Preferred::Text);
     }

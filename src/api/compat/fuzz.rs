@@ -1,6 +1,6 @@
 //! Bodies and headers of the compatible API.
 
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, HeaderValue, header};
 use serde_json::{Map, Value};
 
 use super::{config, discover, registration};
@@ -42,5 +42,5 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
 
 /// Any `Accept` chooses one of the three bodies.
 pub(crate) fn headers(headers: &HeaderMap) {
-    let _ = discover::preferred(headers.get(header::ACCEPT));
+    let _ = discover::preferred(headers.get(header::ACCEPT).map(HeaderValue::as_bytes));
 }

@@ -19,14 +19,14 @@ use futures::future::BoxFuture;
 use tower::{Layer, Service};
 
 use super::trace;
-use crate::api::access::{self, Decision};
+use crate::api::access::{self, Decision, Openness};
 use crate::api::error::{CompatError, edge_error, is_native};
 use crate::api::{AppState, Caller, RequestContext, origins};
 use crate::proxy::AttemptTrail;
 use crate::security::AuthError;
 use crate::telemetry::{AccessRefused, FinishedRequest};
 
-const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+pub(in crate::api) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// Where the dashboard reads counters and records of the compatible API.
 const ACTUATOR: &str = "/api/actuator/";
 /// What the dashboard reads of an answer besides its body.
@@ -142,22 +142,18 @@ impl Shared {
     /// Names the request and notes what its record will need.
     pub(in crate::api) fn open<B>(&self, request: &http::Request<B>, peer: IpAddr) -> Record {
         let headers = request.headers();
-        let made = LazyCell::new(trace::new_names);
-        let given = headers.get(&self.trace_header).filter(|value| !value.is_empty());
-        let trace_id = given.and_then(copied).unwrap_or_else(|| made.0.clone());
-        let given = headers.get(&TRACEPARENT);
-        let given = given.filter(|value| trace::is_valid_traceparent(value.as_bytes()));
-        let traceparent = given.and_then(copied).unwrap_or_else(|| made.1.clone());
-        let client = peer.to_canonical();
-        let context = RequestContext { trace_id, traceparent, client };
+        let started_us = self.state.clock().monotonic_us();
+        let given = (headers.get(&self.trace_header), headers.get(&TRACEPARENT));
+        let given = (given.0.map(HeaderValue::as_bytes), given.1.map(HeaderValue::as_bytes));
+        let context = context_of(given.0, given.1, peer);
         let finished = FinishedRequest {
             method: request.method().clone(),
             target: FinishedRequest::target_of(request.uri()),
             version: request.version(),
-            client,
+            client: context.client,
             trace_id: context.trace_id.clone(),
             traceparent: context.traceparent.clone(),
-            started_us: self.state.clock().monotonic_us(),
+            started_us,
             duration_us: 0,
             status: StatusCode::OK,
             attempts: AttemptTrail::default(),
@@ -247,10 +243,46 @@ impl Shared {
         headers.entry(TRACEPARENT).or_insert(record.context.traceparent);
         self.admit_origin(headers, record.member_origin);
         record.finished.status = response.status();
-        let now_us = self.state.clock().monotonic_us();
-        record.finished.duration_us = now_us.saturating_sub(record.finished.started_us);
-        self.state.telemetry().request_finished(record.finished);
+        self.account(record.finished);
         response
+    }
+
+    /// Accounts for a request that ends now.
+    fn account(&self, mut finished: FinishedRequest) {
+        let now_us = self.state.clock().monotonic_us();
+        finished.duration_us = now_us.saturating_sub(finished.started_us);
+        self.state.telemetry().request_finished(finished);
+    }
+
+    /// Whether discovery is anyone's and its answers have no headers but the usual ones.
+    pub(in crate::api) fn leaves_discovery_alone(&self) -> bool {
+        self.state.settings().discovery_access == Openness::Open && self.cors_origin.is_none()
+    }
+
+    /// The header that carries the trace id.
+    pub(in crate::api) fn trace_header(&self) -> &HeaderName {
+        &self.trace_header
+    }
+
+    /// Accounts for a look-up that was answered past the handlers, with a redirect.
+    pub(in crate::api) fn redirected(
+        &self,
+        target: &str,
+        context: RequestContext,
+        started_us: u64,
+    ) {
+        self.account(FinishedRequest {
+            method: Method::GET,
+            target: FinishedRequest::shortened(target),
+            version: http::Version::HTTP_11,
+            client: context.client,
+            trace_id: context.trace_id,
+            traceparent: context.traceparent,
+            started_us,
+            duration_us: 0,
+            status: StatusCode::FOUND,
+            attempts: AttemptTrail::default(),
+        });
     }
 
     /// Any `OPTIONS` on any path is 204; it grants something only to the origin that the operator
@@ -297,10 +329,21 @@ impl Shared {
     }
 }
 
-/// A value with memory of its own: a request's is a part of its connection's read buffer, which could not
-/// be used again while a record keeps it.
-fn copied(value: &HeaderValue) -> Option<HeaderValue> {
-    HeaderValue::from_bytes(value.as_bytes()).ok()
+/// The names that a request goes by: those that it brings, or new ones. They have memory of their own: a
+/// request's is a part of its connection's read buffer, which could not be used again while a record
+/// keeps it.
+pub(in crate::api) fn context_of(
+    trace_id: Option<&[u8]>,
+    traceparent: Option<&[u8]>,
+    peer: IpAddr,
+) -> RequestContext {
+    let made = LazyCell::new(trace::new_names);
+    let copied = |value| HeaderValue::from_bytes(value).ok();
+    let given = trace_id.filter(|value| !value.is_empty()).and_then(copied);
+    let trace_id = given.unwrap_or_else(|| made.0.clone());
+    let given = traceparent.filter(|value| trace::is_valid_traceparent(value)).and_then(copied);
+    let traceparent = given.unwrap_or_else(|| made.1.clone());
+    RequestContext { trace_id, traceparent, client: peer.to_canonical() }
 }
 
 /// Tells a refusal in the style of the API that the path belongs to. The compatible one has fixed texts; the native one

@@ -5,5 +5,5 @@ mod edge;
 pub(super) mod fuzz;
 mod trace;
 
-pub(in crate::api) use edge::Shared;
 pub use edge::{Edge, EdgeLayer};
+pub(in crate::api) use edge::{Shared, TRACEPARENT, context_of};

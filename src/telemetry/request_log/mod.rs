@@ -1,12 +1,13 @@
 //! Finished requests: the recent traces, the recent log lines, and the log files.
 //!
-//! A request only puts a small record into a buffer. A thread of its own takes the whole buffer a
-//! few times a second, formats the lines and writes them; whoever reads takes the buffer first, so
-//! nothing that has been answered is missing. A buffer that is full drops and counts.
+//! A request only puts a small record into a buffer. A thread of its own takes the whole buffer when some
+//! have gathered, or a few times a second, formats the lines and writes them; whoever reads takes the
+//! buffer first, so nothing that has been answered is missing. A buffer that is full drops and counts.
 
 mod files;
 mod line;
 
+use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -31,8 +32,11 @@ const REQUESTS: &str = "maxine-requests";
 const EVENTS_MAX: usize = 4_096;
 /// Most records between two rounds of the writer.
 const BUFFERED_MAX: usize = 32_768;
-/// Pause of the writer after each round, so that records gather.
+/// Longest pause of the writer after a round, so that records gather.
 const ROUND: Duration = Duration::from_millis(50);
+/// So many records end the pause: a longer round would keep a core from requests for long, and push what
+/// they need out of its cache.
+const ROUND_LEN: usize = 512;
 /// Log lines that `recent` shows.
 const RECENT_LINES_MAX: usize = 100;
 
@@ -62,19 +66,28 @@ struct Sink {
     audit: Option<LogFiles>,
     spare: Vec<FinishedRequest>,
     format: line::LineFormat,
+    /// The latest lines, oldest first.
+    recent: VecDeque<String>,
+}
+
+/// What requests put their records into.
+#[derive(Default)]
+struct Buffer {
+    records: Vec<FinishedRequest>,
+    /// Whether the writer waits for a first record.
+    writer_rests: bool,
 }
 
 pub(super) struct RequestLog {
     clock: Clock,
     view: Arc<View>,
-    buffer: Mutex<Vec<FinishedRequest>>,
+    buffer: Mutex<Buffer>,
     /// Empty for good where no audit file is set.
     events: Mutex<Vec<RecentEvent>>,
     audited: bool,
     sink: Mutex<Sink>,
     traces: Ring<Trace>,
     traffic: Traffic,
-    lines: Ring<Arc<str>>,
     writer: Mutex<Option<thread::JoinHandle<()>>>,
     writer_thread: Mutex<Option<thread::Thread>>,
     stopping: AtomicBool,
@@ -106,10 +119,10 @@ impl RequestLog {
                 audit,
                 spare: Vec::new(),
                 format: line::LineFormat::default(),
+                recent: VecDeque::with_capacity(RECENT_LINES_MAX),
             }),
             traces: Ring::new(traces_max),
             traffic: Traffic::default(),
-            lines: Ring::new(RECENT_LINES_MAX),
             writer: Mutex::default(),
             writer_thread: Mutex::default(),
             stopping: AtomicBool::new(false),
@@ -123,12 +136,16 @@ impl RequestLog {
                 if log.stopping.load(Ordering::SeqCst) {
                     return;
                 }
-                let idle = log.buffer.lock().is_empty() && log.events.lock().is_empty();
+                let rests = log.rests();
                 drop(log);
-                if idle {
+                if rests {
                     thread::park_timeout(Duration::from_secs(1));
                 }
-                thread::sleep(ROUND);
+                // A full round ends the pause, and so does the stop. One that filled before this thread had
+                // its turn has woken nobody any more.
+                if weak.upgrade().is_some_and(|log| log.gathers()) {
+                    thread::park_timeout(ROUND);
+                }
             }
         });
         match spawned {
@@ -144,18 +161,28 @@ impl RequestLog {
     /// Takes a record; `false` if the buffer is full.
     pub(super) fn push(&self, request: FinishedRequest) -> bool {
         let mut buffer = self.buffer.lock();
-        let len = buffer.len();
-        if len >= BUFFERED_MAX {
+        if buffer.records.len() >= BUFFERED_MAX {
             return false;
         }
-        buffer.push(request);
+        buffer.records.push(request);
+        let wakes = std::mem::take(&mut buffer.writer_rests) || buffer.records.len() == ROUND_LEN;
         drop(buffer);
-        if len == 0
-            && let Some(writer) = &*self.writer_thread.lock()
-        {
+        if wakes && let Some(writer) = &*self.writer_thread.lock() {
             writer.unpark();
         }
         true
+    }
+
+    /// Whether there is nothing for the writer to do; the next record then wakes it.
+    fn rests(&self) -> bool {
+        let mut buffer = self.buffer.lock();
+        buffer.writer_rests = buffer.records.is_empty() && self.events.lock().is_empty();
+        buffer.writer_rests
+    }
+
+    /// Whether there is not yet a whole round to write.
+    fn gathers(&self) -> bool {
+        self.buffer.lock().records.len() < ROUND_LEN
     }
 
     /// Takes an event for the audit file; `false` if too many wait.
@@ -188,7 +215,7 @@ impl RequestLog {
         let mut sink = self.sink.lock();
         let sink = &mut *sink;
         let mut taken = std::mem::take(&mut sink.spare);
-        std::mem::swap(&mut taken, &mut *self.buffer.lock());
+        std::mem::swap(&mut taken, &mut self.buffer.lock().records);
         self.write_events(sink);
         if taken.is_empty() {
             sink.spare = taken;
@@ -211,7 +238,13 @@ impl RequestLog {
                     files.write_line(text);
                 }
                 if is_recent {
-                    self.lines.push(text.into());
+                    // The line that leaves gives its memory to the one that comes.
+                    let full = sink.recent.len() == RECENT_LINES_MAX;
+                    let left = if full { sink.recent.pop_front() } else { None };
+                    let mut line = left.unwrap_or_default();
+                    line.clear();
+                    line.push_str(text);
+                    sink.recent.push_back(line);
                 }
             }
             let ended_ms = time_ms + request.duration_us / 1_000;
@@ -240,17 +273,15 @@ impl RequestLog {
     }
 
     /// The latest lines, oldest first.
-    pub(super) fn recent_lines(&self) -> Vec<Arc<str>> {
+    pub(super) fn recent_lines(&self) -> Vec<String> {
         self.write_out();
-        let mut lines = self.lines.newest_first();
-        lines.reverse();
-        lines
+        self.sink.lock().recent.iter().cloned().collect()
     }
 
     /// Forgets the latest lines; files stay.
     pub(super) fn clear_recent(&self) {
         self.write_out();
-        self.lines.clear();
+        self.sink.lock().recent.clear();
     }
 
     /// The log files, by name.

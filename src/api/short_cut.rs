@@ -1,0 +1,313 @@
+//! The short cut: discovery by redirect, answered from the connection's own bytes.
+//!
+//! Place in the flow: between the socket and the HTTP library, where every connection begins. Most of what a
+//! look-up costs behind the library is the library: a map of the headers in, another one out, a state
+//! machine around both. Here a request of the plainest shape is read where it stands and its answer
+//! written whole. Whatever is not of that shape, or not answered by a redirect, goes to the library as it
+//! came, with all that follows on its connection; nothing has been done for it before.
+//!
+//! **Invariant:** a client cannot tell which of the two answered. The tests in `tests/compat/short_cut.rs`
+//! send the same bytes both ways.
+
+use std::cell::RefCell;
+use std::future::{Future, poll_fn};
+use std::io;
+use std::mem::MaybeUninit;
+use std::net::IpAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, SystemTime};
+
+use axum::http::header;
+use bytes::Bytes;
+use httparse::{Header, Status};
+use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
+
+use super::AppState;
+use super::compat::{self, Preferred};
+use super::middleware::{Shared, TRACEPARENT, context_of};
+use crate::discovery::{Asker, Fields, TEXT_PREFIX};
+
+/// What is read of a connection at once, in bytes: a request that does not fit is none of the plainest.
+const READ_LEN_MAX: usize = 8 * 1_024;
+/// Most header fields of a request that is answered here.
+const FIELDS_MAX: usize = 32;
+
+/// Answers what can be answered without the HTTP library.
+pub(super) struct ShortCut {
+    state: AppState,
+    edge: Arc<Shared>,
+}
+
+/// What a thread reads into and writes from. Nothing stays in it from one turn to the next but the date.
+struct Scratch {
+    input: Box<[u8]>,
+    output: Vec<u8>,
+    date: Date,
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch {
+        input: vec![0; READ_LEN_MAX].into_boxed_slice(),
+        output: Vec::new(),
+        date: Date::default(),
+    });
+}
+
+/// What became of one turn of a connection.
+enum Turn {
+    /// All that was read is answered, and all of the answer sent.
+    Answered,
+    /// All that was read is answered, but `0` is still to be sent, and `1` is for the library.
+    Left(Vec<u8>, Bytes),
+    /// The other side is gone, said nothing for too long, or the node stops.
+    Ended,
+}
+
+impl ShortCut {
+    /// For a node whose discovery is open to anyone; `None` for others.
+    pub(super) fn new(state: AppState, edge: Arc<Shared>) -> Option<Self> {
+        edge.leaves_discovery_alone().then_some(Self { state, edge })
+    }
+
+    /// Answers on a connection until something comes that is for the library, and says what was read of it;
+    /// `None` once the connection has ended.
+    pub(super) async fn serve(
+        &self,
+        stream: &mut TcpStream,
+        client: IpAddr,
+        idle_max: Duration,
+        stop: &CancellationToken,
+    ) -> Option<Bytes> {
+        let now_us = || self.state.clock().monotonic_us();
+        let idle_max_us = u64::try_from(idle_max.as_micros()).unwrap_or(u64::MAX);
+        let mut last_us = now_us();
+        // Moved only when it has come, for it hardly ever does.
+        let mut deadline = pin!(tokio::time::sleep(idle_max));
+        let mut stopped = pin!(stop.cancelled());
+        loop {
+            let turn = poll_fn(|context| {
+                if let Poll::Ready(turn) = self.poll_turn(stream, client, context) {
+                    return Poll::Ready(turn);
+                }
+                if stopped.as_mut().poll(context).is_ready() {
+                    return Poll::Ready(Turn::Ended);
+                }
+                while deadline.as_mut().poll(context).is_ready() {
+                    let idle_us = now_us().saturating_sub(last_us);
+                    if idle_us >= idle_max_us {
+                        return Poll::Ready(Turn::Ended);
+                    }
+                    let left = Duration::from_micros(idle_max_us - idle_us);
+                    deadline.as_mut().reset(tokio::time::Instant::now() + left);
+                }
+                Poll::Pending
+            });
+            match turn.await {
+                Turn::Answered => {}
+                Turn::Left(unsent, rest) => {
+                    if stream.write_all(&unsent).await.is_err() {
+                        return None;
+                    }
+                    if !rest.is_empty() {
+                        return Some(rest);
+                    }
+                }
+                Turn::Ended => return None,
+            }
+            last_us = now_us();
+        }
+    }
+
+    /// Reads once, answers what it can, and sends as much as the system takes.
+    fn poll_turn(
+        &self,
+        stream: &mut TcpStream,
+        client: IpAddr,
+        context: &mut Context<'_>,
+    ) -> Poll<Turn> {
+        SCRATCH.with_borrow_mut(|Scratch { input, output, date }| {
+            let mut read = ReadBuf::new(input);
+            match Pin::new(&mut *stream).poll_read(context, &mut read) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Err(_)) => return Poll::Ready(Turn::Ended),
+                Poll::Ready(Ok(())) if read.filled().is_empty() => return Poll::Ready(Turn::Ended),
+                Poll::Ready(Ok(())) => {}
+            }
+            output.clear();
+            let rest = self.answer(client, read.filled(), date, output);
+            let sent = match stream.try_write(output) {
+                _ if output.is_empty() => 0,
+                Ok(sent) => sent,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+                Err(_) => return Poll::Ready(Turn::Ended),
+            };
+            if sent == output.len() && rest.is_empty() {
+                return Poll::Ready(Turn::Answered);
+            }
+            Poll::Ready(Turn::Left(output[sent..].to_vec(), Bytes::copy_from_slice(rest)))
+        })
+    }
+
+    /// Answers one request after the other; what is left begins with the first that is not answered here.
+    fn answer<'a>(
+        &self,
+        client: IpAddr,
+        mut bytes: &'a [u8],
+        date: &mut Date,
+        out: &mut Vec<u8>,
+    ) -> &'a [u8] {
+        while !bytes.is_empty() {
+            let out_len = out.len();
+            let one = AssertUnwindSafe(|| self.answer_one(client, bytes, date, out));
+            // After a panic the library tries again, whose way has an answer for one.
+            let Some(len) = catch_unwind(one).ok().flatten() else {
+                out.truncate(out_len);
+                break;
+            };
+            bytes = &bytes[len..];
+        }
+        bytes
+    }
+
+    /// Answers the request that `bytes` begins with, and says how long it is.
+    fn answer_one(
+        &self,
+        client: IpAddr,
+        bytes: &[u8],
+        date: &mut Date,
+        out: &mut Vec<u8>,
+    ) -> Option<usize> {
+        let started_us = self.state.clock().monotonic_us();
+        let mut fields = [MaybeUninit::uninit(); FIELDS_MAX];
+        let mut head = httparse::Request::new(&mut []);
+        let parsed = head.parse_with_uninit_headers(bytes, &mut fields);
+        let Ok(Status::Complete(len)) = parsed else { return None };
+        let target = head.path?;
+        let query = plain_discovery(&head)?;
+        let given = Given::of(head.headers, self.edge.trace_header().as_str())?;
+        let body = compat::preferred(given.accept);
+        if body == Preferred::Html {
+            return None;
+        }
+        let context = context_of(given.trace_id, given.traceparent, client);
+        let read = ReadFields(head.headers);
+        let asker = Asker { client: context.client, fields: &read, query };
+        let found = compat::find(&self.state, asker)?;
+
+        let now_ms = self.state.clock().wall_ms();
+        out.extend_from_slice(b"HTTP/1.1 302 Found\r\nlocation: ");
+        let location_at = out.len();
+        found.push_location(out);
+        let location = location_at..out.len();
+        out.extend_from_slice(b"\r\nvary: Accept");
+        let mut body_len = 0;
+        if body == Preferred::Text {
+            push_field(out, header::CONTENT_TYPE.as_str(), compat::PLAIN_TEXT.as_bytes());
+            body_len = TEXT_PREFIX.len() + location.len();
+        }
+        push_field(out, self.edge.trace_header().as_str(), context.trace_id.as_bytes());
+        push_field(out, TRACEPARENT.as_str(), context.traceparent.as_bytes());
+        push_field(out, "content-length", itoa::Buffer::new().format(body_len).as_bytes());
+        push_field(out, "date", date.at(now_ms));
+        out.extend_from_slice(b"\r\n\r\n");
+        if body == Preferred::Text {
+            out.extend_from_slice(TEXT_PREFIX);
+            out.extend_from_within(location);
+        }
+        self.state.telemetry().metrics().short_cuts.inc();
+        found.told(&self.state, context.trace_id.clone());
+        self.edge.redirected(target, context, started_us);
+        Some(len)
+    }
+}
+
+fn push_field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
+    out.extend_from_slice(b"\r\n");
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value);
+}
+
+/// The query of a `GET` of discovery over HTTP/1.1 in origin form, of nothing but what may stand in a URL.
+fn plain_discovery<'a>(head: &httparse::Request<'_, 'a>) -> Option<&'a str> {
+    if head.method != Some("GET") || head.version != Some(1) {
+        return None;
+    }
+    let query = head.path?.strip_prefix(compat::DISCOVER)?.strip_prefix('?')?;
+    let is_plain =
+        |byte: u8| byte.is_ascii_alphanumeric() || b"-._~:/?@!$&'()*+,;=%".contains(&byte);
+    query.bytes().all(is_plain).then_some(query)
+}
+
+/// What an answer depends on besides the query.
+#[derive(Default)]
+struct Given<'a> {
+    accept: Option<&'a [u8]>,
+    trace_id: Option<&'a [u8]>,
+    traceparent: Option<&'a [u8]>,
+}
+
+impl<'a> Given<'a> {
+    /// `None` where a field asks for more than an answer: a body, another protocol, an end of the connection.
+    fn of(fields: &[Header<'a>], trace_header: &str) -> Option<Self> {
+        let mut given = Self::default();
+        let mut hosts = 0;
+        for Header { name, value } in fields {
+            let is = |other: &str| name.eq_ignore_ascii_case(other);
+            let slot = match name.len() {
+                4 if is("host") => {
+                    hosts += 1;
+                    continue;
+                }
+                6 if is("accept") => &mut given.accept,
+                10 if is("connection") && !value.eq_ignore_ascii_case(b"keep-alive") => {
+                    return None;
+                }
+                6 if is("expect") => return None,
+                7 if is("upgrade") => return None,
+                14 if is("content-length") => return None,
+                17 if is("transfer-encoding") => return None,
+                11 if is("traceparent") => &mut given.traceparent,
+                _ if is(trace_header) => &mut given.trace_id,
+                _ => continue,
+            };
+            // The first of a repeated field counts.
+            slot.get_or_insert(value);
+        }
+        (hosts == 1).then_some(given)
+    }
+}
+
+/// Header fields as they stand in the read buffer.
+#[derive(Debug)]
+struct ReadFields<'h, 'b>(&'h [Header<'b>]);
+
+impl Fields for ReadFields<'_, '_> {
+    fn field(&self, name: &str) -> Option<&[u8]> {
+        self.0.iter().find(|field| field.name.eq_ignore_ascii_case(name)).map(|field| field.value)
+    }
+}
+
+/// The text of a `Date`, which most answers share with the one before.
+#[derive(Default)]
+struct Date {
+    second: Option<u64>,
+    text: String,
+}
+
+impl Date {
+    fn at(&mut self, time_ms: u64) -> &[u8] {
+        let second = time_ms / 1_000;
+        if self.second != Some(second) {
+            self.second = Some(second);
+            self.text =
+                httpdate::fmt_http_date(SystemTime::UNIX_EPOCH + Duration::from_secs(second));
+        }
+        self.text.as_bytes()
+    }
+}
