@@ -1,13 +1,14 @@
 //! Who calls, and what their request is called: set by the edge, taken by handlers.
 
+use std::borrow::Cow;
 use std::convert::Infallible;
 use std::net::IpAddr;
 
 use axum::extract::FromRequestParts;
-use axum::http::HeaderValue;
 use axum::http::request::Parts;
 
 use crate::state::Actor;
+use crate::telemetry::TraceName;
 
 pub use crate::security::{Caller, Via};
 
@@ -26,25 +27,28 @@ impl<S: Sync> FromRequestParts<S> for Caller {
 #[derive(Clone, Debug)]
 pub struct RequestContext {
     /// The request's trace id: the client's, or a new one.
-    pub trace_id: HeaderValue,
+    pub trace_id: TraceName,
     /// The W3C trace parent: the client's if it is valid, or a new one.
-    pub traceparent: HeaderValue,
+    pub traceparent: TraceName,
     /// The client's network address: the TCP peer.
     pub client: IpAddr,
 }
 
 impl Default for RequestContext {
     fn default() -> Self {
-        let empty = HeaderValue::from_static("");
-        Self { trace_id: empty.clone(), traceparent: empty, client: [0, 0, 0, 0].into() }
+        let (trace_id, traceparent) = (TraceName::default(), TraceName::default());
+        Self { trace_id, traceparent, client: [0, 0, 0, 0].into() }
     }
 }
 
 impl RequestContext {
     /// The trace id as text; empty where it is not.
     #[must_use]
-    pub fn trace_id_text(&self) -> &str {
-        self.trace_id.to_str().unwrap_or_default()
+    pub fn trace_id_text(&self) -> Cow<'_, str> {
+        match &self.trace_id {
+            TraceName::Given(value) => value.to_str().unwrap_or_default().into(),
+            made => made.text(),
+        }
     }
 
     /// Who asks, as the log records it.

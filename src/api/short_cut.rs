@@ -60,8 +60,8 @@ thread_local! {
 
 /// What became of one turn of a connection.
 enum Turn {
-    /// All that was read is answered, and all of the answer sent.
-    Answered,
+    /// All that was read, at `0` on the monotonic clock, is answered, and all of the answer sent.
+    Answered(u64),
     /// All that was read is answered, but `0` is still to be sent, and `1` is for the library.
     Left(Vec<u8>, Bytes),
     /// The other side is gone, said nothing for too long, or the node stops.
@@ -89,10 +89,15 @@ impl ShortCut {
         // Moved only when it has come, for it hardly ever does.
         let mut deadline = pin!(tokio::time::sleep(idle_max));
         let mut stopped = pin!(stop.cancelled());
+        let mut has_answered = false;
         loop {
             let turn = poll_fn(|context| {
                 if let Poll::Ready(turn) = self.poll_turn(stream, client, context) {
                     return Poll::Ready(turn);
+                }
+                // The other two have this task's waker since before the answer, and will use it.
+                if std::mem::take(&mut has_answered) {
+                    return Poll::Pending;
                 }
                 if stopped.as_mut().poll(context).is_ready() {
                     return Poll::Ready(Turn::Ended);
@@ -108,7 +113,9 @@ impl ShortCut {
                 Poll::Pending
             });
             match turn.await {
-                Turn::Answered => {}
+                Turn::Answered(at_us) => {
+                    (last_us, has_answered) = (at_us, true);
+                }
                 Turn::Left(unsent, rest) => {
                     if stream.write_all(&unsent).await.is_err() {
                         return None;
@@ -116,10 +123,10 @@ impl ShortCut {
                     if !rest.is_empty() {
                         return Some(rest);
                     }
+                    last_us = now_us();
                 }
                 Turn::Ended => return None,
             }
-            last_us = now_us();
         }
     }
 
@@ -139,7 +146,8 @@ impl ShortCut {
                 Poll::Ready(Ok(())) => {}
             }
             output.clear();
-            let rest = self.answer(client, read.filled(), date, output);
+            let read_us = self.state.clock().monotonic_us();
+            let rest = self.answer(client, read.filled(), read_us, date, output);
             let sent = match stream.try_write(output) {
                 _ if output.is_empty() => 0,
                 Ok(sent) => sent,
@@ -147,7 +155,7 @@ impl ShortCut {
                 Err(_) => return Poll::Ready(Turn::Ended),
             };
             if sent == output.len() && rest.is_empty() {
-                return Poll::Ready(Turn::Answered);
+                return Poll::Ready(Turn::Answered(read_us));
             }
             Poll::Ready(Turn::Left(output[sent..].to_vec(), Bytes::copy_from_slice(rest)))
         })
@@ -158,12 +166,13 @@ impl ShortCut {
         &self,
         client: IpAddr,
         mut bytes: &'a [u8],
+        read_us: u64,
         date: &mut Date,
         out: &mut Vec<u8>,
     ) -> &'a [u8] {
         while !bytes.is_empty() {
             let out_len = out.len();
-            let one = AssertUnwindSafe(|| self.answer_one(client, bytes, date, out));
+            let one = AssertUnwindSafe(|| self.answer_one(client, bytes, read_us, date, out));
             // After a panic the library tries again, whose way has an answer for one.
             let Some(len) = catch_unwind(one).ok().flatten() else {
                 out.truncate(out_len);
@@ -179,10 +188,10 @@ impl ShortCut {
         &self,
         client: IpAddr,
         bytes: &[u8],
+        read_us: u64,
         date: &mut Date,
         out: &mut Vec<u8>,
     ) -> Option<usize> {
-        let started_us = self.state.clock().monotonic_us();
         let mut fields = [MaybeUninit::uninit(); FIELDS_MAX];
         let mut head = httparse::Request::new(&mut []);
         let parsed = head.parse_with_uninit_headers(bytes, &mut fields);
@@ -210,8 +219,10 @@ impl ShortCut {
             push_field(out, header::CONTENT_TYPE.as_str(), compat::PLAIN_TEXT.as_bytes());
             body_len = TEXT_PREFIX.len() + location.len();
         }
-        push_field(out, self.edge.trace_header().as_str(), context.trace_id.as_bytes());
-        push_field(out, TRACEPARENT.as_str(), context.traceparent.as_bytes());
+        push_field(out, self.edge.trace_header().as_str(), b"");
+        context.trace_id.push_to(out);
+        push_field(out, TRACEPARENT.as_str(), b"");
+        context.traceparent.push_to(out);
         push_field(out, "content-length", itoa::Buffer::new().format(body_len).as_bytes());
         push_field(out, "date", date.at(now_ms));
         out.extend_from_slice(b"\r\n\r\n");
@@ -220,8 +231,8 @@ impl ShortCut {
             out.extend_from_within(location);
         }
         self.state.telemetry().metrics().short_cuts.inc();
-        found.told(&self.state, context.trace_id.clone());
-        self.edge.redirected(target, context, started_us);
+        found.told(&self.state, context.trace_id.clone(), now_ms);
+        self.edge.redirected(target, context, read_us);
         Some(len)
     }
 }

@@ -14,8 +14,8 @@ use std::sync::Arc;
 
 use axum::http::{HeaderMap, HeaderValue};
 
-use crate::state::{HashKey, Instance, Name, ServiceRef};
-use crate::view::{SelectionKey, View};
+use crate::state::{HashKey, Instance, ServiceRef};
+use crate::view::{SelectionKey, ServiceCounter, View};
 
 pub use location::{Redirect, TEXT_PREFIX, encode_end_point, push_location};
 pub(crate) use query::percent_decoded;
@@ -47,8 +47,8 @@ pub struct Asker<'a> {
 /// What was chosen.
 #[derive(Clone, Debug)]
 pub struct Choice {
-    /// The service's name.
-    pub service: Name,
+    /// The service.
+    pub service: Arc<ServiceCounter>,
     /// The instance.
     pub instance: Arc<Instance>,
     /// Which of its shares, from 0.
@@ -71,7 +71,7 @@ pub fn look_up(view: &View, service: ServiceRef<'_>, asker: Asker<'_>) -> Option
         };
         let selected = table.select(SelectionKey { hash, random: fastrand::u64(..) })?;
         Some(Choice {
-            service: table.key().service.clone(),
+            service: Arc::clone(table.counter()),
             instance: Arc::clone(&selected.endpoint.instance),
             share: selected.share,
         })

@@ -3,12 +3,13 @@
 
 use std::sync::Arc;
 
-use axum::http::HeaderValue;
 use axum::http::uri::PathAndQuery;
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
+use super::TraceName;
 use crate::state::{Address, Instance, Name};
+use crate::view::ServiceCounter;
 
 /// An event that is not on the hot path.
 #[derive(Clone, Debug)]
@@ -29,7 +30,7 @@ pub struct LookupHit {
     /// When, in milliseconds since 1970.
     pub time_ms: u64,
     /// The service.
-    pub service: Name,
+    pub service: Arc<ServiceCounter>,
     /// The instance.
     pub instance: Arc<Instance>,
     /// Which of its shares, from 0.
@@ -37,7 +38,7 @@ pub struct LookupHit {
     /// The mode: `redirect` or `proxy`, or what the request said.
     pub mode: Mode,
     /// The trace id.
-    pub trace_id: HeaderValue,
+    pub trace_id: TraceName,
 }
 
 /// A request that was handed to an instance. Nothing in it is formatted before somebody reads it.
@@ -57,7 +58,7 @@ pub struct ForwardHit {
     /// Path and query as the instance is asked.
     pub target: PathAndQuery,
     /// The trace id.
-    pub trace_id: HeaderValue,
+    pub trace_id: TraceName,
 }
 
 /// How a look-up was answered, as the event tells it.
@@ -87,11 +88,11 @@ impl LookupHit {
             Mode::Asked(mode) => mode.to_string(),
         };
         let fields = [
-            ("serviceName", self.service.to_string()),
+            ("serviceName", self.service.key.service.to_string()),
             ("nodeName", format!("{}-{}", registration.id, self.share)),
             ("address", registration.address.to_string()),
             ("mode", mode),
-            ("traceId", header_text(&self.trace_id)),
+            ("traceId", self.trace_id.text().into_owned()),
         ];
         event.extend(fields.map(|(name, value)| (name.to_owned(), Value::String(value))));
         Value::Object(event)
@@ -117,7 +118,7 @@ impl ForwardHit {
             ("proxyPath", self.path.to_string()),
             ("nodeName", format!("{}-{}", registration.id, self.share)),
             ("address", url_of(&registration.address, &self.target)),
-            ("traceId", header_text(&self.trace_id)),
+            ("traceId", self.trace_id.text().into_owned()),
         ];
         event.extend(fields.map(|(name, value)| (name.to_owned(), Value::String(value))));
         Value::Object(event)
@@ -139,12 +140,6 @@ fn head(time_ms: u64, kind: &str, outcome: &str) -> Map<String, Value> {
     event.insert("type".into(), Value::String(kind.into()));
     event.insert("outcome".into(), Value::String(outcome.into()));
     event
-}
-
-/// A header's value as text; bytes that are not ASCII are replaced.
-#[must_use]
-pub fn header_text(value: &HeaderValue) -> String {
-    String::from_utf8_lossy(value.as_bytes()).into_owned()
 }
 
 /// ISO 8601 in UTC with milliseconds.

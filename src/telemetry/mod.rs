@@ -11,12 +11,13 @@ pub mod projection;
 mod request_log;
 mod requests;
 mod ring;
+mod trace_name;
 mod traffic;
 mod webhook;
 
 use std::sync::Arc;
 
-use axum::http::{HeaderValue, Method};
+use axum::http::Method;
 use serde_json::Value;
 
 use crate::clock::Clock;
@@ -29,6 +30,7 @@ pub use metrics::{Gauges, Metrics};
 pub use request_log::{LogFile, RequestLogSettings};
 pub use requests::{FinishedRequest, Trace};
 pub use ring::Ring;
+pub use trace_name::TraceName;
 pub use traffic::{STEP_MS, Traffic, TrafficStep, TrafficSum};
 pub(crate) use webhook::http_client;
 pub use webhook::{WebhookSettings, as_json as alert_as_json};
@@ -78,7 +80,7 @@ pub struct AccessRefused<'a> {
     /// The path.
     pub path: &'a str,
     /// The trace id.
-    pub trace_id: &'a HeaderValue,
+    pub trace_id: &'a TraceName,
 }
 
 struct Inner {
@@ -196,7 +198,7 @@ impl Telemetry {
                 ("role", role.into()),
                 ("method", refused.method.as_str().into()),
                 ("path", refused.path.into()),
-                ("traceId", events::header_text(refused.trace_id).into()),
+                ("traceId", refused.trace_id.text().into()),
             ],
         );
     }
@@ -218,12 +220,12 @@ impl Telemetry {
 
     /// Counts and notes a look-up that found a node. On the hot path: what another thread's look-up
     /// would make it wait for is left out and counted.
-    pub fn lookup_hit(&self, hit: impl FnOnce(u64) -> LookupHit) {
+    pub fn lookup_hit(&self, hit: impl FnOnce() -> LookupHit) {
         self.0.metrics.discoveries.inc();
         if self.0.lookups.is_off() {
             return;
         }
-        if !self.0.lookups.try_push(hit(self.0.clock.wall_ms())) {
+        if !self.0.lookups.try_push(hit()) {
             self.0.metrics.telemetry_dropped.inc();
         }
     }

@@ -2,8 +2,9 @@
 
 use std::net::IpAddr;
 
-use axum::http::{HeaderValue, Method, StatusCode, Uri, Version};
+use axum::http::{Method, StatusCode, Uri, Version};
 
+use super::TraceName;
 use crate::proxy::AttemptTrail;
 
 /// Longest request target that is kept, in bytes.
@@ -22,9 +23,9 @@ pub struct FinishedRequest {
     /// The client's network address.
     pub client: IpAddr,
     /// The trace id.
-    pub trace_id: HeaderValue,
+    pub trace_id: TraceName,
     /// The W3C trace parent.
-    pub traceparent: HeaderValue,
+    pub traceparent: TraceName,
     /// When it began, on the monotonic clock, in microseconds.
     pub started_us: u64,
     /// How long it took until the answer's head was ready, in microseconds.

@@ -301,10 +301,11 @@ fn key(service: ServiceRef<'_>) -> Option<ServiceKey> {
 
 #[cfg(test)]
 mod tests {
-    use axum::http::{HeaderValue, Method, StatusCode, Version};
+    use axum::http::{Method, StatusCode, Version};
 
     use super::*;
     use crate::state::{Actor, Address, Command, ControlState, Proposal, Registration, RequestId};
+    use crate::telemetry::TraceName;
 
     fn request(method: Method, uri: &str, status: u16, duration_us: u64) -> FinishedRequest {
         FinishedRequest {
@@ -312,8 +313,8 @@ mod tests {
             target: uri.into(),
             version: Version::HTTP_11,
             client: [127, 0, 0, 1].into(),
-            trace_id: HeaderValue::from_static("t"),
-            traceparent: HeaderValue::from_static("p"),
+            trace_id: TraceName::default(),
+            traceparent: TraceName::default(),
             started_us: 0,
             duration_us,
             status: StatusCode::from_u16(status).unwrap(),

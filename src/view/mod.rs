@@ -8,6 +8,7 @@
 
 mod selection;
 mod table;
+mod table_key;
 mod watch;
 
 use std::sync::Arc;
@@ -20,7 +21,8 @@ use tokio::sync::watch as watch_channel;
 use crate::clock::Clock;
 use crate::state::{ControlState, Event, ServiceKey, ServiceRef};
 
-pub use table::{Endpoint, Load, Selected, SelectionKey, ServiceTable, is_listed};
+pub use table::{Endpoint, Load, Selected, SelectionKey, ServiceCounter, ServiceTable, is_listed};
+use table_key::TableKey;
 pub use watch::{Compacted, WatchHub, WatchScope, Watcher, WatcherLost};
 
 /// A state as it was published.
@@ -47,7 +49,7 @@ pub struct NotReached {
 pub struct View {
     clock: Clock,
     snapshot: ArcSwap<Snapshot>,
-    tables: papaya::HashMap<ServiceKey, Arc<ServiceTable>, DefaultHashBuilder>,
+    tables: papaya::HashMap<TableKey, Arc<ServiceTable>, DefaultHashBuilder>,
     index: watch_channel::Sender<u64>,
     hub: WatchHub,
 }
@@ -103,7 +105,8 @@ impl View {
     fn rebuild_tables(&self, state: &ControlState) {
         let gone: Vec<ServiceKey> = {
             let tables = self.tables.pin();
-            tables.keys().filter(|key| state.service(key).is_none()).cloned().collect()
+            let keys = tables.values().map(|table| table.key());
+            keys.filter(|key| state.service(key).is_none()).cloned().collect()
         };
         for key in state.services().keys().chain(&gone) {
             self.rebuild_table(state, key);
@@ -114,17 +117,17 @@ impl View {
         let tables = self.tables.pin();
         match state.service(key) {
             None => {
-                tables.remove(key);
+                tables.remove(&key.as_ref());
             }
             Some(service) => {
-                let previous = tables.get(key);
+                let previous = tables.get(&key.as_ref());
                 let table = ServiceTable::build(
                     key.clone(),
                     service,
                     &state.config().config,
                     previous.map(AsRef::as_ref),
                 );
-                tables.insert(key.clone(), Arc::new(table));
+                tables.insert(TableKey::of(key.as_ref()), Arc::new(table));
             }
         }
     }
@@ -133,6 +136,11 @@ impl View {
     #[must_use]
     pub fn snapshot(&self) -> Arc<Snapshot> {
         self.snapshot.load_full()
+    }
+
+    /// Runs `read` on the present state.
+    pub fn with_snapshot<R>(&self, read: impl FnOnce(&Snapshot) -> R) -> R {
+        read(&self.snapshot.load())
     }
 
     /// The index of the present state.

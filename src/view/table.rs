@@ -18,6 +18,16 @@ pub struct Load {
     pub in_flight: AtomicU64,
 }
 
+/// A service as it is looked up: its name, and how often. Shared by its tables one after the other, so that a
+/// change of membership or a heartbeat does not start the round again.
+#[derive(Debug)]
+pub struct ServiceCounter {
+    /// The service.
+    pub key: ServiceKey,
+    /// Round-robin look-ups so far.
+    lookups: AtomicU64,
+}
+
 /// One instance that gets traffic.
 #[derive(Clone, Debug)]
 pub struct Endpoint {
@@ -66,15 +76,12 @@ enum Chooser {
 /// A service's routing table. Immutable but for its counters; replaced whole.
 #[derive(Debug)]
 pub struct ServiceTable {
-    key: ServiceKey,
+    counter: Arc<ServiceCounter>,
     /// The instances that get traffic, in the order of their ids.
     endpoints: Vec<Endpoint>,
     policy: Option<Arc<crate::state::PolicyRecord>>,
     strategy: SelectionStrategy,
     chooser: Chooser,
-    /// Look-ups so far; shared with the tables before and after, so that a change of membership or
-    /// a heartbeat does not start the round again.
-    cursor: Arc<AtomicU64>,
     /// Whether so many are unhealthy that all are used.
     panics: bool,
 }
@@ -108,14 +115,23 @@ impl ServiceTable {
             .and_then(|record| record.policy.selection.strategy)
             .unwrap_or(config.selection_strategy);
         let chooser = Chooser::new(strategy, &endpoints);
-        let cursor = previous.map_or_else(Arc::default, |table| Arc::clone(&table.cursor));
-        Self { key, endpoints, policy, strategy, chooser, cursor, panics }
+        let counter = previous.map_or_else(
+            || Arc::new(ServiceCounter { key, lookups: AtomicU64::new(0) }),
+            |table| Arc::clone(&table.counter),
+        );
+        Self { counter, endpoints, policy, strategy, chooser, panics }
     }
 
     /// The service.
     #[must_use]
     pub fn key(&self) -> &ServiceKey {
-        &self.key
+        &self.counter.key
+    }
+
+    /// What stays of the service while its tables change.
+    #[must_use]
+    pub fn counter(&self) -> &Arc<ServiceCounter> {
+        &self.counter
     }
 
     /// The instances that get traffic, in the order of their ids.
@@ -155,7 +171,7 @@ impl ServiceTable {
     /// Round-robin look-ups so far.
     #[must_use]
     pub fn lookups(&self) -> u64 {
-        self.cursor.load(Ordering::Relaxed)
+        self.counter.lookups.load(Ordering::Relaxed)
     }
 
     /// The endpoint of an instance, if it gets traffic.
@@ -184,7 +200,7 @@ impl ServiceTable {
 
     /// Whose turn of `len` it is.
     fn turn_of(&self, len: usize) -> usize {
-        let turn = self.cursor.fetch_add(1, Ordering::Relaxed);
+        let turn = self.counter.lookups.fetch_add(1, Ordering::Relaxed);
         usize::try_from(turn % len as u64).unwrap_or(0)
     }
 

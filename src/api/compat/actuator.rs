@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use super::json::answer;
 use crate::api::AppState;
 use crate::api::error::CompatError;
-use crate::telemetry::events::{header_text, iso_8601};
+use crate::telemetry::events::iso_8601;
 use crate::telemetry::{Gauges, Trace, alert_as_json};
 
 pub(super) async fn audit(State(state): State<AppState>) -> Response<Body> {
@@ -35,8 +35,8 @@ pub(super) async fn traces(State(state): State<AppState>) -> Result<Response<Bod
 fn trace_as_json(trace: &Trace) -> Value {
     let request = &trace.request;
     json!({
-        "traceId": header_text(&request.trace_id),
-        "traceparent": header_text(&request.traceparent),
+        "traceId": request.trace_id.text(),
+        "traceparent": request.traceparent.text(),
         "method": request.method.as_str(),
         "path": &*request.target,
         "status": request.status.as_u16(),

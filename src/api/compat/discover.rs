@@ -13,7 +13,7 @@ use crate::api::{AppState, RequestContext};
 use crate::discovery::{self, Asker, Choice, DiscoverQuery, Redirect};
 use crate::state::{DiscoveryMode, ServiceRef};
 use crate::telemetry::events::url_of;
-use crate::telemetry::{LookupHit, Mode};
+use crate::telemetry::{LookupHit, Mode, TraceName};
 
 /// The type of a redirect's body where nothing else is preferred.
 pub(in crate::api) const PLAIN_TEXT: &str = "text/plain; charset=utf-8";
@@ -73,7 +73,8 @@ fn redirect(
         return Some(Err(CompatError::no_live_node()));
     };
     let response = found(headers, redirect);
-    hit(state, choice, context.trace_id.clone(), query.mode.as_deref(), "redirect");
+    let time_ms = state.clock().wall_ms();
+    hit(state, choice, context.trace_id.clone(), query.mode.as_deref(), time_ms);
     Some(Ok(response))
 }
 
@@ -103,9 +104,9 @@ impl Found<'_> {
         discovery::push_location(out, address, self.query.end_point.as_deref());
     }
 
-    /// Notes that the client is told.
-    pub(in crate::api) fn told(self, state: &AppState, trace_id: HeaderValue) {
-        hit(state, self.choice, trace_id, self.query.mode.as_deref(), "redirect");
+    /// Notes that the client is told at `time_ms`.
+    pub(in crate::api) fn told(self, state: &AppState, trace_id: TraceName, time_ms: u64) {
+        hit(state, self.choice, trace_id, self.query.mode.as_deref(), time_ms);
     }
 }
 
@@ -115,7 +116,8 @@ pub(super) fn context_of(request: &Request) -> RequestContext {
 }
 
 fn proxies_by_default(state: &AppState) -> bool {
-    state.view().snapshot().state.config().config.discovery_mode == DiscoveryMode::Proxy
+    let mode = state.view().with_snapshot(|now| now.state.config().config.discovery_mode);
+    mode == DiscoveryMode::Proxy
 }
 
 /// 302, with a body as `Accept` asks for it.
@@ -177,19 +179,13 @@ pub(in crate::api) fn preferred(accept: Option<&[u8]>) -> Preferred {
     }
 }
 
-fn hit(
-    state: &AppState,
-    choice: Choice,
-    trace_id: HeaderValue,
-    asked: Option<&str>,
-    configured: &'static str,
-) {
-    state.telemetry().lookup_hit(|time_ms| LookupHit {
+fn hit(state: &AppState, choice: Choice, trace_id: TraceName, asked: Option<&str>, time_ms: u64) {
+    state.telemetry().lookup_hit(|| LookupHit {
         time_ms,
         service: choice.service,
         instance: choice.instance,
         share: choice.share,
-        mode: asked.map_or(Mode::Configured(configured), |mode| Mode::Asked(shortened(mode))),
+        mode: asked.map_or(Mode::Configured("redirect"), |mode| Mode::Asked(shortened(mode))),
         trace_id,
     });
 }

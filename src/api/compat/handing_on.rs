@@ -167,8 +167,8 @@ pub(super) async fn forward(
         raw_query,
         client: context.client,
         trace: vec![
-            (state.trace_header().clone(), context.trace_id.clone()),
-            (TRACEPARENT, context.traceparent.clone()),
+            (state.trace_header().clone(), context.trace_id.header_value()),
+            (TRACEPARENT, context.traceparent.header_value()),
         ],
         body_len_max,
         keep_trailer,

@@ -3,7 +3,6 @@
 //! It sits between the router and the handlers, so it knows the matched route. A route that the
 //! access table does not know is refused: a forgotten line closes a door instead of opening one.
 
-use std::cell::LazyCell;
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -24,7 +23,7 @@ use crate::api::error::{CompatError, edge_error, is_native};
 use crate::api::{AppState, Caller, RequestContext, origins};
 use crate::proxy::AttemptTrail;
 use crate::security::AuthError;
-use crate::telemetry::{AccessRefused, FinishedRequest};
+use crate::telemetry::{AccessRefused, FinishedRequest, TraceName};
 
 pub(in crate::api) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// Where the dashboard reads counters and records of the compatible API.
@@ -239,8 +238,8 @@ impl Shared {
         }
         let headers = response.headers_mut();
         // An upstream's own trace id wins.
-        headers.entry(&self.trace_header).or_insert(record.context.trace_id);
-        headers.entry(TRACEPARENT).or_insert(record.context.traceparent);
+        headers.entry(&self.trace_header).or_insert_with(|| record.context.trace_id.header_value());
+        headers.entry(TRACEPARENT).or_insert_with(|| record.context.traceparent.header_value());
         self.admit_origin(headers, record.member_origin);
         record.finished.status = response.status();
         self.account(record.finished);
@@ -337,12 +336,11 @@ pub(in crate::api) fn context_of(
     traceparent: Option<&[u8]>,
     peer: IpAddr,
 ) -> RequestContext {
-    let made = LazyCell::new(trace::new_names);
-    let copied = |value| HeaderValue::from_bytes(value).ok();
+    let copied = |value| HeaderValue::from_bytes(value).ok().map(TraceName::Given);
     let given = trace_id.filter(|value| !value.is_empty()).and_then(copied);
-    let trace_id = given.unwrap_or_else(|| made.0.clone());
+    let trace_id = given.unwrap_or_else(TraceName::new_id);
     let given = traceparent.filter(|value| trace::is_valid_traceparent(value)).and_then(copied);
-    let traceparent = given.unwrap_or_else(|| made.1.clone());
+    let traceparent = given.unwrap_or_else(TraceName::new_parent);
     RequestContext { trace_id, traceparent, client: peer.to_canonical() }
 }
 

@@ -1,37 +1,4 @@
-//! The names that a request goes by: its trace id, and its W3C trace parent.
-
-use axum::http::HeaderValue;
-use bytes::Bytes;
-
-const HEX: &[u8; 16] = b"0123456789abcdef";
-
-const TRACE_ID_LEN: usize = 32;
-
-/// A new trace id, 32 lower-case hex digits, and a new trace parent, `00-<32 hex>-<16 hex>-01`. They
-/// share their memory, for nearly every request needs both.
-pub(super) fn new_names() -> (HeaderValue, HeaderValue) {
-    let mut text =
-        *b"0000000000000000000000000000000000-00000000000000000000000000000000-0000000000000000-01";
-    let (trace_id, parent) = text.split_at_mut(TRACE_ID_LEN);
-    write_hex(trace_id, fastrand::u128(..));
-    // An id of zeros is not valid; 1 is.
-    write_hex(&mut parent[3..35], fastrand::u128(1..));
-    write_hex(&mut parent[36..52], u128::from(fastrand::u64(1..)));
-    let mut trace_id = Bytes::copy_from_slice(&text);
-    let parent = trace_id.split_off(TRACE_ID_LEN);
-    (header_value(trace_id), header_value(parent))
-}
-
-fn write_hex(out: &mut [u8], mut number: u128) {
-    for digit in out.iter_mut().rev() {
-        *digit = HEX[(number & 0xf) as usize];
-        number >>= 4;
-    }
-}
-
-fn header_value(text: Bytes) -> HeaderValue {
-    HeaderValue::from_maybe_shared(text).expect("hex digits and hyphens are valid in a header")
-}
+//! What a W3C trace parent is.
 
 /// Whether a value is a `traceparent` by the W3C's Trace Context, section 3.2.2. A version after
 /// 00 may add fields.
@@ -61,14 +28,14 @@ pub(super) fn is_valid_traceparent(value: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::telemetry::TraceName;
 
     #[test]
     fn what_is_made_is_valid() {
         for _ in 0..100 {
-            let (id, parent) = new_names();
-            assert!(is_valid_traceparent(parent.as_bytes()));
-            assert_eq!(id.len(), TRACE_ID_LEN);
-            assert!(id.as_bytes().iter().all(|b| b.is_ascii_hexdigit()));
+            let (id, parent) = (TraceName::new_id(), TraceName::new_parent());
+            assert!(is_valid_traceparent(parent.header_value().as_bytes()));
+            assert_eq!(id.text().len(), 32);
         }
     }
 

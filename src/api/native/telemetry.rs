@@ -2,7 +2,7 @@
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::{HeaderValue, StatusCode};
+use axum::http::StatusCode;
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -273,10 +273,9 @@ pub(super) async fn list_traces(
     let traces = tokio::task::spawn_blocking(move || telemetry.traces()).await.map_err(|_| {
         Problem::new(ProblemKind::Unavailable, "the node is stopping").with_retry_after_s(1)
     })?;
-    let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
     let traces = traces.into_iter().take(limit).map(|Trace { time_ms, request }| TraceView {
-        trace_id: text(&request.trace_id),
-        traceparent: text(&request.traceparent),
+        trace_id: request.trace_id.text().into_owned(),
+        traceparent: request.traceparent.text().into_owned(),
         method: request.method.to_string(),
         path: (&*request.target).into(),
         status: request.status.as_u16(),

@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use super::discovery::{SERVER_CORE, TURNS, turn};
+use super::discovery::{SERVER_CORE, TURNS, turn, turn_length};
 use super::load::{Outcome, median};
 use super::process::{Server, wait_until};
 use super::report::{Goal, Section, ms};
@@ -151,9 +151,9 @@ pub(super) async fn measure(bench: &Bench, count: u64) -> Result<Section, CliErr
         name: "Discovery beside watchers",
         method: format!(
             "One node (a Raft cluster of one) on one core with {SERVICES} services of three instances; redirects over 64 keep-alive \
-             connections from the other core, {TURNS} turns of {} s each, median. The watchers are connections of GET /watch, \
+             connections from the other core, {TURNS} turns of {:.1} s each, median. The watchers are connections of GET /watch, \
              spread over the services; with changes, each of them is told to the watchers of its service.",
-            bench.seconds
+            turn_length(bench).as_secs_f64()
         ),
         columns: vec![
             "watchers",

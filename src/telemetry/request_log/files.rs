@@ -45,14 +45,14 @@ impl LogFiles {
     }
 
     /// Writes a line. A disk that does not take it is reported once, until it does again.
-    pub(super) fn write_line(&mut self, line: &str) {
+    pub(super) fn write_line(&mut self, line: &[u8]) {
         let len = line.len() as u64 + 1;
         let mut result = Ok(());
         if self.len > 0 && self.len + len > self.len_max {
             result = self.rotate();
         }
         let result = result
-            .and_then(|()| self.current.write_all(line.as_bytes()))
+            .and_then(|()| self.current.write_all(line))
             .and_then(|()| self.current.write_all(b"\n"));
         self.len += len;
         self.report(result);
@@ -122,7 +122,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let mut files = LogFiles::open(directory.path(), "maxine-requests", 20, 3).unwrap();
         for n in 0..9 {
-            files.write_line(&format!("line {n} ..."));
+            files.write_line(format!("line {n} ...").as_bytes());
         }
         let names: Vec<String> = files.list().into_iter().map(|file| file.name).collect();
         assert_eq!(

@@ -27,13 +27,13 @@ pub(super) struct LineFormat {
 }
 
 impl LineFormat {
-    /// The line, without its end.
+    /// The line, UTF-8, without its end.
     pub(super) fn line(
         &mut self,
         request: &FinishedRequest,
         time_ms: u64,
         config: &RuntimeConfig,
-    ) -> &str {
+    ) -> &[u8] {
         let second = time_ms / 1_000;
         if self.second != second || self.timestamp.is_empty() {
             self.second = second;
@@ -49,7 +49,7 @@ impl LineFormat {
             client: request.client,
             endpoint: &request.target,
             version: http_version(request.version),
-            trace_id: String::from_utf8_lossy(request.trace_id.as_bytes()),
+            trace_id: request.trace_id.text(),
         };
         let line = &mut self.line;
         line.clear();
@@ -61,7 +61,7 @@ impl LineFormat {
             }
             LogFormat::Json => serde_json::to_writer(line, &fields).is_ok(),
         };
-        std::str::from_utf8(&self.line).unwrap_or_default()
+        &self.line
     }
 }
 
@@ -120,6 +120,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::telemetry::TraceName;
 
     fn request(path: &'static str, status: u16) -> FinishedRequest {
         FinishedRequest {
@@ -127,8 +128,8 @@ mod tests {
             target: path.into(),
             version: Version::HTTP_11,
             client: [10, 0, 0, 1].into(),
-            trace_id: HeaderValue::from_static("abc"),
-            traceparent: HeaderValue::from_static(""),
+            trace_id: TraceName::Given(HeaderValue::from_static("abc")),
+            traceparent: TraceName::default(),
             started_us: 0,
             duration_us: 0,
             status: StatusCode::from_u16(status).unwrap(),
@@ -140,7 +141,7 @@ mod tests {
     fn a_json_line_has_the_known_fields() {
         let mut format = LineFormat::default();
         let line = format.line(&request("/x?a=1", 404), 0, &RuntimeConfig::default());
-        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+        let line: serde_json::Value = serde_json::from_slice(line).unwrap();
         assert_eq!(line["LogLevel"], "ERROR");
         assert_eq!(line["LogType"], "WEBREQUEST");
         assert_eq!(line["Endpoint"], "/x?a=1");
@@ -153,6 +154,7 @@ mod tests {
         let config = RuntimeConfig { log_format: LogFormat::Plain, ..RuntimeConfig::default() };
         let mut format = LineFormat::default();
         let line = format.line(&request("/x", 200), 0, &config);
+        let line = String::from_utf8_lossy(line);
         assert!(line.contains(" INFO WEBREQUEST 10.0.0.1 GET /x HTTP/1.1 200 abc"), "{line}");
         assert!(is_logged(&request("/api/actuator/health", 200)));
         assert!(!is_logged(&request("/api/logs/recent", 200)));

@@ -67,7 +67,7 @@ struct Sink {
     spare: Vec<FinishedRequest>,
     format: line::LineFormat,
     /// The latest lines, oldest first.
-    recent: VecDeque<String>,
+    recent: VecDeque<Vec<u8>>,
 }
 
 /// What requests put their records into.
@@ -205,7 +205,7 @@ impl RequestLog {
             return;
         }
         for event in &events {
-            audit.write_line(&event.to_json().to_string());
+            audit.write_line(event.to_json().to_string().as_bytes());
         }
         audit.flush(true);
     }
@@ -243,7 +243,7 @@ impl RequestLog {
                     let left = if full { sink.recent.pop_front() } else { None };
                     let mut line = left.unwrap_or_default();
                     line.clear();
-                    line.push_str(text);
+                    line.extend_from_slice(text);
                     sink.recent.push_back(line);
                 }
             }
@@ -275,7 +275,8 @@ impl RequestLog {
     /// The latest lines, oldest first.
     pub(super) fn recent_lines(&self) -> Vec<String> {
         self.write_out();
-        self.sink.lock().recent.iter().cloned().collect()
+        let sink = self.sink.lock();
+        sink.recent.iter().map(|line| String::from_utf8_lossy(line).into_owned()).collect()
     }
 
     /// Forgets the latest lines; files stay.
