@@ -89,16 +89,12 @@ impl ShortCut {
         // Moved only when it has come, for it hardly ever does.
         let mut deadline = pin!(tokio::time::sleep(idle_max));
         let mut stopped = pin!(stop.cancelled());
-        let mut has_answered = false;
         loop {
             let turn = poll_fn(|context| {
                 if let Poll::Ready(turn) = self.poll_turn(stream, client, context) {
                     return Poll::Ready(turn);
                 }
-                // The other two have this task's waker since before the answer, and will use it.
-                if std::mem::take(&mut has_answered) {
-                    return Poll::Pending;
-                }
+                // After every answer, too: their one wake may have been the one that brought the request.
                 if stopped.as_mut().poll(context).is_ready() {
                     return Poll::Ready(Turn::Ended);
                 }
@@ -113,9 +109,7 @@ impl ShortCut {
                 Poll::Pending
             });
             match turn.await {
-                Turn::Answered(at_us) => {
-                    (last_us, has_answered) = (at_us, true);
-                }
+                Turn::Answered(at_us) => last_us = at_us,
                 Turn::Left(unsent, rest) => {
                     if stream.write_all(&unsent).await.is_err() {
                         return None;
