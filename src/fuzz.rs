@@ -22,6 +22,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "proxy_target", run: proxy::fuzz::target, seeds: proxy::fuzz::target_seeds },
     Target { name: "proxy_headers", run: proxy::fuzz::headers, seeds: proxy::fuzz::header_seeds },
     Target { name: "request_headers", run: api::fuzz::headers, seeds: api::fuzz::header_seeds },
+    Target { name: "request_head", run: api::fuzz::head, seeds: api::fuzz::head_seeds },
     Target { name: "compat_body", run: api::fuzz::compat_body, seeds: api::fuzz::compat_seeds },
     Target { name: "native_body", run: api::fuzz::native_body, seeds: api::fuzz::native_seeds },
     Target { name: "native_query", run: api::fuzz::native_query, seeds: api::fuzz::query_seeds },

@@ -316,3 +316,56 @@ impl Date {
         self.text.as_bytes()
     }
 }
+
+/// What is answered here is read as the library reads it.
+#[cfg(any(test, feature = "fuzz"))]
+pub(super) mod fuzz {
+    use axum::http::{HeaderMap, HeaderName, HeaderValue, Uri};
+
+    use super::*;
+
+    pub(crate) fn head(bytes: &[u8]) {
+        let mut fields = [MaybeUninit::uninit(); FIELDS_MAX];
+        let mut head = httparse::Request::new(&mut []);
+        let parsed = head.parse_with_uninit_headers(bytes, &mut fields);
+        let Ok(Status::Complete(len)) = parsed else { return };
+        let (Some(query), Some(given)) =
+            (plain_discovery(&head), Given::of(head.headers, "x-trace-id"))
+        else {
+            return;
+        };
+        assert!(bytes[..len].ends_with(b"\n"), "the head ends with a line");
+        let uri: Uri = head.path.unwrap_or_default().parse().expect("a plain target is a URI");
+        assert_eq!((uri.path(), uri.query()), (compat::DISCOVER, Some(query)));
+        assert!(
+            uri.host().is_none()
+                && uri.path_and_query().is_some_and(|t| Some(t.as_str()) == head.path)
+        );
+        let mut headers = HeaderMap::new();
+        for Header { name, value } in &*head.headers {
+            let name = HeaderName::from_bytes(name.as_bytes()).expect("a name");
+            headers.append(name, HeaderValue::from_bytes(value).expect("a value"));
+        }
+        assert_eq!(headers.get_all(header::HOST).iter().count(), 1);
+        for other in ["content-length", "transfer-encoding", "expect", "upgrade"] {
+            assert!(!headers.contains_key(other), "{other}");
+        }
+        let mut connection = headers.get_all(header::CONNECTION).iter();
+        assert!(connection.all(|value| value.as_bytes().eq_ignore_ascii_case(b"keep-alive")));
+        let first = |name| headers.get(name).map(HeaderValue::as_bytes);
+        assert_eq!(given.accept, first("accept"));
+        assert_eq!(given.trace_id, first("x-trace-id"));
+        assert_eq!(given.traceparent, first("traceparent"));
+        assert_eq!(ReadFields(head.headers).field("x-user"), first("x-user"));
+    }
+
+    pub(crate) fn seeds() -> Vec<Vec<u8>> {
+        let line = "GET /api/maxine/serviceops/discover?serviceName=a&endPoint=/x%20y HTTP/1.1\r\n";
+        let fields = [
+            "Host: h\r\nAccept: */*\r\nconnection: Keep-Alive\r\nX-User: u\r\nx-user: v\r\n",
+            "host: h\r\nx-trace-id: mine\r\nTraceParent: t\r\naccept:\r\nx-trace-id: other\r\n",
+            "host: h\r\nhost: h\r\nconnection: close\r\ncontent-length: 1\r\nexpect: 100-continue\r\n",
+        ];
+        fields.map(|fields| format!("{line}{fields}\r\n").into_bytes()).to_vec()
+    }
+}
