@@ -104,7 +104,8 @@ impl ShortCut {
                         return Poll::Ready(Turn::Ended);
                     }
                     let left = Duration::from_micros(idle_max_us - idle_us);
-                    deadline.as_mut().reset(tokio::time::Instant::now() + left);
+                    let next = deadline.deadline() + left;
+                    deadline.as_mut().reset(next);
                 }
                 Poll::Pending
             });
