@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
-use axum::http::header;
+use axum::http::header::{self, HeaderName};
 use bytes::Bytes;
 use httparse::{Header, Status};
 use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
@@ -36,6 +36,21 @@ use crate::discovery::{Asker, Fields, TEXT_PREFIX};
 const READ_LEN_MAX: usize = 8 * 1_024;
 /// Most header fields of a request that is answered here.
 const FIELDS_MAX: usize = 32;
+/// Fields that are read or written here. One of them as the name of the trace id's would make two of one.
+const FIELDS: [HeaderName; 12] = [
+    header::ACCEPT,
+    header::CONNECTION,
+    header::CONTENT_LENGTH,
+    header::CONTENT_TYPE,
+    header::DATE,
+    header::EXPECT,
+    header::HOST,
+    header::LOCATION,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+    header::VARY,
+    TRACEPARENT,
+];
 
 /// Answers what can be answered without the HTTP library.
 pub(super) struct ShortCut {
@@ -69,9 +84,10 @@ enum Turn {
 }
 
 impl ShortCut {
-    /// For a node whose discovery is open to anyone; `None` for others.
+    /// For a node whose discovery is open to anyone, with answers that have the usual fields; `None` for others.
     pub(super) fn new(state: AppState, edge: Arc<Shared>) -> Option<Self> {
-        edge.leaves_discovery_alone().then_some(Self { state, edge })
+        let is_usual = edge.leaves_discovery_alone() && !FIELDS.contains(edge.trace_header());
+        is_usual.then_some(Self { state, edge })
     }
 
     /// Answers on a connection until something comes that is for the library, and says what was read of it;
@@ -321,7 +337,7 @@ impl Date {
 /// What is answered here is read as the library reads it.
 #[cfg(any(test, feature = "fuzz"))]
 pub(super) mod fuzz {
-    use axum::http::{HeaderMap, HeaderName, HeaderValue, Uri};
+    use axum::http::{HeaderMap, HeaderValue, Uri};
 
     use super::*;
 

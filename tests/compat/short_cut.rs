@@ -281,19 +281,23 @@ async fn a_node_that_stops_lets_idle_connections_go() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_way_past_a_guarded_discovery_or_cors() {
+async fn no_way_past_a_guarded_discovery_or_unusual_fields() {
     let guarded =
         Server::start_with(|options| options.api.discovery_access = Openness::Token).await;
     let shared =
         Server::start_with(|options| options.api.cors_allow_origin = Some("*".into())).await;
-    for (server, status) in [(&guarded, "401"), (&shared, "302")] {
+    let named =
+        Server::start_with(|options| options.api.trace_header_name = "traceparent".into()).await;
+    for (server, status) in [(&guarded, "401"), (&shared, "302"), (&named, "302")] {
         server.register(node("orders", "a", 9000)).await;
         let mut connection = Connection::open(server).await;
         connection.send(&discover("serviceName=orders", "")).await;
         let answer = connection.answer().await;
         assert!(answer.status.contains(status), "{answer:?}");
         let granted = answer.fields.iter().any(|(name, _)| name == "access-control-allow-origin");
-        assert_eq!(granted, status == "302");
+        assert_eq!(granted, std::ptr::eq(server, &shared));
+        let traces = answer.fields.iter().filter(|(name, _)| name == "traceparent").count();
+        assert_eq!(traces, 1);
         assert_eq!(taken(server), 0);
     }
 }
