@@ -77,7 +77,7 @@ thread_local! {
 enum Turn {
     /// All that was read, at `0` on the monotonic clock, is answered, and all of the answer sent.
     Answered(u64),
-    /// All that was read is answered, but `0` is still to be sent, and `1` is for the library.
+    /// `0` of the answers is still to be sent, and `1` of what was read is for the library; either may be empty.
     Left(Vec<u8>, Bytes),
     /// The other side is gone, said nothing for too long, or the node stops.
     Ended,
