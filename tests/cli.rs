@@ -360,7 +360,6 @@ fn the_help_is_the_recorded_one() {
         &["alerts"],
         &["audit"],
         &["login"],
-        &["bench"],
         &["dev"],
     ];
     for command in commands {

@@ -5,7 +5,7 @@ use std::io::Write;
 use super::client::ConnectArgs;
 use super::exit::{self, CliError};
 use super::output::Output;
-use super::{bench, cluster, instances, journal, login, services, settings, watch, why};
+use super::{cluster, instances, journal, login, services, settings, watch, why};
 
 /// The client commands; flattened into the program's own.
 #[derive(Debug, clap::Subcommand)]
@@ -38,13 +38,11 @@ pub enum ClientCommand {
     Login(login::LoginArgs),
     /// Forgets the session
     Logout(login::LogoutArgs),
-    /// Measures Maxine on this machine, side by side with etcd and a bare server
-    Bench(bench::BenchArgs),
 }
 
 impl ClientCommand {
-    fn connect(&self) -> Option<&ConnectArgs> {
-        Some(match self {
+    fn connect(&self) -> &ConnectArgs {
+        match self {
             Self::Services(args) => args.connect(),
             Self::Register(args) => args.connect(),
             Self::Deregister(args) => args.connect(),
@@ -59,16 +57,12 @@ impl ClientCommand {
             Self::Audit(args) => args.connect(),
             Self::Login(args) => args.connect(),
             Self::Logout(args) => args.connect(),
-            Self::Bench(_) => return None,
-        })
+        }
     }
 
     /// Carries it out, tells an error on `errors`, and gives the exit code.
     pub async fn run(self, errors: &mut dyn Write) -> u8 {
-        let format = match &self {
-            Self::Bench(args) => args.output,
-            other => other.connect().map_or_else(Default::default, |connect| connect.output),
-        };
+        let format = self.connect().output;
         let mut out = Output::stdout(format);
         finish(self.carry_out(&mut out).await, format, errors)
     }
@@ -89,7 +83,6 @@ impl ClientCommand {
             Self::Audit(args) => journal::audit(args, out).await,
             Self::Login(args) => login::login(args, out).await,
             Self::Logout(args) => login::logout(&args, out),
-            Self::Bench(args) => Box::pin(bench::run(args, out)).await,
         }
     }
 }

@@ -3,7 +3,6 @@
 //! Results go to standard output, everything else to standard error. `exit` has the exit codes.
 
 pub mod audit;
-pub mod bench;
 pub mod client;
 pub mod cluster;
 pub mod commands;

@@ -18,8 +18,8 @@ use super::load::Outcome;
 use super::process::{self, Server};
 use super::report::Section;
 use super::{Bench, failed, node, wire};
-use crate::cli::client::Request;
-use crate::cli::exit::CliError;
+use maxine::cli::client::Request;
+use maxine::cli::exit::CliError;
 use rivals::Rival;
 use traffic::{Plan, Traffic};
 
@@ -90,7 +90,7 @@ pub(super) async fn measure(bench: &mut Bench) -> Result<Vec<Section>, CliError>
         sides.push(Side { name, server: Some(Arc::new(server)), target, requests });
     }
     let dir = bench.place("proxy-maxine")?;
-    let mut cluster = node::Cluster::single(&dir, SERVER_CORE).await?;
+    let mut cluster = node::Cluster::single(bench, &dir, SERVER_CORE).await?;
     let addr = cluster.addrs().swap_remove(0);
     prepare_services(&cluster, upstream).await?;
     let server = cluster.nodes[0].server.take();

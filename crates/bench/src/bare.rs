@@ -5,7 +5,7 @@ use axum::http::{StatusCode, header};
 use axum::routing::get;
 
 use super::failed;
-use crate::cli::exit::CliError;
+use maxine::cli::exit::CliError;
 
 /// Answers every GET of the discovery path with the same 302 until it is killed or its input closes.
 pub(super) async fn serve(port: u16) -> Result<(), CliError> {

@@ -12,7 +12,7 @@ use super::node::{Backend, Cluster};
 use super::report::{Goal, Section, ms};
 use super::wire;
 use super::{Bench, discovery, failover, node, propagation, redis, registrations};
-use crate::cli::exit::CliError;
+use maxine::cli::exit::CliError;
 
 /// Services that discovery goes over, each with three instances.
 const SERVICES: u64 = 1_000;
@@ -56,7 +56,7 @@ async fn one(bench: &Bench, backend: Backend, trials: u32) -> Result<Figures, Cl
     };
     let url = redis.as_ref().map(redis::Redis::url);
     let nodes = if backend == Backend::Local { 1 } else { 3 };
-    let mut cluster = Cluster::on(&dir, backend, nodes, url).await?;
+    let mut cluster = Cluster::on(bench, &dir, backend, nodes, url).await?;
     node::fill(&cluster.addrs()[0], SERVICES * 3, 3).await?;
     let discovery = discovery_on(bench, &cluster).await?;
     // Numbers go on over all cases, so that every registration is a new one and goes through the log.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::free_port;
 use super::process::{Server, wait_until};
-use crate::cli::exit::CliError;
+use maxine::cli::exit::CliError;
 
 /// Whether there is one to be started.
 pub(super) fn is_installed() -> bool {

@@ -10,7 +10,7 @@ use super::process::{self, Server, wait_until};
 use super::report::{Goal, Section, ms};
 use super::wire::{self, Connection};
 use super::{Bench, node, own_program};
-use crate::cli::exit::CliError;
+use maxine::cli::exit::CliError;
 
 /// Keep-alive connections of the load.
 pub(super) const CONNECTIONS: usize = 64;
@@ -27,7 +27,7 @@ pub(super) async fn measure(bench: &Bench) -> Result<Section, CliError> {
     let mut goals = Vec::new();
     for services in [1_u64, 10_000] {
         let dir = bench.place("discovery")?;
-        let cluster = node::Cluster::single(&dir, SERVER_CORE).await?;
+        let cluster = node::Cluster::single(bench, &dir, SERVER_CORE).await?;
         let addr = cluster.addrs().swap_remove(0);
         node::fill(&addr, services * 3, 3).await?;
         let bare_dir = bench.place("bare")?;
@@ -116,7 +116,7 @@ pub(super) async fn measure(bench: &Bench) -> Result<Section, CliError> {
 async fn start_bare(dir: &std::path::Path) -> Result<(Server, String), CliError> {
     let port = super::free_port()?;
     let mut command = Command::new(own_program()?);
-    command.args(["bench", "bare", "--port", &port.to_string()]);
+    command.args(["bare", "--port", &port.to_string()]);
     let server = Server::start(command, dir, Some(SERVER_CORE))?;
     let addr = format!("127.0.0.1:{port}");
     wait_until("the bare server does not start", Duration::from_secs(10), || async {

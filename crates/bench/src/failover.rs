@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use super::report::{Goal, Section, ms};
 use super::wire::{self, Connection};
 use super::{Bench, etcd, grpc, node};
-use crate::cli::exit::CliError;
+use maxine::cli::exit::CliError;
 
 /// Between two probes, in milliseconds.
 const PROBE_EVERY_MS: u64 = 10;
@@ -73,7 +73,7 @@ fn row(name: &str, sorted_us: &[u64]) -> Vec<Value> {
 }
 
 async fn maxine(bench: &Bench, trials: u32) -> Result<Vec<u64>, CliError> {
-    let mut cluster = node::Cluster::three(&bench.place("failover")?).await?;
+    let mut cluster = node::Cluster::three(bench, &bench.place("failover")?).await?;
     let mut taken_us = Vec::new();
     for trial in 0..trials {
         let leader = cluster.leader().await?;

@@ -15,14 +15,14 @@ use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::cli::bench::failed;
-use crate::cli::exit::CliError;
+use crate::failed;
+use maxine::cli::exit::CliError;
 
 type Idle = Mutex<Vec<client::SendRequest<Incoming>>>;
 type Answer = Response<Either<Incoming, http_body_util::Empty<bytes::Bytes>>>;
 
 /// Forwards everything to `upstream` until it is killed.
-pub(in crate::cli::bench) async fn serve(port: u16, upstream: SocketAddr) -> Result<(), CliError> {
+pub(crate) async fn serve(port: u16, upstream: SocketAddr) -> Result<(), CliError> {
     let listener =
         TcpListener::bind(("127.0.0.1", port)).await.map_err(failed("the bare proxy"))?;
     let idle: Arc<Idle> = Arc::default();

@@ -8,7 +8,7 @@ use super::load::Run;
 use super::report::{Goal, Section, ms};
 use super::wire::{self, Connection};
 use super::{Bench, node};
-use crate::cli::exit::CliError;
+use maxine::cli::exit::CliError;
 
 /// Registered instances whose heartbeats are sent.
 const INSTANCES: u64 = 10_000;
@@ -22,7 +22,7 @@ const BATCHES: [u64; 3] = [1, 100, 1_000];
 const AIM: f64 = 100_000.0;
 
 pub(super) async fn measure(bench: &Bench) -> Result<Section, CliError> {
-    let cluster = node::Cluster::three(&bench.place("heartbeats")?).await?;
+    let cluster = node::Cluster::three(bench, &bench.place("heartbeats")?).await?;
     let leader = cluster.leader().await?;
     let addrs = cluster.addrs();
     node::fill(&addrs[leader], INSTANCES, PER_SERVICE).await?;

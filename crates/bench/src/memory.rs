@@ -7,8 +7,8 @@ use serde_json::json;
 use super::process::wait_until;
 use super::report::{Goal, Section};
 use super::{Bench, node};
-use crate::cli::client::Request;
-use crate::cli::exit::CliError;
+use maxine::cli::client::Request;
+use maxine::cli::exit::CliError;
 
 /// Instances of each service.
 const PER_SERVICE: u64 = 100;
@@ -18,7 +18,7 @@ const SETTLE_MS: u64 = 3_000;
 const AIM_BYTES: u64 = 1_024;
 
 pub(super) async fn measure(bench: &Bench, instances: u64) -> Result<Section, CliError> {
-    let mut cluster = node::Cluster::three(&bench.place("memory")?).await?;
+    let mut cluster = node::Cluster::three(bench, &bench.place("memory")?).await?;
     let leader = cluster.leader().await?;
     let empty = resident(&cluster);
     let fill_us = bench.clock.monotonic_us();

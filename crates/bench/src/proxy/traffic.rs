@@ -10,8 +10,8 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use hdrhistogram::Histogram;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
-use crate::cli::bench::load::{self, Outcome};
-use crate::clock::Clock;
+use crate::load::{self, Outcome};
+use maxine::clock::Clock;
 
 /// The body of every answer, in bytes.
 pub(super) const BODY_LEN: usize = 1_024;

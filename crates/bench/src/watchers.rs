@@ -16,7 +16,7 @@ use super::process::{Server, wait_until};
 use super::report::{Goal, Section, ms};
 use super::wire::{self, Connection};
 use super::{Bench, node};
-use crate::cli::exit::CliError;
+use maxine::cli::exit::CliError;
 
 const SERVICES: u64 = 1_000;
 /// Connections that are opened at once.
@@ -103,7 +103,7 @@ async fn change(addr: String, per_second: u32, stop: CancellationToken) -> std::
 
 pub(super) async fn measure(bench: &Bench, count: u64) -> Result<Section, CliError> {
     let dir = bench.place("watchers")?;
-    let cluster = node::Cluster::single(&dir, SERVER_CORE).await?;
+    let cluster = node::Cluster::single(bench, &dir, SERVER_CORE).await?;
     let addr = cluster.addrs().swap_remove(0);
     node::fill(&addr, SERVICES * 3, 3).await?;
     let server = cluster.nodes[0]

@@ -9,9 +9,9 @@ use serde_json::{Value, json};
 
 use super::process::{Server, wait_until};
 use super::wire::{self, Connection};
-use super::{free_port, own_program};
-use crate::cli::client::{Client, Request};
-use crate::cli::exit::CliError;
+use super::{Bench, free_port};
+use maxine::cli::client::{Client, Request};
+use maxine::cli::exit::CliError;
 
 /// The account that the nodes under measurement are started with.
 const USER: &str = "bench";
@@ -23,6 +23,7 @@ const OWN_SETTINGS: [&str; 4] =
 
 /// One node.
 pub(super) struct Node {
+    program: PathBuf,
     pub(super) server: Option<Server>,
     args: Vec<String>,
     dir: PathBuf,
@@ -39,7 +40,7 @@ impl Node {
 
     /// Starts it, unless it runs.
     pub(super) fn start(&mut self) -> Result<(), CliError> {
-        let mut command = Command::new(own_program()?);
+        let mut command = Command::new(&self.program);
         command.arg("serve").args(&self.args);
         command.env("MAXINE_ADMIN_USERNAME", USER).env("MAXINE_ADMIN_PASSWORD", &self.password);
         command.env("MAXINE_LOG", "warn");
@@ -121,19 +122,20 @@ pub(super) struct Cluster {
 
 impl Cluster {
     /// A Raft cluster of one node, on one core.
-    pub(super) async fn single(dir: &Path, core: usize) -> Result<Self, CliError> {
-        Self::of(dir, 1, Some(core)).await
+    pub(super) async fn single(bench: &Bench, dir: &Path, core: usize) -> Result<Self, CliError> {
+        Self::of(bench, dir, 1, Some(core)).await
     }
 
     /// Nodes on a backend; on Redis at `redis_url`.
     pub(super) async fn on(
+        bench: &Bench,
         dir: &Path,
         backend: Backend,
         count: usize,
         redis_url: Option<String>,
     ) -> Result<Self, CliError> {
         if backend == Backend::Raft {
-            return Self::of(dir, count, None).await;
+            return Self::of(bench, dir, count, None).await;
         }
         let password = secret();
         let mut nodes = Vec::new();
@@ -150,17 +152,30 @@ impl Cluster {
                 args.push(format!("--state-file={}", dir.join("registry-state.json").display()));
             }
             let (core, password) = (None, password.clone());
-            nodes.push(Node { server: None, args, dir: home, port, core, password });
+            nodes.push(Node {
+                program: bench.program.clone(),
+                server: None,
+                args,
+                dir: home,
+                port,
+                core,
+                password,
+            });
         }
         Self { nodes, password }.started().await
     }
 
     /// Three nodes in Raft mode.
-    pub(super) async fn three(dir: &Path) -> Result<Self, CliError> {
-        Self::of(dir, 3, None).await
+    pub(super) async fn three(bench: &Bench, dir: &Path) -> Result<Self, CliError> {
+        Self::of(bench, dir, 3, None).await
     }
 
-    async fn of(dir: &Path, count: usize, core: Option<usize>) -> Result<Self, CliError> {
+    async fn of(
+        bench: &Bench,
+        dir: &Path,
+        count: usize,
+        core: Option<usize>,
+    ) -> Result<Self, CliError> {
         let password = secret();
         let mut ports = Vec::new();
         for _ in 0..2 * count {
@@ -183,6 +198,7 @@ impl Cluster {
                 format!("--raft-members={}", members.join(",")),
             ]);
             nodes.push(Node {
+                program: bench.program.clone(),
                 server: None,
                 args,
                 dir: home,

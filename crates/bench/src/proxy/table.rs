@@ -4,10 +4,10 @@ use serde_json::json;
 
 use super::traffic::BODY_LEN;
 use super::{CONNECTIONS, Side, TURNS};
-use crate::cli::bench::Bench;
-use crate::cli::bench::load::Outcome;
-use crate::cli::bench::report::{Goal, Section, ms};
-use crate::cli::exit::CliError;
+use crate::Bench;
+use crate::load::Outcome;
+use crate::report::{Goal, Section, ms};
+use maxine::cli::exit::CliError;
 
 /// The table of requests per second, and how far ahead Maxine is.
 pub(super) fn throughput(

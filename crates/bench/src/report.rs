@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::cli::output::render;
+use maxine::cli::output::render;
 
 /// All that one run measured.
 pub(super) struct Report {

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::process::{Server, wait_until};
 use super::{free_port, grpc};
-use crate::cli::exit::CliError;
+use maxine::cli::exit::CliError;
 
 /// One member.
 struct Member {

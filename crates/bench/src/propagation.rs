@@ -10,9 +10,9 @@ use super::load::histogram;
 use super::report::{Goal, Section, ms};
 use super::wire::{self, Connection};
 use super::{Bench, node};
-use crate::cli::client::{Client, EventParser, Request};
-use crate::cli::exit::CliError;
-use crate::clock::Clock;
+use maxine::cli::client::{Client, EventParser, Request};
+use maxine::cli::exit::CliError;
+use maxine::clock::Clock;
 
 /// Pause between two writes, in milliseconds.
 const PAUSE_MS: u64 = 2;
@@ -22,7 +22,7 @@ const SIGHT_MS_MAX: u64 = 5_000;
 const SIGHTS_MAX: usize = 1_024;
 
 pub(super) async fn measure(bench: &Bench) -> Result<Section, CliError> {
-    let cluster = node::Cluster::three(&bench.place("propagation")?).await?;
+    let cluster = node::Cluster::three(bench, &bench.place("propagation")?).await?;
     let leader = cluster.leader().await?;
     let (follower, other) = ((leader + 1) % 3, (leader + 2) % 3);
     let mut rows = Vec::new();

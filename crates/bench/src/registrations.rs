@@ -11,7 +11,7 @@ use super::load::{Outcome, Run};
 use super::report::{Goal, Section, ms};
 use super::wire::{self, Connection};
 use super::{Bench, etcd, grpc, node};
-use crate::cli::exit::CliError;
+use maxine::cli::exit::CliError;
 
 /// Clients and instances a request, with the aim for registrations a second.
 const CASES: [(usize, u64, f64); 4] =
@@ -22,7 +22,7 @@ const ETCD_CHANNELS_MAX: usize = 12;
 pub(super) async fn measure(bench: &Bench) -> Result<Section, CliError> {
     let mut ours = Vec::new();
     {
-        let cluster = node::Cluster::three(&bench.place("registrations")?).await?;
+        let cluster = node::Cluster::three(bench, &bench.place("registrations")?).await?;
         // Numbers go on over all cases, so that every registration is a new one and goes through the log.
         let numbers = Arc::new(AtomicU64::new(0));
         for (clients, batch, _) in CASES {

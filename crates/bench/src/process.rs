@@ -10,7 +10,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::failed;
-use crate::cli::exit::CliError;
+use maxine::cli::exit::CliError;
 
 /// Ticks of the kernel's process clock in a second (`USER_HZ`, which is 100 on every Linux).
 const TICKS_PER_SECOND: u64 = 100;

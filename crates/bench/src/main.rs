@@ -1,8 +1,8 @@
-//! `maxine bench`: the project's measures, taken side by side in one run on one machine.
+//! `maxine-bench`: the project's measurements, taken side by side in one run on one machine.
 //!
 //! It starts every server that it measures as a child process on loopback, on free ports, with its data in one directory,
-//! and stops each by its process id. It measures real nodes over real sockets with real syncs; nothing here is linked to
-//! the server's inside.
+//! and stops each by its process id. It measures the `maxine` program over real sockets with real syncs. Of the server's
+//! code it uses only what the command line uses to speak with a cluster.
 
 mod backends;
 mod bare;
@@ -24,19 +24,29 @@ mod watchers;
 mod wire;
 
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
+use clap::Parser;
+use maxine::cli::commands::finish;
+use maxine::cli::exit::CliError;
+use maxine::cli::output::{Format, Output};
+use maxine::clock::Clock;
+use report::{Report, Section};
 use serde_json::json;
 
-use super::exit::CliError;
-use super::output::{Format, Output};
-use crate::clock::Clock;
-use report::{Report, Section};
+/// The bare servers use the allocator of the server that they are compared with.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Arguments of `maxine bench`.
-#[derive(Debug, clap::Args)]
-pub struct BenchArgs {
+/// Measures Maxine on this machine, side by side with etcd, nginx, HAProxy and bare servers.
+#[derive(Debug, Parser)]
+#[command(name = "maxine-bench", version, about, max_term_width = 100)]
+struct BenchArgs {
     #[command(subcommand)]
     what: What,
+    /// The `maxine` program to measure [default: the one beside this program]
+    #[arg(long, global = true, value_name = "FILE")]
+    program: Option<PathBuf>,
     /// How long each figure is measured, in seconds (1 to 120)
     #[arg(long, global = true, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=120))]
     seconds: u64,
@@ -54,7 +64,7 @@ pub struct BenchArgs {
     markdown: Option<PathBuf>,
     /// How to write results
     #[arg(long, short = 'o', env = "MAXINE_OUTPUT", value_enum, global = true, default_value_t = Format::Table)]
-    pub(crate) output: Format,
+    output: Format,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, clap::Subcommand)]
@@ -116,6 +126,8 @@ enum What {
 
 /// What every measurement is given.
 struct Bench {
+    /// The `maxine` program that is measured.
+    program: PathBuf,
     seconds: u64,
     dir: PathBuf,
     with_etcd: bool,
@@ -135,11 +147,15 @@ impl Bench {
     }
 }
 
-/// Runs `maxine bench`.
-///
-/// # Errors
-/// When a server cannot be started or a measurement fails.
-pub async fn run(args: BenchArgs, out: &mut Output) -> Result<(), CliError> {
+#[tokio::main]
+async fn main() -> ExitCode {
+    let args = BenchArgs::parse();
+    let format = args.output;
+    let result = Box::pin(run(args, &mut Output::stdout(format))).await;
+    ExitCode::from(finish(result, format, &mut std::io::stderr()))
+}
+
+async fn run(args: BenchArgs, out: &mut Output) -> Result<(), CliError> {
     if let What::Bare { port } = args.what {
         return bare::serve(port).await;
     }
@@ -154,9 +170,10 @@ pub async fn run(args: BenchArgs, out: &mut Output) -> Result<(), CliError> {
         )));
     }
     std::fs::create_dir_all(&args.dir)?;
-    std::fs::write(args.dir.join(MARK), "made by maxine bench; may be deleted\n")?;
+    std::fs::write(args.dir.join(MARK), "made by maxine-bench; may be deleted\n")?;
     let dir = args.dir.canonicalize()?;
     let mut bench = Bench {
+        program: maxine_program(args.program.as_deref())?,
         seconds: args.seconds,
         dir: dir.clone(),
         with_etcd: !args.no_etcd,
@@ -185,7 +202,7 @@ const MARK: &str = ".maxine-bench";
 
 fn command_line(args: &BenchArgs) -> String {
     let what = format!("{:?}", args.what).split_whitespace().next().unwrap_or("All").to_lowercase();
-    format!("maxine bench {what} --seconds {}", args.seconds)
+    format!("maxine-bench {what} --seconds {}", args.seconds)
 }
 
 impl Bench {
@@ -259,7 +276,21 @@ fn failed(doing: impl std::fmt::Display) -> impl FnOnce(std::io::Error) -> CliEr
     move |error| CliError::Failed(format!("{doing}: {error}"))
 }
 
-/// The path of this very program, which the servers are started from.
+/// The `maxine` program to measure: `named`, or the one in this program's own directory.
+fn maxine_program(named: Option<&Path>) -> Result<PathBuf, CliError> {
+    let program = match named {
+        Some(named) => named.to_path_buf(),
+        None => own_program()?.with_file_name("maxine"),
+    };
+    program.canonicalize().map_err(|error| {
+        CliError::Usage(format!(
+            "{}: {error}; build it with 'cargo build --release', or name one with --program",
+            program.display()
+        ))
+    })
+}
+
+/// The path of this program, which also runs the bare servers.
 fn own_program() -> Result<PathBuf, CliError> {
     std::env::current_exe().map_err(failed("this program's own path"))
 }
@@ -276,4 +307,16 @@ fn log_file(dir: &Path) -> Result<std::fs::File, CliError> {
         .append(true)
         .open(dir.join("log"))
         .map_err(failed(dir.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn every_command_fits_together() {
+        BenchArgs::command().debug_assert();
+    }
 }

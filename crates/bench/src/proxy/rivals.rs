@@ -7,10 +7,10 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use super::SERVER_CORE;
-use crate::cli::bench::process::{Server, wait_until};
-use crate::cli::bench::wire::Connection;
-use crate::cli::bench::{failed, free_port, own_program};
-use crate::cli::exit::CliError;
+use crate::process::{Server, wait_until};
+use crate::wire::Connection;
+use crate::{failed, free_port, own_program};
+use maxine::cli::exit::CliError;
 
 /// A proxy that is not Maxine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,7 +19,7 @@ pub(super) enum Rival {
     Nginx,
     /// HAProxy.
     Haproxy,
-    /// `maxine bench bare-proxy`.
+    /// `maxine-bench bare-proxy`.
     Bare,
 }
 
@@ -74,7 +74,7 @@ impl Rival {
             Self::Bare => {
                 let mut command = Command::new(own_program()?);
                 let (port, upstream) = (listen.port().to_string(), upstream.to_string());
-                command.args(["bench", "bare-proxy", "--port", &port, "--upstream", &upstream]);
+                command.args(["bare-proxy", "--port", &port, "--upstream", &upstream]);
                 command
             }
         };

@@ -8,7 +8,7 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use parking_lot::Mutex;
 
-use crate::clock::Clock;
+use maxine::clock::Clock;
 
 /// Longest latency that is told apart, in microseconds.
 const LATENCY_US_MAX: u64 = 60_000_000;
