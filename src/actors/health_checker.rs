@@ -177,8 +177,8 @@ impl HealthChecker {
     }
 
     /// Takes the proxy's experience in: why it holds an instance back, or that it no longer does.
-    pub fn held_by_proxy(&self, key: InstanceKey, lease_epoch: u64, reason: Option<String>) {
-        self.shared.core.lock().passive(&key, lease_epoch, reason);
+    pub fn held_by_proxy(&self, key: InstanceKey, address_index: u64, reason: Option<String>) {
+        self.shared.core.lock().passive(&key, address_index, reason);
     }
 
     /// How often the actor had to be started again.
@@ -379,6 +379,7 @@ impl HealthCheckerActor {
             return;
         };
         if self.fence != Some(fence) {
+            self.shared.verdicts.lock().listen_from(now_ms);
             self.fence = Some(fence);
             self.watch_panic(None);
         }
@@ -396,7 +397,8 @@ impl HealthCheckerActor {
             wall_ms: parts.clock.wall_ms(),
         };
         let items: Vec<HealthReport> = {
-            let decisions = self.shared.verdicts.lock().decide(&context);
+            let unprobed = self.shared.core.lock().unprobed().clone();
+            let decisions = self.shared.verdicts.lock().decide(&context, &unprobed);
             decisions.into_iter().take(BATCH_MAX).map(|decision| decision.report).collect()
         };
         if items.is_empty() {

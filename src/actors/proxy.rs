@@ -22,7 +22,7 @@ pub struct ProxyActor {
     forwarder: Forwarder,
     health: Option<HealthChecker>,
     clock: Clock,
-    /// Ejected instances that the health checker was told of: until when, and which registration.
+    /// Ejected instances that the health checker was told of: until when, and at which address.
     told: BTreeMap<InstanceKey, (u64, u64)>,
     _lifeline: Lifeline,
 }
@@ -58,11 +58,11 @@ impl ProxyActor {
         match event.change {
             StandingChange::Ejected => {
                 let until_ms = self.clock.monotonic_ms() + event.lasts_ms;
-                self.told.insert(event.key.clone(), (until_ms, event.lease_epoch));
-                health.held_by_proxy(event.key, event.lease_epoch, Some(event.reason));
+                self.told.insert(event.key.clone(), (until_ms, event.address_index));
+                health.held_by_proxy(event.key, event.address_index, Some(event.reason));
             }
             StandingChange::Returned if self.told.remove(&event.key).is_some() => {
-                health.held_by_proxy(event.key, event.lease_epoch, None);
+                health.held_by_proxy(event.key, event.address_index, None);
             }
             _ => {}
         }

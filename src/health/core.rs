@@ -18,8 +18,8 @@ use crate::state::{
 pub struct ProbeJob {
     /// Whose.
     pub key: InstanceKey,
-    /// Which registration of it.
-    pub lease_epoch: u64,
+    /// Which address of it: [`Instance::address_index`].
+    pub address_index: u64,
     /// Where it is reached.
     pub address: Address,
     /// What to ask.
@@ -50,6 +50,8 @@ pub struct HealthCore {
     /// What the proxy reports: the reason while an instance is held back by it.
     passive: BTreeMap<InstanceKey, (u64, Option<String>)>,
     unsent_passive: BTreeSet<InstanceKey>,
+    /// Instances with a bad verdict that no node probes.
+    unprobed: BTreeSet<InstanceKey>,
 }
 
 impl HealthCore {
@@ -65,6 +67,7 @@ impl HealthCore {
             unsent: BTreeSet::new(),
             passive: BTreeMap::new(),
             unsent_passive: BTreeSet::new(),
+            unprobed: BTreeSet::new(),
         }
     }
 
@@ -83,7 +86,8 @@ impl HealthCore {
     /// Takes the whole state in.
     pub fn sync(&mut self, state: &ControlState, now_ms: u64, wall_ms: u64) {
         let gone: Vec<ServiceKey> = {
-            let known: BTreeSet<&ServiceKey> = self.tracks.keys().map(|key| &key.service).collect();
+            let known = self.tracks.keys().chain(&self.unprobed);
+            let known: BTreeSet<&ServiceKey> = known.map(|key| &key.service).collect();
             known.into_iter().filter(|key| state.service(key).is_none()).cloned().collect()
         };
         for key in state.services().keys().chain(&gone) {
@@ -103,9 +107,15 @@ impl HealthCore {
         let health = policy.and_then(|policy| policy.health);
         let agreeing = health.map_or(self.defaults.observers, |health| health.observers) as usize;
         let mut stay = BTreeSet::new();
+        self.unprobed.retain(|unprobed| unprobed.service != *key);
         for instance in service.into_iter().flat_map(|s| s.instances.values()) {
-            let Some(spec) = effective_probe(instance, policy, &self.defaults) else { continue };
             let key = key.instance(instance.registration.id.clone());
+            let Some(spec) = effective_probe(instance, policy, &self.defaults) else {
+                if !instance.health.is_routable() {
+                    self.unprobed.insert(key);
+                }
+                continue;
+            };
             if assigned(&key, &self.node, &self.live, agreeing) {
                 self.track(&key, instance, spec, now_ms, wall_ms);
                 stay.insert(key.instance.clone());
@@ -126,7 +136,7 @@ impl HealthCore {
             passive.service != *key
                 || service
                     .and_then(|s| s.instances.get(&passive.instance))
-                    .is_some_and(|instance| instance.lease_epoch == *epoch)
+                    .is_some_and(|instance| instance.address_index == *epoch)
         });
     }
 
@@ -140,7 +150,7 @@ impl HealthCore {
     ) {
         let address = &instance.registration.address;
         if let Some(track) = self.tracks.get_mut(key)
-            && track.lease_epoch == instance.lease_epoch
+            && track.address_index == instance.address_index
             && track.address == *address
         {
             if track.spec.interval_ms > spec.interval_ms && !track.under_way {
@@ -158,7 +168,8 @@ impl HealthCore {
         // The first probe comes soon, but those of a fleet that starts together are spread.
         let due_ms = now_ms + fastrand::u64(0..=spec.interval_ms.min(1_000));
         self.due.insert((due_ms, key.clone()));
-        let track = Track::new(instance.lease_epoch, spec, address.clone(), grace_until_ms, due_ms);
+        let track =
+            Track::new(instance.address_index, spec, address.clone(), grace_until_ms, due_ms);
         self.tracks.insert(key.clone(), track);
     }
 
@@ -182,7 +193,7 @@ impl HealthCore {
             track.under_way = true;
             jobs.push(ProbeJob {
                 key,
-                lease_epoch: track.lease_epoch,
+                address_index: track.address_index,
                 address: track.address.clone(),
                 spec: track.spec.clone(),
             });
@@ -196,10 +207,10 @@ impl HealthCore {
         self.due.first().map(|(due_ms, _)| *due_ms)
     }
 
-    /// Takes a result in. One of an earlier registration counts for nothing.
+    /// Takes a result in. A result from an earlier address does not count.
     pub fn done(&mut self, job: &ProbeJob, answer: &ProbeAnswer, now_ms: u64, wall_ms: u64) {
         let Some(track) =
-            self.tracks.get_mut(&job.key).filter(|track| track.lease_epoch == job.lease_epoch)
+            self.tracks.get_mut(&job.key).filter(|track| track.address_index == job.address_index)
         else {
             return;
         };
@@ -215,8 +226,8 @@ impl HealthCore {
     }
 
     /// Takes the proxy's experience in: why an instance is held back, or that it is no more.
-    pub fn passive(&mut self, key: &InstanceKey, lease_epoch: u64, held: Option<String>) {
-        self.passive.insert(key.clone(), (lease_epoch, held));
+    pub fn passive(&mut self, key: &InstanceKey, address_index: u64, held: Option<String>) {
+        self.passive.insert(key.clone(), (address_index, held));
         self.unsent_passive.insert(key.clone());
     }
 
@@ -233,18 +244,18 @@ impl HealthCore {
             let Some(track) = self.tracks.get(&key) else { continue };
             let Some(sight) = track.settled else { continue };
             let detail = track.last_detail().to_owned();
-            let lease_epoch = track.lease_epoch;
-            out.push(Observation { key, lease_epoch, sight, passive: false, detail });
+            let address_index = track.address_index;
+            out.push(Observation { key, address_index, sight, passive: false, detail });
         }
         while out.len() < max {
             let Some(key) = self.unsent_passive.pop_first() else { break };
-            let Some((lease_epoch, held)) = self.passive.get(&key).cloned() else { continue };
+            let Some((address_index, held)) = self.passive.get(&key).cloned() else { continue };
             let sight = if held.is_some() { Sight::NotReady } else { Sight::Good };
             let detail = held.clone().unwrap_or_else(|| "the proxy uses it again".into());
             if held.is_none() {
                 self.passive.remove(&key);
             }
-            out.push(Observation { key, lease_epoch, sight, passive: true, detail });
+            out.push(Observation { key, address_index, sight, passive: true, detail });
         }
         out
     }
@@ -256,7 +267,7 @@ impl HealthCore {
                 let held = (observation.sight != Sight::Good).then(|| observation.detail.clone());
                 self.passive
                     .entry(observation.key.clone())
-                    .or_insert((observation.lease_epoch, held));
+                    .or_insert((observation.address_index, held));
                 self.unsent_passive.insert(observation.key.clone());
             } else if self.tracks.contains_key(&observation.key) {
                 self.unsent.insert(observation.key.clone());
@@ -280,6 +291,12 @@ impl HealthCore {
             .iter()
             .filter(|(_, track)| track.failures > 0)
             .map(|(key, track)| (key, track.failures))
+    }
+
+    /// Instances with a bad verdict that no node probes: no success of a probe can bring them back.
+    #[must_use]
+    pub fn unprobed(&self) -> &BTreeSet<InstanceKey> {
+        &self.unprobed
     }
 
     /// How many instances this node probes.

@@ -15,7 +15,7 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
     let key = ServiceKey::new(Name::trusted("default"), Name::trusted("orders"));
     let observation = |id: &str, sight| Observation {
         key: key.instance(Name::trusted(id)),
-        lease_epoch: 7,
+        address_index: 7,
         sight,
         passive: false,
         detail: "200".into(),

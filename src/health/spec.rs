@@ -74,6 +74,8 @@ mod tests {
         Instance {
             registration,
             lease_epoch: 1,
+            registered_index: 1,
+            address_index: 1,
             registered_at_ms: 0,
             modified_index: 1,
             health: Health::default(),

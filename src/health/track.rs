@@ -38,7 +38,7 @@ pub struct ProbeRecord {
 /// One instance under observation.
 #[derive(Clone, Debug)]
 pub(crate) struct Track {
-    pub(crate) lease_epoch: u64,
+    pub(crate) address_index: u64,
     pub(crate) spec: ProbeSpec,
     pub(crate) address: crate::state::Address,
     /// Until when bad results do not count, on the monotonic clock, in milliseconds.
@@ -55,14 +55,14 @@ pub(crate) struct Track {
 
 impl Track {
     pub(crate) fn new(
-        lease_epoch: u64,
+        address_index: u64,
         spec: ProbeSpec,
         address: crate::state::Address,
         grace_until_ms: u64,
         due_ms: u64,
     ) -> Self {
         Self {
-            lease_epoch,
+            address_index,
             spec,
             address,
             grace_until_ms,

@@ -31,7 +31,7 @@ struct Word {
 
 #[derive(Debug, Default)]
 struct Heard {
-    lease_epoch: u64,
+    address_index: u64,
     probes: BTreeMap<String, Word>,
     passive: BTreeMap<String, Word>,
 }
@@ -80,6 +80,8 @@ pub struct Verdicts {
     /// Whether something new was heard since the last decision.
     news: bool,
     decided_at_ms: u64,
+    /// Since when this node listens as the leader; `None` while it does not lead.
+    listening_since_ms: Option<u64>,
 }
 
 impl Verdicts {
@@ -91,14 +93,18 @@ impl Verdicts {
 
     /// Forgets everything; for one who no longer leads.
     pub fn clear(&mut self) {
-        self.heard.clear();
+        *self = Self::default();
+    }
+
+    /// Begins to listen as the leader.
+    pub fn listen_from(&mut self, now_ms: u64) {
+        self.listening_since_ms = Some(now_ms);
     }
 
     /// Whether it is time to decide: there is news, or words and scores have aged.
     #[must_use]
     pub fn is_due(&self, now_ms: u64) -> bool {
-        let aged = now_ms.saturating_sub(self.decided_at_ms) >= REVIEW_MS;
-        !self.heard.is_empty() && (self.news || aged)
+        self.news || now_ms.saturating_sub(self.decided_at_ms) >= REVIEW_MS
     }
 
     /// Takes in what an observer sees now.
@@ -107,11 +113,11 @@ impl Verdicts {
             return;
         }
         let heard = self.heard.entry(observation.key).or_default();
-        if observation.lease_epoch < heard.lease_epoch {
+        if observation.address_index < heard.address_index {
             return;
         }
-        if observation.lease_epoch > heard.lease_epoch {
-            *heard = Heard { lease_epoch: observation.lease_epoch, ..Heard::default() };
+        if observation.address_index > heard.address_index {
+            *heard = Heard { address_index: observation.address_index, ..Heard::default() };
         }
         let words = if observation.passive { &mut heard.passive } else { &mut heard.probes };
         let word = Word { sight: observation.sight, detail: observation.detail, at_ms: now_ms };
@@ -139,8 +145,16 @@ impl Verdicts {
 
     /// The transitions that are to be proposed now. Asked again, it names them again until the
     /// published state shows them.
-    pub fn decide(&mut self, context: &VerdictContext<'_>) -> Vec<Decision> {
+    ///
+    /// An instance of `unprobed` has a bad verdict and no probe. Its verdict is taken back once no
+    /// observer has said anything of it for as long as a word counts: nobody else ever would.
+    pub fn decide<'k>(
+        &mut self,
+        context: &VerdictContext<'_>,
+        unprobed: impl IntoIterator<Item = &'k InstanceKey>,
+    ) -> Vec<Decision> {
         let mut decisions = Vec::new();
+        let since_ms = *self.listening_since_ms.get_or_insert(context.now_ms);
         (self.news, self.decided_at_ms) = (false, context.now_ms);
         self.heard.retain(|key, heard| {
             for words in [&mut heard.probes, &mut heard.passive] {
@@ -148,23 +162,48 @@ impl Verdicts {
             }
             let service = context.state.service(&key.service);
             let instance = service.and_then(|service| service.instances.get(&key.instance));
-            let Some(instance) = instance.filter(|i| i.lease_epoch <= heard.lease_epoch) else {
+            let Some(instance) = instance.filter(|i| i.address_index <= heard.address_index) else {
                 return false;
             };
-            if instance.lease_epoch == heard.lease_epoch {
+            if instance.address_index == heard.address_index {
                 let policy = service.and_then(|s| s.policy.as_ref()).and_then(|p| p.policy.health);
                 let present = &instance.health;
                 if let Some(health) = judge(heard, present, policy, context) {
-                    let report =
-                        HealthReport { key: key.clone(), lease_epoch: heard.lease_epoch, health };
+                    let report = HealthReport {
+                        key: key.clone(),
+                        address_index: heard.address_index,
+                        health,
+                    };
                     decisions.push(Decision { report });
                 }
             }
             !(heard.probes.is_empty() && heard.passive.is_empty())
         });
+        // Until then an observer may not have repeated its word to this leader.
+        if context.now_ms.saturating_sub(since_ms) > WORD_MS {
+            let silent = unprobed.into_iter().filter(|key| !self.heard.contains_key(*key));
+            decisions.extend(silent.filter_map(|key| take_back(key, context)));
+        }
         decisions.sort_by(|a, b| a.report.key.cmp(&b.report.key));
         decisions
     }
+}
+
+/// Takes a bad verdict back that no observer upholds.
+fn take_back(key: &InstanceKey, context: &VerdictContext<'_>) -> Option<Decision> {
+    let service = context.state.service(&key.service)?;
+    let instance = service.instances.get(&key.instance)?;
+    if instance.health.is_routable() {
+        return None;
+    }
+    let health = Health {
+        reason: "no node probes it any more".into(),
+        since_ms: context.wall_ms,
+        flap_score: instance.health.flap_score,
+        ..Health::default()
+    };
+    let address_index = instance.address_index;
+    Some(Decision { report: HealthReport { key: key.clone(), address_index, health } })
 }
 
 /// The new verdict, where there is one.
@@ -263,6 +302,7 @@ mod tests {
         now_ms: u64,
         requests: u128,
         fence: Option<Fence>,
+        unprobed: std::collections::BTreeSet<InstanceKey>,
     }
 
     fn service() -> ServiceKey {
@@ -277,6 +317,7 @@ mod tests {
                 now_ms: 1_000,
                 requests: 0,
                 fence: None,
+                unprobed: Default::default(),
             };
             let holder = Name::trusted("n");
             if let Reply::Granted(fence) = world.propose(Command::GrantLeadership { holder }) {
@@ -317,7 +358,7 @@ mod tests {
         ) {
             let key = key.clone();
             let detail = format!("{sight:?}");
-            let observation = Observation { key, lease_epoch: epoch, sight, passive, detail };
+            let observation = Observation { key, address_index: epoch, sight, passive, detail };
             self.verdicts.hear(observer, observation, self.now_ms);
         }
 
@@ -330,8 +371,12 @@ mod tests {
                 now_ms: self.now_ms,
                 wall_ms: self.now_ms,
             };
-            let items: Vec<_> =
-                self.verdicts.decide(&context).into_iter().map(|d| d.report).collect();
+            let items: Vec<_> = self
+                .verdicts
+                .decide(&context, &self.unprobed)
+                .into_iter()
+                .map(|d| d.report)
+                .collect();
             if items.is_empty() {
                 return None;
             }
@@ -372,7 +417,7 @@ mod tests {
     }
 
     #[test]
-    fn an_earlier_registrations_observers_say_nothing_of_the_present_one() {
+    fn what_was_seen_at_an_earlier_address_does_not_count() {
         let (mut world, key, epoch) = World::new("{}");
         world.hear(&key, epoch - 1, "n1", Sight::Dead, false);
         assert_eq!(world.settle(), None);
@@ -409,5 +454,21 @@ mod tests {
         world.hear(&key, epoch, "n1", Sight::Good, true);
         world.hear(&key, epoch, "n2", Sight::Good, true);
         assert_eq!(world.settle().unwrap().readiness, Readiness::Ready);
+    }
+
+    #[test]
+    fn a_bad_verdict_that_nobody_upholds_is_taken_back() {
+        let (mut world, key, address_index) = World::new("{}");
+        world.hear(&key, address_index, "n1", Sight::Dead, false);
+        assert_eq!(world.settle().unwrap().liveness, Liveness::Evicted);
+        // The probe is taken out of the policy.
+        world.unprobed.insert(key);
+        world.now_ms += WORD_MS;
+        assert_eq!(world.settle(), None, "the last word still counts");
+        world.now_ms += 1;
+        let health = world.settle().unwrap();
+        assert_eq!((health.liveness, health.readiness), (Liveness::Alive, Readiness::Unknown));
+        assert_eq!(&*health.reason, "no node probes it any more");
+        assert_eq!(world.settle(), None, "it is taken back once");
     }
 }

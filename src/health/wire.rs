@@ -11,13 +11,13 @@ pub(crate) const OBSERVATIONS_MAX: usize = 2_000;
 /// Largest message, in bytes.
 const MESSAGE_LEN_MAX: usize = 4 * 1024 * 1024;
 
-/// What one node sees of one registration now.
+/// What one node sees of one instance now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Observation {
     /// Whose.
     pub key: InstanceKey,
-    /// Which registration of it.
-    pub lease_epoch: u64,
+    /// Which address of it, by [`crate::state::Instance::address_index`].
+    pub address_index: u64,
     /// What it looks like to probes; `None` where this source does not probe.
     pub sight: Sight,
     /// Whether it comes from the proxy's experience instead of a probe.
@@ -42,7 +42,7 @@ struct Item {
     namespace: Name,
     service: Name,
     instance: Name,
-    lease_epoch: u64,
+    address_index: u64,
     sight: Sight,
     passive: bool,
     detail: String,
@@ -57,7 +57,7 @@ pub fn encode_observations(
         namespace: o.key.service.namespace.clone(),
         service: o.key.service.service.clone(),
         instance: o.key.instance.clone(),
-        lease_epoch: o.lease_epoch,
+        address_index: o.address_index,
         sight: o.sight,
         passive: o.passive,
         detail: o.detail.clone(),
@@ -79,7 +79,7 @@ pub fn decode_observations(bytes: &[u8]) -> Result<(String, Vec<Observation>), O
     }
     let observation = |item: Item| Observation {
         key: ServiceKey::new(item.namespace, item.service).instance(item.instance),
-        lease_epoch: item.lease_epoch,
+        address_index: item.address_index,
         sight: item.sight,
         passive: item.passive,
         detail: item.detail,
@@ -150,7 +150,7 @@ mod tests {
         let key = ServiceKey::new(Name::trusted("d"), Name::trusted("s")).instance("i".into_name());
         let one = Observation {
             key,
-            lease_epoch: 7,
+            address_index: 7,
             sight: Sight::Dead,
             passive: false,
             detail: "x".into(),

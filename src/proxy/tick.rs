@@ -31,8 +31,8 @@ pub enum StandingChange {
 pub struct StandingEvent {
     /// Which instance.
     pub key: InstanceKey,
-    /// Which registration of it.
-    pub lease_epoch: u64,
+    /// Which address of it, by [`crate::state::Instance::address_index`].
+    pub address_index: u64,
     /// What changed.
     pub change: StandingChange,
     /// Why, in one line.
@@ -45,7 +45,7 @@ pub struct StandingEvent {
 pub(crate) fn tick(runtime: &ServiceRuntime, now_ms: u64, events: &mut Vec<StandingEvent>) {
     let event = |upstream: &Upstream, change, reason: String| StandingEvent {
         key: runtime.table.key().instance(name_of(upstream)),
-        lease_epoch: upstream.instance.lease_epoch,
+        address_index: upstream.instance.address_index,
         change,
         reason,
         lasts_ms: 0,

@@ -91,6 +91,8 @@ mod tests {
         let instance = Arc::new(Instance {
             registration,
             lease_epoch: 1,
+            registered_index: 1,
+            address_index: 1,
             registered_at_ms: 0,
             modified_index: 1,
             health: Health::default(),

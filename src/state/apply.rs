@@ -73,9 +73,10 @@ impl ControlState {
                 Ok(Reply::Changed(items.iter().map(each).collect()))
             }
             Command::Expire { items } => {
-                let each = |(key, epoch): &(InstanceKey, u64)| {
+                let each = |(key, registered_index): &(InstanceKey, u64)| {
                     let cause = RemovalCause::Expired;
-                    self.remove(step, key, Some(*epoch), cause, "instance.expire")
+                    let meant = |old: &Instance| old.registered_index == *registered_index;
+                    self.remove(step, key, meant, cause, "instance.expire")
                 };
                 Ok(Reply::Changed(items.iter().map(each).collect()))
             }
@@ -154,44 +155,41 @@ impl ControlState {
             limits::check_count("instances", len + 1, limits::INSTANCES_PER_SERVICE_MAX)
                 .map_err(Rejection::Limit)?;
         }
-        let same = existing.is_some_and(|old| old.registration == *registration);
-        // A verdict belongs to an address: what moved is judged anew, and so is what was evicted,
-        // for its owner says that it is back.
-        let health = existing
-            .filter(|old| old.registration.address == registration.address)
-            .filter(|old| old.health.liveness == Liveness::Alive)
-            .map_or_else(Health::default, |old| old.health.clone());
-        let visible = !same || existing.is_some_and(|old| old.health != health);
-        let registered_at_ms =
-            existing.filter(|_| same).map_or(self.time_ms, |old| old.registered_at_ms);
+        let existing = existing.cloned();
         if existing.is_none() {
             self.instances_len += 1;
         }
         let index = self.next_index(step);
-        let instance = Arc::new(Instance {
-            registration: registration.clone(),
-            lease_epoch: index,
-            registered_at_ms,
-            modified_index: index,
-            health,
+        // Only here is it known what the registration is compared with: a node that is behind
+        // sends an equal one through the log, too.
+        let equal = existing.as_ref().filter(|old| old.registration == *registration);
+        let instance = Arc::new(match equal {
+            Some(old) => Instance { registered_index: index, ..Instance::clone(old) },
+            None => new_instance(existing.as_deref(), registration, index, self.time_ms),
         });
+        let lease_epoch = instance.lease_epoch;
+        let changed = equal.is_none();
         let service = self.service_mut(key);
-        service.modified_index = index;
+        if changed {
+            service.modified_index = index;
+        }
         service.instances.insert(registration.id.clone(), Arc::clone(&instance));
         // Leases and watchers hold on to the key of every instance: all of a service share its names.
         let key = self.services.get_key_value(key).map_or(key, |(shared, _)| shared);
         let instance_key = key.instance(registration.id.clone());
-        if visible {
+        if changed {
             let object = instance_key.to_string();
             self.record(step.proposal, "instance.register", object, Ok(()));
         }
+        // Told of an equal one, too: the leader renews its lease by it.
         self.emit(step, EventKind::InstanceRegistered { key: instance_key, data: instance });
-        Ok(index)
+        Ok(lease_epoch)
     }
 
     fn deregister(&mut self, step: &mut Step<'_>, item: &Deregistration) -> bool {
         let cause = RemovalCause::Deregistered;
-        let removed = self.remove(step, &item.key, item.lease_epoch, cause, "instance.deregister");
+        let meant = |old: &Instance| item.lease_epoch.is_none_or(|epoch| epoch == old.lease_epoch);
+        let removed = self.remove(step, &item.key, meant, cause, "instance.deregister");
         let drained = self
             .services
             .get(&item.key.service)
@@ -211,7 +209,7 @@ impl ControlState {
         &mut self,
         step: &mut Step<'_>,
         key: &InstanceKey,
-        lease_epoch: Option<u64>,
+        meant: impl FnOnce(&Instance) -> bool,
         cause: RemovalCause,
         action: &str,
     ) -> bool {
@@ -219,7 +217,7 @@ impl ControlState {
             .services
             .get(&key.service)
             .and_then(|service| service.instances.get(&key.instance))
-            .is_some_and(|old| lease_epoch.is_none_or(|epoch| epoch == old.lease_epoch));
+            .is_some_and(|old| meant(old));
         if !present {
             return false;
         }
@@ -280,12 +278,12 @@ impl ControlState {
     }
 
     fn report_health(&mut self, step: &mut Step<'_>, item: &HealthReport) -> bool {
-        let HealthReport { key, lease_epoch, health } = item;
+        let HealthReport { key, address_index, health } = item;
         let Some(old) = self
             .services
             .get(&key.service)
             .and_then(|service| service.instances.get(&key.instance))
-            .filter(|old| old.lease_epoch == *lease_epoch)
+            .filter(|old| old.address_index == *address_index)
         else {
             return false;
         };
@@ -378,8 +376,7 @@ impl ControlState {
         else {
             return Ok(Reply::Done);
         };
-        limits::check_text("name", name.as_str(), 1, limits::NAME_LEN_MAX)
-            .map_err(Rejection::Limit)?;
+        limits::check_name("name", name.as_str()).map_err(Rejection::Limit)?;
         limits::check_text("password_hash", password_hash, 1, limits::TEXT_LEN_MAX)
             .map_err(Rejection::Limit)?;
         let users = &self.identities.users;
@@ -461,6 +458,7 @@ impl ControlState {
     }
 
     fn put_token(&mut self, step: &mut Step<'_>, token: &TokenRecord) -> Result<Reply, Rejection> {
+        limits::check_name("id", token.id.as_str()).map_err(Rejection::Limit)?;
         limits::check_text("note", &token.note, 0, limits::TEXT_LEN_MAX)
             .map_err(Rejection::Limit)?;
         let tokens = &self.identities.tokens;
@@ -537,6 +535,28 @@ impl ControlState {
             detail: outcome.err().unwrap_or_default().into(),
             hash: [0; 32],
         });
+    }
+}
+
+/// A registration that differs from the one before it, if there was one.
+///
+/// A verdict belongs to an address. Where the address stays, so does the verdict, whatever else
+/// the owner changed: only a probe or an operator changes it.
+fn new_instance(
+    old: Option<&Instance>,
+    registration: &Registration,
+    index: u64,
+    time_ms: u64,
+) -> Instance {
+    let stays = old.filter(|old| old.registration.address == registration.address);
+    Instance {
+        registration: registration.clone(),
+        lease_epoch: index,
+        registered_index: index,
+        address_index: stays.map_or(index, |old| old.address_index),
+        registered_at_ms: time_ms,
+        modified_index: index,
+        health: stays.map_or_else(Health::default, |old| old.health.clone()),
     }
 }
 

@@ -82,7 +82,9 @@ fn an_expiry_removes_only_the_registration_it_was_meant_for() {
     let mut driver = Driver::new();
     let old = driver.register("a");
     let fence = driver.grant();
-    let new = driver.register("a");
+    let mut heavier = registration("a");
+    heavier.weight = 3;
+    let new = driver.register_with(heavier);
     assert_ne!(old, new);
     let expire =
         |epoch| Command::Expire { items: vec![(key().instance(Name::trusted("a")), epoch)] };
@@ -93,6 +95,58 @@ fn an_expiry_removes_only_the_registration_it_was_meant_for() {
     assert!(driver.instance("a").is_none());
     assert_eq!(driver.state.instances_len(), 0);
     assert!(driver.state.services().is_empty());
+}
+
+#[test]
+fn an_equal_registration_in_the_log_keeps_its_lease_and_saves_it_from_an_expiry_under_way() {
+    let mut driver = Driver::new();
+    let epoch = driver.register("a");
+    let fence = driver.grant();
+    let before = driver.instance("a").unwrap().clone();
+    let audited = driver.state.audit().records().len();
+    // The leader has decided that it is silent; a node that was behind sends the beat by the log.
+    assert_eq!(driver.register("a"), epoch);
+    let after = driver.instance("a").unwrap().clone();
+    assert_eq!(after.registered_index, driver.state.index());
+    let unchanged = Instance { registered_index: after.registered_index, ..(*before).clone() };
+    assert_eq!(*after, unchanged);
+    assert_eq!(driver.state.audit().records().len(), audited, "a heartbeat is not audited");
+    let expire =
+        |index| Command::Expire { items: vec![(key().instance(Name::trusted("a")), index)] };
+    let late = driver.propose(Some(fence), expire(before.registered_index));
+    assert_eq!(late.reply, Reply::Changed(vec![false]));
+    let due = driver.propose(Some(fence), expire(after.registered_index));
+    assert_eq!(due.reply, Reply::Changed(vec![true]));
+}
+
+#[test]
+fn a_registration_at_the_same_address_undoes_no_eviction() {
+    let mut driver = Driver::new();
+    let fence = driver.grant();
+    driver.register("a");
+    let health = Health {
+        readiness: Readiness::NotReady,
+        liveness: Liveness::Evicted,
+        reason: "refused".into(),
+        ..Health::default()
+    };
+    let address_index = driver.instance("a").unwrap().address_index;
+    let key = key().instance(Name::trusted("a"));
+    let items = vec![HealthReport { key, address_index, health }];
+    driver.propose(Some(fence), Command::ReportHealth { items });
+    let verdict = driver.instance("a").unwrap().health.clone();
+    driver.register("a");
+    assert_eq!(driver.instance("a").unwrap().health, verdict, "an equal one is a heartbeat");
+    let mut heavier = registration("a");
+    heavier.weight = 3;
+    driver.register_with(heavier.clone());
+    let instance = driver.instance("a").unwrap();
+    assert_eq!((&instance.health, instance.address_index), (&verdict, address_index));
+    heavier.address = Address::parse("http://10.0.0.2").unwrap();
+    driver.register_with(heavier);
+    let instance = driver.instance("a").unwrap();
+    assert_eq!(instance.health, Health::default(), "at another address it is judged anew");
+    assert_eq!(instance.address_index, instance.lease_epoch);
 }
 
 #[test]
@@ -167,25 +221,23 @@ fn a_drain_outlives_what_machines_report_and_ends_at_an_operators_word() {
 }
 
 #[test]
-fn a_verdict_touches_only_the_registration_that_was_observed() {
+fn a_verdict_touches_only_the_address_that_was_observed() {
     let mut driver = Driver::new();
     let fence = driver.grant();
     let old = driver.register("a");
     let health = Health { readiness: Readiness::NotReady, ..Health::default() };
-    let report = |lease_epoch| {
+    let report = |address_index| {
         let key = key().instance(Name::trusted("a"));
-        let items = vec![HealthReport { key, lease_epoch, health: health.clone() }];
+        let items = vec![HealthReport { key, address_index, health: health.clone() }];
         Command::ReportHealth { items }
     };
     driver.propose(Some(fence), report(old));
     assert!(!driver.instance("a").unwrap().health.is_routable());
-    let new = driver.register("a");
-    assert!(!driver.instance("a").unwrap().health.is_routable(), "same address, same verdict");
     let mut moved = registration("a");
     moved.address = Address::parse("http://10.0.0.2").unwrap();
     driver.register_with(moved);
     assert!(driver.instance("a").unwrap().health.is_routable(), "judged anew");
-    let late = driver.propose(Some(fence), report(new));
+    let late = driver.propose(Some(fence), report(old));
     assert_eq!(late.reply, Reply::Changed(vec![false]));
 }
 

@@ -78,8 +78,8 @@ pub struct Deregistration {
 pub struct HealthReport {
     /// Whose.
     pub key: InstanceKey,
-    /// The registration that was observed; a later one is not touched.
-    pub lease_epoch: u64,
+    /// The `address_index` of the instance that was observed. At another address it is not touched.
+    pub address_index: u64,
     /// The new verdict; its `since_ms` is set by apply.
     pub health: Health,
 }
@@ -99,7 +99,7 @@ pub enum Command {
     },
     /// Leader only: takes out instances whose lease has run out.
     Expire {
-        /// Which registrations: the key and its lease epoch.
+        /// The key and the `registered_index` of each. One that was registered again is not touched.
         items: Vec<(InstanceKey, u64)>,
     },
     /// Drains an instance or returns it to service.

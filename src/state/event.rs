@@ -33,7 +33,8 @@ pub enum RemovalCause {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum EventKind {
-    /// An instance appeared, or its registration changed.
+    /// An instance was registered: it is new, or its registration changed, or an equal registration
+    /// went through the log and keeps its `lease_epoch`.
     InstanceRegistered {
         /// Whose.
         #[serde(flatten)]

@@ -48,8 +48,8 @@ pub enum Liveness {
     /// It counts.
     #[default]
     Alive,
-    /// Its probes failed until the threshold. It is neither listed nor discovered, but watched on,
-    /// and comes back when it recovers or when its owner registers it again.
+    /// Its probes failed until the threshold. It is neither listed nor discovered, but goes on being
+    /// probed, and comes back when a probe succeeds. A heartbeat does not bring it back.
     Evicted,
 }
 

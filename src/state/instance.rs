@@ -88,8 +88,8 @@ impl fmt::Debug for Address {
     }
 }
 
-/// What the owner of an instance says of it. Two equal registrations in a row are one: the
-/// second is a heartbeat.
+/// What the owner of an instance says of it. A registration equal to the present one is a
+/// heartbeat.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
 pub struct Registration {
     /// The instance's name within its service.
@@ -147,23 +147,23 @@ impl Registration {
 
     /// Checks every bound; the first one broken is told.
     pub fn check(&self) -> Result<(), LimitExceeded> {
-        check_text("id", self.id.as_str(), 1, limits::NAME_LEN_MAX)?;
+        limits::check_name("id", self.id.as_str())?;
         Address::parse(self.address.as_str())?;
         check_range("weight", self.weight.into(), 1, limits::WEIGHT_MAX.into())?;
         check_range("ttl_ms", self.ttl_ms, limits::TTL_MS_MIN, limits::TTL_MS_MAX)?;
         for (field, name) in [("zone", &self.zone), ("version", &self.version)] {
             if let Some(name) = name {
-                check_text(field, name.as_str(), 1, limits::NAME_LEN_MAX)?;
+                limits::check_name(field, name.as_str())?;
             }
         }
         check_count("tags", self.tags.len(), limits::TAGS_MAX)?;
         for tag in &self.tags {
-            check_text("tags", tag.as_str(), 1, limits::NAME_LEN_MAX)?;
+            limits::check_name("tags", tag.as_str())?;
         }
         check_count("metadata", self.metadata.len(), limits::METADATA_ENTRIES_MAX)?;
         let mut total = 0;
         for (key, value) in &self.metadata {
-            check_text("metadata", key.as_str(), 1, limits::NAME_LEN_MAX)?;
+            limits::check_name("metadata", key.as_str())?;
             check_text("metadata", value, 0, limits::METADATA_VALUE_LEN_MAX)?;
             total += key.as_str().len() + value.len();
         }
@@ -184,9 +184,15 @@ pub struct Instance {
     /// What its owner said.
     #[serde(flatten)]
     pub registration: Registration,
-    /// Index of the registration that the present lease belongs to. An expiry names it, and so
-    /// removes exactly the registration that it was meant for.
+    /// Index at which the present registration came or last changed. An equal registration keeps
+    /// it. Heartbeats and removals may name it.
     pub lease_epoch: u64,
+    /// Index of the last registration of this instance in the log, equal ones included. An expiry
+    /// names it, so an expiry that was decided before a heartbeat by registration removes nothing.
+    pub registered_index: u64,
+    /// Index of the registration that brought the present address. Health reports name it: what
+    /// was observed at another address does not count.
+    pub address_index: u64,
     /// When it was registered, in milliseconds since 1970, by the log's clock.
     pub registered_at_ms: u64,
     /// Index of the last change to it.

@@ -86,6 +86,16 @@ pub fn check_text(
     Ok(())
 }
 
+/// Checks a name: its length, its characters, and that it can stand in the path of a URL. There `.`
+/// and `..` mean another path, percent-encoded too (RFC 3986, section 5.2.4; WHATWG URL).
+pub fn check_name(field: &str, text: &str) -> Result<(), LimitExceeded> {
+    check_text(field, text, 1, NAME_LEN_MAX)?;
+    if matches!(text, "." | "..") {
+        return Err(LimitExceeded::new(field, "a name other than . and ..", text));
+    }
+    Ok(())
+}
+
 /// Checks that a number lies within `min..=max`.
 pub fn check_range(field: &str, value: u64, min: u64, max: u64) -> Result<(), LimitExceeded> {
     if (min..=max).contains(&value) {

@@ -16,10 +16,10 @@ use super::limits::{self, LimitExceeded};
 pub struct Name(Arc<str>);
 
 impl Name {
-    /// Takes `text` as a name if it is not empty, at most [`limits::NAME_LEN_MAX`] bytes long and
-    /// free of control characters; `field` names it in the error.
+    /// Takes `text` as a name if it is not empty, at most [`limits::NAME_LEN_MAX`] bytes long, free
+    /// of control characters and neither `.` nor `..`; `field` names it in the error.
     pub fn parse(field: &str, text: &str) -> Result<Self, LimitExceeded> {
-        limits::check_text(field, text, 1, limits::NAME_LEN_MAX)?;
+        limits::check_name(field, text)?;
         Ok(Self(text.into()))
     }
 

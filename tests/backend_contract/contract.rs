@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use maxine::backend::{CallError, Consistency, ProposeError};
-use maxine::state::{Batch, Command, EventKind, Fence, Proposal, Rejection, Reply};
+use maxine::state::{Batch, Command, EventKind, Fence, Name, Proposal, Rejection, Reply};
 use maxine::view::WatchScope;
 
 use crate::node::{
     Fixture, Node, SOON, deregister, eventually, instance, is_stale_fence, leader, proposal,
-    register,
+    register, service,
 };
 
 pub(crate) async fn nodes(fixture: &dyn Fixture) -> Vec<Node> {
@@ -90,21 +90,27 @@ pub(crate) async fn fencing(fixture: &dyn Fixture) {
     stop(&nodes).await;
 }
 
-/// An expiry removes exactly the registration that it was meant for.
+/// An equal registration keeps its lease, whichever node takes it, and is a heartbeat: an expiry
+/// that was decided before it removes nothing.
 pub(crate) async fn expiry(fixture: &dyn Fixture) {
     let nodes = nodes(fixture).await;
     let leader = leader(&nodes).await;
     let fence = leader.take_duties().await;
-    let old = nodes[0].register("orders", "a", 80).await;
-    let new = nodes[nodes.len() - 1].register("orders", "a", 80).await;
-    assert!(new > old);
-    let late = leader.expire(fence, (instance("orders", "a"), old)).await;
-    assert_eq!(late, Reply::Changed(vec![false]), "the instance came back meanwhile");
+    let epoch = nodes[0].register("orders", "a", 80).await;
+    let again = nodes[nodes.len() - 1].register("orders", "a", 80).await;
+    assert_eq!(again, epoch, "the log itself finds it equal");
+    let late = leader.expire(fence, (instance("orders", "a"), epoch)).await;
+    assert_eq!(late, Reply::Changed(vec![false]), "it was heard of meanwhile");
     let index = leader.view.index();
     for node in &nodes {
         node.reaches(index).await;
         assert!(node.has("orders", "a"));
     }
+    let new = {
+        let snapshot = leader.view.snapshot();
+        let service = snapshot.state.service(&service("orders"));
+        service.expect("it is there").instances[&Name::trusted("a")].registered_index
+    };
     assert_eq!(
         leader.expire(fence, (instance("orders", "a"), new)).await,
         Reply::Changed(vec![true])

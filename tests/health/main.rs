@@ -375,10 +375,49 @@ async fn node_wide_checks_take_the_path_that_clients_register() {
     until("evicted", || rig.verdict("bad").liveness == Liveness::Evicted).await;
     assert_eq!(rig.routed(), ["good", "silent"], "a redirect is good and is not followed");
     assert!(rig.health.track(&key("silent")).is_none());
-    // Its owner registers it again: it is back until the probes fail anew.
-    rig.register("bad", server.address, Some(named("/gone"))).await;
-    assert_eq!(rig.routed().len(), 3);
-    until("evicted again", || rig.verdict("bad").liveness == Liveness::Evicted).await;
+}
+
+/// Its owner goes on registering it, as clients of the compatible API do for a heartbeat.
+async fn a_heartbeat_does_not_undo_an_eviction() {
+    let rig = Rig::new(ActiveDefaults::default()).await;
+    let well = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let answer = {
+        let well = Arc::clone(&well);
+        move |_| status(if well.load(Ordering::SeqCst) { 200 } else { 500 })
+    };
+    let (here, there) = (server(answer.clone()).await, server(answer).await);
+    let spec = || Some(probe(ProbeKind::Http, "/"));
+    let epoch = rig.register("a", here.address, spec()).await;
+    until("evicted", || rig.verdict("a").liveness == Liveness::Evicted).await;
+    let verdict = rig.verdict("a");
+    let mut registration = Registration::new(
+        Name::trusted("a"),
+        Address::parse(&format!("http://{}", here.address)).unwrap(),
+        600_000,
+    );
+    registration.probe = spec().map(Box::new);
+    let beat = async |registration: &Registration| {
+        let items = vec![(service(), registration.clone())];
+        let (_, answers) = rig.registry.register(Actor::system("test"), None, items).await.unwrap();
+        answers[0].clone().unwrap()
+    };
+    for _ in 0..10 {
+        assert_eq!(beat(&registration).await, epoch);
+        assert_eq!(rig.register("a", here.address, spec()).await, epoch, "by the log");
+        assert_eq!((rig.verdict("a"), rig.routed()), (verdict.clone(), vec![]));
+    }
+    // What its owner says of it beside the address changes no verdict, and no probe starts over.
+    let probed = rig.health.track(&key("a")).unwrap().failures;
+    registration.weight = 7;
+    assert_ne!(beat(&registration).await, epoch);
+    assert_eq!((rig.verdict("a"), rig.routed()), (verdict, vec![]));
+    until("probed on", || rig.health.track(&key("a")).unwrap().failures > probed).await;
+    // Another address is judged anew.
+    rig.register("a", there.address, spec()).await;
+    assert_eq!(rig.routed(), ["a"]);
+    until("evicted there", || rig.verdict("a").liveness == Liveness::Evicted).await;
+    well.store(true, Ordering::SeqCst);
+    until("back", || rig.routed() == ["a"]).await;
 }
 
 async fn when_too_many_are_unhealthy_all_are_used() {
@@ -404,7 +443,7 @@ async fn other_nodes_observations_count_and_two_have_to_agree() {
     let observe = |observer: &str, sight| {
         let observation = Observation {
             key: key("a"),
-            lease_epoch: epoch,
+            address_index: epoch,
             sight,
             passive: false,
             detail: "connection refused".into(),
@@ -485,7 +524,7 @@ async fn the_leader_tells_what_every_observer_said_last() {
     let epoch = rig.register("a", server.address, Some(probe(ProbeKind::Http, "/"))).await;
     let observation = Observation {
         key: key("a"),
-        lease_epoch: epoch,
+        address_index: epoch,
         sight: Sight::Good,
         passive: false,
         detail: "HTTP 200".into(),
@@ -576,6 +615,7 @@ in_a_system!(
     tcp_probes_connect_and_a_probe_that_hangs_times_out,
     the_grpc_health_service_tells_serving_from_not_serving,
     node_wide_checks_take_the_path_that_clients_register,
+    a_heartbeat_does_not_undo_an_eviction,
     when_too_many_are_unhealthy_all_are_used,
     other_nodes_observations_count_and_two_have_to_agree,
     what_the_proxy_saw_counts_where_the_policy_says_so,

@@ -17,10 +17,10 @@ impl Invariant for ExpiryHitsItsLease {
         let Step::Applied { position, removed, .. } = step else { return Ok(()) };
         let Command::Expire { items } = &world.log[*position - 1].1.command else { return Ok(()) };
         for gone in removed {
-            if !items.contains(&(gone.key.clone(), gone.lease_epoch)) {
+            if !items.contains(&(gone.key.clone(), gone.registered_index)) {
                 return Err(format!(
-                    "entry {position} removed {} of lease {}",
-                    gone.key, gone.lease_epoch
+                    "entry {position} removed {}, last registered at {}",
+                    gone.key, gone.registered_index
                 ));
             }
         }

@@ -35,6 +35,8 @@ pub struct Expired {
     pub key: InstanceKey,
     /// Its lease.
     pub lease_epoch: u64,
+    /// Its last registration in the log.
+    pub registered_index: u64,
 }
 
 /// A node.
@@ -155,8 +157,11 @@ impl Node {
                 EventKind::InstanceRemoved { key, .. } => {
                     let service = before.service(&key.service);
                     let old = service.and_then(|service| service.instances.get(&key.instance));
-                    let lease_epoch = old.map_or(0, |old| old.lease_epoch);
-                    removed.push(Expired { key: key.clone(), lease_epoch });
+                    removed.push(Expired {
+                        key: key.clone(),
+                        lease_epoch: old.map_or(0, |old| old.lease_epoch),
+                        registered_index: old.map_or(0, |old| old.registered_index),
+                    });
                     self.leases.close(key);
                 }
                 EventKind::LeadershipGranted { fence, .. }

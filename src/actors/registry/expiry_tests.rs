@@ -61,6 +61,8 @@ async fn nothing_is_expired_unless_leadership_is_confirmed() {
     let instance = Instance {
         registration: Registration::new(key.instance.clone(), address, 1_000),
         lease_epoch: 1,
+        registered_index: 1,
+        address_index: 1,
         registered_at_ms: 0,
         modified_index: 1,
         health: Health::default(),

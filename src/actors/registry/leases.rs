@@ -76,6 +76,8 @@ impl LeaseId {
 struct Lease {
     key: InstanceKey,
     epoch: u64,
+    /// The last registration in the log that it was opened by; an expiry names it.
+    registered_index: u64,
     ttl_ms: u64,
     deadline_ms: AtomicU64,
     /// Where it stands in the order; an entry at any other time is left over and is dropped.
@@ -90,7 +92,8 @@ struct Lease {
 pub enum Due {
     /// Nothing.
     Nothing,
-    /// These may be expired now, leadership confirmed.
+    /// These may be expired now, leadership confirmed: each key with the `registered_index` that
+    /// its lease was opened by.
     Expire(Vec<(InstanceKey, u64)>),
     /// An implausible share went silent at once: nothing is expired.
     Suspended {
@@ -166,6 +169,7 @@ impl LeaseTable {
         let lease = Lease {
             key: key.clone(),
             epoch: instance.lease_epoch,
+            registered_index: instance.registered_index,
             ttl_ms,
             deadline_ms: AtomicU64::new(deadline_ms),
             queued_ms: AtomicU64::new(0),
@@ -173,13 +177,18 @@ impl LeaseTable {
         };
         let leases = self.leases.pin();
         if let Some(old) = leases.get(&id) {
-            if old.epoch > lease.epoch {
+            if old.registered_index > lease.registered_index {
                 return;
             }
-            if old.epoch == lease.epoch {
+            if old.registered_index == lease.registered_index {
                 // A repeat, as after a gap in the events: what was renewed since stays renewed.
                 old.deadline_ms.fetch_max(deadline_ms, Ordering::SeqCst);
                 return;
+            }
+            if old.epoch == lease.epoch {
+                // An equal registration is a heartbeat, and never shortens a lease.
+                let before_ms = old.deadline_ms.load(Ordering::SeqCst);
+                lease.deadline_ms.fetch_max(before_ms, Ordering::SeqCst);
             }
         }
         let lease = Arc::new(lease);
@@ -311,7 +320,7 @@ impl LeaseTable {
         }
         silent.truncate(take);
         order.expired_at_ms.extend(std::iter::repeat_n(now_ms, take));
-        let due = silent.into_iter().map(|(_, lease)| (lease.key.clone(), lease.epoch));
+        let due = silent.into_iter().map(|(_, lease)| (lease.key.clone(), lease.registered_index));
         Due::Expire(due.collect())
     }
 
@@ -320,9 +329,11 @@ impl LeaseTable {
     /// owner registers again.
     #[must_use]
     pub fn still_due(&self, due: Vec<(InstanceKey, u64)>, now_ms: u64) -> Vec<(InstanceKey, u64)> {
-        let (out, back): (Vec<_>, Vec<_>) = due.into_iter().partition(|(key, epoch)| {
+        let (out, back): (Vec<_>, Vec<_>) = due.into_iter().partition(|(key, registered_index)| {
             self.leases.pin().get(&LeaseId::of_key(key)).is_some_and(|lease| {
-                if lease.epoch != *epoch || lease.deadline_ms.load(Ordering::SeqCst) > now_ms {
+                if lease.registered_index != *registered_index
+                    || lease.deadline_ms.load(Ordering::SeqCst) > now_ms
+                {
                     return false;
                 }
                 lease.is_over.store(true, Ordering::SeqCst);

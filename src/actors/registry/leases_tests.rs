@@ -11,6 +11,8 @@ fn instance(id: usize, epoch: u64, ttl_ms: u64) -> Instance {
     Instance {
         registration: Registration::new(key(id).instance, address, ttl_ms),
         lease_epoch: epoch,
+        registered_index: epoch,
+        address_index: epoch,
         registered_at_ms: 0,
         modified_index: epoch,
         health: Health::default(),

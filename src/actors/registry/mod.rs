@@ -24,8 +24,8 @@ use super::supervisor::{SendError, Supervised};
 use crate::backend::ControlStore;
 use crate::clock::Clock;
 use crate::state::{
-    Actor as Who, Applied, Command, Fence, InstanceKey, Liveness, Proposal, Registration,
-    Rejection, Reply, RequestId, ServiceKey,
+    Actor as Who, Applied, Command, Fence, InstanceKey, Proposal, Registration, Rejection, Reply,
+    RequestId, ServiceKey,
 };
 use crate::view::View;
 
@@ -233,8 +233,9 @@ impl Registry {
         }
     }
 
-    /// Registers instances. What is registered already, unchanged and alive, is a heartbeat and
-    /// does not enter the log. Answers the index and, for each item, its lease epoch.
+    /// Registers instances. What this node knows as registered and unchanged is a heartbeat and does
+    /// not enter the log; where the node is behind, apply finds it equal and keeps its lease epoch.
+    /// Answers the index and, for each item, its lease epoch.
     pub async fn register(
         &self,
         actor: Who,
@@ -282,9 +283,7 @@ impl Registry {
         let snapshot = self.view.snapshot();
         let epoch_of = |key: &ServiceKey, registration: &Registration| {
             let instance = snapshot.state.service(key)?.instances.get(&registration.id)?;
-            let same = instance.registration == *registration
-                && instance.health.liveness == Liveness::Alive;
-            same.then_some(instance.lease_epoch)
+            (instance.registration == *registration).then_some(instance.lease_epoch)
         };
         let each = items.iter().enumerate();
         each.filter_map(|(at, (key, registration))| Some((at, epoch_of(key, registration)?)))

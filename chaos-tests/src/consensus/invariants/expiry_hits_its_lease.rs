@@ -17,11 +17,11 @@ impl Invariant for ExpiryHitsItsLease {
         for event in effect.events {
             let EventKind::InstanceRemoved { key, .. } = &event.kind else { continue };
             let service = effect.before.service(&key.service);
-            let lease = service
+            let registered = service
                 .and_then(|service| service.instances.get(&key.instance))
-                .map_or(0, |instance| instance.lease_epoch);
-            if !items.contains(&(key.clone(), lease)) {
-                return Err(format!("an expiry removed {key} of lease {lease}"));
+                .map_or(0, |instance| instance.registered_index);
+            if !items.contains(&(key.clone(), registered)) {
+                return Err(format!("an expiry removed {key}, last registered at {registered}"));
             }
         }
         Ok(())
