@@ -192,6 +192,10 @@ func (c *Client) Discover(ctx context.Context, serviceName, endPoint string) (st
 
 // Call sends a request to an instance through Maxine's proxy; the caller closes the answer's body.
 func (c *Client) Call(ctx context.Context, serviceName, method, path string, body []byte, headers http.Header) (*http.Response, error) {
+	if serviceName == "" || serviceName == "." || serviceName == ".." {
+		// A URL takes these for another path.
+		return nil, fmt.Errorf("%q cannot be a service's name", serviceName)
+	}
 	return c.Send(ctx, method, proxyPath+url.PathEscape(serviceName)+path, body, headers)
 }
 

@@ -94,6 +94,8 @@ export class Maxine {
 
   /** Sends a request to an instance through Maxine's proxy; options are those of `fetch`. */
   call(serviceName, path = "/", options = {}) {
+    // A URL takes these for another path, however they are encoded.
+    if (["", ".", ".."].includes(serviceName)) throw new TypeError(`"${serviceName}" cannot be a service's name`);
     return this.send(`/api/maxine/serviceops/proxy/${encodeURIComponent(serviceName)}${path}`, options);
   }
 

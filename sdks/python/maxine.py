@@ -92,6 +92,8 @@ class Maxine:
 
     def call(self, service_name, path="/", method="GET", body=None, headers=None):
         """Sends a request to an instance through Maxine's proxy."""
+        if service_name in ("", ".", ".."):  # A URL takes these for another path.
+            raise ValueError(f"{service_name!r} cannot be a service's name")
         return self.send(PROXY + urllib.parse.quote(service_name, safe="") + path, method, body, headers)
 
     def servers(self):

@@ -196,7 +196,8 @@ async fn discover() {
 #[tokio::test(flavor = "multi_thread")]
 async fn names_of_every_kind_are_names() {
     let server = Server::start().await;
-    for name in ["__proto__", "constructor", "hasOwnProperty", "a b", "ä/€?&#", "..", "%2e%2e"] {
+    for name in ["__proto__", "constructor", "hasOwnProperty", "a b", "ä/€?&#", "...", "%2e%2e"]
+    {
         server.register(node(name, name, 80)).await;
         let set = percent_encoding::NON_ALPHANUMERIC;
         let escaped = percent_encoding::utf8_percent_encode(name, set);
@@ -205,6 +206,18 @@ async fn names_of_every_kind_are_names() {
     }
     let token = server.admin().await;
     assert_eq!(list(&server, &token).await.as_object().unwrap().len(), 7);
+    // In a URL these mean another path: what is called so could be neither shown nor removed.
+    for (service, id, name) in
+        [(".", "a", "."), ("..", "a", ".."), ("s", ".", "."), ("s", "..", "..")]
+    {
+        let answer = server.post(REGISTER, &node(service, id, 80)).send().await.unwrap();
+        let (status, told) = message(answer).await;
+        assert_eq!(status, 400);
+        assert!(
+            told.ends_with(&format!("must be a name other than . and .., got {name}")),
+            "{told}"
+        );
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

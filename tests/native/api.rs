@@ -149,6 +149,8 @@ async fn batches_take_or_refuse_each_item_on_its_own() {
     let batch = json!({"items": [
         {"service": "orders", "id": "a", "address": "http://h:1", "ttl_ms": 60_000},
         {"service": "orders", "id": "b", "address": "nonsense"},
+        {"service": "..", "id": "b", "address": "http://h:1"},
+        {"service": "orders", "id": ".", "address": "http://h:1"},
         {"namespace": "shop", "service": "cart", "id": "c", "address": "http://h:3", "ttl_ms": 60_000},
     ]});
     let (status, answer) =
@@ -156,11 +158,14 @@ async fn batches_take_or_refuse_each_item_on_its_own() {
     assert_eq!(status, 200, "{answer}");
     assert!(answer["results"][0]["lease_epoch"].is_u64());
     assert_eq!(answer["results"][1]["problem"]["field"], "address");
-    assert!(answer["results"][2]["lease_epoch"].is_u64());
+    // A URL takes these names for another path.
+    assert_eq!(answer["results"][2]["problem"]["field"], "service");
+    assert_eq!(answer["results"][3]["problem"]["field"], "id");
+    assert!(answer["results"][4]["lease_epoch"].is_u64());
     let beats = json!({"items": [
         {"service": "orders", "id": "a"},
         {"service": "orders", "id": "b"},
-        {"namespace": "shop", "service": "cart", "id": "c", "lease_epoch": answer["results"][2]["lease_epoch"]},
+        {"namespace": "shop", "service": "cart", "id": "c", "lease_epoch": answer["results"][4]["lease_epoch"]},
         {"namespace": "shop", "service": "cart", "id": "c", "lease_epoch": 999_999},
     ]});
     let (status, answer) = server.json(server.open(Method::POST, "/heartbeats").json(&beats)).await;

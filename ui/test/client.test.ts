@@ -10,7 +10,10 @@ import { actAs, instance, problem, scriptFetch } from './fixture';
 
 describe('requests', () => {
   it('escape every part of a path', () => {
-    expect(path('services', 'a/b', '<script>', '..')).toBe('/services/a%2Fb/%3Cscript%3E/..');
+    expect(path('services', 'a/b', '<script>', '...')).toBe('/services/a%2Fb/%3Cscript%3E/...');
+  });
+  it.each(['', '.', '..'])('refuse the name "%s", which means another path', (name) => {
+    expect(() => path('services', 'default', name)).toThrow('cannot be a name');
   });
   it('carry the CSRF header and a key against repeats, only when they write', async () => {
     const asked = scriptFetch({ 'GET /me': () => ({}), 'PUT /services/default/orders/instances/orders-1/drain': () => ({}) });

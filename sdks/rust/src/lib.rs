@@ -36,6 +36,9 @@ pub enum Error {
     /// No node could be reached, or what came is no answer.
     #[error(transparent)]
     Transport(#[from] reqwest::Error),
+    /// A URL takes this service's name for another path; nothing was sent.
+    #[error("{0:?} cannot be a service's name")]
+    Name(String),
     /// An answer that is not what it should be.
     #[error("an answer that cannot be read: {0}")]
     Malformed(String),
@@ -47,7 +50,7 @@ impl Error {
     pub fn status(&self) -> Option<StatusCode> {
         match self {
             Self::Refused { status, .. } => Some(*status),
-            Self::Transport(_) | Self::Malformed(_) => None,
+            Self::Transport(_) | Self::Name(_) | Self::Malformed(_) => None,
         }
     }
 }
@@ -235,6 +238,9 @@ impl Maxine {
         path: &str,
         complete: impl Fn(RequestBuilder) -> RequestBuilder,
     ) -> Result<Response, Error> {
+        if matches!(service_name, "" | "." | "..") {
+            return Err(Error::Name(service_name.into()));
+        }
         let path = format!("/api/maxine/serviceops/proxy/{}{path}", encoded(service_name));
         self.send(method, &path, complete).await
     }

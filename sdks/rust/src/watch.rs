@@ -128,6 +128,6 @@ fn is_passing(error: &Error) -> bool {
             status.is_server_error() || *status == StatusCode::TOO_MANY_REQUESTS
         }
         Error::Transport(_) => true,
-        Error::Malformed(_) => false,
+        Error::Name(_) | Error::Malformed(_) => false,
     }
 }

@@ -149,6 +149,21 @@ async fn a_write_to_a_cluster_that_is_not_there_fails_at_once() {
     assert!(error.to_string().to_lowercase().contains("refused"), "{error}");
 }
 
+/// `maxine deregister .. a` once removed the service `instances/a`.
+#[tokio::test]
+async fn a_name_that_means_another_path_is_never_sent() {
+    let dead = dead_url().await;
+    for name in ["", ".", ".."] {
+        let path = ["services", "default", name, "instances", "a"];
+        for request in [Request::get(&path), Request::keyed(Method::DELETE, &path)] {
+            let client = client(&[&dead], 30_000);
+            let sent = client.send(&request).await.unwrap_err();
+            let streamed = client.stream(&request).await.unwrap_err();
+            assert_eq!((sent.exit_code(), streamed.exit_code()), (exit::USAGE, exit::USAGE));
+        }
+    }
+}
+
 #[test]
 fn paths_are_encoded_segment_by_segment() {
     assert_eq!(

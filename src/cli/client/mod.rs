@@ -88,6 +88,20 @@ impl Request {
         }
     }
 
+    /// Refuses a path that would name something else. A URL's `.` and `..` are resolved before it is sent, however
+    /// they are encoded.
+    fn check(&self) -> Result<(), CliError> {
+        let names = self.path.split('/').skip(1);
+        let why = |name| match name {
+            "" => Some("a name is empty".to_owned()),
+            "." | ".." => {
+                Some(format!("`{name}` cannot be a name: in a URL it means another path"))
+            }
+            _ => None,
+        };
+        names.filter_map(why).map(CliError::Usage).next().map_or(Ok(()), Err)
+    }
+
     /// Adds a query parameter where there is a value.
     #[must_use]
     pub fn query(mut self, name: &str, value: Option<impl std::fmt::Display>) -> Self {
@@ -200,6 +214,7 @@ impl Client {
     /// A node's problem; [`CliError::Unavailable`] when none could serve it; [`CliError::OutcomeUnknown`] when a write
     /// went out and its answer was lost.
     pub async fn send(&self, request: &Request) -> Result<Answer, CliError> {
+        request.check()?;
         let deadline_ms = self.clock.monotonic_ms() + self.timeout_ms;
         let mut may_have_happened = false;
         loop {
@@ -293,6 +308,7 @@ impl Client {
     /// # Errors
     /// As [`Client::send`] for a read.
     pub async fn stream(&self, request: &Request) -> Result<reqwest::Response, CliError> {
+        request.check()?;
         let mut tried = Vec::new();
         let first = self.preferred.load(Ordering::Relaxed);
         for offset in 0..self.servers.len() {

@@ -27,9 +27,13 @@ export interface Answer<T> {
   headers: Headers;
 }
 
-/** The path with each part escaped: `path('services', ns, name)`. */
+/** The path with each part escaped: `path('services', ns, name)`. Refuses what a URL takes for another path. */
 export function path(...parts: (string | number)[]): string {
-  return '/' + parts.map((p) => encodeURIComponent(p)).join('/');
+  const segment = (part: string | number) => {
+    if (['', '.', '..'].includes(String(part))) throw new TypeError(`"${part}" cannot be a name in a URL`);
+    return encodeURIComponent(part);
+  };
+  return '/' + parts.map(segment).join('/');
 }
 
 export function apiUrl(route: string, query?: Request['query'], base = connection.get().base): string {

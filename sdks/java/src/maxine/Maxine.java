@@ -155,6 +155,10 @@ public final class Maxine {
     public HttpResponse<String> call(
             String serviceName, String method, String path, String body, Map<String, String> headers)
             throws IOException, InterruptedException {
+        if (serviceName.isEmpty() || serviceName.equals(".") || serviceName.equals("..")) {
+            // A URL takes these for another path.
+            throw new IllegalArgumentException("\"" + serviceName + "\" cannot be a service's name");
+        }
         return send(method, "/api/maxine/serviceops/proxy/" + encoded(serviceName) + path, body, headers);
     }
 
