@@ -17,7 +17,9 @@ use crate::backend::shared_file::SharedFileConfig;
 use crate::config::{Access, BackendKind, NodeConfig};
 use crate::health::ActiveDefaults;
 use crate::proxy::{EgressPolicy, ForwarderConfig, TlsRoots, TrustedProxies};
-use crate::security::{Account, EnvSigningKeys, OneTimePassword, Secret, SecuritySettings};
+use crate::security::{
+    Account, EnvSigningKeys, OneTimePassword, Secret, SecuritySettings, check_password,
+};
 use crate::state::Role;
 use crate::telemetry::{RequestLogSettings, TelemetrySettings, WebhookSettings};
 
@@ -175,6 +177,7 @@ pub(super) fn security(config: &NodeConfig) -> anyhow::Result<SecuritySettings> 
         let (name, word) = (format!("{prefix}_USERNAME"), format!("{prefix}_PASSWORD"));
         match (env(&name), env(&word)) {
             (Some(user_name), Some(password)) => {
+                check_password(&word, &password)?;
                 let password = Secret::new(&password);
                 accounts.push(Account { role, user_name, password });
             }
@@ -192,6 +195,8 @@ pub(super) fn security(config: &NodeConfig) -> anyhow::Result<SecuritySettings> 
             .unwrap_or_default(),
     });
     Ok(SecuritySettings {
+        cluster_name: config.raft.cluster_id.clone(),
+        first_admin: config.security.admin_username.clone(),
         accounts,
         env_keys,
         session_lifetime_s: config.security.token_ttl_s,

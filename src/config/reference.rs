@@ -9,6 +9,7 @@ const SECRETS: &str = r"
 ## Secrets
 
 Read from the environment alone: never from a file with other settings, never from a flag. Set them alike on every node.
+A password has at least 8 characters and at most 1,024 bytes; a node with a shorter one does not start.
 
 | environment | meaning |
 |---|---|

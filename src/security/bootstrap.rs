@@ -29,8 +29,8 @@ pub enum BootstrapError {
     Make(String),
 }
 
-/// Sees to it that there is a signing key, that the environment's accounts are as it says, and that
-/// there is an administrator. Run by the leader when it takes over; several that run it at once make
+/// Ensures that the cluster has an identity and a signing key, that the environment's accounts are as
+/// it says, and that there is an administrator. Run by the leader when it takes over; several that run it at once make
 /// each thing once. Returns the first administrator's password if it was made now.
 pub async fn ensure_identities(
     registry: &Registry,
@@ -41,6 +41,10 @@ pub async fn ensure_identities(
     let snapshot = view.snapshot();
     let identities = snapshot.state.identities();
     let passwords = password::Passwords::new(settings.password_cost);
+    if identities.cluster.is_empty() {
+        let id = Name::trusted(&random_hex(16)?);
+        propose_once(registry, Command::IdentifyCluster { id }).await?;
+    }
     if identities.signing_keys.is_empty() {
         let created_at_ms = clock.wall_ms();
         let key_id = Name::trusted(&format!("maxine-{}", random_hex(4)?));

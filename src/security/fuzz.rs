@@ -7,6 +7,7 @@ use super::{api_token, bearer_token, session_cookie};
 use crate::state::{Identities, Name, Role, SigningKey, User};
 
 const NOW_S: u64 = 1_000;
+const AUDIENCE: &str = "0011223344556677";
 
 fn user() -> User {
     User {
@@ -15,6 +16,7 @@ fn user() -> User {
         password_hash: "".into(),
         credential_version: 3,
         managed: false,
+        ended_sessions: Vec::new(),
     }
 }
 
@@ -27,7 +29,7 @@ fn identities() -> Identities {
 }
 
 fn genuine(sessions: &Sessions, identities: &Identities) -> String {
-    sessions.issue(identities, &user(), NOW_S).expect("there is a key")
+    sessions.issue(identities, AUDIENCE, &user(), NOW_S).expect("there is a key")
 }
 
 /// Header fields, one a line.
@@ -39,10 +41,10 @@ pub(crate) fn credentials(bytes: &[u8]) {
         headers.get("authorization").and_then(|value| bearer_token(value.as_bytes()));
     for token in authorization.into_iter().chain(session_cookie(&headers)) {
         assert!(!token.is_empty());
-        if let Ok(claims) = sessions.check(&identities, token, NOW_S) {
+        if let Ok(claims) = sessions.check(&identities, AUDIENCE, token, NOW_S) {
             assert_eq!(token, genuine, "forged, and taken for {claims:?}");
         }
-        assert!(api_token::find(&identities, token, 0).is_err(), "no token was ever made");
+        assert!(api_token::find(&identities, AUDIENCE, token, 0).is_err(), "no token was ever made");
     }
 }
 
@@ -57,6 +59,6 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
         &bearer,
         &cookie,
         &unsigned,
-        "authorization: bearer mxt_ci_0123456789abcdef",
+        "authorization: bearer mxt_0011223344556677_ci_0123456789abcdef",
     ])
 }

@@ -8,7 +8,7 @@ use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use serde::{Deserialize, Serialize};
 
 use super::settings::EnvSigningKeys;
-use crate::state::{Identities, Role, User};
+use crate::state::{EndedSession, Identities, Role, User};
 
 /// Longest token that is looked at, in bytes.
 const TOKEN_LEN_MAX: usize = 4_096;
@@ -21,10 +21,34 @@ pub(super) struct Claims {
     pub(super) user_name: String,
     /// The role at sign-in. Never trusted: the present role counts.
     role: Role,
-    /// The credentials that it stands on.
+    /// The version of the credentials that it was issued for.
     pub(super) credential_version: u64,
     iat: u64,
     exp: u64,
+    /// The cluster that it is for.
+    aud: String,
+}
+
+impl Claims {
+    /// What names the session where it is ended before its time.
+    pub(super) fn session(&self) -> EndedSession {
+        EndedSession { issued_at_s: self.iat, expires_at_s: self.exp }
+    }
+}
+
+/// The part of the claims that is read without a check of the signature.
+#[derive(Deserialize)]
+struct Audience {
+    aud: String,
+}
+
+/// The audience that a JWT names, whoever signed it; `None` for what is no JWT or names none.
+pub(super) fn audience_of(token: &str) -> Option<String> {
+    if token.len() > TOKEN_LEN_MAX {
+        return None;
+    }
+    let claims = jsonwebtoken::dangerous::insecure_decode::<Audience>(token).ok()?;
+    Some(claims.claims.aud)
 }
 
 /// Why a token is not accepted.
@@ -54,8 +78,14 @@ impl Sessions {
         Self { env_keys, lifetime_s, validation }
     }
 
-    /// A token for a user; `None` if there is no key to sign with yet.
-    pub(super) fn issue(&self, identities: &Identities, user: &User, now_s: u64) -> Option<String> {
+    /// A token for a user, for the cluster of this audience; `None` if there is no key to sign with yet.
+    pub(super) fn issue(
+        &self,
+        identities: &Identities,
+        audience: &str,
+        user: &User,
+        now_s: u64,
+    ) -> Option<String> {
         let (key_id, secret) = match &self.env_keys {
             Some(keys) => (keys.key_id.as_str(), keys.current.expose().as_bytes()),
             None => {
@@ -65,20 +95,27 @@ impl Sessions {
         };
         let mut header = Header::new(Algorithm::HS256);
         header.kid = Some(key_id.into());
+        // Who signs in again within the second in which a session was ended gets another one.
+        let has_ended = |at_s: &u64| {
+            user.ended_sessions.iter().any(|ended| ended.issued_at_s == *at_s)
+        };
+        let issued_at_s = (0..=now_s).rev().find(|at_s| !has_ended(at_s))?;
         let claims = Claims {
             user_name: user.name.as_str().into(),
             role: user.role,
             credential_version: user.credential_version,
-            iat: now_s,
-            exp: now_s + self.lifetime_s,
+            iat: issued_at_s,
+            exp: issued_at_s + self.lifetime_s,
+            aud: audience.into(),
         };
         jsonwebtoken::encode(&header, &claims, &EncodingKey::from_secret(secret)).ok()
     }
 
-    /// Reads a token that one of the keys has signed and whose time is not over.
+    /// Reads a token that one of the keys has signed for this audience and whose time is not over.
     pub(super) fn check(
         &self,
         identities: &Identities,
+        audience: &str,
         token: &str,
         now_s: u64,
     ) -> Result<Claims, TokenError> {
@@ -95,6 +132,7 @@ impl Sessions {
         let (named, others): (Vec<_>, Vec<_>) = keys.into_iter().partition(|(id, _)| *id == kid);
         for (_, secret) in named.into_iter().chain(others) {
             match self.verify(token, secret) {
+                Ok(claims) if claims.aud != audience => return Err(TokenError::Invalid),
                 Ok(claims) if claims.exp <= now_s => return Err(TokenError::Expired),
                 Ok(claims) => return Ok(claims),
                 Err(ErrorKind::InvalidSignature) => {}
@@ -137,6 +175,7 @@ mod tests {
             password_hash: "".into(),
             credential_version: 3,
             managed: false,
+            ended_sessions: Vec::new(),
         }
     }
 
@@ -155,15 +194,15 @@ mod tests {
     #[test]
     fn a_token_lives_through_a_rotation_and_dies_with_its_key() {
         let sessions = Sessions::new(None, 1_800);
-        let token = sessions.issue(&identities(&[("a", 1)]), &user(), 1_000).unwrap();
-        assert_eq!(token, sessions.issue(&identities(&[("a", 1)]), &user(), 1_000).unwrap());
+        let token = sessions.issue(&identities(&[("a", 1)]), "c", &user(), 1_000).unwrap();
+        assert_eq!(token, sessions.issue(&identities(&[("a", 1)]), "c", &user(), 1_000).unwrap());
         let rotated = identities(&[("b", 2), ("a", 1)]);
-        let claims = sessions.check(&rotated, &token, 2_799).unwrap();
+        let claims = sessions.check(&rotated, "c", &token, 2_799).unwrap();
         assert_eq!((claims.user_name.as_str(), claims.credential_version), ("ada", 3));
-        assert_eq!(sessions.check(&rotated, &token, 2_800).unwrap_err(), TokenError::Expired);
+        assert_eq!(sessions.check(&rotated, "c", &token, 2_800).unwrap_err(), TokenError::Expired);
         let gone = identities(&[("b", 2)]);
         // Forged and expired reads as forged.
-        assert_eq!(sessions.check(&gone, &token, 9_999).unwrap_err(), TokenError::Invalid);
+        assert_eq!(sessions.check(&gone, "c", &token, 9_999).unwrap_err(), TokenError::Invalid);
     }
 
     #[test]
@@ -179,22 +218,52 @@ mod tests {
             ..old.clone()
         };
         let none = identities(&[]);
-        let token = Sessions::new(Some(old), 60).issue(&none, &user(), 0).unwrap();
+        let token = Sessions::new(Some(old), 60).issue(&none, "c", &user(), 0).unwrap();
         let sessions = Sessions::new(Some(new), 60);
-        assert!(sessions.check(&none, &token, 59).is_ok());
-        assert_eq!(sessions.check(&none, &token, 60).unwrap_err(), TokenError::Expired);
+        assert!(sessions.check(&none, "c", &token, 59).is_ok());
+        assert_eq!(sessions.check(&none, "c", &token, 60).unwrap_err(), TokenError::Expired);
     }
 
     #[test]
     fn a_token_without_a_signature_is_refused() {
         let sessions = Sessions::new(None, 60);
         let keys = identities(&[("a", 1)]);
-        let token = sessions.issue(&keys, &user(), 0).unwrap();
+        let token = sessions.issue(&keys, "c", &user(), 0).unwrap();
         let payload = token.split('.').nth(1).unwrap();
         // {"alg":"none","typ":"JWT"}
         let none = format!("eyJhbGciOiJub25lIiwidHlwIjoiSldUIn0.{payload}.");
         for forged in [none.as_str(), "", "a.b.c", &token[..token.len() - 2]] {
-            assert_eq!(sessions.check(&keys, forged, 1).unwrap_err(), TokenError::Invalid);
+            assert_eq!(sessions.check(&keys, "c", forged, 1).unwrap_err(), TokenError::Invalid);
         }
+    }
+
+    #[test]
+    fn a_token_of_another_cluster_is_refused_even_where_the_secret_is_the_same() {
+        let shared = EnvSigningKeys {
+            key_id: "maxine-current".into(),
+            current: Secret::new("the same secret on both clusters"),
+            previous: Vec::new(),
+        };
+        let sessions = Sessions::new(Some(shared), 60);
+        let none = identities(&[]);
+        let token = sessions.issue(&none, "staging", &user(), 0).unwrap();
+        assert!(sessions.check(&none, "staging", &token, 1).is_ok());
+        assert_eq!(sessions.check(&none, "production", &token, 1).unwrap_err(), TokenError::Invalid);
+        // Expired and for another cluster reads as not ours.
+        assert_eq!(sessions.check(&none, "production", &token, 99).unwrap_err(), TokenError::Invalid);
+        assert_eq!(audience_of(&token).as_deref(), Some("staging"));
+        assert_eq!(audience_of("mxt_a_b_c"), None);
+    }
+
+    #[test]
+    fn who_signs_in_again_at_once_gets_a_session_that_has_not_ended() {
+        let sessions = Sessions::new(None, 60);
+        let keys = identities(&[("a", 1)]);
+        let first = sessions.issue(&keys, "c", &user(), 100).unwrap();
+        let ended = sessions.check(&keys, "c", &first, 100).unwrap().session();
+        let again = User { ended_sessions: vec![ended], ..user() };
+        let second = sessions.issue(&keys, "c", &again, 100).unwrap();
+        let session = sessions.check(&keys, "c", &second, 100).unwrap().session();
+        assert_eq!((session.issued_at_s, session.expires_at_s), (99, 159));
     }
 }

@@ -7,6 +7,7 @@
 //! **Invariant:** no secret reaches a log, an error or a `Debug` text.
 
 mod api_token;
+mod audience;
 mod bootstrap;
 mod caller;
 #[cfg(any(test, feature = "fuzz"))]
@@ -26,10 +27,12 @@ use crate::clock::Clock;
 use crate::state::{Identities, Name, Role, User};
 use crate::view::View;
 
-pub use api_token::{MintedToken, mint_api_token};
+pub use api_token::MintedToken;
 pub use bootstrap::{BootstrapError, OneTimePassword, ensure_identities};
 pub use caller::{Caller, Via};
-pub use password::{PasswordBusy, PasswordCost};
+pub use password::{
+    PASSWORD_CHARS_MIN, PASSWORD_LEN_MAX, PasswordBusy, PasswordCost, PasswordError, check_password,
+};
 pub use settings::{Account, EnvSigningKeys, Secret, SecuritySettings};
 
 use jwt::{Sessions, TokenError};
@@ -125,6 +128,17 @@ pub enum SigninError {
     NotReady,
 }
 
+/// An API token could not be made; a retry is safe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MintError {
+    /// The cluster has had no leader so far.
+    #[error("the cluster has no identity yet: it has had no leader so far")]
+    NotReady,
+    /// The system has no randomness.
+    #[error("the system gave no random numbers")]
+    NoRandomness,
+}
+
 /// A session that was opened.
 pub struct SignedIn {
     /// The JWT.
@@ -181,19 +195,21 @@ impl Security {
     fn identify_token(&self, token: &str, via: Via) -> Result<Caller, AuthError> {
         let snapshot = self.0.view.snapshot();
         let identities = snapshot.state.identities();
+        let audience = self.audience(identities).ok_or(AuthError::Invalid)?;
         if token.starts_with(api_token::PREFIX) {
-            let record = api_token::find(identities, token, self.0.clock.wall_ms())?;
+            let record = api_token::find(identities, &audience, token, self.0.clock.wall_ms())?;
             let user = format!("token:{}", record.id).into();
             return Ok(Caller { user, role: Some(record.role), via: Via::ApiToken });
         }
         let now_s = self.0.clock.wall_ms() / 1_000;
         let claims =
-            self.0.sessions.check(identities, token, now_s).map_err(|error| match error {
+            self.0.sessions.check(identities, &audience, token, now_s).map_err(|error| match error {
                 TokenError::Expired => AuthError::Expired,
                 TokenError::Invalid => AuthError::Invalid,
             })?;
         let user = identities.users.get(claims.user_name.as_str()).ok_or(AuthError::Revoked)?;
-        if user.credential_version != claims.credential_version {
+        let has_ended = user.ended_sessions.contains(&claims.session());
+        if has_ended || user.credential_version != claims.credential_version {
             return Err(AuthError::Revoked);
         }
         Ok(Caller { user: user.name.as_str().into(), role: Some(user.role), via })
@@ -222,8 +238,10 @@ impl Security {
 
     fn open_session(&self, user: &User) -> Option<SignedIn> {
         let snapshot = self.0.view.snapshot();
+        let identities = snapshot.state.identities();
+        let audience = self.audience(identities)?;
         let now_s = self.0.clock.wall_ms() / 1_000;
-        let access_token = self.0.sessions.issue(snapshot.state.identities(), user, now_s)?;
+        let access_token = self.0.sessions.issue(identities, &audience, user, now_s)?;
         let lifetime_s = self.0.settings.session_lifetime_s;
         Some(SignedIn { access_token, role: user.role, lifetime_s })
     }
@@ -256,15 +274,21 @@ impl Security {
         Ok(right)
     }
 
-    /// Whether a text may be a password at all: not empty, and within the longest that is hashed.
-    #[must_use]
-    pub fn accepts_as_password(&self, text: &str) -> bool {
-        (1..=password::PASSWORD_LEN_MAX).contains(&text.len())
+    /// Hashes a password for [`crate::state::Command::PutUser`], if it is one that a user may have.
+    /// Bounded in how many run at once.
+    pub async fn hash_password(&self, password: &str) -> Result<Box<str>, PasswordError> {
+        self.0.passwords.hash(password).await
     }
 
-    /// Hashes a password for [`crate::state::Command::PutUser`]. Bounded in how many run at once.
-    pub async fn hash_password(&self, password: &str) -> Result<Box<str>, PasswordBusy> {
-        self.0.passwords.hash(password).await
+    /// Makes an API token for [`crate::state::Command::PutToken`].
+    pub fn mint_api_token(&self, id: &Name) -> Result<MintedToken, MintError> {
+        let snapshot = self.0.view.snapshot();
+        let audience = self.audience(snapshot.state.identities()).ok_or(MintError::NotReady)?;
+        api_token::mint(&audience, id).map_err(|_| MintError::NoRandomness)
+    }
+
+    fn audience(&self, identities: &Identities) -> Option<String> {
+        audience::of(&self.0.settings.cluster_name, identities)
     }
 }
 

@@ -10,12 +10,28 @@ use argon2::password_hash::{PasswordHash, PasswordHasher, PasswordVerifier, Salt
 use argon2::{Algorithm, Argon2, Params, Version};
 use tokio::sync::Semaphore;
 
+use crate::state::LimitExceeded;
+
 /// How many are hashed at once.
 const CONCURRENT_MAX: usize = 2;
 /// How many may wait for their turn.
 const WAITING_MAX: usize = 32;
+/// Shortest password, in characters.
+pub const PASSWORD_CHARS_MIN: usize = 8;
 /// Longest password that is hashed, in bytes; the rest of a longer one would only cost time.
-pub(super) const PASSWORD_LEN_MAX: usize = 1_024;
+pub const PASSWORD_LEN_MAX: usize = 1_024;
+
+/// The one rule for every password of a user, whichever way it comes in. The error does not repeat
+/// the password.
+pub fn check_password(field: &str, password: &str) -> Result<(), LimitExceeded> {
+    let chars = password.chars().count();
+    if chars >= PASSWORD_CHARS_MIN && password.len() <= PASSWORD_LEN_MAX {
+        return Ok(());
+    }
+    let limit =
+        format!("at least {PASSWORD_CHARS_MIN} characters and at most {PASSWORD_LEN_MAX} bytes long");
+    Err(LimitExceeded::new(field, limit, format!("{chars} characters")))
+}
 
 /// What a hash costs (RFC 9106).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +52,17 @@ impl Default for PasswordCost {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("too many passwords are being checked; try again in 1 s")]
 pub struct PasswordBusy;
+
+/// A password was not hashed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PasswordError {
+    /// It is not one that a user may have.
+    #[error(transparent)]
+    Refused(#[from] LimitExceeded),
+    /// Too many are being hashed; a retry is safe.
+    #[error(transparent)]
+    Busy(#[from] PasswordBusy),
+}
 
 /// Hashes and checks passwords.
 pub(super) struct Passwords {
@@ -71,10 +98,11 @@ impl Passwords {
         Ok(fits && known && fits_length)
     }
 
-    /// The hash of a password, in PHC form.
-    pub(super) async fn hash(&self, password: &str) -> Result<Box<str>, PasswordBusy> {
+    /// The hash of a password that a user may have, in PHC form.
+    pub(super) async fn hash(&self, password: &str) -> Result<Box<str>, PasswordError> {
+        check_password("password", password)?;
         let (cost, password) = (self.cost, Box::<str>::from(password));
-        self.run(move || hash_blocking(cost, &password)).await?.ok_or(PasswordBusy)
+        Ok(self.run(move || hash_blocking(cost, &password)).await?.ok_or(PasswordBusy)?)
     }
 
     /// Runs hashing work on a blocking thread. The permits travel with the work: a caller that
@@ -117,11 +145,11 @@ mod tests {
     #[tokio::test]
     async fn a_password_fits_its_hash_and_no_other() {
         let passwords = Passwords::new(CHEAP);
-        let hash = passwords.hash("right").await.unwrap();
-        assert!(hash.starts_with("$argon2id$") && !hash.contains("right"));
-        assert_ne!(hash, passwords.hash("right").await.unwrap(), "salted");
-        assert_eq!(passwords.verify("right", Some(hash.clone())).await, Ok(true));
-        assert_eq!(passwords.verify("wrong", Some(hash.clone())).await, Ok(false));
+        let hash = passwords.hash("right one").await.unwrap();
+        assert!(hash.starts_with("$argon2id$") && !hash.contains("right one"));
+        assert_ne!(hash, passwords.hash("right one").await.unwrap(), "salted");
+        assert_eq!(passwords.verify("right one", Some(hash.clone())).await, Ok(true));
+        assert_eq!(passwords.verify("wrong one", Some(hash.clone())).await, Ok(false));
         assert_eq!(passwords.verify("no user has this", None).await, Ok(false));
         let long = "r".repeat(PASSWORD_LEN_MAX + 1);
         assert_eq!(passwords.verify(&long, Some(hash)).await, Ok(false));
@@ -134,6 +162,21 @@ mod tests {
         let taken = CONCURRENT_MAX + WAITING_MAX;
         let all = u32::try_from(taken).unwrap();
         let _held = Arc::clone(&passwords.admitted).acquire_many_owned(all).await.unwrap();
-        assert_eq!(passwords.hash("x").await, Err(PasswordBusy));
+        assert_eq!(passwords.hash("long enough").await, Err(PasswordBusy.into()));
+    }
+
+    #[tokio::test]
+    async fn a_password_has_eight_characters_at_least() {
+        let passwords = Passwords::new(CHEAP);
+        for refused in ["", "x", "admin", "admin2", "1234567", "passwör", &"x".repeat(1_025)] {
+            let error = passwords.hash(refused).await.unwrap_err();
+            let PasswordError::Refused(limit) = &error else { panic!("{error}") };
+            assert!(limit.to_string().contains("at least 8 characters"), "{limit}");
+            assert!(refused.is_empty() || !limit.to_string().contains(refused), "{limit}");
+        }
+        // Characters count, not bytes.
+        for accepted in ["12345678", "pässwörd", &"x".repeat(1_024)] {
+            passwords.hash(accepted).await.unwrap();
+        }
     }
 }

@@ -55,6 +55,8 @@ pub struct EnvSigningKeys {
 /// Settings of this module.
 #[derive(Clone, Debug)]
 pub struct SecuritySettings {
+    /// The cluster's configured name, which tokens carry together with the cluster's identity.
+    pub cluster_name: String,
     /// Accounts from the environment, at most one for each role.
     pub accounts: Vec<Account>,
     /// The name of the administrator who is made at the first start, where the environment sets
@@ -75,6 +77,7 @@ pub struct SecuritySettings {
 impl Default for SecuritySettings {
     fn default() -> Self {
         Self {
+            cluster_name: "maxine".into(),
             accounts: Vec::new(),
             first_admin: "admin".into(),
             env_keys: None,

@@ -12,7 +12,7 @@ use super::command::{
 use super::control_state::{ControlState, Grant, ServiceState};
 use super::event::{Event, EventKind, RemovalCause};
 use super::health::{Health, Liveness};
-use super::identity::{Role, SigningKey, TokenRecord, User};
+use super::identity::{EndedSession, Role, SigningKey, TokenRecord, User};
 use super::instance::{Drain, Instance, Registration};
 use super::limits::{self, LimitExceeded};
 use super::name::{InstanceKey, Name, ServiceKey};
@@ -108,6 +108,10 @@ impl ControlState {
             }
             Command::PutToken { token } => self.put_token(step, token),
             Command::DeleteToken { id } => self.delete_token(step, id),
+            Command::IdentifyCluster { id } => self.identify_cluster(step, id),
+            Command::EndSession { name, credential_version, session } => {
+                Ok(self.end_session(step, name, *credential_version, *session))
+            }
             Command::RecordAudit { items } => {
                 for (action, object, success) in items {
                     let outcome = if *success { Ok(()) } else { Err(String::new()) };
@@ -377,6 +381,10 @@ impl ControlState {
             return Ok(Reply::Done);
         };
         limits::check_name("name", name.as_str()).map_err(Rejection::Limit)?;
+        if name.as_str().contains(':') {
+            let limit = "without a colon, which marks tokens and parts of Maxine in the audit log";
+            return Err(Rejection::Limit(LimitExceeded::new("name", limit, name)));
+        }
         limits::check_text("password_hash", password_hash, 1, limits::TEXT_LEN_MAX)
             .map_err(Rejection::Limit)?;
         let users = &self.identities.users;
@@ -397,8 +405,10 @@ impl ControlState {
             name: name.clone(),
             role: *role,
             password_hash: password_hash.clone(),
-            credential_version: present.map_or(0, |version| version + 1),
+            // A user's versions never reach the index of their deletion: each took an index itself.
+            credential_version: present.map_or(self.index, |version| version + 1),
             managed: *managed,
+            ended_sessions: Vec::new(),
         };
         let revision = user.credential_version;
         Arc::make_mut(&mut self.identities).users.insert(name.clone(), Arc::new(user));
@@ -420,6 +430,47 @@ impl ControlState {
         Arc::make_mut(&mut self.identities).users.remove(name);
         self.identity_changed(step, "user.delete", name);
         Ok(Reply::Done)
+    }
+
+    fn identify_cluster(&mut self, step: &mut Step<'_>, id: &Name) -> Result<Reply, Rejection> {
+        if !self.identities.cluster.is_empty() {
+            return Err(exists("cluster identity", &self.identities.cluster));
+        }
+        Arc::make_mut(&mut self.identities).cluster = id.as_str().into();
+        self.identity_changed(step, "cluster.identify", id);
+        Ok(Reply::Done)
+    }
+
+    fn end_session(
+        &mut self,
+        step: &mut Step<'_>,
+        name: &Name,
+        credential_version: u64,
+        session: EndedSession,
+    ) -> Reply {
+        let Some(user) = self.identities.users.get(name) else {
+            return Reply::Changed(vec![false]);
+        };
+        let has_ended =
+            user.credential_version != credential_version || user.ended_sessions.contains(&session);
+        if has_ended {
+            return Reply::Changed(vec![false]);
+        }
+        let mut user = User::clone(user);
+        if user.ended_sessions.len() >= limits::ENDED_SESSIONS_MAX {
+            let now_s = self.time_ms / 1_000;
+            user.ended_sessions.retain(|ended| ended.expires_at_s > now_s);
+        }
+        if user.ended_sessions.len() >= limits::ENDED_SESSIONS_MAX {
+            // No ended session may come back: where they cannot all be remembered, all end.
+            user.credential_version += 1;
+            user.ended_sessions.clear();
+        } else {
+            user.ended_sessions.push(session);
+        }
+        Arc::make_mut(&mut self.identities).users.insert(name.clone(), Arc::new(user));
+        self.identity_changed(step, "session.delete", name);
+        Reply::Changed(vec![true])
     }
 
     /// Refuses what would leave nobody who may manage people.
@@ -602,6 +653,8 @@ fn describe(command: &Command) -> (&'static str, String) {
         Command::PutToken { token } => ("token.put", token.id.to_string()),
         Command::DeleteToken { id } => ("token.delete", id.to_string()),
         Command::RecordAudit { .. } => ("audit.record", String::new()),
+        Command::IdentifyCluster { id } => ("cluster.identify", id.to_string()),
+        Command::EndSession { name, .. } => ("session.delete", name.to_string()),
     }
 }
 

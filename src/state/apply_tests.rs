@@ -376,3 +376,73 @@ fn the_last_admin_stays() {
     let demoted = driver.propose(None, demote).reply;
     assert!(matches!(demoted, Reply::Rejected(Rejection::Limit(_))));
 }
+
+#[test]
+fn a_user_who_is_made_again_never_has_a_credential_version_of_before() {
+    let mut driver = Driver::new();
+    let put = |role, create_only| Command::PutUser {
+        name: Name::trusted("ada"),
+        role,
+        password_hash: "$argon2id$x".into(),
+        managed: false,
+        create_only,
+        expected_version: None,
+    };
+    let version = |driver: &Driver| driver.state.identities().users["ada"].credential_version;
+    let mut seen = std::collections::BTreeSet::new();
+    for changes in [0, 3, 1, 0] {
+        driver.propose(None, put(Role::Viewer, true));
+        assert!(seen.insert(version(&driver)), "{seen:?}");
+        for _ in 0..changes {
+            driver.propose(None, put(Role::Operator, false));
+            assert!(seen.insert(version(&driver)), "{seen:?}");
+        }
+        let gone = driver.propose(None, Command::DeleteUser { name: Name::trusted("ada") });
+        assert_eq!(gone.reply, Reply::Done);
+    }
+    assert_eq!(seen.len(), 8);
+}
+
+#[test]
+fn a_session_that_was_ended_stays_ended_however_many_there_are() {
+    let mut driver = Driver::new();
+    let put = Command::PutUser {
+        name: Name::trusted("ada"),
+        role: Role::Viewer,
+        password_hash: "$argon2id$x".into(),
+        managed: false,
+        create_only: true,
+        expected_version: None,
+    };
+    driver.propose(None, put);
+    let user = |driver: &Driver| driver.state.identities().users["ada"].clone();
+    let version = user(&driver).credential_version;
+    let session = |n| EndedSession { issued_at_s: n, expires_at_s: n + 1_800 };
+    let end = |n, credential_version| Command::EndSession {
+        name: Name::trusted("ada"),
+        credential_version,
+        session: session(n),
+    };
+    let changed = |flag| Reply::Changed(vec![flag]);
+    assert_eq!(driver.propose(None, end(0, version)).reply, changed(true));
+    assert_eq!(driver.propose(None, end(0, version)).reply, changed(false), "it has ended already");
+    let nobody = Command::EndSession {
+        name: Name::trusted("bob"),
+        credential_version: version,
+        session: session(1),
+    };
+    assert_eq!(driver.propose(None, nobody).reply, changed(false));
+    for n in 1..limits::ENDED_SESSIONS_MAX as u64 {
+        driver.propose(None, end(n, version));
+    }
+    assert_eq!(user(&driver).ended_sessions.len(), limits::ENDED_SESSIONS_MAX);
+    assert_eq!(user(&driver).credential_version, version);
+    let mut bytes = Vec::new();
+    driver.state.write_to(&mut bytes).unwrap();
+    let restored = ControlState::read_from(&mut bytes.as_slice()).unwrap();
+    assert_eq!(restored.identities(), driver.state.identities());
+    // One more than can be remembered: every session of the user ends.
+    driver.propose(None, end(5_000, version));
+    assert_eq!((user(&driver).credential_version, user(&driver).ended_sessions.len()), (version + 1, 0));
+    assert_eq!(driver.propose(None, end(5_001, version)).reply, changed(false));
+}

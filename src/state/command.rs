@@ -6,7 +6,7 @@
 use bincode::{Decode, Encode};
 
 use super::health::Health;
-use super::identity::{Role, SigningKey, TokenRecord};
+use super::identity::{EndedSession, Role, SigningKey, TokenRecord};
 use super::instance::Registration;
 use super::limits::LimitExceeded;
 use super::name::{InstanceKey, Name, ServiceKey};
@@ -186,6 +186,20 @@ pub enum Command {
         config: RuntimeConfig,
         /// Refused unless the present revision is this one.
         expected_revision: Option<u64>,
+    },
+    /// Gives the cluster its identity, once.
+    IdentifyCluster {
+        /// Random text.
+        id: Name,
+    },
+    /// Ends one session of a user before its time.
+    EndSession {
+        /// Whose.
+        name: Name,
+        /// The credential version that it was issued for.
+        credential_version: u64,
+        /// Which one.
+        session: EndedSession,
     },
 }
 

@@ -55,10 +55,24 @@ pub struct User {
     pub role: Role,
     /// The password's argon2id hash in PHC form; never the password.
     pub password_hash: Box<str>,
-    /// Grows with every change of the password or role; older tokens stop working.
+    /// Grows with every change of the password or role; older tokens stop working. It begins at the
+    /// index at which the user was made, so that a user who is deleted and made again under the same
+    /// name never has a version that an old token was issued for.
     pub credential_version: u64,
     /// Whether the account comes from the operator's environment and cannot be changed here.
     pub managed: bool,
+    /// Sessions of this credential version that were ended before their time.
+    pub ended_sessions: Vec<EndedSession>,
+}
+
+/// A session that was ended before its time. Its time of issue names it: a user who signs in twice
+/// within a second gets the same token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct EndedSession {
+    /// When its token was issued, in seconds since 1970.
+    pub issued_at_s: u64,
+    /// When its token stops working by itself, in seconds since 1970.
+    pub expires_at_s: u64,
 }
 
 // The hash stays out of logs.
@@ -112,6 +126,9 @@ pub struct TokenRecord {
 /// Everything that decides who may do what.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Identities {
+    /// What tells this cluster from every other: random, made once by the first leader. Empty until
+    /// then. Tokens carry it, so that one cluster's tokens are not accepted by another.
+    pub cluster: Box<str>,
     /// Users by name.
     pub users: OrdMap<Name, Arc<User>>,
     /// Signing keys, newest first: the first signs, all are accepted.

@@ -32,6 +32,8 @@ pub const BATCH_ITEMS_MAX: usize = 1_000;
 pub const POLICY_LEN_MAX: usize = 64 * 1_024;
 /// Most users.
 pub const USERS_MAX: usize = 1_000;
+/// Most sessions of one user that are remembered as ended. One more ends all of the user's sessions.
+pub const ENDED_SESSIONS_MAX: usize = 64;
 /// Most API tokens.
 pub const TOKENS_MAX: usize = 10_000;
 /// Longest free text (a reason, a note), in bytes.

@@ -35,7 +35,7 @@ pub use command::{
 pub use control_state::{ControlState, Grant, ServiceState};
 pub use event::{Event, EventKind, RemovalCause};
 pub use health::{Health, Liveness, Readiness};
-pub use identity::{Identities, Role, SigningKey, TokenRecord, User};
+pub use identity::{EndedSession, Identities, Role, SigningKey, TokenRecord, User};
 pub use instance::{Address, Drain, Instance, Registration};
 pub use limits::LimitExceeded;
 pub use name::{InstanceKey, Name, ServiceKey, ServiceRef};

@@ -60,6 +60,7 @@ enum Record {
     End,
     ConfigRevision(ConfigRevision),
     Leadership(AuditRecord),
+    Cluster(Box<str>),
 }
 
 /// A snapshot that cannot be read.
@@ -105,6 +106,9 @@ impl ControlState {
         if let Some(grant) = &self.grant {
             let Grant { fence, holder, since_ms } = Grant::clone(grant);
             put(Record::Grant { fence: fence.0, holder, since_ms })?;
+        }
+        if !self.identities.cluster.is_empty() {
+            put(Record::Cluster(self.identities.cluster.clone()))?;
         }
         for user in self.identities.users.values() {
             put(Record::User(User::clone(user)))?;
@@ -182,6 +186,7 @@ impl ControlState {
                 Record::Grant { fence, holder, since_ms } => {
                     state.grant = Some(Arc::new(Grant { fence: Fence(fence), holder, since_ms }));
                 }
+                Record::Cluster(id) => identities.cluster = id,
                 Record::User(user) => {
                     identities.users.insert(user.name.clone(), Arc::new(user));
                 }

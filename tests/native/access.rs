@@ -100,7 +100,15 @@ async fn a_changed_user_loses_their_sessions_and_the_last_admin_stays() {
     assert_eq!(server.json(me()).await.0, 401);
     let session = server.sign_in("ada", "long enough").await;
     assert_eq!(server.json(server.admin(Method::DELETE, "/users/ada")).await.0, 200);
-    assert_eq!(server.json(server.open(Method::GET, "/me").bearer_auth(&session)).await.0, 401);
+    let me = || server.open(Method::GET, "/me").bearer_auth(&session);
+    assert_eq!(server.json(me()).await.0, 401);
+    // Made again under the same name, with more rights: the old session is not the new user's.
+    assert_eq!(server.json(put(json!({"role": "admin", "password": "long enough"}))).await.0, 200);
+    assert_eq!(server.json(me()).await.0, 401);
+    assert_eq!(server.json(server.admin(Method::DELETE, "/users/ada")).await.0, 200);
+    let tokens = server.admin(Method::PUT, "/users/token:ada");
+    let tokens = tokens.json(&json!({"role": "viewer", "password": "long enough"}));
+    assert_eq!(server.json(tokens).await.0, 422, "a user is never taken for a token");
 
     let users = server.get("/users").await;
     let admin = users["items"][0]["name"].as_str().unwrap().to_owned();

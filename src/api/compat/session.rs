@@ -9,7 +9,7 @@ use super::json::{answer, read_object, text};
 use crate::actors::{WriteError, WriteRequest};
 use crate::api::error::CompatError;
 use crate::api::{AppState, Caller, RequestContext};
-use crate::security::SigninError;
+use crate::security::{PasswordError, SigninError, check_password};
 use crate::state::{Command, Rejection, User};
 
 const BOTH_NEEDED: &str = "Please provide both of these -> userName and password.";
@@ -128,11 +128,15 @@ async fn replace_password(
     new: &str,
 ) -> Result<(), CompatError> {
     let security = state.security();
+    check_password("newPassword", new).map_err(|refused| CompatError::bad_request(refused.to_string()))?;
     let right = security.verify_own_password(user, current, context.client).await?;
-    if !right || !security.accepts_as_password(new) {
+    if !right {
         return Err(CompatError::bad_request(PASSWORDS_NEEDED));
     }
-    let password_hash = security.hash_password(new).await.map_err(|_| SigninError::Busy)?;
+    let password_hash = security.hash_password(new).await.map_err(|error| match error {
+        PasswordError::Refused(refused) => CompatError::bad_request(refused.to_string()),
+        PasswordError::Busy(_) => SigninError::Busy.into(),
+    })?;
     let command = Command::PutUser {
         name: user.name.clone(),
         role: user.role,

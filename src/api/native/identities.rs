@@ -15,16 +15,12 @@ use super::fresh::{Fresh, Freshness, Write, Written, unexpected};
 use super::page::{self, Page};
 use crate::api::AppState;
 use crate::api::problem::{Problem, ProblemKind};
-use crate::security::mint_api_token;
+use crate::security::PasswordError;
 use crate::state::limits::{TEXT_LEN_MAX, check_range, check_text};
 use crate::state::{
     Command, LimitExceeded, Name, Rejection, Reply, Role, SigningKey, TokenRecord, User,
 };
 
-/// Shortest password, in bytes.
-const PASSWORD_LEN_MIN: usize = 8;
-/// Longest password, in bytes.
-const PASSWORD_LEN_MAX: usize = 1_024;
 /// Longest life of a token, in milliseconds (10 years).
 const TOKEN_MS_MAX: u64 = 10 * 365 * 24 * 3_600 * 1_000;
 /// Older signing keys that stay accepted where a rotation does not say.
@@ -159,14 +155,11 @@ pub(super) async fn put_user(
 }
 
 async fn hash(state: &AppState, password: &str) -> Result<Box<str>, Problem> {
-    let len = password.len();
-    if !(PASSWORD_LEN_MIN..=PASSWORD_LEN_MAX).contains(&len) {
-        // Never the password itself.
-        let limit = format!("{PASSWORD_LEN_MIN} to {PASSWORD_LEN_MAX} bytes long");
-        return Err(LimitExceeded::new("password", limit, format!("{len} bytes")).into());
-    }
-    state.security().hash_password(password).await.map_err(|busy| {
-        Problem::new(ProblemKind::Unavailable, busy.to_string()).with_retry_after_s(1)
+    state.security().hash_password(password).await.map_err(|error| match error {
+        PasswordError::Refused(refused) => refused.into(),
+        PasswordError::Busy(busy) => {
+            Problem::new(ProblemKind::Unavailable, busy.to_string()).with_retry_after_s(1)
+        }
     })
 }
 
@@ -276,7 +269,9 @@ pub(super) async fn create_token(
     }
     let now_ms = state.clock().wall_ms();
     let id = new_id("", now_ms)?;
-    let minted = mint_api_token(&id).map_err(|_| no_randomness())?;
+    let minted = state.security().mint_api_token(&id).map_err(|error| {
+        Problem::new(ProblemKind::Unavailable, error.to_string()).with_retry_after_s(1)
+    })?;
     let record = TokenRecord {
         id: id.clone(),
         note: body.note.into(),

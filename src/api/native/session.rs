@@ -10,12 +10,9 @@ use utoipa::ToSchema;
 use super::extract::{JsonBody, NoParams, Params};
 use crate::api::problem::{Problem, ProblemKind};
 use crate::api::{AppState, Caller, RequestContext, Via, account_sign_in};
-use crate::security::{SESSION_COOKIE, SigninError};
+use crate::security::{PASSWORD_LEN_MAX, SESSION_COOKIE, SigninError};
 use crate::state::limits::{NAME_LEN_MAX, check_text};
 use crate::state::{LimitExceeded, Role};
-
-/// Longest password that is looked at, in bytes.
-const PASSWORD_LEN_MAX: usize = 1_024;
 
 /// A user's name and password.
 #[derive(Deserialize, ToSchema)]

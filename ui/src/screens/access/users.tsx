@@ -95,6 +95,9 @@ export function Users({ me }: { me: string }) {
   );
 }
 
+/** The server's rule for every user's password. */
+const PASSWORD_CHARS_MIN = 8;
+
 function UserDialog({ user, onClose, done }: { user: User | 'new' | null; onClose: () => void; done: () => Promise<unknown> }) {
   const known = user === 'new' ? null : user;
   const [name, setName] = useState('');
@@ -107,7 +110,9 @@ function UserDialog({ user, onClose, done }: { user: User | 'new' | null; onClos
         ? 'Set a password.'
         : known && role === known.role && !password
           ? 'Nothing is changed.'
-          : null;
+          : password && [...password].length < PASSWORD_CHARS_MIN
+            ? `A password has at least ${PASSWORD_CHARS_MIN} characters.`
+            : null;
   return (
     <Confirm
       open={user !== null}
