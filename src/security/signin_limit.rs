@@ -1,22 +1,28 @@
 //! How often signing in may be tried: per user and address, and per address over all users.
 //!
+//! Counts are kept in a sketch of a fixed size (count-min: each pair has one cell in each of a few rows,
+//! by a keyed hash, and the lowest of them counts). Nothing is ever evicted, so no flood of other names
+//! or addresses frees anyone who is over the limit. Pairs that share cells can only make each other wait
+//! sooner, and who shares cells with whom cannot be known from outside.
+//!
 //! Each node counts for itself; across a cluster of three an attacker has three times the tries.
 
-use std::collections::HashMap;
-use std::net::IpAddr;
+use std::hash::{BuildHasher, RandomState};
+use std::net::{IpAddr, Ipv6Addr};
 
 use parking_lot::Mutex;
-use xxhash_rust::xxh3::xxh3_64;
 
-/// Most pairs that are remembered. Beyond it the stalest ones are forgotten.
-const REMEMBERED_MAX: usize = 16_384;
+/// Rows of the sketch; two pairs share all their cells with a chance of one in 2^52.
+const ROWS: usize = 4;
+/// Cells of a row, a power of two. All rows together take 512 KiB.
+const ROW_LEN: usize = 8_192;
 /// One address may try so many times more over all users than for one.
 const ADDRESS_FACTOR: u32 = 10;
 
-/// Of whom tries are counted: a hash of the user's name, or nobody for the address as a whole.
-type Key = (Option<u64>, IpAddr);
+/// Of whom tries are counted: the user's name, or nobody for the address as a whole.
+type Key<'a> = (Option<&'a str>, IpAddr);
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Window {
     began_ms: u64,
     tries: u32,
@@ -26,59 +32,84 @@ struct Window {
 pub(super) struct SigninLimit {
     attempts_max: u32,
     window_ms: u64,
-    windows: Mutex<HashMap<Key, Window>>,
+    hasher: RandomState,
+    windows: Mutex<Box<[Window]>>,
 }
 
 impl SigninLimit {
     pub(super) fn new(attempts_max: u32, window_ms: u64) -> Self {
-        Self { attempts_max: attempts_max.max(1), window_ms, windows: Mutex::default() }
+        let windows = vec![Window::default(); ROWS * ROW_LEN].into_boxed_slice();
+        Self {
+            attempts_max: attempts_max.max(1),
+            window_ms,
+            hasher: RandomState::new(),
+            windows: Mutex::new(windows),
+        }
     }
 
     /// Counts a try before the password is looked at, so that tries at the same time count too.
-    /// Refused: in how many seconds one is allowed again.
+    /// Refused: in how many seconds one is allowed again. A refused try counts nowhere.
     pub(super) fn try_begin(&self, user: &str, client: IpAddr, now_ms: u64) -> Result<(), u64> {
+        let network = network_of(client);
+        let limits = [
+            (self.cells((Some(user), network)), self.attempts_max),
+            (self.cells((None, network)), self.attempts_max.saturating_mul(ADDRESS_FACTOR)),
+        ];
         let mut windows = self.windows.lock();
-        if windows.len() >= REMEMBERED_MAX {
-            self.forget_stale(&mut windows, now_ms);
+        for (cells, max) in limits {
+            let left_ms = cells.iter().map(|cell| self.left_ms(windows[*cell], max, now_ms)).min();
+            if let Some(left_ms) = left_ms.filter(|left_ms| *left_ms > 0) {
+                return Err(left_ms.div_ceil(1_000));
+            }
         }
-        let of_user = (Some(xxh3_64(user.as_bytes())), client);
-        for (key, max) in [
-            (of_user, self.attempts_max),
-            ((None, client), self.attempts_max.saturating_mul(ADDRESS_FACTOR)),
-        ] {
-            let window = windows.entry(key).or_insert(Window { began_ms: now_ms, tries: 0 });
-            if now_ms.saturating_sub(window.began_ms) >= self.window_ms {
+        for cell in limits.iter().flat_map(|(cells, _)| cells) {
+            let window = &mut windows[*cell];
+            if self.is_over(*window, now_ms) {
                 *window = Window { began_ms: now_ms, tries: 0 };
             }
-            if window.tries >= max {
-                let left_ms = (window.began_ms + self.window_ms).saturating_sub(now_ms);
-                return Err(left_ms.div_ceil(1_000).max(1));
-            }
-            window.tries += 1;
+            window.tries = window.tries.saturating_add(1);
         }
         Ok(())
     }
 
     /// Takes back what a successful sign-in counted.
     pub(super) fn succeeded(&self, user: &str, client: IpAddr) {
+        let network = network_of(client);
         let mut windows = self.windows.lock();
-        windows.remove(&(Some(xxh3_64(user.as_bytes())), client));
-        if let Some(window) = windows.get_mut(&(None, client)) {
-            window.tries = window.tries.saturating_sub(1);
+        for cell in [(Some(user), network), (None, network)].into_iter().flat_map(|k| self.cells(k))
+        {
+            let tries = &mut windows[cell].tries;
+            *tries = tries.saturating_sub(1);
         }
     }
 
-    fn forget_stale(&self, windows: &mut HashMap<Key, Window>, now_ms: u64) {
-        windows.retain(|_, window| now_ms.saturating_sub(window.began_ms) < self.window_ms);
-        if windows.len() < REMEMBERED_MAX {
-            return;
+    /// How long a window keeps its pair waiting, in milliseconds; 0 where it does not.
+    fn left_ms(&self, window: Window, max: u32, now_ms: u64) -> u64 {
+        if window.tries < max {
+            return 0;
         }
-        // All of them are fresh: the older half goes, the newer half stays limited.
-        let mut began: Vec<u64> = windows.values().map(|window| window.began_ms).collect();
-        let middle = began.len() / 2;
-        let (_, middle_ms, _) = began.select_nth_unstable(middle);
-        let middle_ms = *middle_ms;
-        windows.retain(|_, window| window.began_ms > middle_ms);
+        (window.began_ms + self.window_ms).saturating_sub(now_ms)
+    }
+
+    fn is_over(&self, window: Window, now_ms: u64) -> bool {
+        window.tries == 0 || now_ms.saturating_sub(window.began_ms) >= self.window_ms
+    }
+
+    /// A pair's cells, one in each row.
+    fn cells(&self, key: Key<'_>) -> [usize; ROWS] {
+        let hash = self.hasher.hash_one(key);
+        std::array::from_fn(|row| {
+            let bits = (hash >> (16 * row)) as usize;
+            row * ROW_LEN + bits % ROW_LEN
+        })
+    }
+}
+
+/// The addresses that count as one: an IPv6 network of 64 bits, which is what one customer gets.
+fn network_of(client: IpAddr) -> IpAddr {
+    match client.to_canonical() {
+        IpAddr::V4(ip) => ip.into(),
+        IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() & !u128::from(u64::MAX)).into(),
     }
 }
 
@@ -102,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn a_success_clears_and_an_address_has_a_limit_over_all_users() {
+    fn a_success_counts_for_nothing_and_an_address_has_a_limit_over_all_users() {
         let limit = SigninLimit::new(2, 60_000);
         for _ in 0..50 {
             assert_eq!(limit.try_begin("ada", A, 0), Ok(()));
@@ -114,12 +145,55 @@ mod tests {
         assert!(limit.try_begin("another", A, 0).is_err());
     }
 
-    #[test]
-    fn memory_is_bounded_under_a_flood_of_names() {
-        let limit = SigninLimit::new(1_000_000, 60_000);
-        for n in 0..40_000_u64 {
-            let _ = limit.try_begin(&n.to_string(), A, n / 10);
+    /// Guesses at one account in between floods, all within one window.
+    fn guesses(flood: impl Fn(&SigninLimit, u64)) -> u32 {
+        let limit = SigninLimit::new(10, 60_000);
+        let mut admitted = 0;
+        for second in 0..60 {
+            let now_ms = second * 999;
+            for _ in 0..12 {
+                admitted += u32::from(limit.try_begin("admin", A, now_ms).is_ok());
+            }
+            flood(&limit, now_ms);
         }
-        assert!(limit.windows.lock().len() <= REMEMBERED_MAX + 2);
+        admitted
+    }
+
+    #[test]
+    fn no_flood_frees_whoever_is_over_the_limit() {
+        // Of names, from the address of the guesses and from others.
+        let names = |limit: &SigninLimit, now_ms: u64| {
+            for n in 0..2_000_u32 {
+                let _ = limit.try_begin(&format!("{n}-{now_ms}"), A, now_ms);
+                let other = IpAddr::from([10, 1, (n >> 8) as u8, n as u8]);
+                let _ = limit.try_begin(&format!("{n}-{now_ms}"), other, now_ms);
+            }
+        };
+        assert_eq!(guesses(names), 10);
+        // Of sign-ins that succeed, of another account.
+        let successes = |limit: &SigninLimit, now_ms: u64| {
+            for _ in 0..500 {
+                if limit.try_begin("mallory", A, now_ms).is_ok() {
+                    limit.succeeded("mallory", A);
+                }
+            }
+        };
+        assert_eq!(guesses(successes), 10);
+    }
+
+    #[test]
+    fn the_addresses_of_one_ipv6_network_count_as_one() {
+        let limit = SigninLimit::new(10, 60_000);
+        let of = |text: &str| text.parse::<IpAddr>().unwrap();
+        let tries = (0..100)
+            .filter(|n| limit.try_begin("admin", of(&format!("2a00:1:2:3::{n:x}")), 0).is_ok());
+        assert_eq!(tries.count(), 10);
+        assert_eq!(limit.try_begin("admin", of("2a00:1:2:4::1"), 0), Ok(()));
+        // An IPv4 address is itself, however it is written.
+        for _ in 0..10 {
+            assert_eq!(limit.try_begin("admin", of("::ffff:10.0.0.1"), 0), Ok(()));
+        }
+        assert!(limit.try_begin("admin", A, 0).is_err());
+        assert_eq!(limit.try_begin("admin", B, 0), Ok(()));
     }
 }
