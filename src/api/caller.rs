@@ -2,11 +2,11 @@
 
 use std::borrow::Cow;
 use std::convert::Infallible;
-use std::net::IpAddr;
 
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 
+use crate::proxy::ClientAddr;
 use crate::state::Actor;
 use crate::telemetry::TraceName;
 
@@ -30,14 +30,14 @@ pub struct RequestContext {
     pub trace_id: TraceName,
     /// The W3C trace parent: the client's if it is valid, or a new one.
     pub traceparent: TraceName,
-    /// The client's network address: the TCP peer.
-    pub client: IpAddr,
+    /// Where the request came from.
+    pub client: ClientAddr,
 }
 
 impl Default for RequestContext {
     fn default() -> Self {
         let (trace_id, traceparent) = (TraceName::default(), TraceName::default());
-        Self { trace_id, traceparent, client: [0, 0, 0, 0].into() }
+        Self { trace_id, traceparent, client: ClientAddr::direct([0, 0, 0, 0].into()) }
     }
 }
 
@@ -59,7 +59,7 @@ impl RequestContext {
         let trace_id = &trace_id[..trace_id.len().min(AUDITED_TRACE_ID_LEN_MAX)];
         Actor {
             user: caller.user.clone(),
-            address: self.client.to_string().into(),
+            address: self.client.ip.to_string().into(),
             trace_id: trace_id.into(),
         }
     }

@@ -1,6 +1,5 @@
 //! What handlers need of the data plane, so that `api` does not depend on how it is done.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::body::Body;
@@ -8,7 +7,7 @@ use axum::http::uri::PathAndQuery;
 use axum::http::{HeaderName, HeaderValue, Request, Response};
 use futures::future::BoxFuture;
 
-use crate::proxy::{AttemptTrail, InterimSink, UpstreamStatus};
+use crate::proxy::{AttemptTrail, ClientAddr, InterimSink, UpstreamStatus};
 use crate::state::{Address, Instance, InstanceKey, ServiceKey};
 
 /// A request to hand on to an instance of a service.
@@ -20,8 +19,8 @@ pub struct ForwardRequest {
     pub raw_path: String,
     /// The raw query, without its question mark.
     pub raw_query: Option<String>,
-    /// The client's network address: the TCP peer.
-    pub client: IpAddr,
+    /// Where the request came from.
+    pub client: ClientAddr,
     /// Fields that replace the request's own of their name: trace id and `traceparent`.
     pub trace: Vec<(HeaderName, HeaderValue)>,
     /// Largest request body, in bytes; more is answered with 413.

@@ -31,6 +31,7 @@ use super::AppState;
 use super::compat::{self, Preferred};
 use super::middleware::{Shared, TRACEPARENT, context_of};
 use crate::discovery::{Asker, Fields, TEXT_PREFIX};
+use crate::proxy::FieldLines;
 
 /// What is read of a connection at once, in bytes: a request that does not fit is none of the plainest.
 const READ_LEN_MAX: usize = 8 * 1_024;
@@ -95,7 +96,7 @@ impl ShortCut {
     pub(super) async fn serve(
         &self,
         stream: &mut TcpStream,
-        client: IpAddr,
+        peer: IpAddr,
         idle_max: Duration,
         stop: &CancellationToken,
     ) -> Option<Bytes> {
@@ -107,7 +108,7 @@ impl ShortCut {
         let mut stopped = pin!(stop.cancelled());
         loop {
             let turn = poll_fn(|context| {
-                if let Poll::Ready(turn) = self.poll_turn(stream, client, context) {
+                if let Poll::Ready(turn) = self.poll_turn(stream, peer, context) {
                     return Poll::Ready(turn);
                 }
                 // After every answer, too: their one wake may have been the one that brought the request.
@@ -145,7 +146,7 @@ impl ShortCut {
     fn poll_turn(
         &self,
         stream: &mut TcpStream,
-        client: IpAddr,
+        peer: IpAddr,
         context: &mut Context<'_>,
     ) -> Poll<Turn> {
         SCRATCH.with_borrow_mut(|Scratch { input, output, date }| {
@@ -158,7 +159,7 @@ impl ShortCut {
             }
             output.clear();
             let read_us = self.state.clock().monotonic_us();
-            let rest = self.answer(client, read.filled(), read_us, date, output);
+            let rest = self.answer(peer, read.filled(), read_us, date, output);
             let sent = match stream.try_write(output) {
                 _ if output.is_empty() => 0,
                 Ok(sent) => sent,
@@ -175,7 +176,7 @@ impl ShortCut {
     /// Answers one request after the other; what is left begins with the first that is not answered here.
     fn answer<'a>(
         &self,
-        client: IpAddr,
+        peer: IpAddr,
         mut bytes: &'a [u8],
         read_us: u64,
         date: &mut Date,
@@ -183,7 +184,7 @@ impl ShortCut {
     ) -> &'a [u8] {
         while !bytes.is_empty() {
             let out_len = out.len();
-            let one = AssertUnwindSafe(|| self.answer_one(client, bytes, read_us, date, out));
+            let one = AssertUnwindSafe(|| self.answer_one(peer, bytes, read_us, date, out));
             // After a panic the library tries again, whose way has an answer for one.
             let Some(len) = catch_unwind(one).ok().flatten() else {
                 out.truncate(out_len);
@@ -197,7 +198,7 @@ impl ShortCut {
     /// Answers the request that `bytes` begins with, and says how long it is.
     fn answer_one(
         &self,
-        client: IpAddr,
+        peer: IpAddr,
         bytes: &[u8],
         read_us: u64,
         date: &mut Date,
@@ -214,9 +215,10 @@ impl ShortCut {
         if body == Preferred::Html {
             return None;
         }
-        let context = context_of(given.trace_id, given.traceparent, client);
         let read = ReadFields(head.headers);
-        let asker = Asker { client: context.client, fields: &read, query };
+        let client = self.edge.resolve(peer, &read);
+        let context = context_of(given.trace_id, given.traceparent, client);
+        let asker = Asker { client: context.client.ip, fields: &read, query };
         let found = compat::find(&self.state, asker)?;
 
         let now_ms = self.state.clock().wall_ms();
@@ -312,6 +314,13 @@ struct ReadFields<'h, 'b>(&'h [Header<'b>]);
 impl Fields for ReadFields<'_, '_> {
     fn field(&self, name: &str) -> Option<&[u8]> {
         self.0.iter().find(|field| field.name.eq_ignore_ascii_case(name)).map(|field| field.value)
+    }
+}
+
+impl FieldLines for ReadFields<'_, '_> {
+    fn lines<'a>(&'a self, name: &'a HeaderName) -> impl DoubleEndedIterator<Item = &'a [u8]> {
+        let named = |field: &&Header<'_>| field.name.eq_ignore_ascii_case(name.as_str());
+        self.0.iter().filter(named).map(|field| field.value)
     }
 }
 

@@ -11,6 +11,7 @@ use super::seams::{Forward, HealthReports};
 use crate::actors::Registry;
 use crate::backend::ControlStore;
 use crate::clock::Clock;
+use crate::proxy::TrustedProxies;
 use crate::security::Security;
 use crate::state::{Command, Fence, RuntimeConfig};
 use crate::telemetry::Telemetry;
@@ -44,6 +45,9 @@ pub struct ApiSettings {
     pub proxy_body_len_max: Option<u64>,
     /// Whether browsers are told to give pages of instances an origin of their own.
     pub proxy_sandbox: bool,
+    /// The proxies in front whose word about the client's address is believed
+    /// (`security.trusted_proxies`).
+    pub trusted_proxies: TrustedProxies,
 }
 
 impl Default for ApiSettings {
@@ -61,6 +65,7 @@ impl Default for ApiSettings {
             body_timeout_ms: 10_000,
             proxy_body_len_max: Some(10 * 1_024 * 1_024),
             proxy_sandbox: true,
+            trusted_proxies: TrustedProxies::default(),
         }
     }
 }

@@ -53,6 +53,7 @@ pub(super) fn api(config: &NodeConfig, http_addr: SocketAddr) -> ApiSettings {
         body_timeout_ms: config.http.request_timeout_ms,
         proxy_body_len_max: Some(config.http.proxy_body_len_max).filter(|max| *max > 0),
         proxy_sandbox: config.http.proxy_sandbox,
+        trusted_proxies: TrustedProxies::new(config.security.trusted_proxies.clone()),
         ..ApiSettings::default()
     }
 }
@@ -285,7 +286,6 @@ pub(super) fn forwarder(
     let (allow, deny) = (security.upstream_allow.clone(), security.upstream_deny.clone());
     Ok(ForwarderConfig {
         egress: EgressPolicy::new(allow, deny, http_addr.ip().is_loopback()),
-        trusted_proxies: TrustedProxies::new(security.trusted_proxies.clone()),
         zone: (!config.zone.is_empty()).then(|| config.zone.clone()),
         tls_roots,
     })

@@ -140,7 +140,7 @@ keys! {
     "security.upstream_ca" "upstream-ca" "MAXINE_UPSTREAM_CA" "path" "a PEM file" ""
         "The authorities that vouch for instances asked over TLS, by the proxy and by health checks; the machine's own store where empty." => |c, v| c.security.upstream_ca = path(v);
     "security.trusted_proxies" "trusted-proxies" "MAXINE_TRUSTED_PROXIES" "networks" "comma-separated" ""
-        "Proxies whose Forwarded and X-Forwarded-For headers are believed." => |c, v| c.security.trusted_proxies = networks(v)?;
+        "Proxies in front of this node. Their X-Forwarded-For, or Forwarded where there is none, names the client for sign-in limits, the audit log, traces, discovery and the proxy. A proxy that writes Forwarded must remove X-Forwarded-For." => |c, v| c.security.trusted_proxies = networks(v)?;
 
     "health.enabled" "active-health-checks" "MAXINE_ACTIVE_HEALTH_CHECKS_ENABLED" "switch" "true, false" "false"
         "Probes every instance that has a health check path." => |c, v| c.health.enabled = switch(v)?;

@@ -13,6 +13,7 @@ use hyper::{Request, Response, StatusCode};
 use tokio::time::Instant;
 
 use super::body::{Progress, ResponseBody, ResponseWatch, timer_now};
+use super::client::ClientAddr;
 use super::compiled::{CompiledPolicy, Sticky};
 use super::error::ProxyError;
 use super::exchange::{Answer, Exchange, Times};
@@ -42,8 +43,8 @@ pub struct ForwardContext {
     pub raw_path: String,
     /// The raw query, without its question mark.
     pub raw_query: Option<String>,
-    /// The TCP peer.
-    pub peer: IpAddr,
+    /// Where the request came from.
+    pub client: ClientAddr,
     /// Whether the client came over TLS.
     pub https: bool,
     /// Largest request body, in bytes; `None` for no limit.
@@ -183,17 +184,16 @@ impl Forwarder {
         let policy = &runtime.policy;
         let target = RequestTarget::new(&context.raw_path, context.raw_query.as_deref())?;
         let (parts, body) = request.into_parts();
-        let trusted = &self.0.config.trusted_proxies;
-        let client = trusted.client(context.peer, &parts.headers);
-        self.check_rate(runtime, client)?;
-        let hash = request::hash_input(runtime.table.hash_key(), &parts.headers, &target, client);
+        let client = context.client;
+        self.check_rate(runtime, client.ip)?;
+        let hash =
+            request::hash_input(runtime.table.hash_key(), &parts.headers, &target, client.ip);
         let sticky = request::sticky_key(policy.sticky.as_ref(), &parts.headers);
         let inbound = Inbound {
-            peer: context.peer,
+            client,
             https: context.https,
             trace: &context.trace,
             keep_trailer: context.keep_trailer,
-            trusted,
         };
         let head =
             Head::prepare(parts.method, &parts.uri, target, parts.headers, &inbound, policy)?;

@@ -54,8 +54,9 @@ pub(crate) fn headers(bytes: &[u8]) {
     let _ = (accepts_trailers(&headers), offered_upgrade(&headers), cookie(&headers, "maxine"));
     let peer = IpAddr::from([10, 0, 0, 1]);
     let trusted = TrustedProxies::new(vec!["10.0.0.0/8".parse().expect("a network")]);
-    let _ = trusted.client(peer, &headers);
-    assert_eq!(TrustedProxies::default().client(peer, &headers), peer, "a stranger is believed");
+    assert!(trusted.resolve(peer, &headers).is_peer_trusted);
+    let stranger = TrustedProxies::default().resolve(peer, &headers);
+    assert_eq!(stranger.ip, peer, "a stranger is believed");
     let host = headers.get(header::HOST).cloned();
     let kept = headers.get_all(header::CONTENT_LENGTH).iter().count();
     strip_hop_by_hop(&mut headers, false);

@@ -4,18 +4,15 @@
 use std::net::IpAddr;
 
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
-use ipnet::IpNet;
 
+use super::client::X_FORWARDED_FOR;
 use super::error::ProxyError;
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
-const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
-const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 const X_MAXINE_HOPS: HeaderName = HeaderName::from_static("x-maxine-hops");
 
 /// The hops that a request may make from one Maxine to the next; one more, and an instance's address
@@ -124,43 +121,6 @@ pub(crate) fn offered_upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
     (!refused).then(|| offer.clone())
 }
 
-/// Proxies in front whose word about the client is believed.
-#[derive(Clone, Debug, Default)]
-pub struct TrustedProxies(Vec<IpNet>);
-
-impl TrustedProxies {
-    /// Trusts these networks.
-    #[must_use]
-    pub fn new(networks: Vec<IpNet>) -> Self {
-        Self(networks)
-    }
-
-    /// Whether this peer is one of them.
-    #[must_use]
-    pub fn contains(&self, ip: IpAddr) -> bool {
-        let ip = ip.to_canonical();
-        self.0.iter().any(|net| net.contains(&ip))
-    }
-
-    /// The client: the peer, or, where the peer is trusted, the last address in `X-Forwarded-For`
-    /// that is not.
-    #[must_use]
-    pub fn client(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
-        if !self.contains(peer) {
-            return peer;
-        }
-        let chain: Vec<IpAddr> = headers
-            .get_all(X_FORWARDED_FOR)
-            .iter()
-            .filter_map(|value| value.to_str().ok())
-            .flat_map(|value| value.split(','))
-            .filter_map(|item| item.trim().trim_matches(['[', ']']).parse().ok())
-            .collect();
-        let untrusted = chain.iter().rev().find(|ip| !self.contains(**ip));
-        untrusted.or(chain.first()).copied().unwrap_or(peer)
-    }
-}
-
 /// Where a request came from, as the next hop is told.
 pub(crate) struct Origin<'a> {
     pub(crate) peer: IpAddr,
@@ -173,15 +133,9 @@ pub(crate) struct Origin<'a> {
 /// anyone else did.
 pub(crate) fn set_forwarded(headers: &mut HeaderMap, origin: &Origin<'_>) {
     // As above: strangers seldom say any of it.
-    if !origin.trusted && headers.keys().any(|name| is_forwarded(name.as_str())) {
-        for name in [
-            &X_FORWARDED_FOR,
-            &X_FORWARDED_PROTO,
-            &X_FORWARDED_HOST,
-            &X_FORWARDED_PORT,
-            &X_REAL_IP,
-            &header::FORWARDED,
-        ] {
+    if !origin.trusted && headers.keys().any(|name| is_a_proxys_to_say(name.as_str())) {
+        let named = headers.keys().filter(|name| is_a_proxys_to_say(name.as_str()));
+        for name in named.cloned().collect::<Vec<_>>() {
             headers.remove(name);
         }
     }
@@ -208,8 +162,39 @@ pub(crate) fn set_forwarded(headers: &mut HeaderMap, origin: &Origin<'_>) {
     extend_chain(headers, &header::FORWARDED, &element);
 }
 
-fn is_forwarded(name: &str) -> bool {
-    name == "forwarded" || name == "x-real-ip" || name.starts_with("x-forwarded-")
+/// Whether a field says where a request came from or what it asked for before a proxy changed it.
+/// Servers believe such fields, so a stranger may not send them.
+fn is_a_proxys_to_say(name: &str) -> bool {
+    const NAMES: [&str; 22] = [
+        "cf-connecting-ip",
+        "cf-connecting-ipv6",
+        "cf-pseudo-ipv4",
+        "client-ip",
+        "cluster-client-ip",
+        "fastly-client-ip",
+        "fly-client-ip",
+        "forwarded",
+        "forwarded-for",
+        "front-end-https",
+        "true-client-ip",
+        "wl-proxy-client-ip",
+        "proxy-client-ip",
+        "x-client-ip",
+        "x-cluster-client-ip",
+        "x-forwarded",
+        "x-http-host-override",
+        "x-host",
+        "x-real-ip",
+        "x-remote-addr",
+        "x-remote-ip",
+        "x-url-scheme",
+    ];
+    const PREFIXES: [&str; 5] =
+        ["x-forwarded-", "x-original-", "x-rewrite-", "x-envoy-external-", "x-appengine-user-ip"];
+    let is_candidate =
+        matches!(name.as_bytes().first(), Some(b'c' | b'f' | b'p' | b't' | b'w' | b'x'));
+    is_candidate
+        && (NAMES.contains(&name) || PREFIXES.iter().any(|prefix| name.starts_with(prefix)))
 }
 
 fn extend_chain(headers: &mut HeaderMap, name: &HeaderName, item: &str) {
@@ -303,19 +288,28 @@ mod tests {
         assert_eq!(headers["x-forwarded-for"], "203.0.113.9");
         assert_eq!(headers["forwarded"], "for=203.0.113.9;proto=http;host=\"shop.example\"");
         assert_eq!(headers["x-forwarded-host"], "shop.example");
+        // Not only the fields that are set here: servers believe many others.
+        let mut headers = map(&[
+            ("x-forwarded-prefix", "/admin"),
+            ("x-original-url", "/admin"),
+            ("x-original-host", "admin.example"),
+            ("x-rewrite-url", "/admin"),
+            ("true-client-ip", "10.0.0.1"),
+            ("x-real-ip", "10.0.0.1"),
+            ("x-client-ip", "10.0.0.1"),
+            ("cf-connecting-ip", "10.0.0.1"),
+            ("x-own", "kept"),
+            ("x-originals", "kept"),
+        ]);
+        set_forwarded(&mut headers, &origin);
+        let mut names: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
+        names.sort_unstable();
+        let set = ["forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto"];
+        assert_eq!(names, [&set[..], &["x-originals", "x-own"]].concat());
         origin.trusted = true;
         let mut headers = forged;
         set_forwarded(&mut headers, &origin);
         assert_eq!(headers["x-forwarded-for"], "10.0.0.1, 203.0.113.9");
-    }
-
-    #[test]
-    fn the_client_is_the_last_address_that_is_not_a_trusted_proxy() {
-        let trusted = TrustedProxies::new(vec!["10.0.0.0/8".parse().unwrap()]);
-        let headers = map(&[("x-forwarded-for", "1.1.1.1, 2.2.2.2, 10.0.0.5")]);
-        let client = |peer: &str| trusted.client(peer.parse().unwrap(), &headers).to_string();
-        assert_eq!(client("10.0.0.9"), "2.2.2.2");
-        assert_eq!(client("9.9.9.9"), "9.9.9.9", "a stranger's word does not count");
     }
 
     #[test]

@@ -9,6 +9,7 @@
 
 mod body;
 mod breaker;
+mod client;
 mod compiled;
 mod connect;
 mod egress;
@@ -46,11 +47,11 @@ use crate::clock::Clock;
 use crate::state::{InstanceKey, ServiceKey, ServiceRef};
 use crate::view::View;
 
+pub use client::{ClientAddr, FieldLines, TrustedProxies};
 pub use connect::{TlsRoots, TlsRootsError};
 pub use egress::{EgressDenied, EgressPolicy};
 pub use error::ProxyError;
 pub use forward::{Chosen, ForwardContext, Forwarded};
-pub use headers::TrustedProxies;
 pub use interim::{HintedStream, Interim, InterimSink, InterimTurn};
 pub use metrics::{NoMetrics, ProxyMetrics, RequestRecord};
 pub use target::{PathError, RequestTarget};
@@ -67,8 +68,6 @@ use runtime::{RuntimeParts, ServiceRuntime};
 pub struct ForwarderConfig {
     /// Which networks may be called.
     pub egress: EgressPolicy,
-    /// Whose `X-Forwarded-*` is believed.
-    pub trusted_proxies: TrustedProxies,
     /// The zone that this node runs in.
     pub zone: Option<String>,
     /// Whose certificates are believed.
@@ -146,12 +145,6 @@ impl Forwarder {
     #[must_use]
     pub fn egress(&self) -> &EgressPolicy {
         &self.0.config.egress
-    }
-
-    /// Whose word about the client's address is believed.
-    #[must_use]
-    pub fn trusted_proxies(&self) -> &TrustedProxies {
-        &self.0.config.trusted_proxies
     }
 
     /// Requests of this node under way to an instance. While it drains, this tells how many are left.

@@ -14,9 +14,10 @@ use hyper::{Method, Request, Uri, Version};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::body::{self, ExpectGate, Gathered, Progress, RequestBody};
+use super::client::ClientAddr;
 use super::compiled::{CompiledPolicy, Sticky};
 use super::error::ProxyError;
-use super::headers::{self, Origin, TrustedProxies};
+use super::headers::{self, Origin};
 use super::pick::StickyKey;
 use super::pool::Pool;
 use super::target::RequestTarget;
@@ -36,11 +37,10 @@ pub(crate) struct Head {
 
 /// Where the request came from and what is said about it.
 pub(crate) struct Inbound<'a> {
-    pub(crate) peer: IpAddr,
+    pub(crate) client: ClientAddr,
     pub(crate) https: bool,
     pub(crate) trace: &'a [(HeaderName, HeaderValue)],
     pub(crate) keep_trailer: bool,
-    pub(crate) trusted: &'a TrustedProxies,
 }
 
 impl Head {
@@ -74,9 +74,8 @@ impl Head {
             uri.authority().and_then(|authority| HeaderValue::from_str(authority.as_str()).ok())
         });
         headers.remove(header::CONTENT_LENGTH);
-        let trusted = inbound.trusted.contains(inbound.peer);
-        let origin =
-            Origin { peer: inbound.peer, https: inbound.https, host: host.as_ref(), trusted };
+        let (peer, trusted) = (inbound.client.peer, inbound.client.is_peer_trusted);
+        let origin = Origin { peer, https: inbound.https, host: host.as_ref(), trusted };
         headers::set_forwarded(&mut headers, &origin);
         for (name, value) in inbound.trace {
             headers.insert(name, value.clone());

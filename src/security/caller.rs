@@ -8,7 +8,7 @@ pub enum Via {
     /// Not at all.
     #[default]
     Nothing,
-    /// With a session's JWT in the `Authorization` header.
+    /// With a session's JWT in the `Authorization` or the `x-maxine-token` header.
     Session,
     /// With a session's JWT in the dashboard's cookie.
     Cookie,

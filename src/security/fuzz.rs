@@ -44,7 +44,10 @@ pub(crate) fn credentials(bytes: &[u8]) {
         if let Ok(claims) = sessions.check(&identities, AUDIENCE, token, NOW_S) {
             assert_eq!(token, genuine, "forged, and taken for {claims:?}");
         }
-        assert!(api_token::find(&identities, AUDIENCE, token, 0).is_err(), "no token was ever made");
+        assert!(
+            api_token::find(&identities, AUDIENCE, token, 0).is_err(),
+            "no token was ever made"
+        );
     }
 }
 

@@ -96,9 +96,8 @@ impl Sessions {
         let mut header = Header::new(Algorithm::HS256);
         header.kid = Some(key_id.into());
         // Who signs in again within the second in which a session was ended gets another one.
-        let has_ended = |at_s: &u64| {
-            user.ended_sessions.iter().any(|ended| ended.issued_at_s == *at_s)
-        };
+        let has_ended =
+            |at_s: &u64| user.ended_sessions.iter().any(|ended| ended.issued_at_s == *at_s);
         let issued_at_s = (0..=now_s).rev().find(|at_s| !has_ended(at_s))?;
         let claims = Claims {
             user_name: user.name.as_str().into(),
@@ -248,9 +247,15 @@ mod tests {
         let none = identities(&[]);
         let token = sessions.issue(&none, "staging", &user(), 0).unwrap();
         assert!(sessions.check(&none, "staging", &token, 1).is_ok());
-        assert_eq!(sessions.check(&none, "production", &token, 1).unwrap_err(), TokenError::Invalid);
+        assert_eq!(
+            sessions.check(&none, "production", &token, 1).unwrap_err(),
+            TokenError::Invalid
+        );
         // Expired and for another cluster reads as not ours.
-        assert_eq!(sessions.check(&none, "production", &token, 99).unwrap_err(), TokenError::Invalid);
+        assert_eq!(
+            sessions.check(&none, "production", &token, 99).unwrap_err(),
+            TokenError::Invalid
+        );
         assert_eq!(audience_of(&token).as_deref(), Some("staging"));
         assert_eq!(audience_of("mxt_a_b_c"), None);
     }

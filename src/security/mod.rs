@@ -41,6 +41,9 @@ use signin_limit::SigninLimit;
 
 /// The dashboard's session cookie.
 pub const SESSION_COOKIE: &str = "maxine_session";
+/// A header for Maxine's own token alone. A request with it keeps its `Authorization` for the instance
+/// that it is forwarded to.
+pub const TOKEN_HEADER: &str = "x-maxine-token";
 /// The header that a request with the session cookie must carry if it changes something: another
 /// site's page cannot set it without the browser asking first (CSRF).
 pub const CSRF_HEADER: &str = "x-maxine-csrf";
@@ -178,8 +181,13 @@ impl Security {
         &self.0.settings
     }
 
-    /// Says who sends a request, by its `Authorization` header or the dashboard's cookie.
+    /// Says who sends a request: by `x-maxine-token`, else by `Authorization`, else by the dashboard's
+    /// cookie.
     pub fn identify(&self, method: &Method, headers: &HeaderMap) -> Result<Caller, AuthError> {
+        if let Some(value) = headers.get(TOKEN_HEADER) {
+            let token = value.to_str().map_err(|_| AuthError::Invalid)?.trim();
+            return self.identify_token(token, Via::Session);
+        }
         if let Some(value) = headers.get(header::AUTHORIZATION) {
             let token = bearer_token(value.as_bytes()).ok_or(AuthError::Missing)?;
             return self.identify_token(token, Via::Session);
@@ -192,6 +200,27 @@ impl Security {
         self.identify_token(token, Via::Cookie)
     }
 
+    /// Takes out of a request the tokens that are meant for Maxine, before it is forwarded to an instance:
+    /// `x-maxine-token`, and an `Authorization` whose token names this cluster. The name alone counts: a
+    /// token that has expired, or that this node does not know yet, must not reach an instance either.
+    /// Any other credential stays as it is.
+    pub fn withhold_tokens(&self, headers: &mut HeaderMap) {
+        headers.remove(TOKEN_HEADER);
+        let mut all = headers.get_all(header::AUTHORIZATION).iter();
+        if all.any(|value| bearer_token(value.as_bytes()).is_some_and(|t| self.is_own_token(t))) {
+            headers.remove(header::AUTHORIZATION);
+        }
+    }
+
+    fn is_own_token(&self, token: &str) -> bool {
+        let snapshot = self.0.view.snapshot();
+        let Some(audience) = self.audience(snapshot.state.identities()) else { return false };
+        match api_token::audience_of(token) {
+            Some(named) => named == audience,
+            None => jwt::audience_of(token).is_some_and(|named| named == audience),
+        }
+    }
+
     fn identify_token(&self, token: &str, via: Via) -> Result<Caller, AuthError> {
         let snapshot = self.0.view.snapshot();
         let identities = snapshot.state.identities();
@@ -202,11 +231,12 @@ impl Security {
             return Ok(Caller { user, role: Some(record.role), via: Via::ApiToken });
         }
         let now_s = self.0.clock.wall_ms() / 1_000;
-        let claims =
-            self.0.sessions.check(identities, &audience, token, now_s).map_err(|error| match error {
+        let claims = self.0.sessions.check(identities, &audience, token, now_s).map_err(
+            |error| match error {
                 TokenError::Expired => AuthError::Expired,
                 TokenError::Invalid => AuthError::Invalid,
-            })?;
+            },
+        )?;
         let user = identities.users.get(claims.user_name.as_str()).ok_or(AuthError::Revoked)?;
         let has_ended = user.ended_sessions.contains(&claims.session());
         if has_ended || user.credential_version != claims.credential_version {

@@ -28,8 +28,9 @@ pub fn check_password(field: &str, password: &str) -> Result<(), LimitExceeded> 
     if chars >= PASSWORD_CHARS_MIN && password.len() <= PASSWORD_LEN_MAX {
         return Ok(());
     }
-    let limit =
-        format!("at least {PASSWORD_CHARS_MIN} characters and at most {PASSWORD_LEN_MAX} bytes long");
+    let limit = format!(
+        "at least {PASSWORD_CHARS_MIN} characters and at most {PASSWORD_LEN_MAX} bytes long"
+    );
     Err(LimitExceeded::new(field, limit, format!("{chars} characters")))
 }
 

@@ -443,6 +443,9 @@ fn a_session_that_was_ended_stays_ended_however_many_there_are() {
     assert_eq!(restored.identities(), driver.state.identities());
     // One more than can be remembered: every session of the user ends.
     driver.propose(None, end(5_000, version));
-    assert_eq!((user(&driver).credential_version, user(&driver).ended_sessions.len()), (version + 1, 0));
+    assert_eq!(
+        (user(&driver).credential_version, user(&driver).ended_sessions.len()),
+        (version + 1, 0)
+    );
     assert_eq!(driver.propose(None, end(5_001, version)).reply, changed(false));
 }

@@ -296,3 +296,55 @@ async fn the_dashboards_cookie_needs_a_header_to_change_something() {
     let with = server.put(CONFIG, &body).header("cookie", &cookie).header("x-maxine-csrf", "1");
     assert_eq!(with.send().await.unwrap().status(), 200);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn behind_a_trusted_proxy_each_client_has_its_own_sign_in_limit() {
+    use maxine::proxy::TrustedProxies;
+    let server = Server::start_with(|options| {
+        options.security.signin_attempts_max = 3;
+        options.api.trusted_proxies = TrustedProxies::new(vec!["127.0.0.0/8".parse().unwrap()]);
+    })
+    .await;
+    let try_from = async |field: &str, value: &str, password: &str| {
+        let body = json!({ "userName": "admin", "password": password });
+        let answer = server.post(SIGNIN, &body).header(field, value).send().await.unwrap();
+        answer.status().as_u16()
+    };
+    for _ in 0..3 {
+        assert_eq!(try_from("x-forwarded-for", "6.6.6.6:1234", "wrong one").await, 401);
+    }
+    // What a client writes in front of what the proxy adds makes no difference.
+    assert_eq!(try_from("x-forwarded-for", "9.9.9.9, 6.6.6.6", "wrong one").await, 429);
+    assert_eq!(try_from("forwarded", "for=\"6.6.6.6:80\"", "wrong one").await, 429);
+    // The administrator signs in from elsewhere through the same proxy.
+    assert_eq!(try_from("x-forwarded-for", "7.7.7.7", &server.admin_password).await, 200);
+    assert_eq!(try_from("forwarded", "for=\"[2a00::1]\"", &server.admin_password).await, 200);
+    let token = server.token("admin", &server.admin_password).await;
+    let traces = server.get("/api/v1/traces").bearer_auth(&token).send().await.unwrap();
+    let traces = traces.text().await.unwrap();
+    for client in ["6.6.6.6", "7.7.7.7", "2a00::1"] {
+        assert!(traces.contains(&format!("\"{client}\"")), "{client}: {traces}");
+    }
+    // Redirect and resolve choose by the same address, in the short cut and behind it.
+    let strategy = json!({"serverSelectionStrategy": "RH"});
+    let set = server.put(CONFIG, &strategy).bearer_auth(&token).send().await.unwrap();
+    assert_eq!(set.status(), 200);
+    for n in 0..8 {
+        let name = format!("n{n}");
+        server.register(json!({"hostName": name, "nodeName": name, "serviceName": "s"})).await;
+    }
+    let discover = "/api/maxine/serviceops/discover?serviceName=s";
+    let mut chosen = std::collections::BTreeSet::new();
+    for n in 0..16 {
+        let client = format!("203.0.113.{n}");
+        let location = async |accept: &str| {
+            let request = server.get(discover).header("x-forwarded-for", &client);
+            let answer = request.header("accept", accept).send().await.unwrap();
+            answer.headers()["location"].to_str().unwrap().to_owned()
+        };
+        let plain = location("*/*").await;
+        assert_eq!(plain, location("text/html").await, "{client}");
+        chosen.insert(plain);
+    }
+    assert!(chosen.len() > 1, "every client got the same instance: {chosen:?}");
+}

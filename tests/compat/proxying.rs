@@ -13,6 +13,18 @@ use super::support::{Server, message, node};
 
 const CONFIG: &str = "/api/maxine/control/config";
 
+/// What an instance may not say of the node's whole origin.
+const OF_THE_ORIGIN: [&str; 8] = [
+    "clear-site-data",
+    "service-worker-allowed",
+    "strict-transport-security",
+    "alt-svc",
+    "nel",
+    "report-to",
+    "expect-ct",
+    "public-key-pins",
+];
+
 /// Answers each request with what it was, under `/base`; and as itself otherwise.
 async fn upstream() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -31,6 +43,8 @@ async fn upstream() -> SocketAddr {
             "own": header("x-own"),
             "hop": header("x-hop"),
             "cookie": header("cookie"),
+            "authorization": header("authorization"),
+            "token": header("x-maxine-token"),
         });
         let mut response = Response::new(Body::from(seen.to_string()));
         let headers = response.headers_mut();
@@ -44,6 +58,9 @@ async fn upstream() -> SocketAddr {
             let headers = response.headers_mut();
             headers.insert("content-security-policy", HeaderValue::from_static("img-src 'self'"));
             headers.append("set-cookie", HeaderValue::from_static("maxine_session=x; Path=/api"));
+            for name in OF_THE_ORIGIN {
+                headers.insert(name, HeaderValue::from_static("x"));
+            }
         }
         if parts.uri.path().ends_with("/own-trace") {
             response.headers_mut().insert("x-trace-id", HeaderValue::from_static("upstreams"));
@@ -203,6 +220,9 @@ async fn a_page_of_an_instance_has_an_origin_of_its_own_in_a_browser() {
         // Other clients get what the instance said.
         let plain = server.get(path).header("user-agent", "curl/8.9").send().await.unwrap();
         assert_eq!(policies(&plain), ["img-src 'self'"], "{path}");
+        for name in OF_THE_ORIGIN {
+            assert!(!plain.headers().contains_key(name), "{name} is the node's to say");
+        }
     }
     let off = Server::start_with(|options| options.api.proxy_sandbox = false).await;
     let mut body = node("s p", "n", upstream().await.port());
@@ -250,4 +270,85 @@ async fn a_trace_tells_each_attempt() {
     let own = traces().await;
     let own = own.iter().find(|trace| trace["path"] == "/api/v1/traces").unwrap();
     assert_eq!(own["attempts"], json!([]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_maxine_used_stops_here_and_any_other_goes_on() {
+    use maxine::api::access::Openness;
+    let server = Server::start_with(|options| options.api.discovery_access = Openness::Token).await;
+    let mut body = node("s p", "n", upstream().await.port());
+    body["path"] = json!("/base");
+    server.register(body).await;
+    let admin = server.admin().await;
+    let made = server.post("/api/v1/tokens", &json!({"role": "viewer"})).bearer_auth(&admin);
+    let made: Value = made.send().await.unwrap().json().await.unwrap();
+    let api_token = made["token"].as_str().unwrap().to_owned();
+    let paths = [
+        "/api/maxine/serviceops/proxy/s%20p/x",
+        "/api/maxine/serviceops/discover?serviceName=s%20p&mode=proxy&endPoint=x",
+    ];
+    let seen = async |path: &str, fields: &[(&str, String)]| -> (u16, Value) {
+        let mut request = server.get(path);
+        for (name, value) in fields {
+            request = request.header(*name, value);
+        }
+        let answer = request.send().await.unwrap();
+        (answer.status().as_u16(), answer.json().await.unwrap())
+    };
+    for path in paths {
+        for token in [&admin, &api_token] {
+            let bearer = ("authorization", format!("bearer {token}"));
+            let (status, got) = seen(path, &[bearer]).await;
+            assert_eq!((status, &got["authorization"]), (200, &Value::Null), "{path}");
+            // Maxine's own header leaves the caller's `Authorization` to the instance.
+            for own in ["Bearer of-the-instance", "Basic YTpi", "Bearer mxt_other_id_secret"] {
+                let own = ("authorization", own.to_owned());
+                let (status, got) =
+                    seen(path, &[("x-maxine-token", token.clone()), own.clone()]).await;
+                assert_eq!((status, &got["authorization"]), (200, &json!(own.1)), "{path}");
+                assert_eq!(got["token"], Value::Null, "{path}");
+            }
+        }
+        let cookie = ("cookie", format!("maxine_session={admin}; a=1"));
+        let (status, got) = seen(path, &[cookie]).await;
+        assert_eq!((status, &got["cookie"]), (200, &json!("a=1")), "{path}");
+        assert_eq!(seen(path, &[("x-maxine-token", "forged".into())]).await.0, 403, "{path}");
+    }
+    // A token of this cluster that has ended does not reach an instance either, where anyone may ask.
+    let open = server_with_upstream().await;
+    let ended = open.admin().await;
+    let change = json!({"password": open.admin_password, "newPassword": "another one"});
+    let changed = open.put("/api/maxine/change-password", &change).bearer_auth(&ended);
+    assert_eq!(changed.send().await.unwrap().status(), 200);
+    for (bearer, expected) in [(&ended, Value::Null), (&admin, json!(format!("Bearer {admin}")))] {
+        let answer = open.get(paths[0]).bearer_auth(bearer).send().await.unwrap();
+        let got: Value = answer.json().await.unwrap();
+        assert_eq!(got["authorization"], expected);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mirror_gets_no_token_of_maxine() {
+    let server = server_with_upstream().await;
+    let (sender, mut copies) = tokio::sync::mpsc::channel(4);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let app = Router::new().fallback(async move |request: Request| {
+        sender.send(request.headers().clone()).await.unwrap();
+        Response::new(Body::empty())
+    });
+    tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
+    server.register(node("shadow", "n", port)).await;
+    let admin = server.admin().await;
+    let policy = json!({"traffic": {"mirror": {"service": "shadow", "percent": 100}}});
+    let set = server.put("/api/v1/services/default/s%20p/policy", &policy).bearer_auth(&admin);
+    assert_eq!(set.send().await.unwrap().status(), 200);
+    let path = "/api/maxine/serviceops/proxy/s%20p/x";
+    let request = server.get(path).header("x-maxine-token", &admin).bearer_auth(&admin);
+    assert_eq!(request.send().await.unwrap().status(), 200);
+    let copy = copies.recv().await.unwrap();
+    assert!(
+        !copy.contains_key("authorization") && !copy.contains_key("x-maxine-token"),
+        "{copy:?}"
+    );
 }

@@ -19,7 +19,7 @@ use maxine::api::{
 use maxine::backend::{ControlStore, MemoryStore};
 use maxine::clock::Clock;
 use maxine::proxy::{
-    EgressPolicy, ForwardContext, Forwarder, ForwarderConfig, NoMetrics, TlsRoots, TrustedProxies,
+    EgressPolicy, ForwardContext, Forwarder, ForwarderConfig, NoMetrics, TlsRoots,
 };
 use maxine::security::{
     BootstrapError, PasswordCost, Security, SecuritySettings, ensure_identities,
@@ -68,7 +68,7 @@ impl Forward for Proxy {
             service: context.service,
             raw_path: context.raw_path,
             raw_query: context.raw_query,
-            peer: context.client,
+            client: context.client,
             https: false,
             body_len_max: context.body_len_max,
             trace: context.trace,
@@ -98,7 +98,6 @@ impl Forward for Proxy {
 fn forwarder(view: &Arc<View>, clock: &Clock) -> Forwarder {
     let config = ForwarderConfig {
         egress: EgressPolicy::new(Vec::new(), Vec::new(), true),
-        trusted_proxies: TrustedProxies::default(),
         zone: None,
         tls_roots: TlsRoots::default(),
     };

@@ -566,7 +566,6 @@ async fn a_recovered_instance_starts_slowly() {
         Arc::clone(&rig.view),
         maxine::proxy::ForwarderConfig {
             egress: EgressPolicy::new(vec![], vec![], true),
-            trusted_proxies: Default::default(),
             zone: None,
             tls_roots: TlsRoots::System,
         },
@@ -580,7 +579,7 @@ async fn a_recovered_instance_starts_slowly() {
             service: service(),
             raw_path: "/".into(),
             raw_query: None,
-            peer: [127, 0, 0, 1].into(),
+            client: maxine::proxy::ClientAddr::direct([127, 0, 0, 1].into()),
             https: false,
             body_len_max: None,
             trace: Vec::new(),

@@ -81,9 +81,6 @@ impl Rig {
         let store = MemoryStore::new(Arc::clone(&view), "node-1", Arc::new(NoPeers));
         let config = ForwarderConfig {
             egress: EgressPolicy::new(vec![], vec![], true),
-            trusted_proxies: TrustedProxies::new(
-                options.trusted.iter().map(|net| net.parse().unwrap()).collect(),
-            ),
             zone: options.zone.clone(),
             tls_roots: options.roots.clone(),
         };
@@ -313,11 +310,13 @@ async fn serve(listener: TcpListener, forwarder: Forwarder, options: RigOptions)
 }
 
 fn context(request: &Request<Incoming>, peer: IpAddr, options: &RigOptions) -> ForwardContext {
+    let trusted =
+        TrustedProxies::new(options.trusted.iter().map(|net| net.parse().unwrap()).collect());
     ForwardContext {
         service: service(),
         raw_path: request.uri().path().to_owned(),
         raw_query: request.uri().query().map(str::to_owned),
-        peer,
+        client: trusted.resolve(peer, request.headers()),
         https: false,
         body_len_max: options.body_len_max,
         trace: vec![(

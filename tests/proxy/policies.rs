@@ -223,7 +223,7 @@ async fn a_hedge_overtakes_a_slow_instance() {
             service: service(),
             raw_path: "/".into(),
             raw_query: None,
-            peer: [127, 0, 0, 1].into(),
+            client: maxine::proxy::ClientAddr::direct([127, 0, 0, 1].into()),
             https: false,
             body_len_max: None,
             trace: Vec::new(),

@@ -4,7 +4,9 @@
 //! page for one of the node's own: its script could do whatever the person may who is signed in to
 //! the dashboard in that browser. Therefore a browser is told to give such a page an origin of its
 //! own (`Content-Security-Policy: sandbox`, without `allow-same-origin`), may not install a service
-//! worker from there, and the session's cookie is nothing that an instance sees or sets.
+//! worker from there, and the session's cookie is nothing that an instance sees or sets. Header fields
+//! that speak for a whole origin (its cookies, its storage, its other addresses) are taken out of an
+//! instance's answer, for the origin is the node's.
 
 use axum::http::header::{self, HeaderName, HeaderValue};
 use axum::http::{HeaderMap, StatusCode};
@@ -15,6 +17,18 @@ const SEC_FETCH_DEST: HeaderName = HeaderName::from_static("sec-fetch-dest");
 const SERVICE_WORKER: HeaderName = HeaderName::from_static("service-worker");
 /// What a page may do all the same. It comes beside a policy of the instance, and both hold.
 const SANDBOX: &str = "sandbox allow-downloads allow-forms allow-modals allow-popups allow-scripts";
+
+/// Fields by which an answer speaks for every page of its origin.
+const OF_THE_ORIGIN: [HeaderName; 8] = [
+    HeaderName::from_static("clear-site-data"),
+    HeaderName::from_static("service-worker-allowed"),
+    header::STRICT_TRANSPORT_SECURITY,
+    header::ALT_SVC,
+    HeaderName::from_static("nel"),
+    HeaderName::from_static("report-to"),
+    HeaderName::from_static("expect-ct"),
+    HeaderName::from_static("public-key-pins"),
+];
 
 /// Whether a browser asks. It says so itself on addresses that it trusts; elsewhere every one calls
 /// itself by the name of the first. What a browser fetches for a page gets the policy as well, where
@@ -71,6 +85,13 @@ pub(super) fn keep_session(headers: &mut HeaderMap) {
     headers.remove(header::SET_COOKIE);
     for value in kept {
         headers.append(header::SET_COOKIE, value);
+    }
+}
+
+/// Takes out of an answer what would speak for the node's whole origin.
+pub(super) fn keep_origin(headers: &mut HeaderMap) {
+    for name in &OF_THE_ORIGIN {
+        headers.remove(name);
     }
 }
 

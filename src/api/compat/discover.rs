@@ -62,7 +62,7 @@ fn redirect(
         return None;
     }
     let raw_query = uri.query().unwrap_or_default();
-    let asker = Asker { client: context.client, fields: headers, query: raw_query };
+    let asker = Asker { client: context.client.ip, fields: headers, query: raw_query };
     let service = ServiceRef { namespace: NAMESPACE, service };
     let Some(choice) = discovery::look_up(state.view(), service, asker) else {
         miss(state, context, service.service, "GET");

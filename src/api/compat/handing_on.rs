@@ -152,6 +152,7 @@ pub(super) async fn forward(
         return Err(Refusal::Other(Box::new(refused)));
     }
     browsers::hide_session(request.headers_mut());
+    state.security().withhold_tokens(request.headers_mut());
     let headers = request.headers();
     if body_len_max.is_some_and(|max| declared_len(headers).is_some_and(|len| len > max)) {
         let max = body_len_max.unwrap_or(u64::MAX);
@@ -177,6 +178,7 @@ pub(super) async fn forward(
     let answer = state.forwarder().forward(forward, request).await;
     let (mut response, attempts) = (answer.response, answer.attempts);
     browsers::keep_session(response.headers_mut());
+    browsers::keep_origin(response.headers_mut());
     if sandboxed {
         let status = response.status();
         browsers::shut_off(response.headers_mut(), status);

@@ -30,7 +30,7 @@ pub(super) async fn sign_in(
         state.telemetry().metrics().auth_failures.inc();
         return Err(CompatError::bad_request(BOTH_NEEDED));
     };
-    let result = state.security().sign_in(user_name, password, context.client).await;
+    let result = state.security().sign_in(user_name, password, context.client.ip).await;
     account_sign_in(&state, &context, user_name, &result.as_ref().map(|s| s.role));
     let session = result?;
     Ok(answer(&json!({ "accessToken": session.access_token, "role": session.role })))
@@ -128,8 +128,9 @@ async fn replace_password(
     new: &str,
 ) -> Result<(), CompatError> {
     let security = state.security();
-    check_password("newPassword", new).map_err(|refused| CompatError::bad_request(refused.to_string()))?;
-    let right = security.verify_own_password(user, current, context.client).await?;
+    check_password("newPassword", new)
+        .map_err(|refused| CompatError::bad_request(refused.to_string()))?;
+    let right = security.verify_own_password(user, current, context.client.ip).await?;
     if !right {
         return Err(CompatError::bad_request(PASSWORDS_NEEDED));
     }

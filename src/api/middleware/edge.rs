@@ -21,7 +21,7 @@ use super::trace;
 use crate::api::access::{self, Decision, Openness};
 use crate::api::error::{CompatError, edge_error, is_native};
 use crate::api::{AppState, Caller, RequestContext, origins};
-use crate::proxy::AttemptTrail;
+use crate::proxy::{AttemptTrail, ClientAddr, FieldLines};
 use crate::security::AuthError;
 use crate::telemetry::{AccessRefused, FinishedRequest, TraceName};
 
@@ -144,12 +144,13 @@ impl Shared {
         let started_us = self.state.clock().monotonic_us();
         let given = (headers.get(&self.trace_header), headers.get(&TRACEPARENT));
         let given = (given.0.map(HeaderValue::as_bytes), given.1.map(HeaderValue::as_bytes));
-        let context = context_of(given.0, given.1, peer);
+        let client = self.resolve(peer, headers);
+        let context = context_of(given.0, given.1, client);
         let finished = FinishedRequest {
             method: request.method().clone(),
             target: FinishedRequest::target_of(request.uri()),
             version: request.version(),
-            client: context.client,
+            client: context.client.ip,
             trace_id: context.trace_id.clone(),
             traceparent: context.traceparent.clone(),
             started_us,
@@ -160,6 +161,11 @@ impl Shared {
         let if_none_match = headers.get(header::IF_NONE_MATCH).cloned();
         let member_origin = self.member_origin(request);
         Record { context, finished, if_none_match, member_origin }
+    }
+
+    /// Resolves the client once for all who ask.
+    pub(in crate::api) fn resolve(&self, peer: IpAddr, fields: &impl FieldLines) -> ClientAddr {
+        self.state.settings().trusted_proxies.resolve(peer, fields)
     }
 
     /// Decides whether the request may go on on the route that was matched, and says who calls.
@@ -274,7 +280,7 @@ impl Shared {
             method: Method::GET,
             target: FinishedRequest::shortened(target),
             version: http::Version::HTTP_11,
-            client: context.client,
+            client: context.client.ip,
             trace_id: context.trace_id,
             traceparent: context.traceparent,
             started_us,
@@ -334,14 +340,14 @@ impl Shared {
 pub(in crate::api) fn context_of(
     trace_id: Option<&[u8]>,
     traceparent: Option<&[u8]>,
-    peer: IpAddr,
+    client: ClientAddr,
 ) -> RequestContext {
     let copied = |value| HeaderValue::from_bytes(value).ok().map(TraceName::Given);
     let given = trace_id.filter(|value| !value.is_empty()).and_then(copied);
     let trace_id = given.unwrap_or_else(TraceName::new_id);
     let given = traceparent.filter(|value| trace::is_valid_traceparent(value)).and_then(copied);
     let traceparent = given.unwrap_or_else(TraceName::new_parent);
-    RequestContext { trace_id, traceparent, client: peer.to_canonical() }
+    RequestContext { trace_id, traceparent, client }
 }
 
 /// Tells a refusal in the style of the API that the path belongs to. The compatible one has fixed texts; the native one

@@ -84,7 +84,7 @@ pub(super) async fn resolve(
     }
     let table = state.view().table(key.as_ref());
     let table = table.ok_or_else(|| Problem::not_found("service", &key.to_string()))?;
-    let client = context.client.to_string();
+    let client = context.client.ip.to_string();
     let hash = match &query.key {
         Some(key) => key.as_str(),
         None => hash_text(&table, &headers).unwrap_or(&client),

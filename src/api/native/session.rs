@@ -59,7 +59,7 @@ pub(super) async fn sign_in(
         let limit = format!("1 to {PASSWORD_LEN_MAX} bytes long");
         return Err(LimitExceeded::new("password", limit, format!("{len} bytes")).into());
     }
-    let outcome = state.security().sign_in(&body.user, &body.password, context.client).await;
+    let outcome = state.security().sign_in(&body.user, &body.password, context.client.ip).await;
     account_sign_in(&state, &context, &body.user, &outcome.as_ref().map(|opened| opened.role));
     let signed_in = outcome.map_err(|error| match error {
         SigninError::Refused => {
