@@ -7,11 +7,16 @@ use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose,
+    KeyUsagePurpose, PublicKeyData,
 };
+
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::config::{NodeId, PeerTls, certificate_name, cluster_id_is_valid};
 
@@ -49,70 +54,240 @@ impl ClusterPki {
     }
 }
 
+/// How long certificates are valid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Validity {
+    /// The present, in milliseconds since 1970.
+    pub now_ms: u64,
+    /// Days that a node's certificate is valid.
+    pub node_days: u32,
+}
+
+/// Days that a node's certificate is valid unless others are asked for.
+pub const NODE_DAYS: u32 = 365;
+/// Days that a new authority is valid, or as long as the first certificates, if that is longer.
+const AUTHORITY_DAYS: u32 = 3_650;
+/// Certificates begin so long before they are made: the nodes' clocks may differ.
+const BEGINS_BEFORE_S: u64 = 3_600;
+const DAY_S: u64 = 24 * 3_600;
+
+impl Validity {
+    /// Sets when a certificate begins and ends.
+    fn limit(self, params: &mut CertificateParams, days: u32) {
+        let epoch = rcgen::date_time_ymd(1970, 1, 1);
+        let now_s = self.now_ms / 1_000;
+        params.not_before = epoch + Duration::from_secs(now_s.saturating_sub(BEGINS_BEFORE_S));
+        params.not_after = epoch + Duration::from_secs(now_s + u64::from(days) * DAY_S);
+    }
+}
+
+fn refused(reason: String) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, format!("{reason}; nothing was written"))
+}
+
 /// Creates an authority in `dir`, or takes the one that is there, and issues a certificate for each
-/// node; one that exists is kept. Keys are readable by their owner only. Blocks.
-pub fn issue_cluster(dir: &Path, cluster_id: &str, node_ids: &[NodeId]) -> io::Result<ClusterPki> {
+/// node. Files that exist are kept: half a pair, or an authority of another cluster, is refused before
+/// anything is written. Keys are readable by their owner only. Blocks.
+pub fn issue_cluster(
+    dir: &Path,
+    cluster_id: &str,
+    node_ids: &[NodeId],
+    validity: Validity,
+) -> io::Result<ClusterPki> {
     if !cluster_id_is_valid(cluster_id) {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            format!("cluster id {cluster_id:?} is not valid"),
-        ));
+        return Err(refused(format!("cluster id {cluster_id:?} is not valid")));
+    }
+    let ca = Pair { cert_pem: dir.join("ca.pem"), key_pem: dir.join("ca-key.pem") };
+    let paths = node_ids.iter().map(|id| NodePki {
+        node_id: *id,
+        cert_pem: dir.join(format!("node-{id}.pem")),
+        key_pem: dir.join(format!("node-{id}-key.pem")),
+    });
+    let nodes: Vec<NodePki> = paths.collect();
+    let ca_exists = ca.exists()?;
+    let mut missing = Vec::new();
+    for node in &nodes {
+        let pair = Pair { cert_pem: node.cert_pem.clone(), key_pem: node.key_pem.clone() };
+        if !pair.exists()? {
+            missing.push((node.node_id, pair));
+        }
     }
     fs::create_dir_all(dir)?;
-    let ca_pem = dir.join("ca.pem");
-    let ca_key_pem = dir.join("ca-key.pem");
-    let params = authority(cluster_id)?;
-    let key = if ca_key_pem.exists() {
-        KeyPair::from_pem(&fs::read_to_string(&ca_key_pem)?).map_err(io::Error::other)?
-    } else {
-        let key = KeyPair::generate().map_err(io::Error::other)?;
-        write_private(&ca_key_pem, &key.serialize_pem())?;
-        fs::write(&ca_pem, params.self_signed(&key).map_err(io::Error::other)?.pem())?;
-        key
-    };
-    if !ca_pem.exists() {
-        return Err(io::Error::new(
-            io::ErrorKind::NotFound,
-            format!("{} is missing beside its key", ca_pem.display()),
-        ));
-    }
-    let issuer = Issuer::new(params, key);
-    let mut nodes = Vec::with_capacity(node_ids.len());
-    for node_id in node_ids {
-        let node = NodePki {
-            node_id: *node_id,
-            cert_pem: dir.join(format!("node-{node_id}.pem")),
-            key_pem: dir.join(format!("node-{node_id}-key.pem")),
-        };
-        if !node.cert_pem.exists() || !node.key_pem.exists() {
-            let mut params = CertificateParams::new(vec![certificate_name(cluster_id, *node_id)])
-                .map_err(io::Error::other)?;
-            params
-                .distinguished_name
-                .push(DnType::CommonName, certificate_name(cluster_id, *node_id));
-            params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-            params.extended_key_usages =
-                vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    let mut params = authority(cluster_id)?;
+    validity.limit(&mut params, AUTHORITY_DAYS.max(validity.node_days));
+    let key = match ca_exists {
+        true => existing_authority(&ca, cluster_id, validity)?,
+        false => {
             let key = KeyPair::generate().map_err(io::Error::other)?;
-            let certificate = params.signed_by(&key, &issuer).map_err(io::Error::other)?;
-            write_private(&node.key_pem, &key.serialize_pem())?;
-            fs::write(&node.cert_pem, certificate.pem())?;
+            let certificate = params.self_signed(&key).map_err(io::Error::other)?;
+            ca.write(&key, &certificate.pem())?;
+            key
         }
-        nodes.push(node);
+    };
+    let issuer = Issuer::new(params, key);
+    for (node_id, pair) in missing {
+        let name = certificate_name(cluster_id, node_id);
+        let mut params = CertificateParams::new(vec![name.clone()]).map_err(io::Error::other)?;
+        validity.limit(&mut params, validity.node_days);
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        let key = KeyPair::generate().map_err(io::Error::other)?;
+        let certificate = params.signed_by(&key, &issuer).map_err(io::Error::other)?;
+        pair.write(&key, &certificate.pem())?;
     }
-    Ok(ClusterPki { ca_pem, ca_key_pem, nodes })
+    Ok(ClusterPki { ca_pem: ca.cert_pem, ca_key_pem: ca.key_pem, nodes })
+}
+
+/// A certificate and its key.
+struct Pair {
+    cert_pem: PathBuf,
+    key_pem: PathBuf,
+}
+
+impl Pair {
+    /// Whether both files exist; an error if only one of them does.
+    fn exists(&self) -> io::Result<bool> {
+        let (cert, key) = (self.cert_pem.try_exists()?, self.key_pem.try_exists()?);
+        if cert == key {
+            return Ok(cert);
+        }
+        let (cert_pem, key_pem) = (self.cert_pem.display(), self.key_pem.display());
+        let (there, absent) = if cert { (cert_pem, key_pem) } else { (key_pem, cert_pem) };
+        Err(refused(format!(
+            "{there} exists, but {absent} does not: put it back, or move {there} away"
+        )))
+    }
+
+    fn write(&self, key: &KeyPair, certificate_pem: &str) -> io::Result<()> {
+        write_private(&self.key_pem, &key.serialize_pem())?;
+        let mut file = OpenOptions::new().write(true).create_new(true).open(&self.cert_pem)?;
+        file.write_all(certificate_pem.as_bytes())
+    }
+}
+
+/// The key of the authority that is there, if it belongs to its certificate and to this cluster, and the
+/// authority does not end before what it is to sign.
+fn existing_authority(ca: &Pair, cluster_id: &str, validity: Validity) -> io::Result<KeyPair> {
+    let (cert_pem, key_pem) = (ca.cert_pem.display(), ca.key_pem.display());
+    let key = KeyPair::from_pem(&fs::read_to_string(&ca.key_pem)?)
+        .map_err(|error| refused(format!("{key_pem}: {error}")))?;
+    let der = CertificateDer::from_pem_file(&ca.cert_pem)
+        .map_err(|error| refused(format!("{cert_pem}: {error}")))?;
+    let (_, parsed) =
+        X509Certificate::from_der(&der).map_err(|error| refused(format!("{cert_pem}: {error}")))?;
+    if parsed.public_key().raw != key.subject_public_key_info() {
+        return Err(refused(format!("{key_pem} is not the key of {cert_pem}")));
+    }
+    let name = parsed.subject().iter_common_name().next().and_then(|name| name.as_str().ok());
+    if name != Some(&*authority_name(cluster_id)) {
+        let name = name.unwrap_or("no name");
+        return Err(refused(format!(
+            "{cert_pem} is the authority {name:?}, not that of cluster {cluster_id:?}"
+        )));
+    }
+    let ends_s = u64::try_from(parsed.validity().not_after.timestamp()).unwrap_or(0);
+    if ends_s < validity.now_ms / 1_000 + u64::from(validity.node_days) * DAY_S {
+        let left = ends_s.saturating_sub(validity.now_ms / 1_000) / DAY_S;
+        return Err(refused(format!(
+            "{cert_pem} ends in {left} days, before certificates for {} days would: ask for fewer days, or \
+             make a new authority in another directory",
+            validity.node_days
+        )));
+    }
+    Ok(key)
+}
+
+fn authority_name(cluster_id: &str) -> String {
+    format!("maxine cluster {cluster_id}")
 }
 
 fn authority(cluster_id: &str) -> io::Result<CertificateParams> {
     let mut params = CertificateParams::new(Vec::new()).map_err(io::Error::other)?;
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    params.distinguished_name.push(DnType::CommonName, format!("maxine cluster {cluster_id}"));
+    params.distinguished_name.push(DnType::CommonName, authority_name(cluster_id));
     Ok(params)
 }
 
 fn write_private(path: &Path, text: &str) -> io::Result<()> {
-    let mut file =
-        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     file.write_all(text.as_bytes())
+}
+
+/// When the first certificate in a PEM file that ends does so, in milliseconds since 1970. Blocks.
+pub fn certificate_end_ms(path: &Path) -> io::Result<u64> {
+    let failed = |error: &dyn std::fmt::Display| {
+        io::Error::new(io::ErrorKind::InvalidData, format!("{}: {error}", path.display()))
+    };
+    let mut end_ms = None;
+    for certificate in CertificateDer::pem_file_iter(path).map_err(|error| failed(&error))? {
+        let certificate = certificate.map_err(|error| failed(&error))?;
+        let (_, parsed) =
+            X509Certificate::from_der(&certificate).map_err(|error| failed(&error))?;
+        let end_s = u64::try_from(parsed.validity().not_after.timestamp()).unwrap_or(0);
+        let own_ms = end_s.saturating_mul(1_000);
+        end_ms = Some(end_ms.map_or(own_ms, |first: u64| first.min(own_ms)));
+    }
+    end_ms.ok_or_else(|| failed(&"it holds no certificate"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW_MS: u64 = 1_795_440_992_000;
+    const YEAR: Validity = Validity { now_ms: NOW_MS, node_days: 365 };
+
+    fn files(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+        let entries = fs::read_dir(dir).unwrap();
+        let mut files: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
+        files.sort();
+        files.into_iter().map(|path| (path.clone(), fs::read(path).unwrap())).collect()
+    }
+
+    #[test]
+    fn certificates_are_valid_for_the_days_asked_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let validity = Validity { node_days: 30, ..YEAR };
+        let pki = issue_cluster(dir.path(), "test", &[1], validity).unwrap();
+        let day_ms = DAY_S * 1_000;
+        assert_eq!(certificate_end_ms(&pki.nodes[0].cert_pem).unwrap(), NOW_MS + 30 * day_ms);
+        assert_eq!(certificate_end_ms(&pki.ca_pem).unwrap(), NOW_MS + 3_650 * day_ms);
+        // What is there is kept; a node more is signed by the same authority.
+        let before = files(dir.path());
+        issue_cluster(dir.path(), "test", &[1, 2], YEAR).unwrap();
+        let after = files(dir.path());
+        assert!(before.iter().all(|file| after.contains(file)));
+        assert_eq!(after.len(), before.len() + 2);
+        // Nothing outlives its authority.
+        let nine_years = Validity { now_ms: NOW_MS + 9 * 365 * day_ms, node_days: 400 };
+        let error = issue_cluster(dir.path(), "test", &[3], nine_years).unwrap_err();
+        assert!(error.to_string().contains("ends in 365 days"), "{error}");
+        assert_eq!(files(dir.path()), after);
+    }
+
+    #[test]
+    fn half_of_a_pair_or_a_foreign_authority_is_refused_and_nothing_is_touched() {
+        for taken in ["ca-key.pem", "ca.pem", "node-1-key.pem", "node-1.pem"] {
+            let dir = tempfile::tempdir().unwrap();
+            issue_cluster(dir.path(), "test", &[1], YEAR).unwrap();
+            fs::remove_file(dir.path().join(taken)).unwrap();
+            let before = files(dir.path());
+            let error = issue_cluster(dir.path(), "test", &[1, 2], YEAR).unwrap_err();
+            assert!(error.to_string().contains(taken), "{taken}: {error}");
+            assert!(error.to_string().contains("nothing was written"), "{error}");
+            assert_eq!(files(dir.path()), before, "{taken}");
+        }
+        let dir = tempfile::tempdir().unwrap();
+        issue_cluster(dir.path(), "test", &[1], YEAR).unwrap();
+        let error = issue_cluster(dir.path(), "other", &[2], YEAR).unwrap_err();
+        assert!(error.to_string().contains("not that of cluster \"other\""), "{error}");
+        let other = tempfile::tempdir().unwrap();
+        issue_cluster(other.path(), "test", &[1], YEAR).unwrap();
+        fs::copy(other.path().join("ca-key.pem"), dir.path().join("ca-key.pem")).unwrap();
+        let error = issue_cluster(dir.path(), "test", &[2], YEAR).unwrap_err();
+        assert!(error.to_string().contains("is not the key of"), "{error}");
+    }
 }

@@ -10,10 +10,17 @@ use std::time::Duration;
 use maxine_raft::{EngineKind, PeerTls, RaftNode, StartError, pki};
 use support::{Cluster, Echo, Journal, JournalApp, TIMEOUT, member};
 
+/// Certificates for a day, in a directory below the cluster's.
+fn issue(cluster: &Cluster, dir: &str, cluster_id: &str, nodes: &[u64]) -> pki::ClusterPki {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    let now_ms = u64::try_from(since.as_millis()).unwrap();
+    let validity = pki::Validity { now_ms, node_days: 1 };
+    pki::issue_cluster(&cluster.dir.path().join(dir), cluster_id, nodes, validity).unwrap()
+}
+
 async fn tls_cluster() -> Cluster {
     let mut cluster = Cluster::prepare(EngineKind::Redb, 3, |_| {});
-    cluster.tls =
-        Some(pki::issue_cluster(&cluster.dir.path().join("pki"), "test", &[1, 2, 3, 4]).unwrap());
+    cluster.tls = Some(issue(&cluster, "pki", "test", &[1, 2, 3, 4]));
     for id in 1..=3 {
         cluster.start_node(id).await;
     }
@@ -66,7 +73,7 @@ async fn a_cluster_works_over_mutual_tls_and_lets_a_certified_node_in() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_certificate_of_another_authority_is_refused() {
     let mut cluster = tls_cluster().await;
-    let other = pki::issue_cluster(&cluster.dir.path().join("other"), "test", &[4]).unwrap();
+    let other = issue(&cluster, "other", "test", &[4]);
     assert!(!is_let_in(&mut cluster, "test", other.tls_of(4).unwrap(), false).await);
 }
 
@@ -80,7 +87,7 @@ async fn a_certificate_for_another_node_is_refused_at_its_own_start() {
 #[tokio::test(flavor = "multi_thread")]
 async fn another_cluster_and_plain_tcp_are_refused() {
     let mut cluster = tls_cluster().await;
-    let foreign = pki::issue_cluster(&cluster.dir.path().join("foreign"), "other", &[4]).unwrap();
+    let foreign = issue(&cluster, "foreign", "other", &[4]);
     assert!(!is_let_in(&mut cluster, "other", foreign.tls_of(4).unwrap(), false).await);
 
     let mut plain = Cluster::start(EngineKind::Redb, 1, |_| {}).await;

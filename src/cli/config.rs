@@ -4,10 +4,16 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 use comfy_table::Table;
+use maxine_raft::pki::certificate_end_ms;
 
 use super::serve::ServeArgs;
 use super::{commands, output, settings};
+use crate::clock::Clock;
 use crate::config::{keys::KEYS, reference};
+
+const DAY_MS: u64 = 24 * 3_600 * 1_000;
+/// A certificate that ends within so many days is worth a warning.
+const WARN_DAYS: u64 = 30;
 
 /// Arguments of `maxine config`.
 #[derive(Debug, Args)]
@@ -28,6 +34,20 @@ enum ConfigCommand {
     Runtime(settings::RuntimeCommand),
 }
 
+/// What there is to say of a certificate that ends then; an error if a node cannot use it.
+fn certificate_verdict(
+    end_ms: std::io::Result<u64>,
+    now_ms: u64,
+) -> Result<Option<String>, String> {
+    let end_ms = end_ms.map_err(|error| error.to_string())?;
+    let at = output::timestamp(end_ms);
+    if end_ms <= now_ms {
+        return Err(format!("the certificate has ended at {at}"));
+    }
+    let days = (end_ms - now_ms) / DAY_MS;
+    Ok((days < WARN_DAYS).then(|| format!("warning: the certificate ends in {days} days, at {at}")))
+}
+
 /// Carries it out.
 #[allow(clippy::print_stdout, reason = "the result goes to standard output")]
 pub async fn run(args: ConfigArgs) -> anyhow::Result<ExitCode> {
@@ -43,7 +63,24 @@ pub async fn run(args: ConfigArgs) -> anyhow::Result<ExitCode> {
         }
         ConfigCommand::Reference => print!("{}", reference::markdown()),
         ConfigCommand::Check(serve) => match serve.load() {
-            Ok(_) => println!("the settings are good"),
+            Ok(config) => {
+                let (now_ms, mut bad) = (Clock::system().wall_ms(), false);
+                for path in crate::app::certificates(&config) {
+                    match certificate_verdict(certificate_end_ms(&path), now_ms) {
+                        Ok(note) => {
+                            note.inspect(|note| println!("{}: {note}", path.display()));
+                        }
+                        Err(error) => {
+                            eprintln!("maxine: {}: {error}", path.display());
+                            bad = true;
+                        }
+                    }
+                }
+                if bad {
+                    return Ok(ExitCode::from(2));
+                }
+                println!("the settings are good");
+            }
             Err(error) => {
                 eprintln!("maxine: {error}");
                 return Ok(ExitCode::from(2));
@@ -58,4 +95,20 @@ pub async fn run(args: ConfigArgs) -> anyhow::Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_that_cannot_be_used_is_an_error_and_one_that_ends_soon_a_warning() {
+        let now_ms = 1_795_440_992_705;
+        let verdict = |days: u64| certificate_verdict(Ok(now_ms + days * DAY_MS), now_ms);
+        assert_eq!(verdict(31), Ok(None));
+        assert!(verdict(29).unwrap().unwrap().contains("ends in 29 days"));
+        assert!(verdict(0).unwrap_err().contains("has ended"));
+        let missing = Err(std::io::ErrorKind::NotFound.into());
+        assert!(certificate_verdict(missing, now_ms).is_err());
+    }
 }

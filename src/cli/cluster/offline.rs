@@ -4,12 +4,14 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use maxine_raft::pki::{NODE_DAYS, Validity, issue_cluster};
 use maxine_raft::{EngineKind, Member, NodeId};
 use serde_json::{Value, json};
 
 use crate::cli::confirm::confirm;
 use crate::cli::exit::CliError;
 use crate::cli::output::{Output, or_dash};
+use crate::clock::Clock;
 
 /// Where a node keeps its log, under its data directory.
 const LOG_DIR: &str = "raft";
@@ -59,7 +61,8 @@ pub(super) struct RecoverArgs {
 /// Arguments of `maxine cluster init-tls`.
 #[derive(Debug, clap::Args)]
 pub(super) struct InitTlsArgs {
-    /// Where to write the files; what is there is kept, so that nodes can be added later
+    /// Where to write the files. Pairs that are there are kept, so that nodes can be added later; half of a
+    /// pair is refused
     #[arg(long, default_value = "tls")]
     dir: PathBuf,
     /// The cluster's name, as in the nodes' settings
@@ -68,6 +71,9 @@ pub(super) struct InitTlsArgs {
     /// The nodes' numbers
     #[arg(long, value_delimiter = ',', default_value = "1,2,3")]
     nodes: Vec<NodeId>,
+    /// Days that the nodes' certificates are valid (1 to 3650); a new authority is valid for 3650
+    #[arg(long, default_value_t = NODE_DAYS, value_parser = clap::value_parser!(u32).range(1..=3_650))]
+    days: u32,
 }
 
 fn engine(text: &str) -> Result<EngineKind, String> {
@@ -237,8 +243,8 @@ pub(super) fn recover(args: &RecoverArgs, out: &mut Output) -> Result<(), CliErr
 }
 
 pub(super) fn init_tls(args: &InitTlsArgs, out: &mut Output) -> Result<(), CliError> {
-    let pki =
-        maxine_raft::pki::issue_cluster(&args.dir, &args.cluster_id, &args.nodes).map_err(told)?;
+    let validity = Validity { now_ms: Clock::system().wall_ms(), node_days: args.days };
+    let pki = issue_cluster(&args.dir, &args.cluster_id, &args.nodes, validity).map_err(told)?;
     let nodes: Vec<Value> = pki
         .nodes
         .iter()
@@ -260,9 +266,11 @@ pub(super) fn init_tls(args: &InitTlsArgs, out: &mut Output) -> Result<(), CliEr
         .collect();
     out.table(&["node", "certificate", "key"], rows)?;
     out.line(format!(
-        "\nGive each node its two files and {}. Keep {} off the nodes: whoever has it can join the cluster",
+        "\nGive each node its two files and {}. Keep {} off the nodes: whoever has it can join the cluster.\n\
+         New certificates are valid for {} days; an alert comes 30, 7 and 1 days before their end",
         pki.ca_pem.display(),
-        pki.ca_key_pem.display()
+        pki.ca_key_pem.display(),
+        args.days
     ))
 }
 

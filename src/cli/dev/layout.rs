@@ -7,11 +7,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use maxine_raft::pki::ClusterPki;
+use maxine_raft::pki::{ClusterPki, NODE_DAYS, Validity, issue_cluster};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 use tokio::process::Command;
+
+use crate::clock::Clock;
 
 const DEFAULT_PORT: u16 = 8080;
 /// Ports that are tried until a free one is found.
@@ -187,7 +189,8 @@ impl Folder {
     /// Makes an authority and a certificate for each node; what is there already is kept.
     pub(super) fn issue_certificates(&self, nodes: &[DevNode]) -> anyhow::Result<ClusterPki> {
         let ids: Vec<u64> = nodes.iter().map(|node| node.id).collect();
-        maxine_raft::pki::issue_cluster(&self.dir.join("tls"), CLUSTER_ID, &ids)
+        let validity = Validity { now_ms: Clock::system().wall_ms(), node_days: NODE_DAYS };
+        issue_cluster(&self.dir.join("tls"), CLUSTER_ID, &ids, validity)
             .context("certificates cannot be made")
     }
 
