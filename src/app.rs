@@ -34,9 +34,12 @@ use crate::view::View;
 use data_plane::DataPlane;
 
 mod alarms;
+mod conditions;
 mod data_plane;
 mod proxy_metrics;
 mod settings;
+
+pub use settings::certificates;
 
 /// How long handing leadership over may take when the node stops.
 const TRANSFER_TIMEOUT: Duration = Duration::from_secs(2);
@@ -170,9 +173,20 @@ impl Node {
             cancel.clone(),
         );
         tasks.spawn(projection);
+        let expiry = registry.expiry().clone();
         let alarms =
-            alarms::raise(telemetry.clone(), registry.expiry().clone(), Arc::clone(&store), failed);
+            alarms::raise(telemetry.clone(), config.name(), expiry, Arc::clone(&store), failed);
         tasks.spawn(cancel.clone().run_until_cancelled_owned(alarms));
+        let watched = conditions::Watched {
+            node: config.name(),
+            telemetry: telemetry.clone(),
+            store: Arc::clone(&store),
+            registry: registry.clone(),
+            clock: clock.clone(),
+            directories: settings::directories(&config),
+            certificates: settings::certificates(&config),
+        };
+        tasks.spawn(cancel.clone().run_until_cancelled_owned(conditions::watch(watched)));
         let limits = settings::serve(&config);
         let identities = keep_identities(registry.clone(), view, clock, security, duties, config);
         tasks.spawn(cancel.clone().run_until_cancelled_owned(identities));

@@ -55,7 +55,7 @@ pub trait HealthSink: Send + Sync + 'static {
         let _ = (key, answer);
     }
     /// A service came to use all of its instances because too many are unhealthy, or no longer does.
-    /// Told on the leader alone.
+    /// Told on every node.
     fn panic_changed(&self, service: &ServiceKey, panics: bool) {
         let _ = (service, panics);
     }
@@ -374,14 +374,12 @@ impl HealthCheckerActor {
         let parts = &self.shared.parts;
         let Some(fence) = *parts.duties.borrow() else {
             self.shared.verdicts.lock().clear();
-            self.panicking.clear();
             self.fence = None;
             return;
         };
         if self.fence != Some(fence) {
             self.shared.verdicts.lock().listen_from(now_ms);
             self.fence = Some(fence);
-            self.watch_panic(None);
         }
         let parts = &self.shared.parts;
         if self.proposing || !self.shared.verdicts.lock().is_due(now_ms) {
@@ -428,12 +426,10 @@ impl HealthCheckerActor {
         }));
     }
 
-    /// On the leader: tells when a service starts or stops to use all of its instances.
+    /// Tells when a service starts or stops to use all of its instances. Every node does, so that
+    /// whoever leads next knows which services do.
     fn watch_panic(&mut self, services: Option<&BTreeSet<ServiceKey>>) {
         let parts = &self.shared.parts;
-        if parts.duties.borrow().is_none() {
-            return;
-        }
         let snapshot = parts.view.snapshot();
         let panics = |key: &ServiceKey| snapshot.state.service(key).is_some_and(|s| s.panics());
         let candidates: BTreeMap<ServiceKey, bool> = match services {

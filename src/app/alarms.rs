@@ -2,22 +2,23 @@
 
 use std::sync::Arc;
 
-use serde_json::{Map, Value};
+use serde_json::{Value, json};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{broadcast, watch};
 
 use crate::actors::registry::{ExpiryEvent, ExpiryStatus};
 use crate::backend::{ControlStore, StoreEvent};
-use crate::telemetry::{Severity, Telemetry};
+use crate::telemetry::{AlertKind, Notice, Telemetry};
 
 /// Follows expiry and the store until dropped; tells `failed` when the store has given up.
 pub(super) async fn raise(
     telemetry: Telemetry,
+    node: String,
     expiry: ExpiryStatus,
     store: Arc<dyn ControlStore>,
     failed: watch::Sender<Option<String>>,
 ) {
-    let of_expiry = follow(expiry.events(), |event| expiry_alert(&telemetry, &event));
+    let of_expiry = follow(expiry.events(), |event| expiry_alert(&telemetry, &node, &event));
     let of_store = async {
         let Some(events) = store.events() else { return };
         let each = |event: StoreEvent| {
@@ -43,76 +44,66 @@ async fn follow<E: Clone>(mut events: broadcast::Receiver<E>, mut each: impl FnM
     }
 }
 
-fn details(event: impl serde::Serialize) -> Map<String, Value> {
-    match serde_json::to_value(event) {
-        Ok(Value::Object(details)) => details,
-        _ => Map::new(),
-    }
+fn details(event: impl serde::Serialize) -> Value {
+    serde_json::to_value(event).unwrap_or_default()
 }
 
-fn expiry_alert(telemetry: &Telemetry, event: &ExpiryEvent) {
+/// What [`AlertKind::ExpirySuspended`] is about.
+const REGISTRY: &str = "registry";
+/// What alerts about the store itself are about: it is one, whichever node sees it.
+const STORE: &str = "store";
+
+fn expiry_alert(telemetry: &Telemetry, node: &str, event: &ExpiryEvent) {
     match event {
-        ExpiryEvent::Suspended { silent, fleet } => telemetry.alert(
-            Severity::Critical,
-            "registry.expiry_suspended",
-            &format!(
+        ExpiryEvent::Suspended { silent, fleet } => {
+            let message = format!(
                 "{silent} of {fleet} instances went silent at once: nothing is expired until they come \
                  back or an operator confirms that they are gone"
-            ),
-            details(serde_json::json!({"silent": silent, "fleet": fleet})),
-        ),
-        ExpiryEvent::Resumed => telemetry.alert(
-            Severity::Warning,
-            "registry.expiry_resumed",
-            "instances that went silent expire again",
-            Map::new(),
-        ),
-        ExpiryEvent::Stalled { by_ms } => telemetry.alert(
-            Severity::Warning,
-            "node.stalled",
-            &format!("this node stood still for {by_ms} ms: all leases were extended by as much"),
-            details(serde_json::json!({"by_ms": by_ms})),
-        ),
+            );
+            let notice = Notice::new(AlertKind::ExpirySuspended, REGISTRY, message);
+            telemetry.raise(notice.details(json!({"silent": silent, "fleet": fleet})));
+        }
+        ExpiryEvent::Resumed => telemetry.clear(AlertKind::ExpirySuspended, REGISTRY),
+        ExpiryEvent::Stalled { by_ms } => {
+            let message = format!(
+                "this node stood still for {by_ms} ms: all leases were extended by as much"
+            );
+            let notice = Notice::new(AlertKind::NodeStalled, node, message);
+            telemetry.alert(notice.details(json!({"by_ms": by_ms})));
+        }
     }
 }
 
 fn store_alert(telemetry: &Telemetry, event: &StoreEvent) {
-    let (severity, kind, message) = match event {
-        StoreEvent::Unreachable { .. } => (
-            Severity::Critical,
-            "store.unreachable",
-            "the store does not answer: reads go on, writes fail",
-        ),
+    let (kind, message) = match event {
+        StoreEvent::Unreachable { .. } => {
+            let message = "the store does not answer: reads go on, writes fail";
+            let notice = Notice::new(AlertKind::StoreUnreachable, STORE, message);
+            return telemetry.raise(notice.details(details(event)));
+        }
         StoreEvent::Reachable { .. } => {
-            (Severity::Warning, "store.reachable", "the store answers again")
+            return telemetry.clear(AlertKind::StoreUnreachable, STORE);
         }
         StoreEvent::ServerChanged { .. } => {
-            (Severity::Warning, "store.server_changed", "another server answers for the store")
+            (AlertKind::StoreServerChanged, "another server answers for the store")
         }
-        StoreEvent::WritesPutBack { .. } => (
-            Severity::Critical,
-            "store.writes_put_back",
-            "the store lost writes; they were put back",
-        ),
-        StoreEvent::StatePutBack { .. } => (
-            Severity::Critical,
-            "store.state_put_back",
-            "the store was empty; the state was put back",
-        ),
+        StoreEvent::WritesPutBack { .. } => {
+            (AlertKind::StoreWritesPutBack, "the store lost writes; they were put back")
+        }
+        StoreEvent::StatePutBack { .. } => {
+            (AlertKind::StoreStatePutBack, "the store was empty; the state was put back")
+        }
         StoreEvent::WritesLost { .. } => (
-            Severity::Critical,
-            "store.writes_lost",
+            AlertKind::StoreWritesLost,
             "the store lost acknowledged writes; registrations come back as instances re-send them",
         ),
         StoreEvent::WritesRefused { .. } => {
-            (Severity::Critical, "store.writes_refused", "the store refuses writes")
+            (AlertKind::StoreWritesRefused, "the store refuses writes")
         }
-        StoreEvent::Failed { .. } => {
-            (Severity::Critical, "store.failed", "the store gave up, the node stops")
-        }
+        StoreEvent::Failed { .. } => (AlertKind::StoreFailed, "the store gave up, the node stops"),
         StoreEvent::TornTailCut { .. } => {
-            (Severity::Warning, "store.torn_tail_cut", "a half-written record was cut off the log")
+            (AlertKind::StoreTornTailCut, "a half-written record was cut off the log")
         }
     };
-    telemetry.alert(severity, kind, message, details(event));
+    telemetry.alert(Notice::new(kind, STORE, message).details(details(event)));
 }

@@ -6,7 +6,7 @@ use actix_rt::ArbiterHandle;
 use axum::body::Body;
 use axum::http::Request;
 use futures::future::BoxFuture;
-use serde_json::Map;
+use serde_json::json;
 
 use crate::actors::health_checker::HealthSink;
 use crate::actors::supervisor::Supervised;
@@ -19,7 +19,7 @@ use crate::clock::Clock;
 use crate::health::{ProbeAnswer, Sight};
 use crate::proxy::{ForwardContext, Forwarder, ForwarderConfig, ProxyMetrics};
 use crate::state::{Address, InstanceKey, ServiceKey};
-use crate::telemetry::{Severity, Telemetry};
+use crate::telemetry::{AlertKind, Notice, Telemetry};
 use crate::view::View;
 
 /// The proxy, the health checker and the actors that drive them.
@@ -167,18 +167,15 @@ impl HealthSink for TelemetryHealth {
     }
 
     fn panic_changed(&self, service: &ServiceKey, panics: bool) {
-        let mut details = Map::new();
-        details.insert("serviceName".into(), service.service.as_str().into());
-        details.insert("namespace".into(), service.namespace.as_str().into());
-        let (severity, kind, what) = if panics {
-            (
-                Severity::Critical,
-                "service.panic",
-                "so many instances are unhealthy that all are used",
-            )
-        } else {
-            (Severity::Warning, "service.panic_over", "only healthy instances are used again")
-        };
-        self.0.alert(severity, kind, &format!("{service}: {what}"), details);
+        let object = service.to_string();
+        if !panics {
+            return self.0.clear(AlertKind::ServicePanic, &object);
+        }
+        let what = "so many instances are unhealthy that all are used";
+        let notice = Notice::new(AlertKind::ServicePanic, &*object, format!("{object}: {what}"));
+        self.0.raise(notice.details(json!({
+            "serviceName": service.service.as_str(),
+            "namespace": service.namespace.as_str(),
+        })));
     }
 }

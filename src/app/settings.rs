@@ -65,6 +65,8 @@ pub(super) fn telemetry(config: &NodeConfig) -> TelemetrySettings {
         timeout_ms: settings.alert_webhook_timeout_ms,
     });
     TelemetrySettings {
+        node: config.name(),
+        cluster: config.raft.cluster_id.clone(),
         traces_max: settings.traces_max,
         audit_max: settings.audit_max,
         alerts_max: settings.alerts_max,
@@ -76,6 +78,26 @@ pub(super) fn telemetry(config: &NodeConfig) -> TelemetrySettings {
         webhook,
         ..TelemetrySettings::default()
     }
+}
+
+/// The directories that this node writes to.
+pub(super) fn directories(config: &NodeConfig) -> Vec<PathBuf> {
+    let mut directories = vec![config.data_dir.clone()];
+    let logs = config.data_dir.join(&config.telemetry.log_dir);
+    directories.extend((!logs.starts_with(&config.data_dir)).then_some(logs));
+    directories
+}
+
+/// The certificates that this node uses.
+#[must_use]
+pub fn certificates(config: &NodeConfig) -> Vec<PathBuf> {
+    let (raft, state) = (&config.raft, &config.state);
+    let files = match config.backend {
+        BackendKind::Raft => [&raft.tls_ca, &raft.tls_cert],
+        BackendKind::Redis => [&state.redis_tls_ca, &state.redis_tls_cert],
+        BackendKind::Local | BackendKind::SharedFile => return Vec::new(),
+    };
+    files.into_iter().filter(|path| !path.as_os_str().is_empty()).cloned().collect()
 }
 
 pub(super) fn redis(config: &NodeConfig) -> anyhow::Result<RedisConfig> {

@@ -5,7 +5,7 @@ use std::io::Write;
 use super::client::ConnectArgs;
 use super::exit::{self, CliError};
 use super::output::Output;
-use super::{cluster, instances, journal, login, services, settings, watch, why};
+use super::{alerts, cluster, instances, journal, login, services, settings, watch, why};
 
 /// The client commands; flattened into the program's own.
 #[derive(Debug, clap::Subcommand)]
@@ -30,8 +30,8 @@ pub enum ClientCommand {
     Policy(settings::PolicyArgs),
     /// Shows and changes the cluster: members, leadership, backups, recovery
     Cluster(cluster::ClusterArgs),
-    /// Shows alerts, and says which are looked after
-    Alerts(journal::AlertsArgs),
+    /// Shows the alerts of every node, and says which are looked after
+    Alerts(alerts::AlertsArgs),
     /// Shows, exports and verifies the audit log
     Audit(journal::AuditArgs),
     /// Signs in and keeps the session
@@ -79,7 +79,7 @@ impl ClientCommand {
             Self::Watch(args) => watch::run(args, out).await,
             Self::Policy(args) => settings::policy(args, out).await,
             Self::Cluster(args) => cluster::run(args, out).await,
-            Self::Alerts(args) => journal::alerts(args, out).await,
+            Self::Alerts(args) => alerts::run(args, out).await,
             Self::Audit(args) => journal::audit(args, out).await,
             Self::Login(args) => login::login(args, out).await,
             Self::Logout(args) => login::logout(&args, out),

@@ -1,50 +1,13 @@
-//! `maxine alerts` and `maxine audit`: what happened and who did it.
+//! `maxine audit`: who did what.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 
-use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::client::{ConnectArgs, Request};
 use super::exit::CliError;
 use super::output::{Output, timestamp};
-
-/// Arguments of `maxine alerts`.
-#[derive(Debug, clap::Args)]
-pub struct AlertsArgs {
-    #[command(flatten)]
-    connect: ConnectArgs,
-    #[command(subcommand)]
-    action: Option<AlertsAction>,
-}
-
-#[derive(Debug, clap::Subcommand)]
-enum AlertsAction {
-    /// List the node's latest alerts (the default)
-    List,
-    /// Say that an alert is being looked after
-    Ack {
-        /// The alert's id
-        id: String,
-    },
-    /// Do not send a type of alert to the webhook for a while
-    Silence {
-        /// The type of alert
-        kind: String,
-        /// For how long, in milliseconds
-        #[arg(long, default_value_t = 3_600_000)]
-        duration_ms: u64,
-        /// Why
-        #[arg(long, default_value = "")]
-        reason: String,
-    },
-    /// Send a type of alert to the webhook again
-    Unsilence {
-        /// The type of alert
-        kind: String,
-    },
-}
 
 /// Arguments of `maxine audit`.
 #[derive(Debug, clap::Args)]
@@ -87,14 +50,6 @@ struct AuditListArgs {
     limit: u32,
 }
 
-impl AlertsArgs {
-    /// Whom to talk to.
-    #[must_use]
-    pub fn connect(&self) -> &ConnectArgs {
-        &self.connect
-    }
-}
-
 impl AuditArgs {
     /// Whom to talk to.
     #[must_use]
@@ -103,52 +58,7 @@ impl AuditArgs {
     }
 }
 
-/// Runs `maxine alerts`.
-///
-/// # Errors
-/// See [`CliError`].
-pub async fn alerts(args: AlertsArgs, out: &mut Output) -> Result<(), CliError> {
-    let client = args.connect.client()?;
-    match args.action.unwrap_or(AlertsAction::List) {
-        AlertsAction::List => {
-            let answer = client.send(&Request::get(&["alerts"])).await?;
-            let items = answer.body["items"].as_array().cloned().unwrap_or_default();
-            if out.is_json() {
-                return items.iter().try_for_each(|item| out.json(item));
-            }
-            if items.is_empty() {
-                return out.line("no alerts");
-            }
-            let rows = items.iter().map(|item| {
-                ["timestamp", "severity", "type", "message", "acknowledged_by", "id"]
-                    .map(|f| cell(&item[f]))
-                    .to_vec()
-            });
-            out.table(
-                &["when", "severity", "type", "message", "looked after by", "id"],
-                rows.collect(),
-            )
-        }
-        AlertsAction::Ack { id } => {
-            let answer =
-                client.send(&Request::keyed(Method::POST, &["alerts", &id, "ack"])).await?;
-            out.done(&answer.body, format!("alert {id} is looked after"))
-        }
-        AlertsAction::Silence { kind, duration_ms, reason } => {
-            let body = json!({"duration_ms": duration_ms, "reason": reason});
-            let request = Request::keyed(Method::PUT, &["alerts", "silences", &kind]).json(body);
-            let answer = client.send(&request).await?;
-            let until = answer.body["until_ms"].as_u64().map_or_else(|| "then".into(), timestamp);
-            out.done(&answer.body, format!("{kind} is silent until {until}"))
-        }
-        AlertsAction::Unsilence { kind } => {
-            client.send(&Request::keyed(Method::DELETE, &["alerts", "silences", &kind])).await?;
-            out.done(&json!({"type": kind, "silenced": false}), format!("{kind} is sent again"))
-        }
-    }
-}
-
-fn cell(value: &Value) -> String {
+pub(super) fn cell(value: &Value) -> String {
     match value {
         Value::Null => "-".into(),
         Value::String(text) => text.clone(),

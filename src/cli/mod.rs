@@ -2,6 +2,7 @@
 //!
 //! Results go to standard output, everything else to standard error. `exit` has the exit codes.
 
+pub mod alerts;
 pub mod audit;
 pub mod client;
 pub mod cluster;

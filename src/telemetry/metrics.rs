@@ -2,8 +2,12 @@
 //!
 //! The names without labels are those that existing dashboards know; their meaning is fixed.
 
-use prometheus::{Encoder, Histogram, HistogramOpts, IntCounter, IntGauge, Registry, TextEncoder};
+use prometheus::{
+    Encoder, Histogram, HistogramOpts, IntCounter, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
+};
 
+use super::alert_kind::{AlertForm, AlertKind, Severity};
 use crate::state::{ControlState, Liveness};
 
 /// Statuses are counted by their first digit.
@@ -35,6 +39,11 @@ pub struct Metrics {
     pub health_evictions: IntCounter,
     /// Alerts.
     pub alerts: IntCounter,
+    /// Conditions that were left out because too many were active.
+    pub alerts_left_out: IntCounter,
+    /// Attempts to tell the webhook that failed.
+    pub alert_deliveries_failed: IntCounter,
+    alerts_active: IntGaugeVec,
     /// Sign-ins refused because of too many attempts.
     pub signin_throttled: IntCounter,
     /// Records of requests or look-ups that were left out because too many came at once.
@@ -89,7 +98,7 @@ impl Metrics {
             register(&registry, gauge)
         };
         let by_class = STATUS_CLASSES.map(|class| {
-            let opts = prometheus::Opts::new(
+            let opts = Opts::new(
                 "maxine_http_responses_total",
                 "Answers by the first digit of their status",
             )
@@ -107,6 +116,14 @@ impl Metrics {
         );
         let histogram = Histogram::with_opts(opts.buckets(buckets))
             .expect("the name is a constant and the buckets ascend");
+        let opts = Opts::new("maxine_alerts_active", "Conditions that this node sees now");
+        let alerts_active = IntGaugeVec::new(opts, &["kind", "severity"])
+            .expect("the names are constants and valid");
+        for kind in AlertKind::ALL.iter().filter(|kind| kind.form() == AlertForm::Condition) {
+            for severity in Severity::ALL {
+                alerts_active.with_label_values(&[kind.name(), severity.as_str()]).set(0);
+            }
+        }
         Self {
             requests: counter("maxine_requests_total", "Finished requests, all routes"),
             auth_failures: counter(
@@ -137,6 +154,15 @@ impl Metrics {
                 "Nodes taken out by active health checks",
             ),
             alerts: counter("maxine_alerts_total", "Alerts"),
+            alerts_left_out: counter(
+                "maxine_alerts_left_out_total",
+                "Conditions that were left out because 1000 were active",
+            ),
+            alert_deliveries_failed: counter(
+                "maxine_alert_deliveries_failed_total",
+                "Attempts to tell the webhook that failed; each is repeated",
+            ),
+            alerts_active: register(&registry, alerts_active),
             signin_throttled: counter(
                 "maxine_signin_throttled_total",
                 "Sign-ins refused because of too many attempts",
@@ -170,6 +196,14 @@ impl Metrics {
                 "How long this node has not heard of the present order of commands",
             ),
             registry,
+        }
+    }
+
+    /// Sets how many conditions of a kind and severity are active.
+    pub(super) fn set_alerts_active(&self, kind: AlertKind, severity: Severity, active: usize) {
+        if kind.form() == AlertForm::Condition {
+            let labels = [kind.name(), severity.as_str()];
+            self.alerts_active.with_label_values(&labels).set(signed(active as u64));
         }
     }
 

@@ -4,6 +4,7 @@
 //! Everything here is this node's own, bounded and in memory but for the request log's files; the
 //! replicated audit log is in the state. Nothing here makes a request wait.
 
+mod alert_kind;
 mod alerts;
 pub mod events;
 mod metrics;
@@ -24,7 +25,8 @@ use crate::clock::Clock;
 use crate::security::Caller;
 use crate::view::View;
 
-pub use alerts::{Alert, Alerts, Severity, Silence};
+pub use alert_kind::{AlertForm, AlertKind, Scope, Severity};
+pub use alerts::{Alert, AlertState, Alerts, Notice, Silence};
 pub use events::{ForwardHit, LookupHit, Mode, RecentEvent};
 pub use metrics::{Gauges, Metrics};
 pub use request_log::{LogFile, RequestLogSettings};
@@ -35,12 +37,17 @@ pub use traffic::{STEP_MS, Traffic, TrafficStep, TrafficSum};
 pub(crate) use webhook::http_client;
 pub use webhook::{WebhookSettings, as_json as alert_as_json};
 
+use alerts::Raised;
 use request_log::RequestLog;
 use webhook::Webhook;
 
 /// Settings of this module.
 #[derive(Clone, Debug)]
 pub struct TelemetrySettings {
+    /// This node's name, for alerts.
+    pub node: String,
+    /// The cluster's name, for the keys of alerts.
+    pub cluster: String,
     /// Recent traces kept (`MAXINE_RECENT_TRACE_LIMIT`).
     pub traces_max: usize,
     /// Recent events kept (`MAXINE_RECENT_AUDIT_LIMIT`).
@@ -58,6 +65,8 @@ pub struct TelemetrySettings {
 impl Default for TelemetrySettings {
     fn default() -> Self {
         Self {
+            node: "node-1".into(),
+            cluster: "maxine".into(),
             traces_max: 200,
             audit_max: 200,
             alerts_max: 100,
@@ -107,25 +116,29 @@ impl Telemetry {
     #[must_use]
     pub fn start(view: Arc<View>, clock: Clock, settings: &TelemetrySettings) -> Self {
         let webhook = settings.webhook.as_ref().and_then(|webhook| {
-            Webhook::new(webhook)
+            Webhook::new(webhook, &settings.cluster)
                 .inspect_err(|error| tracing::error!(%error, "alerts cannot be posted"))
                 .ok()
         });
         let log =
             RequestLog::start(view, clock.clone(), settings.traces_max, &settings.request_log);
         let lookups_max = if settings.audit_lookups { settings.audit_max } else { 0 };
-        Self(Arc::new(Inner {
+        let telemetry = Self(Arc::new(Inner {
             started_us: clock.monotonic_us(),
             clock,
             metrics: Metrics::new(),
             log,
-            alerts: Alerts::new(settings.alerts_max),
+            alerts: Alerts::new(settings.node.clone(), settings.alerts_max),
             audit_max: settings.audit_max,
             events: Ring::new(settings.audit_max),
             lookups: Ring::new(lookups_max),
             forwards: Ring::new(settings.audit_max),
             webhook,
-        }))
+        }));
+        if let Some(webhook) = &telemetry.0.webhook {
+            webhook.start(Arc::downgrade(&telemetry.0));
+        }
+        telemetry
     }
 
     /// The metrics.
@@ -257,50 +270,79 @@ impl Telemetry {
         merged.into_iter().map(|(_, event)| event).collect()
     }
 
-    /// Raises an alert: keeps it, notes it as an event and hands it to the webhook.
-    pub fn alert(
+    /// Notes that a condition holds: it is active until [`Telemetry::clear`]. Cheap to repeat: what is
+    /// active already only gets the present text.
+    pub fn raise(&self, condition: Notice) {
+        debug_assert!(condition.kind.form() == AlertForm::Condition, "{:?}", condition.kind);
+        let (kind, severity) = (condition.kind, condition.severity);
+        let (message, details) = (condition.message.clone(), condition.details.clone());
+        match self.0.alerts.raise(condition, self.0.clock.wall_ms()) {
+            Raised::New => self.emitted(kind, severity, &message, details),
+            Raised::Already => {}
+            Raised::LeftOut => self.0.metrics.alerts_left_out.inc(),
+        }
+    }
+
+    /// Notes that a condition is over, or does not hold. Cheap to repeat.
+    pub fn clear(&self, kind: AlertKind, object: &str) {
+        let Some(alert) = self.0.alerts.clear(kind, object, self.0.clock.wall_ms()) else { return };
+        tracing::info!(kind = kind.name(), object, "the condition of an alert is over");
+        let fields = vec![
+            ("severity", Value::from(alert.severity.as_str())),
+            ("alertType", kind.name().into()),
+            ("message", alert.message.into()),
+        ];
+        self.record("alert.resolved", "RESOLVED", fields);
+        self.alerts_changed(kind);
+    }
+
+    /// Notes that something has happened that an operator should hear of.
+    pub fn alert(&self, event: Notice) {
+        debug_assert!(event.kind.form() == AlertForm::Event, "{:?}", event.kind);
+        let alert = self.0.alerts.push(event, self.0.clock.wall_ms());
+        self.emitted(alert.kind, alert.severity, &alert.message, alert.details);
+    }
+
+    fn emitted(
         &self,
+        kind: AlertKind,
         severity: Severity,
-        kind: &'static str,
         message: &str,
         details: serde_json::Map<String, Value>,
     ) {
         self.0.metrics.alerts.inc();
-        let alert = self.0.alerts.push(Alert {
-            id: 0,
-            time_ms: self.0.clock.wall_ms(),
-            severity,
-            kind: kind.into(),
-            message: message.into(),
-            details,
-            acknowledged_by: None,
-            silenced: false,
-        });
-        tracing::warn!(kind, message, "alert");
-        self.record(
-            "alert.emitted",
-            "ALERTED",
-            vec![
-                ("severity", serde_json::to_value(severity).unwrap_or_default()),
-                ("alertType", kind.into()),
-                ("message", message.into()),
-                ("details", Value::Object(alert.details.clone())),
-            ],
-        );
-        let Some(webhook) = self.0.webhook.as_ref().filter(|_| !alert.silenced) else { return };
-        let telemetry = self.clone();
-        webhook.deliver(&alert, move |why| {
-            tracing::warn!(kind, error = %why, "an alert could not be delivered");
-            telemetry.record(
-                "alert.delivery_failed",
-                "ERROR",
-                vec![
-                    ("severity", serde_json::to_value(severity).unwrap_or_default()),
-                    ("alertType", kind.into()),
-                    ("message", why.into()),
-                ],
-            );
-        });
+        let name = kind.name();
+        tracing::warn!(kind = name, message, "alert");
+        let fields = vec![
+            ("severity", Value::from(severity.as_str())),
+            ("alertType", name.into()),
+            ("message", message.into()),
+            ("details", Value::Object(details)),
+        ];
+        self.record("alert.emitted", "ALERTED", fields);
+        self.alerts_changed(kind);
+    }
+
+    fn alerts_changed(&self, kind: AlertKind) {
+        for severity in Severity::ALL {
+            let active = self.0.alerts.active(kind, severity);
+            self.0.metrics.set_alerts_active(kind, severity, active);
+        }
+        if let Some(webhook) = &self.0.webhook {
+            webhook.wake();
+        }
+    }
+
+    fn delivery_failed(&self, alert: &Alert, why: &str) {
+        let kind = alert.kind.name();
+        tracing::warn!(kind, error = %why, "an alert could not be delivered, it is repeated");
+        self.0.metrics.alert_deliveries_failed.inc();
+        let fields = vec![
+            ("severity", Value::from(alert.severity.as_str())),
+            ("alertType", kind.into()),
+            ("message", why.into()),
+        ];
+        self.record("alert.delivery_failed", "ERROR", fields);
     }
 
     /// Writes what is left of the request log and waits for deliveries under way. Idempotent.

@@ -5,11 +5,11 @@
 
 use std::sync::Arc;
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::{Severity, Telemetry};
+use super::{AlertKind, Notice, Telemetry};
 use crate::backend::Leadership;
 use crate::state::{Event, EventKind, Fence, Instance, InstanceKey, Liveness};
 use crate::view::{View, WatchScope};
@@ -93,7 +93,8 @@ impl ProjectionParts {
         self.telemetry.record("upstream.evicted", "REMOVED", fields);
         if self.duties.borrow().is_some() {
             let message = format!("{key} failed its health checks and gets no traffic");
-            self.telemetry.alert(Severity::Critical, "upstream.evicted", &message, details);
+            let notice = Notice::new(AlertKind::UpstreamEvicted, key.to_string(), message);
+            self.telemetry.alert(notice.details(Value::Object(details)));
         }
     }
 
@@ -111,11 +112,10 @@ impl ProjectionParts {
         let outcome = if acquired { "ACQUIRED" } else { "LOST" };
         self.telemetry.record("cluster.leadership_changed", outcome, fields);
         if !acquired {
-            let mut details = Map::new();
-            details.insert("leaderInstanceId".into(), leader);
-            details.insert("fencingToken".into(), fence.into());
+            let details = json!({"leaderInstanceId": leader, "fencingToken": fence});
             let message = "this instance has lost the leader's duties";
-            self.telemetry.alert(Severity::Warning, "cluster.leadership_lost", message, details);
+            let notice = Notice::new(AlertKind::LeadershipLost, &*self.instance_id, message);
+            self.telemetry.alert(notice.details(details));
         }
     }
 }

@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::http::StatusCode;
 use axum::routing::{get, post};
 use maxine::api::UpstreamsReport;
 use maxine::state::{Name, ServiceKey};
-use maxine::telemetry::{Severity, WebhookSettings};
+use maxine::telemetry::{AlertKind, Notice, WebhookSettings};
 use parking_lot::Mutex;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
 use super::support::{Server, message, node};
@@ -163,9 +164,9 @@ async fn alerts() {
     })
     .await;
     let token = server.admin().await;
-    let mut details = Map::new();
-    details.insert("serviceName".into(), "s".into());
-    server.state.telemetry().alert(Severity::Critical, "upstream.evicted", "gone", details);
+    let telemetry = server.state.telemetry();
+    let evicted = Notice::new(AlertKind::UpstreamEvicted, "default/s/a", "gone");
+    telemetry.alert(evicted.details(json!({"serviceName": "s"})));
     let listed = read(&server, "/api/actuator/alerts", &token).await;
     let alert = &listed["alerts"][0];
     assert_eq!(
@@ -183,7 +184,70 @@ async fn alerts() {
         }
     };
     tokio::time::timeout(Duration::from_secs(5), delivered).await.unwrap();
-    assert_eq!(posted.lock()[0], *alert);
+    for (field, shown) in alert.as_object().unwrap() {
+        assert_eq!(posted.lock()[0][field], *shown, "{field}");
+    }
+    assert_eq!(posted.lock()[0]["state"], "event");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_webhook_is_told_that_a_condition_began_and_that_it_is_over_though_it_failed_at_first()
+{
+    let posted: Arc<Mutex<Vec<Value>>> = Arc::default();
+    let (seen, failures) = (Arc::clone(&posted), Arc::new(Mutex::new(1)));
+    let hook = post(async move |body: String| {
+        let mut failures = failures.lock();
+        if *failures > 0 {
+            *failures -= 1;
+            return StatusCode::INTERNAL_SERVER_ERROR;
+        }
+        seen.lock().push(serde_json::from_str(&body).unwrap());
+        StatusCode::OK
+    });
+    let url = serve(Router::new().route("/hook", hook)).await;
+    let server = Server::start_with(|options| {
+        let webhook = WebhookSettings { url: format!("{url}/hook"), timeout_ms: 2_000 };
+        options.telemetry.webhook = Some(webhook);
+    })
+    .await;
+    let until = async |len: usize| {
+        let told = async {
+            while posted.lock().len() < len {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), told).await.unwrap();
+    };
+    let telemetry = server.state.telemetry();
+    for _ in 0..3 {
+        telemetry.raise(Notice::new(AlertKind::MemberUnreachable, "node-2", "not heard"));
+    }
+    until(1).await;
+    let token = server.admin().await;
+    let metrics = async || {
+        let answer = server.get("/api/actuator/prometheus").bearer_auth(&token).send().await;
+        answer.unwrap().text().await.unwrap()
+    };
+    let active = |n: u8| {
+        format!(
+            "\nmaxine_alerts_active{{kind=\"cluster.member_unreachable\",severity=\"critical\"}} {n}\n"
+        )
+    };
+    assert!(metrics().await.contains(&active(1)));
+    telemetry.clear(AlertKind::MemberUnreachable, "node-2");
+    telemetry.clear(AlertKind::MemberUnreachable, "node-2");
+    until(2).await;
+    assert!(metrics().await.contains(&active(0)));
+    let told = posted.lock().clone();
+    let states: Vec<&Value> = told.iter().map(|body| &body["state"]).collect();
+    assert_eq!(states, [&json!("active"), &json!("resolved")]);
+    for body in &told {
+        assert_eq!(body["key"], "maxine/cluster.member_unreachable/node-2");
+        assert_eq!((&body["object"], &body["severity"]), (&json!("node-2"), &json!("critical")));
+        assert_eq!((&body["node"], &body["runbook"]), (&json!("node-1"), &json!("replica-lost")));
+    }
+    assert_eq!(told[0]["resolved"], Value::Null);
+    assert!(told[1]["resolved"].is_string(), "{}", told[1]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

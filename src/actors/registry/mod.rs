@@ -13,9 +13,11 @@ mod leases;
 mod renewals;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use actix::ArbiterHandle;
+use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::leadership::Duties;
@@ -125,6 +127,46 @@ pub struct Renewal {
     pub lease_epoch: Option<u64>,
 }
 
+/// How writes through this node have ended so far.
+#[derive(Debug, Default)]
+pub struct WriteTally {
+    decided: AtomicU64,
+    refused: AtomicU64,
+    last_refusal: Mutex<String>,
+}
+
+impl WriteTally {
+    fn note<T>(&self, result: &Result<T, WriteError>) {
+        match result {
+            Ok(_) | Err(WriteError::Rejected(_) | WriteError::TooLarge { .. }) => {
+                self.decided.fetch_add(1, Ordering::Relaxed);
+            }
+            Err(error) => {
+                *self.last_refusal.lock() = error.to_string();
+                self.refused.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// How many took effect or were refused for what they asked.
+    #[must_use]
+    pub fn decided(&self) -> u64 {
+        self.decided.load(Ordering::Relaxed)
+    }
+
+    /// How many this node could not carry out.
+    #[must_use]
+    pub fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
+    }
+
+    /// Why the latest of these was not carried out.
+    #[must_use]
+    pub fn last_refusal(&self) -> String {
+        self.last_refusal.lock().clone()
+    }
+}
+
 /// What the registry stands on.
 pub struct RegistryParts {
     /// This node's name.
@@ -155,6 +197,7 @@ pub struct Registry {
     gatherer: Gatherer,
     expiry: ExpiryStatus,
     settings: RegistrySettings,
+    writes: Arc<WriteTally>,
 }
 
 impl Registry {
@@ -195,7 +238,8 @@ impl Registry {
             })
         };
         let gatherer = Gatherer::start(Arc::clone(&store));
-        Self { actor, store, view, clock, leases, duties, gatherer, expiry, settings }
+        let writes = Arc::default();
+        Self { actor, store, view, clock, leases, duties, gatherer, expiry, settings, writes }
     }
 
     /// Proposes a command. When it returns, the view of this node shows the effect.
@@ -203,6 +247,12 @@ impl Registry {
     /// The proposal is repeated inside the time for as long as that is safe; the request id makes
     /// it take effect once. Dropping the future does not take the proposal back.
     pub async fn propose(&self, request: WriteRequest) -> Result<Applied, WriteError> {
+        let result = self.submit(request).await;
+        self.writes.note(&result);
+        result
+    }
+
+    async fn submit(&self, request: WriteRequest) -> Result<Applied, WriteError> {
         let proposal = Proposal {
             request_id: request.request_id.unwrap_or_else(|| RequestId(rand::random())),
             proposed_at_ms: self.clock.wall_ms(),
@@ -330,6 +380,12 @@ impl Registry {
             }
         }
         self.gatherer.renew(ids).await
+    }
+
+    /// How writes through this node have ended.
+    #[must_use]
+    pub fn writes(&self) -> &Arc<WriteTally> {
+        &self.writes
     }
 
     /// How expiry is doing on this node.

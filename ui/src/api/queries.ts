@@ -236,6 +236,8 @@ const list = <T>(key: readonly unknown[], route: string, refetchInterval: number
   });
 
 // Alerts and traces are each node's own and come by no event.
+/** Whether someone should still look at it. */
+export const isOpen = (alert: Alert) => alert.acknowledged_by === null && alert.state !== 'resolved';
 export const alertsQuery = () => list<Alert>(keys.alerts(), '/alerts', 5_000, 1_000);
 export const silencesQuery = () => list<Silence>(keys.silences(), '/alerts/silences', 15_000);
 export const tracesQuery = () => list<TraceEntry>(keys.traces(), '/traces', 4_000, 1_000);

@@ -262,11 +262,16 @@ export interface AuditVerification {
 
 export interface Alert {
   id: string | number;
+  node: string;
   time_ms: number;
+  state: 'event' | 'active' | 'resolved';
+  resolved_ms: number | null;
   severity: string;
   type: string;
+  object: string;
   message: string;
   details: Record<string, unknown> | null;
+  runbook: string;
   acknowledged_by: string | null;
   silenced: boolean;
 }

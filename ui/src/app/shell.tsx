@@ -2,7 +2,7 @@
 import { useQuery } from '@tanstack/react-query';
 import { Link, Outlet, useLocation } from '@tanstack/react-router';
 import { useEffect, useRef, useState } from 'react';
-import { alertsQuery, clusterQuery } from '../api/queries';
+import { alertsQuery, clusterQuery, isOpen } from '../api/queries';
 import { Modal } from '../parts/dialog';
 import { Icon, Logo } from '../parts/icons';
 import { Banner } from './banner';
@@ -68,7 +68,7 @@ export function Shell() {
 
 function Nav() {
   const alerts = useQuery(alertsQuery());
-  const open = alerts.data?.filter((a) => a.acknowledged_by === null && !a.silenced).length ?? 0;
+  const open = alerts.data?.filter((a) => isOpen(a) && !a.silenced).length ?? 0;
   return (
     <nav className="nav" aria-label="Screens">
       {PLACES.map((p) => (

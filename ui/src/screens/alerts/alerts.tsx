@@ -3,7 +3,7 @@ import { useQuery, useQueryClient } from '@tanstack/react-query';
 import { useNavigate, useSearch } from '@tanstack/react-router';
 import { useState } from 'react';
 import { acknowledge, silence, unsilence } from '../../api/actions';
-import { alertsQuery, clusterQuery, keys, silencesQuery } from '../../api/queries';
+import { alertsQuery, clusterQuery, isOpen, keys, silencesQuery } from '../../api/queries';
 import { session } from '../../api/session';
 import type { Alert } from '../../api/types';
 import { RoleButton } from '../../parts/button';
@@ -33,8 +33,9 @@ export function AlertsScreen() {
       <Silences />
       <Loaded query={query} what="alerts" rows={8}>
         {(all) => {
-          const open = all.filter((a) => a.acknowledged_by === null);
-          const items = show === 'all' ? all : show === 'acknowledged' ? all.filter((a) => a.acknowledged_by !== null) : open;
+          const open = all.filter(isOpen);
+          const acknowledged = all.filter((a) => a.acknowledged_by !== null);
+          const items = show === 'all' ? all : show === 'acknowledged' ? acknowledged : open;
           return (
             <>
               <div className="toolbar">
@@ -46,14 +47,14 @@ export function AlertsScreen() {
                   }
                   options={[
                     { value: 'open', label: 'Open', n: open.length },
-                    { value: 'acknowledged', label: 'Acknowledged', n: all.length - open.length },
-                    { value: 'all', label: 'All', n: all.length },
+                    { value: 'acknowledged', label: 'Acknowledged', n: acknowledged.length },
+                    { value: 'all', label: 'All, resolved ones too', n: all.length },
                   ]}
                 />
               </div>
               {items.length === 0 ? (
                 <Empty title={show === 'open' ? 'No open alert.' : 'No alert.'}>
-                  Evictions, lost leadership and other events that someone should know of appear here.
+                  Members that are not heard, a lost majority, evictions and whatever else someone should know of appear here.
                 </Empty>
               ) : (
                 <ul className="cards">
@@ -99,12 +100,24 @@ function AlertCard({ alert, onSilence }: { alert: Alert; onSilence: () => void }
       <div className="card-head">
         <Status tone={tone}>{text}</Status>
         <code>{alert.type}</code>
+        {alert.object ? <span className="break">{alert.object}</span> : null}
+        {alert.state === 'active' ? <span className="tag">active</span> : null}
         {alert.silenced ? <span className="tag">silenced</span> : null}
         <span className="muted num card-end">
           <Ago at={alert.time_ms} />
         </span>
       </div>
       <p className="card-text">{alert.message}</p>
+      {alert.resolved_ms !== null ? (
+        <p className="card-text">
+          <Status tone="good">
+            Resolved <Ago at={alert.resolved_ms} />
+          </Status>
+        </p>
+      ) : null}
+      <p className="muted">
+        Runbook: <code>docs/operations/{alert.runbook}.md</code>
+      </p>
       {details.length > 0 ? (
         <dl className="inline-facts">
           {details.map(([key, value]) => (
@@ -120,7 +133,7 @@ function AlertCard({ alert, onSilence }: { alert: Alert; onSilence: () => void }
           <Status tone="good">
             Acknowledged by {alert.acknowledged_by}
           </Status>
-        ) : (
+        ) : alert.state === 'resolved' ? null : (
           <RoleButton needs="operator" icon="check" onClick={() => void ack()}>
             Acknowledge
           </RoleButton>

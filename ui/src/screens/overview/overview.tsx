@@ -2,7 +2,7 @@
 import { useQuery } from '@tanstack/react-query';
 import { Link } from '@tanstack/react-router';
 import { useMemo } from 'react';
-import { alertsQuery, auditQuery, clusterQuery, nodesQuery, servicesQuery } from '../../api/queries';
+import { alertsQuery, auditQuery, clusterQuery, isOpen, nodesQuery, servicesQuery } from '../../api/queries';
 import { bySeverity } from '../../api/instances';
 import type { ClusterNode, ClusterStatus, ServiceSummary } from '../../api/types';
 import { useInfiniteQuery } from '@tanstack/react-query';
@@ -277,7 +277,7 @@ function OpenAlerts() {
     <Panel title="Open alerts" aside={<Link to="/alerts">Alerts</Link>} flush>
       <Loaded query={alerts} what="alerts" rows={3}>
         {(items) => {
-          const open = items.filter((a) => a.acknowledged_by === null && !a.silenced);
+          const open = items.filter((a) => isOpen(a) && !a.silenced);
           if (open.length === 0) {
             return (
               <Empty title="None.">

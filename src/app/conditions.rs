@@ -1,0 +1,435 @@
+//! Looks once a second at what this node knows of itself and of the cluster, and raises an alert for what
+//! should not be.
+//!
+//! Every node looks at the cluster with what the leader hears, so that whoever leads next knows what is
+//! active. [`Watch::judge`] is pure: it takes what was seen and the time.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::actors::registry::WriteTally;
+use crate::actors::{Registry, members};
+use crate::backend::{ClusterStatus, ControlStore, Leadership, MemberView};
+use crate::clock::Clock;
+use crate::telemetry::{AlertKind, Notice, Severity, Telemetry};
+
+/// Between two looks.
+const TICK: Duration = Duration::from_secs(1);
+/// Between two looks at what changes slowly: disks and certificates, in milliseconds.
+const SLOW_TICK_MS: u64 = 10_000;
+/// A condition is over when it was not seen for so long, in milliseconds.
+const OVER_AFTER_MS: u64 = 3_000;
+/// While nobody leads, a member that was heard within this time lives, in milliseconds.
+const HEARD_MS: u64 = 5_000;
+/// The state of a node that hears of a leader is old from this age on, in milliseconds.
+const STATE_OLD_MS: u64 = 10_000;
+/// A member lags that has not got what the leader had so long ago, in milliseconds.
+const LAG_MS: u64 = 10_000;
+/// So many leaders within this time are too many, in milliseconds.
+const LEADERS_WITHIN_MS: u64 = 5 * 60_000;
+const LEADERS_MAX: usize = 4;
+/// Writes are refused until one is carried out, or none was refused for so long, in milliseconds.
+const REFUSALS_OVER_MS: u64 = 30_000;
+/// A disk is nearly full with less free than a share of it and than a number of bytes.
+const DISK_WARN: (u64, u64) = (10, 2 << 30);
+const DISK_CRITICAL: (u64, u64) = (5, 512 << 20);
+const DAY_MS: u64 = 24 * 3_600 * 1_000;
+/// A certificate ends soon from so many days before on; critical from the last one on.
+const CERTIFICATE_DAYS: [u64; 3] = [30, 7, 1];
+
+/// How long a condition must hold before it is raised, in milliseconds.
+fn hold_ms(kind: AlertKind) -> u64 {
+    match kind {
+        AlertKind::MemberUnreachable => 3_000,
+        AlertKind::NoMajority | AlertKind::NoLeader | AlertKind::StateOld => 5_000,
+        AlertKind::DiskSlow => 1_000,
+        _ => 0,
+    }
+}
+
+/// What of this node is watched.
+pub(super) struct Watched {
+    pub(super) node: String,
+    pub(super) telemetry: Telemetry,
+    pub(super) store: Arc<dyn ControlStore>,
+    pub(super) registry: Registry,
+    pub(super) clock: Clock,
+    /// Directories whose disks must have room.
+    pub(super) directories: Vec<PathBuf>,
+    /// Certificates that must not end.
+    pub(super) certificates: Vec<PathBuf>,
+}
+
+/// Runs until dropped.
+pub(super) async fn watch(watched: Watched) {
+    let mut watch = Watch::new(watched.node.clone());
+    let mut slow_at_ms: Option<u64> = None;
+    loop {
+        let now_ms = watched.clock.monotonic_ms();
+        if slow_at_ms.is_none_or(|at_ms| now_ms.saturating_sub(at_ms) >= SLOW_TICK_MS) {
+            slow_at_ms = Some(now_ms);
+            watch.slow = watched.look_slowly().await.unwrap_or_default();
+        }
+        let seen = watched.look().await;
+        let speaks = seen.leadership.is_leader || watch.nobody_leads(&seen, now_ms);
+        watched.telemetry.alerts().set_speaks_for_cluster(speaks);
+        let judged = watch.judge(&seen, now_ms);
+        for change in watch.settle(judged, now_ms) {
+            match change {
+                Change::Raise(notice) => watched.telemetry.raise(notice),
+                Change::Clear(kind, object) => watched.telemetry.clear(kind, &object),
+            }
+        }
+        tokio::time::sleep(TICK).await;
+    }
+}
+
+impl Watched {
+    async fn look(&self) -> Seen {
+        Seen {
+            leadership: self.store.leadership_now(),
+            staleness_ms: self.store.staleness_ms(),
+            cluster: members::status(self.store.as_ref()).await,
+            writes: Writes::of(self.registry.writes()),
+        }
+    }
+
+    /// What may wait for a disk.
+    async fn look_slowly(&self) -> Option<Vec<Notice>> {
+        let (directories, certificates) = (self.directories.clone(), self.certificates.clone());
+        let (node, now_ms) = (self.node.clone(), self.clock.wall_ms());
+        let look = move || {
+            let mut holds = Vec::new();
+            for path in directories {
+                let Ok(disk) = nix::sys::statvfs::statvfs(&path) else { continue };
+                let unit = disk.fragment_size();
+                let (free, size) = (disk.blocks_available() * unit, disk.blocks() * unit);
+                holds.extend(disk_room(&format!("{node} {}", path.display()), free, size));
+            }
+            for path in certificates {
+                let object = format!("{node} {}", path.display());
+                match maxine_raft::pki::certificate_end_ms(&path) {
+                    Ok(end_ms) => holds.extend(certificate(&object, end_ms, now_ms)),
+                    // A node that runs has read it; the next start will not.
+                    Err(error) => holds.push(
+                        Notice::new(AlertKind::CertificateEnds, object, error.to_string())
+                            .severity(Severity::Critical),
+                    ),
+                }
+            }
+            holds
+        };
+        tokio::task::spawn_blocking(look).await.ok()
+    }
+}
+
+/// Counts of writes at one moment.
+#[derive(Clone, Debug, Default)]
+struct Writes {
+    decided: u64,
+    refused: u64,
+    last_refusal: String,
+}
+
+impl Writes {
+    fn of(tally: &WriteTally) -> Self {
+        let (decided, refused) = (tally.decided(), tally.refused());
+        Self { decided, refused, last_refusal: tally.last_refusal() }
+    }
+}
+
+/// What was seen in one look.
+#[derive(Clone, Debug, Default)]
+struct Seen {
+    leadership: Leadership,
+    staleness_ms: u64,
+    cluster: Option<ClusterStatus>,
+    writes: Writes,
+}
+
+/// What holds now, and of what nobody can tell whether it does.
+#[derive(Debug, Default)]
+struct Judged {
+    holds: Vec<Notice>,
+    unknown: Vec<(AlertKind, String)>,
+}
+
+#[derive(Debug, PartialEq)]
+enum Change {
+    Raise(Notice),
+    Clear(AlertKind, String),
+}
+
+#[derive(Debug)]
+struct Held {
+    since_ms: u64,
+    seen_ms: u64,
+    raised: bool,
+}
+
+struct Watch {
+    node: String,
+    /// The conditions of disks and certificates as last seen.
+    slow: Vec<Notice>,
+    held: BTreeMap<(AlertKind, String), Held>,
+    nobody_since_ms: Option<u64>,
+    leader: Option<String>,
+    leaders_at_ms: VecDeque<u64>,
+    /// The end of the log at earlier looks, oldest first.
+    log_ends: VecDeque<(u64, u64)>,
+    writes: Writes,
+    refusing_since: Option<(u64, u64)>,
+}
+
+impl Watch {
+    fn new(node: String) -> Self {
+        Self {
+            node,
+            slow: Vec::new(),
+            held: BTreeMap::new(),
+            nobody_since_ms: None,
+            leader: None,
+            leaders_at_ms: VecDeque::new(),
+            log_ends: VecDeque::new(),
+            writes: Writes::default(),
+            refusing_since: None,
+        }
+    }
+
+    /// Whether no leader was known for so long that every living node speaks for the cluster.
+    fn nobody_leads(&mut self, seen: &Seen, now_ms: u64) -> bool {
+        if seen.leadership.leader.is_some() {
+            self.nobody_since_ms = None;
+            return false;
+        }
+        let since_ms = *self.nobody_since_ms.get_or_insert(now_ms);
+        now_ms - since_ms >= hold_ms(AlertKind::NoLeader)
+    }
+
+    fn judge(&mut self, seen: &Seen, now_ms: u64) -> Judged {
+        let mut judged = Judged { holds: self.slow.clone(), unknown: Vec::new() };
+        match &seen.cluster {
+            Some(cluster) => self.judge_members(seen, cluster, now_ms, &mut judged),
+            None if seen.leadership.leader.is_none() => {
+                let message = "no leader is known: writes are refused";
+                judged.holds.push(Notice::new(AlertKind::NoLeader, "cluster", message));
+            }
+            None => {}
+        }
+        if let Some(leader) = &seen.leadership.leader {
+            if seen.staleness_ms >= STATE_OLD_MS && seen.staleness_ms != u64::MAX {
+                let message = format!(
+                    "this node has not heard of new changes for {} s, although {leader} leads",
+                    seen.staleness_ms / 1_000
+                );
+                judged.holds.push(Notice::new(AlertKind::StateOld, &*self.node, message));
+            }
+            self.note_leader(leader, now_ms);
+        }
+        while self.leaders_at_ms.front().is_some_and(|at| now_ms - at > LEADERS_WITHIN_MS) {
+            self.leaders_at_ms.pop_front();
+        }
+        let changes = self.leaders_at_ms.len();
+        if changes >= LEADERS_MAX {
+            let minutes = LEADERS_WITHIN_MS / 60_000;
+            let message = format!("the leader changed {changes} times within {minutes} minutes");
+            judged.holds.push(Notice::new(AlertKind::LeaderChangesOften, "cluster", message));
+        }
+        judged.holds.extend(self.judge_writes(&seen.writes, now_ms));
+        judged
+    }
+
+    fn note_leader(&mut self, leader: &str, now_ms: u64) {
+        if self.leader.as_deref().is_some_and(|before| before != leader) {
+            self.leaders_at_ms.push_back(now_ms);
+        }
+        if self.leader.as_deref() != Some(leader) {
+            self.leader = Some(leader.to_owned());
+        }
+    }
+
+    fn judge_members(
+        &mut self,
+        seen: &Seen,
+        cluster: &ClusterStatus,
+        now_ms: u64,
+        judged: &mut Judged,
+    ) {
+        let nobody_leads = seen.leadership.leader.is_none();
+        let is_heard = |member: &MemberView| match nobody_leads {
+            true if member.id == cluster.node_id => Some(true),
+            true => Some(member.last_contact_ms.is_some_and(|age_ms| age_ms < HEARD_MS)),
+            false => member.reachable,
+        };
+        for member in &cluster.members {
+            let unreachable = AlertKind::MemberUnreachable;
+            match is_heard(member) {
+                Some(true) => {}
+                Some(false) => judged.holds.push(not_heard(unreachable, member, &self.node)),
+                None => judged.unknown.push((unreachable, member.name.clone())),
+            }
+        }
+        if nobody_leads {
+            judged.holds.push(nobody_leads_of(cluster, is_heard));
+        }
+        if cluster.disk_stalled {
+            let message =
+                "a sync of this node's log takes too long: its disk hangs or is overloaded";
+            judged.holds.push(Notice::new(AlertKind::DiskSlow, &*self.node, message));
+        }
+        self.judge_lag(cluster, now_ms, judged);
+    }
+
+    /// Compares what each member has with what this node's log had a while ago.
+    fn judge_lag(&mut self, cluster: &ClusterStatus, now_ms: u64, judged: &mut Judged) {
+        self.log_ends.push_back((now_ms, cluster.last_log_index));
+        while self.log_ends.get(1).is_some_and(|(at_ms, _)| now_ms - at_ms >= LAG_MS) {
+            self.log_ends.pop_front();
+        }
+        let Some((at_ms, end)) = self.log_ends.front().copied() else { return };
+        if now_ms - at_ms < LAG_MS {
+            return;
+        }
+        for member in &cluster.members {
+            let lags = AlertKind::MemberLags;
+            match (member.reachable, member.matched_index) {
+                (Some(true), Some(matched)) if matched < end => {
+                    let message = format!(
+                        "{} has the log up to {matched}; {} s ago it went up to {end} already",
+                        member.name,
+                        LAG_MS / 1_000
+                    );
+                    let details = json!({"matched_index": matched, "log_index": end});
+                    judged.holds.push(Notice::new(lags, &*member.name, message).details(details));
+                }
+                (Some(_), Some(_)) => {}
+                _ => judged.unknown.push((lags, member.name.clone())),
+            }
+        }
+    }
+
+    fn judge_writes(&mut self, now: &Writes, now_ms: u64) -> Option<Notice> {
+        let before = std::mem::replace(&mut self.writes, now.clone());
+        let (decided, refused) = (now.decided - before.decided, now.refused - before.refused);
+        self.refusing_since = match self.refusing_since {
+            _ if decided > 0 => None,
+            Some((count, _)) if refused > 0 => Some((count + refused, now_ms)),
+            None if refused > 0 => Some((refused, now_ms)),
+            Some((_, at_ms)) if now_ms - at_ms >= REFUSALS_OVER_MS => None,
+            as_before => as_before,
+        };
+        let (count, _) = self.refusing_since?;
+        let message = format!(
+            "no write through this node is carried out ({count} tried): {}",
+            now.last_refusal
+        );
+        Some(Notice::new(AlertKind::WritesRefused, &*self.node, message))
+    }
+
+    /// What to raise and what is over: a condition must hold for a while first, and must be gone for a
+    /// while before it is over.
+    fn settle(&mut self, judged: Judged, now_ms: u64) -> Vec<Change> {
+        let mut changes = Vec::new();
+        for unknown in &judged.unknown {
+            if let Some(held) = self.held.get_mut(unknown) {
+                held.seen_ms = now_ms;
+            }
+        }
+        for notice in judged.holds {
+            let key = (notice.kind, notice.object.clone());
+            let new = Held { since_ms: now_ms, seen_ms: now_ms, raised: false };
+            let held = self.held.entry(key).or_insert(new);
+            held.seen_ms = now_ms;
+            if now_ms - held.since_ms >= hold_ms(notice.kind) {
+                held.raised = true;
+                changes.push(Change::Raise(notice));
+            }
+        }
+        self.held.retain(|(kind, object), held| {
+            let gone_ms = now_ms - held.seen_ms;
+            let over = gone_ms >= OVER_AFTER_MS || (!held.raised && gone_ms > 0);
+            if over && held.raised {
+                changes.push(Change::Clear(*kind, object.clone()));
+            }
+            !over
+        });
+        changes
+    }
+}
+
+fn not_heard(kind: AlertKind, member: &MemberView, node: &str) -> Notice {
+    let role = if member.voter { "voter" } else { "learner" };
+    let since = match member.last_contact_ms {
+        Some(age_ms) => format!("last heard {} s ago", age_ms / 1_000),
+        None => "not heard since this node started".into(),
+    };
+    let message = format!("{role} {} ({}) is not heard: {since}", member.name, member.peer_addr);
+    let details = json!({"id": member.id, "voter": member.voter, "peer_addr": member.peer_addr, "seen_by": node});
+    Notice::new(kind, &*member.name, message).details(details)
+}
+
+fn nobody_leads_of(
+    cluster: &ClusterStatus,
+    is_heard: impl Fn(&MemberView) -> Option<bool>,
+) -> Notice {
+    let voters: Vec<&MemberView> = cluster.members.iter().filter(|member| member.voter).collect();
+    let needed = voters.len() / 2 + 1;
+    let silent: Vec<&str> = voters
+        .iter()
+        .filter(|voter| is_heard(voter) != Some(true))
+        .map(|voter| voter.name.as_str())
+        .collect();
+    let heard = voters.len() - silent.len();
+    let details = json!({"voters_needed": needed, "voters_heard": heard, "not_heard": silent});
+    let (kind, message) = if heard < needed {
+        let names = silent.join(", ");
+        let message =
+            format!("no majority: {needed} voters are needed, {heard} heard; not heard: {names}");
+        (AlertKind::NoMajority, message)
+    } else {
+        let message =
+            format!("nobody leads, although {heard} of {} voters are heard", voters.len());
+        (AlertKind::NoLeader, message)
+    };
+    Notice::new(kind, "cluster", message).details(details)
+}
+
+fn disk_room(object: &str, free: u64, size: u64) -> Option<Notice> {
+    let below = |(percent, bytes): (u64, u64)| free < (size / 100 * percent).min(bytes);
+    let severity = match () {
+        () if below(DISK_CRITICAL) => Severity::Critical,
+        () if below(DISK_WARN) => Severity::Warning,
+        () => return None,
+    };
+    let message =
+        format!("the disk is nearly full: {} MiB of {} MiB are free", free >> 20, size >> 20);
+    let details = json!({"free_bytes": free, "size_bytes": size});
+    let notice = Notice::new(AlertKind::DiskNearlyFull, object, message);
+    Some(notice.severity(severity).details(details))
+}
+
+fn certificate(object: &str, end_ms: u64, now_ms: u64) -> Option<Notice> {
+    let left_ms = end_ms.saturating_sub(now_ms);
+    let within = CERTIFICATE_DAYS.into_iter().rev().find(|days| left_ms <= days * DAY_MS)?;
+    let at = crate::telemetry::events::iso_8601(end_ms);
+    let message = match left_ms {
+        0 => format!("the certificate has ended at {at}"),
+        _ => format!("the certificate ends in less than {within} days, at {at}"),
+    };
+    let (severity, stage) = match (left_ms, within) {
+        (0, _) => (Severity::Critical, 3),
+        (_, 1) => (Severity::Critical, 2),
+        (_, 7) => (Severity::Warning, 1),
+        _ => (Severity::Warning, 0),
+    };
+    let notice = Notice::new(AlertKind::CertificateEnds, object, message);
+    Some(notice.severity(severity).stage(stage).details(json!({"ends": at})))
+}
+
+#[cfg(test)]
+#[path = "conditions_tests.rs"]
+mod tests;

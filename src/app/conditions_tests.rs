@@ -1,0 +1,179 @@
+use super::*;
+
+fn member(id: u64, reachable: Option<bool>, last_contact_ms: Option<u64>) -> MemberView {
+    MemberView {
+        id,
+        name: format!("node-{id}"),
+        peer_addr: format!("10.0.0.{id}:7700"),
+        http_addr: String::new(),
+        voter: true,
+        leader: false,
+        reachable,
+        matched_index: Some(100),
+        last_contact_ms,
+        command_version: None,
+    }
+}
+
+/// Three voters seen from node 1: what it knows of the other two.
+fn seen(leader: Option<&str>, others: [(Option<bool>, Option<u64>); 2]) -> Seen {
+    let [two, three] = others;
+    let members =
+        vec![member(1, Some(true), None), member(2, two.0, two.1), member(3, three.0, three.1)];
+    let cluster = ClusterStatus { node_id: 1, members, ..ClusterStatus::default() };
+    let leader = leader.map(str::to_owned);
+    let leadership = Leadership { is_leader: leader.as_deref() == Some("node-1"), leader, term: 1 };
+    Seen { leadership, cluster: Some(cluster), ..Seen::default() }
+}
+
+const UP: (Option<bool>, Option<u64>) = (Some(true), Some(10));
+const DOWN: (Option<bool>, Option<u64>) = (Some(false), Some(60_000));
+const UNTOLD: (Option<bool>, Option<u64>) = (None, None);
+
+/// Looks every second from `from_s` to `to_s`; tells when something was raised first, or was over.
+fn run(watch: &mut Watch, seen: &Seen, from_s: u64, to_s: u64) -> Vec<(u64, String)> {
+    let mut told: Vec<(u64, String)> = Vec::new();
+    for s in from_s..=to_s {
+        let judged = watch.judge(seen, s * 1_000);
+        for change in watch.settle(judged, s * 1_000) {
+            let text = match change {
+                Change::Raise(notice) => format!("+{} {}", notice.kind.name(), notice.object),
+                Change::Clear(kind, object) => format!("-{} {object}", kind.name()),
+            };
+            if !told.iter().any(|(_, before)| *before == text) {
+                told.push((s, text));
+            }
+        }
+    }
+    told
+}
+
+fn watch() -> Watch {
+    Watch::new("node-1".into())
+}
+
+#[test]
+fn a_member_that_is_not_heard_is_named_and_resolved_when_it_is_back() {
+    let mut watch = watch();
+    assert_eq!(run(&mut watch, &seen(Some("node-1"), [UP, UP]), 0, 9), []);
+    let down = run(&mut watch, &seen(Some("node-1"), [UP, DOWN]), 10, 19);
+    assert_eq!(down, [(13, "+cluster.member_unreachable node-3".to_owned())]);
+    // The new leader, which does not answer this node for a while, is no reason to call it over.
+    assert_eq!(run(&mut watch, &seen(Some("node-2"), [UP, UNTOLD]), 20, 29), []);
+    let over = run(&mut watch, &seen(Some("node-2"), [UP, UP]), 30, 39);
+    assert_eq!(over, [(32, "-cluster.member_unreachable node-3".to_owned())]);
+    // One second of silence is none.
+    assert_eq!(run(&mut watch, &seen(Some("node-1"), [DOWN, UP]), 40, 41), []);
+    assert_eq!(run(&mut watch, &seen(Some("node-1"), [UP, UP]), 42, 49), []);
+}
+
+#[test]
+fn a_lost_majority_names_whom_nobody_hears() {
+    let mut watch = watch();
+    let lost = seen(None, [DOWN, UNTOLD]);
+    let told = run(&mut watch, &lost, 0, 9);
+    let expected = [
+        (3, "+cluster.member_unreachable node-2"),
+        (3, "+cluster.member_unreachable node-3"),
+        (5, "+cluster.no_majority cluster"),
+    ];
+    assert_eq!(told, expected.map(|(s, text)| (s, text.to_owned())));
+    let judged = watch.judge(&lost, 10_000);
+    let no_majority = judged.holds.iter().find(|notice| notice.kind == AlertKind::NoMajority);
+    let expected = "no majority: 2 voters are needed, 1 heard; not heard: node-2, node-3";
+    assert_eq!(no_majority.unwrap().message, expected);
+    assert!(watch.nobody_leads(&lost, 10_000) || watch.nobody_leads(&lost, 15_000));
+    let told = run(&mut watch, &seen(Some("node-2"), [UP, UP]), 20, 29);
+    assert_eq!(told.len(), 3, "{told:?}");
+    assert!(told.iter().all(|(_, text)| text.starts_with('-')), "{told:?}");
+}
+
+#[test]
+fn an_election_raises_nothing_but_a_cluster_that_cannot_agree_does() {
+    let mut watch = watch();
+    assert_eq!(run(&mut watch, &seen(None, [UP, UP]), 0, 4), []);
+    assert_eq!(run(&mut watch, &seen(Some("node-2"), [UP, UP]), 5, 9), []);
+    let told = run(&mut watch, &seen(None, [UP, UP]), 10, 19);
+    assert_eq!(told, [(15, "+cluster.no_leader cluster".to_owned())]);
+}
+
+#[test]
+fn leaders_that_change_often_are_told_until_they_no_longer_do() {
+    let mut watch = watch();
+    let mut told = Vec::new();
+    for turn in 0..5 {
+        let leader = if turn % 2 == 0 { "node-1" } else { "node-2" };
+        told.extend(run(&mut watch, &seen(Some(leader), [UP, UP]), turn * 10, turn * 10 + 9));
+    }
+    assert_eq!(told, [(40, "+cluster.leader_changes_often cluster".to_owned())]);
+    let over = run(&mut watch, &seen(Some("node-1"), [UP, UP]), 50, 400);
+    let expected = (313, "-cluster.leader_changes_often cluster".to_owned());
+    assert_eq!(
+        over.last(),
+        Some(&expected),
+        "five minutes after the first change, and not seen for 3 s"
+    );
+}
+
+#[test]
+fn a_member_lags_that_has_not_got_what_the_log_had_ten_seconds_ago() {
+    let mut watch = watch();
+    let at = |end: u64, matched: u64| {
+        let mut seen = seen(Some("node-1"), [UP, UP]);
+        let cluster = seen.cluster.as_mut().unwrap();
+        cluster.last_log_index = end;
+        for (member, has) in cluster.members.iter_mut().zip([end, end, matched]) {
+            member.matched_index = Some(has);
+        }
+        seen
+    };
+    let mut told = Vec::new();
+    for s in 0..30 {
+        told.extend(run(&mut watch, &at(100 + s * 10, 95 + s * 10), s, s));
+    }
+    assert_eq!(told, [], "a little behind is no lag");
+    for s in 30..60 {
+        told.extend(run(&mut watch, &at(100 + s * 10, 390), s, s));
+    }
+    assert_eq!(told[0], (40, "+cluster.member_lags node-3".to_owned()));
+}
+
+#[test]
+fn refused_writes_are_told_until_one_is_carried_out() {
+    let mut watch = watch();
+    let with = |decided, refused| Seen {
+        writes: Writes { decided, refused, last_refusal: "no leader".into() },
+        ..seen(Some("node-1"), [UP, UP])
+    };
+    assert_eq!(run(&mut watch, &with(5, 0), 0, 1), []);
+    assert_eq!(run(&mut watch, &with(9, 1), 2, 2), [], "others went through");
+    let told = run(&mut watch, &with(9, 2), 3, 10);
+    assert_eq!(told, [(3, "+node.writes_refused node-1".to_owned())]);
+    let over = run(&mut watch, &with(10, 2), 11, 15);
+    assert_eq!(over, [(13, "-node.writes_refused node-1".to_owned())]);
+    run(&mut watch, &with(10, 3), 16, 16);
+    let over = run(&mut watch, &with(10, 3), 17, 60);
+    assert!(over.iter().any(|(s, text)| *s >= 46 && text.starts_with('-')), "{over:?}");
+}
+
+#[test]
+fn a_disk_and_a_certificate_are_told_of_before_their_end() {
+    const GIB: u64 = 1 << 30;
+    let room = |free, size| disk_room("node-1 /data", free, size).map(|notice| notice.severity);
+    assert_eq!(room(3 * GIB, 1_000 * GIB), None);
+    assert_eq!(room(GIB, 1_000 * GIB), Some(Severity::Warning));
+    assert_eq!(room(GIB / 4, 1_000 * GIB), Some(Severity::Critical));
+    assert_eq!(room(GIB / 4, GIB), None, "a quarter of a small disk is enough");
+    assert_eq!(room(GIB / 16, GIB), Some(Severity::Warning));
+
+    let end_ms = 1_795_440_992_705;
+    let at = |days: u64| {
+        let notice = certificate("node-1 node-1.pem", end_ms, end_ms - days * DAY_MS)?;
+        Some((notice.severity, notice.stage))
+    };
+    assert_eq!(at(31), None);
+    assert_eq!(at(30), Some((Severity::Warning, 0)));
+    assert_eq!(at(7), Some((Severity::Warning, 1)));
+    assert_eq!(at(1), Some((Severity::Critical, 2)));
+    assert_eq!(at(0), Some((Severity::Critical, 3)));
+}

@@ -1,0 +1,283 @@
+//! `maxine alerts`: what every node of the cluster says an operator should look at.
+//!
+//! Alerts and silences are each node's own, so each node is asked. What several nodes see of the cluster is
+//! shown once, with the nodes that see it.
+
+use std::collections::BTreeSet;
+
+use reqwest::{Method, Url};
+use serde_json::{Value, json};
+
+use super::client::{Client, ConnectArgs, Request, shapes};
+use super::exit::CliError;
+use super::journal::cell;
+use super::output::{Output, timestamp};
+
+/// Alerts of two nodes on one object that began within this time are one, in milliseconds.
+const SAME_WITHIN_MS: u64 = 60_000;
+
+/// Arguments of `maxine alerts`.
+#[derive(Debug, clap::Args)]
+pub struct AlertsArgs {
+    #[command(flatten)]
+    connect: ConnectArgs,
+    #[command(subcommand)]
+    action: Option<AlertsAction>,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum AlertsAction {
+    /// List the latest alerts of every node (the default)
+    List,
+    /// Say that an alert is being looked after
+    Ack {
+        /// The alert's id as listed, NODE:NUMBER
+        id: String,
+    },
+    /// Do not send a type of alert to the webhook for a while
+    Silence {
+        /// The type of alert
+        kind: String,
+        /// For how long, in milliseconds
+        #[arg(long, default_value_t = 3_600_000)]
+        duration_ms: u64,
+        /// Why
+        #[arg(long, default_value = "")]
+        reason: String,
+    },
+    /// Send a type of alert to the webhook again
+    Unsilence {
+        /// The type of alert
+        kind: String,
+    },
+}
+
+impl AlertsArgs {
+    /// Whom to talk to.
+    #[must_use]
+    pub fn connect(&self) -> &ConnectArgs {
+        &self.connect
+    }
+}
+
+/// Runs `maxine alerts`.
+///
+/// # Errors
+/// See [`CliError`].
+pub async fn run(args: AlertsArgs, out: &mut Output) -> Result<(), CliError> {
+    let nodes = nodes(&args.connect).await?;
+    match args.action.unwrap_or(AlertsAction::List) {
+        AlertsAction::List => list(&nodes, out).await,
+        AlertsAction::Ack { id } => acknowledge(&nodes, &id, out).await,
+        AlertsAction::Silence { kind, duration_ms, reason } => {
+            let body = json!({"duration_ms": duration_ms, "reason": reason});
+            let request = Request::keyed(Method::PUT, &["alerts", "silences", &kind]).json(body);
+            let (answer, silent) = on_each(&nodes, &request).await?;
+            let until = answer["until_ms"].as_u64().map_or_else(|| "then".into(), timestamp);
+            out.done(&answer, format!("{kind} is silent until {until}"))?;
+            show_silent(&silent, out)
+        }
+        AlertsAction::Unsilence { kind } => {
+            let request = Request::keyed(Method::DELETE, &["alerts", "silences", &kind]);
+            let (_, silent) = on_each(&nodes, &request).await?;
+            let done = json!({"type": kind, "silenced": false});
+            out.done(&done, format!("{kind} is sent again"))?;
+            show_silent(&silent, out)
+        }
+    }
+}
+
+/// A node that is asked by itself.
+struct Node {
+    url: String,
+    client: Client,
+}
+
+/// A node that did not do what it was asked.
+struct Silent {
+    url: String,
+    error: CliError,
+}
+
+/// The nodes that were named, and the members that one of them knows.
+async fn nodes(connect: &ConnectArgs) -> Result<Vec<Node>, CliError> {
+    let mut urls: Vec<Url> = connect.servers()?;
+    // Without a cluster's status the named ones are asked, each for itself.
+    if let Ok(answer) = connect.client()?.send(&Request::get(&["cluster", "status"])).await {
+        let cluster: shapes::Cluster = answer.read()?;
+        for member in cluster.raft.map(|raft| raft.members).unwrap_or_default() {
+            let url = member.http_addr.parse::<Url>().ok().filter(Url::has_host);
+            urls.extend(url.filter(|url| !urls.contains(url)));
+        }
+    }
+    let each = urls.into_iter().map(|url| {
+        let url = url.as_str().trim_end_matches('/').to_owned();
+        let one = ConnectArgs { server: vec![url.clone()], ..connect.clone() };
+        // A session's token goes only to the nodes that it was made with.
+        let client = one.client().or_else(|_| one.anonymous_client())?;
+        Ok(Node { url, client })
+    });
+    each.collect()
+}
+
+/// Sends a request to every node; the first answer, and who gave none. An error if nobody did.
+async fn on_each(nodes: &[Node], request: &Request) -> Result<(Value, Vec<Silent>), CliError> {
+    let (mut first, mut silent) = (None, Vec::new());
+    for node in nodes {
+        match node.client.send(request).await {
+            Ok(answer) => drop(first.get_or_insert(answer.body)),
+            Err(error) => silent.push(Silent { url: node.url.clone(), error }),
+        }
+    }
+    answered(first, silent)
+}
+
+fn answered<T>(first: Option<T>, mut silent: Vec<Silent>) -> Result<(T, Vec<Silent>), CliError> {
+    match first {
+        Some(first) => Ok((first, silent)),
+        None => Err(silent.remove(0).error),
+    }
+}
+
+fn show_silent(silent: &[Silent], out: &mut Output) -> Result<(), CliError> {
+    for Silent { url, error } in silent {
+        let error = error.to_string().replace('\n', " ");
+        out.done(
+            &json!({"server": url, "error": error}),
+            format!("warning: {url} did not answer: {error}"),
+        )?;
+    }
+    Ok(())
+}
+
+/// The alerts of each node, with the node, and who gave none.
+async fn gather(nodes: &[Node]) -> Result<(Vec<(&Node, Value)>, Vec<Silent>), CliError> {
+    let (mut gathered, mut silent): (Option<Vec<(&Node, Value)>>, _) = (None, Vec::new());
+    let mut known = BTreeSet::new();
+    for node in nodes {
+        match node.client.send(&Request::get(&["alerts"]).query("limit", Some(1_000))).await {
+            Ok(answer) => {
+                let all = gathered.get_or_insert_default();
+                let items = answer.body["items"].as_array().cloned().unwrap_or_default();
+                // One node may have been named by two addresses.
+                all.extend(
+                    items.into_iter().map(|item| (node, item)).filter(|(_, item)| {
+                        known.insert((cell(&item["node"]), item["id"].as_u64()))
+                    }),
+                );
+            }
+            Err(error) => silent.push(Silent { url: node.url.clone(), error }),
+        }
+    }
+    answered(gathered, silent)
+}
+
+fn begun_ms(item: &Value) -> u64 {
+    item["time_ms"].as_u64().unwrap_or(0)
+}
+
+/// Whether two nodes tell of the same: one condition on one object, at about the same time.
+fn is_same(a: &Value, b: &Value) -> bool {
+    a["state"] != "event"
+        && ["type", "object", "state"].iter().all(|field| a[field] == b[field])
+        && a["node"] != b["node"]
+        && begun_ms(a).abs_diff(begun_ms(b)) < SAME_WITHIN_MS
+}
+
+async fn list(nodes: &[Node], out: &mut Output) -> Result<(), CliError> {
+    let (items, silent) = gather(nodes).await?;
+    let mut items: Vec<Value> = items.into_iter().map(|(_, item)| item).collect();
+    // What holds now comes first, then the newest.
+    items.sort_by_key(|item| (item["state"] != "active", std::cmp::Reverse(begun_ms(item))));
+    if out.is_json() {
+        items.iter().try_for_each(|item| out.json(item))?;
+        return show_silent(&silent, out);
+    }
+    if items.is_empty() {
+        out.line("no alerts")?;
+    } else {
+        out.table(
+            &[
+                "when",
+                "state",
+                "severity",
+                "type",
+                "object",
+                "seen by",
+                "message",
+                "looked after by",
+                "id",
+            ],
+            rows(&items),
+        )?;
+    }
+    show_silent(&silent, out)
+}
+
+fn rows(items: &[Value]) -> Vec<Vec<String>> {
+    let mut groups: Vec<(&Value, Vec<String>)> = Vec::new();
+    for item in items {
+        match groups.iter_mut().find(|(first, _)| is_same(first, item)) {
+            Some((_, nodes)) => nodes.push(cell(&item["node"])),
+            None => groups.push((item, vec![cell(&item["node"])])),
+        }
+    }
+    let row = |(item, nodes): (&Value, Vec<String>)| {
+        let state = match item["resolved_ms"].as_u64() {
+            Some(at_ms) => format!("resolved {}", timestamp(at_ms)),
+            None => cell(&item["state"]),
+        };
+        let [severity, kind, object, message, by] =
+            ["severity", "type", "object", "message", "acknowledged_by"]
+                .map(|field| cell(&item[field]));
+        let id = format!("{}:{}", cell(&item["node"]), item["id"]);
+        let when = timestamp(begun_ms(item));
+        vec![when, state, severity, kind, object, nodes.join(", "), message, by, id]
+    };
+    groups.into_iter().map(row).collect()
+}
+
+async fn acknowledge(nodes: &[Node], id: &str, out: &mut Output) -> Result<(), CliError> {
+    let (items, silent) = gather(nodes).await?;
+    let is_meant = |item: &Value| format!("{}:{}", cell(&item["node"]), item["id"]) == id;
+    let Some(meant) = items.iter().map(|(_, item)| item).find(|item| is_meant(item)) else {
+        show_silent(&silent, out)?;
+        return Err(CliError::Failed(format!("no node has an alert {id}; ids are NODE:NUMBER")));
+    };
+    let mut shown = None;
+    for (node, item) in items.iter().filter(|(_, item)| is_meant(item) || is_same(meant, item)) {
+        let number = item["id"].to_string();
+        let request = Request::keyed(Method::POST, &["alerts", &number, "ack"]);
+        shown = Some(node.client.send(&request).await?.body);
+    }
+    out.done(&shown.unwrap_or_default(), format!("alert {id} is looked after"))?;
+    show_silent(&silent, out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_several_nodes_see_is_one_row_with_when_it_began_and_ended() {
+        let alert = |node: &str, id: u64, time_ms: u64, resolved_ms: Option<u64>| {
+            json!({
+                "id": id, "node": node, "time_ms": time_ms, "resolved_ms": resolved_ms,
+                "state": if resolved_ms.is_some() { "resolved" } else { "active" },
+                "severity": "critical", "type": "cluster.member_unreachable", "object": "node-3",
+                "message": "not heard", "acknowledged_by": null,
+            })
+        };
+        let began_ms = 1_795_440_992_705;
+        let rows = rows(&[
+            alert("node-1", 4, began_ms, None),
+            alert("node-2", 9, began_ms + 1_000, None),
+            alert("node-1", 1, began_ms - 3_600_000, Some(began_ms - 3_000_000)),
+        ]);
+        assert_eq!(rows.len(), 2);
+        let [when, state] = [&rows[0][0], &rows[0][1]];
+        assert_eq!((when.as_str(), state.as_str()), ("2026-11-23T13:36:32.705Z", "active"));
+        assert_eq!((rows[0][5].as_str(), rows[0][8].as_str()), ("node-1, node-2", "node-1:4"));
+        assert_eq!(rows[1][1], "resolved 2026-11-23T12:46:32.705Z");
+    }
+}
