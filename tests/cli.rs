@@ -8,6 +8,9 @@
     reason = "a test fails by panicking, reads the real clock, and has no users"
 )]
 
+#[path = "support/page.rs"]
+mod page;
+
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
@@ -147,10 +150,9 @@ fn a_user_signs_in_registers_drains_and_deregisters() {
     let registered = dev.json(&[
         "register",
         "orders",
+        "a",
         "--address",
         "http://127.0.0.1:9001",
-        "--id",
-        "a",
         "--ttl-ms",
         "60000",
         "--zone",
@@ -165,6 +167,13 @@ fn a_user_signs_in_registers_drains_and_deregisters() {
     assert_eq!(shown[0]["items"][0]["metadata"]["owner"], "payments");
     let url = dev.run(&["resolve", "orders", "--path", "/x?y=1", "--min-index", &index]);
     assert_eq!(text(&url.stdout), "http://127.0.0.1:9001/x?y=1\n", "{}", text(&url.stderr));
+    let many = dev.run(&["resolve", "orders", "--count", "20", "--min-index", &index]);
+    let many = text(&many.stdout);
+    assert!(many.contains("100.0 %") && many.contains("20 of 20 requests were answered"), "{many}");
+    assert_eq!(many.lines().count(), 3, "{many}");
+    let tally = dev.json(&["resolve", "orders", "--count", "5", "-v", "--min-index", &index]);
+    assert_eq!(tally.len(), 6, "five answers and their tally: {tally:?}");
+    assert_eq!(tally[5]["instances"][0]["count"], 5);
 
     let drained = dev.json(&["drain", "orders", "a", "--reason", "kernel update"]);
     let index = drained[0]["index"].as_u64().unwrap().to_string();
@@ -201,7 +210,14 @@ fn policies_and_settings_change_field_by_field() {
     assert_eq!(policy["selection"]["hash_key"]["name"], "x-user");
     let wrong = dev.run(&["policy", "set", "orders", "selection.strategy=fastest"]);
     assert_eq!(code(&wrong), 5, "{}", text(&wrong.stderr));
-    dev.json(&["policy", "unset", "orders"]);
+    let bin = Path::new(PROGRAM).parent().unwrap().display();
+    let env = [
+        ("PATH", format!("{bin}:{}", std::env::var("PATH").unwrap())),
+        ("MAXINE_SERVER", dev.servers()),
+        ("MAXINE_SESSION_FILE", dev.home.path().join("session.json").display().to_string()),
+    ];
+    let recipes = page::run(include_str!("../docs/guides/policy-recipes.md"), &env);
+    assert_eq!(recipes, 11, "ten recipes, and how to undo them");
     assert_eq!(code(&dev.run(&["policy", "get", "orders", "--consistency", "strong"])), 3);
 
     dev.json(&["config", "set", "heartbeat_timeout_s=9"]);
@@ -273,7 +289,6 @@ fn the_cluster_is_shown_compared_backed_up_and_restored() {
         "cluster",
         "restore",
         file,
-        "--data-dir",
         fresh,
         "--node-id",
         "7",
@@ -347,19 +362,24 @@ fn the_help_is_the_recorded_one() {
         &["watch"],
         &["policy"],
         &["policy", "set"],
+        &["policy", "replace"],
         &["config"],
         &["config", "set"],
         &["cluster"],
+        &["cluster", "status"],
         &["cluster", "add"],
         &["cluster", "remove"],
         &["cluster", "transfer"],
         &["cluster", "backup"],
+        &["cluster", "inspect"],
         &["cluster", "restore"],
         &["cluster", "recover"],
         &["cluster", "init-tls"],
         &["alerts"],
         &["audit"],
+        &["audit", "verify"],
         &["login"],
+        &["migrate"],
         &["dev"],
     ];
     for command in commands {

@@ -237,7 +237,7 @@ pub(super) fn tell_of_old_files(config: &NodeConfig) {
         let (old, log) = (old.display(), log.display());
         tracing::warn!(
             "{old} is there and is not read; to take over what it holds stop this node and run: \
-             maxine migrate --from nodejs:{old} --to file:{log}"
+             maxine migrate nodejs:{old} file:{log}"
         );
     }
     if std::env::var_os("MAXINE_ADMIN_STATE_FILE").is_some() {

@@ -29,25 +29,27 @@ pub struct AlertsArgs {
 enum AlertsAction {
     /// List the latest alerts of every node (the default)
     List,
-    /// Say that an alert is being looked after
+    /// Acknowledge an alert: record that somebody works on it
     Ack {
-        /// The alert's id as listed, NODE:NUMBER
+        /// Id of the alert as listed, NODE:NUMBER
         id: String,
     },
-    /// Do not send a type of alert to the webhook for a while
+    /// Stop sending alerts of one type to the webhook, for a time
     Silence {
-        /// The type of alert
+        /// Type of the alert
+        #[arg(value_name = "TYPE")]
         kind: String,
-        /// For how long, in milliseconds
+        /// Duration, in milliseconds
         #[arg(long, default_value_t = 3_600_000)]
         duration_ms: u64,
-        /// Why
-        #[arg(long, default_value = "")]
+        /// Reason, shown with the silence
+        #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
         reason: String,
     },
-    /// Send a type of alert to the webhook again
+    /// Send alerts of one type to the webhook again
     Unsilence {
-        /// The type of alert
+        /// Type of the alert
+        #[arg(value_name = "TYPE")]
         kind: String,
     },
 }
@@ -74,14 +76,17 @@ pub async fn run(args: AlertsArgs, out: &mut Output) -> Result<(), CliError> {
             let request = Request::keyed(Method::PUT, &["alerts", "silences", &kind]).json(body);
             let (answer, silent) = on_each(&nodes, &request).await?;
             let until = answer["until_ms"].as_u64().map_or_else(|| "then".into(), timestamp);
-            out.done(&answer, format!("{kind} is silent until {until}"))?;
+            out.done(
+                &answer,
+                format!("alerts of type {kind} are not sent to the webhook until {until}"),
+            )?;
             show_silent(&silent, out)
         }
         AlertsAction::Unsilence { kind } => {
             let request = Request::keyed(Method::DELETE, &["alerts", "silences", &kind]);
             let (_, silent) = on_each(&nodes, &request).await?;
             let done = json!({"type": kind, "silenced": false});
-            out.done(&done, format!("{kind} is sent again"))?;
+            out.done(&done, format!("alerts of type {kind} are sent to the webhook again"))?;
             show_silent(&silent, out)
         }
     }
@@ -205,7 +210,7 @@ async fn list(nodes: &[Node], out: &mut Output) -> Result<(), CliError> {
                 "object",
                 "seen by",
                 "message",
-                "looked after by",
+                "acknowledged by",
                 "id",
             ],
             rows(&items),
@@ -250,7 +255,7 @@ async fn acknowledge(nodes: &[Node], id: &str, out: &mut Output) -> Result<(), C
         let request = Request::keyed(Method::POST, &["alerts", &number, "ack"]);
         shown = Some(node.client.send(&request).await?.body);
     }
-    out.done(&shown.unwrap_or_default(), format!("alert {id} is looked after"))?;
+    out.done(&shown.unwrap_or_default(), format!("alert {id} is acknowledged"))?;
     show_silent(&silent, out)
 }
 

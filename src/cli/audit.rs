@@ -17,12 +17,12 @@ const EXPORT_LEN_MAX: u64 = 256 * 1024 * 1024;
 /// Arguments of `maxine audit verify`.
 #[derive(Debug, Default, Args)]
 pub struct VerifyArgs {
-    /// Check this export (of `maxine audit export`) instead of the node's own log. Given several
-    /// times, all are checked against each other too
-    #[arg(long, value_name = "PATH")]
-    file: Vec<PathBuf>,
-    /// A hash that must be in every file: a head that was written down earlier
-    #[arg(long, value_name = "HEX", requires = "file")]
+    /// Files of 'maxine audit export' to check; without one, a node checks the cluster's log. Several files are also
+    /// compared with each other
+    #[arg(value_name = "FILE")]
+    files: Vec<PathBuf>,
+    /// A hash that every file must contain, such as a head that you wrote down earlier
+    #[arg(long, value_name = "HEX", requires = "files")]
     contains: Option<String>,
 }
 
@@ -30,7 +30,7 @@ impl VerifyArgs {
     /// Whether files are to be checked, and no node needs to be asked.
     #[must_use]
     pub fn names_files(&self) -> bool {
-        !self.file.is_empty()
+        !self.files.is_empty()
     }
 }
 
@@ -46,7 +46,9 @@ pub enum Finding {
         reason: String,
     },
     /// A record is missing, or stands elsewhere than it stood.
-    #[error("record {expected} is missing: {got} stands in its place (removed or reordered)")]
+    #[error(
+        "record {expected} is missing; record {got} is in its place (records were removed or reordered)"
+    )]
     OutOfOrder {
         /// The number that comes next.
         expected: u64,
@@ -54,13 +56,13 @@ pub enum Finding {
         got: u64,
     },
     /// A record was changed, or the one before it was.
-    #[error("record {seq} was changed: its hash does not fit")]
+    #[error("record {seq} was changed: its hash is not the recorded one")]
     Changed {
         /// Its number.
         seq: u64,
     },
     /// Records are missing at the end.
-    #[error("the log ends too early: {records} records were exported, {read} are here")]
+    #[error("records are missing at the end: {records} were exported, the file has {read}")]
     Truncated {
         /// How many the export says it has.
         records: usize,
@@ -68,7 +70,7 @@ pub enum Finding {
         read: usize,
     },
     /// The last hash is not what the export says.
-    #[error("the last hash is not the head that the export names")]
+    #[error("the hash of the last record is not the head in the first line of the export")]
     WrongHead,
 }
 
@@ -153,10 +155,12 @@ pub fn verify(export: &str) -> Result<Verified, Finding> {
     let unreadable =
         |line: usize, reason: &str| Finding::Unreadable { line, reason: reason.to_owned() };
     let mut lines = export.lines().zip(1..);
-    let (first, _) = lines.next().ok_or_else(|| unreadable(1, "there is nothing"))?;
+    let (first, _) = lines.next().ok_or_else(|| unreadable(1, "the file is empty"))?;
     let head: Head =
         serde_json::from_str(first).map_err(|error| unreadable(1, &error.to_string()))?;
-    let hash = |text: &str, line| unhex(text).ok_or_else(|| unreadable(line, "not a hash"));
+    let hash = |text: &str, line| {
+        unhex(text).ok_or_else(|| unreadable(line, "a hash must be 64 hexadecimal digits"))
+    };
     let base = hash(&head.base, 1)?;
     let mut verified = Verified { first_seq: head.first_seq, base, hashes: Vec::new() };
     for (text, number) in lines {
@@ -207,7 +211,7 @@ pub async fn verify_files(args: &VerifyArgs, out: &mut Output) -> Result<(), Cli
     let contains = contains.transpose()?;
     let mut good: Vec<(String, Verified)> = Vec::new();
     let mut faults = Vec::new();
-    for path in &args.file {
+    for path in &args.files {
         let name = path.display().to_string();
         let log = match verify(&read(path).await?) {
             Ok(log) => log,
@@ -220,7 +224,7 @@ pub async fn verify_files(args: &VerifyArgs, out: &mut Output) -> Result<(), Cli
             && log.base != hash
             && !log.hashes.contains(&hash)
         {
-            faults.push(format!("{name}: the hash {} is not in it", hex(&hash)));
+            faults.push(format!("{name}: it does not contain the hash {}", hex(&hash)));
         }
         for (other, known) in &good {
             if let Some(seq) = log.first_difference(known) {
@@ -228,7 +232,10 @@ pub async fn verify_files(args: &VerifyArgs, out: &mut Output) -> Result<(), Cli
             }
         }
         let (records, head) = (log.hashes.len(), hex(&log.head()));
-        let text = format!("{name}: {records} records, from {} on, head {head}", log.first_seq);
+        let text = format!(
+            "{name}: {records} records are correct, from record {} on; head {head}",
+            log.first_seq
+        );
         let json = serde_json::json!({
             "file": name, "records": records, "first_seq": log.first_seq, "head": head,
         });

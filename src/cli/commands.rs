@@ -1,48 +1,49 @@
-//! The commands that speak to a cluster, in one table, and the one way they end.
+//! The commands that speak to a cluster, in one table, and the one way in which they end.
 
 use std::io::Write;
 
 use super::client::ConnectArgs;
 use super::exit::{self, CliError};
-use super::output::Output;
+use super::output::{Format, Output};
 use super::{alerts, cluster, instances, journal, login, services, settings, watch, why};
 
 /// The client commands; flattened into the program's own.
 #[derive(Debug, clap::Subcommand)]
 pub enum ClientCommand {
-    /// Lists and shows services
+    /// List, show and delete services
     Services(services::ServicesArgs),
-    /// Registers an instance of a service
+    /// Register an instance of a service
     Register(instances::RegisterArgs),
-    /// Takes an instance out of the registry
+    /// Remove an instance from the registry
     Deregister(instances::DeregisterArgs),
-    /// Takes an instance out of traffic without deregistering it
+    /// Take an instance out of traffic, but keep it registered
     Drain(instances::DrainArgs),
-    /// Puts a drained instance back into traffic
+    /// Put a drained instance back into traffic
     Undrain(instances::UndrainArgs),
-    /// Says why an instance gets traffic or does not, since when, and what was last seen of it
+    /// Explain why an instance gets traffic or not, since when, and show its last probes
     Why(why::WhyArgs),
-    /// Says which instance a caller is sent to
+    /// Resolve a service: print the URL of the instance that a caller is sent to
     Resolve(instances::ResolveArgs),
-    /// Shows changes as they happen
+    /// Print changes as they happen
     Watch(watch::WatchArgs),
-    /// Shows and changes a service's policy
+    /// Show and change a service's policy
     Policy(settings::PolicyArgs),
-    /// Shows and changes the cluster: members, leadership, backups, recovery
+    /// Show and change the cluster: members, leadership, backups, recovery
     Cluster(cluster::ClusterArgs),
-    /// Shows the alerts of every node, and says which are looked after
+    /// Show the alerts of every node; acknowledge and silence alerts
     Alerts(alerts::AlertsArgs),
-    /// Shows, exports and verifies the audit log
+    /// Show, export and verify the audit log
     Audit(journal::AuditArgs),
-    /// Signs in and keeps the session
+    /// Sign in and store the session
     Login(login::LoginArgs),
-    /// Forgets the session
+    /// Delete the stored session
     Logout(login::LogoutArgs),
 }
 
 impl ClientCommand {
-    fn connect(&self) -> &ConnectArgs {
-        match self {
+    /// How to write results.
+    fn format(&self) -> Format {
+        let connect: &ConnectArgs = match self {
             Self::Services(args) => args.connect(),
             Self::Register(args) => args.connect(),
             Self::Deregister(args) => args.connect(),
@@ -52,17 +53,18 @@ impl ClientCommand {
             Self::Resolve(args) => args.connect(),
             Self::Watch(args) => args.connect(),
             Self::Policy(args) => args.connect(),
-            Self::Cluster(args) => args.connect(),
+            Self::Cluster(args) => return args.format(),
             Self::Alerts(args) => args.connect(),
             Self::Audit(args) => args.connect(),
             Self::Login(args) => args.connect(),
             Self::Logout(args) => args.connect(),
-        }
+        };
+        connect.output.format
     }
 
-    /// Carries it out, tells an error on `errors`, and gives the exit code.
+    /// Runs the command, writes an error to `errors`, and returns the exit code.
     pub async fn run(self, errors: &mut dyn Write) -> u8 {
-        let format = self.connect().output;
+        let format = self.format();
         let mut out = Output::stdout(format);
         finish(self.carry_out(&mut out).await, format, errors)
     }
@@ -87,12 +89,8 @@ impl ClientCommand {
     }
 }
 
-/// Ends a command: tells its error and gives its exit code.
-pub fn finish(
-    result: Result<(), CliError>,
-    format: super::output::Format,
-    errors: &mut dyn Write,
-) -> u8 {
+/// Ends a command: reports its error and returns its exit code.
+pub fn finish(result: Result<(), CliError>, format: Format, errors: &mut dyn Write) -> u8 {
     match result {
         Ok(()) => exit::OK,
         Err(error) => error.report(format, errors),

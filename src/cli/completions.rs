@@ -1,4 +1,4 @@
-//! `maxine completions`: the script that teaches a shell the commands and flags.
+//! `maxine completions`: the completion script for a shell.
 
 use std::io::Write;
 
@@ -7,7 +7,7 @@ use super::exit::CliError;
 /// Arguments of `maxine completions`.
 #[derive(Debug, clap::Args)]
 pub struct CompletionsArgs {
-    /// The shell
+    /// The shell that the script is for
     #[arg(value_enum)]
     shell: clap_complete::Shell,
 }

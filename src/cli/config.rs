@@ -24,11 +24,11 @@ pub struct ConfigArgs {
 
 #[derive(Debug, Subcommand)]
 enum ConfigCommand {
-    /// Lists every setting with unit, range, default and environment name.
+    /// List every setting with unit, range, default and environment name
     Keys,
-    /// Prints the reference page in Markdown.
+    /// Print the reference page of all settings, in Markdown
     Reference,
-    /// Checks file, environment and flags as `maxine serve` would, and starts nothing.
+    /// Check file, environment and flags as for a start with 'maxine serve', and start nothing
     Check(ServeArgs),
     #[command(flatten)]
     Runtime(settings::RuntimeCommand),
@@ -87,7 +87,7 @@ pub async fn run(args: ConfigArgs) -> anyhow::Result<ExitCode> {
             }
         },
         ConfigCommand::Runtime(command) => {
-            let format = command.connect().output;
+            let format = command.connect().output.format;
             let mut out = output::Output::stdout(format);
             let result = settings::runtime_config(command, &mut out).await;
             let code = commands::finish(result, format, &mut std::io::stderr());

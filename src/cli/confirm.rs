@@ -13,12 +13,10 @@ pub fn confirm(what: &str, yes: bool) -> Result<(), CliError> {
         return Ok(());
     }
     if !std::io::stdin().is_terminal() {
-        return Err(CliError::Usage(format!(
-            "this will {what}; say --yes to do it without being asked"
-        )));
+        return Err(CliError::Usage(format!("this will {what}; add --yes to confirm")));
     }
     let mut err = std::io::stderr().lock();
-    write!(err, "This will {what}.\nType 'yes' to go on: ")?;
+    write!(err, "This will {what}.\nType 'yes' to continue: ")?;
     err.flush()?;
     let mut answer = String::new();
     std::io::stdin().lock().read_line(&mut answer)?;

@@ -46,8 +46,8 @@ async fn fill(response: &mut reqwest::Response, draft: &Path) -> Result<u64, Cli
     loop {
         let chunk = tokio::time::timeout(Duration::from_millis(SILENCE_MS_MAX), response.chunk())
             .await
-            .map_err(|_| CliError::Failed("the node fell silent".into()))?
-            .map_err(|error| CliError::Failed(format!("the stream broke: {error}")))?;
+            .map_err(|_| CliError::Failed("the node sent nothing for 60 s".into()))?
+            .map_err(|error| CliError::Failed(format!("the connection was lost: {error}")))?;
         let Some(chunk) = chunk else { break };
         out.write_all(&chunk)?;
         len += chunk.len() as u64;

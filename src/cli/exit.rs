@@ -25,11 +25,23 @@ pub const REFUSED: u8 = 5;
 /// The write may or may not have taken effect; look before you repeat it.
 pub const OUTCOME_UNKNOWN: u8 = 6;
 
+/// The table of exit codes; `docs/reference/command-line.md` has the same rows.
+pub const CODES: [(u8, &str); 7] = [
+    (OK, "done"),
+    (FAILURE, "failed, for a reason without a code of its own"),
+    (USAGE, "wrong arguments or input file; nothing was sent"),
+    (NOT_FOUND, "what was named does not exist"),
+    (UNAVAILABLE, "no node could serve the request now; nothing was changed; try again later"),
+    (REFUSED, "refused: permission, limit, conflict, or changed by somebody else in the meantime"),
+    (OUTCOME_UNKNOWN, "unknown whether the change was made; look before you repeat it"),
+];
+
 /// The table of exit codes, for `--help`.
-pub const HELP: &str = "Exit codes:\n  0  done\n  1  failed\n  2  wrong usage; nothing was sent\n  3  not found\n  \
-    4  unavailable: no node could serve it now; nothing was written\n  \
-    5  refused: permission, limit, conflict or a changed revision\n  \
-    6  outcome unknown: the write may or may not have taken effect";
+#[must_use]
+pub fn help() -> String {
+    let rows = CODES.iter().map(|(code, meaning)| format!("\n  {code}  {meaning}"));
+    format!("Exit codes:{}", rows.collect::<String>())
+}
 
 /// Why a command ended without doing what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -53,7 +65,7 @@ pub enum CliError {
         tried: Vec<(String, String)>,
     },
     /// A write went out and no answer came back.
-    #[error("the write may or may not have taken effect:{}", list(.tried))]
+    #[error("it is unknown whether the change was made:{}", list(.tried))]
     OutcomeUnknown {
         /// Each node that was tried and what it said.
         tried: Vec<(String, String)>,
@@ -88,10 +100,10 @@ impl CliError {
         match self {
             Self::Problem(problem) => problem.advice(),
             Self::Unavailable { .. } => Some(
-                "check that a node runs there; name the nodes with --server URL,URL or MAXINE_SERVER".into(),
+                "check that a node runs at this address; --server URL,URL or MAXINE_SERVER names the nodes".into(),
             ),
             Self::OutcomeUnknown { .. } => {
-                Some("look at the state first (for example with `maxine services show`), then repeat it if needed".into())
+                Some("look at the state first, for example with 'maxine services show', then repeat the change if needed".into())
             }
             _ => None,
         }
@@ -145,6 +157,14 @@ mod tests {
         assert!(String::from_utf8(text).unwrap().contains("http://a: connection refused"));
         let line: serde_json::Value = serde_json::from_slice(&line).unwrap();
         assert_eq!(line["exit_code"], 4);
+    }
+
+    #[test]
+    fn the_reference_page_has_every_code() {
+        let page = include_str!("../../docs/reference/command-line.md");
+        for (code, meaning) in CODES {
+            assert!(page.contains(&format!("| {code} | {meaning} |")), "{code}: {meaning}");
+        }
     }
 
     #[test]

@@ -39,17 +39,17 @@ pub(super) async fn keep_alive(
             beat = pause_and_beat(client, path, registration, interval_ms) => match beat {
                 Ok(registered_again) => {
                     if failing {
-                        out.done(&json!({"event": "recovered"}), "heartbeats go through again")?;
+                        out.done(&json!({"event": "recovered"}), "heartbeats are answered again")?;
                     }
                     failing = false;
                     if registered_again {
-                        out.done(&json!({"event": "registered_again"}), "the registration was gone; registered again")?;
+                        out.done(&json!({"event": "registered_again"}), "the registration had expired or was removed; registered again")?;
                     }
                 }
                 Err(error) if error.exit_code() == exit::REFUSED => return Err(error),
                 Err(error) => {
                     if !failing {
-                        out.done(&json!({"event": "failing", "error": error.to_string()}), format!("heartbeat: {error}; trying on"))?;
+                        out.done(&json!({"event": "failing", "error": error.to_string()}), format!("heartbeat: {error}; it is tried again"))?;
                     }
                     failing = true;
                 }

@@ -1,5 +1,7 @@
 //! Commands on one instance: `register`, `deregister`, `drain`, `undrain`; and `resolve`.
 
+use std::collections::BTreeMap;
+
 use reqwest::{Method, Url};
 use serde_json::{Map, Value, json};
 
@@ -12,10 +14,16 @@ use crate::state::limits;
 /// A service by name.
 #[derive(Clone, Debug, clap::Args)]
 pub struct ServiceArg {
-    /// The service's name
+    /// Name of the service
     pub service: String,
-    /// The service's namespace
-    #[arg(long, short = 'n', env = "MAXINE_NAMESPACE", default_value = "default")]
+    /// Namespace of the service
+    #[arg(
+        long,
+        short = 'n',
+        value_name = "NAME",
+        env = "MAXINE_NAMESPACE",
+        default_value = "default"
+    )]
     pub namespace: String,
 }
 
@@ -38,7 +46,7 @@ impl std::fmt::Display for ServiceArg {
 pub(super) struct InstanceArg {
     #[command(flatten)]
     service: ServiceArg,
-    /// The instance's id within the service
+    /// Id of the instance within the service
     id: String,
 }
 
@@ -57,22 +65,22 @@ pub struct RegisterArgs {
     connect: ConnectArgs,
     #[command(flatten)]
     service: ServiceArg,
-    /// Where the instance answers, such as http://10.0.0.1:8080
+    /// Id of the instance within the service [default: host and port of the address]
+    id: Option<String>,
+    /// URL of the instance, such as http://10.0.0.1:8080
     #[arg(long, value_name = "URL")]
     address: String,
-    /// The instance's id within the service; by default the address's host and port
-    #[arg(long)]
-    id: Option<String>,
-    /// Its share of the traffic (1 to 100)
+    /// Its share of the traffic, relative to the other instances (1 to 100)
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=i64::from(limits::WEIGHT_MAX)))]
     weight: u16,
-    /// How long the registration lives without a heartbeat, in milliseconds; by default the cluster's setting
+    /// Time after which the registration expires without a heartbeat, in milliseconds [default: the cluster's
+    /// setting]
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(limits::TTL_MS_MIN..=limits::TTL_MS_MAX))]
     ttl_ms: Option<u64>,
-    /// Where it runs, for callers that prefer their own zone
+    /// The zone in which it runs, for callers that prefer their own zone
     #[arg(long)]
     zone: Option<String>,
-    /// The version that it runs
+    /// The version of the software that it runs
     #[arg(long)]
     version: Option<String>,
     /// A tag; may be given more than once
@@ -81,13 +89,13 @@ pub struct RegisterArgs {
     /// A metadata entry; may be given more than once
     #[arg(long = "meta", value_name = "KEY=VALUE", value_parser = key_value)]
     metadata: Vec<(String, String)>,
-    /// Probe this path on the instance
+    /// Check the health of the instance by HTTP requests for this path
     #[arg(long, value_name = "PATH")]
     probe_path: Option<String>,
-    /// Stay, send heartbeats, and deregister when stopped (Ctrl-C)
+    /// Keep running: send heartbeats, and deregister the instance when stopped (Ctrl-C)
     #[arg(long)]
     heartbeat: bool,
-    /// With --heartbeat: leave the registration to expire when stopped
+    /// With --heartbeat: do not deregister when stopped; the registration expires later
     #[arg(long, requires = "heartbeat")]
     keep: bool,
 }
@@ -96,7 +104,7 @@ fn key_value(text: &str) -> Result<(String, String), String> {
     text.split_once('=')
         .filter(|(key, _)| !key.is_empty())
         .map(|(key, value)| (key.to_owned(), value.to_owned()))
-        .ok_or_else(|| "want KEY=VALUE".into())
+        .ok_or_else(|| "expected KEY=VALUE".into())
 }
 
 impl RegisterArgs {
@@ -116,7 +124,9 @@ impl RegisterArgs {
         let url = Url::parse(&self.address).map_err(|error| bad(&error))?;
         match (url.host_str(), url.port_or_known_default()) {
             (Some(host), Some(port)) => Ok(format!("{host}:{port}")),
-            _ => Err(bad(&"it has no host and port; give the instance an --id")),
+            _ => Err(bad(
+                &"it has no host and port, so the instance needs an id: maxine register SERVICE ID",
+            )),
         }
     }
 
@@ -208,8 +218,8 @@ pub struct DrainArgs {
     connect: ConnectArgs,
     #[command(flatten)]
     instance: InstanceArg,
-    /// Why, for those who see it drained
-    #[arg(long, default_value = "")]
+    /// Reason, shown with the drained instance
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     reason: String,
 }
 
@@ -244,7 +254,7 @@ impl UndrainArgs {
 /// See [`CliError`].
 pub async fn drain(args: DrainArgs, out: &mut Output) -> Result<(), CliError> {
     let body = json!({"reason": args.reason});
-    let done = ("gets no traffic any more; it stays registered", "was drained already");
+    let done = ("is drained: it gets no new traffic and stays registered", "was already drained");
     set_drain(&args.connect.client()?, Method::PUT, &args.instance, Some(body), done, out).await
 }
 
@@ -282,17 +292,20 @@ pub struct ResolveArgs {
     connect: ConnectArgs,
     #[command(flatten)]
     service: ServiceArg,
-    /// What a hashing strategy hashes; by default the address that this command comes from
+    /// Hash key, for strategies that hash [default: the address that this request comes from]
     #[arg(long)]
     key: Option<String>,
-    /// A path, and query, to append to the instance's address
+    /// Path, and query, to append to the address of the instance
     #[arg(long)]
     path: Option<String>,
     #[command(flatten)]
     fresh: FreshArgs,
-    /// How many times to ask (1 to 10000); shows how the strategy spreads callers
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    /// Resolve this many times (1 to 10000) and print how often each instance was chosen
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     count: u32,
+    /// With --count: also print each answer
+    #[arg(long, short = 'v', requires = "count")]
+    verbose: bool,
 }
 
 impl ResolveArgs {
@@ -303,7 +316,7 @@ impl ResolveArgs {
     }
 }
 
-/// Runs `maxine resolve`: one URL a line, ready for `$(...)`.
+/// Runs `maxine resolve`: one URL, ready for `$(...)`, or with `--count` a tally of the instances.
 ///
 /// # Errors
 /// See [`CliError`].
@@ -313,13 +326,111 @@ pub async fn resolve(args: ResolveArgs, out: &mut Output) -> Result<(), CliError
         .query("key", args.key.as_ref())
         .query("path", args.path.as_ref());
     let request = args.fresh.of(request);
+    let mut tally = Tally::default();
+    let mut outcome = Ok(());
     for _ in 0..args.count {
-        let answer = client.send(&request).await?;
+        let answer = match client.send(&request).await {
+            Ok(answer) => answer,
+            Err(error) => {
+                outcome = Err(error);
+                break;
+            }
+        };
+        let resolution: shapes::Resolution = answer.read()?;
+        if args.count == 1 || args.verbose {
+            out.done(&answer.body, &resolution.url)?;
+        }
+        tally.add(resolution);
+    }
+    if args.count > 1 {
+        // The answers before an error are worth showing too.
+        tally.show(args.count, out)?;
+    }
+    outcome
+}
+
+/// How often each instance was chosen.
+#[derive(Default)]
+struct Tally {
+    /// Count by instance id and URL.
+    chosen: BTreeMap<(String, String), u32>,
+}
+
+impl Tally {
+    fn add(&mut self, resolution: shapes::Resolution) {
+        *self.chosen.entry((resolution.id, resolution.url)).or_default() += 1;
+    }
+
+    fn show(&self, asked: u32, out: &mut Output) -> Result<(), CliError> {
+        let answered: u32 = self.chosen.values().sum();
+        let share = |count: u32| f64::from(count) * 100.0 / f64::from(answered.max(1));
         if out.is_json() {
-            out.json(&answer.body)?;
-        } else {
-            out.line(answer.read::<shapes::Resolution>()?.url)?;
+            let instances: Vec<Value> = self
+                .chosen
+                .iter()
+                .map(|((id, url), count)| {
+                    json!({"id": id, "url": url, "count": count, "share_percent": share(*count)})
+                })
+                .collect();
+            return out
+                .json(&json!({"asked": asked, "answered": answered, "instances": instances}));
+        }
+        let rows = self
+            .chosen
+            .iter()
+            .map(|((id, url), count)| {
+                vec![id.clone(), url.clone(), count.to_string(), format!("{:.1} %", share(*count))]
+            })
+            .collect();
+        out.table(&["instance", "url", "count", "share"], rows)?;
+        out.line(format!("{answered} of {asked} requests were answered"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::output::Format;
+    use std::sync::{Arc, Mutex};
+
+    #[derive(Clone, Default)]
+    struct Sink(Arc<Mutex<Vec<u8>>>);
+
+    impl std::io::Write for Sink {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
         }
     }
-    Ok(())
+
+    fn shown(format: Format) -> String {
+        let mut tally = Tally::default();
+        for id in ["b", "a", "b", "b"] {
+            tally.add(shapes::Resolution {
+                id: id.into(),
+                url: format!("http://{id}:1/"),
+                strategy: String::new(),
+                candidates: 2,
+            });
+        }
+        let sink = Sink::default();
+        tally.show(5, &mut Output::new(format, Box::new(sink.clone()))).unwrap();
+        let bytes = sink.0.lock().unwrap().clone();
+        String::from_utf8(bytes).unwrap()
+    }
+
+    #[test]
+    fn a_tally_has_counts_and_shares_of_what_was_answered() {
+        let table = shown(Format::Table);
+        let rows: Vec<Vec<&str>> =
+            table.lines().map(|line| line.split_whitespace().collect()).collect();
+        assert_eq!(rows[1], ["a", "http://a:1/", "1", "25.0", "%"]);
+        assert_eq!(rows[2], ["b", "http://b:1/", "3", "75.0", "%"]);
+        assert_eq!(table.lines().last().unwrap(), "4 of 5 requests were answered");
+        let document: Value = serde_json::from_str(&shown(Format::Json)).unwrap();
+        assert_eq!(document["answered"], 4);
+        assert_eq!(document["instances"][1]["share_percent"], 75.0);
+    }
 }

@@ -22,18 +22,18 @@ pub struct AuditArgs {
 enum AuditAction {
     /// List records, newest first (the default)
     List(AuditListArgs),
-    /// Write the whole log to a file (- for the standard output), oldest first, one JSON document a line
+    /// Write the whole log to a file, oldest record first, one JSON document per line
     Export {
-        /// Where to
+        /// The file to write; it must not exist (- for standard output)
         file: PathBuf,
     },
-    /// Check that no record of the cluster's log was changed or left out
+    /// Check that no record was changed or removed, in the cluster's log or in exported files
     Verify(super::audit::VerifyArgs),
 }
 
 #[derive(Debug, Default, clap::Args)]
 struct AuditListArgs {
-    /// Only what this user did
+    /// Only records of this user
     #[arg(long)]
     user: Option<String>,
     /// Only actions that begin with this text
@@ -45,8 +45,8 @@ struct AuditListArgs {
     /// Only records with this outcome
     #[arg(long, value_parser = ["success", "refused"])]
     outcome: Option<String>,
-    /// Most records to show (1 to 100000)
-    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    /// Maximum number of records to show (1 to 100000)
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     limit: u32,
 }
 
@@ -114,11 +114,13 @@ async fn verify(connect: &ConnectArgs, out: &mut Output) -> Result<(), CliError>
     if answer.body["ok"] != Value::Bool(true) {
         let seq = &answer.body["first_bad_seq"];
         return Err(CliError::Failed(format!(
-            "the audit log does not verify: record {seq} was changed or left out"
+            "the audit log is damaged: record {seq} was changed or removed"
         )));
     }
-    let text =
-        format!("{} records, from {} on, verify", answer.body["records"], answer.body["first_seq"]);
+    let text = format!(
+        "{} records are correct, from record {} on",
+        answer.body["records"], answer.body["first_seq"]
+    );
     out.done(&answer.body, text)
 }
 

@@ -16,10 +16,10 @@ use super::output::{Output, timestamp};
 pub struct LoginArgs {
     #[command(flatten)]
     connect: ConnectArgs,
-    /// Who signs in
-    #[arg(long, short = 'u', env = "MAXINE_USER", default_value = "admin")]
+    /// Name of the user
+    #[arg(long, short = 'u', value_name = "NAME", env = "MAXINE_USER", default_value = "admin")]
     user: String,
-    /// File with the password; without it MAXINE_PASSWORD, else it is asked for (or read from the standard input)
+    /// File that holds the password; alternatives: MAXINE_PASSWORD, or type it when asked (or give it on standard input)
     #[arg(long, value_name = "FILE")]
     password_file: Option<PathBuf>,
 }
@@ -77,7 +77,7 @@ pub async fn login(args: LoginArgs, out: &mut Output) -> Result<(), CliError> {
     let answer = match client.send(&Request::once(Method::POST, &["session"]).json(body)).await {
         Err(CliError::Problem(problem)) if problem.status == 401 => {
             return Err(CliError::Problem(Box::new(super::client::Problem {
-                detail: format!("user {} and this password do not fit", args.user),
+                detail: format!("the name {} or the password is wrong", args.user),
                 ..*problem
             })));
         }

@@ -10,33 +10,30 @@ use crate::backend::transfer::{Place, Transfer, transfer};
 
 /// Arguments of `maxine migrate`.
 ///
-/// Places: `redis://…` or `rediss://…`, or `redis-file:PATH`, a file that holds such a URL with its
-/// password; `file:PATH`, the log of local or shared-file mode, or the `.json` file that it lies
-/// beside; `raft-backup:PATH`, a file of `maxine cluster backup`; to read only, `nodejs:PATH`, the
-/// state file of the Node.js Maxine, and `nodejs+redis://…`, its snapshot in Redis. `raft` as a
-/// source takes a backup of the running cluster at --server; as a target it is short for
-/// `raft-backup:maxine-migration.backup`.
+/// A place is one of: 'redis://...' or 'rediss://...'; 'redis-file:PATH', a file that holds such a URL with its
+/// password; 'file:PATH', the log of local or shared-file mode, or the '.json' file beside it; 'raft-backup:PATH', a
+/// file of 'maxine cluster backup'. Only as FROM: 'nodejs:PATH', the state file of the Node.js Maxine, and
+/// 'nodejs+redis://...', its snapshot in Redis. 'raft' as FROM takes a backup of the running cluster at --server;
+/// 'raft' as TO means 'raft-backup:maxine-migration.backup'.
 #[derive(Clone, Debug, clap::Args)]
 pub struct MigrateArgs {
-    /// Where the state is now
-    #[arg(long, value_name = "PLACE")]
+    /// The place to read the state from; it is not changed
     pub from: String,
-    /// Where it shall be
-    #[arg(long, value_name = "PLACE")]
+    /// The place to write the state to
     pub to: String,
-    /// Overwrite another state at the target
+    /// Overwrite a different state that TO already holds
     #[arg(long)]
     pub replace: bool,
-    /// Before every key, in a Redis that is read
+    /// Prefix of every key in a Redis that is read
     #[arg(long, default_value = "maxine:registry", value_name = "PREFIX")]
     pub from_prefix: String,
-    /// Before every key, in a Redis that is written
+    /// Prefix of every key in a Redis that is written
     #[arg(long, default_value = "maxine:registry", value_name = "PREFIX")]
     pub to_prefix: String,
-    /// The certificates that sign the Redis server's, in PEM
+    /// PEM file with the certificate authorities of the Redis server
     #[arg(long, value_name = "FILE")]
     pub redis_ca: Option<PathBuf>,
-    /// The running cluster that `--from raft` reads
+    /// The running cluster that `raft` reads
     #[command(flatten)]
     pub connect: ConnectArgs,
 }
@@ -117,7 +114,7 @@ fn tell(
     if let Place::RaftBackup(path) = to {
         writeln!(
             out,
-            "next, once for each member: maxine cluster restore {} --data-dir DIR --node-id N \
+            "next, once for each member: maxine cluster restore {} DATA_DIR --node-id N \
              --members …; then start them",
             path.display()
         )?;

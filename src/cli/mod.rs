@@ -35,7 +35,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 #[derive(Debug, Parser)]
 #[command(name = "maxine", version, about, propagate_version = true, max_term_width = 100)]
 #[command(after_help = format!(
-    "Start with 'maxine dev': three nodes and two sample services on this machine.\n\n{}", exit::HELP
+    "Start with 'maxine dev': it runs three nodes and two sample services on this machine.\n\n{}", exit::help()
 ))]
 pub struct Cli {
     #[command(subcommand)]
@@ -44,19 +44,19 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Runs a whole cluster on this machine, with sample services, until Ctrl-C.
+    /// Run a whole cluster on this machine, with sample services, until Ctrl-C
     Dev(dev::DevArgs),
-    /// Runs one node.
+    /// Run one node
     Serve(serve::ServeArgs),
     #[command(flatten)]
     Client(commands::ClientCommand),
-    /// Shows and checks a node's settings, and changes a running cluster's.
+    /// List and check the settings of a node; show and change those of a running cluster
     Config(config::ConfigArgs),
-    /// Copies the state from one backend to another, or imports that of the Node.js Maxine.
+    /// Copy the state from one backend to another, or import the state of the Node.js Maxine
     Migrate(migrate::MigrateArgs),
-    /// Prints the script that teaches a shell the commands.
+    /// Print the completion script for a shell
     Completions(completions::CompletionsArgs),
-    /// Runs a sample service that registers itself.
+    /// Run a sample service that registers itself
     #[command(hide = true)]
     Sample(sample::SampleArgs),
 }
@@ -109,5 +109,56 @@ mod tests {
             command.get_subcommands().for_each(check);
         }
         check(&Cli::command());
+    }
+
+    /// Calls `check` with every command and its path, such as `maxine cluster add`.
+    fn each_command(
+        command: &clap::Command,
+        path: &str,
+        check: &mut dyn FnMut(&str, &clap::Command),
+    ) {
+        let path = format!("{path} {}", command.get_name());
+        check(path.trim(), command);
+        command
+            .get_subcommands()
+            .filter(|inner| inner.get_name() != "help" && !inner.is_hide_set())
+            .for_each(|inner| each_command(inner, &path, check));
+    }
+
+    fn built() -> clap::Command {
+        let mut command = Cli::command();
+        command.build();
+        command
+    }
+
+    #[test]
+    fn what_a_command_acts_on_is_positional() {
+        let nouns =
+            ["service", "instance", "id", "member", "file", "from", "to", "alert", "index-file"];
+        each_command(&built(), "", &mut |path, command| {
+            for name in command.get_arguments().filter_map(clap::Arg::get_long) {
+                assert!(!nouns.contains(&name), "{path} --{name}");
+            }
+        });
+    }
+
+    #[test]
+    fn offline_commands_have_no_connection_options() {
+        let mut offline = Vec::new();
+        each_command(&built(), "", &mut |path, command| {
+            let about = command.get_about().map(ToString::to_string).unwrap_or_default();
+            let on_files = about.starts_with("Offline:")
+                || ["maxine serve", "maxine dev", "maxine completions", "maxine config keys"]
+                    .contains(&path);
+            if on_files {
+                offline.push(path.to_owned());
+                for name in ["server", "token-file", "ca-file", "timeout-ms"] {
+                    let found = command.get_arguments().any(|arg| arg.get_long() == Some(name));
+                    assert!(!found, "{path} --{name}");
+                }
+            }
+        });
+        assert!(offline.contains(&"maxine cluster restore".to_owned()), "{offline:?}");
+        assert_eq!(offline.len(), 8, "{offline:?}");
     }
 }

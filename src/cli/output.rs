@@ -13,11 +13,27 @@ use super::exit::CliError;
 /// How results are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Format {
-    /// Tables and sentences, for people.
+    /// Tables and sentences, for people
     #[default]
     Table,
-    /// One JSON document a line, as the server sent it, for scripts.
+    /// One JSON document per line, as the server sent it, for scripts
     Json,
+}
+
+/// The flag that every command with results has.
+#[derive(Clone, Copy, Debug, Default, clap::Args)]
+pub struct OutputArgs {
+    /// How to write results
+    #[arg(
+        long = "output",
+        short = 'o',
+        env = "MAXINE_OUTPUT",
+        value_enum,
+        value_name = "FORMAT",
+        global = true,
+        default_value_t = Format::Table
+    )]
+    pub format: Format,
 }
 
 /// The stream that a command's results go to.

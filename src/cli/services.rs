@@ -18,7 +18,7 @@ pub struct ServicesArgs {
 enum Action {
     /// List services (the default)
     List(ListArgs),
-    /// Show one service with its policy and instances
+    /// Show one service and its instances
     Show(ShowArgs),
     /// Remove a service with all its instances, drains and its policy
     Delete(DeleteArgs),
@@ -27,16 +27,16 @@ enum Action {
 #[derive(Debug, Default, clap::Args)]
 struct ListArgs {
     /// Only this namespace
-    #[arg(long, short = 'n', env = "MAXINE_NAMESPACE")]
+    #[arg(long, short = 'n', value_name = "NAME", env = "MAXINE_NAMESPACE")]
     namespace: Option<String>,
-    /// Only names that contain this text, in any case
+    /// Only names that contain this text; upper and lower case are the same
     #[arg(long, value_name = "TEXT")]
     search: Option<String>,
     /// Only services in this state
-    #[arg(long, value_parser = ["healthy", "degraded", "down"])]
+    #[arg(long, value_name = "STATE", value_parser = ["healthy", "degraded", "down"])]
     health: Option<String>,
-    /// Most services to show (1 to 100000)
-    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    /// Maximum number of services to show (1 to 100000)
+    #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     limit: u32,
     #[command(flatten)]
     fresh: FreshArgs,
@@ -52,8 +52,8 @@ struct ShowArgs {
     /// Only instances with this tag
     #[arg(long)]
     tag: Option<String>,
-    /// Most instances to show (1 to 100000)
-    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    /// Maximum number of instances to show (1 to 100000)
+    #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     limit: u32,
     #[command(flatten)]
     fresh: FreshArgs,
@@ -63,7 +63,7 @@ struct ShowArgs {
 struct DeleteArgs {
     #[command(flatten)]
     service: ServiceArg,
-    /// Do not ask
+    /// Do not ask for confirmation
     #[arg(long, short = 'y')]
     yes: bool,
 }
@@ -100,7 +100,7 @@ async fn list(connect: &ConnectArgs, args: &ListArgs, out: &mut Output) -> Resul
     }
     let services: Vec<shapes::ServiceSummary> = list.read()?;
     if services.is_empty() {
-        return out.line("no services; register one with `maxine register SERVICE --address URL`");
+        return out.line("no services; register one with 'maxine register SERVICE --address URL'");
     }
     let rows = services
         .into_iter()
@@ -124,7 +124,10 @@ async fn list(connect: &ConnectArgs, args: &ListArgs, out: &mut Output) -> Resul
     ];
     out.table(&header, rows)?;
     if list.more {
-        out.line(format!("(more than {}; see them with --limit or --search)", args.limit))
+        out.line(format!(
+            "(there are more than {}; use --limit or --search to see the others)",
+            args.limit
+        ))
     } else {
         Ok(())
     }
@@ -162,7 +165,7 @@ async fn show(connect: &ConnectArgs, args: &ShowArgs, out: &mut Output) -> Resul
     let rows = list.read::<shapes::Instance>()?.into_iter().map(instance_row).collect();
     out.table(&["instance", "address", "weight", "state", "zone", "version", "tags", "why"], rows)?;
     if list.more {
-        out.line(format!("(more than {}; see them with --limit)", args.limit))
+        out.line(format!("(there are more than {}; use --limit to see the others)", args.limit))
     } else {
         Ok(())
     }
@@ -194,12 +197,15 @@ async fn delete(
     args: &DeleteArgs,
     out: &mut Output,
 ) -> Result<(), CliError> {
-    let what = format!("remove {} with all its instances, drains and its policy", args.service);
+    let what = format!(
+        "remove the service {} with its policy, its drains and all its instances",
+        args.service
+    );
     super::confirm::confirm(&what, args.yes)?;
     let answer = connect
         .client()?
         .send(&Request::keyed(reqwest::Method::DELETE, &args.service.path()))
         .await?;
-    let text = format!("removed {} ({} instances)", args.service, answer.body["removed"]);
+    let text = format!("removed {} and {} instances", args.service, answer.body["removed"]);
     out.done(&answer.body, text)
 }

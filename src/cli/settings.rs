@@ -28,9 +28,11 @@ pub struct PolicyArgs {
 enum PolicyAction {
     /// Show a service's policy
     Get(PolicyGetArgs),
-    /// Change a service's policy: the fields named, or the whole with --file
+    /// Change fields of a service's policy
     Set(PolicySetArgs),
-    /// Remove a service's policy, so that the defaults hold
+    /// Replace a service's whole policy by the content of a JSON file
+    Replace(PolicyReplaceArgs),
+    /// Remove a service's policy, so that the defaults apply
     Unset(ServiceArg),
 }
 
@@ -46,26 +48,31 @@ struct PolicyGetArgs {
 struct PolicySetArgs {
     #[command(flatten)]
     service: ServiceArg,
-    /// Fields to change, such as selection.strategy=rendezvous or probe.interval_ms=2000; =null takes one away
+    /// Fields to change, such as selection.strategy=rendezvous or probe.interval_ms=2000; PATH=null removes a field
     #[arg(value_name = "PATH=VALUE", value_parser = assignment)]
     assignments: Vec<(String, Value)>,
-    /// Shorthand for selection.strategy
-    #[arg(long, value_parser = ["round_robin", "consistent_hash", "rendezvous", "least_request"])]
+    /// Short form of selection.strategy=NAME
+    #[arg(long, value_name = "NAME", value_parser = ["round_robin", "consistent_hash", "rendezvous", "least_request"])]
     strategy: Option<String>,
-    /// Shorthand for selection.hash_key: client_address, header:NAME or query:NAME
+    /// Short form of selection.hash_key: client_address, header:NAME or query:NAME
     #[arg(long, value_name = "SOURCE", value_parser = hash_key)]
     hash_key: Option<Value>,
-    /// Replace the whole policy by this JSON file (- for the standard input)
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["assignments", "strategy", "hash_key"])]
-    file: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+struct PolicyReplaceArgs {
+    #[command(flatten)]
+    service: ServiceArg,
+    /// JSON file with the whole policy (- for standard input)
+    file: PathBuf,
 }
 
 /// The cluster's runtime configuration, as commands under `maxine config`.
 #[derive(Debug, clap::Subcommand)]
 pub enum RuntimeCommand {
-    /// Show a running cluster's runtime configuration
+    /// Show the runtime configuration of a running cluster
     Get(ConfigGetArgs),
-    /// Change fields of a running cluster's runtime configuration, such as heartbeat_timeout_s=10
+    /// Change fields of the runtime configuration of a running cluster
     Set(ConfigSetArgs),
 }
 
@@ -83,13 +90,13 @@ pub struct ConfigGetArgs {
 pub struct ConfigSetArgs {
     #[command(flatten)]
     connect: ConnectArgs,
-    /// Fields to change
+    /// Fields to change, such as heartbeat_timeout_s=10
     #[arg(value_name = "PATH=VALUE", value_parser = assignment, required = true)]
     assignments: Vec<(String, Value)>,
 }
 
 fn assignment(text: &str) -> Result<(String, Value), String> {
-    let (path, value) = text.split_once('=').ok_or("want PATH=VALUE")?;
+    let (path, value) = text.split_once('=').ok_or("expected PATH=VALUE")?;
     if path.is_empty() || path.split('.').any(str::is_empty) || path.split('.').count() > 8 {
         return Err("the path must be 1 to 8 field names with dots between them".into());
     }
@@ -103,7 +110,7 @@ fn hash_key(text: &str) -> Result<Value, String> {
         Some((from @ ("header" | "query"), name)) if !name.is_empty() => {
             Ok(serde_json::json!({"from": from, "name": name}))
         }
-        _ => Err("want client_address, header:NAME or query:NAME".into()),
+        _ => Err("expected client_address, header:NAME or query:NAME".into()),
     }
 }
 
@@ -140,9 +147,20 @@ pub async fn policy(args: PolicyArgs, out: &mut Output) -> Result<(), CliError> 
         PolicyAction::Unset(service) => {
             let answer =
                 client.send(&Request::keyed(Method::DELETE, &policy_path(&service))).await?;
-            out.done(&answer.body, format!("{service} has no policy of its own any more"))
+            out.done(
+                &answer.body,
+                format!("{service} has no policy of its own now; the defaults apply"),
+            )
         }
         PolicyAction::Set(set) => set_policy(&client, set, out).await,
+        PolicyAction::Replace(replace) => {
+            let body = read_document(&replace.file)?;
+            let request = Request::keyed(Method::PUT, &policy_path(&replace.service)).json(body);
+            let answer = client.send(&request).await?;
+            let revision = &answer.body["revision"];
+            let text = format!("the policy of {} is now revision {revision}", replace.service);
+            out.done(&answer.body, text)
+        }
     }
 }
 
@@ -202,20 +220,13 @@ fn flatten(path: &str, value: &Value, rows: &mut Vec<(String, String)>) {
 
 async fn set_policy(client: &Client, set: PolicySetArgs, out: &mut Output) -> Result<(), CliError> {
     let path = policy_path(&set.service);
-    if let Some(file) = &set.file {
-        let body = read_document(file)?;
-        let answer = client.send(&Request::keyed(Method::PUT, &path).json(body)).await?;
-        return out.done(
-            &answer.body,
-            format!("policy of {} is revision {}", set.service, answer.body["revision"]),
-        );
-    }
     let mut assignments = set.assignments;
     assignments.extend(set.strategy.map(|name| ("selection.strategy".into(), Value::from(name))));
     assignments.extend(set.hash_key.map(|key| ("selection.hash_key".into(), key)));
     if assignments.is_empty() {
         return Err(CliError::Usage(
-            "name the fields to change (PATH=VALUE), or give the whole with --file".into(),
+            "name the fields to change (PATH=VALUE); 'maxine policy replace' takes a whole policy"
+                .into(),
         ));
     }
     change(client, &path, "policy", &assignments, out).await
@@ -244,7 +255,7 @@ async fn change(
     }
     let request = Request::keyed(Method::PUT, path).header(condition.0, condition.1).json(document);
     let answer = client.send(&request).await?;
-    out.done(&answer.body, format!("{field} is revision {}", answer.body["revision"]))
+    out.done(&answer.body, format!("the {field} is now revision {}", answer.body["revision"]))
 }
 
 /// Sets the field at a dotted path, making the objects on the way. A probe or another absent part (`null`) becomes an

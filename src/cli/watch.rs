@@ -22,15 +22,15 @@ const REOPEN_PAUSE_MS_MAX: u64 = 5_000;
 pub struct WatchArgs {
     #[command(flatten)]
     connect: ConnectArgs,
-    /// Only this service; without it, everything (which takes the viewer's role)
+    /// Only this service; without it, all services (needs the role viewer)
     service: Option<String>,
-    /// The service's namespace (default: default); without a service, only this namespace
-    #[arg(long, short = 'n', env = "MAXINE_NAMESPACE")]
+    /// Namespace of the service [default: default]; without a service: only this namespace
+    #[arg(long, short = 'n', value_name = "NAME", env = "MAXINE_NAMESPACE")]
     namespace: Option<String>,
-    /// Begin with the changes after this index instead of now
+    /// Start with the changes after this index [default: now]
     #[arg(long, value_name = "INDEX")]
     index: Option<u64>,
-    /// End after this many changes
+    /// Stop after this many changes
     #[arg(long, value_name = "N")]
     count: Option<u64>,
 }
@@ -112,8 +112,8 @@ impl Watch {
             match tokio::time::timeout(silence, response.chunk()).await {
                 Ok(Ok(Some(bytes))) => parser.push(&bytes).map_err(CliError::Failed)?,
                 Ok(Ok(None)) => return Ok(End::Broken("the node ended the stream".into())),
-                Ok(Err(_)) => return Ok(End::Broken("the stream broke".into())),
-                Err(_) => return Ok(End::Broken("the node fell silent".into())),
+                Ok(Err(_)) => return Ok(End::Broken("the connection was lost".into())),
+                Err(_) => return Ok(End::Broken("the node sent nothing for 30 s".into())),
             }
             while let Some(event) = parser.next_event() {
                 if let Some(end) = self.take(&event, out)? {
@@ -141,7 +141,7 @@ impl Watch {
             }
             "compacted" => {
                 let text = format!(
-                    "changes up to index {} are no longer kept and were missed; `maxine services` shows what holds now",
+                    "changes up to index {} were missed, because the node no longer keeps them; 'maxine services' shows the present state",
                     data["index"]
                 );
                 out.done(&json!({"type": "compacted", "index": index}), text)?;
@@ -162,7 +162,7 @@ impl Watch {
 }
 
 fn notice(out: &mut Output, why: &str) -> Result<(), CliError> {
-    out.done(&json!({"type": "reconnecting", "reason": why}), format!("{why}; connecting again"))
+    out.done(&json!({"type": "reconnecting", "reason": why}), format!("{why}; reconnecting"))
 }
 
 /// A change in one line.

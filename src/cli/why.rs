@@ -75,11 +75,11 @@ pub async fn run(args: WhyArgs, out: &mut Output) -> Result<(), CliError> {
     out.line(format!("{} {state}: {}", health.id, health.why))?;
     if health.verdict.since_ms > 0 {
         let (since, score) = (timestamp(health.verdict.since_ms), health.verdict.flap_score);
-        out.line(format!("its health is so since {since}; flap score {score}"))?;
+        out.line(format!("its health has not changed since {since}; flap score {score}"))?;
     }
     if let Some(proxy) = &health.proxy {
         out.line(format!(
-            "the proxy of {}: {} requests under way, circuit breaker {}, {}ejected",
+            "the proxy of {}: {} requests in flight, circuit breaker {}, {}ejected",
             proxy.node,
             proxy.in_flight,
             proxy.breaker.replace('_', "-"),
@@ -90,14 +90,14 @@ pub async fn run(args: WhyArgs, out: &mut Output) -> Result<(), CliError> {
         vec![
             timestamp(seen.at_ms),
             seen.node,
-            if seen.ok { "good" } else { "bad" }.into(),
+            if seen.ok { "passed" } else { "failed" }.into(),
             seen.latency_ms.map_or_else(|| "-".into(), |ms| format!("{ms:.1}")),
             seen.detail,
         ]
     });
     let rows: Vec<Vec<String>> = rows.collect();
     if rows.is_empty() {
-        return out.line("no probe of it is known here");
+        return out.line("this node knows of no probe of it");
     }
-    out.table(&["when", "node", "result", "ms", "what was found"], rows)
+    out.table(&["when", "node", "result", "ms", "detail"], rows)
 }

@@ -8,17 +8,17 @@ use super::keys::KEYS;
 const SECRETS: &str = r"
 ## Secrets
 
-Read from the environment alone: never from a file with other settings, never from a flag. Set them alike on every node.
+These are read from the environment only, never from the TOML file or from a flag. Set the same values on every node.
 A password has at least 8 characters and at most 1,024 bytes; a node with a shorter one does not start.
 
 | environment | meaning |
 |---|---|
-| `MAXINE_ADMIN_USERNAME`, `MAXINE_ADMIN_PASSWORD` | The administrator's account; it cannot be changed at runtime. Both or none; with none, the first start makes an account with a random password and shows it once. |
-| `MAXINE_OPERATOR_USERNAME`, `MAXINE_OPERATOR_PASSWORD` | An operator's account. Both or none. |
-| `MAXINE_VIEWER_USERNAME`, `MAXINE_VIEWER_PASSWORD` | A viewer's account. Both or none. |
-| `MAXINE_JWT_SECRET` | Signs sessions, in place of the keys that the cluster makes and rotates itself. |
-| `MAXINE_JWT_SECRET_KEY_ID` | The name of that secret in a token's head; `maxine-current` where it is not set. |
-| `MAXINE_JWT_PREVIOUS_SECRETS` | Older secrets, separated by commas, whose tokens are accepted until they run out. |
+| `MAXINE_ADMIN_USERNAME`, `MAXINE_ADMIN_PASSWORD` | Account of the administrator; it cannot be changed at runtime. Set both or neither. If neither is set, the first start makes an account with a random password and shows it once. |
+| `MAXINE_OPERATOR_USERNAME`, `MAXINE_OPERATOR_PASSWORD` | Account of an operator. Set both or neither. |
+| `MAXINE_VIEWER_USERNAME`, `MAXINE_VIEWER_PASSWORD` | Account of a viewer. Set both or neither. |
+| `MAXINE_JWT_SECRET` | Secret that signs sessions, instead of the keys that the cluster makes and rotates itself. |
+| `MAXINE_JWT_SECRET_KEY_ID` | Name of that secret in the head of a token. If not set: `maxine-current`. |
+| `MAXINE_JWT_PREVIOUS_SECRETS` | Older secrets, separated by commas. Tokens that they signed are accepted until they expire. |
 ";
 
 /// The page in Markdown; `docs/reference/configuration.md` is a copy that a test keeps equal.
@@ -26,9 +26,9 @@ A password has at least 8 characters and at most 1,024 bytes; a node with a shor
 pub fn markdown() -> String {
     let mut page = String::from(
         "# Configuration\n\n\
-         Made by `maxine config reference`; do not edit. Every setting can stand in the TOML file\n\
-         (`maxine serve --config FILE`), in the environment, or as a flag of `maxine serve`. Flags win over\n\
-         the environment, the environment wins over the file. Bad values are told all at once, and nothing starts.\n",
+         Made by `maxine config reference`; do not edit. Every setting can be given in the TOML file\n\
+         (`maxine serve --config FILE`), in the environment, or as a flag of `maxine serve`. Flags override\n\
+         the environment, and the environment overrides the file. All bad values are reported together, and the node does not start.\n",
     );
     let mut section = "";
     for key in KEYS {

@@ -145,7 +145,7 @@ fn maxine() -> std::process::Command {
     command
 }
 
-/// `maxine migrate --from raft` takes a backup of the running cluster, copies it, and leaves nothing
+/// `maxine migrate raft TO` takes a backup of the running cluster, copies it, and leaves nothing
 /// of its own behind; the cluster serves on, and a second run finds that all is there.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn from_a_running_raft_cluster() {
@@ -178,7 +178,7 @@ async fn from_a_running_raft_cluster() {
     let target = dir.path().join("moved.log");
     for words in ["copied and compared: 1 services, 1 instances", "was there already"] {
         let run = maxine()
-            .args(["migrate", "--from", "raft", "--server", &url, "--to"])
+            .args(["migrate", "--server", &url, "raft"])
             .arg(format!("file:{}", target.display()))
             .env("MAXINE_TOKEN", &token)
             .output();

@@ -13,6 +13,8 @@ mod access;
 mod api;
 mod audit;
 mod openapi;
+#[path = "../support/page.rs"]
+mod page;
 mod support;
 mod tour;
 mod traffic;

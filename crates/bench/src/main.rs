@@ -29,7 +29,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use maxine::cli::commands::finish;
 use maxine::cli::exit::CliError;
-use maxine::cli::output::{Format, Output};
+use maxine::cli::output::{Output, OutputArgs};
 use maxine::clock::Clock;
 use report::{Report, Section};
 use serde_json::json;
@@ -62,9 +62,8 @@ struct BenchArgs {
     /// Also write the figures to this Markdown file
     #[arg(long, global = true, value_name = "FILE")]
     markdown: Option<PathBuf>,
-    /// How to write results
-    #[arg(long, short = 'o', env = "MAXINE_OUTPUT", value_enum, global = true, default_value_t = Format::Table)]
-    output: Format,
+    #[command(flatten)]
+    output: OutputArgs,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, clap::Subcommand)]
@@ -150,7 +149,7 @@ impl Bench {
 #[tokio::main]
 async fn main() -> ExitCode {
     let args = BenchArgs::parse();
-    let format = args.output;
+    let format = args.output.format;
     let result = Box::pin(run(args, &mut Output::stdout(format))).await;
     ExitCode::from(finish(result, format, &mut std::io::stderr()))
 }

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Client;
 use crate::cli::exit::CliError;
-use crate::cli::output::Format;
+use crate::cli::output::OutputArgs;
 use crate::clock::Clock;
 
 /// Most nodes that one command is given.
@@ -23,7 +23,7 @@ const SERVERS_MAX: usize = 32;
 /// Which cluster to talk to, as whom, and how to show what it says.
 #[derive(Clone, Debug, clap::Args)]
 pub struct ConnectArgs {
-    /// The nodes' URLs, separated by commas; another one is tried where one does not answer
+    /// URLs of the nodes, separated by commas; if one does not answer, the next is tried
     #[arg(
         long,
         env = "MAXINE_SERVER",
@@ -34,7 +34,7 @@ pub struct ConnectArgs {
         help_heading = "Connection"
     )]
     pub server: Vec<String>,
-    /// File with the token to sign in with (or the token itself in MAXINE_TOKEN, or `maxine login`)
+    /// File that holds the API token; alternatives: MAXINE_TOKEN, or a session from 'maxine login'
     #[arg(
         long,
         env = "MAXINE_TOKEN_FILE",
@@ -43,7 +43,7 @@ pub struct ConnectArgs {
         help_heading = "Connection"
     )]
     pub token_file: Option<PathBuf>,
-    /// PEM file with a certificate authority to trust beside the system's
+    /// PEM file with certificate authorities to trust in addition to the system's
     #[arg(
         long,
         env = "MAXINE_CA_FILE",
@@ -52,14 +52,13 @@ pub struct ConnectArgs {
         help_heading = "Connection"
     )]
     pub ca_file: Option<PathBuf>,
-    /// Longest time to spend on one request over all nodes, in milliseconds (100 to 600000)
+    /// Time limit for one request, over all nodes that are tried, in milliseconds (100 to 600000)
     #[arg(long, env = "MAXINE_CLIENT_TIMEOUT_MS", value_name = "MS", global = true, default_value_t = 15_000,
           value_parser = clap::value_parser!(u64).range(100..=600_000), help_heading = "Connection")]
     pub timeout_ms: u64,
-    /// How to write results
-    #[arg(long, short = 'o', env = "MAXINE_OUTPUT", value_enum, global = true, default_value_t = Format::Table,
-          help_heading = "Connection")]
-    pub output: Format,
+    /// How to write results.
+    #[command(flatten)]
+    pub output: OutputArgs,
 }
 
 impl ConnectArgs {
@@ -109,7 +108,7 @@ impl ConnectArgs {
                     .map_err(|error| CliError::Usage(format!("--server {text}: {error}")))?;
                 if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
                     return Err(CliError::Usage(format!(
-                        "--server {text}: want http://HOST:PORT or https://HOST:PORT"
+                        "--server {text}: expected http://HOST:PORT or https://HOST:PORT"
                     )));
                 }
                 if !url.username().is_empty() || url.password().is_some() {
@@ -122,7 +121,7 @@ impl ConnectArgs {
             .collect::<Result<_, _>>()?;
         if servers.is_empty() || servers.len() > SERVERS_MAX {
             return Err(CliError::Usage(format!(
-                "--server: name 1 to {SERVERS_MAX} nodes, got {}",
+                "--server: expected 1 to {SERVERS_MAX} URLs, got {}",
                 servers.len()
             )));
         }
@@ -148,7 +147,7 @@ impl ConnectArgs {
         }
         if token.len() > 8_192 || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(CliError::Usage(
-                "the token is not one: want up to 8192 visible characters on one line".into(),
+                "the token is malformed: expected one line of up to 8192 visible characters".into(),
             ));
         }
         Ok(Some(token.to_owned()))
@@ -315,7 +314,7 @@ mod tests {
             token_file: None,
             ca_file: None,
             timeout_ms: 1_000,
-            output: Format::Table,
+            output: OutputArgs::default(),
         }
     }
 

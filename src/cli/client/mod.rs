@@ -127,10 +127,11 @@ impl Request {
 /// How fresh a read must be.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct FreshArgs {
-    /// How fresh the answer must be: what the node has, what the leader has, or all that was acknowledged before
+    /// How fresh the answer must be: stale (what this node has), leader (what the leader has), or strong (includes
+    /// every write acknowledged before the request)
     #[arg(long, value_parser = ["stale", "leader", "strong"])]
     consistency: Option<String>,
-    /// Wait until the node has this index, so that an own write is seen
+    /// Wait until the node has reached this index; use the index of your own write to see that write
     #[arg(long, value_name = "INDEX")]
     min_index: Option<u64>,
 }

@@ -79,9 +79,9 @@ impl Problem {
     pub fn advice(&self) -> Option<String> {
         match self.status {
             401 => Some(
-                "sign in with `maxine login --user NAME`, or give a token by MAXINE_TOKEN or --token-file".into(),
+                "sign in with 'maxine login --user NAME', or give a token with MAXINE_TOKEN or --token-file".into(),
             ),
-            412 => Some("somebody else changed it meanwhile: read it again, then repeat the change".into()),
+            412 => Some("somebody else has changed it in the meantime: read it again, then repeat the change".into()),
             _ if self.action.is_empty() => None,
             _ => Some(self.action.clone()),
         }

@@ -19,19 +19,19 @@ pub(super) struct MemberArg {
 /// Arguments of `maxine cluster add`.
 #[derive(Debug, clap::Args)]
 pub(super) struct AddArgs {
-    /// The new member's number, never used before in this cluster
+    /// The new member's number; it must never have been used in this cluster
     #[arg(value_parser = clap::value_parser!(u64).range(1..))]
     id: u64,
-    /// Where its peers reach it
+    /// Address at which the other nodes reach it
     #[arg(long, value_name = "HOST:PORT")]
     peer_addr: String,
-    /// Where clients reach it
+    /// URL at which clients reach it
     #[arg(long, value_name = "URL")]
     http_addr: String,
-    /// Its name; by default node-ID
+    /// Its name [default: node-ID]
     #[arg(long)]
     name: Option<String>,
-    /// Give it a vote as soon as it has caught up
+    /// Also give it a vote, as soon as it has caught up
     #[arg(long)]
     promote: bool,
 }
@@ -41,7 +41,7 @@ pub(super) struct AddArgs {
 pub(super) struct RemoveArgs {
     #[command(flatten)]
     member: MemberArg,
-    /// Do not ask
+    /// Do not ask for confirmation
     #[arg(long, short = 'y')]
     yes: bool,
 }
@@ -49,8 +49,8 @@ pub(super) struct RemoveArgs {
 /// Arguments of `maxine cluster transfer`.
 #[derive(Debug, clap::Args)]
 pub(super) struct TransferArgs {
-    /// The member to lead; by default the voter that is furthest along
-    #[arg(long, value_name = "ID")]
+    /// The number of the member to lead; by default the voter that has most of the log
+    #[arg(value_name = "ID", value_parser = clap::value_parser!(u64).range(1..))]
     to: Option<u64>,
 }
 
@@ -101,8 +101,8 @@ pub(super) async fn transfer(
     let answer =
         client.send(&Request::once(Method::POST, &["cluster", "transfer"]).json(body)).await?;
     let text = match answer.body["leader"].as_str() {
-        Some(leader) => format!("{leader} leads"),
-        None => "leadership was handed over; the new leader is not known here yet".into(),
+        Some(leader) => format!("{leader} is the leader"),
+        None => "leadership has moved; this node does not know the new leader yet".into(),
     };
     out.done(&answer.body, text)
 }

@@ -13,53 +13,86 @@ use serde_json::{Value, json};
 
 use super::client::{ConnectArgs, Request};
 use super::exit::CliError;
-use super::output::Output;
+use super::output::{Format, Output, OutputArgs};
 
 /// Arguments of `maxine cluster`.
 #[derive(Debug, clap::Args)]
 pub struct ClusterArgs {
-    #[command(flatten)]
-    connect: ConnectArgs,
     #[command(subcommand)]
     action: Action,
 }
 
 #[derive(Debug, clap::Subcommand)]
 enum Action {
-    /// Show who leads, the members and how far each is
-    Status,
-    /// Show every node's digest of its state at its index, and whether equal indexes have equal digests
-    Digest,
-    /// Add a node as a learner, which gets the log but has no vote
-    Add(membership::AddArgs),
+    /// Show the leader, the members and how far each has got
+    Status(ConnectArgs),
+    /// Compare the nodes' states: show each node's digest, and whether nodes at the same index have the same digest
+    Digest(ConnectArgs),
+    /// Add a node as a learner: it receives the log but has no vote
+    Add(Online<membership::AddArgs>),
     /// Give a learner a vote, once it has caught up
-    Promote(membership::MemberArg),
+    Promote(Online<membership::MemberArg>),
     /// Remove a member; its data directory must not be used again
-    Remove(membership::RemoveArgs),
-    /// Hand leadership to another voter
-    Transfer(membership::TransferArgs),
+    Remove(Online<membership::RemoveArgs>),
+    /// Move leadership to another voter
+    Transfer(Online<membership::TransferArgs>),
     /// Write a snapshot on the node that is asked, and compact its log
-    Snapshot,
+    Snapshot(ConnectArgs),
     /// Download a backup of the state to a file
-    Backup {
-        /// Where to; must not exist
-        file: PathBuf,
-    },
-    /// Offline: look into the data directory of a stopped node
-    Inspect(offline::InspectArgs),
-    /// Offline: make a new node's data directory from a backup
-    Restore(offline::RestoreArgs),
-    /// Offline: go on with one survivor after a majority is lost for good
-    Recover(offline::RecoverArgs),
+    Backup(Online<BackupArgs>),
+    /// Offline: show what the data directory of a stopped node holds
+    Inspect(Offline<offline::InspectArgs>),
+    /// Offline: make the data directory of a new node from a backup
+    Restore(Offline<offline::RestoreArgs>),
+    /// Offline: continue with one surviving node after a majority is lost for good
+    Recover(Offline<offline::RecoverArgs>),
     /// Offline: make a certificate authority and certificates for the nodes
-    InitTls(offline::InitTlsArgs),
+    InitTls(Offline<offline::InitTlsArgs>),
+}
+
+/// A command that asks running nodes.
+#[derive(Debug, clap::Args)]
+struct Online<T: clap::Args> {
+    #[command(flatten)]
+    connect: ConnectArgs,
+    #[command(flatten)]
+    args: T,
+}
+
+/// A command that works on files alone, so it has no connection options.
+#[derive(Debug, clap::Args)]
+struct Offline<T: clap::Args> {
+    #[command(flatten)]
+    output: OutputArgs,
+    #[command(flatten)]
+    args: T,
+}
+
+#[derive(Debug, clap::Args)]
+struct BackupArgs {
+    /// The file to write; it must not exist
+    file: PathBuf,
 }
 
 impl ClusterArgs {
-    /// Whom to talk to.
+    /// How to write results.
     #[must_use]
-    pub fn connect(&self) -> &ConnectArgs {
-        &self.connect
+    pub fn format(&self) -> Format {
+        let output = match &self.action {
+            Action::Status(connect) | Action::Digest(connect) | Action::Snapshot(connect) => {
+                connect.output
+            }
+            Action::Add(online) => online.connect.output,
+            Action::Promote(online) => online.connect.output,
+            Action::Remove(online) => online.connect.output,
+            Action::Transfer(online) => online.connect.output,
+            Action::Backup(online) => online.connect.output,
+            Action::Inspect(offline) => offline.output,
+            Action::Restore(offline) => offline.output,
+            Action::Recover(offline) => offline.output,
+            Action::InitTls(offline) => offline.output,
+        };
+        output.format
     }
 }
 
@@ -68,23 +101,30 @@ impl ClusterArgs {
 /// # Errors
 /// See [`CliError`].
 pub async fn run(args: ClusterArgs, out: &mut Output) -> Result<(), CliError> {
-    let connect = &args.connect;
     match args.action {
-        Action::Status => status::show(&connect.client()?, out).await,
-        Action::Digest => status::digest(connect, out).await,
-        Action::Add(action) => membership::add(&connect.client()?, action, out).await,
-        Action::Promote(action) => membership::promote(&connect.client()?, action, out).await,
-        Action::Remove(action) => membership::remove(&connect.client()?, action, out).await,
-        Action::Transfer(action) => membership::transfer(&connect.client()?, action, out).await,
-        Action::Snapshot => {
-            connect.client()?.send(&Request::once(Method::POST, &["cluster", "snapshot"])).await?;
-            out.done(&json!({"snapshot": true}), "a snapshot is written")
+        Action::Status(connect) => status::show(&connect.client()?, out).await,
+        Action::Digest(connect) => status::digest(&connect, out).await,
+        Action::Add(Online { connect, args }) => {
+            membership::add(&connect.client()?, args, out).await
         }
-        Action::Backup { file } => backup(connect, &file, out).await,
-        Action::Inspect(action) => offline::inspect(&action, out),
-        Action::Restore(action) => offline::restore(&action, out),
-        Action::Recover(action) => offline::recover(&action, out),
-        Action::InitTls(action) => offline::init_tls(&action, out),
+        Action::Promote(Online { connect, args }) => {
+            membership::promote(&connect.client()?, args, out).await
+        }
+        Action::Remove(Online { connect, args }) => {
+            membership::remove(&connect.client()?, args, out).await
+        }
+        Action::Transfer(Online { connect, args }) => {
+            membership::transfer(&connect.client()?, args, out).await
+        }
+        Action::Snapshot(connect) => {
+            connect.client()?.send(&Request::once(Method::POST, &["cluster", "snapshot"])).await?;
+            out.done(&json!({"snapshot": true}), "the snapshot is written")
+        }
+        Action::Backup(Online { connect, args }) => backup(&connect, &args.file, out).await,
+        Action::Inspect(offline) => offline::inspect(&offline.args, out),
+        Action::Restore(offline) => offline::restore(&offline.args, out),
+        Action::Recover(offline) => offline::recover(&offline.args, out),
+        Action::InitTls(offline) => offline::init_tls(&offline.args, out),
     }
 }
 

@@ -28,22 +28,21 @@ pub(super) struct InspectArgs {
 pub(super) struct RestoreArgs {
     /// The file that `maxine cluster backup` wrote
     file: PathBuf,
-    /// The new node's data directory; must hold no log yet
-    #[arg(long)]
+    /// The new node's data directory; it must hold no log yet
     data_dir: PathBuf,
     /// The new cluster's name
     #[arg(long, default_value = "maxine")]
     cluster_id: String,
-    /// Which of the members this node is
-    #[arg(long)]
+    /// This node's number among the members
+    #[arg(long, value_name = "ID")]
     node_id: NodeId,
-    /// The new cluster's members, the same on each of them
+    /// All members of the new cluster; give the same list for each of them
     #[arg(long, required = true, value_delimiter = ',', value_name = "ID@PEER_HOST:PORT@HTTP_URL", value_parser = member)]
     members: Vec<(NodeId, Member)>,
-    /// What keeps the log
+    /// Storage engine of the log: wal, redb or sled
     #[arg(long, default_value = "wal", value_parser = engine)]
     engine: EngineKind,
-    /// Do not ask
+    /// Do not ask for confirmation
     #[arg(long, short = 'y')]
     yes: bool,
 }
@@ -51,9 +50,10 @@ pub(super) struct RestoreArgs {
 /// Arguments of `maxine cluster recover`.
 #[derive(Debug, clap::Args)]
 pub(super) struct RecoverArgs {
-    /// The data directory of the survivor, stopped; of several, the one with the greatest last index (see `inspect`)
+    /// The data directory of the surviving node, which must be stopped. If several survived, take the one with the
+    /// greatest last index, which 'maxine cluster inspect' shows
     data_dir: PathBuf,
-    /// Do not ask
+    /// Do not ask for confirmation
     #[arg(long, short = 'y')]
     yes: bool,
 }
@@ -61,37 +61,37 @@ pub(super) struct RecoverArgs {
 /// Arguments of `maxine cluster init-tls`.
 #[derive(Debug, clap::Args)]
 pub(super) struct InitTlsArgs {
-    /// Where to write the files. Pairs that are there are kept, so that nodes can be added later; half of a
-    /// pair is refused
-    #[arg(long, default_value = "tls")]
+    /// Directory to write the files to. A pair of certificate and key that exists is kept, so that nodes can be added
+    /// later; half of a pair is refused
+    #[arg(default_value = "tls")]
     dir: PathBuf,
     /// The cluster's name, as in the nodes' settings
     #[arg(long, default_value = "maxine")]
     cluster_id: String,
     /// The nodes' numbers
-    #[arg(long, value_delimiter = ',', default_value = "1,2,3")]
+    #[arg(long, value_name = "ID,ID,...", value_delimiter = ',', default_value = "1,2,3")]
     nodes: Vec<NodeId>,
-    /// Days that the nodes' certificates are valid (1 to 3650); a new authority is valid for 3650
-    #[arg(long, default_value_t = NODE_DAYS, value_parser = clap::value_parser!(u32).range(1..=3_650))]
+    /// Number of days for which the nodes' certificates are valid (1 to 3650); a new authority is valid for 3650
+    #[arg(long, value_name = "DAYS", default_value_t = NODE_DAYS, value_parser = clap::value_parser!(u32).range(1..=3_650))]
     days: u32,
 }
 
 fn engine(text: &str) -> Result<EngineKind, String> {
-    text.parse().map_err(|_| "want wal, redb or sled".into())
+    text.parse().map_err(|_| "expected wal, redb or sled".into())
 }
 
 fn member(text: &str) -> Result<(NodeId, Member), String> {
     let mut parts = text.splitn(3, '@');
     let (Some(id), Some(peer_addr), Some(http_addr)) = (parts.next(), parts.next(), parts.next())
     else {
-        return Err("want ID@PEER_HOST:PORT@HTTP_URL".into());
+        return Err("expected ID@PEER_HOST:PORT@HTTP_URL".into());
     };
-    let id: NodeId = id.parse().map_err(|_| "want a number before the first @")?;
+    let id: NodeId = id.parse().map_err(|_| "expected a number before the first @")?;
     if !peer_addr
         .rsplit_once(':')
         .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
     {
-        return Err("want HOST:PORT between the two @".into());
+        return Err("expected HOST:PORT between the two @".into());
     }
     Ok((
         id,
@@ -148,7 +148,7 @@ pub(super) fn inspect(args: &InspectArgs, out: &mut Output) -> Result<(), CliErr
         vec!["term".into(), format!("{}, voted for {}", found.term, or_dash(found.voted_for))],
         vec!["last index".into(), or_dash(found.last_index)],
         vec!["committed at least".into(), or_dash(found.committed_index)],
-        vec!["removed up to".into(), or_dash(found.purged_index)],
+        vec!["compacted up to".into(), or_dash(found.purged_index)],
         vec!["snapshot at".into(), or_dash(found.snapshot_index)],
     ];
     out.table(&["", ""], rows)?;
@@ -167,13 +167,13 @@ pub(super) fn inspect(args: &InspectArgs, out: &mut Output) -> Result<(), CliErr
         .collect();
     out.line("")?;
     out.table(&["id", "name", "role", "peers", "http"], rows)?;
-    out.line("everything in this directory verifies")
+    out.line("all checksums in this directory are correct")
 }
 
 pub(super) fn restore(args: &RestoreArgs, out: &mut Output) -> Result<(), CliError> {
     let members: BTreeMap<NodeId, Member> = args.members.iter().cloned().collect();
     if members.len() != args.members.len() {
-        return Err(CliError::Usage("--members: an id is there twice".into()));
+        return Err(CliError::Usage("--members: two members have the same id".into()));
     }
     if !members.contains_key(&args.node_id) {
         return Err(CliError::Usage(format!(
@@ -182,9 +182,9 @@ pub(super) fn restore(args: &RestoreArgs, out: &mut Output) -> Result<(), CliErr
         )));
     }
     let what = format!(
-        "make {} the data of node {} in a new cluster of {} members from {}.\n\
+        "make {} the data directory of node {} in a new cluster of {} members, from {}.\n\
          Every write that was acknowledged after the backup was taken is lost.\n\
-         Nodes of the old cluster are refused by the new one; run this once for each member, with the same file and members",
+         The new cluster refuses nodes of the old one. Run this once for each member, with the same file and members",
         args.data_dir.display(),
         args.node_id,
         members.len(),
@@ -203,7 +203,7 @@ pub(super) fn restore(args: &RestoreArgs, out: &mut Output) -> Result<(), CliErr
     out.done(
         &json!({"index": report.index, "lineage": report.lineage, "data_dir": args.data_dir.display().to_string()}),
         format!(
-            "{} holds the state at index {}. Do the same for the other members, then start them all",
+            "{} holds the state at index {}. Do the same for each other member, then start them all",
             args.data_dir.display(), report.index
         ),
     )
@@ -218,11 +218,11 @@ pub(super) fn recover(args: &RecoverArgs, out: &mut Output) -> Result<(), CliErr
         .map(|(id, member, _)| format!("{} ({id})", member.name))
         .collect();
     let what = format!(
-        "make node {} the only member of cluster {}, with all that it holds, up to index {}.\n\
-         Writes that the others acknowledged after that index are lost; of what it holds, entries after index {} may never \
-         have been acknowledged, and count from now on.\n\
-         Dropped for good, never to be started on their old data: {}.\n\
-         If a majority can be started again, do that instead",
+        "make node {} the only member of cluster {}. It keeps its log up to index {}.\n\
+         Writes that other nodes acknowledged after that index are lost. Its entries after index {} may never \
+         have been acknowledged; they become valid now.\n\
+         Removed for good, never start them on their old data: {}.\n\
+         If a majority of the nodes can be started again, do that instead",
         found.node_id,
         found.cluster_id,
         or_dash(found.last_index),
@@ -235,8 +235,8 @@ pub(super) fn recover(args: &RecoverArgs, out: &mut Output) -> Result<(), CliErr
         &json!({"node_id": report.node_id, "kept_upto": report.kept_upto, "committed_upto": report.committed_upto,
             "unconfirmed_entries": report.unconfirmed_entries, "dropped_members": report.dropped_members, "lineage": report.lineage}),
         format!(
-            "node {} is alone and keeps everything up to index {} ({} entries were not known to be committed).\n\
-             Start it, then add new nodes with new ids: maxine cluster add ID --promote ...",
+            "node {} is now the only member. It keeps its log up to index {} ({} entries were not known to be committed).\n\
+             Start it, then add nodes with new numbers: maxine cluster add ID --promote ...",
             report.node_id, report.kept_upto, report.unconfirmed_entries
         ),
     )
@@ -266,8 +266,8 @@ pub(super) fn init_tls(args: &InitTlsArgs, out: &mut Output) -> Result<(), CliEr
         .collect();
     out.table(&["node", "certificate", "key"], rows)?;
     out.line(format!(
-        "\nGive each node its two files and {}. Keep {} off the nodes: whoever has it can join the cluster.\n\
-         New certificates are valid for {} days; an alert comes 30, 7 and 1 days before their end",
+        "\nGive each node its two files and {}. Do not keep {} on the nodes: with it anyone can join the cluster.\n\
+         New certificates are valid for {} days; alerts are raised 30, 7 and 1 days before they end",
         pki.ca_pem.display(),
         pki.ca_key_pem.display(),
         args.days

@@ -12,42 +12,42 @@ use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::output::{Format, OutputArgs};
 use children::{Child, Children};
 use layout::{DevNode, Folder};
 
 /// Arguments of `maxine dev`.
 #[derive(Debug, Args)]
 pub struct DevArgs {
-    /// How many nodes, 1 to 9; 3, or 1 in local mode, where it is left out.
+    /// Number of nodes, 1 to 9 [default: 3, or 1 with --backend local]
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=9))]
     nodes: Option<u64>,
-    /// What orders the commands.
+    /// Where the nodes keep their state
     #[arg(long, value_enum, default_value_t = Backend::Raft)]
     backend: Backend,
-    /// The HTTP port of the first node; the others take the next ones. Without it 8080, or the
-    /// ports of the last run in the same folder.
+    /// HTTP port of the first node; the other nodes use the next ports [default: 8080, or the ports of the
+    /// last run in the same directory]
     #[arg(long, short)]
     port: Option<u16>,
-    /// The folder that keeps the nodes' data between runs.
+    /// Directory that keeps the nodes' data between runs
     #[arg(long, default_value = "maxine-dev")]
     data_dir: PathBuf,
-    /// Begins afresh: what the folder holds of an earlier run is deleted first.
+    /// Delete the data of earlier runs in this directory first
     #[arg(long)]
     fresh: bool,
-    /// Starts no sample services.
+    /// Do not start the sample services
     #[arg(long)]
     no_samples: bool,
-    /// Protects the connections between the nodes with mutual TLS, by certificates made on the spot.
+    /// Protect the connections between the nodes with mutual TLS; the certificates are made at the start
     #[arg(long)]
     tls: bool,
-    /// Brings children back that were killed from outside. While another 'maxine dev' runs on the
-    /// same folder, tells that one to bring back what is down, once.
+    /// Restart processes that were killed. If another 'maxine dev' runs on the same directory, ask that one
+    /// to restart its stopped processes once, and exit
     #[arg(long)]
     restart: bool,
-    /// How the nodes are told: tables for people, or one line of JSON a node, and another when it is
-    /// brought back.
-    #[arg(long, value_enum, default_value_t = Output::Text)]
-    output: Output,
+    // In JSON: one line per node, and another line when a node is restarted.
+    #[command(flatten)]
+    output: OutputArgs,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -69,12 +69,6 @@ impl Backend {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Output {
-    Text,
-    Json,
-}
-
 /// How long the cluster may take until it takes writes.
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -93,7 +87,7 @@ pub async fn run(args: DevArgs) -> anyhow::Result<ExitCode> {
     let count = match (args.nodes, args.backend) {
         (None | Some(1), Backend::Local) => 1,
         (Some(_), Backend::Local) => {
-            bail!("local mode is one node: give --nodes 1, or another --backend")
+            bail!("local mode has one node: use --nodes 1, or another --backend")
         }
         (nodes, _) => nodes.unwrap_or(3),
     };
@@ -102,13 +96,13 @@ pub async fn run(args: DevArgs) -> anyhow::Result<ExitCode> {
         Err(pid) if args.restart => {
             layout::ask_to_restart(pid)?;
             eprintln!(
-                "asked the 'maxine dev' that runs on {} (process {pid}) to bring back what is down",
+                "asked the 'maxine dev' that runs on {} (process {pid}) to restart its stopped processes",
                 args.data_dir.display()
             );
             return Ok(ExitCode::SUCCESS);
         }
         Err(pid) => bail!(
-            "another 'maxine dev' runs on {} (process {pid}): stop it, or give another --data-dir",
+            "another 'maxine dev' runs on {} (process {pid}): stop it, or use another --data-dir",
             args.data_dir.display()
         ),
     };
@@ -170,7 +164,7 @@ pub async fn run(args: DevArgs) -> anyhow::Result<ExitCode> {
                     tokio::time::sleep(Duration::from_millis(500)).await;
                     bring_back(&args, &folder, &nodes, &mut children).await;
                 } else {
-                    eprintln!("it stays down; 'maxine dev --restart --data-dir {}' in another terminal brings it back", args.data_dir.display());
+                    eprintln!("it stays stopped; to restart it, run 'maxine dev --restart --data-dir {}' in another terminal", args.data_dir.display());
                 }
             }
         }
@@ -207,7 +201,7 @@ async fn ready(nodes: &[DevNode], children: &mut Children) -> anyhow::Result<()>
 /// Starts what is down; scripts are told the nodes' new processes.
 async fn bring_back(args: &DevArgs, folder: &Folder, nodes: &[DevNode], children: &mut Children) {
     let back = children.restart_dead().await;
-    if args.output == Output::Json {
+    if args.output.format == Format::Json {
         let back = nodes.iter().filter(|node| back.contains(&node.id));
         // Whoever read the first lines may have closed the pipe; the cluster goes on.
         let _unread = print_lines(folder, back, children);
@@ -240,7 +234,7 @@ async fn announce(
     children: &Children,
 ) -> anyhow::Result<()> {
     let password = folder.take_password().await;
-    if args.output == Output::Json {
+    if args.output.format == Format::Json {
         print_lines(folder, nodes, children).context("standard output is closed")?;
         if let Some(password) = password {
             eprintln!("admin password, shown this once: {password}");
