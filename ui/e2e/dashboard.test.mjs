@@ -178,16 +178,16 @@ test('a policy is changed with its difference shown, refused when someone was fi
     await page.getByText(/"strategy": "rendezvous"/).first().waitFor();
     await page.getByRole('button', { name: 'Apply…' }).click();
     await page.getByRole('alertdialog').getByRole('button', { name: 'Apply' }).click();
-    await page.getByText(/holds as revision/).first().waitFor();
+    await page.getByText(/applies as revision/).first().waitFor();
     const strategy = async () => (await on.cluster.call('GET', '/services/default/orders/policy')).policy.selection.strategy;
     assert.equal(await strategy(), 'rendezvous');
     await page.getByRole('button', { name: 'Undo' }).click();
     await until(async () => (await strategy()) === 'least_request', 60_000, 'the undo');
-    await page.getByLabel('Bad after, probes').fill('0');
+    await page.getByLabel('Unhealthy after, failures').fill('0');
     await page.getByText(/whole number from 1 to 100/).first().waitFor();
-    await page.getByLabel('Bad after, probes').fill('5');
+    await page.getByLabel('Unhealthy after, failures').fill('5');
     await on.cluster.call('PUT', '/services/default/orders/policy', { selection: { strategy: 'round_robin' } });
-    await page.getByText(/Someone changed this policy meanwhile/).waitFor();
+    await page.getByText(/Somebody else has changed this policy/).waitFor();
   });
 });
 

@@ -26,7 +26,7 @@ test('the leader is killed: the page goes on, and the timeline tells why and for
     console.log(`# writes again ${Date.now() - at} ms after the kill; the page showed it ${ms} ms after its answer`);
     await page.getByText('Live').first().waitFor();
     await go(page, '/cluster');
-    await page.getByRole('region', { name: 'Latest leaders' }).getByText(`node-${leader + 1} fell silent`).waitFor();
+    await page.getByRole('region', { name: 'Latest leaders' }).getByText(`node-${leader + 1} was not heard any more`).waitFor();
     await page.getByRole('region', { name: 'Nodes' }).getByText('Cut off').waitFor();
     await page.getByRole('region', { name: 'What each node believes' }).getByText('does not answer').waitFor();
     assert.deepEqual(await violations(page), []);
@@ -74,7 +74,7 @@ test('two of three nodes are gone: the page says that nobody leads, and shows wh
       await page.getByText(/No leader\./).first().waitFor({ timeout: 60_000 });
       await page.getByText('before').first().waitFor();
       await go(page, '/cluster');
-      await page.getByText(/writes wait until 2 of 3 voters/).waitFor();
+      await page.getByText(/writes are refused until 2 of 3 voters/).waitFor();
       assert.deepEqual(await violations(page), [], theme);
       await go(page, '/services/default/before?instance=a');
       await page.getByRole('button', { name: 'Drain', exact: true }).click();

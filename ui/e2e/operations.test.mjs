@@ -53,7 +53,7 @@ test('a drain tells how many requests are in flight, through every node', async 
     await page.getByRole('button', { name: 'Drain', exact: true }).click();
     const dialog = page.getByRole('alertdialog');
     await dialog.getByText('3 requests').waitFor();
-    await dialog.getByText('It is the last that gets traffic').waitFor();
+    await dialog.getByText('It is the last routable instance').waitFor();
     await clean(page, 'the drain dialog');
     await dialog.getByRole('button', { name: 'Drain', exact: true }).click();
     await page.getByText('slow-1 is drained.').first().waitFor();
@@ -164,8 +164,8 @@ test('leadership is handed over from the page, and the timeline says who asked',
     await page.getByRole('button', { name: /^Make leader/ }).first().click();
     await clean(page, 'the transfer dialog');
     await page.getByRole('button', { name: 'Transfer leadership' }).click();
-    await page.getByText(/leads\./).first().waitFor();
-    await page.getByRole('region', { name: 'Latest leaders' }).getByText(/asked for by admin/).first().waitFor();
+    await page.getByText(/is the leader\./).first().waitFor();
+    await page.getByRole('region', { name: 'Latest leaders' }).getByText(/requested by admin/).first().waitFor();
   });
   await until(async () => ![-1, from].includes(await on.cluster.leader()), 60_000, 'another leader');
 });

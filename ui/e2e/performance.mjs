@@ -62,7 +62,7 @@ try {
   for (let i = 0; i < 7; i += 1) {
     const name = `aa-live-${i}`;
     await go(page, `/services?q=${name}`);
-    await page.getByText('No service fits.').waitFor();
+    await page.getByText('No service found.').waitFor();
     await page.evaluate((wanted) => {
       window.seenAt = null;
       new MutationObserver(() => {

@@ -163,9 +163,9 @@ describe('a split', () => {
 describe('leadership', () => {
   it('changes for a cause, with the time in which writes failed', () => {
     const grant = (more: Partial<LeadershipGrant>): LeadershipGrant => ({ index: 9, time_ms: 50_000, holder: 'n2', fence: 9, ...more });
-    expect(causeOf(grant({ cause: 'silence', from: 'n1', gap_ms: 812 }))).toBe('n1 fell silent');
-    expect(causeOf(grant({ cause: 'transfer', from: 'n1', by: 'ada' }))).toBe('Handed over by n1, asked for by ada');
-    expect(causeOf(grant({}))).toBe('Not known');
+    expect(causeOf(grant({ cause: 'silence', from: 'n1', gap_ms: 812 }))).toBe('n1 was not heard any more');
+    expect(causeOf(grant({ cause: 'transfer', from: 'n1', by: 'ada' }))).toBe('Transferred by n1, requested by ada');
+    expect(causeOf(grant({}))).toBe('Unknown');
     const told = gapsOf([grant({ gap_ms: 800 }), grant({ time_ms: 9_000 })], [
       { from: 49_400, to: 50_100 },
       { from: 20_000, to: 21_000 },

@@ -64,18 +64,18 @@ function plain(status: number, detail: string): Problem {
   if (status === 404) {
     return new Problem({
       type: '/problems/not-found',
-      title: 'Not there',
+      title: 'Not found',
       status,
       detail,
-      action: 'It may have been removed meanwhile, or this node runs a version without it.',
+      action: 'It may have been removed, or this node runs a version that does not have it.',
     });
   }
   return new Problem({
     type: '/problems/other',
-    title: 'The request was not carried out',
+    title: 'The request failed',
     status,
     detail,
-    action: 'Try again; if it stays so, look at the log of the node.',
+    action: 'Try again. If it fails again, look at the log of the node.',
   });
 }
 

@@ -31,7 +31,7 @@ export function Banner() {
   if (stale.kind === 'no-leader' && stale.ageMs > PATIENCE_MS) {
     return (
       <Bar tone="warn">
-        <strong>{backend === 'redis' ? 'Redis does not answer, or no replica leads.' : 'No leader.'}</strong> Discovery
+        <strong>{backend === 'redis' ? 'Redis does not answer, or there is no leader.' : 'No leader.'}</strong> Discovery
         and this page go on from the last known state, {duration(stale.ageMs)} old. Changes are refused until{' '}
         {backend === 'redis' ? 'Redis is back' : 'a majority of nodes has elected one'}.
       </Bar>

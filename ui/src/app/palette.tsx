@@ -126,7 +126,7 @@ function Finder({ onClose }: { onClose: () => void }) {
         ))}
       </div>
       <div className={entries.length ? 'sr' : 'palette-none'} role="status">
-        {entries.length ? `${entries.length} found` : 'Nothing fits.'}
+        {entries.length ? `${entries.length} found` : 'Nothing found.'}
       </div>
     </>
   );
@@ -171,7 +171,7 @@ function useEntries(typed: string): Entry[] {
       run,
     });
     const actions = [
-      act('Show what is unhealthy', 'services', 'down degraded failing', () =>
+      act('Show unhealthy services', 'services', 'down degraded failing', () =>
         void navigate({ to: '/services', search: { health: 'bad' } })),
       act('Drain or return an instance', 'pause', 'maintenance', () => void navigate({ to: '/services', search: {} })),
       act('Take a backup', 'download', 'snapshot', () => void navigate({ to: '/cluster' })),

@@ -29,7 +29,7 @@ export function SignIn({ again }: { again?: Me }) {
         <Dialog.Popup className="dialog">
           <Dialog.Title className="dialog-title">Your session has ended</Dialog.Title>
           <Dialog.Description className="dialog-text">
-            Sign in again to go on where you were. What you had begun to write is still there.
+            Sign in again to continue where you were. Your unsaved input is kept.
           </Dialog.Description>
           <Form user={again.user} />
           <Button kind="quiet" onClick={() => void signOut().catch(() => undefined)}>

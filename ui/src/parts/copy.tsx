@@ -19,7 +19,7 @@ export function CopyButton({ text, label }: { text: string; label: string }) {
     <>
       <Button kind="quiet" icon={state === 'done' ? 'check' : 'copy'} aria-label={label} onClick={() => void copy()} />
       <span className="sr" role="status">
-        {state === 'done' ? 'Copied' : state === 'failed' ? 'Copying is not possible here: select the text' : ''}
+        {state === 'done' ? 'Copied' : state === 'failed' ? 'Copying does not work here: select the text' : ''}
       </span>
     </>
   );

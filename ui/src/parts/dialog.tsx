@@ -94,7 +94,7 @@ export function Confirm({ open, onClose, title, effect, verb, danger, typed, act
       setBusy(false);
     }
   };
-  const waiting = typed !== undefined && text !== typed ? `Type ${typed} to go on.` : null;
+  const waiting = typed !== undefined && text !== typed ? `Type ${typed} to continue.` : null;
   return (
     <AlertDialog.Root open={open} onOpenChange={(next) => !next && close()}>
       <AlertDialog.Portal>

@@ -81,7 +81,7 @@ export function Diff({ before, after, label }: { before: string; after: string; 
   const lines = diffLines(before, after);
   const added = lines.filter((l) => l.kind === 'added').length;
   const removed = lines.filter((l) => l.kind === 'removed').length;
-  if (added + removed === 0) return <p className="muted">Nothing differs.</p>;
+  if (added + removed === 0) return <p className="muted">There are no differences.</p>;
   return (
     <div className="diff" role="group" aria-label={`${label}: ${added} added, ${removed} removed`}>
       <pre tabIndex={0} aria-label={label}>

@@ -63,14 +63,14 @@ export function Keys() {
         danger={keep === 0}
         effect={
           keep === 0 ? (
-            <p>A new key signs. <b>Every session signed so far ends at once, yours too</b>: everyone signs in again.</p>
+            <p>A new key signs new sessions. <b>Every session that was signed before ends at once, including yours</b>: everybody must sign in again.</p>
           ) : (
             <p>A new key signs new sessions. Sessions signed by the latest {keep} earlier keys go on.</p>
           )
         }
         act={async () => {
           const { data } = await rotateKeys(keep);
-          say(`${data.key_id} signs.`);
+          say(`${data.key_id} signs new sessions.`);
           await queries.invalidateQueries({ queryKey: keys.signingKeys() });
         }}
       >

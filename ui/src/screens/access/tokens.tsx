@@ -44,7 +44,7 @@ export function Tokens() {
       <Loaded query={query} what="tokens" rows={4}>
         {(tokens) =>
           tokens.length === 0 ? (
-            <Empty title="No API token.">Services and scripts that register or read with a token of their own need one.</Empty>
+            <Empty title="No API token.">Services and scripts use tokens to register and to read.</Empty>
           ) : (
             <div className="scroll-x" role="region" aria-label="API tokens" tabIndex={0}>
               <table className="plain">
@@ -102,7 +102,7 @@ export function Tokens() {
         }}
       />
       <Modal title="Copy the token now" open={made !== null} onClose={() => setMade(null)}>
-        <Note tone="warn">It is shown this once. Maxine keeps only its hash.</Note>
+        <Note tone="warn">It is shown only now. Maxine keeps only its hash.</Note>
         <Command text={made?.token ?? ''} label="API token" />
         <footer className="dialog-foot">
           <Button kind="primary" onClick={() => setMade(null)}>
@@ -116,7 +116,7 @@ export function Tokens() {
         title={`Revoke ${revoked?.note || revoked?.id || ''}?`}
         danger
         verb="Revoke"
-        effect={<p>Whatever uses it is refused at once, on every node. It cannot be undone.</p>}
+        effect={<p>Requests with this token are refused at once, on every node. This cannot be undone.</p>}
         act={async () => {
           if (!revoked) return;
           await revokeToken(revoked.id);
@@ -138,8 +138,8 @@ function CreateDialog({ open, onClose, done }: { open: boolean; onClose: () => v
       onClose={onClose}
       title="Create an API token"
       verb="Create"
-      blocked={note.trim() ? null : 'Note what it is for.'}
-      effect={<p>Whoever holds it acts with its role, until it expires or is revoked.</p>}
+      blocked={note.trim() ? null : 'Write down what it is for.'}
+      effect={<p>Anyone who has the token acts with its role, until it expires or is revoked.</p>}
       act={async () => {
         const { data } = await createToken(role, note.trim(), days * DAY_MS);
         setNote('');

@@ -105,11 +105,11 @@ function UserDialog({ user, onClose, done }: { user: User | 'new' | null; onClos
   const [password, setPassword] = useState('');
   const blocked =
     !known && !name.trim()
-      ? 'Name the user.'
+      ? 'Enter a name.'
       : !known && !password
-        ? 'Set a password.'
+        ? 'Enter a password.'
         : known && role === known.role && !password
-          ? 'Nothing is changed.'
+          ? 'There are no changes.'
           : password && [...password].length < PASSWORD_CHARS_MIN
             ? `A password has at least ${PASSWORD_CHARS_MIN} characters.`
             : null;
@@ -140,7 +140,7 @@ function UserDialog({ user, onClose, done }: { user: User | 'new' | null; onClos
       </SelectField>
       <TextField
         label={known ? 'New password' : 'Password'}
-        hint={known ? 'Left empty, the present one stays.' : undefined}
+        hint={known ? 'If empty, the present password is kept.' : undefined}
         type="password"
         autoComplete="new-password"
         value={password}

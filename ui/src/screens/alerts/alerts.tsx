@@ -28,7 +28,7 @@ export function AlertsScreen() {
   return (
     <Screen
       title="Alerts"
-      intro={`Alerts and silences are each node's own; these are of ${cluster.data?.node ?? 'this node'}.`}
+      intro={`Each node has its own alerts and silences; these belong to ${cluster.data?.node ?? 'this node'}.`}
     >
       <Silences />
       <Loaded query={query} what="alerts" rows={8}>
@@ -166,7 +166,7 @@ function Silences() {
               onClick={() =>
                 void unsilence(s.type).then(
                   () => {
-                    say(`${s.type} is sent again.`, {
+                    say(`Alerts of type ${s.type} are sent again.`, {
                       undo: {
                         act: async () => {
                           await silence(s.type, Math.max(1_000, s.until_ms - Date.now()), s.reason);
@@ -209,8 +209,8 @@ function SilenceDialog({ type, onClose }: { type: string | null; onClose: () => 
       onClose={onClose}
       title={`Silence ${type ?? ''}?`}
       verb="Silence"
-      blocked={reason.trim() ? null : 'Say why.'}
-      effect={<p>Alerts of this type are still kept and shown here, marked as silenced, but not sent to the webhook meanwhile.</p>}
+      blocked={reason.trim() ? null : 'Enter a reason.'}
+      effect={<p>Alerts of this type are still shown here, marked as silenced, but not sent to the webhook during this time.</p>}
       act={async () => {
         if (type === null) return;
         await silence(type, hours * 3_600_000, reason.trim());
@@ -220,7 +220,7 @@ function SilenceDialog({ type, onClose }: { type: string | null; onClose: () => 
               await unsilence(type);
               await queries.invalidateQueries({ queryKey: keys.silences() });
             },
-            done: `${type} is sent again.`,
+            done: `Alerts of type ${type} are sent again.`,
           },
         });
         await Promise.all([

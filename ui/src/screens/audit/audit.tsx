@@ -96,7 +96,7 @@ export function AuditScreen() {
           rowKey={(r) => String(r.seq)}
           open={setPicked}
           nearEnd={nearEnd}
-          empty={<Empty title="No record fits." />}
+          empty={<Empty title="No record found." />}
           foot={`${plural(rows.length, 'record')}${hasNextPage ? ' loaded; more as you scroll' : ''}`}
         />
       ) : query.error ? (

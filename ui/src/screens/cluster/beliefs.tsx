@@ -16,13 +16,13 @@ export function disagreements(reports: readonly NodeReport[]): string[] {
   const byTerm = new Map<number, string[]>();
   for (const r of reports) if (r.is_leader) byTerm.set(r.term, [...(byTerm.get(r.term) ?? []), r.node]);
   for (const [term, nodes] of byTerm) {
-    if (nodes.length > 1) out.push(`${nodes.join(' and ')} both claim to lead in term ${term}.`);
+    if (nodes.length > 1) out.push(`${nodes.join(' and ')} both claim to be leader in term ${term}.`);
   }
   const byIndex = new Map<number, NodeReport[]>();
   for (const r of reports) byIndex.set(r.index, [...(byIndex.get(r.index) ?? []), r]);
   for (const [index, same] of byIndex) {
     if (new Set(same.map((r) => r.audit_head)).size > 1) {
-      out.push(`${same.map((r) => r.node).join(' and ')} hold different histories at index ${index}.`);
+      out.push(`${same.map((r) => r.node).join(' and ')} have different histories at index ${index}.`);
     }
   }
   return out;
@@ -67,7 +67,7 @@ export function Beliefs() {
       </Loaded>
       {reports.length > 1 && wrong.length === 0 ? (
         <p className="pad">
-          <Status tone="good">No split: one leader at most, and equal indexes have equal histories.</Status>
+          <Status tone="good">No split: there is at most one leader, and nodes at equal indexes have equal histories.</Status>
         </p>
       ) : null}
     </Panel>

@@ -56,7 +56,7 @@ export function ClusterActions({ status }: { status: ClusterStatus }) {
         effect={
           <p>
             {status.node} writes its whole state into one file, which this browser saves. It holds users' password
-            hashes and signing keys: keep it as you keep secrets. Nothing stops meanwhile.
+            hashes and signing keys: keep it secret. The cluster continues to work during the backup.
           </p>
         }
         act={async () => {
@@ -90,7 +90,7 @@ export function ClusterActions({ status }: { status: ClusterStatus }) {
         }
         act={async () => {
           const { data } = await transfer(null);
-          say(data?.leader ? `${data.leader} leads.` : 'Leadership is handed over.');
+          say(data?.leader ? `${data.leader} is the leader.` : 'Leadership has moved.');
           await Promise.all([
             queries.invalidateQueries({ queryKey: keys.cluster() }),
             queries.invalidateQueries({ queryKey: keys.leadership() }),
@@ -150,7 +150,7 @@ function AddNode({ open, onClose, status }: { open: boolean; onClose: () => void
       }
       act={async () => {
         await addMember({ id, name, peer_addr: form.peer_addr.trim(), http_addr: form.http_addr.trim() });
-        say(`${name} learns the log.`, { detail: 'Promote it once its lag is near 0.' });
+        say(`${name} is a learner and receives the log.`, { detail: 'Promote it when its lag is near 0.' });
         setForm({ id: '', name: '', peer_addr: '', http_addr: '' });
         await queries.invalidateQueries({ queryKey: keys.cluster() });
       }}

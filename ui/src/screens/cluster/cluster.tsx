@@ -62,7 +62,7 @@ function Tolerance({ status }: { status: ClusterStatus }) {
     return (
       <p className="lead">
         <Status tone="bad">
-          No leader is known here: writes wait until {t.majority} of {t.voters} voters can reach each other. Lookups go on.
+          This node knows no leader: writes are refused until {t.majority} of {t.voters} voters can reach each other. Look-ups continue.
         </Status>
       </p>
     );
@@ -73,13 +73,13 @@ function Tolerance({ status }: { status: ClusterStatus }) {
       {t.more > 0 ? (
         <Status tone="good">
           {more} without losing writes or service
-          {t.certain ? '.' : `, if all ${t.voters} are up; the leader, ${status.leadership.leader ?? 'unknown'}, knows.`}
+          {t.certain ? '.' : `, if all ${t.voters} are running; ask the leader, ${status.leadership.leader ?? 'unknown'}, to be sure.`}
         </Status>
       ) : t.voters === 1 ? (
-        <Status tone="info">A single node: losing it is losing service. Add two more to survive the loss of one.</Status>
+        <Status tone="info">A single node: if it fails, the service stops. Add two more nodes to survive the loss of one.</Status>
       ) : (
         <Status tone="warn">
-          No further node may be lost: {t.voters - t.away} of {t.voters} are here, {t.majority} must be.
+          No further node may be lost: {t.voters - t.away} of {t.voters} can be reached, {t.majority} are needed.
         </Status>
       )}
     </p>
@@ -101,7 +101,7 @@ function ThisNode({ status }: { status: ClusterStatus }) {
                 ['Committed', <N key="c" n={raft.committed_index} />],
                 ['Applied', <N key="a" n={raft.applied_index} />],
                 ['Snapshot at', <N key="s" n={raft.snapshot_index} />],
-                ['Purged up to', <N key="p" n={raft.purged_index} />],
+                ['Compacted up to', <N key="p" n={raft.purged_index} />],
                 ['Log on disk', raft.log_disk_bytes === null ? '–' : bytes(raft.log_disk_bytes)],
                 [
                   'Last sync to disk',

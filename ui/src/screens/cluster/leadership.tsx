@@ -177,14 +177,14 @@ function History({ grants, seen }: { grants: readonly LeadershipGrant[]; seen: r
 }
 
 const CAUSES: Record<LeadershipCause, (g: LeadershipGrant) => string> = {
-  first: () => 'First that is kept',
-  transfer: (g) => `Handed over${g.from ? ` by ${g.from}` : ''}, asked for by ${g.by ?? 'an admin'}`,
-  handover: (g) => `${g.from ?? 'The leader before'} handed over, as a node does that is stopped`,
-  silence: (g) => `${g.from ?? 'The leader before'} fell silent`,
-  regained: () => 'Took its duties anew after it had lost its majority',
-  started: () => 'Elected after a start; it knew of no leader before',
+  first: () => 'The oldest change that is kept',
+  transfer: (g) => `Transferred${g.from ? ` by ${g.from}` : ''}, requested by ${g.by ?? 'an admin'}`,
+  handover: (g) => `${g.from ?? 'The previous leader'} gave up leadership, as a node does when it is stopped`,
+  silence: (g) => `${g.from ?? 'The previous leader'} was not heard any more`,
+  regained: () => 'Became leader again after it had lost its majority',
+  started: () => 'Elected after it started; it knows no earlier leader',
 };
 
 export function causeOf(grant: LeadershipGrant): string {
-  return grant.cause ? CAUSES[grant.cause](grant) : 'Not known';
+  return grant.cause ? CAUSES[grant.cause](grant) : 'Unknown';
 }

@@ -174,9 +174,9 @@ function MemberDialogs({
         act={async () => {
           const previous = raft.members.find((other) => other.leader);
           const { data } = await transfer(m.id);
-          say(`${data?.leader ?? m.name} leads.`, {
+          say(`${data?.leader ?? m.name} is the leader.`, {
             ...(previous
-              ? { undo: { label: 'Hand back', act: () => transfer(previous.id), done: `${previous.name} leads again.` } }
+              ? { undo: { label: 'Move it back', act: () => transfer(previous.id), done: `${previous.name} is the leader again.` } }
               : {}),
           });
           await refresh();
@@ -189,12 +189,12 @@ function MemberDialogs({
         verb="Promote"
         effect={
           <p>
-            It then counts for majorities: {voters + 1} voters, of which {Math.floor((voters + 1) / 2)} may fail.
+            It then counts for the majority: {voters + 1} voters, of which {Math.floor((voters + 1) / 2)} may fail.
           </p>
         }
         act={async () => {
           await promoteMember(m.id);
-          say(`${m.name} votes.`);
+          say(`${m.name} has a vote.`);
           await refresh();
         }}
       />
@@ -211,7 +211,7 @@ function MemberDialogs({
               <b>{m.name}</b> stops taking part. {after} {after === 1 ? 'voter remains' : 'voters remain'}, of which{' '}
               <b>{Math.max(0, Math.floor((after - 1) / 2))}</b> may fail without losing writes.
             </p>
-            <p>Its data stays on its disk, but it cannot come back under this id without being added anew.</p>
+            <p>Its data stays on its disk. To use the machine again, add it as a new node with a new id.</p>
           </>
         }
         act={async () => {

@@ -18,10 +18,10 @@ export function SuspendedExpiry({ status }: { status: ClusterStatus }) {
       until they are heard from again.{' '}
       <RoleButton
         needs="operator"
-        reason={status.leadership.is_leader ? null : `Only the leader takes this: open ${status.leadership.leader ?? 'it'}.`}
+        reason={status.leadership.is_leader ? null : `Only the leader can do this: open ${status.leadership.leader ?? 'it'}.`}
         onClick={() => setOpen(true)}
       >
-        They are really gone…
+        Confirm that they are gone…
       </RoleButton>
       <Confirm
         open={open}
@@ -37,7 +37,7 @@ export function SuspendedExpiry({ status }: { status: ClusterStatus }) {
         }
         act={async () => {
           await confirmExpiry();
-          say('Expiry goes on.');
+          say('Expiry continues.');
           await queries.invalidateQueries({ queryKey: keys.cluster() });
         }}
       />

@@ -17,7 +17,7 @@ export function ConfigHistory({ now, onBack }: { now: Revised<RuntimeConfig>; on
       <Loaded query={query} what="the history" rows={3}>
         {(revisions) =>
           revisions.length === 0 ? (
-            <Empty title="Nobody has changed the configuration.">The defaults hold. Each change will be listed here.</Empty>
+            <Empty title="Nobody has changed the configuration.">The defaults apply. Each change will be listed here.</Empty>
           ) : (
             <div className="scroll-x" role="region" aria-label="History" tabIndex={0}>
               <table className="plain">

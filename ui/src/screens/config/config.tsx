@@ -54,7 +54,7 @@ function Editor({ stored }: { stored: Revised<RuntimeConfig> }) {
     const previous = base.value;
     const revision = await put(config, base.revision);
     say(`${text} as revision ${revision}.`, {
-      undo: { act: () => put(previous, revision), done: 'The previous configuration holds again.' },
+      undo: { act: () => put(previous, revision), done: 'The previous configuration applies again.' },
     });
   };
   const wrong = configMistake(draft);
@@ -63,15 +63,15 @@ function Editor({ stored }: { stored: Revised<RuntimeConfig> }) {
     <>
       {newer && changed ? (
         <Note tone="warn">
-          Someone changed the configuration meanwhile (revision {stored.revision}).{' '}
-          <Button onClick={() => setBase(stored)}>Put mine on top of theirs</Button>{' '}
+          Somebody else has changed the configuration (revision {stored.revision}).{' '}
+          <Button onClick={() => setBase(stored)}>Apply my changes to theirs</Button>{' '}
           <Button
             onClick={() => {
               setBase(stored);
               setDraft(stored.value);
             }}
           >
-            Take theirs
+            Discard mine
           </Button>
         </Note>
       ) : null}
@@ -85,12 +85,12 @@ function Editor({ stored }: { stored: Revised<RuntimeConfig> }) {
             <RoleButton
               needs="operator"
               kind="primary"
-              reason={wrong ?? (changed ? null : 'Nothing is changed.')}
+              reason={wrong ?? (changed ? null : 'There are no changes.')}
               onClick={() => setApplying(true)}
             >
               Apply…
             </RoleButton>
-            <Button reason={changed ? null : 'Nothing is changed.'} onClick={() => setDraft(base.value)}>
+            <Button reason={changed ? null : 'There are no changes.'} onClick={() => setDraft(base.value)}>
               Discard
             </Button>
           </div>
@@ -102,8 +102,8 @@ function Editor({ stored }: { stored: Revised<RuntimeConfig> }) {
         onClose={() => setApplying(false)}
         title="Apply this configuration?"
         verb="Apply"
-        effect={<p>It holds on every node at once. Instances keep the time to live with which they registered.</p>}
-        act={() => change(draft, 'The configuration holds')}
+        effect={<p>It applies on every node at once. Instances keep the time to live with which they registered.</p>}
+        act={() => change(draft, 'The configuration applies')}
       >
         <Diff label="Change of the configuration" before={before} after={after} />
       </Confirm>
@@ -112,9 +112,9 @@ function Editor({ stored }: { stored: Revised<RuntimeConfig> }) {
         onClose={() => setBack(null)}
         title={`Go back to revision ${back?.revision ?? ''}?`}
         verb="Roll back"
-        effect={<p>The values of that revision hold on every node at once, as a new revision.</p>}
+        effect={<p>The values of that revision apply on every node at once, as a new revision.</p>}
         act={async () => {
-          if (back) await change(back.config, `Revision ${back.revision} holds again,`);
+          if (back) await change(back.config, `Revision ${back.revision} applies again,`);
         }}
       >
         {back ? <Diff label="Change by rolling back" before={before} after={stable(back.config)} /> : null}

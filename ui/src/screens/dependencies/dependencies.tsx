@@ -56,7 +56,7 @@ export function DependenciesScreen() {
   return (
     <Screen
       title="Dependencies"
-      intro={`Services reached through ${cluster.data?.node ?? 'this node'}, from its latest requests and what came by since ${clock(since)}. Callers are named by their address.`}
+      intro={`Services reached through ${cluster.data?.node ?? 'this node'}, from its latest requests and the events since ${clock(since)}. Callers are shown by their address.`}
     >
       <Loaded query={traces} what="requests" rows={8}>
         {() =>
@@ -256,7 +256,7 @@ function EdgeTable({ edges }: { edges: readonly Edge[] }) {
               </th>
               <th scope="col">Failed</th>
               <th scope="col" className="end">
-                Half within
+                p50
               </th>
               <th scope="col" className="end">
                 99 % within

@@ -10,7 +10,7 @@ export function FirstRun({ namespace }: { namespace: string }) {
     <section className="first-run">
       <h2>Nothing is registered yet</h2>
       <p>
-        A service appears here as soon as one of its instances says that it is there. This registers an instance of{' '}
+        A service appears here when one of its instances registers. This registers an instance of{' '}
         <code>hello</code> for one minute:
       </p>
       <Command text={command} label="Register an instance" />
@@ -20,7 +20,7 @@ export function FirstRun({ namespace }: { namespace: string }) {
       </p>
       <Command text={`curl ${location.origin}/api/v1/resolve/${namespace}/hello`} label="Resolve the service" />
       <p role="status">
-        <Status tone="muted">Watching: this page changes by itself.</Status>
+        <Status tone="muted">This page updates by itself.</Status>
       </p>
     </section>
   );

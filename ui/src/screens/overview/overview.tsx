@@ -78,10 +78,10 @@ export function clusterHealth(s: ClusterStatus, nodes?: readonly ClusterNode[]):
     const names = away.map((m) => m.name).join(', ');
     return { tone: 'warn', text: `${names} cannot be reached` };
   }
-  if (s.raft.disk_stalled) return { tone: 'warn', text: `The disk of ${s.node} stalls` };
+  if (s.raft.disk_stalled) return { tone: 'warn', text: `The disk of ${s.node} is stalled` };
   if (voters.length === 1) return { tone: 'good', text: 'Running as a single node' };
-  if (voters.some((m) => reachOf(s, m, nodes) === 'unknown')) return { tone: 'good', text: `${s.leadership.leader} leads` };
-  return { tone: 'good', text: `All ${voters.length} nodes are here` };
+  if (voters.some((m) => reachOf(s, m, nodes) === 'unknown')) return { tone: 'good', text: `${s.leadership.leader} is the leader` };
+  return { tone: 'good', text: `All ${voters.length} nodes can be reached` };
 }
 
 function Figures({ status }: { status: ClusterStatus }) {
@@ -200,7 +200,7 @@ function Attention() {
         {() =>
           bad.length === 0 ? (
             <Empty title="Nothing.">
-              <Status tone="good">Every service that should get traffic gets it.</Status>
+              <Status tone="good">Every service has all its instances in traffic.</Status>
             </Empty>
           ) : (
             <ul className="rows">
@@ -281,7 +281,7 @@ function OpenAlerts() {
           if (open.length === 0) {
             return (
               <Empty title="None.">
-                <Status tone="good">Nobody needs to be woken.</Status>
+                <Status tone="good">There is nothing to do.</Status>
               </Empty>
             );
           }

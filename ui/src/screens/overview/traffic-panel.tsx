@@ -73,12 +73,12 @@ function Budget({ traffic: { total } }: { traffic: Traffic }) {
         </dd>
       </div>
       <div>
-        <dt>Latency, half · 99 %</dt>
+        <dt>Latency, p50 · p99</dt>
         <dd>
           <b className="num">
             {total.p50_us === null ? '–' : `≤ ${took(total.p50_us)} · ≤ ${took(total.p99_us)}`}
           </b>
-          <span className="muted">until the answer’s head</span>
+          <span className="muted">until the head of the answer</span>
         </dd>
       </div>
       <div>

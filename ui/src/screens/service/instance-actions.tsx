@@ -31,7 +31,7 @@ export function Pending({ instance, open }: { instance: Instance; open: boolean 
           <b>{plural(data.in_flight, 'request')}</b> {data.in_flight === 1 ? 'is' : 'are'} in flight to it and will be finished
         </>
       )}
-      {data.complete ? '.' : `, as far as is known: ${silent.join(' and ')} did not answer.`}
+      {data.complete ? '.' : `, as far as known: ${silent.join(' and ')} did not answer.`}
     </>
   );
 }
@@ -70,7 +70,7 @@ export function DrainDialog({ open, onClose, instance, service }: Props & { serv
           </p>
           {others === 0 ? (
             <Note tone="bad">
-              It is the last that gets traffic: callers of {service.name} will get “unavailable”.
+              It is the last routable instance: callers of {service.name} will get “unavailable”.
             </Note>
           ) : (
             <p>
@@ -118,11 +118,11 @@ export function ReturnDialog({ open, onClose, instance }: Props) {
       effect={
         bad ? (
           <p>
-            The drain ends, but its probes still fail: it gets requests only once they succeed.
+            The drain ends, but its probes still fail: it gets requests only when they succeed.
           </p>
         ) : (
           <p>
-            The drain ends and <b>{instance.id}</b> gets new requests at once, by its weight of {instance.weight}.
+            The drain ends and <b>{instance.id}</b> gets new requests at once, in proportion to its weight of {instance.weight}.
           </p>
         )
       }
@@ -160,7 +160,7 @@ export function WeightDialog({ open, onClose, instance }: Props) {
       effect={
         <>
           <p>
-            It gets requests in proportion to its weight, now {instance.weight}. The change holds on every node at once.
+            It gets requests in proportion to its weight, now {instance.weight}. The change applies on every node at once.
           </p>
           <p className="muted">
             It is registered again as it is, with the new weight. If its owner registers again with another weight, the

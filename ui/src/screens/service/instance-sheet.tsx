@@ -64,7 +64,7 @@ function Body({ service, id, known, onClose }: { service: Service; id: string; k
   }, [known, queries, service.namespace, service.name, id]);
   const instance = known ?? query.data ?? null;
   if (query.error instanceof Problem && query.error.status === 404) {
-    return <Empty title="It is not registered any more.">Its lease ran out, or someone took it out.</Empty>;
+    return <Empty title="It is not registered any more.">Its lease expired, or somebody removed it.</Empty>;
   }
   if (!instance) {
     return query.error ? <Failed problem={asProblem(query.error)} /> : <Loading what={id} rows={8} />;
@@ -118,7 +118,7 @@ function Why({ instance }: { instance: Instance }) {
     <section className="sheet-part" aria-label="Health">
       <div className="why">
         <InstanceStatus state={state} badge />
-        <p className="why-text">{why.data?.why || instance.health.reason || (state === 'unknown' ? 'No probe has looked at it yet; its heartbeats count.' : '')}</p>
+        <p className="why-text">{why.data?.why || instance.health.reason || (state === 'unknown' ? 'It has not been probed yet; only its heartbeats count.' : '')}</p>
       </div>
       <Facts
         items={[
@@ -139,7 +139,7 @@ function Why({ instance }: { instance: Instance }) {
                 {PROBE_KINDS[probe.kind ?? 'heartbeat']}
                 {probe.path ? <code> {probe.path}</code> : null}
                 {probe.kind && probe.kind !== 'heartbeat' && probe.interval_ms
-                  ? ` every ${duration(probe.interval_ms)}, bad after ${probe.fall ?? '?'}`
+                  ? ` every ${duration(probe.interval_ms)}, unhealthy after ${probe.fall ?? '?'} failures`
                   : ''}{' '}
                 <span className="muted">from {from[why.data?.probe_from ?? 'default']}</span>
               </span>

@@ -139,7 +139,7 @@ export function Instances({ service }: { service: Service }) {
           open={(i) => go({ instance: i.id })}
           nearEnd={nearEnd}
           empty={
-            <Empty title="No instance fits.">
+            <Empty title="No instance found.">
               {health || q ? 'Change the search or the filter.' : 'The service has a policy but nothing registered.'}
             </Empty>
           }

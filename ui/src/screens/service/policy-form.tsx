@@ -42,7 +42,7 @@ export function PolicyForm({
         </SelectField>
         <SelectField
           label="Hash by"
-          hint={hashes ? undefined : 'Counts for the hashing strategies only.'}
+          hint={hashes ? undefined : 'Only used by the hashing strategies.'}
           value={key.from}
           onChange={(e) => {
             const from = e.target.value as HashKey['from'];
@@ -77,8 +77,8 @@ export function PolicyForm({
 const NUMBERS = [
   ['interval_ms', 'Interval, ms', 15_000],
   ['timeout_ms', 'Time limit, ms', 3_000],
-  ['fall', 'Bad after, probes', 3],
-  ['rise', 'Good after, probes', 1],
+  ['fall', 'Unhealthy after, failures', 3],
+  ['rise', 'Healthy after, successes', 1],
 ] as const;
 
 function ProbeForm({

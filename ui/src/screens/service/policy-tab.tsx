@@ -70,7 +70,7 @@ function Editor({ service, stored }: { service: Service; stored: Revised<Policy>
     if (!now) return;
     const previous = base;
     const revision = await put(now, base?.revision ?? null);
-    say(`The policy of ${service.name} holds as revision ${revision}.`, {
+    say(`The policy of ${service.name} applies as revision ${revision}.`, {
       undo: {
         act: async () => {
           if (previous) await put(previous.value, revision);
@@ -80,7 +80,7 @@ function Editor({ service, stored }: { service: Service; stored: Revised<Policy>
             await refresh();
           }
         },
-        done: previous ? 'The previous policy holds again.' : 'The policy is removed again; the defaults hold.',
+        done: previous ? 'The previous policy applies again.' : 'The policy is removed again; the defaults apply.',
       },
     });
   };
@@ -90,9 +90,9 @@ function Editor({ service, stored }: { service: Service; stored: Revised<Policy>
     <div className="policy">
       {newer && touched ? (
         <Note tone="warn">
-          Someone changed this policy meanwhile (revision {stored?.revision ?? 'none'}). Applying yours would be refused.{' '}
-          <Button onClick={() => setBase(stored)}>Put mine on top of theirs</Button>{' '}
-          <Button onClick={() => take(stored)}>Take theirs</Button>
+          Somebody else has changed this policy (revision {stored?.revision ?? 'none'}). Applying yours would be refused.{' '}
+          <Button onClick={() => setBase(stored)}>Apply my changes to theirs</Button>{' '}
+          <Button onClick={() => take(stored)}>Discard mine</Button>
         </Note>
       ) : null}
       <div className="toolbar">
@@ -110,7 +110,7 @@ function Editor({ service, stored }: { service: Service; stored: Revised<Policy>
           ]}
         />
         <span className="muted">
-          {base ? '' : 'No policy is set: the defaults hold'}
+          {base ? '' : 'No policy is set: the defaults apply'}
           {config.data && !draft.selection?.strategy
             ? `${base ? '' : ' · '}the configuration's strategy is ${strategyName(config.data.value.selection_strategy).toLowerCase()}`
             : ''}
@@ -139,12 +139,12 @@ function Editor({ service, stored }: { service: Service; stored: Revised<Policy>
             <RoleButton
               needs="operator"
               kind="primary"
-              reason={reason ?? (touched ? null : 'Nothing is changed.')}
+              reason={reason ?? (touched ? null : 'There are no changes.')}
               onClick={() => setApplying(true)}
             >
               Apply…
             </RoleButton>
-            <Button reason={touched ? null : 'Nothing is changed.'} onClick={() => take(base)}>
+            <Button reason={touched ? null : 'There are no changes.'} onClick={() => take(base)}>
               Discard
             </Button>
             {base ? (
@@ -160,7 +160,7 @@ function Editor({ service, stored }: { service: Service; stored: Revised<Policy>
         onClose={() => setApplying(false)}
         title={`Apply this policy to ${service.name}?`}
         verb="Apply"
-        effect={<p>It holds on every node at once, for each new request and probe. Requests in flight keep the old one.</p>}
+        effect={<p>It applies on every node at once, for each new request and probe. Requests in flight keep the old one.</p>}
         act={async () => {
           try {
             await apply();
@@ -178,7 +178,7 @@ function Editor({ service, stored }: { service: Service; stored: Revised<Policy>
         title={`Remove the policy of ${service.name}?`}
         danger
         verb="Remove policy"
-        effect={<p>The defaults and the configuration's strategy hold from then on, on every node.</p>}
+        effect={<p>Then the defaults and the strategy of the configuration apply, on every node.</p>}
         act={async () => {
           if (!base) return;
           const previous = base.value;
@@ -186,7 +186,7 @@ function Editor({ service, stored }: { service: Service; stored: Revised<Policy>
           take(null);
           await refresh();
           say(`The policy of ${service.name} is removed.`, {
-            undo: { act: () => put(previous, null), done: 'The policy holds again.' },
+            undo: { act: () => put(previous, null), done: 'The policy applies again.' },
           });
         }}
       />

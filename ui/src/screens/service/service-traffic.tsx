@@ -30,7 +30,7 @@ export function ServiceTraffic({ service }: { service: Service }) {
         const took = (us: number | null) => (us === null ? '–' : `≤ ${duration(us / 1000)}`);
         return (
           <div className="two-columns">
-            <Panel title="Requests" aside={`${short(all)} in a quarter of an hour, ${percent(total.failed / all, 2)} failed`}>
+            <Panel title="Requests" aside={`${short(all)} in 15 minutes, ${percent(total.failed / all, 2)} failed`}>
               <Chart
                 label="Requests a second"
                 unit="/s"
@@ -45,7 +45,7 @@ export function ServiceTraffic({ service }: { service: Service }) {
             </Panel>
             <Panel
               title="Latency"
-              aside={`half ${took(total.p50_us)} · 95 % ${took(total.p95_us)} · 99 % ${took(total.p99_us)}`}
+              aside={`p50 ${took(total.p50_us)} · p95 ${took(total.p95_us)} · p99 ${took(total.p99_us)}`}
             >
               <Chart
                 label="Latency until the answer's head"

@@ -52,7 +52,7 @@ export function ServiceScreen() {
     >
       {gone ? (
         <Empty title="Nothing is registered under this name." action={<Link to="/services">All services</Link>}>
-          It had its last instance removed, or never had one. This page fills as soon as one registers.
+          Its last instance was removed, or it never had one. Instances appear here when they register.
         </Empty>
       ) : (
         <Loaded query={query} what={service} rows={10}>
@@ -114,7 +114,7 @@ function Remove({ service }: { service: Service }) {
               All {plural(service.instances, 'instance')} of <b>{service.namespace}/{service.name}</b>, their drains and
               the policy are taken out. Callers get “unavailable” at once.
             </p>
-            <p>Instances that still send heartbeats register again; the policy does not come back. It cannot be undone.</p>
+            <p>Instances that still send heartbeats register again; the policy does not return. This cannot be undone.</p>
           </>
         }
         act={async () => {

@@ -163,7 +163,7 @@ export function ServicesScreen() {
               </div>
               {data.complete ? null : (
                 <Note tone="info">
-                  The first {count(data.items.length)} services are here. Search and the health filter look at all of
+                  The first {count(data.items.length)} services are shown. Search and the health filter use all of
                   them, on the server.
                 </Note>
               )}
@@ -179,7 +179,7 @@ export function ServicesScreen() {
                     search: {},
                   })
                 }
-                empty={<Empty title="No service fits.">Change the search or the filter.</Empty>}
+                empty={<Empty title="No service found.">Change the search or the filter.</Empty>}
                 foot={`${plural(rows.length, 'service')}${rows.length < data.items.length ? ` of ${count(data.items.length)}` : ''}`}
               />
             </>

@@ -120,9 +120,9 @@ export function TracesScreen() {
               open={(t) => go({ trace: t.trace_id })}
               empty={
                 status === 'calls' && typed.trim() === '' ? (
-                  <Empty title="No call to a service lately.">Calls through the proxy, the redirect or resolve appear here as they end.</Empty>
+                  <Empty title="No call to a service lately.">Calls through the proxy, the redirect or resolve appear here when they end.</Empty>
                 ) : (
-                  <Empty title={all.length ? 'No request fits.' : 'No request yet.'}>
+                  <Empty title={all.length ? 'No request found.' : 'No request yet.'}>
                     {all.length ? 'Change the search or the filter.' : 'Each finished request of this node appears here.'}
                   </Empty>
                 )
@@ -177,7 +177,7 @@ function TraceSheet({ id, entries, onClose }: { id: string | null; entries: read
       />
       <h3>Waterfall</h3>
       {spans.length === 0 ? (
-        <p className="muted">The node does not hold this trace any more.</p>
+        <p className="muted">The node no longer has this trace.</p>
       ) : (
         <ol className="waterfall">
           {spans.map((s, i) => (
