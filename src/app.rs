@@ -265,7 +265,9 @@ impl Node {
             let handed =
                 tokio::time::timeout(TRANSFER_TIMEOUT, admin.transfer_leadership(None)).await;
             if !matches!(handed, Ok(Ok(()))) {
-                tracing::warn!("leadership was not handed over, the others will elect");
+                tracing::warn!(
+                    "leadership could not be transferred; the other nodes will elect a leader"
+                );
             }
         }
         self.cancel.cancel();
@@ -331,7 +333,7 @@ async fn keep_identities(
             Ok(None) => {}
             Ok(Some(password)) => settings::show_password(&config, &password),
             Err(error) => {
-                tracing::warn!(%error, "identities are not there yet, trying again");
+                tracing::warn!(%error, "accounts are not written yet; trying again");
                 tokio::time::sleep(IDENTITIES_PAUSE).await;
                 continue;
             }

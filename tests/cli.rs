@@ -141,6 +141,8 @@ fn a_user_signs_in_registers_drains_and_deregisters() {
     let wrong =
         dev.command(&["login", "--user", "ada"]).env("MAXINE_PASSWORD", "wrong").output().unwrap();
     assert_eq!(code(&wrong), 5);
+    let told = text(&wrong.stderr);
+    assert!(told.contains("password is wrong") && !told.contains("maxine login"), "{told}");
     dev.login();
     let mode = std::os::unix::fs::MetadataExt::mode(
         &dev.home.path().join("session.json").metadata().unwrap(),

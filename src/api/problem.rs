@@ -167,37 +167,39 @@ impl ProblemKind {
     pub fn action(self) -> &'static str {
         match self {
             Self::InvalidRequest => "Correct the request; /api/docs describes it.",
-            Self::UnknownField => "Leave the field out or correct its name; /api/docs lists them.",
+            Self::UnknownField => {
+                "Remove the field, or correct its name; /api/docs lists the fields."
+            }
             Self::Unauthorized => {
                 "Sign in at POST /api/v1/session, or send an API token as Authorization: Bearer."
             }
             Self::Forbidden => "Ask an administrator for the role that the route needs.",
-            Self::NotFound => "Check the path and the names in it, upper and lower case included.",
+            Self::NotFound => "Check the path and the names in it. Upper and lower case matter.",
             Self::MethodNotAllowed => "Use a method that /api/docs lists for the path.",
             Self::RequestTimeout => {
-                "Send it again, faster, or less at a time; nothing was changed."
+                "Nothing was changed. Send the request again, over a faster connection or with a smaller body."
             }
-            Self::Conflict => "Read the present state and decide again.",
+            Self::Conflict => {
+                "Read the current state, and decide whether the change is still needed."
+            }
             Self::Managed => "Change it in the environment of every node and restart them.",
             Self::Compacted => {
-                "Read a list, whose x-maxine-index says where it stands, and watch from there."
+                "Read the list again, and watch from the index in its x-maxine-index."
             }
             Self::RevisionMismatch => {
-                "Read it again, make the change on what you get, and send its ETag as If-Match."
+                "Read it again, repeat the change on the new version, and send its ETag as If-Match."
             }
-            Self::PayloadTooLarge => "Send less at a time.",
+            Self::PayloadTooLarge => "Send a smaller body, or split the request.",
             Self::UnsupportedMediaType => "Send JSON with Content-Type: application/json.",
-            Self::LimitExceeded => {
-                "Change the value so that it keeps the limit, and send the request again."
-            }
-            Self::TooManyRequests => "Wait as long as Retry-After says.",
-            Self::Internal => "Report it with the trace id; a retry may help.",
-            Self::NotSupported => "Run Maxine in Raft mode for this.",
+            Self::LimitExceeded => "Choose a value within the limit, and send the request again.",
+            Self::TooManyRequests => "Wait for the time in Retry-After.",
+            Self::Internal => "Report it with the trace id. Repeating the request may help.",
+            Self::NotSupported => "Use Raft mode for this.",
             Self::Unavailable => {
-                "Nothing was changed. Wait as long as Retry-After says and repeat it."
+                "Nothing was changed. Repeat the request after the time in Retry-After."
             }
             Self::OutcomeUnknown => {
-                "Repeat it with the same Idempotency-Key after Retry-After: it takes effect once."
+                "Repeat the request with the same Idempotency-Key after the time in Retry-After. It takes effect only once."
             }
         }
     }
@@ -405,11 +407,11 @@ impl From<WriteError> for Problem {
                     .with_retry_after_s(retry_after_s)
             }
             WriteError::Overloaded { retry_after_s } => {
-                Self::new(ProblemKind::Unavailable, "too many writes are under way")
+                Self::new(ProblemKind::Unavailable, "too many writes are in flight")
                     .with_retry_after_s(retry_after_s)
             }
             WriteError::OutcomeUnknown { retry_after_s } => {
-                let detail = "no answer came within the time: the write may or may not take effect";
+                let detail = "there was no answer in time: the write may or may not take effect";
                 Self::new(ProblemKind::OutcomeUnknown, detail).with_retry_after_s(retry_after_s)
             }
             WriteError::TooLarge { len, max } => {

@@ -58,12 +58,13 @@ pub trait Forward: Send + Sync + 'static {
     }
 }
 
-/// How an instance stands with one node's proxy.
+/// An instance as one node's proxy sees it.
 #[derive(Clone, Debug, serde::Serialize, utoipa::ToSchema)]
 pub struct Standing {
     /// The node.
     pub node: String,
-    /// Why this node's proxy sends it nothing though it is registered and healthy; null where it does.
+    /// Why this node's proxy sends it no requests although it is registered and healthy; null if it
+    /// does.
     pub held_back: Option<String>,
     /// Its requests, connections and signals.
     #[serde(flatten)]
@@ -106,13 +107,13 @@ pub struct UpstreamsReport {
 pub struct ProbeObservation {
     /// The node that probed.
     pub node: String,
-    /// When, in milliseconds since 1970.
+    /// Time, in milliseconds since 1970.
     pub at_ms: u64,
     /// Whether the instance passed.
     pub ok: bool,
-    /// What was found, in one line.
+    /// Result, in one line.
     pub detail: String,
-    /// How long it took, in milliseconds; null where nothing was measured.
+    /// Duration, in milliseconds; null if it was not measured.
     pub latency_ms: Option<f64>,
 }
 

@@ -37,7 +37,7 @@ async fn follow<E: Clone>(mut events: broadcast::Receiver<E>, mut each: impl FnM
         match events.recv().await {
             Ok(event) => each(event),
             Err(RecvError::Lagged(skipped)) => {
-                tracing::warn!(skipped, "events were too many to tell")
+                tracing::warn!(skipped, "too many events; some were not reported")
             }
             Err(RecvError::Closed) => return,
         }
@@ -66,7 +66,7 @@ fn expiry_alert(telemetry: &Telemetry, node: &str, event: &ExpiryEvent) {
         ExpiryEvent::Resumed => telemetry.clear(AlertKind::ExpirySuspended, REGISTRY),
         ExpiryEvent::Stalled { by_ms } => {
             let message = format!(
-                "this node stood still for {by_ms} ms: all leases were extended by as much"
+                "this node was stalled for {by_ms} ms; all leases were extended by the same time"
             );
             let notice = Notice::new(AlertKind::NodeStalled, node, message);
             telemetry.alert(notice.details(json!({"by_ms": by_ms})));
@@ -77,7 +77,7 @@ fn expiry_alert(telemetry: &Telemetry, node: &str, event: &ExpiryEvent) {
 fn store_alert(telemetry: &Telemetry, event: &StoreEvent) {
     let (kind, message) = match event {
         StoreEvent::Unreachable { .. } => {
-            let message = "the store does not answer: reads go on, writes fail";
+            let message = "the store does not answer: reads continue, writes fail";
             let notice = Notice::new(AlertKind::StoreUnreachable, STORE, message);
             return telemetry.raise(notice.details(details(event)));
         }
@@ -85,24 +85,24 @@ fn store_alert(telemetry: &Telemetry, event: &StoreEvent) {
             return telemetry.clear(AlertKind::StoreUnreachable, STORE);
         }
         StoreEvent::ServerChanged { .. } => {
-            (AlertKind::StoreServerChanged, "another server answers for the store")
+            (AlertKind::StoreServerChanged, "the store is another server than before")
         }
         StoreEvent::WritesPutBack { .. } => {
-            (AlertKind::StoreWritesPutBack, "the store lost writes; they were put back")
+            (AlertKind::StoreWritesPutBack, "the store lost writes; they were written again")
         }
         StoreEvent::StatePutBack { .. } => {
-            (AlertKind::StoreStatePutBack, "the store was empty; the state was put back")
+            (AlertKind::StoreStatePutBack, "the store was empty; the state was written again")
         }
         StoreEvent::WritesLost { .. } => (
             AlertKind::StoreWritesLost,
-            "the store lost acknowledged writes; registrations come back as instances re-send them",
+            "the store lost acknowledged writes; registrations return when their instances register again",
         ),
         StoreEvent::WritesRefused { .. } => {
             (AlertKind::StoreWritesRefused, "the store refuses writes")
         }
-        StoreEvent::Failed { .. } => (AlertKind::StoreFailed, "the store gave up, the node stops"),
+        StoreEvent::Failed { .. } => (AlertKind::StoreFailed, "the store failed; the node stops"),
         StoreEvent::TornTailCut { .. } => {
-            (AlertKind::StoreTornTailCut, "a half-written record was cut off the log")
+            (AlertKind::StoreTornTailCut, "an incomplete record at the end of the log was cut off")
         }
     };
     telemetry.alert(Notice::new(kind, STORE, message).details(details(event)));

@@ -215,7 +215,7 @@ impl Watch {
         match &seen.cluster {
             Some(cluster) => self.judge_members(seen, cluster, now_ms, &mut judged),
             None if seen.leadership.leader.is_none() => {
-                let message = "no leader is known: writes are refused";
+                let message = "this node knows no leader: writes are refused";
                 judged.holds.push(Notice::new(AlertKind::NoLeader, "cluster", message));
             }
             None => {}
@@ -223,7 +223,7 @@ impl Watch {
         if let Some(leader) = &seen.leadership.leader {
             if seen.staleness_ms >= STATE_OLD_MS && seen.staleness_ms != u64::MAX {
                 let message = format!(
-                    "this node has not heard of new changes for {} s, although {leader} leads",
+                    "for {} s this node has had no proof that its copy is current, although {leader} is the leader",
                     seen.staleness_ms / 1_000
                 );
                 judged.holds.push(Notice::new(AlertKind::StateOld, &*self.node, message));
@@ -299,7 +299,7 @@ impl Watch {
             match (member.reachable, member.matched_index) {
                 (Some(true), Some(matched)) if matched < end => {
                     let message = format!(
-                        "{} has the log up to {matched}; {} s ago it went up to {end} already",
+                        "{} has the log up to {matched}, but {} s ago the log already ended at {end}",
                         member.name,
                         LAG_MS / 1_000
                     );
@@ -323,10 +323,8 @@ impl Watch {
             as_before => as_before,
         };
         let (count, _) = self.refusing_since?;
-        let message = format!(
-            "no write through this node is carried out ({count} tried): {}",
-            now.last_refusal
-        );
+        let message =
+            format!("no write through this node succeeds ({count} tried): {}", now.last_refusal);
         Some(Notice::new(AlertKind::WritesRefused, &*self.node, message))
     }
 
@@ -367,7 +365,8 @@ fn not_heard(kind: AlertKind, member: &MemberView, node: &str) -> Notice {
         Some(age_ms) => format!("last heard {} s ago", age_ms / 1_000),
         None => "not heard since this node started".into(),
     };
-    let message = format!("{role} {} ({}) is not heard: {since}", member.name, member.peer_addr);
+    let message =
+        format!("{role} {} ({}) cannot be reached: {since}", member.name, member.peer_addr);
     let details = json!({"id": member.id, "voter": member.voter, "peer_addr": member.peer_addr, "seen_by": node});
     Notice::new(kind, &*member.name, message).details(details)
 }
@@ -387,12 +386,15 @@ fn nobody_leads_of(
     let details = json!({"voters_needed": needed, "voters_heard": heard, "not_heard": silent});
     let (kind, message) = if heard < needed {
         let names = silent.join(", ");
-        let message =
-            format!("no majority: {needed} voters are needed, {heard} heard; not heard: {names}");
+        let message = format!(
+            "no majority: {needed} voters are needed, {heard} can be reached; unreachable: {names}"
+        );
         (AlertKind::NoMajority, message)
     } else {
-        let message =
-            format!("nobody leads, although {heard} of {} voters are heard", voters.len());
+        let message = format!(
+            "there is no leader, although {heard} of {} voters can be reached",
+            voters.len()
+        );
         (AlertKind::NoLeader, message)
     };
     Notice::new(kind, "cluster", message).details(details)
@@ -417,8 +419,8 @@ fn certificate(object: &str, end_ms: u64, now_ms: u64) -> Option<Notice> {
     let within = CERTIFICATE_DAYS.into_iter().rev().find(|days| left_ms <= days * DAY_MS)?;
     let at = crate::telemetry::events::iso_8601(end_ms);
     let message = match left_ms {
-        0 => format!("the certificate has ended at {at}"),
-        _ => format!("the certificate ends in less than {within} days, at {at}"),
+        0 => format!("the certificate expired at {at}"),
+        _ => format!("the certificate expires in less than {within} days, at {at}"),
     };
     let (severity, stage) = match (left_ms, within) {
         (0, _) => (Severity::Critical, 3),

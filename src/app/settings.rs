@@ -205,7 +205,7 @@ pub(super) fn security(config: &NodeConfig) -> anyhow::Result<SecuritySettings> 
                 accounts.push(Account { role, user_name, password });
             }
             (None, None) => {}
-            _ => anyhow::bail!("{name} and {word} go together: set both or none"),
+            _ => anyhow::bail!("set both {name} and {word}, or neither"),
         }
     }
     let env_keys = env("MAXINE_JWT_SECRET").map(|current| EnvSigningKeys {

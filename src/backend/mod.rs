@@ -35,7 +35,7 @@ pub use memory::MemoryStore;
 pub use raft::RaftStore;
 pub use store_event::StoreEvent;
 
-/// Who leads, as this node truthfully knows it now.
+/// The leader, as far as this node can confirm it now.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct Leadership {
     /// The name of the leader, if one is known.
@@ -66,13 +66,13 @@ pub enum ProposeError {
     #[error("no leader is known")]
     NoLeader,
     /// Nothing was written: this node does not lead. A retry is safe.
-    #[error("this node does not lead; {} does", hint.as_deref().unwrap_or("nobody known"))]
+    #[error("this node is not the leader; the leader is {}", hint.as_deref().unwrap_or("unknown"))]
     NotLeader {
         /// The leader's name.
         hint: Option<String>,
     },
     /// Nothing was written: too much is under way. A retry is safe, later.
-    #[error("too many writes are under way")]
+    #[error("too many writes are in flight")]
     Overloaded,
     /// Nothing was written: too large. A retry does not help.
     #[error("the write is {len} bytes long, the limit is {max}")]
@@ -83,7 +83,7 @@ pub enum ProposeError {
         max: usize,
     },
     /// It may or may not take effect yet. A retry with the same request id is safe.
-    #[error("the outcome is not known: no answer within the time")]
+    #[error("the outcome is unknown: there was no answer in time")]
     OutcomeUnknown,
     /// The store failed; the node stops.
     #[error("storage failed: {0}")]
@@ -227,19 +227,19 @@ pub struct MemberView {
     pub id: u64,
     /// Its name.
     pub name: String,
-    /// Where its peers reach it, `host:port`.
+    /// Address at which the other nodes reach it, `host:port`.
     pub peer_addr: String,
-    /// Where clients reach it, a URL.
+    /// URL at which clients reach it.
     pub http_addr: String,
-    /// Whether it votes; a learner only follows.
+    /// Whether it has a vote; a learner has none.
     pub voter: bool,
-    /// Whether it leads.
+    /// Whether it is the leader.
     pub leader: bool,
-    /// Whether it was heard lately, by this node or by the leader; null where neither can tell.
+    /// Whether this node or the leader heard from it recently; null if neither knows.
     pub reachable: Option<bool>,
     /// The last log index known to be stored on it (known to the leader).
     pub matched_index: Option<u64>,
-    /// Since it was last heard, in milliseconds.
+    /// Time since it was last heard, in milliseconds.
     pub last_contact_ms: Option<u64>,
     /// The version of the command language it understands.
     pub command_version: Option<u32>,
@@ -274,8 +274,8 @@ pub struct ClusterStatus {
     pub disk_stalled: bool,
     /// The size of the log on disk, in bytes.
     pub log_disk_bytes: u64,
-    /// How many more voters may be lost before writes stop; those of which neither this node nor the
-    /// leader can tell count as up.
+    /// How many more voters may be lost before writes stop; voters whose state is unknown count as
+    /// up.
     pub failures_tolerated: usize,
     /// The members.
     pub members: Vec<MemberView>,
@@ -299,7 +299,7 @@ pub enum AdminError {
     #[error("{0}")]
     Invalid(String),
     /// No leader could do it in time; a retry is safe.
-    #[error("no leader could do it in time: {0}")]
+    #[error("no leader did it in time: {0}")]
     Unavailable(String),
 }
 
@@ -318,7 +318,7 @@ pub trait ClusterAdmin: Send + Sync {
     ) -> Result<(), AdminError>;
     /// Gives a learner a vote.
     async fn promote(&self, id: u64) -> Result<(), AdminError>;
-    /// Takes a member out for good; its number is never used again.
+    /// Removes a member for good; its number must never be used again.
     async fn remove(&self, id: u64) -> Result<(), AdminError>;
     /// Hands leadership to a voter, or to the one that is furthest along.
     async fn transfer_leadership(&self, to: Option<u64>) -> Result<(), AdminError>;

@@ -42,10 +42,11 @@ fn certificate_verdict(
     let end_ms = end_ms.map_err(|error| error.to_string())?;
     let at = output::timestamp(end_ms);
     if end_ms <= now_ms {
-        return Err(format!("the certificate has ended at {at}"));
+        return Err(format!("the certificate expired at {at}"));
     }
     let days = (end_ms - now_ms) / DAY_MS;
-    Ok((days < WARN_DAYS).then(|| format!("warning: the certificate ends in {days} days, at {at}")))
+    Ok((days < WARN_DAYS)
+        .then(|| format!("warning: the certificate expires in {days} days, at {at}")))
 }
 
 /// Carries it out.
@@ -106,8 +107,8 @@ mod tests {
         let now_ms = 1_795_440_992_705;
         let verdict = |days: u64| certificate_verdict(Ok(now_ms + days * DAY_MS), now_ms);
         assert_eq!(verdict(31), Ok(None));
-        assert!(verdict(29).unwrap().unwrap().contains("ends in 29 days"));
-        assert!(verdict(0).unwrap_err().contains("has ended"));
+        assert!(verdict(29).unwrap().unwrap().contains("expires in 29 days"));
+        assert!(verdict(0).unwrap_err().contains("expired"));
         let missing = Err(std::io::ErrorKind::NotFound.into());
         assert!(certificate_verdict(missing, now_ms).is_err());
     }

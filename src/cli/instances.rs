@@ -390,20 +390,7 @@ impl Tally {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::output::Format;
-    use std::sync::{Arc, Mutex};
-
-    #[derive(Clone, Default)]
-    struct Sink(Arc<Mutex<Vec<u8>>>);
-
-    impl std::io::Write for Sink {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0.lock().unwrap().write(bytes)
-        }
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
+    use crate::cli::output::{Format, Sink};
 
     fn shown(format: Format) -> String {
         let mut tally = Tally::default();
@@ -417,8 +404,7 @@ mod tests {
         }
         let sink = Sink::default();
         tally.show(5, &mut Output::new(format, Box::new(sink.clone()))).unwrap();
-        let bytes = sink.0.lock().unwrap().clone();
-        String::from_utf8(bytes).unwrap()
+        sink.text()
     }
 
     #[test]

@@ -140,10 +140,18 @@ impl Watch {
                 return Ok(None);
             }
             "compacted" => {
-                let text = format!(
-                    "changes up to index {} were missed, because the node no longer keeps them; 'maxine services' shows the present state",
-                    data["index"]
-                );
+                let now = "'maxine services' shows the present state";
+                let text = match (self.after, index) {
+                    (Some(after), Some(index)) if after > index => {
+                        format!(
+                            "index {after} is ahead of this node, which is at index {index}; {now}"
+                        )
+                    }
+                    _ => format!(
+                        "changes up to index {} were missed, because the node no longer keeps them; {now}",
+                        data["index"]
+                    ),
+                };
                 out.done(&json!({"type": "compacted", "index": index}), text)?;
                 return Ok(Some(End::Compacted));
             }
@@ -211,6 +219,22 @@ mod tests {
             text,
             "2026-11-23T13:36:32.705Z        7 instance_removed default/orders a\\u{1b} expired"
         );
+    }
+
+    #[test]
+    fn an_index_ahead_of_the_node_is_not_told_as_compacted() {
+        let text_of = |after| {
+            let sink = crate::cli::output::Sink::default();
+            let format = crate::cli::output::Format::Table;
+            let mut out = Output::new(format, Box::new(sink.clone()));
+            let mut watch = Watch { after: Some(after), left: None, seen_any: true };
+            let event =
+                ServerEvent { id: None, name: "compacted".into(), data: r#"{"index":22}"#.into() };
+            assert!(matches!(watch.take(&event, &mut out).unwrap(), Some(End::Compacted)));
+            sink.text()
+        };
+        assert!(text_of(99).contains("index 99 is ahead of this node, which is at index 22"));
+        assert!(text_of(3).contains("changes up to index 22 were missed"));
     }
 
     #[test]

@@ -34,9 +34,9 @@ pub enum BackendKind {
 pub struct MemberSetting {
     /// Its number.
     pub id: u64,
-    /// Where its peers reach it, `host:port`.
+    /// Address at which the other nodes reach it, `host:port`.
     pub peer_addr: String,
-    /// Where clients reach it, a URL.
+    /// URL at which clients reach it.
     pub http_addr: String,
 }
 

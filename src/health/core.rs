@@ -20,7 +20,7 @@ pub struct ProbeJob {
     pub key: InstanceKey,
     /// Which address of it: [`Instance::address_index`].
     pub address_index: u64,
-    /// Where it is reached.
+    /// Address of the instance.
     pub address: Address,
     /// What to ask.
     pub spec: ProbeSpec,

@@ -32,7 +32,7 @@ const GRPC_LEN_MAX: usize = 4 * 1024;
 pub struct ProbeAnswer {
     /// What it comes to.
     pub sight: Sight,
-    /// What was found, in one line.
+    /// Result, in one line.
     pub detail: String,
     /// How long it took, in microseconds.
     pub latency_us: u64,

@@ -25,11 +25,11 @@ pub enum Sight {
 /// One probe's result, as it is shown.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ProbeRecord {
-    /// When, in milliseconds since 1970.
+    /// Time, in milliseconds since 1970.
     pub at_ms: u64,
     /// What it came to.
     pub sight: Sight,
-    /// What was found, in one line.
+    /// Result, in one line.
     pub detail: String,
     /// How long it took, in microseconds.
     pub latency_us: u64,

@@ -14,7 +14,7 @@ pub enum ProxyError {
     #[error("no instance of the service gets traffic")]
     NoInstance,
     /// There are instances, but each is ejected or behind an open breaker.
-    #[error("every instance of the service is left out for now because it failed")]
+    #[error("every instance of the service is ejected for now, because it failed")]
     CircuitOpen,
     /// Too many requests wait for the instance.
     #[error("too many requests wait for a connection to the instance")]
@@ -50,13 +50,13 @@ pub enum ProxyError {
     #[error("the instance did not answer in time")]
     ResponseTimeout,
     /// The total time ran out.
-    #[error("the request's total time ran out")]
+    #[error("the total time of the request is over")]
     TotalTimeout,
     /// The client stopped sending its body.
     #[error("the request's body did not arrive in time")]
     ClientTimeout,
     /// The client's body broke off.
-    #[error("the request's body broke off")]
+    #[error("the request's body ended early")]
     ClientBody,
     /// The body is over the limit.
     #[error("the request's body is over the limit of {max} bytes")]
@@ -68,10 +68,10 @@ pub enum ProxyError {
     #[error(transparent)]
     Path(#[from] PathError),
     /// Two framings in one request, or a method that is not forwarded.
-    #[error("the request's shape is refused: {0}")]
+    #[error("the request is malformed: {0}")]
     BadRequest(&'static str),
     /// The request has passed too many proxies of Maxine.
-    #[error("the request goes round in a circle: an instance's address leads back to Maxine")]
+    #[error("the request is in a loop: an instance's address leads back to Maxine")]
     Loop,
     /// Maxine is stopping.
     #[error("this node is stopping")]

@@ -24,7 +24,7 @@ pub(crate) struct Answer {
     pub(crate) in_flight: InFlight,
 }
 
-/// How long things may take.
+/// Time limits.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Times {
     pub(crate) connect: Duration,

@@ -94,22 +94,22 @@ struct Inner {
     alarm: Notify,
 }
 
-/// How one instance stands with this node's proxy.
+/// An instance as this node's proxy sees it.
 #[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
 pub struct UpstreamStatus {
     /// The instance's name.
     pub instance: String,
-    /// Requests under way to it.
+    /// Requests in flight to it.
     pub in_flight: u64,
-    /// Whether it gets no new requests and only finishes those under way.
+    /// Whether it gets no new requests, and only finishes those in flight.
     pub leaving: bool,
     /// Connections that are open and unused.
     pub idle_connections: usize,
-    /// `closed` (all is well), `half_open` or `open`.
+    /// State of the circuit breaker: `closed` (normal), `half_open` or `open`.
     pub breaker: &'static str,
     /// Whether it is ejected as an outlier.
     pub ejected: bool,
-    /// The latency estimate, in microseconds; 0 where nothing is known.
+    /// Estimated latency, in microseconds; 0 if unknown.
     pub latency_us: u64,
     /// Answers that were good.
     pub good_total: u64,

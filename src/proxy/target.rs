@@ -19,7 +19,7 @@ pub enum PathError {
     #[error("the path has a segment that could leave the service's base path")]
     Escaping,
     /// Characters that no path has.
-    #[error("the path has characters that may not stand in a URL")]
+    #[error("the path has characters that are not allowed in a URL")]
     Invalid,
 }
 

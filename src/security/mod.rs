@@ -124,7 +124,7 @@ pub enum SigninError {
         retry_after_s: u64,
     },
     /// Too many passwords are being checked at this moment.
-    #[error("too many sign-ins are under way; try again in 1 s")]
+    #[error("too many sign-ins at the same time; try again in 1 s")]
     Busy,
     /// No key to sign with yet: the cluster has had no leader so far.
     #[error("the cluster is not ready for sign-ins yet; try again in 1 s")]

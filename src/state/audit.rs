@@ -24,7 +24,7 @@ const LEADERSHIP: &str = "leadership.";
 /// Longest time that a record is kept, in milliseconds (30 days).
 pub(super) const AUDIT_RETENTION_MS: u64 = 30 * 24 * 3_600 * 1_000;
 
-/// How an action ended.
+/// Outcome of an action.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum AuditOutcome {
@@ -37,7 +37,7 @@ pub enum AuditOutcome {
 /// One record.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, utoipa::ToSchema)]
 pub struct AuditRecord {
-    /// Its number; no gaps.
+    /// Number of the record; there are no gaps.
     pub seq: u64,
     /// The index of the state right after the action.
     pub index: u64,
@@ -45,15 +45,15 @@ pub struct AuditRecord {
     pub time_ms: u64,
     /// The user or the part of Maxine; empty for an open request.
     pub user: Box<str>,
-    /// The network address that asked.
+    /// Network address of the caller.
     pub address: Box<str>,
     /// The request's trace id.
     pub trace_id: Box<str>,
-    /// What was done, such as `instance.register`.
+    /// The action, such as `instance.register`.
     pub action: Box<str>,
-    /// To what, such as `default/orders/a`.
+    /// The object, such as `default/orders/a`.
     pub object: Box<str>,
-    /// How it ended.
+    /// Outcome.
     pub outcome: AuditOutcome,
     /// Why it was refused; empty on success.
     pub detail: Box<str>,

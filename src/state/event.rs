@@ -39,7 +39,7 @@ pub enum EventKind {
         /// Whose.
         #[serde(flatten)]
         key: InstanceKey,
-        /// What it is now.
+        /// The new value.
         data: Arc<Instance>,
     },
     /// The verdict on an instance changed.
@@ -47,7 +47,7 @@ pub enum EventKind {
         /// Whose.
         #[serde(flatten)]
         key: InstanceKey,
-        /// What it is now.
+        /// The new value.
         data: Arc<Instance>,
     },
     /// An instance is gone.

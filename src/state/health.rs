@@ -29,7 +29,7 @@ pub enum Readiness {
     NotReady,
 }
 
-/// Whether an instance counts as there at all.
+/// Whether an instance is alive, or evicted.
 #[derive(
     Clone,
     Copy,
@@ -65,7 +65,7 @@ pub struct Health {
     /// Why, in one line; empty where nothing has been observed.
     #[serde(skip_serializing_if = "str::is_empty")]
     pub reason: Box<str>,
-    /// Since when, in milliseconds since 1970; 0 where nothing has been observed.
+    /// Since when, in milliseconds since 1970; 0 if nothing has been observed.
     pub since_ms: u64,
     /// How often it changed lately; decays, and damps a flapping instance.
     pub flap_score: u32,

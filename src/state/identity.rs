@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::name::Name;
 
-/// What a person may do; each role includes the ones below it.
+/// What a user may do; each role includes the lower ones.
 #[derive(
     Clone,
     Copy,
@@ -117,7 +117,7 @@ pub struct TokenRecord {
     pub token_hash: [u8; 32],
     /// Who made it.
     pub created_by: Name,
-    /// When, in milliseconds since 1970.
+    /// Time, in milliseconds since 1970.
     pub created_at_ms: u64,
     /// When it stops working, in milliseconds since 1970.
     pub expires_at_ms: Option<u64>,

@@ -94,11 +94,11 @@ impl fmt::Debug for Address {
 pub struct Registration {
     /// The instance's name within its service.
     pub id: Name,
-    /// Where it is reached.
+    /// Address of the instance.
     pub address: Address,
     /// Its share of the traffic against its peers, 1 to [`limits::WEIGHT_MAX`].
     pub weight: u16,
-    /// How long it stays listed after its last heartbeat, in milliseconds.
+    /// Time after the last heartbeat at which it expires, in milliseconds.
     pub ttl_ms: u64,
     /// The zone that it runs in.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -112,7 +112,7 @@ pub struct Registration {
     /// Free entries, sorted by key.
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     pub metadata: Box<[(Name, Box<str>)]>,
-    /// How it is probed, where it differs from the service's policy.
+    /// Its probe, if it differs from that of the service's policy.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub probe: Option<Box<ProbeSpec>>,
 }
@@ -197,7 +197,7 @@ pub struct Instance {
     pub registered_at_ms: u64,
     /// Index of the last change to it.
     pub modified_index: u64,
-    /// What the health checks agreed on.
+    /// Result of the health checks.
     pub health: Health,
 }
 
@@ -205,7 +205,7 @@ pub struct Instance {
 /// expiry: what the operator decided outranks what machines report.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
 pub struct Drain {
-    /// Who said so.
+    /// Who drained it.
     pub by: Name,
     /// Why, in the operator's words; may be empty.
     pub reason: String,

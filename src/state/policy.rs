@@ -11,16 +11,16 @@ use super::limits::{self, LimitExceeded, check_range, check_text};
 use super::runtime_config::SelectionStrategy;
 use super::traffic::{HealthPolicy, TrafficPolicy};
 
-/// What the hashing strategies hash.
+/// The hash key of the strategies that hash.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case", tag = "from", content = "name")]
 pub enum HashKey {
     /// The client's network address.
     #[default]
     ClientAddress,
-    /// A request header's value; the client's address where it is absent.
+    /// Value of a request header; without the header, the client's address.
     Header(String),
-    /// A query parameter's value; the client's address where it is absent.
+    /// Value of a query parameter; without the parameter, the client's address.
     Query(String),
 }
 
@@ -28,9 +28,9 @@ pub enum HashKey {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct SelectionPolicy {
-    /// The strategy; the runtime configuration's where none is named.
+    /// The strategy; by default that of the runtime configuration.
     pub strategy: Option<SelectionStrategy>,
-    /// What the hashing strategies hash.
+    /// The hash key of the strategies that hash.
     pub hash_key: HashKey,
 }
 
@@ -55,7 +55,7 @@ pub enum ProbeKind {
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ProbeSpec {
-    /// What is asked.
+    /// Kind of the probe.
     pub kind: ProbeKind,
     /// HTTP: the path on the instance, appended to its address.
     pub path: String,
@@ -63,23 +63,24 @@ pub struct ProbeSpec {
     pub method: String,
     /// HTTP: request headers.
     pub headers: Vec<(String, String)>,
-    /// HTTP: statuses that count as good; 200 to 399 where empty.
+    /// HTTP: statuses that mean success; if empty, 200 to 399.
     pub expected_statuses: Vec<u16>,
     /// HTTP: text that the first 64 KiB of the body must contain.
     pub expected_body: Option<String>,
     /// HTTPS: whether the certificate is not verified.
     pub insecure_tls: bool,
-    /// HTTP: a path of its own that tells readiness; liveness is told by `path`.
+    /// HTTP: a separate path for readiness; `path` is then for liveness only.
     pub readiness_path: Option<String>,
-    /// Between two probes, in milliseconds, 100 to 3,600,000.
+    /// Interval between two probes, in milliseconds, 100 to 3,600,000.
     pub interval_ms: u64,
-    /// For one probe, in milliseconds, 10 to 60,000.
+    /// Time limit for one probe, in milliseconds, 10 to 60,000.
     pub timeout_ms: u64,
-    /// Good probes in a row until an instance counts as good, 1 to 100.
+    /// Number of successful probes in a row until an instance is healthy, 1 to 100.
     pub rise: u32,
-    /// Bad probes in a row until it counts as bad, 1 to 100.
+    /// Number of failed probes in a row until an instance is unhealthy, 1 to 100.
     pub fall: u32,
-    /// After registration, bad probes do not count for this long, in milliseconds, up to 3,600,000.
+    /// Time after registration in which failed probes do not count, in milliseconds, up to
+    /// 3,600,000.
     pub grace_ms: u64,
     /// Share of the interval by which each probe is moved at random, in percent, 0 to 50.
     pub jitter_percent: u32,
@@ -150,9 +151,9 @@ impl ProbeSpec {
 pub struct ServicePolicy {
     /// How an instance is chosen.
     pub selection: SelectionPolicy,
-    /// How instances are probed, where they do not say themselves.
+    /// Probe of instances that did not register their own.
     pub probe: Option<ProbeSpec>,
-    /// How probe results become verdicts; one observer and no panic threshold, where left out.
+    /// How probe results lead to a verdict; by default one observer and no panic mode.
     pub health: Option<HealthPolicy>,
     /// How instances are called.
     pub traffic: TrafficPolicy,

@@ -87,11 +87,11 @@ pub struct RuntimeConfig {
     pub log_async: bool,
     /// Whether JSON log lines are indented.
     pub log_json_prettify: bool,
-    /// Time to live of registrations that name none, in seconds, 1 to 34,560,000.
+    /// Time to live of registrations without their own, in seconds, 1 to 34,560,000.
     pub heartbeat_timeout_s: u64,
-    /// Strategy of services whose policy names none.
+    /// Strategy of services whose policy has none.
     pub selection_strategy: SelectionStrategy,
-    /// What `discover` does where the request does not say.
+    /// What `discover` does if the request does not say it.
     pub discovery_mode: DiscoveryMode,
     /// How request log lines look.
     pub log_format: LogFormat,
@@ -120,14 +120,14 @@ impl RuntimeConfig {
 /// Most revisions of the configuration that are kept.
 pub(super) const CONFIG_REVISIONS_MAX: usize = 100;
 
-/// A configuration that held once, or holds now.
+/// A configuration, earlier or current.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, utoipa::ToSchema)]
 pub struct ConfigRevision {
-    /// Index of the change that made it so; 0 for the defaults that nobody had changed.
+    /// Index of the change that set it; 0 for the unchanged defaults.
     pub revision: u64,
     /// When, in milliseconds since 1970, by the log's clock; 0 where it is not known.
     pub time_ms: u64,
-    /// Who changed it; empty where it is not known.
+    /// Who changed it; empty if unknown.
     pub user: Box<str>,
     /// The settings.
     pub config: RuntimeConfig,
@@ -163,7 +163,7 @@ impl ConfigHistory {
     }
 }
 
-/// The settings and the index at which they became so, for compare-and-set.
+/// The settings, and the index of their last change, for compare-and-set.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode, Serialize, utoipa::ToSchema)]
 pub struct ConfigRecord {
     /// Index of the last change; 0 while nobody has changed anything.

@@ -12,18 +12,20 @@ use super::name::Name;
 /// Most header rules of one kind, version shares, or networks in one policy.
 pub const POLICY_ITEMS_MAX: usize = 64;
 
-/// How long things may take. All in milliseconds.
+/// Time limits, in milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct TimeoutPolicy {
-    /// To resolve, connect and shake hands, waiting for a free connection included, 10 to 60,000.
+    /// Time limit for name resolution, connection and TLS handshake, including waiting for a free
+    /// connection, 10 to 60,000.
     pub connect_ms: u64,
-    /// Until the response's head, counted from the last byte of the request that the upstream took,
-    /// 10 to 3,600,000.
+    /// Time limit for the head of the answer, counted from the last byte of the request that the
+    /// instance accepted, 10 to 3,600,000.
     pub response_ms: u64,
-    /// Without a byte in either direction of a body or tunnel, 100 to 3,600,000.
+    /// Maximum time without a byte in either direction of a body or tunnel, 100 to 3,600,000.
     pub idle_ms: u64,
-    /// For everything, the last byte of the response included; 0 for no limit, up to 86,400,000.
+    /// Time limit for everything, including the last byte of the answer, up to 86,400,000; 0 means
+    /// no limit.
     pub total_ms: u64,
 }
 
@@ -54,11 +56,11 @@ pub enum RetryOn {
     Timeout,
 }
 
-/// When a request is tried again, on another instance where there is one.
+/// When a request is tried again, on another instance if there is one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct RetryPolicy {
-    /// Attempts in all, the first included, 1 to 10.
+    /// Maximum number of attempts, including the first, 1 to 10.
     pub attempts: u32,
     /// Methods that may be repeated after something was sent.
     pub methods: Vec<String>,
@@ -66,17 +68,19 @@ pub struct RetryPolicy {
     pub on: Vec<RetryOn>,
     /// Statuses that are retried, 400 to 599.
     pub statuses: Vec<u16>,
-    /// For the head of one attempt's response, in milliseconds; 0 for the response timeout alone.
+    /// Time limit for the head of the answer in one attempt, in milliseconds; 0 means that only the
+    /// response timeout applies.
     pub per_try_timeout_ms: u64,
-    /// Before the second attempt, in milliseconds, 0 to 10,000; doubles with each, full jitter.
+    /// Pause before the second attempt, in milliseconds, 0 to 10,000. It doubles with each attempt,
+    /// with full jitter.
     pub backoff_base_ms: u64,
-    /// Largest pause, in milliseconds, 0 to 60,000.
+    /// Maximum pause, in milliseconds, 0 to 60,000.
     pub backoff_max_ms: u64,
-    /// Retries as a share of the requests, in percent, 0 to 100.
+    /// Maximum share of retries, in percent of the requests, 0 to 100.
     pub budget_percent: u32,
-    /// Retries per second that are allowed whatever the share, 0 to 10,000.
+    /// Number of retries per second that is always allowed, 0 to 10,000.
     pub budget_min_per_s: u32,
-    /// Largest request body that is kept to be sent again, in bytes, 0 to 1,048,576.
+    /// Maximum length of a request body that is kept to be sent again, in bytes, 0 to 1,048,576.
     pub body_len_max: u64,
 }
 
@@ -117,11 +121,12 @@ impl RetryPolicy {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct HedgingPolicy {
-    /// After how long without a response's head, in milliseconds, 1 to 60,000.
+    /// Time without the head of an answer after which the second request is sent, in milliseconds,
+    /// 1 to 60,000.
     pub after_ms: u64,
     /// Methods that may be sent twice.
     pub methods: Vec<String>,
-    /// Second requests as a share of the requests, in percent, 1 to 100.
+    /// Maximum share of second requests, in percent of the requests, 1 to 100.
     pub budget_percent: u32,
 }
 
@@ -139,21 +144,22 @@ impl HedgingPolicy {
     }
 }
 
-/// Stops calling an instance that fails too often, each node by what it saw itself.
+/// Stops calling an instance that fails too often; each node decides by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct CircuitBreakerPolicy {
-    /// Failures in a row that open it, 1 to 10,000; 0 to leave this out.
+    /// Number of failures in a row that opens the breaker, 1 to 10,000; 0 turns this off.
     pub consecutive_failures: u32,
-    /// Share of failures that opens it, in percent, 1 to 100.
+    /// Share of failures that opens the breaker, in percent, 1 to 100.
     pub failure_percent: u32,
-    /// Requests in the window before the share counts, 1 to 100,000.
+    /// Minimum number of requests in the window before the share is used, 1 to 100,000.
     pub requests_min: u64,
-    /// The window, in milliseconds, 100 to 600,000.
+    /// Length of the window, in milliseconds, 100 to 600,000.
     pub window_ms: u64,
-    /// How long it stays open before trial requests are let through, in milliseconds, 100 to 600,000.
+    /// Time that the breaker stays open before trial requests are sent, in milliseconds, 100 to
+    /// 600,000.
     pub open_ms: u64,
-    /// Good trial requests in a row that close it, 1 to 100.
+    /// Number of successful trial requests in a row that closes the breaker, 1 to 100.
     pub trial_requests: u32,
 }
 
@@ -182,23 +188,25 @@ impl CircuitBreakerPolicy {
     }
 }
 
-/// Leaves out instances that do worse than their peers, for a while.
+/// Ejects instances that are worse than the others, for a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct OutlierPolicy {
-    /// Between two looks, in milliseconds, 100 to 600,000.
+    /// Interval between two evaluations, in milliseconds, 100 to 600,000.
     pub interval_ms: u64,
-    /// Share of failures that ejects, in percent, 1 to 100.
+    /// Share of failures from which on an instance is ejected, in percent, 1 to 100.
     pub failure_percent: u32,
-    /// A mean latency of so many percent of the peers' median ejects, 150 to 10,000; 0 for never.
+    /// An instance is ejected if its mean latency exceeds this share of the median of all
+    /// instances, in percent, 150 to 10,000; 0 turns this off.
     pub latency_percent: u32,
-    /// Requests between two looks before an instance is judged, 1 to 100,000.
+    /// Minimum number of requests in an interval for an instance to be evaluated, 1 to 100,000.
     pub requests_min: u64,
-    /// The first ejection's length, in milliseconds, 100 to 3,600,000; grows with each in a row.
+    /// Duration of the first ejection, in milliseconds, 100 to 3,600,000; it grows with each
+    /// further one in a row.
     pub ejection_ms: u64,
-    /// The longest ejection, in milliseconds, 100 to 86,400,000.
+    /// Maximum duration of an ejection, in milliseconds, 100 to 86,400,000.
     pub ejection_max_ms: u64,
-    /// Most instances that may be out at once, in percent of the service, 0 to 90.
+    /// Maximum share of the service's instances that may be ejected at once, in percent, 0 to 90.
     pub ejected_percent_max: u32,
 }
 
@@ -232,15 +240,17 @@ impl OutlierPolicy {
     }
 }
 
-/// How much one node asks of one instance at a time.
+/// Limits of what one node sends to one instance at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ConnectionPolicy {
-    /// Requests under way to one instance, each on a connection of its own with HTTP/1, 1 to 65,536.
+    /// Maximum number of requests in flight to one instance, 1 to 65,536. With HTTP/1 each has its
+    /// own connection.
     pub connections_max: u32,
-    /// Requests that wait for a free one, 0 to 65,536; more are refused with 503.
+    /// Maximum number of requests that wait for a connection, 0 to 65,536. Beyond it, requests are
+    /// refused with 503.
     pub pending_max: u32,
-    /// How long an idle connection is kept, in milliseconds, 0 to 3,600,000.
+    /// Time that an idle connection is kept, in milliseconds, 0 to 3,600,000.
     pub keep_alive_ms: u64,
 }
 
@@ -273,12 +283,12 @@ pub enum RateLimitScope {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RateLimitPolicy {
-    /// The lasting rate, 1 to 1,000,000.
+    /// Sustained rate, in requests per second, 1 to 1,000,000.
     pub requests_per_s: u32,
-    /// How many may come at once, 1 to 1,000,000.
+    /// Number of requests that may arrive at once, 1 to 1,000,000.
     #[serde(default = "one")]
     pub burst: u32,
-    /// Whose requests are counted together.
+    /// Whether requests are counted for the whole service, or for each client.
     #[serde(default)]
     pub scope: RateLimitScope,
 }
@@ -294,15 +304,15 @@ impl RateLimitPolicy {
     }
 }
 
-/// What becomes of headers. Removed first, then set, then added.
+/// Changes of headers. Fields are first removed, then set, then added.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct HeaderRules {
-    /// Names to take out.
+    /// Names of the fields to remove.
     pub remove: Vec<String>,
-    /// Fields that replace any of their name.
+    /// Fields that replace all fields of the same name.
     pub set: Vec<(String, String)>,
-    /// Fields that are added to any of their name.
+    /// Fields that are added.
     pub add: Vec<(String, String)>,
 }
 
@@ -348,9 +358,9 @@ impl HeaderRules {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct RewritePolicy {
-    /// Taken off where the path begins with it, on a segment's border; other paths stay.
+    /// Prefix that is removed from the path, if the path begins with it (whole segments only).
     pub strip_prefix: String,
-    /// Put in front.
+    /// Prefix that is added to the path.
     pub add_prefix: String,
 }
 
@@ -380,11 +390,11 @@ pub struct VersionShare {
     /// The version that instances name in their registration.
     #[schema(value_type = String)]
     pub version: Name,
-    /// Its part of the sum of all weights, 0 to 1,000.
+    /// Its weight, relative to the sum of all weights, 0 to 1,000.
     pub weight: u32,
 }
 
-/// A copy of requests for another service; its answers are thrown away.
+/// Copies of requests for another service; the answers to the copies are discarded.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MirrorPolicy {
@@ -393,10 +403,11 @@ pub struct MirrorPolicy {
     pub service: Name,
     /// Share of the requests, in percent, 1 to 100.
     pub percent: u32,
-    /// Largest body that is copied, in bytes, 0 to 1,048,576; requests over it are not mirrored.
+    /// Maximum length of a body that is copied, in bytes, 0 to 1,048,576. Requests with a longer
+    /// body are not copied.
     #[serde(default = "mirror_body_len_max")]
     pub body_len_max: u64,
-    /// Copies under way at once, 1 to 1,024; more are left out.
+    /// Maximum number of copies in flight, 1 to 1,024. Beyond it, requests are not copied.
     #[serde(default = "mirror_in_flight_max")]
     pub in_flight_max: u32,
 }
@@ -418,7 +429,7 @@ impl MirrorPolicy {
     }
 }
 
-/// Keeps a client with its instance for as long as that gets traffic.
+/// Sends a client to the same instance while that is routable.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum StickyPolicy {
@@ -453,10 +464,10 @@ impl StickyPolicy {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ZonePolicy {
-    /// Fewer instances than this that get traffic in the zone, and all zones are used, 1 to 10,000.
+    /// If the zone has fewer routable instances than this, all zones are used, 1 to 10,000.
     pub local_instances_min: u32,
-    /// More requests under way per instance of the zone than this, and all zones are used,
-    /// 1 to 65,536; 0 for never.
+    /// If there are more requests in flight per instance of the zone than this, all zones are used,
+    /// 1 to 65,536; 0 turns this off.
     pub spill_in_flight: u32,
 }
 
@@ -473,7 +484,7 @@ impl ZonePolicy {
     }
 }
 
-/// What is spoken with the instances.
+/// Protocol for connections to the instances.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum UpstreamProtocol {
@@ -488,39 +499,39 @@ pub enum UpstreamProtocol {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct TrafficPolicy {
-    /// How long things may take.
+    /// Time limits.
     pub timeouts: TimeoutPolicy,
-    /// When a request is tried again; never, where left out.
+    /// When a request is tried again; by default never.
     pub retries: Option<RetryPolicy>,
     /// A second request when the first takes long.
     pub hedging: Option<HedgingPolicy>,
     /// Stops calling an instance that fails.
     pub circuit_breaker: Option<CircuitBreakerPolicy>,
-    /// Leaves out instances that do worse than their peers.
+    /// Ejects instances that are worse than the others.
     pub outlier_ejection: Option<OutlierPolicy>,
-    /// How much is asked of one instance at a time.
+    /// Limits of what is sent to one instance at a time.
     pub connections: ConnectionPolicy,
-    /// How many requests are let through.
+    /// Rate limit.
     pub rate_limit: Option<RateLimitPolicy>,
-    /// What becomes of the request's headers.
+    /// Changes of the request's headers.
     pub request_headers: HeaderRules,
-    /// What becomes of the response's headers.
+    /// Changes of the response's headers.
     pub response_headers: HeaderRules,
     /// How the path changes.
     pub rewrite: Option<RewritePolicy>,
-    /// Shares of versions; all instances alike where empty.
+    /// Shares of versions; if empty, all versions are treated alike.
     pub split: Vec<VersionShare>,
     /// Copies of requests for another service.
     pub mirror: Option<MirrorPolicy>,
-    /// Keeps a client with its instance.
+    /// Sends a client to the same instance.
     pub sticky: Option<StickyPolicy>,
     /// Prefers instances in this node's zone.
     pub zone: Option<ZonePolicy>,
-    /// What is spoken with the instances.
+    /// Protocol for connections to the instances.
     pub protocol: UpstreamProtocol,
     /// HTTPS: whether the instances' certificates are not verified.
     pub insecure_tls: bool,
-    /// Whether the least-request strategy weighs by how fast instances answered lately.
+    /// Whether the least-request strategy also considers how fast instances answered recently.
     pub latency_aware: bool,
 }
 
@@ -553,23 +564,26 @@ impl TrafficPolicy {
     }
 }
 
-/// How probe results become verdicts.
+/// How probe results lead to a verdict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct HealthPolicy {
-    /// Nodes that probe each instance and have to agree, 1 to 7; fewer where fewer live.
+    /// Number of nodes that probe each instance and must agree, 1 to 7; fewer if fewer nodes run.
     pub observers: u32,
-    /// When more than this share of the instances would be left out, all are used, in percent, 0 to
-    /// 100; 0 turns this off. It keeps traffic flowing when the probes themselves are wrong.
+    /// If more than this share of the instances is unhealthy, all are used (panic mode), in
+    /// percent, 0 to 100; 0 turns this off. It keeps traffic flowing when the probes themselves are
+    /// wrong.
     pub panic_percent: u32,
-    /// How long a recovered instance takes to its full share, in milliseconds, 0 to 3,600,000.
+    /// Time in which a recovered instance grows to its full share of the traffic, in milliseconds,
+    /// 0 to 3,600,000.
     pub slow_start_ms: u64,
-    /// Flap score at which a recovery is held back, 0 to 100,000; 0 for never. Each transition adds
-    /// 1,000; the score halves every `flap_half_life_ms`.
+    /// Flap score from which on a recovery is delayed, 0 to 100,000; 0 turns this off. Each change
+    /// of health adds 1,000; the score halves every `flap_half_life_ms`.
     pub flap_score_max: u32,
-    /// The score's half-life, in milliseconds, 1,000 to 86,400,000.
+    /// Half-life of the flap score, in milliseconds, 1,000 to 86,400,000.
     pub flap_half_life_ms: u64,
-    /// Whether an ejection by the proxy of this many nodes counts as not ready, 0 to 7; 0 for no.
+    /// If the proxies of this many nodes ejected an instance, it counts as not ready, 0 to 7; 0
+    /// turns this off.
     pub passive_observers: u32,
 }
 

@@ -1,6 +1,6 @@
 //! Every kind of alert, with its severity, who tells the webhook of it, and its runbook.
 
-/// How urgent.
+/// Urgency.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, utoipa::ToSchema,
 )]
@@ -113,9 +113,9 @@ kinds! {
     CertificateEnds = "node.certificate_ends": Condition, Warning, Node, "certificate-expired";
     /// Writes through this node are refused.
     WritesRefused = "node.writes_refused": Condition, Critical, Node, "quorum-lost";
-    /// This node stood still.
+    /// This node was stalled: its process did not run for a while.
     NodeStalled = "node.stalled": Event, Warning, Node, "disk-full";
-    /// Too many instances went silent at once: nothing is expired.
+    /// Too many instances fell silent at once, so expiry is suspended.
     ExpirySuspended = "registry.expiry_suspended": Condition, Critical, Cluster, "partition";
     /// So many instances of a service are unhealthy that all are used. The object is the service.
     ServicePanic = "service.panic": Condition, Critical, Cluster, "service-panic";

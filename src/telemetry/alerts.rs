@@ -46,7 +46,7 @@ pub struct Alert {
     pub state: AlertState,
     /// When it was over, in milliseconds since 1970; null while it is not.
     pub resolved_ms: Option<u64>,
-    /// How urgent.
+    /// Urgency.
     pub severity: Severity,
     /// Grows when the condition gets worse; the webhook is then told again.
     #[serde(skip)]
@@ -59,12 +59,12 @@ pub struct Alert {
     pub object: String,
     /// What happened, in one line.
     pub message: String,
-    /// The particulars.
+    /// Details.
     #[schema(value_type = Object)]
     pub details: Map<String, Value>,
     /// The page in `docs/operations` that says what to do.
     pub runbook: &'static str,
-    /// Who has seen it, if anyone said so.
+    /// Who acknowledged it, if anyone did.
     pub acknowledged_by: Option<String>,
     /// Whether a silence kept it from the webhook when it was raised.
     pub silenced: bool,
@@ -81,13 +81,13 @@ pub struct Notice {
     pub kind: AlertKind,
     /// What it is about. At most one condition of a kind and object is active.
     pub object: String,
-    /// How urgent.
+    /// Urgency.
     pub severity: Severity,
     /// Grows when the condition gets worse; the webhook is then told again.
     pub stage: u8,
     /// What holds or happened, in one line.
     pub message: String,
-    /// The particulars.
+    /// Details.
     pub details: Map<String, Value>,
 }
 
@@ -120,7 +120,7 @@ impl Notice {
     }
 }
 
-/// A kind of alert that nobody wants to hear of for a while. It is still listed.
+/// A kind of alert that is not sent to the webhook for a time. It is still listed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct Silence {
     /// The kind.
@@ -130,7 +130,7 @@ pub struct Silence {
     pub until_ms: u64,
     /// Why, in the operator's words.
     pub reason: String,
-    /// Who said so.
+    /// Who drained it.
     pub by: String,
 }
 

@@ -14,7 +14,7 @@ use crate::view::ServiceCounter;
 /// An event that is not on the hot path.
 #[derive(Clone, Debug)]
 pub struct RecentEvent {
-    /// When, in milliseconds since 1970.
+    /// Time, in milliseconds since 1970.
     pub time_ms: u64,
     /// The type, such as `auth.signin`.
     pub kind: &'static str,
@@ -27,7 +27,7 @@ pub struct RecentEvent {
 /// A look-up that found a node. Nothing in it is formatted before somebody reads it.
 #[derive(Clone, Debug)]
 pub struct LookupHit {
-    /// When, in milliseconds since 1970.
+    /// Time, in milliseconds since 1970.
     pub time_ms: u64,
     /// The service.
     pub service: Arc<ServiceCounter>,
@@ -44,7 +44,7 @@ pub struct LookupHit {
 /// A request that was handed to an instance. Nothing in it is formatted before somebody reads it.
 #[derive(Clone, Debug)]
 pub struct ForwardHit {
-    /// When, in milliseconds since 1970.
+    /// Time, in milliseconds since 1970.
     pub time_ms: u64,
     /// The service.
     pub service: Name,

@@ -47,12 +47,12 @@ pub struct TrafficStep {
     pub failed: u64,
     /// Registrations and heartbeats, batches counted as one.
     pub registrations: u64,
-    /// Half of the look-ups and forwarded requests took no longer, in microseconds, to the next
-    /// power of two; null where there were none.
+    /// p50 of the time of look-ups and forwarded requests, in microseconds, rounded up to a power
+    /// of two; null if there were none.
     pub p50_us: Option<u64>,
-    /// The same for 95 of a hundred.
+    /// p95 of the same.
     pub p95_us: Option<u64>,
-    /// The same for 99 of a hundred.
+    /// p99 of the same.
     pub p99_us: Option<u64>,
 }
 

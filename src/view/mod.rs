@@ -36,7 +36,7 @@ pub struct Snapshot {
 
 /// The index was not reached in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("index {wanted} has not arrived here, this node is at {reached}")]
+#[error("this node has not reached index {wanted} yet; it is at {reached}")]
 pub struct NotReached {
     /// What was asked for.
     pub wanted: u64,

@@ -40,7 +40,7 @@ pub struct Endpoint {
 /// What a choice may depend on.
 #[derive(Clone, Copy, Debug)]
 pub struct SelectionKey<'a> {
-    /// What the hashing strategies hash.
+    /// The hash key of the strategies that hash.
     pub hash: &'a [u8],
     /// A random number, for the strategies that draw.
     pub random: u64,

@@ -91,13 +91,13 @@ pub enum WriteError {
         reason: String,
     },
     /// Nothing was written: too much is under way.
-    #[error("nothing was written: too many writes are under way")]
+    #[error("nothing was written: too many writes are in flight")]
     Overloaded {
         /// When a retry makes sense, in seconds.
         retry_after_s: u64,
     },
     /// It may or may not take effect yet; a retry with the same request id takes effect once.
-    #[error("the outcome is not known; repeat the request with the same Idempotency-Key")]
+    #[error("the outcome is unknown; repeat the request with the same Idempotency-Key")]
     OutcomeUnknown {
         /// When a retry makes sense, in seconds.
         retry_after_s: u64,

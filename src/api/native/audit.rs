@@ -22,27 +22,27 @@ const EXPORT_CHUNK_RECORDS: usize = 256;
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct QueryAudit {
-    /// Only what this user, token or part of Maxine did.
+    /// Only actions of this user, token or part of Maxine.
     user: Option<String>,
     /// Only actions that begin with this, such as `instance.`.
     action: Option<String>,
     /// Only objects that begin with this, such as `default/orders/`.
     object: Option<String>,
-    /// Only what ended so.
+    /// Only actions with this outcome.
     #[param(inline)]
     outcome: Option<OutcomeFilter>,
     /// Only what happened at this time or later, in milliseconds since 1970.
     since_ms: Option<u64>,
     /// Only what happened before this time, in milliseconds since 1970.
     until_ms: Option<u64>,
-    /// Most items on the page.
+    /// Maximum number of items on the page.
     #[param(minimum = 1, maximum = 1000)]
     limit: Option<u64>,
-    /// Where the page starts, as the page before it said.
+    /// Where the page starts: `next_cursor` of the page before.
     cursor: Option<String>,
 }
 
-/// How an action ended, as a filter.
+/// Outcome of an action, as a filter.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum OutcomeFilter {
@@ -96,12 +96,12 @@ pub(super) async fn list_audit(
     Ok(fresh.json(Page::take(found, limit, cursor, |record| record.clone())))
 }
 
-/// Whether the chain of hashes holds.
+/// Whether the chain of hashes is correct.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct AuditProof {
-    /// Whether every record fits the one before it.
+    /// Whether the hash of every record is correct.
     ok: bool,
-    /// The first record that does not fit.
+    /// The first record with a wrong hash.
     first_bad_seq: Option<u64>,
     /// How many records are kept.
     records: usize,

@@ -40,14 +40,14 @@ pub(super) struct BatchRegistration {
     /// The instance's name within the service.
     #[schema(min_length = 1, max_length = 255)]
     id: String,
-    /// Where it is reached.
+    /// Address of the instance.
     #[schema(example = "http://10.0.0.1:8080", min_length = 1, max_length = 2048)]
     address: String,
-    /// Its share of the traffic against its peers; 1 where it is left out.
+    /// Its share of the traffic, relative to the other instances; by default 1.
     #[serde(default)]
     #[schema(minimum = 1, maximum = 100)]
     weight: Option<u64>,
-    /// How long it stays listed after its last heartbeat, in milliseconds.
+    /// Time after the last heartbeat at which it expires, in milliseconds.
     #[serde(default)]
     #[schema(minimum = 1000, maximum = 34_560_000_000_u64)]
     ttl_ms: Option<u64>,
@@ -61,10 +61,10 @@ pub(super) struct BatchRegistration {
     #[serde(default)]
     #[schema(max_items = 64)]
     tags: Vec<String>,
-    /// Free entries.
+    /// Metadata entries.
     #[serde(default)]
     metadata: Metadata,
-    /// How it is probed, where it differs from the service's policy.
+    /// Its probe, if it differs from that of the service's policy.
     #[serde(default)]
     probe: Option<ProbeSpec>,
 }
@@ -120,7 +120,7 @@ pub(super) struct RegistrationResults {
     results: Vec<RegistrationResult>,
 }
 
-/// Registers up to 1000 instances. Each is taken or refused on its own.
+/// Registers up to 1000 instances. Each is accepted or refused separately.
 #[utoipa::path(
     post, path = "/api/v1/registrations", tag = "instances", operation_id = "registerBatch",
     request_body = RegistrationBatch,
@@ -176,7 +176,7 @@ pub(super) struct BatchHeartbeat<'a> {
     #[serde(borrow)]
     #[schema(value_type = String)]
     id: Cow<'a, str>,
-    /// Only this registration of it.
+    /// Only if this is still its registration.
     #[serde(default)]
     lease_epoch: Option<u64>,
 }
@@ -191,10 +191,10 @@ pub(super) struct HeartbeatBatch<'a> {
     items: Vec<BatchHeartbeat<'a>>,
 }
 
-/// What became of a batch of heartbeats.
+/// Outcome of a batch of heartbeats.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct HeartbeatResults {
-    /// The positions of the items that are not registered (any more): register them again.
+    /// Positions of the items that are not registered (any more): register them again.
     unknown: Vec<usize>,
 }
 

@@ -43,7 +43,7 @@ pub(super) enum Cause {
 pub(super) struct Change {
     /// The index of the state right after it.
     index: u64,
-    /// When, in milliseconds since 1970.
+    /// Time, in milliseconds since 1970.
     time_ms: u64,
     /// What kind.
     #[serde(rename = "type")]
@@ -57,10 +57,10 @@ pub(super) struct Change {
     /// The instance.
     #[serde(skip_serializing_if = "Option::is_none")]
     instance: Option<String>,
-    /// What it is now.
+    /// The new value.
     #[serde(skip_serializing_if = "Option::is_none")]
     data: Option<InstanceRecord>,
-    /// Why it is gone.
+    /// Why it was removed.
     #[serde(skip_serializing_if = "Option::is_none")]
     cause: Option<Cause>,
     /// Whether it is drained now.

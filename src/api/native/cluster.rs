@@ -76,10 +76,10 @@ impl Totals {
     }
 }
 
-/// How expiry does on this node.
+/// State of expiry on this node.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct ExpiryView {
-    /// Whether it is suspended because too many fell silent at once.
+    /// Whether expiry is suspended because too many instances fell silent at once.
     suspended: bool,
     /// How many instances this node has expired.
     expired_total: u64,
@@ -100,15 +100,15 @@ pub(super) struct ClusterView {
     index: u64,
     /// The log's clock, in milliseconds since 1970.
     time_ms: u64,
-    /// How long this node has not heard of the present order, in milliseconds.
+    /// Time for which this node has had no proof that its copy is current, in milliseconds.
     staleness_ms: u64,
-    /// Who leads, as this node knows it.
+    /// The leader, as this node knows it.
     leadership: Leadership,
     /// Who holds the leader's duties, by the log.
     grant: Option<GrantView>,
     /// What is registered.
     totals: Totals,
-    /// How expiry does.
+    /// State of expiry.
     expiry: ExpiryView,
     /// What an operator should know.
     warnings: Vec<String>,
@@ -214,10 +214,10 @@ pub(super) struct MemberBody {
     /// Its name.
     #[schema(min_length = 1, max_length = 255)]
     name: String,
-    /// Where its peers reach it, `host:port`.
+    /// Address at which the other nodes reach it, `host:port`.
     #[schema(min_length = 1, max_length = 255)]
     peer_addr: String,
-    /// Where clients reach it, a URL.
+    /// URL at which clients reach it.
     #[schema(min_length = 1, max_length = 2048)]
     http_addr: String,
 }
@@ -232,7 +232,7 @@ pub(super) struct MemberChanged {
 /// Membership, where the backend has it.
 pub(super) fn admin(app: &AppState) -> Result<Arc<dyn ClusterAdmin>, Problem> {
     app.store().cluster().ok_or_else(|| {
-        let detail = format!("the backend {} has no members of its own", app.store().kind());
+        let detail = format!("the backend {} has no members", app.store().kind());
         Problem::new(ProblemKind::NotSupported, detail)
     })
 }
@@ -245,7 +245,7 @@ pub(super) async fn in_time<T>(
     match tokio::time::timeout(limit, work).await {
         Ok(result) => Ok(result?),
         Err(_) => {
-            let detail = "no answer came within the time: the change may still take effect";
+            let detail = "there was no answer in time: the change may still take effect";
             let mut problem = Problem::new(ProblemKind::OutcomeUnknown, detail);
             problem.action = "Look at GET /api/v1/cluster/status before repeating it.";
             Err(problem.with_retry_after_s(5))
@@ -266,7 +266,7 @@ async fn record(app: &AppState, write: Write, action: &str, object: String, succ
     }
 }
 
-/// Adds a node that follows without a vote. Give it one when it has caught up.
+/// Adds a learner, which receives the log but has no vote. Give it a vote when it has caught up.
 #[utoipa::path(
     post, path = "/api/v1/cluster/members", tag = "cluster", operation_id = "addMember",
     request_body = MemberBody, responses((status = 200, body = MemberChanged)),
@@ -288,7 +288,7 @@ pub(super) async fn add_member(
     joined.map(|()| Json(MemberChanged { id }))
 }
 
-/// Gives a node that follows a vote.
+/// Gives a learner a vote.
 #[utoipa::path(
     post, path = "/api/v1/cluster/members/{id}/promote", tag = "cluster",
     operation_id = "promoteMember",
@@ -305,7 +305,7 @@ pub(super) async fn promote_member(
     promoted.map(|()| Json(MemberChanged { id }))
 }
 
-/// Takes a member out for good; its number is never used again.
+/// Removes a member for good; its number must never be used again.
 #[utoipa::path(
     delete, path = "/api/v1/cluster/members/{id}", tag = "cluster", operation_id = "removeMember",
     params(("id" = u64, Path,)), responses((status = 200, body = MemberChanged)),
@@ -321,22 +321,22 @@ pub(super) async fn remove_member(
     removed.map(|()| Json(MemberChanged { id }))
 }
 
-/// Whom leadership goes to.
+/// The next leader.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct TransferBody {
-    /// A voter's number; the one that is furthest along where it is left out.
+    /// Number of a voter; by default the one that has most of the log.
     to: Option<u64>,
 }
 
-/// Who leads after a transfer, as this node knows it.
+/// The leader after a transfer, as this node knows it.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Transferred {
     /// The leader's name, if one is known yet.
     leader: Option<String>,
 }
 
-/// Hands leadership over.
+/// Moves leadership to another voter.
 #[utoipa::path(
     post, path = "/api/v1/cluster/transfer", tag = "cluster", operation_id = "transferLeadership",
     request_body = Option<TransferBody>, responses((status = 200, body = Transferred)),
@@ -368,8 +368,8 @@ pub(super) async fn snapshot(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Confirms that the silent instances are gone, so that a suspended expiry goes on. Only the node
-/// that leads can be told so.
+/// Confirms that the silent instances are gone, so that a suspended expiry continues. Only the
+/// leader accepts this.
 #[utoipa::path(
     post, path = "/api/v1/cluster/expiry/confirm", tag = "cluster", operation_id = "confirmSilence",
     responses((status = 204)),

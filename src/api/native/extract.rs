@@ -185,7 +185,7 @@ async fn read_body(body: Body, len_max: usize, state: &AppState) -> Result<Bytes
     let body = Limited::new(body, len_max).collect();
     let read =
         tokio::time::timeout(Duration::from_millis(timeout_ms), body).await.map_err(|_| {
-            let detail = format!("the body did not arrive whole within {timeout_ms} ms");
+            let detail = format!("the body did not arrive completely within {timeout_ms} ms");
             Problem::new(ProblemKind::RequestTimeout, detail)
         })?;
     match read {
@@ -194,7 +194,9 @@ async fn read_body(body: Body, len_max: usize, state: &AppState) -> Result<Bytes
             let detail = format!("the body is longer than {len_max} bytes");
             Err(Problem::new(ProblemKind::PayloadTooLarge, detail))
         }
-        Err(_) => Err(Problem::new(ProblemKind::InvalidRequest, "the body did not arrive whole")),
+        Err(_) => {
+            Err(Problem::new(ProblemKind::InvalidRequest, "the body did not arrive completely"))
+        }
     }
 }
 

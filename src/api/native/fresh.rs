@@ -34,11 +34,11 @@ const FRESH_TIMEOUT_MS: u64 = 3_000;
 #[serde(default, deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct Freshness {
-    /// How fresh the answer must be: `stale` is what this node has, `leader` what the leader has
-    /// confirmed, `strong` everything that was acknowledged before.
+    /// How fresh the answer must be: `stale` is this node's copy, `leader` at least what the leader
+    /// last confirmed, `strong` includes every write that was acknowledged before the request.
     #[param(inline)]
     consistency: Consistency,
-    /// Wait until this node has this index.
+    /// Wait until this node has reached this index.
     min_index: Option<u64>,
 }
 
@@ -156,7 +156,7 @@ impl Write {
     }
 }
 
-/// The answer to a write that says no more than where it took effect.
+/// Answer to a write: only the index at which it took effect.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 pub(super) struct Written {
     /// The index of the state right after it; pass it as `min_index` to see it on any node.

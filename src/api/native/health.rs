@@ -39,22 +39,23 @@ pub(super) struct HealthWhy {
     routable: bool,
     /// The reason, in one line; `verdict.since_ms` and `drain` say since when.
     why: String,
-    /// What the health checks agreed on.
+    /// Result of the health checks.
     verdict: HealthView,
-    /// Who drained it; null where nobody did.
+    /// Who drained it; null if it is not drained.
     drain: Option<DrainView>,
     /// How it is probed.
     probe: ProbeSpec,
     /// Where these settings come from.
     probe_from: ProbeFrom,
-    /// How it stands with the proxy of the node that answers; null where that does not call it.
+    /// The instance as the proxy of the answering node sees it; null if that proxy does not call
+    /// it.
     proxy: Option<Standing>,
-    /// The latest probes of the node that answers, newest first, then what every other observer said
-    /// last.
+    /// The latest probes of the answering node, newest first, then the last report of every other
+    /// observer.
     observations: Vec<ProbeObservation>,
 }
 
-/// Says why an instance gets traffic, or does not.
+/// Explains why an instance gets traffic, or does not.
 #[utoipa::path(
     get, path = "/api/v1/services/{namespace}/{service}/instances/{id}/health", tag = "instances",
     operation_id = "instanceHealth",
@@ -114,7 +115,7 @@ fn why(service: &ServiceState, instance: &Instance) -> String {
         (Liveness::Alive, Readiness::NotReady) => format!("its health checks fail: {reason}"),
         (Liveness::Alive, Readiness::Ready) => "its health checks pass".into(),
         (Liveness::Alive, Readiness::Unknown) => {
-            "registered, heartbeats in time, nothing observed against it".into()
+            "registered, and its heartbeats arrive in time; it has not been probed".into()
         }
     }
 }

@@ -30,10 +30,10 @@ const KEEP_PREVIOUS_DEFAULT: u32 = 2;
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct ByName {
-    /// Most items on the page.
+    /// Maximum number of items on the page.
     #[param(minimum = 1, maximum = 1000)]
     limit: Option<u64>,
-    /// Where the page starts, as the page before it said.
+    /// Where the page starts: `next_cursor` of the page before.
     cursor: Option<String>,
 }
 
@@ -86,7 +86,7 @@ pub(super) async fn list_users(
 pub(super) struct UserBody {
     /// What they may do.
     role: Role,
-    /// The new password; the present one stays where it is left out.
+    /// The new password; if left out, the present one is kept.
     #[serde(default)]
     #[schema(min_length = 8, max_length = 1024, format = Password)]
     password: Option<String>,
@@ -163,7 +163,7 @@ async fn hash(state: &AppState, password: &str) -> Result<Box<str>, Problem> {
     })
 }
 
-/// Takes a user out; their sessions end.
+/// Deletes a user; their sessions end.
 #[utoipa::path(
     delete, path = "/api/v1/users/{name}", tag = "identities", operation_id = "deleteUser",
     params(("name" = String, Path,)), responses((status = 200, body = Written)),
@@ -189,7 +189,7 @@ pub(super) struct TokenView {
     role: Role,
     /// Who made it.
     created_by: String,
-    /// When, in milliseconds since 1970.
+    /// Time, in milliseconds since 1970.
     created_at_ms: u64,
     /// When it stops working; null for never.
     expires_at_ms: Option<u64>,
@@ -235,7 +235,7 @@ pub(super) struct TokenBody {
     #[serde(default)]
     #[schema(max_length = 1024)]
     note: String,
-    /// How long it works, in milliseconds; for good where it is left out.
+    /// Lifetime, in milliseconds; by default without end.
     #[serde(default)]
     #[schema(minimum = 1000, maximum = 315_360_000_000_u64)]
     ttl_ms: Option<u64>,
@@ -248,11 +248,11 @@ pub(super) struct TokenMade {
     view: TokenView,
     /// The index of the state right after it.
     index: u64,
-    /// What its bearer sends as `Authorization: Bearer`. Shown this once.
+    /// The token, for `Authorization: Bearer`. It is shown only now.
     token: String,
 }
 
-/// Makes an API token. The answer shows it this once.
+/// Makes an API token. Only this answer shows it.
 #[utoipa::path(
     post, path = "/api/v1/tokens", tag = "identities", operation_id = "createToken",
     request_body = TokenBody, responses((status = 201, body = TokenMade)),
@@ -294,7 +294,7 @@ pub(super) async fn create_token(
     Ok((StatusCode::CREATED, Json(TokenMade { view, index: applied.index, token })))
 }
 
-/// Takes an API token out: it stops working.
+/// Revokes an API token: it stops working.
 #[utoipa::path(
     delete, path = "/api/v1/tokens/{id}", tag = "identities", operation_id = "deleteToken",
     params(("id" = String, Path,)), responses((status = 200, body = Written)),
@@ -340,11 +340,11 @@ pub(super) async fn list_keys(
     fresh.json(Page::whole(keys.collect()))
 }
 
-/// How a rotation goes.
+/// Options of a rotation.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct RotateBody {
-    /// How many older keys stay accepted; 2 where it is left out. 0 ends every session at once.
+    /// Number of older keys that are still accepted; by default 2. 0 ends every session at once.
     #[schema(minimum = 0, maximum = 8)]
     keep_previous: Option<u32>,
 }
@@ -354,7 +354,7 @@ pub(super) struct RotateBody {
 pub(super) struct Rotated {
     /// The index of the state right after it.
     index: u64,
-    /// The key that signs from now on.
+    /// The key that signs new sessions.
     key_id: String,
 }
 

@@ -28,25 +28,25 @@ const MESSAGE_LEN_MAX: usize = 64 * 1024;
 /// Most probes that a node tells of.
 const PROBES_MAX: usize = 12;
 
-/// What one node knows of an instance.
+/// What one node knows about an instance.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct InstanceAtNode {
     /// The node's name.
     node: String,
-    /// Requests under way through it; null where the node did not answer.
+    /// Requests in flight through this node; null if the node did not answer.
     in_flight: Option<u64>,
     /// Its latest probes, newest first.
     observations: Vec<ProbeObservation>,
 }
 
-/// What all nodes know of an instance.
+/// What all nodes know about an instance.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct InstanceAtNodes {
-    /// Requests under way through all nodes that answered.
+    /// Requests in flight through all nodes that answered.
     in_flight: u64,
     /// Whether every node answered.
     complete: bool,
-    /// Node by node. Where the backend has no members, this node alone.
+    /// Each node. If the backend has no members, only this node.
     nodes: Vec<InstanceAtNode>,
 }
 
@@ -118,7 +118,7 @@ fn known_here(app: &AppState, key: &InstanceKey) -> InstanceAtNode {
     }
 }
 
-/// Asks every node what it knows of an instance: requests under way, latest probes.
+/// Asks every node about an instance: requests in flight, latest probes.
 #[utoipa::path(
     get, path = "/api/v1/services/{namespace}/{service}/instances/{id}/nodes",
     tag = "instances", operation_id = "instanceNodes",

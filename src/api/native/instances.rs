@@ -23,7 +23,7 @@ use crate::state::{
     Command, Deregistration, Instance, Liveness, Name, Readiness, Reply, ServiceState,
 };
 
-/// How an instance does, as a filter.
+/// State of an instance, as a filter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum InstanceFilter {
@@ -44,17 +44,17 @@ pub(super) struct ListInstances {
     /// Only instances whose id or address contains this text, in any case.
     #[param(max_length = 255)]
     q: Option<String>,
-    /// Only instances that do so.
+    /// Only instances in this state.
     #[param(inline)]
     health: Option<InstanceFilter>,
-    /// Only those of this zone.
+    /// Only instances in this zone.
     zone: Option<String>,
-    /// Only those with this tag.
+    /// Only instances with this tag.
     tag: Option<String>,
-    /// Most items on the page.
+    /// Maximum number of items on the page.
     #[param(minimum = 1, maximum = 1000)]
     limit: Option<u64>,
-    /// Where the page starts, as the page before it said.
+    /// Where the page starts: `next_cursor` of the page before.
     cursor: Option<String>,
 }
 
@@ -179,7 +179,7 @@ pub(super) async fn register_instance(
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct RemoveInstance {
-    /// Only this registration of it.
+    /// Only if this is still its registration.
     lease_epoch: Option<u64>,
 }
 
@@ -188,11 +188,11 @@ pub(super) struct RemoveInstance {
 pub(super) struct Removed {
     /// The index of the state right after it.
     index: u64,
-    /// Whether there was something to take out.
+    /// Whether there was something to remove.
     removed: bool,
 }
 
-/// Takes an instance out. Its drain, if an operator set one, stays.
+/// Deregisters an instance. If an operator drained it, the drain stays.
 #[utoipa::path(
     delete, path = "/api/v1/services/{namespace}/{service}/instances/{id}", tag = "instances",
     operation_id = "deregisterInstance",
@@ -212,11 +212,11 @@ pub(super) async fn deregister_instance(
     Ok(Json(Removed { index: applied.index, removed }))
 }
 
-/// Which registration a heartbeat is for.
+/// The registration that the heartbeat belongs to.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct HeartbeatBody {
-    /// Only this registration of it.
+    /// Only if this is still its registration.
     lease_epoch: Option<u64>,
 }
 
@@ -249,12 +249,12 @@ pub(super) async fn heartbeat(
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct DrainBody {
-    /// In the operator's words.
+    /// The reason, as the operator wrote it.
     #[schema(max_length = 1024)]
     reason: String,
 }
 
-/// A change that may have been made already.
+/// Answer to a change that may have been made before.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Changed {
     /// The index of the state right after it.
@@ -283,7 +283,7 @@ pub(super) async fn drain_instance(
     set_drain(&state, write, command).await
 }
 
-/// Returns a drained instance to service.
+/// Ends the drain of an instance.
 #[utoipa::path(
     delete, path = "/api/v1/services/{namespace}/{service}/instances/{id}/drain",
     tag = "instances", operation_id = "undrainInstance",
@@ -312,8 +312,9 @@ async fn set_drain(
 
 /// Not a defect: nothing gets traffic now.
 pub(super) fn none_routable(service: &str) -> Problem {
-    let detail = format!("no instance of service {service} gets traffic now");
+    let detail = format!("no instance of service {service} is routable now");
     let mut problem = Problem::new(ProblemKind::Unavailable, detail).with_retry_after_s(1);
-    problem.action = "Look at the service's instances: they are unhealthy, drained or none.";
+    problem.action =
+        "Look at the instances of the service: all are unhealthy or drained, or there is none.";
     problem
 }

@@ -41,7 +41,7 @@ pub(super) enum LeadershipCause {
 pub(super) struct LeadershipChange {
     /// Its index, which is the holder's fencing token.
     index: u64,
-    /// When, in milliseconds since 1970.
+    /// Time, in milliseconds since 1970.
     time_ms: u64,
     /// Who took over the leader's duties.
     holder: String,
@@ -49,10 +49,10 @@ pub(super) struct LeadershipChange {
     fence: u64,
     /// Why.
     cause: LeadershipCause,
-    /// Who led before, where the new leader knew.
+    /// The previous leader, if the new one knew it.
     from: Option<String>,
-    /// For how long there was no leader that could acknowledge a write, in milliseconds, where the
-    /// new leader knew.
+    /// Time without a leader that could acknowledge a write, in milliseconds, if the new leader
+    /// knew it.
     gap_ms: Option<u64>,
     /// Who asked for a transfer.
     by: Option<String>,
@@ -62,10 +62,10 @@ pub(super) struct LeadershipChange {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct Timeline {
-    /// Most items on the page.
+    /// Maximum number of items on the page.
     #[param(minimum = 1, maximum = 1000)]
     limit: Option<u64>,
-    /// Where the page starts, as the page before it said.
+    /// Where the page starts: `next_cursor` of the page before.
     cursor: Option<String>,
 }
 

@@ -131,7 +131,7 @@ pub(super) fn wrap(router: Router<AppState>, state: &AppState) -> Router<AppStat
 /// What a client sees of a handler that panicked; the panic itself is in the log.
 fn panicked(panic: Box<dyn std::any::Any + Send + 'static>) -> Response<Body> {
     error::log_panic(panic.as_ref());
-    Problem::new(ProblemKind::Internal, "the request met a defect").into_response()
+    Problem::new(ProblemKind::Internal, "an internal error occurred").into_response()
 }
 
 /// Refuses an instance whose address the operator's networks forbid.

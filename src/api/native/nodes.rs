@@ -30,7 +30,7 @@ const ANSWER_LEN_MAX: usize = 16 * 1024;
 /// Over how long a node counts its traffic for a report, in milliseconds.
 const TRAFFIC_MS: u64 = 60_000;
 
-/// The log of a node, as it says itself.
+/// The log of a node, as the node reports it.
 #[derive(Clone, Debug, Encode, Decode, Serialize, ToSchema)]
 pub(super) struct LogReport {
     /// `leader`, `follower`, `candidate`, `learner` or `shutdown`.
@@ -49,7 +49,7 @@ pub(super) struct LogReport {
     log_disk_bytes: u64,
 }
 
-/// What a node says of itself.
+/// A node's report about itself.
 #[derive(Clone, Debug, Encode, Decode, Serialize, ToSchema)]
 pub(super) struct NodeReport {
     /// Its name.
@@ -62,11 +62,11 @@ pub(super) struct NodeReport {
     index: u64,
     /// The newest hash of its audit log: the same on every node at an index.
     audit_head: String,
-    /// How long it has not heard of the present order, in milliseconds.
+    /// Time for which it has had no proof that its copy is current, in milliseconds.
     staleness_ms: u64,
-    /// Who leads, as it knows it.
+    /// The leader, as that node knows it.
     leader: Option<String>,
-    /// Whether it claims to lead.
+    /// Whether it claims to be the leader.
     is_leader: bool,
     /// The term it is in.
     term: u64,
@@ -87,9 +87,9 @@ pub(super) struct NodeView {
     id: Option<u64>,
     /// Its name.
     name: String,
-    /// Where clients reach it, a URL; empty where it is not known.
+    /// URL at which clients reach it; empty if unknown.
     http_addr: String,
-    /// What it says; null where it did not answer.
+    /// Its report; null if it did not answer.
     report: Option<NodeReport>,
     /// Why there is no report.
     problem: Option<String>,
@@ -172,8 +172,8 @@ async fn report(app: &AppState) -> NodeReport {
     }
 }
 
-/// Asks every node what it knows and believes. Where the backend has no members, this node and
-/// whoever leads.
+/// Asks every node what it knows and believes. If the backend has no members: this node and the
+/// leader.
 #[utoipa::path(
     get, path = "/api/v1/cluster/nodes", tag = "cluster", operation_id = "clusterNodes",
     params(Freshness), responses((status = 200, body = Page<NodeView>)),

@@ -71,7 +71,7 @@ pub(super) fn cursor_of(parts: &[&str]) -> String {
 /// Takes a cursor of `N` names apart.
 pub(super) fn cursor_parts<const N: usize>(cursor: &str) -> Result<[String; N], Problem> {
     let bad = || {
-        let detail = "the cursor is not one that this list gave";
+        let detail = "the cursor is not from this list";
         Problem::new(ProblemKind::InvalidRequest, detail).with_field("cursor")
     };
     if cursor.len() > 4_096 || !cursor.len().is_multiple_of(2) || !cursor.is_ascii() {
@@ -96,7 +96,7 @@ pub(super) fn cursor_parts<const N: usize>(cursor: &str) -> Result<[String; N], 
 pub(super) fn cursor_number(cursor: &str) -> Result<u64, Problem> {
     let [text] = cursor_parts::<1>(cursor)?;
     text.parse().map_err(|_| {
-        let detail = "the cursor is not one that this list gave";
+        let detail = "the cursor is not from this list";
         Problem::new(ProblemKind::InvalidRequest, detail).with_field("cursor")
     })
 }

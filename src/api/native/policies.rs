@@ -46,7 +46,7 @@ pub(super) async fn get_policy(
     Ok(response)
 }
 
-/// Sets a service's policy, whole. The service need not have instances yet.
+/// Replaces a service's whole policy. The service need not have instances yet.
 #[utoipa::path(
     put, path = "/api/v1/services/{namespace}/{service}/policy", tag = "policies",
     operation_id = "putPolicy",
@@ -63,14 +63,14 @@ pub(super) async fn put_policy(
 ) -> Result<Response, Problem> {
     policy.check()?;
     let json = serde_json::to_string(&policy).map_err(|error| {
-        Problem::new(ProblemKind::InvalidRequest, format!("the policy cannot be kept: {error}"))
+        Problem::new(ProblemKind::InvalidRequest, format!("the policy cannot be stored: {error}"))
     })?;
     let expected_revision = write.conditions.expected_revision();
     let command = Command::PutPolicy { key, policy_json: Some(json.into()), expected_revision };
     revised(write.propose(&state, command).await?)
 }
 
-/// Takes a service's policy away: the defaults apply again.
+/// Removes a service's policy: the defaults apply again.
 #[utoipa::path(
     delete, path = "/api/v1/services/{namespace}/{service}/policy", tag = "policies",
     operation_id = "deletePolicy",
@@ -122,15 +122,15 @@ pub(super) async fn put_config(
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct QueryHistory {
-    /// Most items on the page.
+    /// Maximum number of items on the page.
     #[param(minimum = 1, maximum = 1000)]
     limit: Option<u64>,
-    /// Where the page starts, as the page before it said.
+    /// Where the page starts: `next_cursor` of the page before.
     cursor: Option<String>,
 }
 
-/// Lists the configurations that held, newest first: the latest hundred, with who set them. Empty
-/// while nobody has changed anything.
+/// Lists the latest hundred configurations, newest first, with who set them. Empty if nobody has
+/// changed anything yet.
 #[utoipa::path(
     get, path = "/api/v1/config/history", tag = "config", operation_id = "configHistory",
     params(QueryHistory, Freshness), responses((status = 200, body = Page<ConfigRevision>)),

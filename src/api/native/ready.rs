@@ -23,9 +23,9 @@ pub(super) struct Ready {
     index: u64,
 }
 
-/// Whether this node serves reads and knows a leader that takes writes.
+/// Whether this node serves reads and knows a leader that accepts writes.
 ///
-/// Reads go on without a leader; then the answer is 503, and discovery still works.
+/// Without a leader the answer is 503, but reads and discovery still work.
 #[utoipa::path(
     get, path = "/api/v1/ready", tag = "cluster", operation_id = "ready",
     responses(

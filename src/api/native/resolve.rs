@@ -20,10 +20,11 @@ use crate::view::{SelectionKey, ServiceTable};
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct Resolve {
-    /// What a hashing strategy hashes; by default what the policy says, else the client's address.
+    /// The hash key, for strategies that hash; by default the one of the policy, else the client's
+    /// address.
     #[param(max_length = 2048)]
     key: Option<String>,
-    /// A path, and query, to append to the instance's address; begins with `/`.
+    /// Path, and query, to append to the instance's address; it begins with `/`.
     #[param(max_length = 2048)]
     path: Option<String>,
     /// 1 answers with a redirect to the instance.
@@ -40,7 +41,7 @@ pub(super) struct Resolution {
     service: String,
     /// The instance.
     id: String,
-    /// Where it is reached.
+    /// Address of the instance.
     address: String,
     /// Its address with `path` appended.
     url: String,

@@ -64,13 +64,13 @@ pub(super) struct ListServices {
     /// Only services whose name contains this text, in any case.
     #[param(max_length = 255)]
     q: Option<String>,
-    /// Only services that do so.
+    /// Only services in this state.
     #[param(inline)]
     health: Option<ServiceHealth>,
-    /// Most items on the page.
+    /// Maximum number of items on the page.
     #[param(minimum = 1, maximum = 1000)]
     limit: Option<u64>,
-    /// Where the page starts, as the page before it said.
+    /// Where the page starts: `next_cursor` of the page before.
     cursor: Option<String>,
 }
 
@@ -155,16 +155,16 @@ pub(super) async fn get_service(
     }))
 }
 
-/// What a removal took out.
+/// Outcome of a removal.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct ServiceRemoved {
     /// The index of the state right after it.
     index: u64,
-    /// How many instances were taken out.
+    /// Number of removed instances.
     removed: usize,
 }
 
-/// Takes a service out: its instances, their drains, and its policy.
+/// Removes a service: its instances, their drains, and its policy.
 ///
 /// A large service goes in several steps; what registers meanwhile stays. Repeat it until it
 /// answers 404.

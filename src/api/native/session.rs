@@ -35,7 +35,7 @@ pub(super) struct SessionView {
     role: Role,
     /// When the session ends, in milliseconds since 1970.
     expires_at_ms: u64,
-    /// For `Authorization: Bearer`; the cookie holds the same.
+    /// Token for `Authorization: Bearer`; the cookie has the same.
     access_token: String,
 }
 
@@ -65,7 +65,7 @@ pub(super) async fn sign_in(
         SigninError::Refused => {
             let mut problem =
                 Problem::new(ProblemKind::Unauthorized, "unknown user or wrong password");
-            problem.action = "Check the name and the password, upper and lower case included.";
+            problem.action = "Check the name and the password. Upper and lower case matter.";
             problem
         }
         SigninError::TooManyAttempts { retry_after_s } => {
@@ -97,7 +97,7 @@ pub(super) async fn sign_in(
     Ok(response)
 }
 
-/// Ends the dashboard's session: the cookie goes. The token itself lives until its time is over or
+/// Ends the dashboard's session: the cookie is deleted. The token itself works until it expires or
 /// the user's credentials change.
 #[utoipa::path(
     delete, path = "/api/v1/session", tag = "session", operation_id = "signOut",
@@ -135,7 +135,7 @@ pub(super) struct Me {
     via: Proof,
 }
 
-/// Says who asks.
+/// Shows who is signed in.
 #[utoipa::path(
     get, path = "/api/v1/me", tag = "session", operation_id = "whoAmI",
     responses((status = 200, body = Me)),

@@ -48,7 +48,7 @@ pub(super) struct RegistrationBody {
     /// Where it is reached: `http://` or `https://`, host, optional port, optional base path.
     #[schema(example = "http://10.0.0.1:8080", min_length = 1, max_length = 2048)]
     pub(super) address: String,
-    /// Its share of the traffic against its peers; 1 where it is left out.
+    /// Its share of the traffic, relative to the other instances; by default 1.
     #[serde(default)]
     #[schema(minimum = 1, maximum = 100)]
     pub(super) weight: Option<u64>,
@@ -69,10 +69,10 @@ pub(super) struct RegistrationBody {
     #[serde(default)]
     #[schema(max_items = 64)]
     pub(super) tags: Vec<String>,
-    /// Free entries.
+    /// Metadata entries.
     #[serde(default)]
     pub(super) metadata: Metadata,
-    /// How it is probed, where it differs from the service's policy.
+    /// Its probe, if it differs from that of the service's policy.
     #[serde(default)]
     pub(super) probe: Option<ProbeSpec>,
 }
@@ -114,18 +114,18 @@ impl RegistrationBody {
     }
 }
 
-/// What the health checks agreed on.
+/// Result of the health checks.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub(super) struct HealthView {
     /// Whether it may get traffic.
     pub(super) readiness: Readiness,
-    /// Whether it counts as there at all.
+    /// Whether it is alive, or evicted.
     pub(super) liveness: Liveness,
     /// Why, in one line.
     pub(super) reason: String,
-    /// Since when, in milliseconds since 1970; 0 where nothing has been observed.
+    /// Since when, in milliseconds since 1970; 0 if nothing has been observed.
     pub(super) since_ms: u64,
-    /// How often it changed lately.
+    /// How often its health changed recently (flap score).
     pub(super) flap_score: u32,
 }
 
@@ -141,10 +141,10 @@ impl From<&Health> for HealthView {
     }
 }
 
-/// An operator's word that an instance gets no new traffic.
+/// An operator's decision that an instance gets no new traffic.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub(super) struct DrainView {
-    /// Who said so.
+    /// Who drained it.
     by: String,
     /// Why.
     reason: String,
@@ -171,11 +171,11 @@ pub(crate) struct InstanceRecord {
     service: String,
     /// Its name within the service.
     id: String,
-    /// Where it is reached.
+    /// Address of the instance.
     address: String,
-    /// Its share of the traffic against its peers.
+    /// Its share of the traffic, relative to the other instances.
     weight: u16,
-    /// How long it stays listed after its last heartbeat, in milliseconds.
+    /// Time after the last heartbeat at which it expires, in milliseconds.
     ttl_ms: u64,
     /// The zone that it runs in.
     zone: Option<String>,
@@ -183,11 +183,11 @@ pub(crate) struct InstanceRecord {
     version: Option<String>,
     /// Labels, sorted.
     tags: Vec<String>,
-    /// Free entries.
+    /// Metadata entries.
     metadata: Metadata,
-    /// How it is probed, where it says so itself.
+    /// Its own probe, if it registered one.
     probe: Option<ProbeSpec>,
-    /// What the health checks agreed on.
+    /// Result of the health checks.
     health: HealthView,
     /// The index of its registration; an expiry or a conditional removal names it.
     lease_epoch: u64,
@@ -229,7 +229,7 @@ pub(super) struct InstanceView {
     record: InstanceRecord,
     /// Whether it gets traffic: registered, not drained, healthy enough.
     routable: bool,
-    /// Who drained it, and why; null where nobody did.
+    /// Who drained it, and why; null if it is not drained.
     drain: Option<DrainView>,
 }
 
@@ -244,7 +244,7 @@ impl InstanceView {
     }
 }
 
-/// How a whole service does.
+/// State of a service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum ServiceHealth {
@@ -263,7 +263,7 @@ pub(super) struct ServiceSummary {
     namespace: String,
     /// The service's name.
     name: String,
-    /// How it does.
+    /// Its state.
     pub(super) health: ServiceHealth,
     /// Its instances, those evicted included.
     pub(super) instances: usize,
@@ -271,7 +271,7 @@ pub(super) struct ServiceSummary {
     pub(super) routable: usize,
     /// Those that are alive but not ready.
     pub(super) unhealthy: usize,
-    /// Those that were evicted and are watched on.
+    /// Those that are evicted; they are still probed.
     evicted: usize,
     /// Those that an operator drained.
     pub(super) draining: usize,

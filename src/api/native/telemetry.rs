@@ -48,7 +48,7 @@ pub(super) async fn list_alerts(
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct TrafficQuery {
-    /// Only what callers asked of this service; with `namespace`, `default` where it is left out.
+    /// Only calls to this service; `namespace` is `default` if it is left out.
     service: Option<String>,
     /// The service's namespace.
     namespace: Option<String>,
@@ -61,11 +61,11 @@ pub(super) struct TrafficQuery {
 pub(super) struct TrafficView {
     /// Length of a step, in milliseconds.
     step_ms: u64,
-    /// This node's clock, in milliseconds since 1970: the last step may still be under way.
+    /// This node's clock, in milliseconds since 1970; the last step may not be complete.
     now_ms: u64,
     /// The steps, oldest first; those in which nothing happened are left out.
     items: Vec<TrafficStep>,
-    /// All of these steps taken together, from the first one on.
+    /// The sum of all these steps.
     total: TrafficStep,
 }
 
@@ -100,7 +100,7 @@ pub(super) async fn traffic(
     Ok(fresh.json(TrafficView { step_ms: STEP_MS, now_ms, items, total }))
 }
 
-/// Says that an alert was seen, and by whom.
+/// Acknowledges an alert, and records by whom.
 #[utoipa::path(
     post, path = "/api/v1/alerts/{id}/ack", tag = "alerts", operation_id = "acknowledgeAlert",
     params(("id" = u64, Path,)), responses((status = 200, body = Alert)),
@@ -136,7 +136,7 @@ pub(super) async fn list_silences(
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct SilenceBody {
-    /// From now on, in milliseconds, at most 30 days.
+    /// Duration from now, in milliseconds, at most 30 days.
     #[schema(minimum = 1000, maximum = 2_592_000_000_u64)]
     duration_ms: u64,
     /// Why.
@@ -145,7 +145,7 @@ pub(super) struct SilenceBody {
     reason: String,
 }
 
-/// Keeps a kind of alert from the webhook for a while; it is listed all the same.
+/// Stops sending a kind of alert to the webhook for a time; it is still listed.
 #[utoipa::path(
     put, path = "/api/v1/alerts/silences/{type}", tag = "alerts", operation_id = "silenceAlerts",
     params(("type" = String, Path,)), request_body = SilenceBody,
@@ -220,21 +220,21 @@ pub(super) struct TraceView {
     attempts: Vec<AttemptView>,
 }
 
-/// One attempt to have a request answered by an instance.
+/// One attempt to get an answer from an instance.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct AttemptView {
     /// The instance.
     instance: String,
     /// Its address.
     address: String,
-    /// After the request had begun, in milliseconds.
+    /// Start of the attempt, in milliseconds after the start of the request.
     start_ms: f64,
-    /// Until the answer's head was there, or the attempt was given up, in milliseconds.
+    /// Time until the head of the answer arrived, or the attempt was given up, in milliseconds.
     duration_ms: f64,
     /// The status that the instance answered; null if it gave no answer.
     status: Option<u16>,
-    /// Why there was no answer, as `x-maxine-error` says it, or `outrun`: another instance that was
-    /// asked as well was first. Null if there was one.
+    /// Why there was no answer: the code of `x-maxine-error`, or `outrun` if another instance
+    /// answered first. Null if there was an answer.
     error: Option<&'static str>,
 }
 

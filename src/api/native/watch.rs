@@ -103,7 +103,7 @@ pub(super) struct Watch {
     namespace: Option<String>,
     /// Only this service.
     service: Option<String>,
-    /// Only changes after this index; from now on where it is left out. `Last-Event-ID` outranks it.
+    /// Only changes after this index; by default, from now on. `Last-Event-ID` takes precedence.
     index: Option<u64>,
 }
 
@@ -115,12 +115,12 @@ pub(super) struct Poll {
     namespace: Option<String>,
     /// Only this service.
     service: Option<String>,
-    /// Only changes after this index; from now on where it is left out.
+    /// Only changes after this index; by default, from now on.
     index: Option<u64>,
-    /// How long to wait for the first change, in milliseconds; 30000 where it is left out.
+    /// How long to wait for the first change, in milliseconds; by default 30000.
     #[param(minimum = 0, maximum = 60000)]
     wait_ms: Option<u64>,
-    /// Most changes in the answer.
+    /// Maximum number of changes in the answer.
     #[param(minimum = 1, maximum = 1000)]
     limit: Option<u64>,
 }
@@ -171,7 +171,7 @@ pub(super) fn last_event_id(headers: &HeaderMap) -> Result<Option<u64>, Problem>
     let Some(value) = headers.get("last-event-id") else { return Ok(None) };
     let index = value.to_str().ok().and_then(|id| id.parse().ok());
     index.map(Some).ok_or_else(|| {
-        let detail = "Last-Event-ID must be an index that this stream gave";
+        let detail = "Last-Event-ID must be an id of this stream";
         Problem::new(ProblemKind::InvalidRequest, detail).with_field("Last-Event-ID")
     })
 }
@@ -292,7 +292,7 @@ fn compacted(lost: Compacted) -> Bytes {
 pub(super) struct Changes {
     /// Pass it as `index` of the next request.
     index: u64,
-    /// In their order; empty where none came in time.
+    /// The changes, in order; empty if there was none in time.
     changes: Vec<Change>,
 }
 

@@ -28,7 +28,7 @@ pub(super) enum SnapshotFailure {
     #[error(transparent)]
     Redis(#[from] RedisError),
     /// It was replaced by a newer one while it was read.
-    #[error("the snapshot was replaced meanwhile")]
+    #[error("the snapshot was replaced in the meantime")]
     Replaced,
     /// It is damaged.
     #[error("the snapshot in redis is damaged: {0}")]

@@ -78,7 +78,7 @@ impl Problem {
     #[must_use]
     pub fn advice(&self) -> Option<String> {
         match self.status {
-            401 => Some(
+            401 if self.kind != "/problems/sign-in" => Some(
                 "sign in with 'maxine login --user NAME', or give a token with MAXINE_TOKEN or --token-file".into(),
             ),
             412 => Some("somebody else has changed it in the meantime: read it again, then repeat the change".into()),
