@@ -80,7 +80,8 @@ fn a_lost_majority_names_whom_nobody_hears() {
     assert_eq!(told, expected.map(|(s, text)| (s, text.to_owned())));
     let judged = watch.judge(&lost, 10_000);
     let no_majority = judged.holds.iter().find(|notice| notice.kind == AlertKind::NoMajority);
-    let expected = "no majority: 2 voters are needed, 1 heard; not heard: node-2, node-3";
+    let expected =
+        "no majority: 2 voters are needed, 1 can be reached; unreachable: node-2, node-3";
     assert_eq!(no_majority.unwrap().message, expected);
     assert!(watch.nobody_leads(&lost, 10_000) || watch.nobody_leads(&lost, 15_000));
     let told = run(&mut watch, &seen(Some("node-2"), [UP, UP]), 20, 29);
