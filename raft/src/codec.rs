@@ -333,17 +333,54 @@ pub(crate) enum Request {
     Heartbeat(AppendDto),
     Vote(VoteRequestDto),
     PreVote(VoteRequestDto),
-    TransferLeader { from: VoteDto, to: u64, last: Option<LogIdDto> },
-    SnapshotBegin { vote: VoteDto, len: u64 },
-    SnapshotChunk { offset: u64, bytes: Vec<u8> },
-    SnapshotEnd { len: u64 },
-    Propose { payload: Vec<u8>, timeout_ms: u64 },
-    ReadIndex { strong: bool, timeout_ms: u64 },
-    App { body: Vec<u8> },
-    Admin { operation: AdminDto, timeout_ms: u64 },
+    TransferLeader {
+        from: VoteDto,
+        to: u64,
+        last: Option<LogIdDto>,
+    },
+    SnapshotBegin {
+        vote: VoteDto,
+        len: u64,
+    },
+    SnapshotChunk {
+        offset: u64,
+        bytes: Vec<u8>,
+    },
+    SnapshotEnd {
+        len: u64,
+    },
+    Propose {
+        payload: Vec<u8>,
+        timeout_ms: u64,
+    },
+    ReadIndex {
+        strong: bool,
+        timeout_ms: u64,
+    },
+    App {
+        body: Vec<u8>,
+    },
+    Admin {
+        operation: AdminDto,
+        timeout_ms: u64,
+    },
+    /// Asks the leader how far the log is committed.
+    Confirm,
 }
 impl Body for Request {
     const KIND: Kind = Kind::Request;
+}
+
+/// What a leader that a quorum has confirmed says of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub(crate) struct ConfirmedDto {
+    /// The leader's term.
+    pub(crate) term: u64,
+    /// The index up to which the log is committed. Its entry is of this term.
+    pub(crate) commit: u64,
+    /// How long before the answer the leader sent the latest request that a quorum has accepted, in
+    /// microseconds, rounded up.
+    pub(crate) confirmed_us: u64,
 }
 
 #[derive(Debug, PartialEq, Encode, Decode)]
@@ -389,6 +426,7 @@ pub(crate) enum Response {
     AdminRefused(AdminRefusalDto),
     Failed(String),
     Busy,
+    Confirmed(ConfirmedDto),
 }
 impl Body for Response {
     const KIND: Kind = Kind::Response;

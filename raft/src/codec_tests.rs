@@ -134,6 +134,7 @@ fn requests_keep_their_bytes() {
     golden(Request::ReadIndex { strong: true, timeout_ms: 5 }, "4d5801070a0105");
     golden(Request::App { body: vec![1] }, "4d5801070b0101");
     golden(Request::Admin { operation: AdminDto::Promote(4), timeout_ms: 5 }, "4d5801070c010405");
+    golden(Request::Confirm, "4d5801070d");
 }
 
 #[test]
@@ -162,6 +163,8 @@ fn responses_keep_their_bytes() {
     golden(Response::AdminRefused(AdminRefusalDto::Timeout), "4d5801081103");
     golden(Response::Failed("x".into()), "4d580108120178");
     golden(Response::Busy, "4d58010813");
+    let confirmed = ConfirmedDto { term: 2, commit: 9, confirmed_us: 40 };
+    golden(Response::Confirmed(confirmed), "4d58010814020928");
 }
 
 #[test]

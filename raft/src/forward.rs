@@ -37,6 +37,7 @@ pub(crate) async fn answer(inner: &Inner, request: Request) -> Response {
                 None => Response::ReadRefused,
             }
         }
+        Request::Confirm => inner.confirm(),
         Request::Admin { operation, timeout_ms } => {
             match membership::carry_out(inner, operation, bounded(timeout_ms)).await {
                 Ok(()) => Response::AdminDone,

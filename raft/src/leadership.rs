@@ -39,19 +39,22 @@ impl Inner {
         self.with_metrics(|metrics| self.leads_by(metrics))
     }
 
-    fn leads_by(&self, metrics: &Metrics) -> bool {
+    pub(crate) fn leads_by(&self, metrics: &Metrics) -> bool {
         if metrics.state != ServerState::Leader
             || metrics.running_state.is_err()
             || self.is_stalled()
         {
             return false;
         }
+        self.is_lone_voter(metrics)
+            || quorum_ack_age(metrics)
+                .is_some_and(|age| age < Duration::from_millis(self.config.election_timeout_min_ms))
+    }
+
+    /// Whether this node alone is the quorum.
+    pub(crate) fn is_lone_voter(&self, metrics: &Metrics) -> bool {
         let mut voters = metrics.membership_config.voter_ids();
-        if voters.next() == Some(self.config.node_id) && voters.next().is_none() {
-            return true;
-        }
-        quorum_ack_age(metrics)
-            .is_some_and(|age| age < Duration::from_millis(self.config.election_timeout_min_ms))
+        voters.next() == Some(self.config.node_id) && voters.next().is_none()
     }
 
     pub(crate) fn is_stalled(&self) -> bool {
@@ -65,18 +68,36 @@ impl Inner {
     pub(crate) fn leadership_by(&self, metrics: &Metrics) -> Leadership {
         let is_leader = self.leads_by(metrics);
         let leader =
-            if is_leader { Some(self.config.node_id) } else { self.believed_leader(metrics) };
+            if is_leader { Some(self.config.node_id) } else { self.confirmed_leader(metrics) };
         Leadership { term: metrics.current_term, leader, is_leader }
     }
 
-    /// The node that a follower takes for the leader, while it is heard.
-    fn believed_leader(&self, metrics: &Metrics) -> Option<NodeId> {
-        let leader = metrics.current_leader.filter(|leader| *leader != self.config.node_id)?;
-        let patience = Duration::from_millis(
-            self.config.election_timeout_max_ms + self.config.election_timeout_min_ms,
-        );
+    /// The leader that this node follows, while a quorum is known to have followed it lately. Heartbeats
+    /// do not suffice: a leader that has lost its quorum goes on sending them.
+    fn confirmed_leader(&self, metrics: &Metrics) -> Option<NodeId> {
+        let leader = self.followed_leader(metrics)?;
+        let at = self.freshness.confirmed_at(metrics.current_term)?;
+        (clock::since(at) < self.leader_patience()).then_some(leader)
+    }
+
+    /// The node to which a follower sends what is meant for the leader, while it hears it. Whether it
+    /// leads, it must judge itself: nobody else may be told that it does.
+    pub(crate) fn heard_leader(&self) -> Option<NodeId> {
+        let leader = self.with_metrics(|metrics| self.followed_leader(metrics))?;
         let heard = self.links.context.contacts.leader_heard_age(leader)?;
-        (heard < patience && metrics.running_state.is_ok()).then_some(leader)
+        (heard < self.leader_patience()).then_some(leader)
+    }
+
+    fn followed_leader(&self, metrics: &Metrics) -> Option<NodeId> {
+        metrics
+            .current_leader
+            .filter(|leader| *leader != self.config.node_id && metrics.running_state.is_ok())
+    }
+
+    fn leader_patience(&self) -> Duration {
+        Duration::from_millis(
+            self.config.election_timeout_max_ms + self.config.election_timeout_min_ms,
+        )
     }
 }
 

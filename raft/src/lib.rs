@@ -18,6 +18,7 @@ mod consensus;
 mod error;
 mod faults;
 mod forward;
+mod freshness;
 #[cfg(any(test, feature = "fuzz"))]
 pub mod fuzz;
 mod leadership;

@@ -20,6 +20,7 @@ use crate::application::{Application, PeerHandler};
 use crate::config::{Config, Member, NodeId};
 use crate::consensus::{Metrics, Raft};
 use crate::error::{AdminError, CallError, ReadError, StartError};
+use crate::freshness::Freshness;
 use crate::network::handshake::LocalIdentity;
 use crate::network::inbound::Inbound;
 use crate::network::links::{Contacts, Context, Links};
@@ -32,7 +33,7 @@ use crate::storage::log_store::{LogStore, drop_contradicted};
 use crate::storage::node_dir::NodeDir;
 use crate::storage::snapshots::SnapshotStore;
 use crate::storage::state_machine::{self, SnapshotOrigin, StateMachine};
-use crate::{Target, clock, forward, leadership, storage};
+use crate::{Target, clock, forward, freshness, leadership, storage};
 
 /// Handle on a running node; clones share it. Dropping the last one stops the node without grace:
 /// call [`RaftNode::shutdown`] first.
@@ -50,6 +51,7 @@ pub(crate) struct Inner {
     pub(crate) health: Arc<DiskHealth>,
     pub(crate) dir: Arc<NodeDir>,
     pub(crate) applied: watch::Receiver<u64>,
+    pub(crate) freshness: Arc<Freshness>,
     pub(crate) used_ids: Arc<Mutex<BTreeSet<NodeId>>>,
     pub(crate) leadership: watch::Sender<Leadership>,
     pub(crate) in_flight: Arc<Semaphore>,
@@ -257,6 +259,7 @@ async fn start_inside(
         health: opened.health,
         dir: opened.dir,
         applied,
+        freshness: Arc::default(),
         used_ids,
         listen_addr,
         app_thread,
@@ -280,6 +283,7 @@ async fn start_inside(
     });
     inner.tasks.spawn(listener.run(tcp));
     inner.tasks.spawn(leadership::watch_over(Arc::downgrade(&inner), inner.stop.clone()));
+    inner.tasks.spawn(freshness::ask_leader(Arc::downgrade(&inner), inner.stop.clone()));
     Ok(RaftNode { inner })
 }
 

@@ -75,14 +75,12 @@ pub(crate) enum LeaderAt {
 
 impl Inner {
     pub(crate) fn leader_at(&self) -> LeaderAt {
-        let leadership = self.leadership_now();
-        match leadership.leader {
-            Some(leader) if leader == self.config.node_id => LeaderAt::Here,
-            Some(leader) => self
-                .member_addr(leader)
-                .map_or(LeaderAt::Unknown, |addr| LeaderAt::There(leader, addr)),
-            None => LeaderAt::Unknown,
+        if self.leads() {
+            return LeaderAt::Here;
         }
+        let heard = self.heard_leader();
+        let reached = heard.and_then(|leader| Some((leader, self.member_addr(leader)?)));
+        reached.map_or(LeaderAt::Unknown, |(leader, addr)| LeaderAt::There(leader, addr))
     }
 
     fn check_payload(&self, payload: &Bytes) -> Result<(), ProposeError> {

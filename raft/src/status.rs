@@ -15,7 +15,7 @@ use crate::node::{Inner, RaftNode};
 pub struct Leadership {
     /// The latest term seen.
     pub term: u64,
-    /// The leader, while it is heard.
+    /// The leader, while a quorum is known to have followed it recently.
     pub leader: Option<NodeId>,
     /// Whether this node leads and a quorum confirmed it recently.
     pub is_leader: bool,
@@ -102,7 +102,7 @@ pub struct Status {
     pub role: Role,
     /// The latest term seen.
     pub term: u64,
-    /// The leader, while it is heard.
+    /// The leader, while a quorum is known to have followed it recently.
     pub leader: Option<NodeId>,
     /// End of the local log.
     pub last_log_index: Option<u64>,
@@ -148,24 +148,6 @@ impl RaftNode {
     /// The node's state now. Cheap enough for a status page, not for a hot path.
     pub fn status(&self) -> Status {
         self.inner.status()
-    }
-
-    /// How long ago this node heard of the present order: on a leader since a quorum answered it,
-    /// else since it heard the leader; `None` while it has heard nobody. Cheap, for every request.
-    pub fn contact_age_ms(&self) -> Option<u64> {
-        let inner = &self.inner;
-        inner.with_metrics(|metrics| {
-            let leadership = inner.leadership_by(metrics);
-            if leadership.is_leader && metrics.membership_config.voter_ids().count() == 1 {
-                // A lone voter is its own quorum: nobody else has to confirm that it is up to date.
-                return Some(0);
-            }
-            if leadership.is_leader {
-                return Some(quorum_ack_age(metrics).map_or(0, clock::millis));
-            }
-            let heard = |leader| inner.links.context.contacts.leader_heard_age(leader);
-            leadership.leader.and_then(heard).map(clock::millis)
-        })
     }
 
     /// What the membership says of a node. Cheap, for every request.

@@ -112,6 +112,48 @@ async fn without_a_majority_writes_end_in_time_and_strong_reads_are_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn without_a_majority_no_survivor_names_a_leader_and_none_grows_younger() {
+    let mut cluster = Cluster::start(EngineKind::Wal, 5, |_| {}).await;
+    cluster.propose(1, "before").await;
+    let leader = cluster.leader().await;
+    let others: Vec<u64> = (1..=5).filter(|id| *id != leader).collect();
+    for id in &others[1..] {
+        cluster.kill(*id).await;
+    }
+    let lost = Instant::now();
+    let survivors = [cluster.node(leader).clone(), cluster.node(others[0]).clone()];
+    eventually("nobody to be named as leader", || {
+        survivors.iter().all(|node| node.leadership().leader.is_none()).then_some(())
+    })
+    .await;
+    // The old leader goes on sending heartbeats, and looks for its quorum every three seconds.
+    while lost.elapsed() < Duration::from_secs(7) {
+        for node in &survivors {
+            let known = node.leadership();
+            assert_eq!(
+                known.leader,
+                None,
+                "node {} after {:?}",
+                node.config().node_id,
+                lost.elapsed()
+            );
+            let age = node.state_age().unwrap();
+            assert!(
+                age + Duration::from_millis(500) > lost.elapsed(),
+                "{age:?} of {:?}",
+                lost.elapsed()
+            );
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    for id in &others[1..] {
+        cluster.start_node(*id).await;
+    }
+    cluster.propose(others[0], "after").await;
+    cluster.converged().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn reads_see_what_was_acknowledged_elsewhere() {
     let cluster = Cluster::start(EngineKind::Redb, 3, |_| {}).await;
     for round in 0..20u64 {

@@ -69,7 +69,7 @@ impl From<WriteError> for CompatError {
                 (StatusCode::SERVICE_UNAVAILABLE, Some(*retry_after_s))
             }
             WriteError::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, None),
-            WriteError::Rejected(rejection) => (status_of(rejection), None),
+            WriteError::Rejected { rejection, .. } => (status_of(rejection), None),
             WriteError::Storage(_) => (StatusCode::SERVICE_UNAVAILABLE, Some(5)),
         };
         Self { status, message: error.to_string(), retry_after_s }

@@ -169,9 +169,13 @@ fn put_headers(status: &str, response: &mut Response) {
     }
     if status.starts_with('2') {
         put("x-maxine-index", Type::Integer, "The index of the state that answered.");
-        let about = "How long this node has not heard of the present order, in milliseconds.";
+        let about = "How old the state can be, in milliseconds: everything that was acknowledged \
+                     longer ago is in it. Left out where that is not known.";
         put("x-maxine-staleness-ms", Type::Integer, about);
-        put("x-maxine-leader", Type::String, "Whether a leader is known: `known` or `unknown`.");
+        let about = "`unknown` where the age of the state is not known; else left out.";
+        put("x-maxine-staleness", Type::String, about);
+        let about = "`known` where a majority has confirmed a leader lately, else `unknown`.";
+        put("x-maxine-leader", Type::String, about);
     }
 }
 

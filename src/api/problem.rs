@@ -401,7 +401,7 @@ impl From<Rejection> for Problem {
 impl From<WriteError> for Problem {
     fn from(error: WriteError) -> Self {
         match error {
-            WriteError::Rejected(rejection) => rejection.into(),
+            WriteError::Rejected { rejection, .. } => rejection.into(),
             WriteError::Unavailable { retry_after_s, reason } => {
                 Self::new(ProblemKind::Unavailable, reason.to_string())
                     .with_retry_after_s(retry_after_s)

@@ -78,8 +78,8 @@ impl ControlStore for MemoryStore {
         self.leadership.subscribe()
     }
 
-    fn staleness_ms(&self) -> u64 {
-        0
+    fn staleness_ms(&self) -> Option<u64> {
+        Some(0)
     }
 
     async fn call_leader(&self, body: Bytes, _: Duration) -> Result<Bytes, CallError> {

@@ -38,7 +38,7 @@ pub use store_event::StoreEvent;
 /// The leader, as far as this node can confirm it now.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct Leadership {
-    /// The name of the leader, if one is known.
+    /// The name of the leader, if one was confirmed within its lease.
     pub leader: Option<String>,
     /// Whether it is this node, and its lease has not lapsed by its own monotonic clock.
     pub is_leader: bool,
@@ -174,9 +174,11 @@ pub trait ControlStore: Send + Sync + 'static {
         None
     }
 
-    /// How long this node has not heard of the present order of commands, in milliseconds: since
-    /// the last contact with the leader (as leader: with a quorum; in Redis mode: with Redis).
-    fn staleness_ms(&self) -> u64;
+    /// How old the state on this node can be, in milliseconds: everything that was acknowledged
+    /// anywhere longer ago is in it. It counts from the moment this node asked (the leader; as leader,
+    /// a quorum; in Redis mode, Redis), not from the answer. `None` while no answer has come since the
+    /// start. Ask before the view is read: what is applied in between would make it look younger.
+    fn staleness_ms(&self) -> Option<u64>;
 
     /// Sends a message to whoever leads, and waits for the answer.
     async fn call_leader(&self, body: Bytes, timeout: Duration) -> Result<Bytes, CallError>;

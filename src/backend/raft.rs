@@ -253,8 +253,9 @@ impl ControlStore for RaftStore {
         named(&self.node, self.node.leadership())
     }
 
-    fn staleness_ms(&self) -> u64 {
-        self.node.contact_age_ms().unwrap_or(u64::MAX)
+    fn staleness_ms(&self) -> Option<u64> {
+        let age_ms = |age: Duration| u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
+        self.node.state_age().map(age_ms)
     }
 
     async fn call_leader(&self, body: Bytes, timeout: Duration) -> Result<Bytes, CallError> {

@@ -140,7 +140,7 @@ async fn propose_once(registry: &Registry, command: Command) -> Result<bool, Boo
     let request = WriteRequest { actor, request_id: None, fence: None, command };
     match registry.propose(request).await {
         Ok(_) => Ok(true),
-        Err(WriteError::Rejected(Rejection::Exists { .. })) => Ok(false),
+        Err(WriteError::Rejected { rejection: Rejection::Exists { .. }, .. }) => Ok(false),
         Err(error) => Err(error.into()),
     }
 }

@@ -3,7 +3,7 @@
 //! The names without labels are those that existing dashboards know; their meaning is fixed.
 
 use prometheus::{
-    Encoder, Histogram, HistogramOpts, IntCounter, IntGauge, IntGaugeVec, Opts, Registry,
+    Encoder, Gauge, Histogram, HistogramOpts, IntCounter, IntGauge, IntGaugeVec, Opts, Registry,
     TextEncoder,
 };
 
@@ -62,7 +62,7 @@ pub struct Metrics {
     has_leader: IntGauge,
     unhealthy_upstreams: IntGauge,
     state_index: IntGauge,
-    staleness_ms: IntGauge,
+    staleness_ms: Gauge,
 }
 
 /// What gauges show, read when they are asked for.
@@ -74,8 +74,8 @@ pub struct Gauges {
     pub has_leader: bool,
     /// Instances with a failure count.
     pub unhealthy_upstreams: usize,
-    /// How long this node has not heard of the present order of commands, in milliseconds.
-    pub staleness_ms: u64,
+    /// How old this node's state can be, in milliseconds, where that is known.
+    pub staleness_ms: Option<u64>,
 }
 
 impl Default for Metrics {
@@ -185,16 +185,22 @@ impl Metrics {
                 "Live nodes, each counted by its weight",
             ),
             is_leader: gauge("maxine_cluster_is_leader", "1 if this node leads"),
-            has_leader: gauge("maxine_cluster_has_leader", "1 if a leader is known"),
+            has_leader: gauge(
+                "maxine_cluster_has_leader",
+                "1 if a leader was confirmed within its lease",
+            ),
             unhealthy_upstreams: gauge(
                 "maxine_unhealthy_upstreams",
                 "Nodes with a count of failed health checks",
             ),
             state_index: gauge("maxine_state_index", "Index of the state on this node"),
-            staleness_ms: gauge(
-                "maxine_state_staleness_ms",
-                "How long this node has not heard of the present order of commands",
-            ),
+            staleness_ms: {
+                let help = "How old this node's state can be: everything that was acknowledged longer \
+                            ago is in it. NaN while that is not known";
+                let gauge = Gauge::new("maxine_state_staleness_ms", help)
+                    .expect("the name is a constant and valid");
+                register(&registry, gauge)
+            },
             registry,
         }
     }
@@ -243,7 +249,8 @@ impl Metrics {
         self.has_leader.set(gauges.has_leader.into());
         self.unhealthy_upstreams.set(signed(gauges.unhealthy_upstreams as u64));
         self.state_index.set(signed(state.index()));
-        self.staleness_ms.set(signed(gauges.staleness_ms));
+        // Exact far beyond any age.
+        self.staleness_ms.set(gauges.staleness_ms.map_or(f64::NAN, |age_ms| age_ms as f64));
         let mut out = Vec::new();
         if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut out) {
             tracing::error!(%error, "the metrics could not be encoded");

@@ -125,6 +125,7 @@ impl View {
                     key.clone(),
                     service,
                     &state.config().config,
+                    state.index(),
                     previous.map(AsRef::as_ref),
                 );
                 tables.insert(TableKey::of(key.as_ref()), Arc::new(table));
@@ -179,6 +180,24 @@ impl View {
     #[must_use]
     pub fn table(&self, service: ServiceRef<'_>) -> Option<Arc<ServiceTable>> {
         self.with_table(service, Arc::clone)
+    }
+
+    /// The table of a service, if there is one, and the index of the state that this is the truth of.
+    /// Tables are published before their state, so that one may be newer than [`Self::snapshot`].
+    #[must_use]
+    pub fn table_at(&self, key: &ServiceKey) -> (u64, Option<Arc<ServiceTable>>) {
+        let snapshot = self.snapshot.load();
+        let (state, index) = (&snapshot.state, snapshot.state.index());
+        match (self.table(key.as_ref()), state.service(key)) {
+            (Some(table), _) => (index.max(table.index()), Some(table)),
+            (None, None) => (index, None),
+            // Its removal is being published.
+            (None, Some(service)) => {
+                let config = &state.config().config;
+                let table = ServiceTable::build(key.clone(), service, config, index, None);
+                (index, Some(Arc::new(table)))
+            }
+        }
     }
 
     /// The changes as they happen.

@@ -84,6 +84,8 @@ pub struct ServiceTable {
     chooser: Chooser,
     /// Whether so many are unhealthy that all are used.
     panics: bool,
+    /// The index of the state that it was built from.
+    index: u64,
 }
 
 impl ServiceTable {
@@ -91,6 +93,7 @@ impl ServiceTable {
         key: ServiceKey,
         service: &ServiceState,
         config: &RuntimeConfig,
+        index: u64,
         previous: Option<&Self>,
     ) -> Self {
         let panics = service.panics();
@@ -119,13 +122,20 @@ impl ServiceTable {
             || Arc::new(ServiceCounter { key, lookups: AtomicU64::new(0) }),
             |table| Arc::clone(&table.counter),
         );
-        Self { counter, endpoints, policy, strategy, chooser, panics }
+        Self { counter, endpoints, policy, strategy, chooser, panics, index }
     }
 
     /// The service.
     #[must_use]
     pub fn key(&self) -> &ServiceKey {
         &self.counter.key
+    }
+
+    /// The index of the state that it was built from. Until the service changes again, every later
+    /// state has the same table.
+    #[must_use]
+    pub fn index(&self) -> u64 {
+        self.index
     }
 
     /// What stays of the service while its tables change.

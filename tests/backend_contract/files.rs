@@ -279,7 +279,12 @@ async fn the_shared_storage_goes_away_and_comes_back() {
         assert!(node.has("orders", "a"), "reads go on");
     }
     eventually("the view tells its age", async || {
-        nodes.iter().all(|node| node.store.staleness_ms() > 500).then_some(())
+        nodes.iter().all(|node| node.store.staleness_ms() > Some(500)).then_some(())
+    })
+    .await;
+    eventually("no leader is known", async || {
+        let known = |node: &Node| node.store.leadership_now().leader.is_some();
+        (!nodes.iter().any(known)).then_some(())
     })
     .await;
     fs::rename(&away, &mounted).unwrap();

@@ -13,6 +13,7 @@
     reason = "a test fails by panicking, reads the real clock, and has no users"
 )]
 
+mod age;
 mod contract;
 mod files;
 mod moving;

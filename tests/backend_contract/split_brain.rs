@@ -13,7 +13,7 @@ use maxine::clock::Clock;
 use maxine::state::{Fence, Name, Reply};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use tokio::io::copy_bidirectional;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
@@ -216,60 +216,93 @@ async fn a_node_that_does_not_compete_leads_only_where_nobody_does() {
     looks_on.store.shutdown().await;
 }
 
+/// What becomes of bytes on a link.
+#[derive(Clone, Copy, PartialEq)]
+enum Passage {
+    Open,
+    Held,
+    Cut,
+}
+
+/// Passes bytes on, and keeps them while the link holds them.
+async fn relay(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    mut state: watch::Receiver<Passage>,
+) {
+    let mut bytes = vec![0; 64 * 1024];
+    while let Ok(len @ 1..) = from.read(&mut bytes).await {
+        let _ = state.wait_for(|passage| *passage != Passage::Held).await;
+        if to.write_all(&bytes[..len]).await.is_err() {
+            return;
+        }
+    }
+    let _ = to.shutdown().await;
+}
+
 /// Forwards to a port, until it is told to let nothing through in either direction any more.
 pub(crate) struct Partition {
     pub(crate) port: u16,
-    open: watch::Sender<bool>,
+    passage: watch::Sender<Passage>,
 }
 
 impl Partition {
-    async fn before(server: &RedisServer) -> Self {
+    pub(crate) async fn before(server: &RedisServer) -> Self {
         Self::to(server.port).await
     }
 
     pub(crate) async fn to(target: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a loopback port");
         let port = listener.local_addr().expect("it is bound").port();
-        let (open, state) = watch::channel(true);
+        let (passage, state) = watch::channel(Passage::Open);
         tokio::spawn(async move {
             while let Ok((mut inner, _)) = listener.accept().await {
-                let mut state = state.clone();
+                let (mut state, relayed) = (state.clone(), state.clone());
                 tokio::spawn(async move {
-                    if !*state.borrow() {
+                    if *state.borrow() == Passage::Cut {
                         // As in a real partition: no answer, not even a refusal.
-                        let _ = state.wait_for(|open| *open).await;
+                        let _ = state.wait_for(|passage| *passage != Passage::Cut).await;
                         return;
                     }
                     let Ok(mut outer) = TcpStream::connect(("127.0.0.1", target)).await else {
                         return;
                     };
                     let cut = async {
-                        let _ = state.wait_for(|open| !*open).await;
+                        let _ = state.wait_for(|passage| *passage == Passage::Cut).await;
                     };
+                    let (inner_read, inner_write) = inner.split();
+                    let (outer_read, outer_write) = outer.split();
+                    let there = relay(inner_read, outer_write, relayed.clone());
+                    let back = relay(outer_read, inner_write, relayed);
                     let ended = tokio::select! {
                         () = cut => true,
-                        _ = copy_bidirectional(&mut inner, &mut outer) => false,
+                        _ = async { tokio::join!(there, back) } => false,
                     };
                     if ended {
                         // Both ends stay open and silent until the partition heals.
-                        let _ = state.wait_for(|open| *open).await;
+                        let _ = state.wait_for(|passage| *passage != Passage::Cut).await;
                     }
                 });
             }
         });
-        Self { port, open }
+        Self { port, passage }
     }
 
-    fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
     pub(crate) fn cut(&self) {
-        self.open.send_replace(false);
+        self.passage.send_replace(Passage::Cut);
+    }
+
+    /// What is sent is kept and delivered when the partition heals, however late that is.
+    pub(crate) fn hold(&self) {
+        self.passage.send_replace(Passage::Held);
     }
 
     pub(crate) fn heal(&self) {
-        self.open.send_replace(true);
+        self.passage.send_replace(Passage::Open);
     }
 }
 
@@ -288,7 +321,7 @@ async fn a_partition_from_redis() {
     partition.cut();
     let fence = takes_over_alone(&old, &new).await;
     assert!(old.has("orders", "a"), "the view stays");
-    assert!(old.store.staleness_ms() > 1_000);
+    assert!(old.store.staleness_ms() > Some(1_000));
     let cut_off = old.try_expire(old_fence, (instance("orders", "a"), epoch)).await;
     assert!(matches!(cut_off, Err(ProposeError::NotLeader { .. })), "{cut_off:?}");
     new.propose(deregister("orders", "none")).await;

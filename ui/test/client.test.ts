@@ -45,6 +45,11 @@ describe('requests', () => {
     await call('/config');
     expect(connection.get()).toMatchObject({ leader: 'unknown', stalenessMs: 7_000 });
     expect(connection.get().index).toBeGreaterThanOrEqual(99);
+    vi.stubGlobal('fetch', async () =>
+      Response.json({}, { headers: { 'x-maxine-leader': 'unknown', 'x-maxine-staleness': 'unknown' } }),
+    );
+    await call('/config');
+    expect(connection.get()).toMatchObject({ stalenessMs: null });
   });
 });
 

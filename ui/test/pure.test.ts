@@ -53,7 +53,7 @@ describe('instances', () => {
 
 describe('staleness', () => {
   const fresh: Connection = {
-    base: '', stream: 'live', heardAt: 1_000, freshAt: 1_000, leader: 'known', leaderLostAt: null,
+    base: '', stream: 'live', heardAt: 1_000, leader: 'known', leaderLostAt: null,
     stalenessMs: 0, index: 1, lastError: null,
   };
   it('says lost before no leader, and no leader before behind', () => {
@@ -61,6 +61,7 @@ describe('staleness', () => {
     expect(stalenessOf({ ...fresh, stream: 'lost', leader: 'unknown' }, 5_000)).toEqual({ kind: 'lost', ageMs: 4_000 });
     expect(stalenessOf({ ...fresh, leader: 'unknown', leaderLostAt: 2_000 }, 5_000)).toEqual({ kind: 'no-leader', ageMs: 3_000 });
     expect(stalenessOf({ ...fresh, stalenessMs: 9_000 }, 5_000)).toEqual({ kind: 'behind', ageMs: 9_000 });
+    expect(stalenessOf({ ...fresh, stalenessMs: null }, 5_000)).toEqual({ kind: 'unknown' });
   });
 });
 

@@ -74,12 +74,13 @@ impl Inbound {
                     Err(_) => Response::AppRefused("the handler took too long".to_owned()),
                 }
             }
-            Request::Propose { .. } | Request::ReadIndex { .. } | Request::Admin { .. } => {
-                match self.node.upgrade() {
-                    Some(node) => forward::answer(&node, request).await,
-                    None => Response::Failed("the node is stopping".to_owned()),
-                }
-            }
+            Request::Propose { .. }
+            | Request::ReadIndex { .. }
+            | Request::Admin { .. }
+            | Request::Confirm => match self.node.upgrade() {
+                Some(node) => forward::answer(&node, request).await,
+                None => Response::Failed("the node is stopping".to_owned()),
+            },
             Request::SnapshotBegin { .. }
             | Request::SnapshotChunk { .. }
             | Request::SnapshotEnd { .. } => {

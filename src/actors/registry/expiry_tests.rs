@@ -28,8 +28,8 @@ impl ControlStore for Unconfirmed {
         watch::channel(Leadership::default()).1
     }
 
-    fn staleness_ms(&self) -> u64 {
-        0
+    fn staleness_ms(&self) -> Option<u64> {
+        Some(0)
     }
 
     async fn call_leader(&self, _: Bytes, _: Duration) -> Result<Bytes, CallError> {

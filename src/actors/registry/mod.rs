@@ -111,8 +111,13 @@ pub enum WriteError {
         max: usize,
     },
     /// Nothing was changed: the command does not fit the state.
-    #[error(transparent)]
-    Rejected(#[from] Rejection),
+    #[error("{rejection}")]
+    Rejected {
+        /// Why.
+        rejection: Rejection,
+        /// The index of the state that refused it.
+        index: u64,
+    },
     /// The store failed; this node stops.
     #[error("storage failed: {0}")]
     Storage(String),
@@ -138,7 +143,7 @@ pub struct WriteTally {
 impl WriteTally {
     fn note<T>(&self, result: &Result<T, WriteError>) {
         match result {
-            Ok(_) | Err(WriteError::Rejected(_) | WriteError::TooLarge { .. }) => {
+            Ok(_) | Err(WriteError::Rejected { .. } | WriteError::TooLarge { .. }) => {
                 self.decided.fetch_add(1, Ordering::Relaxed);
             }
             Err(error) => {
@@ -278,7 +283,9 @@ impl Registry {
             _ => return Err(WriteError::OutcomeUnknown { retry_after_s: 1 }),
         };
         match applied.reply {
-            Reply::Rejected(rejection) => Err(WriteError::Rejected(rejection)),
+            Reply::Rejected(rejection) => {
+                Err(WriteError::Rejected { rejection, index: applied.index })
+            }
             _ => Ok(applied),
         }
     }
@@ -305,7 +312,8 @@ impl Registry {
                 })
                 .collect();
             // Not reaching the leader is not final: the log's own path tries on and has the last word.
-            if let Ok(known) = self.heartbeat(renewals).await {
+            let agree = |known: bool, seen: bool| seen || !known;
+            if let Ok((_, known)) = self.renew_until(renewals, agree).await {
                 for ((at, epoch), known) in unchanged.iter().zip(known) {
                     answers[*at] = known.then_some(Ok(*epoch));
                 }
@@ -340,12 +348,22 @@ impl Registry {
             .collect()
     }
 
-    /// Renews leases; for each, whether it is known. One that is not must be registered anew.
+    /// Renews leases; for each, whether it is known. One that is not must be registered anew. Before
+    /// them, the index of this node's state that the answer was compared with.
     ///
     /// Where the leases and this node's view differ, one of them is behind by a moment: a heartbeat
     /// right after its instance's removal is not told as known, nor one right after a registration
     /// elsewhere as unknown.
-    pub async fn heartbeat(&self, items: Vec<Renewal>) -> Result<Vec<bool>, WriteError> {
+    pub async fn heartbeat(&self, items: Vec<Renewal>) -> Result<(u64, Vec<bool>), WriteError> {
+        self.renew_until(items, |known, seen| known == seen).await
+    }
+
+    /// Renews until, for each item, `agree` takes what the leases know and what this node's view shows.
+    async fn renew_until(
+        &self,
+        items: Vec<Renewal>,
+        agree: impl Fn(bool, bool) -> bool,
+    ) -> Result<(u64, Vec<bool>), WriteError> {
         let ids: Vec<(LeaseId, u64)> = items
             .iter()
             .map(|item| (LeaseId::of_key(&item.key), item.lease_epoch.unwrap_or(0)))
@@ -353,18 +371,19 @@ impl Registry {
         let until_ms = self.clock.monotonic_ms() + AGREE_MS;
         loop {
             let known = self.renew(ids.clone()).await?;
-            let differs = items.iter().zip(&known).any(|(item, known)| *known && !self.sees(item));
-            if !differs || self.clock.monotonic_ms() >= until_ms {
-                return Ok(known);
+            let snapshot = self.view.snapshot();
+            let sees = |item: &Renewal| {
+                let service = snapshot.state.service(&item.key.service);
+                let instance = service.and_then(|s| s.instances.get(&item.key.instance));
+                let epoch = instance.map(|instance| instance.lease_epoch);
+                epoch.is_some() && (item.lease_epoch.is_none() || item.lease_epoch == epoch)
+            };
+            let agreed = items.iter().zip(&known).all(|(item, known)| agree(*known, sees(item)));
+            if agreed || self.clock.monotonic_ms() >= until_ms {
+                return Ok((snapshot.state.index(), known));
             }
             tokio::time::sleep(Duration::from_millis(AGREE_PAUSE_MS)).await;
         }
-    }
-
-    fn sees(&self, item: &Renewal) -> bool {
-        let snapshot = self.view.snapshot();
-        let service = snapshot.state.service(&item.key.service);
-        service.is_some_and(|service| service.instances.contains_key(&item.key.instance))
     }
 
     /// [`Self::heartbeat`] for callers that have hashed the keys themselves; epoch 0 means any.

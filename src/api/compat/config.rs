@@ -92,9 +92,10 @@ pub(super) async fn change(
         let request = WriteRequest { actor, request_id: None, fence: None, command };
         match state.registry().propose(request).await {
             Ok(_) => break report,
-            Err(WriteError::Rejected(Rejection::RevisionMismatch { actual, .. }))
-                if retries < RETRIES_MAX =>
-            {
+            Err(WriteError::Rejected {
+                rejection: Rejection::RevisionMismatch { actual, .. },
+                ..
+            }) if retries < RETRIES_MAX => {
                 retries += 1;
                 // Someone else's change may not be visible here yet.
                 let limit = std::time::Duration::from_millis(500);

@@ -23,11 +23,11 @@ pub(super) async fn register(
     state.forwarder().check_address(&asked.address).map_err(CompatError::bad_request)?;
     let item = (key.clone(), asked.clone());
     let actor = context.actor(&caller);
-    let (_, answers) = state.registry().register(actor, None, vec![item]).await?;
+    let (index, answers) = state.registry().register(actor, None, vec![item]).await?;
     match answers.into_iter().next() {
         Some(Ok(_)) => {}
         Some(Err(rejection)) => {
-            return Err(crate::actors::WriteError::Rejected(rejection).into());
+            return Err(crate::actors::WriteError::Rejected { rejection, index }.into());
         }
         None => {
             let text = "the registry gave no answer";

@@ -151,7 +151,7 @@ async fn replace_password(
         WriteRequest { actor: context.actor(caller), request_id: None, fence: None, command };
     match state.registry().propose(request).await {
         Ok(_) => Ok(()),
-        Err(WriteError::Rejected(Rejection::RevisionMismatch { .. })) => {
+        Err(WriteError::Rejected { rejection: Rejection::RevisionMismatch { .. }, .. }) => {
             Err(CompatError::bad_request(PASSWORDS_NEEDED))
         }
         Err(error) => Err(error.into()),

@@ -20,6 +20,7 @@ use tower::{Layer, Service};
 use super::trace;
 use crate::api::access::{self, Decision, Openness};
 use crate::api::error::{CompatError, edge_error, is_native};
+use crate::api::native::put_missing_headers;
 use crate::api::{AppState, Caller, RequestContext, origins};
 use crate::proxy::{AttemptTrail, ClientAddr, FieldLines};
 use crate::security::AuthError;
@@ -29,8 +30,8 @@ pub(in crate::api) const TRACEPARENT: HeaderName = HeaderName::from_static("trac
 /// Where the dashboard reads counters and records of the compatible API.
 const ACTUATOR: &str = "/api/actuator/";
 /// What the dashboard reads of an answer besides its body.
-const EXPOSED: &str = "x-maxine-index, x-maxine-staleness-ms, x-maxine-leader, \
-                       x-maxine-backup-index, content-disposition, etag, retry-after";
+const EXPOSED: &str = "x-maxine-index, x-maxine-staleness-ms, x-maxine-staleness, \
+                       x-maxine-leader, x-maxine-backup-index, content-disposition, etag, retry-after";
 
 /// Puts an [`Edge`] around every route.
 #[derive(Clone)]
@@ -95,6 +96,7 @@ where
             let response = shared.preflight(&request);
             return Box::pin(std::future::ready(Ok(response)));
         }
+        let native = is_native(request.uri().path());
         let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
         let peer = peer.map_or(IpAddr::from([0, 0, 0, 0]), |peer| peer.0.ip());
         let record = shared.open(&request, peer);
@@ -108,11 +110,17 @@ where
                 }
                 let answer = self.inner.call(request);
                 Box::pin(async move {
-                    let response = answer.await.into_response();
+                    let mut response = answer.await.into_response();
+                    if native {
+                        put_missing_headers(&shared.state, response.headers_mut());
+                    }
                     Ok(shared.close(record, response))
                 })
             }
-            Err(refusal) => {
+            Err(mut refusal) => {
+                if native {
+                    put_missing_headers(&shared.state, refusal.headers_mut());
+                }
                 let response = shared.close(record, *refusal);
                 Box::pin(std::future::ready(Ok(response)))
             }

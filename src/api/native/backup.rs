@@ -28,7 +28,7 @@ static RUNNING: Semaphore = Semaphore::const_new(1);
 )]
 pub(super) async fn backup(
     State(app): State<AppState>,
-    fresh: Fresh,
+    _: Fresh,
     _: Params<NoParams>,
 ) -> Result<Response, Problem> {
     let _turn = RUNNING.try_acquire().map_err(|_| {
@@ -55,7 +55,7 @@ pub(super) async fn backup(
     let name = format!("attachment; filename=\"maxine-{}.backup\"", summary.index);
     let name = HeaderValue::from_str(&name).unwrap_or(HeaderValue::from_static("attachment"));
     let octets = HeaderValue::from_static("application/octet-stream");
-    let mut response = (
+    Ok((
         [
             (header::CONTENT_TYPE, octets),
             (header::CONTENT_DISPOSITION, name),
@@ -64,7 +64,5 @@ pub(super) async fn backup(
         ],
         Body::from_stream(ReaderStream::new(file)),
     )
-        .into_response();
-    fresh.mark(&mut response);
-    Ok(response)
+        .into_response())
 }

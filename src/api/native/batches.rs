@@ -13,7 +13,7 @@ use utoipa::ToSchema;
 use super::extract::{
     BATCH_BODY_LEN_MAX, JsonBody, NoParams, Params, RawJson, parse_json, service_key,
 };
-use super::fresh::Write;
+use super::fresh::{Answered, Write};
 use super::shape::{Metadata, RegistrationBody};
 use crate::actors::registry::LeaseId;
 use crate::api::AppState;
@@ -143,6 +143,7 @@ pub(super) async fn register_batch(
     } else {
         state.registry().register(write.actor, write.request_id, good).await?
     };
+    write.answered.at(index);
     let mut outcomes = outcomes.into_iter();
     let results = checked.into_iter().map(|item| {
         let outcome = match item {
@@ -207,10 +208,12 @@ pub(super) struct HeartbeatResults {
 pub(super) async fn heartbeat_batch(
     State(state): State<AppState>,
     _: Params<NoParams>,
+    answered: Answered,
     RawJson(body): RawJson<BATCH_BODY_LEN_MAX>,
 ) -> Result<Json<HeartbeatResults>, Problem> {
     let ids = lease_ids(&body)?;
     let known = state.registry().renew(ids).await?;
+    answered.by_present(&state);
     let missing = known.iter().enumerate().filter(|(_, known)| !**known);
     Ok(Json(HeartbeatResults { unknown: missing.map(|(position, _)| position).collect() }))
 }

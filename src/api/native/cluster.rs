@@ -100,8 +100,8 @@ pub(super) struct ClusterView {
     index: u64,
     /// The log's clock, in milliseconds since 1970.
     time_ms: u64,
-    /// Time for which this node has had no proof that its copy is current, in milliseconds.
-    staleness_ms: u64,
+    /// How old this node's state can be, in milliseconds; null where that is not known.
+    staleness_ms: Option<u64>,
     /// The leader, as this node knows it.
     leadership: Leadership,
     /// Who holds the leader's duties, by the log.
@@ -162,8 +162,15 @@ fn warnings(app: &AppState, leadership: &Leadership, raft: Option<&ClusterStatus
     if leadership.leader.is_none() {
         warn("no leader is known: writes wait, lookups go on");
     }
-    if app.store().staleness_ms() > STALE_WARNING_MS {
-        warn("this node has not heard of the present state lately: what it shows may be old");
+    match app.store().staleness_ms() {
+        Some(staleness_ms) if staleness_ms <= STALE_WARNING_MS => {}
+        Some(staleness_ms) => {
+            let age_s = staleness_ms / 1_000;
+            warn(&format!(
+                "this node's state may be {age_s} s old: it lacks what was written since"
+            ));
+        }
+        None => warn("the age of this node's state is not known: no leader has answered it yet"),
     }
     if app.registry().expiry().is_suspended() {
         warn("expiry is suspended: an implausible share of the fleet fell silent at once");

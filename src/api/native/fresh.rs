@@ -1,19 +1,21 @@
 //! How fresh a read is, and how that is told: the `consistency` and `min_index` parameters and the
-//! three headers that every answer carries. And who asks for a write, for the log.
+//! headers that every answer carries. And who asks for a write, for the log.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
 use axum::extract::{FromRequestParts, Request, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderName, HeaderValue, Method, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use parking_lot::Mutex;
 use serde::Serialize;
 
 use super::extract::{FRESHNESS_PARAMETERS, WriteConditions, parse_query, request_id};
-use crate::actors::WriteRequest;
+use crate::actors::{WriteError, WriteRequest};
 use crate::api::problem::{Problem, ProblemKind};
 use crate::api::{AppState, Caller, RequestContext};
 use crate::backend::Consistency;
@@ -22,10 +24,15 @@ use crate::view::Snapshot;
 
 /// The index of the state that answered.
 pub(super) const INDEX_HEADER: HeaderName = HeaderName::from_static("x-maxine-index");
-/// How long this node has not heard of the present order of commands.
-pub(super) const STALENESS_HEADER: HeaderName = HeaderName::from_static("x-maxine-staleness-ms");
-/// Whether this node knows a leader.
+/// How old the state that answered can be, in milliseconds. Left out where that is not known.
+pub(super) const STALENESS_MS_HEADER: HeaderName = HeaderName::from_static("x-maxine-staleness-ms");
+/// `unknown` where the age of the state is not known; else left out.
+pub(super) const STALENESS_HEADER: HeaderName = HeaderName::from_static("x-maxine-staleness");
+/// Whether a leader was confirmed within its lease.
 pub(super) const LEADER_HEADER: HeaderName = HeaderName::from_static("x-maxine-leader");
+
+const UNKNOWN: HeaderValue = HeaderValue::from_static("unknown");
+const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 
 /// How long a read waits to become as fresh as asked for, in milliseconds.
 const FRESH_TIMEOUT_MS: u64 = 3_000;
@@ -42,6 +49,70 @@ pub(crate) struct Freshness {
     min_index: Option<u64>,
 }
 
+/// The state that an answer is about.
+#[derive(Clone, Copy)]
+struct Basis {
+    index: u64,
+    /// How old the state could be at `at_ms`.
+    staleness_ms: Option<u64>,
+    at_ms: u64,
+}
+
+impl Basis {
+    /// The present state of this node, and its age. The age is taken first: what is applied in between
+    /// must not make an older state look younger.
+    fn present(state: &AppState) -> (Self, Arc<Snapshot>) {
+        let at_ms = state.clock().monotonic_ms();
+        let staleness_ms = state.store().staleness_ms();
+        let snapshot = state.view().snapshot();
+        (Self { index: snapshot.state.index(), staleness_ms, at_ms }, snapshot)
+    }
+
+    fn put_headers(&self, state: &AppState, headers: &mut HeaderMap) {
+        let since_ms = state.clock().monotonic_ms().saturating_sub(self.at_ms);
+        let known = state.store().leadership_now().leader.is_some();
+        headers.insert(INDEX_HEADER, self.index.into());
+        match self.staleness_ms {
+            Some(then_ms) => headers.insert(STALENESS_MS_HEADER, (then_ms + since_ms).into()),
+            None => headers.insert(STALENESS_HEADER, UNKNOWN),
+        };
+        let leader = if known { HeaderValue::from_static("known") } else { UNKNOWN };
+        headers.insert(LEADER_HEADER, leader);
+    }
+}
+
+/// Tells the headers of an answer which state it is about. Who decides by a state says so here: a
+/// refusal carries its index, too.
+#[derive(Clone)]
+pub(super) struct Answered(Arc<Mutex<Basis>>);
+
+impl Answered {
+    /// Until somebody says otherwise it is the present state: an answer never shows less than it says.
+    fn new(state: &AppState) -> Self {
+        Self(Arc::new(Mutex::new(Basis::present(state).0)))
+    }
+
+    /// The answer is about the present state of this node.
+    pub(super) fn by_present(&self, state: &AppState) -> Arc<Snapshot> {
+        let (basis, snapshot) = Basis::present(state);
+        *self.0.lock() = basis;
+        snapshot
+    }
+
+    /// The answer is about the state at `index`, which is published here by now.
+    pub(super) fn at(&self, index: u64) {
+        self.0.lock().index = index;
+    }
+}
+
+impl FromRequestParts<AppState> for Answered {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Infallible> {
+        Ok(parts.extensions.get::<Self>().cloned().unwrap_or_else(|| Self::new(state)))
+    }
+}
+
 /// A state that is as fresh as the request asked for.
 pub(super) struct Fresh {
     snapshot: Arc<Snapshot>,
@@ -53,17 +124,9 @@ impl Fresh {
         &self.snapshot.state
     }
 
-    /// Answers with JSON and the index of this state.
+    /// Answers with JSON about this state.
     pub(super) fn json(&self, body: impl Serialize) -> Response {
-        let mut response = Json(body).into_response();
-        self.mark(&mut response);
-        response
-    }
-
-    /// Puts the index of this state on an answer.
-    pub(super) fn mark(&self, response: &mut Response) {
-        let index = HeaderValue::from(self.state().index());
-        response.headers_mut().insert(INDEX_HEADER, index);
+        Json(body).into_response()
     }
 }
 
@@ -77,6 +140,7 @@ impl FromRequestParts<AppState> for Fresh {
             FRESHNESS_PARAMETERS.contains(&name)
         });
         let asked: Freshness = parse_query(&pairs.collect::<Vec<_>>().join("&"))?;
+        let Ok(answered) = Answered::from_request_parts(parts, state).await;
         let timeout = Duration::from_millis(FRESH_TIMEOUT_MS);
         if asked.consistency != Consistency::Stale {
             // The store keeps the time itself; this is for one that does not.
@@ -88,31 +152,36 @@ impl FromRequestParts<AppState> for Fresh {
                 },
             )??;
         }
-        if let Some(index) = asked.min_index {
-            state.view().wait_for(index, timeout).await?;
+        if let Some(index) = asked.min_index
+            && let Err(not_reached) = state.view().wait_for(index, timeout).await
+        {
+            answered.at(not_reached.reached);
+            return Err(not_reached.into());
         }
-        Ok(Self { snapshot: state.view().snapshot() })
+        Ok(Self { snapshot: answered.by_present(state) })
     }
 }
 
-/// Puts the headers of freshness on every answer that does not carry them yet.
+/// Puts the headers of freshness on every answer.
 pub(super) async fn put_headers(
     State(state): State<AppState>,
-    request: Request,
+    mut request: Request,
     next: Next,
 ) -> Response {
-    let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
-    // Taken before the handler runs: a read never shows less than its header says.
-    let before = is_read.then(|| state.view().index());
+    let answered = Answered::new(&state);
+    request.extensions_mut().insert(answered.clone());
     let mut response = next.run(request).await;
-    let index = before.unwrap_or_else(|| state.view().index());
-    let leader = if state.store().leadership_now().leader.is_some() { "known" } else { "unknown" };
-    let headers = response.headers_mut();
-    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
-    headers.entry(INDEX_HEADER).or_insert_with(|| index.into());
-    headers.insert(STALENESS_HEADER, state.store().staleness_ms().into());
-    headers.insert(LEADER_HEADER, HeaderValue::from_static(leader));
+    let basis = *answered.0.lock();
+    response.headers_mut().entry(header::CACHE_CONTROL).or_insert(NO_STORE);
+    basis.put_headers(&state, response.headers_mut());
     response
+}
+
+/// Puts them on an answer that was given before any handler saw the request.
+pub(in crate::api) fn put_missing_headers(state: &AppState, headers: &mut HeaderMap) {
+    if !headers.contains_key(INDEX_HEADER) {
+        Basis::present(state).0.put_headers(state, headers);
+    }
 }
 
 /// A write: who asks, under which conditions.
@@ -123,6 +192,8 @@ pub(super) struct Write {
     pub(super) request_id: Option<RequestId>,
     /// `If-Match` and its kin.
     pub(super) conditions: WriteConditions,
+    /// Which state the answer is about.
+    pub(super) answered: Answered,
 }
 
 impl FromRequestParts<AppState> for Write {
@@ -135,7 +206,8 @@ impl FromRequestParts<AppState> for Write {
         let actor = context.actor(&caller);
         let path = parts.uri.path();
         let request_id = request_id(&parts.headers, &actor.user, &parts.method, path)?;
-        Ok(Self { actor, request_id, conditions })
+        let Ok(answered) = Answered::from_request_parts(parts, state).await;
+        Ok(Self { actor, request_id, conditions, answered })
     }
 }
 
@@ -146,13 +218,16 @@ impl Write {
         state: &AppState,
         command: Command,
     ) -> Result<Applied, Problem> {
-        let Self { actor, request_id, .. } = self;
+        let Self { actor, request_id, answered, .. } = self;
         let request = WriteRequest { actor, request_id, fence: None, command };
-        let applied = state.registry().propose(request).await?;
-        match applied.reply {
-            Reply::Rejected(rejection) => Err(rejection.into()),
-            _ => Ok(applied),
+        let outcome = state.registry().propose(request).await;
+        match &outcome {
+            Ok(Applied { index, .. }) | Err(WriteError::Rejected { index, .. }) => {
+                answered.at(*index);
+            }
+            Err(_) => {}
         }
+        Ok(outcome?)
     }
 }
 

@@ -114,7 +114,7 @@ pub(super) async fn put_user(
     write: Write,
     JsonBody(body): JsonBody<UserBody>,
 ) -> Result<Json<UserWritten>, Problem> {
-    let snapshot = state.view().snapshot();
+    let snapshot = write.answered.by_present(&state);
     let users = &snapshot.state.identities().users;
     let present = users.get(&name);
     if let Some(user) = present {
@@ -282,9 +282,10 @@ pub(super) async fn create_token(
         expires_at_ms: body.ttl_ms.map(|ttl_ms| now_ms + ttl_ms),
     };
     let view = TokenView::from(&record);
+    let answered = write.answered.clone();
     let applied = write.propose(&state, Command::PutToken { token: record }).await?;
     // A repeat under the same idempotency key gets the first answer, and made no token of its own.
-    if !state.view().snapshot().state.identities().tokens.contains_key(&id) {
+    if !answered.by_present(&state).state.identities().tokens.contains_key(&id) {
         let detail =
             "the first request with this Idempotency-Key made the token; it is not shown again";
         return Err(Problem::new(ProblemKind::Conflict, detail));

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::extract::{InstancePath, JsonBody, NoParams, OptionalJsonBody, Params, ServicePath};
-use super::fresh::{Fresh, Freshness, Write, unexpected};
+use super::fresh::{Answered, Fresh, Freshness, Write, unexpected};
 use super::page::{self, Page};
 use super::services::find;
 use super::shape::{InstanceView, RegistrationBody};
@@ -168,6 +168,7 @@ pub(super) async fn register_instance(
     super::check_target(&state, &registration)?;
     let items = vec![(key.service, registration)];
     let (index, results) = state.registry().register(write.actor, write.request_id, items).await?;
+    write.answered.at(index);
     match results.into_iter().next() {
         Some(Ok(lease_epoch)) => Ok(Json(Registered { index, lease_epoch })),
         Some(Err(rejection)) => Err(rejection.into()),
@@ -232,11 +233,13 @@ pub(super) async fn heartbeat(
     State(state): State<AppState>,
     InstancePath(key): InstancePath,
     _: Params<NoParams>,
+    answered: Answered,
     OptionalJsonBody(body): OptionalJsonBody<HeartbeatBody>,
 ) -> Result<StatusCode, Problem> {
     let name = key.to_string();
     let renewal = Renewal { key, lease_epoch: body.lease_epoch };
-    let known = state.registry().heartbeat(vec![renewal]).await?;
+    let (index, known) = state.registry().heartbeat(vec![renewal]).await?;
+    answered.at(index);
     if known.first() == Some(&true) {
         return Ok(StatusCode::NO_CONTENT);
     }

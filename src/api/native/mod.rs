@@ -30,6 +30,7 @@ mod shape;
 mod telemetry;
 mod watch;
 
+pub(super) use fresh::put_missing_headers;
 pub(crate) use instance_nodes::InstanceReports;
 pub(crate) use nodes::NodeReports;
 

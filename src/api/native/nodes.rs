@@ -62,8 +62,8 @@ pub(super) struct NodeReport {
     index: u64,
     /// The newest hash of its audit log: the same on every node at an index.
     audit_head: String,
-    /// Time for which it has had no proof that its copy is current, in milliseconds.
-    staleness_ms: u64,
+    /// How old its state can be, in milliseconds; null where it does not know.
+    staleness_ms: Option<u64>,
     /// The leader, as that node knows it.
     leader: Option<String>,
     /// Whether it claims to be the leader.
@@ -251,7 +251,7 @@ mod tests {
             uptime_ms: 1,
             index: 2,
             audit_head: "ab".into(),
-            staleness_ms: 3,
+            staleness_ms: Some(3),
             leader: Some("n".into()),
             is_leader: true,
             term: 4,
@@ -261,7 +261,7 @@ mod tests {
             failed: 12,
         };
         let bytes = encode(report).unwrap();
-        let expected = b"\0\x01n\x01v\x01\x02\x02ab\x03\x01\x01n\x01\x04\x01\x06leader\
+        let expected = b"\0\x01n\x01v\x01\x02\x02ab\x01\x03\x01\x01n\x01\x04\x01\x06leader\
                          \x09\x08\x07\x06\0\x05\x0a\x0b\x0c";
         assert_eq!(&bytes[..], expected);
         assert_eq!(decode(&bytes).unwrap().log.unwrap().role, "leader");

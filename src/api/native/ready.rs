@@ -6,47 +6,72 @@ use axum::http::StatusCode;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::fresh::Answered;
 use crate::api::AppState;
+
+/// A node whose state may be older is not ready, in milliseconds.
+const READY_STALENESS_MS_MAX: u64 = 2_000;
 
 /// What a node says of itself without being asked who one is.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Ready {
-    /// Whether it serves reads and knows a leader that takes writes.
+    /// Whether it serves fresh reads and knows a leader that takes writes.
     ready: bool,
+    /// Why it is not ready; null where it is.
+    reason: Option<&'static str>,
     /// This node's name.
     instance: String,
-    /// The leader's name, if one is known.
+    /// The leader's name, if one was confirmed within its lease.
     leader: Option<String>,
     /// Whether it is this node.
     is_leader: bool,
     /// The index of the state that it serves.
     index: u64,
+    /// How old that state can be, in milliseconds; null where that is not known.
+    staleness_ms: Option<u64>,
 }
 
-/// Whether this node serves reads and knows a leader that accepts writes.
+/// Whether this node serves reads that are at most two seconds old and knows a leader that accepts
+/// writes.
 ///
-/// Without a leader the answer is 503, but reads and discovery still work.
+/// Where it is not ready the answer is 503, but reads and discovery still work.
 #[utoipa::path(
     get, path = "/api/v1/ready", tag = "cluster", operation_id = "ready",
     responses(
         (status = 200, description = "Ready", body = Ready),
-        (status = 503, description = "Not ready: no leader is known", body = Ready),
+        (status = 503, description = "Not ready, with the reason", body = Ready),
     ),
     security(())
 )]
-pub(super) async fn ready(State(state): State<AppState>) -> (StatusCode, Json<Ready>) {
+pub(super) async fn ready(
+    State(state): State<AppState>,
+    answered: Answered,
+) -> (StatusCode, Json<Ready>) {
     let leadership = state.store().leadership_now();
-    let snapshot = state.view().snapshot();
-    // Before the first identities are here nobody could sign in.
-    let ready = leadership.leader.is_some()
-        && snapshot.state.grant().is_some()
-        && !snapshot.state.identities().users.is_empty();
+    let staleness_ms = state.store().staleness_ms();
+    let snapshot = answered.by_present(&state);
+    let fresh = staleness_ms.is_some_and(|age_ms| age_ms <= READY_STALENESS_MS_MAX);
+    let reason = match () {
+        () if leadership.leader.is_none() => Some("no leader is confirmed: writes are not taken"),
+        () if !fresh => Some("this node is catching up: its state is too old"),
+        () if snapshot.state.grant().is_none() => {
+            Some("the leader has not taken up its duties yet")
+        }
+        // Nobody could sign in.
+        () if snapshot.state.identities().users.is_empty() => {
+            Some("the first users are not there yet")
+        }
+        () => None,
+    };
+    let ready = reason.is_none();
     let answer = Ready {
         ready,
+        reason,
         instance: state.settings().instance_id.clone(),
         leader: leadership.leader,
         is_leader: leadership.is_leader,
         index: snapshot.state.index(),
+        staleness_ms,
     };
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(answer))

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::extract::{Params, ServicePath};
-use super::fresh::{Fresh, Freshness};
+use super::fresh::{Answered, Fresh, Freshness};
 use super::instances::none_routable;
 use crate::api::problem::Problem;
 use crate::api::{AppState, RequestContext};
@@ -70,6 +70,7 @@ pub(super) struct Resolution {
 pub(super) async fn resolve(
     State(state): State<AppState>,
     fresh: Fresh,
+    answered: Answered,
     ServicePath(key): ServicePath,
     Params(query): Params<Resolve>,
     context: RequestContext,
@@ -83,7 +84,8 @@ pub(super) async fn resolve(
     if query.redirect.is_some_and(|redirect| redirect > 1) {
         return Err(LimitExceeded::new("redirect", "0 or 1", query.redirect.unwrap_or(0)).into());
     }
-    let table = state.view().table(key.as_ref());
+    let (index, table) = state.view().table_at(&key);
+    answered.at(index);
     let table = table.ok_or_else(|| Problem::not_found("service", &key.to_string()))?;
     let client = context.client.ip.to_string();
     let hash = match &query.key {
@@ -101,7 +103,6 @@ pub(super) async fn resolve(
         .map_err(|_| LimitExceeded::new("path", "percent-encoded", path))?;
     let mut response = StatusCode::FOUND.into_response();
     response.headers_mut().insert(header::LOCATION, location);
-    fresh.mark(&mut response);
     Ok(response)
 }
 

@@ -180,7 +180,7 @@ pub(super) async fn delete_service(
     _: Params<NoParams>,
     write: Write,
 ) -> Result<Json<ServiceRemoved>, Problem> {
-    let snapshot = state.view().snapshot();
+    let snapshot = write.answered.by_present(&state);
     let found = snapshot.state.service(&key);
     let service = found.ok_or_else(|| Problem::not_found("service", &key.to_string()))?;
     let mut ids: Vec<&Name> = service.instances.keys().chain(service.drains.keys()).collect();
@@ -193,6 +193,7 @@ pub(super) async fn delete_service(
         actor: write.actor.clone(),
         request_id,
         conditions: write.conditions,
+        answered: write.answered.clone(),
     };
     let mut step = 0;
     for chunk in ids.chunks(BATCH_ITEMS_MAX) {

@@ -278,8 +278,8 @@ impl ControlStore for LocalStore {
         self.leadership.subscribe()
     }
 
-    fn staleness_ms(&self) -> u64 {
-        0
+    fn staleness_ms(&self) -> Option<u64> {
+        Some(0)
     }
 
     async fn call_leader(&self, body: Bytes, timeout: Duration) -> Result<Bytes, CallError> {

@@ -125,8 +125,8 @@ impl Core {
     }
 
     fn has_lost_touch(&self) -> bool {
-        let contact_ms = self.contact_ms.load(std::sync::atomic::Ordering::Acquire);
-        let silent_ms = self.clock.monotonic_ms().saturating_sub(contact_ms);
+        let complete_ms = self.complete_ms.load(std::sync::atomic::Ordering::Acquire);
+        let silent_ms = self.clock.monotonic_ms().saturating_sub(complete_ms);
         !self.is_caught_up() && silent_ms > self.config.lease_ms
     }
 

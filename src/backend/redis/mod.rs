@@ -75,8 +75,9 @@ struct Core {
     peers: Arc<dyn PeerHandler>,
     events: broadcast::Sender<StoreEvent>,
     room: Semaphore,
-    /// When Redis last answered with everything that this node has, in milliseconds; 0: never.
-    contact_ms: AtomicU64,
+    /// When this node last asked Redis for what it lacked and then had all of it, in milliseconds;
+    /// 0: never.
+    complete_ms: AtomicU64,
     caught_up: watch::Sender<bool>,
     away_since_ms: Mutex<Option<u64>>,
     repair_wanted: AtomicBool,
@@ -94,11 +95,11 @@ impl Core {
         let _ = self.events.send(event);
     }
 
-    fn note_contact(&self, caught_up: bool) {
-        self.contact_ms.store(self.clock.monotonic_ms().max(1), Ordering::Release);
-        if caught_up {
-            self.caught_up.send_if_modified(|before| !std::mem::replace(before, true));
-        }
+    /// Notes that this node has everything that Redis had at `asked_ms`, when it asked. An answer may
+    /// have been long on its way, so the moment of its arrival says nothing.
+    fn note_complete(&self, asked_ms: u64) {
+        self.complete_ms.fetch_max(asked_ms.max(1), Ordering::AcqRel);
+        self.caught_up.send_if_modified(|before| !std::mem::replace(before, true));
     }
 
     fn note_unreachable(&self, reason: &str) {
@@ -173,7 +174,7 @@ impl RedisStore {
             peers,
             events: broadcast::Sender::new(EVENTS_KEPT_MAX),
             room: Semaphore::new(IN_FLIGHT_MAX),
-            contact_ms: AtomicU64::new(0),
+            complete_ms: AtomicU64::new(0),
             caught_up: watch::Sender::new(false),
             away_since_ms: Mutex::default(),
             repair_wanted: AtomicBool::new(false),
@@ -247,10 +248,10 @@ impl ControlStore for RedisStore {
         self.core.leadership_at_once()
     }
 
-    fn staleness_ms(&self) -> u64 {
-        match self.core.contact_ms.load(Ordering::Acquire) {
-            0 => u64::MAX,
-            contact_ms => self.core.clock.monotonic_ms().saturating_sub(contact_ms),
+    fn staleness_ms(&self) -> Option<u64> {
+        match self.core.complete_ms.load(Ordering::Acquire) {
+            0 => None,
+            complete_ms => Some(self.core.clock.monotonic_ms().saturating_sub(complete_ms)),
         }
     }
 

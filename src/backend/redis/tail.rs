@@ -92,6 +92,7 @@ impl Core {
         let timeout = self.config.command_timeout();
         loop {
             let seq = self.replica.position().seq;
+            let asked_ms = self.clock.monotonic_ms();
             let entries = tokio::select! {
                 () = self.stop.cancelled() => return Err(End::Stop),
                 entries = stream::follow(link, &self.keys, seq, BLOCK_MS, timeout) => entries?,
@@ -104,7 +105,9 @@ impl Core {
             }
             let gap = entries.first().is_some_and(|entry| entry.seq != seq + 1);
             match self.replica.apply(entries) {
-                Ok(()) => self.note_contact(!whole_page),
+                // After a whole page there may be more.
+                Ok(()) if whole_page => {}
+                Ok(()) => self.note_complete(asked_ms),
                 Err(Refusal::Codec(error)) => return Err(End::Fatal(error.to_string())),
                 Err(Refusal::Broken) => self.follow_redis(link, !gap).await?,
             }
@@ -115,6 +118,7 @@ impl Core {
     async fn synchronise(&self, link: &mut Link) -> Result<(), End> {
         let timeout = self.config.command_timeout();
         let mine = self.replica.position();
+        let asked_ms = self.clock.monotonic_ms();
         let Some(head) = stream::head(link, &self.keys, timeout).await? else {
             if mine.seq > 0 {
                 self.put_state_back(link, &Position::default()).await?;
@@ -134,7 +138,7 @@ impl Core {
             return self.follow_redis(link, mine.seq > 0).await;
         }
         if head.seq == mine.seq && head.nonce == mine.nonce {
-            self.note_contact(true);
+            self.note_complete(asked_ms);
             return Ok(());
         }
         if head.seq > mine.seq {
@@ -160,6 +164,7 @@ impl Core {
         let (from, to) = (head.seq + 1, head.seq + lost.len() as u64);
         let mut at = head;
         let mut rest = lost.as_slice();
+        let mut asked_ms = self.clock.monotonic_ms();
         while let Some(first) = rest.first() {
             let mut len = first.payload.len();
             let mut count = 1;
@@ -178,6 +183,7 @@ impl Core {
             }
             let keys = [&*self.keys.head, &*self.keys.log];
             let timeout = self.config.command_timeout();
+            asked_ms = self.clock.monotonic_ms();
             let done: u64 = scripts::PUT_BACK.run(link, &keys, &args, timeout).await?;
             if done != 1 {
                 // Somebody was faster; the next comparison says what is to be done now.
@@ -189,7 +195,7 @@ impl Core {
             rest = later;
         }
         self.emit(StoreEvent::WritesPutBack { from, to });
-        self.note_contact(true);
+        self.note_complete(asked_ms);
         Ok(())
     }
 
@@ -206,11 +212,12 @@ impl Core {
         };
         let timeout = self.config.command_timeout();
         let uploaded = snapshot::upload(link, &self.keys, &encoded, timeout).await?;
+        let asked_ms = self.clock.monotonic_ms();
         let done =
             snapshot::install(link, &self.keys, &uploaded, &position, replaces, timeout).await?;
         if done {
             self.emit(StoreEvent::StatePutBack { position: position.seq });
-            self.note_contact(true);
+            self.note_complete(asked_ms);
         }
         Ok(())
     }
@@ -222,6 +229,7 @@ impl Core {
             self.step_down();
         }
         let timeout = self.config.command_timeout();
+        let asked_ms = self.clock.monotonic_ms();
         let rebuilt = stream::rebuild(link, &self.keys, timeout).await?;
         let now = rebuilt.position().clone();
         self.replica.replace(rebuilt);
@@ -229,7 +237,7 @@ impl Core {
             let replaced = now.epoch != before.epoch;
             self.emit(StoreEvent::WritesLost { had: before.seq, now: now.seq, replaced });
         }
-        self.note_contact(true);
+        self.note_complete(asked_ms);
         Ok(())
     }
 

@@ -53,6 +53,8 @@ struct LeaseState {
     held: Option<(u64, u64)>,
     /// Who leads, as far as is known.
     record: Option<LeaderRecord>,
+    /// When `record` was last read or written, in milliseconds.
+    record_ms: u64,
     highest_fence: u64,
 }
 
@@ -64,7 +66,8 @@ struct Shared {
     token: String,
     leadership: watch::Sender<Leadership>,
     lease: Mutex<LeaseState>,
-    contact_ms: AtomicU64,
+    /// When this node last looked at the file and then had all of it.
+    complete_ms: AtomicU64,
     events: broadcast::Sender<StoreEvent>,
     failed: Mutex<Option<String>>,
     away_since_ms: Mutex<Option<u64>>,
@@ -104,8 +107,9 @@ impl Shared {
         }
     }
 
-    fn note_contact(&self) {
-        self.contact_ms.store(self.clock.monotonic_ms(), Ordering::Release);
+    /// Notes that this node has everything that was in the file at `looked_ms`, when it looked.
+    fn note_complete(&self, looked_ms: u64) {
+        self.complete_ms.store(looked_ms, Ordering::Release);
     }
 
     fn margin_ms(&self) -> u64 {
@@ -125,10 +129,12 @@ impl Shared {
         lease.held = Some((record.fencing_token, until_ms));
         lease.highest_fence = lease.highest_fence.max(record.fencing_token);
         lease.record = Some(record);
+        lease.record_ms = since_ms;
     }
 
-    fn note_record(&self, record: Option<LeaderRecord>) {
+    fn note_record(&self, record: Option<LeaderRecord>, read_ms: u64) {
         let mut lease = self.lease.lock();
+        lease.record_ms = read_ms;
         lease.held = None;
         let token = record.as_ref().map_or(0, |record| record.fencing_token);
         lease.highest_fence = lease.highest_fence.max(token);
@@ -152,8 +158,11 @@ impl Shared {
 
     fn leadership_at_once(&self) -> Leadership {
         let is_leader = self.held_lease().is_some();
+        let now_ms = self.clock.monotonic_ms();
         let lease = self.lease.lock();
-        let record = lease.record.as_ref();
+        // While the file cannot be read, a record that was read before proves nothing after a lease.
+        let read = now_ms.saturating_sub(lease.record_ms) < self.config.lease_ms;
+        let record = lease.record.as_ref().filter(|_| read);
         let record = record.filter(|record| is_leader || record.token != self.token);
         let leader = record.map(|record| record.instance_id.clone());
         Leadership { leader, is_leader, term: lease.highest_fence }
@@ -220,7 +229,7 @@ impl SharedFileStore {
             token: format!("{:032x}", rand::random::<u128>()),
             leadership: watch::Sender::new(Leadership::default()),
             lease: Mutex::default(),
-            contact_ms: AtomicU64::new(0),
+            complete_ms: AtomicU64::new(0),
             events: broadcast::Sender::new(EVENTS_KEPT_MAX),
             failed: Mutex::default(),
             away_since_ms: Mutex::default(),
@@ -313,9 +322,10 @@ impl ControlStore for SharedFileStore {
         self.shared.leadership_at_once()
     }
 
-    fn staleness_ms(&self) -> u64 {
-        let contact_ms = self.shared.contact_ms.load(Ordering::Acquire);
-        self.shared.clock.monotonic_ms().saturating_sub(contact_ms)
+    fn staleness_ms(&self) -> Option<u64> {
+        // The log was read to its end before this store was there to be asked.
+        let complete_ms = self.shared.complete_ms.load(Ordering::Acquire);
+        Some(self.shared.clock.monotonic_ms().saturating_sub(complete_ms))
     }
 
     async fn call_leader(&self, body: Bytes, timeout: Duration) -> Result<Bytes, CallError> {

@@ -206,6 +206,7 @@ impl Orderer {
     // --- reading -----------------------------------------------------------------------------
 
     fn look(&mut self) -> Result<(), Failure> {
+        let looked_ms = self.shared.clock.monotonic_ms();
         if self.log.has_changed()? {
             match self.locked(|_| Ok(())) {
                 // Another one writes; what it writes is read on the next look.
@@ -213,12 +214,13 @@ impl Orderer {
                 other => return other,
             }
         }
-        self.shared.note_contact();
+        self.shared.note_complete(looked_ms);
         Ok(())
     }
 
     /// Applies everything that is in the file. Needs the lock.
     fn catch_up(&mut self) -> Result<(), Failure> {
+        let looked_ms = self.shared.clock.monotonic_ms();
         if !self.log.is_current()? {
             self.reopen()?;
         }
@@ -231,7 +233,7 @@ impl Orderer {
             other => other?,
         };
         self.take(news)?;
-        self.shared.note_contact();
+        self.shared.note_complete(looked_ms);
         Ok(())
     }
 

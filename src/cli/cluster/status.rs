@@ -28,11 +28,10 @@ pub(super) async fn show(client: &Client, out: &mut Output) -> Result<(), CliErr
         vec!["leader".into(), format!("{leader}, term {}", cluster.leadership.term)],
         vec![
             "index".into(),
-            format!(
-                "{}, {} old",
-                cluster.index,
-                cluster.staleness_ms.map_or_else(|| "unknown".into(), human_ms)
-            ),
+            match cluster.staleness_ms {
+                Some(age_ms) => format!("{}, at most {} old", cluster.index, human_ms(age_ms)),
+                None => format!("{}, of unknown age", cluster.index),
+            },
         ],
     ];
     let totals: Vec<String> =

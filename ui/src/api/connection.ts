@@ -13,12 +13,10 @@ export interface Connection {
   stream: StreamState;
   /** When the page last heard from a node, by the browser's clock. */
   heardAt: number;
-  /** When it was last certain to be up to date. */
-  freshAt: number;
   leader: 'known' | 'unknown';
   leaderLostAt: number | null;
-  /** How long the answering node itself has heard nothing of the present order. */
-  stalenessMs: number;
+  /** How old the state of the answering node can be; null where the node does not know. */
+  stalenessMs: number | null;
   index: number;
   lastError: string | null;
 }
@@ -27,16 +25,12 @@ export const connection = createStore<Connection>({
   base: '',
   stream: 'idle',
   heardAt: Date.now(),
-  freshAt: Date.now(),
   leader: 'known',
   leaderLostAt: null,
   stalenessMs: 0,
   index: 0,
   lastError: null,
 });
-
-/** A node that has heard of no leader since its start says so with a number beyond any age. */
-const NEVER_MS = 10 * 365 * 86_400_000;
 
 /** Data older than this is called stale. */
 export const STALE_AFTER_MS = 5_000;
@@ -45,7 +39,7 @@ export const STALE_AFTER_MS = 5_000;
 export function heard(headers: Headers): void {
   const now = Date.now();
   const index = Number(headers.get('x-maxine-index') ?? 0);
-  const staleness = Number(headers.get('x-maxine-staleness-ms') ?? 0);
+  const staleness = headers.get('x-maxine-staleness-ms');
   const leader = headers.get('x-maxine-leader') === 'unknown' ? 'unknown' : 'known';
   const tells = headers.has('x-maxine-leader');
   connection.set((c) => {
@@ -53,10 +47,9 @@ export function heard(headers: Headers): void {
     return {
       ...c,
       heardAt: now,
-      freshAt: leaderNow === 'known' ? now : c.freshAt,
       leader: leaderNow,
       leaderLostAt: leaderNow === 'known' ? null : (c.leaderLostAt ?? now),
-      stalenessMs: staleness >= 0 && staleness < NEVER_MS ? staleness : 0,
+      stalenessMs: tells ? (staleness === null ? null : Number(staleness)) : c.stalenessMs,
       index: Math.max(c.index, Number.isFinite(index) ? index : 0),
     };
   });
@@ -66,14 +59,16 @@ export type Staleness =
   | { kind: 'fresh' }
   | { kind: 'lost'; ageMs: number }
   | { kind: 'no-leader'; ageMs: number }
-  | { kind: 'behind'; ageMs: number };
+  | { kind: 'behind'; ageMs: number }
+  | { kind: 'unknown' };
 
 /** How far the page may be trusted at `now`. */
 export function stalenessOf(c: Connection, now: number): Staleness {
   if (c.stream === 'lost') return { kind: 'lost', ageMs: Math.max(0, now - c.heardAt) };
   if (c.leader === 'unknown') {
-    return { kind: 'no-leader', ageMs: Math.max(c.stalenessMs, now - (c.leaderLostAt ?? now)) };
+    return { kind: 'no-leader', ageMs: Math.max(c.stalenessMs ?? 0, now - (c.leaderLostAt ?? now)) };
   }
+  if (c.stalenessMs === null) return { kind: 'unknown' };
   if (c.stalenessMs > STALE_AFTER_MS) return { kind: 'behind', ageMs: c.stalenessMs };
   return { kind: 'fresh' };
 }

@@ -162,7 +162,7 @@ export interface ClusterStatus {
   uptime_ms: number;
   index: number;
   time_ms: number;
-  staleness_ms: number;
+  staleness_ms: number | null;
   leadership: { leader: string | null; is_leader: boolean; term: number };
   grant: { holder: string; fence: number; since_ms: number } | null;
   totals: {
@@ -202,7 +202,7 @@ export interface NodeReport {
   index: number;
   /** The newest hash of its audit log: equal on every node at an index. */
   audit_head: string;
-  staleness_ms: number;
+  staleness_ms: number | null;
   leader: string | null;
   is_leader: boolean;
   term: number;

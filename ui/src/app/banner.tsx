@@ -40,8 +40,14 @@ export function Banner() {
   if (stale.kind === 'behind') {
     return (
       <Bar tone="warn">
-        <strong>This node is behind.</strong> It has not heard of the present order for {duration(stale.ageMs)}; what
-        you see may be that old.
+        <strong>This node is behind.</strong> What you see may be {duration(stale.ageMs)} old.
+      </Bar>
+    );
+  }
+  if (stale.kind === 'unknown') {
+    return (
+      <Bar tone="warn">
+        <strong>This node has just started.</strong> It does not know yet how old its data is.
       </Bar>
     );
   }

@@ -40,6 +40,7 @@ function Link() {
   if (stale.kind === 'lost') [tone, text] = ['bad', `Lost ${duration(stale.ageMs)} ago`];
   else if (stale.kind === 'no-leader') [tone, text] = ['warn', 'No leader'];
   else if (stale.kind === 'behind') [tone, text] = ['warn', `${duration(stale.ageMs)} behind`];
+  else if (stale.kind === 'unknown') [tone, text] = ['warn', 'Age unknown'];
   else if (link.stream !== 'live') [tone, text] = ['muted', 'Connecting'];
   const node = link.base ? new URL(link.base).host : (data?.node ?? location.host);
   return (

@@ -56,6 +56,7 @@ impl Orderer {
     }
 
     fn contend(&mut self, lease_ms: u64) -> Result<(), Failure> {
+        let asked_ms = self.shared.clock.monotonic_ms();
         let record = self.read_record();
         let now_ms = self.shared.clock.monotonic_ms();
         if self.observed.0 != record {
@@ -65,7 +66,7 @@ impl Orderer {
         let lapsed = unchanged_ms >= lease_ms + self.shared.margin_ms();
         let given_back = record.as_ref().is_none_or(|record| record.token.is_empty());
         let vacant = lapsed || given_back;
-        self.shared.note_record(record.filter(|_| !vacant));
+        self.shared.note_record(record.filter(|_| !vacant), asked_ms);
         // Also a node that does not compete takes it where nobody has for so long that nobody else
         // will: a lone one would never have a leader.
         let competes = self.shared.config.election_enabled || unchanged_ms >= 2 * lease_ms;

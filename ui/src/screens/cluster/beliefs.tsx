@@ -84,8 +84,9 @@ function Row({ node: n }: { node: ClusterNode }) {
           <td>
             {r.leader ? <span className="mono">{r.leader}</span> : <Status tone="warn">nobody</Status>}
             {r.is_leader ? <span className="tag">itself</span> : null}
-            {r.staleness_ms > STALE_MS && r.leader ? (
-              <span className="tag">heard {duration(r.staleness_ms)} ago</span>
+            {r.staleness_ms === null ? <span className="tag">age unknown</span> : null}
+            {r.staleness_ms !== null && r.staleness_ms > STALE_MS ? (
+              <span className="tag">{duration(r.staleness_ms)} behind</span>
             ) : null}
           </td>
           <td className="end num">{count(r.term)}</td>

@@ -1,0 +1,240 @@
+//! How old this node's state can be, and whether the leader that it follows was confirmed.
+//!
+//! When a message arrives says nothing about when it was sent: a proxy or a socket buffer may have
+//! held it, and a paused process reads it late. So a node asks the leader, and counts from the moment
+//! just before it asked. The leader answers with its commit index, and with how long ago it sent the
+//! latest request that a quorum has accepted. Until that moment nobody else can have committed
+//! anything. Once this node has applied that commit index, it therefore has everything that was
+//! acknowledged before that moment. Only durations cross the network; no two clocks are compared.
+//! See `docs/decisions/0008-age-of-reads.md`.
+
+use std::collections::VecDeque;
+use std::sync::Weak;
+use std::time::{Duration, Instant};
+
+use openraft::ServerState;
+use parking_lot::Mutex;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock;
+use crate::codec::{Channel, ConfirmedDto, Request, Response};
+use crate::config::NodeId;
+use crate::consensus::Metrics;
+use crate::node::{Inner, RaftNode};
+
+/// Proofs that may wait until the state has got so far. With more the newest is left out, so that the
+/// state looks older than it is, never younger.
+const WAITING_MAX: usize = 64;
+/// How often it is decided whether to ask.
+const TICK: Duration = Duration::from_millis(20);
+
+/// What the leader's answers have proven.
+#[derive(Default)]
+pub(crate) struct Freshness(Mutex<Proofs>);
+
+#[derive(Default)]
+struct Proofs {
+    /// Everything that was acknowledged before this moment has been applied here.
+    complete: Option<Instant>,
+    /// Commit indexes that are not applied yet, and the moments that they stand for; oldest first.
+    waiting: VecDeque<(u64, Instant)>,
+    /// The term whose leader was confirmed last, and when a quorum still followed it.
+    confirmed: Option<(u64, Instant)>,
+}
+
+impl Freshness {
+    /// Notes that a state which has applied `commit` has everything that was acknowledged before `at`.
+    fn prove(&self, commit: u64, at: Instant) {
+        let mut proofs = self.0.lock();
+        let newest = proofs.waiting.back().map(|(_, at)| *at).or(proofs.complete);
+        if newest.is_none_or(|newest| newest < at) && proofs.waiting.len() < WAITING_MAX {
+            proofs.waiting.push_back((commit, at));
+        }
+    }
+
+    /// The latest moment before which everything that was acknowledged is in a state that has applied
+    /// `applied`.
+    fn complete_at(&self, applied: u64) -> Option<Instant> {
+        let mut proofs = self.0.lock();
+        while let Some((commit, at)) = proofs.waiting.front().copied()
+            && commit <= applied
+        {
+            proofs.complete = Some(at);
+            proofs.waiting.pop_front();
+        }
+        proofs.complete
+    }
+
+    /// Notes that a quorum followed the leader of `term` at `at`.
+    fn confirm(&self, term: u64, at: Instant) {
+        let mut proofs = self.0.lock();
+        if proofs.confirmed.is_none_or(|before| before < (term, at)) {
+            proofs.confirmed = Some((term, at));
+        }
+    }
+
+    /// When a quorum is last known to have followed the leader of `term`.
+    pub(crate) fn confirmed_at(&self, term: u64) -> Option<Instant> {
+        self.0.lock().confirmed.filter(|(confirmed, _)| *confirmed == term).map(|(_, at)| at)
+    }
+}
+
+impl RaftNode {
+    /// How old the state on this node can be: everything that was acknowledged longer ago has been
+    /// applied here. `None` while that is not known for any moment. Cheap, for every request. Ask
+    /// before the state is read: what is applied in between would make it look younger.
+    pub fn state_age(&self) -> Option<Duration> {
+        self.inner.complete_at().map(clock::since)
+    }
+}
+
+/// The moment so many microseconds before `now`; `None` only in a machine's first moments.
+fn before(now: Instant, micros: u64) -> Option<Instant> {
+    now.checked_sub(Duration::from_micros(micros))
+}
+
+impl Inner {
+    /// What this node can say as a leader that a quorum has confirmed, and a moment that is not later
+    /// than that of the saying. Nothing before an entry of its own term is committed: until then it
+    /// may not know of all that its predecessors committed.
+    fn confirmed_here(&self) -> Option<(ConfirmedDto, Instant)> {
+        let now = clock::now();
+        self.with_metrics(|metrics| {
+            if !self.leads_by(metrics) {
+                return None;
+            }
+            let term = metrics.current_term;
+            let committed = metrics.cluster_committed.as_ref()?;
+            let confirmed = ConfirmedDto {
+                term,
+                commit: committed.index,
+                confirmed_us: self.confirmed_us(metrics)?,
+            };
+            (committed.leader_id.term == term).then_some((confirmed, now))
+        })
+    }
+
+    /// The latest moment before which everything that was acknowledged is in the state of this node.
+    fn complete_at(&self) -> Option<Instant> {
+        if let Some((confirmed, now)) = self.confirmed_here()
+            && let Some(at) = before(now, confirmed.confirmed_us)
+        {
+            self.freshness.prove(confirmed.commit, at);
+        }
+        let applied = *self.applied.borrow();
+        self.freshness.complete_at(applied)
+    }
+
+    fn confirmed_us(&self, metrics: &Metrics) -> Option<u64> {
+        if self.is_lone_voter(metrics) {
+            return Some(0);
+        }
+        let age = crate::leadership::quorum_ack_age(metrics)?;
+        u64::try_from(age.as_micros()).ok().map(|micros| micros + 1)
+    }
+
+    /// Answers a node that asks how far the log is committed.
+    pub(crate) fn confirm(&self) -> Response {
+        self.confirmed_here()
+            .map_or(Response::ReadRefused, |(confirmed, _)| Response::Confirmed(confirmed))
+    }
+
+    /// The node to ask now: the leader that the core follows, when one heartbeat has passed since it
+    /// was asked or nothing is known of its term.
+    fn leader_to_ask(&self, asked: Option<Instant>) -> Option<(NodeId, String)> {
+        let (term, leader) = self.with_metrics(|metrics| {
+            let follows = metrics.state != ServerState::Leader && metrics.running_state.is_ok();
+            (metrics.current_term, metrics.current_leader.filter(|_| follows))
+        });
+        let leader = leader.filter(|leader| *leader != self.config.node_id)?;
+        let pause = Duration::from_millis(self.config.heartbeat_interval_ms);
+        let due = asked.is_none_or(|asked| clock::since(asked) >= pause)
+            || self.freshness.confirmed_at(term).is_none();
+        let addr = self.member_addr(leader).filter(|_| due)?;
+        Some((leader, addr))
+    }
+}
+
+/// Asks the leader once in a heartbeat how far the log is committed, and keeps what that proves, until
+/// the node stops.
+pub(crate) async fn ask_leader(node: Weak<Inner>, stop: CancellationToken) {
+    let mut tick = tokio::time::interval(TICK);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut asked = None;
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = tick.tick() => {}
+        }
+        // Not held while the answer is awaited, or it would keep a dropped node alive.
+        let Some(inner) = node.upgrade() else { return };
+        // Also where nobody asks: proofs must not pile up, and a leader must know its age once it is none.
+        inner.complete_at();
+        let (links, freshness) = (inner.links.clone(), inner.freshness.clone());
+        let patience = Duration::from_millis(inner.config.election_timeout_min_ms);
+        let target = inner.leader_to_ask(asked);
+        drop(inner);
+        let Some((leader, addr)) = target else { continue };
+        let asked_at = clock::now();
+        asked = Some(asked_at);
+        let link = links.get(leader, &addr, Channel::Control);
+        let answer = tokio::select! {
+            () = stop.cancelled() => return,
+            answer = link.request(&Request::Confirm, patience) => answer,
+        };
+        if let Ok(Response::Confirmed(confirmed)) = answer
+            && let Some(at) = before(asked_at, confirmed.confirmed_us)
+        {
+            freshness.confirm(confirmed.term, at);
+            freshness.prove(confirmed.commit, at);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_proof_counts_once_its_index_is_applied() {
+        let freshness = Freshness::default();
+        let start = clock::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        assert_eq!(freshness.complete_at(100), None, "nothing was ever proven");
+        freshness.prove(10, at(1));
+        freshness.prove(20, at(2));
+        assert_eq!(freshness.complete_at(9), None);
+        assert_eq!(freshness.complete_at(19), Some(at(1)), "catching up is not fresh");
+        assert_eq!(freshness.complete_at(20), Some(at(2)));
+        // An older proof that arrives late makes nothing older or younger.
+        freshness.prove(15, at(1));
+        assert_eq!(freshness.complete_at(20), Some(at(2)));
+    }
+
+    #[test]
+    fn with_too_many_proofs_the_state_looks_older_not_younger() {
+        let freshness = Freshness::default();
+        let start = clock::now();
+        for nth in 0..1_000 {
+            freshness.prove(nth, start + Duration::from_secs(nth));
+        }
+        let newest = start + Duration::from_secs(WAITING_MAX as u64 - 1);
+        assert_eq!(freshness.complete_at(1_000), Some(newest));
+        freshness.prove(1_001, start + Duration::from_secs(1_001));
+        assert_eq!(freshness.complete_at(1_001), Some(start + Duration::from_secs(1_001)));
+    }
+
+    #[test]
+    fn only_the_leader_of_the_present_term_counts_as_confirmed() {
+        let freshness = Freshness::default();
+        let start = clock::now();
+        let later = start + Duration::from_secs(1);
+        freshness.confirm(3, start);
+        freshness.confirm(4, start);
+        freshness.confirm(3, later);
+        assert_eq!(freshness.confirmed_at(4), Some(start));
+        assert_eq!(freshness.confirmed_at(3), None);
+        freshness.confirm(4, later);
+        assert_eq!(freshness.confirmed_at(4), Some(later));
+    }
+}
