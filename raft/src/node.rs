@@ -314,12 +314,15 @@ fn open(config: &Config, app: Box<dyn Application>) -> Result<Opened, StartError
         config.engine,
     )?);
     let health = Arc::new(DiskHealth::new());
+    // Before the log, which finishes an interrupted removal when it is opened: where either is damaged,
+    // nothing may be changed.
+    let snapshots =
+        Arc::new(SnapshotStore::open(dir.path(), config.snapshots_kept).map_err(storage_error)?);
     let engine = storage::open_engine(dir.engine(), dir.path(), config.cache_bytes / 2)
         .map_err(storage_error)?;
     let log = LogStore::open(engine, dir.path(), config.cache_bytes / 2, health.clone())
         .map_err(storage_error)?;
-    let snapshots =
-        Arc::new(SnapshotStore::open(dir.path(), config.snapshots_kept).map_err(storage_error)?);
+    snapshots.remove_unfinished().map_err(storage_error)?;
     let lineage_of = dir.clone();
     let origin = SnapshotOrigin {
         cluster_id: config.cluster_id.clone(),

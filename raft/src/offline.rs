@@ -97,10 +97,11 @@ fn open(data_dir: &Path) -> Result<Opened, StartError> {
     })?;
     let lock = node_dir::lock(data_dir)?;
     let kind: EngineKind = identity.engine.parse().map_err(StartError::Identity)?;
+    // Before the log, as at a start.
+    let snapshot = SnapshotStore::open(data_dir, usize::MAX).map_err(storage)?.current();
     let engine = open_engine(kind, data_dir, CACHE_BYTES).map_err(storage)?;
     let mark = LogMarkFile::open(data_dir).map_err(storage)?;
     let log = recover(&*engine, &mark, usize::MAX).map_err(storage)?;
-    let snapshot = SnapshotStore::open(data_dir, usize::MAX).map_err(storage)?.current();
     Ok(Opened { _lock: lock, identity, kind, engine, log, mark, snapshot })
 }
 

@@ -239,6 +239,51 @@ async fn the_id_of_a_removed_node_is_never_given_out_again() {
     assert!(refused(cluster.node(4).add_learner(removed, member(removed)).await));
 }
 
+/// Every file below a directory, with its bytes.
+fn contents(dir: &std::path::Path) -> std::collections::BTreeMap<std::path::PathBuf, Vec<u8>> {
+    let mut files = std::collections::BTreeMap::new();
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files.extend(contents(&path));
+        } else {
+            files.insert(path.clone(), std::fs::read(&path).unwrap());
+        }
+    }
+    files
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_snapshot_is_refused_and_nothing_is_changed() {
+    // Entries are purged after every snapshot, so that a start finishes what a removal left.
+    let mut cluster =
+        Cluster::start(EngineKind::Wal, 1, |config| config.snapshot_every_entries = 100).await;
+    for number in 0..500 {
+        cluster.propose(1, format!("{number}")).await;
+    }
+    let purged = || cluster.node(1).status().purged_index.filter(|index| *index > 0);
+    eventually("entries are purged", purged).await;
+    cluster.kill(1).await;
+    let dir = cluster.config(1).data_dir;
+    let snapshots = std::fs::read_dir(dir.join("snapshots")).unwrap();
+    let newest = snapshots.map(|entry| entry.unwrap().path()).max().unwrap();
+    let mut bytes = std::fs::read(&newest).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&newest, bytes).unwrap();
+    std::fs::write(dir.join("snapshots/from-2-0.tmp"), b"half").unwrap();
+
+    let before = contents(&dir);
+    for refused in [
+        cluster.try_start_node(1).await.unwrap_err(),
+        offline::inspect(&dir).map(drop).unwrap_err(),
+    ] {
+        let text = refused.to_string();
+        assert!(text.contains("checksum") && text.contains("Nothing was changed"), "{text}");
+        assert!(contents(&dir) == before, "it changed what it refused");
+    }
+}
+
 /// Without its directory a node has forgotten what it acknowledged; taken back, it could outvote who has not.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_without_its_directory_stops_instead_of_coming_back_under_its_number() {

@@ -206,24 +206,33 @@ pub(crate) struct SnapshotStore {
 }
 
 impl SnapshotStore {
-    /// Removes unfinished files and verifies the newest whole one. Blocks.
+    /// Verifies the newest whole file. Changes nothing in a directory that has one. Blocks.
     pub(crate) fn open(dir: &Path, kept: usize) -> io::Result<Self> {
         let dir = dir.join("snapshots");
         fs::create_dir_all(&dir)?;
         if let Some(parent) = dir.parent() {
             sync_dir(parent)?;
         }
-        for entry in fs::read_dir(&dir)? {
+        let current = match list(&dir)?.pop() {
+            Some(path) => Some(SnapshotFile::open(&path)?),
+            None => None,
+        };
+        if let Some(current) = &current {
+            current.meta()?;
+        }
+        Ok(Self { dir, kept, current: Mutex::new(current) })
+    }
+
+    /// Removes files that were not finished. Not before everything in the node's directory was found
+    /// right: what is refused must stay as it is. Blocks.
+    pub(crate) fn remove_unfinished(&self) -> io::Result<()> {
+        for entry in fs::read_dir(&self.dir)? {
             let path = entry?.path();
             if path.extension().is_some_and(|extension| extension == "tmp") {
                 fs::remove_file(path)?;
             }
         }
-        let current = match list(&dir)?.pop() {
-            Some(path) => Some(SnapshotFile::open(&path)?),
-            None => None,
-        };
-        Ok(Self { dir, kept, current: Mutex::new(current) })
+        Ok(())
     }
 
     pub(crate) fn current(&self) -> Option<SnapshotFile> {
