@@ -15,13 +15,14 @@ use crate::cli::exit;
 enum Does {
     Answer(&'static str),
     HangUp,
+    /// Answers that nothing was written, after so many milliseconds.
+    RefuseAfter(u64),
 }
 
 const OK: Does =
     Does::Answer("HTTP/1.1 200 OK\r\ncontent-length: 11\r\nx-maxine-index: 7\r\n\r\n{\"index\":7}");
-const BUSY: Does = Does::Answer(
-    "HTTP/1.1 503 Service Unavailable\r\nretry-after: 0\r\ncontent-length: 48\r\n\r\n{\"type\":\"/problems/unavailable\",\"detail\":\"busy\"}",
-);
+const BUSY_TEXT: &str = "HTTP/1.1 503 Service Unavailable\r\nretry-after: 0\r\ncontent-length: 48\r\n\r\n{\"type\":\"/problems/unavailable\",\"detail\":\"busy\"}";
+const BUSY: Does = Does::Answer(BUSY_TEXT);
 const UNKNOWN: Does = Does::Answer(
     "HTTP/1.1 503 Service Unavailable\r\nretry-after: 0\r\ncontent-length: 35\r\n\r\n{\"type\":\"/problems/outcome-unknown\"}",
 );
@@ -46,7 +47,15 @@ impl Node {
                 let len = stream.read(&mut buffer).await.unwrap();
                 seen.lock().push(String::from_utf8_lossy(&buffer[..len]).into_owned());
                 let at = step.fetch_add(1, Ordering::Relaxed) as usize;
-                if let Does::Answer(text) = script[at.min(script.len() - 1)] {
+                let answer = match script[at.min(script.len() - 1)] {
+                    Does::Answer(text) => Some(text),
+                    Does::HangUp => None,
+                    Does::RefuseAfter(ms) => {
+                        tokio::time::sleep(Duration::from_millis(ms)).await;
+                        Some(BUSY_TEXT)
+                    }
+                };
+                if let Some(text) = answer {
                     stream
                         .write_all(
                             text.replace("\r\n\r\n", "\r\nconnection: close\r\n\r\n").as_bytes(),
@@ -122,6 +131,21 @@ async fn a_keyed_write_that_never_gets_an_answer_is_told_as_unknown() {
         .unwrap_err();
     assert_eq!(error.exit_code(), exit::OUTCOME_UNKNOWN);
     assert!(node.count() > 1);
+}
+
+/// Without a leader every answer says, after a while, that nothing was written. One more try that is cut off
+/// at the end of the time would make it unknown.
+#[tokio::test]
+async fn a_write_that_every_answer_called_unwritten_ends_as_unavailable() {
+    for request in [
+        Request::keyed(Method::PUT, &["config"]),
+        Request::once(Method::POST, &["cluster", "transfer"]),
+    ] {
+        let node = Node::start(&[Does::RefuseAfter(700)]).await;
+        let error = client(&[&node.url], 4_000).send(&request).await.unwrap_err();
+        assert_eq!(error.exit_code(), exit::UNAVAILABLE, "{error}");
+        assert!(node.count() > 1, "it is tried again while there is time");
+    }
 }
 
 #[tokio::test]

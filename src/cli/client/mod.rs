@@ -25,8 +25,12 @@ use crate::clock::Clock;
 
 /// Largest answer that is read into memory, in bytes.
 const ANSWER_LEN_MAX: usize = 64 * 1024 * 1024;
-/// Longest wait for one node while others are left to try, in milliseconds.
-const ATTEMPT_MS_MAX: u64 = 5_000;
+/// Longest wait for one node while others are left to try, in milliseconds. A node says after its write
+/// timeout (5 s by default) that nothing was written; to hang up before would leave that open.
+const ATTEMPT_MS_MAX: u64 = 6_500;
+/// A write is sent again only if there is time for an answer as slow as the slowest so far, and so many
+/// milliseconds more.
+const ANSWER_MARGIN_MS: u64 = 1_500;
 /// Pause between two rounds over the nodes, in milliseconds, unless a node asks for more.
 const ROUND_PAUSE_MS: u64 = 200;
 /// Longest pause between two rounds, in milliseconds.
@@ -218,6 +222,7 @@ impl Client {
         request.check()?;
         let deadline_ms = self.clock.monotonic_ms() + self.timeout_ms;
         let mut may_have_happened = false;
+        let mut slowest_ms: Option<u64> = None;
         loop {
             let mut tried = Vec::new();
             let mut last_problem = None;
@@ -230,9 +235,16 @@ impl Client {
                 if left_ms == 0 && !tried.is_empty() {
                     break;
                 }
+                if left_ms < needed_ms(request, may_have_happened, slowest_ms) && !tried.is_empty()
+                {
+                    break;
+                }
                 let others = self.servers.len() > 1;
                 let budget_ms = if others { left_ms.min(ATTEMPT_MS_MAX) } else { left_ms }.max(1);
-                match self.attempt(server, request, budget_ms).await {
+                let sent_ms = self.clock.monotonic_ms();
+                let attempt = self.attempt(server, request, budget_ms).await;
+                let took_ms = self.clock.monotonic_ms().saturating_sub(sent_ms);
+                match attempt {
                     Attempt::Answered(answer) => {
                         self.preferred.store(position, Ordering::Relaxed);
                         return Ok(answer);
@@ -243,6 +255,7 @@ impl Client {
                             return Err(CliError::Problem(Box::new(problem)));
                         }
                         reached = true;
+                        slowest_ms = slowest_ms.max(Some(took_ms));
                         may_have_happened |= unknown;
                         tried.push((server.to_string(), problem.to_string()));
                         last_problem = Some(problem);
@@ -264,7 +277,8 @@ impl Client {
                 .map_or(ROUND_PAUSE_MS, |seconds| {
                     (seconds * 1_000).clamp(ROUND_PAUSE_MS, ROUND_PAUSE_MS_MAX)
                 });
-            let over = self.clock.monotonic_ms() + pause_ms >= deadline_ms;
+            let needed_ms = pause_ms + needed_ms(request, may_have_happened, slowest_ms);
+            let over = self.clock.monotonic_ms() + needed_ms >= deadline_ms;
             // A write that may have taken effect is worth every try; one that reached nobody is not worth a wait.
             let give_up = request.repeat == Repeat::Read || over || !(reached || may_have_happened);
             if give_up {
@@ -398,6 +412,13 @@ impl Client {
             Err(why) => Attempt::Lost(why),
         }
     }
+}
+
+/// How long one more try must be able to take. While it is certain that nothing was written, a try that is
+/// cut off before its answer would end that certainty.
+fn needed_ms(request: &Request, may_have_happened: bool, slowest_ms: Option<u64>) -> u64 {
+    let certain = request.repeat != Repeat::Read && !may_have_happened;
+    slowest_ms.filter(|_| certain).map_or(0, |slowest_ms| slowest_ms + ANSWER_MARGIN_MS)
 }
 
 /// The gathered pages of a list.
