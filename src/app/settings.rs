@@ -269,10 +269,7 @@ pub(super) fn show_password(config: &NodeConfig, made: &OneTimePassword) {
     // The only place where it is shown; it is stored as a hash alone.
     let word = made.password.expose();
     if path.as_os_str().is_empty() {
-        eprintln!(
-            "\nfirst start: sign in as {} with the password (shown this once) {word}\n",
-            made.user_name
-        );
+        print_password(made);
         return;
     }
     let written = std::fs::File::options()
@@ -284,10 +281,16 @@ pub(super) fn show_password(config: &NodeConfig, made: &OneTimePassword) {
         .and_then(|mut file| writeln!(file, "{word}"));
     if let Err(error) = written {
         tracing::error!(%error, path = %path.display(), "the one-time password cannot be written");
-        eprintln!(
-            "\nfirst start: sign in as {} with the password (shown this once) {word}\n",
-            made.user_name
-        );
+        print_password(made);
+    }
+}
+
+fn print_password(made: &OneTimePassword) {
+    let (name, word) = (&made.user_name, made.password.expose());
+    let text =
+        format!("\nfirst start: sign in as {name} with the password (shown this once) {word}\n");
+    if let Err(error) = writeln!(std::io::stderr(), "{text}") {
+        tracing::error!(%error, "the one-time password could not be shown on standard error");
     }
 }
 

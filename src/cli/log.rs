@@ -1,15 +1,158 @@
 //! Maxine's own log: to standard error, filtered as the settings say.
+//!
+//! A thread of its own writes the lines. Standard error may be on a full disk, or a pipe that nobody
+//! reads: then lines are dropped and counted, and nothing waits or fails for them. Panics are told in
+//! the log, too, for the standard library's way of telling them can block for ever.
+
+use std::fs::File;
+use std::io::{self, IsTerminal, Write};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::Duration;
 
 use anyhow::Context;
 use tracing_subscriber::EnvFilter;
 
+/// Lines that may wait to be written; more are dropped.
+const WAITING_MAX: usize = 4_096;
+/// How long the end of the process waits for the lines before it.
+const FLUSH_LIMIT: Duration = Duration::from_secs(1);
+
+enum Job {
+    Line(Vec<u8>),
+    Flush(SyncSender<()>),
+}
+
+/// The log while it runs. Dropping it writes what waits, within a limit.
+pub(super) struct Log(SyncSender<Job>);
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        let (done, written) = sync_channel(1);
+        if self.0.try_send(Job::Flush(done)).is_ok() {
+            let _ = written.recv_timeout(FLUSH_LIMIT);
+        }
+    }
+}
+
+/// Hands lines to the thread. Never blocks, never fails.
+#[derive(Clone)]
+struct Lines {
+    jobs: SyncSender<Job>,
+    dropped: Arc<AtomicU64>,
+}
+
+impl Write for Lines {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        if self.jobs.try_send(Job::Line(line.to_vec())).is_err() {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 /// Starts it; once in a process.
-pub(super) fn start(filter: &str) -> anyhow::Result<()> {
+pub(super) fn start(filter: &str) -> anyhow::Result<Log> {
     let filter = EnvFilter::try_new(filter).context("telemetry.log_filter is not a filter")?;
+    // A handle of its own, without the lock that the standard library puts around the stream.
+    let stream = io::stderr().as_fd().try_clone_to_owned().context("standard error")?;
+    let (jobs, waiting) = sync_channel(WAITING_MAX);
+    let lines = Lines { jobs: jobs.clone(), dropped: Arc::default() };
+    let dropped = Arc::clone(&lines.dropped);
+    std::thread::Builder::new()
+        .name("maxine-log".to_owned())
+        .spawn(move || write_lines(&waiting, &dropped, File::from(stream)))
+        .context("the log's thread")?;
     tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .with_writer(move || lines.clone())
+        // It would tell of them on standard error, and panic where that takes nothing.
+        .log_internal_errors(false)
+        .with_ansi(io::stderr().is_terminal())
         .try_init()
-        .map_err(|error| anyhow::anyhow!("the log cannot be started: {error}"))
+        .map_err(|error| anyhow::anyhow!("the log cannot be started: {error}"))?;
+    std::panic::set_hook(Box::new(|panic| {
+        let backtrace = std::backtrace::Backtrace::capture();
+        let thread = std::thread::current();
+        let name = thread.name().unwrap_or("unnamed");
+        tracing::error!(thread = name, %backtrace, "{panic}");
+    }));
+    Ok(Log(jobs))
+}
+
+/// Writes lines until every sender is gone.
+fn write_lines(waiting: &Receiver<Job>, dropped: &AtomicU64, mut out: impl Write) {
+    for job in waiting {
+        match job {
+            Job::Flush(done) => drop(done.send(())),
+            Job::Line(line) => {
+                let lost = dropped.swap(0, Ordering::Relaxed);
+                let written = match lost {
+                    0 => out.write_all(&line),
+                    lost => writeln!(
+                        out,
+                        "({lost} lines of the log were dropped: they could not be written)"
+                    )
+                    .and_then(|()| out.write_all(&line)),
+                };
+                if written.is_err() {
+                    dropped.fetch_add(lost + 1, Ordering::Relaxed);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    /// A stream that takes nothing until it is told to.
+    #[derive(Clone, Default)]
+    struct Stubborn(Arc<Mutex<(bool, Vec<u8>)>>);
+
+    impl Write for Stubborn {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let mut inner = self.0.lock().unwrap();
+            if !inner.0 {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            inner.1.extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn lines_that_could_not_be_written_are_counted_and_told_later() {
+        let stream = Stubborn::default();
+        let (jobs, waiting) = sync_channel(4);
+        let mut lines = Lines { jobs: jobs.clone(), dropped: Arc::default() };
+        // Nobody takes them yet: what is too much is dropped, and nobody waits.
+        for nth in 0..6 {
+            lines.write_all(format!("{nth}\n").as_bytes()).unwrap();
+        }
+        assert_eq!(lines.dropped.load(Ordering::Relaxed), 2);
+        let (dropped, out) = (Arc::clone(&lines.dropped), stream.clone());
+        let thread = std::thread::spawn(move || write_lines(&waiting, &dropped, out));
+        drop(Log(jobs.clone()));
+        assert_eq!(lines.dropped.load(Ordering::Relaxed), 6);
+        stream.0.lock().unwrap().0 = true;
+        lines.write_all(b"again\n").unwrap();
+        drop((lines, jobs));
+        thread.join().unwrap();
+        let text = String::from_utf8(stream.0.lock().unwrap().1.clone()).unwrap();
+        assert_eq!(text, "(6 lines of the log were dropped: they could not be written)\nagain\n");
+    }
 }

@@ -27,6 +27,7 @@ pub mod settings;
 pub mod watch;
 pub mod why;
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
@@ -84,7 +85,8 @@ pub async fn run(cli: Cli) -> ExitCode {
     match result {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("maxine: {error:#}");
+            // Where nobody can be told, the exit code says it.
+            let _ = writeln!(std::io::stderr(), "maxine: {error:#}");
             ExitCode::FAILURE
         }
     }

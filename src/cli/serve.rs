@@ -1,6 +1,7 @@
 //! `maxine serve`: one node, from file, environment and flags.
 
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -94,11 +95,13 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     let config = match args.load() {
         Ok(config) => config,
         Err(error) => {
-            eprintln!("maxine: {error}");
+            // Where nobody can be told, the exit code says it.
+            let _ = writeln!(std::io::stderr(), "maxine: {error}");
             return Ok(ExitCode::from(2));
         }
     };
-    super::log::start(&config.telemetry.log_filter)?;
+    // Written out when this function ends, however it ends.
+    let _log = super::log::start(&config.telemetry.log_filter)?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let node = Node::start(config).await?;

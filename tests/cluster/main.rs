@@ -13,6 +13,7 @@ mod authority;
 mod dashboard;
 mod data_plane;
 mod dev;
+mod error_stream;
 mod faults;
 mod in_process;
 mod rolling;
