@@ -285,6 +285,8 @@ impl Body for Welcome {
 #[derive(Debug, PartialEq, Encode, Decode)]
 pub(crate) struct DirShown {
     pub(crate) dir_id: u64,
+    /// Where the log in it ends.
+    pub(crate) last: Option<LogIdDto>,
 }
 impl Body for DirShown {
     const KIND: Kind = Kind::DirShown;
@@ -293,8 +295,9 @@ impl Body for DirShown {
 /// The answer to it.
 #[derive(Debug, PartialEq, Encode, Decode)]
 pub(crate) enum DirSeen {
-    /// The directory of who was greeted.
-    Known { dir_id: u64 },
+    /// The directory of who answers; how far it knows the other to have acknowledged the log, and the
+    /// term that it is in.
+    Known { shown: DirShown, acknowledged: Option<LogIdDto>, term: u64 },
     /// The node was met with another directory before.
     Replaced,
 }
@@ -372,7 +375,7 @@ impl Body for Request {
 }
 
 /// What a leader that a quorum has confirmed says of the log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub(crate) struct ConfirmedDto {
     /// The leader's term.
     pub(crate) term: u64,
@@ -381,6 +384,8 @@ pub(crate) struct ConfirmedDto {
     /// How long before the answer the leader sent the latest request that a quorum has accepted, in
     /// microseconds, rounded up.
     pub(crate) confirmed_us: u64,
+    /// How far each node is known to have acknowledged the log.
+    pub(crate) acknowledged: Vec<(u64, LogIdDto)>,
 }
 
 #[derive(Debug, PartialEq, Encode, Decode)]

@@ -111,8 +111,10 @@ fn handshake_keeps_its_bytes() {
         "4d5801060002030100",
     );
     golden(Welcome::Refused { reason: "no".into() }, "4d58010601026e6f");
-    golden(DirShown { dir_id: 7 }, "4d58010c07");
-    golden(DirSeen::Known { dir_id: 9 }, "4d58010d0009");
+    golden(DirShown { dir_id: 7, last: None }, "4d58010c0700");
+    let shown = DirShown { dir_id: 9, last: Some(log_id(1, 2, 3)) };
+    let known = DirSeen::Known { shown, acknowledged: Some(log_id(1, 2, 4)), term: 5 };
+    golden(known, "4d58010d0009010102030101020405");
     golden(DirSeen::Replaced, "4d58010d01");
 }
 
@@ -163,8 +165,9 @@ fn responses_keep_their_bytes() {
     golden(Response::AdminRefused(AdminRefusalDto::Timeout), "4d5801081103");
     golden(Response::Failed("x".into()), "4d580108120178");
     golden(Response::Busy, "4d58010813");
-    let confirmed = ConfirmedDto { term: 2, commit: 9, confirmed_us: 40 };
-    golden(Response::Confirmed(confirmed), "4d58010814020928");
+    let acknowledged = vec![(3, log_id(1, 2, 8))];
+    let confirmed = ConfirmedDto { term: 2, commit: 9, confirmed_us: 40, acknowledged };
+    golden(Response::Confirmed(confirmed), "4d580108140209280103010208");
 }
 
 #[test]

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::clock;
 use crate::codec::{Channel, ConfirmedDto, Request, Response};
 use crate::config::NodeId;
-use crate::consensus::Metrics;
+use crate::consensus::{self, Metrics};
 use crate::node::{Inner, RaftNode};
 
 /// Proofs that may wait until the state has got so far. With more the newest is left out, so that the
@@ -109,6 +109,7 @@ impl Inner {
                 term,
                 commit: committed.index,
                 confirmed_us: self.confirmed_us(metrics)?,
+                acknowledged: Vec::new(),
             };
             (committed.leader_id.term == term).then_some((confirmed, now))
         })
@@ -135,8 +136,9 @@ impl Inner {
 
     /// Answers a node that asks how far the log is committed.
     pub(crate) fn confirm(&self) -> Response {
-        self.confirmed_here()
-            .map_or(Response::ReadRefused, |(confirmed, _)| Response::Confirmed(confirmed))
+        let Some((confirmed, _)) = self.confirmed_here() else { return Response::ReadRefused };
+        let acknowledged = self.links.context.me.acknowledged.all();
+        Response::Confirmed(ConfirmedDto { acknowledged, ..confirmed })
     }
 
     /// The node to ask now: the leader that the core follows, when one heartbeat has passed since it
@@ -187,6 +189,9 @@ pub(crate) async fn ask_leader(node: Weak<Inner>, stop: CancellationToken) {
         {
             freshness.confirm(confirmed.term, at);
             freshness.prove(confirmed.commit, at);
+            for (node, last) in confirmed.acknowledged {
+                links.context.me.acknowledged.note(node, consensus::log_id_from_dto(last));
+            }
         }
     }
 }

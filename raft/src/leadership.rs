@@ -111,6 +111,7 @@ pub(crate) async fn watch_over(node: Weak<Inner>, stop: CancellationToken) {
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut members_seen = None;
+    let mut stands = true;
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
@@ -118,6 +119,13 @@ pub(crate) async fn watch_over(node: Weak<Inner>, stop: CancellationToken) {
         }
         let Some(inner) = node.upgrade() else { return };
         watch_disk(&inner).await;
+        let acknowledged = &inner.links.context.me.acknowledged;
+        acknowledged.filled(inner.log.last_log_id());
+        let may_stand = !inner.stalled.load(Ordering::Acquire) && acknowledged.owed().is_none();
+        if may_stand != stands {
+            stands = may_stand;
+            inner.raft.runtime_config().elect(stands);
+        }
         let now = inner.leadership_now();
         inner.leadership.send_if_modified(|published| {
             if *published == now {
@@ -164,7 +172,6 @@ async fn watch_disk(inner: &Inner) {
         inner.stalled.store(true, Ordering::Release);
         inner.counters.disk_stalls.fetch_add(1, Ordering::Relaxed);
         inner.raft.runtime_config().heartbeat(false);
-        inner.raft.runtime_config().elect(false);
         if inner.with_metrics(|metrics| metrics.state == ServerState::Leader)
             && let Some(target) = transfer::best_successor(inner)
         {
@@ -176,7 +183,6 @@ async fn watch_disk(inner: &Inner) {
         tracing::warn!("the disk has recovered");
         inner.stalled.store(false, Ordering::Release);
         inner.raft.runtime_config().heartbeat(true);
-        inner.raft.runtime_config().elect(true);
     }
 }
 

@@ -243,6 +243,7 @@ async fn start_inside(
     .await
     .map_err(|error| StartError::Consensus(error.to_string()))?;
 
+    links.context.me.acknowledged.follow(raft.clone());
     let inner = Arc::new(Inner {
         in_flight: Arc::new(Semaphore::new(config.proposals_in_flight_max)),
         leadership: watch::Sender::new(Leadership::default()),
@@ -339,11 +340,16 @@ fn links(
     log: LogStore,
     health: Arc<DiskHealth>,
 ) -> Arc<Links> {
+    let end = log.clone();
+    let log_end =
+        move || (end.last_log_id(), end.saved_vote().map_or(0, |vote| vote.leader_id.term));
     let me = LocalIdentity {
         cluster_id: config.cluster_id.clone(),
         node_id: config.node_id,
         app_version: config.app_version,
         dir,
+        acknowledged: Arc::default(),
+        log_end: Box::new(log_end),
         is_pristine: Box::new(move || log.is_pristine()),
         stop_for: Box::new(move |reason| health.fail(reason)),
     };

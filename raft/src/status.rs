@@ -130,6 +130,9 @@ pub struct Status {
     pub sync_max_us: u64,
     /// Whether the disk is stalled now.
     pub stalled: bool,
+    /// The index up to which this node has lost what it had acknowledged, with an older copy of its
+    /// directory; it waits to be filled.
+    pub owed_index: Option<u64>,
     /// Why the node had to stop, if it did.
     pub failure: Option<String>,
     /// Every member, this node included.
@@ -150,6 +153,12 @@ impl RaftNode {
         self.inner.status()
     }
 
+    /// The index up to which this node has lost what it had acknowledged: it was given an older copy of its
+    /// directory. Until it is filled it neither stands for election nor votes for who lacks that, too.
+    pub fn owed_index(&self) -> Option<u64> {
+        self.inner.owed_index()
+    }
+
     /// What the membership says of a node. Cheap, for every request.
     pub fn member(&self, id: NodeId) -> Option<Member> {
         self.inner
@@ -158,6 +167,10 @@ impl RaftNode {
 }
 
 impl Inner {
+    fn owed_index(&self) -> Option<u64> {
+        self.links.context.me.acknowledged.owed().map(|owed| owed.last.index)
+    }
+
     fn status(&self) -> Status {
         let leadership = self.leadership_now();
         let (sync_p99_us, sync_max_us) = self.health.sync_p99_max_us();
@@ -191,6 +204,7 @@ impl Inner {
             sync_p99_us,
             sync_max_us,
             stalled: self.is_stalled(),
+            owed_index: self.owed_index(),
             failure: self.health.failure().map(str::to_owned),
             members: self.members(metrics),
             counters: self.counters_now(),

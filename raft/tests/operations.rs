@@ -284,6 +284,126 @@ async fn a_damaged_snapshot_is_refused_and_nothing_is_changed() {
     }
 }
 
+fn copy_dir(from: &std::path::Path, to: &std::path::Path) {
+    for (path, bytes) in contents(from) {
+        let copy = to.join(path.strip_prefix(from).unwrap());
+        std::fs::create_dir_all(copy.parent().unwrap()).unwrap();
+        std::fs::write(copy, bytes).unwrap();
+    }
+}
+
+/// A node that was given an older copy of its directory, or whose log lost its end together with the mark
+/// that would tell, has forgotten what it acknowledged. Who remembers tells it so, the leader or not, and
+/// it is filled. Until then it votes only for who has what it lacks.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_with_an_older_copy_of_its_directory_is_noticed_and_filled() {
+    for whole in [true, false] {
+        let mut cluster = Cluster::start(EngineKind::Wal, 3, |_| {}).await;
+        let lost = cluster.follower().await;
+        cluster.propose(lost, "old").await;
+        cluster.converged().await;
+        let dir = cluster.config(lost).data_dir;
+        let copy = dir.with_extension("copy");
+        cluster.kill(lost).await;
+        copy_dir(&dir, &copy);
+        cluster.start_node(lost).await;
+        for number in 0..30 {
+            cluster.propose(lost, format!("{number}")).await;
+        }
+        cluster.converged().await;
+        let leader = cluster.leader().await;
+        let term = cluster.node(leader).leadership().term;
+        let set_back = |dir: &std::path::Path| {
+            if whole {
+                std::fs::remove_dir_all(dir).unwrap();
+                copy_dir(&copy, dir);
+                return;
+            }
+            std::fs::remove_dir_all(dir.join("wal")).unwrap();
+            copy_dir(&copy.join("wal"), &dir.join("wal"));
+            let mut mark = std::fs::read(dir.join("log.mark")).unwrap();
+            mark[6] ^= 1;
+            std::fs::write(dir.join("log.mark"), mark).unwrap();
+        };
+
+        // The leader fills it, and nobody has to stand for election for that.
+        cluster.kill(lost).await;
+        set_back(&dir);
+        cluster.start_node(lost).await;
+        cluster.converged().await;
+        assert_eq!(cluster.journal(lost).len(), 31);
+        assert_eq!(cluster.node(leader).leadership().term, term);
+        let filled = || cluster.node(lost).owed_index().is_none().then_some(());
+        eventually("it has all that it had acknowledged", filled).await;
+
+        // Without that leader the third node remembers, because the leader had told it.
+        cluster.kill(lost).await;
+        set_back(&dir);
+        cluster.kill(leader).await;
+        let third = *cluster.nodes.keys().next().unwrap();
+        cluster.start_node(lost).await;
+        let owed = eventually("it knows what it lacks", || cluster.node(lost).owed_index()).await;
+        assert!(owed >= 31, "{owed}");
+        assert_eq!(cluster.leader().await, third, "the node that was set back must not lead");
+        cluster.converged().await;
+        assert_eq!(cluster.journal(lost).len(), 31);
+        let filled = || cluster.node(lost).owed_index().is_none().then_some(());
+        eventually("it has all that it had acknowledged", filled).await;
+        cluster.start_node(leader).await;
+        cluster.converged().await;
+    }
+}
+
+/// All voters may be started together on older copies: nobody remembers more, and nobody waits.
+#[tokio::test(flavor = "multi_thread")]
+async fn voters_that_are_set_back_together_form_a_cluster_again() {
+    let mut cluster = Cluster::start(EngineKind::Wal, 3, |_| {}).await;
+    cluster.propose(1, "old").await;
+    cluster.converged().await;
+    let ids = [1, 2, 3];
+    let dirs = ids.map(|id| cluster.config(id).data_dir);
+    for id in ids {
+        cluster.kill(id).await;
+    }
+    for dir in &dirs {
+        copy_dir(dir, &dir.with_extension("copy"));
+    }
+    for id in ids {
+        cluster.start_node(id).await;
+    }
+    cluster.propose(1, "new").await;
+    cluster.converged().await;
+    for id in ids {
+        cluster.kill(id).await;
+    }
+    for dir in &dirs {
+        std::fs::remove_dir_all(dir).unwrap();
+        std::fs::rename(dir.with_extension("copy"), dir).unwrap();
+    }
+    for id in ids {
+        cluster.start_node(id).await;
+    }
+    cluster.propose(1, "newer").await;
+    cluster.converged().await;
+    assert_eq!(cluster.journal(1), ["old", "newer"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_directory_without_its_identity_is_refused() {
+    let mut cluster = Cluster::start(EngineKind::Redb, 1, |_| {}).await;
+    cluster.propose(1, "kept").await;
+    cluster.kill(1).await;
+    let identity = cluster.config(1).data_dir.join("identity");
+    let bytes = std::fs::read(&identity).unwrap();
+    std::fs::remove_file(&identity).unwrap();
+    let refused = cluster.try_start_node(1).await.unwrap_err().to_string();
+    assert!(refused.contains("identity") && refused.contains("Nothing was changed"), "{refused}");
+    std::fs::write(&identity, bytes).unwrap();
+    cluster.start_node(1).await;
+    cluster.converged().await;
+    assert_eq!(cluster.journal(1), ["kept"]);
+}
+
 /// Without its directory a node has forgotten what it acknowledged; taken back, it could outvote who has not.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_without_its_directory_stops_instead_of_coming_back_under_its_number() {

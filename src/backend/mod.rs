@@ -180,6 +180,12 @@ pub trait ControlStore: Send + Sync + 'static {
     /// start. Ask before the view is read: what is applied in between would make it look younger.
     fn staleness_ms(&self) -> Option<u64>;
 
+    /// The position in the log up to which this node lacks what it had acknowledged, because it was given an
+    /// older copy of its data directory; it is being filled. `None` where it has everything, or can't tell.
+    fn lacks_acknowledged(&self) -> Option<u64> {
+        None
+    }
+
     /// Sends a message to whoever leads, and waits for the answer.
     async fn call_leader(&self, body: Bytes, timeout: Duration) -> Result<Bytes, CallError>;
 

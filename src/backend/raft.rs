@@ -258,6 +258,10 @@ impl ControlStore for RaftStore {
         self.node.state_age().map(age_ms)
     }
 
+    fn lacks_acknowledged(&self) -> Option<u64> {
+        self.node.owed_index()
+    }
+
     async fn call_leader(&self, body: Bytes, timeout: Duration) -> Result<Bytes, CallError> {
         if self.node.leadership().is_leader {
             let answer = tokio::time::timeout(timeout, self.peers.handle(body)).await;

@@ -12,6 +12,7 @@
 mod access;
 mod api;
 mod audit;
+mod index;
 mod openapi;
 #[path = "../support/page.rs"]
 mod page;

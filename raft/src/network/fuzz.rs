@@ -57,11 +57,15 @@ pub(crate) fn frame_seeds() -> Vec<Vec<u8>> {
     let welcome = Welcome::Accepted { node_id: 2, app_version: 1, protocol: 1, lineage: 7 };
     let mut greeting = Vec::new();
     put_frame(0, &hello, &mut greeting);
-    put_frame(0, &DirShown { dir_id: 3 }, &mut greeting);
+    put_frame(0, &DirShown { dir_id: 3, last: None }, &mut greeting);
     put_frame(1, &Request::App { body: vec![1; 24] }, &mut greeting);
     let mut answers = Vec::new();
     put_frame(0, &welcome, &mut answers);
-    put_frame(0, &DirSeen::Known { dir_id: 4 }, &mut answers);
+    put_frame(
+        0,
+        &DirSeen::Known { shown: DirShown { dir_id: 4, last: None }, acknowledged: None, term: 1 },
+        &mut answers,
+    );
     put_frame(1, &Response::Proposed { index: 9, term: 2, reply: vec![0; 16] }, &mut answers);
     put_frame(2, &Response::Failed("why".into()), &mut answers);
     vec![greeting, answers]

@@ -14,8 +14,10 @@ use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
 
 use super::tls;
 use super::wire::{FrameReader, PeerStream, put_frame};
+use crate::acknowledged::Acknowledged;
 use crate::codec::{self, Body, Channel, DirSeen, DirShown, Hello, HelloDto, Welcome};
 use crate::config::NodeId;
+use crate::consensus::{self, LogId};
 use crate::storage::node_dir::NodeDir;
 
 /// Protocol versions that this program speaks. In 1 a term could have two leaders, told apart by
@@ -32,6 +34,10 @@ pub(crate) struct LocalIdentity {
     pub(crate) node_id: NodeId,
     pub(crate) app_version: u32,
     pub(crate) dir: Arc<NodeDir>,
+    /// How far nodes are known to have acknowledged the log.
+    pub(crate) acknowledged: Arc<Acknowledged>,
+    /// Where the log of this node ends, and the term of its vote.
+    pub(crate) log_end: Box<dyn Fn() -> (Option<LogId>, u64) + Send + Sync>,
     /// Whether nothing was ever stored here, so that any line of history may be joined.
     pub(crate) is_pristine: Box<dyn Fn() -> bool + Send + Sync>,
     /// Stops this node, with the reason.
@@ -46,6 +52,13 @@ pub(crate) struct Greeted {
     pub(crate) node_id: NodeId,
     pub(crate) app_version: u32,
     pub(crate) channel: Channel,
+}
+
+impl LocalIdentity {
+    fn shown(&self) -> DirShown {
+        let (last, _) = (self.log_end)();
+        DirShown { dir_id: self.dir.dir_id(), last: last.as_ref().map(consensus::log_id_to_dto) }
+    }
 }
 
 fn refused(reason: impl Into<String>) -> io::Error {
@@ -136,7 +149,7 @@ async fn show_dir(
     reader: &mut Reader,
     write: &mut Writer,
 ) -> io::Result<()> {
-    send(write, &DirShown { dir_id: me.dir.dir_id() }).await?;
+    send(write, &me.shown()).await?;
     let theirs = recognised(me, target, reader).await?;
     recognise(me, target, theirs, write).await
 }
@@ -148,22 +161,33 @@ async fn see_dir(
     reader: &mut Reader,
     write: &mut Writer,
 ) -> io::Result<()> {
-    let DirShown { dir_id } = codec::decode(&frame(reader).await?)?;
-    recognise(me, peer, dir_id, write).await?;
+    let shown: DirShown = codec::decode(&frame(reader).await?)?;
+    recognise(me, peer, shown, write).await?;
     recognised(me, peer, reader).await.map(drop)
 }
 
-/// Tells `peer` whether it has the directory with which it was first met; an error if not.
+/// Tells `peer` whether it has the directory with which it was first met, an error if not, and how far it
+/// is known to have acknowledged the log. Where that is further than its log goes, it is filled again.
 async fn recognise(
     me: &LocalIdentity,
     peer: NodeId,
-    dir_id: u64,
+    DirShown { dir_id, last }: DirShown,
     write: &mut Writer,
 ) -> io::Result<()> {
     let dir = me.dir.clone();
     let meeting = tokio::task::spawn_blocking(move || dir.meet(peer, dir_id));
     if meeting.await.map_err(io::Error::other)? {
-        return send(write, &DirSeen::Known { dir_id: me.dir.dir_id() }).await;
+        let acknowledged = me.acknowledged.of(peer);
+        if last.map(consensus::log_id_from_dto) < acknowledged {
+            tracing::error!(
+                peer,
+                "a node came back with an older copy of its data directory; it is filled again"
+            );
+            me.acknowledged.fill_again(peer).await;
+        }
+        let acknowledged = acknowledged.as_ref().map(consensus::log_id_to_dto);
+        let (_, term) = (me.log_end)();
+        return send(write, &DirSeen::Known { shown: me.shown(), acknowledged, term }).await;
     }
     send(write, &DirSeen::Replaced).await?;
     Err(refused(format!(
@@ -173,9 +197,16 @@ async fn recognise(
 
 /// Reads what `peer` says of this node's directory, and the peer's own; stops this node if it is not the
 /// one that the peer knows.
-async fn recognised(me: &LocalIdentity, peer: NodeId, reader: &mut Reader) -> io::Result<u64> {
+async fn recognised(me: &LocalIdentity, peer: NodeId, reader: &mut Reader) -> io::Result<DirShown> {
     match codec::decode(&frame(reader).await?)? {
-        DirSeen::Known { dir_id } => Ok(dir_id),
+        DirSeen::Known { shown, acknowledged, term } => {
+            let (last, _) = (me.log_end)();
+            let acknowledged = acknowledged.map(consensus::log_id_from_dto);
+            if let Some(acknowledged) = acknowledged.filter(|id| last < Some(*id)) {
+                me.acknowledged.owe(acknowledged, term);
+            }
+            Ok(shown)
+        }
         DirSeen::Replaced => {
             let reason = format!(
                 "node {peer} knows node {me} by another data directory than {dir}. What a lost directory had acknowledged must not be \

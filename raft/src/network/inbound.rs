@@ -52,8 +52,12 @@ impl Inbound {
             Request::Heartbeat(append) => {
                 self.note_leader(from, heartbeat_to(&self.raft, append).await)
             }
-            Request::Vote(request) => vote_to(&self.raft, request, false, self.votes()).await,
-            Request::PreVote(request) => vote_to(&self.raft, request, true, self.votes()).await,
+            Request::Vote(request) => self.vote(request, false).await,
+            Request::PreVote(request) => self.vote(request, true).await,
+            Request::TransferLeader { .. } if self.context.me.acknowledged.owed().is_some() => {
+                let reason = "this node lacks entries that it had acknowledged";
+                Response::TransferRefused(reason.to_owned())
+            }
             Request::TransferLeader { from, to, last } => {
                 let request = TransferLeaderRequest::new(
                     consensus::vote_from_dto(from),
@@ -89,9 +93,12 @@ impl Inbound {
         }
     }
 
-    /// Whether the lease that this node may have granted before it stopped has surely run out.
-    fn votes(&self) -> bool {
-        clock::now() >= self.votes_from
+    /// Votes, unless the lease that this node may have granted before it stopped has not surely run out,
+    /// or what somebody had acknowledged could be lost by it.
+    async fn vote(&self, request: VoteRequestDto, pre: bool) -> Response {
+        let lease_is_over = request.transfer || clock::now() >= self.votes_from;
+        let votes = lease_is_over && self.context.me.acknowledged.allows(&request, pre);
+        vote_to(&self.raft, request, pre, votes).await
     }
 
     fn note_leader(&self, from: NodeId, response: Response) -> Response {
@@ -180,7 +187,7 @@ pub(crate) async fn vote_to<SM>(
 where
     SM: RaftStateMachine<TypeConfig>,
 {
-    if !request.transfer && !votes {
+    if !votes {
         let state = raft.with_raft_state(|state| *state.vote_ref()).await;
         return match state {
             Ok(vote) => answer_vote(&VoteResponse::new(vote, None, false)),

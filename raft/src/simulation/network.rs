@@ -141,7 +141,10 @@ async fn answer(node: &Running, request: &[u8]) -> Response {
     match request {
         Request::Append(append) => append_to(&node.raft, append).await,
         Request::Heartbeat(append) => heartbeat_to(&node.raft, append).await,
-        Request::Vote(request) => vote_to(&node.raft, request, false, votes).await,
+        Request::Vote(request) => {
+            let votes = votes || request.transfer;
+            vote_to(&node.raft, request, false, votes).await
+        }
         Request::PreVote(request) => vote_to(&node.raft, request, true, votes).await,
         Request::TransferLeader { from, to, last } => {
             let request = TransferLeaderRequest::new(

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use parking_lot::Mutex;
 
 use super::checked_file;
+use super::damaged;
 use super::dir_ids::DirIdsFile;
 use crate::codec::{Identity, IdentityDto};
 use crate::config::{EngineKind, NodeId};
@@ -42,6 +43,7 @@ impl NodeDir {
                 found
             }
             None => {
+                refuse_without_identity(path).map_err(storage)?;
                 let fresh = IdentityDto {
                     cluster_id: cluster_id.to_owned(),
                     node_id,
@@ -123,6 +125,17 @@ pub(crate) fn read_identity(path: &Path) -> io::Result<Option<IdentityDto>> {
 
 pub(crate) fn write_identity(path: &Path, identity: &IdentityDto) -> io::Result<()> {
     checked_file::write(path, IDENTITY_FILE, &Identity::V1(identity.clone()))
+}
+
+/// A directory with any of these had an identity, which is written first. Taken for a new one it could be
+/// given an empty log, or become another node's.
+fn refuse_without_identity(path: &Path) -> io::Result<()> {
+    for name in ["dir-ids", "log.mark", "snapshots"] {
+        if path.join(name).exists() {
+            return Err(damaged(format!("the file {IDENTITY_FILE} is missing beside {name}")));
+        }
+    }
+    Ok(())
 }
 
 fn check(

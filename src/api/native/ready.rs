@@ -18,7 +18,7 @@ pub(super) struct Ready {
     /// Whether it serves fresh reads and knows a leader that takes writes.
     ready: bool,
     /// Why it is not ready; null where it is.
-    reason: Option<&'static str>,
+    reason: Option<String>,
     /// This node's name.
     instance: String,
     /// The leader's name, if one was confirmed within its lease.
@@ -51,17 +51,26 @@ pub(super) async fn ready(
     let staleness_ms = state.store().staleness_ms();
     let snapshot = answered.by_present(&state);
     let fresh = staleness_ms.is_some_and(|age_ms| age_ms <= READY_STALENESS_MS_MAX);
-    let reason = match () {
-        () if leadership.leader.is_none() => Some("no leader is confirmed: writes are not taken"),
-        () if !fresh => Some("this node is catching up: its state is too old"),
-        () if snapshot.state.grant().is_none() => {
-            Some("the leader has not taken up its duties yet")
+    let lacks = state.store().lacks_acknowledged().map(|upto| {
+        format!(
+            "this node has an older copy of its data directory: it lacks entries up to {upto} that it \
+             had acknowledged, and is being filled"
+        )
+    });
+    let reason = match lacks {
+        Some(lacks) => Some(lacks),
+        None if leadership.leader.is_none() => {
+            Some("no leader is confirmed: writes are not taken".to_owned())
+        }
+        None if !fresh => Some("this node is catching up: its state is too old".to_owned()),
+        None if snapshot.state.grant().is_none() => {
+            Some("the leader has not taken up its duties yet".to_owned())
         }
         // Nobody could sign in.
-        () if snapshot.state.identities().users.is_empty() => {
-            Some("the first users are not there yet")
+        None if snapshot.state.identities().users.is_empty() => {
+            Some("the first users are not there yet".to_owned())
         }
-        () => None,
+        None => None,
     };
     let ready = reason.is_none();
     let answer = Ready {
