@@ -93,6 +93,7 @@ impl Watched {
         Seen {
             leadership: self.store.leadership_now(),
             staleness_ms: self.store.staleness_ms(),
+            lacks_acknowledged: self.store.lacks_acknowledged(),
             cluster: members::status(self.store.as_ref()).await,
             writes: Writes::of(self.registry.writes()),
         }
@@ -146,7 +147,9 @@ impl Writes {
 #[derive(Clone, Debug, Default)]
 struct Seen {
     leadership: Leadership,
-    staleness_ms: u64,
+    staleness_ms: Option<u64>,
+    /// Up to where this node lacks what it had acknowledged.
+    lacks_acknowledged: Option<u64>,
     cluster: Option<ClusterStatus>,
     writes: Writes,
 }
@@ -221,10 +224,10 @@ impl Watch {
             None => {}
         }
         if let Some(leader) = &seen.leadership.leader {
-            if seen.staleness_ms >= STATE_OLD_MS && seen.staleness_ms != u64::MAX {
+            if let Some(age_ms) = seen.staleness_ms.filter(|age_ms| *age_ms >= STATE_OLD_MS) {
                 let message = format!(
-                    "for {} s this node has had no proof that its copy is current, although {leader} is the leader",
-                    seen.staleness_ms / 1_000
+                    "this node's state may be {} s old, although {leader} is the leader",
+                    age_ms / 1_000
                 );
                 judged.holds.push(Notice::new(AlertKind::StateOld, &*self.node, message));
             }
@@ -240,6 +243,13 @@ impl Watch {
             judged.holds.push(Notice::new(AlertKind::LeaderChangesOften, "cluster", message));
         }
         judged.holds.extend(self.judge_writes(&seen.writes, now_ms));
+        if let Some(upto) = seen.lacks_acknowledged {
+            let message = format!(
+                "this node has an older copy of its data directory: it lacks entries up to {upto} that \
+                 it had acknowledged, and is being filled"
+            );
+            judged.holds.push(Notice::new(AlertKind::NodeSetBack, &*self.node, message));
+        }
         judged
     }
 

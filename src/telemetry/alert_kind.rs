@@ -102,9 +102,10 @@ kinds! {
     MemberLags = "cluster.member_lags": Condition, Warning, Cluster, "replica-lost";
     /// This node has lost the leader's duties.
     LeadershipLost = "cluster.leadership_lost": Event, Warning, Node, "leader-lost";
-    /// This node has not heard of the present order of commands for a while, although a leader is
-    /// known.
+    /// This node has had no proof for a while that its copy is current, although it knows a leader.
     StateOld = "node.state_old": Condition, Warning, Node, "partition";
+    /// This node has an older copy of its data directory and lacks what it had acknowledged.
+    NodeSetBack = "node.set_back": Condition, Critical, Node, "replica-lost";
     /// A sync of this node's disk takes too long.
     DiskSlow = "node.disk_slow": Condition, Critical, Node, "disk-full";
     /// This node's disk is nearly full. The object is the node and the directory.

@@ -36,15 +36,22 @@ fn deregister(server: &Server) -> RequestBuilder {
 async fn a_refusal_after_a_wait_has_the_index_that_was_waited_for() {
     let server = Server::start().await;
     for path in ["/services/default/orders", "/resolve/default/orders"] {
-        let before = server.view.index();
-        let wanted = before + 2;
+        let wanted = server.view.index() + 20;
         let asking = server.admin(Method::GET, &format!("{path}?min_index={wanted}"));
         let asking = tokio::spawn(answered(asking));
         written(register(&server)).await;
         written(deregister(&server)).await;
+        // Other changes, until the index that is waited for is here.
+        for nth in 0.. {
+            let other = server.register("other", &format!("{nth}"), "http://h:1").await;
+            if other["index"].as_u64() >= Some(wanted) {
+                break;
+            }
+        }
         let (status, index) = asking.await.unwrap();
         assert_eq!(status, 404, "{path}");
         assert!(index >= wanted, "{path}: {index} of {wanted}");
+        written(server.admin(Method::DELETE, "/services/default/other")).await;
     }
     // It did not arrive in time: how far this node is.
     let late = server.admin(Method::GET, "/services?min_index=99999999");
