@@ -25,6 +25,7 @@ use crate::backend::shared_file::SharedFileStore;
 use crate::backend::{ControlStore, PeerHandler, RaftStore};
 use crate::clock::Clock;
 use crate::config::{BackendKind, NodeConfig};
+use crate::proxy::OwnAddresses;
 use crate::security::{Security, ensure_identities};
 use crate::state::{Fence, Name};
 use crate::telemetry::Telemetry;
@@ -36,6 +37,7 @@ use data_plane::DataPlane;
 mod alarms;
 mod conditions;
 mod data_plane;
+mod own_addresses;
 mod proxy_metrics;
 mod settings;
 
@@ -70,6 +72,7 @@ impl Node {
         crate::security::tls::install_crypto_provider();
         std::fs::create_dir_all(&config.data_dir)
             .with_context(|| format!("{} cannot be made", config.data_dir.display()))?;
+        let limits = settings::serve(&config)?;
         let listen = config.http_listen();
         let listener = tokio::net::TcpListener::bind(listen)
             .await
@@ -119,6 +122,9 @@ impl Node {
         let security = Security::new(Arc::clone(&view), clock.clone(), security_settings);
         let telemetry =
             Telemetry::start(Arc::clone(&view), clock.clone(), &settings::telemetry(&config));
+        let own = OwnAddresses::default();
+        let configured = own_addresses::configured(&config, http_addr)?;
+        own.set(own_addresses::with_members(&configured, store.as_ref()));
         let data_plane = {
             let config = &config;
             let parts = |forwarder: &crate::proxy::ForwarderConfig| {
@@ -136,7 +142,7 @@ impl Node {
                     sink: Arc::new(data_plane::TelemetryHealth(telemetry.clone())),
                 })
             };
-            let forwarder = settings::forwarder(config, http_addr)?;
+            let forwarder = settings::forwarder(config, http_addr, own.clone())?;
             let counters = proxy_metrics::ProxyCounters::new(telemetry.metrics().registry());
             let arbiter = arbiter.handle();
             DataPlane::start(&arbiter, &view, &clock, forwarder, Arc::new(counters), parts)?
@@ -174,6 +180,8 @@ impl Node {
         );
         tasks.spawn(projection);
         let expiry = registry.expiry().clone();
+        let own = own_addresses::follow(own, configured, Arc::clone(&store));
+        tasks.spawn(cancel.clone().run_until_cancelled_owned(own));
         let alarms =
             alarms::raise(telemetry.clone(), config.name(), expiry, Arc::clone(&store), failed);
         tasks.spawn(cancel.clone().run_until_cancelled_owned(alarms));
@@ -187,7 +195,6 @@ impl Node {
             certificates: settings::certificates(&config),
         };
         tasks.spawn(cancel.clone().run_until_cancelled_owned(conditions::watch(watched)));
-        let limits = settings::serve(&config);
         let identities = keep_identities(registry.clone(), view, clock, security, duties, config);
         tasks.spawn(cancel.clone().run_until_cancelled_owned(identities));
         let serve = api::serve::serve(

@@ -12,6 +12,7 @@ mod faults;
 #[cfg(any(test, feature = "fuzz"))]
 pub mod fuzz;
 pub mod health;
+pub mod places;
 pub mod proxy;
 pub mod security;
 pub mod state;

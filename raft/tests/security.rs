@@ -166,3 +166,25 @@ async fn garbage_on_the_peer_port_does_no_harm() {
     }
     cluster.propose(1, "still here").await;
 }
+
+/// Connections that say nothing must not keep a peer out that comes back.
+#[tokio::test(flavor = "multi_thread")]
+async fn silent_connections_do_not_keep_a_returning_peer_out() {
+    let mut cluster = Cluster::start(EngineKind::Redb, 3, |_| {}).await;
+    let leader = cluster.leader().await;
+    let other = if leader == 3 { 2 } else { 3 };
+    cluster.kill(other).await;
+    let address = cluster.members[&leader].peer_addr.clone();
+    let mut silent = Vec::new();
+    for _ in 0..400 {
+        silent.push(tokio::net::TcpStream::connect(&address).await.unwrap());
+    }
+    cluster.start_node(other).await;
+    let started = std::time::Instant::now();
+    tokio::time::timeout(TIMEOUT, cluster.propose(other, "through the one that came back"))
+        .await
+        .unwrap();
+    let took = started.elapsed();
+    assert!(took < Duration::from_millis(2_500), "{took:?}");
+    drop(silent);
+}

@@ -16,6 +16,7 @@ use futures::FutureExt;
 use tower::Service;
 
 use super::middleware::{EdgeLayer, Shared};
+use crate::clock::Clock;
 use crate::proxy::{Interim, InterimTurn};
 
 use super::short_cut::ShortCut;
@@ -37,6 +38,11 @@ impl Front {
         let edge = EdgeLayer::new(state.clone()).shared();
         let short_cut = ShortCut::new(state.clone(), Arc::clone(&edge));
         Self { router, edge, state, short_cut }
+    }
+
+    /// The node's clock.
+    pub(super) fn clock(&self) -> &Clock {
+        self.state.clock()
     }
 
     /// What comes before the HTTP library, where the settings allow it.
@@ -76,8 +82,11 @@ impl Front {
         interim: &Interim,
         mut request: Request,
     ) -> Response<Body> {
-        let route = compat::proxied_route(request.uri().path());
-        let Some(route) = route.filter(|_| request.method() != Method::OPTIONS) else {
+        let path = request.uri().path();
+        let goes_on = |_: &&str| {
+            request.method() != Method::OPTIONS || compat::forwards_options(&self.state, path)
+        };
+        let Some(route) = compat::proxied_route(path).filter(goes_on) else {
             request.extensions_mut().insert(ConnectInfo(peer));
             // The router is always ready, and never fails.
             let Ok(response) = self.router.clone().call(request).await;

@@ -6,17 +6,21 @@
 
 pub mod access;
 mod audit_relay;
+mod body;
 pub mod caller;
 mod compat;
 pub mod error;
+mod field_names;
 mod front;
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) mod fuzz;
 mod lazy_timer;
+mod linger;
 pub mod middleware;
 pub mod native;
 pub mod openapi;
 mod origins;
+mod pacing;
 pub mod problem;
 mod routes;
 mod seams;

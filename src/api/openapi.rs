@@ -3,11 +3,16 @@
 //!
 //! **Invariant:** what the document says of access comes from the same table that decides it.
 
+use std::collections::HashMap;
+use std::sync::Arc;
+
 use axum::Router;
-use axum::extract::Path;
+use axum::body::{Body, Bytes};
+use axum::extract::{Path, Request, State};
 use axum::http::{HeaderValue, Method, header};
-use axum::response::{IntoResponse, Response as HttpResponse};
+use axum::response::{IntoResponse, Redirect, Response as HttpResponse};
 use axum::routing::get;
+use parking_lot::Mutex;
 use utoipa::openapi::path::{Operation, Parameter, ParameterBuilder, ParameterIn};
 use utoipa::openapi::schema::{ObjectBuilder, Type};
 use utoipa::openapi::security::{
@@ -18,10 +23,11 @@ use utoipa::openapi::{
     Response, ResponseBuilder, Tag,
 };
 use utoipa::{PartialSchema, ToSchema};
-use utoipa_swagger_ui::SwaggerUi;
+use utoipa_swagger_ui::Config;
 
 use super::AppState;
 use super::access::{Access, AccessTable, Decision};
+use super::pacing::SharedBytes;
 use super::problem::{PROBLEM_JSON, Problem, ProblemKind};
 use crate::security::SESSION_COOKIE;
 
@@ -212,9 +218,64 @@ pub fn document() -> OpenApi {
 /// The document and its interactive page, and the pages behind the problems' types. Answers the
 /// (method, path) of each, for the test that walks the routes.
 pub(super) fn pages(document: OpenApi) -> Router<AppState> {
-    let swagger = SwaggerUi::new("/api/docs").url("/api/v1/openapi.json", document);
-    let router = Router::new().merge(swagger).route("/problems/{slug}", get(explain));
+    let text = serde_json::to_vec(&document).expect("the document is plain data");
+    let files =
+        Arc::new(Files { document: text.into(), config: DOCUMENT.into(), page: Mutex::default() });
+    let page = get(page).with_state(Arc::clone(&files));
+    let router = Router::new()
+        .route(DOCUMENT, get(the_document).with_state(files))
+        .route("/api/docs", get(async || Redirect::to("/api/docs/")))
+        .route("/api/docs/", page.clone())
+        .route("/api/docs/{*rest}", page)
+        .route("/problems/{slug}", get(explain));
     router.layer(axum::middleware::map_response(super::ui::secured))
+}
+
+/// Where the document is.
+const DOCUMENT: &str = "/api/v1/openapi.json";
+
+/// The document and the interactive page's files, each of them once for all who ask.
+struct Files {
+    document: Bytes,
+    config: Config<'static>,
+    /// By name, with their types; those that were asked for.
+    page: Mutex<HashMap<String, (Bytes, String)>>,
+}
+
+impl Files {
+    /// A file of the interactive page; `None` for one that it has not.
+    fn page(&self, name: &str) -> Option<(Bytes, String)> {
+        if let Some(kept) = self.page.lock().get(name) {
+            return Some(kept.clone());
+        }
+        let found = utoipa_swagger_ui::serve(name, Arc::new(self.config.clone()));
+        let file = found.inspect_err(|error| tracing::error!(%error, "a page cannot be made"));
+        let file = file.ok().flatten()?;
+        let kept = (Bytes::from(file.bytes.into_owned()), file.content_type);
+        self.page.lock().insert(name.to_owned(), kept.clone());
+        Some(kept)
+    }
+}
+
+async fn the_document(State(files): State<Arc<Files>>) -> HttpResponse {
+    shared(files.document.clone(), "application/json")
+}
+
+async fn page(State(files): State<Arc<Files>>, request: Request) -> HttpResponse {
+    let name = request.uri().path().trim_start_matches("/api/docs/").to_owned();
+    match files.page(&name) {
+        Some((bytes, kind)) => shared(bytes, &kind),
+        None => axum::http::StatusCode::NOT_FOUND.into_response(),
+    }
+}
+
+fn shared(bytes: Bytes, kind: &str) -> HttpResponse {
+    let mut response = HttpResponse::new(Body::from(bytes));
+    response.extensions_mut().insert(SharedBytes);
+    if let Ok(kind) = HeaderValue::from_str(kind) {
+        response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    }
+    response
 }
 
 /// The paths that [`pages`] serves.

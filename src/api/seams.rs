@@ -19,6 +19,9 @@ pub struct ForwardRequest {
     pub raw_path: String,
     /// The raw query, without its question mark.
     pub raw_query: Option<String>,
+    /// The path that clients reach the service below, without a slash behind; `None` where the
+    /// service has none of its own.
+    pub prefix: Option<String>,
     /// Where the request came from.
     pub client: ClientAddr,
     /// Fields that replace the request's own of their name: trace id and `traceparent`.

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::http::{Request, Version, header};
+use axum::http::{Request, Response, StatusCode, Version, header};
 use axum::response::IntoResponse;
 use bytes::Bytes;
 use futures::future::Either;
@@ -20,6 +20,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::GracefulShutdown;
 use nix::sys::socket::{setsockopt, sockopt};
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -28,22 +29,47 @@ use tokio_util::task::TaskTracker;
 use super::Front;
 use super::error::CompatError;
 use super::lazy_timer::LazyTimer;
-use crate::proxy::{HintedStream, Interim};
+use super::linger::{Lingering, TunnelMark};
+use super::pacing::{Pace, Unsent};
+use crate::places::{NoPlace, PlaceLimits, Places, Standing};
+use crate::proxy::{HintedStream, Interim, TrustedProxies};
 use crate::telemetry::Metrics;
 
-/// What one connection over the limit is told.
-const REFUSAL: &[u8] =
-    b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json; charset=utf-8\r\n\
-    content-length: 59\r\nretry-after: 1\r\nconnection: close\r\n\r\n\
-    {\"message\":\"too many connections are open; retry in 1 s\"}\r\n";
+/// What a connection over a limit is answered.
+fn refusal(why: NoPlace) -> String {
+    let whose = match why {
+        NoPlace::Node => "",
+        NoPlace::Address => " from your address",
+    };
+    let body =
+        format!("{{\"message\":\"too many connections are open{whose}; retry in 1 s\"}}\r\n");
+    format!(
+        "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json; charset=utf-8\r\n\
+         Content-Length: {}\r\nRetry-After: 1\r\nConnection: close\r\n\r\n{body}",
+        body.len()
+    )
+}
+
 /// Pause after the system refused to hand out a connection (too many open files, say).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Most refused connections that are seen off at once; more are closed without a word.
+const REFUSALS_MAX: usize = 512;
+/// How long one may take to be seen off.
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
+/// What HTTP/2 holds of one answer besides the piece that it was given last, in bytes.
+const SEND_BUFFER_LEN: usize = 32 * 1_024;
+/// One connection in so many is kept for operators on this machine.
+const RESERVED_ONE_IN: usize = 50;
 
 /// Limits of the server.
 #[derive(Clone, Debug)]
 pub struct ServeLimits {
     /// Most connections at once.
     pub connections_max: usize,
+    /// Most of them from one address, trusted proxies aside.
+    pub connections_per_address_max: usize,
+    /// Proxies that speak for many clients.
+    pub trusted_proxies: TrustedProxies,
     /// For a request's head to arrive, and for a connection to be idle between two, in milliseconds.
     pub header_timeout_ms: u64,
     /// Largest head of a request, in bytes, at least 8,192.
@@ -52,7 +78,7 @@ pub struct ServeLimits {
     pub header_fields_max: usize,
     /// Most requests at once on one HTTP/2 connection.
     pub streams_max: u32,
-    /// How long a client may take nothing of what is sent to it, in milliseconds.
+    /// How long a client may take nothing of an answer, in milliseconds; its connection is then closed.
     pub send_timeout_ms: u32,
     /// How long requests under way may take to end at shutdown, in milliseconds.
     pub drain_timeout_ms: u64,
@@ -62,6 +88,8 @@ impl Default for ServeLimits {
     fn default() -> Self {
         Self {
             connections_max: 32_768,
+            connections_per_address_max: 32_768,
+            trusted_proxies: TrustedProxies::default(),
             header_timeout_ms: 30_000,
             header_len_max: 64 * 1_024,
             header_fields_max: 128,
@@ -83,7 +111,13 @@ pub async fn serve(
 ) {
     let builder = Arc::new(builder(&limits));
     let graceful = GracefulShutdown::new();
-    let connections = Arc::new(Semaphore::new(limits.connections_max));
+    let connections = Places::new(PlaceLimits {
+        max: limits.connections_max,
+        per_address_max: limits.connections_per_address_max,
+        reserved: limits.connections_max / RESERVED_ONE_IN,
+    });
+    let refusals = Arc::new(Semaphore::new(REFUSALS_MAX));
+    let unsent = Unsent::default();
     let tasks = TaskTracker::new();
     loop {
         let accepted = tokio::select! {
@@ -98,16 +132,29 @@ pub async fn serve(
                 continue;
             }
         };
-        let Ok(permit) = Arc::clone(&connections).try_acquire_owned() else {
-            metrics.connections_refused.inc();
-            // Best effort: the client may be gone.
-            let _ = stream.try_write(REFUSAL);
-            continue;
+        let standing = match peer.ip().to_canonical() {
+            ip if ip.is_loopback() && limits.trusted_proxies.is_empty() => Standing::Known,
+            ip if limits.trusted_proxies.contains(ip) => Standing::Trusted,
+            _ => Standing::Stranger,
+        };
+        let place = match connections.take(peer.ip(), standing, 1) {
+            Ok(place) => place,
+            Err(why) => {
+                metrics.connections_refused.inc();
+                if let Ok(permit) = Arc::clone(&refusals).try_acquire_owned() {
+                    tasks.spawn(async move {
+                        refuse(stream, why).await;
+                        drop(permit);
+                    });
+                }
+                continue;
+            }
         };
         prepare(&stream, &limits);
         let watcher = graceful.watcher();
         let (builder, front) = (Arc::clone(&builder), Arc::clone(&front));
         let (limits, metrics) = (limits.clone(), metrics.clone());
+        let pace = Pace::new(front.clock().clone(), unsent.clone(), peer.ip());
         let stop = stop.clone();
         tasks.spawn(async move {
             metrics.connections.inc();
@@ -121,8 +168,11 @@ pub async fn serve(
             };
             let began = Arc::new(AtomicBool::new(false));
             let interim = Interim::default();
+            let mark = TunnelMark::default();
+            let stream = Lingering::new(stream, mark.clone());
             let stream = HintedStream::new(stream, interim.clone()).after(read);
-            let service = per_request(front, peer, interim, Arc::clone(&began));
+            let watched = Watched { pace: pace.clone(), mark, began: Arc::clone(&began) };
+            let service = per_request(front, peer, interim, watched);
             let mut builder = (*builder).clone();
             builder.http1().timer(LazyTimer::default());
             let connection =
@@ -131,17 +181,27 @@ pub async fn serve(
             tokio::pin!(connection);
             // While the protocol's version is being found out, no timer of hyper's runs yet.
             let first = tokio::time::sleep(idle);
+            let patience = Duration::from_millis(limits.send_timeout_ms.into());
+            let served = async {
+                tokio::select! {
+                    ended = &mut connection => ended,
+                    () = first => {
+                        if began.load(Ordering::Relaxed) { connection.await } else { Ok(()) }
+                    }
+                }
+            };
             let ended = tokio::select! {
-                ended = &mut connection => ended,
-                () = first => {
-                    if began.load(Ordering::Relaxed) { connection.await } else { Ok(()) }
+                ended = served => ended,
+                () = pace.stalled(patience) => {
+                    metrics.connections_stalled.inc();
+                    Ok(())
                 }
             };
             if let Err(error) = ended {
                 tracing::debug!(%peer, error, "a connection ended early");
             }
             metrics.connections.dec();
-            drop(permit);
+            drop(place);
         });
     }
     drop(listener);
@@ -156,11 +216,40 @@ pub async fn serve(
     }
 }
 
+/// Answers a connection over a limit, and closes it so that the answer arrives.
+async fn refuse(stream: TcpStream, why: NoPlace) {
+    let mut stream = Lingering::new(stream, TunnelMark::default());
+    let answer = async {
+        stream.write_all(refusal(why).as_bytes()).await?;
+        stream.shutdown().await
+    };
+    // Best effort: the client may be gone.
+    let _ = tokio::time::timeout(REFUSAL_TIMEOUT, answer).await;
+}
+
+/// What is noted of a connection while requests are answered on it.
+#[derive(Clone)]
+struct Watched {
+    pace: Pace,
+    mark: TunnelMark,
+    /// Whether a request has come.
+    began: Arc<AtomicBool>,
+}
+
+impl Watched {
+    fn answered(&self, version: Version, response: Response<Body>) -> Response<Body> {
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            self.mark.set();
+        }
+        self.pace.watch(version, response)
+    }
+}
+
 fn per_request(
     front: Arc<Front>,
     peer: SocketAddr,
     interim: Interim,
-    began: Arc<AtomicBool>,
+    watched: Watched,
 ) -> impl hyper::service::Service<
     Request<Incoming>,
     Response = axum::response::Response,
@@ -168,17 +257,21 @@ fn per_request(
     Future = impl Future<Output = Result<axum::response::Response, std::convert::Infallible>> + Send,
 > + Send {
     service_fn(move |request: Request<Incoming>| {
-        began.store(true, Ordering::Relaxed);
+        watched.began.store(true, Ordering::Relaxed);
         if !names_its_host(&request) {
             let text = "An HTTP/1.1 request must have exactly one Host header";
             let refusal = CompatError::bad_request(text).into_response();
             return Either::Left(std::future::ready(Ok(refusal)));
         }
+        let version = request.version();
         if let Some(response) = front.at_once(peer, &request) {
-            return Either::Left(std::future::ready(Ok(response)));
+            return Either::Left(std::future::ready(Ok(watched.answered(version, response))));
         }
-        let (front, interim) = (Arc::clone(&front), interim.clone());
-        Either::Right(async move { Ok(front.answer(peer, &interim, request.map(Body::new)).await) })
+        let (front, interim, watched) = (Arc::clone(&front), interim.clone(), watched.clone());
+        Either::Right(async move {
+            let response = front.answer(peer, &interim, request.map(Body::new)).await;
+            Ok(watched.answered(version, response))
+        })
     })
 }
 
@@ -201,6 +294,7 @@ fn builder(limits: &ServeLimits) -> Builder<TokioExecutor> {
         .http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(limits.streams_max)
+        .max_send_buf_size(SEND_BUFFER_LEN)
         .max_header_list_size(u32::try_from(limits.header_len_max).unwrap_or(u32::MAX))
         .keep_alive_interval(idle)
         .keep_alive_timeout(idle);

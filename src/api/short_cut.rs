@@ -222,22 +222,22 @@ impl ShortCut {
         let found = compat::find(&self.state, asker)?;
 
         let now_ms = self.state.clock().wall_ms();
-        out.extend_from_slice(b"HTTP/1.1 302 Found\r\nlocation: ");
+        out.extend_from_slice(b"HTTP/1.1 302 Found\r\nLocation: ");
         let location_at = out.len();
         found.push_location(out);
         let location = location_at..out.len();
-        out.extend_from_slice(b"\r\nvary: Accept");
+        out.extend_from_slice(b"\r\nVary: Accept");
         let mut body_len = 0;
         if body == Preferred::Text {
-            push_field(out, header::CONTENT_TYPE.as_str(), compat::PLAIN_TEXT.as_bytes());
+            push_field(out, "Content-Type", compat::PLAIN_TEXT.as_bytes());
             body_len = TEXT_PREFIX.len() + location.len();
         }
         push_field(out, self.edge.trace_header().as_str(), b"");
         context.trace_id.push_to(out);
         push_field(out, TRACEPARENT.as_str(), b"");
         context.traceparent.push_to(out);
-        push_field(out, "content-length", itoa::Buffer::new().format(body_len).as_bytes());
-        push_field(out, "date", date.at(now_ms));
+        push_field(out, "Content-Length", itoa::Buffer::new().format(body_len).as_bytes());
+        push_field(out, "Date", date.at(now_ms));
         out.extend_from_slice(b"\r\n\r\n");
         if body == Preferred::Text {
             out.extend_from_slice(TEXT_PREFIX);

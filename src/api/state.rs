@@ -11,6 +11,7 @@ use super::seams::{Forward, HealthReports};
 use crate::actors::Registry;
 use crate::backend::ControlStore;
 use crate::clock::Clock;
+use crate::places::{PlaceLimits, Places};
 use crate::proxy::TrustedProxies;
 use crate::security::Security;
 use crate::state::{Command, Fence, RuntimeConfig};
@@ -48,6 +49,10 @@ pub struct ApiSettings {
     /// The proxies in front whose word about the client's address is believed
     /// (`security.trusted_proxies`).
     pub trusted_proxies: TrustedProxies,
+    /// How many watchers there may be.
+    pub watchers: PlaceLimits,
+    /// How many bytes of JSON bodies may be arriving.
+    pub bodies: PlaceLimits,
 }
 
 impl Default for ApiSettings {
@@ -66,6 +71,8 @@ impl Default for ApiSettings {
             proxy_body_len_max: Some(10 * 1_024 * 1_024),
             proxy_sandbox: true,
             trusted_proxies: TrustedProxies::default(),
+            watchers: PlaceLimits { max: 20_000, per_address_max: 10_000, reserved: 2_000 },
+            bodies: PlaceLimits { max: 64 << 20, per_address_max: 32 << 20, reserved: 16 << 20 },
         }
     }
 }
@@ -99,6 +106,7 @@ struct Inner {
     audit: AuditRelay,
     access: AccessTable,
     trace_header: HeaderName,
+    bodies: Arc<Places>,
 }
 
 /// What every handler has at hand. Cheap to clone.
@@ -128,13 +136,19 @@ impl AppState {
         // The configuration has refused a name that is none before.
         let trace_header = HeaderName::from_bytes(parts.settings.trace_header_name.as_bytes())
             .unwrap_or(HeaderName::from_static("x-trace-id"));
-        Self(Arc::new(Inner { parts, audit, access: AccessTable::default(), trace_header }))
+        let bodies = Places::new(parts.settings.bodies);
+        Self(Arc::new(Inner { parts, audit, access: AccessTable::default(), trace_header, bodies }))
     }
 
     /// The header that carries the trace id.
     #[must_use]
     pub fn trace_header(&self) -> &HeaderName {
         &self.0.trace_header
+    }
+
+    /// The bytes of JSON bodies that are arriving.
+    pub(super) fn bodies(&self) -> &Arc<Places> {
+        &self.0.bodies
     }
 
     /// What readers see.

@@ -1,6 +1,8 @@
 //! The dashboard's files, built into the binary, and what every unknown path gets.
 
-use axum::body::Body;
+use std::borrow::Cow;
+
+use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
 use axum::http::header::{self, HeaderValue};
 use axum::http::{HeaderMap, Method, Response, StatusCode};
@@ -9,6 +11,7 @@ use axum::routing::get;
 use rust_embed::RustEmbed;
 
 use super::error::{CompatError, edge_error, is_native};
+use super::pacing::SharedBytes;
 use super::routes::Routes;
 use super::{AppState, origins};
 
@@ -93,8 +96,15 @@ fn respond(state: &AppState, name: &str, file: &rust_embed::EmbeddedFile) -> Res
     let kind = file.metadata.mimetype();
     let kind =
         if kind.starts_with("text/") { format!("{kind}; charset=utf-8") } else { kind.into() };
-    let mut response =
-        with_security(state, Response::new(Body::from(file.data.clone().into_owned())), &kind);
+    // A release has the files in its own image: every answer shares those bytes.
+    let body = match &file.data {
+        Cow::Borrowed(bytes) => Body::from(Bytes::from_static(bytes)),
+        Cow::Owned(bytes) => Body::from(bytes.clone()),
+    };
+    let mut response = with_security(state, Response::new(body), &kind);
+    if matches!(file.data, Cow::Borrowed(_)) {
+        response.extensions_mut().insert(SharedBytes);
+    }
     let headers = response.headers_mut();
     let hash = file.metadata.sha256_hash();
     let tag: String = hash[..16].iter().map(|byte| format!("{byte:02x}")).collect();

@@ -74,6 +74,7 @@ impl Forward for ApiForward {
                 service: asked.service,
                 raw_path: asked.raw_path,
                 raw_query: asked.raw_query,
+                prefix: asked.prefix,
                 client: asked.client,
                 https: false,
                 body_len_max: asked.body_len_max,

@@ -6,6 +6,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 
 use anyhow::Context;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::actors::registry::RegistrySettings;
 use crate::api::ApiSettings;
@@ -16,12 +17,16 @@ use crate::backend::redis::{RedisConfig, Topology};
 use crate::backend::shared_file::SharedFileConfig;
 use crate::config::{Access, BackendKind, NodeConfig};
 use crate::health::ActiveDefaults;
-use crate::proxy::{EgressPolicy, ForwarderConfig, TlsRoots, TrustedProxies};
+use crate::places::PlaceLimits;
+use crate::proxy::{EgressPolicy, ForwarderConfig, OwnAddresses, TlsRoots, TrustedProxies};
 use crate::security::{
     Account, EnvSigningKeys, OneTimePassword, Secret, SecuritySettings, check_password,
 };
 use crate::state::Role;
 use crate::telemetry::{RequestLogSettings, TelemetrySettings, WebhookSettings};
+
+/// Fewer open files than this, and a node cannot even open its own.
+const OPEN_FILES_MIN: u64 = 256;
 
 fn openness(access: Access) -> Openness {
     match access {
@@ -54,6 +59,16 @@ pub(super) fn api(config: &NodeConfig, http_addr: SocketAddr) -> ApiSettings {
         proxy_body_len_max: Some(config.http.proxy_body_len_max).filter(|max| *max > 0),
         proxy_sandbox: config.http.proxy_sandbox,
         trusted_proxies: TrustedProxies::new(config.security.trusted_proxies.clone()),
+        watchers: PlaceLimits {
+            max: config.http.watchers_max,
+            per_address_max: config.http.watchers_per_address_max,
+            reserved: config.http.watchers_max / 10,
+        },
+        bodies: PlaceLimits {
+            max: config.http.bodies_len_max,
+            per_address_max: config.http.bodies_per_address_len_max,
+            reserved: config.http.bodies_len_max / 4,
+        },
         ..ApiSettings::default()
     }
 }
@@ -248,7 +263,7 @@ pub(super) fn tell_of_old_files(config: &NodeConfig) {
     }
 }
 
-/// Says loudly that anyone who reaches the port may register.
+/// Says that everyone who reaches the port may register or discover, where the settings allow it.
 pub(super) fn warn_if_open(config: &NodeConfig, http_addr: SocketAddr) {
     let open = [
         (config.security.registration_access, "registration", "security.registration_access"),
@@ -299,6 +314,7 @@ fn print_password(made: &OneTimePassword) {
 pub(super) fn forwarder(
     config: &NodeConfig,
     http_addr: SocketAddr,
+    own: OwnAddresses,
 ) -> anyhow::Result<ForwarderConfig> {
     let security = &config.security;
     let tls_roots =
@@ -310,7 +326,7 @@ pub(super) fn forwarder(
         };
     let (allow, deny) = (security.upstream_allow.clone(), security.upstream_deny.clone());
     Ok(ForwarderConfig {
-        egress: EgressPolicy::new(allow, deny, http_addr.ip().is_loopback()),
+        egress: EgressPolicy::new(allow, deny, http_addr.ip().is_loopback()).with_own(own),
         zone: (!config.zone.is_empty()).then(|| config.zone.clone()),
         tls_roots,
     })
@@ -329,12 +345,41 @@ pub(super) fn health(config: &NodeConfig) -> ActiveDefaults {
     }
 }
 
-pub(super) fn serve(config: &NodeConfig) -> ServeLimits {
-    ServeLimits {
-        connections_max: config.http.connections_max,
+/// The server's limits. Raises the limit of open files as far as the system allows, and takes no more
+/// connections than that leaves room for: at the limit nobody could be accepted, and no file opened.
+pub(super) fn serve(config: &NodeConfig) -> anyhow::Result<ServeLimits> {
+    let files = raise_open_files()?;
+    anyhow::ensure!(
+        files >= OPEN_FILES_MIN,
+        "the limit of open files is {files}, at least {OPEN_FILES_MIN} are needed: raise it \
+         (ulimit -n, LimitNOFILE=)"
+    );
+    let asked = config.http.connections_max;
+    // The rest is for connections to instances, peers and Redis, and for files.
+    let room = usize::try_from(files / 4 * 3).unwrap_or(usize::MAX);
+    if asked > room {
+        tracing::warn!(
+            "http.connections_max is {asked}, but the limit of open files is {files}: at most {room} \
+             connections are taken; raise the limit (ulimit -n, LimitNOFILE=) or lower the setting"
+        );
+    }
+    Ok(ServeLimits {
+        connections_max: asked.min(room),
+        connections_per_address_max: config.http.connections_per_address_max,
+        trusted_proxies: TrustedProxies::new(config.security.trusted_proxies.clone()),
         header_timeout_ms: config.http.header_timeout_ms,
         ..ServeLimits::default()
+    })
+}
+
+/// Raises this process's limit of open files to the highest that it may have, and says what it is.
+fn raise_open_files() -> anyhow::Result<u64> {
+    let (soft, hard) =
+        getrlimit(Resource::RLIMIT_NOFILE).context("the limit of open files cannot be read")?;
+    if soft < hard && setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok() {
+        return Ok(hard);
     }
+    Ok(soft)
 }
 
 #[cfg(test)]

@@ -67,7 +67,17 @@ keys! {
     "http.advertise" "advertise" "MAXINE_HTTP_ADVERTISE" "URL" "up to 2048 bytes" ""
         "URL at which other nodes and clients reach this node. If empty, it is made from host and port." => |c, v| c.http.advertise = text(v, 2_048)?;
     "http.connections_max" "http-connections-max" "MAXINE_HTTP_CONNECTIONS_MAX" "connections" "1 to 1000000" "20000"
-        "Maximum number of open HTTP connections. Beyond it, new connections are answered with 503 and closed." => |c, v| c.http.connections_max = number(v, 1, 1_000_000)?;
+        "Maximum open connections. Beyond it, new connections are answered with 503 and closed. At most three quarters of the open files that the system allows." => |c, v| c.http.connections_max = number(v, 1, 1_000_000)?;
+    "http.connections_per_address_max" "http-connections-per-address-max" "MAXINE_HTTP_CONNECTIONS_PER_ADDRESS_MAX" "connections" "1 to 1000000" "12000"
+        "Maximum open connections from one address (for IPv6, one /64 network). Beyond it, new connections are answered with 503 and closed. security.trusted_proxies are exempt." => |c, v| c.http.connections_per_address_max = number(v, 1, 1_000_000)?;
+    "http.watchers_max" "http-watchers-max" "MAXINE_HTTP_WATCHERS_MAX" "watchers" "1 to 1000000" "20000"
+        "Maximum watch streams and long-polls at once. One in ten is kept for callers with a credential. Beyond it, 429." => |c, v| c.http.watchers_max = number(v, 1, 1_000_000)?;
+    "http.watchers_per_address_max" "http-watchers-per-address-max" "MAXINE_HTTP_WATCHERS_PER_ADDRESS_MAX" "watchers" "1 to 1000000" "10000"
+        "Maximum watch streams and long-polls of one client address. Beyond it, 429." => |c, v| c.http.watchers_per_address_max = number(v, 1, 1_000_000)?;
+    "http.bodies_len_max" "http-bodies-len-max" "MAXINE_HTTP_BODIES_LEN_MAX" "bytes" "8388608 to 1099511627776" "67108864"
+        "Maximum bytes of JSON request bodies that are still arriving. A quarter is kept for callers with a credential. Beyond it, 503." => |c, v| c.http.bodies_len_max = number(v, 8 << 20, 1 << 40)?;
+    "http.bodies_per_address_len_max" "http-bodies-per-address-len-max" "MAXINE_HTTP_BODIES_PER_ADDRESS_LEN_MAX" "bytes" "4194304 to 1099511627776" "33554432"
+        "Maximum bytes of JSON request bodies that are still arriving from one client address. Beyond it, 503." => |c, v| c.http.bodies_per_address_len_max = number(v, 4 << 20, 1 << 40)?;
     "http.header_timeout_ms" "http-header-timeout-ms" "MAXINE_HTTP_HEADER_TIMEOUT_MS" "milliseconds" "100 to 600000" "10000"
         "Time limit for receiving the head of a request. The connection of a slower client is closed." => |c, v| c.http.header_timeout_ms = number(v, 100, 600_000)?;
     "http.request_timeout_ms" "http-request-timeout-ms" "MAXINE_HTTP_REQUEST_TIMEOUT_MS" "milliseconds" "100 to 3600000" "30000"
@@ -127,6 +137,8 @@ keys! {
         "Whether registrations and heartbeats need a token." => |c, v| c.security.registration_access = access(v)?;
     "security.discovery_access" "discovery-access" "MAXINE_DISCOVERY_ACCESS" "choice" "open, token" "open"
         "Whether discovery and the proxy need a token." => |c, v| c.security.discovery_access = access(v)?;
+    "security.allow_open" "allow-open" "MAXINE_ALLOW_OPEN" "switch" "true, false" "false"
+        "Allows security.registration_access and security.discovery_access to be open where http.host is not a loopback address; such a node does not start without it." => |c, v| c.security.allow_open = switch(v)?;
     "security.admin_username" "admin-username" "MAXINE_INITIAL_ADMIN_USERNAME" "text" "1 to 255 bytes" "admin"
         "Name of the administrator account that is made at the first start." => |c, v| c.security.admin_username = text(v, 255)?;
     "security.initial_password_file" "initial-password-file" "MAXINE_INITIAL_PASSWORD_FILE" "path" "a file to be made" ""
@@ -231,6 +243,11 @@ impl NodeConfig {
                 port: 0,
                 advertise: String::new(),
                 connections_max: 0,
+                connections_per_address_max: 0,
+                watchers_max: 0,
+                watchers_per_address_max: 0,
+                bodies_len_max: 0,
+                bodies_per_address_len_max: 0,
                 header_timeout_ms: 0,
                 request_timeout_ms: 0,
                 proxy_body_len_max: 0,
@@ -278,6 +295,7 @@ impl NodeConfig {
             security: SecurityConfig {
                 registration_access: Access::Open,
                 discovery_access: Access::Open,
+                allow_open: false,
                 admin_username: String::new(),
                 initial_password_file: PathBuf::new(),
                 token_ttl_s: 0,

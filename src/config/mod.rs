@@ -60,6 +60,16 @@ pub struct HttpConfig {
     pub advertise: String,
     /// Most connections at once.
     pub connections_max: usize,
+    /// Most of them from one address.
+    pub connections_per_address_max: usize,
+    /// Most watchers at once.
+    pub watchers_max: usize,
+    /// Most of them from one address.
+    pub watchers_per_address_max: usize,
+    /// Most bytes of request bodies that are still arriving.
+    pub bodies_len_max: usize,
+    /// Most of them from one address.
+    pub bodies_per_address_len_max: usize,
     /// For a request's whole head, in milliseconds.
     pub header_timeout_ms: u64,
     /// For a request's body and its answer, streams aside, in milliseconds.
@@ -112,6 +122,8 @@ pub struct SecurityConfig {
     pub registration_access: Access,
     /// Who may discover and use the proxy.
     pub discovery_access: Access,
+    /// Whether either may be open on an address that is not loopback.
+    pub allow_open: bool,
     /// The admin's name at first start.
     pub admin_username: String,
     /// Where the one-time password is written; to standard error where empty.
@@ -328,6 +340,7 @@ impl NodeConfig {
 
     /// What must hold between settings.
     fn check(&self, bad: &mut Vec<String>) {
+        self.check_open(bad);
         let raft = &self.raft;
         if self.backend == BackendKind::Raft {
             if self.node_id == 0 {
@@ -383,6 +396,26 @@ impl NodeConfig {
             bad.push(format!(
                 "state.lease_ms must be at least twice state.lease_renew_ms ({}), got {}",
                 self.state.lease_renew_ms, self.state.lease_ms
+            ));
+        }
+    }
+
+    /// Refuses what anyone on the network could do, unless the settings say so twice.
+    fn check_open(&self, bad: &mut Vec<String>) {
+        let security = &self.security;
+        if self.http.host.is_loopback() || security.allow_open {
+            return;
+        }
+        let settings = [
+            (security.registration_access, "registration_access", "MAXINE_REGISTRATION_ACCESS"),
+            (security.discovery_access, "discovery_access", "MAXINE_DISCOVERY_ACCESS"),
+        ];
+        for (_, key, env) in settings.iter().filter(|(access, ..)| *access == Access::Open) {
+            bad.push(format!(
+                "security.{key} ({env}) is open, and http.host {} is not a loopback address: set it \
+                 to token, or set security.allow_open (MAXINE_ALLOW_OPEN) to true if everyone who \
+                 reaches this address may do so",
+                self.http.host
             ));
         }
     }
@@ -447,6 +480,31 @@ mod tests {
             environment.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
         let flags = flags.iter().map(|(k, v)| (*k, (*v).to_owned())).collect();
         NodeConfig::load(toml.map(|_| path.as_path()), &environment, &flags)
+    }
+
+    #[test]
+    fn open_access_on_the_network_needs_a_switch_of_its_own() {
+        let load = |flags: &[(&'static str, &str)]| {
+            let flags = flags.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
+            NodeConfig::load(None, &BTreeMap::new(), &flags)
+        };
+        let open = load(&[("http.host", "0.0.0.0")]).unwrap_err();
+        assert_eq!(open.0.len(), 2, "{open}");
+        assert!(open.to_string().contains("MAXINE_ALLOW_OPEN"), "{open}");
+        let half = [("http.host", "0.0.0.0"), ("security.registration_access", "token")];
+        let half = load(&half).unwrap_err();
+        assert_eq!(half.0.len(), 1, "{half}");
+        assert!(half.to_string().contains("security.discovery_access"), "{half}");
+        load(&[("http.host", "0.0.0.0"), ("security.allow_open", "true")]).unwrap();
+        load(&[
+            ("http.host", "0.0.0.0"),
+            ("security.registration_access", "token"),
+            ("security.discovery_access", "token"),
+        ])
+        .unwrap();
+        // What clients of the loopback have had without a setting, they keep.
+        load(&[]).unwrap();
+        load(&[("http.host", "::1")]).unwrap();
     }
 
     #[test]

@@ -130,16 +130,18 @@ impl Prober {
             sender.send_request(request).await.map_err(|_| ProxyError::Reset.to_string())?;
         let status = response.status();
         if !is_expected(status, spec) {
-            return Err(format!("status {}", status.as_u16()));
+            let is_redirect = status.is_redirection() && spec.expected_statuses.is_empty();
+            let expected = if is_redirect { "; 200 to 299 counts as good" } else { "" };
+            return Err(shown(status) + expected);
         }
         if let Some(expected) = spec.expected_body.as_ref().filter(|_| check_body) {
             let found = read_up_to(response.into_body(), BODY_LEN_MAX).await?;
             let contains = found.windows(expected.len()).any(|part| part == expected.as_bytes());
             if !contains {
-                return Err(format!("status {}, but the body lacks the text", status.as_u16()));
+                return Err(format!("{}, but the body lacks the text", shown(status)));
             }
         }
-        Ok(format!("status {}", status.as_u16()))
+        Ok(shown(status))
     }
 
     async fn grpc(&self, address: &UpstreamAddress, spec: &ProbeSpec) -> Finding {
@@ -195,9 +197,15 @@ fn text(error: impl ToString) -> String {
     error.to_string()
 }
 
+/// A status in a probe's result. A redirect is called one: it often leads to a sign-in page.
+fn shown(status: StatusCode) -> String {
+    let kind = if status.is_redirection() { " (a redirect)" } else { "" };
+    format!("status {}{kind}", status.as_u16())
+}
+
 fn is_expected(status: StatusCode, spec: &ProbeSpec) -> bool {
     if spec.expected_statuses.is_empty() {
-        return status.is_success() || status.is_redirection();
+        return status.is_success();
     }
     spec.expected_statuses.contains(&status.as_u16())
 }
@@ -212,7 +220,11 @@ fn http_request(
         None => (path, None),
     };
     // A path on the instance, whether or not its owner began it with a slash.
-    let rooted = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
+    let rooted = match path {
+        "" => String::new(),
+        path if path.starts_with('/') => path.to_owned(),
+        path => format!("/{path}"),
+    };
     let target = RequestTarget::new(&rooted, query).map_err(text)?;
     let mut request = Request::new(Full::default());
     *request.uri_mut() = Uri::from(address.path_and_query(&target).map_err(text)?);

@@ -1,5 +1,7 @@
 //! Which probe applies to an instance.
 
+use std::ops::RangeInclusive;
+
 use crate::state::{Instance, ProbeKind, ProbeSpec, ServicePolicy};
 
 /// The node-wide settings of active health checks (`MAXINE_ACTIVE_HEALTH_CHECK_*`).
@@ -32,6 +34,9 @@ impl Default for ActiveDefaults {
     }
 }
 
+/// What the Node.js Maxine takes for a good answer to a probe: redirects too.
+const COMPATIBLE_STATUSES: RangeInclusive<u16> = 200..=399;
+
 /// The probe of an instance: its own, or its service's, or that of the node-wide health checks.
 /// `None` where the heartbeat alone counts.
 #[must_use]
@@ -55,6 +60,7 @@ pub fn effective_probe(
     (!path.is_empty()).then(|| ProbeSpec {
         kind: ProbeKind::Http,
         path: path.into(),
+        expected_statuses: COMPATIBLE_STATUSES.collect(),
         interval_ms: defaults.interval_ms,
         timeout_ms: defaults.timeout_ms,
         fall: defaults.fall,

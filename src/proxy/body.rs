@@ -256,7 +256,14 @@ impl Body for RequestBody {
                 SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
             }
             Payload::Stream(body) => body.size_hint(),
-            Payload::Prefixed(..) => SizeHint::default(),
+            Payload::Prefixed(front, rest) => {
+                let front = front.as_slice().iter().filter_map(Frame::data_ref);
+                let len: u64 = front.map(|data| data.len() as u64).sum();
+                // A body whose length is known keeps its framing.
+                rest.size_hint().exact().map_or_else(SizeHint::default, |rest| {
+                    SizeHint::with_exact(len.saturating_add(rest))
+                })
+            }
         }
     }
 }

@@ -7,9 +7,12 @@ use hyper::{Method, StatusCode};
 
 use super::limit::RateShape;
 use crate::state::{
-    CircuitBreakerPolicy, HeaderRules, HealthPolicy, MirrorPolicy, OutlierPolicy, RateLimitScope,
-    RetryOn, RewritePolicy, ServicePolicy, StickyPolicy, TrafficPolicy, VersionShare, ZonePolicy,
+    CircuitBreakerPolicy, HeaderRules, HealthPolicy, MirrorPolicy, OutlierPolicy, PrefixPolicy,
+    RateLimitScope, RetryOn, RewritePolicy, ServiceKey, ServicePolicy, StickyPolicy, TrafficPolicy,
+    VersionShare, ZonePolicy,
 };
+
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::pool::PoolSettings;
 
@@ -98,6 +101,13 @@ pub(crate) enum Sticky {
     Header(HeaderName),
 }
 
+/// The name of a service's sticky cookie: its own, for all services share the proxy's origin.
+fn cookie_name(name: &str, service: &ServiceKey) -> String {
+    let text = format!("{}\0{}", service.namespace, service.service);
+    let hash = xxh3_64(text.as_bytes()) as u32;
+    format!("{name}-{hash:08x}")
+}
+
 /// A policy, ready.
 #[derive(Debug)]
 pub(crate) struct CompiledPolicy {
@@ -116,7 +126,7 @@ pub(crate) struct CompiledPolicy {
 }
 
 impl CompiledPolicy {
-    pub(crate) fn new(policy: &ServicePolicy) -> Self {
+    pub(crate) fn new(service: &ServiceKey, policy: &ServicePolicy) -> Self {
         let traffic = &policy.traffic;
         let ms = Duration::from_millis;
         let rules = |rules: &HeaderRules| (!rules.is_empty()).then(|| CompiledRules::new(rules));
@@ -156,7 +166,7 @@ impl CompiledPolicy {
             response_rules: rules(&traffic.response_headers),
             sticky: traffic.sticky.as_ref().and_then(|sticky| match sticky {
                 StickyPolicy::Cookie { name, max_age_s } => {
-                    Some(Sticky::Cookie { name: name.clone(), max_age_s: *max_age_s })
+                    Some(Sticky::Cookie { name: cookie_name(name, service), max_age_s: *max_age_s })
                 }
                 StickyPolicy::Header { name } => name.parse().ok().map(Sticky::Header),
             }),
@@ -182,6 +192,10 @@ impl CompiledPolicy {
 
     pub(crate) fn rewrite(&self) -> Option<&RewritePolicy> {
         self.source.0.rewrite.as_ref()
+    }
+
+    pub(crate) fn prefix(&self) -> PrefixPolicy {
+        self.source.0.prefix.unwrap_or(PrefixPolicy::OFF)
     }
 
     pub(crate) fn split(&self) -> &[VersionShare] {

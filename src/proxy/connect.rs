@@ -7,7 +7,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use hyper_rustls::ConfigBuilderExt;
 use rustls::ClientConfig;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -20,11 +23,15 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::egress::EgressPolicy;
-use super::error::ProxyError;
+use super::error::{ProxyError, TlsFailure};
 use super::target::UpstreamAddress;
+use super::wire::{Wire, WireState};
 
 /// Most addresses of one name that are tried.
 const RESOLVED_MAX: usize = 8;
+/// How long an address of several is tried alone before the next is tried beside it (RFC 8305,
+/// section 5).
+const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
 /// Whose signatures on instances' certificates are believed.
 #[derive(Clone, Debug, Default)]
@@ -43,8 +50,18 @@ pub struct TlsRootsError(String);
 
 /// A byte stream to an instance.
 pub(crate) enum Stream {
-    Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
+    Plain(Wire),
+    Tls(Box<TlsStream<Wire>>),
+}
+
+impl Stream {
+    /// What is known of the bytes on the wire, for as long as the stream lives and after.
+    pub(crate) fn wire(&self) -> &Arc<WireState> {
+        match self {
+            Self::Plain(wire) => wire.state(),
+            Self::Tls(tls) => tls.get_ref().0.state(),
+        }
+    }
 }
 
 /// Opens connections.
@@ -107,48 +124,102 @@ impl Connector {
         to: &UpstreamAddress,
         security: Security,
     ) -> Result<Stream, ProxyError> {
-        let tcp = self.connect_tcp(&to.host, to.port).await?;
+        let wire = Wire::new(self.connect_tcp(&to.host, to.port).await?);
         if !to.https {
-            return Ok(Stream::Plain(tcp));
+            return Ok(Stream::Plain(wire));
         }
         let base = if security.insecure { &self.unverified } else { &self.verified };
         let mut config = ClientConfig::clone(base);
         let protocol: &[u8] = if security.http2 { b"h2" } else { b"http/1.1" };
         config.alpn_protocols = vec![protocol.to_vec()];
-        let name = ServerName::try_from(to.host.clone()).map_err(|_| ProxyError::Tls)?;
+        let name = ServerName::try_from(to.host.clone())
+            .map_err(|_| ProxyError::Tls(TlsFailure::WrongName))?;
         let tls = TlsConnector::from(Arc::new(config));
-        let stream = tls.connect(name, tcp).await.map_err(|error| {
+        let stream = tls.connect(name, wire).await.map_err(|error| {
             tracing::debug!(host = %to.host, %error, "tls handshake with an upstream failed");
-            ProxyError::Tls
+            ProxyError::Tls(tls_failure(&error))
         })?;
         if security.http2 && stream.get_ref().1.alpn_protocol() != Some(b"h2") {
-            return Err(ProxyError::Tls);
+            return Err(ProxyError::Tls(TlsFailure::NoHttp2));
         }
         Ok(Stream::Tls(Box::new(stream)))
     }
 
-    /// A TCP connection to the first address that takes it.
+    /// A TCP connection to the first of the host's addresses that takes it.
     pub(crate) async fn connect_tcp(&self, host: &str, port: u16) -> Result<TcpStream, ProxyError> {
         if let Ok(ip) = host.parse::<IpAddr>() {
             return self.connect_ip(SocketAddr::new(ip, port)).await;
         }
         let found = tokio::net::lookup_host((host, port)).await.map_err(|_| ProxyError::Resolve)?;
+        self.connect_first(alternating(found.take(RESOLVED_MAX))).await
+    }
+
+    /// Tries one address after the other, each beside those that have not answered yet; the first
+    /// connection wins (RFC 8305). An address that swallows packets costs one delay.
+    async fn connect_first(&self, addresses: Vec<SocketAddr>) -> Result<TcpStream, ProxyError> {
+        let mut untried = addresses.into_iter();
+        let mut attempts = FuturesUnordered::new();
         let mut last = ProxyError::Resolve;
-        for address in found.take(RESOLVED_MAX) {
-            match self.connect_ip(address).await {
-                Ok(stream) => return Ok(stream),
-                Err(error) => last = error,
+        loop {
+            match untried.next() {
+                Some(address) => attempts.push(self.connect_ip(address)),
+                None if attempts.is_empty() => return Err(last),
+                None => {}
+            }
+            tokio::select! {
+                biased;
+                Some(done) = attempts.next() => match done {
+                    Ok(stream) => return Ok(stream),
+                    Err(error) => last = error,
+                },
+                () = tokio::time::sleep(ATTEMPT_DELAY), if untried.len() > 0 => {}
             }
         }
-        Err(last)
     }
 
     async fn connect_ip(&self, address: SocketAddr) -> Result<TcpStream, ProxyError> {
-        self.egress.check_ip(address.ip()).map_err(ProxyError::Egress)?;
+        self.egress.check_connection(address).await.map_err(ProxyError::Egress)?;
         let stream = TcpStream::connect(address).await.map_err(|_| ProxyError::Connect)?;
         // Small messages must not wait for one another.
         stream.set_nodelay(true).map_err(|_| ProxyError::Connect)?;
         Ok(stream)
+    }
+}
+
+/// The addresses with the families alternating, the resolver's first one first (RFC 8305, section 4).
+fn alternating(found: impl Iterator<Item = SocketAddr>) -> Vec<SocketAddr> {
+    let all: Vec<SocketAddr> = found.collect();
+    let first_is_v6 = all.first().is_some_and(SocketAddr::is_ipv6);
+    let (mut one, mut other): (Vec<_>, Vec<_>) =
+        all.into_iter().partition(|address| address.is_ipv6() == first_is_v6);
+    one.reverse();
+    other.reverse();
+    let mut order = Vec::with_capacity(one.len() + other.len());
+    while !(one.is_empty() && other.is_empty()) {
+        order.extend(one.pop());
+        order.extend(other.pop());
+    }
+    order
+}
+
+/// Why a handshake failed, in the words of [`TlsFailure`].
+fn tls_failure(error: &io::Error) -> TlsFailure {
+    use rustls::{CertificateError as Bad, Error};
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>());
+    match inner {
+        Some(Error::InvalidCertificate(bad)) => match bad {
+            Bad::Expired | Bad::ExpiredContext { .. } => TlsFailure::Expired,
+            Bad::NotValidYet | Bad::NotValidYetContext { .. } => TlsFailure::NotYetValid,
+            Bad::NotValidForName | Bad::NotValidForNameContext { .. } => TlsFailure::WrongName,
+            Bad::UnknownIssuer => TlsFailure::UnknownAuthority,
+            Bad::Revoked => TlsFailure::Revoked,
+            _ => TlsFailure::BadCertificate,
+        },
+        Some(Error::InvalidMessage(_)) => TlsFailure::NotTls,
+        Some(Error::AlertReceived(_)) => TlsFailure::Refused,
+        Some(Error::PeerIncompatible(_)) => TlsFailure::Incompatible,
+        Some(_) => TlsFailure::Protocol,
+        None => TlsFailure::Broken,
     }
 }
 
@@ -262,5 +333,42 @@ mod tests {
         let connector = Connector::new(policy, &TlsRoots::System).unwrap();
         let refused = connector.connect_tcp("localhost", 9).await;
         assert!(matches!(refused, Err(ProxyError::Egress(_))), "{:?}", refused.err());
+    }
+
+    #[test]
+    fn the_families_of_a_names_addresses_alternate() {
+        let address = |text: &str| text.parse::<SocketAddr>().unwrap();
+        let (a, b, c) = (address("[::1]:1"), address("[::2]:1"), address("[::3]:1"));
+        let (x, y) = (address("1.1.1.1:1"), address("2.2.2.2:1"));
+        assert_eq!(alternating([a, b, c, x, y].into_iter()), [a, x, b, y, c]);
+        assert_eq!(alternating([x, a, y].into_iter()), [x, a, y]);
+        assert_eq!(alternating([x, y].into_iter()), [x, y]);
+    }
+
+    /// An address whose packets go nowhere: a listener that accepts nothing and whose queue is full.
+    async fn swallowing() -> (std::net::TcpListener, Vec<TcpStream>) {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let listener = socket.listen(0).unwrap().into_std().unwrap();
+        let mut held = Vec::new();
+        let patience = Duration::from_millis(200);
+        let address = listener.local_addr().unwrap();
+        while let Ok(stream) = tokio::time::timeout(patience, TcpStream::connect(address)).await {
+            held.push(stream.unwrap());
+        }
+        (listener, held)
+    }
+
+    #[tokio::test]
+    async fn of_two_addresses_one_that_swallows_packets_costs_one_delay() {
+        let (swallowing, _held) = swallowing().await;
+        let live = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addresses = vec![swallowing.local_addr().unwrap(), live.local_addr().unwrap()];
+        let connector =
+            Connector::new(EgressPolicy::new(vec![], vec![], true), &TlsRoots::System).unwrap();
+        let within = Duration::from_millis(1_500);
+        let stream = tokio::time::timeout(within, connector.connect_first(addresses)).await;
+        let stream = stream.expect("the second address is tried beside the first").unwrap();
+        assert_eq!(stream.peer_addr().unwrap(), live.local_addr().unwrap());
     }
 }

@@ -4,43 +4,155 @@
 //! connection asks [`EgressPolicy::check_ip`] about the resolved address, which is what counts: a
 //! name can change its meaning after it was registered.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use ipnet::IpNet;
 
 use crate::state::Address;
 
-/// Networks that hold no service of anyone's: link-local with the metadata services of clouds,
-/// multicast, broadcast and the unspecified addresses.
-const ALWAYS_DENIED: [&str; 10] = [
+/// Networks that hold no service of anyone's: link-local, the metadata services of clouds,
+/// multicast, broadcast, the unspecified addresses, and IPv6 ranges whose addresses a translator
+/// turns into IPv4 ones that cannot be read off them (local NAT64 and Teredo).
+const ALWAYS_DENIED: [&str; 15] = [
     "0.0.0.0/8",
     "169.254.0.0/16",
     "100.100.100.200/32",
+    "168.63.129.16/32",
+    "192.0.0.0/24",
     "224.0.0.0/4",
     "255.255.255.255/32",
     "::/128",
     "fe80::/10",
     "fec0::/10",
     "ff00::/8",
-    "fd00:ec2::254/128",
+    "fd00:ec2::/32",
+    "fd20:ce::/32",
+    "64:ff9b:1::/48",
+    "2001::/32",
 ];
 
 /// A destination that no policy lets through.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{host} is in a network that may not be registered ({network})")]
-pub struct EgressDenied {
-    /// The address or host name.
-    pub host: String,
-    /// The network that it is in, or why it is outside the allowed ones.
-    pub network: String,
+pub enum EgressDenied {
+    /// It is in a network that may not be called.
+    #[error("{host} is in a network that may not be called ({network})")]
+    Network {
+        /// The address or host name.
+        host: String,
+        /// The network that it is in, or why it is outside the allowed ones.
+        network: String,
+    },
+    /// It is where Maxine itself listens, or its Redis.
+    #[error("{host}:{port} is an address of Maxine itself")]
+    Own {
+        /// The address or host name.
+        host: String,
+        /// The port.
+        port: u16,
+    },
 }
 
-/// The rule: denied networks first, then the allowed ones; everything, where none is listed.
+/// A host, by name or address, and a port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostPort {
+    /// The name or address, without brackets.
+    pub host: String,
+    /// The port.
+    pub port: u16,
+}
+
+impl HostPort {
+    /// Reads `host:port` or `[v6]:port`.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let (host, port) = text.rsplit_once(':')?;
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        let port = port.parse().ok()?;
+        (!host.is_empty()).then(|| Self { host: host.to_ascii_lowercase(), port })
+    }
+
+    /// Reads the host and port of a URL; `default_port` is for a URL that names none.
+    #[must_use]
+    pub fn of_url(url: &str, default_port: u16) -> Option<Self> {
+        let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+        let authority = rest.split(['/', '?', '#']).next()?;
+        let authority = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+        let has_port = authority.rsplit_once(':').is_some_and(|(_, tail)| !tail.contains(']'));
+        match has_port {
+            true => Self::parse(authority),
+            false => Self::parse(&format!("{authority}:{default_port}")),
+        }
+    }
+}
+
+impl From<SocketAddr> for HostPort {
+    fn from(address: SocketAddr) -> Self {
+        Self { host: address.ip().to_string(), port: address.port() }
+    }
+}
+
+/// Where this cluster itself is reached: the HTTP and peer addresses of its members, and its Redis.
+/// Clones share one list.
+#[derive(Clone, Debug, Default)]
+pub struct OwnAddresses(Arc<ArcSwap<Vec<HostPort>>>);
+
+impl OwnAddresses {
+    /// Replaces the list.
+    pub fn set(&self, addresses: Vec<HostPort>) {
+        if **self.0.load() != addresses {
+            self.0.store(Arc::new(addresses));
+        }
+    }
+
+    /// Whether `ip` and `port` are one of them, as far as addresses tell.
+    fn has(&self, ip: IpAddr, port: u16) -> bool {
+        self.0.load().iter().filter(|own| own.port == port).any(|own| {
+            own.host.parse::<IpAddr>().is_ok_and(|own| match own.is_unspecified() {
+                true => is_of_this_machine(ip),
+                false => own.to_canonical() == ip,
+            })
+        })
+    }
+
+    /// Whether a host name and a port are one of them, as far as names tell.
+    fn has_name(&self, host: &str, port: u16) -> bool {
+        self.0.load().iter().any(|own| own.port == port && own.host.eq_ignore_ascii_case(host))
+    }
+
+    /// Those with this port that are given by name.
+    fn names_with(&self, port: u16) -> Vec<String> {
+        let own = self.0.load();
+        let named =
+            own.iter().filter(|own| own.port == port && own.host.parse::<IpAddr>().is_err());
+        named.map(|own| own.host.clone()).collect()
+    }
+}
+
+/// Whether an address is one of this machine's.
+fn is_of_this_machine(ip: IpAddr) -> bool {
+    if ip.is_loopback() {
+        return true;
+    }
+    let Ok(interfaces) = nix::ifaddrs::getifaddrs() else { return false };
+    interfaces.filter_map(|interface| interface.address).any(|address| {
+        let v4 = address.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
+        let v6 = address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip()));
+        v4.or(v6) == Some(ip)
+    })
+}
+
+/// The rule, in this order: networks that the operator denies; Maxine's own addresses; the loopback
+/// and the networks that are always denied, unless allowed by name; then the allowed networks, or
+/// everything where none is listed.
 #[derive(Clone, Debug)]
 pub struct EgressPolicy {
     allowed: Vec<IpNet>,
     denied: Vec<IpNet>,
+    always_denied: Vec<IpNet>,
     allow_loopback: bool,
+    own: OwnAddresses,
 }
 
 impl EgressPolicy {
@@ -48,61 +160,110 @@ impl EgressPolicy {
     /// lists; empty allows all that is not denied. `allow_loopback` is for a Maxine that itself
     /// listens on loopback only.
     #[must_use]
-    pub fn new(allowed: Vec<IpNet>, mut denied: Vec<IpNet>, allow_loopback: bool) -> Self {
-        let built_in: Vec<IpNet> = ALWAYS_DENIED
+    pub fn new(allowed: Vec<IpNet>, denied: Vec<IpNet>, allow_loopback: bool) -> Self {
+        let always_denied: Vec<IpNet> = ALWAYS_DENIED
             .iter()
             .filter_map(|text| text.parse().ok())
             .filter(|net: &IpNet| !allowed.iter().any(|a| a == net || net.contains(a)))
             .collect();
-        denied.extend(built_in);
-        Self { allowed, denied, allow_loopback }
+        Self { allowed, denied, always_denied, allow_loopback, own: OwnAddresses::default() }
     }
 
-    /// Whether this address may be called.
+    /// The same, with what is Maxine's own.
+    #[must_use]
+    pub fn with_own(mut self, own: OwnAddresses) -> Self {
+        self.own = own;
+        self
+    }
+
+    /// Whether this address may be called, on any port.
     pub fn check_ip(&self, ip: IpAddr) -> Result<(), EgressDenied> {
-        let ip = embedded_v4(ip.to_canonical());
-        let denied = |network: String| Err(EgressDenied { host: ip.to_string(), network });
-        if ip.is_loopback() {
-            let listed = self.allowed.iter().any(|net| net.contains(&ip));
-            return if self.allow_loopback || listed { Ok(()) } else { denied("loopback".into()) };
+        let ip = ip.to_canonical();
+        let embedded = embedded_v4(ip).map(IpAddr::V4);
+        let faces = || std::iter::once(ip).chain(embedded);
+        let denied = |network: String| Err(EgressDenied::Network { host: ip.to_string(), network });
+        let is_in = |nets: &[IpNet], ip: IpAddr| nets.iter().any(|net| net.contains(&ip));
+        for face in faces() {
+            if let Some(net) = self.denied.iter().find(|net| net.contains(&face)) {
+                return denied(net.to_string());
+            }
+            if face.is_loopback() && !self.allow_loopback && !is_in(&self.allowed, face) {
+                return denied("loopback".into());
+            }
+            if let Some(net) = self.always_denied.iter().find(|net| net.contains(&face)) {
+                return denied(net.to_string());
+            }
         }
-        if let Some(net) = self.denied.iter().find(|net| net.contains(&ip)) {
-            return denied(net.to_string());
-        }
-        if !self.allowed.is_empty() && !self.allowed.iter().any(|net| net.contains(&ip)) {
+        let is_allowed = |ip: IpAddr| {
+            self.allowed.is_empty()
+                || is_in(&self.allowed, ip)
+                || ip.is_loopback() && self.allow_loopback
+        };
+        if !is_allowed(embedded.unwrap_or(ip)) {
             return denied("not among the allowed networks".into());
         }
         Ok(())
     }
 
-    /// Whether this address may be registered, as far as its text tells: a literal IP or a name of
-    /// loopback. Other names are judged when they are resolved for a connection.
+    /// Whether a connection to this address may be made, now that names are resolved. Resolves the
+    /// names of Maxine's own addresses, but only those with the same port.
+    pub(crate) async fn check_connection(&self, to: SocketAddr) -> Result<(), EgressDenied> {
+        self.check_socket(to)?;
+        for name in self.own.names_with(to.port()) {
+            let Ok(mut found) = tokio::net::lookup_host((name.as_str(), to.port())).await else {
+                continue;
+            };
+            let ip = to.ip().to_canonical();
+            if found.any(|own| own.ip().to_canonical() == ip) {
+                return Err(EgressDenied::Own { host: ip.to_string(), port: to.port() });
+            }
+        }
+        Ok(())
+    }
+
+    fn check_socket(&self, to: SocketAddr) -> Result<(), EgressDenied> {
+        self.check_ip(to.ip())?;
+        let ip = to.ip().to_canonical();
+        let embedded = embedded_v4(ip).map(IpAddr::V4);
+        if std::iter::once(ip).chain(embedded).any(|ip| self.own.has(ip, to.port())) {
+            return Err(EgressDenied::Own { host: ip.to_string(), port: to.port() });
+        }
+        Ok(())
+    }
+
+    /// Whether this address may be registered, as far as its text tells: a literal IP, a name of
+    /// loopback or of Maxine's own. Other names are judged when they are resolved for a connection.
     pub fn check_address(&self, address: &Address) -> Result<(), EgressDenied> {
-        let host = host_of(address);
+        let (host, port) = host_of(address);
         if let Some(ip) = literal_ip(host) {
-            return self.check_ip(ip);
+            return self.check_socket(SocketAddr::new(ip, port));
         }
         let name = host.trim_end_matches('.').to_ascii_lowercase();
-        if name == "localhost" || name.ends_with(".localhost") {
-            return self.check_ip(IpAddr::V4(Ipv4Addr::LOCALHOST));
+        if self.own.has_name(&name, port) {
+            return Err(EgressDenied::Own { host: name, port });
         }
-        let metadata = name == "metadata.google.internal" || name == "instance-data";
-        if metadata {
+        if name == "localhost" || name.ends_with(".localhost") {
+            return self.check_socket(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port));
+        }
+        let metadata = ["metadata.google.internal", "metadata.goog", "metadata", "instance-data"];
+        if metadata.contains(&name.as_str()) {
             return self.check_ip(IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254)));
         }
         Ok(())
     }
 }
 
-/// The host of an address, without brackets and port.
-fn host_of(address: &Address) -> &str {
+/// The host of an address, without brackets, and its port.
+fn host_of(address: &Address) -> (&str, u16) {
     let text = address.as_str();
-    let rest = text.split_once("://").map_or(text, |(_, rest)| rest);
+    let (scheme, rest) = text.split_once("://").unwrap_or(("http", text));
     let authority = rest.split('/').next().unwrap_or(rest);
-    if let Some(v6) = authority.strip_prefix('[') {
-        return v6.split(']').next().unwrap_or(v6);
-    }
-    authority.split(':').next().unwrap_or(authority)
+    let (host, port) = match authority.strip_prefix('[') {
+        Some(v6) => v6.split_once(']').unwrap_or((v6, "")),
+        None => authority.split_at(authority.find(':').unwrap_or(authority.len())),
+    };
+    let usual = if scheme.eq_ignore_ascii_case("https") { 443 } else { 80 };
+    (host, port.trim_start_matches(':').parse().unwrap_or(usual))
 }
 
 /// A host that is an IP address, the old notations of IPv4 included (`127.1`, `0x7f000001`,
@@ -137,22 +298,28 @@ fn literal_ip(host: &str) -> Option<IpAddr> {
     u32::try_from(value).ok().map(|bits| IpAddr::V4(Ipv4Addr::from_bits(bits)))
 }
 
-/// The IPv4 address inside an IPv6 one that a translator would unpack (NAT64, 6to4).
-fn embedded_v4(ip: IpAddr) -> IpAddr {
-    let IpAddr::V6(v6) = ip else { return ip };
+/// The IPv4 address inside an IPv6 one that a translator or tunnel would unpack: NAT64 (RFC 6052),
+/// SIIT (RFC 2765), IPv4-compatible (RFC 4291), 6to4 (RFC 3056) and ISATAP (RFC 5214).
+fn embedded_v4(ip: IpAddr) -> Option<Ipv4Addr> {
+    let IpAddr::V6(v6) = ip else { return None };
     let octets: [u8; 16] = v6.octets();
+    let at = |from: usize| {
+        Some(Ipv4Addr::new(octets[from], octets[from + 1], octets[from + 2], octets[from + 3]))
+    };
     let nat64 = Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, 0, 0).octets();
-    if octets[..12] == nat64[..12] {
-        return IpAddr::V4(Ipv4Addr::new(octets[12], octets[13], octets[14], octets[15]));
+    let translated = [0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0, 0];
+    if octets[..12] == nat64[..12] || octets[..12] == translated {
+        return at(12);
     }
-    // The old IPv4-compatible form, `::a.b.c.d`; `::` and `::1` are what they are.
+    // `::` and `::1` are what they are.
     if octets[..12] == [0; 12] && octets[12..15] != [0; 3] {
-        return IpAddr::V4(Ipv4Addr::new(octets[12], octets[13], octets[14], octets[15]));
+        return at(12);
     }
     if octets[..2] == [0x20, 0x02] {
-        return IpAddr::V4(Ipv4Addr::new(octets[2], octets[3], octets[4], octets[5]));
+        return at(2);
     }
-    ip
+    let isatap = octets[8] & !2 == 0 && octets[9..12] == [0, 0x5e, 0xfe];
+    if isatap { at(12) } else { None }
 }
 
 #[cfg(test)]
@@ -188,6 +355,20 @@ mod tests {
             "http://0.0.0.0:80",
             "http://224.0.0.1",
             "http://[fe80::1]",
+            "http://168.63.129.16",
+            "http://192.0.0.192/opc/v2",
+            "http://[fd20:ce::254]",
+            "http://[fd00:ec2::23]",
+            "http://[64:ff9b::168.63.129.16]",
+            "http://[64:ff9b::7f00:1]:8080",
+            "http://[64:ff9b:1::a9fe:a9fe]",
+            "http://[64:ff9b:1:a9fe:a9:fe00::]",
+            "http://[::ffff:168.63.129.16]",
+            "http://[::ffff:0:169.254.169.254]",
+            "http://[2002:7f00:1::]",
+            "http://[2001:0:4136:e378:8000:63bf:3fff:fdd2]",
+            "http://[2001:db8::5efe:169.254.169.254]",
+            "http://metadata.goog",
         ] {
             assert!(!registered(&policy, url), "{url}");
         }
@@ -211,5 +392,59 @@ mod tests {
         let lifted = EgressPolicy::new(vec![link_local], vec![], false);
         assert!(registered(&lifted, "http://169.254.7.1"));
         assert!(!registered(&lifted, "http://169.254.169.254"));
+    }
+
+    #[test]
+    fn what_the_operator_denies_is_denied_whatever_else_allows_it() {
+        let nets = |text: &str| vec![text.parse::<IpNet>().unwrap()];
+        let loopback_node = EgressPolicy::new(vec![], nets("127.0.0.0/8"), true);
+        assert!(!registered(&loopback_node, "http://127.0.0.1:80"));
+        assert!(!registered(&loopback_node, "http://localhost:80"));
+        assert!(!registered(&loopback_node, "http://[::ffff:127.0.0.1]:80"));
+        assert!(registered(&loopback_node, "http://[::1]:80"), "only what is listed");
+        let both = EgressPolicy::new(nets("127.0.0.0/8"), nets("127.0.0.0/8"), true);
+        assert!(!registered(&both, "http://127.0.0.1:80"));
+        // A mapped or translated address is judged by both of its faces.
+        let mapped = EgressPolicy::new(vec![], nets("10.0.0.0/8"), false);
+        assert!(!registered(&mapped, "http://[64:ff9b::10.1.2.3]"));
+        let range = EgressPolicy::new(vec![], nets("64:ff9b::/96"), false);
+        assert!(!registered(&range, "http://[64:ff9b::8.8.8.8]"));
+    }
+
+    #[tokio::test]
+    async fn maxines_own_addresses_are_neither_registered_nor_called() {
+        let own = OwnAddresses::default();
+        let policy = EgressPolicy::new(vec![], vec![], true).with_own(own.clone());
+        assert!(registered(&policy, "http://127.0.0.1:8080"));
+        own.set(vec![
+            HostPort::parse("127.0.0.1:8080").unwrap(),
+            HostPort::parse("[fd12::7]:7700").unwrap(),
+            HostPort::of_url("redis://user:word@cache.internal/0", 6_379).unwrap(),
+            HostPort::of_url("http://localhost:8090", 80).unwrap(),
+            HostPort::parse("0.0.0.0:7701").unwrap(),
+            HostPort::of_url("http://10.0.0.9", 80).unwrap(),
+        ]);
+        for url in [
+            "http://127.0.0.1:8080/base",
+            "http://[::ffff:127.0.0.1]:8080",
+            "http://2130706433:8080",
+            "http://localhost:8080",
+            "http://[fd12::7]:7700",
+            "http://[64:ff9b::10.0.0.9]",
+            "http://10.0.0.9:80/x",
+            "http://cache.internal:6379",
+            "http://Cache.Internal.:6379",
+            "http://127.9.9.9:7701",
+        ] {
+            assert!(!registered(&policy, url), "{url}");
+        }
+        for url in ["http://127.0.0.2:8080", "http://127.0.0.1:8081", "https://10.0.0.9"] {
+            assert!(registered(&policy, url), "{url}");
+        }
+        // A name of the cluster's own is compared by what it resolves to.
+        let to = |port| SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port);
+        let refused = policy.check_connection(to(8_090)).await;
+        assert!(matches!(refused, Err(EgressDenied::Own { port: 8_090, .. })), "{refused:?}");
+        policy.check_connection(to(8_091)).await.unwrap();
     }
 }

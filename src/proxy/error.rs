@@ -7,6 +7,47 @@ use hyper::StatusCode;
 use super::egress::EgressDenied;
 use super::target::PathError;
 
+/// Why no secure connection could be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TlsFailure {
+    /// The certificate's time is over.
+    #[error("its certificate has expired")]
+    Expired,
+    /// The certificate's time has not begun.
+    #[error("its certificate is not valid yet")]
+    NotYetValid,
+    /// The certificate is for another name.
+    #[error("its certificate is for another name")]
+    WrongName,
+    /// No trusted authority signed the certificate.
+    #[error("its certificate is signed by an unknown authority")]
+    UnknownAuthority,
+    /// The authority took the certificate back.
+    #[error("its certificate was revoked")]
+    Revoked,
+    /// The certificate is bad in another way.
+    #[error("its certificate is not acceptable")]
+    BadCertificate,
+    /// What answered was not TLS.
+    #[error("it does not speak TLS")]
+    NotTls,
+    /// The instance refused the handshake.
+    #[error("it refused the handshake")]
+    Refused,
+    /// No version or cipher in common.
+    #[error("it has no TLS version or cipher in common with Maxine")]
+    Incompatible,
+    /// HTTP/2 was asked for, and not agreed on.
+    #[error("it does not offer HTTP/2")]
+    NoHttp2,
+    /// The handshake failed in another way.
+    #[error("the handshake failed")]
+    Protocol,
+    /// The connection ended within the handshake.
+    #[error("the connection ended within the handshake")]
+    Broken,
+}
+
 /// A request that got no answer from an instance.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ProxyError {
@@ -38,8 +79,8 @@ pub enum ProxyError {
     #[error("the instance could not be connected to in time")]
     ConnectTimeout,
     /// The instance's certificate or protocol is not acceptable.
-    #[error("no secure connection to the instance could be made")]
-    Tls,
+    #[error("no secure connection to the instance could be made: {0}")]
+    Tls(TlsFailure),
     /// The connection broke before the response's head.
     #[error("the instance closed the connection before it answered")]
     Reset,
@@ -91,7 +132,7 @@ impl ProxyError {
             Self::Egress(_) => "egress_denied",
             Self::Connect => "connect_failed",
             Self::ConnectTimeout => "connect_timeout",
-            Self::Tls => "tls_failed",
+            Self::Tls(_) => "tls_failed",
             Self::Reset => "upstream_reset",
             Self::BadResponse => "bad_response",
             Self::ResponseTimeout => "response_timeout",
@@ -117,7 +158,7 @@ impl ProxyError {
             Self::Resolve
             | Self::Egress(_)
             | Self::Connect
-            | Self::Tls
+            | Self::Tls(_)
             | Self::Reset
             | Self::BadResponse => StatusCode::BAD_GATEWAY,
             Self::ConnectTimeout | Self::ResponseTimeout | Self::TotalTimeout => {
@@ -148,7 +189,7 @@ impl ProxyError {
             Self::Resolve
                 | Self::Connect
                 | Self::ConnectTimeout
-                | Self::Tls
+                | Self::Tls(_)
                 | Self::Reset
                 | Self::BadResponse
                 | Self::ResponseTimeout
@@ -164,7 +205,7 @@ impl ProxyError {
                 | Self::Egress(_)
                 | Self::Connect
                 | Self::ConnectTimeout
-                | Self::Tls
+                | Self::Tls(_)
                 | Self::Overloaded
         )
     }

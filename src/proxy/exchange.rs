@@ -82,10 +82,9 @@ impl Exchange<'_> {
         let mut lease = pool.lease(self.connect_time()?, fresh).await?;
         let gate = (self.head.expects_continue && !matches!(body, Outgoing::Empty))
             .then(|| Arc::new(ExpectGate::default()));
-        // A pooled connection may turn out to be closed. What was then not written, or may be
+        // A used connection may turn out to be closed. What was then not written, or may be
         // repeated (RFC 9112 section 9.3.1), goes out again on a new one, once.
-        let spare = (lease.reused && body.is_repeatable() && is_idempotent(&self.head.method))
-            .then(|| headers.clone());
+        let spare = (lease.reused && body.is_repeatable()).then(|| headers.clone());
         let taken = body.take(gate.as_ref()).ok_or(ProxyError::ClientBody)?;
         let mut request = self.head.request(headers, pool, self.path.clone(), taken)?;
         self.listen(&mut request, gate.as_ref());
@@ -101,11 +100,13 @@ impl Exchange<'_> {
         }
         let again = match (failure.unsent, spare) {
             (Some(unsent), _) => unsent,
-            (None, Some(headers)) => {
+            (None, Some(headers))
+                if failure.nothing_written || is_idempotent(&self.head.method) =>
+            {
                 let taken = body.take(None).ok_or(ProxyError::Reset)?;
                 self.head.request(headers, pool, self.path.clone(), taken)?
             }
-            (None, None) => return Err(classify(&failure.error)),
+            (None, _) => return Err(classify(&failure.error)),
         };
         drop(lease);
         let mut lease = pool.lease(self.connect_time()?, true).await?;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use axum::body::Body as AxumBody;
+use axum::body::{Body as AxumBody, HttpBody};
 use futures::future::{Either, select};
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::http::uri::PathAndQuery;
@@ -20,6 +20,7 @@ use super::exchange::{Answer, Exchange, Times};
 use super::interim::InterimSink;
 use super::metrics::RequestRecord;
 use super::pick::{NoPick, PickInput, Picked, StickyKey};
+use super::prefix::PrefixMap;
 use super::request::{self, BodyPlan, Head, Inbound, Outgoing};
 use super::runtime::ServiceRuntime;
 use super::target::RequestTarget;
@@ -34,6 +35,9 @@ const X_MAXINE_ERROR: HeaderName = HeaderName::from_static("x-maxine-error");
 /// How many attempts were made.
 const X_MAXINE_ATTEMPTS: HeaderName = HeaderName::from_static("x-maxine-attempts");
 
+/// Longest body that is taken in whole before it is sent, in bytes: longer ones are streamed.
+const SMALL_LEN_MAX: u64 = 16 * 1_024;
+
 /// What is to be done with a request.
 #[derive(Clone, Debug)]
 pub struct ForwardContext {
@@ -43,6 +47,8 @@ pub struct ForwardContext {
     pub raw_path: String,
     /// The raw query, without its question mark.
     pub raw_query: Option<String>,
+    /// The path that clients reach the service below, without a slash behind, where there is one.
+    pub prefix: Option<String>,
     /// Where the request came from.
     pub client: ClientAddr,
     /// Whether the client came over TLS.
@@ -115,6 +121,8 @@ struct Attempts<'a> {
     /// What the last one was asked.
     path: Option<PathAndQuery>,
     interim: Option<InterimSink>,
+    /// The path that clients reach the service below.
+    prefix: Option<String>,
     trail: AttemptTrail,
 }
 
@@ -194,6 +202,8 @@ impl Forwarder {
             https: context.https,
             trace: &context.trace,
             keep_trailer: context.keep_trailer,
+            version: parts.version,
+            prefix: context.prefix.as_deref(),
         };
         let head =
             Head::prepare(parts.method, &parts.uri, target, parts.headers, &inbound, policy)?;
@@ -201,7 +211,7 @@ impl Forwarder {
         let mirrored = Self::wants_mirror(runtime, &head);
         let body_limit = context.body_len_max.unwrap_or(u64::MAX);
         let plan = BodyPlan {
-            keep_max: keep_max(policy, &head, mirrored),
+            keep_max: keep_max(policy, &head, mirrored, &body),
             limit: body_limit,
             idle: policy.idle,
         };
@@ -229,6 +239,7 @@ impl Forwarder {
             last: None,
             path: None,
             interim: context.interim.clone(),
+            prefix: context.prefix.clone(),
             trail: AttemptTrail::default(),
         })
     }
@@ -277,8 +288,9 @@ impl Forwarder {
         if attempts.made >= retries.attempts || !attempts.body.is_there() {
             return false;
         }
-        let repeatable =
-            retries.methods.has(&attempts.head.method) && attempts.body.is_repeatable();
+        let repeatable = retries.methods.has(&attempts.head.method)
+            && attempts.body.is_repeatable()
+            && attempts.body.kept_len() <= retries.body_len_max;
         let allowed = match error {
             Some(error) if error.is_before_sending() => retries.on_connect,
             Some(ProxyError::Reset | ProxyError::BadResponse) => retries.on_reset && repeatable,
@@ -440,6 +452,8 @@ impl Forwarder {
                 upgrade: None,
                 takes_trailers: head.takes_trailers,
                 expects_continue: false,
+                announces_empty: head.announces_empty,
+                asked_host: None,
             };
             Box::pin(async move {
                 let exchange = Exchange {
@@ -540,6 +554,7 @@ impl Forwarder {
         headers::strip_hop_by_hop(&mut parts.headers, attempts.head.takes_trailers);
         parts.version = hyper::Version::HTTP_11;
         parts.extensions.clear();
+        attempts.map_prefix(&mut parts.headers);
         self.stick(attempts, policy, &mut parts.headers);
         let watch = ResponseWatch {
             lease,
@@ -576,7 +591,9 @@ fn outcome_of(outcome: &Result<Answer, ProxyError>) -> AttemptOutcome {
 }
 
 /// Largest body to keep, where it may have to be sent again.
-fn keep_max(policy: &CompiledPolicy, head: &Head, mirrored: bool) -> Option<u64> {
+fn keep_max(policy: &CompiledPolicy, head: &Head, mirrored: bool, body: &AxumBody) -> Option<u64> {
+    // A small one is kept anyway: it may have to go out again on a new connection.
+    let small = body.size_hint().exact().filter(|len| *len <= SMALL_LEN_MAX);
     let for_retries = policy
         .retries
         .as_ref()
@@ -584,10 +601,32 @@ fn keep_max(policy: &CompiledPolicy, head: &Head, mirrored: bool) -> Option<u64>
         .map(|retries| retries.body_len_max);
     let for_mirror = policy.mirror().filter(|_| mirrored).map(|mirror| mirror.body_len_max);
     // A client that waits for `100 Continue` is answered by the instance, not by gathering.
-    if head.expects_continue { None } else { for_retries.max(for_mirror).filter(|max| *max > 0) }
+    if head.expects_continue {
+        None
+    } else {
+        for_retries.max(for_mirror).max(small).filter(|max| *max > 0)
+    }
 }
 
 impl Attempts<'_> {
+    /// Has the paths in an answer lead through the proxy, where the policy says so.
+    fn map_prefix(&self, headers: &mut HeaderMap) {
+        let policy = self.runtime.policy.prefix();
+        if !policy.locations && !policy.cookie_paths {
+            return;
+        }
+        let upstream = self.last.and_then(|picked| self.runtime.upstreams.get(picked.position));
+        let pool = upstream.and_then(|upstream| upstream.pool.as_ref());
+        let (Some(prefix), Some(pool)) = (&self.prefix, pool) else { return };
+        let map = PrefixMap {
+            prefix,
+            upstream: pool.address(),
+            rewrite: self.runtime.policy.rewrite(),
+            asked_host: self.head.asked_host.as_ref(),
+        };
+        map.apply(policy, headers);
+    }
+
     fn chosen(&self) -> Option<Chosen> {
         let picked = self.last?;
         let upstream = self.runtime.upstreams.get(picked.position)?;

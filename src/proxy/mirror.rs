@@ -67,6 +67,8 @@ impl Forwarder {
             upgrade: None,
             takes_trailers: false,
             expects_continue: false,
+            announces_empty: head.announces_empty,
+            asked_host: None,
         };
         let this = self.clone();
         self.0.tasks.spawn(async move {

@@ -26,6 +26,7 @@ mod mirror;
 mod outlier;
 mod pick;
 mod pool;
+mod prefix;
 mod request;
 mod runtime;
 mod target;
@@ -33,6 +34,7 @@ mod tick;
 mod trail;
 mod tunnel;
 mod upstream;
+mod wire;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -49,8 +51,8 @@ use crate::view::View;
 
 pub use client::{ClientAddr, FieldLines, TrustedProxies};
 pub use connect::{TlsRoots, TlsRootsError};
-pub use egress::{EgressDenied, EgressPolicy};
-pub use error::ProxyError;
+pub use egress::{EgressDenied, EgressPolicy, HostPort, OwnAddresses};
+pub use error::{ProxyError, TlsFailure};
 pub use forward::{Chosen, ForwardContext, Forwarded};
 pub use interim::{HintedStream, Interim, InterimSink, InterimTurn};
 pub use metrics::{NoMetrics, ProxyMetrics, RequestRecord};

@@ -11,6 +11,7 @@ use std::time::Duration;
 use hyper::Request;
 use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1, http2};
+use hyper::header::HeaderMap;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -20,6 +21,7 @@ use super::body::RequestBody;
 use super::connect::{Connector, Security};
 use super::error::ProxyError;
 use super::target::UpstreamAddress;
+use super::wire::WireState;
 use crate::clock::Clock;
 use crate::state::{ConnectionPolicy, UpstreamProtocol};
 
@@ -38,8 +40,23 @@ pub(crate) struct PoolSettings {
     pub(crate) insecure_tls: bool,
 }
 
-struct Idle {
+/// An HTTP/1 connection.
+struct Http1 {
     sender: http1::SendRequest<RequestBody>,
+    wire: Arc<WireState>,
+    opened_ms: u64,
+    /// How long it may idle.
+    idle_max_ms: u64,
+}
+
+/// An HTTP/2 connection.
+struct Http2 {
+    sender: http2::SendRequest<RequestBody>,
+    opened_ms: u64,
+}
+
+struct Idle {
+    connection: Http1,
     since_ms: u64,
 }
 
@@ -52,13 +69,13 @@ pub(crate) struct Pool {
     tasks: TaskTracker,
     idle: Mutex<Vec<Idle>>,
     /// Held while the one HTTP/2 connection is made, so that only one is.
-    shared: tokio::sync::Mutex<Option<http2::SendRequest<RequestBody>>>,
+    shared: tokio::sync::Mutex<Option<Http2>>,
     slots: Arc<Semaphore>,
     pending: AtomicU32,
 }
 
 enum Sender {
-    Http1(http1::SendRequest<RequestBody>),
+    Http1(Http1),
     Http2(http2::SendRequest<RequestBody>),
 }
 
@@ -72,10 +89,13 @@ pub(crate) struct Lease {
     pub(crate) reused: bool,
 }
 
-/// A request that was not answered, and itself, where none of it was written.
+/// A request that was not answered.
 pub(crate) struct SendFailure {
     pub(crate) error: hyper::Error,
+    /// The request itself, where the connection never took it.
     pub(crate) unsent: Option<Request<RequestBody>>,
+    /// Whether the connection took it, but wrote no byte of it.
+    pub(crate) nothing_written: bool,
 }
 
 impl Pool {
@@ -126,8 +146,8 @@ impl Pool {
     ) -> Result<Lease, ProxyError> {
         // The common case first, without a timer.
         if let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() {
-            if !fresh && let Some(sender) = self.pop_idle() {
-                return Ok(self.leased(Sender::Http1(sender), slot, true));
+            if !fresh && let Some(connection) = self.pop_idle() {
+                return Ok(self.leased(Sender::Http1(connection), slot, true));
             }
             let open = self.open();
             let sender = tokio::time::timeout(timeout, open)
@@ -140,8 +160,8 @@ impl Pool {
         let work = async {
             let slot =
                 Arc::clone(&self.slots).acquire_owned().await.map_err(|_| ProxyError::Stopping)?;
-            if !fresh && let Some(sender) = self.pop_idle() {
-                return Ok(self.leased(Sender::Http1(sender), slot, true));
+            if !fresh && let Some(connection) = self.pop_idle() {
+                return Ok(self.leased(Sender::Http1(connection), slot, true));
             }
             let (sender, reused) = self.open().await?;
             Ok(self.leased(sender, slot, reused))
@@ -153,19 +173,28 @@ impl Pool {
         Lease { sender: Some(sender), pool: Arc::clone(self), slot: Some(slot), reused }
     }
 
-    fn pop_idle(&self) -> Option<http1::SendRequest<RequestBody>> {
+    fn pop_idle(&self) -> Option<Http1> {
         let mut idle = self.idle.lock();
         while let Some(candidate) = idle.pop() {
-            if candidate.sender.is_ready() && !self.is_stale(&candidate) {
-                return Some(candidate.sender);
+            if candidate.connection.sender.is_ready() && !self.is_stale(&candidate) {
+                return Some(candidate.connection);
             }
         }
         None
     }
 
     fn is_stale(&self, idle: &Idle) -> bool {
-        let age_ms = self.clock.monotonic_ms().saturating_sub(idle.since_ms);
-        idle.sender.is_closed() || age_ms > self.settings.limits.keep_alive_ms
+        let idle_ms = self.clock.monotonic_ms().saturating_sub(idle.since_ms);
+        idle.connection.sender.is_closed()
+            || idle_ms > idle.connection.idle_max_ms
+            || self.is_too_old(idle.connection.opened_ms)
+    }
+
+    /// Whether a connection opened then gets no new request, so that a name whose address has moved
+    /// is resolved anew.
+    fn is_too_old(&self, opened_ms: u64) -> bool {
+        let age_max_ms = self.settings.limits.age_max_ms;
+        age_max_ms != 0 && self.clock.monotonic_ms().saturating_sub(opened_ms) > age_max_ms
     }
 
     /// Closes idle connections that are closed at the other end or too old.
@@ -178,17 +207,21 @@ impl Pool {
             return Ok((Sender::Http1(self.open_http1().await?), false));
         }
         let mut shared = self.shared.lock().await;
-        if let Some(sender) = shared.as_ref().filter(|sender| !sender.is_closed()) {
-            return Ok((Sender::Http2(sender.clone()), true));
+        let usable = |kept: &&Http2| !kept.sender.is_closed() && !self.is_too_old(kept.opened_ms);
+        if let Some(kept) = shared.as_ref().filter(usable) {
+            return Ok((Sender::Http2(kept.sender.clone()), true));
         }
         let sender = self.open_http2().await?;
-        *shared = Some(sender.clone());
+        // One that is too old ends once the requests on it have been answered.
+        let opened_ms = self.clock.monotonic_ms();
+        *shared = Some(Http2 { sender: sender.clone(), opened_ms });
         Ok((Sender::Http2(sender), false))
     }
 
-    async fn open_http1(&self) -> Result<http1::SendRequest<RequestBody>, ProxyError> {
+    async fn open_http1(&self) -> Result<Http1, ProxyError> {
         let security = Security { insecure: self.settings.insecure_tls, http2: false };
         let stream = self.connector.connect(&self.address, security).await?;
+        let wire = Arc::clone(stream.wire());
         let (sender, connection) = http1::Builder::new()
             .max_header_size(HEAD_LEN_MAX)
             .handshake(TokioIo::new(stream))
@@ -199,7 +232,8 @@ impl Pool {
                 tracing::debug!(%error, "connection to an upstream ended");
             }
         });
-        Ok(sender)
+        let idle_max_ms = self.settings.limits.keep_alive_ms;
+        Ok(Http1 { sender, wire, opened_ms: self.clock.monotonic_ms(), idle_max_ms })
     }
 
     async fn open_http2(&self) -> Result<http2::SendRequest<RequestBody>, ProxyError> {
@@ -223,12 +257,24 @@ impl Pool {
         Ok(sender)
     }
 
-    fn put_idle(&self, sender: http1::SendRequest<RequestBody>) {
+    fn put_idle(&self, connection: Http1) {
+        if self.is_too_old(connection.opened_ms) {
+            return;
+        }
         let mut idle = self.idle.lock();
         if idle.len() < self.settings.limits.connections_max as usize {
-            idle.push(Idle { sender, since_ms: self.clock.monotonic_ms() });
+            idle.push(Idle { connection, since_ms: self.clock.monotonic_ms() });
         }
     }
+}
+
+/// How long an instance lets a connection idle, as its `Keep-Alive` field says, in milliseconds, less
+/// a margin: a request must not cross the closing of its connection.
+fn announced_idle_ms(headers: &HeaderMap) -> Option<u64> {
+    let text = headers.get("keep-alive")?.to_str().ok()?;
+    let timeout = text.split(',').find_map(|item| item.trim().strip_prefix("timeout="))?;
+    let ms = timeout.trim().parse::<u64>().ok()?.saturating_mul(1_000);
+    Some(ms - (ms / 2).min(1_000))
 }
 
 impl Lease {
@@ -239,10 +285,24 @@ impl Lease {
     ) -> Result<hyper::Response<Incoming>, SendFailure> {
         let failed = |mut failure: TrySendError<Request<RequestBody>>| {
             let unsent = failure.take_message();
-            SendFailure { error: failure.into_error(), unsent }
+            SendFailure { error: failure.into_error(), unsent, nothing_written: false }
         };
         match self.sender.as_mut() {
-            Some(Sender::Http1(sender)) => sender.try_send_request(request).await.map_err(failed),
+            Some(Sender::Http1(connection)) => {
+                let written = connection.wire.written();
+                if self.reused {
+                    connection.wire.check_before_next_write();
+                }
+                let sent = connection.sender.try_send_request(request).await;
+                let response = sent.map_err(|failure| SendFailure {
+                    nothing_written: connection.wire.written() == written,
+                    ..failed(failure)
+                })?;
+                if let Some(idle_ms) = announced_idle_ms(response.headers()) {
+                    connection.idle_max_ms = connection.idle_max_ms.min(idle_ms);
+                }
+                Ok(response)
+            }
             Some(Sender::Http2(sender)) => sender.try_send_request(request).await.map_err(failed),
             None => unreachable!("a lease has its connection until it is given back"),
         }
@@ -251,12 +311,12 @@ impl Lease {
     /// Puts the connection back once request and response are through.
     pub(crate) fn give_back(mut self) {
         let slot = self.slot.take();
-        let Some(Sender::Http1(mut sender)) = self.sender.take() else { return };
-        if sender.is_closed() {
+        let Some(Sender::Http1(mut connection)) = self.sender.take() else { return };
+        if connection.sender.is_closed() {
             return;
         }
-        if sender.is_ready() {
-            self.pool.put_idle(sender);
+        if connection.sender.is_ready() {
+            self.pool.put_idle(connection);
             drop(slot);
             return;
         }
@@ -265,10 +325,10 @@ impl Lease {
         let pool = Arc::clone(&self.pool);
         let tasks = pool.tasks.clone();
         tasks.spawn(async move {
-            let settled =
-                tokio::time::timeout(Duration::from_millis(SETTLE_MS), sender.ready()).await;
+            let ready = connection.sender.ready();
+            let settled = tokio::time::timeout(Duration::from_millis(SETTLE_MS), ready).await;
             if let Ok(Ok(())) = settled {
-                pool.put_idle(sender);
+                pool.put_idle(connection);
             }
         });
     }
@@ -289,5 +349,24 @@ impl<'a> Waiting<'a> {
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_is_given_up_before_the_instance_closes_it() {
+        let announced = |text: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert("keep-alive", text.parse().unwrap());
+            announced_idle_ms(&headers)
+        };
+        assert_eq!(announced("timeout=5"), Some(4_000));
+        assert_eq!(announced("max=100, timeout=1"), Some(500));
+        assert_eq!(announced("timeout=0"), Some(0));
+        assert_eq!(announced("timeout=soon"), None);
+        assert_eq!(announced_idle_ms(&HeaderMap::new()), None);
     }
 }

@@ -24,6 +24,9 @@ use super::target::RequestTarget;
 use crate::clock::Clock;
 use crate::state::HashKey;
 
+/// The path that the service is reached below, as instances are told.
+const X_FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
+
 /// The head of a request, without what concerns one connection.
 pub(crate) struct Head {
     pub(crate) method: Method,
@@ -33,6 +36,10 @@ pub(crate) struct Head {
     pub(crate) upgrade: Option<HeaderValue>,
     pub(crate) takes_trailers: bool,
     pub(crate) expects_continue: bool,
+    /// Whether a body that is empty is announced as such (RFC 9110 section 8.6).
+    pub(crate) announces_empty: bool,
+    /// The host that the client asked for.
+    pub(crate) asked_host: Option<HeaderValue>,
 }
 
 /// Where the request came from and what is said about it.
@@ -41,6 +48,9 @@ pub(crate) struct Inbound<'a> {
     pub(crate) https: bool,
     pub(crate) trace: &'a [(HeaderName, HeaderValue)],
     pub(crate) keep_trailer: bool,
+    pub(crate) version: Version,
+    /// The path that the service is reached below, for policies that tell instances.
+    pub(crate) prefix: Option<&'a str>,
 }
 
 impl Head {
@@ -69,16 +79,24 @@ impl Head {
             .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
         headers::strip_hop_by_hop(&mut headers, inbound.keep_trailer);
         headers::count_hop(&mut headers)?;
+        headers.append(header::VIA, via(inbound.version));
         // HTTP/2 carries the host outside of the headers.
         let host = headers.remove(header::HOST).or_else(|| {
             uri.authority().and_then(|authority| HeaderValue::from_str(authority.as_str()).ok())
         });
-        headers.remove(header::CONTENT_LENGTH);
+        let announces_empty = headers.remove(header::CONTENT_LENGTH).is_some()
+            || matches!(method, Method::POST | Method::PUT | Method::PATCH);
+        join_cookies(&mut headers);
         let (peer, trusted) = (inbound.client.peer, inbound.client.is_peer_trusted);
         let origin = Origin { peer, https: inbound.https, host: host.as_ref(), trusted };
         headers::set_forwarded(&mut headers, &origin);
         for (name, value) in inbound.trace {
             headers.insert(name, value.clone());
+        }
+        if let Some(prefix) = inbound.prefix.filter(|_| policy.prefix().forwarded)
+            && let Ok(value) = HeaderValue::from_str(prefix)
+        {
+            headers.insert(X_FORWARDED_PREFIX, value);
         }
         if let Some(rules) = &policy.request_rules {
             rules.apply(&mut headers);
@@ -86,7 +104,16 @@ impl Head {
         if let Some(rule) = policy.rewrite() {
             target.rewrite(rule);
         }
-        Ok(Self { method, target, headers, upgrade, takes_trailers, expects_continue })
+        Ok(Self {
+            method,
+            target,
+            headers,
+            upgrade,
+            takes_trailers,
+            expects_continue,
+            announces_empty,
+            asked_host: host,
+        })
     }
 
     /// The request for one instance; `headers` is a copy or the last use of [`Head::headers`].
@@ -111,12 +138,43 @@ impl Head {
                 headers.insert(header::CONNECTION, HeaderValue::from_static("te"));
             }
         }
+        if body.is_end_stream() {
+            if self.announces_empty {
+                headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
+            }
+        } else if !http2 && body.size_hint().exact().is_none() {
+            // The library takes a GET without this for one without a body.
+            headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        }
         let mut request = Request::new(body);
         *request.method_mut() = self.method.clone();
         *request.uri_mut() = uri;
         *request.version_mut() = if http2 { Version::HTTP_2 } else { Version::HTTP_11 };
         *request.headers_mut() = headers;
         Ok(request)
+    }
+}
+
+/// What a gateway says of itself: the version that it was asked in, and a name (RFC 9110 section
+/// 7.6.3).
+fn via(version: Version) -> HeaderValue {
+    HeaderValue::from_static(match version {
+        Version::HTTP_10 => "1.0 maxine",
+        Version::HTTP_2 => "2.0 maxine",
+        _ => "1.1 maxine",
+    })
+}
+
+/// Joins `Cookie` fields, which HTTP/2 clients may split (RFC 9113 section 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let mut cookies = headers.get_all(header::COOKIE).iter();
+    if cookies.nth(1).is_none() {
+        return;
+    }
+    let lines: Vec<&[u8]> =
+        headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if let Ok(joined) = HeaderValue::try_from(lines.join(&b"; "[..])) {
+        headers.insert(header::COOKIE, joined);
     }
 }
 
@@ -214,6 +272,14 @@ impl Outgoing {
     /// Whether it can be had again.
     pub(crate) fn is_repeatable(&self) -> bool {
         !matches!(self, Self::Once(_))
+    }
+
+    /// How long it is, where it is kept.
+    pub(crate) fn kept_len(&self) -> u64 {
+        match self {
+            Self::Whole(bytes) => bytes.len() as u64,
+            Self::Empty | Self::Once(_) => 0,
+        }
     }
 
     /// Whether it can be had at all.

@@ -75,7 +75,7 @@ impl ServiceRuntime {
         let policy = previous
             .map(|runtime| &runtime.policy)
             .filter(|policy| policy.is_of(source))
-            .map_or_else(|| Arc::new(CompiledPolicy::new(source)), Arc::clone);
+            .map_or_else(|| Arc::new(CompiledPolicy::new(table.key(), source)), Arc::clone);
         // Both lists are in the order of the ids, so one pass finds what to carry over.
         let mut old = previous.map_or(&[][..], |runtime| &runtime.upstreams).iter().peekable();
         let mut leaving: Vec<Arc<Upstream>> = previous

@@ -72,7 +72,7 @@ impl RequestTarget {
 /// Checks the escapes and resolves `.` and `..`, which never climb above the root.
 fn resolve(raw: &str) -> Result<String, PathError> {
     if raw.is_empty() || raw == "/" {
-        return Ok(String::new());
+        return Ok(raw.to_owned());
     }
     check_escapes(raw)?;
     let rooted = raw.strip_prefix('/').unwrap_or(raw);
@@ -171,6 +171,11 @@ impl UpstreamAddress {
         Some(Self { https, host, port, authority, host_header, base_path })
     }
 
+    /// The path that all of the instance's are below: empty, or with a slash in front and none behind.
+    pub(crate) fn base_path(&self) -> &str {
+        &self.base_path
+    }
+
     /// The path and query of a request to this instance.
     pub(crate) fn path_and_query(&self, target: &RequestTarget) -> Result<PathAndQuery, PathError> {
         let query_len = target.query.as_ref().map_or(0, |q| q.len() + 1);
@@ -215,7 +220,8 @@ mod tests {
     #[test]
     fn paths_are_joined_and_kept_as_they_are() {
         assert_eq!(sent("http://h:81/base", "", None), "/base");
-        assert_eq!(sent("http://h:81/base", "/", None), "/base");
+        assert_eq!(sent("http://h:81/base", "/", None), "/base/");
+        assert_eq!(sent("http://h", "/", None), "/");
         assert_eq!(sent("http://h", "", None), "/");
         assert_eq!(sent("http://h", "", Some("a=1")), "/?a=1");
         assert_eq!(sent("http://h/base", "/x", Some("a=1&a=2&b")), "/base/x?a=1&a=2&b");

@@ -106,7 +106,8 @@ async fn ensure_account(
     if let Some(user) = identities.users.get(&name) {
         let hash = Some(user.password_hash.clone());
         let same = user.managed && user.role == account.role;
-        if same && passwords.verify(password, hash).await.unwrap_or(false) {
+        if same && passwords.verify(password, hash, password::AskedBy::Known).await.unwrap_or(false)
+        {
             return Ok(());
         }
     }

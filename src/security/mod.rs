@@ -36,7 +36,7 @@ pub use password::{
 pub use settings::{Account, EnvSigningKeys, Secret, SecuritySettings};
 
 use jwt::{Sessions, TokenError};
-use password::Passwords;
+use password::{AskedBy, Passwords};
 use signin_limit::SigninLimit;
 
 /// The dashboard's session cookie.
@@ -260,7 +260,9 @@ impl Security {
             .map_err(|retry_after_s| SigninError::TooManyAttempts { retry_after_s })?;
         let user = self.user(user_name);
         let hash = user.as_ref().map(|user| user.password_hash.clone());
-        let right = self.0.passwords.verify(password, hash).await.map_err(|_| SigninError::Busy)?;
+        let asked_by = AskedBy::Stranger(client);
+        let right = self.0.passwords.verify(password, hash, asked_by).await;
+        let right = right.map_err(|_| SigninError::Busy)?;
         let Some(user) = user.filter(|_| right) else { return Err(SigninError::Refused) };
         self.0.limit.succeeded(user_name, client);
         self.open_session(&user).ok_or(SigninError::NotReady)
@@ -297,7 +299,8 @@ impl Security {
             .try_begin(name, client, now_ms)
             .map_err(|retry_after_s| SigninError::TooManyAttempts { retry_after_s })?;
         let hash = Some(user.password_hash.clone());
-        let right = self.0.passwords.verify(password, hash).await.map_err(|_| SigninError::Busy)?;
+        let right = self.0.passwords.verify(password, hash, AskedBy::Known).await;
+        let right = right.map_err(|_| SigninError::Busy)?;
         if right {
             self.0.limit.succeeded(name, client);
         }

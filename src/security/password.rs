@@ -3,6 +3,7 @@
 //! A hash costs tens of milliseconds and megabytes by design. Without a bound, anyone who can reach
 //! the sign-in could take all of the node's memory and threads.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use argon2::password_hash::rand_core::OsRng;
@@ -10,12 +11,17 @@ use argon2::password_hash::{PasswordHash, PasswordHasher, PasswordVerifier, Salt
 use argon2::{Algorithm, Argon2, Params, Version};
 use tokio::sync::Semaphore;
 
+use crate::places::{PlaceLimits, Places, Standing};
 use crate::state::LimitExceeded;
 
 /// How many are hashed at once.
 const CONCURRENT_MAX: usize = 2;
 /// How many may wait for their turn.
 const WAITING_MAX: usize = 32;
+/// How many of one address may be checked or wait, so that one cannot keep others from signing in.
+const PER_ADDRESS_MAX: usize = 8;
+/// How many places only those with a credential may take.
+const RESERVED: usize = 4;
 /// Shortest password, in characters.
 pub const PASSWORD_CHARS_MIN: usize = 8;
 /// Longest password that is hashed, in bytes; the rest of a longer one would only cost time.
@@ -65,11 +71,20 @@ pub enum PasswordError {
     Busy(#[from] PasswordBusy),
 }
 
+/// Who has a password checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum AskedBy {
+    /// Someone who has yet to prove who they are, from this address.
+    Stranger(IpAddr),
+    /// Someone with a credential, or the node itself.
+    Known,
+}
+
 /// Hashes and checks passwords.
 pub(super) struct Passwords {
     cost: PasswordCost,
     running: Arc<Semaphore>,
-    admitted: Arc<Semaphore>,
+    admitted: Arc<Places>,
     /// A hash of no password, for users that do not exist.
     decoy: Box<str>,
 }
@@ -80,7 +95,11 @@ impl Passwords {
         Self {
             cost,
             running: Arc::new(Semaphore::new(CONCURRENT_MAX)),
-            admitted: Arc::new(Semaphore::new(CONCURRENT_MAX + WAITING_MAX)),
+            admitted: Places::new(PlaceLimits {
+                max: CONCURRENT_MAX + WAITING_MAX,
+                per_address_max: PER_ADDRESS_MAX,
+                reserved: RESERVED,
+            }),
             decoy,
         }
     }
@@ -90,12 +109,13 @@ impl Passwords {
         &self,
         password: &str,
         hash: Option<Box<str>>,
+        asked_by: AskedBy,
     ) -> Result<bool, PasswordBusy> {
         let known = hash.is_some();
         let hash = hash.unwrap_or_else(|| self.decoy.clone());
         let fits_length = password.len() <= PASSWORD_LEN_MAX;
         let password: Box<str> = if fits_length { password.into() } else { "".into() };
-        let fits = self.run(move || verify_blocking(&password, &hash)).await?;
+        let fits = self.run(asked_by, move || verify_blocking(&password, &hash)).await?;
         Ok(fits && known && fits_length)
     }
 
@@ -103,16 +123,22 @@ impl Passwords {
     pub(super) async fn hash(&self, password: &str) -> Result<Box<str>, PasswordError> {
         check_password("password", password)?;
         let (cost, password) = (self.cost, Box::<str>::from(password));
-        Ok(self.run(move || hash_blocking(cost, &password)).await?.ok_or(PasswordBusy)?)
+        let work = move || hash_blocking(cost, &password);
+        Ok(self.run(AskedBy::Known, work).await?.ok_or(PasswordBusy)?)
     }
 
     /// Runs hashing work on a blocking thread. The permits travel with the work: a caller that
     /// goes away does not let another one in before the work has ended.
     async fn run<T: Send + 'static>(
         &self,
+        asked_by: AskedBy,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, PasswordBusy> {
-        let admitted = Arc::clone(&self.admitted).try_acquire_owned().map_err(|_| PasswordBusy)?;
+        let (address, standing) = match asked_by {
+            AskedBy::Stranger(address) => (address, Standing::Stranger),
+            AskedBy::Known => (Ipv4Addr::UNSPECIFIED.into(), Standing::Trusted),
+        };
+        let admitted = self.admitted.take(address, standing, 1).map_err(|_| PasswordBusy)?;
         let running = Arc::clone(&self.running).acquire_owned().await.map_err(|_| PasswordBusy)?;
         let work = move || {
             let done = work();
@@ -149,21 +175,35 @@ mod tests {
         let hash = passwords.hash("right one").await.unwrap();
         assert!(hash.starts_with("$argon2id$") && !hash.contains("right one"));
         assert_ne!(hash, passwords.hash("right one").await.unwrap(), "salted");
-        assert_eq!(passwords.verify("right one", Some(hash.clone())).await, Ok(true));
-        assert_eq!(passwords.verify("wrong one", Some(hash.clone())).await, Ok(false));
-        assert_eq!(passwords.verify("no user has this", None).await, Ok(false));
+        assert_eq!(
+            passwords.verify("right one", Some(hash.clone()), AskedBy::Known).await,
+            Ok(true)
+        );
+        assert_eq!(
+            passwords.verify("wrong one", Some(hash.clone()), AskedBy::Known).await,
+            Ok(false)
+        );
+        assert_eq!(passwords.verify("no user has this", None, AskedBy::Known).await, Ok(false));
         let long = "r".repeat(PASSWORD_LEN_MAX + 1);
-        assert_eq!(passwords.verify(&long, Some(hash)).await, Ok(false));
-        assert_eq!(passwords.verify("x", Some("damaged".into())).await, Ok(false));
+        assert_eq!(passwords.verify(&long, Some(hash), AskedBy::Known).await, Ok(false));
+        assert_eq!(passwords.verify("x", Some("damaged".into()), AskedBy::Known).await, Ok(false));
     }
 
     #[tokio::test]
-    async fn more_than_the_bound_are_turned_away_at_once() {
+    async fn one_address_cannot_take_all_turns() {
         let passwords = Passwords::new(CHEAP);
-        let taken = CONCURRENT_MAX + WAITING_MAX;
-        let all = u32::try_from(taken).unwrap();
-        let _held = Arc::clone(&passwords.admitted).acquire_many_owned(all).await.unwrap();
-        assert_eq!(passwords.hash("long enough").await, Err(PasswordBusy.into()));
+        let ip = |last| IpAddr::from([10, 0, 0, last]);
+        let take = |last, count| passwords.admitted.take(ip(last), Standing::Stranger, count);
+        let _one = take(1, PER_ADDRESS_MAX).unwrap();
+        let verify = |last| passwords.verify("x", None, AskedBy::Stranger(ip(last)));
+        assert_eq!(verify(1).await, Err(PasswordBusy));
+        assert_eq!(verify(2).await, Ok(false), "another address has its turn");
+        let _others: Vec<_> = (2..=3).map(|last| take(last, PER_ADDRESS_MAX).unwrap()).collect();
+        let _last = take(4, 6).unwrap();
+        assert_eq!(verify(5).await, Err(PasswordBusy));
+        assert!(passwords.hash("long enough").await.is_ok(), "whoever is known has theirs");
+        let _rest = passwords.admitted.take(ip(0), Standing::Trusted, RESERVED).unwrap();
+        assert_eq!(passwords.hash("long enough").await, Err(PasswordBusy.into()), "all are taken");
     }
 
     #[tokio::test]

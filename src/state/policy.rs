@@ -43,7 +43,7 @@ pub enum ProbeKind {
     /// Nothing: the heartbeat alone counts.
     #[default]
     Heartbeat,
-    /// An HTTP request; 2xx and 3xx are good unless `expected_statuses` says otherwise.
+    /// An HTTP request; 2xx is good unless `expected_statuses` says otherwise.
     Http,
     /// A TCP connection.
     Tcp,
@@ -63,7 +63,7 @@ pub struct ProbeSpec {
     pub method: String,
     /// HTTP: request headers.
     pub headers: Vec<(String, String)>,
-    /// HTTP: statuses that mean success; if empty, 200 to 399.
+    /// HTTP: statuses that mean success; if empty, 200 to 299.
     pub expected_statuses: Vec<u16>,
     /// HTTP: text that the first 64 KiB of the body must contain.
     pub expected_body: Option<String>,

@@ -250,13 +250,22 @@ pub struct ConnectionPolicy {
     /// Maximum number of requests that wait for a connection, 0 to 65,536. Beyond it, requests are
     /// refused with 503.
     pub pending_max: u32,
-    /// Time that an idle connection is kept, in milliseconds, 0 to 3,600,000.
+    /// Time that an idle connection is kept, in milliseconds, 0 to 3,600,000; less if the instance
+    /// announces a shorter time in `Keep-Alive`.
     pub keep_alive_ms: u64,
+    /// How old a connection gets before a new one takes its place, in milliseconds, 0 to 86,400,000;
+    /// 0 for any age. It bounds how long a name whose address has moved is still called there.
+    pub age_max_ms: u64,
 }
 
 impl Default for ConnectionPolicy {
     fn default() -> Self {
-        Self { connections_max: 1_024, pending_max: 1_024, keep_alive_ms: 60_000 }
+        Self {
+            connections_max: 1_024,
+            pending_max: 1_024,
+            keep_alive_ms: 60_000,
+            age_max_ms: 300_000,
+        }
     }
 }
 
@@ -264,7 +273,8 @@ impl ConnectionPolicy {
     fn check(&self) -> Result<(), LimitExceeded> {
         check_range("connections.connections_max", self.connections_max.into(), 1, 65_536)?;
         check_range("connections.pending_max", self.pending_max.into(), 0, 65_536)?;
-        check_range("connections.keep_alive_ms", self.keep_alive_ms, 0, 3_600_000)
+        check_range("connections.keep_alive_ms", self.keep_alive_ms, 0, 3_600_000)?;
+        check_range("connections.age_max_ms", self.age_max_ms, 0, 86_400_000)
     }
 }
 
@@ -383,6 +393,41 @@ impl RewritePolicy {
     }
 }
 
+/// Makes a service usable below the path that clients reach it by through the proxy
+/// (`/api/maxine/serviceops/proxy/SERVICE`), where it takes itself to be at the root.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct PrefixPolicy {
+    /// Tells instances the path in `X-Forwarded-Prefix`.
+    pub forwarded: bool,
+    /// Rewrites `Location` and `Content-Location` of answers so that they lead through the proxy.
+    pub locations: bool,
+    /// Rewrites the `Path` of cookies that instances set.
+    pub cookie_paths: bool,
+}
+
+impl Default for PrefixPolicy {
+    fn default() -> Self {
+        Self { forwarded: true, locations: true, cookie_paths: true }
+    }
+}
+
+impl PrefixPolicy {
+    /// Nothing of it.
+    pub const OFF: Self = Self { forwarded: false, locations: false, cookie_paths: false };
+}
+
+/// Who answers `OPTIONS` requests to a service.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OptionsPolicy {
+    /// Maxine, as its CORS settings say.
+    #[default]
+    Answer,
+    /// The instance.
+    Forward,
+}
+
 /// A version's share of the traffic.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -435,7 +480,7 @@ impl MirrorPolicy {
 pub enum StickyPolicy {
     /// By a cookie that Maxine sets; it names the instance by a hash.
     Cookie {
-        /// The cookie's name.
+        /// What the cookie's name begins with; a hash of the service's name follows.
         name: String,
         /// How long the browser keeps it, in seconds, 0 to 31,536,000; 0 for the session.
         #[serde(default)]
@@ -519,6 +564,10 @@ pub struct TrafficPolicy {
     pub response_headers: HeaderRules,
     /// How the path changes.
     pub rewrite: Option<RewritePolicy>,
+    /// Makes paths in answers lead through the proxy; if absent, they are not changed.
+    pub prefix: Option<PrefixPolicy>,
+    /// Who answers `OPTIONS` requests.
+    pub options: OptionsPolicy,
     /// Shares of versions; if empty, all versions are treated alike.
     pub split: Vec<VersionShare>,
     /// Copies of requests for another service.

@@ -50,6 +50,8 @@ pub struct Metrics {
     pub telemetry_dropped: IntCounter,
     /// Connections refused because too many were open.
     pub connections_refused: IntCounter,
+    /// Connections closed because their client took nothing of an answer.
+    pub connections_stalled: IntCounter,
     /// Open connections.
     pub connections: IntGauge,
     /// How long answers took until their head was ready.
@@ -174,6 +176,10 @@ impl Metrics {
             connections_refused: counter(
                 "maxine_http_connections_refused_total",
                 "Connections refused because too many were open",
+            ),
+            connections_stalled: counter(
+                "maxine_http_connections_stalled_total",
+                "Connections closed because their client took nothing of an answer for too long",
             ),
             connections: gauge("maxine_http_connections", "Open connections"),
             request_duration: register(&registry, histogram),

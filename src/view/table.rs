@@ -8,8 +8,11 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::selection;
 use crate::state::{
     HashKey, Instance, Liveness, Name, RuntimeConfig, SelectionStrategy, ServiceKey, ServicePolicy,
-    ServiceState,
+    ServiceState, VersionShare,
 };
+
+/// An odd number without a pattern: 2^64 divided by the golden ratio.
+const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// Counters of one endpoint that live on while the table around it is rebuilt.
 #[derive(Debug, Default)]
@@ -73,6 +76,16 @@ enum Chooser {
     LeastRequest,
 }
 
+/// The endpoints of one version, which get a share of the traffic.
+#[derive(Debug)]
+struct VersionGroup {
+    weight: u32,
+    /// Their places in [`ServiceTable::endpoints`].
+    positions: Vec<u32>,
+    chooser: Chooser,
+    turns: AtomicU64,
+}
+
 /// A service's routing table. Immutable but for its counters; replaced whole.
 #[derive(Debug)]
 pub struct ServiceTable {
@@ -82,6 +95,8 @@ pub struct ServiceTable {
     policy: Option<Arc<crate::state::PolicyRecord>>,
     strategy: SelectionStrategy,
     chooser: Chooser,
+    /// Where the policy splits the traffic by version: what is chosen from instead of all.
+    split: Vec<VersionGroup>,
     /// Whether so many are unhealthy that all are used.
     panics: bool,
     /// The index of the state that it was built from.
@@ -118,11 +133,13 @@ impl ServiceTable {
             .and_then(|record| record.policy.selection.strategy)
             .unwrap_or(config.selection_strategy);
         let chooser = Chooser::new(strategy, &endpoints);
+        let shares = policy.as_ref().map_or(&[][..], |record| &record.policy.traffic.split);
+        let split = version_groups(shares, strategy, &endpoints);
         let counter = previous.map_or_else(
             || Arc::new(ServiceCounter { key, lookups: AtomicU64::new(0) }),
             |table| Arc::clone(&table.counter),
         );
-        Self { counter, endpoints, policy, strategy, chooser, panics, index }
+        Self { counter, endpoints, policy, strategy, chooser, split, panics, index }
     }
 
     /// The service.
@@ -197,15 +214,61 @@ impl ServiceTable {
         if self.endpoints.is_empty() {
             return None;
         }
-        let (position, share) = match &self.chooser {
-            Chooser::InTurn => (self.turn_of(self.endpoints.len()) as u32, 0),
-            Chooser::RoundRobin { cycle } => cycle[self.turn_of(cycle.len())],
-            Chooser::ConsistentHash { ring } => (selection::ring_owner(ring, key.hash)?, 0),
-            Chooser::Rendezvous { seeds } => (selection::rendezvous_owner(seeds, key.hash)?, 0),
-            Chooser::LeastRequest => (self.least_request(key.random), 0),
+        let (position, share) = match self.version_group(key.random) {
+            None => {
+                let all = self.endpoints.len();
+                self.choose(&self.chooser, key, all, |at| at, |len| self.turn_of(len))?
+            }
+            Some(group) => {
+                self.counter.lookups.fetch_add(1, Ordering::Relaxed);
+                // Another number than the one that drew the version.
+                let key = SelectionKey { random: key.random.wrapping_mul(SPREAD), ..key };
+                let place = |at: u32| group.positions[at as usize];
+                let turn = |len: usize| {
+                    let turn = group.turns.fetch_add(1, Ordering::Relaxed);
+                    usize::try_from(turn % len as u64).unwrap_or(0)
+                };
+                self.choose(&group.chooser, key, group.positions.len(), place, turn)?
+            }
         };
         let position = position as usize;
         Some(Selected { endpoint: &self.endpoints[position], position, share })
+    }
+
+    /// Chooses one of `len` endpoints; `place` says where each stands in the table, `turn` whose turn
+    /// of so many it is. Answers with the place, and which of its shares this turn was.
+    fn choose(
+        &self,
+        chooser: &Chooser,
+        key: SelectionKey<'_>,
+        len: usize,
+        place: impl Fn(u32) -> u32,
+        turn: impl FnOnce(usize) -> usize,
+    ) -> Option<(u32, u32)> {
+        let (at, share) = match chooser {
+            Chooser::InTurn => (turn(len) as u32, 0),
+            Chooser::RoundRobin { cycle } => cycle[turn(cycle.len())],
+            Chooser::ConsistentHash { ring } => (selection::ring_owner(ring, key.hash)?, 0),
+            Chooser::Rendezvous { seeds } => (selection::rendezvous_owner(seeds, key.hash)?, 0),
+            Chooser::LeastRequest => {
+                return Some((self.least_request(key.random, len as u64, place), 0));
+            }
+        };
+        Some((place(at), share))
+    }
+
+    /// Draws a version by its share; `None` where the traffic is not split.
+    fn version_group(&self, random: u64) -> Option<&VersionGroup> {
+        if self.split.is_empty() {
+            return None;
+        }
+        let total: u64 = self.split.iter().map(|group| u64::from(group.weight)).sum();
+        let mut draw = ((random >> 32) * total) >> 32;
+        self.split.iter().find(|group| {
+            let here = draw < u64::from(group.weight);
+            draw = draw.saturating_sub(u64::from(group.weight));
+            here
+        })
     }
 
     /// Whose turn of `len` it is.
@@ -214,19 +277,41 @@ impl ServiceTable {
         usize::try_from(turn % len as u64).unwrap_or(0)
     }
 
-    fn least_request(&self, random: u64) -> u32 {
-        let len = self.endpoints.len() as u64;
+    fn least_request(&self, random: u64, len: u64, place: impl Fn(u32) -> u32) -> u32 {
         let first = random % len;
         // A second one that is never the first, so that two endpoints are always compared.
         let second = (first + 1 + (random >> 32) % (len - 1).max(1)) % len;
         let candidate = |at: u64| {
-            let position = u32::try_from(at).unwrap_or(0);
+            let position = place(u32::try_from(at).unwrap_or(0));
             let endpoint = &self.endpoints[position as usize];
             let in_flight = endpoint.load.in_flight.load(Ordering::Relaxed);
             (position, in_flight, endpoint.instance.registration.weight)
         };
         selection::less_loaded(candidate(first), candidate(second))
     }
+}
+
+/// The versions that get a share and have endpoints; none where no version has any.
+fn version_groups(
+    shares: &[VersionShare],
+    strategy: SelectionStrategy,
+    endpoints: &[Endpoint],
+) -> Vec<VersionGroup> {
+    let group = |share: &VersionShare| {
+        let is_of = |e: &Endpoint| e.instance.registration.version.as_ref() == Some(&share.version);
+        let (positions, members): (Vec<u32>, Vec<Endpoint>) = (0_u32..)
+            .zip(endpoints)
+            .filter(|(_, endpoint)| is_of(endpoint))
+            .map(|(position, endpoint)| (position, endpoint.clone()))
+            .unzip();
+        (!members.is_empty()).then(|| VersionGroup {
+            weight: share.weight,
+            positions,
+            chooser: Chooser::new(strategy, &members),
+            turns: AtomicU64::new(0),
+        })
+    };
+    shares.iter().filter(|share| share.weight > 0).filter_map(group).collect()
 }
 
 impl Chooser {

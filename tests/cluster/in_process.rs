@@ -24,6 +24,23 @@ async fn node(dir: &std::path::Path) -> Node {
     Node::start(config).await.unwrap()
 }
 
+/// What would have the node call itself, or its peer port, is refused when it is registered.
+async fn refuses_its_own_addresses(node: &Node) {
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let url = format!("http://{}/api/maxine/serviceops/register", node.http_addr());
+    let own = node.http_addr().port();
+    for (host, port) in
+        [("127.0.0.1", own), ("localhost", own), ("[::ffff:127.0.0.1]", own), ("127.0.0.1", 1)]
+    {
+        let body = serde_json::json!({
+            "hostName": host, "port": port, "serviceName": "self", "nodeName": "a"});
+        let answer = client.post(&url).json(&body).send().await.unwrap();
+        let (status, text) = (answer.status(), answer.text().await.unwrap());
+        assert_eq!(status, 400, "{host}:{port}: {text}");
+        assert!(text.contains("is an address of Maxine itself"), "{host}:{port}: {text}");
+    }
+}
+
 fn registration(id: &str) -> (ServiceKey, Registration) {
     let key = ServiceKey::new(Name::trusted("default"), Name::trusted("orders"));
     let address = Address::parse("http://10.0.0.1:80").unwrap();
@@ -44,6 +61,7 @@ fn discovery_answers_while_every_actor_is_stalled() {
         {
             assert!(started.elapsed() < PATIENCE);
         }
+        refuses_its_own_addresses(&node).await;
         // All actors live on one thread: blocked, none of them takes another message.
         let stall = Duration::from_secs(3);
         assert!(node.arbiter().spawn_fn(move || std::thread::sleep(stall)));

@@ -45,6 +45,7 @@ async fn upstream() -> SocketAddr {
             "cookie": header("cookie"),
             "authorization": header("authorization"),
             "token": header("x-maxine-token"),
+            "prefix": header("x-forwarded-prefix"),
         });
         let mut response = Response::new(Body::from(seen.to_string()));
         let headers = response.headers_mut();
@@ -61,6 +62,9 @@ async fn upstream() -> SocketAddr {
             for name in OF_THE_ORIGIN {
                 headers.insert(name, HeaderValue::from_static("x"));
             }
+        }
+        if parts.uri.path().ends_with("/tagged") {
+            response.headers_mut().insert("etag", HeaderValue::from_static("\"v1\""));
         }
         if parts.uri.path().ends_with("/own-trace") {
             response.headers_mut().insert("x-trace-id", HeaderValue::from_static("upstreams"));
@@ -87,7 +91,7 @@ async fn proxy() {
     assert_eq!(message(none).await, (503, "Service Unavailable".into()));
     for (path, target) in [
         ("/x", "/base/x"),
-        ("/", "/base"),
+        ("/", "/base/"),
         ("", "/base"),
         ("/x/", "/base/x/"),
         ("/x?a=1&a=2&b=", "/base/x?a=1&a=2&b="),
@@ -123,6 +127,89 @@ async fn proxy() {
     assert_eq!(own.headers()["x-trace-id"], "upstreams");
     let head = server.http.head(server.url(&proxy("/x"))).send().await.unwrap();
     assert!(head.headers()["content-length"].to_str().unwrap().parse::<u64>().unwrap() > 0);
+}
+
+/// Whether an answer is 304 is the instance's to say.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tag_of_an_instance_is_compared_by_nobody_else() {
+    let server = server_with_upstream().await;
+    let discover = "/api/maxine/serviceops/discover?serviceName=s%20p&mode=proxy&endPoint=/tagged";
+    for path in ["/api/maxine/serviceops/proxy/s%20p/tagged", discover] {
+        let answer = server.get(path).header("if-none-match", "\"v1\"").send().await.unwrap();
+        assert_eq!(
+            (answer.status().as_u16(), &answer.headers()["etag"]),
+            (200, &"\"v1\"".parse().unwrap())
+        );
+        assert!(answer.text().await.unwrap().contains("/base/tagged"));
+    }
+}
+
+/// `OPTIONS` is Maxine's to answer, unless the service's policy leaves it to the instance; locations
+/// and cookies lead through the proxy where the policy says so.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_leaves_options_to_instances_and_has_paths_lead_through_the_proxy() {
+    let server = server_with_upstream().await;
+    let prefix = "/api/maxine/serviceops/proxy/s%20p";
+    let url = server.url(&format!("{prefix}/redirect"));
+    let options = || server.http.request(reqwest::Method::OPTIONS, &url).send();
+    assert_eq!(options().await.unwrap().status(), 204);
+    let redirect = server.get(&format!("{prefix}/redirect")).send().await.unwrap();
+    assert_eq!(redirect.headers()["location"], "/elsewhere");
+    let policy = json!({"traffic": {"options": "forward", "prefix": {}}});
+    let path = "/api/v1/services/default/s%20p/policy";
+    let put = server.put(path, &policy).bearer_auth(server.admin().await).send().await.unwrap();
+    assert_eq!(put.status(), 200, "{}", put.text().await.unwrap());
+    let answer = options().await.unwrap();
+    assert_eq!(answer.status(), 302);
+    // `/elsewhere` is not below the instance's `/base`, so that it stays as it is.
+    assert_eq!(answer.headers()["location"], "/elsewhere");
+    let seen: Value = answer.json().await.unwrap();
+    assert_eq!((&seen["method"], &seen["target"]), (&json!("OPTIONS"), &json!("/base/redirect")));
+    assert_eq!(seen["prefix"], prefix);
+    let mut at_root = node("root", "n", upstream().await.port());
+    at_root["path"] = json!("");
+    server.register(at_root).await;
+    let path = "/api/v1/services/default/root/policy";
+    let put = server.put(path, &policy).bearer_auth(server.admin().await).send().await.unwrap();
+    assert_eq!(put.status(), 200);
+    let root = "/api/maxine/serviceops/proxy/root";
+    let answer = server.get(&format!("{root}/redirect")).send().await.unwrap();
+    assert_eq!(answer.headers()["location"], format!("{root}/elsewhere").as_str());
+}
+
+/// The shares of `traffic.split` are the same whether a client is redirected, resolves or is proxied.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_split_gives_its_shares_on_all_three_ways() {
+    let server = Server::start().await;
+    let token = server.admin().await;
+    let upstream = upstream().await;
+    // Many canaries and one stable instance: shares go by version, not by number.
+    for (id, version) in [("a", "stable"), ("b", "canary"), ("c", "canary"), ("d", "canary")] {
+        let body = json!({"address": format!("http://{upstream}/{id}"), "version": version});
+        let path = format!("/api/v1/services/default/split/instances/{id}");
+        let put = server.put(&path, &body).bearer_auth(&token).send().await.unwrap();
+        assert_eq!(put.status(), 200, "{}", put.text().await.unwrap());
+    }
+    let split = json!({"traffic": {"split": [
+        {"version": "stable", "weight": 90}, {"version": "canary", "weight": 10}]}});
+    let path = "/api/v1/services/default/split/policy";
+    let put = server.put(path, &split).bearer_auth(&token).send().await.unwrap();
+    assert_eq!(put.status(), 200);
+    const TURNS: usize = 400;
+    let mut canaries = [0; 3];
+    for _ in 0..TURNS {
+        let (status, location) = server.discover("serviceName=split").await;
+        assert_eq!(status, 302);
+        canaries[0] += usize::from(!location.ends_with("/a"));
+        let resolve = server.get("/api/v1/resolve/default/split").send().await.unwrap();
+        let resolved: Value = resolve.json().await.unwrap();
+        canaries[1] += usize::from(resolved["version"] == "canary");
+        let proxied = server.get("/api/maxine/serviceops/proxy/split/x").send().await.unwrap();
+        let seen: Value = proxied.json().await.unwrap();
+        canaries[2] += usize::from(seen["target"] != "/a/x");
+    }
+    // 10 % of 400 is 40, with a deviation of 6.
+    assert!(canaries.iter().all(|count| (10..80).contains(count)), "{canaries:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

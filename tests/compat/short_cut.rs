@@ -68,7 +68,7 @@ impl Connection {
             .split("\r\n")
             .map(|line| {
                 let (name, value) = line.split_once(": ").unwrap();
-                if name == "content-length" {
+                if name.eq_ignore_ascii_case("content-length") {
                     body_len = value.parse().unwrap();
                 }
                 (name.to_owned(), levelled(name, value))
@@ -88,7 +88,7 @@ fn levelled(name: &str, value: &str) -> String {
     let is_made = matches!(name, "x-trace-id" | "traceparent") && !value.starts_with("00-4bf9");
     let shape = |c: char| if c.is_ascii_hexdigit() { '0' } else { c };
     match name {
-        "date" => {
+        "date" | "Date" => {
             assert!(value.len() == 29 && value.ends_with(" GMT"), "{value}");
             "a date".into()
         }
@@ -99,6 +99,36 @@ fn levelled(name: &str, value: &str) -> String {
 
 fn taken(server: &Server) -> u64 {
     server.state.telemetry().metrics().short_cuts.get()
+}
+
+/// Clients of the Node.js Maxine that keep fields in a plain map find them by these names alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn names_of_fields_are_written_as_the_node_js_maxine_writes_them() {
+    let server = Server::start().await;
+    server.register(node("orders", "a", 9000)).await;
+    let short = discover("serviceName=orders", "");
+    let by_library = discover("serviceName=orders", "connection: close\r\n");
+    let html = discover("serviceName=orders", "accept: text/html\r\nconnection: close\r\n");
+    for request in [short, by_library, html] {
+        let mut connection = Connection::open(&server).await;
+        connection.send(&request).await;
+        let fields = connection.answer().await.fields;
+        let names: Vec<&str> = fields.iter().map(|(name, _)| name.as_str()).collect();
+        for name in [
+            "Location",
+            "Vary",
+            "Content-Type",
+            "Content-Length",
+            "Date",
+            "x-trace-id",
+            "traceparent",
+        ] {
+            assert!(names.contains(&name), "{request:?}: {name} in {names:?}");
+        }
+    }
+    let request = "GET /api/actuator/health HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n";
+    let answer = server.raw(request.as_bytes()).await;
+    assert!(answer.contains("\r\nETag: W/") && answer.contains("\r\nContent-Type: "), "{answer}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -294,7 +324,7 @@ async fn no_way_past_a_guarded_discovery_or_unusual_fields() {
         connection.send(&discover("serviceName=orders", "")).await;
         let answer = connection.answer().await;
         assert!(answer.status.contains(status), "{answer:?}");
-        let granted = answer.fields.iter().any(|(name, _)| name == "access-control-allow-origin");
+        let granted = answer.fields.iter().any(|(name, _)| name == "Access-Control-Allow-Origin");
         assert_eq!(granted, std::ptr::eq(server, &shared));
         let traces = answer.fields.iter().filter(|(name, _)| name == "traceparent").count();
         assert_eq!(traces, 1);

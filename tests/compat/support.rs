@@ -68,6 +68,7 @@ impl Forward for Proxy {
             service: context.service,
             raw_path: context.raw_path,
             raw_query: context.raw_query,
+            prefix: context.prefix,
             client: context.client,
             https: false,
             body_len_max: context.body_len_max,

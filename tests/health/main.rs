@@ -293,6 +293,12 @@ async fn not_ready_means_no_traffic_and_not_alive_means_eviction() {
 
 async fn methods_headers_statuses_and_bodies_are_checked() {
     let rig = Rig::new(ActiveDefaults::default()).await;
+    // A probe of an instance's own is not content with being sent to a sign-in page.
+    let sign_in = self::server(|_| status(302)).await;
+    rig.register("redirects", sign_in.address, Some(probe(ProbeKind::Http, "/"))).await;
+    until("evicted", || rig.verdict("redirects").liveness == Liveness::Evicted).await;
+    let reason = rig.verdict("redirects").reason;
+    assert!(reason.starts_with("status 302 (a redirect); 200 to 299 counts as good"), "{reason}");
     let server = server(|request| {
         assert_eq!(request.method(), "POST");
         assert_eq!(request.headers()["x-probe"], "1");
@@ -374,6 +380,8 @@ async fn node_wide_checks_take_the_path_that_clients_register() {
     until("counted", || rig.health.failing().iter().any(|(k, _)| *k == key("bad"))).await;
     until("evicted", || rig.verdict("bad").liveness == Liveness::Evicted).await;
     assert_eq!(rig.routed(), ["good", "silent"], "a redirect is good and is not followed");
+    let found = rig.health.track(&key("good")).unwrap().records[0].detail.clone();
+    assert_eq!(found, "status 302 (a redirect)");
     assert!(rig.health.track(&key("silent")).is_none());
 }
 
@@ -579,6 +587,7 @@ async fn a_recovered_instance_starts_slowly() {
             service: service(),
             raw_path: "/".into(),
             raw_query: None,
+            prefix: None,
             client: maxine::proxy::ClientAddr::direct([127, 0, 0, 1].into()),
             https: false,
             body_len_max: None,

@@ -19,7 +19,7 @@ async fn an_instance_is_registered_listed_resolved_and_taken_out() {
     let (status, again) = server.json(server.open(Method::PUT, path).json(&body)).await;
     assert_eq!((status.as_u16(), &again["lease_epoch"]), (200, &first["lease_epoch"]));
 
-    let (status, shown) = server.json(server.open(Method::GET, path)).await;
+    let (status, shown) = server.json(server.admin(Method::GET, path)).await;
     assert_eq!(status, 200);
     assert_eq!(shown["metadata"], json!({"owner": "payments"}));
     assert_eq!(shown["routable"], true);
@@ -47,6 +47,106 @@ async fn an_instance_is_registered_listed_resolved_and_taken_out() {
     assert_eq!(beat.send().await.unwrap().status(), 404);
     let (status, problem) = server.json(server.open(Method::GET, path)).await;
     assert_eq!((status.as_u16(), &problem["type"]), (404, &json!("/problems/not-found")));
+}
+
+/// Whoever may register any address must not choose what is asked there, nor read what was answered.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_credential_a_probe_is_a_path_and_its_outcome_is_not_shown() {
+    let server = Server::start().await;
+    let path = "/services/default/orders/instances/a";
+    let body =
+        |probe: Value| json!({"address": "http://10.0.0.1:8080", "ttl_ms": 60_000, "probe": probe});
+    for probe in [
+        json!({"kind": "http", "path": "/", "method": "DELETE"}),
+        json!({"kind": "http", "path": "/", "headers": [["Host", "admin.internal"]]}),
+        json!({"kind": "http", "path": "/", "headers": [["Authorization", "Basic eDp5"]]}),
+        json!({"kind": "http", "path": "/", "expected_body": "root:"}),
+        json!({"kind": "http", "path": "/", "expected_statuses": [200]}),
+        json!({"kind": "http", "path": "/", "interval_ms": 100}),
+        json!({"kind": "tcp"}),
+        json!({"kind": "grpc"}),
+    ] {
+        let body = body(probe);
+        let (status, problem) = server.json(server.open(Method::PUT, path).json(&body)).await;
+        assert_eq!((status.as_u16(), &problem["field"]), (401, &json!("probe")), "{problem}");
+        let mut item = body.clone();
+        item["service"] = json!("orders");
+        item["id"] = json!("a");
+        let batch = server.open(Method::POST, "/registrations").json(&json!({"items": [item]}));
+        let (status, answer) = server.json(batch).await;
+        assert_eq!(
+            (status.as_u16(), &answer["results"][0]["problem"]["status"]),
+            (200, &json!(401))
+        );
+        let (status, answer) = server.json(server.admin(Method::PUT, path).json(&body)).await;
+        assert_eq!(status, 200, "{answer}");
+    }
+    let plain = body(json!({"kind": "http", "path": "/healthz"}));
+    let (status, registered) = server.json(server.open(Method::PUT, path).json(&plain)).await;
+    assert_eq!(status, 200, "{registered}");
+    let index = registered["index"].as_u64().unwrap();
+    let verdict = maxine::state::Health {
+        readiness: maxine::state::Readiness::NotReady,
+        reason: "status 401 (seen by node-1)".into(),
+        ..Default::default()
+    };
+    set_health(&server, verdict).await;
+    let changes = format!("/changes?service=orders&index={index}");
+    for (known, reason) in [(true, "status 401 (seen by node-1)"), (false, "")] {
+        let ask = |path: &str| match known {
+            true => server.admin(Method::GET, path),
+            false => server.open(Method::GET, path),
+        };
+        let (_, one) = server.json(ask(path)).await;
+        let (_, list) = server.json(ask("/services/default/orders/instances")).await;
+        let (_, changes) = server.json(ask(&changes)).await;
+        for shown in [&one, &list["items"][0], &changes["changes"][0]["data"]] {
+            assert_eq!(shown["health"]["reason"], reason, "{shown}");
+            assert_eq!(shown["health"]["readiness"], "not_ready");
+            assert_eq!(shown["probe"].is_null(), !known, "{shown}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn watchers_of_one_address_are_bounded_and_some_places_are_for_the_known() {
+    let limits = maxine::places::PlaceLimits { max: 6, per_address_max: 3, reserved: 2 };
+    let settings = maxine::api::ApiSettings { watchers: limits, ..Default::default() };
+    let server = Server::start_with(settings).await;
+    let watch = "/watch?service=orders";
+    let mut held = Vec::new();
+    for _ in 0..3 {
+        let answer = server.open(Method::GET, watch).send().await.unwrap();
+        assert_eq!(answer.status(), 200);
+        held.push(answer);
+    }
+    let (status, problem) = server.json(server.open(Method::GET, watch)).await;
+    assert_eq!(status, 429, "{problem}");
+    assert!(
+        problem["detail"].as_str().unwrap().contains("your address has 3 watchers"),
+        "{problem}"
+    );
+    drop(held);
+}
+
+async fn set_health(server: &Server, health: maxine::state::Health) {
+    use maxine::backend::ControlStore;
+    use maxine::state::*;
+    let key = ServiceKey::new(Name::trusted("default"), Name::trusted("orders"));
+    let fence = server.view.snapshot().state.grant().map(|grant| grant.fence);
+    let snapshot = server.view.snapshot();
+    let address_index = snapshot.state.service(&key).unwrap().instances["a"].address_index;
+    let report = HealthReport { key: key.instance(Name::trusted("a")), address_index, health };
+    let proposal = Proposal {
+        request_id: RequestId(rand::random()),
+        proposed_at_ms: 1,
+        fence,
+        actor: Actor::system("test"),
+        command: Command::ReportHealth { items: vec![report] },
+    };
+    let batch = Batch { proposals: vec![proposal] };
+    let applied = server.store.propose(batch, std::time::Duration::from_secs(5)).await.unwrap();
+    assert!(!matches!(applied[0].reply, Reply::Rejected(_)), "{:?}", applied[0].reply);
 }
 
 #[tokio::test(flavor = "multi_thread")]

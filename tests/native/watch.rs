@@ -27,6 +27,9 @@ impl Events {
         let answer = request.send().await.expect("an answer");
         assert_eq!(answer.status(), 200);
         assert_eq!(answer.headers()["content-type"], "text/event-stream");
+        // A proxy in front passes each piece on as it comes.
+        assert_eq!(answer.headers()["x-accel-buffering"], "no");
+        assert_eq!(answer.headers()["cache-control"], "no-store, no-transform");
         Self { body: answer.bytes_stream().boxed(), text: String::new() }
     }
 

@@ -29,6 +29,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
+/// The path that clients of the rig's service are taken to reach it below.
+pub(crate) const PREFIX: &str = "/api/maxine/serviceops/proxy/orders";
+
 struct NoPeers;
 
 impl PeerHandler for NoPeers {
@@ -316,6 +319,7 @@ fn context(request: &Request<Incoming>, peer: IpAddr, options: &RigOptions) -> F
         service: service(),
         raw_path: request.uri().path().to_owned(),
         raw_query: request.uri().query().map(str::to_owned),
+        prefix: Some(PREFIX.to_owned()),
         client: trusted.resolve(peer, request.headers()),
         https: false,
         body_len_max: options.body_len_max,

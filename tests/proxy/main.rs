@@ -13,6 +13,7 @@ mod authority;
 mod bounds;
 mod harness;
 mod hostile;
+mod intermediary;
 mod misbehaving;
 mod policies;
 mod streaming;

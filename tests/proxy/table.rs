@@ -4,8 +4,15 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 /// Where tests that the page names without a path live.
-const SOURCES: [&str; 5] =
-    ["tests/proxy", "tests/health", "tests/cluster", "src/proxy", "src/health"];
+const SOURCES: [&str; 7] = [
+    "tests/proxy",
+    "tests/health",
+    "tests/cluster",
+    "tests/compat",
+    "src/proxy",
+    "src/health",
+    "src/api",
+];
 
 /// Every source file by its stem: `policies`, `verdict`, ...; several files of one stem are joined.
 fn sources() -> BTreeMap<String, String> {

@@ -14,7 +14,10 @@ use crate::harness::*;
 /// An HTTPS server for `127.0.0.1` that tells the HTTP version it was asked in, and the roots that
 /// vouch for it.
 async fn secured() -> (Upstream, TlsRoots) {
-    let (mut config, pem) = crate::authority::server_for_loopback();
+    serving(crate::authority::server_for_loopback()).await
+}
+
+async fn serving((mut config, pem): (rustls::ServerConfig, String)) -> (Upstream, TlsRoots) {
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     let acceptor = TlsAcceptor::from(Arc::new(config));
     let upstream = Upstream::raw(move |stream| {
@@ -64,4 +67,34 @@ async fn a_certificate_for_another_name_is_refused() {
     rig.register_with("a", &url, |_| {}).await;
     let answer = rig.get("/").await;
     assert!(answer.contains("x-maxine-error: tls_failed"), "{answer}");
+    assert!(answer.contains("its certificate is for another name"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_handshake_that_fails_says_why() {
+    let expired = crate::authority::server_with(|leaf| {
+        leaf.not_before = rcgen::date_time_ymd(2020, 1, 1);
+        leaf.not_after = rcgen::date_time_ymd(2020, 2, 1);
+    });
+    let early = crate::authority::server_with(|leaf| {
+        leaf.not_before = rcgen::date_time_ymd(4000, 1, 1);
+    });
+    for (server, why) in
+        [(expired, "its certificate has expired"), (early, "its certificate is not valid yet")]
+    {
+        let (upstream, roots) = serving(server).await;
+        let rig = Rig::with(RigOptions { roots, ..RigOptions::default() }).await;
+        rig.register_with("a", &format!("https://{}", upstream.address), |_| {}).await;
+        let answer = rig.get("/").await;
+        assert!(answer.contains(why), "{answer}");
+    }
+    let (stranger, _) = secured().await;
+    let rig = Rig::new().await;
+    rig.register_with("a", &format!("https://{}", stranger.address), |_| {}).await;
+    let answer = rig.get("/").await;
+    assert!(answer.contains("its certificate is signed by an unknown authority"), "{answer}");
+    let plain = Upstream::named("plain").await;
+    rig.register_with("a", &format!("https://{}", plain.address), |_| {}).await;
+    let answer = rig.get("/").await;
+    assert!(answer.contains("it does not speak TLS"), "{answer}");
 }

@@ -134,6 +134,7 @@ pub(super) fn node(
         format!("--instance-id=node-{member}"),
         format!("--data-dir={}", data_dir.display()),
         format!("--host={}", http.ip()),
+        "--allow-open=true".into(),
         format!("--port={}", http.port()),
         "--token-ttl-s=86400".into(),
     ];

@@ -44,6 +44,9 @@ impl Node {
         command.arg("serve").args(&self.args);
         command.env("MAXINE_ADMIN_USERNAME", USER).env("MAXINE_ADMIN_PASSWORD", &self.password);
         command.env("MAXINE_LOG", "warn");
+        // All clients of a measurement come from one address.
+        command.env("MAXINE_HTTP_CONNECTIONS_PER_ADDRESS_MAX", "1000000");
+        command.env("MAXINE_HTTP_WATCHERS_PER_ADDRESS_MAX", "1000000");
         for name in OWN_SETTINGS {
             command.env_remove(name);
         }

@@ -4,6 +4,7 @@
 //! by its own connection; everything else is answered concurrently, up to a bound, beyond which the
 //! peer is told that we are busy.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,10 +13,11 @@ use futures::stream::FuturesOrdered;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::handshake::{self, HANDSHAKE_TIMEOUT, Reader, Writer};
+use super::handshake::{self, Greeted, HANDSHAKE_TIMEOUT, Reader, Writer};
 use super::inbound::Inbound;
 use super::snapshot_receiver::SnapshotReceiver;
 use super::wire::put_frame;
@@ -24,6 +26,9 @@ use crate::config::NodeId;
 
 /// Connections that are served at once.
 const CONNECTIONS_MAX: usize = 256;
+/// Connections that have not said who they are. Beyond it the oldest of them is closed: a peer says
+/// it within milliseconds, and one that stays silent must not keep others out.
+const GREETINGS_MAX: usize = 256;
 /// Requests of one connection that are worked on at once.
 const REQUESTS_MAX: usize = 4_096;
 /// Appends of one connection that wait for their disk write.
@@ -43,6 +48,7 @@ pub(crate) struct Listener {
 impl Listener {
     pub(crate) async fn run(self: Arc<Self>, tcp: TcpListener) {
         let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let mut greetings: VecDeque<JoinHandle<()>> = VecDeque::new();
         loop {
             let accepted = tokio::select! {
                 () = self.stop.cancelled() => return,
@@ -56,37 +62,58 @@ impl Listener {
                     continue;
                 }
             };
-            let Ok(place) = places.clone().try_acquire_owned() else {
-                tracing::warn!(limit = CONNECTIONS_MAX, "too many peer connections; one is closed");
-                continue;
+            greetings.retain(|greeting| !greeting.is_finished());
+            if greetings.len() >= GREETINGS_MAX
+                && let Some(oldest) = greetings.pop_front()
+            {
+                oldest.abort();
+            }
+            let (listener, places) = (self.clone(), places.clone());
+            let greeting = async move {
+                let Some(greeted) = listener.greet(stream).await else { return };
+                let Ok(place) = places.try_acquire_owned() else {
+                    tracing::warn!(
+                        limit = CONNECTIONS_MAX,
+                        "too many peer connections; one is closed"
+                    );
+                    return;
+                };
+                let tasks = listener.tasks.clone();
+                tasks.spawn(async move {
+                    tokio::select! {
+                        () = listener.stop.cancelled() => {}
+                        () = listener.serve(greeted) => {}
+                    }
+                    drop(place);
+                });
             };
-            let listener = self.clone();
-            self.tasks.spawn(async move {
-                tokio::select! {
-                    () = listener.stop.cancelled() => {}
-                    () = listener.serve(stream) => {}
-                }
-                drop(place);
-            });
+            let greeting = self.stop.clone().run_until_cancelled_owned(greeting);
+            greetings.push_back(self.tasks.spawn(async move {
+                let _ended = greeting.await;
+            }));
         }
     }
 
-    async fn serve(&self, stream: TcpStream) {
+    /// Has a connection say who is there; `None` for one that does not, or may not come in.
+    async fn greet(&self, stream: TcpStream) -> Option<(Reader, Writer, Greeted)> {
         let context = self.inbound.context();
         let greeting = async {
             stream.set_nodelay(true)?;
             let (stream, certificate) = context.transport.accept(stream).await?;
             handshake::receive(&context.me, stream, certificate, context.frame_len_max).await
         };
-        let (reader, writer, peer) =
-            match tokio::time::timeout(2 * HANDSHAKE_TIMEOUT, greeting).await {
-                Ok(Ok(greeted)) => greeted,
-                Ok(Err(error)) => {
-                    tracing::warn!(%error, "a peer connection was turned away");
-                    return;
-                }
-                Err(_) => return,
-            };
+        match tokio::time::timeout(2 * HANDSHAKE_TIMEOUT, greeting).await {
+            Ok(Ok(greeted)) => Some(greeted),
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "a peer connection was turned away");
+                None
+            }
+            Err(_) => None,
+        }
+    }
+
+    async fn serve(&self, (reader, writer, peer): (Reader, Writer, Greeted)) {
+        let context = self.inbound.context();
         context.contacts.greeted(peer.node_id, peer.app_version);
         let (answers, outgoing) = mpsc::channel(REQUESTS_MAX);
         let writing = write_answers(writer, outgoing);

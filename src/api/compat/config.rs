@@ -79,7 +79,7 @@ pub(super) async fn change(
     context: RequestContext,
     request: Request,
 ) -> Result<Response<Body>, CompatError> {
-    let body = read_object(state.settings(), request).await?;
+    let body = read_object(&state, request).await?;
     let mut retries = 0;
     let report = loop {
         let record = state.view().snapshot().state.config().clone();

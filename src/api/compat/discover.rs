@@ -7,7 +7,7 @@ use axum::http::{Response, StatusCode, Uri};
 use axum::response::IntoResponse;
 
 use super::NAMESPACE;
-use super::handing_on::{HandedOn, Refusal, forward, with_attempts};
+use super::handing_on::{HandedOn, Refusal, Target, forward, with_attempts};
 use crate::api::error::CompatError;
 use crate::api::{AppState, RequestContext};
 use crate::discovery::{self, Asker, Choice, DiscoverQuery, Redirect};
@@ -217,12 +217,13 @@ async fn discover_by_proxy(
     let target = target.unwrap_or_default();
     // What follows `#` stays with whoever wrote it.
     let target = target.split('#').next().unwrap_or_default();
-    let (raw_path, raw_query) = match target.split_once('?') {
-        Some((path, query)) => (path.to_owned(), Some(query.to_owned())),
-        None => (target.to_owned(), None),
+    let (path, query_of_target) = match target.split_once('?') {
+        Some((path, query)) => (path, Some(query.to_owned())),
+        None => (target, None),
     };
+    let target = Target { raw_path: path.to_owned(), raw_query: query_of_target, prefix: None };
     let method = request.method().clone();
-    let answer = forward(state, service, (raw_path, raw_query), &context, request, None).await;
+    let answer = forward(state, service, target, &context, request, None).await;
     let HandedOn { response, forwarded, attempts } = match answer {
         Ok(answer) => answer,
         Err(refusal) => {

@@ -15,7 +15,7 @@ use crate::api::error::CompatError;
 use crate::api::{AppState, ForwardRequest, Forwarded, RequestContext};
 use crate::discovery;
 use crate::proxy::{AttemptTrail, InterimSink};
-use crate::state::{ServiceKey, ServiceRef};
+use crate::state::{OptionsPolicy, ServiceKey, ServiceRef};
 use crate::telemetry::ForwardHit;
 use crate::telemetry::events::shown_path;
 use crate::view::ServiceTable;
@@ -29,6 +29,17 @@ const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 pub(in crate::api) fn proxied_route(path: &str) -> Option<&'static str> {
     let rest = path.strip_prefix(PROXY_PREFIX)?;
     (!rest.is_empty() && !rest.starts_with('/')).then_some(PROXY_ROUTE)
+}
+
+/// Whether an `OPTIONS` request for this path goes to an instance, as the service's policy says.
+pub(in crate::api) fn forwards_options(state: &AppState, path: &str) -> bool {
+    let name = path.strip_prefix(PROXY_PREFIX).and_then(|rest| rest.split('/').next());
+    let Some(service) = name.and_then(discovery::percent_decoded) else { return false };
+    let reference = ServiceRef { namespace: NAMESPACE, service: &service };
+    let forwards = |table: &Arc<ServiceTable>| {
+        table.policy().is_some_and(|policy| policy.traffic.options == OptionsPolicy::Forward)
+    };
+    state.view().with_table(reference, forwards).unwrap_or(false)
 }
 
 /// `ALL /api/maxine/serviceops/proxy/{serviceName}/{path...}`, for what comes through the router.
@@ -72,8 +83,11 @@ pub(in crate::api) async fn hand_on(
         return unsent(CompatError::bad_request(text).into_response());
     };
     let shown = shown_path(raw_path);
-    let raw_path = if raw_path == "/" { "" } else { raw_path }.to_owned();
-    let target = (raw_path, uri.query().map(ToOwned::to_owned));
+    let target = Target {
+        raw_path: raw_path.to_owned(),
+        raw_query: uri.query().map(ToOwned::to_owned),
+        prefix: Some(format!("{PROXY_PREFIX}{name}")),
+    };
     let HandedOn { response, forwarded, attempts } =
         match forward(state, &service, target, context, request, interim).await {
             Ok(answer) => answer,
@@ -106,6 +120,16 @@ pub(in crate::api) async fn hand_on(
     (response, attempts)
 }
 
+/// What an instance is asked for.
+pub(super) struct Target {
+    /// The raw path below its address: empty, `/`, or `/x`.
+    pub(super) raw_path: String,
+    /// The raw query.
+    pub(super) raw_query: Option<String>,
+    /// The path that clients reach the service below, where it has one of its own.
+    pub(super) prefix: Option<String>,
+}
+
 /// A request that was handed on.
 pub(super) struct HandedOn {
     /// The answer.
@@ -135,7 +159,7 @@ impl Refusal {
 pub(super) async fn forward(
     state: &AppState,
     service: &str,
-    (raw_path, raw_query): (String, Option<String>),
+    target: Target,
     context: &RequestContext,
     mut request: Request,
     interim: Option<InterimSink>,
@@ -164,8 +188,9 @@ pub(super) async fn forward(
     let keep_trailer = headers.contains_key(header::TRANSFER_ENCODING);
     let forward = ForwardRequest {
         service: key.clone(),
-        raw_path,
-        raw_query,
+        raw_path: target.raw_path,
+        raw_query: target.raw_query,
+        prefix: target.prefix,
         client: context.client,
         trace: vec![
             (state.trace_header().clone(), context.trace_id.header_value()),

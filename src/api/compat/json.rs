@@ -6,10 +6,12 @@ use axum::body::Body;
 use axum::extract::Request;
 use axum::http::header::{self, HeaderMap, HeaderValue};
 use axum::http::{Response, StatusCode};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http_body_util::BodyExt;
 use serde_json::{Map, Value};
 use xxhash_rust::xxh3::xxh3_64;
 
+use crate::api::AppState;
+use crate::api::body::{self, BodyError};
 use crate::api::error::{CompatError, JSON};
 use crate::api::state::ApiSettings;
 
@@ -19,9 +21,10 @@ const DRAINED_LEN_MAX: u64 = 64 * 1_024 * 1_024;
 /// Reads the request's body as a JSON object. A body of another type counts as an empty object;
 /// so does none.
 pub(super) async fn read_object(
-    settings: &ApiSettings,
+    state: &AppState,
     request: Request,
 ) -> Result<Map<String, Value>, CompatError> {
+    let settings = state.settings();
     if !is_json(request.headers()) {
         return Ok(Map::new());
     }
@@ -34,18 +37,20 @@ pub(super) async fn read_object(
     if declared_len(request.headers()).is_some_and(|len| len > max as u64) {
         return Err(refuse_body(settings, request, max as u64).await);
     }
-    let body = Limited::new(request.into_body(), max).collect();
-    let body = tokio::time::timeout(Duration::from_millis(settings.body_timeout_ms), body)
-        .await
-        .map_err(|_| {
+    let (parts, body) = request.into_parts();
+    let read = body::read(state, &parts.extensions, body, max).await;
+    let body = read.map_err(|error| match error {
+        BodyError::TooLong => too_large(max as u64),
+        BodyError::TooSlow => {
             let text = "The request body did not arrive in time";
             CompatError::new(StatusCode::REQUEST_TIMEOUT, text)
-        })?
-        .map_err(|error| match error.downcast_ref::<LengthLimitError>() {
-            Some(_) => too_large(max as u64),
-            None => CompatError::bad_request("The request body could not be read"),
-        })?
-        .to_bytes();
+        }
+        BodyError::Broken => CompatError::bad_request("The request body could not be read"),
+        BodyError::NoRoom(why) => {
+            let text = format!("Too many bytes of request bodies are arriving: {why}");
+            CompatError::new(StatusCode::SERVICE_UNAVAILABLE, text)
+        }
+    })?;
     if body.is_empty() {
         return Ok(Map::new());
     }

@@ -23,7 +23,7 @@ use axum::routing::{any, get, post, put};
 use super::routes::Routes;
 
 pub(super) use discover::{DISCOVER, PLAIN_TEXT, Preferred, discover_at_once, find, preferred};
-pub(super) use handing_on::{hand_on, proxied_route};
+pub(super) use handing_on::{forwards_options, hand_on, proxied_route};
 pub use session::account_sign_in;
 
 /// The namespace of clients that know none.

@@ -17,7 +17,7 @@ pub(super) async fn register(
     context: RequestContext,
     request: Request,
 ) -> Result<Response<Body>, CompatError> {
-    let body = read_object(state.settings(), request).await?;
+    let body = read_object(&state, request).await?;
     let default_s = state.view().snapshot().state.config().config.heartbeat_timeout_s;
     let (key, asked) = registration::read(&body, default_s).map_err(CompatError::bad_request)?;
     state.forwarder().check_address(&asked.address).map_err(CompatError::bad_request)?;

@@ -24,7 +24,7 @@ pub(super) async fn sign_in(
     context: RequestContext,
     request: Request,
 ) -> Result<Response<Body>, CompatError> {
-    let body = read_object(state.settings(), request).await?;
+    let body = read_object(&state, request).await?;
     let pair = text(&body, "userName").zip(text(&body, "password"));
     let Some((user_name, password)) = pair else {
         state.telemetry().metrics().auth_failures.inc();
@@ -93,7 +93,7 @@ pub(super) async fn change_password(
     context: RequestContext,
     request: Request,
 ) -> Result<Response<Body>, CompatError> {
-    let body = read_object(state.settings(), request).await?;
+    let body = read_object(&state, request).await?;
     let pair = text(&body, "password").zip(text(&body, "newPassword"));
     let (current, new) = pair.ok_or_else(|| CompatError::bad_request(PASSWORDS_NEEDED))?;
     // An API token has no password to change.

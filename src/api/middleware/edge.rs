@@ -21,7 +21,7 @@ use super::trace;
 use crate::api::access::{self, Decision, Openness};
 use crate::api::error::{CompatError, edge_error, is_native};
 use crate::api::native::put_missing_headers;
-use crate::api::{AppState, Caller, RequestContext, origins};
+use crate::api::{AppState, Caller, RequestContext, field_names, origins};
 use crate::proxy::{AttemptTrail, ClientAddr, FieldLines};
 use crate::security::AuthError;
 use crate::telemetry::{AccessRefused, FinishedRequest, TraceName};
@@ -42,6 +42,8 @@ pub(in crate::api) struct Shared {
     state: AppState,
     trace_header: HeaderName,
     cors_origin: Option<HeaderValue>,
+    /// Has names of fields written as the compatible API's clients read them.
+    field_names: http::Extensions,
 }
 
 impl EdgeLayer {
@@ -52,7 +54,8 @@ impl EdgeLayer {
         let trace_header = state.trace_header().clone();
         let origin = state.settings().cors_allow_origin.as_deref();
         let cors_origin = origin.and_then(|origin| HeaderValue::from_str(origin).ok());
-        Self(Arc::new(Shared { state, trace_header, cors_origin }))
+        let field_names = field_names::of_the_compatible_api();
+        Self(Arc::new(Shared { state, trace_header, cors_origin, field_names }))
     }
 
     /// What it does to a request, for those that do not go through the router.
@@ -134,6 +137,8 @@ pub(in crate::api) struct Record {
     pub(in crate::api) context: RequestContext,
     finished: FinishedRequest,
     if_none_match: Option<HeaderValue>,
+    /// Whether it is for the compatible API, whose clients may read names of fields by their case.
+    compatible: bool,
     /// The member whose page asks, where a page of another member does.
     member_origin: Option<HeaderValue>,
 }
@@ -168,7 +173,8 @@ impl Shared {
         };
         let if_none_match = headers.get(header::IF_NONE_MATCH).cloned();
         let member_origin = self.member_origin(request);
-        Record { context, finished, if_none_match, member_origin }
+        let compatible = !is_native(request.uri().path());
+        Record { context, finished, if_none_match, compatible, member_origin }
     }
 
     /// Resolves the client once for all who ask.
@@ -244,11 +250,17 @@ impl Shared {
         mut record: Record,
         mut response: Response<Body>,
     ) -> Response<Body> {
-        if let Some(asked) = &record.if_none_match {
-            not_modified_if_matched(&record.finished.method, asked, &mut response);
-        }
         if let Some(attempts) = response.extensions_mut().remove() {
             record.attempted(attempts);
+        }
+        // What an instance answered is its own: tags and names of fields are left alone.
+        if record.finished.attempts.is_empty() {
+            if let Some(asked) = &record.if_none_match {
+                not_modified_if_matched(&record.finished.method, asked, &mut response);
+            }
+            if record.compatible {
+                response.extensions_mut().extend(self.field_names.clone());
+            }
         }
         let headers = response.headers_mut();
         // An upstream's own trace id wins.
@@ -303,6 +315,7 @@ impl Shared {
     fn preflight(&self, request: &Request) -> Response<Body> {
         let mut response = Response::new(Body::empty());
         *response.status_mut() = StatusCode::NO_CONTENT;
+        response.extensions_mut().extend(self.field_names.clone());
         let headers = response.headers_mut();
         if !self.admit_origin(headers, self.member_origin(request)) {
             return response;

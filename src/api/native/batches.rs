@@ -16,8 +16,8 @@ use super::extract::{
 use super::fresh::{Answered, Write};
 use super::shape::{Metadata, RegistrationBody};
 use crate::actors::registry::LeaseId;
-use crate::api::AppState;
 use crate::api::problem::Problem;
+use crate::api::{AppState, Caller};
 use crate::state::limits::{BATCH_ITEMS_MAX, check_count};
 use crate::state::{Name, ProbeSpec, Registration, RuntimeConfig, ServiceKey};
 
@@ -74,7 +74,9 @@ impl BatchRegistration {
         self,
         state: &AppState,
         config: &RuntimeConfig,
+        caller: &Caller,
     ) -> Result<(ServiceKey, Registration), Problem> {
+        super::check_probe(caller, self.probe.as_ref())?;
         let key = service_key(&self.namespace, &self.service)?;
         let id = Name::parse("id", &self.id)?;
         let body = RegistrationBody {
@@ -130,12 +132,13 @@ pub(super) async fn register_batch(
     State(state): State<AppState>,
     _: Params<NoParams>,
     write: Write,
+    caller: Caller,
     JsonBody(batch): JsonBody<RegistrationBatch, BATCH_BODY_LEN_MAX>,
 ) -> Result<Json<RegistrationResults>, Problem> {
     check_count("items", batch.items.len(), BATCH_ITEMS_MAX)?;
     let config = state.view().snapshot().state.config().clone();
     let checked: Vec<Result<_, Problem>> =
-        batch.items.into_iter().map(|item| item.check(&state, &config.config)).collect();
+        batch.items.into_iter().map(|item| item.check(&state, &config.config, &caller)).collect();
     let good: Vec<(ServiceKey, Registration)> =
         checked.iter().filter_map(|item| item.as_ref().ok().cloned()).collect();
     let (index, outcomes) = if good.is_empty() {

@@ -3,7 +3,7 @@
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::shape::InstanceRecord;
+use super::shape::{Detail, InstanceRecord};
 use crate::state::{Event, EventKind, InstanceKey, RemovalCause};
 
 /// The kinds of change.
@@ -81,7 +81,7 @@ pub(super) struct Change {
 }
 
 impl Change {
-    pub(super) fn new(event: &Event) -> Self {
+    pub(super) fn new(event: &Event, detail: Detail) -> Self {
         let blank = |change_type| Self {
             index: event.index,
             time_ms: event.time_ms,
@@ -105,11 +105,11 @@ impl Change {
         };
         match &event.kind {
             EventKind::InstanceRegistered { key, data } => Self {
-                data: Some(InstanceRecord::new(&key.service, data)),
+                data: Some(InstanceRecord::new(&key.service, data, detail)),
                 ..of_instance(ChangeType::InstanceRegistered, key)
             },
             EventKind::HealthChanged { key, data } => Self {
-                data: Some(InstanceRecord::new(&key.service, data)),
+                data: Some(InstanceRecord::new(&key.service, data, detail)),
                 ..of_instance(ChangeType::HealthChanged, key)
             },
             EventKind::InstanceRemoved { key, cause } => Self {

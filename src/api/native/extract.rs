@@ -3,18 +3,16 @@
 //! Every failure is a [`Problem`] that names what was wrong. Nothing is coerced: that is the
 //! compatible API's business.
 
-use std::time::Duration;
-
-use axum::body::{Body, Bytes};
+use axum::body::Bytes;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, Uri, header};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 
 use crate::api::AppState;
+use crate::api::body::{self, BodyError};
 use crate::api::problem::{Problem, ProblemKind};
 use crate::state::{InstanceKey, Name, RequestId, ServiceKey};
 
@@ -135,7 +133,7 @@ impl<T: DeserializeOwned, const LEN_MAX: usize> FromRequest<AppState> for JsonBo
 
     async fn from_request(request: Request, state: &AppState) -> Result<Self, Problem> {
         require_json(request.headers())?;
-        parse_json(&read_body(request.into_body(), LEN_MAX, state).await?).map(Self)
+        parse_json(&read_body(request, LEN_MAX, state).await?).map(Self)
     }
 }
 
@@ -147,7 +145,7 @@ impl<const LEN_MAX: usize> FromRequest<AppState> for RawJson<LEN_MAX> {
 
     async fn from_request(request: Request, state: &AppState) -> Result<Self, Problem> {
         require_json(request.headers())?;
-        read_body(request.into_body(), LEN_MAX, state).await.map(Self)
+        read_body(request, LEN_MAX, state).await.map(Self)
     }
 }
 
@@ -158,12 +156,12 @@ impl<T: DeserializeOwned + Default> FromRequest<AppState> for OptionalJsonBody<T
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &AppState) -> Result<Self, Problem> {
-        let (parts, body) = request.into_parts();
-        let bytes = read_body(body, BODY_LEN_MAX, state).await?;
+        let headers = request.headers().clone();
+        let bytes = read_body(request, BODY_LEN_MAX, state).await?;
         if bytes.is_empty() {
             return Ok(Self(T::default()));
         }
-        require_json(&parts.headers)?;
+        require_json(&headers)?;
         parse_json(&bytes).map(Self)
     }
 }
@@ -180,24 +178,26 @@ fn require_json(headers: &HeaderMap) -> Result<(), Problem> {
 }
 
 /// Reads a body of at most `len_max` bytes, within the configured time.
-async fn read_body(body: Body, len_max: usize, state: &AppState) -> Result<Bytes, Problem> {
-    let timeout_ms = state.settings().body_timeout_ms;
-    let body = Limited::new(body, len_max).collect();
-    let read =
-        tokio::time::timeout(Duration::from_millis(timeout_ms), body).await.map_err(|_| {
+async fn read_body(request: Request, len_max: usize, state: &AppState) -> Result<Bytes, Problem> {
+    let (parts, body) = request.into_parts();
+    body::read(state, &parts.extensions, body, len_max).await.map_err(|error| match error {
+        BodyError::TooLong => {
+            let detail = format!("the body is longer than {len_max} bytes");
+            Problem::new(ProblemKind::PayloadTooLarge, detail)
+        }
+        BodyError::TooSlow => {
+            let timeout_ms = state.settings().body_timeout_ms;
             let detail = format!("the body did not arrive completely within {timeout_ms} ms");
             Problem::new(ProblemKind::RequestTimeout, detail)
-        })?;
-    match read {
-        Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => {
-            let detail = format!("the body is longer than {len_max} bytes");
-            Err(Problem::new(ProblemKind::PayloadTooLarge, detail))
         }
-        Err(_) => {
-            Err(Problem::new(ProblemKind::InvalidRequest, "the body did not arrive completely"))
+        BodyError::Broken => {
+            Problem::new(ProblemKind::InvalidRequest, "the body did not arrive completely")
         }
-    }
+        BodyError::NoRoom(why) => {
+            let detail = format!("too many bytes of request bodies are arriving: {why}");
+            Problem::new(ProblemKind::Unavailable, detail).with_retry_after_s(1)
+        }
+    })
 }
 
 /// Reads JSON; unknown and repeated fields are refused by the types.

@@ -14,10 +14,10 @@ use super::extract::{InstancePath, JsonBody, NoParams, OptionalJsonBody, Params,
 use super::fresh::{Answered, Fresh, Freshness, Write, unexpected};
 use super::page::{self, Page};
 use super::services::find;
-use super::shape::{InstanceView, RegistrationBody};
+use super::shape::{Detail, InstanceView, RegistrationBody};
 use crate::actors::registry::Renewal;
-use crate::api::AppState;
 use crate::api::problem::{Problem, ProblemKind};
+use crate::api::{AppState, Caller};
 use crate::state::limits::{NAME_LEN_MAX, TEXT_LEN_MAX, check_text};
 use crate::state::{
     Command, Deregistration, Instance, Liveness, Name, Readiness, Reply, ServiceState,
@@ -96,7 +96,9 @@ pub(super) async fn list_instances(
     fresh: Fresh,
     ServicePath(key): ServicePath,
     Params(query): Params<ListInstances>,
+    caller: Caller,
 ) -> Result<Response, Problem> {
+    let detail = Detail::of(&caller);
     let limit = page::limit(query.limit)?;
     let wanted =
         query.q.as_ref().map(|q| check_text("q", q, 0, NAME_LEN_MAX).map(|()| q.to_lowercase()));
@@ -114,7 +116,8 @@ pub(super) async fn list_instances(
         .range((start, Bound::Unbounded))
         .filter(|(_, instance)| query.matches(service, instance, wanted.as_deref()));
     let cursor = |(id, _): &(&Name, &Arc<Instance>)| page::cursor_of(&[id.as_str()]);
-    let show = |(_, instance): (&Name, &Arc<Instance>)| InstanceView::new(&key, service, instance);
+    let show =
+        |(_, instance): (&Name, &Arc<Instance>)| InstanceView::new(&key, service, instance, detail);
     Ok(fresh.json(Page::take(instances, limit, cursor, show)))
 }
 
@@ -129,11 +132,12 @@ pub(super) async fn get_instance(
     fresh: Fresh,
     InstancePath(key): InstancePath,
     _: Params<NoParams>,
+    caller: Caller,
 ) -> Result<Response, Problem> {
     let service = find(&fresh, &key.service)?;
     let instance = service.instances.get(&key.instance);
     let instance = instance.ok_or_else(|| Problem::not_found("instance", &key.to_string()))?;
-    Ok(fresh.json(InstanceView::new(&key.service, service, instance)))
+    Ok(fresh.json(InstanceView::new(&key.service, service, instance, Detail::of(&caller))))
 }
 
 /// A registration that was taken.
@@ -161,8 +165,10 @@ pub(super) async fn register_instance(
     InstancePath(key): InstancePath,
     _: Params<NoParams>,
     write: Write,
+    caller: Caller,
     JsonBody(body): JsonBody<RegistrationBody>,
 ) -> Result<Json<Registered>, Problem> {
+    super::check_probe(&caller, body.probe.as_ref())?;
     let config = state.view().snapshot().state.config().clone();
     let registration = body.into_registration(key.instance, &config.config)?;
     super::check_target(&state, &registration)?;

@@ -46,8 +46,8 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::problem::{Problem, ProblemKind};
-use super::{AppState, error, openapi};
-use crate::state::{LimitExceeded, Registration};
+use super::{AppState, Caller, error, openapi};
+use crate::state::{LimitExceeded, ProbeKind, ProbeSpec, Registration};
 
 /// Its routes, each with its place in the OpenAPI document.
 pub fn router() -> OpenApiRouter<AppState> {
@@ -126,7 +126,7 @@ pub(super) fn wrap(router: Router<AppState>, state: &AppState) -> Router<AppStat
     router
         .layer(CatchPanicLayer::custom(panicked))
         .layer(from_fn_with_state(state.clone(), fresh::put_headers))
-        .layer(Extension(Arc::new(watch::Watchers::default())))
+        .layer(Extension(Arc::new(watch::Watchers::new(state.settings().watchers))))
 }
 
 /// What a client sees of a handler that panicked; the panic itself is in the log.
@@ -141,4 +141,17 @@ fn check_target(state: &AppState, registration: &Registration) -> Result<(), Pro
         let limit = format!("in a network that may be called: {reason}");
         LimitExceeded::new("address", limit, &registration.address).into()
     })
+}
+
+/// Refuses a probe that a caller without a credential may not ask for: beyond a path it would let
+/// anyone send requests of their own making to any address, and learn how they were answered.
+fn check_probe(caller: &Caller, probe: Option<&ProbeSpec>) -> Result<(), Problem> {
+    let Some(probe) = probe.filter(|_| caller.role.is_none()) else { return Ok(()) };
+    let plain =
+        ProbeSpec { kind: probe.kind.clone(), path: probe.path.clone(), ..ProbeSpec::default() };
+    if *probe == plain && matches!(probe.kind, ProbeKind::Heartbeat | ProbeKind::Http) {
+        return Ok(());
+    }
+    let detail = "without a token a probe has the kind http and a path, and nothing else";
+    Err(Problem::new(ProblemKind::Unauthorized, detail).with_field("probe"))
 }

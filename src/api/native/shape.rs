@@ -7,6 +7,7 @@ use serde::de::{self, Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::api::Caller;
 use crate::state::limits::{self, LimitExceeded, check_count, check_range};
 use crate::state::{
     Address, Drain, Health, Instance, Liveness, Name, ProbeSpec, Readiness, Registration,
@@ -121,7 +122,7 @@ pub(super) struct HealthView {
     pub(super) readiness: Readiness,
     /// Whether it is alive, or evicted.
     pub(super) liveness: Liveness,
-    /// Why, in one line.
+    /// Why, in one line; empty to callers without a credential.
     pub(super) reason: String,
     /// Since when, in milliseconds since 1970; 0 if nothing has been observed.
     pub(super) since_ms: u64,
@@ -185,7 +186,7 @@ pub(crate) struct InstanceRecord {
     tags: Vec<String>,
     /// Metadata entries.
     metadata: Metadata,
-    /// Its own probe, if it registered one.
+    /// Its own probe, if it registered one; null to callers without a credential.
     probe: Option<ProbeSpec>,
     /// Result of the health checks.
     health: HealthView,
@@ -197,9 +198,31 @@ pub(crate) struct InstanceRecord {
     modified_index: u64,
 }
 
+/// How much of an instance a caller is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Detail {
+    /// All of it.
+    Full,
+    /// Not what its probes ask and find: otherwise whoever may register addresses could learn what
+    /// answers there.
+    WithoutProbes,
+}
+
+impl Detail {
+    /// What this caller is shown.
+    pub(crate) fn of(caller: &Caller) -> Self {
+        if caller.role.is_some() { Self::Full } else { Self::WithoutProbes }
+    }
+}
+
 impl InstanceRecord {
-    pub(crate) fn new(key: &ServiceKey, instance: &Instance) -> Self {
+    pub(crate) fn new(key: &ServiceKey, instance: &Instance, detail: Detail) -> Self {
         let registration = &instance.registration;
+        let full = detail == Detail::Full;
+        let mut health = HealthView::from(&instance.health);
+        if !full {
+            health.reason.clear();
+        }
         let text = |name: &Name| name.as_str().to_owned();
         let entry = |(key, value): &(Name, Box<str>)| (text(key), value.as_ref().to_owned());
         Self {
@@ -213,8 +236,8 @@ impl InstanceRecord {
             version: registration.version.as_ref().map(text),
             tags: registration.tags.iter().map(text).collect(),
             metadata: Metadata(registration.metadata.iter().map(entry).collect()),
-            probe: registration.probe.as_deref().cloned(),
-            health: HealthView::from(&instance.health),
+            probe: registration.probe.as_deref().filter(|_| full).cloned(),
+            health,
             lease_epoch: instance.lease_epoch,
             registered_at_ms: instance.registered_at_ms,
             modified_index: instance.modified_index,
@@ -234,10 +257,15 @@ pub(super) struct InstanceView {
 }
 
 impl InstanceView {
-    pub(super) fn new(key: &ServiceKey, service: &ServiceState, instance: &Instance) -> Self {
+    pub(super) fn new(
+        key: &ServiceKey,
+        service: &ServiceState,
+        instance: &Instance,
+        detail: Detail,
+    ) -> Self {
         let drain = service.drains.get(&instance.registration.id);
         Self {
-            record: InstanceRecord::new(key, instance),
+            record: InstanceRecord::new(key, instance, detail),
             routable: service.is_routable(instance),
             drain: drain.map(|drain| DrainView::from(drain.as_ref())),
         }

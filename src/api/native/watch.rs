@@ -7,31 +7,32 @@
 //! **Invariant:** gapless. A watcher gets every change of its scope in order, or `compacted`.
 
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
-use axum::http::{HeaderMap, HeaderValue, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use futures::stream;
 use serde::{Deserialize, Serialize};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch as watch_channel};
+use tokio::sync::watch as watch_channel;
 use utoipa::{IntoParams, ToSchema};
 
 use super::change::Change;
 use super::extract::{Params, service_key};
+use super::shape::Detail;
 use crate::api::problem::{Problem, ProblemKind};
-use crate::api::{AppState, Caller};
+use crate::api::{AppState, Caller, RequestContext};
 use crate::clock::Clock;
+use crate::places::{NoPlace, Place, PlaceLimits, Places, Standing};
 use crate::state::limits::check_range;
 use crate::state::{Event, Name, Role, ServiceKey};
 use crate::view::{Compacted, WatchScope, Watcher, WatcherLost};
 
-/// Most watchers on a node, streams and long-polls together.
-const WATCHERS_MAX: usize = 20_000;
 /// Most changes in one piece of a stream; bounds what one slow client can hold.
 const CHUNK_CHANGES_MAX: usize = 32;
 /// A comment goes out after so long without a change, in milliseconds.
@@ -48,45 +49,68 @@ const WAIT_MS_DEFAULT: u64 = 30_000;
 /// Changes whose text is kept for other watchers.
 const FRAMES_LEN: usize = 1_024;
 
+/// Tells nginx not to gather an answer.
+const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
+
 /// A change, and its text.
 type Frame = (Arc<Event>, Bytes);
 
 /// What all watchers of a node share.
 pub(super) struct Watchers {
-    permits: Arc<Semaphore>,
-    /// The text of recent changes, each at its index modulo the length.
-    frames: Box<[ArcSwapOption<Frame>]>,
-}
-
-impl Default for Watchers {
-    fn default() -> Self {
-        let empty = || ArcSwapOption::const_empty();
-        Self {
-            permits: Arc::new(Semaphore::new(WATCHERS_MAX)),
-            frames: std::iter::repeat_with(empty).take(FRAMES_LEN).collect(),
-        }
-    }
+    places: Arc<Places>,
+    /// The text of recent changes, each at its index modulo the length: in full.
+    full: Box<[ArcSwapOption<Frame>]>,
+    /// The same, for callers without a credential.
+    without_probes: Box<[ArcSwapOption<Frame>]>,
 }
 
 impl Watchers {
-    fn admit(&self) -> Result<OwnedSemaphorePermit, Problem> {
-        Arc::clone(&self.permits).try_acquire_owned().map_err(|_| {
-            let detail = format!("this node has {WATCHERS_MAX} watchers, its limit");
+    pub(super) fn new(limits: PlaceLimits) -> Self {
+        let frames = || {
+            let empty = || ArcSwapOption::const_empty();
+            std::iter::repeat_with(empty).take(FRAMES_LEN).collect()
+        };
+        Self { places: Places::new(limits), full: frames(), without_probes: frames() }
+    }
+
+    fn admit(&self, caller: &Caller, client: IpAddr) -> Result<Place, Problem> {
+        let known = caller.role.is_some();
+        let standing = if known { Standing::Known } else { Standing::Stranger };
+        self.places.take(client, standing, 1).map_err(|why| {
+            let limits = self.places.limits();
+            let detail = match why {
+                NoPlace::Node if known => {
+                    format!("this node has {} watchers, its limit", limits.max)
+                }
+                NoPlace::Node => {
+                    let open = limits.max - limits.reserved;
+                    format!("this node has {open} watchers, its limit for callers without a token")
+                }
+                NoPlace::Address => {
+                    let max = limits.per_address_max;
+                    format!(
+                        "your address has {max} watchers, the limit (http.watchers_per_address_max)"
+                    )
+                }
+            };
             Problem::new(ProblemKind::TooManyRequests, detail).with_retry_after_s(10)
         })
     }
 
     /// A change as a server-sent event.
-    fn frame(&self, event: &Arc<Event>) -> Bytes {
+    fn frame(&self, event: &Arc<Event>, detail: Detail) -> Bytes {
         let at = usize::try_from(event.index).unwrap_or(0) % FRAMES_LEN;
-        let slot = &self.frames[at];
+        let slot = match detail {
+            Detail::Full => &self.full[at],
+            Detail::WithoutProbes => &self.without_probes[at],
+        };
         if let Some(kept) = &*slot.load()
             // The very same change: after a loss of writes another one can have its index.
             && Arc::ptr_eq(&kept.0, event)
         {
             return kept.1.clone();
         }
-        let change = Change::new(event);
+        let change = Change::new(event, detail);
         let json = serde_json::to_string(&change).unwrap_or_default();
         let kind = change.kind();
         let frame = Bytes::from(format!("id: {}\nevent: {kind}\ndata: {json}\n\n", event.index));
@@ -191,11 +215,12 @@ pub(super) async fn watch(
     Extension(watchers): Extension<Arc<Watchers>>,
     Params(query): Params<Watch>,
     caller: Caller,
+    context: RequestContext,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let scope = scope(&caller, query.namespace.as_deref(), query.service.as_deref())?;
     let last_seen = last_event_id(&headers)?.or(query.index);
-    let permit = watchers.admit()?;
+    let place = watchers.admit(&caller, context.client.ip)?;
     let subscribed = subscribe(&state, scope, last_seen).await;
     let clock = state.clock().clone();
     let age_ms = STREAM_AGE_MS + fastrand::u64(0..STREAM_AGE_MS / 2);
@@ -205,10 +230,17 @@ pub(super) async fn watch(
         Err(compacted) => Stage::Lost(compacted),
     };
     let published = state.view().hub().published();
-    let stream = Stream { stage, watchers, clock, published, ends_at_ms, _permit: permit };
+    let detail = Detail::of(&caller);
+    let stream = Stream { stage, watchers, detail, clock, published, ends_at_ms, _place: place };
     let body = Body::from_stream(stream::unfold(stream, Stream::next));
-    let event_stream = HeaderValue::from_static("text/event-stream");
-    Ok(([(header::CONTENT_TYPE, event_stream)], body).into_response())
+    // Proxies in front must pass each piece on as it comes: nginx gathers answers unless told not to,
+    // and what is compressed or rewritten on the way is gathered as well.
+    let fields = [
+        (header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
+        (header::CACHE_CONTROL, HeaderValue::from_static("no-store, no-transform")),
+        (X_ACCEL_BUFFERING, HeaderValue::from_static("no")),
+    ];
+    Ok((fields, body).into_response())
 }
 
 enum Stage {
@@ -221,10 +253,11 @@ enum Stage {
 struct Stream {
     stage: Stage,
     watchers: Arc<Watchers>,
+    detail: Detail,
     clock: Clock,
     published: watch_channel::Receiver<u64>,
     ends_at_ms: u64,
-    _permit: OwnedSemaphorePermit,
+    _place: Place,
 }
 
 impl Stream {
@@ -234,7 +267,10 @@ impl Stream {
             Stage::Ready(watcher) => {
                 let after = watcher.after();
                 let data = format!("{{\"index\":{after}}}");
-                let text = format!("retry: 1000\nid: {after}\nevent: ready\ndata: {data}\n\n");
+                // The comment comes first: whoever waits for a first byte has one.
+                let text = format!(
+                    ": watching\n\nretry: 1000\nid: {after}\nevent: ready\ndata: {data}\n\n"
+                );
                 (Bytes::from(text), Stage::Running(watcher))
             }
             Stage::Running(_) if self.clock.monotonic_ms() >= self.ends_at_ms => return None,
@@ -256,13 +292,13 @@ impl Stream {
     async fn piece(&self, watcher: &mut Watcher) -> Result<Bytes, WatcherLost> {
         let wait = watcher.next(CHUNK_CHANGES_MAX);
         if let Ok(events) = tokio::time::timeout(Duration::from_millis(HEARTBEAT_MS), wait).await {
-            return Ok(self.watchers.frames(&events?));
+            return Ok(self.watchers.frames(&events?, self.detail));
         }
         // Read first: nothing up to it is missing from what is taken.
         let published = *self.published.borrow();
         let events = watcher.take(CHUNK_CHANGES_MAX)?;
         if !events.is_empty() {
-            return Ok(self.watchers.frames(&events));
+            return Ok(self.watchers.frames(&events, self.detail));
         }
         let index = published.max(watcher.after());
         Ok(Bytes::from(format!("id: {index}\n: still here\n\n")))
@@ -270,13 +306,13 @@ impl Stream {
 }
 
 impl Watchers {
-    fn frames(&self, events: &[Arc<Event>]) -> Bytes {
+    fn frames(&self, events: &[Arc<Event>], detail: Detail) -> Bytes {
         if let [only] = events {
-            return self.frame(only);
+            return self.frame(only, detail);
         }
         let mut piece = Vec::new();
         for event in events {
-            piece.extend_from_slice(&self.frame(event));
+            piece.extend_from_slice(&self.frame(event, detail));
         }
         Bytes::from(piece)
     }
@@ -306,12 +342,13 @@ pub(super) async fn poll_changes(
     Extension(watchers): Extension<Arc<Watchers>>,
     Params(query): Params<Poll>,
     caller: Caller,
+    context: RequestContext,
 ) -> Result<Json<Changes>, Problem> {
     let scope = scope(&caller, query.namespace.as_deref(), query.service.as_deref())?;
     let limit = super::page::limit(query.limit)?;
     let wait_ms = query.wait_ms.unwrap_or(WAIT_MS_DEFAULT);
     check_range("wait_ms", wait_ms, 0, WAIT_MS_MAX)?;
-    let _permit = watchers.admit()?;
+    let _place = watchers.admit(&caller, context.client.ip)?;
     let gone = |lost: Compacted| {
         Problem::new(ProblemKind::Compacted, lost.to_string()).with_field("index")
     };
@@ -337,6 +374,7 @@ pub(super) async fn poll_changes(
         events = watcher.take(limit).map_err(gone)?;
         index = if events.is_empty() { published.max(index) } else { watcher.after() };
     }
-    let changes = events.iter().map(|event| Change::new(event)).collect();
+    let detail = Detail::of(&caller);
+    let changes = events.iter().map(|event| Change::new(event, detail)).collect();
     Ok(Json(Changes { index, changes }))
 }

@@ -1,0 +1,77 @@
+//! Reads a request's body whole: within a length, a time, and the bytes that may be under way.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::{Body, Bytes, HttpBody};
+use axum::http::Extensions;
+use bytes::BytesMut;
+use http_body_util::BodyExt;
+
+use super::{AppState, Caller, RequestContext};
+use crate::places::{NoPlace, Places, Standing};
+
+/// Why a body is not there.
+#[derive(Debug)]
+pub(super) enum BodyError {
+    /// It is longer than the route takes.
+    TooLong,
+    /// It did not arrive whole in time.
+    TooSlow,
+    /// It broke off.
+    Broken,
+    /// Too many bytes of bodies are arriving.
+    NoRoom(NoPlace),
+}
+
+/// Reads `body`, whose request has these extensions. What arrives at once is not counted: it is gone
+/// again before anyone could count it.
+pub(super) async fn read(
+    state: &AppState,
+    extensions: &Extensions,
+    body: Body,
+    len_max: usize,
+) -> Result<Bytes, BodyError> {
+    let timeout = Duration::from_millis(state.settings().body_timeout_ms);
+    let reading = read_whole(state.bodies(), extensions, body, len_max);
+    tokio::time::timeout(timeout, reading).await.unwrap_or(Err(BodyError::TooSlow))
+}
+
+async fn read_whole(
+    places: &Arc<Places>,
+    extensions: &Extensions,
+    mut body: Body,
+    len_max: usize,
+) -> Result<Bytes, BodyError> {
+    if body.size_hint().lower() > len_max as u64 {
+        return Err(BodyError::TooLong);
+    }
+    let mut first = Bytes::new();
+    let mut whole = BytesMut::new();
+    let mut place = None;
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame.map_err(|_| BodyError::Broken)?.into_data() else { continue };
+        if first.len() + whole.len() + data.len() > len_max {
+            return Err(BodyError::TooLong);
+        }
+        if first.is_empty() && whole.is_empty() {
+            first = data;
+            continue;
+        }
+        let place = match &mut place {
+            Some(place) => place,
+            empty => {
+                let client = extensions.get::<RequestContext>().map(|context| context.client.ip);
+                let known = extensions.get::<Caller>().is_some_and(|who| who.role.is_some());
+                let standing = if known { Standing::Known } else { Standing::Stranger };
+                let client = client.unwrap_or([0, 0, 0, 0].into());
+                let taken = places.take(client, standing, first.len());
+                whole.extend_from_slice(&std::mem::take(&mut first));
+                empty.insert(taken.map_err(BodyError::NoRoom)?)
+            }
+        };
+        place.grow(data.len()).map_err(BodyError::NoRoom)?;
+        whole.extend_from_slice(&data);
+    }
+    Ok(if whole.is_empty() { first } else { whole.freeze() })
+}

@@ -1,0 +1,78 @@
+//! Where this cluster itself is reached, which may neither be registered nor called as an instance:
+//! its API, its peer ports and its Redis trust what comes from their own machines.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::backend::ControlStore;
+use crate::backend::redis::{RedisConfig, Topology};
+use crate::config::{BackendKind, NodeConfig};
+use crate::proxy::{HostPort, OwnAddresses};
+
+use super::settings;
+
+/// How soon a change of membership is seen.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// The port of a Redis URL that names none.
+const REDIS_PORT: u16 = 6_379;
+
+/// What the settings say, whoever the members are.
+pub(super) fn configured(
+    config: &NodeConfig,
+    http_addr: SocketAddr,
+) -> anyhow::Result<Vec<HostPort>> {
+    let mut own = vec![HostPort::from(http_addr)];
+    own.extend(of_http(&config.http_advertise(http_addr)));
+    match config.backend {
+        BackendKind::Raft => {
+            own.push(HostPort::from(config.raft.listen));
+            own.extend(HostPort::parse(&config.raft.advertise));
+            for member in &config.raft.members {
+                own.extend(HostPort::parse(&member.peer_addr));
+                own.extend(of_http(&member.http_addr));
+            }
+        }
+        BackendKind::Redis => own.extend(of_redis(&settings::redis(config)?)),
+        BackendKind::Local | BackendKind::SharedFile => {}
+    }
+    Ok(own)
+}
+
+/// Keeps the list current until dropped.
+pub(super) async fn follow(
+    own: OwnAddresses,
+    configured: Vec<HostPort>,
+    store: Arc<dyn ControlStore>,
+) {
+    loop {
+        own.set(with_members(&configured, store.as_ref()));
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+}
+
+/// What is configured, and the members.
+pub(super) fn with_members(configured: &[HostPort], store: &dyn ControlStore) -> Vec<HostPort> {
+    let mut own = configured.to_vec();
+    if let Some(cluster) = store.cluster() {
+        for member in cluster.status().members {
+            own.extend(HostPort::parse(&member.peer_addr));
+            own.extend(of_http(&member.http_addr));
+        }
+    }
+    own
+}
+
+fn of_http(url: &str) -> Option<HostPort> {
+    HostPort::of_url(url, if url.starts_with("https") { 443 } else { 80 })
+}
+
+fn of_redis(config: &RedisConfig) -> Vec<HostPort> {
+    let others: &[String] = match &config.topology {
+        Topology::Single => &[],
+        Topology::Sentinel { sentinels, .. } => sentinels,
+        Topology::Cluster { nodes } => nodes,
+    };
+    let urls = std::iter::once(&config.url).chain(others);
+    urls.filter_map(|url| HostPort::of_url(url, REDIS_PORT)).collect()
+}
