@@ -18,3 +18,4 @@ pub mod security;
 pub mod state;
 pub mod telemetry;
 pub mod view;
+pub mod words;

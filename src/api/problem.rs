@@ -16,6 +16,7 @@ use crate::actors::WriteError;
 use crate::backend::{AdminError, ReadError};
 use crate::state::{LimitExceeded, Rejection};
 use crate::view::NotReached;
+use crate::words::{self, JsonError};
 
 /// The media type of every error of the native API.
 pub const PROBLEM_JSON: &str = "application/problem+json";
@@ -331,14 +332,7 @@ impl Problem {
     /// A request that cannot be read; a complaint about an unknown field becomes its own kind.
     #[must_use]
     pub fn from_parse_error(message: &str) -> Self {
-        let message = message.escape_debug().to_string();
-        match message.split_once("unknown field `").and_then(|(_, rest)| rest.split_once('`')) {
-            Some((field, _)) => {
-                let field = field.to_owned();
-                Self::new(ProblemKind::UnknownField, message).with_field(field)
-            }
-            None => Self::new(ProblemKind::InvalidRequest, message),
-        }
+        words::complaint("", message).into()
     }
 
     /// Its status.
@@ -364,6 +358,21 @@ impl IntoResponse for Problem {
             response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
         }
         response
+    }
+}
+
+impl From<JsonError> for Problem {
+    fn from(error: JsonError) -> Self {
+        let kind = if error.is_unknown_field {
+            ProblemKind::UnknownField
+        } else {
+            ProblemKind::InvalidRequest
+        };
+        let problem = Self::new(kind, error.text.escape_debug().to_string().replace("\\\"", "\""));
+        match error.field {
+            Some(field) => problem.with_field(field.escape_debug().to_string()),
+            None => problem,
+        }
     }
 }
 

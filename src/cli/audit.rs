@@ -11,6 +11,7 @@ use serde::Deserialize;
 use super::exit::CliError;
 use super::output::Output;
 use crate::state::{AuditOutcome, AuditRecord};
+use crate::words;
 
 /// Largest export that is read, in bytes.
 const EXPORT_LEN_MAX: u64 = 256 * 1024 * 1024;
@@ -157,7 +158,7 @@ pub fn verify(export: &str) -> Result<Verified, Finding> {
     let mut lines = export.lines().zip(1..);
     let (first, _) = lines.next().ok_or_else(|| unreadable(1, "the file is empty"))?;
     let head: Head =
-        serde_json::from_str(first).map_err(|error| unreadable(1, &error.to_string()))?;
+        words::read_json(first.as_bytes()).map_err(|error| unreadable(1, &error.text))?;
     let hash = |text: &str, line| {
         unhex(text).ok_or_else(|| unreadable(line, "a hash must be 64 hexadecimal digits"))
     };
@@ -165,7 +166,7 @@ pub fn verify(export: &str) -> Result<Verified, Finding> {
     let mut verified = Verified { first_seq: head.first_seq, base, hashes: Vec::new() };
     for (text, number) in lines {
         let line: Line =
-            serde_json::from_str(text).map_err(|error| unreadable(number, &error.to_string()))?;
+            words::read_json(text.as_bytes()).map_err(|error| unreadable(number, &error.text))?;
         let expected = head.first_seq + verified.hashes.len() as u64;
         if line.seq != expected {
             return Err(Finding::OutOfOrder { expected, got: line.seq });
@@ -250,7 +251,9 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 async fn read(path: &Path) -> Result<String, CliError> {
-    let failed = |error: std::io::Error| CliError::Failed(format!("{}: {error}", path.display()));
+    let failed = |error: std::io::Error| {
+        CliError::Failed(format!("{}: {}", path.display(), words::io(&error)))
+    };
     let len = tokio::fs::metadata(path).await.map_err(failed)?.len();
     if len > EXPORT_LEN_MAX {
         let text = format!("{} is {len} bytes long, the limit is {EXPORT_LEN_MAX}", path.display());

@@ -10,6 +10,7 @@ use super::exit::CliError;
 use super::heartbeat;
 use super::output::Output;
 use crate::state::limits;
+use crate::words;
 
 /// A service by name.
 #[derive(Clone, Debug, clap::Args)]
@@ -121,7 +122,7 @@ impl RegisterArgs {
         let bad = |why: &dyn std::fmt::Display| {
             CliError::Usage(format!("--address {}: {why}", self.address))
         };
-        let url = Url::parse(&self.address).map_err(|error| bad(&error))?;
+        let url = Url::parse(&self.address).map_err(|_| bad(&words::not_a_url(&self.address)))?;
         match (url.host_str(), url.port_or_known_default()) {
             (Some(host), Some(port)) => Ok(format!("{host}:{port}")),
             _ => Err(bad(

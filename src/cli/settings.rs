@@ -14,6 +14,7 @@ use super::exit::{self, CliError};
 use super::instances::ServiceArg;
 use super::output::Output;
 use crate::state::limits;
+use crate::words;
 
 /// Arguments of `maxine policy`.
 #[derive(Debug, clap::Args)]
@@ -283,13 +284,13 @@ fn read_document(file: &PathBuf) -> Result<Value, CliError> {
     let reader: Box<dyn Read> = if file.as_os_str() == "-" {
         Box::new(std::io::stdin())
     } else {
-        Box::new(std::fs::File::open(file).map_err(|error| told(&error))?)
+        Box::new(std::fs::File::open(file).map_err(|error| told(&words::io(&error)))?)
     };
     reader.take(limit as u64 + 1).read_to_end(&mut bytes).map_err(|error| told(&error))?;
     if bytes.len() > limit {
         return Err(told(&format!("a policy is at most {limit} bytes")));
     }
-    serde_json::from_slice(&bytes).map_err(|error| told(&error))
+    words::read_json(&bytes).map_err(|error| told(&error.text))
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::client::{Client, ConnectArgs, EventParser, Request, ServerEvent};
 use super::exit::CliError;
 use super::output::{Output, printable, timestamp};
+use crate::words;
 
 /// The stream has a comment line every 10 s; after this long without a byte it is dead, in milliseconds.
 const SILENCE_MS_MAX: u64 = 30_000;
@@ -124,8 +125,9 @@ impl Watch {
     }
 
     fn take(&mut self, event: &ServerEvent, out: &mut Output) -> Result<Option<End>, CliError> {
-        let data: Value = serde_json::from_str(&event.data)
-            .map_err(|error| CliError::Failed(format!("the stream cannot be read: {error}")))?;
+        let data: Value = serde_json::from_str(&event.data).map_err(|error| {
+            CliError::Failed(format!("the stream cannot be read: {}", words::syntax(&error)))
+        })?;
         let index = event.id.as_ref().and_then(|id| id.parse().ok()).or(data["index"].as_u64());
         match event.name.as_str() {
             "ready" => {

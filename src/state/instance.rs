@@ -23,6 +23,13 @@ impl Address {
     pub fn parse(text: &str) -> Result<Self, LimitExceeded> {
         let bad = |limit: &str| LimitExceeded::new("address", limit, text);
         check_text("address", text, 1, limits::ADDRESS_LEN_MAX)?;
+        let host_and_port = text.split_once("://").map_or(text, |(_, rest)| rest);
+        let host_and_port = host_and_port.split('/').next().unwrap_or_default();
+        if host_and_port.matches(':').count() > 1 && !host_and_port.contains(['[', '@']) {
+            return Err(bad(
+                "a URL whose IPv6 address stands in brackets, such as http://[::1]:8080",
+            ));
+        }
         let uri: hyper::Uri = text
             .parse()
             .map_err(|_| bad("a URL such as http://10.0.0.1:8080 with an optional base path"))?;
@@ -211,4 +218,20 @@ pub struct Drain {
     pub reason: String,
     /// Since when, in milliseconds since 1970.
     pub since_ms: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_ipv6_address_without_brackets_is_told_of_them() {
+        for text in ["::1:8080", "fe80::1", "http://::1:8080", "http://fe80::1/base"] {
+            let error = Address::parse(text).unwrap_err().to_string();
+            assert!(error.contains("in brackets"), "{text}: {error}");
+        }
+        for text in ["http://[::1]:8080", "https://[fe80::1]", "http://10.0.0.1:80/a:b:c"] {
+            assert!(Address::parse(text).is_ok(), "{text}");
+        }
+    }
 }

@@ -15,6 +15,7 @@ use crate::api::AppState;
 use crate::api::body::{self, BodyError};
 use crate::api::problem::{Problem, ProblemKind};
 use crate::state::{InstanceKey, Name, RequestId, ServiceKey};
+use crate::words;
 
 /// Largest JSON body of most routes, in bytes.
 pub(crate) const BODY_LEN_MAX: usize = 1024 * 1024;
@@ -73,7 +74,13 @@ pub(super) struct NamePath(pub(super) Name);
 pub(super) struct NumberPath(pub(super) u64);
 
 fn path_problem(rejection: PathRejection) -> Problem {
-    Problem::new(ProblemKind::InvalidRequest, rejection.body_text())
+    let text = rejection.body_text();
+    let detail = if text.contains("Cannot parse") {
+        String::from("the number in the path must be a whole number of 0 or more")
+    } else {
+        String::from("the path is not valid in a URL: its parts must be UTF-8, percent-encoded")
+    };
+    Problem::new(ProblemKind::InvalidRequest, detail)
 }
 
 /// Checks the names of a service.
@@ -202,7 +209,7 @@ async fn read_body(request: Request, len_max: usize, state: &AppState) -> Result
 
 /// Reads JSON; unknown and repeated fields are refused by the types.
 pub(super) fn parse_json<'a, T: serde::Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, Problem> {
-    serde_json::from_slice(bytes).map_err(|error| Problem::from_parse_error(&error.to_string()))
+    words::read_json(bytes).map_err(Problem::from)
 }
 
 /// What the headers of a write say besides who asks.

@@ -16,6 +16,7 @@ use super::file_log::{LogError, LogFile, Place as LogPlace, beside, try_lock};
 use super::import::{self, Import};
 use super::redis::{self, RedisConfig};
 use crate::state::{Actor, Applied, ControlState, Proposal, Reply, RequestId, StateDigest};
+use crate::words;
 
 /// Where a state lies.
 #[derive(Clone, Debug)]
@@ -230,7 +231,8 @@ fn redis_url(text: &str) -> Result<Option<String>, TransferError> {
     }
     let Some(path) = text.strip_prefix("redis-file:") else { return Ok(None) };
     let url = std::fs::read_to_string(path);
-    let url = url.map_err(|error| TransferError::Usage(format!("{path}: {error}")))?;
+    let url =
+        url.map_err(|error| TransferError::Usage(format!("{path}: {}", words::io(&error))))?;
     Ok(Some(url.trim().into()))
 }
 

@@ -16,6 +16,7 @@ use super::Client;
 use crate::cli::exit::CliError;
 use crate::cli::output::OutputArgs;
 use crate::clock::Clock;
+use crate::words;
 
 /// Most nodes that one command is given.
 const SERVERS_MAX: usize = 32;
@@ -84,8 +85,11 @@ impl ConnectArgs {
     fn client_with(&self, servers: Vec<Url>, token: Option<String>) -> Result<Client, CliError> {
         let authority = self.ca_file.as_deref().map(read_file).transpose()?;
         let certificates = match (&self.ca_file, authority) {
-            (Some(file), Some(pem)) => reqwest::Certificate::from_pem_bundle(&pem)
-                .map_err(|error| CliError::Usage(format!("{}: {error}", file.display())))?,
+            (Some(file), Some(pem)) => {
+                reqwest::Certificate::from_pem_bundle(&pem).map_err(|_| {
+                    CliError::Usage(format!("{}: it holds no certificate in PEM", file.display()))
+                })?
+            }
             _ => Vec::new(),
         };
         Client::new(servers, token, certificates, self.timeout_ms)
@@ -104,8 +108,9 @@ impl ConnectArgs {
             .map(|text| {
                 let full =
                     if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
-                let url = Url::parse(&full)
-                    .map_err(|error| CliError::Usage(format!("--server {text}: {error}")))?;
+                let url = Url::parse(&full).map_err(|_| {
+                    CliError::Usage(format!("--server {text}: {}", words::not_a_url(text)))
+                })?;
                 if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
                     return Err(CliError::Usage(format!(
                         "--server {text}: expected http://HOST:PORT or https://HOST:PORT"
@@ -167,7 +172,8 @@ impl Client {
         let servers = servers
             .iter()
             .map(|text| {
-                Url::parse(text).map_err(|error| CliError::Usage(format!("{text}: {error}")))
+                Url::parse(text)
+                    .map_err(|_| CliError::Usage(format!("{text}: {}", words::not_a_url(text))))
             })
             .collect::<Result<_, _>>()?;
         Self::new(servers, token, Vec::new(), timeout_ms)
@@ -203,7 +209,8 @@ impl Client {
 }
 
 fn read_file(path: &Path) -> Result<Vec<u8>, CliError> {
-    fs::read(path).map_err(|error| CliError::Usage(format!("{}: {error}", path.display())))
+    fs::read(path)
+        .map_err(|error| CliError::Usage(format!("{}: {}", path.display(), words::io(&error))))
 }
 
 /// What `maxine login` keeps.
@@ -252,7 +259,9 @@ impl Session {
         let bytes = match fs::read(&path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(CliError::Failed(format!("{}: {error}", path.display()))),
+            Err(error) => {
+                return Err(CliError::Failed(format!("{}: {}", path.display(), words::io(&error))));
+            }
         };
         let mode = fs::metadata(&path)?.permissions().mode();
         if mode & 0o077 != 0 {
@@ -261,8 +270,8 @@ impl Session {
                 path.display()
             )));
         }
-        serde_json::from_slice(&bytes).map(Some).map_err(|error| {
-            CliError::Failed(format!("{}: {error}; run `maxine logout`", path.display()))
+        words::read_json(&bytes).map(Some).map_err(|error| {
+            CliError::Failed(format!("{}: {}; run `maxine logout`", path.display(), error.text))
         })
     }
 
@@ -272,7 +281,9 @@ impl Session {
     /// When the file cannot be written.
     pub fn store(&self) -> Result<PathBuf, CliError> {
         let path = session_file()?;
-        let told = |error: std::io::Error| CliError::Failed(format!("{}: {error}", path.display()));
+        let told = |error: std::io::Error| {
+            CliError::Failed(format!("{}: {}", path.display(), words::io(&error)))
+        };
         if let Some(dir) = path.parent() {
             fs::create_dir_all(dir).map_err(told)?;
         }
@@ -299,7 +310,9 @@ impl Session {
         match fs::remove_file(&path) {
             Ok(()) => Ok(true),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
-            Err(error) => Err(CliError::Failed(format!("{}: {error}", path.display()))),
+            Err(error) => {
+                Err(CliError::Failed(format!("{}: {}", path.display(), words::io(&error))))
+            }
         }
     }
 }

@@ -22,6 +22,7 @@ pub use sse::{EventParser, ServerEvent};
 
 use super::exit::CliError;
 use crate::clock::Clock;
+use crate::words;
 
 /// Largest answer that is read into memory, in bytes.
 const ANSWER_LEN_MAX: usize = 64 * 1024 * 1024;
@@ -177,8 +178,7 @@ impl Answer {
     /// # Errors
     /// When the node answered with something else.
     pub fn read<T: DeserializeOwned>(&self) -> Result<T, CliError> {
-        serde_json::from_value(self.body.clone())
-            .map_err(|error| CliError::Failed(format!("the node's answer cannot be read: {error}")))
+        serde_json::from_value(self.body.clone()).map_err(|error| unreadable(&error))
     }
 
     /// A header's text.
@@ -438,9 +438,13 @@ impl List {
     /// # Errors
     /// When the node answered with something else.
     pub fn read<T: DeserializeOwned>(&self) -> Result<Vec<T>, CliError> {
-        serde_json::from_value(Value::Array(self.items.clone()))
-            .map_err(|error| CliError::Failed(format!("the node's answer cannot be read: {error}")))
+        serde_json::from_value(Value::Array(self.items.clone())).map_err(|error| unreadable(&error))
     }
+}
+
+fn unreadable(error: &serde_json::Error) -> CliError {
+    let text = words::complaint("", &error.to_string()).text;
+    CliError::Failed(format!("the node's answer cannot be read: {text}"))
 }
 
 async fn read_problem(response: reqwest::Response) -> Problem {

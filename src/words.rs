@@ -1,0 +1,282 @@
+//! What parsers and the system say, in words for people: which field, what is accepted, what was given.
+//!
+//! Place in the flow: wherever an error of `serde`, a URL parser or the system would reach an answer
+//! of the API, the command line or the settings.
+
+use std::io;
+
+use serde::Deserialize;
+
+/// Most characters of a given value that are shown.
+const SHOWN_CHARS_MAX: usize = 100;
+/// What a parser of numbers in text says, and what it wants.
+const OF_TEXT: &[(&str, &str)] = &[
+    ("invalid digit found in string", "a whole number"),
+    ("cannot parse integer from empty string", "a whole number"),
+    ("number too large to fit in target type", "a smaller number"),
+    ("number too small to fit in target type", "a greater number"),
+    ("invalid float literal", "a number"),
+    ("provided string was not `true` or `false`", "true or false"),
+];
+
+/// JSON that cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JsonError {
+    /// The field that it is about, if that is known.
+    pub field: Option<String>,
+    /// Whether the field is one that does not exist.
+    pub is_unknown_field: bool,
+    /// The whole complaint.
+    pub text: String,
+}
+
+/// Reads JSON.
+///
+/// # Errors
+/// [`JsonError`] with the path of the field.
+pub fn read_json<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, JsonError> {
+    serde_json::from_slice(bytes).map_err(|error| {
+        if error.is_syntax() || error.is_eof() {
+            return JsonError { field: None, is_unknown_field: false, text: syntax(&error) };
+        }
+        // Read again, for where it went wrong.
+        let mut reader = serde_json::Deserializer::from_slice(bytes);
+        let path = match serde_path_to_error::deserialize::<_, T>(&mut reader) {
+            Ok(_) => String::new(),
+            Err(error) => error.path().to_string(),
+        };
+        complaint(&path, &error.to_string())
+    })
+}
+
+/// What is wrong with text that is no JSON.
+#[must_use]
+pub fn syntax(error: &serde_json::Error) -> String {
+    if error.is_eof() {
+        return "this is not valid JSON: it ends too early".into();
+    }
+    let message = error.to_string();
+    let (line, column) = (error.line(), error.column());
+    format!("this is not valid JSON: {} in line {line}, column {column}", without_place(&message))
+}
+
+/// The complaint `message` of a parser about the field at `path`.
+#[must_use]
+pub fn complaint(path: &str, message: &str) -> JsonError {
+    let message = without_place(message);
+    let path = if path == "." || path == "?" { "" } else { path };
+    let subject = if path.is_empty() { "the document" } else { path };
+    let known = |text: String| JsonError {
+        field: (!path.is_empty()).then(|| path.to_owned()),
+        is_unknown_field: false,
+        text,
+    };
+    if let Some(name) = quoted(message, "missing field `") {
+        let parent = if path.is_empty() { String::new() } else { format!("{path}.") };
+        let field = format!("{parent}{name}");
+        let text = format!("the field {field} is missing");
+        return JsonError { field: Some(field), is_unknown_field: false, text };
+    }
+    if let Some(name) = quoted(message, "unknown field `") {
+        let there = message.split_once(", expected ").map_or("none", |(_, rest)| rest);
+        let text = format!("there is no field {name}; known here: {}", choices(there));
+        return JsonError { field: Some(name.into()), is_unknown_field: true, text };
+    }
+    if let Some(name) = quoted(message, "duplicate field `") {
+        let text = format!("the field {name} is given twice");
+        return JsonError { field: Some(name.into()), is_unknown_field: false, text };
+    }
+    if let Some(given) = quoted(message, "unknown variant `") {
+        let there = message.split_once(", expected ").map_or("none", |(_, rest)| rest);
+        return known(format!("{subject} must be one of {}, got {given}", choices(there)));
+    }
+    for start in ["invalid type: ", "invalid value: ", "invalid length "] {
+        let parts = message.strip_prefix(start).and_then(|rest| rest.rsplit_once(", expected "));
+        if let Some((given, wanted)) = parts {
+            return known(format!("{subject} must be {}, got {}", kind(wanted), value(given)));
+        }
+    }
+    let of_text = OF_TEXT.iter().find_map(|(said, wanted)| {
+        let before = message.strip_suffix(said)?;
+        Some((before.trim_end_matches([':', ' ']), *wanted))
+    });
+    if let Some((before, wanted)) = of_text {
+        let subject = if path.is_empty() && !before.is_empty() { before } else { subject };
+        return JsonError {
+            field: (subject != "the document").then(|| subject.to_owned()),
+            is_unknown_field: false,
+            text: format!("{subject} must be {wanted}"),
+        };
+    }
+    known(if path.is_empty() { message.to_owned() } else { format!("{path}: {message}") })
+}
+
+/// `message` without the place that `serde_json` adds.
+fn without_place(message: &str) -> &str {
+    message.rsplit_once(" at line ").map_or(message, |(text, _)| text)
+}
+
+fn quoted<'a>(message: &'a str, start: &str) -> Option<&'a str> {
+    message.strip_prefix(start)?.split_once('`').map(|(name, _)| name)
+}
+
+/// `one of `a`, `b`` and its other forms, as a plain list.
+fn choices(there: &str) -> String {
+    there.trim_start_matches("one of ").replace('`', "").replace(" or ", ", ")
+}
+
+/// A type, as people call it.
+fn kind(wanted: &str) -> String {
+    let range = |bits: u32| format!("a whole number from 0 to {}", u64::MAX >> (64 - bits));
+    match wanted {
+        "u8" => range(8),
+        "u16" => range(16),
+        "u32" => range(32),
+        "u64" | "usize" | "u128" => "a whole number of 0 or more".into(),
+        "i8" | "i16" | "i32" | "i64" | "isize" | "i128" => "a whole number".into(),
+        "f32" | "f64" => "a number".into(),
+        "a boolean" | "bool" => "true or false".into(),
+        "a string" | "a borrowed string" | "string" => "a text".into(),
+        "a sequence" => "a list".into(),
+        "a map" => "an object".into(),
+        other if other.starts_with("struct ") || other.starts_with("internally tagged enum") => {
+            "an object".into()
+        }
+        other if other.starts_with("enum ") => "one of the known values".into(),
+        other => other.into(),
+    }
+}
+
+/// A given value, as people would write it.
+fn value(given: &str) -> String {
+    let plain = match given {
+        "map" => "an object".into(),
+        "sequence" => "a list".into(),
+        "unit value" | "null" => "null".into(),
+        other => match other.split_once(' ') {
+            Some(("string", text)) => format!("the text {text}"),
+            Some(("integer" | "boolean" | "character", text)) => text.replace('`', ""),
+            Some(("floating", text)) => text.trim_start_matches("point ").replace('`', ""),
+            _ => other.to_owned(),
+        },
+    };
+    match plain.char_indices().nth(SHOWN_CHARS_MAX) {
+        None => plain,
+        Some((cut, _)) => format!("{}…", &plain[..cut]),
+    }
+}
+
+/// An error of the system about a file.
+#[must_use]
+pub fn io(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::NotFound => "there is no such file".into(),
+        io::ErrorKind::PermissionDenied => "this user may not read it".into(),
+        io::ErrorKind::IsADirectory => "it is a folder, not a file".into(),
+        io::ErrorKind::InvalidData => "it is not UTF-8 text".into(),
+        _ => {
+            let text = error.to_string();
+            text.split_once(" (os error").map_or(text.as_str(), |(text, _)| text).to_lowercase()
+        }
+    }
+}
+
+/// Whether a host, with or without a port, looks like an IPv6 address that lacks its brackets.
+#[must_use]
+pub fn lacks_brackets(host_and_port: &str) -> bool {
+    let host = host_and_port.split('/').next().unwrap_or_default();
+    host.matches(':').count() > 1 && !host.contains(['[', '@'])
+}
+
+/// Why `text` is no URL of a server.
+#[must_use]
+pub fn not_a_url(text: &str) -> String {
+    let rest = text.split_once("://").map_or(text, |(_, rest)| rest);
+    let hint = if lacks_brackets(rest) {
+        "; an IPv6 address stands in brackets, such as http://[::1]:8080"
+    } else {
+        ""
+    };
+    format!("must be http://HOST:PORT or https://HOST:PORT{hint}")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Probe {
+        #[serde(rename = "interval_ms")]
+        _interval_ms: u64,
+        #[serde(rename = "port", default)]
+        _port: u16,
+        #[serde(rename = "kind", default)]
+        _kind: Kind,
+    }
+
+    #[derive(Debug, Default, Deserialize)]
+    #[serde(rename_all = "snake_case")]
+    enum Kind {
+        #[default]
+        Http,
+        Tcp,
+    }
+
+    fn text(json: &str) -> String {
+        read_json::<BTreeMap<String, Vec<Probe>>>(json.as_bytes()).unwrap_err().text
+    }
+
+    #[test]
+    fn a_complaint_names_the_field_what_is_accepted_and_what_was_given() {
+        for (json, expected) in [
+            (
+                r#"{"a": [{"interval_ms": "x"}]}"#,
+                "a[0].interval_ms must be a whole number of 0 or more, got the text \"x\"",
+            ),
+            (
+                r#"{"a": [{"interval_ms": -1}]}"#,
+                "a[0].interval_ms must be a whole number of 0 or more, got -1",
+            ),
+            (
+                r#"{"a": [{"interval_ms": 1, "port": 70000}]}"#,
+                "a[0].port must be a whole number from 0 to 65535, got 70000",
+            ),
+            (r#"{"a": [{}]}"#, "the field a[0].interval_ms is missing"),
+            (
+                r#"{"a": [{"intervall_ms": 1}]}"#,
+                "there is no field intervall_ms; known here: interval_ms, port, kind",
+            ),
+            (
+                r#"{"a": [{"interval_ms": 1, "kind": "udp"}]}"#,
+                "a[0].kind must be one of http, tcp, got udp",
+            ),
+            (
+                r#"{"a": [{"interval_ms": 1, "interval_ms": 2}]}"#,
+                "the field interval_ms is given twice",
+            ),
+            (r#"{"a": 5}"#, "a must be a list, got 5"),
+            ("[]", "the document must be an object, got a list"),
+            (r#"{"a": "#, "this is not valid JSON: it ends too early"),
+            ("{a: 1}", "this is not valid JSON: key must be a string in line 1, column 2"),
+        ] {
+            assert_eq!(text(json), expected, "{json}");
+        }
+        assert_eq!(
+            complaint("", "limit: invalid digit found in string").text,
+            "limit must be a whole number"
+        );
+    }
+
+    #[test]
+    fn a_url_that_cannot_be_used_says_what_is_wanted() {
+        for text in ["::1:8080", "fe80::1", "http://::1:8080/x"] {
+            assert!(not_a_url(text).contains("in brackets"), "{text}");
+        }
+        for text in ["localhost", "http://[::1]:8080", "10.0.0.1:80", ""] {
+            assert!(!not_a_url(text).contains("in brackets"), "{text}");
+        }
+    }
+}
