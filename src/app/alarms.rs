@@ -84,15 +84,24 @@ fn store_alert(telemetry: &Telemetry, event: &StoreEvent) {
         StoreEvent::Reachable { .. } => {
             return telemetry.clear(AlertKind::StoreUnreachable, STORE);
         }
+        StoreEvent::Damaged { .. } => (
+            AlertKind::StoreDamaged,
+            "the content of the store is not usable: reads continue, writes fail until the nodes have repaired it",
+        ),
+        StoreEvent::EntriesSkipped { .. } => (
+            AlertKind::StoreEntriesSkipped,
+            "the log has entries that cannot be read; every node skips them",
+        ),
         StoreEvent::ServerChanged { .. } => {
             (AlertKind::StoreServerChanged, "the store is another server than before")
         }
         StoreEvent::WritesPutBack { .. } => {
             (AlertKind::StoreWritesPutBack, "the store lost writes; they were written again")
         }
-        StoreEvent::StatePutBack { .. } => {
-            (AlertKind::StoreStatePutBack, "the store was empty; the state was written again")
-        }
+        StoreEvent::StatePutBack { .. } => (
+            AlertKind::StoreStatePutBack,
+            "the store was empty or not usable; the state was written again",
+        ),
         StoreEvent::WritesLost { .. } => (
             AlertKind::StoreWritesLost,
             "the store lost acknowledged writes; registrations return when their instances register again",

@@ -37,22 +37,33 @@ impl Machine {
     /// An entry that cannot be decoded is an error: this node must stop rather than differ from
     /// the others.
     pub fn apply(&mut self, entries: &[Ordered<'_>]) -> Result<Vec<Vec<Applied>>, CodecError> {
-        let mut events: Vec<Event> = Vec::new();
-        let mut answers = Vec::with_capacity(entries.len());
+        let mut decoded = Vec::new();
         for entry in entries {
-            let decoded;
-            let batch = match entry {
-                Ordered::Batch(batch) => *batch,
-                Ordered::Bytes(bytes) => {
-                    decoded = decode_batch(bytes)?;
-                    &decoded
-                }
-            };
+            if let Ordered::Bytes(bytes) = entry {
+                decoded.push(decode_batch(bytes)?);
+            }
+        }
+        let mut decoded = decoded.iter();
+        let batches = entries.iter().filter_map(|entry| match entry {
+            Ordered::Batch(batch) => Some(*batch),
+            Ordered::Bytes(_) => decoded.next(),
+        });
+        Ok(self.apply_batches(batches))
+    }
+
+    /// Applies batches in order, publishes once, and answers each proposal of each batch.
+    pub fn apply_batches<'a>(
+        &mut self,
+        batches: impl IntoIterator<Item = &'a Batch>,
+    ) -> Vec<Vec<Applied>> {
+        let mut events: Vec<Event> = Vec::new();
+        let mut answers = Vec::new();
+        for batch in batches {
             let each = batch.proposals.iter().map(|p| self.state.apply(p, &mut events));
             answers.push(each.collect());
         }
         self.view.publish(&self.state, &events);
-        Ok(answers)
+        answers
     }
 
     /// A cheap copy of the present state.

@@ -18,6 +18,21 @@ pub enum StoreEvent {
         /// How long it was away, in milliseconds.
         after_ms: u64,
     },
+    /// What the service holds cannot be used: this node neither writes nor leads until that is
+    /// mended, by itself within two leases.
+    Damaged {
+        /// What is wrong, in one line.
+        reason: String,
+    },
+    /// The log has entries that cannot be read. Every replica skips the same ones.
+    EntriesSkipped {
+        /// The first one's id.
+        first: String,
+        /// How many.
+        count: u64,
+        /// Why the first one cannot be read.
+        reason: String,
+    },
     /// Another process answers than before: a restart or a failover.
     ServerChanged {
         /// The run id of the one before.
@@ -32,17 +47,19 @@ pub enum StoreEvent {
         /// The last position that was missing.
         to: u64,
     },
-    /// The service was found empty, and the whole state was put back from this node's memory.
+    /// The service was found empty or unusable, and the whole state was put back from this node's
+    /// memory.
     StatePutBack {
         /// The position of the state.
         position: u64,
     },
-    /// The service lost acknowledged writes or was put back to an older state, and others have
-    /// written since: this node follows it. Registrations come back as instances re-send them.
+    /// Writes are gone that this node had applied or the service had: the service was put back to
+    /// an older state and others have written since, or no node could read what it held.
+    /// Registrations come back as instances re-send them.
     WritesLost {
-        /// The last position that this node had applied.
+        /// The last position that this node had applied, or that the service said it had.
         had: u64,
-        /// The position at which the service is now.
+        /// The position at which both are now.
         now: u64,
         /// Whether it is another log altogether.
         replaced: bool,

@@ -124,6 +124,10 @@ kinds! {
     UpstreamEvicted = "upstream.evicted": Event, Critical, Node, "service-panic";
     /// The store (Redis, shared file) does not answer.
     StoreUnreachable = "store.unreachable": Condition, Critical, Cluster, "redis-lost";
+    /// The content of the store is not usable; the nodes repair it.
+    StoreDamaged = "store.damaged": Event, Critical, Node, "redis-lost";
+    /// The log has entries that cannot be read.
+    StoreEntriesSkipped = "store.entries_skipped": Event, Critical, Node, "redis-lost";
     /// Another server answers for the store.
     StoreServerChanged = "store.server_changed": Event, Warning, Node, "redis-lost";
     /// The store lost writes; they were put back.

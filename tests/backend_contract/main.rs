@@ -19,6 +19,7 @@ mod files;
 mod moving;
 mod node;
 mod raft;
+mod redis_damage;
 mod redis_failover;
 mod redis_faults;
 mod redis_server;

@@ -209,6 +209,35 @@ async fn a_redis_cluster() {
     }
 }
 
+/// A server of another kind than the settings mean is refused at once, and the error says what to
+/// set: two plain servers, a node of a Cluster on its own, a Sentinel in place of its master, and a
+/// master in place of its Sentinels.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn servers_of_another_kind_are_refused() {
+    let (plain, other) = (RedisServer::start().await, RedisServer::start().await);
+    let port = free_port().to_string();
+    let of_cluster =
+        RedisServer::start_with(&["--cluster-enabled", "yes", "--cluster-port", &port]).await;
+    let sentinel = Sentinel::watching(plain.port);
+    let sentinel_url = format!("redis://127.0.0.1:{}", sentinel.port);
+    eventually("the sentinel answers", async || sentinel.ask(&["masters"]).await).await;
+    let two = Topology::Cluster { nodes: vec![other.url()] };
+    let watched =
+        Topology::Sentinel { sentinels: vec![other.url()], master_name: String::from("main") };
+    for (url, topology, expected) in [
+        (plain.url(), two, "without cluster support"),
+        (of_cluster.url(), Topology::Single, "is a node of a Redis Cluster"),
+        (sentinel_url, Topology::Single, "set state.redis_sentinel_master"),
+        (plain.url(), watched, "no Sentinel"),
+    ] {
+        let config = RedisConfig { topology, ..quick(url, "a") };
+        let Err(error) = crate::redis_server::try_open(config).await else {
+            panic!("it was opened: {expected}");
+        };
+        assert!(error.to_string().contains(expected), "{error}");
+    }
+}
+
 fn write(dir: &Path, name: &str, text: &str) -> String {
     let path = dir.join(name);
     std::fs::write(&path, text).expect("a file");

@@ -413,30 +413,43 @@ async fn the_password_is_changed() {
     node.store.shutdown().await;
 }
 
-/// Keys of the same names that are not Maxine's, or a log without its head: nothing is written or
-/// deleted, it is told, and a node takes up its work when they are gone.
+/// Keys of the same names that are not Maxine's, or a log without its head, at a first start: it is
+/// reported, and within two leases the nodes go on; what was there is kept aside as it was.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn foreign_keys_are_left_alone_and_told() {
+async fn foreign_keys_are_reported_and_moved_aside() {
     let server = RedisServer::start().await;
-    let cases: [(&str, &[&str]); 4] = [
-        ("one:log:head", &["SET", "one:log:head", "somebody's"]),
-        ("two:log", &["SET", "two:log", "somebody's"]),
-        ("three:log", &["XADD", "three:log", "1-0", "field", "somebody's"]),
-        ("four:snapshot2", &["HSET", "four:snapshot2", "field", "somebody's"]),
+    let cases: [(&str, &str, &[&str]); 6] = [
+        ("one:log:head", "one:aside:head", &["SET", "one:log:head", "somebody's"]),
+        ("two:log", "two:aside:log", &["SET", "two:log", "somebody's"]),
+        ("three:log", "three:aside:log", &["XADD", "three:log", "1-0", "field", "somebody's"]),
+        (
+            "four:snapshot2",
+            "four:aside:snapshot2",
+            &["HSET", "four:snapshot2", "field", "somebody's"],
+        ),
+        ("five:snapshot2", "five:aside:snapshot2", &["SADD", "five:snapshot2", "somebody's"]),
+        (
+            "six:log:head",
+            "six:aside:head",
+            &["HSET", "six:log:head", "epoch", "e", "seq", "many", "nonce", "0123456789abcdef"],
+        ),
     ];
-    for (key, put) in cases {
+    for (key, aside, put) in cases {
         server.command(put).await;
         let before = server.command(&["DUMP", key]).await;
         let prefix = key.split(':').next().expect("a prefix");
-        let node =
-            open(RedisConfig { key_prefix: prefix.into(), ..quick(server.url(), "a") }).await;
-        assert!(node.try_propose(register("orders", "a", 80)).await.is_err());
-        assert_eq!(node.store.staleness_ms(), None, "it has no state");
-        assert!(!node.is_leader(), "{key}");
-        assert_eq!(server.command(&["DUMP", key]).await, before, "{key} is as it was");
-        server.command(&["DEL", key]).await;
+        let config = RedisConfig {
+            key_prefix: prefix.into(),
+            connect_timeout_ms: 200,
+            ..quick(server.url(), "a")
+        };
+        let node = open(config).await;
+        let told = Told::by(&node);
         node.register("orders", "a", 80).await;
         node.leads().await;
+        let put_back = |event: &StoreEvent| matches!(event, StoreEvent::StatePutBack { .. });
+        told.until("it is told", put_back).await;
+        assert_eq!(server.command(&["DUMP", aside]).await, before, "{key} is kept as it was");
         node.store.shutdown().await;
     }
 }
@@ -472,7 +485,7 @@ async fn trimming_loses_nothing() {
     stop(&nodes).await;
 }
 
-/// The whole log is taken away by hand: the leader writes a snapshot, and newcomers find a state.
+/// The whole log is taken away by hand: the state is put back, and newcomers find it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_deleted_stream_is_made_good_by_a_snapshot() {
     let server = RedisServer::start().await;

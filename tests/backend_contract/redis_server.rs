@@ -198,6 +198,10 @@ impl Told {
         eventually(what, async || self.0.lock().iter().any(&wanted).then_some(())).await;
     }
 
+    pub(crate) fn all(&self) -> Vec<StoreEvent> {
+        self.0.lock().clone()
+    }
+
     pub(crate) fn any(&self, wanted: impl Fn(&StoreEvent) -> bool) -> bool {
         self.0.lock().iter().any(wanted)
     }

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use redis::IntoConnectionInfo;
+
 /// How Redis is reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Topology {
@@ -109,6 +111,21 @@ impl RedisConfig {
         if self.wait_replicas > 0 && matches!(self.topology, Topology::Cluster { .. }) {
             wrong.push(String::from("waiting for replicas is not possible with a Redis Cluster"));
         }
+        let others = match &self.topology {
+            Topology::Single => &[][..],
+            Topology::Sentinel { sentinels: urls, .. } | Topology::Cluster { nodes: urls } => urls,
+        };
+        if std::iter::once(&self.url)
+            .chain(others)
+            .any(|url| url.as_str().into_connection_info().is_err())
+        {
+            // The URL is not shown: it may hold a password.
+            wrong.push(String::from(
+                "a Redis URL must be redis://[[USER]:PASSWORD@]HOST[:PORT][/DATABASE], or rediss:// \
+                 for TLS; an IPv6 address stands in brackets, and characters such as @ : / ? # in a \
+                 password are percent-encoded",
+            ));
+        }
         if wrong.is_empty() { Ok(()) } else { Err(wrong) }
     }
 
@@ -156,6 +173,11 @@ impl Keys {
 
     pub(super) fn snapshot_data(&self, id: &str) -> String {
         format!("{}:snapshot2:data:{id}", self.prefix)
+    }
+
+    /// The prefix of the keys that keep what was replaced.
+    pub(super) fn aside(&self) -> String {
+        format!("{}:aside:", self.prefix)
     }
 
     pub(super) fn inbox(&self, token: &str) -> String {

@@ -20,6 +20,7 @@ use redis::{
 
 use super::config::{RedisConfig, Topology};
 use crate::clock::Clock;
+use crate::words;
 
 const BACKOFF_MS_MIN: u64 = 50;
 const BACKOFF_MS_MAX: u64 = 3_000;
@@ -197,9 +198,9 @@ impl Connector {
     }
 }
 
-fn certificates(config: &RedisConfig) -> Result<Option<TlsCertificates>, String> {
+pub(super) fn certificates(config: &RedisConfig) -> Result<Option<TlsCertificates>, String> {
     let read = |path: &std::path::Path| {
-        std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()))
+        std::fs::read(path).map_err(|error| format!("{}: {}", path.display(), words::io(&error)))
     };
     if config.tls_ca_file.is_none() && config.tls_client_files.is_none() {
         return Ok(None);
@@ -214,7 +215,10 @@ fn certificates(config: &RedisConfig) -> Result<Option<TlsCertificates>, String>
     Ok(Some(TlsCertificates { client_tls, root_cert }))
 }
 
-fn client(info: ConnectionInfo, certificates: Option<TlsCertificates>) -> RedisResult<Client> {
+pub(super) fn client(
+    info: ConnectionInfo,
+    certificates: Option<TlsCertificates>,
+) -> RedisResult<Client> {
     match certificates {
         Some(certificates) => Client::build_with_tls(info, certificates),
         None => Client::open(info),
@@ -343,19 +347,5 @@ impl SharedLink {
         if slot.generation == generation {
             slot.link = None;
         }
-    }
-
-    /// Runs one command on it.
-    pub(super) async fn query<T: FromRedisValue>(
-        &self,
-        cmd: &Cmd,
-        timeout: Duration,
-    ) -> RedisResult<T> {
-        let (mut link, generation) = self.get().await?;
-        let answer = link.query(cmd, timeout).await;
-        if let Err(error) = &answer {
-            self.report(generation, error);
-        }
-        answer
     }
 }

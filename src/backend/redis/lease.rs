@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::{RedisResult, cmd};
+use redis::RedisResult;
 use serde::Deserialize;
 
 use super::Core;
@@ -254,10 +254,12 @@ impl Core {
     }
 
     async fn look(&self) -> RedisResult<(bool, String)> {
-        let mut command = cmd("GET");
-        command.arg(&self.keys.leader);
-        let text: Option<String> = self.main.query(&command, self.config.command_timeout()).await?;
-        Ok((false, text.unwrap_or_default()))
+        let (mut link, generation) = self.main.get().await?;
+        let keys = [&*self.keys.leader];
+        let timeout = self.config.command_timeout();
+        let text: RedisResult<String> = scripts::LEASE.run(&mut link, &keys, &[], timeout).await;
+        let text = text.inspect_err(|error| self.main.report(generation, error))?;
+        Ok((false, text))
     }
 
     fn poll_pause(&self) -> Duration {

@@ -76,7 +76,7 @@ fn encode(kind: u8, number: u64, sender: &str, body: &[u8]) -> Bytes {
 
 fn decode(message: Vec<u8>) -> Option<Message> {
     let message = Bytes::from(message);
-    if message.len() < HEAD_LEN {
+    if message.len() < HEAD_LEN || message.len() > HEAD_LEN + BODY_LEN_MAX {
         return None;
     }
     let number = u64::from_be_bytes(message[1..9].try_into().ok()?);

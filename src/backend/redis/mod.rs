@@ -6,8 +6,8 @@
 //! present one.
 //!
 //! While Redis is away reads go on from the last view, writes are refused, and nobody leads. What
-//! Redis loses is noticed by the chain of nonces in the log; `docs/reference/backends.md` says
-//! what is put back and what is not.
+//! Redis loses is noticed by the chain of nonces in the log; [`mend`] has the table of what is done
+//! then, and `docs/reference/backends.md` says what can be lost.
 //!
 //! Must not: decide policy, or trust the wall clock.
 
@@ -15,13 +15,16 @@ mod config;
 mod connect;
 mod lease;
 mod mailbox;
+mod mend;
 mod propose;
 mod replica;
 mod scripts;
 mod snapshot;
 mod snapshotter;
 mod stream;
+mod survey;
 mod tail;
+mod topology;
 mod transfer;
 
 use std::sync::Arc;
@@ -80,6 +83,8 @@ struct Core {
     complete_ms: AtomicU64,
     caught_up: watch::Sender<bool>,
     away_since_ms: Mutex<Option<u64>>,
+    /// Since when this node has found no way from its place to the log's end.
+    broken_since_ms: Mutex<Option<u64>>,
     repair_wanted: AtomicBool,
     run_id: Mutex<Option<String>>,
     last_refusal: Mutex<Option<(String, u64)>>,
@@ -118,6 +123,31 @@ impl Core {
             let after_ms = self.clock.monotonic_ms().saturating_sub(since_ms);
             self.emit(StoreEvent::Reachable { after_ms });
         }
+    }
+
+    /// Notes that what Redis holds cannot be used; for how long that has been so, in milliseconds.
+    /// Until [`Self::note_sound`] this node neither writes nor leads.
+    fn note_broken(&self, reason: &str) -> u64 {
+        let now_ms = self.clock.monotonic_ms();
+        let mut since = self.broken_since_ms.lock();
+        let since_ms = *since.get_or_insert(now_ms);
+        drop(since);
+        self.caught_up.send_replace(false);
+        self.step_down();
+        if since_ms == now_ms {
+            self.away_since_ms.lock().get_or_insert(now_ms);
+            self.emit(StoreEvent::Damaged { reason: reason.to_owned() });
+        }
+        now_ms - since_ms
+    }
+
+    fn note_sound(&self) {
+        *self.broken_since_ms.lock() = None;
+        self.note_reachable();
+    }
+
+    fn is_broken(&self) -> bool {
+        self.broken_since_ms.lock().is_some()
     }
 
     fn is_caught_up(&self) -> bool {
@@ -161,6 +191,7 @@ impl RedisStore {
     ) -> Result<Arc<Self>, OpenError> {
         config.check().map_err(|wrong| OpenError::Settings(wrong.join("; ")))?;
         let connector = Arc::new(Connector::new(&config).map_err(OpenError::Settings)?);
+        topology::check(&config).await.map_err(OpenError::Settings)?;
         let first_wait = Duration::from_millis(config.connect_timeout_ms);
         let core = Arc::new(Core {
             keys: Keys::new(&config),
@@ -177,6 +208,7 @@ impl RedisStore {
             complete_ms: AtomicU64::new(0),
             caught_up: watch::Sender::new(false),
             away_since_ms: Mutex::default(),
+            broken_since_ms: Mutex::default(),
             repair_wanted: AtomicBool::new(false),
             run_id: Mutex::default(),
             last_refusal: Mutex::default(),
@@ -222,16 +254,26 @@ impl ControlStore for RedisStore {
         }
         let core = &self.core;
         let wait = async {
-            let (mut link, generation) = core.main.get().await.map_err(|_| ReadError::NoLeader)?;
-            let head = stream::head(&mut link, &core.keys, core.config.command_timeout()).await;
-            let head = head.map_err(|error| {
-                core.main.report(generation, &error);
-                ReadError::NoLeader
-            })?;
-            let Some(head) = head else { return Err(ReadError::NoLeader) };
             let mut applied = core.replica.applied();
-            let reached = applied.wait_for(|seq| *seq >= head.seq).await;
-            reached.map(drop).map_err(|_| ReadError::ShuttingDown)
+            loop {
+                let (mut link, generation) =
+                    core.main.get().await.map_err(|_| ReadError::NoLeader)?;
+                let head = stream::head(&mut link, &core.keys, core.config.command_timeout()).await;
+                let head = head.map_err(|error| {
+                    core.main.report(generation, &error);
+                    ReadError::NoLeader
+                })?;
+                let Some(head) = head else { return Err(ReadError::NoLeader) };
+                let reached = applied.wait_for(|seq| *seq >= head.seq).await;
+                reached.map_err(|_| ReadError::ShuttingDown)?;
+                if core.replica.has(&head) {
+                    return Ok(());
+                }
+                // This node has as many entries, but others: it goes over to what Redis has.
+                core.want_repair();
+                applied.mark_unchanged();
+                applied.changed().await.map_err(|_| ReadError::ShuttingDown)?;
+            }
         };
         let limited = tokio::time::timeout(timeout, wait);
         tokio::select! {

@@ -11,7 +11,7 @@ use super::connect::{Failure, classify};
 use super::replica::{Nonce, Waiter};
 use super::scripts::APPEND;
 use crate::backend::{ProposeError, StoreEvent, needs_lease};
-use crate::state::{Applied, Batch, encode_batch};
+use crate::state::{Applied, Batch, COMMAND_VERSION, encode_batch};
 
 /// Largest entry.
 pub(super) const ENTRY_LEN_MAX: usize = 15 * 1024 * 1024;
@@ -112,14 +112,14 @@ impl Core {
             (true, None) => return Attempt::Refused(self.not_leader()),
         };
         let position = self.replica.position();
-        if position.epoch.is_empty() {
+        if position.epoch.is_empty() || self.is_broken() {
             return Attempt::Refused(ProposeError::NoLeader);
         }
         let (mut link, generation) = match self.main.get().await {
             Ok(found) => found,
             Err(_) => return Attempt::Refused(ProposeError::NoLeader),
         };
-        let seq = position.seq.to_string();
+        let (seq, version) = (position.seq.to_string(), COMMAND_VERSION.to_string());
         let args = [
             position.epoch.as_bytes(),
             seq.as_bytes(),
@@ -127,6 +127,7 @@ impl Core {
             &nonce,
             payload,
             lease.as_bytes(),
+            version.as_bytes(),
         ];
         let keys = [&*self.keys.head, &*self.keys.log, &*self.keys.leader];
         // From here on the entry may get there even if this future is dropped.

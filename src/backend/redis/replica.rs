@@ -8,14 +8,18 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
 
-use crate::backend::{Machine, Ordered};
-use crate::state::{Applied, CodecError, ControlState, decode_batch};
+use crate::backend::Machine;
+use crate::state::{Applied, Batch, COMMAND_VERSION, CodecError, ControlState, decode_batch};
 use crate::view::View;
 
 /// Most entries kept in memory to put a lost tail back.
 const KEPT_ENTRIES_MAX: usize = 8_192;
 /// Most bytes of them.
 const KEPT_LEN_MAX: usize = 64 * 1024 * 1024;
+
+/// Most nonces that a snapshot names, so that a node that was a little behind can tell whether it
+/// lies on the way to it.
+pub(super) const RECENT_MAX: usize = 256;
 
 /// Names an entry for good.
 pub(super) type Nonce = [u8; 16];
@@ -31,22 +35,66 @@ pub(super) struct Position {
     pub(super) nonce: Nonce,
 }
 
+impl Position {
+    /// Whether both are the same entry, whichever log it is found in.
+    pub(super) fn is_same_entry(&self, other: &Self) -> bool {
+        (self.seq, self.nonce) == (other.seq, other.nonce)
+    }
+}
+
 /// One entry as the stream holds it.
 #[derive(Clone, Debug)]
 pub(super) struct Entry {
     pub(super) seq: u64,
     pub(super) nonce: Nonce,
     pub(super) previous: Nonce,
+    /// The command version of its writer.
+    pub(super) version: u32,
     pub(super) payload: Arc<[u8]>,
 }
 
+impl Entry {
+    /// Whether it is the next one after `place`.
+    pub(super) fn follows_on(&self, place: &Position) -> bool {
+        self.seq == place.seq + 1 && self.previous == place.nonce
+    }
+
+    /// What it asks for, or why that cannot be read. An entry that cannot be read asks for nothing,
+    /// on every replica alike; one of a newer version stops a replica that is too old for it.
+    fn batch(&self) -> Result<Result<Batch, String>, Refusal> {
+        if self.version > COMMAND_VERSION {
+            return Err(Refusal::Newer { position: self.seq, version: self.version });
+        }
+        match decode_batch(&self.payload) {
+            Ok(batch) => Ok(Ok(batch)),
+            Err(CodecError::Newer(version)) => {
+                Err(Refusal::Newer { position: self.seq, version: version.into() })
+            }
+            Err(error) => Ok(Err(error.to_string())),
+        }
+    }
+}
+
+/// An entry that was skipped because it cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Skipped {
+    /// Its stream id.
+    pub(super) id: String,
+    pub(super) reason: String,
+}
+
 /// Why entries could not be applied.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Refusal {
     /// Not the continuation of what is here.
+    #[error("entries are missing")]
     Broken,
-    /// Cannot be understood: this node must not go on.
-    Codec(CodecError),
+    /// Written by a newer Maxine: this node must not go on.
+    #[error(
+        "entry {position} of the log in redis was written by a newer Maxine (version {version}): \
+         upgrade this node"
+    )]
+    Newer { position: u64, version: u32 },
 }
 
 /// The copy.
@@ -101,10 +149,16 @@ impl Replica {
         self.inner.lock().position.clone()
     }
 
-    /// The state and its place, together.
-    pub(super) fn state(&self) -> (ControlState, Position) {
+    /// The state, its place, and the nonces of the newest entries in it, the last one last.
+    pub(super) fn state(&self) -> (ControlState, Position, Vec<Nonce>) {
         let inner = self.inner.lock();
-        (inner.machine.state(), inner.position.clone())
+        let skip = inner.kept.len().saturating_sub(RECENT_MAX);
+        let mut recent: Vec<Nonce> =
+            inner.kept.iter().skip(skip).map(|entry| entry.nonce).collect();
+        if recent.is_empty() {
+            recent.push(inner.position.nonce);
+        }
+        (inner.machine.state(), inner.position.clone(), recent)
     }
 
     /// Follows how many entries were applied.
@@ -118,23 +172,25 @@ impl Replica {
         Waiter { replica: self, nonce, answer }
     }
 
-    /// Applies entries that follow on what is here, publishes them, and answers who waits.
-    pub(super) fn apply(&self, entries: Vec<Entry>) -> Result<(), Refusal> {
-        let Some(last) = entries.last() else { return Ok(()) };
+    /// Applies entries that follow on what is here, publishes them, and answers who waits. Returns
+    /// those that were skipped.
+    pub(super) fn apply(&self, entries: Vec<Entry>) -> Result<Vec<Skipped>, Refusal> {
         let mut inner = self.inner.lock();
         let inner = &mut *inner;
         let mut position = inner.position.clone();
         for entry in &entries {
-            if entry.seq != position.seq + 1 || entry.previous != position.nonce {
+            if !entry.follows_on(&position) {
                 return Err(Refusal::Broken);
             }
             position.seq = entry.seq;
             position.nonce = entry.nonce;
         }
-        debug_assert_eq!(position.seq, last.seq);
-        let ordered: Vec<Ordered<'_>> =
-            entries.iter().map(|entry| Ordered::Bytes(&entry.payload)).collect();
-        let answers = inner.machine.apply(&ordered).map_err(Refusal::Codec)?;
+        let mut skipped = Vec::new();
+        let mut batches = Vec::with_capacity(entries.len());
+        for entry in &entries {
+            batches.push(read_or_skip(entry, &mut skipped)?);
+        }
+        let answers = inner.machine.apply_batches(&batches);
         for (entry, answer) in entries.iter().zip(answers) {
             if let Some(waiter) = inner.waiters.remove(&entry.nonce) {
                 // Who no longer waits has got "outcome unknown".
@@ -147,7 +203,12 @@ impl Replica {
         inner.position = position;
         let seq = inner.position.seq;
         self.applied.send_replace(seq);
-        Ok(())
+        Ok(skipped)
+    }
+
+    /// Goes on in another log that has the very entry that this node is at.
+    pub(super) fn adopt(&self, epoch: &str) {
+        epoch.clone_into(&mut self.inner.lock().position.epoch);
     }
 
     /// Replaces everything by a state that was rebuilt, and answers who waits for an entry in it.
@@ -167,6 +228,13 @@ impl Replica {
         inner.position = rebuilt.position;
         let seq = inner.position.seq;
         self.applied.send_replace(seq);
+    }
+
+    /// Whether this node's state has the entry at `place`, as far as it remembers.
+    pub(super) fn has(&self, place: &Position) -> bool {
+        let inner = self.inner.lock();
+        let is_it = |entry: &Entry| (entry.seq, entry.nonce) == (place.seq, place.nonce);
+        inner.position.is_same_entry(place) || inner.kept.iter().rev().any(is_it)
     }
 
     /// What comes after the entry `nonce` at `seq`, if this node still has all of it.
@@ -190,6 +258,13 @@ impl Inner {
     }
 }
 
+fn read_or_skip(entry: &Entry, skipped: &mut Vec<Skipped>) -> Result<Batch, Refusal> {
+    Ok(entry.batch()?.unwrap_or_else(|reason| {
+        skipped.push(Skipped { id: format!("{}-0", entry.seq), reason });
+        Batch::default()
+    }))
+}
+
 /// A state that is put together aside, from a snapshot and the entries after it, so that readers
 /// never see it half done.
 pub(super) struct Rebuilt {
@@ -197,11 +272,29 @@ pub(super) struct Rebuilt {
     position: Position,
     kept: Vec<Entry>,
     answers: Vec<(Nonce, Vec<Applied>)>,
+    pub(super) skipped: Vec<Skipped>,
+    /// Nonces of the last entries before the first kept one, the last one last.
+    recent: Vec<Nonce>,
 }
 
 impl Rebuilt {
-    pub(super) fn new(state: ControlState, position: Position) -> Self {
-        Self { state, position, kept: Vec::new(), answers: Vec::new() }
+    /// Starts from a snapshot whose last entries had the nonces `recent`.
+    pub(super) fn new(state: ControlState, position: Position, recent: Vec<Nonce>) -> Self {
+        Self { state, position, kept: Vec::new(), answers: Vec::new(), skipped: Vec::new(), recent }
+    }
+
+    /// Whether it comes after the entry at `place`; `None` where it cannot be told.
+    pub(super) fn comes_after(&self, place: &Position) -> Option<bool> {
+        if place.seq == 0 {
+            return Some(true);
+        }
+        if place.seq > self.position.seq {
+            return Some(false);
+        }
+        let nonces = self.recent.iter().chain(self.kept.iter().map(|entry| &entry.nonce));
+        let back = usize::try_from(self.position.seq - place.seq).ok()?;
+        let there = nonces.rev().nth(back)?;
+        Some(*there == place.nonce)
     }
 
     pub(super) fn position(&self) -> &Position {
@@ -211,12 +304,10 @@ impl Rebuilt {
     pub(super) fn apply(&mut self, entries: Vec<Entry>) -> Result<(), Refusal> {
         let mut events = Vec::new();
         for entry in entries {
-            let follows =
-                entry.seq == self.position.seq + 1 && entry.previous == self.position.nonce;
-            if !follows {
+            if !entry.follows_on(&self.position) {
                 return Err(Refusal::Broken);
             }
-            let batch = decode_batch(&entry.payload).map_err(Refusal::Codec)?;
+            let batch = read_or_skip(&entry, &mut self.skipped)?;
             events.clear();
             let answers = batch.proposals.iter().map(|p| self.state.apply(p, &mut events));
             self.answers.push((entry.nonce, answers.collect()));
@@ -224,6 +315,7 @@ impl Rebuilt {
             self.position.nonce = entry.nonce;
             self.kept.push(entry);
             if self.kept.len() > KEPT_ENTRIES_MAX {
+                self.recent = vec![self.kept[KEPT_ENTRIES_MAX / 2 - 1].nonce];
                 self.kept.drain(..KEPT_ENTRIES_MAX / 2);
                 self.answers.drain(..KEPT_ENTRIES_MAX / 2);
             }
@@ -251,7 +343,50 @@ mod tests {
             command: Command::GrantLeadership { holder: Name::trusted("n") },
         };
         let payload = encode_batch(&Batch { proposals: vec![proposal] }).unwrap().into();
-        Entry { seq, nonce: [nonce; 16], previous: [previous; 16], payload }
+        let (nonce, previous) = ([nonce; 16], [previous; 16]);
+        Entry { seq, nonce, previous, version: COMMAND_VERSION, payload }
+    }
+
+    /// An entry that nobody can read changes nothing on any replica, in whatever pages it comes,
+    /// and the ones after it count; one of a newer version is not skipped.
+    #[test]
+    fn an_unreadable_entry_is_skipped_alike_however_it_is_read() {
+        let garbage = Entry { payload: b"garbage".as_slice().into(), ..entry(2, 2, 1) };
+        let all = vec![entry(1, 1, 0), garbage.clone(), entry(3, 3, 2)];
+        let at_once = Replica::new(View::new(Clock::manual()));
+        let skipped = at_once.apply(all.clone()).unwrap();
+        assert_eq!(skipped.iter().map(|s| &*s.id).collect::<Vec<_>>(), ["2-0"]);
+        let one_by_one = Replica::new(View::new(Clock::manual()));
+        let each = all.iter().flat_map(|one| one_by_one.apply(vec![one.clone()]).unwrap());
+        assert_eq!(each.collect::<Vec<_>>(), skipped);
+        let mut rebuilt = Rebuilt::new(ControlState::default(), Position::default(), Vec::new());
+        rebuilt.apply(all).unwrap();
+        assert_eq!(rebuilt.skipped, skipped);
+        let digest = at_once.state().0.digest();
+        assert_eq!(one_by_one.state().0.digest(), digest);
+        assert_eq!(rebuilt.into_state().digest(), digest);
+        assert_eq!(at_once.position().seq, 3);
+        let newer = Entry { version: COMMAND_VERSION + 1, ..entry(4, 4, 3) };
+        assert!(matches!(at_once.apply(vec![newer]), Err(Refusal::Newer { position: 4, .. })));
+    }
+
+    #[test]
+    fn a_rebuilt_state_tells_whether_it_comes_after_a_place() {
+        let at = |seq, nonce| Position { epoch: "e".into(), seq, nonce: [nonce; 16] };
+        let recent = vec![[4; 16], [5; 16]];
+        let mut rebuilt = Rebuilt::new(ControlState::default(), at(5, 5), recent);
+        rebuilt.apply(vec![entry(6, 6, 5)]).unwrap();
+        for (place, answer) in [
+            (at(6, 6), Some(true)),
+            (at(6, 9), Some(false)),
+            (at(5, 5), Some(true)),
+            (at(4, 4), Some(true)),
+            (at(4, 9), Some(false)),
+            (at(3, 3), None),
+            (at(7, 7), Some(false)),
+        ] {
+            assert_eq!(rebuilt.comes_after(&place), answer, "{place:?}");
+        }
     }
 
     #[test]

@@ -1,10 +1,12 @@
 //! The Lua scripts: every decision that must be one step in Redis.
 //!
-//! A script's first write is its `XADD`, `SET` or `PERSIST`: when Redis is out of memory or
-//! read-only that one fails and nothing at all was done.
-//!
 //! The log is a chain: each entry has a random nonce and that of the entry before it, and its
 //! position is its stream id. So a replica notices every gap, every fork and every step back.
+//!
+//! A script expects anything under Maxine's keys: another type, a field that is no number, a lease
+//! without an end. It answers with a word for it, or replaces it; it never fails because of it.
+//! A script's first write is one that Redis refuses when it is read-only; where it adds data, also
+//! one that Redis refuses when it is out of memory. So a script that fails has done nothing.
 
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -13,15 +15,58 @@ use redis::{Cmd, ErrorKind, FromRedisValue, RedisResult, ServerErrorKind, cmd};
 
 use super::connect::Link;
 
+mod leader;
+
+pub(super) use leader::{ACQUIRE, LEASE, POST, RELEASE, RENEW};
+
+/// How long what was replaced by [`INSTALL`] is kept aside, in milliseconds: a week.
+const ASIDE_MS: &str = "604800000";
+
+/// Functions for all scripts. A head or a lease that cannot be read counts as none.
+const COMMON: &str = r"
+local function kind(key) return redis.call('TYPE', key)['ok'] end
+local function number(text)
+  return text and #text <= 15 and (text == '0' or string.match(text, '^[1-9]%d*$')) and tonumber(text)
+end
+local function read_head(key)
+  if kind(key) ~= 'hash' then return nil end
+  local h = redis.call('HMGET', key, 'epoch', 'seq', 'nonce')
+  if not (h[1] and h[2] and h[3]) or #h[1] > 32 or not string.match(h[1], '^%x+$')
+    or not number(h[2]) or #h[3] ~= 16 then return nil end
+  return h
+end
+local function read_lease(key)
+  if kind(key) ~= 'string' or redis.call('STRLEN', key) > 4096 then return nil end
+  local left = redis.call('PTTL', key)
+  if left < 0 or left > 600000 then return nil end
+  local text = redis.call('GET', key)
+  local ok, lease = pcall(cjson.decode, text)
+  if not ok or type(lease) ~= 'table' or type(lease.instanceId) ~= 'string'
+    or type(lease.token) ~= 'string' or type(lease.fencingToken) ~= 'number'
+    or lease.fencingToken < 0 or lease.fencingToken > 9007199254740992
+    or lease.fencingToken ~= math.floor(lease.fencingToken) then return nil end
+  return text
+end
+-- Whether XADD was refused because of what the stream is, rather than by the state of the server.
+local function is_blocked(added)
+  if not added then return true end
+  local why = type(added) == 'table' and added.err
+  return why and (string.find(why, 'WRONGTYPE') or string.find(why, 'equal or smaller')
+    or string.find(why, 'exhausted'))
+end
+";
+
 /// A script and its hash.
 pub(super) struct Script {
-    code: &'static str,
+    code: String,
     hash: String,
 }
 
 impl Script {
-    fn new(code: &'static str) -> Self {
-        Self { code, hash: redis::Script::new(code).get_hash().to_owned() }
+    fn new(code: &str) -> Self {
+        let code = [COMMON, code].concat();
+        let hash = redis::Script::new(&code).get_hash().to_owned();
+        Self { code, hash }
     }
 
     /// The command that runs it by its hash.
@@ -31,7 +76,7 @@ impl Script {
 
     /// The command that runs it and has Redis remember it.
     pub(super) fn by_code(&self, keys: &[&str], args: &[&[u8]]) -> Cmd {
-        Self::build("EVAL", self.code, keys, args)
+        Self::build("EVAL", &self.code, keys, args)
     }
 
     fn build(verb: &str, what: &str, keys: &[&str], args: &[&[u8]]) -> Cmd {
@@ -62,21 +107,26 @@ impl Script {
 
 /// Appends one entry. Keys: head, log, leader. Arguments: epoch, position and nonce of the last
 /// entry that the caller has; the new nonce; the payload; the lease that must be the present one,
-/// or nothing. Refused where the caller knows more than Redis does: the tail must be put back first.
+/// or nothing; the command version. Answers `OK`, or why nothing was appended: `EMPTY`, `EPOCH` and
+/// `BEHIND` (Redis has another log than the caller), `FENCED`, `BLOCKED` (the stream takes no
+/// entry here: it is missing, or holds something behind the head).
 pub(super) static APPEND: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"
-local head = redis.call('HMGET', KEYS[1], 'epoch', 'seq', 'nonce')
-if not head[1] then return {'EMPTY', ''} end
+local head = read_head(KEYS[1])
+if not head then return {'EMPTY', ''} end
 if head[1] ~= ARGV[1] then return {'EPOCH', head[1]} end
 local seq, mine = tonumber(head[2]), tonumber(ARGV[2])
 if seq < mine or (seq == mine and head[3] ~= ARGV[3]) then return {'BEHIND', head[2]} end
 if ARGV[6] ~= '' then
-  local lease = redis.call('GET', KEYS[3])
-  if lease ~= ARGV[6] then return {'FENCED', lease or ''} end
+  local lease = redis.pcall('GET', KEYS[3])
+  if lease ~= ARGV[6] then return {'FENCED', type(lease) == 'string' and lease or ''} end
 end
 local next = string.format('%.0f', seq + 1)
-redis.call('XADD', KEYS[2], next .. '-0', 'n', ARGV[4], 'p', head[3], 'b', ARGV[5])
+local added = redis.pcall('XADD', KEYS[2], 'NOMKSTREAM', next .. '-0',
+  'n', ARGV[4], 'p', head[3], 'v', ARGV[7], 'b', ARGV[5])
+if is_blocked(added) then return {'BLOCKED', head[2]} end
+if type(added) == 'table' then return added end
 redis.call('HSET', KEYS[1], 'seq', next, 'nonce', ARGV[4])
 return {'OK', next}
 ",
@@ -84,134 +134,154 @@ return {'OK', next}
 });
 
 /// Puts entries back that Redis lost. Keys: head, log. Arguments: epoch, position and nonce after
-/// which they come, then nonce and payload of each.
+/// which they come, then nonce, command version and payload of each. Answers `OK`, `CHANGED` (the
+/// head is another one) or `BLOCKED`.
 pub(super) static PUT_BACK: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"
-local head = redis.call('HMGET', KEYS[1], 'epoch', 'seq', 'nonce')
-if head[1] ~= ARGV[1] or head[2] ~= ARGV[2] or head[3] ~= ARGV[3] then return 0 end
+local head = read_head(KEYS[1])
+if not head or head[1] ~= ARGV[1] or head[2] ~= ARGV[2] or head[3] ~= ARGV[3] then return 'CHANGED' end
 local seq, nonce = tonumber(head[2]), head[3]
-for i = 4, #ARGV, 2 do
-  seq = seq + 1
-  redis.call('XADD', KEYS[2], string.format('%.0f-0', seq), 'n', ARGV[i], 'p', nonce, 'b', ARGV[i + 1])
-  nonce = ARGV[i]
+for i = 4, #ARGV, 3 do
+  local next = string.format('%.0f', seq + 1)
+  local added = redis.pcall('XADD', KEYS[2], 'NOMKSTREAM', next .. '-0',
+    'n', ARGV[i], 'p', nonce, 'v', ARGV[i + 1], 'b', ARGV[i + 2])
+  if is_blocked(added) then return 'BLOCKED' end
+  if type(added) == 'table' then return added end
+  seq, nonce = seq + 1, ARGV[i]
 end
 redis.call('HSET', KEYS[1], 'seq', string.format('%.0f', seq), 'nonce', nonce)
-return 1
-",
-    )
-});
-
-/// Makes a log where there is none, and only where nothing is left of one. Keys: head, log,
-/// snapshot. Argument: its epoch, the first nonce.
-pub(super) static CREATE: LazyLock<Script> = LazyLock::new(|| {
-    Script::new(
-        r"
-if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
-if redis.call('EXISTS', KEYS[2], KEYS[3]) > 0 then return -1 end
-redis.call('HSET', KEYS[1], 'epoch', ARGV[1], 'seq', '0', 'nonce', ARGV[2])
-return 1
-",
-    )
-});
-
-/// Puts a whole state in the place of an empty or absent log, or (for a migration) of the log
-/// whose position is known. Keys: head, log, snapshot, the parts. Arguments: epoch, position,
-/// nonce, id, number of parts, bytes, checksum, `any` or the epoch and position that may be replaced.
-pub(super) static INSTALL: LazyLock<Script> = LazyLock::new(|| {
-    Script::new(
-        r"
-local head = redis.call('HMGET', KEYS[1], 'epoch', 'seq')
-if head[1] and head[2] ~= '0' then
-  if head[1] ~= ARGV[8] or head[2] ~= ARGV[9] then return 0 end
-end
-if redis.call('LLEN', KEYS[4]) ~= tonumber(ARGV[5]) then return 0 end
-redis.call('PERSIST', KEYS[4])
-redis.call('DEL', KEYS[1], KEYS[2], KEYS[3])
-redis.call('HSET', KEYS[3], 'epoch', ARGV[1], 'seq', ARGV[2], 'nonce', ARGV[3], 'id', ARGV[4],
-  'parts', ARGV[5], 'len', ARGV[6], 'crc', ARGV[7])
-redis.call('HSET', KEYS[1], 'epoch', ARGV[1], 'seq', ARGV[2], 'nonce', ARGV[3])
-return 1
-",
-    )
-});
-
-/// Makes an uploaded snapshot the present one and trims the log behind it, in one step. Keys: head,
-/// log, snapshot, the parts, leader. Arguments: epoch, position, nonce, id, number of parts, bytes,
-/// checksum, the first position to keep, the lease, the prefix of the parts' keys.
-pub(super) static PUBLISH_SNAPSHOT: LazyLock<Script> = LazyLock::new(|| {
-    Script::new(
-        r"
-local head = redis.call('HMGET', KEYS[1], 'epoch', 'seq', 'nonce')
-if head[1] ~= ARGV[1] then return 'EPOCH' end
-if redis.call('GET', KEYS[5]) ~= ARGV[9] then return 'FENCED' end
-if head[2] ~= ARGV[2] or head[3] ~= ARGV[3] then
-  local entry = redis.call('XRANGE', KEYS[2], ARGV[2] .. '-0', ARGV[2] .. '-0')
-  if not entry[1] or entry[1][2][2] ~= ARGV[3] then return 'FORKED' end
-end
-local old = redis.call('HMGET', KEYS[3], 'seq', 'id')
-if old[1] and tonumber(old[1]) >= tonumber(ARGV[2]) then return 'OLDER' end
-if redis.call('LLEN', KEYS[4]) ~= tonumber(ARGV[5]) then return 'GONE' end
-redis.call('PERSIST', KEYS[4])
-redis.call('HSET', KEYS[3], 'epoch', ARGV[1], 'seq', ARGV[2], 'nonce', ARGV[3], 'id', ARGV[4],
-  'parts', ARGV[5], 'len', ARGV[6], 'crc', ARGV[7])
-if old[2] then redis.call('PEXPIRE', ARGV[10] .. old[2], 60000) end
-redis.call('XTRIM', KEYS[2], 'MINID', ARGV[8] .. '-0')
 return 'OK'
 ",
     )
 });
 
-/// Takes the lease if nobody has it. Keys: leader, fence. Arguments: name as JSON, token, lease in
-/// milliseconds, wall clock, the highest fencing token that the caller has ever seen.
-pub(super) static ACQUIRE: LazyLock<Script> = LazyLock::new(|| {
-    Script::new(
-        r#"
-local lease = redis.call('GET', KEYS[1])
-if lease then return {0, lease} end
-local fence = tonumber(redis.call('GET', KEYS[2]) or '0')
-local seen = tonumber(ARGV[5])
-if seen > fence then fence = seen end
-fence = string.format('%.0f', fence + 1)
-redis.call('SET', KEYS[2], fence)
-lease = '{"instanceId":' .. ARGV[1] .. ',"token":"' .. ARGV[2] .. '","fencingToken":' .. fence
-  .. ',"acquiredAt":' .. ARGV[4] .. '}'
-redis.call('SET', KEYS[1], lease, 'NX', 'PX', ARGV[3])
-return {1, lease}
-"#,
-    )
-});
-
-/// Lengthens the lease if it is the caller's. Key: leader. Arguments: the lease, milliseconds.
-pub(super) static RENEW: LazyLock<Script> = LazyLock::new(|| {
+/// Makes a log where there is none, and only where nothing is left of one. Keys: head, log,
+/// snapshot. Arguments: its epoch, the first nonce.
+pub(super) static CREATE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"
-local lease = redis.call('GET', KEYS[1])
-if lease ~= ARGV[1] then return {0, lease or ''} end
-redis.call('PEXPIRE', KEYS[1], ARGV[2])
-return {1, lease}
+if redis.call('EXISTS', KEYS[1], KEYS[2], KEYS[3]) > 0 then return 0 end
+redis.call('HSET', KEYS[1], 'epoch', ARGV[1], 'seq', '0', 'nonce', ARGV[2])
+redis.call('XGROUP', 'CREATE', KEYS[2], 'new', '$', 'MKSTREAM')
+redis.call('XGROUP', 'DESTROY', KEYS[2], 'new')
+return 1
 ",
     )
 });
 
-/// Gives the lease back if it is the caller's. Key: leader. Argument: the lease.
-pub(super) static RELEASE: LazyLock<Script> = LazyLock::new(|| {
+/// Says where the log ends; nothing where there is no head that can be read. Key: head.
+pub(super) static HEAD: LazyLock<Script> =
+    LazyLock::new(|| Script::new("return read_head(KEYS[1]) or {}"));
+
+/// Says what Redis holds, without changing it. Keys: head, log, snapshot, leader. Argument: the
+/// prefix of the parts' keys. The order of the answer is that of [`super::survey`].
+pub(super) static SURVEY: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
-return redis.call('DEL', KEYS[1])
+local head = read_head(KEYS[1]) or {'', '', ''}
+local log, length, newest, first, last = kind(KEYS[2]), 0, '', '', ''
+if log == 'stream' then
+  local info = redis.call('XINFO', 'STREAM', KEYS[2])
+  for i = 1, #info, 2 do
+    local name, value = info[i], info[i + 1]
+    if name == 'length' then length = value
+    elseif name == 'last-generated-id' then newest = value
+    elseif name == 'first-entry' and value then first = value[1]
+    elseif name == 'last-entry' and value then last = value[1] end
+  end
+end
+local snapshot, parts_there, m = kind(KEYS[3]), 0, {}
+if snapshot == 'hash' then
+  m = redis.call('HMGET', KEYS[3], 'epoch', 'seq', 'nonce', 'id', 'parts', 'len', 'crc', 'v', 'recent')
+  if m[4] and kind(ARGV[1] .. m[4]) == 'list' then parts_there = redis.call('LLEN', ARGV[1] .. m[4]) end
+end
+for i = 1, 9 do
+  if not m[i] or #m[i] > 65536 then m[i] = '' end
+end
+return {head[1], head[2], head[3], kind(KEYS[1]), log, tostring(length), newest, first, last,
+  read_lease(KEYS[4]) or '', snapshot, tostring(parts_there),
+  m[1], m[2], m[3], m[4], m[5], m[6], m[7], m[8], m[9],
+  head[1] ~= '' and redis.call('HGET', KEYS[1], 'short') or ''}
 ",
     )
 });
 
-/// Puts a message into an inbox that has a bound. Key: the inbox. Arguments: the bound, how long
-/// the inbox stays in milliseconds, the message.
-pub(super) static POST: LazyLock<Script> = LazyLock::new(|| {
+/// Puts a whole state in the place of whatever is there. Keys: head, log, snapshot, the parts,
+/// leader. Arguments: epoch, position, nonce, id, number of parts, bytes, checksum, command version
+/// and recent nonces of the state; epoch, position and nonce of the head that it replaces, all
+/// empty where no head can be read; `unled` if no node may lead; the prefix of the parts' keys; the
+/// prefix of the keys that keep what is replaced. Answers `OK`, `CHANGED`, `LED` or `GONE` (the
+/// uploaded parts are not there any more).
+pub(super) static INSTALL: LazyLock<Script> = LazyLock::new(|| {
+    let code = r"
+local head = read_head(KEYS[1]) or {'', '', ''}
+if head[1] ~= ARGV[10] or head[2] ~= ARGV[11] or head[3] ~= ARGV[12] then return 'CHANGED' end
+if ARGV[13] == 'unled' and read_lease(KEYS[5]) then return 'LED' end
+if kind(KEYS[4]) ~= 'list' or redis.call('LLEN', KEYS[4]) ~= tonumber(ARGV[5]) then return 'GONE' end
+redis.call('PERSIST', KEYS[4])
+local aside = {ARGV[15] .. 'head', ARGV[15] .. 'log', ARGV[15] .. 'snapshot2'}
+if kind(KEYS[3]) ~= 'none' and kind(aside[3]) == 'hash' then
+  redis.call('UNLINK', ARGV[14] .. (redis.call('HGET', aside[3], 'id') or ''))
+end
+local old = kind(KEYS[3]) == 'hash' and redis.call('HGET', KEYS[3], 'id')
+for i = 1, 3 do
+  if kind(KEYS[i]) ~= 'none' then
+    redis.call('RENAME', KEYS[i], aside[i])
+    redis.call('PEXPIRE', aside[i], 'ASIDE_MS')
+  end
+end
+if old and old ~= ARGV[4] then redis.call('PEXPIRE', ARGV[14] .. old, 'ASIDE_MS') end
+redis.call('HSET', KEYS[3], 'epoch', ARGV[1], 'seq', ARGV[2], 'nonce', ARGV[3], 'id', ARGV[4],
+  'parts', ARGV[5], 'len', ARGV[6], 'crc', ARGV[7], 'v', ARGV[8], 'recent', ARGV[9])
+redis.call('HSET', KEYS[1], 'epoch', ARGV[1], 'seq', ARGV[2], 'nonce', ARGV[3])
+redis.call('XGROUP', 'CREATE', KEYS[2], 'new', '$', 'MKSTREAM')
+redis.call('XGROUP', 'DESTROY', KEYS[2], 'new')
+return 'OK'
+";
+    Script::new(&code.replace("ASIDE_MS", ASIDE_MS))
+});
+
+/// Makes an uploaded snapshot the present one and trims the log behind it, in one step. Keys: head,
+/// log, snapshot, the parts, leader. Arguments: epoch, position, nonce, id, number of parts, bytes,
+/// checksum, command version and recent nonces of the state; the first position to keep, the lease,
+/// the prefix of the parts' keys.
+pub(super) static PUBLISH_SNAPSHOT: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"
-if redis.call('LLEN', KEYS[1]) >= tonumber(ARGV[1]) then return 0 end
-redis.call('RPUSH', KEYS[1], ARGV[3])
-redis.call('PEXPIRE', KEYS[1], ARGV[2])
+local head = read_head(KEYS[1])
+if not head or head[1] ~= ARGV[1] then return 'EPOCH' end
+if redis.pcall('GET', KEYS[5]) ~= ARGV[11] then return 'FENCED' end
+local is_stream = kind(KEYS[2]) == 'stream'
+if head[2] ~= ARGV[2] or head[3] ~= ARGV[3] then
+  local entry = is_stream and redis.call('XRANGE', KEYS[2], ARGV[2] .. '-0', ARGV[2] .. '-0')[1]
+  if not entry or entry[2][2] ~= ARGV[3] then return 'FORKED' end
+end
+local old = kind(KEYS[3]) == 'hash' and redis.call('HMGET', KEYS[3], 'epoch', 'seq', 'id') or {}
+local old_seq = number(old[2])
+if old[1] == ARGV[1] and old_seq and old_seq > tonumber(ARGV[2]) and old_seq <= tonumber(head[2])
+  and old[3] and redis.call('EXISTS', ARGV[12] .. old[3]) == 1 then return 'OLDER' end
+if kind(KEYS[4]) ~= 'list' or redis.call('LLEN', KEYS[4]) ~= tonumber(ARGV[5]) then return 'GONE' end
+redis.call('PERSIST', KEYS[4])
+redis.call('HDEL', KEYS[1], 'short')
+redis.call('DEL', KEYS[3])
+redis.call('HSET', KEYS[3], 'epoch', ARGV[1], 'seq', ARGV[2], 'nonce', ARGV[3], 'id', ARGV[4],
+  'parts', ARGV[5], 'len', ARGV[6], 'crc', ARGV[7], 'v', ARGV[8], 'recent', ARGV[9])
+if old[3] then redis.call('PEXPIRE', ARGV[12] .. old[3], 60000) end
+if is_stream then redis.call('XTRIM', KEYS[2], 'MINID', ARGV[10] .. '-0') end
+return 'OK'
+",
+    )
+});
+
+/// Notes that a node could not build the state at the head, whatever the ids look like: whoever
+/// leads then writes a snapshot. Key: head. Argument: the epoch.
+pub(super) static REPORT_SHORT: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        r"
+local head = read_head(KEYS[1])
+if not head or head[1] ~= ARGV[1] then return 0 end
+redis.call('HSET', KEYS[1], 'short', '1')
 return 1
 ",
     )

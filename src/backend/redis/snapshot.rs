@@ -6,13 +6,13 @@
 use std::io::Read;
 use std::time::Duration;
 
-use redis::{RedisError, Value, cmd};
+use redis::{RedisError, RedisResult, Value, cmd};
 
 use super::config::Keys;
 use super::connect::Link;
 use super::replica::{Nonce, Position};
 use super::scripts;
-use crate::state::ControlState;
+use crate::state::{COMMAND_VERSION, ControlState};
 
 /// Size of one part.
 const PART_LEN: usize = 1024 * 1024;
@@ -33,16 +33,23 @@ pub(super) enum SnapshotFailure {
     /// It is damaged.
     #[error("the snapshot in redis is damaged: {0}")]
     Damaged(String),
+    /// Written by a newer Maxine.
+    #[error("the snapshot in redis was written by a newer Maxine (version {0}): upgrade this node")]
+    Newer(u32),
 }
 
 /// What the manifest says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Manifest {
     pub(super) position: Position,
-    id: String,
-    parts: u64,
-    len: u64,
-    crc: u32,
+    pub(super) id: String,
+    pub(super) parts: u64,
+    pub(super) len: u64,
+    pub(super) crc: u32,
+    /// The command version of its writer.
+    pub(super) version: u32,
+    /// The nonces of the last entries in it, the last one last.
+    pub(super) recent: Vec<Nonce>,
 }
 
 /// A state, encoded.
@@ -77,36 +84,6 @@ pub(super) fn encode(state: &ControlState) -> std::io::Result<Encoded> {
     Ok(out.0)
 }
 
-/// What the present snapshot is, if there is one.
-pub(super) async fn manifest(
-    link: &mut Link,
-    keys: &Keys,
-    timeout: Duration,
-) -> Result<Option<Manifest>, SnapshotFailure> {
-    let mut command = cmd("HMGET");
-    command.arg(&keys.snapshot).arg(&["epoch", "seq", "nonce", "id", "parts", "len", "crc"]);
-    let fields: Vec<Option<Vec<u8>>> = link.query(&command, timeout).await?;
-    if fields.iter().all(Option::is_none) {
-        return Ok(None);
-    }
-    parse(&fields)
-        .map(Some)
-        .ok_or_else(|| SnapshotFailure::Damaged(String::from("its manifest is not whole")))
-}
-
-fn parse(fields: &[Option<Vec<u8>>]) -> Option<Manifest> {
-    let text = |i: usize| String::from_utf8(fields.get(i)?.clone()?).ok();
-    let number = |i: usize| text(i)?.parse::<u64>().ok();
-    let nonce: Nonce = fields.get(2)?.as_deref()?.try_into().ok()?;
-    Some(Manifest {
-        position: Position { epoch: text(0)?, seq: number(1)?, nonce },
-        id: text(3)?,
-        parts: number(4)?,
-        len: number(5)?,
-        crc: u32::try_from(number(6)?).ok()?,
-    })
-}
-
 /// Reads the snapshot that the manifest names.
 pub(super) async fn read(
     link: &mut Link,
@@ -114,15 +91,25 @@ pub(super) async fn read(
     manifest: &Manifest,
     timeout: Duration,
 ) -> Result<ControlState, SnapshotFailure> {
+    if manifest.version > COMMAND_VERSION {
+        return Err(SnapshotFailure::Newer(manifest.version));
+    }
     if manifest.len > SNAPSHOT_LEN_MAX {
         return Err(SnapshotFailure::Damaged(format!("{} bytes are too many", manifest.len)));
     }
-    let mut parts = Vec::new();
+    let mut parts: Vec<Vec<u8>> = Vec::new();
+    let mut found = 0;
     for i in 0..manifest.parts {
         let mut command = cmd("LINDEX");
         command.arg(keys.snapshot_data(&manifest.id)).arg(i);
         let part: Option<Vec<u8>> = link.query(&command, timeout).await?;
-        parts.push(part.ok_or(SnapshotFailure::Replaced)?);
+        let part = part.ok_or(SnapshotFailure::Replaced)?;
+        found += part.len() as u64;
+        if found > manifest.len {
+            let text = format!("its parts have more than {} bytes", manifest.len);
+            return Err(SnapshotFailure::Damaged(text));
+        }
+        parts.push(part);
     }
     let (len, crc) = (manifest.len, manifest.crc);
     let decode = move || decode(&parts, len, crc);
@@ -157,11 +144,13 @@ fn decode(parts: &[Vec<u8>], len: u64, crc: u32) -> Result<ControlState, Snapsho
         .map_err(|error| SnapshotFailure::Damaged(error.to_string()))
 }
 
-/// Uploads an encoded state; it is named by nobody yet.
+/// Uploads an encoded state at `position`; it is named by nobody yet.
 pub(super) async fn upload(
     link: &mut Link,
     keys: &Keys,
     encoded: &Encoded,
+    position: Position,
+    recent: Vec<Nonce>,
     timeout: Duration,
 ) -> Result<Manifest, RedisError> {
     let id = format!("{:032x}", rand::random::<u128>());
@@ -177,12 +166,39 @@ pub(super) async fn upload(
         }
     }
     Ok(Manifest {
-        position: Position::default(),
+        position,
         id,
         parts: encoded.parts.len() as u64,
         len: encoded.len,
         crc: encoded.crc,
+        version: COMMAND_VERSION,
+        recent,
     })
+}
+
+impl Manifest {
+    /// Its nine fields, in the scripts' order.
+    fn fields(&self) -> Vec<Vec<u8>> {
+        let number = |number: u64| number.to_string().into_bytes();
+        vec![
+            self.position.epoch.clone().into_bytes(),
+            number(self.position.seq),
+            self.position.nonce.to_vec(),
+            self.id.clone().into_bytes(),
+            number(self.parts),
+            number(self.len),
+            number(self.crc.into()),
+            number(self.version.into()),
+            self.recent.concat(),
+        ]
+    }
+
+    /// An empty one at `position`.
+    #[cfg(test)]
+    pub(super) fn at(position: Position) -> Self {
+        let (id, recent) = (String::from("id"), vec![position.nonce]);
+        Self { position, id, parts: 0, len: 0, crc: 0, version: COMMAND_VERSION, recent }
+    }
 }
 
 /// Makes an uploaded snapshot the present one and trims the log behind it. Returns the script's
@@ -191,66 +207,53 @@ pub(super) async fn publish(
     link: &mut Link,
     keys: &Keys,
     uploaded: &Manifest,
-    position: &Position,
     keep_entries: u64,
     lease: &str,
     timeout: Duration,
-) -> Result<String, RedisError> {
-    let keep_from = (position.seq + 1).saturating_sub(keep_entries).max(1);
+) -> RedisResult<String> {
+    let keep_from = (uploaded.position.seq + 1).saturating_sub(keep_entries).max(1).to_string();
     let data = keys.snapshot_data(&uploaded.id);
     let all = [&*keys.head, &*keys.log, &*keys.snapshot, &*data, &*keys.leader];
-    let numbers = [
-        position.seq.to_string(),
-        uploaded.parts.to_string(),
-        uploaded.len.to_string(),
-        uploaded.crc.to_string(),
-        keep_from.to_string(),
-    ];
-    let parts_prefix = keys.snapshot_data("");
-    let args: [&[u8]; 10] = [
-        position.epoch.as_bytes(),
-        numbers[0].as_bytes(),
-        &position.nonce,
-        uploaded.id.as_bytes(),
-        numbers[1].as_bytes(),
-        numbers[2].as_bytes(),
-        numbers[3].as_bytes(),
-        numbers[4].as_bytes(),
-        lease.as_bytes(),
-        parts_prefix.as_bytes(),
-    ];
+    let (fields, parts_prefix) = (uploaded.fields(), keys.snapshot_data(""));
+    let mut args: Vec<&[u8]> = fields.iter().map(Vec::as_slice).collect();
+    args.extend([keep_from.as_bytes(), lease.as_bytes(), parts_prefix.as_bytes()]);
     scripts::PUBLISH_SNAPSHOT.run(link, &all, &args, timeout).await
 }
 
-/// Puts a whole state in the place of an empty log, or of the one at `replaces`. Returns whether
-/// it did.
+/// What came of putting a state into Redis.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Installed {
+    /// It is there.
+    Done,
+    /// Redis has another head than the one that was to be replaced.
+    Changed,
+    /// A node leads, and only a log that nobody leads was to be replaced.
+    Led,
+}
+
+/// Puts an uploaded state in the place of whatever is there, if the head is still `replaces`.
 pub(super) async fn install(
     link: &mut Link,
     keys: &Keys,
     uploaded: &Manifest,
-    position: &Position,
-    replaces: &Position,
+    replaces: Option<&Position>,
+    unled: bool,
     timeout: Duration,
-) -> Result<bool, RedisError> {
+) -> RedisResult<Installed> {
     let data = keys.snapshot_data(&uploaded.id);
-    let all = [&*keys.head, &*keys.log, &*keys.snapshot, &*data];
-    let numbers = [
-        position.seq.to_string(),
-        uploaded.parts.to_string(),
-        uploaded.len.to_string(),
-        uploaded.crc.to_string(),
-        replaces.seq.to_string(),
-    ];
-    let args: [&[u8]; 9] = [
-        position.epoch.as_bytes(),
-        numbers[0].as_bytes(),
-        &position.nonce,
-        uploaded.id.as_bytes(),
-        numbers[1].as_bytes(),
-        numbers[2].as_bytes(),
-        numbers[3].as_bytes(),
-        replaces.epoch.as_bytes(),
-        numbers[4].as_bytes(),
-    ];
-    scripts::INSTALL.run(link, &all, &args, timeout).await
+    let all = [&*keys.head, &*keys.log, &*keys.snapshot, &*data, &*keys.leader];
+    let (fields, parts_prefix, aside) = (uploaded.fields(), keys.snapshot_data(""), keys.aside());
+    let (epoch, seq, nonce) = match replaces {
+        None => (&b""[..], String::new(), &b""[..]),
+        Some(at) => (at.epoch.as_bytes(), at.seq.to_string(), &at.nonce[..]),
+    };
+    let rule: &[u8] = if unled { b"unled" } else { b"any" };
+    let mut args: Vec<&[u8]> = fields.iter().map(Vec::as_slice).collect();
+    args.extend([epoch, seq.as_bytes(), nonce, rule, parts_prefix.as_bytes(), aside.as_bytes()]);
+    let word: String = scripts::INSTALL.run(link, &all, &args, timeout).await?;
+    Ok(match word.as_str() {
+        "OK" => Installed::Done,
+        "LED" => Installed::Led,
+        _ => Installed::Changed,
+    })
 }

@@ -1,22 +1,27 @@
-//! Reading the log: the head, pages of entries, and the rebuilding of a state from the snapshot
-//! and what comes after it. Holds no state of its own.
+//! Reading the log: pages of entries, and the rebuilding of a state from the snapshot and what
+//! comes after it. Holds no state of its own and changes nothing in Redis.
+//!
+//! What is in the stream but is no entry of Maxine's is passed over and reported; the chain of
+//! nonces tells whether anything is missing.
 
 use std::time::Duration;
 
-use redis::{ErrorKind, RedisError, RedisResult, cmd};
+use redis::{RedisError, RedisResult, cmd};
 
 use super::config::Keys;
 use super::connect::Link;
-use super::replica::{Entry, Nonce, Position, Rebuilt, Refusal};
+use super::propose::ENTRY_LEN_MAX;
+use super::replica::{Entry, Nonce, Position, Rebuilt, Refusal, Skipped};
 use super::scripts;
 use super::snapshot::{self, SnapshotFailure};
-use crate::state::{CodecError, ControlState};
+use super::survey::{Survey, parse_id};
+use crate::state::ControlState;
 
 /// Most entries read at once.
 pub(super) const PAGE_ENTRIES_MAX: usize = 256;
 /// The nonce before the first entry.
-const FIRST: Nonce = [0; 16];
-/// How often a rebuild starts again because the snapshot was replaced under it.
+pub(super) const FIRST: Nonce = [0; 16];
+/// How often a rebuild starts again because the snapshot or the log changed under it.
 const REBUILD_ATTEMPTS_MAX: u32 = 5;
 
 /// An id with its fields, as Redis gives them.
@@ -30,151 +35,203 @@ pub(super) enum RebuildError {
     /// Redis did not answer, or said no.
     #[error(transparent)]
     Redis(#[from] RedisError),
-    /// Entries are missing between the snapshot and the log, or one is not what it should be.
-    #[error("the log in redis is damaged: {0}")]
-    Damaged(String),
-    /// An entry of a newer version.
-    #[error(transparent)]
-    Codec(#[from] CodecError),
+    /// Written by a newer version: this node must not go on.
+    #[error("{0}")]
+    Newer(String),
 }
 
-/// Where the log ends; `None` where there is no log.
+/// Names a log.
+pub(super) fn new_epoch() -> String {
+    format!("{:016x}", rand::random::<u64>())
+}
+
+/// Where the log ends; `None` where no head can be read.
 pub(super) async fn head(
     link: &mut Link,
     keys: &Keys,
     timeout: Duration,
 ) -> RedisResult<Option<Position>> {
-    let mut command = cmd("HMGET");
-    command.arg(&keys.head).arg(&["epoch", "seq", "nonce"]);
-    let fields: (Option<String>, Option<String>, Option<Vec<u8>>) =
-        link.query(&command, timeout).await?;
-    let (Some(epoch), Some(seq), Some(nonce)) = fields else { return Ok(None) };
-    match (seq.parse(), nonce.try_into()) {
-        (Ok(seq), Ok(nonce)) => Ok(Some(Position { epoch, seq, nonce })),
-        _ => Err(malformed("the head of the log is not one")),
-    }
+    let fields: Vec<Vec<u8>> = scripts::HEAD.run(link, &[&keys.head], &[], timeout).await?;
+    let [epoch, seq, nonce] = fields.as_slice() else { return Ok(None) };
+    let read = || {
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).ok();
+        let nonce = Nonce::try_from(nonce.as_slice()).ok()?;
+        Some(Position { epoch: text(epoch)?, seq: text(seq)?.parse().ok()?, nonce })
+    };
+    Ok(read())
 }
 
-/// Makes an empty log where there is none. What is left of one that lost its head, or belongs to
-/// somebody else, is not touched.
+/// Makes an empty log where there is none and nothing is left of one.
 pub(super) async fn create(link: &mut Link, keys: &Keys, timeout: Duration) -> RedisResult<()> {
-    let epoch = format!("{:016x}", rand::random::<u64>());
+    let epoch = new_epoch();
     let args: [&[u8]; 2] = [epoch.as_bytes(), &FIRST];
     let all = [&*keys.head, &*keys.log, &*keys.snapshot];
-    let done: i64 = scripts::CREATE.run(link, &all, &args, timeout).await?;
-    if done < 0 {
-        return Err(malformed(HEADLESS));
-    }
-    Ok(())
+    scripts::CREATE.run(link, &all, &args, timeout).await
 }
 
-/// Waits up to `block_ms` for entries after `seq`.
-pub(super) async fn follow(
+/// What one read of the stream brought.
+#[derive(Default)]
+pub(super) struct Page {
+    pub(super) entries: Vec<Entry>,
+    /// What is no entry of Maxine's.
+    pub(super) skipped: Vec<Skipped>,
+    /// The last id; the next page begins after it.
+    pub(super) last_id: Option<String>,
+    /// Whether there may be more.
+    pub(super) is_full: bool,
+}
+
+/// Waits up to `block_ms` for what comes after the id `after`.
+pub(super) async fn page(
     link: &mut Link,
     keys: &Keys,
-    seq: u64,
+    after: &str,
     block_ms: u64,
     timeout: Duration,
-) -> RedisResult<Vec<Entry>> {
+) -> RedisResult<Page> {
     let mut command = cmd("XREAD");
     command.arg("COUNT").arg(PAGE_ENTRIES_MAX);
     if block_ms > 0 {
         command.arg("BLOCK").arg(block_ms);
     }
-    command.arg("STREAMS").arg(&keys.log).arg(format!("{seq}-0"));
+    command.arg("STREAMS").arg(&keys.log).arg(after);
     let wait = Duration::from_millis(block_ms) + timeout;
-    let streams: Option<Vec<RawStream>> = link.query(&command, wait).await?;
-    let raw = streams.into_iter().flatten().flat_map(|(_, entries)| entries);
-    raw.map(parse).collect()
-}
-
-fn parse((id, fields): RawEntry) -> RedisResult<Entry> {
-    let whole = || -> Option<Entry> {
-        let seq = id.strip_suffix("-0")?.parse().ok()?;
-        let mut found = (None, None, None);
-        for pair in fields.chunks_exact(2) {
-            match pair[0].as_slice() {
-                b"n" => found.0 = Some(Nonce::try_from(pair[1].as_slice()).ok()?),
-                b"p" => found.1 = Some(Nonce::try_from(pair[1].as_slice()).ok()?),
-                b"b" => found.2 = Some(pair[1].as_slice().into()),
-                _ => {}
+    let streams: Option<Vec<RawStream>> = match link.query(&command, wait).await {
+        // Not a stream at all: as good as none. Redis does not wait in this case.
+        Err(error) if error.code() == Some("WRONGTYPE") => {
+            tokio::time::sleep(Duration::from_millis(block_ms)).await;
+            None
+        }
+        other => other?,
+    };
+    let mut page = Page::default();
+    let mut count = 0;
+    for (id, fields) in streams.into_iter().flatten().flat_map(|(_, entries)| entries) {
+        count += 1;
+        match parse(&id, &fields) {
+            Some(entry) => page.entries.push(entry),
+            None => {
+                let reason = String::from("it is not an entry of Maxine's");
+                page.skipped.push(Skipped { id: id.clone(), reason });
             }
         }
-        Some(Entry { seq, nonce: found.0?, previous: found.1?, payload: found.2? })
-    };
-    whole().ok_or_else(|| malformed("an entry of the log is not one of Maxine's"))
+        page.last_id = Some(id);
+    }
+    page.is_full = count == PAGE_ENTRIES_MAX;
+    Ok(page)
 }
 
-/// Why no log is made where there is something already.
-pub(super) const HEADLESS: &str = "the log's head is missing although its entries or its snapshot \
-     are there; a node that remembers the state puts it back, to start empty delete them";
-
-fn malformed(text: &'static str) -> RedisError {
-    RedisError::from((ErrorKind::UnexpectedReturnType, text))
+/// An entry, if it has a place in the chain. Its payload may still turn out to be unreadable.
+fn parse(id: &str, fields: &[Vec<u8>]) -> Option<Entry> {
+    let (seq, 0) = parse_id(id)? else { return None };
+    let (mut nonce, mut previous, mut version, mut payload) = (None, None, 0, &[][..]);
+    for pair in fields.chunks_exact(2) {
+        let value = pair[1].as_slice();
+        match pair[0].as_slice() {
+            b"n" => nonce = Nonce::try_from(value).ok(),
+            b"p" => previous = Nonce::try_from(value).ok(),
+            b"v" => version = std::str::from_utf8(value).ok()?.parse().ok()?,
+            b"b" if value.len() <= ENTRY_LEN_MAX => payload = value,
+            _ => {}
+        }
+    }
+    Some(Entry { seq, nonce: nonce?, previous: previous?, version, payload: payload.into() })
 }
 
-/// Whether an error came from [`head`] or [`follow`] finding something that is not a log.
-pub(super) fn is_malformed(error: &RedisError) -> bool {
-    error.kind() == ErrorKind::UnexpectedReturnType
+/// What can be read of the log.
+pub(super) struct Found {
+    pub(super) survey: Survey,
+    /// As far as the snapshot and the entries after it reach without a gap.
+    pub(super) rebuilt: Rebuilt,
+    /// What is wrong with the snapshot, if it cannot be used.
+    pub(super) damage: Option<String>,
 }
 
-/// Builds the state at the log's present end from the snapshot and the entries after it.
+impl Found {
+    /// Whether it is the state at the head.
+    pub(super) fn is_whole(&self) -> bool {
+        self.survey.head.as_ref().is_some_and(|head| head.is_same_entry(self.rebuilt.position()))
+    }
+
+    /// What is wrong, in one line.
+    pub(super) fn problem(&self) -> String {
+        let readable = self.rebuilt.position().seq;
+        let damage = self.damage.as_deref().map(|text| format!("{text}; ")).unwrap_or_default();
+        match &self.survey.head {
+            None => format!(
+                "{damage}the log in redis has no head; its entries can be read up to {readable}"
+            ),
+            Some(head) => format!(
+                "{damage}the log in redis has {} entries, but can be read only up to {readable}",
+                head.seq
+            ),
+        }
+    }
+}
+
+/// Builds the state at the log's present end from the snapshot and the entries after it, or as much
+/// of it as can be read.
 pub(super) async fn rebuild(
     link: &mut Link,
     keys: &Keys,
     timeout: Duration,
-) -> Result<Rebuilt, RebuildError> {
-    for _ in 0..REBUILD_ATTEMPTS_MAX {
-        match try_rebuild(link, keys, timeout).await {
-            Ok(Some(rebuilt)) => return Ok(rebuilt),
-            Ok(None) => {}
-            Err(error) => return Err(error),
+) -> Result<Found, RebuildError> {
+    let mut attempt = 1;
+    loop {
+        let found = try_rebuild(link, keys, timeout).await?;
+        if found.is_whole() || attempt >= REBUILD_ATTEMPTS_MAX {
+            return Ok(found);
         }
+        // Somebody may have written, or published a snapshot, while this was read.
+        if Survey::read(link, keys, timeout).await? == found.survey {
+            return Ok(found);
+        }
+        attempt += 1;
     }
-    let text = "its entries do not follow on the snapshot";
-    Err(RebuildError::Damaged(String::from(text)))
 }
 
-/// `None` where the snapshot or the log changed under the reader: start again.
 async fn try_rebuild(
     link: &mut Link,
     keys: &Keys,
     timeout: Duration,
-) -> Result<Option<Rebuilt>, RebuildError> {
-    let head = match head(link, keys, timeout).await? {
-        Some(head) => head,
-        None => {
-            create(link, keys, timeout).await?;
-            return Ok(None);
-        }
-    };
-    let manifest = match snapshot::manifest(link, keys, timeout).await {
-        Ok(manifest) => manifest.filter(|manifest| manifest.position.epoch == head.epoch),
-        Err(SnapshotFailure::Redis(error)) => return Err(error.into()),
-        Err(other) => return Err(RebuildError::Damaged(other.to_string())),
-    };
-    let mut rebuilt = match manifest {
-        None => {
-            let position = Position { epoch: head.epoch.clone(), seq: 0, nonce: FIRST };
-            Rebuilt::new(ControlState::default(), position)
-        }
-        Some(manifest) => match snapshot::read(link, keys, &manifest, timeout).await {
-            Ok(state) => Rebuilt::new(state, manifest.position),
-            Err(SnapshotFailure::Replaced) => return Ok(None),
+) -> Result<Found, RebuildError> {
+    let survey = Survey::read(link, keys, timeout).await?;
+    let mut damage = None;
+    let mut rebuilt = empty(&survey);
+    if let Some(manifest) = survey.base() {
+        match snapshot::read(link, keys, manifest, timeout).await {
+            Ok(state) => {
+                let (position, recent) = (manifest.position.clone(), manifest.recent.clone());
+                rebuilt = Rebuilt::new(state, position, recent);
+            }
             Err(SnapshotFailure::Redis(error)) => return Err(error.into()),
-            Err(other) => return Err(RebuildError::Damaged(other.to_string())),
-        },
-    };
-    while rebuilt.position().seq < head.seq {
-        let entries = follow(link, keys, rebuilt.position().seq, 0, timeout).await?;
-        if entries.is_empty() {
-            return Ok(None);
-        }
-        match rebuilt.apply(entries) {
-            Ok(()) => {}
-            Err(Refusal::Broken) => return Ok(None),
-            Err(Refusal::Codec(error)) => return Err(error.into()),
+            Err(newer @ SnapshotFailure::Newer(_)) => {
+                return Err(RebuildError::Newer(newer.to_string()));
+            }
+            Err(other) => damage = Some(other.to_string()),
         }
     }
-    Ok(Some(rebuilt))
+    let end = survey.head.as_ref().map_or(u64::MAX, |head| head.seq);
+    let mut after = format!("{}-0", rebuilt.position().seq);
+    while rebuilt.position().seq < end {
+        let page = page(link, keys, &after, 0, timeout).await?;
+        let Some(last_id) = page.last_id else { break };
+        after = last_id;
+        rebuilt.skipped.extend(page.skipped);
+        let entries = page.entries.into_iter().filter(|entry| entry.seq <= end).collect();
+        match rebuilt.apply(entries) {
+            Ok(()) => {}
+            Err(Refusal::Broken) => break,
+            Err(newer @ Refusal::Newer { .. }) => {
+                return Err(RebuildError::Newer(newer.to_string()));
+            }
+        }
+    }
+    Ok(Found { survey, rebuilt, damage })
+}
+
+fn empty(survey: &Survey) -> Rebuilt {
+    let epoch = survey.head.as_ref().map(|head| head.epoch.clone()).unwrap_or_default();
+    let position = Position { epoch, seq: 0, nonce: FIRST };
+    Rebuilt::new(ControlState::default(), position, Vec::new())
 }

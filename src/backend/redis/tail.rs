@@ -1,31 +1,34 @@
-//! Follows the log, and mends what Redis lost.
+//! Follows the log.
 //!
-//! One task per node, with a connection of its own. After every silence it compares the log's end
-//! with its own place: Redis may have been flushed, restored from a dump, or have failed over to
-//! a replica that lacked the last writes.
+//! One task per node, with a connection of its own. After every silence, and whenever something
+//! does not fit, it has [`super::mend`] compare the log's end with this node's place.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use redis::{RedisError, RedisResult, Value, cmd};
 
 use super::Core;
 use super::connect::Link;
-use super::replica::{Entry, Position, Refusal};
-use super::scripts;
-use super::snapshot;
-use super::stream::{self, PAGE_ENTRIES_MAX, RebuildError};
+use super::replica::{Refusal, Skipped};
+use super::stream::{self, RebuildError};
+use super::survey::parse_id;
 use crate::backend::StoreEvent;
 
 /// How long one read waits for entries: bounds how old the age of the view can get unnoticed.
 const BLOCK_MS: u64 = 250;
-/// Most bytes that one script call puts back.
-const PUT_BACK_LEN_MAX: usize = 4 * 1024 * 1024;
+/// The longest pause before what cannot be used is looked at again.
+const DAMAGED_PAUSE_MS_MAX: u64 = 500;
+
+/// How long one that was passed over already delays the next read.
+const PASSED_PAUSE_MS: u64 = 50;
 
 /// Why a session with Redis ended.
-enum End {
+pub(super) enum End {
     /// The connection is of no more use.
     Redis(RedisError),
-    /// What is in Redis cannot be used; it is tried again, for somebody may mend it.
+    /// What is in Redis cannot be used yet; [`super::mend`] says how long that can last.
     Damaged(String),
     /// This node must not go on.
     Fatal(String),
@@ -35,9 +38,6 @@ enum End {
 
 impl From<RedisError> for End {
     fn from(error: RedisError) -> Self {
-        if stream::is_malformed(&error) {
-            return Self::Damaged(error.to_string());
-        }
         Self::Redis(error)
     }
 }
@@ -45,9 +45,8 @@ impl From<RedisError> for End {
 impl From<RebuildError> for End {
     fn from(error: RebuildError) -> Self {
         match error {
-            RebuildError::Redis(error) => error.into(),
-            RebuildError::Damaged(text) => Self::Damaged(text),
-            RebuildError::Codec(error) => Self::Fatal(error.to_string()),
+            RebuildError::Redis(error) => Self::Redis(error),
+            RebuildError::Newer(text) => Self::Fatal(text),
         }
     }
 }
@@ -64,18 +63,26 @@ impl Core {
                 Ok(mut link) => self.session(&mut link).await,
                 Err(error) => End::Redis(error),
             };
-            match end {
+            let pause = match end {
                 End::Stop => break,
                 End::Fatal(reason) => {
                     self.fail(reason);
                     break;
                 }
-                End::Redis(error) => self.note_unreachable(&error.to_string()),
-                End::Damaged(text) => self.note_unreachable(&text),
-            }
+                End::Redis(error) => {
+                    // A server that came later than this node may be of another kind than expected.
+                    let mismatch = super::topology::check(&self.config).await.err();
+                    self.note_unreachable(&mismatch.unwrap_or_else(|| error.to_string()));
+                    self.connector.backoff()
+                }
+                End::Damaged(text) => {
+                    tracing::warn!(text, "what redis holds cannot be used yet");
+                    Duration::from_millis((self.config.lease_ms / 4).min(DAMAGED_PAUSE_MS_MAX))
+                }
+            };
             tokio::select! {
                 () = self.stop.cancelled() => break,
-                () = tokio::time::sleep(self.connector.backoff()) => {}
+                () = tokio::time::sleep(pause) => {}
             }
         }
     }
@@ -88,157 +95,51 @@ impl Core {
     async fn try_session(&self, link: &mut Link) -> Result<std::convert::Infallible, End> {
         self.note_server(link).await?;
         self.synchronise(link).await?;
-        self.note_reachable();
         let timeout = self.config.command_timeout();
+        // The last id that was passed over.
+        let mut passed = String::new();
         loop {
             let seq = self.replica.position().seq;
+            let after = read_after(seq, &passed);
             let asked_ms = self.clock.monotonic_ms();
-            let entries = tokio::select! {
+            let page = tokio::select! {
                 () = self.stop.cancelled() => return Err(End::Stop),
-                entries = stream::follow(link, &self.keys, seq, BLOCK_MS, timeout) => entries?,
+                page = stream::page(link, &self.keys, &after, BLOCK_MS, timeout) => page?,
             };
-            let whole_page = entries.len() == PAGE_ENTRIES_MAX;
-            let repair = self.repair_wanted.swap(false, std::sync::atomic::Ordering::AcqRel);
-            if entries.is_empty() || repair {
+            let repair = self.repair_wanted.swap(false, Ordering::AcqRel);
+            if let Some(last) = page.skipped.last().filter(|last| last.id != passed) {
+                self.report_skipped(&page.skipped);
+                passed.clone_from(&last.id);
+            } else if !page.skipped.is_empty() {
+                // Still there, behind the head: whoever leads puts the log in order.
+                tokio::time::sleep(Duration::from_millis(PASSED_PAUSE_MS)).await;
+            }
+            if page.entries.is_empty() || repair {
                 self.synchronise(link).await?;
                 continue;
             }
-            let gap = entries.first().is_some_and(|entry| entry.seq != seq + 1);
-            match self.replica.apply(entries) {
-                // After a whole page there may be more.
-                Ok(()) if whole_page => {}
-                Ok(()) => self.note_complete(asked_ms),
-                Err(Refusal::Codec(error)) => return Err(End::Fatal(error.to_string())),
-                Err(Refusal::Broken) => self.follow_redis(link, !gap).await?,
+            match self.replica.apply(page.entries) {
+                Ok(skipped) => {
+                    self.report_skipped(&skipped);
+                    // After a full page there may be more.
+                    if !page.is_full {
+                        self.note_complete(asked_ms);
+                    }
+                }
+                Err(Refusal::Broken) => self.synchronise(link).await?,
+                Err(newer @ Refusal::Newer { .. }) => return Err(End::Fatal(newer.to_string())),
             }
         }
     }
 
-    /// Compares the log's end with this node's place, and mends what does not fit.
-    async fn synchronise(&self, link: &mut Link) -> Result<(), End> {
-        let timeout = self.config.command_timeout();
-        let mine = self.replica.position();
-        let asked_ms = self.clock.monotonic_ms();
-        let Some(head) = stream::head(link, &self.keys, timeout).await? else {
-            if mine.seq > 0 {
-                self.put_state_back(link, &Position::default()).await?;
-            } else {
-                stream::create(link, &self.keys, timeout).await?;
-                self.follow_redis(link, false).await?;
-            }
-            return Ok(());
-        };
-        if mine.epoch.is_empty() {
-            return self.follow_redis(link, false).await;
-        }
-        if head.epoch != mine.epoch {
-            if head.seq == 0 && mine.seq > 0 {
-                return self.put_state_back(link, &head).await;
-            }
-            return self.follow_redis(link, mine.seq > 0).await;
-        }
-        if head.seq == mine.seq && head.nonce == mine.nonce {
-            self.note_complete(asked_ms);
-            return Ok(());
-        }
-        if head.seq > mine.seq {
-            let next = stream::follow(link, &self.keys, mine.seq, 0, timeout).await?;
-            // Nothing after this node's place although the log goes on: the entries are gone.
-            return if next.is_empty() { self.follow_redis(link, false).await } else { Ok(()) };
-        }
-        match self.replica.kept_after(head.seq, &head.nonce) {
-            Some(lost) => self.put_tail_back(link, head, lost).await,
-            None => self.follow_redis(link, true).await,
-        }
-    }
-
-    /// Redis is at an earlier entry of this very log: what came after it is written again, unless
-    /// somebody else did so meanwhile.
-    async fn put_tail_back(
-        &self,
-        link: &mut Link,
-        head: Position,
-        lost: Vec<Entry>,
-    ) -> Result<(), End> {
-        self.step_down();
-        let (from, to) = (head.seq + 1, head.seq + lost.len() as u64);
-        let mut at = head;
-        let mut rest = lost.as_slice();
-        let mut asked_ms = self.clock.monotonic_ms();
-        while let Some(first) = rest.first() {
-            let mut len = first.payload.len();
-            let mut count = 1;
-            while let Some(next) = rest.get(count)
-                && count < PAGE_ENTRIES_MAX
-                && len + next.payload.len() <= PUT_BACK_LEN_MAX
-            {
-                len += next.payload.len();
-                count += 1;
-            }
-            let (now, later) = rest.split_at(count);
-            let seq = at.seq.to_string();
-            let mut args: Vec<&[u8]> = vec![at.epoch.as_bytes(), seq.as_bytes(), &at.nonce];
-            for entry in now {
-                args.extend([entry.nonce.as_slice(), &entry.payload]);
-            }
-            let keys = [&*self.keys.head, &*self.keys.log];
-            let timeout = self.config.command_timeout();
-            asked_ms = self.clock.monotonic_ms();
-            let done: u64 = scripts::PUT_BACK.run(link, &keys, &args, timeout).await?;
-            if done != 1 {
-                // Somebody was faster; the next comparison says what is to be done now.
-                return Ok(());
-            }
-            if let Some(last) = now.last() {
-                at = Position { seq: last.seq, nonce: last.nonce, ..at };
-            }
-            rest = later;
-        }
-        self.emit(StoreEvent::WritesPutBack { from, to });
-        self.note_complete(asked_ms);
-        Ok(())
-    }
-
-    /// Redis is empty: the whole state is put back as a snapshot, at its own place, so that the
-    /// other nodes go on as if nothing had happened.
-    async fn put_state_back(&self, link: &mut Link, replaces: &Position) -> Result<(), End> {
-        self.step_down();
-        let (state, position) = self.replica.state();
-        let encoded = tokio::task::spawn_blocking(move || snapshot::encode(&state)).await;
-        let encoded = match encoded {
-            Ok(Ok(encoded)) => encoded,
-            Ok(Err(error)) => return Err(End::Fatal(error.to_string())),
-            Err(error) => return Err(End::Fatal(error.to_string())),
-        };
-        let timeout = self.config.command_timeout();
-        let uploaded = snapshot::upload(link, &self.keys, &encoded, timeout).await?;
-        let asked_ms = self.clock.monotonic_ms();
-        let done =
-            snapshot::install(link, &self.keys, &uploaded, &position, replaces, timeout).await?;
-        if done {
-            self.emit(StoreEvent::StatePutBack { position: position.seq });
-            self.note_complete(asked_ms);
-        }
-        Ok(())
-    }
-
-    /// Takes Redis's word for what the state is.
-    async fn follow_redis(&self, link: &mut Link, lost: bool) -> Result<(), End> {
-        let before = self.replica.position();
-        if lost {
-            self.step_down();
-        }
-        let timeout = self.config.command_timeout();
-        let asked_ms = self.clock.monotonic_ms();
-        let rebuilt = stream::rebuild(link, &self.keys, timeout).await?;
-        let now = rebuilt.position().clone();
-        self.replica.replace(rebuilt);
-        if lost {
-            let replaced = now.epoch != before.epoch;
-            self.emit(StoreEvent::WritesLost { had: before.seq, now: now.seq, replaced });
-        }
-        self.note_complete(asked_ms);
-        Ok(())
+    /// Every replica skips the same entries, and each reports them once as it passes them.
+    pub(super) fn report_skipped(&self, skipped: &[Skipped]) {
+        let Some(first) = skipped.first() else { return };
+        self.emit(StoreEvent::EntriesSkipped {
+            first: first.id.clone(),
+            count: skipped.len() as u64,
+            reason: first.reason.clone(),
+        });
     }
 
     /// Notices that another process answers than before. A user without the right to ask is fine.
@@ -267,5 +168,14 @@ impl Core {
             self.emit(StoreEvent::ServerChanged { before, now });
         }
         Ok(())
+    }
+}
+
+/// The id after which the entry that follows on `seq` is found: behind what was passed over, as far
+/// as that lies between the two.
+fn read_after(seq: u64, passed: &str) -> String {
+    match parse_id(passed) {
+        Some((at, _)) if at == seq => passed.to_owned(),
+        _ => format!("{seq}-0"),
     }
 }

@@ -8,7 +8,9 @@ use redis::cmd;
 use super::config::{Keys, RedisConfig};
 use super::connect::{Connector, Link};
 use super::replica::Position;
-use super::{snapshot, stream};
+use super::snapshot::{self, Installed};
+use super::stream;
+use super::survey::Survey;
 use crate::state::ControlState;
 
 /// For one command: a whole state may be large.
@@ -30,14 +32,11 @@ pub(in crate::backend) async fn read_state(
     config: &RedisConfig,
 ) -> Result<Option<ControlState>, String> {
     let (mut link, keys) = connect(config).await?;
-    if stream::head(&mut link, &keys, TIMEOUT).await.map_err(told)?.is_none() {
-        let mut command = cmd("EXISTS");
-        command.arg(&keys.log).arg(&keys.snapshot);
-        let left: u64 = link.query(&command, TIMEOUT).await.map_err(told)?;
-        return if left == 0 { Ok(None) } else { Err(stream::HEADLESS.into()) };
+    let found = stream::rebuild(&mut link, &keys, TIMEOUT).await.map_err(told)?;
+    if found.survey.is_empty {
+        return Ok(None);
     }
-    let rebuilt = stream::rebuild(&mut link, &keys, TIMEOUT).await.map_err(told)?;
-    Ok(Some(rebuilt.into_state()))
+    if found.is_whole() { Ok(Some(found.rebuilt.into_state())) } else { Err(found.problem()) }
 }
 
 /// Puts `state` in the place of an empty log, or of any log with `replace`. Refused while a node
@@ -48,25 +47,28 @@ pub(in crate::backend) async fn write_state(
     replace: bool,
 ) -> Result<(), String> {
     let (mut link, keys) = connect(config).await?;
-    let mut command = cmd("EXISTS");
-    command.arg(&keys.leader);
-    let led: u64 = link.query(&command, TIMEOUT).await.map_err(told)?;
-    if led > 0 {
+    let present = Survey::read(&mut link, &keys, TIMEOUT).await.map_err(told)?;
+    if !present.lease.is_empty() {
         return Err(String::from("nodes run on it and would lose their writes; stop them first"));
     }
-    let present = stream::head(&mut link, &keys, TIMEOUT).await.map_err(told)?;
-    let replaces = present.filter(|_| replace).unwrap_or_default();
+    let is_new = present.is_empty || present.head.as_ref().is_some_and(|head| head.seq == 0);
+    if !is_new && !replace {
+        return Err(String::from("there is a log already"));
+    }
     let state = state.clone();
     let encode = move || snapshot::encode(&state);
     let encoded = tokio::task::spawn_blocking(encode).await.map_err(told)?.map_err(told)?;
-    let uploaded = snapshot::upload(&mut link, &keys, &encoded, TIMEOUT).await.map_err(told)?;
-    let epoch = format!("{:016x}", rand::random::<u64>());
-    let position = Position { epoch, seq: 1, nonce: rand::random() };
-    let done = snapshot::install(&mut link, &keys, &uploaded, &position, &replaces, TIMEOUT).await;
-    if done.map_err(told)? {
-        return Ok(());
+    let position = Position { epoch: stream::new_epoch(), seq: 1, nonce: rand::random() };
+    let recent = vec![position.nonce];
+    let uploaded = snapshot::upload(&mut link, &keys, &encoded, position, recent, TIMEOUT).await;
+    let (uploaded, replaces) = (uploaded.map_err(told)?, present.head.as_ref());
+    match snapshot::install(&mut link, &keys, &uploaded, replaces, true, TIMEOUT).await {
+        Ok(Installed::Done) => Ok(()),
+        Ok(Installed::Changed | Installed::Led) => {
+            Err(String::from("the log there was written to meanwhile; run it again"))
+        }
+        Err(error) => Err(told(error)),
     }
-    Err(String::from("the log there was written to meanwhile; run it again"))
 }
 
 /// The Node.js Maxine's snapshot.

@@ -1,0 +1,72 @@
+//! The scripts of the lease and of the inboxes.
+
+use std::sync::LazyLock;
+
+use super::Script;
+
+/// Takes the lease if nobody has it; what cannot be read, or never ends, is no lease. Keys: leader,
+/// fence. Arguments: name as JSON, token, lease in milliseconds, wall clock, the highest fencing
+/// token that the caller has ever seen.
+pub(in super::super) static ACQUIRE: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        r#"
+local lease = read_lease(KEYS[1])
+if lease then return {0, lease} end
+local fence = 0
+if kind(KEYS[2]) == 'string' and redis.call('STRLEN', KEYS[2]) <= 16 then
+  fence = number(redis.call('GET', KEYS[2])) or 0
+end
+local seen = tonumber(ARGV[5])
+if seen > fence then fence = seen end
+fence = string.format('%.0f', fence + 1)
+redis.call('SET', KEYS[2], fence)
+lease = '{"instanceId":' .. ARGV[1] .. ',"token":"' .. ARGV[2] .. '","fencingToken":' .. fence
+  .. ',"acquiredAt":' .. ARGV[4] .. '}'
+redis.call('SET', KEYS[1], lease, 'PX', ARGV[3])
+return {1, lease}
+"#,
+    )
+});
+
+/// Says who has the lease; empty where nobody has. Key: leader.
+pub(in super::super) static LEASE: LazyLock<Script> =
+    LazyLock::new(|| Script::new("return read_lease(KEYS[1]) or ''"));
+
+/// Lengthens the lease if it is the caller's. Key: leader. Arguments: the lease, milliseconds.
+pub(in super::super) static RENEW: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        r"
+local lease = read_lease(KEYS[1])
+if lease ~= ARGV[1] then return {0, lease or ''} end
+redis.call('PEXPIRE', KEYS[1], ARGV[2])
+return {1, lease}
+",
+    )
+});
+
+/// Gives the lease back if it is the caller's. Key: leader. Argument: the lease.
+pub(in super::super) static RELEASE: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        r"
+if read_lease(KEYS[1]) ~= ARGV[1] then return 0 end
+return redis.call('DEL', KEYS[1])
+",
+    )
+});
+
+/// Puts a message into an inbox that has a bound; what is no list is replaced. Key: the inbox.
+/// Arguments: the bound, how long the inbox stays in milliseconds, the message.
+pub(in super::super) static POST: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        r"
+if kind(KEYS[1]) == 'list' then
+  if redis.call('LLEN', KEYS[1]) >= tonumber(ARGV[1]) then return 0 end
+else
+  redis.call('DEL', KEYS[1])
+end
+redis.call('RPUSH', KEYS[1], ARGV[3])
+redis.call('PEXPIRE', KEYS[1], ARGV[2])
+return 1
+",
+    )
+});
