@@ -434,6 +434,45 @@ async fn a_deleted_or_older_shared_log_is_put_back() {
     fresh.store.shutdown().await;
 }
 
+/// A damaged record behind the nodes' places, with a whole one after it: the nodes put their state in
+/// its place and go on, keep what was there aside, and a node that starts finds the state.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_damaged_record_of_a_shared_log_does_not_stop_running_nodes() {
+    let dir = OneDirectory::new(1 << 30);
+    let nodes = three(&dir.path()).await;
+    nodes[0].register("orders", "a", 80).await;
+    agree(&nodes).await;
+    let before = fs::read(dir.path()).unwrap();
+    nodes[1].register("orders", "b", 80).await;
+    agree(&nodes).await;
+    let told: Vec<Told> = nodes.iter().map(Told::by).collect();
+    let mut bytes = fs::read(dir.path()).unwrap();
+    let frame = bytes[before.len()..].to_vec();
+    bytes.extend_from_slice(&[7; 50]);
+    bytes.extend_from_slice(&frame);
+    let mut file = fs::File::options().write(true).open(dir.path()).unwrap();
+    std::io::Write::write_all(&mut file, &bytes).unwrap();
+    eventually("it is told", async || {
+        let damaged = |event: &StoreEvent| matches!(event, StoreEvent::Damaged { .. });
+        told.iter().any(|told| told.any(damaged)).then_some(())
+    })
+    .await;
+    for (node, id) in nodes.iter().zip(["c", "d", "e"]) {
+        node.register("orders", id, 80).await;
+    }
+    agree(&nodes).await;
+    let fresh = shared(&dir.path(), "z").await;
+    for id in ["a", "b", "c", "d", "e"] {
+        assert!(fresh.has("orders", id), "{id}");
+    }
+    assert!(!told.iter().any(|told| told.any(StoreEvent::is_loss)));
+    let mut aside = dir.path().into_os_string();
+    aside.push(".damaged");
+    assert_eq!(fs::read(aside).unwrap(), bytes);
+    stop(&nodes).await;
+    fresh.store.shutdown().await;
+}
+
 /// Another log in the place of the old one: every node follows it, and says what that costs.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_shared_log_is_followed_and_the_loss_told() {

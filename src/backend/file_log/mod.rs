@@ -31,8 +31,8 @@ pub(super) enum LogError {
     Io(PathBuf, io::Error),
     /// Not what was written.
     #[error(
-        "{} is damaged at byte {at}: {what}; nothing was changed; restore it from a backup, or \
-         move it away to start empty",
+        "{} is damaged at byte {at}: {what}; move it away: a node that still runs on it puts its state \
+         back; where none runs, restore a backup first, or the nodes start empty",
         path.display()
     )]
     Damaged {
@@ -61,6 +61,8 @@ pub(super) struct News {
     pub(super) entries: Vec<Vec<u8>>,
     /// After each frame: how many entries the log has, and the chain.
     pub(super) places: Vec<(u64, u32)>,
+    /// Length of their frames, in bytes.
+    len: u64,
     /// The writer of the last frame died.
     pub(super) torn: bool,
 }
@@ -246,8 +248,35 @@ impl LogFile {
         Ok((here.dev(), here.ino()) == (there.dev(), there.ino()))
     }
 
-    /// Reads what is in the file after what was read before.
+    /// Reads what is in the file after what was read before. After an error nothing counts as read.
     pub(super) fn read_new(&mut self) -> Result<News, LogError> {
+        let (news, damage) = self.read()?;
+        match damage {
+            None => Ok(self.count(news)),
+            Some(what) => {
+                let end = self.end + news.len;
+                Err(LogError::Damaged { path: self.path.clone(), at: end, what })
+            }
+        }
+    }
+
+    /// Reads the whole frames before the damage that [`Self::read_new`] told of.
+    pub(super) fn read_before_damage(&mut self) -> Result<News, LogError> {
+        let (news, _) = self.read()?;
+        Ok(self.count(news))
+    }
+
+    /// Goes on behind `news`.
+    fn count(&mut self, news: News) -> News {
+        if let Some((seq, chain)) = news.places.last() {
+            (self.seq, self.chain) = (*seq, *chain);
+        }
+        self.end += news.len;
+        news
+    }
+
+    /// The whole frames after what was read before, and what is wrong behind them.
+    fn read(&self) -> Result<(News, Option<String>), LogError> {
         let fail = |error| LogError::Io(self.path.clone(), error);
         let mut bytes = Vec::new();
         let mut file = &self.file;
@@ -255,34 +284,32 @@ impl LogFile {
         file.read_to_end(&mut bytes).map_err(fail)?;
         let mut news = News::default();
         let mut rest = bytes.as_slice();
+        let (mut seq, mut so_far) = (self.seq, self.chain);
         loop {
-            let damaged =
-                |what: String| LogError::Damaged { path: self.path.clone(), at: self.end, what };
             match frame::read(rest) {
-                Found::End => return Ok(news),
+                Found::End => return Ok((news, None)),
                 Found::Torn => {
                     news.torn = true;
-                    return Ok(news);
+                    return Ok((news, None));
                 }
                 Found::Damaged => {
-                    return Err(damaged(String::from(
-                        "a checksum is wrong and whole frames follow",
-                    )));
+                    let what = "a checksum is wrong and whole frames follow";
+                    return Ok((news, Some(String::from(what))));
                 }
                 Found::Frame { first, entries, len, chain } => {
                     let body = rest.get(len - frame::body_len(&entries)..len).unwrap_or_default();
-                    if crc32c::crc32c_append(self.chain, body) != chain {
+                    if crc32c::crc32c_append(so_far, body) != chain {
                         let what = "a frame does not follow on those before it";
-                        return Err(damaged(String::from(what)));
+                        return Ok((news, Some(String::from(what))));
                     }
-                    if first != self.seq + 1 {
-                        let next = self.seq + 1;
-                        return Err(damaged(format!("entry {first} stands where {next} belongs")));
+                    if first != seq + 1 {
+                        let what = format!("entry {first} stands where {} belongs", seq + 1);
+                        return Ok((news, Some(what)));
                     }
-                    self.seq += entries.len() as u64;
-                    self.end += len as u64;
-                    self.chain = chain;
-                    news.places.push((self.seq, chain));
+                    seq += entries.len() as u64;
+                    so_far = chain;
+                    news.len += len as u64;
+                    news.places.push((seq, chain));
                     news.entries.extend(entries);
                     rest = &rest[len..];
                 }

@@ -48,6 +48,8 @@ pub(super) struct Orderer {
     /// The record as it was last seen, and when it last changed.
     observed: (Option<LeaderRecord>, u64),
     lease_due_ms: u64,
+    /// Whether the log has been read once: then this node has a state to put back.
+    is_running: bool,
 }
 
 /// Why something could not be done.
@@ -99,9 +101,19 @@ impl Orderer {
         };
         let observed = (None, shared.clock.monotonic_ms());
         let places = VecDeque::new();
-        let mut orderer =
-            Self { shared, machine, lock, log, places, call_addr, observed, lease_due_ms: 0 };
+        let mut orderer = Self {
+            shared,
+            machine,
+            lock,
+            log,
+            places,
+            call_addr,
+            observed,
+            lease_due_ms: 0,
+            is_running: false,
+        };
         let caught_up = orderer.catch_up();
+        orderer.is_running = true;
         orderer.unlock();
         match caught_up {
             Ok(()) => Ok(orderer),
@@ -225,16 +237,40 @@ impl Orderer {
             self.reopen()?;
         }
         let news = match self.log.read_new() {
-            // The same file with other contents: somebody copied an older one over it.
-            Err(LogError::Damaged { .. }) if self.log.place().seq > self.log.front().0 => {
-                self.reopen()?;
-                self.log.read_new()?
+            Err(damaged @ LogError::Damaged { .. }) => {
+                // The same file with other contents: somebody copied an older one over it.
+                let is_behind = self.log.place().seq > self.log.front().0;
+                if is_behind && self.reopen().is_ok() {
+                    self.log.read_new()?
+                } else if self.is_running {
+                    return self.replace_damaged(&damaged);
+                } else {
+                    return Err(damaged.into());
+                }
             }
             other => other?,
         };
         self.take(news)?;
         self.shared.note_complete(looked_ms);
         Ok(())
+    }
+
+    /// The log is damaged behind this node's place: it is kept aside, and the state put in its place.
+    /// This round ends here, so that a node which had applied more can put that back first.
+    fn replace_damaged(&mut self, damaged: &LogError) -> Result<(), Failure> {
+        let path = self.shared.config.path.clone();
+        let news = self.log.read_before_damage()?;
+        self.apply(&news.entries)?;
+        self.remember(&news.places);
+        let aside = beside(&path, ".damaged");
+        let copied = std::fs::copy(&path, &aside);
+        copied.map_err(|error| Failure::Away(format!("{}: {error}", aside.display())))?;
+        let place = self.log.place();
+        self.log = LogFile::create(&path, &self.machine.state(), place)?;
+        let reason = format!("{damaged}; it is kept as {}", aside.display());
+        self.shared.emit(StoreEvent::Damaged { reason: reason.clone() });
+        self.shared.emit(StoreEvent::StatePutBack { position: place.seq });
+        Err(Failure::Away(reason))
     }
 
     fn take(&mut self, news: News) -> Result<(), Failure> {
@@ -285,10 +321,10 @@ impl Orderer {
             }
             if known(&log.front()) || news.places.iter().any(known) {
                 let skip = usize::try_from(mine.seq - front).unwrap_or(usize::MAX);
-                let News { entries, places, torn } = news;
-                let entries = entries.into_iter().skip(skip).collect();
+                let mut news = news;
+                news.entries.drain(..skip.min(news.entries.len()));
                 self.log = log;
-                return self.take(News { entries, places, torn });
+                return self.take(news);
             }
         }
         if same_log && there.seq < mine.seq && self.places.contains(&(there.seq, there.chain)) {
