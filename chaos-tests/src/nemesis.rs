@@ -64,6 +64,9 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long a node may take to find its log damaged.
 const REFUSE_TIMEOUT: Duration = Duration::from_secs(30);
 const NO_REDIS: &str = "this cluster has no Redis";
+/// Most damages to Redis in one episode, and the longest pause between two.
+const DAMAGES_MAX: usize = 60;
+const DAMAGE_PAUSE_MS_MAX: u64 = 60;
 /// How far a wall clock jumps, in seconds.
 const JUMP_S: (i64, i64) = (60, 7_200);
 /// A disk that works for a moment between two waits.
@@ -103,9 +106,11 @@ pub async fn begin(
             let by_s = if fault == Fault::ClockBack { -by_s } else { by_s };
             cluster.node(active.nodes[0]).wall_clock()?.jump(by_s)?;
         }
-        Fault::KillRedis | Fault::PauseRedis | Fault::FlushRedis | Fault::FailoverRedis => {
-            to_redis(cluster, &mut active).await?;
-        }
+        Fault::KillRedis
+        | Fault::PauseRedis
+        | Fault::FlushRedis
+        | Fault::DamageRedis
+        | Fault::FailoverRedis => to_redis(cluster, &mut active, rng, journal).await?,
         _ => to_network(cluster, &mut active, rng)?,
     }
     Ok(active)
@@ -143,9 +148,11 @@ fn chosen(
         Fault::KillAny | Fault::ReplaceMember | Fault::ClockForward | Fault::ClockBack => vec![any],
         Fault::FullDisk | Fault::ReadOnlyDisk | Fault::HungDisk | Fault::SlowDisk => vec![any],
         Fault::CutLogTail | Fault::FlipLogTail => vec![any],
-        Fault::KillRedis | Fault::PauseRedis | Fault::FlushRedis | Fault::FailoverRedis => {
-            Vec::new()
-        }
+        Fault::KillRedis
+        | Fault::PauseRedis
+        | Fault::FlushRedis
+        | Fault::DamageRedis
+        | Fault::FailoverRedis => Vec::new(),
     })
 }
 
@@ -218,7 +225,12 @@ async fn to_disks(
     Ok(())
 }
 
-async fn to_redis(cluster: &mut Cluster, active: &mut Active) -> anyhow::Result<()> {
+async fn to_redis(
+    cluster: &mut Cluster,
+    active: &mut Active,
+    rng: &mut fastrand::Rng,
+    journal: &Journal,
+) -> anyhow::Result<()> {
     match active.fault {
         Fault::FailoverRedis => {
             let watched = cluster.sentinels_mut().context("this cluster has no Sentinels")?;
@@ -227,6 +239,14 @@ async fn to_redis(cluster: &mut Cluster, active: &mut Active) -> anyhow::Result<
         Fault::FlushRedis => {
             let redis = cluster.redis_mut().context(NO_REDIS)?;
             redis.command("FLUSHALL").await?;
+        }
+        Fault::DamageRedis => {
+            let redis = cluster.redis_mut().context(NO_REDIS)?;
+            for _ in 0..rng.usize(1..=DAMAGES_MAX) {
+                redis.damage(rng).await?;
+                journal.count("damages_to_redis", 1);
+                tokio::time::sleep(Duration::from_millis(rng.u64(..DAMAGE_PAUSE_MS_MAX))).await;
+            }
         }
         Fault::KillRedis => cluster.redis_mut().context(NO_REDIS)?.kill().await?,
         _ => cluster.redis_mut().context(NO_REDIS)?.pause(true)?,
@@ -286,7 +306,11 @@ pub async fn end(
             }
         }
         Fault::PauseLeader | Fault::PauseFollower => cluster.node_mut(active.nodes[0]).resume()?,
-        Fault::RollingRestart | Fault::Upgrade | Fault::ReplaceMember | Fault::FlushRedis => {}
+        Fault::RollingRestart
+        | Fault::Upgrade
+        | Fault::ReplaceMember
+        | Fault::FlushRedis
+        | Fault::DamageRedis => {}
         Fault::ClockForward | Fault::ClockBack => {
             cluster.node(active.nodes[0]).wall_clock()?.jump(0)?;
         }

@@ -82,6 +82,7 @@ const MIXED: &[Fault] = &[
     Fault::KillRedis,
     Fault::PauseRedis,
     Fault::FlushRedis,
+    Fault::DamageRedis,
     Fault::FailoverRedis,
 ];
 
@@ -232,6 +233,15 @@ pub const SCENARIOS: &[Scenario] = &[
             "Redis is killed, paused and flushed",
             &[Fault::KillRedis, Fault::PauseRedis, Fault::FlushRedis],
             (500, 5_000),
+        )
+    },
+    Scenario {
+        backends: REDIS,
+        ..scenario(
+            "redis-damage",
+            "keys of Redis are deleted, trimmed, emptied and evicted again and again under load: the nodes go on",
+            &[Fault::DamageRedis],
+            (100, 800),
         )
     },
     Scenario {

@@ -160,3 +160,11 @@ async fn a_redis_that_was_flushed_is_put_back() {
     let journal = run_if_possible("redis-faults", Backend::Redis, &faults, 1).await.unwrap();
     assert!(figure(&journal.records(), "acknowledged_while_redis_forgot") > 20);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_is_damaged_again_and_again_locks_nobody_up() {
+    let faults = [Fault::DamageRedis];
+    let journal = run_if_possible("redis-damage", Backend::Redis, &faults, 2).await.unwrap();
+    assert!(figure(&journal.records(), "damages_to_redis") > 0);
+    assert!(figure(&journal.records(), "acknowledged_while_redis_forgot") > 20);
+}

@@ -98,6 +98,29 @@ impl RedisServer {
         Ok(kill(Pid::from_raw(i32::try_from(pid)?), signal)?)
     }
 
+    /// Damages what it holds in one way: deletes, trims, empties or evicts.
+    pub async fn damage(&self, rng: &mut fastrand::Rng) -> anyhow::Result<()> {
+        const PREFIX: &str = "maxine:registry";
+        let line = match rng.u8(..10) {
+            0..4 => format!("DEL {PREFIX}:log"),
+            4 => format!("DEL {PREFIX}:log:head"),
+            5 => format!("DEL {PREFIX}:log {PREFIX}:snapshot2"),
+            6 => format!("XTRIM {PREFIX}:log MAXLEN {}", rng.u8(..3)),
+            7 => String::from("FLUSHALL"),
+            // An eviction takes any key.
+            _ => {
+                let keys = self.command(&format!("KEYS {PREFIX}:*")).await?;
+                let keys: Vec<&str> =
+                    keys.lines().filter(|line| line.starts_with(PREFIX)).collect();
+                match rng.choice(&keys) {
+                    Some(key) => format!("DEL {key}"),
+                    None => return Ok(()),
+                }
+            }
+        };
+        self.command(&line).await.map(drop)
+    }
+
     /// Sends one inline command and gives the start of its answer.
     pub async fn command(&self, line: &str) -> anyhow::Result<String> {
         ask(self.port, line).await

@@ -68,6 +68,8 @@ pub enum Fault {
     PauseRedis,
     /// Redis forgets everything.
     FlushRedis,
+    /// Redis' keys are deleted, trimmed, emptied and evicted, again and again.
+    DamageRedis,
     /// kill -9 of the master, and a replica is promoted by the Sentinels.
     FailoverRedis,
 }
@@ -105,6 +107,7 @@ pub const FAULTS: &[(Fault, &str)] = &[
     (Fault::KillRedis, "kill-redis"),
     (Fault::PauseRedis, "pause-redis"),
     (Fault::FlushRedis, "flush-redis"),
+    (Fault::DamageRedis, "damage-redis"),
     (Fault::FailoverRedis, "failover-redis"),
 ];
 
@@ -141,7 +144,7 @@ impl Fault {
 
     /// Whether Redis itself may lose what it acknowledged: it is told, and the nodes must agree.
     pub fn redis_forgets(self) -> bool {
-        matches!(self, Self::FlushRedis | Self::FailoverRedis)
+        matches!(self, Self::FlushRedis | Self::DamageRedis | Self::FailoverRedis)
     }
 }
 

@@ -22,7 +22,9 @@ pub fn fits(fault: Fault, ground: Ground) -> bool {
     let raft = ground.backend == Backend::Raft;
     match fault {
         // Sentinels would answer each of these with a failover.
-        Fault::KillRedis | Fault::PauseRedis | Fault::FlushRedis => !raft && !ground.sentinels,
+        Fault::KillRedis | Fault::PauseRedis | Fault::FlushRedis | Fault::DamageRedis => {
+            !raft && !ground.sentinels
+        }
         Fault::FailoverRedis => !raft && ground.sentinels,
         // Between the nodes goes only what they tell each other beside Redis.
         Fault::IsolateLeader
