@@ -38,9 +38,11 @@ mod alarms;
 mod conditions;
 mod data_plane;
 mod own_addresses;
+mod preflight;
 mod proxy_metrics;
 mod settings;
 
+pub use preflight::preflight;
 pub use settings::certificates;
 
 /// How long handing leadership over may take when the node stops.

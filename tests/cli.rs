@@ -323,6 +323,56 @@ fn wrong_usage_and_unreachable_nodes_have_their_own_codes() {
     assert_eq!(error["exit_code"], 4);
 }
 
+/// `config check` accepts what `config example` prints, and says of every mistake which setting it is
+/// in and what is accepted; `serve` refuses the same ones.
+#[test]
+fn settings_are_checked_before_a_node_starts() {
+    let home = tempfile::tempdir().unwrap();
+    let file = home.path().join("maxine.toml");
+    let example = plain(&["config", "example"]).output().unwrap();
+    std::fs::write(&file, &example.stdout).unwrap();
+    let file = file.to_str().unwrap();
+    let check = |environment: &[(&str, &str)], flags: &[&str], code_wanted: i32, parts: &[&str]| {
+        let mut command = plain(&[&["config", "check", "--config", file], flags].concat());
+        let output = command.envs(environment.iter().copied()).output().unwrap();
+        let told = text(&output.stderr);
+        assert_eq!(code(&output), code_wanted, "{environment:?} {flags:?}: {told}");
+        for part in parts {
+            assert!(told.contains(part), "{part} in {told}");
+        }
+        assert!(!told.contains("hunter2"), "{told}");
+    };
+    check(&[], &[], 0, &[]);
+    check(&[("MAXINE_TEAM_COLOUR", "red")], &[], 0, &["MAXINE_TEAM_COLOUR is not read"]);
+    check(&[("MAXINE_MODE", "raft")], &[], 2, &["did you mean MAXINE_REGISTRY_STATE_MODE?"]);
+    check(&[("MAXINE_JWT_SECRET", "hunter2")], &[], 2, &["MAXINE_JWT_SECRET", "32 bytes"]);
+    check(&[], &["--upstream-ca", "/no/ca.pem"], 2, &["security.upstream_ca", "no such file"]);
+    let url = "redis://:hunter2@127.0.0.1:1";
+    check(&[], &["--redis-url", url], 2, &["--redis-url", "MAXINE_REGISTRY_REDIS_URL"]);
+    let raft = ["--mode", "raft", "--node-id", "1", "--raft-listen", "::1:7700"];
+    check(&[], &raft, 2, &["raft.listen", "[::1]:7700"]);
+
+    let mut serve = plain(&["serve", "--port", "0", "--data-dir"]);
+    serve.arg(home.path().join("data")).env("MAXINE_MODE", "raft");
+    let output = serve.output().unwrap();
+    assert_eq!(code(&output), 2, "{}", text(&output.stderr));
+    assert!(!home.path().join("data").exists(), "nothing was started");
+
+    let from = format!("nodejs+{url}");
+    let migrated = plain(&["migrate", &from, url]).output().unwrap();
+    let told = text(&migrated.stderr);
+    assert!(!migrated.status.success() && told.contains("redis-file:PATH"), "{told}");
+    assert!(!told.contains("hunter2"), "{told}");
+
+    let server = plain(&["services", "list", "--server", "::1:8080"]).output().unwrap();
+    assert!(text(&server.stderr).contains("[::1]:8080"), "{}", text(&server.stderr));
+    let policy = home.path().join("policy.json");
+    std::fs::write(&policy, "{\"probe\": ").unwrap();
+    let set = ["policy", "replace", "orders", policy.to_str().unwrap()];
+    let told = plain(&set).output().unwrap();
+    assert!(text(&told.stderr).contains("it ends too early"), "{}", text(&told.stderr));
+}
+
 #[test]
 fn completions_know_the_commands() {
     for shell in ["bash", "zsh", "fish"] {

@@ -24,6 +24,7 @@ use crate::security::{
 };
 use crate::state::Role;
 use crate::telemetry::{RequestLogSettings, TelemetrySettings, WebhookSettings};
+use crate::words;
 
 /// Fewer open files than this, and a node cannot even open its own.
 const OPEN_FILES_MIN: u64 = 256;
@@ -121,8 +122,10 @@ pub(super) fn redis(config: &NodeConfig) -> anyhow::Result<RedisConfig> {
     let urls = if file.as_os_str().is_empty() {
         settings.redis_url.clone()
     } else {
-        std::fs::read_to_string(file)
-            .with_context(|| format!("{} cannot be read", file.display()))?
+        std::fs::read_to_string(file).map_err(|error| {
+            let why = words::io(&error);
+            anyhow::anyhow!("state.redis_url_file: {}: {why}", file.display())
+        })?
     };
     let mut urls = urls.split(',').map(|url| url.trim().to_owned()).filter(|url| !url.is_empty());
     let url = urls.next().context("no Redis URL is set")?;
@@ -223,15 +226,17 @@ pub(super) fn security(config: &NodeConfig) -> anyhow::Result<SecuritySettings> 
             _ => anyhow::bail!("set both {name} and {word}, or neither"),
         }
     }
-    let env_keys = env("MAXINE_JWT_SECRET").map(|current| EnvSigningKeys {
-        key_id: env("MAXINE_JWT_SECRET_KEY_ID").unwrap_or_else(|| "maxine-current".into()),
-        current: Secret::new(&current),
-        previous: env("MAXINE_JWT_PREVIOUS_SECRETS")
-            .map(|list| {
-                list.split(',').map(str::trim).filter(|s| !s.is_empty()).map(Secret::new).collect()
-            })
-            .unwrap_or_default(),
-    });
+    let env_keys = match env("MAXINE_JWT_SECRET") {
+        None => None,
+        Some(current) => {
+            let key_id = env("MAXINE_JWT_SECRET_KEY_ID");
+            let previous = env("MAXINE_JWT_PREVIOUS_SECRETS").unwrap_or_default();
+            Some(
+                EnvSigningKeys::new(key_id.as_deref(), &current, &previous)
+                    .map_err(anyhow::Error::msg)?,
+            )
+        }
+    };
     Ok(SecuritySettings {
         cluster_name: config.raft.cluster_id.clone(),
         first_admin: config.security.admin_username.clone(),
@@ -317,13 +322,13 @@ pub(super) fn forwarder(
     own: OwnAddresses,
 ) -> anyhow::Result<ForwarderConfig> {
     let security = &config.security;
-    let tls_roots =
-        match security.upstream_ca.as_path() {
-            path if path.as_os_str().is_empty() => TlsRoots::System,
-            path => TlsRoots::Pem(std::fs::read(path).with_context(|| {
-                format!("security.upstream_ca: {} cannot be read", path.display())
-            })?),
-        };
+    let tls_roots = match security.upstream_ca.as_path() {
+        path if path.as_os_str().is_empty() => TlsRoots::System,
+        path => TlsRoots::Pem(std::fs::read(path).map_err(|error| {
+            let why = words::io(&error);
+            anyhow::anyhow!("security.upstream_ca: {}: {why}", path.display())
+        })?),
+    };
     let (allow, deny) = (security.upstream_allow.clone(), security.upstream_deny.clone());
     Ok(ForwarderConfig {
         egress: EgressPolicy::new(allow, deny, http_addr.ip().is_loopback()).with_own(own),

@@ -6,10 +6,10 @@ use clap::{Args, Subcommand};
 use comfy_table::Table;
 use maxine_raft::pki::certificate_end_ms;
 
-use super::serve::ServeArgs;
+use super::serve::{Loaded, ServeArgs};
 use super::{commands, output, settings};
 use crate::clock::Clock;
-use crate::config::{keys::KEYS, reference};
+use crate::config::{example, keys::KEYS, reference};
 
 const DAY_MS: u64 = 24 * 3_600 * 1_000;
 /// A certificate that ends within so many days is worth a warning.
@@ -28,6 +28,8 @@ enum ConfigCommand {
     Keys,
     /// Print the reference page of all settings, in Markdown
     Reference,
+    /// Print a settings file in TOML with every setting at its default, commented out
+    Example,
     /// Check file, environment and flags as for a start with 'maxine serve', and start nothing
     Check(ServeArgs),
     #[command(flatten)]
@@ -63,8 +65,10 @@ pub async fn run(args: ConfigArgs) -> anyhow::Result<ExitCode> {
             println!("{table}");
         }
         ConfigCommand::Reference => print!("{}", reference::markdown()),
+        ConfigCommand::Example => print!("{}", example::toml()),
         ConfigCommand::Check(serve) => match serve.load() {
-            Ok(config) => {
+            Ok(Loaded { config, unknown }) => {
+                unknown.iter().for_each(|text| eprintln!("maxine: warning: {text}"));
                 let (now_ms, mut bad) = (Clock::system().wall_ms(), false);
                 for path in crate::app::certificates(&config) {
                     match certificate_verdict(certificate_end_ms(&path), now_ms) {

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use super::client::{ConnectArgs, Request};
 use crate::backend::redis::RedisConfig;
 use crate::backend::transfer::{Place, Transfer, transfer};
+use crate::config::has_password;
 
 /// Arguments of `maxine migrate`.
 ///
@@ -40,6 +41,13 @@ pub struct MigrateArgs {
 
 /// Carries it out and tells what it came to.
 pub async fn run(args: MigrateArgs) -> anyhow::Result<ExitCode> {
+    for (name, place) in [("FROM", &args.from), ("TO", &args.to)] {
+        anyhow::ensure!(
+            !has_password(place),
+            "{name} must not hold a password, because every user of this machine can read arguments: put \
+             the URL into a file and name it as redis-file:PATH"
+        );
+    }
     let redis = |prefix: &str| RedisConfig {
         key_prefix: prefix.into(),
         tls_ca_file: args.redis_ca.clone(),

@@ -9,9 +9,9 @@ use clap::builder::PossibleValuesParser;
 use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::app::Node;
-use crate::config::NodeConfig;
+use crate::app::{Node, preflight};
 use crate::config::keys::{KEYS, Key};
+use crate::config::{BadSettings, NodeConfig, strange};
 
 /// The flags of `maxine serve`: one for every setting, made from the table of settings.
 #[derive(Clone, Debug, Default)]
@@ -81,19 +81,36 @@ impl FromArgMatches for ServeArgs {
 }
 
 impl ServeArgs {
-    /// Reads the settings.
-    pub fn load(&self) -> Result<NodeConfig, crate::config::BadSettings> {
+    /// Reads the settings and looks at every file that they name.
+    ///
+    /// # Errors
+    /// All that keeps a node from starting.
+    pub fn load(&self) -> Result<Loaded, BadSettings> {
         let environment = std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
             .collect();
-        NodeConfig::load(self.config.as_deref(), &environment, &self.flags)
+        let config = NodeConfig::load(self.config.as_deref(), &environment, &self.flags)?;
+        let problems = preflight(&config);
+        if !problems.is_empty() {
+            return Err(BadSettings(problems));
+        }
+        Ok(Loaded { config, unknown: strange(&environment).unknown })
     }
+}
+
+/// Settings with which a node can start, and what an operator must hear all the same.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// The settings.
+    pub config: NodeConfig,
+    /// Variables of the environment that nothing reads.
+    pub unknown: Vec<String>,
 }
 
 /// Runs the node until it is told to stop, or until its log can go on no more.
 pub async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
-    let config = match args.load() {
-        Ok(config) => config,
+    let Loaded { config, unknown } = match args.load() {
+        Ok(loaded) => loaded,
         Err(error) => {
             // Where nobody can be told, the exit code says it.
             let _ = writeln!(std::io::stderr(), "maxine: {error}");
@@ -102,6 +119,7 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     };
     // Written out when this function ends, however it ends.
     let _log = super::log::start(&config.telemetry.log_filter)?;
+    unknown.iter().for_each(|text| tracing::warn!("{text}"));
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let node = Node::start(config).await?;

@@ -4,7 +4,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
 use super::values::{
-    access, backend, members, networks, number, one_of, parsed, path, switch, text,
+    access, backend, host_and_port, members, networks, number, one_of, parsed, path,
+    socket_address, switch, text,
 };
 use super::{
     Access, BackendKind, HealthConfig, HttpConfig, NodeConfig, RaftConfig, SecurityConfig,
@@ -92,9 +93,9 @@ keys! {
     "raft.cluster_id" "cluster-id" "MAXINE_CLUSTER_ID" "text" "1 to 63 bytes" "maxine"
         "Name of the cluster. Nodes with another name are refused." => |c, v| c.raft.cluster_id = text(v, 63)?;
     "raft.listen" "raft-listen" "MAXINE_RAFT_LISTEN" "address" "IP:PORT" "127.0.0.1:7700"
-        "Address to listen on for connections from other nodes." => |c, v| c.raft.listen = parsed(v, "an address such as 127.0.0.1:7700")?;
+        "Address to listen on for connections from other nodes." => |c, v| c.raft.listen = socket_address(v)?;
     "raft.advertise" "raft-advertise" "MAXINE_RAFT_ADVERTISE" "address" "HOST:PORT" ""
-        "Address at which other nodes reach this node. If empty, the listen address is used." => |c, v| c.raft.advertise = text(v, 255)?;
+        "Address at which other nodes reach this node. If empty, the listen address is used." => |c, v| c.raft.advertise = if v.is_empty() { String::new() } else { host_and_port(&text(v, 255)?)? };
     "raft.members" "raft-members" "MAXINE_RAFT_MEMBERS" "list" "ID@PEER_HOST:PORT@HTTP_URL, comma-separated" ""
         "Members of a new cluster, the same list on each of them. Leave it empty on a node that is added later with `maxine cluster add`." => |c, v| c.raft.members = members(v)?;
     "raft.engine" "raft-engine" "MAXINE_RAFT_ENGINE" "choice" "auto, wal, redb, sled" "auto"
@@ -197,7 +198,7 @@ keys! {
     "state.lock_retry_ms" "lock-retry-ms" "MAXINE_REGISTRY_STATE_LOCK_RETRY_MS" "milliseconds" "1 to 60000" "100"
         "Time between two attempts to get that lock." => |c, v| c.state.lock_retry_ms = number(v, 1, 60_000)?;
     "state.redis_url" "redis-url" "MAXINE_REGISTRY_REDIS_URL" "URL" "redis:// or rediss://, comma-separated for several" ""
-        "URL of the Redis server, or of its Sentinels, in redis mode. Put a password into redis_url_file or the environment, not into a flag." => |c, v| c.state.redis_url = text(v, 4_096)?;
+        "URL of Redis in redis mode. Several URLs are the nodes of one Redis Cluster; with redis_sentinel_master they are the Sentinels. A URL with a password is refused as a flag: use redis_url_file or the environment." => |c, v| c.state.redis_url = text(v, 4_096)?;
     "state.redis_url_file" "redis-url-file" "MAXINE_REGISTRY_REDIS_URL_FILE" "path" "a file" ""
         "File that holds the URL, so that its password is neither in an argument nor in the environment." => |c, v| c.state.redis_url_file = path(v);
     "state.redis_key_prefix" "redis-key-prefix" "MAXINE_REGISTRY_REDIS_KEY_PREFIX" "text" "1 to 128 bytes" "maxine:registry"

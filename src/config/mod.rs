@@ -4,9 +4,14 @@
 //! the flags, the reference page and the error messages are made from that table. Flags win over
 //! the environment, the environment wins over the file. All bad values are told at once.
 
+mod environment;
+pub mod example;
 pub mod keys;
 pub mod reference;
 mod values;
+
+pub use environment::{Strange, strange};
+pub use values::has_password;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -317,11 +322,22 @@ impl NodeConfig {
         }
         for key in KEYS {
             let Some((value, origin)) = given.get(key.name) else { continue };
+            let has_password = values::has_password(value);
+            if has_password && matches!(origin, Origin::Flag(_)) {
+                bad.push(format!(
+                    "{origin}: {} must not hold a password, because every user of this machine can read \
+                     arguments: set {} in the environment{}",
+                    key.name,
+                    key.env,
+                    file_instead(key.name)
+                ));
+            }
             if let Err(problem) = (key.set)(&mut config, value.trim()) {
-                let shown = if key.secret { "(hidden)" } else { value.as_str() };
+                let shown = if key.secret || has_password { "(hidden)" } else { value.as_str() };
                 bad.push(format!("{origin}: {} {problem}, got {shown}", key.name));
             }
         }
+        bad.extend(strange(environment).mistaken);
         config.check(&mut bad);
         if bad.is_empty() { Ok(config) } else { Err(BadSettings(bad)) }
     }
@@ -450,6 +466,13 @@ impl NodeConfig {
     }
 }
 
+/// The setting that names a file with the value of `name`, if there is one.
+fn file_instead(name: &str) -> String {
+    let file = format!("{name}_file");
+    let key = KEYS.iter().find(|key| key.name == file);
+    key.map(|key| format!(", or name a file that holds it with --{}", key.flag)).unwrap_or_default()
+}
+
 fn unknown_key(path: &Path, name: &str) -> String {
     let path = path.display();
     let close = |key: &&Key| {
@@ -540,6 +563,56 @@ mod tests {
         for part in ["colour is not a setting", "http.port", "70000", "nowhere", "state.lease_ms"] {
             assert!(text.contains(part), "{part} in {text}");
         }
+    }
+
+    /// A password in an argument is refused wherever one can be given, and shown nowhere; in the
+    /// environment it is taken.
+    #[test]
+    fn a_password_in_an_argument_is_refused() {
+        let url = "redis://:hunter2@10.0.0.1:6379";
+        for (name, value) in [
+            ("state.redis_url", url),
+            ("state.redis_sentinels", "redis://10.0.0.2,redis://u:hunter2@10.0.0.1"),
+            ("telemetry.alert_webhook_url", "https://me:hunter2@hooks.example/x"),
+        ] {
+            let error = load(None, &[], &[(name, value)]).unwrap_err().to_string();
+            let key = KEYS.iter().find(|key| key.name == name).unwrap();
+            assert!(
+                error.contains(key.env) && error.contains("must not hold a password"),
+                "{error}"
+            );
+            assert!(!error.contains("hunter2"), "{error}");
+            let master = ("MAXINE_REGISTRY_REDIS_SENTINEL_MASTER", "main");
+            assert!(load(None, &[(key.env, value), master], &[]).is_ok(), "{name}");
+        }
+        let error = load(None, &[], &[("state.redis_url", url)]).unwrap_err().to_string();
+        assert!(error.contains("--redis-url-file"), "{error}");
+        let plain = [("state.redis_url", "redis://10.0.0.1:6379/2,redis://maxine@10.0.0.2")];
+        assert!(load(None, &[], &plain).is_ok());
+        let long = format!("redis://:hunter2@{}", "x".repeat(5_000));
+        let error = load(None, &[("MAXINE_REGISTRY_REDIS_URL", &long)], &[]).unwrap_err();
+        assert!(!error.to_string().contains("hunter2"), "{error}");
+    }
+
+    #[test]
+    fn a_mistaken_variable_is_refused_and_a_strange_one_is_not() {
+        let error = load(None, &[("MAXINE_MODE", "raft")], &[]).unwrap_err().to_string();
+        assert!(error.contains("did you mean MAXINE_REGISTRY_STATE_MODE?"), "{error}");
+        assert!(load(None, &[("MAXINE_TEAM", "x")], &[]).is_ok());
+    }
+
+    #[test]
+    fn a_bare_ipv6_address_is_told_of_its_brackets() {
+        for (name, value) in [
+            ("raft.listen", "::1:7700"),
+            ("raft.listen", "fe80::1"),
+            ("raft.advertise", "fe80::1:7700"),
+            ("raft.members", "1@::1:7700@http://127.0.0.1:8080"),
+        ] {
+            let error = load(None, &[], &[(name, value)]).unwrap_err().to_string();
+            assert!(error.contains("in brackets"), "{name} {value}: {error}");
+        }
+        assert!(load(None, &[], &[("raft.listen", "[::1]:7700")]).is_ok());
     }
 
     #[test]

@@ -2,23 +2,30 @@
 
 use std::fmt::Write;
 
+use super::environment::SECRETS;
 use super::keys::KEYS;
 
-/// What `app::settings` reads besides the keys.
-const SECRETS: &str = r"
+/// The head of the table of [`SECRETS`].
+const SECRETS_HEAD: &str = r"
 ## Secrets
 
 These are read from the environment only, never from the TOML file or from a flag. Set the same values on every node.
 A password has at least 8 characters and at most 1,024 bytes; a node with a shorter one does not start.
+A URL with a password (`state.redis_url`, `state.redis_sentinels`, `telemetry.alert_webhook_url`) is accepted in the
+environment and in files, and refused as a flag.
 
 | environment | meaning |
 |---|---|
-| `MAXINE_ADMIN_USERNAME`, `MAXINE_ADMIN_PASSWORD` | Account of the administrator; it cannot be changed at runtime. Set both or neither. If neither is set, the first start makes an account with a random password and shows it once. |
-| `MAXINE_OPERATOR_USERNAME`, `MAXINE_OPERATOR_PASSWORD` | Account of an operator. Set both or neither. |
-| `MAXINE_VIEWER_USERNAME`, `MAXINE_VIEWER_PASSWORD` | Account of a viewer. Set both or neither. |
-| `MAXINE_JWT_SECRET` | Secret that signs sessions, instead of the keys that the cluster makes and rotates itself. |
-| `MAXINE_JWT_SECRET_KEY_ID` | Name of that secret in the head of a token. If not set: `maxine-current`. |
-| `MAXINE_JWT_PREVIOUS_SECRETS` | Older secrets, separated by commas. Tokens that they signed are accepted until they expire. |
+";
+
+/// What is said of the environment as a whole.
+const VARIABLES: &str = r"
+## Other variables
+
+If a `MAXINE_` variable is almost one of those above (one letter off, the same words in another order, words left out, or
+the name of a key or flag), the node does not start, and the error says which name was meant. Any other `MAXINE_` variable
+that Maxine does not read is reported at the start and by `maxine config check`, and ignored. The variables that Kubernetes
+sets for services are not reported.
 ";
 
 /// The page in Markdown; `docs/reference/configuration.md` is a copy that a test keeps equal.
@@ -47,7 +54,12 @@ pub fn markdown() -> String {
             key.name, key.flag, key.env, key.unit, key.range, default, key.help
         );
     }
-    page.push_str(SECRETS);
+    page.push_str(SECRETS_HEAD);
+    for (names, meaning) in SECRETS {
+        let names: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
+        let _infallible = writeln!(page, "| {} | {meaning} |", names.join(", "));
+    }
+    page.push_str(VARIABLES);
     page
 }
 

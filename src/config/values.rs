@@ -4,11 +4,12 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use super::{Access, BackendKind, MemberSetting};
+use crate::words;
 
 /// Reads a TOML file into dotted names and their values as text.
 pub(super) fn read_file(path: &Path) -> Result<Vec<(String, String)>, String> {
     let text = std::fs::read_to_string(path)
-        .map_err(|error| format!("{}: cannot be read: {error}", path.display()))?;
+        .map_err(|error| format!("{}: {}", path.display(), words::io(&error)))?;
     let table: toml::Table =
         text.parse().map_err(|error| format!("{}: {error}", path.display()))?;
     let mut values = Vec::new();
@@ -56,6 +57,49 @@ pub(super) fn switch(text: &str) -> Result<bool, String> {
 
 pub(super) fn parsed<T: FromStr>(text: &str, what: &str) -> Result<T, String> {
     text.parse().map_err(|_| format!("must be {what}"))
+}
+
+/// Whether one of the URLs in `text` has a password before its host.
+#[must_use]
+pub fn has_password(text: &str) -> bool {
+    text.split(',').any(|url| {
+        let Some((_, rest)) = url.split_once("://") else { return false };
+        let authority = rest.split(['/', '?', '#']).next().unwrap_or(rest);
+        let user = authority.rsplit_once('@').map(|(user, _)| user);
+        user.and_then(|user| user.split_once(':')).is_some_and(|(_, word)| !word.is_empty())
+    })
+}
+
+/// A word on brackets where `text` looks like an IPv6 address without them, else nothing.
+fn brackets(text: &str) -> &'static str {
+    if words::lacks_brackets(text) {
+        "; an IPv6 address stands in brackets, such as [::1]:7700"
+    } else {
+        ""
+    }
+}
+
+/// `HOST:PORT`, the host a name, an IPv4 address, or an IPv6 address in brackets.
+pub(super) fn host_and_port(text: &str) -> Result<String, String> {
+    let split = text.rsplit_once(':').filter(|(host, port)| {
+        let in_brackets = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+        let host_is_good = match in_brackets {
+            Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
+            None => !host.is_empty() && !host.contains([':', '[', ']', '/', '@']),
+        };
+        host_is_good && port.parse::<u16>().is_ok()
+    });
+    match split {
+        Some(_) => Ok(text.into()),
+        None => Err(format!("must be HOST:PORT{}", brackets(text))),
+    }
+}
+
+/// `ADDRESS:PORT`, to listen on.
+pub(super) fn socket_address(text: &str) -> Result<std::net::SocketAddr, String> {
+    text.parse().map_err(|_| {
+        format!("must be ADDRESS:PORT with an IP address of this machine{}", brackets(text))
+    })
 }
 
 pub(super) fn path(text: &str) -> PathBuf {
@@ -118,11 +162,14 @@ pub(super) fn members(value: &str) -> Result<Vec<MemberSetting>, String> {
         };
         let id: u64 = number(id, 1, u64::from(u32::MAX))
             .map_err(|_| format!("{FORM}; {item} has a bad ID"))?;
-        if !peer_addr
-            .rsplit_once(':')
-            .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
+        if let Err(problem) = host_and_port(peer_addr) {
+            return Err(format!("{FORM}; in {item} the peer address {problem}"));
+        }
+        if !http_addr.starts_with("http://") && !http_addr.starts_with("https://")
+            || words::lacks_brackets(http_addr.split_once("://").map_or("", |(_, rest)| rest))
         {
-            return Err(format!("{FORM}; {item} has a bad peer address"));
+            let problem = words::not_a_url(http_addr);
+            return Err(format!("{FORM}; in {item} the HTTP URL {problem}"));
         }
         if members.iter().any(|member| member.id == id) {
             return Err(format!("names the ID {id} twice"));

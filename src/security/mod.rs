@@ -17,6 +17,7 @@ mod password;
 mod settings;
 mod signin_limit;
 pub mod tls;
+pub mod tls_files;
 
 use std::net::IpAddr;
 use std::sync::Arc;

@@ -52,6 +52,36 @@ pub struct EnvSigningKeys {
     pub previous: Vec<Secret>,
 }
 
+/// Shortest secret that signs with HS256, in bytes: that of the hash (RFC 7518, section 3.2).
+const JWT_SECRET_LEN_MIN: usize = 32;
+
+impl EnvSigningKeys {
+    /// The keys as the environment gives them; `previous` is a list with commas.
+    ///
+    /// # Errors
+    /// Says which variable holds a secret that is too short. The secret is not shown.
+    pub fn new(key_id: Option<&str>, current: &str, previous: &str) -> Result<Self, String> {
+        let secret = |name: &str, text: &str| {
+            if text.len() >= JWT_SECRET_LEN_MIN {
+                return Ok(Secret::new(text));
+            }
+            Err(format!(
+                "environment {name}: a secret must be at least {JWT_SECRET_LEN_MIN} bytes long, got {}; \
+                 'openssl rand -hex 32' makes one",
+                text.len()
+            ))
+        };
+        let previous = previous.split(',').map(str::trim).filter(|text| !text.is_empty());
+        Ok(Self {
+            key_id: key_id.unwrap_or("maxine-current").to_owned(),
+            current: secret("MAXINE_JWT_SECRET", current)?,
+            previous: previous
+                .map(|text| secret("MAXINE_JWT_PREVIOUS_SECRETS", text))
+                .collect::<Result<_, _>>()?,
+        })
+    }
+}
+
 /// Settings of this module.
 #[derive(Clone, Debug)]
 pub struct SecuritySettings {
@@ -85,6 +115,27 @@ impl Default for SecuritySettings {
             password_cost: PasswordCost::default(),
             signin_attempts_max: 10,
             signin_window_ms: 60_000,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_short_signing_secret_is_refused_and_not_shown() {
+        let long = "0123456789abcdef0123456789abcdef";
+        let keys = EnvSigningKeys::new(None, long, &format!("{long}, {long}")).unwrap();
+        assert_eq!((keys.previous.len(), &*keys.key_id), (2, "maxine-current"));
+        for (current, previous, name) in [
+            ("a", "", "MAXINE_JWT_SECRET:"),
+            (&long[1..], "", "MAXINE_JWT_SECRET:"),
+            (long, "hunter2", "MAXINE_JWT_PREVIOUS_SECRETS:"),
+        ] {
+            let error = EnvSigningKeys::new(None, current, previous).unwrap_err();
+            assert!(error.contains(name) && error.contains("32 bytes"), "{error}");
+            assert!(!error.contains("hunter2"), "{error}");
         }
     }
 }

@@ -1,0 +1,109 @@
+use std::fs;
+use std::path::PathBuf;
+
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd};
+
+use super::*;
+
+struct Files {
+    dir: tempfile::TempDir,
+}
+
+impl Files {
+    /// An authority, a certificate signed by it, its key, and a stranger's key and authority.
+    fn new(expired: bool) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| fs::write(dir.path().join(name), text).unwrap();
+        for (authority, certificate, key) in
+            [("ca.pem", "cert.pem", "key.pem"), ("other-ca.pem", "other.pem", "other-key.pem")]
+        {
+            let mut params = CertificateParams::new(Vec::new()).unwrap();
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            let ca_key = KeyPair::generate().unwrap();
+            write(authority, &params.self_signed(&ca_key).unwrap().pem());
+            let issuer = Issuer::new(params, ca_key);
+            let mut params = CertificateParams::new(vec!["node".into()]).unwrap();
+            if expired {
+                params.not_after = date_time_ymd(2020, 1, 2);
+            }
+            let own = KeyPair::generate().unwrap();
+            write(certificate, &params.signed_by(&own, &issuer).unwrap().pem());
+            write(key, &own.serialize_pem());
+        }
+        write("text.pem", "somebody's notes");
+        Self { dir }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn raft(&self, authority: &str, certificate: &str, key: &str) -> Vec<String> {
+        let mut config = NodeConfig::defaults();
+        config.backend = BackendKind::Raft;
+        config.raft.tls_ca = self.path(authority);
+        config.raft.tls_cert = self.path(certificate);
+        config.raft.tls_key = self.path(key);
+        preflight(&config)
+    }
+}
+
+#[test]
+fn files_that_fit_together_are_good() {
+    assert_eq!(Files::new(false).raft("ca.pem", "cert.pem", "key.pem"), Vec::<String>::new());
+}
+
+#[test]
+fn each_file_that_cannot_be_used_is_named_with_its_setting_and_the_reason() {
+    let files = Files::new(false);
+    for (authority, certificate, key, setting, reason) in [
+        ("none.pem", "cert.pem", "key.pem", "raft.tls_ca", "there is no such file"),
+        ("text.pem", "cert.pem", "key.pem", "raft.tls_ca", "no certificate in PEM"),
+        ("ca.pem", "none.pem", "key.pem", "raft.tls_cert", "there is no such file"),
+        ("ca.pem", "key.pem", "key.pem", "raft.tls_cert", "no certificate in PEM"),
+        ("ca.pem", "cert.pem", "none.pem", "raft.tls_key", "there is no such file"),
+        ("ca.pem", "cert.pem", "cert.pem", "raft.tls_key", "no private key in PEM"),
+        ("ca.pem", "cert.pem", "other-key.pem", "raft.tls_key", "not the key of the certificate"),
+        ("other-ca.pem", "cert.pem", "key.pem", "raft.tls_cert", "did not sign it"),
+    ] {
+        let found = files.raft(authority, certificate, key);
+        assert_eq!(found.len(), 1, "{found:?}");
+        let problem = &found[0];
+        assert!(problem.starts_with(setting) && problem.contains(reason), "{problem}");
+    }
+    assert_eq!(files.raft("none.pem", "none.pem", "none.pem").len(), 3, "all at once");
+}
+
+/// An expired certificate is no reason not to start: reads can still be answered. That it fits the
+/// authority is told all the same.
+#[test]
+fn an_expired_certificate_does_not_keep_a_node_from_starting() {
+    let files = Files::new(true);
+    assert_eq!(files.raft("ca.pem", "cert.pem", "key.pem"), Vec::<String>::new());
+    assert_eq!(files.raft("other-ca.pem", "cert.pem", "key.pem").len(), 1);
+}
+
+#[test]
+fn the_files_of_redis_and_of_upstreams_are_looked_at() {
+    let files = Files::new(false);
+    let mut config = NodeConfig::defaults();
+    config.security.upstream_ca = files.path("text.pem");
+    config.backend = BackendKind::Redis;
+    config.state.redis_url_file = files.path("none");
+    config.state.redis_tls_ca = files.path("none.pem");
+    config.state.redis_tls_cert = files.path("cert.pem");
+    config.state.redis_tls_key = files.path("other-key.pem");
+    let problems = preflight(&config).join("\n");
+    for setting in [
+        "security.upstream_ca",
+        "state.redis_url_file",
+        "state.redis_tls_ca",
+        "state.redis_tls_key",
+    ] {
+        assert!(problems.contains(setting), "{setting} in {problems}");
+    }
+    config.state.redis_url_file = PathBuf::new();
+    config.state.redis_url = "http://:hunter2@10.0.0.1".into();
+    let problems = preflight(&config).join("\n");
+    assert!(problems.contains("redis://") && !problems.contains("hunter2"), "{problems}");
+}
