@@ -321,6 +321,13 @@ fn wrong_usage_and_unreachable_nodes_have_their_own_codes() {
     assert_eq!(code(&output), 4);
     let error: Value = serde_json::from_slice(&output.stderr).unwrap();
     assert_eq!(error["exit_code"], 4);
+    let dir = tempfile::tempdir().unwrap();
+    let place = |name: &str| format!("file:{}", dir.path().join(name).display());
+    let migrate = |from: &str| plain(&["migrate", from, &place("to.log")]).output().unwrap();
+    let unknown = migrate("nonsense");
+    assert_eq!(code(&unknown), 2, "{}", text(&unknown.stderr));
+    let absent = migrate(&place("from.log"));
+    assert_eq!(code(&absent), 3, "{}", text(&absent.stderr));
 }
 
 /// `config check` accepts what `config example` prints, and says of every mistake which setting it is

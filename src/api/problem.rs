@@ -142,14 +142,14 @@ impl ProblemKind {
     pub fn title(self) -> &'static str {
         match self {
             Self::InvalidRequest => "The request cannot be read",
-            Self::UnknownField => "The route does not know this field",
+            Self::UnknownField => "Unknown field",
             Self::Unauthorized => "A valid token is needed",
             Self::Forbidden => "The role is too low",
             Self::NotFound => "It does not exist",
             Self::MethodNotAllowed => "The path has no such method",
             Self::RequestTimeout => "The body did not arrive in time",
             Self::Conflict => "The present state does not allow it",
-            Self::Managed => "The operator's environment owns it",
+            Self::Managed => "It is set in the environment of the nodes",
             Self::Compacted => "The changes since then are no longer kept",
             Self::RevisionMismatch => "Someone else changed it first",
             Self::PayloadTooLarge => "The body is over its limit",
@@ -159,7 +159,7 @@ impl ProblemKind {
             Self::Internal => "A defect in Maxine",
             Self::NotSupported => "This backend has no such thing",
             Self::Unavailable => "Not possible at the moment",
-            Self::OutcomeUnknown => "The outcome is not known",
+            Self::OutcomeUnknown => "The outcome is unknown",
         }
     }
 

@@ -2,11 +2,14 @@
 //! Node.js Maxine.
 
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+
+use serde_json::json;
 
 use super::client::{ConnectArgs, Request};
+use super::exit::CliError;
+use super::output::Output;
 use crate::backend::redis::RedisConfig;
-use crate::backend::transfer::{Place, Transfer, transfer};
+use crate::backend::transfer::{Place, Transfer, TransferError, transfer};
 use crate::config::has_password;
 
 /// Arguments of `maxine migrate`.
@@ -39,14 +42,18 @@ pub struct MigrateArgs {
     pub connect: ConnectArgs,
 }
 
-/// Carries it out and tells what it came to.
-pub async fn run(args: MigrateArgs) -> anyhow::Result<ExitCode> {
+/// Runs `maxine migrate`.
+///
+/// # Errors
+/// See [`CliError`].
+pub async fn run(args: MigrateArgs, out: &mut Output) -> Result<(), CliError> {
     for (name, place) in [("FROM", &args.from), ("TO", &args.to)] {
-        anyhow::ensure!(
-            !has_password(place),
-            "{name} must not hold a password, because every user of this machine can read arguments: put \
-             the URL into a file and name it as redis-file:PATH"
-        );
+        if has_password(place) {
+            return Err(CliError::Usage(format!(
+                "{name} must not hold a password, because every user of this machine can read arguments: put \
+                 the URL into a file and name it as redis-file:PATH"
+            )));
+        }
     }
     let redis = |prefix: &str| RedisConfig {
         key_prefix: prefix.into(),
@@ -68,27 +75,33 @@ pub async fn run(args: MigrateArgs) -> anyhow::Result<ExitCode> {
     };
     let done = Box::pin(transfer(&from, &to, args.replace)).await?;
     drop(backup);
-    tell(&done, &to, &mut std::io::stdout(), &mut std::io::stderr())?;
-    Ok(ExitCode::SUCCESS)
+    show(&done, &to, out)
+}
+
+impl From<TransferError> for CliError {
+    fn from(error: TransferError) -> Self {
+        match error {
+            TransferError::Usage(text) => Self::Usage(text),
+            TransferError::Absent(_) => Self::NotFound(error.to_string()),
+            other => Self::Failed(other.to_string()),
+        }
+    }
 }
 
 /// A backup of a running cluster, for as long as it is copied from.
 struct Backup(PathBuf);
 
 impl Backup {
-    async fn take(connect: &ConnectArgs, to: &Place) -> anyhow::Result<Self> {
+    async fn take(connect: &ConnectArgs, to: &Place) -> Result<Self, CliError> {
         // Beside the target where that is a file: there is room, and it is as private.
         let dir = match to {
             Place::File(path) | Place::RaftBackup(path) => path.parent().unwrap_or(Path::new("")),
             _ => Path::new(""),
         };
         let backup = Self(dir.join(format!(".maxine-migration-{}.backup", std::process::id())));
-        let fetch = async {
-            let ask = Request::get(&["cluster", "backup"]);
-            let mut response = connect.client()?.stream(&ask).await?;
-            super::download::to_file(&mut response, &backup.0).await
-        };
-        fetch.await.map_err(|error| anyhow::anyhow!("a backup of the cluster: {error}"))?;
+        let ask = Request::get(&["cluster", "backup"]);
+        let mut response = connect.client()?.stream(&ask).await?;
+        super::download::to_file(&mut response, &backup.0).await?;
         Ok(backup)
     }
 }
@@ -100,32 +113,33 @@ impl Drop for Backup {
     }
 }
 
-fn tell(
-    done: &Transfer,
-    to: &Place,
-    out: &mut dyn std::io::Write,
-    notes: &mut dyn std::io::Write,
-) -> std::io::Result<()> {
+fn show(done: &Transfer, to: &Place, out: &mut Output) -> Result<(), CliError> {
+    let next = match to {
+        Place::RaftBackup(path) => Some(format!(
+            "next, once for each member: maxine cluster restore {} DATA_DIR --node-id N --members ...; \
+             then start them all",
+            path.display()
+        )),
+        _ => None,
+    };
+    if out.is_json() {
+        return out.json(&json!({
+            "unchanged": done.unchanged, "services": done.services, "instances": done.instances,
+            "index": done.digest.index, "digest": done.digest.digest, "at": to.describe(),
+            "skipped": done.skipped, "next": next,
+        }));
+    }
     for skipped in &done.skipped {
-        writeln!(notes, "maxine: left out: {skipped}")?;
+        out.line(format!("left out: {skipped}"))?;
     }
     let what = if done.unchanged { "was there already" } else { "copied and compared" };
-    writeln!(
-        out,
+    out.line(format!(
         "{what}: {} services, {} instances, index {}\ndigest {}\nat {}",
         done.services,
         done.instances,
         done.digest.index,
         done.digest.digest,
         to.describe()
-    )?;
-    if let Place::RaftBackup(path) = to {
-        writeln!(
-            out,
-            "next, once for each member: maxine cluster restore {} DATA_DIR --node-id N \
-             --members …; then start them",
-            path.display()
-        )?;
-    }
-    Ok(())
+    ))?;
+    next.map_or(Ok(()), |next| out.line(next))
 }

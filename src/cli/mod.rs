@@ -71,7 +71,11 @@ pub async fn run(cli: Cli) -> ExitCode {
             Ok(ExitCode::from(Box::pin(command.run(&mut std::io::stderr())).await))
         }
         Command::Config(args) => config::run(args).await,
-        Command::Migrate(args) => migrate::run(args).await,
+        Command::Migrate(args) => {
+            let format = args.connect.output.format;
+            let result = migrate::run(args, &mut output::Output::stdout(format)).await;
+            Ok(ExitCode::from(commands::finish(result, format, &mut std::io::stderr())))
+        }
         Command::Completions(args) => {
             let result = completions::run(&args, Cli::command(), &mut std::io::stdout());
             Ok(ExitCode::from(commands::finish(

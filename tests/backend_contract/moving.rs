@@ -188,6 +188,14 @@ async fn from_a_running_raft_cluster() {
         assert!(run.status.success() && out.contains(words), "{out}{err}");
         assert_eq!(client.get(&instance).send().await.expect("it serves on").status(), 200);
     }
+    let run = maxine()
+        .args(["migrate", "--server", &url, "--output", "json", "raft"])
+        .arg(format!("file:{}", target.display()))
+        .env("MAXINE_TOKEN", &token)
+        .output()
+        .expect("it runs");
+    let told: serde_json::Value = serde_json::from_slice(&run.stdout).expect("one document");
+    assert_eq!((&told["unchanged"], &told["instances"]), (&true.into(), &1.into()), "{told}");
     let left = std::fs::read_dir(dir.path()).expect("it is there");
     let left: Vec<_> = left.map(|entry| entry.expect("an entry").file_name()).collect();
     assert!(!left.iter().any(|name| name.to_string_lossy().contains("migration")), "{left:?}");
