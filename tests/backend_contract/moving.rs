@@ -149,6 +149,8 @@ fn maxine() -> std::process::Command {
 /// of its own behind; the cluster serves on, and a second run finds that all is there.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn from_a_running_raft_cluster() {
+    // Another test of this process may have been first.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let dir = tempfile::tempdir().expect("a directory");
     let (http, raft) = (free_port(), free_port());
     let url = format!("http://127.0.0.1:{http}");
