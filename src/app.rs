@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::actors::clock_check::{self, ClockReport};
 use crate::actors::members;
 use crate::actors::peer::{PeerKind, PeerRouter};
 use crate::actors::registry::RegistryParts;
@@ -40,6 +41,7 @@ mod data_plane;
 mod own_addresses;
 mod preflight;
 mod proxy_metrics;
+mod retention;
 mod settings;
 
 pub use preflight::preflight;
@@ -58,6 +60,7 @@ pub struct Node {
     store: Arc<dyn ControlStore>,
     raft: Option<Arc<RaftStore>>,
     registry: Registry,
+    view: Arc<View>,
     telemetry: Telemetry,
     leadership: Supervised<LeadershipActor>,
     data_plane: DataPlane,
@@ -71,6 +74,11 @@ pub struct Node {
 impl Node {
     /// Starts a node. Returns when it serves.
     pub async fn start(config: NodeConfig) -> anyhow::Result<Self> {
+        Self::start_with(config, Clock::system()).await
+    }
+
+    /// Starts a node that goes by `clock`.
+    pub async fn start_with(config: NodeConfig, clock: Clock) -> anyhow::Result<Self> {
         crate::security::tls::install_crypto_provider();
         std::fs::create_dir_all(&config.data_dir)
             .with_context(|| format!("{} cannot be made", config.data_dir.display()))?;
@@ -83,11 +91,20 @@ impl Node {
         settings::warn_if_open(&config, http_addr);
         settings::tell_of_old_files(&config);
 
-        let clock = Clock::system();
+        if config.backend == BackendKind::Raft {
+            clock.ask_others();
+        }
         let view = View::new(clock.clone());
         let peers = PeerRouter::new();
         let advertise = config.http_advertise(http_addr);
         let (store, raft) = open_store(&config, &advertise, &view, &clock, &peers).await?;
+
+        clock.note_start(view.snapshot().state.time_ms());
+        let (cancel, tasks) = (CancellationToken::new(), TaskTracker::new());
+        clock_check::serve(&peers, &clock);
+        let (clock_report, clocks) = watch::channel(ClockReport::default());
+        let compare = clock_check::run(Arc::clone(&store), clock.clone(), clock_report);
+        tasks.spawn(cancel.clone().run_until_cancelled_owned(compare));
 
         let arbiter = Arbiter::new();
         let (duties_sender, duties) = watch::channel(None);
@@ -168,7 +185,6 @@ impl Node {
         peers.set(PeerKind::Report, Box::new(api::native::NodeReports::new(&state)));
         peers.set(PeerKind::Instance, Box::new(api::native::InstanceReports::new(&state)));
 
-        let (cancel, tasks) = (CancellationToken::new(), TaskTracker::new());
         let (failed, store_failed) = watch::channel(None);
         let projection = projection::run(
             ProjectionParts {
@@ -193,11 +209,21 @@ impl Node {
             store: Arc::clone(&store),
             registry: registry.clone(),
             clock: clock.clone(),
+            clocks,
             directories: settings::directories(&config),
             certificates: settings::certificates(&config),
         };
         tasks.spawn(cancel.clone().run_until_cancelled_owned(conditions::watch(watched)));
-        let identities = keep_identities(registry.clone(), view, clock, security, duties, config);
+        let retention = retention::run(
+            registry.clone(),
+            Arc::clone(&view),
+            clock.clone(),
+            duties.clone(),
+            telemetry.clone(),
+        );
+        tasks.spawn(cancel.clone().run_until_cancelled_owned(retention));
+        let identities =
+            keep_identities(registry.clone(), Arc::clone(&view), clock, security, duties, config);
         tasks.spawn(cancel.clone().run_until_cancelled_owned(identities));
         let serve = api::serve::serve(
             listener,
@@ -213,6 +239,7 @@ impl Node {
             store,
             raft,
             registry,
+            view,
             telemetry,
             leadership,
             data_plane,
@@ -234,6 +261,18 @@ impl Node {
     #[must_use]
     pub fn registry(&self) -> &Registry {
         &self.registry
+    }
+
+    /// What readers see, for tests.
+    #[must_use]
+    pub fn view(&self) -> &Arc<View> {
+        &self.view
+    }
+
+    /// Metrics and alerts, for tests.
+    #[must_use]
+    pub fn telemetry(&self) -> &Telemetry {
+        &self.telemetry
     }
 
     /// The thread of the actors, for tests that stall it.

@@ -10,6 +10,7 @@ use std::time::Duration;
 use actix::{Actor, ActorFutureExt, AsyncContext, Context, Handler, Message, WrapFuture};
 use tokio::sync::watch;
 
+use super::clock_check;
 use super::supervisor::Lifeline;
 use crate::backend::{ControlStore, Leadership};
 use crate::clock::Clock;
@@ -105,24 +106,24 @@ impl LeadershipActor {
         Some(Command::RecordAudit { items: vec![(TAKEOVER.into(), object.into(), true)] })
     }
 
-    fn proposal(&self, command: Command) -> Proposal {
-        Proposal {
-            request_id: RequestId(rand::random()),
-            proposed_at_ms: self.clock.wall_ms(),
-            fence: None,
-            actor: Who::system("leadership"),
-            command,
-        }
-    }
-
     fn ask_for_grant(&mut self, term: u64, ctx: &mut Context<Self>) {
         self.term = Some(term);
         let grant = Command::GrantLeadership { holder: self.node.clone() };
         let commands = [Some(grant), self.takeover()];
-        let proposals = commands.into_iter().flatten().map(|each| self.proposal(each)).collect();
-        let store = Arc::clone(&self.store);
-        let batch = Batch { proposals };
-        let ask = async move { store.propose(batch, GRANT_TIMEOUT).await };
+        let (store, clock) = (Arc::clone(&self.store), self.clock.clone());
+        let ask = async move {
+            // A leader's clock is compared before the first thing that it proposes.
+            clock_check::settled(&clock).await;
+            let proposal = |command| Proposal {
+                request_id: RequestId(rand::random()),
+                proposed_at_ms: clock.proposal_ms(),
+                fence: None,
+                actor: Who::system("leadership"),
+                command,
+            };
+            let proposals = commands.into_iter().flatten().map(proposal).collect();
+            store.propose(Batch { proposals }, GRANT_TIMEOUT).await
+        };
         ctx.spawn(ask.into_actor(self).map(move |result, actor, ctx| {
             if actor.term != Some(term) {
                 return;

@@ -6,6 +6,7 @@
 //! **Invariant:** no actor sits on the path of a request that only reads or forwards. Handlers
 //! stay humble: decode, call a pure core, carry out what it decided.
 
+pub mod clock_check;
 pub mod health_checker;
 pub mod leadership;
 pub mod members;

@@ -24,6 +24,8 @@ pub enum PeerKind {
     Members = 3,
     /// What observers said last of an instance, asked of the leader's health checker.
     Words = 4,
+    /// What time a node has.
+    Time = 5,
     /// What a node says of itself, for whoever looks at another one.
     Report = 16,
     /// What a node knows of an instance: requests under way, probes.
@@ -44,6 +46,7 @@ pub struct PeerRouter {
     observations: ArcSwapOption<Box<dyn PeerService>>,
     members: ArcSwapOption<Box<dyn PeerService>>,
     words: ArcSwapOption<Box<dyn PeerService>>,
+    time: ArcSwapOption<Box<dyn PeerService>>,
     report: ArcSwapOption<Box<dyn PeerService>>,
     instance: ArcSwapOption<Box<dyn PeerService>>,
 }
@@ -61,6 +64,7 @@ impl PeerRouter {
             k if k == PeerKind::Observations as u8 => Some(&self.observations),
             k if k == PeerKind::Members as u8 => Some(&self.members),
             k if k == PeerKind::Words as u8 => Some(&self.words),
+            k if k == PeerKind::Time as u8 => Some(&self.time),
             k if k == PeerKind::Report as u8 => Some(&self.report),
             k if k == PeerKind::Instance as u8 => Some(&self.instance),
             _ => None,

@@ -11,6 +11,7 @@ use tokio_util::task::TaskTracker;
 use crate::actors::{Registry, WriteRequest};
 use crate::clock::Clock;
 use crate::state::{Actor, Command};
+use crate::telemetry::{AlertKind, Notice, Telemetry};
 
 /// Most records in one second of those who proved who they are.
 const RECORDS_PER_SECOND_MAX: u32 = 50;
@@ -27,9 +28,22 @@ struct Second {
     left_out: u64,
 }
 
+/// Between two alerts that records could not be written, in milliseconds.
+const GAP_ALERT_PAUSE_MS: u64 = 60_000;
+
+/// Records that could not be written.
+#[derive(Default)]
+struct Gap {
+    records: u64,
+    told_at_ms: Option<u64>,
+}
+
 struct Inner {
+    node: String,
     registry: Registry,
     clock: Clock,
+    telemetry: Telemetry,
+    gap: Mutex<Gap>,
     second: Mutex<Second>,
     tasks: TaskTracker,
 }
@@ -39,9 +53,30 @@ struct Inner {
 pub struct AuditRelay(Arc<Inner>);
 
 impl AuditRelay {
-    pub(super) fn new(registry: Registry, clock: Clock) -> Self {
-        let (second, tasks) = (Mutex::default(), TaskTracker::new());
-        Self(Arc::new(Inner { registry, clock, second, tasks }))
+    pub(super) fn new(
+        node: String,
+        registry: Registry,
+        clock: Clock,
+        telemetry: Telemetry,
+    ) -> Self {
+        let (second, gap, tasks) = (Mutex::default(), Mutex::default(), TaskTracker::new());
+        Self(Arc::new(Inner { node, registry, clock, telemetry, gap, second, tasks }))
+    }
+
+    /// Raises an alert that records are missing; the first at once, later ones together.
+    fn lost(&self, records: usize, error: &str) {
+        let now_ms = self.0.clock.monotonic_ms();
+        let mut gap = self.0.gap.lock();
+        gap.records += records as u64;
+        if gap.told_at_ms.is_some_and(|at_ms| now_ms - at_ms < GAP_ALERT_PAUSE_MS) {
+            return;
+        }
+        let missing = std::mem::take(&mut gap.records);
+        gap.told_at_ms = Some(now_ms);
+        drop(gap);
+        let message = format!("{missing} audit records could not be written: {error}");
+        let notice = Notice::new(AlertKind::AuditGap, &*self.0.node, message);
+        self.0.telemetry.alert(notice.details(serde_json::json!({"records": missing})));
     }
 
     /// Records an action, such as `session.create`, on an object, and how it ended. Must be called
@@ -71,12 +106,13 @@ impl AuditRelay {
                 items.push(("audit.overflow".into(), object, false));
             }
         }
-        let registry = self.0.registry.clone();
+        let (relay, records) = (self.clone(), items.len());
         self.0.tasks.spawn(async move {
             let command = Command::RecordAudit { items };
             let request = WriteRequest { actor, request_id: None, fence: None, command };
-            if let Err(error) = registry.propose(request).await {
+            if let Err(error) = relay.0.registry.propose(request).await {
                 tracing::warn!(%error, "an audit record could not be written");
+                relay.lost(records, &error.to_string());
             }
         });
     }

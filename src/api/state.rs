@@ -132,7 +132,12 @@ impl AppState {
     /// Joins the parts.
     #[must_use]
     pub fn new(parts: AppParts) -> Self {
-        let audit = AuditRelay::new(parts.registry.clone(), parts.clock.clone());
+        let audit = AuditRelay::new(
+            parts.settings.instance_id.clone(),
+            parts.registry.clone(),
+            parts.clock.clone(),
+            parts.telemetry.clone(),
+        );
         // The configuration has refused a name that is none before.
         let trace_header = HeaderName::from_bytes(parts.settings.trace_header_name.as_bytes())
             .unwrap_or(HeaderName::from_static("x-trace-id"));

@@ -9,18 +9,23 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use serde_json::json;
+use tokio::sync::watch;
 
+use crate::actors::clock_check::ClockReport;
 use crate::actors::registry::WriteTally;
 use crate::actors::{Registry, members};
 use crate::backend::{ClusterStatus, ControlStore, Leadership, MemberView};
-use crate::clock::Clock;
+use crate::clock::{Clock, SKEW_MAX_MS};
 use crate::telemetry::{AlertKind, Notice, Severity, Telemetry};
 
 /// Between two looks.
 const TICK: Duration = Duration::from_secs(1);
-/// Between two looks at what changes slowly: disks and certificates, in milliseconds.
-const SLOW_TICK_MS: u64 = 10_000;
+/// Between two looks at what changes slowly: disks and certificates.
+const SLOW_TICK: Duration = Duration::from_secs(10);
+/// Such a look that takes longer waits for a disk that hangs, in milliseconds.
+const SLOW_LOOK_MS_MAX: u64 = 10_000;
 /// A condition is over when it was not seen for so long, in milliseconds.
 const OVER_AFTER_MS: u64 = 3_000;
 /// While nobody leads, a member that was heard within this time lives, in milliseconds.
@@ -46,7 +51,7 @@ fn hold_ms(kind: AlertKind) -> u64 {
     match kind {
         AlertKind::MemberUnreachable => 3_000,
         AlertKind::NoMajority | AlertKind::NoLeader | AlertKind::StateOld => 5_000,
-        AlertKind::DiskSlow => 1_000,
+        AlertKind::DiskSlow | AlertKind::ClockSkew => 1_000,
         _ => 0,
     }
 }
@@ -58,6 +63,7 @@ pub(super) struct Watched {
     pub(super) store: Arc<dyn ControlStore>,
     pub(super) registry: Registry,
     pub(super) clock: Clock,
+    pub(super) clocks: watch::Receiver<ClockReport>,
     /// Directories whose disks must have room.
     pub(super) directories: Vec<PathBuf>,
     /// Certificates that must not end.
@@ -66,15 +72,48 @@ pub(super) struct Watched {
 
 /// Runs until dropped.
 pub(super) async fn watch(watched: Watched) {
+    let slow = Mutex::default();
+    tokio::join!(watch_all(&watched, &slow), watch_slowly(&watched, &slow));
+}
+
+/// What the last look at disks and certificates showed, and since when the present one is under way: it may
+/// hang with the disk, and nothing else may wait for it.
+#[derive(Default)]
+struct SlowLook {
+    holds: Vec<Notice>,
+    since_ms: Option<u64>,
+}
+
+impl SlowLook {
+    fn holds(&self, node: &str, now_ms: u64) -> Vec<Notice> {
+        let mut holds = self.holds.clone();
+        let taken_ms = self.since_ms.map_or(0, |since_ms| now_ms.saturating_sub(since_ms));
+        if taken_ms > SLOW_LOOK_MS_MAX {
+            let message = format!(
+                "this node's disk has not answered for {} s: it hangs or is overloaded",
+                taken_ms / 1_000
+            );
+            holds.push(Notice::new(AlertKind::DiskSlow, node, message));
+        }
+        holds
+    }
+}
+
+async fn watch_slowly(watched: &Watched, slow: &Mutex<SlowLook>) {
+    loop {
+        slow.lock().since_ms = Some(watched.clock.monotonic_ms());
+        let holds = watched.look_slowly().await.unwrap_or_default();
+        *slow.lock() = SlowLook { holds, since_ms: None };
+        tokio::time::sleep(SLOW_TICK).await;
+    }
+}
+
+async fn watch_all(watched: &Watched, slow: &Mutex<SlowLook>) {
     let mut watch = Watch::new(watched.node.clone());
-    let mut slow_at_ms: Option<u64> = None;
     loop {
         let now_ms = watched.clock.monotonic_ms();
-        if slow_at_ms.is_none_or(|at_ms| now_ms.saturating_sub(at_ms) >= SLOW_TICK_MS) {
-            slow_at_ms = Some(now_ms);
-            watch.slow = watched.look_slowly().await.unwrap_or_default();
-        }
-        let seen = watched.look().await;
+        let mut seen = watched.look().await;
+        seen.slow = slow.lock().holds(&watched.node, now_ms);
         let speaks = seen.leadership.is_leader || watch.nobody_leads(&seen, now_ms);
         watched.telemetry.alerts().set_speaks_for_cluster(speaks);
         let judged = watch.judge(&seen, now_ms);
@@ -96,6 +135,8 @@ impl Watched {
             lacks_acknowledged: self.store.lacks_acknowledged(),
             cluster: members::status(self.store.as_ref()).await,
             writes: Writes::of(self.registry.writes()),
+            clocks: self.clocks.borrow().clone(),
+            slow: Vec::new(),
         }
     }
 
@@ -152,6 +193,9 @@ struct Seen {
     lacks_acknowledged: Option<u64>,
     cluster: Option<ClusterStatus>,
     writes: Writes,
+    clocks: ClockReport,
+    /// What holds of disks and certificates.
+    slow: Vec<Notice>,
 }
 
 /// What holds now, and of what nobody can tell whether it does.
@@ -176,8 +220,6 @@ struct Held {
 
 struct Watch {
     node: String,
-    /// The conditions of disks and certificates as last seen.
-    slow: Vec<Notice>,
     held: BTreeMap<(AlertKind, String), Held>,
     nobody_since_ms: Option<u64>,
     leader: Option<String>,
@@ -192,7 +234,6 @@ impl Watch {
     fn new(node: String) -> Self {
         Self {
             node,
-            slow: Vec::new(),
             held: BTreeMap::new(),
             nobody_since_ms: None,
             leader: None,
@@ -214,7 +255,7 @@ impl Watch {
     }
 
     fn judge(&mut self, seen: &Seen, now_ms: u64) -> Judged {
-        let mut judged = Judged { holds: self.slow.clone(), unknown: Vec::new() };
+        let mut judged = Judged { holds: seen.slow.clone(), unknown: Vec::new() };
         match &seen.cluster {
             Some(cluster) => self.judge_members(seen, cluster, now_ms, &mut judged),
             None if seen.leadership.leader.is_none() => {
@@ -250,6 +291,7 @@ impl Watch {
             );
             judged.holds.push(Notice::new(AlertKind::NodeSetBack, &*self.node, message));
         }
+        judged.holds.extend(skewed(&seen.clocks));
         judged
     }
 
@@ -408,6 +450,22 @@ fn nobody_leads_of(
         (AlertKind::NoLeader, message)
     };
     Notice::new(kind, "cluster", message).details(details)
+}
+
+fn skewed(clocks: &ClockReport) -> impl Iterator<Item = Notice> {
+    let far = clocks.ahead_ms.iter().filter(|(_, ms)| ms.unsigned_abs() > SKEW_MAX_MS);
+    far.map(|(name, ahead_ms)| {
+        let (s, way) = (ahead_ms.unsigned_abs() / 1_000, if *ahead_ms > 0 { "ahead of" } else { "behind" });
+        let message = match clocks.agree {
+            true => format!("the clock of {name} is {s} s {way} what the majority's say"),
+            false => format!(
+                "the clock of {name} is {s} s {way} this node's, and no majority of the voters' clocks agrees: \
+                 the log's clock stands still where it was never compared"
+            ),
+        };
+        let details = json!({"ahead_ms": ahead_ms, "majority_agrees": clocks.agree});
+        Notice::new(AlertKind::ClockSkew, &**name, message).details(details)
+    })
 }
 
 fn disk_room(object: &str, free: u64, size: u64) -> Option<Notice> {

@@ -178,3 +178,37 @@ fn a_disk_and_a_certificate_are_told_of_before_their_end() {
     assert_eq!(at(1), Some((Severity::Critical, 2)));
     assert_eq!(at(0), Some((Severity::Critical, 3)));
 }
+
+#[test]
+fn a_clock_that_is_off_is_named_with_how_far() {
+    let mut watch = watch();
+    let with = |ahead_ms: i64| Seen {
+        clocks: ClockReport {
+            agree: true,
+            ahead_ms: vec![("node-1".into(), 20), ("node-3".into(), ahead_ms)],
+        },
+        ..seen(Some("node-1"), [UP, UP])
+    };
+    assert_eq!(run(&mut watch, &with(4_000), 0, 5), []);
+    let told = run(&mut watch, &with(-31 * 24 * 3_600_000), 6, 9);
+    assert_eq!(told, [(7, "+node.clock_skew node-3".to_owned())]);
+    let judged = watch.judge(&with(-31 * 24 * 3_600_000), 10_000);
+    let skew = judged.holds.iter().find(|notice| notice.kind == AlertKind::ClockSkew).unwrap();
+    assert_eq!(skew.message, "the clock of node-3 is 2678400 s behind what the majority's say");
+}
+
+#[test]
+fn a_disk_that_hangs_is_told_of_though_the_look_at_it_hangs_too() {
+    let mut watch = watch();
+    let nearly_full = disk_room("node-1 /data", 1, 1 << 30).unwrap();
+    let slow = SlowLook { holds: vec![nearly_full], since_ms: Some(0) };
+    let mut told = Vec::new();
+    for s in 0..20 {
+        let mut seen = seen(Some("node-1"), [UP, UP]);
+        seen.slow = slow.holds("node-1", s * 1_000);
+        told.extend(run(&mut watch, &seen, s, s));
+    }
+    assert_eq!(told[0], (0, "+node.disk_nearly_full node-1 /data".to_owned()));
+    let hangs = (12, "+node.disk_slow node-1".to_owned());
+    assert_eq!(told.iter().find(|(_, text)| text.contains("disk_slow")), Some(&hangs));
+}

@@ -1,16 +1,21 @@
 //! `maxine audit verify`: finds a changed, removed or reordered record in an exported audit log.
 //!
-//! The chain of hashes proves that records fit each other. That nobody wrote the whole chain anew
-//! is proved by a second source: another node, an older export, or a head that was written down.
+//! A file alone proves that its records fit each other and that none is missing between the oldest kept one of each
+//! class and the end that its first line names. It cannot prove that this is the end that the cluster had: whoever
+//! can write the file can cut its end off and write a first line that fits, or write the whole chain anew. A second
+//! source proves that: the running cluster (`--cluster`), a head that was written down (`--contains`), or another
+//! export.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde::Deserialize;
 
+use super::client::{ConnectArgs, Request};
 use super::exit::CliError;
 use super::output::Output;
-use crate::state::{AuditOutcome, AuditRecord};
+use crate::state::{AuditClass, AuditLog, AuditOutcome, AuditRecord};
 use crate::words;
 
 /// Largest export that is read, in bytes.
@@ -25,10 +30,14 @@ pub struct VerifyArgs {
     /// A hash that every file must contain, such as a head that you wrote down earlier
     #[arg(long, value_name = "HEX", requires = "files")]
     contains: Option<String>,
+    /// Also compare the files with the running cluster, which has a record of every export: this shows whether the
+    /// end of a file was cut off
+    #[arg(long, requires = "files")]
+    cluster: bool,
 }
 
 impl VerifyArgs {
-    /// Whether files are to be checked, and no node needs to be asked.
+    /// Whether files are to be checked, rather than the log of a node.
     #[must_use]
     pub fn names_files(&self) -> bool {
         !self.files.is_empty()
@@ -48,10 +57,15 @@ pub enum Finding {
     },
     /// A record is missing, or stands elsewhere than it stood.
     #[error(
-        "record {expected} is missing; record {got} is in its place (records were removed or reordered)"
+        "record {seq} is out of order: record {expected} of class {class} is missing, record {got} is in its place \
+         (records were removed or reordered)"
     )]
     OutOfOrder {
-        /// The number that comes next.
+        /// Its number in the whole log.
+        seq: u64,
+        /// Its class.
+        class: &'static str,
+        /// The number in its class that comes next.
         expected: u64,
         /// The number that came.
         got: u64,
@@ -70,55 +84,96 @@ pub enum Finding {
         /// How many it has.
         read: usize,
     },
-    /// The last hash is not what the export says.
-    #[error("the hash of the last record is not the head in the first line of the export")]
+    /// The last hash or the classes' counts are not what the export says.
+    #[error("the records do not match the head and the counts in the first line of the export")]
     WrongHead,
 }
 
 /// A log whose chain holds.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Verified {
-    /// The number of its first record.
-    pub first_seq: u64,
-    /// The hash before its first record.
-    pub base: [u8; 32],
-    /// The hash of each record.
-    pub hashes: Vec<[u8; 32]>,
+    /// The newest hash.
+    pub head: [u8; 32],
+    /// How many records were ever written.
+    pub next_seq: u64,
+    /// The hash of each record, by its number.
+    pub hashes: BTreeMap<u64, [u8; 32]>,
+    /// How many records have left each class.
+    pub dropped: Vec<(&'static str, u64)>,
+    /// The exports that it has a record of: the number of the record and its text.
+    pub exports: Vec<(u64, String)>,
 }
 
 impl Verified {
-    /// The newest hash.
-    #[must_use]
-    pub fn head(&self) -> [u8; 32] {
-        self.hashes.last().copied().unwrap_or(self.base)
-    }
-
-    fn hash_at(&self, seq: u64) -> Option<&[u8; 32]> {
-        let at = usize::try_from(seq.checked_sub(self.first_seq)?).ok()?;
-        self.hashes.get(at)
-    }
-
     /// The first record that differs between two logs, if any that both have does.
     #[must_use]
     pub fn first_difference(&self, other: &Self) -> Option<u64> {
-        let start = self.first_seq.max(other.first_seq);
-        (start..)
-            .map_while(|seq| Some((seq, self.hash_at(seq)?, other.hash_at(seq)?)))
-            .find_map(|(seq, own, theirs)| (own != theirs).then_some(seq))
+        let differs = |(seq, own): (&u64, &[u8; 32])| {
+            let theirs = other.hashes.get(seq)?;
+            (own != theirs).then_some(*seq)
+        };
+        self.hashes.iter().find_map(differs)
+    }
+
+    fn contains(&self, hash: &[u8; 32]) -> bool {
+        self.head == *hash || self.hashes.values().any(|own| own == hash)
+    }
+
+    /// What the cluster's log says of this one, which was exported from it; an error if it contradicts, or
+    /// cannot tell.
+    pub fn against(&self, cluster: &Self) -> Result<String, String> {
+        if let Some(seq) = self.first_difference(cluster) {
+            return Err(format!("record {seq} differs from the cluster's"));
+        }
+        if self.next_seq > cluster.next_seq {
+            return Err(format!(
+                "it has records up to {}, the cluster only up to {}: the cluster was restored, or the node asked \
+                 is behind",
+                self.next_seq, cluster.next_seq
+            ));
+        }
+        if !self.hashes.keys().any(|seq| cluster.hashes.contains_key(seq)) {
+            return Err(
+                "none of its records is still kept by the cluster: nothing can be compared".into(),
+            );
+        }
+        if self.head == cluster.head {
+            return Ok("it ends where the cluster's log ends".into());
+        }
+        let head = hex(&self.head);
+        match cluster.exports.iter().find(|(_, text)| text.ends_with(&head)) {
+            Some((seq, _)) => {
+                Ok(format!("record {seq} of the cluster says that an export ended there"))
+            }
+            None => Err(format!(
+                "the cluster has no record of an export that ended with {head}: its end may have been cut off, \
+                 or the record of the export is no longer kept"
+            )),
+        }
     }
 }
 
 #[derive(Deserialize)]
 struct Head {
-    base: String,
     head: String,
-    first_seq: u64,
+    next_seq: u64,
     records: usize,
+    classes: Vec<ClassHead>,
+}
+
+#[derive(Deserialize)]
+struct ClassHead {
+    class: AuditClass,
+    base: String,
+    kept: u64,
+    dropped: u64,
 }
 
 #[derive(Deserialize)]
 struct Line {
     seq: u64,
+    class: AuditClass,
+    class_seq: u64,
     index: u64,
     time_ms: u64,
     user: Box<str>,
@@ -128,6 +183,7 @@ struct Line {
     object: Box<str>,
     outcome: Outcome,
     detail: Box<str>,
+    previous: String,
     hash: String,
 }
 
@@ -151,65 +207,98 @@ fn unhex(text: &str) -> Option<[u8; 32]> {
     Some(bytes)
 }
 
+fn unreadable(line: usize, reason: &str) -> Finding {
+    Finding::Unreadable { line, reason: reason.to_owned() }
+}
+
+fn hash_of(text: &str, line: usize) -> Result<[u8; 32], Finding> {
+    unhex(text).ok_or_else(|| unreadable(line, "a hash must be 64 hexadecimal digits"))
+}
+
+fn record_of(text: &str, number: usize) -> Result<AuditRecord, Finding> {
+    let line: Line =
+        words::read_json(text.as_bytes()).map_err(|error| unreadable(number, &error.text))?;
+    Ok(AuditRecord {
+        seq: line.seq,
+        class: line.class,
+        class_seq: line.class_seq,
+        index: line.index,
+        time_ms: line.time_ms,
+        user: line.user,
+        address: line.address,
+        trace_id: line.trace_id,
+        action: line.action,
+        object: line.object,
+        outcome: match line.outcome {
+            Outcome::Success => AuditOutcome::Success,
+            Outcome::Refused => AuditOutcome::Refused,
+        },
+        detail: line.detail,
+        previous: hash_of(&line.previous, number)?,
+        hash: hash_of(&line.hash, number)?,
+    })
+}
+
 /// Checks one export.
 pub fn verify(export: &str) -> Result<Verified, Finding> {
-    let unreadable =
-        |line: usize, reason: &str| Finding::Unreadable { line, reason: reason.to_owned() };
     let mut lines = export.lines().zip(1..);
     let (first, _) = lines.next().ok_or_else(|| unreadable(1, "the file is empty"))?;
     let head: Head =
         words::read_json(first.as_bytes()).map_err(|error| unreadable(1, &error.text))?;
-    let hash = |text: &str, line| {
-        unhex(text).ok_or_else(|| unreadable(line, "a hash must be 64 hexadecimal digits"))
+    let mut log = AuditLog::restore(hash_of(&head.head, 1)?, head.next_seq);
+    let mut expected = [0; AuditClass::ALL.len()];
+    for class in &head.classes {
+        let next_seq = class.dropped.checked_add(class.kept).ok_or(Finding::WrongHead)?;
+        log.restore_chain(class.class, hash_of(&class.base, 1)?, next_seq);
+        expected[class.class as usize] = class.dropped;
+    }
+    let dropped = head.classes.iter().map(|c| (c.class.as_str(), c.dropped)).collect();
+    let mut verified = Verified {
+        head: log.head(),
+        next_seq: head.next_seq,
+        hashes: BTreeMap::new(),
+        dropped,
+        exports: Vec::new(),
     };
-    let base = hash(&head.base, 1)?;
-    let mut verified = Verified { first_seq: head.first_seq, base, hashes: Vec::new() };
     for (text, number) in lines {
-        let line: Line =
-            words::read_json(text.as_bytes()).map_err(|error| unreadable(number, &error.text))?;
-        let expected = head.first_seq + verified.hashes.len() as u64;
-        if line.seq != expected {
-            return Err(Finding::OutOfOrder { expected, got: line.seq });
+        let record = record_of(text, number)?;
+        let newest = verified.hashes.last_key_value().map(|(seq, _)| *seq);
+        let next = &mut expected[record.class as usize];
+        if record.class_seq != *next || newest.is_some_and(|newest| record.seq <= newest) {
+            let (seq, class, got) = (record.seq, record.class.as_str(), record.class_seq);
+            return Err(Finding::OutOfOrder { seq, class, expected: *next, got });
         }
-        let record = AuditRecord {
-            seq: line.seq,
-            index: line.index,
-            time_ms: line.time_ms,
-            user: line.user,
-            address: line.address,
-            trace_id: line.trace_id,
-            action: line.action,
-            object: line.object,
-            outcome: match line.outcome {
-                Outcome::Success => AuditOutcome::Success,
-                Outcome::Refused => AuditOutcome::Refused,
-            },
-            detail: line.detail,
-            hash: hash(&line.hash, number)?,
-        };
-        if record.expected_hash(&verified.head()) != record.hash {
-            return Err(Finding::Changed { seq: record.seq });
+        *next += 1;
+        verified.hashes.insert(record.seq, record.hash);
+        if &*record.action == "audit.export" {
+            verified.exports.push((record.seq, record.object.to_string()));
         }
-        verified.hashes.push(record.hash);
+        log.restore_record(record);
     }
     let read = verified.hashes.len();
     if read != head.records {
         return Err(Finding::Truncated { records: head.records, read });
     }
-    if verified.head() != hash(&head.head, 1)? {
-        return Err(Finding::WrongHead);
+    match log.verify() {
+        Ok(()) => Ok(verified),
+        Err(seq) if verified.hashes.contains_key(&seq) => Err(Finding::Changed { seq }),
+        Err(_) => Err(Finding::WrongHead),
     }
-    Ok(verified)
 }
 
-/// Checks files, each by itself and all against each other.
+/// Checks files, each by itself and all against each other, and against the cluster where asked to.
 ///
 /// # Errors
 /// See [`CliError`]; the first fault ends it after all were told.
-pub async fn verify_files(args: &VerifyArgs, out: &mut Output) -> Result<(), CliError> {
+pub async fn verify_files(
+    connect: &ConnectArgs,
+    args: &VerifyArgs,
+    out: &mut Output,
+) -> Result<(), CliError> {
     let not_a_hash = || CliError::Failed("--contains must be 64 hexadecimal digits".into());
     let contains = args.contains.as_deref().map(|text| unhex(text).ok_or_else(not_a_hash));
     let contains = contains.transpose()?;
+    let cluster = if args.cluster { Some(of_cluster(connect).await?) } else { None };
     let mut good: Vec<(String, Verified)> = Vec::new();
     let mut faults = Vec::new();
     for path in &args.files {
@@ -222,8 +311,7 @@ pub async fn verify_files(args: &VerifyArgs, out: &mut Output) -> Result<(), Cli
             }
         };
         if let Some(hash) = contains
-            && log.base != hash
-            && !log.hashes.contains(&hash)
+            && !log.contains(&hash)
         {
             faults.push(format!("{name}: it does not contain the hash {}", hex(&hash)));
         }
@@ -232,18 +320,57 @@ pub async fn verify_files(args: &VerifyArgs, out: &mut Output) -> Result<(), Cli
                 faults.push(format!("{name}: record {seq} differs from {other}"));
             }
         }
-        let (records, head) = (log.hashes.len(), hex(&log.head()));
-        let text = format!(
-            "{name}: {records} records are correct, from record {} on; head {head}",
-            log.first_seq
-        );
-        let json = serde_json::json!({
-            "file": name, "records": records, "first_seq": log.first_seq, "head": head,
-        });
-        out.done(&json, text)?;
+        let compared = cluster.as_ref().map(|cluster| log.against(cluster));
+        if let Some(Err(why)) = &compared {
+            faults.push(format!("{name}: {why}"));
+        }
+        show(&name, &log, compared.and_then(Result::ok), out)?;
         good.push((name, log));
     }
     if faults.is_empty() { Ok(()) } else { Err(CliError::Failed(faults.join("\n"))) }
+}
+
+fn show(
+    name: &str,
+    log: &Verified,
+    compared: Option<String>,
+    out: &mut Output,
+) -> Result<(), CliError> {
+    let (records, head) = (log.hashes.len(), hex(&log.head));
+    let left = log.dropped.iter().filter(|(_, n)| *n > 0).map(|(class, n)| format!("{n} {class}"));
+    let left: Vec<String> = left.collect();
+    let left = if left.is_empty() { "none".into() } else { left.join(", ") };
+    let proof = compared.clone().unwrap_or_else(|| {
+        "a file alone cannot prove that its end was not cut off: compare it with the cluster (--cluster) or with a \
+         head that you wrote down (--contains)"
+            .into()
+    });
+    let next_seq = log.next_seq;
+    let text = format!(
+        "{name}: {records} records of {next_seq} are correct; removed for room or age: {left}; head {head}\n{name}: {proof}"
+    );
+    let json = serde_json::json!({
+        "file": name, "records": records, "next_seq": next_seq, "head": head,
+        "dropped": log.dropped.iter().copied().collect::<BTreeMap<_, _>>(), "compared": compared,
+    });
+    out.done(&json, text)
+}
+
+/// The cluster's own log, checked.
+async fn of_cluster(connect: &ConnectArgs) -> Result<Verified, CliError> {
+    let failed = |error: &dyn std::fmt::Display| {
+        CliError::Failed(format!("the cluster's own audit log: {error}"))
+    };
+    let mut response = connect.client()?.stream(&Request::get(&["audit", "export"])).await?;
+    let mut text = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(|error| failed(&error))? {
+        text.extend_from_slice(&chunk);
+        if text.len() as u64 > EXPORT_LEN_MAX {
+            return Err(failed(&format!("it is longer than {EXPORT_LEN_MAX} bytes")));
+        }
+    }
+    let text = String::from_utf8(text).map_err(|error| failed(&error))?;
+    verify(&text).map_err(|finding| failed(&finding))
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 
+use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::client::{ConnectArgs, Request};
@@ -27,6 +28,8 @@ enum AuditAction {
         /// The file to write; it must not exist (- for standard output)
         file: PathBuf,
     },
+    /// Confirm that the leader's clock is right after it jumped, so that old records are removed again
+    ConfirmClock,
     /// Check that no record was changed or removed, in the cluster's log or in exported files
     Verify(super::audit::VerifyArgs),
 }
@@ -75,9 +78,14 @@ pub async fn audit(args: AuditArgs, out: &mut Output) -> Result<(), CliError> {
     match args.action {
         None => list(connect, &AuditListArgs { limit: 100, ..AuditListArgs::default() }, out).await,
         Some(AuditAction::List(filter)) => list(connect, &filter, out).await,
+        Some(AuditAction::ConfirmClock) => {
+            let request = Request::keyed(Method::POST, &["audit", "clock", "confirm"]);
+            let answer = connect.client()?.send(&request).await?;
+            out.done(&answer.body, "the clock is confirmed: old records are removed again")
+        }
         Some(AuditAction::Export { file }) => export(connect, &file, out).await,
         Some(AuditAction::Verify(args)) if args.names_files() => {
-            super::audit::verify_files(&args, out).await
+            super::audit::verify_files(connect, &args, out).await
         }
         Some(AuditAction::Verify(_)) => verify(connect, out).await,
     }
@@ -117,9 +125,14 @@ async fn verify(connect: &ConnectArgs, out: &mut Output) -> Result<(), CliError>
             "the audit log is damaged: record {seq} was changed or removed"
         )));
     }
+    let classes = answer.body["classes"].as_array().cloned().unwrap_or_default();
+    let left = classes.iter().filter(|class| class["dropped"] != 0);
+    let left: Vec<String> =
+        left.map(|class| format!("{} {}", class["dropped"], cell(&class["class"]))).collect();
+    let left = if left.is_empty() { "none".into() } else { left.join(", ") };
     let text = format!(
-        "{} records are correct, from record {} on",
-        answer.body["records"], answer.body["first_seq"]
+        "{} records of {} are correct; removed for room or age: {left}",
+        answer.body["records"], answer.body["next_seq"]
     );
     out.done(&answer.body, text)
 }

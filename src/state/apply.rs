@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use super::audit::{AuditOutcome, AuditRecord};
+use super::audit::{AuditClass, AuditOutcome, AuditRecord};
 use super::command::{
     Applied, Command, Deregistration, Fence, HealthReport, Proposal, Rejection, Reply,
 };
@@ -116,6 +116,14 @@ impl ControlState {
                 for (action, object, success) in items {
                     let outcome = if *success { Ok(()) } else { Err(String::new()) };
                     self.record(step.proposal, action, object.to_string(), outcome);
+                }
+                Ok(Reply::Done)
+            }
+            Command::ExpireAudit { now_ms } => {
+                // The log's clock may be ahead of the true time, never the other way round.
+                let left = self.audit.expire((*now_ms).min(self.time_ms));
+                if left > 0 {
+                    self.record(step.proposal, "audit.expire", format!("{left} records"), Ok(()));
                 }
                 Ok(Reply::Done)
             }
@@ -574,7 +582,10 @@ impl ControlState {
     ) {
         let actor = &proposal.actor;
         self.audit.append(AuditRecord {
+            // The log sets the class, the numbers and the hashes.
             seq: 0,
+            class: AuditClass::Registrations,
+            class_seq: 0,
             index: self.index,
             time_ms: self.time_ms,
             user: actor.user.clone(),
@@ -584,6 +595,7 @@ impl ControlState {
             object: object.into(),
             outcome: if outcome.is_ok() { AuditOutcome::Success } else { AuditOutcome::Refused },
             detail: outcome.err().unwrap_or_default().into(),
+            previous: [0; 32],
             hash: [0; 32],
         });
     }
@@ -653,6 +665,7 @@ fn describe(command: &Command) -> (&'static str, String) {
         Command::PutToken { token } => ("token.put", token.id.to_string()),
         Command::DeleteToken { id } => ("token.delete", id.to_string()),
         Command::RecordAudit { .. } => ("audit.record", String::new()),
+        Command::ExpireAudit { .. } => ("audit.expire", String::new()),
         Command::IdentifyCluster { id } => ("cluster.identify", id.to_string()),
         Command::EndSession { name, .. } => ("session.delete", name.to_string()),
     }

@@ -1,28 +1,32 @@
 //! Who did what to which object with which result: a projection of the log, chained by hashes.
 //!
-//! Each record's hash covers its content and the hash before it, so a changed, removed or
-//! reordered record breaks the chain. Old records leave from the front; the chain then starts at
-//! the hash that the oldest one names.
+//! Each record belongs to a *class* with room of its own, so that a fleet that registers, or a stranger who is
+//! refused, cannot push out who changed users, policies or the cluster. A class keeps its newest records;
+//! older ones leave from its front.
 //!
-//! Who led when must not be forgotten because a fleet registered: records on leadership are kept
-//! when they leave the chain.
+//! What proves the log whole: every record carries its number in the whole log and its number in its class, and
+//! its hash covers both, its content, the hash before it in its class, and the hash before it in the whole
+//! log. So within a class nothing can be missing between the oldest kept record and the newest; how many left
+//! before that is the oldest one's number; and the classes' counts add up to the count of the whole log.
+//!
+//! Age is never decided here by a record's own time: records leave by age only when the leader says so,
+//! after it has compared its clock ([`AuditLog::expire`]).
 
 use std::sync::Arc;
 
 use bincode::{Decode, Encode};
 use imbl::Vector;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::codec;
 
-/// Most records kept.
-pub(super) const AUDIT_RECORDS_MAX: usize = 20_000;
-/// Most records on leadership kept that have left the chain.
-pub(super) const LEADERSHIP_RECORDS_MAX: usize = 1_000;
+const DAY_MS: u64 = 24 * 3_600 * 1_000;
+/// Longest time that what is frequent is kept, in milliseconds.
+const SHORT_MS: u64 = 30 * DAY_MS;
+/// Longest time that what is rare is kept, in milliseconds.
+const LONG_MS: u64 = 400 * DAY_MS;
 const LEADERSHIP: &str = "leadership.";
-/// Longest time that a record is kept, in milliseconds (30 days).
-pub(super) const AUDIT_RETENTION_MS: u64 = 30 * 24 * 3_600 * 1_000;
 
 /// Outcome of an action.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode, Serialize, utoipa::ToSchema)]
@@ -34,11 +38,102 @@ pub enum AuditOutcome {
     Refused,
 }
 
+/// Class of an audit record. Each class has its own limits.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize, utoipa::ToSchema,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum AuditClass {
+    /// Leadership, members, snapshots, backups.
+    Cluster,
+    /// Users, tokens and signing keys.
+    Identities,
+    /// Policies, the configuration and drains.
+    Settings,
+    /// Sign-ins, what was refused to known callers, exports, cleared logs.
+    Access,
+    /// What was refused to callers who did not prove who they are.
+    Strangers,
+    /// Registrations and everything else that machines do.
+    Registrations,
+}
+
+impl AuditClass {
+    /// All of them.
+    pub const ALL: [Self; 6] = [
+        Self::Cluster,
+        Self::Identities,
+        Self::Settings,
+        Self::Access,
+        Self::Strangers,
+        Self::Registrations,
+    ];
+
+    /// The class of what a user did; an empty one is a stranger. A refused change is an attempt, which
+    /// anyone can repeat: it must not push out the changes that were made.
+    #[must_use]
+    pub fn of(user: &str, action: &str, outcome: AuditOutcome) -> Self {
+        let kind = action.split_once('.').map_or(action, |(kind, _)| kind);
+        match (kind, action) {
+            ("instance" | "health", "instance.drain" | "instance.undrain")
+                if outcome == AuditOutcome::Success =>
+            {
+                Self::Settings
+            }
+            ("instance" | "health", _) => Self::Registrations,
+            _ if outcome == AuditOutcome::Refused && user.is_empty() => Self::Strangers,
+            _ if outcome == AuditOutcome::Refused => Self::Access,
+            ("leadership" | "member" | "cluster" | "expiry", _) => Self::Cluster,
+            ("user" | "token" | "signing_key", _) => Self::Identities,
+            ("policy" | "config", _) => Self::Settings,
+            ("session" | "request" | "audit" | "logs", _) => Self::Access,
+            _ => Self::Registrations,
+        }
+    }
+
+    /// Its name.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Cluster => "cluster",
+            Self::Identities => "identities",
+            Self::Settings => "settings",
+            Self::Access => "access",
+            Self::Strangers => "strangers",
+            Self::Registrations => "registrations",
+        }
+    }
+
+    /// Most records of it that are kept.
+    #[must_use]
+    pub const fn records_max(self) -> usize {
+        match self {
+            Self::Cluster | Self::Identities | Self::Settings => 5_000,
+            Self::Access => 10_000,
+            Self::Strangers => 5_000,
+            Self::Registrations => 20_000,
+        }
+    }
+
+    /// Longest time that a record of it is kept, in milliseconds.
+    #[must_use]
+    pub const fn retention_ms(self) -> u64 {
+        match self {
+            Self::Cluster | Self::Identities | Self::Settings => LONG_MS,
+            Self::Access | Self::Strangers | Self::Registrations => SHORT_MS,
+        }
+    }
+}
+
 /// One record.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, utoipa::ToSchema)]
 pub struct AuditRecord {
-    /// Number of the record; there are no gaps.
+    /// Number of the record in the whole log, from 0.
     pub seq: u64,
+    /// Class of the record.
+    pub class: AuditClass,
+    /// Number of the record in its class, from 0; there are no gaps.
+    pub class_seq: u64,
     /// The index of the state right after the action.
     pub index: u64,
     /// When, in milliseconds since 1970, by the log's clock.
@@ -57,7 +152,11 @@ pub struct AuditRecord {
     pub outcome: AuditOutcome,
     /// Why it was refused; empty on success.
     pub detail: Box<str>,
-    /// SHA-256 over the hash before it and this record's other fields.
+    /// The hash of the record before it in the whole log, whether or not that is still kept.
+    #[serde(serialize_with = "as_hex")]
+    #[schema(value_type = String)]
+    pub previous: [u8; 32],
+    /// SHA-256 over the hash before it in its class and this record's other fields.
     #[serde(serialize_with = "as_hex")]
     #[schema(value_type = String)]
     pub hash: [u8; 32],
@@ -72,16 +171,17 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 impl AuditRecord {
-    /// The hash that this record must carry if `previous` is the hash before it.
+    /// The hash that this record must carry if `before` is the hash before it in its class.
     #[must_use]
-    pub fn expected_hash(&self, previous: &[u8; 32]) -> [u8; 32] {
+    pub fn expected_hash(&self, before: &[u8; 32]) -> [u8; 32] {
         let content = (
-            (self.seq, self.index, self.time_ms),
+            (self.seq, self.class, self.class_seq, self.index, self.time_ms),
             (&self.user, &self.address, &self.trace_id),
             (&self.action, &self.object, self.outcome, &self.detail),
+            self.previous,
         );
         let mut hasher = Sha256::new();
-        hasher.update(previous);
+        hasher.update(before);
         // The fields are far below the codec's limit: a failure would be a defect in the codec.
         let bytes = bincode::encode_to_vec(content, codec::config()).unwrap_or_default();
         hasher.update(&bytes);
@@ -89,73 +189,137 @@ impl AuditRecord {
     }
 }
 
-fn is_on_leadership(record: &AuditRecord) -> bool {
-    record.action.starts_with(LEADERSHIP)
-}
-
-/// The records that are kept, oldest first.
-#[derive(Clone, Debug, Default)]
-pub struct AuditLog {
+/// The kept records of one class, oldest first.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AuditChain {
     /// Shared, for a copy of the list is published after every batch and the next record then copies
     /// a part of the list.
     records: Vector<Arc<AuditRecord>>,
-    /// Those on leadership that have left the chain, oldest first.
-    leadership: Vector<Arc<AuditRecord>>,
     /// The hash before the oldest kept record.
     base: [u8; 32],
     next_seq: u64,
 }
 
-impl AuditLog {
-    pub(super) fn restore(base: [u8; 32], next_seq: u64) -> Self {
-        Self { base, next_seq, ..Self::default() }
+impl AuditChain {
+    /// The hash before the oldest kept record.
+    #[must_use]
+    pub fn base(&self) -> [u8; 32] {
+        self.base
     }
 
-    pub(super) fn restore_record(&mut self, record: AuditRecord) {
-        self.records.push_back(Arc::new(record));
+    /// How many records the class has had.
+    #[must_use]
+    pub fn next_seq(&self) -> u64 {
+        self.next_seq
     }
 
-    /// Keeps a record that has left the chain, if it is on leadership.
-    pub(super) fn keep_leadership(&mut self, record: Arc<AuditRecord>) {
-        if !is_on_leadership(&record) {
-            return;
-        }
-        self.leadership.push_back(record);
-        if self.leadership.len() > LEADERSHIP_RECORDS_MAX {
-            self.leadership.pop_front();
-        }
+    /// How many are kept.
+    #[must_use]
+    pub fn kept(&self) -> usize {
+        self.records.len()
     }
 
-    /// Appends a record; sets its number and its hash, and lets the oldest go where needed.
-    pub(super) fn append(&mut self, mut record: AuditRecord) {
-        let previous = self.head();
-        record.seq = self.next_seq;
-        self.next_seq += 1;
-        record.hash = record.expected_hash(&previous);
-        let now_ms = record.time_ms;
-        self.records.push_back(Arc::new(record));
-        while let Some(oldest) = self.records.front() {
-            let expired = now_ms.saturating_sub(oldest.time_ms) > AUDIT_RETENTION_MS;
-            if self.records.len() <= AUDIT_RECORDS_MAX && !expired {
-                break;
-            }
+    /// How many have left.
+    #[must_use]
+    pub fn dropped(&self) -> u64 {
+        self.next_seq.saturating_sub(self.records.len() as u64)
+    }
+
+    fn head(&self) -> [u8; 32] {
+        self.records.back().map_or(self.base, |record| record.hash)
+    }
+
+    fn drop_oldest(&mut self) {
+        if let Some(oldest) = self.records.pop_front() {
             self.base = oldest.hash;
-            if let Some(left) = self.records.pop_front() {
-                self.keep_leadership(left);
+        }
+    }
+
+    fn verify(&self, class: AuditClass) -> Result<(), u64> {
+        let mut before = self.base;
+        for (class_seq, record) in (self.dropped()..).zip(&self.records) {
+            let fits = record.class == class && record.class_seq == class_seq;
+            if !fits || record.expected_hash(&before) != record.hash {
+                return Err(record.seq);
+            }
+            before = record.hash;
+        }
+        Ok(())
+    }
+}
+
+/// The records that are kept.
+#[derive(Clone, Debug, Default)]
+pub struct AuditLog {
+    chains: [AuditChain; AuditClass::ALL.len()],
+    head: [u8; 32],
+    next_seq: u64,
+}
+
+impl AuditLog {
+    /// A log without its records and the classes' counts, to be filled by the two functions below.
+    #[must_use]
+    pub fn restore(head: [u8; 32], next_seq: u64) -> Self {
+        Self { head, next_seq, ..Self::default() }
+    }
+
+    /// Sets where a class begins and how many records it has had.
+    pub fn restore_chain(&mut self, class: AuditClass, base: [u8; 32], next_seq: u64) {
+        let chain = &mut self.chains[class as usize];
+        (chain.base, chain.next_seq) = (base, next_seq);
+    }
+
+    /// Puts back a record, after the older ones of its class.
+    pub fn restore_record(&mut self, record: AuditRecord) {
+        self.chains[record.class as usize].records.push_back(Arc::new(record));
+    }
+
+    /// Appends a record; sets its numbers and hashes, and lets the oldest of its class go where needed.
+    pub(super) fn append(&mut self, mut record: AuditRecord) {
+        record.class = AuditClass::of(&record.user, &record.action, record.outcome);
+        let chain = &mut self.chains[record.class as usize];
+        record.seq = self.next_seq;
+        record.class_seq = chain.next_seq;
+        record.previous = self.head;
+        record.hash = record.expected_hash(&chain.head());
+        self.head = record.hash;
+        self.next_seq += 1;
+        chain.next_seq += 1;
+        let records_max = record.class.records_max();
+        chain.records.push_back(Arc::new(record));
+        while chain.records.len() > records_max {
+            chain.drop_oldest();
+        }
+    }
+
+    /// Lets go what is older than its class is kept, at a time that was compared with other clocks. Says
+    /// how many that were.
+    pub(super) fn expire(&mut self, now_ms: u64) -> u64 {
+        let before = self.len();
+        for class in AuditClass::ALL {
+            let chain = &mut self.chains[class as usize];
+            let is_old =
+                |record: &AuditRecord| now_ms.saturating_sub(record.time_ms) > class.retention_ms();
+            while chain.records.front().is_some_and(|oldest| is_old(oldest)) {
+                chain.drop_oldest();
             }
         }
+        (before - self.len()) as u64
+    }
+
+    /// Whether some record is older than its class is kept.
+    #[must_use]
+    pub fn has_expired(&self, now_ms: u64) -> bool {
+        AuditClass::ALL.iter().any(|class| {
+            let oldest = self.chains[*class as usize].records.front();
+            oldest.is_some_and(|r| now_ms.saturating_sub(r.time_ms) > class.retention_ms())
+        })
     }
 
     /// The newest hash: it names the whole history.
     #[must_use]
     pub fn head(&self) -> [u8; 32] {
-        self.records.back().map_or(self.base, |record| record.hash)
-    }
-
-    /// The hash before the oldest kept record.
-    #[must_use]
-    pub fn base(&self) -> [u8; 32] {
-        self.base
+        self.head
     }
 
     /// The number that the next record gets.
@@ -164,116 +328,65 @@ impl AuditLog {
         self.next_seq
     }
 
-    /// The kept records, oldest first.
+    /// One class.
     #[must_use]
-    pub fn records(&self) -> &Vector<Arc<AuditRecord>> {
-        &self.records
+    pub fn chain(&self, class: AuditClass) -> &AuditChain {
+        &self.chains[class as usize]
     }
 
-    /// The records on leadership, oldest first; they may be older than the chain.
+    /// How many records are kept.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.chains.iter().map(AuditChain::kept).sum()
+    }
+
+    /// Whether none is.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The kept records of all classes, oldest first.
+    #[must_use]
+    pub fn records(&self) -> Vec<&Arc<AuditRecord>> {
+        let mut records: Vec<&Arc<AuditRecord>> =
+            self.chains.iter().flat_map(|chain| &chain.records).collect();
+        // A few sorted runs, which this sort merges.
+        records.sort_by_key(|record| record.seq);
+        records
+    }
+
+    /// The records on leadership, oldest first.
     pub fn leadership(&self) -> impl DoubleEndedIterator<Item = &AuditRecord> {
-        let in_chain = self.records.iter().filter(|record| is_on_leadership(record));
-        self.leadership.iter().chain(in_chain).map(AsRef::as_ref)
+        let of_cluster = self.chain(AuditClass::Cluster).records.iter();
+        of_cluster.filter(|record| record.action.starts_with(LEADERSHIP)).map(AsRef::as_ref)
     }
 
-    /// Those of them that have left the chain.
-    pub(super) fn leadership_before_chain(&self) -> &Vector<Arc<AuditRecord>> {
-        &self.leadership
-    }
-
-    /// Checks the chain; the error names the first record that does not fit.
+    /// Checks that no kept record was changed, and that within no class one is missing; the error names the
+    /// first record that does not fit, or the log's end where the counts do not add up.
     pub fn verify(&self) -> Result<(), u64> {
-        let mut previous = self.base;
-        let first = self.next_seq.saturating_sub(self.records.len() as u64);
-        for (seq, record) in (first..).zip(&self.records) {
-            if record.seq != seq || record.expected_hash(&previous) != record.hash {
-                return Err(seq);
-            }
-            previous = record.hash;
+        for class in AuditClass::ALL {
+            self.chain(class).verify(class)?;
         }
-        Ok(())
+        let mut before: Option<&AuditRecord> = None;
+        for record in self.records() {
+            let fits = before.is_none_or(|before| match record.seq - before.seq {
+                0 => false,
+                1 => record.previous == before.hash,
+                _ => true,
+            });
+            if !fits || record.seq >= self.next_seq {
+                return Err(record.seq);
+            }
+            before = Some(record);
+        }
+        let newest_fits =
+            before.is_none_or(|newest| newest.seq + 1 < self.next_seq || newest.hash == self.head);
+        let counted: u64 = self.chains.iter().map(AuditChain::next_seq).sum();
+        if newest_fits && counted == self.next_seq { Ok(()) } else { Err(self.next_seq) }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn log(len: u64) -> AuditLog {
-        let mut log = AuditLog::default();
-        for index in 1..=len {
-            log.append(AuditRecord {
-                seq: 0,
-                index,
-                time_ms: index,
-                user: "ops".into(),
-                address: "".into(),
-                trace_id: "".into(),
-                action: "instance.register".into(),
-                object: format!("default/a/{index}").into(),
-                outcome: AuditOutcome::Success,
-                detail: "".into(),
-                hash: [0; 32],
-            });
-        }
-        log
-    }
-
-    #[test]
-    fn the_chain_holds_past_its_retention() {
-        let log = log(AUDIT_RECORDS_MAX as u64 + 50);
-        assert_eq!(log.records().len(), AUDIT_RECORDS_MAX);
-        assert_eq!(log.verify(), Ok(()));
-    }
-
-    #[test]
-    fn who_led_is_remembered_for_longer_than_what_a_fleet_did() {
-        let mut log = log(10);
-        let model = AuditRecord::clone(&log.records[9]);
-        let led = |n: u64| AuditRecord {
-            action: "leadership.grant".into(),
-            object: format!("node-{n}").into(),
-            ..model.clone()
-        };
-        for n in 0..LEADERSHIP_RECORDS_MAX as u64 + 5 {
-            log.append(led(n));
-        }
-        for _ in 0..AUDIT_RECORDS_MAX {
-            log.append(model.clone());
-        }
-        assert!(log.records().iter().all(|record| &*record.action == "instance.register"));
-        log.append(led(9_999));
-        let holders: Vec<&str> = log.leadership().map(|record| &*record.object).collect();
-        assert_eq!(holders.len(), LEADERSHIP_RECORDS_MAX + 1);
-        assert_eq!((holders[0], holders[LEADERSHIP_RECORDS_MAX]), ("node-5", "node-9999"));
-    }
-
-    #[test]
-    fn old_records_leave_and_the_chain_goes_on_from_them() {
-        let mut log = log(10);
-        let mut late = AuditRecord::clone(&log.records[9]);
-        late.time_ms = AUDIT_RETENTION_MS + 6;
-        let left = log.records[4].hash;
-        log.append(late);
-        let kept: Vec<u64> = log.records().iter().map(|record| record.seq).collect();
-        assert_eq!(kept, [5, 6, 7, 8, 9, 10], "what is 30 days old stays, what is older goes");
-        assert_eq!((log.base(), log.verify()), (left, Ok(())));
-        // Whoever also takes the next one off the front is found out.
-        log.records.pop_front();
-        assert_eq!(log.verify(), Err(6));
-    }
-
-    #[test]
-    fn a_changed_removed_or_reordered_record_is_found() {
-        let good = log(10);
-        let mut changed = good.clone();
-        Arc::make_mut(&mut changed.records[4]).object = "default/b/5".into();
-        assert_eq!(changed.verify(), Err(4));
-        let mut removed = good.clone();
-        removed.records.remove(4);
-        assert!(removed.verify().is_err());
-        let mut reordered = good;
-        reordered.records.swap(2, 3);
-        assert!(reordered.verify().is_err());
-    }
-}
+#[path = "audit_tests.rs"]
+mod tests;

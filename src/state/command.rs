@@ -44,7 +44,8 @@ impl Actor {
 pub struct Proposal {
     /// Names the request; a second proposal with the same id takes no effect.
     pub request_id: RequestId,
-    /// The proposer's clock, in milliseconds since 1970.
+    /// The proposer's clock, in milliseconds since 1970; 0 while it has not been compared with others: the
+    /// log's clock then stays where it is.
     pub proposed_at_ms: u64,
     /// For duties of the leader alone: the grant it acts under. An entry with a stale one is refused.
     pub fence: Option<Fence>,
@@ -201,13 +202,19 @@ pub enum Command {
         /// Which one.
         session: EndedSession,
     },
+    /// Leader only: lets audit records go that are older than their class is kept.
+    ExpireAudit {
+        /// The time, in milliseconds since 1970, by a clock that was compared with others or that an
+        /// operator has confirmed.
+        now_ms: u64,
+    },
 }
 
 impl Command {
     /// Whether only the holder of the leader's duties may propose it.
     #[must_use]
     pub fn is_leader_only(&self) -> bool {
-        matches!(self, Self::Expire { .. } | Self::ReportHealth { .. })
+        matches!(self, Self::Expire { .. } | Self::ReportHealth { .. } | Self::ExpireAudit { .. })
     }
 }
 

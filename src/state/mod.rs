@@ -26,7 +26,7 @@ mod runtime_config;
 mod snapshot;
 mod traffic;
 
-pub use audit::{AuditLog, AuditOutcome, AuditRecord};
+pub use audit::{AuditChain, AuditClass, AuditLog, AuditOutcome, AuditRecord};
 pub use codec::{CodecError, decode_applied, decode_batch, encode_applied, encode_batch};
 pub use command::{
     Actor, Applied, Batch, Command, Deregistration, Fence, HealthReport, Proposal, Rejection,

@@ -10,7 +10,7 @@ use imbl::OrdMap;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use super::audit::{AuditLog, AuditRecord};
+use super::audit::{AuditClass, AuditLog, AuditRecord};
 use super::codec;
 use super::command::{Applied, Fence, RequestId};
 use super::control_state::{ControlState, Grant, ServiceState};
@@ -47,7 +47,7 @@ enum Record {
         instance: Name,
         drain: Drain,
     },
-    AuditBase {
+    AuditHead {
         hash: [u8; 32],
         next_seq: u64,
     },
@@ -59,7 +59,11 @@ enum Record {
     },
     End,
     ConfigRevision(ConfigRevision),
-    Leadership(AuditRecord),
+    AuditChain {
+        class: AuditClass,
+        base: [u8; 32],
+        next_seq: u64,
+    },
     Cluster(Box<str>),
 }
 
@@ -137,9 +141,11 @@ impl ControlState {
                 put(Record::Drain { instance, drain })?;
             }
         }
-        put(Record::AuditBase { hash: self.audit.base(), next_seq: self.audit.next_seq() })?;
-        for record in self.audit.leadership_before_chain() {
-            put(Record::Leadership(AuditRecord::clone(record)))?;
+        put(Record::AuditHead { hash: self.audit.head(), next_seq: self.audit.next_seq() })?;
+        for class in AuditClass::ALL {
+            let chain = self.audit.chain(class);
+            let (base, next_seq) = (chain.base(), chain.next_seq());
+            put(Record::AuditChain { class, base, next_seq })?;
         }
         for record in self.audit.records() {
             put(Record::Audit(AuditRecord::clone(record)))?;
@@ -197,10 +203,12 @@ impl ControlState {
                 Record::Service { key, modified_index, policy } => {
                     current = Some((key, restore_service(modified_index, policy)?));
                 }
-                Record::AuditBase { hash, next_seq } => {
+                Record::AuditHead { hash, next_seq } => {
                     state.audit = AuditLog::restore(hash, next_seq);
                 }
-                Record::Leadership(record) => state.audit.keep_leadership(Arc::new(record)),
+                Record::AuditChain { class, base, next_seq } => {
+                    state.audit.restore_chain(class, base, next_seq);
+                }
                 Record::Audit(record) => state.audit.restore_record(record),
                 Record::Remembered { id, at_ms, applied } => {
                     state.dedup.remember(id, at_ms, applied);

@@ -112,6 +112,11 @@ kinds! {
     DiskNearlyFull = "node.disk_nearly_full": Condition, Warning, Node, "disk-full";
     /// A certificate of this node ends soon, or has ended. The object is the node and the file.
     CertificateEnds = "node.certificate_ends": Condition, Warning, Node, "certificate-expired";
+    /// A node's clock is far from what a majority's clocks say. The object is its name.
+    ClockSkew = "node.clock_skew": Condition, Critical, Cluster, "clock-wrong";
+    /// This node's clock leapt and nobody can say whether it is right: no audit record is dropped for its
+    /// age.
+    RetentionWaits = "audit.retention_waits": Condition, Warning, Node, "clock-wrong";
     /// Writes through this node are refused.
     WritesRefused = "node.writes_refused": Condition, Critical, Node, "quorum-lost";
     /// This node was stalled: its process did not run for a while.

@@ -130,7 +130,7 @@ pub struct Silence {
     pub until_ms: u64,
     /// Why, in the operator's words.
     pub reason: String,
-    /// Who drained it.
+    /// Who silenced it.
     pub by: String,
 }
 

@@ -8,8 +8,10 @@
     reason = "a test fails by panicking, reads the real clock, and has no users"
 )]
 
+mod alerts;
 #[path = "../support/authority.rs"]
 mod authority;
+mod clocks;
 mod dashboard;
 mod data_plane;
 mod dev;

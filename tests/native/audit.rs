@@ -94,16 +94,17 @@ async fn a_changed_removed_or_reordered_record_is_found() {
     let lines: Vec<&str> = export.lines().collect();
     let log = verify(&export).unwrap();
     assert_eq!(log.hashes.len(), lines.len() - 1);
-    let first = log.first_seq;
 
     let changed = export.replacen("default/orders/i1", "default/orders/i9", 1);
     assert!(matches!(verify(&changed), Err(Finding::Changed { .. })));
+    let at = lines.iter().position(|line| line.contains("default/orders/i2")).unwrap();
     let mut removed = lines.clone();
-    removed.remove(2);
-    let finding = Finding::OutOfOrder { expected: first + 1, got: first + 2 };
-    assert_eq!(verify(&removed.join("\n")).unwrap_err(), finding);
+    removed.remove(at);
+    let finding = verify(&removed.join("\n")).unwrap_err();
+    let registrations = matches!(&finding, Finding::OutOfOrder { class: "registrations", .. });
+    assert!(registrations, "{finding:?}");
     let mut reordered = lines.clone();
-    reordered.swap(2, 3);
+    reordered.swap(at, at + 1);
     assert!(matches!(verify(&reordered.join("\n")), Err(Finding::OutOfOrder { .. })));
     let truncated = lines[..lines.len() - 1].join("\n");
     assert!(matches!(verify(&truncated), Err(Finding::Truncated { .. })));
@@ -111,14 +112,80 @@ async fn a_changed_removed_or_reordered_record_is_found() {
     assert!(matches!(verify(""), Err(Finding::Unreadable { .. })));
 
     // The same history on another node agrees as far as both go.
-    let shorter = maxine::cli::audit::Verified {
-        first_seq: first,
-        base: log.base,
-        hashes: log.hashes[..3].to_vec(),
+    let mut other = log.clone();
+    other.hashes.pop_last();
+    assert_eq!(log.first_difference(&other), None);
+    let seq = *other.hashes.keys().nth(1).unwrap();
+    other.hashes.insert(seq, [7; 32]);
+    assert_eq!(log.first_difference(&other), Some(seq));
+}
+
+/// The export without its last record, with a first line that fits: what whoever holds the file can make of it.
+fn cut(export: &str) -> String {
+    let mut lines: Vec<&str> = export.lines().collect();
+    let last: Value = serde_json::from_str(lines.pop().unwrap()).unwrap();
+    let mut head: Value = serde_json::from_str(lines[0]).unwrap();
+    head["head"] = last["previous"].clone();
+    head["next_seq"] = last["seq"].clone();
+    head["records"] = json!(lines.len() - 1);
+    for class in head["classes"].as_array_mut().unwrap() {
+        if class["class"] == last["class"] {
+            class["kept"] = json!(class["kept"].as_u64().unwrap() - 1);
+        }
+    }
+    let head = head.to_string();
+    lines[0] = &head;
+    lines.join("\n")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_export_whose_end_was_cut_off_and_whose_head_fits_is_told_from_a_whole_one() {
+    let (server, export) = with_history().await;
+    let recorded = recorded(&server, "audit.export").await;
+    assert_eq!(recorded["user"], server.password.0, "who exported is recorded");
+    let whole = verify(&export).unwrap();
+    let cut = verify(&cut(&export)).expect("alone it fits itself");
+    assert_eq!(cut.next_seq, whole.next_seq - 1);
+
+    let live = server.admin(Method::GET, "/audit/export").send().await.expect("an answer");
+    let live = verify(&live.text().await.expect("text")).unwrap();
+    let proved = whole.against(&live).unwrap();
+    assert!(proved.contains("an export ended there"), "{proved}");
+    let finding = cut.against(&live).unwrap_err();
+    assert!(finding.contains("no record of an export"), "{finding}");
+    let ahead = live.against(&whole).unwrap_err();
+    assert!(ahead.contains("the cluster only up to"), "{ahead}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn registrations_push_no_other_record_out_and_what_leaves_is_counted() {
+    let server = Server::start().await;
+    let viewer = json!({"role": "viewer", "password": "long enough"});
+    server.json(server.admin(Method::PUT, "/users/eve").json(&viewer)).await;
+    // One record for each item; the class keeps 20,000.
+    for batch in 0..22 {
+        let item = |n: usize| {
+            let address = format!("http://h:{}", 1 + (batch * 1_000 + n) % 60_000);
+            json!({"service": "flood", "id": format!("i{n}"), "address": address, "ttl_ms": 3_600_000})
+        };
+        let body = json!({"items": (0..1_000).map(item).collect::<Vec<_>>()});
+        let (status, answer) =
+            server.json(server.open(Method::POST, "/registrations").json(&body)).await;
+        assert_eq!(status.as_u16(), 200, "{answer}");
+    }
+    let users = server.get("/audit?action=user.put&limit=1000").await;
+    let users: Vec<&Value> =
+        users["items"].as_array().unwrap().iter().map(|record| &record["object"]).collect();
+    assert!(users.contains(&&json!("eve")), "{users:?}");
+    let proof = server.get("/audit/verify").await;
+    assert_eq!(proof["ok"], true);
+    let class = |name: &str| {
+        let classes = proof["classes"].as_array().unwrap();
+        classes.iter().find(|class| class["class"] == name).unwrap().clone()
     };
-    assert_eq!(log.first_difference(&shorter), None);
-    let mut other = shorter.hashes.clone();
-    other[1] = [7; 32];
-    let other = maxine::cli::audit::Verified { first_seq: first, base: log.base, hashes: other };
-    assert_eq!(log.first_difference(&other), Some(first + 1));
+    assert_eq!(
+        (&class("registrations")["kept"], &class("registrations")["dropped"]),
+        (&json!(20_000), &json!(2_000))
+    );
+    assert_eq!(class("identities")["dropped"], 0);
 }

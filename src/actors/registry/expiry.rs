@@ -259,7 +259,7 @@ impl ExpiryDuty {
     async fn propose(&self, fence: Fence, items: Vec<(InstanceKey, u64)>) -> Result<usize, String> {
         let proposal = Proposal {
             request_id: RequestId(rand::random()),
-            proposed_at_ms: self.clock.wall_ms(),
+            proposed_at_ms: self.clock.proposal_ms(),
             fence: Some(fence),
             actor: Who::system("lease-expiry"),
             command: Command::Expire { items },

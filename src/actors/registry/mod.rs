@@ -260,7 +260,7 @@ impl Registry {
     async fn submit(&self, request: WriteRequest) -> Result<Applied, WriteError> {
         let proposal = Proposal {
             request_id: request.request_id.unwrap_or_else(|| RequestId(rand::random())),
-            proposed_at_ms: self.clock.wall_ms(),
+            proposed_at_ms: self.clock.proposal_ms(),
             fence: request.fence,
             actor: request.actor,
             command: request.command,

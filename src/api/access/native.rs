@@ -63,6 +63,7 @@ pub(super) const RULES: &[Rule] = &[
     rule("GET", "/api/v1/audit", Access::Viewer),
     rule("GET", "/api/v1/audit/verify", Access::Viewer),
     rule("GET", "/api/v1/audit/export", Access::Viewer),
+    rule("POST", "/api/v1/audit/clock/confirm", Access::Admin),
     rule("GET", "/api/v1/alerts", Access::Viewer),
     rule("POST", "/api/v1/alerts/{id}/ack", Access::Operator),
     rule("GET", "/api/v1/alerts/silences", Access::Viewer),

@@ -8,8 +8,8 @@ use serde_json::{Map, Value, json};
 use tokio_util::io::ReaderStream;
 
 use super::json::answer;
-use crate::api::AppState;
 use crate::api::error::CompatError;
+use crate::api::{AppState, Caller, RequestContext};
 use crate::telemetry::Telemetry;
 
 /// Runs what may wait for the log's disk on a blocking thread.
@@ -28,8 +28,15 @@ pub(super) async fn recent(State(state): State<AppState>) -> Result<Response<Bod
     Ok(answer(&json!({ "logs": lines.join("\n") })))
 }
 
-pub(super) async fn clear(State(state): State<AppState>) -> Result<Response<Body>, CompatError> {
-    blocking(&state, Telemetry::clear_recent_lines).await?;
+pub(super) async fn clear(
+    State(state): State<AppState>,
+    context: RequestContext,
+    caller: Caller,
+) -> Result<Response<Body>, CompatError> {
+    let cleared = blocking(&state, Telemetry::clear_recent_lines).await;
+    let node = &state.settings().instance_id;
+    state.audit().record(context.actor(&caller), "logs.clear", node, cleared.is_ok());
+    cleared?;
     Ok(Response::new(Body::empty()))
 }
 

@@ -3,17 +3,19 @@
 use std::sync::Arc;
 
 use axum::body::{Body, Bytes};
-use axum::http::{HeaderValue, header};
+use axum::extract::State;
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use futures::stream;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::extract::{NoParams, Params};
-use super::fresh::{Fresh, Freshness};
+use super::fresh::{Fresh, Freshness, Write};
 use super::page::{self, Page};
+use crate::api::AppState;
 use crate::api::problem::{Problem, ProblemKind};
-use crate::state::{AuditOutcome, AuditRecord, ControlState};
+use crate::state::{AuditClass, AuditLog, AuditOutcome, AuditRecord};
 
 /// Records that go into one piece of an export.
 const EXPORT_CHUNK_RECORDS: usize = 256;
@@ -89,7 +91,7 @@ pub(super) async fn list_audit(
     Params(query): Params<QueryAudit>,
 ) -> Result<Response, Problem> {
     let limit = page::limit(query.limit)?;
-    let records = fresh.state().audit().records().iter().map(AsRef::as_ref);
+    let records = fresh.state().audit().records().into_iter().map(|record| &**record);
     let records = newest_first(records, query.cursor.as_deref())?;
     let found = records.filter(|record| query.matches(record));
     let cursor = |record: &&AuditRecord| page::cursor_of(&[&record.seq.to_string()]);
@@ -107,23 +109,56 @@ pub(super) struct AuditProof {
     records: usize,
     /// The number of the oldest one.
     first_seq: u64,
-    /// The number that the next one gets.
+    /// The number that the next one gets: so many were ever written.
     next_seq: u64,
-    /// The hash before the oldest one.
-    base: String,
     /// The newest hash: it names the whole history, and is the same on every node at an index.
     head: String,
+    /// The classes, each with room of its own.
+    classes: Vec<ClassProof>,
+}
+
+/// How many records of a class are kept, and how many were removed, for room or for age.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct ClassProof {
+    /// The class.
+    class: AuditClass,
+    /// Number of records that are kept.
+    kept: usize,
+    /// Number of records that were removed: the oldest kept one has this number in its class.
+    dropped: u64,
+    /// Maximum number of records.
+    records_max: usize,
+    /// Longest time that a record is kept, in milliseconds.
+    retention_ms: u64,
+    /// The hash before the oldest one.
+    base: String,
+}
+
+fn classes(audit: &AuditLog) -> Vec<ClassProof> {
+    let each = AuditClass::ALL.into_iter().map(|class| {
+        let chain = audit.chain(class);
+        ClassProof {
+            class,
+            kept: chain.kept(),
+            dropped: chain.dropped(),
+            records_max: class.records_max(),
+            retention_ms: class.retention_ms(),
+            base: hex(&chain.base()),
+        }
+    });
+    each.collect()
 }
 
 pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn first_seq(state: &ControlState) -> u64 {
-    state.audit().next_seq() - state.audit().records().len() as u64
+fn first_seq(audit: &AuditLog) -> u64 {
+    audit.records().first().map_or(audit.next_seq(), |oldest| oldest.seq)
 }
 
-/// Checks the chain of hashes on this node.
+/// Checks the chain of hashes on this node: that no record was changed, and that none is missing
+/// after the oldest kept record of each class.
 #[utoipa::path(
     get, path = "/api/v1/audit/verify", tag = "audit", operation_id = "verifyAudit",
     params(Freshness), responses((status = 200, body = AuditProof)),
@@ -138,42 +173,67 @@ pub(super) async fn verify_audit(fresh: Fresh, _: Params<NoParams>) -> Result<Re
     Ok(fresh.json(AuditProof {
         ok: verdict.is_ok(),
         first_bad_seq: verdict.err(),
-        records: audit.records().len(),
-        first_seq: first_seq(fresh.state()),
+        records: audit.len(),
+        first_seq: first_seq(audit),
         next_seq: audit.next_seq(),
-        base: hex(&audit.base()),
         head: hex(&audit.head()),
+        classes: classes(audit),
     }))
+}
+
+/// Confirms that this node's clock is right after it leapt, so that audit records are dropped for their age
+/// again. Only where there is no other node to compare clocks with; to be sent to the node that leads.
+#[utoipa::path(
+    post, path = "/api/v1/audit/clock/confirm", tag = "audit", operation_id = "confirmClock",
+    responses((status = 204)),
+)]
+pub(super) async fn confirm_clock(
+    State(app): State<AppState>,
+    _: Params<NoParams>,
+    write: Write,
+) -> Result<StatusCode, Problem> {
+    super::cluster::must_lead(&app)?;
+    app.clock().confirm();
+    super::cluster::record(&app, write, "audit.confirm_clock", "clock".into(), true).await;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 /// The first line of an export.
 #[derive(Debug, Serialize)]
 struct ExportHead {
-    base: String,
     head: String,
-    first_seq: u64,
+    next_seq: u64,
     records: usize,
     index: u64,
+    classes: Vec<ClassProof>,
 }
 
 /// Exports the kept records, oldest first, one JSON object a line; the first line says where the
-/// chain starts and ends. `maxine audit verify` reads it.
+/// chain ends, how many records it has, and how many have left each class. That there was an export, with
+/// its head, is recorded: so an export whose end was cut off can be told from a whole one.
 #[utoipa::path(
     get, path = "/api/v1/audit/export", tag = "audit", operation_id = "exportAudit",
     params(Freshness),
     responses((status = 200, body = String, content_type = "application/x-ndjson")),
 )]
-pub(super) async fn export_audit(fresh: Fresh, _: Params<NoParams>) -> Response {
+pub(super) async fn export_audit(
+    State(app): State<AppState>,
+    fresh: Fresh,
+    _: Params<NoParams>,
+    write: Write,
+) -> Response {
     let state = fresh.state();
-    let audit = state.audit().clone();
+    let audit = state.audit();
     let head = ExportHead {
-        base: hex(&audit.base()),
         head: hex(&audit.head()),
-        first_seq: first_seq(state),
-        records: audit.records().len(),
+        next_seq: audit.next_seq(),
+        records: audit.len(),
         index: state.index(),
+        classes: classes(audit),
     };
-    let records = Arc::new(audit.records().clone());
+    let object = format!("{} records up to {}, head {}", head.records, head.next_seq, head.head);
+    app.audit().record(write.actor, "audit.export", &object, true);
+    let records: Vec<Arc<AuditRecord>> = audit.records().into_iter().cloned().collect();
     let pieces = stream::unfold(Some(0), move |at: Option<usize>| {
         let piece = at.map(|at| {
             let mut text = Vec::new();

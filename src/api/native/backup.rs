@@ -7,9 +7,9 @@ use axum::response::{IntoResponse, Response};
 use tokio::sync::Semaphore;
 use tokio_util::io::ReaderStream;
 
-use super::cluster::{admin, in_time};
+use super::cluster::{admin, in_time, record};
 use super::extract::{NoParams, Params};
-use super::fresh::{Fresh, Freshness};
+use super::fresh::{Fresh, Freshness, Write};
 use crate::api::AppState;
 use crate::api::problem::{Problem, ProblemKind};
 
@@ -30,6 +30,7 @@ pub(super) async fn backup(
     State(app): State<AppState>,
     _: Fresh,
     _: Params<NoParams>,
+    write: Write,
 ) -> Result<Response, Problem> {
     let _turn = RUNNING.try_acquire().map_err(|_| {
         let detail = "a backup is being taken on this node already";
@@ -50,6 +51,11 @@ pub(super) async fn backup(
     if let Err(error) = tokio::fs::remove_dir_all(&directory).await {
         tracing::warn!(%error, directory = %directory.display(), "a backup's file was left behind");
     }
+    let object = summary.as_ref().map_or_else(
+        |_| app.settings().instance_id.clone(),
+        |summary| format!("log index {}, {} bytes", summary.index, summary.len_bytes),
+    );
+    record(&app, write, "cluster.backup", object, summary.is_ok()).await;
     let summary = summary?;
     let file = opened.map_err(failed)?;
     let name = format!("attachment; filename=\"maxine-{}.backup\"", summary.index);

@@ -261,7 +261,13 @@ pub(super) async fn in_time<T>(
 }
 
 /// Notes in the audit log what was done to the cluster; the membership itself is not in it.
-async fn record(app: &AppState, write: Write, action: &str, object: String, success: bool) {
+pub(super) async fn record(
+    app: &AppState,
+    write: Write,
+    action: &str,
+    object: String,
+    success: bool,
+) {
     let items = vec![(action.into(), object.into(), success)];
     let command = crate::state::Command::RecordAudit { items };
     if let Err(problem) = write.propose(app, command).await {
@@ -370,9 +376,25 @@ pub(super) async fn transfer(
 pub(super) async fn snapshot(
     State(app): State<AppState>,
     _: Params<NoParams>,
+    write: Write,
 ) -> Result<StatusCode, Problem> {
-    in_time(admin(&app)?.snapshot()).await?;
-    Ok(StatusCode::NO_CONTENT)
+    let taken = in_time(admin(&app)?.snapshot()).await;
+    let node = app.settings().instance_id.clone();
+    record(&app, write, "cluster.snapshot", node, taken.is_ok()).await;
+    taken.map(|()| StatusCode::NO_CONTENT)
+}
+
+/// An error that says who leads, where this node does not.
+pub(super) fn must_lead(app: &AppState) -> Result<(), Problem> {
+    if app.duties().borrow().is_some() {
+        return Ok(());
+    }
+    let leader = app.store().leadership_now().leader;
+    let who = leader.as_deref().unwrap_or("nobody known");
+    let detail = format!("this node does not lead; {who} does");
+    let mut problem = Problem::new(ProblemKind::Conflict, detail);
+    problem.action = "Send the request to the leader.";
+    Err(problem)
 }
 
 /// Confirms that the silent instances are gone, so that a suspended expiry continues. Only the
@@ -386,14 +408,7 @@ pub(super) async fn confirm_silence(
     _: Params<NoParams>,
     write: Write,
 ) -> Result<StatusCode, Problem> {
-    if app.duties().borrow().is_none() {
-        let leader = app.store().leadership_now().leader;
-        let who = leader.as_deref().unwrap_or("nobody known");
-        let detail = format!("this node does not lead; {who} does");
-        let mut problem = Problem::new(ProblemKind::Conflict, detail);
-        problem.action = "Send the request to the leader.";
-        return Err(problem);
-    }
+    must_lead(&app)?;
     app.registry().confirm_silence();
     record(&app, write, "expiry.confirm", "fleet".into(), true).await;
     Ok(StatusCode::NO_CONTENT)

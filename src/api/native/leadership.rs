@@ -178,10 +178,13 @@ fn cause_of(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::state::AuditClass;
 
     fn record(seq: u64, time_ms: u64, user: &str, action: &str, object: &str) -> AuditRecord {
         AuditRecord {
             seq,
+            class: AuditClass::Cluster,
+            class_seq: seq,
             index: seq * 10,
             time_ms,
             user: user.into(),
@@ -191,6 +194,7 @@ mod tests {
             object: object.into(),
             outcome: AuditOutcome::Success,
             detail: "".into(),
+            previous: [0; 32],
             hash: [0; 32],
         }
     }

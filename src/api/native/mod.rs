@@ -113,6 +113,7 @@ fn record_routes() -> OpenApiRouter<AppState> {
         .routes(routes!(audit::list_audit))
         .routes(routes!(audit::verify_audit))
         .routes(routes!(audit::export_audit))
+        .routes(routes!(audit::confirm_clock))
         .routes(routes!(telemetry::list_alerts))
         .routes(routes!(telemetry::acknowledge_alert))
         .routes(routes!(telemetry::list_silences))

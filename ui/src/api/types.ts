@@ -256,8 +256,8 @@ export interface AuditVerification {
   records: number;
   first_seq: number;
   next_seq: number;
-  base: string;
   head: string;
+  classes: { class: string; kept: number; dropped: number; records_max: number; retention_ms: number; base: string }[];
 }
 
 export interface Alert {

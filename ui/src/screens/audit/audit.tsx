@@ -152,6 +152,7 @@ function Chain() {
       ) : v?.ok ? (
         <Badge tone="good">
           Chain of {count(v.records)} verified
+          {v.records < v.next_seq ? `, ${count(v.next_seq - v.records)} older ones have left` : ''}
         </Badge>
       ) : v ? (
         <Badge tone="bad">Chain broken at record {v.first_bad_seq ?? '?'}</Badge>
@@ -175,7 +176,7 @@ function Export() {
       link.download = 'maxine-audit.ndjson';
       link.click();
       setTimeout(() => URL.revokeObjectURL(url), 60_000);
-      say('The audit log is saved.', { detail: 'Check it anywhere with: maxine audit verify maxine-audit.ndjson' });
+      say('The audit log is saved.', { detail: 'Check it with: maxine audit verify maxine-audit.ndjson --cluster' });
     } catch (error) {
       fail('The audit log could not be exported', error);
     } finally {

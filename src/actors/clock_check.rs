@@ -1,0 +1,112 @@
+//! Compares this node's wall clock with the other voters', before anything is proposed by it and every second.
+//!
+//! Place in the flow: [`Clock::compare`] decides; here the others are asked, over the nodes' own links. Apply and
+//! followers never look at a clock: what is in the log is right for every replica.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::{BoxFuture, join_all};
+use tokio::sync::watch;
+
+use super::peer::{PeerKind, PeerRouter, PeerService};
+use crate::backend::{ControlStore, MemberView};
+use crate::clock::Clock;
+
+/// How long a node may take to say its time.
+const CALL_TIMEOUT: Duration = Duration::from_millis(500);
+/// Between two comparisons.
+const PAUSE: Duration = Duration::from_secs(1);
+/// Between two comparisons while the clock is unchecked.
+const UNCHECKED_PAUSE: Duration = Duration::from_millis(100);
+/// How long a new leader's first proposal waits for the comparison.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What the last comparison showed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ClockReport {
+    /// Whether a majority's clocks agree.
+    pub agree: bool,
+    /// How far each voter that answered is ahead of them, in milliseconds; of this node where they do not agree.
+    pub ahead_ms: Vec<(String, i64)>,
+}
+
+struct TimeService(Clock);
+
+impl PeerService for TimeService {
+    fn answer(&self, _: Bytes) -> BoxFuture<'static, Result<Bytes, String>> {
+        let now_ms = self.0.wall_ms().to_le_bytes();
+        futures::future::ready(Ok(Bytes::copy_from_slice(&now_ms))).boxed()
+    }
+}
+
+/// Tells the others this node's time.
+pub fn serve(peers: &PeerRouter, clock: &Clock) {
+    peers.set(PeerKind::Time, Box::new(TimeService(clock.clone())));
+}
+
+/// Compares every second until dropped, where the backend has members.
+pub async fn run(store: Arc<dyn ControlStore>, clock: Clock, report: watch::Sender<ClockReport>) {
+    loop {
+        let Some(cluster) = store.cluster() else { return };
+        let status = cluster.status();
+        let voters: Vec<MemberView> = status.members.into_iter().filter(|m| m.voter).collect();
+        // Before this node knows of any member it has nobody to ask and nothing to propose.
+        if !voters.is_empty() {
+            let own_id = status.node_id;
+            report.send_replace(compare(store.as_ref(), &clock, &voters, own_id).await);
+        }
+        let pause = if clock.is_unchecked() { UNCHECKED_PAUSE } else { PAUSE };
+        tokio::time::sleep(pause).await;
+    }
+}
+
+async fn compare(
+    store: &dyn ControlStore,
+    clock: &Clock,
+    voters: &[MemberView],
+    own_id: u64,
+) -> ClockReport {
+    let others = voters.iter().filter(|voter| voter.id != own_id);
+    let asked = others
+        .map(async |voter| Some((voter.name.clone(), offset_of(store, clock, voter.id).await?)));
+    let offsets: Vec<(String, i64)> = join_all(asked).await.into_iter().flatten().collect();
+    let own = voters.iter().find(|voter| voter.id == own_id);
+    let own = own.map_or_else(|| own_id.to_string(), |voter| voter.name.clone());
+    let all: Vec<i64> = offsets.iter().map(|(_, offset)| *offset).collect();
+    let own_offset = clock.offset_ms();
+    let Some(own_ahead_ms) = clock.compare(&all, voters.len()) else {
+        let ahead = offsets.into_iter().map(|(name, offset)| (name, offset - own_offset));
+        return ClockReport { agree: false, ahead_ms: ahead.collect() };
+    };
+    let agreed = own_offset - own_ahead_ms;
+    let ahead = offsets.into_iter().map(|(name, offset)| (name, offset - agreed));
+    let ahead_ms = ahead.chain([(own, own_ahead_ms)]).collect();
+    ClockReport { agree: true, ahead_ms }
+}
+
+/// How far a node's wall clock is from this node's monotonic one.
+async fn offset_of(store: &dyn ControlStore, clock: &Clock, id: u64) -> Option<i64> {
+    let message = Bytes::from_static(&[PeerKind::Time as u8]);
+    let asked_ms = clock.monotonic_ms();
+    let answer = store.call_member(id, message, CALL_TIMEOUT).await.ok()?;
+    let answered_ms = clock.monotonic_ms();
+    let wall_ms = u64::from_le_bytes(answer.as_ref().try_into().ok()?);
+    // It read its clock somewhere on the way.
+    let read_ms = asked_ms.midpoint(answered_ms);
+    Some(i64::try_from(wall_ms).ok()? - i64::try_from(read_ms).ok()?)
+}
+
+/// Waits until the clock is compared, but not for long: what is proposed without it carries no time.
+pub async fn settled(clock: &Clock) {
+    let compared = async {
+        while clock.is_unchecked() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    if tokio::time::timeout(SETTLE_TIMEOUT, compared).await.is_err() {
+        tracing::warn!("no majority of clocks agrees: what is proposed carries no time");
+    }
+}

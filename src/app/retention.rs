@@ -1,0 +1,55 @@
+//! The leader's duty to let audit records go that are older than they are kept.
+//!
+//! It goes by a time that a majority's clocks agree on. Where there is nobody to ask, a clock that leapt, or that
+//! says that the node was off for a day, ages nothing out until an operator confirms it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use crate::actors::{Registry, WriteRequest};
+use crate::clock::Clock;
+use crate::state::{Actor, Command, Fence};
+use crate::telemetry::{AlertKind, Notice, Telemetry};
+use crate::view::View;
+
+/// Between two looks.
+const PAUSE: Duration = Duration::from_secs(10);
+
+/// Runs until dropped.
+pub(super) async fn run(
+    registry: Registry,
+    view: Arc<View>,
+    clock: Clock,
+    duties: watch::Receiver<Option<Fence>>,
+    telemetry: Telemetry,
+) {
+    const AUDIT: &str = "audit";
+    loop {
+        let now_ms = clock.retention_ms();
+        if now_ms.is_none() && !clock.is_unchecked() {
+            let message = "this node's clock leapt, or the node was off for more than a day, and there is no other \
+                           node to ask: no audit record is dropped for its age until an operator confirms that the \
+                           clock is right (maxine audit confirm-clock)";
+            telemetry.raise(Notice::new(AlertKind::RetentionWaits, AUDIT, message));
+        } else {
+            telemetry.clear(AlertKind::RetentionWaits, AUDIT);
+        }
+        let fence = *duties.borrow();
+        if let (Some(now_ms), Some(fence)) = (now_ms, fence)
+            && view.snapshot().state.audit().has_expired(now_ms)
+        {
+            let request = WriteRequest {
+                actor: Actor::system("retention"),
+                request_id: None,
+                fence: Some(fence),
+                command: Command::ExpireAudit { now_ms },
+            };
+            if let Err(error) = registry.propose(request).await {
+                tracing::warn!(%error, "old audit records were not dropped yet");
+            }
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}

@@ -1,0 +1,122 @@
+use super::*;
+
+fn record(action: &str, n: u64) -> AuditRecord {
+    AuditRecord {
+        seq: 0,
+        class: AuditClass::Registrations,
+        class_seq: 0,
+        index: n,
+        time_ms: n,
+        user: "ops".into(),
+        address: "".into(),
+        trace_id: "".into(),
+        action: action.into(),
+        object: format!("default/a/{n}").into(),
+        outcome: AuditOutcome::Success,
+        detail: "".into(),
+        previous: [0; 32],
+        hash: [0; 32],
+    }
+}
+
+fn log(len: u64) -> AuditLog {
+    let mut log = AuditLog::default();
+    (1..=len).for_each(|n| log.append(record("instance.register", n)));
+    log
+}
+
+fn registrations(log: &mut AuditLog) -> &mut Vector<Arc<AuditRecord>> {
+    &mut log.chains[AuditClass::Registrations as usize].records
+}
+
+#[test]
+fn a_flood_of_registrations_or_of_refusals_pushes_out_nothing_else() {
+    let mut log = AuditLog::default();
+    let kept = ["user.put", "policy.put", "leadership.grant", "token.delete", "instance.drain"];
+    kept.iter().for_each(|action| log.append(record(action, 1)));
+    let refused =
+        |action: &str| AuditRecord { outcome: AuditOutcome::Refused, ..record(action, 2) };
+    for n in 0..AuditClass::Registrations.records_max() as u64 + 50 {
+        log.append(record("instance.register", n));
+    }
+    log.append(record("session.create", 1));
+    for _ in 0..AuditClass::Strangers.records_max() + 50 {
+        log.append(AuditRecord { user: "".into(), ..refused("session.create") });
+    }
+    assert_eq!(log.chain(AuditClass::Access).dropped(), 0, "strangers push no sign-in out");
+    for _ in 0..AuditClass::Access.records_max() + 49 {
+        log.append(refused("user.put"));
+    }
+    let actions: Vec<&str> = log.records().iter().take(5).map(|r| &*r.action).collect();
+    assert_eq!(actions, kept);
+    assert_eq!(log.chain(AuditClass::Registrations).dropped(), 50);
+    assert_eq!(log.chain(AuditClass::Access).dropped(), 50);
+    assert_eq!(log.chain(AuditClass::Identities).dropped(), 0);
+    assert_eq!(log.verify(), Ok(()));
+    let led: Vec<&str> = log.leadership().map(|record| &*record.action).collect();
+    assert_eq!(led, ["leadership.grant"]);
+}
+
+#[test]
+fn what_leaves_is_counted_and_what_is_taken_is_found() {
+    let mut good = AuditLog::default();
+    for n in 1..=6 {
+        good.append(record("user.put", n));
+        good.append(record("instance.register", n));
+    }
+    assert_eq!(good.verify(), Ok(()));
+    // Taken off the front of a class, as if it had left by age: its number is missing.
+    let mut taken = good.clone();
+    registrations(&mut taken).pop_front();
+    assert!(taken.verify().is_err());
+    // Even if the base is made to fit, the oldest one's number says how many have left.
+    let mut rebased = good.clone();
+    let chain = &mut rebased.chains[AuditClass::Registrations as usize];
+    chain.drop_oldest();
+    assert_eq!((chain.dropped(), rebased.verify()), (1, Ok(())), "one has left, and it is counted");
+    let chain = &mut rebased.chains[AuditClass::Registrations as usize];
+    chain.next_seq -= 1;
+    assert!(rebased.verify().is_err(), "and nobody can say that none has");
+    // A class whose end was cut off: the counts do not add up.
+    let mut cut = good.clone();
+    let chain = &mut cut.chains[AuditClass::Identities as usize];
+    chain.records.pop_back();
+    chain.next_seq -= 1;
+    assert_eq!(cut.verify(), Err(12));
+    // A class that was taken whole.
+    let mut without = good.clone();
+    without.chains[AuditClass::Identities as usize] = AuditChain::default();
+    assert_eq!(without.verify(), Err(12));
+}
+
+#[test]
+fn a_changed_removed_or_reordered_record_is_found() {
+    let good = log(10);
+    let mut changed = good.clone();
+    Arc::make_mut(&mut registrations(&mut changed)[4]).object = "default/b/5".into();
+    assert_eq!(changed.verify(), Err(4));
+    let mut removed = good.clone();
+    registrations(&mut removed).remove(4);
+    assert!(removed.verify().is_err());
+    let mut reordered = good.clone();
+    registrations(&mut reordered).swap(2, 3);
+    assert!(reordered.verify().is_err());
+    let mut headless = good;
+    headless.head = [7; 32];
+    assert_eq!(headless.verify(), Err(10));
+}
+
+#[test]
+fn only_a_compared_clock_lets_records_go_by_age() {
+    let mut log = log(10);
+    log.append(record("user.put", 10));
+    // A record with a time far ahead takes nothing with it.
+    log.append(record("instance.register", 10 * LONG_MS));
+    assert_eq!(log.len(), 12);
+    assert!(!log.has_expired(SHORT_MS + 1));
+    assert_eq!(log.expire(SHORT_MS + 6), 5, "what is 30 days old stays, what is older goes");
+    assert_eq!(log.verify(), Ok(()));
+    assert_eq!(log.expire(LONG_MS + 10), 5);
+    assert_eq!(log.expire(LONG_MS + 11), 1, "users are remembered for longer");
+    assert_eq!((log.len(), log.verify()), (1, Ok(())));
+}

@@ -1,0 +1,135 @@
+//! What an operator is told when something is lost, and when it is back.
+
+use std::process::Command;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::routing::post;
+use nix::sys::signal::Signal;
+use parking_lot::Mutex;
+use serde_json::Value;
+
+use crate::dev::{Dev, PATIENCE};
+
+/// A webhook that keeps what it is told.
+#[derive(Clone, Default)]
+struct Hook(Arc<Mutex<Vec<Value>>>);
+
+impl Hook {
+    async fn serve(&self) -> String {
+        let told = Arc::clone(&self.0);
+        let take = post(async move |body: String| {
+            told.lock().push(serde_json::from_str(&body).unwrap());
+        });
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let app = axum::Router::new().route("/hook", take);
+        tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
+        format!("http://{addr}/hook")
+    }
+
+    fn of(&self, key: &str, state: &str) -> Vec<Value> {
+        let told = self.0.lock();
+        told.iter().filter(|b| b["key"] == key && b["state"] == state).cloned().collect()
+    }
+
+    async fn until(&self, key: &str, state: &str) -> Value {
+        let started = Instant::now();
+        loop {
+            if let Some(body) = self.of(key, state).first() {
+                return body.clone();
+            }
+            assert!(started.elapsed() < PATIENCE, "no {state} of {key}: {:?}", self.0.lock());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+fn maxine(dev: &Dev, token: &str, args: &[&str]) -> String {
+    let servers: Vec<&str> = dev.nodes.iter().map(|node| node.http.as_str()).collect();
+    let output = Command::new(env!("CARGO_BIN_EXE_maxine"))
+        .args(args)
+        .env("MAXINE_SERVER", servers.join(","))
+        .env("MAXINE_TOKEN", token)
+        .output()
+        .unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{args:?}: {error}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_leader_and_a_lost_majority_are_told_with_their_names_and_resolved() {
+    let dir = tempfile::tempdir().unwrap();
+    let hook = Hook::default();
+    let url = hook.serve().await;
+    let mut dev = Dev::start_in(dir.path(), &[], &[("MAXINE_ALERT_WEBHOOK_URL", &url)]);
+    let token = dev.token().await;
+    let leader = dev.leader().await;
+    let name = dev.nodes[leader].instance.clone();
+    let key = format!("maxine-dev/cluster.member_unreachable/{name}");
+    dev.signal(leader, Signal::SIGKILL);
+    let told = hook.until(&key, "active").await;
+    assert_eq!(told["severity"], "critical");
+    assert_ne!(told["node"], name.as_str(), "who still lives tells");
+
+    let listed = maxine(&dev, &token, &["alerts"]);
+    let row = listed.lines().find(|line| line.contains("cluster.member_unreachable")).unwrap();
+    assert!(row.contains(&name) && row.contains("active"), "{listed}");
+    assert!(row.contains("T") && row.contains("Z") && !row.trim_start().starts_with('-'), "{row}");
+    assert!(listed.contains("did not answer"), "the dead node is named: {listed}");
+
+    dev.restart_dead();
+    assert_eq!(dev.hear_of_return(), leader);
+    let over = hook.until(&key, "resolved").await;
+    assert!(over["resolved"].is_string(), "{over}");
+    assert_eq!(hook.of(&key, "active").len(), 1, "one node told, once");
+
+    // A majority is lost: the survivor says so, and whom it misses.
+    let survivor = dev.leader().await;
+    let lost: Vec<usize> = (0..3).filter(|node| *node != survivor).collect();
+    for node in &lost {
+        dev.signal(*node, Signal::SIGKILL);
+    }
+    let key = "maxine-dev/cluster.no_majority/cluster";
+    let told = hook.until(key, "active").await;
+    let missing: Vec<&str> = lost.iter().map(|node| dev.nodes[*node].instance.as_str()).collect();
+    let message = told["message"].as_str().unwrap();
+    assert!(missing.iter().all(|name| message.contains(name)), "{message}");
+    dev.restart_dead();
+    dev.hear_of_return();
+    hook.until(key, "resolved").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_a_snapshot_an_export_and_cleared_logs_are_recorded_with_who_and_when() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut dev = Dev::start(dir.path(), &["--nodes", "1"]);
+    let token = dev.token().await;
+    let base = dev.nodes[0].http.clone();
+    let ask = async |method: reqwest::Method, path: &str| {
+        let request = dev.client.request(method, format!("{base}{path}")).bearer_auth(&token);
+        let answer = request.send().await.unwrap();
+        assert!(answer.status().is_success(), "{path}: {}", answer.status());
+        answer.bytes().await.unwrap()
+    };
+    let since_ms = maxine::clock::Clock::system().wall_ms() - 1_000;
+    ask(reqwest::Method::POST, "/api/v1/cluster/snapshot").await;
+    ask(reqwest::Method::GET, "/api/v1/cluster/backup").await;
+    ask(reqwest::Method::GET, "/api/v1/audit/export").await;
+    ask(reqwest::Method::POST, "/api/logs/recent/clear").await;
+    for action in ["cluster.snapshot", "cluster.backup", "audit.export", "logs.clear"] {
+        let started = Instant::now();
+        let record = loop {
+            let audit = ask(reqwest::Method::GET, &format!("/api/v1/audit?action={action}")).await;
+            let audit: Value = serde_json::from_slice(&audit).unwrap();
+            if let Some(record) = audit["items"].get(0) {
+                break record.clone();
+            }
+            assert!(started.elapsed() < PATIENCE, "no record of {action}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        };
+        assert_eq!((&record["user"], &record["outcome"]), (&"admin".into(), &"success".into()));
+        assert!(record["time_ms"].as_u64().unwrap() >= since_ms, "{record}");
+    }
+}
