@@ -40,6 +40,7 @@ mod conditions;
 mod data_plane;
 mod own_addresses;
 mod preflight;
+pub mod private;
 mod proxy_metrics;
 mod retention;
 mod settings;
@@ -83,6 +84,7 @@ impl Node {
         std::fs::create_dir_all(&config.data_dir)
             .with_context(|| format!("{} cannot be made", config.data_dir.display()))?;
         let limits = settings::serve(&config)?;
+        private::tighten(&config);
         let listen = config.http_listen();
         let listener = tokio::net::TcpListener::bind(listen)
             .await

@@ -279,6 +279,10 @@ fn the_cluster_is_shown_compared_backed_up_and_restored() {
     assert!(text(&dev.run(&["cluster", "status"]).stdout).contains("can lose 1 node"));
     let digests = &dev.json(&["cluster", "digest"])[0];
     assert_eq!(digests["equal"], true, "{digests}");
+    assert_eq!(digests["nodes"].as_array().unwrap().len(), 3);
+    let alone = dev.nodes[0]["http"].as_str().unwrap();
+    let from_one = &dev.json(&["cluster", "digest", "--server", alone])[0];
+    assert_eq!(from_one["nodes"].as_array().unwrap().len(), 3, "all members are asked: {from_one}");
     dev.json(&["cluster", "transfer"]);
     let file = dev.home.path().join("backup");
     let file = file.to_str().unwrap();
@@ -308,6 +312,75 @@ fn the_cluster_is_shown_compared_backed_up_and_restored() {
     );
     let held = dev.run(&["cluster", "inspect", dev.nodes[0]["data_dir"].as_str().unwrap()]);
     assert_eq!(code(&held), 1, "a running node's directory is refused: {}", text(&held.stdout));
+}
+
+/// What a node answers to anyone: the status and the body.
+fn get(url: &str) -> (u16, Value) {
+    maxine::security::tls::install_crypto_provider();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let answer =
+            reqwest::Client::builder().no_proxy().build().unwrap().get(url).send().await.unwrap();
+        let status = answer.status().as_u16();
+        (status, answer.json().await.unwrap_or(Value::Null))
+    })
+}
+
+#[test]
+fn votes_and_removals_are_checked_and_a_removed_leader_says_so() {
+    let dev = Dev::start();
+    dev.login();
+    dev.json(&["register", "orders", "--address", "http://127.0.0.1:9001", "--ttl-ms", "3600000"]);
+    let add =
+        ["cluster", "add", "4", "--peer-addr", "127.0.0.1:1", "--http-addr", "http://127.0.0.1:1"];
+    let absent = dev.run(&[&add[..], &["--promote"]].concat());
+    let told = text(&absent.stderr);
+    assert_eq!(code(&absent), 5, "{told}");
+    assert!(told.contains("node 4 gets no vote: it was not reached"), "{told}");
+    let status = &dev.json(&["cluster", "status"])[0];
+    let voters =
+        status["raft"]["members"].as_array().unwrap().iter().filter(|m| m["voter"] == true);
+    assert_eq!(voters.count(), 3, "{status}");
+    // A member that did not answer is no equal one.
+    let digest = dev.run(&["cluster", "digest"]);
+    let told = text(&digest.stderr);
+    assert_eq!(code(&digest), 4, "{told}");
+    assert!(told.contains("1 of 4 nodes gave no digest: node-4"), "{told}");
+    let unasked = dev.run(&["cluster", "promote", "4", "--force"]);
+    assert!(text(&unasked.stderr).contains("writes stop"), "{}", text(&unasked.stderr));
+    assert_eq!(code(&unasked), 2);
+    dev.json(&["cluster", "remove", "4", "--yes"]);
+    assert_eq!(dev.json(&["cluster", "digest"])[0]["equal"], true);
+
+    let leader = dev.json(&["cluster", "status"])[0]["raft"]["leader"].as_u64().unwrap();
+    let http = |id: u64| {
+        let node = dev.nodes.iter().find(|node| node["id"] == id).unwrap();
+        node["http"].as_str().unwrap().to_owned()
+    };
+    let removed =
+        dev.run(&["cluster", "remove", &leader.to_string(), "--yes", "--server", &http(leader)]);
+    assert_eq!(code(&removed), 0, "{}", text(&removed.stderr));
+    let started = std::time::Instant::now();
+    let why = |ready: Value| ready["reason"].as_str().unwrap_or_default().to_owned();
+    while !why(get(&format!("{}/api/v1/ready", http(leader))).1).contains("was removed") {
+        assert!(started.elapsed() < TIME_TO_START, "it does not learn of its removal");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!(get(&format!("{}/api/v1/ready", http(leader))).0, 503);
+    for path in [
+        "/api/v1/services/default/orders/instances",
+        "/api/v1/resolve/default/orders",
+        "/api/maxine/serviceops/discover?serviceName=orders",
+        "/api/maxine/serviceops/proxy/orders/x",
+    ] {
+        let (status, body) = get(&format!("{}{path}", http(leader)));
+        assert_eq!(status, 503, "{path}: {body}");
+        assert!(body.to_string().contains("was removed from the cluster"), "{path}: {body}");
+    }
+    let left = (1..=3).filter(|id| *id != leader).map(http).collect::<Vec<_>>().join(",");
+    let status = &dev.json(&["cluster", "status", "--server", &left])[0];
+    assert_eq!(status["raft"]["members"].as_array().unwrap().len(), 2);
+    assert_eq!(dev.json(&["cluster", "digest", "--server", &left])[0]["equal"], true);
 }
 
 #[test]

@@ -42,8 +42,16 @@ pub trait SnapshotEncoder: Send {
     fn encode(self: Box<Self>, out: &mut dyn Write) -> io::Result<()>;
 }
 
-/// Receives the messages that other nodes send with [`crate::RaftNode::call`].
+/// Receives the messages that other nodes send with [`crate::RaftNode::call`], and checks what they propose.
 pub trait PeerHandler: Send + Sync + 'static {
     /// Answers one message. The future may be dropped when the caller gives up.
     fn handle(&self, from: NodeId, body: Bytes) -> BoxFuture<'static, Result<Bytes, String>>;
+
+    /// Decides on the leader whether the member `from` may propose this payload, and what goes into the log: the
+    /// payload itself, or one that also names who sent it. An error is the reason of the refusal. By default any member
+    /// may propose anything.
+    fn admit(&self, from: NodeId, payload: Bytes) -> Result<Bytes, String> {
+        let _ = from;
+        Ok(payload)
+    }
 }

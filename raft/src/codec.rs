@@ -42,6 +42,7 @@ pub(crate) enum Kind {
     DirIds = 11,
     DirShown = 12,
     DirSeen = 13,
+    Removal = 14,
 }
 
 /// Why bytes were not understood.
@@ -209,6 +210,16 @@ impl Body for Identity {
     const KIND: Kind = Kind::Identity;
 }
 
+/// Kept by a node that was told of its removal.
+#[derive(Debug, PartialEq, Encode, Decode)]
+pub(crate) enum Removal {
+    /// The line of history that it was removed from, and what it was told.
+    V1 { lineage: u64, reason: String },
+}
+impl Body for Removal {
+    const KIND: Kind = Kind::Removal;
+}
+
 /// The numbers of data directories that a node knows.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub(crate) struct DirIdsDto {
@@ -274,8 +285,26 @@ impl Body for Hello {
 
 #[derive(Debug, PartialEq, Encode, Decode)]
 pub(crate) enum Welcome {
-    Accepted { node_id: u64, app_version: u32, protocol: u16, lineage: u64 },
-    Refused { reason: String },
+    Accepted {
+        node_id: u64,
+        app_version: u32,
+        protocol: u16,
+        lineage: u64,
+        /// The name and the address for clients that the node gives itself; empty where it gives none.
+        name: String,
+        http_addr: String,
+    },
+    Refused {
+        reason: String,
+    },
+    /// The peer was a member and was removed.
+    Removed {
+        reason: String,
+    },
+    /// The peer belongs to another line of history.
+    OtherHistory {
+        reason: String,
+    },
 }
 impl Body for Welcome {
     const KIND: Kind = Kind::Welcome;
@@ -324,8 +353,16 @@ pub(crate) struct VoteRequestDto {
 #[derive(Clone, Debug, PartialEq, Encode, Decode)]
 pub(crate) enum AdminDto {
     AddLearner(MemberDto),
-    Promote(u64),
-    Remove(u64),
+    /// Without the checks of who is reachable if `force`.
+    Promote {
+        id: u64,
+        force: bool,
+    },
+    /// Without the checks of who is reachable if `force`.
+    Remove {
+        id: u64,
+        force: bool,
+    },
     Transfer(Option<u64>),
 }
 
@@ -369,6 +406,10 @@ pub(crate) enum Request {
     },
     /// Asks the leader how far the log is committed.
     Confirm,
+    /// How far are you?
+    Standing,
+    /// Which membership have you applied?
+    Membership,
 }
 impl Body for Request {
     const KIND: Kind = Kind::Request;
@@ -397,6 +438,7 @@ pub(crate) enum ProposeRefusalDto {
     OutcomeUnknown,
     Storage(String),
     ShuttingDown,
+    Refused(String),
 }
 
 #[derive(Debug, PartialEq, Encode, Decode)]
@@ -416,22 +458,47 @@ pub(crate) enum Response {
     AppendPartial(Option<LogIdDto>),
     AppendConflict,
     HigherVote(VoteDto),
-    Vote { vote: VoteDto, granted: bool, last: Option<LogIdDto> },
+    Vote {
+        vote: VoteDto,
+        granted: bool,
+        last: Option<LogIdDto>,
+    },
     Transferred,
     TransferRefused(String),
     SnapshotReady,
-    SnapshotInstalled { vote: VoteDto },
-    Proposed { index: u64, term: u64, reply: Vec<u8> },
+    SnapshotInstalled {
+        vote: VoteDto,
+    },
+    Proposed {
+        index: u64,
+        term: u64,
+        reply: Vec<u8>,
+    },
     ProposeRefused(ProposeRefusalDto),
-    ReadIndex { index: u64 },
+    ReadIndex {
+        index: u64,
+    },
     ReadRefused,
-    App { body: Vec<u8> },
+    App {
+        body: Vec<u8>,
+    },
     AppRefused(String),
     AdminDone,
     AdminRefused(AdminRefusalDto),
     Failed(String),
     Busy,
     Confirmed(ConfirmedDto),
+    /// Nothing was done: the peer was never a member, by the committed membership.
+    NotMember(String),
+    /// Nothing was done: the peer was removed.
+    Removed(String),
+    Standing {
+        applied: u64,
+    },
+    Membership {
+        index: u64,
+        membership: MembershipDto,
+    },
 }
 impl Body for Response {
     const KIND: Kind = Kind::Response;

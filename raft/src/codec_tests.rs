@@ -83,6 +83,7 @@ fn stored_bodies_keep_their_bytes() {
         }),
         "4d580109000464656d6f010004736c6564",
     );
+    golden(Removal::V1 { lineage: 5, reason: "x".into() }, "4d58010e00050178");
     let dir_ids = DirIdsDto { own: 7, lineage: 5, peers: vec![(2, 22)] };
     golden(DirIds::V1(dir_ids), "4d58010b000705010216");
     golden(
@@ -107,10 +108,19 @@ fn handshake_keeps_its_bytes() {
         "4d580105000464656d6f00010203030101",
     );
     golden(
-        Welcome::Accepted { node_id: 2, app_version: 3, protocol: 1, lineage: 0 },
-        "4d5801060002030100",
+        Welcome::Accepted {
+            node_id: 2,
+            app_version: 3,
+            protocol: 1,
+            lineage: 0,
+            name: "n".into(),
+            http_addr: "b:2".into(),
+        },
+        "4d5801060002030100016e03623a32",
     );
     golden(Welcome::Refused { reason: "no".into() }, "4d58010601026e6f");
+    golden(Welcome::Removed { reason: "no".into() }, "4d58010602026e6f");
+    golden(Welcome::OtherHistory { reason: "no".into() }, "4d58010603026e6f");
     golden(DirShown { dir_id: 7, last: None }, "4d58010c0700");
     let shown = DirShown { dir_id: 9, last: Some(log_id(1, 2, 3)) };
     let known = DirSeen::Known { shown, acknowledged: Some(log_id(1, 2, 4)), term: 5 };
@@ -135,8 +145,13 @@ fn requests_keep_their_bytes() {
     golden(Request::Propose { payload: vec![1], timeout_ms: 5 }, "4d58010709010105");
     golden(Request::ReadIndex { strong: true, timeout_ms: 5 }, "4d5801070a0105");
     golden(Request::App { body: vec![1] }, "4d5801070b0101");
-    golden(Request::Admin { operation: AdminDto::Promote(4), timeout_ms: 5 }, "4d5801070c010405");
+    let operation = AdminDto::Promote { id: 4, force: false };
+    golden(Request::Admin { operation, timeout_ms: 5 }, "4d5801070c01040005");
+    let operation = AdminDto::Remove { id: 4, force: true };
+    golden(Request::Admin { operation, timeout_ms: 5 }, "4d5801070c02040105");
     golden(Request::Confirm, "4d5801070d");
+    golden(Request::Standing, "4d5801070e");
+    golden(Request::Membership, "4d5801070f");
 }
 
 #[test]
@@ -168,6 +183,13 @@ fn responses_keep_their_bytes() {
     let acknowledged = vec![(3, log_id(1, 2, 8))];
     let confirmed = ConfirmedDto { term: 2, commit: 9, confirmed_us: 40, acknowledged };
     golden(Response::Confirmed(confirmed), "4d580108140209280103010208");
+    golden(Response::NotMember("x".into()), "4d580108150178");
+    golden(Response::Removed("x".into()), "4d580108160178");
+    golden(Response::Standing { applied: 5 }, "4d5801081705");
+    golden(
+        Response::Membership { index: 5, membership: membership() },
+        "4d580108180501020102010103613a3103623a32016e",
+    );
 }
 
 #[test]

@@ -96,6 +96,10 @@ pub struct Config {
     pub tls: PeerTls,
     /// Version of the application's command language that this node understands. Default 1.
     pub app_version: u32,
+    /// The name that this node gives itself; the membership takes it over. Default empty: the membership's name stays.
+    pub name: String,
+    /// Where clients reach this node; the membership takes it over where it has no such address. Default empty.
+    pub http_addr: String,
     /// Between two heartbeats of a leader. Default 100.
     pub heartbeat_interval_ms: u64,
     /// Shortest wait before an election; also the longest that a leader claims to lead without
@@ -138,6 +142,8 @@ impl Config {
             listen_addr,
             tls: PeerTls::Plain { allow_non_loopback: false },
             app_version: 1,
+            name: String::new(),
+            http_addr: String::new(),
             heartbeat_interval_ms: 100,
             election_timeout_min_ms: 400,
             election_timeout_max_ms: 600,

@@ -64,6 +64,9 @@ pub enum ProposeError {
     /// The node's disk failed; the node is stopping.
     #[error("storage: {0}")]
     Storage(String),
+    /// The leader does not take it from this node; nothing was appended. A retry can't help.
+    #[error("the leader refused the proposal: {0}")]
+    Refused(String),
     /// The node is stopping; nothing was appended. Retry elsewhere.
     #[error("node is shutting down")]
     ShuttingDown,

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::codec::{Channel, Request, Response};
+use crate::application::PeerHandler;
+use crate::codec::{Channel, ProposeRefusalDto, Request, Response};
+use crate::config::NodeId;
 use crate::error::CallError;
 use crate::network::link::LinkError;
 use crate::node::Inner;
@@ -14,11 +16,23 @@ use crate::{ReadLevel, Target, membership, read};
 /// No forwarded request is worked on for longer, whatever it asks for.
 const TIMEOUT_MAX: Duration = Duration::from_secs(60);
 
-/// Carries out a request that another node forwarded, if this node leads.
-pub(crate) async fn answer(inner: &Inner, request: Request) -> Response {
+/// Carries out a request that the member `from` forwarded, if this node leads.
+pub(crate) async fn answer(
+    inner: &Inner,
+    handler: &dyn PeerHandler,
+    from: NodeId,
+    request: Request,
+) -> Response {
     match request {
         Request::Propose { payload, timeout_ms } => {
-            match inner.propose_here(payload.into(), bounded(timeout_ms)).await {
+            let payload = match handler.admit(from, payload.into()) {
+                Ok(payload) => payload,
+                Err(reason) => {
+                    tracing::warn!(from, %reason, "a proposal of another node is refused");
+                    return Response::ProposeRefused(ProposeRefusalDto::Refused(reason));
+                }
+            };
+            match inner.propose_here(payload, bounded(timeout_ms)).await {
                 Ok(proposed) => Response::Proposed {
                     index: proposed.index,
                     term: proposed.term,
@@ -39,6 +53,7 @@ pub(crate) async fn answer(inner: &Inner, request: Request) -> Response {
         }
         Request::Confirm => inner.confirm(),
         Request::Admin { operation, timeout_ms } => {
+            tracing::info!(from, "a membership operation was forwarded");
             match membership::carry_out(inner, operation, bounded(timeout_ms)).await {
                 Ok(()) => Response::AdminDone,
                 Err(error) => Response::AdminRefused(membership::refusal_to_dto(error)),
@@ -83,9 +98,12 @@ pub(crate) async fn call(
         .await
     {
         Ok(Response::App { body }) => Ok(body.into()),
-        Ok(Response::AppRefused(reason) | Response::Failed(reason)) => {
-            Err(CallError::Remote { node, reason })
-        }
+        Ok(
+            Response::AppRefused(reason)
+            | Response::Failed(reason)
+            | Response::NotMember(reason)
+            | Response::Removed(reason),
+        ) => Err(CallError::Remote { node, reason }),
         Ok(Response::Busy) | Err(LinkError::Busy) => Err(CallError::Overloaded(node)),
         Ok(other) => {
             Err(CallError::Remote { node, reason: format!("unexpected answer {other:?}") })

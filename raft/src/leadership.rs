@@ -13,10 +13,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::NodeId;
 use crate::consensus::Metrics;
+use crate::exclusion::Exclusion;
 use crate::node::{Inner, RaftNode};
 use crate::status::Leadership;
-use crate::{clock, transfer};
+use crate::{clock, membership, quorum, transfer};
 
+/// How often members are asked while no leader is known.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// How often the clock is looked at.
 const TICK: Duration = Duration::from_millis(20);
 
@@ -138,6 +141,7 @@ pub(crate) async fn watch_over(node: Weak<Inner>, stop: CancellationToken) {
             *published = now;
             true
         });
+        watch_exclusion(&inner);
         let (membership_id, failure) = inner.with_metrics(|metrics| {
             let failure = metrics.running_state.as_ref().err().map(ToString::to_string);
             (*metrics.membership_config.log_id(), failure)
@@ -156,6 +160,43 @@ pub(crate) async fn watch_over(node: Weak<Inner>, stop: CancellationToken) {
             inner.stop.cancel();
             inner.links.close();
         }
+    }
+}
+
+/// Publishes whether this node still belongs to its cluster, and says so in the log.
+pub(crate) fn watch_exclusion(inner: &Inner) {
+    let now = inner.exclusion_now();
+    if !inner.exclusion.set(now.as_ref()) {
+        return;
+    }
+    match &now {
+        Some(exclusion) => tracing::error!("{}", exclusion.reason()),
+        None => tracing::info!("this node belongs to its cluster again"),
+    }
+    if matches!(now, Some(Exclusion::Removed(_))) {
+        inner.raft.runtime_config().elect(false);
+    }
+}
+
+/// Asks the members while no leader is known: who is there, and whether this node still belongs to the cluster. On a
+/// leader takes over what they say of themselves.
+pub(crate) async fn look_for_members(node: Weak<Inner>, stop: CancellationToken) {
+    let mut tick = tokio::time::interval(LOOK_EVERY);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = tick.tick() => {}
+        }
+        let Some(inner) = node.upgrade() else { return };
+        let is_removed = matches!(inner.exclusion.get(), Some(Exclusion::Removed(_)));
+        if is_removed || inner.leadership_now().leader.is_some() {
+            inner.pinged.store(false, Ordering::Release);
+            membership::adopt_introductions(&inner).await;
+            continue;
+        }
+        quorum::ping_members(&inner).await;
+        inner.pinged.store(true, Ordering::Release);
     }
 }
 

@@ -17,6 +17,7 @@ mod codec;
 mod config;
 mod consensus;
 mod error;
+mod exclusion;
 mod faults;
 mod forward;
 mod freshness;
@@ -29,7 +30,9 @@ mod node;
 pub mod offline;
 pub mod pki;
 mod propose;
+mod quorum;
 mod read;
+mod roster;
 mod runtime;
 #[cfg(feature = "simulation")]
 pub mod simulation;
@@ -41,6 +44,7 @@ pub use application::{Application, CommittedEntry, PeerHandler, SnapshotEncoder}
 pub use backup::BackupInfo;
 pub use config::{Config, EngineKind, Member, NodeId, PeerTls};
 pub use error::{AdminError, CallError, ProposeError, ReadError, StartError};
+pub use exclusion::Exclusion;
 pub use node::RaftNode;
 pub use propose::Proposed;
 pub use status::{Counters, Leadership, MemberStatus, Role, Status};

@@ -15,15 +15,19 @@ use crate::config::{Member, NodeId};
 use crate::consensus;
 use crate::error::AdminError;
 use crate::network::link::LinkError;
+use crate::network::links::Introduction;
 use crate::node::{Inner, RaftNode};
 use crate::propose::LeaderAt;
+use crate::roster::Standing;
 use crate::transfer::transfer_here;
-use crate::{ReadLevel, read};
+use crate::{ReadLevel, quorum, read};
 
-/// A learner further behind than this is not made a voter.
-const PROMOTE_LAG_MAX: u64 = 1_000;
 /// Where the entry of the founding members stands in the log.
 const FOUNDING: u64 = 0;
+/// The part of the time of an operation that its checks may take.
+const CHECKS_SHARE: f64 = 0.6;
+/// How long voters may take to show that they are there before one of them is removed.
+const REMOVAL_CHECK_TIMEOUT: Duration = Duration::from_millis(2_000);
 /// How often progress is looked at while waiting.
 const POLL: Duration = Duration::from_millis(10);
 
@@ -34,14 +38,17 @@ impl RaftNode {
         self.inner.administer(AdminDto::AddLearner(consensus::member_to_dto(id, &member))).await
     }
 
-    /// Makes a learner a voter once it has nearly all of the log.
-    pub async fn promote(&self, id: NodeId) -> Result<(), AdminError> {
-        self.inner.administer(AdminDto::Promote(id)).await
+    /// Makes a learner a voter, once it has answered and says itself that it has nearly all of the log. Refused after a
+    /// while where it doesn't, and where no majority of the voters would be reachable. With `force` nothing of that is
+    /// checked: a vote for a node that isn't there can cost the cluster its majority.
+    pub async fn promote(&self, id: NodeId, force: bool) -> Result<(), AdminError> {
+        self.inner.administer(AdminDto::Promote { id, force }).await
     }
 
-    /// Removes a voter or learner for good. Its id cannot be used again.
-    pub async fn remove(&self, id: NodeId) -> Result<(), AdminError> {
-        self.inner.administer(AdminDto::Remove(id)).await
+    /// Removes a voter or learner for good. Its id cannot be used again. Refused where no majority of the remaining
+    /// voters is reachable, unless `force` accepts that writes stop until enough of them are back.
+    pub async fn remove(&self, id: NodeId, force: bool) -> Result<(), AdminError> {
+        self.inner.administer(AdminDto::Remove { id, force }).await
     }
 
     /// Hands leadership to a voter, or to the one that is furthest.
@@ -78,6 +85,9 @@ impl Inner {
                     {
                         Ok(Response::AdminDone) => Ok(()),
                         Ok(Response::AdminRefused(refusal)) => Err(refusal_from_dto(refusal)),
+                        Ok(Response::NotMember(reason) | Response::Removed(reason)) => {
+                            Err(AdminError::Refused(reason))
+                        }
                         Ok(Response::Busy) | Err(LinkError::Busy | LinkError::Unreachable(_)) => {
                             Err(AdminError::NoLeader)
                         }
@@ -125,7 +135,7 @@ pub(crate) async fn bootstrap(
             let present: BTreeMap<NodeId, Member> =
                 present.nodes().map(|(id, member)| (*id, member.clone())).collect();
             // A founding entry that another founder wrote may still be on its way.
-            if changed_since || present == members || present.is_empty() {
+            if changed_since || present.is_empty() || are_same_founders(&present, &members) {
                 Ok(())
             } else {
                 Err(AdminError::Refused("the cluster exists already with other members".to_owned()))
@@ -133,6 +143,53 @@ pub(crate) async fn bootstrap(
         }
         Err(RaftError::APIError(error)) => Err(AdminError::Refused(error.to_string())),
         Err(RaftError::Fatal(_)) => Err(AdminError::ShuttingDown),
+    }
+}
+
+/// Whether two sets found the same cluster: the same numbers at the same peer addresses. A founder knows its own name,
+/// and the others don't, so the entry that another founder wrote first can differ in names.
+fn are_same_founders(
+    present: &BTreeMap<NodeId, Member>,
+    members: &BTreeMap<NodeId, Member>,
+) -> bool {
+    let peers = |set: &BTreeMap<NodeId, Member>| -> Vec<(NodeId, String)> {
+        set.iter().map(|(id, member)| (*id, member.peer_addr.clone())).collect()
+    };
+    peers(present) == peers(members)
+}
+
+/// Gives the members in the log the names that the nodes give themselves, if this node leads: so a node has one name
+/// everywhere. An address for clients is taken over where the log has none.
+pub(crate) async fn adopt_introductions(inner: &Inner) {
+    if !inner.leads() {
+        return;
+    }
+    let contacts = &inner.links.context.contacts;
+    let (_, present) = members(inner);
+    let changed: BTreeMap<NodeId, Member> = present
+        .into_iter()
+        .filter_map(|(id, member)| {
+            let own = || Introduction::of(&inner.config);
+            let said =
+                if id == inner.config.node_id { Some(own()) } else { contacts.introduction(id) };
+            let mut next = member.clone();
+            let Introduction { name, http_addr } = said?;
+            if !name.is_empty() {
+                next.name = name;
+            }
+            if next.http_addr.is_empty() {
+                next.http_addr = http_addr;
+            }
+            (next != member).then_some((id, next))
+        })
+        .collect();
+    if changed.is_empty() {
+        return;
+    }
+    let timeout = Duration::from_millis(inner.config.request_timeout_ms);
+    let changing = change(inner, ChangeMembers::SetNodes(changed));
+    if let Ok(Err(error)) = tokio::time::timeout(timeout, changing).await {
+        tracing::debug!(%error, "the names of members are taken over later");
     }
 }
 
@@ -151,8 +208,8 @@ pub(crate) async fn carry_out(
             AdminDto::AddLearner(member) => {
                 add_learner(inner, consensus::member_from_dto(member), timeout).await
             }
-            AdminDto::Promote(id) => promote(inner, id).await,
-            AdminDto::Remove(id) => remove(inner, id, timeout).await,
+            AdminDto::Promote { id, force } => promote(inner, id, force, timeout).await,
+            AdminDto::Remove { id, force } => remove(inner, id, force, timeout).await,
             AdminDto::Transfer(to) => transfer_here(inner, to, timeout).await,
         }
     };
@@ -228,35 +285,54 @@ async fn was_used(inner: &Inner, id: NodeId, timeout: Duration) -> Result<bool, 
         .await
         .ok_or(AdminError::NoLeader)?;
     read::wait_applied(inner, index, timeout).await.map_err(|_| AdminError::NoLeader)?;
-    Ok(inner.used_ids.lock().contains(&id))
+    Ok(inner.roster.standing(id) == Standing::Removed)
 }
 
-async fn promote(inner: &Inner, id: NodeId) -> Result<(), AdminError> {
-    let (voters, present) = members(inner);
+async fn promote(
+    inner: &Inner,
+    id: NodeId,
+    force: bool,
+    timeout: Duration,
+) -> Result<(), AdminError> {
+    let (mut voters, present) = members(inner);
     if voters.contains(&id) {
         return Ok(());
     }
-    if !present.contains_key(&id) {
+    let Some(member) = present.get(&id) else {
         return Err(AdminError::Refused(format!(
             "node {id} is not a member: add it as a learner first"
         )));
-    }
-    while inner.with_metrics(|metrics| lag(metrics, id)) > PROMOTE_LAG_MAX {
-        tokio::time::sleep(POLL).await;
+    };
+    if !force {
+        let deadline = clock::now() + timeout.mul_f64(CHECKS_SHARE);
+        quorum::caught_up(inner, id, &member.peer_addr, deadline).await?;
+        voters.insert(id);
+        let what = format!("giving node {id} a vote");
+        quorum::majority_answers(inner, &what, &voters, &present, deadline).await?;
     }
     change(inner, ChangeMembers::AddVoterIds(BTreeSet::from([id]))).await
 }
 
-async fn remove(inner: &Inner, id: NodeId, timeout: Duration) -> Result<(), AdminError> {
-    let (voters, present) = members(inner);
+async fn remove(
+    inner: &Inner,
+    id: NodeId,
+    force: bool,
+    timeout: Duration,
+) -> Result<(), AdminError> {
+    let (mut voters, present) = members(inner);
     if !present.contains_key(&id) {
         return Ok(());
     }
-    if !voters.contains(&id) {
+    if !voters.remove(&id) {
         return change(inner, ChangeMembers::RemoveNodes(BTreeSet::from([id]))).await;
     }
-    if voters.len() == 1 {
+    if voters.is_empty() {
         return Err(AdminError::Refused(format!("node {id} is the last voter")));
+    }
+    if !force {
+        let deadline = clock::now() + REMOVAL_CHECK_TIMEOUT.min(timeout.mul_f64(CHECKS_SHARE));
+        let what = format!("removing node {id}");
+        quorum::majority_answers(inner, &what, &voters, &present, deadline).await?;
     }
     if id == inner.config.node_id {
         transfer_here(inner, None, timeout / 2).await?;
@@ -265,15 +341,10 @@ async fn remove(inner: &Inner, id: NodeId, timeout: Duration) -> Result<(), Admi
     change(inner, ChangeMembers::RemoveVoters(BTreeSet::from([id]))).await
 }
 
-/// Entries that a member lacks, as far as the leader knows.
-pub(crate) fn lag(metrics: &consensus::Metrics, id: NodeId) -> u64 {
-    let matched = metrics
-        .replication
-        .as_ref()
-        .and_then(|replication| replication.get(&id))
-        .and_then(|id| id.as_ref());
-    let next = matched.map_or(0, |id| id.index + 1);
-    metrics.last_log_index.map_or(0, |last| last + 1).saturating_sub(next)
+/// Entries that a member lacks, by the leader's comparison of the logs; `None` while the leader has none.
+pub(crate) fn lag(metrics: &consensus::Metrics, id: NodeId) -> Option<u64> {
+    let matched = metrics.replication.as_ref()?.get(&id)?.as_ref()?;
+    Some(metrics.last_log_index?.saturating_sub(matched.index))
 }
 
 pub(crate) async fn snapshot_here(inner: &Inner) -> Result<u64, AdminError> {

@@ -4,7 +4,7 @@
 //! around it; its methods may be called from any runtime. It must not contain policy: that is in
 //! `propose`, `read`, `membership` and `leadership`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,13 +20,15 @@ use crate::application::{Application, PeerHandler};
 use crate::config::{Config, Member, NodeId};
 use crate::consensus::{Metrics, Raft};
 use crate::error::{AdminError, CallError, ReadError, StartError};
+use crate::exclusion::{ExclusionCell, Refusals};
 use crate::freshness::Freshness;
 use crate::network::handshake::LocalIdentity;
 use crate::network::inbound::Inbound;
-use crate::network::links::{Contacts, Context, Links};
+use crate::network::links::{Contacts, Context, Introduction, Links};
 use crate::network::listener::Listener;
 use crate::network::outbound::Outbound;
 use crate::network::tls::Transport;
+use crate::roster::Roster;
 use crate::status::{CounterCells, Leadership};
 use crate::storage::disk_health::DiskHealth;
 use crate::storage::log_store::{LogStore, drop_contradicted};
@@ -52,14 +54,17 @@ pub(crate) struct Inner {
     pub(crate) dir: Arc<NodeDir>,
     pub(crate) applied: watch::Receiver<u64>,
     pub(crate) freshness: Arc<Freshness>,
-    pub(crate) used_ids: Arc<Mutex<BTreeSet<NodeId>>>,
+    pub(crate) roster: Arc<Roster>,
+    pub(crate) exclusion: ExclusionCell,
+    /// Whether every other member was asked since no leader has been known.
+    pub(crate) pinged: AtomicBool,
     pub(crate) leadership: watch::Sender<Leadership>,
     pub(crate) in_flight: Arc<Semaphore>,
     pub(crate) accepting: AtomicBool,
     pub(crate) stalled: AtomicBool,
     pub(crate) counters: CounterCells,
     pub(crate) stop: CancellationToken,
-    tasks: TaskTracker,
+    pub(crate) tasks: TaskTracker,
     listen_addr: SocketAddr,
     app_thread: Arc<Mutex<Option<std::thread::JoinHandle<()>>>>,
     runtime: Mutex<Option<tokio::runtime::Runtime>>,
@@ -226,12 +231,13 @@ async fn start_inside(
         &config,
         opened.transport,
         opened.dir.clone(),
+        opened.machine.roster(),
         opened.log.clone(),
         opened.health.clone(),
     );
     let outbound = Outbound { me: config.node_id, links: links.clone() };
     let applied = opened.machine.applied();
-    let used_ids = opened.machine.used_ids();
+    let roster = opened.machine.roster();
     let app_thread = opened.machine.thread();
     let raft = Raft::new(
         config.node_id,
@@ -261,7 +267,9 @@ async fn start_inside(
         dir: opened.dir,
         applied,
         freshness: Arc::default(),
-        used_ids,
+        roster,
+        exclusion: ExclusionCell::default(),
+        pinged: AtomicBool::new(false),
         listen_addr,
         app_thread,
         config,
@@ -275,6 +283,7 @@ async fn start_inside(
         handler: peers,
         node: Arc::downgrade(&inner),
         votes_from: clock::now() + lease,
+        asking: Arc::default(),
         request_timeout: Duration::from_millis(inner.config.request_timeout_ms),
     };
     let listener = Arc::new(Listener {
@@ -283,8 +292,10 @@ async fn start_inside(
         tasks: inner.tasks.clone(),
     });
     inner.tasks.spawn(listener.run(tcp));
+    leadership::watch_exclusion(&inner);
     inner.tasks.spawn(leadership::watch_over(Arc::downgrade(&inner), inner.stop.clone()));
     inner.tasks.spawn(freshness::ask_leader(Arc::downgrade(&inner), inner.stop.clone()));
+    inner.tasks.spawn(leadership::look_for_members(Arc::downgrade(&inner), inner.stop.clone()));
     Ok(RaftNode { inner })
 }
 
@@ -337,6 +348,7 @@ fn links(
     config: &Config,
     transport: Transport,
     dir: Arc<NodeDir>,
+    roster: Arc<Roster>,
     log: LogStore,
     health: Arc<DiskHealth>,
 ) -> Arc<Links> {
@@ -347,9 +359,12 @@ fn links(
         cluster_id: config.cluster_id.clone(),
         node_id: config.node_id,
         app_version: config.app_version,
+        introduction: Introduction::of(config),
+        refusals: Refusals::new(dir.clone()),
         dir,
         acknowledged: Arc::default(),
         log_end: Box::new(log_end),
+        roster,
         is_pristine: Box::new(move || log.is_pristine()),
         stop_for: Box::new(move |reason| health.fail(reason)),
     };

@@ -16,9 +16,12 @@ use crate::consensus::Payload;
 use crate::error::ProposeError;
 use crate::network::link::LinkError;
 use crate::node::{Inner, RaftNode};
+use crate::status::Leadership;
 
 /// Pause before the leader is looked for again.
 const RETRY_PAUSE: Duration = Duration::from_millis(15);
+/// How long a leader that was replaced may still answer: one that handed over in good order does.
+const LATE_ANSWER: Duration = Duration::from_millis(100);
 /// What the way to the leader and back may take beyond the leader's own time.
 const FORWARD_MARGIN: Duration = Duration::from_millis(100);
 
@@ -184,16 +187,29 @@ impl Inner {
         self.counters.proposals_forwarded.fetch_add(1, Ordering::Relaxed);
         let request =
             Request::Propose { payload: payload.into(), timeout_ms: clock::millis(timeout) };
-        match self
-            .links
-            .get(leader, addr, Channel::App)
-            .request(&request, timeout + FORWARD_MARGIN)
-            .await
-        {
+        let link = self.links.get(leader, addr, Channel::App);
+        // A leader that is paused or cut off answers nothing, and its connection lives on for a while. Once another one
+        // leads, nobody needs to wait for that.
+        let (term, mut leadership) = (self.leadership_now().term, self.leadership.subscribe());
+        let replaced = async {
+            let by_another =
+                |now: &Leadership| now.term > term && now.leader.is_some_and(|id| id != leader);
+            let _ = leadership.wait_for(by_another).await;
+            tokio::time::sleep(LATE_ANSWER).await;
+        };
+        let answer = tokio::select! {
+            biased;
+            answer = link.request(&request, timeout + FORWARD_MARGIN) => answer,
+            () = replaced => Err(LinkError::Timeout),
+        };
+        match answer {
             Ok(Response::Proposed { index, term, reply }) => {
                 Ok(Proposed { index, term, reply: reply.into() })
             }
             Ok(Response::ProposeRefused(refusal)) => Err(refusal_from_dto(refusal)),
+            Ok(Response::NotMember(reason) | Response::Removed(reason)) => {
+                Err(ProposeError::Refused(reason))
+            }
             Ok(Response::Busy) | Err(LinkError::Busy) => Err(ProposeError::Overloaded),
             Err(LinkError::Unreachable(_)) => Err(ProposeError::NoLeader),
             Ok(_) | Err(LinkError::Lost(_) | LinkError::Timeout) => {
@@ -213,6 +229,7 @@ pub(crate) fn refusal_to_dto(error: ProposeError) -> ProposeRefusalDto {
         }
         ProposeError::OutcomeUnknown => ProposeRefusalDto::OutcomeUnknown,
         ProposeError::Storage(reason) => ProposeRefusalDto::Storage(reason),
+        ProposeError::Refused(reason) => ProposeRefusalDto::Refused(reason),
         ProposeError::ShuttingDown => ProposeRefusalDto::ShuttingDown,
     }
 }
@@ -229,5 +246,6 @@ fn refusal_from_dto(refusal: ProposeRefusalDto) -> ProposeError {
             ProposeError::TooLarge { len: len as usize, max: max as usize }
         }
         ProposeRefusalDto::OutcomeUnknown => ProposeError::OutcomeUnknown,
+        ProposeRefusalDto::Refused(reason) => ProposeError::Refused(reason),
     }
 }

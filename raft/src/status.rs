@@ -1,6 +1,7 @@
 //! What a node knows about itself and its peers, gathered when asked.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use openraft::ServerState;
 
@@ -9,6 +10,9 @@ use crate::config::{Member, NodeId};
 use crate::consensus::Metrics;
 use crate::leadership::quorum_ack_age;
 use crate::node::{Inner, RaftNode};
+
+/// A member that was not heard for so long counts as out of reach.
+const SILENCE_MAX: Duration = Duration::from_secs(2);
 
 /// Who leads, as far as this node can tell.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -50,6 +54,9 @@ pub struct MemberStatus {
     pub matched_index: Option<u64>,
     /// Whether the connection for heartbeats to it stands (always for this node itself).
     pub connected: bool,
+    /// Whether it was heard within the last two seconds; `None` where this node can't tell: a follower hears the
+    /// leader alone.
+    pub reachable: Option<bool>,
     /// The version of the command language that it speaks, once it was met.
     pub app_version: Option<u32>,
     /// How long ago anything was heard from it.
@@ -206,7 +213,7 @@ impl Inner {
             stalled: self.is_stalled(),
             owed_index: self.owed_index(),
             failure: self.health.failure().map(str::to_owned),
-            members: self.members(metrics),
+            members: self.members(metrics, leadership),
             counters: self.counters_now(),
         })
     }
@@ -224,7 +231,20 @@ impl Inner {
         }
     }
 
-    fn members(&self, metrics: &Metrics) -> Vec<MemberStatus> {
+    /// Whether a member is there. A leader hears everyone, and who has no leader asks everyone.
+    fn reachable(&self, id: NodeId, leadership: Leadership) -> Option<bool> {
+        let heard = self.links.context.contacts.get(id).map(|contact| contact.heard);
+        if id == self.config.node_id || heard.is_some_and(|at| clock::since(at) < SILENCE_MAX) {
+            return Some(true);
+        }
+        let hears_all = match leadership.leader {
+            None => self.pinged.load(Ordering::Acquire),
+            Some(leader) => leadership.is_leader || leader == id,
+        };
+        hears_all.then_some(false)
+    }
+
+    fn members(&self, metrics: &Metrics, leadership: Leadership) -> Vec<MemberStatus> {
         let voters: Vec<NodeId> = metrics.membership_config.voter_ids().collect();
         let me = self.config.node_id;
         let member = |(id, member): (&NodeId, &Member)| {
@@ -240,6 +260,7 @@ impl Inner {
                 voter: voters.contains(id),
                 matched_index: if *id == me { metrics.last_log_index } else { matched },
                 connected: *id == me || self.links.is_connected(*id),
+                reachable: self.reachable(*id, leadership),
                 app_version: if *id == me {
                     Some(self.config.app_version)
                 } else {

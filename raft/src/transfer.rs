@@ -16,6 +16,8 @@ use crate::error::AdminError;
 use crate::membership;
 use crate::node::Inner;
 
+/// How long a node that is to lead may take to be connected: longer than the pause between two attempts.
+const CONNECT_PATIENCE: Duration = Duration::from_millis(1_000);
 /// How often progress is looked at while waiting.
 const POLL: Duration = Duration::from_millis(10);
 
@@ -25,7 +27,7 @@ pub(crate) fn best_successor(inner: &Inner) -> Option<NodeId> {
         let voters = metrics.membership_config.voter_ids().filter(|id| *id != inner.config.node_id);
         voters
             .filter(|id| inner.links.is_connected(*id))
-            .min_by_key(|id| membership::lag(metrics, *id))
+            .min_by_key(|id| membership::lag(metrics, *id).unwrap_or(u64::MAX))
     })
 }
 
@@ -61,6 +63,17 @@ pub(crate) async fn hand_over_to_stop(inner: &Inner, patience: Duration) -> Resu
     if relieved(inner, patience).await { Ok(()) } else { Err(AdminError::Timeout) }
 }
 
+/// Whether the connection for heartbeats to a node is open, or opens now: a node that has just started again is
+/// connected at the next attempt.
+async fn is_connected_soon(inner: &Inner, id: NodeId) -> bool {
+    let connected = async {
+        while !inner.links.is_connected(id) {
+            tokio::time::sleep(POLL).await;
+        }
+    };
+    tokio::time::timeout(CONNECT_PATIENCE, connected).await.is_ok()
+}
+
 async fn begin(inner: &Inner, to: Option<NodeId>) -> Result<NodeId, AdminError> {
     let is_voter = |id: NodeId| {
         inner.with_metrics(|metrics| metrics.membership_config.voter_ids().any(|voter| voter == id))
@@ -69,7 +82,7 @@ async fn begin(inner: &Inner, to: Option<NodeId>) -> Result<NodeId, AdminError> 
         Some(id) if !is_voter(id) => {
             return Err(AdminError::Refused(format!("node {id} is no voter")));
         }
-        Some(id) if !inner.links.is_connected(id) => {
+        Some(id) if !is_connected_soon(inner, id).await => {
             return Err(AdminError::Refused(format!("node {id} is not connected")));
         }
         Some(id) => id,

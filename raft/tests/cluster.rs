@@ -61,6 +61,24 @@ async fn a_killed_leader_is_replaced_and_nothing_acknowledged_is_lost() {
     assert_eq!(cluster.journal(1), acknowledged);
 }
 
+/// Its own log names neither the new leader nor the removal: it asks the members that it knows.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_voter_that_slept_while_the_members_changed_follows_a_leader_that_it_never_met() {
+    let mut cluster = Cluster::start(EngineKind::Wal, 3, |_| {}).await;
+    let leader = cluster.leader().await;
+    let asleep = cluster.follower().await;
+    cluster.kill(asleep).await;
+    cluster.members.insert(4, support::member(4));
+    cluster.start_node(4).await;
+    cluster.node(leader).add_learner(4, cluster.members[&4].clone()).await.unwrap();
+    cluster.node(leader).promote(4, false).await.unwrap();
+    cluster.node(leader).transfer_leadership(Some(4)).await.unwrap();
+    cluster.propose(4, "led by the new one").await;
+    cluster.start_node(asleep).await;
+    cluster.converged().await;
+    assert_eq!(cluster.node(asleep).leadership().leader, Some(4));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restarted_follower_does_not_raise_the_term() {
     let mut cluster = Cluster::start(EngineKind::Sled, 3, |_| {}).await;
@@ -101,6 +119,14 @@ async fn without_a_majority_writes_end_in_time_and_strong_reads_are_refused() {
     assert_eq!(node.propose("refused".into(), allowed).await, Err(ProposeError::NoLeader));
     assert_eq!(node.read_index(ReadLevel::Leader, allowed).await, Err(ReadError::NoLeader));
     assert_eq!(node.leadership().leader, None);
+    // Who has no leader asks every member, and knows who is there.
+    eventually("the others to count as lost", || {
+        let members = node.status().members;
+        let lost = members.iter().filter(|member| member.reachable == Some(false)).count();
+        let there = members.iter().filter(|member| member.reachable == Some(true)).count();
+        (lost == 2 && there == 1).then_some(())
+    })
+    .await;
     // Alone it asks for votes in vain, without raising the term.
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert_eq!(node.leadership().term, term);

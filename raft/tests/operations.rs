@@ -8,7 +8,7 @@ mod support;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use maxine_raft::{AdminError, EngineKind, ReadLevel, Role, StartError, offline};
+use maxine_raft::{AdminError, EngineKind, Exclusion, ReadLevel, Role, StartError, offline};
 use support::{Cluster, TIMEOUT, eventually, member, role};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -35,10 +35,10 @@ async fn a_node_joins_by_snapshot_is_promoted_and_another_removed() {
         "it got the log from the start, not a snapshot"
     );
     assert_eq!(role(cluster.node(4)), Role::Learner);
-    cluster.node(follower).promote(4).await.unwrap();
+    cluster.node(follower).promote(4, false).await.unwrap();
     eventually("node 4 to vote", || (role(cluster.node(4)) == Role::Follower).then_some(())).await;
     let removed = (1..=3).find(|id| *id != leader && *id != follower).unwrap();
-    cluster.node(follower).remove(removed).await.unwrap();
+    cluster.node(follower).remove(removed, false).await.unwrap();
     cluster.kill(removed).await;
     // A founder that is started again still names the first members.
     let founders = (1..=3).map(|id| (id, cluster.members[&id].clone())).collect();
@@ -53,7 +53,7 @@ async fn a_node_joins_by_snapshot_is_promoted_and_another_removed() {
 async fn a_leader_that_is_removed_hands_over_first() {
     let cluster = Cluster::start(EngineKind::Redb, 3, |_| {}).await;
     let leader = cluster.leader().await;
-    cluster.node(leader).remove(leader).await.unwrap();
+    cluster.node(leader).remove(leader, false).await.unwrap();
     let rest = (1..=3).find(|id| *id != leader).unwrap();
     cluster.propose(rest, "after").await;
     assert_eq!(cluster.node(rest).status().members.len(), 2);
@@ -64,10 +64,10 @@ async fn senseless_changes_are_refused_with_the_reason() {
     let cluster = Cluster::start(EngineKind::Redb, 1, |_| {}).await;
     let node = cluster.node(1);
     assert!(
-        matches!(node.remove(1).await, Err(AdminError::Refused(reason)) if reason.contains("last voter"))
+        matches!(node.remove(1, false).await, Err(AdminError::Refused(reason)) if reason.contains("last voter"))
     );
     assert!(
-        matches!(node.promote(7).await, Err(AdminError::Refused(reason)) if reason.contains("learner"))
+        matches!(node.promote(7, false).await, Err(AdminError::Refused(reason)) if reason.contains("learner"))
     );
     assert!(matches!(node.transfer_leadership(Some(7)).await, Err(AdminError::Refused(_))));
     assert!(matches!(
@@ -75,6 +75,129 @@ async fn senseless_changes_are_refused_with_the_reason() {
         Err(AdminError::Refused(_))
     ));
     node.bootstrap(cluster.members.clone()).await.unwrap();
+}
+
+fn is_refused(result: Result<(), AdminError>, with: &str) -> bool {
+    match result {
+        Err(AdminError::Refused(reason)) => {
+            assert!(reason.contains(with), "{reason}");
+            true
+        }
+        other => panic!("not refused: {other:?}"),
+    }
+}
+
+fn voters_of(cluster: &Cluster, node: u64) -> Vec<u64> {
+    let members = cluster.node(node).status().members;
+    members.iter().filter(|member| member.voter).map(|member| member.id).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vote_is_given_only_to_a_node_that_was_reached_and_has_the_log() {
+    let mut cluster =
+        Cluster::start(EngineKind::Wal, 3, |config| config.request_timeout_ms = 1_500).await;
+    let leader = cluster.leader().await;
+    // Nobody listens there.
+    cluster.members.insert(4, member(4));
+    let absent = cluster.members[&4].clone();
+    cluster.node(leader).add_learner(4, absent).await.unwrap();
+    assert!(is_refused(cluster.node(leader).promote(4, false).await, "was not reached"));
+    assert_eq!(voters_of(&cluster, leader), [1, 2, 3]);
+    // So the loss of one founder costs no majority.
+    let lost = cluster.follower().await;
+    cluster.kill(lost).await;
+    cluster.propose(leader, "goes on").await;
+    cluster.start_node(lost).await;
+    cluster.start_node(4).await;
+    cluster.node(leader).promote(4, false).await.unwrap();
+    assert_eq!(voters_of(&cluster, leader), [1, 2, 3, 4]);
+    cluster.converged().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_that_leaves_no_majority_is_refused_unless_it_is_forced() {
+    let mut cluster = Cluster::start(EngineKind::Wal, 3, |_| {}).await;
+    let leader = cluster.leader().await;
+    let lost = cluster.follower().await;
+    let other = (1..=3).find(|id| *id != leader && *id != lost).unwrap();
+    cluster.kill(lost).await;
+    let refusal = "2 of 2 voters are needed and 1 is reachable";
+    assert!(is_refused(cluster.node(leader).remove(other, false).await, refusal));
+    assert_eq!(voters_of(&cluster, leader), [1, 2, 3]);
+    assert!(cluster.node(leader).leadership().is_leader, "a refused change moves no leadership");
+    // The lost one may go. A learner that is not there gets a vote only by force.
+    cluster.node(leader).remove(lost, false).await.unwrap();
+    cluster.node(leader).add_learner(4, member(4)).await.unwrap();
+    cluster.node(leader).promote(4, true).await.unwrap();
+    assert!(voters_of(&cluster, leader).contains(&4));
+}
+
+/// A founder that starts when another has founded the cluster already; it knows its own name, the other did not.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_late_founder_is_let_in_and_has_one_name_everywhere() {
+    let mut cluster =
+        Cluster::prepare(EngineKind::Wal, 3, |config| config.name = format!("n{}", config.node_id));
+    for id in 1..=3 {
+        cluster.start_node(id).await;
+    }
+    cluster.node(1).bootstrap(cluster.members.clone()).await.unwrap();
+    eventually("the founding entry", || {
+        (!cluster.node(2).status().members.is_empty()).then_some(())
+    })
+    .await;
+    let mut own = cluster.members.clone();
+    own.get_mut(&2).unwrap().name = "n2".to_owned();
+    cluster.node(2).bootstrap(own.clone()).await.unwrap();
+    eventually("one name for each node", || {
+        let names = |id| -> Vec<String> {
+            cluster.node(id).status().members.into_iter().map(|member| member.member.name).collect()
+        };
+        (1..=3).all(|id| names(id) == ["n1", "n2", "n3"]).then_some(())
+    })
+    .await;
+    let mut elsewhere = Cluster::prepare(EngineKind::Wal, 2, |_| {});
+    elsewhere.start_node(1).await;
+    elsewhere.start_node(2).await;
+    elsewhere.node(1).bootstrap(elsewhere.members.clone()).await.unwrap();
+    eventually("the founding entry", || {
+        (!elsewhere.node(2).status().members.is_empty()).then_some(())
+    })
+    .await;
+    let others = elsewhere.node(2).bootstrap(own).await;
+    assert!(is_refused(others, "other members"), "three founders at other addresses");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removed_node_learns_of_it_and_knows_it_after_a_restart() {
+    let mut cluster = Cluster::start(EngineKind::Wal, 3, |_| {}).await;
+    let leader = cluster.leader().await;
+    cluster.members.insert(4, member(4));
+    cluster.start_node(4).await;
+    cluster.node(leader).add_learner(4, cluster.members[&4].clone()).await.unwrap();
+    cluster.converged().await;
+    let removed = cluster.follower().await;
+    // A learner stands for no election, a voter does.
+    for id in [4, removed] {
+        assert_eq!(cluster.node(id).exclusion(), None);
+        cluster.node(leader).remove(id, false).await.unwrap();
+        let excluded =
+            eventually("it to learn of its removal", || cluster.node(id).exclusion()).await;
+        assert!(
+            matches!(&excluded, Exclusion::Removed(reason) if reason.contains("was removed")),
+            "{excluded:?}"
+        );
+    }
+    for id in [4, removed] {
+        cluster.kill(id).await;
+    }
+    cluster.propose(leader, "goes on").await;
+    // It needs nobody to tell it again.
+    let alone = cluster.nodes.keys().copied().collect::<Vec<_>>();
+    for id in alone {
+        cluster.kill(id).await;
+    }
+    cluster.start_node(removed).await;
+    assert!(matches!(cluster.node(removed).exclusion(), Some(Exclusion::Removed(_))));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -169,6 +292,20 @@ async fn a_backup_becomes_a_new_cluster_that_the_old_one_cannot_join() {
     let status = restored.node(restored.leader().await).status();
     let stranger = status.members.iter().find(|member| member.id == 9).unwrap();
     assert!(!stranger.connected && stranger.matched_index.is_none());
+    assert!(is_refused(restored.node(1).promote(9, false).await, "was not reached"));
+
+    // A founder whose directory was emptied has no part in the restored history, and knows it.
+    restored.node(1).remove(9, false).await.unwrap();
+    let emptied = restored.follower().await;
+    restored.kill(emptied).await;
+    std::fs::remove_dir_all(restored.config(emptied).data_dir).unwrap();
+    restored.start_node(emptied).await;
+    let founders = (1..=3).map(|id| (id, restored.members[&id].clone())).collect();
+    restored.node(emptied).bootstrap(founders).await.unwrap();
+    let excluded =
+        eventually("it to learn that it is left out", || restored.node(emptied).exclusion()).await;
+    assert!(matches!(excluded, Exclusion::OtherHistory(_)), "{excluded:?}");
+    restored.kill(emptied).await;
 
     let again = offline::restore(
         &file,
@@ -218,7 +355,7 @@ async fn the_id_of_a_removed_node_is_never_given_out_again() {
     let mut cluster = Cluster::start(EngineKind::Redb, 3, |_| {}).await;
     let removed = cluster.follower().await;
     let via = *cluster.nodes.keys().find(|id| **id != removed).unwrap();
-    cluster.node(via).remove(removed).await.unwrap();
+    cluster.node(via).remove(removed, false).await.unwrap();
     cluster.kill(removed).await;
     cluster.members.remove(&removed);
     let refused = |result: Result<(), AdminError>| matches!(result, Err(AdminError::Refused(reason)) if reason.contains("used before"));
@@ -228,7 +365,7 @@ async fn the_id_of_a_removed_node_is_never_given_out_again() {
     cluster.start_node(4).await;
     cluster.node(via).snapshot().await.unwrap();
     cluster.node(via).add_learner(4, cluster.members[&4].clone()).await.unwrap();
-    cluster.node(via).promote(4).await.unwrap();
+    cluster.node(via).promote(4, false).await.unwrap();
     cluster.converged().await;
     cluster.node(4).snapshot().await.unwrap();
     cluster.kill(4).await;

@@ -16,7 +16,13 @@ fn a_paused_leader_is_replaced_and_does_not_write_when_it_wakes() {
     let term = cluster.node(old).status().term;
     let others = cluster.others(old);
     cluster.node(old).signal("STOP");
+    // Passed on to a leader that will not answer: it ends when another one leads, not when the connection is given up.
+    let passed_on = cluster.node(others[0]).send("propose passed-on");
     let new = cluster.leader_among(&others);
+    let replaced = Instant::now();
+    let unknown = passed_on.wait().unwrap_err();
+    assert!(unknown.contains("OutcomeUnknown"), "{unknown}");
+    assert!(replaced.elapsed() < Duration::from_secs(1), "it waited for {:?}", replaced.elapsed());
     cluster.node(new).ask("propose while-paused").unwrap();
     // Asked while it sleeps, so that this is the first thing that it finds when it wakes.
     let status = cluster.node(old).send("status");

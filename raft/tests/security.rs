@@ -100,57 +100,110 @@ async fn another_cluster_and_plain_tcp_are_refused() {
 /// claims to be another node.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_valid_certificate_under_a_false_name_is_refused_by_the_server() {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let cluster = tls_cluster().await;
+    let answers = [claim(&cluster, 4, 4).await.1, claim(&cluster, 4, 2).await.1];
+    assert_eq!(answers, [0, 1], "variant 0 accepts, variant 1 refuses");
+}
+
+/// A connection to node 1 over mutual TLS with the certificate of `certified`, greeted as `node_id`; the second part is
+/// the variant of the welcome: 0 accepts, 1 refuses, 2 says that the node was removed.
+async fn claim(
+    cluster: &Cluster,
+    certified: u64,
+    node_id: u8,
+) -> (tokio_rustls::client::TlsStream<tokio::net::TcpStream>, u8) {
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject};
     let pki = cluster.tls.as_ref().unwrap();
-    let PeerTls::Mutual { ca_pem, cert_pem, key_pem } = pki.tls_of(4).unwrap() else {
+    let PeerTls::Mutual { ca_pem, cert_pem, key_pem } = pki.tls_of(certified).unwrap() else {
         unreachable!("the authority issues mutual TLS")
     };
-    let answers = [
-        claim(&cluster, &ca_pem, &cert_pem, &key_pem, 4).await,
-        claim(&cluster, &ca_pem, &cert_pem, &key_pem, 2).await,
-    ];
-    assert_eq!(answers, [0, 1], "variant 0 accepts, variant 1 refuses");
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(ca_pem).unwrap()).unwrap();
+    let config = rustls::ClientConfig::builder_with_provider(std::sync::Arc::new(
+        rustls::crypto::ring::default_provider(),
+    ))
+    .with_safe_default_protocol_versions()
+    .unwrap()
+    .with_root_certificates(roots)
+    .with_client_auth_cert(
+        vec![CertificateDer::from_pem_file(cert_pem).unwrap()],
+        PrivateKeyDer::from_pem_file(key_pem).unwrap(),
+    )
+    .unwrap();
+    let tcp = tokio::net::TcpStream::connect(&cluster.members[&1].peer_addr).await.unwrap();
+    let connector = tokio_rustls::TlsConnector::from(std::sync::Arc::new(config));
+    let mut stream =
+        connector.connect(ServerName::try_from("node-1.test.maxine").unwrap(), tcp).await.unwrap();
+    // Hello: cluster "test", lineage 0, who we claim to be, target 1, channel app, version 1, protocols 2 to 2.
+    let mut hello = vec![b'M', b'X', 1, 5, 0, 4];
+    hello.extend_from_slice(b"test");
+    hello.extend_from_slice(&[0, node_id, 1, 3, 1, 2, 2]);
+    let answer = exchange(&mut stream, &hello).await;
+    (stream, answer[4])
+}
 
-    async fn claim(
-        cluster: &Cluster,
-        ca: &std::path::Path,
-        cert: &std::path::Path,
-        key: &std::path::Path,
-        node_id: u8,
-    ) -> u8 {
-        use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject};
-        let mut roots = rustls::RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_file(ca).unwrap()).unwrap();
-        let config = rustls::ClientConfig::builder_with_provider(std::sync::Arc::new(
-            rustls::crypto::ring::default_provider(),
-        ))
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_client_auth_cert(
-            vec![CertificateDer::from_pem_file(cert).unwrap()],
-            PrivateKeyDer::from_pem_file(key).unwrap(),
-        )
-        .unwrap();
-        let tcp = tokio::net::TcpStream::connect(&cluster.members[&1].peer_addr).await.unwrap();
-        let connector = tokio_rustls::TlsConnector::from(std::sync::Arc::new(config));
-        let mut stream = connector
-            .connect(ServerName::try_from("node-1.test.maxine").unwrap(), tcp)
-            .await
-            .unwrap();
-        // Hello: cluster "test", lineage 0, who we claim to be, target 1, channel app, version 1, protocols 2 to 2.
-        let mut body = vec![b'M', b'X', 1, 5, 0, 4];
-        body.extend_from_slice(b"test");
-        body.extend_from_slice(&[0, node_id, 1, 3, 1, 2, 2]);
-        let mut frame = (8 + body.len() as u32).to_be_bytes().to_vec();
-        frame.extend_from_slice(&[0; 8]);
-        frame.extend_from_slice(&body);
-        stream.write_all(&frame).await.unwrap();
-        let mut answer = [0; 17];
-        tokio::time::timeout(TIMEOUT, stream.read_exact(&mut answer)).await.unwrap().unwrap();
-        answer[16]
+/// Sends one envelope and returns the one that answers it.
+async fn exchange(
+    stream: &mut tokio_rustls::client::TlsStream<tokio::net::TcpStream>,
+    envelope: &[u8],
+) -> Vec<u8> {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut frame = (8 + envelope.len() as u32).to_be_bytes().to_vec();
+    frame.extend_from_slice(&[0; 8]);
+    frame.extend_from_slice(envelope);
+    stream.write_all(&frame).await.unwrap();
+    let answering = async {
+        let len = stream.read_u32().await.unwrap();
+        let mut answer = vec![0; len as usize];
+        stream.read_exact(&mut answer).await.unwrap();
+        answer.split_off(8)
+    };
+    tokio::time::timeout(TIMEOUT, answering).await.unwrap()
+}
+
+/// The answers, by their variants in an envelope of kind 8.
+const FAILED: u8 = 18;
+const NOT_MEMBER: u8 = 21;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certified_node_that_is_no_member_can_do_nothing() {
+    let mut cluster = tls_cluster().await;
+    cluster.node(1).transfer_leadership(Some(1)).await.unwrap();
+    assert_eq!(cluster.leader().await, 1);
+    let term = cluster.node(1).leadership().term;
+    // The authority of the cluster made a certificate for node 4, which was never added.
+    let (mut stranger, welcome) = claim(&cluster, 4, 4).await;
+    assert_eq!(welcome, 0, "the certificate is good");
+    let request = |variant: u8, body: &[u8]| [b"MX\x01\x07", &[variant][..], body].concat();
+    for (what, bytes) in [
+        ("propose", request(9, &[1, b'x', 100])),
+        ("read", request(10, &[1, 100])),
+        ("send a message", request(11, &[1, b'x'])),
+        ("remove node 3", request(12, &[2, 3, 1, 100])),
+        ("learn how far the log is committed", request(13, &[])),
+        ("read the membership", request(15, &[])),
+    ] {
+        let answer = exchange(&mut stranger, &bytes).await;
+        assert_eq!(answer[..5], [b'M', b'X', 1, 8, NOT_MEMBER], "it could {what}");
     }
+    // A vote in term 200 with the mark of a transfer, which asks for no patience, and a heartbeat in that term.
+    for (what, bytes) in [
+        ("get a vote", request(3, &[200, 4, 0, 0, 1])),
+        ("lead", request(2, &[200, 4, 1, 0, 0, 0])),
+    ] {
+        let answer = exchange(&mut stranger, &bytes).await;
+        assert_eq!(answer[..5], [b'M', b'X', 1, 8, FAILED], "it could {what}");
+    }
+    cluster.propose(1, "goes on").await;
+    cluster.converged().await;
+    assert_eq!(cluster.journal(1), ["goes on"]);
+    assert_eq!(cluster.node(1).leadership().term, term);
+    assert_eq!(cluster.node(1).status().members.len(), 3);
+
+    cluster.node(1).remove(3, false).await.unwrap();
+    cluster.kill(3).await;
+    let (_, welcome) = claim(&cluster, 3, 3).await;
+    assert_eq!(welcome, 2, "a removed node is turned away");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -45,13 +45,14 @@ pub async fn status(store: &dyn ControlStore) -> Option<ClusterStatus> {
         && let Ok(answer) = call_leader(store, PeerKind::Members, &[], CALL_TIMEOUT).await
         && let Ok(heard) = serde_json::from_slice::<Vec<MemberView>>(&answer)
     {
-        fill(&mut status, &heard);
+        status = filled(status, &heard);
     }
     Some(status)
 }
 
-fn fill(status: &mut ClusterStatus, heard: &[MemberView]) {
-    for member in &mut status.members {
+fn filled(mut status: ClusterStatus, heard: &[MemberView]) -> ClusterStatus {
+    let mut members = std::mem::take(&mut status.members);
+    for member in &mut members {
         let Some(heard) = heard.iter().find(|heard| heard.id == member.id) else { continue };
         // What this node knows itself stands.
         member.reachable = member.reachable.or(heard.reachable);
@@ -59,7 +60,7 @@ fn fill(status: &mut ClusterStatus, heard: &[MemberView]) {
         member.last_contact_ms = member.last_contact_ms.or(heard.last_contact_ms);
         member.command_version = member.command_version.or(heard.command_version);
     }
-    status.failures_tolerated = ClusterStatus::tolerance(&status.members);
+    status.with_members(members)
 }
 
 #[cfg(test)]
@@ -82,12 +83,29 @@ mod tests {
     }
 
     #[test]
-    fn a_follower_that_asks_the_leader_does_not_count_a_dead_voter_as_up() {
+    fn a_voter_of_which_nothing_is_known_counts_as_lost() {
+        let of = |reachable: &[Option<bool>]| {
+            let each =
+                reachable.iter().enumerate().map(|(at, known)| member(at as u64 + 1, *known));
+            ClusterStatus::default().with_members(each.collect())
+        };
+        let alone = of(&[Some(true), None, Some(false)]);
+        assert_eq!((alone.majority, alone.reachable_voters, alone.failures_tolerated), (2, 1, 0));
+        assert!(alone.lacks_majority());
+        let led = of(&[Some(true), Some(true), None]);
+        assert_eq!((led.reachable_voters, led.failures_tolerated), (2, 0));
+        assert!(!led.lacks_majority());
+        // A follower that asks the leader counts what the leader hears.
+        let filled = filled(led, &of(&[None, None, Some(true)]).members);
+        assert_eq!(filled.members[2].reachable, Some(true));
+        assert_eq!(filled.failures_tolerated, 1);
+        let dead = filled_with_dead();
+        assert_eq!((dead.members[2].reachable, dead.failures_tolerated), (Some(false), 0));
+    }
+
+    fn filled_with_dead() -> ClusterStatus {
         let members = vec![member(1, Some(true)), member(2, Some(true)), member(3, None)];
-        assert_eq!(ClusterStatus::tolerance(&members), 1, "nothing is known of the third");
-        let mut status = ClusterStatus { members, ..ClusterStatus::default() };
-        fill(&mut status, &[member(1, Some(true)), member(2, Some(true)), member(3, Some(false))]);
-        assert_eq!(status.members[2].reachable, Some(false));
-        assert_eq!(status.failures_tolerated, 0);
+        let status = ClusterStatus::default().with_members(members);
+        filled(status, &[member(3, Some(false))])
     }
 }

@@ -457,6 +457,11 @@ impl From<AdminError> for Problem {
             AdminError::Unavailable(_) => {
                 Self::new(ProblemKind::Unavailable, error.to_string()).with_retry_after_s(1)
             }
+            AdminError::OutcomeUnknown(_) => {
+                let mut problem = Self::new(ProblemKind::OutcomeUnknown, error.to_string());
+                problem.action = "Look at GET /api/v1/cluster/status before repeating it.";
+                problem.with_retry_after_s(5)
+            }
         }
     }
 }

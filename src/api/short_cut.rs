@@ -204,6 +204,9 @@ impl ShortCut {
         date: &mut Date,
         out: &mut Vec<u8>,
     ) -> Option<usize> {
+        if self.state.store().exclusion().is_some() {
+            return None;
+        }
         let mut fields = [MaybeUninit::uninit(); FIELDS_MAX];
         let mut head = httparse::Request::new(&mut []);
         let parsed = head.parse_with_uninit_headers(bytes, &mut fields);

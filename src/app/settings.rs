@@ -165,7 +165,7 @@ fn named(path: &std::path::Path) -> Option<PathBuf> {
 }
 
 /// The log of local and shared-file mode: beside the file that a Node.js Maxine kept its state in.
-fn log_path(config: &NodeConfig) -> PathBuf {
+pub(super) fn log_path(config: &NodeConfig) -> PathBuf {
     let file = &config.state.file;
     let mut path = if file.as_os_str().is_empty() {
         config.data_dir.join("registry-state.json").into_os_string()

@@ -88,6 +88,9 @@ pub enum ProposeError {
     /// The store failed; the node stops.
     #[error("storage failed: {0}")]
     Storage(String),
+    /// Nothing was written: the leader takes no such write from this node. A retry does not help.
+    #[error("the leader refused it: {0}")]
+    Refused(String),
     /// Nothing was written: the node is stopping. A retry through another node is safe.
     #[error("the node is stopping")]
     ShuttingDown,
@@ -183,6 +186,12 @@ pub trait ControlStore: Send + Sync + 'static {
     /// The position in the log up to which this node lacks what it had acknowledged, because it was given an
     /// older copy of its data directory; it is being filled. `None` where it has everything, or can't tell.
     fn lacks_acknowledged(&self) -> Option<u64> {
+        None
+    }
+
+    /// Why this node does not belong to its cluster any more, so that what it has must not be served: it was removed,
+    /// or the others have another history. `None` where it belongs, or can't tell.
+    fn exclusion(&self) -> Option<String> {
         None
     }
 
@@ -282,21 +291,32 @@ pub struct ClusterStatus {
     pub disk_stalled: bool,
     /// The size of the log on disk, in bytes.
     pub log_disk_bytes: u64,
-    /// How many more voters may be lost before writes stop; voters whose state is unknown count as
-    /// up.
+    /// How many voters must be reachable for writes to go on.
+    pub majority: usize,
+    /// How many voters are known to be reachable, by this node or by the leader, this node included.
+    pub reachable_voters: usize,
+    /// How many more voters may be lost before writes stop. A voter of which nothing is known counts as lost.
     pub failures_tolerated: usize,
     /// The members.
     pub members: Vec<MemberView>,
 }
 
 impl ClusterStatus {
-    /// How many more voters may be lost before writes stop, where each of which nothing is known
-    /// counts as up.
+    /// Takes the members, and counts the voters among them.
     #[must_use]
-    pub fn tolerance(members: &[MemberView]) -> usize {
+    pub fn with_members(mut self, members: Vec<MemberView>) -> Self {
         let voters = members.iter().filter(|member| member.voter);
-        let up = voters.clone().filter(|member| member.reachable != Some(false)).count();
-        up.saturating_sub(voters.count() / 2 + 1)
+        self.majority = voters.clone().count() / 2 + 1;
+        self.reachable_voters = voters.filter(|member| member.reachable == Some(true)).count();
+        self.failures_tolerated = self.reachable_voters.saturating_sub(self.majority);
+        self.members = members;
+        self
+    }
+
+    /// Whether too few voters are known to be reachable for writes to go on.
+    #[must_use]
+    pub fn lacks_majority(&self) -> bool {
+        self.reachable_voters < self.majority
     }
 }
 
@@ -306,9 +326,12 @@ pub enum AdminError {
     /// The request does not fit the cluster's state; the text says what to do.
     #[error("{0}")]
     Invalid(String),
-    /// No leader could do it in time; a retry is safe.
+    /// No leader could do it in time; nothing was changed, and a retry is safe.
     #[error("no leader did it in time: {0}")]
     Unavailable(String),
+    /// It may or may not take effect yet.
+    #[error("the outcome is not known: {0}")]
+    OutcomeUnknown(String),
 }
 
 /// Membership and backups.
@@ -324,10 +347,11 @@ pub trait ClusterAdmin: Send + Sync {
         peer_addr: String,
         http_addr: String,
     ) -> Result<(), AdminError>;
-    /// Gives a learner a vote.
-    async fn promote(&self, id: u64) -> Result<(), AdminError>;
-    /// Removes a member for good; its number must never be used again.
-    async fn remove(&self, id: u64) -> Result<(), AdminError>;
+    /// Gives a learner a vote, once it was reached and has caught up. With `force` it gets one at once.
+    async fn promote(&self, id: u64, force: bool) -> Result<(), AdminError>;
+    /// Removes a member for good; its number must never be used again. Refused where no majority of the others is
+    /// reachable, unless with `force`.
+    async fn remove(&self, id: u64, force: bool) -> Result<(), AdminError>;
     /// Hands leadership to a voter, or to the one that is furthest along.
     async fn transfer_leadership(&self, to: Option<u64>) -> Result<(), AdminError>;
     /// Writes a snapshot now, so that the log can be purged.

@@ -18,15 +18,13 @@ use super::{
 };
 use crate::config::NodeConfig;
 use crate::state::{
-    Applied, Batch, COMMAND_VERSION, ControlState, decode_applied, encode_applied, encode_batch,
+    Applied, Batch, COMMAND_VERSION, ControlState, decode_applied, decode_batch, encode_applied,
+    encode_batch,
 };
 use crate::view::View;
 
 /// How long a graceful stop may take.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// A leader that was not heard for so long counts as out of reach, in milliseconds.
-const SILENCE_MS: u64 = 2_000;
 
 /// The state machine as the log sees it: bytes in, bytes out.
 struct ReplicatedState(Machine);
@@ -71,6 +69,22 @@ impl raft::PeerHandler for Peers {
     fn handle(&self, _: raft::NodeId, body: Bytes) -> BoxFuture<'static, Result<Bytes, String>> {
         self.0.handle(body)
     }
+
+    /// A member may pass on what its callers ask for. It may not act as a part of Maxine itself, nor do what only the
+    /// leader may. The log says which node has passed it on.
+    fn admit(&self, from: raft::NodeId, payload: Bytes) -> Result<Bytes, String> {
+        let mut batch = decode_batch(&payload).map_err(|error| error.to_string())?;
+        if needs_lease(&batch) {
+            return Err(format!("node {from} may not do what only the leader may"));
+        }
+        if let Some(claimed) = batch.proposals.iter().find(|p| p.actor.is_system()) {
+            return Err(format!("node {from} may not act as {}", claimed.actor.user));
+        }
+        for proposal in &mut batch.proposals {
+            proposal.actor.passed_on_by(from);
+        }
+        encode_batch(&batch).map(Bytes::from).map_err(|error| error.to_string())
+    }
 }
 
 /// A node of a Raft cluster.
@@ -91,7 +105,7 @@ impl RaftStore {
         peers: Arc<dyn PeerHandler>,
     ) -> Result<Arc<Self>, String> {
         let app = Box::new(ReplicatedState(Machine::new(view)));
-        let raft_config = raft_config(config)?;
+        let raft_config = raft_config(config, http_addr)?;
         let node = raft::RaftNode::start(raft_config, app, Arc::new(Peers(Arc::clone(&peers))))
             .await
             .map_err(|error| error.to_string())?;
@@ -124,7 +138,7 @@ impl RaftStore {
     }
 }
 
-fn raft_config(config: &NodeConfig) -> Result<raft::Config, String> {
+fn raft_config(config: &NodeConfig, http_addr: &str) -> Result<raft::Config, String> {
     let settings = &config.raft;
     let dir = config.data_dir.join("raft");
     let mut raft_config =
@@ -143,6 +157,8 @@ fn raft_config(config: &NodeConfig) -> Result<raft::Config, String> {
         }
     };
     raft_config.app_version = COMMAND_VERSION;
+    raft_config.name = config.name();
+    raft_config.http_addr = http_addr.to_owned();
     raft_config.heartbeat_interval_ms = settings.heartbeat_interval_ms;
     raft_config.election_timeout_min_ms = settings.election_timeout_min_ms;
     raft_config.election_timeout_max_ms = settings.election_timeout_max_ms;
@@ -153,10 +169,11 @@ fn raft_config(config: &NodeConfig) -> Result<raft::Config, String> {
 
 fn first_members(config: &NodeConfig, http_addr: &str) -> BTreeMap<u64, raft::Member> {
     let each = |member: &crate::config::MemberSetting| {
-        let own = member.id == config.node_id && !config.instance_id.is_empty();
+        let own = member.id == config.node_id;
+        // What only another member knows of itself it says when it is met.
         let name = if own { config.name() } else { format!("node-{}", member.id) };
         let http_addr = match member.http_addr.as_str() {
-            "" => http_addr,
+            "" if own => http_addr,
             addr => addr,
         };
         let peer_addr = member.peer_addr.clone();
@@ -182,6 +199,7 @@ fn propose_error(error: raft::ProposeError) -> ProposeError {
         raft::ProposeError::TooLarge { len, max } => ProposeError::TooLarge { len, max },
         raft::ProposeError::OutcomeUnknown => ProposeError::OutcomeUnknown,
         raft::ProposeError::Storage(why) => ProposeError::Storage(why),
+        raft::ProposeError::Refused(why) => ProposeError::Refused(why),
         raft::ProposeError::ShuttingDown => ProposeError::ShuttingDown,
     }
 }
@@ -205,8 +223,8 @@ fn admin_error(error: raft::AdminError) -> AdminError {
     match error {
         raft::AdminError::NoLeader
         | raft::AdminError::NotLeader { .. }
-        | raft::AdminError::Timeout
         | raft::AdminError::ShuttingDown => AdminError::Unavailable(error.to_string()),
+        raft::AdminError::Timeout => AdminError::OutcomeUnknown(error.to_string()),
         raft::AdminError::Refused(_) | raft::AdminError::Io(_) => {
             AdminError::Invalid(error.to_string())
         }
@@ -260,6 +278,10 @@ impl ControlStore for RaftStore {
 
     fn lacks_acknowledged(&self) -> Option<u64> {
         self.node.owed_index()
+    }
+
+    fn exclusion(&self) -> Option<String> {
+        self.node.exclusion().map(|exclusion| exclusion.reason().to_owned())
     }
 
     async fn call_leader(&self, body: Bytes, timeout: Duration) -> Result<Bytes, CallError> {
@@ -316,15 +338,6 @@ struct RaftAdmin(raft::RaftNode);
 impl ClusterAdmin for RaftAdmin {
     fn status(&self) -> ClusterStatus {
         let status = self.0.status();
-        let leads = status.role == raft::Role::Leader;
-        let heard = status.last_leader_contact_age_ms.is_some_and(|age_ms| age_ms < SILENCE_MS);
-        // Only the leader hears everyone; a follower hears the leader and can say nothing of others.
-        let reachable = |member: &raft::MemberStatus| match () {
-            () if member.id == status.node_id => Some(true),
-            () if leads => Some(member.connected),
-            () if status.leader == Some(member.id) => Some(heard),
-            () => None,
-        };
         let each = |member: &raft::MemberStatus| MemberView {
             leader: status.leader == Some(member.id),
             id: member.id,
@@ -332,7 +345,7 @@ impl ClusterAdmin for RaftAdmin {
             peer_addr: member.member.peer_addr.clone(),
             http_addr: member.member.http_addr.clone(),
             voter: member.voter,
-            reachable: reachable(member),
+            reachable: member.reachable,
             matched_index: member.matched_index,
             last_contact_ms: member.last_contact_age_ms,
             command_version: member.app_version,
@@ -359,9 +372,9 @@ impl ClusterAdmin for RaftAdmin {
             last_sync_us: status.sync_last_us,
             disk_stalled: status.stalled,
             log_disk_bytes: status.log_disk_bytes,
-            failures_tolerated: ClusterStatus::tolerance(&members),
-            members,
+            ..ClusterStatus::default()
         }
+        .with_members(members)
     }
 
     async fn add_learner(
@@ -375,12 +388,12 @@ impl ClusterAdmin for RaftAdmin {
         self.0.add_learner(id, member).await.map_err(admin_error)
     }
 
-    async fn promote(&self, id: u64) -> Result<(), AdminError> {
-        self.0.promote(id).await.map_err(admin_error)
+    async fn promote(&self, id: u64, force: bool) -> Result<(), AdminError> {
+        self.0.promote(id, force).await.map_err(admin_error)
     }
 
-    async fn remove(&self, id: u64) -> Result<(), AdminError> {
-        self.0.remove(id).await.map_err(admin_error)
+    async fn remove(&self, id: u64, force: bool) -> Result<(), AdminError> {
+        self.0.remove(id, force).await.map_err(admin_error)
     }
 
     async fn transfer_leadership(&self, to: Option<u64>) -> Result<(), AdminError> {
@@ -400,5 +413,43 @@ impl ClusterAdmin for RaftAdmin {
         let info = self.0.backup(&mut file).await.map_err(admin_error)?;
         file.sync_all().await.map_err(io)?;
         Ok(BackupSummary { index: info.index, len_bytes: info.len_bytes })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::{Actor, Command, Name, Proposal, RequestId};
+    use raft::PeerHandler as _;
+
+    struct Silent;
+
+    impl PeerHandler for Silent {
+        fn handle(&self, _: Bytes) -> BoxFuture<'static, Result<Bytes, String>> {
+            Box::pin(std::future::ready(Ok(Bytes::new())))
+        }
+    }
+
+    fn payload(user: &str, command: Command) -> Bytes {
+        let actor = Actor { user: user.into(), address: "10.0.0.7".into(), trace_id: "t".into() };
+        let request_id = RequestId(1);
+        let proposal = Proposal { request_id, proposed_at_ms: 1, fence: None, actor, command };
+        encode_batch(&Batch { proposals: vec![proposal] }).unwrap().into()
+    }
+
+    #[test]
+    fn a_peer_passes_on_what_callers_ask_and_is_recorded_and_cannot_act_as_maxine_itself() {
+        let peers = Peers(Arc::new(Silent));
+        let harmless = || Command::Deregister { items: Vec::new() };
+        let admitted = peers.admit(2, payload("ada", harmless())).unwrap();
+        let batch = decode_batch(&admitted).unwrap();
+        assert_eq!(&*batch.proposals[0].actor.address, "10.0.0.7 via node 2");
+        assert_eq!(&*batch.proposals[0].actor.user, "ada");
+        let refused = peers.admit(2, payload("system:bootstrap", harmless())).unwrap_err();
+        assert!(refused.contains("may not act as system:bootstrap"), "{refused}");
+        let grant = Command::GrantLeadership { holder: Name::trusted("node-2") };
+        let refused = peers.admit(2, payload("ada", grant)).unwrap_err();
+        assert!(refused.contains("only the leader"), "{refused}");
+        assert!(peers.admit(2, Bytes::from_static(b"garbage")).is_err());
     }
 }

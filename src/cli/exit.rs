@@ -64,6 +64,9 @@ pub enum CliError {
         /// Each node that was tried and what it said.
         tried: Vec<(String, String)>,
     },
+    /// Not everyone who had to answer did.
+    #[error("{0}")]
+    Incomplete(String),
     /// A write went out and no answer came back.
     #[error("it is unknown whether the change was made:{}", list(.tried))]
     OutcomeUnknown {
@@ -88,7 +91,7 @@ impl CliError {
             Self::Failed(_) => FAILURE,
             Self::NotFound(_) => NOT_FOUND,
             Self::Problem(problem) => problem.exit_code(),
-            Self::Unavailable { .. } => UNAVAILABLE,
+            Self::Unavailable { .. } | Self::Incomplete(_) => UNAVAILABLE,
             Self::OutcomeUnknown { .. } => OUTCOME_UNKNOWN,
             Self::OutputClosed => OK,
         }

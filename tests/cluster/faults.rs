@@ -1,6 +1,10 @@
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
+use serde_json::Value;
 
 use crate::dev::{Dev, PATIENCE};
 
@@ -8,6 +12,7 @@ use crate::dev::{Dev, PATIENCE};
 async fn any_node_takes_a_write_and_every_node_resolves_it() {
     let dir = tempfile::tempdir().unwrap();
     let mut dev = Dev::start(dir.path(), &[]);
+    let leader = dev.leader().await;
     for node in 0..3 {
         let (status, body) = dev.register(node, "orders", &format!("i{node}")).await;
         assert_eq!(status, 200, "{body}");
@@ -22,6 +27,18 @@ async fn any_node_takes_a_write_and_every_node_resolves_it() {
             let answer = dev.client.get(url).send().await.unwrap();
             assert_eq!(answer.status(), 200, "elsewhere it passes the index that it was given");
         }
+    }
+    // The audit log says which node has passed a write on to the leader.
+    let token = dev.token().await;
+    let url = format!("{}/api/v1/audit?action=instance.register", dev.nodes[leader].http);
+    let answer = dev.client.get(url).bearer_auth(token).send().await.unwrap();
+    let records: Value = answer.json().await.unwrap();
+    for node in (0..3).filter(|node| *node != leader) {
+        let object = format!("default/orders/i{node}");
+        let mut records = records["items"].as_array().unwrap().iter();
+        let record = records.find(|record| record["object"] == *object).unwrap();
+        let want = format!("127.0.0.1 via node {}", dev.nodes[node].id);
+        assert_eq!(record["address"], *want, "{record}");
     }
     dev.assert_equal_digests().await;
 }
@@ -139,12 +156,53 @@ async fn heartbeats_through_a_follower_keep_an_instance_and_silence_ends_it() {
     assert_eq!(late.status(), 404, "a late heartbeat does not revive it");
 }
 
+/// Everything in a directory that other users may read or write, and how many entries were looked at.
+fn open_to_others(dir: &Path) -> (Vec<PathBuf>, usize) {
+    let (mut open, mut seen) = (Vec::new(), 0);
+    let mut left = vec![dir.to_owned()];
+    while let Some(path) = left.pop() {
+        // What is being replaced at this moment may be gone.
+        let Ok(metadata) = std::fs::symlink_metadata(&path) else { continue };
+        seen += 1;
+        if metadata.permissions().mode() & 0o077 != 0 {
+            open.push(path.clone());
+        }
+        if metadata.is_dir() {
+            left.extend(
+                std::fs::read_dir(&path).into_iter().flatten().flatten().map(|entry| entry.path()),
+            );
+        }
+    }
+    (open, seen)
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn mutual_tls_between_the_nodes_works_end_to_end() {
+async fn mutual_tls_works_and_nothing_that_is_stored_can_be_read_by_other_users() {
     let dir = tempfile::tempdir().unwrap();
     let mut dev = Dev::start(dir.path(), &["--tls"]);
     for node in 0..3 {
         assert_eq!(dev.register(node, "orders", &format!("i{node}")).await.0, 200);
     }
     dev.assert_equal_digests().await;
+    let token = dev.token().await;
+    let url = format!("{}/api/v1/cluster/snapshot", dev.nodes[0].http);
+    let answer = dev.client.post(url).bearer_auth(token).send().await.unwrap();
+    assert_eq!(answer.status(), 204);
+    let (open, seen) = open_to_others(dir.path());
+    assert!(open.is_empty() && seen > 30, "{seen} entries, open to others: {open:#?}");
+
+    // What an earlier version or a copy left open is narrowed at the next start.
+    dev.signal(0, Signal::SIGKILL);
+    let data = Path::new(&dev.nodes[0].data_dir);
+    let (identity, log) = (data.join("raft/identity"), data.join("raft"));
+    std::fs::set_permissions(&identity, Permissions::from_mode(0o644)).unwrap();
+    std::fs::set_permissions(&log, Permissions::from_mode(0o755)).unwrap();
+    // The process that was killed may not have been noticed yet when the first call comes.
+    while dev.ready(0).await.is_none() {
+        dev.restart_dead();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    dev.wait_ready(0).await;
+    let (open, _) = open_to_others(dir.path());
+    assert!(open.is_empty(), "{open:#?}");
 }

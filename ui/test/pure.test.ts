@@ -198,14 +198,19 @@ describe('reach', () => {
   it('is judged by the leader; a follower does not call others lost', () => {
     const seen = status(false, [member(1, { reachable: true, last_contact_ms: 60 }), member(2), member(3, { reachable: null })]);
     expect(seen.raft?.members.map((m) => reachOf(seen, m))).toEqual(['reached', 'here', 'unknown']);
-    expect(toleranceOf(seen)).toMatchObject({ more: 1, certain: false });
+    expect(toleranceOf(seen)).toMatchObject({ more: 0, there: 2, certain: false });
     const answered = [{ id: 3, name: 'n3', http_addr: '', report: null, problem: 'gone' }];
-    expect(toleranceOf(seen, answered)).toMatchObject({ more: 0, away: 1, certain: true });
+    expect(toleranceOf(seen, answered)).toMatchObject({ more: 0, there: 2, certain: true });
     const led = status(true, [member(1), member(2, { reachable: true }), member(3)]);
     expect(led.raft?.members.map((m) => reachOf(led, m))).toEqual(['here', 'reached', 'cut-off']);
-    expect(toleranceOf(led)).toMatchObject({ more: 0, away: 1, certain: true });
-    led.leadership.leader = null;
-    expect(toleranceOf(led)).toMatchObject({ more: 0 });
+    expect(toleranceOf(led)).toMatchObject({ more: 0, there: 2, certain: true });
+    const all = status(true, [member(1), member(2, { reachable: true }), member(3, { reachable: true })]);
+    expect(toleranceOf(all)).toMatchObject({ more: 1, there: 3 });
+    all.leadership.leader = null;
+    expect(toleranceOf(all)).toMatchObject({ more: 0 });
+    const alone = status(true, [member(1), member(2), member(3, { reachable: null })]);
+    alone.leadership.leader = null;
+    expect(toleranceOf(alone)).toMatchObject({ more: 0, there: 1, majority: 2 });
   });
 });
 

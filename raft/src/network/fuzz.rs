@@ -54,7 +54,14 @@ pub(crate) fn frame_seeds() -> Vec<Vec<u8>> {
         protocol_min: 1,
         protocol_max: 1,
     });
-    let welcome = Welcome::Accepted { node_id: 2, app_version: 1, protocol: 1, lineage: 7 };
+    let welcome = Welcome::Accepted {
+        node_id: 2,
+        app_version: 1,
+        protocol: 1,
+        lineage: 7,
+        name: "node-2".into(),
+        http_addr: "http://127.0.0.1:1".into(),
+    };
     let mut greeting = Vec::new();
     put_frame(0, &hello, &mut greeting);
     put_frame(0, &DirShown { dir_id: 3, last: None }, &mut greeting);

@@ -12,12 +12,15 @@ use bytes::Bytes;
 use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
 
+use super::links::Introduction;
 use super::tls;
 use super::wire::{FrameReader, PeerStream, put_frame};
 use crate::acknowledged::Acknowledged;
 use crate::codec::{self, Body, Channel, DirSeen, DirShown, Hello, HelloDto, Welcome};
 use crate::config::NodeId;
 use crate::consensus::{self, LogId};
+use crate::exclusion::{Refusals, removal_of};
+use crate::roster::{Roster, Standing};
 use crate::storage::node_dir::NodeDir;
 
 /// Protocol versions that this program speaks. In 1 a term could have two leaders, told apart by
@@ -33,11 +36,16 @@ pub(crate) struct LocalIdentity {
     pub(crate) cluster_id: String,
     pub(crate) node_id: NodeId,
     pub(crate) app_version: u32,
+    pub(crate) introduction: Introduction,
     pub(crate) dir: Arc<NodeDir>,
     /// How far nodes are known to have acknowledged the log.
     pub(crate) acknowledged: Arc<Acknowledged>,
     /// Where the log of this node ends, and the term of its vote.
     pub(crate) log_end: Box<dyn Fn() -> (Option<LogId>, u64) + Send + Sync>,
+    /// Who belongs to the cluster.
+    pub(crate) roster: Arc<Roster>,
+    /// What members said that turned this node away.
+    pub(crate) refusals: Refusals,
     /// Whether nothing was ever stored here, so that any line of history may be joined.
     pub(crate) is_pristine: Box<dyn Fn() -> bool + Send + Sync>,
     /// Stops this node, with the reason.
@@ -52,6 +60,8 @@ pub(crate) struct Greeted {
     pub(crate) node_id: NodeId,
     pub(crate) app_version: u32,
     pub(crate) channel: Channel,
+    /// What it says of itself, where this node greeted it.
+    pub(crate) introduction: Introduction,
 }
 
 impl LocalIdentity {
@@ -92,17 +102,27 @@ pub(crate) async fn greet(
         .ok_or_else(|| refused("the peer closed the connection instead of greeting"))?;
     match codec::decode(&answer)? {
         Welcome::Refused { reason } => Err(refused(format!("refused by node {target}: {reason}"))),
+        Welcome::Removed { reason } => {
+            me.refusals.removed(&reason).await;
+            Err(refused(format!("refused by node {target}: {reason}")))
+        }
+        Welcome::OtherHistory { reason } => {
+            me.refusals.other_history(target, &reason);
+            Err(refused(format!("refused by node {target}: {reason}")))
+        }
         Welcome::Accepted { node_id, .. } if node_id != target => {
             Err(refused(format!("node {node_id} answered in place of node {target}")))
         }
         Welcome::Accepted { lineage, .. } if lineage != me.dir.lineage() => Err(refused(format!(
             "node {target} belongs to another line of history ({lineage:016x})"
         ))),
-        Welcome::Accepted { node_id, app_version, protocol, .. } => {
+        Welcome::Accepted { node_id, app_version, protocol, name, http_addr, .. } => {
+            me.refusals.accepted(target);
             if protocol >= SHOWS_DIRS {
                 show_dir(me, target, &mut reader, &mut write).await?;
             }
-            Ok((reader, write, Greeted { node_id, app_version, channel }))
+            let introduction = Introduction { name, http_addr };
+            Ok((reader, write, Greeted { node_id, app_version, channel, introduction }))
         }
     }
 }
@@ -128,18 +148,21 @@ pub(crate) async fn receive(
             app_version: me.app_version,
             protocol: PROTOCOL_MAX.min(hello.protocol_max),
             lineage: me.dir.lineage(),
+            name: me.introduction.name.clone(),
+            http_addr: me.introduction.http_addr.clone(),
         },
-        Err(reason) => Welcome::Refused { reason: reason.clone() },
+        Err(refusal) => refusal.to_welcome(),
     };
     send(&mut write, &answer).await?;
-    if let Err(reason) = verdict {
-        return Err(refused(format!("refused node {}: {reason}", hello.node_id)));
+    if let Err(refusal) = verdict {
+        return Err(refused(format!("refused node {}: {}", hello.node_id, refusal.reason())));
     }
     if hello.protocol_max >= SHOWS_DIRS {
         see_dir(me, hello.node_id, &mut reader, &mut write).await?;
     }
     let HelloDto { node_id, app_version, channel, .. } = hello;
-    Ok((reader, write, Greeted { node_id, app_version, channel }))
+    let introduction = Introduction::default();
+    Ok((reader, write, Greeted { node_id, app_version, channel, introduction }))
 }
 
 /// Shows this node's directory to `target` and looks at the other's.
@@ -233,30 +256,69 @@ async fn frame(reader: &mut Reader) -> io::Result<Bytes> {
     Ok(frame)
 }
 
+/// Why a peer is turned away.
+enum Refusal {
+    Other(String),
+    Removed(String),
+    OtherHistory(String),
+}
+
+impl From<String> for Refusal {
+    fn from(reason: String) -> Self {
+        Self::Other(reason)
+    }
+}
+
+impl Refusal {
+    fn reason(&self) -> &str {
+        match self {
+            Self::Other(reason) | Self::Removed(reason) | Self::OtherHistory(reason) => reason,
+        }
+    }
+
+    fn to_welcome(&self) -> Welcome {
+        let reason = self.reason().to_owned();
+        match self {
+            Self::Other(_) => Welcome::Refused { reason },
+            Self::Removed(_) => Welcome::Removed { reason },
+            Self::OtherHistory(_) => Welcome::OtherHistory { reason },
+        }
+    }
+}
+
 async fn judge(
     me: &LocalIdentity,
     hello: &HelloDto,
     certificate: Option<&CertificateDer<'static>>,
-) -> Result<(), String> {
+) -> Result<(), Refusal> {
     if hello.cluster_id != me.cluster_id {
-        return Err(format!("this is cluster {:?}, not {:?}", me.cluster_id, hello.cluster_id));
+        let reason = format!("this is cluster {:?}, not {:?}", me.cluster_id, hello.cluster_id);
+        return Err(reason.into());
     }
     if hello.target_id != me.node_id {
-        return Err(format!("this is node {}, not {}", me.node_id, hello.target_id));
+        return Err(format!("this is node {}, not {}", me.node_id, hello.target_id).into());
     }
     if hello.node_id == me.node_id {
-        return Err(format!("node id {} is taken by this node", me.node_id));
+        return Err(format!("node id {} is taken by this node", me.node_id).into());
     }
     if hello.protocol_max < PROTOCOL_MIN || hello.protocol_min > PROTOCOL_MAX {
-        return Err(format!(
+        return Err(Refusal::Other(format!(
             "this node speaks protocols {PROTOCOL_MIN} to {PROTOCOL_MAX}, the peer {} to {}",
             hello.protocol_min, hello.protocol_max
-        ));
+        )));
     }
     if let Some(certificate) = certificate {
         tls::check_name(certificate, &me.cluster_id, hello.node_id)
             .map_err(|reason| format!("certificate: {reason}"))?;
     }
+    judge_lineage(me, hello).await?;
+    if me.roster.standing(hello.node_id) == Standing::Removed {
+        return Err(Refusal::Removed(removal_of(hello.node_id)));
+    }
+    Ok(())
+}
+
+async fn judge_lineage(me: &LocalIdentity, hello: &HelloDto) -> Result<(), Refusal> {
     let lineage = me.dir.lineage();
     if hello.lineage == lineage {
         return Ok(());
@@ -266,12 +328,12 @@ async fn judge(
         let theirs = hello.lineage;
         return match tokio::task::spawn_blocking(move || dir.adopt_lineage(theirs)).await {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(format!("cannot note the line of history: {error}")),
-            Err(error) => Err(error.to_string()),
+            Ok(Err(error)) => Err(format!("cannot note the line of history: {error}").into()),
+            Err(error) => Err(error.to_string().into()),
         };
     }
-    Err(format!(
+    Err(Refusal::OtherHistory(format!(
         "this node belongs to another line of history ({lineage:016x}, not {:016x}): one side was restored from older data",
         hello.lineage
-    ))
+    )))
 }

@@ -5,6 +5,7 @@
 //! before it stopped is not on its disk.
 
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -17,12 +18,16 @@ use openraft::storage::RaftStateMachine;
 use super::links::Context;
 use crate::application::PeerHandler;
 use crate::clock;
-use crate::codec::{AppendDto, Request, Response, VoteDto, VoteRequestDto};
+use crate::codec::{
+    AdminRefusalDto, AppendDto, ProposeRefusalDto, Request, Response, VoteDto, VoteRequestDto,
+};
 use crate::config::NodeId;
 use crate::consensus::{self, Raft, TypeConfig};
-use crate::forward;
+use crate::exclusion::removal_of;
 use crate::node::Inner;
+use crate::roster::Standing;
 use crate::storage::snapshots::{SnapshotFile, SnapshotStore};
+use crate::{forward, quorum};
 
 pub(crate) struct Inbound {
     pub(crate) context: Arc<Context>,
@@ -32,6 +37,8 @@ pub(crate) struct Inbound {
     pub(crate) node: Weak<Inner>,
     /// Until then no vote is granted.
     pub(crate) votes_from: Instant,
+    /// Whether the known members are being asked about one that this node does not know.
+    pub(crate) asking: Arc<AtomicBool>,
     pub(crate) request_timeout: Duration,
 }
 
@@ -46,8 +53,13 @@ impl Inbound {
 
     /// Answers one request. May be dropped at any point.
     pub(crate) async fn answer(&self, from: NodeId, request: Request) -> Response {
+        if let Some(refusal) = self.refusal(from, &request) {
+            return refusal;
+        }
         match request {
-            Request::Ping => Response::Pong,
+            Request::Ping => self.pong(from),
+            Request::Standing => self.standing(),
+            Request::Membership => self.membership(),
             Request::Append(append) => self.note_leader(from, append_to(&self.raft, append).await),
             Request::Heartbeat(append) => {
                 self.note_leader(from, heartbeat_to(&self.raft, append).await)
@@ -82,7 +94,7 @@ impl Inbound {
             | Request::ReadIndex { .. }
             | Request::Admin { .. }
             | Request::Confirm => match self.node.upgrade() {
-                Some(node) => forward::answer(&node, request).await,
+                Some(node) => forward::answer(&node, &*self.handler, from, request).await,
                 None => Response::Failed("the node is stopping".to_owned()),
             },
             Request::SnapshotBegin { .. }
@@ -90,6 +102,112 @@ impl Inbound {
             | Request::SnapshotEnd { .. } => {
                 Response::Failed("a snapshot needs its own connection".to_owned())
             }
+        }
+    }
+
+    /// Why a request of `from` is not answered; `None` where it is.
+    ///
+    /// Proposals, reads, administration and messages are for members alone, by the committed membership. Entries,
+    /// votes and snapshots are also taken from a node that this one does not know yet, once a known member has
+    /// named it: this node may have slept while the members changed. Never from one that was removed.
+    pub(crate) fn refusal(&self, from: NodeId, request: &Request) -> Option<Response> {
+        let standing = self.context.me.roster.standing(from);
+        match request {
+            Request::Ping | Request::Standing => None,
+            Request::Append(_)
+            | Request::Heartbeat(_)
+            | Request::Vote(_)
+            | Request::PreVote(_)
+            | Request::TransferLeader { .. }
+            | Request::SnapshotBegin { .. }
+            | Request::SnapshotChunk { .. }
+            | Request::SnapshotEnd { .. } => match standing {
+                Standing::Member | Standing::Unfounded => None,
+                Standing::Removed => Some(Response::Removed(removal_of(from))),
+                Standing::Unknown if self.is_named(from) => None,
+                Standing::Unknown => {
+                    self.ask_about(from);
+                    Some(Response::Failed(format!("no member has named node {from} yet")))
+                }
+            },
+            Request::Propose { .. }
+            | Request::ReadIndex { .. }
+            | Request::App { .. }
+            | Request::Admin { .. }
+            | Request::Confirm
+            | Request::Membership => match (standing, request) {
+                (Standing::Member, _) => None,
+                (Standing::Removed, _) => Some(Response::Removed(removal_of(from))),
+                (Standing::Unknown, _) => Some(Response::NotMember(format!(
+                    "node {from} is not a member of this cluster; `maxine cluster add` makes it one"
+                ))),
+                // The founding is not committed here yet, so nobody is served.
+                (Standing::Unfounded, Request::Propose { .. }) => {
+                    Some(Response::ProposeRefused(ProposeRefusalDto::NoLeader))
+                }
+                (Standing::Unfounded, Request::ReadIndex { .. } | Request::Confirm) => {
+                    Some(Response::ReadRefused)
+                }
+                (Standing::Unfounded, Request::Admin { .. }) => {
+                    Some(Response::AdminRefused(AdminRefusalDto::NoLeader))
+                }
+                (Standing::Unfounded, _) => {
+                    Some(Response::AppRefused("this node has not joined a cluster yet".to_owned()))
+                }
+            },
+        }
+    }
+
+    /// Whether a member named the node, here or in entries that are not committed yet.
+    fn is_named(&self, id: NodeId) -> bool {
+        use openraft::async_runtime::watch::WatchReceiver;
+        self.context.me.roster.is_vouched(id)
+            || self
+                .raft
+                .metrics()
+                .borrow_watched()
+                .membership_config
+                .membership()
+                .get_node(&id)
+                .is_some()
+    }
+
+    fn ask_about(&self, stranger: NodeId) {
+        let Some(node) = self.node.upgrade() else { return };
+        if self.asking.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        tracing::warn!(
+            node = stranger,
+            "a node that this one does not know sends entries or asks for a vote: the known members are asked about it"
+        );
+        let asking = self.asking.clone();
+        node.tasks.clone().spawn(async move {
+            quorum::ask_about_strangers(&node).await;
+            asking.store(false, Ordering::Release);
+        });
+    }
+
+    /// The answer to a ping, which also tells a node that it was removed.
+    pub(crate) fn pong(&self, from: NodeId) -> Response {
+        match self.context.me.roster.standing(from) {
+            Standing::Removed => Response::Removed(removal_of(from)),
+            _ => Response::Pong,
+        }
+    }
+
+    fn standing(&self) -> Response {
+        match self.node.upgrade() {
+            Some(node) => Response::Standing { applied: *node.applied.borrow() },
+            None => Response::Failed("the node is stopping".to_owned()),
+        }
+    }
+
+    fn membership(&self) -> Response {
+        let applied = self.context.me.roster.membership();
+        Response::Membership {
+            index: applied.log_id().as_ref().map_or(0, |id| id.index),
+            membership: consensus::membership_to_dto(applied.membership()),
         }
     }
 

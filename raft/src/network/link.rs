@@ -162,10 +162,12 @@ impl LinkTask {
                     retry_at = None;
                 }
                 Err(error) => {
-                    last_error = format!("{}: {error}", self.addr);
-                    if error.kind() == io::ErrorKind::PermissionDenied {
+                    let reason = format!("{}: {error}", self.addr);
+                    // Said once, not at every attempt.
+                    if error.kind() == io::ErrorKind::PermissionDenied && reason != last_error {
                         tracing::warn!(target_node = self.target, %error, "peer refused the connection");
                     }
+                    last_error = reason;
                     let _ = first.reply.send(Err(LinkError::Unreachable(last_error.clone())));
                     // Jitter keeps peers from meeting at every attempt.
                     retry_at =
@@ -190,6 +192,7 @@ impl LinkTask {
         )
         .await?;
         self.context.contacts.greeted(peer.node_id, peer.app_version);
+        self.context.contacts.introduced(peer.node_id, peer.introduction);
         Ok((reader, writer))
     }
 
@@ -316,6 +319,9 @@ async fn read_answers(
                 let reply = pending.lock().remove(&id);
                 match codec::decode::<Response>(&body) {
                     Ok(response) => {
+                        if let Response::Removed(reason) = &response {
+                            context.me.refusals.removed(reason).await;
+                        }
                         if let Some(reply) = reply {
                             let _ = reply.send(Ok(response));
                         }

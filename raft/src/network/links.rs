@@ -11,7 +11,7 @@ use super::link::Link;
 use super::tls::Transport;
 use crate::clock;
 use crate::codec::Channel;
-use crate::config::NodeId;
+use crate::config::{Config, NodeId};
 
 /// What every connection needs to know.
 pub(crate) struct Context {
@@ -29,6 +29,20 @@ pub(crate) struct Context {
 pub(crate) struct Contacts {
     peers: Mutex<HashMap<NodeId, Contact>>,
     leader: Mutex<Option<(NodeId, Instant)>>,
+    introductions: Mutex<HashMap<NodeId, Introduction>>,
+}
+
+/// What a node says of itself when it is greeted; empty where it says nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Introduction {
+    pub(crate) name: String,
+    pub(crate) http_addr: String,
+}
+
+impl Introduction {
+    pub(crate) fn of(config: &Config) -> Self {
+        Self { name: config.name.clone(), http_addr: config.http_addr.clone() }
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -46,6 +60,14 @@ impl Contacts {
         if let Some(contact) = self.peers.lock().get_mut(&node) {
             contact.heard = clock::now();
         }
+    }
+
+    pub(crate) fn introduced(&self, node: NodeId, introduction: Introduction) {
+        self.introductions.lock().insert(node, introduction);
+    }
+
+    pub(crate) fn introduction(&self, node: NodeId) -> Option<Introduction> {
+        self.introductions.lock().get(&node).cloned()
     }
 
     /// Notes that a request of this leader was accepted.

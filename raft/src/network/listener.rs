@@ -163,7 +163,7 @@ impl Listener {
         let _guard = gone.clone().drop_guard();
         while let Some((id, request)) = self.next_request(&mut reader, from).await? {
             if request == Request::Ping {
-                let _ = answers.send((id, Response::Pong)).await;
+                let _ = answers.send((id, self.inbound.pong(from))).await;
                 continue;
             }
             let Ok(place) = places.clone().try_acquire_owned() else {
@@ -199,7 +199,7 @@ impl Listener {
                         return Ok(());
                     };
                     if request == Request::Ping {
-                        let _ = answers.send((id, Response::Pong)).await;
+                        let _ = answers.send((id, self.inbound.pong(from))).await;
                         continue;
                     }
                     let inbound = self.inbound.clone();
@@ -224,7 +224,7 @@ impl Listener {
         let mut receiver = SnapshotReceiver::new(self.inbound.clone(), from);
         while let Some((id, request)) = self.next_request(&mut reader, from).await? {
             let response = match request {
-                Request::Ping => Response::Pong,
+                Request::Ping => self.inbound.pong(from),
                 request => {
                     // While the snapshot is verified and installed the peer still gets its pongs.
                     let mut receiving = std::pin::pin!(receiver.receive(request));
@@ -232,7 +232,7 @@ impl Listener {
                         tokio::select! {
                             response = &mut receiving => break response,
                             other = self.next_request(&mut reader, from) => match other? {
-                                Some((ping, Request::Ping)) => { let _ = answers.send((ping, Response::Pong)).await; }
+                                Some((ping, Request::Ping)) => { let _ = answers.send((ping, self.inbound.pong(from))).await; }
                                 Some((early, _)) => { let _ = answers.send((early, Response::Busy)).await; }
                                 None => return Ok(()),
                             },

@@ -42,6 +42,10 @@ impl SnapshotReceiver {
     }
 
     pub(crate) async fn receive(&mut self, request: Request) -> Response {
+        if let Some(refusal) = self.inbound.refusal(self.from, &request) {
+            self.incoming = None;
+            return refusal;
+        }
         let result = match request {
             Request::SnapshotBegin { vote, len } => self.begin(vote, len).await,
             Request::SnapshotChunk { offset, bytes } => self.chunk(offset, bytes).await,

@@ -9,11 +9,12 @@ use parking_lot::Mutex;
 use super::checked_file;
 use super::damaged;
 use super::dir_ids::DirIdsFile;
-use crate::codec::{Identity, IdentityDto};
+use crate::codec::{Identity, IdentityDto, Removal};
 use crate::config::{EngineKind, NodeId};
 use crate::error::StartError;
 
 const IDENTITY_FILE: &str = "identity";
+const REMOVAL_FILE: &str = "removed";
 
 /// The locked directory; the lock ends with it.
 pub(crate) struct NodeDir {
@@ -21,6 +22,7 @@ pub(crate) struct NodeDir {
     engine: EngineKind,
     identity: Mutex<IdentityDto>,
     dir_ids: DirIdsFile,
+    removal: Mutex<Option<String>>,
     lock: Mutex<Option<File>>,
 }
 
@@ -55,11 +57,16 @@ impl NodeDir {
             }
         };
         let engine = identity.engine.parse().map_err(StartError::Identity)?;
+        let removal = match checked_file::read(path, REMOVAL_FILE).map_err(storage)? {
+            Some(Removal::V1 { lineage, reason }) if lineage == identity.lineage => Some(reason),
+            _ => None,
+        };
         Ok(Self {
             path: path.to_owned(),
             engine,
             identity: Mutex::new(identity),
             dir_ids: DirIdsFile::open(path).map_err(storage)?,
+            removal: Mutex::new(removal),
             lock: Mutex::new(Some(lock)),
         })
     }
@@ -95,6 +102,23 @@ impl NodeDir {
     /// Whether `peer` still has the directory with which it was first met. Blocks.
     pub(crate) fn meet(&self, peer: NodeId, dir_id: u64) -> bool {
         self.dir_ids.meet(self.lineage(), peer, dir_id)
+    }
+
+    /// What this node was told when it was removed from its line of history.
+    pub(crate) fn removal(&self) -> Option<String> {
+        self.removal.lock().clone()
+    }
+
+    /// Keeps what this node is told of its removal. Blocks.
+    pub(crate) fn keep_removal(&self, reason: &str) -> io::Result<()> {
+        let lineage = self.lineage();
+        let mut removal = self.removal.lock();
+        if removal.is_none() {
+            *removal = Some(reason.to_owned());
+            let kept = Removal::V1 { lineage, reason: reason.to_owned() };
+            checked_file::write(&self.path, REMOVAL_FILE, &kept)?;
+        }
+        Ok(())
     }
 
     /// Lets another process in.

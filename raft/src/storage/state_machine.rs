@@ -23,6 +23,7 @@ use crate::application::{Application, CommittedEntry, SnapshotEncoder};
 use crate::codec::SnapshotHeadDto;
 use crate::config::NodeId;
 use crate::consensus::{self, Entry, LogId, Reply, SnapshotMeta, StoredMembership, TypeConfig};
+use crate::roster::Roster;
 
 type Snapshot = openraft::alias::SnapshotOf<TypeConfig, SnapshotFile>;
 
@@ -55,8 +56,7 @@ pub(crate) struct StateMachine {
     snapshots: Arc<SnapshotStore>,
     origin: SnapshotOrigin,
     last_applied: Option<LogId>,
-    membership: StoredMembership,
-    used_ids: Arc<Mutex<BTreeSet<NodeId>>>,
+    roster: Arc<Roster>,
     applied: Arc<watch::Sender<u64>>,
     thread: Arc<Mutex<Option<std::thread::JoinHandle<()>>>>,
 }
@@ -81,8 +81,7 @@ impl StateMachine {
             snapshots,
             origin,
             last_applied: None,
-            membership: StoredMembership::default(),
-            used_ids: Arc::default(),
+            roster: Arc::default(),
             applied,
             thread: Arc::new(Mutex::new(Some(thread))),
         })
@@ -93,10 +92,9 @@ impl StateMachine {
         self.applied.subscribe()
     }
 
-    /// Every node id that was a member at or before the applied index. Like the application's state
-    /// it follows from the log alone, and snapshots carry it.
-    pub(crate) fn used_ids(&self) -> Arc<Mutex<BTreeSet<NodeId>>> {
-        self.used_ids.clone()
+    /// The membership that was applied last.
+    pub(crate) fn roster(&self) -> Arc<Roster> {
+        self.roster.clone()
     }
 
     /// For waiting until the application's thread has ended.
@@ -188,7 +186,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     type SnapshotBuilder = SnapshotBuilder;
 
     async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
-        Ok((self.last_applied, self.membership.clone()))
+        Ok((self.last_applied, self.roster.membership()))
     }
 
     async fn apply<Strm>(&mut self, mut entries: Strm) -> Result<(), io::Error>
@@ -204,8 +202,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                 EntryPayload::Normal(payload) => Some(payload.0),
                 EntryPayload::Blank => None,
                 EntryPayload::Membership(membership) => {
-                    self.used_ids.lock().extend(membership.nodes().map(|(id, _)| *id));
-                    self.membership = StoredMembership::new(Some(entry.log_id), membership);
+                    self.roster.apply(StoredMembership::new(Some(entry.log_id), membership));
                     None
                 }
             };
@@ -234,17 +231,18 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
         let (done, made) = oneshot::channel();
         let encoder = self.job(Job::Snapshot { done }, made).await;
+        let membership = self.roster.membership();
         let head = SnapshotHeadDto {
             cluster_id: self.origin.cluster_id.clone(),
             lineage: (self.origin.lineage)(),
             last: self.last_applied.as_ref().map(consensus::log_id_to_dto),
-            membership_log_id: self.membership.log_id().as_ref().map(consensus::log_id_to_dto),
-            membership: consensus::membership_to_dto(self.membership.membership()),
+            membership_log_id: membership.log_id().as_ref().map(consensus::log_id_to_dto),
+            membership: consensus::membership_to_dto(membership.membership()),
         };
         SnapshotBuilder {
             snapshots: self.snapshots.clone(),
             head,
-            used_ids: self.used_ids.lock().clone(),
+            used_ids: self.roster.used_ids(),
             encoder: Mutex::new(Some(encoder)),
         }
     }
@@ -259,11 +257,11 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             .await
             .map_err(io::Error::other)??;
         let index = adopted.index();
-        self.used_ids.lock().extend(&adopted.used_ids);
+        self.roster.extend_used_ids(&adopted.used_ids);
         let (done, finished) = oneshot::channel();
         self.job(Job::Restore { index, snapshot: adopted, done }, finished).await??;
         self.last_applied = meta.last_log_id;
-        self.membership = meta.last_membership.clone();
+        self.roster.apply(meta.last_membership.clone());
         Ok(())
     }
 

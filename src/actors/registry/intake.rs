@@ -197,6 +197,7 @@ async fn attempt(
                 return Err(WriteError::OutcomeUnknown { retry_after_s: 1 });
             }
             ProposeError::Storage(why) => return Err(WriteError::Storage(why.clone())),
+            ProposeError::Refused(_) if !uncertain => return Err(unavailable(&error.to_string())),
             // Its leadership is over; another attempt would be refused alike.
             ProposeError::NotLeader { .. }
                 if !uncertain && batch.proposals.iter().any(is_fenced) =>

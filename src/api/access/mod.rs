@@ -44,6 +44,12 @@ pub enum Openness {
 }
 
 impl Access {
+    /// Whether a node that does not belong to its cluster any more still answers here.
+    #[must_use]
+    pub fn tells_of_the_node(self, path: &str) -> bool {
+        self == Self::Open || OF_THE_NODE.iter().any(|prefix| path.starts_with(prefix))
+    }
+
     /// The least role that may pass; `None` where nobody is asked who they are.
     #[must_use]
     pub fn required_role(self, registration: Openness, discovery: Openness) -> Option<Role> {
@@ -57,6 +63,18 @@ impl Access {
         }
     }
 }
+
+/// What a node tells of itself rather than of what is registered, beside what is open to anyone.
+const OF_THE_NODE: [&str; 8] = [
+    "/api/v1/cluster/status",
+    "/api/v1/cluster/nodes",
+    "/api/v1/alerts",
+    "/api/v1/traces",
+    "/api/v1/me",
+    "/api/actuator/",
+    "/api/logs/",
+    "/logs/",
+];
 
 /// One line of the table.
 #[derive(Clone, Copy, Debug)]

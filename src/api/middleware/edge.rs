@@ -218,6 +218,12 @@ impl Shared {
             }
             Box::new(refusal(path, error))
         })?;
+        if let Some(reason) = self.state.store().exclusion()
+            && !access.tells_of_the_node(path)
+        {
+            let error = CompatError::new(StatusCode::SERVICE_UNAVAILABLE, reason);
+            return Err(Box::new(edge_error(path, error)));
+        }
         if decision == Decision::OtherMethod {
             return Err(Box::new(edge_error(path, no_such_method(path))));
         }

@@ -112,6 +112,8 @@ pub(super) struct ClusterView {
     expiry: ExpiryView,
     /// What an operator should know.
     warnings: Vec<String>,
+    /// Why this node does not belong to the cluster any more; null where it belongs. Then it serves no registrations.
+    excluded: Option<String>,
     /// The log and its members; null where the backend has none.
     raft: Option<ClusterStatus>,
 }
@@ -140,6 +142,7 @@ pub(super) async fn status(
         time_ms: state.time_ms(),
         staleness_ms: app.store().staleness_ms(),
         warnings: warnings(&app, &leadership, raft.as_ref()),
+        excluded: app.store().exclusion(),
         leadership,
         grant: state.grant().map(|grant| GrantView {
             holder: grant.holder.as_str().into(),
@@ -159,6 +162,9 @@ pub(super) async fn status(
 fn warnings(app: &AppState, leadership: &Leadership, raft: Option<&ClusterStatus>) -> Vec<String> {
     let mut warnings = Vec::new();
     let mut warn = |text: &str| warnings.push(text.to_owned());
+    if let Some(reason) = app.store().exclusion() {
+        warn(&reason);
+    }
     if leadership.leader.is_none() {
         warn("no leader is known: writes wait, lookups go on");
     }
@@ -182,7 +188,12 @@ fn warnings(app: &AppState, leadership: &Leadership, raft: Option<&ClusterStatus
         if raft.disk_stalled {
             warn("this node's disk is stalled");
         }
-        if raft.members.len() > 1 && raft.failures_tolerated == 0 {
+        if raft.lacks_majority() {
+            warn(&format!(
+                "no majority: {} voters are needed for writes, {} reachable",
+                raft.majority, raft.reachable_voters
+            ));
+        } else if raft.members.len() > 1 && raft.failures_tolerated == 0 {
             warn("one more lost voter stops writes");
         }
     }
@@ -234,6 +245,16 @@ pub(super) struct MemberBody {
 pub(super) struct MemberChanged {
     /// Its number.
     id: u64,
+}
+
+/// Whether the checks of a change of the voters are left out.
+#[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
+#[serde(default, deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Checks {
+    /// Leaves out the checks of who is reachable and has caught up. The risk: where the voters after the change have no
+    /// reachable majority, writes stop until enough of them are back, and the change can't be undone before.
+    force: bool,
 }
 
 /// Membership, where the backend has it.
@@ -301,36 +322,47 @@ pub(super) async fn add_member(
     joined.map(|()| Json(MemberChanged { id }))
 }
 
-/// Gives a learner a vote.
+/// Gives a learner a vote. The leader asks the learner first: it must answer and have nearly all of the log, and a
+/// majority of the voters after the change must be reachable. Otherwise the answer is 409 and nothing was changed.
 #[utoipa::path(
     post, path = "/api/v1/cluster/members/{id}/promote", tag = "cluster",
     operation_id = "promoteMember",
-    params(("id" = u64, Path,)), responses((status = 200, body = MemberChanged)),
+    params(("id" = u64, Path,), Checks), responses((status = 200, body = MemberChanged)),
 )]
 pub(super) async fn promote_member(
     State(app): State<AppState>,
     NumberPath(id): NumberPath,
-    _: Params<NoParams>,
+    Params(Checks { force }): Params<Checks>,
     write: Write,
 ) -> Result<Json<MemberChanged>, Problem> {
-    let promoted = in_time(admin(&app)?.promote(id)).await;
-    record(&app, write, "member.promote", id.to_string(), promoted.is_ok()).await;
+    let promoted = in_time(admin(&app)?.promote(id, force)).await;
+    let object = if force { format!("{id}, forced") } else { id.to_string() };
+    record(&app, write, "member.promote", object, promoted.is_ok()).await;
     promoted.map(|()| Json(MemberChanged { id }))
 }
 
-/// Removes a member for good; its number must never be used again.
+/// Removes a member for good; its number must never be used again. If no majority of the other voters is reachable,
+/// the answer is 409 and nothing was changed.
 #[utoipa::path(
     delete, path = "/api/v1/cluster/members/{id}", tag = "cluster", operation_id = "removeMember",
-    params(("id" = u64, Path,)), responses((status = 200, body = MemberChanged)),
+    params(("id" = u64, Path,), Checks), responses((status = 200, body = MemberChanged)),
 )]
 pub(super) async fn remove_member(
     State(app): State<AppState>,
     NumberPath(id): NumberPath,
-    _: Params<NoParams>,
+    Params(Checks { force }): Params<Checks>,
     write: Write,
 ) -> Result<Json<MemberChanged>, Problem> {
-    let removed = in_time(admin(&app)?.remove(id)).await;
-    record(&app, write, "member.remove", id.to_string(), removed.is_ok()).await;
+    let admin = admin(&app)?;
+    let object = if force { format!("{id}, forced") } else { id.to_string() };
+    // A node that removes itself can write nothing afterwards, so that is recorded before.
+    if admin.status().node_id == id {
+        record(&app, write, "member.remove", object, true).await;
+        in_time(admin.remove(id, force)).await?;
+        return Ok(Json(MemberChanged { id }));
+    }
+    let removed = in_time(admin.remove(id, force)).await;
+    record(&app, write, "member.remove", object, removed.is_ok()).await;
     removed.map(|()| Json(MemberChanged { id }))
 }
 

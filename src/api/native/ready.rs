@@ -57,8 +57,8 @@ pub(super) async fn ready(
              had acknowledged, and is being filled"
         )
     });
-    let reason = match lacks {
-        Some(lacks) => Some(lacks),
+    let reason = match state.store().exclusion().or(lacks) {
+        Some(reason) => Some(reason),
         None if leadership.leader.is_none() => {
             Some("no leader is confirmed: writes are not taken".to_owned())
         }

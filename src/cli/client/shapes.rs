@@ -135,12 +135,15 @@ pub struct Leadership {
 #[allow(missing_docs, reason = "the API's own names; the reference describes them")]
 pub struct Raft {
     pub cluster_id: String,
+    pub node_id: u64,
     pub role: String,
     pub committed_index: Option<u64>,
     pub applied_index: Option<u64>,
     pub snapshot_index: Option<u64>,
     pub disk_stalled: bool,
     pub log_disk_bytes: u64,
+    pub majority: u64,
+    pub reachable_voters: u64,
     pub failures_tolerated: u64,
     pub members: Vec<Member>,
 }

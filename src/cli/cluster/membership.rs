@@ -16,6 +16,27 @@ pub(super) struct MemberArg {
     id: u64,
 }
 
+/// Whether the checks are left out.
+#[derive(Debug, clap::Args)]
+pub(super) struct ForceArgs {
+    /// Leave out the checks that members are reachable and have caught up. The risk: if no majority of the voters is
+    /// reachable afterwards, writes stop until enough of them are back, and nothing can be changed before
+    #[arg(long)]
+    force: bool,
+    /// Do not ask for confirmation
+    #[arg(long, short = 'y')]
+    yes: bool,
+}
+
+/// Arguments of `maxine cluster promote`.
+#[derive(Debug, clap::Args)]
+pub(super) struct PromoteArgs {
+    #[command(flatten)]
+    member: MemberArg,
+    #[command(flatten)]
+    force: ForceArgs,
+}
+
 /// Arguments of `maxine cluster add`.
 #[derive(Debug, clap::Args)]
 pub(super) struct AddArgs {
@@ -41,9 +62,8 @@ pub(super) struct AddArgs {
 pub(super) struct RemoveArgs {
     #[command(flatten)]
     member: MemberArg,
-    /// Do not ask for confirmation
-    #[arg(long, short = 'y')]
-    yes: bool,
+    #[command(flatten)]
+    force: ForceArgs,
 }
 
 /// Arguments of `maxine cluster transfer`.
@@ -54,6 +74,9 @@ pub(super) struct TransferArgs {
     to: Option<u64>,
 }
 
+/// What `--force` risks.
+const RISK: &str = "If no majority of the voters is reachable afterwards, writes stop until enough of them are back";
+
 // Membership changes carry no key that the log remembers: they are sent once, and a lost answer is told as such.
 
 pub(super) async fn add(client: &Client, args: AddArgs, out: &mut Output) -> Result<(), CliError> {
@@ -62,17 +85,32 @@ pub(super) async fn add(client: &Client, args: AddArgs, out: &mut Output) -> Res
     let answer =
         client.send(&Request::once(Method::POST, &["cluster", "members"]).json(body)).await?;
     out.done(&answer.body, format!("{name} (id {}) is a learner", args.id))?;
-    if args.promote { promote(client, MemberArg { id: args.id }, out).await } else { Ok(()) }
+    if args.promote { give_vote(client, args.id, false, out).await } else { Ok(()) }
 }
 
 pub(super) async fn promote(
     client: &Client,
-    args: MemberArg,
+    args: PromoteArgs,
     out: &mut Output,
 ) -> Result<(), CliError> {
-    let id = args.id.to_string();
-    let answer =
-        client.send(&Request::once(Method::POST, &["cluster", "members", &id, "promote"])).await?;
+    let (id, force) = (args.member.id, args.force.force);
+    if force {
+        let what = format!("give member {id} a vote without checking it. {RISK}");
+        confirm(&what, args.force.yes)?;
+    }
+    give_vote(client, id, force, out).await
+}
+
+async fn give_vote(
+    client: &Client,
+    id: u64,
+    force: bool,
+    out: &mut Output,
+) -> Result<(), CliError> {
+    let number = id.to_string();
+    let request = Request::once(Method::POST, &["cluster", "members", &number, "promote"])
+        .query("force", force.then_some(true));
+    let answer = client.send(&request).await?;
     out.done(&answer.body, format!("member {id} has a vote"))
 }
 
@@ -81,14 +119,16 @@ pub(super) async fn remove(
     args: RemoveArgs,
     out: &mut Output,
 ) -> Result<(), CliError> {
-    let id = args.member.id.to_string();
-    confirm(
-        &format!(
-            "remove member {id} from the cluster; its data directory must never be used again"
-        ),
-        args.yes,
-    )?;
-    let answer = client.send(&Request::once(Method::DELETE, &["cluster", "members", &id])).await?;
+    let (id, force) = (args.member.id.to_string(), args.force.force);
+    let mut what =
+        format!("remove member {id} from the cluster; its data directory must never be used again");
+    if force {
+        what = format!("{what}. Nothing is checked before. {RISK}");
+    }
+    confirm(&what, args.force.yes)?;
+    let request = Request::once(Method::DELETE, &["cluster", "members", &id])
+        .query("force", force.then_some(true));
+    let answer = client.send(&request).await?;
     out.done(&answer.body, format!("member {id} is removed; stop it and delete its data directory"))
 }
 

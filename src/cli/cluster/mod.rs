@@ -2,6 +2,7 @@
 //!
 //! The commands here speak to running nodes; `offline` works on the directories of stopped ones.
 
+mod digest;
 mod membership;
 mod offline;
 mod status;
@@ -26,13 +27,13 @@ pub struct ClusterArgs {
 enum Action {
     /// Show the leader, the members and how far each has got
     Status(ConnectArgs),
-    /// Compare the nodes' states: show each node's digest, and whether nodes at the same index have the same digest
+    /// Ask every member for a digest of its state, and say whether all have the same at one index
     Digest(ConnectArgs),
     /// Add a node as a learner: it receives the log but has no vote
     Add(Online<membership::AddArgs>),
-    /// Give a learner a vote, once it has caught up
-    Promote(Online<membership::MemberArg>),
-    /// Remove a member; its data directory must not be used again
+    /// Give a learner a vote, once it has been reached and has caught up
+    Promote(Online<membership::PromoteArgs>),
+    /// Remove a member, unless no majority would be reachable; its data directory must not be used again
     Remove(Online<membership::RemoveArgs>),
     /// Move leadership to another voter
     Transfer(Online<membership::TransferArgs>),
@@ -103,7 +104,7 @@ impl ClusterArgs {
 pub async fn run(args: ClusterArgs, out: &mut Output) -> Result<(), CliError> {
     match args.action {
         Action::Status(connect) => status::show(&connect.client()?, out).await,
-        Action::Digest(connect) => status::digest(&connect, out).await,
+        Action::Digest(connect) => digest::compare(&connect, out).await,
         Action::Add(Online { connect, args }) => {
             membership::add(&connect.client()?, args, out).await
         }

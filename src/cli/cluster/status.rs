@@ -1,10 +1,6 @@
-//! `maxine cluster status` and `maxine cluster digest`.
+//! `maxine cluster status`.
 
-use std::collections::BTreeMap;
-
-use serde_json::{Value, json};
-
-use crate::cli::client::{Client, ConnectArgs, Request, shapes};
+use crate::cli::client::{Client, Request, shapes};
 use crate::cli::exit::CliError;
 use crate::cli::output::{Output, human_ms, or_dash};
 
@@ -41,11 +37,7 @@ pub(super) async fn show(client: &Client, out: &mut Output) -> Result<(), CliErr
             .collect();
     rows.push(vec!["registry".into(), totals.join(", ")]);
     if let Some(raft) = &cluster.raft {
-        let tolerated = match raft.failures_tolerated {
-            0 => "can lose no node".to_owned(),
-            1 => "can lose 1 node".into(),
-            n => format!("can lose {n} nodes"),
-        };
+        let tolerated = tolerance(cluster.leadership.leader.is_some(), raft);
         rows.push(vec![
             "log".into(),
             format!(
@@ -89,94 +81,41 @@ fn member_row(member: shapes::Member) -> Vec<String> {
     ]
 }
 
-/// A node's index and digest, or why it gave none.
-type Answered = Result<(u64, String), CliError>;
-
-/// Asks every node that was named, or every member that one of them knows, and compares.
-pub(super) async fn digest(connect: &ConnectArgs, out: &mut Output) -> Result<(), CliError> {
-    let mut rows: Vec<(String, Answered)> = Vec::new();
-    for server in servers(connect).await? {
-        let one = ConnectArgs { server: vec![server.clone()], ..connect.clone() };
-        rows.push((server, digest_of(&one, connect).await));
+/// How many nodes may still be lost, as far as that is known.
+fn tolerance(has_leader: bool, raft: &shapes::Raft) -> String {
+    let voters = raft.members.iter().filter(|member| member.voter).count();
+    if raft.reachable_voters < raft.majority {
+        return format!(
+            "NO MAJORITY: {} of {voters} needed, {} reachable",
+            raft.majority, raft.reachable_voters
+        );
     }
-    let mut by_index: BTreeMap<u64, Vec<&str>> = BTreeMap::new();
-    for (index, digest) in rows.iter().filter_map(|(_, result)| result.as_ref().ok()) {
-        by_index.entry(*index).or_default().push(digest);
+    match raft.failures_tolerated {
+        _ if !has_leader => "no leader yet".to_owned(),
+        0 => "can lose no node".into(),
+        1 => "can lose 1 node".into(),
+        n => format!("can lose {n} nodes"),
     }
-    let differ =
-        by_index.iter().find(|(_, digests)| digests.windows(2).any(|pair| pair[0] != pair[1]));
-    let verdict = match differ {
-        Some((index, _)) => format!("THE NODES DIFFER at index {index}"),
-        None if rows.iter().all(|(_, result)| result.is_err()) => "no node answered".into(),
-        None if by_index.len() > 1 => {
-            "the nodes are at different indexes: ask again for a comparison".into()
-        }
-        None => "equal".into(),
-    };
-    if out.is_json() {
-        let nodes: Vec<Value> = rows
-            .iter()
-            .map(|(server, result)| match result {
-                Ok((index, digest)) => json!({"server": server, "index": index, "digest": digest}),
-                Err(error) => json!({"server": server, "error": error.to_string()}),
-            })
-            .collect();
-        out.json(&json!({"nodes": nodes, "equal": differ.is_none(), "verdict": verdict}))?;
-    } else {
-        let table = rows
-            .iter()
-            .map(|(server, result)| match result {
-                Ok((index, digest)) => vec![server.clone(), index.to_string(), digest.clone()],
-                Err(error) => {
-                    vec![server.clone(), "-".into(), error.to_string().replace('\n', " ")]
-                }
-            })
-            .collect();
-        out.table(&["node", "index", "digest"], table)?;
-        out.line(&verdict)?;
-    }
-    if differ.is_some() {
-        return Err(CliError::Failed(verdict));
-    }
-    // One silent node of several is shown; when all are silent, the first reason is the answer.
-    if rows.iter().all(|(_, result)| result.is_err())
-        && let Some((_, Err(error))) = rows.into_iter().next()
-    {
-        return Err(error);
-    }
-    Ok(())
 }
 
-async fn digest_of(one: &ConnectArgs, all: &ConnectArgs) -> Result<(u64, String), CliError> {
-    // The session was made with the nodes that the user named; a member that was found through one of them is asked
-    // with the token only if it is one of those.
-    let client = match one.client() {
-        Ok(client) => client,
-        Err(_) => all.anonymous_client()?,
-    };
-    let answer = client.send(&Request::get(&["cluster", "digest"])).await?;
-    let index = answer.body["index"].as_u64().unwrap_or_default();
-    Ok((index, super::text_of(&answer.body["digest"])))
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-async fn servers(connect: &ConnectArgs) -> Result<Vec<String>, CliError> {
-    let named: Vec<String> = connect
-        .servers()?
-        .iter()
-        .map(|url| url.as_str().trim_end_matches('/').to_owned())
-        .collect();
-    if named.len() > 1 {
-        return Ok(named);
+    #[test]
+    fn a_lost_majority_is_never_called_a_node_to_spare() {
+        let raft = |reachable, tolerated| {
+            let voter = |id: u64| serde_json::json!({"id": id, "name": "n", "voter": true});
+            let members: Vec<_> = (1..=3).map(voter).collect();
+            serde_json::from_value::<shapes::Raft>(serde_json::json!({
+                "majority": 2, "reachable_voters": reachable, "failures_tolerated": tolerated, "members": members,
+            }))
+            .unwrap()
+        };
+        assert_eq!(tolerance(false, &raft(1, 0)), "NO MAJORITY: 2 of 3 needed, 1 reachable");
+        assert_eq!(tolerance(true, &raft(1, 0)), "NO MAJORITY: 2 of 3 needed, 1 reachable");
+        assert_eq!(tolerance(false, &raft(3, 1)), "no leader yet");
+        assert_eq!(tolerance(true, &raft(2, 0)), "can lose no node");
+        assert_eq!(tolerance(true, &raft(3, 1)), "can lose 1 node");
     }
-    let answer = connect.client()?.send(&Request::get(&["cluster", "status"])).await?;
-    let cluster: shapes::Cluster = answer.read()?;
-    let members: Vec<String> = cluster
-        .raft
-        .map(|raft| raft.members.into_iter().map(|member| member.http_addr).collect())
-        .unwrap_or_default();
-    Ok(if members.iter().all(|url| url.starts_with("http")) && !members.is_empty() {
-        members
-    } else {
-        named
-    })
 }

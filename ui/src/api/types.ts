@@ -175,6 +175,8 @@ export interface ClusterStatus {
   };
   expiry?: { suspended: boolean; expired_total: number };
   warnings: string[];
+  /** Why the node does not belong to the cluster any more. */
+  excluded?: string | null;
   raft: RaftStatus | null;
 }
 

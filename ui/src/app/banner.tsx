@@ -19,6 +19,15 @@ export function Banner() {
   const { data } = useQuery(clusterQuery());
   const stale = stalenessOf(link, now);
   const backend = data?.backend;
+  if (data?.excluded) {
+    return (
+      <Bar tone="bad">
+        <strong>{data.node} is not part of the cluster.</strong> {data.excluded}. It answers no requests for services.
+        The other nodes:
+        <OtherNodes />
+      </Bar>
+    );
+  }
   if (stale.kind === 'lost' && stale.ageMs > PATIENCE_MS) {
     return (
       <Bar tone="bad">

@@ -58,6 +58,15 @@ function Tolerance({ status }: { status: ClusterStatus }) {
   const nodes = useQuery(nodesQuery());
   const t = toleranceOf(status, nodes.data);
   if (!t) return null;
+  if (t.there < t.majority) {
+    return (
+      <p className="lead">
+        <Status tone="bad">
+          No majority: {t.majority} of {t.voters} voters are needed, {t.there} reachable. Writes wait; lookups go on.
+        </Status>
+      </p>
+    );
+  }
   if (status.leadership.leader === null) {
     return (
       <p className="lead">
@@ -71,15 +80,12 @@ function Tolerance({ status }: { status: ClusterStatus }) {
   return (
     <p className="lead">
       {t.more > 0 ? (
-        <Status tone="good">
-          {more} without losing writes or service
-          {t.certain ? '.' : `, if all ${t.voters} are running; ask the leader, ${status.leadership.leader ?? 'unknown'}, to be sure.`}
-        </Status>
+        <Status tone="good">{more} without losing writes or service.</Status>
       ) : t.voters === 1 ? (
         <Status tone="info">A single node: if it fails, the service stops. Add two more nodes to survive the loss of one.</Status>
       ) : (
         <Status tone="warn">
-          No further node may be lost: {t.voters - t.away} of {t.voters} can be reached, {t.majority} are needed.
+          No further node may be lost: {t.there} of {t.voters} are {t.certain ? '' : 'known to be '}reachable, {t.majority} are needed.
         </Status>
       )}
     </p>

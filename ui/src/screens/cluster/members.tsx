@@ -83,7 +83,11 @@ export function Members({ status, raft }: { status: ClusterStatus; raft: RaftSta
                     </RoleButton>
                   ) : null}
                   {m.voter ? null : (
-                    <RoleButton needs="admin" onClick={() => setAsked({ what: 'promote', member: m })}>
+                    <RoleButton
+                      needs="admin"
+                      reason={reachOf(status, m, nodes.data) === 'cut-off' ? 'It cannot be reached.' : null}
+                      onClick={() => setAsked({ what: 'promote', member: m })}
+                    >
                       Promote<span className="sr"> {m.name}</span>
                     </RoleButton>
                   )}
@@ -189,7 +193,8 @@ function MemberDialogs({
         verb="Promote"
         effect={
           <p>
-            It then counts for the majority: {voters + 1} voters, of which {Math.floor((voters + 1) / 2)} may fail.
+            The leader asks it first: it must answer and have nearly all of the log. It then counts for the majority:{' '}
+            {voters + 1} voters, of which {Math.floor(voters / 2)} may fail.
           </p>
         }
         act={async () => {
@@ -211,7 +216,10 @@ function MemberDialogs({
               <b>{m.name}</b> stops taking part. {after} {after === 1 ? 'voter remains' : 'voters remain'}, of which{' '}
               <b>{Math.max(0, Math.floor((after - 1) / 2))}</b> may fail without losing writes.
             </p>
-            <p>Its data stays on its disk. To use the machine again, add it as a new node with a new id.</p>
+            <p>
+              Its id is never used again: stop the node and delete its data. To use the machine again, add it as a new node
+              with a new id. The removal is refused if no majority of the remaining voters can be reached.
+            </p>
           </>
         }
         act={async () => {

@@ -25,21 +25,20 @@ function ownView(status: ClusterStatus, member: Member): Reach {
   return member.last_contact_ms !== null && member.last_contact_ms < RECENT_MS ? 'reached' : 'unknown';
 }
 
-/** How many more voters may be lost; not `certain` where the serving node cannot see them all. */
+/** How many more voters may be lost. One of which nothing is known counts as lost; then it is not `certain`. */
 export function toleranceOf(
   status: ClusterStatus,
   nodes?: readonly ClusterNode[],
-): { more: number; voters: number; away: number; majority: number; certain: boolean } | null {
+): { more: number; voters: number; there: number; majority: number; certain: boolean } | null {
   const raft = status.raft;
   if (!raft) return null;
   const voters = raft.members.filter((m) => m.voter);
-  const away = voters.filter((m) => reachOf(status, m, nodes) === 'cut-off').length;
+  const there = voters.filter((m) => ['here', 'reached'].includes(reachOf(status, m, nodes))).length;
   const majority = Math.floor(voters.length / 2) + 1;
   return {
-    // Without a leader too many are away already, whoever this node still hears.
-    more: status.leadership.leader === null ? 0 : Math.max(0, voters.length - away - majority),
+    more: status.leadership.leader === null ? 0 : Math.max(0, there - majority),
     voters: voters.length,
-    away,
+    there,
     majority,
     certain: voters.every((m) => reachOf(status, m, nodes) !== 'unknown'),
   };

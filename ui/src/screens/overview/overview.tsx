@@ -114,7 +114,7 @@ function Figures({ status }: { status: ClusterStatus }) {
           <span className="figure-value">{tolerated?.more ?? '–'}</span>
           <div className="figure-note">
             {status.raft
-              ? `of ${plural(tolerated?.voters ?? 0, 'voter')}${tolerated?.certain ? '' : ', if all are up'}`
+              ? `of ${plural(tolerated?.voters ?? 0, 'voter')}${tolerated?.certain ? '' : ', as far as is known'}`
               : `${status.backend}: not a quorum`}
           </div>
         </dd>

@@ -1,0 +1,149 @@
+//! Whether this node still belongs to its cluster.
+//!
+//! A removed node gets no entries and hears no leader, so it can't learn of its removal from the log. It
+//! learns it from the members that turn it away, and keeps it in its directory.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use crate::clock;
+use crate::config::NodeId;
+use crate::node::{Inner, RaftNode};
+use crate::quorum::majority_of;
+use crate::roster::Standing;
+use crate::storage::node_dir::NodeDir;
+
+/// A refusal that was not repeated for so long counts no more.
+const REFUSAL_AGE_MAX: Duration = Duration::from_secs(5);
+
+/// Why a node does not belong to its cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Exclusion {
+    /// It was removed, for good.
+    Removed(String),
+    /// The other members have another line of history: they were restored from a backup, or this node was.
+    OtherHistory(String),
+}
+
+impl Exclusion {
+    /// What happened and what to do, in words.
+    pub fn reason(&self) -> &str {
+        match self {
+            Self::Removed(reason) | Self::OtherHistory(reason) => reason,
+        }
+    }
+}
+
+/// What is published of it. Nearly always nothing, which is told without a lock.
+#[derive(Default)]
+pub(crate) struct ExclusionCell {
+    is_excluded: AtomicBool,
+    exclusion: Mutex<Option<Exclusion>>,
+}
+
+impl ExclusionCell {
+    pub(crate) fn get(&self) -> Option<Exclusion> {
+        if !self.is_excluded.load(Ordering::Acquire) {
+            return None;
+        }
+        self.exclusion.lock().clone()
+    }
+
+    /// Publishes; whether that changes anything but words.
+    pub(crate) fn set(&self, now: Option<&Exclusion>) -> bool {
+        let mut published = self.exclusion.lock();
+        let kind = |exclusion: Option<&Exclusion>| exclusion.map(std::mem::discriminant);
+        if kind(published.as_ref()) == kind(now) {
+            return false;
+        }
+        *published = now.cloned();
+        self.is_excluded.store(now.is_some(), Ordering::Release);
+        true
+    }
+}
+
+/// What members said when they turned this node away.
+pub(crate) struct Refusals {
+    dir: Arc<NodeDir>,
+    other_history: Mutex<BTreeMap<NodeId, (Instant, String)>>,
+}
+
+impl Refusals {
+    pub(crate) fn new(dir: Arc<NodeDir>) -> Self {
+        Self { dir, other_history: Mutex::default() }
+    }
+
+    /// A member says that this node was removed. It is kept, for it is final.
+    pub(crate) async fn removed(&self, reason: &str) {
+        if self.dir.removal().is_some() {
+            return;
+        }
+        let (dir, reason) = (self.dir.clone(), reason.to_owned());
+        let keeping = tokio::task::spawn_blocking(move || dir.keep_removal(&reason));
+        if let Err(error) = keeping.await.map_err(std::io::Error::other).and_then(|kept| kept) {
+            tracing::warn!(%error, "the removal of this node cannot be kept in its directory");
+        }
+    }
+
+    /// A member says that this node belongs to another line of history.
+    pub(crate) fn other_history(&self, by: NodeId, reason: &str) {
+        self.other_history.lock().insert(by, (clock::now(), reason.to_owned()));
+    }
+
+    /// A member has accepted this node.
+    pub(crate) fn accepted(&self, by: NodeId) {
+        self.other_history.lock().remove(&by);
+    }
+}
+
+impl RaftNode {
+    /// Why this node does not belong to its cluster; `None` while it does, or can't tell.
+    /// Cheap, for every request.
+    pub fn exclusion(&self) -> Option<Exclusion> {
+        self.inner.exclusion.get()
+    }
+}
+
+impl Inner {
+    pub(crate) fn exclusion_now(&self) -> Option<Exclusion> {
+        let me = self.config.node_id;
+        if let Some(reason) = self.dir.removal() {
+            return Some(Exclusion::Removed(reason));
+        }
+        if self.roster.standing(me) == Standing::Removed {
+            return Some(Exclusion::Removed(removal_of(me)));
+        }
+        if self.leadership_now().leader.is_some() {
+            return None;
+        }
+        let refusals = self.links.context.me.refusals.other_history.lock();
+        let recent =
+            |id: &NodeId| refusals.get(id).filter(|(at, _)| clock::since(*at) < REFUSAL_AGE_MAX);
+        let voters: Vec<NodeId> = self.with_metrics(|m| m.membership_config.voter_ids().collect());
+        let by: Vec<NodeId> = voters.iter().copied().filter(|id| recent(id).is_some()).collect();
+        // One such member may itself be the one that was left behind.
+        if by.is_empty() || voters.len() - by.len() >= majority_of(voters.len()) {
+            return None;
+        }
+        let (_, first) = recent(&by[0])?;
+        Some(Exclusion::OtherHistory(format!(
+            "{} of {} voters turn this node away. Node {}: {first}. If the cluster was restored without this directory, \
+             stop this node, remove its number and add a node with a number that was never used",
+            by.len(),
+            voters.len(),
+            by[0],
+        )))
+    }
+}
+
+/// What a removed node is told.
+pub(crate) fn removal_of(id: NodeId) -> String {
+    format!(
+        "node {id} was removed from the cluster, for good. Stop it and delete its data directory; to bring the machine \
+         back, add it with a number that was never used"
+    )
+}

@@ -1,0 +1,137 @@
+//! Who belongs to the cluster, as it is committed and applied on this node.
+//!
+//! The consensus core also knows a membership that is not committed yet. Whether a peer may propose,
+//! read or administer is decided by the committed one alone, which this module keeps.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use parking_lot::Mutex;
+
+use crate::config::NodeId;
+use crate::consensus::{Membership, StoredMembership};
+
+/// What the committed membership says of a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// It is a voter or a learner.
+    Member,
+    /// It was a member and was removed. Numbers are not used again, so this is final.
+    Removed,
+    /// It was never a member, as far as this node has applied the log.
+    Unknown,
+    /// This node has applied no membership yet: it waits to join a cluster.
+    Unfounded,
+}
+
+/// The committed membership, and every number that was ever a member.
+#[derive(Default)]
+pub(crate) struct Roster(Mutex<Applied>);
+
+#[derive(Default)]
+struct Applied {
+    membership: StoredMembership,
+    used_ids: BTreeSet<NodeId>,
+    /// Nodes that a member named as members, and the log index of the membership that has them. The log of this
+    /// node has not come so far.
+    vouched: BTreeMap<NodeId, u64>,
+}
+
+impl Roster {
+    /// The membership that was applied last.
+    pub(crate) fn membership(&self) -> StoredMembership {
+        self.0.lock().membership.clone()
+    }
+
+    /// Takes over an applied membership.
+    pub(crate) fn apply(&self, membership: StoredMembership) {
+        let mut applied = self.0.lock();
+        applied.used_ids.extend(membership.membership().nodes().map(|(id, _)| *id));
+        let index = membership.log_id().as_ref().map_or(0, |id| id.index);
+        applied.vouched.retain(|_, named_at| *named_at > index);
+        applied.membership = membership;
+    }
+
+    /// Takes over the numbers that a snapshot names as used.
+    pub(crate) fn extend_used_ids(&self, ids: &BTreeSet<NodeId>) {
+        self.0.lock().used_ids.extend(ids);
+    }
+
+    /// Every number that was a member at or before the applied index. Like the application's state it follows from
+    /// the log alone, and snapshots carry it.
+    pub(crate) fn used_ids(&self) -> BTreeSet<NodeId> {
+        self.0.lock().used_ids.clone()
+    }
+
+    /// What the committed membership says of `id`.
+    pub(crate) fn standing(&self, id: NodeId) -> Standing {
+        let applied = self.0.lock();
+        if applied.membership.membership().get_node(&id).is_some() {
+            Standing::Member
+        } else if applied.used_ids.contains(&id) {
+            Standing::Removed
+        } else if applied.used_ids.is_empty() {
+            Standing::Unfounded
+        } else {
+            Standing::Unknown
+        }
+    }
+
+    /// Whether a member named `id` in a membership that this node has not applied yet.
+    pub(crate) fn is_vouched(&self, id: NodeId) -> bool {
+        self.0.lock().vouched.contains_key(&id)
+    }
+
+    /// Takes note of a membership that a member of this node's own membership has applied. It changes nothing
+    /// where it isn't newer.
+    pub(crate) fn vouch(&self, index: u64, membership: &Membership) {
+        let mut applied = self.0.lock();
+        if applied.membership.log_id().as_ref().is_none_or(|id| id.index >= index) {
+            return;
+        }
+        let named = membership.nodes().map(|(id, _)| (*id, index));
+        applied.vouched.extend(named);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec::LogIdDto;
+    use crate::config::Member;
+    use crate::consensus::{self, LogId};
+
+    fn log_id(index: u64) -> LogId {
+        consensus::log_id_from_dto(LogIdDto { term: 1, node: 0, index })
+    }
+
+    fn membership(ids: &[NodeId]) -> Membership {
+        let members: BTreeMap<NodeId, Member> =
+            ids.iter().map(|id| (*id, Member::default())).collect();
+        Membership::new(vec![ids.iter().copied().collect()], members).unwrap()
+    }
+
+    #[test]
+    fn a_removed_node_is_told_from_one_that_was_never_added() {
+        let roster = Roster::default();
+        assert_eq!(roster.standing(1), Standing::Unfounded);
+        roster.apply(StoredMembership::new(Some(log_id(0)), membership(&[1, 2, 3])));
+        roster.apply(StoredMembership::new(Some(log_id(9)), membership(&[1, 2])));
+        assert_eq!(roster.standing(2), Standing::Member);
+        assert_eq!(roster.standing(3), Standing::Removed);
+        assert_eq!(roster.standing(4), Standing::Unknown);
+    }
+
+    #[test]
+    fn only_a_newer_membership_vouches_and_only_until_it_is_applied() {
+        let roster = Roster::default();
+        roster.vouch(5, &membership(&[9]));
+        assert!(!roster.is_vouched(9), "a node that waits to join knows no member who could vouch");
+        roster.apply(StoredMembership::new(Some(log_id(7)), membership(&[1, 2, 3])));
+        roster.vouch(7, &membership(&[9]));
+        assert!(!roster.is_vouched(9), "an old membership");
+        roster.vouch(8, &membership(&[1, 2, 4]));
+        assert!(roster.is_vouched(4) && !roster.is_vouched(9));
+        roster.apply(StoredMembership::new(Some(log_id(8)), membership(&[1, 2, 5])));
+        assert!(!roster.is_vouched(4), "what this node applied itself decides");
+    }
+}

@@ -1,0 +1,106 @@
+//! Keeps what a node stores to the user that runs it: the log holds password hashes and signing keys.
+//!
+//! New files are the owner's alone because the program's file mode mask says so (`main.rs`). What an earlier run or a
+//! copy left wider is narrowed when a node starts.
+
+use std::fs::{self, Permissions};
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use super::settings;
+use crate::config::NodeConfig;
+
+/// Access of the owner to a directory, and to a file.
+const DIR_MODE: u32 = 0o700;
+const FILE_MODE: u32 = 0o600;
+
+/// Narrows the data directory and what Maxine itself has in it, and its files elsewhere. Files of others are left alone:
+/// a data directory may be one that was there before.
+pub(super) fn tighten(config: &NodeConfig) {
+    let mut narrowed = Narrowed::default();
+    narrowed.dir(&config.data_dir);
+    narrowed.tree(&config.data_dir.join("raft"));
+    narrowed.beginning_with(&config.data_dir.join(&config.telemetry.log_dir), "maxine");
+    narrowed.tree(&config.data_dir.join(&config.telemetry.audit_file));
+    let log = settings::log_path(config);
+    if let (Some(dir), Some(name)) = (log.parent(), log.file_name()) {
+        narrowed.beginning_with(dir, &name.to_string_lossy());
+    }
+    narrowed.report();
+}
+
+/// Narrows a directory with all that is in it.
+pub fn tighten_tree(dir: &Path) {
+    let mut narrowed = Narrowed::default();
+    narrowed.tree(dir);
+    narrowed.report();
+}
+
+/// What others had access to.
+#[derive(Default)]
+struct Narrowed {
+    count: usize,
+    first: Option<String>,
+}
+
+impl Narrowed {
+    /// A directory alone. One that everybody writes to, such as `/tmp`, stays as it is.
+    fn dir(&mut self, path: &Path) {
+        const STICKY: u32 = 0o1000;
+        if let Ok(metadata) = fs::metadata(path)
+            && metadata.permissions().mode() & STICKY == 0
+        {
+            self.narrow(path, metadata.permissions().mode(), DIR_MODE);
+        }
+    }
+
+    fn tree(&mut self, path: &Path) {
+        let Ok(metadata) = fs::symlink_metadata(path) else { return };
+        if metadata.is_dir() {
+            self.narrow(path, metadata.permissions().mode(), DIR_MODE);
+            let entries = fs::read_dir(path).into_iter().flatten().flatten();
+            entries.for_each(|entry| self.tree(&entry.path()));
+        } else if metadata.is_file() {
+            self.narrow(path, metadata.permissions().mode(), FILE_MODE);
+        }
+    }
+
+    fn beginning_with(&mut self, dir: &Path, start: &str) {
+        for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+            let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
+            if is_file && entry.file_name().to_string_lossy().starts_with(start) {
+                self.tree(&entry.path());
+            }
+        }
+    }
+
+    fn narrow(&mut self, path: &Path, found: u32, allowed: u32) {
+        if found & 0o077 == 0 {
+            return;
+        }
+        match fs::set_permissions(path, Permissions::from_mode(allowed)) {
+            Ok(()) => {
+                self.count += 1;
+                self.first.get_or_insert_with(|| path.display().to_string());
+            }
+            // Another process has removed it meanwhile.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => tracing::warn!(
+                %error,
+                path = %path.display(),
+                "other users have access to this file, and it cannot be taken away"
+            ),
+        }
+    }
+
+    fn report(self) {
+        if let Some(first) = self.first {
+            tracing::warn!(
+                count = self.count,
+                %first,
+                "other users had access to stored files or directories; now only the owner has"
+            );
+        }
+    }
+}
