@@ -98,6 +98,30 @@ pub struct Claim {
     pub end_us: u64,
 }
 
+/// A write was acknowledged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Acknowledgement {
+    /// When its answer came.
+    pub end_us: u64,
+    /// The index of the state right after it.
+    pub index: u64,
+}
+
+/// A node said how old its state is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AgeClaim {
+    /// Which node.
+    pub node: u64,
+    /// When it was asked.
+    pub start_us: u64,
+    /// The index of that state.
+    pub index: u64,
+    /// How old it can be, in milliseconds; `None` where the node did not know.
+    pub staleness_ms: Option<u64>,
+    /// Whether it said that it is ready.
+    pub ready: bool,
+}
+
 /// A broken promise.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Anomaly {
@@ -118,6 +142,10 @@ pub struct Records {
     pub faults: Vec<FaultRecord>,
     /// The present episode's claims to lead.
     pub claims: Vec<Claim>,
+    /// The present episode's acknowledged writes.
+    pub acknowledged: Vec<Acknowledgement>,
+    /// What nodes said of their age in the present episode.
+    pub ages: Vec<AgeClaim>,
     /// Who led from when to when, of the episodes before.
     pub leaders: Vec<Claim>,
     /// How many claims were looked at.

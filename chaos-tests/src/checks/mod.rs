@@ -4,6 +4,7 @@
 //! a history that breaks its promise.
 
 pub mod acknowledged;
+pub mod ages;
 pub mod digests;
 pub mod leadership;
 pub mod leases;

@@ -56,6 +56,9 @@ pub struct Ready {
     pub is_leader: bool,
     /// The index of its state.
     pub index: u64,
+    /// How old that state can be, in milliseconds; `None` where it does not know. Earlier versions do not say it.
+    #[serde(default)]
+    pub staleness_ms: Option<u64>,
 }
 
 /// The cluster.

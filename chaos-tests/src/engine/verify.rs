@@ -9,7 +9,7 @@ use super::{Active, FLEET_TTL_MS, Setting};
 use crate::checks::acknowledged::Listed;
 use crate::checks::digests::Digest;
 use crate::checks::{
-    acknowledged, digests, leadership, leases, linearizable, proxied, strong_reads, watches,
+    acknowledged, ages, digests, leadership, leases, linearizable, proxied, strong_reads, watches,
 };
 use crate::client::{Client, Outcome};
 use crate::clock::{self, until};
@@ -49,9 +49,18 @@ pub(super) async fn verify(
     let acknowledged_index =
         journal.records().figures.get("acknowledged_index").copied().unwrap_or(0);
     report("proxied", proxied::check(&seen.not_forwarded, down(&seen).as_ref()));
+    let (acks, claims) = {
+        let mut records = journal.records();
+        (std::mem::take(&mut records.acknowledged), std::mem::take(&mut records.ages))
+    };
     let ledger: Ledger = seen.ledgers.into_iter().flatten().collect();
     if seen.active.fault.redis_forgets() {
         return verify_what_redis_left(cluster, setting, &ledger, watches, journal).await;
+    }
+    // A node of the previous version may not say what this one promises.
+    if seen.active.fault != Fault::Upgrade {
+        journal.count("ages_checked", claims.len() as u64);
+        report("ages", ages::check(&acks, &claims));
     }
     for id in cluster.ids() {
         let listed = list(cluster, id, &setting.namespace, acknowledged_index).await?;

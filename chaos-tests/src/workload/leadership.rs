@@ -1,4 +1,4 @@
-//! Asks every node, every 20 ms, whether it leads.
+//! Asks every node, every 20 ms, whether it leads and how old its state is.
 //!
 //! A question is sent each time, whether the one before was answered or not: those that wait while a
 //! process is paused are answered in the moment it goes on, which is when it is easiest to be wrong.
@@ -13,7 +13,7 @@ use super::{GoOn, Load, Setting};
 use crate::client::Client;
 use crate::clock;
 use crate::cluster::ready;
-use crate::journal::{Claim, Journal};
+use crate::journal::{AgeClaim, Claim, Journal};
 
 const EVERY: Duration = Duration::from_millis(20);
 /// Each so many questions, the term is asked for, too.
@@ -61,6 +61,8 @@ async fn ask_ready(node: u64, client: &Client, journal: &Journal) {
     let end_us = clock::now_us();
     let mut records = journal.records();
     records.claims_seen += 1;
+    let (index, staleness_ms) = (ready.index, ready.staleness_ms);
+    records.ages.push(AgeClaim { node, start_us, index, staleness_ms, ready: ready.ready });
     if ready.is_leader {
         records.claims.push(Claim { node, term: 0, start_us, end_us });
     }
@@ -73,6 +75,10 @@ async fn ask_term(node: u64, client: &Client, journal: &Journal) {
     let end_us = clock::now_us();
     let mut records = journal.records();
     records.claims_seen += 1;
+    let (index, staleness_ms) = (body["index"].as_u64(), body["staleness_ms"].as_u64());
+    if let Some(index) = index {
+        records.ages.push(AgeClaim { node, start_us, index, staleness_ms, ready: false });
+    }
     let leadership = &body["leadership"];
     if leadership["is_leader"] == true {
         let term = leadership.get("term").and_then(Value::as_u64).unwrap_or(0);

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::{GoOn, Load, Setting};
 use crate::client::Outcome;
 use crate::clock;
-use crate::journal::{Ended, OpKind};
+use crate::journal::{Acknowledgement, Ended, OpKind};
 
 /// Long enough never to run out in a test.
 const TTL_MS: u64 = 86_400_000;
@@ -176,7 +176,10 @@ impl Worker {
 
     fn note(&mut self, kind: OpKind, node: u64, start_us: u64, outcome: &Outcome) {
         if let Outcome::Ok { body, .. } = outcome {
-            self.index = self.index.max(body["index"].as_u64().unwrap_or(0));
+            let index = body["index"].as_u64().unwrap_or(0);
+            self.index = self.index.max(index);
+            let acknowledgement = Acknowledgement { end_us: clock::now_us(), index };
+            self.setting.journal.records().acknowledged.push(acknowledgement);
         }
         self.setting.journal.operation(kind, node, start_us, Ended::from(outcome));
     }
