@@ -1,5 +1,6 @@
 //! `maxine config`: what can be set, and whether what is set is right.
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
@@ -52,8 +53,8 @@ fn certificate_verdict(
 }
 
 /// Carries it out.
-#[allow(clippy::print_stdout, reason = "the result goes to standard output")]
 pub async fn run(args: ConfigArgs) -> anyhow::Result<ExitCode> {
+    let mut out = std::io::stdout();
     match args.command {
         ConfigCommand::Keys => {
             let mut table = Table::new();
@@ -62,21 +63,23 @@ pub async fn run(args: ConfigArgs) -> anyhow::Result<ExitCode> {
             for key in KEYS {
                 table.add_row([key.name, key.env, key.unit, key.range, key.default]);
             }
-            println!("{table}");
+            writeln!(out, "{table}")?;
         }
-        ConfigCommand::Reference => print!("{}", reference::markdown()),
-        ConfigCommand::Example => print!("{}", example::toml()),
+        ConfigCommand::Reference => write!(out, "{}", reference::markdown())?,
+        ConfigCommand::Example => write!(out, "{}", example::toml())?,
         ConfigCommand::Check(serve) => match serve.load() {
             Ok(Loaded { config, unknown }) => {
-                unknown.iter().for_each(|text| eprintln!("maxine: warning: {text}"));
+                unknown.iter().for_each(|text| tell!("maxine: warning: {text}"));
                 let (now_ms, mut bad) = (Clock::system().wall_ms(), false);
                 for path in crate::app::certificates(&config) {
                     match certificate_verdict(certificate_end_ms(&path), now_ms) {
                         Ok(note) => {
-                            note.inspect(|note| println!("{}: {note}", path.display()));
+                            if let Some(note) = note {
+                                writeln!(out, "{}: {note}", path.display())?;
+                            }
                         }
                         Err(error) => {
-                            eprintln!("maxine: {}: {error}", path.display());
+                            tell!("maxine: {}: {error}", path.display());
                             bad = true;
                         }
                     }
@@ -84,10 +87,10 @@ pub async fn run(args: ConfigArgs) -> anyhow::Result<ExitCode> {
                 if bad {
                     return Ok(ExitCode::from(2));
                 }
-                println!("the settings are good");
+                writeln!(out, "the settings are good")?;
             }
             Err(error) => {
-                eprintln!("maxine: {error}");
+                tell!("maxine: {error}");
                 return Ok(ExitCode::from(2));
             }
         },

@@ -2,6 +2,14 @@
 //!
 //! Results go to standard output, everything else to standard error. `exit` has the exit codes.
 
+/// Like `eprintln!`, but drops a message that cannot be written, where `eprintln!` panics.
+macro_rules! tell {
+    ($($part:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stderr(), $($part)*);
+    }};
+}
+
 pub mod alerts;
 pub mod audit;
 pub mod client;
@@ -27,7 +35,6 @@ pub mod settings;
 pub mod watch;
 pub mod why;
 
-use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
@@ -89,8 +96,7 @@ pub async fn run(cli: Cli) -> ExitCode {
     match result {
         Ok(code) => code,
         Err(error) => {
-            // Where nobody can be told, the exit code says it.
-            let _ = writeln!(std::io::stderr(), "maxine: {error:#}");
+            tell!("maxine: {error:#}");
             ExitCode::FAILURE
         }
     }

@@ -1,7 +1,6 @@
 //! `maxine serve`: one node, from file, environment and flags.
 
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -112,8 +111,7 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     let Loaded { config, unknown } = match args.load() {
         Ok(loaded) => loaded,
         Err(error) => {
-            // Where nobody can be told, the exit code says it.
-            let _ = writeln!(std::io::stderr(), "maxine: {error}");
+            tell!("maxine: {error}");
             return Ok(ExitCode::from(2));
         }
     };

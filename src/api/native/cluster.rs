@@ -140,7 +140,7 @@ pub(super) async fn status(
         uptime_ms: app.clock().monotonic_ms(),
         index: state.index(),
         time_ms: state.time_ms(),
-        staleness_ms: app.store().staleness_ms(),
+        staleness_ms: fresh.staleness_ms(&app),
         warnings: warnings(&app, &leadership, raft.as_ref()),
         excluded: app.store().exclusion(),
         leadership,

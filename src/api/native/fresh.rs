@@ -51,7 +51,7 @@ pub(crate) struct Freshness {
 
 /// The state that an answer is about.
 #[derive(Clone, Copy)]
-struct Basis {
+pub(super) struct Basis {
     index: u64,
     /// How old the state could be at `at_ms`.
     staleness_ms: Option<u64>,
@@ -61,19 +61,24 @@ struct Basis {
 impl Basis {
     /// The present state of this node, and its age. The age is taken first: what is applied in between
     /// must not make an older state look younger.
-    fn present(state: &AppState) -> (Self, Arc<Snapshot>) {
+    pub(super) fn present(state: &AppState) -> (Self, Arc<Snapshot>) {
         let at_ms = state.clock().monotonic_ms();
         let staleness_ms = state.store().staleness_ms();
         let snapshot = state.view().snapshot();
         (Self { index: snapshot.state.index(), staleness_ms, at_ms }, snapshot)
     }
 
-    fn put_headers(&self, state: &AppState, headers: &mut HeaderMap) {
+    /// How old the state can be now.
+    pub(super) fn staleness_ms(&self, state: &AppState) -> Option<u64> {
         let since_ms = state.clock().monotonic_ms().saturating_sub(self.at_ms);
+        self.staleness_ms.map(|then_ms| then_ms + since_ms)
+    }
+
+    fn put_headers(&self, state: &AppState, headers: &mut HeaderMap) {
         let known = state.store().leadership_now().leader.is_some();
         headers.insert(INDEX_HEADER, self.index.into());
-        match self.staleness_ms {
-            Some(then_ms) => headers.insert(STALENESS_MS_HEADER, (then_ms + since_ms).into()),
+        match self.staleness_ms(state) {
+            Some(age_ms) => headers.insert(STALENESS_MS_HEADER, age_ms.into()),
             None => headers.insert(STALENESS_HEADER, UNKNOWN),
         };
         let leader = if known { HeaderValue::from_static("known") } else { UNKNOWN };
@@ -116,12 +121,18 @@ impl FromRequestParts<AppState> for Answered {
 /// A state that is as fresh as the request asked for.
 pub(super) struct Fresh {
     snapshot: Arc<Snapshot>,
+    answered: Answered,
 }
 
 impl Fresh {
     /// The state.
     pub(super) fn state(&self) -> &ControlState {
         &self.snapshot.state
+    }
+
+    /// How old this state can be now, in milliseconds.
+    pub(super) fn staleness_ms(&self, state: &AppState) -> Option<u64> {
+        self.answered.0.lock().staleness_ms(state)
     }
 
     /// Answers with JSON about this state.
@@ -158,7 +169,7 @@ impl FromRequestParts<AppState> for Fresh {
             answered.at(not_reached.reached);
             return Err(not_reached.into());
         }
-        Ok(Self { snapshot: answered.by_present(state) })
+        Ok(Self { snapshot: answered.by_present(state), answered })
     }
 }
 

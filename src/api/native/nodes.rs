@@ -16,7 +16,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::extract::{NoParams, Params};
-use super::fresh::{Fresh, Freshness};
+use super::fresh::{Basis, Fresh, Freshness};
 use super::page::Page;
 use crate::actors::peer::{PeerKind, PeerService};
 use crate::api::AppState;
@@ -137,7 +137,7 @@ impl PeerService for NodeReports {
 
 async fn report(app: &AppState) -> NodeReport {
     let leadership = app.store().leadership_now();
-    let snapshot = app.view().snapshot();
+    let (basis, snapshot) = Basis::present(app);
     let since_ms = app.clock().wall_ms().saturating_sub(TRAFFIC_MS);
     let telemetry = app.telemetry().clone();
     // It takes in what the writer has not written out yet, which may wait for the disk.
@@ -161,7 +161,7 @@ async fn report(app: &AppState) -> NodeReport {
         uptime_ms: app.clock().monotonic_ms(),
         index: snapshot.state.index(),
         audit_head: super::audit::hex(&snapshot.state.audit().head()),
-        staleness_ms: app.store().staleness_ms(),
+        staleness_ms: basis.staleness_ms(app),
         leader: leadership.leader,
         is_leader: leadership.is_leader,
         term: leadership.term,

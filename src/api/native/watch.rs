@@ -24,6 +24,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::change::Change;
 use super::extract::{Params, service_key};
+use super::fresh::Answered;
 use super::shape::Detail;
 use crate::api::problem::{Problem, ProblemKind};
 use crate::api::{AppState, Caller, RequestContext};
@@ -216,6 +217,7 @@ pub(super) async fn watch(
     Params(query): Params<Watch>,
     caller: Caller,
     context: RequestContext,
+    answered: Answered,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let scope = scope(&caller, query.namespace.as_deref(), query.service.as_deref())?;
@@ -225,6 +227,7 @@ pub(super) async fn watch(
     let clock = state.clock().clone();
     let age_ms = STREAM_AGE_MS + fastrand::u64(0..STREAM_AGE_MS / 2);
     let ends_at_ms = clock.monotonic_ms() + age_ms;
+    answered.by_present(&state);
     let stage = match subscribed {
         Ok(watcher) => Stage::Ready(watcher),
         Err(compacted) => Stage::Lost(compacted),
@@ -343,6 +346,7 @@ pub(super) async fn poll_changes(
     Params(query): Params<Poll>,
     caller: Caller,
     context: RequestContext,
+    answered: Answered,
 ) -> Result<Json<Changes>, Problem> {
     let scope = scope(&caller, query.namespace.as_deref(), query.service.as_deref())?;
     let limit = super::page::limit(query.limit)?;
@@ -350,6 +354,7 @@ pub(super) async fn poll_changes(
     check_range("wait_ms", wait_ms, 0, WAIT_MS_MAX)?;
     let _place = watchers.admit(&caller, context.client.ip)?;
     let gone = |lost: Compacted| {
+        answered.by_present(&state);
         Problem::new(ProblemKind::Compacted, lost.to_string()).with_field("index")
     };
     let mut watcher = subscribe(&state, scope, query.index).await.map_err(gone)?;
@@ -375,6 +380,7 @@ pub(super) async fn poll_changes(
         index = if events.is_empty() { published.max(index) } else { watcher.after() };
     }
     let detail = Detail::of(&caller);
+    answered.at(index);
     let changes = events.iter().map(|event| Change::new(event, detail)).collect();
     Ok(Json(Changes { index, changes }))
 }

@@ -135,10 +135,10 @@ impl Children {
             match self.start(child) {
                 Ok(()) => {
                     let pid = child.running.as_ref().map_or(0, |running| running.pid);
-                    eprintln!("{} is back (process {pid})", child.name);
+                    tell!("{} is back (process {pid})", child.name);
                     nodes.extend(child.node);
                 }
-                Err(error) => eprintln!("{error:#}"),
+                Err(error) => tell!("{error:#}"),
             }
         }
         self.children = children;
@@ -186,7 +186,7 @@ impl Children {
             }
         }
         for pid in waiting {
-            eprintln!("process {pid} did not stop in time and is killed");
+            tell!("process {pid} did not stop in time and is killed");
             let _gone = kill(Pid::from_raw(pid), Signal::SIGKILL);
         }
     }

@@ -95,7 +95,7 @@ pub async fn run(args: DevArgs) -> anyhow::Result<ExitCode> {
         Ok(folder) => folder,
         Err(pid) if args.restart => {
             layout::ask_to_restart(pid)?;
-            eprintln!(
+            tell!(
                 "asked the 'maxine dev' that runs on {} (process {pid}) to restart its stopped processes",
                 args.data_dir.display()
             );
@@ -159,17 +159,17 @@ pub async fn run(args: DevArgs) -> anyhow::Result<ExitCode> {
             _ = terminate.recv() => break,
             _ = restart.recv() => bring_back(&args, &folder, &nodes, &mut children).await,
             ended = children.next_ended() => {
-                eprintln!("{ended}");
+                tell!("{ended}");
                 if args.restart {
                     tokio::time::sleep(Duration::from_millis(500)).await;
                     bring_back(&args, &folder, &nodes, &mut children).await;
                 } else {
-                    eprintln!("it stays stopped; to restart it, run 'maxine dev --restart --data-dir {}' in another terminal", args.data_dir.display());
+                    tell!("it stays stopped; to restart it, run 'maxine dev --restart --data-dir {}' in another terminal", args.data_dir.display());
                 }
             }
         }
     }
-    eprintln!("stopping {} processes", children.running());
+    tell!("stopping {} processes", children.running());
     children.stop_all().await;
     Ok(ExitCode::SUCCESS)
 }
@@ -226,7 +226,6 @@ fn print_lines<'a>(
     out.flush()
 }
 
-#[allow(clippy::print_stdout, reason = "the result goes to standard output")]
 async fn announce(
     args: &DevArgs,
     folder: &Folder,
@@ -237,7 +236,7 @@ async fn announce(
     if args.output.format == Format::Json {
         print_lines(folder, nodes, children).context("standard output is closed")?;
         if let Some(password) = password {
-            eprintln!("admin password, shown this once: {password}");
+            tell!("admin password, shown this once: {password}");
         }
         return Ok(());
     }
@@ -249,20 +248,24 @@ async fn announce(
         let data = folder.node_dir(node.id).display().to_string();
         table.add_row([format!("node-{}", node.id), node.http_url(), node.peer_addr(), pid, data]);
     }
-    println!("Maxine is running: {} {} nodes\n\n{table}\n", nodes.len(), args.backend.mode());
+    let mut out = std::io::stdout();
+    writeln!(out, "Maxine is running: {} {} nodes\n\n{table}\n", nodes.len(), args.backend.mode())?;
     let first = nodes.first().map(DevNode::http_url).unwrap_or_default();
     match password {
-        Some(password) => println!("sign in as admin, password (shown this once): {password}\n"),
-        None if std::env::var_os("MAXINE_ADMIN_PASSWORD").is_some() => {
-            println!("sign in as the administrator that MAXINE_ADMIN_USERNAME names\n");
+        Some(password) => {
+            writeln!(out, "sign in as admin, password (shown this once): {password}\n")?
         }
-        None => println!(
+        None if std::env::var_os("MAXINE_ADMIN_PASSWORD").is_some() => {
+            writeln!(out, "sign in as the administrator that MAXINE_ADMIN_USERNAME names\n")?;
+        }
+        None => writeln!(
+            out,
             "sign in as admin, with the password shown at the first start ('--fresh' begins anew)\n"
-        ),
+        )?,
     }
     if !args.no_samples {
-        println!("try   curl -L '{first}/api/maxine/serviceops/discover?serviceName=orders'");
+        writeln!(out, "try   curl -L '{first}/api/maxine/serviceops/discover?serviceName=orders'")?;
     }
-    println!("stop  Ctrl-C");
-    std::io::stdout().flush().context("standard output is closed")
+    writeln!(out, "stop  Ctrl-C")?;
+    out.flush().context("standard output is closed")
 }
