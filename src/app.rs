@@ -140,7 +140,8 @@ impl Node {
         members::serve(&store, &peers);
 
         let security_settings = settings::security(&config)?;
-        let security = Security::new(Arc::clone(&view), clock.clone(), security_settings);
+        let security =
+            Security::new(Arc::clone(&view), Arc::clone(&store), clock.clone(), security_settings);
         let telemetry =
             Telemetry::start(Arc::clone(&view), clock.clone(), &settings::telemetry(&config));
         let own = OwnAddresses::default();
@@ -216,6 +217,8 @@ impl Node {
             certificates: settings::certificates(&config),
         };
         tasks.spawn(cancel.clone().run_until_cancelled_owned(conditions::watch(watched)));
+        let pointer = settings::point_to_first_password(Arc::clone(&view), config.clone());
+        tasks.spawn(cancel.clone().run_until_cancelled_owned(pointer));
         let retention = retention::run(
             registry.clone(),
             Arc::clone(&view),

@@ -4,19 +4,26 @@
 //! told in one record, so that nobody can flood the log by being refused.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::actors::{Registry, WriteRequest};
 use crate::clock::Clock;
-use crate::state::{Actor, Command};
+use crate::state::{Actor, Command, RequestId};
 use crate::telemetry::{AlertKind, Notice, Telemetry};
 
 /// Most records in one second of those who proved who they are.
 const RECORDS_PER_SECOND_MAX: u32 = 50;
 /// Most records in one second of those who did not: strangers must not push the others' records out.
 const STRANGERS_RECORDS_PER_SECOND_MAX: u32 = 10;
+/// Most records that wait for writes to be possible again.
+const WAITING_MAX: usize = 256;
+/// Pause before they are tried again.
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
 /// Longest object of a record, in bytes.
 const OBJECT_LEN_MAX: usize = 512;
 
@@ -45,6 +52,9 @@ struct Inner {
     telemetry: Telemetry,
     gap: Mutex<Gap>,
     second: Mutex<Second>,
+    /// Places for records that wait.
+    waiting: Arc<Semaphore>,
+    stop: CancellationToken,
     tasks: TaskTracker,
 }
 
@@ -59,8 +69,17 @@ impl AuditRelay {
         clock: Clock,
         telemetry: Telemetry,
     ) -> Self {
-        let (second, gap, tasks) = (Mutex::default(), Mutex::default(), TaskTracker::new());
-        Self(Arc::new(Inner { node, registry, clock, telemetry, gap, second, tasks }))
+        Self(Arc::new(Inner {
+            node,
+            registry,
+            clock,
+            telemetry,
+            gap: Mutex::default(),
+            second: Mutex::default(),
+            waiting: Arc::new(Semaphore::new(WAITING_MAX)),
+            stop: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+        }))
     }
 
     /// Raises an alert that records are missing; the first at once, later ones together.
@@ -82,9 +101,7 @@ impl AuditRelay {
     /// Records an action, such as `session.create`, on an object, and how it ended. Must be called
     /// inside a tokio runtime.
     pub fn record(&self, actor: Actor, action: &str, object: &str, success: bool) {
-        let end = (0..=object.len().min(OBJECT_LEN_MAX)).rev();
-        let end = end.into_iter().find(|at| object.is_char_boundary(*at)).unwrap_or(0);
-        let mut items = vec![(action.into(), object[..end].into(), success)];
+        let mut items = vec![(action.into(), shortened(object), success)];
         {
             let mut second = self.0.second.lock();
             let now = self.0.clock.monotonic_ms() / 1_000;
@@ -117,9 +134,37 @@ impl AuditRelay {
         });
     }
 
+    /// Records what an operator did while the cluster may not take writes: the record waits until it does,
+    /// or until the node stops. One that finds no place to wait counts as lost.
+    pub fn record_for_sure(&self, actor: Actor, action: &str, object: &str) {
+        let Ok(place) = Arc::clone(&self.0.waiting).try_acquire_owned() else {
+            self.lost(1, "too many records wait for writes to be possible");
+            return;
+        };
+        let items = vec![(action.into(), shortened(object), true)];
+        let command = Command::RecordAudit { items };
+        // A repeat of a write whose outcome is unknown takes effect once.
+        let request_id = Some(RequestId(rand::random()));
+        let request = WriteRequest { actor, request_id, fence: None, command };
+        let (registry, stop) = (self.0.registry.clone(), self.0.stop.clone());
+        let written = async move {
+            while let Err(error) = registry.propose(request.clone()).await {
+                tracing::debug!(%error, "an audit record waits for writes to be possible");
+                tokio::time::sleep(RETRY_PAUSE).await;
+            }
+            drop(place);
+        };
+        self.0.tasks.spawn(stop.run_until_cancelled_owned(written));
+    }
+
     /// Waits for the records under way; each has the registry's time limit.
     pub async fn stop(&self) {
+        self.0.stop.cancel();
         self.0.tasks.close();
         self.0.tasks.wait().await;
     }
+}
+
+fn shortened(object: &str) -> Box<str> {
+    object[..object.floor_char_boundary(OBJECT_LEN_MAX)].into()
 }

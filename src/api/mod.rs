@@ -14,12 +14,14 @@ mod field_names;
 mod front;
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) mod fuzz;
+mod hosts;
 mod lazy_timer;
 mod linger;
 pub mod middleware;
 pub mod native;
 pub mod openapi;
 mod origins;
+mod own_password;
 mod pacing;
 pub mod problem;
 mod routes;
@@ -35,6 +37,7 @@ pub use audit_relay::AuditRelay;
 pub use caller::{Caller, RequestContext, Via};
 pub use compat::account_sign_in;
 pub use front::Front;
+pub use hosts::name_of as host_name;
 pub use seams::{
     Forward, ForwardAnswer, ForwardRequest, Forwarded, HealthReports, ProbeObservation, Standing,
     UpstreamsReport,

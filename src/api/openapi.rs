@@ -86,7 +86,7 @@ pub(super) fn complete(document: &mut OpenApi) {
 
 fn complete_operation(table: &AccessTable, path: &str, method: &Method, operation: &mut Operation) {
     let access = match table.of_route(method, path) {
-        Decision::Route(access) => access,
+        Decision::Route(rule) => rule.access,
         // The edge refuses what the table does not know; a test finds it.
         _ => Access::Admin,
     };

@@ -172,7 +172,8 @@ pub async fn serve(
             let stream = Lingering::new(stream, mark.clone());
             let stream = HintedStream::new(stream, interim.clone()).after(read);
             let watched = Watched { pace: pace.clone(), mark, began: Arc::clone(&began) };
-            let service = per_request(front, peer, interim, watched);
+            let fields_max = limits.header_fields_max;
+            let service = per_request(front, peer, fields_max, interim, watched);
             let mut builder = (*builder).clone();
             builder.http1().timer(LazyTimer::default());
             let connection =
@@ -248,6 +249,7 @@ impl Watched {
 fn per_request(
     front: Arc<Front>,
     peer: SocketAddr,
+    fields_max: usize,
     interim: Interim,
     watched: Watched,
 ) -> impl hyper::service::Service<
@@ -262,6 +264,12 @@ fn per_request(
             let text = "An HTTP/1.1 request must have exactly one Host header";
             let refusal = CompatError::bad_request(text).into_response();
             return Either::Left(std::future::ready(Ok(refusal)));
+        }
+        // The library counts the fields of HTTP/1 alone.
+        if request.headers().len() > fields_max {
+            let text = format!("A request must have at most {fields_max} header fields");
+            let refusal = CompatError::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, text);
+            return Either::Left(std::future::ready(Ok(refusal.into_response())));
         }
         let version = request.version();
         if let Some(response) = front.at_once(peer, &request) {

@@ -38,7 +38,7 @@ const READ_LEN_MAX: usize = 8 * 1_024;
 /// Most header fields of a request that is answered here.
 const FIELDS_MAX: usize = 32;
 /// Fields that are read or written here. One of them as the name of the trace id's would make two of one.
-const FIELDS: [HeaderName; 12] = [
+const FIELDS: [HeaderName; 13] = [
     header::ACCEPT,
     header::CONNECTION,
     header::CONTENT_LENGTH,
@@ -50,6 +50,7 @@ const FIELDS: [HeaderName; 12] = [
     header::TRANSFER_ENCODING,
     header::UPGRADE,
     header::VARY,
+    header::X_CONTENT_TYPE_OPTIONS,
     TRACEPARENT,
 ];
 
@@ -239,6 +240,7 @@ impl ShortCut {
         context.trace_id.push_to(out);
         push_field(out, TRACEPARENT.as_str(), b"");
         context.traceparent.push_to(out);
+        push_field(out, header::X_CONTENT_TYPE_OPTIONS.as_str(), b"nosniff");
         push_field(out, "Content-Length", itoa::Buffer::new().format(body_len).as_bytes());
         push_field(out, "Date", date.at(now_ms));
         out.extend_from_slice(b"\r\n\r\n");

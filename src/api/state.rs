@@ -46,6 +46,9 @@ pub struct ApiSettings {
     pub proxy_body_len_max: Option<u64>,
     /// Whether browsers are told to give pages of instances an origin of their own.
     pub proxy_sandbox: bool,
+    /// Names by which browsers may call this node, besides addresses, localhost and the members' names
+    /// (`http.allowed_hosts`): in lower case, without a port.
+    pub allowed_hosts: Vec<String>,
     /// The proxies in front whose word about the client's address is believed
     /// (`security.trusted_proxies`).
     pub trusted_proxies: TrustedProxies,
@@ -70,6 +73,7 @@ impl Default for ApiSettings {
             body_timeout_ms: 10_000,
             proxy_body_len_max: Some(10 * 1_024 * 1_024),
             proxy_sandbox: true,
+            allowed_hosts: Vec::new(),
             trusted_proxies: TrustedProxies::default(),
             watchers: PlaceLimits { max: 20_000, per_address_max: 10_000, reserved: 2_000 },
             bodies: PlaceLimits { max: 64 << 20, per_address_max: 32 << 20, reserved: 16 << 20 },

@@ -13,7 +13,7 @@ use rust_embed::RustEmbed;
 use super::error::{CompatError, edge_error, is_native};
 use super::pacing::SharedBytes;
 use super::routes::Routes;
-use super::{AppState, origins};
+use super::{AppState, hosts, origins};
 
 /// What `make ui` has built, if it was built.
 #[derive(RustEmbed)]
@@ -47,25 +47,29 @@ pub(super) fn add_routes(routes: Routes) -> Routes {
     )
 }
 
-async fn index(State(state): State<AppState>) -> Response<Body> {
+async fn index(State(state): State<AppState>, request: Request) -> Response<Body> {
+    hosts::refusal(&state, &request).unwrap_or_else(|| first_page(&state))
+}
+
+fn first_page(state: &AppState) -> Response<Body> {
     match Files::get(INDEX) {
-        Some(file) => respond(&state, INDEX, &file),
+        Some(file) => respond(state, INDEX, &file),
         None => {
-            with_security(&state, Response::new(Body::from(NOT_BUILT)), "text/html; charset=utf-8")
+            with_security(state, Response::new(Body::from(NOT_BUILT)), "text/html; charset=utf-8")
         }
     }
 }
 
 /// A page of the dashboard: its own script decides what to show.
 async fn page(State(state): State<AppState>, request: Request) -> Response<Body> {
-    match embedded(&state, request.uri().path()) {
-        Some(response) => response,
-        None => index(State(state)).await,
-    }
+    hosts::refusal(&state, &request)
+        .or_else(|| embedded(&state, request.uri().path()))
+        .unwrap_or_else(|| first_page(&state))
 }
 
 async fn asset(State(state): State<AppState>, request: Request) -> Response<Body> {
-    let found = embedded(&state, request.uri().path());
+    let refusal = hosts::refusal(&state, &request);
+    let found = refusal.or_else(|| embedded(&state, request.uri().path()));
     found.unwrap_or_else(|| CompatError::not_found().into_response())
 }
 
@@ -74,7 +78,7 @@ pub(super) async fn fallback(State(state): State<AppState>, request: Request) ->
     let path = request.uri().path();
     let reads = matches!(*request.method(), Method::GET | Method::HEAD);
     if let Some(response) = embedded(&state, path).filter(|_| reads) {
-        return response;
+        return hosts::refusal(&state, &request).unwrap_or(response);
     }
     if is_native(path) {
         let text = "there is nothing at this path; /api/v1/openapi.json lists every route";

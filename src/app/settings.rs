@@ -4,14 +4,15 @@ use std::io::Write;
 use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::Context;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::actors::registry::RegistrySettings;
-use crate::api::ApiSettings;
 use crate::api::access::Openness;
 use crate::api::serve::ServeLimits;
+use crate::api::{ApiSettings, host_name};
 use crate::backend::local::LocalConfig;
 use crate::backend::redis::{RedisConfig, Topology};
 use crate::backend::shared_file::SharedFileConfig;
@@ -20,10 +21,12 @@ use crate::health::ActiveDefaults;
 use crate::places::PlaceLimits;
 use crate::proxy::{EgressPolicy, ForwarderConfig, OwnAddresses, TlsRoots, TrustedProxies};
 use crate::security::{
-    Account, EnvSigningKeys, OneTimePassword, Secret, SecuritySettings, check_password,
+    Account, EnvSigningKeys, OneTimePassword, Secret, SecuritySettings, break_glass_file,
+    check_password, make_break_glass_token,
 };
-use crate::state::Role;
+use crate::state::{ControlState, Role};
 use crate::telemetry::{RequestLogSettings, TelemetrySettings, WebhookSettings};
+use crate::view::View;
 use crate::words;
 
 /// Fewer open files than this, and a node cannot even open its own.
@@ -59,6 +62,7 @@ pub(super) fn api(config: &NodeConfig, http_addr: SocketAddr) -> ApiSettings {
         body_timeout_ms: config.http.request_timeout_ms,
         proxy_body_len_max: Some(config.http.proxy_body_len_max).filter(|max| *max > 0),
         proxy_sandbox: config.http.proxy_sandbox,
+        allowed_hosts: allowed_hosts(config),
         trusted_proxies: TrustedProxies::new(config.security.trusted_proxies.clone()),
         watchers: PlaceLimits {
             max: config.http.watchers_max,
@@ -72,6 +76,16 @@ pub(super) fn api(config: &NodeConfig, http_addr: SocketAddr) -> ApiSettings {
         },
         ..ApiSettings::default()
     }
+}
+
+/// The names by which browsers may call this node, besides those that the cluster's members advertise.
+fn allowed_hosts(config: &NodeConfig) -> Vec<String> {
+    let mut hosts = config.http.allowed_hosts.clone();
+    let advertised = config.http.advertise.rsplit("://").next().unwrap_or_default();
+    hosts.extend(host_name(advertised.split('/').next().unwrap_or_default()));
+    let machine = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
+    hosts.extend(machine.and_then(|name| host_name(&name)));
+    hosts
 }
 
 pub(super) fn telemetry(config: &NodeConfig) -> TelemetrySettings {
@@ -208,6 +222,9 @@ pub(super) fn shared_file(config: &NodeConfig) -> SharedFileConfig {
 
 /// Secrets are read from the environment alone: never a file with other settings, never a flag.
 pub(super) fn security(config: &NodeConfig) -> anyhow::Result<SecuritySettings> {
+    let break_glass = make_break_glass_token(&config.data_dir).with_context(|| {
+        format!("{} cannot be written", break_glass_file(&config.data_dir).display())
+    })?;
     let env = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     let mut accounts = Vec::new();
     for (role, prefix) in [
@@ -239,6 +256,9 @@ pub(super) fn security(config: &NodeConfig) -> anyhow::Result<SecuritySettings> 
     };
     Ok(SecuritySettings {
         cluster_name: config.raft.cluster_id.clone(),
+        node_name: config.name(),
+        break_glass: Some(break_glass),
+        credential_staleness_max_ms: config.security.credential_staleness_max_ms,
         first_admin: config.security.admin_username.clone(),
         accounts,
         env_keys,
@@ -312,6 +332,47 @@ fn print_password(made: &OneTimePassword) {
     if let Err(error) = writeln!(std::io::stderr(), "{text}") {
         tracing::error!(%error, "the one-time password could not be shown on standard error");
     }
+}
+
+/// On a node that starts with an empty state: says which node showed the first administrator's password,
+/// if another one did. The node that led first makes it.
+pub(super) async fn point_to_first_password(view: Arc<View>, config: NodeConfig) {
+    let mut changes = view.index_changes();
+    let is_empty = |view: &View| view.with_snapshot(|now| now.state.identities().users.is_empty());
+    if !is_empty(&view) {
+        return;
+    }
+    let has_users = |_: &u64| !is_empty(&view);
+    if changes.wait_for(has_users).await.is_err() {
+        return;
+    }
+    let user = &config.security.admin_username;
+    match view.with_snapshot(|now| first_password_made_by(&now.state, user)) {
+        Some(node) if node != config.name() => tracing::info!(
+            node,
+            user,
+            "the first administrator's password was shown by another node: on its standard error, or in the file \
+             that its security.initial_password_file names"
+        ),
+        _ => {}
+    }
+}
+
+/// The node that led when the first administrator was made with a random password, as far as the audit log
+/// goes back.
+fn first_password_made_by(state: &ControlState, user: &str) -> Option<String> {
+    let is_random = state.identities().users.get(user).is_some_and(|user| !user.managed);
+    let mut leader = None;
+    for record in state.audit().records() {
+        match &*record.action {
+            "leadership.grant" => leader = Some(record.object.to_string()),
+            "user.put" if &*record.user == "system:bootstrap" && &*record.object == user => {
+                return leader.filter(|_| is_random);
+            }
+            _ => {}
+        }
+    }
+    None
 }
 
 /// What the proxy is set up with. Loopback may be registered where Maxine itself is reached there

@@ -162,3 +162,36 @@ fn how_redis_is_reached_follows_from_the_settings() {
     assert_eq!((secured.command_timeout_ms, secured.wait_replicas), (700, 2));
     assert_eq!(secured.wait_timeout_ms, 300);
 }
+
+#[test]
+fn the_node_that_showed_the_first_password_is_known() {
+    use crate::state::{Actor, Command, Name, Proposal, RequestId};
+    let mut state = ControlState::default();
+    let mut requests = 0;
+    let mut apply = |state: &mut ControlState, actor: Actor, command: Command| {
+        requests += 1;
+        let request_id = RequestId(requests);
+        let proposal = Proposal { request_id, proposed_at_ms: 1, fence: None, actor, command };
+        state.apply(&proposal, &mut Vec::new());
+    };
+    let lead = |name| Command::GrantLeadership { holder: Name::trusted(name) };
+    let put = |managed| Command::PutUser {
+        name: Name::trusted("admin"),
+        role: Role::Admin,
+        password_hash: "x".into(),
+        managed,
+        create_only: false,
+        expected_version: None,
+    };
+    let system = || Actor::system("test");
+    assert_eq!(first_password_made_by(&state, "admin"), None);
+    apply(&mut state, system(), lead("node-1"));
+    apply(&mut state, system(), lead("node-2"));
+    apply(&mut state, Actor::system("bootstrap"), put(false));
+    apply(&mut state, system(), lead("node-3"));
+    assert_eq!(first_password_made_by(&state, "admin").as_deref(), Some("node-2"));
+    assert_eq!(first_password_made_by(&state, "ada"), None);
+    // An account of the environment has a password that nobody was shown.
+    apply(&mut state, Actor::system("bootstrap"), put(true));
+    assert_eq!(first_password_made_by(&state, "admin"), None);
+}

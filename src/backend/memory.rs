@@ -2,7 +2,7 @@
 //! Keeps nothing; never a user's choice.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -23,6 +23,7 @@ pub struct MemoryStore {
     leadership: watch::Sender<Leadership>,
     peers: Arc<dyn PeerHandler>,
     available: AtomicBool,
+    staleness_ms: AtomicU64,
 }
 
 impl MemoryStore {
@@ -35,12 +36,18 @@ impl MemoryStore {
             leadership: watch::Sender::new(leadership),
             peers,
             available: AtomicBool::new(true),
+            staleness_ms: AtomicU64::new(0),
         }
     }
 
     /// Replaces the state, as a store that went back to an older one does.
     pub fn replace(&self, state: crate::state::ControlState) {
         self.machine.lock().replace(state);
+    }
+
+    /// Makes it as old as a test says; `u64::MAX` stands for an unknown age.
+    pub fn set_staleness_ms(&self, staleness_ms: u64) {
+        self.staleness_ms.store(staleness_ms, Ordering::SeqCst);
     }
 
     /// Makes it lose or regain its majority.
@@ -79,7 +86,7 @@ impl ControlStore for MemoryStore {
     }
 
     fn staleness_ms(&self) -> Option<u64> {
-        Some(0)
+        Some(self.staleness_ms.load(Ordering::SeqCst)).filter(|age_ms| *age_ms < u64::MAX)
     }
 
     async fn call_leader(&self, body: Bytes, _: Duration) -> Result<Bytes, CallError> {

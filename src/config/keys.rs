@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
 use super::values::{
-    access, backend, host_and_port, members, networks, number, one_of, parsed, path,
+    access, backend, host_and_port, hosts, members, networks, number, one_of, parsed, path,
     socket_address, switch, text,
 };
 use super::{
@@ -89,6 +89,8 @@ keys! {
         "If true, browsers treat a page that an instance serves through the proxy as a separate origin (CSP sandbox), so that its scripts cannot use the dashboard's session." => |c, v| c.http.proxy_sandbox = switch(v)?;
     "http.cors_allow_origin" "cors-allow-origin" "MAXINE_CORS_ALLOW_ORIGIN" "origin" "an origin, * or nothing" ""
         "Origin whose pages may call the API from a browser (CORS), in addition to pages of this cluster's members. * means any origin." => |c, v| c.http.cors_allow_origin = text(v, 255)?;
+    "http.allowed_hosts" "allowed-hosts" "MAXINE_HTTP_ALLOWED_HOSTS" "list" "host names without ports, comma-separated" ""
+        "Additional host names under which browsers may open the dashboard, such as the name of a load balancer. IP addresses, localhost, the name of this machine and the advertised names of the nodes are always allowed. Clients with a token are not restricted." => |c, v| c.http.allowed_hosts = hosts(v)?;
 
     "raft.cluster_id" "cluster-id" "MAXINE_CLUSTER_ID" "text" "1 to 63 bytes" "maxine"
         "Name of the cluster. Nodes with another name are refused." => |c, v| c.raft.cluster_id = text(v, 63)?;
@@ -146,6 +148,8 @@ keys! {
         "File that the password of that account is written to. If empty, it is written to standard error." => |c, v| c.security.initial_password_file = path(v);
     "security.token_ttl_s" "token-ttl-s" "MAXINE_TOKEN_TTL_S" "seconds" "60 to 86400" "1800"
         "Lifetime of a session token." => |c, v| c.security.token_ttl_s = number(v, 60, 86_400)?;
+    "security.credential_staleness_max_ms" "credential-staleness-max-ms" "MAXINE_CREDENTIAL_STALENESS_MAX_MS" "milliseconds" "1000 to 86400000" "600000"
+        "How long a node that has lost contact with the cluster accepts tokens and passwords, which may have been revoked in the meantime. After that, only the token in the file break-glass in its data directory is accepted." => |c, v| c.security.credential_staleness_max_ms = number(v, 1_000, DAY_MS)?;
     "security.upstream_allow" "upstream-allow" "MAXINE_UPSTREAM_ALLOW" "networks" "comma-separated" ""
         "Networks whose addresses may be registered and called. If empty, every network that is not denied." => |c, v| c.security.upstream_allow = networks(v)?;
     "security.upstream_deny" "upstream-deny" "MAXINE_UPSTREAM_DENY" "networks" "comma-separated" ""
@@ -254,6 +258,7 @@ impl NodeConfig {
                 proxy_body_len_max: 0,
                 proxy_sandbox: true,
                 cors_allow_origin: String::new(),
+                allowed_hosts: Vec::new(),
             },
             raft: RaftConfig {
                 cluster_id: String::new(),
@@ -300,6 +305,7 @@ impl NodeConfig {
                 admin_username: String::new(),
                 initial_password_file: PathBuf::new(),
                 token_ttl_s: 0,
+                credential_staleness_max_ms: 0,
                 upstream_allow: Vec::new(),
                 upstream_deny: Vec::new(),
                 upstream_ca: PathBuf::new(),

@@ -85,6 +85,8 @@ pub struct HttpConfig {
     pub proxy_sandbox: bool,
     /// Origins that browsers may call from; empty switches CORS off.
     pub cors_allow_origin: String,
+    /// Further names by which browsers may call this node, in lower case.
+    pub allowed_hosts: Vec<String>,
 }
 
 /// The Raft backend.
@@ -135,6 +137,8 @@ pub struct SecurityConfig {
     pub initial_password_file: PathBuf,
     /// Lifetime of a session's token, in seconds.
     pub token_ttl_s: u64,
+    /// How long credentials count without contact with the cluster, in milliseconds.
+    pub credential_staleness_max_ms: u64,
     /// Networks whose addresses may be registered; empty allows all but the denied ones.
     pub upstream_allow: Vec<ipnet::IpNet>,
     /// Networks whose addresses may never be registered.

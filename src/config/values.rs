@@ -149,6 +149,18 @@ pub(super) fn networks(value: &str) -> Result<Vec<ipnet::IpNet>, String> {
     value.split(',').map(str::trim).filter(|text| !text.is_empty()).map(each).collect()
 }
 
+/// Names of hosts, separated by commas, in lower case.
+pub(super) fn hosts(value: &str) -> Result<Vec<String>, String> {
+    let each = |text: &str| {
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
+        if text.len() <= 253 && text.chars().all(is_plain) {
+            return Ok(text.trim_end_matches('.').to_ascii_lowercase());
+        }
+        Err(format!("must be host names without ports, separated by commas; {text} is none"))
+    };
+    value.split(',').map(str::trim).filter(|text| !text.is_empty()).map(each).collect()
+}
+
 /// `ID@HOST:PORT@URL`, separated by commas.
 pub(super) fn members(value: &str) -> Result<Vec<MemberSetting>, String> {
     const FORM: &str = "must be members as ID@PEER_HOST:PORT@HTTP_URL, separated by commas";

@@ -84,6 +84,8 @@ pub(crate) fn header_seeds() -> Vec<Vec<u8>> {
         "host: h\nconnection: x-own, upgrade, host\nupgrade: websocket\nx-own: 1\nte: trailers",
         "host: \"h\\\nx-forwarded-for: 192.0.2.1, 10.0.0.9, [::1]\nx-forwarded-proto: https\nx-real-ip: 1",
         "forwarded: for=\"[2001:db8::1]\";proto=http\nforwarded: for=_x\ncookie: a=b; maxine=c",
+        "forwarded: for=\"10.0.0.2:80\", for=10.0.0.3;host=\"a,\\\"b\";by=_c, for=192.0.2.1",
+        "x-forwarded-for: 192.0.2.1:80, [2001:db8::1]:443, 10.0.0.2\nx-original-url: /a",
         "upgrade: h2c\nconnection: Upgrade, HTTP2-Settings\nhttp2-settings: AAMAAABk\ncontent-length: 1",
     ])
 }

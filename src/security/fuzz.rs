@@ -62,6 +62,7 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
         &bearer,
         &cookie,
         &unsigned,
+        "authorization: bearer mxb_0123456789abcdef",
         "authorization: bearer mxt_0011223344556677_ci_0123456789abcdef",
     ])
 }

@@ -9,7 +9,9 @@
 mod api_token;
 mod audience;
 mod bootstrap;
+mod break_glass;
 mod caller;
+mod error;
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) mod fuzz;
 mod jwt;
@@ -22,15 +24,18 @@ pub mod tls_files;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use axum::http::{HeaderMap, Method, header};
+use axum::http::{HeaderMap, header};
 
+use crate::backend::ControlStore;
 use crate::clock::Clock;
 use crate::state::{Identities, Name, Role, User};
 use crate::view::View;
 
 pub use api_token::MintedToken;
 pub use bootstrap::{BootstrapError, OneTimePassword, ensure_identities};
-pub use caller::{Caller, Via};
+pub use break_glass::{break_glass_file, make_break_glass_token};
+pub use caller::{Caller, SessionRef, Via};
+pub use error::{AuthError, MintError, SigninError};
 pub use password::{
     PASSWORD_CHARS_MIN, PASSWORD_LEN_MAX, PasswordBusy, PasswordCost, PasswordError, check_password,
 };
@@ -49,100 +54,6 @@ pub const TOKEN_HEADER: &str = "x-maxine-token";
 /// site's page cannot set it without the browser asking first (CSRF).
 pub const CSRF_HEADER: &str = "x-maxine-csrf";
 
-/// Why a request is not let in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum AuthError {
-    /// No credentials, or none of a kind that is accepted: 401.
-    #[error("Unauthorized")]
-    Missing,
-    /// The session has run out: 401.
-    #[error("JWT token expired")]
-    Expired,
-    /// The token is not one of ours: 403.
-    #[error("Forbidden")]
-    Invalid,
-    /// The user is gone, or their password changed since: 401.
-    #[error("Unauthorized")]
-    Revoked,
-    /// The cookie came without the header that proves it was not sent by another site: 403.
-    #[error("Forbidden")]
-    CrossSite,
-    /// Known, but may not: 403.
-    #[error("Forbidden")]
-    RoleTooLow {
-        /// The least role that may.
-        required: Role,
-    },
-}
-
-impl AuthError {
-    /// Whether the refusal belongs into the audit log: someone tried what they may not, or with what is not theirs. No
-    /// token, or one whose time is over, is everyday.
-    #[must_use]
-    pub fn is_worth_a_record(self) -> bool {
-        !matches!(self, Self::Missing | Self::Expired)
-    }
-
-    /// What is missing, for whoever sent the request.
-    #[must_use]
-    pub fn explained(self) -> String {
-        match self {
-            Self::Missing => "the request carries no token".into(),
-            Self::Expired => "the session has run out".into(),
-            Self::Invalid => "the token is not one of this cluster's, or was taken out".into(),
-            Self::Revoked => "the token's user is gone, or their password or role changed".into(),
-            Self::CrossSite => {
-                format!("with the cookie, a change needs the header {CSRF_HEADER}: 1")
-            }
-            Self::RoleTooLow { required } => {
-                format!("the route needs the role {}", required.as_str())
-            }
-        }
-    }
-
-    /// The status that tells it.
-    #[must_use]
-    pub fn status(self) -> axum::http::StatusCode {
-        match self {
-            Self::Missing | Self::Expired | Self::Revoked => axum::http::StatusCode::UNAUTHORIZED,
-            Self::Invalid | Self::CrossSite | Self::RoleTooLow { .. } => {
-                axum::http::StatusCode::FORBIDDEN
-            }
-        }
-    }
-}
-
-/// A sign-in that did not succeed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum SigninError {
-    /// Unknown user or wrong password; which of the two is not told.
-    #[error("Unauthorized")]
-    Refused,
-    /// Too many tries.
-    #[error("too many sign-in attempts; try again in {retry_after_s} s")]
-    TooManyAttempts {
-        /// When a try is allowed again, in seconds.
-        retry_after_s: u64,
-    },
-    /// Too many passwords are being checked at this moment.
-    #[error("too many sign-ins at the same time; try again in 1 s")]
-    Busy,
-    /// No key to sign with yet: the cluster has had no leader so far.
-    #[error("the cluster is not ready for sign-ins yet; try again in 1 s")]
-    NotReady,
-}
-
-/// An API token could not be made; a retry is safe.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum MintError {
-    /// The cluster has had no leader so far.
-    #[error("the cluster has no identity yet: it has had no leader so far")]
-    NotReady,
-    /// The system has no randomness.
-    #[error("the system gave no random numbers")]
-    NoRandomness,
-}
-
 /// A session that was opened.
 pub struct SignedIn {
     /// The JWT.
@@ -153,9 +64,22 @@ pub struct SignedIn {
     pub lifetime_s: u64,
 }
 
+/// What a cookie may authorize of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CookieUse {
+    /// Anything: the request only reads.
+    Reads,
+    /// A change, with the CSRF header.
+    Changes,
+    /// Nothing: a change by GET, which a browser makes by following a redirect.
+    Never,
+}
+
 struct Inner {
     view: Arc<View>,
+    store: Arc<dyn ControlStore>,
     clock: Clock,
+    started_ms: u64,
     settings: SecuritySettings,
     sessions: Sessions,
     passwords: Passwords,
@@ -169,11 +93,26 @@ pub struct Security(Arc<Inner>);
 impl Security {
     /// For a node.
     #[must_use]
-    pub fn new(view: Arc<View>, clock: Clock, settings: SecuritySettings) -> Self {
+    pub fn new(
+        view: Arc<View>,
+        store: Arc<dyn ControlStore>,
+        clock: Clock,
+        settings: SecuritySettings,
+    ) -> Self {
         let sessions = Sessions::new(settings.env_keys.clone(), settings.session_lifetime_s);
         let passwords = Passwords::new(settings.password_cost);
         let limit = SigninLimit::new(settings.signin_attempts_max, settings.signin_window_ms);
-        Self(Arc::new(Inner { view, clock, settings, sessions, passwords, limit }))
+        let started_ms = clock.monotonic_ms();
+        Self(Arc::new(Inner {
+            view,
+            store,
+            clock,
+            started_ms,
+            settings,
+            sessions,
+            passwords,
+            limit,
+        }))
     }
 
     /// The settings.
@@ -184,7 +123,7 @@ impl Security {
 
     /// Says who sends a request: by `x-maxine-token`, else by `Authorization`, else by the dashboard's
     /// cookie.
-    pub fn identify(&self, method: &Method, headers: &HeaderMap) -> Result<Caller, AuthError> {
+    pub fn identify(&self, cookie: CookieUse, headers: &HeaderMap) -> Result<Caller, AuthError> {
         if let Some(value) = headers.get(TOKEN_HEADER) {
             let token = value.to_str().map_err(|_| AuthError::Invalid)?.trim();
             return self.identify_token(token, Via::Session);
@@ -194,8 +133,12 @@ impl Security {
             return self.identify_token(token, Via::Session);
         }
         let Some(token) = session_cookie(headers) else { return Err(AuthError::Missing) };
-        let safe = matches!(*method, Method::GET | Method::HEAD);
-        if !safe && !headers.contains_key(CSRF_HEADER) {
+        let may = match cookie {
+            CookieUse::Reads => true,
+            CookieUse::Changes => headers.contains_key(CSRF_HEADER),
+            CookieUse::Never => false,
+        };
+        if !may {
             return Err(AuthError::CrossSite);
         }
         self.identify_token(token, Via::Cookie)
@@ -214,6 +157,9 @@ impl Security {
     }
 
     fn is_own_token(&self, token: &str) -> bool {
+        if token.starts_with(break_glass::PREFIX) {
+            return true;
+        }
         let snapshot = self.0.view.snapshot();
         let Some(audience) = self.audience(snapshot.state.identities()) else { return false };
         match api_token::audience_of(token) {
@@ -223,27 +169,65 @@ impl Security {
     }
 
     fn identify_token(&self, token: &str, via: Via) -> Result<Caller, AuthError> {
+        if token.starts_with(break_glass::PREFIX) {
+            return self.identify_break_glass(token);
+        }
         let snapshot = self.0.view.snapshot();
         let identities = snapshot.state.identities();
         let audience = self.audience(identities).ok_or(AuthError::Invalid)?;
-        if token.starts_with(api_token::PREFIX) {
+        let caller = if token.starts_with(api_token::PREFIX) {
             let record = api_token::find(identities, &audience, token, self.0.clock.wall_ms())?;
             let user = format!("token:{}", record.id).into();
-            return Ok(Caller { user, role: Some(record.role), via: Via::ApiToken });
+            Caller { user, role: Some(record.role), via: Via::ApiToken, session: None }
+        } else {
+            self.identify_session(identities, &audience, token, via)?
+        };
+        match self.too_stale_s() {
+            Some(age_s) => Err(AuthError::Stale { age_s }),
+            None => Ok(caller),
         }
+    }
+
+    fn identify_session(
+        &self,
+        identities: &Identities,
+        audience: &str,
+        token: &str,
+        via: Via,
+    ) -> Result<Caller, AuthError> {
         let now_s = self.0.clock.wall_ms() / 1_000;
-        let claims = self.0.sessions.check(identities, &audience, token, now_s).map_err(
-            |error| match error {
-                TokenError::Expired => AuthError::Expired,
-                TokenError::Invalid => AuthError::Invalid,
-            },
-        )?;
+        let checked = self.0.sessions.check(identities, audience, token, now_s);
+        let claims = checked.map_err(|error| match error {
+            TokenError::Expired => AuthError::Expired,
+            TokenError::Invalid => AuthError::Invalid,
+        })?;
         let user = identities.users.get(claims.user_name.as_str()).ok_or(AuthError::Revoked)?;
-        let has_ended = user.ended_sessions.contains(&claims.session());
+        let session = claims.session();
+        let has_ended = user.ended_sessions.contains(&session);
         if has_ended || user.credential_version != claims.credential_version {
             return Err(AuthError::Revoked);
         }
-        Ok(Caller { user: user.name.as_str().into(), role: Some(user.role), via })
+        let session = SessionRef { credential_version: user.credential_version, session };
+        let user_name = user.name.as_str().into();
+        Ok(Caller { user: user_name, role: Some(user.role), via, session: Some(session) })
+    }
+
+    fn identify_break_glass(&self, token: &str) -> Result<Caller, AuthError> {
+        let settings = &self.0.settings;
+        let own = settings.break_glass.as_ref().ok_or(AuthError::Invalid)?;
+        if !api_token::is_same(own.expose().as_bytes(), token.as_bytes()) {
+            return Err(AuthError::Invalid);
+        }
+        let user = format!("break-glass:{}", settings.node_name).into();
+        Ok(Caller { user, role: Some(Role::Admin), via: Via::BreakGlass, session: None })
+    }
+
+    /// For how long this node has been without contact with the cluster, in seconds, if that is too long
+    /// for what it knows of credentials to count. A node that has had none yet counts from its start.
+    fn too_stale_s(&self) -> Option<u64> {
+        let since_start_ms = self.0.clock.monotonic_ms().saturating_sub(self.0.started_ms);
+        let age_ms = self.0.store.staleness_ms().unwrap_or(u64::MAX).min(since_start_ms);
+        (age_ms > self.0.settings.credential_staleness_max_ms).then_some(age_ms / 1_000)
     }
 
     /// Opens a session for the right pair. Takes as long for an unknown user as for a wrong
@@ -254,6 +238,9 @@ impl Security {
         password: &str,
         client: IpAddr,
     ) -> Result<SignedIn, SigninError> {
+        if let Some(age_s) = self.too_stale_s() {
+            return Err(SigninError::Stale { age_s });
+        }
         let now_ms = self.0.clock.monotonic_ms();
         self.0
             .limit

@@ -87,6 +87,12 @@ impl EnvSigningKeys {
 pub struct SecuritySettings {
     /// The cluster's configured name, which tokens carry together with the cluster's identity.
     pub cluster_name: String,
+    /// This node's name, under which the audit log has its break-glass token.
+    pub node_name: String,
+    /// This node's break-glass token, if it has one.
+    pub break_glass: Option<Secret>,
+    /// How long credentials count without contact with the cluster, in milliseconds.
+    pub credential_staleness_max_ms: u64,
     /// Accounts from the environment, at most one for each role.
     pub accounts: Vec<Account>,
     /// The name of the administrator who is made at the first start, where the environment sets
@@ -108,6 +114,9 @@ impl Default for SecuritySettings {
     fn default() -> Self {
         Self {
             cluster_name: "maxine".into(),
+            node_name: "maxine".into(),
+            break_glass: None,
+            credential_staleness_max_ms: 600_000,
             accounts: Vec::new(),
             first_admin: "admin".into(),
             env_keys: None,

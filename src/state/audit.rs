@@ -86,7 +86,7 @@ impl AuditClass {
             ("leadership" | "member" | "cluster" | "expiry", _) => Self::Cluster,
             ("user" | "token" | "signing_key", _) => Self::Identities,
             ("policy" | "config", _) => Self::Settings,
-            ("session" | "request" | "audit" | "logs", _) => Self::Access,
+            ("session" | "request" | "audit" | "logs" | "break_glass", _) => Self::Access,
             _ => Self::Registrations,
         }
     }

@@ -107,7 +107,24 @@ impl Default for ProbeSpec {
     }
 }
 
+/// What stands for the value of a header field that may be a secret.
+const REDACTED: &str = "[redacted]";
+
+/// Replaces the values of header fields.
+pub(super) fn redact(fields: &mut [(String, String)]) {
+    for (_, value) in fields {
+        *value = REDACTED.into();
+    }
+}
+
 impl ProbeSpec {
+    /// The same without the values of its header fields, for those who may not change it.
+    #[must_use]
+    pub fn without_secrets(mut self) -> Self {
+        redact(&mut self.headers);
+        self
+    }
+
     /// Checks every bound.
     pub fn check(&self) -> Result<(), LimitExceeded> {
         for (field, path) in [
@@ -169,6 +186,16 @@ impl ServicePolicy {
         let policy: Self = serde_json::from_str(text).map_err(|error| error.to_string())?;
         policy.check().map_err(|error| error.to_string())?;
         Ok(policy)
+    }
+
+    /// The same without the values of the header fields that are sent to instances, for those who may not
+    /// change it.
+    #[must_use]
+    pub fn without_secrets(mut self) -> Self {
+        self.probe = self.probe.map(ProbeSpec::without_secrets);
+        redact(&mut self.traffic.request_headers.set);
+        redact(&mut self.traffic.request_headers.add);
+        self
     }
 
     /// Checks every bound.

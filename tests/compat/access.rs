@@ -348,3 +348,128 @@ async fn behind_a_trusted_proxy_each_client_has_its_own_sign_in_limit() {
     }
     assert!(chosen.len() > 1, "every client got the same instance: {chosen:?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_without_contact_refuses_credentials_but_its_break_glass_token() {
+    const BREAK_GLASS: &str = "mxb_0123456789abcdef";
+    let server = Server::start_with(|options| {
+        options.security.break_glass = Some(Secret::new(BREAK_GLASS));
+        options.security.credential_staleness_max_ms = 1;
+    })
+    .await;
+    let token = server.admin().await;
+    let made = server.post("/api/v1/tokens", &json!({"role": "admin"})).bearer_auth(&token);
+    let made: Value = made.send().await.unwrap().json().await.unwrap();
+    server.store.set_available(false);
+    server.store.set_staleness_ms(u64::MAX);
+    for token in [&token, made["token"].as_str().unwrap()] {
+        let refused = server.get(CONFIG).bearer_auth(token).send().await.unwrap();
+        assert_eq!(
+            (refused.status().as_u16(), &refused.headers()["retry-after"]),
+            (503, &"5".parse().unwrap())
+        );
+        let native = server.get("/api/v1/me").bearer_auth(token).send().await.unwrap();
+        assert_eq!(native.status(), 503);
+        let text = native.text().await.unwrap();
+        assert!(text.contains("break-glass"), "an operator is told the way in: {text}");
+    }
+    let right = json!({ "userName": "admin", "password": server.admin_password });
+    assert_eq!(server.post(SIGNIN, &right).send().await.unwrap().status(), 503);
+    let open = server.get("/api/actuator/health").bearer_auth(&token).send().await.unwrap();
+    assert_eq!(open.status(), 200, "what is open stays open");
+    for wrong in ["mxb_", "mxb_0123456789abcdee", "mxb_0123456789abcdef0"] {
+        let answer = server.get(CONFIG).bearer_auth(wrong).send().await.unwrap();
+        assert_eq!(message(answer).await, (403, "Forbidden".into()));
+    }
+    for path in [
+        CONFIG,
+        "/api/actuator/prometheus",
+        "/api/actuator/alerts",
+        "/api/logs/recent",
+        "/api/v1/cluster/leadership",
+        "/api/v1/alerts",
+        "/api/v1/audit",
+    ] {
+        let answer = server.get(path).bearer_auth(BREAK_GLASS).send().await.unwrap();
+        assert_eq!(answer.status(), 200, "{path}");
+    }
+    let me = server.get("/api/v1/me").header("x-maxine-token", BREAK_GLASS).send().await.unwrap();
+    let me: Value = me.json().await.unwrap();
+    assert_eq!(me, json!({"user": "break-glass:maxine", "role": "admin", "via": "break_glass"}));
+    // Its uses are in the audit log as soon as there can be any record.
+    server.store.set_available(true);
+    let mut changes = server.view.index_changes();
+    let used = || {
+        server.view.with_snapshot(|now| {
+            let records = now.state.audit().records();
+            let uses = records.iter().filter(|record| &*record.action == "break_glass.use");
+            uses.map(|record| record.object.to_string()).collect::<Vec<_>>()
+        })
+    };
+    while !used().contains(&format!("GET {CONFIG}")) {
+        changes.changed().await.unwrap();
+    }
+    server.store.set_staleness_ms(0);
+    let back = server.get(CONFIG).bearer_auth(&token).send().await.unwrap();
+    assert_eq!(back.status(), 200, "contact is back");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_by_get_is_never_authorized_by_a_cookie() {
+    const CLEAR: &str = "/api/logs/recent/clear";
+    let server = Server::start().await;
+    let token = server.admin().await;
+    let cookie = format!("maxine_session={token}");
+    // A browser follows an instance's redirect here, with the cookie.
+    for csrf in [false, true] {
+        let mut request = server.get(CLEAR).header("cookie", &cookie);
+        if csrf {
+            request = request.header("x-maxine-csrf", "1");
+        }
+        assert_eq!(message(request.send().await.unwrap()).await, (403, "Forbidden".into()));
+    }
+    let clients = server.get(CLEAR).bearer_auth(&token).send().await.unwrap();
+    assert_eq!(clients.status(), 200, "a client with a token may, as ever");
+    let post = server.post(CLEAR, &json!({})).header("cookie", &cookie);
+    assert_eq!(post.header("x-maxine-csrf", "1").send().await.unwrap().status(), 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_dashboard_and_its_cookie_are_for_names_of_the_node() {
+    let server = Server::start_with(|options| {
+        options.api.allowed_hosts = vec!["maxine.example".into()];
+    })
+    .await;
+    let token = server.admin().await;
+    let cookie = format!("maxine_session={token}");
+    server.register(json!({"hostName": "h", "nodeName": "n", "serviceName": "s"})).await;
+    let asked = async |path: &str, host: &str, name: &str, value: &str| {
+        let request = server.get(path).header("host", host).header(name, value);
+        request.send().await.unwrap().status().as_u16()
+    };
+    let port = server.addr.port();
+    for own in [
+        format!("127.0.0.1:{port}"),
+        format!("localhost:{port}"),
+        "[::1]".into(),
+        "192.0.2.7".into(),
+        "Maxine.Example.:443".into(),
+    ] {
+        assert_eq!(asked("/", &own, "x-own", "1").await, 200, "{own}");
+        assert_eq!(asked(CONFIG, &own, "cookie", &cookie).await, 200, "{own}");
+    }
+    for other in ["evil.example", "127.0.0.1.evil.example", "localhost.evil.example:80", "evil:x"] {
+        for page in ["/", "/ui/services"] {
+            assert_eq!(asked(page, other, "x-own", "1").await, 421, "{other} {page}");
+        }
+        assert_eq!(asked(CONFIG, other, "cookie", &cookie).await, 403, "{other}");
+        // Whoever brings a token, registers or discovers is not asked.
+        let bearer = format!("Bearer {token}");
+        assert_eq!(asked(CONFIG, other, "authorization", &bearer).await, 200, "{other}");
+        let discover = "/api/maxine/serviceops/discover?serviceName=s";
+        assert_eq!(asked(discover, other, "accept", "*/*").await, 302, "{other}");
+        let register = json!({"hostName": "h", "nodeName": "n", "serviceName": "s"});
+        let register = server.post("/api/maxine/serviceops/register", &register);
+        assert_eq!(register.header("host", other).send().await.unwrap().status(), 200, "{other}");
+    }
+}

@@ -123,6 +123,7 @@ async fn proxy() {
         (redirect.status().as_u16(), &redirect.headers()["location"]),
         (302, &HeaderValue::from_static("/elsewhere"))
     );
+    assert!(!redirect.headers().contains_key("x-content-type-options"), "the instance's to say");
     let own = server.get(&proxy("/own-trace")).send().await.unwrap();
     assert_eq!(own.headers()["x-trace-id"], "upstreams");
     let head = server.http.head(server.url(&proxy("/x"))).send().await.unwrap();

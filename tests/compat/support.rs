@@ -199,7 +199,12 @@ impl Server {
             clock: clock.clone(),
             settings: options.api,
             duties: duties_seen,
-            security: Security::new(Arc::clone(&view), clock.clone(), options.security),
+            security: Security::new(
+                Arc::clone(&view),
+                store.clone(),
+                clock.clone(),
+                options.security,
+            ),
             telemetry,
             forwarder: Arc::new(Proxy(forwarder(&view, &clock))),
             health: Arc::new(Reports(options.upstreams)),

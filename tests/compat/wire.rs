@@ -353,3 +353,46 @@ async fn json_of_another_type_counts_as_empty_and_unknown_fields_are_ignored() {
     let unknown = server.put(config, &json!({"unknown": 1})).bearer_auth(&token).send().await;
     assert_eq!(unknown.unwrap().text().await.unwrap(), "{}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn http2_keeps_to_the_limit_of_header_fields_too() {
+    let server = Server::start_with(|options| options.limits.header_fields_max = 20).await;
+    let stream = tokio::net::TcpStream::connect(server.addr).await.unwrap();
+    let io = hyper_util::rt::TokioIo::new(stream);
+    let executor = hyper_util::rt::TokioExecutor::new();
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(executor, io).await.unwrap();
+    tokio::spawn(connection);
+    for (fields, expected) in [(20, 200), (21, 431), (20, 200)] {
+        let uri = format!("http://{}/api/actuator/health", server.addr);
+        let mut request = axum::http::Request::get(uri);
+        for n in 0..fields {
+            request = request.header(format!("x-{n}"), "1");
+        }
+        let request = request.body(axum::body::Body::empty()).unwrap();
+        let answer = sender.send_request(request).await.unwrap();
+        assert_eq!(answer.status(), expected, "{fields} fields");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_answer_of_the_apis_is_to_be_sniffed() {
+    let server = Server::start().await;
+    server.register(json!({"hostName": "h", "nodeName": "n", "serviceName": "s"})).await;
+    for path in [
+        "/api/actuator/health",
+        "/api/maxine/control/config",
+        "/api/maxine/serviceops/discover?serviceName=s",
+        "/api/maxine/serviceops/discover?serviceName=none",
+        "/api/maxine/serviceops/proxy/none/x",
+        "/api/v1/ready",
+        "/api/v1/openapi.json",
+        "/api/v1/none",
+        "/none",
+    ] {
+        for accept in ["*/*", "text/html"] {
+            let answer = server.get(path).header("accept", accept).send().await.unwrap();
+            assert_eq!(answer.headers()["x-content-type-options"], "nosniff", "{path} {accept}");
+        }
+    }
+}

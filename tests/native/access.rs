@@ -178,3 +178,111 @@ async fn guessing_passwords_is_slowed_down_and_audited() {
         changes.changed().await.unwrap();
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_was_signed_out_of_is_over() {
+    let server = Server::start().await;
+    let (user, password) = server.password.clone();
+    let session = server.sign_in(&user, &password).await;
+    let me = async |token: &str| {
+        server.json(server.open(Method::GET, "/me").bearer_auth(token)).await.0.as_u16()
+    };
+    // With the cookie alone it takes the header that another site cannot send.
+    let cookie = format!("maxine_session={session}");
+    let out = || server.open(Method::DELETE, "/session").header("cookie", &cookie);
+    assert_eq!(server.json(out()).await.0, 403);
+    assert_eq!(me(&session).await, 200);
+    let answer = out().header("x-maxine-csrf", "1").send().await.unwrap();
+    assert_eq!(answer.status(), 204);
+    assert!(answer.headers()["set-cookie"].to_str().unwrap().contains("Max-Age=0"));
+    assert_eq!(me(&session).await, 401);
+    let read = server.open(Method::GET, "/me").header("cookie", &cookie);
+    assert_eq!(server.json(read).await.0, 401);
+    // Who signs in again at once gets a session that works, and may sign out of it as well.
+    for _ in 0..3 {
+        let again = server.sign_in(&user, &password).await;
+        assert_eq!(me(&again).await, 200);
+        let out = server.open(Method::DELETE, "/session").bearer_auth(&again);
+        assert_eq!(server.json(out).await.0, 204);
+        assert_eq!(me(&again).await, 401);
+        assert_eq!(me(&session).await, 401);
+    }
+    // An API token is no session: it is taken out by its id.
+    let admin = server.sign_in(&user, &password).await;
+    let made = server.open(Method::POST, "/tokens").bearer_auth(&admin);
+    let made = server.json(made.json(&json!({"role": "viewer"}))).await.1;
+    let token = made["token"].as_str().unwrap();
+    let out = server.open(Method::DELETE, "/session").bearer_auth(token);
+    assert_eq!(server.json(out).await.0, 204);
+    assert_eq!(me(token).await, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn header_values_of_a_policy_are_for_those_who_may_change_it() {
+    let server = Server::start().await;
+    let policy = json!({
+        "probe": {"kind": "http", "headers": [["authorization", "Bearer s3cret-a"]]},
+        "traffic": {"request_headers": {"set": [["x-key", "s3cret-b"]], "add": [["x-key", "s3cret-c"]]}}
+    });
+    let put = server.admin(Method::PUT, "/services/default/orders/policy").json(&policy);
+    assert_eq!(server.json(put).await.0, 200);
+    let own = json!({
+        "address": "http://127.0.0.1:9", "ttl_ms": 60_000,
+        "probe": {"kind": "http", "headers": [["authorization", "Bearer s3cret-d"]]}
+    });
+    let put = server.admin(Method::PUT, "/services/default/orders/instances/a").json(&own);
+    assert_eq!(server.json(put).await.0, 200);
+    for role in ["viewer", "operator"] {
+        let body = json!({"role": role, "password": "long enough"});
+        server.json(server.admin(Method::PUT, &format!("/users/{role}")).json(&body)).await;
+        let token = server.sign_in(role, "long enough").await;
+        let sees = async |path: &str| {
+            let asked = server.open(Method::GET, path).bearer_auth(&token);
+            let (status, body) = server.json(asked).await;
+            assert_eq!(status, 200, "{path}: {body}");
+            let text = body.to_string();
+            (text.contains("s3cret"), text.contains("[redacted]"))
+        };
+        for path in [
+            "/services/default/orders/policy",
+            "/services/default/orders",
+            "/services/default/orders/instances/a/health",
+            "/services/default/orders/instances",
+            "/services/default/orders/instances/a",
+        ] {
+            let expected = if role == "operator" { (true, false) } else { (false, true) };
+            assert_eq!(sees(path).await, expected, "{role} {path}");
+        }
+        for path in ["/services", "/changes?index=0&wait_ms=0", "/audit"] {
+            assert!(!sees(path).await.0, "{role} {path}");
+        }
+    }
+    // Where discovery is open, so are these; the values are not.
+    for path in ["/services/default/orders/instances", "/services/default/orders/instances/a"] {
+        let (status, body) = server.json(server.open(Method::GET, path)).await;
+        assert_eq!(status, 200);
+        assert!(!body.to_string().contains("s3cret"), "{path}: {body}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn everyone_changes_their_own_password_with_the_present_one() {
+    let server = Server::start().await;
+    let eve = json!({"role": "viewer", "password": "long enough"});
+    server.json(server.admin(Method::PUT, "/users/eve").json(&eve)).await;
+    let session = server.sign_in("eve", "long enough").await;
+    let change = async |token: &str, present: &str, new: &str| {
+        let body = json!({"password": present, "new_password": new});
+        let request = server.open(Method::PUT, "/me/password").bearer_auth(token);
+        server.json(request.json(&body)).await.0.as_u16()
+    };
+    assert_eq!(change(&session, "another one", "long enough 2").await, 403);
+    assert_eq!(change(&session, "long enough", "short").await, 422);
+    assert_eq!(change(&session, "long enough", "long enough 2").await, 200);
+    assert_eq!(change(&session, "long enough 2", "long enough 3").await, 401, "it has ended");
+    server.sign_in("eve", "long enough 2").await;
+    let made = server.admin(Method::POST, "/tokens").json(&json!({"role": "admin"}));
+    let made = server.json(made).await.1;
+    let token = made["token"].as_str().unwrap();
+    assert_eq!(change(token, "long enough", "long enough 2").await, 403, "it has no password");
+}

@@ -127,7 +127,12 @@ impl Server {
             password_cost: PasswordCost { memory_kib: 8, passes: 1 },
             ..SecuritySettings::default()
         };
-        let security = Security::new(Arc::clone(&view), clock.clone(), security_settings);
+        let security = Security::new(
+            Arc::clone(&view),
+            Arc::clone(&dyn_store),
+            clock.clone(),
+            security_settings,
+        );
         let once = loop {
             match ensure_identities(&registry, &view, &clock, security.settings()).await {
                 Ok(once) => break once.expect("a first start shows a password"),

@@ -1,6 +1,6 @@
 //! The compatible API's lines of the table, and those of the pages that a browser loads.
 
-use super::{Access, Rule, rule};
+use super::{Access, Rule, change_by_get, rule};
 
 /// One line for each route of the compatible API.
 pub(super) const RULES: &[Rule] = &[
@@ -26,7 +26,7 @@ pub(super) const RULES: &[Rule] = &[
     rule("GET", "/api/actuator/prometheus", Access::Viewer),
     rule("GET", "/api/logs/recent", Access::Viewer),
     rule("GET", "/api/logs/download", Access::Viewer),
-    rule("GET", "/api/logs/recent/clear", Access::Operator),
+    change_by_get("/api/logs/recent/clear", Access::Operator),
     rule("POST", "/api/logs/recent/clear", Access::Operator),
     rule("DELETE", "/api/logs/recent/clear", Access::Operator),
     rule("GET", "/logs/{file}", Access::Viewer),

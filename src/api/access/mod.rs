@@ -77,7 +77,7 @@ const OF_THE_NODE: [&str; 8] = [
 ];
 
 /// One line of the table.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rule {
     /// The method; `*` stands for all that the route has. `GET` covers `HEAD`.
     pub method: &'static str,
@@ -85,11 +85,19 @@ pub struct Rule {
     pub path: &'static str,
     /// Who may use it.
     pub access: Access,
+    /// Whether it changes something although its method is `GET`. A browser can be made to send such a
+    /// request by a redirect, so the dashboard's cookie never authorizes it.
+    pub changes_by_get: bool,
 }
 
 /// A line of the table.
 pub(super) const fn rule(method: &'static str, path: &'static str, access: Access) -> Rule {
-    Rule { method, path, access }
+    Rule { method, path, access, changes_by_get: false }
+}
+
+/// A line of the table for a `GET` that changes something.
+pub(super) const fn change_by_get(path: &'static str, access: Access) -> Rule {
+    Rule { method: "GET", path, access, changes_by_get: true }
 }
 
 /// Every line of the table.
@@ -100,8 +108,8 @@ pub fn rules() -> impl Iterator<Item = &'static Rule> {
 /// What the table says of a matched route and a method.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decision {
-    /// Who may use it.
-    Route(Access),
+    /// Its line of the table.
+    Route(&'static Rule),
     /// The path is a route, but not with this method.
     OtherMethod,
     /// No route was matched.
@@ -139,7 +147,7 @@ impl AccessTable {
         rules
             .iter()
             .find(|rule| rule.method == method || rule.method == "*")
-            .map_or(Decision::OtherMethod, |rule| Decision::Route(rule.access))
+            .map_or(Decision::OtherMethod, |rule| Decision::Route(rule))
     }
 }
 
@@ -170,12 +178,13 @@ mod tests {
     fn head_is_asked_what_get_is_asked() {
         let table = AccessTable::default();
         let path = "/api/maxine/control/config";
-        assert_eq!(table.of_route(&Method::HEAD, path), Decision::Route(Access::Viewer));
-        assert_eq!(table.of_route(&Method::PUT, path), Decision::Route(Access::Operator));
-        assert_eq!(
-            table.of_route(&Method::GET, "/api/maxine/control/config/"),
-            Decision::Route(Access::Viewer)
-        );
+        let access = |method, path| match table.of_route(&method, path) {
+            Decision::Route(rule) => rule.access,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(access(Method::HEAD, path), Access::Viewer);
+        assert_eq!(access(Method::PUT, path), Access::Operator);
+        assert_eq!(access(Method::GET, "/api/maxine/control/config/"), Access::Viewer);
         assert_eq!(table.of_route(&Method::DELETE, path), Decision::OtherMethod);
         assert_eq!(
             table.of_route(&Method::GET, "/api/maxine/control/CONFIG"),

@@ -75,6 +75,7 @@ pub(super) const RULES: &[Rule] = &[
     rule("POST", "/api/v1/session", Access::Open),
     rule("DELETE", "/api/v1/session", Access::Open),
     rule("GET", "/api/v1/me", Access::Viewer),
+    rule("PUT", "/api/v1/me/password", Access::Viewer),
     rule("GET", "/api/v1/users", Access::Admin),
     rule("PUT", "/api/v1/users/{name}", Access::Admin),
     rule("DELETE", "/api/v1/users/{name}", Access::Admin),

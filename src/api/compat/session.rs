@@ -6,11 +6,10 @@ use axum::http::{Response, StatusCode};
 use serde_json::{Value, json};
 
 use super::json::{answer, read_object, text};
-use crate::actors::{WriteError, WriteRequest};
 use crate::api::error::CompatError;
+use crate::api::own_password::{self, OwnPasswordError};
 use crate::api::{AppState, Caller, RequestContext};
-use crate::security::{PasswordError, SigninError, check_password};
-use crate::state::{Command, Rejection, User};
+use crate::security::SigninError;
 
 const BOTH_NEEDED: &str = "Please provide both of these -> userName and password.";
 const PASSWORDS_NEEDED: &str = "Please provide valid existing password and new password both.";
@@ -80,7 +79,9 @@ impl From<SigninError> for CompatError {
             SigninError::TooManyAttempts { retry_after_s } => {
                 (StatusCode::TOO_MANY_REQUESTS, Some(retry_after_s))
             }
-            SigninError::Busy | SigninError::NotReady => (StatusCode::SERVICE_UNAVAILABLE, Some(1)),
+            SigninError::Busy | SigninError::NotReady | SigninError::Stale { .. } => {
+                (StatusCode::SERVICE_UNAVAILABLE, Some(1))
+            }
         };
         Self { status, message: error.to_string(), retry_after_s }
     }
@@ -96,64 +97,20 @@ pub(super) async fn change_password(
     let body = read_object(&state, request).await?;
     let pair = text(&body, "password").zip(text(&body, "newPassword"));
     let (current, new) = pair.ok_or_else(|| CompatError::bad_request(PASSWORDS_NEEDED))?;
-    // An API token has no password to change.
-    let Some(user) = state.security().user(&caller.user) else {
-        return Err(CompatError::new(StatusCode::FORBIDDEN, "Forbidden"));
-    };
-    if user.managed {
-        return Err(CompatError::new(StatusCode::CONFLICT, MANAGED));
-    }
-    let result = replace_password(&state, &caller, &context, &user, current, new).await;
-    let outcome = if result.is_ok() { "SUCCESS" } else { "FAILED" };
-    let mut fields = vec![("userName", Value::String(caller.user.as_ref().into()))];
-    if result.is_ok() {
-        fields.push(("role", user.role.as_str().into()));
-    }
-    fields.push(("traceId", context.trace_id_text().into()));
-    state.telemetry().record("auth.password_changed", outcome, fields);
-    if result.is_err() {
-        // That it was changed, the log says by itself.
-        state.audit().record(context.actor(&caller), "user.put", &caller.user, false);
-    }
-    result?;
+    let new = ("newPassword", new);
+    own_password::change(&state, &caller, &context, current, new).await?;
     Ok(answer(&json!({ "message": CHANGED })))
 }
 
-async fn replace_password(
-    state: &AppState,
-    caller: &Caller,
-    context: &RequestContext,
-    user: &User,
-    current: &str,
-    new: &str,
-) -> Result<(), CompatError> {
-    let security = state.security();
-    check_password("newPassword", new)
-        .map_err(|refused| CompatError::bad_request(refused.to_string()))?;
-    let right = security.verify_own_password(user, current, context.client.ip).await?;
-    if !right {
-        return Err(CompatError::bad_request(PASSWORDS_NEEDED));
-    }
-    let password_hash = security.hash_password(new).await.map_err(|error| match error {
-        PasswordError::Refused(refused) => CompatError::bad_request(refused.to_string()),
-        PasswordError::Busy(_) => SigninError::Busy.into(),
-    })?;
-    let command = Command::PutUser {
-        name: user.name.clone(),
-        role: user.role,
-        password_hash,
-        managed: false,
-        create_only: false,
-        // Two changes at once: the second one's current password is not the current one any more.
-        expected_version: Some(user.credential_version),
-    };
-    let request =
-        WriteRequest { actor: context.actor(caller), request_id: None, fence: None, command };
-    match state.registry().propose(request).await {
-        Ok(_) => Ok(()),
-        Err(WriteError::Rejected { rejection: Rejection::RevisionMismatch { .. }, .. }) => {
-            Err(CompatError::bad_request(PASSWORDS_NEEDED))
+impl From<OwnPasswordError> for CompatError {
+    fn from(error: OwnPasswordError) -> Self {
+        match error {
+            OwnPasswordError::NoUser => Self::new(StatusCode::FORBIDDEN, "Forbidden"),
+            OwnPasswordError::Managed => Self::new(StatusCode::CONFLICT, MANAGED),
+            OwnPasswordError::Refused(refused) => Self::bad_request(refused.to_string()),
+            OwnPasswordError::WrongPassword => Self::bad_request(PASSWORDS_NEEDED),
+            OwnPasswordError::NotChecked(error) => error.into(),
+            OwnPasswordError::NotWritten(error) => error.into(),
         }
-        Err(error) => Err(error.into()),
     }
 }

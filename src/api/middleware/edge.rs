@@ -21,9 +21,9 @@ use super::trace;
 use crate::api::access::{self, Decision, Openness};
 use crate::api::error::{CompatError, edge_error, is_native};
 use crate::api::native::put_missing_headers;
-use crate::api::{AppState, Caller, RequestContext, field_names, origins};
+use crate::api::{AppState, Caller, RequestContext, Via, field_names, hosts, origins};
 use crate::proxy::{AttemptTrail, ClientAddr, FieldLines};
-use crate::security::AuthError;
+use crate::security::{AuthError, CookieUse};
 use crate::telemetry::{AccessRefused, FinishedRequest, TraceName};
 
 pub(in crate::api) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
@@ -194,16 +194,21 @@ impl Shared {
             Some(matched) => self.state.access().of_route(request.method(), matched),
             None => Decision::Unmatched,
         };
-        let access = match decision {
-            Decision::Route(access) => access,
-            Decision::Unmatched | Decision::OtherMethod => access::of_unmatched(path),
+        let (access, changes_by_get) = match decision {
+            Decision::Route(rule) => (rule.access, rule.changes_by_get),
+            Decision::Unmatched | Decision::OtherMethod => (access::of_unmatched(path), false),
             Decision::Undeclared => {
                 tracing::error!(route = matched, "a route is not in the access table");
                 let error = CompatError::new(StatusCode::FORBIDDEN, "Forbidden");
                 return Err(Box::new(edge_error(path, error)));
             }
         };
-        let caller = self.identify(request, access).map_err(|(error, caller)| {
+        let cookie = match *request.method() {
+            Method::GET | Method::HEAD if changes_by_get => CookieUse::Never,
+            Method::GET | Method::HEAD => CookieUse::Reads,
+            _ => CookieUse::Changes,
+        };
+        let caller = self.identify(request, access, cookie).map_err(|(error, caller)| {
             self.state.telemetry().access_refused(&AccessRefused {
                 forbidden: matches!(error, AuthError::RoleTooLow { .. }),
                 caller: &caller,
@@ -227,6 +232,12 @@ impl Shared {
         if decision == Decision::OtherMethod {
             return Err(Box::new(edge_error(path, no_such_method(path))));
         }
+        if caller.via == Via::BreakGlass {
+            let object = format!("{} {path}", request.method());
+            tracing::warn!(client = %context.client.ip, request = %object, "the break-glass token was used");
+            let actor = context.actor(&caller);
+            self.state.audit().record_for_sure(actor, "break_glass.use", &object);
+        }
         Ok(caller)
     }
 
@@ -234,11 +245,18 @@ impl Shared {
         &self,
         request: &http::Request<B>,
         access: access::Access,
+        cookie: CookieUse,
     ) -> Result<Caller, (AuthError, Caller)> {
         let settings = self.state.settings();
         let required =
             access.required_role(settings.registration_access, settings.discovery_access);
-        let identified = self.state.security().identify(request.method(), request.headers());
+        let identified = self.state.security().identify(cookie, request.headers());
+        // Another site's name for this node's address (DNS rebinding) makes its pages read what a cookie
+        // shows.
+        let identified = identified.and_then(|caller| match caller.via {
+            Via::Cookie if !hosts::is_own(&self.state, request) => Err(AuthError::WrongHost),
+            _ => Ok(caller),
+        });
         let Some(required) = required else {
             // Nobody is asked, but whoever says who they are is named in the audit log.
             return Ok(identified.unwrap_or_default());
@@ -259,8 +277,9 @@ impl Shared {
         if let Some(attempts) = response.extensions_mut().remove() {
             record.attempted(attempts);
         }
+        let is_own = record.finished.attempts.is_empty();
         // What an instance answered is its own: tags and names of fields are left alone.
-        if record.finished.attempts.is_empty() {
+        if is_own {
             if let Some(asked) = &record.if_none_match {
                 not_modified_if_matched(&record.finished.method, asked, &mut response);
             }
@@ -272,6 +291,10 @@ impl Shared {
         // An upstream's own trace id wins.
         headers.entry(&self.trace_header).or_insert_with(|| record.context.trace_id.header_value());
         headers.entry(TRACEPARENT).or_insert_with(|| record.context.traceparent.header_value());
+        if is_own {
+            let nosniff = HeaderValue::from_static("nosniff");
+            headers.entry(header::X_CONTENT_TYPE_OPTIONS).or_insert(nosniff);
+        }
         self.admit_origin(headers, record.member_origin);
         record.finished.status = response.status();
         self.account(record.finished);
@@ -380,14 +403,17 @@ pub(in crate::api) fn context_of(
 /// Tells a refusal in the style of the API that the path belongs to. The compatible one has fixed texts; the native one
 /// says what is missing, and that a token which is not accepted is as good as none.
 fn refusal(path: &str, error: AuthError) -> Response<Body> {
+    let retry_after_s = matches!(error, AuthError::Stale { .. }).then_some(5);
     if !is_native(path) {
-        return CompatError::new(error.status(), error.to_string()).into_response();
+        let text = error.to_string();
+        return CompatError { retry_after_s, ..CompatError::new(error.status(), text) }
+            .into_response();
     }
     let status = match error {
         AuthError::Invalid => StatusCode::UNAUTHORIZED,
         other => other.status(),
     };
-    edge_error(path, CompatError::new(status, error.explained()))
+    edge_error(path, CompatError { retry_after_s, ..CompatError::new(status, error.explained()) })
 }
 
 /// The compatible API knows no 405; the native one does.

@@ -9,10 +9,9 @@ use super::extract::{InstancePath, NoParams, Params};
 use super::fresh::{Fresh, Freshness};
 use super::services::find;
 use super::shape::{DrainView, HealthView};
-use crate::api::AppState;
 use crate::api::problem::Problem;
-use crate::api::{ProbeObservation, Standing};
-use crate::state::{Instance, Liveness, ProbeSpec, Readiness, ServiceState};
+use crate::api::{AppState, Caller, ProbeObservation, Standing};
+use crate::state::{Instance, Liveness, ProbeSpec, Readiness, Role, ServiceState};
 
 /// Where the probe's settings come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
@@ -65,6 +64,7 @@ pub(super) struct HealthWhy {
 pub(super) async fn instance_health(
     State(state): State<AppState>,
     fresh: Fresh,
+    caller: Caller,
     InstancePath(key): InstancePath,
     _: Params<NoParams>,
 ) -> Result<Response, Problem> {
@@ -78,6 +78,7 @@ pub(super) async fn instance_health(
         (None, Some(probe)) => (probe.clone(), ProbeFrom::Policy),
         (None, None) => (ProbeSpec::default(), ProbeFrom::Default),
     };
+    let probe = if caller.has(Role::Operator) { probe } else { probe.without_secrets() };
     let drain = service.drains.get(&key.instance);
     let proxy = state.forwarder().standing(&key);
     let routable = service.is_routable(instance);

@@ -100,6 +100,7 @@ fn identity_routes() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
         .routes(routes!(session::sign_in, session::sign_out))
         .routes(routes!(session::who_am_i))
+        .routes(routes!(session::change_own_password))
         .routes(routes!(identities::list_users))
         .routes(routes!(identities::put_user, identities::delete_user))
         .routes(routes!(identities::list_tokens, identities::create_token))

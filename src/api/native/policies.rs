@@ -11,10 +11,10 @@ use super::extract::{JsonBody, NoParams, Params, ServicePath};
 use super::fresh::{Fresh, Freshness, Revised, Write, etag, unexpected};
 use super::page::{self, Page};
 use super::services::find;
-use crate::api::AppState;
 use crate::api::problem::{Problem, ProblemKind};
+use crate::api::{AppState, Caller};
 use crate::state::{
-    Applied, Command, ConfigRecord, ConfigRevision, Reply, RuntimeConfig, ServicePolicy,
+    Applied, Command, ConfigRecord, ConfigRevision, Reply, Role, RuntimeConfig, ServicePolicy,
 };
 
 /// A policy and its revision.
@@ -26,7 +26,14 @@ pub(super) struct PolicyView {
     policy: ServicePolicy,
 }
 
-/// Shows a service's policy.
+/// A policy as a caller may see it: whoever may not change it sees no values of header fields.
+pub(super) fn shown_to(caller: &Caller, policy: &ServicePolicy) -> ServicePolicy {
+    let policy = policy.clone();
+    if caller.has(Role::Operator) { policy } else { policy.without_secrets() }
+}
+
+/// Shows a service's policy. Those who may not change it see `[redacted]` for the values of the header
+/// fields that are sent to instances.
 #[utoipa::path(
     get, path = "/api/v1/services/{namespace}/{service}/policy", tag = "policies",
     operation_id = "getPolicy",
@@ -35,12 +42,13 @@ pub(super) struct PolicyView {
 )]
 pub(super) async fn get_policy(
     fresh: Fresh,
+    caller: Caller,
     ServicePath(key): ServicePath,
     _: Params<NoParams>,
 ) -> Result<Response, Problem> {
     let record = find(&fresh, &key)?.policy.as_ref();
     let record = record.ok_or_else(|| Problem::not_found("policy of service", &key.to_string()))?;
-    let policy = record.policy.clone();
+    let policy = shown_to(&caller, &record.policy);
     let mut response = fresh.json(PolicyView { revision: record.revision, policy });
     response.headers_mut().insert(header::ETAG, etag(record.revision));
     Ok(response)

@@ -12,9 +12,10 @@ use utoipa::{IntoParams, ToSchema};
 use super::extract::{NoParams, Params, ServicePath};
 use super::fresh::{Fresh, Freshness, Write};
 use super::page::{self, Page};
+use super::policies::shown_to;
 use super::shape::{ServiceHealth, ServiceSummary};
-use crate::api::AppState;
 use crate::api::problem::Problem;
+use crate::api::{AppState, Caller};
 use crate::state::limits::{BATCH_ITEMS_MAX, NAME_LEN_MAX, check_text};
 use crate::state::{
     Command, Deregistration, InstanceKey, Name, Reply, RequestId, ServiceKey, ServicePolicy,
@@ -144,6 +145,7 @@ pub(super) fn find<'a>(fresh: &'a Fresh, key: &ServiceKey) -> Result<&'a Service
 )]
 pub(super) async fn get_service(
     fresh: Fresh,
+    caller: Caller,
     ServicePath(key): ServicePath,
     _: Params<NoParams>,
 ) -> Result<Response, Problem> {
@@ -151,7 +153,7 @@ pub(super) async fn get_service(
     let config = &fresh.state().config().config;
     Ok(fresh.json(ServiceView {
         summary: ServiceSummary::new(&key, service, config),
-        policy: service.policy.as_ref().map(|record| record.policy.clone()),
+        policy: service.policy.as_ref().map(|record| shown_to(&caller, &record.policy)),
     }))
 }
 

@@ -8,11 +8,15 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::extract::{JsonBody, NoParams, Params};
+use super::fresh::{Write, Written};
+use crate::api::own_password::{self, OwnPasswordError};
 use crate::api::problem::{Problem, ProblemKind};
 use crate::api::{AppState, Caller, RequestContext, Via, account_sign_in};
-use crate::security::{PASSWORD_LEN_MAX, SESSION_COOKIE, SigninError};
+use crate::security::{
+    AuthError, CookieUse, PASSWORD_LEN_MAX, SESSION_COOKIE, SessionRef, SigninError,
+};
 use crate::state::limits::{NAME_LEN_MAX, check_text};
-use crate::state::{LimitExceeded, Role};
+use crate::state::{Command, LimitExceeded, Name, Rejection, Role};
 
 /// A user's name and password.
 #[derive(Deserialize, ToSchema)]
@@ -61,21 +65,7 @@ pub(super) async fn sign_in(
     }
     let outcome = state.security().sign_in(&body.user, &body.password, context.client.ip).await;
     account_sign_in(&state, &context, &body.user, &outcome.as_ref().map(|opened| opened.role));
-    let signed_in = outcome.map_err(|error| match error {
-        SigninError::Refused => {
-            let mut problem =
-                Problem::new(ProblemKind::Unauthorized, "unknown user or wrong password");
-            problem.action = "Check the name and the password. Upper and lower case matter.";
-            problem
-        }
-        SigninError::TooManyAttempts { retry_after_s } => {
-            Problem::new(ProblemKind::TooManyRequests, error.to_string())
-                .with_retry_after_s(retry_after_s)
-        }
-        SigninError::Busy | SigninError::NotReady => {
-            Problem::new(ProblemKind::Unavailable, error.to_string()).with_retry_after_s(1)
-        }
-    })?;
+    let signed_in = outcome.map_err(signin_problem)?;
     // The browser says where the page came from; a page from https gets a cookie for https only.
     let origin = headers.get(header::ORIGIN).map(HeaderValue::as_bytes).unwrap_or_default();
     let secure = if origin.starts_with(b"https://") { "; Secure" } else { "" };
@@ -97,19 +87,41 @@ pub(super) async fn sign_in(
     Ok(response)
 }
 
-/// Ends the dashboard's session: the cookie is deleted. The token itself works until it expires or
-/// the user's credentials change.
+/// Ends the session that the request carries: its token stops working on every node, and the cookie goes.
 #[utoipa::path(
     delete, path = "/api/v1/session", tag = "session", operation_id = "signOut",
     responses((status = 204)),
 )]
-pub(super) async fn sign_out(_: Params<NoParams>) -> Response {
+pub(super) async fn sign_out(
+    State(state): State<AppState>,
+    _: Params<NoParams>,
+    headers: HeaderMap,
+    write: Write,
+) -> Response {
+    let ended = match state.security().identify(CookieUse::Changes, &headers) {
+        Ok(caller) => end_session(&state, &caller, write).await,
+        Err(error @ AuthError::CrossSite) => {
+            Err(Problem::new(ProblemKind::Forbidden, error.explained()))
+        }
+        // There is no session that could be ended.
+        Err(_) => Ok(()),
+    };
+    let mut response = match ended {
+        Ok(()) => StatusCode::NO_CONTENT.into_response(),
+        Err(problem) => problem.into_response(),
+    };
     let cookie = format!("{SESSION_COOKIE}=; Path=/; HttpOnly; SameSite=Strict; Max-Age=0");
-    let mut response = StatusCode::NO_CONTENT.into_response();
     if let Ok(cookie) = HeaderValue::from_str(&cookie) {
         response.headers_mut().insert(header::SET_COOKIE, cookie);
     }
     response
+}
+
+async fn end_session(state: &AppState, caller: &Caller, write: Write) -> Result<(), Problem> {
+    let Some(SessionRef { credential_version, session }) = caller.session else { return Ok(()) };
+    let name = Name::parse("user", &caller.user)?;
+    let command = Command::EndSession { name, credential_version, session };
+    write.propose(state, command).await.map(drop)
 }
 
 /// How a caller proved who they are.
@@ -122,6 +134,8 @@ pub(super) enum Proof {
     Cookie,
     /// With an API token.
     ApiToken,
+    /// With the node's break-glass token.
+    BreakGlass,
 }
 
 /// Who asks.
@@ -145,10 +159,70 @@ pub(super) async fn who_am_i(_: Params<NoParams>, caller: Caller) -> Result<Json
         Via::Session => Some(Proof::Session),
         Via::Cookie => Some(Proof::Cookie),
         Via::ApiToken => Some(Proof::ApiToken),
+        Via::BreakGlass => Some(Proof::BreakGlass),
         Via::Nothing => None,
     };
     match (caller.role, via) {
         (Some(role), Some(via)) => Ok(Json(Me { user: caller.user.into(), role, via })),
         _ => Err(Problem::new(ProblemKind::Unauthorized, "nobody is signed in")),
+    }
+}
+
+/// The caller's present password and the new one.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct OwnPasswordBody {
+    /// The present password.
+    #[schema(min_length = 1, max_length = 1024, format = Password)]
+    password: String,
+    /// The new one.
+    #[schema(min_length = 8, max_length = 1024, format = Password)]
+    new_password: String,
+}
+
+/// Changes the caller's own password. Every session of the user ends, this one too.
+#[utoipa::path(
+    put, path = "/api/v1/me/password", tag = "session", operation_id = "changeOwnPassword",
+    request_body = OwnPasswordBody, responses((status = 200, body = Written)),
+)]
+pub(super) async fn change_own_password(
+    State(state): State<AppState>,
+    _: Params<NoParams>,
+    caller: Caller,
+    context: RequestContext,
+    JsonBody(body): JsonBody<OwnPasswordBody>,
+) -> Result<Json<Written>, Problem> {
+    let new = ("new_password", body.new_password.as_str());
+    let changed = own_password::change(&state, &caller, &context, &body.password, new).await;
+    let applied = changed.map_err(|error| match error {
+        OwnPasswordError::NoUser => {
+            Problem::new(ProblemKind::Forbidden, "only a user who signed in has a password")
+        }
+        OwnPasswordError::Managed => Rejection::Managed(caller.user.clone()).into(),
+        OwnPasswordError::Refused(refused) => refused.into(),
+        OwnPasswordError::WrongPassword => {
+            Problem::new(ProblemKind::Forbidden, "the present password is another one")
+        }
+        OwnPasswordError::NotChecked(error) => signin_problem(error),
+        OwnPasswordError::NotWritten(error) => error.into(),
+    })?;
+    Ok(Json(Written { index: applied.index }))
+}
+
+fn signin_problem(error: SigninError) -> Problem {
+    match error {
+        SigninError::Refused => {
+            let mut problem =
+                Problem::new(ProblemKind::Unauthorized, "unknown user or wrong password");
+            problem.action = "Check the name and the password. Upper and lower case matter.";
+            problem
+        }
+        SigninError::TooManyAttempts { retry_after_s } => {
+            Problem::new(ProblemKind::TooManyRequests, error.to_string())
+                .with_retry_after_s(retry_after_s)
+        }
+        SigninError::Busy | SigninError::NotReady | SigninError::Stale { .. } => {
+            Problem::new(ProblemKind::Unavailable, error.to_string()).with_retry_after_s(1)
+        }
     }
 }

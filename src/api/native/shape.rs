@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 use crate::api::Caller;
 use crate::state::limits::{self, LimitExceeded, check_count, check_range};
 use crate::state::{
-    Address, Drain, Health, Instance, Liveness, Name, ProbeSpec, Readiness, Registration,
+    Address, Drain, Health, Instance, Liveness, Name, ProbeSpec, Readiness, Registration, Role,
     RuntimeConfig, SelectionStrategy, ServiceKey, ServiceState,
 };
 
@@ -203,6 +203,8 @@ pub(crate) struct InstanceRecord {
 pub(crate) enum Detail {
     /// All of it.
     Full,
+    /// Not the values of the probe's header fields, which may be secrets.
+    WithoutSecrets,
     /// Not what its probes ask and find: otherwise whoever may register addresses could learn what
     /// answers there.
     WithoutProbes,
@@ -211,18 +213,33 @@ pub(crate) enum Detail {
 impl Detail {
     /// What this caller is shown.
     pub(crate) fn of(caller: &Caller) -> Self {
-        if caller.role.is_some() { Self::Full } else { Self::WithoutProbes }
+        match caller.role {
+            Some(role) if role >= Role::Operator => Self::Full,
+            Some(_) => Self::WithoutSecrets,
+            None => Self::WithoutProbes,
+        }
+    }
+
+    /// What this caller is shown of changes, whose text all watchers of a kind share: no secrets.
+    pub(crate) fn of_changes(caller: &Caller) -> Self {
+        if caller.role.is_some() { Self::WithoutSecrets } else { Self::WithoutProbes }
     }
 }
 
 impl InstanceRecord {
     pub(crate) fn new(key: &ServiceKey, instance: &Instance, detail: Detail) -> Self {
         let registration = &instance.registration;
-        let full = detail == Detail::Full;
         let mut health = HealthView::from(&instance.health);
-        if !full {
+        if detail == Detail::WithoutProbes {
             health.reason.clear();
         }
+        let probe = match detail {
+            Detail::Full => registration.probe.as_deref().cloned(),
+            Detail::WithoutSecrets => {
+                registration.probe.as_deref().cloned().map(ProbeSpec::without_secrets)
+            }
+            Detail::WithoutProbes => None,
+        };
         let text = |name: &Name| name.as_str().to_owned();
         let entry = |(key, value): &(Name, Box<str>)| (text(key), value.as_ref().to_owned());
         Self {
@@ -236,7 +253,7 @@ impl InstanceRecord {
             version: registration.version.as_ref().map(text),
             tags: registration.tags.iter().map(text).collect(),
             metadata: Metadata(registration.metadata.iter().map(entry).collect()),
-            probe: registration.probe.as_deref().filter(|_| full).cloned(),
+            probe,
             health,
             lease_epoch: instance.lease_epoch,
             registered_at_ms: instance.registered_at_ms,

@@ -59,8 +59,8 @@ type Frame = (Arc<Event>, Bytes);
 /// What all watchers of a node share.
 pub(super) struct Watchers {
     places: Arc<Places>,
-    /// The text of recent changes, each at its index modulo the length: in full.
-    full: Box<[ArcSwapOption<Frame>]>,
+    /// The text of recent changes, each at its index modulo the length.
+    with_probes: Box<[ArcSwapOption<Frame>]>,
     /// The same, for callers without a credential.
     without_probes: Box<[ArcSwapOption<Frame>]>,
 }
@@ -71,7 +71,7 @@ impl Watchers {
             let empty = || ArcSwapOption::const_empty();
             std::iter::repeat_with(empty).take(FRAMES_LEN).collect()
         };
-        Self { places: Places::new(limits), full: frames(), without_probes: frames() }
+        Self { places: Places::new(limits), with_probes: frames(), without_probes: frames() }
     }
 
     fn admit(&self, caller: &Caller, client: IpAddr) -> Result<Place, Problem> {
@@ -102,7 +102,7 @@ impl Watchers {
     fn frame(&self, event: &Arc<Event>, detail: Detail) -> Bytes {
         let at = usize::try_from(event.index).unwrap_or(0) % FRAMES_LEN;
         let slot = match detail {
-            Detail::Full => &self.full[at],
+            Detail::Full | Detail::WithoutSecrets => &self.with_probes[at],
             Detail::WithoutProbes => &self.without_probes[at],
         };
         if let Some(kept) = &*slot.load()
@@ -233,7 +233,7 @@ pub(super) async fn watch(
         Err(compacted) => Stage::Lost(compacted),
     };
     let published = state.view().hub().published();
-    let detail = Detail::of(&caller);
+    let detail = Detail::of_changes(&caller);
     let stream = Stream { stage, watchers, detail, clock, published, ends_at_ms, _place: place };
     let body = Body::from_stream(stream::unfold(stream, Stream::next));
     // Proxies in front must pass each piece on as it comes: nginx gathers answers unless told not to,
@@ -379,7 +379,7 @@ pub(super) async fn poll_changes(
         events = watcher.take(limit).map_err(gone)?;
         index = if events.is_empty() { published.max(index) } else { watcher.after() };
     }
-    let detail = Detail::of(&caller);
+    let detail = Detail::of_changes(&caller);
     answered.at(index);
     let changes = events.iter().map(|event| Change::new(event, detail)).collect();
     Ok(Json(Changes { index, changes }))
