@@ -193,6 +193,86 @@ fn a_user_signs_in_registers_drains_and_deregisters() {
 }
 
 #[test]
+fn users_tokens_and_keys_are_kept_without_a_secret_in_an_argument() {
+    let dev = Dev::start();
+    dev.login();
+    let with_input = |args: &[&str], input: &str| -> Output {
+        use std::io::Write;
+        let mut command = dev.command(args);
+        let command = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+        child.wait_with_output().unwrap()
+    };
+    let short = with_input(&["user", "add", "bob"], "short\n");
+    assert_eq!(code(&short), 5, "{}", text(&short.stderr));
+    assert!(text(&short.stderr).contains("at least 8 characters"), "{}", text(&short.stderr));
+    let added = with_input(&["user", "add", "bob", "--role", "admin"], "long enough 1\n");
+    assert!(added.status.success(), "{}", text(&added.stderr));
+    let twice = with_input(&["user", "add", "bob"], "long enough 1\n");
+    assert_eq!(code(&twice), 5, "{}", text(&twice.stderr));
+
+    let sessions = dev.home.path().join("bob.json");
+    let as_bob = |args: &[&str], input: &str| -> Output {
+        use std::io::Write;
+        let mut command = dev.command(args);
+        command.env("MAXINE_SESSION_FILE", &sessions);
+        let command = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+        child.wait_with_output().unwrap()
+    };
+    assert!(as_bob(&["login", "--user", "bob"], "long enough 1\n").status.success());
+    let file = dev.home.path().join("token");
+    let path = file.to_str().unwrap();
+    let made = as_bob(&["token", "create", "--note", "ci", "--days", "1", "--write-to", path], "");
+    assert!(made.status.success(), "{}", text(&made.stderr));
+    let mode = std::os::unix::fs::MetadataExt::mode(&file.metadata().unwrap());
+    assert_eq!(mode & 0o777, 0o600);
+    let secret = std::fs::read_to_string(&file).unwrap();
+    assert!(secret.starts_with("mxt_") && !text(&made.stdout).contains(secret.trim()));
+    let with_token =
+        || dev.command(&["services"]).env("MAXINE_TOKEN_FILE", &file).output().unwrap();
+    assert!(with_token().status.success(), "{}", text(&with_token().stderr));
+
+    // Signing out ends the session itself, not only what is kept of it.
+    let kept = std::fs::read(&sessions).unwrap();
+    assert!(as_bob(&["logout"], "").status.success());
+    std::fs::write(&sessions, kept).unwrap();
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    std::fs::set_permissions(&sessions, mode).unwrap();
+    assert_eq!(code(&as_bob(&["user"], "")), 5, "the token of the session is over");
+
+    let changed = with_input(&["passwd", "bob"], "long enough 2\n");
+    assert!(changed.status.success(), "{}", text(&changed.stderr));
+    assert_eq!(code(&as_bob(&["login", "--user", "bob"], "long enough 1\n")), 5);
+    assert!(as_bob(&["login", "--user", "bob"], "long enough 2\n").status.success());
+    // Their own password: the present one comes first.
+    assert_eq!(code(&as_bob(&["passwd"], "long enough 1\nlong enough 3\n")), 5);
+    let own = as_bob(&["passwd"], "long enough 2\nlong enough 3\n");
+    assert!(own.status.success(), "{}", text(&own.stderr));
+    assert!(as_bob(&["login", "--user", "bob"], "long enough 3\n").status.success());
+    assert!(dev.run(&["user", "set-role", "bob", "viewer"]).status.success());
+    let users = text(&dev.run(&["user"]).stdout);
+    assert!(users.lines().any(|line| line.contains("bob") && line.contains("viewer")), "{users}");
+
+    let removed = dev.run(&["user", "remove", "bob", "--yes"]);
+    let told = text(&removed.stdout);
+    assert!(told.contains("API tokens that bob made still work"), "{told}");
+    let id = dev.json(&["token", "list"])[0]["id"].as_str().unwrap().to_owned();
+    assert!(told.contains(&id), "{told}");
+    assert!(dev.run(&["token", "revoke", &id, "--yes"]).status.success());
+    assert_eq!(code(&with_token()), 5);
+
+    let keys = dev.json(&["key", "list"]);
+    let rotated = dev.json(&["key", "rotate", "--yes"]);
+    assert_ne!(rotated[0]["key_id"], keys[0]["key_id"]);
+    assert!(dev.run(&["services"]).status.success(), "older keys are kept");
+    assert!(dev.run(&["key", "rotate", "--keep", "0", "--yes"]).status.success());
+    assert_eq!(code(&dev.run(&["services"])), 5, "every session has ended");
+}
+
+#[test]
 fn policies_and_settings_change_field_by_field() {
     let dev = Dev::start();
     dev.login();
@@ -512,6 +592,17 @@ fn the_help_is_the_recorded_one() {
         &["audit", "verify"],
         &["login"],
         &["migrate"],
+        &["logout"],
+        &["user"],
+        &["user", "add"],
+        &["user", "remove"],
+        &["user", "set-role"],
+        &["passwd"],
+        &["token"],
+        &["token", "create"],
+        &["token", "revoke"],
+        &["key"],
+        &["key", "rotate"],
         &["dev"],
     ];
     for command in commands {

@@ -5,7 +5,9 @@ use std::io::Write;
 use super::client::ConnectArgs;
 use super::exit::{self, CliError};
 use super::output::{Format, Output};
-use super::{alerts, cluster, instances, journal, login, services, settings, watch, why};
+use super::{
+    alerts, cluster, instances, journal, login, services, settings, tokens, users, watch, why,
+};
 
 /// The client commands; flattened into the program's own.
 #[derive(Debug, clap::Subcommand)]
@@ -36,8 +38,16 @@ pub enum ClientCommand {
     Audit(journal::AuditArgs),
     /// Sign in and store the session
     Login(login::LoginArgs),
-    /// Delete the stored session
+    /// End the session and delete it from this machine
     Logout(login::LogoutArgs),
+    /// List, add and remove users, and change their roles
+    User(users::UserArgs),
+    /// Change a password: your own, or as an administrator that of another user
+    Passwd(users::PasswdArgs),
+    /// List, create and revoke API tokens
+    Token(tokens::TokenArgs),
+    /// List and rotate the keys that sign sessions
+    Key(tokens::KeyArgs),
 }
 
 impl ClientCommand {
@@ -58,6 +68,10 @@ impl ClientCommand {
             Self::Audit(args) => args.connect(),
             Self::Login(args) => args.connect(),
             Self::Logout(args) => args.connect(),
+            Self::User(args) => args.connect(),
+            Self::Passwd(args) => args.connect(),
+            Self::Token(args) => args.connect(),
+            Self::Key(args) => args.connect(),
         };
         connect.output.format
     }
@@ -84,7 +98,11 @@ impl ClientCommand {
             Self::Alerts(args) => alerts::run(args, out).await,
             Self::Audit(args) => journal::audit(args, out).await,
             Self::Login(args) => login::login(args, out).await,
-            Self::Logout(args) => login::logout(&args, out),
+            Self::Logout(args) => login::logout(&args, out).await,
+            Self::User(args) => users::user(args, out).await,
+            Self::Passwd(args) => users::passwd(args, out).await,
+            Self::Token(args) => tokens::token(args, out).await,
+            Self::Key(args) => tokens::key(args, out).await,
         }
     }
 }

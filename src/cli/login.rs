@@ -100,12 +100,27 @@ pub async fn login(args: LoginArgs, out: &mut Output) -> Result<(), CliError> {
     )
 }
 
-/// Runs `maxine logout`: forgets the session here. The token itself stops working when it expires.
+/// Runs `maxine logout`: ends the session on the cluster and forgets it here. It is forgotten even where it
+/// could not be ended; the error then says until when it works.
 ///
 /// # Errors
 /// See [`CliError`].
-pub fn logout(_args: &LogoutArgs, out: &mut Output) -> Result<(), CliError> {
+pub async fn logout(args: &LogoutArgs, out: &mut Output) -> Result<(), CliError> {
+    let session = Session::load()?;
     let was_in = Session::forget()?;
+    if let Some(session) = session {
+        let client = args.connect.client_of(&session)?;
+        match client.send(&Request::once(Method::DELETE, &["session"])).await {
+            Ok(_) => {}
+            Err(error) => {
+                let until = timestamp(session.expires_at_ms);
+                let text = format!(
+                    "the session is forgotten here, but it could not be ended and works until {until}: {error}"
+                );
+                return Err(CliError::Failed(text));
+            }
+        }
+    }
     out.done(
         &json!({"signed_out": was_in}),
         if was_in { "signed out" } else { "nobody was signed in" },

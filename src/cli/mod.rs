@@ -32,6 +32,8 @@ pub mod sample;
 pub mod serve;
 pub mod services;
 pub mod settings;
+pub mod tokens;
+pub mod users;
 pub mod watch;
 pub mod why;
 

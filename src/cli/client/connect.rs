@@ -82,6 +82,16 @@ impl ConnectArgs {
         self.client_with(self.servers()?, None)
     }
 
+    /// A client of the nodes that a session was made with, as its user.
+    ///
+    /// # Errors
+    /// As [`ConnectArgs::client`].
+    pub fn client_of(&self, session: &Session) -> Result<Client, CliError> {
+        let told = |error| CliError::Failed(format!("the stored session: {error}"));
+        let servers = session.servers.iter().map(|text| Url::parse(text).map_err(told));
+        self.client_with(servers.collect::<Result<_, _>>()?, Some(session.token.clone()))
+    }
+
     fn client_with(&self, servers: Vec<Url>, token: Option<String>) -> Result<Client, CliError> {
         let authority = self.ca_file.as_deref().map(read_file).transpose()?;
         let certificates = match (&self.ca_file, authority) {

@@ -256,8 +256,18 @@ async fn announce(
             writeln!(out, "sign in as admin, password (shown this once): {password}\n")?
         }
         None if std::env::var_os("MAXINE_ADMIN_PASSWORD").is_some() => {
-            writeln!(out, "sign in as the administrator that MAXINE_ADMIN_USERNAME names\n")?;
+            writeln!(
+                out,
+                "sign in as the administrator that MAXINE_ADMIN_USERNAME names
+"
+            )?;
         }
+        None if folder.is_new => writeln!(
+            out,
+            "sign in as admin; the first password is written to {} by the node that leads first
+",
+            folder.path("node-*").join("initial-password").display()
+        )?,
         None => writeln!(
             out,
             "sign in as admin, with the password shown at the first start ('--fresh' begins anew)\n"

@@ -1,0 +1,230 @@
+//! `maxine user` and `maxine passwd`: who signs in with a password.
+//!
+//! Passwords come from a prompt, the standard input or a file, never from arguments, which other users of
+//! the machine can read.
+
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+
+use reqwest::Method;
+use serde::Deserialize;
+use serde_json::json;
+
+use super::client::{Client, ConnectArgs, LIST_ITEMS_MAX, Request};
+use super::confirm::{confirm, read_password};
+use super::exit::CliError;
+use super::output::Output;
+use super::tokens::tokens_of;
+
+/// Arguments of `maxine user`.
+#[derive(Debug, clap::Args)]
+pub struct UserArgs {
+    #[command(flatten)]
+    connect: ConnectArgs,
+    #[command(subcommand)]
+    action: Option<UserAction>,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum UserAction {
+    /// List users (the default)
+    List,
+    /// Add a user
+    Add(AddArgs),
+    /// Remove a user; their sessions end
+    Remove(RemoveArgs),
+    /// Change what a user may do; their sessions end
+    SetRole(SetRoleArgs),
+}
+
+#[derive(Debug, clap::Args)]
+struct AddArgs {
+    /// The name to sign in with
+    user: String,
+    /// What they may do
+    #[arg(long, value_parser = ROLES, default_value = "viewer")]
+    role: String,
+    #[command(flatten)]
+    password: NewPasswordArgs,
+}
+
+#[derive(Debug, clap::Args)]
+struct RemoveArgs {
+    /// The user's name
+    user: String,
+    /// Do not ask
+    #[arg(long, short = 'y')]
+    yes: bool,
+}
+
+#[derive(Debug, clap::Args)]
+struct SetRoleArgs {
+    /// The user's name
+    user: String,
+    /// What they may do from now on
+    #[arg(value_parser = ROLES)]
+    role: String,
+}
+
+/// Arguments of `maxine passwd`.
+#[derive(Debug, clap::Args)]
+pub struct PasswdArgs {
+    #[command(flatten)]
+    connect: ConnectArgs,
+    /// The user whose password is changed (needs the role admin). Without it your own is changed, after you give the present one
+    user: Option<String>,
+    #[command(flatten)]
+    password: NewPasswordArgs,
+}
+
+#[derive(Debug, clap::Args)]
+struct NewPasswordArgs {
+    /// File with the new password (at least 8 characters). Without it the command asks, or reads a line of standard input
+    #[arg(long, value_name = "FILE")]
+    password_file: Option<PathBuf>,
+}
+
+/// The roles, each of which includes the ones before it.
+pub(super) const ROLES: [&str; 3] = ["viewer", "operator", "admin"];
+
+#[derive(Debug, Deserialize)]
+struct User {
+    name: String,
+    role: String,
+    credential_version: u64,
+    managed: bool,
+}
+
+impl UserArgs {
+    /// Whom to talk to.
+    #[must_use]
+    pub fn connect(&self) -> &ConnectArgs {
+        &self.connect
+    }
+}
+
+impl PasswdArgs {
+    /// Whom to talk to.
+    #[must_use]
+    pub fn connect(&self) -> &ConnectArgs {
+        &self.connect
+    }
+}
+
+impl NewPasswordArgs {
+    fn read(&self, user: &str) -> Result<String, CliError> {
+        if let Some(file) = &self.password_file {
+            return first_line(file);
+        }
+        let password = read_password(&format!("New password of {user}: "))?;
+        // What was typed unseen is typed twice.
+        if std::io::stdin().is_terminal() && read_password("The same again: ")? != password {
+            return Err(CliError::Usage("the two passwords differ; nothing was sent".into()));
+        }
+        Ok(password)
+    }
+}
+
+fn first_line(file: &Path) -> Result<String, CliError> {
+    let text = std::fs::read_to_string(file)
+        .map_err(|error| CliError::Usage(format!("{}: {error}", file.display())))?;
+    match text.lines().next() {
+        Some(line) if !line.is_empty() => Ok(line.to_owned()),
+        _ => Err(CliError::Usage(format!("{}: the first line is empty", file.display()))),
+    }
+}
+
+/// Runs `maxine user`.
+///
+/// # Errors
+/// See [`CliError`].
+pub async fn user(args: UserArgs, out: &mut Output) -> Result<(), CliError> {
+    let client = args.connect.client()?;
+    match args.action.unwrap_or(UserAction::List) {
+        UserAction::List => list(&client, out).await,
+        UserAction::Add(args) => {
+            let body = json!({"role": args.role, "password": args.password.read(&args.user)?});
+            let request = Request::keyed(Method::PUT, &["users", &args.user]).json(body);
+            let request = request.header("if-none-match", Some("*".into()));
+            let answer = client.send(&request).await?;
+            out.done(&answer.body, format!("added {} ({})", args.user, args.role))
+        }
+        UserAction::Remove(args) => remove(&client, &args, out).await,
+        UserAction::SetRole(args) => {
+            let present = find(&client, &args.user).await?;
+            let body = json!({"role": args.role});
+            let answer = put(&client, &present, body).await?;
+            let text = format!("{} is {} now; their sessions have ended", args.user, args.role);
+            out.done(&answer, text)
+        }
+    }
+}
+
+/// Runs `maxine passwd`.
+///
+/// # Errors
+/// See [`CliError`].
+pub async fn passwd(args: PasswdArgs, out: &mut Output) -> Result<(), CliError> {
+    let client = args.connect.client()?;
+    let Some(user) = args.user else {
+        let present = read_password("Your present password: ")?;
+        let new = args.password.read("yourself")?;
+        let body = json!({"password": present, "new_password": new});
+        let request = Request::once(Method::PUT, &["me", "password"]).json(body);
+        let answer = client.send(&request).await?;
+        return out
+            .done(&answer.body, "changed; your sessions have ended, sign in with `maxine login`");
+    };
+    let present = find(&client, &user).await?;
+    let body = json!({"role": present.role, "password": args.password.read(&user)?});
+    let answer = put(&client, &present, body).await?;
+    out.done(&answer, format!("changed the password of {user}; their sessions have ended"))
+}
+
+async fn list(client: &Client, out: &mut Output) -> Result<(), CliError> {
+    let list = client.list(&Request::get(&["users"]), LIST_ITEMS_MAX).await?;
+    if out.is_json() {
+        return list.items.iter().try_for_each(|item| out.json(item));
+    }
+    let row = |user: User| {
+        let set_by = if user.managed { "the nodes' environment" } else { "an administrator" };
+        vec![user.name, user.role, set_by.into(), user.credential_version.to_string()]
+    };
+    let rows = list.read::<User>()?.into_iter().map(row).collect();
+    out.table(&["user", "role", "set by", "version"], rows)
+}
+
+async fn remove(client: &Client, args: &RemoveArgs, out: &mut Output) -> Result<(), CliError> {
+    confirm(&format!("remove the user {} and end their sessions", args.user), args.yes)?;
+    let answer = client.send(&Request::keyed(Method::DELETE, &["users", &args.user])).await?;
+    out.done(&answer.body, format!("removed {}", args.user))?;
+    if out.is_json() {
+        return Ok(());
+    }
+    let left = tokens_of(client, &args.user).await?;
+    if left.is_empty() {
+        return Ok(());
+    }
+    out.line(format!(
+        "API tokens that {} made still work; end them with `maxine token revoke ID`: {}",
+        args.user,
+        left.join(", ")
+    ))
+}
+
+async fn find(client: &Client, name: &str) -> Result<User, CliError> {
+    let list = client.list(&Request::get(&["users"]), LIST_ITEMS_MAX).await?;
+    let found = list.read::<User>()?.into_iter().find(|user| user.name == name);
+    found.ok_or_else(|| CliError::NotFound(format!("there is no user {name}")))
+}
+
+/// Sets a user who must still be as they were read.
+async fn put(
+    client: &Client,
+    present: &User,
+    body: serde_json::Value,
+) -> Result<serde_json::Value, CliError> {
+    let version = format!("\"{}\"", present.credential_version);
+    let request = Request::keyed(Method::PUT, &["users", &present.name]).json(body);
+    Ok(client.send(&request.header("if-match", Some(version))).await?.body)
+}
