@@ -101,6 +101,9 @@ impl Head {
         if let Some(rules) = &policy.request_rules {
             rules.apply(&mut headers);
         }
+        if !policy.prefix().trailing_slash {
+            target.drop_lone_slash();
+        }
         if let Some(rule) = policy.rewrite() {
             target.rewrite(rule);
         }

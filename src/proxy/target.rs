@@ -58,6 +58,13 @@ impl RequestTarget {
         self.query.as_deref()
     }
 
+    /// Takes the path `/` for an empty one, which stands for the instance's base path.
+    pub(crate) fn drop_lone_slash(&mut self) {
+        if self.path == "/" {
+            self.path.clear();
+        }
+    }
+
     /// Applies a rewrite rule.
     pub(crate) fn rewrite(&mut self, rule: &RewritePolicy) {
         let strip = rule.strip_prefix.as_str();

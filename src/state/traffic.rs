@@ -404,17 +404,21 @@ pub struct PrefixPolicy {
     pub locations: bool,
     /// Rewrites the `Path` of cookies that instances set.
     pub cookie_paths: bool,
+    /// Keeps the slash of `proxy/SERVICE/`: the instance's base path is then requested with a slash
+    /// behind it, and without one if this is false.
+    pub trailing_slash: bool,
 }
 
 impl Default for PrefixPolicy {
     fn default() -> Self {
-        Self { forwarded: true, locations: true, cookie_paths: true }
+        Self { forwarded: true, locations: true, cookie_paths: true, trailing_slash: true }
     }
 }
 
 impl PrefixPolicy {
     /// Nothing of it.
-    pub const OFF: Self = Self { forwarded: false, locations: false, cookie_paths: false };
+    pub const OFF: Self =
+        Self { forwarded: false, locations: false, cookie_paths: false, trailing_slash: false };
 }
 
 /// Who answers `OPTIONS` requests to a service.

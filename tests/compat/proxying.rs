@@ -91,7 +91,7 @@ async fn proxy() {
     assert_eq!(message(none).await, (503, "Service Unavailable".into()));
     for (path, target) in [
         ("/x", "/base/x"),
-        ("/", "/base/"),
+        ("/", "/base"),
         ("", "/base"),
         ("/x/", "/base/x/"),
         ("/x?a=1&a=2&b=", "/base/x?a=1&a=2&b="),
@@ -167,6 +167,8 @@ async fn a_policy_leaves_options_to_instances_and_has_paths_lead_through_the_pro
     let seen: Value = answer.json().await.unwrap();
     assert_eq!((&seen["method"], &seen["target"]), (&json!("OPTIONS"), &json!("/base/redirect")));
     assert_eq!(seen["prefix"], prefix);
+    let root: Value = server.get(&format!("{prefix}/")).send().await.unwrap().json().await.unwrap();
+    assert_eq!(root["target"], "/base/");
     let mut at_root = node("root", "n", upstream().await.port());
     at_root["path"] = json!("");
     server.register(at_root).await;
