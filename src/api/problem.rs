@@ -52,6 +52,8 @@ pub enum ProblemKind {
     UnsupportedMediaType,
     /// A value is outside its limit.
     LimitExceeded,
+    /// A part of a document where the whole is replaced.
+    Incomplete,
     /// Too many requests from this client.
     TooManyRequests,
     /// A defect.
@@ -66,7 +68,7 @@ pub enum ProblemKind {
 
 impl ProblemKind {
     /// All kinds, in the order of their statuses.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::InvalidRequest,
         Self::UnknownField,
         Self::Unauthorized,
@@ -81,6 +83,7 @@ impl ProblemKind {
         Self::PayloadTooLarge,
         Self::UnsupportedMediaType,
         Self::LimitExceeded,
+        Self::Incomplete,
         Self::TooManyRequests,
         Self::Internal,
         Self::NotSupported,
@@ -106,6 +109,7 @@ impl ProblemKind {
             Self::PayloadTooLarge => "/problems/payload-too-large",
             Self::UnsupportedMediaType => "/problems/unsupported-media-type",
             Self::LimitExceeded => "/problems/limit-exceeded",
+            Self::Incomplete => "/problems/incomplete",
             Self::TooManyRequests => "/problems/too-many-requests",
             Self::Internal => "/problems/internal",
             Self::NotSupported => "/problems/not-supported",
@@ -129,7 +133,7 @@ impl ProblemKind {
             Self::RevisionMismatch => StatusCode::PRECONDITION_FAILED,
             Self::PayloadTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::LimitExceeded => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::LimitExceeded | Self::Incomplete => StatusCode::UNPROCESSABLE_ENTITY,
             Self::TooManyRequests => StatusCode::TOO_MANY_REQUESTS,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
             Self::NotSupported => StatusCode::NOT_IMPLEMENTED,
@@ -155,6 +159,7 @@ impl ProblemKind {
             Self::PayloadTooLarge => "The body is over its limit",
             Self::UnsupportedMediaType => "The body is not JSON",
             Self::LimitExceeded => "A value is outside its limit",
+            Self::Incomplete => "A part of the document is missing",
             Self::TooManyRequests => "Too many requests",
             Self::Internal => "A defect in Maxine",
             Self::NotSupported => "This backend has no such thing",
@@ -191,8 +196,11 @@ impl ProblemKind {
                 "Read it again, repeat the change on the new version, and send its ETag as If-Match."
             }
             Self::PayloadTooLarge => "Send a smaller body, or split the request.",
-            Self::UnsupportedMediaType => "Send JSON with Content-Type: application/json.",
+            Self::UnsupportedMediaType => "Send JSON, with the Content-Type that the detail names.",
             Self::LimitExceeded => "Choose a value within the limit, and send the request again.",
+            Self::Incomplete => {
+                "PUT replaces the whole document. Send the missing fields too, or send only the changes with PATCH."
+            }
             Self::TooManyRequests => "Wait for the time in Retry-After.",
             Self::Internal => "Report it with the trace id. Repeating the request may help.",
             Self::NotSupported => "Use Raft mode for this.",

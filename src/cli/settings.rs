@@ -1,7 +1,6 @@
-//! `maxine policy` and `maxine config`: documents that are read, changed and written back whole.
+//! `maxine policy` and `maxine config`: documents that are shown, and changed in parts.
 //!
-//! A change is made on what was read and written only if nobody changed it meanwhile (`If-Match`); fields that this
-//! command line does not know pass through unharmed.
+//! A change names its fields alone (`PATCH`); the cluster merges it, so that it undoes no other change.
 
 use std::io::Read;
 use std::path::PathBuf;
@@ -10,7 +9,7 @@ use reqwest::Method;
 use serde_json::{Map, Value};
 
 use super::client::{Client, ConnectArgs, FreshArgs, Request};
-use super::exit::{self, CliError};
+use super::exit::CliError;
 use super::instances::ServiceArg;
 use super::output::Output;
 use crate::state::limits;
@@ -49,7 +48,8 @@ struct PolicyGetArgs {
 struct PolicySetArgs {
     #[command(flatten)]
     service: ServiceArg,
-    /// Fields to change, such as selection.strategy=rendezvous or probe.interval_ms=2000; PATH=null removes a field
+    /// Fields to change, such as selection.strategy=rendezvous or probe.interval_ms=2000; PATH=null removes a field, and
+    /// the fields of a JSON object are changed one by one
     #[arg(value_name = "PATH=VALUE", value_parser = assignment)]
     assignments: Vec<(String, Value)>,
     /// Short form of selection.strategy=NAME
@@ -58,6 +58,9 @@ struct PolicySetArgs {
     /// Short form of selection.hash_key: client_address, header:NAME or query:NAME
     #[arg(long, value_name = "SOURCE", value_parser = hash_key)]
     hash_key: Option<Value>,
+    /// Set the policy even if no such service is registered yet
+    #[arg(long)]
+    create: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -66,6 +69,9 @@ struct PolicyReplaceArgs {
     service: ServiceArg,
     /// JSON file with the whole policy (- for standard input)
     file: PathBuf,
+    /// Set the policy even if no such service is registered yet
+    #[arg(long)]
+    create: bool,
 }
 
 /// The cluster's runtime configuration, as commands under `maxine config`.
@@ -107,7 +113,10 @@ fn assignment(text: &str) -> Result<(String, Value), String> {
 
 fn hash_key(text: &str) -> Result<Value, String> {
     match text.split_once(':') {
-        None if text == "client_address" => Ok(serde_json::json!({"from": "client_address"})),
+        // The name of a header or query parameter that was set before is taken away.
+        None if text == "client_address" => {
+            Ok(serde_json::json!({"from": "client_address", "name": null}))
+        }
         Some((from @ ("header" | "query"), name)) if !name.is_empty() => {
             Ok(serde_json::json!({"from": from, "name": name}))
         }
@@ -156,7 +165,9 @@ pub async fn policy(args: PolicyArgs, out: &mut Output) -> Result<(), CliError> 
         PolicyAction::Set(set) => set_policy(&client, set, out).await,
         PolicyAction::Replace(replace) => {
             let body = read_document(&replace.file)?;
-            let request = Request::keyed(Method::PUT, &policy_path(&replace.service)).json(body);
+            let request = Request::keyed(Method::PUT, &policy_path(&replace.service))
+                .query("create", replace.create.then_some(true))
+                .json(body);
             let answer = client.send(&request).await?;
             let revision = &answer.body["revision"];
             let text = format!("the policy of {} is now revision {revision}", replace.service);
@@ -176,7 +187,8 @@ pub async fn runtime_config(command: RuntimeCommand, out: &mut Output) -> Result
             show(&client, get.fresh.of(Request::get(&["config"])), "config", out).await
         }
         RuntimeCommand::Set(set) => {
-            change(&client, &["config"], "config", &set.assignments, out).await
+            let request = Request::keyed(Method::PATCH, &["config"]);
+            change(&client, request, "config", &set.assignments, out).await
         }
     }
 }
@@ -220,7 +232,8 @@ fn flatten(path: &str, value: &Value, rows: &mut Vec<(String, String)>) {
 }
 
 async fn set_policy(client: &Client, set: PolicySetArgs, out: &mut Output) -> Result<(), CliError> {
-    let path = policy_path(&set.service);
+    let request = Request::keyed(Method::PATCH, &policy_path(&set.service))
+        .query("create", set.create.then_some(true));
     let mut assignments = set.assignments;
     assignments.extend(set.strategy.map(|name| ("selection.strategy".into(), Value::from(name))));
     assignments.extend(set.hash_key.map(|key| ("selection.hash_key".into(), key)));
@@ -230,32 +243,21 @@ async fn set_policy(client: &Client, set: PolicySetArgs, out: &mut Output) -> Re
                 .into(),
         ));
     }
-    change(client, &path, "policy", &assignments, out).await
+    change(client, request, "policy", &assignments, out).await
 }
 
 async fn change(
     client: &Client,
-    path: &[&str],
+    request: Request,
     field: &str,
     assignments: &[(String, Value)],
     out: &mut Output,
 ) -> Result<(), CliError> {
-    let (mut document, condition) =
-        match client.send(&Request::get(path).query("consistency", Some("leader"))).await {
-            Ok(answer) => {
-                let etag = answer.header("etag").map(str::to_owned);
-                (answer.body[field].clone(), ("if-match", etag))
-            }
-            Err(error) if error.exit_code() == exit::NOT_FOUND => {
-                (Value::Object(Map::new()), ("if-none-match", Some("*".to_owned())))
-            }
-            Err(error) => return Err(error),
-        };
+    let mut patch = Value::Object(Map::new());
     for (path, value) in assignments {
-        assign(&mut document, path, value.clone())?;
+        assign(&mut patch, path, value.clone())?;
     }
-    let request = Request::keyed(Method::PUT, path).header(condition.0, condition.1).json(document);
-    let answer = client.send(&request).await?;
+    let answer = client.send(&request.json(patch)).await?;
     out.done(&answer.body, format!("the {field} is now revision {}", answer.body["revision"]))
 }
 

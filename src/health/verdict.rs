@@ -327,6 +327,7 @@ mod tests {
                 key: service(),
                 policy_json: Some(policy.into()),
                 expected_revision: None,
+                create: true,
             });
             let address = Address::parse("http://10.0.0.1").unwrap();
             let registration = Registration::new(Name::trusted("a"), address, 5_000);

@@ -85,8 +85,8 @@ impl ControlState {
                 let each = |item: &HealthReport| self.report_health(step, item);
                 Ok(Reply::Changed(items.iter().map(each).collect()))
             }
-            Command::PutPolicy { key, policy_json, expected_revision } => {
-                self.put_policy(step, key, policy_json.as_deref(), *expected_revision)
+            Command::PutPolicy { key, policy_json, expected_revision, create } => {
+                self.put_policy(step, key, policy_json.as_deref(), *expected_revision, *create)
             }
             Command::PutConfig { config, expected_revision } => {
                 self.put_config(step, config, *expected_revision)
@@ -326,6 +326,7 @@ impl ControlState {
         key: &ServiceKey,
         policy_json: Option<&str>,
         expected_revision: Option<u64>,
+        create: bool,
     ) -> Result<Reply, Rejection> {
         Name::parse_namespace(key.namespace.as_str()).map_err(Rejection::Limit)?;
         Name::parse("service", key.service.as_str()).map_err(Rejection::Limit)?;
@@ -334,6 +335,9 @@ impl ControlState {
         check_revision(expected_revision, present.map_or(0, |record| record.revision))?;
         if policy_json.is_none() && present.is_none() {
             return Err(not_found("policy of service", &key.to_string()));
+        }
+        if service.is_none() && !create {
+            return Err(not_found("service", &key.to_string()));
         }
         if service.is_none() {
             limits::check_count("services", self.services.len() + 1, limits::SERVICES_MAX)

@@ -254,11 +254,18 @@ fn configuration_and_policy_are_compare_and_set() {
         key: key(),
         policy_json: Some(json.into()),
         expected_revision: None,
+        create: true,
     };
     let bad = driver.propose(None, policy(r#"{"probe":{"fall":0}}"#)).reply;
     assert!(matches!(bad, Reply::Rejected(Rejection::InvalidPolicy(_))));
     let good = driver.propose(None, policy(r#"{"selection":{"strategy":"rendezvous"}}"#)).reply;
     assert!(matches!(good, Reply::Revision(_)));
+    let key = ServiceKey::new(Name::trusted("default"), Name::trusted("odrers"));
+    let policy_json = Some("{}".into());
+    let mistyped =
+        Command::PutPolicy { key, policy_json, expected_revision: Some(0), create: false };
+    let refused = driver.propose(None, mistyped).reply;
+    assert!(matches!(refused, Reply::Rejected(Rejection::NotFound { .. })), "{refused:?}");
 }
 
 #[test]

@@ -138,6 +138,8 @@ pub enum Command {
         policy_json: Option<Box<str>>,
         /// Refused unless the present policy's revision is this one; 0 means none is set.
         expected_revision: Option<u64>,
+        /// Whether it may be set although there is no such service.
+        create: bool,
     },
     /// Replaces the runtime configuration without keeping what held before: what is proposed while
     /// a voter does not understand [`Command::SetConfig`].

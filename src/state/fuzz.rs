@@ -36,7 +36,12 @@ fn batch() -> Batch {
         Command::GrantLeadership { holder: Name::trusted("node-1") },
         Command::Register { items: vec![(key.clone(), registration)] },
         Command::SetDrain { key: instance.clone(), reason: Some("update".into()) },
-        Command::PutPolicy { key, policy_json: Some("{}".into()), expected_revision: Some(0) },
+        Command::PutPolicy {
+            key,
+            policy_json: Some("{}".into()),
+            expected_revision: Some(0),
+            create: true,
+        },
         Command::PutConfig { config: RuntimeConfig::default(), expected_revision: None },
         Command::PutUser {
             name: Name::trusted("ada"),

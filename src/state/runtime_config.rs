@@ -81,7 +81,7 @@ pub enum LogFormat {
 
 /// The settings themselves.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize, utoipa::ToSchema)]
-#[serde(default, deny_unknown_fields)]
+#[serde(deny_unknown_fields)]
 pub struct RuntimeConfig {
     /// Whether request logs are written by a thread of their own.
     pub log_async: bool,

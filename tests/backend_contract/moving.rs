@@ -27,6 +27,7 @@ async fn fill(node: &Node) {
         key: service("service-0"),
         policy_json: Some("{}".into()),
         expected_revision: None,
+        create: false,
     };
     node.propose(policy).await;
 }

@@ -97,7 +97,7 @@ async fn configurations_and_failovers_are_remembered_on_every_node() {
     for ttl in [7, 8] {
         let url = format!("{}/api/v1/config", dev.nodes[1].http);
         let body = json!({"heartbeat_timeout_s": ttl});
-        let put = dev.client.put(url).bearer_auth(&token).json(&body).send().await.unwrap();
+        let put = dev.client.patch(url).bearer_auth(&token).json(&body).send().await.unwrap();
         assert_eq!(put.status(), 200);
     }
     let leader = dev.leader().await;

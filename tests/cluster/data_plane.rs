@@ -110,7 +110,7 @@ async fn probes_are_shared_move_when_a_node_dies_and_every_node_tells_why() {
     let dir = tempfile::tempdir().unwrap();
     let mut dev = Dev::start(dir.path(), &[]);
     let instance = Instance::start().await;
-    dev.put("probed/policy", &serde_json::from_str(PROBE).unwrap()).await;
+    dev.put("probed/policy?create=true", &serde_json::from_str(PROBE).unwrap()).await;
     let ids: Vec<String> = (0..12).map(|n| format!("i{n}")).collect();
     for id in &ids {
         let body = json!({"address": instance.url, "ttl_ms": 3_600_000});
@@ -147,7 +147,7 @@ async fn probes_are_shared_move_when_a_node_dies_and_every_node_tells_why() {
     let watched = Instance::start().await;
     let mut policy: Value = serde_json::from_str(PROBE).unwrap();
     policy["health"] = json!({"observers": 2});
-    dev.put("watched/policy", &policy).await;
+    dev.put("watched/policy?create=true", &policy).await;
     dev.put("watched/instances/w", &json!({"address": watched.url, "ttl_ms": 3_600_000})).await;
     for (node, name) in names.iter().enumerate() {
         dev.until_health(node, ("watched", "w"), |health| probed_here(health, name)).await;
@@ -197,7 +197,7 @@ async fn killing_one_of_three_instances_under_load_costs_no_request_through_any_
         "circuit_breaker": {},
         "timeouts": {"connect_ms": 10_000},
     }});
-    dev.put("loaded/policy", &policy).await;
+    dev.put("loaded/policy?create=true", &policy).await;
     let mut instances = Vec::new();
     for n in 0..3 {
         let instance = Instance::start().await;
@@ -319,7 +319,7 @@ async fn when_every_instance_is_unhealthy_all_are_used_and_an_alert_says_so() {
     let mut dev = Dev::start(dir.path(), &["--nodes", "1"]);
     let mut policy: Value = serde_json::from_str(PROBE).unwrap();
     policy["health"] = json!({"panic_percent": 50});
-    dev.put("panicking/policy", &policy).await;
+    dev.put("panicking/policy?create=true", &policy).await;
     for id in ["a", "b", "c"] {
         // Nothing listens there.
         let body = json!({"address": "http://127.0.0.1:1", "ttl_ms": 3_600_000});

@@ -164,7 +164,8 @@ impl Rig {
     async fn policy(&self, json: &str) {
         let policy_json = Some(json.into());
         let key = service();
-        self.write(Command::PutPolicy { key, policy_json, expected_revision: None }).await;
+        self.write(Command::PutPolicy { key, policy_json, expected_revision: None, create: true })
+            .await;
     }
 
     fn verdict(&self, id: &str) -> Health {

@@ -75,7 +75,7 @@ async fn the_cookie_signs_in_but_changes_nothing_without_the_csrf_header() {
         (status.as_u16(), me),
         (200, json!({"user": "olga", "role": "operator", "via": "cookie"}))
     );
-    let put = || with_cookie(Method::PUT, "/config").json(&json!({}));
+    let put = || with_cookie(Method::PATCH, "/config").json(&json!({}));
     assert_eq!(server.json(put()).await.0, 403);
     assert_eq!(server.json(put().header("x-maxine-csrf", "1")).await.0, 200);
     let out = server.open(Method::DELETE, "/session").send().await.unwrap();

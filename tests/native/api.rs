@@ -237,7 +237,7 @@ async fn an_api_path_that_does_not_exist_is_a_problem_too() {
     let server = Server::start().await;
     let answer = server.admin(Method::GET, "/nothing-here").send().await.unwrap();
     assert_eq!(answer.status(), 404);
-    let answer = server.admin(Method::PATCH, "/config").send().await.unwrap();
+    let answer = server.admin(Method::POST, "/config").send().await.unwrap();
     assert_eq!(answer.status(), 405);
     let problem: Value = answer.json().await.unwrap();
     assert_eq!(problem["type"], "/problems/method-not-allowed");
@@ -314,16 +314,19 @@ async fn conditions_make_changes_safe_against_each_other() {
     let server = Server::start().await;
     let answer = server.admin(Method::GET, "/config").send().await.unwrap();
     let tag = answer.headers()["etag"].to_str().unwrap().to_owned();
-    let put = |tag: &str, seconds: u64| {
-        server
-            .admin(Method::PUT, "/config")
-            .header("if-match", tag)
-            .json(&json!({"heartbeat_timeout_s": seconds}))
+    let whole = server.get("/config").await["config"].clone();
+    let change = |method: Method, tag: &str, seconds: u64| {
+        let mut config = whole.clone();
+        config["heartbeat_timeout_s"] = seconds.into();
+        server.admin(method, "/config").header("if-match", tag).json(&config)
     };
-    let (status, revised) = server.json(put(&tag, 7)).await;
+    let (status, revised) = server.json(change(Method::PUT, &tag, 7)).await;
     assert_eq!(status, 200, "{revised}");
-    let (status, problem) = server.json(put(&tag, 8)).await;
-    assert_eq!((status.as_u16(), &problem["type"]), (412, &json!("/problems/revision-mismatch")));
+    for method in [Method::PUT, Method::PATCH] {
+        let (status, problem) = server.json(change(method, &tag, 8)).await;
+        let mismatch = json!("/problems/revision-mismatch");
+        assert_eq!((status.as_u16(), &problem["type"]), (412, &mismatch));
+    }
     let config = server.get("/config").await;
     assert_eq!(config["config"]["heartbeat_timeout_s"], 7);
     assert_eq!(config["revision"], revised["revision"]);
@@ -334,6 +337,7 @@ async fn conditions_make_changes_safe_against_each_other() {
 
     let path = "/services/default/orders/policy";
     let policy = json!({"selection": {"strategy": "rendezvous"}});
+    server.register("orders", "a", "http://h:1").await;
     let create = || server.admin(Method::PUT, path).header("if-none-match", "*").json(&policy);
     assert_eq!(server.json(create()).await.0, 200);
     assert_eq!(server.json(create()).await.0, 412);
@@ -345,16 +349,84 @@ async fn conditions_make_changes_safe_against_each_other() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_part_of_the_configuration_changes_alone_or_is_refused() {
+    let server = Server::start().await;
+    let whole = server.get("/config").await["config"].clone();
+    let patch = |body: Value| server.admin(Method::PATCH, "/config").json(&body);
+    let (status, answer) = server.json(patch(json!({"discovery_mode": "proxy"}))).await;
+    assert_eq!(status, 200, "{answer}");
+    let typed = server
+        .admin(Method::PATCH, "/config")
+        .header("content-type", "application/merge-patch+json")
+        .body(r#"{"heartbeat_timeout_s": 9}"#);
+    assert_eq!(server.json(typed).await.0, 200);
+    let mut expected = whole.clone();
+    expected["discovery_mode"] = "proxy".into();
+    expected["heartbeat_timeout_s"] = 9.into();
+    assert_eq!(server.get("/config").await["config"], expected, "one undoes not the other");
+    // Once a PUT of a part reset the rest.
+    let part = server.admin(Method::PUT, "/config").json(&json!({"heartbeat_timeout_s": 7}));
+    let (status, problem) = server.json(part).await;
+    assert_eq!((status.as_u16(), &problem["type"]), (422, &json!("/problems/incomplete")));
+    assert_eq!(problem["field"], "log_async");
+    for (body, status) in [
+        (json!({"heartbeat_timeout": 7}), 400),
+        (json!({"heartbeat_timeout_s": 0}), 422),
+        (json!({"log_format": "xml"}), 400),
+        (json!([1]), 400),
+    ] {
+        assert_eq!(server.json(patch(body.clone())).await.0, status, "{body}");
+    }
+    assert_eq!(server.get("/config").await["config"], expected, "nothing of these was kept");
+    assert_eq!(server.json(patch(json!({"heartbeat_timeout_s": null}))).await.0, 200);
+    expected["heartbeat_timeout_s"] = whole["heartbeat_timeout_s"].clone();
+    assert_eq!(server.get("/config").await["config"], expected, "null gives the default");
+    let changes: Vec<_> = (0..8)
+        .map(|n| {
+            let fields = ["log_async", "log_json_prettify"];
+            server.json(patch(json!({fields[n % 2]: n % 2 == 0, "log_format": "plain"})))
+        })
+        .collect();
+    for (status, answer) in futures::future::join_all(changes).await {
+        assert_eq!(status, 200, "{answer}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_of_a_mistyped_service_is_refused() {
+    let server = Server::start().await;
+    server.register("orders", "a", "http://h:1").await;
+    let policy = json!({"selection": {"strategy": "rendezvous"}});
+    let send = |method: Method, path: &str| server.json(server.admin(method, path).json(&policy));
+    for method in [Method::PUT, Method::PATCH] {
+        let (status, problem) = send(method, "/services/default/odrers/policy").await;
+        assert_eq!((status.as_u16(), &problem["type"]), (404, &json!("/problems/not-found")));
+        assert!(problem["action"].as_str().unwrap().contains("create=true"), "{problem}");
+    }
+    assert_eq!(server.get("/services").await["items"].as_array().unwrap().len(), 1);
+    assert_eq!(send(Method::PATCH, "/services/default/orders/policy").await.0, 200);
+    assert_eq!(send(Method::PUT, "/services/default/later/policy?create=true").await.0, 200);
+    assert_eq!(server.get("/services").await["items"].as_array().unwrap().len(), 2);
+    let probe = json!({"probe": {"kind": "tcp"}, "selection": null});
+    let patch = server.admin(Method::PATCH, "/services/default/orders/policy").json(&probe);
+    assert_eq!(server.json(patch).await.0, 200);
+    let policy = server.get("/services/default/orders/policy").await["policy"].clone();
+    assert_eq!(policy["probe"]["kind"], "tcp");
+    assert_eq!(policy["selection"]["strategy"], Value::Null);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_idempotency_key_makes_a_repeat_take_effect_once() {
     let server = Server::start().await;
-    let put = |seconds: u64| {
+    let patch = |seconds: u64| {
         server
-            .admin(Method::PUT, "/config")
+            .admin(Method::PATCH, "/config")
             .header("idempotency-key", "k-1")
             .json(&json!({"heartbeat_timeout_s": seconds}))
     };
-    let (_, first) = server.json(put(7)).await;
-    let (_, repeat) = server.json(put(9)).await;
+    let (status, first) = server.json(patch(7)).await;
+    assert_eq!(status, 200, "{first}");
+    let (_, repeat) = server.json(patch(9)).await;
     assert_eq!(first, repeat);
     assert_eq!(server.get("/config").await["config"]["heartbeat_timeout_s"], 7);
     let make = || {

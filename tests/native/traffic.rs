@@ -35,7 +35,7 @@ async fn configurations_are_kept_newest_first_by_pages() {
     let server = Server::start().await;
     assert_eq!(server.get("/config/history").await["items"], json!([]));
     for ttl in [7, 8] {
-        let put = server.admin(Method::PUT, "/config").json(&json!({"heartbeat_timeout_s": ttl}));
+        let put = server.admin(Method::PATCH, "/config").json(&json!({"heartbeat_timeout_s": ttl}));
         assert_eq!(put.send().await.unwrap().status(), 200);
     }
     // The compatible API changes the same configuration.

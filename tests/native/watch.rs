@@ -108,7 +108,7 @@ async fn whoever_watches_more_than_a_service_needs_a_role() {
     );
     let mut all = Events::open(server.admin(Method::GET, "/watch")).await;
     assert_eq!(all.next().await.unwrap().kind, "ready");
-    server.json(server.admin(Method::PUT, "/config").json(&json!({}))).await;
+    server.json(server.admin(Method::PATCH, "/config").json(&json!({}))).await;
     assert_eq!(all.next().await.unwrap().kind, "config_changed");
 }
 

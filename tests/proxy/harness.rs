@@ -140,6 +140,7 @@ impl Rig {
             key: service(),
             policy_json: Some(json.into()),
             expected_revision: None,
+            create: true,
         };
         let reply = self.propose(command).await.reply;
         assert!(matches!(reply, maxine::state::Reply::Revision(_)), "{reply:?}");

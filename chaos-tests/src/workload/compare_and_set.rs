@@ -133,7 +133,8 @@ async fn set(client: &Client, path: &str, revision: u64, value: u64) -> Outcome 
     let hash_key = json!({"from": "header", "name": format!("x-v{value}")});
     let body = json!({"selection": {"strategy": "consistent_hash", "hash_key": hash_key}});
     if revision == 0 {
-        return client.put(path, &body, &[("if-none-match", "*")]).await;
+        let path = format!("{path}?create=true");
+        return client.put(&path, &body, &[("if-none-match", "*")]).await;
     }
     client.put(path, &body, &[("if-match", &format!("\"{revision}\""))]).await
 }

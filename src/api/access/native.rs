@@ -38,9 +38,11 @@ pub(super) const RULES: &[Rule] = &[
     // Policies and configuration.
     rule("GET", POLICY, Access::Viewer),
     rule("PUT", POLICY, Access::Operator),
+    rule("PATCH", POLICY, Access::Operator),
     rule("DELETE", POLICY, Access::Operator),
     rule("GET", "/api/v1/config", Access::Viewer),
     rule("PUT", "/api/v1/config", Access::Operator),
+    rule("PATCH", "/api/v1/config", Access::Operator),
     rule("GET", "/api/v1/config/history", Access::Viewer),
     // Watching; the handlers ask for a viewer where more than one service is watched.
     rule("GET", "/api/v1/watch", Access::Discovery),

@@ -174,18 +174,28 @@ impl<T: DeserializeOwned + Default> FromRequest<AppState> for OptionalJsonBody<T
 }
 
 fn require_json(headers: &HeaderMap) -> Result<(), Problem> {
+    require_type(headers, &["application/json"])
+}
+
+/// Refuses a body whose media type is none of `types`.
+pub(super) fn require_type(headers: &HeaderMap, types: &[&str]) -> Result<(), Problem> {
     let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let essence = content_type.unwrap_or_default().split(';').next().unwrap_or_default().trim();
-    if essence.eq_ignore_ascii_case("application/json") {
+    if types.iter().any(|accepted| essence.eq_ignore_ascii_case(accepted)) {
         return Ok(());
     }
     let got = content_type.unwrap_or("no Content-Type");
-    let detail = format!("the body must be application/json, got {}", got.escape_debug());
+    let accepted = types.join(" or ");
+    let detail = format!("the body must be {accepted}, got {}", got.escape_debug());
     Err(Problem::new(ProblemKind::UnsupportedMediaType, detail))
 }
 
 /// Reads a body of at most `len_max` bytes, within the configured time.
-async fn read_body(request: Request, len_max: usize, state: &AppState) -> Result<Bytes, Problem> {
+pub(super) async fn read_body(
+    request: Request,
+    len_max: usize,
+    state: &AppState,
+) -> Result<Bytes, Problem> {
     let (parts, body) = request.into_parts();
     body::read(state, &parts.extensions, body, len_max).await.map_err(|error| match error {
         BodyError::TooLong => {

@@ -19,6 +19,7 @@ mod identities;
 mod instance_nodes;
 mod instances;
 mod leadership;
+mod merge_patch;
 mod nodes;
 mod page;
 mod policies;
@@ -68,8 +69,13 @@ pub fn router() -> OpenApiRouter<AppState> {
         .routes(routes!(batches::register_batch))
         .routes(routes!(batches::heartbeat_batch))
         .routes(routes!(resolve::resolve))
-        .routes(routes!(policies::get_policy, policies::put_policy, policies::delete_policy))
-        .routes(routes!(policies::get_config, policies::put_config))
+        .routes(routes!(
+            policies::get_policy,
+            policies::put_policy,
+            policies::patch_policy,
+            policies::delete_policy
+        ))
+        .routes(routes!(policies::get_config, policies::put_config, policies::patch_config))
         .routes(routes!(policies::config_history))
         .routes(routes!(watch::watch))
         .routes(routes!(watch::poll_changes))

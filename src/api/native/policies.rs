@@ -5,16 +5,19 @@ use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use utoipa::{IntoParams, ToSchema};
 
-use super::extract::{JsonBody, NoParams, Params, ServicePath};
+use super::extract::{BODY_LEN_MAX, JsonBody, NoParams, Params, RawJson, ServicePath, parse_json};
 use super::fresh::{Fresh, Freshness, Revised, Write, etag, unexpected};
+use super::merge_patch::{self, MergePatch};
 use super::page::{self, Page};
 use super::services::find;
 use crate::api::problem::{Problem, ProblemKind};
 use crate::api::{AppState, Caller};
 use crate::state::{
-    Applied, Command, ConfigRecord, ConfigRevision, Reply, Role, RuntimeConfig, ServicePolicy,
+    Applied, Command, ConfigRecord, ConfigRevision, ControlState, Reply, Role, RuntimeConfig,
+    ServiceKey, ServicePolicy,
 };
 
 /// A policy and its revision.
@@ -54,28 +57,94 @@ pub(super) async fn get_policy(
     Ok(response)
 }
 
-/// Replaces a service's whole policy. The service need not have instances yet.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct ChangePolicy {
+    /// Whether to set the policy even if there is no such service yet. The service then exists by
+    /// its policy, without instances.
+    #[serde(default)]
+    create: bool,
+}
+
+/// Replaces a service's whole policy. 404 if there is no such service, unless `create` is true.
 #[utoipa::path(
     put, path = "/api/v1/services/{namespace}/{service}/policy", tag = "policies",
     operation_id = "putPolicy",
-    params(("namespace" = String, Path,), ("service" = String, Path,)),
+    params(("namespace" = String, Path,), ("service" = String, Path,), ChangePolicy),
     request_body = ServicePolicy,
     responses((status = 200, body = Revised, headers(("ETag" = String, description = "The new revision, quoted.")))),
 )]
 pub(super) async fn put_policy(
     State(state): State<AppState>,
     ServicePath(key): ServicePath,
-    _: Params<NoParams>,
+    Params(query): Params<ChangePolicy>,
     write: Write,
     JsonBody(policy): JsonBody<ServicePolicy>,
 ) -> Result<Response, Problem> {
+    let expected_revision = write.conditions.expected_revision();
+    let command = set_policy(key, &policy, expected_revision, query.create)?;
+    revised(write.propose(&state, command).await.map_err(no_such_service)?)
+}
+
+/// Changes parts of a service's policy by a JSON merge patch (RFC 7396). 404 if there is no such
+/// service, unless `create` is true.
+#[utoipa::path(
+    patch, path = "/api/v1/services/{namespace}/{service}/policy", tag = "policies",
+    operation_id = "patchPolicy",
+    params(("namespace" = String, Path,), ("service" = String, Path,), ChangePolicy),
+    request_body(content = Object, content_type = "application/merge-patch+json",
+        description = "The fields to change; null takes a field away."),
+    responses((status = 200, body = Revised, headers(("ETag" = String, description = "The new revision, quoted.")))),
+)]
+pub(super) async fn patch_policy(
+    State(state): State<AppState>,
+    ServicePath(key): ServicePath,
+    Params(query): Params<ChangePolicy>,
+    write: Write,
+    body: MergePatch,
+) -> Result<Response, Problem> {
+    let read = |state: &ControlState| {
+        let record = state.service(&key).and_then(|service| service.policy.as_ref());
+        record.map_or(Ok((0, Map::new())), |record| Ok((record.revision, fields(&record.policy)?)))
+    };
+    let command = |document, revision| {
+        let policy: ServicePolicy = parsed(document)?;
+        set_policy(key.clone(), &policy, Some(revision), query.create)
+    };
+    let applied = merge_patch::patch(&state, write, body, read, command).await;
+    revised(applied.map_err(no_such_service)?)
+}
+
+fn set_policy(
+    key: ServiceKey,
+    policy: &ServicePolicy,
+    expected_revision: Option<u64>,
+    create: bool,
+) -> Result<Command, Problem> {
     policy.check()?;
-    let json = serde_json::to_string(&policy).map_err(|error| {
+    let json = serde_json::to_string(policy).map_err(|error| {
         Problem::new(ProblemKind::InvalidRequest, format!("the policy cannot be stored: {error}"))
     })?;
-    let expected_revision = write.conditions.expected_revision();
-    let command = Command::PutPolicy { key, policy_json: Some(json.into()), expected_revision };
-    revised(write.propose(&state, command).await?)
+    Ok(Command::PutPolicy { key, policy_json: Some(json.into()), expected_revision, create })
+}
+
+fn no_such_service(mut problem: Problem) -> Problem {
+    if problem.kind == ProblemKind::NotFound {
+        problem.action = "Check the service's name. To set a policy before the first registration, pass create=true (maxine policy set --create).";
+    }
+    problem
+}
+
+/// A document as the JSON that is patched.
+fn fields(document: &impl Serialize) -> Result<Map<String, Value>, Problem> {
+    let broken = |error| Problem::new(ProblemKind::Internal, format!("not an object: {error}"));
+    serde_json::to_value(document).and_then(serde_json::from_value).map_err(broken)
+}
+
+/// What a patch made of a document.
+fn parsed<T: serde::de::DeserializeOwned>(document: Value) -> Result<T, Problem> {
+    serde_json::from_value(document).map_err(|error| Problem::from_parse_error(&error.to_string()))
 }
 
 /// Removes a service's policy: the defaults apply again.
@@ -92,7 +161,8 @@ pub(super) async fn delete_policy(
     write: Write,
 ) -> Result<Response, Problem> {
     let expected_revision = write.conditions.expected_revision();
-    let command = Command::PutPolicy { key, policy_json: None, expected_revision };
+    let create = false;
+    let command = Command::PutPolicy { key, policy_json: None, expected_revision, create };
     revised(write.propose(&state, command).await?)
 }
 
@@ -108,7 +178,7 @@ pub(super) async fn get_config(fresh: Fresh, _: Params<NoParams>) -> Response {
     response
 }
 
-/// Replaces the runtime configuration, whole: a field that is left out gets its default.
+/// Replaces the runtime configuration, whole. 422 if a field is left out: `PATCH` changes some.
 #[utoipa::path(
     put, path = "/api/v1/config", tag = "config", operation_id = "putConfig",
     request_body = RuntimeConfig,
@@ -118,12 +188,51 @@ pub(super) async fn put_config(
     State(state): State<AppState>,
     _: Params<NoParams>,
     write: Write,
-    JsonBody(config): JsonBody<RuntimeConfig>,
+    RawJson(bytes): RawJson<BODY_LEN_MAX>,
 ) -> Result<Response, Problem> {
+    let config: RuntimeConfig = parse_json(&bytes).map_err(|problem| {
+        let missing = problem.detail.split_once("missing field `").map(|(_, rest)| rest);
+        let Some((field, _)) = missing.and_then(|rest| rest.split_once('`')) else {
+            return problem;
+        };
+        let detail = format!("the configuration is replaced whole, and {field} is missing");
+        Problem::new(ProblemKind::Incomplete, detail).with_field(field)
+    })?;
     config.check()?;
     let expected_revision = write.conditions.expected_revision();
     let command = state.replace_config(config, expected_revision);
     revised(write.propose(&state, command).await?)
+}
+
+/// Changes fields of the runtime configuration by a JSON merge patch (RFC 7396). `null` gives a field
+/// its default.
+#[utoipa::path(
+    patch, path = "/api/v1/config", tag = "config", operation_id = "patchConfig",
+    request_body(content = Object, content_type = "application/merge-patch+json",
+        description = "The fields to change; null gives a field its default."),
+    responses((status = 200, body = Revised, headers(("ETag" = String, description = "The new revision, quoted.")))),
+)]
+pub(super) async fn patch_config(
+    State(state): State<AppState>,
+    _: Params<NoParams>,
+    write: Write,
+    body: MergePatch,
+) -> Result<Response, Problem> {
+    let read = |state: &ControlState| {
+        let record = state.config();
+        Ok((record.revision, fields(&record.config)?))
+    };
+    let command = |mut document: Value, revision| {
+        for (name, value) in fields(&RuntimeConfig::default())? {
+            if let Value::Object(document) = &mut document {
+                document.entry(name).or_insert(value);
+            }
+        }
+        let config: RuntimeConfig = parsed(document)?;
+        config.check()?;
+        Ok(state.replace_config(config, Some(revision)))
+    };
+    revised(merge_patch::patch(&state, write, body, read, command).await?)
 }
 
 #[derive(Debug, Deserialize, IntoParams)]

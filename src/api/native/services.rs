@@ -213,8 +213,12 @@ pub(super) async fn delete_service(
         }
     }
     if service.policy.is_some() {
-        let command =
-            Command::PutPolicy { key: key.clone(), policy_json: None, expected_revision: None };
+        let command = Command::PutPolicy {
+            key: key.clone(),
+            policy_json: None,
+            expected_revision: None,
+            create: false,
+        };
         outcome.index = step_of(step_id(step)).propose(&state, command).await?.index;
     }
     Ok(Json(outcome))
