@@ -50,6 +50,8 @@ pub use settings::certificates;
 
 /// How long handing leadership over may take when the node stops.
 const TRANSFER_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long the next leader may take to ask what is left of the leases.
+const LEASES_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long requests in flight may go on after the node was told to stop.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// Pause before identities are tried again.
@@ -320,6 +322,10 @@ impl Node {
             if !matches!(handed, Ok(Ok(()))) {
                 tracing::warn!(
                     "leadership could not be transferred; the other nodes will elect a leader"
+                );
+            } else if !self.registry.handed_over(LEASES_TIMEOUT).await {
+                tracing::warn!(
+                    "the new leader did not ask how long the leases had left; it gives each its whole time"
                 );
             }
         }

@@ -18,7 +18,7 @@ fn a_seed_gives_the_same_trace_each_time() {
 
 #[test]
 fn fixed_seeds_break_nothing_and_reach_every_part() {
-    let (mut elections, mut expiries) = (0, 0);
+    let (mut elections, mut handovers, mut expiries) = (0, 0, 0);
     for seed in 1..=40 {
         let outcome = run(seed);
         if let Some(violation) = &outcome.violation {
@@ -26,9 +26,11 @@ fn fixed_seeds_break_nothing_and_reach_every_part() {
             panic!("{violation:?}\n{again}");
         }
         elections += outcome.elections;
+        handovers += outcome.handovers;
         expiries += outcome.expiries;
     }
-    assert!(elections > 80 && expiries > 40, "{elections} {expiries}");
+    let reached = elections > 80 && handovers > 40 && expiries > 40;
+    assert!(reached, "{elections} {handovers} {expiries}");
 }
 
 #[test]
@@ -50,6 +52,11 @@ fn is_caught(fault: Fault, invariant: &str) -> bool {
 #[test]
 fn leases_opened_without_their_time_to_live_are_caught() {
     assert!(is_caught(Fault::NoTakeoverGrace, "renewed-leases-hold"));
+}
+
+#[test]
+fn leases_handed_over_for_less_than_was_left_are_caught() {
+    assert!(is_caught(Fault::HandOverShort, "renewed-leases-hold"));
 }
 
 #[test]

@@ -26,6 +26,8 @@ pub enum PeerKind {
     Words = 4,
     /// What time a node has.
     Time = 5,
+    /// What is left of the leases, asked of the leader before.
+    FormerLeases = 6,
     /// What a node says of itself, for whoever looks at another one.
     Report = 16,
     /// What a node knows of an instance: requests under way, probes.
@@ -47,6 +49,7 @@ pub struct PeerRouter {
     members: ArcSwapOption<Box<dyn PeerService>>,
     words: ArcSwapOption<Box<dyn PeerService>>,
     time: ArcSwapOption<Box<dyn PeerService>>,
+    former_leases: ArcSwapOption<Box<dyn PeerService>>,
     report: ArcSwapOption<Box<dyn PeerService>>,
     instance: ArcSwapOption<Box<dyn PeerService>>,
 }
@@ -65,6 +68,7 @@ impl PeerRouter {
             k if k == PeerKind::Members as u8 => Some(&self.members),
             k if k == PeerKind::Words as u8 => Some(&self.words),
             k if k == PeerKind::Time as u8 => Some(&self.time),
+            k if k == PeerKind::FormerLeases as u8 => Some(&self.former_leases),
             k if k == PeerKind::Report as u8 => Some(&self.report),
             k if k == PeerKind::Instance as u8 => Some(&self.instance),
             _ => None,

@@ -9,7 +9,7 @@ use super::audit::{AuditClass, AuditOutcome, AuditRecord};
 use super::command::{
     Applied, Command, Deregistration, Fence, HealthReport, Proposal, Rejection, Reply,
 };
-use super::control_state::{ControlState, Grant, ServiceState};
+use super::control_state::{ControlState, FormerGrant, Grant, ServiceState};
 use super::event::{Event, EventKind, RemovalCause};
 use super::health::{Health, Liveness};
 use super::identity::{EndedSession, Role, SigningKey, TokenRecord, User};
@@ -378,7 +378,10 @@ impl ControlState {
     fn grant_leadership(&mut self, step: &mut Step<'_>, holder: &Name) -> Reply {
         let fence = Fence(self.next_index(step));
         let since_ms = self.time_ms;
-        self.grant = Some(Arc::new(Grant { fence, holder: holder.clone(), since_ms }));
+        let former =
+            |grant: &Arc<Grant>| FormerGrant { fence: grant.fence, holder: grant.holder.clone() };
+        let before = self.grant.as_ref().map(former);
+        self.grant = Some(Arc::new(Grant { fence, holder: holder.clone(), since_ms, before }));
         self.record(step.proposal, "leadership.grant", holder.to_string(), Ok(()));
         self.emit(step, EventKind::LeadershipGranted { holder: holder.clone(), fence: fence.0 });
         Reply::Granted(fence)

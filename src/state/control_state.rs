@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bincode::{Decode, Encode};
 use imbl::OrdMap;
 
 use super::audit::AuditLog;
@@ -68,6 +69,17 @@ pub struct Grant {
     pub holder: Name,
     /// Since when, in milliseconds since 1970, by the log's clock.
     pub since_ms: u64,
+    /// The grant that it ended.
+    pub before: Option<FormerGrant>,
+}
+
+/// A grant that has ended.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct FormerGrant {
+    /// Its fencing token.
+    pub fence: Fence,
+    /// The node's name.
+    pub holder: Name,
 }
 
 /// Everything that Maxine knows. Cloning is cheap: the maps share what is unchanged.

@@ -32,7 +32,7 @@ pub use command::{
     Actor, Applied, Batch, Command, Deregistration, Fence, HealthReport, Proposal, Rejection,
     Reply, RequestId,
 };
-pub use control_state::{ControlState, Grant, ServiceState};
+pub use control_state::{ControlState, FormerGrant, Grant, ServiceState};
 pub use event::{Event, EventKind, RemovalCause};
 pub use health::{Health, Liveness, Readiness};
 pub use identity::{EndedSession, Identities, Role, SigningKey, TokenRecord, User};

@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 use super::audit::{AuditClass, AuditLog, AuditRecord};
 use super::codec;
 use super::command::{Applied, Fence, RequestId};
-use super::control_state::{ControlState, Grant, ServiceState};
+use super::control_state::{ControlState, FormerGrant, Grant, ServiceState};
 use super::identity::{Identities, SigningKey, TokenRecord, User};
 use super::instance::{Drain, Instance};
 use super::name::{Name, ServiceKey};
@@ -32,6 +32,7 @@ enum Record {
         fence: u64,
         holder: Name,
         since_ms: u64,
+        before: Option<FormerGrant>,
     },
     User(User),
     SigningKey(SigningKey),
@@ -108,8 +109,8 @@ impl ControlState {
             put(Record::ConfigRevision(revision.clone()))?;
         }
         if let Some(grant) = &self.grant {
-            let Grant { fence, holder, since_ms } = Grant::clone(grant);
-            put(Record::Grant { fence: fence.0, holder, since_ms })?;
+            let Grant { fence, holder, since_ms, before } = Grant::clone(grant);
+            put(Record::Grant { fence: fence.0, holder, since_ms, before })?;
         }
         if !self.identities.cluster.is_empty() {
             put(Record::Cluster(self.identities.cluster.clone()))?;
@@ -189,8 +190,9 @@ impl ControlState {
                 }
                 Record::Config(config) => state.config = Arc::new(config),
                 Record::ConfigRevision(revision) => state.config_history.keep(revision),
-                Record::Grant { fence, holder, since_ms } => {
-                    state.grant = Some(Arc::new(Grant { fence: Fence(fence), holder, since_ms }));
+                Record::Grant { fence, holder, since_ms, before } => {
+                    let fence = Fence(fence);
+                    state.grant = Some(Arc::new(Grant { fence, holder, since_ms, before }));
                 }
                 Record::Cluster(id) => identities.cluster = id,
                 Record::User(user) => {

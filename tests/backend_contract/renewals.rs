@@ -62,8 +62,12 @@ impl Stack {
 
     /// Registers an instance, again where that is safe; its lease epoch.
     async fn register(&self, id: &str) -> u64 {
+        self.register_for(id, 60_000).await
+    }
+
+    async fn register_for(&self, id: &str, ttl_ms: u64) -> u64 {
         let address = Address::parse("http://10.0.0.1:80").expect("an address");
-        let registration = Registration::new(Name::trusted(id), address, 60_000);
+        let registration = Registration::new(Name::trusted(id), address, ttl_ms);
         crate::node::eventually("the registration is acknowledged", async || {
             let items = vec![(service("fleet"), registration.clone())];
             let answer = self.registry.register(Actor::system("test"), None, items).await.ok()?;
@@ -214,10 +218,51 @@ fn a_leader_that_lapsed_unnoticed_acknowledges_no_heartbeat() {
     });
 }
 
+/// Leadership moves again and again. A silent lease ends when its time is over, and not once more
+/// after each move; and one that is renewed goes on.
+#[test]
+fn a_lease_has_the_same_time_however_often_leadership_is_handed_over() {
+    const TTL_MS: u64 = 4_000;
+    on_a_system(async {
+        let nodes = contract::nodes(&ThreeDisks::new()).await;
+        let stacks: Vec<Stack> = nodes.into_iter().map(Stack::on).collect();
+        stacks[0].register("before").await;
+        let clock = Clock::system();
+        let registered_ms = clock.monotonic_ms();
+        stacks[1].register_for("silent", TTL_MS).await;
+        let epoch = stacks[2].register_for("heard", TTL_MS).await;
+        let mut moves = 0;
+        let mut moved_ms = registered_ms;
+        while stacks[0].node.has("fleet", "silent") && clock.monotonic_ms() < registered_ms + 20_000
+        {
+            assert!(stacks[0].renew("heard", Some(epoch)).await, "it was acknowledged each time");
+            if clock.monotonic_ms() >= moved_ms + 700 {
+                moved_ms = clock.monotonic_ms();
+                for stack in &stacks {
+                    let duties = stack.duties.borrow().is_some();
+                    let admin = stack.node.store.cluster().filter(|_| duties);
+                    let Some(admin) = admin else { continue };
+                    moves += u32::from(admin.transfer_leadership(None).await.is_ok());
+                    break;
+                }
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+        let lived_ms = clock.monotonic_ms() - registered_ms;
+        assert!(moves >= 3, "leadership moved {moves} times");
+        assert!((TTL_MS..2 * TTL_MS).contains(&lived_ms), "{lived_ms} ms, {moves} moves");
+        assert!(stacks[0].renew("heard", Some(epoch)).await);
+        for stack in stacks {
+            stack.stop().await;
+        }
+    });
+}
+
 /// Forgetting the table is never taken for not knowing a lease.
 #[test]
 fn a_table_that_is_filled_again_says_so() {
     let table = LeaseTable::new(maxine::actors::registry::ExpirySettings::default());
+    table.begin(Fence(1), 0);
     table.set_followed(7);
     let before = table.cleared_total();
     table.clear();

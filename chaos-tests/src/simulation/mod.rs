@@ -47,6 +47,8 @@ pub struct Outcome {
     pub applied: u64,
     /// How often leadership changed.
     pub elections: u64,
+    /// Changes in which the new leader learned what was left of the leases.
+    pub handovers: u64,
     /// Leases that ran out.
     pub expiries: u64,
     /// Entries whose fence was refused.
@@ -76,6 +78,7 @@ pub fn run(plan: Plan) -> Outcome {
         steps,
         applied: world.applied,
         elections: world.elections,
+        handovers: world.handovers,
         expiries: world.expiries,
         fenced_off: world.fenced_off,
         violation,

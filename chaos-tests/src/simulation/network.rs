@@ -2,9 +2,10 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
+use std::sync::Arc;
 
-use maxine::actors::registry::LeaseId;
-use maxine::state::{Applied, Proposal};
+use maxine::actors::registry::{Former, LeaseId};
+use maxine::state::{Applied, Fence, Proposal};
 
 /// Who sends or receives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -26,6 +27,10 @@ pub(super) enum Message {
     Renew { client: usize, lease: LeaseId, epoch: u64, sent_ms: u64, hops: u8 },
     /// Its answer: whether the lease is known.
     Renewed { sent_ms: u64, epoch: u64, known: bool },
+    /// A new leader asks the one before what was left of the leases.
+    AskLeases { node: usize, former: Fence, present: Fence },
+    /// Its answer.
+    LeftLeases { present: Fence, left: Arc<Former> },
 }
 
 /// The messages under way.

@@ -3,9 +3,11 @@
 //! The carrying out is as the product's actors do it: ask for the grant, open all leases with the
 //! whole time to live, confirm before expiring, stand down when someone else is granted.
 
-use maxine::actors::registry::{ExpirySettings, LeaseTable};
+use std::sync::Arc;
+
+use maxine::actors::registry::{ExpirySettings, Former, LeaseTable};
 use maxine::state::{
-    Applied, ControlState, Event, EventKind, Fence, InstanceKey, Name, Proposal, Reply,
+    Applied, ControlState, Event, EventKind, Fence, FormerGrant, InstanceKey, Name, Proposal, Reply,
 };
 
 /// What happened in one step, for the invariants.
@@ -73,9 +75,12 @@ pub(super) const TAKEOVER_EXTRA_MS: u64 = 1_000;
 pub(super) const TICK_MS: u64 = 100;
 const STALL_MS: u64 = 400;
 
+fn lease_settings() -> ExpirySettings {
+    ExpirySettings { silent_fleet_min: 1_000, ..ExpirySettings::default() }
+}
+
 impl Node {
     pub(super) fn new(nth: usize, drift: i64) -> Self {
-        let settings = ExpirySettings { silent_fleet_min: 1_000, ..ExpirySettings::default() };
         Self {
             name: Name::trusted(&format!("node-{}", nth + 1)),
             up: true,
@@ -87,7 +92,7 @@ impl Node {
             asked: None,
             asked_at_ms: 0,
             superseded: false,
-            leases: LeaseTable::new(settings),
+            leases: LeaseTable::new(lease_settings()),
             snapshot: (Vec::new(), 0),
             drift,
             next_tick_ms: 17 * nth as u64,
@@ -106,10 +111,11 @@ impl Node {
         self.up && self.paused_until_ms <= now_ms
     }
 
-    pub(super) fn crash(&mut self) {
+    pub(super) fn crash(&mut self, now_ms: u64) {
         self.up = false;
-        self.stand_down();
+        self.stand_down(now_ms);
         self.believes = None;
+        self.leases = LeaseTable::new(lease_settings());
     }
 
     pub(super) fn restart(&mut self, now_ms: u64) {
@@ -131,10 +137,10 @@ impl Node {
         self.snapshot = (bytes, self.position);
     }
 
-    pub(super) fn stand_down(&mut self) {
+    pub(super) fn stand_down(&mut self, now_ms: u64) {
         self.duties = None;
         self.asked = None;
-        self.leases.clear();
+        self.leases.close(self.clock_ms(now_ms));
     }
 
     /// Applies one entry and follows what it changed.
@@ -152,7 +158,7 @@ impl Node {
         for event in &events {
             match &event.kind {
                 EventKind::InstanceRegistered { key, data } if self.duties.is_some() => {
-                    self.leases.open(key, data, clock_ms, 0);
+                    self.leases.open(key, data, clock_ms);
                 }
                 EventKind::InstanceRemoved { key, .. } => {
                     let service = before.service(&key.service);
@@ -162,13 +168,13 @@ impl Node {
                         lease_epoch: old.map_or(0, |old| old.lease_epoch),
                         registered_index: old.map_or(0, |old| old.registered_index),
                     });
-                    self.leases.close(key);
+                    self.leases.forget(key);
                 }
                 EventKind::LeadershipGranted { fence, .. }
                     if self.duties.is_some_and(|mine| mine.0 < *fence) =>
                 {
                     self.superseded = true;
-                    self.stand_down();
+                    self.stand_down(now_ms);
                 }
                 _ => {}
             }
@@ -186,24 +192,36 @@ impl Node {
             return;
         }
         self.duties = Some(*fence);
-        self.leases.clear();
         let clock_ms = self.clock_ms(now_ms);
+        self.leases.begin(*fence, clock_ms);
         for (key, service) in self.state.services() {
             for (id, instance) in &service.instances {
                 let key = key.instance(id.clone());
                 if grace {
-                    self.leases.open(&key, instance, clock_ms, TAKEOVER_EXTRA_MS);
+                    self.leases.take_over(&key, instance, clock_ms, TAKEOVER_EXTRA_MS);
                 } else {
                     // As if every lease had last been renewed when it was registered.
                     self.leases.open(
                         &key,
                         instance,
                         clock_ms.saturating_sub(instance.registration.ttl_ms),
-                        0,
                     );
                 }
             }
         }
+    }
+
+    /// Whom it took over from, if it holds the duties.
+    pub(super) fn former(&self) -> Option<FormerGrant> {
+        let grant = self.state.grant().filter(|grant| Some(grant.fence) == self.duties)?;
+        grant.before.clone()
+    }
+
+    /// What was left of the leases under a grant that `present` ended. `None` until this node has seen
+    /// that one, from when on it acknowledges nothing, or if it does not know.
+    pub(super) fn left(&self, former: Fence, present: Fence, now_ms: u64) -> Option<Arc<Former>> {
+        let ended = self.state.grant().is_some_and(|grant| grant.fence >= present);
+        ended.then(|| self.leases.former(former, self.clock_ms(now_ms))).flatten()
     }
 
     /// Moves deadlines on by the time in which this process stood still.

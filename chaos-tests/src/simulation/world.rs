@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
-use maxine::actors::registry::Due;
+use maxine::actors::registry::{Due, FormerLease};
 use maxine::state::{Actor, Applied, Command, Fence, InstanceKey, Proposal, Reply, RequestId};
 
 use super::Plan;
@@ -21,6 +21,8 @@ pub enum Fault {
     ExpireUnconfirmed,
     /// A new leader opens leases as if it had heard every renewal until now.
     NoTakeoverGrace,
+    /// A new leader takes leases for shorter than the one before said they had to run.
+    HandOverShort,
     /// A node skips an entry of the log after a restart.
     SkipEntry,
     /// A retried write gets a new request id.
@@ -35,6 +37,7 @@ impl Fault {
         (Self::SkipFencing, "skip-fencing"),
         (Self::ExpireUnconfirmed, "expire-unconfirmed"),
         (Self::NoTakeoverGrace, "no-takeover-grace"),
+        (Self::HandOverShort, "hand-over-short"),
         (Self::SkipEntry, "skip-entry"),
         (Self::ForgetRequestId, "forget-request-id"),
         (Self::SupersededForGood, "superseded-for-good"),
@@ -81,6 +84,8 @@ pub struct World {
     pub applied: u64,
     /// Changes of leadership.
     pub elections: u64,
+    /// Those in which the new leader learned what was left of the leases.
+    pub handovers: u64,
     /// Leases that ran out.
     pub expiries: u64,
     /// Entries refused for their fence, on the first node.
@@ -122,6 +127,7 @@ impl World {
             trace: DefaultHasher::new(),
             applied: 0,
             elections: 0,
+            handovers: 0,
             expiries: 0,
             fenced_off: 0,
         }
@@ -211,11 +217,24 @@ impl World {
         {
             let grace = self.fault != Some(Fault::NoTakeoverGrace);
             self.nodes[node].take_up(&applied.reply, self.now_ms, grace);
+            self.ask_what_is_left(node);
         }
         if self.rng.u8(..100) < 4 {
             self.nodes[node].take_snapshot();
         }
         Step::Applied { node, position: position + 1, applied, events, removed }
+    }
+
+    /// A new leader asks the one before what was left of the leases.
+    fn ask_what_is_left(&mut self, node: usize) {
+        let Some(present) = self.nodes[node].duties else { return };
+        let Some(former) = self.nodes[node].former() else { return };
+        let Some(holder) = self.nodes.iter().position(|node| node.name == former.holder) else {
+            return;
+        };
+        let message = Message::AskLeases { node, former: former.fence, present };
+        let (from, to) = (Place::Node(node), Place::Node(holder));
+        self.network.send(self.now_ms, &mut self.rng, from, to, message);
     }
 
     /// The real leader orders a proposal, whoever sent it and however old it is.
@@ -336,6 +355,27 @@ impl World {
                         Place::Node(leader),
                         message,
                     );
+                }
+            }
+            Message::AskLeases { node: asks, former, present } => {
+                let left = self.nodes[node].left(former, present, self.now_ms);
+                let (from, to) = (Place::Node(node), Place::Node(asks));
+                if let Some(left) = left {
+                    let message = Message::LeftLeases { present, left };
+                    self.network.send(self.now_ms, &mut self.rng, from, to, message);
+                }
+            }
+            Message::LeftLeases { present, left } => {
+                let heir = &self.nodes[node];
+                if heir.duties == Some(present) {
+                    let clock_ms = heir.clock_ms(self.now_ms);
+                    let short_ms = if self.fault == Some(Fault::HandOverShort) { 3_000 } else { 0 };
+                    let left = left.leases().iter().map(|lease| FormerLease {
+                        left_ms: lease.left_ms.saturating_sub(short_ms),
+                        ..*lease
+                    });
+                    heir.leases.inherit(present, &left.collect::<Vec<_>>(), clock_ms);
+                    self.handovers += 1;
                 }
             }
             Message::Applied { .. } | Message::Renewed { .. } => {}
@@ -468,7 +508,7 @@ impl World {
         if node.believes != believes {
             node.believes = believes;
             node.superseded = false;
-            node.stand_down();
+            node.stand_down(now_ms);
         }
         if let Some(term) = node.believes
             && node.duties.is_none()
@@ -557,7 +597,7 @@ impl World {
         let kind = self.rng.u8(..4);
         self.note(&[4, node as u64, u64::from(kind)]);
         match kind {
-            0 => self.nodes[node].crash(),
+            0 => self.nodes[node].crash(self.now_ms),
             1 => self.nodes[node].paused_until_ms = self.now_ms + lasts_ms,
             2 => {
                 for other in (0..NODES).filter(|other| *other != node) {

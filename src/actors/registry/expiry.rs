@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use tokio::sync::broadcast;
 
+use super::former::Heir;
 use super::leases::{Due, LeaseTable};
 use crate::backend::{Consistency, ControlStore};
 use crate::clock::Clock;
@@ -110,6 +111,7 @@ impl ExpiryStatus {
 /// Everything that the duty needs.
 #[derive(Clone)]
 pub struct ExpiryDuty {
+    pub(super) node: Arc<str>,
     pub(super) store: Arc<dyn ControlStore>,
     pub(super) view: Arc<View>,
     pub(super) clock: Clock,
@@ -119,30 +121,49 @@ pub struct ExpiryDuty {
 }
 
 impl ExpiryDuty {
-    /// Forgets all deadlines: they are the next leader's.
+    /// Acknowledges no renewal any more: the deadlines are the next leader's.
     pub(super) fn stand_down(&self) {
-        self.leases.clear();
+        self.leases.close(self.clock.monotonic_ms());
         self.status.set_suspended(None);
     }
 
     /// Follows the registry and expires what runs out, until dropped.
     pub(super) async fn run(self, fence: Fence) {
-        self.leases.clear();
+        self.leases.begin(fence, self.clock.monotonic_ms());
         let follow = self.follow();
+        let inherit = self.inherit(fence);
         let expire = self.expire(fence);
-        tokio::join!(follow, expire);
+        tokio::join!(follow, inherit, expire);
+    }
+
+    /// Learns from the leader before how long leases had to run, once they are all open here.
+    async fn inherit(&self, fence: Fence) {
+        let mut followed = self.leases.followed();
+        if followed.wait_for(|index| *index >= fence.0).await.is_err() {
+            return;
+        }
+        let grant = self.view.snapshot().state.grant().cloned();
+        let before = grant.filter(|grant| grant.fence == fence).and_then(|g| g.before.clone());
+        let Some(before) = before else { return };
+        let heir = Heir {
+            node: &self.node,
+            store: &*self.store,
+            leases: &self.leases,
+            clock: &self.clock,
+        };
+        heir.take_over(&before, fence).await;
     }
 
     /// Opens and closes leases as instances come and go.
     async fn follow(&self) {
-        let mut extra_ms = self.takeover_extra_ms;
         loop {
             let snapshot = self.view.snapshot();
             let after = snapshot.state.index();
             let now_ms = self.clock.monotonic_ms();
             for (key, service) in snapshot.state.services() {
                 for (id, instance) in &service.instances {
-                    self.leases.open(&key.instance(id.clone()), instance, now_ms, extra_ms);
+                    let key = key.instance(id.clone());
+                    self.leases.take_over(&key, instance, now_ms, self.takeover_extra_ms);
                 }
             }
             drop(snapshot);
@@ -159,9 +180,9 @@ impl ExpiryDuty {
                 for event in &events {
                     match &event.kind {
                         EventKind::InstanceRegistered { key, data } => {
-                            self.leases.open(key, data, now_ms, 0);
+                            self.leases.open(key, data, now_ms);
                         }
-                        EventKind::InstanceRemoved { key, .. } => self.leases.close(key),
+                        EventKind::InstanceRemoved { key, .. } => self.leases.forget(key),
                         _ => {}
                     }
                 }
@@ -177,7 +198,6 @@ impl ExpiryDuty {
             // Too far behind, or the state was replaced: from the snapshot again. Removals were
             // missed, so every deadline starts afresh.
             self.leases.clear();
-            extra_ms = self.takeover_extra_ms;
         }
     }
 

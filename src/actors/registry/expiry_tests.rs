@@ -48,6 +48,7 @@ async fn nothing_is_expired_unless_leadership_is_confirmed() {
     let clock = Clock::manual();
     let store = Arc::new(Unconfirmed::default());
     let duty = ExpiryDuty {
+        node: "a".into(),
         store: Arc::clone(&store) as Arc<dyn ControlStore>,
         view: View::new(clock.clone()),
         clock: clock.clone(),
@@ -67,7 +68,8 @@ async fn nothing_is_expired_unless_leadership_is_confirmed() {
         modified_index: 1,
         health: Health::default(),
     };
-    duty.leases.open(&key, &instance, clock.monotonic_ms(), 0);
+    duty.leases.begin(Fence(1), clock.monotonic_ms());
+    duty.leases.open(&key, &instance, clock.monotonic_ms());
     clock.advance(Duration::from_secs(60));
     let mut last_ms = clock.monotonic_ms();
     duty.expire_once(Fence(1), &mut last_ms).await.unwrap_err();

@@ -2,6 +2,9 @@
 //!
 //! A renewal is one look-up and one atomic store; no mailbox, no disk. Deciding what has run out
 //! is a pure function of the table and the time ([`LeaseTable::due`]).
+//!
+//! A table belongs to one grant of leadership. When that ends, the table is closed: from then on it
+//! acknowledges nothing, and what was left of each lease is kept for the next leader ([`Former`]).
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
@@ -13,7 +16,8 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use xxhash_rust::xxh3::Xxh3;
 
-use crate::state::{Instance, InstanceKey};
+use super::former::{Former, FormerLease};
+use crate::state::{Fence, Instance, InstanceKey};
 
 /// Limits on expiry, so that one odd minute cannot empty the registry.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,7 +83,10 @@ struct Lease {
     /// The last registration in the log that it was opened by; an expiry names it.
     registered_index: u64,
     ttl_ms: u64,
-    deadline_ms: AtomicU64,
+    /// Until when it runs by what its owner did under this leader: registrations and renewals.
+    heard_until_ms: AtomicU64,
+    /// Until when it runs by what it was under the leader before; 0 if it was opened later.
+    inherited_until_ms: AtomicU64,
     /// Where it stands in the order; an entry at any other time is left over and is dropped.
     queued_ms: AtomicU64,
     /// Its end was decided and may be ordered any moment: from then on it cannot be renewed, or a
@@ -104,9 +111,16 @@ pub enum Due {
     },
 }
 
+impl Lease {
+    fn deadline_ms(&self) -> u64 {
+        let heard_ms = self.heard_until_ms.load(Ordering::SeqCst);
+        heard_ms.max(self.inherited_until_ms.load(Ordering::SeqCst))
+    }
+}
+
 impl Order {
     fn queue(&mut self, id: LeaseId, lease: &Lease) {
-        let at_ms = lease.deadline_ms.load(Ordering::SeqCst);
+        let at_ms = lease.deadline_ms();
         lease.queued_ms.store(at_ms, Ordering::SeqCst);
         self.heap.push(Reverse((at_ms, id)));
     }
@@ -122,6 +136,12 @@ pub struct LeaseTable {
     followed: watch::Sender<u64>,
     /// How often everything was forgotten.
     cleared: AtomicU64,
+    /// The grant that the table belongs to; 0 while it is closed.
+    fence: AtomicU64,
+    /// What was left of each lease when the table was closed last.
+    former: Mutex<Option<Arc<Former>>>,
+    /// Whether the next leader has taken over what was left.
+    handed_over: watch::Sender<bool>,
 }
 
 #[derive(Debug, Default)]
@@ -136,7 +156,7 @@ struct Order {
 }
 
 impl LeaseTable {
-    /// An empty table.
+    /// An empty table, closed until [`Self::begin`].
     #[must_use]
     pub fn new(settings: ExpirySettings) -> Self {
         Self {
@@ -145,6 +165,82 @@ impl LeaseTable {
             order: Mutex::default(),
             followed: watch::Sender::new(0),
             cleared: AtomicU64::new(0),
+            fence: AtomicU64::new(0),
+            former: Mutex::default(),
+            handed_over: watch::Sender::new(false),
+        }
+    }
+
+    /// Opens the table, empty, for a grant of leadership; what an earlier grant left is kept.
+    pub fn begin(&self, fence: Fence, now_ms: u64) {
+        self.close(now_ms);
+        self.handed_over.send_replace(false);
+        self.fence.store(fence.0, Ordering::SeqCst);
+    }
+
+    /// Ends the table's grant: nothing is acknowledged any more, and what is left of each lease is
+    /// kept for the next leader. Does nothing where the table is closed.
+    pub fn close(&self, now_ms: u64) {
+        // First of all: a renewal that still finds the table open has moved its lease before, and so
+        // is seen below.
+        let fence = self.fence.swap(0, Ordering::SeqCst);
+        if fence != 0 {
+            let leases = self.leases.pin();
+            let left = leases.iter().map(|(id, lease)| FormerLease {
+                id: *id,
+                registered_index: lease.registered_index,
+                left_ms: lease.deadline_ms().saturating_sub(now_ms),
+            });
+            let former = Former::new(Fence(fence), left.collect());
+            *self.former.lock() = Some(Arc::new(former));
+        }
+        self.clear();
+    }
+
+    /// Whether the table belongs to a grant and may acknowledge renewals.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.fence.load(Ordering::SeqCst) != 0
+    }
+
+    /// Closes the table if it belongs to the grant `fence`, and says what was left of the leases
+    /// under that grant; `None` where that is not known.
+    #[must_use]
+    pub fn former(&self, fence: Fence, now_ms: u64) -> Option<Arc<Former>> {
+        if self.fence.load(Ordering::SeqCst) == fence.0 {
+            self.close(now_ms);
+        }
+        self.former.lock().clone().filter(|former| former.fence() == fence)
+    }
+
+    /// Takes note that the next leader has all that was left.
+    pub fn set_handed_over(&self) {
+        self.handed_over.send_replace(true);
+    }
+
+    /// Follows whether the next leader has taken over what was left.
+    #[must_use]
+    pub fn handed_over(&self) -> watch::Receiver<bool> {
+        self.handed_over.subscribe()
+    }
+
+    /// Takes over what was left of leases under the leader before, at a time at which this node had
+    /// asked for it: none was acknowledged there since. A lease that was registered later, or is not
+    /// named, keeps its whole time.
+    pub fn inherit(&self, fence: Fence, left: &[FormerLease], now_ms: u64) {
+        let mut order = self.order.lock();
+        let leases = self.leases.pin();
+        for former in left {
+            if self.fence.load(Ordering::SeqCst) != fence.0 {
+                return;
+            }
+            let lease = leases.get(&former.id);
+            let same = lease.filter(|l| l.registered_index == former.registered_index);
+            let Some(lease) = same else { continue };
+            let until_ms = now_ms.saturating_add(former.left_ms);
+            if lease.inherited_until_ms.fetch_min(until_ms, Ordering::SeqCst) > until_ms {
+                order.queue(former.id, lease);
+            }
         }
     }
 
@@ -160,18 +256,37 @@ impl LeaseTable {
         self.leases.is_empty()
     }
 
-    /// Opens the lease of a registration, or replaces the one before it; it runs for its whole
-    /// time to live plus `extra_ms`.
-    pub fn open(&self, key: &InstanceKey, instance: &Instance, now_ms: u64, extra_ms: u64) {
+    /// Opens the lease of a registration that was made under this leader, or replaces the one before
+    /// it; it runs for its whole time to live.
+    pub fn open(&self, key: &InstanceKey, instance: &Instance, now_ms: u64) {
+        let until_ms = now_ms + instance.registration.ttl_ms + self.settings.grace_ms;
+        self.put(key, instance, until_ms, 0);
+    }
+
+    /// Opens the lease of a registration that may be older than this leadership: it may have been
+    /// renewed until now, and runs for its whole time to live plus `extra_ms`, unless
+    /// [`Self::inherit`] says what was left of it.
+    pub fn take_over(&self, key: &InstanceKey, instance: &Instance, now_ms: u64, extra_ms: u64) {
+        let whole_ms = instance.registration.ttl_ms + self.settings.grace_ms + extra_ms;
+        self.put(key, instance, 0, now_ms + whole_ms);
+    }
+
+    fn put(
+        &self,
+        key: &InstanceKey,
+        instance: &Instance,
+        heard_until_ms: u64,
+        inherited_until_ms: u64,
+    ) {
         let id = LeaseId::of_key(key);
         let ttl_ms = instance.registration.ttl_ms;
-        let deadline_ms = now_ms + ttl_ms + self.settings.grace_ms + extra_ms;
         let lease = Lease {
             key: key.clone(),
             epoch: instance.lease_epoch,
             registered_index: instance.registered_index,
             ttl_ms,
-            deadline_ms: AtomicU64::new(deadline_ms),
+            heard_until_ms: AtomicU64::new(heard_until_ms),
+            inherited_until_ms: AtomicU64::new(inherited_until_ms),
             queued_ms: AtomicU64::new(0),
             is_over: AtomicBool::new(false),
         };
@@ -182,13 +297,13 @@ impl LeaseTable {
             }
             if old.registered_index == lease.registered_index {
                 // A repeat, as after a gap in the events: what was renewed since stays renewed.
-                old.deadline_ms.fetch_max(deadline_ms, Ordering::SeqCst);
+                old.heard_until_ms.fetch_max(heard_until_ms, Ordering::SeqCst);
+                old.inherited_until_ms.fetch_max(inherited_until_ms, Ordering::SeqCst);
                 return;
             }
             if old.epoch == lease.epoch {
                 // An equal registration is a heartbeat, and never shortens a lease.
-                let before_ms = old.deadline_ms.load(Ordering::SeqCst);
-                lease.deadline_ms.fetch_max(before_ms, Ordering::SeqCst);
+                lease.heard_until_ms.fetch_max(old.deadline_ms(), Ordering::SeqCst);
             }
         }
         let lease = Arc::new(lease);
@@ -197,7 +312,7 @@ impl LeaseTable {
     }
 
     /// Forgets the lease of an instance that is gone.
-    pub fn close(&self, key: &InstanceKey) {
+    pub fn forget(&self, key: &InstanceKey) {
         self.leases.pin().remove(&LeaseId::of_key(key));
     }
 
@@ -218,25 +333,30 @@ impl LeaseTable {
         self.cleared.load(Ordering::SeqCst)
     }
 
-    /// Renews a lease, of exactly the registration `epoch` if that is not 0. False if it is not here.
+    /// Renews a lease, of exactly the registration `epoch` if that is not 0. False if it is not here,
+    /// or if the table does not belong to the grant any more under which that was begun.
     #[must_use]
     pub fn renew(&self, id: LeaseId, epoch: u64, now_ms: u64) -> bool {
+        let fence = self.fence.load(Ordering::SeqCst);
         let leases = self.leases.pin();
         let Some(lease) = leases.get(&id) else { return false };
         if (epoch != 0 && epoch != lease.epoch) || lease.is_over.load(Ordering::SeqCst) {
             return false;
         }
-        let deadline_ms = now_ms + lease.ttl_ms + self.settings.grace_ms;
+        let until_ms = now_ms + lease.ttl_ms + self.settings.grace_ms;
         // Later only: a renewal must not undo what a stall added.
-        lease.deadline_ms.fetch_max(deadline_ms, Ordering::SeqCst);
-        // Decided between the two looks: whoever asked must register again.
-        !lease.is_over.load(Ordering::SeqCst)
+        lease.heard_until_ms.fetch_max(until_ms, Ordering::SeqCst);
+        // Decided between the two looks: whoever asked must register again. Closed between them:
+        // what is kept for the next leader may be without this renewal.
+        let counts = fence != 0 && self.fence.load(Ordering::SeqCst) == fence;
+        counts && !lease.is_over.load(Ordering::SeqCst)
     }
 
     /// Moves every deadline on by the time in which this node could not hear renewals.
     pub fn shift(&self, by_ms: u64) {
         for lease in self.leases.pin().values() {
-            lease.deadline_ms.fetch_add(by_ms, Ordering::SeqCst);
+            lease.heard_until_ms.fetch_add(by_ms, Ordering::SeqCst);
+            lease.inherited_until_ms.fetch_add(by_ms, Ordering::SeqCst);
         }
     }
 
@@ -272,7 +392,7 @@ impl LeaseTable {
             if lease.queued_ms.load(Ordering::SeqCst) != at_ms {
                 continue;
             }
-            if lease.deadline_ms.load(Ordering::SeqCst) > now_ms {
+            if lease.deadline_ms() > now_ms {
                 order.queue(id, lease);
             } else {
                 // Of two equal entries only the first counts.
@@ -331,14 +451,12 @@ impl LeaseTable {
     pub fn still_due(&self, due: Vec<(InstanceKey, u64)>, now_ms: u64) -> Vec<(InstanceKey, u64)> {
         let (out, back): (Vec<_>, Vec<_>) = due.into_iter().partition(|(key, registered_index)| {
             self.leases.pin().get(&LeaseId::of_key(key)).is_some_and(|lease| {
-                if lease.registered_index != *registered_index
-                    || lease.deadline_ms.load(Ordering::SeqCst) > now_ms
-                {
+                if lease.registered_index != *registered_index || lease.deadline_ms() > now_ms {
                     return false;
                 }
                 lease.is_over.store(true, Ordering::SeqCst);
                 // A renewal may have come between the look and the mark; it was acknowledged.
-                let renewed = lease.deadline_ms.load(Ordering::SeqCst) > now_ms;
+                let renewed = lease.deadline_ms() > now_ms;
                 lease.is_over.store(!renewed, Ordering::SeqCst);
                 !renewed
             })

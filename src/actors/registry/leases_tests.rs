@@ -21,8 +21,9 @@ fn instance(id: usize, epoch: u64, ttl_ms: u64) -> Instance {
 
 fn table(fleet: usize) -> LeaseTable {
     let table = LeaseTable::new(ExpirySettings::default());
+    table.begin(Fence(1), 0);
     for id in 0..fleet {
-        table.open(&key(id), &instance(id, 1 + id as u64, 5_000), 0, 0);
+        table.open(&key(id), &instance(id, 1 + id as u64, 5_000), 0);
     }
     table
 }
@@ -49,7 +50,7 @@ fn a_renewal_of_another_registration_is_refused() {
     let table = table(1);
     assert!(!table.renew(LeaseId::of_key(&key(0)), 99, 10));
     assert!(!table.renew(LeaseId::of_key(&key(7)), 0, 10));
-    table.close(&key(0));
+    table.forget(&key(0));
     assert!(!table.renew(LeaseId::of_key(&key(0)), 0, 10));
     assert_eq!(table.due(60_000, 10), Due::Nothing);
 }
@@ -57,7 +58,7 @@ fn a_renewal_of_another_registration_is_refused() {
 #[test]
 fn a_new_registration_brings_its_own_deadline() {
     let table = table(1);
-    table.open(&key(0), &instance(0, 50, 1_000), 0, 0);
+    table.open(&key(0), &instance(0, 50, 1_000), 0);
     assert_eq!(expired(table.due(1_500, 10)), ["i0"]);
 }
 
@@ -77,7 +78,7 @@ fn what_is_renewed_while_leadership_is_confirmed_is_put_back() {
     let out = table.still_due(due, 6_001);
     assert_eq!(out.len(), 1);
     assert_eq!(out[0].0, key(0));
-    table.close(&key(0));
+    table.forget(&key(0));
     assert_eq!(expired(table.due(11_501, 10)), ["i1"], "it comes up again at its new deadline");
 }
 
@@ -102,7 +103,7 @@ fn the_share_counts_what_was_expired_just_before() {
     }
     assert_eq!(expired(table.due(5_600, 1_000)).len(), 45);
     for id in 0..45 {
-        table.close(&key(id));
+        table.forget(&key(id));
     }
     let next = table.due(6_600, 1_000);
     assert_eq!(next, Due::Suspended { silent: 100, fleet: 100 });
@@ -132,13 +133,14 @@ fn expiry_keeps_its_rate() {
     let settings =
         ExpirySettings { rate_max_per_s: 10, silent_share_max_percent: 100, ..Default::default() };
     let table = LeaseTable::new(settings);
+    table.begin(Fence(1), 0);
     for id in 0..25 {
-        table.open(&key(id), &instance(id, 1 + id as u64, 5_000), 0, 0);
+        table.open(&key(id), &instance(id, 1 + id as u64, 5_000), 0);
     }
     let take = |now_ms| {
         let Due::Expire(due) = table.due(now_ms, 1_000) else { return 0 };
         for (key, _) in &due {
-            table.close(key);
+            table.forget(key);
         }
         due.len()
     };
@@ -158,6 +160,77 @@ fn what_was_decided_to_expire_cannot_be_renewed_while_that_is_under_way() {
     table.give_back(&items);
     assert!(!table.renew(LeaseId::of_key(&key(0)), 0, 6_002));
     // Its owner registers again.
-    table.open(&key(0), &instance(0, 9, 5_000), 6_003, 0);
+    table.open(&key(0), &instance(0, 9, 5_000), 6_003);
     assert!(table.renew(LeaseId::of_key(&key(0)), 9, 6_004));
+}
+
+fn left(former: &Former) -> Vec<(LeaseId, u64)> {
+    let mut left: Vec<_> = former.leases().iter().map(|lease| (lease.id, lease.left_ms)).collect();
+    left.sort_unstable();
+    left
+}
+
+#[test]
+fn a_closed_table_acknowledges_nothing_and_tells_what_was_left() {
+    let table = table(1);
+    let id = LeaseId::of_key(&key(0));
+    assert!(table.renew(id, 0, 1_000));
+    assert!(table.former(Fence(2), 2_000).is_none(), "it has never had that grant");
+    assert!(table.renew(id, 0, 2_000), "and goes on under its own");
+    let former = table.former(Fence(1), 4_000).unwrap();
+    assert_eq!(left(&former), [(id, 3_500)]);
+    assert!(!table.is_open() && !table.renew(id, 0, 4_001));
+    assert_eq!(table.due(60_000, 10), Due::Nothing, "nor does it expire anything");
+    // Told again later, it is the same: nobody could renew it meanwhile.
+    assert_eq!(left(&table.former(Fence(1), 9_000).unwrap()), [(id, 3_500)]);
+    table.begin(Fence(5), 10_000);
+    assert_eq!(left(&table.former(Fence(1), 10_000).unwrap()), [(id, 3_500)]);
+    assert!(table.is_open());
+}
+
+#[test]
+fn a_lease_that_was_handed_over_has_what_was_left_of_it_and_others_their_whole_time() {
+    let old = table(4);
+    assert!(old.renew(LeaseId::of_key(&key(1)), 0, 4_000));
+    let former = old.former(Fence(1), 5_000).unwrap();
+    let new = LeaseTable::new(ExpirySettings::default());
+    new.begin(Fence(9), 70_000);
+    for id in 0..3 {
+        new.take_over(&key(id), &instance(id, 1 + id as u64, 5_000), 70_000, 1_000);
+    }
+    // The fourth was registered anew, the fifth is not known to the leader before.
+    new.take_over(&key(3), &instance(3, 77, 5_000), 70_000, 1_000);
+    new.take_over(&key(4), &instance(4, 5, 5_000), 70_000, 1_000);
+    // Heard of before the answer came.
+    assert!(new.renew(LeaseId::of_key(&key(2)), 0, 70_050));
+    new.inherit(Fence(8), former.leases(), 70_100);
+    assert_eq!(new.due(70_700, 10), Due::Nothing, "an answer to an earlier grant does not count");
+    new.inherit(Fence(9), former.leases(), 70_100);
+    assert_eq!(new.due(70_599, 10), Due::Nothing);
+    assert_eq!(expired(new.due(70_600, 10)), ["i0"], "500 ms were left of it");
+    new.forget(&key(0));
+    assert_eq!(expired(new.due(74_600, 10)), ["i1"], "and 4,500 of this");
+    new.forget(&key(1));
+    assert_eq!(expired(new.due(75_550, 10)), ["i2"]);
+    new.forget(&key(2));
+    assert_eq!(new.due(76_499, 10), Due::Nothing);
+    let mut whole = expired(new.due(76_500, 10));
+    whole.sort();
+    assert_eq!(whole, ["i3", "i4"]);
+}
+
+/// However often leadership moves, a silent lease ends when its time is over.
+#[test]
+fn handing_over_again_and_again_does_not_prolong_a_silent_lease() {
+    let mut table = table(1);
+    for turn in 1..=10 {
+        let now_ms = turn * 500;
+        let former = table.former(Fence(turn), now_ms).unwrap();
+        table = LeaseTable::new(ExpirySettings::default());
+        table.begin(Fence(turn + 1), now_ms);
+        table.take_over(&key(0), &instance(0, 1, 5_000), now_ms, 1_000);
+        table.inherit(Fence(turn + 1), former.leases(), now_ms);
+        assert_eq!(table.due(5_499, 10), Due::Nothing);
+    }
+    assert_eq!(expired(table.due(5_500, 10)), ["i0"]);
 }

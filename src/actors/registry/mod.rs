@@ -3,9 +3,11 @@
 //! Place in the flow: the API calls [`Registry`]. Writes go through the [`RegistryActor`]'s mailbox
 //! into batches ([`intake`]); heartbeats go past it, straight into the lease table or, on a node
 //! that does not lead, in gathered batches to the one that does ([`renewals`]); on the leader,
-//! [`expiry`] takes out what has run out.
+//! [`expiry`] takes out what has run out; the next leader learns from it what was left of the leases
+//! ([`former`]).
 
 pub mod expiry;
+mod former;
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) mod fuzz;
 mod intake;
@@ -32,6 +34,7 @@ use crate::state::{
 use crate::view::View;
 
 pub use expiry::{ExpiryEvent, ExpiryStatus};
+pub use former::{Former, FormerLease};
 pub use intake::RegistryActor;
 use intake::Submit;
 pub use leases::{Due, ExpirySettings, LeaseId, LeaseTable};
@@ -209,7 +212,7 @@ impl Registry {
     /// Starts the registry's actor on `arbiter`, and its leases.
     #[must_use]
     pub fn start(arbiter: &ArbiterHandle, parts: RegistryParts) -> Self {
-        let RegistryParts { node: _, store, view, clock, duties, peers, settings } = parts;
+        let RegistryParts { node, store, view, clock, duties, peers, settings } = parts;
         let leases = Arc::new(LeaseTable::new(settings.expiry.clone()));
         let service = renewals::RenewalService::new(
             Arc::clone(&store),
@@ -219,8 +222,15 @@ impl Registry {
             duties.clone(),
         );
         peers.set(PeerKind::Renew, Box::new(service));
+        let service = former::FormerService {
+            leases: Arc::clone(&leases),
+            view: Arc::clone(&view),
+            clock: clock.clone(),
+        };
+        peers.set(PeerKind::FormerLeases, Box::new(service));
         let expiry = ExpiryStatus::default();
         let duty = expiry::ExpiryDuty {
+            node: node.into(),
             store: Arc::clone(&store),
             view: Arc::clone(&view),
             clock: clock.clone(),
@@ -393,7 +403,7 @@ impl Registry {
             let renewed: Vec<bool> =
                 ids.iter().map(|(id, epoch)| self.leases.renew(*id, *epoch, now_ms)).collect();
             if renewed.iter().all(|known| *known)
-                && renewals::answers_for_leases(&*self.store, &self.duties)
+                && renewals::answers_for_leases(&*self.store, &self.duties, &self.leases)
             {
                 return Ok(renewed);
             }
@@ -411,6 +421,14 @@ impl Registry {
     #[must_use]
     pub fn expiry(&self) -> &ExpiryStatus {
         &self.expiry
+    }
+
+    /// Waits until the next leader knows what is left of the leases, after this node has handed its
+    /// leadership over and before it ends; at most `timeout`.
+    pub async fn handed_over(&self, timeout: Duration) -> bool {
+        let mut handed_over = self.leases.handed_over();
+        let handed_over = handed_over.wait_for(|handed_over| *handed_over);
+        tokio::time::timeout(timeout, handed_over).await.is_ok_and(|told| told.is_ok())
     }
 
     /// The leases; filled on the leader alone.

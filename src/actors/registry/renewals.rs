@@ -150,11 +150,16 @@ impl RenewalService {
     }
 }
 
-/// Whether this node may answer for the leases: it has the duties, and its leadership has not
-/// lapsed unnoticed, as it does while the process is stopped. Asked after a renewal was taken: a
-/// leader that comes later grants every lease its whole time anew.
-pub(super) fn answers_for_leases(store: &dyn ControlStore, duties: &Duties) -> bool {
-    duties.borrow().is_some() && store.leadership_now().is_leader
+/// Whether this node may answer for the leases: it has the duties, the next leader has not been told
+/// what is left of them, and its leadership has not lapsed unnoticed, as it does while the process
+/// is stopped. Asked after a renewal was taken: a leader that comes later knows of it, or grants
+/// every lease its whole time anew.
+pub(super) fn answers_for_leases(
+    store: &dyn ControlStore,
+    duties: &Duties,
+    leases: &LeaseTable,
+) -> bool {
+    duties.borrow().is_some() && leases.is_open() && store.leadership_now().is_leader
 }
 
 impl PeerService for RenewalService {
@@ -163,7 +168,7 @@ impl PeerService for RenewalService {
             (Arc::clone(&self.store), Arc::clone(&self.leases), Arc::clone(&self.view));
         let (clock, duties) = (self.clock.clone(), self.duties.clone());
         async move {
-            let leads = || answers_for_leases(&*store, &duties);
+            let leads = || answers_for_leases(&*store, &duties, &leases);
             if !leads() {
                 return Err("this node does not have the leader's duties".into());
             }
