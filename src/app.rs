@@ -14,11 +14,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::actors::clock_check::{self, ClockReport};
-use crate::actors::members;
 use crate::actors::peer::{PeerKind, PeerRouter};
 use crate::actors::registry::RegistryParts;
 use crate::actors::supervisor::Supervised;
 use crate::actors::{LeadershipActor, Registry};
+use crate::actors::{history, members};
 use crate::api::{self, AppParts, AppState};
 use crate::backend::local::LocalStore;
 use crate::backend::redis::RedisStore;
@@ -221,6 +221,8 @@ impl Node {
         tasks.spawn(cancel.clone().run_until_cancelled_owned(conditions::watch(watched)));
         let pointer = settings::point_to_first_password(Arc::clone(&view), config.clone());
         tasks.spawn(cancel.clone().run_until_cancelled_owned(pointer));
+        let history = history::keep(Arc::clone(&store), Arc::clone(&view), clock.clone());
+        tasks.spawn(cancel.clone().run_until_cancelled_owned(history));
         let retention = retention::run(
             registry.clone(),
             Arc::clone(&view),

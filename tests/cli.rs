@@ -369,18 +369,15 @@ fn the_cluster_is_shown_compared_backed_up_and_restored() {
     assert!(dev.json(&["cluster", "backup", file])[0]["index"].as_u64().unwrap() > 0);
     assert_eq!(code(&dev.run(&["cluster", "backup", file])), 2, "an existing file is not replaced");
 
+    let later = &dev.json(&["register", "later", "--address", "http://127.0.0.1:9002"])[0];
+    let place = format!("0000000000000000-{}", later["index"]);
+    dev.json(&["services", "list", "--min-index", &place]);
+
     let fresh = dev.home.path().join("restored");
     let fresh = fresh.to_str().unwrap();
-    let restore = [
-        "cluster",
-        "restore",
-        file,
-        fresh,
-        "--node-id",
-        "7",
-        "--members",
-        "7@127.0.0.1:1@http://127.0.0.1:2",
-    ];
+    let [peer, http] = [free_port(), free_port()];
+    let members = format!("7@127.0.0.1:{peer}@http://127.0.0.1:{http}");
+    let restore = ["cluster", "restore", file, fresh, "--node-id", "7", "--members", &members];
     let unasked = dev.run(&restore);
     assert_eq!(code(&unasked), 2, "without a terminal it wants --yes: {}", text(&unasked.stderr));
     assert!(!Path::new(fresh).exists());
@@ -392,6 +389,67 @@ fn the_cluster_is_shown_compared_backed_up_and_restored() {
     );
     let held = dev.run(&["cluster", "inspect", dev.nodes[0]["data_dir"].as_str().unwrap()]);
     assert_eq!(code(&held), 1, "a running node's directory is refused: {}", text(&held.stdout));
+    a_restored_cluster_knows_no_place_of_the_old_one(&dev, fresh, &members, &place);
+}
+
+/// The restored node gives the indexes after the backup out again.
+fn a_restored_cluster_knows_no_place_of_the_old_one(
+    dev: &Dev,
+    data_dir: &str,
+    members: &str,
+    place: &str,
+) {
+    let (peer, http) = members.split_once('@').unwrap().1.split_once('@').unwrap();
+    let mut node = plain(&["serve", "--exit-with-stdin", "--mode=raft", "--node-id=7"])
+        .arg(format!("--data-dir={data_dir}"))
+        .arg(format!("--port={}", http.rsplit_once(':').unwrap().1))
+        .arg(format!("--cluster-id={}", "maxine-dev"))
+        .args([format!("--raft-listen={peer}"), format!("--raft-members={members}")])
+        .env("MAXINE_ADMIN_USERNAME", "ada")
+        .env("MAXINE_ADMIN_PASSWORD", PASSWORD)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let run = |args: &[&str]| {
+        let mut command = dev.command(&[args, &["--output", "json"]].concat());
+        command.env("MAXINE_SERVER", http).env("MAXINE_PASSWORD", PASSWORD).output().unwrap()
+    };
+    let starts = std::time::Instant::now();
+    while !run(&["login", "--user", "ada"]).status.success() {
+        assert!(starts.elapsed() < TIME_TO_START, "the restored node serves");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let wanted: u64 = place.split_once('-').unwrap().1.parse().unwrap();
+    let mut index = 0;
+    for port in 9_100..9_200 {
+        let address = format!("http://127.0.0.1:{port}");
+        let output = run(&["register", "new", "--address", &address]);
+        let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
+        index = answer["index"].as_u64().unwrap();
+        if index > wanted {
+            break;
+        }
+    }
+    assert!(index > wanted, "it has come past the place");
+    let gone = run(&["services", "list", "--min-index", place]);
+    assert_eq!(code(&gone), 3, "{}", text(&gone.stderr));
+    assert!(text(&gone.stderr).contains("history"), "{}", text(&gone.stderr));
+    assert!(run(&["services", "list", "--min-index", &wanted.to_string()]).status.success());
+    let mut watch = dev.command(&["watch", "new", "--index", place, "--output", "json"]);
+    let mut watch = watch.env("MAXINE_SERVER", http).stdout(Stdio::piped()).spawn().unwrap();
+    let first = lines_of(watch.stdout.take().unwrap()).recv_timeout(TIME_TO_START).unwrap();
+    let first: Value = serde_json::from_str(&first).unwrap();
+    assert_eq!(first["type"], "compacted");
+    watch.kill().unwrap();
+    watch.wait().unwrap();
+    drop(node.stdin.take());
+    node.wait().unwrap();
+}
+
+fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// What a node answers to anyone: the status and the body.

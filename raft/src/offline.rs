@@ -246,6 +246,11 @@ pub fn restore(
     Ok(RestoreReport { index: last.index, lineage: head.lineage })
 }
 
+/// What a backup holds of the application: the bytes that its snapshot was encoded to.
+pub fn backup_body(backup_file: &Path) -> Result<impl Read + use<>, StartError> {
+    Ok(SnapshotFile::open(backup_file).map_err(storage)?.body())
+}
+
 fn write_snapshot(
     data_dir: &Path,
     backup: &SnapshotFile,

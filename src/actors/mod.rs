@@ -8,6 +8,7 @@
 
 pub mod clock_check;
 pub mod health_checker;
+pub mod history;
 pub mod leadership;
 pub mod members;
 pub mod peer;

@@ -175,6 +175,7 @@ fn put_headers(status: &str, response: &mut Response) {
     }
     if status.starts_with('2') {
         put("x-maxine-index", Type::Integer, "The index of the state that answered.");
+        put("x-maxine-history", Type::String, "The history that the index counts in.");
         let about = "How old the state can be, in milliseconds: everything that was acknowledged \
                      longer ago is in it. Left out where that is not known.";
         put("x-maxine-staleness-ms", Type::Integer, about);

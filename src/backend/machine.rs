@@ -56,13 +56,19 @@ impl Machine {
         &mut self,
         batches: impl IntoIterator<Item = &'a Batch>,
     ) -> Vec<Vec<Applied>> {
+        let history = self.state.history();
         let mut events: Vec<Event> = Vec::new();
         let mut answers = Vec::new();
         for batch in batches {
             let each = batch.proposals.iter().map(|p| self.state.apply(p, &mut events));
             answers.push(each.collect());
         }
-        self.view.publish(&self.state, &events);
+        if self.state.history() == history {
+            self.view.publish(&self.state, &events);
+        } else {
+            // Who watches has seen changes of the history that ended: they start again.
+            self.view.reset(&self.state);
+        }
         answers
     }
 

@@ -32,7 +32,7 @@ use crate::state::{Applied, Batch, Command};
 
 pub use machine::{Machine, Ordered};
 pub use memory::MemoryStore;
-pub use raft::RaftStore;
+pub use raft::{RaftStore, backup_index};
 pub use store_event::StoreEvent;
 
 /// The leader, as far as this node can confirm it now.
@@ -211,6 +211,12 @@ pub trait ControlStore: Send + Sync + 'static {
         None
     }
 
+    /// Names the line of history that the store itself is on, where it knows one: it is another after
+    /// a restore or a recovery. Another history of the state begins with it.
+    fn line(&self) -> Option<u64> {
+        None
+    }
+
     /// Sends a message to a member and waits for the answer; only where there are members.
     async fn call_member(&self, _: u64, _: Bytes, _: Duration) -> Result<Bytes, CallError> {
         Err(CallError::Unreachable)
@@ -254,7 +260,7 @@ pub struct MemberView {
     pub leader: bool,
     /// Whether this node or the leader heard from it recently; null if neither knows.
     pub reachable: Option<bool>,
-    /// The last log index known to be stored on it (known to the leader).
+    /// The last log entry known to be stored on it (known to the leader).
     pub matched_index: Option<u64>,
     /// Time since it was last heard, in milliseconds.
     pub last_contact_ms: Option<u64>,
@@ -275,15 +281,15 @@ pub struct ClusterStatus {
     pub term: u64,
     /// The leader's number, if one is known.
     pub leader: Option<u64>,
-    /// The last log index on this node.
+    /// The number of the last log entry on this node. Log entries are counted apart from the state's index.
     pub last_log_index: u64,
-    /// The last log index known to be committed.
+    /// The last log entry known to be committed.
     pub committed_index: u64,
-    /// The last log index applied here.
+    /// The last log entry applied here.
     pub applied_index: u64,
-    /// The log index of the last snapshot.
+    /// The log entry of the last snapshot.
     pub snapshot_index: u64,
-    /// The log index up to which entries were purged.
+    /// The last log entry that was removed after a snapshot.
     pub purged_index: u64,
     /// How long the last sync of the log took, in microseconds.
     pub last_sync_us: u64,
@@ -363,7 +369,7 @@ pub trait ClusterAdmin: Send + Sync {
 /// What a backup holds.
 #[derive(Clone, Debug, Serialize, serde::Deserialize, utoipa::ToSchema)]
 pub struct BackupSummary {
-    /// The log index that it was taken at.
+    /// The index of the state in it.
     pub index: u64,
     /// Its size in bytes.
     pub len_bytes: u64,

@@ -298,6 +298,10 @@ impl ControlStore for RaftStore {
         self.node.leader_silence_ms(found.id)
     }
 
+    fn line(&self) -> Option<u64> {
+        Some(self.node.status().lineage)
+    }
+
     async fn call_member(
         &self,
         id: u64,
@@ -412,8 +416,18 @@ impl ClusterAdmin for RaftAdmin {
         let mut file = tokio::fs::File::create(path).await.map_err(io)?;
         let info = self.0.backup(&mut file).await.map_err(admin_error)?;
         file.sync_all().await.map_err(io)?;
-        Ok(BackupSummary { index: info.index, len_bytes: info.len_bytes })
+        let written = path.to_path_buf();
+        let index = tokio::task::spawn_blocking(move || backup_index(&written)).await;
+        let index = index.unwrap_or_else(|error| Err(error.to_string()));
+        let index = index.map_err(AdminError::Unavailable)?;
+        Ok(BackupSummary { index, len_bytes: info.len_bytes })
     }
+}
+
+/// The index of the state that a backup file of the Raft backend holds.
+pub fn backup_index(path: &Path) -> Result<u64, String> {
+    let mut body = raft::offline::backup_body(path).map_err(|error| error.to_string())?;
+    ControlState::read_index(&mut body).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]

@@ -28,9 +28,9 @@ pub struct WatchArgs {
     /// Namespace of the service [default: default]; without a service: only this namespace
     #[arg(long, short = 'n', value_name = "NAME", env = "MAXINE_NAMESPACE")]
     namespace: Option<String>,
-    /// Start with the changes after this index [default: now]
+    /// Start with the changes after this index, or after HISTORY-INDEX [default: now]
     #[arg(long, value_name = "INDEX")]
-    index: Option<u64>,
+    index: Option<String>,
     /// Stop after this many changes
     #[arg(long, value_name = "N")]
     count: Option<u64>,
@@ -43,7 +43,7 @@ impl WatchArgs {
         &self.connect
     }
 
-    fn request(&self, after: Option<u64>) -> Request {
+    fn request(&self, after: Option<&String>) -> Request {
         let namespace = match (&self.namespace, &self.service) {
             (None, Some(_)) => Some("default"),
             (namespace, _) => namespace.as_deref(),
@@ -52,7 +52,7 @@ impl WatchArgs {
             .query("namespace", namespace)
             .query("service", self.service.as_ref())
             .query("index", after)
-            .header("last-event-id", after.map(|index| index.to_string()))
+            .header("last-event-id", after.cloned())
     }
 }
 
@@ -69,10 +69,10 @@ enum End {
 /// See [`CliError`].
 pub async fn run(args: WatchArgs, out: &mut Output) -> Result<(), CliError> {
     let client = args.connect.client()?;
-    let mut watch = Watch { after: args.index, left: args.count, seen_any: false };
+    let mut watch = Watch { after: args.index.clone(), left: args.count, seen_any: false };
     let mut pause_ms = REOPEN_PAUSE_MS;
     loop {
-        let before = watch.after;
+        let before = watch.after.clone();
         match watch.follow(&client, &args, out).await {
             Ok(End::Enough) => return Ok(()),
             Ok(End::Compacted) => watch.after = None,
@@ -94,7 +94,8 @@ pub async fn run(args: WatchArgs, out: &mut Output) -> Result<(), CliError> {
 }
 
 struct Watch {
-    after: Option<u64>,
+    /// The place of the last event, as the stream gave it.
+    after: Option<String>,
     left: Option<u64>,
     seen_any: bool,
 }
@@ -106,7 +107,7 @@ impl Watch {
         args: &WatchArgs,
         out: &mut Output,
     ) -> Result<End, CliError> {
-        let mut response = client.stream(&args.request(self.after)).await?;
+        let mut response = client.stream(&args.request(self.after.as_ref())).await?;
         let mut parser = EventParser::default();
         loop {
             let silence = Duration::from_millis(SILENCE_MS_MAX);
@@ -128,7 +129,8 @@ impl Watch {
         let data: Value = serde_json::from_str(&event.data).map_err(|error| {
             CliError::Failed(format!("the stream cannot be read: {}", words::syntax(&error)))
         })?;
-        let index = event.id.as_ref().and_then(|id| id.parse().ok()).or(data["index"].as_u64());
+        let index = data["index"].as_u64();
+        let place = || event.id.clone().or_else(|| index.map(|index| index.to_string()));
         match event.name.as_str() {
             "ready" => {
                 if !self.seen_any {
@@ -138,19 +140,21 @@ impl Watch {
                     )?;
                 }
                 self.seen_any = true;
-                self.after = self.after.or(index);
+                self.after = self.after.take().or_else(place);
                 return Ok(None);
             }
             "compacted" => {
                 let now = "'maxine services' shows the present state";
-                let text = match (self.after, index) {
+                // Of a place with a history nothing is known but that it is gone.
+                let after = self.after.as_ref().and_then(|after| after.parse::<u64>().ok());
+                let text = match (after, index) {
                     (Some(after), Some(index)) if after > index => {
                         format!(
                             "index {after} is ahead of this node, which is at index {index}; {now}"
                         )
                     }
                     _ => format!(
-                        "changes up to index {} were missed, because the node no longer keeps them; {now}",
+                        "changes up to index {} were missed, because the node no longer keeps them or data was restored; {now}",
                         data["index"]
                     ),
                 };
@@ -159,7 +163,7 @@ impl Watch {
             }
             _ => {}
         }
-        self.after = index.or(self.after);
+        self.after = place().or(self.after.take());
         out.done(&data, line(&event.name, &data))?;
         if let Some(left) = &mut self.left {
             *left = left.saturating_sub(1);
@@ -225,18 +229,18 @@ mod tests {
 
     #[test]
     fn an_index_ahead_of_the_node_is_not_told_as_compacted() {
-        let text_of = |after| {
+        let text_of = |after: &str| {
             let sink = crate::cli::output::Sink::default();
             let format = crate::cli::output::Format::Table;
             let mut out = Output::new(format, Box::new(sink.clone()));
-            let mut watch = Watch { after: Some(after), left: None, seen_any: true };
+            let mut watch = Watch { after: Some(after.into()), left: None, seen_any: true };
             let event =
                 ServerEvent { id: None, name: "compacted".into(), data: r#"{"index":22}"#.into() };
             assert!(matches!(watch.take(&event, &mut out).unwrap(), Some(End::Compacted)));
             sink.text()
         };
-        assert!(text_of(99).contains("index 99 is ahead of this node, which is at index 22"));
-        assert!(text_of(3).contains("changes up to index 22 were missed"));
+        assert!(text_of("99").contains("index 99 is ahead of this node, which is at index 22"));
+        assert!(text_of("3").contains("changes up to index 22 were missed"));
     }
 
     #[test]
@@ -245,13 +249,13 @@ mod tests {
         let mut out = Output::new(super::super::output::Format::Json, Box::new(std::io::sink()));
         let ready = ServerEvent { id: None, name: "ready".into(), data: r#"{"index":5}"#.into() };
         assert!(watch.take(&ready, &mut out).unwrap().is_none());
-        assert_eq!(watch.after, Some(5));
+        assert_eq!(watch.after.as_deref(), Some("5"));
         let change = ServerEvent {
-            id: Some("9".into()),
+            id: Some("000000000000000a-9".into()),
             name: "policy_changed".into(),
             data: r#"{"index":9}"#.into(),
         };
         assert!(matches!(watch.take(&change, &mut out).unwrap(), Some(End::Enough)));
-        assert_eq!(watch.after, Some(9));
+        assert_eq!(watch.after.as_deref(), Some("000000000000000a-9"));
     }
 }

@@ -101,6 +101,15 @@ impl ControlState {
                 Ok(reply)
             }
             Command::GrantLeadership { holder } => Ok(self.grant_leadership(step, holder)),
+            Command::BeginHistory { before, history, line } => {
+                let begins = self.history == *before && before != history;
+                if begins {
+                    self.next_index(step);
+                    (self.history, self.line) = (*history, *line);
+                    self.record(step.proposal, "history.begin", format!("{history:016x}"), Ok(()));
+                }
+                Ok(Reply::Changed(vec![begins]))
+            }
             Command::PutUser { .. } => self.put_user(step),
             Command::DeleteUser { name } => self.delete_user(step, name),
             Command::RotateSigningKey { key, keep_previous, create_only } => {
@@ -666,6 +675,7 @@ fn describe(command: &Command) -> (&'static str, String) {
         Command::PutPolicy { key, .. } => ("policy.put", key.to_string()),
         Command::PutConfig { .. } | Command::SetConfig { .. } => ("config.put", "config".into()),
         Command::GrantLeadership { holder } => ("leadership.grant", holder.to_string()),
+        Command::BeginHistory { history, .. } => ("history.begin", format!("{history:016x}")),
         Command::PutUser { name, .. } => ("user.put", name.to_string()),
         Command::DeleteUser { name } => ("user.delete", name.to_string()),
         Command::RotateSigningKey { key, .. } => ("signing_key.rotate", key.key_id.to_string()),

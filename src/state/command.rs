@@ -205,6 +205,15 @@ pub enum Command {
         /// Refused unless the present revision is this one.
         expected_revision: Option<u64>,
     },
+    /// Ends the present history and begins another, after a restore or a loss.
+    BeginHistory {
+        /// The history that ends; nothing changes where it is not the present one.
+        before: u64,
+        /// The one that begins, chosen at random.
+        history: u64,
+        /// The line of the store that it belongs to.
+        line: u64,
+    },
     /// Gives the cluster its identity, once.
     IdentifyCluster {
         /// Random text.

@@ -87,6 +87,10 @@ pub struct FormerGrant {
 pub struct ControlState {
     /// Counts changes; every event and every proposal has an index of its own.
     pub(super) index: u64,
+    /// Which history the index counts in; another one after a restore or a loss.
+    pub(super) history: u64,
+    /// The line of the store under which that history began.
+    pub(super) line: u64,
     /// The log's clock, in milliseconds since 1970; never runs backwards.
     pub(super) time_ms: u64,
     pub(super) services: OrdMap<ServiceKey, Arc<ServiceState>>,
@@ -104,6 +108,20 @@ impl ControlState {
     #[must_use]
     pub fn index(&self) -> u64 {
         self.index
+    }
+
+    /// Names the history that the index counts in. Where data was restored from an older copy, or
+    /// acknowledged writes were lost, indexes are given out again, and another history begins: an
+    /// index of one says nothing in another.
+    #[must_use]
+    pub fn history(&self) -> u64 {
+        self.history
+    }
+
+    /// The line of the store that the present history belongs to; 0 before the first restore.
+    #[must_use]
+    pub fn line(&self) -> u64 {
+        self.line
     }
 
     /// The log's clock, in milliseconds since 1970.

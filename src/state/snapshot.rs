@@ -26,6 +26,8 @@ enum Record {
     Header {
         index: u64,
         time_ms: u64,
+        history: u64,
+        line: u64,
     },
     Config(ConfigRecord),
     Grant {
@@ -103,7 +105,8 @@ impl ControlState {
                 .map(drop)
                 .map_err(io::Error::other)
         };
-        put(Record::Header { index: self.index, time_ms: self.time_ms })?;
+        let (index, time_ms) = (self.index, self.time_ms);
+        put(Record::Header { index, time_ms, history: self.history, line: self.line })?;
         put(Record::Config(ConfigRecord::clone(&self.config)))?;
         for revision in self.config_history.revisions() {
             put(Record::ConfigRevision(revision.clone()))?;
@@ -184,9 +187,10 @@ impl ControlState {
                 state.services.insert(key, Arc::new(service));
             }
             match record {
-                Record::Header { index, time_ms } => {
+                Record::Header { index, time_ms, history, line } => {
                     state.index = index;
                     state.time_ms = time_ms;
+                    (state.history, state.line) = (history, line);
                 }
                 Record::Config(config) => state.config = Arc::new(config),
                 Record::ConfigRevision(revision) => state.config_history.keep(revision),
@@ -221,6 +225,15 @@ impl ControlState {
         }
         state.identities = Arc::new(identities);
         Ok(state)
+    }
+
+    /// The index of a state that [`Self::write_to`] wrote; reads no more than its beginning.
+    pub fn read_index(input: &mut dyn Read) -> Result<u64, SnapshotError> {
+        let mut input = input;
+        match bincode::decode_from_std_read(&mut input, codec::config())? {
+            Record::Header { index, .. } => Ok(index),
+            _ => Err(orphan("something")),
+        }
     }
 
     /// Hashes the whole state. Takes time in proportion to its size: not for a runtime thread.

@@ -89,11 +89,12 @@ impl View {
         self.hub.publish(events, state.index());
     }
 
-    /// Replaces everything, after a snapshot was installed. Watchers start again.
+    /// Replaces everything, after a snapshot was installed or another history began. Watchers start
+    /// again.
     pub fn reset(&self, state: &ControlState) {
         self.rebuild_tables(state);
         self.store(state);
-        self.hub.reset(state.index());
+        self.hub.reset(state.index(), state.history());
     }
 
     fn store(&self, state: &ControlState) {

@@ -69,6 +69,8 @@ struct Ring {
     /// How often the state was replaced; every watcher's place ends with it, also where the new
     /// state is at an index at or before that place.
     replaced: u64,
+    /// The history that the indexes count in; of the ring of everything alone.
+    history: u64,
 }
 
 impl Ring {
@@ -163,8 +165,12 @@ impl WatchHub {
         watched.bell.send_replace(event.index);
     }
 
-    pub(super) fn reset(&self, index: u64) {
-        self.everything.ring.write().begin_anew(index);
+    pub(super) fn reset(&self, index: u64, history: u64) {
+        {
+            let mut ring = self.everything.ring.write();
+            ring.begin_anew(index);
+            ring.history = history;
+        }
         self.everything.bell.send_replace(index);
         for watched in &self.scopes {
             watched.ring.write().begin_anew(index);
@@ -222,7 +228,7 @@ impl WatchHub {
             return Err(Compacted { oldest });
         }
         let bell = watched.bell.subscribe();
-        Ok(Watcher { scope, after, replaced, watched, bell })
+        Ok(Watcher { scope, after, replaced, history: all.history, watched, bell })
     }
 }
 
@@ -232,6 +238,7 @@ pub struct Watcher {
     scope: WatchScope,
     after: u64,
     replaced: u64,
+    history: u64,
     watched: Arc<Watched>,
     bell: watch::Receiver<u64>,
 }
@@ -241,6 +248,12 @@ impl Watcher {
     #[must_use]
     pub fn scope(&self) -> &WatchScope {
         &self.scope
+    }
+
+    /// The history that all of its changes are of: it ends with it.
+    #[must_use]
+    pub fn history(&self) -> u64 {
+        self.history
     }
 
     /// The index of the last change that it was given, or the one it started from.
@@ -416,7 +429,7 @@ mod tests {
         let hub = WatchHub::new();
         let mut all = hub.subscribe(WatchScope::Everything, 0).unwrap();
         let mut a = hub.subscribe(service("a"), 0).unwrap();
-        hub.reset(100);
+        hub.reset(100, 0);
         assert_eq!(all.take(1), Err(Compacted { oldest: 100 }));
         assert_eq!(a.take(1), Err(Compacted { oldest: 100 }));
     }
@@ -427,7 +440,7 @@ mod tests {
         hub.publish(&[event("a", 90)], 90);
         let mut all = hub.subscribe(WatchScope::Everything, 90).unwrap();
         let mut a = hub.subscribe(service("a"), 90).unwrap();
-        hub.reset(60);
+        hub.reset(60, 0);
         assert_eq!(all.take(1), Err(Compacted { oldest: 60 }));
         assert_eq!(a.take(1), Err(Compacted { oldest: 60 }));
         let mut again = hub.subscribe(service("a"), 60).unwrap();

@@ -1,6 +1,7 @@
 //! What Redis can do to its users, on a real server: be away, lose writes, be emptied or put back
 //! to an older state, refuse writes.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use maxine::backend::redis::RedisConfig;
@@ -187,6 +188,13 @@ async fn redis_restored_from_an_old_dump_and_written_since() {
     agree(&nodes).await;
     server.command(&["SAVE"]).await;
     let told: Vec<Told> = nodes.iter().map(Told::by).collect();
+    let keepers: Vec<_> = nodes
+        .iter()
+        .map(|node| {
+            let (store, view) = (Arc::clone(&node.store), Arc::clone(&node.view));
+            tokio::spawn(maxine::actors::history::keep(store, view, maxine::clock::Clock::system()))
+        })
+        .collect();
     nodes[0].register("orders", "lost", 80).await;
     agree(&nodes).await;
     server.crash();
@@ -204,11 +212,17 @@ async fn redis_restored_from_an_old_dump_and_written_since() {
     for told in &told {
         told.until("the loss is told", StoreEvent::is_loss).await;
     }
+    // Indexes are given out again: they count in another history, which begins once.
+    let history = || nodes[0].view.snapshot().state.history();
+    eventually("another history begins", async || (history() != 0).then_some(())).await;
+    let begun = history();
+    keepers.iter().for_each(tokio::task::JoinHandle::abort);
     nodes[1].register("orders", "lost", 80).await;
     agree(&nodes).await;
     for id in ["before", "lost", "new", "newer"] {
         assert!(nodes[2].has("orders", id), "{id}");
     }
+    assert!(nodes.iter().all(|node| node.view.snapshot().state.history() == begun));
     stop(&nodes).await;
 }
 

@@ -219,6 +219,20 @@ impl Server {
         answer
     }
 
+    /// Ends a history, as a restore or a loss does.
+    pub(crate) async fn begin_history(&self, before: u64, history: u64) {
+        let proposal = maxine::state::Proposal {
+            request_id: maxine::state::RequestId((u128::from(history) << 64) | 1),
+            proposed_at_ms: 1,
+            fence: None,
+            actor: maxine::state::Actor::system("history"),
+            command: maxine::state::Command::BeginHistory { before, history, line: 0 },
+        };
+        let batch = maxine::state::Batch { proposals: vec![proposal] };
+        let written = ControlStore::propose(&*self.store, batch, Duration::from_secs(5)).await;
+        written.expect("it is written");
+    }
+
     /// Registers an instance of a service in `default`.
     pub(crate) async fn register(&self, service: &str, id: &str, address: &str) -> Value {
         let path = format!("/services/default/{service}/instances/{id}");

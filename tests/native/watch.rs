@@ -11,7 +11,8 @@ use crate::support::Server;
 /// One server-sent event.
 #[derive(Debug)]
 struct Event {
-    id: Option<u64>,
+    /// The history and the index.
+    id: Option<String>,
     kind: String,
     data: Value,
 }
@@ -44,11 +45,7 @@ impl Events {
                 };
                 let Some(kind) = field("event: ") else { continue };
                 let data = serde_json::from_str(&field("data: ").expect("data")).expect("JSON");
-                return Some(Event {
-                    id: field("id: ").map(|id| id.parse().expect("an id")),
-                    kind,
-                    data,
-                });
+                return Some(Event { id: field("id: "), kind, data });
             }
             let piece = tokio::time::timeout(Duration::from_secs(30), self.body.next()).await;
             match piece.expect("an event in time") {
@@ -70,10 +67,8 @@ async fn a_watcher_sees_every_change_in_order_and_resumes_where_it_was() {
     server.register("other", "x", "http://h:9").await;
     server.register("orders", "b", "http://h:2").await;
     let seen = events.next().await.unwrap();
-    assert_eq!(
-        (seen.kind.as_str(), seen.id),
-        ("instance_registered", first["lease_epoch"].as_u64())
-    );
+    let id = format!("0000000000000000-{}", first["lease_epoch"]);
+    assert_eq!((seen.kind.as_str(), seen.id.as_ref()), ("instance_registered", Some(&id)));
     assert_eq!(seen.data["data"]["address"], "http://h:1");
     let resume_at = seen.id.unwrap();
     assert_eq!(events.next().await.unwrap().data["instance"], "b", "another service is not seen");
@@ -81,7 +76,7 @@ async fn a_watcher_sees_every_change_in_order_and_resumes_where_it_was() {
 
     server.open(Method::DELETE, "/services/default/orders/instances/a").send().await.unwrap();
     let again =
-        server.open(Method::GET, "/watch?service=orders").header("last-event-id", resume_at);
+        server.open(Method::GET, "/watch?service=orders").header("last-event-id", &resume_at);
     let mut events = Events::open(again).await;
     let ready = events.next().await.unwrap();
     assert_eq!((ready.kind.as_str(), ready.id), ("ready", Some(resume_at)));
@@ -125,6 +120,50 @@ async fn an_index_that_is_not_known_is_compacted_not_silence() {
     assert_eq!((status.as_u16(), &problem["type"]), (410, &json!("/problems/compacted")));
     let odd = server.open(Method::GET, "/watch?service=orders").header("last-event-id", "x");
     assert_eq!(server.json(odd).await.0, 400);
+}
+
+/// Indexes are given out again after a restore: a place in the history before it is gone, wherever it
+/// is asked for, and whoever watches starts again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_place_in_a_history_that_has_ended_is_gone() {
+    let server = Server::start().await;
+    let written = server.register("orders", "a", "http://h:1").await;
+    let index = written["index"].as_u64().unwrap();
+    let list = |place: &str| {
+        let path = format!("/services/default/orders/instances?min_index={place}");
+        server.open(Method::GET, &path)
+    };
+    let answer = list(&index.to_string()).send().await.unwrap();
+    assert_eq!(answer.headers()["x-maxine-history"], "0000000000000000");
+    let old = format!("0000000000000000-{index}");
+    assert_eq!(list(&old).send().await.unwrap().status(), 200);
+    let mut events = Events::open(server.open(Method::GET, "/watch?service=orders")).await;
+    let ready = events.next().await.unwrap();
+    assert_eq!(ready.data["history"], "0000000000000000");
+
+    server.begin_history(0, 0xa1).await;
+    assert_eq!(events.next().await.unwrap().kind, "compacted");
+    assert!(events.next().await.is_none(), "its stream ends");
+    server.register("orders", "b", "http://h:2").await;
+    let (status, problem) = server.json(list(&old)).await;
+    assert_eq!((status.as_u16(), &problem["type"]), (410, &json!("/problems/compacted")));
+    let poll = |place: &str| {
+        server.open(Method::GET, &format!("/changes?service=orders&index={place}&wait_ms=0"))
+    };
+    assert_eq!(server.json(poll(&old)).await.0, 410);
+    let resumed = server.open(Method::GET, "/watch?service=orders").header("last-event-id", &old);
+    assert_eq!(Events::open(resumed).await.next().await.unwrap().kind, "compacted");
+    // Whoever has a bare index is told where it counts.
+    let answer = list(&index.to_string()).send().await.unwrap();
+    assert_eq!(answer.status(), 200);
+    assert_eq!(answer.headers()["x-maxine-history"], "00000000000000a1");
+    let present = answer.headers()["x-maxine-index"].to_str().unwrap();
+    let place = format!("00000000000000a1-{present}");
+    let (status, changes) = server.json(poll(&place)).await;
+    assert_eq!((status.as_u16(), &changes["history"]), (200, &json!("00000000000000a1")));
+    // Another node that noticed the same loss changes nothing more.
+    server.begin_history(0, 0xb2).await;
+    assert_eq!(server.json(poll(&place)).await.0, 200);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -206,7 +245,7 @@ async fn ten_thousand_watchers_that_do_not_read_cost_bounded_memory_and_do_not_h
     let ids: Vec<u64> = text
         .lines()
         .filter_map(|line| line.strip_prefix("id: "))
-        .map(|id| id.parse().unwrap())
+        .map(|id| id.split_once('-').unwrap().1.parse().unwrap())
         .collect();
     assert!(ids.is_sorted() && ids.len() == 2_000);
 }

@@ -30,7 +30,7 @@ pub(in crate::api) const TRACEPARENT: HeaderName = HeaderName::from_static("trac
 /// Where the dashboard reads counters and records of the compatible API.
 const ACTUATOR: &str = "/api/actuator/";
 /// What the dashboard reads of an answer besides its body.
-const EXPOSED: &str = "x-maxine-index, x-maxine-staleness-ms, x-maxine-staleness, \
+const EXPOSED: &str = "x-maxine-index, x-maxine-history, x-maxine-staleness-ms, x-maxine-staleness, \
                        x-maxine-leader, x-maxine-backup-index, content-disposition, etag, retry-after";
 
 /// Puts an [`Edge`] around every route.

@@ -13,7 +13,7 @@ use super::fresh::{Fresh, Freshness, Write};
 use crate::api::AppState;
 use crate::api::problem::{Problem, ProblemKind};
 
-/// The log index that a backup was taken at.
+/// The index of the state in a backup.
 const BACKUP_INDEX_HEADER: HeaderName = HeaderName::from_static("x-maxine-backup-index");
 
 /// A backup costs a pass over the state and a file: one at a time on a node.
@@ -24,7 +24,7 @@ static RUNNING: Semaphore = Semaphore::const_new(1);
     get, path = "/api/v1/cluster/backup", tag = "cluster", operation_id = "backup",
     params(Freshness),
     responses((status = 200, body = Vec<u8>, content_type = "application/octet-stream",
-        headers(("x-maxine-backup-index" = u64, description = "The log index that it was taken at.")))),
+        headers(("x-maxine-backup-index" = u64, description = "The index of the state in it.")))),
 )]
 pub(super) async fn backup(
     State(app): State<AppState>,

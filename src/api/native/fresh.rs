@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 use serde::Serialize;
 
 use super::extract::{FRESHNESS_PARAMETERS, WriteConditions, parse_query, request_id};
+use super::history_index::{HistoryIndex, history_text, history_value};
 use crate::actors::{WriteError, WriteRequest};
 use crate::api::problem::{Problem, ProblemKind};
 use crate::api::{AppState, Caller, RequestContext};
@@ -24,6 +25,8 @@ use crate::view::Snapshot;
 
 /// The index of the state that answered.
 pub(super) const INDEX_HEADER: HeaderName = HeaderName::from_static("x-maxine-index");
+/// The history that the index counts in.
+pub(super) const HISTORY_HEADER: HeaderName = HeaderName::from_static("x-maxine-history");
 /// How old the state that answered can be, in milliseconds. Left out where that is not known.
 pub(super) const STALENESS_MS_HEADER: HeaderName = HeaderName::from_static("x-maxine-staleness-ms");
 /// `unknown` where the age of the state is not known; else left out.
@@ -45,14 +48,17 @@ pub(crate) struct Freshness {
     /// last confirmed, `strong` includes every write that was acknowledged before the request.
     #[param(inline)]
     consistency: Consistency,
-    /// Wait until this node has reached this index.
-    min_index: Option<u64>,
+    /// Wait until this node has reached this index. As `HISTORY-INDEX`: 410 if another history has
+    /// begun since.
+    #[param(value_type = Option<String>)]
+    min_index: Option<HistoryIndex>,
 }
 
 /// The state that an answer is about.
 #[derive(Clone, Copy)]
 pub(super) struct Basis {
     index: u64,
+    history: u64,
     /// How old the state could be at `at_ms`.
     staleness_ms: Option<u64>,
     at_ms: u64,
@@ -65,7 +71,8 @@ impl Basis {
         let at_ms = state.clock().monotonic_ms();
         let staleness_ms = state.store().staleness_ms();
         let snapshot = state.view().snapshot();
-        (Self { index: snapshot.state.index(), staleness_ms, at_ms }, snapshot)
+        let (index, history) = (snapshot.state.index(), snapshot.state.history());
+        (Self { index, history, staleness_ms, at_ms }, snapshot)
     }
 
     /// How old the state can be now.
@@ -77,6 +84,7 @@ impl Basis {
     fn put_headers(&self, state: &AppState, headers: &mut HeaderMap) {
         let known = state.store().leadership_now().leader.is_some();
         headers.insert(INDEX_HEADER, self.index.into());
+        headers.insert(HISTORY_HEADER, history_value(self.history));
         match self.staleness_ms(state) {
             Some(age_ms) => headers.insert(STALENESS_MS_HEADER, age_ms.into()),
             None => headers.insert(STALENESS_HEADER, UNKNOWN),
@@ -163,13 +171,23 @@ impl FromRequestParts<AppState> for Fresh {
                 },
             )??;
         }
-        if let Some(index) = asked.min_index
-            && let Err(not_reached) = state.view().wait_for(index, timeout).await
-        {
+        let reached = match asked.min_index {
+            Some(place) => state.view().wait_for(place.index, timeout).await.map(drop),
+            None => Ok(()),
+        };
+        let snapshot = answered.by_present(state);
+        let history = snapshot.state.history();
+        if let Some(place) = asked.min_index.filter(|place| !place.is_in(history)) {
+            let present = history_text(history);
+            let detail =
+                format!("{place} is a place in a history that has ended; {present} holds now");
+            return Err(Problem::new(ProblemKind::Compacted, detail).with_field("min_index"));
+        }
+        if let Err(not_reached) = reached {
             answered.at(not_reached.reached);
             return Err(not_reached.into());
         }
-        Ok(Self { snapshot: answered.by_present(state), answered })
+        Ok(Self { snapshot, answered })
     }
 }
 

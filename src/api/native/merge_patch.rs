@@ -15,7 +15,6 @@ use super::fresh::Write;
 use crate::actors::{WriteError, WriteRequest};
 use crate::api::AppState;
 use crate::api::problem::{Problem, ProblemKind};
-use crate::backend::Consistency;
 use crate::state::{Applied, Command, ControlState, Rejection, RequestId};
 
 /// Most attempts while others change the same document.
@@ -71,7 +70,7 @@ pub(super) async fn patch(
     read: impl Fn(&ControlState) -> Result<(u64, Map<String, Value>), Problem>,
     command: impl Fn(Value, u64) -> Result<Command, Problem>,
 ) -> Result<Applied, Problem> {
-    let Write { actor, request_id, conditions } = write;
+    let Write { actor, request_id, conditions, answered } = write;
     if let Some(revision) = conditions.if_match {
         // A revision is the index at which it was made. If there is a later one when this node is so
         // far, apply refuses the change.
@@ -88,9 +87,18 @@ pub(super) async fn patch(
         let request_id = request_id.map(|id| of_attempt(id, attempt));
         let request = WriteRequest { actor: actor.clone(), request_id, fence: None, command };
         match state.registry().propose(request).await {
-            Ok(applied) => return Ok(applied),
-            Err(WriteError::Rejected(Rejection::RevisionMismatch { .. })) if expected.is_none() => {
-                state.store().barrier(Consistency::Leader, CATCH_UP).await?;
+            Ok(applied) => {
+                answered.at(applied.index);
+                return Ok(applied);
+            }
+            Err(WriteError::Rejected { rejection, index }) => {
+                let changed = matches!(rejection, Rejection::RevisionMismatch { .. });
+                if !changed || expected.is_some() {
+                    answered.at(index);
+                    return Err(rejection.into());
+                }
+                // This node has what came between once it is so far.
+                state.view().wait_for(index, CATCH_UP).await?;
             }
             Err(error) => return Err(error.into()),
         }

@@ -15,6 +15,7 @@ mod fresh;
 #[cfg(any(test, feature = "fuzz"))]
 pub(super) mod fuzz;
 mod health;
+mod history_index;
 mod identities;
 mod instance_nodes;
 mod instances;

@@ -35,11 +35,11 @@ const TRAFFIC_MS: u64 = 60_000;
 pub(super) struct LogReport {
     /// `leader`, `follower`, `candidate`, `learner` or `shutdown`.
     role: String,
-    /// The last log index on it.
+    /// The number of the last log entry on it.
     last_log_index: u64,
-    /// The last log index that it knows to be committed.
+    /// The last log entry that it knows to be committed.
     committed_index: u64,
-    /// The last log index that it has applied.
+    /// The last log entry that it has applied.
     applied_index: u64,
     /// How long its last sync took, in microseconds.
     last_sync_us: u64,

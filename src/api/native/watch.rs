@@ -25,6 +25,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::change::Change;
 use super::extract::{Params, service_key};
 use super::fresh::Answered;
+use super::history_index::{HistoryIndex, history_text};
 use super::shape::Detail;
 use crate::api::problem::{Problem, ProblemKind};
 use crate::api::{AppState, Caller, RequestContext};
@@ -99,7 +100,7 @@ impl Watchers {
     }
 
     /// A change as a server-sent event.
-    fn frame(&self, event: &Arc<Event>, detail: Detail) -> Bytes {
+    fn frame(&self, event: &Arc<Event>, history: u64, detail: Detail) -> Bytes {
         let at = usize::try_from(event.index).unwrap_or(0) % FRAMES_LEN;
         let slot = match detail {
             Detail::Full | Detail::WithoutSecrets => &self.with_probes[at],
@@ -114,7 +115,8 @@ impl Watchers {
         let change = Change::new(event, detail);
         let json = serde_json::to_string(&change).unwrap_or_default();
         let kind = change.kind();
-        let frame = Bytes::from(format!("id: {}\nevent: {kind}\ndata: {json}\n\n", event.index));
+        let id = HistoryIndex { history: Some(history), index: event.index };
+        let frame = Bytes::from(format!("id: {id}\nevent: {kind}\ndata: {json}\n\n"));
         slot.store(Some(Arc::new((Arc::clone(event), frame.clone()))));
         frame
     }
@@ -128,8 +130,10 @@ pub(super) struct Watch {
     namespace: Option<String>,
     /// Only this service.
     service: Option<String>,
-    /// Only changes after this index; by default, from now on. `Last-Event-ID` takes precedence.
-    index: Option<u64>,
+    /// Only changes after this index, or after `HISTORY-INDEX` as in the ids of events; by default, from
+    /// now on. `Last-Event-ID` takes precedence.
+    #[param(value_type = Option<String>)]
+    index: Option<HistoryIndex>,
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -140,8 +144,9 @@ pub(super) struct Poll {
     namespace: Option<String>,
     /// Only this service.
     service: Option<String>,
-    /// Only changes after this index; by default, from now on.
-    index: Option<u64>,
+    /// Only changes after this index, or after `HISTORY-INDEX`; by default, from now on.
+    #[param(value_type = Option<String>)]
+    index: Option<HistoryIndex>,
     /// How long to wait for the first change, in milliseconds; by default 30000.
     #[param(minimum = 0, maximum = 60000)]
     wait_ms: Option<u64>,
@@ -176,7 +181,7 @@ fn scope(
 async fn subscribe(
     state: &AppState,
     scope: WatchScope,
-    after: Option<u64>,
+    after: Option<HistoryIndex>,
 ) -> Result<Watcher, Compacted> {
     let Some(after) = after else {
         // Between reading the index and subscribing nothing is missed: the ring has it.
@@ -185,17 +190,20 @@ async fn subscribe(
     // A watcher may come from a node that is ahead of this one. If this one does not catch up,
     // the index is of another history.
     let timeout = Duration::from_millis(AHEAD_TIMEOUT_MS);
-    if state.view().wait_for(after, timeout).await.is_err() {
-        return Err(Compacted { oldest: state.view().index() });
+    let reached = state.view().wait_for(after.index, timeout).await.is_ok();
+    let anew = Compacted { oldest: state.view().index() };
+    if !reached {
+        return Err(anew);
     }
-    state.view().hub().subscribe(scope, after)
+    let watcher = state.view().hub().subscribe(scope, after.index)?;
+    if after.is_in(watcher.history()) { Ok(watcher) } else { Err(anew) }
 }
 
-/// The index that `Last-Event-ID` names.
-pub(super) fn last_event_id(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
+/// The place that `Last-Event-ID` names.
+pub(super) fn last_event_id(headers: &HeaderMap) -> Result<Option<HistoryIndex>, Problem> {
     let Some(value) = headers.get("last-event-id") else { return Ok(None) };
-    let index = value.to_str().ok().and_then(|id| id.parse().ok());
-    index.map(Some).ok_or_else(|| {
+    let place = value.to_str().ok().and_then(|id| id.parse().ok());
+    place.map(Some).ok_or_else(|| {
         let detail = "Last-Event-ID must be an id of this stream";
         Problem::new(ProblemKind::InvalidRequest, detail).with_field("Last-Event-ID")
     })
@@ -203,12 +211,13 @@ pub(super) fn last_event_id(headers: &HeaderMap) -> Result<Option<u64>, Problem>
 
 /// Streams changes as server-sent events.
 ///
-/// The first event is `ready`, with the index that the stream starts after. Each change has its
-/// index as the event's id; a client that reconnects with `Last-Event-ID` misses nothing. The event
-/// `compacted` ends the stream: read a list and watch from its `x-maxine-index`.
+/// The first event is `ready`, with the index that the stream starts after. The id of each event is
+/// its history and its index; a client that reconnects with `Last-Event-ID` misses nothing. The event
+/// `compacted` ends the stream, because the changes are no longer kept or another history has begun:
+/// read a list and watch from its `x-maxine-history` and `x-maxine-index`, with a hyphen between them.
 #[utoipa::path(
     get, path = "/api/v1/watch", tag = "watch", operation_id = "watch",
-    params(Watch, ("Last-Event-ID" = Option<u64>, Header, description = "The id of the last event that was seen.")),
+    params(Watch, ("Last-Event-ID" = Option<String>, Header, description = "The id of the last event that was seen.")),
     responses((status = 200, body = String, content_type = "text/event-stream")),
 )]
 pub(super) async fn watch(
@@ -269,11 +278,12 @@ impl Stream {
         let (piece, stage) = match std::mem::replace(&mut self.stage, Stage::Ended) {
             Stage::Ready(watcher) => {
                 let after = watcher.after();
-                let data = format!("{{\"index\":{after}}}");
+                let id = HistoryIndex { history: Some(watcher.history()), index: after };
+                let history = history_text(watcher.history());
+                let data = format!("{{\"index\":{after},\"history\":\"{history}\"}}");
                 // The comment comes first: whoever waits for a first byte has one.
-                let text = format!(
-                    ": watching\n\nretry: 1000\nid: {after}\nevent: ready\ndata: {data}\n\n"
-                );
+                let text =
+                    format!(": watching\n\nretry: 1000\nid: {id}\nevent: ready\ndata: {data}\n\n");
                 (Bytes::from(text), Stage::Running(watcher))
             }
             Stage::Running(_) if self.clock.monotonic_ms() >= self.ends_at_ms => return None,
@@ -295,27 +305,28 @@ impl Stream {
     async fn piece(&self, watcher: &mut Watcher) -> Result<Bytes, WatcherLost> {
         let wait = watcher.next(CHUNK_CHANGES_MAX);
         if let Ok(events) = tokio::time::timeout(Duration::from_millis(HEARTBEAT_MS), wait).await {
-            return Ok(self.watchers.frames(&events?, self.detail));
+            return Ok(self.watchers.frames(&events?, watcher.history(), self.detail));
         }
         // Read first: nothing up to it is missing from what is taken.
         let published = *self.published.borrow();
         let events = watcher.take(CHUNK_CHANGES_MAX)?;
         if !events.is_empty() {
-            return Ok(self.watchers.frames(&events, self.detail));
+            return Ok(self.watchers.frames(&events, watcher.history(), self.detail));
         }
         let index = published.max(watcher.after());
-        Ok(Bytes::from(format!("id: {index}\n: still here\n\n")))
+        let id = HistoryIndex { history: Some(watcher.history()), index };
+        Ok(Bytes::from(format!("id: {id}\n: still here\n\n")))
     }
 }
 
 impl Watchers {
-    fn frames(&self, events: &[Arc<Event>], detail: Detail) -> Bytes {
+    fn frames(&self, events: &[Arc<Event>], history: u64, detail: Detail) -> Bytes {
         if let [only] = events {
-            return self.frame(only, detail);
+            return self.frame(only, history, detail);
         }
         let mut piece = Vec::new();
         for event in events {
-            piece.extend_from_slice(&self.frame(event, detail));
+            piece.extend_from_slice(&self.frame(event, history, detail));
         }
         Bytes::from(piece)
     }
@@ -329,8 +340,10 @@ fn compacted(lost: Compacted) -> Bytes {
 /// Changes after an index.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Changes {
-    /// Pass it as `index` of the next request.
+    /// The index after the last of them.
     index: u64,
+    /// The history that it counts in. Pass `HISTORY-INDEX` as `index` of the next request.
+    history: String,
     /// The changes, in order; empty if there was none in time.
     changes: Vec<Change>,
 }
@@ -382,5 +395,6 @@ pub(super) async fn poll_changes(
     let detail = Detail::of_changes(&caller);
     answered.at(index);
     let changes = events.iter().map(|event| Change::new(event, detail)).collect();
-    Ok(Json(Changes { index, changes }))
+    let history = history_text(watcher.history());
+    Ok(Json(Changes { index, history, changes }))
 }

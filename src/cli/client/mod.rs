@@ -136,16 +136,19 @@ pub struct FreshArgs {
     /// every write acknowledged before the request)
     #[arg(long, value_parser = ["stale", "leader", "strong"])]
     consistency: Option<String>,
-    /// Wait until the node has reached this index; use the index of your own write to see that write
+    /// Wait until the node has reached this index; use the index of your own write to see that write. HISTORY-INDEX is
+    /// refused after a restore
     #[arg(long, value_name = "INDEX")]
-    min_index: Option<u64>,
+    min_index: Option<String>,
 }
 
 impl FreshArgs {
     /// Asks for it.
     #[must_use]
     pub fn of(&self, request: Request) -> Request {
-        request.query("consistency", self.consistency.as_ref()).query("min_index", self.min_index)
+        request
+            .query("consistency", self.consistency.as_ref())
+            .query("min_index", self.min_index.as_ref())
     }
 }
 

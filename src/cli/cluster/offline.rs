@@ -51,7 +51,7 @@ pub(super) struct RestoreArgs {
 #[derive(Debug, clap::Args)]
 pub(super) struct RecoverArgs {
     /// The data directory of the surviving node, which must be stopped. If several survived, take the one with the
-    /// greatest last index, which 'maxine cluster inspect' shows
+    /// greatest last log entry, which 'maxine cluster inspect' shows
     data_dir: PathBuf,
     /// Do not ask for confirmation
     #[arg(long, short = 'y')]
@@ -132,8 +132,8 @@ pub(super) fn inspect(args: &InspectArgs, out: &mut Output) -> Result<(), CliErr
     if out.is_json() {
         return out.json(&json!({
             "cluster_id": found.cluster_id, "node_id": found.node_id, "lineage": found.lineage, "engine": found.engine.to_string(),
-            "term": found.term, "voted_for": found.voted_for, "last_index": found.last_index, "committed_index": found.committed_index,
-            "purged_index": found.purged_index, "snapshot_index": found.snapshot_index, "members": members,
+            "term": found.term, "voted_for": found.voted_for, "last_log_entry": found.last_index, "committed_log_entry": found.committed_index,
+            "purged_log_entry": found.purged_index, "snapshot_log_entry": found.snapshot_index, "members": members,
         }));
     }
     let rows = vec![
@@ -146,10 +146,10 @@ pub(super) fn inspect(args: &InspectArgs, out: &mut Output) -> Result<(), CliErr
         ],
         vec!["engine".into(), found.engine.to_string()],
         vec!["term".into(), format!("{}, voted for {}", found.term, or_dash(found.voted_for))],
-        vec!["last index".into(), or_dash(found.last_index)],
-        vec!["committed at least".into(), or_dash(found.committed_index)],
-        vec!["compacted up to".into(), or_dash(found.purged_index)],
-        vec!["snapshot at".into(), or_dash(found.snapshot_index)],
+        vec!["last log entry".into(), or_dash(found.last_index)],
+        vec!["committed at least up to entry".into(), or_dash(found.committed_index)],
+        vec!["compacted up to entry".into(), or_dash(found.purged_index)],
+        vec!["snapshot at entry".into(), or_dash(found.snapshot_index)],
     ];
     out.table(&["", ""], rows)?;
     let rows = found
@@ -191,6 +191,7 @@ pub(super) fn restore(args: &RestoreArgs, out: &mut Output) -> Result<(), CliErr
         args.file.display()
     );
     confirm(&what, args.yes)?;
+    let index = crate::backend::backup_index(&args.file).map_err(CliError::Failed)?;
     let report = maxine_raft::offline::restore(
         &args.file,
         &args.data_dir.join(LOG_DIR),
@@ -201,10 +202,10 @@ pub(super) fn restore(args: &RestoreArgs, out: &mut Output) -> Result<(), CliErr
     )
     .map_err(told)?;
     out.done(
-        &json!({"index": report.index, "lineage": report.lineage, "data_dir": args.data_dir.display().to_string()}),
+        &json!({"index": index, "lineage": report.lineage, "data_dir": args.data_dir.display().to_string()}),
         format!(
             "{} holds the state at index {}. Do the same for each other member, then start them all",
-            args.data_dir.display(), report.index
+            args.data_dir.display(), index
         ),
     )
 }
@@ -218,8 +219,8 @@ pub(super) fn recover(args: &RecoverArgs, out: &mut Output) -> Result<(), CliErr
         .map(|(id, member, _)| format!("{} ({id})", member.name))
         .collect();
     let what = format!(
-        "make node {} the only member of cluster {}. It keeps its log up to index {}.\n\
-         Writes that other nodes acknowledged after that index are lost. Its entries after index {} may never \
+        "make node {} the only member of cluster {}. It keeps its log up to entry {}.\n\
+         Writes that other nodes acknowledged after that entry are lost. Its entries after entry {} may never \
          have been acknowledged; they become valid now.\n\
          Removed for good, never start them on their old data: {}.\n\
          If a majority of the nodes can be started again, do that instead",
@@ -235,7 +236,7 @@ pub(super) fn recover(args: &RecoverArgs, out: &mut Output) -> Result<(), CliErr
         &json!({"node_id": report.node_id, "kept_upto": report.kept_upto, "committed_upto": report.committed_upto,
             "unconfirmed_entries": report.unconfirmed_entries, "dropped_members": report.dropped_members, "lineage": report.lineage}),
         format!(
-            "node {} is now the only member. It keeps its log up to index {} ({} entries were not known to be committed).\n\
+            "node {} is now the only member. It keeps its log up to entry {} ({} entries were not known to be committed).\n\
              Start it, then add nodes with new numbers: maxine cluster add ID --promote ...",
             report.node_id, report.kept_upto, report.unconfirmed_entries
         ),

@@ -41,7 +41,7 @@ pub(super) async fn show(client: &Client, out: &mut Output) -> Result<(), CliErr
         rows.push(vec![
             "log".into(),
             format!(
-                "committed {}, applied {}, snapshot {}, {} KiB on disk{}",
+                "entries committed up to {}, applied up to {}, snapshot at {}; {} KiB on disk{}",
                 or_dash(raft.committed_index),
                 or_dash(raft.applied_index),
                 or_dash(raft.snapshot_index),
@@ -56,7 +56,7 @@ pub(super) async fn show(client: &Client, out: &mut Output) -> Result<(), CliErr
         out.line("")?;
         let rows = raft.members.into_iter().map(member_row).collect();
         out.table(
-            &["id", "name", "role", "reachable", "has up to", "last heard", "peers", "http"],
+            &["id", "name", "role", "reachable", "log entries", "last heard", "peers", "http"],
             rows,
         )?;
     }

@@ -17,6 +17,12 @@ const BACKOFF_MAX_MS = 5_000;
 /** A node is left after this many failures in a row. */
 const FAILURES_UNTIL_MOVE = 2;
 
+/** Where a stream stands: the id to resume from, which names the history, and the index in it. */
+interface Place {
+  id: string;
+  index: number;
+}
+
 export interface StreamHandler {
   change(change: Change): void;
   /** The stream stands at `index`; `gap` when changes before it may have been missed. */
@@ -25,14 +31,14 @@ export interface StreamHandler {
 
 /** Runs until `signal` aborts. */
 export async function followChanges(handler: StreamHandler, signal: AbortSignal): Promise<void> {
-  let last: number | null = null;
+  let last: Place | null = null;
   let failures = 0;
   while (!signal.aborted) {
     const base = connection.get().base;
     connection.set((c) => ({ ...c, stream: c.stream === 'lost' ? 'lost' : 'connecting' }));
     try {
-      const index = last;
-      last = await one(base, index, handler, signal, () => {
+      const from: Place | null = last;
+      last = await one(base, from, handler, signal, () => {
         failures = 0;
       });
     } catch (error) {
@@ -62,7 +68,7 @@ class StreamRefused extends Error {
 
 class StreamBroke extends Error {
   constructor(
-    readonly last: number | null,
+    readonly last: Place | null,
     cause: unknown,
   ) {
     super(cause instanceof Error ? cause.message : 'the stream broke');
@@ -71,11 +77,11 @@ class StreamBroke extends Error {
 
 async function one(
   base: string,
-  from: number | null,
+  from: Place | null,
   handler: StreamHandler,
   signal: AbortSignal,
   connected: () => void,
-): Promise<number | null> {
+): Promise<Place | null> {
   const access = credentialsFor(base);
   const own = new AbortController();
   const stop = () => own.abort();
@@ -83,7 +89,7 @@ async function one(
   const connecting = setTimeout(stop, CONNECT_MS);
   let last = from;
   try {
-    const response = await fetch(apiUrl('/watch', { index: from }, base), {
+    const response = await fetch(apiUrl('/watch', { index: from?.id }, base), {
       headers: { accept: 'text/event-stream', ...access.headers },
       credentials: access.credentials,
       cache: 'no-store',
@@ -98,11 +104,12 @@ async function one(
       if (message.event === 'comment') continue;
       if (message.event === 'compacted') return null;
       const data = JSON.parse(message.data) as Change;
+      const place = { id: message.id || String(data.index), index: data.index };
       if (message.event === 'ready') {
-        handler.ready(data.index, from === null || data.index < from);
-        last = Math.max(last ?? 0, data.index);
+        handler.ready(data.index, from === null || data.index < from.index);
+        if (last === null || last.index < data.index) last = place;
       } else {
-        last = data.index;
+        last = place;
         handler.change(data);
       }
     }

@@ -103,11 +103,11 @@ function ThisNode({ status }: { status: ClusterStatus }) {
           ['State index', <N key="i" n={status.index} />],
           ...(raft
             ? ([
-                ['Last log index', <N key="l" n={raft.last_log_index} />],
-                ['Committed', <N key="c" n={raft.committed_index} />],
-                ['Applied', <N key="a" n={raft.applied_index} />],
-                ['Snapshot at', <N key="s" n={raft.snapshot_index} />],
-                ['Compacted up to', <N key="p" n={raft.purged_index} />],
+                ['Last log entry', <N key="l" n={raft.last_log_index} />],
+                ['Committed up to entry', <N key="c" n={raft.committed_index} />],
+                ['Applied up to entry', <N key="a" n={raft.applied_index} />],
+                ['Snapshot at entry', <N key="s" n={raft.snapshot_index} />],
+                ['Compacted up to entry', <N key="p" n={raft.purged_index} />],
                 ['Log on disk', raft.log_disk_bytes === null ? '–' : bytes(raft.log_disk_bytes)],
                 [
                   'Last sync to disk',

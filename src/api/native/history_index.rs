@@ -1,0 +1,94 @@
+//! A place in a history: what clients resume from and what they wait for.
+
+use std::fmt;
+use std::str::FromStr;
+
+use axum::http::HeaderValue;
+use serde::Deserialize;
+
+/// An index, and the history that it counts in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub(super) struct HistoryIndex {
+    /// The history; not known of a bare index.
+    pub(super) history: Option<u64>,
+    /// The index.
+    pub(super) index: u64,
+}
+
+impl HistoryIndex {
+    /// Whether it may be a place in this history.
+    pub(super) fn is_in(self, history: u64) -> bool {
+        self.history.is_none_or(|own| own == history)
+    }
+}
+
+/// A history, as it is written.
+pub(super) fn history_text(history: u64) -> String {
+    format!("{history:016x}")
+}
+
+/// A history, as a header's value.
+pub(super) fn history_value(history: u64) -> HeaderValue {
+    // Hexadecimal digits are always a valid header value.
+    HeaderValue::from_str(&history_text(history)).unwrap_or(HeaderValue::from_static(""))
+}
+
+impl fmt::Display for HistoryIndex {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.history {
+            Some(history) => write!(f, "{}-{}", history_text(history), self.index),
+            None => write!(f, "{}", self.index),
+        }
+    }
+}
+
+impl FromStr for HistoryIndex {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let wrong = "must be an index, or HISTORY-INDEX as the id of an event is written";
+        let (history, index) = match text.split_once('-') {
+            Some((history, index)) => (Some(history), index),
+            None => (None, text),
+        };
+        let is_history = |text: &str| text.len() == 16 && !text.starts_with('+');
+        let history = match history {
+            Some(text) if is_history(text) => {
+                Some(u64::from_str_radix(text, 16).map_err(|_| wrong)?)
+            }
+            Some(_) => return Err(wrong),
+            None => None,
+        };
+        Ok(Self { history, index: index.parse().map_err(|_| wrong)? })
+    }
+}
+
+impl TryFrom<String> for HistoryIndex {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_are_read_as_they_are_written() {
+        for place in [
+            HistoryIndex { history: None, index: 7 },
+            HistoryIndex { history: Some(0), index: 0 },
+            HistoryIndex { history: Some(u64::MAX), index: u64::MAX },
+        ] {
+            assert_eq!(place.to_string().parse(), Ok(place));
+        }
+        assert_eq!(HistoryIndex { history: Some(10), index: 7 }.to_string(), "000000000000000a-7");
+        for wrong in ["", "-", "x", "-7", "a-7", "000000000000000g-7", "000000000000000a-", "1-2-3"]
+        {
+            assert!(wrong.parse::<HistoryIndex>().is_err(), "{wrong}");
+        }
+    }
+}
