@@ -27,7 +27,7 @@ use crate::backend::{ControlStore, PeerHandler, RaftStore};
 use crate::clock::Clock;
 use crate::config::{BackendKind, NodeConfig};
 use crate::proxy::OwnAddresses;
-use crate::security::{Security, ensure_identities};
+use crate::security::{Security, SecuritySettings, ensure_identities};
 use crate::state::{Fence, Name};
 use crate::telemetry::Telemetry;
 use crate::telemetry::projection::{self, ProjectionParts};
@@ -141,7 +141,8 @@ impl Node {
 
         members::serve(&store, &peers);
 
-        let security_settings = settings::security(&config)?;
+        let break_glass = Some(settings::break_glass(&config)?);
+        let security_settings = SecuritySettings { break_glass, ..settings::security(&config)? };
         let security =
             Security::new(Arc::clone(&view), Arc::clone(&store), clock.clone(), security_settings);
         let telemetry =

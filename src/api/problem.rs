@@ -338,9 +338,14 @@ impl Problem {
     }
 
     /// A request that cannot be read; a complaint about an unknown field becomes its own kind.
+    /// `message` may begin with the field's path and a colon.
     #[must_use]
     pub fn from_parse_error(message: &str) -> Self {
-        words::complaint("", message).into()
+        let (path, text) = match message.split_once(": ") {
+            Some((path, text)) if !path.contains([' ', '`']) => (path, text),
+            _ => ("", message),
+        };
+        words::complaint(path, text).into()
     }
 
     /// Its status.

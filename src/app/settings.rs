@@ -220,11 +220,16 @@ pub(super) fn shared_file(config: &NodeConfig) -> SharedFileConfig {
     }
 }
 
-/// Secrets are read from the environment alone: never a file with other settings, never a flag.
-pub(super) fn security(config: &NodeConfig) -> anyhow::Result<SecuritySettings> {
-    let break_glass = make_break_glass_token(&config.data_dir).with_context(|| {
+/// Makes this node's break-glass token and its file in the data directory, which must exist.
+pub(super) fn break_glass(config: &NodeConfig) -> anyhow::Result<Secret> {
+    make_break_glass_token(&config.data_dir).with_context(|| {
         format!("{} cannot be written", break_glass_file(&config.data_dir).display())
-    })?;
+    })
+}
+
+/// Secrets are read from the environment alone: never a file with other settings, never a flag.
+/// Changes nothing. The node's start adds [`break_glass`].
+pub(super) fn security(config: &NodeConfig) -> anyhow::Result<SecuritySettings> {
     let env = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     let mut accounts = Vec::new();
     for (role, prefix) in [
@@ -257,7 +262,7 @@ pub(super) fn security(config: &NodeConfig) -> anyhow::Result<SecuritySettings> 
     Ok(SecuritySettings {
         cluster_name: config.raft.cluster_id.clone(),
         node_name: config.name(),
-        break_glass: Some(break_glass),
+        break_glass: None,
         credential_staleness_max_ms: config.security.credential_staleness_max_ms,
         first_admin: config.security.admin_username.clone(),
         accounts,

@@ -9,7 +9,7 @@ use std::io::{self, IsTerminal, Write};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -19,6 +19,10 @@ use tracing_subscriber::EnvFilter;
 const WAITING_MAX: usize = 4_096;
 /// How long the end of the process waits for the lines before it.
 const FLUSH_LIMIT: Duration = Duration::from_secs(1);
+/// Between two tries to find room in a full queue.
+const FLUSH_RETRY: Duration = Duration::from_millis(10);
+/// How often that is tried; together as long as the limit.
+const FLUSH_TRIES_MAX: u32 = 100;
 
 enum Job {
     Line(Vec<u8>),
@@ -31,8 +35,17 @@ pub(super) struct Log(SyncSender<Job>);
 impl Drop for Log {
     fn drop(&mut self) {
         let (done, written) = sync_channel(1);
-        if self.0.try_send(Job::Flush(done)).is_ok() {
-            let _ = written.recv_timeout(FLUSH_LIMIT);
+        let mut flush = Job::Flush(done);
+        for _ in 0..FLUSH_TRIES_MAX {
+            match self.0.try_send(flush) {
+                Ok(()) => {
+                    let _ = written.recv_timeout(FLUSH_LIMIT);
+                    return;
+                }
+                Err(TrySendError::Full(back)) => flush = back,
+                Err(TrySendError::Disconnected(_)) => return,
+            }
+            std::thread::sleep(FLUSH_RETRY);
         }
     }
 }

@@ -425,12 +425,16 @@ impl ControlState {
             limits::check_count("users", users.len() + 1, limits::USERS_MAX)
                 .map_err(Rejection::Limit)?;
         }
+        // The first admin begins at 0, as clients of the Node.js Maxine expect. That happens once: the
+        // last admin cannot be deleted. Everyone else begins at the present index, which no earlier
+        // user of the name has reached: each of their versions took an index of its own.
+        let is_first = users.is_empty() && *role == Role::Admin;
+        let first_version = if is_first { 0 } else { self.index };
         let user = User {
             name: name.clone(),
             role: *role,
             password_hash: password_hash.clone(),
-            // A user's versions never reach the index of their deletion: each took an index itself.
-            credential_version: present.map_or(self.index, |version| version + 1),
+            credential_version: present.map_or(first_version, |version| version + 1),
             managed: *managed,
             ended_sessions: Vec::new(),
         };

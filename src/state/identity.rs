@@ -56,8 +56,8 @@ pub struct User {
     /// The password's argon2id hash in PHC form; never the password.
     pub password_hash: Box<str>,
     /// Grows with every change of the password or role; older tokens stop working. It begins at the
-    /// index at which the user was made, so that a user who is deleted and made again under the same
-    /// name never has a version that an old token was issued for.
+    /// index at which the user was made (the first admin's at 0), so that a user who is deleted and
+    /// made again under the same name never has a version that an old token was issued for.
     pub credential_version: u64,
     /// Whether the account comes from the operator's environment and cannot be changed here.
     pub managed: bool,

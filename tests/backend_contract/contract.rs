@@ -231,7 +231,11 @@ pub(crate) async fn calls_reach_the_leader(fixture: &dyn Fixture) {
         })
         .await;
         assert_eq!(answer, format!("{} heard renewals", leader.name).as_bytes());
-        let known = node.store.leadership_now();
+        // A node that has just started may forward to a leader that it has no proof of yet.
+        let known = eventually("the leader is known", async || {
+            Some(node.store.leadership_now()).filter(|known| known.leader.is_some())
+        })
+        .await;
         assert_eq!(known.leader.as_deref(), Some(&*leader.name));
         assert_eq!(known.is_leader, node.name == leader.name);
     }

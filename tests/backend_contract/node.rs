@@ -83,12 +83,17 @@ pub(crate) fn deregister(service_name: &str, id: &str) -> Command {
     Command::Deregister { items: vec![item] }
 }
 
+/// Somebody who asks for a change. A node does not pass on what claims to be a part of Maxine.
+pub(crate) fn caller() -> Actor {
+    Actor { user: "tester".into(), address: "127.0.0.1".into(), trace_id: "test".into() }
+}
+
 pub(crate) fn proposal(command: Command) -> Proposal {
     Proposal {
         request_id: RequestId(rand::random()),
         proposed_at_ms: 1_795_440_000_000,
         fence: None,
-        actor: Actor::system("test"),
+        actor: caller(),
         command,
     }
 }

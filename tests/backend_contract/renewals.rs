@@ -8,12 +8,12 @@ use maxine::actors::{LeadershipActor, Registry};
 use maxine::backend::StoreEvent;
 use maxine::backend::redis::RedisConfig;
 use maxine::clock::Clock;
-use maxine::state::{Actor, Address, Fence, Name, Registration};
+use maxine::state::{Address, Fence, Name, Registration};
 use tokio::sync::watch;
 
 use crate::contract;
 use crate::files::{Local, OneDirectory, Shared};
-use crate::node::{Fixture, Node, SOON, instance, service};
+use crate::node::{Fixture, Node, SOON, caller, instance, service};
 use crate::raft::ThreeDisks;
 use crate::redis_server::{OneServer, RedisServer, Told, open, quick};
 
@@ -70,7 +70,7 @@ impl Stack {
         let registration = Registration::new(Name::trusted(id), address, ttl_ms);
         crate::node::eventually("the registration is acknowledged", async || {
             let items = vec![(service("fleet"), registration.clone())];
-            let answer = self.registry.register(Actor::system("test"), None, items).await.ok()?;
+            let answer = self.registry.register(caller(), None, items).await.ok()?;
             answer.1.into_iter().next()?.ok()
         })
         .await

@@ -4,7 +4,7 @@
 //! time. The one before knows. It is asked once the new grant has reached it: from then on it
 //! acknowledges nothing, and what it says is all there was. The time of a lease stands still from
 //! that moment until the answer is here, for nobody could renew it meanwhile. A leader that is dead
-//! or cut off says nothing, and its leases keep their whole time (decision record 0009).
+//! or cut off says nothing, and its leases keep their whole time (decision record 0011).
 
 use std::sync::Arc;
 use std::time::Duration;
