@@ -164,6 +164,10 @@ async fn every_link_is_cut() {
     let fence = led.take_duties().await;
     let epoch = nodes[0].register("orders", "a", 80).await;
     agree(&nodes).await;
+    eventually("each node knows how old its state is", async || {
+        nodes.iter().all(|node| node.store.staleness_ms().is_some()).then_some(())
+    })
+    .await;
 
     links.iter().for_each(Partition::cut);
     eventually("nobody leads", async || {
