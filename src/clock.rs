@@ -30,8 +30,8 @@ pub struct Clock {
 enum Trust {
     /// There is nobody to ask.
     Alone { offset_ms: i64 },
-    /// The others were not asked yet, or never agreed.
-    Unchecked { offset_ms: i64 },
+    /// The others were not asked yet, or never agreed. `waited`: a write has waited for it in vain.
+    Unchecked { offset_ms: i64, waited: bool },
     /// A majority's clocks agree on it.
     Agreed { offset_ms: i64 },
 }
@@ -39,7 +39,7 @@ enum Trust {
 impl Trust {
     fn offset_ms(self) -> i64 {
         let (Self::Alone { offset_ms }
-        | Self::Unchecked { offset_ms }
+        | Self::Unchecked { offset_ms, .. }
         | Self::Agreed { offset_ms }) = self;
         offset_ms
     }
@@ -89,13 +89,26 @@ impl Clock {
     /// Says that there are other nodes, whose clocks must be compared before this one's is believed.
     pub fn ask_others(&self) {
         let offset_ms = self.offset_ms();
-        *self.trust.lock() = Trust::Unchecked { offset_ms };
+        *self.trust.lock() = Trust::Unchecked { offset_ms, waited: false };
     }
 
     /// Whether this node's clock may still have to be compared with others.
     #[must_use]
     pub fn is_unchecked(&self) -> bool {
         matches!(*self.trust.lock(), Trust::Unchecked { .. })
+    }
+
+    /// Whether a write should wait until the clock is compared. Once one has waited in vain, no other does.
+    #[must_use]
+    pub fn is_worth_waiting_for(&self) -> bool {
+        matches!(*self.trust.lock(), Trust::Unchecked { waited: false, .. })
+    }
+
+    /// Says that a write has waited in vain for the clock to be compared.
+    pub fn note_waited(&self) {
+        if let Trust::Unchecked { waited, .. } = &mut *self.trust.lock() {
+            *waited = true;
+        }
     }
 
     /// Compares the clock with others': `offsets` are those of the voters that answered, without this node,
@@ -126,7 +139,7 @@ impl Clock {
     /// clock says that the node was off for long, only an operator can know whether it was.
     pub fn note_start(&self, state_time_ms: u64) {
         let mut trust = self.trust.lock();
-        if let Trust::Alone { offset_ms } | Trust::Unchecked { offset_ms } = &mut *trust
+        if let Trust::Alone { offset_ms } | Trust::Unchecked { offset_ms, .. } = &mut *trust
             && state_time_ms > 0
             && self.wall_ms().abs_diff(state_time_ms) > OFF_MS
         {

@@ -19,13 +19,24 @@ const OF_TEXT: &[(&str, &str)] = &[
     ("provided string was not `true` or `false`", "true or false"),
 ];
 
+/// What is wrong with JSON that cannot be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum JsonFault {
+    /// A required field is missing.
+    MissingField,
+    /// A field does not exist.
+    UnknownField,
+    /// Anything else.
+    Other,
+}
+
 /// JSON that cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JsonError {
     /// The field that it is about, if that is known.
     pub field: Option<String>,
-    /// Whether the field is one that does not exist.
-    pub is_unknown_field: bool,
+    /// What is wrong.
+    pub fault: JsonFault,
     /// The whole complaint.
     pub text: String,
 }
@@ -37,7 +48,7 @@ pub struct JsonError {
 pub fn read_json<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, JsonError> {
     serde_json::from_slice(bytes).map_err(|error| {
         if error.is_syntax() || error.is_eof() {
-            return JsonError { field: None, is_unknown_field: false, text: syntax(&error) };
+            return JsonError { field: None, fault: JsonFault::Other, text: syntax(&error) };
         }
         // Read again, for where it went wrong.
         let mut reader = serde_json::Deserializer::from_slice(bytes);
@@ -68,23 +79,23 @@ pub fn complaint(path: &str, message: &str) -> JsonError {
     let subject = if path.is_empty() { "the document" } else { path };
     let known = |text: String| JsonError {
         field: (!path.is_empty()).then(|| path.to_owned()),
-        is_unknown_field: false,
+        fault: JsonFault::Other,
         text,
     };
     if let Some(name) = quoted(message, "missing field `") {
         let parent = if path.is_empty() { String::new() } else { format!("{path}.") };
         let field = format!("{parent}{name}");
         let text = format!("the field {field} is missing");
-        return JsonError { field: Some(field), is_unknown_field: false, text };
+        return JsonError { field: Some(field), fault: JsonFault::MissingField, text };
     }
     if let Some(name) = quoted(message, "unknown field `") {
         let there = message.split_once(", expected ").map_or("none", |(_, rest)| rest);
         let text = format!("there is no field {name}; known here: {}", choices(there));
-        return JsonError { field: Some(name.into()), is_unknown_field: true, text };
+        return JsonError { field: Some(name.into()), fault: JsonFault::UnknownField, text };
     }
     if let Some(name) = quoted(message, "duplicate field `") {
         let text = format!("the field {name} is given twice");
-        return JsonError { field: Some(name.into()), is_unknown_field: false, text };
+        return JsonError { field: Some(name.into()), fault: JsonFault::Other, text };
     }
     if let Some(given) = quoted(message, "unknown variant `") {
         let there = message.split_once(", expected ").map_or("none", |(_, rest)| rest);
@@ -104,7 +115,7 @@ pub fn complaint(path: &str, message: &str) -> JsonError {
         let subject = if path.is_empty() && !before.is_empty() { before } else { subject };
         return JsonError {
             field: (subject != "the document").then(|| subject.to_owned()),
-            is_unknown_field: false,
+            fault: JsonFault::Other,
             text: format!("{subject} must be {wanted}"),
         };
     }

@@ -21,7 +21,7 @@ const CALL_TIMEOUT: Duration = Duration::from_millis(500);
 const PAUSE: Duration = Duration::from_secs(1);
 /// Between two comparisons while the clock is unchecked.
 const UNCHECKED_PAUSE: Duration = Duration::from_millis(100);
-/// How long a new leader's first proposal waits for the comparison.
+/// How long the first write of a node waits for the comparison.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What the last comparison showed.
@@ -99,14 +99,19 @@ async fn offset_of(store: &dyn ControlStore, clock: &Clock, id: u64) -> Option<i
     Some(i64::try_from(wall_ms).ok()? - i64::try_from(read_ms).ok()?)
 }
 
-/// Waits until the clock is compared, but not for long: what is proposed without it carries no time.
+/// Waits until the clock is compared, but not for long and not twice in vain: what is proposed without it carries
+/// no time.
 pub async fn settled(clock: &Clock) {
+    if !clock.is_worth_waiting_for() {
+        return;
+    }
     let compared = async {
-        while clock.is_unchecked() {
+        while clock.is_worth_waiting_for() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
     if tokio::time::timeout(SETTLE_TIMEOUT, compared).await.is_err() {
+        clock.note_waited();
         tracing::warn!("no majority of clocks agrees: what is proposed carries no time");
     }
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tokio::sync::broadcast::error::RecvError;
 
+use super::clock_check;
 use crate::backend::{ControlStore, StoreEvent};
 use crate::clock::Clock;
 use crate::state::{Actor as Who, Batch, Command, Proposal, RequestId};
@@ -77,10 +78,11 @@ async fn begin(
     before: u64,
     line: u64,
 ) -> Result<(), String> {
+    clock_check::settled(clock).await;
     let history = rand::random::<u64>() | 1;
     let proposal = Proposal {
         request_id: RequestId(rand::random()),
-        proposed_at_ms: clock.wall_ms(),
+        proposed_at_ms: clock.proposal_ms(),
         fence: None,
         actor: Who::system("history"),
         command: Command::BeginHistory { before, history, line },

@@ -16,7 +16,7 @@ use crate::actors::WriteError;
 use crate::backend::{AdminError, ReadError};
 use crate::state::{LimitExceeded, Rejection};
 use crate::view::NotReached;
-use crate::words::{self, JsonError};
+use crate::words::{self, JsonError, JsonFault};
 
 /// The media type of every error of the native API.
 pub const PROBLEM_JSON: &str = "application/problem+json";
@@ -376,10 +376,9 @@ impl IntoResponse for Problem {
 
 impl From<JsonError> for Problem {
     fn from(error: JsonError) -> Self {
-        let kind = if error.is_unknown_field {
-            ProblemKind::UnknownField
-        } else {
-            ProblemKind::InvalidRequest
+        let kind = match error.fault {
+            JsonFault::UnknownField => ProblemKind::UnknownField,
+            JsonFault::MissingField | JsonFault::Other => ProblemKind::InvalidRequest,
         };
         let problem = Self::new(kind, error.text.escape_debug().to_string().replace("\\\"", "\""));
         match error.field {

@@ -224,7 +224,8 @@ async fn header_values_of_a_policy_are_for_those_who_may_change_it() {
         "probe": {"kind": "http", "headers": [["authorization", "Bearer s3cret-a"]]},
         "traffic": {"request_headers": {"set": [["x-key", "s3cret-b"]], "add": [["x-key", "s3cret-c"]]}}
     });
-    let put = server.admin(Method::PUT, "/services/default/orders/policy").json(&policy);
+    let put =
+        server.admin(Method::PUT, "/services/default/orders/policy?create=true").json(&policy);
     assert_eq!(server.json(put).await.0, 200);
     let own = json!({
         "address": "http://127.0.0.1:9", "ttl_ms": 60_000,

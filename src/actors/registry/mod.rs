@@ -22,6 +22,7 @@ use actix::ArbiterHandle;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
+use super::clock_check;
 use super::leadership::Duties;
 use super::peer::{PeerKind, PeerRouter};
 use super::supervisor::{SendError, Supervised};
@@ -268,6 +269,7 @@ impl Registry {
     }
 
     async fn submit(&self, request: WriteRequest) -> Result<Applied, WriteError> {
+        clock_check::settled(&self.clock).await;
         let proposal = Proposal {
             request_id: request.request_id.unwrap_or_else(|| RequestId(rand::random())),
             proposed_at_ms: self.clock.proposal_ms(),

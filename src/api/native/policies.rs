@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::{IntoParams, ToSchema};
 
-use super::extract::{BODY_LEN_MAX, JsonBody, NoParams, Params, RawJson, ServicePath, parse_json};
+use super::extract::{BODY_LEN_MAX, JsonBody, NoParams, Params, RawJson, ServicePath};
 use super::fresh::{Fresh, Freshness, Revised, Write, etag, unexpected};
 use super::merge_patch::{self, MergePatch};
 use super::page::{self, Page};
@@ -19,6 +19,7 @@ use crate::state::{
     Applied, Command, ConfigRecord, ConfigRevision, ControlState, Reply, Role, RuntimeConfig,
     ServiceKey, ServicePolicy,
 };
+use crate::words::{self, JsonFault};
 
 /// A policy and its revision.
 #[derive(Debug, Serialize, ToSchema)]
@@ -190,13 +191,12 @@ pub(super) async fn put_config(
     write: Write,
     RawJson(bytes): RawJson<BODY_LEN_MAX>,
 ) -> Result<Response, Problem> {
-    let config: RuntimeConfig = parse_json(&bytes).map_err(|problem| {
-        let missing = problem.detail.split_once("missing field `").map(|(_, rest)| rest);
-        let Some((field, _)) = missing.and_then(|rest| rest.split_once('`')) else {
-            return problem;
+    let config: RuntimeConfig = words::read_json(&bytes).map_err(|error| {
+        let (JsonFault::MissingField, Some(field)) = (error.fault, &error.field) else {
+            return error.into();
         };
         let detail = format!("the configuration is replaced whole, and {field} is missing");
-        Problem::new(ProblemKind::Incomplete, detail).with_field(field)
+        Problem::new(ProblemKind::Incomplete, detail).with_field(field.as_str())
     })?;
     config.check()?;
     let expected_revision = write.conditions.expected_revision();
