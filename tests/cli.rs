@@ -403,7 +403,6 @@ fn a_restored_cluster_knows_no_place_of_the_old_one(
     let mut node = plain(&["serve", "--exit-with-stdin", "--mode=raft", "--node-id=7"])
         .arg(format!("--data-dir={data_dir}"))
         .arg(format!("--port={}", http.rsplit_once(':').unwrap().1))
-        .arg(format!("--cluster-id={}", "maxine-dev"))
         .args([format!("--raft-listen={peer}"), format!("--raft-members={members}")])
         .env("MAXINE_ADMIN_USERNAME", "ada")
         .env("MAXINE_ADMIN_PASSWORD", PASSWORD)

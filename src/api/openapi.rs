@@ -75,6 +75,7 @@ pub(super) fn complete(document: &mut OpenApi) {
             (Method::GET, &mut item.get),
             (Method::PUT, &mut item.put),
             (Method::POST, &mut item.post),
+            (Method::PATCH, &mut item.patch),
             (Method::DELETE, &mut item.delete),
         ] {
             if let Some(operation) = operation {

@@ -74,7 +74,7 @@ test('two of three nodes are gone: the page says that nobody leads, and shows wh
       await page.getByText(/No leader\./).first().waitFor({ timeout: 60_000 });
       await page.getByText('before').first().waitFor();
       await go(page, '/cluster');
-      await page.getByText(/writes are refused until 2 of 3 voters/).waitFor();
+      await page.getByText(/No majority: 2 of 3 voters are needed, 1 reachable/).waitFor();
       assert.deepEqual(await violations(page), [], theme);
       await go(page, '/services/default/before?instance=a');
       await page.getByRole('button', { name: 'Drain', exact: true }).click();

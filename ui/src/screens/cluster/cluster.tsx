@@ -62,7 +62,7 @@ function Tolerance({ status }: { status: ClusterStatus }) {
     return (
       <p className="lead">
         <Status tone="bad">
-          No majority: {t.majority} of {t.voters} voters are needed, {t.there} reachable. Writes wait; lookups go on.
+          No majority: {t.majority} of {t.voters} voters are needed, {t.there} reachable. Writes are refused; lookups continue.
         </Status>
       </p>
     );
