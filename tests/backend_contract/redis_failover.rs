@@ -199,9 +199,12 @@ async fn a_redis_cluster() {
     }
     agree(&nodes).await;
     for node in &nodes {
-        let body = bytes::Bytes::from_static(b"x");
-        let answer = node.store.call_leader(body, crate::node::SOON).await;
-        assert!(answer.is_ok(), "{answer:?}");
+        // A lease that a busy machine renews late leaves a moment in which nobody leads.
+        eventually("the leader answers", async || {
+            let body = bytes::Bytes::from_static(b"x");
+            node.store.call_leader(body, crate::node::SOON).await.ok()
+        })
+        .await;
     }
     assert_eq!(server.command(&["EXISTS", "{maxine:registry}:log"]).await, "1");
     for node in &nodes {
