@@ -166,6 +166,12 @@ impl RaftNode {
         self.inner.owed_index()
     }
 
+    /// The index up to which this node knows `id` to have acknowledged the log; `None` if it knows nothing
+    /// of it. Leaders tell the other nodes once a heartbeat.
+    pub fn acknowledged_index(&self, id: NodeId) -> Option<u64> {
+        self.inner.links.context.me.acknowledged.of(id).map(|last| last.index)
+    }
+
     /// What the membership says of a node. Cheap, for every request.
     pub fn member(&self, id: NodeId) -> Option<Member> {
         self.inner

@@ -473,11 +473,15 @@ async fn a_node_with_an_older_copy_of_its_directory_is_noticed_and_filled() {
         let filled = || cluster.node(lost).owed_index().is_none().then_some(());
         eventually("it has all that it had acknowledged", filled).await;
 
-        // Without that leader the third node remembers, because the leader had told it.
+        // Without that leader the third node remembers, because the leader had told it: it does so once a
+        // heartbeat, and what a leader had no time to tell is lost with it.
+        let third = (1..=3).find(|id| ![lost, leader].contains(id)).unwrap();
+        let end = cluster.node(lost).status().last_log_index;
+        let informed = || (cluster.node(third).acknowledged_index(lost) >= end).then_some(());
+        eventually("the leader has told the third node", informed).await;
         cluster.kill(lost).await;
         set_back(&dir);
         cluster.kill(leader).await;
-        let third = *cluster.nodes.keys().next().unwrap();
         cluster.start_node(lost).await;
         // It is filled as soon as the third node leads, so that it may lack nothing any more.
         let known = || {
