@@ -48,7 +48,7 @@ mod settings;
 pub use preflight::preflight;
 pub use settings::certificates;
 
-/// How long handing leadership over may take when the node stops.
+/// How long transferring leadership may take when the node stops.
 const TRANSFER_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long the next leader may take to ask what is left of the leases.
 const LEASES_TIMEOUT: Duration = Duration::from_secs(1);
@@ -328,14 +328,14 @@ impl Node {
                 );
             } else if !self.registry.handed_over(LEASES_TIMEOUT).await {
                 tracing::warn!(
-                    "the new leader did not ask how long the leases had left; it gives each its whole time"
+                    "the new leader did not ask for the remaining times of the leases; it gives each lease its whole TTL"
                 );
             }
         }
         self.cancel.cancel();
         self.tasks.close();
         if tokio::time::timeout(DRAIN_TIMEOUT, self.tasks.wait()).await.is_err() {
-            tracing::warn!("requests in flight did not finish in time and are cut off");
+            tracing::warn!("requests in flight did not finish in time and are closed");
         }
         self.data_plane.stop(DRAIN_TIMEOUT).await;
         self.api.audit().stop().await;
@@ -395,7 +395,7 @@ async fn keep_identities(
             Ok(None) => {}
             Ok(Some(password)) => settings::show_password(&config, &password),
             Err(error) => {
-                tracing::warn!(%error, "accounts are not written yet; trying again");
+                tracing::warn!(%error, "the accounts could not be written yet; trying again");
                 tokio::time::sleep(IDENTITIES_PAUSE).await;
                 continue;
             }

@@ -85,7 +85,7 @@ impl Refusals {
         let (dir, reason) = (self.dir.clone(), reason.to_owned());
         let keeping = tokio::task::spawn_blocking(move || dir.keep_removal(&reason));
         if let Err(error) = keeping.await.map_err(std::io::Error::other).and_then(|kept| kept) {
-            tracing::warn!(%error, "the removal of this node cannot be kept in its directory");
+            tracing::warn!(%error, "the removal of this node cannot be stored in its data directory");
         }
     }
 

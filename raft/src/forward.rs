@@ -28,7 +28,7 @@ pub(crate) async fn answer(
             let payload = match handler.admit(from, payload.into()) {
                 Ok(payload) => payload,
                 Err(reason) => {
-                    tracing::warn!(from, %reason, "a proposal of another node is refused");
+                    tracing::warn!(from, %reason, "a proposal from another node was refused");
                     return Response::ProposeRefused(ProposeRefusalDto::Refused(reason));
                 }
             };
@@ -53,7 +53,7 @@ pub(crate) async fn answer(
         }
         Request::Confirm => inner.confirm(),
         Request::Admin { operation, timeout_ms } => {
-            tracing::info!(from, "a membership operation was forwarded");
+            tracing::info!(from, "a membership change was forwarded to the leader");
             match membership::carry_out(inner, operation, bounded(timeout_ms)).await {
                 Ok(()) => Response::AdminDone,
                 Err(error) => Response::AdminRefused(membership::refusal_to_dto(error)),

@@ -177,7 +177,7 @@ impl RaftNode {
         inner.accepting.store(false, Ordering::Release);
         inner.stop.cancel();
         if tokio::time::timeout(Duration::from_secs(5), inner.raft.shutdown()).await.is_err() {
-            tracing::warn!("the consensus core did not stop in time");
+            tracing::warn!("the Raft core did not stop in time");
         }
         tracing::debug!("core stopped");
         inner.links.close();

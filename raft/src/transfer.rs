@@ -89,7 +89,7 @@ async fn begin(inner: &Inner, to: Option<NodeId>) -> Result<NodeId, AdminError> 
         None => best_successor(inner)
             .ok_or_else(|| AdminError::Refused("no other voter is connected".to_owned()))?,
     };
-    tracing::info!(target, "handing leadership over");
+    tracing::info!(target, "transferring leadership");
     inner.raft.trigger().transfer_leader(target).await.map_err(|_| AdminError::ShuttingDown)?;
     Ok(target)
 }
@@ -128,7 +128,10 @@ async fn stand_again(inner: &Inner, target: NodeId) -> Result<bool, AdminError> 
     if !answer.vote_granted {
         return Ok(false);
     }
-    tracing::warn!(term = vote.leader_id.term, "nobody took over; standing for election again");
+    tracing::warn!(
+        term = vote.leader_id.term,
+        "no other node took over; this node stands for election again"
+    );
     inner.raft.trigger().elect(true).await.map_err(|_| AdminError::ShuttingDown)?;
     Ok(true)
 }

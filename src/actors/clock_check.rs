@@ -112,6 +112,6 @@ pub async fn settled(clock: &Clock) {
     };
     if tokio::time::timeout(SETTLE_TIMEOUT, compared).await.is_err() {
         clock.note_waited();
-        tracing::warn!("no majority of clocks agrees: what is proposed carries no time");
+        tracing::warn!("no majority of clocks agrees: proposals from this node carry no time");
     }
 }

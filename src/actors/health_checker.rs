@@ -26,9 +26,9 @@ use super::supervisor::{Lifeline, Supervised};
 use crate::backend::{ClusterStatus, ControlStore};
 use crate::clock::Clock;
 use crate::health::{
-    ActiveDefaults, HealthCore, Observation, ProbeAnswer, ProbeJob, Prober, SaidWord, TrackView,
-    VerdictContext, Verdicts, decode_ask, decode_observations, decode_said, encode_ask,
-    encode_observations, encode_said,
+    ActiveDefaults, HealthCore, Observation, ObserverReport, ProbeAnswer, ProbeJob, Prober,
+    TrackView, VerdictContext, Verdicts, decode_ask, decode_observations, decode_reports,
+    encode_ask, encode_observations, encode_reports,
 };
 use crate::state::{Actor as Who, Command, Fence, HealthReport, InstanceKey, ServiceKey};
 use crate::view::{View, WatchScope};
@@ -46,7 +46,7 @@ const BATCH_MAX: usize = 500;
 /// For one message to the leader.
 const REPORT_TIMEOUT: Duration = Duration::from_secs(2);
 /// For one question to the leader, which somebody waits for.
-const WORDS_TIMEOUT: Duration = Duration::from_secs(1);
+const REPORTS_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Takes what the health checker tells; for metrics and alerts. Must not block.
 pub trait HealthSink: Send + Sync + 'static {
@@ -120,7 +120,7 @@ impl HealthChecker {
         });
         let service = ObservationService(Arc::clone(&shared));
         shared.parts.peers.set(PeerKind::Observations, Box::new(service));
-        shared.parts.peers.set(PeerKind::Words, Box::new(WordService(Arc::clone(&shared))));
+        shared.parts.peers.set(PeerKind::Reports, Box::new(ReportService(Arc::clone(&shared))));
         let actor = {
             let shared = Arc::clone(&shared);
             Supervised::start(arbiter, move |lifeline| {
@@ -138,16 +138,16 @@ impl HealthChecker {
 
     /// What all observers said last of an instance, as the leader heard it; empty where it cannot be
     /// asked.
-    pub async fn words(&self, key: &InstanceKey) -> Vec<SaidWord> {
+    pub async fn reports(&self, key: &InstanceKey) -> Vec<ObserverReport> {
         let parts = &self.shared.parts;
         if parts.duties.borrow().is_some() {
-            return self.shared.words(key);
+            return self.shared.reports(key);
         }
         let Ok(ask) = encode_ask(key) else { return Vec::new() };
         let store = parts.store.as_ref();
-        let answer = peer::call_leader(store, PeerKind::Words, &ask, WORDS_TIMEOUT).await;
+        let answer = peer::call_leader(store, PeerKind::Reports, &ask, REPORTS_TIMEOUT).await;
         let Ok(answer) = answer else { return Vec::new() };
-        decode_said(&answer).unwrap_or_default()
+        decode_reports(&answer).unwrap_or_default()
     }
 
     /// Whether active health checks of the compatible kind run.
@@ -194,15 +194,15 @@ impl HealthChecker {
 }
 
 impl Shared {
-    fn words(&self, key: &InstanceKey) -> Vec<SaidWord> {
-        self.verdicts.lock().words(key, self.parts.clock.monotonic_ms())
+    fn reports(&self, key: &InstanceKey) -> Vec<ObserverReport> {
+        self.verdicts.lock().reports(key, self.parts.clock.monotonic_ms())
     }
 }
 
 /// Tells other nodes what observers said, on the leader.
-struct WordService(Arc<Shared>);
+struct ReportService(Arc<Shared>);
 
-impl PeerService for WordService {
+impl PeerService for ReportService {
     fn answer(&self, body: Bytes) -> BoxFuture<'static, Result<Bytes, String>> {
         let shared = Arc::clone(&self.0);
         async move {
@@ -210,7 +210,7 @@ impl PeerService for WordService {
                 return Err("this node does not hold the leader's duties".into());
             }
             let key = decode_ask(&body).map_err(|error| error.to_string())?;
-            let said = encode_said(shared.words(&key)).map_err(|error| error.to_string())?;
+            let said = encode_reports(shared.reports(&key)).map_err(|error| error.to_string())?;
             Ok(said.into())
         }
         .boxed()
@@ -406,7 +406,7 @@ impl HealthCheckerActor {
             let health = &item.health;
             tracing::info!(
                 instance = %item.key, liveness = ?health.liveness, readiness = ?health.readiness,
-                reason = %health.reason, "the verdict on an instance changes"
+                reason = %health.reason, "the health verdict of an instance changed"
             );
         }
         self.proposing = true;
@@ -421,7 +421,7 @@ impl HealthCheckerActor {
         ctx.spawn(propose.into_actor(self).map(|result, actor, _| {
             actor.proposing = false;
             if let Err(error) = result {
-                tracing::warn!(%error, "verdicts were not written yet");
+                tracing::warn!(%error, "health verdicts could not be written yet");
             }
         }));
     }
@@ -431,7 +431,8 @@ impl HealthCheckerActor {
     fn watch_panic(&mut self, services: Option<&BTreeSet<ServiceKey>>) {
         let parts = &self.shared.parts;
         let snapshot = parts.view.snapshot();
-        let panics = |key: &ServiceKey| snapshot.state.service(key).is_some_and(|s| s.panics());
+        let panics =
+            |key: &ServiceKey| snapshot.state.service(key).is_some_and(|s| s.in_panic_mode());
         let candidates: BTreeMap<ServiceKey, bool> = match services {
             Some(services) => services.iter().map(|key| (key.clone(), panics(key))).collect(),
             None => {

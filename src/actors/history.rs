@@ -91,7 +91,7 @@ async fn begin(
     store.propose(batch, ATTEMPT_TIMEOUT).await.map_err(|error| error.to_string())?;
     tracing::warn!(
         before = format!("{before:016x}"),
-        "data was restored or lost: another history begins, and watchers start again"
+        "data was restored or lost: a new history begins, and watchers must start again"
     );
     Ok(())
 }

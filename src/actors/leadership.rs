@@ -78,7 +78,7 @@ impl LeadershipActor {
     fn stand_down(&mut self) {
         self.term = None;
         if self.duties.send_replace(None).is_some() {
-            tracing::warn!(node = %self.node, "leadership lost, the leader's duties stop");
+            tracing::warn!(node = %self.node, "leadership was lost; this node stops the leader's duties");
         }
     }
 
@@ -139,7 +139,7 @@ impl LeadershipActor {
                 actor.former = Some(Former { name: actor.node.to_string(), lost_at_ms: None });
                 return;
             }
-            tracing::debug!(?reply, "the grant was not committed, asking again");
+            tracing::debug!(?reply, "the leader's grant was not committed; asking again");
             ctx.run_later(GRANT_PAUSE, move |actor, ctx| {
                 let still = {
                     let leadership = actor.store.leadership();

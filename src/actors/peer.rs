@@ -23,7 +23,7 @@ pub enum PeerKind {
     /// Whom the leader hears.
     Members = 3,
     /// What observers said last of an instance, asked of the leader's health checker.
-    Words = 4,
+    Reports = 4,
     /// What time a node has.
     Time = 5,
     /// What is left of the leases, asked of the leader before.
@@ -47,7 +47,7 @@ pub struct PeerRouter {
     renew: ArcSwapOption<Box<dyn PeerService>>,
     observations: ArcSwapOption<Box<dyn PeerService>>,
     members: ArcSwapOption<Box<dyn PeerService>>,
-    words: ArcSwapOption<Box<dyn PeerService>>,
+    reports: ArcSwapOption<Box<dyn PeerService>>,
     time: ArcSwapOption<Box<dyn PeerService>>,
     former_leases: ArcSwapOption<Box<dyn PeerService>>,
     report: ArcSwapOption<Box<dyn PeerService>>,
@@ -66,7 +66,7 @@ impl PeerRouter {
             k if k == PeerKind::Renew as u8 => Some(&self.renew),
             k if k == PeerKind::Observations as u8 => Some(&self.observations),
             k if k == PeerKind::Members as u8 => Some(&self.members),
-            k if k == PeerKind::Words as u8 => Some(&self.words),
+            k if k == PeerKind::Reports as u8 => Some(&self.reports),
             k if k == PeerKind::Time as u8 => Some(&self.time),
             k if k == PeerKind::FormerLeases as u8 => Some(&self.former_leases),
             k if k == PeerKind::Report as u8 => Some(&self.report),

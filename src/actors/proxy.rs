@@ -23,7 +23,7 @@ pub struct ProxyActor {
     health: Option<HealthChecker>,
     clock: Clock,
     /// Ejected instances that the health checker was told of: until when, and at which address.
-    told: BTreeMap<InstanceKey, (u64, u64)>,
+    reported: BTreeMap<InstanceKey, (u64, u64)>,
     _lifeline: Lifeline,
 }
 
@@ -40,7 +40,7 @@ impl ProxyActor {
         clock: Clock,
         lifeline: Lifeline,
     ) -> Self {
-        Self { forwarder, health, clock, told: BTreeMap::new(), _lifeline: lifeline }
+        Self { forwarder, health, clock, reported: BTreeMap::new(), _lifeline: lifeline }
     }
 
     fn tell(&mut self, event: StandingEvent) {
@@ -50,18 +50,18 @@ impl ProxyActor {
         };
         let (instance, change, reason) = (&event.key, event.change, event.reason.as_str());
         if level == tracing::Level::WARN {
-            tracing::warn!(%instance, ?change, reason, "the proxy holds an instance back");
+            tracing::warn!(%instance, ?change, reason, "the proxy stopped sending requests to an instance");
         } else {
-            tracing::info!(%instance, ?change, reason, "the proxy uses an instance again");
+            tracing::info!(%instance, ?change, reason, "the proxy sends requests to an instance again");
         }
         let Some(health) = &self.health else { return };
         match event.change {
             StandingChange::Ejected => {
                 let until_ms = self.clock.monotonic_ms() + event.lasts_ms;
-                self.told.insert(event.key.clone(), (until_ms, event.address_index));
+                self.reported.insert(event.key.clone(), (until_ms, event.address_index));
                 health.held_by_proxy(event.key, event.address_index, Some(event.reason));
             }
-            StandingChange::Returned if self.told.remove(&event.key).is_some() => {
+            StandingChange::Returned if self.reported.remove(&event.key).is_some() => {
                 health.held_by_proxy(event.key, event.address_index, None);
             }
             _ => {}
@@ -73,13 +73,13 @@ impl ProxyActor {
     fn release(&mut self) {
         let now_ms = self.clock.monotonic_ms();
         let over: Vec<(InstanceKey, u64)> = self
-            .told
+            .reported
             .iter()
             .filter(|(_, (until_ms, _))| *until_ms <= now_ms)
             .map(|(key, (_, epoch))| (key.clone(), *epoch))
             .collect();
         for (key, epoch) in over {
-            self.told.remove(&key);
+            self.reported.remove(&key);
             if let Some(health) = &self.health {
                 health.held_by_proxy(key, epoch, None);
             }

@@ -74,7 +74,7 @@ impl<A: Actor<Context = Context<A>>> Supervised<A> {
                 shared.restarts.fetch_add(1, Ordering::Relaxed);
                 tracing::error!(
                     actor = std::any::type_name::<A>(),
-                    "actor ended, starting it again"
+                    "an actor ended; it is started again"
                 );
                 tokio::time::sleep(RESTART_PAUSE).await;
             }

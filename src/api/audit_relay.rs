@@ -42,7 +42,7 @@ const GAP_ALERT_PAUSE_MS: u64 = 60_000;
 #[derive(Default)]
 struct Gap {
     records: u64,
-    told_at_ms: Option<u64>,
+    reported_at_ms: Option<u64>,
 }
 
 struct Inner {
@@ -87,11 +87,11 @@ impl AuditRelay {
         let now_ms = self.0.clock.monotonic_ms();
         let mut gap = self.0.gap.lock();
         gap.records += records as u64;
-        if gap.told_at_ms.is_some_and(|at_ms| now_ms - at_ms < GAP_ALERT_PAUSE_MS) {
+        if gap.reported_at_ms.is_some_and(|at_ms| now_ms - at_ms < GAP_ALERT_PAUSE_MS) {
             return;
         }
         let missing = std::mem::take(&mut gap.records);
-        gap.told_at_ms = Some(now_ms);
+        gap.reported_at_ms = Some(now_ms);
         drop(gap);
         let message = format!("{missing} audit records could not be written: {error}");
         let notice = Notice::new(AlertKind::AuditGap, &*self.0.node, message);

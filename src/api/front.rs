@@ -19,7 +19,7 @@ use super::middleware::{EdgeLayer, Shared};
 use crate::clock::Clock;
 use crate::proxy::{Interim, InterimTurn};
 
-use super::short_cut::ShortCut;
+use super::fast_path::FastPath;
 use super::{AppState, compat, error, routes};
 
 /// Takes every request.
@@ -27,7 +27,7 @@ pub struct Front {
     router: Router,
     edge: Arc<Shared>,
     state: AppState,
-    short_cut: Option<ShortCut>,
+    fast_path: Option<FastPath>,
 }
 
 impl Front {
@@ -36,8 +36,8 @@ impl Front {
     pub fn new(state: AppState) -> Self {
         let router = routes::build(state.clone());
         let edge = EdgeLayer::new(state.clone()).shared();
-        let short_cut = ShortCut::new(state.clone(), Arc::clone(&edge));
-        Self { router, edge, state, short_cut }
+        let fast_path = FastPath::new(state.clone(), Arc::clone(&edge));
+        Self { router, edge, state, fast_path }
     }
 
     /// The node's clock.
@@ -46,8 +46,8 @@ impl Front {
     }
 
     /// What comes before the HTTP library, where the settings allow it.
-    pub(super) fn short_cut(&self) -> Option<&ShortCut> {
-        self.short_cut.as_ref()
+    pub(super) fn fast_path(&self) -> Option<&FastPath> {
+        self.fast_path.as_ref()
     }
 
     /// Answers what needs nothing but the view: discovery by redirect. `None` for all else.
@@ -98,7 +98,8 @@ impl Front {
                 // HTTP/2 has its own way for them, which the library does not know either.
                 let turn = (request.version() == Version::HTTP_11).then(|| interim.begin());
                 let sink = turn.as_ref().map(InterimTurn::sink);
-                let answer = compat::hand_on(&self.state, &record.context, request, sink);
+                let answer =
+                    compat::forward_to_instance(&self.state, &record.context, request, sink);
                 match AssertUnwindSafe(answer).catch_unwind().await {
                     Ok((response, attempts)) => {
                         record.attempted(attempts);

@@ -5,7 +5,7 @@ pub(crate) use super::native::fuzz::{
     body as native_body, query as native_query, query_seeds, seeds as native_seeds,
 };
 
-pub(crate) use super::short_cut::fuzz::{head, seeds as head_seeds};
+pub(crate) use super::fast_path::fuzz::{head, seeds as head_seeds};
 
 /// Header fields, one a line.
 pub(crate) fn headers(bytes: &[u8]) {

@@ -10,6 +10,7 @@ mod body;
 pub mod caller;
 mod compat;
 pub mod error;
+mod fast_path;
 mod field_names;
 mod front;
 #[cfg(any(test, feature = "fuzz"))]
@@ -23,11 +24,10 @@ pub mod openapi;
 mod origins;
 mod own_password;
 mod pacing;
+mod ports;
 pub mod problem;
 mod routes;
-mod seams;
 pub mod serve;
-mod short_cut;
 mod state;
 mod ui;
 
@@ -38,9 +38,9 @@ pub use caller::{Caller, RequestContext, Via};
 pub use compat::account_sign_in;
 pub use front::Front;
 pub use hosts::name_of as host_name;
-pub use seams::{
-    Forward, ForwardAnswer, ForwardRequest, Forwarded, HealthReports, ProbeObservation, Standing,
-    UpstreamsReport,
+pub use ports::{
+    ChosenInstance, Forward, ForwardAnswer, ForwardRequest, HealthReports, ProbeObservation,
+    Standing, UpstreamsReport,
 };
 pub use state::{ApiSettings, AppParts, AppState};
 

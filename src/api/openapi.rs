@@ -251,7 +251,8 @@ impl Files {
             return Some(kept.clone());
         }
         let found = utoipa_swagger_ui::serve(name, Arc::new(self.config.clone()));
-        let file = found.inspect_err(|error| tracing::error!(%error, "a page cannot be made"));
+        let file =
+            found.inspect_err(|error| tracing::error!(%error, "a page could not be rendered"));
         let file = file.ok().flatten()?;
         let kept = (Bytes::from(file.bytes.into_owned()), file.content_type);
         self.page.lock().insert(name.to_owned(), kept.clone());

@@ -30,13 +30,13 @@ pub enum ProblemKind {
     UnknownField,
     /// No token, or one that is not accepted.
     Unauthorized,
-    /// The role is too low.
+    /// Not allowed for this role.
     Forbidden,
     /// What it names is not there.
     NotFound,
-    /// The path has no such method.
+    /// Method not allowed.
     MethodNotAllowed,
-    /// The body did not arrive in time.
+    /// Request timeout.
     RequestTimeout,
     /// It exists already, or the cluster's state does not allow it.
     Conflict,
@@ -46,11 +46,11 @@ pub enum ProblemKind {
     Compacted,
     /// `If-Match` did not match.
     RevisionMismatch,
-    /// The body is over its limit.
+    /// Body too large.
     PayloadTooLarge,
-    /// The body is not JSON by its type.
+    /// Unsupported media type by its type.
     UnsupportedMediaType,
-    /// A value is outside its limit.
+    /// Limit exceeded.
     LimitExceeded,
     /// A part of a document where the whole is replaced.
     Incomplete,
@@ -58,7 +58,7 @@ pub enum ProblemKind {
     TooManyRequests,
     /// A defect.
     Internal,
-    /// This backend has no such thing.
+    /// Not supported by this backend.
     NotSupported,
     /// Nothing was done; a retry is safe, later.
     Unavailable,
@@ -145,26 +145,26 @@ impl ProblemKind {
     #[must_use]
     pub fn title(self) -> &'static str {
         match self {
-            Self::InvalidRequest => "The request cannot be read",
+            Self::InvalidRequest => "Invalid request",
             Self::UnknownField => "Unknown field",
-            Self::Unauthorized => "A valid token is needed",
-            Self::Forbidden => "The role is too low",
-            Self::NotFound => "It does not exist",
-            Self::MethodNotAllowed => "The path has no such method",
-            Self::RequestTimeout => "The body did not arrive in time",
-            Self::Conflict => "The present state does not allow it",
-            Self::Managed => "It is set in the environment of the nodes",
-            Self::Compacted => "The changes since then are no longer kept",
-            Self::RevisionMismatch => "Someone else changed it first",
-            Self::PayloadTooLarge => "The body is over its limit",
-            Self::UnsupportedMediaType => "The body is not JSON",
-            Self::LimitExceeded => "A value is outside its limit",
-            Self::Incomplete => "A part of the document is missing",
+            Self::Unauthorized => "Authentication required",
+            Self::Forbidden => "Not allowed for this role",
+            Self::NotFound => "Not found",
+            Self::MethodNotAllowed => "Method not allowed",
+            Self::RequestTimeout => "Request timeout",
+            Self::Conflict => "Conflict with the current state",
+            Self::Managed => "Managed by the environment of the nodes",
+            Self::Compacted => "Changes since that index are no longer kept",
+            Self::RevisionMismatch => "Changed by somebody else in the meantime",
+            Self::PayloadTooLarge => "Body too large",
+            Self::UnsupportedMediaType => "Unsupported media type",
+            Self::LimitExceeded => "Limit exceeded",
+            Self::Incomplete => "Incomplete document",
             Self::TooManyRequests => "Too many requests",
-            Self::Internal => "A defect in Maxine",
-            Self::NotSupported => "This backend has no such thing",
-            Self::Unavailable => "Not possible at the moment",
-            Self::OutcomeUnknown => "The outcome is unknown",
+            Self::Internal => "Internal error",
+            Self::NotSupported => "Not supported by this backend",
+            Self::Unavailable => "Temporarily unavailable",
+            Self::OutcomeUnknown => "Outcome unknown",
         }
     }
 

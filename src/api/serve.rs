@@ -127,7 +127,7 @@ pub async fn serve(
         let (mut stream, peer) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
-                tracing::warn!(%error, "no connection could be accepted");
+                tracing::warn!(%error, "a connection could not be accepted");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
@@ -159,7 +159,7 @@ pub async fn serve(
         tasks.spawn(async move {
             metrics.connections.inc();
             let idle = Duration::from_millis(limits.header_timeout_ms);
-            let read = match front.short_cut() {
+            let read = match front.fast_path() {
                 None => Some(Bytes::new()),
                 Some(way) => way.serve(&mut stream, peer.ip(), idle, &stop).await,
             };
@@ -213,7 +213,7 @@ pub async fn serve(
         tasks.wait().await;
     };
     if tokio::time::timeout(drain, drained).await.is_err() {
-        tracing::warn!(left = tasks.len(), "requests were cut off at shutdown");
+        tracing::warn!(left = tasks.len(), "requests in flight were closed at shutdown");
     }
 }
 

@@ -5,9 +5,9 @@ use std::sync::{Arc, Weak};
 use axum::http::HeaderName;
 use tokio::sync::watch;
 
-use super::access::{AccessTable, Openness};
+use super::access::{AccessMode, AccessTable};
 use super::audit_relay::AuditRelay;
-use super::seams::{Forward, HealthReports};
+use super::ports::{Forward, HealthReports};
 use crate::actors::Registry;
 use crate::backend::ControlStore;
 use crate::clock::Clock;
@@ -26,9 +26,9 @@ pub struct ApiSettings {
     /// The port that clients reach, as `config.port` tells it.
     pub port: u16,
     /// Whether registration needs a token (`registration_access`).
-    pub registration_access: Openness,
+    pub registration_access: AccessMode,
     /// Whether discovery and proxying need a token (`discovery_access`).
-    pub discovery_access: Openness,
+    pub discovery_access: AccessMode,
     /// The origin that browsers may call from (`cors_allow_origin`); `None` turns CORS off.
     pub cors_allow_origin: Option<String>,
     /// The name of the trace id header (`MAXINE_TRACE_HEADER_NAME`).
@@ -63,8 +63,8 @@ impl Default for ApiSettings {
         Self {
             instance_id: "maxine".into(),
             port: 8080,
-            registration_access: Openness::Open,
-            discovery_access: Openness::Open,
+            registration_access: AccessMode::Open,
+            discovery_access: AccessMode::Open,
             cors_allow_origin: None,
             trace_header_name: "x-trace-id".into(),
             performance_report_url: None,

@@ -32,7 +32,7 @@ const UNTOLD: (Option<bool>, Option<u64>) = (None, None);
 
 /// Looks every second from `from_s` to `to_s`; tells when something was raised first, or was over.
 fn run(watch: &mut Watch, seen: &Seen, from_s: u64, to_s: u64) -> Vec<(u64, String)> {
-    let mut told: Vec<(u64, String)> = Vec::new();
+    let mut raised: Vec<(u64, String)> = Vec::new();
     for s in from_s..=to_s {
         let judged = watch.judge(seen, s * 1_000);
         for change in watch.settle(judged, s * 1_000) {
@@ -40,12 +40,12 @@ fn run(watch: &mut Watch, seen: &Seen, from_s: u64, to_s: u64) -> Vec<(u64, Stri
                 Change::Raise(notice) => format!("+{} {}", notice.kind.name(), notice.object),
                 Change::Clear(kind, object) => format!("-{} {object}", kind.name()),
             };
-            if !told.iter().any(|(_, before)| *before == text) {
-                told.push((s, text));
+            if !raised.iter().any(|(_, before)| *before == text) {
+                raised.push((s, text));
             }
         }
     }
-    told
+    raised
 }
 
 fn watch() -> Watch {
@@ -71,22 +71,22 @@ fn a_member_that_is_not_heard_is_named_and_resolved_when_it_is_back() {
 fn a_lost_majority_names_whom_nobody_hears() {
     let mut watch = watch();
     let lost = seen(None, [DOWN, UNTOLD]);
-    let told = run(&mut watch, &lost, 0, 9);
+    let raised = run(&mut watch, &lost, 0, 9);
     let expected = [
         (3, "+cluster.member_unreachable node-2"),
         (3, "+cluster.member_unreachable node-3"),
         (5, "+cluster.no_majority cluster"),
     ];
-    assert_eq!(told, expected.map(|(s, text)| (s, text.to_owned())));
+    assert_eq!(raised, expected.map(|(s, text)| (s, text.to_owned())));
     let judged = watch.judge(&lost, 10_000);
     let no_majority = judged.holds.iter().find(|notice| notice.kind == AlertKind::NoMajority);
     let expected =
         "no majority: 2 voters are needed, 1 can be reached; unreachable: node-2, node-3";
     assert_eq!(no_majority.unwrap().message, expected);
     assert!(watch.nobody_leads(&lost, 10_000) || watch.nobody_leads(&lost, 15_000));
-    let told = run(&mut watch, &seen(Some("node-2"), [UP, UP]), 20, 29);
-    assert_eq!(told.len(), 3, "{told:?}");
-    assert!(told.iter().all(|(_, text)| text.starts_with('-')), "{told:?}");
+    let raised = run(&mut watch, &seen(Some("node-2"), [UP, UP]), 20, 29);
+    assert_eq!(raised.len(), 3, "{raised:?}");
+    assert!(raised.iter().all(|(_, text)| text.starts_with('-')), "{raised:?}");
 }
 
 #[test]
@@ -94,19 +94,19 @@ fn an_election_raises_nothing_but_a_cluster_that_cannot_agree_does() {
     let mut watch = watch();
     assert_eq!(run(&mut watch, &seen(None, [UP, UP]), 0, 4), []);
     assert_eq!(run(&mut watch, &seen(Some("node-2"), [UP, UP]), 5, 9), []);
-    let told = run(&mut watch, &seen(None, [UP, UP]), 10, 19);
-    assert_eq!(told, [(15, "+cluster.no_leader cluster".to_owned())]);
+    let raised = run(&mut watch, &seen(None, [UP, UP]), 10, 19);
+    assert_eq!(raised, [(15, "+cluster.no_leader cluster".to_owned())]);
 }
 
 #[test]
 fn leaders_that_change_often_are_told_until_they_no_longer_do() {
     let mut watch = watch();
-    let mut told = Vec::new();
+    let mut raised = Vec::new();
     for turn in 0..5 {
         let leader = if turn % 2 == 0 { "node-1" } else { "node-2" };
-        told.extend(run(&mut watch, &seen(Some(leader), [UP, UP]), turn * 10, turn * 10 + 9));
+        raised.extend(run(&mut watch, &seen(Some(leader), [UP, UP]), turn * 10, turn * 10 + 9));
     }
-    assert_eq!(told, [(40, "+cluster.leader_changes_often cluster".to_owned())]);
+    assert_eq!(raised, [(40, "+cluster.leader_changes_often cluster".to_owned())]);
     let over = run(&mut watch, &seen(Some("node-1"), [UP, UP]), 50, 400);
     let expected = (313, "-cluster.leader_changes_often cluster".to_owned());
     assert_eq!(
@@ -128,15 +128,15 @@ fn a_member_lags_that_has_not_got_what_the_log_had_ten_seconds_ago() {
         }
         seen
     };
-    let mut told = Vec::new();
+    let mut raised = Vec::new();
     for s in 0..30 {
-        told.extend(run(&mut watch, &at(100 + s * 10, 95 + s * 10), s, s));
+        raised.extend(run(&mut watch, &at(100 + s * 10, 95 + s * 10), s, s));
     }
-    assert_eq!(told, [], "a little behind is no lag");
+    assert_eq!(raised, [], "a little behind is no lag");
     for s in 30..60 {
-        told.extend(run(&mut watch, &at(100 + s * 10, 390), s, s));
+        raised.extend(run(&mut watch, &at(100 + s * 10, 390), s, s));
     }
-    assert_eq!(told[0], (40, "+cluster.member_lags node-3".to_owned()));
+    assert_eq!(raised[0], (40, "+cluster.member_lags node-3".to_owned()));
 }
 
 #[test]
@@ -148,8 +148,8 @@ fn refused_writes_are_told_until_one_is_carried_out() {
     };
     assert_eq!(run(&mut watch, &with(5, 0), 0, 1), []);
     assert_eq!(run(&mut watch, &with(9, 1), 2, 2), [], "others went through");
-    let told = run(&mut watch, &with(9, 2), 3, 10);
-    assert_eq!(told, [(3, "+node.writes_refused node-1".to_owned())]);
+    let raised = run(&mut watch, &with(9, 2), 3, 10);
+    assert_eq!(raised, [(3, "+node.writes_refused node-1".to_owned())]);
     let over = run(&mut watch, &with(10, 2), 11, 15);
     assert_eq!(over, [(13, "-node.writes_refused node-1".to_owned())]);
     run(&mut watch, &with(10, 3), 16, 16);
@@ -190,8 +190,8 @@ fn a_clock_that_is_off_is_named_with_how_far() {
         ..seen(Some("node-1"), [UP, UP])
     };
     assert_eq!(run(&mut watch, &with(4_000), 0, 5), []);
-    let told = run(&mut watch, &with(-31 * 24 * 3_600_000), 6, 9);
-    assert_eq!(told, [(7, "+node.clock_skew node-3".to_owned())]);
+    let raised = run(&mut watch, &with(-31 * 24 * 3_600_000), 6, 9);
+    assert_eq!(raised, [(7, "+node.clock_skew node-3".to_owned())]);
     let judged = watch.judge(&with(-31 * 24 * 3_600_000), 10_000);
     let skew = judged.holds.iter().find(|notice| notice.kind == AlertKind::ClockSkew).unwrap();
     assert_eq!(skew.message, "the clock of node-3 is 2678400 s behind what the majority's say");
@@ -202,13 +202,13 @@ fn a_disk_that_hangs_is_told_of_though_the_look_at_it_hangs_too() {
     let mut watch = watch();
     let nearly_full = disk_room("node-1 /data", 1, 1 << 30).unwrap();
     let slow = SlowLook { holds: vec![nearly_full], since_ms: Some(0) };
-    let mut told = Vec::new();
+    let mut raised = Vec::new();
     for s in 0..20 {
         let mut seen = seen(Some("node-1"), [UP, UP]);
         seen.slow = slow.holds("node-1", s * 1_000);
-        told.extend(run(&mut watch, &seen, s, s));
+        raised.extend(run(&mut watch, &seen, s, s));
     }
-    assert_eq!(told[0], (0, "+node.disk_nearly_full node-1 /data".to_owned()));
+    assert_eq!(raised[0], (0, "+node.disk_nearly_full node-1 /data".to_owned()));
     let hangs = (12, "+node.disk_slow node-1".to_owned());
-    assert_eq!(told.iter().find(|(_, text)| text.contains("disk_slow")), Some(&hangs));
+    assert_eq!(raised.iter().find(|(_, text)| text.contains("disk_slow")), Some(&hangs));
 }

@@ -12,11 +12,11 @@ use crate::actors::health_checker::HealthSink;
 use crate::actors::supervisor::Supervised;
 use crate::actors::{HealthChecker, HealthParts, ProxyActor};
 use crate::api::{
-    Forward, ForwardAnswer, ForwardRequest, Forwarded, HealthReports, ProbeObservation, Standing,
-    UpstreamsReport,
+    ChosenInstance, Forward, ForwardAnswer, ForwardRequest, HealthReports, ProbeObservation,
+    Standing, UpstreamsReport,
 };
 use crate::clock::Clock;
-use crate::health::{ProbeAnswer, Sight};
+use crate::health::{ProbeAnswer, ProbeStatus};
 use crate::proxy::{ForwardContext, Forwarder, ForwarderConfig, ProxyMetrics};
 use crate::state::{Address, InstanceKey, ServiceKey};
 use crate::telemetry::{AlertKind, Notice, Telemetry};
@@ -85,7 +85,7 @@ impl Forward for ApiForward {
             let forwarded = forwarder.forward(context, request).await;
             ForwardAnswer {
                 response: forwarded.response,
-                forwarded: forwarded.chosen.map(|chosen| Forwarded {
+                forwarded: forwarded.chosen.map(|chosen| ChosenInstance {
                     instance: chosen.instance,
                     share: chosen.share,
                     target: chosen.target,
@@ -128,22 +128,22 @@ impl HealthReports for ApiHealth {
         let own = records.into_iter().map(|record| ProbeObservation {
             node: node.to_owned(),
             at_ms: record.at_ms,
-            ok: record.sight == Sight::Good,
+            ok: record.status == ProbeStatus::Good,
             detail: record.detail,
             latency_ms: Some(record.latency_us as f64 / 1_000.0),
         });
         own.collect()
     }
 
-    fn words<'a>(&'a self, instance: &'a InstanceKey) -> BoxFuture<'a, Vec<ProbeObservation>> {
+    fn reports<'a>(&'a self, instance: &'a InstanceKey) -> BoxFuture<'a, Vec<ProbeObservation>> {
         Box::pin(async move {
             let (now_ms, node) = (self.1.wall_ms(), self.0.node());
-            let said = self.0.words(instance).await.into_iter();
+            let said = self.0.reports(instance).await.into_iter();
             // This node's own probes are known in more detail.
             let others = said.filter(|word| word.passive || word.observer != node);
             let shown = others.map(|word| ProbeObservation {
                 at_ms: now_ms.saturating_sub(word.age_ms),
-                ok: word.sight == Sight::Good,
+                ok: word.status == ProbeStatus::Good,
                 detail: match word.passive {
                     true => format!("the proxy there: {}", word.detail),
                     false => word.detail,
@@ -162,7 +162,7 @@ pub(super) struct TelemetryHealth(pub(super) Telemetry);
 impl HealthSink for TelemetryHealth {
     fn probed(&self, _: &InstanceKey, answer: &ProbeAnswer) {
         self.0.metrics().health_checks.inc();
-        if answer.sight != Sight::Good {
+        if answer.status != ProbeStatus::Good {
             self.0.metrics().health_check_failures.inc();
         }
     }

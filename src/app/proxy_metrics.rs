@@ -46,7 +46,7 @@ impl ProxyCounters {
         let counters = |name, help, label| counters(registry, name, help, label);
         let requests: IntCounterVec = counters(
             "maxine_proxy_requests_total",
-            "Requests that the proxy answered, by the first digit of the status",
+            "Responses of the proxy, by the first digit of their status",
             "class",
         );
         Self {
@@ -55,27 +55,27 @@ impl ProxyCounters {
             seconds: CLASSES.map(|class| seconds.with_label_values(&[class])),
             errors: counters(
                 "maxine_proxy_errors_total",
-                "Requests that no instance answered, by x-maxine-error",
+                "Requests that the proxy answered itself, by x-maxine-error",
                 "code",
             ),
             retries: counters(
                 "maxine_proxy_retries_total",
-                "Further attempts, by what the last one came to",
+                "Retries, by the reason of the failed attempt",
                 "reason",
             ),
             hedges: counters(
                 "maxine_proxy_hedges_total",
-                "Second requests sent because the first took long",
+                "Hedged requests: a second request was sent because the first was slow",
                 "kind",
             ),
             mirrored: counters(
                 "maxine_proxy_mirrored_total",
-                "Copies for a mirror, sent or left out",
+                "Requests copied to a mirror, by outcome: sent or dropped",
                 "outcome",
             ),
             standing: counters(
                 "maxine_proxy_standing_changes_total",
-                "Breakers that opened or closed, ejections and returns",
+                "Changes of circuit breakers (opened, closed) and outliers (ejected, returned)",
                 "change",
             ),
         }

@@ -47,7 +47,7 @@ pub(super) async fn run(
                 command: Command::ExpireAudit { now_ms },
             };
             if let Err(error) = registry.propose(request).await {
-                tracing::warn!(%error, "old audit records were not dropped yet");
+                tracing::warn!(%error, "old audit records could not be removed yet");
             }
         }
         tokio::time::sleep(PAUSE).await;

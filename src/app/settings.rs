@@ -10,7 +10,7 @@ use anyhow::Context;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::actors::registry::RegistrySettings;
-use crate::api::access::Openness;
+use crate::api::access::AccessMode;
 use crate::api::serve::ServeLimits;
 use crate::api::{ApiSettings, host_name};
 use crate::backend::local::LocalConfig;
@@ -32,10 +32,10 @@ use crate::words;
 /// Fewer open files than this, and a node cannot even open its own.
 const OPEN_FILES_MIN: u64 = 256;
 
-fn openness(access: Access) -> Openness {
+fn access_mode(access: Access) -> AccessMode {
     match access {
-        Access::Open => Openness::Open,
-        Access::Token => Openness::Token,
+        Access::Open => AccessMode::Open,
+        Access::Token => AccessMode::Token,
     }
 }
 
@@ -53,8 +53,8 @@ pub(super) fn api(config: &NodeConfig, http_addr: SocketAddr) -> ApiSettings {
     ApiSettings {
         instance_id: config.name(),
         port: http_addr.port(),
-        registration_access: openness(config.security.registration_access),
-        discovery_access: openness(config.security.discovery_access),
+        registration_access: access_mode(config.security.registration_access),
+        discovery_access: access_mode(config.security.discovery_access),
         cors_allow_origin: set(&config.http.cors_allow_origin),
         trace_header_name: config.telemetry.trace_header.clone(),
         performance_report_url: set(&config.telemetry.performance_report_url),

@@ -56,7 +56,7 @@ pub struct Import {
 #[error("not a snapshot of the Node.js Maxine: {0}")]
 pub struct NotASnapshot(#[from] serde_json::Error);
 
-/// Reads a snapshot. What does not fit the limits is left out and told.
+/// Reads a snapshot. What does not fit the limits is left out and describe.
 pub fn read_nodejs(text: &str) -> Result<Import, NotASnapshot> {
     let snapshot: Snapshot = serde_json::from_str(text)?;
     let mut items = Vec::new();
@@ -88,11 +88,11 @@ fn registration(
     weight: u16,
     node: &Node,
 ) -> Result<(ServiceKey, Registration), String> {
-    let told = |error: crate::state::LimitExceeded| error.to_string();
-    let service = Name::parse("service", service_name).map_err(told)?;
+    let describe = |error: crate::state::LimitExceeded| error.to_string();
+    let service = Name::parse("service", service_name).map_err(describe)?;
     let key = ServiceKey::new(Name::trusted(ServiceKey::DEFAULT_NAMESPACE), service);
-    let id = Name::parse("node", parent).map_err(told)?;
-    let address = Address::parse(&node.address).map_err(told)?;
+    let id = Name::parse("node", parent).map_err(describe)?;
+    let address = Address::parse(&node.address).map_err(describe)?;
     let default_s = RuntimeConfig::default().heartbeat_timeout_s;
     let ttl_ms = match node.time_out {
         // In seconds; half a second is what the Node.js Maxine adds before it expires a node.
@@ -112,7 +112,7 @@ fn registration(
         let probe = ProbeSpec { kind: ProbeKind::Http, path: path.into(), ..ProbeSpec::default() };
         registration.probe = Some(Box::new(probe));
     }
-    registration.check().map_err(told)?;
+    registration.check().map_err(describe)?;
     Ok((key, registration))
 }
 

@@ -32,15 +32,15 @@ pub fn read_password(prompt: &str) -> Result<String, CliError> {
     let stdin = std::io::stdin();
     let mut line = String::new();
     if stdin.is_terminal() {
-        let told = |error: nix::Error| CliError::Failed(format!("the terminal: {error}"));
+        let describe = |error: nix::Error| CliError::Failed(format!("the terminal: {error}"));
         write!(std::io::stderr(), "{prompt}")?;
         std::io::stderr().flush()?;
-        let before = tcgetattr(&stdin).map_err(told)?;
+        let before = tcgetattr(&stdin).map_err(describe)?;
         let mut silent = before.clone();
         silent.local_flags.remove(LocalFlags::ECHO);
-        tcsetattr(&stdin, SetArg::TCSANOW, &silent).map_err(told)?;
+        tcsetattr(&stdin, SetArg::TCSANOW, &silent).map_err(describe)?;
         let read = stdin.lock().read_line(&mut line);
-        tcsetattr(&stdin, SetArg::TCSANOW, &before).map_err(told)?;
+        tcsetattr(&stdin, SetArg::TCSANOW, &before).map_err(describe)?;
         writeln!(std::io::stderr())?;
         read?;
     } else {

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::agenda::assigned;
 use super::probe::ProbeAnswer;
 use super::spec::{ActiveDefaults, effective_probe};
-use super::track::{ProbeRecord, Sight, Track};
+use super::track::{ProbeRecord, ProbeStatus, Track};
 use super::wire::Observation;
 use crate::state::{
     Address, ControlState, Instance, InstanceKey, ProbeSpec, ServiceKey, ServiceState,
@@ -32,7 +32,7 @@ pub struct TrackView {
     /// Bad results in a row.
     pub failures: u32,
     /// What the results have come to.
-    pub settled: Option<Sight>,
+    pub settled: Option<ProbeStatus>,
     /// The latest results, newest first.
     pub records: Vec<ProbeRecord>,
 }
@@ -242,20 +242,20 @@ impl HealthCore {
         while out.len() < max {
             let Some(key) = self.unsent.pop_first() else { break };
             let Some(track) = self.tracks.get(&key) else { continue };
-            let Some(sight) = track.settled else { continue };
+            let Some(status) = track.settled else { continue };
             let detail = track.last_detail().to_owned();
             let address_index = track.address_index;
-            out.push(Observation { key, address_index, sight, passive: false, detail });
+            out.push(Observation { key, address_index, status, passive: false, detail });
         }
         while out.len() < max {
             let Some(key) = self.unsent_passive.pop_first() else { break };
             let Some((address_index, held)) = self.passive.get(&key).cloned() else { continue };
-            let sight = if held.is_some() { Sight::NotReady } else { Sight::Good };
+            let status = if held.is_some() { ProbeStatus::NotReady } else { ProbeStatus::Good };
             let detail = held.clone().unwrap_or_else(|| "the proxy uses it again".into());
             if held.is_none() {
                 self.passive.remove(&key);
             }
-            out.push(Observation { key, address_index, sight, passive: true, detail });
+            out.push(Observation { key, address_index, status, passive: true, detail });
         }
         out
     }
@@ -264,7 +264,8 @@ impl HealthCore {
     pub fn not_sent(&mut self, observations: &[Observation]) {
         for observation in observations {
             if observation.passive {
-                let held = (observation.sight != Sight::Good).then(|| observation.detail.clone());
+                let held =
+                    (observation.status != ProbeStatus::Good).then(|| observation.detail.clone());
                 self.passive
                     .entry(observation.key.clone())
                     .or_insert((observation.address_index, held));

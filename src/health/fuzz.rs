@@ -1,6 +1,6 @@
 //! Any message of observations is read or refused; what is read comes out of its own encoding again.
 
-use super::{Observation, Sight, decode_observations, encode_observations};
+use super::{Observation, ProbeStatus, decode_observations, encode_observations};
 use crate::state::{Name, ServiceKey};
 
 pub(crate) fn observations(bytes: &[u8]) {
@@ -13,13 +13,13 @@ pub(crate) fn observations(bytes: &[u8]) {
 
 pub(crate) fn seeds() -> Vec<Vec<u8>> {
     let key = ServiceKey::new(Name::trusted("default"), Name::trusted("orders"));
-    let observation = |id: &str, sight| Observation {
+    let observation = |id: &str, status| Observation {
         key: key.instance(Name::trusted(id)),
         address_index: 7,
-        sight,
+        status,
         passive: false,
         detail: "200".into(),
     };
-    let items = [observation("a", Sight::Good), observation("b", Sight::Dead)];
+    let items = [observation("a", ProbeStatus::Good), observation("b", ProbeStatus::Dead)];
     vec![encode_observations("node-1", &items).expect("within the limits")]
 }

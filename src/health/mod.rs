@@ -22,9 +22,9 @@ pub use agenda::assigned;
 pub use core::{HealthCore, ProbeJob, TrackView};
 pub use probe::{ProbeAnswer, Prober};
 pub use spec::{ActiveDefaults, effective_probe};
-pub use track::{ProbeRecord, Sight};
-pub use verdict::{Decision, SaidWord, VerdictContext, Verdicts};
+pub use track::{ProbeRecord, ProbeStatus};
+pub use verdict::{Decision, ObserverReport, VerdictContext, Verdicts};
 pub use wire::{
-    Observation, ObservationError, decode_ask, decode_observations, decode_said, encode_ask,
-    encode_observations, encode_said,
+    Observation, ObservationError, decode_ask, decode_observations, decode_reports, encode_ask,
+    encode_observations, encode_reports,
 };

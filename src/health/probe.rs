@@ -14,7 +14,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::task::JoinHandle;
 
 use super::core::ProbeJob;
-use super::track::Sight;
+use super::track::ProbeStatus;
 use crate::clock::Clock;
 use crate::proxy::{
     Connector, EgressPolicy, ProxyError, RequestTarget, Security, Stream, TlsRoots, TlsRootsError,
@@ -31,7 +31,7 @@ const GRPC_LEN_MAX: usize = 4 * 1024;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProbeAnswer {
     /// What it comes to.
-    pub sight: Sight,
+    pub status: ProbeStatus,
     /// Result, in one line.
     pub detail: String,
     /// How long it took, in microseconds.
@@ -46,10 +46,10 @@ pub struct Prober {
 }
 
 /// What was found, without the time.
-type Finding = (Sight, String);
+type Finding = (ProbeStatus, String);
 
 fn dead(detail: impl ToString) -> Finding {
-    (Sight::Dead, detail.to_string())
+    (ProbeStatus::Dead, detail.to_string())
 }
 
 /// Ends a connection's task with the probe.
@@ -75,12 +75,12 @@ impl Prober {
     pub async fn run(&self, job: &ProbeJob) -> ProbeAnswer {
         let started_us = self.clock.monotonic_us();
         let timeout = Duration::from_millis(job.spec.timeout_ms);
-        let (sight, detail) = match tokio::time::timeout(timeout, self.ask(job)).await {
+        let (status, detail) = match tokio::time::timeout(timeout, self.ask(job)).await {
             Ok(found) => found,
             Err(_) => dead(format!("no answer within {} ms", job.spec.timeout_ms)),
         };
         let latency_us = self.clock.monotonic_us().saturating_sub(started_us);
-        ProbeAnswer { sight, detail, latency_us }
+        ProbeAnswer { status, detail, latency_us }
     }
 
     async fn ask(&self, job: &ProbeJob) -> Finding {
@@ -88,9 +88,9 @@ impl Prober {
             return dead("the address cannot be taken apart");
         };
         match job.spec.kind {
-            ProbeKind::Heartbeat => (Sight::Good, "the heartbeat alone counts".into()),
+            ProbeKind::Heartbeat => (ProbeStatus::Good, "the heartbeat alone counts".into()),
             ProbeKind::Tcp => match self.connector.connect_tcp(&address.host, address.port).await {
-                Ok(_) => (Sight::Good, "connected".into()),
+                Ok(_) => (ProbeStatus::Good, "connected".into()),
                 Err(error) => dead(error),
             },
             ProbeKind::Http => self.http(&address, &job.spec).await,
@@ -103,10 +103,10 @@ impl Prober {
             Ok(detail) => detail,
             Err(detail) => return dead(detail),
         };
-        let Some(path) = &spec.readiness_path else { return (Sight::Good, alive) };
+        let Some(path) = &spec.readiness_path else { return (ProbeStatus::Good, alive) };
         match self.http_once(address, spec, path, false).await {
-            Ok(detail) => (Sight::Good, format!("ready: {detail}")),
-            Err(detail) => (Sight::NotReady, format!("not ready: {detail}")),
+            Ok(detail) => (ProbeStatus::Good, format!("ready: {detail}")),
+            Err(detail) => (ProbeStatus::NotReady, format!("not ready: {detail}")),
         }
     }
 
@@ -146,8 +146,8 @@ impl Prober {
 
     async fn grpc(&self, address: &UpstreamAddress, spec: &ProbeSpec) -> Finding {
         match self.grpc_status(address, spec).await {
-            Ok(1) => (Sight::Good, "SERVING".into()),
-            Ok(2) => (Sight::NotReady, "NOT_SERVING".into()),
+            Ok(1) => (ProbeStatus::Good, "SERVING".into()),
+            Ok(2) => (ProbeStatus::NotReady, "NOT_SERVING".into()),
             Ok(3) => dead("SERVICE_UNKNOWN"),
             Ok(_) => dead("UNKNOWN"),
             Err(detail) => dead(detail),

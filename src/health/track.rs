@@ -1,4 +1,4 @@
-//! What one node saw of one instance: a short memory and, after enough results in a row, a sight of
+//! What one node saw of one instance: a short memory and, after enough results in a row, a status of
 //! its own.
 
 use std::collections::VecDeque;
@@ -13,7 +13,7 @@ const RECORDS_MAX: usize = 8;
 
 /// What one node makes of an instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
-pub enum Sight {
+pub enum ProbeStatus {
     /// Alive and ready.
     Good,
     /// Alive, but not ready for traffic.
@@ -28,7 +28,7 @@ pub struct ProbeRecord {
     /// Time, in milliseconds since 1970.
     pub at_ms: u64,
     /// What it came to.
-    pub sight: Sight,
+    pub status: ProbeStatus,
     /// Result, in one line.
     pub detail: String,
     /// How long it took, in microseconds.
@@ -45,9 +45,9 @@ pub(crate) struct Track {
     pub(crate) grace_until_ms: u64,
     pub(crate) due_ms: u64,
     pub(crate) under_way: bool,
-    /// The sight that results in a row have come to.
-    pub(crate) settled: Option<Sight>,
-    candidate: Option<(Sight, u32)>,
+    /// The status that results in a row have come to.
+    pub(crate) settled: Option<ProbeStatus>,
+    candidate: Option<(ProbeStatus, u32)>,
     /// Bad results in a row.
     pub(crate) failures: u32,
     pub(crate) records: VecDeque<ProbeRecord>,
@@ -75,38 +75,39 @@ impl Track {
         }
     }
 
-    /// Takes a result in; `true` where the settled sight changed.
+    /// Takes a result in; `true` where the settled status changed.
     pub(crate) fn take(&mut self, answer: &ProbeAnswer, now_ms: u64, wall_ms: u64) -> bool {
         if self.records.len() == RECORDS_MAX {
             self.records.pop_back();
         }
         self.records.push_front(ProbeRecord {
             at_ms: wall_ms,
-            sight: answer.sight,
+            status: answer.status,
             detail: answer.detail.clone(),
             latency_us: answer.latency_us,
         });
-        if answer.sight == Sight::Good {
+        if answer.status == ProbeStatus::Good {
             self.failures = 0;
         } else if now_ms < self.grace_until_ms {
             return false;
         } else {
             self.failures = self.failures.saturating_add(1);
         }
-        if self.settled == Some(answer.sight) {
+        if self.settled == Some(answer.status) {
             self.candidate = None;
             return false;
         }
         let count = match self.candidate {
-            Some((sight, count)) if sight == answer.sight => count + 1,
+            Some((status, count)) if status == answer.status => count + 1,
             _ => 1,
         };
-        self.candidate = Some((answer.sight, count));
-        let needed = if answer.sight == Sight::Good { self.spec.rise } else { self.spec.fall };
+        self.candidate = Some((answer.status, count));
+        let needed =
+            if answer.status == ProbeStatus::Good { self.spec.rise } else { self.spec.fall };
         if count < needed {
             return false;
         }
-        self.settled = Some(answer.sight);
+        self.settled = Some(answer.status);
         self.candidate = None;
         true
     }
@@ -127,29 +128,35 @@ mod tests {
         Track::new(1, spec, address, grace_until_ms, 0)
     }
 
-    fn answer(sight: Sight) -> ProbeAnswer {
-        ProbeAnswer { sight, detail: "x".into(), latency_us: 1 }
+    fn answer(status: ProbeStatus) -> ProbeAnswer {
+        ProbeAnswer { status, detail: "x".into(), latency_us: 1 }
     }
 
     #[test]
     fn only_results_in_a_row_settle() {
         let mut track = track(2, 3, 0);
-        for sight in [Sight::Good, Sight::Dead, Sight::Dead, Sight::Good, Sight::Dead] {
-            assert!(!track.take(&answer(sight), 1, 1));
+        for status in [
+            ProbeStatus::Good,
+            ProbeStatus::Dead,
+            ProbeStatus::Dead,
+            ProbeStatus::Good,
+            ProbeStatus::Dead,
+        ] {
+            assert!(!track.take(&answer(status), 1, 1));
         }
-        assert!(!track.take(&answer(Sight::Dead), 1, 1));
-        assert!(track.take(&answer(Sight::Dead), 1, 1), "the third in a row");
-        assert_eq!((track.settled, track.failures), (Some(Sight::Dead), 3));
-        assert!(!track.take(&answer(Sight::Good), 1, 1));
-        assert!(track.take(&answer(Sight::Good), 1, 1), "the second in a row");
+        assert!(!track.take(&answer(ProbeStatus::Dead), 1, 1));
+        assert!(track.take(&answer(ProbeStatus::Dead), 1, 1), "the third in a row");
+        assert_eq!((track.settled, track.failures), (Some(ProbeStatus::Dead), 3));
+        assert!(!track.take(&answer(ProbeStatus::Good), 1, 1));
+        assert!(track.take(&answer(ProbeStatus::Good), 1, 1), "the second in a row");
         assert_eq!(track.records.len(), RECORDS_MAX);
     }
 
     #[test]
     fn bad_results_do_not_count_while_it_starts_up() {
         let mut track = track(1, 1, 100);
-        assert!(!track.take(&answer(Sight::Dead), 99, 1));
+        assert!(!track.take(&answer(ProbeStatus::Dead), 99, 1));
         assert_eq!(track.failures, 0);
-        assert!(track.take(&answer(Sight::Dead), 100, 1));
+        assert!(track.take(&answer(ProbeStatus::Dead), 100, 1));
     }
 }

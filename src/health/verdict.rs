@@ -7,14 +7,14 @@ use std::collections::{BTreeMap, HashMap};
 
 use bincode::{Decode, Encode};
 
-use super::track::Sight;
+use super::track::ProbeStatus;
 use super::wire::Observation;
 use crate::state::{
     ControlState, Health, HealthPolicy, HealthReport, InstanceKey, Liveness, Readiness,
 };
 
-/// How long an observer's word counts without being repeated, in milliseconds.
-const WORD_MS: u64 = 30_000;
+/// How long an observer's report counts without being repeated, in milliseconds.
+const REPORT_MS: u64 = 30_000;
 /// Between two decisions without news, in milliseconds.
 const REVIEW_MS: u64 = 500;
 /// What one transition adds to an instance's flap score.
@@ -23,8 +23,8 @@ const FLAP_STEP: u32 = 1_000;
 const INSTANCES_MAX: usize = 1_000_000;
 
 #[derive(Clone, Debug)]
-struct Word {
-    sight: Sight,
+struct Report {
+    status: ProbeStatus,
     detail: String,
     at_ms: u64,
 }
@@ -32,17 +32,17 @@ struct Word {
 #[derive(Debug, Default)]
 struct Heard {
     address_index: u64,
-    probes: BTreeMap<String, Word>,
-    passive: BTreeMap<String, Word>,
+    probes: BTreeMap<String, Report>,
+    passive: BTreeMap<String, Report>,
 }
 
-/// The last word of one observer about an instance, as the leader heard it.
+/// The last report of one observer about an instance, as the leader heard it.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
-pub struct SaidWord {
+pub struct ObserverReport {
     /// Who.
     pub observer: String,
     /// What they see.
-    pub sight: Sight,
+    pub status: ProbeStatus,
     /// Whether it is their proxy's experience instead of a probe's result.
     pub passive: bool,
     /// The result, in one line.
@@ -101,7 +101,7 @@ impl Verdicts {
         self.listening_since_ms = Some(now_ms);
     }
 
-    /// Whether it is time to decide: there is news, or words and scores have aged.
+    /// Whether it is time to decide: there is news, or reports and scores have aged.
     #[must_use]
     pub fn is_due(&self, now_ms: u64) -> bool {
         self.news || now_ms.saturating_sub(self.decided_at_ms) >= REVIEW_MS
@@ -119,26 +119,27 @@ impl Verdicts {
         if observation.address_index > heard.address_index {
             *heard = Heard { address_index: observation.address_index, ..Heard::default() };
         }
-        let words = if observation.passive { &mut heard.passive } else { &mut heard.probes };
-        let word = Word { sight: observation.sight, detail: observation.detail, at_ms: now_ms };
-        let before = words.insert(observer.into(), word).map(|word| word.sight);
-        self.news |= before != Some(observation.sight);
+        let reports = if observation.passive { &mut heard.passive } else { &mut heard.probes };
+        let report =
+            Report { status: observation.status, detail: observation.detail, at_ms: now_ms };
+        let before = reports.insert(observer.into(), report).map(|report| report.status);
+        self.news |= before != Some(observation.status);
     }
 
     /// What each observer said last of an instance, and how long ago; those silent for long are left
     /// out.
     #[must_use]
-    pub fn words(&self, key: &InstanceKey, now_ms: u64) -> Vec<SaidWord> {
+    pub fn reports(&self, key: &InstanceKey, now_ms: u64) -> Vec<ObserverReport> {
         let Some(heard) = self.heard.get(key) else { return Vec::new() };
-        let of = |words: &BTreeMap<String, Word>, passive: bool| -> Vec<SaidWord> {
-            let said = words.iter().map(|(observer, word)| SaidWord {
+        let of = |reports: &BTreeMap<String, Report>, passive: bool| -> Vec<ObserverReport> {
+            let said = reports.iter().map(|(observer, report)| ObserverReport {
                 observer: observer.clone(),
-                sight: word.sight,
+                status: report.status,
                 passive,
-                detail: word.detail.clone(),
-                age_ms: now_ms.saturating_sub(word.at_ms),
+                detail: report.detail.clone(),
+                age_ms: now_ms.saturating_sub(report.at_ms),
             });
-            said.filter(|word| word.age_ms <= WORD_MS).collect()
+            said.filter(|report| report.age_ms <= REPORT_MS).collect()
         };
         [of(&heard.probes, false), of(&heard.passive, true)].concat()
     }
@@ -147,7 +148,7 @@ impl Verdicts {
     /// published state shows them.
     ///
     /// An instance of `unprobed` has a bad verdict and no probe. Its verdict is taken back once no
-    /// observer has said anything of it for as long as a word counts: nobody else ever would.
+    /// observer has said anything of it for as long as a report counts: nobody else ever would.
     pub fn decide<'k>(
         &mut self,
         context: &VerdictContext<'_>,
@@ -157,8 +158,9 @@ impl Verdicts {
         let since_ms = *self.listening_since_ms.get_or_insert(context.now_ms);
         (self.news, self.decided_at_ms) = (false, context.now_ms);
         self.heard.retain(|key, heard| {
-            for words in [&mut heard.probes, &mut heard.passive] {
-                words.retain(|_, word| context.now_ms.saturating_sub(word.at_ms) <= WORD_MS);
+            for reports in [&mut heard.probes, &mut heard.passive] {
+                reports
+                    .retain(|_, report| context.now_ms.saturating_sub(report.at_ms) <= REPORT_MS);
             }
             let service = context.state.service(&key.service);
             let instance = service.and_then(|service| service.instances.get(&key.instance));
@@ -179,8 +181,8 @@ impl Verdicts {
             }
             !(heard.probes.is_empty() && heard.passive.is_empty())
         });
-        // Until then an observer may not have repeated its word to this leader.
-        if context.now_ms.saturating_sub(since_ms) > WORD_MS {
+        // Until then an observer may not have repeated its report to this leader.
+        if context.now_ms.saturating_sub(since_ms) > REPORT_MS {
             let silent = unprobed.into_iter().filter(|key| !self.heard.contains_key(*key));
             decisions.extend(silent.filter_map(|key| take_back(key, context)));
         }
@@ -216,21 +218,22 @@ fn judge(
     let settings = policy.unwrap_or_default();
     let observers = policy.map_or(context.observers, |policy| policy.observers) as usize;
     let needed = observers.min(context.live_nodes.max(heard.probes.len())).max(1);
-    let agreed = [Sight::Dead, Sight::NotReady, Sight::Good]
+    let agreed = [ProbeStatus::Dead, ProbeStatus::NotReady, ProbeStatus::Good]
         .into_iter()
-        .find(|sight| count(&heard.probes, *sight) >= needed)
+        .find(|status| count(&heard.probes, *status) >= needed)
         .or_else(|| {
             // Not alive to some and not ready to others is not ready to all of them.
-            let bad = heard.probes.values().filter(|word| word.sight != Sight::Good).count();
-            (bad >= needed).then_some(Sight::NotReady)
+            let bad =
+                heard.probes.values().filter(|report| report.status != ProbeStatus::Good).count();
+            (bad >= needed).then_some(ProbeStatus::NotReady)
         });
     let held = settings.passive_observers > 0
-        && count(&heard.passive, Sight::NotReady) >= settings.passive_observers as usize;
+        && count(&heard.passive, ProbeStatus::NotReady) >= settings.passive_observers as usize;
     let (liveness, readiness) = match agreed {
-        Some(Sight::Dead) => (Liveness::Evicted, Readiness::NotReady),
-        Some(Sight::NotReady) => (Liveness::Alive, Readiness::NotReady),
-        Some(Sight::Good) if held => (Liveness::Alive, Readiness::NotReady),
-        Some(Sight::Good) => (Liveness::Alive, Readiness::Ready),
+        Some(ProbeStatus::Dead) => (Liveness::Evicted, Readiness::NotReady),
+        Some(ProbeStatus::NotReady) => (Liveness::Alive, Readiness::NotReady),
+        Some(ProbeStatus::Good) if held => (Liveness::Alive, Readiness::NotReady),
+        Some(ProbeStatus::Good) => (Liveness::Alive, Readiness::Ready),
         None if held => (present.liveness, Readiness::NotReady),
         // Only what the proxy said is known, and it takes it back.
         None if heard.probes.is_empty() && !heard.passive.is_empty() => {
@@ -240,7 +243,7 @@ fn judge(
     };
     let known = (present.liveness, present.readiness);
     let neutral = known == (Liveness::Alive, Readiness::Unknown);
-    // The first good word about someone new is no transition worth an entry in the log.
+    // The first good report about someone new is no transition worth an entry in the log.
     if known == (liveness, readiness) || neutral && readiness == Readiness::Ready {
         return None;
     }
@@ -249,7 +252,7 @@ fn judge(
     if recovers && settings.flap_score_max > 0 && score >= settings.flap_score_max {
         return None;
     }
-    let source = if agreed.is_none() || agreed == Some(Sight::Good) && held {
+    let source = if agreed.is_none() || agreed == Some(ProbeStatus::Good) && held {
         &heard.passive
     } else {
         &heard.probes
@@ -263,8 +266,8 @@ fn judge(
     })
 }
 
-fn count(words: &BTreeMap<String, Word>, sight: Sight) -> usize {
-    words.values().filter(|word| word.sight == sight).count()
+fn count(reports: &BTreeMap<String, Report>, status: ProbeStatus) -> usize {
+    reports.values().filter(|report| report.status == status).count()
 }
 
 /// The score after the time since its last change.
@@ -276,14 +279,14 @@ fn decayed(health: &Health, half_life_ms: u64, wall_ms: u64) -> u32 {
     left as u32
 }
 
-fn reason(words: &BTreeMap<String, Word>, good: bool) -> String {
-    let telling = words.iter().filter(|(_, word)| (word.sight == Sight::Good) == good);
+fn reason(reports: &BTreeMap<String, Report>, good: bool) -> String {
+    let telling = reports.iter().filter(|(_, report)| (report.status == ProbeStatus::Good) == good);
     let mut text = String::new();
-    for (observer, word) in telling.take(3) {
+    for (observer, report) in telling.take(3) {
         if !text.is_empty() {
             text.push_str("; ");
         }
-        let detail: String = word.detail.chars().take(200).collect();
+        let detail: String = report.detail.chars().take(200).collect();
         text.push_str(&format!("{detail} (seen by {observer})"));
     }
     text
@@ -354,12 +357,12 @@ mod tests {
             key: &InstanceKey,
             epoch: u64,
             observer: &str,
-            sight: Sight,
+            status: ProbeStatus,
             passive: bool,
         ) {
             let key = key.clone();
-            let detail = format!("{sight:?}");
-            let observation = Observation { key, address_index: epoch, sight, passive, detail };
+            let detail = format!("{status:?}");
+            let observation = Observation { key, address_index: epoch, status, passive, detail };
             self.verdicts.hear(observer, observation, self.now_ms);
         }
 
@@ -390,20 +393,25 @@ mod tests {
     #[test]
     fn one_badly_placed_node_evicts_nobody() {
         let (mut world, key, epoch) = World::new(r#"{"health":{"observers":2}}"#);
-        world.hear(&key, epoch, "n1", Sight::Dead, false);
-        world.hear(&key, epoch, "n2", Sight::Good, false);
-        world.hear(&key, epoch, "n3", Sight::Good, false);
+        world.hear(&key, epoch, "n1", ProbeStatus::Dead, false);
+        world.hear(&key, epoch, "n2", ProbeStatus::Good, false);
+        world.hear(&key, epoch, "n3", ProbeStatus::Good, false);
         assert_eq!(world.settle(), None);
-        world.hear(&key, epoch, "n2", Sight::Dead, false);
+        world.hear(&key, epoch, "n2", ProbeStatus::Dead, false);
         let health = world.settle().unwrap();
         assert_eq!(health.liveness, Liveness::Evicted);
         assert_eq!(&*health.reason, "Dead (seen by n1); Dead (seen by n2)");
-        let words = world.verdicts.words(&key, world.now_ms + 5);
-        let said = words.iter().map(|word| (word.observer.as_str(), word.sight, word.age_ms));
-        let expected = [("n1", Sight::Dead, 5), ("n2", Sight::Dead, 5), ("n3", Sight::Good, 5)];
+        let reports = world.verdicts.reports(&key, world.now_ms + 5);
+        let said =
+            reports.iter().map(|report| (report.observer.as_str(), report.status, report.age_ms));
+        let expected = [
+            ("n1", ProbeStatus::Dead, 5),
+            ("n2", ProbeStatus::Dead, 5),
+            ("n3", ProbeStatus::Good, 5),
+        ];
         assert_eq!(said.collect::<Vec<_>>(), expected);
         assert_eq!(world.settle(), None, "a transition is told once");
-        world.hear(&key, epoch, "n1", Sight::Good, false);
+        world.hear(&key, epoch, "n1", ProbeStatus::Good, false);
         let health = world.settle().unwrap();
         assert_eq!((health.liveness, health.readiness), (Liveness::Alive, Readiness::Ready));
     }
@@ -411,16 +419,16 @@ mod tests {
     #[test]
     fn the_word_of_an_observer_who_fell_silent_stops_counting() {
         let (mut world, key, epoch) = World::new(r#"{"health":{"observers":2}}"#);
-        world.hear(&key, epoch, "n1", Sight::Dead, false);
-        world.now_ms += WORD_MS + 1;
-        world.hear(&key, epoch, "n2", Sight::Dead, false);
+        world.hear(&key, epoch, "n1", ProbeStatus::Dead, false);
+        world.now_ms += REPORT_MS + 1;
+        world.hear(&key, epoch, "n2", ProbeStatus::Dead, false);
         assert_eq!(world.settle(), None);
     }
 
     #[test]
     fn what_was_seen_at_an_earlier_address_does_not_count() {
         let (mut world, key, epoch) = World::new("{}");
-        world.hear(&key, epoch - 1, "n1", Sight::Dead, false);
+        world.hear(&key, epoch - 1, "n1", ProbeStatus::Dead, false);
         assert_eq!(world.settle(), None);
     }
 
@@ -431,10 +439,10 @@ mod tests {
         let mut held = false;
         for _ in 0..4 {
             world.now_ms += 10;
-            world.hear(&key, epoch, "n1", Sight::Dead, false);
+            world.hear(&key, epoch, "n1", ProbeStatus::Dead, false);
             world.settle();
             world.now_ms += 10;
-            world.hear(&key, epoch, "n1", Sight::Good, false);
+            world.hear(&key, epoch, "n1", ProbeStatus::Good, false);
             held = world.settle().is_none();
         }
         assert!(held, "the third recovery within moments is held back");
@@ -447,25 +455,25 @@ mod tests {
     #[test]
     fn the_proxys_experience_counts_where_the_policy_says_so() {
         let (mut world, key, epoch) = World::new(r#"{"health":{"passive_observers":2}}"#);
-        world.hear(&key, epoch, "n1", Sight::NotReady, true);
+        world.hear(&key, epoch, "n1", ProbeStatus::NotReady, true);
         assert_eq!(world.settle(), None);
-        world.hear(&key, epoch, "n2", Sight::NotReady, true);
+        world.hear(&key, epoch, "n2", ProbeStatus::NotReady, true);
         let health = world.settle().unwrap();
         assert_eq!((health.liveness, health.readiness), (Liveness::Alive, Readiness::NotReady));
-        world.hear(&key, epoch, "n1", Sight::Good, true);
-        world.hear(&key, epoch, "n2", Sight::Good, true);
+        world.hear(&key, epoch, "n1", ProbeStatus::Good, true);
+        world.hear(&key, epoch, "n2", ProbeStatus::Good, true);
         assert_eq!(world.settle().unwrap().readiness, Readiness::Ready);
     }
 
     #[test]
     fn a_bad_verdict_that_nobody_upholds_is_taken_back() {
         let (mut world, key, address_index) = World::new("{}");
-        world.hear(&key, address_index, "n1", Sight::Dead, false);
+        world.hear(&key, address_index, "n1", ProbeStatus::Dead, false);
         assert_eq!(world.settle().unwrap().liveness, Liveness::Evicted);
         // The probe is taken out of the policy.
         world.unprobed.insert(key);
-        world.now_ms += WORD_MS;
-        assert_eq!(world.settle(), None, "the last word still counts");
+        world.now_ms += REPORT_MS;
+        assert_eq!(world.settle(), None, "the last report still counts");
         world.now_ms += 1;
         let health = world.settle().unwrap();
         assert_eq!((health.liveness, health.readiness), (Liveness::Alive, Readiness::Unknown));

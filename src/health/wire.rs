@@ -2,8 +2,8 @@
 
 use bincode::{Decode, Encode};
 
-use super::track::Sight;
-use super::verdict::SaidWord;
+use super::track::ProbeStatus;
+use super::verdict::ObserverReport;
 use crate::state::{InstanceKey, Name, ServiceKey};
 
 /// Most observations in one message.
@@ -19,7 +19,7 @@ pub struct Observation {
     /// Which address of it, by [`crate::state::Instance::address_index`].
     pub address_index: u64,
     /// What it looks like to probes; `None` where this source does not probe.
-    pub sight: Sight,
+    pub status: ProbeStatus,
     /// Whether it comes from the proxy's experience instead of a probe.
     pub passive: bool,
     /// The last result, in one line.
@@ -43,7 +43,7 @@ struct Item {
     service: Name,
     instance: Name,
     address_index: u64,
-    sight: Sight,
+    status: ProbeStatus,
     passive: bool,
     detail: String,
 }
@@ -58,7 +58,7 @@ pub fn encode_observations(
         service: o.key.service.service.clone(),
         instance: o.key.instance.clone(),
         address_index: o.address_index,
-        sight: o.sight,
+        status: o.status,
         passive: o.passive,
         detail: o.detail.clone(),
     };
@@ -80,7 +80,7 @@ pub fn decode_observations(bytes: &[u8]) -> Result<(String, Vec<Observation>), O
     let observation = |item: Item| Observation {
         key: ServiceKey::new(item.namespace, item.service).instance(item.instance),
         address_index: item.address_index,
-        sight: item.sight,
+        status: item.status,
         passive: item.passive,
         detail: item.detail,
     };
@@ -89,20 +89,20 @@ pub fn decode_observations(bytes: &[u8]) -> Result<(String, Vec<Observation>), O
 
 /// A question for the leader, and its answer. Versions are only ever appended.
 #[derive(Encode, Decode)]
-enum WordsWire {
+enum ReportsWire {
     AskV1 { namespace: Name, service: Name, instance: Name },
-    SaidV1 { words: Vec<SaidWord> },
+    ReportsV1 { reports: Vec<ObserverReport> },
 }
 
-/// Most words in one answer; more nodes than that do not probe one instance.
-const WORDS_MAX: usize = 256;
+/// Most reports in one answer; more nodes than that do not probe one instance.
+const REPORTS_MAX: usize = 256;
 
-fn encode_words(wire: WordsWire) -> Result<Vec<u8>, ObservationError> {
+fn encode_wire(wire: ReportsWire) -> Result<Vec<u8>, ObservationError> {
     let config = bincode::config::standard().with_limit::<MESSAGE_LEN_MAX>();
     bincode::encode_to_vec(wire, config).map_err(|error| ObservationError(error.to_string()))
 }
 
-fn decode_words(bytes: &[u8]) -> Result<WordsWire, ObservationError> {
+fn decode_wire(bytes: &[u8]) -> Result<ReportsWire, ObservationError> {
     let config = bincode::config::standard().with_limit::<MESSAGE_LEN_MAX>();
     let decoded = bincode::decode_from_slice(bytes, config);
     decoded.map(|(wire, _)| wire).map_err(|error| ObservationError(error.to_string()))
@@ -110,7 +110,7 @@ fn decode_words(bytes: &[u8]) -> Result<WordsWire, ObservationError> {
 
 /// Encodes the question what was said of an instance.
 pub fn encode_ask(key: &InstanceKey) -> Result<Vec<u8>, ObservationError> {
-    encode_words(WordsWire::AskV1 {
+    encode_wire(ReportsWire::AskV1 {
         namespace: key.service.namespace.clone(),
         service: key.service.service.clone(),
         instance: key.instance.clone(),
@@ -119,25 +119,25 @@ pub fn encode_ask(key: &InstanceKey) -> Result<Vec<u8>, ObservationError> {
 
 /// Decodes the question.
 pub fn decode_ask(bytes: &[u8]) -> Result<InstanceKey, ObservationError> {
-    match decode_words(bytes)? {
-        WordsWire::AskV1 { namespace, service, instance } => {
+    match decode_wire(bytes)? {
+        ReportsWire::AskV1 { namespace, service, instance } => {
             Ok(ServiceKey::new(namespace, service).instance(instance))
         }
-        WordsWire::SaidV1 { .. } => Err(ObservationError("an answer, not a question".into())),
+        ReportsWire::ReportsV1 { .. } => Err(ObservationError("an answer, not a question".into())),
     }
 }
 
 /// Encodes the answer.
-pub fn encode_said(mut words: Vec<SaidWord>) -> Result<Vec<u8>, ObservationError> {
-    words.truncate(WORDS_MAX);
-    encode_words(WordsWire::SaidV1 { words })
+pub fn encode_reports(mut reports: Vec<ObserverReport>) -> Result<Vec<u8>, ObservationError> {
+    reports.truncate(REPORTS_MAX);
+    encode_wire(ReportsWire::ReportsV1 { reports })
 }
 
 /// Decodes the answer.
-pub fn decode_said(bytes: &[u8]) -> Result<Vec<SaidWord>, ObservationError> {
-    match decode_words(bytes)? {
-        WordsWire::SaidV1 { words } => Ok(words),
-        WordsWire::AskV1 { .. } => Err(ObservationError("a question, not an answer".into())),
+pub fn decode_reports(bytes: &[u8]) -> Result<Vec<ObserverReport>, ObservationError> {
+    match decode_wire(bytes)? {
+        ReportsWire::ReportsV1 { reports } => Ok(reports),
+        ReportsWire::AskV1 { .. } => Err(ObservationError("a question, not an answer".into())),
     }
 }
 
@@ -151,7 +151,7 @@ mod tests {
         let one = Observation {
             key,
             address_index: 7,
-            sight: Sight::Dead,
+            status: ProbeStatus::Dead,
             passive: false,
             detail: "x".into(),
         };
@@ -169,16 +169,16 @@ mod tests {
         let bytes = encode_ask(&key).unwrap();
         assert_eq!(bytes, [0, 1, b'd', 1, b's', 1, b'i']);
         assert_eq!(decode_ask(&bytes).unwrap(), key);
-        let word = SaidWord {
+        let report = ObserverReport {
             observer: "n".into(),
-            sight: Sight::Dead,
+            status: ProbeStatus::Dead,
             passive: true,
             detail: "x".into(),
             age_ms: 9,
         };
-        let bytes = encode_said(vec![word.clone()]).unwrap();
+        let bytes = encode_reports(vec![report.clone()]).unwrap();
         assert_eq!(bytes, [1, 1, 1, b'n', 2, 1, 1, b'x', 9]);
-        assert_eq!(decode_said(&bytes).unwrap(), [word]);
+        assert_eq!(decode_reports(&bytes).unwrap(), [report]);
         assert!(decode_ask(&bytes).is_err());
     }
 

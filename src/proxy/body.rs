@@ -17,7 +17,7 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::{Instant, Sleep};
 
 use super::error::ProxyError;
-use super::forward::UnderWay;
+use super::forward::InFlightGuard;
 use super::pool::Lease;
 use super::upstream::InFlight;
 use crate::clock::Clock;
@@ -282,14 +282,14 @@ pub(crate) struct ResponseWatch {
     pub(crate) idle: Duration,
     pub(crate) deadline: Option<Instant>,
     /// Counts the request until its last byte.
-    pub(crate) under_way: UnderWay,
+    pub(crate) in_flight_guard: InFlightGuard,
 }
 
 impl ResponseWatch {
     /// The last byte has passed.
     fn end(self) {
         self.lease.give_back();
-        drop((self.in_flight, self.under_way));
+        drop((self.in_flight, self.in_flight_guard));
     }
 }
 

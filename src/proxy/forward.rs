@@ -90,18 +90,18 @@ pub struct Forwarded {
 }
 
 /// One request between its arrival and its last byte.
-pub(crate) struct UnderWay(Arc<Inner>);
+pub(crate) struct InFlightGuard(Arc<Inner>);
 
-impl UnderWay {
+impl InFlightGuard {
     fn enter(forwarder: &Forwarder) -> Self {
-        forwarder.0.under_way.fetch_add(1, Ordering::Relaxed);
+        forwarder.0.requests_in_flight.fetch_add(1, Ordering::Relaxed);
         Self(Arc::clone(&forwarder.0))
     }
 }
 
-impl Drop for UnderWay {
+impl Drop for InFlightGuard {
     fn drop(&mut self) {
-        self.0.under_way.fetch_sub(1, Ordering::Relaxed);
+        self.0.requests_in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -134,7 +134,7 @@ impl Forwarder {
         mut request: Request<AxumBody>,
     ) -> Forwarded {
         let started_us = self.0.clock.monotonic_us();
-        let under_way = UnderWay::enter(self);
+        let in_flight_guard = InFlightGuard::enter(self);
         let client_upgrade = request
             .headers()
             .contains_key(header::UPGRADE)
@@ -152,9 +152,13 @@ impl Forwarder {
                         let trail = std::mem::take(&mut attempts.trail);
                         let mut forwarded = match outcome {
                             Err(error) => Forwarded::failed(error, chosen, attempts.made),
-                            Ok(answer) => {
-                                self.deliver(&attempts, answer, chosen, client_upgrade, under_way)
-                            }
+                            Ok(answer) => self.deliver(
+                                &attempts,
+                                answer,
+                                chosen,
+                                client_upgrade,
+                                in_flight_guard,
+                            ),
                         };
                         forwarded.trail = trail;
                         forwarded
@@ -503,7 +507,7 @@ impl Forwarder {
         self.note(attempts, ender.0, ender.1, outcome_of(&done));
         let (outcome, winner) = if done.is_ok() {
             drop(left);
-            self.note(attempts, other.0, other.1, AttemptOutcome::Outrun);
+            self.note(attempts, other.0, other.1, AttemptOutcome::LostHedge);
             (done, ender.0)
         } else {
             let outcome = left.await;
@@ -521,7 +525,7 @@ impl Forwarder {
         answer: Answer,
         chosen: Option<Chosen>,
         client_upgrade: Option<hyper::upgrade::OnUpgrade>,
-        under_way: UnderWay,
+        in_flight_guard: InFlightGuard,
     ) -> Forwarded {
         let Answer { mut response, lease, in_flight } = answer;
         let made = attempts.made;
@@ -533,7 +537,7 @@ impl Forwarder {
             };
             let protocol = response.headers().get(header::UPGRADE).cloned();
             let upstream = hyper::upgrade::on(&mut response);
-            let hold: TunnelHold = (lease, in_flight, under_way);
+            let hold: TunnelHold = (lease, in_flight, in_flight_guard);
             self.0.tasks.spawn(tunnel::run(client, upstream, policy.idle, hold));
             let (mut parts, _) = response.into_parts();
             headers::strip_hop_by_hop(&mut parts.headers, false);
@@ -561,7 +565,7 @@ impl Forwarder {
             in_flight,
             idle: policy.idle,
             deadline: attempts.deadline,
-            under_way,
+            in_flight_guard,
         };
         let response = Response::from_parts(parts, ResponseBody::wrap(incoming, watch));
         let trail = AttemptTrail::default();

@@ -91,7 +91,7 @@ struct Inner {
     building: Mutex<()>,
     tasks: TaskTracker,
     stopping: AtomicBool,
-    under_way: AtomicU64,
+    requests_in_flight: AtomicU64,
     /// Wakes whoever drives [`Forwarder::tick`].
     alarm: Notify,
 }
@@ -138,7 +138,7 @@ impl Forwarder {
             building: Mutex::new(()),
             tasks: TaskTracker::new(),
             stopping: AtomicBool::new(false),
-            under_way: AtomicU64::new(0),
+            requests_in_flight: AtomicU64::new(0),
             alarm: Notify::new(),
         })))
     }
@@ -210,13 +210,13 @@ impl Forwarder {
     pub async fn shutdown(&self, grace: Duration) {
         self.0.stopping.store(true, Ordering::SeqCst);
         let quiet = async {
-            while self.0.under_way.load(Ordering::SeqCst) > 0 {
+            while self.0.requests_in_flight.load(Ordering::SeqCst) > 0 {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
         if tokio::time::timeout(grace, quiet).await.is_err() {
-            let left = self.0.under_way.load(Ordering::SeqCst);
-            tracing::warn!(left, "requests under way were cut off at shutdown");
+            let left = self.0.requests_in_flight.load(Ordering::SeqCst);
+            tracing::warn!(left, "requests in flight were closed at shutdown");
         }
         self.0.runtimes.pin().clear();
         self.0.tasks.close();

@@ -30,7 +30,7 @@ pub enum AttemptOutcome {
     /// It did not; the code says why ([`super::ProxyError::code`]).
     Failed(&'static str),
     /// The other instance that was asked as well was first.
-    Outrun,
+    LostHedge,
 }
 
 /// The attempts of one request, as they ended. The usual single one needs no memory of its own.

@@ -11,7 +11,7 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::forward::UnderWay;
+use super::forward::InFlightGuard;
 use super::pool::Lease;
 use super::upstream::InFlight;
 
@@ -19,7 +19,7 @@ use super::upstream::InFlight;
 const BUFFER_LEN: usize = 16 * 1024;
 
 /// What lives as long as the tunnel: the connection's slot and the counts.
-pub(crate) type TunnelHold = (Lease, InFlight, UnderWay);
+pub(crate) type TunnelHold = (Lease, InFlight, InFlightGuard);
 
 /// Carries bytes until the end.
 pub(crate) async fn run(client: OnUpgrade, upstream: OnUpgrade, idle: Duration, hold: TunnelHold) {

@@ -274,7 +274,7 @@ pub enum Reply {
 /// Why a command was refused. Every replica refuses it alike.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, thiserror::Error)]
 pub enum Rejection {
-    /// A value is outside its limit.
+    /// Limit exceeded.
     #[error(transparent)]
     Limit(LimitExceeded),
     /// What it names is not there.

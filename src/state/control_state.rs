@@ -43,7 +43,7 @@ impl ServiceState {
     /// Whether a larger share of the undrained instances is unhealthy than the policy's panic
     /// threshold. Then the probes are more likely wrong than the fleet, and all are used.
     #[must_use]
-    pub fn panics(&self) -> bool {
+    pub fn in_panic_mode(&self) -> bool {
         let health = self.policy.as_ref().and_then(|record| record.policy.health);
         let Some(percent) = health.map(|h| h.panic_percent).filter(|percent| *percent > 0) else {
             return false;

@@ -17,19 +17,19 @@ const STATUS_CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 #[derive(Clone, Debug)]
 pub struct Metrics {
     registry: Registry,
-    /// Finished requests, all routes.
+    /// Finished requests on all routes.
     pub requests: IntCounter,
-    /// Refused sign-ins, and guarded requests refused with 401 or 403.
+    /// Failed sign-ins, and requests refused with 401 or 403.
     pub auth_failures: IntCounter,
     /// Sign-ins.
     pub auth_success: IntCounter,
     /// Successful registrations through the compatible API, heartbeats included.
     pub registrations: IntCounter,
-    /// Look-ups that found a node.
+    /// Look-ups that found an instance.
     pub discoveries: IntCounter,
     /// Look-ups that were answered before the HTTP library.
-    pub short_cuts: IntCounter,
-    /// Requests handed to an upstream.
+    pub fast_path: IntCounter,
+    /// Requests forwarded to an instance.
     pub proxied_requests: IntCounter,
     /// Active health checks.
     pub health_checks: IntCounter,
@@ -102,7 +102,7 @@ impl Metrics {
         let by_class = STATUS_CLASSES.map(|class| {
             let opts = Opts::new(
                 "maxine_http_responses_total",
-                "Answers by the first digit of their status",
+                "Responses by the first digit of their status",
             )
             .const_label("class", class);
             let counter = IntCounter::with_opts(opts).expect("the name is a constant and valid");
@@ -114,11 +114,14 @@ impl Metrics {
         ];
         let opts = HistogramOpts::new(
             "maxine_http_request_duration_seconds",
-            "Time until the head of the answer was ready",
+            "Time from the request's head to the response's head, in seconds",
         );
         let histogram = Histogram::with_opts(opts.buckets(buckets))
             .expect("the name is a constant and the buckets ascend");
-        let opts = Opts::new("maxine_alerts_active", "Conditions that this node sees now");
+        let opts = Opts::new(
+            "maxine_alerts_active",
+            "Conditions that are active now, as this node sees them",
+        );
         let alerts_active = IntGaugeVec::new(opts, &["kind", "severity"])
             .expect("the names are constants and valid");
         for kind in AlertKind::ALL.iter().filter(|kind| kind.form() == AlertForm::Condition) {
@@ -127,24 +130,24 @@ impl Metrics {
             }
         }
         Self {
-            requests: counter("maxine_requests_total", "Finished requests, all routes"),
+            requests: counter("maxine_requests_total", "Finished requests on all routes"),
             auth_failures: counter(
                 "maxine_auth_failures_total",
-                "Refused sign-ins, and guarded requests refused with 401 or 403",
+                "Failed sign-ins, and requests refused with 401 or 403",
             ),
-            auth_success: counter("maxine_auth_success_total", "Sign-ins"),
+            auth_success: counter("maxine_auth_success_total", "Successful sign-ins"),
             registrations: counter(
                 "maxine_registrations_total",
                 "Successful registrations, heartbeats included",
             ),
-            discoveries: counter("maxine_discoveries_total", "Look-ups that found a node"),
-            short_cuts: counter(
-                "maxine_discovery_short_cuts_total",
-                "Look-ups answered from the connection's bytes, before the HTTP library",
+            discoveries: counter("maxine_discoveries_total", "Look-ups that found an instance"),
+            fast_path: counter(
+                "maxine_discovery_fast_path_total",
+                "Look-ups answered on the fast path, before the HTTP library",
             ),
             proxied_requests: counter(
                 "maxine_proxied_requests_total",
-                "Requests handed to an upstream",
+                "Requests forwarded to an instance",
             ),
             health_checks: counter("maxine_health_checks_total", "Active health checks"),
             health_check_failures: counter(
@@ -153,16 +156,16 @@ impl Metrics {
             ),
             health_evictions: counter(
                 "maxine_health_evictions_total",
-                "Nodes taken out by active health checks",
+                "Instances evicted by active health checks",
             ),
-            alerts: counter("maxine_alerts_total", "Alerts"),
+            alerts: counter("maxine_alerts_total", "Alerts raised since the start"),
             alerts_left_out: counter(
                 "maxine_alerts_left_out_total",
-                "Conditions that were left out because 1000 were active",
+                "Conditions that were not reported because 1,000 were active",
             ),
             alert_deliveries_failed: counter(
                 "maxine_alert_deliveries_failed_total",
-                "Attempts to tell the webhook that failed; each is repeated",
+                "Failed deliveries to the webhook; each is tried again",
             ),
             alerts_active: register(&registry, alerts_active),
             signin_throttled: counter(
@@ -171,7 +174,7 @@ impl Metrics {
             ),
             telemetry_dropped: counter(
                 "maxine_telemetry_dropped_total",
-                "Records of requests and look-ups left out because too many came at once",
+                "Records of requests and look-ups that were dropped because too many came at once",
             ),
             connections_refused: counter(
                 "maxine_http_connections_refused_total",
@@ -179,25 +182,28 @@ impl Metrics {
             ),
             connections_stalled: counter(
                 "maxine_http_connections_stalled_total",
-                "Connections closed because their client took nothing of an answer for too long",
+                "Connections closed because the client did not read the response for too long",
             ),
             connections: gauge("maxine_http_connections", "Open connections"),
             request_duration: register(&registry, histogram),
             by_class,
-            registered_services: gauge("maxine_registered_services", "Services with a live node"),
-            registered_parent_nodes: gauge("maxine_registered_parent_nodes", "Live nodes"),
+            registered_services: gauge(
+                "maxine_registered_services",
+                "Services with at least one live instance",
+            ),
+            registered_parent_nodes: gauge("maxine_registered_parent_nodes", "Live instances"),
             registered_virtual_nodes: gauge(
                 "maxine_registered_virtual_nodes",
-                "Live nodes, each counted by its weight",
+                "Live instances, each counted by its weight",
             ),
-            is_leader: gauge("maxine_cluster_is_leader", "1 if this node leads"),
+            is_leader: gauge("maxine_cluster_is_leader", "1 if this node is the leader, else 0"),
             has_leader: gauge(
                 "maxine_cluster_has_leader",
-                "1 if a leader was confirmed within its lease",
+                "1 if a leader was confirmed within its lease, else 0",
             ),
             unhealthy_upstreams: gauge(
                 "maxine_unhealthy_upstreams",
-                "Nodes with a count of failed health checks",
+                "Instances whose latest health checks failed",
             ),
             state_index: gauge("maxine_state_index", "Index of the state on this node"),
             staleness_ms: {

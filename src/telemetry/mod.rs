@@ -117,7 +117,9 @@ impl Telemetry {
     pub fn start(view: Arc<View>, clock: Clock, settings: &TelemetrySettings) -> Self {
         let webhook = settings.webhook.as_ref().and_then(|webhook| {
             Webhook::new(webhook, &settings.cluster)
-                .inspect_err(|error| tracing::error!(%error, "alerts cannot be posted"))
+                .inspect_err(
+                    |error| tracing::error!(%error, "alerts cannot be sent to the webhook"),
+                )
                 .ok()
         });
         let log =
@@ -286,7 +288,7 @@ impl Telemetry {
     /// Notes that a condition is over, or does not hold. Cheap to repeat.
     pub fn clear(&self, kind: AlertKind, object: &str) {
         let Some(alert) = self.0.alerts.clear(kind, object, self.0.clock.wall_ms()) else { return };
-        tracing::info!(kind = kind.name(), object, "the condition of an alert is over");
+        tracing::info!(kind = kind.name(), object, "an alert was resolved");
         let fields = vec![
             ("severity", Value::from(alert.severity.as_str())),
             ("alertType", kind.name().into()),
@@ -335,7 +337,7 @@ impl Telemetry {
 
     fn delivery_failed(&self, alert: &Alert, why: &str) {
         let kind = alert.kind.name();
-        tracing::warn!(kind, error = %why, "an alert could not be delivered, it is repeated");
+        tracing::warn!(kind, error = %why, "an alert could not be delivered; it will be sent again");
         self.0.metrics.alert_deliveries_failed.inc();
         let fields = vec![
             ("severity", Value::from(alert.severity.as_str())),

@@ -111,7 +111,7 @@ impl ServiceTable {
         index: u64,
         previous: Option<&Self>,
     ) -> Self {
-        let panics = service.panics();
+        let panics = service.in_panic_mode();
         let mut old = previous.map_or(&[][..], |table| &table.endpoints).iter().peekable();
         let mut endpoints = Vec::new();
         for (id, instance) in &service.instances {
@@ -191,7 +191,7 @@ impl ServiceTable {
 
     /// Whether more instances are unhealthy than the policy's panic threshold, so that all are used.
     #[must_use]
-    pub fn panics(&self) -> bool {
+    pub fn in_panic_mode(&self) -> bool {
         self.panics
     }
 

@@ -98,11 +98,11 @@ impl Ring {
     }
 }
 
-/// One watched scope: its newest changes and the bell that tells of the next.
+/// One watched scope: its newest changes and the notifier that tells of the next.
 #[derive(Debug)]
 struct Watched {
     ring: RwLock<Ring>,
-    bell: watch::Sender<u64>,
+    notifier: watch::Sender<u64>,
 }
 
 /// Keeps the newest changes and wakes those who wait for them.
@@ -116,7 +116,7 @@ pub struct WatchHub {
 
 impl WatchHub {
     pub(super) fn new() -> Self {
-        let everything = Watched { ring: RwLock::default(), bell: watch::Sender::new(0) };
+        let everything = Watched { ring: RwLock::default(), notifier: watch::Sender::new(0) };
         Self {
             everything: Arc::new(everything),
             scopes: DashMap::new(),
@@ -141,7 +141,7 @@ impl WatchHub {
                 ring.push(Arc::clone(event), RING_LEN_MAX);
             }
         }
-        self.everything.bell.send_replace(last.index);
+        self.everything.notifier.send_replace(last.index);
         if self.scopes.is_empty() {
             return;
         }
@@ -162,7 +162,7 @@ impl WatchHub {
             return;
         }
         watched.ring.write().push(Arc::clone(event), SCOPE_RING_LEN_MAX);
-        watched.bell.send_replace(event.index);
+        watched.notifier.send_replace(event.index);
     }
 
     pub(super) fn reset(&self, index: u64, history: u64) {
@@ -171,10 +171,10 @@ impl WatchHub {
             ring.begin_anew(index);
             ring.history = history;
         }
-        self.everything.bell.send_replace(index);
+        self.everything.notifier.send_replace(index);
         for watched in &self.scopes {
             watched.ring.write().begin_anew(index);
-            watched.bell.send_replace(index);
+            watched.notifier.send_replace(index);
         }
         self.published.send_replace(index);
     }
@@ -201,7 +201,7 @@ impl WatchHub {
             WatchScope::Everything => Arc::clone(&self.everything),
             _ => {
                 let entry = self.scopes.entry(scope.clone());
-                let new = || Watched { ring: RwLock::default(), bell: watch::Sender::new(0) };
+                let new = || Watched { ring: RwLock::default(), notifier: watch::Sender::new(0) };
                 let watched = Arc::clone(&entry.or_insert_with(|| Arc::new(new())));
                 let mut ring = watched.ring.write();
                 let fresh = Arc::strong_count(&watched) == 2 && ring.events.is_empty();
@@ -227,8 +227,8 @@ impl WatchHub {
         if after < oldest {
             return Err(Compacted { oldest });
         }
-        let bell = watched.bell.subscribe();
-        Ok(Watcher { scope, after, replaced, history: all.history, watched, bell })
+        let notifier = watched.notifier.subscribe();
+        Ok(Watcher { scope, after, replaced, history: all.history, watched, notifier })
     }
 }
 
@@ -240,7 +240,7 @@ pub struct Watcher {
     replaced: u64,
     history: u64,
     watched: Arc<Watched>,
-    bell: watch::Receiver<u64>,
+    notifier: watch::Receiver<u64>,
 }
 
 impl Watcher {
@@ -280,12 +280,12 @@ impl Watcher {
     /// watcher's place moves only with what is returned.
     pub async fn next(&mut self, max: usize) -> Result<Vec<Arc<Event>>, WatcherLost> {
         loop {
-            self.bell.mark_unchanged();
+            self.notifier.mark_unchanged();
             let events = self.take(max)?;
             if !events.is_empty() {
                 return Ok(events);
             }
-            if self.bell.changed().await.is_err() {
+            if self.notifier.changed().await.is_err() {
                 return Err(WatcherLost::Closed);
             }
         }
@@ -323,9 +323,9 @@ mod tests {
         assert_eq!(indices(&a.take(10).unwrap()), [3]);
         assert!(!{
             hub.publish(&[event("b", 4)], 4);
-            a.bell.mark_unchanged();
+            a.notifier.mark_unchanged();
             hub.publish(&[event("b", 5)], 5);
-            a.bell.has_changed().unwrap()
+            a.notifier.has_changed().unwrap()
         });
         let mut resumed = hub.subscribe(service("a"), 1).unwrap();
         assert_eq!(indices(&resumed.take(10).unwrap()), [3]);

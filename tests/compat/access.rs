@@ -260,10 +260,10 @@ async fn change_password_of_an_account_from_the_environment() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn registration_and_discovery_can_ask_for_a_token() {
-    use maxine::api::access::Openness;
+    use maxine::api::access::AccessMode;
     let server = Server::start_with(|options| {
-        options.api.registration_access = Openness::Token;
-        options.api.discovery_access = Openness::Token;
+        options.api.registration_access = AccessMode::Token;
+        options.api.discovery_access = AccessMode::Token;
         options.security.accounts = vec![account(Role::Viewer, "eve")];
     })
     .await;
@@ -324,7 +324,7 @@ async fn behind_a_trusted_proxy_each_client_has_its_own_sign_in_limit() {
     for client in ["6.6.6.6", "7.7.7.7", "2a00::1"] {
         assert!(traces.contains(&format!("\"{client}\"")), "{client}: {traces}");
     }
-    // Redirect and resolve choose by the same address, in the short cut and behind it.
+    // Redirect and resolve choose by the same address, in the fast path and behind it.
     let strategy = json!({"serverSelectionStrategy": "RH"});
     let set = server.put(CONFIG, &strategy).bearer_auth(&token).send().await.unwrap();
     assert_eq!(set.status(), 200);

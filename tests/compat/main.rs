@@ -10,9 +10,9 @@
 
 mod access;
 mod actuator;
+mod fast_path;
 mod proxying;
 mod services;
-mod short_cut;
 mod support;
 mod wire;
 

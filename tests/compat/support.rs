@@ -13,7 +13,7 @@ use maxine::actors::registry::{RegistryParts, RegistrySettings};
 use maxine::actors::{Registry, WriteError};
 use maxine::api::serve::{ServeLimits, serve};
 use maxine::api::{
-    ApiSettings, AppParts, AppState, Forward, ForwardAnswer, ForwardRequest, Forwarded, Front,
+    ApiSettings, AppParts, AppState, ChosenInstance, Forward, ForwardAnswer, ForwardRequest, Front,
     HealthReports, UpstreamsReport,
 };
 use maxine::backend::{ControlStore, MemoryStore};
@@ -78,7 +78,7 @@ impl Forward for Proxy {
         };
         Box::pin(async move {
             let forwarded = forwarder.forward(context, request).await;
-            let chosen = forwarded.chosen.map(|chosen| Forwarded {
+            let chosen = forwarded.chosen.map(|chosen| ChosenInstance {
                 instance: chosen.instance,
                 share: chosen.share,
                 target: chosen.target,

@@ -31,7 +31,7 @@ use maxine::actors::registry::{RegistryParts, RegistrySettings};
 use maxine::actors::{HealthChecker, HealthParts, Registry, WriteRequest};
 use maxine::backend::{ControlStore, MemoryStore, PeerHandler};
 use maxine::clock::Clock;
-use maxine::health::{ActiveDefaults, Observation, Prober, Sight, encode_observations};
+use maxine::health::{ActiveDefaults, Observation, ProbeStatus, Prober, encode_observations};
 use maxine::proxy::{EgressPolicy, TlsRoots};
 use maxine::state::{
     Actor, Address, Command, Health, InstanceKey, Liveness, Name, ProbeKind, ProbeSpec, Readiness,
@@ -354,8 +354,10 @@ async fn the_grpc_health_service_tells_serving_from_not_serving() {
     })
     .await;
     rig.register("a", server.address, Some(probe(ProbeKind::Grpc, "orders"))).await;
-    until("probed", || rig.health.track(&key("a")).is_some_and(|t| t.settled == Some(Sight::Good)))
-        .await;
+    until("probed", || {
+        rig.health.track(&key("a")).is_some_and(|t| t.settled == Some(ProbeStatus::Good))
+    })
+    .await;
     serving.store(2, Ordering::SeqCst);
     until("not ready", || rig.verdict("a").readiness == Readiness::NotReady).await;
     assert_eq!(rig.verdict("a").liveness, Liveness::Alive, "NOT_SERVING is alive");
@@ -440,7 +442,7 @@ async fn when_too_many_are_unhealthy_all_are_used() {
     rig.register("b", server.address, Some(probe(ProbeKind::Http, "/"))).await;
     until("b evicted", || rig.verdict("b").liveness == Liveness::Evicted).await;
     until("all used", || rig.routed() == ["a", "b", "c"]).await;
-    assert!(rig.view.table(service().as_ref()).unwrap().panics());
+    assert!(rig.view.table(service().as_ref()).unwrap().in_panic_mode());
     until("told", || *rig.panics.0.lock() == [true]).await;
 }
 
@@ -449,11 +451,11 @@ async fn other_nodes_observations_count_and_two_have_to_agree() {
     rig.policy(r#"{"health":{"observers":2}}"#).await;
     let server = server(|_| status(200)).await;
     let epoch = rig.register("a", server.address, Some(probe(ProbeKind::Http, "/"))).await;
-    let observe = |observer: &str, sight| {
+    let observe = |observer: &str, status| {
         let observation = Observation {
             key: key("a"),
             address_index: epoch,
-            sight,
+            status,
             passive: false,
             detail: "connection refused".into(),
         };
@@ -464,13 +466,13 @@ async fn other_nodes_observations_count_and_two_have_to_agree() {
     until("probed", || rig.health.track(&key("a")).is_some_and(|t| t.settled.is_some())).await;
     // Its word reaches the leader's memory with the next tick, which nothing outside shows.
     tokio::time::sleep(Duration::from_millis(300)).await;
-    observe("node-2", Sight::Dead).await.unwrap();
+    observe("node-2", ProbeStatus::Dead).await.unwrap();
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert_eq!(rig.verdict("a").liveness, Liveness::Alive, "one badly placed node");
-    observe("node-3", Sight::Dead).await.unwrap();
+    observe("node-3", ProbeStatus::Dead).await.unwrap();
     until("evicted", || rig.verdict("a").liveness == Liveness::Evicted).await;
     rig.duties.send_replace(None);
-    assert!(observe("node-2", Sight::Good).await.is_err(), "only the leader takes them");
+    assert!(observe("node-2", ProbeStatus::Good).await.is_err(), "only the leader takes them");
 }
 
 async fn what_the_proxy_saw_counts_where_the_policy_says_so() {
@@ -519,12 +521,12 @@ async fn https_probes_verify_the_certificate_unless_told_not_to() {
     rig.register_at("strict", &url, Some(strict.clone())).await;
     rig.register_at("lax", &url, Some(lax)).await;
     until("judged", || settled(&rig, "strict").is_some() && settled(&rig, "lax").is_some()).await;
-    assert_eq!(settled(&rig, "strict"), Some(Sight::Dead), "nobody vouches for it");
-    assert_eq!(settled(&rig, "lax"), Some(Sight::Good));
+    assert_eq!(settled(&rig, "strict"), Some(ProbeStatus::Dead), "nobody vouches for it");
+    assert_eq!(settled(&rig, "lax"), Some(ProbeStatus::Good));
     let rig = Rig::trusting(ActiveDefaults::default(), &roots).await;
     rig.register_at("strict", &url, Some(strict)).await;
     until("judged", || settled(&rig, "strict").is_some()).await;
-    assert_eq!(settled(&rig, "strict"), Some(Sight::Good), "its root is trusted");
+    assert_eq!(settled(&rig, "strict"), Some(ProbeStatus::Good), "its root is trusted");
 }
 
 async fn the_leader_tells_what_every_observer_said_last() {
@@ -534,7 +536,7 @@ async fn the_leader_tells_what_every_observer_said_last() {
     let observation = Observation {
         key: key("a"),
         address_index: epoch,
-        sight: Sight::Good,
+        status: ProbeStatus::Good,
         passive: false,
         detail: "HTTP 200".into(),
     };
@@ -542,19 +544,19 @@ async fn the_leader_tells_what_every_observer_said_last() {
     message.extend(encode_observations("node-2", &[observation]).unwrap());
     rig.peers.handle(message.into()).await.unwrap();
     let ask =
-        [&[PeerKind::Words as u8][..], &maxine::health::encode_ask(&key("a")).unwrap()].concat();
+        [&[PeerKind::Reports as u8][..], &maxine::health::encode_ask(&key("a")).unwrap()].concat();
     let mut said = Vec::new();
     for _ in 0..500 {
         let answer = rig.peers.handle(ask.clone().into()).await.unwrap();
-        said = maxine::health::decode_said(&answer).unwrap();
+        said = maxine::health::decode_reports(&answer).unwrap();
         if said.len() == 2 {
             break;
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    let said: Vec<_> = said.iter().map(|w| (w.observer.as_str(), w.sight)).collect();
-    assert_eq!(said, [("node-1", Sight::Dead), ("node-2", Sight::Good)]);
-    assert_eq!(rig.health.words(&key("a")).await.len(), 2, "the leader need not ask itself");
+    let said: Vec<_> = said.iter().map(|w| (w.observer.as_str(), w.status)).collect();
+    assert_eq!(said, [("node-1", ProbeStatus::Dead), ("node-2", ProbeStatus::Good)]);
+    assert_eq!(rig.health.reports(&key("a")).await.len(), 2, "the leader need not ask itself");
 }
 
 async fn a_recovered_instance_starts_slowly() {

@@ -1,7 +1,7 @@
 //! Who may do what: sign-in, the dashboard's cookie, users, tokens, keys.
 
 use maxine::api::ApiSettings;
-use maxine::api::access::{Access, Openness, rules};
+use maxine::api::access::{Access, AccessMode, rules};
 use reqwest::Method;
 use serde_json::json;
 
@@ -10,8 +10,8 @@ use crate::support::Server;
 #[tokio::test(flavor = "multi_thread")]
 async fn every_guarded_route_refuses_the_unknown_and_the_lower_role() {
     let settings = ApiSettings {
-        registration_access: Openness::Token,
-        discovery_access: Openness::Token,
+        registration_access: AccessMode::Token,
+        discovery_access: AccessMode::Token,
         ..ApiSettings::default()
     };
     let server = Server::start_with(settings).await;

@@ -239,7 +239,10 @@ async fn a_hedge_overtakes_a_slow_instance() {
         trails.push(trail.map(told).collect::<Vec<_>>());
     }
     let fast = ("b".to_owned(), AttemptOutcome::Answered(StatusCode::OK));
-    assert!(trails.contains(&vec![fast, ("a".to_owned(), AttemptOutcome::Outrun)]), "{trails:?}");
+    assert!(
+        trails.contains(&vec![fast, ("a".to_owned(), AttemptOutcome::LostHedge)]),
+        "{trails:?}"
+    );
 }
 
 #[tokio::test]

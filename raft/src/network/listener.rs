@@ -74,7 +74,7 @@ impl Listener {
                 let Ok(place) = places.try_acquire_owned() else {
                     tracing::warn!(
                         limit = CONNECTIONS_MAX,
-                        "too many peer connections; one is closed"
+                        "too many peer connections; one was closed"
                     );
                     return;
                 };
@@ -105,7 +105,7 @@ impl Listener {
         match tokio::time::timeout(2 * HANDSHAKE_TIMEOUT, greeting).await {
             Ok(Ok(greeted)) => Some(greeted),
             Ok(Err(error)) => {
-                tracing::warn!(%error, "a peer connection was turned away");
+                tracing::warn!(%error, "a peer connection was refused");
                 None
             }
             Err(_) => None,

@@ -285,14 +285,14 @@ impl<S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> Pipeline<'_, S>
             tokio::select! {
                 biased;
                 Some((prev, last, answer)) = self.in_flight.next(), if !self.in_flight.is_empty() => {
-                    let may_be_told = self.waiting.answered();
+                    let may_report = self.waiting.answered();
                     let result = self.network.append_response(self.timeout, answer).map(|response| {
                         let partial = matches!(&response, AppendEntriesResponse::PartialSuccess(upto) if *upto != last);
                         let result = response.into_stream_result(prev, last);
                         self.stopped = partial || result.is_err();
                         result
                     }).inspect_err(|_| self.stopped = true);
-                    if may_be_told || self.stopped {
+                    if may_report || self.stopped {
                         return Some(result);
                     }
                 }

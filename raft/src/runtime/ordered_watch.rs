@@ -14,22 +14,22 @@ pub(crate) struct OrderedWatch;
 
 /// Its sending end.
 pub(crate) struct Sender<T> {
-    // Dropped first: whoever the bell wakes sees the channel closed.
+    // Dropped first: whoever the notifier wakes sees the channel closed.
     values: watch::Sender<T>,
-    bell: BellOfSender,
+    notifier: NotifierOfSender,
 }
 
 /// Its receiving end.
 pub(crate) struct Receiver<T> {
     values: watch::Receiver<T>,
-    bell: Arc<Notify>,
+    notifier: Arc<Notify>,
 }
 
 /// Wakes whoever waits when a sender is gone, which may have been the last.
 #[derive(Clone)]
-struct BellOfSender(Arc<Notify>);
+struct NotifierOfSender(Arc<Notify>);
 
-impl Drop for BellOfSender {
+impl Drop for NotifierOfSender {
     fn drop(&mut self) {
         self.0.notify_waiters();
     }
@@ -42,28 +42,28 @@ impl Watch for OrderedWatch {
 
     fn channel<T: OptionalSend + OptionalSync>(init: T) -> (Sender<T>, Receiver<T>) {
         let (sender, receiver) = watch::channel(init);
-        let bell = Arc::new(Notify::new());
-        let sender = Sender { values: sender, bell: BellOfSender(Arc::clone(&bell)) };
-        (sender, Receiver { values: receiver, bell })
+        let notifier = Arc::new(Notify::new());
+        let sender = Sender { values: sender, notifier: NotifierOfSender(Arc::clone(&notifier)) };
+        (sender, Receiver { values: receiver, notifier })
     }
 }
 
 impl<T> Clone for Sender<T> {
     fn clone(&self) -> Self {
-        Self { values: self.values.clone(), bell: self.bell.clone() }
+        Self { values: self.values.clone(), notifier: self.notifier.clone() }
     }
 }
 
 impl<T> Clone for Receiver<T> {
     fn clone(&self) -> Self {
-        Self { values: self.values.clone(), bell: Arc::clone(&self.bell) }
+        Self { values: self.values.clone(), notifier: Arc::clone(&self.notifier) }
     }
 }
 
 impl<T: OptionalSend + OptionalSync> WatchSender<OrderedWatch, T> for Sender<T> {
     fn send(&self, value: T) -> Result<(), SendError<T>> {
         self.values.send(value).map_err(|error| SendError(error.0))?;
-        self.bell.0.notify_waiters();
+        self.notifier.0.notify_waiters();
         Ok(())
     }
 
@@ -73,7 +73,7 @@ impl<T: OptionalSend + OptionalSync> WatchSender<OrderedWatch, T> for Sender<T> 
     {
         let modified = self.values.send_if_modified(modify);
         if modified {
-            self.bell.0.notify_waiters();
+            self.notifier.0.notify_waiters();
         }
         modified
     }
@@ -83,16 +83,16 @@ impl<T: OptionalSend + OptionalSync> WatchSender<OrderedWatch, T> for Sender<T> 
     }
 
     fn subscribe(&self) -> Receiver<T> {
-        Receiver { values: self.values.subscribe(), bell: Arc::clone(&self.bell.0) }
+        Receiver { values: self.values.subscribe(), notifier: Arc::clone(&self.notifier.0) }
     }
 }
 
 impl<T: OptionalSend + OptionalSync> WatchReceiver<OrderedWatch, T> for Receiver<T> {
     async fn changed(&mut self) -> Result<(), RecvError> {
-        let Self { values, bell } = self;
+        let Self { values, notifier } = self;
         loop {
             // Taken before the look: `notify_waiters` counts from here on, also before the first poll.
-            let rung = bell.notified();
+            let rung = notifier.notified();
             // The last value counts also where its sender is gone since.
             if values.borrow().has_changed() {
                 values.mark_unchanged();

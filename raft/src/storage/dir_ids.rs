@@ -59,7 +59,9 @@ impl DirIdsFile {
             next.peers.push((peer, dir_id));
             match checked_file::write(&self.dir, FILE, &DirIds::V1(next.clone())) {
                 Ok(()) => *ids = next,
-                Err(error) => tracing::warn!(peer, %error, "cannot note the peer's directory"),
+                Err(error) => {
+                    tracing::warn!(peer, %error, "the number of the peer's data directory cannot be stored")
+                }
             }
         }
         true

@@ -337,7 +337,7 @@ where
     }
     let purged = log.get_log_state().await?.last_purged_log_id;
     let kept = around.iter().map(|entry| entry.log_id).find(|id| id.index < snapshot.index);
-    tracing::warn!(%snapshot, "the log contradicts the snapshot, which is committed; the log is dropped");
+    tracing::warn!(%snapshot, "the log contradicts the committed snapshot; the log is removed");
     log.truncate_after(kept.or(purged)).await?;
     log.purge(snapshot).await
 }

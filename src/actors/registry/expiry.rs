@@ -96,7 +96,11 @@ impl ExpiryStatus {
         let before = self.suspended.swap(now.is_some(), Ordering::SeqCst);
         match now {
             Some((silent, fleet)) if !before => {
-                tracing::error!(silent, fleet, "expiry suspended: too many fell silent at once");
+                tracing::error!(
+                    silent,
+                    fleet,
+                    "expiry is suspended: too many instances stopped sending heartbeats at once"
+                );
                 self.tell(ExpiryEvent::Suspended { silent, fleet });
             }
             None if before => {
@@ -218,7 +222,10 @@ impl ExpiryDuty {
         let stalled_ms = now_ms.saturating_sub(last_ms + TICK_MS);
         if stalled_ms >= STALL_MS {
             self.leases.shift(stalled_ms);
-            tracing::warn!(stalled_ms, "this node stood still, all leases are extended by as much");
+            tracing::warn!(
+                stalled_ms,
+                "this process was paused; all leases are extended by the same time"
+            );
             self.status.tell(ExpiryEvent::Stalled { by_ms: stalled_ms });
         }
         now_ms

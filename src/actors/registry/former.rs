@@ -154,11 +154,15 @@ impl Heir<'_> {
         };
         match taken {
             Some(leases) => {
-                tracing::info!(former = holder, leases, "took over what was left of the leases")
+                tracing::info!(
+                    former = holder,
+                    leases,
+                    "took over the remaining times of the leases"
+                )
             }
             None => tracing::info!(
                 former = holder,
-                "what was left of the leases is not known; each has its whole time"
+                "the remaining times of the leases are unknown; each lease gets its whole TTL"
             ),
         }
     }

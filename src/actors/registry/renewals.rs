@@ -112,7 +112,9 @@ async fn send(store: &dyn ControlStore, mut waiting: Vec<Waiting>) {
                 return;
             }
             Ok(_) => tracing::error!("the leader's answer to renewals has the wrong length"),
-            Err(CallError::Refused(why)) => tracing::debug!(why, "renewals refused, trying again"),
+            Err(CallError::Refused(why)) => {
+                tracing::debug!(why, "lease renewals were refused; trying again")
+            }
             Err(CallError::Unreachable) => {}
         }
         waiting.retain(|waiting| !waiting.reply.is_closed());

@@ -35,7 +35,7 @@ pub enum Access {
 /// Whether a kind of route needs a token.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Openness {
+pub enum AccessMode {
     /// It does not.
     #[default]
     Open,
@@ -52,11 +52,11 @@ impl Access {
 
     /// The least role that may pass; `None` where nobody is asked who they are.
     #[must_use]
-    pub fn required_role(self, registration: Openness, discovery: Openness) -> Option<Role> {
+    pub fn required_role(self, registration: AccessMode, discovery: AccessMode) -> Option<Role> {
         match self {
             Self::Open => None,
-            Self::Registration => (registration == Openness::Token).then_some(Role::Operator),
-            Self::Discovery => (discovery == Openness::Token).then_some(Role::Viewer),
+            Self::Registration => (registration == AccessMode::Token).then_some(Role::Operator),
+            Self::Discovery => (discovery == AccessMode::Token).then_some(Role::Viewer),
             Self::Viewer => Some(Role::Viewer),
             Self::Operator => Some(Role::Operator),
             Self::Admin => Some(Role::Admin),

@@ -7,7 +7,7 @@ use axum::http::{Response, StatusCode, Uri};
 use axum::response::IntoResponse;
 
 use super::NAMESPACE;
-use super::handing_on::{HandedOn, Refusal, Target, forward, with_attempts};
+use super::proxy::{HandedOn, Refusal, Target, forward, with_attempts};
 use crate::api::error::CompatError;
 use crate::api::{AppState, RequestContext};
 use crate::discovery::{self, Asker, Choice, DiscoverQuery, Redirect};

@@ -9,9 +9,9 @@ mod config;
 mod discover;
 #[cfg(any(test, feature = "fuzz"))]
 pub(super) mod fuzz;
-mod handing_on;
 mod json;
 mod logs;
+mod proxy;
 mod register;
 mod registration;
 mod servers;
@@ -23,7 +23,7 @@ use axum::routing::{any, get, post, put};
 use super::routes::Routes;
 
 pub(super) use discover::{DISCOVER, PLAIN_TEXT, Preferred, discover_at_once, find, preferred};
-pub(super) use handing_on::{forwards_options, hand_on, proxied_route};
+pub(super) use proxy::{forward_to_instance, forwards_options, proxied_route};
 pub use session::account_sign_in;
 
 /// The namespace of clients that know none.
@@ -39,8 +39,8 @@ pub(super) fn add_routes(routes: Routes) -> Routes {
         .add(&["POST"], "/api/maxine/serviceops/register", post(register::register))
         .add(&["GET"], "/api/maxine/serviceops/servers", get(servers::servers))
         .add(&["GET"], DISCOVER, get(discover::discover))
-        .add(&["*"], "/api/maxine/serviceops/proxy/{service}", any(handing_on::proxy))
-        .add(&["*"], "/api/maxine/serviceops/proxy/{service}/{*path}", any(handing_on::proxy))
+        .add(&["*"], "/api/maxine/serviceops/proxy/{service}", any(proxy::proxy))
+        .add(&["*"], "/api/maxine/serviceops/proxy/{service}/{*path}", any(proxy::proxy))
         .add(&["GET"], "/api/actuator/health", get(actuator_open::health))
         .add(&["GET"], "/api/actuator/info", get(actuator_open::info))
         .add(&["GET"], "/api/actuator/metrics", get(actuator_open::metrics))

@@ -18,7 +18,7 @@ use futures::future::BoxFuture;
 use tower::{Layer, Service};
 
 use super::trace;
-use crate::api::access::{self, Decision, Openness};
+use crate::api::access::{self, AccessMode, Decision};
 use crate::api::error::{CompatError, edge_error, is_native};
 use crate::api::native::put_missing_headers;
 use crate::api::{AppState, Caller, RequestContext, Via, field_names, hosts, origins};
@@ -198,7 +198,7 @@ impl Shared {
             Decision::Route(rule) => (rule.access, rule.changes_by_get),
             Decision::Unmatched | Decision::OtherMethod => (access::of_unmatched(path), false),
             Decision::Undeclared => {
-                tracing::error!(route = matched, "a route is not in the access table");
+                tracing::error!(route = matched, "a route is missing from the access table");
                 let error = CompatError::new(StatusCode::FORBIDDEN, "Forbidden");
                 return Err(Box::new(edge_error(path, error)));
             }
@@ -310,7 +310,7 @@ impl Shared {
 
     /// Whether discovery is anyone's and its answers have no headers but the usual ones.
     pub(in crate::api) fn leaves_discovery_alone(&self) -> bool {
-        self.state.settings().discovery_access == Openness::Open && self.cors_origin.is_none()
+        self.state.settings().discovery_access == AccessMode::Open && self.cors_origin.is_none()
     }
 
     /// The header that carries the trace id.

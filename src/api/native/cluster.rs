@@ -16,7 +16,7 @@ use super::extract::{JsonBody, NoParams, NumberPath, OptionalJsonBody, Params};
 use super::fresh::{Fresh, Freshness, Write};
 use crate::actors::members;
 use crate::api::AppState;
-use crate::api::access::Openness;
+use crate::api::access::AccessMode;
 use crate::api::problem::{Problem, ProblemKind};
 use crate::backend::{AdminError, ClusterAdmin, ClusterStatus, Leadership};
 use crate::state::limits::check_text;
@@ -181,7 +181,7 @@ fn warnings(app: &AppState, leadership: &Leadership, raft: Option<&ClusterStatus
     if app.registry().expiry().is_suspended() {
         warn("expiry is suspended: an implausible share of the fleet fell silent at once");
     }
-    if app.settings().registration_access == Openness::Open {
+    if app.settings().registration_access == AccessMode::Open {
         warn("registration is open: anyone who reaches this port can register instances");
     }
     if let Some(raft) = raft {

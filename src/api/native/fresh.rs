@@ -278,8 +278,8 @@ pub(super) struct Revised {
 
 /// A reply that does not fit its command.
 pub(super) fn unexpected(reply: &Reply) -> Problem {
-    tracing::error!(?reply, "the reply does not fit the command");
-    Problem::new(ProblemKind::Internal, "the reply does not fit the command")
+    tracing::error!(?reply, "the reply does not match the command");
+    Problem::new(ProblemKind::Internal, "the reply does not match the command")
 }
 
 /// An `ETag` of a revision.

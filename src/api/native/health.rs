@@ -88,7 +88,7 @@ pub(super) async fn instance_health(
         None => why(service, instance),
     };
     let mut observations = state.health().observations(&key);
-    observations.extend(state.health().words(&key).await);
+    observations.extend(state.health().reports(&key).await);
     Ok(fresh.json(HealthWhy {
         namespace: key.service.namespace.as_str().into(),
         service: key.service.service.as_str().into(),

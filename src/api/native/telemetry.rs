@@ -233,7 +233,7 @@ pub(super) struct AttemptView {
     duration_ms: f64,
     /// The status that the instance answered; null if it gave no answer.
     status: Option<u16>,
-    /// Why there was no answer: the code of `x-maxine-error`, or `outrun` if another instance
+    /// Why there was no answer: the code of `x-maxine-error`, or `lost_hedge` if another instance
     /// answered first. Null if there was an answer.
     error: Option<&'static str>,
 }
@@ -243,7 +243,7 @@ impl AttemptView {
         let (status, error) = match attempt.outcome {
             AttemptOutcome::Answered(status) => (Some(status.as_u16()), None),
             AttemptOutcome::Failed(code) => (None, Some(code)),
-            AttemptOutcome::Outrun => (None, Some("outrun")),
+            AttemptOutcome::LostHedge => (None, Some("lost_hedge")),
         };
         let registration = &attempt.instance.registration;
         Self {

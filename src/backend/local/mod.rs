@@ -152,7 +152,7 @@ impl Writer {
                 let news = log.read_new()?;
                 if news.torn {
                     let len_bytes = log.cut_torn_tail()?;
-                    tracing::warn!(len_bytes, "the last frame was not whole and was cut off");
+                    tracing::warn!(len_bytes, "the last frame was incomplete and was removed");
                     let _ = events.send(StoreEvent::TornTailCut { len_bytes });
                 }
                 for entries in news.entries.chunks(GROUP_MAX) {

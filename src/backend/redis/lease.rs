@@ -163,7 +163,7 @@ impl Core {
                 Duration::from_millis(self.config.renew_ms.min(self.remaining_ms()))
             }
             Ok(Ok((_, other))) => {
-                tracing::warn!("the lease is another's: this node leads no more");
+                tracing::warn!("another node holds the lease: this node no longer leads");
                 let mut lease = self.lease.lock();
                 lease.held = None;
                 lease.note(&other, sent_ms);
@@ -173,7 +173,7 @@ impl Core {
             Ok(Err(_)) | Err(_) => {
                 let remaining_ms = self.remaining_ms();
                 if remaining_ms == 0 {
-                    tracing::warn!("the lease could not be renewed: this node leads no more");
+                    tracing::warn!("the lease could not be renewed: this node no longer leads");
                     self.step_down();
                 }
                 Duration::from_millis(RENEW_RETRY_MS.min(remaining_ms.max(1)))
@@ -280,7 +280,7 @@ impl Core {
         let released: RedisResult<u64> =
             scripts::RELEASE.run(&mut link, &keys, &[text.as_bytes()], timeout).await;
         if let Err(error) = released {
-            tracing::info!(%error, "the lease was not given back; it runs out");
+            tracing::info!(%error, "the lease could not be released; it ends when its time is over");
         }
     }
 }

@@ -174,7 +174,7 @@ impl Core {
 
     async fn receive(self: &Arc<Self>, message: Vec<u8>, room: &Arc<Semaphore>) {
         let Some(message) = decode(message) else {
-            tracing::warn!("a message in the inbox is not one of Maxine's");
+            tracing::warn!("a message from a peer could not be decoded");
             return;
         };
         match message.kind {

@@ -141,7 +141,7 @@ impl Core {
                 ?chosen,
                 seq = mine.seq,
                 head = survey.head.as_ref().map(|h| h.seq),
-                "redis and this node differ"
+                "the data in redis and on this node differ"
             );
         }
         match chosen {

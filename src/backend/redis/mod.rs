@@ -58,7 +58,7 @@ pub(super) use transfer::{read_nodejs_snapshot, read_state, write_state};
 /// Most batches that are under way at once.
 const IN_FLIGHT_MAX: usize = 1_024;
 /// How long before the same refusal is told again.
-const REFUSAL_TOLD_AGAIN_MS: u64 = 30_000;
+const REFUSAL_REPORTED_AGAIN_MS: u64 = 30_000;
 /// How long a stop waits for the tasks.
 const STOP_LIMIT: Duration = Duration::from_secs(5);
 
@@ -236,7 +236,7 @@ impl RedisStore {
         let mut caught_up = core.caught_up.subscribe();
         let arrived = tokio::time::timeout(first_wait, caught_up.wait_for(|done| *done)).await;
         if arrived.is_err() {
-            tracing::warn!("redis does not answer yet; starting without its state");
+            tracing::warn!("redis does not answer yet; this node starts without the state");
         }
         Ok(Arc::new(Self { core }))
     }

@@ -205,7 +205,7 @@ impl Core {
 
     /// Redis says that the lease is another's, whatever this node believed.
     fn note_fenced(&self, _present: &str) {
-        tracing::warn!("a leader's command was refused: the lease is another's");
+        tracing::warn!("a leader's command was refused: another node holds the lease");
         self.step_down();
     }
 
@@ -220,10 +220,10 @@ impl Core {
         }
         let now_ms = self.clock.monotonic_ms();
         let mut last = self.last_refusal.lock();
-        let told = last.as_ref().is_some_and(|(told, at_ms)| {
-            *told == code && now_ms.saturating_sub(*at_ms) < super::REFUSAL_TOLD_AGAIN_MS
+        let reported = last.as_ref().is_some_and(|(reported, at_ms)| {
+            *reported == code && now_ms.saturating_sub(*at_ms) < super::REFUSAL_REPORTED_AGAIN_MS
         });
-        if !told {
+        if !reported {
             let reason = format!("{code} {}", error.detail().unwrap_or_default());
             *last = Some((code, now_ms));
             self.emit(StoreEvent::WritesRefused { reason });

@@ -76,7 +76,7 @@ impl Core {
                     self.connector.backoff()
                 }
                 End::Damaged(text) => {
-                    tracing::warn!(text, "what redis holds cannot be used yet");
+                    tracing::warn!(text, "the data in redis cannot be used yet");
                     Duration::from_millis((self.config.lease_ms / 4).min(DAMAGED_PAUSE_MS_MAX))
                 }
             };

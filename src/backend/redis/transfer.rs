@@ -16,14 +16,14 @@ use crate::state::ControlState;
 /// For one command: a whole state may be large.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-fn told(error: impl ToString) -> String {
+fn describe(error: impl ToString) -> String {
     error.to_string()
 }
 
 async fn connect(config: &RedisConfig) -> Result<(Link, Keys), String> {
     config.check().map_err(|wrong| wrong.join("; "))?;
     let connector = Arc::new(Connector::new(config)?);
-    let link = connector.connect().await.map_err(told)?;
+    let link = connector.connect().await.map_err(describe)?;
     Ok((link, Keys::new(config)))
 }
 
@@ -32,7 +32,7 @@ pub(in crate::backend) async fn read_state(
     config: &RedisConfig,
 ) -> Result<Option<ControlState>, String> {
     let (mut link, keys) = connect(config).await?;
-    let found = stream::rebuild(&mut link, &keys, TIMEOUT).await.map_err(told)?;
+    let found = stream::rebuild(&mut link, &keys, TIMEOUT).await.map_err(describe)?;
     if found.survey.is_empty {
         return Ok(None);
     }
@@ -47,7 +47,7 @@ pub(in crate::backend) async fn write_state(
     replace: bool,
 ) -> Result<(), String> {
     let (mut link, keys) = connect(config).await?;
-    let present = Survey::read(&mut link, &keys, TIMEOUT).await.map_err(told)?;
+    let present = Survey::read(&mut link, &keys, TIMEOUT).await.map_err(describe)?;
     if !present.lease.is_empty() {
         return Err(String::from("nodes run on it and would lose their writes; stop them first"));
     }
@@ -57,17 +57,17 @@ pub(in crate::backend) async fn write_state(
     }
     let state = state.clone();
     let encode = move || snapshot::encode(&state);
-    let encoded = tokio::task::spawn_blocking(encode).await.map_err(told)?.map_err(told)?;
+    let encoded = tokio::task::spawn_blocking(encode).await.map_err(describe)?.map_err(describe)?;
     let position = Position { epoch: stream::new_epoch(), seq: 1, nonce: rand::random() };
     let recent = vec![position.nonce];
     let uploaded = snapshot::upload(&mut link, &keys, &encoded, position, recent, TIMEOUT).await;
-    let (uploaded, replaces) = (uploaded.map_err(told)?, present.head.as_ref());
+    let (uploaded, replaces) = (uploaded.map_err(describe)?, present.head.as_ref());
     match snapshot::install(&mut link, &keys, &uploaded, replaces, true, TIMEOUT).await {
         Ok(Installed::Done) => Ok(()),
         Ok(Installed::Changed | Installed::Led) => {
             Err(String::from("the log there was written to meanwhile; run it again"))
         }
-        Err(error) => Err(told(error)),
+        Err(error) => Err(describe(error)),
     }
 }
 
@@ -78,5 +78,5 @@ pub(in crate::backend) async fn read_nodejs_snapshot(
     let (mut link, _) = connect(config).await?;
     let mut command = cmd("GET");
     command.arg(format!("{}:snapshot", config.key_prefix));
-    link.query(&command, TIMEOUT).await.map_err(told)
+    link.query(&command, TIMEOUT).await.map_err(describe)
 }

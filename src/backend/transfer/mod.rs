@@ -271,10 +271,12 @@ fn add(mut state: ControlState, text: &str, import: &Import) -> (ControlState, V
 }
 
 fn read_file(path: &Path) -> Result<Option<ControlState>, String> {
-    let told = |error: LogError| error.to_string();
-    let Some((mut log, mut state)) = LogFile::open(path).map_err(told)? else { return Ok(None) };
+    let describe = |error: LogError| error.to_string();
+    let Some((mut log, mut state)) = LogFile::open(path).map_err(describe)? else {
+        return Ok(None);
+    };
     // A torn tail was acknowledged to nobody, or is being written at this moment.
-    for entry in log.read_new().map_err(told)?.entries {
+    for entry in log.read_new().map_err(describe)?.entries {
         let batch = crate::state::decode_batch(&entry).map_err(|error| error.to_string())?;
         for proposal in &batch.proposals {
             state.apply(proposal, &mut Vec::new());
@@ -284,10 +286,10 @@ fn read_file(path: &Path) -> Result<Option<ControlState>, String> {
 }
 
 fn write_file(path: &Path, state: &ControlState) -> Result<(), String> {
-    let told = |error: LogError| error.to_string();
-    let lock = try_lock(&beside(path, ".lock")).map_err(told)?;
+    let describe = |error: LogError| error.to_string();
+    let lock = try_lock(&beside(path, ".lock")).map_err(describe)?;
     let Some(_lock) = lock else {
         return Err(String::from("a node has it open; stop it first"));
     };
-    LogFile::create(path, state, LogPlace::start()).map(drop).map_err(told)
+    LogFile::create(path, state, LogPlace::start()).map(drop).map_err(describe)
 }

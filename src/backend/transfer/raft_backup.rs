@@ -75,7 +75,7 @@ impl Drop for Scratch {
     }
 }
 
-fn told(error: impl ToString) -> String {
+fn describe(error: impl ToString) -> String {
     error.to_string()
 }
 
@@ -95,7 +95,9 @@ async fn start(
     let listen = SocketAddr::from(([127, 0, 0, 1], 0));
     let mut config = raft::Config::new(CLUSTER_ID, NODE_ID, dir, listen);
     config.app_version = crate::state::COMMAND_VERSION;
-    raft::RaftNode::start(config, Box::new(Holder(state)), Arc::new(NoPeers)).await.map_err(told)
+    raft::RaftNode::start(config, Box::new(Holder(state)), Arc::new(NoPeers))
+        .await
+        .map_err(describe)
 }
 
 /// Writes a backup file that holds `state`, in one step.
@@ -109,19 +111,19 @@ pub(super) async fn write(path: &Path, state: &ControlState) -> Result<(), Strin
 }
 
 async fn write_from(node: &raft::RaftNode, path: &Path) -> Result<(), String> {
-    node.bootstrap(alone()).await.map_err(told)?;
-    node.propose(Bytes::from_static(b"migration"), LEADS_WITHIN).await.map_err(told)?;
+    node.bootstrap(alone()).await.map_err(describe)?;
+    node.propose(Bytes::from_static(b"migration"), LEADS_WITHIN).await.map_err(describe)?;
     let temporary = beside(path, ".new");
-    let mut file = tokio::fs::File::create(&temporary).await.map_err(told)?;
-    node.backup(&mut file).await.map_err(told)?;
-    file.flush().await.map_err(told)?;
-    file.sync_all().await.map_err(told)?;
-    tokio::fs::rename(&temporary, path).await.map_err(told)
+    let mut file = tokio::fs::File::create(&temporary).await.map_err(describe)?;
+    node.backup(&mut file).await.map_err(describe)?;
+    file.flush().await.map_err(describe)?;
+    file.sync_all().await.map_err(describe)?;
+    tokio::fs::rename(&temporary, path).await.map_err(describe)
 }
 
 /// Reads the state out of a backup file; `None` where there is no file.
 pub(super) async fn read(path: &Path) -> Result<Option<ControlState>, String> {
-    if !tokio::fs::try_exists(path).await.map_err(told)? {
+    if !tokio::fs::try_exists(path).await.map_err(describe)? {
         return Ok(None);
     }
     let scratch = Scratch::beside(path);
@@ -130,7 +132,7 @@ pub(super) async fn read(path: &Path) -> Result<Option<ControlState>, String> {
         let engine = raft::EngineKind::default();
         raft::offline::restore(&file, &dir, engine, CLUSTER_ID, NODE_ID, &alone())
     };
-    tokio::task::spawn_blocking(restore).await.map_err(told)?.map_err(told)?;
+    tokio::task::spawn_blocking(restore).await.map_err(describe)?.map_err(describe)?;
     let held = Arc::new(Mutex::new(None));
     let node = start(&scratch.0, Arc::clone(&held)).await?;
     node.stop_now().await;

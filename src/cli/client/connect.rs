@@ -87,8 +87,8 @@ impl ConnectArgs {
     /// # Errors
     /// As [`ConnectArgs::client`].
     pub fn client_of(&self, session: &Session) -> Result<Client, CliError> {
-        let told = |error| CliError::Failed(format!("the stored session: {error}"));
-        let servers = session.servers.iter().map(|text| Url::parse(text).map_err(told));
+        let describe = |error| CliError::Failed(format!("the stored session: {error}"));
+        let servers = session.servers.iter().map(|text| Url::parse(text).map_err(describe));
         self.client_with(servers.collect::<Result<_, _>>()?, Some(session.token.clone()))
     }
 
@@ -291,11 +291,11 @@ impl Session {
     /// When the file cannot be written.
     pub fn store(&self) -> Result<PathBuf, CliError> {
         let path = session_file()?;
-        let told = |error: std::io::Error| {
+        let describe = |error: std::io::Error| {
             CliError::Failed(format!("{}: {}", path.display(), words::io(&error)))
         };
         if let Some(dir) = path.parent() {
-            fs::create_dir_all(dir).map_err(told)?;
+            fs::create_dir_all(dir).map_err(describe)?;
         }
         let draft = path.with_extension(format!("{}.tmp", std::process::id()));
         let text =
@@ -305,9 +305,9 @@ impl Session {
             .create_new(true)
             .mode(0o600)
             .open(&draft)
-            .map_err(told)?;
-        file.write_all(&text).and_then(|()| file.sync_all()).map_err(told)?;
-        fs::rename(&draft, &path).map_err(told)?;
+            .map_err(describe)?;
+        file.write_all(&text).and_then(|()| file.sync_all()).map_err(describe)?;
+        fs::rename(&draft, &path).map_err(describe)?;
         Ok(path)
     }
 

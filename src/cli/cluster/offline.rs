@@ -103,7 +103,7 @@ fn member(text: &str) -> Result<(NodeId, Member), String> {
     ))
 }
 
-fn told(error: impl std::fmt::Display) -> CliError {
+fn describe(error: impl std::fmt::Display) -> CliError {
     CliError::Failed(error.to_string())
 }
 
@@ -118,7 +118,7 @@ fn look(data_dir: &Path) -> Result<(PathBuf, maxine_raft::offline::Inspection), 
         return Err(CliError::NotFound(format!("{} is not a directory", data_dir.display())));
     }
     let dir = log_dir(data_dir);
-    let inspection = maxine_raft::offline::inspect(&dir).map_err(told)?;
+    let inspection = maxine_raft::offline::inspect(&dir).map_err(describe)?;
     Ok((dir, inspection))
 }
 
@@ -200,7 +200,7 @@ pub(super) fn restore(args: &RestoreArgs, out: &mut Output) -> Result<(), CliErr
         args.node_id,
         &members,
     )
-    .map_err(told)?;
+    .map_err(describe)?;
     out.done(
         &json!({"index": index, "lineage": report.lineage, "data_dir": args.data_dir.display().to_string()}),
         format!(
@@ -231,7 +231,8 @@ pub(super) fn recover(args: &RecoverArgs, out: &mut Output) -> Result<(), CliErr
         if others.is_empty() { "none".into() } else { others.join(", ") },
     );
     confirm(&what, args.yes)?;
-    let report = maxine_raft::offline::recover_lost_quorum(&dir, found.node_id).map_err(told)?;
+    let report =
+        maxine_raft::offline::recover_lost_quorum(&dir, found.node_id).map_err(describe)?;
     out.done(
         &json!({"node_id": report.node_id, "kept_upto": report.kept_upto, "committed_upto": report.committed_upto,
             "unconfirmed_entries": report.unconfirmed_entries, "dropped_members": report.dropped_members, "lineage": report.lineage}),
@@ -245,7 +246,8 @@ pub(super) fn recover(args: &RecoverArgs, out: &mut Output) -> Result<(), CliErr
 
 pub(super) fn init_tls(args: &InitTlsArgs, out: &mut Output) -> Result<(), CliError> {
     let validity = Validity { now_ms: Clock::system().wall_ms(), node_days: args.days };
-    let pki = issue_cluster(&args.dir, &args.cluster_id, &args.nodes, validity).map_err(told)?;
+    let pki =
+        issue_cluster(&args.dir, &args.cluster_id, &args.nodes, validity).map_err(describe)?;
     let nodes: Vec<Value> = pki
         .nodes
         .iter()

@@ -307,7 +307,7 @@ export interface TraceAttempt {
   start_ms: number;
   duration_ms: number;
   status: number | null;
-  /** Why there was no answer; `outrun` if another instance was asked as well and was first. */
+  /** Why there was no answer; `lost_hedge` if another instance was asked as well and was first. */
   error: string | null;
 }
 

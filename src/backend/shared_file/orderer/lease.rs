@@ -110,7 +110,7 @@ impl Orderer {
             orderer.write_record(&LeaderRecord { fencing_token, ..Default::default() }, false)
         });
         if done.is_err() {
-            tracing::info!("the lease was not given back; it runs out");
+            tracing::info!("the lease could not be released; it ends when its time is over");
         }
     }
 }

@@ -233,7 +233,7 @@ function Bar({ tone, startMs, tookMs, lengthMs }: { tone: string; startMs: numbe
 
 /** What the proxy's codes mean; the others are told as they are. */
 const FAILURES: Record<string, string> = {
-  outrun: 'another was first',
+  lost_hedge: 'another was first',
   connect_failed: 'could not be connected to',
   connect_timeout: 'no connection in time',
   upstream_reset: 'closed the connection',
@@ -244,7 +244,7 @@ const FAILURES: Record<string, string> = {
 };
 
 function toneOf({ status, error }: TraceAttempt): 'bad' | 'muted' | 'info' {
-  if (error === 'outrun') return 'muted';
+  if (error === 'lost_hedge') return 'muted';
   return status === null || status >= 500 ? 'bad' : 'info';
 }
 

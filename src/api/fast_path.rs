@@ -1,4 +1,4 @@
-//! The short cut: discovery by redirect, answered from the connection's own bytes.
+//! The fast path: discovery by redirect, answered from the connection's own bytes.
 //!
 //! Place in the flow: between the socket and the HTTP library, where every connection begins. Most of what a
 //! look-up costs behind the library is the library: a map of the headers in, another one out, a state
@@ -6,7 +6,7 @@
 //! written whole. Whatever is not of that shape, or not answered by a redirect, goes to the library as it
 //! came, with all that follows on its connection; nothing has been done for it before.
 //!
-//! **Invariant:** a client cannot tell which of the two answered. The tests in `tests/compat/short_cut.rs`
+//! **Invariant:** a client cannot tell which of the two answered. The tests in `tests/compat/fast_path.rs`
 //! send the same bytes both ways.
 
 use std::cell::RefCell;
@@ -55,7 +55,7 @@ const FIELDS: [HeaderName; 13] = [
 ];
 
 /// Answers what can be answered without the HTTP library.
-pub(super) struct ShortCut {
+pub(super) struct FastPath {
     state: AppState,
     edge: Arc<Shared>,
 }
@@ -85,7 +85,7 @@ enum Turn {
     Ended,
 }
 
-impl ShortCut {
+impl FastPath {
     /// For a node whose discovery is open to anyone, with answers that have the usual fields; `None` for others.
     pub(super) fn new(state: AppState, edge: Arc<Shared>) -> Option<Self> {
         let is_usual = edge.leaves_discovery_alone() && !FIELDS.contains(edge.trace_header());
@@ -248,7 +248,7 @@ impl ShortCut {
             out.extend_from_slice(TEXT_PREFIX);
             out.extend_from_within(location);
         }
-        self.state.telemetry().metrics().short_cuts.inc();
+        self.state.telemetry().metrics().fast_path.inc();
         found.told(&self.state, context.trace_id.clone(), now_ms);
         self.edge.redirected(target, context, read_us);
         Some(len)

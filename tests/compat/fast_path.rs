@@ -1,8 +1,8 @@
-//! Discovery by the short cut and by the HTTP library: the same bytes both ways, and the same answers.
+//! Discovery by the fast path and by the HTTP library: the same bytes both ways, and the same answers.
 
 use std::time::Duration;
 
-use maxine::api::access::Openness;
+use maxine::api::access::AccessMode;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -98,7 +98,7 @@ fn levelled(name: &str, value: &str) -> String {
 }
 
 fn taken(server: &Server) -> u64 {
-    server.state.telemetry().metrics().short_cuts.get()
+    server.state.telemetry().metrics().fast_path.get()
 }
 
 /// Clients of the Node.js Maxine that keep fields in a plain map find them by these names alone.
@@ -313,7 +313,7 @@ async fn a_node_that_stops_lets_idle_connections_go() {
 #[tokio::test(flavor = "multi_thread")]
 async fn no_way_past_a_guarded_discovery_or_unusual_fields() {
     let guarded =
-        Server::start_with(|options| options.api.discovery_access = Openness::Token).await;
+        Server::start_with(|options| options.api.discovery_access = AccessMode::Token).await;
     let shared =
         Server::start_with(|options| options.api.cors_allow_origin = Some("*".into())).await;
     let named =

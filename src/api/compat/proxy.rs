@@ -12,7 +12,7 @@ use super::discover::{context_of, shortened};
 use super::json::{declared_len, refuse_body};
 use super::{NAMESPACE, browsers};
 use crate::api::error::CompatError;
-use crate::api::{AppState, ForwardRequest, Forwarded, RequestContext};
+use crate::api::{AppState, ChosenInstance, ForwardRequest, RequestContext};
 use crate::discovery;
 use crate::proxy::{AttemptTrail, InterimSink};
 use crate::state::{OptionsPolicy, ServiceKey, ServiceRef};
@@ -45,7 +45,7 @@ pub(in crate::api) fn forwards_options(state: &AppState, path: &str) -> bool {
 /// `ALL /api/maxine/serviceops/proxy/{serviceName}/{path...}`, for what comes through the router.
 pub(super) async fn proxy(State(state): State<AppState>, request: Request) -> Response<Body> {
     let context = context_of(&request);
-    let (response, attempts) = hand_on(&state, &context, request, None).await;
+    let (response, attempts) = forward_to_instance(&state, &context, request, None).await;
     with_attempts(response, attempts)
 }
 
@@ -62,7 +62,7 @@ pub(super) fn with_attempts(
 
 /// Hands a request on; the answer, and what became of each attempt. The path is read raw: its
 /// escapes are the upstream's business.
-pub(in crate::api) async fn hand_on(
+pub(in crate::api) async fn forward_to_instance(
     state: &AppState,
     context: &RequestContext,
     request: Request,
@@ -135,7 +135,7 @@ pub(super) struct HandedOn {
     /// The answer.
     pub(super) response: Response<Body>,
     /// Which instance of which service was chosen, if one was.
-    pub(super) forwarded: Option<(ServiceKey, Forwarded)>,
+    pub(super) forwarded: Option<(ServiceKey, ChosenInstance)>,
     /// What became of each attempt.
     pub(super) attempts: AttemptTrail,
 }

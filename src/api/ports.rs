@@ -80,14 +80,14 @@ pub struct ForwardAnswer {
     /// The answer.
     pub response: Response<Body>,
     /// Which instance it was handed to, if one was chosen.
-    pub forwarded: Option<Forwarded>,
+    pub forwarded: Option<ChosenInstance>,
     /// What became of each attempt.
     pub attempts: AttemptTrail,
 }
 
 /// Which instance a request was handed to.
 #[derive(Clone, Debug)]
-pub struct Forwarded {
+pub struct ChosenInstance {
     /// The instance.
     pub instance: Arc<Instance>,
     /// Which of its shares, from 0.
@@ -132,7 +132,7 @@ pub trait HealthReports: Send + Sync + 'static {
     }
 
     /// What the other observers said last of an instance, as the leader heard it.
-    fn words<'a>(&'a self, instance: &'a InstanceKey) -> BoxFuture<'a, Vec<ProbeObservation>> {
+    fn reports<'a>(&'a self, instance: &'a InstanceKey) -> BoxFuture<'a, Vec<ProbeObservation>> {
         let _ = instance;
         Box::pin(std::future::ready(Vec::new()))
     }
