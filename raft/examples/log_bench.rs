@@ -155,7 +155,7 @@ async fn main() -> anyhow::Result<()> {
                     cell.per_second,
                     cell.p50_us,
                     cell.p99_us,
-                    status.sync_p99_us,
+                    status.sync_p99_us.map_or_else(|| "-".to_owned(), |us| us.to_string()),
                     status.log_disk_bytes as f64 / 1_048_576.0,
                 )?;
             }

@@ -109,9 +109,9 @@ fn status(node: &RaftNode) -> String {
     format!(
         "term={} leader={} is_leader={} applied={} stalled={} disk_stalls={} leader_heard_ms={}",
         leadership.term,
-        leadership.leader.unwrap_or(0),
+        leadership.leader.map_or_else(|| "-".to_owned(), |id| id.to_string()),
         leadership.is_leader,
-        status.applied_index,
+        status.applied_index.map_or_else(|| "-".to_owned(), |index| index.to_string()),
         status.stalled,
         status.counters.disk_stalls,
         status.last_leader_contact_age_ms.map_or_else(|| "-".to_owned(), |ms| ms.to_string()),

@@ -111,15 +111,15 @@ pub struct Status {
     pub term: u64,
     /// The leader, while a quorum is known to have followed it recently.
     pub leader: Option<NodeId>,
-    /// End of the local log.
+    /// End of the local log; `None` while it holds no entry.
     pub last_log_index: Option<u64>,
-    /// What is known to be committed.
+    /// What is known to be committed; `None` while nothing is.
     pub committed_index: Option<u64>,
-    /// What the application has applied.
-    pub applied_index: u64,
-    /// What the newest snapshot covers.
+    /// What the application has applied; `None` while that is nothing.
+    pub applied_index: Option<u64>,
+    /// What the newest snapshot covers; `None` without a snapshot.
     pub snapshot_index: Option<u64>,
-    /// What was removed from the log.
+    /// What was removed from the log; `None` if nothing was.
     pub purged_index: Option<u64>,
     /// On a leader: how long ago the newest request was sent that a quorum answered.
     pub quorum_ack_age_ms: Option<u64>,
@@ -129,12 +129,12 @@ pub struct Status {
     pub log_disk_bytes: u64,
     /// Bytes of the snapshots on disk.
     pub snapshot_disk_bytes: u64,
-    /// Duration of the latest sync.
-    pub sync_last_us: u64,
-    /// 99th percentile of the last 1,024 syncs.
-    pub sync_p99_us: u64,
-    /// The longest of the last 1,024 syncs.
-    pub sync_max_us: u64,
+    /// Duration of the latest sync; `None` before the first.
+    pub sync_last_us: Option<u64>,
+    /// 99th percentile of the last 1,024 syncs; `None` before the first.
+    pub sync_p99_us: Option<u64>,
+    /// The longest of the last 1,024 syncs; `None` before the first.
+    pub sync_max_us: Option<u64>,
     /// Whether the disk is stalled now.
     pub stalled: bool,
     /// The index up to which this node has lost what it had acknowledged, with an older copy of its
@@ -186,7 +186,7 @@ impl Inner {
 
     fn status(&self) -> Status {
         let leadership = self.leadership_now();
-        let (sync_p99_us, sync_max_us) = self.health.sync_p99_max_us();
+        let (sync_p99_us, sync_max_us) = self.health.sync_p99_max_us().unzip();
         let contacts = &self.links.context.contacts;
         let leader_age = leadership.leader.and_then(|leader| contacts.leader_heard_age(leader));
         self.with_metrics(|metrics| Status {
@@ -198,7 +198,7 @@ impl Inner {
             leader: leadership.leader,
             last_log_index: metrics.last_log_index,
             committed_index: metrics.local_committed.as_ref().map(|id| id.index),
-            applied_index: *self.applied.borrow(),
+            applied_index: metrics.last_applied.map(|_| *self.applied.borrow()),
             snapshot_index: metrics.snapshot.as_ref().map(|id| id.index),
             purged_index: metrics.purged.as_ref().map(|id| id.index),
             quorum_ack_age_ms: if metrics.state == ServerState::Leader {

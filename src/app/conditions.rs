@@ -338,7 +338,8 @@ impl Watch {
 
     /// Compares what each member has with what this node's log had a while ago.
     fn judge_lag(&mut self, cluster: &ClusterStatus, now_ms: u64, judged: &mut Judged) {
-        self.log_ends.push_back((now_ms, cluster.last_log_index));
+        let Some(log_end) = cluster.last_log_index else { return };
+        self.log_ends.push_back((now_ms, log_end));
         while self.log_ends.get(1).is_some_and(|(at_ms, _)| now_ms - at_ms >= LAG_MS) {
             self.log_ends.pop_front();
         }

@@ -122,7 +122,7 @@ fn a_member_lags_that_has_not_got_what_the_log_had_ten_seconds_ago() {
     let at = |end: u64, matched: u64| {
         let mut seen = seen(Some("node-1"), [UP, UP]);
         let cluster = seen.cluster.as_mut().unwrap();
-        cluster.last_log_index = end;
+        cluster.last_log_index = Some(end);
         for (member, has) in cluster.members.iter_mut().zip([end, end, matched]) {
             member.matched_index = Some(has);
         }

@@ -281,18 +281,19 @@ pub struct ClusterStatus {
     pub term: u64,
     /// The leader's number, if one is known.
     pub leader: Option<u64>,
-    /// The number of the last log entry on this node. Log entries are counted apart from the state's index.
-    pub last_log_index: u64,
-    /// The last log entry known to be committed.
-    pub committed_index: u64,
-    /// The last log entry applied here.
-    pub applied_index: u64,
-    /// The log entry of the last snapshot.
-    pub snapshot_index: u64,
-    /// The last log entry that was removed after a snapshot.
-    pub purged_index: u64,
-    /// How long the last sync of the log took, in microseconds.
-    pub last_sync_us: u64,
+    /// The number of the last log entry on this node; null while it has none. Log entries are counted apart from the
+    /// state's index, from 0.
+    pub last_log_index: Option<u64>,
+    /// The last log entry known to be committed; null while none is.
+    pub committed_index: Option<u64>,
+    /// The last log entry applied here; null while none is.
+    pub applied_index: Option<u64>,
+    /// The log entry of the last snapshot; null without a snapshot.
+    pub snapshot_index: Option<u64>,
+    /// The last log entry that was removed after a snapshot; null if none was.
+    pub purged_index: Option<u64>,
+    /// How long the last sync of the log took, in microseconds; null before the first sync.
+    pub last_sync_us: Option<u64>,
     /// Whether this node's disk is stalled.
     pub disk_stalled: bool,
     /// The size of the log on disk, in bytes.

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::client::{Client, ConnectArgs, EventParser, Request, ServerEvent};
 use super::exit::CliError;
-use super::output::{Output, printable, timestamp};
+use super::output::{Output, or_dash, printable, timestamp};
 use crate::words;
 
 /// The stream has a comment line every 10 s; after this long without a byte it is dead, in milliseconds.
@@ -185,7 +185,7 @@ fn line(name: &str, change: &Value) -> String {
     let mut line = format!(
         "{} {:>8} {}",
         change["time_ms"].as_u64().map_or_else(String::new, timestamp),
-        change["index"].as_u64().unwrap_or_default(),
+        or_dash(change["index"].as_u64()),
         if name == "message" { text("type") } else { name.to_owned() },
     );
     if change["service"].is_string() {

@@ -60,7 +60,7 @@ impl DiskHealth {
     pub(crate) fn synced(&self, took: std::time::Duration, entries: u64) {
         let us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         self.sync_last_us.store(us, Ordering::Relaxed);
-        self.syncs.fetch_add(1, Ordering::Relaxed);
+        self.syncs.fetch_add(1, Ordering::Release);
         self.entries.fetch_add(entries, Ordering::Relaxed);
         let mut samples = self.samples_us.lock();
         if samples.len() == SAMPLES_MAX {
@@ -69,22 +69,21 @@ impl DiskHealth {
         samples.push_back(u32::try_from(us).unwrap_or(u32::MAX));
     }
 
-    pub(crate) fn sync_last_us(&self) -> u64 {
-        self.sync_last_us.load(Ordering::Relaxed)
+    /// How long the latest sync took; `None` before the first.
+    pub(crate) fn sync_last_us(&self) -> Option<u64> {
+        (self.syncs() > 0).then(|| self.sync_last_us.load(Ordering::Relaxed))
     }
 
-    /// 99th percentile and maximum of the last syncs.
-    pub(crate) fn sync_p99_max_us(&self) -> (u64, u64) {
+    /// 99th percentile and maximum of the last syncs; `None` before the first.
+    pub(crate) fn sync_p99_max_us(&self) -> Option<(u64, u64)> {
         let mut samples: Vec<u32> = self.samples_us.lock().iter().copied().collect();
         samples.sort_unstable();
-        let Some(max) = samples.last() else {
-            return (0, 0);
-        };
-        (u64::from(samples[(samples.len() - 1) * 99 / 100]), u64::from(*max))
+        let max = samples.last()?;
+        Some((u64::from(samples[(samples.len() - 1) * 99 / 100]), u64::from(*max)))
     }
 
     pub(crate) fn syncs(&self) -> u64 {
-        self.syncs.load(Ordering::Relaxed)
+        self.syncs.load(Ordering::Acquire)
     }
 
     pub(crate) fn entries(&self) -> u64 {

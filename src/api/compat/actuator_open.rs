@@ -37,20 +37,20 @@ pub(super) async fn info() -> Response<Body> {
 #[derive(Clone, Copy, Debug, Default)]
 struct Memory {
     /// Everything that is in memory.
-    resident: u64,
+    resident: Option<u64>,
     /// Data and stack that were reserved.
-    data: u64,
+    data: Option<u64>,
     /// What of the resident memory belongs to this process alone.
-    private: u64,
+    private: Option<u64>,
 }
 
 fn memory() -> Memory {
-    // A system without it shows zeros.
+    // Where the system does not tell it, it is null.
     let text = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let bytes = |field: &str| {
         let line = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
         let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
-        kib.unwrap_or(0) * 1_024
+        kib.map(|kib| kib * 1_024)
     };
     Memory { resident: bytes("VmRSS"), data: bytes("VmData"), private: bytes("RssAnon") }
 }
@@ -115,7 +115,10 @@ pub(super) async fn status(State(state): State<AppState>) -> Response<Body> {
     let rows = [
         ("Version", env!("CARGO_PKG_VERSION").to_owned()),
         ("Uptime", format!("{uptime_s} s")),
-        ("Resident memory", format!("{} MiB", memory.resident / MIB)),
+        (
+            "Resident memory",
+            memory.resident.map_or_else(|| "unknown".into(), |len| format!("{} MiB", len / MIB)),
+        ),
         ("Open connections", metrics.connections.get().to_string()),
         ("Requests answered", metrics.requests.get().to_string()),
         ("Look-ups answered", metrics.discoveries.get().to_string()),

@@ -59,7 +59,7 @@ enum Question {
 /// Versions are only ever appended.
 #[derive(Encode, Decode)]
 enum Answer {
-    V1 { in_flight: u64, probes: Vec<Probe> },
+    V1 { in_flight: Option<u64>, probes: Vec<Probe> },
 }
 
 #[derive(Encode, Decode)]
@@ -96,7 +96,7 @@ impl InstanceReports {
             latency_ms: seen.latency_ms,
         };
         let probes = own.observations.into_iter().map(probe).collect();
-        let answer = Answer::V1 { in_flight: own.in_flight.unwrap_or(0), probes };
+        let answer = Answer::V1 { in_flight: own.in_flight, probes };
         let bytes = bincode::encode_to_vec(answer, config());
         bytes.map(Bytes::from).map_err(|error| error.to_string())
     }
@@ -183,7 +183,7 @@ async fn ask(app: &AppState, member: u64, node: String, message: Bytes) -> Insta
         latency_ms: probe.latency_ms,
     };
     let observations = probes.into_iter().take(PROBES_MAX).map(seen).collect();
-    InstanceAtNode { node, in_flight: Some(in_flight), observations }
+    InstanceAtNode { node, in_flight, observations }
 }
 
 #[cfg(test)]
@@ -196,8 +196,8 @@ mod tests {
         let key = ServiceKey::new(name("d"), name("s")).instance(name("i"));
         assert_eq!(&question(&key)[..], b"\x11\0\x01d\x01s\x01i");
         let probe = Probe { at_ms: 7, ok: true, detail: "x".into(), latency_ms: None };
-        let answer = Answer::V1 { in_flight: 3, probes: vec![probe] };
+        let answer = Answer::V1 { in_flight: Some(3), probes: vec![probe] };
         let bytes = bincode::encode_to_vec(answer, config()).unwrap();
-        assert_eq!(bytes, b"\0\x03\x01\x07\x01\x01x\0");
+        assert_eq!(bytes, b"\0\x01\x03\x01\x07\x01\x01x\0");
     }
 }

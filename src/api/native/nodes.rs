@@ -35,14 +35,14 @@ const TRAFFIC_MS: u64 = 60_000;
 pub(super) struct LogReport {
     /// `leader`, `follower`, `candidate`, `learner` or `shutdown`.
     role: String,
-    /// The number of the last log entry on it.
-    last_log_index: u64,
-    /// The last log entry that it knows to be committed.
-    committed_index: u64,
-    /// The last log entry that it has applied.
-    applied_index: u64,
-    /// How long its last sync took, in microseconds.
-    last_sync_us: u64,
+    /// The number of the last log entry on it; null while it has none.
+    last_log_index: Option<u64>,
+    /// The last log entry that it knows to be committed; null while it knows of none.
+    committed_index: Option<u64>,
+    /// The last log entry that it has applied; null while that is none.
+    applied_index: Option<u64>,
+    /// How long its last sync took, in microseconds; null before the first sync.
+    last_sync_us: Option<u64>,
     /// Whether its disk is stalled.
     disk_stalled: bool,
     /// The size of its log on disk, in bytes.
@@ -129,20 +129,20 @@ impl PeerService for NodeReports {
         let state = self.0.upgrade();
         async move {
             let state = state.ok_or("the node is stopping")?;
-            encode(report(&state).await)
+            encode(report(&state).await?)
         }
         .boxed()
     }
 }
 
-async fn report(app: &AppState) -> NodeReport {
+async fn report(app: &AppState) -> Result<NodeReport, String> {
     let leadership = app.store().leadership_now();
     let (basis, snapshot) = Basis::present(app);
     let since_ms = app.clock().wall_ms().saturating_sub(TRAFFIC_MS);
     let telemetry = app.telemetry().clone();
     // It takes in what the writer has not written out yet, which may wait for the disk.
     let traffic = tokio::task::spawn_blocking(move || telemetry.traffic().of_node(since_ms));
-    let traffic = traffic.await.unwrap_or_default().total;
+    let traffic = traffic.await.map_err(|_| "the node is stopping")?.total;
     let log = app.store().cluster().map(|cluster| {
         let status = cluster.status();
         LogReport {
@@ -155,7 +155,7 @@ async fn report(app: &AppState) -> NodeReport {
             log_disk_bytes: status.log_disk_bytes,
         }
     });
-    NodeReport {
+    Ok(NodeReport {
         node: app.settings().instance_id.clone(),
         version: env!("CARGO_PKG_VERSION").into(),
         uptime_ms: app.clock().monotonic_ms(),
@@ -169,7 +169,7 @@ async fn report(app: &AppState) -> NodeReport {
         lookups: traffic.lookups,
         proxied: traffic.proxied,
         failed: traffic.failed,
-    }
+    })
 }
 
 /// Asks every node what it knows and believes. If the backend has no members: this node and the
@@ -195,9 +195,13 @@ pub(super) async fn nodes(
     fresh.json(Page::whole(join_all(each).await))
 }
 
-async fn ask(app: &AppState, member: MemberView, own: Option<NodeReport>) -> NodeView {
+async fn ask(
+    app: &AppState,
+    member: MemberView,
+    own: Option<Result<NodeReport, String>>,
+) -> NodeView {
     let answer = match own {
-        Some(report) => Ok(report),
+        Some(report) => report,
         None => {
             let message = Bytes::from_static(&[PeerKind::Report as u8]);
             let answer = app.store().call_member(member.id, message, ANSWER_TIMEOUT).await;
@@ -208,9 +212,11 @@ async fn ask(app: &AppState, member: MemberView, own: Option<NodeReport>) -> Nod
     view(Some(id), name, http_addr, answer)
 }
 
-async fn without_members(app: &AppState, own: NodeReport) -> Vec<NodeView> {
-    let leader = own.leader.clone().filter(|_| !own.is_leader);
-    let mut views = vec![view(None, own.node.clone(), String::new(), Ok(own))];
+async fn without_members(app: &AppState, own: Result<NodeReport, String>) -> Vec<NodeView> {
+    let leadership = app.store().leadership_now();
+    let leader = leadership.leader.filter(|_| !leadership.is_leader);
+    let name = app.settings().instance_id.clone();
+    let mut views = vec![view(None, name, String::new(), own)];
     if let Some(leader) = leader {
         let message = Bytes::from_static(&[PeerKind::Report as u8]);
         let answer = app.store().call_leader(message, ANSWER_TIMEOUT).await;
@@ -238,10 +244,10 @@ mod tests {
     fn a_report_keeps_its_bytes() {
         let log = LogReport {
             role: "leader".into(),
-            last_log_index: 9,
-            committed_index: 8,
-            applied_index: 7,
-            last_sync_us: 6,
+            last_log_index: Some(9),
+            committed_index: Some(8),
+            applied_index: Some(7),
+            last_sync_us: None,
             disk_stalled: false,
             log_disk_bytes: 5,
         };
@@ -262,7 +268,7 @@ mod tests {
         };
         let bytes = encode(report).unwrap();
         let expected = b"\0\x01n\x01v\x01\x02\x02ab\x01\x03\x01\x01n\x01\x04\x01\x06leader\
-                         \x09\x08\x07\x06\0\x05\x0a\x0b\x0c";
+                         \x01\x09\x01\x08\x01\x07\0\0\x05\x0a\x0b\x0c";
         assert_eq!(&bytes[..], expected);
         assert_eq!(decode(&bytes).unwrap().log.unwrap().role, "leader");
         for cut in 0..bytes.len() {

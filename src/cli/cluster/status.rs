@@ -38,17 +38,7 @@ pub(super) async fn show(client: &Client, out: &mut Output) -> Result<(), CliErr
     rows.push(vec!["registry".into(), totals.join(", ")]);
     if let Some(raft) = &cluster.raft {
         let tolerated = tolerance(cluster.leadership.leader.is_some(), raft);
-        rows.push(vec![
-            "log".into(),
-            format!(
-                "entries committed up to {}, applied up to {}, snapshot at {}; {} KiB on disk{}",
-                or_dash(raft.committed_index),
-                or_dash(raft.applied_index),
-                or_dash(raft.snapshot_index),
-                raft.log_disk_bytes / 1_024,
-                if raft.disk_stalled { ", DISK STALLED" } else { "" },
-            ),
-        ]);
+        rows.push(vec!["log".into(), log_entries(raft)]);
         rows.push(vec!["cluster".into(), format!("{}, {tolerated}", raft.cluster_id)]);
     }
     out.table(&["", ""], rows)?;
@@ -61,6 +51,22 @@ pub(super) async fn show(client: &Client, out: &mut Output) -> Result<(), CliErr
         )?;
     }
     cluster.warnings.iter().try_for_each(|warning| out.line(format!("warning: {warning}")))
+}
+
+/// How far the log is. Entries are counted from 0, so "none" is said in words.
+fn log_entries(raft: &shapes::Raft) -> String {
+    let upto = |done: &str, last: Option<u64>| match last {
+        Some(last) => format!("entries {done} up to {last}"),
+        None => format!("no entry {done}"),
+    };
+    format!(
+        "{}, {}, {}; {} KiB on disk{}",
+        upto("committed", raft.committed_index),
+        upto("applied", raft.applied_index),
+        raft.snapshot_index.map_or("no snapshot".into(), |last| format!("snapshot at {last}")),
+        raft.log_disk_bytes / 1_024,
+        if raft.disk_stalled { ", DISK STALLED" } else { "" },
+    )
 }
 
 fn member_row(member: shapes::Member) -> Vec<String> {
@@ -101,6 +107,24 @@ fn tolerance(has_leader: bool, raft: &shapes::Raft) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_log_without_a_snapshot_is_said_to_have_none() {
+        let raft = |snapshot: Option<u64>, applied: Option<u64>| {
+            serde_json::from_value::<shapes::Raft>(serde_json::json!({
+                "committed_index": 7, "applied_index": applied, "snapshot_index": snapshot, "log_disk_bytes": 2_048,
+            }))
+            .unwrap()
+        };
+        assert_eq!(
+            log_entries(&raft(None, None)),
+            "entries committed up to 7, no entry applied, no snapshot; 2 KiB on disk"
+        );
+        assert_eq!(
+            log_entries(&raft(Some(0), Some(5))),
+            "entries committed up to 7, entries applied up to 5, snapshot at 0; 2 KiB on disk"
+        );
+    }
 
     #[test]
     fn a_lost_majority_is_never_called_a_node_to_spare() {

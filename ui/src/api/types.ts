@@ -143,14 +143,14 @@ export interface RaftStatus {
   role: string;
   term: number;
   leader: number | string | null;
-  last_log_index: number;
+  last_log_index: number | null;
   committed_index: number | null;
-  applied_index: number;
+  applied_index: number | null;
   snapshot_index: number | null;
   purged_index: number | null;
   last_sync_us: number | null;
   disk_stalled: boolean;
-  log_disk_bytes: number | null;
+  log_disk_bytes: number;
   failures_tolerated: number;
   members: Member[];
 }
@@ -210,10 +210,10 @@ export interface NodeReport {
   term: number;
   log: {
     role: string;
-    last_log_index: number;
-    committed_index: number;
-    applied_index: number;
-    last_sync_us: number;
+    last_log_index: number | null;
+    committed_index: number | null;
+    applied_index: number | null;
+    last_sync_us: number | null;
     disk_stalled: boolean;
     log_disk_bytes: number;
   } | null;

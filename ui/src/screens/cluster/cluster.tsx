@@ -108,7 +108,7 @@ function ThisNode({ status }: { status: ClusterStatus }) {
                 ['Applied up to entry', <N key="a" n={raft.applied_index} />],
                 ['Snapshot at entry', <N key="s" n={raft.snapshot_index} />],
                 ['Compacted up to entry', <N key="p" n={raft.purged_index} />],
-                ['Log on disk', raft.log_disk_bytes === null ? '–' : bytes(raft.log_disk_bytes)],
+                ['Log on disk', bytes(raft.log_disk_bytes)],
                 [
                   'Last sync to disk',
                   raft.disk_stalled ? (

@@ -22,7 +22,8 @@ export function Members({ status, raft }: { status: ClusterStatus; raft: RaftSta
   const voters = raft.members.filter((m) => m.voter).length;
   const nodes = useQuery(nodesQuery());
   const nodeOf = (m: Member) => nodes.data?.find((n) => n.id === m.id);
-  const leaderLog = Math.max(raft.last_log_index, ...(nodes.data ?? []).map((n) => n.report?.log?.last_log_index ?? 0));
+  const logEnds = [raft.last_log_index, ...(nodes.data ?? []).map((n) => n.report?.log?.last_log_index)];
+  const longestLog = logEnds.reduce<number | null>((end, next) => (next == null ? end : Math.max(end ?? next, next)), null);
   return (
     <Panel title="Nodes" aside={`${voters} voting`} flush>
       <div className="scroll-x" role="region" aria-label="Nodes" tabIndex={0}>
@@ -67,7 +68,7 @@ export function Members({ status, raft }: { status: ClusterStatus; raft: RaftSta
                 <td>
                   <Link reach={reachOf(status, m, nodes.data)} />
                 </td>
-                <Figures member={m} node={nodeOf(m)} leaderLog={leaderLog} />
+                <Figures member={m} node={nodeOf(m)} longestLog={longestLog} />
                 <td className="mono two-lines">
                   {m.http_addr}
                   <span className="muted">{m.peer_addr}</span>
@@ -117,20 +118,20 @@ function Link({ reach }: { reach: Reach }) {
   return <Status tone="muted">Asking</Status>;
 }
 
-function Figures({ member: m, node, leaderLog }: { member: Member; node: ClusterNode | undefined; leaderLog: number }) {
+function Figures({ member: m, node, longestLog }: { member: Member; node: ClusterNode | undefined; longestLog: number | null }) {
   const report = node?.report;
   const log = report?.log;
   const last = log?.last_log_index ?? m.matched_index;
-  const lag = last === null ? null : Math.max(0, leaderLog - last);
+  const lag = last === null || longestLog === null ? null : Math.max(0, longestLog - last);
   return (
     <>
       <td className="end num">{report ? count(report.term) : '–'}</td>
       <td className="end num">{last === null ? '–' : count(last)}</td>
-      <td className="end num">{log ? count(log.applied_index) : '–'}</td>
+      <td className="end num">{log && log.applied_index !== null ? count(log.applied_index) : '–'}</td>
       <td className="end num">{lag === null ? '–' : lag > LAG_TOLERATED ? <Status tone="warn">{count(lag)}</Status> : count(lag)}</td>
       <td className="end num">{log ? bytes(log.log_disk_bytes) : '–'}</td>
       <td className="end num">
-        {!log ? '–' : log.disk_stalled ? <Status tone="bad">stalled</Status> : duration(log.last_sync_us / 1000)}
+        {log?.disk_stalled ? <Status tone="bad">stalled</Status> : log && log.last_sync_us !== null ? duration(log.last_sync_us / 1000) : '–'}
       </td>
     </>
   );
