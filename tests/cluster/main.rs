@@ -18,4 +18,6 @@ mod dev;
 mod error_stream;
 mod faults;
 mod in_process;
+mod lost_majority;
+mod one_index;
 mod rolling;

@@ -53,7 +53,7 @@ pub(super) async fn backup(
     }
     let object = summary.as_ref().map_or_else(
         |_| app.settings().instance_id.clone(),
-        |summary| format!("log index {}, {} bytes", summary.index, summary.len_bytes),
+        |summary| format!("index {}, {} bytes", summary.index, summary.len_bytes),
     );
     record(&app, write, "cluster.backup", object, summary.is_ok()).await;
     let summary = summary?;

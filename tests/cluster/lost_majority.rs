@@ -1,0 +1,120 @@
+//! Three of five nodes are killed: what the two survivors say of themselves, for as long as it lasts.
+
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use crate::dev::{Dev, PATIENCE};
+
+/// The longest election timeout of the nodes by default.
+const ELECTION_TIMEOUT: Duration = Duration::from_millis(600);
+/// How long the survivors are watched: in this time each of them stands for election about ten times.
+const WATCHED: Duration = Duration::from_millis(12 * 600);
+
+struct Survivor<'a> {
+    dev: &'a Dev,
+    base: &'a str,
+    token: &'a str,
+}
+
+impl Survivor<'_> {
+    async fn ask(&self, path: &str) -> reqwest::Response {
+        let request = self.dev.client.get(format!("{}{path}", self.base));
+        request.bearer_auth(self.token).send().await.unwrap()
+    }
+
+    async fn json(&self, path: &str) -> Value {
+        self.ask(path).await.json().await.unwrap()
+    }
+
+    async fn ready_status(&self) -> u16 {
+        self.ask("/api/v1/ready").await.status().as_u16()
+    }
+
+    /// Everything that could name a leader, at this moment.
+    async fn assert_says_that_nobody_leads(&self, quiet_for: Duration) {
+        let answer = self.ask("/api/v1/ready").await;
+        let status = answer.status().as_u16();
+        let ready: Value = answer.json().await.unwrap();
+        assert_eq!(status, 503, "{ready}");
+        assert_eq!(ready["reason"], "no leader is confirmed: writes are not taken");
+        assert_eq!((&ready["leader"], &ready["is_leader"]), (&Value::Null, &false.into()));
+
+        let metrics = self.ask("/api/actuator/prometheus").await.text().await.unwrap();
+        for line in ["maxine_cluster_has_leader 0", "maxine_cluster_is_leader 0"] {
+            assert!(metrics.lines().any(|told| told == line), "{line} in {metrics}");
+        }
+
+        let answer = self.ask("/api/v1/cluster/status").await;
+        assert_eq!(answer.headers()["x-maxine-leader"], "unknown");
+        let status: Value = answer.json().await.unwrap();
+        let (leadership, raft) = (&status["leadership"], &status["raft"]);
+        assert_eq!(
+            (&leadership["leader"], &leadership["is_leader"]),
+            (&Value::Null, &false.into())
+        );
+        assert_eq!(raft["leader"], Value::Null);
+        assert!(raft["members"].as_array().unwrap().iter().all(|member| member["leader"] == false));
+        assert_ne!(raft["role"], "leader");
+        assert_eq!(raft["majority"], 3);
+        // Who was heard within two seconds counts as reachable.
+        if quiet_for > Duration::from_secs(3) {
+            let told = (&raft["reachable_voters"], &raft["failures_tolerated"]);
+            assert_eq!(told, (&2.into(), &0.into()));
+        }
+        let warnings = status["warnings"].to_string();
+        assert!(warnings.contains("no leader is known"), "{warnings}");
+
+        let compat = self.json("/api/actuator/cluster").await;
+        assert_eq!((&compat["hasLeader"], &compat["isLeader"]), (&false.into(), &false.into()));
+        assert_eq!(compat["leaderInstanceId"], Value::Null);
+
+        let nodes = self.json("/api/v1/cluster/nodes").await;
+        for report in nodes["items"].as_array().unwrap().iter().map(|node| &node["report"]) {
+            assert_eq!(report["leader"], Value::Null, "{nodes}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_survivors_of_five_name_no_leader_and_stay_not_ready() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut dev = Dev::start(dir.path(), &["--nodes", "5"]);
+    let token = dev.token().await;
+    for node in 0..5 {
+        dev.wait_ready(node).await;
+    }
+    // The leader is among the killed, so that the survivors are followers that stand for election.
+    let leader = dev.leader().await;
+    let (killed, left): (Vec<usize>, Vec<usize>) =
+        (0..5).map(|step| (leader + step) % 5).partition(|node| (node + 5 - leader) % 5 < 3);
+    for node in killed {
+        dev.signal(node, Signal::SIGKILL);
+    }
+    let survivors: Vec<Survivor<'_>> = left
+        .iter()
+        .map(|node| Survivor { dev: &dev, base: &dev.nodes[*node].http, token: &token })
+        .collect();
+    let started = Instant::now();
+    for survivor in &survivors {
+        while survivor.ready_status().await != 503 {
+            assert!(started.elapsed() < PATIENCE, "it stays ready without a majority");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+    // From here on nothing may flip.
+    let term =
+        async || survivors[0].json("/api/v1/cluster/status").await["leadership"]["term"].clone();
+    let (first_term, watched, mut samples) = (term().await, Instant::now(), 0);
+    while watched.elapsed() < WATCHED {
+        for survivor in &survivors {
+            survivor.assert_says_that_nobody_leads(watched.elapsed()).await;
+        }
+        samples += 1;
+        tokio::time::sleep(ELECTION_TIMEOUT / 8).await;
+    }
+    assert!(samples >= 5, "{samples} samples in {WATCHED:?}");
+    // Where there is a pre-vote the term may stand still; it never goes back.
+    assert!(term().await.as_u64() >= first_term.as_u64());
+}
