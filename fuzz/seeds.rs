@@ -13,10 +13,9 @@ fn write(root: &Path, name: &str, seeds: Vec<Vec<u8>>) -> std::io::Result<()> {
 
 fn main() -> std::io::Result<()> {
     let root = std::env::args().nth(1).unwrap_or_else(|| "fuzz/seeds".into());
-    for target in maxine::fuzz::TARGETS {
-        write(Path::new(&root), target.name, (target.seeds)())?;
-    }
-    for target in maxine_raft::fuzz::TARGETS {
+    let targets =
+        [maxine::fuzz::TARGETS, maxine_raft::fuzz::TARGETS, maxine_state::fuzz::TARGETS].concat();
+    for target in targets {
         write(Path::new(&root), target.name, (target.seeds)())?;
     }
     Ok(())

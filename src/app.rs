@@ -24,14 +24,14 @@ use crate::backend::local::LocalStore;
 use crate::backend::redis::RedisStore;
 use crate::backend::shared_file::SharedFileStore;
 use crate::backend::{ControlStore, PeerHandler, RaftStore};
-use crate::clock::Clock;
 use crate::config::{BackendKind, NodeConfig};
 use crate::proxy::OwnAddresses;
 use crate::security::{Security, SecuritySettings, ensure_identities};
-use crate::state::{Fence, Name};
 use crate::telemetry::Telemetry;
 use crate::telemetry::projection::{self, ProjectionParts};
-use crate::view::View;
+use maxine_clock::Clock;
+use maxine_state::{Fence, Name};
+use maxine_view::View;
 
 use data_plane::DataPlane;
 

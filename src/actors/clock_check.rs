@@ -13,7 +13,7 @@ use tokio::sync::watch;
 
 use super::peer::{PeerKind, PeerRouter, PeerService};
 use crate::backend::{ControlStore, MemberView};
-use crate::clock::Clock;
+use maxine_clock::Clock;
 
 /// How long a node may take to say its time.
 const CALL_TIMEOUT: Duration = Duration::from_millis(500);

@@ -24,14 +24,14 @@ use super::peer::{self, PeerKind, PeerRouter, PeerService};
 use super::registry::{Registry, WriteRequest};
 use super::supervisor::{Lifeline, Supervised};
 use crate::backend::{ClusterStatus, ControlStore};
-use crate::clock::Clock;
 use crate::health::{
     ActiveDefaults, HealthCore, Observation, ObserverReport, ProbeAnswer, ProbeJob, Prober,
     TrackView, VerdictContext, Verdicts, decode_ask, decode_observations, decode_reports,
     encode_ask, encode_observations, encode_reports,
 };
-use crate::state::{Actor as Who, Command, Fence, HealthReport, InstanceKey, ServiceKey};
-use crate::view::{View, WatchScope};
+use maxine_clock::Clock;
+use maxine_state::{Actor as Who, Command, Fence, HealthReport, InstanceKey, ServiceKey};
+use maxine_view::{View, WatchScope};
 
 /// Between two looks at what is due.
 const TICK: Duration = Duration::from_millis(50);
@@ -164,7 +164,7 @@ impl HealthChecker {
             let service = snapshot.state.service(&key.service);
             service
                 .and_then(|service| service.instances.get(&key.instance))
-                .is_some_and(|instance| crate::view::is_listed(instance))
+                .is_some_and(|instance| maxine_view::is_listed(instance))
         };
         let core = self.shared.core.lock();
         core.failing().filter(|(key, _)| counts(key)).map(|(key, n)| (key.clone(), n)).collect()

@@ -11,9 +11,9 @@ use tokio::sync::broadcast::error::RecvError;
 
 use super::clock_check;
 use crate::backend::{ControlStore, StoreEvent};
-use crate::clock::Clock;
-use crate::state::{Actor as Who, Batch, Command, Proposal, RequestId};
-use crate::view::View;
+use maxine_clock::Clock;
+use maxine_state::{Actor as Who, Batch, Command, Proposal, RequestId};
+use maxine_view::View;
 
 /// How long one attempt may take.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(3);

@@ -13,11 +13,11 @@ use tokio::sync::watch;
 use super::clock_check;
 use super::supervisor::Lifeline;
 use crate::backend::{ControlStore, Leadership};
-use crate::clock::Clock;
-use crate::state::{
+use maxine_clock::Clock;
+use maxine_state::{
     Actor as Who, Batch, Command, EventKind, Fence, Name, Proposal, Reply, RequestId,
 };
-use crate::view::{View, WatchScope};
+use maxine_view::{View, WatchScope};
 
 /// `Some(fence)` while this node holds the leader's duties.
 pub type Duties = watch::Receiver<Option<Fence>>;

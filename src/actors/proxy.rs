@@ -10,9 +10,9 @@ use actix::{Actor, AsyncContext, Context, Handler, Message, WrapFuture};
 
 use super::health_checker::HealthChecker;
 use super::supervisor::Lifeline;
-use crate::clock::Clock;
 use crate::proxy::{Forwarder, StandingChange, StandingEvent};
-use crate::state::InstanceKey;
+use maxine_clock::Clock;
+use maxine_state::InstanceKey;
 
 /// Between two ticks; an alarm of the forwarder does not wait for it.
 const TICK: Duration = Duration::from_millis(100);

@@ -12,9 +12,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::actors::{Registry, WriteRequest};
-use crate::clock::Clock;
-use crate::state::{Actor, Command, RequestId};
 use crate::telemetry::{AlertKind, Notice, Telemetry};
+use maxine_clock::Clock;
+use maxine_state::{Actor, Command, RequestId};
 
 /// Most records in one second of those who proved who they are.
 const RECORDS_PER_SECOND_MAX: u32 = 50;

@@ -7,8 +7,8 @@ use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 
 use crate::proxy::ClientAddr;
-use crate::state::Actor;
 use crate::telemetry::TraceName;
+use maxine_state::Actor;
 
 pub use crate::security::{Caller, Via};
 

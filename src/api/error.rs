@@ -7,7 +7,7 @@ use axum::response::IntoResponse;
 
 use super::problem::{Problem, ProblemKind};
 use crate::actors::WriteError;
-use crate::state::Rejection;
+use maxine_state::Rejection;
 
 /// `Content-Type` of the compatible API's answers.
 pub const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=utf-8");

@@ -16,8 +16,8 @@ use futures::FutureExt;
 use tower::Service;
 
 use super::middleware::{EdgeLayer, Shared};
-use crate::clock::Clock;
 use crate::proxy::{Interim, InterimTurn};
+use maxine_clock::Clock;
 
 use super::fast_path::FastPath;
 use super::{AppState, compat, error, routes};

@@ -9,14 +9,14 @@ pub(crate) use super::fast_path::fuzz::{head, seeds as head_seeds};
 
 /// Header fields, one a line.
 pub(crate) fn headers(bytes: &[u8]) {
-    let headers = crate::fuzz::headers(bytes);
+    let headers = maxine_fuzzing::headers(bytes);
     super::middleware::fuzz::headers(&headers);
     super::compat::fuzz::headers(&headers);
     super::native::fuzz::headers(&headers);
 }
 
 pub(crate) fn header_seeds() -> Vec<Vec<u8>> {
-    crate::fuzz::texts(&[
+    maxine_fuzzing::texts(&[
         "traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01\nx-trace-id: mine",
         "traceparent: cc-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-more",
         "accept: text/html;q=0.1, text/*;q=NaN, */*; q=0.8\nif-none-match: W/\"a\", \"b\"",

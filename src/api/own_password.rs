@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::{AppState, Caller, RequestContext};
 use crate::actors::{WriteError, WriteRequest};
 use crate::security::{PasswordError, SigninError, check_password};
-use crate::state::{Applied, Command, LimitExceeded, Rejection, User};
+use maxine_state::{Applied, Command, LimitExceeded, Rejection, User};
 
 /// Why it was not changed.
 pub(super) enum OwnPasswordError {

@@ -20,8 +20,8 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::error::CompatError;
-use crate::clock::Clock;
 use crate::places::{Place, PlaceLimits, Places, Standing};
+use maxine_clock::Clock;
 
 /// Most bytes of answers that wait on the node.
 const UNSENT_LEN_MAX: usize = 256 * 1_024 * 1_024;

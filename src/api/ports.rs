@@ -8,7 +8,7 @@ use axum::http::{HeaderName, HeaderValue, Request, Response};
 use futures::future::BoxFuture;
 
 use crate::proxy::{AttemptTrail, ClientAddr, InterimSink, UpstreamStatus};
-use crate::state::{Address, Instance, InstanceKey, ServiceKey};
+use maxine_state::{Address, Instance, InstanceKey, ServiceKey};
 
 /// A request to hand on to an instance of a service.
 #[derive(Clone, Debug)]

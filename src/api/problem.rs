@@ -14,9 +14,9 @@ use utoipa::{PartialSchema, ToSchema};
 
 use crate::actors::WriteError;
 use crate::backend::{AdminError, ReadError};
-use crate::state::{LimitExceeded, Rejection};
-use crate::view::NotReached;
 use crate::words::{self, JsonError, JsonFault};
+use maxine_state::{LimitExceeded, Rejection};
+use maxine_view::NotReached;
 
 /// The media type of every error of the native API.
 pub const PROBLEM_JSON: &str = "application/problem+json";

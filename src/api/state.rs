@@ -10,13 +10,13 @@ use super::audit_relay::AuditRelay;
 use super::ports::{Forward, HealthReports};
 use crate::actors::Registry;
 use crate::backend::ControlStore;
-use crate::clock::Clock;
 use crate::places::{PlaceLimits, Places};
 use crate::proxy::TrustedProxies;
 use crate::security::Security;
-use crate::state::{Command, Fence, RuntimeConfig};
 use crate::telemetry::Telemetry;
-use crate::view::View;
+use maxine_clock::Clock;
+use maxine_state::{Command, Fence, RuntimeConfig};
+use maxine_view::View;
 
 /// Settings of the HTTP surface; static for the life of the node.
 #[derive(Clone, Debug)]

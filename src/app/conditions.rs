@@ -17,8 +17,8 @@ use crate::actors::clock_check::ClockReport;
 use crate::actors::registry::WriteTally;
 use crate::actors::{Registry, members};
 use crate::backend::{ClusterStatus, ControlStore, Leadership, MemberView};
-use crate::clock::{Clock, SKEW_MAX_MS};
 use crate::telemetry::{AlertKind, Notice, Severity, Telemetry};
+use maxine_clock::{Clock, SKEW_MAX_MS};
 
 /// Between two looks.
 const TICK: Duration = Duration::from_secs(1);

@@ -15,12 +15,12 @@ use crate::api::{
     ChosenInstance, Forward, ForwardAnswer, ForwardRequest, HealthReports, ProbeObservation,
     Standing, UpstreamsReport,
 };
-use crate::clock::Clock;
 use crate::health::{ProbeAnswer, ProbeStatus};
 use crate::proxy::{ForwardContext, Forwarder, ForwarderConfig, ProxyMetrics};
-use crate::state::{Address, InstanceKey, ServiceKey};
 use crate::telemetry::{AlertKind, Notice, Telemetry};
-use crate::view::View;
+use maxine_clock::Clock;
+use maxine_state::{Address, InstanceKey, ServiceKey};
+use maxine_view::View;
 
 /// The proxy, the health checker and the actors that drive them.
 pub(super) struct DataPlane {

@@ -6,7 +6,7 @@ use prometheus::{
 };
 
 use crate::proxy::{ProxyMetrics, RequestRecord, StandingChange, StandingEvent};
-use crate::state::ServiceKey;
+use maxine_state::ServiceKey;
 
 /// The proxy's counters.
 pub(super) struct ProxyCounters {

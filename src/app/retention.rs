@@ -9,10 +9,10 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::actors::{Registry, WriteRequest};
-use crate::clock::Clock;
-use crate::state::{Actor, Command, Fence};
 use crate::telemetry::{AlertKind, Notice, Telemetry};
-use crate::view::View;
+use maxine_clock::Clock;
+use maxine_state::{Actor, Command, Fence};
+use maxine_view::View;
 
 /// Between two looks.
 const PAUSE: Duration = Duration::from_secs(10);

@@ -24,10 +24,10 @@ use crate::security::{
     Account, EnvSigningKeys, OneTimePassword, Secret, SecuritySettings, break_glass_file,
     check_password, make_break_glass_token,
 };
-use crate::state::{ControlState, Role};
 use crate::telemetry::{RequestLogSettings, TelemetrySettings, WebhookSettings};
-use crate::view::View;
 use crate::words;
+use maxine_state::{ControlState, Role};
+use maxine_view::View;
 
 /// Fewer open files than this, and a node cannot even open its own.
 const OPEN_FILES_MIN: u64 = 256;

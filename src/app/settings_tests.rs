@@ -165,7 +165,7 @@ fn how_redis_is_reached_follows_from_the_settings() {
 
 #[test]
 fn the_node_that_showed_the_first_password_is_known() {
-    use crate::state::{Actor, Command, Name, Proposal, RequestId};
+    use maxine_state::{Actor, Command, Name, Proposal, RequestId};
     let mut state = ControlState::default();
     let mut requests = 0;
     let mut apply = |state: &mut ControlState, actor: Actor, command: Command| {

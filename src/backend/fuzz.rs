@@ -2,7 +2,7 @@
 
 use super::file_log::fuzz as file_log;
 use super::import::read_nodejs;
-use crate::state::Command;
+use maxine_state::Command;
 
 /// Any bytes at the place of a frame are a frame, the end, or a named kind of damage.
 pub(crate) use file_log::{frame, seeds as frame_seeds};
@@ -25,7 +25,7 @@ pub(crate) fn import(bytes: &[u8]) {
 }
 
 pub(crate) fn import_seeds() -> Vec<Vec<u8>> {
-    crate::fuzz::texts(&[
+    maxine_fuzzing::texts(&[
         r#"{"savedAt":1795440992705,"registry":{"orders":{"offset":3,"nodes":{"a-0":{"nodeName":"a-0","parentNode":"a","address":"http://10.0.0.1:8080","timeOut":5,"registeredAt":1,"healthCheckPath":"/health"}}}}}"#,
         r#"{"registry":{"s":{"nodes":{"x":{"parentNode":"x","address":"ftp://h","timeOut":-1e300}}},"e":{}}}"#,
         r#"{"registry":{"":{"nodes":{"":{"parentNode":"","address":"","timeOut":null}}}}}"#,

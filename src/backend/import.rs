@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use crate::state::limits::{BATCH_ITEMS_MAX, TTL_MS_MAX, TTL_MS_MIN, WEIGHT_MAX};
-use crate::state::{
+use maxine_state::limits::{BATCH_ITEMS_MAX, TTL_MS_MAX, TTL_MS_MIN, WEIGHT_MAX};
+use maxine_state::{
     Address, Command, Name, ProbeKind, ProbeSpec, Registration, RuntimeConfig, ServiceKey,
 };
 
@@ -88,7 +88,7 @@ fn registration(
     weight: u16,
     node: &Node,
 ) -> Result<(ServiceKey, Registration), String> {
-    let describe = |error: crate::state::LimitExceeded| error.to_string();
+    let describe = |error: maxine_state::LimitExceeded| error.to_string();
     let service = Name::parse("service", service_name).map_err(describe)?;
     let key = ServiceKey::new(Name::trusted(ServiceKey::DEFAULT_NAMESPACE), service);
     let id = Name::parse("node", parent).map_err(describe)?;

@@ -6,8 +6,8 @@
 use std::io::{self, Read, Write};
 use std::sync::Arc;
 
-use crate::state::{Applied, Batch, CodecError, ControlState, Event, SnapshotError, decode_batch};
-use crate::view::View;
+use maxine_state::{Applied, Batch, CodecError, ControlState, Event, SnapshotError, decode_batch};
+use maxine_view::View;
 
 /// One entry of the order, as bytes or decoded.
 #[derive(Debug)]

@@ -14,8 +14,8 @@ use super::{
     CallError, Consistency, ControlStore, Leadership, Machine, Ordered, PeerHandler, ProposeError,
     ReadError,
 };
-use crate::state::{Applied, Batch};
-use crate::view::View;
+use maxine_state::{Applied, Batch};
+use maxine_view::View;
 
 /// A store that leads from the start, until a test says otherwise.
 pub struct MemoryStore {
@@ -41,7 +41,7 @@ impl MemoryStore {
     }
 
     /// Replaces the state, as a store that went back to an older one does.
-    pub fn replace(&self, state: crate::state::ControlState) {
+    pub fn replace(&self, state: maxine_state::ControlState) {
         self.machine.lock().replace(state);
     }
 

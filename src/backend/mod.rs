@@ -28,7 +28,7 @@ use futures::future::BoxFuture;
 use serde::Serialize;
 use tokio::sync::{broadcast, watch};
 
-use crate::state::{Applied, Batch, Command};
+use maxine_state::{Applied, Batch, Command};
 
 pub use machine::{Machine, Ordered};
 pub use memory::MemoryStore;
@@ -202,7 +202,7 @@ pub trait ControlStore: Send + Sync + 'static {
     /// command must not be proposed. Backends whose replicas do not exchange versions assume their
     /// own, and are upgraded whole.
     fn commands_understood(&self) -> u32 {
-        crate::state::COMMAND_VERSION
+        maxine_state::COMMAND_VERSION
     }
 
     /// How long ago the leader called `name` was last heard as such, in milliseconds; `None` where

@@ -17,11 +17,11 @@ use super::{
     Leadership, Machine, MemberView, Ordered, PeerHandler, ProposeError, ReadError, needs_lease,
 };
 use crate::config::NodeConfig;
-use crate::state::{
+use maxine_state::{
     Applied, Batch, COMMAND_VERSION, ControlState, decode_applied, decode_batch, encode_applied,
     encode_batch,
 };
-use crate::view::View;
+use maxine_view::View;
 
 /// How long a graceful stop may take.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -433,7 +433,7 @@ pub fn backup_index(path: &Path) -> Result<u64, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::state::{Actor, Command, Name, Proposal, RequestId};
+    use maxine_state::{Actor, Command, Name, Proposal, RequestId};
     use raft::PeerHandler as _;
 
     struct Silent;

@@ -15,8 +15,8 @@ use serde::Deserialize;
 use super::client::{ConnectArgs, Request};
 use super::exit::CliError;
 use super::output::Output;
-use crate::state::{AuditClass, AuditLog, AuditOutcome, AuditRecord};
 use crate::words;
+use maxine_state::{AuditClass, AuditLog, AuditOutcome, AuditRecord};
 
 /// Largest export that is read, in bytes.
 const EXPORT_LEN_MAX: u64 = 256 * 1024 * 1024;

@@ -9,8 +9,8 @@ use maxine_raft::pki::certificate_end_ms;
 
 use super::serve::{Loaded, ServeArgs};
 use super::{commands, output, settings};
-use crate::clock::Clock;
 use crate::config::{example, keys::KEYS, reference};
+use maxine_clock::Clock;
 
 const DAY_MS: u64 = 24 * 3_600 * 1_000;
 /// A certificate that ends within so many days is worth a warning.

@@ -9,8 +9,8 @@ use super::client::{Client, ConnectArgs, FreshArgs, Request, shapes};
 use super::exit::CliError;
 use super::heartbeat;
 use super::output::Output;
-use crate::state::limits;
 use crate::words;
+use maxine_state::limits;
 
 /// A service by name.
 #[derive(Clone, Debug, clap::Args)]

@@ -12,8 +12,8 @@ use super::client::{Client, ConnectArgs, FreshArgs, Request};
 use super::exit::CliError;
 use super::instances::ServiceArg;
 use super::output::Output;
-use crate::state::limits;
 use crate::words;
+use maxine_state::limits;
 
 /// Arguments of `maxine policy`.
 #[derive(Debug, clap::Args)]

@@ -33,7 +33,7 @@ pub(crate) fn query(bytes: &[u8]) {
 }
 
 pub(crate) fn seeds() -> Vec<Vec<u8>> {
-    crate::fuzz::texts(&[
+    maxine_fuzzing::texts(&[
         "serviceName=orders&endPoint=%2Fx%3Fa%3D1%26b%3D2&mode=proxy",
         "serviceName=a+b%20c&endPoint=//evil.example/%E2%82%AC",
         "endPoint=/x%0d%0aSet-Cookie:%20a=b&serviceName=s",

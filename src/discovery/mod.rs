@@ -14,8 +14,8 @@ use std::sync::Arc;
 
 use axum::http::{HeaderMap, HeaderValue};
 
-use crate::state::{HashKey, Instance, ServiceRef};
-use crate::view::{SelectionKey, ServiceCounter, View};
+use maxine_state::{HashKey, Instance, ServiceRef};
+use maxine_view::{SelectionKey, ServiceCounter, View};
 
 pub use location::{Redirect, TEXT_PREFIX, encode_end_point, push_location};
 pub(crate) use query::percent_decoded;

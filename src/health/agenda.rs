@@ -3,7 +3,7 @@
 
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
-use crate::state::InstanceKey;
+use maxine_state::InstanceKey;
 
 /// How many nodes probe an instance so that `agreeing` of them can agree either way.
 fn observers_wanted(agreeing: usize) -> usize {
@@ -26,7 +26,7 @@ pub fn assigned(key: &InstanceKey, node: &str, live: &[String], agreeing: usize)
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::state::{Name, ServiceKey};
+    use maxine_state::{Name, ServiceKey};
 
     fn key(n: usize) -> InstanceKey {
         ServiceKey::new(Name::trusted("default"), Name::trusted("orders"))

@@ -9,7 +9,7 @@ use super::probe::ProbeAnswer;
 use super::spec::{ActiveDefaults, effective_probe};
 use super::track::{ProbeRecord, ProbeStatus, Track};
 use super::wire::Observation;
-use crate::state::{
+use maxine_state::{
     Address, ControlState, Instance, InstanceKey, ProbeSpec, ServiceKey, ServiceState,
 };
 
@@ -121,7 +121,7 @@ impl HealthCore {
                 stay.insert(key.instance.clone());
             }
         }
-        let from = key.instance(crate::state::Name::trusted(""));
+        let from = key.instance(maxine_state::Name::trusted(""));
         let gone: Vec<InstanceKey> = self
             .tracks
             .range(from..)

@@ -1,7 +1,7 @@
 //! Any message of observations is read or refused; what is read comes out of its own encoding again.
 
 use super::{Observation, ProbeStatus, decode_observations, encode_observations};
-use crate::state::{Name, ServiceKey};
+use maxine_state::{Name, ServiceKey};
 
 pub(crate) fn observations(bytes: &[u8]) {
     if let Ok((observer, items)) = decode_observations(bytes) {

@@ -15,12 +15,12 @@ use tokio::task::JoinHandle;
 
 use super::core::ProbeJob;
 use super::track::ProbeStatus;
-use crate::clock::Clock;
 use crate::proxy::{
     Connector, EgressPolicy, ProxyError, RequestTarget, Security, Stream, TlsRoots, TlsRootsError,
     UpstreamAddress,
 };
-use crate::state::{ProbeKind, ProbeSpec};
+use maxine_clock::Clock;
+use maxine_state::{ProbeKind, ProbeSpec};
 
 /// Most of a body that is read, in bytes.
 const BODY_LEN_MAX: usize = 64 * 1024;

@@ -2,7 +2,7 @@
 
 use std::ops::RangeInclusive;
 
-use crate::state::{Instance, ProbeKind, ProbeSpec, ServicePolicy};
+use maxine_state::{Instance, ProbeKind, ProbeSpec, ServicePolicy};
 
 /// The node-wide settings of active health checks (`MAXINE_ACTIVE_HEALTH_CHECK_*`).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,7 +71,7 @@ pub fn effective_probe(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::state::{Address, Health, Name, Registration};
+    use maxine_state::{Address, Health, Name, Registration};
 
     fn instance(probe: Option<ProbeSpec>) -> Instance {
         let address = Address::parse("http://10.0.0.1").unwrap();

@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use bincode::{Decode, Encode};
 
 use super::probe::ProbeAnswer;
-use crate::state::ProbeSpec;
+use maxine_state::ProbeSpec;
 
 /// Results kept for those who ask why.
 const RECORDS_MAX: usize = 8;
@@ -40,7 +40,7 @@ pub struct ProbeRecord {
 pub(crate) struct Track {
     pub(crate) address_index: u64,
     pub(crate) spec: ProbeSpec,
-    pub(crate) address: crate::state::Address,
+    pub(crate) address: maxine_state::Address,
     /// Until when bad results do not count, on the monotonic clock, in milliseconds.
     pub(crate) grace_until_ms: u64,
     pub(crate) due_ms: u64,
@@ -57,7 +57,7 @@ impl Track {
     pub(crate) fn new(
         address_index: u64,
         spec: ProbeSpec,
-        address: crate::state::Address,
+        address: maxine_state::Address,
         grace_until_ms: u64,
         due_ms: u64,
     ) -> Self {
@@ -124,7 +124,7 @@ mod tests {
 
     fn track(rise: u32, fall: u32, grace_until_ms: u64) -> Track {
         let spec = ProbeSpec { rise, fall, ..ProbeSpec::default() };
-        let address = crate::state::Address::parse("http://10.0.0.1").unwrap();
+        let address = maxine_state::Address::parse("http://10.0.0.1").unwrap();
         Track::new(1, spec, address, grace_until_ms, 0)
     }
 

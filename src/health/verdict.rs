@@ -9,7 +9,7 @@ use bincode::{Decode, Encode};
 
 use super::track::ProbeStatus;
 use super::wire::Observation;
-use crate::state::{
+use maxine_state::{
     ControlState, Health, HealthPolicy, HealthReport, InstanceKey, Liveness, Readiness,
 };
 
@@ -295,7 +295,7 @@ fn reason(reports: &BTreeMap<String, Report>, good: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::state::{
+    use maxine_state::{
         Actor, Address, Command, Fence, Name, Proposal, Registration, Reply, RequestId, ServiceKey,
     };
 

@@ -4,7 +4,7 @@ use bincode::{Decode, Encode};
 
 use super::track::ProbeStatus;
 use super::verdict::ObserverReport;
-use crate::state::{InstanceKey, Name, ServiceKey};
+use maxine_state::{InstanceKey, Name, ServiceKey};
 
 /// Most observations in one message.
 pub(crate) const OBSERVATIONS_MAX: usize = 2_000;
@@ -16,7 +16,7 @@ const MESSAGE_LEN_MAX: usize = 4 * 1024 * 1024;
 pub struct Observation {
     /// Whose.
     pub key: InstanceKey,
-    /// Which address of it, by [`crate::state::Instance::address_index`].
+    /// Which address of it, by [`maxine_state::Instance::address_index`].
     pub address_index: u64,
     /// What it looks like to probes; `None` where this source does not probe.
     pub status: ProbeStatus,

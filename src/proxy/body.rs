@@ -20,7 +20,7 @@ use super::error::ProxyError;
 use super::forward::InFlightGuard;
 use super::pool::Lease;
 use super::upstream::InFlight;
-use crate::clock::Clock;
+use maxine_clock::Clock;
 
 pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 

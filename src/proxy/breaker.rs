@@ -4,7 +4,7 @@
 //! Release It!, 2007.
 
 use super::upstream::{Counts, Gate};
-use crate::state::CircuitBreakerPolicy;
+use maxine_state::CircuitBreakerPolicy;
 
 /// A breaker's state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,7 +6,7 @@ use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, StatusCode};
 
 use super::limit::RateShape;
-use crate::state::{
+use maxine_state::{
     CircuitBreakerPolicy, HeaderRules, HealthPolicy, MirrorPolicy, OutlierPolicy, PrefixPolicy,
     RateLimitScope, RetryOn, RewritePolicy, ServiceKey, ServicePolicy, StickyPolicy, TrafficPolicy,
     VersionShare, ZonePolicy,

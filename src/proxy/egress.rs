@@ -10,7 +10,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
 
-use crate::state::Address;
+use maxine_state::Address;
 
 /// Networks that hold no service of anyone's: link-local, the metadata services of clouds,
 /// multicast, broadcast, the unspecified addresses, and IPv6 ranges whose addresses a translator

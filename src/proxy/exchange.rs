@@ -15,7 +15,7 @@ use super::interim::InterimSink;
 use super::pool::{Lease, Pool, SendFailure};
 use super::request::{Head, Outgoing};
 use super::upstream::{InFlight, Upstream};
-use crate::clock::Clock;
+use maxine_clock::Clock;
 
 /// The response's head, and what is held until its last byte.
 pub(crate) struct Answer {

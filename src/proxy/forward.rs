@@ -28,7 +28,7 @@ use super::trail::{AttemptOutcome, AttemptRecord, AttemptTrail};
 use super::tunnel::{self, TunnelHold};
 use super::upstream::Upstream;
 use super::{Forwarder, Inner, headers};
-use crate::state::{Instance, RateLimitScope, ServiceKey};
+use maxine_state::{Instance, RateLimitScope, ServiceKey};
 
 /// The stable code of what went wrong.
 const X_MAXINE_ERROR: HeaderName = HeaderName::from_static("x-maxine-error");

@@ -8,8 +8,8 @@ use super::headers::{
     Origin, accepts_trailers, cookie, offered_upgrade, set_forwarded, strip_hop_by_hop,
 };
 use super::{RequestTarget, TrustedProxies, UpstreamAddress};
-use crate::fuzz::first_line;
-use crate::state::Address;
+use maxine_fuzzing::first_line;
+use maxine_state::Address;
 
 const BASES: [(&str, &str); 2] = [("http://h:81/base", "/base"), ("https://[::1]", "")];
 
@@ -39,7 +39,7 @@ pub(crate) fn target(bytes: &[u8]) {
 }
 
 pub(crate) fn target_seeds() -> Vec<Vec<u8>> {
-    crate::fuzz::texts(&[
+    maxine_fuzzing::texts(&[
         "/a/b%2Fc\nx=1&x=2",
         "/../%2e%2e/..%2fx;a=b/..;/.\n",
         "/a/./b//c/..\\x%5c..%00",
@@ -50,7 +50,7 @@ pub(crate) fn target_seeds() -> Vec<Vec<u8>> {
 
 /// Header fields, one a line.
 pub(crate) fn headers(bytes: &[u8]) {
-    let mut headers = crate::fuzz::headers(bytes);
+    let mut headers = maxine_fuzzing::headers(bytes);
     let _ = (accepts_trailers(&headers), offered_upgrade(&headers), cookie(&headers, "maxine"));
     let peer = IpAddr::from([10, 0, 0, 1]);
     let trusted = TrustedProxies::new(vec!["10.0.0.0/8".parse().expect("a network")]);
@@ -80,7 +80,7 @@ pub(crate) fn headers(bytes: &[u8]) {
 }
 
 pub(crate) fn header_seeds() -> Vec<Vec<u8>> {
-    crate::fuzz::texts(&[
+    maxine_fuzzing::texts(&[
         "host: h\nconnection: x-own, upgrade, host\nupgrade: websocket\nx-own: 1\nte: trailers",
         "host: \"h\\\nx-forwarded-for: 192.0.2.1, 10.0.0.9, [::1]\nx-forwarded-proto: https\nx-real-ip: 1",
         "forwarded: for=\"[2001:db8::1]\";proto=http\nforwarded: for=_x\ncookie: a=b; maxine=c",

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::state::{Name, ServiceKey};
+use maxine_state::{Name, ServiceKey};
 
 use super::tick::StandingEvent;
 

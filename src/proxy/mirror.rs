@@ -14,7 +14,7 @@ use super::pick::PickInput;
 use super::request::{Head, Outgoing};
 use super::runtime::{ServiceRuntime, ServiceShared};
 use super::{Forwarder, body::timer_now};
-use crate::state::ServiceRef;
+use maxine_state::ServiceRef;
 
 /// Longest life of one copy, in milliseconds.
 const COPY_MS_MAX: u64 = 30_000;

@@ -45,9 +45,9 @@ use serde::Serialize;
 use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 
-use crate::clock::Clock;
-use crate::state::{InstanceKey, ServiceKey, ServiceRef};
-use crate::view::View;
+use maxine_clock::Clock;
+use maxine_state::{InstanceKey, ServiceKey, ServiceRef};
+use maxine_view::View;
 
 pub use client::{ClientAddr, FieldLines, TrustedProxies};
 pub use connect::{TlsRoots, TlsRootsError};

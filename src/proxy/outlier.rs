@@ -3,7 +3,7 @@
 //! Never more than the policy's share is out at once, and never the last one.
 
 use super::upstream::Counts;
-use crate::state::OutlierPolicy;
+use maxine_state::OutlierPolicy;
 
 /// One instance's standing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -8,8 +8,8 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::upstream::Upstream;
-use crate::state::{SelectionStrategy, VersionShare, ZonePolicy};
-use crate::view::{SelectionKey, ServiceTable};
+use maxine_state::{SelectionStrategy, VersionShare, ZonePolicy};
+use maxine_view::{SelectionKey, ServiceTable};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 /// How often the table is asked again before the list is searched.

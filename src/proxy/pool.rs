@@ -22,8 +22,8 @@ use super::connect::{Connector, Security};
 use super::error::ProxyError;
 use super::target::UpstreamAddress;
 use super::wire::WireState;
-use crate::clock::Clock;
-use crate::state::{ConnectionPolicy, UpstreamProtocol};
+use maxine_clock::Clock;
+use maxine_state::{ConnectionPolicy, UpstreamProtocol};
 
 /// How long a used connection may take to become ready for the next request, in milliseconds.
 const SETTLE_MS: u64 = 1_000;

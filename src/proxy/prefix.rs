@@ -1,12 +1,12 @@
 //! A service below the path that clients reach it by: what an instance says of its own paths, put
 //! in the words of the client.
 //!
-//! Pure functions. A policy turns them on ([`crate::state::PrefixPolicy`]).
+//! Pure functions. A policy turns them on ([`maxine_state::PrefixPolicy`]).
 
 use hyper::header::{self, HeaderMap, HeaderValue};
 
 use super::target::UpstreamAddress;
-use crate::state::{PrefixPolicy, RewritePolicy};
+use maxine_state::{PrefixPolicy, RewritePolicy};
 
 /// From the paths of one instance to those of its clients.
 pub(crate) struct PrefixMap<'a> {
@@ -114,7 +114,7 @@ fn below<'a>(path: &'a str, base: &str) -> Option<&'a str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::state::Address;
+    use maxine_state::Address;
 
     const PREFIX: &str = "/api/maxine/serviceops/proxy/shop";
 

@@ -21,8 +21,8 @@ use super::headers::{self, Origin};
 use super::pick::StickyKey;
 use super::pool::Pool;
 use super::target::RequestTarget;
-use crate::clock::Clock;
-use crate::state::HashKey;
+use maxine_clock::Clock;
+use maxine_state::HashKey;
 
 /// The path that the service is reached below, as instances are told.
 const X_FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
@@ -182,7 +182,7 @@ fn join_cookies(headers: &mut HeaderMap) {
 }
 
 fn policy_is_http2(policy: &CompiledPolicy) -> bool {
-    policy.pool.protocol == crate::state::UpstreamProtocol::Http2
+    policy.pool.protocol == maxine_state::UpstreamProtocol::Http2
 }
 
 /// The bytes that the hashing strategies hash.

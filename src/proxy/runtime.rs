@@ -13,9 +13,9 @@ use super::pick::{Picker, PickerShape};
 use super::pool::Pool;
 use super::target::UpstreamAddress;
 use super::upstream::{Signals, Upstream};
-use crate::clock::Clock;
-use crate::state::{Instance, Name, ServicePolicy};
-use crate::view::{Endpoint, ServiceTable};
+use maxine_clock::Clock;
+use maxine_state::{Instance, Name, ServicePolicy};
+use maxine_view::{Endpoint, ServiceTable};
 
 /// Counters that outlive the tables.
 pub(crate) struct ServiceShared {

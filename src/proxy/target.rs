@@ -7,7 +7,7 @@
 use hyper::http::uri::{Authority, PathAndQuery, Scheme};
 use hyper::{Uri, header::HeaderValue};
 
-use crate::state::{Address, RewritePolicy};
+use maxine_state::{Address, RewritePolicy};
 
 /// A path that cannot be sent on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use super::outlier::{self, Verdict};
 use super::runtime::ServiceRuntime;
 use super::upstream::{Gate, Upstream};
-use crate::state::{InstanceKey, Name};
+use maxine_state::{InstanceKey, Name};
 
 /// What changed about an instance's standing on this node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
@@ -31,7 +31,7 @@ pub enum StandingChange {
 pub struct StandingEvent {
     /// Which instance.
     pub key: InstanceKey,
-    /// Which address of it, by [`crate::state::Instance::address_index`].
+    /// Which address of it, by [`maxine_state::Instance::address_index`].
     pub address_index: u64,
     /// What changed.
     pub change: StandingChange,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use hyper::StatusCode;
 
-use crate::state::Instance;
+use maxine_state::Instance;
 
 /// More attempts of one request than this are not kept one by one.
 const KEPT_MAX: usize = 8;
@@ -82,7 +82,7 @@ impl AttemptTrail {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::state::{Address, Health, Name, Registration};
+    use maxine_state::{Address, Health, Name, Registration};
 
     #[test]
     fn the_first_and_the_last_attempts_are_kept() {

@@ -16,8 +16,8 @@ use super::error::ProxyError;
 use super::outlier::Ejection;
 use super::pool::Pool;
 use super::target::RequestTarget;
-use crate::state::Instance;
-use crate::view::Load;
+use maxine_state::Instance;
+use maxine_view::Load;
 
 /// Half-life of the latency estimate while nothing is heard, in milliseconds: an instance that was
 /// slow once is tried again.

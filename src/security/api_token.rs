@@ -6,7 +6,7 @@ use rand::rngs::OsRng;
 use sha2::{Digest, Sha256};
 
 use super::{AuthError, Secret};
-use crate::state::{Identities, Name, TokenRecord};
+use maxine_state::{Identities, Name, TokenRecord};
 
 /// What every API token begins with.
 pub(super) const PREFIX: &str = "mxt_";
@@ -73,7 +73,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::state::Role;
+    use maxine_state::Role;
 
     const AUDIENCE: &str = "0011223344556677";
 

@@ -3,7 +3,7 @@
 use sha2::{Digest, Sha256};
 
 use super::api_token::hex;
-use crate::state::Identities;
+use maxine_state::Identities;
 
 /// Bytes of the hash that are kept.
 const LEN_BYTES: usize = 8;

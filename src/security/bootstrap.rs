@@ -5,9 +5,9 @@ use rand::rngs::OsRng;
 
 use super::{Account, Secret, SecuritySettings, api_token, password};
 use crate::actors::{Registry, WriteError, WriteRequest};
-use crate::clock::Clock;
-use crate::state::{Actor, Command, Identities, Name, Rejection, Role, SigningKey, User};
-use crate::view::View;
+use maxine_clock::Clock;
+use maxine_state::{Actor, Command, Identities, Name, Rejection, Role, SigningKey, User};
+use maxine_view::View;
 
 /// A password that was made at random and must be shown once; it is kept nowhere.
 #[derive(Clone, Debug)]

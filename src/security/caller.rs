@@ -1,6 +1,6 @@
 //! Who calls.
 
-use crate::state::{EndedSession, Role};
+use maxine_state::{EndedSession, Role};
 
 /// How a caller proved who they are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

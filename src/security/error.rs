@@ -1,7 +1,7 @@
 //! Why someone is not let in, and with which status that is answered.
 
 use super::CSRF_HEADER;
-use crate::state::Role;
+use maxine_state::Role;
 
 /// Why a request is not let in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::jwt::Sessions;
 use super::{api_token, bearer_token, session_cookie};
-use crate::state::{Identities, Name, Role, SigningKey, User};
+use maxine_state::{Identities, Name, Role, SigningKey, User};
 
 const NOW_S: u64 = 1_000;
 const AUDIENCE: &str = "0011223344556677";
@@ -35,7 +35,7 @@ fn genuine(sessions: &Sessions, identities: &Identities) -> String {
 /// Header fields, one a line.
 pub(crate) fn credentials(bytes: &[u8]) {
     let (sessions, identities) = (Sessions::new(None, 60), identities());
-    let headers = crate::fuzz::headers(bytes);
+    let headers = maxine_fuzzing::headers(bytes);
     let genuine = genuine(&sessions, &identities);
     let authorization =
         headers.get("authorization").and_then(|value| bearer_token(value.as_bytes()));
@@ -58,7 +58,7 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
     let unsigned = format!("authorization: Bearer eyJhbGciOiJub25lIiwidHlwIjoiSldUIn0.{payload}.");
     let bearer = format!("authorization: Bearer {genuine}");
     let cookie = format!("cookie: a=1; maxine_session={genuine}; b=2");
-    crate::fuzz::texts(&[
+    maxine_fuzzing::texts(&[
         &bearer,
         &cookie,
         &unsigned,

@@ -8,7 +8,7 @@ use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use serde::{Deserialize, Serialize};
 
 use super::settings::EnvSigningKeys;
-use crate::state::{EndedSession, Identities, Role, User};
+use maxine_state::{EndedSession, Identities, Role, User};
 
 /// Longest token that is looked at, in bytes.
 const TOKEN_LEN_MAX: usize = 4_096;
@@ -165,7 +165,7 @@ impl Sessions {
 mod tests {
     use super::*;
     use crate::security::Secret;
-    use crate::state::{Name, SigningKey};
+    use maxine_state::{Name, SigningKey};
 
     fn user() -> User {
         User {

@@ -27,9 +27,9 @@ use std::sync::Arc;
 use axum::http::{HeaderMap, header};
 
 use crate::backend::ControlStore;
-use crate::clock::Clock;
-use crate::state::{Identities, Name, Role, User};
-use crate::view::View;
+use maxine_clock::Clock;
+use maxine_state::{Identities, Name, Role, User};
+use maxine_view::View;
 
 pub use api_token::MintedToken;
 pub use bootstrap::{BootstrapError, OneTimePassword, ensure_identities};
@@ -295,13 +295,13 @@ impl Security {
         Ok(right)
     }
 
-    /// Hashes a password for [`crate::state::Command::PutUser`], if it is one that a user may have.
+    /// Hashes a password for [`maxine_state::Command::PutUser`], if it is one that a user may have.
     /// Bounded in how many run at once.
     pub async fn hash_password(&self, password: &str) -> Result<Box<str>, PasswordError> {
         self.0.passwords.hash(password).await
     }
 
-    /// Makes an API token for [`crate::state::Command::PutToken`].
+    /// Makes an API token for [`maxine_state::Command::PutToken`].
     pub fn mint_api_token(&self, id: &Name) -> Result<MintedToken, MintError> {
         let snapshot = self.0.view.snapshot();
         let audience = self.audience(snapshot.state.identities()).ok_or(MintError::NotReady)?;

@@ -12,7 +12,7 @@ use argon2::{Algorithm, Argon2, Params, Version};
 use tokio::sync::Semaphore;
 
 use crate::places::{PlaceLimits, Places, Standing};
-use crate::state::LimitExceeded;
+use maxine_state::LimitExceeded;
 
 /// How many are hashed at once.
 const CONCURRENT_MAX: usize = 2;

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::password::PasswordCost;
-use crate::state::Role;
+use maxine_state::Role;
 
 /// Text that is never printed.
 #[derive(Clone, PartialEq, Eq)]

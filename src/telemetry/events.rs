@@ -8,8 +8,8 @@ use jiff::Timestamp;
 use serde_json::{Map, Value};
 
 use super::TraceName;
-use crate::state::{Address, Instance, Name};
-use crate::view::ServiceCounter;
+use maxine_state::{Address, Instance, Name};
+use maxine_view::ServiceCounter;
 
 /// An event that is not on the hot path.
 #[derive(Clone, Debug)]

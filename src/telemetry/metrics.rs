@@ -8,7 +8,7 @@ use prometheus::{
 };
 
 use super::alert_kind::{AlertForm, AlertKind, Severity};
-use crate::state::{ControlState, Liveness};
+use maxine_state::{ControlState, Liveness};
 
 /// Statuses are counted by their first digit.
 const STATUS_CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];

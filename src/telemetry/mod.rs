@@ -21,9 +21,9 @@ use std::sync::Arc;
 use axum::http::Method;
 use serde_json::Value;
 
-use crate::clock::Clock;
 use crate::security::Caller;
-use crate::view::View;
+use maxine_clock::Clock;
+use maxine_view::View;
 
 pub use alert_kind::{AlertForm, AlertKind, Scope, Severity};
 pub use alerts::{Alert, AlertState, Alerts, Notice, Silence};
@@ -204,7 +204,7 @@ impl Telemetry {
         if !refused.forbidden {
             return;
         }
-        let role = refused.caller.role.map(crate::state::Role::as_str);
+        let role = refused.caller.role.map(maxine_state::Role::as_str);
         self.record(
             "authz.denied",
             "FORBIDDEN",

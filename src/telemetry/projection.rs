@@ -11,8 +11,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::{AlertKind, Notice, Telemetry};
 use crate::backend::Leadership;
-use crate::state::{Event, EventKind, Fence, Instance, InstanceKey, Liveness};
-use crate::view::{View, WatchScope};
+use maxine_state::{Event, EventKind, Fence, Instance, InstanceKey, Liveness};
+use maxine_view::{View, WatchScope};
 
 /// Most events taken at once.
 const EVENTS_MAX: usize = 256;

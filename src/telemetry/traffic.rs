@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use serde::Serialize;
 
 use super::requests::FinishedRequest;
-use crate::state::{ControlState, Name, ServiceKey, ServiceRef};
+use maxine_state::{ControlState, Name, ServiceKey, ServiceRef};
 
 /// Length of one step, in milliseconds.
 pub const STEP_MS: u64 = 5_000;
@@ -304,8 +304,8 @@ mod tests {
     use axum::http::{Method, StatusCode, Version};
 
     use super::*;
-    use crate::state::{Actor, Address, Command, ControlState, Proposal, Registration, RequestId};
     use crate::telemetry::TraceName;
+    use maxine_state::{Actor, Address, Command, ControlState, Proposal, Registration, RequestId};
 
     fn request(method: Method, uri: &str, status: u16, duration_us: u64) -> FinishedRequest {
         FinishedRequest {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use maxine::clock::Clock;
+use maxine_clock::Clock;
 use parking_lot::Mutex;
 
 use crate::contract::agree;

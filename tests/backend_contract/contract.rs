@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use maxine::backend::{CallError, Consistency, ProposeError};
-use maxine::state::{Batch, Command, EventKind, Fence, Name, Proposal, Rejection, Reply};
-use maxine::view::WatchScope;
+use maxine_state::{Batch, Command, EventKind, Fence, Name, Proposal, Rejection, Reply};
+use maxine_view::WatchScope;
 
 use crate::node::{
     Fixture, Node, SOON, deregister, eventually, instance, is_stale_fence, leader, proposal,

@@ -11,8 +11,8 @@ use async_trait::async_trait;
 use maxine::backend::local::{LocalConfig, LocalStore};
 use maxine::backend::shared_file::{SharedFileConfig, SharedFileStore};
 use maxine::backend::{OpenError, ProposeError, StoreEvent};
-use maxine::clock::Clock;
-use maxine::view::View;
+use maxine_clock::Clock;
+use maxine_view::View;
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
@@ -309,7 +309,7 @@ async fn the_wall_clock_of_a_local_node_jumps() {
         let epoch = node.register("orders", "a", 80).await;
         assert!(node.is_leader());
         let expired = node.expire(fence, (crate::node::instance("orders", "a"), epoch)).await;
-        assert_eq!(expired, maxine::state::Reply::Changed(vec![true]));
+        assert_eq!(expired, maxine_state::Reply::Changed(vec![true]));
     }
     node.store.shutdown().await;
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use maxine::backend::redis::RedisConfig;
 use maxine::backend::transfer::{Place, TransferError, transfer};
-use maxine::state::{Command, Name};
+use maxine_state::{Command, Name};
 
 use crate::files::{local, shared};
 use crate::node::{Node, eventually, service};

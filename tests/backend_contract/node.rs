@@ -8,11 +8,11 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use maxine::actors::peer::PeerRouter;
 use maxine::backend::{ControlStore, PeerHandler, ProposeError};
-use maxine::state::{
+use maxine_state::{
     Actor, Address, Applied, Batch, Command, Deregistration, Fence, InstanceKey, Name, Proposal,
     Registration, Rejection, Reply, RequestId, ServiceKey, StateDigest,
 };
-use maxine::view::View;
+use maxine_view::View;
 
 /// How long a test waits for what must come.
 pub(crate) const SOON: Duration = Duration::from_secs(20);

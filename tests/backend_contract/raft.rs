@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use maxine::backend::{ControlStore, ProposeError, RaftStore};
-use maxine::clock::Clock;
 use maxine::config::{BackendKind, MemberSetting, NodeConfig};
-use maxine::state::Reply;
-use maxine::view::View;
+use maxine_clock::Clock;
+use maxine_state::Reply;
+use maxine_view::View;
 use tempfile::TempDir;
 
 use crate::contract::agree;

@@ -99,7 +99,7 @@ async fn redis_hangs() {
     let nodes = three(&server).await;
     server.signal(Signal::SIGSTOP);
     let request = crate::node::proposal(register("orders", "a", 80));
-    let batch = maxine::state::Batch { proposals: vec![request.clone()] };
+    let batch = maxine_state::Batch { proposals: vec![request.clone()] };
     let outcome = nodes[0].store.propose(batch, Duration::from_secs(2)).await;
     assert_eq!(outcome, Err(ProposeError::OutcomeUnknown));
     nobody_leads(&nodes).await;
@@ -192,7 +192,7 @@ async fn redis_restored_from_an_old_dump_and_written_since() {
         .iter()
         .map(|node| {
             let (store, view) = (Arc::clone(&node.store), Arc::clone(&node.view));
-            tokio::spawn(maxine::actors::history::keep(store, view, maxine::clock::Clock::system()))
+            tokio::spawn(maxine::actors::history::keep(store, view, maxine_clock::Clock::system()))
         })
         .collect();
     nodes[0].register("orders", "lost", 80).await;

@@ -7,8 +7,8 @@ use maxine::actors::supervisor::Supervised;
 use maxine::actors::{LeadershipActor, Registry};
 use maxine::backend::StoreEvent;
 use maxine::backend::redis::RedisConfig;
-use maxine::clock::Clock;
-use maxine::state::{Address, Fence, Name, Registration};
+use maxine_clock::Clock;
+use maxine_state::{Address, Fence, Name, Registration};
 use tokio::sync::watch;
 
 use crate::contract;
@@ -197,7 +197,7 @@ fn a_leader_that_is_behind_does_not_deny_a_lease_that_another_node_acknowledged(
 fn a_leader_that_lapsed_unnoticed_acknowledges_no_heartbeat() {
     on_a_system(async {
         let clock = Clock::system();
-        let view = maxine::view::View::new(clock.clone());
+        let view = maxine_view::View::new(clock.clone());
         let peers = crate::node::Peers::new("a");
         let router = Arc::clone(&peers.router);
         let store =

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use maxine::backend::ProposeError;
 use maxine::backend::redis::RedisConfig;
-use maxine::clock::Clock;
-use maxine::state::{Fence, Name, Reply};
+use maxine_clock::Clock;
+use maxine_state::{Fence, Name, Reply};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -58,7 +58,7 @@ async fn child_process() {
                 }
                 ("grant", _) => {
                     let holder = Name::trusted("child");
-                    let command = maxine::state::Command::GrantLeadership { holder };
+                    let command = maxine_state::Command::GrantLeadership { holder };
                     format!("{:?}", runtime.block_on(node.try_propose(command)))
                 }
                 _ => break,

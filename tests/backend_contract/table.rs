@@ -33,7 +33,7 @@ fn tests() -> BTreeSet<String> {
     let promises: Vec<String> = promises.collect();
     assert!(promises.len() >= 10, "{promises:?}");
     let mut files = Vec::new();
-    for dir in ["tests", "raft/tests", "raft/src", "chaos-tests/tests", "src"] {
+    for dir in ["tests", "raft/tests", "raft/src", "chaos-tests/tests", "src", "crates"] {
         sources(&root().join(dir), &mut files);
     }
     let mut found = BTreeSet::new();

@@ -113,7 +113,7 @@ async fn a_backup_a_snapshot_an_export_and_cleared_logs_are_recorded_with_who_an
         assert!(answer.status().is_success(), "{path}: {}", answer.status());
         answer.bytes().await.unwrap()
     };
-    let since_ms = maxine::clock::Clock::system().wall_ms() - 1_000;
+    let since_ms = maxine_clock::Clock::system().wall_ms() - 1_000;
     ask(reqwest::Method::POST, "/api/v1/cluster/snapshot").await;
     ask(reqwest::Method::GET, "/api/v1/cluster/backup").await;
     ask(reqwest::Method::GET, "/api/v1/audit/export").await;

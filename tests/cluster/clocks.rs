@@ -5,10 +5,10 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Instant;
 
 use maxine::app::Node;
-use maxine::clock::Clock;
 use maxine::config::{BackendKind, MemberSetting, NodeConfig};
-use maxine::state::{Actor, Address, Name, Registration, ServiceKey};
 use maxine::telemetry::{AlertKind, AlertState};
+use maxine_clock::Clock;
+use maxine_state::{Actor, Address, Name, Registration, ServiceKey};
 
 use crate::dev::PATIENCE;
 

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use maxine::app::Node;
 use maxine::config::NodeConfig;
-use maxine::state::{Actor, Address, Name, Registration, ServiceKey};
+use maxine_state::{Actor, Address, Name, Registration, ServiceKey};
 
 use crate::dev::PATIENCE;
 

@@ -3,7 +3,7 @@
 use super::support::{Server, message};
 use maxine::api::access::rules;
 use maxine::security::{Account, Secret};
-use maxine::state::Role;
+use maxine_state::Role;
 use serde_json::{Value, json};
 
 const SIGNIN: &str = "/api/maxine/signin";

@@ -350,7 +350,7 @@ async fn concurrent_changes_of_the_config_lose_nothing() {
     }
     let config = server.view.snapshot().state.config().config.clone();
     assert!(!config.log_async && config.log_json_prettify && config.heartbeat_timeout_s == 8);
-    assert_eq!(config.log_format, maxine::state::LogFormat::Plain);
+    assert_eq!(config.log_format, maxine_state::LogFormat::Plain);
 }
 
 #[tokio::test(flavor = "multi_thread")]

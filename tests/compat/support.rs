@@ -17,16 +17,16 @@ use maxine::api::{
     HealthReports, UpstreamsReport,
 };
 use maxine::backend::{ControlStore, MemoryStore};
-use maxine::clock::Clock;
 use maxine::proxy::{
     EgressPolicy, ForwardContext, Forwarder, ForwarderConfig, NoMetrics, TlsRoots,
 };
 use maxine::security::{
     BootstrapError, PasswordCost, Security, SecuritySettings, ensure_identities,
 };
-use maxine::state::{Actor, Address, Batch, Command, Fence, Name, Proposal, Reply, RequestId};
 use maxine::telemetry::{Telemetry, TelemetrySettings};
-use maxine::view::View;
+use maxine_clock::Clock;
+use maxine_state::{Actor, Address, Batch, Command, Fence, Name, Proposal, Reply, RequestId};
+use maxine_view::View;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::watch;

@@ -30,14 +30,14 @@ use maxine::actors::peer::{PeerKind, PeerRouter};
 use maxine::actors::registry::{RegistryParts, RegistrySettings};
 use maxine::actors::{HealthChecker, HealthParts, Registry, WriteRequest};
 use maxine::backend::{ControlStore, MemoryStore, PeerHandler};
-use maxine::clock::Clock;
 use maxine::health::{ActiveDefaults, Observation, ProbeStatus, Prober, encode_observations};
 use maxine::proxy::{EgressPolicy, TlsRoots};
-use maxine::state::{
+use maxine_clock::Clock;
+use maxine_state::{
     Actor, Address, Command, Health, InstanceKey, Liveness, Name, ProbeKind, ProbeSpec, Readiness,
     Registration, Reply, ServiceKey,
 };
-use maxine::view::View;
+use maxine_view::View;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -58,7 +58,7 @@ struct Rig {
     registry: Registry,
     peers: Arc<PeerRouter>,
     health: HealthChecker,
-    duties: watch::Sender<Option<maxine::state::Fence>>,
+    duties: watch::Sender<Option<maxine_state::Fence>>,
     arbiter: Arbiter,
 }
 

@@ -85,8 +85,8 @@ async fn without_a_credential_a_probe_is_a_path_and_its_outcome_is_not_shown() {
     let (status, registered) = server.json(server.open(Method::PUT, path).json(&plain)).await;
     assert_eq!(status, 200, "{registered}");
     let index = registered["index"].as_u64().unwrap();
-    let verdict = maxine::state::Health {
-        readiness: maxine::state::Readiness::NotReady,
+    let verdict = maxine_state::Health {
+        readiness: maxine_state::Readiness::NotReady,
         reason: "status 401 (seen by node-1)".into(),
         ..Default::default()
     };
@@ -129,9 +129,9 @@ async fn watchers_of_one_address_are_bounded_and_some_places_are_for_the_known()
     drop(held);
 }
 
-async fn set_health(server: &Server, health: maxine::state::Health) {
+async fn set_health(server: &Server, health: maxine_state::Health) {
     use maxine::backend::ControlStore;
-    use maxine::state::*;
+    use maxine_state::*;
     let key = ServiceKey::new(Name::trusted("default"), Name::trusted("orders"));
     let fence = server.view.snapshot().state.grant().map(|grant| grant.fence);
     let snapshot = server.view.snapshot();

@@ -18,14 +18,14 @@ use maxine::api::{
     UpstreamsReport,
 };
 use maxine::backend::{ControlStore, MemoryStore};
-use maxine::clock::Clock;
 use maxine::proxy::AttemptTrail;
 use maxine::security::{
     BootstrapError, PasswordCost, Security, SecuritySettings, ensure_identities,
 };
-use maxine::state::{Address, Name};
 use maxine::telemetry::{Telemetry, TelemetrySettings};
-use maxine::view::View;
+use maxine_clock::Clock;
+use maxine_state::{Address, Name};
+use maxine_view::View;
 use reqwest::{Method, RequestBuilder, StatusCode};
 use serde_json::Value;
 use tokio::sync::watch;
@@ -221,14 +221,14 @@ impl Server {
 
     /// Ends a history, as a restore or a loss does.
     pub(crate) async fn begin_history(&self, before: u64, history: u64) {
-        let proposal = maxine::state::Proposal {
-            request_id: maxine::state::RequestId((u128::from(history) << 64) | 1),
+        let proposal = maxine_state::Proposal {
+            request_id: maxine_state::RequestId((u128::from(history) << 64) | 1),
             proposed_at_ms: 1,
             fence: None,
-            actor: maxine::state::Actor::system("history"),
-            command: maxine::state::Command::BeginHistory { before, history, line: 0 },
+            actor: maxine_state::Actor::system("history"),
+            command: maxine_state::Command::BeginHistory { before, history, line: 0 },
         };
-        let batch = maxine::state::Batch { proposals: vec![proposal] };
+        let batch = maxine_state::Batch { proposals: vec![proposal] };
         let written = ControlStore::propose(&*self.store, batch, Duration::from_secs(5)).await;
         written.expect("it is written");
     }

@@ -141,7 +141,7 @@ async fn a_zone_that_is_crowded_spills_over() {
             }
         })
         .await;
-        let zone = maxine::state::Name::trusted(zone);
+        let zone = maxine_state::Name::trusted(zone);
         rig.register_with(id, &format!("http://{}", upstream.address), |r| r.zone = Some(zone))
             .await;
         upstreams.push(upstream);

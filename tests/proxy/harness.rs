@@ -15,16 +15,16 @@ use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use maxine::backend::{ControlStore, MemoryStore, PeerHandler};
-use maxine::clock::Clock;
 use maxine::proxy::{
     EgressPolicy, ForwardContext, Forwarder, ForwarderConfig, HintedStream, Interim, NoMetrics,
     TlsRoots, TrustedProxies,
 };
-use maxine::state::{
+use maxine_clock::Clock;
+use maxine_state::{
     Actor, Address, Applied, Batch, Command, InstanceKey, Name, Proposal, Registration, RequestId,
     ServiceKey,
 };
-use maxine::view::View;
+use maxine_view::View;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
@@ -143,7 +143,7 @@ impl Rig {
             create: true,
         };
         let reply = self.propose(command).await.reply;
-        assert!(matches!(reply, maxine::state::Reply::Revision(_)), "{reply:?}");
+        assert!(matches!(reply, maxine_state::Reply::Revision(_)), "{reply:?}");
     }
 
     pub(crate) fn key(&self, id: &str) -> InstanceKey {

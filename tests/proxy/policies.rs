@@ -9,7 +9,7 @@ use axum::body::Body;
 use hyper::body::Incoming;
 use hyper::{Request, Response, StatusCode};
 use maxine::proxy::{AttemptOutcome, ForwardContext};
-use maxine::state::Name;
+use maxine_state::Name;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
@@ -427,8 +427,7 @@ async fn a_cookie_keeps_the_client_with_its_instance() {
     // Its instance goes away: another one answers and takes over.
     let gone = if owner == "a" { a } else { b };
     drop(gone);
-    let command =
-        maxine::state::Command::SetDrain { key: rig.key(&owner), reason: Some("".into()) };
+    let command = maxine_state::Command::SetDrain { key: rig.key(&owner), reason: Some("".into()) };
     rig.propose(command).await;
     let moved = rig.get_with("/", &header).await;
     assert_ne!(body_of(&moved), owner);
@@ -447,7 +446,7 @@ async fn instances_of_the_nodes_zone_are_preferred_until_they_are_too_few() {
         kept.push(upstream);
     }
     assert_eq!(shares(&rig, 8, "").await["east"], 8);
-    let command = maxine::state::Command::SetDrain { key: rig.key("a"), reason: Some("".into()) };
+    let command = maxine_state::Command::SetDrain { key: rig.key("a"), reason: Some("".into()) };
     rig.propose(command).await;
     assert_eq!(shares(&rig, 8, "").await["west"], 8);
 }
@@ -481,7 +480,7 @@ async fn a_draining_instance_finishes_what_it_has_and_tells_how_much_is_left() {
         .collect();
     until(|| rig.forwarder.in_flight(&rig.key("a")) == 3).await;
     let command =
-        maxine::state::Command::SetDrain { key: rig.key("a"), reason: Some("deploy".into()) };
+        maxine_state::Command::SetDrain { key: rig.key("a"), reason: Some("deploy".into()) };
     rig.propose(command).await;
     assert_eq!(status_of(&rig.get("/").await), 503, "no new request");
     assert_eq!(rig.forwarder.in_flight(&rig.key("a")), 3, "still counted");

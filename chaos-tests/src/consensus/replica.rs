@@ -4,9 +4,9 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, Read, Write};
 
 use bytes::Bytes;
-use maxine::state::{ControlState, decode_batch, encode_applied};
 use maxine_raft::simulation::{SimApplication, Violation};
 use maxine_raft::{Application, CommittedEntry, SnapshotEncoder};
+use maxine_state::{ControlState, decode_batch, encode_applied};
 
 use super::invariants::{self, Effect, Invariant};
 

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use maxine::state::{
+use maxine_raft::simulation::{Dice, Workload};
+use maxine_state::{
     Actor, Address, Batch, Command, Deregistration, Fence, InstanceKey, Name, Proposal,
     Registration, Reply, RequestId, ServiceKey, decode_applied, decode_batch, encode_batch,
 };
-use maxine_raft::simulation::{Dice, Workload};
 
 const INSTANCES: u64 = 6;
 const WALL_BASE_MS: u64 = 1_700_000_000_000;

@@ -1,6 +1,6 @@
 //! An expiry removes exactly the registrations that it names.
 
-use maxine::state::Command;
+use maxine_state::Command;
 
 use super::Invariant;
 use crate::simulation::{Step, World};

@@ -1,6 +1,6 @@
 //! Fencing tokens only grow, and an entry under an old one changes nothing.
 
-use maxine::state::{EventKind, Fence};
+use maxine_state::{EventKind, Fence};
 
 use super::Invariant;
 use crate::simulation::{Step, World};

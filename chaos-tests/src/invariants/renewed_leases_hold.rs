@@ -1,6 +1,6 @@
 //! A registration whose renewal was acknowledged is there for its time to live after that.
 
-use maxine::state::{Command, Fence};
+use maxine_state::{Command, Fence};
 
 use super::Invariant;
 use crate::simulation::{Step, World};

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use maxine::state::{Applied, Command};
+use maxine_state::{Applied, Command};
 
 use super::Invariant;
 use crate::simulation::{Step, World};

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use maxine::actors::registry::LeaseId;
-use maxine::state::{
+use maxine_state::{
     Actor, Address, Command, Deregistration, InstanceKey, Name, Proposal, Registration, RequestId,
     ServiceKey,
 };

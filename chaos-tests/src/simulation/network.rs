@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BinaryHeap};
 use std::sync::Arc;
 
 use maxine::actors::registry::{Former, LeaseId};
-use maxine::state::{Applied, Fence, Proposal};
+use maxine_state::{Applied, Fence, Proposal};
 
 /// Who sends or receives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

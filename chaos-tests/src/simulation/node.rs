@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use maxine::actors::registry::{ExpirySettings, Former, LeaseTable};
-use maxine::state::{
+use maxine_state::{
     Applied, ControlState, Event, EventKind, Fence, FormerGrant, InstanceKey, Name, Proposal, Reply,
 };
 

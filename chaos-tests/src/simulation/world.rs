@@ -5,7 +5,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use maxine::actors::registry::{Due, FormerLease};
-use maxine::state::{Actor, Applied, Command, Fence, InstanceKey, Proposal, Reply, RequestId};
+use maxine_state::{Actor, Applied, Command, Fence, InstanceKey, Proposal, Reply, RequestId};
 
 use super::Plan;
 use super::client::{Client, Phase};

@@ -8,7 +8,7 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use parking_lot::Mutex;
 
-use maxine::clock::Clock;
+use maxine_clock::Clock;
 
 /// Longest latency that is told apart, in microseconds.
 const LATENCY_US_MAX: u64 = 60_000_000;

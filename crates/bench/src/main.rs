@@ -30,7 +30,7 @@ use clap::Parser;
 use maxine::cli::commands::finish;
 use maxine::cli::exit::CliError;
 use maxine::cli::output::{Output, OutputArgs};
-use maxine::clock::Clock;
+use maxine_clock::Clock;
 use report::{Report, Section};
 use serde_json::json;
 

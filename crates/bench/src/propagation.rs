@@ -12,7 +12,7 @@ use super::wire::{self, Connection};
 use super::{Bench, node};
 use maxine::cli::client::{Client, EventParser, Request};
 use maxine::cli::exit::CliError;
-use maxine::clock::Clock;
+use maxine_clock::Clock;
 
 /// Pause between two writes, in milliseconds.
 const PAUSE_MS: u64 = 2;

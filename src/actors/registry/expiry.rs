@@ -13,12 +13,12 @@ use tokio::sync::broadcast;
 use super::former::Heir;
 use super::leases::{Due, LeaseTable};
 use crate::backend::{Consistency, ControlStore};
-use crate::clock::Clock;
 use crate::faults;
-use crate::state::{
+use maxine_clock::Clock;
+use maxine_state::{
     Actor as Who, Batch, Command, EventKind, Fence, InstanceKey, Proposal, Reply, RequestId,
 };
-use crate::view::{View, WatchScope};
+use maxine_view::{View, WatchScope};
 
 /// How often deadlines are looked at, in milliseconds.
 const TICK_MS: u64 = 100;

@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use super::*;
 use crate::actors::registry::leases::ExpirySettings;
 use crate::backend::{CallError, Leadership, ProposeError, ReadError};
-use crate::state::{Address, Applied, Health, Instance, Name, Registration, ServiceKey};
+use maxine_state::{Address, Applied, Health, Instance, Name, Registration, ServiceKey};
 
 /// Would order anything, but is told by no majority that this node leads.
 #[derive(Default)]

@@ -17,9 +17,9 @@ use futures::future::BoxFuture;
 use super::super::peer::{PeerKind, PeerService};
 use super::leases::{LeaseId, LeaseTable};
 use crate::backend::ControlStore;
-use crate::clock::Clock;
-use crate::state::{Fence, FormerGrant};
-use crate::view::View;
+use maxine_clock::Clock;
+use maxine_state::{Fence, FormerGrant};
+use maxine_view::View;
 
 /// Most leases in one answer.
 const PAGE_LEN_MAX: usize = 16_384;

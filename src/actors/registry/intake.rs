@@ -16,8 +16,8 @@ use super::super::supervisor::Lifeline;
 use super::expiry::ExpiryDuty;
 use super::{RegistrySettings, WriteError};
 use crate::backend::{ControlStore, ProposeError};
-use crate::clock::Clock;
-use crate::state::{Applied, Batch, Command, Fence, Proposal};
+use maxine_clock::Clock;
+use maxine_state::{Applied, Batch, Command, Fence, Proposal};
 
 /// Most batches on their way at once. With one, the next gathers for as long as this one takes, so
 /// that fewer and larger ones are stored: a tenth more writes a second than with two.

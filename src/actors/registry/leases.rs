@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use xxhash_rust::xxh3::Xxh3;
 
 use super::former::{Former, FormerLease};
-use crate::state::{Fence, Instance, InstanceKey};
+use maxine_state::{Fence, Instance, InstanceKey};
 
 /// Limits on expiry, so that one odd minute cannot empty the registry.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,5 +1,5 @@
 use super::*;
-use crate::state::{Address, Health, Name, Registration, ServiceKey};
+use maxine_state::{Address, Health, Name, Registration, ServiceKey};
 
 fn key(id: usize) -> InstanceKey {
     ServiceKey::new(Name::trusted("default"), Name::trusted("s"))

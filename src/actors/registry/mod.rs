@@ -27,12 +27,12 @@ use super::leadership::Duties;
 use super::peer::{PeerKind, PeerRouter};
 use super::supervisor::{SendError, Supervised};
 use crate::backend::ControlStore;
-use crate::clock::Clock;
-use crate::state::{
+use maxine_clock::Clock;
+use maxine_state::{
     Actor as Who, Applied, Command, Fence, InstanceKey, Proposal, Registration, Rejection, Reply,
     RequestId, ServiceKey,
 };
-use crate::view::View;
+use maxine_view::View;
 
 pub use expiry::{ExpiryEvent, ExpiryStatus};
 pub use former::{Former, FormerLease};

@@ -16,8 +16,8 @@ use super::super::peer::{PeerKind, PeerService, call_leader};
 use super::WriteError;
 use super::leases::{LeaseId, LeaseTable};
 use crate::backend::{CallError, Consistency, ControlStore};
-use crate::clock::Clock;
-use crate::view::View;
+use maxine_clock::Clock;
+use maxine_view::View;
 
 /// How long renewals gather.
 const GATHER: Duration = Duration::from_millis(2);

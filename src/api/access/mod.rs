@@ -13,7 +13,7 @@ use std::hash::BuildHasherDefault;
 use axum::http::Method;
 use xxhash_rust::xxh3::Xxh3Default;
 
-use crate::state::Role;
+use maxine_state::Role;
 
 /// Who may use a route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,7 +9,7 @@ use super::json::{answer, read_object};
 use crate::actors::{WriteError, WriteRequest};
 use crate::api::error::CompatError;
 use crate::api::{AppState, Caller, RequestContext};
-use crate::state::{DiscoveryMode, LogFormat, Rejection, RuntimeConfig, SelectionStrategy};
+use maxine_state::{DiscoveryMode, LogFormat, Rejection, RuntimeConfig, SelectionStrategy};
 
 const SUCCESS: &str = "Success";
 const TYPE_ERROR: &str = "Type Error";
@@ -110,7 +110,7 @@ pub(super) async fn change(
         "UPDATED",
         vec![
             ("userName", Value::from(caller.user.as_ref())),
-            ("role", caller.role.map(crate::state::Role::as_str).into()),
+            ("role", caller.role.map(maxine_state::Role::as_str).into()),
             ("changes", report.clone()),
             ("traceId", context.trace_id_text().into()),
         ],

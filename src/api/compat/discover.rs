@@ -11,9 +11,9 @@ use super::proxy::{HandedOn, Refusal, Target, forward, with_attempts};
 use crate::api::error::CompatError;
 use crate::api::{AppState, RequestContext};
 use crate::discovery::{self, Asker, Choice, DiscoverQuery, Redirect};
-use crate::state::{DiscoveryMode, ServiceRef};
 use crate::telemetry::events::url_of;
 use crate::telemetry::{LookupHit, Mode, TraceName};
+use maxine_state::{DiscoveryMode, ServiceRef};
 
 /// The type of a redirect's body where nothing else is preferred.
 pub(in crate::api) const PLAIN_TEXT: &str = "text/plain; charset=utf-8";

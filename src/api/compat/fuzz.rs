@@ -4,7 +4,7 @@ use axum::http::{HeaderMap, HeaderValue, header};
 use serde_json::{Map, Value};
 
 use super::{config, discover, registration};
-use crate::state::RuntimeConfig;
+use maxine_state::RuntimeConfig;
 
 /// Any JSON object is a registration within the limits, or refused with a text; as a change of the configuration it
 /// leads to one within the limits.
@@ -32,7 +32,7 @@ pub(crate) fn body(bytes: &[u8]) {
 }
 
 pub(crate) fn seeds() -> Vec<Vec<u8>> {
-    crate::fuzz::texts(&[
+    maxine_fuzzing::texts(&[
         r#"{"hostName":"10.0.0.1","nodeName":"a","serviceName":"s","port":"8080","ssl":1,"path":"api/","timeOut":"7.9","weight":2,"healthCheckPath":"health"}"#,
         r#"{"hostName":"https://[::1]","nodeName":"a","serviceName":"__proto__","port":null,"timeOut":-1e300,"weight":"10"}"#,
         r#"{"hostName":"h/..","nodeName":"","serviceName":"\u0000","port":70000,"path":"/../x","healthCheckPath":"http://elsewhere"}"#,

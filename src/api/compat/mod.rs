@@ -27,7 +27,7 @@ pub(super) use proxy::{forward_to_instance, forwards_options, proxied_route};
 pub use session::account_sign_in;
 
 /// The namespace of clients that know none.
-const NAMESPACE: &str = crate::state::ServiceKey::DEFAULT_NAMESPACE;
+const NAMESPACE: &str = maxine_state::ServiceKey::DEFAULT_NAMESPACE;
 
 /// Adds every route; who may use each is in the access table.
 pub(super) fn add_routes(routes: Routes) -> Routes {

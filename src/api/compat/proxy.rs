@@ -15,10 +15,10 @@ use crate::api::error::CompatError;
 use crate::api::{AppState, ChosenInstance, ForwardRequest, RequestContext};
 use crate::discovery;
 use crate::proxy::{AttemptTrail, InterimSink};
-use crate::state::{OptionsPolicy, ServiceKey, ServiceRef};
 use crate::telemetry::ForwardHit;
 use crate::telemetry::events::shown_path;
-use crate::view::ServiceTable;
+use maxine_state::{OptionsPolicy, ServiceKey, ServiceRef};
+use maxine_view::ServiceTable;
 
 const PROXY_PREFIX: &str = "/api/maxine/serviceops/proxy/";
 /// The route that hands on, by which its access is decided.

@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 use super::NAMESPACE;
 use super::json::text;
-use crate::state::{
+use maxine_state::{
     Address, LimitExceeded, Name, ProbeKind, ProbeSpec, Registration, ServiceKey, limits,
 };
 

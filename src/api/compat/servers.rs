@@ -8,8 +8,8 @@ use serde_json::{Map, Value, json};
 use super::json::answer;
 use super::{NAMESPACE, registration};
 use crate::api::AppState;
-use crate::state::ServiceState;
-use crate::view::is_listed;
+use maxine_state::ServiceState;
+use maxine_view::is_listed;
 
 pub(super) async fn servers(State(state): State<AppState>) -> Response<Body> {
     let snapshot = state.view().snapshot();

@@ -40,7 +40,7 @@ pub fn account_sign_in(
     state: &AppState,
     context: &RequestContext,
     user_name: &str,
-    result: &Result<crate::state::Role, &SigninError>,
+    result: &Result<maxine_state::Role, &SigninError>,
 ) {
     let metrics = state.telemetry().metrics();
     let shown: String = user_name.chars().take(128).collect();

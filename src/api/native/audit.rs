@@ -15,7 +15,7 @@ use super::fresh::{Fresh, Freshness, Write};
 use super::page::{self, Page};
 use crate::api::AppState;
 use crate::api::problem::{Problem, ProblemKind};
-use crate::state::{AuditClass, AuditLog, AuditOutcome, AuditRecord};
+use maxine_state::{AuditClass, AuditLog, AuditOutcome, AuditRecord};
 
 /// Records that go into one piece of an export.
 const EXPORT_CHUNK_RECORDS: usize = 256;

@@ -18,8 +18,8 @@ use super::shape::{Metadata, RegistrationBody};
 use crate::actors::registry::LeaseId;
 use crate::api::problem::Problem;
 use crate::api::{AppState, Caller};
-use crate::state::limits::{BATCH_ITEMS_MAX, check_count};
-use crate::state::{Name, ProbeSpec, Registration, RuntimeConfig, ServiceKey};
+use maxine_state::limits::{BATCH_ITEMS_MAX, check_count};
+use maxine_state::{Name, ProbeSpec, Registration, RuntimeConfig, ServiceKey};
 
 fn default_namespace<'a>() -> Cow<'a, str> {
     Cow::Borrowed(ServiceKey::DEFAULT_NAMESPACE)
@@ -153,7 +153,7 @@ pub(super) async fn register_batch(
             Err(problem) => Err(problem),
             Ok(_) => match outcomes.next() {
                 Some(outcome) => outcome.map_err(Problem::from),
-                None => Err(super::fresh::unexpected(&crate::state::Reply::Done)),
+                None => Err(super::fresh::unexpected(&maxine_state::Reply::Done)),
             },
         };
         match outcome {

@@ -4,7 +4,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::shape::{Detail, InstanceRecord};
-use crate::state::{Event, EventKind, InstanceKey, RemovalCause};
+use maxine_state::{Event, EventKind, InstanceKey, RemovalCause};
 
 /// The kinds of change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]

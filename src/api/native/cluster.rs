@@ -19,8 +19,8 @@ use crate::api::AppState;
 use crate::api::access::AccessMode;
 use crate::api::problem::{Problem, ProblemKind};
 use crate::backend::{AdminError, ClusterAdmin, ClusterStatus, Leadership};
-use crate::state::limits::check_text;
-use crate::state::{ControlState, Liveness, Name, Readiness, StateDigest};
+use maxine_state::limits::check_text;
+use maxine_state::{ControlState, Liveness, Name, Readiness, StateDigest};
 
 /// How long a change of membership may take, in milliseconds.
 const ADMIN_TIMEOUT_MS: u64 = 30_000;
@@ -290,7 +290,7 @@ pub(super) async fn record(
     success: bool,
 ) {
     let items = vec![(action.into(), object.into(), success)];
-    let command = crate::state::Command::RecordAudit { items };
+    let command = maxine_state::Command::RecordAudit { items };
     if let Err(problem) = write.propose(app, command).await {
         tracing::warn!(
             action,
@@ -313,8 +313,8 @@ pub(super) async fn add_member(
 ) -> Result<Json<MemberChanged>, Problem> {
     let name = Name::parse("name", &body.name)?;
     check_text("peer_addr", &body.peer_addr, 3, 255)?;
-    crate::state::Address::parse(&body.http_addr)
-        .map_err(|error| crate::state::LimitExceeded { field: "http_addr".into(), ..error })?;
+    maxine_state::Address::parse(&body.http_addr)
+        .map_err(|error| maxine_state::LimitExceeded { field: "http_addr".into(), ..error })?;
     let (admin, id) = (admin(&app)?, body.id);
     let joined =
         in_time(admin.add_learner(id, name.as_str().into(), body.peer_addr, body.http_addr)).await;

@@ -14,8 +14,8 @@ use sha2::{Digest, Sha256};
 use crate::api::AppState;
 use crate::api::body::{self, BodyError};
 use crate::api::problem::{Problem, ProblemKind};
-use crate::state::{InstanceKey, Name, RequestId, ServiceKey};
 use crate::words;
+use maxine_state::{InstanceKey, Name, RequestId, ServiceKey};
 
 /// Largest JSON body of most routes, in bytes.
 pub(crate) const BODY_LEN_MAX: usize = 1024 * 1024;

@@ -20,8 +20,8 @@ use crate::actors::{WriteError, WriteRequest};
 use crate::api::problem::{Problem, ProblemKind};
 use crate::api::{AppState, Caller, RequestContext};
 use crate::backend::Consistency;
-use crate::state::{Actor, Applied, Command, ControlState, Reply, RequestId};
-use crate::view::Snapshot;
+use maxine_state::{Actor, Applied, Command, ControlState, Reply, RequestId};
+use maxine_view::Snapshot;
 
 /// The index of the state that answered.
 pub(super) const INDEX_HEADER: HeaderName = HeaderName::from_static("x-maxine-index");

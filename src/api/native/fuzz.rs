@@ -9,8 +9,8 @@ use super::shape::RegistrationBody;
 use super::{audit, batches, cluster, fresh, identities, instances, resolve, services, session};
 use super::{telemetry, watch};
 use crate::api::problem::{Problem, ProblemKind};
-use crate::fuzz::first_line;
-use crate::state::{Name, RuntimeConfig, ServicePolicy};
+use maxine_fuzzing::first_line;
+use maxine_state::{Name, RuntimeConfig, ServicePolicy};
 
 /// A refusal is one that a client can act on.
 fn checked<T>(result: Result<T, Problem>) -> Option<T> {
@@ -60,7 +60,7 @@ pub(crate) fn body(bytes: &[u8]) {
 }
 
 pub(crate) fn seeds() -> Vec<Vec<u8>> {
-    crate::fuzz::texts(&[
+    maxine_fuzzing::texts(&[
         r#"{"address":"http://10.0.0.1:8080","weight":1,"ttl_ms":10000,"zone":"eu","tags":["blue"],"metadata":{"a":"1"},"probe":{"kind":"http","path":"/h"}}"#,
         r#"{"items":[{"namespace":"default","service":"s","id":"a","address":"http://h"},{"service":"s","id":"a","lease_epoch":1}]}"#,
         r#"{"selection":{"strategy":"consistent_hash","hash_key":{"from":"header","name":"x"}},"probe":null,"traffic":{}}"#,
@@ -89,7 +89,7 @@ pub(crate) fn query(bytes: &[u8]) {
 }
 
 pub(crate) fn query_seeds() -> Vec<Vec<u8>> {
-    crate::fuzz::texts(&[
+    maxine_fuzzing::texts(&[
         "namespace=default&service=orders&limit=10&cursor=6666ff61&q=a\n61ff62",
         "user=a&action=b&since_ms=1&until_ms=2&outcome=refused&limit=1000\n3132",
         "index=1&wait_ms=0&consistency=strong&min_index=1&limt=1\nff",

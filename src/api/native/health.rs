@@ -11,7 +11,7 @@ use super::services::find;
 use super::shape::{DrainView, HealthView};
 use crate::api::problem::Problem;
 use crate::api::{AppState, Caller, ProbeObservation, Standing};
-use crate::state::{Instance, Liveness, ProbeSpec, Readiness, Role, ServiceState};
+use maxine_state::{Instance, Liveness, ProbeSpec, Readiness, Role, ServiceState};
 
 /// Where the probe's settings come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]

@@ -16,8 +16,8 @@ use super::page::{self, Page};
 use crate::api::AppState;
 use crate::api::problem::{Problem, ProblemKind};
 use crate::security::PasswordError;
-use crate::state::limits::{TEXT_LEN_MAX, check_range, check_text};
-use crate::state::{
+use maxine_state::limits::{TEXT_LEN_MAX, check_range, check_text};
+use maxine_state::{
     Command, LimitExceeded, Name, Rejection, Reply, Role, SigningKey, TokenRecord, User,
 };
 

@@ -19,7 +19,7 @@ use crate::actors::peer::{PeerKind, PeerService};
 use crate::api::problem::Problem;
 use crate::api::state::WeakState;
 use crate::api::{AppState, ProbeObservation};
-use crate::state::{InstanceKey, Name, ServiceKey};
+use maxine_state::{InstanceKey, Name, ServiceKey};
 
 /// How long a node may take to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(800);

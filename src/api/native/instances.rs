@@ -18,8 +18,8 @@ use super::shape::{Detail, InstanceView, RegistrationBody};
 use crate::actors::registry::Renewal;
 use crate::api::problem::{Problem, ProblemKind};
 use crate::api::{AppState, Caller};
-use crate::state::limits::{NAME_LEN_MAX, TEXT_LEN_MAX, check_text};
-use crate::state::{
+use maxine_state::limits::{NAME_LEN_MAX, TEXT_LEN_MAX, check_text};
+use maxine_state::{
     Command, Deregistration, Instance, Liveness, Name, Readiness, Reply, ServiceState,
 };
 

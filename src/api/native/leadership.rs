@@ -10,7 +10,7 @@ use super::fresh::{Fresh, Freshness};
 use super::page::{self, Page};
 use crate::actors::{TAKEOVER, TAKEOVER_SILENCE};
 use crate::api::problem::Problem;
-use crate::state::{AuditOutcome, AuditRecord};
+use maxine_state::{AuditOutcome, AuditRecord};
 
 /// A leader that was heard within this time handed over; nobody elects another so soon, in
 /// milliseconds.
@@ -178,7 +178,7 @@ fn cause_of(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::state::AuditClass;
+    use maxine_state::AuditClass;
 
     fn record(seq: u64, time_ms: u64, user: &str, action: &str, object: &str) -> AuditRecord {
         AuditRecord {

@@ -15,7 +15,7 @@ use super::fresh::Write;
 use crate::actors::{WriteError, WriteRequest};
 use crate::api::AppState;
 use crate::api::problem::{Problem, ProblemKind};
-use crate::state::{Applied, Command, ControlState, Rejection, RequestId};
+use maxine_state::{Applied, Command, ControlState, Rejection, RequestId};
 
 /// Most attempts while others change the same document.
 const ATTEMPTS_MAX: u32 = 16;

@@ -49,7 +49,7 @@ use utoipa_axum::routes;
 
 use super::problem::{Problem, ProblemKind};
 use super::{AppState, Caller, error, openapi};
-use crate::state::{LimitExceeded, ProbeKind, ProbeSpec, Registration};
+use maxine_state::{LimitExceeded, ProbeKind, ProbeSpec, Registration};
 
 /// Its routes, each with its place in the OpenAPI document.
 pub fn router() -> OpenApiRouter<AppState> {

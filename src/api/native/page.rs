@@ -5,7 +5,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::api::problem::{Problem, ProblemKind};
-use crate::state::limits::check_range;
+use maxine_state::limits::check_range;
 
 /// Items on a page where the request does not say.
 const LIMIT_DEFAULT: u64 = 100;

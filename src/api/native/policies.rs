@@ -15,11 +15,11 @@ use super::page::{self, Page};
 use super::services::find;
 use crate::api::problem::{Problem, ProblemKind};
 use crate::api::{AppState, Caller};
-use crate::state::{
+use crate::words::{self, JsonFault};
+use maxine_state::{
     Applied, Command, ConfigRecord, ConfigRevision, ControlState, Reply, Role, RuntimeConfig,
     ServiceKey, ServicePolicy,
 };
-use crate::words::{self, JsonFault};
 
 /// A policy and its revision.
 #[derive(Debug, Serialize, ToSchema)]

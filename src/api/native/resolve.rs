@@ -12,9 +12,9 @@ use super::fresh::{Answered, Fresh, Freshness};
 use super::instances::none_routable;
 use crate::api::problem::Problem;
 use crate::api::{AppState, RequestContext};
-use crate::state::limits::{ADDRESS_LEN_MAX, check_text};
-use crate::state::{HashKey, LimitExceeded, SelectionStrategy, ServiceKey};
-use crate::view::{SelectionKey, ServiceTable};
+use maxine_state::limits::{ADDRESS_LEN_MAX, check_text};
+use maxine_state::{HashKey, LimitExceeded, SelectionStrategy, ServiceKey};
+use maxine_view::{SelectionKey, ServiceTable};
 
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
@@ -109,7 +109,7 @@ pub(super) async fn resolve(
 fn shown(
     key: &ServiceKey,
     table: &ServiceTable,
-    registration: &crate::state::Registration,
+    registration: &maxine_state::Registration,
     path: &str,
 ) -> Resolution {
     let address = registration.address.as_str();

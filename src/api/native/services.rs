@@ -16,8 +16,8 @@ use super::policies::shown_to;
 use super::shape::{ServiceHealth, ServiceSummary};
 use crate::api::problem::Problem;
 use crate::api::{AppState, Caller};
-use crate::state::limits::{BATCH_ITEMS_MAX, NAME_LEN_MAX, check_text};
-use crate::state::{
+use maxine_state::limits::{BATCH_ITEMS_MAX, NAME_LEN_MAX, check_text};
+use maxine_state::{
     Command, Deregistration, InstanceKey, Name, Reply, RequestId, ServiceKey, ServicePolicy,
     ServiceState,
 };

@@ -15,8 +15,8 @@ use crate::api::{AppState, Caller, RequestContext, Via, account_sign_in};
 use crate::security::{
     AuthError, CookieUse, PASSWORD_LEN_MAX, SESSION_COOKIE, SessionRef, SigninError,
 };
-use crate::state::limits::{NAME_LEN_MAX, check_text};
-use crate::state::{Command, LimitExceeded, Name, Rejection, Role};
+use maxine_state::limits::{NAME_LEN_MAX, check_text};
+use maxine_state::{Command, LimitExceeded, Name, Rejection, Role};
 
 /// A user's name and password.
 #[derive(Deserialize, ToSchema)]

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::api::Caller;
-use crate::state::limits::{self, LimitExceeded, check_count, check_range};
-use crate::state::{
+use maxine_state::limits::{self, LimitExceeded, check_count, check_range};
+use maxine_state::{
     Address, Drain, Health, Instance, Liveness, Name, ProbeSpec, Readiness, Registration, Role,
     RuntimeConfig, SelectionStrategy, ServiceKey, ServiceState,
 };

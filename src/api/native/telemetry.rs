@@ -13,9 +13,9 @@ use super::page::{self, Page};
 use crate::api::AppState;
 use crate::api::problem::{Problem, ProblemKind};
 use crate::proxy::{AttemptOutcome, AttemptRecord};
-use crate::state::limits::{TEXT_LEN_MAX, check_range, check_text};
-use crate::state::{LimitExceeded, Name, ServiceKey};
 use crate::telemetry::{Alert, STEP_MS, Silence, Trace, TrafficStep, TrafficSum};
+use maxine_state::limits::{TEXT_LEN_MAX, check_range, check_text};
+use maxine_state::{LimitExceeded, Name, ServiceKey};
 
 /// Longest silence, in milliseconds (30 days).
 const SILENCE_MS_MAX: u64 = 30 * 24 * 3_600 * 1_000;

@@ -29,11 +29,11 @@ use super::history_index::{HistoryIndex, history_text};
 use super::shape::Detail;
 use crate::api::problem::{Problem, ProblemKind};
 use crate::api::{AppState, Caller, RequestContext};
-use crate::clock::Clock;
 use crate::places::{NoPlace, Place, PlaceLimits, Places, Standing};
-use crate::state::limits::check_range;
-use crate::state::{Event, Name, Role, ServiceKey};
-use crate::view::{Compacted, WatchScope, Watcher, WatcherLost};
+use maxine_clock::Clock;
+use maxine_state::limits::check_range;
+use maxine_state::{Event, Name, Role, ServiceKey};
+use maxine_view::{Compacted, WatchScope, Watcher, WatcherLost};
 
 /// Most changes in one piece of a stream; bounds what one slow client can hold.
 const CHUNK_CHANGES_MAX: usize = 32;

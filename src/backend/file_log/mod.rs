@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 
 use self::frame::Found;
 use super::OpenError;
-use crate::state::ControlState;
+use maxine_state::ControlState;
 
 const MAGIC: [u8; 8] = *b"MAXINELG";
 const FORMAT_VERSION: u32 = 1;

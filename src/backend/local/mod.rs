@@ -22,9 +22,9 @@ use super::{
     CallError, Consistency, ControlStore, Leadership, Machine, OpenError, Ordered, PeerHandler,
     ProposeError, ReadError, StoreEvent,
 };
-use crate::clock::Clock;
-use crate::state::{Applied, Batch, encode_batch};
-use crate::view::View;
+use maxine_clock::Clock;
+use maxine_state::{Applied, Batch, encode_batch};
+use maxine_view::View;
 
 /// Most batches that wait for the writer.
 const WAITING_MAX: usize = 1_024;

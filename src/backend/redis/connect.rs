@@ -19,8 +19,8 @@ use redis::{
 };
 
 use super::config::{RedisConfig, Topology};
-use crate::clock::Clock;
 use crate::words;
+use maxine_clock::Clock;
 
 const BACKOFF_MS_MIN: u64 = 50;
 const BACKOFF_MS_MAX: u64 = 3_000;

@@ -48,9 +48,9 @@ use super::{
     CallError, Consistency, ControlStore, Leadership, OpenError, PeerHandler, ProposeError,
     ReadError, StoreEvent,
 };
-use crate::clock::Clock;
-use crate::state::{Applied, Batch};
-use crate::view::View;
+use maxine_clock::Clock;
+use maxine_state::{Applied, Batch};
+use maxine_view::View;
 
 pub use config::{RedisConfig, Topology};
 pub(super) use transfer::{read_nodejs_snapshot, read_state, write_state};

@@ -11,7 +11,7 @@ use super::connect::{Failure, classify};
 use super::replica::{Nonce, Waiter};
 use super::scripts::APPEND;
 use crate::backend::{ProposeError, StoreEvent, needs_lease};
-use crate::state::{Applied, Batch, COMMAND_VERSION, encode_batch};
+use maxine_state::{Applied, Batch, COMMAND_VERSION, encode_batch};
 
 /// Largest entry.
 pub(super) const ENTRY_LEN_MAX: usize = 15 * 1024 * 1024;

@@ -9,8 +9,8 @@ use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
 
 use crate::backend::Machine;
-use crate::state::{Applied, Batch, COMMAND_VERSION, CodecError, ControlState, decode_batch};
-use crate::view::View;
+use maxine_state::{Applied, Batch, COMMAND_VERSION, CodecError, ControlState, decode_batch};
+use maxine_view::View;
 
 /// Most entries kept in memory to put a lost tail back.
 const KEPT_ENTRIES_MAX: usize = 8_192;
@@ -331,8 +331,8 @@ impl Rebuilt {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::Clock;
-    use crate::state::{Actor, Batch, Command, Name, Proposal, RequestId, encode_batch};
+    use maxine_clock::Clock;
+    use maxine_state::{Actor, Batch, Command, Name, Proposal, RequestId, encode_batch};
 
     fn entry(seq: u64, nonce: u8, previous: u8) -> Entry {
         let proposal = Proposal {

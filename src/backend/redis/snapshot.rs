@@ -12,7 +12,7 @@ use super::config::Keys;
 use super::connect::Link;
 use super::replica::{Nonce, Position};
 use super::scripts;
-use crate::state::{COMMAND_VERSION, ControlState};
+use maxine_state::{COMMAND_VERSION, ControlState};
 
 /// Size of one part.
 const PART_LEN: usize = 1024 * 1024;

@@ -15,7 +15,7 @@ use super::replica::{Entry, Nonce, Position, Rebuilt, Refusal, Skipped};
 use super::scripts;
 use super::snapshot::{self, SnapshotFailure};
 use super::survey::{Survey, parse_id};
-use crate::state::ControlState;
+use maxine_state::ControlState;
 
 /// Most entries read at once.
 pub(super) const PAGE_ENTRIES_MAX: usize = 256;

@@ -11,7 +11,7 @@ use super::replica::Position;
 use super::snapshot::{self, Installed};
 use super::stream;
 use super::survey::Survey;
-use crate::state::ControlState;
+use maxine_state::ControlState;
 
 /// For one command: a whole state may be large.
 const TIMEOUT: Duration = Duration::from_secs(30);

@@ -34,9 +34,9 @@ use super::{
     CallError, Consistency, ControlStore, Leadership, Machine, OpenError, PeerHandler,
     ProposeError, ReadError, StoreEvent, needs_lease,
 };
-use crate::clock::Clock;
-use crate::state::{Applied, Batch, encode_batch};
-use crate::view::View;
+use maxine_clock::Clock;
+use maxine_state::{Applied, Batch, encode_batch};
+use maxine_view::View;
 
 pub use config::SharedFileConfig;
 

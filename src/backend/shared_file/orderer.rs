@@ -18,7 +18,7 @@ use super::Shared;
 use super::leader_file::LeaderRecord;
 use crate::backend::file_log::{GROUP_LEN_MAX, LogError, LogFile, News, Place, beside, try_lock};
 use crate::backend::{Machine, OpenError, Ordered, ProposeError, StoreEvent};
-use crate::state::{Applied, Batch};
+use maxine_state::{Applied, Batch};
 
 /// Most batches in one frame.
 const GROUP_MAX: usize = 256;

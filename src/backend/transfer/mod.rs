@@ -15,8 +15,8 @@ use sha2::{Digest, Sha256};
 use super::file_log::{LogError, LogFile, Place as LogPlace, beside, try_lock};
 use super::import::{self, Import};
 use super::redis::{self, RedisConfig};
-use crate::state::{Actor, Applied, ControlState, Proposal, Reply, RequestId, StateDigest};
 use crate::words;
+use maxine_state::{Actor, Applied, ControlState, Proposal, Reply, RequestId, StateDigest};
 
 /// Where a state lies.
 #[derive(Clone, Debug)]
@@ -277,7 +277,7 @@ fn read_file(path: &Path) -> Result<Option<ControlState>, String> {
     };
     // A torn tail was acknowledged to nobody, or is being written at this moment.
     for entry in log.read_new().map_err(describe)?.entries {
-        let batch = crate::state::decode_batch(&entry).map_err(|error| error.to_string())?;
+        let batch = maxine_state::decode_batch(&entry).map_err(|error| error.to_string())?;
         for proposal in &batch.proposals {
             state.apply(proposal, &mut Vec::new());
         }

@@ -15,8 +15,8 @@ use serde::{Deserialize, Serialize};
 use super::Client;
 use crate::cli::exit::CliError;
 use crate::cli::output::OutputArgs;
-use crate::clock::Clock;
 use crate::words;
+use maxine_clock::Clock;
 
 /// Most nodes that one command is given.
 const SERVERS_MAX: usize = 32;

@@ -21,8 +21,8 @@ pub use problem::Problem;
 pub use sse::{EventParser, ServerEvent};
 
 use super::exit::CliError;
-use crate::clock::Clock;
 use crate::words;
+use maxine_clock::Clock;
 
 /// Largest answer that is read into memory, in bytes.
 const ANSWER_LEN_MAX: usize = 64 * 1024 * 1024;

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::cli::confirm::confirm;
 use crate::cli::exit::CliError;
 use crate::cli::output::{Output, or_dash};
-use crate::clock::Clock;
+use maxine_clock::Clock;
 
 /// Where a node keeps its log, under its data directory.
 const LOG_DIR: &str = "raft";

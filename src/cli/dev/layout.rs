@@ -13,7 +13,7 @@ use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 use tokio::process::Command;
 
-use crate::clock::Clock;
+use maxine_clock::Clock;
 
 const DEFAULT_PORT: u16 = 8080;
 /// Ports that are tried until a free one is found.

@@ -8,8 +8,8 @@ use axum::http::{Method, StatusCode, Version};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
-use crate::state::{LogFormat, RuntimeConfig};
 use crate::telemetry::FinishedRequest;
+use maxine_state::{LogFormat, RuntimeConfig};
 
 /// Whether a request is logged: looking at the logs or at the registry is not.
 pub(super) fn is_logged(request: &FinishedRequest) -> bool {

@@ -20,8 +20,8 @@ use super::events::RecentEvent;
 use super::requests::{FinishedRequest, Trace};
 use super::ring::Ring;
 use super::traffic::Traffic;
-use crate::clock::Clock;
-use crate::view::View;
+use maxine_clock::Clock;
+use maxine_view::View;
 
 pub use files::LogFile;
 use files::LogFiles;

@@ -1,6 +1,6 @@
 //! An expiry removes only the leases that it names.
 
-use maxine::state::{Command, EventKind};
+use maxine_state::{Command, EventKind};
 
 use super::{Effect, Invariant};
 

@@ -1,6 +1,6 @@
 //! Fencing tokens only grow, and what was proposed under an old one changes nothing.
 
-use maxine::state::EventKind;
+use maxine_state::EventKind;
 
 use super::{Effect, Invariant};
 

@@ -5,7 +5,7 @@ mod fences_grow;
 mod requests_take_effect_once;
 mod watches_are_gapless;
 
-use maxine::state::{Applied, ControlState, Event, Proposal};
+use maxine_state::{Applied, ControlState, Event, Proposal};
 
 /// A command, and what it did to a replica.
 pub(super) struct Effect<'a> {

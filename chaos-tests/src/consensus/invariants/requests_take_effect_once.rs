@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use maxine::state::Applied;
+use maxine_state::Applied;
 
 use super::{Effect, Invariant};
 

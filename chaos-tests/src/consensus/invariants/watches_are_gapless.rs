@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use maxine::state::{ControlState, EventKind, InstanceKey};
+use maxine_state::{ControlState, EventKind, InstanceKey};
 
 use super::{Effect, Invariant};
 

@@ -11,7 +11,7 @@ use hdrhistogram::Histogram;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
 use crate::load::{self, Outcome};
-use maxine::clock::Clock;
+use maxine_clock::Clock;
 
 /// The body of every answer, in bytes.
 pub(super) const BODY_LEN: usize = 1_024;

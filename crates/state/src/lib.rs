@@ -14,8 +14,9 @@ mod command;
 mod control_state;
 mod dedup;
 mod event;
+mod faults;
 #[cfg(any(test, feature = "fuzz"))]
-pub(crate) mod fuzz;
+pub mod fuzz;
 mod health;
 mod identity;
 mod instance;

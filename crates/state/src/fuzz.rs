@@ -1,10 +1,18 @@
 //! Any log entry is read or refused, and has the same effect on every replica; any snapshot is read or refused.
 
+use maxine_fuzzing::Target;
+
 use super::codec::{decode_batch, encode_batch};
 use super::*;
 
+/// Every target of this crate.
+pub const TARGETS: &[Target] = &[
+    Target { name: "command", run: command, seeds: command_seeds },
+    Target { name: "snapshot", run: snapshot, seeds: snapshot_seeds },
+];
+
 /// An entry that can be read is applied by two replicas, one of which was restored from the other's snapshot.
-pub(crate) fn command(bytes: &[u8]) {
+fn command(bytes: &[u8]) {
     let Ok(batch) = decode_batch(bytes) else { return };
     let again = encode_batch(&batch).expect("what was read can be written");
     assert_eq!(decode_batch(&again).expect("our own"), batch);
@@ -63,7 +71,7 @@ fn batch() -> Batch {
     Batch { proposals: proposals.collect() }
 }
 
-pub(crate) fn command_seeds() -> Vec<Vec<u8>> {
+fn command_seeds() -> Vec<Vec<u8>> {
     let whole = batch();
     let alone = whole.proposals.iter().map(|one| Batch { proposals: vec![one.clone()] });
     alone
@@ -73,12 +81,12 @@ pub(crate) fn command_seeds() -> Vec<Vec<u8>> {
 }
 
 /// A snapshot that can be read is written to one that reads the same.
-pub(crate) fn snapshot(bytes: &[u8]) {
+fn snapshot(bytes: &[u8]) {
     let Ok(state) = ControlState::read_from(&mut { bytes }) else { return };
     assert_eq!(restored(&state).digest(), state.digest());
 }
 
-pub(crate) fn snapshot_seeds() -> Vec<Vec<u8>> {
+fn snapshot_seeds() -> Vec<Vec<u8>> {
     let mut state = ControlState::default();
     let mut seeds = Vec::new();
     for proposal in &batch().proposals {
@@ -88,4 +96,12 @@ pub(crate) fn snapshot_seeds() -> Vec<Vec<u8>> {
         seeds.push(bytes);
     }
     seeds
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn every_target_holds_on_mutated_seeds() {
+        maxine_fuzzing::check(super::TARGETS, 3_000);
+    }
 }

@@ -30,7 +30,7 @@ impl Address {
                 "a URL whose IPv6 address stands in brackets, such as http://[::1]:8080",
             ));
         }
-        let uri: hyper::Uri = text
+        let uri: http::Uri = text
             .parse()
             .map_err(|_| bad("a URL such as http://10.0.0.1:8080 with an optional base path"))?;
         if !matches!(uri.scheme_str(), Some("http" | "https")) {

@@ -140,8 +140,8 @@ impl ProbeSpec {
         check_text("probe.method", &self.method, 1, 16)?;
         limits::check_count("probe.headers", self.headers.len(), 32)?;
         for (name, value) in &self.headers {
-            let valid = hyper::header::HeaderName::from_bytes(name.as_bytes()).is_ok()
-                && hyper::header::HeaderValue::from_str(value).is_ok();
+            let valid = http::HeaderName::from_bytes(name.as_bytes()).is_ok()
+                && http::HeaderValue::from_str(value).is_ok();
             if !valid || value.len() > limits::TEXT_LEN_MAX {
                 return Err(LimitExceeded::new("probe.headers", "valid header fields", name));
             }
@@ -203,7 +203,7 @@ impl ServicePolicy {
         match &self.selection.hash_key {
             HashKey::ClientAddress => {}
             HashKey::Header(name) => {
-                if hyper::header::HeaderName::from_bytes(name.as_bytes()).is_err() {
+                if http::HeaderName::from_bytes(name.as_bytes()).is_err() {
                     let limit = "a header name";
                     return Err(LimitExceeded::new("selection.hash_key.name", limit, name));
                 }

@@ -1,6 +1,6 @@
 //! The part of a service's policy that says how its instances are called.
 //!
-//! Plain data with defaults and bounds; `crate::proxy` carries it out. Everything that is `None` or
+//! Plain data with defaults and bounds; the gateway carries it out. Everything that is `None` or
 //! empty costs a request nothing.
 
 use serde::{Deserialize, Serialize};
@@ -356,7 +356,7 @@ impl HeaderRules {
         }
         for (_, value) in fields() {
             check_text(field, value, 0, limits::TEXT_LEN_MAX)?;
-            if hyper::header::HeaderValue::from_str(value).is_err() {
+            if http::HeaderValue::from_str(value).is_err() {
                 return Err(LimitExceeded::new(field, "a valid field value", value));
             }
         }
@@ -666,7 +666,7 @@ impl HealthPolicy {
 }
 
 fn check_header_name(field: &str, name: &str) -> Result<(), LimitExceeded> {
-    if hyper::header::HeaderName::from_bytes(name.as_bytes()).is_err() {
+    if http::HeaderName::from_bytes(name.as_bytes()).is_err() {
         return Err(LimitExceeded::new(field, "a header name", name));
     }
     Ok(())
@@ -675,7 +675,7 @@ fn check_header_name(field: &str, name: &str) -> Result<(), LimitExceeded> {
 fn check_methods(field: &str, methods: &[String]) -> Result<(), LimitExceeded> {
     check_count(field, methods.len(), 16)?;
     for method in methods {
-        if hyper::Method::from_bytes(method.as_bytes()).is_err() || method.len() > 16 {
+        if http::Method::from_bytes(method.as_bytes()).is_err() || method.len() > 16 {
             return Err(LimitExceeded::new(field, "methods of up to 16 letters", method));
         }
     }

@@ -13,7 +13,7 @@ use parking_lot::RwLock;
 use tokio::sync::watch;
 
 use crate::faults;
-use crate::state::{Event, Name, ServiceKey};
+use maxine_state::{Event, Name, ServiceKey};
 
 /// Most changes kept for those who watch everything, or resume.
 const RING_LEN_MAX: usize = 65_536;
@@ -295,7 +295,7 @@ impl Watcher {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::state::{EventKind, RemovalCause};
+    use maxine_state::{EventKind, RemovalCause};
 
     fn event(service: &str, index: u64) -> Event {
         let key = ServiceKey::new(Name::trusted("default"), Name::trusted(service));

@@ -1,14 +1,18 @@
 //! Runs fuzz targets without a fuzzer, on stable Rust: each on its seeds, then on mutations of them.
 //!
-//! Shared by the crates that have targets (`#[path]`), so that a target that panics fails `cargo test` too, with
-//! the input shrunk. The same inputs each time: what a longer search finds is for `scripts/fuzz.sh`.
+//! A target that panics fails `cargo test` with the input shrunk. The inputs are the same in each run;
+//! `scripts/fuzz.sh` searches further.
 
+use std::collections::BTreeSet;
 use std::panic::AssertUnwindSafe;
+use std::path::Path;
 
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::Index;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
+
+use super::Target;
 
 /// One change of an input.
 #[derive(Clone, Debug)]
@@ -78,8 +82,24 @@ fn mutated(mut bytes: Vec<u8>, mutations: &[Mutation], seeds: &[Vec<u8>]) -> Vec
     bytes
 }
 
-/// Runs a target on its seeds and on `cases` mutations of them.
-pub(crate) fn run(name: &str, seeds: &[Vec<u8>], target: fn(&[u8]), cases: u32) {
+/// Checks that every target holds on its seeds and on `cases` mutations of them, and that `fuzz/` has a file
+/// for each.
+///
+/// # Panics
+/// If a target panics, or has no file.
+pub fn check(targets: &[Target], cases: u32) {
+    let breaks = |target: &&Target| {
+        let (name, seeds) = (target.name, (target.seeds)());
+        std::panic::catch_unwind(|| run(name, &seeds, target.run, cases)).is_err()
+    };
+    let broken: Vec<&str> = targets.iter().filter(breaks).map(|target| target.name).collect();
+    assert!(broken.is_empty(), "broken promises: {broken:?}");
+    let files = target_files();
+    let without = targets.iter().map(|target| target.name).find(|name| !files.contains(*name));
+    assert_eq!(without, None, "fuzz/fuzz_targets has no file for it");
+}
+
+fn run(name: &str, seeds: &[Vec<u8>], target: fn(&[u8]), cases: u32) {
     assert!(!seeds.is_empty(), "{name} has no seeds");
     target(&[]);
     for seed in seeds {
@@ -100,23 +120,37 @@ pub(crate) fn run(name: &str, seeds: &[Vec<u8>], target: fn(&[u8]), cases: u32) 
     }
 }
 
-/// The binaries that a fuzz crate's manifest lists, by the file names of their folder.
-pub(crate) fn target_files() -> std::collections::BTreeSet<String> {
-    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
-    let folder = root
-        .ancestors()
-        .map(|folder| folder.join("fuzz/fuzz_targets"))
-        .find(|folder| folder.is_dir());
-    let files =
-        std::fs::read_dir(folder.expect("fuzz/fuzz_targets is there")).expect("it can be read");
-    files
-        .map(|file| {
-            file.expect("a file")
-                .path()
-                .file_stem()
-                .unwrap_or_default()
-                .to_string_lossy()
-                .into_owned()
-        })
-        .collect()
+/// The targets that `fuzz/fuzz_targets` has files for.
+fn target_files() -> BTreeSet<String> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/fuzz_targets");
+    let name = |file: std::io::Result<std::fs::DirEntry>| {
+        let path = file.expect("a file").path();
+        path.file_stem().unwrap_or_default().to_string_lossy().into_owned()
+    };
+    std::fs::read_dir(folder).expect("it can be read").map(name).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_file_is_listed_in_the_manifest_and_runs_the_target_of_its_name() {
+        let fuzz = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz");
+        let manifest = std::fs::read_to_string(fuzz.join("Cargo.toml")).expect("it is there");
+        for name in target_files() {
+            assert!(manifest.contains(&format!("name = \"{name}\"\n")), "{name} is not listed");
+            let path = fuzz.join("fuzz_targets").join(&name).with_extension("rs");
+            let text = std::fs::read_to_string(path).expect("it is there");
+            assert!(text.contains(&format!("\"{name}\", bytes")), "{name}: {text}");
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "broken promises: [\"log_file\"]")]
+    fn a_target_that_panics_is_named() {
+        let seeds = || vec![b"seed".to_vec()];
+        let panics = |bytes: &[u8]| assert!(!bytes.contains(&b'%'));
+        check(&[Target { name: "log_file", run: panics, seeds }], 500);
+    }
 }

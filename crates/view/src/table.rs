@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::selection;
-use crate::state::{
+use maxine_state::{
     HashKey, Instance, Liveness, Name, RuntimeConfig, SelectionStrategy, ServiceKey, ServicePolicy,
     ServiceState, VersionShare,
 };
@@ -92,7 +92,7 @@ pub struct ServiceTable {
     counter: Arc<ServiceCounter>,
     /// The instances that get traffic, in the order of their ids.
     endpoints: Vec<Endpoint>,
-    policy: Option<Arc<crate::state::PolicyRecord>>,
+    policy: Option<Arc<maxine_state::PolicyRecord>>,
     strategy: SelectionStrategy,
     chooser: Chooser,
     /// Where the policy splits the traffic by version: what is chosen from instead of all.

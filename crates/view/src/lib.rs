@@ -6,6 +6,7 @@
 //! **Invariant:** no reader waits for a writer. A look-up is a lock-free map access and an atomic
 //! or two; nothing here holds a lock across an await or allocates per instance on that path.
 
+mod faults;
 mod selection;
 mod table;
 mod table_key;
@@ -18,8 +19,8 @@ use arc_swap::ArcSwap;
 use hashbrown::DefaultHashBuilder;
 use tokio::sync::watch as watch_channel;
 
-use crate::clock::Clock;
-use crate::state::{ControlState, Event, ServiceKey, ServiceRef};
+use maxine_clock::Clock;
+use maxine_state::{ControlState, Event, ServiceKey, ServiceRef};
 
 pub use table::{Endpoint, Load, Selected, SelectionKey, ServiceCounter, ServiceTable, is_listed};
 use table_key::TableKey;

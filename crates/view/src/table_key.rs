@@ -5,7 +5,7 @@ use std::hash::{Hash, Hasher};
 use equivalent::Equivalent;
 use smol_str::{SmolStr, format_smolstr};
 
-use crate::state::ServiceRef;
+use maxine_state::ServiceRef;
 
 /// Stands in no name.
 const SEPARATOR: char = '\0';
