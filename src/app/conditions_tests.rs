@@ -212,3 +212,23 @@ fn a_disk_that_hangs_is_told_of_though_the_look_at_it_hangs_too() {
     let hangs = (12, "+node.disk_slow node-1".to_owned());
     assert_eq!(raised.iter().find(|(_, text)| text.contains("disk_slow")), Some(&hangs));
 }
+
+#[test]
+fn a_node_that_was_set_back_says_up_to_where_it_lacks_entries_until_it_has_them() {
+    let mut watch = watch();
+    let lacking = |upto| Seen { lacks_acknowledged: upto, ..seen(Some("node-2"), [UP, UP]) };
+    assert_eq!(run(&mut watch, &lacking(None), 0, 9), []);
+    let told = run(&mut watch, &lacking(Some(40)), 10, 19);
+    let (since_s, text) = &told[0];
+    assert_eq!((told.len(), text.as_str()), (1, "+node.set_back node-1"));
+    assert!(*since_s <= 13, "{told:?}");
+    let judged = watch.judge(&lacking(Some(40)), 20_000);
+    let notice = &judged.holds[0];
+    assert_eq!(notice.severity, Severity::Critical);
+    assert!(notice.message.contains("lacks entries up to 40"), "{}", notice.message);
+    let over = run(&mut watch, &lacking(None), 20, 29);
+    assert_eq!(
+        over.iter().map(|(_, text)| text.as_str()).collect::<Vec<_>>(),
+        ["-node.set_back node-1"]
+    );
+}

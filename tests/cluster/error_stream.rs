@@ -1,4 +1,4 @@
-//! Standard error that takes nothing: a node serves on, and still stops when it must.
+//! Standard error that takes nothing: a node continues to serve, and still stops when it must.
 
 use std::fs::File;
 use std::io::Write;
@@ -11,6 +11,10 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
 /// How long a node may take to start, and to stop.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Registrations in one request, and more requests than fit on the small disk.
+const BATCH_LEN: usize = 50;
+const BATCHES_MAX: usize = 200;
 
 /// A device that is always full.
 fn full() -> (Stdio, Option<OwnedFd>) {
@@ -39,6 +43,45 @@ fn serve(data_dir: &Path, port: u16, stderr: Stdio) -> Child {
         .stderr(stderr)
         .spawn()
         .unwrap()
+}
+
+/// A node of a Raft cluster of one in a mount namespace of its own: a small disk holds its data and its standard error.
+fn serve_on_small_disk(disk: &Path, port: u16, peer_port: u16) -> Child {
+    let here = disk.display();
+    let script = format!(
+        "mount -t tmpfs -o size=32m tmpfs '{here}' && exec '{}' serve --mode=raft --exit-with-stdin --node-id=1 \
+         --raft-listen=127.0.0.1:{peer_port} --raft-members=1@127.0.0.1:{peer_port}@http://127.0.0.1:{port} \
+         --data-dir='{here}/data' --port={port} 2>'{here}/stderr'",
+        env!("CARGO_BIN_EXE_maxine"),
+    );
+    // Without root the namespace needs a user namespace. Where neither is allowed, the test fails and says so.
+    let namespaces: &[&str] = if nix::unistd::geteuid().is_root() {
+        &["--mount"]
+    } else {
+        &["--user", "--map-root-user", "--mount"]
+    };
+    Command::new("unshare")
+        .args(namespaces)
+        .args(["--", "sh", "-c", &script])
+        .env("MAXINE_ADMIN_USERNAME", "root")
+        .env("MAXINE_ADMIN_PASSWORD", "correct horse battery")
+        .env("MAXINE_LOG", "debug")
+        .stdin(Stdio::piped())
+        .stderr(Stdio::inherit())
+        .spawn()
+        .unwrap()
+}
+
+/// Takes every byte of the disk that a process sees at `disk`.
+fn fill(process: u32, disk: &Path) {
+    let seen = Path::new("/proc").join(process.to_string()).join("root");
+    let ballast = seen.join(disk.strip_prefix("/").unwrap()).join("ballast");
+    let mut ballast = File::create(ballast).unwrap();
+    for len in [1024 * 1024, 4_096, 1] {
+        let block = vec![b'.'; len];
+        while ballast.write_all(&block).is_ok() {}
+    }
+    assert!(ballast.metadata().unwrap().len() > 1024 * 1024, "it is another disk");
 }
 
 async fn ended(child: &mut Child) -> Option<i32> {
@@ -90,4 +133,50 @@ async fn a_node_that_can_write_no_line_of_its_log_serves_and_stops() {
         assert!(refused.is_err() || !refused.unwrap().status().is_success());
         assert_eq!(ended(&mut node).await, Some(1));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_raft_node_stops_when_its_disk_is_full_and_its_error_stream_is_on_it() {
+    maxine::security::tls::install_crypto_provider();
+    let client = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let free_port = || {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.local_addr().unwrap().port()
+    };
+    let (port, peer_port) = (free_port(), free_port());
+    let mut node = serve_on_small_disk(dir.path(), port, peer_port);
+    let url = format!("http://127.0.0.1:{port}/api/v1");
+    // Large, so that the part of the log's file that was allocated ahead is soon used up.
+    let note = ".".repeat(1_000);
+    let put = async |nth: usize| {
+        let metadata = serde_json::json!({"a": note, "b": note, "c": note, "d": note, "e": note});
+        let item = |at: usize| {
+            serde_json::json!({
+                "namespace": "default", "service": "orders", "id": format!("i{nth}-{at}"),
+                "address": "http://127.0.0.1:9", "ttl_ms": 3_600_000, "metadata": metadata,
+            })
+        };
+        let items: Vec<_> = (0..BATCH_LEN).map(item).collect();
+        let body = serde_json::json!({"items": items});
+        let answer = client.post(format!("{url}/registrations")).json(&body).send().await;
+        answer.is_ok_and(|answer| answer.status() == 200)
+    };
+    let serves = async {
+        while !put(0).await {
+            let ended = node.try_wait().unwrap();
+            assert!(ended.is_none(), "it ended ({ended:?}): root or user namespaces are needed");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, serves).await.expect("it serves");
+    fill(node.id(), dir.path());
+    let mut acknowledged = 0;
+    while acknowledged < BATCHES_MAX && put(acknowledged + 1).await {
+        acknowledged += 1;
+    }
+    assert!(acknowledged < BATCHES_MAX, "the disk is full, and every write is acknowledged");
+    assert_eq!(ended(&mut node).await, Some(1));
+    // Nobody serves what would be a stale state for ever.
+    assert!(client.get(format!("{url}/ready")).send().await.is_err());
 }
