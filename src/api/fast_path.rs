@@ -30,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 use super::AppState;
 use super::compat::{self, Preferred};
 use super::middleware::{Shared, TRACEPARENT, context_of};
+use super::well_formed;
 use crate::discovery::{Asker, Fields, TEXT_PREFIX};
 use crate::proxy::FieldLines;
 
@@ -290,6 +291,9 @@ impl<'a> Given<'a> {
             let is = |other: &str| name.eq_ignore_ascii_case(other);
             let slot = match name.len() {
                 4 if is("host") => {
+                    if !well_formed::is_host(value) {
+                        return None;
+                    }
                     hosts += 1;
                     continue;
                 }

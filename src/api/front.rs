@@ -16,7 +16,7 @@ use futures::FutureExt;
 use tower::Service;
 
 use super::middleware::{EdgeLayer, Shared};
-use crate::proxy::{Interim, InterimTurn};
+use crate::proxy::{self, Interim, InterimTurn};
 use maxine_clock::Clock;
 
 use super::fast_path::FastPath;
@@ -84,7 +84,9 @@ impl Front {
     ) -> Response<Body> {
         let path = request.uri().path();
         let goes_on = |_: &&str| {
-            request.method() != Method::OPTIONS || compat::forwards_options(&self.state, path)
+            request.method() != Method::OPTIONS
+                || compat::forwards_options(&self.state, path)
+                    && !proxy::is_last_forward(request.headers())
         };
         let Some(route) = compat::proxied_route(path).filter(goes_on) else {
             request.extensions_mut().insert(ConnectInfo(peer));

@@ -30,6 +30,7 @@ mod routes;
 pub mod serve;
 mod state;
 mod ui;
+mod well_formed;
 
 use axum::Router;
 

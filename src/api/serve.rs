@@ -10,8 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::http::{Request, Response, StatusCode, Version, header};
-use axum::response::IntoResponse;
+use axum::http::{Request, Response, StatusCode, Version};
 use bytes::Bytes;
 use futures::future::Either;
 use hyper::body::Incoming;
@@ -27,10 +26,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::Front;
-use super::error::CompatError;
 use super::lazy_timer::LazyTimer;
 use super::linger::{Lingering, TunnelMark};
 use super::pacing::{Pace, Unsent};
+use super::well_formed::{self, Bounds};
 use crate::places::{NoPlace, PlaceLimits, Places, Standing};
 use crate::proxy::{HintedStream, Interim, TrustedProxies};
 use crate::telemetry::Metrics;
@@ -172,8 +171,8 @@ pub async fn serve(
             let stream = Lingering::new(stream, mark.clone());
             let stream = HintedStream::new(stream, interim.clone()).after(read);
             let watched = Watched { pace: pace.clone(), mark, began: Arc::clone(&began) };
-            let fields_max = limits.header_fields_max;
-            let service = per_request(front, peer, fields_max, interim, watched);
+            let bounds = Bounds::of(&limits);
+            let service = per_request(front, peer, bounds, interim, watched);
             let mut builder = (*builder).clone();
             builder.http1().timer(LazyTimer::default());
             let connection =
@@ -249,7 +248,7 @@ impl Watched {
 fn per_request(
     front: Arc<Front>,
     peer: SocketAddr,
-    fields_max: usize,
+    bounds: Bounds,
     interim: Interim,
     watched: Watched,
 ) -> impl hyper::service::Service<
@@ -260,16 +259,8 @@ fn per_request(
 > + Send {
     service_fn(move |request: Request<Incoming>| {
         watched.began.store(true, Ordering::Relaxed);
-        if !names_its_host(&request) {
-            let text = "An HTTP/1.1 request must have exactly one Host header";
-            let refusal = CompatError::bad_request(text).into_response();
+        if let Some(refusal) = well_formed::refusal(&request, bounds) {
             return Either::Left(std::future::ready(Ok(refusal)));
-        }
-        // The library counts the fields of HTTP/1 alone.
-        if request.headers().len() > fields_max {
-            let text = format!("A request must have at most {fields_max} header fields");
-            let refusal = CompatError::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, text);
-            return Either::Left(std::future::ready(Ok(refusal.into_response())));
         }
         let version = request.version();
         if let Some(response) = front.at_once(peer, &request) {
@@ -281,12 +272,6 @@ fn per_request(
             Ok(watched.answered(version, response))
         })
     })
-}
-
-/// RFC 9112, section 3.2: whom an HTTP/1.1 request is for must not be left to whoever reads it.
-fn names_its_host<B>(request: &Request<B>) -> bool {
-    let hosts = request.headers().get_all(header::HOST).iter().count();
-    request.version() != Version::HTTP_11 || hosts == 1
 }
 
 fn builder(limits: &ServeLimits) -> Builder<TokioExecutor> {

@@ -18,6 +18,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::error::ProxyError;
 use super::forward::InFlightGuard;
+use super::headers;
 use super::pool::Lease;
 use super::upstream::InFlight;
 use maxine_clock::Clock;
@@ -235,7 +236,7 @@ impl Body for RequestBody {
             }
             Poll::Ready(Some(Ok(frame))) => {
                 this.mark(Phase::Upstream);
-                Poll::Ready(Some(this.count(frame)))
+                Poll::Ready(Some(this.count(without_misplaced(frame))))
             }
         }
     }
@@ -345,6 +346,14 @@ impl ResponseBody {
     }
 }
 
+/// The frame; trailers without what may only stand in front of the content.
+fn without_misplaced(mut frame: Frame<Bytes>) -> Frame<Bytes> {
+    if let Some(trailers) = frame.trailers_mut() {
+        headers::strip_trailers(trailers);
+    }
+    frame
+}
+
 /// The time on the scale of tokio's timers, which deadlines are set on.
 #[allow(clippy::disallowed_methods, reason = "a deadline for tokio's timer, never shown or stored")]
 pub(crate) fn timer_now() -> Instant {
@@ -370,7 +379,7 @@ impl Body for ResponseBody {
                 if this.incoming.is_end_stream() {
                     this.finish();
                 }
-                Poll::Ready(Some(Ok(frame)))
+                Poll::Ready(Some(Ok(without_misplaced(frame))))
             }
             Poll::Ready(Some(Err(error))) => {
                 tracing::debug!(%error, "an upstream's response broke off");

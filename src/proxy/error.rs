@@ -84,6 +84,9 @@ pub enum ProxyError {
     /// The connection broke before the response's head.
     #[error("the instance closed the connection before it answered")]
     Reset,
+    /// The instance refused the request before it did anything with it, twice.
+    #[error("the instance refused the request without processing it; a retry is safe")]
+    Refused,
     /// What came was not HTTP.
     #[error("the instance's answer is not valid HTTP")]
     BadResponse,
@@ -108,7 +111,10 @@ pub enum ProxyError {
     /// The path cannot be sent on.
     #[error(transparent)]
     Path(#[from] PathError),
-    /// Two framings in one request, or a method that is not forwarded.
+    /// A method that is not forwarded.
+    #[error("CONNECT and TRACE are not forwarded")]
+    Method,
+    /// Two framings in one request.
     #[error("the request is malformed: {0}")]
     BadRequest(&'static str),
     /// The request has passed too many proxies of Maxine.
@@ -134,6 +140,7 @@ impl ProxyError {
             Self::ConnectTimeout => "connect_timeout",
             Self::Tls(_) => "tls_failed",
             Self::Reset => "upstream_reset",
+            Self::Refused => "upstream_refused",
             Self::BadResponse => "bad_response",
             Self::ResponseTimeout => "response_timeout",
             Self::TotalTimeout => "total_timeout",
@@ -141,6 +148,7 @@ impl ProxyError {
             Self::ClientBody => "client_body",
             Self::BodyTooLarge { .. } => "body_too_large",
             Self::Path(_) => "bad_path",
+            Self::Method => "method_not_forwarded",
             Self::BadRequest(_) => "bad_request",
             Self::Loop => "loop_detected",
             Self::Stopping => "stopping",
@@ -151,9 +159,11 @@ impl ProxyError {
     #[must_use]
     pub fn status(&self) -> StatusCode {
         match self {
-            Self::NoInstance | Self::CircuitOpen | Self::Overloaded | Self::Stopping => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::NoInstance
+            | Self::CircuitOpen
+            | Self::Overloaded
+            | Self::Refused
+            | Self::Stopping => StatusCode::SERVICE_UNAVAILABLE,
             Self::RateLimited { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::Resolve
             | Self::Egress(_)
@@ -166,6 +176,7 @@ impl ProxyError {
             }
             Self::ClientTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::Loop => StatusCode::LOOP_DETECTED,
+            Self::Method => StatusCode::NOT_IMPLEMENTED,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::ClientBody | Self::Path(_) | Self::BadRequest(_) => StatusCode::BAD_REQUEST,
         }
@@ -176,7 +187,11 @@ impl ProxyError {
     pub fn retry_after_s(&self) -> Option<u64> {
         match self {
             Self::RateLimited { retry_after_ms } => Some(retry_after_ms.div_ceil(1_000).max(1)),
-            Self::NoInstance | Self::CircuitOpen | Self::Overloaded | Self::Stopping => Some(1),
+            Self::NoInstance
+            | Self::CircuitOpen
+            | Self::Overloaded
+            | Self::Refused
+            | Self::Stopping => Some(1),
             _ => None,
         }
     }
@@ -191,12 +206,13 @@ impl ProxyError {
                 | Self::ConnectTimeout
                 | Self::Tls(_)
                 | Self::Reset
+                | Self::Refused
                 | Self::BadResponse
                 | Self::ResponseTimeout
         )
     }
 
-    /// Whether nothing of the request reached the instance.
+    /// Whether the instance did nothing with the request.
     #[must_use]
     pub fn is_before_sending(&self) -> bool {
         matches!(
@@ -207,6 +223,7 @@ impl ProxyError {
                 | Self::ConnectTimeout
                 | Self::Tls(_)
                 | Self::Overloaded
+                | Self::Refused
         )
     }
 }

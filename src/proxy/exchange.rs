@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::body::{ExpectGate, Phase, Progress, RequestBody, timer_now};
 use super::error::ProxyError;
 use super::interim::InterimSink;
-use super::pool::{Lease, Pool, SendFailure};
+use super::pool::{Lease, Pool, Reuse, SendFailure};
 use super::request::{Head, Outgoing};
 use super::upstream::{InFlight, Upstream};
 use maxine_clock::Clock;
@@ -79,12 +79,15 @@ impl Exchange<'_> {
         body: &mut Outgoing,
     ) -> Result<(Response<Incoming>, Lease), ProxyError> {
         let fresh = self.head.upgrade.is_some();
-        let mut lease = pool.lease(self.connect_time()?, fresh).await?;
+        let reuse = if fresh { Reuse::NewerThan(0) } else { Reuse::Any };
+        let mut lease = pool.lease(self.connect_time()?, reuse).await?;
         let gate = (self.head.expects_continue && !matches!(body, Outgoing::Empty))
             .then(|| Arc::new(ExpectGate::default()));
         // A used connection may turn out to be closed. What was then not written, or may be
-        // repeated (RFC 9112 section 9.3.1), goes out again on a new one, once.
-        let spare = (lease.reused && body.is_repeatable()).then(|| headers.clone());
+        // repeated (RFC 9112 section 9.3.1), goes out again on a new one, once; so does what an instance
+        // of HTTP/2 refused (RFC 9113 section 8.7).
+        let may_repeat = (lease.reused || lease.is_http2()) && body.is_repeatable();
+        let spare = may_repeat.then(|| headers.clone());
         let taken = body.take(gate.as_ref()).ok_or(ProxyError::ClientBody)?;
         let mut request = self.head.request(headers, pool, self.path.clone(), taken)?;
         self.listen(&mut request, gate.as_ref());
@@ -95,27 +98,33 @@ impl Exchange<'_> {
         if let Some(error) = self.progress.failure(self.body_limit) {
             return Err(error);
         }
-        if !lease.reused {
-            return Err(classify(&failure.error));
+        let refused = failure.is_refusal();
+        if !lease.reused && !refused {
+            return Err(classify(&failure));
+        }
+        let reason = classify(&failure);
+        // What answered is not HTTP: it would answer so again.
+        if reason == ProxyError::BadResponse {
+            return Err(reason);
         }
         let again = match (failure.unsent, spare) {
             (Some(unsent), _) => unsent,
             (None, Some(headers))
-                if failure.nothing_written || is_idempotent(&self.head.method) =>
+                if refused || failure.nothing_written || is_idempotent(&self.head.method) =>
             {
                 let taken = body.take(None).ok_or(ProxyError::Reset)?;
                 self.head.request(headers, pool, self.path.clone(), taken)?
             }
-            (None, _) => return Err(classify(&failure.error)),
+            (None, _) => return Err(reason),
         };
+        let another = lease.another();
         drop(lease);
-        let mut lease = pool.lease(self.connect_time()?, true).await?;
+        let mut lease = pool.lease(self.connect_time()?, another).await?;
         match self.await_head(&mut lease, again).await? {
             Ok(response) => Ok((response, lease)),
-            Err(failure) => Err(self
-                .progress
-                .failure(self.body_limit)
-                .unwrap_or_else(|| classify(&failure.error))),
+            Err(failure) => {
+                Err(self.progress.failure(self.body_limit).unwrap_or_else(|| classify(&failure)))
+            }
         }
     }
 
@@ -195,8 +204,12 @@ pub(crate) fn is_idempotent(method: &Method) -> bool {
     )
 }
 
-fn classify(error: &hyper::Error) -> ProxyError {
+fn classify(failure: &SendFailure) -> ProxyError {
+    let error = &failure.error;
     tracing::debug!(%error, "an upstream gave no answer");
+    if failure.is_refusal() {
+        return ProxyError::Refused;
+    }
     if error.is_parse() || error.is_parse_too_large() || error.is_parse_status() {
         return ProxyError::BadResponse;
     }

@@ -531,31 +531,46 @@ impl Forwarder {
         let made = attempts.made;
         let policy = &attempts.runtime.policy;
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            let asked = attempts.head.upgrade.is_some();
-            let (true, Some(client)) = (asked, client_upgrade) else {
+            let protocol = response.headers().get(header::UPGRADE).cloned();
+            let protocol = protocol.filter(|taken| {
+                attempts.head.upgrade.as_ref().is_some_and(|o| headers::was_offered(o, taken))
+            });
+            let (Some(protocol), Some(client)) = (protocol, client_upgrade) else {
                 return Forwarded::failed(ProxyError::BadResponse, chosen, made);
             };
-            let protocol = response.headers().get(header::UPGRADE).cloned();
             let upstream = hyper::upgrade::on(&mut response);
             let hold: TunnelHold = (lease, in_flight, in_flight_guard);
             self.0.tasks.spawn(tunnel::run(client, upstream, policy.idle, hold));
             let (mut parts, _) = response.into_parts();
             headers::strip_hop_by_hop(&mut parts.headers, false);
             parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-            if let Some(protocol) = protocol {
-                parts.headers.insert(header::UPGRADE, protocol);
-            }
+            parts.headers.insert(header::UPGRADE, protocol);
             parts.version = hyper::Version::HTTP_11;
             let response = Response::from_parts(parts, AxumBody::empty());
             let trail = AttemptTrail::default();
             return Forwarded { response, chosen, error: None, attempts: made, trail };
         }
         let (mut parts, incoming) = response.into_parts();
-        // A length beside another framing means nothing, and must not be sent on as if it did.
-        if parts.headers.contains_key(header::TRANSFER_ENCODING) {
+        if !headers::has_no_coding_but_chunks(&parts.headers) {
+            return Forwarded::failed(ProxyError::BadResponse, chosen, made);
+        }
+        // A length beside another framing, or of what has no content, means nothing, and must not be sent on
+        // as if it did.
+        if parts.headers.contains_key(header::TRANSFER_ENCODING)
+            || parts.status == StatusCode::NO_CONTENT
+        {
             parts.headers.remove(header::CONTENT_LENGTH);
         }
+        headers::say_length_once(&mut parts.headers);
+        // RFC 9110 section 15.5.22: this answer says which protocol would do.
+        let wanted = (parts.status == StatusCode::UPGRADE_REQUIRED)
+            .then(|| parts.headers.get(header::UPGRADE).cloned())
+            .flatten();
         headers::strip_hop_by_hop(&mut parts.headers, attempts.head.takes_trailers);
+        if let Some(protocol) = wanted {
+            parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+            parts.headers.insert(header::UPGRADE, protocol);
+        }
         parts.version = hyper::Version::HTTP_11;
         parts.extensions.clear();
         attempts.map_prefix(&mut parts.headers);

@@ -91,6 +91,96 @@ pub(crate) fn count_hop(headers: &mut HeaderMap) -> Result<(), ProxyError> {
     Ok(())
 }
 
+/// The value of `Max-Forwards` that an `OPTIONS` request is sent on with, and whether it may be sent on at all
+/// (RFC 9110 section 7.6.2). `None` for a request without one.
+fn max_forwards(headers: &HeaderMap) -> Option<(u32, bool)> {
+    let text = headers.get(header::MAX_FORWARDS)?.to_str().ok()?;
+    let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    is_number.then(|| match text.parse::<u32>() {
+        Ok(hops) => (hops.saturating_sub(1), hops > 0),
+        Err(_) => (u32::MAX, true),
+    })
+}
+
+/// Whether an `OPTIONS` request asks to be answered here, and not by an instance.
+#[must_use]
+pub fn is_last_forward(headers: &HeaderMap) -> bool {
+    max_forwards(headers).is_some_and(|(_, goes_on)| !goes_on)
+}
+
+/// Counts `Max-Forwards` of an `OPTIONS` request down.
+pub(crate) fn count_max_forwards_down(headers: &mut HeaderMap) {
+    if let Some((left, _)) = max_forwards(headers) {
+        headers.insert(header::MAX_FORWARDS, HeaderValue::from(left));
+    }
+}
+
+/// Whether the only transfer coding of a message is `chunked`, or it has none. No other one is taken
+/// off here, so that a message with another one cannot be forwarded.
+#[must_use]
+pub fn has_no_coding_but_chunks(headers: &HeaderMap) -> bool {
+    let mut values = headers.get_all(header::TRANSFER_ENCODING).iter();
+    match (values.next(), values.next()) {
+        (None, _) => true,
+        (Some(only), None) => only.as_bytes().eq_ignore_ascii_case(b"chunked"),
+        (Some(_), Some(_)) => false,
+    }
+}
+
+/// Has a length that is said several times, which the library has found to be the same, said once
+/// (RFC 9110 section 8.6).
+pub(crate) fn say_length_once(headers: &mut HeaderMap) {
+    let mut values = headers.get_all(header::CONTENT_LENGTH).iter();
+    let Some(first) = values.next() else { return };
+    let is_plain = first.as_bytes().iter().all(u8::is_ascii_digit);
+    if is_plain && values.next().is_none() {
+        return;
+    }
+    let first = first.as_bytes().split(|byte| *byte == b',').next().unwrap_or_default();
+    match HeaderValue::from_bytes(first.trim_ascii()) {
+        Ok(len) => headers.insert(header::CONTENT_LENGTH, len),
+        Err(_) => headers.remove(header::CONTENT_LENGTH),
+    };
+}
+
+/// Fields that mean something only in front of the content: framing, routing, credentials, the content's
+/// format, and what changes how a message is handled (RFC 9110 section 6.5.1).
+const NO_TRAILERS: [HeaderName; 16] = [
+    header::AUTHORIZATION,
+    header::CACHE_CONTROL,
+    header::CONTENT_ENCODING,
+    header::CONTENT_LENGTH,
+    header::CONTENT_RANGE,
+    header::CONTENT_TYPE,
+    header::COOKIE,
+    header::EXPECT,
+    header::HOST,
+    header::LOCATION,
+    header::MAX_FORWARDS,
+    header::RANGE,
+    header::SET_COOKIE,
+    header::TRAILER,
+    header::WWW_AUTHENTICATE,
+    X_MAXINE_HOPS,
+];
+
+/// Takes out of trailers what may only stand in front of the content.
+pub(crate) fn strip_trailers(trailers: &mut HeaderMap) {
+    strip_hop_by_hop(trailers, false);
+    for name in &NO_TRAILERS {
+        trailers.remove(name);
+    }
+}
+
+/// Whether an instance changes to a protocol that the client offered.
+pub(crate) fn was_offered(offer: &HeaderValue, taken: &HeaderValue) -> bool {
+    let (Ok(offer), Ok(taken)) = (offer.to_str(), taken.to_str()) else { return false };
+    taken.split(',').all(|protocol| {
+        let protocol = protocol.trim();
+        offer.split(',').any(|offered| offered.trim().eq_ignore_ascii_case(protocol))
+    })
+}
+
 /// Whether `TE` says that the client takes trailers.
 pub(crate) fn accepts_trailers(headers: &HeaderMap) -> bool {
     headers

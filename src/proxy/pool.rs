@@ -50,9 +50,21 @@ struct Http1 {
 }
 
 /// An HTTP/2 connection.
+#[derive(Clone)]
 struct Http2 {
     sender: http2::SendRequest<RequestBody>,
     opened_ms: u64,
+    /// Which one of the pool's it is, from 1.
+    number: u64,
+}
+
+/// Which connections a request may go out on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reuse {
+    /// Any.
+    Any,
+    /// Only a new one; of HTTP/2, one that is newer than the one with this number.
+    NewerThan(u64),
 }
 
 struct Idle {
@@ -76,7 +88,7 @@ pub(crate) struct Pool {
 
 enum Sender {
     Http1(Http1),
-    Http2(http2::SendRequest<RequestBody>),
+    Http2(Http2),
 }
 
 /// The use of one connection for one request. Dropped, it closes an HTTP/1 connection; only
@@ -96,6 +108,19 @@ pub(crate) struct SendFailure {
     pub(crate) unsent: Option<Request<RequestBody>>,
     /// Whether the connection took it, but wrote no byte of it.
     pub(crate) nothing_written: bool,
+}
+
+impl SendFailure {
+    /// Whether the instance says that it did nothing with the request: its stream was refused, or is one
+    /// that the instance left behind when it ended the connection (RFC 9113 sections 6.8 and 8.7). The
+    /// library reports a stream that the instance took before it left as broken, and not as left.
+    pub(crate) fn is_refusal(&self) -> bool {
+        let source = std::error::Error::source(&self.error);
+        source.and_then(|source| source.downcast_ref::<h2::Error>()).is_some_and(|error| {
+            error.is_remote()
+                && (error.is_go_away() || error.reason() == Some(h2::Reason::REFUSED_STREAM))
+        })
+    }
 }
 
 impl Pool {
@@ -137,19 +162,19 @@ impl Pool {
         self.idle.lock().len()
     }
 
-    /// Leases a connection: an idle one, or a new one unless `fresh` asks for a new one anyway. An
-    /// upgrade always gets an HTTP/1 connection.
+    /// Leases a connection: an idle one if that may be used again, or a new one.
     pub(crate) async fn lease(
         self: &Arc<Self>,
         timeout: Duration,
-        fresh: bool,
+        reuse: Reuse,
     ) -> Result<Lease, ProxyError> {
+        let any = reuse == Reuse::Any;
         // The common case first, without a timer.
         if let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() {
-            if !fresh && let Some(connection) = self.pop_idle() {
+            if any && let Some(connection) = self.pop_idle() {
                 return Ok(self.leased(Sender::Http1(connection), slot, true));
             }
-            let open = self.open();
+            let open = self.open(reuse);
             let sender = tokio::time::timeout(timeout, open)
                 .await
                 .map_err(|_| ProxyError::ConnectTimeout)??;
@@ -160,10 +185,10 @@ impl Pool {
         let work = async {
             let slot =
                 Arc::clone(&self.slots).acquire_owned().await.map_err(|_| ProxyError::Stopping)?;
-            if !fresh && let Some(connection) = self.pop_idle() {
+            if any && let Some(connection) = self.pop_idle() {
                 return Ok(self.leased(Sender::Http1(connection), slot, true));
             }
-            let (sender, reused) = self.open().await?;
+            let (sender, reused) = self.open(reuse).await?;
             Ok(self.leased(sender, slot, reused))
         };
         tokio::time::timeout(timeout, work).await.map_err(|_| ProxyError::Overloaded)?
@@ -202,20 +227,28 @@ impl Pool {
         self.idle.lock().retain(|idle| !self.is_stale(idle));
     }
 
-    async fn open(self: &Arc<Self>) -> Result<(Sender, bool), ProxyError> {
+    async fn open(self: &Arc<Self>, reuse: Reuse) -> Result<(Sender, bool), ProxyError> {
         if !self.is_http2() {
             return Ok((Sender::Http1(self.open_http1().await?), false));
         }
+        let above = match reuse {
+            Reuse::Any => 0,
+            Reuse::NewerThan(number) => number,
+        };
         let mut shared = self.shared.lock().await;
-        let usable = |kept: &&Http2| !kept.sender.is_closed() && !self.is_too_old(kept.opened_ms);
+        let usable = |kept: &&Http2| {
+            kept.number > above && !kept.sender.is_closed() && !self.is_too_old(kept.opened_ms)
+        };
         if let Some(kept) = shared.as_ref().filter(usable) {
-            return Ok((Sender::Http2(kept.sender.clone()), true));
+            return Ok((Sender::Http2(kept.clone()), true));
         }
         let sender = self.open_http2().await?;
-        // One that is too old ends once the requests on it have been answered.
+        // The one before ends once the requests on it have been answered.
         let opened_ms = self.clock.monotonic_ms();
-        *shared = Some(Http2 { sender: sender.clone(), opened_ms });
-        Ok((Sender::Http2(sender), false))
+        let number = shared.as_ref().map_or(1, |before| before.number + 1);
+        let opened = Http2 { sender, opened_ms, number };
+        *shared = Some(opened.clone());
+        Ok((Sender::Http2(opened), false))
     }
 
     async fn open_http1(&self) -> Result<Http1, ProxyError> {
@@ -303,9 +336,24 @@ impl Lease {
                 }
                 Ok(response)
             }
-            Some(Sender::Http2(sender)) => sender.try_send_request(request).await.map_err(failed),
+            Some(Sender::Http2(connection)) => {
+                connection.sender.try_send_request(request).await.map_err(failed)
+            }
             None => unreachable!("a lease has its connection until it is given back"),
         }
+    }
+
+    /// What a request that may not go out on this connection again has to ask for.
+    pub(crate) fn another(&self) -> Reuse {
+        match &self.sender {
+            Some(Sender::Http2(connection)) => Reuse::NewerThan(connection.number),
+            _ => Reuse::NewerThan(0),
+        }
+    }
+
+    /// Whether the connection is HTTP/2.
+    pub(crate) fn is_http2(&self) -> bool {
+        matches!(self.sender, Some(Sender::Http2(_)))
     }
 
     /// Puts the connection back once request and response are through.

@@ -64,7 +64,7 @@ impl Head {
         policy: &CompiledPolicy,
     ) -> Result<Self, ProxyError> {
         if method == Method::CONNECT || method == Method::TRACE {
-            return Err(ProxyError::BadRequest("CONNECT and TRACE are not forwarded"));
+            return Err(ProxyError::Method);
         }
         // The parser lets one framing through; two of them must never reach the instance.
         let chunked = headers.contains_key(header::TRANSFER_ENCODING);
@@ -72,18 +72,27 @@ impl Head {
             return Err(ProxyError::BadRequest("both Content-Length and Transfer-Encoding"));
         }
         let upgrade = headers::offered_upgrade(&headers)
+            .filter(|_| inbound.version == Version::HTTP_11)
             .filter(|_| method == Method::GET && !policy_is_http2(policy));
         let takes_trailers = headers::accepts_trailers(&headers);
-        let expects_continue = headers
+        let mut expects_continue = headers
             .get(header::EXPECT)
             .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+        // HTTP/1.0 has no interim answers (RFC 9110 section 10.1.1).
+        if expects_continue && inbound.version == Version::HTTP_10 {
+            headers.remove(header::EXPECT);
+            expects_continue = false;
+        }
         headers::strip_hop_by_hop(&mut headers, inbound.keep_trailer);
         headers::count_hop(&mut headers)?;
+        if method == Method::OPTIONS {
+            headers::count_max_forwards_down(&mut headers);
+        }
         headers.append(header::VIA, via(inbound.version));
-        // HTTP/2 carries the host outside of the headers.
-        let host = headers.remove(header::HOST).or_else(|| {
-            uri.authority().and_then(|authority| HeaderValue::from_str(authority.as_str()).ok())
-        });
+        // An absolute target and HTTP/2 carry the host outside of the headers; `Host` does not count then.
+        let named = headers.remove(header::HOST);
+        let authority = uri.authority().map(|authority| HeaderValue::from_str(authority.as_str()));
+        let host = authority.and_then(Result::ok).or(named);
         let announces_empty = headers.remove(header::CONTENT_LENGTH).is_some()
             || matches!(method, Method::POST | Method::PUT | Method::PATCH);
         join_cookies(&mut headers);
@@ -142,6 +151,10 @@ impl Head {
             }
         }
         if body.is_end_stream() {
+            // Without content there is nothing to wait with (RFC 9110 section 10.1.1).
+            if self.expects_continue {
+                headers.remove(header::EXPECT);
+            }
             if self.announces_empty {
                 headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
             }

@@ -11,7 +11,11 @@
 mod access;
 mod actuator;
 mod fast_path;
+mod peers;
 mod proxying;
+mod rfc9110;
+mod rfc9112;
+mod rfc9113;
 mod services;
 mod support;
 mod wire;

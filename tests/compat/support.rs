@@ -246,6 +246,11 @@ impl Server {
         self.http.put(self.url(path)).json(body)
     }
 
+    /// Takes no more connections, and lets requests in flight end.
+    pub(crate) fn stop(&self) {
+        self.stop.cancel();
+    }
+
     /// Signs in and answers the token.
     pub(crate) async fn token(&self, user: &str, password: &str) -> String {
         let body = json!({ "userName": user, "password": password });

@@ -55,11 +55,14 @@ fn every_row_of_the_conformance_page_names_a_test_that_exists() {
     let sources = sources();
     let everything: String = sources.values().map(String::as_str).collect();
     let rows = cells(&page);
-    assert!(rows.len() > 60, "the page has {} rows", rows.len());
+    assert!(rows.len() > 220, "the page has {} rows", rows.len());
     let mut missing = Vec::new();
     for (default, cell) in &rows {
-        let names: Vec<&str> = cell.split('`').skip(1).step_by(2).collect();
-        if names.is_empty() {
+        let names = cell.split('`').skip(1).step_by(2).filter(|name| !name.starts_with("http."));
+        let names: Vec<&str> = names.collect();
+        // What does not apply, or is not met, says so instead.
+        let is_open = ["not applicable: ", "**not met**: "].iter().any(|why| cell.starts_with(why));
+        if names.is_empty() && !is_open {
             missing.push(format!("no test named: {cell}"));
         }
         for name in names {

@@ -98,3 +98,36 @@ async fn a_handshake_that_fails_says_why() {
     let answer = rig.get("/").await;
     assert!(answer.contains("it does not speak TLS"), "{answer}");
 }
+
+/// Content that ends with its connection is whole only where TLS says that the connection has ended.
+#[tokio::test]
+async fn an_end_without_the_alert_of_tls_is_no_end_of_the_content() {
+    let (config, pem) = crate::authority::server_for_loopback();
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let upstream = Upstream::raw(move |stream| {
+        let acceptor = acceptor.clone();
+        async move {
+            use tokio::io::{AsyncReadExt, AsyncWriteExt};
+            let Ok(mut stream) = acceptor.accept(stream).await else { return };
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                let Ok(byte) = stream.read_u8().await else { return };
+                head.push(byte);
+            }
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\n\r\ncontent").await;
+            let _ = stream.flush().await;
+            if head.starts_with(b"GET /told") {
+                let _ = stream.shutdown().await;
+            }
+        }
+    })
+    .await;
+    let rig =
+        Rig::with(RigOptions { roots: TlsRoots::Pem(pem.into_bytes()), ..RigOptions::default() })
+            .await;
+    rig.register_with("a", &format!("https://{}", upstream.address), |_| {}).await;
+    let told = rig.get("/told").await;
+    assert!(told.ends_with("content\r\n0\r\n\r\n"), "{told}");
+    let cut = rig.get("/cut").await;
+    assert!(cut.contains("content") && !cut.ends_with("0\r\n\r\n"), "{cut}");
+}

@@ -149,6 +149,19 @@ impl AccessTable {
             .find(|rule| rule.method == method || rule.method == "*")
             .map_or(Decision::OtherMethod, |rule| Decision::Route(rule))
     }
+
+    /// The methods of the route that was matched, as `Allow` lists them.
+    #[must_use]
+    pub fn methods_of(&self, matched_path: &str) -> String {
+        let path = matched_path.strip_suffix('/').unwrap_or(matched_path);
+        let rules = self.by_path.get(path).map(Vec::as_slice).unwrap_or_default();
+        let mut methods: Vec<&str> = rules.iter().map(|rule| rule.method).collect();
+        if methods.contains(&"GET") {
+            methods.push("HEAD");
+        }
+        methods.push("OPTIONS");
+        methods.join(", ")
+    }
 }
 
 /// Who may learn that a path has no route: what begins like a guarded path is guarded too.

@@ -230,7 +230,15 @@ impl Shared {
             return Err(Box::new(edge_error(path, error)));
         }
         if decision == Decision::OtherMethod {
-            return Err(Box::new(edge_error(path, no_such_method(path))));
+            let mut refusal = edge_error(path, no_such_method(path));
+            if refusal.status() == StatusCode::METHOD_NOT_ALLOWED
+                && let Some(methods) =
+                    matched.map(|matched| self.state.access().methods_of(matched))
+                && let Ok(methods) = HeaderValue::try_from(methods)
+            {
+                refusal.headers_mut().insert(header::ALLOW, methods);
+            }
+            return Err(Box::new(refusal));
         }
         if caller.via == Via::BreakGlass {
             let object = format!("{} {path}", request.method());

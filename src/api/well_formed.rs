@@ -1,0 +1,138 @@
+//! Requests that nobody may act on, though the HTTP library lets them through.
+//!
+//! Place in the flow: behind the library, before everything else. What is refused here is not forwarded, so
+//! that an instance never has to decide about it.
+
+use axum::body::Body;
+use axum::http::uri::Scheme;
+use axum::http::{HeaderValue, Request, Response, StatusCode, Version, header};
+use axum::response::IntoResponse;
+
+use super::error::CompatError;
+use super::serve::ServeLimits;
+use crate::proxy::has_no_coding_but_chunks;
+
+/// How much of a head is taken.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bounds {
+    fields_max: usize,
+    /// Longest target, in bytes.
+    target_len_max: usize,
+}
+
+impl Bounds {
+    /// A target may have half of a head: the library reads no head that is longer, so that it cannot say of
+    /// one what is too long about it.
+    pub(super) fn of(limits: &ServeLimits) -> Self {
+        let target_len_max = limits.header_len_max.max(8_192) / 2;
+        Self { fields_max: limits.header_fields_max, target_len_max }
+    }
+}
+
+/// The answer to a request that is not acted on; `None` for all others.
+pub(super) fn refusal<B>(request: &Request<B>, bounds: Bounds) -> Option<Response<Body>> {
+    let error = fault_of(request, bounds)?;
+    let mut response = error.into_response();
+    if request.version() < Version::HTTP_2 {
+        // Who sends this may mean another end of it than the one that was found.
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    Some(response)
+}
+
+fn fault_of<B>(request: &Request<B>, bounds: Bounds) -> Option<CompatError> {
+    let headers = request.headers();
+    if let Some(text) = fault_of_host(request) {
+        return Some(CompatError::bad_request(text));
+    }
+    if request.uri().path_and_query().is_some_and(|t| t.as_str().len() > bounds.target_len_max) {
+        let text = format!("A request's target must have at most {} bytes", bounds.target_len_max);
+        return Some(CompatError::new(StatusCode::URI_TOO_LONG, text));
+    }
+    // The library counts the fields of HTTP/1 alone.
+    if headers.len() > bounds.fields_max {
+        let text = format!("A request must have at most {} header fields", bounds.fields_max);
+        return Some(CompatError::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, text));
+    }
+    if !has_no_coding_but_chunks(headers) {
+        let text = "The only transfer coding that is understood is chunked";
+        return Some(CompatError::new(StatusCode::NOT_IMPLEMENTED, text));
+    }
+    let is_padded = |value: &HeaderValue| {
+        let (first, last) = (value.as_bytes().first(), value.as_bytes().last());
+        [first, last].into_iter().flatten().any(|byte| matches!(byte, b' ' | b'\t'))
+    };
+    // RFC 9113 section 8.2.1; in HTTP/1 that space is the framing's.
+    if request.version() == Version::HTTP_2 && headers.values().any(is_padded) {
+        let text = "The value of a header field must not begin or end with a space";
+        return Some(CompatError::bad_request(text));
+    }
+    if request.version() == Version::HTTP_2 && request.uri().path().is_empty() {
+        return Some(CompatError::bad_request("A request must have a path"));
+    }
+    None
+}
+
+/// RFC 9112 section 3.2 and RFC 9113 section 8.3.1: whom a request is for must not be left to whoever
+/// reads it.
+fn fault_of_host<B>(request: &Request<B>) -> Option<&'static str> {
+    let mut hosts = request.headers().get_all(header::HOST).iter().map(HeaderValue::as_bytes);
+    let (host, another) = (hosts.next(), hosts.next());
+    if another.is_some() || host.is_none() && request.version() == Version::HTTP_11 {
+        return Some("An HTTP/1.1 request must have exactly one Host header");
+    }
+    let authority = request.uri().authority().map(|authority| authority.as_str().as_bytes());
+    if !host.is_none_or(is_host) || !authority.is_none_or(is_host) {
+        return Some("The host of a request must be a name or an address, and may have a port");
+    }
+    if request.version() == Version::HTTP_2
+        && let (Some(host), Some(authority)) = (host, authority)
+    {
+        let is_https = request.uri().scheme() == Some(&Scheme::HTTPS);
+        let default: &[u8] = if is_https { b":443" } else { b":80" };
+        let plain =
+            |host: &'_ [u8]| host.strip_suffix(default).unwrap_or(host).to_ascii_lowercase();
+        if plain(host) != plain(authority) {
+            return Some("The Host header must be equal to :authority");
+        }
+    }
+    None
+}
+
+/// Whether a value is a host, which may be empty, and perhaps a port (RFC 9110 section 7.2).
+pub(super) fn is_host(value: &[u8]) -> bool {
+    let (is_name, port) = match value.strip_prefix(b"[") {
+        Some(rest) => {
+            let Some(end) = rest.iter().position(|byte| *byte == b']') else { return false };
+            let address = std::str::from_utf8(&rest[..end]).unwrap_or_default();
+            (address.parse::<std::net::Ipv6Addr>().is_ok(), &rest[end + 1..])
+        }
+        None => {
+            let end = value.iter().position(|byte| *byte == b':').unwrap_or(value.len());
+            (is_registered_name(&value[..end]), &value[end..])
+        }
+    };
+    let is_port = match port {
+        [] => true,
+        [b':', digits @ ..] => digits.iter().all(u8::is_ascii_digit),
+        _ => false,
+    };
+    is_name && is_port
+}
+
+/// RFC 3986 section 3.2.2.
+fn is_registered_name(name: &[u8]) -> bool {
+    let mut bytes = name.iter();
+    while let Some(byte) = bytes.next() {
+        let fits = match byte {
+            b'%' => [bytes.next(), bytes.next()]
+                .iter()
+                .all(|hex| hex.is_some_and(u8::is_ascii_hexdigit)),
+            byte => byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=".contains(byte),
+        };
+        if !fits {
+            return false;
+        }
+    }
+    true
+}

@@ -1,0 +1,815 @@
+//! What RFC 9113 demands of a gateway: a server of HTTP/2 towards clients, a client towards
+//! instances. `docs/reference/proxy-conformance.md` names these tests.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use serde_json::json;
+
+use super::peers::*;
+use super::support::node;
+
+const HEALTH: &str = "/api/actuator/health";
+
+fn ok() -> Vec<u8> {
+    answer("200 OK", "", "ok")
+}
+
+fn proxied(path: &str) -> String {
+    format!("{PROXIED}{path}")
+}
+
+/// The request's fields in one frame, on stream 1, with its end.
+fn request(fields: &[(&str, &str)]) -> Vec<u8> {
+    frame(HEADERS, END | END_HEADERS, 1, block(fields))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_malformed_request_is_an_error_of_its_stream_and_reaches_no_instance() {
+    let rig = Rig::http1(|_| ok()).await;
+    let path = proxied("/x");
+    let path = path.as_str();
+    let pseudo = [(":method", "GET"), (":scheme", "http"), (":authority", "h"), (":path", path)];
+    let with = |more: &[(&'static str, &'static str)]| request(&[&pseudo[..], more].concat());
+    let without = |name: &str| {
+        let rest: Vec<_> = pseudo.iter().copied().filter(|(field, _)| *field != name).collect();
+        request(&rest)
+    };
+    let instead = |name: &'static str, value: &'static str| {
+        let changed = pseudo.map(|field| if field.0 == name { (name, value) } else { field });
+        request(&changed)
+    };
+    let body = |fields: &[(&'static str, &'static str)], len: usize| {
+        let head = frame(HEADERS, END_HEADERS, 1, block(&[&pseudo[..], fields].concat()));
+        [head, frame(DATA, END, 1, vec![b'x'; len])].concat()
+    };
+    let trailers = |fields: &[(&str, &str)], flags: u8| {
+        let head = frame(HEADERS, END_HEADERS, 1, block(&pseudo));
+        [head, frame(DATA, 0, 1, b"x"), frame(HEADERS, flags, 1, block(fields))].concat()
+    };
+    let mut wrong = Vec::new();
+    for (what, bytes) in [
+        ("a name in capitals", with(&[("X-Own", "1")])),
+        ("a space in a name", with(&[("x own", "1")])),
+        ("a colon in a name", with(&[("x:own", "1")])),
+        ("an empty name", with(&[("", "1")])),
+        ("NUL in a value", with(&[("x", "a\0b")])),
+        ("CR in a value", with(&[("x", "a\rb")])),
+        ("LF in a value", with(&[("x", "a\nb")])),
+        ("a space in front of a value", with(&[("x", " a")])),
+        ("a tab behind a value", with(&[("x", "a\t")])),
+        ("connection", with(&[("connection", "close")])),
+        ("keep-alive", with(&[("keep-alive", "timeout=5")])),
+        ("proxy-connection", with(&[("proxy-connection", "close")])),
+        ("transfer-encoding", with(&[("transfer-encoding", "chunked")])),
+        ("upgrade", with(&[("upgrade", "websocket")])),
+        ("te other than trailers", with(&[("te", "gzip")])),
+        ("an unknown pseudo field", with(&[(":own", "1")])),
+        ("one of answers", with(&[(":status", "200")])),
+        ("a pseudo field twice", with(&[(":path", "/y")])),
+        ("one behind a field", request(&[&pseudo[..3], &[("x", "1"), (":path", path)]].concat())),
+        ("no method", without(":method")),
+        ("no scheme", without(":scheme")),
+        ("no path", without(":path")),
+        ("an empty path", instead(":path", "")),
+        ("a path without a slash", instead(":path", "x")),
+        ("userinfo in the authority", instead(":authority", "u:p@h")),
+        ("a host that differs", with(&[("host", "other.example")])),
+        ("two lengths", body(&[("content-length", "3"), ("content-length", "4")], 3)),
+        ("a length that is none", body(&[("content-length", "3x")], 3)),
+        ("a length that is too long", body(&[("content-length", "4")], 3)),
+        ("a length that is too short", body(&[("content-length", "2")], 3)),
+        ("a length without content", with(&[("content-length", "2")])),
+        ("trailers without an end", trailers(&[("x", "1")], END_HEADERS)),
+    ] {
+        let mut wire = Wire::client(&rig.server).await;
+        wire.send(bytes).await;
+        match wire.outcome(1).await {
+            Outcome::Reset(PROTOCOL_ERROR) | Outcome::Status(400) => {
+                // The connection goes on.
+                wire.send(get(3, HEALTH)).await;
+                let next = wire.outcome(3).await;
+                if next != Outcome::Status(200) {
+                    wrong.push(format!("{what}: then {next:?}"));
+                }
+            }
+            // An error of a stream may be taken for one of the connection (section 5.4.1).
+            Outcome::GoAway(PROTOCOL_ERROR) => {}
+            other => wrong.push(format!("{what}: {other:?}")),
+        }
+        let whole = rig.seen();
+        if !whole.is_empty() {
+            wrong.push(format!("{what} reached the instance: {whole:?}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_http2_clients_may_send_is_taken() {
+    let rig = Rig::http1(|_| ok()).await;
+    let path = proxied("/x");
+    let block = get_block(
+        &path,
+        &[("te", "trailers"), ("x", "a b"), ("host", "h"), ("cookie", "a=1"), ("cookie", "b=2")],
+    );
+    let (first, second) = block.split_at(block.len() / 2);
+    let padded = [&[3][..], &block, &[0; 3]].concat();
+    let prioritized = [&[0, 0, 0, 0, 7][..], &block].concat();
+    let mut wire = Wire::client(&rig.server).await;
+    for (stream, bytes) in [
+        (1, frame(HEADERS, END | END_HEADERS, 1, &block)),
+        // In two frames, with padding, with a priority (deprecated, and ignored).
+        (3, [frame(HEADERS, END, 3, first), frame(CONTINUATION, END_HEADERS, 3, second)].concat()),
+        (5, frame(HEADERS, END | END_HEADERS | 8, 5, padded)),
+        (7, frame(HEADERS, END | END_HEADERS | 0x20, 7, prioritized)),
+        (
+            9,
+            [frame(PRIORITY, 0, 9, [0, 0, 0, 1, 7]), frame(HEADERS, END | END_HEADERS, 9, &block)]
+                .concat(),
+        ),
+        // Frames, flags, settings and a stream's reserved bit that nobody knows.
+        (
+            11,
+            [
+                frame(0xbb, 0xff, 0, b"x"),
+                frame(0xbb, 0xff, 11, b"x"),
+                frame(HEADERS, END | END_HEADERS | 0xc0, 11, &block),
+            ]
+            .concat(),
+        ),
+        (
+            13,
+            [
+                frame(SETTINGS, 0, 0, [0xba, 0xba, 0, 0, 0, 7]),
+                frame(HEADERS, END | END_HEADERS, 13, &block),
+            ]
+            .concat(),
+        ),
+        (15, frame(HEADERS, END | END_HEADERS, 15 | 1 << 31, &block)),
+        // Streams are numbered upwards, with gaps.
+        (101, frame(HEADERS, END | END_HEADERS, 101, &block)),
+    ] {
+        wire.send(bytes).await;
+        assert_eq!(wire.outcome(stream).await, Outcome::Status(200), "stream {stream}");
+        let seen = rig.seen().remove(0);
+        assert_eq!(
+            (values(&seen, "x"), values(&seen, "cookie")),
+            (vec!["a b"], vec!["a=1; b=2"]),
+            "{seen}"
+        );
+    }
+    // A pseudo field behind the body is dropped: the library takes the request without it.
+    let post = [(":method", "POST"), (":scheme", "http"), (":authority", "h"), (":path", &path)];
+    let head = frame(HEADERS, END_HEADERS, 103, super::peers::block(&post));
+    let trailers = super::peers::block(&[(":path", "/other"), ("x-sum", "1")]);
+    let trailers = frame(HEADERS, END | END_HEADERS, 103, trailers);
+    wire.send([head, frame(DATA, 0, 103, b"a"), trailers].concat()).await;
+    assert_eq!(wire.outcome(103).await, Outcome::Status(200));
+    let seen = rig.seen().remove(0);
+    assert!(seen.starts_with("POST /x HTTP/1.1\r\n") && !seen.contains("other"), "{seen}");
+    // An authority that is missing is that of `host`.
+    let bare = super::peers::block(&[
+        (":method", "GET"),
+        (":scheme", "http"),
+        (":path", &path),
+        ("host", "own.example"),
+    ]);
+    wire.send(frame(HEADERS, END | END_HEADERS, 105, bare)).await;
+    assert_eq!(wire.outcome(105).await, Outcome::Status(200));
+    assert_eq!(values(&rig.seen().remove(0), "x-forwarded-host"), ["own.example"]);
+    // A ping comes back as it was, and before what waits.
+    wire.send(frame(PING, 0, 0, b"12345678")).await;
+    let pong = wire.next(PING).await.unwrap();
+    assert_eq!((pong.flags, &pong.payload[..]), (END, &b"12345678"[..]));
+    // No CONNECT, with or without a protocol.
+    let connect = super::peers::block(&[(":method", "CONNECT"), (":authority", "h:80")]);
+    wire.send(frame(HEADERS, END_HEADERS, 107, connect)).await;
+    let outcome = wire.outcome(107).await;
+    assert!(matches!(outcome, Outcome::Status(400..=599) | Outcome::Reset(_)), "{outcome:?}");
+    let websocket = [
+        (":method", "CONNECT"),
+        (":protocol", "websocket"),
+        (":scheme", "http"),
+        (":authority", "h"),
+        (":path", &path),
+    ];
+    wire.send(frame(HEADERS, END_HEADERS, 109, super::peers::block(&websocket))).await;
+    let outcome = wire.outcome(109).await;
+    assert!(matches!(outcome, Outcome::Status(400..=599) | Outcome::Reset(_)), "{outcome:?}");
+    assert!(rig.seen().is_empty());
+}
+
+/// Breaches of the framing end the connection, with the code that RFC 9113 names.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_breach_of_the_framing_ends_the_connection_with_its_code() {
+    let rig = Rig::http1(|_| ok()).await;
+    let block = get_block(HEALTH, &[]);
+    let open = || frame(HEADERS, END_HEADERS, 1, &block);
+    let setting =
+        |id: u8, value: u32| frame(SETTINGS, 0, 0, [&[0, id][..], &value.to_be_bytes()].concat());
+    let window = |stream: u32, by: u32| frame(WINDOW_UPDATE, 0, stream, by.to_be_bytes());
+    let go_away = Outcome::GoAway;
+    // The RFC names these codes; the library says PROTOCOL_ERROR.
+    let generic = |_exact: u32| Outcome::GoAway(PROTOCOL_ERROR);
+    let mut wrong = Vec::new();
+    for (what, bytes, expected) in [
+        ("DATA on stream 0", frame(DATA, 0, 0, b"x"), go_away(PROTOCOL_ERROR)),
+        ("DATA on an idle stream", frame(DATA, 0, 1, b"x"), go_away(PROTOCOL_ERROR)),
+        (
+            "DATA with too much padding",
+            [open(), frame(DATA, 8, 1, [9, 0])].concat(),
+            go_away(PROTOCOL_ERROR),
+        ),
+        (
+            "HEADERS on stream 0",
+            frame(HEADERS, END | END_HEADERS, 0, &block),
+            go_away(PROTOCOL_ERROR),
+        ),
+        (
+            "HEADERS on an even stream",
+            frame(HEADERS, END | END_HEADERS, 2, &block),
+            go_away(PROTOCOL_ERROR),
+        ),
+        (
+            "a stream's number that was left out",
+            [get(5, HEALTH), get(3, HEALTH)].concat(),
+            go_away(PROTOCOL_ERROR),
+        ),
+        (
+            "CONTINUATION of nothing",
+            frame(CONTINUATION, END_HEADERS, 1, &block),
+            go_away(PROTOCOL_ERROR),
+        ),
+        (
+            "another frame within a field block",
+            [frame(HEADERS, END, 1, &block[..3]), frame(PING, 0, 0, [0; 8])].concat(),
+            go_away(PROTOCOL_ERROR),
+        ),
+        (
+            "a field block that is none",
+            frame(HEADERS, END | END_HEADERS, 1, [0xff; 8]),
+            generic(COMPRESSION_ERROR),
+        ),
+        (
+            "a table that is too large",
+            frame(HEADERS, END | END_HEADERS, 1, [&[0x3f, 0xff, 0xff, 0x7f][..], &block].concat()),
+            generic(COMPRESSION_ERROR),
+        ),
+        ("PRIORITY on stream 0", frame(PRIORITY, 0, 0, [0; 5]), go_away(PROTOCOL_ERROR)),
+        ("RST_STREAM on stream 0", frame(RST_STREAM, 0, 0, [0; 4]), go_away(PROTOCOL_ERROR)),
+        ("RST_STREAM of an idle stream", frame(RST_STREAM, 0, 1, [0; 4]), go_away(PROTOCOL_ERROR)),
+        (
+            "RST_STREAM of another length",
+            [open(), frame(RST_STREAM, 0, 1, [0; 3])].concat(),
+            generic(FRAME_SIZE_ERROR),
+        ),
+        ("SETTINGS on a stream", frame(SETTINGS, 0, 1, []), go_away(PROTOCOL_ERROR)),
+        ("SETTINGS of another length", frame(SETTINGS, 0, 0, [0; 5]), generic(FRAME_SIZE_ERROR)),
+        (
+            "an acknowledgement with content",
+            frame(SETTINGS, END, 0, [0; 6]),
+            generic(FRAME_SIZE_ERROR),
+        ),
+        ("ENABLE_PUSH of 2", setting(2, 2), go_away(PROTOCOL_ERROR)),
+        ("a window of 2^31", setting(4, 1 << 31), generic(FLOW_CONTROL_ERROR)),
+        ("a frame size below 2^14", setting(5, 100), go_away(PROTOCOL_ERROR)),
+        ("a frame size of 2^24", setting(5, 1 << 24), go_away(PROTOCOL_ERROR)),
+        (
+            "PUSH_PROMISE of a client",
+            [open(), frame(PUSH_PROMISE, END_HEADERS, 1, [&[0, 0, 0, 2][..], &block].concat())]
+                .concat(),
+            go_away(PROTOCOL_ERROR),
+        ),
+        ("PING on a stream", frame(PING, 0, 1, [0; 8]), go_away(PROTOCOL_ERROR)),
+        ("PING of another length", frame(PING, 0, 0, [0; 7]), generic(FRAME_SIZE_ERROR)),
+        ("GOAWAY on a stream", frame(GOAWAY, 0, 1, [0; 8]), go_away(PROTOCOL_ERROR)),
+        ("WINDOW_UPDATE of 0", window(0, 0), go_away(PROTOCOL_ERROR)),
+        (
+            "WINDOW_UPDATE of 0 on a stream",
+            [open(), window(1, 0)].concat(),
+            go_away(PROTOCOL_ERROR),
+        ),
+        ("WINDOW_UPDATE on an idle stream", window(1, 1), go_away(PROTOCOL_ERROR)),
+        (
+            "WINDOW_UPDATE of another length",
+            frame(WINDOW_UPDATE, 0, 0, [0; 3]),
+            generic(FRAME_SIZE_ERROR),
+        ),
+        ("a window above 2^31 - 1", window(0, (1 << 31) - 1), go_away(FLOW_CONTROL_ERROR)),
+        ("a frame above the limit", frame(DATA, 0, 1, vec![0; 1 << 15]), go_away(FRAME_SIZE_ERROR)),
+    ] {
+        let mut wire = Wire::client(&rig.server).await;
+        wire.send(bytes).await;
+        let outcome = wire.outcome(99).await;
+        if outcome != expected {
+            wrong.push(format!("{what}: {outcome:?} instead of {expected:?}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    assert_eq!(rig.server.get(HEALTH).send().await.unwrap().status(), 200);
+}
+
+/// A preface that breaks off is nobody's.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_preface_that_breaks_off_ends_the_connection() {
+    let rig = Rig::http1(|_| ok()).await;
+    for rest in ["XX\r\n\r\n", "SM\r\nX\r\n", "SM\n\n"] {
+        let got = rig.raw(format!("PRI * HTTP/2.0\r\n\r\n{rest}{HEALTH}")).await;
+        assert!(!got.contains(" 200 "), "{rest:?}: {got}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn settings_are_announced_and_those_of_the_client_acknowledged_and_kept_to() {
+    let rig = Rig::http1(|head| {
+        let len = if head.starts_with("GET /long") { 40_000 } else { 2 };
+        answer("200 OK", "", &"x".repeat(len))
+    })
+    .await;
+    let mut wire = Wire(tokio::net::TcpStream::connect(rig.server.addr).await.unwrap());
+    // A stream's window of 10 bytes.
+    wire.send([PREFACE, &frame(SETTINGS, 0, 0, [0, 4, 0, 0, 0, 10])].concat()).await;
+    let first = wire.read().await.unwrap();
+    assert_eq!((first.kind, first.flags, first.stream), (SETTINGS, 0, 0), "the first frame");
+    let acknowledged = wire.next(SETTINGS).await.unwrap();
+    assert_eq!((acknowledged.flags, acknowledged.payload.len()), (END, 0));
+    wire.send(get(1, &proxied("/long"))).await;
+    let data = wire.next(DATA).await.unwrap();
+    assert_eq!(data.payload.len(), 10, "not a byte more than the window");
+    // Nothing more until the window grows; control frames pass meanwhile.
+    wire.send(frame(PING, 0, 0, [7; 8])).await;
+    assert_eq!(wire.read().await.unwrap().kind, PING);
+    wire.send(frame(WINDOW_UPDATE, 0, 1, 5_u32.to_be_bytes())).await;
+    assert_eq!(wire.next(DATA).await.unwrap().payload.len(), 5);
+    // A window that shrinks below what was sent is negative: 15 sent, 10 + 5 granted, 3 now.
+    wire.send(frame(SETTINGS, 0, 0, [0, 4, 0, 0, 0, 3])).await;
+    wire.send(frame(WINDOW_UPDATE, 0, 1, 9_u32.to_be_bytes())).await;
+    let data = wire.next(DATA).await.unwrap();
+    assert_eq!(data.payload.len(), 2);
+    // The answer is given up by a reset, and the connection goes on.
+    wire.send(frame(RST_STREAM, 0, 1, 8_u32.to_be_bytes())).await;
+    wire.send(get(3, HEALTH)).await;
+    assert_eq!(wire.outcome(3).await, Outcome::Status(200));
+    // Frames are no longer than 2^14 bytes, unless the client takes longer ones.
+    let mut wire = Wire::client(&rig.server).await;
+    wire.send(get(1, &proxied("/long"))).await;
+    let mut len = 0;
+    while len < 40_000 {
+        let data = wire.next(DATA).await.unwrap();
+        assert!(data.payload.len() <= 1 << 14);
+        len += data.payload.len();
+    }
+}
+
+/// Content beyond the window that was granted, and streams beyond the number that was announced.
+#[tokio::test(flavor = "multi_thread")]
+async fn more_than_was_granted_is_refused() {
+    let rig = Rig::with(Seen::default(), |stream| async move {
+        // It never reads, so that no window is granted again.
+        std::future::pending::<()>().await;
+        drop(stream);
+        None
+    })
+    .await;
+    let mut wire = Wire::client(&rig.server).await;
+    let path = proxied("/x");
+    let post = |stream: u32| {
+        let fields =
+            [(":method", "POST"), (":scheme", "http"), (":authority", "h"), (":path", &path[..])];
+        frame(HEADERS, END_HEADERS, stream, block(&fields))
+    };
+    wire.send(post(1)).await;
+    let mut outcome = None;
+    // Far more than any window: the writes may fail once the connection is closed.
+    for _ in 0..4_096 {
+        wire.send(frame(DATA, 0, 1, [0; 1 << 14])).await;
+    }
+    while outcome.is_none() {
+        outcome = match wire.outcome(1).await {
+            Outcome::Reset(code) | Outcome::GoAway(code) => Some(code),
+            Outcome::Closed => Some(FLOW_CONTROL_ERROR),
+            Outcome::Status(_) => None,
+        };
+    }
+    assert_eq!(outcome, Some(FLOW_CONTROL_ERROR));
+    let mut wire = Wire::client(&rig.server).await;
+    while wire.next(SETTINGS).await.unwrap().flags != END {}
+    for n in 0..257 {
+        wire.send(post(1 + 2 * n)).await;
+    }
+    assert_eq!(wire.outcome(1 + 2 * 256).await, Outcome::Reset(REFUSED_STREAM));
+}
+
+/// What costs the node more than the client: it ends with ENHANCE_YOUR_CALM, or within bounds.
+#[tokio::test(flavor = "multi_thread")]
+async fn floods_end_the_connection_or_stay_bounded() {
+    let rig = Rig::http1(|_| ok()).await;
+    let path = proxied("/x");
+    // Rapid reset: requests that are taken back at once.
+    let mut wire = Wire::client(&rig.server).await;
+    let mut bytes = Vec::new();
+    for n in 0..3_000 {
+        bytes.extend(get(1 + 2 * n, &path));
+        bytes.extend(frame(RST_STREAM, 0, 1 + 2 * n, 8_u32.to_be_bytes()));
+    }
+    wire.send(bytes).await;
+    assert_eq!(ended(&mut wire).await, Outcome::GoAway(ENHANCE_YOUR_CALM), "rapid reset");
+    // The same, where the client has the server reset its streams: content behind their end.
+    let mut wire = Wire::client(&rig.server).await;
+    let mut bytes = Vec::new();
+    for n in 0..3_000 {
+        bytes.extend(get(1 + 2 * n, &path));
+        bytes.extend(frame(DATA, 0, 1 + 2 * n, b"x"));
+    }
+    wire.send(bytes).await;
+    let outcome = ended(&mut wire).await;
+    let is_ended = matches!(outcome, Outcome::GoAway(code) if code != NO_ERROR);
+    assert!(is_ended, "made you reset: {outcome:?}");
+    // A field block without an end.
+    let mut wire = Wire::client(&rig.server).await;
+    let mut bytes = frame(HEADERS, END, 1, get_block(&path, &[]));
+    for _ in 0..1_000 {
+        bytes.extend(frame(CONTINUATION, 0, 1, block(&[("x", &"a".repeat(1_000))])));
+    }
+    wire.send(bytes).await;
+    let outcome = ended(&mut wire).await;
+    assert!(
+        matches!(outcome, Outcome::GoAway(ENHANCE_YOUR_CALM | COMPRESSION_ERROR | PROTOCOL_ERROR)),
+        "continuation: {outcome:?}"
+    );
+    // A list of fields over the limit is told so; the connection goes on.
+    let mut wire = Wire::client(&rig.server).await;
+    let long = "a".repeat(8_000);
+    let fields: Vec<(&str, &str)> = vec![("x", &long); 9];
+    let bytes = get_block(&path, &fields);
+    let mut parts = bytes.chunks(1 << 14).peekable();
+    wire.send(frame(HEADERS, END, 1, parts.next().unwrap())).await;
+    while let Some(part) = parts.next() {
+        wire.send(frame(
+            CONTINUATION,
+            if parts.peek().is_none() { END_HEADERS } else { 0 },
+            1,
+            part,
+        ))
+        .await;
+    }
+    assert_eq!(wire.outcome(1).await, Outcome::Status(431));
+    wire.send(get(3, HEALTH)).await;
+    assert_eq!(wire.outcome(3).await, Outcome::Status(200));
+    // Pings and settings whose acknowledgements nobody reads: answered one by one, not gathered.
+    let mut wire = Wire::client(&rig.server).await;
+    for kind in [PING, SETTINGS] {
+        let payload: &[u8] = if kind == PING { &[0; 8] } else { &[] };
+        for _ in 0..1_000 {
+            wire.send(frame(kind, 0, 0, payload)).await;
+        }
+    }
+    wire.send(get(1, HEALTH)).await;
+    assert_eq!(wire.outcome(1).await, Outcome::Status(200));
+    assert!(rig.server.get(HEALTH).send().await.unwrap().status() == 200);
+}
+
+/// How a connection ends, whatever is answered before.
+async fn ended(wire: &mut Wire) -> Outcome {
+    wire.outcome(u32::MAX).await
+}
+
+/// An answer before the request's end, and frames for a stream that is over.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_early_answer_ends_the_request_and_late_frames_of_it_are_put_up_with() {
+    let rig = Rig::http1(|_| ok()).await;
+    let mut wire = Wire::client(&rig.server).await;
+    let fields =
+        [(":method", "POST"), (":scheme", "http"), (":authority", "h"), (":path", "/nowhere")];
+    wire.send(frame(HEADERS, END_HEADERS, 1, block(&fields))).await;
+    assert_eq!(wire.outcome(1).await, Outcome::Status(404));
+    let reset = wire.next(RST_STREAM).await.unwrap();
+    assert_eq!((reset.stream, reset.code(0)), (1, NO_ERROR), "the rest is not wanted");
+    wire.send(frame(DATA, END, 1, b"late")).await;
+    wire.send(frame(WINDOW_UPDATE, 0, 1, 1_u32.to_be_bytes())).await;
+    wire.send(get(3, HEALTH)).await;
+    assert_eq!(wire.outcome(3).await, Outcome::Status(200));
+    // Frames behind the end of a stream that ended well are an error of that stream or connection.
+    wire.send(frame(DATA, 0, 3, b"late")).await;
+    let outcome = wire.outcome(3).await;
+    assert!(
+        matches!(outcome, Outcome::Reset(STREAM_CLOSED) | Outcome::GoAway(STREAM_CLOSED)),
+        "{outcome:?}"
+    );
+}
+
+/// A field of one connection in an instance's answer never reaches a client of HTTP/2.
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_over_http2_have_only_what_http2_may_have() {
+    let rig = Rig::http1(|_| {
+        let fields = "Connection: keep-alive, X-Own\r\nX-Own: 1\r\nKeep-Alive: timeout=5\r\n\
+                      Proxy-Connection: keep-alive\r\nUpgrade: h2c\r\nX-Name: 1\r\n";
+        answer("299 A Reason", fields, "ok")
+    })
+    .await;
+    let stream = tokio::net::TcpStream::connect(rig.server.addr).await.unwrap();
+    let io = hyper_util::rt::TokioIo::new(stream);
+    let executor = hyper_util::rt::TokioExecutor::new();
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(executor, io).await.unwrap();
+    tokio::spawn(connection);
+    let request =
+        hyper::Request::get(format!("http://h{PROXIED}/x")).body(axum::body::Body::empty());
+    let answer = sender.send_request(request.unwrap()).await.unwrap();
+    assert_eq!(
+        (answer.status().as_u16(), &answer.headers()["x-name"]),
+        (299, &"1".parse().unwrap())
+    );
+    for name in [
+        "connection",
+        "x-own",
+        "keep-alive",
+        "proxy-connection",
+        "upgrade",
+        "transfer-encoding",
+        "te",
+    ] {
+        assert!(!answer.headers().contains_key(name), "{name}");
+    }
+    assert_eq!(answer.headers().get_all("date").iter().count(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_stops_says_so_and_finishes_what_it_has() {
+    let go_on = Arc::new(tokio::sync::Notify::new());
+    let waits = Arc::clone(&go_on);
+    let rig = Rig::with(Seen::default(), move |mut stream| {
+        let waits = Arc::clone(&waits);
+        async move {
+            tokio::io::AsyncReadExt::read_u8(&mut stream).await.ok()?;
+            waits.notified().await;
+            tokio::io::AsyncWriteExt::write_all(&mut stream, &ok()).await.ok()?;
+            std::future::pending().await
+        }
+    })
+    .await;
+    let mut wire = Wire::client(&rig.server).await;
+    wire.send(get(1, &proxied("/x"))).await;
+    // A ping behind the request comes back once the request has been taken.
+    wire.send(frame(PING, 0, 0, [1; 8])).await;
+    wire.next(PING).await.unwrap();
+    rig.server.stop();
+    let leaving = wire.next(GOAWAY).await.unwrap();
+    assert_eq!(leaving.code(4), NO_ERROR);
+    go_on.notify_one();
+    assert_eq!(wire.outcome(1).await, Outcome::Status(200));
+    while wire.read().await.is_some() {}
+}
+
+/// Connections, and requests on them.
+type Counts = Arc<[AtomicUsize; 2]>;
+
+/// The port of an instance that speaks HTTP/2: `answer` makes the frames for each request, from the number of
+/// its connection and its stream.
+async fn listen_http2(
+    counts: Counts,
+    answer: impl Fn(usize, u32) -> Vec<u8> + Send + Sync + 'static,
+) -> u16 {
+    let answer = Arc::new(answer);
+    listen(move |stream| {
+        let (answer, counts) = (Arc::clone(&answer), Arc::clone(&counts));
+        let number = counts[0].fetch_add(1, Ordering::SeqCst);
+        async move {
+            let mut wire = Wire::server(stream).await?;
+            while let Some(frame) = wire.read().await {
+                if frame.kind == HEADERS {
+                    counts[1].fetch_add(1, Ordering::SeqCst);
+                    wire.send(answer(number, frame.stream)).await;
+                }
+            }
+            Some(())
+        }
+    })
+    .await
+}
+
+/// A node with such an instance.
+async fn instance(answer: impl Fn(usize, u32) -> Vec<u8> + Send + Sync + 'static) -> (Rig, Counts) {
+    let counts = Counts::default();
+    let rig = Rig::at(listen_http2(Arc::clone(&counts), answer).await).await;
+    (rig.over_http2().await, counts)
+}
+
+fn count(counts: &Counts) -> (usize, usize) {
+    (counts[0].load(Ordering::SeqCst), counts[1].load(Ordering::SeqCst))
+}
+
+/// An answer of an instance.
+fn good(stream: u32) -> Vec<u8> {
+    let head = frame(HEADERS, END_HEADERS, stream, block(&[(":status", "200")]));
+    [head, frame(DATA, END, stream, b"ok")].concat()
+}
+
+fn refuse(stream: u32) -> Vec<u8> {
+    frame(RST_STREAM, 0, stream, REFUSED_STREAM.to_be_bytes())
+}
+
+/// A GOAWAY that takes back every stream above `last`.
+fn leave(last: u32, code: u32) -> Vec<u8> {
+    frame(GOAWAY, 0, 0, [last.to_be_bytes(), code.to_be_bytes()].concat())
+}
+
+/// A request that the instance refused, or left behind, was not processed (section 8.7): it goes out
+/// once more, whatever its method, on another connection.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_an_instance_did_not_process_goes_out_once_more() {
+    for (what, refusal) in [
+        ("REFUSED_STREAM", refuse as fn(u32) -> Vec<u8>),
+        ("GOAWAY", |_| leave(0, NO_ERROR)),
+        ("GOAWAY with an error", |_| leave(0, ENHANCE_YOUR_CALM)),
+    ] {
+        let (rig, counts) = instance(
+            move |number, stream| if number == 0 { refusal(stream) } else { good(stream) },
+        )
+        .await;
+        let got =
+            rig.ask(&format!("POST {PROXIED}/x HTTP/1.1"), "Content-Length: 5\r\n\r\norder").await;
+        assert!(status_of(&got) == 200 && body_of(&got).contains("ok"), "{what}: {got}");
+        assert_eq!(count(&counts), (2, 2), "{what}");
+        // The new connection is kept.
+        assert_eq!(status_of(&rig.get("/x", "").await), 200, "{what}");
+        assert_eq!(count(&counts), (2, 3), "{what}");
+    }
+    // Twice refused: the client is told, and that a repetition is safe.
+    let (rig, counts) = instance(|_, stream| refuse(stream)).await;
+    let got = rig.get("/x", "").await;
+    assert_eq!(status_of(&got), 503, "{got}");
+    assert!(
+        got.contains("x-maxine-error: upstream_refused") && got.contains("retry-after: "),
+        "{got}"
+    );
+    assert_eq!(count(&counts), (2, 2), "once more, and no more");
+    // With a policy, another instance is asked, for a POST too.
+    rig.server
+        .register(node("s", "m", listen_http2(Counts::default(), |_, stream| good(stream)).await))
+        .await;
+    rig.policy(&json!({"traffic": {"protocol": "http2", "retries": {"attempts": 2}}})).await;
+    for _ in 0..4 {
+        let got =
+            rig.ask(&format!("POST {PROXIED}/x HTTP/1.1"), "Content-Length: 5\r\n\r\norder").await;
+        assert_eq!(status_of(&got), 200, "{got}");
+    }
+}
+
+/// A server of HTTP/2 that refuses the requests of its first connection; then it says what it was sent.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_request_goes_out_again_whole_and_to_the_instances_own_authority() {
+    let connections = Arc::new(AtomicUsize::new(0));
+    let made = Arc::clone(&connections);
+    let port = listen(move |stream| {
+        let number = made.fetch_add(1, Ordering::SeqCst);
+        async move {
+            let mut connection = h2::server::handshake(stream).await.ok()?;
+            while let Some(Ok((request, mut respond))) = connection.accept().await {
+                if number == 0 {
+                    respond.send_reset(h2::Reason::REFUSED_STREAM);
+                    continue;
+                }
+                tokio::spawn(async move {
+                    let (parts, mut body) = request.into_parts();
+                    let mut seen = format!("{} {} ", parts.method, parts.uri).into_bytes();
+                    while let Some(Ok(data)) = body.data().await {
+                        seen.extend_from_slice(&data);
+                    }
+                    assert!(!parts.headers.contains_key("host"));
+                    let mut stream =
+                        respond.send_response(hyper::Response::new(()), false).unwrap();
+                    stream.send_data(seen.into(), true).unwrap();
+                });
+            }
+            Some(())
+        }
+    })
+    .await;
+    let rig = Rig::at(port).await.over_http2().await;
+    let got =
+        rig.ask(&format!("POST {PROXIED}/x?y HTTP/1.1"), "Content-Length: 5\r\n\r\norder").await;
+    assert!(got.contains(&format!("POST http://127.0.0.1:{port}/x?y order")), "{got}");
+    assert_eq!(connections.load(Ordering::SeqCst), 2);
+}
+
+/// A stream that the instance took may have been acted on: no POST goes out again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_an_instance_may_have_processed_does_not() {
+    for (what, end) in [
+        (
+            "an error of the stream",
+            (|stream| frame(RST_STREAM, 0, stream, 2_u32.to_be_bytes())) as fn(u32) -> Vec<u8>,
+        ),
+        ("a cancellation", |stream| frame(RST_STREAM, 0, stream, 8_u32.to_be_bytes())),
+        ("a stream below the last one, and the end", |stream| {
+            [leave(stream, NO_ERROR), frame(SETTINGS, 0, 1, [])].concat()
+        }),
+        ("a breach", |stream| frame(DATA, 0, stream + 2, b"x")),
+    ] {
+        let (rig, counts) = instance(move |_, stream| end(stream)).await;
+        let got =
+            rig.ask(&format!("POST {PROXIED}/x HTTP/1.1"), "Content-Length: 5\r\n\r\norder").await;
+        assert_eq!(status_of(&got), 502, "{what}: {got}");
+        assert_eq!(count(&counts).1, 1, "{what}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_malformed_answer_over_http2_becomes_502() {
+    const SHAPES: [&[(&str, &str)]; 9] = [
+        &[(":status", "200"), ("X-Own", "1")],
+        &[(":status", "200"), ("x own", "1")],
+        &[(":status", "200"), ("x", "a\0b")],
+        &[(":status", "200"), ("connection", "close")],
+        &[(":status", "200"), ("transfer-encoding", "chunked")],
+        &[(":status", "200"), (":status", "201")],
+        &[("x", "1"), (":status", "200")],
+        &[(":status", "abc")],
+        &[("x", "1")],
+    ];
+    let turn = Arc::new(AtomicUsize::new(0));
+    let now = Arc::clone(&turn);
+    let (rig, _) = instance(move |_, stream| {
+        let fields = SHAPES[now.load(Ordering::SeqCst) % SHAPES.len()];
+        frame(HEADERS, END | END_HEADERS, stream, block(fields))
+    })
+    .await;
+    for (n, shape) in SHAPES.iter().enumerate() {
+        turn.store(n, Ordering::SeqCst);
+        let got = rig.get("/x", "").await;
+        assert_eq!(status_of(&got), 502, "{shape:?}: {got}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_of_http2_is_asked_within_its_limits() {
+    // No push: a promise ends the connection, not the request's client.
+    let (rig, _) = instance(|number, stream| {
+        let promise = [&[0, 0, 0, 2][..], &get_block("/pushed", &[])].concat();
+        if number == 0 { frame(PUSH_PROMISE, END_HEADERS, stream, promise) } else { good(stream) }
+    })
+    .await;
+    assert_eq!(
+        status_of(
+            &rig.raw(format!("POST {PROXIED}/x HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"))
+                .await
+        ),
+        502
+    );
+    assert_eq!(status_of(&rig.get("/x", "").await), 200);
+    // A length that is not that of the content; content that stops; the end by NO_ERROR behind all.
+    let (rig, _) = instance(|_, stream| {
+        let head = frame(
+            HEADERS,
+            END_HEADERS,
+            stream,
+            block(&[(":status", "200"), ("content-length", "9")]),
+        );
+        [head, frame(DATA, END, stream, b"half")].concat()
+    })
+    .await;
+    let got = rig.get("/x", "").await;
+    assert!(status_of(&got) == 502 || body_of(&got).len() < 9, "{got}");
+    let (rig, ..) =
+        instance(|_, stream| [good(stream), frame(RST_STREAM, 0, stream, [0; 4])].concat()).await;
+    let got = rig.get("/x", "").await;
+    assert!(status_of(&got) == 200 && got.contains("ok"), "{got}");
+    // It says that it takes one request at a time.
+    let most = Arc::new(AtomicUsize::new(0));
+    let seen = Arc::clone(&most);
+    let port = listen(move |mut stream| {
+        let seen = Arc::clone(&seen);
+        async move {
+            let mut preface = [0; PREFACE.len()];
+            tokio::io::AsyncReadExt::read_exact(&mut stream, &mut preface).await.ok()?;
+            let mut wire = Wire(stream);
+            wire.send(frame(SETTINGS, 0, 0, [0, 3, 0, 0, 0, 1])).await;
+            let mut open = Vec::new();
+            while let Some(frame) = wire.read().await {
+                match frame.kind {
+                    HEADERS => {
+                        open.push(frame.stream);
+                        seen.fetch_max(open.len(), Ordering::SeqCst);
+                        // What comes before the ping was sent while the stream was open.
+                        wire.send(self::frame(PING, 0, 0, [0; 8])).await;
+                    }
+                    PING if frame.flags & END != 0 => {
+                        for stream in open.drain(..) {
+                            wire.send(good(stream)).await;
+                        }
+                    }
+                    _ => {}
+                }
+            }
+            Some(())
+        }
+    })
+    .await;
+    let rig = Rig::at(port).await.over_http2().await;
+    assert_eq!(status_of(&rig.get("/x", "").await), 200, "the settings have come");
+    let got = futures::future::join_all((0..8).map(|_| rig.get("/x", ""))).await;
+    assert!(got.iter().all(|got| status_of(got) == 200), "{got:?}");
+    assert_eq!(most.load(Ordering::SeqCst), 1);
+}
