@@ -13,6 +13,7 @@ use std::time::Duration;
 use anyhow::Context;
 use serde_json::json;
 
+use crate::checks::truth::Known;
 use crate::clock::{self, until};
 use crate::cluster::{Backend, Cluster, ClusterPlan, READY_TIMEOUT};
 use crate::journal::{Ended, FaultRecord, Journal, OpKind, Operation};
@@ -47,6 +48,8 @@ pub struct Options {
     pub nodes: u64,
     /// Whether Sentinels watch over Redis.
     pub sentinels: bool,
+    /// Whether the output of each node goes to the disk that holds its data.
+    pub logs_on_disks: bool,
     /// More flags of the nodes.
     pub flags: Vec<String>,
     /// More environment of the nodes.
@@ -65,6 +68,11 @@ const CLIENT_TIMEOUT: Duration = Duration::from_secs(3);
 const QUESTION_TIMEOUT: Duration = Duration::from_secs(20);
 /// After a fault is taken back, every node takes writes within so long, on a machine of its own.
 pub const RECOVERY_MAX: Duration = Duration::from_secs(15);
+/// For how long a node may still count on one that is out of reach: silence is noticed after two seconds, and a leader
+/// is believed in for one second after it was confirmed last.
+const GRACE: Duration = Duration::from_secs(4);
+/// The same with election timeouts of up to four seconds.
+const LONG_GRACE: Duration = Duration::from_secs(10);
 const REGISTERING_CLIENTS: u64 = 6;
 const COMPARING_CLIENTS: u32 = 4;
 const REGISTERS: u64 = 2;
@@ -94,6 +102,7 @@ impl Options {
             previous: None,
             nodes: 3,
             sentinels: false,
+            logs_on_disks: false,
             flags: Vec::new(),
             env: Vec::new(),
             term_must_stay: false,
@@ -139,6 +148,7 @@ fn plan(options: &Options) -> ClusterPlan {
     plan.env.clone_from(&options.env);
     plan.program.clone_from(&options.program);
     plan.sentinels = options.sentinels;
+    plan.logs_on_disks = options.logs_on_disks;
     plan.disks = options.faults.iter().any(|fault| fault.needs_disk());
     plan.wall_clocks = options.faults.iter().any(|fault| fault.needs_wall_clock());
     plan
@@ -189,8 +199,10 @@ async fn episode(
 
     tokio::time::sleep(Duration::from_millis(rng.u64(200..1_200))).await;
     let mut active = nemesis::begin(cluster, fault, &mut rng, journal).await?;
+    let mut known = known(options, &active);
     let (shortest, longest) = options.hold_ms;
     tokio::time::sleep(Duration::from_millis(rng.u64(shortest..=longest))).await;
+    known.until_us = clock::now_us();
     let over = nemesis::end(cluster, &mut active, journal).await?;
     let healed_us = clock::now_us();
     let mut record = over.record;
@@ -212,7 +224,8 @@ async fn episode(
     leadership.stop().await;
     let not_forwarded = proxied.stop().await;
     let cut = over.cut;
-    let seen = verify::Seen { ledgers, histories, fleet, not_forwarded, cut, active, healed_us };
+    let seen =
+        verify::Seen { ledgers, histories, fleet, not_forwarded, cut, active, known, healed_us };
     verify::verify(cluster, &usual, seen, watches, journal).await?;
     tidy(&usual).await?;
     cluster.check_alive()?;
@@ -221,6 +234,20 @@ async fn episode(
     records.faults.push(record);
     records.episodes += 1;
     Ok(())
+}
+
+/// What is known of a fault that has just begun.
+fn known(options: &Options, active: &Active) -> Known {
+    let (fault, nodes) = (active.fault, &active.nodes);
+    // With the long election timeouts of such a run, a leader may be believed in for longer.
+    let grace = if options.term_must_stay { LONG_GRACE } else { GRACE };
+    Known {
+        out_of_reach: if fault.cuts_off() { nodes.clone() } else { Vec::new() },
+        from_us: clock::now_us(),
+        until_us: u64::MAX,
+        grace_us: u64::try_from(grace.as_micros()).unwrap_or(u64::MAX),
+        restarted: if fault.stops_nodes() { nodes.clone() } else { Vec::new() },
+    }
 }
 
 /// Deletes what the episode registered: the next one finds a cluster of the same size.

@@ -6,6 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
+use crate::checks::digests::Digest;
 use crate::client::Outcome;
 use crate::clock;
 
@@ -122,6 +123,31 @@ pub struct AgeClaim {
     pub ready: bool,
 }
 
+/// A node said what it knows of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StatusClaim {
+    /// Which node.
+    pub node: u64,
+    /// Its name.
+    pub name: String,
+    /// When it was asked.
+    pub start_us: u64,
+    /// When its answer came.
+    pub end_us: u64,
+    /// The index in the answer.
+    pub index: u64,
+    /// The index in the answer's header.
+    pub header_index: u64,
+    /// The leader's name, where it named one.
+    pub leader: Option<String>,
+    /// Whether it said that it leads.
+    pub is_leader: bool,
+    /// The term.
+    pub term: u64,
+    /// How many voters there are, and how many of them it said can be lost.
+    pub tolerance: Option<(u64, u64)>,
+}
+
 /// A broken promise.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Anomaly {
@@ -146,6 +172,10 @@ pub struct Records {
     pub acknowledged: Vec<Acknowledgement>,
     /// What nodes said of their age in the present episode.
     pub ages: Vec<AgeClaim>,
+    /// What nodes said of the cluster in the present episode.
+    pub statuses: Vec<StatusClaim>,
+    /// The digests that nodes told in the present episode, under load.
+    pub digests: Vec<Digest>,
     /// Who led from when to when, of the episodes before.
     pub leaders: Vec<Claim>,
     /// How many claims were looked at.

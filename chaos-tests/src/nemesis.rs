@@ -9,10 +9,11 @@ mod possible;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use serde_json::json;
 
 use crate::checks::strong_reads::CutOff;
 use crate::clock;
-use crate::cluster::{Cluster, Damage, SlowDisk};
+use crate::cluster::{Cluster, Damage, OlderCopy, READY_TIMEOUT, SlowDisk};
 use crate::journal::{FaultRecord, Journal};
 use crate::network::Network;
 
@@ -67,6 +68,16 @@ const NO_REDIS: &str = "this cluster has no Redis";
 /// Most damages to Redis in one episode, and the longest pause between two.
 const DAMAGES_MAX: usize = 60;
 const DAMAGE_PAUSE_MS_MAX: u64 = 60;
+/// How often one episode gives a node an older copy, at most, and how old that is, in milliseconds.
+const ROLLBACKS_MAX: usize = 3;
+const ROLLBACK_AFTER_MS: (u64, u64) = (200, 2_500);
+/// Bytes that a node's log allocates ahead.
+const ALLOCATED_LEN: u64 = 8 * 1024 * 1024;
+/// Registrations in one write that uses them up, and most such writes.
+const USE_UP_ITEMS: u64 = 50;
+const USE_UP_ATTEMPTS_MAX: u64 = 60;
+/// How long a node on a full disk may take to stop, or to have what the others have.
+const FULL_DISK_TIMEOUT: Duration = Duration::from_secs(20);
 /// How far a wall clock jumps, in seconds.
 const JUMP_S: (i64, i64) = (60, 7_200);
 /// A disk that works for a moment between two waits.
@@ -101,6 +112,7 @@ pub async fn begin(
         | Fault::PowerLoss
         | Fault::CutLogTail
         | Fault::FlipLogTail => to_disks(cluster, &mut active, rng).await?,
+        Fault::Rollback => roll_back(cluster, active.nodes[0], rng, journal).await?,
         Fault::ClockForward | Fault::ClockBack => {
             let by_s = rng.i64(JUMP_S.0..=JUMP_S.1);
             let by_s = if fault == Fault::ClockBack { -by_s } else { by_s };
@@ -147,7 +159,7 @@ fn chosen(
         Fault::PowerLoss => all,
         Fault::KillAny | Fault::ReplaceMember | Fault::ClockForward | Fault::ClockBack => vec![any],
         Fault::FullDisk | Fault::ReadOnlyDisk | Fault::HungDisk | Fault::SlowDisk => vec![any],
-        Fault::CutLogTail | Fault::FlipLogTail => vec![any],
+        Fault::CutLogTail | Fault::FlipLogTail | Fault::Rollback => vec![any],
         Fault::KillRedis
         | Fault::PauseRedis
         | Fault::FlushRedis
@@ -172,7 +184,7 @@ async fn to_processes(
                     cluster.use_present_program(*id)?;
                 }
                 cluster.start_node(*id)?;
-                cluster.wait_node_ready(*id, crate::cluster::READY_TIMEOUT).await?;
+                cluster.wait_node_ready(*id, READY_TIMEOUT).await?;
                 journal.count("nodes_restarted_in_turn", 1);
             }
         }
@@ -193,7 +205,12 @@ async fn to_disks(
 ) -> anyhow::Result<()> {
     let whose = active.nodes.first().copied();
     match active.fault {
-        Fault::FullDisk => cluster.disk(whose)?.fill()?,
+        Fault::FullDisk => {
+            cluster.disk(whose)?.fill()?;
+            if let Some(id) = whose {
+                use_up_log(cluster, id).await;
+            }
+        }
         Fault::ReadOnlyDisk => cluster.disk(whose)?.fail()?,
         Fault::HungDisk => cluster.disk(whose)?.freeze()?,
         Fault::SlowDisk => {
@@ -221,6 +238,60 @@ async fn to_disks(
                 _ => Damage::flip(&dir, len, rng)?,
             });
         }
+    }
+    Ok(())
+}
+
+/// Writes through another node until more was acknowledged than the log of a node has room for in the file that it
+/// allocated before its disk was full. The same instances each time, so that the state stays small.
+async fn use_up_log(cluster: &Cluster, id: u64) {
+    let Some(other) = cluster.ids().into_iter().find(|other| *other != id) else { return };
+    let client = cluster.client(other);
+    let mut written = 0;
+    for nth in 0..USE_UP_ATTEMPTS_MAX {
+        let note = format!("{nth:01000}");
+        let item = |at: u64| {
+            json!({
+                "namespace": "full-disk", "service": "large", "id": format!("i{at}"), "ttl_ms": 86_400_000,
+                "address": "http://10.20.30.43:80",
+                "metadata": {"a": note, "b": note, "c": note, "d": note, "e": note, "f": note, "g": note},
+            })
+        };
+        let items: Vec<_> = (0..USE_UP_ITEMS).map(item).collect();
+        let answer = client.post("/api/v1/registrations", &json!({"items": items}), &[]).await;
+        written += if answer.is_ok() { USE_UP_ITEMS * 7_000 } else { 0 };
+        if written > ALLOCATED_LEN {
+            return;
+        }
+    }
+}
+
+/// Gives a node an older copy of its own directory, a few times. It may be ready again only with everything that it
+/// had shown before.
+async fn roll_back(
+    cluster: &mut Cluster,
+    id: u64,
+    rng: &mut fastrand::Rng,
+    journal: &Journal,
+) -> anyhow::Result<()> {
+    for _ in 0..rng.usize(1..=ROLLBACKS_MAX) {
+        cluster.node_mut(id).kill().await?;
+        let copy = OlderCopy::take(&cluster.node(id).plan().data_dir)?;
+        cluster.start_node(id)?;
+        cluster.wait_node_ready(id, READY_TIMEOUT).await?;
+        let (shortest_ms, longest_ms) = ROLLBACK_AFTER_MS;
+        tokio::time::sleep(Duration::from_millis(rng.u64(shortest_ms..=longest_ms))).await;
+        let before = cluster.wait_node_ready(id, READY_TIMEOUT).await?;
+        cluster.node_mut(id).kill().await?;
+        copy.put_back()?;
+        cluster.start_node(id)?;
+        let after = cluster.wait_node_ready(id, READY_TIMEOUT).await?;
+        if after.index < before.index {
+            let (had, has) = (before.index, after.index);
+            let text = format!("node {id} was ready at index {has}, and had been at {had} before");
+            journal.anomaly("rollback", text);
+        }
+        journal.count("rollbacks", 1);
     }
     Ok(())
 }
@@ -309,6 +380,7 @@ pub async fn end(
         Fault::RollingRestart
         | Fault::Upgrade
         | Fault::ReplaceMember
+        | Fault::Rollback
         | Fault::FlushRedis
         | Fault::DamageRedis => {}
         Fault::ClockForward | Fault::ClockBack => {
@@ -365,7 +437,10 @@ async fn mend_disk(
         redis.kill().await?;
         return redis.start_again().await;
     };
-    let by_itself = cluster.node_mut(id).ended()?.is_some();
+    let by_itself = match active.fault {
+        Fault::FullDisk => stopped_or_whole(cluster, id, journal).await?,
+        _ => cluster.node_mut(id).ended()?.is_some(),
+    };
     journal.count(&format!("{}_stopped_by_itself", active.fault), u64::from(by_itself));
     cluster.node_mut(id).kill().await?;
     match active.fault {
@@ -373,6 +448,32 @@ async fn mend_disk(
         _ => cluster.disk(Some(id))?.repair()?,
     }
     cluster.start_node(id)
+}
+
+/// Whether a node stopped by itself on its full disk. One that did not must have everything that was acknowledged by
+/// then: where the node wrote last there may be room for a little more.
+async fn stopped_or_whole(
+    cluster: &mut Cluster,
+    id: u64,
+    journal: &Journal,
+) -> anyhow::Result<bool> {
+    let must_have = journal.records().figures.get("acknowledged_index").copied().unwrap_or(0);
+    let deadline = clock::now() + FULL_DISK_TIMEOUT;
+    loop {
+        if cluster.node_mut(id).ended()?.is_some() {
+            return Ok(true);
+        }
+        if cluster.ready(id).await.is_some_and(|ready| ready.ready && ready.index >= must_have) {
+            return Ok(false);
+        }
+        if clock::now() >= deadline {
+            let text =
+                format!("node {id} neither stopped on its full disk nor has what was acknowledged");
+            journal.anomaly("full-disk", text);
+            return Ok(false);
+        }
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
 }
 
 /// A node with a damaged log refuses to start. Or the damage is where nothing is written: then it

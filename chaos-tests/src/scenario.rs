@@ -22,6 +22,7 @@ pub struct Scenario {
     term_must_stay: bool,
     needs_namespaces: bool,
     sentinels: bool,
+    logs_on_disks: bool,
     nodes: u64,
 }
 
@@ -45,6 +46,7 @@ const fn scenario(
         term_must_stay: false,
         needs_namespaces: false,
         sentinels: false,
+        logs_on_disks: false,
         nodes: 3,
     }
 }
@@ -77,6 +79,7 @@ const MIXED: &[Fault] = &[
     Fault::PowerLoss,
     Fault::CutLogTail,
     Fault::FlipLogTail,
+    Fault::Rollback,
     Fault::ClockForward,
     Fault::ClockBack,
     Fault::KillRedis,
@@ -163,6 +166,22 @@ pub const SCENARIOS: &[Scenario] = &[
             (100, 800),
         )
     },
+    Scenario {
+        logs_on_disks: true,
+        ..scenario(
+            "disk-full-logs",
+            "a node's disk is full, with its own output on it: the node stops, or has all that the others have",
+            &[Fault::FullDisk],
+            (2_000, 8_000),
+        )
+    },
+    scenario(
+        "rollback",
+        "a node gets an older copy of its own directory, again and again under load: nothing is lost, and it is ready \
+         only when it has again what it had",
+        &[Fault::Rollback],
+        (100, 800),
+    ),
     scenario(
         "damaged-log",
         "the end of a node's log is cut off or its bits are turned: it refuses to start, or knows everything",
@@ -301,6 +320,7 @@ impl Scenario {
         let mut options = Options::new(backend, network, seed, rounds, &faults);
         options.nodes = self.nodes;
         options.sentinels = self.sentinels;
+        options.logs_on_disks = self.logs_on_disks;
         options.hold_ms = self.hold_ms;
         options.leases = self.leases;
         options.term_must_stay = self.term_must_stay;

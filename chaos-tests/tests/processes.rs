@@ -123,6 +123,24 @@ async fn a_full_or_failed_disk_stops_its_node_and_no_outcome_is_told_wrongly() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_node_stops_when_its_disk_is_full_and_its_output_goes_there() {
+    let ran = run_if_possible("disk-full-logs", Backend::Raft, &[Fault::FullDisk], 1).await;
+    let Some(journal) = ran else { return };
+    let records = journal.records();
+    assert_eq!(figure(&records, "full-disk_stopped_by_itself"), 1, "{:?}", records.figures);
+    assert!(figure(&records, "statuses_checked") > 20);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_gets_an_older_copy_of_its_directory_loses_nothing() {
+    let journal = run("rollback", Backend::Raft, 1, 1).await;
+    let records = journal.records();
+    assert!(figure(&records, "rollbacks") > 0);
+    assert!(figure(&records, "acknowledged_registrations_checked") > 20);
+    assert!(figure(&records, "digests_under_load_compared") > 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_node_whose_log_was_cut_refuses_to_start_and_says_what_to_do() {
     let faults = [Fault::CutLogTail];
     let journal = run_if_possible("damaged-log", Backend::Raft, &faults, 2).await.unwrap();

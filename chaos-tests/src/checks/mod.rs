@@ -11,4 +11,5 @@ pub mod leases;
 pub mod linearizable;
 pub mod proxied;
 pub mod strong_reads;
+pub mod truth;
 pub mod watches;

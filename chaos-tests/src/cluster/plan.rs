@@ -41,6 +41,8 @@ pub struct ClusterPlan {
     pub wall_clocks: bool,
     /// Whether Sentinels watch over Redis.
     pub sentinels: bool,
+    /// Whether the output of each node goes to the disk that holds its data.
+    pub logs_on_disks: bool,
 }
 
 impl ClusterPlan {
@@ -57,6 +59,7 @@ impl ClusterPlan {
             disks: false,
             wall_clocks: false,
             sentinels: false,
+            logs_on_disks: false,
         }
     }
 
@@ -166,12 +169,16 @@ pub(super) fn node(
         true => Some(WallClock::new(dir.join(format!("clock-{id}")))?),
         false => None,
     };
+    let log = match plan.logs_on_disks {
+        true => data_dir.join("output.log"),
+        false => dir.join("logs").join(format!("node-{member}.log")),
+    };
     Ok(NodePlan {
         id,
         http,
         peer,
         data_dir,
-        log: dir.join("logs").join(format!("node-{member}.log")),
+        log,
         command: network.command(id, &plan.program()?),
         flags,
         env,

@@ -9,7 +9,8 @@ use super::{Active, FLEET_TTL_MS, Setting};
 use crate::checks::acknowledged::Listed;
 use crate::checks::digests::Digest;
 use crate::checks::{
-    acknowledged, ages, digests, leadership, leases, linearizable, proxied, strong_reads, watches,
+    acknowledged, ages, digests, leadership, leases, linearizable, proxied, strong_reads, truth,
+    watches,
 };
 use crate::client::{Client, Outcome};
 use crate::clock::{self, until};
@@ -28,6 +29,7 @@ pub(super) struct Seen {
     pub(super) not_forwarded: Vec<NotForwarded>,
     pub(super) cut: Option<strong_reads::CutOff>,
     pub(super) active: Active,
+    pub(super) known: truth::Known,
     pub(super) healed_us: u64,
 }
 
@@ -49,9 +51,14 @@ pub(super) async fn verify(
     let acknowledged_index =
         journal.records().figures.get("acknowledged_index").copied().unwrap_or(0);
     report("proxied", proxied::check(&seen.not_forwarded, down(&seen).as_ref()));
-    let (acks, claims) = {
+    let (acks, claims, statuses, told) = {
         let mut records = journal.records();
-        (std::mem::take(&mut records.acknowledged), std::mem::take(&mut records.ages))
+        (
+            std::mem::take(&mut records.acknowledged),
+            std::mem::take(&mut records.ages),
+            std::mem::take(&mut records.statuses),
+            std::mem::take(&mut records.digests),
+        )
     };
     let ledger: Ledger = seen.ledgers.into_iter().flatten().collect();
     if seen.active.fault.redis_forgets() {
@@ -61,6 +68,10 @@ pub(super) async fn verify(
     if seen.active.fault != Fault::Upgrade {
         journal.count("ages_checked", claims.len() as u64);
         report("ages", ages::check(&acks, &claims));
+        journal.count("statuses_checked", statuses.len() as u64);
+        report("truth", truth::check(&statuses, &seen.known, &cluster.ids()));
+        journal.count("digests_under_load_compared", told.len() as u64);
+        report("digests", digests::check(&told));
     }
     for id in cluster.ids() {
         let listed = list(cluster, id, &setting.namespace, acknowledged_index).await?;

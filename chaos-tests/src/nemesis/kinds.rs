@@ -58,6 +58,8 @@ pub enum Fault {
     CutLogTail,
     /// Bits at the end of a node's log are turned while it is down.
     FlipLogTail,
+    /// A node gets an older copy of its own data directory, a few times.
+    Rollback,
     /// A node's wall clock jumps forward.
     ClockForward,
     /// A node's wall clock jumps back.
@@ -102,6 +104,7 @@ pub const FAULTS: &[(Fault, &str)] = &[
     (Fault::PowerLoss, "power-loss"),
     (Fault::CutLogTail, "cut-log-tail"),
     (Fault::FlipLogTail, "flip-log-tail"),
+    (Fault::Rollback, "rollback"),
     (Fault::ClockForward, "clock-forward"),
     (Fault::ClockBack, "clock-back"),
     (Fault::KillRedis, "kill-redis"),
@@ -134,7 +137,23 @@ impl Fault {
                 | Self::ReplaceMember
                 | Self::CutLogTail
                 | Self::FlipLogTail
+                | Self::Rollback
         ) || self.needs_disk()
+    }
+
+    /// Whether the nodes that it hits can surely not be reached by the others, from when it has begun until it is
+    /// taken back.
+    pub fn cuts_off(self) -> bool {
+        matches!(
+            self,
+            Self::KillAny
+                | Self::KillLeader
+                | Self::KillAll
+                | Self::PauseLeader
+                | Self::PauseFollower
+                | Self::IsolateLeader
+                | Self::IsolateFollower
+        )
     }
 
     /// Whether the nodes need wall clocks of their own.

@@ -40,7 +40,7 @@ pub fn fits(fault: Fault, ground: Ground) -> bool {
             raft && ground.network == NetworkKind::Namespaces
         }
         // Nodes of Redis mode keep nothing on their disks; Redis does.
-        Fault::ReadOnlyDisk | Fault::CutLogTail | Fault::FlipLogTail => raft,
+        Fault::ReadOnlyDisk | Fault::CutLogTail | Fault::FlipLogTail | Fault::Rollback => raft,
         Fault::FullDisk | Fault::HungDisk | Fault::SlowDisk | Fault::PowerLoss => {
             raft || !ground.sentinels
         }

@@ -1,4 +1,4 @@
-//! Asks every node, every 20 ms, whether it leads and how old its state is.
+//! Asks every node, every 20 ms, whether it leads, how old its state is, and what it knows of the cluster.
 //!
 //! A question is sent each time, whether the one before was answered or not: those that wait while a
 //! process is paused are answered in the moment it goes on, which is when it is easiest to be wrong.
@@ -10,14 +10,17 @@ use serde_json::Value;
 use tokio::task::JoinSet;
 
 use super::{GoOn, Load, Setting};
-use crate::client::Client;
+use crate::checks::digests::Digest;
+use crate::client::{Client, Outcome};
 use crate::clock;
 use crate::cluster::ready;
-use crate::journal::{AgeClaim, Claim, Journal};
+use crate::journal::{AgeClaim, Claim, Journal, StatusClaim};
 
 const EVERY: Duration = Duration::from_millis(20);
-/// Each so many questions, the term is asked for, too.
-const TERM_EVERY: u64 = 3;
+/// Each so many questions, the cluster's status is asked for instead.
+const STATUS_EVERY: u64 = 3;
+/// Each so many questions, the digest is asked for instead.
+const DIGEST_EVERY: u64 = 25;
 /// Most questions to one node that wait for their answer.
 const WAITING_MAX: usize = 48;
 
@@ -47,8 +50,10 @@ async fn ask(node: u64, client: Client, journal: Arc<Journal>, mut go_on: GoOn) 
         }
         nth += 1;
         let (client, journal) = (client.clone(), Arc::clone(&journal));
-        if nth.is_multiple_of(TERM_EVERY) {
-            waiting.spawn(async move { ask_term(node, &client, &journal).await });
+        if nth.is_multiple_of(DIGEST_EVERY) {
+            waiting.spawn(async move { ask_digest(node, &client, &journal).await });
+        } else if nth.is_multiple_of(STATUS_EVERY) {
+            waiting.spawn(async move { ask_status(node, &client, &journal).await });
         } else {
             waiting.spawn(async move { ask_ready(node, &client, &journal).await });
         }
@@ -68,10 +73,18 @@ async fn ask_ready(node: u64, client: &Client, journal: &Journal) {
     }
 }
 
-async fn ask_term(node: u64, client: &Client, journal: &Journal) {
+async fn ask_digest(node: u64, client: &Client, journal: &Journal) {
+    let answer = client.get("/api/v1/cluster/digest").await;
+    let Some(body) = answer.body() else { return };
+    if let (Some(index), Some(digest)) = (body["index"].as_u64(), body["digest"].as_str()) {
+        journal.records().digests.push(Digest { node, index, digest: digest.into() });
+    }
+}
+
+async fn ask_status(node: u64, client: &Client, journal: &Journal) {
     let start_us = clock::now_us();
     let outcome = client.get("/api/v1/cluster/status").await;
-    let Some(body) = outcome.body() else { return };
+    let Outcome::Ok { body, index: header_index } = outcome else { return };
     let end_us = clock::now_us();
     let mut records = journal.records();
     records.claims_seen += 1;
@@ -80,8 +93,26 @@ async fn ask_term(node: u64, client: &Client, journal: &Journal) {
         records.ages.push(AgeClaim { node, start_us, index, staleness_ms, ready: false });
     }
     let leadership = &body["leadership"];
-    if leadership["is_leader"] == true {
-        let term = leadership.get("term").and_then(Value::as_u64).unwrap_or(0);
+    let is_leader = leadership["is_leader"] == true;
+    let term = leadership.get("term").and_then(Value::as_u64).unwrap_or(0);
+    if is_leader {
         records.claims.push(Claim { node, term, start_us, end_us });
     }
+    let (Some(index), Some(name)) = (index, body["node"].as_str()) else { return };
+    let members = body.pointer("/raft/members").and_then(Value::as_array);
+    let voters =
+        members.map(|all| all.iter().filter(|member| member["voter"] == true).count() as u64);
+    let tolerated = body.pointer("/raft/failures_tolerated").and_then(Value::as_u64);
+    records.statuses.push(StatusClaim {
+        node,
+        name: name.into(),
+        start_us,
+        end_us,
+        index,
+        header_index,
+        leader: leadership["leader"].as_str().map(str::to_owned),
+        is_leader,
+        term,
+        tolerance: voters.zip(tolerated),
+    });
 }
