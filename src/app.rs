@@ -98,7 +98,8 @@ impl Node {
         if config.backend == BackendKind::Raft {
             clock.ask_others();
         }
-        let view = View::new(clock.clone());
+        let zone = (!config.zone.is_empty()).then(|| config.zone.clone());
+        let view = View::in_zone(clock.clone(), zone);
         let peers = PeerRouter::new();
         let advertise = config.http_advertise(http_addr);
         let (store, raft) = open_store(&config, &advertise, &view, &clock, &peers).await?;

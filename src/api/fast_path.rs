@@ -23,6 +23,7 @@ use std::time::{Duration, SystemTime};
 use axum::http::header::{self, HeaderName};
 use bytes::Bytes;
 use httparse::{Header, Status};
+use maxine_balance::Fields;
 use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
@@ -31,7 +32,7 @@ use super::AppState;
 use super::compat::{self, Preferred};
 use super::middleware::{Shared, TRACEPARENT, context_of};
 use super::well_formed;
-use crate::discovery::{Asker, Fields, TEXT_PREFIX};
+use crate::discovery::TEXT_PREFIX;
 use crate::proxy::FieldLines;
 
 /// What is read of a connection at once, in bytes: a request that does not fit is none of the plainest.
@@ -223,8 +224,8 @@ impl FastPath {
         let read = ReadFields(head.headers);
         let client = self.edge.resolve(peer, &read);
         let context = context_of(given.trace_id, given.traceparent, client);
-        let asker = Asker { client: context.client.ip, fields: &read, query };
-        let found = compat::find(&self.state, asker)?;
+        let asked = compat::Asked { client: context.client.ip, fields: &read, raw_query: query };
+        let found = compat::find(&self.state, &asked)?;
 
         let now_ms = self.state.clock().wall_ms();
         out.extend_from_slice(b"HTTP/1.1 302 Found\r\nLocation: ");

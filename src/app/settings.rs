@@ -398,7 +398,6 @@ pub(super) fn forwarder(
     let (allow, deny) = (security.upstream_allow.clone(), security.upstream_deny.clone());
     Ok(ForwarderConfig {
         egress: EgressPolicy::new(allow, deny, http_addr.ip().is_loopback()).with_own(own),
-        zone: (!config.zone.is_empty()).then(|| config.zone.clone()),
         tls_roots,
     })
 }

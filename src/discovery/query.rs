@@ -32,16 +32,17 @@ impl<'a> DiscoverQuery<'a> {
         parsed
     }
 
+    /// The raw query that the instance is asked, as far as it is known: that of the end point.
+    #[must_use]
+    pub fn end_point_query(&self) -> &str {
+        self.end_point.as_deref().map_or("", maxine_balance::query_of)
+    }
+
     /// Whether the request asks to be proxied, in any case of letters.
     #[must_use]
     pub fn asks_for_proxy(&self) -> bool {
         self.mode.as_deref().is_some_and(|mode| mode.eq_ignore_ascii_case("proxy"))
     }
-}
-
-/// The first value of a query parameter.
-pub(super) fn parameter<'a>(query: &'a str, name: &str) -> Option<Cow<'a, str>> {
-    pairs(query).find(|(key, _)| decode_component(key) == name).map(|(_, v)| decode_component(v))
 }
 
 fn pairs(query: &str) -> impl Iterator<Item = (&str, &str)> {

@@ -1,7 +1,8 @@
 //! Who probes what: the highest rendezvous scores among the nodes that live (Thaler and Ravishankar
 //! 1998). When a node dies only its own work moves.
 
-use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
+use maxine_balance::CallerHash;
+use xxhash_rust::xxh3::xxh3_64;
 
 use maxine_state::InstanceKey;
 
@@ -17,8 +18,8 @@ pub fn assigned(key: &InstanceKey, node: &str, live: &[String], agreeing: usize)
     if live.len() <= wanted {
         return true;
     }
-    let seed = xxh3_64(key.to_string().as_bytes());
-    let score = |name: &str| (xxh3_64_with_seed(name.as_bytes(), seed), name.to_owned());
+    let hash = CallerHash::of_value(key.to_string().as_bytes());
+    let score = |name: &str| (hash.with_seed(xxh3_64(name.as_bytes())), name.to_owned());
     let own = score(node);
     live.iter().filter(|other| *other != node && score(other) > own).count() < wanted
 }

@@ -9,7 +9,6 @@ use super::limit::RateShape;
 use maxine_state::{
     CircuitBreakerPolicy, HeaderRules, HealthPolicy, MirrorPolicy, OutlierPolicy, PrefixPolicy,
     RateLimitScope, RetryOn, RewritePolicy, ServiceKey, ServicePolicy, StickyPolicy, TrafficPolicy,
-    VersionShare, ZonePolicy,
 };
 
 use xxhash_rust::xxh3::xxh3_64;
@@ -94,11 +93,11 @@ pub(crate) struct Hedging {
     pub(crate) budget_percent: u32,
 }
 
-/// How clients are kept with their instances.
+/// The cookie that keeps clients with their instances.
 #[derive(Debug)]
-pub(crate) enum Sticky {
-    Cookie { name: String, max_age_s: u64 },
-    Header(HeaderName),
+pub(crate) struct StickyCookie {
+    pub(crate) name: String,
+    pub(crate) max_age_s: u64,
 }
 
 /// The name of a service's sticky cookie: its own, for all services share the proxy's origin.
@@ -121,7 +120,7 @@ pub(crate) struct CompiledPolicy {
     pub(crate) rate: Option<(RateShape, RateLimitScope)>,
     pub(crate) request_rules: Option<CompiledRules>,
     pub(crate) response_rules: Option<CompiledRules>,
-    pub(crate) sticky: Option<Sticky>,
+    pub(crate) sticky: Option<StickyCookie>,
     pub(crate) pool: PoolSettings,
 }
 
@@ -166,9 +165,10 @@ impl CompiledPolicy {
             response_rules: rules(&traffic.response_headers),
             sticky: traffic.sticky.as_ref().and_then(|sticky| match sticky {
                 StickyPolicy::Cookie { name, max_age_s } => {
-                    Some(Sticky::Cookie { name: cookie_name(name, service), max_age_s: *max_age_s })
+                    Some(StickyCookie { name: cookie_name(name, service), max_age_s: *max_age_s })
                 }
-                StickyPolicy::Header { name } => name.parse().ok().map(Sticky::Header),
+                // The routing table's: it holds for redirects too.
+                StickyPolicy::Header { .. } => None,
             }),
             pool: PoolSettings {
                 limits: traffic.connections,
@@ -198,16 +198,8 @@ impl CompiledPolicy {
         self.source.0.prefix.unwrap_or(PrefixPolicy::OFF)
     }
 
-    pub(crate) fn split(&self) -> &[VersionShare] {
-        &self.source.0.split
-    }
-
     pub(crate) fn mirror(&self) -> Option<&MirrorPolicy> {
         self.source.0.mirror.as_ref()
-    }
-
-    pub(crate) fn zone(&self) -> Option<&ZonePolicy> {
-        self.source.0.zone.as_ref()
     }
 
     pub(crate) fn latency_aware(&self) -> bool {

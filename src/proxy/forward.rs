@@ -10,16 +10,17 @@ use futures::future::{Either, select};
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::http::uri::PathAndQuery;
 use hyper::{Request, Response, StatusCode};
+use maxine_balance::{Draw, HashInput, Pick};
 use tokio::time::Instant;
 
 use super::body::{Progress, ResponseBody, ResponseWatch, timer_now};
 use super::client::ClientAddr;
-use super::compiled::{CompiledPolicy, Sticky};
+use super::compiled::{CompiledPolicy, StickyCookie};
 use super::error::ProxyError;
 use super::exchange::{Answer, Exchange, Times};
 use super::interim::InterimSink;
 use super::metrics::RequestRecord;
-use super::pick::{NoPick, PickInput, Picked, StickyKey};
+use super::pick::{NoPick, PickInput};
 use super::prefix::PrefixMap;
 use super::request::{self, BodyPlan, Head, Inbound, Outgoing};
 use super::runtime::ServiceRuntime;
@@ -111,13 +112,14 @@ struct Attempts<'a> {
     head: Head,
     body: Outgoing,
     progress: Arc<Progress>,
-    hash: Vec<u8>,
-    sticky: Option<StickyKey>,
+    draw: Draw,
+    /// The instance that the sticky cookie names.
+    sticky: Option<u64>,
     deadline: Option<Instant>,
     body_limit: u64,
     tried: Vec<usize>,
     made: u32,
-    last: Option<Picked>,
+    last: Option<Pick>,
     /// What the last one was asked.
     path: Option<PathAndQuery>,
     interim: Option<InterimSink>,
@@ -198,9 +200,10 @@ impl Forwarder {
         let (parts, body) = request.into_parts();
         let client = context.client;
         self.check_rate(runtime, client.ip)?;
-        let hash =
-            request::hash_input(runtime.table.hash_key(), &parts.headers, &target, client.ip);
-        let sticky = request::sticky_key(policy.sticky.as_ref(), &parts.headers);
+        let queries = [target.query(), parts.uri.query()].map(Option::unwrap_or_default);
+        let input = HashInput { address: client.ip, fields: &parts.headers, queries, key: None };
+        let draw = runtime.table.draw(&input, fastrand::u64(..));
+        let sticky = request::sticky_instance(policy.sticky.as_ref(), &parts.headers);
         let inbound = Inbound {
             client,
             https: context.https,
@@ -221,7 +224,7 @@ impl Forwarder {
         };
         let body = Outgoing::prepare(body, &plan, &progress, &self.0.clock).await?;
         if mirrored {
-            self.mirror(runtime, &head, &body);
+            self.mirror(runtime, &head, &body, client.ip);
         }
         if let Some(retries) = &policy.retries {
             runtime.shared.retry_budget.earn(retries.budget_percent);
@@ -234,7 +237,7 @@ impl Forwarder {
             head,
             body,
             progress,
-            hash,
+            draw,
             sticky,
             deadline: policy.total.map(|total| timer_now() + total),
             body_limit,
@@ -358,7 +361,7 @@ impl Forwarder {
     fn note(
         &self,
         attempts: &mut Attempts<'_>,
-        picked: Picked,
+        picked: Pick,
         started_us: u64,
         outcome: AttemptOutcome,
     ) {
@@ -370,11 +373,12 @@ impl Forwarder {
         });
     }
 
-    fn pick(&self, attempts: &mut Attempts<'_>) -> Result<Picked, ProxyError> {
+    fn pick(&self, attempts: &mut Attempts<'_>) -> Result<Pick, ProxyError> {
         let runtime = attempts.runtime;
         let input = PickInput {
             now_ms: self.0.clock.monotonic_ms(),
-            hash: &attempts.hash,
+            // A further attempt draws anew; its caller is the same.
+            draw: Draw { random: fastrand::u64(..), ..attempts.draw },
             sticky: attempts.sticky,
             tried: &attempts.tried,
         };
@@ -406,7 +410,7 @@ impl Forwarder {
     async fn exchange(
         &self,
         attempts: &mut Attempts<'_>,
-        picked: Picked,
+        picked: Pick,
         headers: HeaderMap,
     ) -> Result<Answer, ProxyError> {
         let times = self.times(attempts);
@@ -442,7 +446,7 @@ impl Forwarder {
     async fn hedged(
         &self,
         attempts: &mut Attempts<'_>,
-        first: Picked,
+        first: Pick,
         after: Duration,
     ) -> Result<Answer, ProxyError> {
         let times = self.times(attempts);
@@ -588,10 +592,10 @@ impl Forwarder {
     }
 
     fn stick(&self, attempts: &Attempts<'_>, policy: &CompiledPolicy, headers: &mut HeaderMap) {
-        let Some(Sticky::Cookie { name, max_age_s }) = &policy.sticky else { return };
+        let Some(StickyCookie { name, max_age_s }) = &policy.sticky else { return };
         let Some(picked) = attempts.last else { return };
         let hash = attempts.runtime.upstreams[picked.position].name_hash;
-        if attempts.sticky == Some(StickyKey::Instance(hash)) {
+        if attempts.sticky == Some(hash) {
             return;
         }
         let age = if *max_age_s > 0 { format!("; Max-Age={max_age_s}") } else { String::new() };

@@ -1,12 +1,14 @@
 //! Copies of requests for another service. Their answers are read and thrown away; nothing about
 //! them reaches the client.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use futures::future::BoxFuture;
 use http_body_util::BodyExt;
 use hyper::header::HeaderMap;
+use maxine_balance::{Draw, HashInput};
 
 use super::body::Progress;
 use super::exchange::{Exchange, Times};
@@ -37,8 +39,14 @@ impl Forwarder {
             .is_some_and(|mirror| head.upgrade.is_none() && fastrand::u32(0..100) < mirror.percent)
     }
 
-    /// Sends a copy, if there is room for it.
-    pub(crate) fn mirror(&self, runtime: &ServiceRuntime, head: &Head, body: &Outgoing) {
+    /// Sends a copy, if there is room for it. The other service's policy chooses the instance, by the same client.
+    pub(crate) fn mirror(
+        &self,
+        runtime: &ServiceRuntime,
+        head: &Head,
+        body: &Outgoing,
+        client: IpAddr,
+    ) {
         let Some(policy) = runtime.policy.mirror() else { return };
         let body = match body {
             Outgoing::Empty => Outgoing::Empty,
@@ -60,6 +68,9 @@ impl Forwarder {
         let service =
             ServiceRef { namespace: key.namespace.as_str(), service: policy.service.as_str() };
         let Some(shadow) = self.runtime(service) else { return };
+        let queries = [head.target.query().unwrap_or_default(), ""];
+        let input = HashInput { address: client, fields: &head.headers, queries, key: None };
+        let draw = shadow.table.draw(&input, fastrand::u64(..));
         let copy = Head {
             method: head.method.clone(),
             target: head.target.clone(),
@@ -72,7 +83,7 @@ impl Forwarder {
         };
         let this = self.clone();
         self.0.tasks.spawn(async move {
-            this.send_copy(shadow, copy, body).await;
+            this.send_copy(shadow, draw, copy, body).await;
             drop(slot);
         });
     }
@@ -80,17 +91,14 @@ impl Forwarder {
     fn send_copy(
         &self,
         shadow: Arc<ServiceRuntime>,
+        draw: Draw,
         mut head: Head,
         mut body: Outgoing,
     ) -> BoxFuture<'static, ()> {
         let this = self.clone();
         Box::pin(async move {
-            let input = PickInput {
-                now_ms: this.0.clock.monotonic_ms(),
-                hash: &[],
-                sticky: None,
-                tried: &[],
-            };
+            let input =
+                PickInput { now_ms: this.0.clock.monotonic_ms(), draw, sticky: None, tried: &[] };
             let picked = shadow.picker.pick(&shadow.table, &shadow.upstreams, &input);
             let Ok(picked) = picked else { return };
             let headers: HeaderMap = std::mem::take(&mut head.headers);

@@ -71,8 +71,6 @@ use runtime::{RuntimeParts, ServiceRuntime};
 pub struct ForwarderConfig {
     /// Which networks may be called.
     pub egress: EgressPolicy,
-    /// The zone that this node runs in.
-    pub zone: Option<String>,
     /// Whose certificates are believed.
     pub tls_roots: TlsRoots,
 }
@@ -244,7 +242,6 @@ impl Forwarder {
             connector: &self.0.connector,
             clock: &self.0.clock,
             tasks: &self.0.tasks,
-            zone: self.0.config.zone.as_deref(),
         };
         let key = table.key().clone();
         let built = Arc::new(ServiceRuntime::build(table, previous.map(AsRef::as_ref), &parts));

@@ -1,7 +1,6 @@
 //! A request as it is sent on: its head, made ready once and used for every attempt, and its body,
 //! kept where it may have to be sent again.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,18 +10,15 @@ use hyper::body::Body;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::http::uri::PathAndQuery;
 use hyper::{Method, Request, Uri, Version};
-use xxhash_rust::xxh3::xxh3_64;
 
 use super::body::{self, ExpectGate, Gathered, Progress, RequestBody};
 use super::client::ClientAddr;
-use super::compiled::{CompiledPolicy, Sticky};
+use super::compiled::{CompiledPolicy, StickyCookie};
 use super::error::ProxyError;
 use super::headers::{self, Origin};
-use super::pick::StickyKey;
 use super::pool::Pool;
 use super::target::RequestTarget;
 use maxine_clock::Clock;
-use maxine_state::HashKey;
 
 /// The path that the service is reached below, as instances are told.
 const X_FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
@@ -198,37 +194,9 @@ fn policy_is_http2(policy: &CompiledPolicy) -> bool {
     policy.pool.protocol == maxine_state::UpstreamProtocol::Http2
 }
 
-/// The bytes that the hashing strategies hash.
-pub(crate) fn hash_input(
-    key: Option<&HashKey>,
-    headers: &HeaderMap,
-    target: &RequestTarget,
-    client: IpAddr,
-) -> Vec<u8> {
-    let value = match key {
-        None => return Vec::new(),
-        Some(HashKey::ClientAddress) => None,
-        Some(HashKey::Header(name)) => headers.get(name).map(|value| value.as_bytes().to_vec()),
-        Some(HashKey::Query(name)) => target.query().and_then(|query| {
-            let pairs = query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
-            let found = pairs.into_iter().find(|(key, _)| key == name);
-            found.map(|(_, value)| value.as_bytes().to_vec())
-        }),
-    };
-    value.unwrap_or_else(|| client.to_string().into_bytes())
-}
-
-/// What the request says about the instance that it belongs to.
-pub(crate) fn sticky_key(sticky: Option<&Sticky>, headers: &HeaderMap) -> Option<StickyKey> {
-    match sticky? {
-        Sticky::Cookie { name, .. } => {
-            let value = headers::cookie(headers, name)?;
-            u64::from_str_radix(value, 16).ok().map(StickyKey::Instance)
-        }
-        Sticky::Header(name) => {
-            headers.get(name).map(|value| StickyKey::Affinity(xxh3_64(value.as_bytes())))
-        }
-    }
+/// The hash of the instance's name that the request's sticky cookie holds.
+pub(crate) fn sticky_instance(sticky: Option<&StickyCookie>, headers: &HeaderMap) -> Option<u64> {
+    u64::from_str_radix(headers::cookie(headers, &sticky?.name)?, 16).ok()
 }
 
 /// A request's body, as often as it can be had.

@@ -9,7 +9,7 @@ use tokio_util::task::TaskTracker;
 use super::compiled::CompiledPolicy;
 use super::connect::Connector;
 use super::limit::{Budget, ClientRates, Rate};
-use super::pick::{Picker, PickerShape};
+use super::pick::Picker;
 use super::pool::Pool;
 use super::target::UpstreamAddress;
 use super::upstream::{Signals, Upstream};
@@ -61,7 +61,6 @@ pub(crate) struct RuntimeParts<'a> {
     pub(crate) connector: &'a Connector,
     pub(crate) clock: &'a Clock,
     pub(crate) tasks: &'a TaskTracker,
-    pub(crate) zone: Option<&'a str>,
 }
 
 impl ServiceRuntime {
@@ -94,16 +93,7 @@ impl ServiceRuntime {
             upstreams.push(upstream(endpoint, same, &policy, parts));
         }
         leaving.extend(old.filter(|gone| in_flight(gone) > 0).cloned());
-        let picker = Picker::build(
-            &upstreams,
-            &PickerShape {
-                split: policy.split(),
-                zone: policy.zone().copied(),
-                own_zone: parts.zone,
-                sticky: policy.sticky.is_some(),
-                latency_aware: policy.latency_aware(),
-            },
-        );
+        let picker = Picker::build(&upstreams, policy.sticky.is_some(), policy.latency_aware());
         let shared = previous
             .map_or_else(|| Arc::new(ServiceShared::new()), |runtime| Arc::clone(&runtime.shared));
         Self { table, policy, upstreams, leaving, picker, shared }

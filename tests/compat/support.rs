@@ -39,6 +39,8 @@ pub(crate) struct Options {
     pub(crate) telemetry: TelemetrySettings,
     pub(crate) limits: ServeLimits,
     pub(crate) upstreams: UpstreamsReport,
+    /// The zone that the node runs in.
+    pub(crate) zone: Option<String>,
 }
 
 /// A node that serves.
@@ -99,7 +101,6 @@ impl Forward for Proxy {
 fn forwarder(view: &Arc<View>, clock: &Clock) -> Forwarder {
     let config = ForwarderConfig {
         egress: EgressPolicy::new(Vec::new(), Vec::new(), true),
-        zone: None,
         tls_roots: TlsRoots::default(),
     };
     Forwarder::new(Arc::clone(view), config, clock.clone(), Arc::new(NoMetrics)).unwrap()
@@ -158,10 +159,11 @@ impl Server {
             telemetry: TelemetrySettings::default(),
             limits: ServeLimits::default(),
             upstreams: UpstreamsReport::default(),
+            zone: None,
         };
         customise(&mut options);
         let clock = Clock::system();
-        let view = View::new(clock.clone());
+        let view = View::in_zone(clock.clone(), options.zone);
         let peers = PeerRouter::new();
         let store = Arc::new(MemoryStore::new(Arc::clone(&view), "node-1", peers.clone()));
         let fence = take_duties(&store).await;

@@ -577,7 +577,6 @@ async fn a_recovered_instance_starts_slowly() {
         Arc::clone(&rig.view),
         maxine::proxy::ForwarderConfig {
             egress: EgressPolicy::new(vec![], vec![], true),
-            zone: None,
             tls_roots: TlsRoots::System,
         },
         Clock::system(),

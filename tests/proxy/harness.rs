@@ -80,11 +80,10 @@ impl Rig {
 
     pub(crate) async fn with(options: RigOptions) -> Self {
         let clock = Clock::system();
-        let view = View::new(clock.clone());
+        let view = View::in_zone(clock.clone(), options.zone.clone());
         let store = MemoryStore::new(Arc::clone(&view), "node-1", Arc::new(NoPeers));
         let config = ForwarderConfig {
             egress: EgressPolicy::new(vec![], vec![], true),
-            zone: options.zone.clone(),
             tls_roots: options.roots.clone(),
         };
         let forwarder =

@@ -18,9 +18,10 @@ pub enum HashKey {
     /// The client's network address.
     #[default]
     ClientAddress,
-    /// Value of a request header; without the header, the client's address.
+    /// Value of a request header; if it is missing or empty, the client's address.
     Header(String),
-    /// Value of a query parameter; without the parameter, the client's address.
+    /// Value of a query parameter of the request to the instance, or else of the request to Maxine; if it is missing
+    /// or empty, the client's address.
     Query(String),
 }
 

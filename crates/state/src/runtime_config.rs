@@ -25,11 +25,11 @@ pub enum SelectionStrategy {
     /// Each in turn, by weight; exact over a cycle.
     #[default]
     RoundRobin,
-    /// A point on a ring per key.
+    /// The next of hashed points on a ring after the caller's hash.
     ConsistentHash,
-    /// The highest score per key and instance.
+    /// The highest score of caller and instance.
     Rendezvous,
-    /// The less loaded of two, by requests in flight and weight.
+    /// The one with fewer requests in flight for its weight, of two that are drawn by weight.
     LeastRequest,
 }
 

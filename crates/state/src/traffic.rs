@@ -490,7 +490,8 @@ pub enum StickyPolicy {
         #[serde(default)]
         max_age_s: u64,
     },
-    /// By the hash of a request header's value; requests without it are not sticky.
+    /// By the hash of a request header's value, whatever the strategy is; requests without it are not sticky. Applies to
+    /// redirect and resolve too.
     Header {
         /// The header's name.
         name: String,
@@ -509,7 +510,7 @@ impl StickyPolicy {
     }
 }
 
-/// Prefers instances in this node's zone.
+/// Prefers instances in this node's zone, for every way to an instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ZonePolicy {
@@ -572,7 +573,8 @@ pub struct TrafficPolicy {
     pub prefix: Option<PrefixPolicy>,
     /// Who answers `OPTIONS` requests.
     pub options: OptionsPolicy,
-    /// Shares of versions; if empty, all versions are treated alike.
+    /// Shares of versions; if empty, all versions are treated alike. For strategies that hash, the caller's hash chooses
+    /// the version too.
     pub split: Vec<VersionShare>,
     /// Copies of requests for another service.
     pub mirror: Option<MirrorPolicy>,
@@ -584,7 +586,7 @@ pub struct TrafficPolicy {
     pub protocol: UpstreamProtocol,
     /// HTTPS: whether the instances' certificates are not verified.
     pub insecure_tls: bool,
-    /// Whether the least-request strategy also considers how fast instances answered recently.
+    /// Whether the least-request strategy also considers how fast instances answered recently; for proxied requests only.
     pub latency_aware: bool,
 }
 

@@ -7,7 +7,6 @@
 //! or two; nothing here holds a lock across an await or allocates per instance on that path.
 
 mod faults;
-mod selection;
 mod table;
 mod table_key;
 mod watch;
@@ -22,7 +21,8 @@ use tokio::sync::watch as watch_channel;
 use maxine_clock::Clock;
 use maxine_state::{ControlState, Event, ServiceKey, ServiceRef};
 
-pub use table::{Endpoint, Load, Selected, SelectionKey, ServiceCounter, ServiceTable, is_listed};
+use table::Surroundings;
+pub use table::{Endpoint, Load, ServiceCounter, ServiceTable, is_listed};
 use table_key::TableKey;
 pub use watch::{Compacted, WatchHub, WatchScope, Watcher, WatcherLost};
 
@@ -49,6 +49,8 @@ pub struct NotReached {
 #[derive(Debug)]
 pub struct View {
     clock: Clock,
+    /// The zone that this node runs in.
+    zone: Option<String>,
     snapshot: ArcSwap<Snapshot>,
     tables: papaya::HashMap<TableKey, Arc<ServiceTable>, DefaultHashBuilder>,
     index: watch_channel::Sender<u64>,
@@ -59,10 +61,17 @@ impl View {
     /// A view of an empty state.
     #[must_use]
     pub fn new(clock: Clock) -> Arc<Self> {
+        Self::in_zone(clock, None)
+    }
+
+    /// A view of an empty state, on a node that runs in a zone.
+    #[must_use]
+    pub fn in_zone(clock: Clock, zone: Option<String>) -> Arc<Self> {
         let state = ControlState::default();
         let published_at_ms = clock.monotonic_ms();
         Arc::new(Self {
             clock,
+            zone,
             snapshot: ArcSwap::from_pointee(Snapshot { state, published_at_ms }),
             tables: papaya::HashMap::with_hasher(DefaultHashBuilder::default()),
             index: watch_channel::Sender::new(0),
@@ -126,13 +135,17 @@ impl View {
                 let table = ServiceTable::build(
                     key.clone(),
                     service,
-                    &state.config().config,
+                    self.surroundings(state),
                     state.index(),
                     previous.map(AsRef::as_ref),
                 );
                 tables.insert(TableKey::of(key.as_ref()), Arc::new(table));
             }
         }
+    }
+
+    fn surroundings<'a>(&'a self, state: &'a ControlState) -> Surroundings<'a> {
+        Surroundings { config: &state.config().config, zone: self.zone.as_deref() }
     }
 
     /// The present state.
@@ -195,8 +208,8 @@ impl View {
             (None, None) => (index, None),
             // Its removal is being published.
             (None, Some(service)) => {
-                let config = &state.config().config;
-                let table = ServiceTable::build(key.clone(), service, config, index, None);
+                let surroundings = self.surroundings(state);
+                let table = ServiceTable::build(key.clone(), service, surroundings, index, None);
                 (index, Some(Arc::new(table)))
             }
         }

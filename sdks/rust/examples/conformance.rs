@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use futures::StreamExt;
-use maxine_client::{Maxine, Registration};
+use maxine_client::{HashInput, Maxine, Registration};
 use reqwest::{Method, StatusCode};
 use serde_json::{Map, Value, json};
 
@@ -228,6 +228,51 @@ impl Runner {
         };
         eventually("the service's end", gone).await
     }
+
+    /// The client itself chooses the instance that a node chooses.
+    async fn local_choice(&self) -> anyhow::Result<()> {
+        let maxine = Maxine::new(self.nodes.clone())?;
+        let service = format!("{}-local", self.variables["unique"]);
+        let (user, password) =
+            (&self.variables["operatorUser"], &self.variables["operatorPassword"]);
+        maxine.sign_in(user, password).await?;
+        for (node, weight) in [("a", 1), ("b", 2), ("c", 3)] {
+            let registration = Registration {
+                host_name: format!("{node}.example"),
+                node_name: node.into(),
+                service_name: service.clone(),
+                time_out: Some(600),
+                weight: Some(weight),
+                ..Registration::default()
+            };
+            maxine.register(&registration).await?;
+        }
+        let hash_key = json!({"from": "header", "name": "x-user"});
+        for strategy in ["rendezvous", "consistent_hash"] {
+            let policy = json!({"selection": {"strategy": strategy, "hash_key": hash_key}});
+            let path = format!("/api/v1/services/default/{service}/policy");
+            let put = maxine.send(Method::PUT, &path, |request| request.json(&policy)).await?;
+            ensure!(put.status().is_success(), "{}", put.text().await?);
+            let instances = maxine.instances(&service, None).await?;
+            ensure!(instances.list().len() == 3, "{instances:?}");
+            for user in 0..20 {
+                let user = format!("user {user}");
+                let mut headers = reqwest::header::HeaderMap::new();
+                headers.insert("x-user", user.parse()?);
+                let address = [127, 0, 0, 1].into();
+                let request = HashInput { address, fields: &headers, queries: [""; 2], key: None };
+                let chosen = instances.choose(&request).context("nothing to choose from")?;
+                let resolve = format!("/api/v1/resolve/default/{service}");
+                let resolved = maxine
+                    .send(Method::GET, &resolve, |request| request.header("x-user", &user))
+                    .await?;
+                let resolved: Value = resolved.json().await?;
+                let chosen = chosen.instance();
+                ensure!(resolved["id"] == chosen.id.as_str(), "{user}: {resolved}, not {chosen:?}");
+            }
+        }
+        Ok(())
+    }
 }
 
 async fn eventually(what: &str, condition: impl AsyncFn() -> bool) -> anyhow::Result<()> {
@@ -286,6 +331,7 @@ async fn main() -> anyhow::Result<()> {
         report(case["name"].as_str().unwrap_or_default(), result);
     }
     report("the client", runner.client().await);
+    report("the client's own choice", runner.local_choice().await);
     println!("{passed} passed, {failed} failed");
     ensure!(failed == 0);
     Ok(())

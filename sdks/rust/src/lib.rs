@@ -1,9 +1,10 @@
 //! A client of Maxine.
 //!
-//! It registers a service and keeps it registered, finds instances of others, calls them through the proxy, and watches
-//! for changes. Where several nodes are given, it goes on with the next one when one cannot be reached. Cloning is
+//! It registers a service and keeps it registered, finds instances of others or chooses them itself, calls them through
+//! the proxy, and watches for changes. Where several nodes are given, it goes on with the next one when one cannot be reached. Cloning is
 //! cheap; all futures can be dropped safely.
 
+mod local;
 mod watch;
 
 use std::sync::Arc;
@@ -17,6 +18,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use tokio::task::JoinHandle;
 
+pub use local::{Chosen, Instance, Instances};
+pub use maxine_balance::HashInput;
 pub use watch::Change;
 
 const TIMEOUT: Duration = Duration::from_secs(10);

@@ -1,16 +1,19 @@
 //! Discovery: by redirect, or by handing the request on.
 
+use std::net::IpAddr;
+
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::header::{self, HeaderMap, HeaderValue};
 use axum::http::{Response, StatusCode, Uri};
 use axum::response::IntoResponse;
+use maxine_balance::{Fields, HashInput};
 
 use super::NAMESPACE;
 use super::proxy::{HandedOn, Refusal, Target, forward, with_attempts};
 use crate::api::error::CompatError;
 use crate::api::{AppState, RequestContext};
-use crate::discovery::{self, Asker, Choice, DiscoverQuery, Redirect};
+use crate::discovery::{self, Choice, DiscoverQuery, Redirect};
 use crate::telemetry::events::url_of;
 use crate::telemetry::{LookupHit, Mode, TraceName};
 use maxine_state::{DiscoveryMode, ServiceRef};
@@ -62,9 +65,9 @@ fn redirect(
         return None;
     }
     let raw_query = uri.query().unwrap_or_default();
-    let asker = Asker { client: context.client.ip, fields: headers, query: raw_query };
+    let asked = Asked { client: context.client.ip, fields: headers, raw_query };
     let service = ServiceRef { namespace: NAMESPACE, service };
-    let Some(choice) = discovery::look_up(state.view(), service, asker) else {
+    let Some(choice) = discovery::look_up(state.view(), service, &asked.input(query)) else {
         miss(state, context, service.service, "GET");
         return Some(Err(CompatError::no_live_node()));
     };
@@ -78,6 +81,23 @@ fn redirect(
     Some(Ok(response))
 }
 
+/// What the choice of an instance depends on, as it is read of a discover request.
+pub(in crate::api) struct Asked<'a> {
+    /// The client's network address.
+    pub(in crate::api) client: IpAddr,
+    /// The request's header fields.
+    pub(in crate::api) fields: &'a dyn Fields,
+    /// The request's query, raw.
+    pub(in crate::api) raw_query: &'a str,
+}
+
+impl<'a> Asked<'a> {
+    fn input(&self, query: &'a DiscoverQuery<'_>) -> HashInput<'a> {
+        let queries = [query.end_point_query(), self.raw_query];
+        HashInput { address: self.client, fields: self.fields, queries, key: None }
+    }
+}
+
 /// What a look-up found, before anyone is told.
 pub(in crate::api) struct Found<'a> {
     choice: Choice,
@@ -86,14 +106,14 @@ pub(in crate::api) struct Found<'a> {
 
 /// Looks up where a discover request leads. `None`, and nothing done, where it is to be answered by anything
 /// but a redirect.
-pub(in crate::api) fn find<'a>(state: &AppState, asker: Asker<'a>) -> Option<Found<'a>> {
-    let query = DiscoverQuery::parse(asker.query);
+pub(in crate::api) fn find<'a>(state: &AppState, asked: &Asked<'a>) -> Option<Found<'a>> {
+    let query = DiscoverQuery::parse(asked.raw_query);
     let service = query.service_name.as_deref()?;
     if query.asks_for_proxy() || proxies_by_default(state) {
         return None;
     }
     let service = ServiceRef { namespace: NAMESPACE, service };
-    let choice = discovery::look_up(state.view(), service, asker)?;
+    let choice = discovery::look_up(state.view(), service, &asked.input(&query))?;
     Some(Found { choice, query })
 }
 

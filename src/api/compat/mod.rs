@@ -22,7 +22,9 @@ use axum::routing::{any, get, post, put};
 
 use super::routes::Routes;
 
-pub(super) use discover::{DISCOVER, PLAIN_TEXT, Preferred, discover_at_once, find, preferred};
+pub(super) use discover::{
+    Asked, DISCOVER, PLAIN_TEXT, Preferred, discover_at_once, find, preferred,
+};
 pub(super) use proxy::{forward_to_instance, forwards_options, proxied_route};
 pub use session::account_sign_in;
 

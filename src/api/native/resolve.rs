@@ -4,6 +4,7 @@
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
+use maxine_balance::{HashInput, query_of};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
@@ -13,15 +14,15 @@ use super::instances::none_routable;
 use crate::api::problem::Problem;
 use crate::api::{AppState, RequestContext};
 use maxine_state::limits::{ADDRESS_LEN_MAX, check_text};
-use maxine_state::{HashKey, LimitExceeded, SelectionStrategy, ServiceKey};
-use maxine_view::{SelectionKey, ServiceTable};
+use maxine_state::{LimitExceeded, SelectionStrategy, ServiceKey};
+use maxine_view::ServiceTable;
 
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct Resolve {
-    /// The hash key, for strategies that hash; by default the one of the policy, else the client's
-    /// address.
+    /// Used by strategies that hash: replaces the value that the policy hashes, such as the value of its header. If
+    /// the policy hashes the client's address, it can be another client's address.
     #[param(max_length = 2048)]
     key: Option<String>,
     /// Path, and query, to append to the instance's address; it begins with `/`.
@@ -87,14 +88,16 @@ pub(super) async fn resolve(
     let (index, table) = state.view().table_at(&key);
     answered.at(index);
     let table = table.ok_or_else(|| Problem::not_found("service", &key.to_string()))?;
-    let client = context.client.ip.to_string();
-    let hash = match &query.key {
-        Some(key) => key.as_str(),
-        None => hash_text(&table, &headers).unwrap_or(&client),
+    let input = HashInput {
+        address: context.client.ip,
+        fields: &headers,
+        queries: [query_of(path), ""],
+        key: query.key.as_deref(),
     };
-    let selection = SelectionKey { hash: hash.as_bytes(), random: fastrand::u64(..) };
-    let chosen = table.select(selection).ok_or_else(|| none_routable(&key.to_string()))?;
-    let resolution = shown(&key, &table, &chosen.endpoint.instance.registration, path);
+    let chosen = table.select(&table.draw(&input, fastrand::u64(..)));
+    let chosen = chosen.ok_or_else(|| none_routable(&key.to_string()))?;
+    let instance = &table.endpoints()[chosen.position].instance;
+    let resolution = shown(&key, &table, &instance.registration, path);
     if query.redirect != Some(1) {
         return Ok(fresh.json(resolution));
     }
@@ -124,14 +127,6 @@ fn shown(
         version: registration.version.as_ref().map(|version| version.as_str().into()),
         strategy: table.strategy(),
         candidates: table.endpoints().len(),
-    }
-}
-
-/// What the policy hashes of this request; the query's parameter is `key` here.
-fn hash_text<'a>(table: &ServiceTable, headers: &'a HeaderMap) -> Option<&'a str> {
-    match table.hash_key()? {
-        HashKey::Header(name) => headers.get(name.as_str())?.to_str().ok(),
-        HashKey::ClientAddress | HashKey::Query(_) => None,
     }
 }
 

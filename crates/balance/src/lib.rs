@@ -1,0 +1,22 @@
+//! Which instance of a service a caller gets.
+//!
+//! Place in the flow: redirect, resolve and the proxy ask a service's [`Balancer`], and so does the Rust
+//! client. All of them build the [`Draw`] from a [`HashInput`], so the same caller gets the same instance
+//! whichever way it asks.
+//!
+//! **Invariant:** a choice takes no lock, reads no clock and allocates nothing for each instance. What changes
+//! from one request to the next (load, circuit breakers, instances that were tried already) is asked of a
+//! [`Pool`]; randomness comes with the [`Draw`].
+//!
+//! `docs/reference/selection.md` describes the strategies, `sdks/spec/balance.json` has test vectors.
+
+mod balancer;
+mod cycle;
+mod hash;
+mod lane;
+mod random;
+mod rendezvous;
+mod ring;
+
+pub use balancer::{Balancer, Draw, Member, Pick, Plan, Pool, Strategy, VersionWeight, Zones};
+pub use hash::{CallerHash, Fields, HashInput, HashSource, query_of};

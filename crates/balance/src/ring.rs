@@ -1,0 +1,62 @@
+//! Consistent hashing (Karger et al. 1997): points on a ring, each of which belongs to a member.
+
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+use crate::hash::CallerHash;
+use crate::rendezvous::Weighted;
+
+/// Points for each unit of weight.
+const POINTS_PER_WEIGHT: u64 = 100;
+/// Most points on one ring, apart from the one that each member has at least. Beyond it, every member has half as many
+/// points, or a quarter, and so on: in such steps the points stay the same while members come and go.
+const POINTS_MAX: u64 = 1 << 20;
+
+/// The points, sorted, each with the position of its member.
+#[derive(Debug, Default)]
+pub(crate) struct Ring(Box<[(u64, u32)]>);
+
+impl Ring {
+    pub(crate) fn new(members: &[Weighted]) -> Self {
+        let points = |member: &Weighted| u64::from(member.weight) * POINTS_PER_WEIGHT;
+        let total: u64 = members.iter().map(points).sum();
+        let divisor = total.div_ceil(POINTS_MAX).max(1).next_power_of_two();
+        let mut ring = Vec::new();
+        for (position, member) in (0_u32..).zip(members).filter(|(_, member)| member.weight > 0) {
+            let point = |n: u64| xxh3_64_with_seed(&n.to_le_bytes(), member.seed);
+            let points = (points(member) / divisor).max(1);
+            ring.extend((0..points).map(|n| (point(n), position)));
+        }
+        ring.sort_unstable();
+        Self(ring.into())
+    }
+
+    /// The same points without those of other members. So a caller keeps its member if that one is among them, and
+    /// otherwise gets the next one on the whole ring that is.
+    pub(crate) fn of(&self, keep: impl Fn(usize) -> bool) -> Self {
+        Self(self.0.iter().filter(|(_, position)| keep(*position as usize)).copied().collect())
+    }
+
+    /// Members in the order in which the caller meets them, beginning with its own: those whose points are at or
+    /// after its hash. A member comes up as often as it has points.
+    pub(crate) fn from(&self, caller: CallerHash) -> impl Iterator<Item = usize> {
+        let at = self.0.partition_point(|(point, _)| *point < caller.get());
+        let (before, after) = self.0.split_at(at);
+        after.iter().chain(before).map(|(_, position)| *position as usize)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ring_is_bounded_and_each_member_is_on_it() {
+        let member = |seed| Weighted { seed, weight: 100 };
+        let members: Vec<Weighted> = (0..20_000).map(member).collect();
+        let ring = Ring::new(&members);
+        assert!(ring.0.len() as u64 <= POINTS_MAX, "{}", ring.0.len());
+        let mut met = vec![false; members.len()];
+        ring.0.iter().for_each(|(_, position)| met[*position as usize] = true);
+        assert!(met.iter().all(|met| *met));
+    }
+}
