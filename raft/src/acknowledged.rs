@@ -7,19 +7,27 @@
 //! does not stand for election, and it votes only for a candidate whose log has what it had
 //! acknowledged, in a term in which it cannot have voted before.
 //!
+//! Until it has met enough of the other voters for that, or a bounded time after its start has passed, a node follows
+//! nobody: a leader that was replaced, with entries that contradict what the node has forgotten, may be the first to
+//! reach it, and with the node's answer it would have a majority.
+//!
 //! All this is in memory: where every voter starts anew nothing is known, and nothing blocks them. What
 //! no living peer knows is not noticed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::OnceLock;
+use std::time::Instant;
 
 use openraft::ServerState;
 use openraft::async_runtime::watch::WatchReceiver;
 use parking_lot::Mutex;
+use tokio::sync::watch;
 
+use crate::clock;
 use crate::codec::{LogIdDto, VoteRequestDto};
 use crate::config::NodeId;
 use crate::consensus::{self, LogId, Raft};
+use crate::quorum;
 
 /// Nodes that are kept in mind; members are far fewer.
 const NODES_MAX: usize = 4_096;
@@ -38,12 +46,48 @@ pub(crate) struct Acknowledged {
     raft: OnceLock<Raft>,
     known: Mutex<BTreeMap<NodeId, LogId>>,
     owed: Mutex<Option<Owed>>,
+    /// Who has told this node, since it started, how far it had acknowledged the log.
+    told: watch::Sender<BTreeSet<NodeId>>,
+    /// From then on nobody is waited for; at once if not set.
+    waits_until: OnceLock<Instant>,
 }
 
 impl Acknowledged {
     /// Lets it ask the consensus core, once that runs.
     pub(crate) fn follow(&self, raft: Raft) {
         let _ = self.raft.set(raft);
+    }
+
+    /// Waits for the other voters until this time at the latest.
+    pub(crate) fn wait_until(&self, time: Instant) {
+        let _ = self.waits_until.set(time);
+    }
+
+    /// Notes that `peer` has told what it knows of this node.
+    pub(crate) fn told_by(&self, peer: NodeId) {
+        self.told.send_if_modified(|told| told.insert(peer));
+    }
+
+    /// Whether this node knows what the others know of it: enough of `voters` have told, or the time for that is over.
+    pub(crate) fn is_settled(&self, me: NodeId, voters: &BTreeSet<NodeId>) -> bool {
+        let over = self.waits_until.get().is_none_or(|until| clock::now() >= *until);
+        over || has_told_enough(&self.told.borrow(), me, voters)
+    }
+
+    /// Returns once [`Self::is_settled`].
+    pub(crate) async fn settled(&self, me: NodeId, voters: &BTreeSet<NodeId>) {
+        let Some(until) = self.waits_until.get() else { return };
+        if self.is_settled(me, voters) {
+            return;
+        }
+        let mut told = self.told.subscribe();
+        let enough = told.wait_for(|told| has_told_enough(told, me, voters));
+        let _over = tokio::time::timeout_at((*until).into(), enough).await;
+    }
+
+    /// Whether the leader of `term` was replaced before this node acknowledged what it has lost.
+    pub(crate) fn outranks(&self, term: u64) -> bool {
+        self.owed().is_some_and(|owed| owed.last.leader_id.term > term)
     }
 
     /// Notes that `node` has the log up to `last` on its disk.
@@ -136,6 +180,13 @@ impl Acknowledged {
     }
 }
 
+/// Whether among those who have told is surely one of every majority that this node was part of.
+fn has_told_enough(told: &BTreeSet<NodeId>, me: NodeId, voters: &BTreeSet<NodeId>) -> bool {
+    let others = voters.iter().filter(|id| **id != me);
+    let needed = others.clone().count().min(voters.len() + 1 - quorum::majority_of(voters.len()));
+    others.filter(|id| told.contains(id)).count() >= needed
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -167,6 +218,53 @@ mod tests {
         acknowledged.filled(Some(id(4, 10)));
         assert_eq!(acknowledged.owed(), None);
         assert!(acknowledged.allows(&asks(2, 5, id(3, 7)), false));
+    }
+
+    #[test]
+    fn those_who_told_meet_every_majority_that_the_node_was_part_of() {
+        for count in 1..=7_u64 {
+            let voters: BTreeSet<NodeId> = (1..=count).collect();
+            let majority = quorum::majority_of(voters.len());
+            for set in 0..1_u64 << (count - 1) {
+                let told: BTreeSet<NodeId> =
+                    (2..=count).filter(|id| set >> (id - 2) & 1 == 1).collect();
+                // The most that could have acknowledged something together with node 1, without any of these.
+                let unmet = voters.len() - told.len();
+                let all_met = unmet < majority || told.len() == voters.len() - 1;
+                assert_eq!(has_told_enough(&told, 1, &voters), all_met, "{told:?} of {voters:?}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_node_waits_for_those_who_may_know_more_but_not_for_ever() {
+        let voters = BTreeSet::from([1, 2, 3]);
+        let pristine = Acknowledged::default();
+        assert!(pristine.is_settled(1, &voters));
+        pristine.settled(1, &voters).await;
+        let hour = std::time::Duration::from_secs(3_600);
+        let restarted = Acknowledged::default();
+        restarted.wait_until(clock::now() + hour);
+        restarted.told_by(2);
+        assert!(!restarted.is_settled(1, &voters), "node 3 may know of a later leader");
+        let mut settled = std::pin::pin!(restarted.settled(1, &voters));
+        assert!(futures::poll!(&mut settled).is_pending());
+        restarted.told_by(3);
+        settled.await;
+        assert!(restarted.is_settled(1, &voters));
+        let alone = Acknowledged::default();
+        alone.wait_until(clock::now());
+        assert!(alone.is_settled(1, &voters), "all voters may start together");
+        alone.settled(1, &voters).await;
+    }
+
+    #[test]
+    fn a_leader_before_what_was_lost_is_not_followed() {
+        let acknowledged = Acknowledged::default();
+        assert!(!acknowledged.outranks(3));
+        acknowledged.owe(id(4, 10), 6);
+        assert!(acknowledged.outranks(3));
+        assert!(!acknowledged.outranks(4));
     }
 
     #[test]

@@ -124,7 +124,10 @@ pub(crate) async fn watch_over(node: Weak<Inner>, stop: CancellationToken) {
         watch_disk(&inner).await;
         let acknowledged = &inner.links.context.me.acknowledged;
         acknowledged.filled(inner.log.last_log_id());
-        let may_stand = !inner.stalled.load(Ordering::Acquire) && acknowledged.owed().is_none();
+        let me = &inner.links.context.me;
+        let may_stand = !inner.stalled.load(Ordering::Acquire)
+            && acknowledged.owed().is_none()
+            && acknowledged.is_settled(me.node_id, &me.roster.voters());
         if may_stand != stands {
             stands = may_stand;
             inner.raft.runtime_config().elect(stands);

@@ -276,13 +276,15 @@ async fn start_inside(
     });
     let lease =
         Duration::from_millis(if restarted { inner.config.election_timeout_max_ms } else { 0 });
+    let votes_from = clock::now() + lease;
+    links.context.me.acknowledged.wait_until(votes_from);
     let inbound = Inbound {
         context: links.context.clone(),
         raft,
         snapshots: opened.snapshots,
         handler: peers,
         node: Arc::downgrade(&inner),
-        votes_from: clock::now() + lease,
+        votes_from,
         asking: Arc::default(),
         request_timeout: Duration::from_millis(inner.config.request_timeout_ms),
     };

@@ -42,6 +42,11 @@ impl Roster {
         self.0.lock().membership.clone()
     }
 
+    /// The voters of the membership that was applied last.
+    pub(crate) fn voters(&self) -> BTreeSet<NodeId> {
+        self.0.lock().membership.voter_ids().collect()
+    }
+
     /// Takes over an applied membership.
     pub(crate) fn apply(&self, membership: StoredMembership) {
         let mut applied = self.0.lock();

@@ -228,6 +228,7 @@ async fn recognised(me: &LocalIdentity, peer: NodeId, reader: &mut Reader) -> io
             if let Some(acknowledged) = acknowledged.filter(|id| last < Some(*id)) {
                 me.acknowledged.owe(acknowledged, term);
             }
+            me.acknowledged.told_by(peer);
             Ok(shown)
         }
         DirSeen::Replaced => {

@@ -56,6 +56,9 @@ impl Inbound {
         if let Some(refusal) = self.refusal(from, &request) {
             return refusal;
         }
+        if let Some(refusal) = self.not_followed(&request).await {
+            return refusal;
+        }
         match request {
             Request::Ping => self.pong(from),
             Request::Standing => self.standing(),
@@ -66,8 +69,8 @@ impl Inbound {
             }
             Request::Vote(request) => self.vote(request, false).await,
             Request::PreVote(request) => self.vote(request, true).await,
-            Request::TransferLeader { .. } if self.context.me.acknowledged.owed().is_some() => {
-                let reason = "this node lacks entries that it had acknowledged";
+            Request::TransferLeader { .. } if !self.has_all_it_had() => {
+                let reason = "this node may lack entries that it had acknowledged";
                 Response::TransferRefused(reason.to_owned())
             }
             Request::TransferLeader { from, to, last } => {
@@ -103,6 +106,34 @@ impl Inbound {
                 Response::Failed("a snapshot needs its own connection".to_owned())
             }
         }
+    }
+
+    /// Waits until this node knows what the others know of it, before it follows a leader. Refuses one that was replaced
+    /// before this node acknowledged what it has lost since.
+    async fn not_followed(&self, request: &Request) -> Option<Response> {
+        let (Request::Append(append) | Request::Heartbeat(append)) = request else { return None };
+        self.settled().await;
+        self.context.me.acknowledged.outranks(append.vote.term).then(|| {
+            Response::Failed("this node had acknowledged entries of a later leader".to_owned())
+        })
+    }
+
+    fn is_settled(&self) -> bool {
+        let me = &self.context.me;
+        me.acknowledged.is_settled(me.node_id, &me.roster.voters())
+    }
+
+    /// Whether this node surely has what it had acknowledged, as far as the others can know.
+    fn has_all_it_had(&self) -> bool {
+        self.context.me.acknowledged.owed().is_none() && self.is_settled()
+    }
+
+    async fn settled(&self) {
+        if clock::now() >= self.votes_from {
+            return;
+        }
+        let me = &self.context.me;
+        me.acknowledged.settled(me.node_id, &me.roster.voters()).await;
     }
 
     /// Why a request of `from` is not answered; `None` where it is.
@@ -214,8 +245,9 @@ impl Inbound {
     /// Votes, unless the lease that this node may have granted before it stopped has not surely run out,
     /// or what somebody had acknowledged could be lost by it.
     async fn vote(&self, request: VoteRequestDto, pre: bool) -> Response {
-        let lease_is_over = request.transfer || clock::now() >= self.votes_from;
-        let votes = lease_is_over && self.context.me.acknowledged.allows(&request, pre);
+        let lease_is_over = clock::now() >= self.votes_from;
+        let may_vote = lease_is_over || (request.transfer && self.is_settled());
+        let votes = may_vote && self.context.me.acknowledged.allows(&request, pre);
         vote_to(&self.raft, request, pre, votes).await
     }
 
@@ -234,6 +266,10 @@ impl Inbound {
         vote: VoteDto,
         file: SnapshotFile,
     ) -> io::Result<Response> {
+        self.settled().await;
+        if self.context.me.acknowledged.outranks(vote.term) {
+            return Err(io::Error::other("this node had acknowledged entries of a later leader"));
+        }
         let snapshot = openraft::Snapshot { meta: file.meta()?, snapshot: file };
         self.context.contacts.led_by(vote.node);
         let installed = self
