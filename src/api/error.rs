@@ -80,7 +80,7 @@ impl From<WriteError> for CompatError {
 #[must_use]
 pub fn status_of(rejection: &Rejection) -> StatusCode {
     match rejection {
-        Rejection::Limit(_) | Rejection::InvalidPolicy(_) => StatusCode::BAD_REQUEST,
+        Rejection::Limit(_) => StatusCode::BAD_REQUEST,
         Rejection::NotFound { .. } => StatusCode::NOT_FOUND,
         Rejection::Exists { .. } | Rejection::Managed(_) => StatusCode::CONFLICT,
         Rejection::RevisionMismatch { .. } => StatusCode::PRECONDITION_FAILED,

@@ -407,11 +407,6 @@ impl From<Rejection> for Problem {
             Rejection::Exists { .. } => ProblemKind::Conflict,
             Rejection::RevisionMismatch { .. } => ProblemKind::RevisionMismatch,
             Rejection::Managed(_) => ProblemKind::Managed,
-            Rejection::InvalidPolicy(text) => {
-                let inner = Self::from_parse_error(&text);
-                let kind = ProblemKind::LimitExceeded;
-                return Self { field: inner.field, ..Self::new(kind, detail) };
-            }
             // Leader-only commands do not come from clients.
             Rejection::StaleFence { .. } | Rejection::FenceMissing => ProblemKind::Internal,
         };

@@ -15,7 +15,7 @@ use crate::proxy::TrustedProxies;
 use crate::security::Security;
 use crate::telemetry::Telemetry;
 use maxine_clock::Clock;
-use maxine_state::{Command, Fence, RuntimeConfig};
+use maxine_state::Fence;
 use maxine_view::View;
 
 /// Settings of the HTTP surface; static for the life of the node.
@@ -164,18 +164,6 @@ impl AppState {
     #[must_use]
     pub fn view(&self) -> &Arc<View> {
         &self.0.parts.view
-    }
-
-    /// The command that replaces the configuration, in words that every voter understands.
-    pub(super) fn replace_config(
-        &self,
-        config: RuntimeConfig,
-        expected_revision: Option<u64>,
-    ) -> Command {
-        match self.store().commands_understood() {
-            0 | 1 => Command::PutConfig { config, expected_revision },
-            _ => Command::SetConfig { config, expected_revision },
-        }
     }
 
     /// What orders commands.

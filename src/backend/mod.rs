@@ -198,13 +198,6 @@ pub trait ControlStore: Send + Sync + 'static {
     /// Sends a message to whoever leads, and waits for the answer.
     async fn call_leader(&self, body: Bytes, timeout: Duration) -> Result<Bytes, CallError>;
 
-    /// The newest version of the command language that every voter is known to understand; a newer
-    /// command must not be proposed. Backends whose replicas do not exchange versions assume their
-    /// own, and are upgraded whole.
-    fn commands_understood(&self) -> u32 {
-        maxine_state::COMMAND_VERSION
-    }
-
     /// How long ago the leader called `name` was last heard as such, in milliseconds; `None` where
     /// another one led since, or where replicas do not hear each other.
     fn leader_silence_ms(&self, _: &str) -> Option<u64> {

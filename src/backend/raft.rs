@@ -43,9 +43,10 @@ impl raft::Application for ReplicatedState {
         let ordered: Vec<Ordered<'_>> = payloads.iter().map(|p| Ordered::Bytes(p)).collect();
         // An entry that this version cannot read must stop the node: skipping it would let this
         // replica differ from the others. The log's own thread turns the panic into a stop.
-        let applied = self.0.apply(&ordered).unwrap_or_else(|error| {
-            panic!("a committed entry cannot be applied, upgrade this node: {error}")
-        });
+        let applied = self
+            .0
+            .apply(&ordered)
+            .unwrap_or_else(|error| panic!("a committed entry cannot be applied: {error}"));
         let mut answers = applied.iter();
         let answer = |entry: &raft::CommittedEntry| match entry.payload {
             None => Bytes::new(),
@@ -309,13 +310,6 @@ impl ControlStore for RaftStore {
         timeout: Duration,
     ) -> Result<Bytes, CallError> {
         self.node.call(raft::Target::Node(id), body, timeout).await.map_err(call_error)
-    }
-
-    fn commands_understood(&self) -> u32 {
-        let members = self.node.status().members;
-        let voters = members.iter().filter(|member| member.voter);
-        // A voter that was not met since this node started may be of the first version.
-        voters.map(|voter| voter.app_version.unwrap_or(1)).min().unwrap_or(1).min(COMMAND_VERSION)
     }
 
     fn kind(&self) -> &'static str {

@@ -328,7 +328,7 @@ mod tests {
             }
             world.propose(Command::PutPolicy {
                 key: service(),
-                policy_json: Some(policy.into()),
+                policy: Some(Box::new(serde_json::from_str(policy).unwrap())),
                 expected_revision: None,
                 create: true,
             });

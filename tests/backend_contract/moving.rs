@@ -25,7 +25,7 @@ async fn fill(node: &Node) {
     }
     let policy = Command::PutPolicy {
         key: service("service-0"),
-        policy_json: Some("{}".into()),
+        policy: Some(Box::default()),
         expected_revision: None,
         create: false,
     };

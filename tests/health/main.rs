@@ -162,10 +162,9 @@ impl Rig {
     }
 
     async fn policy(&self, json: &str) {
-        let policy_json = Some(json.into());
+        let policy = Some(serde_json::from_str(json).unwrap());
         let key = service();
-        self.write(Command::PutPolicy { key, policy_json, expected_revision: None, create: true })
-            .await;
+        self.write(Command::PutPolicy { key, policy, expected_revision: None, create: true }).await;
     }
 
     fn verdict(&self, id: &str) -> Health {

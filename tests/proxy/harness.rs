@@ -137,7 +137,7 @@ impl Rig {
     pub(crate) async fn policy(&self, json: &str) {
         let command = Command::PutPolicy {
             key: service(),
-            policy_json: Some(json.into()),
+            policy: Some(serde_json::from_str(json).unwrap()),
             expected_revision: None,
             create: true,
         };

@@ -11,6 +11,7 @@ use super::command::{
 };
 use super::control_state::{ControlState, FormerGrant, Grant, ServiceState};
 use super::event::{Event, EventKind, RemovalCause};
+use super::faults;
 use super::health::{Health, Liveness};
 use super::identity::{EndedSession, Role, SigningKey, TokenRecord, User};
 use super::instance::{Drain, Instance, Registration};
@@ -18,7 +19,6 @@ use super::limits::{self, LimitExceeded};
 use super::name::{InstanceKey, Name, ServiceKey};
 use super::policy::{PolicyRecord, ServicePolicy};
 use super::runtime_config::{ConfigRecord, ConfigRevision, RuntimeConfig};
-use crate::faults;
 
 /// Most older signing keys that stay accepted.
 const PREVIOUS_KEYS_MAX: u32 = 8;
@@ -85,20 +85,11 @@ impl ControlState {
                 let each = |item: &HealthReport| self.report_health(step, item);
                 Ok(Reply::Changed(items.iter().map(each).collect()))
             }
-            Command::PutPolicy { key, policy_json, expected_revision, create } => {
-                self.put_policy(step, key, policy_json.as_deref(), *expected_revision, *create)
+            Command::PutPolicy { key, policy, expected_revision, create } => {
+                self.put_policy(step, key, policy.as_deref(), *expected_revision, *create)
             }
             Command::PutConfig { config, expected_revision } => {
                 self.put_config(step, config, *expected_revision)
-            }
-            Command::SetConfig { config, expected_revision } => {
-                let before = Arc::clone(&self.config);
-                let reply = self.put_config(step, config, *expected_revision)?;
-                let ConfigRecord { revision, config } = ConfigRecord::clone(&self.config);
-                let user = step.proposal.actor.user.clone();
-                let now = ConfigRevision { revision, time_ms: self.time_ms, user, config };
-                self.config_history.replace(&before, now);
-                Ok(reply)
             }
             Command::GrantLeadership { holder } => Ok(self.grant_leadership(step, holder)),
             Command::BeginHistory { before, history, line } => {
@@ -333,7 +324,7 @@ impl ControlState {
         &mut self,
         step: &mut Step<'_>,
         key: &ServiceKey,
-        policy_json: Option<&str>,
+        policy: Option<&ServicePolicy>,
         expected_revision: Option<u64>,
         create: bool,
     ) -> Result<Reply, Rejection> {
@@ -342,7 +333,7 @@ impl ControlState {
         let service = self.services.get(key);
         let present = service.and_then(|service| service.policy.as_ref());
         check_revision(expected_revision, present.map_or(0, |record| record.revision))?;
-        if policy_json.is_none() && present.is_none() {
+        if policy.is_none() && present.is_none() {
             return Err(not_found("policy of service", &key.to_string()));
         }
         if service.is_none() && !create {
@@ -352,15 +343,12 @@ impl ControlState {
             limits::check_count("services", self.services.len() + 1, limits::SERVICES_MAX)
                 .map_err(Rejection::Limit)?;
         }
-        let policy = policy_json
-            .map(|json| {
-                ServicePolicy::from_json(json).map_err(|e| Rejection::InvalidPolicy(e.into()))
-            })
-            .transpose()?;
+        policy.map_or(Ok(()), ServicePolicy::check).map_err(Rejection::Limit)?;
         let revision = self.next_index(step);
         let service = self.service_mut(key);
         service.modified_index = revision;
-        service.policy = policy.map(|policy| Arc::new(PolicyRecord { revision, policy }));
+        service.policy =
+            policy.map(|policy| Arc::new(PolicyRecord { revision, policy: policy.clone() }));
         self.forget_if_empty(key);
         self.record(step.proposal, "policy.put", key.to_string(), Ok(()));
         self.emit(step, EventKind::PolicyChanged { key: key.clone() });
@@ -376,6 +364,9 @@ impl ControlState {
         check_revision(expected_revision, self.config.revision)?;
         config.check().map_err(Rejection::Limit)?;
         let revision = self.next_index(step);
+        let user = step.proposal.actor.user.clone();
+        let now = ConfigRevision { revision, time_ms: self.time_ms, user, config: config.clone() };
+        self.config_history.replace(&self.config, now);
         self.config = Arc::new(ConfigRecord { revision, config: config.clone() });
         self.record(step.proposal, "config.put", String::from("config"), Ok(()));
         self.emit(step, EventKind::ConfigChanged { revision });
@@ -677,7 +668,7 @@ fn describe(command: &Command) -> (&'static str, String) {
         Command::SetDrain { key, reason: None } => ("instance.undrain", key.to_string()),
         Command::ReportHealth { .. } => ("health.report", String::new()),
         Command::PutPolicy { key, .. } => ("policy.put", key.to_string()),
-        Command::PutConfig { .. } | Command::SetConfig { .. } => ("config.put", "config".into()),
+        Command::PutConfig { .. } => ("config.put", "config".into()),
         Command::GrantLeadership { holder } => ("leadership.grant", holder.to_string()),
         Command::BeginHistory { history, .. } => ("history.begin", format!("{history:016x}")),
         Command::PutUser { name, .. } => ("user.put", name.to_string()),

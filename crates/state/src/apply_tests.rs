@@ -252,18 +252,18 @@ fn configuration_and_policy_are_compare_and_set() {
     assert_eq!(lost, Reply::Rejected(mismatch));
     let policy = |json: &str| Command::PutPolicy {
         key: key(),
-        policy_json: Some(json.into()),
+        policy: Some(Box::new(serde_json::from_str(json).unwrap())),
         expected_revision: None,
         create: true,
     };
     let bad = driver.propose(None, policy(r#"{"probe":{"fall":0}}"#)).reply;
-    assert!(matches!(bad, Reply::Rejected(Rejection::InvalidPolicy(_))));
+    let Reply::Rejected(Rejection::Limit(bad)) = bad else { panic!("{bad:?}") };
+    assert_eq!(bad.to_string(), "probe.fall must be from 1 to 100, got 0");
     let good = driver.propose(None, policy(r#"{"selection":{"strategy":"rendezvous"}}"#)).reply;
     assert!(matches!(good, Reply::Revision(_)));
     let key = ServiceKey::new(Name::trusted("default"), Name::trusted("odrers"));
-    let policy_json = Some("{}".into());
-    let mistyped =
-        Command::PutPolicy { key, policy_json, expected_revision: Some(0), create: false };
+    let policy = Some(Box::default());
+    let mistyped = Command::PutPolicy { key, policy, expected_revision: Some(0), create: false };
     let refused = driver.propose(None, mistyped).reply;
     assert!(matches!(refused, Reply::Rejected(Rejection::NotFound { .. })), "{refused:?}");
 }
@@ -272,7 +272,7 @@ fn configuration_and_policy_are_compare_and_set() {
 fn what_a_configuration_replaces_is_kept() {
     let mut driver = Driver::new();
     let config = |ttl| RuntimeConfig { heartbeat_timeout_s: ttl, ..RuntimeConfig::default() };
-    let set = |ttl| Command::SetConfig { config: config(ttl), expected_revision: None };
+    let set = |ttl| Command::PutConfig { config: config(ttl), expected_revision: None };
     let kept = |driver: &Driver| -> Vec<(u64, u64, String)> {
         let revisions = driver.state.config_history().revisions().iter();
         let each =
@@ -282,15 +282,11 @@ fn what_a_configuration_replaces_is_kept() {
     driver.propose(None, set(7));
     let user = || "system:test".to_owned();
     assert_eq!(kept(&driver), [(0, 5, String::new()), (1, 7, user())]);
-    // A change by a cluster that is not upgraded whole is not kept, but its values are as soon as
-    // they are replaced.
-    driver.propose(None, Command::PutConfig { config: config(8), expected_revision: Some(1) });
-    assert_eq!(kept(&driver).len(), 2);
     driver.propose(None, set(9));
-    assert_eq!(kept(&driver)[2..], [(2, 8, String::new()), (3, 9, user())]);
-    let stale = Command::SetConfig { config: config(1), expected_revision: Some(1) };
+    assert_eq!(kept(&driver)[2..], [(2, 9, user())]);
+    let stale = Command::PutConfig { config: config(1), expected_revision: Some(1) };
     assert!(matches!(driver.propose(None, stale).reply, Reply::Rejected(_)));
-    assert_eq!(kept(&driver).len(), 4);
+    assert_eq!(kept(&driver).len(), 3);
     let mut bytes = Vec::new();
     driver.state.write_to(&mut bytes).unwrap();
     let restored = ControlState::read_from(&mut bytes.as_slice()).unwrap();

@@ -1,7 +1,7 @@
 //! The one place where commands become bytes and back.
 //!
-//! A log payload is `magic "MXC" | format version | bincode body`. Enum variants are only ever
-//! appended; the golden bytes below fail if one moves.
+//! A log payload is `magic "MXC" | format version | bincode body`, a snapshot is `magic "MXS" | format version |
+//! bincode records`. Enum variants are only ever appended; the golden bytes below fail if one moves.
 
 use bincode::config::{Configuration, Limit, LittleEndian, Varint};
 
@@ -9,48 +9,75 @@ use super::command::{Applied, Batch};
 
 /// Largest body that is encoded or decoded, in bytes.
 const BODY_LEN_MAX: usize = 16 * 1024 * 1024;
-const MAGIC: [u8; 3] = *b"MXC";
-const FORMAT_VERSION: u8 = 1;
+const BATCH_MAGIC: [u8; 3] = *b"MXC";
+const SNAPSHOT_MAGIC: [u8; 3] = *b"MXS";
+/// Format 1 had policies as JSON and refusals as texts; no release wrote it.
+const FORMAT_VERSION: u8 = 2;
 
 pub(super) fn config() -> Configuration<LittleEndian, Varint, Limit<BODY_LEN_MAX>> {
     bincode::config::standard().with_limit::<BODY_LEN_MAX>()
 }
 
-/// Bytes that are not a command of this or an older version.
+/// Bytes that this build cannot read, or values that it cannot write.
 #[derive(Debug, thiserror::Error)]
 pub enum CodecError {
     /// Not written by Maxine, or cut off.
-    #[error("not a Maxine command: the first bytes are wrong")]
+    #[error(
+        "not written by Maxine, or by a build before the first release: the first bytes are wrong"
+    )]
     Foreign,
+    /// Written by an older Maxine, whose format is not read any more.
+    #[error(
+        "written by a build before the first release (format {0}; this build reads format {FORMAT_VERSION}): start \
+         with an empty data directory"
+    )]
+    Older(u8),
     /// Written by a newer Maxine.
-    #[error("command format {0} is newer than this build understands ({FORMAT_VERSION})")]
+    #[error(
+        "written by a newer Maxine (format {0}; this build reads format {FORMAT_VERSION}): upgrade this node"
+    )]
     Newer(u8),
-    /// Over the limit or damaged.
-    #[error("command cannot be decoded: {0}")]
+    /// Damaged, or it has something that only a newer Maxine knows.
+    #[error("damaged, or written by a newer Maxine: {0}")]
     Damaged(#[from] bincode::error::DecodeError),
     /// Over the limit.
-    #[error("command cannot be encoded: {0}")]
+    #[error("too large to be encoded: {0}")]
     TooLarge(#[from] bincode::error::EncodeError),
+}
+
+/// What a snapshot begins with.
+pub(super) const SNAPSHOT_HEAD: [u8; 4] = head(SNAPSHOT_MAGIC);
+
+const fn head([a, b, c]: [u8; 3]) -> [u8; 4] {
+    [a, b, c, FORMAT_VERSION]
+}
+
+/// Checks the first four bytes of a snapshot.
+pub(super) fn check_snapshot_head(found: [u8; 4]) -> Result<(), CodecError> {
+    check_head(found, SNAPSHOT_MAGIC)
+}
+
+fn check_head([a, b, c, version]: [u8; 4], magic: [u8; 3]) -> Result<(), CodecError> {
+    match version {
+        _ if [a, b, c] != magic => Err(CodecError::Foreign),
+        0..FORMAT_VERSION => Err(CodecError::Older(version)),
+        FORMAT_VERSION => Ok(()),
+        _ => Err(CodecError::Newer(version)),
+    }
 }
 
 /// Encodes what one log entry holds.
 pub fn encode_batch(batch: &Batch) -> Result<Vec<u8>, CodecError> {
     let mut out = Vec::with_capacity(256);
-    out.extend_from_slice(&MAGIC);
-    out.push(FORMAT_VERSION);
+    out.extend_from_slice(&head(BATCH_MAGIC));
     bincode::encode_into_std_write(batch, &mut out, config())?;
     Ok(out)
 }
 
 /// Decodes a log entry's payload.
 pub fn decode_batch(bytes: &[u8]) -> Result<Batch, CodecError> {
-    let Some((head, body)) = bytes.split_at_checked(4) else { return Err(CodecError::Foreign) };
-    if head[..3] != MAGIC {
-        return Err(CodecError::Foreign);
-    }
-    if head[3] != FORMAT_VERSION {
-        return Err(CodecError::Newer(head[3]));
-    }
+    let Some((head, body)) = bytes.split_first_chunk() else { return Err(CodecError::Foreign) };
+    check_head(*head, BATCH_MAGIC)?;
     Ok(bincode::decode_from_slice(body, config())?.0)
 }
 
@@ -96,7 +123,7 @@ mod tests {
         let hex: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
         assert_eq!(
             hex,
-            "4d58430101fb0201fdc1619f08a201000001090175000174010107\
+            "4d58430201fb0201fdc1619f08a201000001090175000174010107\
              64656661756c74066f72646572730161010700"
         );
         assert_eq!(decode_batch(&bytes).unwrap(), sample());
@@ -108,8 +135,15 @@ mod tests {
         assert!(matches!(decode_batch(b"x"), Err(CodecError::Foreign)));
         assert!(matches!(decode_batch(b"nope!"), Err(CodecError::Foreign)));
         let mut newer = bytes.clone();
-        newer[3] = 2;
-        assert!(matches!(decode_batch(&newer), Err(CodecError::Newer(2))));
+        newer[3] = FORMAT_VERSION + 1;
+        assert!(matches!(decode_batch(&newer), Err(CodecError::Newer(3))));
+        let mut older = bytes.clone();
+        older[3] = 1;
+        let refused = decode_batch(&older).unwrap_err().to_string();
+        assert!(refused.contains("before the first release (format 1"), "{refused}");
+        let snapshot = *b"MXS\x01";
+        assert!(matches!(check_snapshot_head(snapshot), Err(CodecError::Older(1))));
+        assert!(matches!(check_snapshot_head(*b"\0\x01\x02\x03"), Err(CodecError::Foreign)));
         for cut in 4..bytes.len() {
             assert!(decode_batch(&bytes[..cut]).is_err(), "cut at {cut}");
         }

@@ -10,6 +10,7 @@ use super::identity::{EndedSession, Role, SigningKey, TokenRecord};
 use super::instance::Registration;
 use super::limits::LimitExceeded;
 use super::name::{InstanceKey, Name, ServiceKey};
+use super::policy::ServicePolicy;
 use super::runtime_config::RuntimeConfig;
 
 /// Names a request for good, so that a retry of it takes effect once.
@@ -134,15 +135,14 @@ pub enum Command {
     PutPolicy {
         /// Whose.
         key: ServiceKey,
-        /// As JSON, for its shape grows faster than the log's; `None` takes it away.
-        policy_json: Option<Box<str>>,
+        /// The policy, whole; `None` takes it away.
+        policy: Option<Box<ServicePolicy>>,
         /// Refused unless the present policy's revision is this one; 0 means none is set.
         expected_revision: Option<u64>,
         /// Whether it may be set although there is no such service.
         create: bool,
     },
-    /// Replaces the runtime configuration without keeping what held before: what is proposed while
-    /// a voter does not understand [`Command::SetConfig`].
+    /// Replaces the runtime configuration, and keeps what it replaces.
     PutConfig {
         /// The new settings, whole.
         config: RuntimeConfig,
@@ -197,13 +197,6 @@ pub enum Command {
     RecordAudit {
         /// What happened: action, object, outcome.
         items: Vec<(Box<str>, Box<str>, bool)>,
-    },
-    /// Replaces the runtime configuration and keeps what held before. Commands of version 2.
-    SetConfig {
-        /// The new settings, whole.
-        config: RuntimeConfig,
-        /// Refused unless the present revision is this one.
-        expected_revision: Option<u64>,
     },
     /// Ends the present history and begins another, after a restore or a loss.
     BeginHistory {
@@ -315,7 +308,4 @@ pub enum Rejection {
     /// Owned by the operator's environment.
     #[error("{0} is managed by the environment and cannot be changed at run time")]
     Managed(Box<str>),
-    /// A policy that is not one.
-    #[error("invalid policy: {0}")]
-    InvalidPolicy(Box<str>),
 }

@@ -18,7 +18,7 @@ fn command(bytes: &[u8]) {
     assert_eq!(decode_batch(&again).expect("our own"), batch);
     let mut state = ControlState::default();
     let mut events = Vec::new();
-    for proposal in batch.proposals.iter().take(16) {
+    for proposal in batch.proposals.iter().take(32) {
         let mut other = restored(&state);
         let (before, mut other_events) = (events.len(), Vec::new());
         let applied = state.apply(proposal, &mut events);
@@ -35,33 +35,132 @@ fn restored(state: &ControlState) -> ControlState {
     ControlState::read_from(&mut bytes.as_slice()).expect("our own")
 }
 
-fn batch() -> Batch {
+/// A policy with every part that there is.
+fn policy() -> ServicePolicy {
+    let text = |text: &str| text.to_owned();
+    let field = |name: &str| (text(name), text("1"));
+    ServicePolicy {
+        selection: SelectionPolicy {
+            strategy: Some(SelectionStrategy::ConsistentHash),
+            hash_key: HashKey::Header(text("x-user")),
+        },
+        probe: Some(ProbeSpec {
+            kind: ProbeKind::Http,
+            path: text("/health"),
+            headers: vec![field("x-probe")],
+            expected_statuses: vec![200, 204],
+            expected_body: Some(text("ok")),
+            readiness_path: Some(text("/ready")),
+            ..ProbeSpec::default()
+        }),
+        health: Some(HealthPolicy::default()),
+        traffic: TrafficPolicy {
+            retries: Some(RetryPolicy { statuses: vec![503], ..RetryPolicy::default() }),
+            hedging: Some(HedgingPolicy::default()),
+            circuit_breaker: Some(CircuitBreakerPolicy::default()),
+            outlier_ejection: Some(OutlierPolicy::default()),
+            rate_limit: Some(RateLimitPolicy {
+                requests_per_s: 100,
+                burst: 10,
+                scope: RateLimitScope::Client,
+            }),
+            request_headers: HeaderRules {
+                remove: vec![text("x-a")],
+                set: vec![field("x-b")],
+                add: vec![field("x-c")],
+            },
+            rewrite: Some(RewritePolicy { strip_prefix: text("/a"), add_prefix: text("/b") }),
+            prefix: Some(PrefixPolicy::default()),
+            options: OptionsPolicy::Forward,
+            split: vec![VersionShare { version: Name::trusted("v2"), weight: 5 }],
+            mirror: Some(MirrorPolicy {
+                service: Name::trusted("shadow"),
+                percent: 10,
+                body_len_max: 65_536,
+                in_flight_max: 64,
+            }),
+            sticky: Some(StickyPolicy::Cookie { name: text("sticky"), max_age_s: 60 }),
+            zone: Some(ZonePolicy::default()),
+            protocol: UpstreamProtocol::Http2,
+            insecure_tls: true,
+            latency_aware: true,
+            ..TrafficPolicy::default()
+        },
+    }
+}
+
+/// Every command that there is, and some that are refused.
+fn commands() -> Vec<Command> {
     let key = ServiceKey::new(Name::trusted("default"), Name::trusted("orders"));
     let address = Address::parse("http://10.0.0.1:80").expect("an address");
     let registration = Registration::new(Name::trusted("a"), address, 5_000);
+    let heavy = Registration { weight: 101, ..registration.clone() };
     let instance = key.instance(Name::trusted("a"));
-    let commands = [
+    let put_policy = |policy, expected_revision| Command::PutPolicy {
+        key: key.clone(),
+        policy: Some(Box::new(policy)),
+        expected_revision,
+        create: true,
+    };
+    let unprobed = ServicePolicy {
+        probe: Some(ProbeSpec { fall: 0, ..ProbeSpec::default() }),
+        ..ServicePolicy::default()
+    };
+    let ada = Name::trusted("ada");
+    let session = EndedSession { issued_at_s: 1, expires_at_s: 2 };
+    let health =
+        Health { readiness: Readiness::Ready, reason: "status 200".into(), ..Health::default() };
+    let removed = Deregistration { key: instance.clone(), lease_epoch: None, forget_drain: true };
+    let token = TokenRecord {
+        id: Name::trusted("t"),
+        note: "for tests".into(),
+        role: Role::Operator,
+        token_hash: [7; 32],
+        created_by: ada.clone(),
+        created_at_ms: 1,
+        expires_at_ms: Some(2),
+    };
+    let signing_key = SigningKey {
+        key_id: Name::trusted("k"),
+        secret: [9; 32].as_slice().into(),
+        created_at_ms: 1,
+    };
+    vec![
         Command::GrantLeadership { holder: Name::trusted("node-1") },
-        Command::Register { items: vec![(key.clone(), registration)] },
+        Command::Register { items: vec![(key.clone(), registration), (key.clone(), heavy)] },
         Command::SetDrain { key: instance.clone(), reason: Some("update".into()) },
-        Command::PutPolicy {
-            key,
-            policy_json: Some("{}".into()),
-            expected_revision: Some(0),
-            create: true,
-        },
+        put_policy(policy(), Some(0)),
+        put_policy(ServicePolicy::default(), Some(0)),
+        put_policy(unprobed, None),
         Command::PutConfig { config: RuntimeConfig::default(), expected_revision: None },
         Command::PutUser {
-            name: Name::trusted("ada"),
+            name: ada.clone(),
             role: Role::Admin,
             password_hash: "x".into(),
-            managed: false,
+            managed: true,
             create_only: true,
             expected_version: None,
         },
+        Command::DeleteUser { name: ada.clone() },
+        Command::DeleteUser { name: Name::trusted("nobody") },
+        Command::RotateSigningKey { key: signing_key, keep_previous: 1, create_only: true },
+        Command::PutToken { token },
+        Command::DeleteToken { id: Name::trusted("t") },
+        Command::RecordAudit { items: vec![("session.create".into(), "ada".into(), false)] },
+        Command::BeginHistory { before: 0, history: 5, line: 1 },
+        Command::IdentifyCluster { id: Name::trusted("c") },
+        Command::EndSession { name: ada, credential_version: 0, session },
+        Command::ReportHealth {
+            items: vec![HealthReport { key: instance.clone(), address_index: 2, health }],
+        },
         Command::Expire { items: vec![(instance, 2)] },
-    ];
-    let proposals = commands.into_iter().zip(1_u128..).map(|(command, id)| Proposal {
+        Command::Deregister { items: vec![removed] },
+        Command::ExpireAudit { now_ms: 1_795_440_992_705 },
+    ]
+}
+
+fn batch() -> Batch {
+    let proposals = commands().into_iter().zip(1_u128..).map(|(command, id)| Proposal {
         request_id: RequestId(id),
         proposed_at_ms: 1_795_440_992_705,
         fence: command.is_leader_only().then_some(Fence(1)),
@@ -100,6 +199,64 @@ fn snapshot_seeds() -> Vec<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
+    use sha2::{Digest as _, Sha256};
+
+    use super::*;
+
+    fn hash(bytes: &[u8]) -> String {
+        Sha256::digest(bytes).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// The commands of [`commands`] as the log holds them: the length and the hash of each.
+    const BYTES: &[(usize, &str)] = &[
+        (37, "7a35d1867f34c519"),
+        (121, "8b32dcff2b684cb7"),
+        (55, "4fd8803b6cae9912"),
+        (312, "49a05475d454a473"),
+        (99, "b48c3705ed87ef7d"),
+        (119, "5d4ed91a34131b7e"),
+        (37, "1ec3fbc8e0577545"),
+        (40, "91d9a35601cbae54"),
+        (34, "b12af06a68331d41"),
+        (37, "7165b90a731f9525"),
+        (68, "bdbe9fb06528695f"),
+        (82, "91c6d480fb41d4be"),
+        (32, "2047616e64e154c9"),
+        (51, "6f999969e98fc8b8"),
+        (33, "51ca64072a3a64c1"),
+        (32, "7d10c290b53ac825"),
+        (37, "36ff2b8edaaddb0a"),
+        (65, "244f01477db86903"),
+        (50, "180a9c30b66896d8"),
+        (50, "82d6dad52ebc57f0"),
+        (40, "585e2c2a8cdb1cc2"),
+    ];
+
+    /// Whoever changes these numbers changes what is on disks and what other nodes understand: a new command, field
+    /// or variant is appended and needs a newer version of the state, and leaves these as they are.
+    #[test]
+    fn the_bytes_of_every_command_never_change() {
+        let found: Vec<(usize, String)> =
+            command_seeds().iter().map(|bytes| (bytes.len(), hash(bytes))).collect();
+        let found: Vec<(usize, &str)> =
+            found[..commands().len()].iter().map(|(n, h)| (*n, &**h)).collect();
+        assert_eq!(found, BYTES);
+        let kinds: BTreeSet<_> =
+            commands().iter().map(|c| format!("{:?}", std::mem::discriminant(c))).collect();
+        assert_eq!(kinds.len(), 18, "every kind of command is among them");
+    }
+
+    /// Replicas of different builds must come to the same state, refusals and audit records included.
+    #[test]
+    fn the_state_that_commands_lead_to_never_changes() {
+        let mut state = ControlState::default();
+        batch().proposals.iter().for_each(|proposal| drop(state.apply(proposal, &mut Vec::new())));
+        let digest = state.digest();
+        assert_eq!((digest.index, &digest.digest[..16]), (21, "6c0d0e49a2001764"));
+    }
+
     #[test]
     fn every_target_holds_on_mutated_seeds() {
         maxine_fuzzing::check(super::TARGETS, 3_000);

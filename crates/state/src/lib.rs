@@ -48,8 +48,5 @@ pub use runtime_config::{
 pub use snapshot::{SnapshotError, StateDigest};
 pub use traffic::*;
 
-/// The language of commands that this build understands. Peers exchange it when they connect; a
-/// command that needs a newer one is proposed only once every voter has it.
-///
-/// 2: [`Command::SetConfig`] and the history that it keeps.
-pub const COMMAND_VERSION: u32 = 2;
+/// The language of commands that this build understands. Peers exchange it when they connect.
+pub const COMMAND_VERSION: u32 = 1;

@@ -28,7 +28,7 @@ pub const INSTANCES_PER_SERVICE_MAX: usize = 100_000;
 pub const SERVICES_MAX: usize = 200_000;
 /// Most registrations, heartbeats or deregistrations in one batch.
 pub const BATCH_ITEMS_MAX: usize = 1_000;
-/// Largest policy of a service, as JSON, in bytes.
+/// Largest policy of a service, as the log holds it, in bytes.
 pub const POLICY_LEN_MAX: usize = 64 * 1_024;
 /// Most users.
 pub const USERS_MAX: usize = 1_000;
@@ -112,4 +112,38 @@ pub fn check_count(field: &str, count: usize, max: usize) -> Result<(), LimitExc
         return Ok(());
     }
     Err(LimitExceeded::new(field, format!("at most {max} items"), format!("{count} items")))
+}
+
+/// Whether `text` is a token (RFC 9110, section 5.6.2): a method or the name of a header field.
+#[must_use]
+pub fn is_token(text: &str) -> bool {
+    let is_part = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+    !text.is_empty() && text.bytes().all(is_part)
+}
+
+/// Whether `text` can be the value of a header field: visible ASCII, spaces and tabs.
+#[must_use]
+pub fn is_field_value(text: &str) -> bool {
+    text.bytes().all(|b| b == b'\t' || (0x20..0x7f).contains(&b))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The library that builds requests must take whatever the state has accepted.
+    #[test]
+    fn tokens_and_field_values_are_those_of_the_http_library() {
+        for byte in 0..=0x7f_u8 {
+            for text in [char::from(byte).to_string(), format!("a{}b", char::from(byte))] {
+                let name = http::HeaderName::from_bytes(text.as_bytes()).is_ok();
+                assert_eq!(is_token(&text), name, "{text:?}");
+                let method = http::Method::from_bytes(text.as_bytes()).is_ok();
+                assert_eq!(is_token(&text), method, "{text:?}");
+                let value = http::HeaderValue::from_str(&text).is_ok();
+                assert_eq!(is_field_value(&text), value, "{text:?}");
+            }
+        }
+        assert!(!is_token("") && !is_token("ü") && !is_field_value("ü") && is_field_value(""));
+    }
 }

@@ -1,18 +1,26 @@
 //! A service's policy: how instances are chosen, probed and called.
 //!
-//! Stored in the log as JSON text, checked in apply ([`ServicePolicy::from_json`]). Every field
-//! has a default, so an empty object is a valid policy.
+//! Every field has a default, so an empty object is a valid policy. The log and the snapshot hold it as every other
+//! command, without JSON: first what the first version of the state has, then the later fields that are set
+//! ([`LaterField`]).
 
+use bincode::de::Decoder;
+use bincode::enc::Encoder;
+use bincode::enc::write::SizeWriter;
+use bincode::error::{DecodeError, EncodeError};
 use bincode::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::limits::{self, LimitExceeded, check_range, check_text};
+use super::codec;
+use super::limits::{self, LimitExceeded, check_range, check_text, is_field_value, is_token};
 use super::runtime_config::SelectionStrategy;
 use super::traffic::{HealthPolicy, TrafficPolicy};
 
 /// The hash key of the strategies that hash.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(
+    Clone, Debug, Default, PartialEq, Eq, Encode, Decode, Serialize, Deserialize, ToSchema,
+)]
 #[serde(rename_all = "snake_case", tag = "from", content = "name")]
 pub enum HashKey {
     /// The client's network address.
@@ -26,7 +34,9 @@ pub enum HashKey {
 }
 
 /// How an instance is chosen.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(
+    Clone, Debug, Default, PartialEq, Eq, Encode, Decode, Serialize, Deserialize, ToSchema,
+)]
 #[serde(default, deny_unknown_fields)]
 pub struct SelectionPolicy {
     /// The strategy; by default that of the runtime configuration.
@@ -141,8 +151,7 @@ impl ProbeSpec {
         check_text("probe.method", &self.method, 1, 16)?;
         limits::check_count("probe.headers", self.headers.len(), 32)?;
         for (name, value) in &self.headers {
-            let valid = http::HeaderName::from_bytes(name.as_bytes()).is_ok()
-                && http::HeaderValue::from_str(value).is_ok();
+            let valid = is_token(name) && is_field_value(value);
             if !valid || value.len() > limits::TEXT_LEN_MAX {
                 return Err(LimitExceeded::new("probe.headers", "valid header fields", name));
             }
@@ -178,17 +187,6 @@ pub struct ServicePolicy {
 }
 
 impl ServicePolicy {
-    /// Reads and checks a policy. The error names the field.
-    pub fn from_json(text: &str) -> Result<Self, String> {
-        if text.len() > limits::POLICY_LEN_MAX {
-            let (len, max) = (text.len(), limits::POLICY_LEN_MAX);
-            return Err(format!("the policy is {len} bytes long, the limit is {max}"));
-        }
-        let policy: Self = serde_json::from_str(text).map_err(|error| error.to_string())?;
-        policy.check().map_err(|error| error.to_string())?;
-        Ok(policy)
-    }
-
     /// The same without the values of the header fields that are sent to instances, for those who may not
     /// change it.
     #[must_use]
@@ -204,7 +202,7 @@ impl ServicePolicy {
         match &self.selection.hash_key {
             HashKey::ClientAddress => {}
             HashKey::Header(name) => {
-                if http::HeaderName::from_bytes(name.as_bytes()).is_err() {
+                if !is_token(name) {
                     let limit = "a header name";
                     return Err(LimitExceeded::new("selection.hash_key.name", limit, name));
                 }
@@ -215,12 +213,59 @@ impl ServicePolicy {
         }
         self.probe.as_ref().map_or(Ok(()), ProbeSpec::check)?;
         self.health.as_ref().map_or(Ok(()), HealthPolicy::check)?;
-        self.traffic.check()
+        self.traffic.check()?;
+        let (len, max) = (self.encoded_len(), limits::POLICY_LEN_MAX);
+        if len > max {
+            let limit = format!("at most {max} bytes in all");
+            return Err(LimitExceeded::new("policy", limit, format!("{len} bytes")));
+        }
+        Ok(())
+    }
+
+    /// Its length in the log, in bytes; over the codec's limit, the largest number.
+    fn encoded_len(&self) -> usize {
+        let mut len = SizeWriter::default();
+        let written = bincode::encode_into_writer(self, &mut len, codec::config());
+        if written.is_ok() { len.bytes_written } else { usize::MAX }
+    }
+
+    /// The fields that are set and that the first version of the state does not have.
+    fn later_fields(&self) -> Vec<LaterField> {
+        Vec::new()
+    }
+
+    fn set(&mut self, field: LaterField) {
+        match field {}
     }
 }
 
+/// A field of a policy that came with a later version of the state. Variants are only ever appended. A policy
+/// without later fields has the same bytes in every version, and a build that does not know a field cannot read a
+/// policy that sets it.
+#[derive(Encode, Decode)]
+enum LaterField {}
+
+impl Encode for ServicePolicy {
+    fn encode<E: Encoder>(&self, encoder: &mut E) -> Result<(), EncodeError> {
+        (&self.selection, &self.probe, &self.health, &self.traffic).encode(encoder)?;
+        self.later_fields().encode(encoder)
+    }
+}
+
+impl<Context> Decode<Context> for ServicePolicy {
+    fn decode<D: Decoder<Context = Context>>(decoder: &mut D) -> Result<Self, DecodeError> {
+        let (selection, probe, health, traffic) = Decode::decode(decoder)?;
+        let mut policy = Self { selection, probe, health, traffic };
+        let later: Vec<LaterField> = Decode::decode(decoder)?;
+        later.into_iter().for_each(|field| policy.set(field));
+        Ok(policy)
+    }
+}
+
+bincode::impl_borrow_decode!(ServicePolicy);
+
 /// A policy and the index at which it became so.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct PolicyRecord {
     /// Index of the last change.
     pub revision: u64,

@@ -6,18 +6,17 @@ use std::io::{self, BufReader, Read, Write};
 use std::sync::Arc;
 
 use bincode::{Decode, Encode};
-use imbl::OrdMap;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use super::audit::{AuditClass, AuditLog, AuditRecord};
-use super::codec;
+use super::codec::{self, CodecError};
 use super::command::{Applied, Fence, RequestId};
 use super::control_state::{ControlState, FormerGrant, Grant, ServiceState};
 use super::identity::{Identities, SigningKey, TokenRecord, User};
 use super::instance::{Drain, Instance};
 use super::name::{Name, ServiceKey};
-use super::policy::{PolicyRecord, ServicePolicy};
+use super::policy::PolicyRecord;
 use super::runtime_config::{ConfigRecord, ConfigRevision};
 
 /// One record. Variants are only ever appended.
@@ -43,7 +42,7 @@ enum Record {
     Service {
         key: ServiceKey,
         modified_index: u64,
-        policy: Option<(u64, String)>,
+        policy: Option<Arc<PolicyRecord>>,
     },
     Instance(Instance),
     Drain {
@@ -73,9 +72,12 @@ enum Record {
 /// A snapshot that cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum SnapshotError {
-    /// Damaged, cut off, or written by a newer version.
-    #[error("snapshot cannot be decoded: {0}")]
-    Damaged(#[from] bincode::error::DecodeError),
+    /// Cut off, or the disk failed.
+    #[error("snapshot cannot be read: {0}")]
+    Io(#[from] io::Error),
+    /// Not a snapshot that this build reads.
+    #[error("snapshot cannot be read: {0}")]
+    Format(#[from] CodecError),
     /// The records do not fit together.
     #[error("snapshot is inconsistent: {0}")]
     Inconsistent(String),
@@ -83,7 +85,10 @@ pub enum SnapshotError {
 
 impl From<SnapshotError> for io::Error {
     fn from(error: SnapshotError) -> Self {
-        Self::new(io::ErrorKind::InvalidData, error)
+        match error {
+            SnapshotError::Io(error) => error,
+            error => Self::new(io::ErrorKind::InvalidData, error),
+        }
     }
 }
 
@@ -100,6 +105,7 @@ impl ControlState {
     /// Writes the state, record by record.
     pub fn write_to(&self, out: &mut dyn Write) -> io::Result<()> {
         let mut out = io::BufWriter::with_capacity(64 * 1024, out);
+        out.write_all(&codec::SNAPSHOT_HEAD)?;
         let mut put = |record: Record| {
             bincode::encode_into_std_write(record, &mut out, codec::config())
                 .map(drop)
@@ -128,13 +134,7 @@ impl ControlState {
             put(Record::Token(TokenRecord::clone(token)))?;
         }
         for (key, service) in &self.services {
-            let policy = match &service.policy {
-                None => None,
-                Some(record) => {
-                    let json = serde_json::to_string(&record.policy).map_err(io::Error::other)?;
-                    Some((record.revision, json))
-                }
-            };
+            let policy = service.policy.clone();
             let modified_index = service.modified_index;
             put(Record::Service { key: key.clone(), modified_index, policy })?;
             for instance in service.instances.values() {
@@ -164,11 +164,12 @@ impl ControlState {
     /// Reads a state that [`Self::write_to`] wrote.
     pub fn read_from(input: &mut dyn Read) -> Result<Self, SnapshotError> {
         let mut input = BufReader::with_capacity(64 * 1024, input);
+        read_head(&mut input)?;
         let mut state = Self::default();
         let mut identities = Identities::default();
         let mut current: Option<(ServiceKey, ServiceState)> = None;
         loop {
-            let record = bincode::decode_from_std_read(&mut input, codec::config())?;
+            let record = next_record(&mut input)?;
             match record {
                 Record::Instance(instance) => {
                     let (_, service) = current.as_mut().ok_or_else(|| orphan("instance"))?;
@@ -207,7 +208,9 @@ impl ControlState {
                     identities.tokens.insert(token.id.clone(), Arc::new(token));
                 }
                 Record::Service { key, modified_index, policy } => {
-                    current = Some((key, restore_service(modified_index, policy)?));
+                    let service =
+                        ServiceState { policy, modified_index, ..ServiceState::default() };
+                    current = Some((key, service));
                 }
                 Record::AuditHead { hash, next_seq } => {
                     state.audit = AuditLog::restore(hash, next_seq);
@@ -230,7 +233,8 @@ impl ControlState {
     /// The index of a state that [`Self::write_to`] wrote; reads no more than its beginning.
     pub fn read_index(input: &mut dyn Read) -> Result<u64, SnapshotError> {
         let mut input = input;
-        match bincode::decode_from_std_read(&mut input, codec::config())? {
+        read_head(&mut input)?;
+        match next_record(&mut input)? {
             Record::Header { index, .. } => Ok(index),
             _ => Err(orphan("something")),
         }
@@ -258,20 +262,17 @@ impl ControlState {
     }
 }
 
-fn orphan(what: &str) -> SnapshotError {
-    SnapshotError::Inconsistent(format!("{what} before any service"))
+fn read_head(input: &mut impl Read) -> Result<(), SnapshotError> {
+    let mut head = [0; 4];
+    input.read_exact(&mut head)?;
+    Ok(codec::check_snapshot_head(head)?)
 }
 
-fn restore_service(
-    modified_index: u64,
-    policy: Option<(u64, String)>,
-) -> Result<ServiceState, SnapshotError> {
-    let policy = match policy {
-        None => None,
-        Some((revision, json)) => {
-            let policy = ServicePolicy::from_json(&json).map_err(SnapshotError::Inconsistent)?;
-            Some(Arc::new(PolicyRecord { revision, policy }))
-        }
-    };
-    Ok(ServiceState { instances: OrdMap::new(), drains: OrdMap::new(), policy, modified_index })
+fn next_record(input: &mut impl Read) -> Result<Record, SnapshotError> {
+    bincode::decode_from_std_read(input, codec::config())
+        .map_err(|error| SnapshotError::Format(error.into()))
+}
+
+fn orphan(what: &str) -> SnapshotError {
+    SnapshotError::Inconsistent(format!("{what} before any service"))
 }

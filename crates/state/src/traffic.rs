@@ -1,19 +1,22 @@
 //! The part of a service's policy that says how its instances are called.
 //!
-//! Plain data with defaults and bounds; the gateway carries it out. Everything that is `None` or
-//! empty costs a request nothing.
+//! Plain data with defaults and bounds; the proxy carries it out. Everything that is `None` or empty costs a
+//! request nothing.
 
+use bincode::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::limits::{self, LimitExceeded, check_count, check_range, check_text};
+use super::limits::{
+    self, LimitExceeded, check_count, check_range, check_text, is_field_value, is_token,
+};
 use super::name::Name;
 
 /// Most header rules of one kind, version shares, or networks in one policy.
 pub const POLICY_ITEMS_MAX: usize = 64;
 
 /// Time limits, in milliseconds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct TimeoutPolicy {
     /// Time limit for name resolution, connection and TLS handshake, including waiting for a free
@@ -45,7 +48,7 @@ impl TimeoutPolicy {
 }
 
 /// A failure that may be worth another attempt.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum RetryOn {
     /// No connection: nothing was sent, so every method may be retried.
@@ -57,7 +60,7 @@ pub enum RetryOn {
 }
 
 /// When a request is tried again, on another instance if there is one.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct RetryPolicy {
     /// Maximum number of attempts, including the first, 1 to 10.
@@ -118,7 +121,7 @@ impl RetryPolicy {
 
 /// A second request to another instance when the first takes long; the first answer wins. Only for
 /// requests of the listed methods without a body.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct HedgingPolicy {
     /// Time without the head of an answer after which the second request is sent, in milliseconds,
@@ -145,7 +148,7 @@ impl HedgingPolicy {
 }
 
 /// Stops calling an instance that fails too often; each node decides by itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct CircuitBreakerPolicy {
     /// Number of failures in a row that opens the breaker, 1 to 10,000; 0 turns this off.
@@ -189,7 +192,7 @@ impl CircuitBreakerPolicy {
 }
 
 /// Ejects instances that are worse than the others, for a time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct OutlierPolicy {
     /// Interval between two evaluations, in milliseconds, 100 to 600,000.
@@ -241,7 +244,7 @@ impl OutlierPolicy {
 }
 
 /// Limits of what one node sends to one instance at a time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ConnectionPolicy {
     /// Maximum number of requests in flight to one instance, 1 to 65,536. With HTTP/1 each has its
@@ -279,7 +282,9 @@ impl ConnectionPolicy {
 }
 
 /// Whose requests a rate limit counts together.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode, Serialize, Deserialize, ToSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum RateLimitScope {
     /// Everybody's.
@@ -290,7 +295,7 @@ pub enum RateLimitScope {
 }
 
 /// Requests per second that one node lets through; more are refused with 429.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RateLimitPolicy {
     /// Sustained rate, in requests per second, 1 to 1,000,000.
@@ -315,7 +320,9 @@ impl RateLimitPolicy {
 }
 
 /// Changes of headers. Fields are first removed, then set, then added.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(
+    Clone, Debug, Default, PartialEq, Eq, Encode, Decode, Serialize, Deserialize, ToSchema,
+)]
 #[serde(default, deny_unknown_fields)]
 pub struct HeaderRules {
     /// Names of the fields to remove.
@@ -356,7 +363,7 @@ impl HeaderRules {
         }
         for (_, value) in fields() {
             check_text(field, value, 0, limits::TEXT_LEN_MAX)?;
-            if http::HeaderValue::from_str(value).is_err() {
+            if !is_field_value(value) {
                 return Err(LimitExceeded::new(field, "a valid field value", value));
             }
         }
@@ -365,7 +372,9 @@ impl HeaderRules {
 }
 
 /// How the path changes on its way; the instance's base path comes before the result.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(
+    Clone, Debug, Default, PartialEq, Eq, Encode, Decode, Serialize, Deserialize, ToSchema,
+)]
 #[serde(default, deny_unknown_fields)]
 pub struct RewritePolicy {
     /// Prefix that is removed from the path, if the path begins with it (whole segments only).
@@ -395,7 +404,7 @@ impl RewritePolicy {
 
 /// Makes a service usable below the path that clients reach it by through the proxy
 /// (`/api/maxine/serviceops/proxy/SERVICE`), where it takes itself to be at the root.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct PrefixPolicy {
     /// Tells instances the path in `X-Forwarded-Prefix`.
@@ -422,7 +431,9 @@ impl PrefixPolicy {
 }
 
 /// Who answers `OPTIONS` requests to a service.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode, Serialize, Deserialize, ToSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum OptionsPolicy {
     /// Maxine, as its CORS settings say.
@@ -433,7 +444,7 @@ pub enum OptionsPolicy {
 }
 
 /// A version's share of the traffic.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct VersionShare {
     /// The version that instances name in their registration.
@@ -444,7 +455,7 @@ pub struct VersionShare {
 }
 
 /// Copies of requests for another service; the answers to the copies are discarded.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MirrorPolicy {
     /// The service that gets the copies, in the same namespace.
@@ -479,7 +490,7 @@ impl MirrorPolicy {
 }
 
 /// Sends a client to the same instance while that is routable.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum StickyPolicy {
     /// By a cookie that Maxine sets; it names the instance by a hash.
@@ -511,7 +522,7 @@ impl StickyPolicy {
 }
 
 /// Prefers instances in this node's zone, for every way to an instance.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ZonePolicy {
     /// If the zone has fewer routable instances than this, all zones are used, 1 to 10,000.
@@ -535,7 +546,9 @@ impl ZonePolicy {
 }
 
 /// Protocol for connections to the instances.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode, Serialize, Deserialize, ToSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum UpstreamProtocol {
     /// HTTP/1.1.
@@ -546,7 +559,9 @@ pub enum UpstreamProtocol {
 }
 
 /// How a service's instances are called.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(
+    Clone, Debug, Default, PartialEq, Eq, Encode, Decode, Serialize, Deserialize, ToSchema,
+)]
 #[serde(default, deny_unknown_fields)]
 pub struct TrafficPolicy {
     /// Time limits.
@@ -620,7 +635,7 @@ impl TrafficPolicy {
 }
 
 /// How probe results lead to a verdict.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct HealthPolicy {
     /// Number of nodes that probe each instance and must agree, 1 to 7; fewer if fewer nodes run.
@@ -668,7 +683,7 @@ impl HealthPolicy {
 }
 
 fn check_header_name(field: &str, name: &str) -> Result<(), LimitExceeded> {
-    if http::HeaderName::from_bytes(name.as_bytes()).is_err() {
+    if !is_token(name) {
         return Err(LimitExceeded::new(field, "a header name", name));
     }
     Ok(())
@@ -677,7 +692,7 @@ fn check_header_name(field: &str, name: &str) -> Result<(), LimitExceeded> {
 fn check_methods(field: &str, methods: &[String]) -> Result<(), LimitExceeded> {
     check_count(field, methods.len(), 16)?;
     for method in methods {
-        if http::Method::from_bytes(method.as_bytes()).is_err() || method.len() > 16 {
+        if !is_token(method) || method.len() > 16 {
             return Err(LimitExceeded::new(field, "methods of up to 16 letters", method));
         }
     }
@@ -693,15 +708,21 @@ fn check_statuses(field: &str, statuses: &[u16]) -> Result<(), LimitExceeded> {
 mod tests {
     use super::super::policy::ServicePolicy;
 
+    fn parsed(json: &str) -> Result<ServicePolicy, String> {
+        let policy: ServicePolicy = serde_json::from_str(json).map_err(|e| e.to_string())?;
+        policy.check().map_err(|error| error.to_string())?;
+        Ok(policy)
+    }
+
     #[test]
     fn an_empty_policy_is_valid_and_every_section_has_defaults() {
-        assert!(ServicePolicy::from_json("{}").is_ok());
+        assert!(parsed("{}").is_ok());
         let all = r#"{"traffic":{"retries":{},"hedging":{},"circuit_breaker":{},
             "outlier_ejection":{},"rate_limit":{"requests_per_s":5},"rewrite":{},
             "mirror":{"service":"shadow","percent":10},"sticky":{"cookie":{"name":"s"}},
             "zone":{},"split":[{"version":"v1","weight":9},{"version":"v2","weight":1}]},
             "health":{}}"#;
-        let policy = ServicePolicy::from_json(all).unwrap();
+        let policy = parsed(all).unwrap();
         assert_eq!(policy.traffic.retries.unwrap().attempts, 3);
         assert_eq!(policy.traffic.rate_limit.unwrap().burst, 1);
     }
@@ -720,7 +741,7 @@ mod tests {
             (r#"{"traffic":{"nonsense":1}}"#, "nonsense"),
             (r#"{"health":{"observers":0}}"#, "health.observers"),
         ] {
-            let error = ServicePolicy::from_json(json).unwrap_err();
+            let error = parsed(json).unwrap_err();
             assert!(error.contains(field), "{json}: {error}");
         }
     }

@@ -9,7 +9,9 @@ use super::json::{answer, read_object};
 use crate::actors::{WriteError, WriteRequest};
 use crate::api::error::CompatError;
 use crate::api::{AppState, Caller, RequestContext};
-use maxine_state::{DiscoveryMode, LogFormat, Rejection, RuntimeConfig, SelectionStrategy};
+use maxine_state::{
+    Command, DiscoveryMode, LogFormat, Rejection, RuntimeConfig, SelectionStrategy,
+};
 
 const SUCCESS: &str = "Success";
 const TYPE_ERROR: &str = "Type Error";
@@ -87,7 +89,7 @@ pub(super) async fn change(
         if config == record.config {
             break report;
         }
-        let command = state.replace_config(config, Some(record.revision));
+        let command = Command::PutConfig { config, expected_revision: Some(record.revision) };
         let actor = context.actor(&caller);
         let request = WriteRequest { actor, request_id: None, fence: None, command };
         match state.registry().propose(request).await {

@@ -84,7 +84,7 @@ pub(super) async fn put_policy(
     JsonBody(policy): JsonBody<ServicePolicy>,
 ) -> Result<Response, Problem> {
     let expected_revision = write.conditions.expected_revision();
-    let command = set_policy(key, &policy, expected_revision, query.create)?;
+    let command = set_policy(key, policy, expected_revision, query.create)?;
     revised(write.propose(&state, command).await.map_err(no_such_service)?)
 }
 
@@ -111,7 +111,7 @@ pub(super) async fn patch_policy(
     };
     let command = |document, revision| {
         let policy: ServicePolicy = parsed(document)?;
-        set_policy(key.clone(), &policy, Some(revision), query.create)
+        set_policy(key.clone(), policy, Some(revision), query.create)
     };
     let applied = merge_patch::patch(&state, write, body, read, command).await;
     revised(applied.map_err(no_such_service)?)
@@ -119,15 +119,12 @@ pub(super) async fn patch_policy(
 
 fn set_policy(
     key: ServiceKey,
-    policy: &ServicePolicy,
+    policy: ServicePolicy,
     expected_revision: Option<u64>,
     create: bool,
 ) -> Result<Command, Problem> {
     policy.check()?;
-    let json = serde_json::to_string(policy).map_err(|error| {
-        Problem::new(ProblemKind::InvalidRequest, format!("the policy cannot be stored: {error}"))
-    })?;
-    Ok(Command::PutPolicy { key, policy_json: Some(json.into()), expected_revision, create })
+    Ok(Command::PutPolicy { key, policy: Some(Box::new(policy)), expected_revision, create })
 }
 
 fn no_such_service(mut problem: Problem) -> Problem {
@@ -163,7 +160,7 @@ pub(super) async fn delete_policy(
 ) -> Result<Response, Problem> {
     let expected_revision = write.conditions.expected_revision();
     let create = false;
-    let command = Command::PutPolicy { key, policy_json: None, expected_revision, create };
+    let command = Command::PutPolicy { key, policy: None, expected_revision, create };
     revised(write.propose(&state, command).await?)
 }
 
@@ -200,7 +197,7 @@ pub(super) async fn put_config(
     })?;
     config.check()?;
     let expected_revision = write.conditions.expected_revision();
-    let command = state.replace_config(config, expected_revision);
+    let command = Command::PutConfig { config, expected_revision };
     revised(write.propose(&state, command).await?)
 }
 
@@ -230,7 +227,7 @@ pub(super) async fn patch_config(
         }
         let config: RuntimeConfig = parsed(document)?;
         config.check()?;
-        Ok(state.replace_config(config, Some(revision)))
+        Ok(Command::PutConfig { config, expected_revision: Some(revision) })
     };
     revised(merge_patch::patch(&state, write, body, read, command).await?)
 }

@@ -215,7 +215,7 @@ pub(super) async fn delete_service(
     if service.policy.is_some() {
         let command = Command::PutPolicy {
             key: key.clone(),
-            policy_json: None,
+            policy: None,
             expected_revision: None,
             create: false,
         };

@@ -129,7 +129,7 @@ impl LogFile {
             return Err(damaged("the header's checksum is wrong"));
         }
         if number(8) != u64::from(FORMAT_VERSION) {
-            return Err(damaged("a newer version wrote it"));
+            return Err(damaged("it has a format that this build does not read"));
         }
         let (lineage, base, base_len, base_sum) = (number(16), number(24), number(32), number(40));
         let chain = u32::try_from(number(48)).map_err(|_| damaged("the chain is not one"))?;
