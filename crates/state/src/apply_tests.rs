@@ -1,6 +1,6 @@
+use super::super::address::Address;
 use super::super::command::{Actor, RequestId};
 use super::super::health::Readiness;
-use super::super::instance::Address;
 use super::*;
 
 fn key() -> ServiceKey {

@@ -1,99 +1,13 @@
 //! What a service instance is, as its owner registered it and as the state holds it.
 
-use std::fmt;
-use std::sync::Arc;
-
 use bincode::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 
+use super::address::Address;
 use super::health::Health;
 use super::limits::{self, LimitExceeded, check_count, check_range, check_text};
 use super::name::Name;
 use super::policy::ProbeSpec;
-
-/// Where an instance is reached: `http://` or `https://`, host, optional port, optional base path
-/// without a trailing slash.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Address(Arc<str>);
-
-impl Address {
-    /// Takes a URL as an address. Refused: another scheme, user information, a query, a fragment,
-    /// a host with characters that no host has, `..` in the path, port 0.
-    pub fn parse(text: &str) -> Result<Self, LimitExceeded> {
-        let bad = |limit: &str| LimitExceeded::new("address", limit, text);
-        check_text("address", text, 1, limits::ADDRESS_LEN_MAX)?;
-        let host_and_port = text.split_once("://").map_or(text, |(_, rest)| rest);
-        let host_and_port = host_and_port.split('/').next().unwrap_or_default();
-        if host_and_port.matches(':').count() > 1 && !host_and_port.contains(['[', '@']) {
-            return Err(bad(
-                "a URL whose IPv6 address stands in brackets, such as http://[::1]:8080",
-            ));
-        }
-        let uri: http::Uri = text
-            .parse()
-            .map_err(|_| bad("a URL such as http://10.0.0.1:8080 with an optional base path"))?;
-        if !matches!(uri.scheme_str(), Some("http" | "https")) {
-            return Err(bad("a URL whose scheme is http or https"));
-        }
-        let authority = uri.authority().ok_or_else(|| bad("a URL with a host"))?;
-        if authority.as_str().contains('@') {
-            return Err(bad("a URL without user information"));
-        }
-        if authority.host().is_empty() {
-            return Err(bad("a URL with a host"));
-        }
-        if authority.as_str().len() > authority.host().len() {
-            let port = authority.port_u16().filter(|port| *port != 0);
-            if port.is_none() {
-                return Err(bad("a URL whose port is 1 to 65535"));
-            }
-        }
-        if uri.query().is_some() || text.contains(['#', '?', '\\', ' ', '"', '<', '>']) {
-            return Err(bad("a URL without query, fragment, space, quote or backslash"));
-        }
-        let path = uri.path();
-        // Most have none of the two, and apply checks every registration on every node.
-        if path.contains(['.', '%']) {
-            let lower = path.to_ascii_lowercase().replace("%2e", ".");
-            if lower.split('/').any(|segment| segment == ".." || segment == ".") {
-                return Err(bad("a URL without . or .. in its path"));
-            }
-        }
-        Ok(Self(text.strip_suffix('/').unwrap_or(text).into()))
-    }
-
-    /// The URL, without a trailing slash.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl TryFrom<String> for Address {
-    type Error = LimitExceeded;
-    fn try_from(text: String) -> Result<Self, LimitExceeded> {
-        Self::parse(&text)
-    }
-}
-
-impl From<Address> for String {
-    fn from(address: Address) -> Self {
-        address.0.as_ref().into()
-    }
-}
-
-impl fmt::Display for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl fmt::Debug for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(&*self.0, f)
-    }
-}
 
 /// What the owner of an instance says of it. A registration equal to the present one is a
 /// heartbeat.
@@ -218,20 +132,4 @@ pub struct Drain {
     pub reason: String,
     /// Since when, in milliseconds since 1970.
     pub since_ms: u64,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_ipv6_address_without_brackets_is_told_of_them() {
-        for text in ["::1:8080", "fe80::1", "http://::1:8080", "http://fe80::1/base"] {
-            let error = Address::parse(text).unwrap_err().to_string();
-            assert!(error.contains("in brackets"), "{text}: {error}");
-        }
-        for text in ["http://[::1]:8080", "https://[fe80::1]", "http://10.0.0.1:80/a:b:c"] {
-            assert!(Address::parse(text).is_ok(), "{text}");
-        }
-    }
 }

@@ -7,6 +7,7 @@
 //! order. Every replica that applies the same proposals holds the same state, byte for byte. Time
 //! enters only as [`Proposal::proposed_at_ms`], clamped so that it never runs backwards.
 
+mod address;
 mod apply;
 mod audit;
 mod codec;
@@ -27,6 +28,7 @@ mod runtime_config;
 mod snapshot;
 mod traffic;
 
+pub use address::Address;
 pub use audit::{AuditChain, AuditClass, AuditLog, AuditOutcome, AuditRecord};
 pub use codec::{CodecError, decode_applied, decode_batch, encode_applied, encode_batch};
 pub use command::{
@@ -37,7 +39,7 @@ pub use control_state::{ControlState, FormerGrant, Grant, ServiceState};
 pub use event::{Event, EventKind, RemovalCause};
 pub use health::{Health, Liveness, Readiness};
 pub use identity::{EndedSession, Identities, Role, SigningKey, TokenRecord, User};
-pub use instance::{Address, Drain, Instance, Registration};
+pub use instance::{Drain, Instance, Registration};
 pub use limits::LimitExceeded;
 pub use name::{InstanceKey, Name, ServiceKey, ServiceRef};
 pub use policy::*;

@@ -1,0 +1,176 @@
+//! Where an instance is reached: a URL, taken apart by a grammar of the state's own.
+//!
+//! Every replica checks every registration, so no library may decide what an address is: another version of it
+//! would decide otherwise.
+//!
+//! ```text
+//! address   = ( "http" / "https" ) "://" host [ ":" port ] [ path ]      scheme in any case
+//! host      = "[" IPv6 address "]" / 1*( letter / digit / "-._~!$&'()*+,;=" )
+//! port      = 1*digit, 1 to 65535
+//! path      = "/" *( visible ASCII but # < > ? \ ` " / any character beyond ASCII ), without the segments . and ..
+//! ```
+
+use std::fmt;
+use std::sync::Arc;
+
+use bincode::{Decode, Encode};
+use serde::{Deserialize, Serialize};
+
+use super::limits::{self, LimitExceeded, check_text};
+
+/// Where an instance is reached: `http://` or `https://`, host, optional port, optional base path
+/// without a trailing slash.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Address(Arc<str>);
+
+impl Address {
+    /// Takes a URL as an address. Refused: another scheme, user information, a query, a fragment,
+    /// a host with characters that no host has, `..` in the path, port 0.
+    pub fn parse(text: &str) -> Result<Self, LimitExceeded> {
+        check_text("address", text, 1, limits::ADDRESS_LEN_MAX)?;
+        match check(text) {
+            Ok(()) => Ok(Self(text.strip_suffix('/').unwrap_or(text).into())),
+            Err(limit) => Err(LimitExceeded::new("address", limit, text)),
+        }
+    }
+
+    /// The URL, without a trailing slash.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for Address {
+    type Error = LimitExceeded;
+    fn try_from(text: String) -> Result<Self, LimitExceeded> {
+        Self::parse(&text)
+    }
+}
+
+impl From<Address> for String {
+    fn from(address: Address) -> Self {
+        address.0.as_ref().into()
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&*self.0, f)
+    }
+}
+
+fn check(text: &str) -> Result<(), &'static str> {
+    let (scheme, rest) = text.split_once("://").unwrap_or(("", text));
+    let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+    let is_bracketed = authority.contains(['[', '@']);
+    if !is_bracketed && authority.bytes().filter(|b| *b == b':').count() > 1 {
+        return Err("a URL whose IPv6 address stands in brackets, such as http://[::1]:8080");
+    }
+    if !scheme.eq_ignore_ascii_case("http") && !scheme.eq_ignore_ascii_case("https") {
+        return Err("a URL whose scheme is http or https");
+    }
+    if authority.contains('@') {
+        return Err("a URL without user information");
+    }
+    let (host, port) = match authority.find(']') {
+        Some(end) => authority.split_at(end + 1),
+        None => authority.split_at(authority.find(':').unwrap_or(authority.len())),
+    };
+    if host.is_empty() {
+        return Err("a URL with a host");
+    }
+    if !is_host(host) {
+        return Err("a URL such as http://10.0.0.1:8080 with an optional base path");
+    }
+    if !port.is_empty() && !port.strip_prefix(':').is_some_and(is_port) {
+        return Err("a URL whose port is 1 to 65535");
+    }
+    if !path.chars().all(is_of_path) {
+        return Err("a URL without query, fragment, space, quote or backslash");
+    }
+    // Most have none of the two, and apply checks every registration on every node.
+    if path.contains(['.', '%']) {
+        let lower = path.to_ascii_lowercase().replace("%2e", ".");
+        if lower.split('/').any(|segment| segment == ".." || segment == ".") {
+            return Err("a URL without . or .. in its path");
+        }
+    }
+    Ok(())
+}
+
+fn is_host(host: &str) -> bool {
+    let is_part = |b: u8| b.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=".contains(&b);
+    match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+        Some(inner) => is_ipv6(inner),
+        None => host.bytes().all(is_part),
+    }
+}
+
+fn is_port(digits: &str) -> bool {
+    let add = |sum: u32, b: u8| match b {
+        b'0'..=b'9' => Some(sum * 10 + u32::from(b - b'0')).filter(|sum| *sum <= 65_535),
+        _ => None,
+    };
+    digits.bytes().try_fold(0, add).is_some_and(|port| port > 0)
+}
+
+/// RFC 4291, section 2.2: eight groups of up to four hexadecimal digits; the last two may be written as an IPv4
+/// address, and one run of groups that are 0 may be left out as `::`.
+fn is_ipv6(text: &str) -> bool {
+    match text.split_once("::") {
+        // A second :: leaves an empty group behind.
+        Some((front, back)) => match (groups(front, false), groups(back, true)) {
+            (Some(front), Some(back)) => front + back < 8,
+            _ => false,
+        },
+        None => groups(text, true) == Some(8),
+    }
+}
+
+/// How many groups `text` stands for; none if it is empty.
+fn groups(text: &str, may_end_in_ipv4: bool) -> Option<usize> {
+    if text.is_empty() {
+        return Some(0);
+    }
+    let mut count = 0;
+    let mut rest = text.split(':').peekable();
+    while let Some(group) = rest.next() {
+        let is_last = rest.peek().is_none();
+        if is_last && may_end_in_ipv4 && is_ipv4(group) {
+            return Some(count + 2);
+        }
+        if !(1..=4).contains(&group.len()) || !group.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return None;
+        }
+        count += 1;
+    }
+    Some(count)
+}
+
+fn is_ipv4(text: &str) -> bool {
+    let is_part = |part: &str| {
+        let digits = (1..=3).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_digit());
+        let zero_first = part.len() > 1 && part.starts_with('0');
+        digits && !zero_first && part.parse::<u8>().is_ok()
+    };
+    text.split('.').count() == 4 && text.split('.').all(is_part)
+}
+
+fn is_of_path(c: char) -> bool {
+    match c {
+        '"' | '#' | '<' | '>' | '?' | '\\' | '`' => false,
+        _ => c > '~' || c.is_ascii_graphic(),
+    }
+}
+
+#[cfg(test)]
+#[path = "address_tests.rs"]
+mod tests;
