@@ -5,6 +5,7 @@
 //! never repeats a secret.
 
 use std::borrow::Cow;
+use std::fmt::Display;
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -348,6 +349,17 @@ impl Problem {
         words::complaint(path, text).into()
     }
 
+    /// Says that `value` of `field` is not within `limit`.
+    pub fn limit(field: &str, limit: &str, value: impl Display) -> Self {
+        let value = value.to_string();
+        let detail = format!("{field} must be {limit}, got {value}");
+        let mut problem = Self::new(ProblemKind::LimitExceeded, detail);
+        problem.field = Some(field.into());
+        problem.limit = Some(limit.into());
+        problem.value = Some(value.into());
+        problem
+    }
+
     /// Its status.
     #[must_use]
     pub fn status(&self) -> StatusCode {
@@ -390,11 +402,7 @@ impl From<JsonError> for Problem {
 
 impl From<LimitExceeded> for Problem {
     fn from(error: LimitExceeded) -> Self {
-        let mut problem = Self::new(ProblemKind::LimitExceeded, error.to_string());
-        problem.field = Some(error.field.into());
-        problem.limit = Some(error.limit.into());
-        problem.value = Some(error.value.into());
-        problem
+        Self::limit(&error.field, &error.limit.to_string(), error.given())
     }
 }
 
@@ -476,6 +484,7 @@ impl From<AdminError> for Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use maxine_state::Limit;
 
     #[test]
     fn an_unknown_field_is_refused_by_name() {
@@ -486,7 +495,7 @@ mod tests {
 
     #[test]
     fn a_limit_names_field_limit_and_value() {
-        let limit = LimitExceeded::new("weight", "from 1 to 100", 101);
+        let limit = LimitExceeded::new("weight", Limit::Range { min: 1, max: 100 }, 101);
         let problem = Problem::from(limit);
         assert_eq!(problem.status(), 422);
         let json = serde_json::to_value(&problem).unwrap();

@@ -16,7 +16,9 @@ use super::client::{ConnectArgs, Request};
 use super::exit::CliError;
 use super::output::Output;
 use crate::words;
-use maxine_state::{AuditClass, AuditLog, AuditOutcome, AuditRecord};
+use maxine_state::{
+    AuditClass, AuditLog, AuditOutcome, AuditRecord, decode_rejection, encode_rejection,
+};
 
 /// Largest export that is read, in bytes.
 const EXPORT_LEN_MAX: u64 = 256 * 1024 * 1024;
@@ -102,6 +104,8 @@ pub struct Verified {
     pub dropped: Vec<(&'static str, u64)>,
     /// The exports that it has a record of: the number of the record and its text.
     pub exports: Vec<(u64, String)>,
+    /// How many refusals have another text than this version gives them. The hashes cover their codes only.
+    pub reworded: usize,
 }
 
 impl Verified {
@@ -182,7 +186,8 @@ struct Line {
     action: Box<str>,
     object: Box<str>,
     outcome: Outcome,
-    detail: Box<str>,
+    detail: String,
+    refusal: String,
     previous: String,
     hash: String,
 }
@@ -194,17 +199,14 @@ enum Outcome {
     Refused,
 }
 
-fn unhex(text: &str) -> Option<[u8; 32]> {
-    let digits = text.as_bytes();
-    if digits.len() != 64 {
-        return None;
-    }
-    let mut bytes = [0; 32];
-    for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
-        let [high, low] = [pair[0], pair[1]].map(|digit| char::from(digit).to_digit(16));
-        *byte = u8::try_from(high? * 16 + low?).ok()?;
-    }
-    Some(bytes)
+fn unhex(text: &str) -> Option<Vec<u8>> {
+    let digits: Option<Vec<u32>> = text.chars().map(|digit| digit.to_digit(16)).collect();
+    let digits = digits.filter(|digits| digits.len().is_multiple_of(2))?;
+    digits.chunks_exact(2).map(|pair| u8::try_from(pair[0] * 16 + pair[1]).ok()).collect()
+}
+
+fn unhex_hash(text: &str) -> Option<[u8; 32]> {
+    unhex(text)?.try_into().ok()
 }
 
 fn unreadable(line: usize, reason: &str) -> Finding {
@@ -212,13 +214,35 @@ fn unreadable(line: usize, reason: &str) -> Finding {
 }
 
 fn hash_of(text: &str, line: usize) -> Result<[u8; 32], Finding> {
-    unhex(text).ok_or_else(|| unreadable(line, "a hash must be 64 hexadecimal digits"))
+    unhex_hash(text).ok_or_else(|| unreadable(line, "a hash must be 64 hexadecimal digits"))
 }
 
-fn record_of(text: &str, number: usize) -> Result<AuditRecord, Finding> {
+/// The outcome whose code a line has; an error if this version would write another code for it.
+fn outcome_of(line: &Line, number: usize) -> Result<AuditOutcome, Finding> {
+    match line.outcome {
+        Outcome::Success if line.refusal.is_empty() => return Ok(AuditOutcome::Success),
+        Outcome::Refused if line.refusal.is_empty() => return Ok(AuditOutcome::Refused(None)),
+        Outcome::Success => return Err(unreadable(number, "a success has no refusal")),
+        Outcome::Refused => {}
+    }
+    let code = unhex(&line.refusal).unwrap_or_default();
+    let why = decode_rejection(&code).ok().filter(|why| encode_rejection(why) == code);
+    let why = why.ok_or_else(|| {
+        unreadable(number, "this version of maxine does not know the code of its refusal")
+    })?;
+    Ok(AuditOutcome::Refused(Some(Box::new(why))))
+}
+
+/// A record, and whether its refusal is told in the words that this version has for it.
+fn record_of(text: &str, number: usize) -> Result<(AuditRecord, bool), Finding> {
     let line: Line =
         words::read_json(text.as_bytes()).map_err(|error| unreadable(number, &error.text))?;
-    Ok(AuditRecord {
+    let outcome = outcome_of(&line, number)?;
+    let detail = match &outcome {
+        AuditOutcome::Refused(Some(why)) => why.to_string(),
+        AuditOutcome::Refused(None) | AuditOutcome::Success => String::new(),
+    };
+    let record = AuditRecord {
         seq: line.seq,
         class: line.class,
         class_seq: line.class_seq,
@@ -229,14 +253,11 @@ fn record_of(text: &str, number: usize) -> Result<AuditRecord, Finding> {
         trace_id: line.trace_id,
         action: line.action,
         object: line.object,
-        outcome: match line.outcome {
-            Outcome::Success => AuditOutcome::Success,
-            Outcome::Refused => AuditOutcome::Refused,
-        },
-        detail: line.detail,
+        outcome,
         previous: hash_of(&line.previous, number)?,
         hash: hash_of(&line.hash, number)?,
-    })
+    };
+    Ok((record, line.detail == detail))
 }
 
 /// Checks one export.
@@ -259,9 +280,11 @@ pub fn verify(export: &str) -> Result<Verified, Finding> {
         hashes: BTreeMap::new(),
         dropped,
         exports: Vec::new(),
+        reworded: 0,
     };
     for (text, number) in lines {
-        let record = record_of(text, number)?;
+        let (record, same_words) = record_of(text, number)?;
+        verified.reworded += usize::from(!same_words);
         let newest = verified.hashes.last_key_value().map(|(seq, _)| *seq);
         let next = &mut expected[record.class as usize];
         if record.class_seq != *next || newest.is_some_and(|newest| record.seq <= newest) {
@@ -296,7 +319,7 @@ pub async fn verify_files(
     out: &mut Output,
 ) -> Result<(), CliError> {
     let not_a_hash = || CliError::Failed("--contains must be 64 hexadecimal digits".into());
-    let contains = args.contains.as_deref().map(|text| unhex(text).ok_or_else(not_a_hash));
+    let contains = args.contains.as_deref().map(|text| unhex_hash(text).ok_or_else(not_a_hash));
     let contains = contains.transpose()?;
     let cluster = if args.cluster { Some(of_cluster(connect).await?) } else { None };
     let mut good: Vec<(String, Verified)> = Vec::new();
@@ -346,12 +369,20 @@ fn show(
             .into()
     });
     let next_seq = log.next_seq;
+    let reworded = match log.reworded {
+        0 => String::new(),
+        count => format!(
+            "\n{name}: {count} refusals are worded otherwise than by this version; the hashes cover the codes of \
+             refusals (refusal), not their texts (detail)"
+        ),
+    };
     let text = format!(
-        "{name}: {records} records of {next_seq} are correct; removed for room or age: {left}; head {head}\n{name}: {proof}"
+        "{name}: {records} records of {next_seq} are correct; removed for room or age: {left}; head {head}\n{name}: {proof}{reworded}"
     );
     let json = serde_json::json!({
         "file": name, "records": records, "next_seq": next_seq, "head": head,
         "dropped": log.dropped.iter().copied().collect::<BTreeMap<_, _>>(), "compared": compared,
+        "reworded": log.reworded,
     });
     out.done(&json, text)
 }

@@ -12,7 +12,7 @@ use argon2::{Algorithm, Argon2, Params, Version};
 use tokio::sync::Semaphore;
 
 use crate::places::{PlaceLimits, Places, Standing};
-use maxine_state::LimitExceeded;
+use maxine_state::{Given, Limit, LimitExceeded};
 
 /// How many are hashed at once.
 const CONCURRENT_MAX: usize = 2;
@@ -34,10 +34,9 @@ pub fn check_password(field: &str, password: &str) -> Result<(), LimitExceeded> 
     if chars >= PASSWORD_CHARS_MIN && password.len() <= PASSWORD_LEN_MAX {
         return Ok(());
     }
-    let limit = format!(
-        "at least {PASSWORD_CHARS_MIN} characters and at most {PASSWORD_LEN_MAX} bytes long"
-    );
-    Err(LimitExceeded::new(field, limit, format!("{chars} characters")))
+    let limit =
+        Limit::Password { chars_min: PASSWORD_CHARS_MIN as u64, len_max: PASSWORD_LEN_MAX as u64 };
+    Err(LimitExceeded::new(field, limit, Given::Characters(chars as u64)))
 }
 
 /// What a hash costs (RFC 9106).

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use bincode::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 
-use super::limits::{self, LimitExceeded, check_text};
+use super::limits::{self, Limit, LimitExceeded, check_text};
 
 /// Where an instance is reached: `http://` or `https://`, host, optional port, optional base path
 /// without a trailing slash.
@@ -67,40 +67,40 @@ impl fmt::Debug for Address {
     }
 }
 
-fn check(text: &str) -> Result<(), &'static str> {
+fn check(text: &str) -> Result<(), Limit> {
     let (scheme, rest) = text.split_once("://").unwrap_or(("", text));
     let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
     let is_bracketed = authority.contains(['[', '@']);
     if !is_bracketed && authority.bytes().filter(|b| *b == b':').count() > 1 {
-        return Err("a URL whose IPv6 address stands in brackets, such as http://[::1]:8080");
+        return Err(Limit::UrlBrackets);
     }
     if !scheme.eq_ignore_ascii_case("http") && !scheme.eq_ignore_ascii_case("https") {
-        return Err("a URL whose scheme is http or https");
+        return Err(Limit::UrlScheme);
     }
     if authority.contains('@') {
-        return Err("a URL without user information");
+        return Err(Limit::UrlUser);
     }
     let (host, port) = match authority.find(']') {
         Some(end) => authority.split_at(end + 1),
         None => authority.split_at(authority.find(':').unwrap_or(authority.len())),
     };
     if host.is_empty() {
-        return Err("a URL with a host");
+        return Err(Limit::UrlHost);
     }
     if !is_host(host) {
-        return Err("a URL such as http://10.0.0.1:8080 with an optional base path");
+        return Err(Limit::Url);
     }
     if !port.is_empty() && !port.strip_prefix(':').is_some_and(is_port) {
-        return Err("a URL whose port is 1 to 65535");
+        return Err(Limit::UrlPort);
     }
     if !path.chars().all(is_of_path) {
-        return Err("a URL without query, fragment, space, quote or backslash");
+        return Err(Limit::UrlPath);
     }
     // Most have none of the two, and apply checks every registration on every node.
     if path.contains(['.', '%']) {
         let lower = path.to_ascii_lowercase().replace("%2e", ".");
         if lower.split('/').any(|segment| segment == ".." || segment == ".") {
-            return Err("a URL without . or .. in its path");
+            return Err(Limit::UrlDots);
         }
     }
     Ok(())

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::audit::{AuditClass, AuditOutcome, AuditRecord};
 use super::command::{
-    Applied, Command, Deregistration, Fence, HealthReport, Proposal, Rejection, Reply,
+    Applied, Command, Deregistration, Fence, HealthReport, ObjectKind, Proposal, Rejection, Reply,
 };
 use super::control_state::{ControlState, FormerGrant, Grant, ServiceState};
 use super::event::{Event, EventKind, RemovalCause};
@@ -15,7 +15,7 @@ use super::faults;
 use super::health::{Health, Liveness};
 use super::identity::{EndedSession, Role, SigningKey, TokenRecord, User};
 use super::instance::{Drain, Instance, Registration};
-use super::limits::{self, LimitExceeded};
+use super::limits::{self, Given, Limit, LimitExceeded};
 use super::name::{InstanceKey, Name, ServiceKey};
 use super::policy::{PolicyRecord, ServicePolicy};
 use super::runtime_config::{ConfigRecord, ConfigRevision, RuntimeConfig};
@@ -40,7 +40,8 @@ impl ControlState {
         };
         if let Reply::Rejected(rejection) = &reply {
             let (action, object) = describe(&proposal.command);
-            self.record(proposal, action, object, Err(rejection.to_string()));
+            let why = Some(Box::new(rejection.clone()));
+            self.record(proposal, action, object, AuditOutcome::Refused(why));
         }
         let applied = Applied { index: self.index, reply };
         self.dedup.remember(proposal.request_id, self.time_ms, applied.clone());
@@ -97,7 +98,12 @@ impl ControlState {
                 if begins {
                     self.next_index(step);
                     (self.history, self.line) = (*history, *line);
-                    self.record(step.proposal, "history.begin", format!("{history:016x}"), Ok(()));
+                    self.record(
+                        step.proposal,
+                        "history.begin",
+                        format!("{history:016x}"),
+                        AuditOutcome::Success,
+                    );
                 }
                 Ok(Reply::Changed(vec![begins]))
             }
@@ -114,7 +120,8 @@ impl ControlState {
             }
             Command::RecordAudit { items } => {
                 for (action, object, success) in items {
-                    let outcome = if *success { Ok(()) } else { Err(String::new()) };
+                    let outcome =
+                        if *success { AuditOutcome::Success } else { AuditOutcome::Refused(None) };
                     self.record(step.proposal, action, object.to_string(), outcome);
                 }
                 Ok(Reply::Done)
@@ -123,7 +130,12 @@ impl ControlState {
                 // The log's clock may be ahead of the true time, never the other way round.
                 let left = self.audit.expire((*now_ms).min(self.time_ms));
                 if left > 0 {
-                    self.record(step.proposal, "audit.expire", format!("{left} records"), Ok(()));
+                    self.record(
+                        step.proposal,
+                        "audit.expire",
+                        left.to_string(),
+                        AuditOutcome::Success,
+                    );
                 }
                 Ok(Reply::Done)
             }
@@ -141,8 +153,8 @@ impl ControlState {
         let result = self.try_register(step, key, registration);
         if let Err(rejection) = &result {
             let object = format!("{key}/{}", registration.id);
-            let detail = Err(rejection.to_string());
-            self.record(step.proposal, "instance.register", object, detail);
+            let why = Some(Box::new(rejection.clone()));
+            self.record(step.proposal, "instance.register", object, AuditOutcome::Refused(why));
         }
         result
     }
@@ -191,7 +203,7 @@ impl ControlState {
         let instance_key = key.instance(registration.id.clone());
         if changed {
             let object = instance_key.to_string();
-            self.record(step.proposal, "instance.register", object, Ok(()));
+            self.record(step.proposal, "instance.register", object, AuditOutcome::Success);
         }
         // Told of an equal one, too: the leader renews its lease by it.
         self.emit(step, EventKind::InstanceRegistered { key: instance_key, data: instance });
@@ -239,7 +251,7 @@ impl ControlState {
         service.modified_index = index;
         self.instances_len -= 1;
         self.forget_if_empty(&key.service);
-        self.record(step.proposal, action, key.to_string(), Ok(()));
+        self.record(step.proposal, action, key.to_string(), AuditOutcome::Success);
         self.emit(step, EventKind::InstanceRemoved { key: key.clone(), cause });
         true
     }
@@ -258,7 +270,7 @@ impl ControlState {
         let registered = service.is_some_and(|s| s.instances.contains_key(&key.instance));
         let drained = service.is_some_and(|s| s.drains.contains_key(&key.instance));
         if !registered && !drained {
-            return Err(not_found("instance", &key.to_string()));
+            return Err(not_found(ObjectKind::Instance, &key.to_string()));
         }
         if drained == reason.is_some() {
             return Ok(Reply::Changed(vec![false]));
@@ -283,7 +295,7 @@ impl ControlState {
             }
         };
         self.forget_if_empty(&key.service);
-        self.record(step.proposal, action, key.to_string(), Ok(()));
+        self.record(step.proposal, action, key.to_string(), AuditOutcome::Success);
         let draining = reason.is_some();
         self.emit(step, EventKind::DrainChanged { key: key.clone(), draining });
         Ok(Reply::Changed(vec![true]))
@@ -313,7 +325,7 @@ impl ControlState {
             (Liveness::Alive, true) => "health.pass",
             (Liveness::Alive, false) => "health.fail",
         };
-        self.record(step.proposal, action, key.to_string(), Ok(()));
+        self.record(step.proposal, action, key.to_string(), AuditOutcome::Success);
         self.emit(step, EventKind::HealthChanged { key: key.clone(), data: instance });
         true
     }
@@ -334,10 +346,10 @@ impl ControlState {
         let present = service.and_then(|service| service.policy.as_ref());
         check_revision(expected_revision, present.map_or(0, |record| record.revision))?;
         if policy.is_none() && present.is_none() {
-            return Err(not_found("policy of service", &key.to_string()));
+            return Err(not_found(ObjectKind::Policy, &key.to_string()));
         }
         if service.is_none() && !create {
-            return Err(not_found("service", &key.to_string()));
+            return Err(not_found(ObjectKind::Service, &key.to_string()));
         }
         if service.is_none() {
             limits::check_count("services", self.services.len() + 1, limits::SERVICES_MAX)
@@ -350,7 +362,7 @@ impl ControlState {
         service.policy =
             policy.map(|policy| Arc::new(PolicyRecord { revision, policy: policy.clone() }));
         self.forget_if_empty(key);
-        self.record(step.proposal, "policy.put", key.to_string(), Ok(()));
+        self.record(step.proposal, "policy.put", key.to_string(), AuditOutcome::Success);
         self.emit(step, EventKind::PolicyChanged { key: key.clone() });
         Ok(Reply::Revision(revision))
     }
@@ -368,7 +380,7 @@ impl ControlState {
         let now = ConfigRevision { revision, time_ms: self.time_ms, user, config: config.clone() };
         self.config_history.replace(&self.config, now);
         self.config = Arc::new(ConfigRecord { revision, config: config.clone() });
-        self.record(step.proposal, "config.put", String::from("config"), Ok(()));
+        self.record(step.proposal, "config.put", String::from("config"), AuditOutcome::Success);
         self.emit(step, EventKind::ConfigChanged { revision });
         Ok(Reply::Revision(revision))
     }
@@ -382,7 +394,7 @@ impl ControlState {
             |grant: &Arc<Grant>| FormerGrant { fence: grant.fence, holder: grant.holder.clone() };
         let before = self.grant.as_ref().map(former);
         self.grant = Some(Arc::new(Grant { fence, holder: holder.clone(), since_ms, before }));
-        self.record(step.proposal, "leadership.grant", holder.to_string(), Ok(()));
+        self.record(step.proposal, "leadership.grant", holder.to_string(), AuditOutcome::Success);
         self.emit(step, EventKind::LeadershipGranted { holder: holder.clone(), fence: fence.0 });
         Reply::Granted(fence)
     }
@@ -397,15 +409,15 @@ impl ControlState {
         };
         limits::check_name("name", name.as_str()).map_err(Rejection::Limit)?;
         if name.as_str().contains(':') {
-            let limit = "without a colon, which marks tokens and parts of Maxine in the audit log";
-            return Err(Rejection::Limit(LimitExceeded::new("name", limit, name)));
+            let limit = LimitExceeded::new("name", Limit::NoColon, name.as_str());
+            return Err(Rejection::Limit(limit));
         }
         limits::check_text("password_hash", password_hash, 1, limits::TEXT_LEN_MAX)
             .map_err(Rejection::Limit)?;
         let users = &self.identities.users;
         let existing = users.get(name);
         if *create_only && existing.is_some() {
-            return Err(exists("user", name.as_str()));
+            return Err(exists(ObjectKind::User, name.as_str()));
         }
         let present = existing.map(|user| user.credential_version);
         check_revision(*expected_version, present.unwrap_or(0))?;
@@ -438,7 +450,7 @@ impl ControlState {
     fn delete_user(&mut self, step: &mut Step<'_>, name: &Name) -> Result<Reply, Rejection> {
         let users = &self.identities.users;
         let Some(user) = users.get(name) else {
-            return Err(not_found("user", name.as_str()));
+            return Err(not_found(ObjectKind::User, name.as_str()));
         };
         if user.managed {
             return Err(Rejection::Managed(name.as_str().into()));
@@ -453,7 +465,7 @@ impl ControlState {
 
     fn identify_cluster(&mut self, step: &mut Step<'_>, id: &Name) -> Result<Reply, Rejection> {
         if !self.identities.cluster.is_empty() {
-            return Err(exists("cluster identity", &self.identities.cluster));
+            return Err(exists(ObjectKind::ClusterIdentity, &self.identities.cluster));
         }
         Arc::make_mut(&mut self.identities).cluster = id.as_str().into();
         self.identity_changed(step, "cluster.identify", id);
@@ -498,7 +510,7 @@ impl ControlState {
         if users.any(|user| user.role == Role::Admin && user.name != *but) {
             return Ok(());
         }
-        let limit = LimitExceeded::new("users", "left with at least one admin", but);
+        let limit = LimitExceeded::new("users", Limit::SomeAdmin, but.as_str());
         Err(Rejection::Limit(limit))
     }
 
@@ -512,13 +524,13 @@ impl ControlState {
         limits::check_range("keep_previous", keep_previous.into(), 0, PREVIOUS_KEYS_MAX.into())
             .map_err(Rejection::Limit)?;
         if !(32..=1_024).contains(&key.secret.len()) {
-            let got = format!("{} bytes", key.secret.len());
-            let limit = LimitExceeded::new("secret", "32 to 1024 bytes long", got);
+            let got = Given::Bytes(key.secret.len() as u64);
+            let limit = LimitExceeded::new("secret", Limit::Length { min: 32, max: 1_024 }, got);
             return Err(Rejection::Limit(limit));
         }
         let keys = &self.identities.signing_keys;
         if (create_only && !keys.is_empty()) || keys.iter().any(|k| k.key_id == key.key_id) {
-            return Err(exists("signing key", key.key_id.as_str()));
+            return Err(exists(ObjectKind::SigningKey, key.key_id.as_str()));
         }
         let keys = &mut Arc::make_mut(&mut self.identities).signing_keys;
         keys.insert(0, key.clone());
@@ -533,7 +545,7 @@ impl ControlState {
             .map_err(Rejection::Limit)?;
         let tokens = &self.identities.tokens;
         if tokens.contains_key(&token.id) {
-            return Err(exists("token", token.id.as_str()));
+            return Err(exists(ObjectKind::Token, token.id.as_str()));
         }
         limits::check_count("tokens", tokens.len() + 1, limits::TOKENS_MAX)
             .map_err(Rejection::Limit)?;
@@ -545,7 +557,7 @@ impl ControlState {
 
     fn delete_token(&mut self, step: &mut Step<'_>, id: &Name) -> Result<Reply, Rejection> {
         if Arc::make_mut(&mut self.identities).tokens.remove(id).is_none() {
-            return Err(not_found("token", id.as_str()));
+            return Err(not_found(ObjectKind::Token, id.as_str()));
         }
         self.identity_changed(step, "token.delete", id);
         Ok(Reply::Done)
@@ -553,7 +565,7 @@ impl ControlState {
 
     fn identity_changed(&mut self, step: &mut Step<'_>, action: &str, subject: &Name) {
         self.next_index(step);
-        self.record(step.proposal, action, subject.to_string(), Ok(()));
+        self.record(step.proposal, action, subject.to_string(), AuditOutcome::Success);
         self.emit(step, EventKind::IdentityChanged { subject: subject.clone() });
     }
 
@@ -584,13 +596,7 @@ impl ControlState {
         }
     }
 
-    fn record(
-        &mut self,
-        proposal: &Proposal,
-        action: &str,
-        object: String,
-        outcome: Result<(), String>,
-    ) {
+    fn record(&mut self, proposal: &Proposal, action: &str, object: String, outcome: AuditOutcome) {
         let actor = &proposal.actor;
         self.audit.append(AuditRecord {
             // The log sets the class, the numbers and the hashes.
@@ -604,8 +610,7 @@ impl ControlState {
             trace_id: actor.trace_id.clone(),
             action: action.into(),
             object: object.into(),
-            outcome: if outcome.is_ok() { AuditOutcome::Success } else { AuditOutcome::Refused },
-            detail: outcome.err().unwrap_or_default().into(),
+            outcome,
             previous: [0; 32],
             hash: [0; 32],
         });
@@ -650,12 +655,12 @@ fn check_revision(expected: Option<u64>, actual: u64) -> Result<(), Rejection> {
     }
 }
 
-fn not_found(kind: &str, name: &str) -> Rejection {
-    Rejection::NotFound { kind: kind.into(), name: name.into() }
+fn not_found(kind: ObjectKind, name: &str) -> Rejection {
+    Rejection::NotFound { kind, name: name.into() }
 }
 
-fn exists(kind: &str, name: &str) -> Rejection {
-    Rejection::Exists { kind: kind.into(), name: name.into() }
+fn exists(kind: ObjectKind, name: &str) -> Rejection {
+    Rejection::Exists { kind, name: name.into() }
 }
 
 /// Action and object of a refused command, for the audit log.

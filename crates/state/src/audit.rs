@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::codec;
+use super::command::Rejection;
 
 const DAY_MS: u64 = 24 * 3_600 * 1_000;
 /// Longest time that what is frequent is kept, in milliseconds.
@@ -29,13 +30,20 @@ const LONG_MS: u64 = 400 * DAY_MS;
 const LEADERSHIP: &str = "leadership.";
 
 /// Outcome of an action.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode, Serialize, utoipa::ToSchema)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub enum AuditOutcome {
     /// It took effect.
     Success,
-    /// It was refused.
-    Refused,
+    /// It was refused; why, where the state refused it. A code, not words: the hash covers it.
+    Refused(Option<Box<Rejection>>),
+}
+
+impl AuditOutcome {
+    /// Whether it took effect.
+    #[must_use]
+    pub fn is_success(&self) -> bool {
+        *self == Self::Success
+    }
 }
 
 /// Class of an audit record. Each class has its own limits.
@@ -72,17 +80,16 @@ impl AuditClass {
     /// The class of what a user did; an empty one is a stranger. A refused change is an attempt, which
     /// anyone can repeat: it must not push out the changes that were made.
     #[must_use]
-    pub fn of(user: &str, action: &str, outcome: AuditOutcome) -> Self {
+    pub fn of(user: &str, action: &str, outcome: &AuditOutcome) -> Self {
+        let refused = !outcome.is_success();
         let kind = action.split_once('.').map_or(action, |(kind, _)| kind);
         match (kind, action) {
-            ("instance" | "health", "instance.drain" | "instance.undrain")
-                if outcome == AuditOutcome::Success =>
-            {
+            ("instance" | "health", "instance.drain" | "instance.undrain") if !refused => {
                 Self::Settings
             }
             ("instance" | "health", _) => Self::Registrations,
-            _ if outcome == AuditOutcome::Refused && user.is_empty() => Self::Strangers,
-            _ if outcome == AuditOutcome::Refused => Self::Access,
+            _ if refused && user.is_empty() => Self::Strangers,
+            _ if refused => Self::Access,
             ("leadership" | "member" | "cluster" | "expiry", _) => Self::Cluster,
             ("user" | "token" | "signing_key", _) => Self::Identities,
             ("policy" | "config", _) => Self::Settings,
@@ -126,7 +133,7 @@ impl AuditClass {
 }
 
 /// One record.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, utoipa::ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct AuditRecord {
     /// Number of the record in the whole log, from 0.
     pub seq: u64,
@@ -150,24 +157,10 @@ pub struct AuditRecord {
     pub object: Box<str>,
     /// Outcome.
     pub outcome: AuditOutcome,
-    /// Why it was refused; empty on success.
-    pub detail: Box<str>,
     /// The hash of the record before it in the whole log, whether or not that is still kept.
-    #[serde(serialize_with = "as_hex")]
-    #[schema(value_type = String)]
     pub previous: [u8; 32],
     /// SHA-256 over the hash before it in its class and this record's other fields.
-    #[serde(serialize_with = "as_hex")]
-    #[schema(value_type = String)]
     pub hash: [u8; 32],
-}
-
-fn as_hex<S: serde::Serializer>(hash: &[u8; 32], out: S) -> Result<S::Ok, S::Error> {
-    out.serialize_str(&hex(hash))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 impl AuditRecord {
@@ -177,7 +170,7 @@ impl AuditRecord {
         let content = (
             (self.seq, self.class, self.class_seq, self.index, self.time_ms),
             (&self.user, &self.address, &self.trace_id),
-            (&self.action, &self.object, self.outcome, &self.detail),
+            (&self.action, &self.object, &self.outcome),
             self.previous,
         );
         let mut hasher = Sha256::new();
@@ -276,7 +269,7 @@ impl AuditLog {
 
     /// Appends a record; sets its numbers and hashes, and lets the oldest of its class go where needed.
     pub(super) fn append(&mut self, mut record: AuditRecord) {
-        record.class = AuditClass::of(&record.user, &record.action, record.outcome);
+        record.class = AuditClass::of(&record.user, &record.action, &record.outcome);
         let chain = &mut self.chains[record.class as usize];
         record.seq = self.next_seq;
         record.class_seq = chain.next_seq;

@@ -13,7 +13,6 @@ fn record(action: &str, n: u64) -> AuditRecord {
         action: action.into(),
         object: format!("default/a/{n}").into(),
         outcome: AuditOutcome::Success,
-        detail: "".into(),
         previous: [0; 32],
         hash: [0; 32],
     }
@@ -35,7 +34,7 @@ fn a_flood_of_registrations_or_of_refusals_pushes_out_nothing_else() {
     let kept = ["user.put", "policy.put", "leadership.grant", "token.delete", "instance.drain"];
     kept.iter().for_each(|action| log.append(record(action, 1)));
     let refused =
-        |action: &str| AuditRecord { outcome: AuditOutcome::Refused, ..record(action, 2) };
+        |action: &str| AuditRecord { outcome: AuditOutcome::Refused(None), ..record(action, 2) };
     for n in 0..AuditClass::Registrations.records_max() as u64 + 50 {
         log.append(record("instance.register", n));
     }

@@ -5,7 +5,7 @@
 
 use bincode::config::{Configuration, Limit, LittleEndian, Varint};
 
-use super::command::{Applied, Batch};
+use super::command::{Applied, Batch, Rejection};
 
 /// Largest body that is encoded or decoded, in bytes.
 const BODY_LEN_MAX: usize = 16 * 1024 * 1024;
@@ -90,6 +90,18 @@ pub fn encode_applied(applied: &[Applied]) -> Vec<u8> {
 
 /// Decodes the answers to one batch.
 pub fn decode_applied(bytes: &[u8]) -> Result<Vec<Applied>, CodecError> {
+    Ok(bincode::decode_from_slice(bytes, config())?.0)
+}
+
+/// Encodes the code of a refusal, as the audit log's hashes cover it.
+#[must_use]
+pub fn encode_rejection(rejection: &Rejection) -> Vec<u8> {
+    // Refusals are far below the codec's limit.
+    bincode::encode_to_vec(rejection, config()).unwrap_or_default()
+}
+
+/// Decodes the code of a refusal.
+pub fn decode_rejection(bytes: &[u8]) -> Result<Rejection, CodecError> {
     Ok(bincode::decode_from_slice(bytes, config())?.0)
 }
 

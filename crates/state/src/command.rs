@@ -264,30 +264,27 @@ pub enum Reply {
     Rejected(Rejection),
 }
 
-/// Why a command was refused. Every replica refuses it alike.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, thiserror::Error)]
+/// Why a command was refused: a code with its values, for it is stored in the audit log and every replica must store
+/// the same. `wording` has the words. Variants are only ever appended.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub enum Rejection {
-    /// Limit exceeded.
-    #[error(transparent)]
+    /// A value is outside its limit.
     Limit(LimitExceeded),
     /// What it names is not there.
-    #[error("{kind} {name} does not exist")]
     NotFound {
         /// What kind of thing.
-        kind: Box<str>,
+        kind: ObjectKind,
         /// Its name.
         name: Box<str>,
     },
     /// It is there already.
-    #[error("{kind} {name} exists already")]
     Exists {
         /// What kind of thing.
-        kind: Box<str>,
+        kind: ObjectKind,
         /// Its name.
         name: Box<str>,
     },
     /// Someone else changed it since.
-    #[error("the revision is {actual}, not {expected}; read it again and repeat the change")]
     RevisionMismatch {
         /// What the caller expected.
         expected: u64,
@@ -295,7 +292,6 @@ pub enum Rejection {
         actual: u64,
     },
     /// Proposed under a leadership that has ended.
-    #[error("proposed under fence {got}, but the present one is {current}")]
     StaleFence {
         /// The proposal's.
         got: u64,
@@ -303,9 +299,26 @@ pub enum Rejection {
         current: u64,
     },
     /// A leader's command without a fence.
-    #[error("only the leader may do this")]
     FenceMissing,
     /// Owned by the operator's environment.
-    #[error("{0} is managed by the environment and cannot be changed at run time")]
     Managed(Box<str>),
+}
+
+/// What kind of thing a refusal names. Variants are only ever appended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum ObjectKind {
+    /// A service.
+    Service,
+    /// An instance.
+    Instance,
+    /// A service's policy.
+    Policy,
+    /// A user.
+    User,
+    /// An API token.
+    Token,
+    /// A signing key.
+    SigningKey,
+    /// What tells the cluster from every other.
+    ClusterIdentity,
 }

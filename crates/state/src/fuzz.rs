@@ -254,7 +254,7 @@ mod tests {
         let mut state = ControlState::default();
         batch().proposals.iter().for_each(|proposal| drop(state.apply(proposal, &mut Vec::new())));
         let digest = state.digest();
-        assert_eq!((digest.index, &digest.digest[..16]), (21, "6c0d0e49a2001764"));
+        assert_eq!((digest.index, &digest.digest[..16]), (21, "81362654c5189f3b"));
     }
 
     #[test]

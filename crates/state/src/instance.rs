@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::address::Address;
 use super::health::Health;
-use super::limits::{self, LimitExceeded, check_count, check_range, check_text};
+use super::limits::{self, Given, Limit, LimitExceeded, check_count, check_range, check_text};
 use super::name::Name;
 use super::policy::ProbeSpec;
 
@@ -89,8 +89,8 @@ impl Registration {
             total += key.as_str().len() + value.len();
         }
         if total > limits::METADATA_TOTAL_LEN_MAX {
-            let limit = format!("at most {} bytes in all", limits::METADATA_TOTAL_LEN_MAX);
-            return Err(LimitExceeded::new("metadata", limit, format!("{total} bytes")));
+            let limit = Limit::TotalLength { max: limits::METADATA_TOTAL_LEN_MAX as u64 };
+            return Err(LimitExceeded::new("metadata", limit, Given::Bytes(total as u64)));
         }
         if let Some(probe) = &self.probe {
             probe.check()?;

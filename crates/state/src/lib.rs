@@ -27,20 +27,24 @@ mod policy;
 mod runtime_config;
 mod snapshot;
 mod traffic;
+mod wording;
 
 pub use address::Address;
 pub use audit::{AuditChain, AuditClass, AuditLog, AuditOutcome, AuditRecord};
-pub use codec::{CodecError, decode_applied, decode_batch, encode_applied, encode_batch};
+pub use codec::{
+    CodecError, decode_applied, decode_batch, decode_rejection, encode_applied, encode_batch,
+    encode_rejection,
+};
 pub use command::{
-    Actor, Applied, Batch, Command, Deregistration, Fence, HealthReport, Proposal, Rejection,
-    Reply, RequestId,
+    Actor, Applied, Batch, Command, Deregistration, Fence, HealthReport, ObjectKind, Proposal,
+    Rejection, Reply, RequestId,
 };
 pub use control_state::{ControlState, FormerGrant, Grant, ServiceState};
 pub use event::{Event, EventKind, RemovalCause};
 pub use health::{Health, Liveness, Readiness};
 pub use identity::{EndedSession, Identities, Role, SigningKey, TokenRecord, User};
 pub use instance::{Drain, Instance, Registration};
-pub use limits::LimitExceeded;
+pub use limits::{Given, Limit, LimitExceeded};
 pub use name::{InstanceKey, Name, ServiceKey, ServiceRef};
 pub use policy::*;
 pub use runtime_config::{

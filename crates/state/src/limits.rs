@@ -2,7 +2,7 @@
 //!
 //! What is over a bound is refused with the field, the limit and the value ([`LimitExceeded`]).
 
-use serde::Serialize;
+use bincode::{Decode, Encode};
 
 /// Longest name of a service or instance, zone, version or tag, in bytes.
 pub const NAME_LEN_MAX: usize = 255;
@@ -43,31 +43,136 @@ pub const REMEMBERED_REQUESTS_MAX: usize = 131_072;
 /// How long a request's first reply is remembered at least while there is room, in milliseconds.
 pub const REMEMBERED_REQUESTS_MS: u64 = 600_000;
 
-/// A value that is outside its limit: whose it is, what the limit is, and what came.
-#[derive(
-    Clone, Debug, PartialEq, Eq, Serialize, bincode::Encode, bincode::Decode, thiserror::Error,
-)]
-#[error("{field} must be {limit}, got {value}")]
+/// A value that is outside its limit: whose it is, what the limit is, and what came. A code with its values, for it
+/// is stored; `wording` has the words.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct LimitExceeded {
     /// The field's name as the client wrote it.
-    pub field: String,
-    /// What is allowed, in words.
-    pub limit: String,
-    /// What came, shortened.
-    pub value: String,
+    pub field: Box<str>,
+    /// What is allowed.
+    pub limit: Limit,
+    /// What came.
+    pub value: Given,
+}
+
+/// What is allowed. Variants are only ever appended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum Limit {
+    /// A number from `min` to `max`.
+    Range {
+        /// The smallest.
+        min: u64,
+        /// The largest.
+        max: u64,
+    },
+    /// A text of `min` to `max` bytes.
+    Length {
+        /// The shortest.
+        min: u64,
+        /// The longest.
+        max: u64,
+    },
+    /// A password that is long enough, and not too long.
+    Password {
+        /// The fewest characters.
+        chars_min: u64,
+        /// The most bytes.
+        len_max: u64,
+    },
+    /// At most `max` bytes in all.
+    TotalLength {
+        /// The longest.
+        max: u64,
+    },
+    /// At most `max` items.
+    Count {
+        /// The most.
+        max: u64,
+    },
+    /// A text without control characters.
+    NoControlCharacters,
+    /// A name other than `.` and `..`.
+    NoDotName,
+    /// A name without a colon.
+    NoColon,
+    /// A DNS label.
+    Namespace,
+    /// A header name.
+    HeaderName,
+    /// The value of a header field.
+    HeaderValue,
+    /// Header fields, names and values.
+    HeaderFields,
+    /// A header field that carries neither a message's framing nor its connection.
+    NoFramingField,
+    /// Methods of up to 16 letters.
+    Methods,
+    /// A path on the instance.
+    NoUrl,
+    /// A prefix of a path.
+    PathPrefix,
+    /// A weight above 0 for one version at least.
+    SomeWeight,
+    /// At least one admin left.
+    SomeAdmin,
+    /// A URL.
+    Url,
+    /// A URL with brackets around an IPv6 address.
+    UrlBrackets,
+    /// A URL whose scheme is http or https.
+    UrlScheme,
+    /// A URL without user information.
+    UrlUser,
+    /// A URL with a host.
+    UrlHost,
+    /// A URL with a valid port.
+    UrlPort,
+    /// A URL whose path has no forbidden characters.
+    UrlPath,
+    /// A URL without `.` or `..` in its path.
+    UrlDots,
+}
+
+/// What came in place of an allowed value. Variants are only ever appended.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum Given {
+    /// A number.
+    Number(u64),
+    /// A text.
+    Text {
+        /// Its first bytes.
+        start: Box<str>,
+        /// Its length, in bytes.
+        len: u64,
+    },
+    /// So many bytes.
+    Bytes(u64),
+    /// So many characters.
+    Characters(u64),
+    /// So many items.
+    Items(u64),
+}
+
+/// How much of a given text is kept, in bytes.
+const GIVEN_LEN_MAX: usize = 64;
+
+impl From<u64> for Given {
+    fn from(number: u64) -> Self {
+        Self::Number(number)
+    }
+}
+
+impl From<&str> for Given {
+    fn from(text: &str) -> Self {
+        let end = (0..=GIVEN_LEN_MAX.min(text.len())).rev().find(|i| text.is_char_boundary(*i));
+        Self::Text { start: text[..end.unwrap_or(0)].into(), len: text.len() as u64 }
+    }
 }
 
 impl LimitExceeded {
-    /// Says that `value` of `field` is not within `limit`; a long value is shortened.
-    pub fn new(field: &str, limit: impl Into<String>, value: impl std::fmt::Display) -> Self {
-        let mut value = value.to_string();
-        if value.len() > 64 {
-            let end = (0..=64).rev().find(|i| value.is_char_boundary(*i)).unwrap_or(0);
-            let bytes = value.len();
-            value.truncate(end);
-            value.push_str(&format!("… ({bytes} bytes)"));
-        }
-        Self { field: field.into(), limit: limit.into(), value: value.escape_debug().to_string() }
+    /// Says that `value` of `field` is not within `limit`.
+    pub fn new(field: &str, limit: Limit, value: impl Into<Given>) -> Self {
+        Self { field: field.into(), limit, value: value.into() }
     }
 }
 
@@ -79,11 +184,11 @@ pub fn check_text(
     len_max: usize,
 ) -> Result<(), LimitExceeded> {
     if text.len() < len_min || text.len() > len_max {
-        let got = format!("{} bytes: {text}", text.len());
-        return Err(LimitExceeded::new(field, format!("{len_min} to {len_max} bytes long"), got));
+        let limit = Limit::Length { min: len_min as u64, max: len_max as u64 };
+        return Err(LimitExceeded::new(field, limit, text));
     }
     if text.chars().any(char::is_control) {
-        return Err(LimitExceeded::new(field, "free of control characters", text));
+        return Err(LimitExceeded::new(field, Limit::NoControlCharacters, text));
     }
     Ok(())
 }
@@ -93,7 +198,7 @@ pub fn check_text(
 pub fn check_name(field: &str, text: &str) -> Result<(), LimitExceeded> {
     check_text(field, text, 1, NAME_LEN_MAX)?;
     if matches!(text, "." | "..") {
-        return Err(LimitExceeded::new(field, "a name other than . and ..", text));
+        return Err(LimitExceeded::new(field, Limit::NoDotName, text));
     }
     Ok(())
 }
@@ -103,7 +208,7 @@ pub fn check_range(field: &str, value: u64, min: u64, max: u64) -> Result<(), Li
     if (min..=max).contains(&value) {
         return Ok(());
     }
-    Err(LimitExceeded::new(field, format!("from {min} to {max}"), value))
+    Err(LimitExceeded::new(field, Limit::Range { min, max }, value))
 }
 
 /// Checks that a list holds at most `max` items.
@@ -111,7 +216,7 @@ pub fn check_count(field: &str, count: usize, max: usize) -> Result<(), LimitExc
     if count <= max {
         return Ok(());
     }
-    Err(LimitExceeded::new(field, format!("at most {max} items"), format!("{count} items")))
+    Err(LimitExceeded::new(field, Limit::Count { max: max as u64 }, Given::Items(count as u64)))
 }
 
 /// Whether `text` is a token (RFC 9110, section 5.6.2): a method or the name of a header field.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bincode::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 
-use super::limits::{self, LimitExceeded};
+use super::limits::{self, Limit, LimitExceeded};
 
 /// A cheaply cloned piece of text that is known to be within its limit.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode, Serialize, Deserialize)]
@@ -31,11 +31,7 @@ impl Name {
             && !text.starts_with('-')
             && !text.ends_with('-');
         if !label {
-            return Err(LimitExceeded::new(
-                "namespace",
-                "1 to 63 lower-case letters, digits or inner hyphens",
-                text,
-            ));
+            return Err(LimitExceeded::new("namespace", Limit::Namespace, text));
         }
         Ok(Self(text.into()))
     }

@@ -13,7 +13,9 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::codec;
-use super::limits::{self, LimitExceeded, check_range, check_text, is_field_value, is_token};
+use super::limits::{
+    self, Given, Limit, LimitExceeded, check_range, check_text, is_field_value, is_token,
+};
 use super::runtime_config::SelectionStrategy;
 use super::traffic::{HealthPolicy, TrafficPolicy};
 
@@ -145,7 +147,7 @@ impl ProbeSpec {
             let Some(path) = path else { continue };
             check_text(field, path, 0, limits::ADDRESS_LEN_MAX)?;
             if path.contains("://") || path.starts_with("//") {
-                return Err(LimitExceeded::new(field, "a path on the instance, not a URL", path));
+                return Err(LimitExceeded::new(field, Limit::NoUrl, path.as_str()));
             }
         }
         check_text("probe.method", &self.method, 1, 16)?;
@@ -153,7 +155,11 @@ impl ProbeSpec {
         for (name, value) in &self.headers {
             let valid = is_token(name) && is_field_value(value);
             if !valid || value.len() > limits::TEXT_LEN_MAX {
-                return Err(LimitExceeded::new("probe.headers", "valid header fields", name));
+                return Err(LimitExceeded::new(
+                    "probe.headers",
+                    Limit::HeaderFields,
+                    name.as_str(),
+                ));
             }
         }
         limits::check_count("probe.expected_statuses", self.expected_statuses.len(), 100)?;
@@ -203,8 +209,8 @@ impl ServicePolicy {
             HashKey::ClientAddress => {}
             HashKey::Header(name) => {
                 if !is_token(name) {
-                    let limit = "a header name";
-                    return Err(LimitExceeded::new("selection.hash_key.name", limit, name));
+                    let (field, limit) = ("selection.hash_key.name", Limit::HeaderName);
+                    return Err(LimitExceeded::new(field, limit, name.as_str()));
                 }
             }
             HashKey::Query(name) => {
@@ -216,8 +222,8 @@ impl ServicePolicy {
         self.traffic.check()?;
         let (len, max) = (self.encoded_len(), limits::POLICY_LEN_MAX);
         if len > max {
-            let limit = format!("at most {max} bytes in all");
-            return Err(LimitExceeded::new("policy", limit, format!("{len} bytes")));
+            let limit = Limit::TotalLength { max: max as u64 };
+            return Err(LimitExceeded::new("policy", limit, Given::Bytes(len as u64)));
         }
         Ok(())
     }

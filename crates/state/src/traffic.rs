@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::limits::{
-    self, LimitExceeded, check_count, check_range, check_text, is_field_value, is_token,
+    self, Limit, LimitExceeded, check_count, check_range, check_text, is_field_value, is_token,
 };
 use super::name::Name;
 
@@ -358,13 +358,13 @@ impl HeaderRules {
         for name in self.remove.iter().chain(fields().map(|(name, _)| name)) {
             check_header_name(field, name)?;
             if PROTECTED_FIELDS.contains(&name.to_ascii_lowercase().as_str()) {
-                return Err(LimitExceeded::new(field, "no field of framing or connection", name));
+                return Err(LimitExceeded::new(field, Limit::NoFramingField, name.as_str()));
             }
         }
         for (_, value) in fields() {
             check_text(field, value, 0, limits::TEXT_LEN_MAX)?;
             if !is_field_value(value) {
-                return Err(LimitExceeded::new(field, "a valid field value", value));
+                return Err(LimitExceeded::new(field, Limit::HeaderValue, value.as_str()));
             }
         }
         Ok(())
@@ -394,8 +394,7 @@ impl RewritePolicy {
                 b.is_ascii_alphanumeric() || matches!(b, b'/' | b'-' | b'_' | b'.' | b'~')
             });
             if !valid || !plain || prefix.split('/').any(|s| s == "." || s == "..") {
-                let limit = "a path such as /api, of letters, digits, - _ ~ . without dot segments";
-                return Err(LimitExceeded::new(field, limit, prefix));
+                return Err(LimitExceeded::new(field, Limit::PathPrefix, prefix.as_str()));
             }
         }
         Ok(())
@@ -626,7 +625,7 @@ impl TrafficPolicy {
             total += share.weight;
         }
         if !self.split.is_empty() && total == 0 {
-            return Err(LimitExceeded::new("split.weight", "above 0 for one version at least", 0));
+            return Err(LimitExceeded::new("split.weight", Limit::SomeWeight, 0));
         }
         self.mirror.as_ref().map_or(Ok(()), MirrorPolicy::check)?;
         self.sticky.as_ref().map_or(Ok(()), StickyPolicy::check)?;
@@ -684,7 +683,7 @@ impl HealthPolicy {
 
 fn check_header_name(field: &str, name: &str) -> Result<(), LimitExceeded> {
     if !is_token(name) {
-        return Err(LimitExceeded::new(field, "a header name", name));
+        return Err(LimitExceeded::new(field, Limit::HeaderName, name));
     }
     Ok(())
 }
@@ -693,7 +692,7 @@ fn check_methods(field: &str, methods: &[String]) -> Result<(), LimitExceeded> {
     check_count(field, methods.len(), 16)?;
     for method in methods {
         if !is_token(method) || method.len() > 16 {
-            return Err(LimitExceeded::new(field, "methods of up to 16 letters", method));
+            return Err(LimitExceeded::new(field, Limit::Methods, method.as_str()));
         }
     }
     Ok(())

@@ -15,7 +15,7 @@ use super::fresh::{Fresh, Freshness, Write};
 use super::page::{self, Page};
 use crate::api::AppState;
 use crate::api::problem::{Problem, ProblemKind};
-use maxine_state::{AuditClass, AuditLog, AuditOutcome, AuditRecord};
+use maxine_state::{AuditClass, AuditLog, AuditOutcome, AuditRecord, encode_rejection};
 
 /// Records that go into one piece of an export.
 const EXPORT_CHUNK_RECORDS: usize = 256;
@@ -32,7 +32,7 @@ pub(super) struct QueryAudit {
     object: Option<String>,
     /// Only actions with this outcome.
     #[param(inline)]
-    outcome: Option<OutcomeFilter>,
+    outcome: Option<Outcome>,
     /// Only what happened at this time or later, in milliseconds since 1970.
     since_ms: Option<u64>,
     /// Only what happened before this time, in milliseconds since 1970.
@@ -44,26 +44,89 @@ pub(super) struct QueryAudit {
     cursor: Option<String>,
 }
 
-/// Outcome of an action, as a filter.
-#[derive(Clone, Copy, Debug, Deserialize, Serialize, ToSchema)]
+/// Outcome of an action.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
+#[schema(as = AuditOutcome)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum OutcomeFilter {
+pub(super) enum Outcome {
     /// It took effect.
     Success,
     /// It was refused.
     Refused,
 }
 
+impl Outcome {
+    fn of(record: &AuditRecord) -> Self {
+        if record.outcome.is_success() { Self::Success } else { Self::Refused }
+    }
+}
+
+/// One record.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = AuditRecord)]
+pub(super) struct RecordView {
+    /// Number of the record in the whole log, from 0.
+    seq: u64,
+    /// Class of the record.
+    class: AuditClass,
+    /// Number of the record in its class, from 0; there are no gaps.
+    class_seq: u64,
+    /// The index of the state right after the action.
+    index: u64,
+    /// When, in milliseconds since 1970, by the log's clock.
+    time_ms: u64,
+    /// The user or the part of Maxine; empty for an open request.
+    user: Box<str>,
+    /// Network address of the caller.
+    address: Box<str>,
+    /// The request's trace id.
+    trace_id: Box<str>,
+    /// The action, such as `instance.register`.
+    action: Box<str>,
+    /// The object, such as `default/orders/a`.
+    object: Box<str>,
+    /// Outcome.
+    outcome: Outcome,
+    /// Why it was refused, in the words of the version that answers; empty on success, and if no reason is recorded.
+    /// The hash does not cover it.
+    detail: String,
+    /// Why it was refused, as the code that is stored and that the hash covers, in hexadecimal; empty like `detail`.
+    refusal: String,
+    /// The hash of the record before it in the whole log, whether or not that is still kept.
+    previous: String,
+    /// SHA-256 over the hash before it in its class and this record's other fields, `detail` excepted.
+    hash: String,
+}
+
+impl From<&AuditRecord> for RecordView {
+    fn from(record: &AuditRecord) -> Self {
+        let why = match &record.outcome {
+            AuditOutcome::Refused(Some(why)) => Some(why),
+            AuditOutcome::Refused(None) | AuditOutcome::Success => None,
+        };
+        Self {
+            seq: record.seq,
+            class: record.class,
+            class_seq: record.class_seq,
+            index: record.index,
+            time_ms: record.time_ms,
+            user: record.user.clone(),
+            address: record.address.clone(),
+            trace_id: record.trace_id.clone(),
+            action: record.action.clone(),
+            object: record.object.clone(),
+            outcome: Outcome::of(record),
+            detail: why.map(|why| why.to_string()).unwrap_or_default(),
+            refusal: why.map(|why| hex(&encode_rejection(why))).unwrap_or_default(),
+            previous: hex(&record.previous),
+            hash: hex(&record.hash),
+        }
+    }
+}
+
 impl QueryAudit {
     fn matches(&self, record: &AuditRecord) -> bool {
-        let outcome = self.outcome.is_none_or(|wanted| {
-            matches!(
-                (wanted, record.outcome),
-                (OutcomeFilter::Success, AuditOutcome::Success)
-                    | (OutcomeFilter::Refused, AuditOutcome::Refused)
-            )
-        });
-        outcome
+        self.outcome.is_none_or(|wanted| Outcome::of(record) == wanted)
             && self.user.as_deref().is_none_or(|user| *record.user == *user)
             && self.action.as_deref().is_none_or(|action| record.action.starts_with(action))
             && self.object.as_deref().is_none_or(|object| record.object.starts_with(object))
@@ -84,7 +147,7 @@ pub(super) fn newest_first<'a>(
 /// Lists audit records, newest first: who did what to which object, with which result.
 #[utoipa::path(
     get, path = "/api/v1/audit", tag = "audit", operation_id = "listAudit",
-    params(QueryAudit, Freshness), responses((status = 200, body = Page<AuditRecord>)),
+    params(QueryAudit, Freshness), responses((status = 200, body = Page<RecordView>)),
 )]
 pub(super) async fn list_audit(
     fresh: Fresh,
@@ -95,7 +158,7 @@ pub(super) async fn list_audit(
     let records = newest_first(records, query.cursor.as_deref())?;
     let found = records.filter(|record| query.matches(record));
     let cursor = |record: &&AuditRecord| page::cursor_of(&[&record.seq.to_string()]);
-    Ok(fresh.json(Page::take(found, limit, cursor, |record| record.clone())))
+    Ok(fresh.json(Page::take(found, limit, cursor, RecordView::from)))
 }
 
 /// Whether the chain of hashes is correct.
@@ -241,7 +304,7 @@ pub(super) async fn export_audit(
                 push_line(&mut text, &head);
             }
             for record in records.iter().skip(at).take(EXPORT_CHUNK_RECORDS) {
-                push_line(&mut text, record);
+                push_line(&mut text, &RecordView::from(&**record));
             }
             let next = at + EXPORT_CHUNK_RECORDS;
             let next = (next < records.len()).then_some(next);

@@ -17,9 +17,7 @@ use crate::api::AppState;
 use crate::api::problem::{Problem, ProblemKind};
 use crate::security::PasswordError;
 use maxine_state::limits::{TEXT_LEN_MAX, check_range, check_text};
-use maxine_state::{
-    Command, LimitExceeded, Name, Rejection, Reply, Role, SigningKey, TokenRecord, User,
-};
+use maxine_state::{Command, Name, Rejection, Reply, Role, SigningKey, TokenRecord, User};
 
 /// Longest life of a token, in milliseconds (10 years).
 const TOKEN_MS_MAX: u64 = 10 * 365 * 24 * 3_600 * 1_000;
@@ -123,17 +121,14 @@ pub(super) async fn put_user(
         }
         let admins = users.values().filter(|user| user.role == Role::Admin).count();
         if user.role == Role::Admin && body.role != Role::Admin && admins == 1 {
-            return Err(
-                LimitExceeded::new("role", "admin for the last admin", "a lower one").into()
-            );
+            return Err(Problem::limit("role", "admin for the last admin", "a lower one"));
         }
     }
     let password_hash = match (&body.password, present) {
         (Some(password), _) => hash(&state, password).await?,
         (None, Some(user)) => user.password_hash.clone(),
         (None, None) => {
-            let limit = LimitExceeded::new("password", "given for a new user", "nothing");
-            return Err(limit.into());
+            return Err(Problem::limit("password", "given for a new user", "nothing"));
         }
     };
     // What was read above must still hold when it is written, even if the client does not ask.

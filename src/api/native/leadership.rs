@@ -10,7 +10,7 @@ use super::fresh::{Fresh, Freshness};
 use super::page::{self, Page};
 use crate::actors::{TAKEOVER, TAKEOVER_SILENCE};
 use crate::api::problem::Problem;
-use maxine_state::{AuditOutcome, AuditRecord};
+use maxine_state::AuditRecord;
 
 /// A leader that was heard within this time handed over; nobody elects another so soon, in
 /// milliseconds.
@@ -81,7 +81,7 @@ pub(super) async fn leadership(
 ) -> Result<Response, Problem> {
     let limit = page::limit(query.limit)?;
     let records = newest_first(fresh.state().audit().leadership(), query.cursor.as_deref())?;
-    let changes = changes(records.filter(|record| record.outcome == AuditOutcome::Success));
+    let changes = changes(records.filter(|record| record.outcome.is_success()));
     let cursor = |change: &(u64, LeadershipChange)| page::cursor_of(&[&change.0.to_string()]);
     Ok(fresh.json(Page::take(changes, limit, cursor, |(_, change)| change)))
 }
@@ -178,7 +178,7 @@ fn cause_of(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use maxine_state::AuditClass;
+    use maxine_state::{AuditClass, AuditOutcome};
 
     fn record(seq: u64, time_ms: u64, user: &str, action: &str, object: &str) -> AuditRecord {
         AuditRecord {
@@ -193,7 +193,6 @@ mod tests {
             action: action.into(),
             object: object.into(),
             outcome: AuditOutcome::Success,
-            detail: "".into(),
             previous: [0; 32],
             hash: [0; 32],
         }

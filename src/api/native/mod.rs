@@ -49,7 +49,7 @@ use utoipa_axum::routes;
 
 use super::problem::{Problem, ProblemKind};
 use super::{AppState, Caller, error, openapi};
-use maxine_state::{LimitExceeded, ProbeKind, ProbeSpec, Registration};
+use maxine_state::{Given, ProbeKind, ProbeSpec, Registration};
 
 /// Its routes, each with its place in the OpenAPI document.
 pub fn router() -> OpenApiRouter<AppState> {
@@ -148,7 +148,7 @@ fn panicked(panic: Box<dyn std::any::Any + Send + 'static>) -> Response<Body> {
 fn check_target(state: &AppState, registration: &Registration) -> Result<(), Problem> {
     state.forwarder().check_address(&registration.address).map_err(|reason| {
         let limit = format!("in a network that may be called: {reason}");
-        LimitExceeded::new("address", limit, &registration.address).into()
+        Problem::limit("address", &limit, Given::from(registration.address.as_str()))
     })
 }
 

@@ -14,7 +14,7 @@ use super::instances::none_routable;
 use crate::api::problem::Problem;
 use crate::api::{AppState, RequestContext};
 use maxine_state::limits::{ADDRESS_LEN_MAX, check_text};
-use maxine_state::{LimitExceeded, SelectionStrategy, ServiceKey};
+use maxine_state::{Given, SelectionStrategy, ServiceKey};
 use maxine_view::ServiceTable;
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -83,7 +83,7 @@ pub(super) async fn resolve(
         check_text("key", key, 0, ADDRESS_LEN_MAX)?;
     }
     if query.redirect.is_some_and(|redirect| redirect > 1) {
-        return Err(LimitExceeded::new("redirect", "0 or 1", query.redirect.unwrap_or(0)).into());
+        return Err(Problem::limit("redirect", "0 or 1", query.redirect.unwrap_or(0)));
     }
     let (index, table) = state.view().table_at(&key);
     answered.at(index);
@@ -102,8 +102,8 @@ pub(super) async fn resolve(
         return Ok(fresh.json(resolution));
     }
     // The address was checked when it was registered, the path just now.
-    let location = HeaderValue::from_str(&resolution.url)
-        .map_err(|_| LimitExceeded::new("path", "percent-encoded", path))?;
+    let location =
+        HeaderValue::from_str(&resolution.url).map_err(|_| bad_path("percent-encoded", path))?;
     let mut response = StatusCode::FOUND.into_response();
     response.headers_mut().insert(header::LOCATION, location);
     Ok(response)
@@ -130,13 +130,17 @@ fn shown(
     }
 }
 
+fn bad_path(limit: &str, path: &str) -> Problem {
+    Problem::limit("path", limit, Given::from(path))
+}
+
 /// Takes only what can stand in a URL as it is and what stays below the instance's base path.
-fn check_path(path: &str) -> Result<(), LimitExceeded> {
+fn check_path(path: &str) -> Result<(), Problem> {
     if path.is_empty() {
         return Ok(());
     }
     check_text("path", path, 1, ADDRESS_LEN_MAX)?;
-    let bad = |limit: &str| Err(LimitExceeded::new("path", limit, path));
+    let bad = |limit: &str| Err(bad_path(limit, path));
     if !path.starts_with('/') || path.contains(['#', '\\', '"', '<', '>']) || !path.is_ascii() {
         return bad("a percent-encoded path that begins with /, without a fragment");
     }

@@ -16,7 +16,7 @@ use crate::security::{
     AuthError, CookieUse, PASSWORD_LEN_MAX, SESSION_COOKIE, SessionRef, SigninError,
 };
 use maxine_state::limits::{NAME_LEN_MAX, check_text};
-use maxine_state::{Command, LimitExceeded, Name, Rejection, Role};
+use maxine_state::{Command, Given, Limit, LimitExceeded, Name, Rejection, Role};
 
 /// A user's name and password.
 #[derive(Deserialize, ToSchema)]
@@ -60,8 +60,8 @@ pub(super) async fn sign_in(
     check_text("user", &body.user, 1, NAME_LEN_MAX)?;
     let len = body.password.len();
     if !(1..=PASSWORD_LEN_MAX).contains(&len) {
-        let limit = format!("1 to {PASSWORD_LEN_MAX} bytes long");
-        return Err(LimitExceeded::new("password", limit, format!("{len} bytes")).into());
+        let limit = Limit::Length { min: 1, max: PASSWORD_LEN_MAX as u64 };
+        return Err(LimitExceeded::new("password", limit, Given::Bytes(len as u64)).into());
     }
     let outcome = state.security().sign_in(&body.user, &body.password, context.client.ip).await;
     account_sign_in(&state, &context, &body.user, &outcome.as_ref().map(|opened| opened.role));

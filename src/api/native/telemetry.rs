@@ -168,7 +168,7 @@ pub(super) async fn silence_alerts(
         by: write.actor.user.into(),
     };
     if !state.telemetry().alerts().silence(silence.clone(), now_ms) {
-        return Err(LimitExceeded::new("silences", "fewer at a time", "one more").into());
+        return Err(Problem::limit("silences", "fewer at a time", "one more"));
     }
     Ok(Json(silence))
 }

@@ -1,0 +1,129 @@
+//! Words for what the state holds as codes: the only place where a refusal becomes a sentence.
+//!
+//! Apply and what it stores must not depend on a word of this file: sentences may change with every version, and
+//! replicas of two versions must still have the same bytes.
+
+use std::error::Error;
+use std::fmt::{Display, Formatter, Result};
+
+use super::command::{ObjectKind, Rejection};
+use super::limits::{Given, Limit, LimitExceeded};
+
+impl Error for LimitExceeded {}
+impl Error for Rejection {}
+
+impl Display for LimitExceeded {
+    fn fmt(&self, f: &mut Formatter<'_>) -> Result {
+        write!(f, "{} must be {}, got {}", self.field, self.limit, self.given())
+    }
+}
+
+impl LimitExceeded {
+    /// What came, shortened.
+    #[must_use]
+    pub fn given(&self) -> String {
+        match (self.limit, &self.value) {
+            // The text may be empty, so its length is told first.
+            (Limit::Length { .. }, Given::Text { start, len }) => {
+                let cut = if start.len() as u64 == *len { "" } else { "…" };
+                format!("{len} bytes: {}{cut}", start.escape_debug())
+            }
+            _ => self.value.to_string(),
+        }
+    }
+}
+
+impl Display for Limit {
+    fn fmt(&self, f: &mut Formatter<'_>) -> Result {
+        let words = match self {
+            Self::Range { min, max } => return write!(f, "from {min} to {max}"),
+            Self::Length { min, max } => return write!(f, "{min} to {max} bytes long"),
+            Self::Password { chars_min, len_max } => {
+                return write!(
+                    f,
+                    "at least {chars_min} characters and at most {len_max} bytes long"
+                );
+            }
+            Self::TotalLength { max } => return write!(f, "at most {max} bytes in all"),
+            Self::Count { max } => return write!(f, "at most {max} items"),
+            Self::NoControlCharacters => "free of control characters",
+            Self::NoDotName => "a name other than . and ..",
+            Self::NoColon => {
+                "without a colon, which marks tokens and parts of Maxine in the audit log"
+            }
+            Self::Namespace => "1 to 63 lower-case letters, digits or inner hyphens",
+            Self::HeaderName => "a header name",
+            Self::HeaderValue => "a valid field value",
+            Self::HeaderFields => "valid header fields",
+            Self::NoFramingField => "no field of framing or connection",
+            Self::Methods => "methods of up to 16 letters",
+            Self::NoUrl => "a path on the instance, not a URL",
+            Self::PathPrefix => {
+                "a path such as /api, of letters, digits, - _ ~ . without dot segments"
+            }
+            Self::SomeWeight => "above 0 for one version at least",
+            Self::SomeAdmin => "left with at least one admin",
+            Self::Url => "a URL such as http://10.0.0.1:8080 with an optional base path",
+            Self::UrlBrackets => {
+                "a URL whose IPv6 address stands in brackets, such as http://[::1]:8080"
+            }
+            Self::UrlScheme => "a URL whose scheme is http or https",
+            Self::UrlUser => "a URL without user information",
+            Self::UrlHost => "a URL with a host",
+            Self::UrlPort => "a URL whose port is 1 to 65535",
+            Self::UrlPath => "a URL without query, fragment, space, quote or backslash",
+            Self::UrlDots => "a URL without . or .. in its path",
+        };
+        f.write_str(words)
+    }
+}
+
+impl Display for Given {
+    fn fmt(&self, f: &mut Formatter<'_>) -> Result {
+        match self {
+            Self::Number(number) => number.fmt(f),
+            Self::Text { start, len } if start.len() as u64 == *len => start.escape_debug().fmt(f),
+            Self::Text { start, len } => write!(f, "{}… ({len} bytes)", start.escape_debug()),
+            Self::Bytes(len) => write!(f, "{len} bytes"),
+            Self::Characters(len) => write!(f, "{len} characters"),
+            Self::Items(count) => write!(f, "{count} items"),
+        }
+    }
+}
+
+impl Display for ObjectKind {
+    fn fmt(&self, f: &mut Formatter<'_>) -> Result {
+        f.write_str(match self {
+            Self::Service => "service",
+            Self::Instance => "instance",
+            Self::Policy => "policy of service",
+            Self::User => "user",
+            Self::Token => "token",
+            Self::SigningKey => "signing key",
+            Self::ClusterIdentity => "cluster identity",
+        })
+    }
+}
+
+impl Display for Rejection {
+    fn fmt(&self, f: &mut Formatter<'_>) -> Result {
+        match self {
+            Self::Limit(limit) => limit.fmt(f),
+            Self::NotFound { kind, name } => write!(f, "{kind} {name} does not exist"),
+            Self::Exists { kind, name } => write!(f, "{kind} {name} exists already"),
+            Self::RevisionMismatch { expected, actual } => {
+                write!(
+                    f,
+                    "the revision is {actual}, not {expected}; read it again and repeat the change"
+                )
+            }
+            Self::StaleFence { got, current } => {
+                write!(f, "proposed under fence {got}, but the present one is {current}")
+            }
+            Self::FenceMissing => f.write_str("only the leader may do this"),
+            Self::Managed(name) => {
+                write!(f, "{name} is managed by the environment and cannot be changed at run time")
+            }
+        }
+    }
+}
