@@ -58,7 +58,7 @@ fn filled(mut status: ClusterStatus, heard: &[MemberView]) -> ClusterStatus {
         member.reachable = member.reachable.or(heard.reachable);
         member.matched_index = member.matched_index.or(heard.matched_index);
         member.last_contact_ms = member.last_contact_ms.or(heard.last_contact_ms);
-        member.command_version = member.command_version.or(heard.command_version);
+        member.state_version = member.state_version.or(heard.state_version);
     }
     status.with_members(members)
 }
@@ -78,7 +78,7 @@ mod tests {
             reachable,
             matched_index: None,
             last_contact_ms: None,
-            command_version: None,
+            state_version: None,
         }
     }
 

@@ -14,6 +14,7 @@ pub mod members;
 pub mod peer;
 pub mod proxy;
 pub mod registry;
+pub mod state_version;
 pub mod supervisor;
 
 pub use health_checker::{HealthChecker, HealthParts};

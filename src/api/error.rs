@@ -82,7 +82,9 @@ pub fn status_of(rejection: &Rejection) -> StatusCode {
     match rejection {
         Rejection::Limit(_) => StatusCode::BAD_REQUEST,
         Rejection::NotFound { .. } => StatusCode::NOT_FOUND,
-        Rejection::Exists { .. } | Rejection::Managed(_) => StatusCode::CONFLICT,
+        Rejection::Exists { .. } | Rejection::Managed(_) | Rejection::StateVersion { .. } => {
+            StatusCode::CONFLICT
+        }
         Rejection::RevisionMismatch { .. } => StatusCode::PRECONDITION_FAILED,
         Rejection::StaleFence { .. } | Rejection::FenceMissing => StatusCode::SERVICE_UNAVAILABLE,
     }

@@ -415,6 +415,11 @@ impl From<Rejection> for Problem {
             Rejection::Exists { .. } => ProblemKind::Conflict,
             Rejection::RevisionMismatch { .. } => ProblemKind::RevisionMismatch,
             Rejection::Managed(_) => ProblemKind::Managed,
+            Rejection::StateVersion { .. } => {
+                let mut problem = Self::new(ProblemKind::Conflict, detail);
+                problem.action = "Upgrade every node, finish the upgrade (maxine cluster upgrade finish), and send the request again.";
+                return problem;
+            }
             // Leader-only commands do not come from clients.
             Rejection::StaleFence { .. } | Rejection::FenceMissing => ProblemKind::Internal,
         };

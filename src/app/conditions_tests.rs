@@ -11,7 +11,7 @@ fn member(id: u64, reachable: Option<bool>, last_contact_ms: Option<u64>) -> Mem
         reachable,
         matched_index: Some(100),
         last_contact_ms,
-        command_version: None,
+        state_version: None,
     }
 }
 

@@ -257,8 +257,8 @@ pub struct MemberView {
     pub matched_index: Option<u64>,
     /// Time since it was last heard, in milliseconds.
     pub last_contact_ms: Option<u64>,
-    /// The version of the command language it understands.
-    pub command_version: Option<u32>,
+    /// The newest state version that it understands; null if neither this node nor the leader has met it.
+    pub state_version: Option<u32>,
 }
 
 /// The log and its members, as this node sees them.

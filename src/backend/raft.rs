@@ -18,7 +18,7 @@ use super::{
 };
 use crate::config::NodeConfig;
 use maxine_state::{
-    Applied, Batch, COMMAND_VERSION, ControlState, decode_applied, decode_batch, encode_applied,
+    Applied, Batch, ControlState, STATE_VERSION, decode_applied, decode_batch, encode_applied,
     encode_batch,
 };
 use maxine_view::View;
@@ -157,7 +157,7 @@ fn raft_config(config: &NodeConfig, http_addr: &str) -> Result<raft::Config, Str
             key_pem: settings.tls_key.clone(),
         }
     };
-    raft_config.app_version = COMMAND_VERSION;
+    raft_config.app_version = STATE_VERSION;
     raft_config.name = config.name();
     raft_config.http_addr = http_addr.to_owned();
     raft_config.heartbeat_interval_ms = settings.heartbeat_interval_ms;
@@ -346,7 +346,7 @@ impl ClusterAdmin for RaftAdmin {
             reachable: member.reachable,
             matched_index: member.matched_index,
             last_contact_ms: member.last_contact_age_ms,
-            command_version: member.app_version,
+            state_version: member.app_version,
         };
         let role = match status.role {
             raft::Role::Leader => "leader",

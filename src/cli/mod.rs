@@ -41,9 +41,14 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
+/// The version of the program, and the newest version of the state that it understands.
+fn long_version() -> String {
+    format!("{}\nstate version {}", env!("CARGO_PKG_VERSION"), maxine_state::STATE_VERSION)
+}
+
 /// A control plane for service-to-service traffic: registry, discovery, health checks and proxy.
 #[derive(Debug, Parser)]
-#[command(name = "maxine", version, about, propagate_version = true, max_term_width = 100)]
+#[command(name = "maxine", version, long_version = long_version(), about, propagate_version = true, max_term_width = 100)]
 #[command(after_help = format!(
     "Start with 'maxine dev': it runs three nodes and two sample services on this machine.\n\n{}", exit::help()
 ))]

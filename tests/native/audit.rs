@@ -189,3 +189,38 @@ async fn registrations_push_no_other_record_out_and_what_leaves_is_counted() {
     );
     assert_eq!(class("identities")["dropped"], 0);
 }
+
+/// The hashes cover the code of a refusal: another code is found, another text is not, but it is told.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_is_proved_by_its_code_and_not_by_its_words() {
+    let server = Server::start().await;
+    let delete = server.admin(Method::DELETE, "/users/nobody");
+    assert_eq!(server.json(delete).await.0, 404);
+    let record = recorded(&server, "user.delete").await;
+    assert_eq!(record["outcome"], "refused");
+    assert_eq!(record["detail"], "user nobody does not exist");
+    let code = record["refusal"].as_str().expect("a code");
+    let export = server.admin(Method::GET, "/audit/export").send().await.expect("an answer");
+    let export = export.text().await.expect("text");
+    assert_eq!(verify(&export).unwrap().reworded, 0);
+    let reworded = export.replacen("user nobody does not exist", "nobody is not a user", 1);
+    assert_eq!(verify(&reworded).unwrap().reworded, 1);
+    // Another name in the code: `nobody` in hexadecimal becomes `nobodz`.
+    let forged = export.replacen(code, &code.replacen("6e6f626f6479", "6e6f626f647a", 1), 1);
+    assert_ne!(forged, export);
+    assert!(matches!(verify(&forged), Err(Finding::Changed { .. })));
+    let unknown = export.replacen(code, "ff", 1);
+    assert!(matches!(verify(&unknown), Err(Finding::Unreadable { .. })));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_state_version_is_shown_and_is_the_newest_that_all_understand() {
+    let server = Server::start().await;
+    let newest = maxine_state::STATE_VERSION;
+    let status = server.get("/cluster/status").await;
+    assert_eq!(status["state_version"], json!({"current": newest, "understood": newest}));
+    let finish = server.admin(Method::POST, "/cluster/upgrade/finish");
+    let (answered, body) = server.json(finish).await;
+    assert_eq!(answered, 200, "{body}");
+    assert_eq!((&body["state_version"], &body["raised"]), (&json!(newest), &json!(false)));
+}

@@ -60,7 +60,19 @@ impl ControlState {
     }
 
     fn dispatch(&mut self, step: &mut Step<'_>) -> Result<Reply, Rejection> {
+        let (needs, has) = (step.proposal.command.needs(), self.version());
         match &step.proposal.command {
+            Command::RaiseStateVersion { to } => {
+                let raises = *to > has;
+                if raises {
+                    self.next_index(step);
+                    self.version_raised = *to - 1;
+                    let (action, object) = describe(&step.proposal.command);
+                    self.record(step.proposal, action, object, AuditOutcome::Success);
+                }
+                Ok(Reply::Changed(vec![raises]))
+            }
+            _ if needs > has => Err(Rejection::StateVersion { needs, has }),
             Command::Register { items } => {
                 limits::check_count("items", items.len(), limits::BATCH_ITEMS_MAX)
                     .map_err(Rejection::Limit)?;
@@ -685,6 +697,7 @@ fn describe(command: &Command) -> (&'static str, String) {
         Command::ExpireAudit { .. } => ("audit.expire", String::new()),
         Command::IdentifyCluster { id } => ("cluster.identify", id.to_string()),
         Command::EndSession { name, .. } => ("session.delete", name.to_string()),
+        Command::RaiseStateVersion { to } => ("cluster.raise_state_version", to.to_string()),
     }
 }
 

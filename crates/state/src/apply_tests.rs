@@ -1,5 +1,7 @@
+use super::super::STATE_VERSION;
 use super::super::address::Address;
-use super::super::command::{Actor, RequestId};
+use super::super::codec::{CodecError, decode_batch, encode_batch};
+use super::super::command::{Actor, Batch, RequestId};
 use super::super::health::Readiness;
 use super::*;
 
@@ -464,4 +466,34 @@ fn a_session_that_was_ended_stays_ended_however_many_there_are() {
         (version + 1, 0)
     );
     assert_eq!(driver.propose(None, end(5_001, version)).reply, changed(false));
+}
+
+#[test]
+fn a_newer_version_of_the_state_stops_a_replica_before_it_applies_anything() {
+    let mut driver = Driver::new();
+    let digest = driver.state.digest();
+    let raise = |to| Proposal {
+        request_id: RequestId(7),
+        proposed_at_ms: 1,
+        fence: None,
+        actor: Actor::system("test"),
+        command: Command::RaiseStateVersion { to },
+    };
+    let newer = STATE_VERSION + 1;
+    let batch = Batch { proposals: vec![raise(newer)] };
+    let refused = decode_batch(&encode_batch(&batch).unwrap()).unwrap_err();
+    assert!(matches!(refused, CodecError::NewerState(version) if version == newer), "{refused}");
+    assert!(refused.to_string().contains("upgrade this node"), "{refused}");
+    // Only a newer build applies it; its snapshot is refused here.
+    let mut of_newer = driver.state.clone();
+    of_newer.apply(&raise(newer), &mut driver.events);
+    assert_eq!(of_newer.version(), newer);
+    assert_ne!(of_newer.digest().digest, digest.digest);
+    let mut bytes = Vec::new();
+    of_newer.write_to(&mut bytes).unwrap();
+    let refused = ControlState::read_from(&mut bytes.as_slice()).unwrap_err().to_string();
+    assert!(refused.contains(&format!("state version {newer}")), "{refused}");
+    let again =
+        of_newer.apply(&Proposal { request_id: RequestId(8), ..raise(newer) }, &mut driver.events);
+    assert_eq!(again.reply, Reply::Changed(vec![false]), "it is never lowered, nor raised twice");
 }

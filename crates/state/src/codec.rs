@@ -5,6 +5,7 @@
 
 use bincode::config::{Configuration, Limit, LittleEndian, Varint};
 
+use super::STATE_VERSION;
 use super::command::{Applied, Batch, Rejection};
 
 /// Largest body that is encoded or decoded, in bytes.
@@ -37,6 +38,11 @@ pub enum CodecError {
         "written by a newer Maxine (format {0}; this build reads format {FORMAT_VERSION}): upgrade this node"
     )]
     Newer(u8),
+    /// It belongs to a newer version of the state.
+    #[error(
+        "it has state version {0}, and this build understands up to {STATE_VERSION}: upgrade this node"
+    )]
+    NewerState(u32),
     /// Damaged, or it has something that only a newer Maxine knows.
     #[error("damaged, or written by a newer Maxine: {0}")]
     Damaged(#[from] bincode::error::DecodeError),
@@ -74,11 +80,16 @@ pub fn encode_batch(batch: &Batch) -> Result<Vec<u8>, CodecError> {
     Ok(out)
 }
 
-/// Decodes a log entry's payload.
+/// Decodes a log entry's payload. One that this build does not understand is an error: whoever applies entries must
+/// stop before it.
 pub fn decode_batch(bytes: &[u8]) -> Result<Batch, CodecError> {
     let Some((head, body)) = bytes.split_first_chunk() else { return Err(CodecError::Foreign) };
     check_head(*head, BATCH_MAGIC)?;
-    Ok(bincode::decode_from_slice(body, config())?.0)
+    let batch: Batch = bincode::decode_from_slice(body, config())?.0;
+    match batch.needs() {
+        needs if needs > STATE_VERSION => Err(CodecError::NewerState(needs)),
+        _ => Ok(batch),
+    }
 }
 
 /// Encodes the answers to one batch, for the node that proposed it.

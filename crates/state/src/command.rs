@@ -78,6 +78,14 @@ pub struct Batch {
     pub proposals: Vec<Proposal>,
 }
 
+impl Batch {
+    /// The newest version of the state that one of its commands belongs to.
+    #[must_use]
+    pub fn needs(&self) -> u32 {
+        self.proposals.iter().map(|proposal| proposal.command.needs()).max().unwrap_or(1)
+    }
+}
+
 /// An instance to take out.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct Deregistration {
@@ -227,9 +235,23 @@ pub enum Command {
         /// operator has confirmed.
         now_ms: u64,
     },
+    /// Raises the version of the state. Only proposed once every voter understands the new one.
+    RaiseStateVersion {
+        /// The new version; nothing changes unless it is above the present one.
+        to: u32,
+    },
 }
 
 impl Command {
+    /// The version of the state that this command belongs to.
+    #[must_use]
+    pub fn needs(&self) -> u32 {
+        match self {
+            Self::RaiseStateVersion { to } => *to,
+            _ => 1,
+        }
+    }
+
     /// Whether only the holder of the leader's duties may propose it.
     #[must_use]
     pub fn is_leader_only(&self) -> bool {
@@ -302,6 +324,13 @@ pub enum Rejection {
     FenceMissing,
     /// Owned by the operator's environment.
     Managed(Box<str>),
+    /// It belongs to a newer version of the state.
+    StateVersion {
+        /// The version that it belongs to.
+        needs: u32,
+        /// The version that the state has.
+        has: u32,
+    },
 }
 
 /// What kind of thing a refusal names. Variants are only ever appended.

@@ -93,6 +93,8 @@ pub struct ControlState {
     pub(super) line: u64,
     /// The log's clock, in milliseconds since 1970; never runs backwards.
     pub(super) time_ms: u64,
+    /// By how much the version is above the first.
+    pub(super) version_raised: u32,
     pub(super) services: OrdMap<ServiceKey, Arc<ServiceState>>,
     pub(super) instances_len: usize,
     pub(super) config: Arc<ConfigRecord>,
@@ -128,6 +130,13 @@ impl ControlState {
     #[must_use]
     pub fn time_ms(&self) -> u64 {
         self.time_ms
+    }
+
+    /// The version of the state: commands of a newer one are refused. It begins at 1 and is raised by
+    /// [`Command::RaiseStateVersion`](super::Command::RaiseStateVersion).
+    #[must_use]
+    pub fn version(&self) -> u32 {
+        1 + self.version_raised
     }
 
     /// All services, in the order of their keys.

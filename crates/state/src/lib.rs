@@ -54,5 +54,10 @@ pub use runtime_config::{
 pub use snapshot::{SnapshotError, StateDigest};
 pub use traffic::*;
 
-/// The language of commands that this build understands. Peers exchange it when they connect.
-pub const COMMAND_VERSION: u32 = 1;
+/// The newest version of the state that this build understands. A version names a set of commands, of their fields,
+/// and of what they lead to; [`Command::needs`] says which version a command belongs to.
+///
+/// The state itself has a version ([`ControlState::version`]), which an operator raises once every voter understands
+/// the new one. Until then commands of a newer version are not proposed, and apply refuses them. A replica that meets
+/// a command that it does not understand stops before it applies it.
+pub const STATE_VERSION: u32 = 1;

@@ -278,3 +278,20 @@ pub struct PolicyRecord {
     /// The policy.
     pub policy: ServicePolicy,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_field_that_this_build_does_not_know_is_refused_not_skipped() {
+        let policy = ServicePolicy::default();
+        let mut bytes = bincode::encode_to_vec(&policy, codec::config()).unwrap();
+        let read =
+            |bytes: &[u8]| bincode::decode_from_slice::<ServicePolicy, _>(bytes, codec::config());
+        assert_eq!(read(&bytes).unwrap().0, policy);
+        assert_eq!(bytes.pop(), Some(0), "no later field is set");
+        bytes.extend([1, 0, 0]);
+        assert!(read(&bytes).is_err());
+    }
+}

@@ -9,6 +9,7 @@ use bincode::{Decode, Encode};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
+use super::STATE_VERSION;
 use super::audit::{AuditClass, AuditLog, AuditRecord};
 use super::codec::{self, CodecError};
 use super::command::{Applied, Fence, RequestId};
@@ -27,6 +28,7 @@ enum Record {
         time_ms: u64,
         history: u64,
         line: u64,
+        version: u32,
     },
     Config(ConfigRecord),
     Grant {
@@ -112,7 +114,8 @@ impl ControlState {
                 .map_err(io::Error::other)
         };
         let (index, time_ms) = (self.index, self.time_ms);
-        put(Record::Header { index, time_ms, history: self.history, line: self.line })?;
+        let (history, line, version) = (self.history, self.line, self.version());
+        put(Record::Header { index, time_ms, history, line, version })?;
         put(Record::Config(ConfigRecord::clone(&self.config)))?;
         for revision in self.config_history.revisions() {
             put(Record::ConfigRevision(revision.clone()))?;
@@ -188,7 +191,11 @@ impl ControlState {
                 state.services.insert(key, Arc::new(service));
             }
             match record {
-                Record::Header { index, time_ms, history, line } => {
+                Record::Header { index, time_ms, history, line, version } => {
+                    if !(1..=STATE_VERSION).contains(&version) {
+                        return Err(CodecError::NewerState(version).into());
+                    }
+                    state.version_raised = version - 1;
                     state.index = index;
                     state.time_ms = time_ms;
                     (state.history, state.line) = (history, line);

@@ -121,6 +121,9 @@ impl Display for Rejection {
                 write!(f, "proposed under fence {got}, but the present one is {current}")
             }
             Self::FenceMissing => f.write_str("only the leader may do this"),
+            Self::StateVersion { needs, has } => {
+                write!(f, "this needs state version {needs}, and the cluster has version {has}")
+            }
             Self::Managed(name) => {
                 write!(f, "{name} is managed by the environment and cannot be changed at run time")
             }

@@ -23,11 +23,9 @@ use crate::exclusion::{Refusals, removal_of};
 use crate::roster::{Roster, Standing};
 use crate::storage::node_dir::NodeDir;
 
-/// Protocol versions that this program speaks. In 1 a term could have two leaders, told apart by
-/// their node, which 2 does not tell; from 3 on both sides show which data directory they have.
-const PROTOCOL_MIN: u16 = 2;
-const PROTOCOL_MAX: u16 = 3;
-const SHOWS_DIRS: u16 = 3;
+/// Protocol versions that this program speaks. Builds before the first release spoke 1 to 3.
+const PROTOCOL_MIN: u16 = 4;
+const PROTOCOL_MAX: u16 = 4;
 /// Time for a connection to be opened, encrypted and greeted.
 pub(crate) const HANDSHAKE_TIMEOUT: Duration = Duration::from_millis(1_000);
 
@@ -116,11 +114,9 @@ pub(crate) async fn greet(
         Welcome::Accepted { lineage, .. } if lineage != me.dir.lineage() => Err(refused(format!(
             "node {target} belongs to another line of history ({lineage:016x})"
         ))),
-        Welcome::Accepted { node_id, app_version, protocol, name, http_addr, .. } => {
+        Welcome::Accepted { node_id, app_version, name, http_addr, .. } => {
             me.refusals.accepted(target);
-            if protocol >= SHOWS_DIRS {
-                show_dir(me, target, &mut reader, &mut write).await?;
-            }
+            show_dir(me, target, &mut reader, &mut write).await?;
             let introduction = Introduction { name, http_addr };
             Ok((reader, write, Greeted { node_id, app_version, channel, introduction }))
         }
@@ -157,9 +153,7 @@ pub(crate) async fn receive(
     if let Err(refusal) = verdict {
         return Err(refused(format!("refused node {}: {}", hello.node_id, refusal.reason())));
     }
-    if hello.protocol_max >= SHOWS_DIRS {
-        see_dir(me, hello.node_id, &mut reader, &mut write).await?;
-    }
+    see_dir(me, hello.node_id, &mut reader, &mut write).await?;
     let HelloDto { node_id, app_version, channel, .. } = hello;
     let introduction = Introduction::default();
     Ok((reader, write, Greeted { node_id, app_version, channel, introduction }))

@@ -269,6 +269,7 @@ impl Registry {
     }
 
     async fn submit(&self, request: WriteRequest) -> Result<Applied, WriteError> {
+        self.check_state_version(&request.command)?;
         clock_check::settled(&self.clock).await;
         let proposal = Proposal {
             request_id: request.request_id.unwrap_or_else(|| RequestId(rand::random())),
@@ -300,6 +301,21 @@ impl Registry {
             }
             _ => Ok(applied),
         }
+    }
+
+    /// Refuses a command that not every voter may understand: once it is in the log, they would stop.
+    fn check_state_version(&self, command: &Command) -> Result<(), WriteError> {
+        let needs = command.needs();
+        if needs == 1 || matches!(command, Command::RaiseStateVersion { .. }) {
+            return Ok(());
+        }
+        let snapshot = self.view.snapshot();
+        let has = snapshot.state.version();
+        if needs <= has {
+            return Ok(());
+        }
+        let rejection = Rejection::StateVersion { needs, has };
+        Err(WriteError::Rejected { rejection, index: snapshot.state.index() })
     }
 
     /// Registers instances. What this node knows as registered and unchanged is a heartbeat and does

@@ -58,6 +58,7 @@ pub(super) const RULES: &[Rule] = &[
     rule("DELETE", "/api/v1/cluster/members/{id}", Access::Admin),
     rule("POST", "/api/v1/cluster/transfer", Access::Admin),
     rule("POST", "/api/v1/cluster/snapshot", Access::Admin),
+    rule("POST", "/api/v1/cluster/upgrade/finish", Access::Admin),
     rule("POST", "/api/v1/cluster/expiry/confirm", Access::Operator),
     // It holds password hashes and signing keys.
     rule("GET", "/api/v1/cluster/backup", Access::Admin),

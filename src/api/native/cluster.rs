@@ -14,13 +14,14 @@ use utoipa::ToSchema;
 
 use super::extract::{JsonBody, NoParams, NumberPath, OptionalJsonBody, Params};
 use super::fresh::{Fresh, Freshness, Write};
+use super::upgrade::StateVersions;
 use crate::actors::members;
 use crate::api::AppState;
 use crate::api::access::AccessMode;
 use crate::api::problem::{Problem, ProblemKind};
 use crate::backend::{AdminError, ClusterAdmin, ClusterStatus, Leadership};
 use maxine_state::limits::check_text;
-use maxine_state::{ControlState, Liveness, Name, Readiness, StateDigest};
+use maxine_state::{ControlState, Liveness, Name, Readiness, STATE_VERSION, StateDigest};
 
 /// How long a change of membership may take, in milliseconds.
 const ADMIN_TIMEOUT_MS: u64 = 30_000;
@@ -94,6 +95,8 @@ pub(super) struct ClusterView {
     backend: &'static str,
     /// Maxine's version.
     version: &'static str,
+    /// The version of the state, and the newest that this node understands.
+    state_version: StateVersions,
     /// How long this node has been running, in milliseconds.
     uptime_ms: u64,
     /// The index of this node's state.
@@ -137,6 +140,7 @@ pub(super) async fn status(
         node: app.settings().instance_id.clone(),
         backend: app.store().kind(),
         version: env!("CARGO_PKG_VERSION"),
+        state_version: StateVersions { current: state.version(), understood: STATE_VERSION },
         uptime_ms: app.clock().monotonic_ms(),
         index: state.index(),
         time_ms: state.time_ms(),
@@ -183,6 +187,12 @@ fn warnings(app: &AppState, leadership: &Leadership, raft: Option<&ClusterStatus
     }
     if app.settings().registration_access == AccessMode::Open {
         warn("registration is open: anyone who reaches this port can register instances");
+    }
+    let version = app.view().snapshot().state.version();
+    if version < STATE_VERSION {
+        warn(&format!(
+            "an upgrade is not finished: the state has version {version}, this node understands {STATE_VERSION}"
+        ));
     }
     if let Some(raft) = raft {
         if raft.disk_stalled {

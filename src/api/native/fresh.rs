@@ -16,11 +16,11 @@ use serde::Serialize;
 
 use super::extract::{FRESHNESS_PARAMETERS, WriteConditions, parse_query, request_id};
 use super::history_index::{HistoryIndex, history_text, history_value};
-use crate::actors::{WriteError, WriteRequest};
+use crate::actors::{WriteError, WriteRequest, state_version};
 use crate::api::problem::{Problem, ProblemKind};
 use crate::api::{AppState, Caller, RequestContext};
 use crate::backend::Consistency;
-use maxine_state::{Actor, Applied, Command, ControlState, Reply, RequestId};
+use maxine_state::{Actor, Applied, Command, ControlState, Rejection, Reply, RequestId};
 use maxine_view::Snapshot;
 
 /// The index of the state that answered.
@@ -256,7 +256,20 @@ impl Write {
             }
             Err(_) => {}
         }
-        Ok(outcome?)
+        match outcome {
+            Err(WriteError::Rejected {
+                rejection: rejection @ Rejection::StateVersion { needs, .. },
+                ..
+            }) => {
+                let held_back =
+                    state_version::voters(&**state.store(), &state.settings().instance_id).await;
+                let held_back = held_back.who_lacks(needs);
+                let mut problem = Problem::from(rejection);
+                problem.detail = format!("{}: {held_back}", problem.detail).into();
+                Err(problem)
+            }
+            outcome => Ok(outcome?),
+        }
     }
 }
 

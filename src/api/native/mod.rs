@@ -30,6 +30,7 @@ mod services;
 mod session;
 mod shape;
 mod telemetry;
+mod upgrade;
 mod watch;
 
 pub(super) use fresh::put_missing_headers;
@@ -99,6 +100,7 @@ fn cluster_routes() -> OpenApiRouter<AppState> {
         .routes(routes!(cluster::remove_member))
         .routes(routes!(cluster::transfer))
         .routes(routes!(cluster::snapshot))
+        .routes(routes!(upgrade::finish_upgrade))
         .routes(routes!(cluster::confirm_silence))
         .routes(routes!(backup::backup))
 }

@@ -11,12 +11,21 @@ use super::connect::{Failure, classify};
 use super::replica::{Nonce, Waiter};
 use super::scripts::APPEND;
 use crate::backend::{ProposeError, StoreEvent, needs_lease};
-use maxine_state::{Applied, Batch, COMMAND_VERSION, encode_batch};
+use maxine_state::{Applied, Batch, encode_batch};
 
 /// Largest entry.
 pub(super) const ENTRY_LEN_MAX: usize = 15 * 1024 * 1024;
 /// Between two attempts of one write.
 const RETRY_MS: u64 = 50;
+
+/// An entry to append.
+struct Written<'a> {
+    payload: &'a [u8],
+    nonce: Nonce,
+    /// The state version that it needs: a replica that does not understand it must not go past it.
+    version: u32,
+    needs_lease: bool,
+}
 
 /// What one attempt came to.
 enum Attempt {
@@ -59,7 +68,9 @@ impl Core {
         let mut waiter = self.replica.wait_for(nonce);
         let mut maybe_sent = false;
         let needs_lease = needs_lease(batch);
-        let work = self.attempts(&payload, nonce, needs_lease, &mut waiter, &mut maybe_sent);
+        let version = batch.needs();
+        let written = Written { payload: &payload, nonce, version, needs_lease };
+        let work = self.attempts(&written, &mut waiter, &mut maybe_sent);
         match tokio::time::timeout(timeout, work).await {
             Ok(outcome) => outcome,
             Err(_) if maybe_sent => Err(ProposeError::OutcomeUnknown),
@@ -69,14 +80,12 @@ impl Core {
 
     async fn attempts(
         &self,
-        payload: &[u8],
-        nonce: Nonce,
-        needs_lease: bool,
+        written: &Written<'_>,
         waiter: &mut Waiter<'_>,
         maybe_sent: &mut bool,
     ) -> Result<Vec<Applied>, ProposeError> {
         loop {
-            match self.attempt(payload, nonce, needs_lease, maybe_sent).await {
+            match self.attempt(written, maybe_sent).await {
                 Attempt::Appended => {
                     return waiter.answer().await.ok_or(ProposeError::OutcomeUnknown);
                 }
@@ -99,13 +108,8 @@ impl Core {
         }
     }
 
-    async fn attempt(
-        &self,
-        payload: &[u8],
-        nonce: Nonce,
-        needs_lease: bool,
-        maybe_sent: &mut bool,
-    ) -> Attempt {
+    async fn attempt(&self, written: &Written<'_>, maybe_sent: &mut bool) -> Attempt {
+        let Written { payload, nonce, version, needs_lease } = *written;
         let lease: Arc<str> = match (needs_lease, self.held_lease()) {
             (false, _) => "".into(),
             (true, Some(lease)) => lease,
@@ -119,7 +123,7 @@ impl Core {
             Ok(found) => found,
             Err(_) => return Attempt::Refused(ProposeError::NoLeader),
         };
-        let (seq, version) = (position.seq.to_string(), COMMAND_VERSION.to_string());
+        let (seq, version) = (position.seq.to_string(), version.to_string());
         let args = [
             position.epoch.as_bytes(),
             seq.as_bytes(),

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
 
 use crate::backend::Machine;
-use maxine_state::{Applied, Batch, COMMAND_VERSION, CodecError, ControlState, decode_batch};
+use maxine_state::{Applied, Batch, CodecError, ControlState, STATE_VERSION, decode_batch};
 use maxine_view::View;
 
 /// Most entries kept in memory to put a lost tail back.
@@ -48,7 +48,7 @@ pub(super) struct Entry {
     pub(super) seq: u64,
     pub(super) nonce: Nonce,
     pub(super) previous: Nonce,
-    /// The command version of its writer.
+    /// The state version that it needs.
     pub(super) version: u32,
     pub(super) payload: Arc<[u8]>,
 }
@@ -62,13 +62,15 @@ impl Entry {
     /// What it asks for, or why that cannot be read. An entry that cannot be read asks for nothing,
     /// on every replica alike; one of a newer version stops a replica that is too old for it.
     fn batch(&self) -> Result<Result<Batch, String>, Refusal> {
-        if self.version > COMMAND_VERSION {
-            return Err(Refusal::Newer { position: self.seq, version: self.version });
-        }
+        let position = self.seq;
         match decode_batch(&self.payload) {
             Ok(batch) => Ok(Ok(batch)),
-            Err(CodecError::Newer(version)) => {
-                Err(Refusal::Newer { position: self.seq, version: version.into() })
+            Err(
+                error @ (CodecError::Older(_) | CodecError::Newer(_) | CodecError::NewerState(_)),
+            ) => Err(Refusal::OtherVersion { position, reason: error.to_string() }),
+            Err(_) if self.version > STATE_VERSION => {
+                let reason = CodecError::NewerState(self.version).to_string();
+                Err(Refusal::OtherVersion { position, reason })
             }
             Err(error) => Ok(Err(error.to_string())),
         }
@@ -89,12 +91,9 @@ pub(super) enum Refusal {
     /// Not the continuation of what is here.
     #[error("entries are missing")]
     Broken,
-    /// Written by a newer Maxine: this node must not go on.
-    #[error(
-        "entry {position} of the log in redis was written by a newer Maxine (version {version}): \
-         upgrade this node"
-    )]
-    Newer { position: u64, version: u32 },
+    /// Written by a Maxine of another version, whose entries this one does not understand: it must not go on.
+    #[error("entry {position} of the log in redis: {reason}")]
+    OtherVersion { position: u64, reason: String },
 }
 
 /// The copy.
@@ -344,7 +343,7 @@ mod tests {
         };
         let payload = encode_batch(&Batch { proposals: vec![proposal] }).unwrap().into();
         let (nonce, previous) = ([nonce; 16], [previous; 16]);
-        Entry { seq, nonce, previous, version: COMMAND_VERSION, payload }
+        Entry { seq, nonce, previous, version: 1, payload }
     }
 
     /// An entry that nobody can read changes nothing on any replica, in whatever pages it comes,
@@ -366,8 +365,22 @@ mod tests {
         assert_eq!(one_by_one.state().0.digest(), digest);
         assert_eq!(rebuilt.into_state().digest(), digest);
         assert_eq!(at_once.position().seq, 3);
-        let newer = Entry { version: COMMAND_VERSION + 1, ..entry(4, 4, 3) };
-        assert!(matches!(at_once.apply(vec![newer]), Err(Refusal::Newer { position: 4, .. })));
+        // One that only a newer version can read is not skipped, nor one in the format of an older version.
+        let newer = Entry {
+            version: STATE_VERSION + 1,
+            seq: 4,
+            nonce: [4; 16],
+            previous: [3; 16],
+            ..garbage
+        };
+        let older = Entry { payload: b"MXC\x01".as_slice().into(), ..entry(4, 4, 3) };
+        for other in [newer, older] {
+            let refused = at_once.apply(vec![other]);
+            assert!(
+                matches!(refused, Err(Refusal::OtherVersion { position: 4, .. })),
+                "{refused:?}"
+            );
+        }
     }
 
     #[test]

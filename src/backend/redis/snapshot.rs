@@ -12,7 +12,7 @@ use super::config::Keys;
 use super::connect::Link;
 use super::replica::{Nonce, Position};
 use super::scripts;
-use maxine_state::{COMMAND_VERSION, ControlState};
+use maxine_state::{CodecError, ControlState, SnapshotError};
 
 /// Size of one part.
 const PART_LEN: usize = 1024 * 1024;
@@ -34,7 +34,9 @@ pub(super) enum SnapshotFailure {
     #[error("the snapshot in redis is damaged: {0}")]
     Damaged(String),
     /// Written by a newer Maxine.
-    #[error("the snapshot in redis was written by a newer Maxine (version {0}): upgrade this node")]
+    #[error(
+        "the snapshot in redis was written by a newer Maxine (state version {0}): upgrade this node"
+    )]
     Newer(u32),
 }
 
@@ -46,7 +48,7 @@ pub(super) struct Manifest {
     pub(super) parts: u64,
     pub(super) len: u64,
     pub(super) crc: u32,
-    /// The command version of its writer.
+    /// The version of the state in it.
     pub(super) version: u32,
     /// The nonces of the last entries in it, the last one last.
     pub(super) recent: Vec<Nonce>,
@@ -57,6 +59,7 @@ pub(super) struct Encoded {
     parts: Vec<Vec<u8>>,
     len: u64,
     crc: u32,
+    version: u32,
 }
 
 /// Encodes a state into parts; not for a runtime thread.
@@ -79,7 +82,8 @@ pub(super) fn encode(state: &ControlState) -> std::io::Result<Encoded> {
             Ok(())
         }
     }
-    let mut out = Parts(Encoded { parts: Vec::new(), len: 0, crc: 0 });
+    let version = state.version();
+    let mut out = Parts(Encoded { parts: Vec::new(), len: 0, crc: 0, version });
     state.write_to(&mut out)?;
     Ok(out.0)
 }
@@ -91,9 +95,6 @@ pub(super) async fn read(
     manifest: &Manifest,
     timeout: Duration,
 ) -> Result<ControlState, SnapshotFailure> {
-    if manifest.version > COMMAND_VERSION {
-        return Err(SnapshotFailure::Newer(manifest.version));
-    }
     if manifest.len > SNAPSHOT_LEN_MAX {
         return Err(SnapshotFailure::Damaged(format!("{} bytes are too many", manifest.len)));
     }
@@ -140,8 +141,10 @@ fn decode(parts: &[Vec<u8>], len: u64, crc: u32) -> Result<ControlState, Snapsho
             Ok(0)
         }
     }
-    ControlState::read_from(&mut Chain(parts, 0))
-        .map_err(|error| SnapshotFailure::Damaged(error.to_string()))
+    ControlState::read_from(&mut Chain(parts, 0)).map_err(|error| match error {
+        SnapshotError::Format(CodecError::NewerState(version)) => SnapshotFailure::Newer(version),
+        error => SnapshotFailure::Damaged(error.to_string()),
+    })
 }
 
 /// Uploads an encoded state at `position`; it is named by nobody yet.
@@ -171,7 +174,7 @@ pub(super) async fn upload(
         parts: encoded.parts.len() as u64,
         len: encoded.len,
         crc: encoded.crc,
-        version: COMMAND_VERSION,
+        version: encoded.version,
         recent,
     })
 }
@@ -197,7 +200,7 @@ impl Manifest {
     #[cfg(test)]
     pub(super) fn at(position: Position) -> Self {
         let (id, recent) = (String::from("id"), vec![position.nonce]);
-        Self { position, id, parts: 0, len: 0, crc: 0, version: COMMAND_VERSION, recent }
+        Self { position, id, parts: 0, len: 0, crc: 0, version: 1, recent }
     }
 }
 

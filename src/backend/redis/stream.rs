@@ -222,8 +222,8 @@ async fn try_rebuild(
         match rebuilt.apply(entries) {
             Ok(()) => {}
             Err(Refusal::Broken) => break,
-            Err(newer @ Refusal::Newer { .. }) => {
-                return Err(RebuildError::Newer(newer.to_string()));
+            Err(other @ Refusal::OtherVersion { .. }) => {
+                return Err(RebuildError::Newer(other.to_string()));
             }
         }
     }

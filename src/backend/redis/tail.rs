@@ -127,7 +127,9 @@ impl Core {
                     }
                 }
                 Err(Refusal::Broken) => self.synchronise(link).await?,
-                Err(newer @ Refusal::Newer { .. }) => return Err(End::Fatal(newer.to_string())),
+                Err(other @ Refusal::OtherVersion { .. }) => {
+                    return Err(End::Fatal(other.to_string()));
+                }
             }
         }
     }

@@ -94,7 +94,7 @@ async fn start(
 ) -> Result<raft::RaftNode, String> {
     let listen = SocketAddr::from(([127, 0, 0, 1], 0));
     let mut config = raft::Config::new(CLUSTER_ID, NODE_ID, dir, listen);
-    config.app_version = maxine_state::COMMAND_VERSION;
+    config.app_version = maxine_state::STATE_VERSION;
     raft::RaftNode::start(config, Box::new(Holder(state)), Arc::new(NoPeers))
         .await
         .map_err(describe)

@@ -104,6 +104,8 @@ pub struct Cluster {
     #[serde(default)]
     pub version: String,
     #[serde(default)]
+    pub state_version: Option<StateVersions>,
+    #[serde(default)]
     pub uptime_ms: u64,
     #[serde(default)]
     pub index: u64,
@@ -117,6 +119,14 @@ pub struct Cluster {
     pub warnings: Vec<String>,
     #[serde(default)]
     pub raft: Option<Raft>,
+}
+
+/// The version of the state, and the newest that the node understands.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[allow(missing_docs, reason = "the API's own names; the reference describes them")]
+pub struct StateVersions {
+    pub current: u32,
+    pub understood: u32,
 }
 
 /// Who leads.
@@ -168,4 +178,6 @@ pub struct Member {
     pub matched_index: Option<u64>,
     #[serde(default)]
     pub last_contact_ms: Option<u64>,
+    #[serde(default)]
+    pub state_version: Option<u32>,
 }

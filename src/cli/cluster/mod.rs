@@ -39,6 +39,9 @@ enum Action {
     Transfer(Online<membership::TransferArgs>),
     /// Write a snapshot on the node that is asked, and compact its log
     Snapshot(ConnectArgs),
+    /// Upgrades of the nodes, one after the other
+    #[command(subcommand)]
+    Upgrade(UpgradeAction),
     /// Download a backup of the state to a file
     Backup(Online<BackupArgs>),
     /// Offline: show what the data directory of a stopped node holds
@@ -69,6 +72,19 @@ struct Offline<T: clap::Args> {
     args: T,
 }
 
+#[derive(Debug, clap::Subcommand)]
+enum UpgradeAction {
+    /// Raise the version of the state, once every node runs the new version of Maxine; afterwards no node can go back
+    Finish(Online<FinishArgs>),
+}
+
+#[derive(Debug, clap::Args)]
+struct FinishArgs {
+    /// Say that every node was upgraded; required in redis and shared-file mode, where nodes do not know each other
+    #[arg(long)]
+    all_nodes_upgraded: bool,
+}
+
 #[derive(Debug, clap::Args)]
 struct BackupArgs {
     /// The file to write; it must not exist
@@ -88,6 +104,7 @@ impl ClusterArgs {
             Action::Remove(online) => online.connect.output,
             Action::Transfer(online) => online.connect.output,
             Action::Backup(online) => online.connect.output,
+            Action::Upgrade(UpgradeAction::Finish(online)) => online.connect.output,
             Action::Inspect(offline) => offline.output,
             Action::Restore(offline) => offline.output,
             Action::Recover(offline) => offline.output,
@@ -121,12 +138,31 @@ pub async fn run(args: ClusterArgs, out: &mut Output) -> Result<(), CliError> {
             connect.client()?.send(&Request::once(Method::POST, &["cluster", "snapshot"])).await?;
             out.done(&json!({"snapshot": true}), "the snapshot is written")
         }
+        Action::Upgrade(UpgradeAction::Finish(Online { connect, args })) => {
+            finish_upgrade(&connect, &args, out).await
+        }
         Action::Backup(Online { connect, args }) => backup(&connect, &args.file, out).await,
         Action::Inspect(offline) => offline::inspect(&offline.args, out),
         Action::Restore(offline) => offline::restore(&offline.args, out),
         Action::Recover(offline) => offline::recover(&offline.args, out),
         Action::InitTls(offline) => offline::init_tls(&offline.args, out),
     }
+}
+
+async fn finish_upgrade(
+    connect: &ConnectArgs,
+    args: &FinishArgs,
+    out: &mut Output,
+) -> Result<(), CliError> {
+    let body = json!({"all_nodes_upgraded": args.all_nodes_upgraded});
+    let request = Request::once(Method::POST, &["cluster", "upgrade", "finish"]).json(body);
+    let answer = connect.client()?.send(&request).await?;
+    let version = text_of(&answer.body["state_version"]);
+    let text = match answer.body["raised"].as_bool() {
+        Some(true) => format!("the state has version {version} now"),
+        _ => format!("the state has version {version}, the newest that every node understands"),
+    };
+    out.done(&answer.body, text)
 }
 
 async fn backup(

@@ -21,6 +21,7 @@ pub(super) async fn show(client: &Client, out: &mut Output) -> Result<(), CliErr
             format!("{} ({}, up {})", cluster.node, cluster.version, human_ms(cluster.uptime_ms)),
         ],
         vec!["backend".into(), cluster.backend.clone()],
+        vec!["state version".into(), state_version(cluster.state_version)],
         vec!["leader".into(), format!("{leader}, term {}", cluster.leadership.term)],
         vec![
             "index".into(),
@@ -46,11 +47,33 @@ pub(super) async fn show(client: &Client, out: &mut Output) -> Result<(), CliErr
         out.line("")?;
         let rows = raft.members.into_iter().map(member_row).collect();
         out.table(
-            &["id", "name", "role", "reachable", "log entries", "last heard", "peers", "http"],
+            &[
+                "id",
+                "name",
+                "role",
+                "reachable",
+                "log entries",
+                "last heard",
+                "state version",
+                "peers",
+                "http",
+            ],
             rows,
         )?;
     }
     cluster.warnings.iter().try_for_each(|warning| out.line(format!("warning: {warning}")))
+}
+
+/// The version of the state, and whether an upgrade is to be finished.
+fn state_version(versions: Option<shapes::StateVersions>) -> String {
+    match versions {
+        None => "unknown".into(),
+        Some(versions) if versions.current < versions.understood => format!(
+            "{}; this node understands {}: finish the upgrade with 'maxine cluster upgrade finish'",
+            versions.current, versions.understood
+        ),
+        Some(versions) => versions.current.to_string(),
+    }
 }
 
 /// How far the log is. Entries are counted from 0, so "none" is said in words.
@@ -82,6 +105,7 @@ fn member_row(member: shapes::Member) -> Vec<String> {
         or_dash(member.reachable.map(|yes| if yes { "yes" } else { "NO" })),
         or_dash(member.matched_index),
         or_dash(member.last_contact_ms.map(human_ms)),
+        or_dash(member.state_version),
         member.peer_addr,
         member.http_addr,
     ]

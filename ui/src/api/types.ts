@@ -134,7 +134,7 @@ export interface Member {
   reachable: boolean | null;
   matched_index: number | null;
   last_contact_ms: number | null;
-  command_version: number | null;
+  state_version: number | null;
 }
 
 export interface RaftStatus {
@@ -159,6 +159,7 @@ export interface ClusterStatus {
   node: string;
   backend: 'raft' | 'redis' | 'shared-file' | 'local' | 'memory';
   version: string;
+  state_version: { current: number; understood: number };
   uptime_ms: number;
   index: number;
   time_ms: number;

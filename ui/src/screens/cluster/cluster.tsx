@@ -92,6 +92,11 @@ function Tolerance({ status }: { status: ClusterStatus }) {
   );
 }
 
+/** The version of the state, and whether an upgrade is still to be finished. */
+function stateVersion({ current, understood }: ClusterStatus['state_version']): string {
+  return current < understood ? `${current}; this node understands ${understood}: the upgrade is not finished` : String(current);
+}
+
 function ThisNode({ status }: { status: ClusterStatus }) {
   const raft = status.raft;
   return (
@@ -99,6 +104,7 @@ function ThisNode({ status }: { status: ClusterStatus }) {
       <Facts
         items={[
           ['Version', <span key="v" className="mono">{status.version}</span>],
+          ['State version', stateVersion(status.state_version)],
           ['Up for', duration(status.uptime_ms)],
           ['State index', <N key="i" n={status.index} />],
           ...(raft
