@@ -18,7 +18,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::error::ProxyError;
 use super::forward::InFlightGuard;
-use super::headers;
+use super::framing;
 use super::pool::Lease;
 use super::upstream::InFlight;
 use maxine_clock::Clock;
@@ -349,7 +349,7 @@ impl ResponseBody {
 /// The frame; trailers without what may only stand in front of the content.
 fn without_misplaced(mut frame: Frame<Bytes>) -> Frame<Bytes> {
     if let Some(trailers) = frame.trailers_mut() {
-        headers::strip_trailers(trailers);
+        framing::strip_trailers(trailers);
     }
     frame
 }

@@ -28,7 +28,7 @@ use super::target::RequestTarget;
 use super::trail::{AttemptOutcome, AttemptRecord, AttemptTrail};
 use super::tunnel::{self, TunnelHold};
 use super::upstream::Upstream;
-use super::{Forwarder, Inner, headers};
+use super::{Forwarder, Inner, framing, headers};
 use maxine_state::{Instance, RateLimitScope, ServiceKey};
 
 /// The stable code of what went wrong.
@@ -540,6 +540,7 @@ impl Forwarder {
                 attempts.head.upgrade.as_ref().is_some_and(|o| headers::was_offered(o, taken))
             });
             let (Some(protocol), Some(client)) = (protocol, client_upgrade) else {
+                in_flight.broke(&ProxyError::BadResponse);
                 return Forwarded::failed(ProxyError::BadResponse, chosen, made);
             };
             let upstream = hyper::upgrade::on(&mut response);
@@ -555,7 +556,8 @@ impl Forwarder {
             return Forwarded { response, chosen, error: None, attempts: made, trail };
         }
         let (mut parts, incoming) = response.into_parts();
-        if !headers::has_no_coding_but_chunks(&parts.headers) {
+        if !framing::has_no_coding_but_chunks(&parts.headers) {
+            in_flight.broke(&ProxyError::BadResponse);
             return Forwarded::failed(ProxyError::BadResponse, chosen, made);
         }
         // A length beside another framing, or of what has no content, means nothing, and must not be sent on
@@ -565,7 +567,7 @@ impl Forwarder {
         {
             parts.headers.remove(header::CONTENT_LENGTH);
         }
-        headers::say_length_once(&mut parts.headers);
+        framing::say_length_once(&mut parts.headers);
         // RFC 9110 section 15.5.22: this answer says which protocol would do.
         let wanted = (parts.status == StatusCode::UPGRADE_REQUIRED)
             .then(|| parts.headers.get(header::UPGRADE).cloned())

@@ -13,7 +13,7 @@ const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection")
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-const X_MAXINE_HOPS: HeaderName = HeaderName::from_static("x-maxine-hops");
+pub(crate) const X_MAXINE_HOPS: HeaderName = HeaderName::from_static("x-maxine-hops");
 
 /// The hops that a request may make from one Maxine to the next; one more, and an instance's address
 /// leads back to where the request came from.
@@ -112,63 +112,6 @@ pub fn is_last_forward(headers: &HeaderMap) -> bool {
 pub(crate) fn count_max_forwards_down(headers: &mut HeaderMap) {
     if let Some((left, _)) = max_forwards(headers) {
         headers.insert(header::MAX_FORWARDS, HeaderValue::from(left));
-    }
-}
-
-/// Whether the only transfer coding of a message is `chunked`, or it has none. No other one is taken
-/// off here, so that a message with another one cannot be forwarded.
-#[must_use]
-pub fn has_no_coding_but_chunks(headers: &HeaderMap) -> bool {
-    let mut values = headers.get_all(header::TRANSFER_ENCODING).iter();
-    match (values.next(), values.next()) {
-        (None, _) => true,
-        (Some(only), None) => only.as_bytes().eq_ignore_ascii_case(b"chunked"),
-        (Some(_), Some(_)) => false,
-    }
-}
-
-/// Has a length that is said several times, which the library has found to be the same, said once
-/// (RFC 9110 section 8.6).
-pub(crate) fn say_length_once(headers: &mut HeaderMap) {
-    let mut values = headers.get_all(header::CONTENT_LENGTH).iter();
-    let Some(first) = values.next() else { return };
-    let is_plain = first.as_bytes().iter().all(u8::is_ascii_digit);
-    if is_plain && values.next().is_none() {
-        return;
-    }
-    let first = first.as_bytes().split(|byte| *byte == b',').next().unwrap_or_default();
-    match HeaderValue::from_bytes(first.trim_ascii()) {
-        Ok(len) => headers.insert(header::CONTENT_LENGTH, len),
-        Err(_) => headers.remove(header::CONTENT_LENGTH),
-    };
-}
-
-/// Fields that mean something only in front of the content: framing, routing, credentials, the content's
-/// format, and what changes how a message is handled (RFC 9110 section 6.5.1).
-const NO_TRAILERS: [HeaderName; 16] = [
-    header::AUTHORIZATION,
-    header::CACHE_CONTROL,
-    header::CONTENT_ENCODING,
-    header::CONTENT_LENGTH,
-    header::CONTENT_RANGE,
-    header::CONTENT_TYPE,
-    header::COOKIE,
-    header::EXPECT,
-    header::HOST,
-    header::LOCATION,
-    header::MAX_FORWARDS,
-    header::RANGE,
-    header::SET_COOKIE,
-    header::TRAILER,
-    header::WWW_AUTHENTICATE,
-    X_MAXINE_HOPS,
-];
-
-/// Takes out of trailers what may only stand in front of the content.
-pub(crate) fn strip_trailers(trailers: &mut HeaderMap) {
-    strip_hop_by_hop(trailers, false);
-    for name in &NO_TRAILERS {
-        trailers.remove(name);
     }
 }
 

@@ -16,6 +16,7 @@ mod egress;
 mod error;
 mod exchange;
 mod forward;
+mod framing;
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) mod fuzz;
 mod headers;
@@ -54,7 +55,8 @@ pub use connect::{TlsRoots, TlsRootsError};
 pub use egress::{EgressDenied, EgressPolicy, HostPort, OwnAddresses};
 pub use error::{ProxyError, TlsFailure};
 pub use forward::{Chosen, ForwardContext, Forwarded};
-pub use headers::{has_no_coding_but_chunks, is_last_forward};
+pub use framing::has_no_coding_but_chunks;
+pub use headers::is_last_forward;
 pub use interim::{HintedStream, Interim, InterimSink, InterimTurn};
 pub use metrics::{NoMetrics, ProxyMetrics, RequestRecord};
 pub use target::{PathError, RequestTarget};

@@ -12,6 +12,9 @@ use super::support::{Server, node};
 
 /// The path of the service below which instances are reached.
 pub(crate) const PROXIED: &str = "/api/maxine/serviceops/proxy/s";
+/// A request that stands behind another one.
+pub(crate) const INNER: &str =
+    "GET /api/maxine/serviceops/proxy/s/smuggled HTTP/1.1\r\nHost: h\r\n\r\n";
 /// Longest wait for anything.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 /// What a client of HTTP/2 sends first.
@@ -111,6 +114,11 @@ pub(crate) const CLOSE: &[u8] = b"<close>";
 pub(crate) fn answer(status: &str, fields: &str, body: &str) -> Vec<u8> {
     format!("HTTP/1.1 {status}\r\n{fields}Content-Length: {}\r\n\r\n{body}", body.len())
         .into_bytes()
+}
+
+/// An answer with the content `ok`.
+pub(crate) fn ok() -> Vec<u8> {
+    answer("200 OK", "", "ok")
 }
 
 async fn serve_http1(

@@ -8,10 +8,6 @@ use tokio::net::TcpStream;
 
 use super::peers::*;
 
-fn ok() -> Vec<u8> {
-    answer("200 OK", "", "ok")
-}
-
 /// The fields of a message as they stand in it.
 fn has(message: &str, field: &str) -> bool {
     message.contains(&format!("\r\n{field}\r\n"))

@@ -1,0 +1,99 @@
+//! What header fields say of a message's content: its framing, and what may follow behind it.
+
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+
+use super::headers::{X_MAXINE_HOPS, strip_hop_by_hop};
+
+/// Whether the only transfer coding of a message is `chunked`, or it has none. No other one is taken
+/// off here, so that a message with another one cannot be forwarded.
+#[must_use]
+pub fn has_no_coding_but_chunks(headers: &HeaderMap) -> bool {
+    let mut values = headers.get_all(header::TRANSFER_ENCODING).iter();
+    match (values.next(), values.next()) {
+        (None, _) => true,
+        (Some(only), None) => only.as_bytes().eq_ignore_ascii_case(b"chunked"),
+        (Some(_), Some(_)) => false,
+    }
+}
+
+/// Has a length that is said several times, which the library has found to be the same, said once
+/// (RFC 9110 section 8.6).
+pub(crate) fn say_length_once(headers: &mut HeaderMap) {
+    let mut values = headers.get_all(header::CONTENT_LENGTH).iter();
+    let Some(first) = values.next() else { return };
+    let is_plain = first.as_bytes().iter().all(u8::is_ascii_digit);
+    if is_plain && values.next().is_none() {
+        return;
+    }
+    let first = first.as_bytes().split(|byte| *byte == b',').next().unwrap_or_default();
+    match HeaderValue::from_bytes(first.trim_ascii()) {
+        Ok(len) => headers.insert(header::CONTENT_LENGTH, len),
+        Err(_) => headers.remove(header::CONTENT_LENGTH),
+    };
+}
+
+/// Fields that mean something only in front of the content: framing, routing, credentials, the content's
+/// format, and what changes how a message is handled (RFC 9110 section 6.5.1).
+const NO_TRAILERS: [HeaderName; 16] = [
+    header::AUTHORIZATION,
+    header::CACHE_CONTROL,
+    header::CONTENT_ENCODING,
+    header::CONTENT_LENGTH,
+    header::CONTENT_RANGE,
+    header::CONTENT_TYPE,
+    header::COOKIE,
+    header::EXPECT,
+    header::HOST,
+    header::LOCATION,
+    header::MAX_FORWARDS,
+    header::RANGE,
+    header::SET_COOKIE,
+    header::TRAILER,
+    header::WWW_AUTHENTICATE,
+    X_MAXINE_HOPS,
+];
+
+/// Takes out of trailers what may only stand in front of the content.
+pub(crate) fn strip_trailers(trailers: &mut HeaderMap) {
+    strip_hop_by_hop(trailers, false);
+    for name in &NO_TRAILERS {
+        trailers.remove(name);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lengths(values: &[&'static str]) -> HeaderMap {
+        let field =
+            |value: &&'static str| (header::CONTENT_LENGTH, HeaderValue::from_static(value));
+        values.iter().map(field).collect()
+    }
+
+    #[test]
+    fn a_length_is_said_once() {
+        for (values, once) in [
+            (&["5"][..], &["5"][..]),
+            (&["5", "5"], &["5"]),
+            (&["5, 5"], &["5"]),
+            (&["5 ,5", "5"], &["5"]),
+            (&[], &[]),
+        ] {
+            let mut headers = lengths(values);
+            say_length_once(&mut headers);
+            assert_eq!(headers, lengths(once), "{values:?}");
+        }
+    }
+
+    #[test]
+    fn chunks_are_the_only_coding_that_is_known() {
+        let known = |values: &[&'static str]| {
+            let field =
+                |value: &&'static str| (header::TRANSFER_ENCODING, HeaderValue::from_static(value));
+            has_no_coding_but_chunks(&values.iter().map(field).collect())
+        };
+        assert!(known(&[]) && known(&["chunked"]) && known(&["Chunked"]));
+        assert!(!known(&["gzip"]) && !known(&["gzip, chunked"]) && !known(&["chunked", "chunked"]));
+    }
+}
