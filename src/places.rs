@@ -121,18 +121,33 @@ impl Place {
         self.count += count;
         Ok(())
     }
-}
 
-impl Drop for Place {
-    fn drop(&mut self) {
+    /// Takes more places or gives some back, until `count` are held. Where it cannot have more, it
+    /// keeps what it has.
+    pub fn resize(&mut self, count: usize) -> Result<(), NoPlace> {
+        if count > self.count {
+            return self.grow(count - self.count);
+        }
+        self.give_back(self.count - count);
+        Ok(())
+    }
+
+    fn give_back(&mut self, count: usize) {
         let mut taken = self.places.taken.lock();
-        taken.all -= self.count;
+        taken.all -= count;
+        self.count -= count;
         if let Some(of_address) = taken.by_address.get_mut(&self.address) {
-            *of_address -= self.count;
+            *of_address -= count;
             if *of_address == 0 {
                 taken.by_address.remove(&self.address);
             }
         }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.give_back(self.count);
     }
 }
 
@@ -172,6 +187,14 @@ mod tests {
         assert_eq!(grows.grow(9).unwrap_err(), NoPlace::Node);
         drop(grows);
         assert_eq!(places.taken(), 5, "what could not be had is not given back");
+        let mut resized = take("10.0.0.1", Standing::Stranger, 3).unwrap();
+        resized.resize(1).unwrap();
+        assert_eq!(places.taken(), 6);
+        assert_eq!(resized.resize(9).unwrap_err(), NoPlace::Node);
+        resized.resize(2).unwrap();
+        assert_eq!(places.taken(), 7);
+        drop(resized);
+        assert_eq!(places.taken(), 5);
     }
 
     #[test]

@@ -2,8 +2,10 @@
 //!
 //! A client decides how fast it takes an answer, over HTTP/2 for each of hundreds at once on one
 //! connection. Here an answer is handed to the library in pieces, so that the library holds little of
-//! it; what waits is counted for the node and for each address; and a connection on which an answer
-//! makes no progress for too long is closed.
+//! it. The bytes that wait in memory are counted for the node and for each address: all bytes of an
+//! answer that was made here, and of an instance's answer only the part that has arrived and that the
+//! client has not taken. A connection on which an answer makes no progress for too long is closed,
+//! sooner where the node runs short of memory for such bytes.
 
 use std::net::IpAddr;
 use std::pin::Pin;
@@ -29,6 +31,11 @@ const UNSENT_LEN_MAX: usize = 256 * 1_024 * 1_024;
 const UNSENT_PER_ADDRESS_LEN_MAX: usize = 64 * 1_024 * 1_024;
 /// Answers over HTTP/1 that are shorter are neither counted nor watched: a connection has only one.
 const WATCHED_LEN_MIN: u64 = 64 * 1_024;
+/// Most bytes of an answer that the library holds after it was given them: what HTTP/1 and HTTP/2
+/// buffer of one answer.
+const LIBRARY_LEN_MAX: usize = 64 * 1_024;
+/// Where the node runs short, a client has this part of its time to take something.
+const SHORT_PATIENCE_ONE_IN: u64 = 10;
 /// What the library is given at once.
 const PIECE_LEN: usize = 16 * 1_024;
 /// The last piece: the library takes it before it knows that the client will.
@@ -37,6 +44,25 @@ const LAST_PIECE_LEN: usize = 1_024;
 /// Marks an answer whose bytes exist once for all who ask.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct SharedBytes;
+
+/// Marks an answer that comes from an instance as its client takes it: the node never has all of it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Streamed;
+
+/// Whether an answer is watched. Others are short ones over HTTP/1, which has one at a time.
+pub(super) fn is_watched(version: Version, response: &Response<Body>) -> bool {
+    let exact = response.body().size_hint().exact();
+    version >= Version::HTTP_2 || exact.is_none_or(|len| len >= WATCHED_LEN_MIN)
+}
+
+/// The client of an answer, as its bytes are counted.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Reader {
+    /// The client's own address, behind whatever trusted proxies.
+    pub(super) address: IpAddr,
+    /// Whether bounds for one address hold for it.
+    pub(super) standing: Standing,
+}
 
 /// The bytes of a node's answers that wait to be taken.
 #[derive(Clone, Debug)]
@@ -47,8 +73,16 @@ impl Default for Unsent {
         Self(Places::new(PlaceLimits {
             max: UNSENT_LEN_MAX,
             per_address_max: UNSENT_PER_ADDRESS_LEN_MAX,
-            reserved: 0,
+            reserved: UNSENT_PER_ADDRESS_LEN_MAX,
         }))
+    }
+}
+
+impl Unsent {
+    /// Whether three quarters of what clients without a credential may have are taken.
+    fn is_short(&self) -> bool {
+        let PlaceLimits { max, reserved, .. } = self.0.limits();
+        self.0.taken() > (max - reserved) / 4 * 3
     }
 }
 
@@ -60,7 +94,6 @@ pub(super) struct Pace(Arc<Shared>);
 struct Shared {
     clock: Clock,
     unsent: Unsent,
-    client: IpAddr,
     answers: Mutex<Vec<Weak<Answer>>>,
     /// Wakes [`Pace::stalled`] once there is something to watch.
     began: Notify,
@@ -73,20 +106,32 @@ struct Answer {
 }
 
 impl Pace {
-    pub(super) fn new(clock: Clock, unsent: Unsent, client: IpAddr) -> Self {
+    pub(super) fn new(clock: Clock, unsent: Unsent) -> Self {
         let (answers, began) = (Mutex::default(), Notify::new());
-        Self(Arc::new(Shared { clock, unsent, client, answers, began }))
+        Self(Arc::new(Shared { clock, unsent, answers, began }))
     }
 
     /// Has an answer counted and watched, or refused where too much waits already.
-    pub(super) fn watch(&self, version: Version, response: Response<Body>) -> Response<Body> {
-        let len = response.body().size_hint().lower();
-        if response.body().is_end_stream() || version < Version::HTTP_2 && len < WATCHED_LEN_MIN {
+    pub(super) fn watch(
+        &self,
+        version: Version,
+        reader: Reader,
+        response: Response<Body>,
+    ) -> Response<Body> {
+        if response.body().is_end_stream() || !is_watched(version, &response) {
             return response;
         }
         let is_shared = response.extensions().get::<SharedBytes>().is_some();
-        let counted = if is_shared { 0 } else { usize::try_from(len).unwrap_or(usize::MAX) };
-        let taken = self.0.unsent.0.take(self.0.client, Standing::Stranger, counted);
+        let is_streamed = response.extensions().get::<Streamed>().is_some();
+        let counted = match response.body().size_hint().lower() {
+            _ if is_shared => 0,
+            // What it holds is counted as it comes; none begins where there is no room at all.
+            _ if is_streamed => 1,
+            // One that is longer than all that its client may have is counted as that much, for it
+            // would be refused for ever.
+            len => usize::try_from(len).unwrap_or(usize::MAX).min(UNSENT_PER_ADDRESS_LEN_MAX),
+        };
+        let taken = self.0.unsent.0.take(reader.address, reader.standing, counted);
         let Ok(place) = taken else { return too_much_waits() };
         let answer = Arc::new(Answer::default());
         {
@@ -97,7 +142,8 @@ impl Pace {
         self.0.began.notify_one();
         let clock = self.0.clock.clone();
         response.map(|inner| {
-            let body = PacedBody { inner, rest: Bytes::new(), answer, clock, _place: place };
+            let given = is_streamed.then_some(0);
+            let body = PacedBody { inner, rest: Bytes::new(), answer, clock, place, given };
             body.owe();
             Body::new(body)
         })
@@ -105,7 +151,8 @@ impl Pace {
 
     /// Returns once an answer of this connection has made no progress for `patience`.
     pub(super) async fn stalled(&self, patience: Duration) {
-        let patience_ms = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
+        let usual_ms = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
+        let short_ms = usual_ms / SHORT_PATIENCE_ONE_IN;
         loop {
             let oldest_ms = {
                 let mut answers = self.0.answers.lock();
@@ -120,10 +167,13 @@ impl Pace {
                 Some(None) => tokio::time::sleep(patience / 2).await,
                 Some(Some(since_ms)) => {
                     let quiet_ms = self.0.clock.monotonic_ms().saturating_sub(since_ms);
+                    let is_short = self.0.unsent.is_short();
+                    let patience_ms = if is_short { short_ms } else { usual_ms };
                     if quiet_ms >= patience_ms {
                         return;
                     }
-                    tokio::time::sleep(Duration::from_millis(patience_ms - quiet_ms)).await;
+                    let left_ms = (patience_ms - quiet_ms).min(short_ms.max(1));
+                    tokio::time::sleep(Duration::from_millis(left_ms)).await;
                 }
             }
         }
@@ -144,7 +194,10 @@ struct PacedBody {
     rest: Bytes,
     answer: Arc<Answer>,
     clock: Clock,
-    _place: Place,
+    place: Place,
+    /// How much of an instance's answer the library was given; `None` for an answer that is counted
+    /// whole.
+    given: Option<usize>,
 }
 
 impl PacedBody {
@@ -162,7 +215,18 @@ impl PacedBody {
             _ if is_last_frame => PIECE_LEN.min(len - LAST_PIECE_LEN),
             _ => PIECE_LEN.min(len),
         };
+        if let Some(given) = &mut self.given {
+            *given = given.saturating_add(piece_len);
+        }
         self.rest.split_to(piece_len)
+    }
+
+    /// Counts what is held of an instance's answer: the part that came last, and what the library may
+    /// still have of those before it.
+    fn count(&mut self) -> Result<(), axum::Error> {
+        let Some(given) = self.given else { return Ok(()) };
+        let held = self.rest.len() + given.min(LIBRARY_LEN_MAX);
+        self.place.resize(held).map_err(axum::Error::new)
     }
 }
 
@@ -179,7 +243,11 @@ impl HttpBody for PacedBody {
             this.answer.owed_since_ms.store(0, Ordering::Relaxed);
             match ready!(Pin::new(&mut this.inner).poll_frame(cx)) {
                 Some(Ok(frame)) => match frame.into_data() {
-                    Ok(data) => this.rest = data,
+                    Ok(data) => {
+                        this.rest = data;
+                        // Its client takes too little of too many answers: this one is broken off.
+                        this.count()?;
+                    }
                     Err(frame) => return Poll::Ready(Some(Ok(frame))),
                 },
                 ended => return Poll::Ready(ended),
@@ -212,14 +280,27 @@ mod tests {
     use super::*;
 
     fn pace(unsent: &Unsent) -> Pace {
-        Pace::new(Clock::system(), unsent.clone(), [127, 0, 0, 1].into())
+        Pace::new(Clock::system(), unsent.clone())
+    }
+
+    fn reader(last: u8) -> Reader {
+        Reader { address: [10, 0, 0, last].into(), standing: Standing::Stranger }
+    }
+
+    /// An instance's answer of any length that comes in parts of `len` bytes.
+    fn streamed(len: usize) -> Response<Body> {
+        let parts = std::iter::repeat_with(move || Ok::<_, axum::Error>(Bytes::from(vec![0; len])));
+        let mut response = Response::new(Body::from_stream(futures::stream::iter(parts)));
+        response.extensions_mut().insert(Streamed);
+        response
     }
 
     #[tokio::test]
     async fn an_answer_is_handed_on_in_pieces_and_whole() {
         let pace = pace(&Unsent::default());
         let bytes: Vec<u8> = (0..40_000_u32).map(|at| at as u8).collect();
-        let watched = pace.watch(Version::HTTP_2, Response::new(Body::from(bytes.clone())));
+        let watched =
+            pace.watch(Version::HTTP_2, reader(1), Response::new(Body::from(bytes.clone())));
         let mut body = watched.into_body();
         assert_eq!(body.size_hint().exact(), Some(40_000));
         let (mut lens, mut seen) = (Vec::new(), Vec::new());
@@ -240,14 +321,76 @@ mod tests {
         let unsent = Unsent::default();
         let pace = pace(&unsent);
         let big = || Response::new(Body::from(vec![0; UNSENT_PER_ADDRESS_LEN_MAX / 2 + 1]));
-        let first = pace.watch(Version::HTTP_11, big());
-        assert_eq!(pace.watch(Version::HTTP_11, big()).status(), 503);
+        let watch = |version, response| pace.watch(version, reader(1), response);
+        let first = watch(Version::HTTP_11, big());
+        assert_eq!(watch(Version::HTTP_11, big()).status(), 503);
         let mut shared = big();
         shared.extensions_mut().insert(SharedBytes);
-        assert_eq!(pace.watch(Version::HTTP_2, shared).status(), 200);
+        assert_eq!(watch(Version::HTTP_2, shared).status(), 200);
         drop(first);
-        assert_eq!(pace.watch(Version::HTTP_11, big()).status(), 200);
+        assert_eq!(watch(Version::HTTP_11, big()).status(), 200);
+        let too_big = Response::new(Body::from(vec![0; UNSENT_PER_ADDRESS_LEN_MAX + 1]));
+        assert_eq!(watch(Version::HTTP_11, too_big).status(), 200, "it would never be answered");
         assert_eq!(unsent.0.taken(), 0);
+    }
+
+    #[tokio::test]
+    async fn of_an_instances_answer_only_what_is_held_counts() {
+        let unsent = Unsent::default();
+        let pace = pace(&unsent);
+        let mut body = pace.watch(Version::HTTP_11, reader(1), streamed(60_000)).into_body();
+        assert_eq!(unsent.0.taken(), 1, "nothing has come yet");
+        let mut passed = 0;
+        while passed < 2 * UNSENT_PER_ADDRESS_LEN_MAX {
+            passed += body.frame().await.unwrap().unwrap().into_data().unwrap().len();
+            assert!(unsent.0.taken() <= 60_000 + LIBRARY_LEN_MAX, "{}", unsent.0.taken());
+        }
+        assert_eq!(unsent.0.taken(), 60_000 + LIBRARY_LEN_MAX);
+        drop(body);
+        assert_eq!(unsent.0.taken(), 0);
+    }
+
+    #[tokio::test]
+    async fn slow_readers_of_one_address_are_broken_off_and_others_are_served() {
+        let unsent = Unsent::default();
+        let pace = pace(&unsent);
+        let each = UNSENT_PER_ADDRESS_LEN_MAX / 4 + 1;
+        let mut slow = Vec::new();
+        for _ in 0..5 {
+            let mut body = pace.watch(Version::HTTP_11, reader(1), streamed(each)).into_body();
+            let first = body.frame().await.unwrap();
+            slow.push((body, first.is_ok()));
+        }
+        let served: Vec<bool> = slow.iter().map(|(_, served)| *served).collect();
+        assert_eq!(served, [true, true, true, false, false], "each began with one byte");
+        let mut other = pace.watch(Version::HTTP_11, reader(2), streamed(60_000)).into_body();
+        other.frame().await.unwrap().unwrap();
+        assert!(unsent.0.taken() <= UNSENT_PER_ADDRESS_LEN_MAX + 60_000);
+    }
+
+    #[tokio::test]
+    async fn where_the_node_runs_short_who_takes_nothing_is_given_up_sooner() {
+        let unsent = Unsent::default();
+        let (pace, patience) = (pace(&unsent), Duration::from_secs(3_600));
+        let part = UNSENT_PER_ADDRESS_LEN_MAX;
+        let mut held = Vec::new();
+        for last in 0..3 {
+            let mut body =
+                pace.watch(Version::HTTP_11, reader(last), streamed(part - 1)).into_body();
+            body.frame().await.unwrap().unwrap();
+            held.push(body);
+        }
+        assert!(unsent.is_short());
+        let clock = Clock::manual();
+        let other = Pace::new(clock.clone(), unsent.clone());
+        let _slow = other.watch(Version::HTTP_2, reader(9), Response::new(Body::from("x")));
+        clock.advance(patience / 10 + Duration::from_millis(1));
+        other.stalled(patience).await;
+        drop(held);
+        assert!(!unsent.is_short());
+        let stalled =
+            tokio::time::timeout(Duration::from_millis(50), other.stalled(patience)).await;
+        stalled.expect_err("it has all of its time");
     }
 
     #[tokio::test]
@@ -256,11 +399,12 @@ mod tests {
         let patience = Duration::from_millis(200);
         // One whose source has nothing to say is nobody's fault.
         let silent = Body::from_stream(futures::stream::pending::<Result<Bytes, axum::Error>>());
-        let mut quiet = pace.watch(Version::HTTP_2, Response::new(silent)).into_body();
+        let mut quiet = pace.watch(Version::HTTP_2, reader(1), Response::new(silent)).into_body();
         assert!(futures::poll!(quiet.frame()).is_pending());
         let stalled = tokio::time::timeout(3 * patience, pace.stalled(patience)).await;
         stalled.expect_err("a quiet stream has stalled");
-        let taken = pace.watch(Version::HTTP_2, Response::new(Body::from(vec![0; 20_000])));
+        let answer = Response::new(Body::from(vec![0; 20_000]));
+        let taken = pace.watch(Version::HTTP_2, reader(1), answer);
         let mut taken = taken.into_body();
         taken.frame().await.unwrap().unwrap();
         let stalled = tokio::time::timeout(10 * patience, pace.stalled(patience)).await;

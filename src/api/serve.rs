@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::http::{Request, Response, StatusCode, Version};
+use axum::http::{HeaderMap, Request, Response, StatusCode, Version};
 use bytes::Bytes;
 use futures::future::Either;
 use hyper::body::Incoming;
@@ -28,7 +28,7 @@ use tokio_util::task::TaskTracker;
 use super::Front;
 use super::lazy_timer::LazyTimer;
 use super::linger::{Lingering, TunnelMark};
-use super::pacing::{Pace, Unsent};
+use super::pacing::{Pace, Reader, Unsent};
 use super::well_formed::{self, Bounds};
 use crate::places::{NoPlace, PlaceLimits, Places, Standing};
 use crate::proxy::{HintedStream, Interim, TrustedProxies};
@@ -153,7 +153,7 @@ pub async fn serve(
         let watcher = graceful.watcher();
         let (builder, front) = (Arc::clone(&builder), Arc::clone(&front));
         let (limits, metrics) = (limits.clone(), metrics.clone());
-        let pace = Pace::new(front.clock().clone(), unsent.clone(), peer.ip());
+        let pace = Pace::new(front.clock().clone(), unsent.clone());
         let stop = stop.clone();
         tasks.spawn(async move {
             metrics.connections.inc();
@@ -170,7 +170,13 @@ pub async fn serve(
             let mark = TunnelMark::default();
             let stream = Lingering::new(stream, mark.clone());
             let stream = HintedStream::new(stream, interim.clone()).after(read);
-            let watched = Watched { pace: pace.clone(), mark, began: Arc::clone(&began) };
+            let watched = Watched {
+                pace: pace.clone(),
+                mark,
+                began: Arc::clone(&began),
+                peer: Reader { address: peer.ip(), standing },
+                proxies: limits.trusted_proxies.clone(),
+            };
             let bounds = Bounds::of(&limits);
             let service = per_request(front, peer, bounds, interim, watched);
             let mut builder = (*builder).clone();
@@ -234,14 +240,33 @@ struct Watched {
     mark: TunnelMark,
     /// Whether a request has come.
     began: Arc<AtomicBool>,
+    /// Who opened the connection.
+    peer: Reader,
+    proxies: TrustedProxies,
 }
 
 impl Watched {
-    fn answered(&self, version: Version, response: Response<Body>) -> Response<Body> {
+    /// Who the answer to a request is for: the peer, or the client that a trusted proxy names.
+    fn reader(&self, headers: &HeaderMap) -> Reader {
+        if self.peer.standing != Standing::Trusted {
+            return self.peer;
+        }
+        let address = self.proxies.resolve(self.peer.address, headers).ip;
+        let is_proxy = self.proxies.contains(address);
+        let standing = if is_proxy { Standing::Trusted } else { Standing::Stranger };
+        Reader { address, standing }
+    }
+
+    fn answered(
+        &self,
+        version: Version,
+        reader: Reader,
+        response: Response<Body>,
+    ) -> Response<Body> {
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             self.mark.set();
         }
-        self.pace.watch(version, response)
+        self.pace.watch(version, reader, response)
     }
 }
 
@@ -262,14 +287,15 @@ fn per_request(
         if let Some(refusal) = well_formed::refusal(&request, bounds) {
             return Either::Left(std::future::ready(Ok(refusal)));
         }
-        let version = request.version();
+        let (version, reader) = (request.version(), watched.reader(request.headers()));
         if let Some(response) = front.at_once(peer, &request) {
-            return Either::Left(std::future::ready(Ok(watched.answered(version, response))));
+            let response = watched.answered(version, reader, response);
+            return Either::Left(std::future::ready(Ok(response)));
         }
         let (front, interim, watched) = (Arc::clone(&front), interim.clone(), watched.clone());
         Either::Right(async move {
             let response = front.answer(peer, &interim, request.map(Body::new)).await;
-            Ok(watched.answered(version, response))
+            Ok(watched.answered(version, reader, response))
         })
     })
 }

@@ -29,6 +29,9 @@ use maxine_state::{ConnectionPolicy, UpstreamProtocol};
 const SETTLE_MS: u64 = 1_000;
 /// Largest head of a response, in bytes.
 const HEAD_LEN_MAX: usize = 64 * 1024;
+/// Most that is read of an HTTP/1 response at once, in bytes. Where its client takes nothing, the
+/// connection holds this much.
+const READ_LEN_MAX: usize = 64 * 1024;
 /// Window of one HTTP/2 stream: with back-pressure, the most that is buffered for it, in bytes.
 const STREAM_WINDOW_LEN: u32 = 512 * 1024;
 
@@ -257,6 +260,7 @@ impl Pool {
         let wire = Arc::clone(stream.wire());
         let (sender, connection) = http1::Builder::new()
             .max_header_size(HEAD_LEN_MAX)
+            .max_buf_size(READ_LEN_MAX)
             .handshake(TokioIo::new(stream))
             .await
             .map_err(|_| ProxyError::Connect)?;

@@ -396,3 +396,57 @@ async fn no_answer_of_the_apis_is_to_be_sniffed() {
         }
     }
 }
+
+/// An instance of which each answer announces `len` bytes and has `sent`.
+async fn announcing(server: &Server, service: &str, len: usize, sent: usize) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    server
+        .register(super::support::node(service, "a", listener.local_addr().unwrap().port()))
+        .await;
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut request = [0; 4_096];
+                let _len = stream.read(&mut request).await.unwrap();
+                let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {len}\r\n\r\n");
+                stream.write_all(head.as_bytes()).await.unwrap();
+                let part = vec![b'x'; 64 * 1_024];
+                let mut left = sent;
+                while left > 0 {
+                    let part = &part[..left.min(part.len())];
+                    stream.write_all(part).await.unwrap();
+                    left -= part.len();
+                }
+                // It stays open until the node closes it.
+                let _end = stream.read(&mut request).await;
+            });
+        }
+    });
+}
+
+/// What an instance announces is not what waits here.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instances_answer_of_any_length_passes_and_announced_lengths_refuse_nobody() {
+    let server = Server::start().await;
+    let len = 65 * 1_024 * 1_024;
+    announcing(&server, "long", len, len).await;
+    announcing(&server, "tarpit", 67_000_000, 1).await;
+    announcing(&server, "other", 100_000, 100_000).await;
+    let proxied = |service: &str| server.get(&format!("/api/maxine/serviceops/proxy/{service}/x"));
+    let mut silent = Vec::new();
+    for _ in 0..8 {
+        let answer = proxied("tarpit").send().await.unwrap();
+        assert_eq!(answer.status(), 200);
+        silent.push(answer);
+    }
+    let other = proxied("other").send().await.unwrap();
+    assert_eq!(other.status(), 200);
+    assert_eq!(other.bytes().await.unwrap().len(), 100_000);
+    let mut long = proxied("long").send().await.unwrap();
+    assert_eq!(long.status(), 200);
+    let mut taken = 0;
+    while let Some(part) = long.chunk().await.unwrap() {
+        taken += part.len();
+    }
+    assert_eq!(taken, len);
+}

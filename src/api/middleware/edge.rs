@@ -21,6 +21,7 @@ use super::trace;
 use crate::api::access::{self, AccessMode, Decision};
 use crate::api::error::{CompatError, edge_error, is_native};
 use crate::api::native::put_missing_headers;
+use crate::api::pacing::{self, Streamed};
 use crate::api::{AppState, Caller, RequestContext, Via, field_names, hosts, origins};
 use crate::proxy::{AttemptTrail, ClientAddr, FieldLines};
 use crate::security::{AuthError, CookieUse};
@@ -294,6 +295,8 @@ impl Shared {
             if record.compatible {
                 response.extensions_mut().extend(self.field_names.clone());
             }
+        } else if pacing::is_watched(record.finished.version, &response) {
+            response.extensions_mut().insert(Streamed);
         }
         let headers = response.headers_mut();
         // An upstream's own trace id wins.
