@@ -98,7 +98,8 @@ impl Front {
         let response = match self.edge.admit(&request, Some(route), &record.context) {
             Ok(_) => {
                 // HTTP/2 has its own way for them, which the library does not know either.
-                let turn = (request.version() == Version::HTTP_11).then(|| interim.begin());
+                let turn = (request.version() == Version::HTTP_11)
+                    .then(|| interim.begin(compat::keep_own));
                 let sink = turn.as_ref().map(InterimTurn::sink);
                 let answer =
                     compat::forward_to_instance(&self.state, &record.context, request, sink);

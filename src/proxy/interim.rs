@@ -53,27 +53,27 @@ pub struct Interim(Arc<Shared>);
 
 /// The right to send interim answers to one request. It ends when this is dropped.
 #[derive(Debug)]
-pub struct InterimTurn {
-    interim: Interim,
-    request: u64,
-}
+pub struct InterimTurn(InterimSink);
 
 /// Sends to one request, for as long as that has no answer.
 #[derive(Clone, Debug)]
 pub struct InterimSink {
     interim: Interim,
     request: u64,
+    /// Takes out of the fields what an instance may not say, as in a final answer.
+    filter: fn(&mut HeaderMap),
 }
 
 impl Interim {
-    /// Opens the way to the request that begins now. A connection has one at a time.
+    /// Opens the way to the request that begins now. A connection has one at a time. The header
+    /// fields of each interim answer go through `filter`.
     #[must_use]
-    pub fn begin(&self) -> InterimTurn {
+    pub fn begin(&self, filter: fn(&mut HeaderMap)) -> InterimTurn {
         let mut state = self.0.state.lock();
         state.requests += 1;
         state.open = state.requests;
         state.count = 0;
-        InterimTurn { interim: self.clone(), request: state.requests }
+        InterimTurn(InterimSink { interim: self.clone(), request: state.requests, filter })
     }
 }
 
@@ -81,13 +81,13 @@ impl InterimTurn {
     /// The way to the request.
     #[must_use]
     pub fn sink(&self) -> InterimSink {
-        InterimSink { interim: self.interim.clone(), request: self.request }
+        self.0.clone()
     }
 }
 
 impl Drop for InterimTurn {
     fn drop(&mut self) {
-        self.interim.0.state.lock().open = 0;
+        self.0.interim.0.state.lock().open = 0;
     }
 }
 
@@ -95,6 +95,7 @@ impl InterimSink {
     /// Sends an interim answer, or leaves it out.
     pub(crate) fn send(&self, status: StatusCode, mut fields: HeaderMap) {
         headers::strip_hop_by_hop(&mut fields, false);
+        (self.filter)(&mut fields);
         let reason = status.canonical_reason().unwrap_or_default();
         let mut head = format!("HTTP/1.1 {} {reason}\r\n", status.as_u16()).into_bytes();
         for (name, value) in &fields {
@@ -221,10 +222,14 @@ mod tests {
     use super::*;
 
     fn hint() -> HeaderMap {
-        [("link", "</a>"), ("connection", "x-own"), ("x-own", "1")]
+        [("link", "</a>"), ("connection", "x-own"), ("x-own", "1"), ("set-cookie", "a=1")]
             .into_iter()
             .map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()))
             .collect::<HeaderMap>()
+    }
+
+    fn without_cookies(fields: &mut HeaderMap) {
+        fields.remove("set-cookie");
     }
 
     const WIRE: &str = "HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n";
@@ -234,7 +239,7 @@ mod tests {
         let (near, mut far) = duplex(1024);
         let interim = Interim::default();
         let mut stream = HintedStream::new(near, interim.clone());
-        let turn = interim.begin();
+        let turn = interim.begin(without_cookies);
         let sink = turn.sink();
         stream.flush().await.unwrap();
         sink.send(StatusCode::EARLY_HINTS, hint());
@@ -244,7 +249,7 @@ mod tests {
         stream.flush().await.unwrap();
         drop(turn);
         sink.send(StatusCode::EARLY_HINTS, hint());
-        let next = interim.begin();
+        let next = interim.begin(without_cookies);
         sink.send(StatusCode::EARLY_HINTS, hint());
         next.sink().send(StatusCode::EARLY_HINTS, hint());
         stream.flush().await.unwrap();
@@ -257,7 +262,7 @@ mod tests {
     #[tokio::test]
     async fn hints_are_bounded() {
         let interim = Interim::default();
-        let turn = interim.begin();
+        let turn = interim.begin(without_cookies);
         for _ in 0..100 {
             turn.sink().send(StatusCode::EARLY_HINTS, hint());
         }

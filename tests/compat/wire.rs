@@ -450,3 +450,31 @@ async fn an_instances_answer_of_any_length_passes_and_announced_lengths_refuse_n
     }
     assert_eq!(taken, len);
 }
+
+/// Interim answers of an instance say as little for the node as its final ones.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instances_interim_answers_set_no_session_and_speak_for_no_origin() {
+    let server = Server::start().await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    server
+        .register(super::support::node("hints", "a", listener.local_addr().unwrap().port()))
+        .await;
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let _len = stream.read(&mut [0; 4_096]).await.unwrap();
+        let hint = "HTTP/1.1 103 Early Hints\r\nlink: </a>\r\nset-cookie: maxine_session=x; Path=/api\r\n\
+                    set-cookie: =maxine_session=x\r\nset-cookie: own=1\r\nclear-site-data: \"*\"\r\n\r\n";
+        stream.write_all(hint.as_bytes()).await.unwrap();
+        // The answer comes only once the hint has arrived.
+        let _end = stream.read(&mut [0; 1]).await;
+    });
+    let mut client = tokio::net::TcpStream::connect(server.addr).await.unwrap();
+    let request = "GET /api/maxine/serviceops/proxy/hints/x HTTP/1.1\r\nhost: h\r\n\r\n";
+    client.write_all(request.as_bytes()).await.unwrap();
+    let mut seen = Vec::new();
+    while !seen.ends_with(b"\r\n\r\n") {
+        seen.push(client.read_u8().await.unwrap());
+    }
+    let seen = String::from_utf8(seen).unwrap();
+    assert_eq!(seen, "HTTP/1.1 103 Early Hints\r\nlink: </a>\r\nset-cookie: own=1\r\n\r\n");
+}

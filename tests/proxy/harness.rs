@@ -298,8 +298,8 @@ async fn serve(listener: TcpListener, forwarder: Forwarder, options: RigOptions)
                 let interim = interim.clone();
                 async move {
                     let mut context = context(&request, peer.ip(), &options);
-                    let turn =
-                        (request.version() == hyper::Version::HTTP_11).then(|| interim.begin());
+                    let turn = (request.version() == hyper::Version::HTTP_11)
+                        .then(|| interim.begin(|_| ()));
                     context.interim = turn.as_ref().map(|turn| turn.sink());
                     let forwarded = forwarder.forward(context, request.map(Body::new)).await;
                     Ok::<_, std::convert::Infallible>(forwarded.response)

@@ -74,9 +74,19 @@ pub(super) fn hide_session(headers: &mut HeaderMap) {
     }
 }
 
-/// Takes out of an answer what would set the session's cookie.
-pub(super) fn keep_session(headers: &mut HeaderMap) {
-    let sets_it = |value: &HeaderValue| pairs(value).next().is_some_and(is_session);
+/// Takes out of an instance's answer, interim answers included, what is the node's own to say.
+pub(in crate::api) fn keep_own(headers: &mut HeaderMap) {
+    keep_session(headers);
+    keep_origin(headers);
+}
+
+/// Takes out of an answer what would set the session's cookie. A cookie without a name is one of them:
+/// a browser sends it by its value alone, which may read `maxine_session=...` (RFC 6265bis, section
+/// 5.7).
+fn keep_session(headers: &mut HeaderMap) {
+    let sets_it = |value: &HeaderValue| {
+        pairs(value).next().is_some_and(|pair| is_session(pair) || pair.starts_with(b"="))
+    };
     if !headers.get_all(header::SET_COOKIE).iter().any(sets_it) {
         return;
     }
@@ -89,7 +99,7 @@ pub(super) fn keep_session(headers: &mut HeaderMap) {
 }
 
 /// Takes out of an answer what would speak for the node's whole origin.
-pub(super) fn keep_origin(headers: &mut HeaderMap) {
+fn keep_origin(headers: &mut HeaderMap) {
     for name in &OF_THE_ORIGIN {
         headers.remove(name);
     }
@@ -139,9 +149,12 @@ mod tests {
         let mut headers = map(&[
             ("set-cookie", "a=1; Path=/"),
             ("set-cookie", " maxine_session = stolen; Path=/api/v1"),
+            ("set-cookie", "=maxine_session=planted; Path=/api"),
+            ("set-cookie", "\t= maxine_session=planted; Path=/api"),
+            ("set-cookie", "maxine_session"),
             ("set-cookie", "b=2"),
         ]);
-        keep_session(&mut headers);
+        keep_own(&mut headers);
         let left: Vec<_> = headers.get_all("set-cookie").iter().collect();
         assert_eq!(left, ["a=1; Path=/", "b=2"]);
     }

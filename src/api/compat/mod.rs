@@ -22,6 +22,7 @@ use axum::routing::{any, get, post, put};
 
 use super::routes::Routes;
 
+pub(super) use browsers::keep_own;
 pub(super) use discover::{
     Asked, DISCOVER, PLAIN_TEXT, Preferred, discover_at_once, find, preferred,
 };

@@ -202,8 +202,7 @@ pub(super) async fn forward(
     };
     let answer = state.forwarder().forward(forward, request).await;
     let (mut response, attempts) = (answer.response, answer.attempts);
-    browsers::keep_session(response.headers_mut());
-    browsers::keep_origin(response.headers_mut());
+    browsers::keep_own(response.headers_mut());
     if sandboxed {
         let status = response.status();
         browsers::shut_off(response.headers_mut(), status);
