@@ -585,3 +585,36 @@ async fn a_node_without_its_directory_stops_instead_of_coming_back_under_its_num
     cluster.converged().await;
     assert_eq!(cluster.journal(lost).len(), 2);
 }
+
+/// A node that nobody added may run with the number of one that will be, by mistake or by malice.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_nobody_added_does_not_block_its_number() {
+    let mut cluster = Cluster::start(EngineKind::Wal, 3, |_| {}).await;
+    let leader = cluster.leader().await;
+    cluster.members.insert(4, member(4));
+    cluster.start_node(4).await;
+    // It takes itself for a founder, and so looks for all the others.
+    cluster.node(4).bootstrap(cluster.members.clone()).await.unwrap();
+    eventually("it has met every member", || {
+        let members = cluster.node(4).status().members;
+        (members.len() == 4 && members.iter().all(|member| member.connected)).then_some(())
+    })
+    .await;
+    cluster.kill(4).await;
+    std::fs::remove_dir_all(cluster.config(4).data_dir).unwrap();
+
+    // The one that is added has a directory of its own, and becomes a voter.
+    let added = cluster.members[&4].clone();
+    cluster.node(leader).add_learner(4, added).await.unwrap();
+    cluster.start_node(4).await;
+    cluster.node(leader).promote(4, false).await.unwrap();
+    cluster.propose(leader, "with it").await;
+    cluster.converged().await;
+
+    // From then on every member knows its directory.
+    cluster.kill(4).await;
+    std::fs::remove_dir_all(cluster.config(4).data_dir).unwrap();
+    cluster.start_node(4).await;
+    let reason = tokio::time::timeout(TIMEOUT, cluster.node(4).failed()).await.expect("it goes on");
+    assert!(reason.contains("another data directory"), "{reason}");
+}

@@ -60,6 +60,8 @@ pub(crate) struct Greeted {
     pub(crate) channel: Channel,
     /// What it says of itself, where this node greeted it.
     pub(crate) introduction: Introduction,
+    /// The data directory that it showed, where it was not noted: it is no member yet.
+    pub(crate) unnoted_dir: Option<u64>,
 }
 
 impl LocalIdentity {
@@ -118,7 +120,9 @@ pub(crate) async fn greet(
             me.refusals.accepted(target);
             show_dir(me, target, &mut reader, &mut write).await?;
             let introduction = Introduction { name, http_addr };
-            Ok((reader, write, Greeted { node_id, app_version, channel, introduction }))
+            let unnoted_dir = None;
+            let greeted = Greeted { node_id, app_version, channel, introduction, unnoted_dir };
+            Ok((reader, write, greeted))
         }
     }
 }
@@ -153,10 +157,10 @@ pub(crate) async fn receive(
     if let Err(refusal) = verdict {
         return Err(refused(format!("refused node {}: {}", hello.node_id, refusal.reason())));
     }
-    see_dir(me, hello.node_id, &mut reader, &mut write).await?;
+    let unnoted_dir = see_dir(me, hello.node_id, &mut reader, &mut write).await?;
     let HelloDto { node_id, app_version, channel, .. } = hello;
     let introduction = Introduction::default();
-    Ok((reader, write, Greeted { node_id, app_version, channel, introduction }))
+    Ok((reader, write, Greeted { node_id, app_version, channel, introduction, unnoted_dir }))
 }
 
 /// Shows this node's directory to `target` and looks at the other's.
@@ -168,19 +172,38 @@ async fn show_dir(
 ) -> io::Result<()> {
     send(write, &me.shown()).await?;
     let theirs = recognised(me, target, reader).await?;
-    recognise(me, target, theirs, write).await
+    // This node looks for it, so it is a member or is being made one.
+    recognise(me, target, theirs, true, write).await
 }
 
-/// Looks at the directory of `peer`, which greeted, and shows this node's.
+/// Looks at the directory of `peer`, which greeted, and shows this node's. Returns the directory if it
+/// was not noted.
+///
+/// Only a member's directory is noted, and any while this node waits to join: a node that nobody added
+/// must not block its number for the one that will be.
 async fn see_dir(
     me: &LocalIdentity,
     peer: NodeId,
     reader: &mut Reader,
     write: &mut Writer,
-) -> io::Result<()> {
+) -> io::Result<Option<u64>> {
     let shown: DirShown = codec::decode(&frame(reader).await?)?;
-    recognise(me, peer, shown, write).await?;
-    recognised(me, peer, reader).await.map(drop)
+    let dir_id = shown.dir_id;
+    let notes = me.roster.standing(peer) != Standing::Unknown || me.roster.is_vouched(peer);
+    recognise(me, peer, shown, notes, write).await?;
+    recognised(me, peer, reader).await?;
+    Ok((!notes).then_some(dir_id))
+}
+
+/// Notes the directory of a peer that was no member when it showed it. An error if its number was met
+/// with another one meanwhile.
+pub(crate) async fn note_dir(me: &LocalIdentity, peer: NodeId, dir_id: u64) -> io::Result<()> {
+    let dir = me.dir.clone();
+    let meeting = tokio::task::spawn_blocking(move || dir.meet(peer, dir_id));
+    if meeting.await.map_err(io::Error::other)? {
+        return Ok(());
+    }
+    Err(refused(format!("node {peer} became a member with another data directory")))
 }
 
 /// Tells `peer` whether it has the directory with which it was first met, an error if not, and how far it
@@ -189,10 +212,13 @@ async fn recognise(
     me: &LocalIdentity,
     peer: NodeId,
     DirShown { dir_id, last }: DirShown,
+    notes: bool,
     write: &mut Writer,
 ) -> io::Result<()> {
     let dir = me.dir.clone();
-    let meeting = tokio::task::spawn_blocking(move || dir.meet(peer, dir_id));
+    let meeting = tokio::task::spawn_blocking(move || {
+        if notes { dir.meet(peer, dir_id) } else { dir.may_be(peer, dir_id) }
+    });
     if meeting.await.map_err(io::Error::other)? {
         let acknowledged = me.acknowledged.of(peer);
         if last.map(consensus::log_id_from_dto) < acknowledged {

@@ -189,6 +189,11 @@ impl Inbound {
         }
     }
 
+    /// Whether the node is a member, or a member named it.
+    pub(crate) fn is_added(&self, id: NodeId) -> bool {
+        self.context.me.roster.standing(id) == Standing::Member || self.is_named(id)
+    }
+
     /// Whether a member named the node, here or in entries that are not committed yet.
     fn is_named(&self, id: NodeId) -> bool {
         use openraft::async_runtime::watch::WatchReceiver;

@@ -22,7 +22,6 @@ use super::inbound::Inbound;
 use super::snapshot_receiver::SnapshotReceiver;
 use super::wire::put_frame;
 use crate::codec::{self, Channel, Request, Response};
-use crate::config::NodeId;
 
 /// Connections that are served at once.
 const CONNECTIONS_MAX: usize = 256;
@@ -112,21 +111,22 @@ impl Listener {
         }
     }
 
-    async fn serve(&self, (reader, writer, peer): (Reader, Writer, Greeted)) {
+    async fn serve(&self, (reader, writer, mut peer): (Reader, Writer, Greeted)) {
         let context = self.inbound.context();
         context.contacts.greeted(peer.node_id, peer.app_version);
         let (answers, outgoing) = mpsc::channel(REQUESTS_MAX);
         let writing = write_answers(writer, outgoing);
         let reading = async {
-            let ended = match peer.channel {
-                Channel::Append => self.serve_appends(reader, peer.node_id, answers).await,
-                Channel::Snapshot => self.serve_snapshots(reader, peer.node_id, answers).await,
+            let (from, channel) = (peer.node_id, peer.channel);
+            let ended = match channel {
+                Channel::Append => self.serve_appends(reader, &mut peer, answers).await,
+                Channel::Snapshot => self.serve_snapshots(reader, &mut peer, answers).await,
                 Channel::Control | Channel::App => {
-                    self.serve_concurrently(reader, peer.node_id, answers).await
+                    self.serve_concurrently(reader, &mut peer, answers).await
                 }
             };
             if let Err(error) = ended {
-                tracing::debug!(from = peer.node_id, channel = ?peer.channel, %error, "peer connection ended");
+                tracing::debug!(from, ?channel, %error, "peer connection ended");
             }
         };
         tokio::select! {
@@ -138,8 +138,9 @@ impl Listener {
     async fn next_request(
         &self,
         reader: &mut Reader,
-        from: NodeId,
+        peer: &mut Greeted,
     ) -> std::io::Result<Option<(u64, Request)>> {
+        let from = peer.node_id;
         let Ok(frame) = tokio::time::timeout(IDLE_MAX, reader.next()).await else {
             return Err(std::io::ErrorKind::TimedOut.into());
         };
@@ -147,21 +148,26 @@ impl Listener {
             return Ok(None);
         };
         self.inbound.context().contacts.heard(from);
+        if let Some(dir_id) = peer.unnoted_dir.filter(|_| self.inbound.is_added(from)) {
+            handshake::note_dir(&self.inbound.context().me, from, dir_id).await?;
+            peer.unnoted_dir = None;
+        }
         Ok(Some((id, codec::decode(&body)?)))
     }
 
     async fn serve_concurrently(
         &self,
         mut reader: Reader,
-        from: NodeId,
+        peer: &mut Greeted,
         answers: Answers,
     ) -> std::io::Result<()> {
+        let from = peer.node_id;
         let places = Arc::new(Semaphore::new(REQUESTS_MAX));
         // Ends with the connection, and with it whatever still works for this peer.
         let tasks = TaskTracker::new();
         let gone = self.stop.child_token();
         let _guard = gone.clone().drop_guard();
-        while let Some((id, request)) = self.next_request(&mut reader, from).await? {
+        while let Some((id, request)) = self.next_request(&mut reader, peer).await? {
             if request == Request::Ping {
                 let _ = answers.send((id, self.inbound.pong(from))).await;
                 continue;
@@ -185,16 +191,17 @@ impl Listener {
     async fn serve_appends(
         &self,
         mut reader: Reader,
-        from: NodeId,
+        peer: &mut Greeted,
         answers: Answers,
     ) -> std::io::Result<()> {
+        let from = peer.node_id;
         let mut waiting = FuturesOrdered::new();
         loop {
             tokio::select! {
                 Some((id, response)) = waiting.next(), if !waiting.is_empty() => {
                     let _ = answers.send((id, response)).await;
                 }
-                request = self.next_request(&mut reader, from), if waiting.len() < APPENDS_MAX => {
+                request = self.next_request(&mut reader, peer), if waiting.len() < APPENDS_MAX => {
                     let Some((id, request)) = request? else {
                         return Ok(());
                     };
@@ -218,11 +225,12 @@ impl Listener {
     async fn serve_snapshots(
         &self,
         mut reader: Reader,
-        from: NodeId,
+        peer: &mut Greeted,
         answers: Answers,
     ) -> std::io::Result<()> {
+        let from = peer.node_id;
         let mut receiver = SnapshotReceiver::new(self.inbound.clone(), from);
-        while let Some((id, request)) = self.next_request(&mut reader, from).await? {
+        while let Some((id, request)) = self.next_request(&mut reader, peer).await? {
             let response = match request {
                 Request::Ping => self.inbound.pong(from),
                 request => {
@@ -231,7 +239,7 @@ impl Listener {
                     loop {
                         tokio::select! {
                             response = &mut receiving => break response,
-                            other = self.next_request(&mut reader, from) => match other? {
+                            other = self.next_request(&mut reader, peer) => match other? {
                                 Some((ping, Request::Ping)) => { let _ = answers.send((ping, self.inbound.pong(from))).await; }
                                 Some((early, _)) => { let _ = answers.send((early, Response::Busy)).await; }
                                 None => return Ok(()),

@@ -47,9 +47,8 @@ impl DirIdsFile {
     pub(crate) fn meet(&self, lineage: u64, peer: NodeId, dir_id: u64) -> bool {
         let mut ids = self.ids.lock();
         let same_line = ids.lineage == lineage;
-        let met = ids.peers.iter().find(|(id, _)| same_line && *id == peer);
-        if let Some((_, met)) = met {
-            return *met == dir_id;
+        if let Some(met) = met(&ids, lineage, peer) {
+            return met == dir_id;
         }
         let mut next = DirIdsDto { lineage, ..ids.clone() };
         if !same_line {
@@ -66,6 +65,17 @@ impl DirIdsFile {
         }
         true
     }
+
+    /// Whether `peer` was never met in this line of history, or with this directory. Notes nothing.
+    pub(crate) fn may_be(&self, lineage: u64, peer: NodeId, dir_id: u64) -> bool {
+        met(&self.ids.lock(), lineage, peer).is_none_or(|met| met == dir_id)
+    }
+}
+
+/// The directory with which `peer` was first met in this line of history.
+fn met(ids: &DirIdsDto, lineage: u64, peer: NodeId) -> Option<u64> {
+    let mut peers = ids.peers.iter().filter(|_| ids.lineage == lineage);
+    peers.find(|(id, _)| *id == peer).map(|(_, dir_id)| *dir_id)
 }
 
 #[cfg(test)]
@@ -80,6 +90,8 @@ mod tests {
         let again = DirIdsFile::open(dir.path()).unwrap();
         assert_eq!(again.own(), first.own());
         assert!(!again.meet(0, 2, 23) && again.meet(0, 3, 33));
+        assert!(again.may_be(0, 4, 44) && again.may_be(0, 4, 45), "nothing is noted");
+        assert!(again.may_be(0, 2, 22) && !again.may_be(0, 2, 23) && again.may_be(9, 2, 23));
         let other = tempfile::tempdir().unwrap();
         assert_ne!(DirIdsFile::open(other.path()).unwrap().own(), first.own());
     }

@@ -104,6 +104,11 @@ impl NodeDir {
         self.dir_ids.meet(self.lineage(), peer, dir_id)
     }
 
+    /// Whether `peer` was never met, or with this directory. Notes nothing.
+    pub(crate) fn may_be(&self, peer: NodeId, dir_id: u64) -> bool {
+        self.dir_ids.may_be(self.lineage(), peer, dir_id)
+    }
+
     /// What this node was told when it was removed from its line of history.
     pub(crate) fn removal(&self) -> Option<String> {
         self.removal.lock().clone()
