@@ -47,6 +47,10 @@ enum Action {
     /// Offline: show what the data directory of a stopped node holds
     Inspect(Offline<offline::InspectArgs>),
     /// Offline: make the data directory of a new node from a backup
+    ///
+    /// Users, passwords and API tokens are those of the backup. One that was removed or revoked since is valid again:
+    /// look through `maxine user list` and `maxine token list`, and end those with `maxine user remove NAME` and
+    /// `maxine token revoke ID`.
     Restore(Offline<offline::RestoreArgs>),
     /// Offline: continue with one surviving node after a majority is lost for good
     Recover(Offline<offline::RecoverArgs>),

@@ -184,6 +184,8 @@ pub(super) fn restore(args: &RestoreArgs, out: &mut Output) -> Result<(), CliErr
     let what = format!(
         "make {} the data directory of node {} in a new cluster of {} members, from {}.\n\
          Every write that was acknowledged after the backup was taken is lost.\n\
+         Users and API tokens that were removed since are valid again until you remove them again \
+         (`maxine user remove`, `maxine token revoke`).\n\
          The new cluster refuses nodes of the old one. Run this once for each member, with the same file and members",
         args.data_dir.display(),
         args.node_id,
