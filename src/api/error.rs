@@ -65,6 +65,7 @@ impl From<WriteError> for CompatError {
         let (status, retry_after_s) = match &error {
             WriteError::Unavailable { retry_after_s, .. }
             | WriteError::Overloaded { retry_after_s }
+            | WriteError::AddressOverloaded { retry_after_s }
             | WriteError::OutcomeUnknown { retry_after_s } => {
                 (StatusCode::SERVICE_UNAVAILABLE, Some(*retry_after_s))
             }

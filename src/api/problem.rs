@@ -439,6 +439,10 @@ impl From<WriteError> for Problem {
                 Self::new(ProblemKind::Unavailable, "too many writes are in flight")
                     .with_retry_after_s(retry_after_s)
             }
+            WriteError::AddressOverloaded { retry_after_s } => {
+                let detail = "too many writes of your address are in flight";
+                Self::new(ProblemKind::Unavailable, detail).with_retry_after_s(retry_after_s)
+            }
             WriteError::OutcomeUnknown { retry_after_s } => {
                 let detail = "there was no answer in time: the write may or may not take effect";
                 Self::new(ProblemKind::OutcomeUnknown, detail).with_retry_after_s(retry_after_s)

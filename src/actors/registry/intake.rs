@@ -1,29 +1,28 @@
 //! The registry's actor: gathers writes into batches and sees them through.
 //!
 //! While one batch is on its way the next one gathers, so the batch grows with the load and a
-//! lone write waits for nobody.
+//! lone write waits for nobody. Writes wait in three [`queues`](super::queues): Maxine's own, those of
+//! callers with a credential, and those of strangers, who cannot hold the others up.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use actix::{Actor, ActorFutureExt, AsyncContext, Context, Handler, Message, WrapFuture};
-use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::super::leadership::Duties;
 use super::super::supervisor::Lifeline;
 use super::expiry::ExpiryDuty;
+use super::queues::{Queues, Submit};
 use super::{RegistrySettings, WriteError};
 use crate::backend::{ControlStore, ProposeError};
 use maxine_clock::Clock;
-use maxine_state::{Applied, Batch, Command, Fence, Proposal};
+use maxine_state::{Applied, Batch, Fence, Proposal};
 
 /// Most batches on their way at once. With one, the next gathers for as long as this one takes, so
 /// that fewer and larger ones are stored: a tenth more writes a second than with two.
 const BATCHES_IN_FLIGHT_MAX: usize = 1;
-/// Most items (an item is one registration, say) in one batch.
-const BATCH_ITEMS_MAX: usize = 2_048;
 /// Pause between two attempts while there is no leader, in milliseconds.
 const RETRY_PAUSE_MS: u64 = 20;
 
@@ -34,19 +33,10 @@ pub struct RegistryActor {
     duties: Duties,
     duty: ExpiryDuty,
     settings: RegistrySettings,
-    pending: VecDeque<Submit>,
+    queues: Queues,
     in_flight: usize,
     expiring: Option<CancellationToken>,
     _lifeline: Lifeline,
-}
-
-/// A write that waits for its batch.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub(super) struct Submit {
-    pub(super) proposal: Proposal,
-    pub(super) deadline_ms: u64,
-    pub(super) reply: oneshot::Sender<Result<Applied, WriteError>>,
 }
 
 #[derive(Message)]
@@ -67,8 +57,8 @@ impl RegistryActor {
             clock,
             duties,
             duty,
+            queues: Queues::new(settings.pending_max),
             settings,
-            pending: VecDeque::new(),
             in_flight: 0,
             expiring: None,
             _lifeline: lifeline,
@@ -76,8 +66,8 @@ impl RegistryActor {
     }
 
     fn pump(&mut self, ctx: &mut Context<Self>) {
-        while self.in_flight < BATCHES_IN_FLIGHT_MAX && !self.pending.is_empty() {
-            let batch = self.take_batch();
+        while self.in_flight < BATCHES_IN_FLIGHT_MAX {
+            let batch = self.queues.take_batch(self.clock.monotonic_ms());
             if batch.is_empty() {
                 return;
             }
@@ -89,43 +79,6 @@ impl RegistryActor {
             }));
         }
     }
-
-    fn take_batch(&mut self) -> Vec<Submit> {
-        let now_ms = self.clock.monotonic_ms();
-        let mut batch = Vec::new();
-        let mut items = 0;
-        while let Some(submit) = self.pending.front() {
-            let more = weight(&submit.proposal.command);
-            let full = items + more > BATCH_ITEMS_MAX;
-            // What only the leader may write goes alone: it is refused as a whole on a node that
-            // leads no more, and must not hold up what anyone may write.
-            let mixed = |first: &Submit| is_fenced(&first.proposal) != is_fenced(&submit.proposal);
-            if batch.first().is_some_and(|first| full || mixed(first)) {
-                break;
-            }
-            let Some(submit) = self.pending.pop_front() else { break };
-            if submit.deadline_ms <= now_ms {
-                let error = unavailable("it waited too long for its turn");
-                // The caller may have gone; then nobody needs the answer.
-                let _gone = submit.reply.send(Err(error));
-                continue;
-            }
-            items += more;
-            batch.push(submit);
-        }
-        batch
-    }
-}
-
-fn weight(command: &Command) -> usize {
-    match command {
-        Command::Register { items } => items.len(),
-        Command::Deregister { items } => items.len(),
-        Command::Expire { items } => items.len(),
-        Command::ReportHealth { items } => items.len(),
-        _ => 1,
-    }
-    .max(1)
 }
 
 fn is_fenced(proposal: &Proposal) -> bool {
@@ -252,11 +205,7 @@ impl Handler<Submit> for RegistryActor {
     type Result = ();
 
     fn handle(&mut self, submit: Submit, ctx: &mut Self::Context) {
-        if self.pending.len() >= self.settings.pending_max {
-            let _gone = submit.reply.send(Err(WriteError::Overloaded { retry_after_s: 1 }));
-            return;
-        }
-        self.pending.push_back(submit);
+        self.queues.push(submit);
         self.pump(ctx);
     }
 }

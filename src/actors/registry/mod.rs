@@ -12,6 +12,7 @@ mod former;
 pub(crate) mod fuzz;
 mod intake;
 mod leases;
+mod queues;
 mod renewals;
 
 use std::sync::Arc;
@@ -37,8 +38,8 @@ use maxine_view::View;
 pub use expiry::{ExpiryEvent, ExpiryStatus};
 pub use former::{Former, FormerLease};
 pub use intake::RegistryActor;
-use intake::Submit;
 pub use leases::{Due, ExpirySettings, LeaseId, LeaseTable};
+use queues::Submit;
 use renewals::Gatherer;
 
 /// How long a heartbeat waits for the leases and this node's view to agree, in milliseconds.
@@ -51,7 +52,8 @@ const AGREE_PAUSE_MS: u64 = 5;
 pub struct RegistrySettings {
     /// How long a write may take before it is answered with 503, in milliseconds.
     pub write_timeout_ms: u64,
-    /// Most writes that wait at once; one more is refused.
+    /// Most writes of one class that wait at once (Maxine's own, those of callers with a credential,
+    /// those of strangers); one more is refused.
     pub pending_max: usize,
     /// Added to every lease by a new leader, in milliseconds: one election timeout.
     pub takeover_extra_ms: u64,
@@ -97,6 +99,12 @@ pub enum WriteError {
     /// Nothing was written: too much is under way.
     #[error("nothing was written: too many writes are in flight")]
     Overloaded {
+        /// When a retry makes sense, in seconds.
+        retry_after_s: u64,
+    },
+    /// Nothing was written: too much of one address is under way.
+    #[error("nothing was written: too many writes of your address are in flight")]
+    AddressOverloaded {
         /// When a retry makes sense, in seconds.
         retry_after_s: u64,
     },
@@ -280,7 +288,7 @@ impl Registry {
         };
         let deadline_ms = self.clock.monotonic_ms() + self.settings.write_timeout_ms;
         let (reply, answer) = oneshot::channel();
-        self.actor.try_send(Submit { proposal, deadline_ms, reply }).map_err(
+        self.actor.try_send(Submit::new(proposal, deadline_ms, reply)).map_err(
             |error| match error {
                 SendError::Full => WriteError::Overloaded { retry_after_s: 1 },
                 SendError::Down => WriteError::Unavailable {
