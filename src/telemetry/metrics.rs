@@ -58,6 +58,8 @@ pub struct Metrics {
     pub request_duration: Histogram,
     by_class: [IntCounter; STATUS_CLASSES.len()],
     registered_services: IntGauge,
+    registry_instances: IntGauge,
+    registry_bytes: IntGauge,
     registered_parent_nodes: IntGauge,
     registered_virtual_nodes: IntGauge,
     is_leader: IntGauge,
@@ -196,6 +198,16 @@ impl Metrics {
                 "maxine_registered_virtual_nodes",
                 "Live instances, each counted by its weight",
             ),
+            registry_instances: gauge(
+                "maxine_registry_instances",
+                "Instances in the registry, evicted ones included; at most 2,000,000, and 1,000,000 \
+                 for new ones of callers without a credential",
+            ),
+            registry_bytes: gauge(
+                "maxine_registry_bytes",
+                "Bytes that all registrations take; at most 1 GiB, and 512 MiB for those of callers \
+                 without a credential",
+            ),
             is_leader: gauge("maxine_cluster_is_leader", "1 if this node is the leader, else 0"),
             has_leader: gauge(
                 "maxine_cluster_has_leader",
@@ -257,6 +269,8 @@ impl Metrics {
         self.registered_services.set(services);
         self.registered_parent_nodes.set(parents);
         self.registered_virtual_nodes.set(virtuals);
+        self.registry_instances.set(signed(state.instances_len() as u64));
+        self.registry_bytes.set(signed(state.registrations_len()));
         self.is_leader.set(gauges.is_leader.into());
         self.has_leader.set(gauges.has_leader.into());
         self.unhealthy_upstreams.set(signed(gauges.unhealthy_upstreams as u64));

@@ -192,6 +192,9 @@ impl ControlState {
                 .map_err(Rejection::Limit)?;
         }
         let existing = existing.cloned();
+        let len_before = existing.as_ref().map_or(0, |old| old.registration.stored_len());
+        let len = self.check_room(step, existing.is_none(), len_before, registration)?;
+        self.registrations_len = self.registrations_len - len_before + len;
         if existing.is_none() {
             self.instances_len += 1;
         }
@@ -220,6 +223,37 @@ impl ControlState {
         // Told of an equal one, too: the leader renews its lease by it.
         self.emit(step, EventKind::InstanceRegistered { key: instance_key, data: instance });
         Ok(lease_epoch)
+    }
+
+    /// Refuses what the whole registry has no room for; the length of the registration otherwise. Callers
+    /// without a credential leave room for the others.
+    fn check_room(
+        &self,
+        step: &Step<'_>,
+        is_new: bool,
+        len_before: u64,
+        registration: &Registration,
+    ) -> Result<u64, Rejection> {
+        let is_open = step.proposal.actor.user.is_empty();
+        let (instances_max, len_max) = if is_open {
+            (limits::OPEN_INSTANCES_MAX, limits::OPEN_REGISTRATIONS_LEN_MAX)
+        } else {
+            (limits::INSTANCES_MAX, limits::REGISTRATIONS_LEN_MAX)
+        };
+        let refused = |field: &str, max: u64, got: Given| {
+            let limit = Limit::WholeRegistry { max, is_open };
+            Err(Rejection::Limit(LimitExceeded::new(field, limit, got)))
+        };
+        if is_new && self.instances_len >= instances_max {
+            let got = Given::Number(self.instances_len as u64 + 1);
+            return refused("instances", instances_max as u64, got);
+        }
+        let len = registration.stored_len();
+        let total = self.registrations_len - len_before + len;
+        if len > len_before && total > len_max {
+            return refused("registrations", len_max, Given::Bytes(total));
+        }
+        Ok(len)
     }
 
     fn deregister(&mut self, step: &mut Step<'_>, item: &Deregistration) -> bool {
@@ -253,15 +287,14 @@ impl ControlState {
             .services
             .get(&key.service)
             .and_then(|service| service.instances.get(&key.instance))
-            .is_some_and(|old| meant(old));
-        if !present {
-            return false;
-        }
+            .filter(|old| meant(old));
+        let Some(len) = present.map(|old| old.registration.stored_len()) else { return false };
         let index = self.next_index(step);
         let service = self.service_mut(&key.service);
         service.instances.remove(&key.instance);
         service.modified_index = index;
         self.instances_len -= 1;
+        self.registrations_len -= len;
         self.forget_if_empty(&key.service);
         self.record(step.proposal, action, key.to_string(), AuditOutcome::Success);
         self.emit(step, EventKind::InstanceRemoved { key: key.clone(), cause });

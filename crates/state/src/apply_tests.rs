@@ -497,3 +497,73 @@ fn a_newer_version_of_the_state_stops_a_replica_before_it_applies_anything() {
         of_newer.apply(&Proposal { request_id: RequestId(8), ..raise(newer) }, &mut driver.events);
     assert_eq!(again.reply, Reply::Changed(vec![false]), "it is never lowered, nor raised twice");
 }
+
+/// Registers as a caller with this name; empty for one without a credential.
+fn register_as(driver: &mut Driver, user: &str, registration: Registration) -> Result<u64, String> {
+    driver.requests += 1;
+    let proposal = Proposal {
+        request_id: RequestId(driver.requests),
+        proposed_at_ms: 1,
+        fence: None,
+        actor: Actor { user: user.into(), ..Actor::system("test") },
+        command: Command::Register { items: vec![(key(), registration)] },
+    };
+    match driver.state.apply(&proposal, &mut driver.events).reply {
+        Reply::Registered(mut results) => results.remove(0).map_err(|error| error.to_string()),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn the_whole_registry_is_bounded_and_strangers_leave_room_for_others() {
+    let mut driver = Driver::new();
+    register_as(&mut driver, "", registration("first")).unwrap();
+    let one = registration("first").stored_len();
+    assert_eq!(driver.state.registrations_len(), one);
+
+    driver.state.instances_len = limits::OPEN_INSTANCES_MAX;
+    let refused = register_as(&mut driver, "", registration("a")).unwrap_err();
+    assert!(refused.contains("callers without a credential"), "{refused}");
+    register_as(&mut driver, "", registration("first")).unwrap();
+    register_as(&mut driver, "ada", registration("a")).unwrap();
+    driver.state.instances_len = limits::INSTANCES_MAX;
+    let refused = register_as(&mut driver, "ada", registration("b")).unwrap_err();
+    assert!(refused.contains("at most 2000000 in the whole registry,"), "{refused}");
+
+    driver.state.instances_len = 2;
+    driver.state.registrations_len = limits::OPEN_REGISTRATIONS_LEN_MAX;
+    let longer = || {
+        let mut longer = registration("first");
+        longer.metadata = Box::new([(Name::trusted("k"), "v".into())]);
+        longer
+    };
+    let refused = register_as(&mut driver, "", longer()).unwrap_err();
+    assert!(refused.contains("registrations must be at most"), "{refused}");
+    register_as(&mut driver, "ada", longer()).unwrap();
+    register_as(&mut driver, "", registration("first")).expect("a shorter one always fits");
+    driver.state.registrations_len = limits::REGISTRATIONS_LEN_MAX;
+    register_as(&mut driver, "ada", registration("b")).unwrap_err();
+}
+
+#[test]
+fn the_length_of_registrations_follows_every_change_and_a_snapshot_has_it() {
+    let mut driver = Driver::new();
+    for id in ["a", "b"] {
+        driver.register(id);
+    }
+    let mut longer = registration("a");
+    longer.tags = Box::new([Name::trusted("blue")]);
+    driver.register_with(longer.clone());
+    let both = longer.stored_len() + registration("b").stored_len();
+    assert_eq!(driver.state.registrations_len(), both);
+    let mut bytes = Vec::new();
+    driver.state.write_to(&mut bytes).unwrap();
+    let read = ControlState::read_from(&mut bytes.as_slice()).unwrap();
+    assert_eq!(read.registrations_len(), both);
+    for id in ["a", "b"] {
+        let key = key().instance(Name::trusted(id));
+        let item = Deregistration { key, lease_epoch: None, forget_drain: false };
+        driver.propose(None, Command::Deregister { items: vec![item] });
+    }
+    assert_eq!(driver.state.registrations_len(), 0);
+}

@@ -97,6 +97,8 @@ pub struct ControlState {
     pub(super) version_raised: u32,
     pub(super) services: OrdMap<ServiceKey, Arc<ServiceState>>,
     pub(super) instances_len: usize,
+    /// Sum of [`super::Registration::stored_len`] over all instances.
+    pub(super) registrations_len: u64,
     pub(super) config: Arc<ConfigRecord>,
     pub(super) config_history: ConfigHistory,
     pub(super) identities: Arc<Identities>,
@@ -155,6 +157,12 @@ impl ControlState {
     #[must_use]
     pub fn instances_len(&self) -> usize {
         self.instances_len
+    }
+
+    /// How many bytes all registrations take.
+    #[must_use]
+    pub fn registrations_len(&self) -> u64 {
+        self.registrations_len
     }
 
     /// The runtime configuration.

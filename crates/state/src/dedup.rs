@@ -5,8 +5,8 @@ use std::sync::{Arc, OnceLock};
 
 use imbl::Vector;
 
-use super::command::{Applied, RequestId};
-use super::limits::{REMEMBERED_REQUESTS_MAX, REMEMBERED_REQUESTS_MS};
+use super::command::{Applied, Reply, RequestId};
+use super::limits::{REMEMBERED_REQUESTS_MAX, REMEMBERED_REQUESTS_MS, REMEMBERED_RESULTS_MAX};
 
 /// A request, when it came by the log's clock, and its first reply.
 #[derive(Clone, Debug)]
@@ -17,10 +17,12 @@ struct Remembered {
 }
 
 /// The replies of recent requests, oldest first. A pure function of the log: forgetting depends
-/// on the log's clock and on the count alone.
+/// on the log's clock, on the count and on the size of the replies alone.
 #[derive(Debug, Default)]
 pub(super) struct Dedup {
     order: Vector<Remembered>,
+    /// Size of all replies.
+    results: usize,
     /// The same by id. Only the state that commands are applied to ever looks one up; the copies
     /// that are published after each batch go without, and so cost nothing.
     by_id: OnceLock<HashMap<u128, Arc<Applied>>>,
@@ -28,7 +30,7 @@ pub(super) struct Dedup {
 
 impl Clone for Dedup {
     fn clone(&self) -> Self {
-        Self { order: self.order.clone(), by_id: OnceLock::new() }
+        Self { order: self.order.clone(), results: self.results, by_id: OnceLock::new() }
     }
 }
 
@@ -47,14 +49,19 @@ impl Dedup {
     pub(super) fn remember(&mut self, id: RequestId, now_ms: u64, applied: Applied) {
         self.by_id();
         let Some(by_id) = self.by_id.get_mut() else { return };
+        let added = size(&applied);
         while let Some(oldest) = self.order.front() {
             let expired = now_ms.saturating_sub(oldest.at_ms) > REMEMBERED_REQUESTS_MS;
-            if !expired && self.order.len() < REMEMBERED_REQUESTS_MAX {
+            let fits = self.order.len() < REMEMBERED_REQUESTS_MAX
+                && self.results + added <= REMEMBERED_RESULTS_MAX;
+            if !expired && fits {
                 break;
             }
             by_id.remove(&oldest.id.0);
+            self.results -= size(&oldest.applied);
             self.order.pop_front();
         }
+        self.results += added;
         let applied = Arc::new(applied);
         by_id.insert(id.0, Arc::clone(&applied));
         self.order.push_back(Remembered { id, at_ms: now_ms, applied });
@@ -66,9 +73,20 @@ impl Dedup {
     }
 }
 
+/// Size of a reply, in results.
+fn size(applied: &Applied) -> usize {
+    match &applied.reply {
+        Reply::Registered(results) => {
+            let refused = results.iter().filter(|result| result.is_err()).count();
+            results.len() + 7 * refused
+        }
+        Reply::Changed(changed) => changed.len(),
+        _ => 1,
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::super::command::Reply;
     use super::*;
 
     fn done(index: u64) -> Applied {
@@ -96,6 +114,20 @@ mod tests {
         assert_eq!(dedup.iter().count(), REMEMBERED_REQUESTS_MAX);
         assert!(dedup.get(RequestId(1)).is_none());
         assert!(dedup.get(RequestId(2)).is_some());
+    }
+
+    #[test]
+    fn forgets_by_the_size_of_replies() {
+        let mut dedup = Dedup::default();
+        let large = |index| Applied { index, reply: Reply::Registered(vec![Ok(index); 1_000]) };
+        let fit = REMEMBERED_RESULTS_MAX as u64 / 1_000;
+        for n in 0..fit + 2 {
+            dedup.remember(RequestId(n.into()), n, large(n));
+        }
+        assert_eq!(dedup.iter().count() as u64, fit);
+        assert!(dedup.get(RequestId(1)).is_none() && dedup.get(RequestId(2)).is_some());
+        dedup.remember(RequestId(u128::MAX), fit, done(1));
+        assert_eq!(dedup.iter().count() as u64, fit, "one more makes room");
     }
 
     #[test]

@@ -9,6 +9,11 @@ use super::limits::{self, Given, Limit, LimitExceeded, check_count, check_range,
 use super::name::Name;
 use super::policy::ProbeSpec;
 
+/// About what is kept beside the texts of an instance, and of a probe, in bytes.
+const STORED_BESIDE_LEN: usize = 256;
+/// About what is kept beside the texts of a tag or a metadata entry, in bytes.
+const STORED_BESIDE_ENTRY_LEN: usize = 64;
+
 /// What the owner of an instance says of it. A registration equal to the present one is a
 /// heartbeat.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
@@ -64,6 +69,25 @@ impl Registration {
         self.tags = tags.into();
         self.metadata.sort_by(|a, b| a.0.cmp(&b.0));
         self
+    }
+
+    /// How many bytes it takes in the registry: its texts, and about what is kept beside each.
+    #[must_use]
+    pub fn stored_len(&self) -> u64 {
+        let name = |name: &Option<Name>| name.as_ref().map_or(0, |name| name.as_str().len());
+        let tags = self.tags.iter().map(|tag| tag.as_str().len() + STORED_BESIDE_ENTRY_LEN);
+        let metadata = self.metadata.iter();
+        let metadata =
+            metadata.map(|(key, v)| key.as_str().len() + v.len() + STORED_BESIDE_ENTRY_LEN);
+        let len = STORED_BESIDE_LEN
+            + self.id.as_str().len()
+            + self.address.as_str().len()
+            + name(&self.zone)
+            + name(&self.version)
+            + tags.sum::<usize>()
+            + metadata.sum::<usize>()
+            + self.probe.as_ref().map_or(0, |probe| STORED_BESIDE_LEN + probe.texts_len());
+        len as u64
     }
 
     /// Checks every bound; the first one broken is told.

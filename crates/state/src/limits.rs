@@ -26,6 +26,17 @@ pub const TTL_MS_MAX: u64 = 400 * 24 * 3_600 * 1_000;
 pub const INSTANCES_PER_SERVICE_MAX: usize = 100_000;
 /// Most services in the whole registry.
 pub const SERVICES_MAX: usize = 200_000;
+/// Most instances in the whole registry.
+pub const INSTANCES_MAX: usize = 2_000_000;
+/// Most instances in the whole registry for a new one of a caller without a credential. The rest of the
+/// room is kept for callers who have one.
+pub const OPEN_INSTANCES_MAX: usize = INSTANCES_MAX / 2;
+/// Most bytes of all registrations together, as [`Registration::stored_len`] counts them.
+///
+/// [`Registration::stored_len`]: super::Registration::stored_len
+pub const REGISTRATIONS_LEN_MAX: u64 = 1_024 * 1_024 * 1_024;
+/// Most bytes of all registrations for one of a caller without a credential that adds to them.
+pub const OPEN_REGISTRATIONS_LEN_MAX: u64 = REGISTRATIONS_LEN_MAX / 2;
 /// Most registrations, heartbeats or deregistrations in one batch.
 pub const BATCH_ITEMS_MAX: usize = 1_000;
 /// Largest policy of a service, as the log holds it, in bytes.
@@ -40,6 +51,8 @@ pub const TOKENS_MAX: usize = 10_000;
 pub const TEXT_LEN_MAX: usize = 1_024;
 /// Requests whose first reply is remembered, so that a retry takes effect once.
 pub const REMEMBERED_REQUESTS_MAX: usize = 131_072;
+/// Size of all replies that are remembered: each result in one counts as 1, a refusal in one as 8.
+pub const REMEMBERED_RESULTS_MAX: usize = 4_000_000;
 /// How long a request's first reply is remembered at least while there is room, in milliseconds.
 pub const REMEMBERED_REQUESTS_MS: u64 = 600_000;
 
@@ -131,6 +144,13 @@ pub enum Limit {
     UrlPath,
     /// A URL without `.` or `..` in its path.
     UrlDots,
+    /// At most `max` in the whole registry.
+    WholeRegistry {
+        /// The most.
+        max: u64,
+        /// Whether this is what callers without a credential may have.
+        is_open: bool,
+    },
 }
 
 /// What came in place of an allowed value. Variants are only ever appended.

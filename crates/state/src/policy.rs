@@ -131,6 +131,17 @@ pub(super) fn redact(fields: &mut [(String, String)]) {
 }
 
 impl ProbeSpec {
+    /// How long its texts are together, in bytes.
+    pub(super) fn texts_len(&self) -> usize {
+        let optional = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+        let headers = self.headers.iter().map(|(name, value)| name.len() + value.len());
+        self.path.len()
+            + self.method.len()
+            + headers.sum::<usize>()
+            + optional(&self.expected_body)
+            + optional(&self.readiness_path)
+    }
+
     /// The same without the values of its header fields, for those who may not change it.
     #[must_use]
     pub fn without_secrets(mut self) -> Self {

@@ -177,6 +177,7 @@ impl ControlState {
                 Record::Instance(instance) => {
                     let (_, service) = current.as_mut().ok_or_else(|| orphan("instance"))?;
                     state.instances_len += 1;
+                    state.registrations_len += instance.registration.stored_len();
                     service.instances.insert(instance.registration.id.clone(), Arc::new(instance));
                     continue;
                 }

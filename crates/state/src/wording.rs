@@ -46,6 +46,15 @@ impl Display for Limit {
             }
             Self::TotalLength { max } => return write!(f, "at most {max} bytes in all"),
             Self::Count { max } => return write!(f, "at most {max} items"),
+            Self::WholeRegistry { max, is_open: false } => {
+                return write!(f, "at most {max} in the whole registry");
+            }
+            Self::WholeRegistry { max, is_open: true } => {
+                return write!(
+                    f,
+                    "at most {max} in the whole registry for callers without a credential"
+                );
+            }
             Self::NoControlCharacters => "free of control characters",
             Self::NoDotName => "a name other than . and ..",
             Self::NoColon => {
