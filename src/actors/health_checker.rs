@@ -25,12 +25,14 @@ use super::registry::{Registry, WriteRequest};
 use super::supervisor::{Lifeline, Supervised};
 use crate::backend::{ClusterStatus, ControlStore};
 use crate::health::{
-    ActiveDefaults, HealthCore, Observation, ObserverReport, ProbeAnswer, ProbeJob, Prober,
-    TrackView, VerdictContext, Verdicts, decode_ask, decode_observations, decode_reports,
-    encode_ask, encode_observations, encode_reports,
+    ActiveDefaults, EffectiveProbe, HealthCore, Observation, ObserverReport, ProbeAnswer, ProbeJob,
+    Prober, TrackView, VerdictContext, Verdicts, decode_ask, decode_observations, decode_reports,
+    effective_probe, encode_ask, encode_observations, encode_reports,
 };
 use maxine_clock::Clock;
-use maxine_state::{Actor as Who, Command, Fence, HealthReport, InstanceKey, ServiceKey};
+use maxine_state::{
+    Actor as Who, Command, Fence, HealthReport, Instance, InstanceKey, ServiceKey, ServicePolicy,
+};
 use maxine_view::{View, WatchScope};
 
 /// Between two looks at what is due.
@@ -148,6 +150,16 @@ impl HealthChecker {
         let answer = peer::call_leader(store, PeerKind::Reports, &ask, REPORTS_TIMEOUT).await;
         let Ok(answer) = answer else { return Vec::new() };
         decode_reports(&answer).unwrap_or_default()
+    }
+
+    /// The probe that this node runs for an instance; `None` if only the heartbeat counts.
+    #[must_use]
+    pub fn effective_probe(
+        &self,
+        instance: &Instance,
+        policy: Option<&ServicePolicy>,
+    ) -> Option<EffectiveProbe> {
+        effective_probe(instance, policy, &self.shared.parts.defaults)
     }
 
     /// Whether active health checks of the compatible kind run.

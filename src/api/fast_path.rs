@@ -251,8 +251,9 @@ impl FastPath {
             out.extend_from_within(location);
         }
         self.state.telemetry().metrics().fast_path.inc();
+        let service = found.service();
         found.told(&self.state, context.trace_id.clone(), now_ms);
-        self.edge.redirected(target, context, read_us);
+        self.edge.redirected(target, service, context, read_us);
         Some(len)
     }
 }

@@ -104,8 +104,9 @@ impl Front {
                 let answer =
                     compat::forward_to_instance(&self.state, &record.context, request, sink);
                 match AssertUnwindSafe(answer).catch_unwind().await {
-                    Ok((response, attempts)) => {
+                    Ok((response, attempts, subject)) => {
                         record.attempted(attempts);
+                        record.about(subject);
                         response
                     }
                     Err(panic) => error::panicked(panic),

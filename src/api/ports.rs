@@ -7,8 +7,9 @@ use axum::http::uri::PathAndQuery;
 use axum::http::{HeaderName, HeaderValue, Request, Response};
 use futures::future::BoxFuture;
 
+use crate::health::EffectiveProbe;
 use crate::proxy::{AttemptTrail, ClientAddr, InterimSink, UpstreamStatus};
-use maxine_state::{Address, Instance, InstanceKey, ServiceKey};
+use maxine_state::{Address, Instance, InstanceKey, ServiceKey, ServicePolicy};
 
 /// A request to hand on to an instance of a service.
 #[derive(Clone, Debug)]
@@ -124,6 +125,13 @@ pub struct ProbeObservation {
 pub trait HealthReports: Send + Sync + 'static {
     /// The present counts on this node.
     fn upstreams(&self) -> UpstreamsReport;
+
+    /// The probe that this node runs for an instance; `None` if only the heartbeat counts.
+    fn effective_probe(
+        &self,
+        instance: &Instance,
+        policy: Option<&ServicePolicy>,
+    ) -> Option<EffectiveProbe>;
 
     /// The latest probes of an instance that this node knows of, newest first.
     fn observations(&self, instance: &InstanceKey) -> Vec<ProbeObservation> {

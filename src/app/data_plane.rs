@@ -15,11 +15,11 @@ use crate::api::{
     ChosenInstance, Forward, ForwardAnswer, ForwardRequest, HealthReports, ProbeObservation,
     Standing, UpstreamsReport,
 };
-use crate::health::{ProbeAnswer, ProbeStatus};
+use crate::health::{EffectiveProbe, ProbeAnswer, ProbeStatus};
 use crate::proxy::{ForwardContext, Forwarder, ForwarderConfig, ProxyMetrics};
 use crate::telemetry::{AlertKind, Notice, Telemetry};
 use maxine_clock::Clock;
-use maxine_state::{Address, InstanceKey, ServiceKey};
+use maxine_state::{Address, Instance, InstanceKey, ServiceKey, ServicePolicy};
 use maxine_view::View;
 
 /// The proxy, the health checker and the actors that drive them.
@@ -120,6 +120,14 @@ impl HealthReports for ApiHealth {
             started: self.0.is_active(),
             failure_counts: failing.into_iter().map(|(key, n)| (key, u64::from(n))).collect(),
         }
+    }
+
+    fn effective_probe(
+        &self,
+        instance: &Instance,
+        policy: Option<&ServicePolicy>,
+    ) -> Option<EffectiveProbe> {
+        self.0.effective_probe(instance, policy)
     }
 
     fn observations(&self, instance: &InstanceKey) -> Vec<ProbeObservation> {

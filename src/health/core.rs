@@ -110,14 +110,14 @@ impl HealthCore {
         self.unprobed.retain(|unprobed| unprobed.service != *key);
         for instance in service.into_iter().flat_map(|s| s.instances.values()) {
             let key = key.instance(instance.registration.id.clone());
-            let Some(spec) = effective_probe(instance, policy, &self.defaults) else {
+            let Some(probe) = effective_probe(instance, policy, &self.defaults) else {
                 if !instance.health.is_routable() {
                     self.unprobed.insert(key);
                 }
                 continue;
             };
             if assigned(&key, &self.node, &self.live, agreeing) {
-                self.track(&key, instance, spec, now_ms, wall_ms);
+                self.track(&key, instance, probe.spec, now_ms, wall_ms);
                 stay.insert(key.instance.clone());
             }
         }

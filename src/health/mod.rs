@@ -21,7 +21,7 @@ mod wire;
 pub use agenda::assigned;
 pub use core::{HealthCore, ProbeJob, TrackView};
 pub use probe::{ProbeAnswer, Prober};
-pub use spec::{ActiveDefaults, effective_probe};
+pub use spec::{ActiveDefaults, EffectiveProbe, ProbeFrom, effective_probe};
 pub use track::{ProbeRecord, ProbeStatus};
 pub use verdict::{Decision, ObserverReport, VerdictContext, Verdicts};
 pub use wire::{

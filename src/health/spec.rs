@@ -2,6 +2,9 @@
 
 use std::ops::RangeInclusive;
 
+use serde::Serialize;
+use utoipa::ToSchema;
+
 use maxine_state::{Instance, ProbeKind, ProbeSpec, ServicePolicy};
 
 /// The node-wide settings of active health checks (`MAXINE_ACTIVE_HEALTH_CHECK_*`).
@@ -37,19 +40,42 @@ impl Default for ActiveDefaults {
 /// What the Node.js Maxine takes for a good answer to a probe: redirects too.
 const COMPATIBLE_STATUSES: RangeInclusive<u16> = 200..=399;
 
+/// Where the settings of a probe come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ProbeFrom {
+    /// The instance's own registration.
+    Instance,
+    /// The service's policy.
+    Policy,
+    /// The node-wide health checks (`health.enabled`).
+    Node,
+}
+
+/// The probe that the health checker runs for an instance.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EffectiveProbe {
+    /// Its settings.
+    pub spec: ProbeSpec,
+    /// Where they come from.
+    pub from: ProbeFrom,
+}
+
 /// The probe of an instance: its own, or its service's, or that of the node-wide health checks.
-/// `None` where the heartbeat alone counts.
+/// `None` if only the heartbeat counts.
 #[must_use]
 pub fn effective_probe(
     instance: &Instance,
     policy: Option<&ServicePolicy>,
     defaults: &ActiveDefaults,
-) -> Option<ProbeSpec> {
+) -> Option<EffectiveProbe> {
     let own = instance.registration.probe.as_deref();
     let of_policy = policy.and_then(|policy| policy.probe.as_ref());
     let asks = |spec: &&ProbeSpec| spec.kind != ProbeKind::Heartbeat;
-    if let Some(spec) = own.filter(asks).or(of_policy.filter(asks)) {
-        return Some(spec.clone());
+    for (spec, from) in [(own, ProbeFrom::Instance), (of_policy, ProbeFrom::Policy)] {
+        if let Some(spec) = spec.filter(asks) {
+            return Some(EffectiveProbe { spec: spec.clone(), from });
+        }
     }
     if !defaults.enabled {
         return None;
@@ -57,7 +83,7 @@ pub fn effective_probe(
     // A path without a kind is what clients of the compatible API register.
     let named = own.map(|spec| spec.path.as_str()).filter(|path| !path.is_empty());
     let path = named.unwrap_or(&defaults.path);
-    (!path.is_empty()).then(|| ProbeSpec {
+    let spec = || ProbeSpec {
         kind: ProbeKind::Http,
         path: path.into(),
         expected_statuses: COMPATIBLE_STATUSES.collect(),
@@ -65,7 +91,8 @@ pub fn effective_probe(
         timeout_ms: defaults.timeout_ms,
         fall: defaults.fall,
         ..ProbeSpec::default()
-    })
+    };
+    (!path.is_empty()).then(|| EffectiveProbe { spec: spec(), from: ProbeFrom::Node })
 }
 
 #[cfg(test)]
@@ -99,12 +126,14 @@ mod tests {
         let compatible = instance(Some(path("health", ProbeKind::Heartbeat)));
         let bare = instance(None);
         let chosen = |instance, policy, defaults| {
-            effective_probe(instance, policy, defaults).map(|spec| spec.path)
+            let probe = effective_probe(instance, policy, defaults)?;
+            Some((probe.spec.path, probe.from))
         };
-        assert_eq!(chosen(&own, Some(&policy), &on).as_deref(), Some("/own"));
-        assert_eq!(chosen(&bare, Some(&policy), &on).as_deref(), Some("/policy"));
-        assert_eq!(chosen(&compatible, None, &on).as_deref(), Some("health"));
-        assert_eq!(chosen(&bare, None, &on).as_deref(), Some("/node"));
+        let expected = |path: &str, from| Some((path.to_owned(), from));
+        assert_eq!(chosen(&own, Some(&policy), &on), expected("/own", ProbeFrom::Instance));
+        assert_eq!(chosen(&bare, Some(&policy), &on), expected("/policy", ProbeFrom::Policy));
+        assert_eq!(chosen(&compatible, None, &on), expected("health", ProbeFrom::Node));
+        assert_eq!(chosen(&bare, None, &on), expected("/node", ProbeFrom::Node));
         assert_eq!(chosen(&compatible, None, &off), None);
         assert_eq!(chosen(&bare, None, &off), None);
     }

@@ -30,7 +30,7 @@ pub use alerts::{Alert, AlertState, Alerts, Notice, Silence};
 pub use events::{ForwardHit, LookupHit, Mode, RecentEvent};
 pub use metrics::{Gauges, Metrics};
 pub use request_log::{LogFile, RequestLogSettings};
-pub use requests::{FinishedRequest, Trace};
+pub use requests::{FinishedRequest, Subject, Trace};
 pub use ring::Ring;
 pub use trace_name::TraceName;
 pub use traffic::{STEP_MS, Traffic, TrafficStep, TrafficSum};

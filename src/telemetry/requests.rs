@@ -1,18 +1,36 @@
 //! One finished request, as the traces, the request log and the counters take it.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use axum::http::{Method, StatusCode, Uri, Version};
 
 use super::TraceName;
 use crate::proxy::AttemptTrail;
+use maxine_view::ServiceCounter;
 
 /// Longest request target that is kept, in bytes.
 const TARGET_LEN_MAX: usize = 2_048;
 
+/// What a request was, as its handler knows; with the service that it asked for, if that is registered.
+#[derive(Clone, Debug, Default)]
+pub enum Subject {
+    /// A look-up: a redirect to an instance, or a resolve.
+    Lookup(Option<Arc<ServiceCounter>>),
+    /// A request to forward to an instance.
+    Proxied(Option<Arc<ServiceCounter>>),
+    /// A registration, a heartbeat, or a batch of them.
+    Registration,
+    /// Anything else.
+    #[default]
+    Other,
+}
+
 /// A request that has been answered.
 #[derive(Clone, Debug)]
 pub struct FinishedRequest {
+    /// What it was.
+    pub subject: Subject,
     /// The method.
     pub method: Method,
     /// The request target, query included, cut at 2,048 bytes. Its own copy: the request's target is a

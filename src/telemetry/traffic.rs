@@ -5,15 +5,14 @@
 //! own way. Bounded: an hour for the node, a quarter of one for a service, and the services that
 //! were asked for last. Names no service that is not registered.
 
-use std::borrow::Cow;
 use std::collections::VecDeque;
 
 use hashbrown::HashMap;
 use parking_lot::Mutex;
 use serde::Serialize;
 
-use super::requests::FinishedRequest;
-use maxine_state::{ControlState, Name, ServiceKey, ServiceRef};
+use super::requests::{FinishedRequest, Subject};
+use maxine_state::{ControlState, ServiceKey};
 
 /// Length of one step, in milliseconds.
 pub const STEP_MS: u64 = 5_000;
@@ -27,10 +26,6 @@ const SERVICES_MAX: usize = 500;
 /// Classes of latency. Class `n` holds what took less than `64 << n` microseconds, the last one all
 /// that took longer.
 const CLASSES: usize = 22;
-
-const PROXY: &str = "/api/maxine/serviceops/proxy/";
-const DISCOVER: &str = "/api/maxine/serviceops/discover";
-const RESOLVE: &str = "/api/v1/resolve/";
 
 /// What happened in one step.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, utoipa::ToSchema)]
@@ -64,15 +59,15 @@ struct Step {
 }
 
 impl Step {
-    fn count(&mut self, kind: Kind, request: &FinishedRequest) {
+    fn count(&mut self, request: &FinishedRequest) {
         self.counts.requests += 1;
-        match kind {
-            Kind::Lookup => self.counts.lookups += 1,
-            Kind::Proxied => self.counts.proxied += 1,
-            Kind::Registration => self.counts.registrations += 1,
-            Kind::Other => {}
+        match request.subject {
+            Subject::Lookup(_) => self.counts.lookups += 1,
+            Subject::Proxied(_) => self.counts.proxied += 1,
+            Subject::Registration => self.counts.registrations += 1,
+            Subject::Other => {}
         }
-        if matches!(kind, Kind::Lookup | Kind::Proxied) {
+        if matches!(request.subject, Subject::Lookup(_) | Subject::Proxied(_)) {
             self.counts.failed += u64::from(request.status.is_server_error());
             let bits = (request.duration_us / 64).checked_ilog2().map_or(0, |log| log as usize + 1);
             let class = &mut self.took[bits.min(CLASSES - 1)];
@@ -112,14 +107,6 @@ impl Step {
             })
             .map(|class| 64 << class)
     }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    Lookup,
-    Proxied,
-    Registration,
-    Other,
 }
 
 /// The latest steps, oldest first; steps in which nothing happened are left out.
@@ -218,28 +205,27 @@ pub struct Traffic(Mutex<Inner>);
 impl Traffic {
     /// Counts a request that ended at `ended_ms`; `state` says which services there are.
     pub(super) fn note(&self, request: &FinishedRequest, ended_ms: u64, state: &ControlState) {
-        let (kind, about) = subject(request);
         let at_ms = ended_ms / STEP_MS * STEP_MS;
         let mut inner = self.0.lock();
-        inner.node.at(at_ms, NODE_STEPS_MAX).count(kind, request);
-        let Some(about) = about else { return };
-        let service = ServiceRef { namespace: &about.0, service: &about.1 };
+        inner.node.at(at_ms, NODE_STEPS_MAX).count(request);
+        let (Subject::Lookup(Some(service)) | Subject::Proxied(Some(service))) = &request.subject
+        else {
+            return;
+        };
+        let key = &service.key;
         // The look into the state comes last: among many services it costs more than the rest.
-        if let Some(steps) = inner.services.get_mut(&service) {
-            if steps.last_ms() == at_ms
-                || key(service).is_some_and(|key| state.service(&key).is_some())
-            {
-                steps.at(at_ms, SERVICE_STEPS_MAX).count(kind, request);
+        if let Some(steps) = inner.services.get_mut(key) {
+            if steps.last_ms() == at_ms || state.service(key).is_some() {
+                steps.at(at_ms, SERVICE_STEPS_MAX).count(request);
             }
             return;
         }
         if inner.is_full(at_ms) {
             return;
         }
-        let Some(key) = key(service).filter(|key| state.service(key).is_some()) else { return };
-        if inner.make_room(at_ms) {
-            let steps = inner.services.entry(key).or_default();
-            steps.at(at_ms, SERVICE_STEPS_MAX).count(kind, request);
+        if state.service(key).is_some() && inner.make_room(at_ms) {
+            let steps = inner.services.entry(key.clone()).or_default();
+            steps.at(at_ms, SERVICE_STEPS_MAX).count(request);
         }
     }
 
@@ -257,60 +243,23 @@ impl Traffic {
     }
 }
 
-/// A namespace and a service's name as a request says them, decoded.
-type Asked<'a> = (Cow<'a, str>, Cow<'a, str>);
-
-/// What a request was, and for calls which service it asked for.
-fn subject(request: &FinishedRequest) -> (Kind, Option<Asked<'_>>) {
-    let (path, query) = request.target.split_once('?').unwrap_or((&request.target, ""));
-    if let Some(rest) = path.strip_prefix(PROXY) {
-        return (Kind::Proxied, asked("default", rest.split('/').next().unwrap_or_default()));
-    }
-    if path.trim_end_matches('/') == DISCOVER {
-        let value = |wanted: &str| {
-            let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
-            pairs.into_iter().find(|(name, _)| *name == wanted).map(|(_, value)| value)
-        };
-        let forwarded = value("mode").is_some_and(|mode| mode.eq_ignore_ascii_case("proxy"));
-        let kind = if forwarded { Kind::Proxied } else { Kind::Lookup };
-        return (kind, value("serviceName").and_then(|name| asked("default", name)));
-    }
-    if let Some(rest) = path.strip_prefix(RESOLVE) {
-        let mut parts = rest.split('/');
-        let about = parts.next().zip(parts.next()).and_then(|(ns, name)| asked(ns, name));
-        return (Kind::Lookup, about);
-    }
-    let reads = request.method.is_safe();
-    let registers = path == "/api/maxine/serviceops/register"
-        || path == "/api/v1/registrations"
-        || path == "/api/v1/heartbeats"
-        || path.starts_with("/api/v1/services/") && path.contains("/instances/");
-    (if registers && !reads { Kind::Registration } else { Kind::Other }, None)
-}
-
-fn asked<'a>(namespace: &'a str, service: &'a str) -> Option<Asked<'a>> {
-    let decoded = |text: &'a str| percent_encoding::percent_decode_str(text).decode_utf8().ok();
-    Some((decoded(namespace)?, decoded(service)?))
-}
-
-/// The service's key, if it can be one.
-fn key(service: ServiceRef<'_>) -> Option<ServiceKey> {
-    let name = |text: &str| Name::parse("service", text).ok();
-    Some(ServiceKey::new(name(service.namespace)?, name(service.service)?))
-}
-
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use axum::http::{Method, StatusCode, Version};
+    use maxine_state::Name;
+    use maxine_view::ServiceCounter;
 
     use super::*;
     use crate::telemetry::TraceName;
-    use maxine_state::{Actor, Address, Command, ControlState, Proposal, Registration, RequestId};
+    use maxine_state::{Actor, Address, Command, Proposal, Registration, RequestId};
 
-    fn request(method: Method, uri: &str, status: u16, duration_us: u64) -> FinishedRequest {
+    fn request(subject: Subject, status: u16, duration_us: u64) -> FinishedRequest {
         FinishedRequest {
-            method,
-            target: uri.into(),
+            subject,
+            method: Method::GET,
+            target: "/".into(),
             version: Version::HTTP_11,
             client: [127, 0, 0, 1].into(),
             trace_id: TraceName::default(),
@@ -323,7 +272,11 @@ mod tests {
     }
 
     fn key_of(name: &str) -> ServiceKey {
-        key(ServiceRef { namespace: "default", service: name }).unwrap()
+        ServiceKey::new(Name::trusted("default"), Name::trusted(name))
+    }
+
+    fn counter(name: &str) -> Option<Arc<ServiceCounter>> {
+        Some(ServiceCounter::new(key_of(name)))
     }
 
     fn state_with(services: &[&str]) -> ControlState {
@@ -347,16 +300,16 @@ mod tests {
     fn requests_are_counted_by_kind_step_and_service() {
         let state = state_with(&["orders"]);
         let traffic = Traffic::default();
-        let note = |method, uri: &str, status, us, at_ms| {
-            traffic.note(&request(method, uri, status, us), at_ms, &state);
+        let note = |subject, status, us, at_ms| {
+            traffic.note(&request(subject, status, us), at_ms, &state);
         };
-        note(Method::GET, "/api/maxine/serviceops/proxy/orders/x?y", 200, 900, 10_000);
-        note(Method::POST, "/api/maxine/serviceops/proxy/orders/x", 502, 90_000, 14_999);
-        note(Method::GET, "/api/v1/resolve/default/%6Frders", 200, 10, 15_000);
-        note(Method::GET, "/api/maxine/serviceops/discover?serviceName=orders", 302, 10, 12_000);
-        note(Method::GET, "/api/maxine/serviceops/proxy/nobody/x", 503, 10, 15_001);
-        note(Method::POST, "/api/v1/heartbeats", 200, 10, 15_002);
-        note(Method::GET, "/api/v1/services/default/orders", 200, 10, 15_003);
+        note(Subject::Proxied(counter("orders")), 200, 900, 10_000);
+        note(Subject::Proxied(counter("orders")), 502, 90_000, 14_999);
+        note(Subject::Lookup(counter("orders")), 200, 10, 15_000);
+        note(Subject::Lookup(counter("orders")), 302, 10, 12_000);
+        note(Subject::Proxied(None), 503, 10, 15_001);
+        note(Subject::Registration, 200, 10, 15_002);
+        note(Subject::Other, 200, 10, 15_003);
         let node = traffic.of_node(0).steps;
         let counts = |s: &TrafficStep| {
             (s.at_ms, s.requests, s.lookups, s.proxied, s.failed, s.registrations)
@@ -380,26 +333,28 @@ mod tests {
         let state = state_with(&names.iter().map(String::as_str).collect::<Vec<_>>());
         let traffic = Traffic::default();
         for (n, name) in names.iter().enumerate() {
-            let uri = format!("/api/v1/resolve/default/{name}");
-            traffic.note(&request(Method::GET, &uri, 200, 1), n as u64 * STEP_MS, &state);
+            traffic.note(
+                &request(Subject::Lookup(counter(name)), 200, 1),
+                n as u64 * STEP_MS,
+                &state,
+            );
         }
         assert!(traffic.of_service(&key_of("s4"), 0).steps.is_empty());
         assert_eq!(traffic.of_service(&key_of("s5"), 0).steps.len(), 1);
         // Where all are asked for in one step, one more has to wait.
         let busy = names.len() as u64 * STEP_MS;
         for name in &names {
-            let uri = format!("/api/v1/resolve/default/{name}");
-            traffic.note(&request(Method::GET, &uri, 200, 1), busy, &state);
+            traffic.note(&request(Subject::Lookup(counter(name)), 200, 1), busy, &state);
         }
         let followed =
             |name: &str, since_ms| !traffic.of_service(&key_of(name), since_ms).steps.is_empty();
         let counted = names.iter().filter(|name| followed(name, busy)).count();
         assert_eq!(counted, SERVICES_MAX);
-        let last = format!("/api/v1/resolve/default/{}", names[names.len() - 1]);
-        traffic.note(&request(Method::GET, &last, 200, 1), busy + STEP_MS, &state);
+        let last = Subject::Lookup(counter(&names[names.len() - 1]));
+        traffic.note(&request(last, 200, 1), busy + STEP_MS, &state);
         assert!(followed(&names[names.len() - 1], busy + STEP_MS));
         for step in 0..2_000 {
-            let call = request(Method::GET, "/api/v1/resolve/default/s5", 200, u64::MAX);
+            let call = request(Subject::Lookup(counter("s5")), 200, u64::MAX);
             traffic.note(&call, step * STEP_MS, &state);
         }
         assert_eq!(traffic.of_node(0).steps.len(), NODE_STEPS_MAX);

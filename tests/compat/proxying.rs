@@ -180,6 +180,41 @@ async fn a_policy_leaves_options_to_instances_and_has_paths_lead_through_the_pro
     assert_eq!(answer.headers()["location"], format!("{root}/elsewhere").as_str());
 }
 
+/// What a request was is said by whoever answered it, not guessed from its URL.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_discovery_that_forwards_counts_as_proxied_whatever_its_url_says() {
+    let server = server_with_upstream().await;
+    let token = server.admin().await;
+    let discover = "/api/maxine/serviceops/discover?serviceName=s%20p";
+    assert_eq!(server.get(discover).send().await.unwrap().status(), 302);
+    let mode = json!({"discoveryMode": "PROXY"});
+    let put = server.put(CONFIG, &mode).bearer_auth(&token).send().await.unwrap();
+    assert_eq!(put.status(), 200);
+    for path in
+        [discover, &format!("{discover}&mode=redirect"), "/api/maxine/serviceops/proxy/s%20p/x"]
+    {
+        assert_eq!(server.get(path).send().await.unwrap().status(), 200);
+    }
+    // Its name may be escaped in any way, and the first parameter counts.
+    let resolve = server.get("/api/v1/resolve/default/%73%20p").send().await.unwrap();
+    assert_eq!(resolve.status(), 200);
+    // A drain is no registration.
+    let drain = "/api/v1/services/default/s%20p/instances/n/drain";
+    let drained = server.put(drain, &json!({"reason": "x"})).bearer_auth(&token).send().await;
+    assert_eq!(drained.unwrap().status(), 200);
+    let refused = server.get(discover).send().await.unwrap();
+    assert_eq!(refused.status(), 503, "nothing is left");
+    let traffic = async |query: &str| -> Value {
+        let answer = server.get(&format!("/api/v1/traffic{query}")).bearer_auth(&token);
+        answer.send().await.unwrap().json().await.unwrap()
+    };
+    let of_service = traffic("?service=s%20p").await;
+    let total = &of_service["total"];
+    let counts = ["lookups", "proxied", "failed"].map(|name| total[name].as_u64().unwrap());
+    assert_eq!(counts, [2, 4, 1], "{total}");
+    assert_eq!(traffic("").await["total"]["registrations"], 1);
+}
+
 /// The shares of `traffic.split` are the same whether a client is redirected, resolves or is proxied.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_split_gives_its_shares_on_all_three_ways() {

@@ -17,6 +17,7 @@ use maxine::api::{
     HealthReports, UpstreamsReport,
 };
 use maxine::backend::{ControlStore, MemoryStore};
+use maxine::health::{ActiveDefaults, EffectiveProbe, effective_probe};
 use maxine::proxy::{
     EgressPolicy, ForwardContext, Forwarder, ForwarderConfig, NoMetrics, TlsRoots,
 };
@@ -25,7 +26,10 @@ use maxine::security::{
 };
 use maxine::telemetry::{Telemetry, TelemetrySettings};
 use maxine_clock::Clock;
-use maxine_state::{Actor, Address, Batch, Command, Fence, Name, Proposal, Reply, RequestId};
+use maxine_state::{
+    Actor, Address, Batch, Command, Fence, Instance, Name, Proposal, Reply, RequestId,
+    ServicePolicy,
+};
 use maxine_view::View;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -111,6 +115,14 @@ struct Reports(UpstreamsReport);
 impl HealthReports for Reports {
     fn upstreams(&self) -> UpstreamsReport {
         self.0.clone()
+    }
+
+    fn effective_probe(
+        &self,
+        instance: &Instance,
+        policy: Option<&ServicePolicy>,
+    ) -> Option<EffectiveProbe> {
+        effective_probe(instance, policy, &ActiveDefaults::default())
     }
 }
 

@@ -1,6 +1,7 @@
 //! The native API over a real listening server: registration, lists, conditions, errors, access.
 
 use crate::support::Server;
+use maxine::api::ApiSettings;
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -473,6 +474,41 @@ async fn reads_tell_their_freshness_and_strong_ones_need_a_majority() {
     assert!(answer.headers().contains_key("retry-after"));
     let late = server.admin(Method::GET, "/services?min_index=99999999").send().await.unwrap();
     assert_eq!(late.status(), 503);
+}
+
+/// The probe that is shown is the one that the health checker runs, wherever its settings come from.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_probe_that_is_shown_is_the_one_that_runs() {
+    let health = maxine::health::ActiveDefaults {
+        enabled: true,
+        interval_ms: 7_000,
+        path: "/alive".into(),
+        ..Default::default()
+    };
+    let server = Server::start_probing(ApiSettings::default(), health).await;
+    server.register("orders", "a", "http://h:1").await;
+    let shown = async |server: &Server| {
+        let why = server.get("/services/default/orders/instances/a/health").await;
+        (why["probe"].clone(), why["probe_from"].clone())
+    };
+    let (probe, from) = shown(&server).await;
+    assert_eq!((&probe["kind"], &probe["path"]), (&json!("http"), &json!("/alive")));
+    assert_eq!((&probe["interval_ms"], from), (&json!(7_000), json!("node")));
+    // A policy of heartbeats alone leaves the node-wide check in force.
+    for (probe, path, from_where) in [
+        (json!({"kind": "heartbeat"}), "/alive", "node"),
+        (json!({"kind": "http", "path": "/policy"}), "/policy", "policy"),
+    ] {
+        let put = server.admin(Method::PUT, "/services/default/orders/policy");
+        let put = put.json(&json!({"probe": probe})).send().await.unwrap();
+        assert_eq!(put.status(), 200);
+        let (probe, from) = shown(&server).await;
+        assert_eq!((&probe["path"], from), (&json!(path), json!(from_where)));
+    }
+    let quiet = Server::start().await;
+    quiet.register("orders", "a", "http://h:1").await;
+    let (probe, from) = shown(&quiet).await;
+    assert_eq!((&probe["kind"], from), (&json!("heartbeat"), serde_json::Value::Null));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -18,13 +18,14 @@ use maxine::api::{
     UpstreamsReport,
 };
 use maxine::backend::{ControlStore, MemoryStore};
+use maxine::health::{ActiveDefaults, EffectiveProbe, effective_probe};
 use maxine::proxy::AttemptTrail;
 use maxine::security::{
     BootstrapError, PasswordCost, Security, SecuritySettings, ensure_identities,
 };
 use maxine::telemetry::{Telemetry, TelemetrySettings};
 use maxine_clock::Clock;
-use maxine_state::{Address, Name};
+use maxine_state::{Address, Instance, Name, ServicePolicy};
 use maxine_view::View;
 use reqwest::{Method, RequestBuilder, StatusCode};
 use serde_json::Value;
@@ -50,11 +51,20 @@ impl Forward for NoProxy {
     }
 }
 
-struct NoChecks;
+/// Health checks that are set up but do not run.
+struct NoChecks(ActiveDefaults);
 
 impl HealthReports for NoChecks {
     fn upstreams(&self) -> UpstreamsReport {
         UpstreamsReport::default()
+    }
+
+    fn effective_probe(
+        &self,
+        instance: &Instance,
+        policy: Option<&ServicePolicy>,
+    ) -> Option<EffectiveProbe> {
+        effective_probe(instance, policy, &self.0)
     }
 }
 
@@ -84,6 +94,10 @@ impl Server {
     }
 
     pub(crate) async fn start_with(settings: ApiSettings) -> Self {
+        Self::start_probing(settings, ActiveDefaults::default()).await
+    }
+
+    pub(crate) async fn start_probing(settings: ApiSettings, health: ActiveDefaults) -> Self {
         // Another test of this process may have been first.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let clock = Clock::system();
@@ -155,7 +169,7 @@ impl Server {
             security,
             telemetry,
             forwarder: Arc::new(NoProxy),
-            health: Arc::new(NoChecks),
+            health: Arc::new(NoChecks(health)),
         });
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let addr = listener.local_addr().expect("it listens");

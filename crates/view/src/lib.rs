@@ -191,6 +191,12 @@ impl View {
         self.tables.pin().get(&service).map(read)
     }
 
+    /// The name and the count of a registered service; outlives its tables.
+    #[must_use]
+    pub fn counter(&self, service: ServiceRef<'_>) -> Option<Arc<ServiceCounter>> {
+        self.with_table(service, |table| Arc::clone(table.counter()))
+    }
+
     /// The table of a service.
     #[must_use]
     pub fn table(&self, service: ServiceRef<'_>) -> Option<Arc<ServiceTable>> {

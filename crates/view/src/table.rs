@@ -29,6 +29,14 @@ pub struct ServiceCounter {
     lookups: AtomicU64,
 }
 
+impl ServiceCounter {
+    /// For a service that was not looked up yet.
+    #[must_use]
+    pub fn new(key: ServiceKey) -> Arc<Self> {
+        Arc::new(Self { key, lookups: AtomicU64::new(0) })
+    }
+}
+
 /// One instance that gets traffic.
 #[derive(Clone, Debug)]
 pub struct Endpoint {
@@ -90,10 +98,8 @@ impl ServiceTable {
             .as_ref()
             .and_then(|record| record.policy.selection.strategy)
             .unwrap_or(surroundings.config.selection_strategy);
-        let counter = previous.map_or_else(
-            || Arc::new(ServiceCounter { key, lookups: AtomicU64::new(0) }),
-            |table| Arc::clone(&table.counter),
-        );
+        let counter =
+            previous.map_or_else(|| ServiceCounter::new(key), |table| Arc::clone(&table.counter));
         let turns = counter.lookups.load(Ordering::Relaxed);
         let policy_now = policy.as_ref().map(|record| &record.policy);
         let balancer = balancer(strategy, policy_now, surroundings.zone, &endpoints, turns);

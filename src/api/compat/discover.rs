@@ -1,6 +1,7 @@
 //! Discovery: by redirect, or by handing the request on.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::{Request, State};
@@ -10,13 +11,15 @@ use axum::response::IntoResponse;
 use maxine_balance::{Fields, HashInput};
 
 use super::NAMESPACE;
-use super::proxy::{HandedOn, Refusal, Target, forward, with_attempts};
+use super::proxy::{HandedOn, Refusal, Target, forward, with_account};
 use crate::api::error::CompatError;
 use crate::api::{AppState, RequestContext};
 use crate::discovery::{self, Choice, DiscoverQuery, Redirect};
+use crate::proxy::AttemptTrail;
 use crate::telemetry::events::url_of;
-use crate::telemetry::{LookupHit, Mode, TraceName};
+use crate::telemetry::{LookupHit, Mode, Subject, TraceName};
 use maxine_state::{DiscoveryMode, ServiceRef};
+use maxine_view::ServiceCounter;
 
 /// The type of a redirect's body where nothing else is preferred.
 pub(in crate::api) const PLAIN_TEXT: &str = "text/plain; charset=utf-8";
@@ -24,10 +27,7 @@ pub(in crate::api) const PLAIN_TEXT: &str = "text/plain; charset=utf-8";
 pub(in crate::api) const DISCOVER: &str = "/api/maxine/serviceops/discover";
 
 /// `GET /api/maxine/serviceops/discover`, for what comes through the router.
-pub(super) async fn discover(
-    State(state): State<AppState>,
-    request: Request,
-) -> Result<Response<Body>, CompatError> {
+pub(super) async fn discover(State(state): State<AppState>, request: Request) -> Response<Body> {
     let uri = request.uri().clone();
     let query = DiscoverQuery::parse(uri.query().unwrap_or_default());
     let context = context_of(&request);
@@ -36,7 +36,7 @@ pub(super) async fn discover(
     }
     let service = query.service_name.as_deref().unwrap_or_default();
     let target = query.end_point.as_deref().map(discovery::encode_end_point);
-    Ok(discover_by_proxy(&state, service, target, &query, context, request).await)
+    discover_by_proxy(&state, service, target, &query, context, request).await
 }
 
 /// What discovery answers without calling an instance; `None` where the request is to be handed on.
@@ -47,8 +47,7 @@ pub(in crate::api) fn discover_at_once(
     headers: &HeaderMap,
 ) -> Option<Response<Body>> {
     let query = DiscoverQuery::parse(uri.query().unwrap_or_default());
-    let answer = redirect(state, context, &query, uri, headers)?;
-    Some(answer.unwrap_or_else(IntoResponse::into_response))
+    redirect(state, context, &query, uri, headers)
 }
 
 fn redirect(
@@ -57,9 +56,15 @@ fn redirect(
     query: &DiscoverQuery<'_>,
     uri: &Uri,
     headers: &HeaderMap,
-) -> Option<Result<Response<Body>, CompatError>> {
+) -> Option<Response<Body>> {
+    let answer = |service, answer: Result<_, CompatError>| {
+        let mut response = answer.unwrap_or_else(IntoResponse::into_response);
+        response.extensions_mut().insert(Subject::Lookup(service));
+        Some(response)
+    };
     let Some(service) = query.service_name.as_deref() else {
-        return Some(Err(CompatError::bad_request("Please provide the serviceName.")));
+        let error = CompatError::bad_request("Please provide the serviceName.");
+        return answer(None, Err(error));
     };
     if query.asks_for_proxy() || proxies_by_default(state) {
         return None;
@@ -69,16 +74,17 @@ fn redirect(
     let service = ServiceRef { namespace: NAMESPACE, service };
     let Some(choice) = discovery::look_up(state.view(), service, &asked.input(query)) else {
         miss(state, context, service.service, "GET");
-        return Some(Err(CompatError::no_live_node()));
+        return answer(state.view().counter(service), Err(CompatError::no_live_node()));
     };
     let address = choice.instance.registration.address.as_str();
     let Some(redirect) = Redirect::new(address, query.end_point.as_deref()) else {
-        return Some(Err(CompatError::no_live_node()));
+        return answer(Some(choice.service), Err(CompatError::no_live_node()));
     };
     let response = found(headers, redirect);
+    let counter = Arc::clone(&choice.service);
     let time_ms = state.clock().wall_ms();
     hit(state, choice, context.trace_id.clone(), query.mode.as_deref(), time_ms);
-    Some(Ok(response))
+    answer(Some(counter), Ok(response))
 }
 
 /// What the choice of an instance depends on, as it is read of a discover request.
@@ -118,6 +124,11 @@ pub(in crate::api) fn find<'a>(state: &AppState, asked: &Asked<'a>) -> Option<Fo
 }
 
 impl Found<'_> {
+    /// The service.
+    pub(in crate::api) fn service(&self) -> Arc<ServiceCounter> {
+        Arc::clone(&self.choice.service)
+    }
+
     /// Appends the `Location`.
     pub(in crate::api) fn push_location(&self, out: &mut Vec<u8>) {
         let address = self.choice.instance.registration.address.as_str();
@@ -243,14 +254,14 @@ async fn discover_by_proxy(
     };
     let target = Target { raw_path: path.to_owned(), raw_query: query_of_target, prefix: None };
     let method = request.method().clone();
-    let answer = forward(state, service, target, &context, request, None).await;
+    let (subject, answer) = forward(state, service, target, &context, request, None).await;
     let HandedOn { response, forwarded, attempts } = match answer {
         Ok(answer) => answer,
         Err(refusal) => {
             if matches!(refusal, Refusal::NoLiveNode) {
                 miss(state, &context, service, method.as_str());
             }
-            return refusal.into_response();
+            return with_account(refusal.into_response(), AttemptTrail::default(), subject);
         }
     };
     if let Some((_, forwarded)) = forwarded {
@@ -270,7 +281,7 @@ async fn discover_by_proxy(
             ],
         );
     }
-    with_attempts(response, attempts)
+    with_account(response, attempts, subject)
 }
 
 #[cfg(test)]

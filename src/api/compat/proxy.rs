@@ -15,8 +15,8 @@ use crate::api::error::CompatError;
 use crate::api::{AppState, ChosenInstance, ForwardRequest, RequestContext};
 use crate::discovery;
 use crate::proxy::{AttemptTrail, InterimSink};
-use crate::telemetry::ForwardHit;
 use crate::telemetry::events::shown_path;
+use crate::telemetry::{ForwardHit, Subject};
 use maxine_state::{OptionsPolicy, ServiceKey, ServiceRef};
 use maxine_view::ServiceTable;
 
@@ -45,30 +45,32 @@ pub(in crate::api) fn forwards_options(state: &AppState, path: &str) -> bool {
 /// `ALL /api/maxine/serviceops/proxy/{serviceName}/{path...}`, for what comes through the router.
 pub(super) async fn proxy(State(state): State<AppState>, request: Request) -> Response<Body> {
     let context = context_of(&request);
-    let (response, attempts) = forward_to_instance(&state, &context, request, None).await;
-    with_attempts(response, attempts)
+    let (response, attempts, subject) = forward_to_instance(&state, &context, request, None).await;
+    with_account(response, attempts, subject)
 }
 
-/// Puts the attempts where the edge finds them behind the router.
-pub(super) fn with_attempts(
+/// Puts what the edge accounts for where it finds it behind the router.
+pub(super) fn with_account(
     mut response: Response<Body>,
     attempts: AttemptTrail,
+    subject: Subject,
 ) -> Response<Body> {
     if !attempts.is_empty() {
         response.extensions_mut().insert(attempts);
     }
+    response.extensions_mut().insert(subject);
     response
 }
 
-/// Hands a request on; the answer, and what became of each attempt. The path is read raw: its
+/// Forwards a request; the answer, the outcome of each attempt, and what the request was. The path is read raw: its
 /// escapes are the upstream's business.
 pub(in crate::api) async fn forward_to_instance(
     state: &AppState,
     context: &RequestContext,
     request: Request,
     interim: Option<InterimSink>,
-) -> (Response<Body>, AttemptTrail) {
-    let unsent = |response| (response, AttemptTrail::default());
+) -> (Response<Body>, AttemptTrail, Subject) {
+    let unsent = |response| (response, AttemptTrail::default(), Subject::Proxied(None));
     let uri = request.uri().clone();
     let Some(rest) = uri.path().strip_prefix(PROXY_PREFIX) else {
         return unsent(CompatError::not_found().into_response());
@@ -88,24 +90,24 @@ pub(in crate::api) async fn forward_to_instance(
         raw_query: uri.query().map(ToOwned::to_owned),
         prefix: Some(format!("{PROXY_PREFIX}{name}")),
     };
-    let HandedOn { response, forwarded, attempts } =
-        match forward(state, &service, target, context, request, interim).await {
-            Ok(answer) => answer,
-            Err(refusal) => {
-                if matches!(refusal, Refusal::NoLiveNode) {
-                    state.telemetry().record(
-                        "proxy.request",
-                        "MISS",
-                        vec![
-                            ("serviceName", shortened(&service).into_string().into()),
-                            ("proxyPath", shown.into_string().into()),
-                            ("traceId", context.trace_id_text().into()),
-                        ],
-                    );
-                }
-                return unsent(refusal.into_response());
+    let (subject, answer) = forward(state, &service, target, context, request, interim).await;
+    let HandedOn { response, forwarded, attempts } = match answer {
+        Ok(answer) => answer,
+        Err(refusal) => {
+            if matches!(refusal, Refusal::NoLiveNode) {
+                state.telemetry().record(
+                    "proxy.request",
+                    "MISS",
+                    vec![
+                        ("serviceName", shortened(&service).into_string().into()),
+                        ("proxyPath", shown.into_string().into()),
+                        ("traceId", context.trace_id_text().into()),
+                    ],
+                );
             }
-        };
+            return (refusal.into_response(), AttemptTrail::default(), subject);
+        }
+    };
     if let Some((key, forwarded)) = forwarded {
         state.telemetry().forwarded(|time_ms| ForwardHit {
             time_ms,
@@ -117,7 +119,7 @@ pub(in crate::api) async fn forward_to_instance(
             trace_id: context.trace_id.clone(),
         });
     }
-    (response, attempts)
+    (response, attempts, subject)
 }
 
 /// What an instance is asked for.
@@ -155,19 +157,36 @@ impl Refusal {
     }
 }
 
-/// Hands the request on.
+/// Forwards the request, and says what it was.
 pub(super) async fn forward(
     state: &AppState,
     service: &str,
     target: Target,
     context: &RequestContext,
+    request: Request,
+    interim: Option<InterimSink>,
+) -> (Subject, Result<HandedOn, Refusal>) {
+    let reference = ServiceRef { namespace: NAMESPACE, service };
+    let find =
+        |table: &Arc<ServiceTable>| (Arc::clone(table.counter()), !table.endpoints().is_empty());
+    let Some((counter, is_live)) = state.view().with_table(reference, find) else {
+        return (Subject::Proxied(None), Err(Refusal::NoLiveNode));
+    };
+    let answer = match is_live {
+        true => forward_to(state, &counter.key, target, context, request, interim).await,
+        false => Err(Refusal::NoLiveNode),
+    };
+    (Subject::Proxied(Some(counter)), answer)
+}
+
+async fn forward_to(
+    state: &AppState,
+    key: &ServiceKey,
+    target: Target,
+    context: &RequestContext,
     mut request: Request,
     interim: Option<InterimSink>,
 ) -> Result<HandedOn, Refusal> {
-    let reference = ServiceRef { namespace: NAMESPACE, service };
-    let live =
-        |table: &Arc<ServiceTable>| (!table.endpoints().is_empty()).then(|| table.key().clone());
-    let key = state.view().with_table(reference, live).flatten().ok_or(Refusal::NoLiveNode)?;
     let body_len_max = state.settings().proxy_body_len_max;
     let sandboxed = state.settings().proxy_sandbox && browsers::is_browser(request.headers());
     if sandboxed && browsers::asks_for_worker(request.headers()) {
@@ -207,6 +226,6 @@ pub(super) async fn forward(
         let status = response.status();
         browsers::shut_off(response.headers_mut(), status);
     }
-    let forwarded = answer.forwarded.map(|forwarded| (key, forwarded));
+    let forwarded = answer.forwarded.map(|forwarded| (key.clone(), forwarded));
     Ok(HandedOn { response, forwarded, attempts })
 }

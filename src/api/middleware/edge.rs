@@ -25,7 +25,8 @@ use crate::api::pacing::{self, Streamed};
 use crate::api::{AppState, Caller, RequestContext, Via, field_names, hosts, origins};
 use crate::proxy::{AttemptTrail, ClientAddr, FieldLines};
 use crate::security::{AuthError, CookieUse};
-use crate::telemetry::{AccessRefused, FinishedRequest, TraceName};
+use crate::telemetry::{AccessRefused, FinishedRequest, Subject, TraceName};
+use maxine_view::ServiceCounter;
 
 pub(in crate::api) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// Where the dashboard reads counters and records of the compatible API.
@@ -109,6 +110,10 @@ where
         let matched = matched.as_ref().map(MatchedPath::as_str);
         match shared.admit(&request, matched, &record.context) {
             Ok(caller) => {
+                let mut record = record;
+                if shared.registers(request.method(), matched) {
+                    record.about(Subject::Registration);
+                }
                 if caller.role.is_some() {
                     request.extensions_mut().insert(caller);
                 }
@@ -145,6 +150,11 @@ pub(in crate::api) struct Record {
 }
 
 impl Record {
+    /// Keeps what the request was.
+    pub(in crate::api) fn about(&mut self, subject: Subject) {
+        self.finished.subject = subject;
+    }
+
     /// Keeps what became of the attempts to hand the request on.
     pub(in crate::api) fn attempted(&mut self, attempts: AttemptTrail) {
         self.finished.attempts = attempts;
@@ -161,6 +171,7 @@ impl Shared {
         let client = self.resolve(peer, headers);
         let context = context_of(given.0, given.1, client);
         let finished = FinishedRequest {
+            subject: Subject::Other,
             method: request.method().clone(),
             target: FinishedRequest::target_of(request.uri()),
             version: request.version(),
@@ -250,6 +261,13 @@ impl Shared {
         Ok(caller)
     }
 
+    /// Whether requests on this route register instances or keep them registered.
+    fn registers(&self, method: &Method, matched: Option<&str>) -> bool {
+        let decision = matched.map(|matched| self.state.access().of_route(method, matched));
+        let registers = |rule: &access::Rule| rule.access == access::Access::Registration;
+        matches!(decision, Some(Decision::Route(rule)) if registers(rule)) && !method.is_safe()
+    }
+
     fn identify<B>(
         &self,
         request: &http::Request<B>,
@@ -285,6 +303,9 @@ impl Shared {
     ) -> Response<Body> {
         if let Some(attempts) = response.extensions_mut().remove() {
             record.attempted(attempts);
+        }
+        if let Some(subject) = response.extensions_mut().remove() {
+            record.about(subject);
         }
         let is_own = record.finished.attempts.is_empty();
         // What an instance answered is its own: tags and names of fields are left alone.
@@ -333,10 +354,12 @@ impl Shared {
     pub(in crate::api) fn redirected(
         &self,
         target: &str,
+        service: Arc<ServiceCounter>,
         context: RequestContext,
         started_us: u64,
     ) {
         self.account(FinishedRequest {
+            subject: Subject::Lookup(Some(service)),
             method: Method::GET,
             target: FinishedRequest::shortened(target),
             version: http::Version::HTTP_11,

@@ -11,19 +11,8 @@ use super::services::find;
 use super::shape::{DrainView, HealthView};
 use crate::api::problem::Problem;
 use crate::api::{AppState, Caller, ProbeObservation, Standing};
+use crate::health::ProbeFrom;
 use maxine_state::{Instance, Liveness, ProbeSpec, Readiness, Role, ServiceState};
-
-/// Where the probe's settings come from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum ProbeFrom {
-    /// The instance's own registration.
-    Instance,
-    /// The service's policy.
-    Policy,
-    /// Nobody set any.
-    Default,
-}
 
 /// Why an instance gets traffic, or does not.
 #[derive(Debug, Serialize, ToSchema)]
@@ -42,10 +31,10 @@ pub(super) struct HealthWhy {
     verdict: HealthView,
     /// Who drained it; null if it is not drained.
     drain: Option<DrainView>,
-    /// How it is probed.
+    /// The probe that the health checker runs. Its kind is `heartbeat` if there is none.
     probe: ProbeSpec,
-    /// Where these settings come from.
-    probe_from: ProbeFrom,
+    /// Where these settings come from; null if there is no probe.
+    probe_from: Option<ProbeFrom>,
     /// The instance as the proxy of the answering node sees it; null if that proxy does not call
     /// it.
     proxy: Option<Standing>,
@@ -71,13 +60,10 @@ pub(super) async fn instance_health(
     let service = find(&fresh, &key.service)?;
     let instance = service.instances.get(&key.instance);
     let instance = instance.ok_or_else(|| Problem::not_found("instance", &key.to_string()))?;
-    let own = instance.registration.probe.as_deref();
-    let of_policy = service.policy.as_ref().and_then(|record| record.policy.probe.as_ref());
-    let (probe, probe_from) = match (own, of_policy) {
-        (Some(probe), _) => (probe.clone(), ProbeFrom::Instance),
-        (None, Some(probe)) => (probe.clone(), ProbeFrom::Policy),
-        (None, None) => (ProbeSpec::default(), ProbeFrom::Default),
-    };
+    let policy = service.policy.as_ref().map(|record| &record.policy);
+    let probe = state.health().effective_probe(instance, policy);
+    let probe_from = probe.as_ref().map(|probe| probe.from);
+    let probe = probe.map(|probe| probe.spec).unwrap_or_default();
     let probe = if caller.has(Role::Operator) { probe } else { probe.without_secrets() };
     let drain = service.drains.get(&key.instance);
     let proxy = state.forwarder().standing(&key);

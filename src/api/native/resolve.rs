@@ -13,6 +13,7 @@ use super::fresh::{Answered, Fresh, Freshness};
 use super::instances::none_routable;
 use crate::api::problem::Problem;
 use crate::api::{AppState, RequestContext};
+use crate::telemetry::Subject;
 use maxine_state::limits::{ADDRESS_LEN_MAX, check_text};
 use maxine_state::{Given, SelectionStrategy, ServiceKey};
 use maxine_view::ServiceTable;
@@ -76,6 +77,22 @@ pub(super) async fn resolve(
     Params(query): Params<Resolve>,
     context: RequestContext,
     headers: HeaderMap,
+) -> Response {
+    let subject = Subject::Lookup(state.view().counter(key.as_ref()));
+    let answer = resolve_one(&state, &fresh, &answered, &key, &query, &context, &headers);
+    let mut response = answer.unwrap_or_else(IntoResponse::into_response);
+    response.extensions_mut().insert(subject);
+    response
+}
+
+fn resolve_one(
+    state: &AppState,
+    fresh: &Fresh,
+    answered: &Answered,
+    key: &ServiceKey,
+    query: &Resolve,
+    context: &RequestContext,
+    headers: &HeaderMap,
 ) -> Result<Response, Problem> {
     let path = query.path.as_deref().unwrap_or_default();
     check_path(path)?;
@@ -85,19 +102,19 @@ pub(super) async fn resolve(
     if query.redirect.is_some_and(|redirect| redirect > 1) {
         return Err(Problem::limit("redirect", "0 or 1", query.redirect.unwrap_or(0)));
     }
-    let (index, table) = state.view().table_at(&key);
+    let (index, table) = state.view().table_at(key);
     answered.at(index);
     let table = table.ok_or_else(|| Problem::not_found("service", &key.to_string()))?;
     let input = HashInput {
         address: context.client.ip,
-        fields: &headers,
+        fields: headers,
         queries: [query_of(path), ""],
         key: query.key.as_deref(),
     };
     let chosen = table.select(&table.draw(&input, fastrand::u64(..)));
     let chosen = chosen.ok_or_else(|| none_routable(&key.to_string()))?;
     let instance = &table.endpoints()[chosen.position].instance;
-    let resolution = shown(&key, &table, &instance.registration, path);
+    let resolution = shown(key, &table, &instance.registration, path);
     if query.redirect != Some(1) {
         return Ok(fresh.json(resolution));
     }

@@ -154,6 +154,7 @@ mod tests {
 
     fn request(path: &'static str, status: u16) -> FinishedRequest {
         FinishedRequest {
+            subject: crate::telemetry::Subject::Other,
             method: Method::GET,
             target: path.into(),
             version: Version::HTTP_11,

@@ -83,7 +83,7 @@ export interface HealthWhy {
   drain: Drain | null;
   why: string;
   probe: Probe | null;
-  probe_from: 'instance' | 'policy' | 'default';
+  probe_from: 'instance' | 'policy' | 'node' | null;
   observations: Observation[];
 }
 

@@ -113,7 +113,7 @@ function Why({ instance }: { instance: Instance }) {
   const seen = (nodes.data?.nodes.flatMap((n) => n.observations) ?? why.data?.observations ?? []).sort((a, b) => b.at_ms - a.at_ms);
   const state = stateOf(instance);
   const probe = why.data?.probe;
-  const from = { instance: 'the instance', policy: 'the policy', default: 'the defaults' } as const;
+  const from = { instance: 'the instance', policy: 'the policy', node: "the node's health checks" } as const;
   return (
     <section className="sheet-part" aria-label="Health">
       <div className="why">
@@ -141,7 +141,7 @@ function Why({ instance }: { instance: Instance }) {
                 {probe.kind && probe.kind !== 'heartbeat' && probe.interval_ms
                   ? ` every ${duration(probe.interval_ms)}, unhealthy after ${probe.fall ?? '?'} failures`
                   : ''}{' '}
-                <span className="muted">from {from[why.data?.probe_from ?? 'default']}</span>
+                {why.data?.probe_from ? <span className="muted">from {from[why.data.probe_from]}</span> : null}
               </span>
             ) : (
               '–'
