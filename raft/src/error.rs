@@ -14,7 +14,7 @@ pub enum StartError {
     #[error("data directory {} is in use by another process; stop it first", .0.display())]
     Locked(PathBuf),
     /// The directory belongs to another node, cluster or engine.
-    #[error("data directory does not fit: {0}")]
+    #[error("this data directory cannot be used: {0}")]
     Identity(String),
     /// The disk failed or holds damaged data; nothing was changed.
     #[error("storage: {0}")]

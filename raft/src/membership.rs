@@ -321,7 +321,11 @@ async fn remove(
 ) -> Result<(), AdminError> {
     let (mut voters, present) = members(inner);
     if !present.contains_key(&id) {
-        return Ok(());
+        // The answer of an earlier attempt may have been lost: what is removed is removed.
+        return match was_used(inner, id, timeout).await? {
+            true => Ok(()),
+            false => Err(AdminError::Refused(format!("node {id} was never a member"))),
+        };
     }
     if !voters.remove(&id) {
         return change(inner, ChangeMembers::RemoveNodes(BTreeSet::from([id]))).await;

@@ -55,7 +55,7 @@ pub(crate) async fn caught_up(
 ) -> Result<(), AdminError> {
     loop {
         let missing = match applied_on(inner, id, addr).await {
-            Err(reason) => format!("it was not reached: {reason}"),
+            Err(reason) => format!("the leader cannot connect to it: {reason}"),
             Ok(applied) => {
                 let (last, lag) = inner.with_metrics(|metrics| {
                     (metrics.last_log_index.unwrap_or(0), membership::lag(metrics, id))
@@ -71,7 +71,7 @@ pub(crate) async fn caught_up(
         };
         if clock::now() + PAUSE >= deadline {
             return Err(AdminError::Refused(format!(
-                "node {id} gets no vote: {missing}. Nothing was changed"
+                "node {id} was not made a voter: {missing}. Nothing was changed"
             )));
         }
         tokio::time::sleep(PAUSE).await;

@@ -69,6 +69,7 @@ async fn senseless_changes_are_refused_with_the_reason() {
     assert!(
         matches!(node.promote(7, false).await, Err(AdminError::Refused(reason)) if reason.contains("learner"))
     );
+    assert!(is_refused(node.remove(7, false).await, "node 7 was never a member"));
     assert!(matches!(node.transfer_leadership(Some(7)).await, Err(AdminError::Refused(_))));
     assert!(matches!(
         node.bootstrap(BTreeMap::from([(1, member(1))])).await,
@@ -101,7 +102,7 @@ async fn a_vote_is_given_only_to_a_node_that_was_reached_and_has_the_log() {
     cluster.members.insert(4, member(4));
     let absent = cluster.members[&4].clone();
     cluster.node(leader).add_learner(4, absent).await.unwrap();
-    assert!(is_refused(cluster.node(leader).promote(4, false).await, "was not reached"));
+    assert!(is_refused(cluster.node(leader).promote(4, false).await, "cannot connect"));
     assert_eq!(voters_of(&cluster, leader), [1, 2, 3]);
     // So the loss of one founder costs no majority.
     let lost = cluster.follower().await;
@@ -292,7 +293,7 @@ async fn a_backup_becomes_a_new_cluster_that_the_old_one_cannot_join() {
     let status = restored.node(restored.leader().await).status();
     let stranger = status.members.iter().find(|member| member.id == 9).unwrap();
     assert!(!stranger.connected && stranger.matched_index.is_none());
-    assert!(is_refused(restored.node(1).promote(9, false).await, "was not reached"));
+    assert!(is_refused(restored.node(1).promote(9, false).await, "cannot connect"));
 
     // A founder whose directory was emptied has no part in the restored history, and knows it.
     restored.node(1).remove(9, false).await.unwrap();

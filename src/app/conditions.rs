@@ -37,7 +37,8 @@ const LAG_MS: u64 = 10_000;
 /// So many leaders within this time are too many, in milliseconds.
 const LEADERS_WITHIN_MS: u64 = 5 * 60_000;
 const LEADERS_MAX: usize = 4;
-/// Writes are refused until one is carried out, or none was refused for so long, in milliseconds.
+/// While there is a leader, writes are refused until one is carried out, or none was refused for so long, in
+/// milliseconds.
 const REFUSALS_OVER_MS: u64 = 30_000;
 /// A disk is nearly full with less free than a share of it and than a number of bytes.
 const DISK_WARN: (u64, u64) = (10, 2 << 30);
@@ -173,14 +174,16 @@ impl Watched {
 #[derive(Clone, Debug, Default)]
 struct Writes {
     decided: u64,
+    /// Writes that were not carried out; of `unknown` among them the outcome is unknown.
     refused: u64,
+    unknown: u64,
     last_refusal: String,
 }
 
 impl Writes {
     fn of(tally: &WriteTally) -> Self {
-        let (decided, refused) = (tally.decided(), tally.refused());
-        Self { decided, refused, last_refusal: tally.last_refusal() }
+        let (decided, refused, unknown) = (tally.decided(), tally.refused(), tally.unknown());
+        Self { decided, refused, unknown, last_refusal: tally.last_refusal() }
     }
 }
 
@@ -227,7 +230,17 @@ struct Watch {
     /// The end of the log at earlier looks, oldest first.
     log_ends: VecDeque<(u64, u64)>,
     writes: Writes,
-    refusing_since: Option<(u64, u64)>,
+    refusing: Option<Refusing>,
+}
+
+/// Writes that were refused since one was carried out.
+#[derive(Clone, Copy, Debug, Default)]
+struct Refusing {
+    refused: u64,
+    unknown: u64,
+    latest_ms: u64,
+    /// Whether there was no leader at some time since the latest one.
+    leaderless: bool,
 }
 
 impl Watch {
@@ -240,7 +253,7 @@ impl Watch {
             leaders_at_ms: VecDeque::new(),
             log_ends: VecDeque::new(),
             writes: Writes::default(),
-            refusing_since: None,
+            refusing: None,
         }
     }
 
@@ -283,7 +296,7 @@ impl Watch {
             let message = format!("the leader changed {changes} times within {minutes} minutes");
             judged.holds.push(Notice::new(AlertKind::LeaderChangesOften, "cluster", message));
         }
-        judged.holds.extend(self.judge_writes(&seen.writes, now_ms));
+        judged.holds.extend(self.judge_writes(seen, now_ms));
         if let Some(upto) = seen.lacks_acknowledged {
             let message = format!(
                 "this node has an older copy of its data directory: it lacks entries up to {upto} that \
@@ -365,19 +378,34 @@ impl Watch {
         }
     }
 
-    fn judge_writes(&mut self, now: &Writes, now_ms: u64) -> Option<Notice> {
+    fn judge_writes(&mut self, seen: &Seen, now_ms: u64) -> Option<Notice> {
+        let now = &seen.writes;
         let before = std::mem::replace(&mut self.writes, now.clone());
         let (decided, refused) = (now.decided - before.decided, now.refused - before.refused);
-        self.refusing_since = match self.refusing_since {
-            _ if decided > 0 => None,
-            Some((count, _)) if refused > 0 => Some((count + refused, now_ms)),
-            None if refused > 0 => Some((refused, now_ms)),
-            Some((_, at_ms)) if now_ms - at_ms >= REFUSALS_OVER_MS => None,
-            as_before => as_before,
+        let leaderless = seen.leadership.leader.is_none();
+        let mut refusing = self.refusing.take().unwrap_or_default();
+        if refused > 0 {
+            refusing.refused += refused;
+            refusing.unknown += now.unknown - before.unknown;
+            (refusing.latest_ms, refusing.leaderless) = (now_ms, false);
+        }
+        // Without a leader nothing can be carried out; a leader that comes back ends it.
+        let came_back = refusing.leaderless && !leaderless;
+        let quiet = !leaderless && now_ms - refusing.latest_ms >= REFUSALS_OVER_MS;
+        if decided > 0 || refusing.refused == 0 || came_back || quiet {
+            return None;
+        }
+        refusing.leaderless |= leaderless;
+        self.refusing = Some(refusing);
+        let Refusing { refused, unknown, .. } = refusing;
+        let outcome = match unknown {
+            0 => String::new(),
+            _ => format!(", of {unknown} the outcome is unknown"),
         };
-        let (count, _) = self.refusing_since?;
-        let message =
-            format!("no write through this node succeeds ({count} tried): {}", now.last_refusal);
+        let message = format!(
+            "no write through this node succeeds ({refused} tried{outcome}); the latest: {}",
+            now.last_refusal
+        );
         Some(Notice::new(AlertKind::WritesRefused, &*self.node, message))
     }
 
@@ -458,7 +486,7 @@ fn skewed(clocks: &ClockReport) -> impl Iterator<Item = Notice> {
     far.map(|(name, ahead_ms)| {
         let (s, way) = (ahead_ms.unsigned_abs() / 1_000, if *ahead_ms > 0 { "ahead of" } else { "behind" });
         let message = match clocks.agree {
-            true => format!("the clock of {name} is {s} s {way} what the majority's say"),
+            true => format!("the clock of {name} is {s} s {way} the clocks of the majority"),
             false => format!(
                 "the clock of {name} is {s} s {way} this node's, and no majority of the voters' clocks agrees: \
                  the log's clock stands still where it was never compared"

@@ -143,7 +143,7 @@ fn a_member_lags_that_has_not_got_what_the_log_had_ten_seconds_ago() {
 fn refused_writes_are_told_until_one_is_carried_out() {
     let mut watch = watch();
     let with = |decided, refused| Seen {
-        writes: Writes { decided, refused, last_refusal: "no leader".into() },
+        writes: Writes { decided, refused, unknown: 0, last_refusal: "no leader".into() },
         ..seen(Some("node-1"), [UP, UP])
     };
     assert_eq!(run(&mut watch, &with(5, 0), 0, 1), []);
@@ -155,6 +155,26 @@ fn refused_writes_are_told_until_one_is_carried_out() {
     run(&mut watch, &with(10, 3), 16, 16);
     let over = run(&mut watch, &with(10, 3), 17, 60);
     assert!(over.iter().any(|(s, text)| *s >= 46 && text.starts_with('-')), "{over:?}");
+}
+
+#[test]
+fn writes_are_refused_as_long_as_there_is_no_leader_and_an_unknown_outcome_is_named() {
+    let mut watch = watch();
+    let with = |leader, refused, unknown| Seen {
+        writes: Writes { decided: 5, refused, unknown, last_refusal: "nothing was written".into() },
+        ..seen(leader, [UP, UP])
+    };
+    run(&mut watch, &with(Some("node-1"), 0, 0), 0, 1);
+    let raised = run(&mut watch, &with(None, 3, 1), 2, 2);
+    assert_eq!(raised, [(2, "+node.writes_refused node-1".to_owned())]);
+    let notice = watch.judge_writes(&with(None, 3, 1), 3_000).unwrap();
+    let text =
+        "no write through this node succeeds (3 tried, of 1 the outcome is unknown); the latest: ";
+    assert!(notice.message.starts_with(text), "{}", notice.message);
+    let quiet = run(&mut watch, &with(None, 3, 1), 4, 120);
+    assert!(!quiet.iter().any(|(_, text)| text == "-node.writes_refused node-1"), "{quiet:?}");
+    let back = run(&mut watch, &with(Some("node-2"), 3, 1), 121, 130);
+    assert!(back.contains(&(123, "-node.writes_refused node-1".to_owned())), "{back:?}");
 }
 
 #[test]

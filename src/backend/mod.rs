@@ -327,7 +327,7 @@ pub enum AdminError {
     #[error("{0}")]
     Invalid(String),
     /// No leader could do it in time; nothing was changed, and a retry is safe.
-    #[error("no leader did it in time: {0}")]
+    #[error("no leader could do it in time: {0}")]
     Unavailable(String),
     /// It may or may not take effect yet.
     #[error("the outcome is not known: {0}")]

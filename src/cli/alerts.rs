@@ -1,14 +1,15 @@
 //! `maxine alerts`: what every node of the cluster says an operator should look at.
 //!
-//! Alerts and silences are each node's own, so each node is asked. What several nodes see of the cluster is
+//! Alerts and silences are each node's own, so all nodes are asked at once. What several nodes see of the cluster is
 //! shown once, with the nodes that see it.
 
 use std::collections::BTreeSet;
 
+use futures::future::join_all;
 use reqwest::{Method, Url};
 use serde_json::{Value, json};
 
-use super::client::{Client, ConnectArgs, Request, shapes};
+use super::client::{Answer, Client, ConnectArgs, Request, shapes};
 use super::exit::CliError;
 use super::journal::cell;
 use super::output::{Output, timestamp};
@@ -96,6 +97,24 @@ pub async fn run(args: AlertsArgs, out: &mut Output) -> Result<(), CliError> {
 struct Node {
     url: String,
     client: Client,
+    /// Whether the stored session may not be sent to it.
+    without_session: bool,
+}
+
+impl Node {
+    async fn send(&self, request: &Request) -> Result<Answer, CliError> {
+        let answer = self.client.send(request).await;
+        answer.map_err(|error| match error {
+            CliError::Problem(problem) if self.without_session && problem.status == 401 => {
+                CliError::Failed(
+                    "it was asked without a token, because the session was made with other nodes; name \
+                     this node too when you run 'maxine login', or set MAXINE_TOKEN"
+                        .into(),
+                )
+            }
+            other => other,
+        })
+    }
 }
 
 /// A node that did not do what it was asked.
@@ -119,22 +138,34 @@ async fn nodes(connect: &ConnectArgs) -> Result<Vec<Node>, CliError> {
         let url = url.as_str().trim_end_matches('/').to_owned();
         let one = ConnectArgs { server: vec![url.clone()], ..connect.clone() };
         // A session's token goes only to the nodes that it was made with.
-        let client = one.client().or_else(|_| one.anonymous_client())?;
-        Ok(Node { url, client })
+        let (client, without_session) = match one.client() {
+            Ok(client) => (client, false),
+            Err(_) => (one.anonymous_client()?, true),
+        };
+        let without_session = without_session || !client.has_token();
+        Ok(Node { url, client, without_session })
     });
     each.collect()
 }
 
-/// Sends a request to every node; the first answer, and who gave none. An error if nobody did.
+/// Sends a request to every node at once; the first answer, and who gave none. An error if nobody did.
 async fn on_each(nodes: &[Node], request: &Request) -> Result<(Value, Vec<Silent>), CliError> {
     let (mut first, mut silent) = (None, Vec::new());
-    for node in nodes {
-        match node.client.send(request).await {
+    for (node, answer) in ask_all(nodes, request).await {
+        match answer {
             Ok(answer) => drop(first.get_or_insert(answer.body)),
             Err(error) => silent.push(Silent { url: node.url.clone(), error }),
         }
     }
     answered(first, silent)
+}
+
+async fn ask_all<'a>(
+    nodes: &'a [Node],
+    request: &Request,
+) -> Vec<(&'a Node, Result<Answer, CliError>)> {
+    let ask = |node: &'a Node| async move { (node, node.send(request).await) };
+    join_all(nodes.iter().map(ask)).await
 }
 
 fn answered<T>(first: Option<T>, mut silent: Vec<Silent>) -> Result<(T, Vec<Silent>), CliError> {
@@ -144,23 +175,29 @@ fn answered<T>(first: Option<T>, mut silent: Vec<Silent>) -> Result<(T, Vec<Sile
     }
 }
 
+/// Names the nodes that did not do what they were asked: then the command has not done all that it should.
 fn show_silent(silent: &[Silent], out: &mut Output) -> Result<(), CliError> {
     for Silent { url, error } in silent {
         let error = error.to_string().replace('\n', " ");
-        out.done(
-            &json!({"server": url, "error": error}),
-            format!("warning: {url} did not answer: {error}"),
-        )?;
+        let text = format!("no answer from {url}: {error}");
+        out.done(&json!({"server": url, "error": error}), text)?;
     }
-    Ok(())
+    match silent.len() {
+        0 => Ok(()),
+        1 => Err(CliError::Incomplete("1 node did not answer: what it knows is missing".into())),
+        n => Err(CliError::Incomplete(format!(
+            "{n} nodes did not answer: what they know is missing"
+        ))),
+    }
 }
 
 /// The alerts of each node, with the node, and who gave none.
 async fn gather(nodes: &[Node]) -> Result<(Vec<(&Node, Value)>, Vec<Silent>), CliError> {
     let (mut gathered, mut silent): (Option<Vec<(&Node, Value)>>, _) = (None, Vec::new());
     let mut known = BTreeSet::new();
-    for node in nodes {
-        match node.client.send(&Request::get(&["alerts"]).query("limit", Some(1_000))).await {
+    let request = Request::get(&["alerts"]).query("limit", Some(1_000));
+    for (node, answer) in ask_all(nodes, &request).await {
+        match answer {
             Ok(answer) => {
                 let all = gathered.get_or_insert_default();
                 let items = answer.body["items"].as_array().cloned().unwrap_or_default();
@@ -199,7 +236,11 @@ async fn list(nodes: &[Node], out: &mut Output) -> Result<(), CliError> {
         return show_silent(&silent, out);
     }
     if items.is_empty() {
-        out.line("no alerts")?;
+        out.line(if silent.is_empty() {
+            "no alerts"
+        } else {
+            "no alerts on the nodes that answered"
+        })?;
     } else {
         out.table(
             &[
@@ -247,13 +288,13 @@ async fn acknowledge(nodes: &[Node], id: &str, out: &mut Output) -> Result<(), C
     let is_meant = |item: &Value| format!("{}:{}", cell(&item["node"]), item["id"]) == id;
     let Some(meant) = items.iter().map(|(_, item)| item).find(|item| is_meant(item)) else {
         show_silent(&silent, out)?;
-        return Err(CliError::Failed(format!("no node has an alert {id}; ids are NODE:NUMBER")));
+        return Err(CliError::NotFound(format!("no node has an alert {id}; ids are NODE:NUMBER")));
     };
     let mut shown = None;
     for (node, item) in items.iter().filter(|(_, item)| is_meant(item) || is_same(meant, item)) {
         let number = item["id"].to_string();
         let request = Request::keyed(Method::POST, &["alerts", &number, "ack"]);
-        shown = Some(node.client.send(&request).await?.body);
+        shown = Some(node.send(&request).await?.body);
     }
     out.done(&shown.unwrap_or_default(), format!("alert {id} is acknowledged"))?;
     show_silent(&silent, out)

@@ -48,7 +48,8 @@ pub fn read_password(prompt: &str) -> Result<String, CliError> {
     }
     let password = line.trim_end_matches(['\n', '\r']).to_owned();
     if password.is_empty() {
-        return Err(CliError::Usage("no password was given".into()));
+        let what = prompt.trim_end_matches([':', ' ']).to_lowercase();
+        return Err(CliError::Usage(format!("no password was given; expected on a line: {what}")));
     }
     Ok(password)
 }

@@ -61,6 +61,8 @@ pub enum CliError {
     /// No node could be reached or could serve it.
     #[error("no node could serve the request:{}", list(.tried))]
     Unavailable {
+        /// Whether a node answered, so that the addresses are right.
+        answered: bool,
         /// Each node that was tried and what it said.
         tried: Vec<(String, String)>,
     },
@@ -102,7 +104,7 @@ impl CliError {
     pub fn action(&self) -> Option<String> {
         match self {
             Self::Problem(problem) => problem.advice(),
-            Self::Unavailable { .. } => Some(
+            Self::Unavailable { answered: false, .. } => Some(
                 "check that a node runs at this address; --server URL,URL or MAXINE_SERVER names the nodes".into(),
             ),
             Self::OutcomeUnknown { .. } => {
@@ -152,8 +154,10 @@ mod tests {
 
     #[test]
     fn an_error_is_told_as_text_and_as_json_with_its_code() {
-        let error =
-            CliError::Unavailable { tried: vec![("http://a".into(), "connection refused".into())] };
+        let error = CliError::Unavailable {
+            answered: false,
+            tried: vec![("http://a".into(), "connection refused".into())],
+        };
         let (mut text, mut line) = (Vec::new(), Vec::new());
         assert_eq!(error.report(Format::Table, &mut text), UNAVAILABLE);
         assert_eq!(error.report(Format::Json, &mut line), UNAVAILABLE);

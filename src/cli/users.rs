@@ -187,11 +187,11 @@ async fn list(client: &Client, out: &mut Output) -> Result<(), CliError> {
         return list.items.iter().try_for_each(|item| out.json(item));
     }
     let row = |user: User| {
-        let set_by = if user.managed { "the nodes' environment" } else { "an administrator" };
+        let set_by = if user.managed { "environment" } else { "cluster state" };
         vec![user.name, user.role, set_by.into(), user.credential_version.to_string()]
     };
     let rows = list.read::<User>()?.into_iter().map(row).collect();
-    out.table(&["user", "role", "set by", "version"], rows)
+    out.table(&["user", "role", "kept in", "version"], rows)
 }
 
 async fn remove(client: &Client, args: &RemoveArgs, out: &mut Output) -> Result<(), CliError> {

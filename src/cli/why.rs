@@ -39,7 +39,7 @@ struct Health {
 
 #[derive(Debug, Deserialize)]
 struct Verdict {
-    since_ms: u64,
+    since_ms: Option<u64>,
     flap_score: u32,
 }
 
@@ -73,8 +73,8 @@ pub async fn run(args: WhyArgs, out: &mut Output) -> Result<(), CliError> {
     let health: Health = answer.read()?;
     let state = if health.routable { "gets traffic" } else { "gets no traffic" };
     out.line(format!("{} {state}: {}", health.id, health.why))?;
-    if health.verdict.since_ms > 0 {
-        let (since, score) = (timestamp(health.verdict.since_ms), health.verdict.flap_score);
+    if let Some(since_ms) = health.verdict.since_ms {
+        let (since, score) = (timestamp(since_ms), health.verdict.flap_score);
         out.line(format!("its health has not changed since {since}; flap score {score}"))?;
     }
     if let Some(proxy) = &health.proxy {
@@ -97,7 +97,7 @@ pub async fn run(args: WhyArgs, out: &mut Output) -> Result<(), CliError> {
     });
     let rows: Vec<Vec<String>> = rows.collect();
     if rows.is_empty() {
-        return out.line("this node knows of no probe of it");
+        return out.line("this node has no probe result for it");
     }
     out.table(&["when", "node", "result", "ms", "detail"], rows)
 }

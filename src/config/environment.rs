@@ -57,6 +57,9 @@ const OTHERS: &[&str] = &[
     "MAXINE_UPSTREAM",
 ];
 
+/// Units that end the names of settings.
+const UNITS: &[&str] = &["_MS", "_S", "_BYTES", "_PERCENT"];
+
 /// What is said of the strange variables of an environment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Strange {
@@ -126,10 +129,13 @@ fn sorted_words(name: &str) -> Vec<&str> {
     words
 }
 
-/// Whether `name` is `real` without some of its words, the last one aside.
+/// Whether `name` is `real` without some of its words. Of its last words it may lack the unit alone.
 fn leaves_words_out(name: &str, real: &str) -> bool {
+    let without_unit = |text| UNITS.iter().find_map(|unit| str::strip_suffix(text, unit));
+    let ends_alike = |real: &str| name.rsplit('_').next() == real.rsplit('_').next();
+    let complete = ends_alike(real) || without_unit(real).is_some_and(ends_alike);
     let name: Vec<&str> = name.split('_').collect();
-    if name.len() < 3 || name.last() != real.rsplit('_').next().as_ref() {
+    if name.len() < 3 || !complete {
         return false;
     }
     let mut rest = real.split('_');
@@ -169,6 +175,8 @@ mod tests {
             ("MAXINE_STATE_REGISTRY_MODE", "MAXINE_REGISTRY_STATE_MODE"),
             ("MAXINE_REDIS_URL", "MAXINE_REGISTRY_REDIS_URL"),
             ("MAXINE_LEASE_MS", "MAXINE_LEADER_ELECTION_LEASE_MS"),
+            ("MAXINE_RAFT_ELECTION_TIMEOUT_MIN", "MAXINE_RAFT_ELECTION_TIMEOUT_MIN_MS"),
+            ("MAXINE_WRITE_TIMEOUT", "MAXINE_WRITE_TIMEOUT_MS"),
             ("MAXINE_NODEID", "MAXINE_NODE_ID"),
             ("MAXINE_ID_NODE", "MAXINE_NODE_ID"),
             ("MAXINE_PORT", "PORT"),

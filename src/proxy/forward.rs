@@ -663,6 +663,14 @@ impl Attempts<'_> {
     }
 }
 
+impl ProxyError {
+    /// Puts the cause and the number of attempts on an answer that the proxy makes itself.
+    pub(crate) fn mark(&self, headers: &mut HeaderMap, attempts: u32) {
+        headers.insert(X_MAXINE_ERROR, HeaderValue::from_static(self.code()));
+        headers.insert(X_MAXINE_ATTEMPTS, HeaderValue::from(attempts));
+    }
+}
+
 impl Forwarded {
     /// The proxy's own answer: the status and code of what went wrong, and a message.
     fn failed(error: ProxyError, chosen: Option<Chosen>, attempts: u32) -> Self {
@@ -672,8 +680,7 @@ impl Forwarded {
         let headers = response.headers_mut();
         let json = HeaderValue::from_static("application/json; charset=utf-8");
         headers.insert(header::CONTENT_TYPE, json);
-        headers.insert(X_MAXINE_ERROR, HeaderValue::from_static(error.code()));
-        headers.insert(X_MAXINE_ATTEMPTS, HeaderValue::from(attempts));
+        error.mark(headers, attempts);
         if let Some(retry_after_s) = error.retry_after_s() {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(retry_after_s));
         }

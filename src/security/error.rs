@@ -55,7 +55,7 @@ impl AuthError {
         match self {
             Self::Missing => "the request carries no token".into(),
             Self::Expired => "the session has run out".into(),
-            Self::Invalid => "the token is not one of this cluster's, or was taken out".into(),
+            Self::Invalid => "the token is not valid in this cluster, or was revoked".into(),
             Self::Revoked => "the token's user is gone, or their password or role changed".into(),
             Self::CrossSite => format!(
                 "with the cookie, a change needs the header {CSRF_HEADER}: 1, and a method other than GET"

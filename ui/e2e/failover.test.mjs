@@ -26,7 +26,7 @@ test('the leader is killed: the page goes on, and the timeline tells why and for
     console.log(`# writes again ${Date.now() - at} ms after the kill; the page showed it ${ms} ms after its answer`);
     await page.getByText('Live').first().waitFor();
     await go(page, '/cluster');
-    await page.getByRole('region', { name: 'Latest leaders' }).getByText(`node-${leader + 1} was not heard any more`).waitFor();
+    await page.getByRole('region', { name: 'Latest leaders' }).getByText(`node-${leader + 1} sent no more messages`).waitFor();
     await page.getByRole('region', { name: 'Nodes' }).getByText('Cut off').waitFor();
     await page.getByRole('region', { name: 'What each node believes' }).getByText('does not answer').waitFor();
     assert.deepEqual(await violations(page), []);

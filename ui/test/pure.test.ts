@@ -164,7 +164,7 @@ describe('a split', () => {
 describe('leadership', () => {
   it('changes for a cause, with the time in which writes failed', () => {
     const grant = (more: Partial<LeadershipGrant>): LeadershipGrant => ({ index: 9, time_ms: 50_000, holder: 'n2', fence: 9, ...more });
-    expect(causeOf(grant({ cause: 'silence', from: 'n1', gap_ms: 812 }))).toBe('n1 was not heard any more');
+    expect(causeOf(grant({ cause: 'silence', from: 'n1', gap_ms: 812 }))).toBe('n1 sent no more messages');
     expect(causeOf(grant({ cause: 'transfer', from: 'n1', by: 'ada' }))).toBe('Transferred by n1, requested by ada');
     expect(causeOf(grant({}))).toBe('Unknown');
     const told = gapsOf([grant({ gap_ms: 800 }), grant({ time_ms: 9_000 })], [

@@ -12,7 +12,7 @@ use super::command::{
 use super::control_state::{ControlState, FormerGrant, Grant, ServiceState};
 use super::event::{Event, EventKind, RemovalCause};
 use super::faults;
-use super::health::{Health, Liveness};
+use super::health::{Health, Liveness, Readiness};
 use super::identity::{EndedSession, Role, SigningKey, TokenRecord, User};
 use super::instance::{Drain, Instance, Registration};
 use super::limits::{self, Given, Limit, LimitExceeded};
@@ -367,6 +367,8 @@ impl ControlState {
         service.instances.insert(key.instance.clone(), Arc::clone(&instance));
         let action = match (health.liveness, health.is_routable()) {
             (Liveness::Evicted, _) => "health.evict",
+            // Nothing probes it any more, so nothing has passed.
+            (Liveness::Alive, true) if health.readiness == Readiness::Unknown => "health.reset",
             (Liveness::Alive, true) => "health.pass",
             (Liveness::Alive, false) => "health.fail",
         };

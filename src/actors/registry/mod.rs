@@ -149,6 +149,7 @@ pub struct Renewal {
 pub struct WriteTally {
     decided: AtomicU64,
     refused: AtomicU64,
+    unknown: AtomicU64,
     last_refusal: Mutex<String>,
 }
 
@@ -159,6 +160,9 @@ impl WriteTally {
                 self.decided.fetch_add(1, Ordering::Relaxed);
             }
             Err(error) => {
+                let unknown =
+                    matches!(error, WriteError::OutcomeUnknown { .. } | WriteError::Storage(_));
+                self.unknown.fetch_add(u64::from(unknown), Ordering::Relaxed);
                 *self.last_refusal.lock() = error.to_string();
                 self.refused.fetch_add(1, Ordering::Relaxed);
             }
@@ -175,6 +179,12 @@ impl WriteTally {
     #[must_use]
     pub fn refused(&self) -> u64 {
         self.refused.load(Ordering::Relaxed)
+    }
+
+    /// Of how many of these the outcome is unknown: they may have taken effect.
+    #[must_use]
+    pub fn unknown(&self) -> u64 {
+        self.unknown.load(Ordering::Relaxed)
     }
 
     /// Why the latest of these was not carried out.

@@ -142,7 +142,8 @@ impl Filling {
         let mut passed_over = VecDeque::new();
         while let Some(submit) = queue.pop_front() {
             if submit.deadline_ms <= self.now_ms {
-                let reason = String::from("it waited too long for its turn");
+                let reason =
+                    String::from("the write waited too long in the queue and was not started");
                 submit.refuse(WriteError::Unavailable { retry_after_s: 1, reason });
                 continue;
             }

@@ -14,7 +14,7 @@ use super::{NAMESPACE, browsers};
 use crate::api::error::CompatError;
 use crate::api::{AppState, ChosenInstance, ForwardRequest, RequestContext};
 use crate::discovery;
-use crate::proxy::{AttemptTrail, InterimSink};
+use crate::proxy::{AttemptTrail, InterimSink, ProxyError};
 use crate::telemetry::events::shown_path;
 use crate::telemetry::{ForwardHit, Subject};
 use maxine_state::{OptionsPolicy, ServiceKey, ServiceRef};
@@ -151,7 +151,11 @@ pub(super) enum Refusal {
 impl Refusal {
     pub(super) fn into_response(self) -> Response<Body> {
         match self {
-            Self::NoLiveNode => CompatError::no_live_node().into_response(),
+            Self::NoLiveNode => {
+                let mut response = CompatError::no_live_node().into_response();
+                ProxyError::NoInstance.mark(response.headers_mut(), 0);
+                response
+            }
             Self::Other(error) => error.into_response(),
         }
     }

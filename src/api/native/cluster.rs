@@ -80,8 +80,9 @@ impl Totals {
 /// State of expiry on this node.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct ExpiryView {
-    /// Whether expiry is suspended because too many instances fell silent at once.
-    suspended: bool,
+    /// Whether expiry is suspended because too many instances stopped sending heartbeats at once; null on a node
+    /// that does not lead, because only the leader expires instances.
+    suspended: Option<bool>,
     /// How many instances this node has expired.
     expired_total: u64,
 }
@@ -155,7 +156,7 @@ pub(super) async fn status(
         }),
         totals: Totals::of(state),
         expiry: ExpiryView {
-            suspended: expiry.is_suspended(),
+            suspended: app.duties().borrow().is_some().then(|| expiry.is_suspended()),
             expired_total: expiry.expired_total(),
         },
         raft,
@@ -170,7 +171,7 @@ fn warnings(app: &AppState, leadership: &Leadership, raft: Option<&ClusterStatus
         warn(&reason);
     }
     if leadership.leader.is_none() {
-        warn("no leader is known: writes wait, lookups go on");
+        warn("no leader is known: writes are refused until there is one; look-ups go on");
     }
     match app.store().staleness_ms() {
         Some(staleness_ms) if staleness_ms <= STALE_WARNING_MS => {}
@@ -183,7 +184,7 @@ fn warnings(app: &AppState, leadership: &Leadership, raft: Option<&ClusterStatus
         None => warn("the age of this node's state is not known: no leader has answered it yet"),
     }
     if app.registry().expiry().is_suspended() {
-        warn("expiry is suspended: an implausible share of the fleet fell silent at once");
+        warn("expiry is suspended: too many instances stopped sending heartbeats at once");
     }
     if app.settings().registration_access == AccessMode::Open {
         warn("registration is open: anyone who reaches this port can register instances");
@@ -322,7 +323,7 @@ pub(super) async fn add_member(
     JsonBody(body): JsonBody<MemberBody>,
 ) -> Result<Json<MemberChanged>, Problem> {
     let name = Name::parse("name", &body.name)?;
-    check_text("peer_addr", &body.peer_addr, 3, 255)?;
+    check_peer_addr(&body.peer_addr)?;
     maxine_state::Address::parse(&body.http_addr)
         .map_err(|error| maxine_state::LimitExceeded { field: "http_addr".into(), ..error })?;
     let (admin, id) = (admin(&app)?, body.id);
@@ -330,6 +331,18 @@ pub(super) async fn add_member(
         in_time(admin.add_learner(id, name.as_str().into(), body.peer_addr, body.http_addr)).await;
     record(&app, write, "member.add", id.to_string(), joined.is_ok()).await;
     joined.map(|()| Json(MemberChanged { id }))
+}
+
+/// Refuses what cannot be an address of a peer: `host:port`, an IPv6 address in brackets.
+fn check_peer_addr(addr: &str) -> Result<(), Problem> {
+    check_text("peer_addr", addr, 3, 255)?;
+    let valid = addr.rsplit_once(':').is_some_and(|(host, port)| {
+        let is_ipv6 = host.starts_with('[') && host.ends_with(']');
+        let is_name = !host.is_empty() && !host.contains([':', '/', '[', ']', '@', ' ']);
+        (is_ipv6 || is_name) && port.parse::<u16>().is_ok_and(|port| port > 0)
+    });
+    let refused = || Problem::limit("peer_addr", "host:port, an IPv6 address in brackets", addr);
+    valid.then_some(()).ok_or_else(refused)
 }
 
 /// Gives a learner a vote. The leader asks the learner first: it must answer and have nearly all of the log, and a
@@ -403,10 +416,11 @@ pub(super) async fn transfer(
     OptionalJsonBody(body): OptionalJsonBody<TransferBody>,
 ) -> Result<Json<Transferred>, Problem> {
     let handed_over = in_time(admin(&app)?.transfer_leadership(body.to)).await;
-    let object = body.to.map_or_else(|| "furthest along".into(), |to| to.to_string());
+    let asked = || body.to.map_or_else(|| "any voter".into(), |to| to.to_string());
+    let leader = app.store().leadership_now().leader.filter(|_| handed_over.is_ok());
+    let object = leader.clone().unwrap_or_else(asked);
     record(&app, write, "leadership.transfer", object, handed_over.is_ok()).await;
     handed_over?;
-    let leader = app.store().leadership_now().leader;
     Ok(Json(Transferred { leader }))
 }
 
@@ -454,4 +468,21 @@ pub(super) async fn confirm_silence(
     app.registry().confirm_silence();
     record(&app, write, "expiry.confirm", "fleet".into(), true).await;
     Ok(StatusCode::NO_CONTENT)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_address_is_a_host_and_a_port() {
+        for good in ["10.0.0.7:7400", "node-4.example:1", "[2001:db8::1]:7400"] {
+            assert!(check_peer_addr(good).is_ok(), "{good}");
+        }
+        for bad in
+            ["127.0.0.1", "node-4:", ":7400", "a:0", "2001:db8::1:7400", "http://a:1", "a:99999"]
+        {
+            assert!(check_peer_addr(bad).is_err(), "{bad}");
+        }
+    }
 }

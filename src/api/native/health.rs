@@ -102,7 +102,7 @@ fn why(service: &ServiceState, instance: &Instance) -> String {
         (Liveness::Alive, Readiness::NotReady) => format!("its health checks fail: {reason}"),
         (Liveness::Alive, Readiness::Ready) => "its health checks pass".into(),
         (Liveness::Alive, Readiness::Unknown) => {
-            "registered, and its heartbeats arrive in time; it has not been probed".into()
+            "its lease has not expired, and no probe of it has a result".into()
         }
     }
 }

@@ -89,8 +89,8 @@ pub(super) async fn leadership(
 /// A grant, with what the records up to the next newer grant tell of it.
 struct Grant<'a> {
     record: &'a AuditRecord,
-    /// Who asked for a transfer after it and before the next, and when.
-    transfer: Option<(u64, &'a str)>,
+    /// The transfers that were recorded after it and before the next grant.
+    transfers: Vec<&'a AuditRecord>,
     /// Whom the new leader had followed, and for how long that one had been silent.
     known: Option<(String, u64)>,
 }
@@ -99,12 +99,12 @@ struct Grant<'a> {
 fn changes<'a>(
     records: impl Iterator<Item = &'a AuditRecord>,
 ) -> impl Iterator<Item = (u64, LeadershipChange)> {
-    let mut transfer: Option<(u64, &str)> = None;
+    let mut transfers: Vec<&AuditRecord> = Vec::new();
     let mut takeover: Option<(u64, String, u64)> = None;
     let mut grants = records
         .filter_map(move |record| {
             match &*record.action {
-                "leadership.transfer" => transfer = Some((record.time_ms, &*record.user)),
+                "leadership.transfer" => transfers.push(record),
                 TAKEOVER => {
                     takeover = silence_of(&record.object).map(|(from, ms)| (record.seq, from, ms));
                 }
@@ -112,30 +112,29 @@ fn changes<'a>(
                     // The leader writes both at once.
                     let known = takeover.take().filter(|(seq, ..)| *seq == record.seq + 1);
                     let known = known.map(|(_, from, gap_ms)| (from, gap_ms));
-                    return Some(Grant { record, transfer: transfer.take(), known });
+                    return Some(Grant {
+                        record,
+                        transfers: std::mem::take(&mut transfers),
+                        known,
+                    });
                 }
                 _ => {}
             }
             None
         })
         .peekable();
-    let mut newer_ms = None;
     std::iter::from_fn(move || {
-        let Grant { record, transfer, known } = grants.next()?;
+        let Grant { record, transfers, known } = grants.next()?;
         let older = grants.peek();
-        // The node that was asked records the transfer when it knows of it, which may be before or
-        // after the new leader records its grant.
-        let near = |at_ms: u64| record.time_ms.abs_diff(at_ms);
-        let after = transfer.filter(|(at_ms, _)| {
-            newer_ms.is_none_or(|newer_ms: u64| near(*at_ms) <= newer_ms.abs_diff(*at_ms))
-        });
-        let before = older.and_then(|older| {
-            let elder_ms = older.record.time_ms;
-            older.transfer.filter(|(at_ms, _)| near(*at_ms) < elder_ms.abs_diff(*at_ms))
-        });
-        let asked = after.or(before).filter(|(at_ms, _)| near(*at_ms) <= TRANSFER_TOLERANCE_MS);
-        let by = asked.map(|(_, by)| by.to_owned());
-        newer_ms = Some(record.time_ms);
+        // The node that was asked records the transfer when it knows the new leader, which may be before or
+        // after that one records its grant.
+        let recorded_before = older.map(|older| older.transfers.as_slice()).unwrap_or_default();
+        let near = |transfer: &&&AuditRecord| {
+            let apart_ms = record.time_ms.abs_diff(transfer.time_ms);
+            transfer.object == record.object && apart_ms <= TRANSFER_TOLERANCE_MS
+        };
+        let asked = transfers.iter().chain(recorded_before).find(near);
+        let by = asked.map(|transfer| transfer.user.to_string());
         let (from, gap_ms) = known.unzip();
         let oldest = older.is_none();
         let cause = cause_of(oldest, &record.object, by.is_some(), from.as_deref(), gap_ms);
@@ -207,7 +206,7 @@ mod tests {
             record(4, 90_000, "system:leadership", TAKEOVER, "node-1, silent for 812 ms"),
             record(5, 95_000, "system:leadership", "leadership.grant", "node-3"),
             record(6, 95_000, "system:leadership", TAKEOVER, "node-2, silent for 12 ms"),
-            record(7, 95_400, "ada", "leadership.transfer", "3"),
+            record(7, 95_400, "ada", "leadership.transfer", "node-3"),
             record(8, 200_000, "system:leadership", "leadership.grant", "node-3"),
             record(9, 200_000, "system:leadership", TAKEOVER, "node-3, silent for 4000 ms"),
             record(10, 300_000, "system:leadership", "leadership.grant", "node-1"),

@@ -243,11 +243,35 @@ pub(super) struct QueryHistory {
     cursor: Option<String>,
 }
 
+/// A configuration that was set.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct RevisionView {
+    /// Index of the change that set it; 0 for the defaults before the first change.
+    revision: u64,
+    /// When, in milliseconds since 1970, by the log's clock; null if it is not known.
+    time_ms: Option<u64>,
+    /// Who changed it; null if it is not known.
+    user: Option<String>,
+    /// The settings.
+    config: RuntimeConfig,
+}
+
+impl From<&ConfigRevision> for RevisionView {
+    fn from(kept: &ConfigRevision) -> Self {
+        Self {
+            revision: kept.revision,
+            time_ms: (kept.time_ms > 0).then_some(kept.time_ms),
+            user: (!kept.user.is_empty()).then(|| kept.user.as_ref().into()),
+            config: kept.config.clone(),
+        }
+    }
+}
+
 /// Lists the latest hundred configurations, newest first, with who set them. Empty if nobody has
 /// changed anything yet.
 #[utoipa::path(
     get, path = "/api/v1/config/history", tag = "config", operation_id = "configHistory",
-    params(QueryHistory, Freshness), responses((status = 200, body = Page<ConfigRevision>)),
+    params(QueryHistory, Freshness), responses((status = 200, body = Page<RevisionView>)),
 )]
 pub(super) async fn config_history(
     fresh: Fresh,
@@ -258,7 +282,7 @@ pub(super) async fn config_history(
     let kept = fresh.state().config_history().revisions().iter().rev();
     let kept = kept.skip_while(|kept| before.is_some_and(|before| kept.revision >= before));
     let cursor = |kept: &&ConfigRevision| page::cursor_of(&[&kept.revision.to_string()]);
-    Ok(fresh.json(Page::take(kept, limit, cursor, |kept| kept.clone())))
+    Ok(fresh.json(Page::take(kept, limit, cursor, RevisionView::from)))
 }
 
 fn revised(applied: Applied) -> Result<Response, Problem> {

@@ -124,8 +124,8 @@ pub(super) struct HealthView {
     pub(super) liveness: Liveness,
     /// Why, in one line; empty to callers without a credential.
     pub(super) reason: String,
-    /// Since when, in milliseconds since 1970; 0 if nothing has been observed.
-    pub(super) since_ms: u64,
+    /// Since when, in milliseconds since 1970; null if nothing has been observed.
+    pub(super) since_ms: Option<u64>,
     /// How often its health changed recently (flap score).
     pub(super) flap_score: u32,
 }
@@ -136,7 +136,7 @@ impl From<&Health> for HealthView {
             readiness: health.readiness,
             liveness: health.liveness,
             reason: health.reason.as_ref().into(),
-            since_ms: health.since_ms,
+            since_ms: (health.since_ms > 0).then_some(health.since_ms),
             flap_score: health.flap_score,
         }
     }

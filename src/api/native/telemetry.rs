@@ -13,7 +13,7 @@ use super::page::{self, Page};
 use crate::api::AppState;
 use crate::api::problem::{Problem, ProblemKind};
 use crate::proxy::{AttemptOutcome, AttemptRecord};
-use crate::telemetry::{Alert, STEP_MS, Silence, Trace, TrafficStep, TrafficSum};
+use crate::telemetry::{Alert, AlertKind, STEP_MS, Silence, Trace, TrafficStep, TrafficSum};
 use maxine_state::limits::{TEXT_LEN_MAX, check_range, check_text};
 use maxine_state::{LimitExceeded, Name, ServiceKey};
 
@@ -158,6 +158,10 @@ pub(super) async fn silence_alerts(
     write: Write,
     JsonBody(body): JsonBody<SilenceBody>,
 ) -> Result<Json<Silence>, Problem> {
+    if !AlertKind::ALL.iter().any(|known| known.name() == kind.as_str()) {
+        let known: Vec<_> = AlertKind::ALL.iter().map(|kind| kind.name()).collect();
+        return Err(Problem::limit("type", &known.join(", "), kind.as_str()));
+    }
     check_text("reason", &body.reason, 0, TEXT_LEN_MAX)?;
     check_range("duration_ms", body.duration_ms, 1_000, SILENCE_MS_MAX)?;
     let now_ms = state.clock().wall_ms();

@@ -370,7 +370,21 @@ pub(super) async fn poll_changes(
         answered.by_present(&state);
         Problem::new(ProblemKind::Compacted, lost.to_string()).with_field("index")
     };
-    let mut watcher = subscribe(&state, scope, query.index).await.map_err(gone)?;
+    let mut watcher = subscribe(&state, scope, query.index).await.map_err(|lost| {
+        let present = state.view().index();
+        match query.index.filter(|place| place.index > present) {
+            None => gone(lost),
+            Some(place) => {
+                answered.by_present(&state);
+                let detail = format!(
+                    "this node is at index {present} and has not reached {}: that index is of another \
+                     history, or this node is behind",
+                    place.index
+                );
+                Problem::new(ProblemKind::Compacted, detail).with_field("index")
+            }
+        }
+    })?;
     let mut events = watcher.take(limit).map_err(gone)?;
     if events.is_empty() && wait_ms > 0 {
         // The watcher's place moves only with what is returned: a wait that ends loses nothing.

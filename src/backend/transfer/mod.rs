@@ -103,7 +103,7 @@ impl Place {
             Some(("raft-backup", path)) if !path.is_empty() => Ok(Self::RaftBackup(path.into())),
             Some(("nodejs", path)) if !path.is_empty() => Ok(Self::NodeJsFile(path.into())),
             _ => Err(TransferError::Usage(format!(
-                "{text:?} is no place; want redis://…, rediss://…, redis-file:PATH (of a file that \
+                "{text:?} cannot be used here; use one of: redis://…, rediss://…, redis-file:PATH (of a file that \
                  holds the URL), file:PATH (local or shared-file mode), raft-backup:PATH, \
                  nodejs:PATH or nodejs+redis://…"
             ))),

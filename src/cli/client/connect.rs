@@ -148,6 +148,9 @@ impl ConnectArgs {
     fn token(&self, servers: &[Url]) -> Result<Option<String>, CliError> {
         let text = if let Some(file) = &self.token_file {
             let bytes = read_file(file)?;
+            if bytes.trim_ascii().is_empty() {
+                return Err(CliError::Usage(format!("{}: the file has no token", file.display())));
+            }
             Some(String::from_utf8_lossy(&bytes).into_owned())
         } else if let Ok(text) = std::env::var("MAXINE_TOKEN") {
             Some(text)

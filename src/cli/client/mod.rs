@@ -242,7 +242,8 @@ impl Client {
                 {
                     break;
                 }
-                let others = self.servers.len() > 1;
+                // What is sent only once is not cut short to leave time for another node.
+                let others = self.servers.len() > 1 && request.repeat != Repeat::Once;
                 let budget_ms = if others { left_ms.min(ATTEMPT_MS_MAX) } else { left_ms }.max(1);
                 let sent_ms = self.clock.monotonic_ms();
                 let attempt = self.attempt(server, request, budget_ms).await;
@@ -288,11 +289,17 @@ impl Client {
                 return Err(match last_problem {
                     _ if may_have_happened => CliError::OutcomeUnknown { tried },
                     Some(problem) if tried.len() == 1 => CliError::Problem(Box::new(problem)),
-                    _ => CliError::Unavailable { tried },
+                    _ => CliError::Unavailable { answered: reached, tried },
                 });
             }
             tokio::time::sleep(Duration::from_millis(pause_ms)).await;
         }
+    }
+
+    /// Whether requests carry a token.
+    #[must_use]
+    pub fn has_token(&self) -> bool {
+        self.token.is_some()
     }
 
     /// All pages of a list, up to `limit` items, with the index of the first page and whether there was more.
@@ -327,7 +334,7 @@ impl Client {
     /// As [`Client::send`] for a read.
     pub async fn stream(&self, request: &Request) -> Result<reqwest::Response, CliError> {
         request.check()?;
-        let mut tried = Vec::new();
+        let (mut tried, mut answered) = (Vec::new(), false);
         let first = self.preferred.load(Ordering::Relaxed);
         for offset in 0..self.servers.len() {
             let position = (first + offset) % self.servers.len();
@@ -343,13 +350,14 @@ impl Client {
                     if !problem.is_passing() {
                         return Err(CliError::Problem(Box::new(problem)));
                     }
+                    answered = true;
                     tried.push((server.to_string(), problem.to_string()));
                 }
                 Ok(Err(error)) => tried.push((server.to_string(), describe(&error))),
                 Err(_) => tried.push((server.to_string(), "no answer in time".into())),
             }
         }
-        Err(CliError::Unavailable { tried })
+        Err(CliError::Unavailable { answered, tried })
     }
 
     /// Prefers the next node, after the present one let a stream die.

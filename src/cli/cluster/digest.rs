@@ -33,6 +33,8 @@ type Answered = Result<(u64, String), String>;
 enum Verdict {
     Equal(u64),
     Differ(u64),
+    /// Only one node was named, and the backend keeps no list of the others.
+    Alone,
     /// They can't be compared yet: the nodes are at different indexes.
     Apart,
     /// These gave no digest.
@@ -40,7 +42,8 @@ enum Verdict {
 }
 
 impl Verdict {
-    fn of(answers: &[(Asked, Answered)]) -> Self {
+    /// `whole`: whether all members of the cluster were asked, not only those that were named.
+    fn of(answers: &[(Asked, Answered)], whole: bool) -> Self {
         let given = || answers.iter().filter_map(|(_, answer)| answer.as_ref().ok());
         for (index, digest) in given() {
             if given().any(|(at, other)| at == index && other != digest) {
@@ -51,6 +54,7 @@ impl Verdict {
         let missing: Vec<String> = missing.map(|(asked, _)| asked.name.clone()).collect();
         let mut indexes = given().map(|(index, _)| *index);
         match indexes.next() {
+            Some(_) if answers.len() == 1 && !whole => Self::Alone,
             Some(first) if missing.is_empty() => {
                 if indexes.all(|index| index == first) {
                     Self::Equal(first)
@@ -66,6 +70,9 @@ impl Verdict {
         match self {
             Self::Equal(index) => format!("equal: all {asked} nodes at index {index}"),
             Self::Differ(index) => format!("THE NODES DIFFER at index {index}"),
+            Self::Alone => {
+                "NOT COMPARED: only one node is named, and this backend keeps no list of members; name all nodes with --server".into()
+            }
             Self::Apart => {
                 "not compared: the nodes are at different indexes; ask again when fewer writes arrive".into()
             }
@@ -80,7 +87,7 @@ impl Verdict {
 
 /// Asks every member, and compares.
 pub(super) async fn compare(connect: &ConnectArgs, out: &mut Output) -> Result<(), CliError> {
-    let asked = members(connect).await?;
+    let (asked, whole) = members(connect).await?;
     let mut answers = Vec::new();
     let mut verdict = Verdict::Apart;
     for round in 0..ROUNDS_MAX {
@@ -89,7 +96,7 @@ pub(super) async fn compare(connect: &ConnectArgs, out: &mut Output) -> Result<(
         }
         let each = asked.iter().map(|one| async { (one.clone(), digest_of(one, connect).await) });
         answers = join_all(each).await;
-        verdict = Verdict::of(&answers);
+        verdict = Verdict::of(&answers, whole);
         if verdict != Verdict::Apart {
             break;
         }
@@ -99,7 +106,7 @@ pub(super) async fn compare(connect: &ConnectArgs, out: &mut Output) -> Result<(
     match verdict {
         Verdict::Equal(_) => Ok(()),
         Verdict::Differ(_) => Err(CliError::Failed(text)),
-        Verdict::Apart | Verdict::Missing(_) => Err(CliError::Incomplete(text)),
+        Verdict::Alone | Verdict::Apart | Verdict::Missing(_) => Err(CliError::Incomplete(text)),
     }
 }
 
@@ -151,31 +158,39 @@ async fn digest_of(asked: &Asked, connect: &ConnectArgs) -> Answered {
     Ok((index, super::text_of(&answer.body["digest"])))
 }
 
-/// Every member of the cluster. Where the backend has none, the nodes that were named.
-async fn members(connect: &ConnectArgs) -> Result<Vec<Asked>, CliError> {
+/// Every member of the cluster, and true. Where the backend keeps no list of members, the nodes that were named, each once, and
+/// whether they are all: a node in local mode is alone.
+async fn members(connect: &ConnectArgs) -> Result<(Vec<Asked>, bool), CliError> {
     let named: Vec<String> = connect
         .servers()?
         .iter()
         .map(|url| url.as_str().trim_end_matches('/').to_owned())
         .collect();
-    let told = named.iter().map(|server| async move {
+    let statuses = named.iter().map(|server| async move {
         let answer =
             only(server, connect).client()?.send(&Request::get(&["cluster", "status"])).await?;
         answer.read::<shapes::Cluster>()
     });
-    let told: Vec<Result<shapes::Cluster, CliError>> = join_all(told).await;
+    let statuses: Vec<Result<shapes::Cluster, CliError>> = join_all(statuses).await;
     let known: Vec<(&String, &shapes::Cluster)> = named
         .iter()
-        .zip(&told)
-        .filter_map(|(server, told)| Some((server, told.as_ref().ok()?)))
+        .zip(&statuses)
+        .filter_map(|(server, status)| Some((server, status.as_ref().ok()?)))
         .collect();
     let Some((_, first)) = known.first() else {
-        let first = told.into_iter().find_map(Result::err);
+        let first = statuses.into_iter().find_map(Result::err);
         return Err(first.unwrap_or_else(|| CliError::Usage("--server names no node".into())));
     };
     let Some(raft) = &first.raft else {
+        let mut seen = std::collections::BTreeSet::new();
+        let answers = named.iter().zip(&statuses);
+        // One node may be named by two addresses.
+        let each = answers.filter(|(_, status)| {
+            status.as_ref().map_or(true, |cluster| seen.insert(cluster.node.clone()))
+        });
         let asked = |server: &String| Asked { name: server.clone(), server: Some(server.clone()) };
-        return Ok(named.iter().map(asked).collect());
+        let alone = first.backend == "local";
+        return Ok((each.map(|(server, _)| asked(server)).collect(), alone));
     };
     let asked = raft.members.iter().map(|member| {
         let is_it = |cluster: &shapes::Cluster| {
@@ -186,7 +201,7 @@ async fn members(connect: &ConnectArgs) -> Result<Vec<Asked>, CliError> {
         let server = named.map(|(server, _)| *server).or(advertised).cloned();
         Asked { name: format!("{} (id {})", member.name, member.id), server }
     });
-    Ok(asked.collect())
+    Ok((asked.collect(), true))
 }
 
 #[cfg(test)]
@@ -204,7 +219,7 @@ mod tests {
 
     #[test]
     fn equal_means_that_all_answered_at_one_index() {
-        let verdict = |of: &[Result<(u64, &str), &str>]| Verdict::of(&answers(of));
+        let verdict = |of: &[Result<(u64, &str), &str>]| Verdict::of(&answers(of), true);
         assert_eq!(verdict(&[Ok((7, "a")), Ok((7, "a")), Ok((7, "a"))]), Verdict::Equal(7));
         let one_of_five = [Ok((7, "a")), Err("x"), Err("x"), Err("x"), Err("x")];
         let Verdict::Missing(names) = verdict(&one_of_five) else { panic!("called equal") };
@@ -212,6 +227,7 @@ mod tests {
         assert_eq!(verdict(&[Ok((7, "a")), Ok((8, "b"))]), Verdict::Apart);
         // Who differs differs, whoever is silent.
         assert_eq!(verdict(&[Ok((7, "a")), Err("x"), Ok((7, "b"))]), Verdict::Differ(7));
+        assert_eq!(Verdict::of(&answers(&[Ok((7, "a"))]), false), Verdict::Alone);
         assert_eq!(verdict(&[Err("x")]), Verdict::Missing(vec!["node-1".to_owned()]));
     }
 }

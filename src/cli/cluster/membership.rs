@@ -85,7 +85,20 @@ pub(super) async fn add(client: &Client, args: AddArgs, out: &mut Output) -> Res
     let answer =
         client.send(&Request::once(Method::POST, &["cluster", "members"]).json(body)).await?;
     out.done(&answer.body, format!("{name} (id {}) is a learner", args.id))?;
-    if args.promote { give_vote(client, args.id, false, out).await } else { Ok(()) }
+    if !args.promote {
+        return Ok(());
+    }
+    give_vote(client, args.id, false, out).await.map_err(|error| match error {
+        CliError::Problem(mut problem) => {
+            problem.detail = format!("{name} was added and has no vote yet: {}", problem.detail);
+            problem.action = format!(
+                "correct that, then give it a vote with 'maxine cluster promote {}'",
+                args.id
+            );
+            CliError::Problem(problem)
+        }
+        other => other,
+    })
 }
 
 pub(super) async fn promote(

@@ -167,7 +167,7 @@ pub(super) fn inspect(args: &InspectArgs, out: &mut Output) -> Result<(), CliErr
         .collect();
     out.line("")?;
     out.table(&["id", "name", "role", "peers", "http"], rows)?;
-    out.line("all checksums in this directory are correct")
+    out.line("the checksums of the log and of the newest snapshot are correct")
 }
 
 pub(super) fn restore(args: &RestoreArgs, out: &mut Output) -> Result<(), CliError> {

@@ -91,6 +91,9 @@ pub async fn run(args: DevArgs) -> anyhow::Result<ExitCode> {
         }
         (nodes, _) => nodes.unwrap_or(3),
     };
+    if args.restart && !args.data_dir.exists() {
+        bail!("{}: there is no such directory, so nothing to restart", args.data_dir.display());
+    }
     let folder = match Folder::open(&args.data_dir, args.fresh)? {
         Ok(folder) => folder,
         Err(pid) if args.restart => {

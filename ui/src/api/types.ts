@@ -119,8 +119,8 @@ export interface RuntimeConfig {
 /** A configuration that held once, or holds now; no user and no time where the log does not know. */
 export interface ConfigRevision {
   revision: number;
-  time_ms: number;
-  user: string;
+  time_ms: number | null;
+  user: string | null;
   config: RuntimeConfig;
 }
 
@@ -174,7 +174,7 @@ export interface ClusterStatus {
     unhealthy: number;
     draining: number;
   };
-  expiry?: { suspended: boolean; expired_total: number };
+  expiry?: { suspended: boolean | null; expired_total: number };
   warnings: string[];
   /** Why the node does not belong to the cluster any more. */
   excluded?: string | null;

@@ -128,11 +128,11 @@ function ThisNode({ status }: { status: ClusterStatus }) {
                 ['Cluster id', <span key="id" className="mono break">{raft.cluster_id}</span>],
               ] as const)
             : []),
-          ...(status.grant
+          ...(status.grant && status.leadership.leader !== null
             ? ([
                 ['Leader’s duties', status.grant.holder],
                 ['Fence', <N key="f" n={status.grant.fence} />],
-                ['Held for', <Ago key="g" at={status.grant.since_ms} />],
+                ['Held since', <Ago key="g" at={status.grant.since_ms} />],
               ] as const)
             : []),
         ]}

@@ -13,7 +13,8 @@ import { useNow } from '../../parts/time';
 export interface Term {
   holder: string;
   from: number;
-  to: number;
+  /** Null for the last one if no leader is known now: nobody can tell when it ended. */
+  to: number | null;
   fence: number;
   index: number;
   grant: LeadershipGrant;
@@ -42,7 +43,7 @@ connection.subscribe(() => {
 });
 
 /** Grants, newest first, as stretches of time, oldest first. */
-export function termsOf(grants: readonly LeadershipGrant[], now: number): Term[] {
+export function termsOf(grants: readonly LeadershipGrant[], now: number | null): Term[] {
   return [...grants].reverse().map((g, i, all) => ({
     holder: g.holder,
     from: g.time_ms,
@@ -75,7 +76,7 @@ export function Leadership({ status }: { status: ClusterStatus }) {
     <Panel title="Leadership" aside={`term ${count(status.leadership.term)}`}>
       <Loaded query={query} what="the leadership history" rows={3}>
         {(grants) =>
-          grants.length === 0 ? <Empty title="No change of leadership is on record." /> : <History grants={grants} seen={seen} />
+          grants.length === 0 ? <Empty title="No change of leadership is on record." /> : <History grants={grants} seen={seen} led={status.leadership.leader !== null} />
         }
       </Loaded>
     </Panel>
@@ -84,9 +85,9 @@ export function Leadership({ status }: { status: ClusterStatus }) {
 
 const SPANS = [15 * 60_000, 3_600_000, 6 * 3_600_000, 24 * 3_600_000, 7 * 24 * 3_600_000];
 
-function History({ grants, seen }: { grants: readonly LeadershipGrant[]; seen: readonly Gap[] }) {
+function History({ grants, seen, led }: { grants: readonly LeadershipGrant[]; seen: readonly Gap[]; led: boolean }) {
   const now = useNow();
-  const terms = useMemo(() => termsOf(grants, now), [grants, now]);
+  const terms = useMemo(() => termsOf(grants, led ? now : null), [grants, led, now]);
   const breaks = useMemo(() => gapsOf(grants, seen), [grants, seen]);
   const oldest = terms[0]?.from ?? now;
   const span = SPANS.find((s) => now - oldest <= s) ?? SPANS.at(-1) ?? 0;
@@ -101,13 +102,13 @@ function History({ grants, seen }: { grants: readonly LeadershipGrant[]; seen: r
             <span className="timeline-name mono">{holder}</span>
             <div className="timeline-track">
               {terms
-                .filter((t) => t.holder === holder && t.to > from)
+                .filter((t) => t.holder === holder && (t.to ?? t.from) >= from)
                 .map((t) => (
                   <span
                     key={t.index}
                     className={`timeline-term tint-${(row % 4) + 1}`}
-                    style={{ left: share(t.from), right: `calc(100% - ${share(t.to)})` }}
-                    title={`${holder}: ${moment(t.from)} for ${duration(t.to - t.from)}, fence ${t.fence}`}
+                    style={{ left: share(t.from), right: `calc(100% - ${share(t.to ?? t.from)})` }}
+                    title={`${holder}: ${moment(t.from)}${t.to === null ? '' : ` for ${duration(t.to - t.from)}`}, fence ${t.fence}`}
                   />
                 ))}
               {breaks
@@ -164,7 +165,7 @@ function History({ grants, seen }: { grants: readonly LeadershipGrant[]; seen: r
                   <td className="end num">
                     {typeof t.grant.gap_ms === 'number' ? duration(t.grant.gap_ms) : <span className="muted">–</span>}
                   </td>
-                  <td className="end num">{duration(t.to - t.from)}</td>
+                  <td className="end num">{t.to === null ? <span className="muted">unknown</span> : duration(t.to - t.from)}</td>
                   <td className="end num">{count(t.fence)}</td>
                   <td className="end num">{count(t.index)}</td>
                 </tr>
@@ -180,7 +181,7 @@ const CAUSES: Record<LeadershipCause, (g: LeadershipGrant) => string> = {
   first: () => 'The oldest change that is kept',
   transfer: (g) => `Transferred${g.from ? ` by ${g.from}` : ''}, requested by ${g.by ?? 'an admin'}`,
   handover: (g) => `${g.from ?? 'The previous leader'} gave up leadership, as a node does when it is stopped`,
-  silence: (g) => `${g.from ?? 'The previous leader'} was not heard any more`,
+  silence: (g) => `${g.from ?? 'The previous leader'} sent no more messages`,
   regained: () => 'Became leader again after it had lost its majority',
   started: () => 'Elected after it started; it knows no earlier leader',
 };

@@ -64,7 +64,7 @@ export function Members({ status, raft }: { status: ClusterStatus; raft: RaftSta
                   <span className="name">{m.name}</span> <span className="muted num">#{m.id}</span>
                   {m.id === raft.node_id ? <span className="tag">this node</span> : null}
                 </th>
-                <td>{m.leader ? <Status tone="info">Leader</Status> : m.voter ? 'Follower' : 'Learner'}</td>
+                <td>{m.leader ? <Status tone="info">Leader</Status> : m.voter ? 'Voter' : 'Learner'}</td>
                 <td>
                   <Link reach={reachOf(status, m, nodes.data)} />
                 </td>
@@ -122,7 +122,8 @@ function Figures({ member: m, node, longestLog }: { member: Member; node: Cluste
   const report = node?.report;
   const log = report?.log;
   const last = log?.last_log_index ?? m.matched_index;
-  const lag = last === null || longestLog === null ? null : Math.max(0, longestLog - last);
+  // What is known of a node that gives no report is old: how far it is behind now is unknown.
+  const lag = !report || last === null || longestLog === null ? null : Math.max(0, longestLog - last);
   return (
     <>
       <td className="end num">{report ? count(report.term) : '–'}</td>

@@ -87,7 +87,7 @@ function Row({
         {r.revision === 0 ? 'Defaults' : r.revision}
         {holds ? <span className="tag">now</span> : null}
       </th>
-      <td>{r.time_ms > 0 ? <At at={r.time_ms} /> : <span className="muted">before the first change</span>}</td>
+      <td>{r.time_ms !== null ? <At at={r.time_ms} /> : <span className="muted">before the first change</span>}</td>
       <td>{r.user || <span className="muted">–</span>}</td>
       <td className="wrap">
         {before ? <Changes of={changesOf(before.config, r.config)} /> : <span className="muted">oldest that is kept</span>}
@@ -124,7 +124,7 @@ export function changesOf(from: RuntimeConfig, to: RuntimeConfig): FieldChange[]
 }
 
 function Changes({ of }: { of: FieldChange[] }) {
-  if (of.length === 0) return <span className="muted">no value</span>;
+  if (of.length === 0) return <span className="muted">nothing changed</span>;
   return of.map((change) => (
     <span key={change.field} className="field-change">
       <span className="muted">{change.field}</span> <span className="num">{change.from}</span>{' '}

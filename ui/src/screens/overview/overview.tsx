@@ -99,10 +99,10 @@ function Figures({ status }: { status: ClusterStatus }) {
           </Link>
           <div className="figure-note">
             term {count(status.leadership.term)}
-            {status.grant ? (
+            {status.grant && status.leadership.leader !== null ? (
               <>
                 {' '}
-                · since <Ago at={status.grant.since_ms} />
+                · became leader <Ago at={status.grant.since_ms} />
               </>
             ) : null}
           </div>
