@@ -61,6 +61,7 @@ impl RequestContext {
             user: caller.user.clone(),
             address: self.client.ip.to_string().into(),
             trace_id: trace_id.into(),
+            via_node: None,
         }
     }
 }

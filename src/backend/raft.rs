@@ -72,7 +72,8 @@ impl raft::PeerHandler for Peers {
     }
 
     /// A member may pass on what its callers ask for. It may not act as a part of Maxine itself, nor do what only the
-    /// leader may. The log says which node has passed it on.
+    /// leader may. The log
+    /// records which member sent it.
     fn admit(&self, from: raft::NodeId, payload: Bytes) -> Result<Bytes, String> {
         let mut batch = decode_batch(&payload).map_err(|error| error.to_string())?;
         if needs_lease(&batch) {
@@ -82,7 +83,7 @@ impl raft::PeerHandler for Peers {
             return Err(format!("node {from} may not act as {}", claimed.actor.user));
         }
         for proposal in &mut batch.proposals {
-            proposal.actor.passed_on_by(from);
+            proposal.actor.via_node = Some(from);
         }
         encode_batch(&batch).map(Bytes::from).map_err(|error| error.to_string())
     }
@@ -439,7 +440,9 @@ mod tests {
     }
 
     fn payload(user: &str, command: Command) -> Bytes {
-        let actor = Actor { user: user.into(), address: "10.0.0.7".into(), trace_id: "t".into() };
+        // The sender names another member; the leader knows better.
+        let (address, trace_id) = ("10.0.0.7".into(), "t".into());
+        let actor = Actor { user: user.into(), address, trace_id, via_node: Some(3) };
         let request_id = RequestId(1);
         let proposal = Proposal { request_id, proposed_at_ms: 1, fence: None, actor, command };
         encode_batch(&Batch { proposals: vec![proposal] }).unwrap().into()
@@ -451,8 +454,9 @@ mod tests {
         let harmless = || Command::Deregister { items: Vec::new() };
         let admitted = peers.admit(2, payload("ada", harmless())).unwrap();
         let batch = decode_batch(&admitted).unwrap();
-        assert_eq!(&*batch.proposals[0].actor.address, "10.0.0.7 via node 2");
-        assert_eq!(&*batch.proposals[0].actor.user, "ada");
+        let actor = &batch.proposals[0].actor;
+        assert_eq!((&*actor.address, &*actor.user), ("10.0.0.7", "ada"));
+        assert_eq!(actor.via_node, Some(2));
         let refused = peers.admit(2, payload("system:bootstrap", harmless())).unwrap_err();
         assert!(refused.contains("may not act as system:bootstrap"), "{refused}");
         let grant = Command::GrantLeadership { holder: Name::trusted("node-2") };

@@ -107,12 +107,12 @@ async fn list(
     }
     let rows = list.items.iter().map(|item| {
         let when = item["time_ms"].as_u64().map_or_else(String::new, timestamp);
-        let rest = ["user", "address", "action", "object", "outcome", "detail"]
+        let rest = ["user", "address", "via_node", "action", "object", "outcome", "detail"]
             .map(|field| cell(&item[field]));
         [vec![item["seq"].to_string(), when], rest.to_vec()].concat()
     });
     out.table(
-        &["seq", "when", "user", "from", "action", "object", "outcome", "detail"],
+        &["seq", "when", "user", "from", "via node", "action", "object", "outcome", "detail"],
         rows.collect(),
     )
 }

@@ -85,7 +85,12 @@ pub(crate) fn deregister(service_name: &str, id: &str) -> Command {
 
 /// Somebody who asks for a change. A node does not pass on what claims to be a part of Maxine.
 pub(crate) fn caller() -> Actor {
-    Actor { user: "tester".into(), address: "127.0.0.1".into(), trace_id: "test".into() }
+    Actor {
+        user: "tester".into(),
+        address: "127.0.0.1".into(),
+        trace_id: "test".into(),
+        via_node: None,
+    }
 }
 
 pub(crate) fn proposal(command: Command) -> Proposal {

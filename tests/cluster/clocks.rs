@@ -49,8 +49,12 @@ async fn register(node: &Node, id: &str) {
     loop {
         let items = vec![item.clone()];
         // A follower does not pass on what claims to be a part of Maxine.
-        let caller =
-            Actor { user: "tester".into(), address: "127.0.0.1".into(), trace_id: "test".into() };
+        let caller = Actor {
+            user: "tester".into(),
+            address: "127.0.0.1".into(),
+            trace_id: "test".into(),
+            via_node: None,
+        };
         match node.registry().register(caller, None, items).await {
             Ok(_) => return,
             Err(error) => assert!(started.elapsed() < PATIENCE, "{error}"),

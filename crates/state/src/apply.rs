@@ -656,6 +656,7 @@ impl ControlState {
             address: actor.address.clone(),
             trace_id: actor.trace_id.clone(),
             action: action.into(),
+            via_node: actor.via_node,
             object: object.into(),
             outcome,
             previous: [0; 32],

@@ -151,6 +151,9 @@ pub struct AuditRecord {
     pub address: Box<str>,
     /// The request's trace id.
     pub trace_id: Box<str>,
+    /// The member that sent the request to the leader, as the leader authenticated it. Null if the
+    /// leader took the request itself, and in every mode but Raft.
+    pub via_node: Option<u64>,
     /// The action, such as `instance.register`.
     pub action: Box<str>,
     /// The object, such as `default/orders/a`.
@@ -169,7 +172,7 @@ impl AuditRecord {
     pub fn expected_hash(&self, before: &[u8; 32]) -> [u8; 32] {
         let content = (
             (self.seq, self.class, self.class_seq, self.index, self.time_ms),
-            (&self.user, &self.address, &self.trace_id),
+            (&self.user, &self.address, &self.trace_id, self.via_node),
             (&self.action, &self.object, &self.outcome),
             self.previous,
         );

@@ -10,6 +10,7 @@ fn record(action: &str, n: u64) -> AuditRecord {
         user: "ops".into(),
         address: "".into(),
         trace_id: "".into(),
+        via_node: None,
         action: action.into(),
         object: format!("default/a/{n}").into(),
         outcome: AuditOutcome::Success,

@@ -134,7 +134,12 @@ mod tests {
                 request_id: RequestId(0x0102),
                 proposed_at_ms: 1_795_440_992_705,
                 fence: Some(Fence(9)),
-                actor: Actor { user: "u".into(), address: "".into(), trace_id: "t".into() },
+                actor: Actor {
+                    user: "u".into(),
+                    address: "".into(),
+                    trace_id: "t".into(),
+                    via_node: None,
+                },
                 command: Command::Deregister { items: vec![item] },
             }],
         }
@@ -146,7 +151,7 @@ mod tests {
         let hex: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
         assert_eq!(
             hex,
-            "4d58430201fb0201fdc1619f08a201000001090175000174010107\
+            "4d58430201fb0201fdc1619f08a20100000109017500017400010107\
              64656661756c74066f72646572730161010700"
         );
         assert_eq!(decode_batch(&bytes).unwrap(), sample());

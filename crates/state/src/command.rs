@@ -26,11 +26,13 @@ pub struct Fence(pub u64);
 pub struct Actor {
     /// The user or token, or the part of Maxine; empty for an open request.
     pub user: Box<str>,
-    /// The network address that the request came from, and the node that passed the request on, if one did:
-    /// `10.0.0.7 via node 2`. Empty for Maxine itself.
+    /// The network address that the request came from. Empty for Maxine itself.
     pub address: Box<str>,
     /// The request's trace id; empty for Maxine itself.
     pub trace_id: Box<str>,
+    /// The member that sent the request to the leader, as the leader authenticated it. The leader sets
+    /// it; what the member itself says here does not count. `None` where the leader took the request.
+    pub via_node: Option<u64>,
 }
 
 /// What the name of a part of Maxine begins with. No user has such a name.
@@ -43,15 +45,11 @@ impl Actor {
         self.user.starts_with(SYSTEM)
     }
 
-    /// Notes the node whose certificate or address was checked when it passed the request on to the leader.
-    pub fn passed_on_by(&mut self, node_id: u64) {
-        self.address = format!("{} via node {node_id}", self.address).trim_start().into();
-    }
-
     /// A part of Maxine itself, such as `lease-expiry`.
     #[must_use]
     pub fn system(part: &str) -> Self {
-        Self { user: format!("{SYSTEM}{part}").into(), address: "".into(), trace_id: "".into() }
+        let user = format!("{SYSTEM}{part}").into();
+        Self { user, address: "".into(), trace_id: "".into(), via_node: None }
     }
 }
 

@@ -165,7 +165,12 @@ fn batch() -> Batch {
         request_id: RequestId(id),
         proposed_at_ms: 1_795_440_992_705,
         fence: command.is_leader_only().then_some(Fence(1)),
-        actor: Actor { user: "u".into(), address: "10.0.0.1".into(), trace_id: "t".into() },
+        actor: Actor {
+            user: "u".into(),
+            address: "10.0.0.1".into(),
+            trace_id: "t".into(),
+            via_node: None,
+        },
         command,
     });
     Batch { proposals: proposals.collect() }

@@ -189,6 +189,7 @@ mod tests {
             user: user.into(),
             address: "".into(),
             trace_id: "".into(),
+            via_node: None,
             action: action.into(),
             object: object.into(),
             outcome: AuditOutcome::Success,

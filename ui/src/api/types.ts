@@ -246,6 +246,8 @@ export interface AuditRecord {
   user: string;
   address: string;
   trace_id: string;
+  /** The member that sent the request to the leader; null if the leader took it itself. */
+  via_node: number | null;
   action: string;
   object: string;
   outcome: 'success' | 'refused';

@@ -39,9 +39,14 @@ const COLUMNS: readonly Column<AuditRecord>[] = [
     from: 480,
     cell: (r) => (r.outcome === 'success' ? <Status tone="good">Done</Status> : <Status tone="warn">Refused</Status>),
   },
-  { key: 'address', head: 'From', track: '130px', from: 1000, cell: (r) => <span className="mono muted clip">{r.address}</span> },
+  { key: 'address', head: 'From', track: '130px', from: 1000, cell: (r) => <span className="mono muted clip">{from(r)}</span> },
   { key: 'seq', head: 'No.', track: '80px', end: true, from: 860, cell: (r) => <span className="num muted">{r.seq}</span> },
 ];
+
+/** The caller's address, and the member that sent the request to the leader. */
+function from(r: AuditRecord): string {
+  return r.via_node === null ? r.address : `${r.address} via node ${String(r.via_node)}`;
+}
 
 export function AuditScreen() {
   const search = useSearch({ from: '/audit' });
@@ -117,7 +122,7 @@ function Record({ record: r }: { record: AuditRecord }) {
       items={[
         ['When', <At key="t" at={r.time_ms} />],
         ['Who', r.user || 'an open request'],
-        ['From', <span key="f" className="mono">{r.address || '–'}</span>],
+        ['From', <span key="f" className="mono">{from(r) || '–'}</span>],
         ['Action', r.action],
         ['Object', <span key="o" className="mono break">{r.object || '–'}</span>],
         ['Outcome', r.outcome === 'success' ? <Status tone="good">Done</Status> : <Status tone="warn">Refused</Status>],
