@@ -368,6 +368,8 @@ fn the_cluster_is_shown_compared_backed_up_and_restored() {
     let file = file.to_str().unwrap();
     assert!(dev.json(&["cluster", "backup", file])[0]["index"].as_u64().unwrap() > 0);
     assert_eq!(code(&dev.run(&["cluster", "backup", file])), 2, "an existing file is not replaced");
+    let mode = std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(file).unwrap());
+    assert_eq!(mode & 0o777, 0o600, "it holds password hashes and signing keys");
 
     let later = &dev.json(&["register", "later", "--address", "http://127.0.0.1:9002"])[0];
     let place = format!("0000000000000000-{}", later["index"]);
@@ -415,11 +417,19 @@ fn a_restored_cluster_knows_no_place_of_the_old_one(
         let mut command = dev.command(&[args, &["--output", "json"]].concat());
         command.env("MAXINE_SERVER", http).env("MAXINE_PASSWORD", PASSWORD).output().unwrap()
     };
+    // The session of the cluster that the backup is of: whatever ended it since is not in the backup.
+    let session = std::fs::read(dev.home.path().join("session.json")).unwrap();
+    let session: Value = serde_json::from_slice(&session).unwrap();
+    let old_session = dev.home.path().join("old-session");
+    std::fs::write(&old_session, session["token"].as_str().unwrap()).unwrap();
     let starts = std::time::Instant::now();
     while !run(&["login", "--user", "ada"]).status.success() {
         assert!(starts.elapsed() < TIME_TO_START, "the restored node serves");
         std::thread::sleep(Duration::from_millis(100));
     }
+    let with_old = run(&["services", "--token-file", old_session.to_str().unwrap()]);
+    assert_eq!(code(&with_old), 5, "{}", text(&with_old.stdout));
+    assert!(text(&with_old.stderr).contains("sign in again"), "{}", text(&with_old.stderr));
     let wanted: u64 = place.split_once('-').unwrap().1.parse().unwrap();
     let mut index = 0;
     for port in 9_100..9_200 {

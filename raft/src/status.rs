@@ -160,6 +160,11 @@ impl RaftNode {
         self.inner.status()
     }
 
+    /// 0, or the line of history that a restore or recovery began. Cheap, for every request.
+    pub fn lineage(&self) -> u64 {
+        self.inner.dir.lineage()
+    }
+
     /// The index up to which this node has lost what it had acknowledged: it was given an older copy of its
     /// directory. Until it is filled it neither stands for election nor votes for who lacks that, too.
     pub fn owed_index(&self) -> Option<u64> {

@@ -2,7 +2,8 @@
 //! where the service that keeps the log lost acknowledged writes.
 //!
 //! Every answer tells its history beside its index, so that a client which comes back with a place in
-//! the one that ended starts again instead of missing changes.
+//! the one that ended starts again instead of missing changes. Sessions end with their history: which of
+//! them had been ended is lost with it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +13,7 @@ use tokio::sync::broadcast::error::RecvError;
 use super::clock_check;
 use crate::backend::{ControlStore, StoreEvent};
 use maxine_clock::Clock;
-use maxine_state::{Actor as Who, Batch, Command, Proposal, RequestId};
+use maxine_state::{Actor as Who, Batch, Command, Name, Proposal, RequestId, SigningKey};
 use maxine_view::View;
 
 /// How long one attempt may take.
@@ -80,18 +81,23 @@ async fn begin(
 ) -> Result<(), String> {
     clock_check::settled(clock).await;
     let history = rand::random::<u64>() | 1;
+    let signing_key = SigningKey {
+        key_id: Name::trusted(&format!("maxine-{:08x}", rand::random::<u32>())),
+        secret: Box::new(rand::random::<[u8; 32]>()),
+        created_at_ms: clock.wall_ms(),
+    };
     let proposal = Proposal {
         request_id: RequestId(rand::random()),
         proposed_at_ms: clock.proposal_ms(),
         fence: None,
         actor: Who::system("history"),
-        command: Command::BeginHistory { before, history, line },
+        command: Command::BeginHistory { before, history, line, signing_key },
     };
     let batch = Batch { proposals: vec![proposal] };
     store.propose(batch, ATTEMPT_TIMEOUT).await.map_err(|error| error.to_string())?;
     tracing::warn!(
         before = format!("{before:016x}"),
-        "data was restored or lost: a new history begins, and watchers must start again"
+        "data was restored or lost: a new history begins, watchers must start again, and sessions end"
     );
     Ok(())
 }

@@ -301,7 +301,7 @@ impl ControlStore for RaftStore {
     }
 
     fn line(&self) -> Option<u64> {
-        Some(self.node.status().lineage)
+        Some(self.node.lineage())
     }
 
     async fn call_member(

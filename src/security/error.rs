@@ -18,6 +18,9 @@ pub enum AuthError {
     /// The user is gone, or their password changed since: 401.
     #[error("Unauthorized")]
     Revoked,
+    /// The session is from a history of the cluster's state that has ended: 401.
+    #[error("Unauthorized")]
+    HistoryEnded,
     /// The cookie came without the header that proves it was not sent by another site: 403.
     #[error("Forbidden")]
     CrossSite,
@@ -43,10 +46,10 @@ pub enum AuthError {
 
 impl AuthError {
     /// Whether the refusal belongs into the audit log: someone tried what they may not, or with what is not theirs. No
-    /// token, or one whose time is over, is everyday.
+    /// token, or one whose time or history is over, is everyday.
     #[must_use]
     pub fn is_worth_a_record(self) -> bool {
-        !matches!(self, Self::Missing | Self::Expired | Self::Stale { .. })
+        !matches!(self, Self::Missing | Self::Expired | Self::HistoryEnded | Self::Stale { .. })
     }
 
     /// What is missing, for whoever sent the request.
@@ -57,6 +60,11 @@ impl AuthError {
             Self::Expired => "the session has run out".into(),
             Self::Invalid => "the token is not valid in this cluster, or was revoked".into(),
             Self::Revoked => "the token's user is gone, or their password or role changed".into(),
+            Self::HistoryEnded => {
+                "the cluster's data was restored from a copy, or acknowledged writes were lost, \
+                                   since this session began: sign in again"
+                    .into()
+            }
             Self::CrossSite => format!(
                 "with the cookie, a change needs the header {CSRF_HEADER}: 1, and a method other than GET"
             ),
@@ -77,7 +85,9 @@ impl AuthError {
     #[must_use]
     pub fn status(self) -> axum::http::StatusCode {
         match self {
-            Self::Missing | Self::Expired | Self::Revoked => axum::http::StatusCode::UNAUTHORIZED,
+            Self::Missing | Self::Expired | Self::Revoked | Self::HistoryEnded => {
+                axum::http::StatusCode::UNAUTHORIZED
+            }
             Self::Invalid | Self::CrossSite | Self::WrongHost | Self::RoleTooLow { .. } => {
                 axum::http::StatusCode::FORBIDDEN
             }

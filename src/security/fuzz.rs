@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use super::jwt::Sessions;
+use super::jwt::{Realm, Sessions};
 use super::{api_token, bearer_token, session_cookie};
 use maxine_state::{Identities, Name, Role, SigningKey, User};
 
 const NOW_S: u64 = 1_000;
 const AUDIENCE: &str = "0011223344556677";
+const REALM: Realm<'static> = Realm { audience: AUDIENCE, history: 0 };
 
 fn user() -> User {
     User {
@@ -29,7 +30,7 @@ fn identities() -> Identities {
 }
 
 fn genuine(sessions: &Sessions, identities: &Identities) -> String {
-    sessions.issue(identities, AUDIENCE, &user(), NOW_S).expect("there is a key")
+    sessions.issue(identities, REALM, &user(), NOW_S).expect("there is a key")
 }
 
 /// Header fields, one a line.
@@ -41,7 +42,7 @@ pub(crate) fn credentials(bytes: &[u8]) {
         headers.get("authorization").and_then(|value| bearer_token(value.as_bytes()));
     for token in authorization.into_iter().chain(session_cookie(&headers)) {
         assert!(!token.is_empty());
-        if let Ok(claims) = sessions.check(&identities, AUDIENCE, token, NOW_S) {
+        if let Ok(claims) = sessions.check(&identities, REALM, token, NOW_S) {
             assert_eq!(token, genuine, "forged, and taken for {claims:?}");
         }
         assert!(

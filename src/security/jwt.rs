@@ -13,6 +13,18 @@ use maxine_state::{EndedSession, Identities, Role, User};
 /// Longest token that is looked at, in bytes.
 const TOKEN_LEN_MAX: usize = 4_096;
 
+/// What sessions are for: one cluster, in one history of its state.
+///
+/// What ended a session (a change of the password, a sign-out) is kept in the state, so it is lost where the
+/// state goes back to an older copy. Then another history begins, and all sessions of the one before end.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Realm<'a> {
+    /// The cluster's audience.
+    pub(super) audience: &'a str,
+    /// The state's history.
+    pub(super) history: u64,
+}
+
 /// What a session's token says.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -27,6 +39,8 @@ pub(super) struct Claims {
     exp: u64,
     /// The cluster that it is for.
     aud: String,
+    /// The history of the cluster's state that it is for.
+    history: u64,
 }
 
 impl Claims {
@@ -38,17 +52,22 @@ impl Claims {
 
 /// The part of the claims that is read without a check of the signature.
 #[derive(Deserialize)]
-struct Audience {
+struct Unchecked {
     aud: String,
+    #[serde(default)]
+    history: Option<u64>,
+}
+
+fn unchecked(token: &str) -> Option<Unchecked> {
+    if token.len() > TOKEN_LEN_MAX {
+        return None;
+    }
+    jsonwebtoken::dangerous::insecure_decode::<Unchecked>(token).ok().map(|data| data.claims)
 }
 
 /// The audience that a JWT names, whoever signed it; `None` for what is no JWT or names none.
 pub(super) fn audience_of(token: &str) -> Option<String> {
-    if token.len() > TOKEN_LEN_MAX {
-        return None;
-    }
-    let claims = jsonwebtoken::dangerous::insecure_decode::<Audience>(token).ok()?;
-    Some(claims.claims.aud)
+    unchecked(token).map(|claims| claims.aud)
 }
 
 /// Why a token is not accepted.
@@ -56,6 +75,9 @@ pub(super) fn audience_of(token: &str) -> Option<String> {
 pub(super) enum TokenError {
     /// Ours, but its time is over.
     Expired,
+    /// For this cluster, in a history that has ended. Its signature says nothing any more: the keys of that
+    /// history have ended with it.
+    HistoryEnded,
     /// Not ours.
     Invalid,
 }
@@ -78,11 +100,11 @@ impl Sessions {
         Self { env_keys, lifetime_s, validation }
     }
 
-    /// A token for a user, for the cluster of this audience; `None` if there is no key to sign with yet.
+    /// A token for a user, for this realm; `None` if there is no key to sign with yet.
     pub(super) fn issue(
         &self,
         identities: &Identities,
-        audience: &str,
+        realm: Realm<'_>,
         user: &User,
         now_s: u64,
     ) -> Option<String> {
@@ -105,16 +127,17 @@ impl Sessions {
             credential_version: user.credential_version,
             iat: issued_at_s,
             exp: issued_at_s + self.lifetime_s,
-            aud: audience.into(),
+            aud: realm.audience.into(),
+            history: realm.history,
         };
         jsonwebtoken::encode(&header, &claims, &EncodingKey::from_secret(secret)).ok()
     }
 
-    /// Reads a token that one of the keys has signed for this audience and whose time is not over.
+    /// Reads a token that one of the keys has signed for this realm and whose time is not over.
     pub(super) fn check(
         &self,
         identities: &Identities,
-        audience: &str,
+        realm: Realm<'_>,
         token: &str,
         now_s: u64,
     ) -> Result<Claims, TokenError> {
@@ -125,13 +148,17 @@ impl Sessions {
         if header.alg != Algorithm::HS256 {
             return Err(TokenError::Invalid);
         }
+        let ended = unchecked(token).filter(|claims| claims.aud == realm.audience);
+        if ended.and_then(|claims| claims.history).is_some_and(|named| named != realm.history) {
+            return Err(TokenError::HistoryEnded);
+        }
         // Keys whose id the token names come first; older secrets of the environment have none.
         let kid = header.kid.as_deref();
         let keys = self.keys(identities);
         let (named, others): (Vec<_>, Vec<_>) = keys.into_iter().partition(|(id, _)| *id == kid);
         for (_, secret) in named.into_iter().chain(others) {
             match self.verify(token, secret) {
-                Ok(claims) if claims.aud != audience => return Err(TokenError::Invalid),
+                Ok(claims) if claims.aud != realm.audience => return Err(TokenError::Invalid),
                 Ok(claims) if claims.exp <= now_s => return Err(TokenError::Expired),
                 Ok(claims) => return Ok(claims),
                 Err(ErrorKind::InvalidSignature) => {}
@@ -167,6 +194,12 @@ mod tests {
     use crate::security::Secret;
     use maxine_state::{Name, SigningKey};
 
+    const IN_C: Realm<'static> = Realm { audience: "c", history: 0 };
+
+    fn of(audience: &str) -> Realm<'_> {
+        Realm { audience, history: 0 }
+    }
+
     fn user() -> User {
         User {
             name: Name::trusted("ada"),
@@ -193,15 +226,15 @@ mod tests {
     #[test]
     fn a_token_lives_through_a_rotation_and_dies_with_its_key() {
         let sessions = Sessions::new(None, 1_800);
-        let token = sessions.issue(&identities(&[("a", 1)]), "c", &user(), 1_000).unwrap();
-        assert_eq!(token, sessions.issue(&identities(&[("a", 1)]), "c", &user(), 1_000).unwrap());
+        let token = sessions.issue(&identities(&[("a", 1)]), IN_C, &user(), 1_000).unwrap();
+        assert_eq!(token, sessions.issue(&identities(&[("a", 1)]), IN_C, &user(), 1_000).unwrap());
         let rotated = identities(&[("b", 2), ("a", 1)]);
-        let claims = sessions.check(&rotated, "c", &token, 2_799).unwrap();
+        let claims = sessions.check(&rotated, IN_C, &token, 2_799).unwrap();
         assert_eq!((claims.user_name.as_str(), claims.credential_version), ("ada", 3));
-        assert_eq!(sessions.check(&rotated, "c", &token, 2_800).unwrap_err(), TokenError::Expired);
+        assert_eq!(sessions.check(&rotated, IN_C, &token, 2_800).unwrap_err(), TokenError::Expired);
         let gone = identities(&[("b", 2)]);
         // Forged and expired reads as forged.
-        assert_eq!(sessions.check(&gone, "c", &token, 9_999).unwrap_err(), TokenError::Invalid);
+        assert_eq!(sessions.check(&gone, IN_C, &token, 9_999).unwrap_err(), TokenError::Invalid);
     }
 
     #[test]
@@ -217,22 +250,22 @@ mod tests {
             ..old.clone()
         };
         let none = identities(&[]);
-        let token = Sessions::new(Some(old), 60).issue(&none, "c", &user(), 0).unwrap();
+        let token = Sessions::new(Some(old), 60).issue(&none, IN_C, &user(), 0).unwrap();
         let sessions = Sessions::new(Some(new), 60);
-        assert!(sessions.check(&none, "c", &token, 59).is_ok());
-        assert_eq!(sessions.check(&none, "c", &token, 60).unwrap_err(), TokenError::Expired);
+        assert!(sessions.check(&none, IN_C, &token, 59).is_ok());
+        assert_eq!(sessions.check(&none, IN_C, &token, 60).unwrap_err(), TokenError::Expired);
     }
 
     #[test]
     fn a_token_without_a_signature_is_refused() {
         let sessions = Sessions::new(None, 60);
         let keys = identities(&[("a", 1)]);
-        let token = sessions.issue(&keys, "c", &user(), 0).unwrap();
+        let token = sessions.issue(&keys, IN_C, &user(), 0).unwrap();
         let payload = token.split('.').nth(1).unwrap();
         // {"alg":"none","typ":"JWT"}
         let none = format!("eyJhbGciOiJub25lIiwidHlwIjoiSldUIn0.{payload}.");
         for forged in [none.as_str(), "", "a.b.c", &token[..token.len() - 2]] {
-            assert_eq!(sessions.check(&keys, "c", forged, 1).unwrap_err(), TokenError::Invalid);
+            assert_eq!(sessions.check(&keys, IN_C, forged, 1).unwrap_err(), TokenError::Invalid);
         }
     }
 
@@ -245,15 +278,15 @@ mod tests {
         };
         let sessions = Sessions::new(Some(shared), 60);
         let none = identities(&[]);
-        let token = sessions.issue(&none, "staging", &user(), 0).unwrap();
-        assert!(sessions.check(&none, "staging", &token, 1).is_ok());
+        let token = sessions.issue(&none, of("staging"), &user(), 0).unwrap();
+        assert!(sessions.check(&none, of("staging"), &token, 1).is_ok());
         assert_eq!(
-            sessions.check(&none, "production", &token, 1).unwrap_err(),
+            sessions.check(&none, of("production"), &token, 1).unwrap_err(),
             TokenError::Invalid
         );
         // Expired and for another cluster reads as not ours.
         assert_eq!(
-            sessions.check(&none, "production", &token, 99).unwrap_err(),
+            sessions.check(&none, of("production"), &token, 99).unwrap_err(),
             TokenError::Invalid
         );
         assert_eq!(audience_of(&token).as_deref(), Some("staging"));
@@ -261,14 +294,31 @@ mod tests {
     }
 
     #[test]
+    fn a_token_of_a_history_that_has_ended_is_refused_even_where_the_secret_is_the_same() {
+        let sessions = Sessions::new(None, 60);
+        let keys = identities(&[("a", 1)]);
+        let token = sessions.issue(&keys, IN_C, &user(), 0).unwrap();
+        let next = Realm { history: 7, ..IN_C };
+        assert_eq!(sessions.check(&keys, next, &token, 1).unwrap_err(), TokenError::HistoryEnded);
+        let other_keys = identities(&[("b", 2)]);
+        let refused = sessions.check(&other_keys, next, &token, 1).unwrap_err();
+        assert_eq!(refused, TokenError::HistoryEnded, "the keys may have ended with it");
+        let present = sessions.issue(&keys, next, &user(), 0).unwrap();
+        assert!(sessions.check(&keys, next, &present, 1).is_ok());
+        // Another cluster's token is none of ours, whatever its history.
+        let foreign = sessions.issue(&keys, of("staging"), &user(), 0).unwrap();
+        assert_eq!(sessions.check(&keys, next, &foreign, 1).unwrap_err(), TokenError::Invalid);
+    }
+
+    #[test]
     fn who_signs_in_again_at_once_gets_a_session_that_has_not_ended() {
         let sessions = Sessions::new(None, 60);
         let keys = identities(&[("a", 1)]);
-        let first = sessions.issue(&keys, "c", &user(), 100).unwrap();
-        let ended = sessions.check(&keys, "c", &first, 100).unwrap().session();
+        let first = sessions.issue(&keys, IN_C, &user(), 100).unwrap();
+        let ended = sessions.check(&keys, IN_C, &first, 100).unwrap().session();
         let again = User { ended_sessions: vec![ended], ..user() };
-        let second = sessions.issue(&keys, "c", &again, 100).unwrap();
-        let session = sessions.check(&keys, "c", &second, 100).unwrap().session();
+        let second = sessions.issue(&keys, IN_C, &again, 100).unwrap();
+        let session = sessions.check(&keys, IN_C, &second, 100).unwrap().session();
         assert_eq!((session.issued_at_s, session.expires_at_s), (99, 159));
     }
 }

@@ -28,7 +28,7 @@ use axum::http::{HeaderMap, header};
 
 use crate::backend::ControlStore;
 use maxine_clock::Clock;
-use maxine_state::{Identities, Name, Role, User};
+use maxine_state::{ControlState, Identities, Name, Role, User};
 use maxine_view::View;
 
 pub use api_token::MintedToken;
@@ -41,7 +41,7 @@ pub use password::{
 };
 pub use settings::{Account, EnvSigningKeys, Secret, SecuritySettings};
 
-use jwt::{Sessions, TokenError};
+use jwt::{Realm, Sessions, TokenError};
 use password::{AskedBy, Passwords};
 use signin_limit::SigninLimit;
 
@@ -180,7 +180,7 @@ impl Security {
             let user = format!("token:{}", record.id).into();
             Caller { user, role: Some(record.role), via: Via::ApiToken, session: None }
         } else {
-            self.identify_session(identities, &audience, token, via)?
+            self.identify_session(&snapshot.state, &audience, token, via)?
         };
         match self.too_stale_s() {
             Some(age_s) => Err(AuthError::Stale { age_s }),
@@ -190,15 +190,18 @@ impl Security {
 
     fn identify_session(
         &self,
-        identities: &Identities,
+        state: &ControlState,
         audience: &str,
         token: &str,
         via: Via,
     ) -> Result<Caller, AuthError> {
+        let history = self.history_of(state).ok_or(AuthError::HistoryEnded)?;
+        let identities = state.identities();
         let now_s = self.0.clock.wall_ms() / 1_000;
-        let checked = self.0.sessions.check(identities, audience, token, now_s);
+        let checked = self.0.sessions.check(identities, Realm { audience, history }, token, now_s);
         let claims = checked.map_err(|error| match error {
             TokenError::Expired => AuthError::Expired,
+            TokenError::HistoryEnded => AuthError::HistoryEnded,
             TokenError::Invalid => AuthError::Invalid,
         })?;
         let user = identities.users.get(claims.user_name.as_str()).ok_or(AuthError::Revoked)?;
@@ -259,9 +262,10 @@ impl Security {
     fn open_session(&self, user: &User) -> Option<SignedIn> {
         let snapshot = self.0.view.snapshot();
         let identities = snapshot.state.identities();
-        let audience = self.audience(identities)?;
+        let audience = &self.audience(identities)?;
+        let realm = Realm { audience, history: self.history_of(&snapshot.state)? };
         let now_s = self.0.clock.wall_ms() / 1_000;
-        let access_token = self.0.sessions.issue(identities, &audience, user, now_s)?;
+        let access_token = self.0.sessions.issue(identities, realm, user, now_s)?;
         let lifetime_s = self.0.settings.session_lifetime_s;
         Some(SignedIn { access_token, role: user.role, lifetime_s })
     }
@@ -306,6 +310,13 @@ impl Security {
         let snapshot = self.0.view.snapshot();
         let audience = self.audience(snapshot.state.identities()).ok_or(MintError::NotReady)?;
         api_token::mint(&audience, id).map_err(|_| MintError::NoRandomness)
+    }
+
+    /// The history that sessions are of. `None` where it has ended, because the cluster was restored or
+    /// recovered, and its leader has not begun the next one yet.
+    fn history_of(&self, state: &ControlState) -> Option<u64> {
+        let has_ended = self.0.store.line().is_some_and(|line| line != state.line());
+        (!has_ended).then(|| state.history())
     }
 
     fn audience(&self, identities: &Identities) -> Option<String> {

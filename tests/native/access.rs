@@ -55,6 +55,38 @@ async fn every_guarded_route_refuses_the_unknown_and_the_lower_role() {
     assert!(seen > 40, "{seen} routes were walked");
 }
 
+/// Sign-outs and changed passwords are lost where the state goes back to an older copy. So a session counts only in
+/// the history in which it was opened, and the keys that signed the ones before sign no more.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_ends_with_the_history_in_which_it_was_opened() {
+    let server = Server::start().await;
+    let made = server.admin(Method::POST, "/tokens").json(&json!({"role": "viewer", "note": ""}));
+    let (status, made) = server.json(made).await;
+    assert_eq!(status, 201, "{made}");
+    let api_token = made["token"].as_str().unwrap();
+    let keys = server.get("/keys").await;
+    let me = |token: &str| server.open(Method::GET, "/me").bearer_auth(token);
+    assert_eq!(server.json(me(&server.token)).await.0, 200);
+
+    server.begin_history(0, 0xa1).await;
+    let (status, problem) = server.json(me(&server.token)).await;
+    assert_eq!((status.as_u16(), &problem["type"]), (401, &json!("/problems/unauthorized")));
+    assert!(problem["detail"].as_str().unwrap().contains("sign in again"), "{problem}");
+    let cookie = format!("maxine_session={}", server.token);
+    assert_eq!(server.json(server.open(Method::GET, "/me").header("cookie", cookie)).await.0, 401);
+    assert_eq!(server.json(me(api_token)).await.0, 200, "API tokens are of the cluster");
+    let (name, password) = &server.password;
+    let again = server.sign_in(name, password).await;
+    assert_eq!(server.json(me(&again)).await.0, 200);
+    let listed = server.open(Method::GET, "/keys").bearer_auth(&again);
+    let (_, now) = server.json(listed).await;
+    assert_eq!(now["items"].as_array().unwrap().len(), 1, "{now}");
+    assert_ne!(now["items"][0]["key_id"], keys["items"][0]["key_id"]);
+
+    server.begin_history(0xa1, 0xb2).await;
+    assert_eq!(server.json(me(&again)).await.0, 401);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_cookie_signs_in_but_changes_nothing_without_the_csrf_header() {
     let server = Server::start().await;

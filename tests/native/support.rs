@@ -235,12 +235,17 @@ impl Server {
 
     /// Ends a history, as a restore or a loss does.
     pub(crate) async fn begin_history(&self, before: u64, history: u64) {
+        let signing_key = maxine_state::SigningKey {
+            key_id: Name::trusted(&format!("key-{history}")),
+            secret: vec![7; 32].into(),
+            created_at_ms: 1,
+        };
         let proposal = maxine_state::Proposal {
             request_id: maxine_state::RequestId((u128::from(history) << 64) | 1),
             proposed_at_ms: 1,
             fence: None,
             actor: maxine_state::Actor::system("history"),
-            command: maxine_state::Command::BeginHistory { before, history, line: 0 },
+            command: maxine_state::Command::BeginHistory { before, history, line: 0, signing_key },
         };
         let batch = maxine_state::Batch { proposals: vec![proposal] };
         let written = ControlStore::propose(&*self.store, batch, Duration::from_secs(5)).await;

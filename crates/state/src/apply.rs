@@ -105,9 +105,10 @@ impl ControlState {
                 self.put_config(step, config, *expected_revision)
             }
             Command::GrantLeadership { holder } => Ok(self.grant_leadership(step, holder)),
-            Command::BeginHistory { before, history, line } => {
+            Command::BeginHistory { before, history, line, signing_key } => {
                 let begins = self.history == *before && before != history;
                 if begins {
+                    self.rotate_key(step, signing_key, 0, false)?;
                     self.next_index(step);
                     (self.history, self.line) = (*history, *line);
                     self.record(
@@ -655,8 +656,8 @@ impl ControlState {
             user: actor.user.clone(),
             address: actor.address.clone(),
             trace_id: actor.trace_id.clone(),
-            action: action.into(),
             via_node: actor.via_node,
+            action: action.into(),
             object: object.into(),
             outcome,
             previous: [0; 32],

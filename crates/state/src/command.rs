@@ -212,6 +212,9 @@ pub enum Command {
         history: u64,
         /// The line of the store that it belongs to.
         line: u64,
+        /// Replaces every key that signed sessions before. A key that was rotated away since the older
+        /// copy was made is in the state again, and must not sign for the history that begins.
+        signing_key: SigningKey,
     },
     /// Gives the cluster its identity, once.
     IdentifyCluster {

@@ -125,6 +125,7 @@ fn commands() -> Vec<Command> {
         secret: [9; 32].as_slice().into(),
         created_at_ms: 1,
     };
+    let next_key = SigningKey { key_id: Name::trusted("l"), ..signing_key.clone() };
     vec![
         Command::GrantLeadership { holder: Name::trusted("node-1") },
         Command::Register { items: vec![(key.clone(), registration), (key.clone(), heavy)] },
@@ -147,7 +148,7 @@ fn commands() -> Vec<Command> {
         Command::PutToken { token },
         Command::DeleteToken { id: Name::trusted("t") },
         Command::RecordAudit { items: vec![("session.create".into(), "ada".into(), false)] },
-        Command::BeginHistory { before: 0, history: 5, line: 1 },
+        Command::BeginHistory { before: 0, history: 5, line: 1, signing_key: next_key },
         Command::IdentifyCluster { id: Name::trusted("c") },
         Command::EndSession { name: ada, credential_version: 0, session },
         Command::ReportHealth {
