@@ -12,6 +12,10 @@ use maxine_state::Rejection;
 /// `Content-Type` of the compatible API's answers.
 pub const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=utf-8");
 
+/// `X-Content-Type-Options` of every answer that Maxine makes itself. The edge puts it on; only what is
+/// answered before the edge carries it from its beginning.
+pub const NOSNIFF: HeaderValue = HeaderValue::from_static("nosniff");
+
 /// An error of the compatible API.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CompatError {
@@ -53,6 +57,7 @@ impl IntoResponse for CompatError {
         let mut response = Response::new(Body::from(body));
         *response.status_mut() = self.status;
         response.headers_mut().insert(header::CONTENT_TYPE, JSON);
+        response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, NOSNIFF);
         if let Some(after_s) = self.retry_after_s {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(after_s));
         }

@@ -25,10 +25,10 @@ use utoipa::openapi::{
 use utoipa::{PartialSchema, ToSchema};
 use utoipa_swagger_ui::Config;
 
-use super::AppState;
 use super::access::{Access, AccessTable, Decision};
 use super::pacing::SharedBytes;
 use super::problem::{PROBLEM_JSON, Problem, ProblemKind};
+use super::{AppState, hosts};
 use crate::security::SESSION_COOKIE;
 
 /// What the document starts with.
@@ -217,16 +217,23 @@ pub fn document() -> OpenApi {
     super::native::router().into_openapi()
 }
 
-/// The document and its interactive page, and the pages behind the problems' types. Answers the
-/// (method, path) of each, for the test that walks the routes.
+/// The document and its interactive page, and the pages behind the problems' types. The interactive page
+/// acts for whoever is signed in, so it is served under this node's own names only, as the dashboard is.
 pub(super) fn pages(document: OpenApi) -> Router<AppState> {
     let text = serde_json::to_vec(&document).expect("the document is plain data");
     let files =
         Arc::new(Files { document: text.into(), config: DOCUMENT.into(), page: Mutex::default() });
-    let page = get(page).with_state(Arc::clone(&files));
+    let pages = Arc::clone(&files);
+    let page = get(async move |State(state): State<AppState>, request: Request| {
+        hosts::refusal(&state, &request).unwrap_or_else(|| page(&pages, request.uri().path()))
+    });
+    let moved = get(async |State(state): State<AppState>, request: Request| {
+        let moved = || Redirect::to("/api/docs/").into_response();
+        hosts::refusal(&state, &request).unwrap_or_else(moved)
+    });
     let router = Router::new()
         .route(DOCUMENT, get(the_document).with_state(files))
-        .route("/api/docs", get(async || Redirect::to("/api/docs/")))
+        .route("/api/docs", moved)
         .route("/api/docs/", page.clone())
         .route("/api/docs/{*rest}", page)
         .route("/problems/{slug}", get(explain));
@@ -264,9 +271,8 @@ async fn the_document(State(files): State<Arc<Files>>) -> HttpResponse {
     shared(files.document.clone(), "application/json")
 }
 
-async fn page(State(files): State<Arc<Files>>, request: Request) -> HttpResponse {
-    let name = request.uri().path().trim_start_matches("/api/docs/").to_owned();
-    match files.page(&name) {
+fn page(files: &Files, path: &str) -> HttpResponse {
+    match files.page(path.trim_start_matches("/api/docs/")) {
         Some((bytes, kind)) => shared(bytes, &kind),
         None => axum::http::StatusCode::NOT_FOUND.into_response(),
     }

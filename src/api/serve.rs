@@ -44,7 +44,7 @@ fn refusal(why: NoPlace) -> String {
         format!("{{\"message\":\"too many connections are open{whose}; retry in 1 s\"}}\r\n");
     format!(
         "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json; charset=utf-8\r\n\
-         Content-Length: {}\r\nRetry-After: 1\r\nConnection: close\r\n\r\n{body}",
+         X-Content-Type-Options: nosniff\r\nContent-Length: {}\r\nRetry-After: 1\r\nConnection: close\r\n\r\n{body}",
         body.len()
     )
 }

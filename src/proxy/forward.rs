@@ -681,6 +681,7 @@ impl Forwarded {
         let json = HeaderValue::from_static("application/json; charset=utf-8");
         headers.insert(header::CONTENT_TYPE, json);
         error.mark(headers, attempts);
+        headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         if let Some(retry_after_s) = error.retry_after_s() {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(retry_after_s));
         }

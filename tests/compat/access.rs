@@ -460,7 +460,7 @@ async fn the_dashboard_and_its_cookie_are_for_names_of_the_node() {
     }
     for other in ["evil.example", "127.0.0.1.evil.example", "localhost.evil.example:80", "evil:81"]
     {
-        for page in ["/", "/ui/services"] {
+        for page in ["/", "/ui/services", "/api/docs", "/api/docs/", "/api/docs/index.css"] {
             assert_eq!(asked(page, other, "x-own", "1").await, 421, "{other} {page}");
         }
         assert_eq!(asked(CONFIG, other, "cookie", &cookie).await, 403, "{other}");

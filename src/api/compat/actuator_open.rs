@@ -102,7 +102,6 @@ fn page(html: String) -> Response<Body> {
     let policy = "default-src 'none'; style-src 'unsafe-inline'; img-src 'self' data:; \
                   sandbox; frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
     headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(policy));
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
 }
 

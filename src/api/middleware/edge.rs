@@ -19,7 +19,7 @@ use tower::{Layer, Service};
 
 use super::trace;
 use crate::api::access::{self, AccessMode, Decision};
-use crate::api::error::{CompatError, edge_error, is_native};
+use crate::api::error::{CompatError, NOSNIFF, edge_error, is_native};
 use crate::api::native::put_missing_headers;
 use crate::api::pacing::{self, Streamed};
 use crate::api::{AppState, Caller, RequestContext, Via, field_names, hosts, origins};
@@ -324,8 +324,7 @@ impl Shared {
         headers.entry(&self.trace_header).or_insert_with(|| record.context.trace_id.header_value());
         headers.entry(TRACEPARENT).or_insert_with(|| record.context.traceparent.header_value());
         if is_own {
-            let nosniff = HeaderValue::from_static("nosniff");
-            headers.entry(header::X_CONTENT_TYPE_OPTIONS).or_insert(nosniff);
+            headers.entry(header::X_CONTENT_TYPE_OPTIONS).or_insert(NOSNIFF);
         }
         self.admit_origin(headers, record.member_origin);
         record.finished.status = response.status();
@@ -380,6 +379,7 @@ impl Shared {
         *response.status_mut() = StatusCode::NO_CONTENT;
         response.extensions_mut().extend(self.field_names.clone());
         let headers = response.headers_mut();
+        headers.insert(header::X_CONTENT_TYPE_OPTIONS, NOSNIFF);
         if !self.admit_origin(headers, self.member_origin(request)) {
             return response;
         }
