@@ -16,7 +16,9 @@ use futures::FutureExt;
 use tower::Service;
 
 use super::middleware::{EdgeLayer, Shared};
+use crate::places::Places;
 use crate::proxy::{self, Interim, InterimTurn};
+use crate::security::CookieUse;
 use maxine_clock::Clock;
 
 use super::fast_path::FastPath;
@@ -48,6 +50,16 @@ impl Front {
     /// What comes before the HTTP library, where the settings allow it.
     pub(super) fn fast_path(&self) -> Option<&FastPath> {
         self.fast_path.as_ref()
+    }
+
+    /// Whether a request carries a credential that counts here.
+    pub(super) fn knows_caller<B>(&self, request: &axum::http::Request<B>) -> bool {
+        self.state.security().identify(CookieUse::Reads, request.headers()).is_ok()
+    }
+
+    /// The bytes of requests that may be under way.
+    pub(super) fn bodies(&self) -> &Arc<Places> {
+        self.state.bodies()
     }
 
     /// Answers what needs nothing but the view: discovery by redirect. `None` for all else.

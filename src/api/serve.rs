@@ -3,6 +3,10 @@
 //! Place in the flow: the outermost piece. It knows sockets and HTTP's framing, and nothing of what
 //! is asked. A client that sends its head slowly, that takes its answer slowly, or that only holds a
 //! connection is let go; what is over a limit is refused and counted.
+//!
+//! A share of the connections is kept for callers with a credential, so that strangers cannot lock an
+//! operator out. Who that is, only a request says: where the other connections are taken, a few more are
+//! taken for a moment, and closed unless their first request carries a credential.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -10,7 +14,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::http::{HeaderMap, Request, Response, StatusCode, Version};
+use axum::http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version, header};
+use axum::response::IntoResponse;
 use bytes::Bytes;
 use futures::future::Either;
 use hyper::body::Incoming;
@@ -19,18 +24,20 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::GracefulShutdown;
 use nix::sys::socket::{setsockopt, sockopt};
+use parking_lot::Mutex;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::Front;
+use super::error::CompatError;
 use super::lazy_timer::LazyTimer;
 use super::linger::{Lingering, TunnelMark};
 use super::pacing::{Pace, Reader, Unsent};
 use super::well_formed::{self, Bounds};
-use crate::places::{NoPlace, PlaceLimits, Places, Standing};
+use crate::places::{NoPlace, Place, PlaceLimits, Places, Standing};
 use crate::proxy::{HintedStream, Interim, TrustedProxies};
 use crate::telemetry::Metrics;
 
@@ -57,8 +64,10 @@ const REFUSALS_MAX: usize = 512;
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
 /// What HTTP/2 holds of one answer besides the piece that it was given last, in bytes.
 const SEND_BUFFER_LEN: usize = 32 * 1_024;
-/// One connection in so many is kept for operators on this machine.
+/// One connection in so many is kept for callers with a credential and operators on this machine.
 const RESERVED_ONE_IN: usize = 50;
+/// Most connections of one address that have yet to show a credential.
+const UNPROVEN_PER_ADDRESS_MAX: usize = 4;
 
 /// Limits of the server.
 #[derive(Clone, Debug)]
@@ -115,6 +124,11 @@ pub async fn serve(
         per_address_max: limits.connections_per_address_max,
         reserved: limits.connections_max / RESERVED_ONE_IN,
     });
+    let unproven = Places::new(PlaceLimits {
+        max: (limits.connections_max / RESERVED_ONE_IN / 2).max(1),
+        per_address_max: UNPROVEN_PER_ADDRESS_MAX,
+        reserved: 0,
+    });
     let refusals = Arc::new(Semaphore::new(REFUSALS_MAX));
     let unsent = Unsent::default();
     let tasks = TaskTracker::new();
@@ -136,8 +150,16 @@ pub async fn serve(
             ip if limits.trusted_proxies.contains(ip) => Standing::Trusted,
             _ => Standing::Stranger,
         };
-        let place = match connections.take(peer.ip(), standing, 1) {
-            Ok(place) => place,
+        let place = connections.take(peer.ip(), standing, 1).map(|place| (place, None));
+        let place = place.or_else(|why| {
+            // Only the share for callers with a credential is left.
+            let is_full = why == NoPlace::Node && standing == Standing::Stranger;
+            let waits = is_full.then(|| unproven.take(peer.ip(), standing, 1).ok()).flatten();
+            let proof = Proof::new(waits.ok_or(why)?);
+            Ok((connections.take(peer.ip(), Standing::Known, 1)?, Some(proof)))
+        });
+        let (place, proof) = match place {
+            Ok(taken) => taken,
             Err(why) => {
                 metrics.connections_refused.inc();
                 if let Ok(permit) = Arc::clone(&refusals).try_acquire_owned() {
@@ -158,7 +180,7 @@ pub async fn serve(
         tasks.spawn(async move {
             metrics.connections.inc();
             let idle = Duration::from_millis(limits.header_timeout_ms);
-            let read = match front.fast_path() {
+            let read = match front.fast_path().filter(|_| proof.is_none()) {
                 None => Some(Bytes::new()),
                 Some(way) => way.serve(&mut stream, peer.ip(), idle, &stop).await,
             };
@@ -178,7 +200,8 @@ pub async fn serve(
                 proxies: limits.trusted_proxies.clone(),
             };
             let bounds = Bounds::of(&limits);
-            let service = per_request(front, peer, bounds, interim, watched);
+            let to_answer = ToAnswer { front, peer, standing, bounds, proof: proof.clone() };
+            let service = per_request(to_answer, interim, watched);
             let mut builder = (*builder).clone();
             builder.http1().timer(LazyTimer::default());
             let connection =
@@ -186,7 +209,10 @@ pub async fn serve(
             let connection = watcher.watch(connection);
             tokio::pin!(connection);
             // While the protocol's version is being found out, no timer of hyper's runs yet.
-            let first = tokio::time::sleep(idle);
+            let first = tokio::time::sleep(match &proof {
+                Some(_) => idle.min(REFUSAL_TIMEOUT),
+                None => idle,
+            });
             let patience = Duration::from_millis(limits.send_timeout_ms.into());
             let served = async {
                 tokio::select! {
@@ -200,6 +226,10 @@ pub async fn serve(
                 ended = served => ended,
                 () = pace.stalled(patience) => {
                     metrics.connections_stalled.inc();
+                    Ok(())
+                }
+                () = Proof::refused(proof.as_ref()) => {
+                    metrics.connections_refused.inc();
                     Ok(())
                 }
             };
@@ -270,10 +300,81 @@ impl Watched {
     }
 }
 
-fn per_request(
+/// Whether the requests of a connection over the limit carry a credential.
+#[derive(Clone)]
+struct Proof(Arc<Proving>);
+
+struct Proving {
+    /// Held until the first one does.
+    place: Mutex<Option<Place>>,
+    /// Told when one does not.
+    refused: Notify,
+}
+
+impl Proof {
+    fn new(place: Place) -> Self {
+        Self(Arc::new(Proving { place: Mutex::new(Some(place)), refused: Notify::new() }))
+    }
+
+    /// The answer to a request without a credential, after which the connection ends.
+    fn check<B>(&self, front: &Front, request: &Request<B>) -> Option<Response<Body>> {
+        if front.knows_caller(request) {
+            drop(self.0.place.lock().take());
+            return None;
+        }
+        self.0.refused.notify_one();
+        let text = "too many connections are open; requests with a credential are still taken; retry in 1 s";
+        let refusal = CompatError::new(StatusCode::SERVICE_UNAVAILABLE, text);
+        let mut refusal = CompatError { retry_after_s: Some(1), ..refusal }.into_response();
+        refusal.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        Some(refusal)
+    }
+
+    /// Returns some time after a request was refused, when its answer must have arrived.
+    async fn refused(proof: Option<&Self>) {
+        let Some(proof) = proof else { return std::future::pending().await };
+        proof.0.refused.notified().await;
+        tokio::time::sleep(REFUSAL_TIMEOUT).await;
+    }
+}
+
+/// What the requests of one connection are answered with.
+struct ToAnswer {
     front: Arc<Front>,
     peer: SocketAddr,
+    standing: Standing,
     bounds: Bounds,
+    proof: Option<Proof>,
+}
+
+impl ToAnswer {
+    /// Why a request is not answered at all.
+    fn refusal<B>(&self, request: &Request<B>) -> Option<Response<Body>> {
+        let refusal = well_formed::refusal(request, self.bounds);
+        refusal.or_else(|| self.proof.as_ref()?.check(&self.front, request))
+    }
+
+    /// Counts a head while its request is answered. Over HTTP/1 a connection has one; over HTTP/2 hundreds,
+    /// which are bounded together with the bodies that arrive.
+    fn count_head<B>(&self, request: &Request<B>) -> Result<Option<Place>, Box<Response<Body>>> {
+        if request.version() < Version::HTTP_2 {
+            return Ok(None);
+        }
+        let fields = request.headers().iter();
+        let fields_len: usize = fields.map(|(name, value)| name.as_str().len() + value.len()).sum();
+        let target_len = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
+        let bodies = self.front.bodies();
+        let taken = bodies.take(self.peer.ip(), self.standing, fields_len + target_len);
+        taken.map(Some).map_err(|why| {
+            let text = format!("too many requests are being answered: {why}");
+            let refusal = CompatError::new(StatusCode::SERVICE_UNAVAILABLE, text);
+            Box::new(CompatError { retry_after_s: Some(1), ..refusal }.into_response())
+        })
+    }
+}
+
+fn per_request(
+    to_answer: ToAnswer,
     interim: Interim,
     watched: Watched,
 ) -> impl hyper::service::Service<
@@ -284,17 +385,24 @@ fn per_request(
 > + Send {
     service_fn(move |request: Request<Incoming>| {
         watched.began.store(true, Ordering::Relaxed);
-        if let Some(refusal) = well_formed::refusal(&request, bounds) {
+        if let Some(refusal) = to_answer.refusal(&request) {
             return Either::Left(std::future::ready(Ok(refusal)));
         }
+        let head = match to_answer.count_head(&request) {
+            Ok(head) => head,
+            Err(refusal) => return Either::Left(std::future::ready(Ok(*refusal))),
+        };
+        let ToAnswer { front, peer, .. } = &to_answer;
+        let peer = *peer;
         let (version, reader) = (request.version(), watched.reader(request.headers()));
         if let Some(response) = front.at_once(peer, &request) {
             let response = watched.answered(version, reader, response);
             return Either::Left(std::future::ready(Ok(response)));
         }
-        let (front, interim, watched) = (Arc::clone(&front), interim.clone(), watched.clone());
+        let (front, interim, watched) = (Arc::clone(front), interim.clone(), watched.clone());
         Either::Right(async move {
             let response = front.answer(peer, &interim, request.map(Body::new)).await;
+            drop(head);
             Ok(watched.answered(version, reader, response))
         })
     })

@@ -20,4 +20,5 @@ mod faults;
 mod in_process;
 mod lost_majority;
 mod one_index;
+mod open_files;
 mod rolling;

@@ -200,6 +200,93 @@ async fn connections_over_the_limit_are_told_so() {
     panic!("the limit does not let go");
 }
 
+/// Strangers hold all connections that they may: a caller with a credential still gets one, and one that only
+/// connects does not keep it away for long.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_share_of_the_connections_is_kept_for_callers_with_a_credential() {
+    let server = Server::start_with(|options| {
+        options.limits.connections_max = 100;
+        // Behind a proxy nobody on this machine is taken for an operator.
+        let proxies = vec!["10.0.0.0/8".parse().unwrap()];
+        options.limits.trusted_proxies = maxine::proxy::TrustedProxies::new(proxies);
+    })
+    .await;
+    let token = server.admin().await;
+    let mut held = Vec::new();
+    let refused = loop {
+        let mut stream = tokio::net::TcpStream::connect(server.addr).await.unwrap();
+        stream.write_all(b"GET /api/actuator/health HTTP/1.1\r\nhost: h\r\n\r\n").await.unwrap();
+        let mut head = [0; 12];
+        stream.read_exact(&mut head).await.unwrap();
+        if &head == b"HTTP/1.1 503" {
+            let mut rest = String::new();
+            stream.read_to_string(&mut rest).await.unwrap();
+            break rest;
+        }
+        held.push(stream);
+        assert!(held.len() < 99, "strangers got all");
+    };
+    assert!(refused.contains("requests with a credential are still taken"), "{refused}");
+    let ask = |credential: &str| {
+        format!("GET /api/v1/me HTTP/1.1\r\nhost: h\r\n{credential}connection: close\r\n\r\n")
+    };
+    let known = ask(&format!("authorization: Bearer {token}\r\n"));
+    let _silent = tokio::net::TcpStream::connect(server.addr).await.unwrap();
+    let started = std::time::Instant::now();
+    loop {
+        let answer = server.raw(known.as_bytes()).await;
+        if answer.starts_with("HTTP/1.1 200 ") {
+            break;
+        }
+        assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+        assert!(started.elapsed() < Duration::from_secs(20), "the silent one keeps its place");
+    }
+    // A known connection stays known only with its credential.
+    let mut stream = tokio::net::TcpStream::connect(server.addr).await.unwrap();
+    let kept = known.replace("connection: close", "connection: keep-alive");
+    stream.write_all(format!("{kept}{}", ask("")).as_bytes()).await.unwrap();
+    let mut answers = String::new();
+    stream.read_to_string(&mut answers).await.unwrap();
+    assert!(answers.starts_with("HTTP/1.1 200 ") && answers.contains("HTTP/1.1 503 "), "{answers}");
+}
+
+/// Heads of requests over HTTP/2 are counted with the bodies that arrive: one connection may begin hundreds.
+#[tokio::test(flavor = "multi_thread")]
+async fn heads_over_http2_count_while_their_requests_are_answered() {
+    let server = Server::start_with(|options| {
+        options.api.bodies.per_address_max = 100_000;
+        options.api.body_timeout_ms = 3_000;
+    })
+    .await;
+    let stream = tokio::net::TcpStream::connect(server.addr).await.unwrap();
+    let io = hyper_util::rt::TokioIo::new(stream);
+    let executor = hyper_util::rt::TokioExecutor::new();
+    let (sender, connection) = hyper::client::conn::http2::handshake(executor, io).await.unwrap();
+    tokio::spawn(connection);
+    let begin = |len: usize| {
+        let uri = format!("http://{}/api/maxine/signin", server.addr);
+        let request = axum::http::Request::post(uri)
+            .header("content-type", "application/json")
+            .header("x-long", "x".repeat(len));
+        // A body that never comes.
+        let body = axum::body::Body::from_stream(futures::stream::pending::<
+            Result<axum::body::Bytes, std::io::Error>,
+        >());
+        let request = request.body(body).unwrap();
+        let mut sender = sender.clone();
+        async move { sender.send_request(request).await.map(|answer| answer.status().as_u16()) }
+    };
+    let mut begun: Vec<_> = (0..5).map(|_| tokio::spawn(begin(30_000))).collect();
+    // Three fit; the others are refused at once.
+    let mut refused = 0;
+    while refused < 2 {
+        let (status, _, rest) = futures::future::select_all(begun).await;
+        assert_eq!(status.unwrap().unwrap(), 503);
+        (refused, begun) = (refused + 1, rest);
+    }
+    assert_eq!(begin(100).await.unwrap(), 408, "a short one fits, and waits for its body in vain");
+}
+
 /// One address cannot take all connections.
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_of_one_address_are_bounded() {
@@ -375,26 +462,87 @@ async fn http2_keeps_to_the_limit_of_header_fields_too() {
     }
 }
 
+/// Every kind of answer that Maxine makes itself, at each place that makes one: a body must not be taken for
+/// another type than it is told to be.
 #[tokio::test(flavor = "multi_thread")]
-async fn no_answer_of_the_apis_is_to_be_sniffed() {
-    let server = Server::start().await;
-    server.register(json!({"hostName": "h", "nodeName": "n", "serviceName": "s"})).await;
-    for path in [
-        "/api/actuator/health",
-        "/api/maxine/control/config",
-        "/api/maxine/serviceops/discover?serviceName=s",
-        "/api/maxine/serviceops/discover?serviceName=none",
-        "/api/maxine/serviceops/proxy/none/x",
-        "/api/v1/ready",
-        "/api/v1/openapi.json",
-        "/api/v1/none",
-        "/none",
-    ] {
-        for accept in ["*/*", "text/html"] {
-            let answer = server.get(path).header("accept", accept).send().await.unwrap();
-            assert_eq!(answer.headers()["x-content-type-options"], "nosniff", "{path} {accept}");
+async fn no_answer_that_maxine_makes_is_to_be_sniffed() {
+    let server = Server::start_with(|options| options.api.body_timeout_ms = 300).await;
+    let answers = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = answers.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = answers.accept().await {
+            let mut request = [0; 1_024];
+            let _ = stream.read(&mut request).await;
+            let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok";
+            let _ = stream.write_all(answer).await;
         }
+    });
+    let dead = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let dead_port = dead.local_addr().unwrap().port();
+    drop(dead);
+    for (service, port) in [("answers", port), ("dead", dead_port)] {
+        server.register(super::support::node(service, "a", port)).await;
     }
+    let ask = async |method: &str, target: &str, fields: &str| {
+        let request = format!("{method} {target} HTTP/1.1\r\n{fields}Connection: close\r\n\r\n");
+        server.raw(request.as_bytes()).await
+    };
+    let many: String = (0..200).map(|n| format!("x-{n}: 1\r\n")).collect();
+    let (own, many) = ("Host: localhost\r\n", format!("Host: localhost\r\n{many}"));
+    let html = "Host: localhost\r\nAccept: text/html\r\n";
+    let proxy = "/api/maxine/serviceops/proxy";
+    let discover = "/api/maxine/serviceops/discover";
+    for (status, method, target, fields) in [
+        (200, "GET", "/", own),
+        (200, "GET", "/api/actuator/health", own),
+        (200, "GET", "/api/actuator/health", html),
+        (200, "GET", "/api/actuator/status", html),
+        (200, "GET", "/api/v1/ready", own),
+        (200, "GET", "/api/v1/openapi.json", own),
+        (200, "GET", "/api/docs/", own),
+        (303, "GET", "/api/docs", own),
+        (200, "GET", "/problems/not-found", own),
+        (204, "OPTIONS", "/api/v1/services", own),
+        (302, "GET", &format!("{discover}?serviceName=answers"), own),
+        (302, "GET", &format!("{discover}?serviceName=answers"), html),
+        (503, "GET", &format!("{discover}?serviceName=none"), own),
+        (400, "GET", discover, own),
+        (400, "GET", "/api/v1/ready", ""),
+        (400, "GET", "/api/v1/ready", "Host: a\r\nHost: b\r\n"),
+        (
+            408,
+            "POST",
+            "/api/maxine/signin",
+            "Host: h\r\nContent-Type: application/json\r\nContent-Length: 1\r\n",
+        ),
+        (401, "GET", "/api/v1/services", own),
+        (401, "GET", "/api/maxine/control/config", own),
+        (404, "GET", "/none", own),
+        (404, "GET", "/api/v1/none", own),
+        (405, "DELETE", "/api/v1/ready", own),
+        (421, "GET", "/", "Host: evil.example\r\n"),
+        (431, "GET", "/", &many),
+        (503, "GET", &format!("{proxy}/none/x"), own),
+        (400, "GET", &format!("{proxy}/answers/%zz"), own),
+        // After an attempt, too.
+        (502, "GET", &format!("{proxy}/dead/x"), own),
+    ] {
+        let answer = ask(method, target, fields).await;
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+        assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{method} {target}: {answer}");
+        let head = head.to_ascii_lowercase();
+        // What the HTTP library itself refuses has neither a body nor a type.
+        let is_bare = body.is_empty() && !head.contains("content-type");
+        let is_told = head.contains("x-content-type-options: nosniff");
+        assert!(is_told || (is_bare && status == 431), "{method} {target}: {answer}");
+        assert!((status == 502) == head.contains("x-maxine-attempts: 1"), "{answer}");
+    }
+    let of_instance = ask("GET", &format!("{proxy}/answers/x"), own).await;
+    assert!(of_instance.ends_with("ok") && !of_instance.contains("nosniff"), "{of_instance}");
+    let full = Server::start_with(|options| options.limits.connections_max = 0).await;
+    let refused = full.raw(b"").await.to_ascii_lowercase();
+    assert!(refused.starts_with("http/1.1 503 "), "{refused}");
+    assert!(refused.contains("x-content-type-options: nosniff"), "{refused}");
 }
 
 /// An instance of which each answer announces `len` bytes and has `sent`.
