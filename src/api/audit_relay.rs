@@ -3,25 +3,24 @@
 //! The answer to the client does not wait for it. What arrives faster than a bound is counted and
 //! told in one record, so that nobody can flood the log by being refused.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::pending_records::{Added, PendingRecords};
 use crate::actors::{Registry, WriteRequest};
 use crate::telemetry::{AlertKind, Notice, Telemetry};
 use maxine_clock::Clock;
-use maxine_state::{Actor, Command, RequestId};
+use maxine_state::{Actor, Command};
 
 /// Most records in one second of those who proved who they are.
 const RECORDS_PER_SECOND_MAX: u32 = 50;
 /// Most records in one second of those who did not: strangers must not push the others' records out.
 const STRANGERS_RECORDS_PER_SECOND_MAX: u32 = 10;
-/// Most records that wait for writes to be possible again.
-const WAITING_MAX: usize = 256;
 /// Pause before they are tried again.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 /// Longest object of a record, in bytes.
@@ -52,8 +51,8 @@ struct Inner {
     telemetry: Telemetry,
     gap: Mutex<Gap>,
     second: Mutex<Second>,
-    /// Places for records that wait.
-    waiting: Arc<Semaphore>,
+    /// Records that wait for writes to be possible again.
+    pending: PendingRecords,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -63,23 +62,33 @@ struct Inner {
 pub struct AuditRelay(Arc<Inner>);
 
 impl AuditRelay {
+    /// Continues with what waited when the node stopped. Must be called inside a tokio runtime.
     pub(super) fn new(
         node: String,
         registry: Registry,
         clock: Clock,
         telemetry: Telemetry,
+        pending_file: Option<PathBuf>,
     ) -> Self {
-        Self(Arc::new(Inner {
+        let (pending, read) = PendingRecords::open(pending_file);
+        let relay = Self(Arc::new(Inner {
             node,
             registry,
             clock,
             telemetry,
             gap: Mutex::default(),
             second: Mutex::default(),
-            waiting: Arc::new(Semaphore::new(WAITING_MAX)),
+            pending,
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
-        }))
+        }));
+        if let Err(error) = read {
+            let error = format!("the file of those that waited cannot be read: {error}");
+            tracing::error!(%error, "audit records are lost");
+            relay.lost(1, &error);
+        }
+        relay.write_pending();
+        relay
     }
 
     /// Raises an alert that records are missing; the first at once, later ones together.
@@ -134,27 +143,50 @@ impl AuditRelay {
         });
     }
 
-    /// Records what an operator did while the cluster may not take writes: the record waits until it does,
-    /// or until the node stops. One that finds no place to wait counts as lost.
+    /// Records what an operator did while the cluster may not take writes: the record waits until it does, through
+    /// restarts of the node. One that finds no room to wait counts as lost. Must be called inside a tokio runtime.
     pub fn record_for_sure(&self, actor: Actor, action: &str, object: &str) {
-        let Ok(place) = Arc::clone(&self.0.waiting).try_acquire_owned() else {
-            self.lost(1, "too many records wait for writes to be possible");
-            return;
-        };
-        let items = vec![(action.into(), shortened(object), true)];
-        let command = Command::RecordAudit { items };
-        // A repeat of a write whose outcome is unknown takes effect once.
-        let request_id = Some(RequestId(rand::random()));
-        let request = WriteRequest { actor, request_id, fence: None, command };
-        let (registry, stop) = (self.0.registry.clone(), self.0.stop.clone());
-        let written = async move {
-            while let Err(error) = registry.propose(request.clone()).await {
-                tracing::debug!(%error, "an audit record waits for writes to be possible");
-                tokio::time::sleep(RETRY_PAUSE).await;
+        let added = self.0.pending.add(actor, action, shortened(object));
+        match added {
+            Added::NoRoom => self.lost(1, "too many records wait for writes to be possible"),
+            Added::Begin | Added::Waits => {
+                let relay = self.clone();
+                self.0.tasks.spawn(async move { relay.save_pending().await });
             }
-            drop(place);
+        }
+        if added == Added::Begin {
+            self.write_pending();
+        }
+    }
+
+    /// Writes the records that wait, one after the other, until none is left or the node stops.
+    fn write_pending(&self) {
+        let Some(first) = self.0.pending.begin() else { return };
+        let (relay, stop) = (self.clone(), self.0.stop.clone());
+        let written = async move {
+            let mut next = Some(first);
+            while let Some(record) = next {
+                // A repeat of a write whose outcome is unknown takes effect once.
+                let (actor, request_id, command) = record.command();
+                let request_id = Some(request_id);
+                let request = WriteRequest { actor, request_id, fence: None, command };
+                while let Err(error) = relay.0.registry.propose(request.clone()).await {
+                    tracing::debug!(%error, "an audit record waits for writes to be possible");
+                    tokio::time::sleep(RETRY_PAUSE).await;
+                }
+                next = relay.0.pending.written();
+                relay.save_pending().await;
+            }
         };
         self.0.tasks.spawn(stop.run_until_cancelled_owned(written));
+    }
+
+    async fn save_pending(&self) {
+        let inner = Arc::clone(&self.0);
+        let saved = tokio::task::spawn_blocking(move || inner.pending.save()).await;
+        if let Ok(Err(error)) = saved {
+            tracing::warn!(%error, "audit records that wait are not kept in their file: a restart would lose them");
+        }
     }
 
     /// Waits for the records under way; each has the registry's time limit.

@@ -24,6 +24,7 @@ pub mod openapi;
 mod origins;
 mod own_password;
 mod pacing;
+mod pending_records;
 mod ports;
 pub mod problem;
 mod routes;

@@ -1,5 +1,6 @@
 //! What every handler has at hand.
 
+use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 
 use axum::http::HeaderName;
@@ -52,6 +53,8 @@ pub struct ApiSettings {
     /// The proxies in front whose word about the client's address is believed
     /// (`security.trusted_proxies`).
     pub trusted_proxies: TrustedProxies,
+    /// Where audit records are kept that wait until the cluster accepts writes; `None` keeps them in memory.
+    pub pending_audit_file: Option<PathBuf>,
     /// How many watchers there may be.
     pub watchers: PlaceLimits,
     /// How many bytes of JSON bodies may be arriving.
@@ -75,6 +78,7 @@ impl Default for ApiSettings {
             proxy_sandbox: true,
             allowed_hosts: Vec::new(),
             trusted_proxies: TrustedProxies::default(),
+            pending_audit_file: None,
             watchers: PlaceLimits { max: 20_000, per_address_max: 10_000, reserved: 2_000 },
             bodies: PlaceLimits { max: 64 << 20, per_address_max: 32 << 20, reserved: 16 << 20 },
         }
@@ -133,7 +137,7 @@ impl AppState {
         WeakState(Arc::downgrade(&self.0))
     }
 
-    /// Joins the parts.
+    /// Joins the parts. Must be called inside a tokio runtime.
     #[must_use]
     pub fn new(parts: AppParts) -> Self {
         let audit = AuditRelay::new(
@@ -141,6 +145,7 @@ impl AppState {
             parts.registry.clone(),
             parts.clock.clone(),
             parts.telemetry.clone(),
+            parts.settings.pending_audit_file.clone(),
         );
         // The configuration has refused a name that is none before.
         let trace_header = HeaderName::from_bytes(parts.settings.trace_header_name.as_bytes())

@@ -22,6 +22,7 @@ pub(super) fn tighten(config: &NodeConfig) {
     narrowed.dir(&config.data_dir);
     narrowed.tree(&config.data_dir.join("raft"));
     narrowed.beginning_with(&config.data_dir.join(&config.telemetry.log_dir), "maxine");
+    narrowed.beginning_with(&config.data_dir, "pending-audit");
     narrowed.tree(&config.data_dir.join(&config.telemetry.audit_file));
     let log = settings::log_path(config);
     if let (Some(dir), Some(name)) = (log.parent(), log.file_name()) {

@@ -64,6 +64,7 @@ pub(super) fn api(config: &NodeConfig, http_addr: SocketAddr) -> ApiSettings {
         proxy_sandbox: config.http.proxy_sandbox,
         allowed_hosts: allowed_hosts(config),
         trusted_proxies: TrustedProxies::new(config.security.trusted_proxies.clone()),
+        pending_audit_file: Some(config.data_dir.join("pending-audit")),
         watchers: PlaceLimits {
             max: config.http.watchers_max,
             per_address_max: config.http.watchers_per_address_max,

@@ -349,6 +349,53 @@ async fn behind_a_trusted_proxy_each_client_has_its_own_sign_in_limit() {
     assert!(chosen.len() > 1, "every client got the same instance: {chosen:?}");
 }
 
+/// What an operator did while the cluster took no writes is recorded in the end, even after a restart. Equal uses
+/// that wait are counted in one record, so that a scraper fills nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn uses_of_the_break_glass_token_outlive_a_restart_until_they_are_recorded() {
+    const BREAK_GLASS: &str = "mxb_0123456789abcdef";
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("pending-audit");
+    let start = async || {
+        Server::start_with(|options| {
+            options.security.break_glass = Some(Secret::new(BREAK_GLASS));
+            options.api.pending_audit_file = Some(file.clone());
+        })
+        .await
+    };
+    let eventually = async |what: &str, mut is_so: Box<dyn FnMut() -> bool + '_>| {
+        for _ in 0..1_000 {
+            if is_so() {
+                return;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+        panic!("never: {what}");
+    };
+    let server = start().await;
+    server.store.set_available(false);
+    for _ in 0..4 {
+        let scraped = server.get("/api/actuator/prometheus").bearer_auth(BREAK_GLASS);
+        assert_eq!(scraped.send().await.unwrap().status(), 200);
+    }
+    let kept = || std::fs::read_to_string(&file).is_ok_and(|text| text.contains("\"count\":3"));
+    eventually("all uses are in the file", Box::new(kept)).await;
+    drop(server);
+
+    let again = start().await;
+    let used = || {
+        again.view.with_snapshot(|now| {
+            let records = now.state.audit().records();
+            let uses = records.iter().filter(|record| &*record.action == "break_glass.use");
+            uses.map(|record| record.object.to_string()).collect::<Vec<_>>()
+        })
+    };
+    let scraped = "GET /api/actuator/prometheus";
+    let expected = vec![scraped.to_owned(), format!("{scraped}, 3 times")];
+    eventually("they are recorded", Box::new(|| used() == expected)).await;
+    eventually("the file is gone", Box::new(|| !file.exists())).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_without_contact_refuses_credentials_but_its_break_glass_token() {
     const BREAK_GLASS: &str = "mxb_0123456789abcdef";

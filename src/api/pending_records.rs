@@ -1,0 +1,235 @@
+//! Audit records that wait until the cluster accepts writes, kept in a file so that a restart loses none.
+//!
+//! Place in the flow: [`super::AuditRelay`] adds a record and writes one after the other into the log. A record
+//! leaves the file only once it is in the log; its request id is kept with it, so that one whose outcome was
+//! unknown is written once. Equal records are counted in one, so that a scraper does not fill the file.
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+
+use maxine_state::{Actor, Command, RequestId};
+
+/// Most records that wait.
+pub(super) const RECORDS_MAX: usize = 256;
+/// Longest file that is read, in bytes: more than so many records need.
+const FILE_LEN_MAX: u64 = 1024 * 1024;
+
+/// One record that waits.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct PendingRecord {
+    /// The request id with which it is written, in hexadecimal.
+    request_id: String,
+    user: Box<str>,
+    address: Box<str>,
+    /// The trace id of the first request.
+    trace_id: Box<str>,
+    action: Box<str>,
+    object: Box<str>,
+    /// How often it happened.
+    count: u64,
+}
+
+impl PendingRecord {
+    /// What is written into the log.
+    pub(super) fn command(&self) -> (Actor, RequestId, Command) {
+        let object = match self.count {
+            0 | 1 => self.object.clone(),
+            count => format!("{}, {count} times", self.object).into(),
+        };
+        let actor = Actor {
+            user: self.user.clone(),
+            address: self.address.clone(),
+            trace_id: self.trace_id.clone(),
+            via_node: None,
+        };
+        let request_id = u128::from_str_radix(&self.request_id, 16).unwrap_or_default();
+        let items = vec![(self.action.clone(), object, true)];
+        (actor, RequestId(request_id), Command::RecordAudit { items })
+    }
+
+    fn is_like(&self, other: &Self) -> bool {
+        let what = |record: &Self| {
+            let Self { user, address, action, object, .. } = record.clone();
+            (user, address, action, object)
+        };
+        what(self) == what(other)
+    }
+}
+
+#[derive(Default)]
+struct Inner {
+    records: Vec<PendingRecord>,
+    /// Whether the first one is being written: it may be in the log already, so it counts no more.
+    is_writing: bool,
+}
+
+/// The records that wait.
+pub(super) struct PendingRecords {
+    /// Where they are kept; `None` where they live as long as the process.
+    file: Option<PathBuf>,
+    inner: Mutex<Inner>,
+    /// Held while the file is written.
+    saving: Mutex<()>,
+}
+
+/// What came of a record that was added.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Added {
+    /// It waits, and nothing is being written: somebody has to begin.
+    Begin,
+    /// It waits behind others.
+    Waits,
+    /// There is no room for it.
+    NoRoom,
+}
+
+impl PendingRecords {
+    /// Reads what a run before has left. A file that cannot be read is an error, and what it holds is lost.
+    pub(super) fn open(file: Option<PathBuf>) -> (Self, io::Result<()>) {
+        let read = file.as_deref().map_or_else(|| Ok(Vec::new()), read);
+        let (records, outcome) = match read {
+            Ok(records) => (records, Ok(())),
+            Err(error) => (Vec::new(), Err(error)),
+        };
+        let inner = Mutex::new(Inner { records, is_writing: false });
+        (Self { file, inner, saving: Mutex::new(()) }, outcome)
+    }
+
+    /// Adds a record, or counts it with an equal one.
+    pub(super) fn add(&self, actor: Actor, action: &str, object: Box<str>) -> Added {
+        let record = PendingRecord {
+            request_id: format!("{:032x}", rand::random::<u128>()),
+            user: actor.user,
+            address: actor.address,
+            trace_id: actor.trace_id,
+            action: action.into(),
+            object,
+            count: 1,
+        };
+        let mut inner = self.inner.lock();
+        let in_flight = usize::from(inner.is_writing);
+        let mut waiting = inner.records.iter().skip(in_flight);
+        let equal = waiting.position(|other| other.is_like(&record));
+        let has_no_room = inner.records.len() >= RECORDS_MAX;
+        match equal.and_then(|at| inner.records.get_mut(in_flight + at)) {
+            Some(equal) => equal.count = equal.count.saturating_add(1),
+            None if has_no_room => return Added::NoRoom,
+            None => inner.records.push(record),
+        }
+        if inner.is_writing { Added::Waits } else { Added::Begin }
+    }
+
+    /// Takes the first record to be written, if there is one and nobody else writes.
+    pub(super) fn begin(&self) -> Option<PendingRecord> {
+        let mut inner = self.inner.lock();
+        let first = inner.records.first().cloned().filter(|_| !inner.is_writing)?;
+        inner.is_writing = true;
+        Some(first)
+    }
+
+    /// The first record is in the log; takes the next one.
+    pub(super) fn written(&self) -> Option<PendingRecord> {
+        let mut inner = self.inner.lock();
+        if inner.is_writing && !inner.records.is_empty() {
+            inner.records.remove(0);
+        }
+        let next = inner.records.first().cloned();
+        inner.is_writing = next.is_some();
+        next
+    }
+
+    /// Writes the file. Blocks.
+    pub(super) fn save(&self) -> io::Result<()> {
+        let Some(file) = &self.file else { return Ok(()) };
+        let _one = self.saving.lock();
+        let records = self.inner.lock().records.clone();
+        if records.is_empty() {
+            return match fs::remove_file(file) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+                _ => Ok(()),
+            };
+        }
+        let draft = file.with_extension("new");
+        match fs::remove_file(&draft) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut out = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
+        out.write_all(&serde_json::to_vec(&records)?)?;
+        out.sync_all()?;
+        fs::rename(&draft, file)
+    }
+}
+
+fn read(file: &Path) -> io::Result<Vec<PendingRecord>> {
+    let opened = match fs::File::open(file) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        opened => opened?,
+    };
+    let mut bytes = Vec::new();
+    opened.take(FILE_LEN_MAX + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > FILE_LEN_MAX {
+        return Err(io::Error::other(format!("it is longer than {FILE_LEN_MAX} bytes")));
+    }
+    let mut records: Vec<PendingRecord> = serde_json::from_slice(&bytes)?;
+    records.truncate(RECORDS_MAX);
+    Ok(records)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn actor(address: &str) -> Actor {
+        let user = "break-glass:node-1".into();
+        Actor { user, address: address.into(), trace_id: "t".into(), via_node: None }
+    }
+
+    #[test]
+    fn what_waits_is_counted_and_outlives_a_restart_and_is_bounded() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("pending-audit");
+        let (pending, read) = PendingRecords::open(Some(file.clone()));
+        read.unwrap();
+        assert_eq!(pending.add(actor("a"), "break_glass.use", "GET /x".into()), Added::Begin);
+        let first = pending.begin().unwrap();
+        for _ in 0..3 {
+            assert_eq!(pending.add(actor("a"), "break_glass.use", "GET /x".into()), Added::Waits);
+        }
+        pending.save().unwrap();
+        assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+
+        // The first one may be in the log, so it stays as it is and the others are counted by themselves.
+        let (again, read) = PendingRecords::open(Some(file.clone()));
+        read.unwrap();
+        assert_eq!(again.begin(), Some(first));
+        assert_eq!(again.begin(), None, "one after the other");
+        let (_, _, command) = again.written().unwrap().command();
+        let items = vec![("break_glass.use".into(), "GET /x, 3 times".into(), true)];
+        assert_eq!(command, Command::RecordAudit { items });
+        assert_eq!(again.written(), None);
+        again.save().unwrap();
+        assert!(!file.exists());
+
+        for n in 0..RECORDS_MAX {
+            assert_ne!(again.add(actor(&n.to_string()), "a", "o".into()), Added::NoRoom);
+        }
+        assert_eq!(again.add(actor("one more"), "a", "o".into()), Added::NoRoom);
+        assert_ne!(
+            again.add(actor("7"), "a", "o".into()),
+            Added::NoRoom,
+            "an equal one is counted"
+        );
+        again.save().unwrap();
+        assert!(fs::metadata(&file).unwrap().len() < FILE_LEN_MAX);
+        fs::write(&file, "not records").unwrap();
+        PendingRecords::open(Some(file)).1.unwrap_err();
+    }
+}
