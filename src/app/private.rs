@@ -21,7 +21,12 @@ pub(super) fn tighten(config: &NodeConfig) {
     let mut narrowed = Narrowed::default();
     narrowed.dir(&config.data_dir);
     narrowed.tree(&config.data_dir.join("raft"));
-    narrowed.beginning_with(&config.data_dir.join(&config.telemetry.log_dir), "maxine");
+    let logs = config.data_dir.join(&config.telemetry.log_dir);
+    // A directory elsewhere may be one that others write to, too.
+    if logs.starts_with(&config.data_dir) {
+        narrowed.dir(&logs);
+    }
+    narrowed.beginning_with(&logs, "maxine");
     narrowed.beginning_with(&config.data_dir, "pending-audit");
     narrowed.tree(&config.data_dir.join(&config.telemetry.audit_file));
     let log = settings::log_path(config);

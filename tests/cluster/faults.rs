@@ -161,7 +161,7 @@ async fn heartbeats_through_a_follower_keep_an_instance_and_silence_ends_it() {
 }
 
 /// Everything in a directory that other users may read or write, and how many entries were looked at.
-fn open_to_others(dir: &Path) -> (Vec<PathBuf>, usize) {
+pub(crate) fn open_to_others(dir: &Path) -> (Vec<PathBuf>, usize) {
     let (mut open, mut seen) = (Vec::new(), 0);
     let mut left = vec![dir.to_owned()];
     while let Some(path) = left.pop() {

@@ -22,3 +22,4 @@ mod lost_majority;
 mod one_index;
 mod open_files;
 mod rolling;
+mod stored_files;
