@@ -9,6 +9,19 @@ use std::sync::Arc;
 use maxine_state::{Applied, Batch, CodecError, ControlState, Event, SnapshotError, decode_batch};
 use maxine_view::View;
 
+/// What an entry of a log that others can write to asks for, or why it cannot be read. An entry that cannot be
+/// read asks for nothing, on every replica alike. One of another version is an error: other nodes may understand
+/// it, so a node that does not must stop.
+pub(super) fn read_entry(bytes: &[u8]) -> Result<Result<Batch, String>, CodecError> {
+    match decode_batch(bytes) {
+        Ok(batch) => Ok(Ok(batch)),
+        Err(
+            other @ (CodecError::Older(_) | CodecError::Newer(_) | CodecError::NewerState(_)),
+        ) => Err(other),
+        Err(error) => Ok(Err(error.to_string())),
+    }
+}
+
 /// One entry of the order, as bytes or decoded.
 #[derive(Debug)]
 pub enum Ordered<'a> {

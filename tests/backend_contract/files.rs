@@ -473,6 +473,86 @@ async fn a_damaged_record_of_a_shared_log_does_not_stop_running_nodes() {
     fresh.store.shutdown().await;
 }
 
+/// Appends whole frames of entries to a shared log, under its lock, as a program other than Maxine would have to.
+fn append_foreign(path: &Path, entries: &[&[u8]]) {
+    let lock = fs::File::open(PathBuf::from(format!("{}.lock", path.display()))).unwrap();
+    lock.lock().unwrap();
+    let mut bytes = fs::read(path).unwrap();
+    let number = |bytes: &[u8], at: usize, len: usize| {
+        bytes[at..at + len].iter().rev().fold(0_u64, |number, byte| number << 8 | u64::from(*byte))
+    };
+    let mut at = 64 + usize::try_from(number(&bytes, 32, 8)).unwrap();
+    let (mut seq, mut chain) =
+        (number(&bytes, 24, 8), u32::try_from(number(&bytes, 48, 8)).unwrap());
+    while at < bytes.len() {
+        let body = at + 24..at + 24 + usize::try_from(number(&bytes, at, 4)).unwrap();
+        chain = u32::try_from(number(&bytes, at + 12, 4)).unwrap();
+        seq = number(&bytes, at + 4, 8) - 1;
+        let mut entry = body.start;
+        while entry < body.end {
+            entry += 4 + usize::try_from(number(&bytes, entry, 4)).unwrap();
+            seq += 1;
+        }
+        at = body.end;
+    }
+    for entry in entries {
+        let len = u32::try_from(entry.len()).unwrap();
+        let body = [&len.to_le_bytes(), *entry].concat();
+        chain = crc32c::crc32c_append(chain, &body);
+        seq += 1;
+        let mut head = Vec::new();
+        head.extend_from_slice(&(len + 4).to_le_bytes());
+        head.extend_from_slice(&seq.to_le_bytes());
+        head.extend_from_slice(&chain.to_le_bytes());
+        head.extend_from_slice(&crc32c::crc32c(&body).to_le_bytes());
+        head.extend_from_slice(&crc32c::crc32c(&head).to_le_bytes());
+        bytes.extend([head, body].concat());
+    }
+    let mut file = OpenOptions::new().write(true).open(path).unwrap();
+    file.write_all(&bytes).unwrap();
+}
+
+/// Something other than Maxine appends entries that are whole and cannot be read: every node passes over the same
+/// ones and reports them, and a node that starts finds the same state. One of a newer version is not passed over.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn entries_of_a_shared_log_that_cannot_be_read_stop_nobody() {
+    let dir = OneDirectory::new(1 << 30);
+    let nodes = three(&dir.path()).await;
+    nodes[0].register("orders", "a", 80).await;
+    agree(&nodes).await;
+    // No instance may be where the leader takes calls, or the node itself would.
+    let call_addr = leader(&nodes).await.store.own_addresses().swap_remove(0);
+    for node in &nodes {
+        eventually("the leader's call port is known", async || {
+            let own = node.store.own_addresses();
+            let is_known = own.contains(&call_addr) && (node.is_leader() || own[0] != call_addr);
+            is_known.then_some(())
+        })
+        .await;
+    }
+    let told: Vec<Told> = nodes.iter().map(Told::by).collect();
+    append_foreign(&dir.path(), &[b"garbage", b"MXC\x01\xff\xff"]);
+    for (node, id) in nodes.iter().zip(["b", "c", "d"]) {
+        node.register("orders", id, 80).await;
+    }
+    agree(&nodes).await;
+    let skipped = |event: &StoreEvent| matches!(event, StoreEvent::EntriesSkipped { .. });
+    for told in &told {
+        told.until("each node reports what it passed over", skipped).await;
+    }
+    let fresh = shared(&dir.path(), "z").await;
+    agree(&[&nodes[..], std::slice::from_ref(&fresh)].concat()).await;
+    assert!(["a", "b", "c", "d"].iter().all(|id| fresh.has("orders", id)));
+    assert!(!told.iter().any(|told| told.any(StoreEvent::is_loss)));
+    stop(&nodes).await;
+    fresh.store.shutdown().await;
+
+    append_foreign(&dir.path(), &[b"MXC\xff"]);
+    let refused = try_shared(quick(&dir.path(), "y"), Clock::system()).await;
+    let Err(OpenError::Damaged(reason)) = refused else { panic!("it opened") };
+    assert!(reason.contains("upgrade this node"), "{reason}");
+}
+
 /// Another log in the place of the old one: every node follows it, and says what that costs.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_shared_log_is_followed_and_the_loss_told() {

@@ -239,6 +239,38 @@ async fn what_a_stranger_writes_stops_nobody() {
     stop(&nodes).await;
 }
 
+/// Redis takes values of up to 512 MB. What is too long for an entry is left out in Redis itself: a node that reads
+/// the log is not sent it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_value_that_is_too_long_is_not_read() {
+    let server = RedisServer::start_with(&["--appendonly", "no"]).await;
+    let config = |name| RedisConfig { snapshot_every_entries: 1 << 30, ..config(&server, name) };
+    let nodes = vec![open(config("a")).await, open(config("b")).await];
+    let told: Vec<Told> = nodes.iter().map(Told::by).collect();
+    settles(&nodes, &told, "the start").await;
+    let forged = "local h = redis.call('HMGET', KEYS[1], 'seq', 'nonce') \
+         local next = string.format('%.0f', tonumber(h[1]) + 1) \
+         redis.call('XADD', KEYS[2], next .. '-0', 'n', 'aaaaaaaaaaaaaaaa', 'p', h[2], 'v', '1', 'b', \
+            string.rep('x', 64 * 1024 * 1024)) \
+         redis.call('HSET', KEYS[1], 'seq', next, 'nonce', 'aaaaaaaaaaaaaaaa')";
+    let (head, log) = (format!("{PREFIX}:log:head"), format!("{PREFIX}:log"));
+    server.command(&["EVAL", forged, "2", &head, &log]).await;
+    settles(&nodes, &told, "a long value").await;
+    let sent = async || {
+        let stats = server.command(&["INFO", "stats"]).await;
+        let sent = stats.lines().find_map(|line| line.strip_prefix("total_net_output_bytes:"));
+        sent.unwrap().trim().parse::<u64>().unwrap()
+    };
+    let before = sent().await;
+    let fresh = open(config("fresh")).await;
+    let all = [&nodes[..], &[fresh]].concat();
+    settles(&all, &told, "a long value, a fresh node").await;
+    let read_len = sent().await - before;
+    assert!(read_len < 16 * 1024 * 1024, "{read_len} bytes were sent");
+    assert!(!told.iter().any(|told| told.any(StoreEvent::is_loss)), "nothing was lost");
+    stop(&all).await;
+}
+
 /// A snapshot whose bytes were changed, and no entries from the start: a node that starts cannot use
 /// it, and the leader writes a new one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

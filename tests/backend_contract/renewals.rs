@@ -170,7 +170,7 @@ fn a_leader_that_is_behind_does_not_deny_a_lease_that_another_node_acknowledged(
         assert!(other.renew("before", None).await);
 
         let told = Told::by(&leader.node);
-        server.command(&["ACL", "SETUSER", "leader", "-xread"]).await;
+        server.command(&["ACL", "SETUSER", "leader", "-xread", "-xrange"]).await;
         told.until("the leader follows no more", |event| {
             matches!(event, StoreEvent::Unreachable { .. })
         })
@@ -181,7 +181,7 @@ fn a_leader_that_is_behind_does_not_deny_a_lease_that_another_node_acknowledged(
         let unanswered = other.registry.heartbeat(vec![item()]).await;
         assert!(unanswered.is_err(), "nobody can tell yet: {unanswered:?}");
         let known = other.registry.heartbeat(vec![item()]);
-        let mend = server.command(&["ACL", "SETUSER", "leader", "+xread"]);
+        let mend = server.command(&["ACL", "SETUSER", "leader", "+xread", "+xrange"]);
         let (known, _) = tokio::join!(known, mend);
         let known = known.map(|(_, known)| known);
         assert!(known.is_err() || known == Ok(vec![true]), "{known:?}");

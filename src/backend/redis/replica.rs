@@ -8,8 +8,8 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
 
-use crate::backend::Machine;
-use maxine_state::{Applied, Batch, CodecError, ControlState, STATE_VERSION, decode_batch};
+use crate::backend::machine::{Machine, read_entry};
+use maxine_state::{Applied, Batch, CodecError, ControlState, STATE_VERSION};
 use maxine_view::View;
 
 /// Most entries kept in memory to put a lost tail back.
@@ -59,20 +59,15 @@ impl Entry {
         self.seq == place.seq + 1 && self.previous == place.nonce
     }
 
-    /// What it asks for, or why that cannot be read. An entry that cannot be read asks for nothing,
-    /// on every replica alike; one of a newer version stops a replica that is too old for it.
+    /// What it asks for, or why that cannot be read.
     fn batch(&self) -> Result<Result<Batch, String>, Refusal> {
         let position = self.seq;
-        match decode_batch(&self.payload) {
-            Ok(batch) => Ok(Ok(batch)),
-            Err(
-                error @ (CodecError::Older(_) | CodecError::Newer(_) | CodecError::NewerState(_)),
-            ) => Err(Refusal::OtherVersion { position, reason: error.to_string() }),
+        let other = |error: CodecError| Refusal::OtherVersion { position, reason: error.to_string() };
+        match read_entry(&self.payload).map_err(other)? {
             Err(_) if self.version > STATE_VERSION => {
-                let reason = CodecError::NewerState(self.version).to_string();
-                Err(Refusal::OtherVersion { position, reason })
+                Err(other(CodecError::NewerState(self.version)))
             }
-            Err(error) => Ok(Err(error.to_string())),
+            read => Ok(read),
         }
     }
 }

@@ -119,8 +119,8 @@ if head[1] ~= ARGV[1] then return {'EPOCH', head[1]} end
 local seq, mine = tonumber(head[2]), tonumber(ARGV[2])
 if seq < mine or (seq == mine and head[3] ~= ARGV[3]) then return {'BEHIND', head[2]} end
 if ARGV[6] ~= '' then
-  local lease = redis.pcall('GET', KEYS[3])
-  if lease ~= ARGV[6] then return {'FENCED', type(lease) == 'string' and lease or ''} end
+  local lease = read_lease(KEYS[3])
+  if lease ~= ARGV[6] then return {'FENCED', lease or ''} end
 end
 local next = string.format('%.0f', seq + 1)
 local added = redis.pcall('XADD', KEYS[2], 'NOMKSTREAM', next .. '-0',
@@ -170,6 +170,45 @@ return 1
     )
 });
 
+/// Reads what comes after an id, without more than a bound. Key: log. Arguments: the id, most entries, most bytes
+/// of one value, most bytes of all. A value that is longer is left empty, and so is an entry of too many fields.
+/// Answers whether there may be more, and the entries.
+pub(super) static PAGE: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        r"
+if kind(KEYS[1]) ~= 'stream' then return {0, {}} end
+local after, count, one, all = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+local entries, total = {}, 0
+while #entries < count do
+  local entry = redis.call('XRANGE', KEYS[1], '(' .. after, '+', 'COUNT', 1)[1]
+  if not entry then return {0, entries} end
+  local fields, len = entry[2], 0
+  for i = 1, #fields do
+    if #fields[i] > one then fields[i] = '' end
+    len = len + #fields[i]
+  end
+  if len > all then entry[2], len = {}, 0 end
+  if total + len > all then return {1, entries} end
+  total, after = total + len, entry[1]
+  entries[#entries + 1] = entry
+end
+return {1, entries}
+",
+    )
+});
+
+/// Reads one part of a snapshot. Key: the parts. Arguments: its number, most bytes of it; a longer one reads as
+/// empty, so that the checksum is wrong.
+pub(super) static PART: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        r"
+if kind(KEYS[1]) ~= 'list' then return false end
+local part = redis.call('LINDEX', KEYS[1], ARGV[1])
+return part and #part > tonumber(ARGV[2]) and '' or part
+",
+    )
+});
+
 /// Says where the log ends; nothing where there is no head that can be read. Key: head.
 pub(super) static HEAD: LazyLock<Script> =
     LazyLock::new(|| Script::new("return read_head(KEYS[1]) or {}"));
@@ -202,7 +241,7 @@ end
 return {head[1], head[2], head[3], kind(KEYS[1]), log, tostring(length), newest, first, last,
   read_lease(KEYS[4]) or '', snapshot, tostring(parts_there),
   m[1], m[2], m[3], m[4], m[5], m[6], m[7], m[8], m[9],
-  head[1] ~= '' and redis.call('HGET', KEYS[1], 'short') or ''}
+  head[1] ~= '' and redis.call('HEXISTS', KEYS[1], 'short') == 1 and '1' or ''}
 ",
     )
 });
@@ -251,7 +290,7 @@ pub(super) static PUBLISH_SNAPSHOT: LazyLock<Script> = LazyLock::new(|| {
         r"
 local head = read_head(KEYS[1])
 if not head or head[1] ~= ARGV[1] then return 'EPOCH' end
-if redis.pcall('GET', KEYS[5]) ~= ARGV[11] then return 'FENCED' end
+if read_lease(KEYS[5]) ~= ARGV[11] then return 'FENCED' end
 local is_stream = kind(KEYS[2]) == 'stream'
 if head[2] ~= ARGV[2] or head[3] ~= ARGV[3] then
   local entry = is_stream and redis.call('XRANGE', KEYS[2], ARGV[2] .. '-0', ARGV[2] .. '-0')[1]

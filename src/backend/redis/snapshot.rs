@@ -6,7 +6,7 @@
 use std::io::Read;
 use std::time::Duration;
 
-use redis::{RedisError, RedisResult, Value, cmd};
+use redis::{RedisError, RedisResult, Value};
 
 use super::config::Keys;
 use super::connect::Link;
@@ -101,9 +101,10 @@ pub(super) async fn read(
     let mut parts: Vec<Vec<u8>> = Vec::new();
     let mut found = 0;
     for i in 0..manifest.parts {
-        let mut command = cmd("LINDEX");
-        command.arg(keys.snapshot_data(&manifest.id)).arg(i);
-        let part: Option<Vec<u8>> = link.query(&command, timeout).await?;
+        let (data, number, len_max) =
+            (keys.snapshot_data(&manifest.id), i.to_string(), PART_LEN.to_string());
+        let args = [number.as_bytes(), len_max.as_bytes()];
+        let part: Option<Vec<u8>> = scripts::PART.run(link, &[&data], &args, timeout).await?;
         let part = part.ok_or(SnapshotFailure::Replaced)?;
         found += part.len() as u64;
         if found > manifest.len {

@@ -19,6 +19,8 @@ use maxine_state::ControlState;
 
 /// Most entries read at once.
 pub(super) const PAGE_ENTRIES_MAX: usize = 256;
+/// Most bytes of them: more than one entry can have.
+const PAGE_LEN_MAX: usize = 2 * ENTRY_LEN_MAX;
 /// The nonce before the first entry.
 pub(super) const FIRST: Nonce = [0; 16];
 /// How often a rebuild starts again because the snapshot or the log changed under it.
@@ -81,7 +83,10 @@ pub(super) struct Page {
     pub(super) is_full: bool,
 }
 
-/// Waits up to `block_ms` for what comes after the id `after`.
+/// Reads what comes after the id `after`; waits for one entry, up to `block_ms`, where there is none yet.
+///
+/// What is there is read by a script, which leaves out what is too long. Redis offers no way to wait for an entry
+/// without reading it: so of a value that a stranger writes while a node waits, that one is read whole, once.
 pub(super) async fn page(
     link: &mut Link,
     keys: &Keys,
@@ -89,11 +94,16 @@ pub(super) async fn page(
     block_ms: u64,
     timeout: Duration,
 ) -> RedisResult<Page> {
-    let mut command = cmd("XREAD");
-    command.arg("COUNT").arg(PAGE_ENTRIES_MAX);
-    if block_ms > 0 {
-        command.arg("BLOCK").arg(block_ms);
+    let bounds = [PAGE_ENTRIES_MAX, ENTRY_LEN_MAX, PAGE_LEN_MAX].map(|bound| bound.to_string());
+    let mut args = vec![after.as_bytes()];
+    args.extend(bounds.iter().map(String::as_bytes));
+    let (more, found): (u64, Vec<RawEntry>) =
+        scripts::PAGE.run(link, &[&keys.log], &args, timeout).await?;
+    if block_ms == 0 || !found.is_empty() {
+        return Ok(Page { is_full: more > 0, ..Page::of(found) });
     }
+    let mut command = cmd("XREAD");
+    command.arg("COUNT").arg(1).arg("BLOCK").arg(block_ms);
     command.arg("STREAMS").arg(&keys.log).arg(after);
     let wait = Duration::from_millis(block_ms) + timeout;
     let streams: Option<Vec<RawStream>> = match link.query(&command, wait).await {
@@ -104,21 +114,24 @@ pub(super) async fn page(
         }
         other => other?,
     };
-    let mut page = Page::default();
-    let mut count = 0;
-    for (id, fields) in streams.into_iter().flatten().flat_map(|(_, entries)| entries) {
-        count += 1;
-        match parse(&id, &fields) {
-            Some(entry) => page.entries.push(entry),
-            None => {
-                let reason = String::from("it is not an entry of Maxine's");
-                page.skipped.push(Skipped { id: id.clone(), reason });
+    Ok(Page::of(streams.into_iter().flatten().flat_map(|(_, entries)| entries)))
+}
+
+impl Page {
+    fn of(found: impl IntoIterator<Item = RawEntry>) -> Self {
+        let mut page = Self::default();
+        for (id, fields) in found {
+            match parse(&id, &fields) {
+                Some(entry) => page.entries.push(entry),
+                None => {
+                    let reason = String::from("it is not an entry of Maxine's");
+                    page.skipped.push(Skipped { id: id.clone(), reason });
+                }
             }
+            page.last_id = Some(id);
         }
-        page.last_id = Some(id);
+        page
     }
-    page.is_full = count == PAGE_ENTRIES_MAX;
-    Ok(page)
 }
 
 /// An entry, if it has a place in the chain. Its payload may still turn out to be unreadable.

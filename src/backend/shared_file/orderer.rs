@@ -17,7 +17,8 @@ use tokio::sync::oneshot;
 use super::Shared;
 use super::leader_file::LeaderRecord;
 use crate::backend::file_log::{GROUP_LEN_MAX, LogError, LogFile, News, Place, beside, try_lock};
-use crate::backend::{Machine, OpenError, Ordered, ProposeError, StoreEvent};
+use crate::backend::machine::{Machine, read_entry};
+use crate::backend::{OpenError, Ordered, ProposeError, StoreEvent};
 use maxine_state::{Applied, Batch};
 
 /// Most batches in one frame.
@@ -283,11 +284,29 @@ impl Orderer {
         Ok(())
     }
 
+    /// Applies the last entries that were read. Every node passes over the same ones: those that cannot be
+    /// read, which something other than Maxine has written.
     fn apply(&mut self, entries: &[Vec<u8>]) -> Result<(), Failure> {
+        let first = self.log.place().seq + 1 - entries.len() as u64;
+        let mut skipped: Vec<(u64, String)> = Vec::new();
+        let mut positions = first..;
         for group in entries.chunks(GROUP_MAX) {
-            let ordered: Vec<_> = group.iter().map(|entry| Ordered::Bytes(entry)).collect();
-            let applied = self.machine.apply(&ordered);
-            applied.map_err(|error| Failure::Fatal(error.to_string()))?;
+            let mut batches = Vec::with_capacity(group.len());
+            for (entry, position) in group.iter().zip(&mut positions) {
+                let read = read_entry(entry).map_err(|error| {
+                    Failure::Fatal(format!("entry {position} of the shared log: {error}"))
+                })?;
+                batches.push(read.unwrap_or_else(|reason| {
+                    skipped.push((position, reason));
+                    Batch::default()
+                }));
+            }
+            self.machine.apply_batches(&batches);
+        }
+        if let Some((position, reason)) = skipped.first() {
+            let (first, reason) = (position.to_string(), reason.clone());
+            let count = skipped.len() as u64;
+            self.shared.emit(StoreEvent::EntriesSkipped { first, count, reason });
         }
         Ok(())
     }
