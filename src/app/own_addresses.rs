@@ -1,5 +1,5 @@
 //! Where this cluster itself is reached, which may neither be registered nor called as an instance:
-//! its API, its peer ports and its Redis trust what comes from their own machines.
+//! its API, its peer and call ports and its Redis trust what comes from their own machines.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::proxy::{HostPort, OwnAddresses};
 
 use super::settings;
 
-/// How soon a change of membership is seen.
+/// How soon a change of membership, or of the servers that the store found, is seen.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// The port of a Redis URL that names none.
 const REDIS_PORT: u16 = 6_379;
@@ -51,9 +51,10 @@ pub(super) async fn follow(
     }
 }
 
-/// What is configured, and the members.
+/// What is configured, the members, and what the store has found.
 pub(super) fn with_members(configured: &[HostPort], store: &dyn ControlStore) -> Vec<HostPort> {
     let mut own = configured.to_vec();
+    own.extend(store.own_addresses().iter().filter_map(|address| HostPort::parse(address)));
     if let Some(cluster) = store.cluster() {
         for member in cluster.status().members {
             own.extend(HostPort::parse(&member.peer_addr));

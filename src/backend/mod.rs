@@ -218,6 +218,12 @@ pub trait ControlStore: Send + Sync + 'static {
     /// What kind of backend this is: `raft`, `redis`, `shared-file`, `local` or `memory`.
     fn kind(&self) -> &'static str;
 
+    /// Where the store itself is reached as far as it knows now, beside the addresses of its members, as
+    /// `host:port`: the ports that it listens on, and the servers that it found. No instance lives there.
+    fn own_addresses(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Membership and backups, where the backend has them.
     fn cluster(&self) -> Option<Arc<dyn ClusterAdmin>> {
         None

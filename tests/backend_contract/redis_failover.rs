@@ -123,6 +123,11 @@ async fn failover_without_loss() {
     nodes[1].register("orders", "later", 80).await;
     agree(&nodes).await;
     leader(&nodes).await;
+    let replica = format!("127.0.0.1:{}", redis.replica.port);
+    eventually("it is known where no instance may be", async || {
+        nodes[0].store.own_addresses().contains(&replica).then_some(())
+    })
+    .await;
     let role = redis.replica.command(&["INFO", "replication"]).await;
     assert!(role.contains("role:master"));
     assert!(nodes.iter().all(|node| node.has("orders", "i9") && node.has("orders", "later")));
@@ -207,6 +212,12 @@ async fn a_redis_cluster() {
         .await;
     }
     assert_eq!(server.command(&["EXISTS", "{maxine:registry}:log"]).await, "1");
+    let own = format!("127.0.0.1:{}", server.port);
+    eventually("its port and its bus port are known", async || {
+        let servers = nodes[0].store.own_addresses();
+        (servers.contains(&own) && servers.len() > 1).then_some(())
+    })
+    .await;
     for node in &nodes {
         node.store.shutdown().await;
     }

@@ -89,6 +89,8 @@ struct Core {
     run_id: Mutex<Option<String>>,
     last_refusal: Mutex<Option<(String, u64)>>,
     failed: Mutex<Option<String>>,
+    /// The servers that Sentinels or the nodes of a Cluster name, as `host:port`.
+    servers: Mutex<Vec<String>>,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -213,6 +215,7 @@ impl RedisStore {
             run_id: Mutex::default(),
             last_refusal: Mutex::default(),
             failed: Mutex::default(),
+            servers: Mutex::default(),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
             config,
@@ -233,6 +236,7 @@ impl RedisStore {
         core.tasks.spawn(Arc::clone(&core).run_election());
         core.tasks.spawn(Arc::clone(&core).run_inbox());
         core.tasks.spawn(Arc::clone(&core).run_snapshots());
+        core.tasks.spawn(Arc::clone(&core).run_topology());
         let mut caught_up = core.caught_up.subscribe();
         let arrived = tokio::time::timeout(first_wait, caught_up.wait_for(|done| *done)).await;
         if arrived.is_err() {
@@ -307,6 +311,10 @@ impl ControlStore for RedisStore {
 
     fn events(&self) -> Option<broadcast::Receiver<StoreEvent>> {
         Some(self.core.events.subscribe())
+    }
+
+    fn own_addresses(&self) -> Vec<String> {
+        self.core.servers.lock().clone()
     }
 
     async fn shutdown(&self) {

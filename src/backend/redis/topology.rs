@@ -1,15 +1,23 @@
 //! Whether the servers that the settings name are what the settings take them for: one server, its
-//! Sentinels, or nodes of a Cluster. Each says so itself in `INFO server`.
+//! Sentinels, or nodes of a Cluster (each says so itself in `INFO server`); and which other servers those name.
 
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
+use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, IntoConnectionInfo, cmd};
 
+use super::Core;
 use super::config::{RedisConfig, Topology};
 use super::connect::client;
 
 /// The longest that one server is waited for.
 const TIMEOUT_MAX: Duration = Duration::from_secs(2);
+/// Between two looks at which servers there are.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
+/// Most servers that are kept.
+const SERVERS_MAX: usize = 2_048;
 
 /// What is wrong, if a server that answers is of another kind. One that does not answer, or is not
 /// allowed to say, is passed over.
@@ -55,16 +63,143 @@ fn host(url: &str) -> String {
     url.into_connection_info().map_or_else(|_| "a server".into(), |info| info.addr().to_string())
 }
 
-async fn mode(url: &str, config: &RedisConfig) -> Option<String> {
+/// Asks one server, within a time limit.
+async fn asked<T>(
+    url: &str,
+    config: &RedisConfig,
+    ask: impl AsyncFnOnce(MultiplexedConnection) -> Option<T>,
+) -> Option<T> {
     let timeout = Duration::from_millis(config.connect_timeout_ms).min(TIMEOUT_MAX);
-    let ask = async {
+    let asking = async {
         let info = url.into_connection_info().ok()?;
         let settings = AsyncConnectionConfig::new().set_connection_timeout(Some(timeout));
         let client = client(info, super::connect::certificates(config).ok()?).ok()?;
-        let mut link = client.get_multiplexed_async_connection_with_config(&settings).await.ok()?;
+        ask(client.get_multiplexed_async_connection_with_config(&settings).await.ok()?).await
+    };
+    tokio::time::timeout(timeout, asking).await.ok().flatten()
+}
+
+async fn mode(url: &str, config: &RedisConfig) -> Option<String> {
+    asked(url, config, async |mut link| {
         let info: String = cmd("INFO").arg("server").query_async(&mut link).await.ok()?;
         let mode = info.lines().find_map(|line| line.strip_prefix("redis_mode:"))?;
         Some(mode.trim().to_owned())
+    })
+    .await
+}
+
+/// The servers that Sentinels or the nodes of a Cluster name, as `host:port`, their own other ports included. The
+/// first that answers is believed; `None` where none does. Where the URL says everything there is nothing to find.
+async fn servers(config: &RedisConfig) -> Option<Vec<String>> {
+    let urls: Vec<&String> = match &config.topology {
+        Topology::Single => return Some(Vec::new()),
+        Topology::Sentinel { sentinels, .. } => sentinels.iter().collect(),
+        Topology::Cluster { nodes } => std::iter::once(&config.url).chain(nodes).collect(),
     };
-    tokio::time::timeout(timeout, ask).await.ok().flatten()
+    for url in urls {
+        let named = match &config.topology {
+            Topology::Sentinel { master_name, .. } => {
+                asked(url, config, async |link| of_sentinel(link, master_name).await).await
+            }
+            _ => asked(url, config, async |link| of_cluster(link, url).await).await,
+        };
+        if let Some(mut named) = named {
+            named.truncate(SERVERS_MAX);
+            return Some(named);
+        }
+    }
+    None
+}
+
+/// The master, its replicas, and the other Sentinels.
+async fn of_sentinel(mut link: MultiplexedConnection, master: &str) -> Option<Vec<String>> {
+    let mut ask = cmd("SENTINEL");
+    let ask = ask.arg("GET-MASTER-ADDR-BY-NAME").arg(master);
+    let (host, port): (String, u16) = ask.query_async(&mut link).await.ok()?;
+    let mut named = vec![format!("{host}:{port}")];
+    for others in ["REPLICAS", "SENTINELS"] {
+        let mut ask = cmd("SENTINEL");
+        let found: Vec<HashMap<String, String>> =
+            ask.arg(others).arg(master).query_async(&mut link).await.ok()?;
+        let address = |other: &HashMap<String, String>| {
+            Some(format!("{}:{}", other.get("ip")?, other.get("port")?))
+        };
+        named.extend(found.iter().filter_map(address));
+    }
+    Some(named)
+}
+
+async fn of_cluster(mut link: MultiplexedConnection, url: &str) -> Option<Vec<String>> {
+    let text: String = cmd("CLUSTER").arg("NODES").query_async(&mut link).await.ok()?;
+    let asked = host(url);
+    Some(cluster_nodes(&text, asked.rsplit_once(':').map_or("", |(host, _)| host)))
+}
+
+/// Reads the nodes' addresses, `IP:PORT@BUS_PORT[,HOST_NAME]`, from what the node on the host `asked` answers to
+/// `CLUSTER NODES`. A node that has met no other does not know its own address.
+fn cluster_nodes(text: &str, asked: &str) -> Vec<String> {
+    let each = text.lines().filter_map(|line| {
+        let mut fields = line.split(' ').skip(1);
+        let (address, flags) = (fields.next()?, fields.next()?);
+        let (address, name) = address.split_once(',').unwrap_or((address, ""));
+        let (ip, ports) = address.rsplit_once(':')?;
+        let ip = if ip.is_empty() && flags.contains("myself") { asked } else { ip };
+        let (port, bus_port) = ports.split_once('@').unwrap_or((ports, ""));
+        // Further fields, `shard-id=...`, may follow on the name.
+        let name = name.split(',').next()?;
+        let hosts = [ip, name].into_iter().filter(|host| !host.is_empty());
+        let ports = [port, bus_port].into_iter().filter(|port| !port.is_empty());
+        let all = hosts.flat_map(|host| ports.clone().map(move |port| format!("{host}:{port}")));
+        Some(all.collect::<Vec<_>>())
+    });
+    each.flatten().collect()
+}
+
+impl Core {
+    /// Looks again and again which servers there are, until the node stops.
+    pub(super) async fn run_topology(self: Arc<Self>) {
+        if self.config.topology == Topology::Single {
+            return;
+        }
+        let look = async {
+            loop {
+                // While nobody answers, what was known counts.
+                if let Some(found) = servers(&self.config).await {
+                    *self.servers.lock() = found;
+                }
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+        };
+        self.stop.run_until_cancelled(look).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_port_and_name_of_a_clusters_nodes_is_found() {
+        let text = "07c3 127.0.0.1:30004@31004,host-4,shard-id=69bc slave e7d1 0 1426238317239 4 connected\n\
+                    67ed 10.0.0.2:30002@31002 master - 0 1426238316232 2 connected 5461-10922\n\
+                    292f ::1:30003@31003, master - 0 0 3 connected\n\
+                    8aa1 :30005@31005 myself,master - 0 0 4 connected\n\
+                    9bb2 :0@0 master,noaddr - 0 0 3 disconnected\n";
+        assert_eq!(
+            cluster_nodes(text, "10.0.0.5"),
+            [
+                "127.0.0.1:30004",
+                "127.0.0.1:31004",
+                "host-4:30004",
+                "host-4:31004",
+                "10.0.0.2:30002",
+                "10.0.0.2:31002",
+                "::1:30003",
+                "::1:31003",
+                "10.0.0.5:30005",
+                "10.0.0.5:31005",
+            ]
+        );
+        assert!(cluster_nodes("garbage\n\n", "").is_empty());
+    }
 }

@@ -11,6 +11,7 @@ mod config;
 mod leader_file;
 mod orderer;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -201,6 +202,8 @@ pub struct SharedFileStore {
     thread: Mutex<Option<std::thread::JoinHandle<()>>>,
     peers: Arc<dyn PeerHandler>,
     caller: Caller,
+    /// Where this node takes calls.
+    bound: SocketAddr,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -260,6 +263,7 @@ impl SharedFileStore {
             thread: Mutex::new(Some(thread)),
             peers,
             caller: Caller::default(),
+            bound,
             stop,
             tasks,
         }))
@@ -350,6 +354,15 @@ impl ControlStore for SharedFileStore {
 
     fn events(&self) -> Option<broadcast::Receiver<StoreEvent>> {
         Some(self.shared.events.subscribe())
+    }
+
+    fn own_addresses(&self) -> Vec<String> {
+        let own_host = self.shared.config.call_host.as_ref();
+        let advertised = own_host.map(|host| format!("{host}:{}", self.bound.port()));
+        // Where the others take calls is known while they lead.
+        let record = self.shared.lease.lock().record.clone();
+        let leader = record.map(|record| record.call_addr);
+        std::iter::once(self.bound.to_string()).chain(advertised).chain(leader).collect()
     }
 
     async fn shutdown(&self) {
