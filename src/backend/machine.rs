@@ -15,9 +15,9 @@ use maxine_view::View;
 pub(super) fn read_entry(bytes: &[u8]) -> Result<Result<Batch, String>, CodecError> {
     match decode_batch(bytes) {
         Ok(batch) => Ok(Ok(batch)),
-        Err(
-            other @ (CodecError::Older(_) | CodecError::Newer(_) | CodecError::NewerState(_)),
-        ) => Err(other),
+        Err(other @ (CodecError::Older(_) | CodecError::Newer(_) | CodecError::NewerState(_))) => {
+            Err(other)
+        }
         Err(error) => Ok(Err(error.to_string())),
     }
 }

@@ -62,7 +62,8 @@ impl Entry {
     /// What it asks for, or why that cannot be read.
     fn batch(&self) -> Result<Result<Batch, String>, Refusal> {
         let position = self.seq;
-        let other = |error: CodecError| Refusal::OtherVersion { position, reason: error.to_string() };
+        let other =
+            |error: CodecError| Refusal::OtherVersion { position, reason: error.to_string() };
         match read_entry(&self.payload).map_err(other)? {
             Err(_) if self.version > STATE_VERSION => {
                 Err(other(CodecError::NewerState(self.version)))
