@@ -153,7 +153,7 @@ impl Drop for Place {
 
 /// What counts as one address: an IPv4 address, or the 64 bits of an IPv6 one that its owner does not
 /// choose.
-fn network_of(address: IpAddr) -> IpAddr {
+pub(crate) fn network_of(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX)).into(),
         v4 => v4,

@@ -7,7 +7,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use actix::{
@@ -41,8 +40,6 @@ const TICK: Duration = Duration::from_millis(50);
 const REPEAT_MS: u64 = 10_000;
 /// Between two looks at which nodes live, in milliseconds.
 const LIVE_MS: u64 = 1_000;
-/// Probes under way at once on one node.
-const PROBES_MAX: usize = 256;
 /// Observations in one message, and verdicts in one proposal.
 const BATCH_MAX: usize = 500;
 /// For one message to the leader.
@@ -106,7 +103,6 @@ struct Shared {
     core: Mutex<HealthCore>,
     /// The leader's memory.
     verdicts: Mutex<Verdicts>,
-    under_way: AtomicUsize,
 }
 
 impl HealthChecker {
@@ -118,7 +114,6 @@ impl HealthChecker {
             parts,
             core: Mutex::new(core),
             verdicts: Mutex::new(Verdicts::new()),
-            under_way: AtomicUsize::new(0),
         });
         let service = ObservationService(Arc::clone(&shared));
         shared.parts.peers.set(PeerKind::Observations, Box::new(service));
@@ -280,7 +275,6 @@ impl HealthCheckerActor {
         // The one before may have died with probes under way: start from what is published.
         let core = HealthCore::new(&shared.parts.node, shared.parts.defaults.clone());
         *shared.core.lock() = core;
-        shared.under_way.store(0, Ordering::Relaxed);
         Self {
             shared,
             repeated_at_ms: 0,
@@ -331,18 +325,17 @@ impl HealthCheckerActor {
     }
 
     fn probe(&mut self, now_ms: u64, ctx: &mut Context<Self>) {
-        let room = PROBES_MAX.saturating_sub(self.shared.under_way.load(Ordering::Relaxed));
-        let jobs = self.shared.core.lock().due(now_ms, room);
+        let jobs = self.shared.core.lock().due(now_ms);
         for job in jobs {
-            self.shared.under_way.fetch_add(1, Ordering::Relaxed);
             let shared = Arc::clone(&self.shared);
             ctx.spawn(
                 async move {
                     let answer = shared.parts.prober.run(&job).await;
-                    shared.under_way.fetch_sub(1, Ordering::Relaxed);
-                    finish(&shared, &job, &answer);
+                    finish(&shared, &job, answer.as_ref());
                 }
-                .into_actor(self),
+                .into_actor(self)
+                // Its place is free for the next one.
+                .map(|(), actor, ctx| actor.probe(actor.shared.parts.clock.monotonic_ms(), ctx)),
             );
         }
     }
@@ -466,10 +459,12 @@ impl HealthCheckerActor {
     }
 }
 
-fn finish(shared: &Shared, job: &ProbeJob, answer: &ProbeAnswer) {
+fn finish(shared: &Shared, job: &ProbeJob, answer: Option<&ProbeAnswer>) {
     let clock = &shared.parts.clock;
     shared.core.lock().done(job, answer, clock.monotonic_ms(), clock.wall_ms());
-    shared.parts.sink.probed(&job.key, answer);
+    if let Some(answer) = answer {
+        shared.parts.sink.probed(&job.key, answer);
+    }
 }
 
 /// The nodes that live, as the leader hears them; only itself where the backend has no members. A

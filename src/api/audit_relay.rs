@@ -1,8 +1,10 @@
 //! Takes what happens outside the log (sign-ins, refusals) into the replicated audit log.
 //!
 //! The answer to the client does not wait for it. What arrives faster than a bound is counted and
-//! told in one record, so that nobody can flood the log by being refused.
+//! told in one record, so that nobody can flood the log by being refused, and no user can use up what
+//! the others have recorded.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +23,8 @@ use maxine_state::{Actor, Command};
 const RECORDS_PER_SECOND_MAX: u32 = 50;
 /// Most records in one second of those who did not: strangers must not push the others' records out.
 const STRANGERS_RECORDS_PER_SECOND_MAX: u32 = 10;
+/// Most records in one second of one user.
+const USERS_RECORDS_PER_SECOND_MAX: u32 = 5;
 /// Pause before they are tried again.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 /// Longest object of a record, in bytes.
@@ -31,7 +35,31 @@ struct Second {
     number: u64,
     taken: u32,
     taken_of_strangers: u32,
+    /// As few as records are taken.
+    taken_of_users: HashMap<Box<str>, u32>,
     left_out: u64,
+}
+
+impl Second {
+    /// Whether one more record of the caller is taken at this time; if so, how many were left out before.
+    fn take(&mut self, number: u64, actor: &Actor) -> Option<u64> {
+        if self.number != number {
+            *self = Self { number, left_out: self.left_out, ..Self::default() };
+        }
+        let is_stranger = actor.user.is_empty();
+        let of_user = self.taken_of_users.get(&actor.user).copied().unwrap_or(0);
+        let (taken, max) = match is_stranger {
+            true => (&mut self.taken_of_strangers, STRANGERS_RECORDS_PER_SECOND_MAX),
+            false => (&mut self.taken, RECORDS_PER_SECOND_MAX),
+        };
+        if *taken >= max || !is_stranger && of_user >= USERS_RECORDS_PER_SECOND_MAX {
+            self.left_out += 1;
+            return None;
+        }
+        *taken += 1;
+        self.taken_of_users.insert(actor.user.clone(), of_user + 1);
+        Some(std::mem::take(&mut self.left_out))
+    }
 }
 
 /// Between two alerts that records could not be written, in milliseconds.
@@ -110,27 +138,12 @@ impl AuditRelay {
     /// Records an action, such as `session.create`, on an object, and how it ended. Must be called
     /// inside a tokio runtime.
     pub fn record(&self, actor: Actor, action: &str, object: &str, success: bool) {
+        let now_s = self.0.clock.monotonic_ms() / 1_000;
+        let Some(left_out) = self.0.second.lock().take(now_s, &actor) else { return };
         let mut items = vec![(action.into(), shortened(object), success)];
-        {
-            let mut second = self.0.second.lock();
-            let now = self.0.clock.monotonic_ms() / 1_000;
-            if second.number != now {
-                *second = Second { number: now, left_out: second.left_out, ..Second::default() };
-            }
-            let (taken, max) = match actor.user.is_empty() {
-                true => (&mut second.taken_of_strangers, STRANGERS_RECORDS_PER_SECOND_MAX),
-                false => (&mut second.taken, RECORDS_PER_SECOND_MAX),
-            };
-            if *taken >= max {
-                second.left_out += 1;
-                return;
-            }
-            *taken += 1;
-            if second.left_out > 0 {
-                let left_out = std::mem::take(&mut second.left_out);
-                let object = format!("{left_out} records left out before this one").into();
-                items.push(("audit.overflow".into(), object, false));
-            }
+        if left_out > 0 {
+            let object = format!("{left_out} records left out before this one").into();
+            items.push(("audit.overflow".into(), object, false));
         }
         let (relay, records) = (self.clone(), items.len());
         self.0.tasks.spawn(async move {
@@ -199,4 +212,27 @@ impl AuditRelay {
 
 fn shortened(object: &str) -> Box<str> {
     object[..object.floor_char_boundary(OBJECT_LEN_MAX)].into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn actor(user: &str, address: &str) -> Actor {
+        Actor { user: user.into(), address: address.into(), trace_id: "".into(), via_node: None }
+    }
+
+    #[test]
+    fn one_user_does_not_use_up_the_records_of_a_second() {
+        let mut second = Second::default();
+        let mut taken_of = |number, user: &str, address: &str, times: usize| {
+            let actor = actor(user, address);
+            (0..times).filter_map(|_| second.take(number, &actor)).collect::<Vec<u64>>()
+        };
+        assert_eq!(taken_of(1, "viewer", "10.0.0.1", 100), [0; 5]);
+        assert!(taken_of(1, "viewer", "10.0.0.2", 1).is_empty(), "wherever the user asks from");
+        assert_eq!(taken_of(1, "root", "10.0.0.1", 2), [96, 0], "what was left out is told once");
+        assert_eq!(taken_of(1, "", "10.0.0.1", 100).len(), 10, "strangers have ten together");
+        assert_eq!(taken_of(2, "viewer", "10.0.0.1", 100).len(), 5);
+    }
 }

@@ -12,9 +12,6 @@ use maxine_state::Actor;
 
 pub use crate::security::{Caller, Via};
 
-/// Longest trace id that is written into audit records, in bytes.
-const AUDITED_TRACE_ID_LEN_MAX: usize = 128;
-
 impl<S: Sync> FromRequestParts<S> for Caller {
     type Rejection = Infallible;
 
@@ -54,13 +51,10 @@ impl RequestContext {
     /// Who asks, as the log records it.
     #[must_use]
     pub fn actor(&self, caller: &Caller) -> Actor {
-        let trace_id = self.trace_id_text();
-        // ASCII, for `to_str` answered: any cut is at a character's boundary.
-        let trace_id = &trace_id[..trace_id.len().min(AUDITED_TRACE_ID_LEN_MAX)];
         Actor {
             user: caller.user.clone(),
             address: self.client.ip.to_string().into(),
-            trace_id: trace_id.into(),
+            trace_id: self.trace_id_text().into(),
             via_node: None,
         }
     }

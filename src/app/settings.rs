@@ -26,6 +26,7 @@ use crate::security::{
 };
 use crate::telemetry::{RequestLogSettings, TelemetrySettings, WebhookSettings};
 use crate::words;
+use maxine_state::limits::check_user_name;
 use maxine_state::{ControlState, Role};
 use maxine_view::View;
 
@@ -241,6 +242,7 @@ pub(super) fn security(config: &NodeConfig) -> anyhow::Result<SecuritySettings> 
         let (name, word) = (format!("{prefix}_USERNAME"), format!("{prefix}_PASSWORD"));
         match (env(&name), env(&word)) {
             (Some(user_name), Some(password)) => {
+                check_user_name(&name, &user_name)?;
                 check_password(&word, &password)?;
                 let password = Secret::new(&password);
                 accounts.push(Account { role, user_name, password });
@@ -260,6 +262,7 @@ pub(super) fn security(config: &NodeConfig) -> anyhow::Result<SecuritySettings> 
             )
         }
     };
+    check_user_name("security.admin_username", &config.security.admin_username)?;
     Ok(SecuritySettings {
         cluster_name: config.raft.cluster_id.clone(),
         node_name: config.name(),

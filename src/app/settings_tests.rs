@@ -195,3 +195,13 @@ fn the_node_that_showed_the_first_password_is_known() {
     apply(&mut state, Actor::system("bootstrap"), put(true));
     assert_eq!(first_password_made_by(&state, "admin"), None);
 }
+
+#[test]
+fn a_name_that_no_account_can_have_is_refused_before_the_node_starts() {
+    for mode in MODES {
+        assert!(security(&load(mode, "MAXINE_INITIAL_ADMIN_USERNAME", "ada")).is_ok());
+        let refused = security(&load(mode, "MAXINE_INITIAL_ADMIN_USERNAME", "a:b")).unwrap_err();
+        let text = refused.to_string();
+        assert!(text.contains("security.admin_username") && text.contains("colon"), "{text}");
+    }
+}

@@ -8,6 +8,7 @@ use super::agenda::assigned;
 use super::probe::ProbeAnswer;
 use super::spec::{ActiveDefaults, effective_probe};
 use super::track::{ProbeRecord, ProbeStatus, Track};
+use super::turns::{ProbeClass, Turns};
 use super::wire::Observation;
 use maxine_state::{
     Address, ControlState, Instance, InstanceKey, ProbeSpec, ServiceKey, ServiceState,
@@ -24,6 +25,8 @@ pub struct ProbeJob {
     pub address: Address,
     /// What to ask.
     pub spec: ProbeSpec,
+    /// Whose place the probe has.
+    pub class: ProbeClass,
 }
 
 /// What this node knows of an instance.
@@ -44,7 +47,9 @@ pub struct HealthCore {
     defaults: ActiveDefaults,
     live: Vec<String>,
     tracks: BTreeMap<InstanceKey, Track>,
-    due: BTreeSet<(u64, InstanceKey)>,
+    /// The probes that are not due yet.
+    later: BTreeSet<(u64, InstanceKey)>,
+    turns: Turns,
     /// Transitions that the leader has not been told of.
     unsent: BTreeSet<InstanceKey>,
     /// What the proxy reports: the reason while an instance is held back by it.
@@ -63,7 +68,8 @@ impl HealthCore {
             defaults,
             live: vec![node.into()],
             tracks: BTreeMap::new(),
-            due: BTreeSet::new(),
+            later: BTreeSet::new(),
+            turns: Turns::new(),
             unsent: BTreeSet::new(),
             passive: BTreeMap::new(),
             unsent_passive: BTreeSet::new(),
@@ -153,11 +159,12 @@ impl HealthCore {
             && track.address_index == instance.address_index
             && track.address == *address
         {
-            if track.spec.interval_ms > spec.interval_ms && !track.under_way {
+            let is_later = !track.under_way && track.ready.is_none();
+            if track.spec.interval_ms > spec.interval_ms && is_later {
                 // A shorter interval counts at once.
-                self.due.remove(&(track.due_ms, key.clone()));
+                self.later.remove(&(track.due_ms, key.clone()));
                 track.due_ms = track.due_ms.min(now_ms + spec.interval_ms);
-                self.due.insert((track.due_ms, key.clone()));
+                self.later.insert((track.due_ms, key.clone()));
             }
             track.spec = spec;
             return;
@@ -167,7 +174,7 @@ impl HealthCore {
         let grace_until_ms = now_ms + spec.grace_ms.saturating_sub(age_ms);
         // The first probe comes soon, but those of a fleet that starts together are spread.
         let due_ms = now_ms + fastrand::u64(0..=spec.interval_ms.min(1_000));
-        self.due.insert((due_ms, key.clone()));
+        self.later.insert((due_ms, key.clone()));
         let track =
             Track::new(instance.address_index, spec, address.clone(), grace_until_ms, due_ms);
         self.tracks.insert(key.clone(), track);
@@ -175,27 +182,39 @@ impl HealthCore {
 
     fn forget(&mut self, key: &InstanceKey) {
         if let Some(track) = self.tracks.remove(key) {
-            self.due.remove(&(track.due_ms, key.clone()));
+            match track.ready {
+                Some(class) => self.turns.remove(class, key, track.due_ms),
+                None => {
+                    self.later.remove(&(track.due_ms, key.clone()));
+                }
+            }
             self.unsent.remove(key);
         }
     }
 
-    /// The probes that are due, at most `max`.
-    pub fn due(&mut self, now_ms: u64, max: usize) -> Vec<ProbeJob> {
-        let mut jobs = Vec::new();
-        while jobs.len() < max {
-            let Some((due_ms, key)) = self.due.first().cloned() else { break };
-            if due_ms > now_ms {
-                break;
-            }
-            self.due.pop_first();
+    /// The probes that are due and have a place; each has to be [`done`](Self::done).
+    pub fn due(&mut self, now_ms: u64) -> Vec<ProbeJob> {
+        while self.later.first().is_some_and(|(due_ms, _)| *due_ms <= now_ms) {
+            let Some((due_ms, key)) = self.later.pop_first() else { break };
             let Some(track) = self.tracks.get_mut(&key) else { continue };
+            let class = track.class();
+            track.ready = Some(class);
+            self.turns.push(class, &key, due_ms);
+        }
+        let mut jobs = Vec::new();
+        while let Some((class, key)) = self.turns.next() {
+            let Some(track) = self.tracks.get_mut(&key) else {
+                self.turns.done(class, &key.service);
+                continue;
+            };
             track.under_way = true;
+            track.ready = None;
             jobs.push(ProbeJob {
                 key,
                 address_index: track.address_index,
                 address: track.address.clone(),
                 spec: track.spec.clone(),
+                class,
             });
         }
         jobs
@@ -204,17 +223,25 @@ impl HealthCore {
     /// When the next probe is due, in milliseconds on the monotonic clock.
     #[must_use]
     pub fn next_due_ms(&self) -> Option<u64> {
-        self.due.first().map(|(due_ms, _)| *due_ms)
+        self.later.first().map(|(due_ms, _)| *due_ms)
     }
 
-    /// Takes a result in. A result from an earlier address does not count.
-    pub fn done(&mut self, job: &ProbeJob, answer: &ProbeAnswer, now_ms: u64, wall_ms: u64) {
+    /// Takes a result in, or that the probe could not be made and tells nothing. A result from an earlier
+    /// address does not count.
+    pub fn done(
+        &mut self,
+        job: &ProbeJob,
+        answer: Option<&ProbeAnswer>,
+        now_ms: u64,
+        wall_ms: u64,
+    ) {
+        self.turns.done(job.class, &job.key.service);
         let Some(track) =
             self.tracks.get_mut(&job.key).filter(|track| track.address_index == job.address_index)
         else {
             return;
         };
-        if track.take(answer, now_ms, wall_ms) {
+        if answer.is_some_and(|answer| track.take(answer, now_ms, wall_ms)) {
             self.unsent.insert(job.key.clone());
         }
         track.under_way = false;
@@ -222,7 +249,7 @@ impl HealthCore {
         let spread = spec.interval_ms * u64::from(spec.jitter_percent) / 100;
         let moved = spec.interval_ms - spread / 2 + fastrand::u64(0..=spread);
         track.due_ms = now_ms + moved;
-        self.due.insert((track.due_ms, job.key.clone()));
+        self.later.insert((track.due_ms, job.key.clone()));
     }
 
     /// Takes the proxy's experience in: why an instance is held back, or that it is no more.
@@ -306,3 +333,7 @@ impl HealthCore {
         self.tracks.len()
     }
 }
+
+#[cfg(test)]
+#[path = "core_tests.rs"]
+mod tests;

@@ -15,6 +15,7 @@ pub(crate) mod fuzz;
 mod probe;
 mod spec;
 mod track;
+mod turns;
 mod verdict;
 mod wire;
 
@@ -23,6 +24,7 @@ pub use core::{HealthCore, ProbeJob, TrackView};
 pub use probe::{ProbeAnswer, Prober};
 pub use spec::{ActiveDefaults, EffectiveProbe, ProbeFrom, effective_probe};
 pub use track::{ProbeRecord, ProbeStatus};
+pub use turns::ProbeClass;
 pub use verdict::{Decision, ObserverReport, VerdictContext, Verdicts};
 pub use wire::{
     Observation, ObservationError, decode_ask, decode_observations, decode_reports, encode_ask,

@@ -3,6 +3,7 @@
 //! Each makes a connection of its own, asks once and closes; the time is bounded as a whole. A
 //! probe goes only where the egress policy lets the proxy go too.
 
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
@@ -15,8 +16,9 @@ use tokio::task::JoinHandle;
 
 use super::core::ProbeJob;
 use super::track::ProbeStatus;
+use super::turns::ProbeClass;
 use crate::proxy::{
-    Connector, EgressPolicy, ProxyError, RequestTarget, Security, Stream, TlsRoots, TlsRootsError,
+    Asker, Connector, EgressPolicy, ProxyError, RequestTarget, Security, TlsRoots, TlsRootsError,
     UpstreamAddress,
 };
 use maxine_clock::Clock;
@@ -48,6 +50,29 @@ pub struct Prober {
 /// What was found, without the time.
 type Finding = (ProbeStatus, String);
 
+/// Why nothing good was found.
+enum Failure {
+    /// What is wrong with the instance.
+    Found(String),
+    /// The probe could not be made on this node just now, which tells nothing of the instance.
+    NotMade,
+}
+
+impl From<String> for Failure {
+    fn from(detail: String) -> Self {
+        Self::Found(detail)
+    }
+}
+
+impl From<ProxyError> for Failure {
+    fn from(error: ProxyError) -> Self {
+        match error {
+            ProxyError::LookupsBusy => Self::NotMade,
+            error => Self::Found(error.to_string()),
+        }
+    }
+}
+
 fn dead(detail: impl ToString) -> Finding {
     (ProbeStatus::Dead, detail.to_string())
 }
@@ -71,42 +96,53 @@ impl Prober {
         Ok(Self { connector: Connector::new(egress, roots)?, clock })
     }
 
-    /// Probes once. Never takes longer than the probe's time-out; may be dropped.
-    pub async fn run(&self, job: &ProbeJob) -> ProbeAnswer {
+    /// Probes once; `None` where the probe could not be made. Never takes longer than the probe's
+    /// time-out; may be dropped.
+    pub async fn run(&self, job: &ProbeJob) -> Option<ProbeAnswer> {
         let started_us = self.clock.monotonic_us();
         let timeout = Duration::from_millis(job.spec.timeout_ms);
         let (status, detail) = match tokio::time::timeout(timeout, self.ask(job)).await {
-            Ok(found) => found,
+            Ok(Ok(found)) => found,
+            Ok(Err(Failure::Found(detail))) => dead(detail),
+            Ok(Err(Failure::NotMade)) => return None,
             Err(_) => dead(format!("no answer within {} ms", job.spec.timeout_ms)),
         };
         let latency_us = self.clock.monotonic_us().saturating_sub(started_us);
-        ProbeAnswer { status, detail, latency_us }
+        Some(ProbeAnswer { status, detail, latency_us })
     }
 
-    async fn ask(&self, job: &ProbeJob) -> Finding {
+    async fn ask(&self, job: &ProbeJob) -> Result<Finding, Failure> {
         let Some(address) = UpstreamAddress::parse(&job.address) else {
-            return dead("the address cannot be taken apart");
+            return Err(String::from("the address cannot be taken apart").into());
         };
+        // An instance that answers was found by its name, where it has one.
+        let name_known = AtomicBool::new(job.class == ProbeClass::Answering);
+        let asker = Asker::node(&name_known);
         match job.spec.kind {
-            ProbeKind::Heartbeat => (ProbeStatus::Good, "the heartbeat alone counts".into()),
-            ProbeKind::Tcp => match self.connector.connect_tcp(&address.host, address.port).await {
-                Ok(_) => (ProbeStatus::Good, "connected".into()),
-                Err(error) => dead(error),
-            },
-            ProbeKind::Http => self.http(&address, &job.spec).await,
-            ProbeKind::Grpc => self.grpc(&address, &job.spec).await,
+            ProbeKind::Heartbeat => Ok((ProbeStatus::Good, "the heartbeat alone counts".into())),
+            ProbeKind::Tcp => {
+                self.connector.connect_tcp(&address.host, address.port, asker).await?;
+                Ok((ProbeStatus::Good, "connected".into()))
+            }
+            ProbeKind::Http => self.http(&address, &job.spec, asker).await,
+            ProbeKind::Grpc => self.grpc(&address, &job.spec, asker).await,
         }
     }
 
-    async fn http(&self, address: &UpstreamAddress, spec: &ProbeSpec) -> Finding {
-        let alive = match self.http_once(address, spec, &spec.path, true).await {
-            Ok(detail) => detail,
-            Err(detail) => return dead(detail),
-        };
-        let Some(path) = &spec.readiness_path else { return (ProbeStatus::Good, alive) };
-        match self.http_once(address, spec, path, false).await {
-            Ok(detail) => (ProbeStatus::Good, format!("ready: {detail}")),
-            Err(detail) => (ProbeStatus::NotReady, format!("not ready: {detail}")),
+    async fn http(
+        &self,
+        address: &UpstreamAddress,
+        spec: &ProbeSpec,
+        asker: Asker<'_>,
+    ) -> Result<Finding, Failure> {
+        let alive = self.http_once(address, spec, &spec.path, true, asker).await?;
+        let Some(path) = &spec.readiness_path else { return Ok((ProbeStatus::Good, alive)) };
+        match self.http_once(address, spec, path, false, asker).await {
+            Ok(detail) => Ok((ProbeStatus::Good, format!("ready: {detail}"))),
+            Err(Failure::Found(detail)) => {
+                Ok((ProbeStatus::NotReady, format!("not ready: {detail}")))
+            }
+            Err(not_made) => Err(not_made),
         }
     }
 
@@ -117,10 +153,11 @@ impl Prober {
         spec: &ProbeSpec,
         path: &str,
         check_body: bool,
-    ) -> Result<String, String> {
+        asker: Asker<'_>,
+    ) -> Result<String, Failure> {
         let request = http_request(address, spec, path)?;
         let security = Security { insecure: spec.insecure_tls, http2: false };
-        let stream = self.connect(address, security).await?;
+        let stream = self.connector.connect(address, security, asker).await?;
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(text)?;
         let _driver = Driver(tokio::spawn(async move {
@@ -132,35 +169,40 @@ impl Prober {
         if !is_expected(status, spec) {
             let is_redirect = status.is_redirection() && spec.expected_statuses.is_empty();
             let expected = if is_redirect { "; 200 to 299 counts as good" } else { "" };
-            return Err(shown(status) + expected);
+            return Err((shown(status) + expected).into());
         }
         if let Some(expected) = spec.expected_body.as_ref().filter(|_| check_body) {
             let found = read_up_to(response.into_body(), BODY_LEN_MAX).await?;
             let contains = found.windows(expected.len()).any(|part| part == expected.as_bytes());
             if !contains {
-                return Err(format!("{}, but the body lacks the text", shown(status)));
+                return Err(format!("{}, but the body lacks the text", shown(status)).into());
             }
         }
         Ok(shown(status))
     }
 
-    async fn grpc(&self, address: &UpstreamAddress, spec: &ProbeSpec) -> Finding {
-        match self.grpc_status(address, spec).await {
-            Ok(1) => (ProbeStatus::Good, "SERVING".into()),
-            Ok(2) => (ProbeStatus::NotReady, "NOT_SERVING".into()),
-            Ok(3) => dead("SERVICE_UNKNOWN"),
-            Ok(_) => dead("UNKNOWN"),
-            Err(detail) => dead(detail),
-        }
+    async fn grpc(
+        &self,
+        address: &UpstreamAddress,
+        spec: &ProbeSpec,
+        asker: Asker<'_>,
+    ) -> Result<Finding, Failure> {
+        Ok(match self.grpc_status(address, spec, asker).await? {
+            1 => (ProbeStatus::Good, "SERVING".into()),
+            2 => (ProbeStatus::NotReady, "NOT_SERVING".into()),
+            3 => dead("SERVICE_UNKNOWN"),
+            _ => dead("UNKNOWN"),
+        })
     }
 
     async fn grpc_status(
         &self,
         address: &UpstreamAddress,
         spec: &ProbeSpec,
-    ) -> Result<u64, String> {
+        asker: Asker<'_>,
+    ) -> Result<u64, Failure> {
         let security = Security { insecure: spec.insecure_tls, http2: true };
-        let stream = self.connect(address, security).await?;
+        let stream = self.connector.connect(address, security, asker).await?;
         let (mut sender, connection) =
             hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
                 .await
@@ -181,15 +223,7 @@ impl Prober {
             .map_err(text)?;
         let response =
             sender.send_request(request).await.map_err(|_| ProxyError::Reset.to_string())?;
-        grpc_answer(response).await
-    }
-
-    async fn connect(
-        &self,
-        address: &UpstreamAddress,
-        security: Security,
-    ) -> Result<Stream, String> {
-        self.connector.connect(address, security).await.map_err(text)
+        Ok(grpc_answer(response).await?)
     }
 }
 

@@ -6,10 +6,15 @@ use std::collections::VecDeque;
 use bincode::{Decode, Encode};
 
 use super::probe::ProbeAnswer;
+use super::turns::ProbeClass;
 use maxine_state::ProbeSpec;
 
 /// Results kept for those who ask why.
 const RECORDS_MAX: usize = 8;
+/// A probe that takes this long is slow, whatever its time limit, in microseconds.
+const SLOW_US: u64 = 1_000_000;
+/// Slow probes in a row after which an instance counts as slow, if not fewer of them settle its status.
+const SLOW_PROBES_MAX: u32 = 3;
 
 /// What one node makes of an instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
@@ -45,6 +50,11 @@ pub(crate) struct Track {
     pub(crate) grace_until_ms: u64,
     pub(crate) due_ms: u64,
     pub(crate) under_way: bool,
+    /// Among which probes that are due the next one waits.
+    pub(crate) ready: Option<ProbeClass>,
+    /// Whether a probe was not slow.
+    was_quick: bool,
+    slow_in_a_row: u32,
     /// The status that results in a row have come to.
     pub(crate) settled: Option<ProbeStatus>,
     candidate: Option<(ProbeStatus, u32)>,
@@ -68,6 +78,9 @@ impl Track {
             grace_until_ms,
             due_ms,
             under_way: false,
+            ready: None,
+            was_quick: false,
+            slow_in_a_row: 0,
             settled: None,
             candidate: None,
             failures: 0,
@@ -75,8 +88,23 @@ impl Track {
         }
     }
 
+    /// What the results so far tell of how long the next probe takes. An instance that falls silent keeps
+    /// its class until its status is settled.
+    pub(crate) fn class(&self) -> ProbeClass {
+        if self.slow_in_a_row >= self.spec.fall.min(SLOW_PROBES_MAX) {
+            return ProbeClass::Slow;
+        }
+        if self.was_quick { ProbeClass::Answering } else { ProbeClass::New }
+    }
+
     /// Takes a result in; `true` where the settled status changed.
     pub(crate) fn take(&mut self, answer: &ProbeAnswer, now_ms: u64, wall_ms: u64) -> bool {
+        if answer.latency_us >= SLOW_US.min(self.spec.timeout_ms * 1_000) {
+            self.slow_in_a_row = self.slow_in_a_row.saturating_add(1);
+        } else {
+            self.slow_in_a_row = 0;
+            self.was_quick = true;
+        }
         if self.records.len() == RECORDS_MAX {
             self.records.pop_back();
         }

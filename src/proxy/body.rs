@@ -28,12 +28,24 @@ pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 /// How long a client that expects `100 Continue` is kept waiting for the instance's word, in
 /// milliseconds; RFC 9110 section 10.1.1 asks not to wait for ever.
 const EXPECT_WAIT_MS: u64 = 1_000;
+/// Slowest that a client may send a body that an instance waits for, in bytes a second, after the idle
+/// limit.
+const RATE_MIN: u64 = 500;
+
+/// How long a client may take for so many bytes, all waits together.
+fn client_time(idle: Duration, bytes: u64) -> Duration {
+    idle.saturating_add(Duration::from_millis(bytes.saturating_mul(1_000) / RATE_MIN))
+}
 
 /// What is known of a request body while it is sent.
 #[derive(Debug, Default)]
 pub(crate) struct Progress {
     phase: AtomicU8,
     moved_at_us: AtomicU64,
+    /// How long it was the client's turn, before the present phase.
+    client_us: AtomicU64,
+    /// What has come of the body.
+    received_len: AtomicU64,
     failure: AtomicU8,
 }
 
@@ -55,8 +67,12 @@ impl Progress {
             Phase::Client => 1,
             Phase::Done => 2,
         };
-        if self.phase.swap(phase, Ordering::Relaxed) != phase || phase == 0 {
-            self.moved_at_us.store(now_us, Ordering::Relaxed);
+        let before = self.phase.swap(phase, Ordering::Relaxed);
+        if before != phase || phase == 0 {
+            let since_us = self.moved_at_us.swap(now_us, Ordering::Relaxed);
+            if before == 1 {
+                self.client_us.fetch_add(now_us.saturating_sub(since_us), Ordering::Relaxed);
+            }
         }
     }
 
@@ -68,6 +84,16 @@ impl Progress {
             _ => Phase::Done,
         };
         (phase, self.moved_at_us.load(Ordering::Relaxed))
+    }
+
+    /// How much longer the client, whose turn it is, may take in all: a body that comes byte by byte must
+    /// not hold a connection to an instance without end.
+    pub(crate) fn client_time_left(&self, idle: Duration, clock: &Clock) -> Duration {
+        let (_, since_us) = self.now();
+        let present_us = clock.monotonic_us().saturating_sub(since_us);
+        let taken_us = self.client_us.load(Ordering::Relaxed).saturating_add(present_us);
+        let may = client_time(idle, self.received_len.load(Ordering::Relaxed));
+        may.saturating_sub(Duration::from_micros(taken_us))
     }
 
     fn fail(&self, error: &ProxyError) {
@@ -187,6 +213,9 @@ impl RequestBody {
 
     fn count(&mut self, frame: Frame<Bytes>) -> Result<Frame<Bytes>, BoxError> {
         let len = frame.data_ref().map_or(0, |data| data.len() as u64);
+        if let Some((progress, _)) = &self.progress {
+            progress.received_len.fetch_add(len, Ordering::Relaxed);
+        }
         match self.left.checked_sub(len) {
             Some(left) => {
                 self.left = left;
@@ -409,7 +438,8 @@ pub(crate) enum Gathered {
     TooLong(Vec<Frame<Bytes>>, AxumBody),
 }
 
-/// Gathers a body of up to `keep_max` bytes. `idle` bounds the wait for each frame.
+/// Gathers a body of up to `keep_max` bytes. `idle` bounds the wait for each frame, and the least rate
+/// that of all.
 pub(crate) async fn gather(
     mut body: AxumBody,
     keep_max: u64,
@@ -420,9 +450,11 @@ pub(crate) async fn gather(
     }
     let mut frames: Vec<Frame<Bytes>> = Vec::new();
     let mut len = 0_u64;
+    let started = timer_now();
     loop {
         let next = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx));
-        let frame = match tokio::time::timeout(idle, next).await {
+        let until = (timer_now() + idle).min(started + client_time(idle, len));
+        let frame = match tokio::time::timeout_at(until, next).await {
             Err(_) => return Err(ProxyError::ClientTimeout),
             Ok(Some(Err(_))) => return Err(ProxyError::ClientBody),
             Ok(None) => break,

@@ -24,6 +24,7 @@ use tokio_rustls::client::TlsStream;
 
 use super::egress::EgressPolicy;
 use super::error::{ProxyError, TlsFailure};
+use super::lookup::{Asker, Lookups};
 use super::target::UpstreamAddress;
 use super::wire::{Wire, WireState};
 
@@ -68,6 +69,7 @@ impl Stream {
 #[derive(Clone)]
 pub(crate) struct Connector {
     egress: Arc<EgressPolicy>,
+    lookups: Lookups,
     verified: Arc<ClientConfig>,
     unverified: Arc<ClientConfig>,
 }
@@ -113,6 +115,7 @@ impl Connector {
             .with_no_client_auth();
         Ok(Self {
             egress: Arc::new(egress),
+            lookups: Lookups::new(),
             verified: Arc::new(verified),
             unverified: Arc::new(unverified),
         })
@@ -123,8 +126,9 @@ impl Connector {
         &self,
         to: &UpstreamAddress,
         security: Security,
+        asker: Asker<'_>,
     ) -> Result<Stream, ProxyError> {
-        let wire = Wire::new(self.connect_tcp(&to.host, to.port).await?);
+        let wire = Wire::new(self.connect_tcp(&to.host, to.port, asker).await?);
         if !to.https {
             return Ok(Stream::Plain(wire));
         }
@@ -146,12 +150,18 @@ impl Connector {
     }
 
     /// A TCP connection to the first of the host's addresses that takes it.
-    pub(crate) async fn connect_tcp(&self, host: &str, port: u16) -> Result<TcpStream, ProxyError> {
+    pub(crate) async fn connect_tcp(
+        &self,
+        host: &str,
+        port: u16,
+        asker: Asker<'_>,
+    ) -> Result<TcpStream, ProxyError> {
         if let Ok(ip) = host.parse::<IpAddr>() {
             return self.connect_ip(SocketAddr::new(ip, port)).await;
         }
-        let found = tokio::net::lookup_host((host, port)).await.map_err(|_| ProxyError::Resolve)?;
-        self.connect_first(alternating(found.take(RESOLVED_MAX))).await
+        let found = self.lookups.resolve(host, asker).await?;
+        let found = found.iter().take(RESOLVED_MAX).map(|ip| SocketAddr::new(*ip, port));
+        self.connect_first(alternating(found)).await
     }
 
     /// Tries one address after the other, each beside those that have not answered yet; the first
@@ -178,7 +188,7 @@ impl Connector {
     }
 
     async fn connect_ip(&self, address: SocketAddr) -> Result<TcpStream, ProxyError> {
-        self.egress.check_connection(address).await.map_err(ProxyError::Egress)?;
+        self.egress.check_connection(address, &self.lookups).await?;
         let stream = TcpStream::connect(address).await.map_err(|_| ProxyError::Connect)?;
         // Small messages must not wait for one another.
         stream.set_nodelay(true).map_err(|_| ProxyError::Connect)?;
@@ -324,6 +334,8 @@ impl AsyncWrite for Stream {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicBool;
+
     use super::*;
 
     #[tokio::test]
@@ -331,7 +343,8 @@ mod tests {
         // Registration never saw this address: the name alone tells nothing.
         let policy = EgressPolicy::new(vec![], vec![], false);
         let connector = Connector::new(policy, &TlsRoots::System).unwrap();
-        let refused = connector.connect_tcp("localhost", 9).await;
+        let refused =
+            connector.connect_tcp("localhost", 9, Asker::node(&AtomicBool::new(false))).await;
         assert!(matches!(refused, Err(ProxyError::Egress(_))), "{:?}", refused.err());
     }
 

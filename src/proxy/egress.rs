@@ -6,10 +6,13 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
 
+use super::error::ProxyError;
+use super::lookup::{Asker, Lookups};
 use maxine_state::Address;
 
 /// Networks that hold no service of anyone's: link-local, the metadata services of clouds,
@@ -207,15 +210,24 @@ impl EgressPolicy {
 
     /// Whether a connection to this address may be made, now that names are resolved. Resolves the
     /// names of Maxine's own addresses, but only those with the same port.
-    pub(crate) async fn check_connection(&self, to: SocketAddr) -> Result<(), EgressDenied> {
-        self.check_socket(to)?;
+    pub(crate) async fn check_connection(
+        &self,
+        to: SocketAddr,
+        lookups: &Lookups,
+    ) -> Result<(), ProxyError> {
+        self.check_socket(to).map_err(ProxyError::Egress)?;
+        // Names of the settings: they are never new.
+        let known = AtomicBool::new(true);
         for name in self.own.names_with(to.port()) {
-            let Ok(mut found) = tokio::net::lookup_host((name.as_str(), to.port())).await else {
-                continue;
+            let found = match lookups.resolve(&name, Asker::node(&known)).await {
+                Ok(found) => found,
+                Err(ProxyError::Resolve) => continue,
+                Err(error) => return Err(error),
             };
             let ip = to.ip().to_canonical();
-            if found.any(|own| own.ip().to_canonical() == ip) {
-                return Err(EgressDenied::Own { host: ip.to_string(), port: to.port() });
+            if found.iter().any(|own| own.to_canonical() == ip) {
+                let own = EgressDenied::Own { host: ip.to_string(), port: to.port() };
+                return Err(ProxyError::Egress(own));
             }
         }
         Ok(())
@@ -443,8 +455,11 @@ mod tests {
         }
         // A name of the cluster's own is compared by what it resolves to.
         let to = |port| SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port);
-        let refused = policy.check_connection(to(8_090)).await;
-        assert!(matches!(refused, Err(EgressDenied::Own { port: 8_090, .. })), "{refused:?}");
-        policy.check_connection(to(8_091)).await.unwrap();
+        let lookups = Lookups::new();
+        let refused = policy.check_connection(to(8_090), &lookups).await;
+        let is_own =
+            matches!(refused, Err(ProxyError::Egress(EgressDenied::Own { port: 8_090, .. })));
+        assert!(is_own, "{refused:?}");
+        policy.check_connection(to(8_091), &lookups).await.unwrap();
     }
 }

@@ -57,8 +57,8 @@ pub enum ProxyError {
     /// There are instances, but each is ejected or behind an open breaker.
     #[error("every instance of the service is ejected for now, because it failed")]
     CircuitOpen,
-    /// Too many requests wait for the instance.
-    #[error("too many requests wait for a connection to the instance")]
+    /// Too many requests wait for the instance, or too many of one client.
+    #[error("too many requests, of this client or of all, wait for a connection to the instance")]
     Overloaded,
     /// Over the rate limit.
     #[error("the service's rate limit is reached")]
@@ -69,6 +69,9 @@ pub enum ProxyError {
     /// The instance's name could not be resolved.
     #[error("the instance's host name could not be resolved")]
     Resolve,
+    /// Too many host names are being looked up; nobody knows whether this one can be resolved.
+    #[error("too many host names are being resolved; the instance's is not among them")]
+    LookupsBusy,
     /// The instance's address may not be called.
     #[error("the instance's address may not be called: {0}")]
     Egress(EgressDenied),
@@ -135,6 +138,7 @@ impl ProxyError {
             Self::Overloaded => "overloaded",
             Self::RateLimited { .. } => "rate_limited",
             Self::Resolve => "resolve_failed",
+            Self::LookupsBusy => "resolve_busy",
             Self::Egress(_) => "egress_denied",
             Self::Connect => "connect_failed",
             Self::ConnectTimeout => "connect_timeout",
@@ -163,6 +167,7 @@ impl ProxyError {
             | Self::CircuitOpen
             | Self::Overloaded
             | Self::Refused
+            | Self::LookupsBusy
             | Self::Stopping => StatusCode::SERVICE_UNAVAILABLE,
             Self::RateLimited { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::Resolve
@@ -191,6 +196,7 @@ impl ProxyError {
             | Self::CircuitOpen
             | Self::Overloaded
             | Self::Refused
+            | Self::LookupsBusy
             | Self::Stopping => Some(1),
             _ => None,
         }
@@ -224,6 +230,7 @@ impl ProxyError {
                 | Self::Tls(_)
                 | Self::Overloaded
                 | Self::Refused
+                | Self::LookupsBusy
         )
     }
 }

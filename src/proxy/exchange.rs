@@ -14,6 +14,7 @@ use super::error::ProxyError;
 use super::interim::InterimSink;
 use super::pool::{Lease, Pool, Reuse, SendFailure};
 use super::request::{Head, Outgoing};
+use super::slots::Holder;
 use super::upstream::{InFlight, Upstream};
 use maxine_clock::Clock;
 
@@ -36,6 +37,8 @@ pub(crate) struct Times {
 /// One attempt's material.
 pub(crate) struct Exchange<'a> {
     pub(crate) upstream: &'a Arc<Upstream>,
+    /// For whom the request is made.
+    pub(crate) holder: Holder,
     pub(crate) head: &'a Head,
     /// Path and query on this instance.
     pub(crate) path: PathAndQuery,
@@ -80,7 +83,7 @@ impl Exchange<'_> {
     ) -> Result<(Response<Incoming>, Lease), ProxyError> {
         let fresh = self.head.upgrade.is_some();
         let reuse = if fresh { Reuse::NewerThan(0) } else { Reuse::Any };
-        let mut lease = pool.lease(self.connect_time()?, reuse).await?;
+        let mut lease = pool.lease(self.holder, self.connect_time()?, reuse).await?;
         let gate = (self.head.expects_continue && !matches!(body, Outgoing::Empty))
             .then(|| Arc::new(ExpectGate::default()));
         // A used connection may turn out to be closed. What was then not written, or may be
@@ -119,7 +122,7 @@ impl Exchange<'_> {
         };
         let another = lease.another();
         drop(lease);
-        let mut lease = pool.lease(self.connect_time()?, another).await?;
+        let mut lease = pool.lease(self.holder, self.connect_time()?, another).await?;
         match self.await_head(&mut lease, again).await? {
             Ok(response) => Ok((response, lease)),
             Err(failure) => {
@@ -184,14 +187,19 @@ impl Exchange<'_> {
             }
             let quiet =
                 Duration::from_micros(self.clock.monotonic_us().saturating_sub(moved_at_us));
-            let (limit, error) = match phase {
-                Phase::Client => (self.times.idle, ProxyError::ClientTimeout),
-                Phase::Upstream | Phase::Done => (self.times.response, ProxyError::ResponseTimeout),
+            let (left, error) = match phase {
+                Phase::Client => {
+                    let in_all = self.progress.client_time_left(self.times.idle, self.clock);
+                    (self.times.idle.saturating_sub(quiet).min(in_all), ProxyError::ClientTimeout)
+                }
+                Phase::Upstream | Phase::Done => {
+                    (self.times.response.saturating_sub(quiet), ProxyError::ResponseTimeout)
+                }
             };
-            match limit.checked_sub(quiet).filter(|left| !left.is_zero()) {
-                Some(left) => allowed_until = timer_now() + left,
-                None => return Err(error),
+            if left.is_zero() {
+                return Err(error);
             }
+            allowed_until = timer_now() + left;
         }
     }
 }

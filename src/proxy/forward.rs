@@ -24,6 +24,7 @@ use super::pick::{NoPick, PickInput};
 use super::prefix::PrefixMap;
 use super::request::{self, BodyPlan, Head, Inbound, Outgoing};
 use super::runtime::ServiceRuntime;
+use super::slots::Holder;
 use super::target::RequestTarget;
 use super::trail::{AttemptOutcome, AttemptRecord, AttemptTrail};
 use super::tunnel::{self, TunnelHold};
@@ -109,6 +110,7 @@ impl Drop for InFlightGuard {
 /// What the attempts of one request share.
 struct Attempts<'a> {
     runtime: &'a ServiceRuntime,
+    holder: Holder,
     head: Head,
     body: Outgoing,
     progress: Arc<Progress>,
@@ -199,6 +201,7 @@ impl Forwarder {
         let target = RequestTarget::new(&context.raw_path, context.raw_query.as_deref())?;
         let (parts, body) = request.into_parts();
         let client = context.client;
+        let holder = Holder::of(&client);
         self.check_rate(runtime, client.ip)?;
         let queries = [target.query(), parts.uri.query()].map(Option::unwrap_or_default);
         let input = HashInput { address: client.ip, fields: &parts.headers, queries, key: None };
@@ -224,7 +227,7 @@ impl Forwarder {
         };
         let body = Outgoing::prepare(body, &plan, &progress, &self.0.clock).await?;
         if mirrored {
-            self.mirror(runtime, &head, &body, client.ip);
+            self.mirror(runtime, &head, &body, &client);
         }
         if let Some(retries) = &policy.retries {
             runtime.shared.retry_budget.earn(retries.budget_percent);
@@ -234,6 +237,7 @@ impl Forwarder {
         }
         Ok(Attempts {
             runtime,
+            holder,
             head,
             body,
             progress,
@@ -419,6 +423,7 @@ impl Forwarder {
         attempts.path = Some(path.clone());
         let exchange = Exchange {
             upstream,
+            holder: attempts.holder,
             head: &attempts.head,
             path,
             times,
@@ -450,7 +455,7 @@ impl Forwarder {
         after: Duration,
     ) -> Result<Answer, ProxyError> {
         let times = self.times(attempts);
-        let (clock, runtime) = (&self.0.clock, attempts.runtime);
+        let (clock, runtime, holder) = (&self.0.clock, attempts.runtime, attempts.holder);
         let attempt_on = |upstream: Arc<Upstream>, head: &Head, progress: Arc<Progress>| {
             let headers = head.headers.clone();
             let head = Head {
@@ -466,6 +471,7 @@ impl Forwarder {
             Box::pin(async move {
                 let exchange = Exchange {
                     upstream: &upstream,
+                    holder,
                     head: &head,
                     path: upstream.path_and_query(&head.target)?,
                     times,

@@ -165,12 +165,20 @@ pub(crate) struct Origin<'a> {
 /// Sets `X-Forwarded-*` and `Forwarded`: added to what a trusted proxy said, in place of what
 /// anyone else did.
 pub(crate) fn set_forwarded(headers: &mut HeaderMap, origin: &Origin<'_>) {
+    let is_forged = |name: &HeaderName| {
+        // No proxy writes underscores, but some servers read them as hyphens.
+        is_a_proxys_to_say(name.as_str()) && (!origin.trusted || name.as_str().contains('_'))
+    };
     // As above: strangers seldom say any of it.
-    if !origin.trusted && headers.keys().any(|name| is_a_proxys_to_say(name.as_str())) {
-        let named = headers.keys().filter(|name| is_a_proxys_to_say(name.as_str()));
+    if headers.keys().any(is_forged) {
+        let named = headers.keys().filter(|name| is_forged(name));
         for name in named.cloned().collect::<Vec<_>>() {
             headers.remove(name);
         }
+    }
+    // A trusted proxy that writes one of the two passes on what a client says in the other.
+    if headers.contains_key(&X_FORWARDED_FOR) {
+        headers.remove(header::FORWARDED);
     }
     let proto = if origin.https { "https" } else { "http" };
     let peer = origin.peer.to_canonical();
@@ -198,7 +206,7 @@ pub(crate) fn set_forwarded(headers: &mut HeaderMap, origin: &Origin<'_>) {
 /// Whether a field says where a request came from or what it asked for before a proxy changed it.
 /// Servers believe such fields, so a stranger may not send them.
 fn is_a_proxys_to_say(name: &str) -> bool {
-    const NAMES: [&str; 22] = [
+    const NAMES: [&str; 25] = [
         "cf-connecting-ip",
         "cf-connecting-ipv6",
         "cf-pseudo-ipv4",
@@ -212,11 +220,14 @@ fn is_a_proxys_to_say(name: &str) -> bool {
         "true-client-ip",
         "wl-proxy-client-ip",
         "proxy-client-ip",
+        "x-azure-clientip",
+        "x-azure-socketip",
         "x-client-ip",
         "x-cluster-client-ip",
         "x-forwarded",
         "x-http-host-override",
         "x-host",
+        "x-originating-ip",
         "x-real-ip",
         "x-remote-addr",
         "x-remote-ip",
@@ -226,8 +237,13 @@ fn is_a_proxys_to_say(name: &str) -> bool {
         ["x-forwarded-", "x-original-", "x-rewrite-", "x-envoy-external-", "x-appengine-user-ip"];
     let is_candidate =
         matches!(name.as_bytes().first(), Some(b'c' | b'f' | b'p' | b't' | b'w' | b'x'));
-    is_candidate
-        && (NAMES.contains(&name) || PREFIXES.iter().any(|prefix| name.starts_with(prefix)))
+    if !is_candidate {
+        return false;
+    }
+    if name.contains('_') {
+        return is_a_proxys_to_say(&name.replace('_', "-"));
+    }
+    NAMES.contains(&name) || PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }
 
 fn extend_chain(headers: &mut HeaderMap, name: &HeaderName, item: &str) {
@@ -331,6 +347,10 @@ mod tests {
             ("x-real-ip", "10.0.0.1"),
             ("x-client-ip", "10.0.0.1"),
             ("cf-connecting-ip", "10.0.0.1"),
+            ("x_forwarded_for", "10.0.0.1"),
+            ("x-real_ip", "10.0.0.1"),
+            ("x-originating-ip", "10.0.0.1"),
+            ("x-azure-clientip", "10.0.0.1"),
             ("x-own", "kept"),
             ("x-originals", "kept"),
         ]);
@@ -343,6 +363,12 @@ mod tests {
         let mut headers = forged;
         set_forwarded(&mut headers, &origin);
         assert_eq!(headers["x-forwarded-for"], "10.0.0.1, 203.0.113.9");
+        let own = "for=203.0.113.9;proto=http;host=\"shop.example\"";
+        assert_eq!(headers["forwarded"], own, "only the field that was believed is extended");
+        let mut headers = map(&[("forwarded", "for=10.0.0.1"), ("x_forwarded_for", "10.0.0.2")]);
+        set_forwarded(&mut headers, &origin);
+        assert_eq!(headers["forwarded"], format!("for=10.0.0.1, {own}"));
+        assert!(!headers.contains_key("x_forwarded_for"), "no proxy writes this");
     }
 
     #[test]

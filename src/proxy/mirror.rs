@@ -1,7 +1,6 @@
 //! Copies of requests for another service. Their answers are read and thrown away; nothing about
 //! them reaches the client.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -11,10 +10,12 @@ use hyper::header::HeaderMap;
 use maxine_balance::{Draw, HashInput};
 
 use super::body::Progress;
+use super::client::ClientAddr;
 use super::exchange::{Exchange, Times};
 use super::pick::PickInput;
 use super::request::{Head, Outgoing};
 use super::runtime::{ServiceRuntime, ServiceShared};
+use super::slots::Holder;
 use super::{Forwarder, body::timer_now};
 use maxine_state::ServiceRef;
 
@@ -45,7 +46,7 @@ impl Forwarder {
         runtime: &ServiceRuntime,
         head: &Head,
         body: &Outgoing,
-        client: IpAddr,
+        client: &ClientAddr,
     ) {
         let Some(policy) = runtime.policy.mirror() else { return };
         let body = match body {
@@ -69,7 +70,7 @@ impl Forwarder {
             ServiceRef { namespace: key.namespace.as_str(), service: policy.service.as_str() };
         let Some(shadow) = self.runtime(service) else { return };
         let queries = [head.target.query().unwrap_or_default(), ""];
-        let input = HashInput { address: client, fields: &head.headers, queries, key: None };
+        let input = HashInput { address: client.ip, fields: &head.headers, queries, key: None };
         let draw = shadow.table.draw(&input, fastrand::u64(..));
         let copy = Head {
             method: head.method.clone(),
@@ -81,9 +82,9 @@ impl Forwarder {
             announces_empty: head.announces_empty,
             asked_host: None,
         };
-        let this = self.clone();
+        let (this, holder) = (self.clone(), Holder::of(client));
         self.0.tasks.spawn(async move {
-            this.send_copy(shadow, draw, copy, body).await;
+            this.send_copy(shadow, holder, draw, copy, body).await;
             drop(slot);
         });
     }
@@ -91,6 +92,7 @@ impl Forwarder {
     fn send_copy(
         &self,
         shadow: Arc<ServiceRuntime>,
+        holder: Holder,
         draw: Draw,
         mut head: Head,
         mut body: Outgoing,
@@ -108,6 +110,7 @@ impl Forwarder {
             let Ok(path) = upstream.path_and_query(&head.target) else { return };
             let exchange = Exchange {
                 upstream,
+                holder,
                 head: &head,
                 path,
                 times: Times {

@@ -22,6 +22,7 @@ pub(crate) mod fuzz;
 mod headers;
 mod interim;
 mod limit;
+mod lookup;
 mod metrics;
 mod mirror;
 mod outlier;
@@ -30,6 +31,7 @@ mod pool;
 mod prefix;
 mod request;
 mod runtime;
+mod slots;
 mod target;
 mod tick;
 mod trail;
@@ -63,7 +65,8 @@ pub use target::{PathError, RequestTarget};
 pub use tick::{StandingChange, StandingEvent};
 pub use trail::{AttemptOutcome, AttemptRecord, AttemptTrail};
 
-pub(crate) use connect::{Connector, Security, Stream};
+pub(crate) use connect::{Connector, Security};
+pub(crate) use lookup::Asker;
 pub(crate) use target::UpstreamAddress;
 
 use runtime::{RuntimeParts, ServiceRuntime};

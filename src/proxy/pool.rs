@@ -1,11 +1,11 @@
 //! The connections to one instance: leased, given back, bounded.
 //!
 //! HTTP/1 connections carry one request at a time and idle in a stack between requests; the stack's
-//! top is the warmest. One HTTP/2 connection carries many. A semaphore bounds the requests under way
-//! and a counter those that wait.
+//! top is the warmest. One HTTP/2 connection carries many. [`Slots`] bounds the requests under way and
+//! those that wait.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use hyper::Request;
@@ -14,12 +14,13 @@ use hyper::client::conn::{TrySendError, http1, http2};
 use hyper::header::HeaderMap;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use parking_lot::Mutex;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::task::TaskTracker;
 
 use super::body::RequestBody;
 use super::connect::{Connector, Security};
 use super::error::ProxyError;
+use super::lookup::Asker;
+use super::slots::{Holder, Slot, Slots};
 use super::target::UpstreamAddress;
 use super::wire::WireState;
 use maxine_clock::Clock;
@@ -85,8 +86,9 @@ pub(crate) struct Pool {
     idle: Mutex<Vec<Idle>>,
     /// Held while the one HTTP/2 connection is made, so that only one is.
     shared: tokio::sync::Mutex<Option<Http2>>,
-    slots: Arc<Semaphore>,
-    pending: AtomicU32,
+    slots: Arc<Slots>,
+    /// Whether the host's name has been resolved before.
+    name_known: AtomicBool,
 }
 
 enum Sender {
@@ -99,7 +101,7 @@ enum Sender {
 pub(crate) struct Lease {
     sender: Option<Sender>,
     pool: Arc<Pool>,
-    slot: Option<OwnedSemaphorePermit>,
+    slot: Option<Slot>,
     /// Whether the connection carried a request before.
     pub(crate) reused: bool,
 }
@@ -134,7 +136,7 @@ impl Pool {
         clock: Clock,
         tasks: TaskTracker,
     ) -> Arc<Self> {
-        let slots = Arc::new(Semaphore::new(settings.limits.connections_max as usize));
+        let slots = Slots::new(settings.limits.connections_max, settings.limits.pending_max);
         Arc::new(Self {
             address,
             settings,
@@ -144,7 +146,7 @@ impl Pool {
             idle: Mutex::new(Vec::new()),
             shared: tokio::sync::Mutex::new(None),
             slots,
-            pending: AtomicU32::new(0),
+            name_known: AtomicBool::new(false),
         })
     }
 
@@ -168,36 +170,35 @@ impl Pool {
     /// Leases a connection: an idle one if that may be used again, or a new one.
     pub(crate) async fn lease(
         self: &Arc<Self>,
+        holder: Holder,
         timeout: Duration,
         reuse: Reuse,
     ) -> Result<Lease, ProxyError> {
         let any = reuse == Reuse::Any;
         // The common case first, without a timer.
-        if let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() {
+        if let Some(slot) = self.slots.take(holder) {
             if any && let Some(connection) = self.pop_idle() {
                 return Ok(self.leased(Sender::Http1(connection), slot, true));
             }
-            let open = self.open(reuse);
+            let open = self.open(holder, reuse);
             let sender = tokio::time::timeout(timeout, open)
                 .await
                 .map_err(|_| ProxyError::ConnectTimeout)??;
             return Ok(self.leased(sender.0, slot, sender.1));
         }
-        let _waiting = Waiting::enter(&self.pending, self.settings.limits.pending_max)
-            .ok_or(ProxyError::Overloaded)?;
+        let waiting = self.slots.wait(holder).ok_or(ProxyError::Overloaded)?;
         let work = async {
-            let slot =
-                Arc::clone(&self.slots).acquire_owned().await.map_err(|_| ProxyError::Stopping)?;
+            let slot = waiting.slot().await.ok_or(ProxyError::Stopping)?;
             if any && let Some(connection) = self.pop_idle() {
                 return Ok(self.leased(Sender::Http1(connection), slot, true));
             }
-            let (sender, reused) = self.open(reuse).await?;
+            let (sender, reused) = self.open(holder, reuse).await?;
             Ok(self.leased(sender, slot, reused))
         };
         tokio::time::timeout(timeout, work).await.map_err(|_| ProxyError::Overloaded)?
     }
 
-    fn leased(self: &Arc<Self>, sender: Sender, slot: OwnedSemaphorePermit, reused: bool) -> Lease {
+    fn leased(self: &Arc<Self>, sender: Sender, slot: Slot, reused: bool) -> Lease {
         Lease { sender: Some(sender), pool: Arc::clone(self), slot: Some(slot), reused }
     }
 
@@ -230,9 +231,13 @@ impl Pool {
         self.idle.lock().retain(|idle| !self.is_stale(idle));
     }
 
-    async fn open(self: &Arc<Self>, reuse: Reuse) -> Result<(Sender, bool), ProxyError> {
+    async fn open(
+        self: &Arc<Self>,
+        holder: Holder,
+        reuse: Reuse,
+    ) -> Result<(Sender, bool), ProxyError> {
         if !self.is_http2() {
-            return Ok((Sender::Http1(self.open_http1().await?), false));
+            return Ok((Sender::Http1(self.open_http1(holder).await?), false));
         }
         let above = match reuse {
             Reuse::Any => 0,
@@ -245,7 +250,7 @@ impl Pool {
         if let Some(kept) = shared.as_ref().filter(usable) {
             return Ok((Sender::Http2(kept.clone()), true));
         }
-        let sender = self.open_http2().await?;
+        let sender = self.open_http2(holder).await?;
         // The one before ends once the requests on it have been answered.
         let opened_ms = self.clock.monotonic_ms();
         let number = shared.as_ref().map_or(1, |before| before.number + 1);
@@ -254,9 +259,14 @@ impl Pool {
         Ok((Sender::Http2(opened), false))
     }
 
-    async fn open_http1(&self) -> Result<Http1, ProxyError> {
+    fn asker(&self, holder: Holder) -> Asker<'_> {
+        Asker { address: holder.address, name_known: &self.name_known }
+    }
+
+    async fn open_http1(&self, holder: Holder) -> Result<Http1, ProxyError> {
         let security = Security { insecure: self.settings.insecure_tls, http2: false };
-        let stream = self.connector.connect(&self.address, security).await?;
+        let asker = self.asker(holder);
+        let stream = self.connector.connect(&self.address, security, asker).await?;
         let wire = Arc::clone(stream.wire());
         let (sender, connection) = http1::Builder::new()
             .max_header_size(HEAD_LEN_MAX)
@@ -273,9 +283,13 @@ impl Pool {
         Ok(Http1 { sender, wire, opened_ms: self.clock.monotonic_ms(), idle_max_ms })
     }
 
-    async fn open_http2(&self) -> Result<http2::SendRequest<RequestBody>, ProxyError> {
+    async fn open_http2(
+        &self,
+        holder: Holder,
+    ) -> Result<http2::SendRequest<RequestBody>, ProxyError> {
         let security = Security { insecure: self.settings.insecure_tls, http2: true };
-        let stream = self.connector.connect(&self.address, security).await?;
+        let asker = self.asker(holder);
+        let stream = self.connector.connect(&self.address, security, asker).await?;
         let (sender, connection) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .initial_stream_window_size(STREAM_WINDOW_LEN)
@@ -383,24 +397,6 @@ impl Lease {
                 pool.put_idle(connection);
             }
         });
-    }
-}
-
-/// One waiter in the bounded queue.
-struct Waiting<'a>(&'a AtomicU32);
-
-impl<'a> Waiting<'a> {
-    fn enter(count: &'a AtomicU32, max: u32) -> Option<Self> {
-        let entered = count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |waiting| {
-            (waiting < max).then_some(waiting + 1)
-        });
-        entered.ok().map(|_| Self(count))
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -24,7 +24,7 @@ pub mod tls_files;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, HeaderValue, header};
 
 use crate::backend::ControlStore;
 use maxine_clock::Clock;
@@ -145,13 +145,20 @@ impl Security {
     }
 
     /// Takes out of a request the tokens that are meant for Maxine, before it is forwarded to an instance:
-    /// `x-maxine-token`, and an `Authorization` whose token names this cluster. The name alone counts: a
+    /// `x-maxine-token`, and an `Authorization` that holds a token that names this cluster, in whatever form:
+    /// one that Maxine would not accept gives the token away as well. The name alone counts: a
     /// token that has expired, or that this node does not know yet, must not reach an instance either.
     /// Any other credential stays as it is.
     pub fn withhold_tokens(&self, headers: &mut HeaderMap) {
         headers.remove(TOKEN_HEADER);
         let mut all = headers.get_all(header::AUTHORIZATION).iter();
-        if all.any(|value| bearer_token(value.as_bytes()).is_some_and(|t| self.is_own_token(t))) {
+        let is_own = |value: &HeaderValue| {
+            let text = String::from_utf8_lossy(value.as_bytes());
+            let is_of_token = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+            let mut words = text.split(|c| !is_of_token(c)).filter(|word| !word.is_empty());
+            words.any(|word| self.is_own_token(word))
+        };
+        if all.any(is_own) {
             headers.remove(header::AUTHORIZATION);
         }
     }

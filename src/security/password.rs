@@ -1,7 +1,8 @@
-//! Passwords: argon2id, on blocking threads, a few at a time.
+//! Passwords: argon2id, on threads of their own, a few at a time.
 //!
 //! A hash costs tens of milliseconds and megabytes by design. Without a bound, anyone who can reach
-//! the sign-in could take all of the node's memory and threads.
+//! the sign-in could take all of the node's memory and threads. The threads are not the runtime's blocking
+//! ones, which files and look-ups of host names may keep busy: then nobody could sign in.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -9,7 +10,7 @@ use std::sync::Arc;
 use argon2::password_hash::rand_core::OsRng;
 use argon2::password_hash::{PasswordHash, PasswordHasher, PasswordVerifier, SaltString};
 use argon2::{Algorithm, Argon2, Params, Version};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
 
 use crate::places::{PlaceLimits, Places, Standing};
 use maxine_state::{Given, Limit, LimitExceeded};
@@ -126,7 +127,7 @@ impl Passwords {
         Ok(self.run(AskedBy::Known, work).await?.ok_or(PasswordBusy)?)
     }
 
-    /// Runs hashing work on a blocking thread. The permits travel with the work: a caller that
+    /// Runs hashing work on a thread of its own, which costs little beside the work. The permits travel with the work: a caller that
     /// goes away does not let another one in before the work has ended.
     async fn run<T: Send + 'static>(
         &self,
@@ -139,12 +140,19 @@ impl Passwords {
         };
         let admitted = self.admitted.take(address, standing, 1).map_err(|_| PasswordBusy)?;
         let running = Arc::clone(&self.running).acquire_owned().await.map_err(|_| PasswordBusy)?;
+        let (reply, done) = oneshot::channel();
         let work = move || {
-            let done = work();
+            let result = work();
             drop((admitted, running));
-            done
+            // Whoever asked may have gone away.
+            let _gone = reply.send(result);
         };
-        tokio::task::spawn_blocking(work).await.map_err(|_| PasswordBusy)
+        let thread = std::thread::Builder::new().name("password".into()).spawn(work);
+        thread.map_err(|error| {
+            tracing::warn!(%error, "no thread could be started to check a password");
+            PasswordBusy
+        })?;
+        done.await.map_err(|_| PasswordBusy)
     }
 }
 
@@ -186,6 +194,25 @@ mod tests {
         let long = "r".repeat(PASSWORD_LEN_MAX + 1);
         assert_eq!(passwords.verify(&long, Some(hash), AskedBy::Known).await, Ok(false));
         assert_eq!(passwords.verify("x", Some("damaged".into()), AskedBy::Known).await, Ok(false));
+    }
+
+    #[test]
+    fn passwords_are_checked_while_all_blocking_threads_are_taken() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .max_blocking_threads(1)
+            .build()
+            .unwrap();
+        let (release, held) = std::sync::mpsc::channel::<()>();
+        let blocked = runtime.spawn_blocking(move || held.recv());
+        let passwords = Passwords::new(CHEAP);
+        let verified = runtime.block_on(async {
+            let verify = passwords.verify("x", None, AskedBy::Known);
+            tokio::time::timeout(std::time::Duration::from_secs(20), verify).await
+        });
+        assert!(!blocked.is_finished());
+        drop(release);
+        assert_eq!(verified, Ok(Ok(false)));
     }
 
     #[tokio::test]

@@ -426,6 +426,15 @@ async fn a_token_that_maxine_used_stops_here_and_any_other_goes_on() {
             let bearer = ("authorization", format!("bearer {token}"));
             let (status, got) = seen(path, &[bearer]).await;
             assert_eq!((status, &got["authorization"]), (200, &Value::Null), "{path}");
+            // Nor does a token reach it in a form that Maxine does not accept.
+            for spelling in ["Bearer\t", "Token ", "JWT ", "Bearer x=", ""] {
+                let fields = [
+                    ("x-maxine-token", token.clone()),
+                    ("authorization", format!("{spelling}{token}")),
+                ];
+                let (status, got) = seen(path, &fields).await;
+                assert_eq!((status, &got["authorization"]), (200, &Value::Null), "{spelling}");
+            }
             // Maxine's own header leaves the caller's `Authorization` to the instance.
             for own in ["Bearer of-the-instance", "Basic YTpi", "Bearer mxt_other_id_secret"] {
                 let own = ("authorization", own.to_owned());

@@ -179,3 +179,78 @@ async fn a_clients_own_rate_is_counted_apart() {
     assert!(refused);
     assert_eq!(status_of(&rig.get_with("/", &header("9.9.9.2")).await), 200, "someone else");
 }
+
+/// The head of a request whose body is streamed, and the beginning of the body.
+const UPLOAD: &[u8] = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\nbegun";
+
+/// Takes whole requests in and answers.
+async fn taker() -> Upstream {
+    Upstream::http(|request: hyper::Request<hyper::body::Incoming>| async move {
+        let _ = http_body_util::BodyExt::collect(request.into_body()).await;
+        Response::new(Body::from("ok"))
+    })
+    .await
+}
+
+#[tokio::test]
+async fn one_client_does_not_take_all_connections_to_an_instance() {
+    let rig = Rig::new().await;
+    rig.policy(
+        r#"{"traffic":{"connections":{"connections_max":8,"pending_max":8},
+            "timeouts":{"connect_ms":500}}}"#,
+    )
+    .await;
+    let upstream = taker().await;
+    rig.register("a", upstream.address).await;
+    let refused = Arc::new(AtomicUsize::new(0));
+    let mut uploads = tokio::task::JoinSet::new();
+    for _ in 0..12 {
+        let mut upload = rig.connect_from([127, 0, 0, 9]).await;
+        upload.write_all(UPLOAD).await.unwrap();
+        let refused = Arc::clone(&refused);
+        uploads.spawn(async move {
+            let answer = read_head(&mut upload).await.unwrap();
+            assert!(answer.contains("x-maxine-error: overloaded"), "{answer}");
+            refused.fetch_add(1, Ordering::SeqCst);
+        });
+    }
+    let in_flight = || rig.forwarder.in_flight(&rig.key("a"));
+    // All have arrived; those that found no connection wait, or were refused.
+    until(|| in_flight() + refused.load(Ordering::SeqCst) as u64 == 12).await;
+    for _ in 0..3 {
+        let answer = rig.get("/").await;
+        assert_eq!(status_of(&answer), 200, "another client is served: {answer}");
+    }
+    until(|| refused.load(Ordering::SeqCst) == 6).await;
+    assert_eq!(in_flight(), 6, "three quarters");
+    uploads.shutdown().await;
+    until(|| in_flight() == 0).await;
+}
+
+#[tokio::test]
+async fn a_body_that_comes_byte_by_byte_is_cut_off() {
+    let rig = Rig::new().await;
+    rig.policy(r#"{"traffic":{"timeouts":{"idle_ms":400,"response_ms":100}}}"#).await;
+    let upstream = taker().await;
+    rig.register("a", upstream.address).await;
+    let (mut answers, mut upload) = TcpStream::connect(rig.front).await.unwrap().into_split();
+    upload.write_all(UPLOAD).await.unwrap();
+    let mut answer = vec![0; 1_024];
+    let mut sent = 0;
+    // Each byte comes well within the idle limit.
+    let len = loop {
+        tokio::select! {
+            len = tokio::io::AsyncReadExt::read(&mut answers, &mut answer) => break len.unwrap(),
+            () = tokio::time::sleep(Duration::from_millis(40)) => {
+                sent += 1;
+                assert!(sent < 500, "the trickle holds the connection without end");
+                let _ = upload.write_all(b"x").await;
+            }
+        }
+    };
+    let answer = String::from_utf8_lossy(&answer[..len]);
+    assert_eq!(status_of(&answer), 408, "{answer}");
+    assert!(answer.contains("x-maxine-error: client_timeout"), "{answer}");
+    let status = rig.forwarder.upstreams(service().as_ref()).remove(0);
+    assert_eq!(status.bad_total, 0, "the instance is not blamed");
+}

@@ -26,7 +26,7 @@ use maxine_state::{
 };
 use maxine_view::View;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinHandle;
 
 /// The path that clients of the rig's service are taken to reach it below.
@@ -154,6 +154,13 @@ impl Rig {
         let mut stream = TcpStream::connect(self.front).await.unwrap();
         stream.write_all(request.as_ref()).await.unwrap();
         read_quiet(&mut stream, Duration::from_secs(2)).await
+    }
+
+    /// A connection from another address than [`Self::get`] uses.
+    pub(crate) async fn connect_from(&self, address: [u8; 4]) -> TcpStream {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind((IpAddr::from(address), 0).into()).unwrap();
+        socket.connect(self.front).await.unwrap()
     }
 
     /// A GET on a connection of its own, closed after the answer.

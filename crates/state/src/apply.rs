@@ -455,11 +455,7 @@ impl ControlState {
         else {
             return Ok(Reply::Done);
         };
-        limits::check_name("name", name.as_str()).map_err(Rejection::Limit)?;
-        if name.as_str().contains(':') {
-            let limit = LimitExceeded::new("name", Limit::NoColon, name.as_str());
-            return Err(Rejection::Limit(limit));
-        }
+        limits::check_user_name("name", name.as_str()).map_err(Rejection::Limit)?;
         limits::check_text("password_hash", password_hash, 1, limits::TEXT_LEN_MAX)
             .map_err(Rejection::Limit)?;
         let users = &self.identities.users;

@@ -58,23 +58,26 @@ pub enum AuditClass {
     Identities,
     /// Policies, the configuration and drains.
     Settings,
-    /// Sign-ins, what was refused to known callers, exports, cleared logs.
+    /// Sign-ins, uses of break-glass tokens, cleared logs.
     Access,
     /// What was refused to callers who did not prove who they are.
     Strangers,
     /// Registrations and everything else that machines do.
     Registrations,
+    /// What was refused to known callers, and exports: what any viewer can repeat without end.
+    Requests,
 }
 
 impl AuditClass {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Cluster,
         Self::Identities,
         Self::Settings,
         Self::Access,
         Self::Strangers,
         Self::Registrations,
+        Self::Requests,
     ];
 
     /// The class of what a user did; an empty one is a stranger. A refused change is an attempt, which
@@ -89,7 +92,8 @@ impl AuditClass {
             }
             ("instance" | "health", _) => Self::Registrations,
             _ if refused && user.is_empty() => Self::Strangers,
-            _ if refused => Self::Access,
+            _ if refused => Self::Requests,
+            (_, "audit.export") => Self::Requests,
             ("leadership" | "member" | "cluster" | "expiry", _) => Self::Cluster,
             ("user" | "token" | "signing_key", _) => Self::Identities,
             ("policy" | "config", _) => Self::Settings,
@@ -108,6 +112,7 @@ impl AuditClass {
             Self::Access => "access",
             Self::Strangers => "strangers",
             Self::Registrations => "registrations",
+            Self::Requests => "requests",
         }
     }
 
@@ -117,7 +122,7 @@ impl AuditClass {
         match self {
             Self::Cluster | Self::Identities | Self::Settings => 5_000,
             Self::Access => 10_000,
-            Self::Strangers => 5_000,
+            Self::Strangers | Self::Requests => 5_000,
             Self::Registrations => 20_000,
         }
     }
@@ -127,7 +132,7 @@ impl AuditClass {
     pub const fn retention_ms(self) -> u64 {
         match self {
             Self::Cluster | Self::Identities | Self::Settings => LONG_MS,
-            Self::Access | Self::Strangers | Self::Registrations => SHORT_MS,
+            Self::Access | Self::Strangers | Self::Registrations | Self::Requests => SHORT_MS,
         }
     }
 }

@@ -223,6 +223,15 @@ pub fn check_name(field: &str, text: &str) -> Result<(), LimitExceeded> {
     Ok(())
 }
 
+/// Checks the name of a user.
+pub fn check_user_name(field: &str, text: &str) -> Result<(), LimitExceeded> {
+    check_name(field, text)?;
+    if text.contains(':') {
+        return Err(LimitExceeded::new(field, Limit::NoColon, text));
+    }
+    Ok(())
+}
+
 /// Checks that a number lies within `min..=max`.
 pub fn check_range(field: &str, value: u64, min: u64, max: u64) -> Result<(), LimitExceeded> {
     if (min..=max).contains(&value) {

@@ -418,6 +418,10 @@ impl Shared {
     }
 }
 
+/// Longest trace id of a client that is kept, in bytes; the rest is cut off. It stands in every log line
+/// and audit record of the request.
+const TRACE_ID_LEN_MAX: usize = 128;
+
 /// The names that a request goes by: those that it brings, or new ones. They have memory of their own: a
 /// request's is a part of its connection's read buffer, which could not be used again while a record
 /// keeps it.
@@ -427,7 +431,8 @@ pub(in crate::api) fn context_of(
     client: ClientAddr,
 ) -> RequestContext {
     let copied = |value| HeaderValue::from_bytes(value).ok().map(TraceName::Given);
-    let given = trace_id.filter(|value| !value.is_empty()).and_then(copied);
+    let given = trace_id.map(|value| &value[..value.len().min(TRACE_ID_LEN_MAX)]);
+    let given = given.filter(|value| !value.is_empty()).and_then(copied);
     let trace_id = given.unwrap_or_else(TraceName::new_id);
     let given = traceparent.filter(|value| trace::is_valid_traceparent(value)).and_then(copied);
     let traceparent = given.unwrap_or_else(TraceName::new_parent);
@@ -479,5 +484,21 @@ pub(super) fn not_modified_if_matched(
         *response.body_mut() = Body::empty();
         response.headers_mut().remove(header::CONTENT_TYPE);
         response.headers_mut().remove(header::CONTENT_LENGTH);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trace_id_is_cut_where_it_is_too_long_to_be_logged() {
+        let client = ClientAddr::direct([10, 0, 0, 1].into());
+        let named = |given: &str| {
+            context_of(Some(given.as_bytes()), None, client).trace_id_text().into_owned()
+        };
+        assert_eq!(named("order-17"), "order-17");
+        assert_eq!(named(&"x".repeat(55_000)), "x".repeat(TRACE_ID_LEN_MAX));
+        assert_ne!(named(""), "");
     }
 }

@@ -3,6 +3,8 @@
 //! Every failure is a [`Problem`] that names what was wrong. Nothing is coerced: that is the
 //! compatible API's business.
 
+use std::borrow::Cow;
+
 use axum::body::Bytes;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
@@ -15,7 +17,7 @@ use crate::api::AppState;
 use crate::api::body::{self, BodyError};
 use crate::api::problem::{Problem, ProblemKind};
 use crate::words;
-use maxine_state::{InstanceKey, Name, RequestId, ServiceKey};
+use maxine_state::{Actor, InstanceKey, Name, RequestId, ServiceKey};
 
 /// Largest JSON body of most routes, in bytes.
 pub(crate) const BODY_LEN_MAX: usize = 1024 * 1024;
@@ -266,6 +268,15 @@ impl FromRequestParts<AppState> for WriteConditions {
     }
 }
 
+/// Whom an idempotency key belongs to: the user, or the address of a caller whom nobody knows. A zero byte is
+/// in no user's name.
+pub(super) fn principal_of(actor: &Actor) -> Cow<'_, str> {
+    match actor.user.is_empty() {
+        true => Cow::Owned(format!("\0{}", actor.address)),
+        false => Cow::Borrowed(&actor.user),
+    }
+}
+
 /// The request id that the `Idempotency-Key` header gives, bound to who asks and what for.
 pub(super) fn request_id(
     headers: &HeaderMap,
@@ -334,6 +345,17 @@ mod tests {
         assert_ne!(id("ada", "/a"), id("bob", "/a"));
         assert_ne!(id("ada", "/a"), id("ada", "/b"));
         assert_ne!(id("ada", "/a"), id("ad", "a/a"));
+        let nobody = |address: &str| {
+            let actor = Actor {
+                user: "".into(),
+                address: address.into(),
+                trace_id: "".into(),
+                via_node: None,
+            };
+            id(&principal_of(&actor), "/a")
+        };
+        assert_eq!(nobody("10.0.0.1"), nobody("10.0.0.1"));
+        assert_ne!(nobody("10.0.0.1"), nobody("10.0.0.2"), "strangers have no key in common");
     }
 
     #[test]

@@ -14,7 +14,9 @@ use axum::response::{IntoResponse, Response};
 use parking_lot::Mutex;
 use serde::Serialize;
 
-use super::extract::{FRESHNESS_PARAMETERS, WriteConditions, parse_query, request_id};
+use super::extract::{
+    FRESHNESS_PARAMETERS, WriteConditions, parse_query, principal_of, request_id,
+};
 use super::history_index::{HistoryIndex, history_text, history_value};
 use crate::actors::{WriteError, WriteRequest, state_version};
 use crate::api::problem::{Problem, ProblemKind};
@@ -234,7 +236,8 @@ impl FromRequestParts<AppState> for Write {
         let Ok(context) = RequestContext::from_request_parts(parts, state).await;
         let actor = context.actor(&caller);
         let path = parts.uri.path();
-        let request_id = request_id(&parts.headers, &actor.user, &parts.method, path)?;
+        let principal = principal_of(&actor);
+        let request_id = request_id(&parts.headers, &principal, &parts.method, path)?;
         let Ok(answered) = Answered::from_request_parts(parts, state).await;
         Ok(Self { actor, request_id, conditions, answered })
     }

@@ -1,0 +1,155 @@
+use super::*;
+use maxine_state::{Health, Name, Registration};
+
+/// Between two looks at what is due, in milliseconds.
+const STEP_MS: u64 = 50;
+/// How long a tarpit holds a probe: the time limit of most probes.
+const TARPIT_MS: u64 = 3_000;
+
+/// Instances that answer as they are told to, in simulated time.
+struct World {
+    core: HealthCore,
+    now_ms: u64,
+    /// By when they end.
+    under_way: BTreeMap<(u64, u64), ProbeJob>,
+    begun: u64,
+    /// What instances other than tarpits do: how long they take, and what it comes to.
+    others: BTreeMap<InstanceKey, (u64, ProbeStatus)>,
+}
+
+fn key(service: &str, instance: &str) -> InstanceKey {
+    ServiceKey::new(Name::trusted("default"), Name::trusted(service))
+        .instance(Name::trusted(instance))
+}
+
+impl World {
+    fn new() -> Self {
+        let core = HealthCore::new("node-1", ActiveDefaults::default());
+        let (under_way, others) = (BTreeMap::new(), BTreeMap::new());
+        Self { core, now_ms: 1_000, under_way, begun: 0, others }
+    }
+
+    fn register(&mut self, key: &InstanceKey, spec: ProbeSpec) {
+        let address = Address::parse("http://10.0.0.1").unwrap();
+        let instance = Instance {
+            registration: Registration::new(key.instance.clone(), address, 60_000),
+            lease_epoch: 1,
+            registered_index: 1,
+            address_index: 1,
+            registered_at_ms: 0,
+            modified_index: 1,
+            health: Health::default(),
+        };
+        self.core.track(key, &instance, spec, self.now_ms, self.now_ms);
+    }
+
+    fn tarpits(&mut self, services: usize, of_each: usize) {
+        for service in 0..services {
+            for n in 0..of_each {
+                self.register(
+                    &key(&format!("tar-{service}"), &n.to_string()),
+                    ProbeSpec::default(),
+                );
+            }
+        }
+    }
+
+    /// One that is probed every half second.
+    fn honest(&mut self, key: &InstanceKey, took_ms: u64, status: ProbeStatus) {
+        let spec = ProbeSpec { interval_ms: 500, timeout_ms: 500, ..ProbeSpec::default() };
+        self.register(key, spec);
+        self.others.insert(key.clone(), (took_ms, status));
+    }
+
+    fn run(&mut self, for_ms: u64) {
+        let until_ms = self.now_ms + for_ms;
+        while self.now_ms < until_ms {
+            self.now_ms += STEP_MS;
+            while let Some(ended) = self.under_way.first_entry() {
+                if ended.key().0 > self.now_ms {
+                    break;
+                }
+                let job = ended.remove();
+                let (took_ms, status) = self.behaviour(&job.key);
+                let latency_us = took_ms * 1_000;
+                let answer = ProbeAnswer { status, detail: String::new(), latency_us };
+                self.core.done(&job, Some(&answer), self.now_ms, self.now_ms);
+            }
+            for job in self.core.due(self.now_ms) {
+                self.begun += 1;
+                let ends_ms = self.now_ms + self.behaviour(&job.key).0;
+                self.under_way.insert((ends_ms, self.begun), job);
+            }
+        }
+    }
+
+    fn behaviour(&self, key: &InstanceKey) -> (u64, ProbeStatus) {
+        self.others.get(key).copied().unwrap_or((TARPIT_MS, ProbeStatus::Dead))
+    }
+
+    /// How long it takes from now until the status of an instance is settled so.
+    fn settles_after_ms(&mut self, key: &InstanceKey, status: ProbeStatus) -> u64 {
+        let from_ms = self.now_ms;
+        while self.core.view(key).unwrap().settled != Some(status) {
+            self.run(STEP_MS);
+            assert!(self.now_ms - from_ms < 600_000, "{key} is not settled");
+        }
+        self.now_ms - from_ms
+    }
+}
+
+/// Three probes half a second apart that wait for their time limit, and the wait for the first.
+const SOON_MS: u64 = 6_000;
+
+#[test]
+fn a_few_services_that_never_answer_do_not_delay_the_probes_of_others() {
+    let mut world = World::new();
+    let falls_silent = key("old", "a");
+    world.honest(&falls_silent, 1, ProbeStatus::Good);
+    world.run(5_000);
+    world.tarpits(6, 1_000);
+    world.run(20_000);
+    let dead = key("new", "a");
+    world.honest(&dead, 1, ProbeStatus::Dead);
+    assert!(world.settles_after_ms(&dead, ProbeStatus::Dead) <= SOON_MS);
+    world.others.insert(falls_silent.clone(), (500, ProbeStatus::Dead));
+    assert!(world.settles_after_ms(&falls_silent, ProbeStatus::Dead) <= SOON_MS);
+}
+
+#[test]
+fn six_thousand_services_that_never_answer_do_not_delay_the_probes_of_others() {
+    let mut world = World::new();
+    let falls_silent = key("old", "a");
+    world.honest(&falls_silent, 1, ProbeStatus::Good);
+    world.run(5_000);
+    world.tarpits(6_000, 1);
+    // While they are all new.
+    world.run(20_000);
+    world.others.insert(falls_silent.clone(), (500, ProbeStatus::Dead));
+    assert!(world.settles_after_ms(&falls_silent, ProbeStatus::Dead) <= SOON_MS);
+    // Once they are known to be slow, not even a new instance waits for them.
+    world.run(500_000);
+    let dead = key("new", "a");
+    world.honest(&dead, 1, ProbeStatus::Dead);
+    assert!(world.settles_after_ms(&dead, ProbeStatus::Dead) <= SOON_MS);
+    // A tarpit that begins to answer is heard within a round of all of them.
+    let recovers = key("tar-7", "0");
+    world.others.insert(recovers.clone(), (1, ProbeStatus::Good));
+    assert!(world.settles_after_ms(&recovers, ProbeStatus::Good) <= 320_000);
+}
+
+#[test]
+fn places_are_given_back_when_instances_go_while_they_are_probed_or_wait() {
+    let mut world = World::new();
+    world.tarpits(6, 1_000);
+    world.run(2_000);
+    assert!(!world.under_way.is_empty());
+    let tracked: Vec<InstanceKey> = world.core.tracks.keys().cloned().collect();
+    tracked.iter().for_each(|key| world.core.forget(key));
+    world.run(10_000);
+    assert!(world.under_way.is_empty() && world.core.later.is_empty());
+    assert_eq!(world.core.turns.places_taken(), 0);
+    let dead = key("new", "a");
+    world.honest(&dead, 1, ProbeStatus::Dead);
+    assert!(world.settles_after_ms(&dead, ProbeStatus::Dead) <= SOON_MS);
+}
