@@ -214,7 +214,7 @@ fn a_clock_that_is_off_is_named_with_how_far() {
     assert_eq!(raised, [(7, "+node.clock_skew node-3".to_owned())]);
     let judged = watch.judge(&with(-31 * 24 * 3_600_000), 10_000);
     let skew = judged.holds.iter().find(|notice| notice.kind == AlertKind::ClockSkew).unwrap();
-    assert_eq!(skew.message, "the clock of node-3 is 2678400 s behind what the majority's say");
+    assert_eq!(skew.message, "the clock of node-3 is 2678400 s behind the clocks of the majority");
 }
 
 #[test]

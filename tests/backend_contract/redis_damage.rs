@@ -244,7 +244,7 @@ async fn what_a_stranger_writes_stops_nobody() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_value_that_is_too_long_is_not_read() {
     let server = RedisServer::start_with(&["--appendonly", "no"]).await;
-    let config = |name| RedisConfig { snapshot_every_entries: 1 << 30, ..config(&server, name) };
+    let config = |name| RedisConfig { snapshot_every_entries: 10_000_000, ..config(&server, name) };
     let nodes = vec![open(config("a")).await, open(config("b")).await];
     let told: Vec<Told> = nodes.iter().map(Told::by).collect();
     settles(&nodes, &told, "the start").await;

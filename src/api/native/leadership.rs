@@ -243,7 +243,7 @@ mod tests {
         let records = [
             record(1, 0, "system:leadership", "leadership.grant", "node-1"),
             record(2, 5_000, "system:leadership", "leadership.grant", "node-2"),
-            record(3, 9_000, "ada", "leadership.transfer", "3"),
+            record(3, 9_000, "ada", "leadership.transfer", "node-3"),
             record(4, 9_040, "system:leadership", "leadership.grant", "node-3"),
             record(5, 9_040, "system:leadership", TAKEOVER, "node-2, silent for 12 ms"),
         ];
