@@ -429,7 +429,7 @@ fn a_restored_cluster_knows_no_place_of_the_old_one(
     }
     let with_old = run(&["services", "--token-file", old_session.to_str().unwrap()]);
     assert_eq!(code(&with_old), 5, "{}", text(&with_old.stdout));
-    assert!(text(&with_old.stderr).contains("sign in again"), "{}", text(&with_old.stderr));
+    assert!(text(&with_old.stderr).contains("sign in with"), "{}", text(&with_old.stderr));
     let wanted: u64 = place.split_once('-').unwrap().1.parse().unwrap();
     let mut index = 0;
     for port in 9_100..9_200 {

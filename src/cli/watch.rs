@@ -33,7 +33,7 @@ pub struct WatchArgs {
     index: Option<String>,
     /// Stop after this many changes
     #[arg(long, value_name = "N")]
-    count: Option<u64>,
+    count: Option<std::num::NonZeroU64>,
 }
 
 impl WatchArgs {
@@ -69,7 +69,11 @@ enum End {
 /// See [`CliError`].
 pub async fn run(args: WatchArgs, out: &mut Output) -> Result<(), CliError> {
     let client = args.connect.client()?;
-    let mut watch = Watch { after: args.index.clone(), left: args.count, seen_any: false };
+    let mut watch = Watch {
+        after: args.index.clone(),
+        left: args.count.map(std::num::NonZeroU64::get),
+        seen_any: false,
+    };
     let mut pause_ms = REOPEN_PAUSE_MS;
     loop {
         let before = watch.after.clone();

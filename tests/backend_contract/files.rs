@@ -553,6 +553,34 @@ async fn entries_of_a_shared_log_that_cannot_be_read_stop_nobody() {
     assert!(reason.contains("upgrade this node"), "{reason}");
 }
 
+/// Without the lock file nobody can tell whether this is the storage. No node takes its copy for current, and all go
+/// on when the lock is there again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_its_lock_a_shared_log_is_away_and_no_copy_is_current() {
+    let dir = OneDirectory::new(1 << 30);
+    let nodes = three(&dir.path()).await;
+    nodes[0].register("orders", "a", 80).await;
+    agree(&nodes).await;
+    let told: Vec<Told> = nodes.iter().map(Told::by).collect();
+    let lock = PathBuf::from(format!("{}.lock", dir.path().display()));
+    fs::remove_file(&lock).unwrap();
+    for node in &nodes {
+        eventually("the copy grows old", async || {
+            node.store.staleness_ms().is_none_or(|age_ms| age_ms > 500).then_some(())
+        })
+        .await;
+    }
+    let away = |event: &StoreEvent| matches!(event, StoreEvent::Unreachable { .. });
+    for told in &told {
+        told.until("the node reports that the storage is away", away).await;
+    }
+    fs::write(&lock, b"").unwrap();
+    nodes[1].register("orders", "b", 80).await;
+    agree(&nodes).await;
+    assert!(nodes.iter().all(|node| node.has("orders", "a") && node.has("orders", "b")));
+    stop(&nodes).await;
+}
+
 /// Another log in the place of the old one: every node follows it, and says what that costs.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_shared_log_is_followed_and_the_loss_told() {

@@ -454,13 +454,17 @@ async fn instances_of_the_nodes_zone_are_preferred_until_they_are_too_few() {
 #[tokio::test]
 async fn equal_servers_get_equal_shares_of_least_request() {
     let rig = Rig::new().await;
-    rig.policy(r#"{"selection":{"strategy":"least_request"},"traffic":{"latency_aware":true}}"#)
-        .await;
+    rig.policy(r#"{"selection":{"strategy":"least_request"}}"#).await;
     let (a, b) = (Upstream::named("a").await, Upstream::named("b").await);
     rig.register("a", a.address).await;
     rig.register("b", b.address).await;
-    let shares = shares(&rig, 200, "").await;
-    assert!(shares["a"] > 50 && shares["b"] > 50, "{shares:?}");
+    let equal = shares(&rig, 200, "").await;
+    assert!(equal["a"] > 50 && equal["b"] > 50, "{equal:?}");
+    // How fast each answers depends on the machine. A slow answer shuts nobody out.
+    rig.policy(r#"{"selection":{"strategy":"least_request"},"traffic":{"latency_aware":true}}"#)
+        .await;
+    let by_latency = shares(&rig, 400, "").await;
+    assert!(by_latency.len() == 2, "{by_latency:?}");
 }
 
 #[tokio::test]

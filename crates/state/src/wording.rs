@@ -120,6 +120,9 @@ impl Display for Rejection {
             Self::Limit(limit) => limit.fmt(f),
             Self::NotFound { kind, name } => write!(f, "{kind} {name} does not exist"),
             Self::Exists { kind, name } => write!(f, "{kind} {name} exists already"),
+            Self::RevisionMismatch { expected: 0, actual } => {
+                write!(f, "it exists already, with the revision {actual}")
+            }
             Self::RevisionMismatch { expected, actual } => {
                 write!(
                     f,

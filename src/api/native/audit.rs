@@ -81,6 +81,8 @@ pub(super) struct RecordView {
     address: Box<str>,
     /// The request's trace id.
     trace_id: Box<str>,
+    /// In Raft mode the id of the member that sent the request to the leader; null if the leader took it itself.
+    via_node: Option<u64>,
     /// The action, such as `instance.register`.
     action: Box<str>,
     /// The object, such as `default/orders/a`.
@@ -113,6 +115,7 @@ impl From<&AuditRecord> for RecordView {
             user: record.user.clone(),
             address: record.address.clone(),
             trace_id: record.trace_id.clone(),
+            via_node: record.via_node,
             action: record.action.clone(),
             object: record.object.clone(),
             outcome: Outcome::of(record),

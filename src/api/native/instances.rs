@@ -249,7 +249,13 @@ pub(super) async fn heartbeat(
     if known.first() == Some(&true) {
         return Ok(StatusCode::NO_CONTENT);
     }
-    let mut problem = Problem::not_found("registration", &name);
+    let mut problem = match body.lease_epoch {
+        Some(epoch) => {
+            let detail = format!("{name} has no registration with the lease_epoch {epoch}");
+            Problem::new(ProblemKind::NotFound, detail)
+        }
+        None => Problem::not_found("registration", &name),
+    };
     problem.action = "Register the instance again.";
     Err(problem)
 }

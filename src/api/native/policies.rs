@@ -142,7 +142,9 @@ fn fields(document: &impl Serialize) -> Result<Map<String, Value>, Problem> {
 
 /// What a patch made of a document.
 fn parsed<T: serde::de::DeserializeOwned>(document: Value) -> Result<T, Problem> {
-    serde_json::from_value(document).map_err(|error| Problem::from_parse_error(&error.to_string()))
+    serde_path_to_error::deserialize(document).map_err(|error| {
+        words::complaint(&error.path().to_string(), &error.inner().to_string()).into()
+    })
 }
 
 /// Removes a service's policy: the defaults apply again.

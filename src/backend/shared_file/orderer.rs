@@ -227,6 +227,10 @@ impl Orderer {
                 other => return other,
             }
         }
+        // Without its lock the storage is away, whatever file lies at the log's path.
+        let lock = beside(&self.shared.config.path, ".lock");
+        std::fs::metadata(&lock)
+            .map_err(|error| Failure::Away(format!("{}: {error}", lock.display())))?;
         self.shared.note_complete(looked_ms);
         Ok(())
     }
