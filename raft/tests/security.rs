@@ -134,12 +134,29 @@ async fn claim(
     let connector = tokio_rustls::TlsConnector::from(std::sync::Arc::new(config));
     let mut stream =
         connector.connect(ServerName::try_from("node-1.test.maxine").unwrap(), tcp).await.unwrap();
-    // Hello: cluster "test", lineage 0, who we claim to be, target 1, channel app, version 1, protocols 2 to 2.
+    // Hello: cluster "test", lineage 0, who we claim to be, target 1, channel app, version 1, protocols 4 to 4.
     let mut hello = vec![b'M', b'X', 1, 5, 0, 4];
     hello.extend_from_slice(b"test");
-    hello.extend_from_slice(&[0, node_id, 1, 3, 1, 2, 2]);
+    hello.extend_from_slice(&[0, node_id, 1, 3, 1, 4, 4]);
     let answer = exchange(&mut stream, &hello).await;
+    if answer[4] == 0 {
+        // Each shows its data directory, here with the number 44 and an empty log, and says that it knows the other's.
+        let seen = exchange(&mut stream, &[b'M', b'X', 1, DIR_SHOWN, 44, 0]).await;
+        assert_eq!(seen[..5], [b'M', b'X', 1, DIR_SEEN, 0], "the directory is known");
+        send(&mut stream, &[b'M', b'X', 1, DIR_SEEN, 0, 44, 0, 0, 0]).await;
+    }
     (stream, answer[4])
+}
+
+async fn send(
+    stream: &mut tokio_rustls::client::TlsStream<tokio::net::TcpStream>,
+    envelope: &[u8],
+) {
+    use tokio::io::AsyncWriteExt;
+    let mut frame = (8 + envelope.len() as u32).to_be_bytes().to_vec();
+    frame.extend_from_slice(&[0; 8]);
+    frame.extend_from_slice(envelope);
+    stream.write_all(&frame).await.unwrap();
 }
 
 /// Sends one envelope and returns the one that answers it.
@@ -147,11 +164,8 @@ async fn exchange(
     stream: &mut tokio_rustls::client::TlsStream<tokio::net::TcpStream>,
     envelope: &[u8],
 ) -> Vec<u8> {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    let mut frame = (8 + envelope.len() as u32).to_be_bytes().to_vec();
-    frame.extend_from_slice(&[0; 8]);
-    frame.extend_from_slice(envelope);
-    stream.write_all(&frame).await.unwrap();
+    use tokio::io::AsyncReadExt;
+    send(stream, envelope).await;
     let answering = async {
         let len = stream.read_u32().await.unwrap();
         let mut answer = vec![0; len as usize];
@@ -161,6 +175,9 @@ async fn exchange(
     tokio::time::timeout(TIMEOUT, answering).await.unwrap()
 }
 
+/// Kinds of envelopes in which nodes show their data directories.
+const DIR_SHOWN: u8 = 12;
+const DIR_SEEN: u8 = 13;
 /// The answers, by their variants in an envelope of kind 8.
 const FAILED: u8 = 18;
 const NOT_MEMBER: u8 = 21;

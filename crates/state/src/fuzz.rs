@@ -218,28 +218,28 @@ mod tests {
 
     /// The commands of [`commands`] as the log holds them: the length and the hash of each.
     const BYTES: &[(usize, &str)] = &[
-        (37, "7a35d1867f34c519"),
-        (121, "8b32dcff2b684cb7"),
-        (55, "4fd8803b6cae9912"),
-        (312, "49a05475d454a473"),
-        (99, "b48c3705ed87ef7d"),
-        (119, "5d4ed91a34131b7e"),
-        (37, "1ec3fbc8e0577545"),
-        (40, "91d9a35601cbae54"),
-        (34, "b12af06a68331d41"),
-        (37, "7165b90a731f9525"),
-        (68, "bdbe9fb06528695f"),
-        (82, "91c6d480fb41d4be"),
-        (32, "2047616e64e154c9"),
-        (51, "6f999969e98fc8b8"),
-        (33, "51ca64072a3a64c1"),
-        (32, "7d10c290b53ac825"),
-        (37, "36ff2b8edaaddb0a"),
-        (65, "244f01477db86903"),
-        (50, "180a9c30b66896d8"),
-        (50, "82d6dad52ebc57f0"),
-        (40, "585e2c2a8cdb1cc2"),
-        (31, "a35b4a83e50d1330"),
+        (38, "1eda84ffd25fc536"),
+        (122, "e2f1b6ee8bfe8ecb"),
+        (56, "b6019637b8c39cb6"),
+        (313, "adf5080cf5ef4607"),
+        (100, "66b7985d3d53c68d"),
+        (120, "d448ec109cd7aa9f"),
+        (38, "de4704c5181a882e"),
+        (41, "4814623cfffc96f9"),
+        (35, "62279a5db4ca3aac"),
+        (38, "1a2c9e422a9f6102"),
+        (69, "f6b82d20f560c3cd"),
+        (83, "e7a3f92ec93b11a6"),
+        (33, "cd795b29c746d40b"),
+        (52, "f3544fb82b1eeaa5"),
+        (70, "2a4981e6cae06b27"),
+        (33, "7e9a45331179ee19"),
+        (38, "cbf131908d7f7877"),
+        (66, "4c759dd78ad03312"),
+        (51, "0f9461d727f8813c"),
+        (51, "6b760f4cfc2b8ea5"),
+        (41, "6fd6f57496691f4d"),
+        (32, "bc191ee832dec8ff"),
     ];
 
     /// Whoever changes these numbers changes what is on disks and what other nodes understand: a new command, field
@@ -262,7 +262,7 @@ mod tests {
         let mut state = ControlState::default();
         batch().proposals.iter().for_each(|proposal| drop(state.apply(proposal, &mut Vec::new())));
         let digest = state.digest();
-        assert_eq!((digest.index, &digest.digest[..16]), (22, "4e325b2a29ef0168"));
+        assert_eq!((digest.index, &digest.digest[..16]), (23, "a0bb2c69e200bd48"));
     }
 
     #[test]

@@ -132,7 +132,8 @@ impl NodeProcess {
             term: of("term").parse().unwrap(),
             leader: of("leader").parse().unwrap(),
             is_leader: of("is_leader") == "true",
-            applied: of("applied").parse().unwrap(),
+            // Nothing is applied yet where it says so.
+            applied: if of("applied") == "-" { 0 } else { of("applied").parse().unwrap() },
             stalled: of("stalled") == "true",
             disk_stalls: of("disk_stalls").parse().unwrap(),
             leader_heard_ms: of("leader_heard_ms").parse().ok(),
