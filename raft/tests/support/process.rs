@@ -128,12 +128,16 @@ impl NodeProcess {
             let word = text.split(' ').find_map(|word| word.strip_prefix(key)?.strip_prefix('='));
             word.unwrap_or_else(|| panic!("no {key} in {text:?}")).to_owned()
         };
+        // 0 where there is none: no leader, nothing applied.
+        let number = |key: &str| match of(key).as_str() {
+            "-" => 0,
+            text => text.parse().unwrap(),
+        };
         Status {
-            term: of("term").parse().unwrap(),
-            leader: of("leader").parse().unwrap(),
+            term: number("term"),
+            leader: number("leader"),
             is_leader: of("is_leader") == "true",
-            // Nothing is applied yet where it says so.
-            applied: if of("applied") == "-" { 0 } else { of("applied").parse().unwrap() },
+            applied: number("applied"),
             stalled: of("stalled") == "true",
             disk_stalls: of("disk_stalls").parse().unwrap(),
             leader_heard_ms: of("leader_heard_ms").parse().ok(),
