@@ -25,6 +25,8 @@ use maxine_state::{ControlState, Liveness, Name, Readiness, STATE_VERSION, State
 
 /// How long a change of membership may take, in milliseconds.
 const ADMIN_TIMEOUT_MS: u64 = 30_000;
+/// How long the answer to a transfer waits until this node knows the new leader, in milliseconds.
+const NEXT_LEADER_TIMEOUT_MS: u64 = 1_000;
 /// A node that has not heard of the order for so long is told to be behind, in milliseconds.
 const STALE_WARNING_MS: u64 = 10_000;
 
@@ -415,13 +417,30 @@ pub(super) async fn transfer(
     write: Write,
     OptionalJsonBody(body): OptionalJsonBody<TransferBody>,
 ) -> Result<Json<Transferred>, Problem> {
-    let handed_over = in_time(admin(&app)?.transfer_leadership(body.to)).await;
-    let asked = || body.to.map_or_else(|| "any voter".into(), |to| to.to_string());
-    let leader = app.store().leadership_now().leader.filter(|_| handed_over.is_ok());
-    let object = leader.clone().unwrap_or_else(asked);
+    let admin = admin(&app)?;
+    let before = app.store().leadership_now().leader;
+    let handed_over = in_time(admin.transfer_leadership(body.to)).await;
+    let asked = body.to.and_then(|to| {
+        let member = admin.status().members.into_iter().find(|member| member.id == to)?;
+        Some(member.name)
+    });
+    let leader = match (&handed_over, asked) {
+        (Err(_), asked) => asked,
+        (Ok(()), Some(asked)) => Some(asked),
+        (Ok(()), None) => next_leader(&app, before).await,
+    };
+    let object = leader.clone().unwrap_or_else(|| "any voter".into());
     record(&app, write, "leadership.transfer", object, handed_over.is_ok()).await;
     handed_over?;
     Ok(Json(Transferred { leader }))
+}
+
+/// The leader that follows `before`, as soon as this node knows it.
+async fn next_leader(app: &AppState, before: Option<String>) -> Option<String> {
+    let mut leadership = app.store().leadership();
+    let another = leadership.wait_for(|now| now.leader.is_some() && now.leader != before);
+    let found = tokio::time::timeout(Duration::from_millis(NEXT_LEADER_TIMEOUT_MS), another).await;
+    found.ok()?.ok()?.leader.clone()
 }
 
 /// Writes a snapshot on this node now, so that its log can be purged.
