@@ -68,8 +68,8 @@ const CLIENT_TIMEOUT: Duration = Duration::from_secs(3);
 const QUESTION_TIMEOUT: Duration = Duration::from_secs(20);
 /// After a fault is taken back, every node takes writes within so long, on a machine of its own.
 pub const RECOVERY_MAX: Duration = Duration::from_secs(15);
-/// For how long a node may still count on one that is out of reach: silence is noticed after two seconds, and a leader
-/// is believed in for one second after it was confirmed last.
+/// How long a node may still report an unreachable node as reachable, or a lost leader as the leader. Silence is noticed
+/// after two seconds; a leader counts as known for one second after it was last confirmed.
 const GRACE: Duration = Duration::from_secs(4);
 /// The same with election timeouts of up to four seconds.
 const LONG_GRACE: Duration = Duration::from_secs(10);

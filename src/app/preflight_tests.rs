@@ -10,7 +10,7 @@ struct Files {
 }
 
 impl Files {
-    /// An authority, a certificate signed by it, its key, and a stranger's key and authority.
+    /// Writes a CA, a certificate that it signed, the certificate's key, and an unrelated key and CA.
     fn new(expired: bool) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let write = |name: &str, text: &str| fs::write(dir.path().join(name), text).unwrap();

@@ -132,7 +132,7 @@ fn six_thousand_services_that_never_answer_do_not_delay_the_probes_of_others() {
     let dead = key("new", "a");
     world.honest(&dead, 1, ProbeStatus::Dead);
     assert!(world.settles_after_ms(&dead, ProbeStatus::Dead) <= SOON_MS);
-    // A tarpit that begins to answer is heard within a round of all of them.
+    // If a slow instance begins to answer, it is noticed once all slow instances have been probed again.
     let recovers = key("tar-7", "0");
     world.others.insert(recovers.clone(), (1, ProbeStatus::Good));
     assert!(world.settles_after_ms(&recovers, ProbeStatus::Good) <= 320_000);

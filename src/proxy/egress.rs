@@ -15,7 +15,7 @@ use super::error::ProxyError;
 use super::lookup::{Asker, Lookups};
 use maxine_state::Address;
 
-/// Networks that hold no service of anyone's: link-local, the metadata services of clouds,
+/// Networks in which no user's service runs: link-local, the metadata services of clouds,
 /// multicast, broadcast, the unspecified addresses, and IPv6 ranges whose addresses a translator
 /// turns into IPv4 ones that cannot be read off them (local NAT64 and Teredo).
 const ALWAYS_DENIED: [&str; 15] = [

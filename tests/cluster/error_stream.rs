@@ -177,6 +177,6 @@ async fn a_raft_node_stops_when_its_disk_is_full_and_its_error_stream_is_on_it()
     }
     assert!(acknowledged < BATCHES_MAX, "the disk is full, and every write is acknowledged");
     assert_eq!(ended(&mut node).await, Some(1));
-    // Nobody serves what would be a stale state for ever.
+    // The node must stop: otherwise it would serve an old state without end.
     assert!(client.get(format!("{url}/ready")).send().await.is_err());
 }

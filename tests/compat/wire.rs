@@ -206,7 +206,7 @@ async fn connections_over_the_limit_are_told_so() {
 async fn a_share_of_the_connections_is_kept_for_callers_with_a_credential() {
     let server = Server::start_with(|options| {
         options.limits.connections_max = 100;
-        // Behind a proxy nobody on this machine is taken for an operator.
+        // If trusted proxies are set, a loopback client is not treated as an operator.
         let proxies = vec!["10.0.0.0/8".parse().unwrap()];
         options.limits.trusted_proxies = maxine::proxy::TrustedProxies::new(proxies);
     })

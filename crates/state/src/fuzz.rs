@@ -186,7 +186,7 @@ fn command_seeds() -> Vec<Vec<u8>> {
         .collect()
 }
 
-/// A snapshot that can be read is written to one that reads the same.
+/// Writing a snapshot that was read gives a snapshot with the same state.
 fn snapshot(bytes: &[u8]) {
     let Ok(state) = ControlState::read_from(&mut { bytes }) else { return };
     assert_eq!(restored(&state).digest(), state.digest());

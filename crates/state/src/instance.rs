@@ -71,7 +71,7 @@ impl Registration {
         self
     }
 
-    /// How many bytes it takes in the registry: its texts, and about what is kept beside each.
+    /// The bytes that it counts in the registry: the length of its texts, plus an estimate of the overhead of each.
     #[must_use]
     pub fn stored_len(&self) -> u64 {
         let name = |name: &Option<Name>| name.as_ref().map_or(0, |name| name.as_str().len());

@@ -1,8 +1,8 @@
 //! A service's policy: how instances are chosen, probed and called.
 //!
-//! Every field has a default, so an empty object is a valid policy. The log and the snapshot hold it as every other
-//! command, without JSON: first what the first version of the state has, then the later fields that are set
-//! ([`LaterField`]).
+//! Every field has a default, so an empty object is a valid policy. The log and the snapshot store it in
+//! binary form, like every other command: first the fields of the first state version, then the later fields that are
+//! set ([`LaterField`]).
 
 use bincode::de::Decoder;
 use bincode::enc::Encoder;

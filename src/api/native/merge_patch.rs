@@ -61,8 +61,8 @@ fn merge(document: &mut Map<String, Value>, patch: &Map<String, Value>) {
     }
 }
 
-/// Changes a document by a patch. `read` gives its revision and what it is, `command` makes the
-/// change of what it shall be, to be refused unless its revision is the one given.
+/// Changes a document by a patch. `read` returns the document and its revision. `command` makes the command
+/// that writes the changed document; it must be refused if the revision is no longer the given one.
 pub(super) async fn patch(
     state: &AppState,
     write: Write,

@@ -83,7 +83,7 @@ pub(super) struct Page {
     pub(super) is_full: bool,
 }
 
-/// Reads what comes after the id `after`; waits for one entry, up to `block_ms`, where there is none yet.
+/// Reads the entries after the id `after`. If there is none yet, waits up to `block_ms` milliseconds for one.
 ///
 /// What is there is read by a script, which leaves out what is too long. Redis offers no way to wait for an entry
 /// without reading it: so of a value that a stranger writes while a node waits, that one is read whole, once.

@@ -246,7 +246,7 @@ mod tests {
             let answer = caller.call(&addr, TOKEN, text).await.unwrap();
             assert_eq!(answer, text);
         }
-        // The oldest were closed for newer ones, the others for their silence.
+        // The server closed the oldest to make room for newer ones, and the others because they sent nothing.
         for mut stream in silent {
             assert_eq!(stream.read(&mut [0; 1]).await.unwrap_or(0), 0);
         }
