@@ -13,8 +13,16 @@ fn write(root: &Path, name: &str, seeds: Vec<Vec<u8>>) -> std::io::Result<()> {
 
 fn main() -> std::io::Result<()> {
     let root = std::env::args().nth(1).unwrap_or_else(|| "fuzz/seeds".into());
-    let targets =
-        [maxine::fuzz::TARGETS, maxine_raft::fuzz::TARGETS, maxine_state::fuzz::TARGETS].concat();
+    let targets = [
+        maxine::fuzz::TARGETS,
+        maxine_discovery::fuzz::TARGETS,
+        maxine_gateway::fuzz::TARGETS,
+        maxine_identity::fuzz::TARGETS,
+        maxine_raft::fuzz::TARGETS,
+        maxine_state::fuzz::TARGETS,
+        maxine_store::fuzz::TARGETS,
+    ]
+    .concat();
     for target in targets {
         write(Path::new(&root), target.name, (target.seeds)())?;
     }

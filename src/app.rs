@@ -20,24 +20,26 @@ use crate::actors::supervisor::Supervised;
 use crate::actors::{LeadershipActor, Registry};
 use crate::actors::{history, members};
 use crate::api::{self, AppParts, AppState};
-use crate::backend::local::LocalStore;
-use crate::backend::redis::RedisStore;
-use crate::backend::shared_file::SharedFileStore;
-use crate::backend::{ControlStore, PeerHandler, RaftStore};
 use crate::config::{BackendKind, NodeConfig};
-use crate::proxy::OwnAddresses;
-use crate::security::{Security, SecuritySettings, ensure_identities};
-use crate::telemetry::Telemetry;
-use crate::telemetry::projection::{self, ProjectionParts};
 use maxine_clock::Clock;
+use maxine_gateway::OwnAddresses;
+use maxine_identity::{Security, SecuritySettings};
 use maxine_state::{Fence, Name};
+use maxine_store::local::LocalStore;
+use maxine_store::redis::RedisStore;
+use maxine_store::shared_file::SharedFileStore;
+use maxine_store::{ControlStore, PeerHandler, RaftStore};
+use maxine_telemetry::Telemetry;
+use maxine_telemetry::projection::{self, ProjectionParts};
 use maxine_view::View;
 
 use data_plane::DataPlane;
 
 mod alarms;
+mod cluster_contact;
 mod conditions;
 mod data_plane;
+mod first_identities;
 mod own_addresses;
 mod preflight;
 pub mod private;
@@ -45,6 +47,8 @@ mod proxy_metrics;
 mod retention;
 mod settings;
 
+pub use cluster_contact::StoreContact;
+pub use first_identities::{BootstrapError, OneTimePassword, ensure_identities};
 pub use preflight::preflight;
 pub use settings::certificates;
 
@@ -82,7 +86,7 @@ impl Node {
 
     /// Starts a node that goes by `clock`.
     pub async fn start_with(config: NodeConfig, clock: Clock) -> anyhow::Result<Self> {
-        crate::security::tls::install_crypto_provider();
+        maxine_identity::tls::install_crypto_provider();
         std::fs::create_dir_all(&config.data_dir)
             .with_context(|| format!("{} cannot be made", config.data_dir.display()))?;
         let limits = settings::serve(&config)?;
@@ -144,8 +148,12 @@ impl Node {
 
         let break_glass = Some(settings::break_glass(&config)?);
         let security_settings = SecuritySettings { break_glass, ..settings::security(&config)? };
-        let security =
-            Security::new(Arc::clone(&view), Arc::clone(&store), clock.clone(), security_settings);
+        let security = Security::new(
+            Arc::clone(&view),
+            Arc::new(StoreContact(Arc::clone(&store))),
+            clock.clone(),
+            security_settings,
+        );
         let telemetry =
             Telemetry::start(Arc::clone(&view), clock.clone(), &settings::telemetry(&config));
         let own = OwnAddresses::default();
@@ -153,7 +161,7 @@ impl Node {
         own.set(own_addresses::with_members(&configured, store.as_ref()));
         let data_plane = {
             let config = &config;
-            let parts = |forwarder: &crate::proxy::ForwarderConfig| {
+            let parts = |forwarder: &maxine_gateway::ForwarderConfig| {
                 let (egress, roots) = (forwarder.egress.clone(), &forwarder.tls_roots);
                 Ok(crate::actors::HealthParts {
                     node: config.name(),
@@ -359,7 +367,8 @@ async fn open_store(
     let (view, peers) = (Arc::clone(view), Arc::clone(peers) as Arc<dyn PeerHandler>);
     match config.backend {
         BackendKind::Raft => {
-            let store = RaftStore::open(config, advertise, view, peers).await;
+            let node = config.raft_node(advertise).map_err(anyhow::Error::msg)?;
+            let store = RaftStore::open(node, config.first_members(advertise), view, peers).await;
             let store = store.map_err(anyhow::Error::msg)?;
             Ok((Arc::clone(&store) as _, Some(store)))
         }

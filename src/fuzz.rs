@@ -4,25 +4,15 @@
 
 use maxine_fuzzing::Target;
 
-use crate::{actors, api, backend, discovery, health, proxy, security};
+use crate::{actors, api, health};
 
 /// Every target of this crate.
 pub const TARGETS: &[Target] = &[
-    Target { name: "discover_query", run: discovery::fuzz::query, seeds: discovery::fuzz::seeds },
-    Target { name: "proxy_target", run: proxy::fuzz::target, seeds: proxy::fuzz::target_seeds },
-    Target { name: "proxy_headers", run: proxy::fuzz::headers, seeds: proxy::fuzz::header_seeds },
     Target { name: "request_headers", run: api::fuzz::headers, seeds: api::fuzz::header_seeds },
     Target { name: "request_head", run: api::fuzz::head, seeds: api::fuzz::head_seeds },
     Target { name: "compat_body", run: api::fuzz::compat_body, seeds: api::fuzz::compat_seeds },
     Target { name: "native_body", run: api::fuzz::native_body, seeds: api::fuzz::native_seeds },
     Target { name: "native_query", run: api::fuzz::native_query, seeds: api::fuzz::query_seeds },
-    Target { name: "credentials", run: security::fuzz::credentials, seeds: security::fuzz::seeds },
-    Target {
-        name: "nodejs_import",
-        run: backend::fuzz::import,
-        seeds: backend::fuzz::import_seeds,
-    },
-    Target { name: "log_file", run: backend::fuzz::frame, seeds: backend::fuzz::frame_seeds },
     Target {
         name: "renewals",
         run: actors::registry::fuzz::renewals,

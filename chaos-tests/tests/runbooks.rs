@@ -68,7 +68,7 @@ async fn every_runbook_says_what_is_seen_done_and_lost_in_names_that_exist() {
     let mut cluster = Cluster::start(plan, dir.path()).await.unwrap();
     let metrics = cluster.client(1).text("/api/actuator/prometheus").await.unwrap();
     cluster.stop().await.unwrap();
-    let kinds = Path::new(env!("CARGO_MANIFEST_DIR")).join("../src/telemetry/alert_kind.rs");
+    let kinds = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates/telemetry/src/alert_kind.rs");
     let alerts = std::fs::read_to_string(kinds).unwrap();
     let mut pages = pages();
     pages.retain(|page| !page.ends_with("README.md"));

@@ -12,8 +12,8 @@ use futures::future::{BoxFuture, join_all};
 use tokio::sync::watch;
 
 use super::peer::{PeerKind, PeerRouter, PeerService};
-use crate::backend::{ControlStore, MemberView};
 use maxine_clock::Clock;
+use maxine_store::{ControlStore, MemberView};
 
 /// How long a node may take to say its time.
 const CALL_TIMEOUT: Duration = Duration::from_millis(500);

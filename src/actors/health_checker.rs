@@ -22,7 +22,6 @@ use super::members;
 use super::peer::{self, PeerKind, PeerRouter, PeerService};
 use super::registry::{Registry, WriteRequest};
 use super::supervisor::{Lifeline, Supervised};
-use crate::backend::{ClusterStatus, ControlStore};
 use crate::health::{
     ActiveDefaults, EffectiveProbe, HealthCore, Observation, ObserverReport, ProbeAnswer, ProbeJob,
     Prober, TrackView, VerdictContext, Verdicts, decode_ask, decode_observations, decode_reports,
@@ -32,6 +31,7 @@ use maxine_clock::Clock;
 use maxine_state::{
     Actor as Who, Command, Fence, HealthReport, Instance, InstanceKey, ServiceKey, ServicePolicy,
 };
+use maxine_store::{ClusterStatus, ControlStore};
 use maxine_view::{View, WatchScope};
 
 /// Between two looks at what is due.

@@ -11,9 +11,9 @@ use std::time::Duration;
 use tokio::sync::broadcast::error::RecvError;
 
 use super::clock_check;
-use crate::backend::{ControlStore, StoreEvent};
 use maxine_clock::Clock;
 use maxine_state::{Actor as Who, Batch, Command, Name, Proposal, RequestId, SigningKey};
+use maxine_store::{ControlStore, StoreEvent};
 use maxine_view::View;
 
 /// How long one attempt may take.

@@ -12,11 +12,12 @@ use tokio::sync::watch;
 
 use super::clock_check;
 use super::supervisor::Lifeline;
-use crate::backend::{ControlStore, Leadership};
 use maxine_clock::Clock;
+use maxine_state::Leadership;
 use maxine_state::{
     Actor as Who, Batch, Command, EventKind, Fence, Name, Proposal, Reply, RequestId,
 };
+use maxine_store::ControlStore;
 use maxine_view::{View, WatchScope};
 
 /// `Some(fence)` while this node holds the leader's duties.

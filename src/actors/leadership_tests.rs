@@ -1,7 +1,7 @@
 use super::*;
 use crate::actors::peer::PeerRouter;
 use crate::actors::supervisor::Supervised;
-use crate::backend::MemoryStore;
+use maxine_store::MemoryStore;
 
 fn grant(holder: &str) -> Batch {
     let proposal = Proposal {

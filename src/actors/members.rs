@@ -11,7 +11,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 
 use super::peer::{PeerKind, PeerRouter, PeerService, call_leader};
-use crate::backend::{ClusterStatus, ControlStore, MemberView};
+use maxine_store::{ClusterStatus, ControlStore, MemberView};
 
 /// How long an operator waits for the leader's word; without it this node tells what it knows itself.
 const CALL_TIMEOUT: Duration = Duration::from_millis(500);

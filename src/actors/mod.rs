@@ -1,7 +1,7 @@
 //! The actors: each owns one piece of changing state on this node and the decisions about it.
 //!
 //! Place in the flow: the API hands writes to [`Registry`]; [`LeadershipActor`] tells the others
-//! when this node holds the leader's duties; they propose through the [`crate::backend`].
+//! when this node holds the leader's duties; they propose through the [`maxine_store`].
 //!
 //! **Invariant:** no actor sits on the path of a request that only reads or forwards. Handlers
 //! stay humble: decode, call a pure core, carry out what it decided.

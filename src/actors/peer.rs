@@ -10,7 +10,7 @@ use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
-use crate::backend::{CallError, ControlStore, PeerHandler};
+use maxine_store::{CallError, ControlStore, PeerHandler};
 
 /// The kinds of message. Values are only ever added.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -10,8 +10,8 @@ use actix::{Actor, AsyncContext, Context, Handler, Message, WrapFuture};
 
 use super::health_checker::HealthChecker;
 use super::supervisor::Lifeline;
-use crate::proxy::{Forwarder, StandingChange, StandingEvent};
 use maxine_clock::Clock;
+use maxine_gateway::{Forwarder, StandingChange, StandingEvent};
 use maxine_state::InstanceKey;
 
 /// Between two ticks; an alarm of the forwarder does not wait for it.

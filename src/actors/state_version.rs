@@ -9,7 +9,7 @@
 use maxine_state::STATE_VERSION;
 
 use super::members;
-use crate::backend::ControlStore;
+use maxine_store::ControlStore;
 
 /// A node that must understand whatever is in the log.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -15,9 +15,9 @@ use tokio_util::task::TaskTracker;
 
 use super::pending_records::{Added, PendingRecords};
 use crate::actors::{Registry, WriteRequest};
-use crate::telemetry::{AlertKind, Notice, Telemetry};
 use maxine_clock::Clock;
 use maxine_state::{Actor, Command};
+use maxine_telemetry::{AlertKind, Notice, Telemetry};
 
 /// Most records in one second of those who proved who they are.
 const RECORDS_PER_SECOND_MAX: u32 = 50;

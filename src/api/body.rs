@@ -9,7 +9,7 @@ use bytes::BytesMut;
 use http_body_util::BodyExt;
 
 use super::{AppState, Caller, RequestContext};
-use crate::places::{NoPlace, Places, Standing};
+use maxine_admission::{NoPlace, Places, Standing};
 
 /// Why a body is not there.
 #[derive(Debug)]

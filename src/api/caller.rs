@@ -6,17 +6,20 @@ use std::convert::Infallible;
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 
-use crate::proxy::ClientAddr;
-use crate::telemetry::TraceName;
+use maxine_gateway::ClientAddr;
 use maxine_state::Actor;
+use maxine_telemetry::TraceName;
 
-pub use crate::security::{Caller, Via};
+pub use maxine_identity::{Caller, Via};
 
-impl<S: Sync> FromRequestParts<S> for Caller {
+/// The caller, for a handler that asks for them; nobody where the edge has not said who calls.
+pub(crate) struct CalledBy(pub(crate) Caller);
+
+impl<S: Sync> FromRequestParts<S> for CalledBy {
     type Rejection = Infallible;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
-        Ok(parts.extensions.get::<Self>().cloned().unwrap_or_default())
+        Ok(Self(parts.extensions.get::<Caller>().cloned().unwrap_or_default()))
     }
 }
 

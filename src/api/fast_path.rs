@@ -32,8 +32,8 @@ use super::AppState;
 use super::compat::{self, Preferred};
 use super::middleware::{Shared, TRACEPARENT, context_of};
 use super::well_formed;
-use crate::discovery::TEXT_PREFIX;
-use crate::proxy::FieldLines;
+use maxine_discovery::TEXT_PREFIX;
+use maxine_gateway::FieldLines;
 
 /// What is read of a connection at once, in bytes: a request that does not fit is none of the plainest.
 const READ_LEN_MAX: usize = 8 * 1_024;

@@ -16,10 +16,10 @@ use futures::FutureExt;
 use tower::Service;
 
 use super::middleware::{EdgeLayer, Shared};
-use crate::places::Places;
-use crate::proxy::{self, Interim, InterimTurn};
-use crate::security::CookieUse;
+use maxine_admission::Places;
 use maxine_clock::Clock;
+use maxine_gateway::{self, Interim, InterimTurn};
+use maxine_identity::CookieUse;
 
 use super::fast_path::FastPath;
 use super::{AppState, compat, error, routes};
@@ -98,7 +98,7 @@ impl Front {
         let goes_on = |_: &&str| {
             request.method() != Method::OPTIONS
                 || compat::forwards_options(&self.state, path)
-                    && !proxy::is_last_forward(request.headers())
+                    && !maxine_gateway::is_last_forward(request.headers())
         };
         let Some(route) = compat::proxied_route(path).filter(goes_on) else {
             request.extensions_mut().insert(ConnectInfo(peer));

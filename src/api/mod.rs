@@ -36,6 +36,7 @@ mod well_formed;
 use axum::Router;
 
 pub use audit_relay::AuditRelay;
+pub(crate) use caller::CalledBy;
 pub use caller::{Caller, RequestContext, Via};
 pub use compat::account_sign_in;
 pub use front::Front;

@@ -29,7 +29,7 @@ use super::access::{Access, AccessTable, Decision};
 use super::pacing::SharedBytes;
 use super::problem::{PROBLEM_JSON, Problem, ProblemKind};
 use super::{AppState, hosts};
-use crate::security::SESSION_COOKIE;
+use maxine_identity::SESSION_COOKIE;
 
 /// What the document starts with.
 pub(super) fn skeleton() -> OpenApi {

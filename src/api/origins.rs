@@ -8,7 +8,7 @@
 
 use axum::http::Uri;
 
-use crate::backend::ControlStore;
+use maxine_store::ControlStore;
 
 /// More members than this are not told to browsers; a cluster has fewer.
 const MEMBERS_MAX: usize = 32;

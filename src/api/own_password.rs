@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::{AppState, Caller, RequestContext};
 use crate::actors::{WriteError, WriteRequest};
-use crate::security::{PasswordError, SigninError, check_password};
+use maxine_identity::{PasswordError, SigninError, check_password};
 use maxine_state::{Applied, Command, LimitExceeded, Rejection, User};
 
 /// Why it was not changed.

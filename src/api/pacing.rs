@@ -22,7 +22,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::error::CompatError;
-use crate::places::{Place, PlaceLimits, Places, Standing};
+use maxine_admission::{Place, PlaceLimits, Places, Standing};
 use maxine_clock::Clock;
 
 /// Most bytes of answers that wait on the node.

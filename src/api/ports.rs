@@ -8,8 +8,9 @@ use axum::http::{HeaderName, HeaderValue, Request, Response};
 use futures::future::BoxFuture;
 
 use crate::health::EffectiveProbe;
-use crate::proxy::{AttemptTrail, ClientAddr, InterimSink, UpstreamStatus};
+use maxine_gateway::{ClientAddr, InterimSink, UpstreamStatus};
 use maxine_state::{Address, Instance, InstanceKey, ServiceKey, ServicePolicy};
+use maxine_telemetry::AttemptTrail;
 
 /// A request to hand on to an instance of a service.
 #[derive(Clone, Debug)]

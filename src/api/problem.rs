@@ -14,10 +14,10 @@ use utoipa::openapi::{RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
 use crate::actors::WriteError;
-use crate::backend::{AdminError, ReadError};
-use crate::words::{self, JsonError, JsonFault};
 use maxine_state::{LimitExceeded, Rejection};
+use maxine_store::{AdminError, ReadError};
 use maxine_view::NotReached;
+use maxine_wording::{self, JsonError, JsonFault};
 
 /// The media type of every error of the native API.
 pub const PROBLEM_JSON: &str = "application/problem+json";
@@ -346,7 +346,7 @@ impl Problem {
             Some((path, text)) if !path.contains([' ', '`']) => (path, text),
             _ => ("", message),
         };
-        words::complaint(path, text).into()
+        maxine_wording::complaint(path, text).into()
     }
 
     /// Says that `value` of `field` is not within `limit`.

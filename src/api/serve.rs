@@ -37,9 +37,9 @@ use super::lazy_timer::LazyTimer;
 use super::linger::{Lingering, TunnelMark};
 use super::pacing::{Pace, Reader, Unsent};
 use super::well_formed::{self, Bounds};
-use crate::places::{NoPlace, Place, PlaceLimits, Places, Standing};
-use crate::proxy::{HintedStream, Interim, TrustedProxies};
-use crate::telemetry::Metrics;
+use maxine_admission::{NoPlace, Place, PlaceLimits, Places, Standing};
+use maxine_gateway::{HintedStream, Interim, TrustedProxies};
+use maxine_telemetry::Metrics;
 
 /// What a connection over a limit is answered.
 fn refusal(why: NoPlace) -> String {

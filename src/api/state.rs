@@ -10,13 +10,13 @@ use super::access::{AccessMode, AccessTable};
 use super::audit_relay::AuditRelay;
 use super::ports::{Forward, HealthReports};
 use crate::actors::Registry;
-use crate::backend::ControlStore;
-use crate::places::{PlaceLimits, Places};
-use crate::proxy::TrustedProxies;
-use crate::security::Security;
-use crate::telemetry::Telemetry;
+use maxine_admission::{PlaceLimits, Places};
 use maxine_clock::Clock;
+use maxine_gateway::TrustedProxies;
+use maxine_identity::Security;
 use maxine_state::Fence;
+use maxine_store::ControlStore;
+use maxine_telemetry::Telemetry;
 use maxine_view::View;
 
 /// Settings of the HTTP surface; static for the life of the node.

@@ -10,7 +10,7 @@ use axum::response::IntoResponse;
 
 use super::error::CompatError;
 use super::serve::ServeLimits;
-use crate::proxy::has_no_coding_but_chunks;
+use maxine_gateway::has_no_coding_but_chunks;
 
 /// How much of a head is taken.
 #[derive(Clone, Copy, Debug)]

@@ -7,8 +7,8 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{broadcast, watch};
 
 use crate::actors::registry::{ExpiryEvent, ExpiryStatus};
-use crate::backend::{ControlStore, StoreEvent};
-use crate::telemetry::{AlertKind, Notice, Telemetry};
+use maxine_store::{ControlStore, StoreEvent};
+use maxine_telemetry::{AlertKind, Notice, Telemetry};
 
 /// Follows expiry and the store until dropped; tells `failed` when the store has given up.
 pub(super) async fn raise(

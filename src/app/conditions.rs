@@ -16,9 +16,10 @@ use tokio::sync::watch;
 use crate::actors::clock_check::ClockReport;
 use crate::actors::registry::WriteTally;
 use crate::actors::{Registry, members};
-use crate::backend::{ClusterStatus, ControlStore, Leadership, MemberView};
-use crate::telemetry::{AlertKind, Notice, Severity, Telemetry};
 use maxine_clock::{Clock, SKEW_MAX_MS};
+use maxine_state::Leadership;
+use maxine_store::{ClusterStatus, ControlStore, MemberView};
+use maxine_telemetry::{AlertKind, Notice, Severity, Telemetry};
 
 /// Between two looks.
 const TICK: Duration = Duration::from_secs(1);
@@ -514,7 +515,7 @@ fn disk_room(object: &str, free: u64, size: u64) -> Option<Notice> {
 fn certificate(object: &str, end_ms: u64, now_ms: u64) -> Option<Notice> {
     let left_ms = end_ms.saturating_sub(now_ms);
     let within = CERTIFICATE_DAYS.into_iter().rev().find(|days| left_ms <= days * DAY_MS)?;
-    let at = crate::telemetry::events::iso_8601(end_ms);
+    let at = maxine_telemetry::events::iso_8601(end_ms);
     let message = match left_ms {
         0 => format!("the certificate expired at {at}"),
         _ => format!("the certificate expires in less than {within} days, at {at}"),

@@ -16,10 +16,10 @@ use crate::api::{
     Standing, UpstreamsReport,
 };
 use crate::health::{EffectiveProbe, ProbeAnswer, ProbeStatus};
-use crate::proxy::{ForwardContext, Forwarder, ForwarderConfig, ProxyMetrics};
-use crate::telemetry::{AlertKind, Notice, Telemetry};
 use maxine_clock::Clock;
+use maxine_gateway::{ForwardContext, Forwarder, ForwarderConfig, ProxyMetrics};
 use maxine_state::{Address, Instance, InstanceKey, ServiceKey, ServicePolicy};
+use maxine_telemetry::{AlertKind, Notice, Telemetry};
 use maxine_view::View;
 
 /// The proxy, the health checker and the actors that drive them.

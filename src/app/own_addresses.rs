@@ -5,10 +5,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::backend::ControlStore;
-use crate::backend::redis::{RedisConfig, Topology};
 use crate::config::{BackendKind, NodeConfig};
-use crate::proxy::{HostPort, OwnAddresses};
+use maxine_gateway::{HostPort, OwnAddresses};
+use maxine_store::ControlStore;
+use maxine_store::redis::{RedisConfig, Topology};
 
 use super::settings;
 

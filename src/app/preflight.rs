@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::settings;
 use crate::config::{BackendKind, NodeConfig};
-use crate::security::tls_files::{TlsFiles, look_at};
+use maxine_identity::tls_files::{TlsFiles, look_at};
 
 /// Looks at everything that `config` names and the node reads; what keeps it from starting, a line
 /// each. Blocks.

@@ -5,7 +5,7 @@ use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, Registry,
 };
 
-use crate::proxy::{ProxyMetrics, RequestRecord, StandingChange, StandingEvent};
+use maxine_gateway::{ProxyMetrics, RequestRecord, StandingChange, StandingEvent};
 use maxine_state::ServiceKey;
 
 /// The proxy's counters.

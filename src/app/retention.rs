@@ -9,9 +9,9 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::actors::{Registry, WriteRequest};
-use crate::telemetry::{AlertKind, Notice, Telemetry};
 use maxine_clock::Clock;
 use maxine_state::{Actor, Command, Fence};
+use maxine_telemetry::{AlertKind, Notice, Telemetry};
 use maxine_view::View;
 
 /// Between two looks.

@@ -9,25 +9,25 @@ use std::sync::Arc;
 use anyhow::Context;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
+use super::OneTimePassword;
 use crate::actors::registry::RegistrySettings;
 use crate::api::access::AccessMode;
 use crate::api::serve::ServeLimits;
 use crate::api::{ApiSettings, host_name};
-use crate::backend::local::LocalConfig;
-use crate::backend::redis::{RedisConfig, Topology};
-use crate::backend::shared_file::SharedFileConfig;
 use crate::config::{Access, BackendKind, NodeConfig};
 use crate::health::ActiveDefaults;
-use crate::places::PlaceLimits;
-use crate::proxy::{EgressPolicy, ForwarderConfig, OwnAddresses, TlsRoots, TrustedProxies};
-use crate::security::{
-    Account, EnvSigningKeys, OneTimePassword, Secret, SecuritySettings, break_glass_file,
-    check_password, make_break_glass_token,
+use maxine_admission::PlaceLimits;
+use maxine_gateway::{EgressPolicy, ForwarderConfig, OwnAddresses, TlsRoots, TrustedProxies};
+use maxine_identity::{
+    Account, EnvSigningKeys, Secret, SecuritySettings, break_glass_file, check_password,
+    make_break_glass_token,
 };
-use crate::telemetry::{RequestLogSettings, TelemetrySettings, WebhookSettings};
-use crate::words;
 use maxine_state::limits::check_user_name;
 use maxine_state::{ControlState, Role};
+use maxine_store::local::LocalConfig;
+use maxine_store::redis::{RedisConfig, Topology};
+use maxine_store::shared_file::SharedFileConfig;
+use maxine_telemetry::{RequestLogSettings, TelemetrySettings, WebhookSettings};
 use maxine_view::View;
 
 /// Fewer open files than this, and a node cannot even open its own.
@@ -139,7 +139,7 @@ pub(super) fn redis(config: &NodeConfig) -> anyhow::Result<RedisConfig> {
         settings.redis_url.clone()
     } else {
         std::fs::read_to_string(file).map_err(|error| {
-            let why = words::io(&error);
+            let why = maxine_wording::io(&error);
             anyhow::anyhow!("state.redis_url_file: {}: {why}", file.display())
         })?
     };
@@ -395,7 +395,7 @@ pub(super) fn forwarder(
     let tls_roots = match security.upstream_ca.as_path() {
         path if path.as_os_str().is_empty() => TlsRoots::System,
         path => TlsRoots::Pem(std::fs::read(path).map_err(|error| {
-            let why = words::io(&error);
+            let why = maxine_wording::io(&error);
             anyhow::anyhow!("security.upstream_ca: {}: {why}", path.display())
         })?),
     };

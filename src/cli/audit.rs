@@ -15,7 +15,6 @@ use serde::Deserialize;
 use super::client::{ConnectArgs, Request};
 use super::exit::CliError;
 use super::output::Output;
-use crate::words;
 use maxine_state::{
     AuditClass, AuditLog, AuditOutcome, AuditRecord, decode_rejection, encode_rejection,
 };
@@ -236,8 +235,8 @@ fn outcome_of(line: &Line, number: usize) -> Result<AuditOutcome, Finding> {
 
 /// A record, and whether its refusal is told in the words that this version has for it.
 fn record_of(text: &str, number: usize) -> Result<(AuditRecord, bool), Finding> {
-    let line: Line =
-        words::read_json(text.as_bytes()).map_err(|error| unreadable(number, &error.text))?;
+    let line: Line = maxine_wording::read_json(text.as_bytes())
+        .map_err(|error| unreadable(number, &error.text))?;
     let outcome = outcome_of(&line, number)?;
     let detail = match &outcome {
         AuditOutcome::Refused(Some(why)) => why.to_string(),
@@ -267,7 +266,7 @@ pub fn verify(export: &str) -> Result<Verified, Finding> {
     let mut lines = export.lines().zip(1..);
     let (first, _) = lines.next().ok_or_else(|| unreadable(1, "the file is empty"))?;
     let head: Head =
-        words::read_json(first.as_bytes()).map_err(|error| unreadable(1, &error.text))?;
+        maxine_wording::read_json(first.as_bytes()).map_err(|error| unreadable(1, &error.text))?;
     let mut log = AuditLog::restore(hash_of(&head.head, 1)?, head.next_seq);
     let mut expected = [0; AuditClass::ALL.len()];
     for class in &head.classes {
@@ -412,7 +411,7 @@ fn hex(bytes: &[u8]) -> String {
 
 async fn read(path: &Path) -> Result<String, CliError> {
     let failed = |error: std::io::Error| {
-        CliError::Failed(format!("{}: {}", path.display(), words::io(&error)))
+        CliError::Failed(format!("{}: {}", path.display(), maxine_wording::io(&error)))
     };
     let len = tokio::fs::metadata(path).await.map_err(failed)?.len();
     if len > EXPORT_LEN_MAX {

@@ -9,7 +9,6 @@ use super::client::{Client, ConnectArgs, FreshArgs, Request, shapes};
 use super::exit::CliError;
 use super::heartbeat;
 use super::output::Output;
-use crate::words;
 use maxine_state::limits;
 
 /// A service by name.
@@ -122,7 +121,8 @@ impl RegisterArgs {
         let bad = |why: &dyn std::fmt::Display| {
             CliError::Usage(format!("--address {}: {why}", self.address))
         };
-        let url = Url::parse(&self.address).map_err(|_| bad(&words::not_a_url(&self.address)))?;
+        let url = Url::parse(&self.address)
+            .map_err(|_| bad(&maxine_wording::not_a_url(&self.address)))?;
         match (url.host_str(), url.port_or_known_default()) {
             (Some(host), Some(port)) => Ok(format!("{host}:{port}")),
             _ => Err(bad(

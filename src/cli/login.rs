@@ -10,7 +10,6 @@ use super::client::{ConnectArgs, Request, Session};
 use super::confirm::read_password;
 use super::exit::CliError;
 use super::output::{Output, timestamp};
-use crate::words;
 
 /// Arguments of `maxine login`.
 #[derive(Debug, clap::Args)]
@@ -42,7 +41,7 @@ impl LoginArgs {
     fn password(&self) -> Result<String, CliError> {
         if let Some(file) = &self.password_file {
             let text = std::fs::read_to_string(file).map_err(|error| {
-                CliError::Usage(format!("{}: {}", file.display(), words::io(&error)))
+                CliError::Usage(format!("{}: {}", file.display(), maxine_wording::io(&error)))
             })?;
             return Ok(text.trim_end_matches(['\n', '\r']).to_owned());
         }

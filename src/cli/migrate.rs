@@ -8,9 +8,9 @@ use serde_json::json;
 use super::client::{ConnectArgs, Request};
 use super::exit::CliError;
 use super::output::Output;
-use crate::backend::redis::RedisConfig;
-use crate::backend::transfer::{Place, Transfer, TransferError, transfer};
 use crate::config::has_password;
+use maxine_store::redis::RedisConfig;
+use maxine_store::transfer::{Place, Transfer, TransferError, transfer};
 
 /// Arguments of `maxine migrate`.
 ///

@@ -12,7 +12,6 @@ use super::client::{Client, ConnectArgs, FreshArgs, Request};
 use super::exit::CliError;
 use super::instances::ServiceArg;
 use super::output::Output;
-use crate::words;
 use maxine_state::limits;
 
 /// Arguments of `maxine policy`.
@@ -286,13 +285,13 @@ fn read_document(file: &PathBuf) -> Result<Value, CliError> {
     let reader: Box<dyn Read> = if file.as_os_str() == "-" {
         Box::new(std::io::stdin())
     } else {
-        Box::new(std::fs::File::open(file).map_err(|error| told(&words::io(&error)))?)
+        Box::new(std::fs::File::open(file).map_err(|error| told(&maxine_wording::io(&error)))?)
     };
     reader.take(limit as u64 + 1).read_to_end(&mut bytes).map_err(|error| told(&error))?;
     if bytes.len() > limit {
         return Err(told(&format!("a policy is at most {limit} bytes")));
     }
-    words::read_json(&bytes).map_err(|error| told(&error.text))
+    maxine_wording::read_json(&bytes).map_err(|error| told(&error.text))
 }
 
 #[cfg(test)]

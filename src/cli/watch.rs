@@ -9,7 +9,6 @@ use serde_json::{Value, json};
 use super::client::{Client, ConnectArgs, EventParser, Request, ServerEvent};
 use super::exit::CliError;
 use super::output::{Output, or_dash, printable, timestamp};
-use crate::words;
 
 /// The stream has a comment line every 10 s; after this long without a byte it is dead, in milliseconds.
 const SILENCE_MS_MAX: u64 = 30_000;
@@ -131,7 +130,10 @@ impl Watch {
 
     fn take(&mut self, event: &ServerEvent, out: &mut Output) -> Result<Option<End>, CliError> {
         let data: Value = serde_json::from_str(&event.data).map_err(|error| {
-            CliError::Failed(format!("the stream cannot be read: {}", words::syntax(&error)))
+            CliError::Failed(format!(
+                "the stream cannot be read: {}",
+                maxine_wording::syntax(&error)
+            ))
         })?;
         let index = data["index"].as_u64();
         let place = || event.id.clone().or_else(|| index.map(|index| index.to_string()));

@@ -7,6 +7,7 @@
 mod environment;
 pub mod example;
 pub mod keys;
+mod raft;
 pub mod reference;
 mod values;
 

@@ -4,12 +4,11 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use super::{Access, BackendKind, MemberSetting};
-use crate::words;
 
 /// Reads a TOML file into dotted names and their values as text.
 pub(super) fn read_file(path: &Path) -> Result<Vec<(String, String)>, String> {
     let text = std::fs::read_to_string(path)
-        .map_err(|error| format!("{}: {}", path.display(), words::io(&error)))?;
+        .map_err(|error| format!("{}: {}", path.display(), maxine_wording::io(&error)))?;
     let table: toml::Table =
         text.parse().map_err(|error| format!("{}: {error}", path.display()))?;
     let mut values = Vec::new();
@@ -72,7 +71,7 @@ pub fn has_password(text: &str) -> bool {
 
 /// A word on brackets where `text` looks like an IPv6 address without them, else nothing.
 fn brackets(text: &str) -> &'static str {
-    if words::lacks_brackets(text) {
+    if maxine_wording::lacks_brackets(text) {
         "; an IPv6 address stands in brackets, such as [::1]:7700"
     } else {
         ""
@@ -178,9 +177,11 @@ pub(super) fn members(value: &str) -> Result<Vec<MemberSetting>, String> {
             return Err(format!("{FORM}; in {item} the peer address {problem}"));
         }
         if !http_addr.starts_with("http://") && !http_addr.starts_with("https://")
-            || words::lacks_brackets(http_addr.split_once("://").map_or("", |(_, rest)| rest))
+            || maxine_wording::lacks_brackets(
+                http_addr.split_once("://").map_or("", |(_, rest)| rest),
+            )
         {
-            let problem = words::not_a_url(http_addr);
+            let problem = maxine_wording::not_a_url(http_addr);
             return Err(format!("{FORM}; in {item} the HTTP URL {problem}"));
         }
         if members.iter().any(|member| member.id == id) {

@@ -17,11 +17,11 @@ use tokio::task::JoinHandle;
 use super::core::ProbeJob;
 use super::track::ProbeStatus;
 use super::turns::ProbeClass;
-use crate::proxy::{
+use maxine_clock::Clock;
+use maxine_gateway::{
     Asker, Connector, EgressPolicy, ProxyError, RequestTarget, Security, TlsRoots, TlsRootsError,
     UpstreamAddress,
 };
-use maxine_clock::Clock;
 use maxine_state::{ProbeKind, ProbeSpec};
 
 /// Most of a body that is read, in bytes.

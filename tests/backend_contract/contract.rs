@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bytes::Bytes;
-use maxine::backend::{CallError, Consistency, ProposeError};
 use maxine_state::{Batch, Command, EventKind, Fence, Name, Proposal, Rejection, Reply};
+use maxine_store::{CallError, Consistency, ProposeError};
 use maxine_view::WatchScope;
 
 use crate::node::{

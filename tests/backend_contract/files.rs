@@ -8,10 +8,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use async_trait::async_trait;
-use maxine::backend::local::{LocalConfig, LocalStore};
-use maxine::backend::shared_file::{SharedFileConfig, SharedFileStore};
-use maxine::backend::{OpenError, ProposeError, StoreEvent};
 use maxine_clock::Clock;
+use maxine_store::local::{LocalConfig, LocalStore};
+use maxine_store::shared_file::{SharedFileConfig, SharedFileStore};
+use maxine_store::{OpenError, ProposeError, StoreEvent};
 use maxine_view::View;
 use nix::sys::signal::Signal;
 use tempfile::TempDir;

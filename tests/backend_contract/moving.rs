@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use maxine::backend::redis::RedisConfig;
-use maxine::backend::transfer::{Place, TransferError, transfer};
 use maxine_state::{Command, Name};
+use maxine_store::redis::RedisConfig;
+use maxine_store::transfer::{Place, TransferError, transfer};
 
 use crate::files::{local, shared};
 use crate::node::{Node, eventually, service};
@@ -165,7 +165,7 @@ async fn from_a_running_raft_cluster() {
         .stdin(std::process::Stdio::piped())
         .spawn();
     let _node = Process(serve.expect("it starts"));
-    maxine::security::tls::install_crypto_provider();
+    maxine_identity::tls::install_crypto_provider();
     let client = reqwest::Client::builder().no_proxy().build().expect("a client");
     let credentials = serde_json::json!({"user": "root", "password": "correct horse battery"});
     let token = eventually("the account is there", async || {

@@ -7,11 +7,11 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use maxine::actors::peer::PeerRouter;
-use maxine::backend::{ControlStore, PeerHandler, ProposeError};
 use maxine_state::{
     Actor, Address, Applied, Batch, Command, Deregistration, Fence, InstanceKey, Name, Proposal,
     Registration, Rejection, Reply, RequestId, ServiceKey, StateDigest,
 };
+use maxine_store::{ControlStore, PeerHandler, ProposeError};
 use maxine_view::View;
 
 /// How long a test waits for what must come.

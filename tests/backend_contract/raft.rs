@@ -7,10 +7,10 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use maxine::backend::{ControlStore, ProposeError, RaftStore};
 use maxine::config::{BackendKind, MemberSetting, NodeConfig};
 use maxine_clock::Clock;
 use maxine_state::Reply;
+use maxine_store::{ControlStore, ProposeError, RaftStore};
 use maxine_view::View;
 use tempfile::TempDir;
 
@@ -84,7 +84,9 @@ impl Layout {
         let view = View::new(clock);
         let peers = Peers::new(&name);
         let router = Arc::clone(&peers.router);
-        let opened = RaftStore::open(&config, "", Arc::clone(&view), Arc::new(peers)).await;
+        let node = config.raft_node("").expect("a good engine");
+        let members = config.first_members("");
+        let opened = RaftStore::open(node, members, Arc::clone(&view), Arc::new(peers)).await;
         let store: Arc<dyn ControlStore> = opened.expect("it opens");
         Node { name, store, view, router }
     }
@@ -186,7 +188,7 @@ async fn every_link_is_cut() {
     // let it believe for a moment longer.
     let untold = matches!(late, Err(ProposeError::NotLeader { .. } | ProposeError::OutcomeUnknown));
     assert!(untold, "{late:?}");
-    let read = led.store.barrier(maxine::backend::Consistency::Strong, Duration::from_secs(1));
+    let read = led.store.barrier(maxine_store::Consistency::Strong, Duration::from_secs(1));
     assert!(read.await.is_err(), "no strong read without a majority");
     assert!(nodes.iter().all(|node| node.has("orders", "a")), "reads go on");
     eventually("the view tells its age", async || {
@@ -225,7 +227,7 @@ async fn the_wall_clock_jumps() {
         let epoch = nodes[0].register("orders", "a", 80).await;
         let expired = leads.expire(fence, (instance("orders", "a"), epoch)).await;
         assert_eq!(expired, Reply::Changed(vec![true]), "the leader's duties go on");
-        nodes[2].store.barrier(maxine::backend::Consistency::Strong, SOON).await.expect("reads");
+        nodes[2].store.barrier(maxine_store::Consistency::Strong, SOON).await.expect("reads");
     }
     agree(&nodes).await;
     stop(&nodes).await;

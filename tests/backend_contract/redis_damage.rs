@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use maxine::backend::StoreEvent;
-use maxine::backend::redis::RedisConfig;
+use maxine_store::StoreEvent;
+use maxine_store::redis::RedisConfig;
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};

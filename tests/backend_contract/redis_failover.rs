@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use maxine::backend::StoreEvent;
-use maxine::backend::redis::{RedisConfig, Topology};
+use maxine_store::StoreEvent;
+use maxine_store::redis::{RedisConfig, Topology};
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 

@@ -4,8 +4,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use maxine::backend::redis::RedisConfig;
-use maxine::backend::{Consistency, ProposeError, ReadError, StoreEvent};
+use maxine_store::redis::RedisConfig;
+use maxine_store::{Consistency, ProposeError, ReadError, StoreEvent};
 use nix::sys::signal::Signal;
 
 use crate::contract::agree;
@@ -551,5 +551,5 @@ async fn an_acl_user_a_database_and_a_prefix() {
     node.store.shutdown().await;
     let url = format!("redis://mx:wrong@127.0.0.1:{}/3", server.port);
     let refused = crate::redis_server::try_open(RedisConfig { url, ..config }).await;
-    assert!(matches!(refused, Err(maxine::backend::OpenError::Refused(_))));
+    assert!(matches!(refused, Err(maxine_store::OpenError::Refused(_))));
 }

@@ -6,9 +6,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use maxine::backend::redis::{RedisConfig, RedisStore};
-use maxine::backend::{OpenError, StoreEvent};
 use maxine_clock::Clock;
+use maxine_store::redis::{RedisConfig, RedisStore};
+use maxine_store::{OpenError, StoreEvent};
 use maxine_view::View;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -290,7 +290,7 @@ mod replicated {
             crate::node::batch(crate::node::register("orders", "b", 80)),
             Duration::from_secs(2),
         );
-        assert_eq!(outcome.await, Err(maxine::backend::ProposeError::OutcomeUnknown));
+        assert_eq!(outcome.await, Err(maxine_store::ProposeError::OutcomeUnknown));
         node.store.shutdown().await;
     }
 }

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use maxine::actors::registry::{LeaseTable, RegistryParts, RegistrySettings, Renewal};
 use maxine::actors::supervisor::Supervised;
 use maxine::actors::{LeadershipActor, Registry};
-use maxine::backend::StoreEvent;
-use maxine::backend::redis::RedisConfig;
 use maxine_clock::Clock;
 use maxine_state::{Address, Fence, Name, Registration};
+use maxine_store::StoreEvent;
+use maxine_store::redis::RedisConfig;
 use tokio::sync::watch;
 
 use crate::contract;
@@ -201,7 +201,7 @@ fn a_leader_that_lapsed_unnoticed_acknowledges_no_heartbeat() {
         let peers = crate::node::Peers::new("a");
         let router = Arc::clone(&peers.router);
         let store =
-            Arc::new(maxine::backend::MemoryStore::new(Arc::clone(&view), "a", Arc::new(peers)));
+            Arc::new(maxine_store::MemoryStore::new(Arc::clone(&view), "a", Arc::new(peers)));
         let node = Node { name: "a".into(), store: Arc::clone(&store) as _, view, router };
         let mut stack = Stack::on(node);
         stack.has_duties().await;

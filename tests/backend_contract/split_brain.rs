@@ -7,10 +7,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use maxine::backend::ProposeError;
-use maxine::backend::redis::RedisConfig;
 use maxine_clock::Clock;
 use maxine_state::{Fence, Name, Reply};
+use maxine_store::ProposeError;
+use maxine_store::redis::RedisConfig;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};

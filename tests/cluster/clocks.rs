@@ -6,9 +6,9 @@ use std::time::Instant;
 
 use maxine::app::Node;
 use maxine::config::{BackendKind, MemberSetting, NodeConfig};
-use maxine::telemetry::{AlertKind, AlertState};
 use maxine_clock::Clock;
 use maxine_state::{Actor, Address, Name, Registration, ServiceKey};
+use maxine_telemetry::{AlertKind, AlertState};
 
 use crate::dev::PATIENCE;
 

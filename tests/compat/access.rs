@@ -2,7 +2,7 @@
 
 use super::support::{Server, message};
 use maxine::api::access::rules;
-use maxine::security::{Account, Secret};
+use maxine_identity::{Account, Secret};
 use maxine_state::Role;
 use serde_json::{Value, json};
 
@@ -299,7 +299,7 @@ async fn the_dashboards_cookie_needs_a_header_to_change_something() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn behind_a_trusted_proxy_each_client_has_its_own_sign_in_limit() {
-    use maxine::proxy::TrustedProxies;
+    use maxine_gateway::TrustedProxies;
     let server = Server::start_with(|options| {
         options.security.signin_attempts_max = 3;
         options.api.trusted_proxies = TrustedProxies::new(vec!["127.0.0.0/8".parse().unwrap()]);

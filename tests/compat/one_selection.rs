@@ -11,7 +11,7 @@ use axum::http::{HeaderValue, Response};
 use http_body_util::{BodyExt, Empty};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use maxine::proxy::TrustedProxies;
+use maxine_gateway::TrustedProxies;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};

@@ -16,20 +16,19 @@ use maxine::api::{
     ApiSettings, AppParts, AppState, ChosenInstance, Forward, ForwardAnswer, ForwardRequest, Front,
     HealthReports, UpstreamsReport,
 };
-use maxine::backend::{ControlStore, MemoryStore};
+use maxine::app::{BootstrapError, StoreContact, ensure_identities};
 use maxine::health::{ActiveDefaults, EffectiveProbe, effective_probe};
-use maxine::proxy::{
+use maxine_clock::Clock;
+use maxine_gateway::{
     EgressPolicy, ForwardContext, Forwarder, ForwarderConfig, NoMetrics, TlsRoots,
 };
-use maxine::security::{
-    BootstrapError, PasswordCost, Security, SecuritySettings, ensure_identities,
-};
-use maxine::telemetry::{Telemetry, TelemetrySettings};
-use maxine_clock::Clock;
+use maxine_identity::{PasswordCost, Security, SecuritySettings};
 use maxine_state::{
     Actor, Address, Batch, Command, Fence, Instance, Name, Proposal, Reply, RequestId,
     ServicePolicy,
 };
+use maxine_store::{ControlStore, MemoryStore};
+use maxine_telemetry::{Telemetry, TelemetrySettings};
 use maxine_view::View;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -215,7 +214,7 @@ impl Server {
             duties: duties_seen,
             security: Security::new(
                 Arc::clone(&view),
-                store.clone(),
+                Arc::new(StoreContact(store.clone())),
                 clock.clone(),
                 options.security,
             ),

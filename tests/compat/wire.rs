@@ -208,7 +208,7 @@ async fn a_share_of_the_connections_is_kept_for_callers_with_a_credential() {
         options.limits.connections_max = 100;
         // If trusted proxies are set, a loopback client is not treated as an operator.
         let proxies = vec!["10.0.0.0/8".parse().unwrap()];
-        options.limits.trusted_proxies = maxine::proxy::TrustedProxies::new(proxies);
+        options.limits.trusted_proxies = maxine_gateway::TrustedProxies::new(proxies);
     })
     .await;
     let token = server.admin().await;
@@ -319,7 +319,7 @@ async fn connections_of_one_address_are_bounded() {
 async fn bytes_of_unfinished_bodies_are_bounded_for_each_address() {
     let server = Server::start_with(|options| {
         options.api.bodies =
-            maxine::places::PlaceLimits { max: 1_000_000, per_address_max: 100_000, reserved: 0 };
+            maxine_admission::PlaceLimits { max: 1_000_000, per_address_max: 100_000, reserved: 0 };
     })
     .await;
     let begin = async || {

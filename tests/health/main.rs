@@ -29,14 +29,14 @@ use maxine::actors::health_checker::HealthSink;
 use maxine::actors::peer::{PeerKind, PeerRouter};
 use maxine::actors::registry::{RegistryParts, RegistrySettings};
 use maxine::actors::{HealthChecker, HealthParts, Registry, WriteRequest};
-use maxine::backend::{ControlStore, MemoryStore, PeerHandler};
 use maxine::health::{ActiveDefaults, Observation, ProbeStatus, Prober, encode_observations};
-use maxine::proxy::{EgressPolicy, TlsRoots};
 use maxine_clock::Clock;
+use maxine_gateway::{EgressPolicy, TlsRoots};
 use maxine_state::{
     Actor, Address, Command, Health, InstanceKey, Liveness, Name, ProbeKind, ProbeSpec, Readiness,
     Registration, Reply, ServiceKey,
 };
+use maxine_store::{ControlStore, MemoryStore, PeerHandler};
 use maxine_view::View;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -572,24 +572,24 @@ async fn a_recovered_instance_starts_slowly() {
     until("back", || rig.verdict("a").readiness == Readiness::Ready).await;
     // Of two equal instances the one that has just come back gets far less than half.
     rig.register("b", server.address, None).await;
-    let forwarder = maxine::proxy::Forwarder::new(
+    let forwarder = maxine_gateway::Forwarder::new(
         Arc::clone(&rig.view),
-        maxine::proxy::ForwarderConfig {
+        maxine_gateway::ForwarderConfig {
             egress: EgressPolicy::new(vec![], vec![], true),
             tls_roots: TlsRoots::System,
         },
         Clock::system(),
-        Arc::new(maxine::proxy::NoMetrics),
+        Arc::new(maxine_gateway::NoMetrics),
     )
     .unwrap();
     let mut recovered = 0;
     for _ in 0..400 {
-        let context = maxine::proxy::ForwardContext {
+        let context = maxine_gateway::ForwardContext {
             service: service(),
             raw_path: "/".into(),
             raw_query: None,
             prefix: None,
-            client: maxine::proxy::ClientAddr::direct([127, 0, 0, 1].into()),
+            client: maxine_gateway::ClientAddr::direct([127, 0, 0, 1].into()),
             https: false,
             body_len_max: None,
             trace: Vec::new(),

@@ -111,7 +111,7 @@ async fn without_a_credential_a_probe_is_a_path_and_its_outcome_is_not_shown() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn watchers_of_one_address_are_bounded_and_some_places_are_for_the_known() {
-    let limits = maxine::places::PlaceLimits { max: 6, per_address_max: 3, reserved: 2 };
+    let limits = maxine_admission::PlaceLimits { max: 6, per_address_max: 3, reserved: 2 };
     let settings = maxine::api::ApiSettings { watchers: limits, ..Default::default() };
     let server = Server::start_with(settings).await;
     let watch = "/watch?service=orders";
@@ -131,8 +131,8 @@ async fn watchers_of_one_address_are_bounded_and_some_places_are_for_the_known()
 }
 
 async fn set_health(server: &Server, health: maxine_state::Health) {
-    use maxine::backend::ControlStore;
     use maxine_state::*;
+    use maxine_store::ControlStore;
     let key = ServiceKey::new(Name::trusted("default"), Name::trusted("orders"));
     let fence = server.view.snapshot().state.grant().map(|grant| grant.fence);
     let snapshot = server.view.snapshot();

@@ -17,15 +17,14 @@ use maxine::api::{
     self, ApiSettings, AppParts, AppState, Forward, ForwardAnswer, ForwardRequest, HealthReports,
     UpstreamsReport,
 };
-use maxine::backend::{ControlStore, MemoryStore};
+use maxine::app::{BootstrapError, StoreContact, ensure_identities};
 use maxine::health::{ActiveDefaults, EffectiveProbe, effective_probe};
-use maxine::proxy::AttemptTrail;
-use maxine::security::{
-    BootstrapError, PasswordCost, Security, SecuritySettings, ensure_identities,
-};
-use maxine::telemetry::{Telemetry, TelemetrySettings};
 use maxine_clock::Clock;
+use maxine_identity::{PasswordCost, Security, SecuritySettings};
 use maxine_state::{Address, Instance, Name, ServicePolicy};
+use maxine_store::{ControlStore, MemoryStore};
+use maxine_telemetry::AttemptTrail;
+use maxine_telemetry::{Telemetry, TelemetrySettings};
 use maxine_view::View;
 use reqwest::{Method, RequestBuilder, StatusCode};
 use serde_json::Value;
@@ -143,7 +142,7 @@ impl Server {
         };
         let security = Security::new(
             Arc::clone(&view),
-            Arc::clone(&dyn_store),
+            Arc::new(StoreContact(Arc::clone(&dyn_store))),
             clock.clone(),
             security_settings,
         );

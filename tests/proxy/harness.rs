@@ -14,16 +14,16 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use maxine::backend::{ControlStore, MemoryStore, PeerHandler};
-use maxine::proxy::{
+use maxine_clock::Clock;
+use maxine_gateway::{
     EgressPolicy, ForwardContext, Forwarder, ForwarderConfig, HintedStream, Interim, NoMetrics,
     TlsRoots, TrustedProxies,
 };
-use maxine_clock::Clock;
 use maxine_state::{
     Actor, Address, Applied, Batch, Command, InstanceKey, Name, Proposal, Registration, RequestId,
     ServiceKey,
 };
+use maxine_store::{ControlStore, MemoryStore, PeerHandler};
 use maxine_view::View;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};

@@ -7,7 +7,7 @@ use std::time::Duration;
 use axum::body::Body;
 use hyper::Request;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use maxine::proxy::ForwardContext;
+use maxine_gateway::ForwardContext;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -120,7 +120,7 @@ fn context() -> ForwardContext {
         raw_path: "/".into(),
         raw_query: None,
         prefix: None,
-        client: maxine::proxy::ClientAddr::direct([127, 0, 0, 1].into()),
+        client: maxine_gateway::ClientAddr::direct([127, 0, 0, 1].into()),
         https: false,
         body_len_max: None,
         trace: Vec::new(),

@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 use axum::body::Body;
 use hyper::body::Incoming;
 use hyper::{Request, Response, StatusCode};
-use maxine::proxy::{AttemptOutcome, ForwardContext};
+use maxine_gateway::ForwardContext;
 use maxine_state::Name;
+use maxine_telemetry::AttemptOutcome;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
@@ -224,7 +225,7 @@ async fn a_hedge_overtakes_a_slow_instance() {
             raw_path: "/".into(),
             raw_query: None,
             prefix: None,
-            client: maxine::proxy::ClientAddr::direct([127, 0, 0, 1].into()),
+            client: maxine_gateway::ClientAddr::direct([127, 0, 0, 1].into()),
             https: false,
             body_len_max: None,
             trace: Vec::new(),
@@ -233,7 +234,7 @@ async fn a_hedge_overtakes_a_slow_instance() {
         };
         let forwarded = rig.forwarder.forward(context, Request::new(Body::empty())).await;
         let trail = forwarded.trail.as_slice().iter();
-        let told = |attempt: &maxine::proxy::AttemptRecord| {
+        let told = |attempt: &maxine_telemetry::AttemptRecord| {
             (attempt.instance.registration.id.to_string(), attempt.outcome)
         };
         trails.push(trail.map(told).collect::<Vec<_>>());

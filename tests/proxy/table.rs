@@ -9,7 +9,7 @@ const SOURCES: [&str; 7] = [
     "tests/health",
     "tests/cluster",
     "tests/compat",
-    "src/proxy",
+    "crates/gateway/src",
     "src/health",
     "src/api",
 ];

@@ -6,7 +6,7 @@ use axum::body::Body;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use maxine::proxy::TlsRoots;
+use maxine_gateway::TlsRoots;
 use tokio_rustls::TlsAcceptor;
 
 use crate::harness::*;

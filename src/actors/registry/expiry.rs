@@ -12,12 +12,12 @@ use tokio::sync::broadcast;
 
 use super::former::Heir;
 use super::leases::{Due, LeaseTable};
-use crate::backend::{Consistency, ControlStore};
 use crate::faults;
 use maxine_clock::Clock;
 use maxine_state::{
     Actor as Who, Batch, Command, EventKind, Fence, InstanceKey, Proposal, Reply, RequestId,
 };
+use maxine_store::{Consistency, ControlStore};
 use maxine_view::{View, WatchScope};
 
 /// How often deadlines are looked at, in milliseconds.

@@ -6,8 +6,9 @@ use tokio::sync::watch;
 
 use super::*;
 use crate::actors::registry::leases::ExpirySettings;
-use crate::backend::{CallError, Leadership, ProposeError, ReadError};
+use maxine_state::Leadership;
 use maxine_state::{Address, Applied, Health, Instance, Name, Registration, ServiceKey};
+use maxine_store::{CallError, ProposeError, ReadError};
 
 /// Would order anything, but is told by no majority that this node leads.
 #[derive(Default)]

@@ -16,9 +16,9 @@ use futures::future::BoxFuture;
 
 use super::super::peer::{PeerKind, PeerService};
 use super::leases::{LeaseId, LeaseTable};
-use crate::backend::ControlStore;
 use maxine_clock::Clock;
 use maxine_state::{Fence, FormerGrant};
+use maxine_store::ControlStore;
 use maxine_view::View;
 
 /// Most leases in one answer.

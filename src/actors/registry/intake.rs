@@ -16,9 +16,9 @@ use super::super::supervisor::Lifeline;
 use super::expiry::ExpiryDuty;
 use super::queues::{Queues, Submit};
 use super::{RegistrySettings, WriteError};
-use crate::backend::{ControlStore, ProposeError};
 use maxine_clock::Clock;
 use maxine_state::{Applied, Batch, Fence, Proposal};
+use maxine_store::{ControlStore, ProposeError};
 
 /// Most batches on their way at once. With one, the next gathers for as long as this one takes, so
 /// that fewer and larger ones are stored: a tenth more writes a second than with two.
@@ -246,7 +246,8 @@ mod tests {
     use tokio::sync::watch;
 
     use super::*;
-    use crate::backend::{CallError, Consistency, Leadership, ReadError};
+    use maxine_state::Leadership;
+    use maxine_store::{CallError, Consistency, ReadError};
 
     /// Answers with these errors, one after the other.
     struct Failing(Mutex<VecDeque<ProposeError>>);

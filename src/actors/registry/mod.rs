@@ -27,12 +27,12 @@ use super::clock_check;
 use super::leadership::Duties;
 use super::peer::{PeerKind, PeerRouter};
 use super::supervisor::{SendError, Supervised};
-use crate::backend::ControlStore;
 use maxine_clock::Clock;
 use maxine_state::{
     Actor as Who, Applied, Command, Fence, InstanceKey, Proposal, Registration, Rejection, Reply,
     RequestId, ServiceKey,
 };
+use maxine_store::ControlStore;
 use maxine_view::View;
 
 pub use expiry::{ExpiryEvent, ExpiryStatus};

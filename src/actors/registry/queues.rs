@@ -13,7 +13,7 @@ use actix::Message;
 use tokio::sync::oneshot;
 
 use super::WriteError;
-use crate::places::{NoPlace, Place, PlaceLimits, Places, Standing};
+use maxine_admission::{NoPlace, Place, PlaceLimits, Places, Standing};
 use maxine_state::{Actor, Applied, Command, Proposal};
 
 /// Most items in one batch.

@@ -15,8 +15,8 @@ use super::super::leadership::Duties;
 use super::super::peer::{PeerKind, PeerService, call_leader};
 use super::WriteError;
 use super::leases::{LeaseId, LeaseTable};
-use crate::backend::{CallError, Consistency, ControlStore};
 use maxine_clock::Clock;
+use maxine_store::{CallError, Consistency, ControlStore};
 use maxine_view::View;
 
 /// How long renewals gather.

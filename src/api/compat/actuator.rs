@@ -9,8 +9,8 @@ use serde_json::{Map, Value, json};
 use super::json::answer;
 use crate::api::AppState;
 use crate::api::error::CompatError;
-use crate::telemetry::events::iso_8601;
-use crate::telemetry::{Gauges, Trace, alert_as_json};
+use maxine_telemetry::events::iso_8601;
+use maxine_telemetry::{Gauges, Trace, alert_as_json};
 
 pub(super) async fn audit(State(state): State<AppState>) -> Response<Body> {
     answer(&json!({ "events": state.telemetry().recent_events() }))

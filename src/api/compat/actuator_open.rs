@@ -12,7 +12,7 @@ use serde_json::json;
 use super::json::answer;
 use crate::api::AppState;
 use crate::api::error::CompatError;
-use crate::telemetry::http_client;
+use maxine_telemetry::http_client;
 
 /// For fetching the performance report.
 const REPORT_TIMEOUT: Duration = Duration::from_secs(5);

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use super::json::{answer, read_object};
 use crate::actors::{WriteError, WriteRequest};
 use crate::api::error::CompatError;
-use crate::api::{AppState, Caller, RequestContext};
+use crate::api::{AppState, CalledBy, RequestContext};
 use maxine_state::{
     Command, DiscoveryMode, LogFormat, Rejection, RuntimeConfig, SelectionStrategy,
 };
@@ -77,7 +77,7 @@ pub(super) async fn read(State(state): State<AppState>) -> Response<Body> {
 
 pub(super) async fn change(
     State(state): State<AppState>,
-    caller: Caller,
+    CalledBy(caller): CalledBy,
     context: RequestContext,
     request: Request,
 ) -> Result<Response<Body>, CompatError> {

@@ -14,11 +14,11 @@ use super::NAMESPACE;
 use super::proxy::{HandedOn, Refusal, Target, forward, with_account};
 use crate::api::error::CompatError;
 use crate::api::{AppState, RequestContext};
-use crate::discovery::{self, Choice, DiscoverQuery, Redirect};
-use crate::proxy::AttemptTrail;
-use crate::telemetry::events::url_of;
-use crate::telemetry::{LookupHit, Mode, Subject, TraceName};
+use maxine_discovery::{Choice, DiscoverQuery, Redirect};
 use maxine_state::{DiscoveryMode, ServiceRef};
+use maxine_telemetry::AttemptTrail;
+use maxine_telemetry::events::url_of;
+use maxine_telemetry::{LookupHit, Mode, Subject, TraceName};
 use maxine_view::ServiceCounter;
 
 /// The type of a redirect's body where nothing else is preferred.
@@ -35,7 +35,7 @@ pub(super) async fn discover(State(state): State<AppState>, request: Request) ->
         return answer;
     }
     let service = query.service_name.as_deref().unwrap_or_default();
-    let target = query.end_point.as_deref().map(discovery::encode_end_point);
+    let target = query.end_point.as_deref().map(maxine_discovery::encode_end_point);
     discover_by_proxy(&state, service, target, &query, context, request).await
 }
 
@@ -72,7 +72,7 @@ fn redirect(
     let raw_query = uri.query().unwrap_or_default();
     let asked = Asked { client: context.client.ip, fields: headers, raw_query };
     let service = ServiceRef { namespace: NAMESPACE, service };
-    let Some(choice) = discovery::look_up(state.view(), service, &asked.input(query)) else {
+    let Some(choice) = maxine_discovery::look_up(state.view(), service, &asked.input(query)) else {
         miss(state, context, service.service, "GET");
         return answer(state.view().counter(service), Err(CompatError::no_live_node()));
     };
@@ -119,7 +119,7 @@ pub(in crate::api) fn find<'a>(state: &AppState, asked: &Asked<'a>) -> Option<Fo
         return None;
     }
     let service = ServiceRef { namespace: NAMESPACE, service };
-    let choice = discovery::look_up(state.view(), service, &asked.input(&query))?;
+    let choice = maxine_discovery::look_up(state.view(), service, &asked.input(&query))?;
     Some(Found { choice, query })
 }
 
@@ -132,7 +132,7 @@ impl Found<'_> {
     /// Appends the `Location`.
     pub(in crate::api) fn push_location(&self, out: &mut Vec<u8>) {
         let address = self.choice.instance.registration.address.as_str();
-        discovery::push_location(out, address, self.query.end_point.as_deref());
+        maxine_discovery::push_location(out, address, self.query.end_point.as_deref());
     }
 
     /// Notes that the client is told at `time_ms`.

@@ -14,7 +14,6 @@ use crate::api::AppState;
 use crate::api::body::{self, BodyError};
 use crate::api::error::{CompatError, JSON};
 use crate::api::state::ApiSettings;
-use crate::words;
 
 /// Longest body that is read only to be refused, in bytes.
 const DRAINED_LEN_MAX: u64 = 64 * 1_024 * 1_024;
@@ -59,7 +58,7 @@ pub(super) async fn read_object(
         Ok(Value::Object(object)) => Ok(object),
         Ok(_) => Err(CompatError::bad_request("The request body must be a JSON object")),
         Err(error) => {
-            let text = words::syntax(&error);
+            let text = maxine_wording::syntax(&error);
             let text = text.strip_prefix("this is").unwrap_or(&text);
             Err(CompatError::bad_request(format!("The request body is{text}")))
         }

@@ -9,8 +9,8 @@ use tokio_util::io::ReaderStream;
 
 use super::json::answer;
 use crate::api::error::CompatError;
-use crate::api::{AppState, Caller, RequestContext};
-use crate::telemetry::Telemetry;
+use crate::api::{AppState, CalledBy, RequestContext};
+use maxine_telemetry::Telemetry;
 
 /// Runs what may wait for the log's disk on a blocking thread.
 async fn blocking<T: Send + 'static>(
@@ -31,7 +31,7 @@ pub(super) async fn recent(State(state): State<AppState>) -> Result<Response<Bod
 pub(super) async fn clear(
     State(state): State<AppState>,
     context: RequestContext,
-    caller: Caller,
+    CalledBy(caller): CalledBy,
 ) -> Result<Response<Body>, CompatError> {
     let cleared = blocking(&state, Telemetry::clear_recent_lines).await;
     let node = &state.settings().instance_id;

@@ -13,11 +13,11 @@ use super::json::{declared_len, refuse_body};
 use super::{NAMESPACE, browsers};
 use crate::api::error::CompatError;
 use crate::api::{AppState, ChosenInstance, ForwardRequest, RequestContext};
-use crate::discovery;
-use crate::proxy::{AttemptTrail, InterimSink, ProxyError};
-use crate::telemetry::events::shown_path;
-use crate::telemetry::{ForwardHit, Subject};
+use maxine_gateway::{InterimSink, ProxyError};
 use maxine_state::{OptionsPolicy, ServiceKey, ServiceRef};
+use maxine_telemetry::AttemptTrail;
+use maxine_telemetry::events::shown_path;
+use maxine_telemetry::{ForwardHit, Subject};
 use maxine_view::ServiceTable;
 
 const PROXY_PREFIX: &str = "/api/maxine/serviceops/proxy/";
@@ -34,7 +34,7 @@ pub(in crate::api) fn proxied_route(path: &str) -> Option<&'static str> {
 /// Whether an `OPTIONS` request for this path goes to an instance, as the service's policy says.
 pub(in crate::api) fn forwards_options(state: &AppState, path: &str) -> bool {
     let name = path.strip_prefix(PROXY_PREFIX).and_then(|rest| rest.split('/').next());
-    let Some(service) = name.and_then(discovery::percent_decoded) else { return false };
+    let Some(service) = name.and_then(maxine_discovery::percent_decoded) else { return false };
     let reference = ServiceRef { namespace: NAMESPACE, service: &service };
     let forwards = |table: &Arc<ServiceTable>| {
         table.policy().is_some_and(|policy| policy.traffic.options == OptionsPolicy::Forward)
@@ -79,8 +79,9 @@ pub(in crate::api) async fn forward_to_instance(
         Some(at) => rest.split_at(at),
         None => (rest, ""),
     };
-    let service = discovery::percent_decoded(name).filter(|name| !name.is_empty());
-    let Some(service) = service.filter(|_| discovery::percent_decoded(raw_path).is_some()) else {
+    let service = maxine_discovery::percent_decoded(name).filter(|name| !name.is_empty());
+    let Some(service) = service.filter(|_| maxine_discovery::percent_decoded(raw_path).is_some())
+    else {
         let text = "The path has a malformed percent escape";
         return unsent(CompatError::bad_request(text).into_response());
     };

@@ -9,11 +9,11 @@ use super::json::{answer, read_object};
 use super::registration;
 use super::time::us_english;
 use crate::api::error::CompatError;
-use crate::api::{AppState, Caller, RequestContext};
+use crate::api::{AppState, CalledBy, RequestContext};
 
 pub(super) async fn register(
     State(state): State<AppState>,
-    caller: Caller,
+    CalledBy(caller): CalledBy,
     context: RequestContext,
     request: Request,
 ) -> Result<Response<Body>, CompatError> {

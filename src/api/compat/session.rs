@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use super::json::{answer, read_object, text};
 use crate::api::error::CompatError;
 use crate::api::own_password::{self, OwnPasswordError};
-use crate::api::{AppState, Caller, RequestContext};
-use crate::security::SigninError;
+use crate::api::{AppState, CalledBy, Caller, RequestContext};
+use maxine_identity::SigninError;
 
 const BOTH_NEEDED: &str = "Please provide both of these -> userName and password.";
 const PASSWORDS_NEEDED: &str = "Please provide valid existing password and new password both.";
@@ -90,7 +90,7 @@ impl From<SigninError> for CompatError {
 /// `PUT /api/maxine/change-password`: the caller's own password.
 pub(super) async fn change_password(
     State(state): State<AppState>,
-    caller: Caller,
+    CalledBy(caller): CalledBy,
     context: RequestContext,
     request: Request,
 ) -> Result<Response<Body>, CompatError> {

@@ -23,9 +23,10 @@ use crate::api::error::{CompatError, NOSNIFF, edge_error, is_native};
 use crate::api::native::put_missing_headers;
 use crate::api::pacing::{self, Streamed};
 use crate::api::{AppState, Caller, RequestContext, Via, field_names, hosts, origins};
-use crate::proxy::{AttemptTrail, ClientAddr, FieldLines};
-use crate::security::{AuthError, CookieUse};
-use crate::telemetry::{AccessRefused, FinishedRequest, Subject, TraceName};
+use maxine_gateway::{ClientAddr, FieldLines};
+use maxine_identity::{AuthError, CookieUse};
+use maxine_telemetry::AttemptTrail;
+use maxine_telemetry::{AccessRefused, FinishedRequest, Subject, TraceName};
 use maxine_view::ServiceCounter;
 
 pub(in crate::api) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
@@ -223,7 +224,8 @@ impl Shared {
         let caller = self.identify(request, access, cookie).map_err(|(error, caller)| {
             self.state.telemetry().access_refused(&AccessRefused {
                 forbidden: matches!(error, AuthError::RoleTooLow { .. }),
-                caller: &caller,
+                user: &caller.user,
+                role: caller.role,
                 method: request.method(),
                 path,
                 trace_id: &context.trace_id,

@@ -28,7 +28,7 @@ pub(super) fn is_valid_traceparent(value: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::telemetry::TraceName;
+    use maxine_telemetry::TraceName;
 
     #[test]
     fn what_is_made_is_valid() {

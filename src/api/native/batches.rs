@@ -17,7 +17,7 @@ use super::fresh::{Answered, Write};
 use super::shape::{Metadata, RegistrationBody};
 use crate::actors::registry::LeaseId;
 use crate::api::problem::Problem;
-use crate::api::{AppState, Caller};
+use crate::api::{AppState, CalledBy, Caller};
 use maxine_state::limits::{BATCH_ITEMS_MAX, check_count};
 use maxine_state::{Name, ProbeSpec, Registration, RuntimeConfig, ServiceKey};
 
@@ -132,7 +132,7 @@ pub(super) async fn register_batch(
     State(state): State<AppState>,
     _: Params<NoParams>,
     write: Write,
-    caller: Caller,
+    CalledBy(caller): CalledBy,
     JsonBody(batch): JsonBody<RegistrationBatch, BATCH_BODY_LEN_MAX>,
 ) -> Result<Json<RegistrationResults>, Problem> {
     check_count("items", batch.items.len(), BATCH_ITEMS_MAX)?;

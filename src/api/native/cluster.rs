@@ -19,9 +19,10 @@ use crate::actors::members;
 use crate::api::AppState;
 use crate::api::access::AccessMode;
 use crate::api::problem::{Problem, ProblemKind};
-use crate::backend::{AdminError, ClusterAdmin, ClusterStatus, Leadership};
+use maxine_state::Leadership;
 use maxine_state::limits::check_text;
 use maxine_state::{ControlState, Liveness, Name, Readiness, STATE_VERSION, StateDigest};
+use maxine_store::{AdminError, ClusterAdmin, ClusterStatus};
 
 /// How long a change of membership may take, in milliseconds.
 const ADMIN_TIMEOUT_MS: u64 = 30_000;

@@ -16,7 +16,6 @@ use sha2::{Digest, Sha256};
 use crate::api::AppState;
 use crate::api::body::{self, BodyError};
 use crate::api::problem::{Problem, ProblemKind};
-use crate::words;
 use maxine_state::{Actor, InstanceKey, Name, RequestId, ServiceKey};
 
 /// Largest JSON body of most routes, in bytes.
@@ -221,7 +220,7 @@ pub(super) async fn read_body(
 
 /// Reads JSON; unknown and repeated fields are refused by the types.
 pub(super) fn parse_json<'a, T: serde::Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, Problem> {
-    words::read_json(bytes).map_err(Problem::from)
+    maxine_wording::read_json(bytes).map_err(Problem::from)
 }
 
 /// What the headers of a write say besides who asks.

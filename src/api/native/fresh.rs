@@ -20,9 +20,9 @@ use super::extract::{
 use super::history_index::{HistoryIndex, history_text, history_value};
 use crate::actors::{WriteError, WriteRequest, state_version};
 use crate::api::problem::{Problem, ProblemKind};
-use crate::api::{AppState, Caller, RequestContext};
-use crate::backend::Consistency;
+use crate::api::{AppState, CalledBy, RequestContext};
 use maxine_state::{Actor, Applied, Command, ControlState, Rejection, Reply, RequestId};
+use maxine_store::Consistency;
 use maxine_view::Snapshot;
 
 /// The index of the state that answered.
@@ -232,7 +232,7 @@ impl FromRequestParts<AppState> for Write {
 
     async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Problem> {
         let conditions = WriteConditions::from_headers(&parts.headers)?;
-        let Ok(caller) = Caller::from_request_parts(parts, state).await;
+        let Ok(CalledBy(caller)) = CalledBy::from_request_parts(parts, state).await;
         let Ok(context) = RequestContext::from_request_parts(parts, state).await;
         let actor = context.actor(&caller);
         let path = parts.uri.path();

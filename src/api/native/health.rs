@@ -10,7 +10,7 @@ use super::fresh::{Fresh, Freshness};
 use super::services::find;
 use super::shape::{DrainView, HealthView};
 use crate::api::problem::Problem;
-use crate::api::{AppState, Caller, ProbeObservation, Standing};
+use crate::api::{AppState, CalledBy, ProbeObservation, Standing};
 use crate::health::ProbeFrom;
 use maxine_state::{Instance, Liveness, ProbeSpec, Readiness, Role, ServiceState};
 
@@ -53,7 +53,7 @@ pub(super) struct HealthWhy {
 pub(super) async fn instance_health(
     State(state): State<AppState>,
     fresh: Fresh,
-    caller: Caller,
+    CalledBy(caller): CalledBy,
     InstancePath(key): InstancePath,
     _: Params<NoParams>,
 ) -> Result<Response, Problem> {

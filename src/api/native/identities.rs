@@ -15,7 +15,7 @@ use super::fresh::{Fresh, Freshness, Write, Written, unexpected};
 use super::page::{self, Page};
 use crate::api::AppState;
 use crate::api::problem::{Problem, ProblemKind};
-use crate::security::PasswordError;
+use maxine_identity::PasswordError;
 use maxine_state::limits::{TEXT_LEN_MAX, check_range, check_text};
 use maxine_state::{Command, Name, Rejection, Reply, Role, SigningKey, TokenRecord, User};
 

@@ -17,7 +17,7 @@ use super::services::find;
 use super::shape::{Detail, InstanceView, RegistrationBody};
 use crate::actors::registry::Renewal;
 use crate::api::problem::{Problem, ProblemKind};
-use crate::api::{AppState, Caller};
+use crate::api::{AppState, CalledBy};
 use maxine_state::limits::{NAME_LEN_MAX, TEXT_LEN_MAX, check_text};
 use maxine_state::{
     Command, Deregistration, Instance, Liveness, Name, Readiness, Reply, ServiceState,
@@ -96,7 +96,7 @@ pub(super) async fn list_instances(
     fresh: Fresh,
     ServicePath(key): ServicePath,
     Params(query): Params<ListInstances>,
-    caller: Caller,
+    CalledBy(caller): CalledBy,
 ) -> Result<Response, Problem> {
     let detail = Detail::of(&caller);
     let limit = page::limit(query.limit)?;
@@ -132,7 +132,7 @@ pub(super) async fn get_instance(
     fresh: Fresh,
     InstancePath(key): InstancePath,
     _: Params<NoParams>,
-    caller: Caller,
+    CalledBy(caller): CalledBy,
 ) -> Result<Response, Problem> {
     let service = find(&fresh, &key.service)?;
     let instance = service.instances.get(&key.instance);
@@ -165,7 +165,7 @@ pub(super) async fn register_instance(
     InstancePath(key): InstancePath,
     _: Params<NoParams>,
     write: Write,
-    caller: Caller,
+    CalledBy(caller): CalledBy,
     JsonBody(body): JsonBody<RegistrationBody>,
 ) -> Result<Json<Registered>, Problem> {
     super::check_probe(&caller, body.probe.as_ref())?;

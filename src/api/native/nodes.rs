@@ -21,7 +21,7 @@ use super::page::Page;
 use crate::actors::peer::{PeerKind, PeerService};
 use crate::api::AppState;
 use crate::api::state::WeakState;
-use crate::backend::MemberView;
+use maxine_store::MemberView;
 
 /// How long a node may take to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(1_500);

@@ -14,12 +14,12 @@ use super::merge_patch::{self, MergePatch};
 use super::page::{self, Page};
 use super::services::find;
 use crate::api::problem::{Problem, ProblemKind};
-use crate::api::{AppState, Caller};
-use crate::words::{self, JsonFault};
+use crate::api::{AppState, CalledBy, Caller};
 use maxine_state::{
     Applied, Command, ConfigRecord, ConfigRevision, ControlState, Reply, Role, RuntimeConfig,
     ServiceKey, ServicePolicy,
 };
+use maxine_wording::{self, JsonFault};
 
 /// A policy and its revision.
 #[derive(Debug, Serialize, ToSchema)]
@@ -46,7 +46,7 @@ pub(super) fn shown_to(caller: &Caller, policy: &ServicePolicy) -> ServicePolicy
 )]
 pub(super) async fn get_policy(
     fresh: Fresh,
-    caller: Caller,
+    CalledBy(caller): CalledBy,
     ServicePath(key): ServicePath,
     _: Params<NoParams>,
 ) -> Result<Response, Problem> {
@@ -143,7 +143,7 @@ fn fields(document: &impl Serialize) -> Result<Map<String, Value>, Problem> {
 /// What a patch made of a document.
 fn parsed<T: serde::de::DeserializeOwned>(document: Value) -> Result<T, Problem> {
     serde_path_to_error::deserialize(document).map_err(|error| {
-        words::complaint(&error.path().to_string(), &error.inner().to_string()).into()
+        maxine_wording::complaint(&error.path().to_string(), &error.inner().to_string()).into()
     })
 }
 
@@ -190,7 +190,7 @@ pub(super) async fn put_config(
     write: Write,
     RawJson(bytes): RawJson<BODY_LEN_MAX>,
 ) -> Result<Response, Problem> {
-    let config: RuntimeConfig = words::read_json(&bytes).map_err(|error| {
+    let config: RuntimeConfig = maxine_wording::read_json(&bytes).map_err(|error| {
         let (JsonFault::MissingField, Some(field)) = (error.fault, &error.field) else {
             return error.into();
         };

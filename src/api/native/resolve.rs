@@ -13,9 +13,9 @@ use super::fresh::{Answered, Fresh, Freshness};
 use super::instances::none_routable;
 use crate::api::problem::Problem;
 use crate::api::{AppState, RequestContext};
-use crate::telemetry::Subject;
 use maxine_state::limits::{ADDRESS_LEN_MAX, check_text};
 use maxine_state::{Given, SelectionStrategy, ServiceKey};
+use maxine_telemetry::Subject;
 use maxine_view::ServiceTable;
 
 #[derive(Debug, Deserialize, IntoParams)]

@@ -15,7 +15,7 @@ use super::page::{self, Page};
 use super::policies::shown_to;
 use super::shape::{ServiceHealth, ServiceSummary};
 use crate::api::problem::Problem;
-use crate::api::{AppState, Caller};
+use crate::api::{AppState, CalledBy};
 use maxine_state::limits::{BATCH_ITEMS_MAX, NAME_LEN_MAX, check_text};
 use maxine_state::{
     Command, Deregistration, InstanceKey, Name, Reply, RequestId, ServiceKey, ServicePolicy,
@@ -145,7 +145,7 @@ pub(super) fn find<'a>(fresh: &'a Fresh, key: &ServiceKey) -> Result<&'a Service
 )]
 pub(super) async fn get_service(
     fresh: Fresh,
-    caller: Caller,
+    CalledBy(caller): CalledBy,
     ServicePath(key): ServicePath,
     _: Params<NoParams>,
 ) -> Result<Response, Problem> {

@@ -11,8 +11,8 @@ use super::extract::{JsonBody, NoParams, Params};
 use super::fresh::{Write, Written};
 use crate::api::own_password::{self, OwnPasswordError};
 use crate::api::problem::{Problem, ProblemKind};
-use crate::api::{AppState, Caller, RequestContext, Via, account_sign_in};
-use crate::security::{
+use crate::api::{AppState, CalledBy, Caller, RequestContext, Via, account_sign_in};
+use maxine_identity::{
     AuthError, CookieUse, PASSWORD_LEN_MAX, SESSION_COOKIE, SessionRef, SigninError,
 };
 use maxine_state::limits::{NAME_LEN_MAX, check_text};
@@ -154,7 +154,10 @@ pub(super) struct Me {
     get, path = "/api/v1/me", tag = "session", operation_id = "whoAmI",
     responses((status = 200, body = Me)),
 )]
-pub(super) async fn who_am_i(_: Params<NoParams>, caller: Caller) -> Result<Json<Me>, Problem> {
+pub(super) async fn who_am_i(
+    _: Params<NoParams>,
+    CalledBy(caller): CalledBy,
+) -> Result<Json<Me>, Problem> {
     let via = match caller.via {
         Via::Session => Some(Proof::Session),
         Via::Cookie => Some(Proof::Cookie),
@@ -188,7 +191,7 @@ pub(super) struct OwnPasswordBody {
 pub(super) async fn change_own_password(
     State(state): State<AppState>,
     _: Params<NoParams>,
-    caller: Caller,
+    CalledBy(caller): CalledBy,
     context: RequestContext,
     JsonBody(body): JsonBody<OwnPasswordBody>,
 ) -> Result<Json<Written>, Problem> {

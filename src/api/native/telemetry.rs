@@ -12,10 +12,10 @@ use super::fresh::{Fresh, Freshness, Write};
 use super::page::{self, Page};
 use crate::api::AppState;
 use crate::api::problem::{Problem, ProblemKind};
-use crate::proxy::{AttemptOutcome, AttemptRecord};
-use crate::telemetry::{Alert, AlertKind, STEP_MS, Silence, Trace, TrafficStep, TrafficSum};
 use maxine_state::limits::{TEXT_LEN_MAX, check_range, check_text};
 use maxine_state::{LimitExceeded, Name, ServiceKey};
+use maxine_telemetry::{Alert, AlertKind, STEP_MS, Silence, Trace, TrafficStep, TrafficSum};
+use maxine_telemetry::{AttemptOutcome, AttemptRecord};
 
 /// Longest silence, in milliseconds (30 days).
 const SILENCE_MS_MAX: u64 = 30 * 24 * 3_600 * 1_000;

@@ -28,8 +28,8 @@ use super::fresh::Answered;
 use super::history_index::{HistoryIndex, history_text};
 use super::shape::Detail;
 use crate::api::problem::{Problem, ProblemKind};
-use crate::api::{AppState, Caller, RequestContext};
-use crate::places::{NoPlace, Place, PlaceLimits, Places, Standing};
+use crate::api::{AppState, CalledBy, Caller, RequestContext};
+use maxine_admission::{NoPlace, Place, PlaceLimits, Places, Standing};
 use maxine_clock::Clock;
 use maxine_state::limits::check_range;
 use maxine_state::{Event, Name, Role, ServiceKey};
@@ -224,7 +224,7 @@ pub(super) async fn watch(
     State(state): State<AppState>,
     Extension(watchers): Extension<Arc<Watchers>>,
     Params(query): Params<Watch>,
-    caller: Caller,
+    CalledBy(caller): CalledBy,
     context: RequestContext,
     answered: Answered,
     headers: HeaderMap,
@@ -357,7 +357,7 @@ pub(super) async fn poll_changes(
     State(state): State<AppState>,
     Extension(watchers): Extension<Arc<Watchers>>,
     Params(query): Params<Poll>,
-    caller: Caller,
+    CalledBy(caller): CalledBy,
     context: RequestContext,
     answered: Answered,
 ) -> Result<Json<Changes>, Problem> {

@@ -15,7 +15,6 @@ use serde::{Deserialize, Serialize};
 use super::Client;
 use crate::cli::exit::CliError;
 use crate::cli::output::OutputArgs;
-use crate::words;
 use maxine_clock::Clock;
 
 /// Most nodes that one command is given.
@@ -121,7 +120,7 @@ impl ConnectArgs {
                 let full =
                     if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
                 let url = Url::parse(&full).map_err(|_| {
-                    CliError::Usage(format!("--server {text}: {}", words::not_a_url(text)))
+                    CliError::Usage(format!("--server {text}: {}", maxine_wording::not_a_url(text)))
                 })?;
                 if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
                     return Err(CliError::Usage(format!(
@@ -187,8 +186,9 @@ impl Client {
         let servers = servers
             .iter()
             .map(|text| {
-                Url::parse(text)
-                    .map_err(|_| CliError::Usage(format!("{text}: {}", words::not_a_url(text))))
+                Url::parse(text).map_err(|_| {
+                    CliError::Usage(format!("{text}: {}", maxine_wording::not_a_url(text)))
+                })
             })
             .collect::<Result<_, _>>()?;
         Self::new(servers, token, Vec::new(), timeout_ms)
@@ -224,8 +224,9 @@ impl Client {
 }
 
 fn read_file(path: &Path) -> Result<Vec<u8>, CliError> {
-    fs::read(path)
-        .map_err(|error| CliError::Usage(format!("{}: {}", path.display(), words::io(&error))))
+    fs::read(path).map_err(|error| {
+        CliError::Usage(format!("{}: {}", path.display(), maxine_wording::io(&error)))
+    })
 }
 
 /// What `maxine login` keeps.
@@ -275,7 +276,11 @@ impl Session {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => {
-                return Err(CliError::Failed(format!("{}: {}", path.display(), words::io(&error))));
+                return Err(CliError::Failed(format!(
+                    "{}: {}",
+                    path.display(),
+                    maxine_wording::io(&error)
+                )));
             }
         };
         let mode = fs::metadata(&path)?.permissions().mode();
@@ -285,7 +290,7 @@ impl Session {
                 path.display()
             )));
         }
-        words::read_json(&bytes).map(Some).map_err(|error| {
+        maxine_wording::read_json(&bytes).map(Some).map_err(|error| {
             CliError::Failed(format!("{}: {}; run `maxine logout`", path.display(), error.text))
         })
     }
@@ -297,7 +302,7 @@ impl Session {
     pub fn store(&self) -> Result<PathBuf, CliError> {
         let path = session_file()?;
         let describe = |error: std::io::Error| {
-            CliError::Failed(format!("{}: {}", path.display(), words::io(&error)))
+            CliError::Failed(format!("{}: {}", path.display(), maxine_wording::io(&error)))
         };
         if let Some(dir) = path.parent() {
             fs::create_dir_all(dir).map_err(describe)?;
@@ -326,7 +331,7 @@ impl Session {
             Ok(()) => Ok(true),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
             Err(error) => {
-                Err(CliError::Failed(format!("{}: {}", path.display(), words::io(&error))))
+                Err(CliError::Failed(format!("{}: {}", path.display(), maxine_wording::io(&error))))
             }
         }
     }

@@ -21,7 +21,6 @@ pub use problem::Problem;
 pub use sse::{EventParser, ServerEvent};
 
 use super::exit::CliError;
-use crate::words;
 use maxine_clock::Clock;
 
 /// Largest answer that is read into memory, in bytes.
@@ -454,7 +453,7 @@ impl List {
 }
 
 fn unreadable(error: &serde_json::Error) -> CliError {
-    let text = words::complaint("", &error.to_string()).text;
+    let text = maxine_wording::complaint("", &error.to_string()).text;
     CliError::Failed(format!("the node's answer cannot be read: {text}"))
 }
 

@@ -193,7 +193,7 @@ pub(super) fn restore(args: &RestoreArgs, out: &mut Output) -> Result<(), CliErr
         args.file.display()
     );
     confirm(&what, args.yes)?;
-    let index = crate::backend::backup_index(&args.file).map_err(CliError::Failed)?;
+    let index = maxine_store::backup_index(&args.file).map_err(CliError::Failed)?;
     let report = maxine_raft::offline::restore(
         &args.file,
         &args.data_dir.join(LOG_DIR),

@@ -1,0 +1,390 @@
+//! Opens connections: resolve, check the address against the egress policy, connect, TLS.
+//!
+//! Knows nothing of requests. Its caller bounds the time.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use hyper_rustls::ConfigBuilderExt;
+use rustls::ClientConfig;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject};
+use rustls::{DigitallySignedStruct, RootCertStore, SignatureScheme};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use super::egress::EgressPolicy;
+use super::error::{ProxyError, TlsFailure};
+use super::lookup::{Asker, Lookups};
+use super::target::UpstreamAddress;
+use super::wire::{Wire, WireState};
+
+/// Most addresses of one name that are tried.
+const RESOLVED_MAX: usize = 8;
+/// How long an address of several is tried alone before the next is tried beside it (RFC 8305,
+/// section 5).
+const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
+
+/// Whose signatures on instances' certificates are believed.
+#[derive(Clone, Debug, Default)]
+pub enum TlsRoots {
+    /// The machine's certificate store; the built-in web roots where it has none.
+    #[default]
+    System,
+    /// These certificates, in PEM.
+    Pem(Vec<u8>),
+}
+
+/// The roots cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("trusted roots for upstream TLS: {0}")]
+pub struct TlsRootsError(String);
+
+/// A byte stream to an instance.
+pub enum Stream {
+    /// Without TLS.
+    Plain(Wire),
+    /// With TLS.
+    Tls(Box<TlsStream<Wire>>),
+}
+
+impl Stream {
+    /// What is known of the bytes on the wire, for as long as the stream lives and after.
+    pub fn wire(&self) -> &Arc<WireState> {
+        match self {
+            Self::Plain(wire) => wire.state(),
+            Self::Tls(tls) => tls.get_ref().0.state(),
+        }
+    }
+}
+
+/// Opens connections.
+#[derive(Clone)]
+pub struct Connector {
+    egress: Arc<EgressPolicy>,
+    lookups: Lookups,
+    verified: Arc<ClientConfig>,
+    unverified: Arc<ClientConfig>,
+}
+
+/// What to speak once connected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Security {
+    /// Whether any certificate will do.
+    pub insecure: bool,
+    /// Whether HTTP/2 is wanted.
+    pub http2: bool,
+}
+
+impl Connector {
+    /// Connects where `egress` allows it, and believes the certificates of `roots`.
+    pub fn new(egress: EgressPolicy, roots: &TlsRoots) -> Result<Self, TlsRootsError> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let failed = |error: rustls::Error| TlsRootsError(error.to_string());
+        let builder = || {
+            ClientConfig::builder_with_provider(Arc::clone(&provider))
+                .with_safe_default_protocol_versions()
+                .map_err(failed)
+        };
+        let verified = match roots {
+            TlsRoots::System => match builder()?.with_native_roots() {
+                Ok(config) => config.with_no_client_auth(),
+                Err(_) => builder()?.with_webpki_roots().with_no_client_auth(),
+            },
+            TlsRoots::Pem(pem) => {
+                let mut store = RootCertStore::empty();
+                for cert in CertificateDer::pem_slice_iter(pem) {
+                    let cert = cert.map_err(|error| TlsRootsError(error.to_string()))?;
+                    store.add(cert).map_err(failed)?;
+                }
+                if store.is_empty() {
+                    return Err(TlsRootsError("no certificate in the PEM text".into()));
+                }
+                builder()?.with_root_certificates(store).with_no_client_auth()
+            }
+        };
+        let unverified = builder()?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(AnyCertificate(Arc::clone(&provider))))
+            .with_no_client_auth();
+        Ok(Self {
+            egress: Arc::new(egress),
+            lookups: Lookups::new(),
+            verified: Arc::new(verified),
+            unverified: Arc::new(unverified),
+        })
+    }
+
+    /// Connects. May be dropped at any time.
+    pub async fn connect(
+        &self,
+        to: &UpstreamAddress,
+        security: Security,
+        asker: Asker<'_>,
+    ) -> Result<Stream, ProxyError> {
+        let wire = Wire::new(self.connect_tcp(&to.host, to.port, asker).await?);
+        if !to.https {
+            return Ok(Stream::Plain(wire));
+        }
+        let base = if security.insecure { &self.unverified } else { &self.verified };
+        let mut config = ClientConfig::clone(base);
+        let protocol: &[u8] = if security.http2 { b"h2" } else { b"http/1.1" };
+        config.alpn_protocols = vec![protocol.to_vec()];
+        let name = ServerName::try_from(to.host.clone())
+            .map_err(|_| ProxyError::Tls(TlsFailure::WrongName))?;
+        let tls = TlsConnector::from(Arc::new(config));
+        let stream = tls.connect(name, wire).await.map_err(|error| {
+            tracing::debug!(host = %to.host, %error, "tls handshake with an upstream failed");
+            ProxyError::Tls(tls_failure(&error))
+        })?;
+        if security.http2 && stream.get_ref().1.alpn_protocol() != Some(b"h2") {
+            return Err(ProxyError::Tls(TlsFailure::NoHttp2));
+        }
+        Ok(Stream::Tls(Box::new(stream)))
+    }
+
+    /// A TCP connection to the first of the host's addresses that takes it.
+    pub async fn connect_tcp(
+        &self,
+        host: &str,
+        port: u16,
+        asker: Asker<'_>,
+    ) -> Result<TcpStream, ProxyError> {
+        if let Ok(ip) = host.parse::<IpAddr>() {
+            return self.connect_ip(SocketAddr::new(ip, port)).await;
+        }
+        let found = self.lookups.resolve(host, asker).await?;
+        let found = found.iter().take(RESOLVED_MAX).map(|ip| SocketAddr::new(*ip, port));
+        self.connect_first(alternating(found)).await
+    }
+
+    /// Tries one address after the other, each beside those that have not answered yet; the first
+    /// connection wins (RFC 8305). An address that swallows packets costs one delay.
+    async fn connect_first(&self, addresses: Vec<SocketAddr>) -> Result<TcpStream, ProxyError> {
+        let mut untried = addresses.into_iter();
+        let mut attempts = FuturesUnordered::new();
+        let mut last = ProxyError::Resolve;
+        loop {
+            match untried.next() {
+                Some(address) => attempts.push(self.connect_ip(address)),
+                None if attempts.is_empty() => return Err(last),
+                None => {}
+            }
+            tokio::select! {
+                biased;
+                Some(done) = attempts.next() => match done {
+                    Ok(stream) => return Ok(stream),
+                    Err(error) => last = error,
+                },
+                () = tokio::time::sleep(ATTEMPT_DELAY), if untried.len() > 0 => {}
+            }
+        }
+    }
+
+    async fn connect_ip(&self, address: SocketAddr) -> Result<TcpStream, ProxyError> {
+        self.egress.check_connection(address, &self.lookups).await?;
+        let stream = TcpStream::connect(address).await.map_err(|_| ProxyError::Connect)?;
+        // Small messages must not wait for one another.
+        stream.set_nodelay(true).map_err(|_| ProxyError::Connect)?;
+        Ok(stream)
+    }
+}
+
+/// The addresses with the families alternating, the resolver's first one first (RFC 8305, section 4).
+fn alternating(found: impl Iterator<Item = SocketAddr>) -> Vec<SocketAddr> {
+    let all: Vec<SocketAddr> = found.collect();
+    let first_is_v6 = all.first().is_some_and(SocketAddr::is_ipv6);
+    let (mut one, mut other): (Vec<_>, Vec<_>) =
+        all.into_iter().partition(|address| address.is_ipv6() == first_is_v6);
+    one.reverse();
+    other.reverse();
+    let mut order = Vec::with_capacity(one.len() + other.len());
+    while !(one.is_empty() && other.is_empty()) {
+        order.extend(one.pop());
+        order.extend(other.pop());
+    }
+    order
+}
+
+/// Why a handshake failed, in the words of [`TlsFailure`].
+fn tls_failure(error: &io::Error) -> TlsFailure {
+    use rustls::{CertificateError as Bad, Error};
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>());
+    match inner {
+        Some(Error::InvalidCertificate(bad)) => match bad {
+            Bad::Expired | Bad::ExpiredContext { .. } => TlsFailure::Expired,
+            Bad::NotValidYet | Bad::NotValidYetContext { .. } => TlsFailure::NotYetValid,
+            Bad::NotValidForName | Bad::NotValidForNameContext { .. } => TlsFailure::WrongName,
+            Bad::UnknownIssuer => TlsFailure::UnknownAuthority,
+            Bad::Revoked => TlsFailure::Revoked,
+            _ => TlsFailure::BadCertificate,
+        },
+        Some(Error::InvalidMessage(_)) => TlsFailure::NotTls,
+        Some(Error::AlertReceived(_)) => TlsFailure::Refused,
+        Some(Error::PeerIncompatible(_)) => TlsFailure::Incompatible,
+        Some(_) => TlsFailure::Protocol,
+        None => TlsFailure::Broken,
+    }
+}
+
+/// Takes any certificate, for services whose policy says so; signatures are still checked.
+#[derive(Debug)]
+struct AnyCertificate(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for AnyCertificate {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        verify_tls12_signature(message, cert, signature, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        verify_tls13_signature(message, cert, signature, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Plain(stream) => stream.is_write_vectored(),
+            Self::Tls(stream) => stream.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicBool;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_name_is_judged_by_what_it_resolves_to() {
+        // Registration never saw this address: the name alone tells nothing.
+        let policy = EgressPolicy::new(vec![], vec![], false);
+        let connector = Connector::new(policy, &TlsRoots::System).unwrap();
+        let refused =
+            connector.connect_tcp("localhost", 9, Asker::node(&AtomicBool::new(false))).await;
+        assert!(matches!(refused, Err(ProxyError::Egress(_))), "{:?}", refused.err());
+    }
+
+    #[test]
+    fn the_families_of_a_names_addresses_alternate() {
+        let address = |text: &str| text.parse::<SocketAddr>().unwrap();
+        let (a, b, c) = (address("[::1]:1"), address("[::2]:1"), address("[::3]:1"));
+        let (x, y) = (address("1.1.1.1:1"), address("2.2.2.2:1"));
+        assert_eq!(alternating([a, b, c, x, y].into_iter()), [a, x, b, y, c]);
+        assert_eq!(alternating([x, a, y].into_iter()), [x, a, y]);
+        assert_eq!(alternating([x, y].into_iter()), [x, y]);
+    }
+
+    /// An address whose packets go nowhere: a listener that accepts nothing and whose queue is full.
+    async fn swallowing() -> (std::net::TcpListener, Vec<TcpStream>) {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let listener = socket.listen(0).unwrap().into_std().unwrap();
+        let mut held = Vec::new();
+        let patience = Duration::from_millis(200);
+        let address = listener.local_addr().unwrap();
+        while let Ok(stream) = tokio::time::timeout(patience, TcpStream::connect(address)).await {
+            held.push(stream.unwrap());
+        }
+        (listener, held)
+    }
+
+    #[tokio::test]
+    async fn of_two_addresses_one_that_swallows_packets_costs_one_delay() {
+        let (swallowing, _held) = swallowing().await;
+        let live = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addresses = vec![swallowing.local_addr().unwrap(), live.local_addr().unwrap()];
+        let connector =
+            Connector::new(EgressPolicy::new(vec![], vec![], true), &TlsRoots::System).unwrap();
+        let within = Duration::from_millis(1_500);
+        let stream = tokio::time::timeout(within, connector.connect_first(addresses)).await;
+        let stream = stream.expect("the second address is tried beside the first").unwrap();
+        assert_eq!(stream.peer_addr().unwrap(), live.local_addr().unwrap());
+    }
+}

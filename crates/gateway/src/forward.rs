@@ -1,0 +1,704 @@
+//! The way of one request: checks, choice, attempts, answer.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use axum::body::{Body as AxumBody, HttpBody};
+use futures::future::{Either, select};
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+use hyper::http::uri::PathAndQuery;
+use hyper::{Request, Response, StatusCode};
+use maxine_balance::{Draw, HashInput, Pick};
+use tokio::time::Instant;
+
+use super::body::{Progress, ResponseBody, ResponseWatch, timer_now};
+use super::client::ClientAddr;
+use super::compiled::{CompiledPolicy, StickyCookie};
+use super::error::ProxyError;
+use super::exchange::{Answer, Exchange, Times};
+use super::interim::InterimSink;
+use super::metrics::RequestRecord;
+use super::pick::{NoPick, PickInput};
+use super::prefix::PrefixMap;
+use super::request::{self, BodyPlan, Head, Inbound, Outgoing};
+use super::runtime::ServiceRuntime;
+use super::slots::Holder;
+use super::target::RequestTarget;
+use super::tunnel::{self, TunnelHold};
+use super::upstream::Upstream;
+use super::{Forwarder, Inner, framing, headers};
+use maxine_state::{Instance, RateLimitScope, ServiceKey};
+use maxine_telemetry::{AttemptOutcome, AttemptRecord, AttemptTrail};
+
+/// The stable code of what went wrong.
+const X_MAXINE_ERROR: HeaderName = HeaderName::from_static("x-maxine-error");
+/// How many attempts were made.
+const X_MAXINE_ATTEMPTS: HeaderName = HeaderName::from_static("x-maxine-attempts");
+
+/// Longest body that is taken in whole before it is sent, in bytes: longer ones are streamed.
+const SMALL_LEN_MAX: u64 = 16 * 1_024;
+
+/// What is to be done with a request.
+#[derive(Clone, Debug)]
+pub struct ForwardContext {
+    /// The service to forward to.
+    pub service: ServiceKey,
+    /// The raw path after the service's name, escapes kept: empty, `/`, or `/x`.
+    pub raw_path: String,
+    /// The raw query, without its question mark.
+    pub raw_query: Option<String>,
+    /// The path that clients reach the service below, without a slash behind, where there is one.
+    pub prefix: Option<String>,
+    /// Where the request came from.
+    pub client: ClientAddr,
+    /// Whether the client came over TLS.
+    pub https: bool,
+    /// Largest request body, in bytes; `None` for no limit.
+    pub body_len_max: Option<u64>,
+    /// Fields that replace the request's own of their name: trace id and `traceparent`.
+    pub trace: Vec<(HeaderName, HeaderValue)>,
+    /// Whether `Trailer` goes through, so that HTTP/1 carries trailers; the compatible API drops it.
+    pub keep_trailer: bool,
+    /// Where interim answers go, for a client that takes them.
+    pub interim: Option<InterimSink>,
+}
+
+/// The instance that answered, or was tried last.
+#[derive(Clone, Debug)]
+pub struct Chosen {
+    /// Which one.
+    pub instance: Arc<Instance>,
+    /// Which of its `weight` shares this turn was, from 0.
+    pub share: u32,
+    /// Path, the instance's base path included, and query as it was asked.
+    pub target: PathAndQuery,
+}
+
+/// What became of a request.
+#[derive(Debug)]
+pub struct Forwarded {
+    /// The answer, the instance's or the proxy's own.
+    pub response: Response<AxumBody>,
+    /// The instance, if one was chosen.
+    pub chosen: Option<Chosen>,
+    /// The error, where the proxy answers itself.
+    pub error: Option<ProxyError>,
+    /// Attempts made.
+    pub attempts: u32,
+    /// What became of each.
+    pub trail: AttemptTrail,
+}
+
+/// One request between its arrival and its last byte.
+pub(crate) struct InFlightGuard(Arc<Inner>);
+
+impl InFlightGuard {
+    fn enter(forwarder: &Forwarder) -> Self {
+        forwarder.0.requests_in_flight.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(&forwarder.0))
+    }
+}
+
+impl Drop for InFlightGuard {
+    fn drop(&mut self) {
+        self.0.requests_in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// What the attempts of one request share.
+struct Attempts<'a> {
+    runtime: &'a ServiceRuntime,
+    holder: Holder,
+    head: Head,
+    body: Outgoing,
+    progress: Arc<Progress>,
+    draw: Draw,
+    /// The instance that the sticky cookie names.
+    sticky: Option<u64>,
+    deadline: Option<Instant>,
+    body_limit: u64,
+    tried: Vec<usize>,
+    made: u32,
+    last: Option<Pick>,
+    /// What the last one was asked.
+    path: Option<PathAndQuery>,
+    interim: Option<InterimSink>,
+    /// The path that clients reach the service below.
+    prefix: Option<String>,
+    trail: AttemptTrail,
+}
+
+impl Forwarder {
+    /// Forwards a request. The future may be dropped at any time, which aborts the attempt.
+    pub async fn forward(
+        &self,
+        context: ForwardContext,
+        mut request: Request<AxumBody>,
+    ) -> Forwarded {
+        let started_us = self.0.clock.monotonic_us();
+        let in_flight_guard = InFlightGuard::enter(self);
+        let client_upgrade = request
+            .headers()
+            .contains_key(header::UPGRADE)
+            .then(|| hyper::upgrade::on(&mut request));
+        let runtime = self.runtime(context.service.as_ref());
+        let mut forwarded = match &runtime {
+            None => Forwarded::failed(ProxyError::NoInstance, None, 0),
+            Some(runtime) => {
+                let begun = self.begin(runtime, &context, request).await;
+                match begun {
+                    Err(error) => Forwarded::failed(error, None, 0),
+                    Ok(mut attempts) => {
+                        let outcome = self.attempt_all(&mut attempts).await;
+                        let chosen = attempts.chosen();
+                        let trail = std::mem::take(&mut attempts.trail);
+                        let mut forwarded = match outcome {
+                            Err(error) => Forwarded::failed(error, chosen, attempts.made),
+                            Ok(answer) => self.deliver(
+                                &attempts,
+                                answer,
+                                chosen,
+                                client_upgrade,
+                                in_flight_guard,
+                            ),
+                        };
+                        forwarded.trail = trail;
+                        forwarded
+                    }
+                }
+            }
+        };
+        if let Some(policy) = runtime.as_ref().and_then(|r| r.policy.response_rules.as_ref())
+            && forwarded.error.is_none()
+        {
+            policy.apply(forwarded.response.headers_mut());
+        }
+        let elapsed_us = self.0.clock.monotonic_us().saturating_sub(started_us);
+        self.0.metrics.request(&RequestRecord {
+            service: &context.service,
+            instance: forwarded.chosen.as_ref().map(|chosen| &chosen.instance.registration.id),
+            status: forwarded.response.status().as_u16(),
+            error: forwarded.error.as_ref().map(ProxyError::code),
+            attempts: forwarded.attempts,
+            elapsed: Duration::from_micros(elapsed_us),
+        });
+        forwarded
+    }
+
+    /// Everything before the first attempt.
+    async fn begin<'a>(
+        &self,
+        runtime: &'a ServiceRuntime,
+        context: &ForwardContext,
+        request: Request<AxumBody>,
+    ) -> Result<Attempts<'a>, ProxyError> {
+        if self.0.stopping.load(Ordering::Relaxed) {
+            return Err(ProxyError::Stopping);
+        }
+        let policy = &runtime.policy;
+        let target = RequestTarget::new(&context.raw_path, context.raw_query.as_deref())?;
+        let (parts, body) = request.into_parts();
+        let client = context.client;
+        let holder = Holder::of(&client);
+        self.check_rate(runtime, client.ip)?;
+        let queries = [target.query(), parts.uri.query()].map(Option::unwrap_or_default);
+        let input = HashInput { address: client.ip, fields: &parts.headers, queries, key: None };
+        let draw = runtime.table.draw(&input, fastrand::u64(..));
+        let sticky = request::sticky_instance(policy.sticky.as_ref(), &parts.headers);
+        let inbound = Inbound {
+            client,
+            https: context.https,
+            trace: &context.trace,
+            keep_trailer: context.keep_trailer,
+            version: parts.version,
+            prefix: context.prefix.as_deref(),
+        };
+        let head =
+            Head::prepare(parts.method, &parts.uri, target, parts.headers, &inbound, policy)?;
+        let progress = Arc::new(Progress::default());
+        let mirrored = Self::wants_mirror(runtime, &head);
+        let body_limit = context.body_len_max.unwrap_or(u64::MAX);
+        let plan = BodyPlan {
+            keep_max: keep_max(policy, &head, mirrored, &body),
+            limit: body_limit,
+            idle: policy.idle,
+        };
+        let body = Outgoing::prepare(body, &plan, &progress, &self.0.clock).await?;
+        if mirrored {
+            self.mirror(runtime, &head, &body, &client);
+        }
+        if let Some(retries) = &policy.retries {
+            runtime.shared.retry_budget.earn(retries.budget_percent);
+        }
+        if let Some(hedging) = &policy.hedging {
+            runtime.shared.hedge_budget.earn(hedging.budget_percent);
+        }
+        Ok(Attempts {
+            runtime,
+            holder,
+            head,
+            body,
+            progress,
+            draw,
+            sticky,
+            deadline: policy.total.map(|total| timer_now() + total),
+            body_limit,
+            tried: Vec::new(),
+            made: 0,
+            last: None,
+            path: None,
+            interim: context.interim.clone(),
+            prefix: context.prefix.clone(),
+            trail: AttemptTrail::default(),
+        })
+    }
+
+    fn check_rate(&self, runtime: &ServiceRuntime, client: IpAddr) -> Result<(), ProxyError> {
+        let Some((shape, scope)) = runtime.policy.rate else { return Ok(()) };
+        let now_us = self.0.clock.monotonic_us();
+        let taken = match scope {
+            RateLimitScope::Service => runtime.shared.rate.take(now_us, shape),
+            RateLimitScope::Client => runtime.shared.client_rates().take(client, now_us, shape),
+        };
+        taken.map_err(|wait_us| ProxyError::RateLimited { retry_after_ms: wait_us.div_ceil(1_000) })
+    }
+
+    /// Attempts until one is answered or no more may be made.
+    async fn attempt_all(&self, attempts: &mut Attempts<'_>) -> Result<Answer, ProxyError> {
+        loop {
+            let outcome = self.attempt(attempts).await;
+            let reason = match &outcome {
+                Ok(answer) => {
+                    let status = answer.response.status();
+                    let retries = attempts.runtime.policy.retries.as_ref();
+                    if !retries.is_some_and(|retries| retries.has_status(status)) {
+                        return outcome;
+                    }
+                    None
+                }
+                Err(error) => Some(error.clone()),
+            };
+            if !self.may_retry(attempts, reason.as_ref()) {
+                return outcome;
+            }
+            let label = match (&reason, &outcome) {
+                (Some(error), _) => error.code(),
+                (None, _) => "status",
+            };
+            self.0.metrics.retry(attempts.runtime.table.key(), label);
+            // Drops the answer that is not wanted, and its connection with it.
+            drop(outcome);
+            self.back_off(attempts).await?;
+        }
+    }
+
+    fn may_retry(&self, attempts: &Attempts<'_>, error: Option<&ProxyError>) -> bool {
+        let Some(retries) = &attempts.runtime.policy.retries else { return false };
+        if attempts.made >= retries.attempts || !attempts.body.is_there() {
+            return false;
+        }
+        let repeatable = retries.methods.has(&attempts.head.method)
+            && attempts.body.is_repeatable()
+            && attempts.body.kept_len() <= retries.body_len_max;
+        let allowed = match error {
+            Some(error) if error.is_before_sending() => retries.on_connect,
+            Some(ProxyError::Reset | ProxyError::BadResponse) => retries.on_reset && repeatable,
+            Some(ProxyError::ResponseTimeout) => retries.on_timeout && repeatable,
+            Some(_) => false,
+            None => repeatable,
+        };
+        let now_us = self.0.clock.monotonic_us();
+        allowed && attempts.runtime.shared.retry_budget.spend(now_us, retries.budget_min_per_s)
+    }
+
+    /// Waits with full jitter; not at all before an instance that was not tried yet is asked for
+    /// the first time.
+    async fn back_off(&self, attempts: &mut Attempts<'_>) -> Result<(), ProxyError> {
+        let Some(retries) = &attempts.runtime.policy.retries else { return Ok(()) };
+        let untried = attempts.tried.len() < attempts.runtime.upstreams.len();
+        if attempts.made == 1 && untried {
+            return Ok(());
+        }
+        let doubled = retries.backoff_base_ms.saturating_mul(1 << (attempts.made - 1).min(16));
+        let pause_ms = fastrand::u64(0..=doubled.min(retries.backoff_max_ms));
+        let pause = Duration::from_millis(pause_ms);
+        if attempts.deadline.is_some_and(|deadline| timer_now() + pause >= deadline) {
+            return Err(ProxyError::TotalTimeout);
+        }
+        tokio::time::sleep(pause).await;
+        Ok(())
+    }
+
+    /// One attempt, hedged where the policy says so.
+    async fn attempt(&self, attempts: &mut Attempts<'_>) -> Result<Answer, ProxyError> {
+        attempts.made += 1;
+        let picked = self.pick(attempts)?;
+        let hedging = attempts.runtime.policy.hedging.as_ref().filter(|hedging| {
+            hedging.methods.has(&attempts.head.method)
+                && matches!(attempts.body, Outgoing::Empty)
+                && attempts.head.upgrade.is_none()
+        });
+        let Some(after) = hedging.map(|hedging| hedging.after) else {
+            // The headers are copied only where another attempt could follow.
+            let more = attempts
+                .runtime
+                .policy
+                .retries
+                .as_ref()
+                .is_some_and(|retries| attempts.made < retries.attempts);
+            let headers = if more {
+                attempts.head.headers.clone()
+            } else {
+                std::mem::take(&mut attempts.head.headers)
+            };
+            let started_us = self.0.clock.monotonic_us();
+            let outcome = self.exchange(attempts, picked, headers).await;
+            self.note(attempts, picked, started_us, outcome_of(&outcome));
+            return outcome;
+        };
+        self.hedged(attempts, picked, after).await
+    }
+
+    /// Keeps what became of an attempt that ends now.
+    fn note(
+        &self,
+        attempts: &mut Attempts<'_>,
+        picked: Pick,
+        started_us: u64,
+        outcome: AttemptOutcome,
+    ) {
+        attempts.trail.push(AttemptRecord {
+            instance: Arc::clone(&attempts.runtime.upstreams[picked.position].instance),
+            started_us,
+            duration_us: self.0.clock.monotonic_us().saturating_sub(started_us),
+            outcome,
+        });
+    }
+
+    fn pick(&self, attempts: &mut Attempts<'_>) -> Result<Pick, ProxyError> {
+        let runtime = attempts.runtime;
+        let input = PickInput {
+            now_ms: self.0.clock.monotonic_ms(),
+            // A further attempt draws anew; its caller is the same.
+            draw: Draw { random: fastrand::u64(..), ..attempts.draw },
+            sticky: attempts.sticky,
+            tried: &attempts.tried,
+        };
+        let picked =
+            runtime.picker.pick(&runtime.table, &runtime.upstreams, &input).map_err(|none| {
+                match none {
+                    NoPick::NoInstance => ProxyError::NoInstance,
+                    NoPick::AllGated => ProxyError::CircuitOpen,
+                }
+            })?;
+        if runtime.policy.retries.is_some() || runtime.policy.hedging.is_some() {
+            attempts.tried.push(picked.position);
+        }
+        attempts.last = Some(picked);
+        Ok(picked)
+    }
+
+    fn times(&self, attempts: &Attempts<'_>) -> Times {
+        let policy = &attempts.runtime.policy;
+        let per_try = policy.retries.as_ref().and_then(|retries| retries.per_try);
+        Times {
+            connect: policy.connect,
+            response: per_try.map_or(policy.response, |per_try| per_try.min(policy.response)),
+            idle: policy.idle,
+            deadline: attempts.deadline,
+        }
+    }
+
+    async fn exchange(
+        &self,
+        attempts: &mut Attempts<'_>,
+        picked: Pick,
+        headers: HeaderMap,
+    ) -> Result<Answer, ProxyError> {
+        let times = self.times(attempts);
+        let upstream = &attempts.runtime.upstreams[picked.position];
+        let path = upstream.path_and_query(&attempts.head.target)?;
+        attempts.path = Some(path.clone());
+        let exchange = Exchange {
+            upstream,
+            holder: attempts.holder,
+            head: &attempts.head,
+            path,
+            times,
+            clock: &self.0.clock,
+            progress: &attempts.progress,
+            body_limit: attempts.body_limit,
+            interim: attempts.interim.as_ref(),
+        };
+        let outcome = exchange.run(headers, &mut attempts.body).await;
+        self.ring(attempts.runtime, picked.position);
+        outcome
+    }
+
+    /// Wakes the proxy actor where failures in a row reached the breaker's limit.
+    fn ring(&self, runtime: &ServiceRuntime, position: usize) {
+        if let Some(breaker) = runtime.policy.breaker() {
+            let in_a_row = runtime.upstreams[position].signals.counts().bad_in_a_row;
+            if breaker.consecutive_failures != 0 && in_a_row >= breaker.consecutive_failures {
+                self.0.alarm.notify_one();
+            }
+        }
+    }
+
+    /// Sends a second request when the first takes long; the first good answer wins.
+    async fn hedged(
+        &self,
+        attempts: &mut Attempts<'_>,
+        first: Pick,
+        after: Duration,
+    ) -> Result<Answer, ProxyError> {
+        let times = self.times(attempts);
+        let (clock, runtime, holder) = (&self.0.clock, attempts.runtime, attempts.holder);
+        let attempt_on = |upstream: Arc<Upstream>, head: &Head, progress: Arc<Progress>| {
+            let headers = head.headers.clone();
+            let head = Head {
+                method: head.method.clone(),
+                target: head.target.clone(),
+                headers: HeaderMap::new(),
+                upgrade: None,
+                takes_trailers: head.takes_trailers,
+                expects_continue: false,
+                announces_empty: head.announces_empty,
+                asked_host: None,
+            };
+            Box::pin(async move {
+                let exchange = Exchange {
+                    upstream: &upstream,
+                    holder,
+                    head: &head,
+                    path: upstream.path_and_query(&head.target)?,
+                    times,
+                    clock,
+                    progress: &progress,
+                    body_limit: u64::MAX,
+                    // Hints of two instances would contradict each other.
+                    interim: None,
+                };
+                exchange.run(headers, &mut Outgoing::Empty).await
+            })
+        };
+        let leader = Arc::clone(&runtime.upstreams[first.position]);
+        let first_us = clock.monotonic_us();
+        let mut primary = attempt_on(leader, &attempts.head, Arc::default());
+        tokio::select! {
+            biased;
+            done = &mut primary => {
+                self.ring(runtime, first.position);
+                self.note(attempts, first, first_us, outcome_of(&done));
+                return done;
+            }
+            () = tokio::time::sleep(after) => {}
+        }
+        let affordable = runtime.shared.hedge_budget.spend(clock.monotonic_us(), 0);
+        let second = if affordable { self.pick(attempts).ok() } else { None };
+        let Some(second) = second.filter(|second| second.position != first.position) else {
+            attempts.last = Some(first);
+            let outcome = primary.await;
+            self.note(attempts, first, first_us, outcome_of(&outcome));
+            return outcome;
+        };
+        self.0.metrics.hedge(runtime.table.key());
+        let other = Arc::clone(&runtime.upstreams[second.position]);
+        let second_us = clock.monotonic_us();
+        let secondary = attempt_on(other, &attempts.head, Arc::default());
+        let (first, second) = ((first, first_us), (second, second_us));
+        // Whoever is done first, and who is left if that was no answer.
+        let (done, ender, other, left) = match select(primary, secondary).await {
+            Either::Left((done, secondary)) => (done, first, second, secondary),
+            Either::Right((done, primary)) => (done, second, first, primary),
+        };
+        self.note(attempts, ender.0, ender.1, outcome_of(&done));
+        let (outcome, winner) = if done.is_ok() {
+            drop(left);
+            self.note(attempts, other.0, other.1, AttemptOutcome::LostHedge);
+            (done, ender.0)
+        } else {
+            let outcome = left.await;
+            self.note(attempts, other.0, other.1, outcome_of(&outcome));
+            (outcome, other.0)
+        };
+        attempts.last = Some(winner);
+        outcome
+    }
+
+    /// Makes the client's response out of the instance's.
+    fn deliver(
+        &self,
+        attempts: &Attempts<'_>,
+        answer: Answer,
+        chosen: Option<Chosen>,
+        client_upgrade: Option<hyper::upgrade::OnUpgrade>,
+        in_flight_guard: InFlightGuard,
+    ) -> Forwarded {
+        let Answer { mut response, lease, in_flight } = answer;
+        let made = attempts.made;
+        let policy = &attempts.runtime.policy;
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            let protocol = response.headers().get(header::UPGRADE).cloned();
+            let protocol = protocol.filter(|taken| {
+                attempts.head.upgrade.as_ref().is_some_and(|o| headers::was_offered(o, taken))
+            });
+            let (Some(protocol), Some(client)) = (protocol, client_upgrade) else {
+                in_flight.broke(&ProxyError::BadResponse);
+                return Forwarded::failed(ProxyError::BadResponse, chosen, made);
+            };
+            let upstream = hyper::upgrade::on(&mut response);
+            let hold: TunnelHold = (lease, in_flight, in_flight_guard);
+            self.0.tasks.spawn(tunnel::run(client, upstream, policy.idle, hold));
+            let (mut parts, _) = response.into_parts();
+            headers::strip_hop_by_hop(&mut parts.headers, false);
+            parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+            parts.headers.insert(header::UPGRADE, protocol);
+            parts.version = hyper::Version::HTTP_11;
+            let response = Response::from_parts(parts, AxumBody::empty());
+            let trail = AttemptTrail::default();
+            return Forwarded { response, chosen, error: None, attempts: made, trail };
+        }
+        let (mut parts, incoming) = response.into_parts();
+        if !framing::has_no_coding_but_chunks(&parts.headers) {
+            in_flight.broke(&ProxyError::BadResponse);
+            return Forwarded::failed(ProxyError::BadResponse, chosen, made);
+        }
+        // A length beside another framing, or of what has no content, means nothing, and must not be sent on
+        // as if it did.
+        if parts.headers.contains_key(header::TRANSFER_ENCODING)
+            || parts.status == StatusCode::NO_CONTENT
+        {
+            parts.headers.remove(header::CONTENT_LENGTH);
+        }
+        framing::say_length_once(&mut parts.headers);
+        // RFC 9110 section 15.5.22: this answer says which protocol would do.
+        let wanted = (parts.status == StatusCode::UPGRADE_REQUIRED)
+            .then(|| parts.headers.get(header::UPGRADE).cloned())
+            .flatten();
+        headers::strip_hop_by_hop(&mut parts.headers, attempts.head.takes_trailers);
+        if let Some(protocol) = wanted {
+            parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+            parts.headers.insert(header::UPGRADE, protocol);
+        }
+        parts.version = hyper::Version::HTTP_11;
+        parts.extensions.clear();
+        attempts.map_prefix(&mut parts.headers);
+        self.stick(attempts, policy, &mut parts.headers);
+        let watch = ResponseWatch {
+            lease,
+            in_flight,
+            idle: policy.idle,
+            deadline: attempts.deadline,
+            in_flight_guard,
+        };
+        let response = Response::from_parts(parts, ResponseBody::wrap(incoming, watch));
+        let trail = AttemptTrail::default();
+        Forwarded { response, chosen, error: None, attempts: made, trail }
+    }
+
+    fn stick(&self, attempts: &Attempts<'_>, policy: &CompiledPolicy, headers: &mut HeaderMap) {
+        let Some(StickyCookie { name, max_age_s }) = &policy.sticky else { return };
+        let Some(picked) = attempts.last else { return };
+        let hash = attempts.runtime.upstreams[picked.position].name_hash;
+        if attempts.sticky == Some(hash) {
+            return;
+        }
+        let age = if *max_age_s > 0 { format!("; Max-Age={max_age_s}") } else { String::new() };
+        let cookie = format!("{name}={hash:016x}; Path=/; HttpOnly; SameSite=Lax{age}");
+        if let Ok(value) = HeaderValue::try_from(cookie) {
+            headers.append(header::SET_COOKIE, value);
+        }
+    }
+}
+
+fn outcome_of(outcome: &Result<Answer, ProxyError>) -> AttemptOutcome {
+    match outcome {
+        Ok(answer) => AttemptOutcome::Answered(answer.response.status()),
+        Err(error) => AttemptOutcome::Failed(error.code()),
+    }
+}
+
+/// Largest body to keep, where it may have to be sent again.
+fn keep_max(policy: &CompiledPolicy, head: &Head, mirrored: bool, body: &AxumBody) -> Option<u64> {
+    // A small one is kept anyway: it may have to go out again on a new connection.
+    let small = body.size_hint().exact().filter(|len| *len <= SMALL_LEN_MAX);
+    let for_retries = policy
+        .retries
+        .as_ref()
+        .filter(|retries| retries.attempts > 1 && retries.methods.has(&head.method))
+        .map(|retries| retries.body_len_max);
+    let for_mirror = policy.mirror().filter(|_| mirrored).map(|mirror| mirror.body_len_max);
+    // A client that waits for `100 Continue` is answered by the instance, not by gathering.
+    if head.expects_continue {
+        None
+    } else {
+        for_retries.max(for_mirror).max(small).filter(|max| *max > 0)
+    }
+}
+
+impl Attempts<'_> {
+    /// Has the paths in an answer lead through the proxy, where the policy says so.
+    fn map_prefix(&self, headers: &mut HeaderMap) {
+        let policy = self.runtime.policy.prefix();
+        if !policy.locations && !policy.cookie_paths {
+            return;
+        }
+        let upstream = self.last.and_then(|picked| self.runtime.upstreams.get(picked.position));
+        let pool = upstream.and_then(|upstream| upstream.pool.as_ref());
+        let (Some(prefix), Some(pool)) = (&self.prefix, pool) else { return };
+        let map = PrefixMap {
+            prefix,
+            upstream: pool.address(),
+            rewrite: self.runtime.policy.rewrite(),
+            asked_host: self.head.asked_host.as_ref(),
+        };
+        map.apply(policy, headers);
+    }
+
+    fn chosen(&self) -> Option<Chosen> {
+        let picked = self.last?;
+        let upstream = self.runtime.upstreams.get(picked.position)?;
+        let target = match &self.path {
+            Some(path) => path.clone(),
+            None => upstream.path_and_query(&self.head.target).ok()?,
+        };
+        Some(Chosen { instance: Arc::clone(&upstream.instance), share: picked.share, target })
+    }
+}
+
+impl ProxyError {
+    /// Puts the cause and the number of attempts on an answer that the proxy makes itself.
+    pub fn mark(&self, headers: &mut HeaderMap, attempts: u32) {
+        headers.insert(X_MAXINE_ERROR, HeaderValue::from_static(self.code()));
+        headers.insert(X_MAXINE_ATTEMPTS, HeaderValue::from(attempts));
+    }
+}
+
+impl Forwarded {
+    /// The proxy's own answer: the status and code of what went wrong, and a message.
+    fn failed(error: ProxyError, chosen: Option<Chosen>, attempts: u32) -> Self {
+        let body = serde_json::json!({ "message": error.to_string() }).to_string();
+        let mut response = Response::new(AxumBody::from(body));
+        *response.status_mut() = error.status();
+        let headers = response.headers_mut();
+        let json = HeaderValue::from_static("application/json; charset=utf-8");
+        headers.insert(header::CONTENT_TYPE, json);
+        error.mark(headers, attempts);
+        headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        if let Some(retry_after_s) = error.retry_after_s() {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(retry_after_s));
+        }
+        // Half a request may still be on the way from the client; its connection is of no more use.
+        if matches!(
+            error,
+            ProxyError::BodyTooLarge { .. } | ProxyError::ClientTimeout | ProxyError::ClientBody
+        ) {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        let trail = AttemptTrail::default();
+        Self { response, chosen, error: Some(error), attempts, trail }
+    }
+}

@@ -1,0 +1,254 @@
+//! The reverse proxy: forwards a request to an instance of a service and streams the answer back.
+//!
+//! Place in the flow: the API decides that a request is to be forwarded and calls
+//! [`Forwarder::forward`]; the choice of the instance comes from `view`'s published tables, the
+//! policy from there too. No mailbox and no lock of a writer is on the way.
+//!
+//! **Invariant:** nothing here imports an actor, a backend or the API. It forwards to registered
+//! addresses only, and to those only where the egress policy allows it.
+
+mod body;
+mod breaker;
+mod client;
+mod compiled;
+mod connect;
+mod egress;
+mod error;
+mod exchange;
+mod forward;
+mod framing;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
+mod headers;
+mod interim;
+mod limit;
+mod lookup;
+mod metrics;
+mod mirror;
+mod outlier;
+mod pick;
+mod pool;
+mod prefix;
+mod request;
+mod runtime;
+mod slots;
+mod target;
+mod tick;
+mod tunnel;
+mod upstream;
+mod wire;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use serde::Serialize;
+use tokio::sync::Notify;
+use tokio_util::task::TaskTracker;
+
+use maxine_clock::Clock;
+use maxine_state::{InstanceKey, ServiceKey, ServiceRef};
+use maxine_view::View;
+
+pub use client::{ClientAddr, FieldLines, TrustedProxies};
+pub use connect::{TlsRoots, TlsRootsError};
+pub use egress::{EgressDenied, EgressPolicy, HostPort, OwnAddresses};
+pub use error::{ProxyError, TlsFailure};
+pub use forward::{Chosen, ForwardContext, Forwarded};
+pub use framing::has_no_coding_but_chunks;
+pub use headers::is_last_forward;
+pub use interim::{HintedStream, Interim, InterimSink, InterimTurn};
+pub use metrics::{NoMetrics, ProxyMetrics, RequestRecord};
+pub use target::{PathError, RequestTarget};
+pub use tick::{StandingChange, StandingEvent};
+
+pub use connect::{Connector, Security};
+pub use lookup::Asker;
+pub use target::UpstreamAddress;
+
+use runtime::{RuntimeParts, ServiceRuntime};
+
+/// What a node's proxy is set up with.
+#[derive(Clone, Debug)]
+pub struct ForwarderConfig {
+    /// Which networks may be called.
+    pub egress: EgressPolicy,
+    /// Whose certificates are believed.
+    pub tls_roots: TlsRoots,
+}
+
+/// Forwards requests. Cloning is cheap; clones are the same proxy.
+#[derive(Clone)]
+pub struct Forwarder(Arc<Inner>);
+
+struct Inner {
+    view: Arc<View>,
+    config: ForwarderConfig,
+    clock: Clock,
+    metrics: Arc<dyn ProxyMetrics>,
+    connector: Connector,
+    runtimes: papaya::HashMap<ServiceKey, Arc<ServiceRuntime>>,
+    /// Held while a runtime is built, so that one carries over from the last.
+    building: Mutex<()>,
+    tasks: TaskTracker,
+    stopping: AtomicBool,
+    requests_in_flight: AtomicU64,
+    /// Wakes whoever drives [`Forwarder::tick`].
+    alarm: Notify,
+}
+
+/// An instance as this node's proxy sees it.
+#[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
+pub struct UpstreamStatus {
+    /// The instance's name.
+    pub instance: String,
+    /// Requests in flight to it.
+    pub in_flight: u64,
+    /// Whether it gets no new requests, and only finishes those in flight.
+    pub leaving: bool,
+    /// Connections that are open and unused.
+    pub idle_connections: usize,
+    /// State of the circuit breaker: `closed` (normal), `half_open` or `open`.
+    pub breaker: &'static str,
+    /// Whether it is ejected as an outlier.
+    pub ejected: bool,
+    /// Estimated latency, in microseconds; 0 if unknown.
+    pub latency_us: u64,
+    /// Answers that were good.
+    pub good_total: u64,
+    /// Failures and answers of 500 and above.
+    pub bad_total: u64,
+}
+
+impl Forwarder {
+    /// A proxy on this view.
+    pub fn new(
+        view: Arc<View>,
+        config: ForwarderConfig,
+        clock: Clock,
+        metrics: Arc<dyn ProxyMetrics>,
+    ) -> Result<Self, TlsRootsError> {
+        let connector = Connector::new(config.egress.clone(), &config.tls_roots)?;
+        Ok(Self(Arc::new(Inner {
+            view,
+            config,
+            clock,
+            metrics,
+            connector,
+            runtimes: papaya::HashMap::new(),
+            building: Mutex::new(()),
+            tasks: TaskTracker::new(),
+            stopping: AtomicBool::new(false),
+            requests_in_flight: AtomicU64::new(0),
+            alarm: Notify::new(),
+        })))
+    }
+
+    /// The egress policy, which registration has to ask as well.
+    #[must_use]
+    pub fn egress(&self) -> &EgressPolicy {
+        &self.0.config.egress
+    }
+
+    /// Requests of this node under way to an instance. While it drains, this tells how many are left.
+    #[must_use]
+    pub fn in_flight(&self, key: &InstanceKey) -> u64 {
+        self.runtime(key.service.as_ref()).map_or(0, |runtime| runtime.in_flight_of(&key.instance))
+    }
+
+    /// How a service's instances stand with this node.
+    #[must_use]
+    pub fn upstreams(&self, service: ServiceRef<'_>) -> Vec<UpstreamStatus> {
+        let Some(runtime) = self.runtime(service) else { return Vec::new() };
+        let now_ms = self.0.clock.monotonic_ms();
+        let present = runtime.upstreams.iter().map(|upstream| upstream.status(false, now_ms));
+        let leaving = runtime.leaving.iter().map(|upstream| upstream.status(true, now_ms));
+        present.chain(leaving).collect()
+    }
+
+    /// How one instance stands with this node, and why it gets nothing from it though it is
+    /// registered and healthy. `None` for one that is not called from here: unknown, or taken out of
+    /// traffic with no request left.
+    #[must_use]
+    pub fn standing(&self, key: &InstanceKey) -> Option<(UpstreamStatus, Option<&'static str>)> {
+        let runtime = self.runtime(key.service.as_ref())?;
+        let now_ms = self.0.clock.monotonic_ms();
+        let is_it = |u: &&Arc<upstream::Upstream>| u.instance.registration.id == key.instance;
+        let present = runtime.upstreams.iter().find(is_it);
+        let shown = present.or_else(|| runtime.leaving.iter().find(is_it))?;
+        let mut status = shown.status(present.is_none(), now_ms);
+        // Those of an earlier registration are under way as well.
+        status.in_flight = runtime.in_flight_of(&key.instance);
+        Some((status, present.and_then(|upstream| upstream.held_back())))
+    }
+
+    /// Decides about breakers and ejections and tidies connections up. The proxy actor calls it.
+    pub fn tick(&self) -> Vec<StandingEvent> {
+        let now_ms = self.0.clock.monotonic_ms();
+        let mut events = Vec::new();
+        let runtimes: Vec<Arc<ServiceRuntime>> =
+            self.0.runtimes.pin().values().map(Arc::clone).collect();
+        for runtime in runtimes {
+            if self.0.view.table(runtime.table.key().as_ref()).is_none() {
+                self.0.runtimes.pin().remove(runtime.table.key());
+                continue;
+            }
+            tick::tick(&runtime, now_ms, &mut events);
+            runtime.upstreams.iter().filter_map(|u| u.pool.as_ref()).for_each(|p| p.reap());
+        }
+        for event in &events {
+            self.0.metrics.standing(event);
+        }
+        events
+    }
+
+    /// Returns when an instance failed so often in a row that [`Forwarder::tick`] should not wait.
+    pub async fn alarmed(&self) {
+        self.0.alarm.notified().await;
+    }
+
+    /// Refuses new requests, lets those under way finish for up to `grace`, and closes everything.
+    pub async fn shutdown(&self, grace: Duration) {
+        self.0.stopping.store(true, Ordering::SeqCst);
+        let quiet = async {
+            while self.0.requests_in_flight.load(Ordering::SeqCst) > 0 {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        if tokio::time::timeout(grace, quiet).await.is_err() {
+            let left = self.0.requests_in_flight.load(Ordering::SeqCst);
+            tracing::warn!(left, "requests in flight were closed at shutdown");
+        }
+        self.0.runtimes.pin().clear();
+        self.0.tasks.close();
+        let _ = tokio::time::timeout(Duration::from_secs(2), self.0.tasks.wait()).await;
+    }
+
+    /// The runtime of a service; built anew where its table was replaced.
+    fn runtime(&self, service: ServiceRef<'_>) -> Option<Arc<ServiceRuntime>> {
+        let table = self.0.view.table(service)?;
+        if let Some(runtime) = self.0.runtimes.pin().get(&service)
+            && Arc::ptr_eq(&runtime.table, &table)
+        {
+            return Some(Arc::clone(runtime));
+        }
+        let _building = self.0.building.lock();
+        let runtimes = self.0.runtimes.pin();
+        // Whoever held the lock may have built it, or the table may have been replaced again.
+        let table = self.0.view.table(service)?;
+        let previous = runtimes.get(&service);
+        if let Some(runtime) = previous.filter(|runtime| Arc::ptr_eq(&runtime.table, &table)) {
+            return Some(Arc::clone(runtime));
+        }
+        let parts = RuntimeParts {
+            connector: &self.0.connector,
+            clock: &self.0.clock,
+            tasks: &self.0.tasks,
+        };
+        let key = table.key().clone();
+        let built = Arc::new(ServiceRuntime::build(table, previous.map(AsRef::as_ref), &parts));
+        runtimes.insert(key, Arc::clone(&built));
+        Some(built)
+    }
+}

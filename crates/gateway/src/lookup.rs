@@ -1,0 +1,202 @@
+//! Looks host names up, a bounded number at a time.
+//!
+//! The system's resolver blocks a thread, which nothing can interrupt: a look-up that nobody waits for any
+//! more still has its place. A name is looked up once for all who ask meanwhile. Half of the places are for
+//! names that have been resolved before, so that new names that resolve slowly cannot keep known instances
+//! from being called.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, ToSocketAddrs};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use futures::FutureExt;
+use futures::future::{BoxFuture, Shared};
+use parking_lot::Mutex;
+
+use super::error::ProxyError;
+use maxine_admission::{PlaceLimits, Places, Standing};
+
+/// Look-ups at once.
+const LOOKUPS_MAX: usize = 64;
+/// How many of them one client's requests may have caused.
+const PER_ADDRESS_MAX: usize = 16;
+
+/// For whom a name is looked up.
+#[derive(Clone, Copy, Debug)]
+pub struct Asker<'a> {
+    /// The client, or no address for the node itself.
+    pub address: IpAddr,
+    /// Whether the name has been resolved before.
+    pub name_known: &'a AtomicBool,
+}
+
+impl<'a> Asker<'a> {
+    /// The node itself.
+    pub fn node(name_known: &'a AtomicBool) -> Self {
+        Self { address: Ipv4Addr::UNSPECIFIED.into(), name_known }
+    }
+
+    fn is_node(self) -> bool {
+        self.address.is_unspecified()
+    }
+}
+
+type Found = Option<Arc<[IpAddr]>>;
+type Resolver = dyn Fn(&str) -> io::Result<Vec<IpAddr>> + Send + Sync;
+
+/// Looks names up. Cloning is cheap; clones share their places.
+#[derive(Clone)]
+pub(crate) struct Lookups(Arc<Inner>);
+
+struct Inner {
+    resolver: Box<Resolver>,
+    places: Arc<Places>,
+    /// Places for names that have not been resolved before.
+    new_names: Arc<Places>,
+    under_way: Mutex<HashMap<Box<str>, Shared<BoxFuture<'static, Found>>>>,
+}
+
+/// Takes a look-up off the list, however it ends.
+struct UnderWay {
+    inner: Arc<Inner>,
+    name: Box<str>,
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.inner.under_way.lock().remove(&self.name);
+    }
+}
+
+impl Lookups {
+    /// With the system's resolver.
+    pub(crate) fn new() -> Self {
+        Self::with(|name: &str| Ok((name, 0).to_socket_addrs()?.map(|found| found.ip()).collect()))
+    }
+
+    fn with(resolver: impl Fn(&str) -> io::Result<Vec<IpAddr>> + Send + Sync + 'static) -> Self {
+        let places =
+            |max, per_address_max| Places::new(PlaceLimits { max, per_address_max, reserved: 0 });
+        Self(Arc::new(Inner {
+            resolver: Box::new(resolver),
+            places: places(LOOKUPS_MAX, LOOKUPS_MAX),
+            new_names: places(LOOKUPS_MAX / 2, PER_ADDRESS_MAX),
+            under_way: Mutex::default(),
+        }))
+    }
+
+    /// The addresses of a name. May be dropped at any time.
+    pub(crate) async fn resolve(
+        &self,
+        name: &str,
+        asker: Asker<'_>,
+    ) -> Result<Arc<[IpAddr]>, ProxyError> {
+        let found = self.begin(name, asker)?.await.ok_or(ProxyError::Resolve)?;
+        asker.name_known.store(true, Ordering::Relaxed);
+        Ok(found)
+    }
+
+    /// Begins a look-up, or joins the one that is under way.
+    fn begin(
+        &self,
+        name: &str,
+        asker: Asker<'_>,
+    ) -> Result<Shared<BoxFuture<'static, Found>>, ProxyError> {
+        let inner = &self.0;
+        let mut under_way = inner.under_way.lock();
+        if let Some(present) = under_way.get(name) {
+            return Ok(present.clone());
+        }
+        let standing = if asker.is_node() { Standing::Trusted } else { Standing::Stranger };
+        let take = |places: &Arc<Places>| {
+            places.take(asker.address, standing, 1).map_err(|_| ProxyError::LookupsBusy)
+        };
+        let is_new = !asker.name_known.load(Ordering::Relaxed);
+        let places = (is_new.then(|| take(&inner.new_names)).transpose()?, take(&inner.places)?);
+        let entry = UnderWay { inner: Arc::clone(inner), name: name.into() };
+        let work = tokio::task::spawn_blocking(move || {
+            let found = (entry.inner.resolver)(&entry.name);
+            drop((entry, places));
+            found
+                .inspect_err(|error| tracing::debug!(%error, "a host name was not resolved"))
+                .ok()
+                .map(Arc::from)
+        });
+        let shared = async move { work.await.ok().flatten() }.boxed().shared();
+        under_way.insert(name.into(), shared.clone());
+        Ok(shared)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+    use std::sync::mpsc;
+
+    use super::*;
+
+    /// Look-ups of names that begin with `slow` end once the sender is gone; others at once.
+    fn slow_names() -> (Lookups, mpsc::SyncSender<()>, Arc<AtomicUsize>) {
+        let (release, held) = mpsc::sync_channel(0);
+        let held = Mutex::new(held);
+        let (open, begun) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        let counted = Arc::clone(&begun);
+        let lookups = Lookups::with(move |name| {
+            counted.fetch_add(1, Ordering::SeqCst);
+            if name.starts_with("slow") && !open.load(Ordering::SeqCst) {
+                let _closed: Result<(), _> = held.lock().recv();
+                open.store(true, Ordering::SeqCst);
+            }
+            Ok(vec![Ipv4Addr::LOCALHOST.into()])
+        });
+        (lookups, release, begun)
+    }
+
+    #[tokio::test]
+    async fn names_that_resolve_slowly_leave_places_for_others_even_once_they_are_given_up() {
+        let (lookups, release, _) = slow_names();
+        let (new, known) = (AtomicBool::new(false), AtomicBool::new(true));
+        let others = AtomicBool::new(false);
+        let asker = |last: u8, name_known| Asker { address: [10, 0, 0, last].into(), name_known };
+        let mut refused = 0;
+        for client in 1..=9 {
+            for n in 0..PER_ADDRESS_MAX + 1 {
+                let name = format!("slow-{client}-{n}");
+                // Nobody waits for it: the look-up goes on all the same.
+                let begun = lookups.begin(&name, asker(client, &new));
+                refused += usize::from(begun.is_err());
+            }
+            if client == 1 {
+                assert_eq!(refused, 1, "one client gets so many");
+                let other = lookups.resolve("other", asker(2, &others)).await;
+                assert!(other.is_ok(), "{other:?}");
+            }
+        }
+        assert_eq!(lookups.0.places.taken(), LOOKUPS_MAX / 2);
+        let busy = lookups.resolve("another", asker(10, &new)).await;
+        assert_eq!(busy.unwrap_err(), ProxyError::LookupsBusy);
+        let found = lookups.resolve("orders", asker(1, &known)).await;
+        assert!(found.is_ok(), "a name that was resolved before: {found:?}");
+        drop(release);
+        while lookups.0.places.taken() + lookups.0.under_way.lock().len() > 0 {
+            tokio::task::yield_now().await;
+        }
+        assert!(lookups.resolve("another", asker(10, &new)).await.is_ok());
+        assert!(new.load(Ordering::Relaxed), "from now on it is a known one");
+    }
+
+    #[tokio::test]
+    async fn a_name_is_looked_up_once_for_all_who_ask_meanwhile() {
+        let (lookups, release, begun) = slow_names();
+        let new = AtomicBool::new(false);
+        let asks = (1..=100_u8).map(|last| {
+            lookups.resolve("slow", Asker { address: [10, 0, 0, last].into(), name_known: &new })
+        });
+        let all = futures::future::join_all(asks);
+        let (all, ()) = futures::future::join(all, async { drop(release) }).await;
+        assert!(all.iter().all(Result::is_ok));
+        assert_eq!(begun.load(Ordering::SeqCst), 1);
+    }
+}

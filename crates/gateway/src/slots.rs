@@ -1,0 +1,262 @@
+//! The places for requests to one instance, and the requests that wait for one.
+//!
+//! No client takes them all: it gets another place only while it holds fewer than three times as many as
+//! are free (the dynamic threshold of Choudhury and Hahne, 1998). So one client alone gets three quarters,
+//! the next three quarters of the rest, and so on. The queue is shared in the same way.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+use super::client::ClientAddr;
+use maxine_admission::network_of;
+
+/// A client may hold fewer than this many times the places that are free.
+const FREE_FACTOR: usize = 3;
+
+/// For whom a place is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Holder {
+    pub(crate) address: IpAddr,
+    /// Whether the address stands for many clients: a trusted proxy that does not say for whom it asks.
+    is_shared: bool,
+}
+
+impl Holder {
+    pub(crate) fn of(client: &ClientAddr) -> Self {
+        let is_shared = client.is_peer_trusted && client.ip == client.peer;
+        Self { address: network_of(client.ip), is_shared }
+    }
+}
+
+/// Places of one kind, and who holds how many.
+#[derive(Debug)]
+struct Share {
+    free: usize,
+    taken: HashMap<IpAddr, usize>,
+}
+
+impl Share {
+    fn new(free: usize) -> Self {
+        Self { free, taken: HashMap::new() }
+    }
+
+    fn may_take(&self, holder: Holder) -> bool {
+        let taken = || self.taken.get(&holder.address).copied().unwrap_or(0);
+        self.free > 0 && (holder.is_shared || taken() < FREE_FACTOR * self.free)
+    }
+
+    fn take(&mut self, holder: Holder) -> bool {
+        let may = self.may_take(holder);
+        if may {
+            self.free -= 1;
+            *self.taken.entry(holder.address).or_insert(0) += 1;
+        }
+        may
+    }
+
+    fn give_back(&mut self, holder: Holder) {
+        self.free += 1;
+        if let Some(taken) = self.taken.get_mut(&holder.address) {
+            *taken -= 1;
+            if *taken == 0 {
+                self.taken.remove(&holder.address);
+            }
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Waiter {
+    number: u64,
+    holder: Holder,
+    grant: oneshot::Sender<Slot>,
+}
+
+#[derive(Debug)]
+struct State {
+    slots: Share,
+    queue: Share,
+    /// By address, in the order in which they came.
+    waiting: BTreeMap<IpAddr, VecDeque<Waiter>>,
+    next_number: u64,
+}
+
+impl State {
+    /// Takes the waiter out that came first among those who may have a place now.
+    fn next(&mut self) -> Option<Waiter> {
+        let first = self.waiting.iter().filter_map(|(address, of_address)| {
+            let waiter = of_address.front().filter(|waiter| self.slots.may_take(waiter.holder))?;
+            Some((waiter.number, *address))
+        });
+        let (number, address) = first.min()?;
+        self.remove(address, number)
+    }
+
+    fn remove(&mut self, address: IpAddr, number: u64) -> Option<Waiter> {
+        let of_address = self.waiting.get_mut(&address)?;
+        let at = of_address.iter().position(|waiter| waiter.number == number)?;
+        let waiter = of_address.remove(at)?;
+        if of_address.is_empty() {
+            self.waiting.remove(&address);
+        }
+        self.queue.give_back(waiter.holder);
+        Some(waiter)
+    }
+}
+
+/// The places of one instance.
+#[derive(Debug)]
+pub(crate) struct Slots(Mutex<State>);
+
+/// A place, held until dropped.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    /// `None` once it is given back.
+    slots: Option<Arc<Slots>>,
+    holder: Holder,
+}
+
+/// A place in the queue; leaves it when dropped.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    slots: Arc<Slots>,
+    address: IpAddr,
+    number: u64,
+    granted: oneshot::Receiver<Slot>,
+}
+
+impl Slots {
+    pub(crate) fn new(slots: u32, queue: u32) -> Arc<Self> {
+        Arc::new(Self(Mutex::new(State {
+            slots: Share::new(slots as usize),
+            queue: Share::new(queue as usize),
+            waiting: BTreeMap::new(),
+            next_number: 0,
+        })))
+    }
+
+    /// A place, if the holder may have one now.
+    pub(crate) fn take(self: &Arc<Self>, holder: Holder) -> Option<Slot> {
+        let taken = self.0.lock().slots.take(holder);
+        taken.then(|| Slot { slots: Some(Arc::clone(self)), holder })
+    }
+
+    /// A place in the queue, if the holder may have one.
+    pub(crate) fn wait(self: &Arc<Self>, holder: Holder) -> Option<Waiting> {
+        let mut state = self.0.lock();
+        if !state.queue.take(holder) {
+            return None;
+        }
+        let (grant, granted) = oneshot::channel();
+        let number = state.next_number;
+        state.next_number += 1;
+        let waiter = Waiter { number, holder, grant };
+        state.waiting.entry(holder.address).or_default().push_back(waiter);
+        // A place may have become free since the holder asked for one.
+        self.grant(&mut state);
+        drop(state);
+        Some(Waiting { slots: Arc::clone(self), address: holder.address, number, granted })
+    }
+
+    /// Hands free places to those who wait.
+    fn grant(self: &Arc<Self>, state: &mut State) {
+        while let Some(waiter) = state.next() {
+            let holder = waiter.holder;
+            state.slots.take(holder);
+            let slot = Slot { slots: Some(Arc::clone(self)), holder };
+            if let Err(mut unclaimed) = waiter.grant.send(slot) {
+                // Its drop would take the lock that is held here.
+                unclaimed.slots = None;
+                state.slots.give_back(holder);
+            }
+        }
+    }
+}
+
+impl Waiting {
+    /// The place, once there is one.
+    pub(crate) async fn slot(mut self) -> Option<Slot> {
+        (&mut self.granted).await.ok()
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        let removed = self.slots.0.lock().remove(self.address, self.number);
+        drop(removed);
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let Some(slots) = self.slots.take() else { return };
+        let mut state = slots.0.lock();
+        state.slots.give_back(self.holder);
+        slots.grant(&mut state);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn holder(last: u8) -> Holder {
+        Holder::of(&ClientAddr::direct(IpAddr::from([10, 0, 0, last])))
+    }
+
+    fn take_all(slots: &Arc<Slots>, of: Holder) -> Vec<Slot> {
+        std::iter::from_fn(|| slots.take(of)).collect()
+    }
+
+    #[test]
+    fn one_client_gets_three_quarters_of_the_places_and_the_next_the_same_of_the_rest() {
+        let slots = Slots::new(1_024, 0);
+        let mut held = vec![take_all(&slots, holder(1))];
+        held.extend((2..=5).map(|last| take_all(&slots, holder(last))));
+        assert_eq!(held.iter().map(Vec::len).collect::<Vec<_>>(), [768, 192, 48, 12, 3]);
+        assert!(slots.take(holder(6)).is_some(), "the next one still gets a place");
+        held.clear();
+        assert_eq!(slots.0.lock().slots.free, 1_024);
+        assert!(slots.0.lock().slots.taken.is_empty());
+        let few = Slots::new(2, 0);
+        assert_eq!(take_all(&few, holder(1)).len(), 2, "few places may all go to one client");
+        let proxy =
+            ClientAddr { is_peer_trusted: true, ..ClientAddr::direct([10, 0, 0, 1].into()) };
+        assert_eq!(take_all(&slots, Holder::of(&proxy)).len(), 1_024, "it stands for many");
+    }
+
+    #[tokio::test]
+    async fn those_who_wait_get_places_in_their_order_but_a_client_over_its_share_lets_others_pass()
+    {
+        let slots = Slots::new(4, 8);
+        let mut hog = take_all(&slots, holder(1));
+        assert_eq!(hog.len(), 3);
+        let other = slots.take(holder(2)).unwrap();
+        let first = slots.wait(holder(1)).unwrap();
+        let second = slots.wait(holder(1)).unwrap();
+        let third = slots.wait(holder(3)).unwrap();
+        drop(hog.pop());
+        let first = first.slot().await.unwrap();
+        drop(other);
+        let third = third.slot().await.unwrap();
+        drop(slots.wait(holder(4)).unwrap());
+        drop((first, third));
+        let second = second.slot().await.unwrap();
+        drop((second, hog));
+        let state = slots.0.lock();
+        assert_eq!((state.slots.free, state.queue.free, state.waiting.len()), (4, 8, 0));
+    }
+
+    #[test]
+    fn the_queue_is_shared_as_well() {
+        let slots = Slots::new(1, 4);
+        let _held = slots.take(holder(1)).unwrap();
+        let hog: Vec<Waiting> = std::iter::from_fn(|| slots.wait(holder(1))).collect();
+        assert_eq!(hog.len(), 3);
+        assert!(slots.wait(holder(2)).is_some());
+    }
+}

@@ -1,0 +1,127 @@
+//! API tokens: `mxt_CLUSTER_ID_SECRET`. The state keeps the SHA-256 of the whole text; the text itself
+//! is shown once, when it is made.
+
+use rand::TryRngCore;
+use rand::rngs::OsRng;
+use sha2::{Digest, Sha256};
+
+use super::{AuthError, Secret};
+use maxine_state::{Identities, Name, TokenRecord};
+
+/// What every API token begins with.
+pub(super) const PREFIX: &str = "mxt_";
+
+/// A token as it was made.
+#[derive(Debug)]
+pub struct MintedToken {
+    /// What its bearer sends; shown once.
+    pub text: Secret,
+    /// What the state keeps.
+    pub hash: [u8; 32],
+}
+
+/// Makes a token with 256 random bits for `id`, for the cluster of this audience. Fails only if the
+/// system has no randomness.
+pub(super) fn mint(audience: &str, id: &Name) -> Result<MintedToken, rand::rand_core::OsError> {
+    let mut secret = [0_u8; 32];
+    OsRng.try_fill_bytes(&mut secret)?;
+    let text = format!("{PREFIX}{audience}_{id}_{}", hex(&secret));
+    let hash = Sha256::digest(text.as_bytes()).into();
+    Ok(MintedToken { text: Secret::new(&text), hash })
+}
+
+/// Bytes as hexadecimal digits, in lower case.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The audience that a token names; `None` for what is no API token.
+pub(super) fn audience_of(token: &str) -> Option<&str> {
+    token.strip_prefix(PREFIX)?.split_once('_').map(|(audience, _)| audience)
+}
+
+/// The record of a token, if it is one of the cluster of this audience and has not expired.
+pub(super) fn find<'a>(
+    identities: &'a Identities,
+    audience: &str,
+    token: &str,
+    now_ms: u64,
+) -> Result<&'a TokenRecord, AuthError> {
+    let body = token.strip_prefix(PREFIX).ok_or(AuthError::Invalid)?;
+    let (for_cluster, body) = body.split_once('_').ok_or(AuthError::Invalid)?;
+    if for_cluster != audience {
+        return Err(AuthError::Invalid);
+    }
+    let (id, _) = body.rsplit_once('_').ok_or(AuthError::Invalid)?;
+    let record = identities.tokens.get(id).ok_or(AuthError::Invalid)?;
+    let hash: [u8; 32] = Sha256::digest(token.as_bytes()).into();
+    if !is_same(&hash, &record.token_hash) {
+        return Err(AuthError::Invalid);
+    }
+    if record.expires_at_ms.is_some_and(|at_ms| at_ms <= now_ms) {
+        return Err(AuthError::Expired);
+    }
+    Ok(record)
+}
+
+/// Compares without stopping at the first difference, so that time tells nothing but the length.
+pub(super) fn is_same(a: &[u8], b: &[u8]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).fold(0, |differences, (x, y)| differences | (x ^ y)) == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use maxine_state::Role;
+
+    const AUDIENCE: &str = "0011223344556677";
+
+    fn made(audience: &str) -> (MintedToken, Identities) {
+        let id = Name::trusted("ci_deploy");
+        let minted = mint(audience, &id).unwrap();
+        let record = TokenRecord {
+            id: id.clone(),
+            note: "".into(),
+            role: Role::Operator,
+            token_hash: minted.hash,
+            created_by: Name::trusted("ada"),
+            created_at_ms: 0,
+            expires_at_ms: Some(100),
+        };
+        let mut identities = Identities::default();
+        identities.tokens.insert(id, Arc::new(record));
+        (minted, identities)
+    }
+
+    #[test]
+    fn a_token_is_found_by_its_whole_text_until_it_runs_out() {
+        let (minted, identities) = made(AUDIENCE);
+        let text = minted.text.expose();
+        assert!(find(&identities, AUDIENCE, text, 99).is_ok());
+        assert_eq!(find(&identities, AUDIENCE, text, 100).unwrap_err(), AuthError::Expired);
+        let begin = format!("mxt_{AUDIENCE}_");
+        for wrong in [
+            &text[..text.len() - 1],
+            "mxt_",
+            &begin,
+            &format!("{begin}ci_deploy_"),
+            &format!("{begin}other_00"),
+        ] {
+            assert_eq!(find(&identities, AUDIENCE, wrong, 0).unwrap_err(), AuthError::Invalid);
+        }
+        assert!(!format!("{minted:?}").contains(text));
+    }
+
+    #[test]
+    fn a_token_of_another_cluster_is_not_accepted_even_with_a_copy_of_its_state() {
+        let (minted, identities) = made(AUDIENCE);
+        let text = minted.text.expose();
+        assert_eq!(audience_of(text), Some(AUDIENCE));
+        let other = "8899aabbccddeeff";
+        assert_eq!(find(&identities, other, text, 0).unwrap_err(), AuthError::Invalid);
+        let renamed = text.replace(AUDIENCE, other);
+        assert_eq!(find(&identities, other, &renamed, 0).unwrap_err(), AuthError::Invalid);
+    }
+}

@@ -1,0 +1,324 @@
+//! Sessions as JWTs: HS256, with the key's id in the header.
+//!
+//! The newest key signs; older ones are still accepted. Keys come from the environment, where they
+//! are set, and from the replicated state.
+
+use jsonwebtoken::errors::ErrorKind;
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use serde::{Deserialize, Serialize};
+
+use super::settings::EnvSigningKeys;
+use maxine_state::{EndedSession, Identities, Role, User};
+
+/// Longest token that is looked at, in bytes.
+const TOKEN_LEN_MAX: usize = 4_096;
+
+/// What sessions are for: one cluster, in one history of its state.
+///
+/// What ended a session (a change of the password, a sign-out) is kept in the state, so it is lost where the
+/// state goes back to an older copy. Then another history begins, and all sessions of the one before end.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Realm<'a> {
+    /// The cluster's audience.
+    pub(super) audience: &'a str,
+    /// The state's history.
+    pub(super) history: u64,
+}
+
+/// What a session's token says.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Claims {
+    /// Whose.
+    pub(super) user_name: String,
+    /// The role at sign-in. Never trusted: the present role counts.
+    role: Role,
+    /// The version of the credentials that it was issued for.
+    pub(super) credential_version: u64,
+    iat: u64,
+    exp: u64,
+    /// The cluster that it is for.
+    aud: String,
+    /// The history of the cluster's state that it is for.
+    history: u64,
+}
+
+impl Claims {
+    /// What names the session where it is ended before its time.
+    pub(super) fn session(&self) -> EndedSession {
+        EndedSession { issued_at_s: self.iat, expires_at_s: self.exp }
+    }
+}
+
+/// The part of the claims that is read without a check of the signature.
+#[derive(Deserialize)]
+struct Unchecked {
+    aud: String,
+    #[serde(default)]
+    history: Option<u64>,
+}
+
+fn unchecked(token: &str) -> Option<Unchecked> {
+    if token.len() > TOKEN_LEN_MAX {
+        return None;
+    }
+    jsonwebtoken::dangerous::insecure_decode::<Unchecked>(token).ok().map(|data| data.claims)
+}
+
+/// The audience that a JWT names, whoever signed it; `None` for what is no JWT or names none.
+pub(super) fn audience_of(token: &str) -> Option<String> {
+    unchecked(token).map(|claims| claims.aud)
+}
+
+/// Why a token is not accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum TokenError {
+    /// Ours, but its time is over.
+    Expired,
+    /// For this cluster, in a history that has ended. Its signature says nothing any more: the keys of that
+    /// history have ended with it.
+    HistoryEnded,
+    /// Not ours.
+    Invalid,
+}
+
+/// Issues and checks sessions' tokens.
+pub(super) struct Sessions {
+    env_keys: Option<EnvSigningKeys>,
+    lifetime_s: u64,
+    validation: Validation,
+}
+
+impl Sessions {
+    pub(super) fn new(env_keys: Option<EnvSigningKeys>, lifetime_s: u64) -> Self {
+        let mut validation = Validation::new(Algorithm::HS256);
+        // The expiry is checked here, against the node's clock: the signature comes first, so a
+        // forged token never reads as expired.
+        validation.validate_exp = false;
+        validation.validate_aud = false;
+        validation.required_spec_claims.clear();
+        Self { env_keys, lifetime_s, validation }
+    }
+
+    /// A token for a user, for this realm; `None` if there is no key to sign with yet.
+    pub(super) fn issue(
+        &self,
+        identities: &Identities,
+        realm: Realm<'_>,
+        user: &User,
+        now_s: u64,
+    ) -> Option<String> {
+        let (key_id, secret) = match &self.env_keys {
+            Some(keys) => (keys.key_id.as_str(), keys.current.expose().as_bytes()),
+            None => {
+                let key = identities.signing_keys.first()?;
+                (key.key_id.as_str(), &*key.secret)
+            }
+        };
+        let mut header = Header::new(Algorithm::HS256);
+        header.kid = Some(key_id.into());
+        // Who signs in again within the second in which a session was ended gets another one.
+        let has_ended =
+            |at_s: &u64| user.ended_sessions.iter().any(|ended| ended.issued_at_s == *at_s);
+        let issued_at_s = (0..=now_s).rev().find(|at_s| !has_ended(at_s))?;
+        let claims = Claims {
+            user_name: user.name.as_str().into(),
+            role: user.role,
+            credential_version: user.credential_version,
+            iat: issued_at_s,
+            exp: issued_at_s + self.lifetime_s,
+            aud: realm.audience.into(),
+            history: realm.history,
+        };
+        jsonwebtoken::encode(&header, &claims, &EncodingKey::from_secret(secret)).ok()
+    }
+
+    /// Reads a token that one of the keys has signed for this realm and whose time is not over.
+    pub(super) fn check(
+        &self,
+        identities: &Identities,
+        realm: Realm<'_>,
+        token: &str,
+        now_s: u64,
+    ) -> Result<Claims, TokenError> {
+        if token.len() > TOKEN_LEN_MAX {
+            return Err(TokenError::Invalid);
+        }
+        let header = jsonwebtoken::decode_header(token).map_err(|_| TokenError::Invalid)?;
+        if header.alg != Algorithm::HS256 {
+            return Err(TokenError::Invalid);
+        }
+        let ended = unchecked(token).filter(|claims| claims.aud == realm.audience);
+        if ended.and_then(|claims| claims.history).is_some_and(|named| named != realm.history) {
+            return Err(TokenError::HistoryEnded);
+        }
+        // Keys whose id the token names come first; older secrets of the environment have none.
+        let kid = header.kid.as_deref();
+        let keys = self.keys(identities);
+        let (named, others): (Vec<_>, Vec<_>) = keys.into_iter().partition(|(id, _)| *id == kid);
+        for (_, secret) in named.into_iter().chain(others) {
+            match self.verify(token, secret) {
+                Ok(claims) if claims.aud != realm.audience => return Err(TokenError::Invalid),
+                Ok(claims) if claims.exp <= now_s => return Err(TokenError::Expired),
+                Ok(claims) => return Ok(claims),
+                Err(ErrorKind::InvalidSignature) => {}
+                Err(_) => return Err(TokenError::Invalid),
+            }
+        }
+        Err(TokenError::Invalid)
+    }
+
+    fn verify(&self, token: &str, secret: &[u8]) -> Result<Claims, ErrorKind> {
+        let key = DecodingKey::from_secret(secret);
+        jsonwebtoken::decode::<Claims>(token, &key, &self.validation)
+            .map(|data| data.claims)
+            .map_err(|error| error.into_kind())
+    }
+
+    fn keys<'a>(&'a self, identities: &'a Identities) -> Vec<(Option<&'a str>, &'a [u8])> {
+        let mut keys = Vec::new();
+        if let Some(env) = &self.env_keys {
+            keys.push((Some(env.key_id.as_str()), env.current.expose().as_bytes()));
+            let previous = env.previous.iter();
+            keys.extend(previous.map(|secret| (None, secret.expose().as_bytes())));
+        }
+        let replicated = identities.signing_keys.iter();
+        keys.extend(replicated.map(|key| (Some(key.key_id.as_str()), &*key.secret)));
+        keys
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Secret;
+    use maxine_state::{Name, SigningKey};
+
+    const IN_C: Realm<'static> = Realm { audience: "c", history: 0 };
+
+    fn of(audience: &str) -> Realm<'_> {
+        Realm { audience, history: 0 }
+    }
+
+    fn user() -> User {
+        User {
+            name: Name::trusted("ada"),
+            role: Role::Operator,
+            password_hash: "".into(),
+            credential_version: 3,
+            managed: false,
+            ended_sessions: Vec::new(),
+        }
+    }
+
+    fn identities(keys: &[(&str, u8)]) -> Identities {
+        let signing_keys = keys
+            .iter()
+            .map(|(id, byte)| SigningKey {
+                key_id: Name::trusted(id),
+                secret: vec![*byte; 32].into(),
+                created_at_ms: 0,
+            })
+            .collect();
+        Identities { signing_keys, ..Identities::default() }
+    }
+
+    #[test]
+    fn a_token_lives_through_a_rotation_and_dies_with_its_key() {
+        let sessions = Sessions::new(None, 1_800);
+        let token = sessions.issue(&identities(&[("a", 1)]), IN_C, &user(), 1_000).unwrap();
+        assert_eq!(token, sessions.issue(&identities(&[("a", 1)]), IN_C, &user(), 1_000).unwrap());
+        let rotated = identities(&[("b", 2), ("a", 1)]);
+        let claims = sessions.check(&rotated, IN_C, &token, 2_799).unwrap();
+        assert_eq!((claims.user_name.as_str(), claims.credential_version), ("ada", 3));
+        assert_eq!(sessions.check(&rotated, IN_C, &token, 2_800).unwrap_err(), TokenError::Expired);
+        let gone = identities(&[("b", 2)]);
+        // Forged and expired reads as forged.
+        assert_eq!(sessions.check(&gone, IN_C, &token, 9_999).unwrap_err(), TokenError::Invalid);
+    }
+
+    #[test]
+    fn an_expired_token_of_an_older_environment_secret_is_expired_not_forbidden() {
+        let old = EnvSigningKeys {
+            key_id: "maxine-current".into(),
+            current: Secret::new("old"),
+            previous: Vec::new(),
+        };
+        let new = EnvSigningKeys {
+            current: Secret::new("new"),
+            previous: vec![Secret::new("old")],
+            ..old.clone()
+        };
+        let none = identities(&[]);
+        let token = Sessions::new(Some(old), 60).issue(&none, IN_C, &user(), 0).unwrap();
+        let sessions = Sessions::new(Some(new), 60);
+        assert!(sessions.check(&none, IN_C, &token, 59).is_ok());
+        assert_eq!(sessions.check(&none, IN_C, &token, 60).unwrap_err(), TokenError::Expired);
+    }
+
+    #[test]
+    fn a_token_without_a_signature_is_refused() {
+        let sessions = Sessions::new(None, 60);
+        let keys = identities(&[("a", 1)]);
+        let token = sessions.issue(&keys, IN_C, &user(), 0).unwrap();
+        let payload = token.split('.').nth(1).unwrap();
+        // {"alg":"none","typ":"JWT"}
+        let none = format!("eyJhbGciOiJub25lIiwidHlwIjoiSldUIn0.{payload}.");
+        for forged in [none.as_str(), "", "a.b.c", &token[..token.len() - 2]] {
+            assert_eq!(sessions.check(&keys, IN_C, forged, 1).unwrap_err(), TokenError::Invalid);
+        }
+    }
+
+    #[test]
+    fn a_token_of_another_cluster_is_refused_even_where_the_secret_is_the_same() {
+        let shared = EnvSigningKeys {
+            key_id: "maxine-current".into(),
+            current: Secret::new("the same secret on both clusters"),
+            previous: Vec::new(),
+        };
+        let sessions = Sessions::new(Some(shared), 60);
+        let none = identities(&[]);
+        let token = sessions.issue(&none, of("staging"), &user(), 0).unwrap();
+        assert!(sessions.check(&none, of("staging"), &token, 1).is_ok());
+        assert_eq!(
+            sessions.check(&none, of("production"), &token, 1).unwrap_err(),
+            TokenError::Invalid
+        );
+        // Expired and for another cluster reads as not ours.
+        assert_eq!(
+            sessions.check(&none, of("production"), &token, 99).unwrap_err(),
+            TokenError::Invalid
+        );
+        assert_eq!(audience_of(&token).as_deref(), Some("staging"));
+        assert_eq!(audience_of("mxt_a_b_c"), None);
+    }
+
+    #[test]
+    fn a_token_of_a_history_that_has_ended_is_refused_even_where_the_secret_is_the_same() {
+        let sessions = Sessions::new(None, 60);
+        let keys = identities(&[("a", 1)]);
+        let token = sessions.issue(&keys, IN_C, &user(), 0).unwrap();
+        let next = Realm { history: 7, ..IN_C };
+        assert_eq!(sessions.check(&keys, next, &token, 1).unwrap_err(), TokenError::HistoryEnded);
+        let other_keys = identities(&[("b", 2)]);
+        let refused = sessions.check(&other_keys, next, &token, 1).unwrap_err();
+        assert_eq!(refused, TokenError::HistoryEnded, "the keys may have ended with it");
+        let present = sessions.issue(&keys, next, &user(), 0).unwrap();
+        assert!(sessions.check(&keys, next, &present, 1).is_ok());
+        // Another cluster's token is none of ours, whatever its history.
+        let foreign = sessions.issue(&keys, of("staging"), &user(), 0).unwrap();
+        assert_eq!(sessions.check(&keys, next, &foreign, 1).unwrap_err(), TokenError::Invalid);
+    }
+
+    #[test]
+    fn who_signs_in_again_at_once_gets_a_session_that_has_not_ended() {
+        let sessions = Sessions::new(None, 60);
+        let keys = identities(&[("a", 1)]);
+        let first = sessions.issue(&keys, IN_C, &user(), 100).unwrap();
+        let ended = sessions.check(&keys, IN_C, &first, 100).unwrap().session();
+        let again = User { ended_sessions: vec![ended], ..user() };
+        let second = sessions.issue(&keys, IN_C, &again, 100).unwrap();
+        let session = sessions.check(&keys, IN_C, &second, 100).unwrap().session();
+        assert_eq!((session.issued_at_s, session.expires_at_s), (99, 159));
+    }
+}

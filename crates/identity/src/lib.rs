@@ -1,0 +1,362 @@
+//! Who is who: passwords, sessions, API tokens, and the limits on trying.
+//!
+//! Place in the flow: the API's edge asks [`Security::identify`] for every request; sign-in and
+//! change-password use the rest. Identities themselves are replicated state; this module reads
+//! them from the view and never writes them but for [`ensure_identities`].
+//!
+//! **Invariant:** no secret reaches a log, an error or a `Debug` text.
+
+mod api_token;
+mod audience;
+mod break_glass;
+mod caller;
+mod error;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
+mod jwt;
+mod password;
+mod settings;
+mod signin_limit;
+pub mod tls;
+pub mod tls_files;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use http::{HeaderMap, HeaderValue, header};
+
+use maxine_clock::Clock;
+use maxine_state::{ControlState, Identities, Name, Role, User};
+use maxine_view::View;
+
+pub use api_token::{MintedToken, hex};
+pub use break_glass::{break_glass_file, make_break_glass_token};
+pub use caller::{Caller, SessionRef, Via};
+pub use error::{AuthError, MintError, SigninError};
+pub use password::{
+    AskedBy, PASSWORD_CHARS_MIN, PASSWORD_LEN_MAX, PasswordBusy, PasswordCost, PasswordError,
+    Passwords, check_password,
+};
+pub use settings::{Account, EnvSigningKeys, Secret, SecuritySettings};
+
+use jwt::{Realm, Sessions, TokenError};
+use signin_limit::SigninLimit;
+
+/// The dashboard's session cookie.
+pub const SESSION_COOKIE: &str = "maxine_session";
+/// A header for Maxine's own token alone. A request with it keeps its `Authorization` for the instance
+/// that it is forwarded to.
+pub const TOKEN_HEADER: &str = "x-maxine-token";
+/// The header that a request with the session cookie must carry if it changes something: another
+/// site's page cannot set it without the browser asking first (CSRF).
+pub const CSRF_HEADER: &str = "x-maxine-csrf";
+
+/// A session that was opened.
+pub struct SignedIn {
+    /// The JWT.
+    pub access_token: String,
+    /// The user's role.
+    pub role: Role,
+    /// How long the session lasts, in seconds.
+    pub lifetime_s: u64,
+}
+
+/// What a cookie may authorize of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CookieUse {
+    /// Anything: the request only reads.
+    Reads,
+    /// A change, with the CSRF header.
+    Changes,
+    /// Nothing: a change by GET, which a browser makes by following a redirect.
+    Never,
+}
+
+/// What a node knows of its contact with the cluster. Credentials count only as long as what is known of them is
+/// recent enough, and sessions only within the history that they were issued in.
+pub trait ClusterContact: Send + Sync {
+    /// How old the state on this node can be, in milliseconds; `None` while that is unknown.
+    fn staleness_ms(&self) -> Option<u64>;
+
+    /// The line of history that the store is on; `None` where the store knows none.
+    fn line(&self) -> Option<u64>;
+}
+
+struct Inner {
+    view: Arc<View>,
+    contact: Arc<dyn ClusterContact>,
+    clock: Clock,
+    started_ms: u64,
+    settings: SecuritySettings,
+    sessions: Sessions,
+    passwords: Passwords,
+    limit: SigninLimit,
+}
+
+/// Who is who. Cheap to clone.
+#[derive(Clone)]
+pub struct Security(Arc<Inner>);
+
+impl Security {
+    /// For a node.
+    #[must_use]
+    pub fn new(
+        view: Arc<View>,
+        contact: Arc<dyn ClusterContact>,
+        clock: Clock,
+        settings: SecuritySettings,
+    ) -> Self {
+        let sessions = Sessions::new(settings.env_keys.clone(), settings.session_lifetime_s);
+        let passwords = Passwords::new(settings.password_cost);
+        let limit = SigninLimit::new(settings.signin_attempts_max, settings.signin_window_ms);
+        let started_ms = clock.monotonic_ms();
+        Self(Arc::new(Inner {
+            view,
+            contact,
+            clock,
+            started_ms,
+            settings,
+            sessions,
+            passwords,
+            limit,
+        }))
+    }
+
+    /// The settings.
+    #[must_use]
+    pub fn settings(&self) -> &SecuritySettings {
+        &self.0.settings
+    }
+
+    /// Says who sends a request: by `x-maxine-token`, else by `Authorization`, else by the dashboard's
+    /// cookie.
+    pub fn identify(&self, cookie: CookieUse, headers: &HeaderMap) -> Result<Caller, AuthError> {
+        if let Some(value) = headers.get(TOKEN_HEADER) {
+            let token = value.to_str().map_err(|_| AuthError::Invalid)?.trim();
+            return self.identify_token(token, Via::Session);
+        }
+        if let Some(value) = headers.get(header::AUTHORIZATION) {
+            let token = bearer_token(value.as_bytes()).ok_or(AuthError::Missing)?;
+            return self.identify_token(token, Via::Session);
+        }
+        let Some(token) = session_cookie(headers) else { return Err(AuthError::Missing) };
+        let may = match cookie {
+            CookieUse::Reads => true,
+            CookieUse::Changes => headers.contains_key(CSRF_HEADER),
+            CookieUse::Never => false,
+        };
+        if !may {
+            return Err(AuthError::CrossSite);
+        }
+        self.identify_token(token, Via::Cookie)
+    }
+
+    /// Takes out of a request the tokens that are meant for Maxine, before it is forwarded to an instance:
+    /// `x-maxine-token`, and an `Authorization` that holds a token that names this cluster, in whatever form:
+    /// one that Maxine would not accept gives the token away as well. The name alone counts: a
+    /// token that has expired, or that this node does not know yet, must not reach an instance either.
+    /// Any other credential stays as it is.
+    pub fn withhold_tokens(&self, headers: &mut HeaderMap) {
+        headers.remove(TOKEN_HEADER);
+        let mut all = headers.get_all(header::AUTHORIZATION).iter();
+        let is_own = |value: &HeaderValue| {
+            let text = String::from_utf8_lossy(value.as_bytes());
+            let is_of_token = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+            let mut words = text.split(|c| !is_of_token(c)).filter(|word| !word.is_empty());
+            words.any(|word| self.is_own_token(word))
+        };
+        if all.any(is_own) {
+            headers.remove(header::AUTHORIZATION);
+        }
+    }
+
+    fn is_own_token(&self, token: &str) -> bool {
+        if token.starts_with(break_glass::PREFIX) {
+            return true;
+        }
+        let snapshot = self.0.view.snapshot();
+        let Some(audience) = self.audience(snapshot.state.identities()) else { return false };
+        match api_token::audience_of(token) {
+            Some(named) => named == audience,
+            None => jwt::audience_of(token).is_some_and(|named| named == audience),
+        }
+    }
+
+    fn identify_token(&self, token: &str, via: Via) -> Result<Caller, AuthError> {
+        if token.starts_with(break_glass::PREFIX) {
+            return self.identify_break_glass(token);
+        }
+        let snapshot = self.0.view.snapshot();
+        let identities = snapshot.state.identities();
+        let audience = self.audience(identities).ok_or(AuthError::Invalid)?;
+        let caller = if token.starts_with(api_token::PREFIX) {
+            let record = api_token::find(identities, &audience, token, self.0.clock.wall_ms())?;
+            let user = format!("token:{}", record.id).into();
+            Caller { user, role: Some(record.role), via: Via::ApiToken, session: None }
+        } else {
+            self.identify_session(&snapshot.state, &audience, token, via)?
+        };
+        match self.too_stale_s() {
+            Some(age_s) => Err(AuthError::Stale { age_s }),
+            None => Ok(caller),
+        }
+    }
+
+    fn identify_session(
+        &self,
+        state: &ControlState,
+        audience: &str,
+        token: &str,
+        via: Via,
+    ) -> Result<Caller, AuthError> {
+        let history = self.history_of(state).ok_or(AuthError::HistoryEnded)?;
+        let identities = state.identities();
+        let now_s = self.0.clock.wall_ms() / 1_000;
+        let checked = self.0.sessions.check(identities, Realm { audience, history }, token, now_s);
+        let claims = checked.map_err(|error| match error {
+            TokenError::Expired => AuthError::Expired,
+            TokenError::HistoryEnded => AuthError::HistoryEnded,
+            TokenError::Invalid => AuthError::Invalid,
+        })?;
+        let user = identities.users.get(claims.user_name.as_str()).ok_or(AuthError::Revoked)?;
+        let session = claims.session();
+        let has_ended = user.ended_sessions.contains(&session);
+        if has_ended || user.credential_version != claims.credential_version {
+            return Err(AuthError::Revoked);
+        }
+        let session = SessionRef { credential_version: user.credential_version, session };
+        let user_name = user.name.as_str().into();
+        Ok(Caller { user: user_name, role: Some(user.role), via, session: Some(session) })
+    }
+
+    fn identify_break_glass(&self, token: &str) -> Result<Caller, AuthError> {
+        let settings = &self.0.settings;
+        let own = settings.break_glass.as_ref().ok_or(AuthError::Invalid)?;
+        if !api_token::is_same(own.expose().as_bytes(), token.as_bytes()) {
+            return Err(AuthError::Invalid);
+        }
+        let user = format!("break-glass:{}", settings.node_name).into();
+        Ok(Caller { user, role: Some(Role::Admin), via: Via::BreakGlass, session: None })
+    }
+
+    /// For how long this node has been without contact with the cluster, in seconds, if that is too long
+    /// for what it knows of credentials to count. A node that has had none yet counts from its start.
+    fn too_stale_s(&self) -> Option<u64> {
+        let since_start_ms = self.0.clock.monotonic_ms().saturating_sub(self.0.started_ms);
+        let age_ms = self.0.contact.staleness_ms().unwrap_or(u64::MAX).min(since_start_ms);
+        (age_ms > self.0.settings.credential_staleness_max_ms).then_some(age_ms / 1_000)
+    }
+
+    /// Opens a session for the right pair. Takes as long for an unknown user as for a wrong
+    /// password. Can be dropped safely.
+    pub async fn sign_in(
+        &self,
+        user_name: &str,
+        password: &str,
+        client: IpAddr,
+    ) -> Result<SignedIn, SigninError> {
+        if let Some(age_s) = self.too_stale_s() {
+            return Err(SigninError::Stale { age_s });
+        }
+        let now_ms = self.0.clock.monotonic_ms();
+        self.0
+            .limit
+            .try_begin(user_name, client, now_ms)
+            .map_err(|retry_after_s| SigninError::TooManyAttempts { retry_after_s })?;
+        let user = self.user(user_name);
+        let hash = user.as_ref().map(|user| user.password_hash.clone());
+        let asked_by = AskedBy::Stranger(client);
+        let right = self.0.passwords.verify(password, hash, asked_by).await;
+        let right = right.map_err(|_| SigninError::Busy)?;
+        let Some(user) = user.filter(|_| right) else { return Err(SigninError::Refused) };
+        self.0.limit.succeeded(user_name, client);
+        self.open_session(&user).ok_or(SigninError::NotReady)
+    }
+
+    fn open_session(&self, user: &User) -> Option<SignedIn> {
+        let snapshot = self.0.view.snapshot();
+        let identities = snapshot.state.identities();
+        let audience = &self.audience(identities)?;
+        let realm = Realm { audience, history: self.history_of(&snapshot.state)? };
+        let now_s = self.0.clock.wall_ms() / 1_000;
+        let access_token = self.0.sessions.issue(identities, realm, user, now_s)?;
+        let lifetime_s = self.0.settings.session_lifetime_s;
+        Some(SignedIn { access_token, role: user.role, lifetime_s })
+    }
+
+    /// A user as the state has them now.
+    #[must_use]
+    pub fn user(&self, name: &str) -> Option<Arc<User>> {
+        let snapshot = self.0.view.snapshot();
+        snapshot.state.identities().users.get(name).cloned()
+    }
+
+    /// Whether `password` is the user's present one; tries count like sign-ins.
+    pub async fn verify_own_password(
+        &self,
+        user: &User,
+        password: &str,
+        client: IpAddr,
+    ) -> Result<bool, SigninError> {
+        let now_ms = self.0.clock.monotonic_ms();
+        let name = user.name.as_str();
+        self.0
+            .limit
+            .try_begin(name, client, now_ms)
+            .map_err(|retry_after_s| SigninError::TooManyAttempts { retry_after_s })?;
+        let hash = Some(user.password_hash.clone());
+        let right = self.0.passwords.verify(password, hash, AskedBy::Known).await;
+        let right = right.map_err(|_| SigninError::Busy)?;
+        if right {
+            self.0.limit.succeeded(name, client);
+        }
+        Ok(right)
+    }
+
+    /// Hashes a password for [`maxine_state::Command::PutUser`], if it is one that a user may have.
+    /// Bounded in how many run at once.
+    pub async fn hash_password(&self, password: &str) -> Result<Box<str>, PasswordError> {
+        self.0.passwords.hash(password).await
+    }
+
+    /// Makes an API token for [`maxine_state::Command::PutToken`].
+    pub fn mint_api_token(&self, id: &Name) -> Result<MintedToken, MintError> {
+        let snapshot = self.0.view.snapshot();
+        let audience = self.audience(snapshot.state.identities()).ok_or(MintError::NotReady)?;
+        api_token::mint(&audience, id).map_err(|_| MintError::NoRandomness)
+    }
+
+    /// The history that sessions are of. `None` where it has ended, because the cluster was restored or
+    /// recovered, and its leader has not begun the next one yet.
+    fn history_of(&self, state: &ControlState) -> Option<u64> {
+        let has_ended = self.0.contact.line().is_some_and(|line| line != state.line());
+        (!has_ended).then(|| state.history())
+    }
+
+    fn audience(&self, identities: &Identities) -> Option<String> {
+        audience::of(&self.0.settings.cluster_name, identities)
+    }
+}
+
+/// The token of `Bearer TOKEN`, the scheme in any case; nothing else is accepted.
+fn bearer_token(value: &[u8]) -> Option<&str> {
+    let text = std::str::from_utf8(value).ok()?;
+    let (scheme, token) = text.split_once(' ')?;
+    let token = token.trim();
+    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
+}
+
+fn session_cookie(headers: &HeaderMap) -> Option<&str> {
+    let cookies = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
+    cookies
+        .flat_map(|line| line.split(';'))
+        .filter_map(|pair| pair.trim().split_once('='))
+        .find(|(name, value)| *name == SESSION_COOKIE && !value.is_empty())
+        .map(|(_, value)| value)
+}
+
+/// The user who stands for a role in the compatible API, where accounts are one per role.
+#[must_use]
+pub fn first_user_with(identities: &Identities, role: Role) -> Option<&Name> {
+    identities.users.values().find(|user| user.role == role).map(|user| &user.name)
+}

@@ -1,0 +1,250 @@
+//! Passwords: argon2id, on threads of their own, a few at a time.
+//!
+//! A hash costs tens of milliseconds and megabytes by design. Without a bound, anyone who can reach
+//! the sign-in could take all of the node's memory and threads. The threads are not the runtime's blocking
+//! ones, which files and look-ups of host names may keep busy: then nobody could sign in.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+use argon2::password_hash::rand_core::OsRng;
+use argon2::password_hash::{PasswordHash, PasswordHasher, PasswordVerifier, SaltString};
+use argon2::{Algorithm, Argon2, Params, Version};
+use tokio::sync::{Semaphore, oneshot};
+
+use maxine_admission::{PlaceLimits, Places, Standing};
+use maxine_state::{Given, Limit, LimitExceeded};
+
+/// How many are hashed at once.
+const CONCURRENT_MAX: usize = 2;
+/// How many may wait for their turn.
+const WAITING_MAX: usize = 32;
+/// How many of one address may be checked or wait, so that one cannot keep others from signing in.
+const PER_ADDRESS_MAX: usize = 8;
+/// How many places only those with a credential may take.
+const RESERVED: usize = 4;
+/// Shortest password, in characters.
+pub const PASSWORD_CHARS_MIN: usize = 8;
+/// Longest password that is hashed, in bytes; the rest of a longer one would only cost time.
+pub const PASSWORD_LEN_MAX: usize = 1_024;
+
+/// The one rule for every password of a user, whichever way it comes in. The error does not repeat
+/// the password.
+pub fn check_password(field: &str, password: &str) -> Result<(), LimitExceeded> {
+    let chars = password.chars().count();
+    if chars >= PASSWORD_CHARS_MIN && password.len() <= PASSWORD_LEN_MAX {
+        return Ok(());
+    }
+    let limit =
+        Limit::Password { chars_min: PASSWORD_CHARS_MIN as u64, len_max: PASSWORD_LEN_MAX as u64 };
+    Err(LimitExceeded::new(field, limit, Given::Characters(chars as u64)))
+}
+
+/// What a hash costs (RFC 9106).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PasswordCost {
+    /// Memory, in KiB, at least 8.
+    pub memory_kib: u32,
+    /// Passes over it, at least 1.
+    pub passes: u32,
+}
+
+impl Default for PasswordCost {
+    fn default() -> Self {
+        Self { memory_kib: 19 * 1_024, passes: 2 }
+    }
+}
+
+/// Too many passwords are being checked; a retry is safe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("too many passwords are being checked; try again in 1 s")]
+pub struct PasswordBusy;
+
+/// A password was not hashed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PasswordError {
+    /// It is not one that a user may have.
+    #[error(transparent)]
+    Refused(#[from] LimitExceeded),
+    /// Too many are being hashed; a retry is safe.
+    #[error(transparent)]
+    Busy(#[from] PasswordBusy),
+}
+
+/// Who has a password checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AskedBy {
+    /// Someone who has yet to prove who they are, from this address.
+    Stranger(IpAddr),
+    /// Someone with a credential, or the node itself.
+    Known,
+}
+
+/// Hashes and checks passwords.
+pub struct Passwords {
+    cost: PasswordCost,
+    running: Arc<Semaphore>,
+    admitted: Arc<Places>,
+    /// A hash of no password, for users that do not exist.
+    decoy: Box<str>,
+}
+
+impl Passwords {
+    /// Checks and makes hashes at this cost.
+    pub fn new(cost: PasswordCost) -> Self {
+        let decoy = hash_blocking(cost, "no user has this").unwrap_or_default();
+        Self {
+            cost,
+            running: Arc::new(Semaphore::new(CONCURRENT_MAX)),
+            admitted: Places::new(PlaceLimits {
+                max: CONCURRENT_MAX + WAITING_MAX,
+                per_address_max: PER_ADDRESS_MAX,
+                reserved: RESERVED,
+            }),
+            decoy,
+        }
+    }
+
+    /// Whether `password` fits `hash`; without a hash, `false` after the same work.
+    pub async fn verify(
+        &self,
+        password: &str,
+        hash: Option<Box<str>>,
+        asked_by: AskedBy,
+    ) -> Result<bool, PasswordBusy> {
+        let known = hash.is_some();
+        let hash = hash.unwrap_or_else(|| self.decoy.clone());
+        let fits_length = password.len() <= PASSWORD_LEN_MAX;
+        let password: Box<str> = if fits_length { password.into() } else { "".into() };
+        let fits = self.run(asked_by, move || verify_blocking(&password, &hash)).await?;
+        Ok(fits && known && fits_length)
+    }
+
+    /// The hash of a password that a user may have, in PHC form.
+    pub async fn hash(&self, password: &str) -> Result<Box<str>, PasswordError> {
+        check_password("password", password)?;
+        let (cost, password) = (self.cost, Box::<str>::from(password));
+        let work = move || hash_blocking(cost, &password);
+        Ok(self.run(AskedBy::Known, work).await?.ok_or(PasswordBusy)?)
+    }
+
+    /// Runs hashing work on a thread of its own, which costs little beside the work. The permits travel with the work: a caller that
+    /// goes away does not let another one in before the work has ended.
+    async fn run<T: Send + 'static>(
+        &self,
+        asked_by: AskedBy,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, PasswordBusy> {
+        let (address, standing) = match asked_by {
+            AskedBy::Stranger(address) => (address, Standing::Stranger),
+            AskedBy::Known => (Ipv4Addr::UNSPECIFIED.into(), Standing::Trusted),
+        };
+        let admitted = self.admitted.take(address, standing, 1).map_err(|_| PasswordBusy)?;
+        let running = Arc::clone(&self.running).acquire_owned().await.map_err(|_| PasswordBusy)?;
+        let (reply, done) = oneshot::channel();
+        let work = move || {
+            let result = work();
+            drop((admitted, running));
+            // Whoever asked may have gone away.
+            let _gone = reply.send(result);
+        };
+        let thread = std::thread::Builder::new().name("password".into()).spawn(work);
+        thread.map_err(|error| {
+            tracing::warn!(%error, "no thread could be started to check a password");
+            PasswordBusy
+        })?;
+        done.await.map_err(|_| PasswordBusy)
+    }
+}
+
+fn hash_blocking(cost: PasswordCost, password: &str) -> Option<Box<str>> {
+    let params = Params::new(cost.memory_kib, cost.passes, 1, None).ok()?;
+    let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
+    let salt = SaltString::generate(&mut OsRng);
+    let hash = argon2.hash_password(password.as_bytes(), &salt).ok()?;
+    Some(hash.to_string().into())
+}
+
+// The cost stands in the hash itself, so a hash made under another setting still fits.
+fn verify_blocking(password: &str, hash: &str) -> bool {
+    let Ok(parsed) = PasswordHash::new(hash) else { return false };
+    Argon2::default().verify_password(password.as_bytes(), &parsed).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CHEAP: PasswordCost = PasswordCost { memory_kib: 8, passes: 1 };
+
+    #[tokio::test]
+    async fn a_password_fits_its_hash_and_no_other() {
+        let passwords = Passwords::new(CHEAP);
+        let hash = passwords.hash("right one").await.unwrap();
+        assert!(hash.starts_with("$argon2id$") && !hash.contains("right one"));
+        assert_ne!(hash, passwords.hash("right one").await.unwrap(), "salted");
+        assert_eq!(
+            passwords.verify("right one", Some(hash.clone()), AskedBy::Known).await,
+            Ok(true)
+        );
+        assert_eq!(
+            passwords.verify("wrong one", Some(hash.clone()), AskedBy::Known).await,
+            Ok(false)
+        );
+        assert_eq!(passwords.verify("no user has this", None, AskedBy::Known).await, Ok(false));
+        let long = "r".repeat(PASSWORD_LEN_MAX + 1);
+        assert_eq!(passwords.verify(&long, Some(hash), AskedBy::Known).await, Ok(false));
+        assert_eq!(passwords.verify("x", Some("damaged".into()), AskedBy::Known).await, Ok(false));
+    }
+
+    #[test]
+    fn passwords_are_checked_while_all_blocking_threads_are_taken() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .max_blocking_threads(1)
+            .build()
+            .unwrap();
+        let (release, held) = std::sync::mpsc::channel::<()>();
+        let blocked = runtime.spawn_blocking(move || held.recv());
+        let passwords = Passwords::new(CHEAP);
+        let verified = runtime.block_on(async {
+            let verify = passwords.verify("x", None, AskedBy::Known);
+            tokio::time::timeout(std::time::Duration::from_secs(20), verify).await
+        });
+        assert!(!blocked.is_finished());
+        drop(release);
+        assert_eq!(verified, Ok(Ok(false)));
+    }
+
+    #[tokio::test]
+    async fn one_address_cannot_take_all_turns() {
+        let passwords = Passwords::new(CHEAP);
+        let ip = |last| IpAddr::from([10, 0, 0, last]);
+        let take = |last, count| passwords.admitted.take(ip(last), Standing::Stranger, count);
+        let _one = take(1, PER_ADDRESS_MAX).unwrap();
+        let verify = |last| passwords.verify("x", None, AskedBy::Stranger(ip(last)));
+        assert_eq!(verify(1).await, Err(PasswordBusy));
+        assert_eq!(verify(2).await, Ok(false), "another address has its turn");
+        let _others: Vec<_> = (2..=3).map(|last| take(last, PER_ADDRESS_MAX).unwrap()).collect();
+        let _last = take(4, 6).unwrap();
+        assert_eq!(verify(5).await, Err(PasswordBusy));
+        assert!(passwords.hash("long enough").await.is_ok(), "whoever is known has theirs");
+        let _rest = passwords.admitted.take(ip(0), Standing::Trusted, RESERVED).unwrap();
+        assert_eq!(passwords.hash("long enough").await, Err(PasswordBusy.into()), "all are taken");
+    }
+
+    #[tokio::test]
+    async fn a_password_has_eight_characters_at_least() {
+        let passwords = Passwords::new(CHEAP);
+        for refused in ["", "x", "admin", "admin2", "1234567", "passwör", &"x".repeat(1_025)] {
+            let error = passwords.hash(refused).await.unwrap_err();
+            let PasswordError::Refused(limit) = &error else { panic!("{error}") };
+            assert!(limit.to_string().contains("at least 8 characters"), "{limit}");
+            assert!(refused.is_empty() || !limit.to_string().contains(refused), "{limit}");
+        }
+        // Characters count, not bytes.
+        for accepted in ["12345678", "pässwörd", &"x".repeat(1_024)] {
+            passwords.hash(accepted).await.unwrap();
+        }
+    }
+}

@@ -1,0 +1,420 @@
+//! The Raft backend: `maxine-raft` orders the batches, a [`Machine`] applies them.
+
+use std::collections::BTreeMap;
+use std::io::{self, Read, Write};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use maxine_raft as raft;
+use tokio::sync::watch;
+
+use super::{
+    AdminError, BackupSummary, CallError, ClusterAdmin, ClusterStatus, Consistency, ControlStore,
+    Leadership, Machine, MemberView, Ordered, PeerHandler, ProposeError, ReadError, needs_lease,
+};
+use maxine_state::{
+    Applied, Batch, ControlState, STATE_VERSION, decode_applied, decode_batch, encode_applied,
+    encode_batch,
+};
+use maxine_view::View;
+
+/// How long a graceful stop may take.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The state machine as the log sees it: bytes in, bytes out.
+struct ReplicatedState(Machine);
+
+struct FrozenState(ControlState);
+
+impl raft::SnapshotEncoder for FrozenState {
+    fn encode(self: Box<Self>, out: &mut dyn Write) -> io::Result<()> {
+        self.0.write_to(out)
+    }
+}
+
+impl raft::Application for ReplicatedState {
+    fn apply(&mut self, entries: &[raft::CommittedEntry]) -> Vec<Bytes> {
+        let payloads: Vec<&[u8]> = entries.iter().filter_map(|e| e.payload.as_deref()).collect();
+        let ordered: Vec<Ordered<'_>> = payloads.iter().map(|p| Ordered::Bytes(p)).collect();
+        // An entry that this version cannot read must stop the node: skipping it would let this
+        // replica differ from the others. The log's own thread turns the panic into a stop.
+        let applied = self
+            .0
+            .apply(&ordered)
+            .unwrap_or_else(|error| panic!("a committed entry cannot be applied: {error}"));
+        let mut answers = applied.iter();
+        let answer = |entry: &raft::CommittedEntry| match entry.payload {
+            None => Bytes::new(),
+            Some(_) => answers.next().map_or_else(Bytes::new, |a| encode_applied(a).into()),
+        };
+        entries.iter().map(answer).collect()
+    }
+
+    fn snapshot(&self) -> Box<dyn raft::SnapshotEncoder> {
+        Box::new(FrozenState(self.0.state()))
+    }
+
+    fn restore(&mut self, _: u64, input: &mut dyn Read) -> io::Result<()> {
+        Ok(self.0.restore(input)?)
+    }
+}
+
+struct Peers(Arc<dyn PeerHandler>);
+
+impl raft::PeerHandler for Peers {
+    fn handle(&self, _: raft::NodeId, body: Bytes) -> BoxFuture<'static, Result<Bytes, String>> {
+        self.0.handle(body)
+    }
+
+    /// A member may pass on what its callers ask for. It may not act as a part of Maxine itself, nor do what only the
+    /// leader may. The log
+    /// records which member sent it.
+    fn admit(&self, from: raft::NodeId, payload: Bytes) -> Result<Bytes, String> {
+        let mut batch = decode_batch(&payload).map_err(|error| error.to_string())?;
+        if needs_lease(&batch) {
+            return Err(format!("node {from} may not do what only the leader may"));
+        }
+        if let Some(claimed) = batch.proposals.iter().find(|p| p.actor.is_system()) {
+            return Err(format!("node {from} may not act as {}", claimed.actor.user));
+        }
+        for proposal in &mut batch.proposals {
+            proposal.actor.via_node = Some(from);
+        }
+        encode_batch(&batch).map(Bytes::from).map_err(|error| error.to_string())
+    }
+}
+
+/// A node of a Raft cluster.
+pub struct RaftStore {
+    node: raft::RaftNode,
+    peers: Arc<dyn PeerHandler>,
+    leadership: watch::Sender<Leadership>,
+    follow: tokio::task::JoinHandle<()>,
+}
+
+impl RaftStore {
+    /// Opens the log, joins its peers and, where there are `first_members`, forms the cluster with them. Returns once everything that this node had committed is applied.
+    pub async fn open(
+        mut config: raft::Config,
+        first_members: BTreeMap<u64, raft::Member>,
+        view: Arc<View>,
+        peers: Arc<dyn PeerHandler>,
+    ) -> Result<Arc<Self>, String> {
+        let app = Box::new(ReplicatedState(Machine::new(view)));
+        config.app_version = STATE_VERSION;
+        let node = raft::RaftNode::start(config, app, Arc::new(Peers(Arc::clone(&peers))))
+            .await
+            .map_err(|error| error.to_string())?;
+        if !first_members.is_empty() {
+            node.bootstrap(first_members).await.map_err(|error| format!("bootstrap: {error}"))?;
+        }
+        let mut changes = node.watch();
+        let (names, sender) = (node.clone(), watch::Sender::new(Leadership::default()));
+        let leadership = sender.clone();
+        let follow = tokio::spawn(async move {
+            loop {
+                let now = *changes.borrow_and_update();
+                sender.send_replace(named(&names, now));
+                if changes.changed().await.is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Arc::new(Self { node, peers, leadership, follow }))
+    }
+
+    /// Returns when the log can go on no more, with the reason; the process must stop then.
+    pub async fn failed(&self) -> String {
+        self.node.failed().await
+    }
+
+    fn wait_left(started: tokio::time::Instant, timeout: Duration) -> Duration {
+        timeout.saturating_sub(started.elapsed())
+    }
+}
+
+fn named(node: &raft::RaftNode, now: raft::Leadership) -> Leadership {
+    let leader = now
+        .leader
+        .map(|id| node.member(id).map_or_else(|| format!("node-{id}"), |member| member.name));
+    Leadership { leader, is_leader: now.is_leader, term: now.term }
+}
+
+fn propose_error(error: raft::ProposeError) -> ProposeError {
+    match error {
+        raft::ProposeError::NotLeader { hint } => {
+            ProposeError::NotLeader { hint: hint.map(|id| format!("node-{id}")) }
+        }
+        raft::ProposeError::NoLeader => ProposeError::NoLeader,
+        raft::ProposeError::Overloaded => ProposeError::Overloaded,
+        raft::ProposeError::TooLarge { len, max } => ProposeError::TooLarge { len, max },
+        raft::ProposeError::OutcomeUnknown => ProposeError::OutcomeUnknown,
+        raft::ProposeError::Storage(why) => ProposeError::Storage(why),
+        raft::ProposeError::Refused(why) => ProposeError::Refused(why),
+        raft::ProposeError::ShuttingDown => ProposeError::ShuttingDown,
+    }
+}
+
+fn read_error(error: raft::ReadError) -> ReadError {
+    match error {
+        raft::ReadError::NoLeader => ReadError::NoLeader,
+        raft::ReadError::Behind { .. } => ReadError::Behind,
+        raft::ReadError::ShuttingDown => ReadError::ShuttingDown,
+    }
+}
+
+fn call_error(error: raft::CallError) -> CallError {
+    match error {
+        raft::CallError::Remote { reason, .. } => CallError::Refused(reason),
+        _ => CallError::Unreachable,
+    }
+}
+
+fn admin_error(error: raft::AdminError) -> AdminError {
+    match error {
+        raft::AdminError::NoLeader
+        | raft::AdminError::NotLeader { .. }
+        | raft::AdminError::ShuttingDown => AdminError::Unavailable(error.to_string()),
+        raft::AdminError::Timeout => AdminError::OutcomeUnknown(error.to_string()),
+        raft::AdminError::Refused(_) | raft::AdminError::Io(_) => {
+            AdminError::Invalid(error.to_string())
+        }
+    }
+}
+
+#[async_trait]
+impl ControlStore for RaftStore {
+    async fn propose(&self, batch: Batch, timeout: Duration) -> Result<Vec<Applied>, ProposeError> {
+        let payload = encode_batch(&batch)
+            .map_err(|_| ProposeError::TooLarge { len: usize::MAX, max: 16 * 1024 * 1024 })?;
+        #[allow(clippy::disallowed_methods, reason = "the runtime's own clock, for its own timer")]
+        let started = tokio::time::Instant::now();
+        // Never forwarded, or what an old leader decided would be written by the new one.
+        let proposed = match needs_lease(&batch) {
+            true => self.node.propose_local(payload.into(), timeout).await,
+            false => self.node.propose(payload.into(), timeout).await,
+        };
+        let proposed = proposed.map_err(propose_error)?;
+        // The leader has applied it; before anyone here is told, this node must have, too. If it
+        // cannot in time, the write still stands.
+        let left = Self::wait_left(started, timeout);
+        self.node
+            .wait_applied(proposed.index, left)
+            .await
+            .map_err(|_| ProposeError::OutcomeUnknown)?;
+        decode_applied(&proposed.reply).map_err(|error| ProposeError::Storage(error.to_string()))
+    }
+
+    async fn barrier(&self, level: Consistency, timeout: Duration) -> Result<(), ReadError> {
+        let level = match level {
+            Consistency::Stale => return Ok(()),
+            Consistency::Leader => raft::ReadLevel::Leader,
+            Consistency::Strong => raft::ReadLevel::Strong,
+        };
+        self.node.read_index(level, timeout).await.map(drop).map_err(read_error)
+    }
+
+    fn leadership(&self) -> watch::Receiver<Leadership> {
+        self.leadership.subscribe()
+    }
+
+    fn leadership_now(&self) -> Leadership {
+        named(&self.node, self.node.leadership())
+    }
+
+    fn staleness_ms(&self) -> Option<u64> {
+        let age_ms = |age: Duration| u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
+        self.node.state_age().map(age_ms)
+    }
+
+    fn lacks_acknowledged(&self) -> Option<u64> {
+        self.node.owed_index()
+    }
+
+    fn exclusion(&self) -> Option<String> {
+        self.node.exclusion().map(|exclusion| exclusion.reason().to_owned())
+    }
+
+    async fn call_leader(&self, body: Bytes, timeout: Duration) -> Result<Bytes, CallError> {
+        if self.node.leadership().is_leader {
+            let answer = tokio::time::timeout(timeout, self.peers.handle(body)).await;
+            return answer.map_err(|_| CallError::Unreachable)?.map_err(CallError::Refused);
+        }
+        self.node.call(raft::Target::Leader, body, timeout).await.map_err(call_error)
+    }
+
+    fn leader_silence_ms(&self, name: &str) -> Option<u64> {
+        let members = self.node.status().members;
+        let found = members.iter().find(|member| member.member.name == name)?;
+        self.node.leader_silence_ms(found.id)
+    }
+
+    fn line(&self) -> Option<u64> {
+        Some(self.node.lineage())
+    }
+
+    async fn call_member(
+        &self,
+        id: u64,
+        body: Bytes,
+        timeout: Duration,
+    ) -> Result<Bytes, CallError> {
+        self.node.call(raft::Target::Node(id), body, timeout).await.map_err(call_error)
+    }
+
+    fn kind(&self) -> &'static str {
+        "raft"
+    }
+
+    fn cluster(&self) -> Option<Arc<dyn ClusterAdmin>> {
+        Some(Arc::new(RaftAdmin(self.node.clone())))
+    }
+
+    async fn shutdown(&self) {
+        self.follow.abort();
+        match tokio::time::timeout(SHUTDOWN_TIMEOUT, self.node.shutdown()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "the log did not stop cleanly"),
+            Err(_) => tracing::warn!("the log did not stop in time"),
+        }
+    }
+}
+
+struct RaftAdmin(raft::RaftNode);
+
+#[async_trait]
+impl ClusterAdmin for RaftAdmin {
+    fn status(&self) -> ClusterStatus {
+        let status = self.0.status();
+        let each = |member: &raft::MemberStatus| MemberView {
+            leader: status.leader == Some(member.id),
+            id: member.id,
+            name: member.member.name.clone(),
+            peer_addr: member.member.peer_addr.clone(),
+            http_addr: member.member.http_addr.clone(),
+            voter: member.voter,
+            reachable: member.reachable,
+            matched_index: member.matched_index,
+            last_contact_ms: member.last_contact_age_ms,
+            state_version: member.app_version,
+        };
+        let role = match status.role {
+            raft::Role::Leader => "leader",
+            raft::Role::Follower => "follower",
+            raft::Role::Candidate => "candidate",
+            raft::Role::Learner => "learner",
+            raft::Role::Shutdown => "shutdown",
+        };
+        let members: Vec<MemberView> = status.members.iter().map(each).collect();
+        ClusterStatus {
+            cluster_id: status.cluster_id.clone(),
+            node_id: status.node_id,
+            role: role.into(),
+            term: status.term,
+            leader: status.leader,
+            last_log_index: status.last_log_index,
+            committed_index: status.committed_index,
+            applied_index: status.applied_index,
+            snapshot_index: status.snapshot_index,
+            purged_index: status.purged_index,
+            last_sync_us: status.sync_last_us,
+            disk_stalled: status.stalled,
+            log_disk_bytes: status.log_disk_bytes,
+            ..ClusterStatus::default()
+        }
+        .with_members(members)
+    }
+
+    async fn add_learner(
+        &self,
+        id: u64,
+        name: String,
+        peer_addr: String,
+        http_addr: String,
+    ) -> Result<(), AdminError> {
+        let member = raft::Member { peer_addr, http_addr, name };
+        self.0.add_learner(id, member).await.map_err(admin_error)
+    }
+
+    async fn promote(&self, id: u64, force: bool) -> Result<(), AdminError> {
+        self.0.promote(id, force).await.map_err(admin_error)
+    }
+
+    async fn remove(&self, id: u64, force: bool) -> Result<(), AdminError> {
+        self.0.remove(id, force).await.map_err(admin_error)
+    }
+
+    async fn transfer_leadership(&self, to: Option<u64>) -> Result<(), AdminError> {
+        self.0.transfer_leadership(to).await.map_err(admin_error)
+    }
+
+    async fn snapshot(&self) -> Result<(), AdminError> {
+        self.0.snapshot().await.map(drop).map_err(admin_error)
+    }
+
+    async fn backup(&self, path: &Path) -> Result<BackupSummary, AdminError> {
+        let io = |error: io::Error| AdminError::Invalid(format!("{}: {error}", path.display()));
+        // What was acknowledged before the call must be in it.
+        let fresh = self.0.read_index(raft::ReadLevel::Strong, Duration::from_secs(5)).await;
+        fresh.map_err(|error| AdminError::Unavailable(error.to_string()))?;
+        let mut file = tokio::fs::File::create(path).await.map_err(io)?;
+        let info = self.0.backup(&mut file).await.map_err(admin_error)?;
+        file.sync_all().await.map_err(io)?;
+        let written = path.to_path_buf();
+        let index = tokio::task::spawn_blocking(move || backup_index(&written)).await;
+        let index = index.unwrap_or_else(|error| Err(error.to_string()));
+        let index = index.map_err(AdminError::Unavailable)?;
+        Ok(BackupSummary { index, len_bytes: info.len_bytes })
+    }
+}
+
+/// The index of the state that a backup file of the Raft backend holds.
+pub fn backup_index(path: &Path) -> Result<u64, String> {
+    let mut body = raft::offline::backup_body(path).map_err(|error| error.to_string())?;
+    ControlState::read_index(&mut body).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use maxine_state::{Actor, Command, Name, Proposal, RequestId};
+    use raft::PeerHandler as _;
+
+    struct Silent;
+
+    impl PeerHandler for Silent {
+        fn handle(&self, _: Bytes) -> BoxFuture<'static, Result<Bytes, String>> {
+            Box::pin(std::future::ready(Ok(Bytes::new())))
+        }
+    }
+
+    fn payload(user: &str, command: Command) -> Bytes {
+        // The sender names another member; the leader knows better.
+        let (address, trace_id) = ("10.0.0.7".into(), "t".into());
+        let actor = Actor { user: user.into(), address, trace_id, via_node: Some(3) };
+        let request_id = RequestId(1);
+        let proposal = Proposal { request_id, proposed_at_ms: 1, fence: None, actor, command };
+        encode_batch(&Batch { proposals: vec![proposal] }).unwrap().into()
+    }
+
+    #[test]
+    fn a_peer_passes_on_what_callers_ask_and_is_recorded_and_cannot_act_as_maxine_itself() {
+        let peers = Peers(Arc::new(Silent));
+        let harmless = || Command::Deregister { items: Vec::new() };
+        let admitted = peers.admit(2, payload("ada", harmless())).unwrap();
+        let batch = decode_batch(&admitted).unwrap();
+        let actor = &batch.proposals[0].actor;
+        assert_eq!((&*actor.address, &*actor.user), ("10.0.0.7", "ada"));
+        assert_eq!(actor.via_node, Some(2));
+        let refused = peers.admit(2, payload("system:bootstrap", harmless())).unwrap_err();
+        assert!(refused.contains("may not act as system:bootstrap"), "{refused}");
+        let grant = Command::GrantLeadership { holder: Name::trusted("node-2") };
+        let refused = peers.admit(2, payload("ada", grant)).unwrap_err();
+        assert!(refused.contains("only the leader"), "{refused}");
+        assert!(peers.admit(2, Bytes::from_static(b"garbage")).is_err());
+    }
+}

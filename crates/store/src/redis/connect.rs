@@ -1,0 +1,351 @@
+//! Connections to Redis: one server, behind Sentinels, or a Cluster.
+//!
+//! A [`Connector`] makes connections; a [`SharedLink`] keeps one that many tasks use at once and
+//! makes it anew, with a pause that grows, after it broke. Nothing here knows a key.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use redis::aio::{ConnectionLike, MultiplexedConnection};
+use redis::cluster::ClusterClient;
+use redis::cluster_async::ClusterConnection;
+use redis::sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType};
+use redis::{
+    AsyncConnectionConfig, Client, ClientTlsConfig, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind,
+    FromRedisValue, IntoConnectionInfo, Pipeline, RedisError, RedisResult, ServerErrorKind,
+    TlsCertificates, TlsMode, Value,
+};
+
+use super::config::{RedisConfig, Topology};
+use maxine_clock::Clock;
+
+const BACKOFF_MS_MIN: u64 = 50;
+const BACKOFF_MS_MAX: u64 = 3_000;
+
+/// What a failed command means for the caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Failure {
+    /// The server said no before it did anything.
+    Refused,
+    /// The connection broke or nothing came in time: it may have been done.
+    Unknown,
+}
+
+/// Whether a command that failed may have been carried out.
+pub(super) fn classify(error: &RedisError) -> Failure {
+    if error.is_connection_refusal() {
+        return Failure::Refused;
+    }
+    match error.kind() {
+        ErrorKind::Server(_)
+        | ErrorKind::Extension
+        | ErrorKind::AuthenticationFailed
+        | ErrorKind::InvalidClientConfig
+        | ErrorKind::MasterNameNotFoundBySentinel
+        | ErrorKind::ClusterConnectionNotFound
+        | ErrorKind::EmptySentinelList => Failure::Refused,
+        _ => Failure::Unknown,
+    }
+}
+
+/// Whether the other end can no longer be the right one.
+fn must_reconnect(error: &RedisError) -> bool {
+    match error.kind() {
+        ErrorKind::Server(kind) => matches!(
+            kind,
+            ServerErrorKind::ReadOnly | ServerErrorKind::BusyLoading | ServerErrorKind::MasterDown
+        ),
+        ErrorKind::Extension | ErrorKind::UnexpectedReturnType => false,
+        _ => true,
+    }
+}
+
+pub(super) fn timed_out() -> RedisError {
+    std::io::Error::from(std::io::ErrorKind::TimedOut).into()
+}
+
+/// An open connection; clones share it.
+#[derive(Clone)]
+pub(super) enum Link {
+    One(MultiplexedConnection),
+    Cluster(ClusterConnection),
+}
+
+impl Link {
+    /// Sends one command and waits for its answer. A command that was sent is not called back by
+    /// dropping the future.
+    pub(super) async fn query<T: FromRedisValue>(
+        &mut self,
+        cmd: &Cmd,
+        timeout: Duration,
+    ) -> RedisResult<T> {
+        let answer = match self {
+            Self::One(link) => tokio::time::timeout(timeout, link.req_packed_command(cmd)).await,
+            Self::Cluster(link) => {
+                tokio::time::timeout(timeout, link.req_packed_command(cmd)).await
+            }
+        };
+        Ok(T::from_redis_value(answer.map_err(|_| timed_out())??.extract_error()?)?)
+    }
+
+    /// Sends several commands at once; each has its own answer.
+    pub(super) async fn query_all(
+        &mut self,
+        pipeline: &Pipeline,
+        count: usize,
+        timeout: Duration,
+    ) -> RedisResult<Vec<Value>> {
+        let answer = match self {
+            Self::One(link) => {
+                tokio::time::timeout(timeout, link.req_packed_commands(pipeline, 0, count)).await
+            }
+            Self::Cluster(link) => {
+                tokio::time::timeout(timeout, link.req_packed_commands(pipeline, 0, count)).await
+            }
+        };
+        answer.map_err(|_| timed_out())?
+    }
+
+    pub(super) fn is_cluster(&self) -> bool {
+        matches!(self, Self::Cluster(_))
+    }
+}
+
+enum Source {
+    One(Box<Client>),
+    Sentinel(Box<tokio::sync::Mutex<SentinelClient>>),
+    Cluster(Box<ClusterClient>),
+}
+
+/// Makes connections.
+pub(super) struct Connector {
+    source: Source,
+    timeout: Duration,
+    failures: AtomicU32,
+}
+
+impl Connector {
+    /// Checks the addresses; connects to nothing yet.
+    pub(super) fn new(config: &RedisConfig) -> Result<Self, String> {
+        // The only provider that is built in; a second installation is refused, which is fine.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let bad = |error: RedisError| format!("redis address: {error}");
+        let certificates = certificates(config)?;
+        let info = config.url.as_str().into_connection_info().map_err(bad)?;
+        let timeout = Duration::from_millis(config.connect_timeout_ms);
+        let source = match &config.topology {
+            Topology::Single => Source::One(Box::new(client(info, certificates).map_err(bad)?)),
+            Topology::Sentinel { sentinels, master_name } => {
+                let client = sentinel(&info, certificates, sentinels, master_name).map_err(bad)?;
+                Source::Sentinel(Box::new(tokio::sync::Mutex::new(client)))
+            }
+            Topology::Cluster { nodes } => {
+                let mut all = vec![info];
+                for node in nodes {
+                    all.push(node.as_str().into_connection_info().map_err(bad)?);
+                }
+                let mut builder = ClusterClient::builder(all)
+                    .connection_timeout(timeout)
+                    .response_timeout(Duration::from_secs(30))
+                    .retries(3);
+                if let Some(certificates) = certificates {
+                    builder = builder.certs(certificates);
+                }
+                Source::Cluster(Box::new(builder.build().map_err(bad)?))
+            }
+        };
+        Ok(Self { source, timeout, failures: AtomicU32::new(0) })
+    }
+
+    /// Opens a connection.
+    pub(super) async fn connect(&self) -> RedisResult<Link> {
+        let opened = tokio::time::timeout(self.timeout, self.open()).await;
+        let opened = opened.unwrap_or_else(|_| Err(timed_out()));
+        match &opened {
+            Ok(_) => self.failures.store(0, Ordering::Relaxed),
+            Err(_) => {
+                self.failures.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        opened
+    }
+
+    async fn open(&self) -> RedisResult<Link> {
+        // Every call has a timeout of its own; blocking reads need a longer one than the rest.
+        let settings = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(self.timeout))
+            .set_response_timeout(None);
+        match &self.source {
+            Source::One(client) => {
+                Ok(Link::One(client.get_multiplexed_async_connection_with_config(&settings).await?))
+            }
+            Source::Sentinel(client) => {
+                let mut client = client.lock().await;
+                Ok(Link::One(client.get_async_connection_with_config(&settings).await?))
+            }
+            Source::Cluster(client) => Ok(Link::Cluster(client.get_async_connection().await?)),
+        }
+    }
+
+    /// How long to pause before the next attempt: grows with each failure, and is spread at random.
+    pub(super) fn backoff(&self) -> Duration {
+        let doublings = self.failures.load(Ordering::Relaxed).min(8);
+        let full = (BACKOFF_MS_MIN << doublings).min(BACKOFF_MS_MAX);
+        Duration::from_millis(rand::random_range(full / 2..=full))
+    }
+}
+
+pub(super) fn certificates(config: &RedisConfig) -> Result<Option<TlsCertificates>, String> {
+    let read = |path: &std::path::Path| {
+        std::fs::read(path)
+            .map_err(|error| format!("{}: {}", path.display(), maxine_wording::io(&error)))
+    };
+    if config.tls_ca_file.is_none() && config.tls_client_files.is_none() {
+        return Ok(None);
+    }
+    let root_cert = config.tls_ca_file.as_deref().map(read).transpose()?;
+    let client_tls = match &config.tls_client_files {
+        None => None,
+        Some((cert, key)) => {
+            Some(ClientTlsConfig { client_cert: read(cert)?, client_key: read(key)? })
+        }
+    };
+    Ok(Some(TlsCertificates { client_tls, root_cert }))
+}
+
+pub(super) fn client(
+    info: ConnectionInfo,
+    certificates: Option<TlsCertificates>,
+) -> RedisResult<Client> {
+    match certificates {
+        Some(certificates) => Client::build_with_tls(info, certificates),
+        None => Client::open(info),
+    }
+}
+
+fn sentinel(
+    info: &ConnectionInfo,
+    certificates: Option<TlsCertificates>,
+    sentinels: &[String],
+    master_name: &str,
+) -> RedisResult<SentinelClient> {
+    let mut addresses = Vec::new();
+    let (mut user, mut password) = (None, None);
+    for sentinel in sentinels {
+        let info = sentinel.as_str().into_connection_info()?;
+        user = user.or(info.redis_settings().username().map(String::from));
+        password = password.or(info.redis_settings().password().map(String::from));
+        addresses.push(info.addr().clone());
+    }
+    let sentinel_tls = addresses.iter().any(is_tls);
+    let mut builder =
+        SentinelClientBuilder::new(addresses, master_name, SentinelServerType::Master)?
+            .set_client_to_redis_db(info.redis_settings().db());
+    if let Some(user) = info.redis_settings().username() {
+        builder = builder.set_client_to_redis_username(user);
+    }
+    if let Some(password) = info.redis_settings().password() {
+        builder = builder.set_client_to_redis_password(password);
+    }
+    if let Some(user) = user {
+        builder = builder.set_client_to_sentinel_username(user);
+    }
+    if let Some(password) = password {
+        builder = builder.set_client_to_sentinel_password(password);
+    }
+    if is_tls(info.addr()) {
+        builder = builder.set_client_to_redis_tls_mode(TlsMode::Secure);
+        if let Some(certificates) = &certificates {
+            builder = builder.set_client_to_redis_certificates(certificates.clone());
+        }
+    }
+    if let Some(certificates) = certificates.filter(|_| sentinel_tls) {
+        builder = builder.set_client_to_sentinel_certificates(certificates);
+    }
+    builder.build()
+}
+
+fn is_tls(address: &ConnectionAddr) -> bool {
+    matches!(address, ConnectionAddr::TcpTls { .. })
+}
+
+/// One connection for many tasks, made anew when it broke.
+pub(super) struct SharedLink {
+    connector: Arc<Connector>,
+    clock: Clock,
+    slot: Mutex<Slot>,
+    /// Held by the one that connects; the others wait for its result.
+    connecting: tokio::sync::Mutex<()>,
+    retry_at_ms: AtomicU64,
+}
+
+#[derive(Default)]
+struct Slot {
+    link: Option<Link>,
+    generation: u64,
+    last_error: Option<RedisError>,
+}
+
+impl SharedLink {
+    pub(super) fn new(connector: Arc<Connector>, clock: Clock) -> Self {
+        Self {
+            connector,
+            clock,
+            slot: Mutex::default(),
+            connecting: tokio::sync::Mutex::new(()),
+            retry_at_ms: AtomicU64::new(0),
+        }
+    }
+
+    /// The connection and its number. While Redis is away this fails at once between attempts.
+    pub(super) async fn get(&self) -> RedisResult<(Link, u64)> {
+        if let Some(found) = self.present() {
+            return Ok(found);
+        }
+        let _one = self.connecting.lock().await;
+        if let Some(found) = self.present() {
+            return Ok(found);
+        }
+        if self.clock.monotonic_ms() < self.retry_at_ms.load(Ordering::Acquire) {
+            return Err(self.slot.lock().last_error.clone().unwrap_or_else(timed_out));
+        }
+        let opened = self.connector.connect().await;
+        let mut slot = self.slot.lock();
+        match opened {
+            Ok(link) => {
+                slot.generation += 1;
+                slot.link = Some(link.clone());
+                Ok((link, slot.generation))
+            }
+            Err(error) => {
+                let pause_ms = u64::try_from(self.connector.backoff().as_millis()).unwrap_or(0);
+                let retry_at_ms = self.clock.monotonic_ms() + pause_ms;
+                self.retry_at_ms.store(retry_at_ms, Ordering::Release);
+                slot.last_error = Some(error.clone());
+                Err(error)
+            }
+        }
+    }
+
+    fn present(&self) -> Option<(Link, u64)> {
+        let slot = self.slot.lock();
+        slot.link.clone().map(|link| (link, slot.generation))
+    }
+
+    /// Drops the connection if `error` says that it is of no more use.
+    pub(super) fn report(&self, generation: u64, error: &RedisError) {
+        if !must_reconnect(error) {
+            return;
+        }
+        self.drop_link(generation);
+    }
+
+    fn drop_link(&self, generation: u64) {
+        let mut slot = self.slot.lock();
+        if slot.generation == generation {
+            slot.link = None;
+        }
+    }
+}

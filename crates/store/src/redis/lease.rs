@@ -1,0 +1,286 @@
+//! Who leads, by a lease in Redis.
+//!
+//! The lease counts from before the command that took or renewed it was sent, by this node's
+//! monotonic clock, less a margin: whoever cannot renew has stepped down before Redis lets it go.
+//! A step of the wall clock changes nothing here.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use redis::RedisResult;
+use serde::Deserialize;
+
+use super::Core;
+use super::scripts;
+use maxine_state::Leadership;
+
+/// The least that a lease is given up before Redis does.
+const MARGIN_MS_MIN: u64 = 50;
+const POLL_MS_MIN: u64 = 50;
+const POLL_MS_MAX: u64 = 1_000;
+const RENEW_RETRY_MS: u64 = 100;
+
+/// The lease as Redis holds it; the shape of the Node.js Maxine.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct LeaseRecord {
+    pub(super) instance_id: String,
+    pub(super) token: String,
+    pub(super) fencing_token: u64,
+}
+
+/// What this node knows of the lease.
+#[derive(Debug, Default)]
+pub(super) struct LeaseState {
+    /// This node's own lease, as text, and until when it counts.
+    held: Option<(Arc<str>, u64)>,
+    /// The last one seen, and when.
+    seen: Option<(LeaseRecord, u64)>,
+    /// Fencing tokens only grow, also when Redis forgets.
+    highest_fence: u64,
+    /// Since when Redis has said without a break that nobody leads.
+    vacant_since_ms: Option<u64>,
+}
+
+impl LeaseState {
+    fn note(&mut self, text: &str, now_ms: u64) {
+        self.seen = serde_json::from_str::<LeaseRecord>(text).ok().map(|record| (record, now_ms));
+        if let Some((record, _)) = &self.seen {
+            self.highest_fence = self.highest_fence.max(record.fencing_token);
+        }
+        if text.is_empty() {
+            self.vacant_since_ms.get_or_insert(now_ms);
+        } else {
+            self.vacant_since_ms = None;
+        }
+    }
+}
+
+impl Core {
+    /// The lease's text while this node holds it.
+    pub(super) fn held_lease(&self) -> Option<Arc<str>> {
+        let now_ms = self.clock.monotonic_ms();
+        let lease = self.lease.lock();
+        lease.held.as_ref().filter(|(_, until_ms)| now_ms < *until_ms).map(|(text, _)| text.clone())
+    }
+
+    /// Who holds the lease, if its record is fresh.
+    pub(super) fn lease_holder(&self) -> Option<LeaseRecord> {
+        let now_ms = self.clock.monotonic_ms();
+        let lease = self.lease.lock();
+        let (record, seen_ms) = lease.seen.as_ref()?;
+        let fresh = now_ms.saturating_sub(*seen_ms) < self.config.lease_ms;
+        let lapsed = record.token == self.token
+            && lease.held.as_ref().is_none_or(|(_, until_ms)| now_ms >= *until_ms);
+        (fresh && !lapsed).then(|| record.clone())
+    }
+
+    /// Who leads, at this very moment.
+    pub(super) fn leadership_at_once(&self) -> Leadership {
+        let is_leader = self.held_lease().is_some();
+        let holder = self.lease_holder();
+        let term = self.lease.lock().highest_fence;
+        Leadership { leader: holder.map(|record| record.instance_id), is_leader, term }
+    }
+
+    pub(super) fn publish_leadership(&self) {
+        let now = self.leadership_at_once();
+        self.leadership.send_if_modified(|before| {
+            let changed = *before != now;
+            if changed {
+                tracing::info!(leader = ?now.leader, is_leader = now.is_leader, term = now.term,
+                    "leadership");
+                *before = now;
+            }
+            changed
+        });
+    }
+
+    /// Stops leading at once; Redis lets the lease go when it runs out.
+    pub(super) fn step_down(&self) {
+        self.lease.lock().held = None;
+        self.publish_leadership();
+    }
+
+    /// Takes, renews and loses the lease until the node stops.
+    pub(super) async fn run_election(self: Arc<Self>) {
+        loop {
+            let held = self.held_lease();
+            let pause = match held {
+                // It may still reach Redis and yet follow no more: somebody else should lead.
+                Some(_) if self.has_lost_touch() => {
+                    self.release().await;
+                    self.poll_pause()
+                }
+                Some(text) => self.renew(&text).await,
+                None => self.contend().await,
+            };
+            self.publish_leadership();
+            tokio::select! {
+                () = self.stop.cancelled() => break,
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+        self.release().await;
+    }
+
+    fn has_lost_touch(&self) -> bool {
+        let complete_ms = self.complete_ms.load(std::sync::atomic::Ordering::Acquire);
+        let silent_ms = self.clock.monotonic_ms().saturating_sub(complete_ms);
+        !self.is_caught_up() && silent_ms > self.config.lease_ms
+    }
+
+    fn margin_ms(&self) -> u64 {
+        (self.config.lease_ms / 10).max(MARGIN_MS_MIN)
+    }
+
+    fn remaining_ms(&self) -> u64 {
+        let now_ms = self.clock.monotonic_ms();
+        self.lease.lock().held.as_ref().map_or(0, |(_, until_ms)| until_ms.saturating_sub(now_ms))
+    }
+
+    async fn renew(&self, text: &Arc<str>) -> Duration {
+        let sent_ms = self.clock.monotonic_ms();
+        let limit = Duration::from_millis(self.remaining_ms());
+        let lease_ms = self.config.lease_ms.to_string();
+        let run = async {
+            let (mut link, generation) = self.main.get().await?;
+            let args = [text.as_bytes(), lease_ms.as_bytes()];
+            let keys = [&*self.keys.leader];
+            let answer: RedisResult<(u64, String)> =
+                scripts::RENEW.run(&mut link, &keys, &args, limit).await;
+            answer.inspect_err(|error| self.main.report(generation, error))
+        };
+        match tokio::time::timeout(limit, run).await {
+            Ok(Ok((1, _))) => {
+                let mut lease = self.lease.lock();
+                lease.note(text, sent_ms);
+                let until_ms = sent_ms + self.config.lease_ms - self.margin_ms();
+                if let Some(held) = &mut lease.held {
+                    held.1 = until_ms;
+                }
+                drop(lease);
+                Duration::from_millis(self.config.renew_ms.min(self.remaining_ms()))
+            }
+            Ok(Ok((_, other))) => {
+                tracing::warn!("another node holds the lease: this node no longer leads");
+                let mut lease = self.lease.lock();
+                lease.held = None;
+                lease.note(&other, sent_ms);
+                drop(lease);
+                self.poll_pause()
+            }
+            Ok(Err(_)) | Err(_) => {
+                let remaining_ms = self.remaining_ms();
+                if remaining_ms == 0 {
+                    tracing::warn!("the lease could not be renewed: this node no longer leads");
+                    self.step_down();
+                }
+                Duration::from_millis(RENEW_RETRY_MS.min(remaining_ms.max(1)))
+            }
+        }
+    }
+
+    async fn contend(&self) -> Duration {
+        // A lease that lapsed while this node slept is over, whatever Redis says.
+        self.lease.lock().held = None;
+        let sent_ms = self.clock.monotonic_ms();
+        let competes = self.config.election_enabled || self.is_needed();
+        let may_lead = competes && self.is_caught_up() && !self.has_failed();
+        let answer = if may_lead { self.acquire().await } else { self.look().await };
+        let Ok((taken, text)) = answer else {
+            self.lease.lock().vacant_since_ms = None;
+            return self.poll_pause();
+        };
+        if let Some(until_ms) = self.note_answer(taken, &text, sent_ms) {
+            return Duration::from_millis(self.config.renew_ms.min(until_ms - sent_ms));
+        }
+        if self.lease_is_forgotten() {
+            self.give_back(&text).await;
+        }
+        self.poll_pause()
+    }
+
+    /// Whether nobody has led for so long that nobody else will: then also a node that does not
+    /// compete takes the lease, or a lone one would never have a leader.
+    fn is_needed(&self) -> bool {
+        let now_ms = self.clock.monotonic_ms();
+        let vacant_since_ms = self.lease.lock().vacant_since_ms;
+        vacant_since_ms.is_some_and(|since_ms| now_ms - since_ms >= 2 * self.config.lease_ms)
+    }
+
+    /// Keeps what Redis said; until when this node leads, if it got the lease.
+    fn note_answer(&self, taken: bool, text: &str, sent_ms: u64) -> Option<u64> {
+        let until_ms = sent_ms + self.config.lease_ms - self.margin_ms();
+        let mut lease = self.lease.lock();
+        lease.note(text, sent_ms);
+        if !taken || self.clock.monotonic_ms() >= until_ms {
+            return None;
+        }
+        lease.held = Some((text.into(), until_ms));
+        Some(until_ms)
+    }
+
+    /// Whether Redis still has a lease of this node's that it has given up itself. The next one
+    /// has a new token.
+    fn lease_is_forgotten(&self) -> bool {
+        let lease = self.lease.lock();
+        lease.held.is_none()
+            && lease.seen.as_ref().is_some_and(|(record, _)| record.token == self.token)
+    }
+
+    async fn acquire(&self) -> RedisResult<(bool, String)> {
+        let name = serde_json::Value::from(self.config.instance_id.as_str()).to_string();
+        let numbers = [
+            self.config.lease_ms.to_string(),
+            self.clock.wall_ms().to_string(),
+            self.lease.lock().highest_fence.to_string(),
+        ];
+        let args = [
+            name.as_bytes(),
+            self.token.as_bytes(),
+            numbers[0].as_bytes(),
+            numbers[1].as_bytes(),
+            numbers[2].as_bytes(),
+        ];
+        let (mut link, generation) = self.main.get().await?;
+        let keys = [&*self.keys.leader, &*self.keys.fence];
+        let timeout = self.config.command_timeout();
+        let answer: RedisResult<(u64, String)> =
+            scripts::ACQUIRE.run(&mut link, &keys, &args, timeout).await;
+        answer
+            .inspect_err(|error| self.main.report(generation, error))
+            .map(|(taken, text)| (taken == 1, text))
+    }
+
+    async fn look(&self) -> RedisResult<(bool, String)> {
+        let (mut link, generation) = self.main.get().await?;
+        let keys = [&*self.keys.leader];
+        let timeout = self.config.command_timeout();
+        let text: RedisResult<String> = scripts::LEASE.run(&mut link, &keys, &[], timeout).await;
+        let text = text.inspect_err(|error| self.main.report(generation, error))?;
+        Ok((false, text))
+    }
+
+    fn poll_pause(&self) -> Duration {
+        let full = (self.config.renew_ms / 5).clamp(POLL_MS_MIN, POLL_MS_MAX);
+        Duration::from_millis(rand::random_range(full / 2..=full))
+    }
+
+    async fn release(&self) {
+        let Some(text) = self.held_lease() else { return };
+        self.step_down();
+        self.give_back(&text).await;
+    }
+
+    async fn give_back(&self, text: &str) {
+        let Ok((mut link, _)) = self.main.get().await else { return };
+        let timeout = Duration::from_millis(self.config.command_timeout_ms.min(1_000));
+        let keys = [&*self.keys.leader];
+        let released: RedisResult<u64> =
+            scripts::RELEASE.run(&mut link, &keys, &[text.as_bytes()], timeout).await;
+        if let Err(error) = released {
+            tracing::info!(%error, "the lease could not be released; it ends when its time is over");
+        }
+    }
+}

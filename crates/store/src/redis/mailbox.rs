@@ -1,0 +1,237 @@
+//! Messages between nodes, through Redis: every node has a list of its own as an inbox.
+//!
+//! A call to the leader is put into the leader's inbox and answered into the caller's. Both are
+//! bounded and vanish when unused; a call has a deadline; nothing is kept for good. Nodes need
+//! not reach each other, only Redis.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use parking_lot::Mutex;
+use redis::{RedisResult, cmd};
+use tokio::sync::{Semaphore, oneshot};
+
+use super::Core;
+use super::connect::Link;
+use super::scripts;
+use crate::CallError;
+
+/// Most messages in one inbox.
+const INBOX_MESSAGES_MAX: u64 = 4_096;
+/// How long an inbox stays after its last message.
+const INBOX_KEPT_MS: u64 = 60_000;
+/// Largest message.
+const BODY_LEN_MAX: usize = 4 * 1024 * 1024;
+/// Most messages taken at once.
+const TAKEN_AT_ONCE: usize = 128;
+/// Most calls that are handled at once.
+const HANDLED_AT_ONCE_MAX: usize = 64;
+/// How long one read waits, in whole seconds as Redis wants it.
+const BLOCK_S: u64 = 1;
+/// Token of a sender: 32 hexadecimal digits.
+const TOKEN_LEN: usize = 32;
+/// Kind, call number and sender before the body.
+const HEAD_LEN: usize = 1 + 8 + TOKEN_LEN;
+
+const CALL: u8 = 1;
+const ANSWER: u8 = 2;
+const REFUSAL: u8 = 3;
+
+/// The calls that wait for their answers.
+#[derive(Default)]
+pub(super) struct Calls {
+    next: AtomicU64,
+    waiting: Mutex<HashMap<u64, oneshot::Sender<Result<Bytes, CallError>>>>,
+}
+
+struct Waiting<'a> {
+    calls: &'a Calls,
+    number: u64,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.calls.waiting.lock().remove(&self.number);
+    }
+}
+
+struct Message {
+    kind: u8,
+    number: u64,
+    sender: String,
+    body: Bytes,
+}
+
+fn encode(kind: u8, number: u64, sender: &str, body: &[u8]) -> Bytes {
+    let mut out = BytesMut::with_capacity(HEAD_LEN + body.len());
+    out.put_u8(kind);
+    out.put_u64(number);
+    out.put_slice(sender.as_bytes());
+    out.put_slice(body);
+    out.freeze()
+}
+
+fn decode(message: Vec<u8>) -> Option<Message> {
+    let message = Bytes::from(message);
+    if message.len() < HEAD_LEN || message.len() > HEAD_LEN + BODY_LEN_MAX {
+        return None;
+    }
+    let number = u64::from_be_bytes(message[1..9].try_into().ok()?);
+    let sender = std::str::from_utf8(&message[9..HEAD_LEN]).ok()?;
+    if !sender.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return None;
+    }
+    let sender = sender.to_owned();
+    Some(Message { kind: message[0], number, sender, body: message.slice(HEAD_LEN..) })
+}
+
+impl Core {
+    /// Sends `body` to whoever holds the lease, and waits for the answer.
+    pub(super) async fn call(&self, body: Bytes, timeout: Duration) -> Result<Bytes, CallError> {
+        if body.len() > BODY_LEN_MAX {
+            let text = format!("{} bytes are more than {BODY_LEN_MAX}", body.len());
+            return Err(CallError::Refused(text));
+        }
+        if self.held_lease().is_some() {
+            let handled = tokio::time::timeout(timeout, self.peers.handle(body)).await;
+            return handled.map_err(|_| CallError::Unreachable)?.map_err(CallError::Refused);
+        }
+        let leader = self.lease_holder().filter(|holder| holder.token != self.token);
+        let leader = leader.filter(|holder| holder.token.len() == TOKEN_LEN);
+        let Some(leader) = leader else { return Err(CallError::Unreachable) };
+        let number = self.calls.next.fetch_add(1, Ordering::Relaxed);
+        let (sender, answer) = oneshot::channel();
+        self.calls.waiting.lock().insert(number, sender);
+        let _waiting = Waiting { calls: &self.calls, number };
+        let exchange = async {
+            let message = encode(CALL, number, &self.token, &body);
+            match self.post(&leader.token, &message).await {
+                Ok(true) => {}
+                Ok(false) => {
+                    return Err(CallError::Refused(String::from("the leader's inbox is full")));
+                }
+                Err(_) => return Err(CallError::Unreachable),
+            }
+            answer.await.unwrap_or(Err(CallError::Unreachable))
+        };
+        tokio::time::timeout(timeout, exchange).await.unwrap_or(Err(CallError::Unreachable))
+    }
+
+    async fn post(&self, to: &str, message: &[u8]) -> RedisResult<bool> {
+        let inbox = self.keys.inbox(to);
+        let (bound, kept) = (INBOX_MESSAGES_MAX.to_string(), INBOX_KEPT_MS.to_string());
+        let args = [bound.as_bytes(), kept.as_bytes(), message];
+        let (mut link, generation) = self.main.get().await?;
+        let timeout = self.config.command_timeout();
+        let posted: RedisResult<u64> =
+            scripts::POST.run(&mut link, &[&inbox], &args, timeout).await;
+        posted.inspect_err(|error| self.main.report(generation, error)).map(|done| done == 1)
+    }
+
+    /// Empties this node's inbox until the node stops.
+    pub(super) async fn run_inbox(self: Arc<Self>) {
+        let room = Arc::new(Semaphore::new(HANDLED_AT_ONCE_MAX));
+        while !self.stop.is_cancelled() {
+            let read = async {
+                let mut link = self.connector.connect().await?;
+                loop {
+                    for message in self.take(&mut link).await? {
+                        self.receive(message, &room).await;
+                    }
+                }
+            };
+            let ended: RedisResult<()> = tokio::select! {
+                () = self.stop.cancelled() => break,
+                ended = read => ended,
+            };
+            if let Err(error) = ended {
+                tracing::debug!(%error, "the inbox cannot be read");
+            }
+            tokio::select! {
+                () = self.stop.cancelled() => break,
+                () = tokio::time::sleep(self.connector.backoff()) => {}
+            }
+        }
+    }
+
+    async fn take(&self, link: &mut Link) -> RedisResult<Vec<Vec<u8>>> {
+        let inbox = self.keys.inbox(&self.token);
+        let timeout = self.config.command_timeout() + Duration::from_secs(BLOCK_S);
+        let mut command = cmd("BLPOP");
+        command.arg(&inbox).arg(BLOCK_S);
+        let first: Option<(String, Vec<u8>)> = link.query(&command, timeout).await?;
+        let Some((_, first)) = first else { return Ok(Vec::new()) };
+        let mut command = cmd("LPOP");
+        command.arg(&inbox).arg(TAKEN_AT_ONCE);
+        let more: Option<Vec<Vec<u8>>> = link.query(&command, timeout).await?;
+        let mut messages = vec![first];
+        messages.extend(more.into_iter().flatten());
+        Ok(messages)
+    }
+
+    async fn receive(self: &Arc<Self>, message: Vec<u8>, room: &Arc<Semaphore>) {
+        let Some(message) = decode(message) else {
+            tracing::warn!("a message from a peer could not be decoded");
+            return;
+        };
+        match message.kind {
+            CALL => {
+                // While all places are taken the inbox fills up, and its bound refuses callers.
+                let Ok(place) = Arc::clone(room).acquire_owned().await else { return };
+                let core = Arc::clone(self);
+                self.tasks.spawn(async move {
+                    core.answer(message).await;
+                    drop(place);
+                });
+            }
+            ANSWER => self.resolve(message.number, Ok(message.body)),
+            REFUSAL => {
+                let text = String::from_utf8_lossy(&message.body).into_owned();
+                self.resolve(message.number, Err(CallError::Refused(text)));
+            }
+            other => tracing::warn!(kind = other, "a message of an unknown kind"),
+        }
+    }
+
+    fn resolve(&self, number: u64, answer: Result<Bytes, CallError>) {
+        if let Some(waiting) = self.calls.waiting.lock().remove(&number) {
+            // The caller may have given up meanwhile.
+            let _ = waiting.send(answer);
+        }
+    }
+
+    async fn answer(&self, message: Message) {
+        let handled = if self.held_lease().is_none() {
+            Err(String::from("this node does not lead"))
+        } else {
+            let limit = Duration::from_millis(self.config.lease_ms);
+            let handled = tokio::time::timeout(limit, self.peers.handle(message.body)).await;
+            handled.unwrap_or_else(|_| Err(String::from("no answer in time")))
+        };
+        let answer = match &handled {
+            Ok(body) => encode(ANSWER, message.number, &self.token, body),
+            Err(text) => encode(REFUSAL, message.number, &self.token, text.as_bytes()),
+        };
+        if let Err(error) = self.post(&message.sender, &answer).await {
+            tracing::debug!(%error, "an answer could not be delivered");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_survive_the_wire_and_foreign_ones_do_not() {
+        let token = "0123456789abcdef0123456789abcdef";
+        let decoded = decode(encode(CALL, 7, token, b"body").to_vec()).unwrap();
+        assert_eq!((decoded.kind, decoded.number, &*decoded.sender), (CALL, 7, token));
+        assert_eq!(&*decoded.body, b"body");
+        assert!(decode(vec![1; 10]).is_none());
+        assert!(decode(vec![b'/'; 60]).is_none(), "a sender is part of a key's name");
+    }
+}

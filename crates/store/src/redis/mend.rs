@@ -1,0 +1,365 @@
+//! Brings this node and Redis together, whatever Redis holds.
+//!
+//! The head says which entry is the last one. The place of a node is the last entry that it has
+//! applied. What Redis holds and where the node is decide the way on:
+//!
+//! | head | stream and snapshot | this node | way on |
+//! |---|---|---|---|
+//! | none | nothing | has no entries | make an empty log |
+//! | none | anything | has entries | take what follows on its place, then put the state back |
+//! | none | something | has no entries | wait for a node that has; then put back what can be read |
+//! | readable | takes entries | is at the head | stay |
+//! | readable | missing, no stream, or holds something behind the head | is at the head | put the state back (the leader; anybody where nobody leads) |
+//! | readable | has the entries after its place | is behind | follow |
+//! | readable | lacks them, or has others; the head can be reached from the snapshot | is behind or on a fork | take the snapshot and what follows it |
+//! | readable | any | is ahead and remembers the entries since the head | put these entries back; where the stream does not take them, the state |
+//! | readable | the head cannot be reached at all | not at the head | wait for a node at the head; then, if no node leads, put back the longest state known here |
+//!
+//! Nothing here waits without end. A node that is at the head leads, or takes the lease, and writes
+//! a snapshot that the others take. Where there is no such node, the leader gives its lease back or
+//! the lease runs out, and the first node that has waited for a third of a lease puts its state
+//! back. All of this ends within two leases and the time that one snapshot takes.
+//!
+//! A state that is put back names the log anew, unless it is the state at the head. The head is
+//! compared in the same script, so of several nodes one succeeds, and the others go through the
+//! table again. Entries are told apart by their nonces alone: a node whose place is in the new log
+//! goes on there without a loss, and one whose place is not reports the loss.
+
+use super::Core;
+use super::connect::Link;
+use super::replica::{Entry, Position};
+use super::scripts;
+use super::snapshot::{self, Installed};
+use super::stream::{self, Found, PAGE_ENTRIES_MAX};
+use super::survey::Survey;
+use super::tail::End;
+use crate::StoreEvent;
+
+/// For this part of a lease a node waits for one that can read more of the log.
+const LEASES_PER_WAIT: u64 = 3;
+/// Most steps until this node and Redis fit.
+const STEPS_MAX: usize = 16;
+/// Most bytes that one script call puts back.
+const PUT_BACK_LEN_MAX: usize = 4 * 1024 * 1024;
+
+/// What this node does next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    /// Make an empty log.
+    Create,
+    /// Nothing: it is at the head.
+    Stay,
+    /// Nothing: the entries after its place are there to be read.
+    Follow,
+    /// Take the snapshot and what follows it; wait, and then mend, if that does not reach the head.
+    TakeSnapshot,
+    /// Put the entries after the head back.
+    PutTailBack,
+    /// Put the whole state back.
+    PutStateBack,
+}
+
+/// What decides besides the survey.
+#[derive(Clone, Copy, Debug, Default)]
+struct Here {
+    /// Another node holds the lease.
+    other_leads: bool,
+    /// The stream has the entry that follows on this node's place.
+    next_is_there: bool,
+    /// This node remembers all entries after the head.
+    remembers_tail: bool,
+}
+
+/// The table above.
+fn way(survey: &Survey, mine: &Position, here: Here) -> Way {
+    let Some(head) = &survey.head else {
+        return match (mine.seq, survey.is_empty) {
+            (0, true) => Way::Create,
+            (0, false) => Way::TakeSnapshot,
+            _ => Way::PutStateBack,
+        };
+    };
+    if mine.epoch.is_empty() {
+        return Way::TakeSnapshot;
+    }
+    if head.is_same_entry(mine) {
+        let in_order = survey.takes_entries() || here.other_leads;
+        return if in_order { Way::Stay } else { Way::PutStateBack };
+    }
+    if here.next_is_there {
+        Way::Follow
+    } else if here.remembers_tail {
+        Way::PutTailBack
+    } else {
+        Way::TakeSnapshot
+    }
+}
+
+#[derive(PartialEq, Eq)]
+enum Step {
+    /// This node and Redis fit.
+    Settled,
+    /// Something was done; compare again.
+    Again,
+}
+
+impl Core {
+    /// Compares the log's end with this node's place, and mends what does not fit.
+    pub(super) async fn synchronise(&self, link: &mut Link) -> Result<(), End> {
+        for _ in 0..STEPS_MAX {
+            if self.step(link).await? == Step::Settled {
+                self.note_sound();
+                return Ok(());
+            }
+        }
+        Err(End::Damaged(String::from("what redis holds changes faster than this node can follow")))
+    }
+
+    async fn step(&self, link: &mut Link) -> Result<Step, End> {
+        let timeout = self.config.command_timeout();
+        let asked_ms = self.clock.monotonic_ms();
+        let survey = Survey::read(link, &self.keys, timeout).await?;
+        let mine = self.replica.position();
+        let mut here = Here::default();
+        let held = self.held_lease();
+        here.other_leads = !survey.lease.is_empty() && held.as_deref() != Some(&*survey.lease);
+        let mut tail = None;
+        match &survey.head {
+            Some(head) if head.seq > mine.seq => {
+                let after = format!("{}-0", mine.seq);
+                let page = stream::page(link, &self.keys, &after, 0, timeout).await?;
+                let next = page.entries.first();
+                here.next_is_there = next.is_some_and(|next| next.follows_on(&mine));
+            }
+            Some(head) => tail = self.replica.kept_after(head.seq, &head.nonce),
+            None => {}
+        }
+        here.remembers_tail = tail.is_some();
+        let chosen = way(&survey, &mine, here);
+        if !matches!(chosen, Way::Stay | Way::Follow) {
+            tracing::info!(
+                ?chosen,
+                seq = mine.seq,
+                head = survey.head.as_ref().map(|h| h.seq),
+                "the data in redis and on this node differ"
+            );
+        }
+        match chosen {
+            Way::Create => {
+                stream::create(link, &self.keys, timeout).await?;
+                Ok(Step::Again)
+            }
+            Way::Stay | Way::Follow => {
+                if let Some(head) = survey.head.filter(|head| head.epoch != mine.epoch) {
+                    self.replica.adopt(&head.epoch);
+                }
+                if chosen == Way::Stay {
+                    self.note_complete(asked_ms);
+                }
+                Ok(Step::Settled)
+            }
+            Way::TakeSnapshot => self.take_snapshot(link).await,
+            Way::PutTailBack => match (survey.head, tail) {
+                (Some(head), Some(tail)) => self.put_tail_back(link, head, &tail).await,
+                _ => Ok(Step::Again),
+            },
+            Way::PutStateBack => {
+                if survey.head.is_none() && !survey.is_empty {
+                    self.take_what_follows(link).await?;
+                }
+                self.put_state_back(link, survey.head.as_ref(), false).await
+            }
+        }
+    }
+
+    /// Takes Redis's word for what the state is; if that cannot be read, mends it in time.
+    async fn take_snapshot(&self, link: &mut Link) -> Result<Step, End> {
+        let timeout = self.config.command_timeout();
+        let found = stream::rebuild(link, &self.keys, timeout).await?;
+        if found.is_whole() {
+            self.go_on_with(found);
+            return Ok(Step::Again);
+        }
+        let problem = found.problem();
+        let epoch = found.survey.head.as_ref().map_or("", |head| &*head.epoch).to_owned();
+        let broken_ms = self.note_broken(&problem);
+        if broken_ms < self.config.lease_ms / LEASES_PER_WAIT {
+            let keys = [&*self.keys.head];
+            let args = [epoch.as_bytes()];
+            let _: u64 = scripts::REPORT_SHORT.run(link, &keys, &args, timeout).await?;
+            return Err(End::Damaged(problem));
+        }
+        let mine = self.replica.position();
+        let replaces = found.survey.head.clone();
+        if mine.epoch.is_empty() || found.rebuilt.position().seq > mine.seq {
+            self.go_on_with(found);
+        }
+        self.put_state_back(link, replaces.as_ref(), true).await
+    }
+
+    /// The head is gone: what Redis still has beyond this node's place is taken before it is
+    /// replaced.
+    async fn take_what_follows(&self, link: &mut Link) -> Result<(), End> {
+        let timeout = self.config.command_timeout();
+        let found = stream::rebuild(link, &self.keys, timeout).await?;
+        let (mine, there) = (self.replica.position(), found.rebuilt.position());
+        let follows = found.rebuilt.comes_after(&mine).unwrap_or(there.epoch == mine.epoch);
+        if follows && there.seq > mine.seq {
+            self.go_on_with(found);
+        }
+        Ok(())
+    }
+
+    /// Goes on with what was read, and reports what this node had and it has not.
+    fn go_on_with(&self, found: Found) {
+        let mine = self.replica.position();
+        let now = found.rebuilt.position().clone();
+        let replaced = now.epoch != mine.epoch;
+        // Where that cannot be told, a log of the same name is taken for the same log.
+        let lost = !found.rebuilt.comes_after(&mine).unwrap_or(!replaced);
+        if lost {
+            self.step_down();
+        }
+        self.report_skipped(&found.rebuilt.skipped);
+        self.replica.replace(found.rebuilt);
+        if lost {
+            self.emit(StoreEvent::WritesLost { had: mine.seq, now: now.seq, replaced });
+        }
+    }
+
+    /// Redis is at an earlier entry of this very log: what came after it is written again, unless
+    /// somebody else did so meanwhile.
+    async fn put_tail_back(
+        &self,
+        link: &mut Link,
+        head: Position,
+        lost: &[Entry],
+    ) -> Result<Step, End> {
+        self.step_down();
+        let (from, to) = (head.seq + 1, head.seq + lost.len() as u64);
+        let mut at = head;
+        let mut rest = lost;
+        while !rest.is_empty() {
+            let (now, later) = rest.split_at(fits_one_call(rest));
+            let seq = at.seq.to_string();
+            let versions: Vec<String> = now.iter().map(|entry| entry.version.to_string()).collect();
+            let mut args: Vec<&[u8]> = vec![at.epoch.as_bytes(), seq.as_bytes(), &at.nonce];
+            for (entry, version) in now.iter().zip(&versions) {
+                args.extend([&entry.nonce[..], version.as_bytes(), &entry.payload]);
+            }
+            let keys = [&*self.keys.head, &*self.keys.log];
+            let timeout = self.config.command_timeout();
+            let word: String = scripts::PUT_BACK.run(link, &keys, &args, timeout).await?;
+            match word.as_str() {
+                "OK" => {}
+                "BLOCKED" => return self.put_state_back(link, Some(&at), false).await,
+                // Somebody was faster; the next comparison says what is to be done now.
+                _ => return Ok(Step::Again),
+            }
+            if let Some(last) = now.last() {
+                at = Position { seq: last.seq, nonce: last.nonce, ..at };
+            }
+            rest = later;
+        }
+        self.emit(StoreEvent::WritesPutBack { from, to });
+        Ok(Step::Again)
+    }
+
+    /// Puts this node's whole state into Redis as a snapshot, at its own place, if the head is
+    /// still `replaces`. `lossy`: Redis is known to have had more, or something else.
+    async fn put_state_back(
+        &self,
+        link: &mut Link,
+        replaces: Option<&Position>,
+        lossy: bool,
+    ) -> Result<Step, End> {
+        let (state, mut position, recent) = self.replica.state();
+        match replaces.filter(|head| head.is_same_entry(&position)) {
+            Some(head) => position.epoch.clone_from(&head.epoch),
+            None => {
+                self.step_down();
+                position.epoch = stream::new_epoch();
+            }
+        }
+        let encoded = tokio::task::spawn_blocking(move || snapshot::encode(&state)).await;
+        let encoded = match encoded {
+            Ok(Ok(encoded)) => encoded,
+            Ok(Err(error)) => return Err(End::Fatal(error.to_string())),
+            Err(error) => return Err(End::Fatal(error.to_string())),
+        };
+        let timeout = self.config.command_timeout();
+        let (seq, epoch) = (position.seq, position.epoch.clone());
+        let uploaded =
+            snapshot::upload(link, &self.keys, &encoded, position, recent, timeout).await?;
+        match snapshot::install(link, &self.keys, &uploaded, replaces, lossy, timeout).await? {
+            Installed::Done => {
+                self.replica.adopt(&epoch);
+                if let Some(head) = replaces.filter(|_| lossy) {
+                    let (had, now) = (head.seq, seq);
+                    self.emit(StoreEvent::WritesLost { had, now, replaced: true });
+                }
+                self.emit(StoreEvent::StatePutBack { position: seq });
+                Ok(Step::Again)
+            }
+            Installed::Changed => Ok(Step::Again),
+            Installed::Led => Err(End::Damaged(String::from(
+                "this node cannot build the state from what redis holds; the node that leads writes a snapshot",
+            ))),
+        }
+    }
+}
+
+/// How many of the entries one call of a script takes.
+fn fits_one_call(entries: &[Entry]) -> usize {
+    let mut len = 0;
+    let fits = entries.iter().take(PAGE_ENTRIES_MAX).take_while(|entry| {
+        len += entry.payload.len();
+        len <= PUT_BACK_LEN_MAX
+    });
+    fits.count().max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::redis::survey::Stream;
+
+    fn at(seq: u64, nonce: u8) -> Position {
+        Position { epoch: "e".into(), seq, nonce: [nonce; 16] }
+    }
+
+    fn survey(head: Option<Position>, kind: &str, newest: u64) -> Survey {
+        let stream = Stream { kind: kind.into(), newest: (newest, 0), ..Stream::default() };
+        Survey { is_empty: head.is_none() && kind == "none", head, stream, ..Survey::default() }
+    }
+
+    #[test]
+    fn every_combination_has_a_way_on() {
+        let sound = |head| survey(Some(head), "stream", 5);
+        let no = Here::default();
+        let other_leads = Here { other_leads: true, ..no };
+        let next_is_there = Here { next_is_there: true, ..no };
+        let remembers_tail = Here { remembers_tail: true, ..no };
+        let nothing = Position::default();
+        for (case, survey, mine, here, expected) in [
+            ("all new", survey(None, "none", 0), &nothing, no, Way::Create),
+            ("a lost head", survey(None, "stream", 5), &nothing, no, Way::TakeSnapshot),
+            ("a lost head", survey(None, "stream", 5), &at(5, 5), no, Way::PutStateBack),
+            ("flushed", survey(None, "none", 0), &at(5, 5), no, Way::PutStateBack),
+            ("an empty log flushed", survey(None, "none", 0), &at(0, 0), no, Way::Create),
+            ("a new node", sound(at(5, 5)), &nothing, no, Way::TakeSnapshot),
+            ("at the head", sound(at(5, 5)), &at(5, 5), no, Way::Stay),
+            ("no stream", survey(Some(at(5, 5)), "none", 0), &at(5, 5), no, Way::PutStateBack),
+            ("a string", survey(Some(at(5, 5)), "string", 0), &at(5, 5), no, Way::PutStateBack),
+            ("no stream", survey(Some(at(5, 5)), "none", 0), &at(5, 5), other_leads, Way::Stay),
+            ("a stranger's", survey(Some(at(5, 5)), "stream", 9), &at(5, 5), no, Way::PutStateBack),
+            ("behind", sound(at(5, 5)), &at(3, 3), next_is_there, Way::Follow),
+            ("behind a gap", sound(at(5, 5)), &at(3, 3), no, Way::TakeSnapshot),
+            ("a fork", sound(at(5, 5)), &at(5, 6), no, Way::TakeSnapshot),
+            ("ahead", sound(at(5, 5)), &at(7, 7), remembers_tail, Way::PutTailBack),
+            ("ahead on a fork", sound(at(5, 5)), &at(7, 7), no, Way::TakeSnapshot),
+        ] {
+            assert_eq!(way(&survey, mine, here), expected, "{case}");
+        }
+    }
+}

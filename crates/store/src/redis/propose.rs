@@ -1,0 +1,236 @@
+//! Writing: one entry per batch, appended by one script, answered by this node's own machine.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use redis::{ErrorKind, RedisError, RedisResult, ServerErrorKind, Value, from_redis_value};
+use tokio::sync::TryAcquireError;
+
+use super::Core;
+use super::connect::{Failure, classify};
+use super::replica::{Nonce, Waiter};
+use super::scripts::APPEND;
+use crate::{ProposeError, StoreEvent, needs_lease};
+use maxine_state::{Applied, Batch, encode_batch};
+
+/// Largest entry.
+pub(super) const ENTRY_LEN_MAX: usize = 15 * 1024 * 1024;
+/// Between two attempts of one write.
+const RETRY_MS: u64 = 50;
+
+/// An entry to append.
+struct Written<'a> {
+    payload: &'a [u8],
+    nonce: Nonce,
+    /// The state version that it needs: a replica that does not understand it must not go past it.
+    version: u32,
+    needs_lease: bool,
+}
+
+/// What one attempt came to.
+enum Attempt {
+    /// In the log.
+    Appended,
+    /// Certainly not in the log by this attempt; trying again is useless or not now.
+    Refused(ProposeError),
+    /// Certainly not in the log by this attempt; this node must mend the log first.
+    Mend,
+    /// Perhaps in the log.
+    Unknown,
+    /// In the log, but on too few servers within the time.
+    Unconfirmed,
+}
+
+impl Core {
+    /// Appends `batch` and returns this node's answers to it.
+    pub(super) async fn append(
+        &self,
+        batch: &Batch,
+        timeout: Duration,
+    ) -> Result<Vec<Applied>, ProposeError> {
+        if self.stop.is_cancelled() {
+            return Err(ProposeError::ShuttingDown);
+        }
+        if let Some(reason) = self.failure() {
+            return Err(ProposeError::Storage(reason));
+        }
+        let payload =
+            encode_batch(batch).map_err(|error| ProposeError::Storage(error.to_string()))?;
+        if payload.len() > ENTRY_LEN_MAX {
+            return Err(ProposeError::TooLarge { len: payload.len(), max: ENTRY_LEN_MAX });
+        }
+        let _permit = match self.room.try_acquire() {
+            Ok(permit) => permit,
+            Err(TryAcquireError::NoPermits) => return Err(ProposeError::Overloaded),
+            Err(TryAcquireError::Closed) => return Err(ProposeError::ShuttingDown),
+        };
+        let nonce: Nonce = rand::random();
+        let mut waiter = self.replica.wait_for(nonce);
+        let mut maybe_sent = false;
+        let needs_lease = needs_lease(batch);
+        let version = batch.needs();
+        let written = Written { payload: &payload, nonce, version, needs_lease };
+        let work = self.attempts(&written, &mut waiter, &mut maybe_sent);
+        match tokio::time::timeout(timeout, work).await {
+            Ok(outcome) => outcome,
+            Err(_) if maybe_sent => Err(ProposeError::OutcomeUnknown),
+            Err(_) => Err(ProposeError::NoLeader),
+        }
+    }
+
+    async fn attempts(
+        &self,
+        written: &Written<'_>,
+        waiter: &mut Waiter<'_>,
+        maybe_sent: &mut bool,
+    ) -> Result<Vec<Applied>, ProposeError> {
+        loop {
+            match self.attempt(written, maybe_sent).await {
+                Attempt::Appended => {
+                    return waiter.answer().await.ok_or(ProposeError::OutcomeUnknown);
+                }
+                Attempt::Refused(error) if !*maybe_sent => return Err(error),
+                Attempt::Unconfirmed => return Err(ProposeError::OutcomeUnknown),
+                Attempt::Mend => self.want_repair(),
+                Attempt::Refused(_) | Attempt::Unknown => {}
+            }
+            let pause = Duration::from_millis(RETRY_MS);
+            if self.config.wait_replicas > 0 {
+                // The log alone does not say that the replicas have it: only the next attempt.
+                tokio::time::sleep(pause).await;
+                continue;
+            }
+            // An earlier attempt may have got there: its answer comes through the log. To send
+            // the same requests again is safe, for apply answers a repeat with the first reply.
+            if let Ok(answer) = tokio::time::timeout(pause, waiter.answer()).await {
+                return answer.ok_or(ProposeError::OutcomeUnknown);
+            }
+        }
+    }
+
+    async fn attempt(&self, written: &Written<'_>, maybe_sent: &mut bool) -> Attempt {
+        let Written { payload, nonce, version, needs_lease } = *written;
+        let lease: Arc<str> = match (needs_lease, self.held_lease()) {
+            (false, _) => "".into(),
+            (true, Some(lease)) => lease,
+            (true, None) => return Attempt::Refused(self.not_leader()),
+        };
+        let position = self.replica.position();
+        if position.epoch.is_empty() || self.is_broken() {
+            return Attempt::Refused(ProposeError::NoLeader);
+        }
+        let (mut link, generation) = match self.main.get().await {
+            Ok(found) => found,
+            Err(_) => return Attempt::Refused(ProposeError::NoLeader),
+        };
+        let (seq, version) = (position.seq.to_string(), version.to_string());
+        let args = [
+            position.epoch.as_bytes(),
+            seq.as_bytes(),
+            &position.nonce,
+            &nonce,
+            payload,
+            lease.as_bytes(),
+            version.as_bytes(),
+        ];
+        let keys = [&*self.keys.head, &*self.keys.log, &*self.keys.leader];
+        // From here on the entry may get there even if this future is dropped.
+        let before = std::mem::replace(maybe_sent, true);
+        let answer: RedisResult<(String, String, bool)> = if self.config.wait_replicas == 0 {
+            let timeout = self.config.command_timeout();
+            let answer: RedisResult<(String, String)> =
+                APPEND.run(&mut link, &keys, &args, timeout).await;
+            answer.map(|(word, text)| (word, text, true))
+        } else {
+            self.append_and_wait(&mut link, &keys, &args).await
+        };
+        match answer {
+            Ok((word, text, confirmed)) => {
+                *maybe_sent = before || word == "OK";
+                match word.as_str() {
+                    "OK" if confirmed => Attempt::Appended,
+                    "OK" => Attempt::Unconfirmed,
+                    "FENCED" => {
+                        self.note_fenced(&text);
+                        Attempt::Refused(self.not_leader())
+                    }
+                    _ => Attempt::Mend,
+                }
+            }
+            Err(error) => {
+                self.main.report(generation, &error);
+                self.note_refusal(&error);
+                if classify(&error) == Failure::Refused {
+                    *maybe_sent = before;
+                    return Attempt::Refused(ProposeError::NoLeader);
+                }
+                Attempt::Unknown
+            }
+        }
+    }
+
+    /// Appends and has Redis say how many replicas have it. Too few is an unknown outcome: the
+    /// entry is in the log, but a failover may lose it.
+    async fn append_and_wait(
+        &self,
+        link: &mut super::connect::Link,
+        keys: &[&str],
+        args: &[&[u8]],
+    ) -> RedisResult<(String, String, bool)> {
+        let timeout =
+            self.config.command_timeout() + Duration::from_millis(self.config.wait_timeout_ms);
+        for by_hash in [true, false] {
+            let mut pipeline = redis::pipe();
+            let append =
+                if by_hash { APPEND.by_hash(keys, args) } else { APPEND.by_code(keys, args) };
+            pipeline.add_command(append);
+            pipeline.cmd("WAIT").arg(self.config.wait_replicas).arg(self.config.wait_timeout_ms);
+            let answers = link.query_all(&pipeline, 2, timeout).await?;
+            let mut answers = answers.into_iter();
+            let appended = answers.next().unwrap_or(Value::Nil);
+            if let Value::ServerError(error) = &appended {
+                if by_hash && error.kind() == Some(ServerErrorKind::NoScript) {
+                    continue;
+                }
+                return Err(error.clone().into());
+            }
+            let (word, text): (String, String) = from_redis_value(appended)?;
+            let have: u64 = from_redis_value(answers.next().unwrap_or(Value::Nil))?;
+            return Ok((word, text, have >= u64::from(self.config.wait_replicas)));
+        }
+        Err(RedisError::from((ErrorKind::Client, "redis forgot the script at once")))
+    }
+
+    fn not_leader(&self) -> ProposeError {
+        let hint = self.lease_holder().map(|holder| holder.instance_id);
+        let hint = hint.filter(|hint| *hint != self.config.instance_id);
+        ProposeError::NotLeader { hint }
+    }
+
+    /// Redis says that the lease is another's, whatever this node believed.
+    fn note_fenced(&self, _present: &str) {
+        tracing::warn!("a leader's command was refused: another node holds the lease");
+        self.step_down();
+    }
+
+    fn note_refusal(&self, error: &RedisError) {
+        let code = error.code().unwrap_or_default().to_owned();
+        let refuses_writes = matches!(
+            code.as_str(),
+            "READONLY" | "OOM" | "MISCONF" | "NOREPLICAS" | "LOADING" | "MASTERDOWN" | "NOPERM"
+        );
+        if !refuses_writes {
+            return;
+        }
+        let now_ms = self.clock.monotonic_ms();
+        let mut last = self.last_refusal.lock();
+        let reported = last.as_ref().is_some_and(|(reported, at_ms)| {
+            *reported == code && now_ms.saturating_sub(*at_ms) < super::REFUSAL_REPORTED_AGAIN_MS
+        });
+        if !reported {
+            let reason = format!("{code} {}", error.detail().unwrap_or_default());
+            *last = Some((code, now_ms));
+            self.emit(StoreEvent::WritesRefused { reason });
+        }
+    }
+}

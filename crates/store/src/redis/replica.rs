@@ -1,0 +1,421 @@
+//! This node's copy: the machine, its place in the log, and who waits for an answer.
+//!
+//! Fed by the tail alone, in the log's order. Knows no connection.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::sync::{oneshot, watch};
+
+use crate::machine::{Machine, read_entry};
+use maxine_state::{Applied, Batch, CodecError, ControlState, STATE_VERSION};
+use maxine_view::View;
+
+/// Most entries kept in memory to put a lost tail back.
+const KEPT_ENTRIES_MAX: usize = 8_192;
+/// Most bytes of them.
+const KEPT_LEN_MAX: usize = 64 * 1024 * 1024;
+
+/// Most nonces that a snapshot names, so that a node that was a little behind can tell whether it
+/// lies on the way to it.
+pub(super) const RECENT_MAX: usize = 256;
+
+/// Names an entry for good.
+pub(super) type Nonce = [u8; 16];
+
+/// The last entry that was applied: which log, how far, and which entry that is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Position {
+    /// Names the log. Empty: none was read yet.
+    pub(super) epoch: String,
+    /// How many entries.
+    pub(super) seq: u64,
+    /// The last one's nonce.
+    pub(super) nonce: Nonce,
+}
+
+impl Position {
+    /// Whether both are the same entry, whichever log it is found in.
+    pub(super) fn is_same_entry(&self, other: &Self) -> bool {
+        (self.seq, self.nonce) == (other.seq, other.nonce)
+    }
+}
+
+/// One entry as the stream holds it.
+#[derive(Clone, Debug)]
+pub(super) struct Entry {
+    pub(super) seq: u64,
+    pub(super) nonce: Nonce,
+    pub(super) previous: Nonce,
+    /// The state version that it needs.
+    pub(super) version: u32,
+    pub(super) payload: Arc<[u8]>,
+}
+
+impl Entry {
+    /// Whether it is the next one after `place`.
+    pub(super) fn follows_on(&self, place: &Position) -> bool {
+        self.seq == place.seq + 1 && self.previous == place.nonce
+    }
+
+    /// What it asks for, or why that cannot be read.
+    fn batch(&self) -> Result<Result<Batch, String>, Refusal> {
+        let position = self.seq;
+        let other =
+            |error: CodecError| Refusal::OtherVersion { position, reason: error.to_string() };
+        match read_entry(&self.payload).map_err(other)? {
+            Err(_) if self.version > STATE_VERSION => {
+                Err(other(CodecError::NewerState(self.version)))
+            }
+            read => Ok(read),
+        }
+    }
+}
+
+/// An entry that was skipped because it cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Skipped {
+    /// Its stream id.
+    pub(super) id: String,
+    pub(super) reason: String,
+}
+
+/// Why entries could not be applied.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Refusal {
+    /// Not the continuation of what is here.
+    #[error("entries are missing")]
+    Broken,
+    /// Written by a Maxine of another version, whose entries this one does not understand: it must not go on.
+    #[error("entry {position} of the log in redis: {reason}")]
+    OtherVersion { position: u64, reason: String },
+}
+
+/// The copy.
+pub(super) struct Replica {
+    inner: Mutex<Inner>,
+    applied: watch::Sender<u64>,
+}
+
+struct Inner {
+    machine: Machine,
+    position: Position,
+    kept: VecDeque<Entry>,
+    kept_len: usize,
+    waiters: HashMap<Nonce, oneshot::Sender<Vec<Applied>>>,
+}
+
+/// A place among those who wait; leaves when dropped.
+pub(super) struct Waiter<'a> {
+    replica: &'a Replica,
+    nonce: Nonce,
+    answer: oneshot::Receiver<Vec<Applied>>,
+}
+
+impl Waiter<'_> {
+    /// The answers to the entry, when it has been applied and published here.
+    pub(super) async fn answer(&mut self) -> Option<Vec<Applied>> {
+        (&mut self.answer).await.ok()
+    }
+}
+
+impl Drop for Waiter<'_> {
+    fn drop(&mut self) {
+        self.replica.inner.lock().waiters.remove(&self.nonce);
+    }
+}
+
+impl Replica {
+    pub(super) fn new(view: Arc<View>) -> Self {
+        Self {
+            inner: Mutex::new(Inner {
+                machine: Machine::new(view),
+                position: Position::default(),
+                kept: VecDeque::new(),
+                kept_len: 0,
+                waiters: HashMap::new(),
+            }),
+            applied: watch::Sender::new(0),
+        }
+    }
+
+    pub(super) fn position(&self) -> Position {
+        self.inner.lock().position.clone()
+    }
+
+    /// The state, its place, and the nonces of the newest entries in it, the last one last.
+    pub(super) fn state(&self) -> (ControlState, Position, Vec<Nonce>) {
+        let inner = self.inner.lock();
+        let skip = inner.kept.len().saturating_sub(RECENT_MAX);
+        let mut recent: Vec<Nonce> =
+            inner.kept.iter().skip(skip).map(|entry| entry.nonce).collect();
+        if recent.is_empty() {
+            recent.push(inner.position.nonce);
+        }
+        (inner.machine.state(), inner.position.clone(), recent)
+    }
+
+    /// Follows how many entries were applied.
+    pub(super) fn applied(&self) -> watch::Receiver<u64> {
+        self.applied.subscribe()
+    }
+
+    pub(super) fn wait_for(&self, nonce: Nonce) -> Waiter<'_> {
+        let (sender, answer) = oneshot::channel();
+        self.inner.lock().waiters.insert(nonce, sender);
+        Waiter { replica: self, nonce, answer }
+    }
+
+    /// Applies entries that follow on what is here, publishes them, and answers who waits. Returns
+    /// those that were skipped.
+    pub(super) fn apply(&self, entries: Vec<Entry>) -> Result<Vec<Skipped>, Refusal> {
+        let mut inner = self.inner.lock();
+        let inner = &mut *inner;
+        let mut position = inner.position.clone();
+        for entry in &entries {
+            if !entry.follows_on(&position) {
+                return Err(Refusal::Broken);
+            }
+            position.seq = entry.seq;
+            position.nonce = entry.nonce;
+        }
+        let mut skipped = Vec::new();
+        let mut batches = Vec::with_capacity(entries.len());
+        for entry in &entries {
+            batches.push(read_or_skip(entry, &mut skipped)?);
+        }
+        let answers = inner.machine.apply_batches(&batches);
+        for (entry, answer) in entries.iter().zip(answers) {
+            if let Some(waiter) = inner.waiters.remove(&entry.nonce) {
+                // Who no longer waits has got "outcome unknown".
+                let _ = waiter.send(answer);
+            }
+        }
+        for entry in entries {
+            inner.keep(entry);
+        }
+        inner.position = position;
+        let seq = inner.position.seq;
+        self.applied.send_replace(seq);
+        Ok(skipped)
+    }
+
+    /// Goes on in another log that has the very entry that this node is at.
+    pub(super) fn adopt(&self, epoch: &str) {
+        epoch.clone_into(&mut self.inner.lock().position.epoch);
+    }
+
+    /// Replaces everything by a state that was rebuilt, and answers who waits for an entry in it.
+    pub(super) fn replace(&self, rebuilt: Rebuilt) {
+        let mut inner = self.inner.lock();
+        inner.machine.replace(rebuilt.state);
+        inner.kept.clear();
+        inner.kept_len = 0;
+        for entry in rebuilt.kept {
+            inner.keep(entry);
+        }
+        for (nonce, answer) in rebuilt.answers {
+            if let Some(waiter) = inner.waiters.remove(&nonce) {
+                let _ = waiter.send(answer);
+            }
+        }
+        inner.position = rebuilt.position;
+        let seq = inner.position.seq;
+        self.applied.send_replace(seq);
+    }
+
+    /// Whether this node's state has the entry at `place`, as far as it remembers.
+    pub(super) fn has(&self, place: &Position) -> bool {
+        let inner = self.inner.lock();
+        let is_it = |entry: &Entry| (entry.seq, entry.nonce) == (place.seq, place.nonce);
+        inner.position.is_same_entry(place) || inner.kept.iter().rev().any(is_it)
+    }
+
+    /// What comes after the entry `nonce` at `seq`, if this node still has all of it.
+    pub(super) fn kept_after(&self, seq: u64, nonce: &Nonce) -> Option<Vec<Entry>> {
+        let inner = self.inner.lock();
+        let first = inner.kept.iter().position(|entry| entry.seq == seq + 1)?;
+        let rest = inner.kept.range(first..);
+        rest.clone().next().filter(|entry| entry.previous == *nonce)?;
+        Some(rest.cloned().collect())
+    }
+}
+
+impl Inner {
+    fn keep(&mut self, entry: Entry) {
+        self.kept_len += entry.payload.len();
+        self.kept.push_back(entry);
+        while self.kept.len() > KEPT_ENTRIES_MAX || self.kept_len > KEPT_LEN_MAX {
+            let Some(oldest) = self.kept.pop_front() else { break };
+            self.kept_len -= oldest.payload.len();
+        }
+    }
+}
+
+fn read_or_skip(entry: &Entry, skipped: &mut Vec<Skipped>) -> Result<Batch, Refusal> {
+    Ok(entry.batch()?.unwrap_or_else(|reason| {
+        skipped.push(Skipped { id: format!("{}-0", entry.seq), reason });
+        Batch::default()
+    }))
+}
+
+/// A state that is put together aside, from a snapshot and the entries after it, so that readers
+/// never see it half done.
+pub(super) struct Rebuilt {
+    state: ControlState,
+    position: Position,
+    kept: Vec<Entry>,
+    answers: Vec<(Nonce, Vec<Applied>)>,
+    pub(super) skipped: Vec<Skipped>,
+    /// Nonces of the last entries before the first kept one, the last one last.
+    recent: Vec<Nonce>,
+}
+
+impl Rebuilt {
+    /// Starts from a snapshot whose last entries had the nonces `recent`.
+    pub(super) fn new(state: ControlState, position: Position, recent: Vec<Nonce>) -> Self {
+        Self { state, position, kept: Vec::new(), answers: Vec::new(), skipped: Vec::new(), recent }
+    }
+
+    /// Whether it comes after the entry at `place`; `None` where it cannot be told.
+    pub(super) fn comes_after(&self, place: &Position) -> Option<bool> {
+        if place.seq == 0 {
+            return Some(true);
+        }
+        if place.seq > self.position.seq {
+            return Some(false);
+        }
+        let nonces = self.recent.iter().chain(self.kept.iter().map(|entry| &entry.nonce));
+        let back = usize::try_from(self.position.seq - place.seq).ok()?;
+        let there = nonces.rev().nth(back)?;
+        Some(*there == place.nonce)
+    }
+
+    pub(super) fn position(&self) -> &Position {
+        &self.position
+    }
+
+    pub(super) fn apply(&mut self, entries: Vec<Entry>) -> Result<(), Refusal> {
+        let mut events = Vec::new();
+        for entry in entries {
+            if !entry.follows_on(&self.position) {
+                return Err(Refusal::Broken);
+            }
+            let batch = read_or_skip(&entry, &mut self.skipped)?;
+            events.clear();
+            let answers = batch.proposals.iter().map(|p| self.state.apply(p, &mut events));
+            self.answers.push((entry.nonce, answers.collect()));
+            self.position.seq = entry.seq;
+            self.position.nonce = entry.nonce;
+            self.kept.push(entry);
+            if self.kept.len() > KEPT_ENTRIES_MAX {
+                self.recent = vec![self.kept[KEPT_ENTRIES_MAX / 2 - 1].nonce];
+                self.kept.drain(..KEPT_ENTRIES_MAX / 2);
+                self.answers.drain(..KEPT_ENTRIES_MAX / 2);
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn into_state(self) -> ControlState {
+        self.state
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use maxine_clock::Clock;
+    use maxine_state::{Actor, Batch, Command, Name, Proposal, RequestId, encode_batch};
+
+    fn entry(seq: u64, nonce: u8, previous: u8) -> Entry {
+        let proposal = Proposal {
+            request_id: RequestId(u128::from(nonce)),
+            proposed_at_ms: 1,
+            fence: None,
+            actor: Actor::system("test"),
+            command: Command::GrantLeadership { holder: Name::trusted("n") },
+        };
+        let payload = encode_batch(&Batch { proposals: vec![proposal] }).unwrap().into();
+        let (nonce, previous) = ([nonce; 16], [previous; 16]);
+        Entry { seq, nonce, previous, version: 1, payload }
+    }
+
+    /// An entry that nobody can read changes nothing on any replica, in whatever pages it comes,
+    /// and the ones after it count; one of a newer version is not skipped.
+    #[test]
+    fn an_unreadable_entry_is_skipped_alike_however_it_is_read() {
+        let garbage = Entry { payload: b"garbage".as_slice().into(), ..entry(2, 2, 1) };
+        let all = vec![entry(1, 1, 0), garbage.clone(), entry(3, 3, 2)];
+        let at_once = Replica::new(View::new(Clock::manual()));
+        let skipped = at_once.apply(all.clone()).unwrap();
+        assert_eq!(skipped.iter().map(|s| &*s.id).collect::<Vec<_>>(), ["2-0"]);
+        let one_by_one = Replica::new(View::new(Clock::manual()));
+        let each = all.iter().flat_map(|one| one_by_one.apply(vec![one.clone()]).unwrap());
+        assert_eq!(each.collect::<Vec<_>>(), skipped);
+        let mut rebuilt = Rebuilt::new(ControlState::default(), Position::default(), Vec::new());
+        rebuilt.apply(all).unwrap();
+        assert_eq!(rebuilt.skipped, skipped);
+        let digest = at_once.state().0.digest();
+        assert_eq!(one_by_one.state().0.digest(), digest);
+        assert_eq!(rebuilt.into_state().digest(), digest);
+        assert_eq!(at_once.position().seq, 3);
+        // One that only a newer version can read is not skipped, nor one in the format of an older version.
+        let newer = Entry {
+            version: STATE_VERSION + 1,
+            seq: 4,
+            nonce: [4; 16],
+            previous: [3; 16],
+            ..garbage
+        };
+        let older = Entry { payload: b"MXC\x01".as_slice().into(), ..entry(4, 4, 3) };
+        for other in [newer, older] {
+            let refused = at_once.apply(vec![other]);
+            assert!(
+                matches!(refused, Err(Refusal::OtherVersion { position: 4, .. })),
+                "{refused:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_rebuilt_state_tells_whether_it_comes_after_a_place() {
+        let at = |seq, nonce| Position { epoch: "e".into(), seq, nonce: [nonce; 16] };
+        let recent = vec![[4; 16], [5; 16]];
+        let mut rebuilt = Rebuilt::new(ControlState::default(), at(5, 5), recent);
+        rebuilt.apply(vec![entry(6, 6, 5)]).unwrap();
+        for (place, answer) in [
+            (at(6, 6), Some(true)),
+            (at(6, 9), Some(false)),
+            (at(5, 5), Some(true)),
+            (at(4, 4), Some(true)),
+            (at(4, 9), Some(false)),
+            (at(3, 3), None),
+            (at(7, 7), Some(false)),
+        ] {
+            assert_eq!(rebuilt.comes_after(&place), answer, "{place:?}");
+        }
+    }
+
+    #[test]
+    fn a_gap_or_a_fork_is_refused_and_changes_nothing() {
+        let replica = Replica::new(View::new(Clock::manual()));
+        replica.apply(vec![entry(1, 1, 0), entry(2, 2, 1)]).unwrap();
+        assert!(matches!(replica.apply(vec![entry(4, 4, 2)]), Err(Refusal::Broken)));
+        assert!(matches!(replica.apply(vec![entry(3, 3, 9)]), Err(Refusal::Broken)));
+        assert_eq!(replica.position().seq, 2);
+        assert_eq!(replica.state().0.index(), 2);
+    }
+
+    #[test]
+    fn a_lost_tail_is_known_only_after_the_very_entry_that_it_followed() {
+        let replica = Replica::new(View::new(Clock::manual()));
+        replica.apply(vec![entry(1, 1, 0), entry(2, 2, 1), entry(3, 3, 2)]).unwrap();
+        let tail = replica.kept_after(1, &[1; 16]).unwrap();
+        assert_eq!(tail.iter().map(|e| e.seq).collect::<Vec<_>>(), [2, 3]);
+        assert!(replica.kept_after(1, &[7; 16]).is_none());
+        assert!(replica.kept_after(3, &[3; 16]).is_none(), "nothing follows the last one");
+        assert!(replica.kept_after(0, &[0; 16]).is_some());
+    }
+}

@@ -1,0 +1,183 @@
+//! Follows the log.
+//!
+//! One task per node, with a connection of its own. After every silence, and whenever something
+//! does not fit, it has [`super::mend`] compare the log's end with this node's place.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use redis::{RedisError, RedisResult, Value, cmd};
+
+use super::Core;
+use super::connect::Link;
+use super::replica::{Refusal, Skipped};
+use super::stream::{self, RebuildError};
+use super::survey::parse_id;
+use crate::StoreEvent;
+
+/// How long one read waits for entries: bounds how old the age of the view can get unnoticed.
+const BLOCK_MS: u64 = 250;
+/// The longest pause before what cannot be used is looked at again.
+const DAMAGED_PAUSE_MS_MAX: u64 = 500;
+
+/// How long one that was passed over already delays the next read.
+const PASSED_PAUSE_MS: u64 = 50;
+
+/// Why a session with Redis ended.
+pub(super) enum End {
+    /// The connection is of no more use.
+    Redis(RedisError),
+    /// What is in Redis cannot be used yet; [`super::mend`] says how long that can last.
+    Damaged(String),
+    /// This node must not go on.
+    Fatal(String),
+    /// The node is stopping.
+    Stop,
+}
+
+impl From<RedisError> for End {
+    fn from(error: RedisError) -> Self {
+        Self::Redis(error)
+    }
+}
+
+impl From<RebuildError> for End {
+    fn from(error: RebuildError) -> Self {
+        match error {
+            RebuildError::Redis(error) => Self::Redis(error),
+            RebuildError::Newer(text) => Self::Fatal(text),
+        }
+    }
+}
+
+impl Core {
+    /// Follows the log until the node stops.
+    pub(super) async fn run_tail(self: Arc<Self>) {
+        while !self.stop.is_cancelled() {
+            let connected = tokio::select! {
+                () = self.stop.cancelled() => break,
+                connected = self.connector.connect() => connected,
+            };
+            let end = match connected {
+                Ok(mut link) => self.session(&mut link).await,
+                Err(error) => End::Redis(error),
+            };
+            let pause = match end {
+                End::Stop => break,
+                End::Fatal(reason) => {
+                    self.fail(reason);
+                    break;
+                }
+                End::Redis(error) => {
+                    // A server that came later than this node may be of another kind than expected.
+                    let mismatch = super::topology::check(&self.config).await.err();
+                    self.note_unreachable(&mismatch.unwrap_or_else(|| error.to_string()));
+                    self.connector.backoff()
+                }
+                End::Damaged(text) => {
+                    tracing::warn!(text, "the data in redis cannot be used yet");
+                    Duration::from_millis((self.config.lease_ms / 4).min(DAMAGED_PAUSE_MS_MAX))
+                }
+            };
+            tokio::select! {
+                () = self.stop.cancelled() => break,
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+
+    async fn session(&self, link: &mut Link) -> End {
+        let Err(end) = self.try_session(link).await;
+        end
+    }
+
+    async fn try_session(&self, link: &mut Link) -> Result<std::convert::Infallible, End> {
+        self.note_server(link).await?;
+        self.synchronise(link).await?;
+        let timeout = self.config.command_timeout();
+        // The last id that was passed over.
+        let mut passed = String::new();
+        loop {
+            let seq = self.replica.position().seq;
+            let after = read_after(seq, &passed);
+            let asked_ms = self.clock.monotonic_ms();
+            let page = tokio::select! {
+                () = self.stop.cancelled() => return Err(End::Stop),
+                page = stream::page(link, &self.keys, &after, BLOCK_MS, timeout) => page?,
+            };
+            let repair = self.repair_wanted.swap(false, Ordering::AcqRel);
+            if let Some(last) = page.skipped.last().filter(|last| last.id != passed) {
+                self.report_skipped(&page.skipped);
+                passed.clone_from(&last.id);
+            } else if !page.skipped.is_empty() {
+                // Still there, behind the head: whoever leads puts the log in order.
+                tokio::time::sleep(Duration::from_millis(PASSED_PAUSE_MS)).await;
+            }
+            if page.entries.is_empty() || repair {
+                self.synchronise(link).await?;
+                continue;
+            }
+            match self.replica.apply(page.entries) {
+                Ok(skipped) => {
+                    self.report_skipped(&skipped);
+                    // After a full page there may be more.
+                    if !page.is_full {
+                        self.note_complete(asked_ms);
+                    }
+                }
+                Err(Refusal::Broken) => self.synchronise(link).await?,
+                Err(other @ Refusal::OtherVersion { .. }) => {
+                    return Err(End::Fatal(other.to_string()));
+                }
+            }
+        }
+    }
+
+    /// Every replica skips the same entries, and each reports them once as it passes them.
+    pub(super) fn report_skipped(&self, skipped: &[Skipped]) {
+        let Some(first) = skipped.first() else { return };
+        self.emit(StoreEvent::EntriesSkipped {
+            first: first.id.clone(),
+            count: skipped.len() as u64,
+            reason: first.reason.clone(),
+        });
+    }
+
+    /// Notices that another process answers than before. A user without the right to ask is fine.
+    async fn note_server(&self, link: &mut Link) -> RedisResult<()> {
+        if link.is_cluster() {
+            return Ok(());
+        }
+        let mut command = cmd("INFO");
+        command.arg("server");
+        let info: Value = match link.query(&command, self.config.command_timeout()).await {
+            Ok(info) => info,
+            Err(error) if error.is_io_error() => return Err(error),
+            Err(_) => return Ok(()),
+        };
+        let text = match info {
+            Value::BulkString(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+            Value::VerbatimString { text, .. } => text,
+            _ => return Ok(()),
+        };
+        let run_id = text.lines().find_map(|line| line.strip_prefix("run_id:"));
+        let Some(now) = run_id.map(|id| id.trim().to_owned()) else { return Ok(()) };
+        let before = self.run_id.lock().replace(now.clone());
+        if let Some(before) = before.filter(|before| *before != now) {
+            // A failover may have forgotten the lease: whoever leads from here on takes a new one.
+            self.step_down();
+            self.emit(StoreEvent::ServerChanged { before, now });
+        }
+        Ok(())
+    }
+}
+
+/// The id after which the entry that follows on `seq` is found: behind what was passed over, as far
+/// as that lies between the two.
+fn read_after(seq: u64, passed: &str) -> String {
+    match parse_id(passed) {
+        Some((at, _)) if at == seq => passed.to_owned(),
+        _ => format!("{seq}-0"),
+    }
+}

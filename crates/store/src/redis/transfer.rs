@@ -1,0 +1,78 @@
+//! Reading and writing a whole state in Redis, for a copy between backends.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use redis::cmd;
+
+use super::config::{Keys, RedisConfig};
+use super::connect::{Connector, Link};
+use super::replica::Position;
+use super::snapshot::{self, Installed};
+use super::stream;
+use super::survey::Survey;
+use maxine_state::ControlState;
+
+/// For one command: a whole state may be large.
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+fn describe(error: impl ToString) -> String {
+    error.to_string()
+}
+
+async fn connect(config: &RedisConfig) -> Result<(Link, Keys), String> {
+    config.check().map_err(|wrong| wrong.join("; "))?;
+    let connector = Arc::new(Connector::new(config)?);
+    let link = connector.connect().await.map_err(describe)?;
+    Ok((link, Keys::new(config)))
+}
+
+/// The state at the log's present end; `None` where there is no log. Changes nothing.
+pub(crate) async fn read_state(config: &RedisConfig) -> Result<Option<ControlState>, String> {
+    let (mut link, keys) = connect(config).await?;
+    let found = stream::rebuild(&mut link, &keys, TIMEOUT).await.map_err(describe)?;
+    if found.survey.is_empty {
+        return Ok(None);
+    }
+    if found.is_whole() { Ok(Some(found.rebuilt.into_state())) } else { Err(found.problem()) }
+}
+
+/// Puts `state` in the place of an empty log, or of any log with `replace`. Refused while a node
+/// leads there.
+pub(crate) async fn write_state(
+    config: &RedisConfig,
+    state: &ControlState,
+    replace: bool,
+) -> Result<(), String> {
+    let (mut link, keys) = connect(config).await?;
+    let present = Survey::read(&mut link, &keys, TIMEOUT).await.map_err(describe)?;
+    if !present.lease.is_empty() {
+        return Err(String::from("nodes run on it and would lose their writes; stop them first"));
+    }
+    let is_new = present.is_empty || present.head.as_ref().is_some_and(|head| head.seq == 0);
+    if !is_new && !replace {
+        return Err(String::from("there is a log already"));
+    }
+    let state = state.clone();
+    let encode = move || snapshot::encode(&state);
+    let encoded = tokio::task::spawn_blocking(encode).await.map_err(describe)?.map_err(describe)?;
+    let position = Position { epoch: stream::new_epoch(), seq: 1, nonce: rand::random() };
+    let recent = vec![position.nonce];
+    let uploaded = snapshot::upload(&mut link, &keys, &encoded, position, recent, TIMEOUT).await;
+    let (uploaded, replaces) = (uploaded.map_err(describe)?, present.head.as_ref());
+    match snapshot::install(&mut link, &keys, &uploaded, replaces, true, TIMEOUT).await {
+        Ok(Installed::Done) => Ok(()),
+        Ok(Installed::Changed | Installed::Led) => {
+            Err(String::from("the log there was written to meanwhile; run it again"))
+        }
+        Err(error) => Err(describe(error)),
+    }
+}
+
+/// The Node.js Maxine's snapshot.
+pub(crate) async fn read_nodejs_snapshot(config: &RedisConfig) -> Result<Option<String>, String> {
+    let (mut link, _) = connect(config).await?;
+    let mut command = cmd("GET");
+    command.arg(format!("{}:snapshot", config.key_prefix));
+    link.query(&command, TIMEOUT).await.map_err(describe)
+}

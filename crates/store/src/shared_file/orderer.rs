@@ -1,0 +1,455 @@
+//! The one thread of a node that touches the shared files: it takes the lock, catches up with what
+//! others wrote, checks the lease of what only the leader may do, appends, syncs, applies, answers.
+//!
+//! A frame that a dead writer left half done is cut off by the next one that has the lock.
+
+mod lease;
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use super::Shared;
+use super::leader_file::LeaderRecord;
+use crate::file_log::{GROUP_LEN_MAX, LogError, LogFile, News, Place, beside, try_lock};
+use crate::machine::{Machine, read_entry};
+use crate::{OpenError, Ordered, ProposeError, StoreEvent};
+use maxine_state::{Applied, Batch};
+
+/// Most batches in one frame.
+const GROUP_MAX: usize = 256;
+/// Most places remembered, to know an older copy of the same log again.
+const PLACES_MAX: usize = 8_192;
+
+/// What the other threads ask.
+pub(super) enum Request {
+    /// To append a batch.
+    Write {
+        batch: Batch,
+        payload: Vec<u8>,
+        needs_lease: bool,
+        answer: oneshot::Sender<Result<Vec<Applied>, ProposeError>>,
+    },
+    /// To catch up with everything that is in the file now.
+    CatchUp(oneshot::Sender<bool>),
+}
+
+pub(super) struct Orderer {
+    shared: Arc<Shared>,
+    machine: Machine,
+    lock: File,
+    log: LogFile,
+    places: VecDeque<(u64, u32)>,
+    call_addr: String,
+    /// The record as it was last seen, and when it last changed.
+    observed: (Option<LeaderRecord>, u64),
+    lease_due_ms: u64,
+    /// Whether the log has been read once: then this node has a state to put back.
+    is_running: bool,
+}
+
+/// Why something could not be done.
+enum Failure {
+    /// The lock was not free in time.
+    Busy,
+    /// The storage did not do it; it may later.
+    Away(String),
+    /// This node must not go on.
+    Fatal(String),
+}
+
+impl From<LogError> for Failure {
+    fn from(error: LogError) -> Self {
+        match error {
+            LogError::Io(..) => Self::Away(error.to_string()),
+            LogError::Damaged { .. } => Self::Fatal(error.to_string()),
+        }
+    }
+}
+
+impl Orderer {
+    /// Opens the log under the lock, or makes an empty one.
+    pub(super) fn open(
+        shared: Arc<Shared>,
+        machine: Machine,
+        call_addr: String,
+    ) -> Result<Self, OpenError> {
+        let path = shared.config.path.clone();
+        let lock_path = beside(&path, ".lock");
+        let started_ms = shared.clock.monotonic_ms();
+        let lock = loop {
+            if let Some(lock) = try_lock(&lock_path)? {
+                break lock;
+            }
+            if shared.clock.monotonic_ms() - started_ms > shared.config.lock_timeout_ms {
+                let text = format!("{} is locked by another process", lock_path.display());
+                return Err(OpenError::Refused(text));
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        };
+        let mut machine = machine;
+        let log = match LogFile::open(&path)? {
+            None => LogFile::create(&path, &machine.state(), Place::start())?,
+            Some((log, state)) => {
+                machine.replace(state);
+                log
+            }
+        };
+        let observed = (None, shared.clock.monotonic_ms());
+        let places = VecDeque::new();
+        let mut orderer = Self {
+            shared,
+            machine,
+            lock,
+            log,
+            places,
+            call_addr,
+            observed,
+            lease_due_ms: 0,
+            is_running: false,
+        };
+        let caught_up = orderer.catch_up();
+        orderer.is_running = true;
+        orderer.unlock();
+        match caught_up {
+            Ok(()) => Ok(orderer),
+            Err(Failure::Fatal(reason)) => Err(OpenError::Damaged(reason)),
+            Err(Failure::Away(reason)) => Err(OpenError::Io(reason)),
+            Err(Failure::Busy) => Err(OpenError::Refused(String::from("the log is busy"))),
+        }
+    }
+
+    /// Serves until the last sender is gone.
+    pub(super) fn run(mut self, requests: &Receiver<Request>) {
+        let poll = Duration::from_millis(self.shared.config.poll_ms);
+        loop {
+            let done = match requests.recv_timeout(poll) {
+                Ok(first) => self.serve(first, requests),
+                Err(RecvTimeoutError::Timeout) => self.look(),
+                Err(RecvTimeoutError::Disconnected) => break,
+            };
+            let done = done.and_then(|()| self.tend_lease());
+            match done {
+                Ok(()) => self.shared.note_reachable(),
+                Err(Failure::Busy) => {}
+                Err(Failure::Away(reason)) => {
+                    self.shared.note_unreachable(&reason);
+                    std::thread::sleep(poll);
+                }
+                Err(Failure::Fatal(reason)) => {
+                    self.shared.fail(&reason);
+                    break;
+                }
+            }
+        }
+        if self.shared.failure().is_none() {
+            self.give_lease_back();
+        }
+        self.shared.end_lease();
+        while let Ok(request) = requests.recv() {
+            self.shared.refuse(request);
+        }
+    }
+
+    // --- the lock ----------------------------------------------------------------------------
+
+    fn locked<T>(
+        &mut self,
+        work: impl FnOnce(&mut Self) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        let started_ms = self.shared.clock.monotonic_ms();
+        let retry_ms_max = self.shared.config.lock_retry_ms;
+        let mut retry_ms = 1;
+        loop {
+            match self.lock.try_lock() {
+                Ok(()) if self.lock_is_current()? => break,
+                // Somebody made everything anew: its lock is the one that counts now.
+                Ok(()) => self.take_lock_at_path()?,
+                Err(std::fs::TryLockError::WouldBlock) => {}
+                Err(std::fs::TryLockError::Error(error)) => {
+                    return Err(Failure::Away(format!("the lock: {error}")));
+                }
+            }
+            let waited_ms = self.shared.clock.monotonic_ms() - started_ms;
+            if waited_ms >= self.shared.config.lock_timeout_ms {
+                return Err(Failure::Busy);
+            }
+            std::thread::sleep(Duration::from_millis(rand::random_range(1..=retry_ms)));
+            retry_ms = (retry_ms * 2).min(retry_ms_max);
+        }
+        let done = self.catch_up().and_then(|()| work(self));
+        self.unlock();
+        done
+    }
+
+    /// Whether the lock that this node took is the one that others take, too. Where there is none
+    /// at its path the storage is away: an empty mount point must not be taken for a log that was
+    /// deleted, or each node would go on with one of its own.
+    fn lock_is_current(&self) -> Result<bool, Failure> {
+        let path = beside(&self.shared.config.path, ".lock");
+        let files = std::fs::metadata(&path).and_then(|there| Ok((there, self.lock.metadata()?)));
+        let (there, mine) = files.map_err(|error| {
+            self.unlock();
+            Failure::Away(format!("{}: {error}", path.display()))
+        })?;
+        Ok((there.dev(), there.ino()) == (mine.dev(), mine.ino()))
+    }
+
+    fn take_lock_at_path(&mut self) -> Result<(), Failure> {
+        self.unlock();
+        let path = beside(&self.shared.config.path, ".lock");
+        let opened = File::options().read(true).write(true).open(&path);
+        self.lock =
+            opened.map_err(|error| Failure::Away(format!("{}: {error}", path.display())))?;
+        Ok(())
+    }
+
+    fn unlock(&self) {
+        // Closing the file would unlock it too; there is nothing more to do about an error.
+        if let Err(error) = self.lock.unlock() {
+            tracing::warn!(%error, "the log's lock");
+        }
+    }
+
+    // --- reading -----------------------------------------------------------------------------
+
+    fn look(&mut self) -> Result<(), Failure> {
+        let looked_ms = self.shared.clock.monotonic_ms();
+        if self.log.has_changed()? {
+            match self.locked(|_| Ok(())) {
+                // Another one writes; what it writes is read on the next look.
+                Err(Failure::Busy) => return Ok(()),
+                other => return other,
+            }
+        }
+        // Without its lock the storage is away, whatever file lies at the log's path.
+        let lock = beside(&self.shared.config.path, ".lock");
+        std::fs::metadata(&lock)
+            .map_err(|error| Failure::Away(format!("{}: {error}", lock.display())))?;
+        self.shared.note_complete(looked_ms);
+        Ok(())
+    }
+
+    /// Applies everything that is in the file. Needs the lock.
+    fn catch_up(&mut self) -> Result<(), Failure> {
+        let looked_ms = self.shared.clock.monotonic_ms();
+        if !self.log.is_current()? {
+            self.reopen()?;
+        }
+        let news = match self.log.read_new() {
+            Err(damaged @ LogError::Damaged { .. }) => {
+                // The same file with other contents: somebody copied an older one over it.
+                let is_behind = self.log.place().seq > self.log.front().0;
+                if is_behind && self.reopen().is_ok() {
+                    self.log.read_new()?
+                } else if self.is_running {
+                    return self.replace_damaged(&damaged);
+                } else {
+                    return Err(damaged.into());
+                }
+            }
+            other => other?,
+        };
+        self.take(news)?;
+        self.shared.note_complete(looked_ms);
+        Ok(())
+    }
+
+    /// The log is damaged behind this node's place: it is kept aside, and the state put in its place.
+    /// This round ends here, so that a node which had applied more can put that back first.
+    fn replace_damaged(&mut self, damaged: &LogError) -> Result<(), Failure> {
+        let path = self.shared.config.path.clone();
+        let news = self.log.read_before_damage()?;
+        self.apply(&news.entries)?;
+        self.remember(&news.places);
+        let aside = beside(&path, ".damaged");
+        let copied = std::fs::copy(&path, &aside);
+        copied.map_err(|error| Failure::Away(format!("{}: {error}", aside.display())))?;
+        let place = self.log.place();
+        self.log = LogFile::create(&path, &self.machine.state(), place)?;
+        let reason = format!("{damaged}; it is kept as {}", aside.display());
+        self.shared.emit(StoreEvent::Damaged { reason: reason.clone() });
+        self.shared.emit(StoreEvent::StatePutBack { position: place.seq });
+        Err(Failure::Away(reason))
+    }
+
+    fn take(&mut self, news: News) -> Result<(), Failure> {
+        if news.torn {
+            let len_bytes = self.log.cut_torn_tail()?;
+            self.shared.emit(StoreEvent::TornTailCut { len_bytes });
+        }
+        self.apply(&news.entries)?;
+        self.remember(&news.places);
+        Ok(())
+    }
+
+    /// Applies the last entries that were read. Every node passes over the same ones: those that cannot be
+    /// read, which something other than Maxine has written.
+    fn apply(&mut self, entries: &[Vec<u8>]) -> Result<(), Failure> {
+        let first = self.log.place().seq + 1 - entries.len() as u64;
+        let mut skipped: Vec<(u64, String)> = Vec::new();
+        let mut positions = first..;
+        for group in entries.chunks(GROUP_MAX) {
+            let mut batches = Vec::with_capacity(group.len());
+            for (entry, position) in group.iter().zip(&mut positions) {
+                let read = read_entry(entry).map_err(|error| {
+                    Failure::Fatal(format!("entry {position} of the shared log: {error}"))
+                })?;
+                batches.push(read.unwrap_or_else(|reason| {
+                    skipped.push((position, reason));
+                    Batch::default()
+                }));
+            }
+            self.machine.apply_batches(&batches);
+        }
+        if let Some((position, reason)) = skipped.first() {
+            let (first, reason) = (position.to_string(), reason.clone());
+            let count = skipped.len() as u64;
+            self.shared.emit(StoreEvent::EntriesSkipped { first, count, reason });
+        }
+        Ok(())
+    }
+
+    fn remember(&mut self, places: &[(u64, u32)]) {
+        self.places.extend(places);
+        let surplus = self.places.len().saturating_sub(PLACES_MAX);
+        self.places.drain(..surplus);
+    }
+
+    /// The path leads to another file than before: a compacted one, none, or an older copy.
+    fn reopen(&mut self) -> Result<(), Failure> {
+        let mine = self.log.place();
+        let path = self.shared.config.path.clone();
+        let Some((mut log, state)) = LogFile::open(&path)? else {
+            self.log = LogFile::create(&path, &self.machine.state(), mine)?;
+            self.shared.emit(StoreEvent::StatePutBack { position: mine.seq });
+            return Ok(());
+        };
+        let news = log.read_new()?;
+        let there = log.place();
+        let same_log = there.lineage == mine.lineage;
+        let known = |place: &(u64, u32)| *place == (mine.seq, mine.chain);
+        if same_log && there.seq >= mine.seq {
+            let (front, _) = log.front();
+            if front > mine.seq {
+                // Compacted past this node's place.
+                self.machine.replace(state);
+                self.log = log;
+                return self.take(news);
+            }
+            if known(&log.front()) || news.places.iter().any(known) {
+                let skip = usize::try_from(mine.seq - front).unwrap_or(usize::MAX);
+                let mut news = news;
+                news.entries.drain(..skip.min(news.entries.len()));
+                self.log = log;
+                return self.take(news);
+            }
+        }
+        if same_log && there.seq < mine.seq && self.places.contains(&(there.seq, there.chain)) {
+            self.log = LogFile::create(&path, &self.machine.state(), mine)?;
+            self.shared.emit(StoreEvent::WritesPutBack { from: there.seq + 1, to: mine.seq });
+            return Ok(());
+        }
+        self.machine.replace(state);
+        self.log = log;
+        self.places.clear();
+        self.take(news)?;
+        self.shared.end_lease();
+        let now = self.log.place().seq;
+        self.shared.emit(StoreEvent::WritesLost { had: mine.seq, now, replaced: !same_log });
+        Ok(())
+    }
+
+    // --- writing -----------------------------------------------------------------------------
+
+    fn serve(&mut self, first: Request, requests: &Receiver<Request>) -> Result<(), Failure> {
+        let mut len = first.len();
+        let mut group = vec![first];
+        while group.len() < GROUP_MAX && len < GROUP_LEN_MAX {
+            let Ok(next) = requests.try_recv() else { break };
+            len += next.len();
+            group.push(next);
+        }
+        let mut waiting = Some(group);
+        let done = self.locked(|orderer| {
+            let group = waiting.take().unwrap_or_default();
+            orderer.write(group)
+        });
+        for request in waiting.into_iter().flatten() {
+            self.shared.refuse(request);
+        }
+        match done {
+            Err(Failure::Busy) => Ok(()),
+            other => other,
+        }
+    }
+
+    fn write(&mut self, group: Vec<Request>) -> Result<(), Failure> {
+        let mut writes = Vec::new();
+        let leads = self.confirms_lease();
+        for request in group {
+            match request {
+                Request::CatchUp(answer) => drop(answer.send(true)),
+                Request::Write { needs_lease: true, answer, .. } if !leads => {
+                    drop(answer.send(Err(self.shared.not_leader())));
+                }
+                Request::Write { batch, payload, answer, .. } => {
+                    writes.push((batch, payload, answer));
+                }
+            }
+        }
+        if writes.is_empty() {
+            return Ok(());
+        }
+        let entries: Vec<&[u8]> = writes.iter().map(|(_, payload, _)| payload.as_slice()).collect();
+        let written = self.log.append(&entries, true);
+        let place = self.log.place();
+        // A sync that failed says nothing of what is on the disk: never tried again.
+        let written = written.map_err(|error| Failure::Fatal(error.to_string()));
+        let applied = written.and_then(|()| {
+            let ordered: Vec<_> = writes.iter().map(|(batch, ..)| Ordered::Batch(batch)).collect();
+            let applied = self.machine.apply(&ordered);
+            applied.map_err(|error| Failure::Fatal(error.to_string()))
+        });
+        let answers = match applied {
+            Ok(answers) => answers,
+            Err(failure) => {
+                if let Failure::Fatal(reason) = &failure {
+                    for (_, _, answer) in writes {
+                        let _ = answer.send(Err(ProposeError::Storage(reason.clone())));
+                    }
+                }
+                return Err(failure);
+            }
+        };
+        self.remember(&[(place.seq, place.chain)]);
+        for ((_, _, answer), applied) in writes.into_iter().zip(answers) {
+            // Who gave up meanwhile has got "outcome unknown".
+            let _ = answer.send(Ok(applied));
+        }
+        self.compact_if_due()
+    }
+
+    fn compact_if_due(&mut self) -> Result<(), Failure> {
+        let len = self.log.entries_len();
+        if len > self.shared.config.compact_after_len && len > self.log.base_len() {
+            let place = self.log.place();
+            self.log = LogFile::create(&self.shared.config.path, &self.machine.state(), place)?;
+        }
+        Ok(())
+    }
+}
+
+impl Request {
+    fn len(&self) -> usize {
+        match self {
+            Self::Write { payload, .. } => payload.len(),
+            Self::CatchUp(_) => 0,
+        }
+    }
+}

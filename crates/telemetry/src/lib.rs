@@ -1,0 +1,363 @@
+//! What a node says of itself: metrics, recent traces, events and alerts, and the request log.
+//!
+//! Place in the flow: the edge and the handlers report here; the actuator and the native API read.
+//! Everything here is this node's own, bounded and in memory but for the request log's files; the
+//! replicated audit log is in the state. Nothing here makes a request wait.
+
+mod alert_kind;
+mod alerts;
+pub mod events;
+mod metrics;
+pub mod projection;
+mod request_log;
+mod requests;
+mod ring;
+mod trace_name;
+mod traffic;
+mod trail;
+mod webhook;
+
+use std::sync::Arc;
+
+use http::Method;
+use serde_json::Value;
+
+use maxine_clock::Clock;
+use maxine_view::View;
+
+pub use alert_kind::{AlertForm, AlertKind, Scope, Severity};
+pub use alerts::{Alert, AlertState, Alerts, Notice, Silence};
+pub use events::{ForwardHit, LookupHit, Mode, RecentEvent};
+pub use metrics::{Gauges, Metrics};
+pub use request_log::{LogFile, RequestLogSettings};
+pub use requests::{FinishedRequest, Subject, Trace};
+pub use ring::Ring;
+pub use trace_name::TraceName;
+pub use traffic::{STEP_MS, Traffic, TrafficStep, TrafficSum};
+pub use trail::{AttemptOutcome, AttemptRecord, AttemptTrail};
+pub use webhook::http_client;
+pub use webhook::{WebhookSettings, as_json as alert_as_json};
+
+use alerts::Raised;
+use request_log::RequestLog;
+use webhook::Webhook;
+
+/// Settings of this module.
+#[derive(Clone, Debug)]
+pub struct TelemetrySettings {
+    /// This node's name, for alerts.
+    pub node: String,
+    /// The cluster's name, for the keys of alerts.
+    pub cluster: String,
+    /// Recent traces kept (`MAXINE_RECENT_TRACE_LIMIT`).
+    pub traces_max: usize,
+    /// Recent events kept (`MAXINE_RECENT_AUDIT_LIMIT`).
+    pub audit_max: usize,
+    /// Recent alerts kept (`MAXINE_RECENT_ALERT_LIMIT`).
+    pub alerts_max: usize,
+    /// Whether look-ups that found a node are among the recent events.
+    pub audit_lookups: bool,
+    /// The request log.
+    pub request_log: RequestLogSettings,
+    /// Where alerts are posted, if anywhere.
+    pub webhook: Option<WebhookSettings>,
+}
+
+impl Default for TelemetrySettings {
+    fn default() -> Self {
+        Self {
+            node: "node-1".into(),
+            cluster: "maxine".into(),
+            traces_max: 200,
+            audit_max: 200,
+            alerts_max: 100,
+            audit_lookups: true,
+            request_log: RequestLogSettings::default(),
+            webhook: None,
+        }
+    }
+}
+
+/// A request that was not let in.
+#[derive(Debug)]
+pub struct AccessRefused<'a> {
+    /// Whether the caller is known and their role is too low; else nobody knows who it was.
+    pub forbidden: bool,
+    /// The user's name; empty for nobody.
+    pub user: &'a str,
+    /// Their role; `None` for nobody.
+    pub role: Option<maxine_state::Role>,
+    /// The method.
+    pub method: &'a Method,
+    /// The path.
+    pub path: &'a str,
+    /// The trace id.
+    pub trace_id: &'a TraceName,
+}
+
+struct Inner {
+    clock: Clock,
+    started_us: u64,
+    metrics: Metrics,
+    log: Arc<RequestLog>,
+    alerts: Alerts,
+    audit_max: usize,
+    events: Ring<RecentEvent>,
+    /// Apart from the other events, so that a flood of look-ups does not push them out of memory.
+    lookups: Ring<LookupHit>,
+    forwards: Ring<ForwardHit>,
+    webhook: Option<Webhook>,
+}
+
+/// Where a node's parts report to. Cheap to clone.
+#[derive(Clone)]
+pub struct Telemetry(Arc<Inner>);
+
+impl Telemetry {
+    /// For a node. Starts the request log's writer; call it inside a tokio runtime if a webhook is
+    /// set.
+    #[must_use]
+    pub fn start(view: Arc<View>, clock: Clock, settings: &TelemetrySettings) -> Self {
+        let webhook = settings.webhook.as_ref().and_then(|webhook| {
+            Webhook::new(webhook, &settings.cluster)
+                .inspect_err(
+                    |error| tracing::error!(%error, "alerts cannot be sent to the webhook"),
+                )
+                .ok()
+        });
+        let log =
+            RequestLog::start(view, clock.clone(), settings.traces_max, &settings.request_log);
+        let lookups_max = if settings.audit_lookups { settings.audit_max } else { 0 };
+        let telemetry = Self(Arc::new(Inner {
+            started_us: clock.monotonic_us(),
+            clock,
+            metrics: Metrics::new(),
+            log,
+            alerts: Alerts::new(settings.node.clone(), settings.alerts_max),
+            audit_max: settings.audit_max,
+            events: Ring::new(settings.audit_max),
+            lookups: Ring::new(lookups_max),
+            forwards: Ring::new(settings.audit_max),
+            webhook,
+        }));
+        if let Some(webhook) = &telemetry.0.webhook {
+            webhook.start(Arc::downgrade(&telemetry.0));
+        }
+        telemetry
+    }
+
+    /// The metrics.
+    #[must_use]
+    pub fn metrics(&self) -> &Metrics {
+        &self.0.metrics
+    }
+
+    /// The alerts.
+    #[must_use]
+    pub fn alerts(&self) -> &Alerts {
+        &self.0.alerts
+    }
+
+    /// The latest requests, newest first. May wait for the disk of the request log.
+    #[must_use]
+    pub fn traces(&self) -> Vec<Trace> {
+        self.0.log.traces()
+    }
+
+    /// How much traffic there was lately. May wait for the disk of the request log.
+    #[must_use]
+    pub fn traffic(&self) -> &Traffic {
+        self.0.log.traffic()
+    }
+
+    /// The latest lines of the request log, oldest first. May wait for the disk.
+    #[must_use]
+    pub fn recent_lines(&self) -> Vec<String> {
+        self.0.log.recent_lines()
+    }
+
+    /// Forgets the latest lines of the request log; its files stay.
+    pub fn clear_recent_lines(&self) {
+        self.0.log.clear_recent();
+    }
+
+    /// The request log's files. May wait for the disk.
+    #[must_use]
+    pub fn log_files(&self) -> Vec<LogFile> {
+        self.0.log.files()
+    }
+
+    /// How long this node has been up, in microseconds.
+    #[must_use]
+    pub fn uptime_us(&self) -> u64 {
+        self.0.clock.monotonic_us().saturating_sub(self.0.started_us)
+    }
+
+    /// Notes a request that has been answered.
+    pub fn request_finished(&self, request: FinishedRequest) {
+        self.0.metrics.answered(request.status.as_u16(), request.duration_us);
+        if !self.0.log.push(request) {
+            self.0.metrics.telemetry_dropped.inc();
+        }
+    }
+
+    /// Notes a request that was not let in.
+    pub fn access_refused(&self, refused: &AccessRefused<'_>) {
+        self.0.metrics.auth_failures.inc();
+        if !refused.forbidden {
+            return;
+        }
+        let role = refused.role.map(maxine_state::Role::as_str);
+        self.record(
+            "authz.denied",
+            "FORBIDDEN",
+            vec![
+                ("userName", Value::String(refused.user.into())),
+                ("role", role.into()),
+                ("method", refused.method.as_str().into()),
+                ("path", refused.path.into()),
+                ("traceId", refused.trace_id.text().into()),
+            ],
+        );
+    }
+
+    /// Notes an event.
+    pub fn record(
+        &self,
+        kind: &'static str,
+        outcome: &'static str,
+        fields: Vec<(&'static str, Value)>,
+    ) {
+        let time_ms = self.0.clock.wall_ms();
+        let event = RecentEvent { time_ms, kind, outcome, fields };
+        if !self.0.log.push_event(&event) {
+            self.0.metrics.telemetry_dropped.inc();
+        }
+        self.0.events.push(event);
+    }
+
+    /// Counts and notes a look-up that found a node. On the hot path: what another thread's look-up
+    /// would make it wait for is left out and counted.
+    pub fn lookup_hit(&self, hit: impl FnOnce() -> LookupHit) {
+        self.0.metrics.discoveries.inc();
+        if self.0.lookups.is_off() {
+            return;
+        }
+        if !self.0.lookups.try_push(hit()) {
+            self.0.metrics.telemetry_dropped.inc();
+        }
+    }
+
+    /// Counts and notes a request that was handed to an instance. On the hot path, like
+    /// [`Telemetry::lookup_hit`].
+    pub fn forwarded(&self, hit: impl FnOnce(u64) -> ForwardHit) {
+        self.0.metrics.discoveries.inc();
+        self.0.metrics.proxied_requests.inc();
+        if !self.0.forwards.is_off() && !self.0.forwards.try_push(hit(self.0.clock.wall_ms())) {
+            self.0.metrics.telemetry_dropped.inc();
+        }
+    }
+
+    /// The latest events, newest first, as `/api/actuator/audit` shows them.
+    #[must_use]
+    pub fn recent_events(&self) -> Vec<Value> {
+        let events = self.0.events.newest_first();
+        let lookups = self.0.lookups.newest_first();
+        let forwards = self.0.forwards.newest_first();
+        let mut merged: Vec<(u64, Value)> = events
+            .iter()
+            .map(|event| (event.time_ms, event.to_json()))
+            .chain(lookups.iter().map(|hit| (hit.time_ms, hit.to_json())))
+            .chain(forwards.iter().map(|hit| (hit.time_ms, hit.to_json())))
+            .collect();
+        merged.sort_by_key(|(time_ms, _)| std::cmp::Reverse(*time_ms));
+        merged.truncate(self.0.audit_max);
+        merged.into_iter().map(|(_, event)| event).collect()
+    }
+
+    /// Notes that a condition holds: it is active until [`Telemetry::clear`]. Cheap to repeat: what is
+    /// active already only gets the present text.
+    pub fn raise(&self, condition: Notice) {
+        debug_assert!(condition.kind.form() == AlertForm::Condition, "{:?}", condition.kind);
+        let (kind, severity) = (condition.kind, condition.severity);
+        let (message, details) = (condition.message.clone(), condition.details.clone());
+        match self.0.alerts.raise(condition, self.0.clock.wall_ms()) {
+            Raised::New => self.emitted(kind, severity, &message, details),
+            Raised::Already => {}
+            Raised::LeftOut => self.0.metrics.alerts_left_out.inc(),
+        }
+    }
+
+    /// Notes that a condition is over, or does not hold. Cheap to repeat.
+    pub fn clear(&self, kind: AlertKind, object: &str) {
+        let Some(alert) = self.0.alerts.clear(kind, object, self.0.clock.wall_ms()) else { return };
+        tracing::info!(kind = kind.name(), object, "an alert was resolved");
+        let fields = vec![
+            ("severity", Value::from(alert.severity.as_str())),
+            ("alertType", kind.name().into()),
+            ("message", alert.message.into()),
+        ];
+        self.record("alert.resolved", "RESOLVED", fields);
+        self.alerts_changed(kind);
+    }
+
+    /// Notes that something has happened that an operator should hear of.
+    pub fn alert(&self, event: Notice) {
+        debug_assert!(event.kind.form() == AlertForm::Event, "{:?}", event.kind);
+        let alert = self.0.alerts.push(event, self.0.clock.wall_ms());
+        self.emitted(alert.kind, alert.severity, &alert.message, alert.details);
+    }
+
+    fn emitted(
+        &self,
+        kind: AlertKind,
+        severity: Severity,
+        message: &str,
+        details: serde_json::Map<String, Value>,
+    ) {
+        self.0.metrics.alerts.inc();
+        let name = kind.name();
+        tracing::warn!(kind = name, message, "alert");
+        let fields = vec![
+            ("severity", Value::from(severity.as_str())),
+            ("alertType", name.into()),
+            ("message", message.into()),
+            ("details", Value::Object(details)),
+        ];
+        self.record("alert.emitted", "ALERTED", fields);
+        self.alerts_changed(kind);
+    }
+
+    fn alerts_changed(&self, kind: AlertKind) {
+        for severity in Severity::ALL {
+            let active = self.0.alerts.active(kind, severity);
+            self.0.metrics.set_alerts_active(kind, severity, active);
+        }
+        if let Some(webhook) = &self.0.webhook {
+            webhook.wake();
+        }
+    }
+
+    fn delivery_failed(&self, alert: &Alert, why: &str) {
+        let kind = alert.kind.name();
+        tracing::warn!(kind, error = %why, "an alert could not be delivered; it will be sent again");
+        self.0.metrics.alert_deliveries_failed.inc();
+        let fields = vec![
+            ("severity", Value::from(alert.severity.as_str())),
+            ("alertType", kind.into()),
+            ("message", why.into()),
+        ];
+        self.record("alert.delivery_failed", "ERROR", fields);
+    }
+
+    /// Writes what is left of the request log and waits for deliveries under way. Idempotent.
+    pub async fn stop(&self) {
+        if let Some(webhook) = &self.0.webhook {
+            webhook.stop().await;
+        }
+        let log = Arc::clone(&self.0.log);
+        if tokio::task::spawn_blocking(move || log.stop()).await.is_err() {
+            tracing::error!("the request log could not be closed");
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! One finished request, as the traces, the request log and the counters take it.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use http::{Method, StatusCode, Uri, Version};
+
+use super::TraceName;
+use crate::AttemptTrail;
+use maxine_view::ServiceCounter;
+
+/// Longest request target that is kept, in bytes.
+const TARGET_LEN_MAX: usize = 2_048;
+
+/// What a request was, as its handler knows; with the service that it asked for, if that is registered.
+#[derive(Clone, Debug, Default)]
+pub enum Subject {
+    /// A look-up: a redirect to an instance, or a resolve.
+    Lookup(Option<Arc<ServiceCounter>>),
+    /// A request to forward to an instance.
+    Proxied(Option<Arc<ServiceCounter>>),
+    /// A registration, a heartbeat, or a batch of them.
+    Registration,
+    /// Anything else.
+    #[default]
+    Other,
+}
+
+/// A request that has been answered.
+#[derive(Clone, Debug)]
+pub struct FinishedRequest {
+    /// What it was.
+    pub subject: Subject,
+    /// The method.
+    pub method: Method,
+    /// The request target, query included, cut at 2,048 bytes. Its own copy: the request's target is a
+    /// part of the connection's read buffer, which could not be used again while this is kept.
+    pub target: Box<str>,
+    /// The protocol's version.
+    pub version: Version,
+    /// The client's network address.
+    pub client: IpAddr,
+    /// The trace id.
+    pub trace_id: TraceName,
+    /// The W3C trace parent.
+    pub traceparent: TraceName,
+    /// When it began, on the monotonic clock, in microseconds.
+    pub started_us: u64,
+    /// How long it took until the answer's head was ready, in microseconds.
+    pub duration_us: u64,
+    /// The answer's status.
+    pub status: StatusCode,
+    /// The attempts of a request that was handed on.
+    pub attempts: AttemptTrail,
+}
+
+impl FinishedRequest {
+    /// What is kept of a request's target.
+    #[must_use]
+    pub fn target_of(uri: &Uri) -> Box<str> {
+        Self::shortened(uri.path_and_query().map_or("/", |target| target.as_str()))
+    }
+
+    /// What is kept of a target's text.
+    #[must_use]
+    pub fn shortened(target: &str) -> Box<str> {
+        target[..target.floor_char_boundary(TARGET_LEN_MAX)].into()
+    }
+
+    /// The target without its query.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        self.target.split('?').next().unwrap_or_default()
+    }
+}
+
+/// A finished request with its time.
+#[derive(Clone, Debug)]
+pub struct Trace {
+    /// When it began, in milliseconds since 1970.
+    pub time_ms: u64,
+    /// The request.
+    pub request: FinishedRequest,
+}

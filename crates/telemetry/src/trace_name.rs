@@ -1,0 +1,119 @@
+//! A name that a request goes by: its trace id, or its W3C trace parent.
+//!
+//! Most requests bring neither, and of most names that are made nobody ever reads the text: they stay numbers
+//! until somebody does.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use http::HeaderValue;
+
+const HEX: &[u8; 16] = b"0123456789abcdef";
+/// The longest text that is made.
+const TEXT_LEN_MAX: usize = 55;
+
+/// A trace id or a trace parent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TraceName {
+    /// A trace id made here: 32 lower-case hex digits.
+    Id([u8; 16]),
+    /// A trace parent made here, of version 00 and sampled: the 16 bytes of its trace, the 8 of its parent.
+    Parent([u8; 24]),
+    /// What the client gave.
+    Given(HeaderValue),
+}
+
+impl Default for TraceName {
+    /// An empty one, for what has none.
+    fn default() -> Self {
+        Self::Given(HeaderValue::from_static(""))
+    }
+}
+
+impl TraceName {
+    /// A new trace id.
+    #[must_use]
+    pub fn new_id() -> Self {
+        Self::Id(fastrand::u128(..).to_be_bytes())
+    }
+
+    /// A new trace parent: `00-<32 hex>-<16 hex>-01`.
+    #[must_use]
+    pub fn new_parent() -> Self {
+        let mut bytes = [0; 24];
+        // Ids of zeros are not valid.
+        bytes[..16].copy_from_slice(&fastrand::u128(1..).to_be_bytes());
+        bytes[16..].copy_from_slice(&fastrand::u64(1..).to_be_bytes());
+        Self::Parent(bytes)
+    }
+
+    /// Appends its text, as it stands in a header.
+    pub fn push_to(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Id(bytes) => push_hex(out, bytes),
+            Self::Parent(bytes) => {
+                out.extend_from_slice(b"00-");
+                push_hex(out, &bytes[..16]);
+                out.push(b'-');
+                push_hex(out, &bytes[16..]);
+                out.extend_from_slice(b"-01");
+            }
+            Self::Given(value) => out.extend_from_slice(value.as_bytes()),
+        }
+    }
+
+    /// Its text; bytes that are not UTF-8 are replaced.
+    #[must_use]
+    pub fn text(&self) -> Cow<'_, str> {
+        match self {
+            Self::Given(value) => String::from_utf8_lossy(value.as_bytes()),
+            made => String::from_utf8(made.made_bytes()).unwrap_or_default().into(),
+        }
+    }
+
+    /// As the value of a header field.
+    #[must_use]
+    pub fn header_value(&self) -> HeaderValue {
+        match self {
+            Self::Given(value) => value.clone(),
+            made => HeaderValue::from_maybe_shared(Bytes::from(made.made_bytes()))
+                .expect("hex digits and hyphens are valid in a header"),
+        }
+    }
+
+    fn made_bytes(&self) -> Vec<u8> {
+        let mut text = Vec::with_capacity(TEXT_LEN_MAX);
+        self.push_to(&mut text);
+        text
+    }
+}
+
+fn push_hex(out: &mut Vec<u8>, bytes: &[u8]) {
+    let digits = |byte: &u8| [HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 0xf)]];
+    out.extend(bytes.iter().flat_map(digits));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_are_the_same_in_every_shape() {
+        let id =
+            TraceName::Id(*b"\x00\x01\x02\x03\x04\x05\x06\x07\x08\x09\x0a\x0b\x0c\x0d\x0e\xff");
+        let given = HeaderValue::from_bytes(b"m\xfcne").unwrap();
+        for (name, text) in [
+            (id, "000102030405060708090a0b0c0d0eff".to_owned()),
+            (
+                TraceName::Parent([0xab; 24]),
+                format!("00-{}-{}-01", "ab".repeat(16), "ab".repeat(8)),
+            ),
+            (TraceName::Given(HeaderValue::from_static("my own")), "my own".to_owned()),
+        ] {
+            assert_eq!(name.text(), text);
+            assert_eq!(name.header_value(), *text);
+        }
+        assert_eq!(TraceName::Given(given.clone()).header_value(), given);
+        assert_eq!(TraceName::Given(given).text(), "m\u{fffd}ne");
+    }
+}

@@ -1,0 +1,363 @@
+//! How much traffic there was, in steps of a few seconds: for the node as a whole and for each
+//! service that was asked for. So a dashboard that is opened now shows what was, too.
+//!
+//! Place in the flow: the request log's writer hands each finished request over, off the request's
+//! own way. Bounded: an hour for the node, a quarter of one for a service, and the services that
+//! were asked for last. Names no service that is not registered.
+
+use std::collections::VecDeque;
+
+use hashbrown::HashMap;
+use parking_lot::Mutex;
+use serde::Serialize;
+
+use super::requests::{FinishedRequest, Subject};
+use maxine_state::{ControlState, ServiceKey};
+
+/// Length of one step, in milliseconds.
+pub const STEP_MS: u64 = 5_000;
+/// Steps of the node that are kept: an hour.
+const NODE_STEPS_MAX: usize = 720;
+/// Steps of a service that are kept: a quarter of an hour, less where it was asked for seldom.
+const SERVICE_STEPS_MAX: usize = 180;
+/// Services that are followed at a time. One more takes the place of the one that was asked for
+/// longest ago; where all of them were asked for in the present step, it has to wait for the next.
+const SERVICES_MAX: usize = 500;
+/// Classes of latency. Class `n` holds what took less than `64 << n` microseconds, the last one all
+/// that took longer.
+const CLASSES: usize = 22;
+
+/// What happened in one step.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+pub struct TrafficStep {
+    /// When it began, in milliseconds since 1970; it lasts `step_ms`.
+    pub at_ms: u64,
+    /// Requests of all kinds.
+    pub requests: u64,
+    /// Callers' look-ups: redirects and resolves.
+    pub lookups: u64,
+    /// Callers' requests that were forwarded.
+    pub proxied: u64,
+    /// Those of the look-ups and forwarded requests that ended in a status of 500 or more.
+    pub failed: u64,
+    /// Registrations and heartbeats, batches counted as one.
+    pub registrations: u64,
+    /// p50 of the time of look-ups and forwarded requests, in microseconds, rounded up to a power
+    /// of two; null if there were none.
+    pub p50_us: Option<u64>,
+    /// p95 of the same.
+    pub p95_us: Option<u64>,
+    /// p99 of the same.
+    pub p99_us: Option<u64>,
+}
+
+/// A step while it is counted.
+#[derive(Clone, Debug, Default)]
+struct Step {
+    counts: TrafficStep,
+    took: [u32; CLASSES],
+}
+
+impl Step {
+    fn count(&mut self, request: &FinishedRequest) {
+        self.counts.requests += 1;
+        match request.subject {
+            Subject::Lookup(_) => self.counts.lookups += 1,
+            Subject::Proxied(_) => self.counts.proxied += 1,
+            Subject::Registration => self.counts.registrations += 1,
+            Subject::Other => {}
+        }
+        if matches!(request.subject, Subject::Lookup(_) | Subject::Proxied(_)) {
+            self.counts.failed += u64::from(request.status.is_server_error());
+            let bits = (request.duration_us / 64).checked_ilog2().map_or(0, |log| log as usize + 1);
+            let class = &mut self.took[bits.min(CLASSES - 1)];
+            *class = class.saturating_add(1);
+        }
+    }
+
+    fn add(&mut self, other: &Self) {
+        let (sum, more) = (&mut self.counts, &other.counts);
+        sum.requests += more.requests;
+        sum.lookups += more.lookups;
+        sum.proxied += more.proxied;
+        sum.failed += more.failed;
+        sum.registrations += more.registrations;
+        for (sum, more) in self.took.iter_mut().zip(other.took) {
+            *sum = sum.saturating_add(more);
+        }
+    }
+
+    fn told(&self) -> TrafficStep {
+        let mut step = self.counts.clone();
+        step.p50_us = self.quantile(50);
+        step.p95_us = self.quantile(95);
+        step.p99_us = self.quantile(99);
+        step
+    }
+
+    fn quantile(&self, percent: u64) -> Option<u64> {
+        let all: u64 = self.took.iter().map(|n| u64::from(*n)).sum();
+        let rank = (all * percent).div_ceil(100);
+        let mut below = 0;
+        self.took
+            .iter()
+            .position(|n| {
+                below += u64::from(*n);
+                below >= rank && below > 0
+            })
+            .map(|class| 64 << class)
+    }
+}
+
+/// The latest steps, oldest first; steps in which nothing happened are left out.
+#[derive(Debug, Default)]
+struct Steps(VecDeque<Step>);
+
+impl Steps {
+    fn at(&mut self, at_ms: u64, len_max: usize) -> &mut Step {
+        // Requests come in the order in which they ended, give or take a step.
+        let position = self.0.iter().rposition(|step| step.counts.at_ms <= at_ms);
+        let found = position.filter(|position| self.0[*position].counts.at_ms == at_ms);
+        let mut position = found.unwrap_or_else(|| {
+            let position = position.map_or(0, |position| position + 1);
+            let counts = TrafficStep { at_ms, ..TrafficStep::default() };
+            self.0.insert(position, Step { counts, took: [0; CLASSES] });
+            position
+        });
+        if self.0.len() > len_max {
+            self.0.pop_front();
+            position = position.saturating_sub(1);
+        }
+        &mut self.0[position]
+    }
+
+    /// When the last step began.
+    fn last_ms(&self) -> u64 {
+        self.0.back().map_or(0, |step| step.counts.at_ms)
+    }
+
+    fn since(&self, since_ms: u64) -> TrafficSum {
+        let steps = || self.0.iter().filter(|step| step.counts.at_ms >= since_ms);
+        let mut total = Step::default();
+        total.counts.at_ms = steps().next().map_or(since_ms, |step| step.counts.at_ms);
+        steps().for_each(|step| total.add(step));
+        TrafficSum { total: total.told(), steps: steps().map(Step::told).collect() }
+    }
+}
+
+/// Steps, and all of them taken together.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TrafficSum {
+    /// The steps, oldest first.
+    pub steps: Vec<TrafficStep>,
+    /// Their sum, from the first one on.
+    pub total: TrafficStep,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    node: Steps,
+    services: HashMap<ServiceKey, Steps>,
+    /// Services that may make room in the step `looked_at_ms`, the one asked for longest ago last:
+    /// looked for once a step, so that a node with many busy services does not do it all the time.
+    idle: Vec<ServiceKey>,
+    looked_at_ms: Option<u64>,
+}
+
+impl Inner {
+    /// Whether it is known that no room can be made in this step.
+    fn is_full(&self, at_ms: u64) -> bool {
+        let looked = self.looked_at_ms == Some(at_ms);
+        looked && self.idle.is_empty() && self.services.len() >= SERVICES_MAX
+    }
+
+    /// Makes room for one more service; `false` if there is none.
+    fn make_room(&mut self, at_ms: u64) -> bool {
+        if self.services.len() < SERVICES_MAX {
+            return true;
+        }
+        if self.looked_at_ms != Some(at_ms) {
+            self.looked_at_ms = Some(at_ms);
+            let mut idle: Vec<(u64, &ServiceKey)> = self
+                .services
+                .iter()
+                .map(|(key, steps)| (steps.last_ms(), key))
+                .filter(|(last_ms, _)| *last_ms < at_ms)
+                .collect();
+            idle.sort_unstable_by(|a, b| b.cmp(a));
+            self.idle = idle.into_iter().map(|(_, key)| key.clone()).collect();
+        }
+        while let Some(key) = self.idle.pop() {
+            // It may have been asked for since.
+            if self.services.get(&key).is_some_and(|steps| steps.last_ms() < at_ms) {
+                self.services.remove(&key);
+                return true;
+            }
+        }
+        false
+    }
+}
+
+/// The latest traffic of this node.
+#[derive(Debug, Default)]
+pub struct Traffic(Mutex<Inner>);
+
+impl Traffic {
+    /// Counts a request that ended at `ended_ms`; `state` says which services there are.
+    pub(super) fn note(&self, request: &FinishedRequest, ended_ms: u64, state: &ControlState) {
+        let at_ms = ended_ms / STEP_MS * STEP_MS;
+        let mut inner = self.0.lock();
+        inner.node.at(at_ms, NODE_STEPS_MAX).count(request);
+        let (Subject::Lookup(Some(service)) | Subject::Proxied(Some(service))) = &request.subject
+        else {
+            return;
+        };
+        let key = &service.key;
+        // The look into the state comes last: among many services it costs more than the rest.
+        if let Some(steps) = inner.services.get_mut(key) {
+            if steps.last_ms() == at_ms || state.service(key).is_some() {
+                steps.at(at_ms, SERVICE_STEPS_MAX).count(request);
+            }
+            return;
+        }
+        if inner.is_full(at_ms) {
+            return;
+        }
+        if state.service(key).is_some() && inner.make_room(at_ms) {
+            let steps = inner.services.entry(key.clone()).or_default();
+            steps.at(at_ms, SERVICE_STEPS_MAX).count(request);
+        }
+    }
+
+    /// The node's steps from `since_ms` on.
+    #[must_use]
+    pub fn of_node(&self, since_ms: u64) -> TrafficSum {
+        self.0.lock().node.since(since_ms)
+    }
+
+    /// A service's steps from `since_ms` on; none where it was not asked for lately.
+    #[must_use]
+    pub fn of_service(&self, key: &ServiceKey, since_ms: u64) -> TrafficSum {
+        let inner = self.0.lock();
+        inner.services.get(key).map(|steps| steps.since(since_ms)).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use http::{Method, StatusCode, Version};
+    use maxine_state::Name;
+    use maxine_view::ServiceCounter;
+
+    use super::*;
+    use crate::TraceName;
+    use maxine_state::{Actor, Address, Command, Proposal, Registration, RequestId};
+
+    fn request(subject: Subject, status: u16, duration_us: u64) -> FinishedRequest {
+        FinishedRequest {
+            subject,
+            method: Method::GET,
+            target: "/".into(),
+            version: Version::HTTP_11,
+            client: [127, 0, 0, 1].into(),
+            trace_id: TraceName::default(),
+            traceparent: TraceName::default(),
+            started_us: 0,
+            duration_us,
+            status: StatusCode::from_u16(status).unwrap(),
+            attempts: crate::AttemptTrail::default(),
+        }
+    }
+
+    fn key_of(name: &str) -> ServiceKey {
+        ServiceKey::new(Name::trusted("default"), Name::trusted(name))
+    }
+
+    fn counter(name: &str) -> Option<Arc<ServiceCounter>> {
+        Some(ServiceCounter::new(key_of(name)))
+    }
+
+    fn state_with(services: &[&str]) -> ControlState {
+        let mut state = ControlState::default();
+        let item = |name: &&str| {
+            let address = Address::parse("http://10.0.0.1").unwrap();
+            (key_of(name), Registration::new(Name::trusted("a"), address, 5_000))
+        };
+        let proposal = Proposal {
+            request_id: RequestId(1),
+            proposed_at_ms: 1,
+            fence: None,
+            actor: Actor::system("test"),
+            command: Command::Register { items: services.iter().map(item).collect() },
+        };
+        state.apply(&proposal, &mut Vec::new());
+        state
+    }
+
+    #[test]
+    fn requests_are_counted_by_kind_step_and_service() {
+        let state = state_with(&["orders"]);
+        let traffic = Traffic::default();
+        let note = |subject, status, us, at_ms| {
+            traffic.note(&request(subject, status, us), at_ms, &state);
+        };
+        note(Subject::Proxied(counter("orders")), 200, 900, 10_000);
+        note(Subject::Proxied(counter("orders")), 502, 90_000, 14_999);
+        note(Subject::Lookup(counter("orders")), 200, 10, 15_000);
+        note(Subject::Lookup(counter("orders")), 302, 10, 12_000);
+        note(Subject::Proxied(None), 503, 10, 15_001);
+        note(Subject::Registration, 200, 10, 15_002);
+        note(Subject::Other, 200, 10, 15_003);
+        let node = traffic.of_node(0).steps;
+        let counts = |s: &TrafficStep| {
+            (s.at_ms, s.requests, s.lookups, s.proxied, s.failed, s.registrations)
+        };
+        let counted: Vec<_> = node.iter().map(counts).collect();
+        assert_eq!(counted, [(10_000, 3, 1, 2, 1, 0), (15_000, 4, 1, 1, 1, 1)]);
+        let orders = traffic.of_service(&key_of("orders"), 0).steps;
+        let counted: Vec<_> = orders.iter().map(counts).collect();
+        assert_eq!(counted, [(10_000, 3, 1, 2, 1, 0), (15_000, 1, 1, 0, 0, 0)]);
+        let total = traffic.of_node(0).total;
+        assert_eq!(counts(&total), (10_000, 7, 2, 3, 2, 1));
+        assert_eq!((total.p50_us, total.p99_us), (Some(64), Some(131_072)));
+        assert_eq!((orders[0].p50_us, orders[0].p99_us), (Some(1_024), Some(131_072)));
+        assert_eq!(traffic.of_service(&key_of("orders"), 15_000).steps.len(), 1);
+        assert!(traffic.of_service(&key_of("nobody"), 0).steps.is_empty());
+    }
+
+    #[test]
+    fn what_is_kept_is_bounded() {
+        let names: Vec<String> = (0..SERVICES_MAX + 5).map(|n| format!("s{n}")).collect();
+        let state = state_with(&names.iter().map(String::as_str).collect::<Vec<_>>());
+        let traffic = Traffic::default();
+        for (n, name) in names.iter().enumerate() {
+            traffic.note(
+                &request(Subject::Lookup(counter(name)), 200, 1),
+                n as u64 * STEP_MS,
+                &state,
+            );
+        }
+        assert!(traffic.of_service(&key_of("s4"), 0).steps.is_empty());
+        assert_eq!(traffic.of_service(&key_of("s5"), 0).steps.len(), 1);
+        // Where all are asked for in one step, one more has to wait.
+        let busy = names.len() as u64 * STEP_MS;
+        for name in &names {
+            traffic.note(&request(Subject::Lookup(counter(name)), 200, 1), busy, &state);
+        }
+        let followed =
+            |name: &str, since_ms| !traffic.of_service(&key_of(name), since_ms).steps.is_empty();
+        let counted = names.iter().filter(|name| followed(name, busy)).count();
+        assert_eq!(counted, SERVICES_MAX);
+        let last = Subject::Lookup(counter(&names[names.len() - 1]));
+        traffic.note(&request(last, 200, 1), busy + STEP_MS, &state);
+        assert!(followed(&names[names.len() - 1], busy + STEP_MS));
+        for step in 0..2_000 {
+            let call = request(Subject::Lookup(counter("s5")), 200, u64::MAX);
+            traffic.note(&call, step * STEP_MS, &state);
+        }
+        assert_eq!(traffic.of_node(0).steps.len(), NODE_STEPS_MAX);
+        assert_eq!(traffic.of_service(&key_of("s5"), 0).steps.len(), SERVICE_STEPS_MAX);
+    }
+}

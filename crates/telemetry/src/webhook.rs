@@ -1,0 +1,154 @@
+//! Tells a webhook of alerts: a few at a time, each with a time limit, again until it was taken.
+//!
+//! Delivery is at least once: an answer that gets lost, or a change of leader, tells it again. What is
+//! told again has the same `key` and `state`, so a receiver that keeps one incident per key has it once.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::sync::{Notify, Semaphore};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::alerts::Alert;
+use super::events::iso_8601;
+use super::{Inner, Telemetry};
+
+/// Most deliveries under way.
+const DELIVERIES_MAX: usize = 32;
+/// How often is looked for deliveries to repeat.
+const TICK: Duration = Duration::from_millis(500);
+
+/// Where alerts are posted.
+#[derive(Clone, Debug)]
+pub struct WebhookSettings {
+    /// The URL (`MAXINE_ALERT_WEBHOOK_URL`).
+    pub url: String,
+    /// For one delivery, in milliseconds (`MAXINE_ALERT_WEBHOOK_TIMEOUT_MS`).
+    pub timeout_ms: u64,
+}
+
+pub(super) struct Webhook {
+    client: reqwest::Client,
+    url: Arc<str>,
+    /// The cluster's name: the first part of each key.
+    cluster: Arc<str>,
+    running: Arc<Semaphore>,
+    news: Arc<Notify>,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+    runtime: tokio::runtime::Handle,
+}
+
+impl Webhook {
+    /// Must be called inside a tokio runtime: deliveries run there.
+    pub(super) fn new(settings: &WebhookSettings, cluster: &str) -> Result<Self, String> {
+        Ok(Self {
+            client: http_client(Duration::from_millis(settings.timeout_ms))?,
+            url: settings.url.as_str().into(),
+            cluster: cluster.into(),
+            running: Arc::new(Semaphore::new(DELIVERIES_MAX)),
+            news: Arc::default(),
+            stop: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+            runtime: tokio::runtime::Handle::try_current().map_err(|error| error.to_string())?,
+        })
+    }
+
+    /// Starts to deliver what `telemetry` has to tell, until it is stopped or gone.
+    pub(super) fn start(&self, telemetry: Weak<Inner>) {
+        let run = run(telemetry, Arc::clone(&self.news), self.stop.clone());
+        self.tasks.spawn_on(run, &self.runtime);
+    }
+
+    /// Says that there may be something to tell.
+    pub(super) fn wake(&self) {
+        self.news.notify_one();
+    }
+
+    /// Delivers as many of the alerts that are due as may be under way at once.
+    fn deliver_due(&self, telemetry: &Telemetry) {
+        let clock = &telemetry.0.clock;
+        let free = self.running.available_permits();
+        for alert in telemetry.alerts().due(free, clock.monotonic_ms(), clock.wall_ms()) {
+            let Ok(permit) = Arc::clone(&self.running).try_acquire_owned() else { return };
+            let body = body(&alert, &self.cluster).to_string();
+            let request = self.client.post(&*self.url).header("content-type", "application/json");
+            let telemetry = telemetry.clone();
+            let delivery = async move {
+                let result = request.body(body).send().await;
+                let result = result.and_then(reqwest::Response::error_for_status);
+                let now_ms = telemetry.0.clock.monotonic_ms();
+                telemetry.alerts().told(&alert, result.is_ok(), now_ms);
+                if let Err(error) = result {
+                    // Without the URL: it may hold a secret.
+                    telemetry.delivery_failed(&alert, &error.without_url().to_string());
+                }
+                drop(permit);
+            };
+            self.tasks.spawn_on(delivery, &self.runtime);
+        }
+    }
+
+    /// Waits for the deliveries under way; each has its time limit.
+    pub(super) async fn stop(&self) {
+        self.stop.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
+
+async fn run(telemetry: Weak<Inner>, news: Arc<Notify>, stop: CancellationToken) {
+    loop {
+        let stopped = tokio::select! {
+            () = stop.cancelled() => true,
+            () = news.notified() => false,
+            () = tokio::time::sleep(TICK) => false,
+        };
+        let Some(telemetry) = telemetry.upgrade().map(Telemetry) else { return };
+        if let Some(webhook) = &telemetry.0.webhook {
+            webhook.deliver_due(&telemetry);
+        }
+        if stopped {
+            return;
+        }
+    }
+}
+
+/// An alert as `/api/actuator/alerts` shows it.
+#[must_use]
+pub fn as_json(alert: &Alert) -> Value {
+    json!({
+        "timestamp": iso_8601(alert.time_ms),
+        "severity": alert.severity,
+        "type": alert.kind.name(),
+        "message": alert.message,
+        "details": alert.details,
+    })
+}
+
+/// An alert as the webhook gets it: the same, and what tells repeated deliveries apart from news.
+fn body(alert: &Alert, cluster: &str) -> Value {
+    let mut body = as_json(alert);
+    body["key"] = format!("{cluster}/{}/{}", alert.kind.name(), alert.object).into();
+    body["state"] = json!(alert.state);
+    body["object"] = alert.object.as_str().into();
+    body["node"] = alert.node.as_str().into();
+    body["runbook"] = alert.runbook.into();
+    body["resolved"] = alert.resolved_ms.map(iso_8601).into();
+    body
+}
+
+/// A client for the few requests that Maxine itself sends to URLs that its operator set.
+pub fn http_client(timeout: Duration) -> Result<reqwest::Client, String> {
+    // Whoever comes first sets it; that it is set already is no error.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::builder()
+        .timeout(timeout)
+        .connect_timeout(timeout)
+        .redirect(reqwest::redirect::Policy::none())
+        .pool_max_idle_per_host(1)
+        .build()
+        .map_err(|error| error.to_string())
+}

@@ -1,0 +1,19 @@
+//! Tells the identity part how recent this node's knowledge of credentials is.
+
+use std::sync::Arc;
+
+use maxine_identity::ClusterContact;
+use maxine_store::ControlStore;
+
+/// The contact that a store has with its cluster.
+pub struct StoreContact(pub Arc<dyn ControlStore>);
+
+impl ClusterContact for StoreContact {
+    fn staleness_ms(&self) -> Option<u64> {
+        self.0.staleness_ms()
+    }
+
+    fn line(&self) -> Option<u64> {
+        self.0.line()
+    }
+}

@@ -1,0 +1,156 @@
+//! The identities that a cluster needs before anyone can sign in: made by the leader at its start.
+
+use rand::TryRngCore;
+use rand::rngs::OsRng;
+
+use crate::actors::{Registry, WriteError, WriteRequest};
+use maxine_clock::Clock;
+use maxine_identity::{Account, AskedBy, Passwords, Secret, SecuritySettings, hex};
+use maxine_state::{Actor, Command, Identities, Name, Rejection, Role, SigningKey, User};
+use maxine_view::View;
+
+/// A password that was made at random and must be shown once; it is kept nowhere.
+#[derive(Clone, Debug)]
+pub struct OneTimePassword {
+    /// Whose.
+    pub user_name: String,
+    /// The password; show it to the operator and forget it.
+    pub password: Secret,
+}
+
+/// The identities could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum BootstrapError {
+    /// The log did not take them; a retry is safe.
+    #[error("the identities could not be written: {0}")]
+    Write(#[from] WriteError),
+    /// The system has no randomness, or the password cost is not valid.
+    #[error("the identities could not be made: {0}")]
+    Make(String),
+}
+
+/// Ensures that the cluster has an identity and a signing key, that the environment's accounts are as
+/// it says, and that there is an administrator. Run by the leader when it takes over; several that run it at once make
+/// each thing once. Returns the first administrator's password if it was made now.
+pub async fn ensure_identities(
+    registry: &Registry,
+    view: &View,
+    clock: &Clock,
+    settings: &SecuritySettings,
+) -> Result<Option<OneTimePassword>, BootstrapError> {
+    let snapshot = view.snapshot();
+    let identities = snapshot.state.identities();
+    let passwords = Passwords::new(settings.password_cost);
+    if identities.cluster.is_empty() {
+        let id = Name::trusted(&random_hex(16)?);
+        propose_once(registry, Command::IdentifyCluster { id }).await?;
+    }
+    if identities.signing_keys.is_empty() {
+        let created_at_ms = clock.wall_ms();
+        let key_id = Name::trusted(&format!("maxine-{}", random_hex(4)?));
+        let mut secret = vec![0; 32];
+        OsRng.try_fill_bytes(&mut secret).map_err(no_randomness)?;
+        let key = SigningKey { key_id, secret: secret.into(), created_at_ms };
+        let command = Command::RotateSigningKey { key, keep_previous: 0, create_only: true };
+        propose_once(registry, command).await?;
+    }
+    for account in &settings.accounts {
+        ensure_account(registry, identities, &passwords, account).await?;
+    }
+    let unset = |user: &&std::sync::Arc<User>| {
+        user.managed && !settings.accounts.iter().any(|a| a.user_name == user.name.as_str())
+    };
+    for user in identities.users.values().filter(unset) {
+        tracing::warn!(
+            user = %user.name,
+            "the environment does not set this account any more; it can be changed at run time now"
+        );
+        propose_once(registry, put_user(&user.name, user.role, user.password_hash.clone())).await?;
+    }
+    let admin_set = settings.accounts.iter().any(|account| account.role == Role::Admin);
+    let admin_there = identities.users.values().any(|user| user.role == Role::Admin);
+    if admin_set || admin_there {
+        return Ok(None);
+    }
+    make_first_admin(registry, &passwords, &settings.first_admin).await
+}
+
+async fn make_first_admin(
+    registry: &Registry,
+    passwords: &Passwords,
+    user_name: &str,
+) -> Result<Option<OneTimePassword>, BootstrapError> {
+    let password = random_hex(16)?;
+    let hash = hash(passwords, &password).await?;
+    let name = Name::parse("admin_username", user_name)
+        .map_err(|error| BootstrapError::Make(error.to_string()))?;
+    let mut command = put_user(&name, Role::Admin, hash);
+    if let Command::PutUser { create_only, .. } = &mut command {
+        *create_only = true;
+    }
+    let made = propose_once(registry, command).await?;
+    let password = Secret::new(&password);
+    Ok(made.then(|| OneTimePassword { user_name: user_name.into(), password }))
+}
+
+async fn ensure_account(
+    registry: &Registry,
+    identities: &Identities,
+    passwords: &Passwords,
+    account: &Account,
+) -> Result<(), BootstrapError> {
+    let name = Name::parse("username", &account.user_name)
+        .map_err(|error| BootstrapError::Make(error.to_string()))?;
+    // The environment's word, given by whoever runs the node.
+    let password = account.password.expose();
+    if let Some(user) = identities.users.get(&name) {
+        let hash = Some(user.password_hash.clone());
+        let same = user.managed && user.role == account.role;
+        if same && passwords.verify(password, hash, AskedBy::Known).await.unwrap_or(false) {
+            return Ok(());
+        }
+    }
+    let hash = hash(passwords, password).await?;
+    let mut command = put_user(&name, account.role, hash);
+    if let Command::PutUser { managed, .. } = &mut command {
+        *managed = true;
+    }
+    propose_once(registry, command).await?;
+    Ok(())
+}
+
+fn put_user(name: &Name, role: Role, password_hash: Box<str>) -> Command {
+    Command::PutUser {
+        name: name.clone(),
+        role,
+        password_hash,
+        managed: false,
+        create_only: false,
+        expected_version: None,
+    }
+}
+
+async fn hash(passwords: &Passwords, password: &str) -> Result<Box<str>, BootstrapError> {
+    passwords.hash(password).await.map_err(|error| BootstrapError::Make(error.to_string()))
+}
+
+/// Proposes; `false` where another leader has made it in the meantime.
+async fn propose_once(registry: &Registry, command: Command) -> Result<bool, BootstrapError> {
+    let actor = Actor::system("bootstrap");
+    let request = WriteRequest { actor, request_id: None, fence: None, command };
+    match registry.propose(request).await {
+        Ok(_) => Ok(true),
+        Err(WriteError::Rejected { rejection: Rejection::Exists { .. }, .. }) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn random_hex(len_bytes: usize) -> Result<String, BootstrapError> {
+    let mut bytes = vec![0; len_bytes];
+    OsRng.try_fill_bytes(&mut bytes).map_err(no_randomness)?;
+    Ok(hex(&bytes))
+}
+
+fn no_randomness(error: rand::rand_core::OsError) -> BootstrapError {
+    BootstrapError::Make(error.to_string())
+}

@@ -1,0 +1,58 @@
+//! The settings of the Raft backend, as the replicated log takes them.
+
+use std::collections::BTreeMap;
+
+use maxine_raft as raft;
+
+use super::{MemberSetting, NodeConfig};
+
+impl NodeConfig {
+    /// What the replicated log starts with. `http_addr` is the URL at which clients reach this node.
+    ///
+    /// # Errors
+    /// A text where the log's engine has an unknown name.
+    pub fn raft_node(&self, http_addr: &str) -> Result<raft::Config, String> {
+        let settings = &self.raft;
+        let dir = self.data_dir.join("raft");
+        let mut node =
+            raft::Config::new(settings.cluster_id.clone(), self.node_id, dir, settings.listen);
+        node.engine = match settings.engine.as_str() {
+            "auto" => None,
+            engine => Some(engine.parse()?),
+        };
+        node.tls = if settings.tls_ca.as_os_str().is_empty() {
+            raft::PeerTls::Plain { allow_non_loopback: settings.allow_plain }
+        } else {
+            raft::PeerTls::Mutual {
+                ca_pem: settings.tls_ca.clone(),
+                cert_pem: settings.tls_cert.clone(),
+                key_pem: settings.tls_key.clone(),
+            }
+        };
+        node.name = self.name();
+        node.http_addr = http_addr.to_owned();
+        node.heartbeat_interval_ms = settings.heartbeat_interval_ms;
+        node.election_timeout_min_ms = settings.election_timeout_min_ms;
+        node.election_timeout_max_ms = settings.election_timeout_max_ms;
+        node.disk_stall_ms = settings.disk_stall_ms;
+        node.snapshot_every_entries = settings.snapshot_every_entries;
+        Ok(node)
+    }
+
+    /// The members that form the cluster at its first start, by number; empty on a node that is added later.
+    #[must_use]
+    pub fn first_members(&self, http_addr: &str) -> BTreeMap<u64, raft::Member> {
+        let each = |member: &MemberSetting| {
+            let own = member.id == self.node_id;
+            // The name of another member is learnt from itself, when it is met.
+            let name = if own { self.name() } else { format!("node-{}", member.id) };
+            let http_addr = match member.http_addr.as_str() {
+                "" if own => http_addr,
+                addr => addr,
+            };
+            let peer_addr = member.peer_addr.clone();
+            (member.id, raft::Member { peer_addr, http_addr: http_addr.into(), name })
+        };
+        self.raft.members.iter().map(each).collect()
+    }
+}
