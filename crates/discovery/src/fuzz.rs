@@ -4,7 +4,7 @@ use super::{DiscoverQuery, Redirect, decode_component, encode_end_point, percent
 use maxine_fuzzing::Target;
 
 /// Every target of this crate.
-pub const TARGETS: &[Target] = &[Target { name: "discover_query", run: query, seeds: seeds }];
+pub const TARGETS: &[Target] = &[Target { name: "discover_query", run: query, seeds }];
 
 const ADDRESS: &str = "http://10.0.0.1:81/base";
 

@@ -8,7 +8,7 @@ use super::{api_token, bearer_token, session_cookie};
 use maxine_state::{Identities, Name, Role, SigningKey, User};
 
 /// Every target of this crate.
-pub const TARGETS: &[Target] = &[Target { name: "credentials", run: credentials, seeds: seeds }];
+pub const TARGETS: &[Target] = &[Target { name: "credentials", run: credentials, seeds }];
 
 const NOW_S: u64 = 1_000;
 const AUDIENCE: &str = "0011223344556677";
