@@ -15,7 +15,7 @@ use super::supervisor::Lifeline;
 use maxine_clock::Clock;
 use maxine_state::Leadership;
 use maxine_state::{
-    Actor as Who, Batch, Command, EventKind, Fence, Name, Proposal, Reply, RequestId,
+    Actor as Who, AuditAction, Batch, Command, EventKind, Fence, Name, Proposal, Reply, RequestId,
 };
 use maxine_store::ControlStore;
 use maxine_view::{View, WatchScope};
@@ -25,9 +25,7 @@ pub type Duties = watch::Receiver<Option<Fence>>;
 
 /// How long one attempt to have the grant committed may take.
 const GRANT_TIMEOUT: Duration = Duration::from_secs(3);
-/// The audit log's word for it, and what stands between the former leader's name and how long
-/// it was silent.
-pub(crate) const TAKEOVER: &str = "leadership.takeover";
+/// In the audit record of a takeover: what stands between the former leader's name and how long it was silent.
 pub(crate) const TAKEOVER_SILENCE: &str = ", silent for ";
 /// Pause after a failed attempt.
 const GRANT_PAUSE: Duration = Duration::from_millis(50);
@@ -104,7 +102,9 @@ impl LeadershipActor {
         let lost = former.lost_at_ms.map(|at_ms| self.clock.monotonic_ms().saturating_sub(at_ms));
         let silent_ms = lost.max(self.store.leader_silence_ms(&former.name))?;
         let object = format!("{}{TAKEOVER_SILENCE}{silent_ms} ms", former.name);
-        Some(Command::RecordAudit { items: vec![(TAKEOVER.into(), object.into(), true)] })
+        Some(Command::RecordAudit {
+            items: vec![(AuditAction::LeadershipTakeover, object.into(), true)],
+        })
     }
 
     fn ask_for_grant(&mut self, term: u64, ctx: &mut Context<Self>) {

@@ -18,7 +18,7 @@ pub mod state_version;
 pub mod supervisor;
 
 pub use health_checker::{HealthChecker, HealthParts};
+pub(crate) use leadership::TAKEOVER_SILENCE;
 pub use leadership::{Duties, LeadershipActor};
-pub(crate) use leadership::{TAKEOVER, TAKEOVER_SILENCE};
 pub use proxy::ProxyActor;
 pub use registry::{Registry, WriteError, WriteRequest};

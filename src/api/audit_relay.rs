@@ -16,7 +16,7 @@ use tokio_util::task::TaskTracker;
 use super::pending_records::{Added, PendingRecords};
 use crate::actors::{Registry, WriteRequest};
 use maxine_clock::Clock;
-use maxine_state::{Actor, Command};
+use maxine_state::{Actor, AuditAction, Command};
 use maxine_telemetry::{AlertKind, Notice, Telemetry};
 
 /// Most records in one second of those who proved who they are.
@@ -137,13 +137,13 @@ impl AuditRelay {
 
     /// Records an action, such as `session.create`, on an object, and how it ended. Must be called
     /// inside a tokio runtime.
-    pub fn record(&self, actor: Actor, action: &str, object: &str, success: bool) {
+    pub fn record(&self, actor: Actor, action: AuditAction, object: &str, success: bool) {
         let now_s = self.0.clock.monotonic_ms() / 1_000;
         let Some(left_out) = self.0.second.lock().take(now_s, &actor) else { return };
-        let mut items = vec![(action.into(), shortened(object), success)];
+        let mut items = vec![(action, shortened(object), success)];
         if left_out > 0 {
             let object = format!("{left_out} records left out before this one").into();
-            items.push(("audit.overflow".into(), object, false));
+            items.push((AuditAction::AuditOverflow, object, false));
         }
         let (relay, records) = (self.clone(), items.len());
         self.0.tasks.spawn(async move {
@@ -158,7 +158,7 @@ impl AuditRelay {
 
     /// Records what an operator did while the cluster may not take writes: the record waits until it does, through
     /// restarts of the node. One that finds no room to wait counts as lost. Must be called inside a tokio runtime.
-    pub fn record_for_sure(&self, actor: Actor, action: &str, object: &str) {
+    pub fn record_for_sure(&self, actor: Actor, action: AuditAction, object: &str) {
         let added = self.0.pending.add(actor, action, shortened(object));
         match added {
             Added::NoRoom => self.lost(1, "too many records wait for writes to be possible"),

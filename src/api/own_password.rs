@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::{AppState, Caller, RequestContext};
 use crate::actors::{WriteError, WriteRequest};
 use maxine_identity::{PasswordError, SigninError, check_password};
-use maxine_state::{Applied, Command, LimitExceeded, Rejection, User};
+use maxine_state::{Applied, AuditAction, Command, LimitExceeded, Rejection, User};
 
 /// Why it was not changed.
 pub(super) enum OwnPasswordError {
@@ -50,7 +50,7 @@ pub(super) async fn change(
     state.telemetry().record("auth.password_changed", outcome, fields);
     if result.is_err() {
         // That it was changed, the log says by itself.
-        state.audit().record(context.actor(caller), "user.put", &caller.user, false);
+        state.audit().record(context.actor(caller), AuditAction::UserPut, &caller.user, false);
     }
     result
 }

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use maxine_state::{Actor, Command, RequestId};
+use maxine_state::{Actor, AuditAction, Command, RequestId};
 
 /// Most records that wait.
 pub(super) const RECORDS_MAX: usize = 256;
@@ -28,7 +28,7 @@ pub(super) struct PendingRecord {
     address: Box<str>,
     /// The trace id of the first request.
     trace_id: Box<str>,
-    action: Box<str>,
+    action: AuditAction,
     object: Box<str>,
     /// How often it happened.
     count: u64,
@@ -48,7 +48,7 @@ impl PendingRecord {
             via_node: None,
         };
         let request_id = u128::from_str_radix(&self.request_id, 16).unwrap_or_default();
-        let items = vec![(self.action.clone(), object, true)];
+        let items = vec![(self.action, object, true)];
         (actor, RequestId(request_id), Command::RecordAudit { items })
     }
 
@@ -101,13 +101,13 @@ impl PendingRecords {
     }
 
     /// Adds a record, or counts it with an equal one.
-    pub(super) fn add(&self, actor: Actor, action: &str, object: Box<str>) -> Added {
+    pub(super) fn add(&self, actor: Actor, action: AuditAction, object: Box<str>) -> Added {
         let record = PendingRecord {
             request_id: format!("{:032x}", rand::random::<u128>()),
             user: actor.user,
             address: actor.address,
             trace_id: actor.trace_id,
-            action: action.into(),
+            action,
             object,
             count: 1,
         };
@@ -198,10 +198,16 @@ mod tests {
         let file = dir.path().join("pending-audit");
         let (pending, read) = PendingRecords::open(Some(file.clone()));
         read.unwrap();
-        assert_eq!(pending.add(actor("a"), "break_glass.use", "GET /x".into()), Added::Begin);
+        assert_eq!(
+            pending.add(actor("a"), AuditAction::BreakGlassUse, "GET /x".into()),
+            Added::Begin
+        );
         let first = pending.begin().unwrap();
         for _ in 0..3 {
-            assert_eq!(pending.add(actor("a"), "break_glass.use", "GET /x".into()), Added::Waits);
+            assert_eq!(
+                pending.add(actor("a"), AuditAction::BreakGlassUse, "GET /x".into()),
+                Added::Waits
+            );
         }
         pending.save().unwrap();
         assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
@@ -212,18 +218,24 @@ mod tests {
         assert_eq!(again.begin(), Some(first));
         assert_eq!(again.begin(), None, "one after the other");
         let (_, _, command) = again.written().unwrap().command();
-        let items = vec![("break_glass.use".into(), "GET /x, 3 times".into(), true)];
+        let items = vec![(AuditAction::BreakGlassUse, "GET /x, 3 times".into(), true)];
         assert_eq!(command, Command::RecordAudit { items });
         assert_eq!(again.written(), None);
         again.save().unwrap();
         assert!(!file.exists());
 
         for n in 0..RECORDS_MAX {
-            assert_ne!(again.add(actor(&n.to_string()), "a", "o".into()), Added::NoRoom);
+            assert_ne!(
+                again.add(actor(&n.to_string()), AuditAction::BreakGlassUse, "o".into()),
+                Added::NoRoom
+            );
         }
-        assert_eq!(again.add(actor("one more"), "a", "o".into()), Added::NoRoom);
+        assert_eq!(
+            again.add(actor("one more"), AuditAction::BreakGlassUse, "o".into()),
+            Added::NoRoom
+        );
         assert_ne!(
-            again.add(actor("7"), "a", "o".into()),
+            again.add(actor("7"), AuditAction::BreakGlassUse, "o".into()),
             Added::NoRoom,
             "an equal one is counted"
         );

@@ -402,7 +402,7 @@ impl From<JsonError> for Problem {
 
 impl From<LimitExceeded> for Problem {
     fn from(error: LimitExceeded) -> Self {
-        Self::limit(&error.field, &error.limit.to_string(), error.given())
+        Self::limit(error.field.as_str(), &error.limit.to_string(), error.given())
     }
 }
 

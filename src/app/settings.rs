@@ -23,7 +23,7 @@ use maxine_identity::{
     make_break_glass_token,
 };
 use maxine_state::limits::check_user_name;
-use maxine_state::{ControlState, Role};
+use maxine_state::{AuditAction, ControlState, Role};
 use maxine_store::local::LocalConfig;
 use maxine_store::redis::{RedisConfig, Topology};
 use maxine_store::shared_file::SharedFileConfig;
@@ -373,9 +373,11 @@ fn first_password_made_by(state: &ControlState, user: &str) -> Option<String> {
     let is_random = state.identities().users.get(user).is_some_and(|user| !user.managed);
     let mut leader = None;
     for record in state.audit().records() {
-        match &*record.action {
-            "leadership.grant" => leader = Some(record.object.to_string()),
-            "user.put" if &*record.user == "system:bootstrap" && &*record.object == user => {
+        match record.action {
+            AuditAction::LeadershipGrant => leader = Some(record.object.to_string()),
+            AuditAction::UserPut
+                if &*record.user == "system:bootstrap" && &*record.object == user =>
+            {
                 return leader.filter(|_| is_random);
             }
             _ => {}

@@ -16,7 +16,8 @@ use super::client::{ConnectArgs, Request};
 use super::exit::CliError;
 use super::output::Output;
 use maxine_state::{
-    AuditClass, AuditLog, AuditOutcome, AuditRecord, decode_rejection, encode_rejection,
+    AuditAction, AuditClass, AuditLog, AuditOutcome, AuditRecord, decode_rejection,
+    encode_rejection,
 };
 
 /// Largest export that is read, in bytes.
@@ -238,6 +239,8 @@ fn record_of(text: &str, number: usize) -> Result<(AuditRecord, bool), Finding> 
     let line: Line = maxine_wording::read_json(text.as_bytes())
         .map_err(|error| unreadable(number, &error.text))?;
     let outcome = outcome_of(&line, number)?;
+    let action = AuditAction::parse(&line.action)
+        .ok_or_else(|| unreadable(number, "this version of maxine does not know its action"))?;
     let detail = match &outcome {
         AuditOutcome::Refused(Some(why)) => why.to_string(),
         AuditOutcome::Refused(None) | AuditOutcome::Success => String::new(),
@@ -252,7 +255,7 @@ fn record_of(text: &str, number: usize) -> Result<(AuditRecord, bool), Finding> 
         address: line.address,
         trace_id: line.trace_id,
         via_node: line.via_node,
-        action: line.action,
+        action,
         object: line.object,
         outcome,
         previous: hash_of(&line.previous, number)?,
@@ -294,7 +297,7 @@ pub fn verify(export: &str) -> Result<Verified, Finding> {
         }
         *next += 1;
         verified.hashes.insert(record.seq, record.hash);
-        if &*record.action == "audit.export" {
+        if record.action == AuditAction::AuditExport {
             verified.exports.push((record.seq, record.object.to_string()));
         }
         log.restore_record(record);

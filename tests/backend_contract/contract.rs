@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bytes::Bytes;
-use maxine_state::{Batch, Command, EventKind, Fence, Name, Proposal, Rejection, Reply};
+use maxine_state::{
+    AuditAction, Batch, Command, EventKind, Fence, Name, Proposal, Rejection, Reply,
+};
 use maxine_store::{CallError, Consistency, ProposeError};
 use maxine_view::WatchScope;
 
@@ -248,7 +250,7 @@ pub(crate) async fn calls_reach_the_leader(fixture: &dyn Fixture) {
 pub(crate) async fn limits(fixture: &dyn Fixture) {
     let nodes = nodes(fixture).await;
     let text = "x".repeat(1_000_000);
-    let items = (0..20).map(|_| (text.as_str().into(), "".into(), true)).collect();
+    let items = (0..20).map(|_| (AuditAction::AuditRecord, text.as_str().into(), true)).collect();
     let large = Batch { proposals: vec![proposal(Command::RecordAudit { items })] };
     let refused = nodes[0].store.propose(large, SOON).await;
     assert!(matches!(refused, Err(ProposeError::TooLarge { .. })), "{refused:?}");

@@ -386,7 +386,9 @@ async fn uses_of_the_break_glass_token_outlive_a_restart_until_they_are_recorded
     let used = || {
         again.view.with_snapshot(|now| {
             let records = now.state.audit().records();
-            let uses = records.iter().filter(|record| &*record.action == "break_glass.use");
+            let uses = records
+                .iter()
+                .filter(|record| record.action == maxine_state::AuditAction::BreakGlassUse);
             uses.map(|record| record.object.to_string()).collect::<Vec<_>>()
         })
     };
@@ -449,7 +451,9 @@ async fn a_node_without_contact_refuses_credentials_but_its_break_glass_token() 
     let used = || {
         server.view.with_snapshot(|now| {
             let records = now.state.audit().records();
-            let uses = records.iter().filter(|record| &*record.action == "break_glass.use");
+            let uses = records
+                .iter()
+                .filter(|record| record.action == maxine_state::AuditAction::BreakGlassUse);
             uses.map(|record| record.object.to_string()).collect::<Vec<_>>()
         })
     };

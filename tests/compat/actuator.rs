@@ -136,7 +136,7 @@ async fn audit() {
             .audit()
             .records()
             .iter()
-            .any(|r| &*r.action == "session.create")
+            .any(|r| r.action == maxine_state::AuditAction::SessionCreate)
         {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }

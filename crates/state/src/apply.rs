@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use super::audit::{AuditClass, AuditOutcome, AuditRecord};
+use super::audit_action::AuditAction;
 use super::command::{
     Applied, Command, Deregistration, Fence, HealthReport, ObjectKind, Proposal, Rejection, Reply,
 };
@@ -89,7 +90,7 @@ impl ControlState {
                 let each = |(key, registered_index): &(InstanceKey, u64)| {
                     let cause = RemovalCause::Expired;
                     let meant = |old: &Instance| old.registered_index == *registered_index;
-                    self.remove(step, key, meant, cause, "instance.expire")
+                    self.remove(step, key, meant, cause, AuditAction::InstanceExpire)
                 };
                 Ok(Reply::Changed(items.iter().map(each).collect()))
             }
@@ -113,7 +114,7 @@ impl ControlState {
                     (self.history, self.line) = (*history, *line);
                     self.record(
                         step.proposal,
-                        "history.begin",
+                        AuditAction::HistoryBegin,
                         format!("{history:016x}"),
                         AuditOutcome::Success,
                     );
@@ -135,7 +136,7 @@ impl ControlState {
                 for (action, object, success) in items {
                     let outcome =
                         if *success { AuditOutcome::Success } else { AuditOutcome::Refused(None) };
-                    self.record(step.proposal, action, object.to_string(), outcome);
+                    self.record(step.proposal, *action, object.to_string(), outcome);
                 }
                 Ok(Reply::Done)
             }
@@ -145,12 +146,23 @@ impl ControlState {
                 if left > 0 {
                     self.record(
                         step.proposal,
-                        "audit.expire",
+                        AuditAction::AuditExpire,
                         left.to_string(),
                         AuditOutcome::Success,
                     );
                 }
                 Ok(Reply::Done)
+            }
+            #[cfg(feature = "next")]
+            Command::SetNote { note } => {
+                limits::check_text("note", note, 0, limits::TEXT_LEN_MAX)
+                    .map_err(Rejection::Limit)?;
+                let revision = self.next_index(step);
+                self.note.clone_from(note);
+                let action = AuditAction::NoteSet;
+                self.record(step.proposal, action, String::from("note"), AuditOutcome::Success);
+                self.emit(step, EventKind::NoteChanged { note: note.clone() });
+                Ok(Reply::Revision(revision))
             }
         }
     }
@@ -167,7 +179,12 @@ impl ControlState {
         if let Err(rejection) = &result {
             let object = format!("{key}/{}", registration.id);
             let why = Some(Box::new(rejection.clone()));
-            self.record(step.proposal, "instance.register", object, AuditOutcome::Refused(why));
+            self.record(
+                step.proposal,
+                AuditAction::InstanceRegister,
+                object,
+                AuditOutcome::Refused(why),
+            );
         }
         result
     }
@@ -219,7 +236,12 @@ impl ControlState {
         let instance_key = key.instance(registration.id.clone());
         if changed {
             let object = instance_key.to_string();
-            self.record(step.proposal, "instance.register", object, AuditOutcome::Success);
+            self.record(
+                step.proposal,
+                AuditAction::InstanceRegister,
+                object,
+                AuditOutcome::Success,
+            );
         }
         // Told of an equal one, too: the leader renews its lease by it.
         self.emit(step, EventKind::InstanceRegistered { key: instance_key, data: instance });
@@ -260,7 +282,7 @@ impl ControlState {
     fn deregister(&mut self, step: &mut Step<'_>, item: &Deregistration) -> bool {
         let cause = RemovalCause::Deregistered;
         let meant = |old: &Instance| item.lease_epoch.is_none_or(|epoch| epoch == old.lease_epoch);
-        let removed = self.remove(step, &item.key, meant, cause, "instance.deregister");
+        let removed = self.remove(step, &item.key, meant, cause, AuditAction::InstanceDeregister);
         let drained = self
             .services
             .get(&item.key.service)
@@ -282,7 +304,7 @@ impl ControlState {
         key: &InstanceKey,
         meant: impl FnOnce(&Instance) -> bool,
         cause: RemovalCause,
-        action: &str,
+        action: AuditAction,
     ) -> bool {
         let present = self
             .services
@@ -333,11 +355,11 @@ impl ControlState {
                     since_ms,
                 };
                 service.drains.insert(key.instance.clone(), Arc::new(drain));
-                "instance.drain"
+                AuditAction::InstanceDrain
             }
             None => {
                 service.drains.remove(&key.instance);
-                "instance.undrain"
+                AuditAction::InstanceUndrain
             }
         };
         self.forget_if_empty(&key.service);
@@ -367,11 +389,13 @@ impl ControlState {
         service.modified_index = index;
         service.instances.insert(key.instance.clone(), Arc::clone(&instance));
         let action = match (health.liveness, health.is_routable()) {
-            (Liveness::Evicted, _) => "health.evict",
+            (Liveness::Evicted, _) => AuditAction::HealthEvict,
             // Nothing probes it any more, so nothing has passed.
-            (Liveness::Alive, true) if health.readiness == Readiness::Unknown => "health.reset",
-            (Liveness::Alive, true) => "health.pass",
-            (Liveness::Alive, false) => "health.fail",
+            (Liveness::Alive, true) if health.readiness == Readiness::Unknown => {
+                AuditAction::HealthReset
+            }
+            (Liveness::Alive, true) => AuditAction::HealthPass,
+            (Liveness::Alive, false) => AuditAction::HealthFail,
         };
         self.record(step.proposal, action, key.to_string(), AuditOutcome::Success);
         self.emit(step, EventKind::HealthChanged { key: key.clone(), data: instance });
@@ -410,7 +434,7 @@ impl ControlState {
         service.policy =
             policy.map(|policy| Arc::new(PolicyRecord { revision, policy: policy.clone() }));
         self.forget_if_empty(key);
-        self.record(step.proposal, "policy.put", key.to_string(), AuditOutcome::Success);
+        self.record(step.proposal, AuditAction::PolicyPut, key.to_string(), AuditOutcome::Success);
         self.emit(step, EventKind::PolicyChanged { key: key.clone() });
         Ok(Reply::Revision(revision))
     }
@@ -428,7 +452,12 @@ impl ControlState {
         let now = ConfigRevision { revision, time_ms: self.time_ms, user, config: config.clone() };
         self.config_history.replace(&self.config, now);
         self.config = Arc::new(ConfigRecord { revision, config: config.clone() });
-        self.record(step.proposal, "config.put", String::from("config"), AuditOutcome::Success);
+        self.record(
+            step.proposal,
+            AuditAction::ConfigPut,
+            String::from("config"),
+            AuditOutcome::Success,
+        );
         self.emit(step, EventKind::ConfigChanged { revision });
         Ok(Reply::Revision(revision))
     }
@@ -442,7 +471,12 @@ impl ControlState {
             |grant: &Arc<Grant>| FormerGrant { fence: grant.fence, holder: grant.holder.clone() };
         let before = self.grant.as_ref().map(former);
         self.grant = Some(Arc::new(Grant { fence, holder: holder.clone(), since_ms, before }));
-        self.record(step.proposal, "leadership.grant", holder.to_string(), AuditOutcome::Success);
+        self.record(
+            step.proposal,
+            AuditAction::LeadershipGrant,
+            holder.to_string(),
+            AuditOutcome::Success,
+        );
         self.emit(step, EventKind::LeadershipGranted { holder: holder.clone(), fence: fence.0 });
         Reply::Granted(fence)
     }
@@ -487,7 +521,7 @@ impl ControlState {
         };
         let revision = user.credential_version;
         Arc::make_mut(&mut self.identities).users.insert(name.clone(), Arc::new(user));
-        self.identity_changed(step, "user.put", name);
+        self.identity_changed(step, AuditAction::UserPut, name);
         Ok(Reply::Revision(revision))
     }
 
@@ -503,7 +537,7 @@ impl ControlState {
             self.check_another_admin(name)?;
         }
         Arc::make_mut(&mut self.identities).users.remove(name);
-        self.identity_changed(step, "user.delete", name);
+        self.identity_changed(step, AuditAction::UserDelete, name);
         Ok(Reply::Done)
     }
 
@@ -512,7 +546,7 @@ impl ControlState {
             return Err(exists(ObjectKind::ClusterIdentity, &self.identities.cluster));
         }
         Arc::make_mut(&mut self.identities).cluster = id.as_str().into();
-        self.identity_changed(step, "cluster.identify", id);
+        self.identity_changed(step, AuditAction::ClusterIdentify, id);
         Ok(Reply::Done)
     }
 
@@ -544,7 +578,7 @@ impl ControlState {
             user.ended_sessions.push(session);
         }
         Arc::make_mut(&mut self.identities).users.insert(name.clone(), Arc::new(user));
-        self.identity_changed(step, "session.delete", name);
+        self.identity_changed(step, AuditAction::SessionDelete, name);
         Reply::Changed(vec![true])
     }
 
@@ -579,7 +613,7 @@ impl ControlState {
         let keys = &mut Arc::make_mut(&mut self.identities).signing_keys;
         keys.insert(0, key.clone());
         keys.truncate(1 + keep_previous as usize);
-        self.identity_changed(step, "signing_key.rotate", &key.key_id);
+        self.identity_changed(step, AuditAction::SigningKeyRotate, &key.key_id);
         Ok(Reply::Done)
     }
 
@@ -595,7 +629,7 @@ impl ControlState {
             .map_err(Rejection::Limit)?;
         let identities = Arc::make_mut(&mut self.identities);
         identities.tokens.insert(token.id.clone(), Arc::new(token.clone()));
-        self.identity_changed(step, "token.put", &token.id);
+        self.identity_changed(step, AuditAction::TokenPut, &token.id);
         Ok(Reply::Done)
     }
 
@@ -603,11 +637,11 @@ impl ControlState {
         if Arc::make_mut(&mut self.identities).tokens.remove(id).is_none() {
             return Err(not_found(ObjectKind::Token, id.as_str()));
         }
-        self.identity_changed(step, "token.delete", id);
+        self.identity_changed(step, AuditAction::TokenDelete, id);
         Ok(Reply::Done)
     }
 
-    fn identity_changed(&mut self, step: &mut Step<'_>, action: &str, subject: &Name) {
+    fn identity_changed(&mut self, step: &mut Step<'_>, action: AuditAction, subject: &Name) {
         self.next_index(step);
         self.record(step.proposal, action, subject.to_string(), AuditOutcome::Success);
         self.emit(step, EventKind::IdentityChanged { subject: subject.clone() });
@@ -640,8 +674,17 @@ impl ControlState {
         }
     }
 
-    fn record(&mut self, proposal: &Proposal, action: &str, object: String, outcome: AuditOutcome) {
+    fn record(
+        &mut self,
+        proposal: &Proposal,
+        action: AuditAction,
+        object: String,
+        outcome: AuditOutcome,
+    ) {
         let actor = &proposal.actor;
+        if let AuditOutcome::Refused(Some(why)) = &outcome {
+            debug_assert!(why.is_code(), "the field of {why} has no code: add it to `field`");
+        }
         self.audit.append(AuditRecord {
             // The log sets the class, the numbers and the hashes.
             seq: 0,
@@ -653,7 +696,7 @@ impl ControlState {
             address: actor.address.clone(),
             trace_id: actor.trace_id.clone(),
             via_node: actor.via_node,
-            action: action.into(),
+            action,
             object: object.into(),
             outcome,
             previous: [0; 32],
@@ -709,28 +752,36 @@ fn exists(kind: ObjectKind, name: &str) -> Rejection {
 }
 
 /// Action and object of a refused command, for the audit log.
-fn describe(command: &Command) -> (&'static str, String) {
+fn describe(command: &Command) -> (AuditAction, String) {
     match command {
-        Command::Register { .. } => ("instance.register", String::new()),
-        Command::Deregister { .. } => ("instance.deregister", String::new()),
-        Command::Expire { .. } => ("instance.expire", String::new()),
-        Command::SetDrain { key, reason: Some(_) } => ("instance.drain", key.to_string()),
-        Command::SetDrain { key, reason: None } => ("instance.undrain", key.to_string()),
-        Command::ReportHealth { .. } => ("health.report", String::new()),
-        Command::PutPolicy { key, .. } => ("policy.put", key.to_string()),
-        Command::PutConfig { .. } => ("config.put", "config".into()),
-        Command::GrantLeadership { holder } => ("leadership.grant", holder.to_string()),
-        Command::BeginHistory { history, .. } => ("history.begin", format!("{history:016x}")),
-        Command::PutUser { name, .. } => ("user.put", name.to_string()),
-        Command::DeleteUser { name } => ("user.delete", name.to_string()),
-        Command::RotateSigningKey { key, .. } => ("signing_key.rotate", key.key_id.to_string()),
-        Command::PutToken { token } => ("token.put", token.id.to_string()),
-        Command::DeleteToken { id } => ("token.delete", id.to_string()),
-        Command::RecordAudit { .. } => ("audit.record", String::new()),
-        Command::ExpireAudit { .. } => ("audit.expire", String::new()),
-        Command::IdentifyCluster { id } => ("cluster.identify", id.to_string()),
-        Command::EndSession { name, .. } => ("session.delete", name.to_string()),
-        Command::RaiseStateVersion { to } => ("cluster.raise_state_version", to.to_string()),
+        Command::Register { .. } => (AuditAction::InstanceRegister, String::new()),
+        Command::Deregister { .. } => (AuditAction::InstanceDeregister, String::new()),
+        Command::Expire { .. } => (AuditAction::InstanceExpire, String::new()),
+        Command::SetDrain { key, reason: Some(_) } => (AuditAction::InstanceDrain, key.to_string()),
+        Command::SetDrain { key, reason: None } => (AuditAction::InstanceUndrain, key.to_string()),
+        Command::ReportHealth { .. } => (AuditAction::HealthReport, String::new()),
+        Command::PutPolicy { key, .. } => (AuditAction::PolicyPut, key.to_string()),
+        Command::PutConfig { .. } => (AuditAction::ConfigPut, "config".into()),
+        Command::GrantLeadership { holder } => (AuditAction::LeadershipGrant, holder.to_string()),
+        Command::BeginHistory { history, .. } => {
+            (AuditAction::HistoryBegin, format!("{history:016x}"))
+        }
+        Command::PutUser { name, .. } => (AuditAction::UserPut, name.to_string()),
+        Command::DeleteUser { name } => (AuditAction::UserDelete, name.to_string()),
+        Command::RotateSigningKey { key, .. } => {
+            (AuditAction::SigningKeyRotate, key.key_id.to_string())
+        }
+        Command::PutToken { token } => (AuditAction::TokenPut, token.id.to_string()),
+        Command::DeleteToken { id } => (AuditAction::TokenDelete, id.to_string()),
+        Command::RecordAudit { .. } => (AuditAction::AuditRecord, String::new()),
+        Command::ExpireAudit { .. } => (AuditAction::AuditExpire, String::new()),
+        Command::IdentifyCluster { id } => (AuditAction::ClusterIdentify, id.to_string()),
+        Command::EndSession { name, .. } => (AuditAction::SessionDelete, name.to_string()),
+        Command::RaiseStateVersion { to } => {
+            (AuditAction::ClusterRaiseStateVersion, to.to_string())
+        }
+        #[cfg(feature = "next")]
+        Command::SetNote { .. } => (AuditAction::NoteSet, "note".into()),
     }
 }
 

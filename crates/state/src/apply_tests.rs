@@ -498,6 +498,46 @@ fn a_newer_version_of_the_state_stops_a_replica_before_it_applies_anything() {
     assert_eq!(again.reply, Reply::Changed(vec![false]), "it is never lowered, nor raised twice");
 }
 
+/// What the next build adds: refused while the state has the first version, and carried out in the second.
+#[cfg(feature = "next")]
+#[test]
+fn what_the_next_version_adds_needs_the_next_version() {
+    let mut driver = Driver::new();
+    let note = |text: &str| Command::SetNote { note: text.into() };
+    let mut policy = ServicePolicy::default();
+    policy.traffic.note = Some("slow on Mondays".into());
+    let with_note = Command::PutPolicy {
+        key: key(),
+        policy: Some(Box::new(policy.clone())),
+        expected_revision: None,
+        create: true,
+    };
+    let first = |driver: &Driver| {
+        let mut bytes = Vec::new();
+        driver.state.write_to(&mut bytes).unwrap();
+        bytes
+    };
+    for command in [note("a"), with_note.clone()] {
+        assert_eq!(command.needs(), 2);
+        let reply = driver.propose(None, command).reply;
+        let needs_next = Reply::Rejected(Rejection::StateVersion { needs: 2, has: 1 });
+        assert_eq!(reply, needs_next);
+    }
+    assert_eq!(first(&driver)[4..8], [1, 0, 0, 0], "the head names the state's version");
+    driver.propose(None, Command::RaiseStateVersion { to: 2 });
+    driver.events.clear();
+    driver.propose(None, note("a"));
+    assert_eq!(driver.state.note(), "a");
+    assert!(matches!(&driver.events[0].kind, EventKind::NoteChanged { note } if &**note == "a"));
+    driver.propose(None, with_note);
+    let bytes = first(&driver);
+    assert_eq!(bytes[4..8], [2, 0, 0, 0]);
+    let restored = ControlState::read_from(&mut bytes.as_slice()).unwrap();
+    assert_eq!((restored.note(), restored.version()), ("a", 2));
+    assert_eq!(restored.service(&key()).unwrap().policy.as_ref().unwrap().policy, policy);
+    assert_eq!(restored.digest(), driver.state.digest());
+}
+
 /// Registers as a caller with this name; empty for one without a credential.
 fn register_as(driver: &mut Driver, user: &str, registration: Registration) -> Result<u64, String> {
     driver.requests += 1;

@@ -19,15 +19,16 @@ use imbl::Vector;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::audit_action::AuditAction;
 use super::codec;
 use super::command::Rejection;
+use super::versioned::{Needs, first_version, stored};
 
 const DAY_MS: u64 = 24 * 3_600 * 1_000;
 /// Longest time that what is frequent is kept, in milliseconds.
 const SHORT_MS: u64 = 30 * DAY_MS;
 /// Longest time that what is rare is kept, in milliseconds.
 const LONG_MS: u64 = 400 * DAY_MS;
-const LEADERSHIP: &str = "leadership.";
 
 /// Outcome of an action.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
@@ -83,22 +84,12 @@ impl AuditClass {
     /// The class of what a user did; an empty one is a stranger. A refused change is an attempt, which
     /// anyone can repeat: it must not push out the changes that were made.
     #[must_use]
-    pub fn of(user: &str, action: &str, outcome: &AuditOutcome) -> Self {
-        let refused = !outcome.is_success();
-        let kind = action.split_once('.').map_or(action, |(kind, _)| kind);
-        match (kind, action) {
-            ("instance" | "health", "instance.drain" | "instance.undrain") if !refused => {
-                Self::Settings
-            }
-            ("instance" | "health", _) => Self::Registrations,
-            _ if refused && user.is_empty() => Self::Strangers,
-            _ if refused => Self::Requests,
-            (_, "audit.export") => Self::Requests,
-            ("leadership" | "member" | "cluster" | "expiry", _) => Self::Cluster,
-            ("user" | "token" | "signing_key", _) => Self::Identities,
-            ("policy" | "config", _) => Self::Settings,
-            ("session" | "request" | "audit" | "logs" | "break_glass", _) => Self::Access,
-            _ => Self::Registrations,
+    pub fn of(user: &str, action: AuditAction, outcome: &AuditOutcome) -> Self {
+        match outcome {
+            AuditOutcome::Success => action.class(),
+            AuditOutcome::Refused(_) if action.is_of_instances() => Self::Registrations,
+            AuditOutcome::Refused(_) if user.is_empty() => Self::Strangers,
+            AuditOutcome::Refused(_) => Self::Requests,
         }
     }
 
@@ -138,7 +129,7 @@ impl AuditClass {
 }
 
 /// One record.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuditRecord {
     /// Number of the record in the whole log, from 0.
     pub seq: u64,
@@ -159,8 +150,8 @@ pub struct AuditRecord {
     /// The member that sent the request to the leader, as the leader authenticated it. Null if the
     /// leader took the request itself, and in every mode but Raft.
     pub via_node: Option<u64>,
-    /// The action, such as `instance.register`.
-    pub action: Box<str>,
+    /// What was done.
+    pub action: AuditAction,
     /// The object, such as `default/orders/a`.
     pub object: Box<str>,
     /// Outcome.
@@ -169,6 +160,41 @@ pub struct AuditRecord {
     pub previous: [u8; 32],
     /// SHA-256 over the hash before it in its class and this record's other fields.
     pub hash: [u8; 32],
+}
+
+stored!(AuditRecord {
+    seq,
+    class,
+    class_seq,
+    index,
+    time_ms,
+    user,
+    address,
+    trace_id,
+    via_node,
+    action,
+    object,
+    outcome,
+    previous,
+    hash,
+});
+
+first_version!(AuditClass {
+    Cluster,
+    Identities,
+    Settings,
+    Access,
+    Strangers,
+    Registrations,
+    Requests
+});
+
+impl Needs for AuditOutcome {
+    fn needs(&self) -> u32 {
+        match self {
+            Self::Success | Self::Refused(_) => 1,
+        }
+    }
 }
 
 impl AuditRecord {
@@ -180,6 +206,7 @@ impl AuditRecord {
             (&self.user, &self.address, &self.trace_id, self.via_node),
             (&self.action, &self.object, &self.outcome),
             self.previous,
+            self.later_fields(),
         );
         let mut hasher = Sha256::new();
         hasher.update(before);
@@ -277,7 +304,7 @@ impl AuditLog {
 
     /// Appends a record; sets its numbers and hashes, and lets the oldest of its class go where needed.
     pub(super) fn append(&mut self, mut record: AuditRecord) {
-        record.class = AuditClass::of(&record.user, &record.action, &record.outcome);
+        record.class = AuditClass::of(&record.user, record.action, &record.outcome);
         let chain = &mut self.chains[record.class as usize];
         record.seq = self.next_seq;
         record.class_seq = chain.next_seq;
@@ -360,7 +387,7 @@ impl AuditLog {
     /// The records on leadership, oldest first.
     pub fn leadership(&self) -> impl DoubleEndedIterator<Item = &AuditRecord> {
         let of_cluster = self.chain(AuditClass::Cluster).records.iter();
-        of_cluster.filter(|record| record.action.starts_with(LEADERSHIP)).map(AsRef::as_ref)
+        of_cluster.filter(|record| record.action.is_of_leadership()).map(AsRef::as_ref)
     }
 
     /// Checks that no kept record was changed, and that within no class one is missing; the error names the

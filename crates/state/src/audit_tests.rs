@@ -1,6 +1,6 @@
 use super::*;
 
-fn record(action: &str, n: u64) -> AuditRecord {
+fn record(action: AuditAction, n: u64) -> AuditRecord {
     AuditRecord {
         seq: 0,
         class: AuditClass::Registrations,
@@ -11,7 +11,7 @@ fn record(action: &str, n: u64) -> AuditRecord {
         address: "".into(),
         trace_id: "".into(),
         via_node: None,
-        action: action.into(),
+        action,
         object: format!("default/a/{n}").into(),
         outcome: AuditOutcome::Success,
         previous: [0; 32],
@@ -21,7 +21,7 @@ fn record(action: &str, n: u64) -> AuditRecord {
 
 fn log(len: u64) -> AuditLog {
     let mut log = AuditLog::default();
-    (1..=len).for_each(|n| log.append(record("instance.register", n)));
+    (1..=len).for_each(|n| log.append(record(AuditAction::InstanceRegister, n)));
     log
 }
 
@@ -32,42 +32,50 @@ fn registrations(log: &mut AuditLog) -> &mut Vector<Arc<AuditRecord>> {
 #[test]
 fn a_flood_of_registrations_or_of_refusals_pushes_out_nothing_else() {
     let mut log = AuditLog::default();
-    let kept = ["user.put", "policy.put", "leadership.grant", "token.delete", "instance.drain"];
-    kept.iter().for_each(|action| log.append(record(action, 1)));
-    let refused =
-        |action: &str| AuditRecord { outcome: AuditOutcome::Refused(None), ..record(action, 2) };
+    let kept = [
+        AuditAction::UserPut,
+        AuditAction::PolicyPut,
+        AuditAction::LeadershipGrant,
+        AuditAction::TokenDelete,
+        AuditAction::InstanceDrain,
+    ];
+    kept.iter().for_each(|action| log.append(record(*action, 1)));
+    let refused = |action: AuditAction| AuditRecord {
+        outcome: AuditOutcome::Refused(None),
+        ..record(action, 2)
+    };
     for n in 0..AuditClass::Registrations.records_max() as u64 + 50 {
-        log.append(record("instance.register", n));
+        log.append(record(AuditAction::InstanceRegister, n));
     }
-    log.append(record("session.create", 1));
+    log.append(record(AuditAction::SessionCreate, 1));
     for _ in 0..AuditClass::Strangers.records_max() + 50 {
-        log.append(AuditRecord { user: "".into(), ..refused("session.create") });
+        log.append(AuditRecord { user: "".into(), ..refused(AuditAction::SessionCreate) });
     }
     assert_eq!(log.chain(AuditClass::Access).dropped(), 0, "strangers push no sign-in out");
-    log.append(record("break_glass.use", 1));
+    log.append(record(AuditAction::BreakGlassUse, 1));
     // What a viewer can repeat.
     for _ in 0..AuditClass::Access.records_max() + 50 {
-        log.append(refused("request.authorize"));
-        log.append(refused("user.put"));
-        log.append(record("audit.export", 1));
+        log.append(refused(AuditAction::RequestAuthorize));
+        log.append(refused(AuditAction::UserPut));
+        log.append(record(AuditAction::AuditExport, 1));
     }
     assert_eq!(log.chain(AuditClass::Access).dropped(), 0, "nor does a viewer");
     assert_eq!(log.chain(AuditClass::Access).kept(), 2);
-    let actions: Vec<&str> = log.records().iter().take(5).map(|r| &*r.action).collect();
+    let actions: Vec<AuditAction> = log.records().iter().take(5).map(|r| r.action).collect();
     assert_eq!(actions, kept);
     assert_eq!(log.chain(AuditClass::Registrations).dropped(), 50);
     assert_eq!(log.chain(AuditClass::Identities).dropped(), 0);
     assert_eq!(log.verify(), Ok(()));
-    let led: Vec<&str> = log.leadership().map(|record| &*record.action).collect();
-    assert_eq!(led, ["leadership.grant"]);
+    let led: Vec<AuditAction> = log.leadership().map(|record| record.action).collect();
+    assert_eq!(led, [AuditAction::LeadershipGrant]);
 }
 
 #[test]
 fn what_leaves_is_counted_and_what_is_taken_is_found() {
     let mut good = AuditLog::default();
     for n in 1..=6 {
-        good.append(record("user.put", n));
-        good.append(record("instance.register", n));
+        good.append(record(AuditAction::UserPut, n));
+        good.append(record(AuditAction::InstanceRegister, n));
     }
     assert_eq!(good.verify(), Ok(()));
     // Taken off the front of a class, as if it had left by age: its number is missing.
@@ -114,9 +122,9 @@ fn a_changed_removed_or_reordered_record_is_found() {
 #[test]
 fn only_a_compared_clock_lets_records_go_by_age() {
     let mut log = log(10);
-    log.append(record("user.put", 10));
+    log.append(record(AuditAction::UserPut, 10));
     // A record with a time far ahead takes nothing with it.
-    log.append(record("instance.register", 10 * LONG_MS));
+    log.append(record(AuditAction::InstanceRegister, 10 * LONG_MS));
     assert_eq!(log.len(), 12);
     assert!(!log.has_expired(SHORT_MS + 1));
     assert_eq!(log.expire(SHORT_MS + 6), 5, "what is 30 days old stays, what is older goes");

@@ -1,19 +1,26 @@
 //! The one place where commands become bytes and back.
 //!
-//! A log payload is `magic "MXC" | format version | bincode body`, a snapshot is `magic "MXS" | format version |
-//! bincode records`. Enum variants are only ever appended; the golden bytes below fail if one moves.
+//! A log payload is `magic "MXC" | format | state version | bincode body`, a snapshot is `magic "MXS" | format | state
+//! version | bincode records`. The format is one byte; the state version is the one that whoever reads the rest must
+//! understand: what the commands of an entry need, or what the state of a snapshot has. A build that does not understand
+//! it stops there, and parses nothing of the rest. Enum variants are only ever appended; the golden bytes below and in
+//! `fuzz` fail if one moves.
+
+use std::io::Read;
 
 use bincode::config::{Configuration, Limit, LittleEndian, Varint};
+use bincode::error::DecodeError;
 
 use super::STATE_VERSION;
 use super::command::{Applied, Batch, Rejection};
+use super::snapshot::SnapshotError;
 
 /// Largest body that is encoded or decoded, in bytes.
 const BODY_LEN_MAX: usize = 16 * 1024 * 1024;
 const BATCH_MAGIC: [u8; 3] = *b"MXC";
 const SNAPSHOT_MAGIC: [u8; 3] = *b"MXS";
-/// Format 1 had policies as JSON and refusals as texts; no release wrote it.
-const FORMAT_VERSION: u8 = 2;
+/// Formats 1 and 2 had policies as JSON, refusals as texts, or fields that could not grow; no release wrote them.
+const FORMAT_VERSION: u8 = 3;
 
 pub(super) fn config() -> Configuration<LittleEndian, Varint, Limit<BODY_LEN_MAX>> {
     bincode::config::standard().with_limit::<BODY_LEN_MAX>()
@@ -51,31 +58,43 @@ pub enum CodecError {
     TooLarge(#[from] bincode::error::EncodeError),
 }
 
-/// What a snapshot begins with.
-pub(super) const SNAPSHOT_HEAD: [u8; 4] = head(SNAPSHOT_MAGIC);
+/// The length of a head, in bytes.
+const HEAD_LEN: usize = 8;
 
-const fn head([a, b, c]: [u8; 3]) -> [u8; 4] {
-    [a, b, c, FORMAT_VERSION]
+/// What a snapshot of a state of this version begins with.
+pub(super) fn snapshot_head(state_version: u32) -> [u8; HEAD_LEN] {
+    head(SNAPSHOT_MAGIC, state_version)
 }
 
-/// Checks the first four bytes of a snapshot.
-pub(super) fn check_snapshot_head(found: [u8; 4]) -> Result<(), CodecError> {
-    check_head(found, SNAPSHOT_MAGIC)
+/// Reads what a snapshot begins with; the version of its state.
+pub(super) fn read_snapshot_head(input: &mut impl Read) -> Result<u32, SnapshotError> {
+    let mut head = [0; HEAD_LEN];
+    input.read_exact(&mut head)?;
+    Ok(check_head(head, SNAPSHOT_MAGIC)?)
 }
 
-fn check_head([a, b, c, version]: [u8; 4], magic: [u8; 3]) -> Result<(), CodecError> {
-    match version {
+fn head([a, b, c]: [u8; 3], state_version: u32) -> [u8; HEAD_LEN] {
+    let [d, e, f, g] = state_version.to_le_bytes();
+    [a, b, c, FORMAT_VERSION, d, e, f, g]
+}
+
+fn check_head(
+    [a, b, c, format, version @ ..]: [u8; HEAD_LEN],
+    magic: [u8; 3],
+) -> Result<u32, CodecError> {
+    match (format, u32::from_le_bytes(version)) {
         _ if [a, b, c] != magic => Err(CodecError::Foreign),
-        0..FORMAT_VERSION => Err(CodecError::Older(version)),
-        FORMAT_VERSION => Ok(()),
-        _ => Err(CodecError::Newer(version)),
+        (0..FORMAT_VERSION, _) => Err(CodecError::Older(format)),
+        (FORMAT_VERSION, version @ 1..=STATE_VERSION) => Ok(version),
+        (FORMAT_VERSION, version) => Err(CodecError::NewerState(version)),
+        _ => Err(CodecError::Newer(format)),
     }
 }
 
 /// Encodes what one log entry holds.
 pub fn encode_batch(batch: &Batch) -> Result<Vec<u8>, CodecError> {
     let mut out = Vec::with_capacity(256);
-    out.extend_from_slice(&head(BATCH_MAGIC));
+    out.extend_from_slice(&head(BATCH_MAGIC, batch.needs()));
     bincode::encode_into_std_write(batch, &mut out, config())?;
     Ok(out)
 }
@@ -84,10 +103,11 @@ pub fn encode_batch(batch: &Batch) -> Result<Vec<u8>, CodecError> {
 /// stop before it.
 pub fn decode_batch(bytes: &[u8]) -> Result<Batch, CodecError> {
     let Some((head, body)) = bytes.split_first_chunk() else { return Err(CodecError::Foreign) };
-    check_head(*head, BATCH_MAGIC)?;
+    let version = check_head(*head, BATCH_MAGIC)?;
     let batch: Batch = bincode::decode_from_slice(body, config())?.0;
     match batch.needs() {
-        needs if needs > STATE_VERSION => Err(CodecError::NewerState(needs)),
+        // Nobody may rely on a head that says less than what follows.
+        needs if needs > version => Err(DecodeError::Other("its state version is too low").into()),
         _ => Ok(batch),
     }
 }
@@ -151,8 +171,8 @@ mod tests {
         let hex: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
         assert_eq!(
             hex,
-            "4d58430201fb0201fdc1619f08a20100000109017500017400010107\
-             64656661756c74066f72646572730161010700"
+            "4d5843030100000001fb0201fdc1619f08a201000001090175000174000001010764656661756c74\
+             066f726465727301610107000000"
         );
         assert_eq!(decode_batch(&bytes).unwrap(), sample());
     }
@@ -164,15 +184,29 @@ mod tests {
         assert!(matches!(decode_batch(b"nope!"), Err(CodecError::Foreign)));
         let mut newer = bytes.clone();
         newer[3] = FORMAT_VERSION + 1;
-        assert!(matches!(decode_batch(&newer), Err(CodecError::Newer(3))));
+        assert!(matches!(decode_batch(&newer), Err(CodecError::Newer(4))));
         let mut older = bytes.clone();
         older[3] = 1;
         let refused = decode_batch(&older).unwrap_err().to_string();
         assert!(refused.contains("before the first release (format 1"), "{refused}");
-        let snapshot = *b"MXS\x01";
-        assert!(matches!(check_snapshot_head(snapshot), Err(CodecError::Older(1))));
-        assert!(matches!(check_snapshot_head(*b"\0\x01\x02\x03"), Err(CodecError::Foreign)));
-        for cut in 4..bytes.len() {
+        let snapshot = *b"MXS\x01....";
+        assert!(matches!(check_head(snapshot, SNAPSHOT_MAGIC), Err(CodecError::Older(1))));
+        assert!(matches!(
+            check_head(*b"\0\x01\x02\x03....", SNAPSHOT_MAGIC),
+            Err(CodecError::Foreign)
+        ));
+        // Of an entry for a newer version of the state nothing is parsed but the head.
+        let newer = STATE_VERSION + 1;
+        let head = head(BATCH_MAGIC, newer);
+        assert!(matches!(decode_batch(&head), Err(CodecError::NewerState(v)) if v == newer));
+        let raise = Command::RaiseStateVersion { to: newer };
+        let mut too_low = sample();
+        too_low.proposals[0].command = raise;
+        let mut too_low = encode_batch(&too_low).unwrap();
+        assert!(matches!(decode_batch(&too_low), Err(CodecError::NewerState(_))));
+        too_low[4] = 1;
+        assert!(matches!(decode_batch(&too_low), Err(CodecError::Damaged(_))));
+        for cut in 8..bytes.len() {
             assert!(decode_batch(&bytes[..cut]).is_err(), "cut at {cut}");
         }
     }

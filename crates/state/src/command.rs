@@ -5,6 +5,7 @@
 
 use bincode::{Decode, Encode};
 
+use super::audit_action::AuditAction;
 use super::health::Health;
 use super::identity::{EndedSession, Role, SigningKey, TokenRecord};
 use super::instance::Registration;
@@ -12,6 +13,7 @@ use super::limits::LimitExceeded;
 use super::name::{InstanceKey, Name, ServiceKey};
 use super::policy::ServicePolicy;
 use super::runtime_config::RuntimeConfig;
+use super::versioned::{Needs, stored};
 
 /// Names a request for good, so that a retry of it takes effect once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Encode, Decode)]
@@ -22,7 +24,7 @@ pub struct RequestId(pub u128);
 pub struct Fence(pub u64);
 
 /// Who asks, for the audit log.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Actor {
     /// The user or token, or the part of Maxine; empty for an open request.
     pub user: Box<str>,
@@ -34,6 +36,8 @@ pub struct Actor {
     /// it; what the member itself says here does not count. `None` where the leader took the request.
     pub via_node: Option<u64>,
 }
+
+stored!(Actor { user, address, trace_id, via_node });
 
 /// What the name of a part of Maxine begins with. No user has such a name.
 const SYSTEM: &str = "system:";
@@ -54,7 +58,7 @@ impl Actor {
 }
 
 /// A command on its way into the log.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Proposal {
     /// Names the request; a second proposal with the same id takes no effect.
     pub request_id: RequestId,
@@ -69,6 +73,8 @@ pub struct Proposal {
     pub command: Command,
 }
 
+stored!(Proposal { request_id, proposed_at_ms, fence, actor, command });
+
 /// What one log entry holds: proposals that were gathered while the last entry was on its way.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
 pub struct Batch {
@@ -80,12 +86,12 @@ impl Batch {
     /// The newest version of the state that one of its commands belongs to.
     #[must_use]
     pub fn needs(&self) -> u32 {
-        self.proposals.iter().map(|proposal| proposal.command.needs()).max().unwrap_or(1)
+        self.proposals.needs()
     }
 }
 
 /// An instance to take out.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Deregistration {
     /// Which one.
     pub key: InstanceKey,
@@ -96,8 +102,10 @@ pub struct Deregistration {
     pub forget_drain: bool,
 }
 
+stored!(Deregistration { key, lease_epoch, forget_drain });
+
 /// A transition of the verdict on one registration.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HealthReport {
     /// Whose.
     pub key: InstanceKey,
@@ -106,6 +114,8 @@ pub struct HealthReport {
     /// The new verdict; its `since_ms` is set by apply.
     pub health: Health,
 }
+
+stored!(HealthReport { key, address_index, health });
 
 /// Everything that can change the state.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
@@ -202,7 +212,7 @@ pub enum Command {
     /// Puts what happened outside the log (sign-ins, refusals) into the audit log.
     RecordAudit {
         /// What happened: action, object, outcome.
-        items: Vec<(Box<str>, Box<str>, bool)>,
+        items: Vec<(AuditAction, Box<str>, bool)>,
     },
     /// Ends the present history and begins another, after a restore or a loss.
     BeginHistory {
@@ -241,22 +251,63 @@ pub enum Command {
         /// The new version; nothing changes unless it is above the present one.
         to: u32,
     },
+    /// Sets the note of the whole cluster. It stands for a command of the next version.
+    #[cfg(feature = "next")]
+    SetNote {
+        /// The new text; an empty one takes the note away.
+        note: Box<str>,
+    },
 }
 
 impl Command {
-    /// The version of the state that this command belongs to.
+    /// The version of the state that this command belongs to: its own, or that of the newest field in it.
     #[must_use]
     pub fn needs(&self) -> u32 {
-        match self {
-            Self::RaiseStateVersion { to } => *to,
-            _ => 1,
-        }
+        Needs::needs(self)
     }
 
     /// Whether only the holder of the leader's duties may propose it.
     #[must_use]
     pub fn is_leader_only(&self) -> bool {
         matches!(self, Self::Expire { .. } | Self::ReportHealth { .. } | Self::ExpireAudit { .. })
+    }
+}
+
+impl Needs for Command {
+    // Every variant and each of its fields is named, so that a new one does not compile before its version is stated.
+    fn needs(&self) -> u32 {
+        match self {
+            Self::Register { items } => items.needs(),
+            Self::Deregister { items } => items.needs(),
+            Self::Expire { items } => items.needs(),
+            Self::SetDrain { key, reason } => (key, reason).needs(),
+            Self::ReportHealth { items } => items.needs(),
+            Self::PutPolicy { key, policy, expected_revision, create } => {
+                (key, policy, expected_revision, create).needs()
+            }
+            Self::PutConfig { config, expected_revision } => (config, expected_revision).needs(),
+            Self::GrantLeadership { holder } => holder.needs(),
+            Self::PutUser { name, role, password_hash, managed, create_only, expected_version } => {
+                (name, role, password_hash, managed, create_only, expected_version).needs()
+            }
+            Self::DeleteUser { name } => name.needs(),
+            Self::RotateSigningKey { key, keep_previous, create_only } => {
+                (key, keep_previous, create_only).needs()
+            }
+            Self::PutToken { token } => token.needs(),
+            Self::DeleteToken { id } | Self::IdentifyCluster { id } => id.needs(),
+            Self::RecordAudit { items } => items.needs(),
+            Self::BeginHistory { before, history, line, signing_key } => {
+                (before, history, line, signing_key).needs()
+            }
+            Self::EndSession { name, credential_version, session } => {
+                (name, credential_version, session).needs()
+            }
+            Self::ExpireAudit { now_ms } => now_ms.needs(),
+            Self::RaiseStateVersion { to } => *to,
+            #[cfg(feature = "next")]
+            Self::SetNote { note } => note.needs().max(2),
+        }
     }
 }
 
@@ -332,6 +383,16 @@ pub enum Rejection {
         /// The version that the state has.
         has: u32,
     },
+}
+
+impl Rejection {
+    /// Whether every part of it is a code.
+    pub(super) fn is_code(&self) -> bool {
+        match self {
+            Self::Limit(limit) => limit.field.is_code(),
+            _ => true,
+        }
+    }
 }
 
 /// What kind of thing a refusal names. Variants are only ever appended.

@@ -105,6 +105,8 @@ pub struct ControlState {
     pub(super) grant: Option<Arc<Grant>>,
     pub(super) audit: AuditLog,
     pub(super) dedup: Dedup,
+    #[cfg(feature = "next")]
+    pub(super) note: Box<str>,
 }
 
 impl ControlState {
@@ -187,6 +189,13 @@ impl ControlState {
     #[must_use]
     pub fn grant(&self) -> Option<&Arc<Grant>> {
         self.grant.as_ref()
+    }
+
+    /// The note of the whole cluster; empty where none is set.
+    #[cfg(feature = "next")]
+    #[must_use]
+    pub fn note(&self) -> &str {
+        &self.note
     }
 
     /// The audit log.

@@ -89,6 +89,12 @@ pub enum EventKind {
         /// Whose name.
         subject: Name,
     },
+    /// The note of the whole cluster changed.
+    #[cfg(feature = "next")]
+    NoteChanged {
+        /// The new one; empty where it was taken away.
+        note: Box<str>,
+    },
 }
 
 impl EventKind {
@@ -104,6 +110,8 @@ impl EventKind {
             Self::ConfigChanged { .. }
             | Self::LeadershipGranted { .. }
             | Self::IdentityChanged { .. } => None,
+            #[cfg(feature = "next")]
+            Self::NoteChanged { .. } => None,
         }
     }
 }

@@ -4,6 +4,8 @@
 use bincode::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 
+use super::versioned::{first_version, stored};
+
 /// Whether an instance may get traffic.
 #[derive(
     Clone,
@@ -29,6 +31,8 @@ pub enum Readiness {
     NotReady,
 }
 
+first_version!(Readiness { Unknown, Ready, NotReady });
+
 /// Whether an instance is alive, or evicted.
 #[derive(
     Clone,
@@ -53,10 +57,10 @@ pub enum Liveness {
     Evicted,
 }
 
+first_version!(Liveness { Alive, Evicted });
+
 /// The verdict, with its reason and its time.
-#[derive(
-    Clone, Debug, Default, PartialEq, Eq, Encode, Decode, Serialize, Deserialize, utoipa::ToSchema,
-)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Health {
     /// Whether it may get traffic.
     pub readiness: Readiness,
@@ -70,6 +74,8 @@ pub struct Health {
     /// How often it changed lately; decays, and damps a flapping instance.
     pub flap_score: u32,
 }
+
+stored!(Health { readiness, liveness, reason, since_ms, flap_score });
 
 impl Health {
     /// Whether an instance with this verdict may get traffic.

@@ -8,6 +8,7 @@ use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
 
 use super::name::Name;
+use super::versioned::{first_version, stored};
 
 /// What a user may do; each role includes the lower ones.
 #[derive(
@@ -34,6 +35,8 @@ pub enum Role {
     Admin,
 }
 
+first_version!(Role { Viewer, Operator, Admin });
+
 impl Role {
     /// The name on the wire: `viewer`, `operator` or `admin`.
     #[must_use]
@@ -47,7 +50,7 @@ impl Role {
 }
 
 /// Someone who signs in with a password.
-#[derive(Clone, PartialEq, Eq, Encode, Decode)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct User {
     /// The name to sign in with.
     pub name: Name,
@@ -65,15 +68,19 @@ pub struct User {
     pub ended_sessions: Vec<EndedSession>,
 }
 
+stored!(User { name, role, password_hash, credential_version, managed, ended_sessions });
+
 /// A session that was ended before its time. Its time of issue names it: a user who signs in twice
 /// within a second gets the same token.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EndedSession {
     /// When its token was issued, in seconds since 1970.
     pub issued_at_s: u64,
     /// When its token stops working by itself, in seconds since 1970.
     pub expires_at_s: u64,
 }
+
+stored!(EndedSession { issued_at_s, expires_at_s });
 
 // The hash stays out of logs.
 impl fmt::Debug for User {
@@ -88,7 +95,7 @@ impl fmt::Debug for User {
 }
 
 /// A key that signs sessions' tokens.
-#[derive(Clone, PartialEq, Eq, Encode, Decode)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct SigningKey {
     /// Its name in the token's header.
     pub key_id: Name,
@@ -98,6 +105,8 @@ pub struct SigningKey {
     pub created_at_ms: u64,
 }
 
+stored!(SigningKey { key_id, secret, created_at_ms });
+
 impl fmt::Debug for SigningKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SigningKey").field("key_id", &self.key_id).finish_non_exhaustive()
@@ -105,7 +114,7 @@ impl fmt::Debug for SigningKey {
 }
 
 /// A long-lived API token; only its hash is kept.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TokenRecord {
     /// Its public name.
     pub id: Name,
@@ -122,6 +131,8 @@ pub struct TokenRecord {
     /// When it stops working, in milliseconds since 1970.
     pub expires_at_ms: Option<u64>,
 }
+
+stored!(TokenRecord { id, note, role, token_hash, created_by, created_at_ms, expires_at_ms });
 
 /// Everything that decides who may do what.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -1,6 +1,5 @@
 //! What a service instance is, as its owner registered it and as the state holds it.
 
-use bincode::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 
 use super::address::Address;
@@ -8,6 +7,7 @@ use super::health::Health;
 use super::limits::{self, Given, Limit, LimitExceeded, check_count, check_range, check_text};
 use super::name::Name;
 use super::policy::ProbeSpec;
+use super::versioned::stored;
 
 /// About what is kept beside the texts of an instance, and of a probe, in bytes.
 const STORED_BESIDE_LEN: usize = 256;
@@ -16,7 +16,7 @@ const STORED_BESIDE_ENTRY_LEN: usize = 64;
 
 /// What the owner of an instance says of it. A registration equal to the present one is a
 /// heartbeat.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Registration {
     /// The instance's name within its service.
     pub id: Name,
@@ -42,6 +42,8 @@ pub struct Registration {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub probe: Option<Box<ProbeSpec>>,
 }
+
+stored!(Registration { id, address, weight, ttl_ms, zone, version, tags, metadata, probe });
 
 impl Registration {
     /// A registration with everything optional left out.
@@ -124,7 +126,7 @@ impl Registration {
 }
 
 /// An instance as the registry holds it.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Instance {
     /// What its owner said.
     #[serde(flatten)]
@@ -146,9 +148,19 @@ pub struct Instance {
     pub health: Health,
 }
 
+stored!(Instance {
+    registration,
+    lease_epoch,
+    registered_index,
+    address_index,
+    registered_at_ms,
+    modified_index,
+    health,
+});
+
 /// An operator's word that an instance gets no new traffic. It outlives re-registration and
 /// expiry: what the operator decided outranks what machines report.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Drain {
     /// Who drained it.
     pub by: Name,
@@ -157,3 +169,5 @@ pub struct Drain {
     /// Since when, in milliseconds since 1970.
     pub since_ms: u64,
 }
+
+stored!(Drain { by, reason, since_ms });

@@ -7,15 +7,22 @@
 //! order. Every replica that applies the same proposals holds the same state, byte for byte. Time
 //! enters only as [`Proposal::proposed_at_ms`], clamped so that it never runs backwards.
 
+#[cfg(all(feature = "next", not(debug_assertions)))]
+compile_error!(
+    "the feature `next` is for tests: a release must not have commands that no release knows"
+);
+
 mod address;
 mod apply;
 mod audit;
+mod audit_action;
 mod codec;
 mod command;
 mod control_state;
 mod dedup;
 mod event;
 mod faults;
+mod field;
 #[cfg(any(test, feature = "fuzz"))]
 pub mod fuzz;
 mod health;
@@ -28,10 +35,12 @@ mod policy;
 mod runtime_config;
 mod snapshot;
 mod traffic;
+mod versioned;
 mod wording;
 
 pub use address::Address;
 pub use audit::{AuditChain, AuditClass, AuditLog, AuditOutcome, AuditRecord};
+pub use audit_action::AuditAction;
 pub use codec::{
     CodecError, decode_applied, decode_batch, decode_rejection, encode_applied, encode_batch,
     encode_rejection,
@@ -42,6 +51,7 @@ pub use command::{
 };
 pub use control_state::{ControlState, FormerGrant, Grant, ServiceState};
 pub use event::{Event, EventKind, RemovalCause};
+pub use field::Field;
 pub use health::{Health, Liveness, Readiness};
 pub use identity::{EndedSession, Identities, Role, SigningKey, TokenRecord, User};
 pub use instance::{Drain, Instance, Registration};
@@ -57,9 +67,12 @@ pub use snapshot::{SnapshotError, StateDigest};
 pub use traffic::*;
 
 /// The newest version of the state that this build understands. A version names a set of commands, of their fields,
-/// and of what they lead to; [`Command::needs`] says which version a command belongs to.
+/// and of what they lead to; [`Command::needs`] says which version a command belongs to, and `versioned` how a value
+/// gets a new field.
 ///
 /// The state itself has a version ([`ControlState::version`]), which an operator raises once every voter understands
 /// the new one. Until then commands of a newer version are not proposed, and apply refuses them. A replica that meets
 /// a command that it does not understand stops before it applies it.
-pub const STATE_VERSION: u32 = 1;
+///
+/// The feature `next` makes the version after this one, for the tests of mixed clusters.
+pub const STATE_VERSION: u32 = if cfg!(feature = "next") { 2 } else { 1 };

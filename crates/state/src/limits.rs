@@ -4,6 +4,8 @@
 
 use bincode::{Decode, Encode};
 
+use super::field::Field;
+
 /// Longest name of a service or instance, zone, version or tag, in bytes.
 pub const NAME_LEN_MAX: usize = 255;
 /// Longest address, in bytes.
@@ -60,8 +62,8 @@ pub const REMEMBERED_REQUESTS_MS: u64 = 600_000;
 /// is stored; `wording` has the words.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct LimitExceeded {
-    /// The field's name as the client wrote it.
-    pub field: Box<str>,
+    /// The field.
+    pub field: Field,
     /// What is allowed.
     pub limit: Limit,
     /// What came.
@@ -191,7 +193,7 @@ impl From<&str> for Given {
 
 impl LimitExceeded {
     /// Says that `value` of `field` is not within `limit`.
-    pub fn new(field: &str, limit: Limit, value: impl Into<Given>) -> Self {
+    pub fn new(field: impl Into<Field>, limit: Limit, value: impl Into<Given>) -> Self {
         Self { field: field.into(), limit, value: value.into() }
     }
 }
@@ -264,6 +266,24 @@ pub fn is_field_value(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Apply checks them, so replicas of two builds must have the same ones: a limit changes only with the state's
+    /// version, and apply then asks for the version.
+    #[test]
+    fn the_limits_of_the_first_version_never_change() {
+        assert_eq!((NAME_LEN_MAX, ADDRESS_LEN_MAX, TEXT_LEN_MAX), (255, 2_048, 1_024));
+        assert_eq!((TAGS_MAX, METADATA_ENTRIES_MAX), (64, 64));
+        assert_eq!((METADATA_VALUE_LEN_MAX, METADATA_TOTAL_LEN_MAX), (1_024, 8_192));
+        assert_eq!((WEIGHT_MAX, TTL_MS_MIN, TTL_MS_MAX), (100, 1_000, 34_560_000_000));
+        assert_eq!((INSTANCES_PER_SERVICE_MAX, SERVICES_MAX), (100_000, 200_000));
+        assert_eq!((INSTANCES_MAX, OPEN_INSTANCES_MAX), (2_000_000, 1_000_000));
+        assert_eq!(REGISTRATIONS_LEN_MAX, 1_073_741_824);
+        assert_eq!(OPEN_REGISTRATIONS_LEN_MAX, 536_870_912);
+        assert_eq!((BATCH_ITEMS_MAX, POLICY_LEN_MAX), (1_000, 65_536));
+        assert_eq!((USERS_MAX, ENDED_SESSIONS_MAX, TOKENS_MAX), (1_000, 64, 10_000));
+        assert_eq!((REMEMBERED_REQUESTS_MAX, REMEMBERED_RESULTS_MAX), (131_072, 4_000_000));
+        assert_eq!(REMEMBERED_REQUESTS_MS, 600_000);
+    }
 
     /// The library that builds requests must take whatever the state has accepted.
     #[test]

@@ -1,13 +1,9 @@
 //! A service's policy: how instances are chosen, probed and called.
 //!
-//! Every field has a default, so an empty object is a valid policy. The log and the snapshot store it in
-//! binary form, like every other command: first the fields of the first state version, then the later fields that are
-//! set ([`LaterField`]).
+//! Every field has a default, so an empty object is a valid policy. The log and the snapshot store it in binary form,
+//! like every other value of the state (see [`super::versioned`]).
 
-use bincode::de::Decoder;
-use bincode::enc::Encoder;
 use bincode::enc::write::SizeWriter;
-use bincode::error::{DecodeError, EncodeError};
 use bincode::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -18,6 +14,7 @@ use super::limits::{
 };
 use super::runtime_config::SelectionStrategy;
 use super::traffic::{HealthPolicy, TrafficPolicy};
+use super::versioned::{Needs, first_version, stored};
 
 /// The hash key of the strategies that hash.
 #[derive(
@@ -35,10 +32,17 @@ pub enum HashKey {
     Query(String),
 }
 
+impl Needs for HashKey {
+    fn needs(&self) -> u32 {
+        match self {
+            Self::ClientAddress => 1,
+            Self::Header(name) | Self::Query(name) => name.needs(),
+        }
+    }
+}
+
 /// How an instance is chosen.
-#[derive(
-    Clone, Debug, Default, PartialEq, Eq, Encode, Decode, Serialize, Deserialize, ToSchema,
-)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct SelectionPolicy {
     /// The strategy; by default that of the runtime configuration.
@@ -46,6 +50,8 @@ pub struct SelectionPolicy {
     /// The hash key of the strategies that hash.
     pub hash_key: HashKey,
 }
+
+stored!(SelectionPolicy { strategy, hash_key });
 
 /// What a probe asks.
 #[derive(
@@ -64,8 +70,10 @@ pub enum ProbeKind {
     Grpc,
 }
 
+first_version!(ProbeKind { Heartbeat, Http, Tcp, Grpc });
+
 /// One probe, of a service or of one instance.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ProbeSpec {
     /// Kind of the probe.
@@ -98,6 +106,23 @@ pub struct ProbeSpec {
     /// Share of the interval by which each probe is moved at random, in percent, 0 to 50.
     pub jitter_percent: u32,
 }
+
+stored!(ProbeSpec {
+    kind,
+    path,
+    method,
+    headers,
+    expected_statuses,
+    expected_body,
+    insecure_tls,
+    readiness_path,
+    interval_ms,
+    timeout_ms,
+    rise,
+    fall,
+    grace_ms,
+    jitter_percent,
+});
 
 impl Default for ProbeSpec {
     fn default() -> Self {
@@ -203,6 +228,8 @@ pub struct ServicePolicy {
     pub traffic: TrafficPolicy,
 }
 
+stored!(ServicePolicy { selection, probe, health, traffic });
+
 impl ServicePolicy {
     /// The same without the values of the header fields that are sent to instances, for those who may not
     /// change it.
@@ -245,44 +272,10 @@ impl ServicePolicy {
         let written = bincode::encode_into_writer(self, &mut len, codec::config());
         if written.is_ok() { len.bytes_written } else { usize::MAX }
     }
-
-    /// The fields that are set and that the first version of the state does not have.
-    fn later_fields(&self) -> Vec<LaterField> {
-        Vec::new()
-    }
-
-    fn set(&mut self, field: LaterField) {
-        match field {}
-    }
 }
-
-/// A field of a policy that came with a later version of the state. Variants are only ever appended. A policy
-/// without later fields has the same bytes in every version, and a build that does not know a field cannot read a
-/// policy that sets it.
-#[derive(Encode, Decode)]
-enum LaterField {}
-
-impl Encode for ServicePolicy {
-    fn encode<E: Encoder>(&self, encoder: &mut E) -> Result<(), EncodeError> {
-        (&self.selection, &self.probe, &self.health, &self.traffic).encode(encoder)?;
-        self.later_fields().encode(encoder)
-    }
-}
-
-impl<Context> Decode<Context> for ServicePolicy {
-    fn decode<D: Decoder<Context = Context>>(decoder: &mut D) -> Result<Self, DecodeError> {
-        let (selection, probe, health, traffic) = Decode::decode(decoder)?;
-        let mut policy = Self { selection, probe, health, traffic };
-        let later: Vec<LaterField> = Decode::decode(decoder)?;
-        later.into_iter().for_each(|field| policy.set(field));
-        Ok(policy)
-    }
-}
-
-bincode::impl_borrow_decode!(ServicePolicy);
 
 /// A policy and the index at which it became so.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PolicyRecord {
     /// Index of the last change.
     pub revision: u64,
@@ -290,19 +283,4 @@ pub struct PolicyRecord {
     pub policy: ServicePolicy,
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_field_that_this_build_does_not_know_is_refused_not_skipped() {
-        let policy = ServicePolicy::default();
-        let mut bytes = bincode::encode_to_vec(&policy, codec::config()).unwrap();
-        let read =
-            |bytes: &[u8]| bincode::decode_from_slice::<ServicePolicy, _>(bytes, codec::config());
-        assert_eq!(read(&bytes).unwrap().0, policy);
-        assert_eq!(bytes.pop(), Some(0), "no later field is set");
-        bytes.extend([1, 0, 0]);
-        assert!(read(&bytes).is_err());
-    }
-}
+stored!(PolicyRecord { revision, policy });

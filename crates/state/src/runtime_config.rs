@@ -5,6 +5,7 @@ use imbl::Vector;
 use serde::{Deserialize, Serialize};
 
 use super::limits::{LimitExceeded, check_range};
+use super::versioned::{first_version, stored};
 
 /// How a node is chosen among a service's instances.
 #[derive(
@@ -33,6 +34,8 @@ pub enum SelectionStrategy {
     LeastRequest,
 }
 
+first_version!(SelectionStrategy { RoundRobin, ConsistentHash, Rendezvous, LeastRequest });
+
 /// How `discover` answers.
 #[derive(
     Clone,
@@ -55,6 +58,8 @@ pub enum DiscoveryMode {
     /// By forwarding the request.
     Proxy,
 }
+
+first_version!(DiscoveryMode { Redirect, Proxy });
 
 /// How request log lines look.
 #[derive(
@@ -79,8 +84,10 @@ pub enum LogFormat {
     Plain,
 }
 
+first_version!(LogFormat { Json, Plain });
+
 /// The settings themselves.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize, utoipa::ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RuntimeConfig {
     /// Whether request logs are written by a thread of their own.
@@ -96,6 +103,15 @@ pub struct RuntimeConfig {
     /// How request log lines look.
     pub log_format: LogFormat,
 }
+
+stored!(RuntimeConfig {
+    log_async,
+    log_json_prettify,
+    heartbeat_timeout_s,
+    selection_strategy,
+    discovery_mode,
+    log_format,
+});
 
 impl Default for RuntimeConfig {
     fn default() -> Self {
@@ -121,7 +137,7 @@ impl RuntimeConfig {
 pub(super) const CONFIG_REVISIONS_MAX: usize = 100;
 
 /// A configuration, earlier or current.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, utoipa::ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct ConfigRevision {
     /// Index of the change that set it; 0 for the unchanged defaults.
     pub revision: u64,
@@ -132,6 +148,8 @@ pub struct ConfigRevision {
     /// The settings.
     pub config: RuntimeConfig,
 }
+
+stored!(ConfigRevision { revision, time_ms, user, config });
 
 /// The latest configurations, oldest first. Kept apart from the audit log, which a busy fleet
 /// fills with registrations.
@@ -164,10 +182,12 @@ impl ConfigHistory {
 }
 
 /// The settings, and the index of their last change, for compare-and-set.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode, Serialize, utoipa::ToSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct ConfigRecord {
     /// Index of the last change; 0 while nobody has changed anything.
     pub revision: u64,
     /// The settings.
     pub config: RuntimeConfig,
 }
+
+stored!(ConfigRecord { revision, config });

@@ -9,7 +9,6 @@ use bincode::{Decode, Encode};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use super::STATE_VERSION;
 use super::audit::{AuditClass, AuditLog, AuditRecord};
 use super::codec::{self, CodecError};
 use super::command::{Applied, Fence, RequestId};
@@ -28,7 +27,6 @@ enum Record {
         time_ms: u64,
         history: u64,
         line: u64,
-        version: u32,
     },
     Config(ConfigRecord),
     Grant {
@@ -69,6 +67,8 @@ enum Record {
         next_seq: u64,
     },
     Cluster(Box<str>),
+    #[cfg(feature = "next")]
+    Note(Box<str>),
 }
 
 /// A snapshot that cannot be read.
@@ -107,15 +107,15 @@ impl ControlState {
     /// Writes the state, record by record.
     pub fn write_to(&self, out: &mut dyn Write) -> io::Result<()> {
         let mut out = io::BufWriter::with_capacity(64 * 1024, out);
-        out.write_all(&codec::SNAPSHOT_HEAD)?;
+        out.write_all(&codec::snapshot_head(self.version()))?;
         let mut put = |record: Record| {
             bincode::encode_into_std_write(record, &mut out, codec::config())
                 .map(drop)
                 .map_err(io::Error::other)
         };
         let (index, time_ms) = (self.index, self.time_ms);
-        let (history, line, version) = (self.history, self.line, self.version());
-        put(Record::Header { index, time_ms, history, line, version })?;
+        let (history, line) = (self.history, self.line);
+        put(Record::Header { index, time_ms, history, line })?;
         put(Record::Config(ConfigRecord::clone(&self.config)))?;
         for revision in self.config_history.revisions() {
             put(Record::ConfigRevision(revision.clone()))?;
@@ -126,6 +126,10 @@ impl ControlState {
         }
         if !self.identities.cluster.is_empty() {
             put(Record::Cluster(self.identities.cluster.clone()))?;
+        }
+        #[cfg(feature = "next")]
+        if !self.note.is_empty() {
+            put(Record::Note(self.note.clone()))?;
         }
         for user in self.identities.users.values() {
             put(Record::User(User::clone(user)))?;
@@ -152,7 +156,10 @@ impl ControlState {
         for class in AuditClass::ALL {
             let chain = self.audit.chain(class);
             let (base, next_seq) = (chain.base(), chain.next_seq());
-            put(Record::AuditChain { class, base, next_seq })?;
+            // A class that came later must not show in a state that does not use it yet.
+            if next_seq > 0 {
+                put(Record::AuditChain { class, base, next_seq })?;
+            }
         }
         for record in self.audit.records() {
             put(Record::Audit(AuditRecord::clone(record)))?;
@@ -167,8 +174,8 @@ impl ControlState {
     /// Reads a state that [`Self::write_to`] wrote.
     pub fn read_from(input: &mut dyn Read) -> Result<Self, SnapshotError> {
         let mut input = BufReader::with_capacity(64 * 1024, input);
-        read_head(&mut input)?;
-        let mut state = Self::default();
+        let version = codec::read_snapshot_head(&mut input)?;
+        let mut state = Self { version_raised: version - 1, ..Self::default() };
         let mut identities = Identities::default();
         let mut current: Option<(ServiceKey, ServiceState)> = None;
         loop {
@@ -192,11 +199,7 @@ impl ControlState {
                 state.services.insert(key, Arc::new(service));
             }
             match record {
-                Record::Header { index, time_ms, history, line, version } => {
-                    if !(1..=STATE_VERSION).contains(&version) {
-                        return Err(CodecError::NewerState(version).into());
-                    }
-                    state.version_raised = version - 1;
+                Record::Header { index, time_ms, history, line } => {
                     state.index = index;
                     state.time_ms = time_ms;
                     (state.history, state.line) = (history, line);
@@ -208,6 +211,8 @@ impl ControlState {
                     state.grant = Some(Arc::new(Grant { fence, holder, since_ms, before }));
                 }
                 Record::Cluster(id) => identities.cluster = id,
+                #[cfg(feature = "next")]
+                Record::Note(note) => state.note = note,
                 Record::User(user) => {
                     identities.users.insert(user.name.clone(), Arc::new(user));
                 }
@@ -241,7 +246,7 @@ impl ControlState {
     /// The index of a state that [`Self::write_to`] wrote; reads no more than its beginning.
     pub fn read_index(input: &mut dyn Read) -> Result<u64, SnapshotError> {
         let mut input = input;
-        read_head(&mut input)?;
+        codec::read_snapshot_head(&mut input)?;
         match next_record(&mut input)? {
             Record::Header { index, .. } => Ok(index),
             _ => Err(orphan("something")),
@@ -268,12 +273,6 @@ impl ControlState {
         let digest = out.0.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
         StateDigest { index: self.index, digest }
     }
-}
-
-fn read_head(input: &mut impl Read) -> Result<(), SnapshotError> {
-    let mut head = [0; 4];
-    input.read_exact(&mut head)?;
-    Ok(codec::check_snapshot_head(head)?)
 }
 
 fn next_record(input: &mut impl Read) -> Result<Record, SnapshotError> {

@@ -11,12 +11,13 @@ use super::limits::{
     self, Limit, LimitExceeded, check_count, check_range, check_text, is_field_value, is_token,
 };
 use super::name::Name;
+use super::versioned::{Needs, first_version, stored};
 
 /// Most header rules of one kind, version shares, or networks in one policy.
 pub const POLICY_ITEMS_MAX: usize = 64;
 
 /// Time limits, in milliseconds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct TimeoutPolicy {
     /// Time limit for name resolution, connection and TLS handshake, including waiting for a free
@@ -31,6 +32,8 @@ pub struct TimeoutPolicy {
     /// no limit.
     pub total_ms: u64,
 }
+
+stored!(TimeoutPolicy { connect_ms, response_ms, idle_ms, total_ms });
 
 impl Default for TimeoutPolicy {
     fn default() -> Self {
@@ -59,8 +62,10 @@ pub enum RetryOn {
     Timeout,
 }
 
+first_version!(RetryOn { Connect, Reset, Timeout });
+
 /// When a request is tried again, on another instance if there is one.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct RetryPolicy {
     /// Maximum number of attempts, including the first, 1 to 10.
@@ -86,6 +91,19 @@ pub struct RetryPolicy {
     /// Maximum length of a request body that is kept to be sent again, in bytes, 0 to 1,048,576.
     pub body_len_max: u64,
 }
+
+stored!(RetryPolicy {
+    attempts,
+    methods,
+    on,
+    statuses,
+    per_try_timeout_ms,
+    backoff_base_ms,
+    backoff_max_ms,
+    budget_percent,
+    budget_min_per_s,
+    body_len_max,
+});
 
 impl Default for RetryPolicy {
     fn default() -> Self {
@@ -121,7 +139,7 @@ impl RetryPolicy {
 
 /// A second request to another instance when the first takes long; the first answer wins. Only for
 /// requests of the listed methods without a body.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct HedgingPolicy {
     /// Time without the head of an answer after which the second request is sent, in milliseconds,
@@ -132,6 +150,8 @@ pub struct HedgingPolicy {
     /// Maximum share of second requests, in percent of the requests, 1 to 100.
     pub budget_percent: u32,
 }
+
+stored!(HedgingPolicy { after_ms, methods, budget_percent });
 
 impl Default for HedgingPolicy {
     fn default() -> Self {
@@ -148,7 +168,7 @@ impl HedgingPolicy {
 }
 
 /// Stops calling an instance that fails too often; each node decides by itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct CircuitBreakerPolicy {
     /// Number of failures in a row that opens the breaker, 1 to 10,000; 0 turns this off.
@@ -165,6 +185,15 @@ pub struct CircuitBreakerPolicy {
     /// Number of successful trial requests in a row that closes the breaker, 1 to 100.
     pub trial_requests: u32,
 }
+
+stored!(CircuitBreakerPolicy {
+    consecutive_failures,
+    failure_percent,
+    requests_min,
+    window_ms,
+    open_ms,
+    trial_requests,
+});
 
 impl Default for CircuitBreakerPolicy {
     fn default() -> Self {
@@ -192,7 +221,7 @@ impl CircuitBreakerPolicy {
 }
 
 /// Ejects instances that are worse than the others, for a time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct OutlierPolicy {
     /// Interval between two evaluations, in milliseconds, 100 to 600,000.
@@ -212,6 +241,16 @@ pub struct OutlierPolicy {
     /// Maximum share of the service's instances that may be ejected at once, in percent, 0 to 90.
     pub ejected_percent_max: u32,
 }
+
+stored!(OutlierPolicy {
+    interval_ms,
+    failure_percent,
+    latency_percent,
+    requests_min,
+    ejection_ms,
+    ejection_max_ms,
+    ejected_percent_max,
+});
 
 impl Default for OutlierPolicy {
     fn default() -> Self {
@@ -244,7 +283,7 @@ impl OutlierPolicy {
 }
 
 /// Limits of what one node sends to one instance at a time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ConnectionPolicy {
     /// Maximum number of requests in flight to one instance, 1 to 65,536. With HTTP/1 each has its
@@ -260,6 +299,8 @@ pub struct ConnectionPolicy {
     /// 0 for any age. It bounds how long a name whose address has moved is still called there.
     pub age_max_ms: u64,
 }
+
+stored!(ConnectionPolicy { connections_max, pending_max, keep_alive_ms, age_max_ms });
 
 impl Default for ConnectionPolicy {
     fn default() -> Self {
@@ -294,8 +335,10 @@ pub enum RateLimitScope {
     Client,
 }
 
+first_version!(RateLimitScope { Service, Client });
+
 /// Requests per second that one node lets through; more are refused with 429.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RateLimitPolicy {
     /// Sustained rate, in requests per second, 1 to 1,000,000.
@@ -307,6 +350,8 @@ pub struct RateLimitPolicy {
     #[serde(default)]
     pub scope: RateLimitScope,
 }
+
+stored!(RateLimitPolicy { requests_per_s, burst, scope });
 
 fn one() -> u32 {
     1
@@ -320,9 +365,7 @@ impl RateLimitPolicy {
 }
 
 /// Changes of headers. Fields are first removed, then set, then added.
-#[derive(
-    Clone, Debug, Default, PartialEq, Eq, Encode, Decode, Serialize, Deserialize, ToSchema,
-)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct HeaderRules {
     /// Names of the fields to remove.
@@ -332,6 +375,8 @@ pub struct HeaderRules {
     /// Fields that are added.
     pub add: Vec<(String, String)>,
 }
+
+stored!(HeaderRules { remove, set, add });
 
 /// Fields that carry a message's framing or connection: no rule may touch them.
 const PROTECTED_FIELDS: [&str; 8] = [
@@ -372,9 +417,7 @@ impl HeaderRules {
 }
 
 /// How the path changes on its way; the instance's base path comes before the result.
-#[derive(
-    Clone, Debug, Default, PartialEq, Eq, Encode, Decode, Serialize, Deserialize, ToSchema,
-)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct RewritePolicy {
     /// Prefix that is removed from the path, if the path begins with it (whole segments only).
@@ -382,6 +425,8 @@ pub struct RewritePolicy {
     /// Prefix that is added to the path.
     pub add_prefix: String,
 }
+
+stored!(RewritePolicy { strip_prefix, add_prefix });
 
 impl RewritePolicy {
     fn check(&self) -> Result<(), LimitExceeded> {
@@ -403,7 +448,7 @@ impl RewritePolicy {
 
 /// Makes a service usable below the path that clients reach it by through the proxy
 /// (`/api/maxine/serviceops/proxy/SERVICE`), where it takes itself to be at the root.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct PrefixPolicy {
     /// Tells instances the path in `X-Forwarded-Prefix`.
@@ -416,6 +461,8 @@ pub struct PrefixPolicy {
     /// behind it, and without one if this is false.
     pub trailing_slash: bool,
 }
+
+stored!(PrefixPolicy { forwarded, locations, cookie_paths, trailing_slash });
 
 impl Default for PrefixPolicy {
     fn default() -> Self {
@@ -442,8 +489,10 @@ pub enum OptionsPolicy {
     Forward,
 }
 
+first_version!(OptionsPolicy { Answer, Forward });
+
 /// A version's share of the traffic.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct VersionShare {
     /// The version that instances name in their registration.
@@ -453,8 +502,10 @@ pub struct VersionShare {
     pub weight: u32,
 }
 
+stored!(VersionShare { version, weight });
+
 /// Copies of requests for another service; the answers to the copies are discarded.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MirrorPolicy {
     /// The service that gets the copies, in the same namespace.
@@ -470,6 +521,8 @@ pub struct MirrorPolicy {
     #[serde(default = "mirror_in_flight_max")]
     pub in_flight_max: u32,
 }
+
+stored!(MirrorPolicy { service, percent, body_len_max, in_flight_max });
 
 fn mirror_body_len_max() -> u64 {
     65_536
@@ -508,6 +561,15 @@ pub enum StickyPolicy {
     },
 }
 
+impl Needs for StickyPolicy {
+    fn needs(&self) -> u32 {
+        match self {
+            Self::Cookie { name, max_age_s } => (name, max_age_s).needs(),
+            Self::Header { name } => name.needs(),
+        }
+    }
+}
+
 impl StickyPolicy {
     fn check(&self) -> Result<(), LimitExceeded> {
         match self {
@@ -521,7 +583,7 @@ impl StickyPolicy {
 }
 
 /// Prefers instances in this node's zone, for every way to an instance.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ZonePolicy {
     /// If the zone has fewer routable instances than this, all zones are used, 1 to 10,000.
@@ -530,6 +592,8 @@ pub struct ZonePolicy {
     /// 1 to 65,536; 0 turns this off.
     pub spill_in_flight: u32,
 }
+
+stored!(ZonePolicy { local_instances_min, spill_in_flight });
 
 impl Default for ZonePolicy {
     fn default() -> Self {
@@ -557,10 +621,10 @@ pub enum UpstreamProtocol {
     Http2,
 }
 
+first_version!(UpstreamProtocol { Http1, Http2 });
+
 /// How a service's instances are called.
-#[derive(
-    Clone, Debug, Default, PartialEq, Eq, Encode, Decode, Serialize, Deserialize, ToSchema,
-)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct TrafficPolicy {
     /// Time limits.
@@ -602,7 +666,19 @@ pub struct TrafficPolicy {
     pub insecure_tls: bool,
     /// Whether the least-request strategy also considers how fast instances answered recently; for proxied requests only.
     pub latency_aware: bool,
+    /// A note on how the service is called. It stands for a field of the next version.
+    #[cfg(feature = "next")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
 }
+
+stored!(TrafficPolicy {
+    timeouts, retries, hedging, circuit_breaker, outlier_ejection, connections, rate_limit, request_headers,
+    response_headers, rewrite, prefix, options, split, mirror, sticky, zone, protocol, insecure_tls, latency_aware,
+} later LaterTrafficField {
+    #[cfg(feature = "next")]
+    2 Note(note: Option<String>),
+});
 
 impl TrafficPolicy {
     /// Checks every bound.
@@ -629,12 +705,16 @@ impl TrafficPolicy {
         }
         self.mirror.as_ref().map_or(Ok(()), MirrorPolicy::check)?;
         self.sticky.as_ref().map_or(Ok(()), StickyPolicy::check)?;
+        #[cfg(feature = "next")]
+        self.note
+            .as_ref()
+            .map_or(Ok(()), |note| check_text("note", note, 0, limits::TEXT_LEN_MAX))?;
         self.zone.as_ref().map_or(Ok(()), ZonePolicy::check)
     }
 }
 
 /// How probe results lead to a verdict.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct HealthPolicy {
     /// Number of nodes that probe each instance and must agree, 1 to 7; fewer if fewer nodes run.
@@ -655,6 +735,15 @@ pub struct HealthPolicy {
     /// turns this off.
     pub passive_observers: u32,
 }
+
+stored!(HealthPolicy {
+    observers,
+    panic_percent,
+    slow_start_ms,
+    flap_score_max,
+    flap_half_life_ms,
+    passive_observers,
+});
 
 impl Default for HealthPolicy {
     fn default() -> Self {

@@ -10,6 +10,7 @@ use tokio_util::io::ReaderStream;
 use super::json::answer;
 use crate::api::error::CompatError;
 use crate::api::{AppState, CalledBy, RequestContext};
+use maxine_state::AuditAction;
 use maxine_telemetry::Telemetry;
 
 /// Runs what may wait for the log's disk on a blocking thread.
@@ -35,7 +36,7 @@ pub(super) async fn clear(
 ) -> Result<Response<Body>, CompatError> {
     let cleared = blocking(&state, Telemetry::clear_recent_lines).await;
     let node = &state.settings().instance_id;
-    state.audit().record(context.actor(&caller), "logs.clear", node, cleared.is_ok());
+    state.audit().record(context.actor(&caller), AuditAction::LogsClear, node, cleared.is_ok());
     cleared?;
     Ok(Response::new(Body::empty()))
 }

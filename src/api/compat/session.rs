@@ -10,6 +10,7 @@ use crate::api::error::CompatError;
 use crate::api::own_password::{self, OwnPasswordError};
 use crate::api::{AppState, CalledBy, Caller, RequestContext};
 use maxine_identity::SigninError;
+use maxine_state::AuditAction;
 
 const BOTH_NEEDED: &str = "Please provide both of these -> userName and password.";
 const PASSWORDS_NEEDED: &str = "Please provide valid existing password and new password both.";
@@ -59,7 +60,7 @@ pub fn account_sign_in(
             metrics.auth_failures.inc();
             metrics.signin_throttled.inc();
             let actor = context.actor(&Caller::default());
-            state.audit().record(actor, "session.throttle", &shown, false);
+            state.audit().record(actor, AuditAction::SessionThrottle, &shown, false);
             return;
         }
         Err(_) => return,
@@ -69,7 +70,12 @@ pub fn account_sign_in(
     // The name is only claimed as long as the password was not right.
     let user = if result.is_ok() { shown.clone().into() } else { "".into() };
     let caller = Caller { user, ..Caller::default() };
-    state.audit().record(context.actor(&caller), "session.create", &shown, result.is_ok());
+    state.audit().record(
+        context.actor(&caller),
+        AuditAction::SessionCreate,
+        &shown,
+        result.is_ok(),
+    );
 }
 
 impl From<SigninError> for CompatError {

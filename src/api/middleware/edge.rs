@@ -25,6 +25,7 @@ use crate::api::pacing::{self, Streamed};
 use crate::api::{AppState, Caller, RequestContext, Via, field_names, hosts, origins};
 use maxine_gateway::{ClientAddr, FieldLines};
 use maxine_identity::{AuthError, CookieUse};
+use maxine_state::AuditAction;
 use maxine_telemetry::AttemptTrail;
 use maxine_telemetry::{AccessRefused, FinishedRequest, Subject, TraceName};
 use maxine_view::ServiceCounter;
@@ -233,7 +234,7 @@ impl Shared {
             if error.is_worth_a_record() {
                 let object = format!("{} {path}", request.method());
                 let actor = context.actor(&caller);
-                self.state.audit().record(actor, "request.authorize", &object, false);
+                self.state.audit().record(actor, AuditAction::RequestAuthorize, &object, false);
             }
             Box::new(refusal(path, error))
         })?;
@@ -258,7 +259,7 @@ impl Shared {
             let object = format!("{} {path}", request.method());
             tracing::warn!(client = %context.client.ip, request = %object, "the break-glass token was used");
             let actor = context.actor(&caller);
-            self.state.audit().record_for_sure(actor, "break_glass.use", &object);
+            self.state.audit().record_for_sure(actor, AuditAction::BreakGlassUse, &object);
         }
         Ok(caller)
     }

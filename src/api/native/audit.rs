@@ -15,7 +15,9 @@ use super::fresh::{Fresh, Freshness, Write};
 use super::page::{self, Page};
 use crate::api::AppState;
 use crate::api::problem::{Problem, ProblemKind};
-use maxine_state::{AuditClass, AuditLog, AuditOutcome, AuditRecord, encode_rejection};
+use maxine_state::{
+    AuditAction, AuditClass, AuditLog, AuditOutcome, AuditRecord, encode_rejection,
+};
 
 /// Records that go into one piece of an export.
 const EXPORT_CHUNK_RECORDS: usize = 256;
@@ -116,7 +118,7 @@ impl From<&AuditRecord> for RecordView {
             address: record.address.clone(),
             trace_id: record.trace_id.clone(),
             via_node: record.via_node,
-            action: record.action.clone(),
+            action: record.action.as_str().into(),
             object: record.object.clone(),
             outcome: Outcome::of(record),
             detail: why.map(|why| why.to_string()).unwrap_or_default(),
@@ -131,7 +133,10 @@ impl QueryAudit {
     fn matches(&self, record: &AuditRecord) -> bool {
         self.outcome.is_none_or(|wanted| Outcome::of(record) == wanted)
             && self.user.as_deref().is_none_or(|user| *record.user == *user)
-            && self.action.as_deref().is_none_or(|action| record.action.starts_with(action))
+            && self
+                .action
+                .as_deref()
+                .is_none_or(|action| record.action.as_str().starts_with(action))
             && self.object.as_deref().is_none_or(|object| record.object.starts_with(object))
             && self.since_ms.is_none_or(|since_ms| record.time_ms >= since_ms)
             && self.until_ms.is_none_or(|until_ms| record.time_ms < until_ms)
@@ -260,7 +265,7 @@ pub(super) async fn confirm_clock(
 ) -> Result<StatusCode, Problem> {
     super::cluster::must_lead(&app)?;
     app.clock().confirm();
-    super::cluster::record(&app, write, "audit.confirm_clock", "clock".into(), true).await;
+    super::cluster::record(&app, write, AuditAction::AuditConfirmClock, "clock".into(), true).await;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -298,7 +303,7 @@ pub(super) async fn export_audit(
         classes: classes(audit),
     };
     let object = format!("{} records up to {}, head {}", head.records, head.next_seq, head.head);
-    app.audit().record(write.actor, "audit.export", &object, true);
+    app.audit().record(write.actor, AuditAction::AuditExport, &object, true);
     let records: Vec<Arc<AuditRecord>> = audit.records().into_iter().cloned().collect();
     let pieces = stream::unfold(Some(0), move |at: Option<usize>| {
         let piece = at.map(|at| {

@@ -12,6 +12,7 @@ use super::extract::{NoParams, Params};
 use super::fresh::{Fresh, Freshness, Write};
 use crate::api::AppState;
 use crate::api::problem::{Problem, ProblemKind};
+use maxine_state::AuditAction;
 
 /// The index of the state in a backup.
 const BACKUP_INDEX_HEADER: HeaderName = HeaderName::from_static("x-maxine-backup-index");
@@ -55,7 +56,7 @@ pub(super) async fn backup(
         |_| app.settings().instance_id.clone(),
         |summary| format!("index {}, {} bytes", summary.index, summary.len_bytes),
     );
-    record(&app, write, "cluster.backup", object, summary.is_ok()).await;
+    record(&app, write, AuditAction::ClusterBackup, object, summary.is_ok()).await;
     let summary = summary?;
     let file = opened.map_err(failed)?;
     let name = format!("attachment; filename=\"maxine-{}.backup\"", summary.index);

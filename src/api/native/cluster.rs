@@ -21,7 +21,9 @@ use crate::api::access::AccessMode;
 use crate::api::problem::{Problem, ProblemKind};
 use maxine_state::Leadership;
 use maxine_state::limits::check_text;
-use maxine_state::{ControlState, Liveness, Name, Readiness, STATE_VERSION, StateDigest};
+use maxine_state::{
+    AuditAction, ControlState, Liveness, Name, Readiness, STATE_VERSION, StateDigest,
+};
 use maxine_store::{AdminError, ClusterAdmin, ClusterStatus};
 
 /// How long a change of membership may take, in milliseconds.
@@ -299,15 +301,15 @@ pub(super) async fn in_time<T>(
 pub(super) async fn record(
     app: &AppState,
     write: Write,
-    action: &str,
+    action: AuditAction,
     object: String,
     success: bool,
 ) {
-    let items = vec![(action.into(), object.into(), success)];
+    let items = vec![(action, object.into(), success)];
     let command = maxine_state::Command::RecordAudit { items };
     if let Err(problem) = write.propose(app, command).await {
         tracing::warn!(
-            action,
+            action = action.as_str(),
             detail = %problem.detail,
             "a change was not written into the audit log"
         );
@@ -332,7 +334,7 @@ pub(super) async fn add_member(
     let (admin, id) = (admin(&app)?, body.id);
     let joined =
         in_time(admin.add_learner(id, name.as_str().into(), body.peer_addr, body.http_addr)).await;
-    record(&app, write, "member.add", id.to_string(), joined.is_ok()).await;
+    record(&app, write, AuditAction::MemberAdd, id.to_string(), joined.is_ok()).await;
     joined.map(|()| Json(MemberChanged { id }))
 }
 
@@ -363,7 +365,7 @@ pub(super) async fn promote_member(
 ) -> Result<Json<MemberChanged>, Problem> {
     let promoted = in_time(admin(&app)?.promote(id, force)).await;
     let object = if force { format!("{id}, forced") } else { id.to_string() };
-    record(&app, write, "member.promote", object, promoted.is_ok()).await;
+    record(&app, write, AuditAction::MemberPromote, object, promoted.is_ok()).await;
     promoted.map(|()| Json(MemberChanged { id }))
 }
 
@@ -383,12 +385,12 @@ pub(super) async fn remove_member(
     let object = if force { format!("{id}, forced") } else { id.to_string() };
     // A node that removes itself can write nothing afterwards, so that is recorded before.
     if admin.status().node_id == id {
-        record(&app, write, "member.remove", object, true).await;
+        record(&app, write, AuditAction::MemberRemove, object, true).await;
         in_time(admin.remove(id, force)).await?;
         return Ok(Json(MemberChanged { id }));
     }
     let removed = in_time(admin.remove(id, force)).await;
-    record(&app, write, "member.remove", object, removed.is_ok()).await;
+    record(&app, write, AuditAction::MemberRemove, object, removed.is_ok()).await;
     removed.map(|()| Json(MemberChanged { id }))
 }
 
@@ -431,7 +433,7 @@ pub(super) async fn transfer(
         (Ok(()), None) => next_leader(&app, before).await,
     };
     let object = leader.clone().unwrap_or_else(|| "any voter".into());
-    record(&app, write, "leadership.transfer", object, handed_over.is_ok()).await;
+    record(&app, write, AuditAction::LeadershipTransfer, object, handed_over.is_ok()).await;
     handed_over?;
     Ok(Json(Transferred { leader }))
 }
@@ -456,7 +458,7 @@ pub(super) async fn snapshot(
 ) -> Result<StatusCode, Problem> {
     let taken = in_time(admin(&app)?.snapshot()).await;
     let node = app.settings().instance_id.clone();
-    record(&app, write, "cluster.snapshot", node, taken.is_ok()).await;
+    record(&app, write, AuditAction::ClusterSnapshot, node, taken.is_ok()).await;
     taken.map(|()| StatusCode::NO_CONTENT)
 }
 
@@ -486,7 +488,7 @@ pub(super) async fn confirm_silence(
 ) -> Result<StatusCode, Problem> {
     must_lead(&app)?;
     app.registry().confirm_silence();
-    record(&app, write, "expiry.confirm", "fleet".into(), true).await;
+    record(&app, write, AuditAction::ExpiryConfirm, "fleet".into(), true).await;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -8,9 +8,9 @@ use super::audit::newest_first;
 use super::extract::Params;
 use super::fresh::{Fresh, Freshness};
 use super::page::{self, Page};
-use crate::actors::{TAKEOVER, TAKEOVER_SILENCE};
+use crate::actors::TAKEOVER_SILENCE;
 use crate::api::problem::Problem;
-use maxine_state::AuditRecord;
+use maxine_state::{AuditAction, AuditRecord};
 
 /// A leader that was heard within this time handed over; nobody elects another so soon, in
 /// milliseconds.
@@ -103,12 +103,12 @@ fn changes<'a>(
     let mut takeover: Option<(u64, String, u64)> = None;
     let mut grants = records
         .filter_map(move |record| {
-            match &*record.action {
-                "leadership.transfer" => transfers.push(record),
-                TAKEOVER => {
+            match record.action {
+                AuditAction::LeadershipTransfer => transfers.push(record),
+                AuditAction::LeadershipTakeover => {
                     takeover = silence_of(&record.object).map(|(from, ms)| (record.seq, from, ms));
                 }
-                "leadership.grant" => {
+                AuditAction::LeadershipGrant => {
                     // The leader writes both at once.
                     let known = takeover.take().filter(|(seq, ..)| *seq == record.seq + 1);
                     let known = known.map(|(_, from, gap_ms)| (from, gap_ms));
@@ -179,7 +179,13 @@ mod tests {
     use super::*;
     use maxine_state::{AuditClass, AuditOutcome};
 
-    fn record(seq: u64, time_ms: u64, user: &str, action: &str, object: &str) -> AuditRecord {
+    fn record(
+        seq: u64,
+        time_ms: u64,
+        user: &str,
+        action: AuditAction,
+        object: &str,
+    ) -> AuditRecord {
         AuditRecord {
             seq,
             class: AuditClass::Cluster,
@@ -190,7 +196,7 @@ mod tests {
             address: "".into(),
             trace_id: "".into(),
             via_node: None,
-            action: action.into(),
+            action,
             object: object.into(),
             outcome: AuditOutcome::Success,
             previous: [0; 32],
@@ -201,18 +207,42 @@ mod tests {
     #[test]
     fn each_change_has_the_cause_that_stands_next_to_it() {
         let records = [
-            record(1, 0, "system:leadership", "leadership.grant", "node-1"),
-            record(2, 5_000, "", "instance.register", "default/a/1"),
-            record(3, 90_000, "system:leadership", "leadership.grant", "node-2"),
-            record(4, 90_000, "system:leadership", TAKEOVER, "node-1, silent for 812 ms"),
-            record(5, 95_000, "system:leadership", "leadership.grant", "node-3"),
-            record(6, 95_000, "system:leadership", TAKEOVER, "node-2, silent for 12 ms"),
-            record(7, 95_400, "ada", "leadership.transfer", "node-3"),
-            record(8, 200_000, "system:leadership", "leadership.grant", "node-3"),
-            record(9, 200_000, "system:leadership", TAKEOVER, "node-3, silent for 4000 ms"),
-            record(10, 300_000, "system:leadership", "leadership.grant", "node-1"),
-            record(11, 300_000, "system:leadership", TAKEOVER, "node-3, silent for 80 ms"),
-            record(12, 400_000, "system:leadership", "leadership.grant", "node-2"),
+            record(1, 0, "system:leadership", AuditAction::LeadershipGrant, "node-1"),
+            record(2, 5_000, "", AuditAction::InstanceRegister, "default/a/1"),
+            record(3, 90_000, "system:leadership", AuditAction::LeadershipGrant, "node-2"),
+            record(
+                4,
+                90_000,
+                "system:leadership",
+                AuditAction::LeadershipTakeover,
+                "node-1, silent for 812 ms",
+            ),
+            record(5, 95_000, "system:leadership", AuditAction::LeadershipGrant, "node-3"),
+            record(
+                6,
+                95_000,
+                "system:leadership",
+                AuditAction::LeadershipTakeover,
+                "node-2, silent for 12 ms",
+            ),
+            record(7, 95_400, "ada", AuditAction::LeadershipTransfer, "node-3"),
+            record(8, 200_000, "system:leadership", AuditAction::LeadershipGrant, "node-3"),
+            record(
+                9,
+                200_000,
+                "system:leadership",
+                AuditAction::LeadershipTakeover,
+                "node-3, silent for 4000 ms",
+            ),
+            record(10, 300_000, "system:leadership", AuditAction::LeadershipGrant, "node-1"),
+            record(
+                11,
+                300_000,
+                "system:leadership",
+                AuditAction::LeadershipTakeover,
+                "node-3, silent for 80 ms",
+            ),
+            record(12, 400_000, "system:leadership", AuditAction::LeadershipGrant, "node-2"),
         ];
         let found: Vec<_> = changes(records.iter().rev())
             .map(|(seq, c)| (seq, c.holder, c.cause, c.from, c.gap_ms, c.by))
@@ -241,11 +271,17 @@ mod tests {
     #[test]
     fn a_transfer_that_is_recorded_before_its_grant_is_the_cause_of_that_grant() {
         let records = [
-            record(1, 0, "system:leadership", "leadership.grant", "node-1"),
-            record(2, 5_000, "system:leadership", "leadership.grant", "node-2"),
-            record(3, 9_000, "ada", "leadership.transfer", "node-3"),
-            record(4, 9_040, "system:leadership", "leadership.grant", "node-3"),
-            record(5, 9_040, "system:leadership", TAKEOVER, "node-2, silent for 12 ms"),
+            record(1, 0, "system:leadership", AuditAction::LeadershipGrant, "node-1"),
+            record(2, 5_000, "system:leadership", AuditAction::LeadershipGrant, "node-2"),
+            record(3, 9_000, "ada", AuditAction::LeadershipTransfer, "node-3"),
+            record(4, 9_040, "system:leadership", AuditAction::LeadershipGrant, "node-3"),
+            record(
+                5,
+                9_040,
+                "system:leadership",
+                AuditAction::LeadershipTakeover,
+                "node-2, silent for 12 ms",
+            ),
         ];
         let found: Vec<_> =
             changes(records.iter().rev()).map(|(seq, c)| (seq, c.cause, c.by)).collect();

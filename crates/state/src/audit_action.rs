@@ -1,0 +1,124 @@
+//! The actions of the audit log: codes, because the hashes cover them. Their names are made where they are read.
+
+use bincode::{Decode, Encode};
+use serde::{Deserialize, Serialize};
+
+use super::audit::AuditClass;
+use super::versioned::Needs;
+
+macro_rules! actions {
+    ($($(#[$attr:meta])* $variant:ident $name:literal $class:ident $version:literal,)+) => {
+        /// What was done. Variants are only ever appended; a later one belongs to a later version of the state.
+        #[derive(
+            Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode, Serialize, Deserialize,
+        )]
+        #[allow(missing_docs, reason = "each has its name beside it")]
+        pub enum AuditAction {
+            $($(#[$attr])* #[serde(rename = $name)] $variant,)+
+        }
+
+        impl AuditAction {
+            /// All of them.
+            pub const ALL: &[Self] = &[$($(#[$attr])* Self::$variant,)+];
+
+            /// The name that readers of the audit log know it by, such as `instance.register`.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    $($(#[$attr])* Self::$variant => $name,)+
+                }
+            }
+
+            /// The class of a record of it that took effect.
+            pub(super) const fn class(self) -> AuditClass {
+                match self {
+                    $($(#[$attr])* Self::$variant => AuditClass::$class,)+
+                }
+            }
+        }
+
+        impl Needs for AuditAction {
+            fn needs(&self) -> u32 {
+                match self {
+                    $($(#[$attr])* Self::$variant => $version,)+
+                }
+            }
+        }
+    };
+}
+
+// Name, class of a record of it that took effect, and the version of the state that it came with.
+actions! {
+    InstanceRegister "instance.register" Registrations 1,
+    InstanceDeregister "instance.deregister" Registrations 1,
+    InstanceExpire "instance.expire" Registrations 1,
+    InstanceDrain "instance.drain" Settings 1,
+    InstanceUndrain "instance.undrain" Settings 1,
+    HealthReport "health.report" Registrations 1,
+    HealthEvict "health.evict" Registrations 1,
+    HealthReset "health.reset" Registrations 1,
+    HealthPass "health.pass" Registrations 1,
+    HealthFail "health.fail" Registrations 1,
+    PolicyPut "policy.put" Settings 1,
+    ConfigPut "config.put" Settings 1,
+    LeadershipGrant "leadership.grant" Cluster 1,
+    LeadershipTakeover "leadership.takeover" Cluster 1,
+    LeadershipTransfer "leadership.transfer" Cluster 1,
+    HistoryBegin "history.begin" Registrations 1,
+    UserPut "user.put" Identities 1,
+    UserDelete "user.delete" Identities 1,
+    SigningKeyRotate "signing_key.rotate" Identities 1,
+    TokenPut "token.put" Identities 1,
+    TokenDelete "token.delete" Identities 1,
+    SessionCreate "session.create" Access 1,
+    SessionDelete "session.delete" Access 1,
+    SessionThrottle "session.throttle" Access 1,
+    AuditRecord "audit.record" Access 1,
+    AuditExpire "audit.expire" Access 1,
+    AuditExport "audit.export" Requests 1,
+    AuditOverflow "audit.overflow" Access 1,
+    AuditConfirmClock "audit.confirm_clock" Access 1,
+    ClusterIdentify "cluster.identify" Cluster 1,
+    ClusterRaiseStateVersion "cluster.raise_state_version" Cluster 1,
+    ClusterBackup "cluster.backup" Cluster 1,
+    ClusterSnapshot "cluster.snapshot" Cluster 1,
+    ExpiryConfirm "expiry.confirm" Cluster 1,
+    MemberAdd "member.add" Cluster 1,
+    MemberPromote "member.promote" Cluster 1,
+    MemberRemove "member.remove" Cluster 1,
+    LogsClear "logs.clear" Access 1,
+    BreakGlassUse "break_glass.use" Access 1,
+    RequestAuthorize "request.authorize" Access 1,
+    #[cfg(feature = "next")]
+    NoteSet "note.set" Settings 2,
+}
+
+impl AuditAction {
+    /// The action with this name, if this build knows it.
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|action| action.as_str() == name)
+    }
+
+    /// Whether it is about who leads.
+    pub(super) const fn is_of_leadership(self) -> bool {
+        matches!(self, Self::LeadershipGrant | Self::LeadershipTakeover | Self::LeadershipTransfer)
+    }
+
+    /// Whether it is about instances, whose refusals stay among the registrations.
+    pub(super) const fn is_of_instances(self) -> bool {
+        matches!(
+            self,
+            Self::InstanceRegister
+                | Self::InstanceDeregister
+                | Self::InstanceExpire
+                | Self::InstanceDrain
+                | Self::InstanceUndrain
+                | Self::HealthReport
+                | Self::HealthEvict
+                | Self::HealthReset
+                | Self::HealthPass
+                | Self::HealthFail
+        )
+    }
+}
