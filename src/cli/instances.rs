@@ -77,13 +77,19 @@ pub struct RegisterArgs {
     /// setting]
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(limits::TTL_MS_MIN..=limits::TTL_MS_MAX))]
     ttl_ms: Option<u64>,
+    /// The registration never expires: it needs no heartbeats, and stays until it is deregistered
+    #[arg(long, conflicts_with_all = ["ttl_ms", "heartbeat"])]
+    permanent: bool,
     /// The zone in which it runs, for callers that prefer their own zone
     #[arg(long)]
     zone: Option<String>,
     /// The version of the software that it runs
     #[arg(long)]
     version: Option<String>,
-    /// A tag; may be given more than once
+    /// The name of the machine on which it runs
+    #[arg(long, value_name = "NAME")]
+    node: Option<String>,
+    /// A tag; may be given more than once. The order is kept
     #[arg(long = "tag", value_name = "TAG")]
     tags: Vec<String>,
     /// A metadata entry; may be given more than once
@@ -139,8 +145,10 @@ impl RegisterArgs {
             body.extend(value.map(|value| (name.to_owned(), value)))
         };
         put("ttl_ms", self.ttl_ms.map(Value::from));
+        put("permanent", self.permanent.then_some(Value::Bool(true)));
         put("zone", self.zone.clone().map(Value::from));
         put("version", self.version.clone().map(Value::from));
+        put("node", self.node.clone().map(Value::from));
         put("tags", (!self.tags.is_empty()).then(|| json!(self.tags)));
         let metadata: Map<String, Value> =
             self.metadata.iter().map(|(k, v)| (k.clone(), json!(v))).collect();
@@ -170,7 +178,9 @@ pub async fn register(args: RegisterArgs, out: &mut Output) -> Result<(), CliErr
         .send(&Request::get(&path).query("min_index", answer.body["index"].as_u64()))
         .await?
         .read()?;
-    heartbeat::keep_alive(&client, &path, &args.body(), instance.ttl_ms, out).await?;
+    // Whoever made it permanent meanwhile has taken its lease away.
+    let Some(ttl_ms) = instance.ttl_ms else { return Ok(()) };
+    heartbeat::keep_alive(&client, &path, &args.body(), ttl_ms, out).await?;
     if args.keep {
         return Ok(());
     }

@@ -531,7 +531,7 @@ async fn entries_of_a_shared_log_that_cannot_be_read_stop_nobody() {
         .await;
     }
     let told: Vec<Told> = nodes.iter().map(Told::by).collect();
-    append_foreign(&dir.path(), &[b"garbage", b"MXC\x02\xff\xff"]);
+    append_foreign(&dir.path(), &[b"garbage", b"MXC\x03\xff\xff"]);
     for (node, id) in nodes.iter().zip(["b", "c", "d"]) {
         node.register("orders", id, 80).await;
     }

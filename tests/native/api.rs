@@ -270,7 +270,7 @@ async fn batches_take_or_refuse_each_item_on_its_own() {
         {"namespace": "shop", "service": "cart", "id": "c", "lease_epoch": 999_999},
     ]});
     let (status, answer) = server.json(server.open(Method::POST, "/heartbeats").json(&beats)).await;
-    assert_eq!((status.as_u16(), answer), (200, json!({"unknown": [1, 3]})));
+    assert_eq!((status.as_u16(), answer), (200, json!({"unknown": [1, 3], "permanent": []})));
     let many: Vec<Value> =
         (0..1_001).map(|n| json!({"service": "s", "id": n.to_string()})).collect();
     let (status, problem) =

@@ -13,6 +13,7 @@ mod access;
 mod api;
 mod audit;
 mod index;
+mod model;
 mod openapi;
 #[path = "../support/page.rs"]
 mod page;

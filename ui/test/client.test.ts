@@ -100,7 +100,14 @@ describe('writes', () => {
     const asked = scriptFetch({ 'PUT /services/default/orders/instances/orders-1': () => ({}) });
     await actions.register(instance({ zone: null, tags: ['a'] }), { weight: 7 });
     expect(asked[0]?.body).toEqual({
-      address: 'http://10.0.0.1:8080', weight: 7, ttl_ms: 10_000, version: '1.4.0', tags: ['a'], metadata: {},
+      address: 'http://10.0.0.1:8080', weight: 7, ttl_ms: 10_000, permanent: false, version: '1.4.0', tags: ['a'], metadata: {},
+    });
+  });
+  it('register a permanent instance again as permanent, on its node', async () => {
+    const asked = scriptFetch({ 'PUT /services/default/orders/instances/orders-1': () => ({}) });
+    await actions.register(instance({ ttl_ms: null, permanent: true, node: 'm1', zone: null, version: null }));
+    expect(asked[0]?.body).toEqual({
+      address: 'http://10.0.0.1:8080', weight: 1, permanent: true, node: 'm1', tags: [], metadata: {},
     });
   });
   it('deregister only the registration that was seen', async () => {

@@ -204,7 +204,7 @@ impl Node {
                     self.leases.open(
                         &key,
                         instance,
-                        clock_ms.saturating_sub(instance.registration.ttl_ms),
+                        clock_ms.saturating_sub(instance.registration.expiry.ttl_ms().unwrap_or(0)),
                     );
                 }
             }

@@ -35,10 +35,98 @@ impl Address {
         }
     }
 
+    /// Makes an address of its parts. The error names the part that is not allowed.
+    pub fn from_parts(parts: &AddressParts<'_>) -> Result<Self, LimitExceeded> {
+        let AddressParts { scheme, host, port, base_path } = *parts;
+        let is_ipv6 = is_ipv6(host);
+        if !is_ipv6 && !is_host(host) || host.is_empty() {
+            return Err(LimitExceeded::new("host", Limit::Host, host));
+        }
+        if port == Some(0) {
+            return Err(LimitExceeded::new("port", Limit::Range { min: 1, max: 65_535 }, 0));
+        }
+        if !base_path.is_empty() && !base_path.starts_with('/') {
+            return Err(LimitExceeded::new("base_path", Limit::BasePath, base_path));
+        }
+        check_path(base_path).map_err(|limit| LimitExceeded::new("base_path", limit, base_path))?;
+        let (open, close) = if is_ipv6 { ("[", "]") } else { ("", "") };
+        let port = port.map(|port| format!(":{port}")).unwrap_or_default();
+        Self::parse(&format!("{}://{open}{host}{close}{port}{base_path}", scheme.as_str()))
+    }
+
     /// The URL, without a trailing slash.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// Its scheme, host, port and base path.
+    #[must_use]
+    pub fn parts(&self) -> AddressParts<'_> {
+        let url = Url::split(&self.0);
+        let scheme = match url.scheme.eq_ignore_ascii_case(Scheme::Https.as_str()) {
+            true => Scheme::Https,
+            false => Scheme::Http,
+        };
+        let unbracketed = url.host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+        AddressParts {
+            scheme,
+            host: unbracketed.unwrap_or(url.host),
+            port: url.port.strip_prefix(':').and_then(|digits| digits.parse().ok()),
+            base_path: url.path,
+        }
+    }
+}
+
+/// How an instance is called.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Scheme {
+    /// HTTP without TLS. Also that of an instance that does not speak HTTP at all.
+    #[default]
+    Http,
+    /// HTTP over TLS.
+    Https,
+}
+
+impl Scheme {
+    /// As it stands in a URL.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Https => "https",
+        }
+    }
+
+    /// The port of a URL that has none.
+    #[must_use]
+    pub fn default_port(self) -> u16 {
+        match self {
+            Self::Http => 80,
+            Self::Https => 443,
+        }
+    }
+}
+
+/// An address as values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AddressParts<'a> {
+    /// How the instance is called.
+    pub scheme: Scheme,
+    /// A host name or an IP address; an IPv6 address without brackets.
+    pub host: &'a str,
+    /// The port, if the owner named one. Without it HTTP clients use [`Scheme::default_port`].
+    pub port: Option<u16>,
+    /// What comes before every path on the instance: empty, or a path that begins with a slash.
+    pub base_path: &'a str,
+}
+
+impl AddressParts<'_> {
+    /// The port that HTTP clients connect to.
+    #[must_use]
+    pub fn http_port(&self) -> u16 {
+        self.port.unwrap_or_else(|| self.scheme.default_port())
     }
 }
 
@@ -67,9 +155,31 @@ impl fmt::Debug for Address {
     }
 }
 
+/// A URL cut at its separators, not checked.
+struct Url<'a> {
+    scheme: &'a str,
+    authority: &'a str,
+    /// With its brackets, if it has any.
+    host: &'a str,
+    /// What follows the host: empty, or with a colon in front.
+    port: &'a str,
+    path: &'a str,
+}
+
+impl<'a> Url<'a> {
+    fn split(text: &'a str) -> Self {
+        let (scheme, rest) = text.split_once("://").unwrap_or(("", text));
+        let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+        let (host, port) = match authority.find(']') {
+            Some(end) => authority.split_at(end + 1),
+            None => authority.split_at(authority.find(':').unwrap_or(authority.len())),
+        };
+        Self { scheme, authority, host, port, path }
+    }
+}
+
 fn check(text: &str) -> Result<(), Limit> {
-    let (scheme, rest) = text.split_once("://").unwrap_or(("", text));
-    let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+    let Url { scheme, authority, host, port, path } = Url::split(text);
     let is_bracketed = authority.contains(['[', '@']);
     if !is_bracketed && authority.bytes().filter(|b| *b == b':').count() > 1 {
         return Err(Limit::UrlBrackets);
@@ -80,10 +190,6 @@ fn check(text: &str) -> Result<(), Limit> {
     if authority.contains('@') {
         return Err(Limit::UrlUser);
     }
-    let (host, port) = match authority.find(']') {
-        Some(end) => authority.split_at(end + 1),
-        None => authority.split_at(authority.find(':').unwrap_or(authority.len())),
-    };
     if host.is_empty() {
         return Err(Limit::UrlHost);
     }
@@ -93,6 +199,10 @@ fn check(text: &str) -> Result<(), Limit> {
     if !port.is_empty() && !port.strip_prefix(':').is_some_and(is_port) {
         return Err(Limit::UrlPort);
     }
+    check_path(path)
+}
+
+fn check_path(path: &str) -> Result<(), Limit> {
     if !path.chars().all(is_of_path) {
         return Err(Limit::UrlPath);
     }

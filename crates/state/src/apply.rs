@@ -15,7 +15,7 @@ use super::event::{Event, EventKind, RemovalCause};
 use super::faults;
 use super::health::{Health, Liveness, Readiness};
 use super::identity::{EndedSession, Role, SigningKey, TokenRecord, User};
-use super::instance::{Drain, Instance, Registration};
+use super::instance::{Drain, Expiry, Instance, Registration};
 use super::limits::{self, Given, Limit, LimitExceeded};
 use super::name::{InstanceKey, Name, ServiceKey};
 use super::policy::{PolicyRecord, ServicePolicy};
@@ -210,6 +210,14 @@ impl ControlState {
                 .map_err(Rejection::Limit)?;
         }
         let existing = existing.cloned();
+        // A permanent instance has no lease that an equal registration would renew.
+        if let Some(old) = existing.as_ref().filter(|old| old.registration == *registration)
+            && registration.expiry == Expiry::Never
+        {
+            return Ok(old.lease_epoch);
+        }
+        let neighbour = service.and_then(|service| service.neighbour(&registration.id));
+        let neighbour = neighbour.cloned();
         let len_before = existing.as_ref().map_or(0, |old| old.registration.stored_len());
         let len = self.check_room(step, existing.is_none(), len_before, registration)?;
         self.registrations_len = self.registrations_len - len_before + len;
@@ -222,7 +230,13 @@ impl ControlState {
         let equal = existing.as_ref().filter(|old| old.registration == *registration);
         let instance = Arc::new(match equal {
             Some(old) => Instance { registered_index: index, ..Instance::clone(old) },
-            None => new_instance(existing.as_deref(), registration, index, self.time_ms),
+            None => {
+                let mut registration = registration.clone();
+                if let Some(neighbour) = neighbour {
+                    registration.share_texts(&neighbour.registration);
+                }
+                new_instance(existing.as_deref(), registration, index, self.time_ms)
+            }
         });
         let lease_epoch = instance.lease_epoch;
         let changed = equal.is_none();
@@ -711,13 +725,13 @@ impl ControlState {
 /// the owner changed: only a probe or an operator changes it.
 fn new_instance(
     old: Option<&Instance>,
-    registration: &Registration,
+    registration: Registration,
     index: u64,
     time_ms: u64,
 ) -> Instance {
     let stays = old.filter(|old| old.registration.address == registration.address);
     Instance {
-        registration: registration.clone(),
+        registration,
         lease_epoch: index,
         registered_index: index,
         address_index: stays.map_or(index, |old| old.address_index),

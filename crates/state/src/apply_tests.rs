@@ -574,7 +574,7 @@ fn the_whole_registry_is_bounded_and_strangers_leave_room_for_others() {
     driver.state.registrations_len = limits::OPEN_REGISTRATIONS_LEN_MAX;
     let longer = || {
         let mut longer = registration("first");
-        longer.metadata = Box::new([(Name::trusted("k"), "v".into())]);
+        longer.metadata = Arc::new([(Name::trusted("k"), "v".into())]);
         longer
     };
     let refused = register_as(&mut driver, "", longer()).unwrap_err();
@@ -592,7 +592,7 @@ fn the_length_of_registrations_follows_every_change_and_a_snapshot_has_it() {
         driver.register(id);
     }
     let mut longer = registration("a");
-    longer.tags = Box::new([Name::trusted("blue")]);
+    longer.tags = Arc::new(["blue".into()]);
     driver.register_with(longer.clone());
     let both = longer.stored_len() + registration("b").stored_len();
     assert_eq!(driver.state.registrations_len(), both);
@@ -606,4 +606,74 @@ fn the_length_of_registrations_follows_every_change_and_a_snapshot_has_it() {
         driver.propose(None, Command::Deregister { items: vec![item] });
     }
     assert_eq!(driver.state.registrations_len(), 0);
+}
+
+#[test]
+fn tags_keep_their_order_and_their_repeats() {
+    let mut driver = Driver::new();
+    let tags: Arc<[Box<str>]> =
+        ["b".into(), "a".into(), "b".into(), "x".repeat(1_024).into()].into();
+    let tagged = Registration { tags: Arc::clone(&tags), ..registration("a") };
+    let epoch = driver.register_with(tagged.clone().normalised());
+    assert_eq!(driver.instance("a").unwrap().registration.tags, tags);
+    assert_eq!(driver.register_with(tagged.normalised()), epoch);
+    for (tag, refused) in [
+        ("x".repeat(1_025), "tags must be 1 to 1024 bytes long"),
+        (String::new(), "tags must be 1 to 1024 bytes long"),
+        ("a\nb".into(), "tags must be free of control characters"),
+    ] {
+        let bad = Registration { tags: [tag.into()].into(), ..registration("b") };
+        let error = register_as(&mut driver, "ada", bad).unwrap_err();
+        assert!(error.contains(refused), "{error}");
+    }
+}
+
+#[test]
+fn instances_share_the_texts_that_are_equal_and_a_snapshot_shares_them_again() {
+    let mut driver = Driver::new();
+    let in_zone = |id: &str, zone: &str| Registration {
+        zone: Some(Name::trusted(zone)),
+        version: Some(Name::trusted("1")),
+        node: Some(Name::trusted("m1")),
+        tags: ["blue".into()].into(),
+        metadata: [(Name::trusted("owner"), "ada".into())].into(),
+        ..registration(id)
+    };
+    driver.register_with(in_zone("a", "eu"));
+    driver.register_with(in_zone("c", "us"));
+    driver.register_with(in_zone("b", "eu"));
+    let shares = |state: &ControlState, one: &str, other: &str| {
+        let service = state.service(&key()).unwrap();
+        let of = |id: &str| service.instances[&Name::trusted(id)].registration.clone();
+        let (one, other) = (of(one), of(other));
+        let name = |name: &Option<Name>| name.as_ref().unwrap().as_str().as_ptr();
+        (
+            name(&one.zone) == name(&other.zone),
+            [
+                name(&one.version) == name(&other.version),
+                name(&one.node) == name(&other.node),
+                Arc::ptr_eq(&one.tags, &other.tags),
+                Arc::ptr_eq(&one.metadata, &other.metadata),
+            ],
+        )
+    };
+    let mut bytes = Vec::new();
+    driver.state.write_to(&mut bytes).unwrap();
+    let read = ControlState::read_from(&mut bytes.as_slice()).unwrap();
+    for state in [&driver.state, &read] {
+        assert_eq!(shares(state, "a", "b"), (true, [true; 4]));
+        assert_eq!(shares(state, "b", "c"), (false, [true; 4]));
+    }
+    assert_eq!(read.digest(), driver.state.digest());
+}
+
+#[test]
+fn an_equal_registration_of_a_permanent_instance_changes_nothing() {
+    let mut driver = Driver::new();
+    let permanent = Registration { expiry: Expiry::Never, ..registration("a") };
+    let epoch = driver.register_with(permanent.clone());
+    let (before, events) = (Arc::clone(driver.instance("a").unwrap()), driver.events.len());
+    assert_eq!(driver.register_with(permanent), epoch);
+    assert_eq!((driver.instance("a"), driver.events.len()), (Some(&before), events));
+    assert!(driver.register_with(registration("a")) > epoch, "with a lease it is another one");
 }

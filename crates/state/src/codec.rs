@@ -19,7 +19,7 @@ use super::snapshot::SnapshotError;
 const BODY_LEN_MAX: usize = 16 * 1024 * 1024;
 const BATCH_MAGIC: [u8; 3] = *b"MXC";
 const SNAPSHOT_MAGIC: [u8; 3] = *b"MXS";
-/// Formats 1 and 2 had policies as JSON, refusals as texts, or fields that could not grow; no release wrote them.
+/// Formats 1 and 2 had other policies, refusals and instances, and fields that could not grow; no release wrote them.
 const FORMAT_VERSION: u8 = 3;
 
 pub(super) fn config() -> Configuration<LittleEndian, Varint, Limit<BODY_LEN_MAX>> {

@@ -10,7 +10,7 @@ use super::command::Fence;
 use super::dedup::Dedup;
 use super::identity::Identities;
 use super::instance::{Drain, Instance};
-use super::name::{Name, ServiceKey};
+use super::name::{InstanceKey, Name, ServiceKey};
 use super::policy::PolicyRecord;
 use super::runtime_config::{ConfigHistory, ConfigRecord};
 
@@ -32,6 +32,12 @@ impl ServiceState {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.instances.is_empty() && self.drains.is_empty() && self.policy.is_none()
+    }
+
+    /// The instance itself, or else the one before it or after it in the order of the ids.
+    pub(super) fn neighbour(&self, id: &Name) -> Option<&Arc<Instance>> {
+        let before = self.instances.get_prev(id);
+        before.or_else(|| self.instances.get_next(id)).map(|(_, instance)| instance)
     }
 
     /// Whether no operator keeps traffic away from an instance.
@@ -153,6 +159,12 @@ impl ControlState {
     #[must_use]
     pub fn service(&self, key: &ServiceKey) -> Option<&Arc<ServiceState>> {
         self.services.get(key)
+    }
+
+    /// One instance.
+    #[must_use]
+    pub fn instance(&self, key: &InstanceKey) -> Option<&Arc<Instance>> {
+        self.services.get(&key.service)?.instances.get(&key.instance)
     }
 
     /// How many instances are registered.

@@ -8,14 +8,13 @@ use super::instance::Instance;
 use super::name::{InstanceKey, Name, ServiceKey};
 
 /// One change. Every event has an index of its own.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
     /// The index of the state right after the change.
     pub index: u64,
     /// When, in milliseconds since 1970, by the log's clock.
     pub time_ms: u64,
     /// What changed.
-    #[serde(flatten)]
     pub kind: EventKind,
 }
 
@@ -30,14 +29,12 @@ pub enum RemovalCause {
 }
 
 /// The kinds of change.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(tag = "type", rename_all = "snake_case")]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EventKind {
     /// An instance was registered: it is new, or its registration changed, or an equal registration
     /// went through the log and keeps its `lease_epoch`.
     InstanceRegistered {
         /// Whose.
-        #[serde(flatten)]
         key: InstanceKey,
         /// The new value.
         data: Arc<Instance>,
@@ -45,7 +42,6 @@ pub enum EventKind {
     /// The verdict on an instance changed.
     HealthChanged {
         /// Whose.
-        #[serde(flatten)]
         key: InstanceKey,
         /// The new value.
         data: Arc<Instance>,
@@ -53,7 +49,6 @@ pub enum EventKind {
     /// An instance is gone.
     InstanceRemoved {
         /// Whose.
-        #[serde(flatten)]
         key: InstanceKey,
         /// Why.
         cause: RemovalCause,
@@ -61,7 +56,6 @@ pub enum EventKind {
     /// An operator drained an instance, or returned it to service.
     DrainChanged {
         /// Whose.
-        #[serde(flatten)]
         key: InstanceKey,
         /// Whether it is drained now.
         draining: bool,
@@ -69,7 +63,6 @@ pub enum EventKind {
     /// A service's policy was set or taken away.
     PolicyChanged {
         /// Whose.
-        #[serde(flatten)]
         key: ServiceKey,
     },
     /// The runtime configuration changed.

@@ -102,6 +102,10 @@ const NAMES: &[&str] = &[
     "secret",
     "note",
     "tokens",
+    "host",
+    "port",
+    "base_path",
+    "node",
     #[cfg(feature = "next")]
     "note_of_the_cluster",
 ];

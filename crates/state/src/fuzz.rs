@@ -93,8 +93,18 @@ fn policy() -> ServicePolicy {
 fn commands() -> Vec<Command> {
     let key = ServiceKey::new(Name::trusted("default"), Name::trusted("orders"));
     let address = Address::parse("http://10.0.0.1:80").expect("an address");
-    let registration = Registration::new(Name::trusted("a"), address, 5_000);
+    let registration = Registration::new(Name::trusted("a"), address.clone(), 5_000);
     let heavy = Registration { weight: 101, ..registration.clone() };
+    let full = Registration {
+        expiry: Expiry::Never,
+        zone: Some(Name::trusted("eu")),
+        version: Some(Name::trusted("1")),
+        node: Some(Name::trusted("m1")),
+        tags: ["b".into(), "a".into(), "b".into()].into(),
+        metadata: [(Name::trusted("owner"), "ada".into())].into(),
+        probe: Some(Box::default()),
+        ..Registration::new(Name::trusted("b"), address.clone(), 5_000)
+    };
     let instance = key.instance(Name::trusted("a"));
     let put_policy = |policy, expected_revision| Command::PutPolicy {
         key: key.clone(),
@@ -128,7 +138,9 @@ fn commands() -> Vec<Command> {
     let next_key = SigningKey { key_id: Name::trusted("l"), ..signing_key.clone() };
     vec![
         Command::GrantLeadership { holder: Name::trusted("node-1") },
-        Command::Register { items: vec![(key.clone(), registration), (key.clone(), heavy)] },
+        Command::Register {
+            items: vec![(key.clone(), registration), (key.clone(), heavy), (key.clone(), full)],
+        },
         Command::SetDrain { key: instance.clone(), reason: Some("update".into()) },
         put_policy(policy(), Some(0)),
         put_policy(ServicePolicy::default(), Some(0)),
@@ -221,7 +233,7 @@ mod tests {
     /// The commands of [`commands`] as the log holds them: the length and the hash of each.
     const BYTES: &[(usize, &str)] = &[
         (44, "3d71293377229065"),
-        (130, "ef604e9173331b08"),
+        (225, "9a92918457b08ffb"),
         (62, "a4b117a921413270"),
         (337, "ff4a32eb5aae7471"),
         (112, "a7cfd7cc3329a0ab"),
@@ -270,7 +282,7 @@ mod tests {
             state.apply(proposal, &mut Vec::new());
         }
         let digest = state.digest();
-        assert_eq!((digest.index, &digest.digest[..16]), (23, "d6d0742c98ae43b5"));
+        assert_eq!((digest.index, &digest.digest[..16]), (24, "c24680e994a5260a"));
     }
 
     #[test]

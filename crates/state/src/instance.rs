@@ -1,22 +1,55 @@
 //! What a service instance is, as its owner registered it and as the state holds it.
 
-use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+
+use bincode::{Decode, Encode};
 
 use super::address::Address;
 use super::health::Health;
 use super::limits::{self, Given, Limit, LimitExceeded, check_count, check_range, check_text};
 use super::name::Name;
 use super::policy::ProbeSpec;
-use super::versioned::stored;
+use super::versioned::{Needs, stored};
 
 /// About what is kept beside the texts of an instance, and of a probe, in bytes.
 const STORED_BESIDE_LEN: usize = 256;
 /// About what is kept beside the texts of a tag or a metadata entry, in bytes.
 const STORED_BESIDE_ENTRY_LEN: usize = 64;
 
+/// When an instance is removed although nobody asked for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum Expiry {
+    /// After a time without a heartbeat: the instance has a lease.
+    AfterSilence {
+        /// That time, in milliseconds.
+        ttl_ms: u64,
+    },
+    /// Never: it is permanent, has no lease, and stays until it is deregistered.
+    Never,
+}
+
+impl Expiry {
+    /// The time to live of the lease, in milliseconds; `None` if there is no lease.
+    #[must_use]
+    pub fn ttl_ms(self) -> Option<u64> {
+        match self {
+            Self::AfterSilence { ttl_ms } => Some(ttl_ms),
+            Self::Never => None,
+        }
+    }
+}
+
+impl Needs for Expiry {
+    fn needs(&self) -> u32 {
+        match self {
+            Self::AfterSilence { ttl_ms: _ } | Self::Never => 1,
+        }
+    }
+}
+
 /// What the owner of an instance says of it. A registration equal to the present one is a
 /// heartbeat.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Registration {
     /// The instance's name within its service.
     pub id: Name,
@@ -24,60 +57,79 @@ pub struct Registration {
     pub address: Address,
     /// Its share of the traffic against its peers, 1 to [`limits::WEIGHT_MAX`].
     pub weight: u16,
-    /// Time after the last heartbeat at which it expires, in milliseconds.
-    pub ttl_ms: u64,
+    /// When it expires.
+    pub expiry: Expiry,
     /// The zone that it runs in.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub zone: Option<Name>,
     /// The version that it runs.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub version: Option<Name>,
-    /// Labels, sorted and without repeats.
-    #[serde(skip_serializing_if = "<[_]>::is_empty")]
-    pub tags: Box<[Name]>,
+    /// The name of the machine that it runs on.
+    pub node: Option<Name>,
+    /// Labels, as its owner gave them: in that order, repeats included.
+    pub tags: Arc<[Box<str>]>,
     /// Free entries, sorted by key.
-    #[serde(skip_serializing_if = "<[_]>::is_empty")]
-    pub metadata: Box<[(Name, Box<str>)]>,
+    pub metadata: Arc<[(Name, Box<str>)]>,
     /// Its probe, if it differs from that of the service's policy.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub probe: Option<Box<ProbeSpec>>,
 }
 
-stored!(Registration { id, address, weight, ttl_ms, zone, version, tags, metadata, probe });
+stored!(Registration { id, address, weight, expiry, zone, version, node, tags, metadata, probe });
 
 impl Registration {
-    /// A registration with everything optional left out.
+    /// A registration with a lease, and with everything optional left out.
     #[must_use]
     pub fn new(id: Name, address: Address, ttl_ms: u64) -> Self {
         Self {
             id,
             address,
             weight: 1,
-            ttl_ms,
+            expiry: Expiry::AfterSilence { ttl_ms },
             zone: None,
             version: None,
-            tags: Box::default(),
-            metadata: Box::default(),
+            node: None,
+            tags: Arc::default(),
+            metadata: Arc::default(),
             probe: None,
         }
     }
 
-    /// Sorts what is unordered, so that equal registrations compare equal.
+    /// Sorts the metadata by key, so that equal registrations compare equal.
     #[must_use]
     pub fn normalised(mut self) -> Self {
-        let mut tags = std::mem::take(&mut self.tags).into_vec();
-        tags.sort();
-        tags.dedup();
-        self.tags = tags.into();
-        self.metadata.sort_by(|a, b| a.0.cmp(&b.0));
+        if !self.metadata.is_sorted_by(|a, b| a.0 <= b.0) {
+            let mut metadata = self.metadata.to_vec();
+            metadata.sort_by(|a, b| a.0.cmp(&b.0));
+            self.metadata = metadata.into();
+        }
         self
+    }
+
+    /// Takes over the texts that are equal to those of another instance of the service: most instances of a service
+    /// have the same zone, version, tags and metadata, and need not store each of them again. Changes no value.
+    pub(super) fn share_texts(&mut self, other: &Self) {
+        let names = [
+            (&mut self.zone, &other.zone),
+            (&mut self.version, &other.version),
+            (&mut self.node, &other.node),
+        ];
+        for (own, other) in names {
+            if *own == *other {
+                own.clone_from(other);
+            }
+        }
+        if self.tags == other.tags {
+            self.tags = Arc::clone(&other.tags);
+        }
+        if self.metadata == other.metadata {
+            self.metadata = Arc::clone(&other.metadata);
+        }
     }
 
     /// The bytes that it counts in the registry: the length of its texts, plus an estimate of the overhead of each.
     #[must_use]
     pub fn stored_len(&self) -> u64 {
         let name = |name: &Option<Name>| name.as_ref().map_or(0, |name| name.as_str().len());
-        let tags = self.tags.iter().map(|tag| tag.as_str().len() + STORED_BESIDE_ENTRY_LEN);
+        let tags = self.tags.iter().map(|tag| tag.len() + STORED_BESIDE_ENTRY_LEN);
         let metadata = self.metadata.iter();
         let metadata =
             metadata.map(|(key, v)| key.as_str().len() + v.len() + STORED_BESIDE_ENTRY_LEN);
@@ -86,6 +138,7 @@ impl Registration {
             + self.address.as_str().len()
             + name(&self.zone)
             + name(&self.version)
+            + name(&self.node)
             + tags.sum::<usize>()
             + metadata.sum::<usize>()
             + self.probe.as_ref().map_or(0, |probe| STORED_BESIDE_LEN + probe.texts_len());
@@ -97,19 +150,23 @@ impl Registration {
         limits::check_name("id", self.id.as_str())?;
         Address::parse(self.address.as_str())?;
         check_range("weight", self.weight.into(), 1, limits::WEIGHT_MAX.into())?;
-        check_range("ttl_ms", self.ttl_ms, limits::TTL_MS_MIN, limits::TTL_MS_MAX)?;
-        for (field, name) in [("zone", &self.zone), ("version", &self.version)] {
+        if let Expiry::AfterSilence { ttl_ms } = self.expiry {
+            check_range("ttl_ms", ttl_ms, limits::TTL_MS_MIN, limits::TTL_MS_MAX)?;
+        }
+        for (field, name) in
+            [("zone", &self.zone), ("version", &self.version), ("node", &self.node)]
+        {
             if let Some(name) = name {
                 limits::check_name(field, name.as_str())?;
             }
         }
         check_count("tags", self.tags.len(), limits::TAGS_MAX)?;
-        for tag in &self.tags {
-            limits::check_name("tags", tag.as_str())?;
+        for tag in &*self.tags {
+            check_text("tags", tag, 1, limits::TAG_LEN_MAX)?;
         }
         check_count("metadata", self.metadata.len(), limits::METADATA_ENTRIES_MAX)?;
         let mut total = 0;
-        for (key, value) in &self.metadata {
+        for (key, value) in &*self.metadata {
             limits::check_name("metadata", key.as_str())?;
             check_text("metadata", value, 0, limits::METADATA_VALUE_LEN_MAX)?;
             total += key.as_str().len() + value.len();
@@ -126,10 +183,9 @@ impl Registration {
 }
 
 /// An instance as the registry holds it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Instance {
     /// What its owner said.
-    #[serde(flatten)]
     pub registration: Registration,
     /// Index at which the present registration came or last changed. An equal registration keeps
     /// it. Heartbeats and removals may name it.
@@ -160,7 +216,7 @@ stored!(Instance {
 
 /// An operator's word that an instance gets no new traffic. It outlives re-registration and
 /// expiry: what the operator decided outranks what machines report.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Drain {
     /// Who drained it.
     pub by: Name,

@@ -38,7 +38,7 @@ mod traffic;
 mod versioned;
 mod wording;
 
-pub use address::Address;
+pub use address::{Address, AddressParts, Scheme};
 pub use audit::{AuditChain, AuditClass, AuditLog, AuditOutcome, AuditRecord};
 pub use audit_action::AuditAction;
 pub use codec::{
@@ -54,7 +54,7 @@ pub use event::{Event, EventKind, RemovalCause};
 pub use field::Field;
 pub use health::{Health, Liveness, Readiness};
 pub use identity::{EndedSession, Identities, Role, SigningKey, TokenRecord, User};
-pub use instance::{Drain, Instance, Registration};
+pub use instance::{Drain, Expiry, Instance, Registration};
 pub use leadership::Leadership;
 pub use limits::{Given, Limit, LimitExceeded};
 pub use name::{InstanceKey, Name, ServiceKey, ServiceRef};

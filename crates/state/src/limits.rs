@@ -6,12 +6,14 @@ use bincode::{Decode, Encode};
 
 use super::field::Field;
 
-/// Longest name of a service or instance, zone, version or tag, in bytes.
+/// Longest name of a service, an instance, a zone, a version or a node, in bytes.
 pub const NAME_LEN_MAX: usize = 255;
 /// Longest address, in bytes.
 pub const ADDRESS_LEN_MAX: usize = 2_048;
 /// Most tags of one instance.
 pub const TAGS_MAX: usize = 64;
+/// Longest tag, in bytes.
+pub const TAG_LEN_MAX: usize = 1_024;
 /// Most metadata entries of one instance.
 pub const METADATA_ENTRIES_MAX: usize = 64;
 /// Longest metadata value, in bytes.
@@ -153,6 +155,12 @@ pub enum Limit {
         /// Whether this is what callers without a credential may have.
         is_open: bool,
     },
+    /// A host name or an IP address.
+    Host,
+    /// A path that begins with a slash, or nothing.
+    BasePath,
+    /// No time to live, because the instance is permanent.
+    NotIfPermanent,
 }
 
 /// What came in place of an allowed value. Variants are only ever appended.

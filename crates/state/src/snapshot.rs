@@ -181,8 +181,11 @@ impl ControlState {
         loop {
             let record = next_record(&mut input)?;
             match record {
-                Record::Instance(instance) => {
+                Record::Instance(mut instance) => {
                     let (_, service) = current.as_mut().ok_or_else(|| orphan("instance"))?;
+                    if let Some(neighbour) = service.neighbour(&instance.registration.id) {
+                        instance.registration.share_texts(&neighbour.registration);
+                    }
                     state.instances_len += 1;
                     state.registrations_len += instance.registration.stored_len();
                     service.instances.insert(instance.registration.id.clone(), Arc::new(instance));

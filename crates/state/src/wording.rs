@@ -82,6 +82,9 @@ impl Display for Limit {
             Self::UrlPort => "a URL whose port is 1 to 65535",
             Self::UrlPath => "a URL without query, fragment, space, quote or backslash",
             Self::UrlDots => "a URL without . or .. in its path",
+            Self::Host => "a host name or an IP address, without a port",
+            Self::BasePath => "a path that begins with a slash, or left out",
+            Self::NotIfPermanent => "left out if the instance is permanent",
         };
         f.write_str(words)
     }

@@ -141,9 +141,12 @@ mod tests {
         let [Command::Register { items }] = &import.commands[..] else { panic!("one batch") };
         let (key, first) = &items[0];
         assert_eq!(key.to_string(), "default/orders");
-        assert_eq!((first.id.as_str(), first.weight, first.ttl_ms), ("node-a", 2, 5_500));
+        assert_eq!(
+            (first.id.as_str(), first.weight, first.expiry.ttl_ms()),
+            ("node-a", 2, Some(5_500))
+        );
         assert_eq!(first.probe.as_ref().unwrap().path, "/health");
-        assert_eq!((items[1].1.weight, items[1].1.ttl_ms), (1, 30_500));
+        assert_eq!((items[1].1.weight, items[1].1.expiry.ttl_ms()), (1, Some(30_500)));
         assert_eq!(items[1].1.probe, None);
     }
 

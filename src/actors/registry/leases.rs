@@ -257,29 +257,31 @@ impl LeaseTable {
     }
 
     /// Opens the lease of a registration that was made under this leader, or replaces the one before
-    /// it; it runs for its whole time to live.
+    /// it; it runs for its whole time to live. A permanent instance has none.
     pub fn open(&self, key: &InstanceKey, instance: &Instance, now_ms: u64) {
-        let until_ms = now_ms + instance.registration.ttl_ms + self.settings.grace_ms;
-        self.put(key, instance, until_ms, 0);
+        let Some(ttl_ms) = instance.registration.expiry.ttl_ms() else { return self.forget(key) };
+        let until_ms = now_ms + ttl_ms + self.settings.grace_ms;
+        self.put(key, instance, ttl_ms, until_ms, 0);
     }
 
     /// Opens the lease of a registration that may be older than this leadership: it may have been
     /// renewed until now, and runs for its whole time to live plus `extra_ms`, unless
     /// [`Self::inherit`] says what was left of it.
     pub fn take_over(&self, key: &InstanceKey, instance: &Instance, now_ms: u64, extra_ms: u64) {
-        let whole_ms = instance.registration.ttl_ms + self.settings.grace_ms + extra_ms;
-        self.put(key, instance, 0, now_ms + whole_ms);
+        let Some(ttl_ms) = instance.registration.expiry.ttl_ms() else { return self.forget(key) };
+        let whole_ms = ttl_ms + self.settings.grace_ms + extra_ms;
+        self.put(key, instance, ttl_ms, 0, now_ms + whole_ms);
     }
 
     fn put(
         &self,
         key: &InstanceKey,
         instance: &Instance,
+        ttl_ms: u64,
         heard_until_ms: u64,
         inherited_until_ms: u64,
     ) {
         let id = LeaseId::of_key(key);
-        let ttl_ms = instance.registration.ttl_ms;
         let lease = Lease {
             key: key.clone(),
             epoch: instance.lease_epoch,
@@ -311,7 +313,7 @@ impl LeaseTable {
         leases.insert(id, lease);
     }
 
-    /// Forgets the lease of an instance that is gone.
+    /// Forgets the lease of an instance that is gone, or that is permanent from now on.
     pub fn forget(&self, key: &InstanceKey) {
         self.leases.pin().remove(&LeaseId::of_key(key));
     }

@@ -1,5 +1,5 @@
 use super::*;
-use maxine_state::{Address, Health, Name, Registration, ServiceKey};
+use maxine_state::{Address, Expiry, Health, Name, Registration, ServiceKey};
 
 fn key(id: usize) -> InstanceKey {
     ServiceKey::new(Name::trusted("default"), Name::trusted("s"))
@@ -233,4 +233,18 @@ fn handing_over_again_and_again_does_not_prolong_a_silent_lease() {
         assert_eq!(table.due(5_499, 10), Due::Nothing);
     }
     assert_eq!(expired(table.due(5_500, 10)), ["i0"]);
+}
+
+#[test]
+fn a_permanent_instance_has_no_lease() {
+    let table = table(1);
+    let mut permanent = instance(0, 9, 5_000);
+    permanent.registration.expiry = Expiry::Never;
+    table.open(&key(0), &permanent, 10);
+    assert_eq!((table.len(), table.due(u64::MAX / 2, 10)), (0, Due::Nothing));
+    assert!(!table.renew(LeaseId::of_key(&key(0)), 0, 20));
+    table.take_over(&key(0), &permanent, 10, 0);
+    assert!(table.is_empty());
+    table.open(&key(0), &instance(0, 10, 5_000), 30);
+    assert_eq!(table.len(), 1, "with a time to live it has one again");
 }

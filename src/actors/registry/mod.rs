@@ -387,15 +387,16 @@ impl Registry {
         let snapshot = self.view.snapshot();
         let epoch_of = |key: &ServiceKey, registration: &Registration| {
             let instance = snapshot.state.service(key)?.instances.get(&registration.id)?;
-            (instance.registration == *registration).then_some(instance.lease_epoch)
+            let is_leased = registration.expiry.ttl_ms().is_some();
+            (is_leased && instance.registration == *registration).then_some(instance.lease_epoch)
         };
         let each = items.iter().enumerate();
         each.filter_map(|(at, (key, registration))| Some((at, epoch_of(key, registration)?)))
             .collect()
     }
 
-    /// Renews leases; for each, whether it is known. One that is not must be registered anew. Before
-    /// them, the index of this node's state that the answer was compared with.
+    /// Renews leases; for each, whether it is known. One that is not must be registered anew, unless it is permanent
+    /// and has no lease. Before them, the index of this node's state that the answer was compared with.
     ///
     /// Where the leases and this node's view differ, one of them is behind by a moment: a heartbeat
     /// right after its instance's removal is not told as known, nor one right after a registration
@@ -421,6 +422,7 @@ impl Registry {
             let sees = |item: &Renewal| {
                 let service = snapshot.state.service(&item.key.service);
                 let instance = service.and_then(|s| s.instances.get(&item.key.instance));
+                let instance = instance.filter(|i| i.registration.expiry.ttl_ms().is_some());
                 let epoch = instance.map(|instance| instance.lease_epoch);
                 epoch.is_some() && (item.lease_epoch.is_none() || item.lease_epoch == epoch)
             };

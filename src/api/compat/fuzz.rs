@@ -20,7 +20,9 @@ pub(crate) fn body(bytes: &[u8]) {
                 address.bytes().all(|b| b.is_ascii_graphic()) || !address.is_ascii(),
                 "{address:?}"
             );
-            assert!(registration::time_out_s(&registration) > 0);
+            assert!(
+                registration::time_out_s(&registration).is_some_and(|time_out_s| time_out_s > 0)
+            );
             let probe = registration::health_check_path(&registration);
             assert!(!probe.contains("://"), "a health check elsewhere: {probe}");
         }

@@ -134,9 +134,9 @@ fn probe(value: Option<&Value>) -> Result<Option<Box<ProbeSpec>>, String> {
     Ok(Some(Box::new(probe)))
 }
 
-/// `timeOut` of an instance, in seconds, whichever API registered it.
-pub(super) fn time_out_s(registration: &Registration) -> u64 {
-    (registration.ttl_ms / 1_000).max(1)
+/// `timeOut` of an instance, in seconds, whichever API registered it; `None` if it never expires.
+pub(super) fn time_out_s(registration: &Registration) -> Option<u64> {
+    registration.expiry.ttl_ms().map(|ttl_ms| (ttl_ms / 1_000).max(1))
 }
 
 /// `healthCheckPath` of an instance.
@@ -195,14 +195,17 @@ mod tests {
             (json!("NaN"), 5),
         ] {
             let registration = read_with(json!({ "timeOut": given })).unwrap();
-            assert_eq!(registration.ttl_ms, time_out_s * 1_000 + 500, "{given}");
-            assert_eq!(super::time_out_s(&registration), time_out_s);
+            assert_eq!(registration.expiry.ttl_ms(), Some(time_out_s * 1_000 + 500), "{given}");
+            assert_eq!(super::time_out_s(&registration), Some(time_out_s));
         }
         assert_eq!(read_with(json!({"weight": "10"})).unwrap().weight, 10);
         assert_eq!(read_with(json!({"weight": -3})).unwrap().weight, 3);
         assert_eq!(read_with(json!({"weight": 0})).unwrap().weight, 1);
         assert_eq!(read_with(json!({"weight": 11})).unwrap_err(), INVALID);
-        assert_eq!(read_with(json!({"timeOut": 2_147_484})).unwrap().ttl_ms, 2_147_484_500);
+        assert_eq!(
+            read_with(json!({"timeOut": 2_147_484})).unwrap().expiry.ttl_ms(),
+            Some(2_147_484_500)
+        );
         assert!(read_with(json!({"timeOut": 1e300})).is_err());
     }
 

@@ -4,6 +4,7 @@
 //! no names are copied, nothing is allocated per item but its place in one list.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
@@ -19,7 +20,10 @@ use crate::actors::registry::LeaseId;
 use crate::api::problem::Problem;
 use crate::api::{AppState, CalledBy, Caller};
 use maxine_state::limits::{BATCH_ITEMS_MAX, check_count};
-use maxine_state::{Name, ProbeSpec, Registration, RuntimeConfig, ServiceKey};
+use maxine_state::{
+    ControlState, Expiry, Instance, Name, ProbeSpec, Registration, RuntimeConfig, Scheme,
+    ServiceKey,
+};
 
 fn default_namespace<'a>() -> Cow<'a, str> {
     Cow::Borrowed(ServiceKey::DEFAULT_NAMESPACE)
@@ -40,9 +44,25 @@ pub(super) struct BatchRegistration {
     /// The instance's name within the service.
     #[schema(min_length = 1, max_length = 255)]
     id: String,
-    /// Address of the instance.
+    /// Address of the instance, as a URL. Either this or `host` must be there.
+    #[serde(default)]
     #[schema(example = "http://10.0.0.1:8080", min_length = 1, max_length = 2048)]
-    address: String,
+    address: Option<String>,
+    /// How it is called; by default `http`.
+    #[serde(default)]
+    scheme: Option<Scheme>,
+    /// A host name or an IP address, in place of `address`.
+    #[serde(default)]
+    #[schema(min_length = 1, max_length = 2048)]
+    host: Option<String>,
+    /// The port. Without it HTTP clients use that of the scheme.
+    #[serde(default)]
+    #[schema(minimum = 1, maximum = 65535)]
+    port: Option<u64>,
+    /// What comes before every path on the instance, such as `/api`.
+    #[serde(default)]
+    #[schema(max_length = 2048)]
+    base_path: Option<String>,
     /// Its share of the traffic, relative to the other instances; by default 1.
     #[serde(default)]
     #[schema(minimum = 1, maximum = 100)]
@@ -51,13 +71,20 @@ pub(super) struct BatchRegistration {
     #[serde(default)]
     #[schema(minimum = 1000, maximum = 34_560_000_000_u64)]
     ttl_ms: Option<u64>,
+    /// If true, it never expires: it has no `ttl_ms`, needs no heartbeats, and stays until it is deregistered.
+    #[serde(default)]
+    permanent: bool,
     /// The zone that it runs in.
     #[serde(default)]
     zone: Option<String>,
     /// The version that it runs.
     #[serde(default)]
     version: Option<String>,
-    /// Labels.
+    /// The name of the machine that it runs on.
+    #[serde(default)]
+    #[schema(min_length = 1, max_length = 255)]
+    node: Option<String>,
+    /// Labels, each of 1 to 1024 bytes. Their order and repeats are kept.
     #[serde(default)]
     #[schema(max_items = 64)]
     tags: Vec<String>,
@@ -81,10 +108,16 @@ impl BatchRegistration {
         let id = Name::parse("id", &self.id)?;
         let body = RegistrationBody {
             address: self.address,
+            scheme: self.scheme,
+            host: self.host,
+            port: self.port,
+            base_path: self.base_path,
             weight: self.weight,
             ttl_ms: self.ttl_ms,
+            permanent: self.permanent,
             zone: self.zone,
             version: self.version,
+            node: self.node,
             tags: self.tags,
             metadata: self.metadata,
             probe: self.probe,
@@ -200,6 +233,8 @@ pub(super) struct HeartbeatBatch<'a> {
 pub(super) struct HeartbeatResults {
     /// Positions of the items that are not registered (any more): register them again.
     unknown: Vec<usize>,
+    /// Positions of the items that are permanent: they have no lease, and need no heartbeats.
+    permanent: Vec<usize>,
 }
 
 /// Renews up to 1000 leases.
@@ -214,21 +249,38 @@ pub(super) async fn heartbeat_batch(
     answered: Answered,
     RawJson(body): RawJson<BATCH_BODY_LEN_MAX>,
 ) -> Result<Json<HeartbeatResults>, Problem> {
-    let ids = lease_ids(&body)?;
-    let known = state.registry().renew(ids).await?;
+    let items = heartbeats(&body)?;
+    let known = state.registry().renew(lease_ids(&items)).await?;
     answered.by_present(&state);
     let missing = known.iter().enumerate().filter(|(_, known)| !**known);
-    Ok(Json(HeartbeatResults { unknown: missing.map(|(position, _)| position).collect() }))
+    let missing = missing.map(|(position, _)| position);
+    let snapshot = state.view().snapshot();
+    let (permanent, unknown) = missing.partition(|position| {
+        let instance = items.get(*position).and_then(|item| item.instance(&snapshot.state));
+        instance.is_some_and(|instance| instance.registration.expiry == Expiry::Never)
+    });
+    Ok(Json(HeartbeatResults { unknown, permanent }))
 }
 
-fn lease_ids(body: &[u8]) -> Result<Vec<(LeaseId, u64)>, Problem> {
+impl BatchHeartbeat<'_> {
+    fn instance<'s>(&self, state: &'s ControlState) -> Option<&'s Arc<Instance>> {
+        let key = service_key(&self.namespace, &self.service).ok()?;
+        state.instance(&key.instance(Name::parse("id", &self.id).ok()?))
+    }
+}
+
+fn heartbeats(body: &[u8]) -> Result<Vec<BatchHeartbeat<'_>>, Problem> {
     let batch: HeartbeatBatch<'_> = parse_json(body)?;
     check_count("items", batch.items.len(), BATCH_ITEMS_MAX)?;
+    Ok(batch.items)
+}
+
+fn lease_ids(items: &[BatchHeartbeat<'_>]) -> Vec<(LeaseId, u64)> {
     let id = |item: &BatchHeartbeat<'_>| {
         let lease = LeaseId::of(&item.namespace, &item.service, &item.id);
         (lease, item.lease_epoch.unwrap_or(0))
     };
-    Ok(batch.items.iter().map(id).collect())
+    items.iter().map(id).collect()
 }
 
 #[cfg(test)]
@@ -243,15 +295,15 @@ mod tests {
             (LeaseId::of("default", "orders", "a"), 0),
             (LeaseId::of("shop", "orders", "b"), 7),
         ];
-        assert_eq!(lease_ids(body).unwrap(), expected);
+        assert_eq!(lease_ids(&heartbeats(body).unwrap()), expected);
     }
 
     #[test]
     fn a_batch_over_the_limit_or_with_unknown_fields_is_refused() {
         let item = r#"{"service":"s","id":"i"}"#;
         let many = format!(r#"{{"items":[{}]}}"#, vec![item; 1_001].join(","));
-        assert_eq!(lease_ids(many.as_bytes()).unwrap_err().field.as_deref(), Some("items"));
+        assert_eq!(heartbeats(many.as_bytes()).unwrap_err().field.as_deref(), Some("items"));
         let odd = br#"{"items":[{"service":"s","id":"i","ttl":3}]}"#;
-        assert_eq!(lease_ids(odd).unwrap_err().field.as_deref(), Some("ttl"));
+        assert_eq!(heartbeats(odd).unwrap_err().field.as_deref(), Some("ttl"));
     }
 }

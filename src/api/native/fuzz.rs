@@ -35,7 +35,7 @@ fn json<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Option<T> {
 pub(crate) fn body(bytes: &[u8]) {
     if let Some(body) = json::<RegistrationBody>(bytes) {
         let made = body.into_registration(Name::trusted("a"), &RuntimeConfig::default());
-        if let Some(registration) = checked(made.map_err(Problem::from)) {
+        if let Some(registration) = checked(made) {
             assert_eq!(registration.check(), Ok(()));
         }
     }
@@ -63,6 +63,7 @@ pub(crate) fn body(bytes: &[u8]) {
 pub(crate) fn seeds() -> Vec<Vec<u8>> {
     maxine_fuzzing::texts(&[
         r#"{"address":"http://10.0.0.1:8080","weight":1,"ttl_ms":10000,"zone":"eu","tags":["blue"],"metadata":{"a":"1"},"probe":{"kind":"http","path":"/h"}}"#,
+        r#"{"scheme":"https","host":"::1","port":8443,"base_path":"/api","permanent":true,"node":"m1","tags":["b","a","b"]}"#,
         r#"{"items":[{"namespace":"default","service":"s","id":"a","address":"http://h"},{"service":"s","id":"a","lease_epoch":1}]}"#,
         r#"{"selection":{"strategy":"consistent_hash","hash_key":{"from":"header","name":"x"}},"probe":null,"traffic":{}}"#,
         r#"{"log_async":true,"heartbeat_timeout_s":5,"selection_strategy":"round_robin","discovery_mode":"proxy"}"#,

@@ -12,7 +12,7 @@ use super::shape::{DrainView, HealthView};
 use crate::api::problem::Problem;
 use crate::api::{AppState, CalledBy, ProbeObservation, Standing};
 use crate::health::ProbeFrom;
-use maxine_state::{Instance, Liveness, ProbeSpec, Readiness, Role, ServiceState};
+use maxine_state::{Expiry, Instance, Liveness, ProbeSpec, Readiness, Role, ServiceState};
 
 /// Why an instance gets traffic, or does not.
 #[derive(Debug, Serialize, ToSchema)]
@@ -29,6 +29,8 @@ pub(super) struct HealthWhy {
     why: String,
     /// Result of the health checks.
     verdict: HealthView,
+    /// Whether it never expires.
+    permanent: bool,
     /// Who drained it; null if it is not drained.
     drain: Option<DrainView>,
     /// The probe that the health checker runs. Its kind is `heartbeat` if there is none.
@@ -82,6 +84,7 @@ pub(super) async fn instance_health(
         routable,
         why,
         verdict: HealthView::from(&instance.health),
+        permanent: instance.registration.expiry == Expiry::Never,
         drain: drain.map(|drain| DrainView::from(drain.as_ref())),
         probe,
         probe_from,
@@ -101,8 +104,11 @@ fn why(service: &ServiceState, instance: &Instance) -> String {
         (Liveness::Evicted, _) => format!("evicted by its health checks: {reason}"),
         (Liveness::Alive, Readiness::NotReady) => format!("its health checks fail: {reason}"),
         (Liveness::Alive, Readiness::Ready) => "its health checks pass".into(),
-        (Liveness::Alive, Readiness::Unknown) => {
-            "its lease has not expired, and no probe of it has a result".into()
-        }
+        (Liveness::Alive, Readiness::Unknown) => match instance.registration.expiry {
+            Expiry::AfterSilence { .. } => {
+                "its lease has not expired, and no probe of it has a result".into()
+            }
+            Expiry::Never => "it is permanent, and no probe of it has a result".into(),
+        },
     }
 }

@@ -20,7 +20,7 @@ use crate::api::problem::{Problem, ProblemKind};
 use crate::api::{AppState, CalledBy};
 use maxine_state::limits::{NAME_LEN_MAX, TEXT_LEN_MAX, check_text};
 use maxine_state::{
-    Command, Deregistration, Instance, Liveness, Name, Readiness, Reply, ServiceState,
+    Command, Deregistration, Expiry, Instance, Liveness, Name, Readiness, Reply, ServiceState,
 };
 
 /// State of an instance, as a filter.
@@ -81,7 +81,7 @@ impl ListInstances {
             && does
             && zone
                 .is_none_or(|zone| registration.zone.as_ref().is_some_and(|z| z.as_str() == zone))
-            && tag.is_none_or(|tag| registration.tags.iter().any(|t| t.as_str() == tag))
+            && tag.is_none_or(|tag| registration.tags.iter().any(|t| **t == *tag))
     }
 }
 
@@ -152,7 +152,7 @@ pub(super) struct Registered {
 /// Registers an instance, or renews an equal registration.
 ///
 /// A registration equal to the present one is a heartbeat. Repeat it, or send heartbeats, within
-/// `ttl_ms`.
+/// `ttl_ms`. A permanent instance needs neither.
 #[utoipa::path(
     put, path = "/api/v1/services/{namespace}/{service}/instances/{id}", tag = "instances",
     operation_id = "registerInstance",
@@ -227,7 +227,8 @@ pub(super) struct HeartbeatBody {
     lease_epoch: Option<u64>,
 }
 
-/// Renews an instance's lease. 404 says that it is not registered: register it again.
+/// Renews an instance's lease. 404 says that it is not registered: register it again. 409 says that it is permanent
+/// and has no lease.
 #[utoipa::path(
     post, path = "/api/v1/services/{namespace}/{service}/instances/{id}/heartbeat",
     tag = "instances", operation_id = "heartbeat",
@@ -243,11 +244,18 @@ pub(super) async fn heartbeat(
     OptionalJsonBody(body): OptionalJsonBody<HeartbeatBody>,
 ) -> Result<StatusCode, Problem> {
     let name = key.to_string();
-    let renewal = Renewal { key, lease_epoch: body.lease_epoch };
+    let renewal = Renewal { key: key.clone(), lease_epoch: body.lease_epoch };
     let (index, known) = state.registry().heartbeat(vec![renewal]).await?;
     answered.at(index);
     if known.first() == Some(&true) {
         return Ok(StatusCode::NO_CONTENT);
+    }
+    let snapshot = state.view().snapshot();
+    if snapshot.state.instance(&key).is_some_and(|i| i.registration.expiry == Expiry::Never) {
+        let detail = format!("{name} is permanent and has no lease");
+        let mut problem = Problem::new(ProblemKind::Conflict, detail);
+        problem.action = "Send no heartbeats for it: it stays until it is deregistered.";
+        return Err(problem);
     }
     let mut problem = match body.lease_epoch {
         Some(epoch) => {

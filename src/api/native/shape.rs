@@ -8,10 +8,12 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::api::Caller;
-use maxine_state::limits::{self, LimitExceeded, check_count, check_range};
+use crate::api::problem::{Problem, ProblemKind};
+use maxine_state::limits::{self, check_count, check_range};
 use maxine_state::{
-    Address, Drain, Health, Instance, Liveness, Name, ProbeSpec, Readiness, Registration, Role,
-    RuntimeConfig, SelectionStrategy, ServiceKey, ServiceState,
+    Address, AddressParts, Drain, Expiry, Given, Health, Instance, Limit, LimitExceeded, Liveness,
+    Name, ProbeSpec, Readiness, Registration, Role, RuntimeConfig, Scheme, SelectionStrategy,
+    ServiceKey, ServiceState,
 };
 
 /// Entries with unique keys; a repeated key is refused.
@@ -46,9 +48,26 @@ impl<'de> Deserialize<'de> for Metadata {
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RegistrationBody {
-    /// Where it is reached: `http://` or `https://`, host, optional port, optional base path.
+    /// Where it is reached, as a URL: `http://` or `https://`, host, optional port, optional base path. Either this
+    /// or `host` must be there.
+    #[serde(default)]
     #[schema(example = "http://10.0.0.1:8080", min_length = 1, max_length = 2048)]
-    pub(super) address: String,
+    pub(super) address: Option<String>,
+    /// How it is called; by default `http`.
+    #[serde(default)]
+    pub(super) scheme: Option<Scheme>,
+    /// A host name or an IP address, in place of `address`.
+    #[serde(default)]
+    #[schema(min_length = 1, max_length = 2048)]
+    pub(super) host: Option<String>,
+    /// The port. Without it HTTP clients use that of the scheme.
+    #[serde(default)]
+    #[schema(minimum = 1, maximum = 65535)]
+    pub(super) port: Option<u64>,
+    /// What comes before every path on the instance, such as `/api`.
+    #[serde(default)]
+    #[schema(max_length = 2048)]
+    pub(super) base_path: Option<String>,
     /// Its share of the traffic, relative to the other instances; by default 1.
     #[serde(default)]
     #[schema(minimum = 1, maximum = 100)]
@@ -58,6 +77,9 @@ pub(super) struct RegistrationBody {
     #[serde(default)]
     #[schema(minimum = 1000, maximum = 34_560_000_000_u64)]
     pub(super) ttl_ms: Option<u64>,
+    /// If true, it never expires: it has no `ttl_ms`, needs no heartbeats, and stays until it is deregistered.
+    #[serde(default)]
+    pub(super) permanent: bool,
     /// The zone that it runs in.
     #[serde(default)]
     #[schema(min_length = 1, max_length = 255)]
@@ -66,7 +88,11 @@ pub(super) struct RegistrationBody {
     #[serde(default)]
     #[schema(min_length = 1, max_length = 255)]
     pub(super) version: Option<String>,
-    /// Labels.
+    /// The name of the machine that it runs on.
+    #[serde(default)]
+    #[schema(min_length = 1, max_length = 255)]
+    pub(super) node: Option<String>,
+    /// Labels, each of 1 to 1024 bytes. Their order and repeats are kept.
     #[serde(default)]
     #[schema(max_items = 64)]
     pub(super) tags: Vec<String>,
@@ -84,7 +110,8 @@ impl RegistrationBody {
         self,
         id: Name,
         config: &RuntimeConfig,
-    ) -> Result<Registration, LimitExceeded> {
+    ) -> Result<Registration, Problem> {
+        let (address, expiry) = (self.address()?, self.expiry(config)?);
         let weight = self.weight.unwrap_or(1);
         check_range("weight", weight, 1, limits::WEIGHT_MAX.into())?;
         check_count("tags", self.tags.len(), limits::TAGS_MAX)?;
@@ -92,26 +119,82 @@ impl RegistrationBody {
         let name = |field: &str, text: &Option<String>| {
             text.as_deref().map(|text| Name::parse(field, text)).transpose()
         };
-        let tags: Result<Vec<Name>, _> =
-            self.tags.iter().map(|tag| Name::parse("tags", tag)).collect();
         let entry = |(key, value): (String, String)| {
             Name::parse("metadata", &key).map(|key| (key, value.into()))
         };
         let metadata: Result<Vec<_>, _> = self.metadata.0.into_iter().map(entry).collect();
         let registration = Registration {
             id,
-            address: Address::parse(&self.address)?,
+            address,
             weight: u16::try_from(weight).unwrap_or(limits::WEIGHT_MAX),
-            ttl_ms: self.ttl_ms.unwrap_or(config.heartbeat_timeout_s.saturating_mul(1_000)),
+            expiry,
             zone: name("zone", &self.zone)?,
             version: name("version", &self.version)?,
-            tags: tags?.into(),
+            node: name("node", &self.node)?,
+            tags: self.tags.into_iter().map(String::into_boxed_str).collect(),
             metadata: metadata?.into(),
             probe: self.probe.map(Box::new),
         }
         .normalised();
         registration.check()?;
         Ok(registration)
+    }
+
+    fn expiry(&self, config: &RuntimeConfig) -> Result<Expiry, LimitExceeded> {
+        match (self.permanent, self.ttl_ms) {
+            (true, Some(ttl_ms)) => {
+                Err(LimitExceeded::new("ttl_ms", Limit::NotIfPermanent, ttl_ms))
+            }
+            (true, None) => Ok(Expiry::Never),
+            (false, given) => {
+                let default_ms = config.heartbeat_timeout_s.saturating_mul(1_000);
+                Ok(Expiry::AfterSilence { ttl_ms: given.unwrap_or(default_ms) })
+            }
+        }
+    }
+
+    /// The address, as a URL or as parts. Both may be given if they say the same.
+    fn address(&self) -> Result<Address, Problem> {
+        let port = self.port.map(|port| {
+            check_range("port", port, 1, u16::MAX.into())?;
+            Ok::<_, LimitExceeded>(u16::try_from(port).unwrap_or(u16::MAX))
+        });
+        let port = port.transpose()?;
+        let Some(url) = self.address.as_deref() else {
+            let Some(host) = self.host.as_deref() else {
+                let detail = "the address is missing: send address, or host and port";
+                return Err(Problem::new(ProblemKind::InvalidRequest, detail).with_field("address"));
+            };
+            return Ok(Address::from_parts(&AddressParts {
+                scheme: self.scheme.unwrap_or_default(),
+                host,
+                port,
+                base_path: self.base_path.as_deref().unwrap_or_default(),
+            })?);
+        };
+        let address = Address::parse(url)?;
+        let parts = address.parts();
+        let differs = |field: &str, given: Given| {
+            let limit = format!("the same as in address ({address}), or left out");
+            Err(Problem::limit(field, &limit, given))
+        };
+        if let Some(scheme) = self.scheme.filter(|scheme| *scheme != parts.scheme) {
+            return differs("scheme", scheme.as_str().into());
+        }
+        let host = self.host.as_deref();
+        let bare = |host: &str| host.trim_start_matches('[').trim_end_matches(']').to_owned();
+        if let Some(host) = host.filter(|host| !bare(host).eq_ignore_ascii_case(parts.host)) {
+            return differs("host", host.into());
+        }
+        if let Some(port) = port.filter(|port| *port != parts.http_port()) {
+            return differs("port", u64::from(port).into());
+        }
+        let base_path = self.base_path.as_deref();
+        let same = |path: &str| path.strip_suffix('/').unwrap_or(path) == parts.base_path;
+        if let Some(base_path) = base_path.filter(|path| !same(path)) {
+            return differs("base_path", base_path.into());
+        }
+        Ok(address)
     }
 }
 
@@ -172,17 +255,29 @@ pub(crate) struct InstanceRecord {
     service: String,
     /// Its name within the service.
     id: String,
-    /// Address of the instance.
+    /// Address of the instance, as a URL.
     address: String,
+    /// How it is called.
+    scheme: Scheme,
+    /// Its host name or IP address; an IPv6 address has no brackets here.
+    host: String,
+    /// Its port; null if its owner named none, so that HTTP clients use that of the scheme.
+    port: Option<u16>,
+    /// What comes before every path on it.
+    base_path: Option<String>,
     /// Its share of the traffic, relative to the other instances.
     weight: u16,
-    /// Time after the last heartbeat at which it expires, in milliseconds.
-    ttl_ms: u64,
+    /// Time after the last heartbeat at which it expires, in milliseconds; null if it is permanent.
+    ttl_ms: Option<u64>,
+    /// Whether it never expires.
+    permanent: bool,
     /// The zone that it runs in.
     zone: Option<String>,
     /// The version that it runs.
     version: Option<String>,
-    /// Labels, sorted.
+    /// The name of the machine that it runs on.
+    node: Option<String>,
+    /// Labels, in the order in which its owner gave them.
     tags: Vec<String>,
     /// Metadata entries.
     metadata: Metadata,
@@ -242,16 +337,24 @@ impl InstanceRecord {
         };
         let text = |name: &Name| name.as_str().to_owned();
         let entry = |(key, value): &(Name, Box<str>)| (text(key), value.as_ref().to_owned());
+        let parts = registration.address.parts();
+        let ttl_ms = registration.expiry.ttl_ms();
         Self {
             namespace: text(&key.namespace),
             service: text(&key.service),
             id: text(&registration.id),
             address: registration.address.as_str().into(),
+            scheme: parts.scheme,
+            host: parts.host.into(),
+            port: parts.port,
+            base_path: Some(parts.base_path.to_owned()).filter(|path| !path.is_empty()),
             weight: registration.weight,
-            ttl_ms: registration.ttl_ms,
+            ttl_ms,
+            permanent: ttl_ms.is_none(),
             zone: registration.zone.as_ref().map(text),
             version: registration.version.as_ref().map(text),
-            tags: registration.tags.iter().map(text).collect(),
+            node: registration.node.as_ref().map(text),
+            tags: registration.tags.iter().map(|tag| tag.as_ref().to_owned()).collect(),
             metadata: Metadata(registration.metadata.iter().map(entry).collect()),
             probe,
             health,

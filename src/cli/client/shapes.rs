@@ -46,7 +46,7 @@ pub struct Instance {
     #[serde(default)]
     pub weight: u64,
     #[serde(default)]
-    pub ttl_ms: u64,
+    pub ttl_ms: Option<u64>,
     #[serde(default)]
     pub zone: Option<String>,
     #[serde(default)]

@@ -51,10 +51,17 @@ export interface Instance {
   service: string;
   id: string;
   address: string;
+  scheme: 'http' | 'https';
+  host: string;
+  port: number | null;
+  base_path: string | null;
   weight: number;
-  ttl_ms: number;
+  /** Null if it is permanent. */
+  ttl_ms: number | null;
+  permanent: boolean;
   zone: string | null;
   version: string | null;
+  node: string | null;
   tags: string[];
   metadata: Record<string, string>;
   probe: Probe | null;

@@ -235,7 +235,10 @@ export function DeregisterDialog({
               await actions.register(instance);
               await refresh();
             },
-            done: `${instance.id} is registered again, for ${Math.round(instance.ttl_ms / 1000)} s unless it sends heartbeats.`,
+            done:
+              instance.ttl_ms === null
+                ? `${instance.id} is registered again.`
+                : `${instance.id} is registered again, for ${Math.round(instance.ttl_ms / 1000)} s unless it sends heartbeats.`,
           },
         });
         gone();

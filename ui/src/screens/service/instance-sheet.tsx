@@ -211,10 +211,11 @@ function Registered({ instance: i }: { instance: Instance }) {
           ['Weight', <span key="w" className="num">{i.weight}</span>],
           ['Zone', i.zone ?? '–'],
           ['Version', i.version ?? '–'],
-          ['Lease', `${duration(i.ttl_ms)} from each heartbeat`],
+          ['Node', i.node ?? '–'],
+          ['Lease', i.ttl_ms === null ? 'None: it is permanent' : `${duration(i.ttl_ms)} from each heartbeat`],
           ['Registered', <At key="r" at={i.registered_at_ms} />],
           ['Lease epoch', <span key="e" className="num">{i.lease_epoch}</span>],
-          ['Tags', i.tags?.length ? i.tags.map((t) => <span key={t} className="tag">{t}</span>) : '–'],
+          ['Tags', i.tags?.length ? i.tags.map((t, at) => <span key={at} className="tag">{t}</span>) : '–'],
           ...metadata.map(([key, value]) => [key, <span key={key} className="break">{value}</span>] as const),
         ]}
       />
