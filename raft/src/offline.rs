@@ -47,6 +47,10 @@ pub struct Inspection {
     pub purged_index: Option<u64>,
     /// What the newest snapshot covers.
     pub snapshot_index: Option<u64>,
+    /// How many snapshots there are.
+    pub snapshots: usize,
+    /// What is wrong with older snapshots; a start does not read them. A damaged newest one is an error.
+    pub damaged_snapshots: Vec<String>,
     /// The members by the newest membership in the log or snapshot; the flag says who votes.
     pub members: Vec<(NodeId, Member, bool)>,
 }
@@ -121,9 +125,14 @@ impl Opened {
     }
 }
 
-/// Verifies a stopped node's directory from end to end and tells what it holds.
+/// Verifies a stopped node's directory from end to end, with all its snapshots, and tells what it holds.
 pub fn inspect(data_dir: &Path) -> Result<Inspection, StartError> {
     let opened = open(data_dir)?;
+    let snapshots = snapshots::list(&snapshots::dir_of(data_dir)).map_err(storage)?;
+    let older = snapshots.split_last().map_or(&[][..], |(_, older)| older);
+    let verdict = |path: &PathBuf| SnapshotFile::open(path).and_then(|file| file.meta()).err();
+    let damaged_snapshots =
+        older.iter().filter_map(verdict).map(|error| error.to_string()).collect();
     let membership = opened.membership()?;
     let voters: Vec<NodeId> = membership.voter_ids().collect();
     Ok(Inspection {
@@ -137,6 +146,8 @@ pub fn inspect(data_dir: &Path) -> Result<Inspection, StartError> {
         committed_index: opened.log.committed.map(|id| id.index),
         purged_index: opened.log.purged.map(|id| id.index),
         snapshot_index: opened.snapshot.as_ref().map(SnapshotFile::index),
+        snapshots: snapshots.len(),
+        damaged_snapshots,
         members: membership
             .nodes()
             .map(|(id, member)| (*id, member.clone(), voters.contains(id)))

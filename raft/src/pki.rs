@@ -19,6 +19,7 @@ use rustls::pki_types::pem::PemObject;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::config::{NodeId, PeerTls, certificate_name, cluster_id_is_valid};
+use crate::network::tls::check_name;
 
 /// Where the authority's files are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -138,6 +139,19 @@ pub fn issue_cluster(
         pair.write(&key, &certificate.pem())?;
     }
     Ok(ClusterPki { ca_pem: ca.cert_pem, ca_key_pem: ca.key_pem, nodes })
+}
+
+/// Checks that a node's certificate carries its name, as the other nodes do.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check_certificate_name(
+    cert_pem: &Path,
+    cluster_id: &str,
+    node_id: NodeId,
+) -> Result<(), String> {
+    let own = CertificateDer::from_pem_file(cert_pem).map_err(|error| error.to_string())?;
+    check_name(&own, cluster_id, node_id)
 }
 
 /// A certificate and its key.

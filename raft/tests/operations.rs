@@ -422,6 +422,40 @@ async fn a_damaged_snapshot_is_refused_and_nothing_is_changed() {
     }
 }
 
+/// A start reads only the newest snapshot; an operator who inspects a directory hears of all of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_inspection_verifies_older_snapshots_too() {
+    let mut cluster =
+        Cluster::start(EngineKind::Wal, 1, |config| config.snapshot_every_entries = 50).await;
+    let snapshots = cluster.config(1).data_dir.join("snapshots");
+    let whole = || {
+        let entries = std::fs::read_dir(&snapshots).unwrap().map(|entry| entry.unwrap().path());
+        let mut whole: Vec<_> =
+            entries.filter(|path| path.extension().is_none_or(|ext| ext != "tmp")).collect();
+        whole.sort();
+        whole
+    };
+    for number in 0..400 {
+        cluster.propose(1, format!("{number}")).await;
+    }
+    eventually("there are two snapshots", || (whole().len() >= 2).then_some(())).await;
+    cluster.kill(1).await;
+    let dir = cluster.config(1).data_dir;
+    let seen = offline::inspect(&dir).unwrap();
+    assert_eq!((seen.snapshots, seen.damaged_snapshots.len()), (whole().len(), 0));
+    let oldest = whole().remove(0);
+    let mut bytes = std::fs::read(&oldest).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&oldest, bytes).unwrap();
+    let seen = offline::inspect(&dir).unwrap();
+    let [damaged] = &seen.damaged_snapshots[..] else { panic!("{:?}", seen.damaged_snapshots) };
+    assert!(
+        damaged.contains(oldest.to_str().unwrap()) && damaged.contains("checksum"),
+        "{damaged}"
+    );
+}
+
 fn copy_dir(from: &std::path::Path, to: &std::path::Path) {
     for (path, bytes) in contents(from) {
         let copy = to.join(path.strip_prefix(from).unwrap());

@@ -3,6 +3,8 @@
 
 use std::path::Path;
 
+use maxine_raft::pki::check_certificate_name;
+
 use super::settings;
 use crate::config::{BackendKind, NodeConfig};
 use maxine_identity::tls_files::{TlsFiles, look_at};
@@ -28,7 +30,15 @@ pub fn preflight(config: &NodeConfig) -> Vec<String> {
                 ),
                 signed: true,
             };
+            let before = found.len();
             look_at(files, &mut found);
+            // What cannot be read has no name either.
+            if let Some((setting, path)) = named("raft.tls_cert", &raft.tls_cert)
+                && found.len() == before
+                && let Err(why) = check_certificate_name(path, &raft.cluster_id, config.node_id)
+            {
+                found.push(format!("{setting}: {}: {why}", path.display()));
+            }
         }
         BackendKind::Redis => {
             match settings::redis(config) {

@@ -5,6 +5,9 @@ use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, date_tim
 
 use super::*;
 
+/// The name that the certificate of node 3 of the cluster `shop` must carry.
+const NAME: &str = "node-3.shop.maxine";
+
 struct Files {
     dir: tempfile::TempDir,
 }
@@ -22,7 +25,7 @@ impl Files {
             let ca_key = KeyPair::generate().unwrap();
             write(authority, &params.self_signed(&ca_key).unwrap().pem());
             let issuer = Issuer::new(params, ca_key);
-            let mut params = CertificateParams::new(vec!["node".into()]).unwrap();
+            let mut params = CertificateParams::new(vec![NAME.into()]).unwrap();
             if expired {
                 params.not_after = date_time_ymd(2020, 1, 2);
             }
@@ -41,6 +44,8 @@ impl Files {
     fn raft(&self, authority: &str, certificate: &str, key: &str) -> Vec<String> {
         let mut config = NodeConfig::defaults();
         config.backend = BackendKind::Raft;
+        config.node_id = 3;
+        config.raft.cluster_id = "shop".into();
         config.raft.tls_ca = self.path(authority);
         config.raft.tls_cert = self.path(certificate);
         config.raft.tls_key = self.path(key);
@@ -51,6 +56,29 @@ impl Files {
 #[test]
 fn files_that_fit_together_are_good() {
     assert_eq!(Files::new(false).raft("ca.pem", "cert.pem", "key.pem"), Vec::<String>::new());
+}
+
+/// The certificate of another node, or of another cluster, would be refused by every peer.
+#[test]
+fn a_certificate_with_another_name_is_refused_as_at_a_start() {
+    let files = Files::new(false);
+    let mut config = NodeConfig::defaults();
+    config.backend = BackendKind::Raft;
+    config.raft.tls_ca = files.path("ca.pem");
+    config.raft.tls_cert = files.path("cert.pem");
+    config.raft.tls_key = files.path("key.pem");
+    for (node_id, cluster_id, good) in [(3, "shop", true), (2, "shop", false), (3, "depot", false)]
+    {
+        config.node_id = node_id;
+        config.raft.cluster_id = cluster_id.into();
+        let found = preflight(&config);
+        assert_eq!(found.is_empty(), good, "{found:?}");
+        let name = format!("it lacks the DNS name node-{node_id}.{cluster_id}.maxine");
+        assert!(
+            good || found[0].starts_with("raft.tls_cert") && found[0].ends_with(&name),
+            "{found:?}"
+        );
+    }
 }
 
 #[test]

@@ -376,12 +376,13 @@ fn show(
     let reworded = match log.reworded {
         0 => String::new(),
         count => format!(
-            "\n{name}: {count} refusals are worded otherwise than by this version; the hashes cover the codes of \
+            "\n{name}: refusals worded otherwise than by this version: {count}; the hashes cover the codes of \
              refusals (refusal), not their texts (detail)"
         ),
     };
+    let checked = maxine_wording::count(records, "record");
     let text = format!(
-        "{name}: {records} records of {next_seq} are correct; removed for room or age: {left}; head {head}\n{name}: {proof}{reworded}"
+        "{name}: {checked} of {next_seq} checked and correct; removed for room or age: {left}; head {head}\n{name}: {proof}{reworded}"
     );
     let json = serde_json::json!({
         "file": name, "records": records, "next_seq": next_seq, "head": head,

@@ -48,8 +48,10 @@ fn certificate_verdict(
         return Err(format!("the certificate expired at {at}"));
     }
     let days = (end_ms - now_ms) / DAY_MS;
-    Ok((days < WARN_DAYS)
-        .then(|| format!("warning: the certificate expires in {days} days, at {at}")))
+    Ok((days < WARN_DAYS).then(|| {
+        let days = maxine_wording::count(days, "day");
+        format!("warning: the certificate expires in {days}, at {at}")
+    }))
 }
 
 /// Carries it out.

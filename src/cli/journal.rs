@@ -131,8 +131,9 @@ async fn verify(connect: &ConnectArgs, out: &mut Output) -> Result<(), CliError>
         left.map(|class| format!("{} {}", class["dropped"], cell(&class["class"]))).collect();
     let left = if left.is_empty() { "none".into() } else { left.join(", ") };
     let text = format!(
-        "{} records of {} are correct; removed for room or age: {left}",
-        answer.body["records"], answer.body["next_seq"]
+        "{} of {} checked and correct; removed for room or age: {left}",
+        maxine_wording::count(&answer.body["records"], "record"),
+        answer.body["next_seq"]
     );
     out.done(&answer.body, text)
 }

@@ -134,9 +134,9 @@ fn show(done: &Transfer, to: &Place, out: &mut Output) -> Result<(), CliError> {
     }
     let what = if done.unchanged { "was there already" } else { "copied and compared" };
     out.line(format!(
-        "{what}: {} services, {} instances, index {}\ndigest {}\nat {}",
-        done.services,
-        done.instances,
+        "{what}: {}, {}, index {}\ndigest {}\nat {}",
+        maxine_wording::count(done.services, "service"),
+        maxine_wording::count(done.instances, "instance"),
         done.digest.index,
         done.digest.digest,
         to.describe()

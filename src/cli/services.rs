@@ -149,12 +149,12 @@ async fn show(connect: &ConnectArgs, args: &ShowArgs, out: &mut Output) -> Resul
     }
     let service: shapes::ServiceSummary = answer.read()?;
     out.line(format!(
-        "{}/{}: {}, {} of {} instances get traffic, {}{}",
+        "{}/{}: {}, {} of {} get traffic, {}{}",
         service.namespace,
         service.name,
         service.health,
         service.routable,
-        service.instances,
+        maxine_wording::count(service.instances, "instance"),
         or_dash(service.strategy),
         if service.policy.as_ref().is_some_and(|policy| !policy.is_null()) {
             ", with a policy"
@@ -206,6 +206,7 @@ async fn delete(
         .client()?
         .send(&Request::keyed(reqwest::Method::DELETE, &args.service.path()))
         .await?;
-    let text = format!("removed {} and {} instances", args.service, answer.body["removed"]);
+    let removed = maxine_wording::count(&answer.body["removed"], "instance");
+    let text = format!("removed {} and {removed}", args.service);
     out.done(&answer.body, text)
 }

@@ -79,9 +79,9 @@ pub async fn run(args: WhyArgs, out: &mut Output) -> Result<(), CliError> {
     }
     if let Some(proxy) = &health.proxy {
         out.line(format!(
-            "the proxy of {}: {} requests in flight, circuit breaker {}, {}ejected",
+            "the proxy of {}: {} in flight, circuit breaker {}, {}ejected",
             proxy.node,
-            proxy.in_flight,
+            maxine_wording::count(proxy.in_flight, "request"),
             proxy.breaker.replace('_', "-"),
             if proxy.ejected { "" } else { "not " },
         ))?;

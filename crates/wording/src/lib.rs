@@ -192,6 +192,20 @@ pub fn io(error: &io::Error) -> String {
     }
 }
 
+/// A number of things, such as `1 entry` or `2 entries`. Takes the noun in the singular.
+#[must_use]
+pub fn count(number: impl std::fmt::Display, noun: &str) -> String {
+    let number = number.to_string();
+    if number == "1" {
+        return format!("{number} {noun}");
+    }
+    match noun.strip_suffix('y') {
+        Some(stem) if !stem.ends_with(['a', 'e', 'o', 'u']) => format!("{number} {stem}ies"),
+        _ if noun.ends_with(['s', 'x']) || noun.ends_with("ch") => format!("{number} {noun}es"),
+        _ => format!("{number} {noun}s"),
+    }
+}
+
 /// Whether a host, with or without a port, looks like an IPv6 address that lacks its brackets.
 #[must_use]
 pub fn lacks_brackets(host_and_port: &str) -> bool {
@@ -279,6 +293,21 @@ mod tests {
             complaint("", "limit: invalid digit found in string").text,
             "limit must be a whole number"
         );
+    }
+
+    #[test]
+    fn one_thing_is_not_told_in_the_plural() {
+        for (number, noun, expected) in [
+            (0, "namespace", "0 namespaces"),
+            (1, "namespace", "1 namespace"),
+            (2, "day", "2 days"),
+            (1, "entry", "1 entry"),
+            (11, "entry", "11 entries"),
+            (3, "address", "3 addresses"),
+        ] {
+            assert_eq!(count(number, noun), expected);
+        }
+        assert_eq!(count(serde_json::json!(1), "instance"), "1 instance");
     }
 
     #[test]

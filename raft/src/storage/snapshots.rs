@@ -198,6 +198,11 @@ pub(crate) fn write_file(
     inner.into_inner().map_err(|error| error.into_error())?.sync_all()
 }
 
+/// Where the snapshots of the node with this directory are.
+pub(crate) fn dir_of(data_dir: &Path) -> PathBuf {
+    data_dir.join("snapshots")
+}
+
 /// The directory of snapshot files.
 pub(crate) struct SnapshotStore {
     dir: PathBuf,
@@ -208,7 +213,7 @@ pub(crate) struct SnapshotStore {
 impl SnapshotStore {
     /// Verifies the newest whole file. Changes nothing in a directory that has one. Blocks.
     pub(crate) fn open(dir: &Path, kept: usize) -> io::Result<Self> {
-        let dir = dir.join("snapshots");
+        let dir = dir_of(dir);
         fs::create_dir_all(&dir)?;
         if let Some(parent) = dir.parent() {
             sync_dir(parent)?;

@@ -302,7 +302,8 @@ pub(super) async fn export_audit(
         index: state.index(),
         classes: classes(audit),
     };
-    let object = format!("{} records up to {}, head {}", head.records, head.next_seq, head.head);
+    let records = maxine_wording::count(head.records, "record");
+    let object = format!("{records} up to {}, head {}", head.next_seq, head.head);
     app.audit().record(write.actor, AuditAction::AuditExport, &object, true);
     let records: Vec<Arc<AuditRecord>> = audit.records().into_iter().cloned().collect();
     let pieces = stream::unfold(Some(0), move |at: Option<usize>| {

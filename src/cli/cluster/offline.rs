@@ -133,8 +133,10 @@ pub(super) fn inspect(args: &InspectArgs, out: &mut Output) -> Result<(), CliErr
         return out.json(&json!({
             "cluster_id": found.cluster_id, "node_id": found.node_id, "lineage": found.lineage, "engine": found.engine.to_string(),
             "term": found.term, "voted_for": found.voted_for, "last_log_entry": found.last_index, "committed_log_entry": found.committed_index,
-            "purged_log_entry": found.purged_index, "snapshot_log_entry": found.snapshot_index, "members": members,
-        }));
+            "purged_log_entry": found.purged_index, "snapshot_log_entry": found.snapshot_index, "snapshots": found.snapshots, "damaged_snapshots": found.damaged_snapshots,
+            "members": members,
+        }))
+        .and_then(|()| snapshots_are_whole(&found.damaged_snapshots));
     }
     let rows = vec![
         vec![
@@ -167,7 +169,19 @@ pub(super) fn inspect(args: &InspectArgs, out: &mut Output) -> Result<(), CliErr
         .collect();
     out.line("")?;
     out.table(&["id", "name", "role", "peers", "http"], rows)?;
-    out.line("the checksums of the log and of the newest snapshot are correct")
+    snapshots_are_whole(&found.damaged_snapshots)?;
+    let snapshots = maxine_wording::count(found.snapshots, "snapshot");
+    out.line(format!("the checksums are correct: the log, {snapshots}"))
+}
+
+fn snapshots_are_whole(damaged: &[String]) -> Result<(), CliError> {
+    if damaged.is_empty() {
+        return Ok(());
+    }
+    Err(CliError::Failed(format!(
+        "{}\nThe log and the newest snapshot are correct: a start needs nothing else",
+        damaged.join("\n")
+    )))
 }
 
 pub(super) fn restore(args: &RestoreArgs, out: &mut Output) -> Result<(), CliError> {
@@ -182,7 +196,7 @@ pub(super) fn restore(args: &RestoreArgs, out: &mut Output) -> Result<(), CliErr
         )));
     }
     let what = format!(
-        "make {} the data directory of node {} in a new cluster of {} members, from {}.\n\
+        "make {} the data directory of node {} in a new cluster of {}, from {}.\n\
          Every write that was acknowledged after the backup was taken is lost.\n\
          Users and API tokens that were removed since are valid again until you remove them again \
          (`maxine user remove`, `maxine token revoke`).\n\
@@ -239,9 +253,9 @@ pub(super) fn recover(args: &RecoverArgs, out: &mut Output) -> Result<(), CliErr
         &json!({"node_id": report.node_id, "kept_upto": report.kept_upto, "committed_upto": report.committed_upto,
             "unconfirmed_entries": report.unconfirmed_entries, "dropped_members": report.dropped_members, "lineage": report.lineage}),
         format!(
-            "node {} is now the only member. It keeps its log up to entry {} ({} entries were not known to be committed).\n\
+            "node {} is now the only member. It keeps its log up to entry {} ({} not known to be committed).\n\
              Start it, then add nodes with new numbers: maxine cluster add ID --promote ...",
-            report.node_id, report.kept_upto, report.unconfirmed_entries
+            report.node_id, report.kept_upto, maxine_wording::count(report.unconfirmed_entries, "entry")
         ),
     )
 }
@@ -272,10 +286,10 @@ pub(super) fn init_tls(args: &InitTlsArgs, out: &mut Output) -> Result<(), CliEr
     out.table(&["node", "certificate", "key"], rows)?;
     out.line(format!(
         "\nGive each node its two files and {}. Do not keep {} on the nodes: with it anyone can join the cluster.\n\
-         New certificates are valid for {} days; alerts are raised 30, 7 and 1 days before they end",
+         New certificates are valid for {}; alerts are raised 30, 7 and 1 days before they end",
         pki.ca_pem.display(),
         pki.ca_key_pem.display(),
-        args.days
+        maxine_wording::count(args.days, "day")
     ))
 }
 

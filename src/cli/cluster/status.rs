@@ -1,5 +1,7 @@
 //! `maxine cluster status`.
 
+use std::collections::BTreeMap;
+
 use crate::cli::client::{Client, Request, shapes};
 use crate::cli::exit::CliError;
 use crate::cli::output::{Output, human_ms, or_dash};
@@ -31,12 +33,7 @@ pub(super) async fn show(client: &Client, out: &mut Output) -> Result<(), CliErr
             },
         ],
     ];
-    let totals: Vec<String> =
-        ["namespaces", "services", "instances", "routable", "unhealthy", "draining"]
-            .iter()
-            .filter_map(|name| cluster.totals.get(*name).map(|count| format!("{count} {name}")))
-            .collect();
-    rows.push(vec!["registry".into(), totals.join(", ")]);
+    rows.push(vec!["registry".into(), registry(&cluster.totals)]);
     if let Some(raft) = &cluster.raft {
         let tolerated = tolerance(cluster.leadership.leader.is_some(), raft);
         rows.push(vec!["log".into(), log_entries(raft)]);
@@ -111,6 +108,23 @@ fn member_row(member: shapes::Member) -> Vec<String> {
     ]
 }
 
+/// What is registered.
+fn registry(totals: &BTreeMap<String, u64>) -> String {
+    let things = [
+        ("namespaces", "namespace"),
+        ("services", "service"),
+        ("instances", "instance"),
+        ("routable", ""),
+        ("unhealthy", ""),
+        ("draining", ""),
+    ];
+    let told = things.iter().filter_map(|(field, noun)| {
+        let number = totals.get(*field)?;
+        Some(if noun.is_empty() { format!("{number} {field}") } else { maxine_wording::count(number, noun) })
+    });
+    told.collect::<Vec<_>>().join(", ")
+}
+
 /// How many nodes may still be lost, as far as that is known.
 fn tolerance(has_leader: bool, raft: &shapes::Raft) -> String {
     let voters = raft.members.iter().filter(|member| member.voter).count();
@@ -123,8 +137,7 @@ fn tolerance(has_leader: bool, raft: &shapes::Raft) -> String {
     match raft.failures_tolerated {
         _ if !has_leader => "no leader yet".to_owned(),
         0 => "can lose no node".into(),
-        1 => "can lose 1 node".into(),
-        n => format!("can lose {n} nodes"),
+        n => format!("can lose {}", maxine_wording::count(n, "node")),
     }
 }
 

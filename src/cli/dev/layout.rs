@@ -134,9 +134,9 @@ impl Folder {
             && (kept.backend != backend || kept.nodes.len() as u64 != count)
         {
             bail!(
-                "{} holds {} {} nodes: give --nodes {} --backend {}, or --fresh to delete them",
+                "{} holds a cluster of {} in {} mode: give --nodes {} --backend {}, or --fresh to delete them",
                 self.dir.display(),
-                kept.nodes.len(),
+                maxine_wording::count(kept.nodes.len(), "node"),
                 kept.backend,
                 kept.nodes.len(),
                 kept.backend

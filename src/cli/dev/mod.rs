@@ -252,7 +252,8 @@ async fn announce(
         table.add_row([format!("node-{}", node.id), node.http_url(), node.peer_addr(), pid, data]);
     }
     let mut out = std::io::stdout();
-    writeln!(out, "Maxine is running: {} {} nodes\n\n{table}\n", nodes.len(), args.backend.mode())?;
+    let running = maxine_wording::count(nodes.len(), "node");
+    writeln!(out, "Maxine is running: {running} in {} mode\n\n{table}\n", args.backend.mode())?;
     let first = nodes.first().map(DevNode::http_url).unwrap_or_default();
     match password {
         Some(password) => {

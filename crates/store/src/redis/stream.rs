@@ -175,8 +175,8 @@ impl Found {
                 "{damage}the log in redis has no head; its entries can be read up to {readable}"
             ),
             Some(head) => format!(
-                "{damage}the log in redis has {} entries, but can be read only up to {readable}",
-                head.seq
+                "{damage}the log in redis has {}, but can be read only up to {readable}",
+                maxine_wording::count(head.seq, "entry")
             ),
         }
     }
