@@ -130,7 +130,8 @@ impl AuditRelay {
         let missing = std::mem::take(&mut gap.records);
         gap.reported_at_ms = Some(now_ms);
         drop(gap);
-        let message = format!("{missing} audit records could not be written: {error}");
+        let missed = maxine_wording::count(missing, "audit record");
+        let message = format!("{missed} could not be written: {error}");
         let notice = Notice::new(AlertKind::AuditGap, &*self.0.node, message);
         self.0.telemetry.alert(notice.details(serde_json::json!({"records": missing})));
     }
@@ -142,13 +143,14 @@ impl AuditRelay {
         let Some(left_out) = self.0.second.lock().take(now_s, &actor) else { return };
         let mut items = vec![(action, shortened(object), success)];
         if left_out > 0 {
-            let object = format!("{left_out} records left out before this one").into();
+            let object = format!("{} left out before this one", maxine_wording::count(left_out, "record")).into();
             items.push((AuditAction::AuditOverflow, object, false));
         }
         let (relay, records) = (self.clone(), items.len());
         self.0.tasks.spawn(async move {
             let command = Command::RecordAudit { items };
-            let request = WriteRequest { actor, request_id: None, fence: None, command };
+            let request =
+                WriteRequest { actor, request_id: None, fence: None, answer_by_ms: None, command };
             if let Err(error) = relay.0.registry.propose(request).await {
                 tracing::warn!(%error, "an audit record could not be written");
                 relay.lost(records, &error.to_string());
@@ -158,8 +160,16 @@ impl AuditRelay {
 
     /// Records what an operator did while the cluster may not take writes: the record waits until it does, through
     /// restarts of the node. One that finds no room to wait counts as lost. Must be called inside a tokio runtime.
-    pub fn record_for_sure(&self, actor: Actor, action: AuditAction, object: &str) {
-        let added = self.0.pending.add(actor, action, shortened(object));
+    /// Repeats of one request, which carry the same `key`, are one record as long as they end alike.
+    pub fn record_for_sure(
+        &self,
+        actor: Actor,
+        action: AuditAction,
+        object: &str,
+        success: bool,
+        key: Option<&[u8]>,
+    ) {
+        let added = self.0.pending.add(actor, action, shortened(object), success, key);
         match added {
             Added::NoRoom => self.lost(1, "too many records wait for writes to be possible"),
             Added::Begin | Added::Waits => {
@@ -182,7 +192,8 @@ impl AuditRelay {
                 // A repeat of a write whose outcome is unknown takes effect once.
                 let (actor, request_id, command) = record.command();
                 let request_id = Some(request_id);
-                let request = WriteRequest { actor, request_id, fence: None, command };
+                let request =
+                    WriteRequest { actor, request_id, fence: None, answer_by_ms: None, command };
                 while let Err(error) = relay.0.registry.propose(request.clone()).await {
                     tracing::debug!(%error, "an audit record waits for writes to be possible");
                     tokio::time::sleep(RETRY_PAUSE).await;

@@ -71,15 +71,17 @@ impl Front {
         if request.method() != Method::GET || request.uri().path() != compat::DISCOVER {
             return None;
         }
-        let record = self.edge.open(request, peer.ip());
+        let mut record = self.edge.open(request, peer.ip());
         let response = match self.edge.admit(request, Some(compat::DISCOVER), &record.context) {
-            Ok(_) => {
+            Ok(caller) => {
                 let (uri, headers) = (request.uri(), request.headers());
                 let answer = AssertUnwindSafe(|| {
                     compat::discover_at_once(&self.state, &record.context, uri, headers)
                 });
-                std::panic::catch_unwind(answer)
-                    .unwrap_or_else(|panic| Some(error::panicked(panic)))?
+                let answer = std::panic::catch_unwind(answer)
+                    .unwrap_or_else(|panic| Some(error::panicked(panic)))?;
+                self.edge.follow(&mut record, &caller, request);
+                answer
             }
             Err(refusal) => *refusal,
         };
@@ -108,7 +110,8 @@ impl Front {
         };
         let mut record = self.edge.open(&request, peer.ip());
         let response = match self.edge.admit(&request, Some(route), &record.context) {
-            Ok(_) => {
+            Ok(caller) => {
+                self.edge.follow(&mut record, &caller, &request);
                 // HTTP/2 has its own way for them, which the library does not know either.
                 let turn = (request.version() == Version::HTTP_11)
                     .then(|| interim.begin(compat::keep_own));

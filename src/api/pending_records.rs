@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::xxh3_64;
 
 use maxine_state::{Actor, AuditAction, Command, RequestId};
 
@@ -30,6 +31,9 @@ pub(super) struct PendingRecord {
     trace_id: Box<str>,
     action: AuditAction,
     object: Box<str>,
+    success: bool,
+    /// Names the request, where its client repeats it: a hash of its idempotency key.
+    key: Option<u64>,
     /// How often it happened.
     count: u64,
 }
@@ -48,14 +52,14 @@ impl PendingRecord {
             via_node: None,
         };
         let request_id = u128::from_str_radix(&self.request_id, 16).unwrap_or_default();
-        let items = vec![(self.action, object, true)];
+        let items = vec![(self.action, object, self.success)];
         (actor, RequestId(request_id), Command::RecordAudit { items })
     }
 
     fn is_like(&self, other: &Self) -> bool {
         let what = |record: &Self| {
-            let Self { user, address, action, object, .. } = record.clone();
-            (user, address, action, object)
+            let Self { user, address, action, object, success, .. } = record.clone();
+            (user, address, action, object, success)
         };
         what(self) == what(other)
     }
@@ -100,8 +104,16 @@ impl PendingRecords {
         (Self { file, inner, saving: Mutex::new(()) }, outcome)
     }
 
-    /// Adds a record, or counts it with an equal one.
-    pub(super) fn add(&self, actor: Actor, action: AuditAction, object: Box<str>) -> Added {
+    /// Adds a record, or counts it with an equal one. A repeat of the same request, by its `key`, does not count
+    /// again.
+    pub(super) fn add(
+        &self,
+        actor: Actor,
+        action: AuditAction,
+        object: Box<str>,
+        success: bool,
+        key: Option<&[u8]>,
+    ) -> Added {
         let record = PendingRecord {
             request_id: format!("{:032x}", rand::random::<u128>()),
             user: actor.user,
@@ -109,9 +121,15 @@ impl PendingRecords {
             trace_id: actor.trace_id,
             action,
             object,
+            success,
+            key: key.map(xxh3_64),
             count: 1,
         };
         let mut inner = self.inner.lock();
+        let is_repeat = |other: &PendingRecord| other.key == record.key && other.is_like(&record);
+        if record.key.is_some() && inner.records.iter().any(is_repeat) {
+            return if inner.is_writing { Added::Waits } else { Added::Begin };
+        }
         let in_flight = usize::from(inner.is_writing);
         let mut waiting = inner.records.iter().skip(in_flight);
         let equal = waiting.position(|other| other.is_like(&record));
@@ -192,22 +210,46 @@ mod tests {
         Actor { user, address: address.into(), trace_id: "t".into(), via_node: None }
     }
 
+    fn add(pending: &PendingRecords, actor: Actor, object: Box<str>) -> Added {
+        pending.add(actor, AuditAction::BreakGlassUse, object, true, None)
+    }
+
+    /// A client that repeats one request until there is a leader has used the token once.
+    #[test]
+    fn repeats_of_one_request_are_one_record_for_each_outcome() {
+        let (pending, _) = PendingRecords::open(None);
+        let add = |key: &str, object: &str, success| {
+            let (actor, key) = (actor("a"), Some(key.as_bytes()));
+            pending.add(actor, AuditAction::BreakGlassUse, object.into(), success, key)
+        };
+        assert_eq!(add("k1", "PATCH /x, answered 503", false), Added::Begin);
+        let first = pending.begin().unwrap();
+        assert_eq!(add("k1", "PATCH /x, answered 503", false), Added::Waits);
+        assert_eq!(add("k1", "PATCH /x, answered 200", true), Added::Waits);
+        assert_eq!(add("k1", "PATCH /x, answered 200", true), Added::Waits);
+        let items = |record: PendingRecord| match record.command() {
+            (_, _, Command::RecordAudit { items }) => items,
+            other => panic!("{other:?}"),
+        };
+        let record =
+            |object: &str, success| vec![(AuditAction::BreakGlassUse, object.into(), success)];
+        assert_eq!(items(first), record("PATCH /x, answered 503", false));
+        assert_eq!(items(pending.written().unwrap()), record("PATCH /x, answered 200", true));
+        assert_eq!(pending.written(), None);
+        // Another request is another use.
+        assert_eq!(add("k2", "PATCH /x, answered 200", true), Added::Begin);
+    }
+
     #[test]
     fn what_waits_is_counted_and_outlives_a_restart_and_is_bounded() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("pending-audit");
         let (pending, read) = PendingRecords::open(Some(file.clone()));
         read.unwrap();
-        assert_eq!(
-            pending.add(actor("a"), AuditAction::BreakGlassUse, "GET /x".into()),
-            Added::Begin
-        );
+        assert_eq!(add(&pending, actor("a"), "GET /x".into()), Added::Begin);
         let first = pending.begin().unwrap();
         for _ in 0..3 {
-            assert_eq!(
-                pending.add(actor("a"), AuditAction::BreakGlassUse, "GET /x".into()),
-                Added::Waits
-            );
+            assert_eq!(add(&pending, actor("a"), "GET /x".into()), Added::Waits);
         }
         pending.save().unwrap();
         assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
@@ -225,20 +267,10 @@ mod tests {
         assert!(!file.exists());
 
         for n in 0..RECORDS_MAX {
-            assert_ne!(
-                again.add(actor(&n.to_string()), AuditAction::BreakGlassUse, "o".into()),
-                Added::NoRoom
-            );
+            assert_ne!(add(&again, actor(&n.to_string()), "o".into()), Added::NoRoom);
         }
-        assert_eq!(
-            again.add(actor("one more"), AuditAction::BreakGlassUse, "o".into()),
-            Added::NoRoom
-        );
-        assert_ne!(
-            again.add(actor("7"), AuditAction::BreakGlassUse, "o".into()),
-            Added::NoRoom,
-            "an equal one is counted"
-        );
+        assert_eq!(add(&again, actor("one more"), "o".into()), Added::NoRoom);
+        assert_ne!(add(&again, actor("7"), "o".into()), Added::NoRoom, "an equal one is counted");
         again.save().unwrap();
         assert!(fs::metadata(&file).unwrap().len() < FILE_LEN_MAX);
         fs::write(&file, "not records").unwrap();

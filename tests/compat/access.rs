@@ -392,7 +392,7 @@ async fn uses_of_the_break_glass_token_outlive_a_restart_until_they_are_recorded
             uses.map(|record| record.object.to_string()).collect::<Vec<_>>()
         })
     };
-    let scraped = "GET /api/actuator/prometheus";
+    let scraped = "GET /api/actuator/prometheus, answered 200";
     let expected = vec![scraped.to_owned(), format!("{scraped}, 3 times")];
     eventually("they are recorded", Box::new(|| used() == expected)).await;
     eventually("the file is gone", Box::new(|| !file.exists())).await;
@@ -457,7 +457,7 @@ async fn a_node_without_contact_refuses_credentials_but_its_break_glass_token() 
             uses.map(|record| record.object.to_string()).collect::<Vec<_>>()
         })
     };
-    while !used().contains(&format!("GET {CONFIG}")) {
+    while !used().contains(&format!("GET {CONFIG}, answered 200")) {
         changes.changed().await.unwrap();
     }
     server.store.set_staleness_ms(0);
