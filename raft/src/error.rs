@@ -149,7 +149,7 @@ pub enum CallError {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AdminError {
     /// No leader was found in time.
-    #[error("no leader within the time allowed")]
+    #[error("no leader was found within the time allowed")]
     NoLeader,
     /// This node does not lead.
     #[error("not the leader (hint: {hint:?})")]
@@ -161,7 +161,7 @@ pub enum AdminError {
     #[error("{0}")]
     Refused(String),
     /// It did not finish in time and may yet take effect; look at the status.
-    #[error("did not finish in time; it may yet take effect")]
+    #[error("it did not finish in time and may still take effect")]
     Timeout,
     /// The disk or the output failed.
     #[error("io: {0}")]

@@ -46,7 +46,7 @@ pub use config::{Config, EngineKind, Member, NodeId, PeerTls};
 pub use error::{AdminError, CallError, ProposeError, ReadError, StartError};
 pub use exclusion::Exclusion;
 pub use node::RaftNode;
-pub use propose::Proposed;
+pub use propose::{ProposeTime, Proposed};
 pub use status::{Counters, Leadership, MemberStatus, Role, Status};
 
 /// How fresh a read must be.

@@ -36,18 +36,34 @@ pub struct Proposed {
     pub reply: Bytes,
 }
 
+/// How long a proposal may take.
+#[derive(Clone, Copy, Debug)]
+pub struct ProposeTime {
+    /// Time in which a leader must be found. Where none is, nothing was proposed: the error is
+    /// [`ProposeError::NoLeader`].
+    pub begin: Duration,
+    /// Time in which the whole must end.
+    pub end: Duration,
+}
+
+impl From<Duration> for ProposeTime {
+    fn from(timeout: Duration) -> Self {
+        Self { begin: timeout, end: timeout }
+    }
+}
+
 impl RaftNode {
     /// Proposes on any node: a follower forwards to the leader. Returns once the entry is
-    /// committed and applied at the leader. Ends within `timeout`. Dropping the future leaves the
-    /// outcome unknown.
+    /// committed and applied at the leader. Ends within the given time. Dropping the future leaves
+    /// the outcome unknown.
     pub async fn propose(
         &self,
         payload: Bytes,
-        timeout: Duration,
+        time: impl Into<ProposeTime>,
     ) -> Result<Proposed, ProposeError> {
         let inner = &*self.inner;
         inner.counters.proposals.fetch_add(1, Ordering::Relaxed);
-        let result = inner.propose_anywhere(payload, timeout).await;
+        let result = inner.propose_anywhere(payload, time.into()).await;
         if result.is_err() {
             inner.counters.proposals_failed.fetch_add(1, Ordering::Relaxed);
         }
@@ -105,15 +121,17 @@ impl Inner {
     async fn propose_anywhere(
         &self,
         payload: Bytes,
-        timeout: Duration,
+        time: ProposeTime,
     ) -> Result<Proposed, ProposeError> {
         self.check_payload(&payload)?;
-        let deadline = clock::now() + timeout;
+        let started = clock::now();
+        let (begin_by, deadline) = (started + time.begin.min(time.end), started + time.end);
         let mut forwarding = None;
         loop {
-            let left = deadline.saturating_duration_since(clock::now());
+            let now = clock::now();
+            let left = deadline.saturating_duration_since(now);
             let result = match self.leader_at() {
-                _ if left.is_zero() => return Err(ProposeError::NoLeader),
+                _ if now >= begin_by => return Err(ProposeError::NoLeader),
                 LeaderAt::Here => {
                     forwarding = None;
                     self.propose_here(payload.clone(), left).await
@@ -135,7 +153,7 @@ impl Inner {
             if !self.is_accepting() {
                 return Err(ProposeError::ShuttingDown);
             }
-            self.pause(deadline).await;
+            self.pause(begin_by).await;
         }
     }
 

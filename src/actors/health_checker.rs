@@ -420,6 +420,7 @@ impl HealthCheckerActor {
             actor: Who::system("health-checker"),
             request_id: None,
             fence: Some(fence),
+            answer_by_ms: None,
             command: Command::ReportHealth { items },
         };
         let propose = async move { registry.propose(write).await };

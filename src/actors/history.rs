@@ -94,7 +94,7 @@ async fn begin(
         command: Command::BeginHistory { before, history, line, signing_key },
     };
     let batch = Batch { proposals: vec![proposal] };
-    store.propose(batch, ATTEMPT_TIMEOUT).await.map_err(|error| error.to_string())?;
+    store.propose(batch, ATTEMPT_TIMEOUT.into()).await.map_err(|error| error.to_string())?;
     tracing::warn!(
         before = format!("{before:016x}"),
         "data was restored or lost: a new history begins, watchers must start again, and sessions end"

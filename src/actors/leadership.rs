@@ -123,7 +123,7 @@ impl LeadershipActor {
                 command,
             };
             let proposals = commands.into_iter().flatten().map(proposal).collect();
-            store.propose(Batch { proposals }, GRANT_TIMEOUT).await
+            store.propose(Batch { proposals }, GRANT_TIMEOUT.into()).await
         };
         ctx.spawn(ask.into_actor(self).map(move |result, actor, ctx| {
             if actor.term != Some(term) {

@@ -45,7 +45,7 @@ fn a_leader_that_a_late_grant_superseded_asks_for_its_duties_again() {
     with_actor(async |store, view, mut duties| {
         let first = fence(&mut duties, Option::is_some).await;
         // The grant of a node that led before comes in only now; this one leads on.
-        store.propose(grant("b"), GRANT_TIMEOUT).await.expect("it is taken");
+        store.propose(grant("b"), GRANT_TIMEOUT.into()).await.expect("it is taken");
         let again = fence(&mut duties, |now| now.is_some() && *now != first).await;
         assert_eq!(again, view.snapshot().state.grant().map(|grant| grant.fence));
         assert_eq!(view.snapshot().state.grant().expect("granted").holder.as_str(), "a");

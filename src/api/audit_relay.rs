@@ -143,7 +143,9 @@ impl AuditRelay {
         let Some(left_out) = self.0.second.lock().take(now_s, &actor) else { return };
         let mut items = vec![(action, shortened(object), success)];
         if left_out > 0 {
-            let object = format!("{} left out before this one", maxine_wording::count(left_out, "record")).into();
+            let object =
+                format!("{} left out before this one", maxine_wording::count(left_out, "record"))
+                    .into();
             items.push((AuditAction::AuditOverflow, object, false));
         }
         let (relay, records) = (self.clone(), items.len());

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::convert::Infallible;
 
 use axum::extract::FromRequestParts;
+use axum::http::HeaderMap;
 use axum::http::request::Parts;
 
 use maxine_gateway::ClientAddr;
@@ -23,6 +24,26 @@ impl<S: Sync> FromRequestParts<S> for CalledBy {
     }
 }
 
+/// How long the caller of a write waits for its answer, in milliseconds.
+pub const TIMEOUT_NAME: &str = "x-maxine-timeout-ms";
+/// Longest time in it.
+const TIMEOUT_MS_MAX: u64 = 600_000;
+
+/// Reads [`TIMEOUT_NAME`].
+///
+/// # Errors
+/// What it must be, where it is something else.
+pub fn timeout_ms(headers: &HeaderMap) -> Result<Option<u64>, String> {
+    let Some(value) = headers.get(TIMEOUT_NAME) else { return Ok(None) };
+    let text = value.to_str().unwrap_or_default();
+    let valid = |ms: &u64| (1..=TIMEOUT_MS_MAX).contains(ms);
+    text.parse()
+        .ok()
+        .filter(valid)
+        .map(Some)
+        .ok_or_else(|| format!("{TIMEOUT_NAME} must be a whole number from 1 to {TIMEOUT_MS_MAX}"))
+}
+
 /// What the edge knows of a request.
 #[derive(Clone, Debug)]
 pub struct RequestContext {
@@ -32,12 +53,15 @@ pub struct RequestContext {
     pub traceparent: TraceName,
     /// Where the request came from.
     pub client: ClientAddr,
+    /// By when the caller needs the answer to a write, if it says so, on the monotonic clock.
+    pub answer_by_ms: Option<u64>,
 }
 
 impl Default for RequestContext {
     fn default() -> Self {
         let (trace_id, traceparent) = (TraceName::default(), TraceName::default());
-        Self { trace_id, traceparent, client: ClientAddr::direct([0, 0, 0, 0].into()) }
+        let client = ClientAddr::direct([0, 0, 0, 0].into());
+        Self { trace_id, traceparent, client, answer_by_ms: None }
     }
 }
 

@@ -26,6 +26,7 @@ use utoipa::{PartialSchema, ToSchema};
 use utoipa_swagger_ui::Config;
 
 use super::access::{Access, AccessTable, Decision};
+use super::caller::TIMEOUT_NAME;
 use super::pacing::SharedBytes;
 use super::problem::{PROBLEM_JSON, Problem, ProblemKind};
 use super::{AppState, hosts};
@@ -108,6 +109,8 @@ fn complete_operation(table: &AccessTable, path: &str, method: &Method, operatio
     if *method != Method::GET && path != "/api/v1/session" {
         let about = "1 to 255 visible characters: a repeat takes effect once.";
         add_header(operation, "Idempotency-Key", about);
+        let about = "1 to 600000: how long the client waits. A change that has not begun by then is given up.";
+        add_header(operation, TIMEOUT_NAME, about);
     }
 }
 

@@ -81,8 +81,13 @@ async fn replace(
         // Two changes at once: the second one's current password is not the current one any more.
         expected_version: Some(user.credential_version),
     };
-    let request =
-        WriteRequest { actor: context.actor(caller), request_id: None, fence: None, command };
+    let request = WriteRequest {
+        actor: context.actor(caller),
+        request_id: None,
+        fence: None,
+        answer_by_ms: context.answer_by_ms,
+        command,
+    };
     state.registry().propose(request).await.map_err(|error| match error {
         WriteError::Rejected { rejection: Rejection::RevisionMismatch { .. }, .. } => {
             OwnPasswordError::WrongPassword

@@ -518,7 +518,10 @@ fn certificate(object: &str, end_ms: u64, now_ms: u64) -> Option<Notice> {
     let at = maxine_telemetry::events::iso_8601(end_ms);
     let message = match left_ms {
         0 => format!("the certificate expired at {at}"),
-        _ => format!("the certificate expires in less than {}, at {at}", maxine_wording::count(within, "day")),
+        _ => format!(
+            "the certificate expires in less than {}, at {at}",
+            maxine_wording::count(within, "day")
+        ),
     };
     let (severity, stage) = match (left_ms, within) {
         (0, _) => (Severity::Critical, 3),

@@ -137,7 +137,8 @@ async fn hash(passwords: &Passwords, password: &str) -> Result<Box<str>, Bootstr
 /// Proposes; `false` where another leader has made it in the meantime.
 async fn propose_once(registry: &Registry, command: Command) -> Result<bool, BootstrapError> {
     let actor = Actor::system("bootstrap");
-    let request = WriteRequest { actor, request_id: None, fence: None, command };
+    let request =
+        WriteRequest { actor, request_id: None, fence: None, answer_by_ms: None, command };
     match registry.propose(request).await {
         Ok(_) => Ok(true),
         Err(WriteError::Rejected { rejection: Rejection::Exists { .. }, .. }) => Ok(false),

@@ -44,6 +44,7 @@ pub(super) async fn run(
                 actor: Actor::system("retention"),
                 request_id: None,
                 fence: Some(fence),
+                answer_by_ms: None,
                 command: Command::ExpireAudit { now_ms },
             };
             if let Err(error) = registry.propose(request).await {

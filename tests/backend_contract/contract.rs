@@ -252,7 +252,7 @@ pub(crate) async fn limits(fixture: &dyn Fixture) {
     let text = "x".repeat(1_000_000);
     let items = (0..20).map(|_| (AuditAction::AuditRecord, text.as_str().into(), true)).collect();
     let large = Batch { proposals: vec![proposal(Command::RecordAudit { items })] };
-    let refused = nodes[0].store.propose(large, SOON).await;
+    let refused = nodes[0].store.propose(large, SOON.into()).await;
     assert!(matches!(refused, Err(ProposeError::TooLarge { .. })), "{refused:?}");
     let bogus = Proposal { fence: Some(Fence(u64::MAX)), ..proposal(register("s", "a", 80)) };
     let leader = leader(&nodes).await;

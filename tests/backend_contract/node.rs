@@ -110,7 +110,7 @@ pub(crate) fn batch(command: Command) -> Batch {
 impl Node {
     /// Proposes once.
     pub(crate) async fn try_propose(&self, command: Command) -> Result<Applied, ProposeError> {
-        let answers = self.store.propose(batch(command), Duration::from_secs(5)).await?;
+        let answers = self.store.propose(batch(command), Duration::from_secs(5).into()).await?;
         Ok(answers.into_iter().next().expect("one answer per proposal"))
     }
 
@@ -122,7 +122,7 @@ impl Node {
     pub(crate) async fn propose_as(&self, proposal: Proposal) -> Applied {
         let batch = Batch { proposals: vec![proposal] };
         eventually("the proposal is answered", async || {
-            let answer = self.store.propose(batch.clone(), Duration::from_secs(5)).await;
+            let answer = self.store.propose(batch.clone(), Duration::from_secs(5).into()).await;
             answer.ok().and_then(|answers| answers.into_iter().next())
         })
         .await
@@ -150,7 +150,7 @@ impl Node {
         let command = Command::Expire { items: vec![item] };
         let proposal = Proposal { fence: Some(fence), ..proposal(command) };
         let batch = Batch { proposals: vec![proposal] };
-        let answers = self.store.propose(batch, Duration::from_secs(5)).await?;
+        let answers = self.store.propose(batch, Duration::from_secs(5).into()).await?;
         Ok(answers[0].reply.clone())
     }
 

@@ -179,7 +179,8 @@ async fn every_link_is_cut() {
     })
     .await;
     assert!(led.store.leadership_now().leader.is_none(), "it knows that it is alone");
-    let refused = led.store.propose(batch(register("orders", "b", 80)), Duration::from_secs(1));
+    let refused =
+        led.store.propose(batch(register("orders", "b", 80)), Duration::from_secs(1).into());
     let refused = refused.await;
     let unwritten = [Err(ProposeError::NoLeader), Err(ProposeError::OutcomeUnknown)];
     assert!(unwritten.contains(&refused), "{refused:?}");

@@ -55,7 +55,7 @@ async fn settles(nodes: &[Node], told: &[Told], what: &str) {
             tokio::time::sleep(Duration::from_millis(20)).await;
             for node in nodes {
                 let write = batch(register("settled", &node.name, 80));
-                if node.store.propose(write, Duration::from_secs(2)).await.is_err() {
+                if node.store.propose(write, Duration::from_secs(2).into()).await.is_err() {
                     continue 'again;
                 }
             }
@@ -82,7 +82,7 @@ async fn write(node: Node, stop: Arc<AtomicBool>, acknowledged: Arc<Mutex<BTreeS
         let id = format!("{}-{n}", node.name);
         n += 1;
         let write = batch(register("orders", &id, 80));
-        match node.store.propose(write, Duration::from_millis(500)).await {
+        match node.store.propose(write, Duration::from_millis(500).into()).await {
             Ok(_) => drop(acknowledged.lock().insert(id)),
             // A refusal comes at once: without a pause the writers would let nobody else run.
             Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,

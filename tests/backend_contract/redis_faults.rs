@@ -100,7 +100,7 @@ async fn redis_hangs() {
     server.signal(Signal::SIGSTOP);
     let request = crate::node::proposal(register("orders", "a", 80));
     let batch = maxine_state::Batch { proposals: vec![request.clone()] };
-    let outcome = nodes[0].store.propose(batch, Duration::from_secs(2)).await;
+    let outcome = nodes[0].store.propose(batch, Duration::from_secs(2).into()).await;
     assert_eq!(outcome, Err(ProposeError::OutcomeUnknown));
     nobody_leads(&nodes).await;
     server.signal(Signal::SIGCONT);

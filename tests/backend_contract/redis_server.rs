@@ -288,7 +288,7 @@ mod replicated {
         pair._replica.crash();
         let outcome = node.store.propose(
             crate::node::batch(crate::node::register("orders", "b", 80)),
-            Duration::from_secs(2),
+            Duration::from_secs(2).into(),
         );
         assert_eq!(outcome.await, Err(maxine_store::ProposeError::OutcomeUnknown));
         node.store.shutdown().await;

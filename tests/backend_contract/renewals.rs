@@ -70,7 +70,7 @@ impl Stack {
         let registration = Registration::new(Name::trusted(id), address, ttl_ms);
         crate::node::eventually("the registration is acknowledged", async || {
             let items = vec![(service("fleet"), registration.clone())];
-            let answer = self.registry.register(caller(), None, items).await.ok()?;
+            let answer = self.registry.register(caller(), None, None, items).await.ok()?;
             answer.1.into_iter().next()?.ok()
         })
         .await

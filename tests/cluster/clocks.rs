@@ -55,7 +55,7 @@ async fn register(node: &Node, id: &str) {
             trace_id: "test".into(),
             via_node: None,
         };
-        match node.registry().register(caller, None, items).await {
+        match node.registry().register(caller, None, None, items).await {
             Ok(_) => return,
             Err(error) => assert!(started.elapsed() < PATIENCE, "{error}"),
         }

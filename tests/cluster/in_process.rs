@@ -57,7 +57,10 @@ fn discovery_answers_while_every_actor_is_stalled() {
         let node = node(dir.path()).await;
         let registry = node.registry().clone();
         let started = Instant::now();
-        while registry.register(Actor::system("test"), None, vec![registration("a")]).await.is_err()
+        while registry
+            .register(Actor::system("test"), None, None, vec![registration("a")])
+            .await
+            .is_err()
         {
             assert!(started.elapsed() < PATIENCE);
         }
@@ -77,7 +80,7 @@ fn discovery_answers_while_every_actor_is_stalled() {
         let stalled_write = {
             let registry = registry.clone();
             tokio::spawn(async move {
-                registry.register(Actor::system("test"), None, vec![registration("b")]).await
+                registry.register(Actor::system("test"), None, None, vec![registration("b")]).await
             })
         };
         let (mut answers, until) = (0, Instant::now() + Duration::from_secs(2));

@@ -118,3 +118,58 @@ async fn two_survivors_of_five_name_no_leader_and_stay_not_ready() {
     // Where there is a pre-vote the term may stand still; it never goes back.
     assert!(term().await.as_u64() >= first_term.as_u64());
 }
+
+/// How long the commands below wait; less than a node's own time for a write.
+const COMMAND_TIME: Duration = Duration::from_millis(1_500);
+
+/// Without a leader nothing can have been proposed, so no command may end with "unknown".
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_leader_every_change_ends_in_its_time_as_not_made() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut dev = Dev::start(dir.path(), &[]);
+    let token = dev.token().await;
+    for node in 0..3 {
+        dev.wait_ready(node).await;
+    }
+    assert_eq!(dev.register(0, "orders", "a").await.0, 200);
+    let leader = dev.leader().await;
+    let left = &dev.nodes[(leader + 1) % 3].http;
+    for node in [leader, (leader + 2) % 3] {
+        dev.signal(node, Signal::SIGKILL);
+    }
+    let survivor = Survivor { dev: &dev, base: left, token: &token };
+    let started = Instant::now();
+    while survivor.json("/api/v1/ready").await["leader"] != Value::Null {
+        assert!(started.elapsed() < PATIENCE, "it still names a leader");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let password = dir.path().join("password");
+    std::fs::write(&password, "another-password-for-tests").unwrap();
+    let password = password.to_str().unwrap();
+    let changes: [&[&str]; 12] = [
+        &["register", "--address", "http://127.0.0.1:9", "orders", "b"],
+        &["deregister", "orders", "a"],
+        &["drain", "orders", "a"],
+        &["services", "delete", "orders", "--yes"],
+        &["policy", "set", "orders", "traffic.retries.attempts=2"],
+        &["config", "set", "heartbeat_timeout_s=7"],
+        &["user", "add", "eve", "--password-file", password],
+        &["token", "create"],
+        &["key", "rotate"],
+        &["cluster", "transfer"],
+        &["cluster", "remove", "3", "--yes"],
+        &["cluster", "add", "4", "--peer-addr", "127.0.0.1:9", "--http-addr", "http://127.0.0.1:9"],
+    ];
+    let running = changes.map(|args| {
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_maxine"));
+        let time_ms = COMMAND_TIME.as_millis().to_string();
+        command.args(args).args(["--server", left, "--timeout-ms", &time_ms]);
+        command.env("MAXINE_TOKEN", &token).stdin(std::process::Stdio::null());
+        async move { (args, command.output().await.unwrap()) }
+    });
+    for (args, output) in futures::future::join_all(running).await {
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(4), "{args:?}: {told}");
+        assert!(!told.contains("no answer in time"), "{args:?}: {told}");
+    }
+}

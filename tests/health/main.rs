@@ -135,6 +135,7 @@ impl Rig {
                 actor: actor.clone(),
                 request_id: None,
                 fence: None,
+                answer_by_ms: None,
                 command: command.clone(),
             };
             match self.registry.propose(request).await {
@@ -408,7 +409,8 @@ async fn a_heartbeat_does_not_undo_an_eviction() {
     registration.probe = spec().map(Box::new);
     let beat = async |registration: &Registration| {
         let items = vec![(service(), registration.clone())];
-        let (_, answers) = rig.registry.register(Actor::system("test"), None, items).await.unwrap();
+        let (_, answers) =
+            rig.registry.register(Actor::system("test"), None, None, items).await.unwrap();
         answers[0].clone().unwrap()
     };
     for _ in 0..10 {

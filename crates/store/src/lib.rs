@@ -48,6 +48,22 @@ pub enum Consistency {
     Strong,
 }
 
+/// How long a write may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WriteTime {
+    /// Time in which it must be sent to whoever orders it. A store that waits for a leader gives up
+    /// after it, with an error that is [clean](ProposeError::is_clean).
+    pub begin: Duration,
+    /// Time in which it must end.
+    pub end: Duration,
+}
+
+impl From<Duration> for WriteTime {
+    fn from(timeout: Duration) -> Self {
+        Self { begin: timeout, end: timeout }
+    }
+}
+
 /// A write that did not come back with an answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ProposeError {
@@ -146,7 +162,7 @@ pub trait PeerHandler: Send + Sync + 'static {
 pub trait ControlStore: Send + Sync + 'static {
     /// Puts a batch into the order; one answer per proposal. When it returns, the view of this
     /// node shows the effects. May be dropped; the batch may then still take effect.
-    async fn propose(&self, batch: Batch, timeout: Duration) -> Result<Vec<Applied>, ProposeError>;
+    async fn propose(&self, batch: Batch, time: WriteTime) -> Result<Vec<Applied>, ProposeError>;
 
     /// Returns when a read of this node's view is as fresh as asked for.
     async fn barrier(&self, level: Consistency, timeout: Duration) -> Result<(), ReadError>;
@@ -322,10 +338,10 @@ pub enum AdminError {
     #[error("{0}")]
     Invalid(String),
     /// No leader could do it in time; nothing was changed, and a retry is safe.
-    #[error("no leader could do it in time: {0}")]
+    #[error("{0}")]
     Unavailable(String),
     /// It may or may not take effect yet.
-    #[error("the outcome is not known: {0}")]
+    #[error("{0}")]
     OutcomeUnknown(String),
 }
 

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 use super::{
     CallError, Consistency, ControlStore, Leadership, Machine, Ordered, PeerHandler, ProposeError,
-    ReadError,
+    ReadError, WriteTime,
 };
 use maxine_state::{Applied, Batch};
 use maxine_view::View;
@@ -62,7 +62,7 @@ impl MemoryStore {
 
 #[async_trait]
 impl ControlStore for MemoryStore {
-    async fn propose(&self, batch: Batch, _: Duration) -> Result<Vec<Applied>, ProposeError> {
+    async fn propose(&self, batch: Batch, _: WriteTime) -> Result<Vec<Applied>, ProposeError> {
         if !self.available.load(Ordering::SeqCst) {
             return Err(ProposeError::NoLeader);
         }

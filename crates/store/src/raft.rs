@@ -14,7 +14,8 @@ use tokio::sync::watch;
 
 use super::{
     AdminError, BackupSummary, CallError, ClusterAdmin, ClusterStatus, Consistency, ControlStore,
-    Leadership, Machine, MemberView, Ordered, PeerHandler, ProposeError, ReadError, needs_lease,
+    Leadership, Machine, MemberView, Ordered, PeerHandler, ProposeError, ReadError, WriteTime,
+    needs_lease,
 };
 use maxine_state::{
     Applied, Batch, ControlState, STATE_VERSION, decode_applied, decode_batch, encode_applied,
@@ -188,20 +189,23 @@ fn admin_error(error: raft::AdminError) -> AdminError {
 
 #[async_trait]
 impl ControlStore for RaftStore {
-    async fn propose(&self, batch: Batch, timeout: Duration) -> Result<Vec<Applied>, ProposeError> {
+    async fn propose(&self, batch: Batch, time: WriteTime) -> Result<Vec<Applied>, ProposeError> {
         let payload = encode_batch(&batch)
             .map_err(|_| ProposeError::TooLarge { len: usize::MAX, max: 16 * 1024 * 1024 })?;
         #[allow(clippy::disallowed_methods, reason = "the runtime's own clock, for its own timer")]
         let started = tokio::time::Instant::now();
         // Never forwarded, or what an old leader decided would be written by the new one.
         let proposed = match needs_lease(&batch) {
-            true => self.node.propose_local(payload.into(), timeout).await,
-            false => self.node.propose(payload.into(), timeout).await,
+            true => self.node.propose_local(payload.into(), time.end).await,
+            false => {
+                let time = raft::ProposeTime { begin: time.begin, end: time.end };
+                self.node.propose(payload.into(), time).await
+            }
         };
         let proposed = proposed.map_err(propose_error)?;
         // The leader has applied it; before anyone here is told, this node must have, too. If it
         // cannot in time, the write still stands.
-        let left = Self::wait_left(started, timeout);
+        let left = Self::wait_left(started, time.end);
         self.node
             .wait_applied(proposed.index, left)
             .await

@@ -23,6 +23,9 @@ pub use maxine_balance::HashInput;
 pub use watch::Change;
 
 const TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a node may take to answer, so that the answer arrives within [`TIMEOUT`]: a node that has not begun
+/// a write by then says that nothing was changed.
+const ANSWER_MS: &str = "9000";
 const CONFIG: &str = "/api/maxine/control/config";
 
 /// A request that did not succeed.
@@ -166,7 +169,9 @@ impl Maxine {
         body: Option<&Value>,
     ) -> Result<T, Error> {
         let complete = |request: RequestBuilder| match body {
-            Some(body) => request.timeout(TIMEOUT).json(body),
+            Some(body) => {
+                request.timeout(TIMEOUT).header("x-maxine-timeout-ms", ANSWER_MS).json(body)
+            }
             None => request.timeout(TIMEOUT),
         };
         let answer = self.send(method, path, complete).await?;

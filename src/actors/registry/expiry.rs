@@ -292,7 +292,7 @@ impl ExpiryDuty {
             command: Command::Expire { items },
         };
         let batch = Batch { proposals: vec![proposal] };
-        let applied = self.store.propose(batch, CONFIRM_TIMEOUT).await;
+        let applied = self.store.propose(batch, CONFIRM_TIMEOUT.into()).await;
         match applied.map_err(|error| error.to_string())?.pop().map(|applied| applied.reply) {
             Some(Reply::Changed(changed)) => Ok(changed.into_iter().filter(|gone| *gone).count()),
             Some(Reply::Rejected(rejection)) => Err(rejection.to_string()),

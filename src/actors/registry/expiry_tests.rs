@@ -8,7 +8,7 @@ use super::*;
 use crate::actors::registry::leases::ExpirySettings;
 use maxine_state::Leadership;
 use maxine_state::{Address, Applied, Health, Instance, Name, Registration, ServiceKey};
-use maxine_store::{CallError, ProposeError, ReadError};
+use maxine_store::{CallError, ProposeError, ReadError, WriteTime};
 
 /// Would order anything, but is told by no majority that this node leads.
 #[derive(Default)]
@@ -16,7 +16,7 @@ struct Unconfirmed(AtomicUsize);
 
 #[async_trait]
 impl ControlStore for Unconfirmed {
-    async fn propose(&self, batch: Batch, _: Duration) -> Result<Vec<Applied>, ProposeError> {
+    async fn propose(&self, batch: Batch, _: WriteTime) -> Result<Vec<Applied>, ProposeError> {
         self.0.fetch_add(batch.proposals.len(), Ordering::SeqCst);
         Err(ProposeError::OutcomeUnknown)
     }

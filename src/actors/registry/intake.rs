@@ -9,22 +9,25 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::{Actor, ActorFutureExt, AsyncContext, Context, Handler, Message, WrapFuture};
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::super::leadership::Duties;
 use super::super::supervisor::Lifeline;
 use super::expiry::ExpiryDuty;
-use super::queues::{Queues, Submit};
+use super::queues::{Deadlines, Queues, Submit};
 use super::{RegistrySettings, WriteError};
 use maxine_clock::Clock;
 use maxine_state::{Applied, Batch, Fence, Proposal};
-use maxine_store::{ControlStore, ProposeError};
+use maxine_store::{ControlStore, ProposeError, WriteTime};
 
 /// Most batches on their way at once. With one, the next gathers for as long as this one takes, so
 /// that fewer and larger ones are stored: a tenth more writes a second than with two.
 const BATCHES_IN_FLIGHT_MAX: usize = 1;
 /// Pause between two attempts while there is no leader, in milliseconds.
 const RETRY_PAUSE_MS: u64 = 20;
+/// How often the queues are searched for writes that waited too long. They are answered by so much later.
+const LATE_CHECK: Duration = Duration::from_millis(50);
 
 /// Owns the queue of writes and the leader's lease duty.
 pub struct RegistryActor {
@@ -89,54 +92,105 @@ fn unavailable(reason: &str) -> WriteError {
     WriteError::Unavailable { retry_after_s: 1, reason: reason.into() }
 }
 
+/// A batch on its way, and who waits for it.
+struct Underway {
+    batch: Batch,
+    waiters: Vec<Waiter>,
+}
+
+struct Waiter {
+    time: Deadlines,
+    reply: oneshot::Sender<Result<Applied, WriteError>>,
+}
+
+impl Waiter {
+    fn answer(self, result: Result<Applied, WriteError>) {
+        // The caller may have gone; then nobody needs the answer.
+        let _gone = self.reply.send(result);
+    }
+}
+
+impl Underway {
+    fn new(batch: Vec<Submit>) -> Self {
+        let (mut proposals, mut waiters) = (Vec::new(), Vec::new());
+        for Submit { proposal, time, reply, .. } in batch {
+            proposals.push(proposal);
+            waiters.push(Waiter { time, reply });
+        }
+        Self { batch: Batch { proposals }, waiters }
+    }
+
+    fn end_ms(&self) -> u64 {
+        self.waiters.iter().map(|waiter| waiter.time.end_ms).max().unwrap_or(0)
+    }
+
+    /// When the first of them waits no longer for its write to begin.
+    fn begin_ms(&self) -> u64 {
+        self.waiters.iter().map(|waiter| waiter.time.begin_ms).min().unwrap_or(0)
+    }
+
+    /// Splits off the second half.
+    fn split(&mut self) -> Self {
+        let half = self.waiters.len() / 2;
+        let proposals = self.batch.proposals.split_off(half);
+        Self { batch: Batch { proposals }, waiters: self.waiters.split_off(half) }
+    }
+
+    /// Takes out those whose writes had to begin by `now_ms`, and answers them with `error`.
+    fn refuse_late(&mut self, now_ms: u64, error: &WriteError) {
+        let each = self.batch.proposals.drain(..).zip(self.waiters.drain(..));
+        let (late, in_time): (Vec<_>, Vec<_>) =
+            each.partition(|(_, waiter)| waiter.time.begin_ms <= now_ms);
+        late.into_iter().for_each(|(_, waiter)| waiter.answer(Err(error.clone())));
+        (self.batch.proposals, self.waiters) = in_time.into_iter().unzip();
+    }
+}
+
 /// Sees one batch through: repeats it for as long as that is safe and its time lasts, then
 /// answers everyone in it.
 async fn carry(store: Arc<dyn ControlStore>, clock: Clock, batch: Vec<Submit>) {
-    let deadline_ms = batch.iter().map(|submit| submit.deadline_ms).max().unwrap_or(0);
-    let (mut proposals, mut replies) = (Vec::new(), Vec::new());
-    for Submit { proposal, reply, .. } in batch {
-        proposals.push(proposal);
-        replies.push(reply);
-    }
-    let mut groups = VecDeque::from([(Batch { proposals }, replies)]);
-    while let Some((batch, mut replies)) = groups.pop_front() {
-        match attempt(&*store, &clock, &batch, deadline_ms).await {
+    let mut groups = VecDeque::from([Underway::new(batch)]);
+    while let Some(mut group) = groups.pop_front() {
+        match attempt(&*store, &clock, &mut group).await {
             Ok(applied) => {
-                for (reply, applied) in replies.into_iter().zip(applied) {
-                    let _gone = reply.send(Ok(applied));
+                for (waiter, applied) in group.waiters.into_iter().zip(applied) {
+                    waiter.answer(Ok(applied));
                 }
             }
             // Together they are too large, each alone perhaps not.
-            Err(WriteError::TooLarge { .. }) if batch.proposals.len() > 1 => {
-                let mut proposals = batch.proposals;
-                let half = proposals.len() / 2;
-                let (later, replies_later) = (proposals.split_off(half), replies.split_off(half));
-                groups.push_front((Batch { proposals: later }, replies_later));
-                groups.push_front((Batch { proposals }, replies));
+            Err(WriteError::TooLarge { .. }) if group.waiters.len() > 1 => {
+                let later = group.split();
+                groups.push_front(later);
+                groups.push_front(group);
             }
             Err(error) => {
-                for reply in replies {
-                    let _gone = reply.send(Err(error.clone()));
+                for waiter in group.waiters {
+                    waiter.answer(Err(error.clone()));
                 }
             }
         }
     }
 }
 
+/// Proposes a batch until there is an answer for all of it. Those whose time to begin is over are
+/// answered on the way, while it is certain that nothing was proposed.
 async fn attempt(
     store: &dyn ControlStore,
     clock: &Clock,
-    batch: &Batch,
-    deadline_ms: u64,
+    group: &mut Underway,
 ) -> Result<Vec<Applied>, WriteError> {
     // Once one attempt may have taken effect, no later refusal can say that nothing was written.
     let mut uncertain = false;
     loop {
-        let left_ms = deadline_ms.saturating_sub(clock.monotonic_ms());
-        let error = if left_ms == 0 {
+        let now_ms = clock.monotonic_ms();
+        let end_ms = group.end_ms();
+        let begin_ms = if uncertain { end_ms } else { group.begin_ms().min(end_ms) };
+        let left = |until_ms: u64| Duration::from_millis(until_ms.saturating_sub(now_ms));
+        let time = WriteTime { begin: left(begin_ms), end: left(end_ms) };
+        let error = if time.begin.is_zero() {
             ProposeError::NoLeader
         } else {
-            match store.propose(batch.clone(), Duration::from_millis(left_ms)).await {
+            match store.propose(group.batch.clone(), time).await {
                 Ok(applied) => return Ok(applied),
                 Err(error) => error,
             }
@@ -153,19 +207,26 @@ async fn attempt(
             ProposeError::Refused(_) if !uncertain => return Err(unavailable(&error.to_string())),
             // Its leadership is over; another attempt would be refused alike.
             ProposeError::NotLeader { .. }
-                if !uncertain && batch.proposals.iter().any(is_fenced) =>
+                if !uncertain && group.batch.proposals.iter().any(is_fenced) =>
             {
                 return Err(unavailable(&error.to_string()));
             }
             _ => uncertain |= !error.is_clean(),
         }
-        let left_ms = deadline_ms.saturating_sub(clock.monotonic_ms());
-        if left_ms <= RETRY_PAUSE_MS {
-            return Err(match error {
-                _ if uncertain => WriteError::OutcomeUnknown { retry_after_s: 1 },
+        let soon_ms = clock.monotonic_ms() + RETRY_PAUSE_MS;
+        if uncertain {
+            if soon_ms >= end_ms {
+                return Err(WriteError::OutcomeUnknown { retry_after_s: 1 });
+            }
+        } else {
+            let error = match error {
                 ProposeError::Overloaded => WriteError::Overloaded { retry_after_s: 1 },
                 _ => unavailable(&error.to_string()),
-            });
+            };
+            group.refuse_late(soon_ms, &error);
+            if group.waiters.is_empty() {
+                return Err(error);
+            }
         }
         tokio::time::sleep(Duration::from_millis(RETRY_PAUSE_MS)).await;
     }
@@ -176,6 +237,9 @@ impl Actor for RegistryActor {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.set_mailbox_capacity(self.settings.pending_max);
+        ctx.run_interval(LATE_CHECK, |actor, _| {
+            actor.queues.refuse_late(actor.clock.monotonic_ms());
+        });
         let mut duties = self.duties.clone();
         let addr = ctx.address();
         ctx.spawn(
@@ -246,7 +310,7 @@ mod tests {
     use tokio::sync::watch;
 
     use super::*;
-    use maxine_state::Leadership;
+    use maxine_state::{Command, Leadership, Name, RequestId};
     use maxine_store::{CallError, Consistency, ReadError};
 
     /// Answers with these errors, one after the other.
@@ -254,7 +318,7 @@ mod tests {
 
     #[async_trait]
     impl ControlStore for Failing {
-        async fn propose(&self, _: Batch, _: Duration) -> Result<Vec<Applied>, ProposeError> {
+        async fn propose(&self, _: Batch, _: WriteTime) -> Result<Vec<Applied>, ProposeError> {
             Err(self.0.lock().unwrap().pop_front().unwrap())
         }
 
@@ -281,17 +345,56 @@ mod tests {
         async fn shutdown(&self) {}
     }
 
+    fn underway(
+        begin_ms: &[u64],
+    ) -> (Underway, Vec<oneshot::Receiver<Result<Applied, WriteError>>>) {
+        let (mut waiters, mut answers) = (Vec::new(), Vec::new());
+        for begin_ms in begin_ms {
+            let (reply, answer) = oneshot::channel();
+            waiters.push(Waiter { time: Deadlines { begin_ms: *begin_ms, end_ms: 10_000 }, reply });
+            answers.push(answer);
+        }
+        let proposals = begin_ms.iter().map(|_| Proposal {
+            request_id: RequestId(1),
+            proposed_at_ms: 1,
+            fence: None,
+            actor: maxine_state::Actor::system("test"),
+            command: Command::DeleteUser { name: Name::trusted("ada") },
+        });
+        (Underway { batch: Batch { proposals: proposals.collect() }, waiters }, answers)
+    }
+
     #[tokio::test]
     async fn a_disk_that_fails_after_an_attempt_does_not_make_the_outcome_known() {
-        let batch = Batch { proposals: Vec::new() };
         let outcome = async |errors: Vec<ProposeError>| {
             let store = Failing(Mutex::new(errors.into()));
-            attempt(&store, &Clock::manual(), &batch, 10_000).await.unwrap_err()
+            let (mut group, _answers) = underway(&[10_000]);
+            attempt(&store, &Clock::manual(), &mut group).await.unwrap_err()
         };
         let failed = || ProposeError::Storage("no space left".into());
         let known = outcome(vec![ProposeError::NoLeader, failed()]).await;
         assert!(matches!(known, WriteError::Storage(_)), "{known:?}");
         let unknown = outcome(vec![ProposeError::OutcomeUnknown, failed()]).await;
         assert!(matches!(unknown, WriteError::OutcomeUnknown { .. }), "{unknown:?}");
+    }
+
+    /// While nothing was proposed, whoever waits no longer is told so, and the others go on. Once
+    /// it may have been proposed, nobody is told that nothing was written.
+    #[tokio::test]
+    async fn each_write_of_a_batch_that_never_began_is_refused_in_its_own_time() {
+        let first = |errors: Vec<ProposeError>| async {
+            let store = Failing(Mutex::new(errors.into()));
+            let (mut group, mut answers) = underway(&[RETRY_PAUSE_MS, 10_000]);
+            let clock = Clock::manual();
+            let error = attempt(&store, &clock, &mut group).await.unwrap_err();
+            assert!(matches!(error, WriteError::Storage(_) | WriteError::OutcomeUnknown { .. }));
+            (group.waiters.len(), answers.remove(0).try_recv())
+        };
+        let failed = || ProposeError::Storage("no space left".into());
+        let (left, answer) = first(vec![ProposeError::NoLeader, failed()]).await;
+        assert_eq!(left, 1);
+        assert!(matches!(answer, Ok(Err(WriteError::Unavailable { .. }))), "{answer:?}");
+        let (left, answer) = first(vec![ProposeError::OutcomeUnknown, failed()]).await;
+        assert_eq!((left, answer.is_err()), (2, true));
     }
 }

@@ -39,7 +39,7 @@ pub use expiry::{ExpiryEvent, ExpiryStatus};
 pub use former::{Former, FormerLease};
 pub use intake::RegistryActor;
 pub use leases::{Due, ExpirySettings, LeaseId, LeaseTable};
-use queues::Submit;
+use queues::{Deadlines, Submit};
 use renewals::Gatherer;
 
 /// How long a heartbeat waits for the leases and this node's view to agree, in milliseconds.
@@ -81,6 +81,9 @@ pub struct WriteRequest {
     pub request_id: Option<RequestId>,
     /// For duties of the leader alone.
     pub fence: Option<Fence>,
+    /// By when its caller needs the answer, on the monotonic clock; if it was not proposed by then,
+    /// it never is.
+    pub answer_by_ms: Option<u64>,
     /// What for.
     pub command: Command,
 }
@@ -296,17 +299,17 @@ impl Registry {
             actor: request.actor,
             command: request.command,
         };
-        let deadline_ms = self.clock.monotonic_ms() + self.settings.write_timeout_ms;
+        let end_ms = self.clock.monotonic_ms() + self.settings.write_timeout_ms;
+        let begin_ms = request.answer_by_ms.map_or(end_ms, |by_ms| by_ms.min(end_ms));
+        let time = Deadlines { begin_ms, end_ms };
         let (reply, answer) = oneshot::channel();
-        self.actor.try_send(Submit::new(proposal, deadline_ms, reply)).map_err(
-            |error| match error {
-                SendError::Full => WriteError::Overloaded { retry_after_s: 1 },
-                SendError::Down => WriteError::Unavailable {
-                    retry_after_s: 1,
-                    reason: "the registry is being started again".into(),
-                },
+        self.actor.try_send(Submit::new(proposal, time, reply)).map_err(|error| match error {
+            SendError::Full => WriteError::Overloaded { retry_after_s: 1 },
+            SendError::Down => WriteError::Unavailable {
+                retry_after_s: 1,
+                reason: "the registry is being started again".into(),
             },
-        )?;
+        })?;
         // The actor answers in time by itself; this is for the case that it dies on the way.
         let limit = Duration::from_millis(self.settings.write_timeout_ms + 1_000);
         let applied = match tokio::time::timeout(limit, answer).await {
@@ -343,6 +346,7 @@ impl Registry {
         &self,
         actor: Who,
         request_id: Option<RequestId>,
+        answer_by_ms: Option<u64>,
         items: Vec<(ServiceKey, Registration)>,
     ) -> Result<(u64, Vec<Result<u64, Rejection>>), WriteError> {
         let items: Vec<(ServiceKey, Registration)> =
@@ -359,7 +363,7 @@ impl Registry {
                 .collect();
             // Not reaching the leader is not final: the log's own path tries on and has the last word.
             let agree = |known: bool, seen: bool| seen || !known;
-            if let Ok((_, known)) = self.renew_until(renewals, agree).await {
+            if let Ok((_, known)) = self.renew_until(renewals, answer_by_ms, agree).await {
                 for ((at, epoch), known) in unchanged.iter().zip(known) {
                     answers[*at] = known.then_some(Ok(*epoch));
                 }
@@ -370,7 +374,7 @@ impl Registry {
         if !open.is_empty() {
             let command =
                 Command::Register { items: open.iter().map(|at| items[*at].clone()).collect() };
-            let request = WriteRequest { actor, request_id, fence: None, command };
+            let request = WriteRequest { actor, request_id, fence: None, answer_by_ms, command };
             let applied = self.propose(request).await?;
             index = applied.index;
             if let Reply::Registered(results) = applied.reply {
@@ -401,14 +405,19 @@ impl Registry {
     /// Where the leases and this node's view differ, one of them is behind by a moment: a heartbeat
     /// right after its instance's removal is not told as known, nor one right after a registration
     /// elsewhere as unknown.
-    pub async fn heartbeat(&self, items: Vec<Renewal>) -> Result<(u64, Vec<bool>), WriteError> {
-        self.renew_until(items, |known, seen| known == seen).await
+    pub async fn heartbeat(
+        &self,
+        items: Vec<Renewal>,
+        answer_by_ms: Option<u64>,
+    ) -> Result<(u64, Vec<bool>), WriteError> {
+        self.renew_until(items, answer_by_ms, |known, seen| known == seen).await
     }
 
     /// Renews until, for each item, `agree` takes what the leases know and what this node's view shows.
     async fn renew_until(
         &self,
         items: Vec<Renewal>,
+        answer_by_ms: Option<u64>,
         agree: impl Fn(bool, bool) -> bool,
     ) -> Result<(u64, Vec<bool>), WriteError> {
         let ids: Vec<(LeaseId, u64)> = items
@@ -417,7 +426,7 @@ impl Registry {
             .collect();
         let until_ms = self.clock.monotonic_ms() + AGREE_MS;
         loop {
-            let known = self.renew(ids.clone()).await?;
+            let known = self.renew(ids.clone(), answer_by_ms).await?;
             let snapshot = self.view.snapshot();
             let sees = |item: &Renewal| {
                 let service = snapshot.state.service(&item.key.service);
@@ -435,7 +444,11 @@ impl Registry {
     }
 
     /// [`Self::heartbeat`] for callers that have hashed the keys themselves; epoch 0 means any.
-    pub async fn renew(&self, ids: Vec<(LeaseId, u64)>) -> Result<Vec<bool>, WriteError> {
+    pub async fn renew(
+        &self,
+        ids: Vec<(LeaseId, u64)>,
+        answer_by_ms: Option<u64>,
+    ) -> Result<Vec<bool>, WriteError> {
         if self.duties.borrow().is_some() {
             let now_ms = self.clock.monotonic_ms();
             let renewed: Vec<bool> =
@@ -446,7 +459,8 @@ impl Registry {
                 return Ok(renewed);
             }
         }
-        self.gatherer.renew(ids).await
+        let left_ms = answer_by_ms.map(|by_ms| by_ms.saturating_sub(self.clock.monotonic_ms()));
+        self.gatherer.renew(ids, left_ms.map(Duration::from_millis)).await
     }
 
     /// How writes through this node have ended.

@@ -30,19 +30,33 @@ const STRANGER_ITEMS_PER_ADDRESS_MAX: usize = 16_384;
 #[rtype(result = "()")]
 pub(super) struct Submit {
     pub(super) proposal: Proposal,
-    pub(super) deadline_ms: u64,
+    pub(super) time: Deadlines,
     pub(super) reply: oneshot::Sender<Result<Applied, WriteError>>,
     /// What it takes of its address's room while it waits.
     place: Option<Place>,
 }
 
+/// By when what must have happened, on the monotonic clock.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Deadlines {
+    /// A write that was not proposed by then is refused: its caller waits no longer.
+    pub(super) begin_ms: u64,
+    /// A proposed write that has no answer by then is of unknown outcome.
+    pub(super) end_ms: u64,
+}
+
 impl Submit {
     pub(super) fn new(
         proposal: Proposal,
-        deadline_ms: u64,
+        time: Deadlines,
         reply: oneshot::Sender<Result<Applied, WriteError>>,
     ) -> Self {
-        Self { proposal, deadline_ms, reply, place: None }
+        Self { proposal, time, reply, place: None }
+    }
+
+    fn refuse_late(self) {
+        let reason = String::from("the write waited too long in the queue and was not started");
+        self.refuse(WriteError::Unavailable { retry_after_s: 1, reason });
     }
 
     fn refuse(self, error: WriteError) {
@@ -105,6 +119,19 @@ impl Queues {
         queue.push_back(submit);
     }
 
+    /// Refuses whatever has waited too long, while nothing can be taken.
+    pub(super) fn refuse_late(&mut self, now_ms: u64) {
+        for queue in [&mut self.system, &mut self.known, &mut self.strangers] {
+            if queue.iter().any(|submit| submit.time.begin_ms <= now_ms) {
+                let waiting = std::mem::take(queue);
+                let (late, in_time): (Vec<_>, Vec<_>) =
+                    waiting.into_iter().partition(|submit| submit.time.begin_ms <= now_ms);
+                late.into_iter().for_each(Submit::refuse_late);
+                queue.extend(in_time);
+            }
+        }
+    }
+
     /// What goes into the log next; empty where nothing waits.
     ///
     /// What only the leader may write goes alone: it is refused as a whole on a node that leads no more,
@@ -141,10 +168,8 @@ impl Filling {
     fn take(&mut self, queue: &mut VecDeque<Submit>, max: usize, fits: fn(&Proposal) -> bool) {
         let mut passed_over = VecDeque::new();
         while let Some(submit) = queue.pop_front() {
-            if submit.deadline_ms <= self.now_ms {
-                let reason =
-                    String::from("the write waited too long in the queue and was not started");
-                submit.refuse(WriteError::Unavailable { retry_after_s: 1, reason });
+            if submit.time.begin_ms <= self.now_ms {
+                submit.refuse_late();
                 continue;
             }
             if !fits(&submit.proposal) {
@@ -203,7 +228,8 @@ mod tests {
             command: Command::Deregister { items: vec![item; items] },
         };
         let (reply, answer) = oneshot::channel();
-        (Submit::new(proposal, 1_000, reply), answer)
+        let time = Deadlines { begin_ms: 1_000, end_ms: 5_000 };
+        (Submit::new(proposal, time, reply), answer)
     }
 
     fn users(batch: &[Submit]) -> Vec<&str> {
@@ -279,10 +305,18 @@ mod tests {
     #[test]
     fn what_waited_too_long_is_told_that_nothing_was_written() {
         let mut queues = Queues::new(16_384);
-        let (late, mut answer) = submit("ada", "10.0.0.1", 1, None);
-        queues.push(late);
-        assert!(queues.take_batch(1_000).is_empty());
-        let error = answer.try_recv().unwrap().unwrap_err();
-        assert!(matches!(error, WriteError::Unavailable { .. }), "{error:?}");
+        let refuse: [fn(&mut Queues); 2] = [
+            |queues| assert!(queues.take_batch(1_000).is_empty()),
+            |queues| queues.refuse_late(1_000),
+        ];
+        for refuse in refuse {
+            let (late, mut answer) = submit("ada", "10.0.0.1", 1, None);
+            queues.push(late);
+            queues.refuse_late(999);
+            assert!(answer.try_recv().is_err(), "it still waits");
+            refuse(&mut queues);
+            let error = answer.try_recv().unwrap().unwrap_err();
+            assert!(matches!(error, WriteError::Unavailable { .. }), "{error:?}");
+        }
     }
 }

@@ -57,12 +57,18 @@ impl Gatherer {
         Self(sender)
     }
 
-    pub(super) async fn renew(&self, items: Renewals) -> Result<Vec<bool>, WriteError> {
+    /// Renews within `limit`, and never waits for longer than [`RENEW_TIMEOUT`].
+    pub(super) async fn renew(
+        &self,
+        items: Renewals,
+        limit: Option<Duration>,
+    ) -> Result<Vec<bool>, WriteError> {
+        let limit = limit.map_or(RENEW_TIMEOUT, |limit| limit.min(RENEW_TIMEOUT));
         let (reply, answer) = oneshot::channel();
         self.0
             .try_send(Waiting { items, reply })
             .map_err(|_| WriteError::Overloaded { retry_after_s: 1 })?;
-        match tokio::time::timeout(RENEW_TIMEOUT, answer).await {
+        match tokio::time::timeout(limit, answer).await {
             Ok(Ok(known)) => Ok(known),
             _ => Err(WriteError::Unavailable {
                 retry_after_s: 1,

@@ -91,7 +91,13 @@ pub(super) async fn change(
         }
         let command = Command::PutConfig { config, expected_revision: Some(record.revision) };
         let actor = context.actor(&caller);
-        let request = WriteRequest { actor, request_id: None, fence: None, command };
+        let request = WriteRequest {
+            actor,
+            request_id: None,
+            fence: None,
+            answer_by_ms: context.answer_by_ms,
+            command,
+        };
         match state.registry().propose(request).await {
             Ok(_) => break report,
             Err(WriteError::Rejected {

@@ -23,7 +23,8 @@ pub(super) async fn register(
     state.forwarder().check_address(&asked.address).map_err(CompatError::bad_request)?;
     let item = (key.clone(), asked.clone());
     let actor = context.actor(&caller);
-    let (index, answers) = state.registry().register(actor, None, vec![item]).await?;
+    let (index, answers) =
+        state.registry().register(actor, None, context.answer_by_ms, vec![item]).await?;
     match answers.into_iter().next() {
         Some(Ok(_)) => {}
         Some(Err(rejection)) => {

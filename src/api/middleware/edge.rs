@@ -22,10 +22,12 @@ use crate::api::access::{self, AccessMode, Decision};
 use crate::api::error::{CompatError, NOSNIFF, edge_error, is_native};
 use crate::api::native::put_missing_headers;
 use crate::api::pacing::{self, Streamed};
-use crate::api::{AppState, Caller, RequestContext, Via, field_names, hosts, origins};
+use crate::api::{
+    AppState, AuditRelay, Caller, RequestContext, Via, caller, field_names, hosts, origins,
+};
 use maxine_gateway::{ClientAddr, FieldLines};
 use maxine_identity::{AuthError, CookieUse};
-use maxine_state::AuditAction;
+use maxine_state::{Actor, AuditAction};
 use maxine_telemetry::AttemptTrail;
 use maxine_telemetry::{AccessRefused, FinishedRequest, Subject, TraceName};
 use maxine_view::ServiceCounter;
@@ -113,6 +115,7 @@ where
         match shared.admit(&request, matched, &record.context) {
             Ok(caller) => {
                 let mut record = record;
+                shared.follow(&mut record, &caller, &request);
                 if shared.registers(request.method(), matched) {
                     record.about(Subject::Registration);
                 }
@@ -149,6 +152,32 @@ pub(in crate::api) struct Record {
     compatible: bool,
     /// The member whose page asks, where a page of another member does.
     member_origin: Option<HeaderValue>,
+    break_glass: Option<BreakGlassUse>,
+}
+
+/// A request that was let in with the break-glass token. Dropped, it is in the audit log with its outcome.
+struct BreakGlassUse {
+    audit: AuditRelay,
+    actor: Actor,
+    what: String,
+    /// Its idempotency key: a client that repeats one request uses the token once.
+    key: Option<Box<[u8]>>,
+    /// What was answered; `None` where the client left before.
+    status: Option<StatusCode>,
+}
+
+impl Drop for BreakGlassUse {
+    fn drop(&mut self) {
+        let what = &self.what;
+        let (object, success) = match self.status {
+            Some(status) => {
+                (format!("{what}, answered {}", status.as_u16()), status.as_u16() < 400)
+            }
+            None => (format!("{what}, the client left before the answer"), false),
+        };
+        let (actor, key) = (self.actor.clone(), self.key.as_deref());
+        self.audit.record_for_sure(actor, AuditAction::BreakGlassUse, &object, success, key);
+    }
 }
 
 impl Record {
@@ -171,7 +200,10 @@ impl Shared {
         let given = (headers.get(&self.trace_header), headers.get(&TRACEPARENT));
         let given = (given.0.map(HeaderValue::as_bytes), given.1.map(HeaderValue::as_bytes));
         let client = self.resolve(peer, headers);
-        let context = context_of(given.0, given.1, client);
+        // The native API refuses a malformed one; clients of the compatible API are served as if it were absent.
+        let timeout_ms = caller::timeout_ms(headers).ok().flatten();
+        let answer_by_ms = timeout_ms.map(|ms| started_us / 1_000 + ms);
+        let context = RequestContext { answer_by_ms, ..context_of(given.0, given.1, client) };
         let finished = FinishedRequest {
             subject: Subject::Other,
             method: request.method().clone(),
@@ -188,7 +220,8 @@ impl Shared {
         let if_none_match = headers.get(header::IF_NONE_MATCH).cloned();
         let member_origin = self.member_origin(request);
         let compatible = !is_native(request.uri().path());
-        Record { context, finished, if_none_match, compatible, member_origin }
+        let break_glass = None;
+        Record { context, finished, if_none_match, compatible, member_origin, break_glass }
     }
 
     /// Resolves the client once for all who ask.
@@ -255,13 +288,28 @@ impl Shared {
             }
             return Err(Box::new(refusal));
         }
-        if caller.via == Via::BreakGlass {
-            let object = format!("{} {path}", request.method());
-            tracing::warn!(client = %context.client.ip, request = %object, "the break-glass token was used");
-            let actor = context.actor(&caller);
-            self.state.audit().record_for_sure(actor, AuditAction::BreakGlassUse, &object);
-        }
         Ok(caller)
+    }
+
+    /// Follows a request that was let in with the break-glass token to its end, for the audit log.
+    pub(in crate::api) fn follow<B>(
+        &self,
+        record: &mut Record,
+        caller: &Caller,
+        request: &http::Request<B>,
+    ) {
+        if caller.via != Via::BreakGlass {
+            return;
+        }
+        let what = format!("{} {}", request.method(), request.uri().path());
+        tracing::warn!(client = %record.context.client.ip, request = %what, "the break-glass token was used");
+        record.break_glass = Some(BreakGlassUse {
+            audit: self.state.audit().clone(),
+            actor: record.context.actor(caller),
+            what,
+            key: request.headers().get("idempotency-key").map(|key| key.as_bytes().into()),
+            status: None,
+        });
     }
 
     /// Whether requests on this route register instances or keep them registered.
@@ -331,6 +379,9 @@ impl Shared {
         }
         self.admit_origin(headers, record.member_origin);
         record.finished.status = response.status();
+        if let Some(used) = &mut record.break_glass {
+            used.status = Some(response.status());
+        }
         self.account(record.finished);
         response
     }
@@ -439,7 +490,7 @@ pub(in crate::api) fn context_of(
     let trace_id = given.unwrap_or_else(TraceName::new_id);
     let given = traceparent.filter(|value| trace::is_valid_traceparent(value)).and_then(copied);
     let traceparent = given.unwrap_or_else(TraceName::new_parent);
-    RequestContext { trace_id, traceparent, client }
+    RequestContext { trace_id, traceparent, client, answer_by_ms: None }
 }
 
 /// Tells a refusal in the style of the API that the path belongs to. The compatible one has fixed texts; the native one

@@ -14,7 +14,7 @@ use utoipa::ToSchema;
 use super::extract::{
     BATCH_BODY_LEN_MAX, JsonBody, NoParams, Params, RawJson, parse_json, service_key,
 };
-use super::fresh::{Answered, Write};
+use super::fresh::{AnswerBy, Answered, Write};
 use super::shape::{Metadata, RegistrationBody};
 use crate::actors::registry::LeaseId;
 use crate::api::problem::Problem;
@@ -174,12 +174,13 @@ pub(super) async fn register_batch(
         batch.items.into_iter().map(|item| item.check(&state, &config.config, &caller)).collect();
     let good: Vec<(ServiceKey, Registration)> =
         checked.iter().filter_map(|item| item.as_ref().ok().cloned()).collect();
+    let Write { actor, request_id, answer_by_ms, answered, .. } = write;
     let (index, outcomes) = if good.is_empty() {
         (state.view().index(), Vec::new())
     } else {
-        state.registry().register(write.actor, write.request_id, good).await?
+        state.registry().register(actor, request_id, answer_by_ms, good).await?
     };
-    write.answered.at(index);
+    answered.at(index);
     let mut outcomes = outcomes.into_iter();
     let results = checked.into_iter().map(|item| {
         let outcome = match item {
@@ -246,11 +247,12 @@ pub(super) struct HeartbeatResults {
 pub(super) async fn heartbeat_batch(
     State(state): State<AppState>,
     _: Params<NoParams>,
+    AnswerBy(answer_by_ms): AnswerBy,
     answered: Answered,
     RawJson(body): RawJson<BATCH_BODY_LEN_MAX>,
 ) -> Result<Json<HeartbeatResults>, Problem> {
     let items = heartbeats(&body)?;
-    let known = state.registry().renew(lease_ids(&items)).await?;
+    let known = state.registry().renew(lease_ids(&items), answer_by_ms).await?;
     answered.by_present(&state);
     let missing = known.iter().enumerate().filter(|(_, known)| !**known);
     let missing = missing.map(|(position, _)| position);

@@ -297,6 +297,22 @@ pub(super) async fn in_time<T>(
     }
 }
 
+/// Waits for a leader, for as long as the client waits for its answer. A change that nobody could have
+/// carried out is refused here: it was not sent.
+pub(super) async fn led(app: &AppState, write: &Write) -> Result<(), Problem> {
+    let Some(answer_by_ms) = write.answer_by_ms else { return Ok(()) };
+    let left_ms = answer_by_ms.saturating_sub(app.clock().monotonic_ms());
+    let mut leadership = app.store().leadership();
+    let led = leadership.wait_for(|now| now.leader.is_some());
+    match tokio::time::timeout(Duration::from_millis(left_ms), led).await {
+        Ok(Ok(_)) => Ok(()),
+        _ => {
+            Err(AdminError::Unavailable("no leader was found within the time allowed".into())
+                .into())
+        }
+    }
+}
+
 /// Notes in the audit log what was done to the cluster; the membership itself is not in it.
 pub(super) async fn record(
     app: &AppState,
@@ -332,6 +348,7 @@ pub(super) async fn add_member(
     maxine_state::Address::parse(&body.http_addr)
         .map_err(|error| maxine_state::LimitExceeded { field: "http_addr".into(), ..error })?;
     let (admin, id) = (admin(&app)?, body.id);
+    led(&app, &write).await?;
     let joined =
         in_time(admin.add_learner(id, name.as_str().into(), body.peer_addr, body.http_addr)).await;
     record(&app, write, AuditAction::MemberAdd, id.to_string(), joined.is_ok()).await;
@@ -363,7 +380,9 @@ pub(super) async fn promote_member(
     Params(Checks { force }): Params<Checks>,
     write: Write,
 ) -> Result<Json<MemberChanged>, Problem> {
-    let promoted = in_time(admin(&app)?.promote(id, force)).await;
+    let admin = admin(&app)?;
+    led(&app, &write).await?;
+    let promoted = in_time(admin.promote(id, force)).await;
     let object = if force { format!("{id}, forced") } else { id.to_string() };
     record(&app, write, AuditAction::MemberPromote, object, promoted.is_ok()).await;
     promoted.map(|()| Json(MemberChanged { id }))
@@ -382,6 +401,7 @@ pub(super) async fn remove_member(
     write: Write,
 ) -> Result<Json<MemberChanged>, Problem> {
     let admin = admin(&app)?;
+    led(&app, &write).await?;
     let object = if force { format!("{id}, forced") } else { id.to_string() };
     // A node that removes itself can write nothing afterwards, so that is recorded before.
     if admin.status().node_id == id {
@@ -421,6 +441,7 @@ pub(super) async fn transfer(
     OptionalJsonBody(body): OptionalJsonBody<TransferBody>,
 ) -> Result<Json<Transferred>, Problem> {
     let admin = admin(&app)?;
+    led(&app, &write).await?;
     let before = app.store().leadership_now().leader;
     let handed_over = in_time(admin.transfer_leadership(body.to)).await;
     let asked = body.to.and_then(|to| {

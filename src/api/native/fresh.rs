@@ -20,7 +20,7 @@ use super::extract::{
 use super::history_index::{HistoryIndex, history_text, history_value};
 use crate::actors::{WriteError, WriteRequest, state_version};
 use crate::api::problem::{Problem, ProblemKind};
-use crate::api::{AppState, CalledBy, RequestContext};
+use crate::api::{AppState, CalledBy, RequestContext, caller};
 use maxine_state::{Actor, Applied, Command, ControlState, Rejection, Reply, RequestId};
 use maxine_store::Consistency;
 use maxine_view::Snapshot;
@@ -215,6 +215,21 @@ pub(in crate::api) fn put_missing_headers(state: &AppState, headers: &mut Header
     }
 }
 
+/// By when the client needs the answer to a write, on the monotonic clock, where it says so.
+pub(super) struct AnswerBy(pub(super) Option<u64>);
+
+impl FromRequestParts<AppState> for AnswerBy {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Problem> {
+        caller::timeout_ms(&parts.headers).map_err(|text| {
+            Problem::new(ProblemKind::InvalidRequest, text).with_field(caller::TIMEOUT_NAME)
+        })?;
+        let Ok(context) = RequestContext::from_request_parts(parts, state).await;
+        Ok(Self(context.answer_by_ms))
+    }
+}
+
 /// A write: who asks, under which conditions.
 pub(super) struct Write {
     /// Who asks.
@@ -223,6 +238,8 @@ pub(super) struct Write {
     pub(super) request_id: Option<RequestId>,
     /// `If-Match` and its kin.
     pub(super) conditions: WriteConditions,
+    /// By when the client needs the answer, where it said so.
+    pub(super) answer_by_ms: Option<u64>,
     /// Which state the answer is about.
     pub(super) answered: Answered,
 }
@@ -232,6 +249,7 @@ impl FromRequestParts<AppState> for Write {
 
     async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Problem> {
         let conditions = WriteConditions::from_headers(&parts.headers)?;
+        let AnswerBy(answer_by_ms) = AnswerBy::from_request_parts(parts, state).await?;
         let Ok(CalledBy(caller)) = CalledBy::from_request_parts(parts, state).await;
         let Ok(context) = RequestContext::from_request_parts(parts, state).await;
         let actor = context.actor(&caller);
@@ -239,7 +257,7 @@ impl FromRequestParts<AppState> for Write {
         let principal = principal_of(&actor);
         let request_id = request_id(&parts.headers, &principal, &parts.method, path)?;
         let Ok(answered) = Answered::from_request_parts(parts, state).await;
-        Ok(Self { actor, request_id, conditions, answered })
+        Ok(Self { actor, request_id, conditions, answer_by_ms, answered })
     }
 }
 
@@ -250,8 +268,8 @@ impl Write {
         state: &AppState,
         command: Command,
     ) -> Result<Applied, Problem> {
-        let Self { actor, request_id, answered, .. } = self;
-        let request = WriteRequest { actor, request_id, fence: None, command };
+        let Self { actor, request_id, answer_by_ms, answered, .. } = self;
+        let request = WriteRequest { actor, request_id, fence: None, answer_by_ms, command };
         let outcome = state.registry().propose(request).await;
         match &outcome {
             Ok(Applied { index, .. }) | Err(WriteError::Rejected { index, .. }) => {

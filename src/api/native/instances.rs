@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::extract::{InstancePath, JsonBody, NoParams, OptionalJsonBody, Params, ServicePath};
-use super::fresh::{Answered, Fresh, Freshness, Write, unexpected};
+use super::fresh::{AnswerBy, Answered, Fresh, Freshness, Write, unexpected};
 use super::page::{self, Page};
 use super::services::find;
 use super::shape::{Detail, InstanceView, RegistrationBody};
@@ -173,8 +173,10 @@ pub(super) async fn register_instance(
     let registration = body.into_registration(key.instance, &config.config)?;
     super::check_target(&state, &registration)?;
     let items = vec![(key.service, registration)];
-    let (index, results) = state.registry().register(write.actor, write.request_id, items).await?;
-    write.answered.at(index);
+    let Write { actor, request_id, answer_by_ms, answered, .. } = write;
+    let (index, results) =
+        state.registry().register(actor, request_id, answer_by_ms, items).await?;
+    answered.at(index);
     match results.into_iter().next() {
         Some(Ok(lease_epoch)) => Ok(Json(Registered { index, lease_epoch })),
         Some(Err(rejection)) => Err(rejection.into()),
@@ -240,12 +242,13 @@ pub(super) async fn heartbeat(
     State(state): State<AppState>,
     InstancePath(key): InstancePath,
     _: Params<NoParams>,
+    AnswerBy(answer_by_ms): AnswerBy,
     answered: Answered,
     OptionalJsonBody(body): OptionalJsonBody<HeartbeatBody>,
 ) -> Result<StatusCode, Problem> {
     let name = key.to_string();
     let renewal = Renewal { key: key.clone(), lease_epoch: body.lease_epoch };
-    let (index, known) = state.registry().heartbeat(vec![renewal]).await?;
+    let (index, known) = state.registry().heartbeat(vec![renewal], answer_by_ms).await?;
     answered.at(index);
     if known.first() == Some(&true) {
         return Ok(StatusCode::NO_CONTENT);

@@ -70,7 +70,7 @@ pub(super) async fn patch(
     read: impl Fn(&ControlState) -> Result<(u64, Map<String, Value>), Problem>,
     command: impl Fn(Value, u64) -> Result<Command, Problem>,
 ) -> Result<Applied, Problem> {
-    let Write { actor, request_id, conditions, answered } = write;
+    let Write { actor, request_id, conditions, answer_by_ms, answered } = write;
     if let Some(revision) = conditions.if_match {
         // A revision is the index at which it was made. If there is a later one when this node is so
         // far, apply refuses the change.
@@ -85,7 +85,8 @@ pub(super) async fn patch(
         merge(&mut document, &patch);
         let command = command(Value::Object(document), expected.unwrap_or(revision))?;
         let request_id = request_id.map(|id| of_attempt(id, attempt));
-        let request = WriteRequest { actor: actor.clone(), request_id, fence: None, command };
+        let actor = actor.clone();
+        let request = WriteRequest { actor, request_id, fence: None, answer_by_ms, command };
         match state.registry().propose(request).await {
             Ok(applied) => {
                 answered.at(applied.index);

@@ -195,6 +195,7 @@ pub(super) async fn delete_service(
         actor: write.actor.clone(),
         request_id,
         conditions: write.conditions,
+        answer_by_ms: write.answer_by_ms,
         answered: write.answered.clone(),
     };
     let mut step = 0;

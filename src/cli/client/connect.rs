@@ -52,9 +52,7 @@ pub struct ConnectArgs {
         help_heading = "Connection"
     )]
     pub ca_file: Option<PathBuf>,
-    /// Time limit for one request, over all nodes that are tried, in milliseconds (100 to 600000). A node takes
-    /// up to 5 s to say that it did not make a change: with less than 7000, a change may end with exit code 6
-    /// (unknown) although nothing was changed
+    /// Time limit for one request, over all nodes that are tried, in milliseconds (100 to 600000)
     #[arg(long, env = "MAXINE_CLIENT_TIMEOUT_MS", value_name = "MS", global = true, default_value_t = 15_000,
           value_parser = clap::value_parser!(u64).range(100..=600_000), help_heading = "Connection")]
     pub timeout_ms: u64,

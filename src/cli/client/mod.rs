@@ -25,9 +25,12 @@ use maxine_clock::Clock;
 
 /// Largest answer that is read into memory, in bytes.
 const ANSWER_LEN_MAX: usize = 64 * 1024 * 1024;
-/// Longest wait for one node while others are left to try, in milliseconds. A node says after its write
-/// timeout (5 s by default) that nothing was written; to hang up before would leave that open.
+/// Longest wait for one node while others are left to try, in milliseconds. More than a node's write
+/// timeout (5 s by default), so that a write that has begun can end.
 const ATTEMPT_MS_MAX: u64 = 6_500;
+/// Of the time for one attempt at a write, the node is told to answer this much earlier, or a quarter of
+/// the time if that is less: the answer must arrive.
+const RETURN_MS_MAX: u64 = 1_000;
 /// A write is sent again only if there is time for an answer as slow as the slowest so far, and so many
 /// milliseconds more.
 const ANSWER_MARGIN_MS: u64 = 1_500;
@@ -392,7 +395,12 @@ impl Client {
     }
 
     async fn attempt(&self, server: &Url, request: &Request, budget_ms: u64) -> Attempt {
-        let builder = match self.build(server, request) {
+        let mut told = request.clone();
+        if request.repeat != Repeat::Read {
+            let answer_ms = budget_ms - (budget_ms / 4).min(RETURN_MS_MAX);
+            told = told.header("x-maxine-timeout-ms", Some(answer_ms.max(1).to_string()));
+        }
+        let builder = match self.build(server, &told) {
             Ok(builder) => builder.timeout(Duration::from_millis(budget_ms)),
             Err(error) => return Attempt::NotSent(error.to_string()),
         };

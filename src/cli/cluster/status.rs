@@ -120,7 +120,11 @@ fn registry(totals: &BTreeMap<String, u64>) -> String {
     ];
     let told = things.iter().filter_map(|(field, noun)| {
         let number = totals.get(*field)?;
-        Some(if noun.is_empty() { format!("{number} {field}") } else { maxine_wording::count(number, noun) })
+        Some(if noun.is_empty() {
+            format!("{number} {field}")
+        } else {
+            maxine_wording::count(number, noun)
+        })
     });
     told.collect::<Vec<_>>().join(", ")
 }

@@ -20,7 +20,7 @@ use super::file_log::{GROUP_LEN_MAX, LogFile, Place, beside, try_lock};
 use super::store_event::EVENTS_KEPT_MAX;
 use super::{
     CallError, Consistency, ControlStore, Leadership, Machine, OpenError, Ordered, PeerHandler,
-    ProposeError, ReadError, StoreEvent,
+    ProposeError, ReadError, StoreEvent, WriteTime,
 };
 use maxine_clock::Clock;
 use maxine_state::{Applied, Batch, encode_batch};
@@ -247,7 +247,7 @@ impl Writer {
 
 #[async_trait]
 impl ControlStore for LocalStore {
-    async fn propose(&self, batch: Batch, timeout: Duration) -> Result<Vec<Applied>, ProposeError> {
+    async fn propose(&self, batch: Batch, time: WriteTime) -> Result<Vec<Applied>, ProposeError> {
         let payload =
             encode_batch(&batch).map_err(|error| ProposeError::Storage(error.to_string()))?;
         if payload.len() > ENTRY_LEN_MAX {
@@ -263,7 +263,7 @@ impl ControlStore for LocalStore {
                 Err(TrySendError::Disconnected(_)) => return Err(ProposeError::ShuttingDown),
             }
         }
-        match tokio::time::timeout(timeout, answered).await {
+        match tokio::time::timeout(time.end, answered).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(_)) | Err(_) => Err(ProposeError::OutcomeUnknown),
         }

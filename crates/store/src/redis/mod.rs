@@ -46,7 +46,7 @@ use self::replica::Replica;
 use super::store_event::EVENTS_KEPT_MAX;
 use super::{
     CallError, Consistency, ControlStore, Leadership, OpenError, PeerHandler, ProposeError,
-    ReadError, StoreEvent,
+    ReadError, StoreEvent, WriteTime,
 };
 use maxine_clock::Clock;
 use maxine_state::{Applied, Batch};
@@ -248,8 +248,8 @@ impl RedisStore {
 
 #[async_trait]
 impl ControlStore for RedisStore {
-    async fn propose(&self, batch: Batch, timeout: Duration) -> Result<Vec<Applied>, ProposeError> {
-        self.core.append(&batch, timeout).await
+    async fn propose(&self, batch: Batch, time: WriteTime) -> Result<Vec<Applied>, ProposeError> {
+        self.core.append(&batch, time).await
     }
 
     async fn barrier(&self, level: Consistency, timeout: Duration) -> Result<(), ReadError> {

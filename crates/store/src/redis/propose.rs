@@ -1,6 +1,8 @@
 //! Writing: one entry per batch, appended by one script, answered by this node's own machine.
 
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use redis::{ErrorKind, RedisError, RedisResult, ServerErrorKind, Value, from_redis_value};
@@ -10,7 +12,7 @@ use super::Core;
 use super::connect::{Failure, classify};
 use super::replica::{Nonce, Waiter};
 use super::scripts::APPEND;
-use crate::{ProposeError, StoreEvent, needs_lease};
+use crate::{ProposeError, StoreEvent, WriteTime, needs_lease};
 use maxine_state::{Applied, Batch, encode_batch};
 
 /// Largest entry.
@@ -46,7 +48,7 @@ impl Core {
     pub(super) async fn append(
         &self,
         batch: &Batch,
-        timeout: Duration,
+        time: WriteTime,
     ) -> Result<Vec<Applied>, ProposeError> {
         if self.stop.is_cancelled() {
             return Err(ProposeError::ShuttingDown);
@@ -66,30 +68,35 @@ impl Core {
         };
         let nonce: Nonce = rand::random();
         let mut waiter = self.replica.wait_for(nonce);
-        let mut maybe_sent = false;
+        let maybe_sent = AtomicBool::new(false);
         let needs_lease = needs_lease(batch);
         let version = batch.needs();
         let written = Written { payload: &payload, nonce, version, needs_lease };
-        let work = self.attempts(&written, &mut waiter, &mut maybe_sent);
-        match tokio::time::timeout(timeout, work).await {
-            Ok(outcome) => outcome,
-            Err(_) if maybe_sent => Err(ProposeError::OutcomeUnknown),
-            Err(_) => Err(ProposeError::NoLeader),
+        let mut work = pin!(self.attempts(&written, &mut waiter, &maybe_sent));
+        for limit in [time.begin, time.end.saturating_sub(time.begin)] {
+            match tokio::time::timeout(limit, &mut work).await {
+                Ok(outcome) => return outcome,
+                Err(_) if maybe_sent.load(Ordering::Relaxed) => {}
+                Err(_) => return Err(ProposeError::NoLeader),
+            }
         }
+        Err(ProposeError::OutcomeUnknown)
     }
 
     async fn attempts(
         &self,
         written: &Written<'_>,
         waiter: &mut Waiter<'_>,
-        maybe_sent: &mut bool,
+        maybe_sent: &AtomicBool,
     ) -> Result<Vec<Applied>, ProposeError> {
         loop {
             match self.attempt(written, maybe_sent).await {
                 Attempt::Appended => {
                     return waiter.answer().await.ok_or(ProposeError::OutcomeUnknown);
                 }
-                Attempt::Refused(error) if !*maybe_sent => return Err(error),
+                Attempt::Refused(error) if !maybe_sent.load(Ordering::Relaxed) => {
+                    return Err(error);
+                }
                 Attempt::Unconfirmed => return Err(ProposeError::OutcomeUnknown),
                 Attempt::Mend => self.want_repair(),
                 Attempt::Refused(_) | Attempt::Unknown => {}
@@ -108,7 +115,7 @@ impl Core {
         }
     }
 
-    async fn attempt(&self, written: &Written<'_>, maybe_sent: &mut bool) -> Attempt {
+    async fn attempt(&self, written: &Written<'_>, maybe_sent: &AtomicBool) -> Attempt {
         let Written { payload, nonce, version, needs_lease } = *written;
         let lease: Arc<str> = match (needs_lease, self.held_lease()) {
             (false, _) => "".into(),
@@ -135,7 +142,7 @@ impl Core {
         ];
         let keys = [&*self.keys.head, &*self.keys.log, &*self.keys.leader];
         // From here on the entry may get there even if this future is dropped.
-        let before = std::mem::replace(maybe_sent, true);
+        let before = maybe_sent.swap(true, Ordering::Relaxed);
         let answer: RedisResult<(String, String, bool)> = if self.config.wait_replicas == 0 {
             let timeout = self.config.command_timeout();
             let answer: RedisResult<(String, String)> =
@@ -146,7 +153,7 @@ impl Core {
         };
         match answer {
             Ok((word, text, confirmed)) => {
-                *maybe_sent = before || word == "OK";
+                maybe_sent.store(before || word == "OK", Ordering::Relaxed);
                 match word.as_str() {
                     "OK" if confirmed => Attempt::Appended,
                     "OK" => Attempt::Unconfirmed,
@@ -161,7 +168,7 @@ impl Core {
                 self.main.report(generation, &error);
                 self.note_refusal(&error);
                 if classify(&error) == Failure::Refused {
-                    *maybe_sent = before;
+                    maybe_sent.store(before, Ordering::Relaxed);
                     return Attempt::Refused(ProposeError::NoLeader);
                 }
                 Attempt::Unknown

@@ -33,7 +33,7 @@ use super::file_log::beside;
 use super::store_event::EVENTS_KEPT_MAX;
 use super::{
     CallError, Consistency, ControlStore, Leadership, Machine, OpenError, PeerHandler,
-    ProposeError, ReadError, StoreEvent, needs_lease,
+    ProposeError, ReadError, StoreEvent, WriteTime, needs_lease,
 };
 use maxine_clock::Clock;
 use maxine_state::{Applied, Batch, encode_batch};
@@ -282,7 +282,7 @@ impl SharedFileStore {
 
 #[async_trait]
 impl ControlStore for SharedFileStore {
-    async fn propose(&self, batch: Batch, timeout: Duration) -> Result<Vec<Applied>, ProposeError> {
+    async fn propose(&self, batch: Batch, time: WriteTime) -> Result<Vec<Applied>, ProposeError> {
         if let Some(reason) = self.shared.failure() {
             return Err(ProposeError::Storage(reason));
         }
@@ -297,7 +297,7 @@ impl ControlStore for SharedFileStore {
         }
         let (answer, answered) = oneshot::channel();
         self.send(Request::Write { batch, payload, needs_lease, answer })?;
-        match tokio::time::timeout(timeout, answered).await {
+        match tokio::time::timeout(time.end, answered).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(_)) | Err(_) => Err(ProposeError::OutcomeUnknown),
         }
