@@ -146,7 +146,8 @@ async fn set_health(server: &Server, health: maxine_state::Health) {
         command: Command::ReportHealth { items: vec![report] },
     };
     let batch = Batch { proposals: vec![proposal] };
-    let applied = server.store.propose(batch, std::time::Duration::from_secs(5)).await.unwrap();
+    let applied =
+        server.store.propose(batch, std::time::Duration::from_secs(5).into()).await.unwrap();
     assert!(!matches!(applied[0].reply, Reply::Rejected(_)), "{:?}", applied[0].reply);
 }
 

@@ -247,7 +247,8 @@ impl Server {
             command: maxine_state::Command::BeginHistory { before, history, line: 0, signing_key },
         };
         let batch = maxine_state::Batch { proposals: vec![proposal] };
-        let written = ControlStore::propose(&*self.store, batch, Duration::from_secs(5)).await;
+        let written =
+            ControlStore::propose(&*self.store, batch, Duration::from_secs(5).into()).await;
         written.expect("it is written");
     }
 
