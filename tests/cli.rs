@@ -536,6 +536,15 @@ fn votes_and_removals_are_checked_and_a_removed_leader_says_so() {
         assert_eq!(status, 503, "{path}: {body}");
         assert!(body.to_string().contains("was removed from the cluster"), "{path}: {body}");
     }
+    // It says so itself, and sends nobody to wait: only another node can answer.
+    let status = &dev.json(&["cluster", "status", "--server", &http(leader)])[0];
+    assert_eq!(status["raft"]["role"], "removed", "{status}");
+    let members = status["raft"]["members"].as_array().unwrap();
+    assert!(members.iter().all(|member| member["id"] != leader), "{status}");
+    let shown = dev.run(&["cluster", "status", "--server", &http(leader)]);
+    assert!(text(&shown.stdout).contains("was REMOVED from it"), "{}", text(&shown.stdout));
+    let refused = get(&format!("{}/api/v1/resolve/default/orders", http(leader))).1;
+    assert_eq!(refused["action"], "Nothing was changed. Send the request to another node.");
     let left = (1..=3).filter(|id| *id != leader).map(http).collect::<Vec<_>>().join(",");
     let status = &dev.json(&["cluster", "status", "--server", &left])[0];
     assert_eq!(status["raft"]["members"].as_array().unwrap().len(), 2);

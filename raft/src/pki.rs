@@ -28,6 +28,8 @@ pub struct ClusterPki {
     pub ca_pem: PathBuf,
     /// The authority's key, which no node needs.
     pub ca_key_pem: PathBuf,
+    /// Whether the authority existed before.
+    pub ca_kept: bool,
     /// One entry per node asked for.
     pub nodes: Vec<NodePki>,
 }
@@ -41,6 +43,8 @@ pub struct NodePki {
     pub cert_pem: PathBuf,
     /// Its key.
     pub key_pem: PathBuf,
+    /// Whether both existed before, and were kept as they are.
+    pub kept: bool,
 }
 
 impl ClusterPki {
@@ -103,13 +107,15 @@ pub fn issue_cluster(
         node_id: *id,
         cert_pem: dir.join(format!("node-{id}.pem")),
         key_pem: dir.join(format!("node-{id}-key.pem")),
+        kept: false,
     });
-    let nodes: Vec<NodePki> = paths.collect();
+    let mut nodes: Vec<NodePki> = paths.collect();
     let ca_exists = ca.exists()?;
     let mut missing = Vec::new();
-    for node in &nodes {
+    for node in &mut nodes {
         let pair = Pair { cert_pem: node.cert_pem.clone(), key_pem: node.key_pem.clone() };
-        if !pair.exists()? {
+        node.kept = pair.exists()?;
+        if !node.kept {
             missing.push((node.node_id, pair));
         }
     }
@@ -138,7 +144,7 @@ pub fn issue_cluster(
         let certificate = params.signed_by(&key, &issuer).map_err(io::Error::other)?;
         pair.write(&key, &certificate.pem())?;
     }
-    Ok(ClusterPki { ca_pem: ca.cert_pem, ca_key_pem: ca.key_pem, nodes })
+    Ok(ClusterPki { ca_pem: ca.cert_pem, ca_key_pem: ca.key_pem, ca_kept: ca_exists, nodes })
 }
 
 /// Checks that a node's certificate carries its name, as the other nodes do.

@@ -28,6 +28,8 @@ pub enum PeerKind {
     Time = 5,
     /// What is left of the leases, asked of the leader before.
     FormerLeases = 6,
+    /// What an operator confirms, for the leader.
+    Confirm = 7,
     /// What a node says of itself, for whoever looks at another one.
     Report = 16,
     /// What a node knows of an instance: requests under way, probes.
@@ -50,6 +52,7 @@ pub struct PeerRouter {
     reports: ArcSwapOption<Box<dyn PeerService>>,
     time: ArcSwapOption<Box<dyn PeerService>>,
     former_leases: ArcSwapOption<Box<dyn PeerService>>,
+    confirm: ArcSwapOption<Box<dyn PeerService>>,
     report: ArcSwapOption<Box<dyn PeerService>>,
     instance: ArcSwapOption<Box<dyn PeerService>>,
 }
@@ -69,6 +72,7 @@ impl PeerRouter {
             k if k == PeerKind::Reports as u8 => Some(&self.reports),
             k if k == PeerKind::Time as u8 => Some(&self.time),
             k if k == PeerKind::FormerLeases as u8 => Some(&self.former_leases),
+            k if k == PeerKind::Confirm as u8 => Some(&self.confirm),
             k if k == PeerKind::Report as u8 => Some(&self.report),
             k if k == PeerKind::Instance as u8 => Some(&self.instance),
             _ => None,

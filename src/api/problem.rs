@@ -233,6 +233,8 @@ pub struct Problem {
     pub kind: ProblemKind,
     /// What went wrong here.
     pub detail: Box<str>,
+    /// What went wrong, in general; of the kind, if nothing more exact is known.
+    pub title: &'static str,
     /// What the client can do.
     pub action: &'static str,
     /// The field that it is about.
@@ -279,10 +281,10 @@ impl Serialize for Problem {
     fn serialize<S: serde::Serializer>(&self, out: S) -> Result<S::Ok, S::Error> {
         let body = ProblemBody {
             type_uri: self.kind.type_uri(),
-            title: self.kind.title(),
+            title: self.title,
             status: self.kind.status().as_u16(),
             detail: &self.detail,
-            action: self.action,
+            action: self.told_action(),
             field: self.field.as_deref(),
             limit: self.limit.as_deref(),
             value: self.value.as_deref(),
@@ -310,11 +312,26 @@ impl Problem {
         Self {
             kind,
             detail: Into::<String>::into(detail).into(),
+            title: kind.title(),
             action: kind.action(),
             field: None,
             limit: None,
             value: None,
             retry_after_s: None,
+        }
+    }
+
+    /// What the client can do, without a word of a header that the answer does not have.
+    fn told_action(&self) -> &'static str {
+        let kinds_own = std::ptr::eq(self.action, self.kind.action());
+        match self.kind {
+            ProblemKind::Unavailable if kinds_own && self.retry_after_s.is_none() => {
+                "Nothing was changed. Send the request to another node."
+            }
+            ProblemKind::TooManyRequests if kinds_own && self.retry_after_s.is_none() => {
+                "Wait for a moment, then send the request again."
+            }
+            _ => self.action,
         }
     }
 
@@ -413,6 +430,13 @@ impl From<Rejection> for Problem {
             Rejection::Limit(limit) => return limit.into(),
             Rejection::NotFound { .. } => ProblemKind::NotFound,
             Rejection::Exists { .. } => ProblemKind::Conflict,
+            // What `If-None-Match: *` asks for: nobody has changed anything.
+            Rejection::RevisionMismatch { expected: 0, .. } => {
+                let mut problem = Self::new(ProblemKind::RevisionMismatch, detail);
+                problem.title = "It exists already";
+                problem.action = "Read it. To replace it, send its ETag as If-Match.";
+                return problem;
+            }
             Rejection::RevisionMismatch { .. } => ProblemKind::RevisionMismatch,
             Rejection::Managed(_) => ProblemKind::Managed,
             Rejection::StateVersion { .. } => {
@@ -500,6 +524,29 @@ mod tests {
         let problem = Problem::from_parse_error("unknown field `wieght`, expected one of `weight`");
         assert_eq!(problem.kind, ProblemKind::UnknownField);
         assert_eq!(problem.field.as_deref(), Some("wieght"));
+    }
+
+    #[test]
+    fn no_answer_tells_of_a_header_that_it_does_not_have() {
+        for kind in ProblemKind::ALL {
+            let without = Problem::new(kind, "x");
+            let json = serde_json::to_value(&without).unwrap();
+            let told = json["action"].as_str().unwrap().contains("Retry-After");
+            // Of an unknown outcome every answer says when to look again.
+            assert_eq!(told, kind == ProblemKind::OutcomeUnknown, "{json}");
+            let response = without.with_retry_after_s(3).into_response();
+            assert_eq!(response.headers()[header::RETRY_AFTER], "3", "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn what_was_to_be_created_and_exists_was_not_changed_by_somebody_else() {
+        let told = |expected| {
+            let problem = Problem::from(Rejection::RevisionMismatch { expected, actual: 17 });
+            serde_json::to_value(&problem).unwrap()["title"].as_str().unwrap().to_owned()
+        };
+        assert_eq!(told(0), "It exists already");
+        assert_eq!(told(16), "Changed by somebody else in the meantime");
     }
 
     #[test]

@@ -66,7 +66,7 @@ fn expiry_alert(telemetry: &Telemetry, node: &str, event: &ExpiryEvent) {
         ExpiryEvent::Resumed => telemetry.clear(AlertKind::ExpirySuspended, REGISTRY),
         ExpiryEvent::Stalled { by_ms } => {
             let message = format!(
-                "this node's process was paused for {by_ms} ms; if it still leads, all leases are extended by that time"
+                "this node was paused for {by_ms} ms while it led: all leases are extended by that time"
             );
             let notice = Notice::new(AlertKind::NodeStalled, node, message);
             telemetry.alert(notice.details(json!({"by_ms": by_ms})));

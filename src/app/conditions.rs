@@ -23,6 +23,8 @@ use maxine_telemetry::{AlertKind, Notice, Severity, Telemetry};
 
 /// Between two looks.
 const TICK: Duration = Duration::from_secs(1);
+/// A process that did not run for so much longer than it asked to sleep was stalled, in milliseconds.
+const STALL_MS: u64 = 1_000;
 /// Between two looks at what changes slowly: disks and certificates.
 const SLOW_TICK: Duration = Duration::from_secs(10);
 /// Such a look that takes longer waits for a disk that hangs, in milliseconds.
@@ -125,11 +127,25 @@ async fn watch_all(watched: &Watched, slow: &Mutex<SlowLook>) {
                 Change::Clear(kind, object) => watched.telemetry.clear(kind, &object),
             }
         }
+        let slept_ms = watched.clock.monotonic_ms();
         tokio::time::sleep(TICK).await;
+        watched.tell_of_a_stall(slept_ms);
     }
 }
 
 impl Watched {
+    /// Raises an alert where this process did not run for a while. On the leader, expiry does: it knows what
+    /// became of the leases.
+    fn tell_of_a_stall(&self, slept_ms: u64) {
+        let asleep_ms = self.clock.monotonic_ms().saturating_sub(slept_ms);
+        let by_ms = asleep_ms.saturating_sub(TICK.as_millis() as u64);
+        if by_ms >= STALL_MS && !self.store.leadership_now().is_leader {
+            let message = format!("this node's process did not run for {by_ms} ms");
+            let notice = Notice::new(AlertKind::NodeStalled, &*self.node, message);
+            self.telemetry.alert(notice.details(json!({"by_ms": by_ms})));
+        }
+    }
+
     async fn look(&self) -> Seen {
         Seen {
             leadership: self.store.leadership_now(),

@@ -80,7 +80,7 @@ impl Stack {
     async fn renew(&self, id: &str, lease_epoch: Option<u64>) -> bool {
         crate::node::eventually("the heartbeat is answered", async || {
             let item = Renewal { key: instance("fleet", id), lease_epoch };
-            self.registry.heartbeat(vec![item]).await.ok().map(|(_, known)| known[0])
+            self.registry.heartbeat(vec![item], None).await.ok().map(|(_, known)| known[0])
         })
         .await
     }
@@ -178,9 +178,9 @@ fn a_leader_that_is_behind_does_not_deny_a_lease_that_another_node_acknowledged(
         let epoch = other.register("meanwhile").await;
         assert!(leader.node.is_leader() && !leader.node.has("fleet", "meanwhile"), "it is behind");
         let item = || Renewal { key: instance("fleet", "meanwhile"), lease_epoch: Some(epoch) };
-        let unanswered = other.registry.heartbeat(vec![item()]).await;
+        let unanswered = other.registry.heartbeat(vec![item()], None).await;
         assert!(unanswered.is_err(), "nobody can tell yet: {unanswered:?}");
-        let known = other.registry.heartbeat(vec![item()]);
+        let known = other.registry.heartbeat(vec![item()], None);
         let mend = server.command(&["ACL", "SETUSER", "leader", "+xread", "+xrange"]);
         let (known, _) = tokio::join!(known, mend);
         let known = known.map(|(_, known)| known);
@@ -211,7 +211,7 @@ fn a_leader_that_lapsed_unnoticed_acknowledges_no_heartbeat() {
         let held = *stack.duties.borrow();
         store.set_available(false);
         let item = Renewal { key: instance("fleet", "i"), lease_epoch: Some(epoch) };
-        let answer = stack.registry.heartbeat(vec![item]);
+        let answer = stack.registry.heartbeat(vec![item], None);
         let first = futures::FutureExt::now_or_never(answer);
         assert!(held.is_some() && !matches!(first, Some(Ok(_))), "{first:?}");
         stack.stop().await;

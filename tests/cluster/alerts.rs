@@ -134,3 +134,61 @@ async fn a_backup_a_snapshot_an_export_and_cleared_logs_are_recorded_with_who_an
         assert!(record["time_ms"].as_u64().unwrap() >= since_ms, "{record}");
     }
 }
+
+/// The alerts of one kind that a node lists, once there is one that `is_it`.
+async fn listed(dev: &Dev, node: usize, kind: &str, is_it: impl Fn(&Value) -> bool) -> Value {
+    let started = Instant::now();
+    loop {
+        let request = dev.client.get(format!("{}/api/v1/alerts", dev.nodes[node].http));
+        let answer = request.bearer_auth(dev.known_token().unwrap()).send().await.unwrap();
+        let alerts: Value = answer.json().await.unwrap_or_default();
+        let items = alerts["items"].as_array().cloned().unwrap_or_default();
+        if let Some(found) = items.iter().find(|alert| alert["type"] == kind && is_it(alert)) {
+            return found.clone();
+        }
+        assert!(started.elapsed() < PATIENCE, "no such {kind}: {alerts}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Pauses a node until it must have noticed.
+async fn pause(dev: &Dev, node: usize) {
+    dev.signal(node, Signal::SIGSTOP);
+    tokio::time::sleep(Duration::from_millis(3_500)).await;
+    dev.signal(node, Signal::SIGCONT);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_was_paused_says_what_it_knows_of_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut dev = Dev::start(dir.path(), &[]);
+    dev.token().await;
+    for node in 0..3 {
+        dev.wait_ready(node).await;
+    }
+    let leader = dev.leader().await;
+    let follower = (leader + 1) % 3;
+    pause(&dev, follower).await;
+    let stalled = listed(&dev, follower, "node.stalled", |_| true).await;
+    assert_eq!(stalled["object"], dev.nodes[follower].instance.as_str());
+    let message = stalled["message"].as_str().unwrap();
+    assert!(message.starts_with("this node's process did not run for "), "{message}");
+    assert!(!message.contains("lease"), "a follower has none: {message}");
+
+    // The others elect another leader meanwhile; that the duties are in good hands ends the alert.
+    let leader = dev.leader().await;
+    pause(&dev, leader).await;
+    let is_over = |alert: &Value| alert["state"] == "resolved";
+    let lost = listed(&dev, leader, "cluster.leadership_lost", is_over).await;
+    assert!(lost["resolved_ms"].as_u64() >= lost["time_ms"].as_u64(), "{lost}");
+
+    // What an operator confirms reaches the leader through any node.
+    for node in 0..3 {
+        dev.wait_ready(node).await;
+        for path in ["audit/clock/confirm", "cluster/expiry/confirm"] {
+            let request = dev.client.post(format!("{}/api/v1/{path}", dev.nodes[node].http));
+            let answer = request.bearer_auth(dev.known_token().unwrap()).send().await.unwrap();
+            assert_eq!(answer.status(), 204, "{path} through node {node}");
+        }
+    }
+}

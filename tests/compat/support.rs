@@ -146,7 +146,7 @@ async fn take_duties(store: &MemoryStore) -> Fence {
         command: Command::GrantLeadership { holder: Name::trusted("node-1") },
     };
     let batch = Batch { proposals: vec![proposal] };
-    let answer = store.propose(batch, Duration::from_secs(5)).await.unwrap();
+    let answer = store.propose(batch, Duration::from_secs(5).into()).await.unwrap();
     match answer[0].reply {
         Reply::Granted(fence) => fence,
         ref other => panic!("no grant: {other:?}"),

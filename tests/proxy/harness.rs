@@ -105,7 +105,7 @@ impl Rig {
             command,
         };
         let batch = Batch { proposals: vec![proposal] };
-        self.store.propose(batch, Duration::from_secs(1)).await.unwrap().remove(0)
+        self.store.propose(batch, Duration::from_secs(1).into()).await.unwrap().remove(0)
     }
 
     pub(crate) async fn register(&self, id: &str, address: SocketAddr) {

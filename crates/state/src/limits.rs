@@ -161,6 +161,8 @@ pub enum Limit {
     BasePath,
     /// No time to live, because the instance is permanent.
     NotIfPermanent,
+    /// A path that begins with a slash.
+    RootedPath,
 }
 
 /// What came in place of an allowed value. Variants are only ever appended.

@@ -186,6 +186,15 @@ impl ProbeSpec {
                 return Err(LimitExceeded::new(field, Limit::NoUrl, path.as_str()));
             }
         }
+        // Clients of the compatible API give a path without a kind, and may leave the slash out.
+        let path = Some(&self.path).filter(|_| self.kind == ProbeKind::Http);
+        for (field, path) in
+            [("probe.path", path), ("probe.readiness_path", self.readiness_path.as_ref())]
+        {
+            if let Some(path) = path.filter(|path| !path.is_empty() && !path.starts_with('/')) {
+                return Err(LimitExceeded::new(field, Limit::RootedPath, path.as_str()));
+            }
+        }
         check_text("probe.method", &self.method, 1, 16)?;
         limits::check_count("probe.headers", self.headers.len(), 32)?;
         for (name, value) in &self.headers {
@@ -284,3 +293,29 @@ pub struct PolicyRecord {
 }
 
 stored!(PolicyRecord { revision, policy });
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A path without its slash would be another host's name, or a request that no server understands.
+    #[test]
+    fn the_path_of_an_http_probe_begins_with_a_slash() {
+        let check = |kind: ProbeKind, path: &str, readiness_path: Option<&str>| {
+            let readiness_path = readiness_path.map(str::to_owned);
+            let spec = ProbeSpec { kind, path: path.into(), readiness_path, ..Default::default() };
+            spec.check().map_err(|error| error.to_string())
+        };
+        let refused = |field: &str, given: &str| {
+            Err(format!("{field} must be a path on the instance that begins with /, got {given}"))
+        };
+        assert_eq!(check(ProbeKind::Http, "health", None), refused("probe.path", "health"));
+        assert_eq!(check(ProbeKind::Http, "", Some("r")), refused("probe.readiness_path", "r"));
+        for path in ["", "/", "/health?x=1"] {
+            assert_eq!(check(ProbeKind::Http, path, Some("/ready")), Ok(()), "{path}");
+        }
+        // What the compatible API registers, and a service of gRPC.
+        assert_eq!(check(ProbeKind::Heartbeat, "health", None), Ok(()));
+        assert_eq!(check(ProbeKind::Grpc, "orders.v1", None), Ok(()));
+    }
+}

@@ -81,6 +81,7 @@ impl Display for Limit {
             Self::UrlHost => "a URL with a host",
             Self::UrlPort => "a URL whose port is 1 to 65535",
             Self::UrlPath => "a URL without query, fragment, space, quote or backslash",
+            Self::RootedPath => "a path on the instance that begins with /",
             Self::UrlDots => "a URL without . or .. in its path",
             Self::Host => "a host name or an IP address, without a port",
             Self::BasePath => "a path that begins with a slash, or left out",

@@ -279,7 +279,7 @@ pub struct ClusterStatus {
     pub cluster_id: String,
     /// This node's number.
     pub node_id: u64,
-    /// `leader`, `follower`, `candidate`, `learner` or `shutdown`.
+    /// `leader`, `follower`, `candidate`, `learner`, `shutdown`, or `removed` from the cluster for good.
     pub role: String,
     /// Raft's term.
     pub term: u64,

@@ -313,7 +313,11 @@ impl ClusterAdmin for RaftAdmin {
             raft::Role::Learner => "learner",
             raft::Role::Shutdown => "shutdown",
         };
-        let members: Vec<MemberView> = status.members.iter().map(each).collect();
+        // A removed node hears no more of the cluster: the members are those of its last day, without itself.
+        let is_removed = matches!(self.0.exclusion(), Some(raft::Exclusion::Removed(_)));
+        let role = if is_removed { "removed" } else { role };
+        let members = status.members.iter().filter(|m| !(is_removed && m.id == status.node_id));
+        let members: Vec<MemberView> = members.map(each).collect();
         ClusterStatus {
             cluster_id: status.cluster_id.clone(),
             node_id: status.node_id,

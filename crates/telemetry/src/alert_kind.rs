@@ -100,8 +100,8 @@ kinds! {
     LeaderChangesOften = "cluster.leader_changes_often": Condition, Warning, Cluster, "leader-lost";
     /// A member does not get the log as fast as it is written. The object is its name.
     MemberLags = "cluster.member_lags": Condition, Warning, Cluster, "replica-lost";
-    /// This node has lost the leader's duties.
-    LeadershipLost = "cluster.leadership_lost": Event, Warning, Node, "leader-lost";
+    /// This node has lost the leader's duties. Over once it, or another node, has them.
+    LeadershipLost = "cluster.leadership_lost": Condition, Warning, Node, "leader-lost";
     /// This node has had no proof for a while that its copy is current, although it knows a leader.
     StateOld = "node.state_old": Condition, Warning, Node, "partition";
     /// This node has an older copy of its data directory and lacks what it had acknowledged.

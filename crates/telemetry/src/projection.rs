@@ -73,6 +73,9 @@ impl ProjectionParts {
         {
             self.evicted(key, data);
         }
+        if matches!(event.kind, EventKind::LeadershipGranted { .. }) {
+            self.telemetry.clear(AlertKind::LeadershipLost, &self.instance_id);
+        }
     }
 
     fn evicted(&self, key: &InstanceKey, instance: &Instance) {
@@ -115,7 +118,13 @@ impl ProjectionParts {
             let details = json!({"leaderInstanceId": leader, "fencingToken": fence});
             let message = "this instance has lost the leader's duties";
             let notice = Notice::new(AlertKind::LeadershipLost, &*self.instance_id, message);
-            self.telemetry.alert(notice.details(details));
+            self.telemetry.raise(notice.details(details));
+        }
+        // Another node may have taken the duties over before this one noticed.
+        let snapshot = self.view.snapshot();
+        let holder = snapshot.state.grant().map(|grant| grant.holder.as_str());
+        if acquired || holder.is_some_and(|holder| holder != self.instance_id) {
+            self.telemetry.clear(AlertKind::LeadershipLost, &self.instance_id);
         }
     }
 }

@@ -226,7 +226,10 @@ impl ExpiryDuty {
                 stalled_ms,
                 "this process was paused; all leases are extended by the same time"
             );
-            self.status.tell(ExpiryEvent::Stalled { by_ms: stalled_ms });
+            // Of a node that leads no more, others tell: see the conditions of the node.
+            if self.store.leadership_now().is_leader {
+                self.status.tell(ExpiryEvent::Stalled { by_ms: stalled_ms });
+            }
         }
         now_ms
     }

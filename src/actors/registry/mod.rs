@@ -6,6 +6,7 @@
 //! [`expiry`] takes out what has run out; the next leader learns from it what was left of the leases
 //! ([`former`]).
 
+mod confirm;
 pub mod expiry;
 mod former;
 #[cfg(any(test, feature = "fuzz"))]
@@ -35,6 +36,7 @@ use maxine_state::{
 use maxine_store::ControlStore;
 use maxine_view::View;
 
+pub use confirm::Confirmation;
 pub use expiry::{ExpiryEvent, ExpiryStatus};
 pub use former::{Former, FormerLease};
 pub use intake::RegistryActor;
@@ -250,6 +252,12 @@ impl Registry {
             clock: clock.clone(),
         };
         peers.set(PeerKind::FormerLeases, Box::new(service));
+        let service = confirm::Confirmer {
+            leases: Arc::clone(&leases),
+            clock: clock.clone(),
+            duties: duties.clone(),
+        };
+        peers.set(PeerKind::Confirm, Box::new(service));
         let expiry = ExpiryStatus::default();
         let duty = expiry::ExpiryDuty {
             node: node.into(),
@@ -489,9 +497,12 @@ impl Registry {
         &self.leases
     }
 
-    /// Confirms that the silent are gone, so that a suspended expiry goes on. Leader only.
-    pub fn confirm_silence(&self) {
-        self.leases.confirm_silence(self.clock.monotonic_ms());
+    fn confirmer(&self) -> confirm::Confirmer {
+        confirm::Confirmer {
+            leases: Arc::clone(&self.leases),
+            clock: self.clock.clone(),
+            duties: self.duties.clone(),
+        }
     }
 
     /// The backend.

@@ -13,6 +13,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::extract::{NoParams, Params};
 use super::fresh::{Fresh, Freshness, Write};
 use super::page::{self, Page};
+use crate::actors::registry::Confirmation;
 use crate::api::AppState;
 use crate::api::problem::{Problem, ProblemKind};
 use maxine_state::{
@@ -252,8 +253,8 @@ pub(super) async fn verify_audit(fresh: Fresh, _: Params<NoParams>) -> Result<Re
     }))
 }
 
-/// Confirms that this node's clock is right after it leapt, so that audit records are dropped for their age
-/// again. Only where there is no other node to compare clocks with; to be sent to the node that leads.
+/// Confirms that the leader's clock is right after it leapt, so that audit records are dropped for their age
+/// again. Only where there is no other node to compare clocks with. Any node takes it to the leader.
 #[utoipa::path(
     post, path = "/api/v1/audit/clock/confirm", tag = "audit", operation_id = "confirmClock",
     responses((status = 204)),
@@ -263,10 +264,14 @@ pub(super) async fn confirm_clock(
     _: Params<NoParams>,
     write: Write,
 ) -> Result<StatusCode, Problem> {
-    super::cluster::must_lead(&app)?;
-    app.clock().confirm();
-    super::cluster::record(&app, write, AuditAction::AuditConfirmClock, "clock".into(), true).await;
-    Ok(StatusCode::NO_CONTENT)
+    super::cluster::confirm(
+        &app,
+        write,
+        Confirmation::Clock,
+        AuditAction::AuditConfirmClock,
+        "clock",
+    )
+    .await
 }
 
 /// The first line of an export.

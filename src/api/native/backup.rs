@@ -37,7 +37,11 @@ pub(super) async fn backup(
         let detail = "a backup is being taken on this node already";
         Problem::new(ProblemKind::TooManyRequests, detail).with_retry_after_s(5)
     })?;
-    let admin = admin(&app)?;
+    let admin = admin(&app).map_err(|mut problem| {
+        problem.detail = format!("in {} mode Maxine takes no backups", app.store().kind()).into();
+        problem.action = "Back up the storage that holds the state, or copy the state into another one with 'maxine migrate'.";
+        problem
+    })?;
     let failed = |error: std::io::Error| {
         tracing::error!(%error, "a backup could not be written");
         let detail = "the backup could not be written to this node's temporary directory";

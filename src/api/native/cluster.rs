@@ -16,6 +16,7 @@ use super::extract::{JsonBody, NoParams, NumberPath, OptionalJsonBody, Params};
 use super::fresh::{Fresh, Freshness, Write};
 use super::upgrade::StateVersions;
 use crate::actors::members;
+use crate::actors::registry::Confirmation;
 use crate::api::AppState;
 use crate::api::access::AccessMode;
 use crate::api::problem::{Problem, ProblemKind};
@@ -483,21 +484,26 @@ pub(super) async fn snapshot(
     taken.map(|()| StatusCode::NO_CONTENT)
 }
 
-/// An error that says who leads, where this node does not.
-pub(super) fn must_lead(app: &AppState) -> Result<(), Problem> {
-    if app.duties().borrow().is_some() {
-        return Ok(());
-    }
-    let leader = app.store().leadership_now().leader;
-    let who = leader.as_deref().unwrap_or("nobody known");
-    let detail = format!("this node does not lead; {who} does");
-    let mut problem = Problem::new(ProblemKind::Conflict, detail);
-    problem.action = "Send the request to the leader.";
-    Err(problem)
+/// Confirms something to the leader, wherever it is, and notes it in the audit log.
+pub(super) async fn confirm(
+    app: &AppState,
+    write: Write,
+    what: Confirmation,
+    action: AuditAction,
+    object: &str,
+) -> Result<StatusCode, Problem> {
+    let confirmed = app.registry().confirm(what).await;
+    record(app, write, action, object.into(), confirmed.is_ok()).await;
+    confirmed.map(|()| StatusCode::NO_CONTENT).map_err(|error| {
+        let detail = format!("the leader did not take the confirmation: {error}");
+        let mut problem = Problem::new(ProblemKind::Unavailable, detail).with_retry_after_s(1);
+        problem.action = "Repeat the request after the time in Retry-After. A repeat does no harm.";
+        problem
+    })
 }
 
-/// Confirms that the silent instances are gone, so that a suspended expiry continues. Only the
-/// leader accepts this.
+/// Confirms that the silent instances are gone, so that a suspended expiry continues. Any
+/// node takes it to the leader.
 #[utoipa::path(
     post, path = "/api/v1/cluster/expiry/confirm", tag = "cluster", operation_id = "confirmSilence",
     responses((status = 204)),
@@ -507,10 +513,7 @@ pub(super) async fn confirm_silence(
     _: Params<NoParams>,
     write: Write,
 ) -> Result<StatusCode, Problem> {
-    must_lead(&app)?;
-    app.registry().confirm_silence();
-    record(&app, write, AuditAction::ExpiryConfirm, "fleet".into(), true).await;
-    Ok(StatusCode::NO_CONTENT)
+    confirm(&app, write, Confirmation::Silence, AuditAction::ExpiryConfirm, "fleet").await
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use maxine_raft::pki::{NODE_DAYS, Validity, issue_cluster};
+use maxine_raft::pki::{ClusterPki, NODE_DAYS, NodePki, Validity, issue_cluster};
 use maxine_raft::{EngineKind, Member, NodeId};
 use serde_json::{Value, json};
 
@@ -195,6 +195,7 @@ pub(super) fn restore(args: &RestoreArgs, out: &mut Output) -> Result<(), CliErr
             args.node_id
         )));
     }
+    let index = backup_index(&args.file)?;
     let what = format!(
         "make {} the data directory of node {} in a new cluster of {}, from {}.\n\
          Every write that was acknowledged after the backup was taken is lost.\n\
@@ -207,7 +208,6 @@ pub(super) fn restore(args: &RestoreArgs, out: &mut Output) -> Result<(), CliErr
         args.file.display()
     );
     confirm(&what, args.yes)?;
-    let index = maxine_store::backup_index(&args.file).map_err(CliError::Failed)?;
     let report = maxine_raft::offline::restore(
         &args.file,
         &args.data_dir.join(LOG_DIR),
@@ -224,6 +224,16 @@ pub(super) fn restore(args: &RestoreArgs, out: &mut Output) -> Result<(), CliErr
             args.data_dir.display(), index
         ),
     )
+}
+
+/// The index of the state in a backup. A file that is no whole backup is a wrong argument: nothing was written.
+fn backup_index(file: &Path) -> Result<u64, CliError> {
+    let told = |why: String| CliError::Usage(format!("{}: {why}", file.display()));
+    let opened = std::fs::File::open(file).and_then(|opened| opened.metadata());
+    if opened.map_err(|error| told(maxine_wording::io(&error)))?.is_dir() {
+        return Err(told("it is a folder, not a file".into()));
+    }
+    maxine_store::backup_index(file).map_err(|why| told(format!("it is not a whole backup: {why}")))
 }
 
 pub(super) fn recover(args: &RecoverArgs, out: &mut Output) -> Result<(), CliError> {
@@ -264,38 +274,87 @@ pub(super) fn init_tls(args: &InitTlsArgs, out: &mut Output) -> Result<(), CliEr
     let validity = Validity { now_ms: Clock::system().wall_ms(), node_days: args.days };
     let pki =
         issue_cluster(&args.dir, &args.cluster_id, &args.nodes, validity).map_err(describe)?;
-    let nodes: Vec<Value> = pki
-        .nodes
-        .iter()
-        .map(|node| json!({"id": node.node_id, "cert": node.cert_pem.display().to_string(), "key": node.key_pem.display().to_string()}))
-        .collect();
+    let shown = |path: &Path| path.display().to_string();
     if out.is_json() {
-        return out.json(&json!({"ca": pki.ca_pem.display().to_string(), "ca_key": pki.ca_key_pem.display().to_string(), "nodes": nodes}));
+        let node = |node: &NodePki| json!({"id": node.node_id, "cert": shown(&node.cert_pem), "key": shown(&node.key_pem), "kept": node.kept});
+        let nodes: Vec<Value> = pki.nodes.iter().map(node).collect();
+        return out.json(&json!({
+            "ca": shown(&pki.ca_pem), "ca_key": shown(&pki.ca_key_pem), "ca_kept": pki.ca_kept, "nodes": nodes,
+        }));
     }
-    let rows = pki
-        .nodes
-        .iter()
-        .map(|node| {
-            vec![
-                node.node_id.to_string(),
-                node.cert_pem.display().to_string(),
-                node.key_pem.display().to_string(),
-            ]
-        })
-        .collect();
-    out.table(&["node", "certificate", "key"], rows)?;
-    out.line(format!(
-        "\nGive each node its two files and {}. Do not keep {} on the nodes: with it anyone can join the cluster.\n\
-         New certificates are valid for {}; alerts are raised 30, 7 and 1 days before they end",
-        pki.ca_pem.display(),
-        pki.ca_key_pem.display(),
-        maxine_wording::count(args.days, "day")
-    ))
+    let row = |node: &NodePki| {
+        let made = if node.kept { "kept as it was" } else { "new" };
+        vec![node.node_id.to_string(), shown(&node.cert_pem), shown(&node.key_pem), made.into()]
+    };
+    out.table(&["node", "certificate", "key", ""], pki.nodes.iter().map(row).collect())?;
+    out.line(format!("\n{}", what_was_made(&pki, args.days)))
+}
+
+/// What to do with the files, and which of them are new.
+fn what_was_made(pki: &ClusterPki, days: u32) -> String {
+    let (ca, ca_key) = (pki.ca_pem.display(), pki.ca_key_pem.display());
+    let new = pki.nodes.iter().filter(|node| !node.kept).count();
+    if new == 0 && pki.ca_kept {
+        return format!(
+            "All of these files existed, and were kept as they were: nothing was written. For a new certificate, move the \
+             node's two files away and repeat the command with {ca} and {ca_key} in their place"
+        );
+    }
+    let authority = if pki.ca_kept { "existed and signed them" } else { "is new" };
+    let days = maxine_wording::count(days, "day");
+    format!(
+        "{} made, valid for {days}; the authority {ca} {authority}. Alerts are raised 30, 7 and 1 days before a certificate \
+         ends.\nGive each node its two files and {ca}. Do not keep {ca_key} on the nodes: with it anyone can join the cluster",
+        maxine_wording::count(new, "certificate")
+    )
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn init_tls_says_which_files_it_made() {
+        let dir = tempfile::tempdir().unwrap();
+        let validity = Validity { now_ms: 1_795_440_992_705, node_days: 365 };
+        let told = |nodes: &[NodeId]| {
+            let pki = issue_cluster(dir.path(), "shop", nodes, validity).unwrap();
+            (pki.nodes.iter().map(|node| node.kept).collect::<Vec<_>>(), what_was_made(&pki, 365))
+        };
+        let (kept, text) = told(&[1, 2]);
+        assert_eq!(kept, [false, false]);
+        assert!(
+            text.starts_with("2 certificates made, valid for 365 days; the authority "),
+            "{text}"
+        );
+        let (kept, text) = told(&[1, 2]);
+        assert_eq!(kept, [true, true]);
+        assert!(text.contains("nothing was written") && !text.contains("365"), "{text}");
+        let (kept, text) = told(&[2, 3]);
+        assert_eq!(kept, [true, false]);
+        assert!(
+            text.starts_with("1 certificate made") && text.contains("existed and signed"),
+            "{text}"
+        );
+    }
+
+    /// Both are wrong arguments, found before anything is asked or written.
+    #[test]
+    fn a_backup_that_is_missing_or_is_none_is_a_wrong_argument() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("x.backup");
+        let told = |why: &str| {
+            let error = backup_index(&file).unwrap_err();
+            assert_eq!(error.exit_code(), crate::cli::exit::USAGE, "{error}");
+            assert!(error.to_string().contains(why), "{error}");
+        };
+        told("there is no such file");
+        std::fs::write(&file, "somebody's notes, which are no backup at all").unwrap();
+        told("it is not a whole backup: ");
+        std::fs::remove_file(&file).unwrap();
+        std::fs::create_dir(&file).unwrap();
+        told("it is a folder, not a file");
+    }
 
     #[test]
     fn members_are_read_as_in_the_settings() {

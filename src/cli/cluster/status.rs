@@ -131,6 +131,12 @@ fn registry(totals: &BTreeMap<String, u64>) -> String {
 
 /// How many nodes may still be lost, as far as that is known.
 fn tolerance(has_leader: bool, raft: &shapes::Raft) -> String {
+    if raft.role == "removed" {
+        return format!(
+            "node {} was REMOVED from it; the members are the last that it knew",
+            raft.node_id
+        );
+    }
     let voters = raft.members.iter().filter(|member| member.voter).count();
     if raft.reachable_voters < raft.majority {
         return format!(

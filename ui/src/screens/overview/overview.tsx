@@ -273,15 +273,16 @@ function Activity() {
 
 function OpenAlerts() {
   const alerts = useQuery(alertsQuery());
+  const node = useQuery(clusterQuery()).data?.node ?? 'this node';
   return (
-    <Panel title="Open alerts" aside={<Link to="/alerts">Alerts</Link>} flush>
+    <Panel title={`Open alerts of ${node}`} aside={<Link to="/alerts">Alerts</Link>} flush>
       <Loaded query={alerts} what="alerts" rows={3}>
         {(items) => {
           const open = items.filter((a) => isOpen(a) && !a.silenced);
           if (open.length === 0) {
             return (
               <Empty title="None.">
-                <Status tone="good">There is nothing to do.</Status>
+                Each node has its own alerts. <code>maxine alerts</code> asks all of them.
               </Empty>
             );
           }

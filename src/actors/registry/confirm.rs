@@ -1,0 +1,75 @@
+//! What only an operator can know, on its way to the leader: that the silent instances are gone, or that
+//! the leader's clock is right. Any node takes it, as it takes a write.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+
+use super::super::leadership::Duties;
+use super::super::peer::{PeerKind, PeerService, call_leader};
+use super::Registry;
+use super::leases::LeaseTable;
+use maxine_clock::Clock;
+use maxine_store::CallError;
+
+/// How long the leader may take to answer.
+const CONFIRM_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// What an operator confirms.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Confirmation {
+    /// The silent instances are gone: a suspended expiry goes on.
+    Silence = 1,
+    /// The leader's clock is right after a leap: audit records are dropped for their age again.
+    Clock = 2,
+}
+
+/// Carries confirmations out on the leader.
+#[derive(Clone)]
+pub(super) struct Confirmer {
+    pub(super) leases: Arc<LeaseTable>,
+    pub(super) clock: Clock,
+    pub(super) duties: Duties,
+}
+
+impl Confirmer {
+    fn carry_out(&self, what: u8) -> Result<(), String> {
+        if self.duties.borrow().is_none() {
+            return Err(String::from("this node does not lead"));
+        }
+        match what {
+            byte if byte == Confirmation::Silence as u8 => {
+                self.leases.confirm_silence(self.clock.monotonic_ms());
+            }
+            byte if byte == Confirmation::Clock as u8 => self.clock.confirm(),
+            _ => return Err(String::from("a confirmation that this version does not know")),
+        }
+        Ok(())
+    }
+}
+
+impl PeerService for Confirmer {
+    fn answer(&self, body: Bytes) -> BoxFuture<'static, Result<Bytes, String>> {
+        let done = self.carry_out(body.first().copied().unwrap_or_default());
+        futures::future::ready(done.map(|()| Bytes::new())).boxed()
+    }
+}
+
+impl Registry {
+    /// Confirms something to whoever leads. A repeat does no harm.
+    ///
+    /// # Errors
+    /// When no leader took it.
+    pub async fn confirm(&self, what: Confirmation) -> Result<(), CallError> {
+        let here = self.confirmer().carry_out(what as u8);
+        if here.is_ok() {
+            return Ok(());
+        }
+        let body = [what as u8];
+        call_leader(&**self.store(), PeerKind::Confirm, &body, CONFIRM_TIMEOUT).await.map(drop)
+    }
+}
