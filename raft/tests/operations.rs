@@ -426,7 +426,7 @@ async fn a_damaged_snapshot_is_refused_and_nothing_is_changed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_inspection_verifies_older_snapshots_too() {
     let mut cluster =
-        Cluster::start(EngineKind::Wal, 1, |config| config.snapshot_every_entries = 50).await;
+        Cluster::start(EngineKind::Wal, 1, |config| config.snapshot_every_entries = 100).await;
     let snapshots = cluster.config(1).data_dir.join("snapshots");
     let whole = || {
         let entries = std::fs::read_dir(&snapshots).unwrap().map(|entry| entry.unwrap().path());

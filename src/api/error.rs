@@ -92,6 +92,7 @@ pub fn status_of(rejection: &Rejection) -> StatusCode {
             StatusCode::CONFLICT
         }
         Rejection::RevisionMismatch { .. } => StatusCode::PRECONDITION_FAILED,
+        Rejection::RequestIdReused => StatusCode::UNPROCESSABLE_ENTITY,
         Rejection::StaleFence { .. } | Rejection::FenceMissing => StatusCode::SERVICE_UNAVAILABLE,
     }
 }

@@ -55,6 +55,8 @@ pub enum ProblemKind {
     LimitExceeded,
     /// A part of a document where the whole is replaced.
     Incomplete,
+    /// An idempotency key that another request had.
+    KeyReused,
     /// Too many requests from this client.
     TooManyRequests,
     /// A defect.
@@ -69,7 +71,7 @@ pub enum ProblemKind {
 
 impl ProblemKind {
     /// All kinds, in the order of their statuses.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::InvalidRequest,
         Self::UnknownField,
         Self::Unauthorized,
@@ -85,6 +87,7 @@ impl ProblemKind {
         Self::UnsupportedMediaType,
         Self::LimitExceeded,
         Self::Incomplete,
+        Self::KeyReused,
         Self::TooManyRequests,
         Self::Internal,
         Self::NotSupported,
@@ -111,6 +114,7 @@ impl ProblemKind {
             Self::UnsupportedMediaType => "/problems/unsupported-media-type",
             Self::LimitExceeded => "/problems/limit-exceeded",
             Self::Incomplete => "/problems/incomplete",
+            Self::KeyReused => "/problems/key-reused",
             Self::TooManyRequests => "/problems/too-many-requests",
             Self::Internal => "/problems/internal",
             Self::NotSupported => "/problems/not-supported",
@@ -134,7 +138,9 @@ impl ProblemKind {
             Self::RevisionMismatch => StatusCode::PRECONDITION_FAILED,
             Self::PayloadTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::LimitExceeded | Self::Incomplete => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::LimitExceeded | Self::Incomplete | Self::KeyReused => {
+                StatusCode::UNPROCESSABLE_ENTITY
+            }
             Self::TooManyRequests => StatusCode::TOO_MANY_REQUESTS,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
             Self::NotSupported => StatusCode::NOT_IMPLEMENTED,
@@ -161,6 +167,7 @@ impl ProblemKind {
             Self::UnsupportedMediaType => "Unsupported media type",
             Self::LimitExceeded => "Limit exceeded",
             Self::Incomplete => "Incomplete document",
+            Self::KeyReused => "Idempotency-Key used before",
             Self::TooManyRequests => "Too many requests",
             Self::Internal => "Internal error",
             Self::NotSupported => "Not supported by this backend",
@@ -201,6 +208,9 @@ impl ProblemKind {
             Self::LimitExceeded => "Choose a value within the limit, and send the request again.",
             Self::Incomplete => {
                 "PUT replaces the whole document. Send the missing fields too, or send only the changes with PATCH."
+            }
+            Self::KeyReused => {
+                "Nothing was changed. Send the request with a new Idempotency-Key, unless it was meant to repeat the first one."
             }
             Self::TooManyRequests => "Wait for the time in Retry-After.",
             Self::Internal => "Report it with the trace id. Repeating the request may help.",
@@ -439,6 +449,9 @@ impl From<Rejection> for Problem {
             }
             Rejection::RevisionMismatch { .. } => ProblemKind::RevisionMismatch,
             Rejection::Managed(_) => ProblemKind::Managed,
+            Rejection::RequestIdReused => {
+                return Self::new(ProblemKind::KeyReused, detail).with_field("Idempotency-Key");
+            }
             Rejection::StateVersion { .. } => {
                 let mut problem = Self::new(ProblemKind::Conflict, detail);
                 problem.action = "Upgrade every node, finish the upgrade (maxine cluster upgrade finish), and send the request again.";

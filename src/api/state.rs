@@ -30,6 +30,8 @@ pub struct ApiSettings {
     pub registration_access: AccessMode,
     /// Whether discovery and proxying need a token (`discovery_access`).
     pub discovery_access: AccessMode,
+    /// Whether traces and the request log keep the queries of requests.
+    pub log_queries: bool,
     /// The origin that browsers may call from (`cors_allow_origin`); `None` turns CORS off.
     pub cors_allow_origin: Option<String>,
     /// The name of the trace id header (`MAXINE_TRACE_HEADER_NAME`).
@@ -68,6 +70,7 @@ impl Default for ApiSettings {
             port: 8080,
             registration_access: AccessMode::Open,
             discovery_access: AccessMode::Open,
+            log_queries: false,
             cors_allow_origin: None,
             trace_header_name: "x-trace-id".into(),
             performance_report_url: None,

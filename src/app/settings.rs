@@ -57,6 +57,7 @@ pub(super) fn api(config: &NodeConfig, http_addr: SocketAddr) -> ApiSettings {
         registration_access: access_mode(config.security.registration_access),
         discovery_access: access_mode(config.security.discovery_access),
         cors_allow_origin: set(&config.http.cors_allow_origin),
+        log_queries: config.telemetry.log_queries,
         trace_header_name: config.telemetry.trace_header.clone(),
         performance_report_url: set(&config.telemetry.performance_report_url),
         clustered: config.backend != BackendKind::Local,

@@ -176,6 +176,8 @@ keys! {
         "Which log lines of Maxine itself are written." => |c, v| c.telemetry.log_filter = text(v, 1_024)?;
     "telemetry.log_dir" "log-dir" "MAXINE_LOG_DIR" "path" "a folder" "logs"
         "Directory of the request logs. A relative path is inside the data directory." => |c, v| c.telemetry.log_dir = path(v);
+    "telemetry.log_queries" "log-queries" "MAXINE_LOG_QUERIES" "switch" "true, false" "false"
+        "Whether traces and the request log keep the query of each request. Queries can hold tokens and personal data." => |c, v| c.telemetry.log_queries = switch(v)?;
     "telemetry.trace_header" "trace-header" "MAXINE_TRACE_HEADER_NAME" "header name" "1 to 64 bytes" "x-trace-id"
         "Header field that carries the trace id." => |c, v| { let name: hyper::header::HeaderName = parsed(v, "a header name")?; c.telemetry.trace_header = name.as_str().into(); };
     "telemetry.traces_max" "recent-traces-max" "MAXINE_RECENT_TRACE_LIMIT" "traces" "1 to 100000" "200"
@@ -322,6 +324,7 @@ impl NodeConfig {
             telemetry: TelemetryConfig {
                 log_filter: String::new(),
                 log_dir: PathBuf::new(),
+                log_queries: false,
                 trace_header: String::new(),
                 traces_max: 0,
                 audit_max: 0,

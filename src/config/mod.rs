@@ -174,6 +174,8 @@ pub struct TelemetryConfig {
     pub log_filter: String,
     /// The folder of the request and audit logs.
     pub log_dir: PathBuf,
+    /// Whether traces and request logs keep the queries of requests.
+    pub log_queries: bool,
     /// The header that carries the trace id.
     pub trace_header: String,
     /// How many traces are kept.

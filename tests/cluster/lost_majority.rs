@@ -155,7 +155,7 @@ async fn without_a_leader_every_change_ends_in_its_time_as_not_made() {
         &["config", "set", "heartbeat_timeout_s=7"],
         &["user", "add", "eve", "--password-file", password],
         &["token", "create"],
-        &["key", "rotate"],
+        &["key", "rotate", "--yes"],
         &["cluster", "transfer"],
         &["cluster", "remove", "3", "--yes"],
         &["cluster", "add", "4", "--peer-addr", "127.0.0.1:9", "--http-addr", "http://127.0.0.1:9"],

@@ -252,15 +252,18 @@ async fn the_webhook_is_told_that_a_condition_began_and_that_it_is_over_though_i
 
 #[tokio::test(flavor = "multi_thread")]
 async fn traces() {
-    let server = Server::start().await;
-    let token = server.admin().await;
-    server.get("/nowhere?a=1").header("x-trace-id", "mine").send().await.unwrap();
-    let listed = read(&server, "/api/actuator/traces", &token).await;
-    let trace = &listed["traces"][0];
-    assert_eq!((&trace["traceId"], &trace["path"]), (&json!("mine"), &json!("/nowhere?a=1")));
-    assert_eq!((&trace["method"], &trace["status"]), (&json!("GET"), &json!(404)));
-    assert!(trace["durationMs"].is_f64() && trace["traceparent"].is_string());
-    assert_eq!(trace.as_object().unwrap().len(), 7);
+    // A query can hold a token: it is kept only where the operator asks for it.
+    for (log_queries, path) in [(false, "/nowhere"), (true, "/nowhere?a=1")] {
+        let server = Server::start_with(|options| options.api.log_queries = log_queries).await;
+        let token = server.admin().await;
+        server.get("/nowhere?a=1").header("x-trace-id", "mine").send().await.unwrap();
+        let listed = read(&server, "/api/actuator/traces", &token).await;
+        let trace = &listed["traces"][0];
+        assert_eq!((&trace["traceId"], &trace["path"]), (&json!("mine"), &json!(path)));
+        assert_eq!((&trace["method"], &trace["status"]), (&json!("GET"), &json!(404)));
+        assert!(trace["durationMs"].is_f64() && trace["traceparent"].is_string());
+        assert_eq!(trace.as_object().unwrap().len(), 7);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

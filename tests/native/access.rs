@@ -224,10 +224,18 @@ async fn a_session_that_was_signed_out_of_is_over() {
     let out = || server.open(Method::DELETE, "/session").header("cookie", &cookie);
     assert_eq!(server.json(out()).await.0, 403);
     assert_eq!(me(&session).await, 200);
+    // Nor may a page that has another site's name lead to this node.
+    let rebound = out().header("x-maxine-csrf", "1").header("host", "elsewhere.example");
+    let answer = rebound.send().await.unwrap();
+    assert_eq!((answer.status().as_u16(), answer.headers().get("set-cookie")), (403, None));
+    assert_eq!(me(&session).await, 200);
+    // Another session of the same second goes on when this one ends.
+    let other = server.sign_in(&user, &password).await;
+    assert_ne!(other, session);
     let answer = out().header("x-maxine-csrf", "1").send().await.unwrap();
     assert_eq!(answer.status(), 204);
     assert!(answer.headers()["set-cookie"].to_str().unwrap().contains("Max-Age=0"));
-    assert_eq!(me(&session).await, 401);
+    assert_eq!((me(&session).await, me(&other).await), (401, 200));
     let read = server.open(Method::GET, "/me").header("cookie", &cookie);
     assert_eq!(server.json(read).await.0, 401);
     // Who signs in again at once gets a session that works, and may sign out of it as well.

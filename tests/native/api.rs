@@ -428,9 +428,22 @@ async fn an_idempotency_key_makes_a_repeat_take_effect_once() {
     };
     let (status, first) = server.json(patch(7)).await;
     assert_eq!(status, 200, "{first}");
-    let (_, repeat) = server.json(patch(9)).await;
+    let (_, repeat) = server.json(patch(7)).await;
     assert_eq!(first, repeat);
+    // Another request must not be taken for the first one.
+    let (status, refused) = server.json(patch(9)).await;
+    assert_eq!((status.as_u16(), &refused["type"]), (422, &"/problems/key-reused".into()));
     assert_eq!(server.get("/config").await["config"]["heartbeat_timeout_s"], 7);
+    let batch = |id: &str| {
+        let item = json!({"service": "orders", "id": id, "address": "http://h:1"});
+        server
+            .admin(Method::POST, "/registrations")
+            .header("idempotency-key", "b-1")
+            .json(&json!({"items": [item]}))
+    };
+    assert_eq!(server.json(batch("a")).await.0, 200);
+    assert_eq!(server.json(batch("b")).await.0, 422);
+    assert_eq!(server.json(batch("a")).await.0, 200);
     let make = || {
         server
             .admin(Method::POST, "/tokens")

@@ -11,6 +11,7 @@ use super::command::{
     Applied, Command, Deregistration, Fence, HealthReport, ObjectKind, Proposal, Rejection, Reply,
 };
 use super::control_state::{ControlState, FormerGrant, Grant, ServiceState};
+use super::dedup::Known;
 use super::event::{Event, EventKind, RemovalCause};
 use super::faults;
 use super::health::{Health, Liveness, Readiness};
@@ -27,10 +28,16 @@ const PREVIOUS_KEYS_MAX: u32 = 8;
 impl ControlState {
     /// Applies one proposal and appends what changed to `events`.
     ///
-    /// A proposal whose request id is remembered changes nothing and gets the first reply again.
+    /// A proposal whose request id is remembered changes nothing and gets the first reply again, or is refused if
+    /// it asks for something else.
     pub fn apply(&mut self, proposal: &Proposal, events: &mut Vec<Event>) -> Applied {
-        if let Some(first) = self.dedup.get(proposal.request_id) {
-            return first.clone();
+        match self.dedup.get(proposal.request_id) {
+            Some(Known::Repeat(first)) => return first.clone(),
+            Some(Known::Other) => {
+                let reply = Reply::Rejected(Rejection::RequestIdReused);
+                return Applied { index: self.index, reply };
+            }
+            None => {}
         }
         self.time_ms = self.time_ms.max(proposal.proposed_at_ms);
         self.index += 1;

@@ -435,7 +435,7 @@ fn a_session_that_was_ended_stays_ended_however_many_there_are() {
     driver.propose(None, put);
     let user = |driver: &Driver| driver.state.identities().users["ada"].clone();
     let version = user(&driver).credential_version;
-    let session = |n| EndedSession { issued_at_s: n, expires_at_s: n + 1_800 };
+    let session = |n| EndedSession { issued_at_s: n, expires_at_s: n + 1_800, id: 7 };
     let end = |n, credential_version| Command::EndSession {
         name: Name::trusted("ada"),
         credential_version,

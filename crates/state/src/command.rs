@@ -15,9 +15,32 @@ use super::policy::ServicePolicy;
 use super::runtime_config::RuntimeConfig;
 use super::versioned::{Needs, stored};
 
-/// Names a request for good, so that a retry of it takes effect once.
+/// Names a request for good, so that a retry of it takes effect once. The first 32 bits are a digest of what it
+/// asks for; the others name it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Encode, Decode)]
 pub struct RequestId(pub u128);
+
+impl RequestId {
+    const NAME_BITS: u32 = 96;
+
+    /// What names the request, whatever it asks for.
+    #[must_use]
+    pub fn name(self) -> u128 {
+        self.0 & ((1 << Self::NAME_BITS) - 1)
+    }
+
+    /// The digest of what it asks for.
+    #[must_use]
+    pub fn content(self) -> u32 {
+        (self.0 >> Self::NAME_BITS) as u32
+    }
+
+    /// The same name, for a request whose content has this digest.
+    #[must_use]
+    pub fn with_content(self, digest: u32) -> Self {
+        Self(self.name() | (u128::from(digest) << Self::NAME_BITS))
+    }
+}
 
 /// The index of the grant under which a leader acts; only ever grows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Encode, Decode)]
@@ -383,6 +406,8 @@ pub enum Rejection {
         /// The version that the state has.
         has: u32,
     },
+    /// The request id was given to a request that asked for something else.
+    RequestIdReused,
 }
 
 impl Rejection {

@@ -23,32 +23,41 @@ pub(super) struct Dedup {
     order: Vector<Remembered>,
     /// Size of all replies.
     results: usize,
-    /// The same by id. Only the state that commands are applied to ever looks one up; the copies
+    /// The same by name. Only the state that commands are applied to ever looks one up; the copies
     /// that are published after each batch go without, and so cost nothing.
-    by_id: OnceLock<HashMap<u128, Arc<Applied>>>,
+    by_name: OnceLock<HashMap<u128, (RequestId, Arc<Applied>)>>,
+}
+
+/// What is remembered of a request's name.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Known<'a> {
+    /// The very request, and its first reply.
+    Repeat(&'a Applied),
+    /// Another request had the name.
+    Other,
 }
 
 impl Clone for Dedup {
     fn clone(&self) -> Self {
-        Self { order: self.order.clone(), results: self.results, by_id: OnceLock::new() }
+        Self { order: self.order.clone(), results: self.results, by_name: OnceLock::new() }
     }
 }
 
 impl Dedup {
-    fn by_id(&self) -> &HashMap<u128, Arc<Applied>> {
-        self.by_id.get_or_init(|| {
-            self.order.iter().map(|each| (each.id.0, Arc::clone(&each.applied))).collect()
-        })
+    fn by_name(&self) -> &HashMap<u128, (RequestId, Arc<Applied>)> {
+        let entry = |each: &Remembered| (each.id.name(), (each.id, Arc::clone(&each.applied)));
+        self.by_name.get_or_init(|| self.order.iter().map(entry).collect())
     }
 
-    pub(super) fn get(&self, id: RequestId) -> Option<&Applied> {
-        self.by_id().get(&id.0).map(AsRef::as_ref)
+    pub(super) fn get(&self, id: RequestId) -> Option<Known<'_>> {
+        let (first, applied) = self.by_name().get(&id.name())?;
+        Some(if *first == id { Known::Repeat(applied) } else { Known::Other })
     }
 
     /// Remembers the reply to a request that is not remembered yet.
     pub(super) fn remember(&mut self, id: RequestId, now_ms: u64, applied: Applied) {
-        self.by_id();
-        let Some(by_id) = self.by_id.get_mut() else { return };
+        self.by_name();
+        let Some(by_name) = self.by_name.get_mut() else { return };
         let added = size(&applied);
         while let Some(oldest) = self.order.front() {
             let expired = now_ms.saturating_sub(oldest.at_ms) > REMEMBERED_REQUESTS_MS;
@@ -57,13 +66,13 @@ impl Dedup {
             if !expired && fits {
                 break;
             }
-            by_id.remove(&oldest.id.0);
+            by_name.remove(&oldest.id.name());
             self.results -= size(&oldest.applied);
             self.order.pop_front();
         }
         self.results += added;
         let applied = Arc::new(applied);
-        by_id.insert(id.0, Arc::clone(&applied));
+        by_name.insert(id.name(), (id, Arc::clone(&applied)));
         self.order.push_back(Remembered { id, at_ms: now_ms, applied });
     }
 
@@ -91,6 +100,17 @@ mod tests {
 
     fn done(index: u64) -> Applied {
         Applied { index, reply: Reply::Done }
+    }
+
+    #[test]
+    fn a_name_that_another_request_had_is_told_apart_from_a_repeat() {
+        let mut dedup = Dedup::default();
+        let first = RequestId(7).with_content(1);
+        assert_eq!((first.name(), first.content()), (7, 1));
+        dedup.remember(first, 0, done(1));
+        assert_eq!(dedup.get(first), Some(Known::Repeat(&done(1))));
+        assert_eq!(dedup.get(first.with_content(2)), Some(Known::Other));
+        assert_eq!(dedup.get(RequestId(8).with_content(1)), None);
     }
 
     #[test]
@@ -135,7 +155,7 @@ mod tests {
         let mut dedup = Dedup::default();
         dedup.remember(RequestId(1), 0, done(1));
         let mut copy = dedup.clone();
-        assert_eq!(copy.get(RequestId(1)), Some(&done(1)));
+        assert_eq!(copy.get(RequestId(1)), Some(Known::Repeat(&done(1))));
         copy.remember(RequestId(2), 0, done(2));
         assert!(dedup.get(RequestId(2)).is_none());
         assert!(copy.get(RequestId(2)).is_some());

@@ -117,7 +117,7 @@ fn commands() -> Vec<Command> {
         ..ServicePolicy::default()
     };
     let ada = Name::trusted("ada");
-    let session = EndedSession { issued_at_s: 1, expires_at_s: 2 };
+    let session = EndedSession { issued_at_s: 1, expires_at_s: 2, id: 3 };
     let health =
         Health { readiness: Readiness::Ready, reason: "status 200".into(), ..Health::default() };
     let removed = Deregistration { key: instance.clone(), lease_epoch: None, forget_drain: true };

@@ -70,17 +70,18 @@ pub struct User {
 
 stored!(User { name, role, password_hash, credential_version, managed, ended_sessions });
 
-/// A session that was ended before its time. Its time of issue names it: a user who signs in twice
-/// within a second gets the same token.
+/// A session that was ended before its time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EndedSession {
     /// When its token was issued, in seconds since 1970.
     pub issued_at_s: u64,
     /// When its token stops working by itself, in seconds since 1970.
     pub expires_at_s: u64,
+    /// Tells it from others that began in the same second.
+    pub id: u64,
 }
 
-stored!(EndedSession { issued_at_s, expires_at_s });
+stored!(EndedSession { issued_at_s, expires_at_s, id });
 
 // The hash stays out of logs.
 impl fmt::Debug for User {

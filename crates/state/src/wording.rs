@@ -136,6 +136,9 @@ impl Display for Rejection {
             Self::StaleFence { got, current } => {
                 write!(f, "proposed under fence {got}, but the present one is {current}")
             }
+            Self::RequestIdReused => f.write_str(
+                "the Idempotency-Key was used before, for a request with another body or query",
+            ),
             Self::FenceMissing => f.write_str("only the leader may do this"),
             Self::StateVersion { needs, has } => {
                 write!(f, "this needs state version {needs}, and the cluster has version {has}")

@@ -33,7 +33,7 @@ pub struct FinishedRequest {
     pub subject: Subject,
     /// The method.
     pub method: Method,
-    /// The request target, query included, cut at 2,048 bytes. Its own copy: the request's target is a
+    /// The request target, with its query only if a setting asks for it, cut at 2,048 bytes. Its own copy: the request's target is a
     /// part of the connection's read buffer, which could not be used again while this is kept.
     pub target: Box<str>,
     /// The protocol's version.
@@ -57,13 +57,15 @@ pub struct FinishedRequest {
 impl FinishedRequest {
     /// What is kept of a request's target.
     #[must_use]
-    pub fn target_of(uri: &Uri) -> Box<str> {
-        Self::shortened(uri.path_and_query().map_or("/", |target| target.as_str()))
+    pub fn target_of(uri: &Uri, with_query: bool) -> Box<str> {
+        Self::kept(uri.path_and_query().map_or("/", |target| target.as_str()), with_query)
     }
 
-    /// What is kept of a target's text.
+    /// What is kept of a target's text. A query may hold what only its receiver should read.
     #[must_use]
-    pub fn shortened(target: &str) -> Box<str> {
+    pub fn kept(target: &str, with_query: bool) -> Box<str> {
+        let end = target.find('?').filter(|_| !with_query).unwrap_or(target.len());
+        let target = &target[..end];
         target[..target.floor_char_boundary(TARGET_LEN_MAX)].into()
     }
 

@@ -207,7 +207,7 @@ impl Shared {
         let finished = FinishedRequest {
             subject: Subject::Other,
             method: request.method().clone(),
-            target: FinishedRequest::target_of(request.uri()),
+            target: FinishedRequest::target_of(request.uri(), self.state.settings().log_queries),
             version: request.version(),
             client: context.client.ip,
             trace_id: context.trace_id.clone(),
@@ -414,7 +414,7 @@ impl Shared {
         self.account(FinishedRequest {
             subject: Subject::Lookup(Some(service)),
             method: Method::GET,
-            target: FinishedRequest::shortened(target),
+            target: FinishedRequest::kept(target, self.state.settings().log_queries),
             version: http::Version::HTTP_11,
             client: context.client.ip,
             trace_id: context.trace_id,

@@ -174,7 +174,8 @@ pub(super) async fn register_batch(
         batch.items.into_iter().map(|item| item.check(&state, &config.config, &caller)).collect();
     let good: Vec<(ServiceKey, Registration)> =
         checked.iter().filter_map(|item| item.as_ref().ok().cloned()).collect();
-    let Write { actor, request_id, answer_by_ms, answered, .. } = write;
+    let request_id = write.request_id();
+    let Write { actor, answer_by_ms, answered, .. } = write;
     let (index, outcomes) = if good.is_empty() {
         (state.view().index(), Vec::new())
     } else {

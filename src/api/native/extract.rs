@@ -4,6 +4,8 @@
 //! compatible API's business.
 
 use std::borrow::Cow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use axum::body::Bytes;
 use axum::extract::rejection::PathRejection;
@@ -12,6 +14,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, Uri, header};
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::api::AppState;
 use crate::api::body::{self, BodyError};
@@ -198,7 +201,13 @@ pub(super) async fn read_body(
     state: &AppState,
 ) -> Result<Bytes, Problem> {
     let (parts, body) = request.into_parts();
-    body::read(state, &parts.extensions, body, len_max).await.map_err(|error| match error {
+    let read = body::read(state, &parts.extensions, body, len_max).await;
+    if let Ok(bytes) = &read
+        && parts.headers.contains_key("idempotency-key")
+    {
+        Content::of(&parts).add(bytes);
+    }
+    read.map_err(|error| match error {
         BodyError::TooLong => {
             let detail = format!("the body is longer than {len_max} bytes");
             Problem::new(ProblemKind::PayloadTooLarge, detail)
@@ -264,6 +273,34 @@ impl FromRequestParts<AppState> for WriteConditions {
 
     async fn from_request_parts(parts: &mut Parts, _: &AppState) -> Result<Self, Problem> {
         Self::from_headers(&parts.headers)
+    }
+}
+
+/// A digest of what a request asks for: its query and, once it has been read, its body.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Content(Arc<AtomicU32>);
+
+impl Content {
+    pub(super) fn of_query(uri: &Uri) -> Self {
+        let content = Self::default();
+        content.add(uri.query().unwrap_or_default().as_bytes());
+        content
+    }
+
+    /// That of the request that these are the parts of.
+    pub(super) fn of(parts: &Parts) -> Self {
+        parts.extensions.get().cloned().unwrap_or_else(|| Self::of_query(&parts.uri))
+    }
+
+    fn add(&self, bytes: &[u8]) {
+        let before = self.digest();
+        // The low half of a good hash is one.
+        let digest = xxh3_64_with_seed(bytes, before.into()) as u32;
+        self.0.store(digest, Ordering::Relaxed);
+    }
+
+    pub(super) fn digest(&self) -> u32 {
+        self.0.load(Ordering::Relaxed)
     }
 }
 

@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use serde::Serialize;
 
 use super::extract::{
-    FRESHNESS_PARAMETERS, WriteConditions, parse_query, principal_of, request_id,
+    Content, FRESHNESS_PARAMETERS, WriteConditions, parse_query, principal_of, request_id,
 };
 use super::history_index::{HistoryIndex, history_text, history_value};
 use crate::actors::{WriteError, WriteRequest, state_version};
@@ -201,6 +201,8 @@ pub(super) async fn put_headers(
 ) -> Response {
     let answered = Answered::new(&state);
     request.extensions_mut().insert(answered.clone());
+    let content = Content::of_query(request.uri());
+    request.extensions_mut().insert(content);
     let mut response = next.run(request).await;
     let basis = *answered.0.lock();
     response.headers_mut().entry(header::CACHE_CONTROL).or_insert(NO_STORE);
@@ -234,8 +236,10 @@ impl FromRequestParts<AppState> for AnswerBy {
 pub(super) struct Write {
     /// Who asks.
     pub(super) actor: Actor,
-    /// The request's id, where the client named one.
-    pub(super) request_id: Option<RequestId>,
+    /// What the client named the request.
+    named: Option<RequestId>,
+    /// What it asks for.
+    content: Content,
     /// `If-Match` and its kin.
     pub(super) conditions: WriteConditions,
     /// By when the client needs the answer, where it said so.
@@ -255,20 +259,35 @@ impl FromRequestParts<AppState> for Write {
         let actor = context.actor(&caller);
         let path = parts.uri.path();
         let principal = principal_of(&actor);
-        let request_id = request_id(&parts.headers, &principal, &parts.method, path)?;
+        let named = request_id(&parts.headers, &principal, &parts.method, path)?;
+        let content = Content::of(parts);
         let Ok(answered) = Answered::from_request_parts(parts, state).await;
-        Ok(Self { actor, request_id, conditions, answer_by_ms, answered })
+        Ok(Self { actor, named, content, conditions, answer_by_ms, answered })
     }
 }
 
 impl Write {
+    /// The request's id, where the client named one. To be asked once the body has been read.
+    pub(super) fn request_id(&self) -> Option<RequestId> {
+        self.named.map(|named| named.with_content(self.content.digest()))
+    }
+
+    /// The same for a step of a request that takes several, each of which is written once.
+    pub(super) fn step(&self, step: u128) -> Self {
+        let named = self.named.map(|named| RequestId(named.name().wrapping_add(step)));
+        let (actor, content) = (self.actor.clone(), self.content.clone());
+        let (conditions, answer_by_ms) = (self.conditions, self.answer_by_ms);
+        Self { actor, named, content, conditions, answer_by_ms, answered: self.answered.clone() }
+    }
+
     /// Writes one command; a refusal becomes a problem.
     pub(super) async fn propose(
         self,
         state: &AppState,
         command: Command,
     ) -> Result<Applied, Problem> {
-        let Self { actor, request_id, answer_by_ms, answered, .. } = self;
+        let request_id = self.request_id();
+        let Self { actor, answer_by_ms, answered, .. } = self;
         let request = WriteRequest { actor, request_id, fence: None, answer_by_ms, command };
         let outcome = state.registry().propose(request).await;
         match &outcome {

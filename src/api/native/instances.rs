@@ -173,7 +173,8 @@ pub(super) async fn register_instance(
     let registration = body.into_registration(key.instance, &config.config)?;
     super::check_target(&state, &registration)?;
     let items = vec![(key.service, registration)];
-    let Write { actor, request_id, answer_by_ms, answered, .. } = write;
+    let request_id = write.request_id();
+    let Write { actor, answer_by_ms, answered, .. } = write;
     let (index, results) =
         state.registry().register(actor, request_id, answer_by_ms, items).await?;
     answered.at(index);

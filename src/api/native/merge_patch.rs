@@ -70,7 +70,8 @@ pub(super) async fn patch(
     read: impl Fn(&ControlState) -> Result<(u64, Map<String, Value>), Problem>,
     command: impl Fn(Value, u64) -> Result<Command, Problem>,
 ) -> Result<Applied, Problem> {
-    let Write { actor, request_id, conditions, answer_by_ms, answered } = write;
+    let request_id = write.request_id();
+    let Write { actor, conditions, answer_by_ms, answered, .. } = write;
     if let Some(revision) = conditions.if_match {
         // A revision is the index at which it was made. If there is a later one when this node is so
         // far, apply refuses the change.
@@ -110,11 +111,12 @@ pub(super) async fn patch(
 
 /// Each attempt is a request of its own, or the refusal of the first would be all their answer; a
 /// repeat of the whole has the same ones, and so finds the one that took effect.
-fn of_attempt(RequestId(id): RequestId, attempt: u32) -> RequestId {
-    let hash = Sha256::new().chain_update(id.to_le_bytes()).chain_update(attempt.to_le_bytes());
+fn of_attempt(id: RequestId, attempt: u32) -> RequestId {
+    let hash =
+        Sha256::new().chain_update(id.name().to_le_bytes()).chain_update(attempt.to_le_bytes());
     let mut bytes = [0; 16];
     bytes.copy_from_slice(&hash.finalize()[..16]);
-    RequestId(u128::from_le_bytes(bytes))
+    RequestId(u128::from_le_bytes(bytes)).with_content(id.content())
 }
 
 /// JSON in which no object names a field twice.

@@ -18,8 +18,7 @@ use crate::api::problem::Problem;
 use crate::api::{AppState, CalledBy};
 use maxine_state::limits::{BATCH_ITEMS_MAX, NAME_LEN_MAX, check_text};
 use maxine_state::{
-    Command, Deregistration, InstanceKey, Name, Reply, RequestId, ServiceKey, ServicePolicy,
-    ServiceState,
+    Command, Deregistration, InstanceKey, Name, Reply, ServiceKey, ServicePolicy, ServiceState,
 };
 
 /// A namespace in a list.
@@ -190,14 +189,6 @@ pub(super) async fn delete_service(
     ids.dedup();
     let mut outcome = ServiceRemoved { index: 0, removed: 0 };
     // Each step needs an id of its own, or the second would get the first one's answer.
-    let step_id = |step: u128| write.request_id.map(|id| RequestId(id.0.wrapping_add(step)));
-    let step_of = |request_id: Option<RequestId>| Write {
-        actor: write.actor.clone(),
-        request_id,
-        conditions: write.conditions,
-        answer_by_ms: write.answer_by_ms,
-        answered: write.answered.clone(),
-    };
     let mut step = 0;
     for chunk in ids.chunks(BATCH_ITEMS_MAX) {
         let item = |id: &&Name| Deregistration {
@@ -206,7 +197,7 @@ pub(super) async fn delete_service(
             forget_drain: true,
         };
         let command = Command::Deregister { items: chunk.iter().map(item).collect() };
-        let applied = step_of(step_id(step)).propose(&state, command).await?;
+        let applied = write.step(step).propose(&state, command).await?;
         step += 1;
         outcome.index = applied.index;
         if let Reply::Changed(changed) = applied.reply {
@@ -220,7 +211,7 @@ pub(super) async fn delete_service(
             expected_revision: None,
             create: false,
         };
-        outcome.index = step_of(step_id(step)).propose(&state, command).await?.index;
+        outcome.index = write.step(step).propose(&state, command).await?.index;
     }
     Ok(Json(outcome))
 }

@@ -1,7 +1,7 @@
 //! Sign-in for people: a session's token in the answer, and in a cookie for the dashboard.
 
 use axum::Json;
-use axum::extract::State;
+use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
@@ -11,7 +11,7 @@ use super::extract::{JsonBody, NoParams, Params};
 use super::fresh::{Write, Written};
 use crate::api::own_password::{self, OwnPasswordError};
 use crate::api::problem::{Problem, ProblemKind};
-use crate::api::{AppState, CalledBy, Caller, RequestContext, Via, account_sign_in};
+use crate::api::{AppState, CalledBy, Caller, RequestContext, Via, account_sign_in, hosts};
 use maxine_identity::{
     AuthError, CookieUse, PASSWORD_LEN_MAX, SESSION_COOKIE, SessionRef, SigninError,
 };
@@ -95,10 +95,16 @@ pub(super) async fn sign_in(
 pub(super) async fn sign_out(
     State(state): State<AppState>,
     _: Params<NoParams>,
-    headers: HeaderMap,
     write: Write,
+    request: Request,
 ) -> Response {
-    let ended = match state.security().identify(CookieUse::Changes, &headers) {
+    let caller = state.security().identify(CookieUse::Changes, request.headers());
+    let ended = match caller {
+        // A page of another site's name for this node must not sign the person out.
+        Ok(caller) if caller.via == Via::Cookie && !hosts::is_own(&state, &request) => {
+            let error = AuthError::WrongHost;
+            Err(Problem::new(ProblemKind::Forbidden, error.explained()))
+        }
         Ok(caller) => end_session(&state, &caller, write).await,
         Err(error @ AuthError::CrossSite) => {
             Err(Problem::new(ProblemKind::Forbidden, error.explained()))
@@ -108,6 +114,7 @@ pub(super) async fn sign_out(
     };
     let mut response = match ended {
         Ok(()) => StatusCode::NO_CONTENT.into_response(),
+        Err(problem) if problem.kind == ProblemKind::Forbidden => return problem.into_response(),
         Err(problem) => problem.into_response(),
     };
     let cookie = format!("{SESSION_COOKIE}=; Path=/; HttpOnly; SameSite=Strict; Max-Age=0");
