@@ -8,38 +8,30 @@ use std::time::Duration;
 
 use actix_rt::Arbiter;
 use anyhow::Context;
-use futures::FutureExt;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::actors::Registry;
 use crate::actors::clock_check::{self, ClockReport};
-use crate::actors::peer::{PeerKind, PeerRouter};
-use crate::actors::registry::RegistryParts;
-use crate::actors::supervisor::Supervised;
-use crate::actors::{LeadershipActor, Registry};
-use crate::actors::{history, members};
-use crate::api::{self, AppParts, AppState};
+use crate::actors::peer::PeerRouter;
 use crate::config::{BackendKind, NodeConfig};
 use maxine_clock::Clock;
 use maxine_gateway::OwnAddresses;
-use maxine_identity::{Security, SecuritySettings};
-use maxine_state::{Fence, Name};
+use maxine_identity::SecuritySettings;
 use maxine_store::local::LocalStore;
 use maxine_store::redis::RedisStore;
 use maxine_store::shared_file::SharedFileStore;
 use maxine_store::{ControlStore, PeerHandler, RaftStore};
 use maxine_telemetry::Telemetry;
-use maxine_telemetry::projection::{self, ProjectionParts};
 use maxine_view::View;
 
-use data_plane::DataPlane;
-
 mod alarms;
+mod assemble;
 mod cluster_contact;
 mod conditions;
-mod data_plane;
 mod first_identities;
+mod health_sink;
 mod own_addresses;
 mod preflight;
 pub mod private;
@@ -47,8 +39,8 @@ mod proxy_metrics;
 mod retention;
 mod settings;
 
-pub use cluster_contact::StoreContact;
-pub use first_identities::{BootstrapError, OneTimePassword, ensure_identities};
+pub use assemble::{Assembled, NodeParts, NodeSettings, assemble};
+pub use first_identities::OneTimePassword;
 pub use preflight::preflight;
 pub use settings::certificates;
 
@@ -58,24 +50,16 @@ const TRANSFER_TIMEOUT: Duration = Duration::from_secs(2);
 const LEASES_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long requests in flight may go on after the node was told to stop.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
-/// Pause before identities are tried again.
-const IDENTITIES_PAUSE: Duration = Duration::from_millis(500);
 
 /// A running node.
 pub struct Node {
     http_addr: SocketAddr,
-    store: Arc<dyn ControlStore>,
     raft: Option<Arc<RaftStore>>,
-    registry: Registry,
-    view: Arc<View>,
-    telemetry: Telemetry,
-    leadership: Supervised<LeadershipActor>,
-    data_plane: DataPlane,
+    assembled: Assembled,
     arbiter: Arbiter,
     cancel: CancellationToken,
     tasks: TaskTracker,
     store_failed: watch::Receiver<Option<String>>,
-    api: AppState,
 }
 
 impl Node {
@@ -116,102 +100,31 @@ impl Node {
         tasks.spawn(cancel.clone().run_until_cancelled_owned(compare));
 
         let arbiter = Arbiter::new();
-        let (duties_sender, duties) = watch::channel(None);
-        let name = Name::parse("node.name", &config.name()).map_err(anyhow::Error::msg)?;
-        let leadership = {
-            let (store, view, clock) = (Arc::clone(&store), Arc::clone(&view), clock.clone());
-            Supervised::start(&arbiter.handle(), move |lifeline| {
-                LeadershipActor::new(
-                    name.clone(),
-                    Arc::clone(&store),
-                    Arc::clone(&view),
-                    clock.clone(),
-                    duties_sender.clone(),
-                    lifeline,
-                )
-            })
-        };
-        let registry = Registry::start(
-            &arbiter.handle(),
-            RegistryParts {
-                node: config.name(),
-                store: Arc::clone(&store),
-                view: Arc::clone(&view),
-                clock: clock.clone(),
-                duties: duties.clone(),
-                peers: Arc::clone(&peers),
-                settings: settings::registry(&config),
-            },
-        );
-
-        members::serve(&store, &peers);
-
         let break_glass = Some(settings::break_glass(&config)?);
-        let security_settings = SecuritySettings { break_glass, ..settings::security(&config)? };
-        let security = Security::new(
-            Arc::clone(&view),
-            Arc::new(StoreContact(Arc::clone(&store))),
-            clock.clone(),
-            security_settings,
-        );
-        let telemetry =
-            Telemetry::start(Arc::clone(&view), clock.clone(), &settings::telemetry(&config));
         let own = OwnAddresses::default();
         let configured = own_addresses::configured(&config, http_addr)?;
         own.set(own_addresses::with_members(&configured, store.as_ref()));
-        let data_plane = {
-            let config = &config;
-            let parts = |forwarder: &maxine_gateway::ForwarderConfig| {
-                let (egress, roots) = (forwarder.egress.clone(), &forwarder.tls_roots);
-                Ok(crate::actors::HealthParts {
-                    node: config.name(),
-                    view: Arc::clone(&view),
-                    store: Arc::clone(&store),
-                    registry: registry.clone(),
-                    duties: duties.clone(),
-                    peers: Arc::clone(&peers),
-                    clock: clock.clone(),
-                    prober: crate::health::Prober::new(egress, roots, clock.clone())?,
-                    defaults: settings::health(config),
-                    sink: Arc::new(data_plane::TelemetryHealth(telemetry.clone())),
-                })
-            };
-            let forwarder = settings::forwarder(config, http_addr, own.clone())?;
-            let counters = proxy_metrics::ProxyCounters::new(telemetry.metrics().registry());
-            let arbiter = arbiter.handle();
-            DataPlane::start(&arbiter, &view, &clock, forwarder, Arc::new(counters), parts)?
-        };
-        let state = AppState::new(AppParts {
-            view: Arc::clone(&view),
+        let assembled = assemble(NodeParts {
             store: Arc::clone(&store),
-            registry: registry.clone(),
+            view: Arc::clone(&view),
+            peers,
             clock: clock.clone(),
-            settings: settings::api(&config, http_addr),
-            duties: duties.clone(),
-            security: security.clone(),
-            telemetry: telemetry.clone(),
-            forwarder: Arc::new(data_plane::ApiForward(
-                data_plane.forwarder.clone(),
-                config.name(),
-            )),
-            health: Arc::new(data_plane::ApiHealth(data_plane.health.clone(), clock.clone())),
-        });
-
-        peers.set(PeerKind::Report, Box::new(api::native::NodeReports::new(&state)));
-        peers.set(PeerKind::Instance, Box::new(api::native::InstanceReports::new(&state)));
+            arbiter: arbiter.handle(),
+            settings: NodeSettings {
+                registry: settings::registry(&config),
+                api: settings::api(&config, http_addr),
+                security: SecuritySettings { break_glass, ..settings::security(&config)? },
+                telemetry: settings::telemetry(&config),
+                forwarder: settings::forwarder(&config, http_addr, own.clone())?,
+                health: settings::health(&config),
+            },
+        })?;
+        let (registry, telemetry) = (assembled.state.registry(), assembled.state.telemetry());
 
         let (failed, store_failed) = watch::channel(None);
-        let projection = projection::run(
-            ProjectionParts {
-                telemetry: telemetry.clone(),
-                view: Arc::clone(&view),
-                duties: duties.clone(),
-                leadership: store.leadership(),
-                instance_id: config.name(),
-            },
-            cancel.clone(),
-        );
-        tasks.spawn(projection);
+        let shown_by = config.clone();
+        assembled
+            .keep_duties(&tasks, &cancel, move |made| settings::show_password(&shown_by, made));
         let expiry = registry.expiry().clone();
         let own = own_addresses::follow(own, configured, Arc::clone(&store));
         tasks.spawn(cancel.clone().run_until_cancelled_owned(own));
@@ -229,45 +142,11 @@ impl Node {
             certificates: settings::certificates(&config),
         };
         tasks.spawn(cancel.clone().run_until_cancelled_owned(conditions::watch(watched)));
-        let pointer = settings::point_to_first_password(Arc::clone(&view), config.clone());
+        let pointer = settings::point_to_first_password(Arc::clone(&view), config);
         tasks.spawn(cancel.clone().run_until_cancelled_owned(pointer));
-        let history = history::keep(Arc::clone(&store), Arc::clone(&view), clock.clone());
-        tasks.spawn(cancel.clone().run_until_cancelled_owned(history));
-        let retention = retention::run(
-            registry.clone(),
-            Arc::clone(&view),
-            clock.clone(),
-            duties.clone(),
-            telemetry.clone(),
-        );
-        tasks.spawn(cancel.clone().run_until_cancelled_owned(retention));
-        let identities =
-            keep_identities(registry.clone(), Arc::clone(&view), clock, security, duties, config);
-        tasks.spawn(cancel.clone().run_until_cancelled_owned(identities));
-        let serve = api::serve::serve(
-            listener,
-            Arc::new(api::Front::new(state.clone())),
-            limits,
-            telemetry.metrics().clone(),
-            cancel.clone(),
-        );
-        tasks.spawn(serve);
+        tasks.spawn(assembled.serve(listener, limits, cancel.clone()));
         tracing::info!(http = %http_addr, backend = store.kind(), "the node serves");
-        Ok(Self {
-            http_addr,
-            store,
-            raft,
-            registry,
-            view,
-            telemetry,
-            leadership,
-            data_plane,
-            arbiter,
-            cancel,
-            tasks,
-            store_failed,
-            api: state,
-        })
+        Ok(Self { http_addr, raft, assembled, arbiter, cancel, tasks, store_failed })
     }
 
     /// The address that it serves HTTP on.
@@ -279,19 +158,19 @@ impl Node {
     /// The registry, for tests that run a node in their own process.
     #[must_use]
     pub fn registry(&self) -> &Registry {
-        &self.registry
+        self.assembled.state.registry()
     }
 
     /// What readers see, for tests.
     #[must_use]
     pub fn view(&self) -> &Arc<View> {
-        &self.view
+        self.assembled.state.view()
     }
 
     /// Metrics and alerts, for tests.
     #[must_use]
     pub fn telemetry(&self) -> &Telemetry {
-        &self.telemetry
+        self.assembled.state.telemetry()
     }
 
     /// The thread of the actors, for tests that stall it.
@@ -325,8 +204,9 @@ impl Node {
     pub async fn stop(self) {
         // Leadership goes first, while this node can still answer and forward: nobody has to wait
         // for an election.
-        if let Some(admin) = self.store.cluster()
-            && self.store.leadership_now().is_leader
+        let state = &self.assembled.state;
+        if let Some(admin) = state.store().cluster()
+            && state.store().leadership_now().is_leader
             && admin.status().members.iter().filter(|member| member.voter).count() > 1
         {
             let handed =
@@ -335,7 +215,7 @@ impl Node {
                 tracing::warn!(
                     "leadership could not be transferred; the other nodes will elect a leader"
                 );
-            } else if !self.registry.handed_over(LEASES_TIMEOUT).await {
+            } else if !state.registry().handed_over(LEASES_TIMEOUT).await {
                 tracing::warn!(
                     "the new leader did not ask for the remaining times of the leases; it gives each lease its whole TTL"
                 );
@@ -346,13 +226,10 @@ impl Node {
         if tokio::time::timeout(DRAIN_TIMEOUT, self.tasks.wait()).await.is_err() {
             tracing::warn!("requests in flight did not finish in time and are closed");
         }
-        self.data_plane.stop(DRAIN_TIMEOUT).await;
-        self.api.audit().stop().await;
-        self.registry.stop();
-        self.leadership.stop();
-        self.store.shutdown().await;
+        self.assembled.stop(DRAIN_TIMEOUT).await;
+        state.store().shutdown().await;
         self.arbiter.stop();
-        self.telemetry.stop().await;
+        state.telemetry().stop().await;
         tracing::info!("the node has stopped");
     }
 }
@@ -383,35 +260,6 @@ async fn open_store(
         BackendKind::SharedFile => {
             let settings = settings::shared_file(config);
             Ok((SharedFileStore::open(settings, view, clock.clone(), peers).await?, None))
-        }
-    }
-}
-
-/// Makes the identities that nobody can sign in without, whenever this node comes to lead.
-async fn keep_identities(
-    registry: Registry,
-    view: Arc<View>,
-    clock: Clock,
-    security: Security,
-    mut duties: watch::Receiver<Option<Fence>>,
-    config: NodeConfig,
-) {
-    loop {
-        if duties.wait_for(Option::is_some).await.is_err() {
-            return;
-        }
-        let made = ensure_identities(&registry, &view, &clock, security.settings());
-        match made.boxed().await {
-            Ok(None) => {}
-            Ok(Some(password)) => settings::show_password(&config, &password),
-            Err(error) => {
-                tracing::warn!(%error, "the accounts could not be written yet; trying again");
-                tokio::time::sleep(IDENTITIES_PAUSE).await;
-                continue;
-            }
-        }
-        if duties.wait_for(Option::is_none).await.is_err() {
-            return;
         }
     }
 }

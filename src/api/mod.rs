@@ -20,12 +20,12 @@ mod lazy_timer;
 mod linger;
 pub mod middleware;
 pub mod native;
+mod observations;
 pub mod openapi;
 mod origins;
 mod own_password;
 mod pacing;
 mod pending_records;
-mod ports;
 pub mod problem;
 mod routes;
 pub mod serve;
@@ -41,10 +41,6 @@ pub use caller::{Caller, RequestContext, Via};
 pub use compat::account_sign_in;
 pub use front::Front;
 pub use hosts::name_of as host_name;
-pub use ports::{
-    ChosenInstance, Forward, ForwardAnswer, ForwardRequest, HealthReports, ProbeObservation,
-    Standing, UpstreamsReport,
-};
 pub use state::{ApiSettings, AppParts, AppState};
 
 /// The whole HTTP surface of a node.

@@ -8,11 +8,10 @@ use tokio::sync::watch;
 
 use super::access::{AccessMode, AccessTable};
 use super::audit_relay::AuditRelay;
-use super::ports::{Forward, HealthReports};
-use crate::actors::Registry;
+use crate::actors::{HealthChecker, Registry};
 use maxine_admission::{PlaceLimits, Places};
 use maxine_clock::Clock;
-use maxine_gateway::TrustedProxies;
+use maxine_gateway::{Forwarder, TrustedProxies};
 use maxine_identity::Security;
 use maxine_state::Fence;
 use maxine_store::ControlStore;
@@ -106,10 +105,10 @@ pub struct AppParts {
     pub security: Security,
     /// Metrics, rings and logs.
     pub telemetry: Telemetry,
-    /// Hands requests on to instances.
-    pub forwarder: Arc<dyn Forward>,
-    /// What active health checks know.
-    pub health: Arc<dyn HealthReports>,
+    /// Forwards requests to instances.
+    pub forwarder: Forwarder,
+    /// Probes instances, and knows what the probes found.
+    pub health: HealthChecker,
 }
 
 struct Inner {
@@ -216,15 +215,15 @@ impl AppState {
         &self.0.parts.telemetry
     }
 
-    /// Hands requests on to instances.
+    /// Forwards requests to instances.
     #[must_use]
-    pub fn forwarder(&self) -> &Arc<dyn Forward> {
+    pub fn forwarder(&self) -> &Forwarder {
         &self.0.parts.forwarder
     }
 
-    /// What active health checks know.
+    /// Probes instances, and knows what the probes found.
     #[must_use]
-    pub fn health(&self) -> &Arc<dyn HealthReports> {
+    pub fn health(&self) -> &HealthChecker {
         &self.0.parts.health
     }
 

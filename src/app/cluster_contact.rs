@@ -6,7 +6,7 @@ use maxine_identity::ClusterContact;
 use maxine_store::ControlStore;
 
 /// The contact that a store has with its cluster.
-pub struct StoreContact(pub Arc<dyn ControlStore>);
+pub(super) struct StoreContact(pub(super) Arc<dyn ControlStore>);
 
 impl ClusterContact for StoreContact {
     fn staleness_ms(&self) -> Option<u64> {

@@ -20,7 +20,7 @@ pub struct OneTimePassword {
 
 /// The identities could not be made.
 #[derive(Debug, thiserror::Error)]
-pub enum BootstrapError {
+pub(super) enum BootstrapError {
     /// The log did not take them; a retry is safe.
     #[error("the identities could not be written: {0}")]
     Write(#[from] WriteError),
@@ -32,7 +32,7 @@ pub enum BootstrapError {
 /// Ensures that the cluster has an identity and a signing key, that the environment's accounts are as
 /// it says, and that there is an administrator. Run by the leader when it takes over; several that run it at once make
 /// each thing once. Returns the first administrator's password if it was made now.
-pub async fn ensure_identities(
+pub(super) async fn ensure_identities(
     registry: &Registry,
     view: &View,
     clock: &Clock,

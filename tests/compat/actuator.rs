@@ -6,8 +6,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::http::StatusCode;
 use axum::routing::{get, post};
-use maxine::api::UpstreamsReport;
-use maxine_state::{Name, ServiceKey};
+use maxine::health::ActiveDefaults;
 use maxine_telemetry::{AlertKind, Notice, WebhookSettings};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
@@ -289,17 +288,39 @@ async fn cluster() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn upstreams() {
-    let key = ServiceKey::new(Name::trusted("default"), Name::trusted("s"));
     let server = Server::start_with(|options| {
-        options.upstreams = UpstreamsReport {
-            started: true,
-            failure_counts: vec![(key.instance(Name::trusted("n")), 2)],
+        options.health = ActiveDefaults {
+            enabled: true,
+            interval_ms: 100,
+            timeout_ms: 500,
+            // Never evicted, so that the count is still there when it is asked for.
+            fall: 1_000,
+            ..ActiveDefaults::default()
         };
     })
     .await;
     let token = server.admin().await;
     let shown = read(&server, "/api/actuator/upstreams", &token).await;
-    assert_eq!(shown, json!({"started": true, "unhealthyNodes": 1, "failureCounts": {"s:n": 2}}));
+    assert_eq!(shown, json!({"started": true, "unhealthyNodes": 0, "failureCounts": {}}));
+    // Nobody listens there.
+    let unused = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let mut body = node("s", "n", unused);
+    body["healthCheckPath"] = json!("/health");
+    let name = server.register(body).await["nodeName"].as_str().unwrap().to_owned();
+    let failures = async {
+        loop {
+            let shown = read(&server, "/api/actuator/upstreams", &token).await;
+            if shown["unhealthyNodes"] == 1 {
+                return shown["failureCounts"].clone();
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    let failures = tokio::time::timeout(std::time::Duration::from_secs(20), failures).await;
+    let failures = failures.expect("the probe fails");
+    let (key, count) = failures.as_object().unwrap().iter().next().unwrap();
+    assert_eq!(*key, format!("s:{name}"));
+    assert!(count.as_u64().unwrap() >= 1, "{failures}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -380,8 +401,10 @@ async fn logs_download() {
     }
     let audit_file = directory.path().join("audit/Maxine-audit.log");
     let audited = std::fs::read_to_string(audit_file).unwrap();
-    let event: Value = serde_json::from_str(audited.lines().next().unwrap()).unwrap();
-    assert_eq!((&event["type"], &event["outcome"]), (&json!("auth.signin"), &json!("SUCCESS")));
+    let events: Vec<Value> =
+        audited.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let signed_in = |event: &&Value| event["type"] == "auth.signin";
+    assert_eq!(events.iter().find(signed_in).expect("a record")["outcome"], "SUCCESS");
 }
 
 #[tokio::test(flavor = "multi_thread")]

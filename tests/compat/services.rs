@@ -358,7 +358,6 @@ async fn without_a_majority_reads_go_on_and_writes_say_so() {
     let server = Server::start().await;
     server.register(node("s", "n", 1)).await;
     server.store.set_available(false);
-    server.duties.send_replace(None);
     assert_eq!(server.discover("serviceName=s").await.0, 302);
     let answer = server.post(REGISTER, &node("s", "other", 2)).send().await.unwrap();
     assert_eq!(answer.status(), 503);

@@ -5,43 +5,32 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::Body;
-use axum::http::Request;
-use futures::future::BoxFuture;
 use maxine::actors::peer::PeerRouter;
-use maxine::actors::registry::{RegistryParts, RegistrySettings};
-use maxine::actors::{Registry, WriteError};
-use maxine::api::serve::{ServeLimits, serve};
-use maxine::api::{
-    ApiSettings, AppParts, AppState, ChosenInstance, Forward, ForwardAnswer, ForwardRequest, Front,
-    HealthReports, UpstreamsReport,
-};
-use maxine::app::{BootstrapError, StoreContact, ensure_identities};
-use maxine::health::{ActiveDefaults, EffectiveProbe, effective_probe};
+use maxine::actors::registry::RegistrySettings;
+use maxine::api::serve::ServeLimits;
+use maxine::api::{ApiSettings, AppState};
+use maxine::app::{NodeParts, NodeSettings, assemble};
+use maxine::health::ActiveDefaults;
 use maxine_clock::Clock;
-use maxine_gateway::{
-    EgressPolicy, ForwardContext, Forwarder, ForwarderConfig, NoMetrics, TlsRoots,
-};
-use maxine_identity::{PasswordCost, Security, SecuritySettings};
-use maxine_state::{
-    Actor, Address, Batch, Command, Fence, Instance, Name, Proposal, Reply, RequestId,
-    ServicePolicy,
-};
-use maxine_store::{ControlStore, MemoryStore};
-use maxine_telemetry::{Telemetry, TelemetrySettings};
+use maxine_gateway::{EgressPolicy, ForwarderConfig, TlsRoots};
+use maxine_identity::{PasswordCost, SecuritySettings};
+use maxine_state::Role;
+use maxine_store::MemoryStore;
+use maxine_telemetry::TelemetrySettings;
 use maxine_view::View;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 /// What a test changes about the node.
 pub(crate) struct Options {
     pub(crate) api: ApiSettings,
     pub(crate) security: SecuritySettings,
     pub(crate) telemetry: TelemetrySettings,
+    pub(crate) health: ActiveDefaults,
     pub(crate) limits: ServeLimits,
-    pub(crate) upstreams: UpstreamsReport,
     /// The zone that the node runs in.
     pub(crate) zone: Option<String>,
 }
@@ -54,75 +43,8 @@ pub(crate) struct Server {
     pub(crate) store: Arc<MemoryStore>,
     pub(crate) admin_password: String,
     pub(crate) http: reqwest::Client,
-    pub(crate) duties: watch::Sender<Option<Fence>>,
     stop: CancellationToken,
     system: actix::System,
-}
-
-/// The real forwarder behind the API's seam.
-struct Proxy(Forwarder);
-
-impl Forward for Proxy {
-    fn forward(
-        &self,
-        context: ForwardRequest,
-        request: Request<Body>,
-    ) -> BoxFuture<'static, ForwardAnswer> {
-        let forwarder = self.0.clone();
-        let context = ForwardContext {
-            service: context.service,
-            raw_path: context.raw_path,
-            raw_query: context.raw_query,
-            prefix: context.prefix,
-            client: context.client,
-            https: false,
-            body_len_max: context.body_len_max,
-            trace: context.trace,
-            keep_trailer: context.keep_trailer,
-            interim: context.interim,
-        };
-        Box::pin(async move {
-            let forwarded = forwarder.forward(context, request).await;
-            let chosen = forwarded.chosen.map(|chosen| ChosenInstance {
-                instance: chosen.instance,
-                share: chosen.share,
-                target: chosen.target,
-            });
-            ForwardAnswer {
-                response: forwarded.response,
-                forwarded: chosen,
-                attempts: forwarded.trail,
-            }
-        })
-    }
-
-    fn check_address(&self, address: &Address) -> Result<(), String> {
-        self.0.egress().check_address(address).map_err(|denied| denied.to_string())
-    }
-}
-
-fn forwarder(view: &Arc<View>, clock: &Clock) -> Forwarder {
-    let config = ForwarderConfig {
-        egress: EgressPolicy::new(Vec::new(), Vec::new(), true),
-        tls_roots: TlsRoots::default(),
-    };
-    Forwarder::new(Arc::clone(view), config, clock.clone(), Arc::new(NoMetrics)).unwrap()
-}
-
-struct Reports(UpstreamsReport);
-
-impl HealthReports for Reports {
-    fn upstreams(&self) -> UpstreamsReport {
-        self.0.clone()
-    }
-
-    fn effective_probe(
-        &self,
-        instance: &Instance,
-        policy: Option<&ServicePolicy>,
-    ) -> Option<EffectiveProbe> {
-        effective_probe(instance, policy, &ActiveDefaults::default())
-    }
 }
 
 /// An actix system of its own thread, as the server has one.
@@ -135,22 +57,6 @@ fn start_system() -> (actix::System, actix::ArbiterHandle) {
         system.run().unwrap();
     });
     wait.recv().unwrap()
-}
-
-async fn take_duties(store: &MemoryStore) -> Fence {
-    let proposal = Proposal {
-        request_id: RequestId(rand::random()),
-        proposed_at_ms: 1,
-        fence: None,
-        actor: Actor::system("test"),
-        command: Command::GrantLeadership { holder: Name::trusted("node-1") },
-    };
-    let batch = Batch { proposals: vec![proposal] };
-    let answer = store.propose(batch, Duration::from_secs(5).into()).await.unwrap();
-    match answer[0].reply {
-        Reply::Granted(fence) => fence,
-        ref other => panic!("no grant: {other:?}"),
-    }
 }
 
 impl Server {
@@ -169,7 +75,7 @@ impl Server {
             },
             telemetry: TelemetrySettings::default(),
             limits: ServeLimits::default(),
-            upstreams: UpstreamsReport::default(),
+            health: ActiveDefaults::default(),
             zone: None,
         };
         customise(&mut options);
@@ -177,70 +83,52 @@ impl Server {
         let view = View::in_zone(clock.clone(), options.zone);
         let peers = PeerRouter::new();
         let store = Arc::new(MemoryStore::new(Arc::clone(&view), "node-1", peers.clone()));
-        let fence = take_duties(&store).await;
-        let (duties, duties_seen) = watch::channel(Some(fence));
         let (system, arbiter) = start_system();
-        let registry = Registry::start(
-            &arbiter,
-            RegistryParts {
-                node: "node-1".into(),
-                store: store.clone(),
-                view: Arc::clone(&view),
-                clock: clock.clone(),
-                duties: duties_seen.clone(),
-                peers,
-                settings: RegistrySettings::default(),
+        let accounts = options.security.accounts.clone();
+        let settings = NodeSettings {
+            registry: RegistrySettings::default(),
+            api: options.api,
+            security: options.security,
+            telemetry: options.telemetry,
+            forwarder: ForwarderConfig {
+                egress: EgressPolicy::new(Vec::new(), Vec::new(), true),
+                tls_roots: TlsRoots::default(),
             },
-        );
-        // The registry's actor starts on its own thread; until it runs, writes are refused.
-        let made = loop {
-            match ensure_identities(&registry, &view, &clock, &options.security).await {
-                Ok(made) => break made,
-                Err(BootstrapError::Write(WriteError::Unavailable { .. })) => {
-                    tokio::time::sleep(Duration::from_millis(5)).await;
-                }
-                Err(error) => panic!("{error}"),
-            }
+            health: options.health,
         };
-        let admin_password = made.map(|made| made.password.expose().to_owned());
-        let telemetry = Telemetry::start(Arc::clone(&view), clock.clone(), &options.telemetry);
-        let metrics = telemetry.metrics().clone();
-        let state = AppState::new(AppParts {
-            view: Arc::clone(&view),
+        let node = assemble(NodeParts {
             store: store.clone(),
-            registry,
-            clock: clock.clone(),
-            settings: options.api,
-            duties: duties_seen,
-            security: Security::new(
-                Arc::clone(&view),
-                Arc::new(StoreContact(store.clone())),
-                clock.clone(),
-                options.security,
-            ),
-            telemetry,
-            forwarder: Arc::new(Proxy(forwarder(&view, &clock))),
-            health: Arc::new(Reports(options.upstreams)),
+            view: Arc::clone(&view),
+            peers,
+            clock,
+            arbiter,
+            settings,
         });
+        let node = node.unwrap();
+        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let (made, mut first) = mpsc::unbounded_channel();
+        node.keep_duties(&tasks, &stop, move |password| {
+            let _ = made.send(password.password.expose().to_owned());
+        });
+        let admin_password = match accounts.iter().any(|account| account.role == Role::Admin) {
+            false => first.recv().await.expect("a first start makes a password"),
+            true => String::new(),
+        };
+        let are_written = || {
+            let snapshot = view.snapshot();
+            let users = &snapshot.state.identities().users;
+            accounts.iter().all(|a| users.values().any(|user| user.name.as_str() == a.user_name))
+        };
+        while !are_written() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
-        let stop = CancellationToken::new();
-        let front = Arc::new(Front::new(state.clone()));
-        tokio::spawn(serve(listener, front, options.limits, metrics, stop.clone()));
+        tasks.spawn(node.serve(listener, options.limits, stop.clone()));
         let _ = rustls::crypto::ring::default_provider().install_default();
         let http =
             reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build().unwrap();
-        Self {
-            addr,
-            state,
-            view,
-            store,
-            admin_password: admin_password.unwrap_or_default(),
-            http,
-            duties,
-            stop,
-            system,
-        }
+        Self { addr, state: node.state.clone(), view, store, admin_password, http, stop, system }
     }
 
     pub(crate) fn url(&self, path: &str) -> String {

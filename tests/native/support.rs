@@ -6,66 +6,25 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix_rt::{Arbiter, ArbiterHandle, System};
-use axum::body::Body;
-use axum::http::{Request, Response};
-use futures::future::BoxFuture;
 use maxine::actors::peer::PeerRouter;
-use maxine::actors::registry::{RegistryParts, RegistrySettings};
-use maxine::actors::supervisor::Supervised;
-use maxine::actors::{LeadershipActor, Registry, WriteError};
-use maxine::api::{
-    self, ApiSettings, AppParts, AppState, Forward, ForwardAnswer, ForwardRequest, HealthReports,
-    UpstreamsReport,
-};
-use maxine::app::{BootstrapError, StoreContact, ensure_identities};
-use maxine::health::{ActiveDefaults, EffectiveProbe, effective_probe};
+use maxine::actors::registry::RegistrySettings;
+use maxine::api::serve::ServeLimits;
+use maxine::api::{self, ApiSettings};
+use maxine::app::{NodeParts, NodeSettings, assemble};
+use maxine::health::ActiveDefaults;
 use maxine_clock::Clock;
-use maxine_identity::{PasswordCost, Security, SecuritySettings};
-use maxine_state::{Address, Instance, Name, ServicePolicy};
+use maxine_gateway::{EgressPolicy, ForwarderConfig, TlsRoots};
+use maxine_identity::{PasswordCost, SecuritySettings};
+use maxine_state::Name;
 use maxine_store::{ControlStore, MemoryStore};
-use maxine_telemetry::AttemptTrail;
-use maxine_telemetry::{Telemetry, TelemetrySettings};
+use maxine_telemetry::TelemetrySettings;
 use maxine_view::View;
 use reqwest::{Method, RequestBuilder, StatusCode};
 use serde_json::Value;
-use tokio::sync::watch;
-
-struct NoProxy;
-
-impl Forward for NoProxy {
-    fn forward(&self, _: ForwardRequest, _: Request<Body>) -> BoxFuture<'static, ForwardAnswer> {
-        Box::pin(async {
-            ForwardAnswer {
-                response: Response::new(Body::empty()),
-                forwarded: None,
-                attempts: AttemptTrail::default(),
-            }
-        })
-    }
-    fn check_address(&self, address: &Address) -> Result<(), String> {
-        match address.as_str().contains("169.254.169.254") {
-            true => Err("link-local".into()),
-            false => Ok(()),
-        }
-    }
-}
-
-/// Health checks that are set up but do not run.
-struct NoChecks(ActiveDefaults);
-
-impl HealthReports for NoChecks {
-    fn upstreams(&self) -> UpstreamsReport {
-        UpstreamsReport::default()
-    }
-
-    fn effective_probe(
-        &self,
-        instance: &Instance,
-        policy: Option<&ServicePolicy>,
-    ) -> Option<EffectiveProbe> {
-        effective_probe(instance, policy, &self.0)
-    }
-}
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 /// A running node.
 pub(crate) struct Server {
@@ -77,12 +36,12 @@ pub(crate) struct Server {
     pub(crate) router: axum::Router,
     pub(crate) password: (String, String),
     system: System,
-    serving: tokio::task::JoinHandle<()>,
+    stop: CancellationToken,
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.serving.abort();
+        self.stop.cancel();
         self.system.stop();
     }
 }
@@ -104,79 +63,40 @@ impl Server {
         let peers = PeerRouter::new();
         let store =
             Arc::new(MemoryStore::new(Arc::clone(&view), "node-1", Arc::clone(&peers) as _));
-        let dyn_store: Arc<dyn ControlStore> = Arc::clone(&store) as _;
         let (system, arbiter) = start_actors();
-        let (duties_sender, duties) = watch::channel(None);
-        let leadership = {
-            let (store, view, clock) = (Arc::clone(&dyn_store), Arc::clone(&view), clock.clone());
-            Supervised::start(&arbiter, move |lifeline| {
-                LeadershipActor::new(
-                    Name::trusted("node-1"),
-                    Arc::clone(&store),
-                    Arc::clone(&view),
-                    clock.clone(),
-                    duties_sender.clone(),
-                    lifeline,
-                )
-            })
+        let settings = NodeSettings {
+            registry: RegistrySettings { write_timeout_ms: 2_000, ..RegistrySettings::default() },
+            api: ApiSettings { instance_id: "node-1".into(), ..settings },
+            security: SecuritySettings {
+                password_cost: PasswordCost { memory_kib: 8, passes: 1 },
+                ..SecuritySettings::default()
+            },
+            telemetry: TelemetrySettings::default(),
+            forwarder: ForwarderConfig {
+                egress: EgressPolicy::new(Vec::new(), Vec::new(), true),
+                tls_roots: TlsRoots::default(),
+            },
+            health,
         };
-        let mut registry_settings = RegistrySettings::default();
-        registry_settings.write_timeout_ms = 2_000;
-        let parts = RegistryParts {
-            node: "node-1".into(),
-            store: Arc::clone(&dyn_store),
+        let node = assemble(NodeParts {
+            store: Arc::clone(&store) as _,
             view: Arc::clone(&view),
-            clock: clock.clone(),
-            duties: duties.clone(),
             peers,
-            settings: registry_settings,
-        };
-        let registry = Registry::start(&arbiter, parts);
-        let mut held = duties.clone();
-        held.wait_for(Option::is_some).await.expect("the leadership actor runs");
-        std::mem::forget(leadership);
-        let security_settings = SecuritySettings {
-            accounts: vec![],
-            password_cost: PasswordCost { memory_kib: 8, passes: 1 },
-            ..SecuritySettings::default()
-        };
-        let security = Security::new(
-            Arc::clone(&view),
-            Arc::new(StoreContact(Arc::clone(&dyn_store))),
-            clock.clone(),
-            security_settings,
-        );
-        let once = loop {
-            match ensure_identities(&registry, &view, &clock, security.settings()).await {
-                Ok(once) => break once.expect("a first start shows a password"),
-                // The registry's actor is not up yet: it is the only one that knows when it is.
-                Err(BootstrapError::Write(WriteError::Unavailable { .. })) => {
-                    tokio::time::sleep(Duration::from_millis(2)).await;
-                }
-                Err(error) => panic!("{error}"),
-            }
-        };
-        let telemetry =
-            Telemetry::start(Arc::clone(&view), clock.clone(), &TelemetrySettings::default());
-        let state = AppState::new(AppParts {
-            view: Arc::clone(&view),
-            store: dyn_store,
-            registry: registry.clone(),
             clock,
+            arbiter,
             settings,
-            duties,
-            security,
-            telemetry,
-            forwarder: Arc::new(NoProxy),
-            health: Arc::new(NoChecks(health)),
         });
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let node = node.expect("good settings");
+        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let (made, mut first) = mpsc::unbounded_channel();
+        node.keep_duties(&tasks, &stop, move |password| {
+            let _ = made.send(password.clone());
+        });
+        let once = first.recv().await.expect("a first start makes a password");
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let addr = listener.local_addr().expect("it listens");
-        let router = api::router(state);
-        let app = router.clone().into_make_service_with_connect_info::<SocketAddr>();
-        let serving = tokio::spawn(async move {
-            axum::serve(listener, app).await.expect("it serves");
-        });
+        let router = api::router(node.state.clone());
+        tasks.spawn(node.serve(listener, ServeLimits::default(), stop.clone()));
         let client = reqwest::Client::builder()
             .redirect(reqwest::redirect::Policy::none())
             .timeout(Duration::from_secs(20))
@@ -191,7 +111,7 @@ impl Server {
             router,
             password: (once.user_name.clone(), once.password.expose().to_owned()),
             system,
-            serving,
+            stop,
         };
         server.token = server.sign_in(&once.user_name, once.password.expose()).await;
         server

@@ -74,13 +74,12 @@ pub(super) async fn cluster(State(state): State<AppState>) -> Response<Body> {
 }
 
 pub(super) async fn upstreams(State(state): State<AppState>) -> Response<Body> {
-    let report = state.health().upstreams();
-    let counts = report.failure_counts.iter().map(|(key, count)| {
-        (format!("{}:{}", key.service.service, key.instance), Value::from(*count))
+    let counts = state.health().failing().into_iter().map(|(key, count)| {
+        (format!("{}:{}", key.service.service, key.instance), Value::from(count))
     });
     let counts: Map<String, Value> = counts.collect();
     answer(&json!({
-        "started": report.started,
+        "started": state.health().is_active(),
         "unhealthyNodes": counts.len(),
         "failureCounts": counts,
     }))
@@ -92,7 +91,7 @@ pub(super) async fn prometheus(State(state): State<AppState>) -> Response<Body> 
     let gauges = Gauges {
         is_leader: single || leadership.is_leader,
         has_leader: single || leadership.leader.is_some(),
-        unhealthy_upstreams: state.health().upstreams().failure_counts.len(),
+        unhealthy_upstreams: state.health().failing().len(),
         staleness_ms: state.store().staleness_ms(),
     };
     let snapshot = state.view().snapshot();

@@ -255,7 +255,7 @@ async fn discover_by_proxy(
     let target = Target { raw_path: path.to_owned(), raw_query: query_of_target, prefix: None };
     let method = request.method().clone();
     let (subject, answer) = forward(state, service, target, &context, request, None).await;
-    let HandedOn { response, forwarded, attempts } = match answer {
+    let HandedOn { response, chosen, attempts } = match answer {
         Ok(answer) => answer,
         Err(refusal) => {
             if matches!(refusal, Refusal::NoLiveNode) {
@@ -264,18 +264,18 @@ async fn discover_by_proxy(
             return with_account(refusal.into_response(), AttemptTrail::default(), subject);
         }
     };
-    if let Some((_, forwarded)) = forwarded {
+    if let Some((_, chosen)) = chosen {
         state.telemetry().metrics().discoveries.inc();
         state.telemetry().metrics().proxied_requests.inc();
         let mode = query.mode.as_deref().map_or("proxy".into(), shortened);
-        let registration = &forwarded.instance.registration;
+        let registration = &chosen.instance.registration;
         state.telemetry().record(
             "discovery.lookup",
             "HIT",
             vec![
                 ("serviceName", service.into()),
-                ("nodeName", format!("{}-{}", registration.id, forwarded.share).into()),
-                ("address", url_of(&registration.address, &forwarded.target).into()),
+                ("nodeName", format!("{}-{}", registration.id, chosen.share).into()),
+                ("address", url_of(&registration.address, &chosen.target).into()),
                 ("mode", mode.into_string().into()),
                 ("traceId", context.trace_id_text().into()),
             ],

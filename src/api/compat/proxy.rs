@@ -12,8 +12,8 @@ use super::discover::{context_of, shortened};
 use super::json::{declared_len, refuse_body};
 use super::{NAMESPACE, browsers};
 use crate::api::error::CompatError;
-use crate::api::{AppState, ChosenInstance, ForwardRequest, RequestContext};
-use maxine_gateway::{InterimSink, ProxyError};
+use crate::api::{AppState, RequestContext};
+use maxine_gateway::{Chosen, ForwardContext, InterimSink, ProxyError};
 use maxine_state::{OptionsPolicy, ServiceKey, ServiceRef};
 use maxine_telemetry::AttemptTrail;
 use maxine_telemetry::events::shown_path;
@@ -92,7 +92,7 @@ pub(in crate::api) async fn forward_to_instance(
         prefix: Some(format!("{PROXY_PREFIX}{name}")),
     };
     let (subject, answer) = forward(state, &service, target, context, request, interim).await;
-    let HandedOn { response, forwarded, attempts } = match answer {
+    let HandedOn { response, chosen, attempts } = match answer {
         Ok(answer) => answer,
         Err(refusal) => {
             if matches!(refusal, Refusal::NoLiveNode) {
@@ -109,14 +109,14 @@ pub(in crate::api) async fn forward_to_instance(
             return (refusal.into_response(), AttemptTrail::default(), subject);
         }
     };
-    if let Some((key, forwarded)) = forwarded {
+    if let Some((key, chosen)) = chosen {
         state.telemetry().forwarded(|time_ms| ForwardHit {
             time_ms,
             service: key.service,
-            instance: forwarded.instance,
-            share: forwarded.share,
+            instance: chosen.instance,
+            share: chosen.share,
             path: shown,
-            target: forwarded.target,
+            target: chosen.target,
             trace_id: context.trace_id.clone(),
         });
     }
@@ -138,7 +138,7 @@ pub(super) struct HandedOn {
     /// The answer.
     pub(super) response: Response<Body>,
     /// Which instance of which service was chosen, if one was.
-    pub(super) forwarded: Option<(ServiceKey, ChosenInstance)>,
+    pub(super) chosen: Option<(ServiceKey, Chosen)>,
     /// What became of each attempt.
     pub(super) attempts: AttemptTrail,
 }
@@ -210,12 +210,13 @@ async fn forward_to(
     // `Trailer` is dropped like every field of the connection, unless it announces what follows a
     // body in chunks.
     let keep_trailer = headers.contains_key(header::TRANSFER_ENCODING);
-    let forward = ForwardRequest {
+    let forward = ForwardContext {
         service: key.clone(),
         raw_path: target.raw_path,
         raw_query: target.raw_query,
         prefix: target.prefix,
         client: context.client,
+        https: false,
         trace: vec![
             (state.trace_header().clone(), context.trace_id.header_value()),
             (TRACEPARENT, context.traceparent.header_value()),
@@ -224,13 +225,14 @@ async fn forward_to(
         keep_trailer,
         interim,
     };
-    let answer = state.forwarder().forward(forward, request).await;
-    let (mut response, attempts) = (answer.response, answer.attempts);
+    // In a box, so that the future is not copied on its way through the callers.
+    let answer = Box::pin(state.forwarder().forward(forward, request)).await;
+    let (mut response, attempts) = (answer.response, answer.trail);
     browsers::keep_own(response.headers_mut());
     if sandboxed {
         let status = response.status();
         browsers::shut_off(response.headers_mut(), status);
     }
-    let forwarded = answer.forwarded.map(|forwarded| (key.clone(), forwarded));
-    Ok(HandedOn { response, forwarded, attempts })
+    let chosen = answer.chosen.map(|chosen| (key.clone(), chosen));
+    Ok(HandedOn { response, chosen, attempts })
 }

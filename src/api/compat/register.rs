@@ -20,7 +20,8 @@ pub(super) async fn register(
     let body = read_object(&state, request).await?;
     let default_s = state.view().snapshot().state.config().config.heartbeat_timeout_s;
     let (key, asked) = registration::read(&body, default_s).map_err(CompatError::bad_request)?;
-    state.forwarder().check_address(&asked.address).map_err(CompatError::bad_request)?;
+    let allowed = state.forwarder().egress().check_address(&asked.address);
+    allowed.map_err(|denied| CompatError::bad_request(denied.to_string()))?;
     let item = (key.clone(), asked.clone());
     let actor = context.actor(&caller);
     let (index, answers) =

@@ -9,8 +9,9 @@ use super::extract::{InstancePath, NoParams, Params};
 use super::fresh::{Fresh, Freshness};
 use super::services::find;
 use super::shape::{DrainView, HealthView};
+use crate::api::observations::{self, ProbeObservation, Standing};
 use crate::api::problem::Problem;
-use crate::api::{AppState, CalledBy, ProbeObservation, Standing};
+use crate::api::{AppState, CalledBy};
 use crate::health::ProbeFrom;
 use maxine_state::{Expiry, Instance, Liveness, ProbeSpec, Readiness, Role, ServiceState};
 
@@ -68,15 +69,15 @@ pub(super) async fn instance_health(
     let probe = probe.map(|probe| probe.spec).unwrap_or_default();
     let probe = if caller.has(Role::Operator) { probe } else { probe.without_secrets() };
     let drain = service.drains.get(&key.instance);
-    let proxy = state.forwarder().standing(&key);
+    let proxy = observations::standing(&state, &key);
     let routable = service.is_routable(instance);
     let held_back = proxy.as_ref().and_then(|standing| standing.held_back.as_ref());
     let why = match held_back.filter(|_| routable) {
         Some(held_back) => format!("held back by the proxy of this node: {held_back}"),
         None => why(service, instance),
     };
-    let mut observations = state.health().observations(&key);
-    observations.extend(state.health().reports(&key).await);
+    let mut observations = observations::own(&state, &key);
+    observations.extend(observations::of_others(&state, &key).await);
     Ok(fresh.json(HealthWhy {
         namespace: key.service.namespace.as_str().into(),
         service: key.service.service.as_str().into(),

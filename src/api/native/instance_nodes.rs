@@ -16,9 +16,10 @@ use super::extract::{InstancePath, NoParams, Params};
 use super::fresh::{Fresh, Freshness};
 use super::services::find;
 use crate::actors::peer::{PeerKind, PeerService};
+use crate::api::AppState;
+use crate::api::observations::{self, ProbeObservation};
 use crate::api::problem::Problem;
 use crate::api::state::WeakState;
-use crate::api::{AppState, ProbeObservation};
 use maxine_state::{InstanceKey, Name, ServiceKey};
 
 /// How long a node may take to answer.
@@ -109,7 +110,7 @@ impl PeerService for InstanceReports {
 }
 
 fn known_here(app: &AppState, key: &InstanceKey) -> InstanceAtNode {
-    let mut observations = app.health().observations(key);
+    let mut observations = observations::own(app, key);
     observations.truncate(PROBES_MAX);
     InstanceAtNode {
         node: app.settings().instance_id.clone(),

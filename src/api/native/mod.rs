@@ -148,7 +148,7 @@ fn panicked(panic: Box<dyn std::any::Any + Send + 'static>) -> Response<Body> {
 
 /// Refuses an instance whose address the operator's networks forbid.
 fn check_target(state: &AppState, registration: &Registration) -> Result<(), Problem> {
-    state.forwarder().check_address(&registration.address).map_err(|reason| {
+    state.forwarder().egress().check_address(&registration.address).map_err(|reason| {
         let limit = format!("in a network that may be called: {reason}");
         Problem::limit("address", &limit, Given::from(registration.address.as_str()))
     })

@@ -1,0 +1,75 @@
+//! What this node knows of an instance from its probes and its proxy, as the API shows it.
+
+use super::AppState;
+use crate::health::{ObserverReport, ProbeStatus};
+use maxine_gateway::UpstreamStatus;
+use maxine_state::InstanceKey;
+
+/// An instance as one node's proxy sees it.
+#[derive(Clone, Debug, serde::Serialize, utoipa::ToSchema)]
+pub(super) struct Standing {
+    /// The node.
+    pub(super) node: String,
+    /// Why this node's proxy sends it no requests although it is registered and healthy; null if it
+    /// does.
+    pub(super) held_back: Option<String>,
+    /// Its requests, connections and signals.
+    #[serde(flatten)]
+    pub(super) status: UpstreamStatus,
+}
+
+/// What one probe of an instance found.
+#[derive(Clone, Debug, serde::Serialize, utoipa::ToSchema)]
+pub(super) struct ProbeObservation {
+    /// The node that probed.
+    pub(super) node: String,
+    /// Time, in milliseconds since 1970.
+    pub(super) at_ms: u64,
+    /// Whether the instance passed.
+    pub(super) ok: bool,
+    /// Result, in one line.
+    pub(super) detail: String,
+    /// Duration, in milliseconds; null if it was not measured.
+    pub(super) latency_ms: Option<f64>,
+}
+
+/// How an instance stands with this node's proxy; `None` where it was never called from here.
+pub(super) fn standing(state: &AppState, key: &InstanceKey) -> Option<Standing> {
+    let (status, held_back) = state.forwarder().standing(key)?;
+    let node = state.settings().instance_id.clone();
+    Some(Standing { node, held_back: held_back.map(str::to_owned), status })
+}
+
+/// The latest probes of an instance by this node, newest first.
+pub(super) fn own(state: &AppState, key: &InstanceKey) -> Vec<ProbeObservation> {
+    let records = state.health().track(key).map(|track| track.records).unwrap_or_default();
+    let node = &state.settings().instance_id;
+    let own = records.into_iter().map(|record| ProbeObservation {
+        node: node.clone(),
+        at_ms: record.at_ms,
+        ok: record.status == ProbeStatus::Good,
+        detail: record.detail,
+        latency_ms: Some(record.latency_us as f64 / 1_000.0),
+    });
+    own.collect()
+}
+
+/// The last report of every other observer of an instance, as the leader has it. The proxy of this node counts as
+/// another observer.
+pub(super) async fn of_others(state: &AppState, key: &InstanceKey) -> Vec<ProbeObservation> {
+    let (now_ms, node) = (state.clock().wall_ms(), &state.settings().instance_id);
+    let reports = state.health().reports(key).await.into_iter();
+    // This node's own probes are known in more detail.
+    let others = reports.filter(|report| report.passive || report.observer != *node);
+    let shown = others.map(|report: ObserverReport| ProbeObservation {
+        at_ms: now_ms.saturating_sub(report.age_ms),
+        ok: report.status == ProbeStatus::Good,
+        detail: match report.passive {
+            true => format!("the proxy there: {}", report.detail),
+            false => report.detail,
+        },
+        node: report.observer,
+        latency_ms: None,
+    });
+    shown.collect()
+}

@@ -1,0 +1,244 @@
+//! A whole node from a store and a clock: actors, data plane, identities, telemetry, and the front door.
+//!
+//! The program and the tests assemble the same node. What differs is the store and the settings.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix_rt::ArbiterHandle;
+use futures::FutureExt;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::cluster_contact::StoreContact;
+use super::first_identities::{OneTimePassword, ensure_identities};
+use super::{health_sink, proxy_metrics, retention};
+use crate::actors::peer::{PeerKind, PeerRouter};
+use crate::actors::registry::{RegistryParts, RegistrySettings};
+use crate::actors::supervisor::Supervised;
+use crate::actors::{
+    HealthChecker, HealthParts, LeadershipActor, ProxyActor, Registry, history, members,
+};
+use crate::api::serve::{ServeLimits, serve};
+use crate::api::{self, ApiSettings, AppParts, AppState, Front};
+use crate::health::{ActiveDefaults, Prober};
+use maxine_clock::Clock;
+use maxine_gateway::{Forwarder, ForwarderConfig};
+use maxine_identity::{Security, SecuritySettings};
+use maxine_state::{Fence, Name};
+use maxine_store::ControlStore;
+use maxine_telemetry::projection::{self, ProjectionParts};
+use maxine_telemetry::{Telemetry, TelemetrySettings};
+use maxine_view::View;
+
+/// Pause before identities are tried again.
+const IDENTITIES_PAUSE: Duration = Duration::from_millis(500);
+
+/// The settings of the parts of a node.
+#[derive(Clone)]
+pub struct NodeSettings {
+    /// Leases, expiry and writes.
+    pub registry: RegistrySettings,
+    /// The HTTP surface. Its `instance_id` is the node's name.
+    pub api: ApiSettings,
+    /// Accounts, sessions and passwords.
+    pub security: SecuritySettings,
+    /// Logs, metrics and alerts.
+    pub telemetry: TelemetrySettings,
+    /// Where the proxy and the probes may connect to.
+    pub forwarder: ForwarderConfig,
+    /// Active health checks.
+    pub health: ActiveDefaults,
+}
+
+/// What a node is assembled from.
+pub struct NodeParts {
+    /// Orders the commands, and publishes to `view`.
+    pub store: Arc<dyn ControlStore>,
+    /// What readers see.
+    pub view: Arc<View>,
+    /// Where messages of other nodes come in; the store hands them over.
+    pub peers: Arc<PeerRouter>,
+    /// The clock.
+    pub clock: Clock,
+    /// The thread of the actors.
+    pub arbiter: ArbiterHandle,
+    /// The settings.
+    pub settings: NodeSettings,
+}
+
+/// A node that is assembled. It answers other nodes and keeps its duties; it serves once [`Self::serve`] runs.
+pub struct Assembled {
+    /// What every handler has at hand.
+    pub state: AppState,
+    /// Whether this node holds the leader's duties.
+    pub duties: watch::Receiver<Option<Fence>>,
+    leadership: Supervised<LeadershipActor>,
+    proxy: Supervised<ProxyActor>,
+}
+
+/// Puts a node together and starts its actors. Must be called inside a tokio runtime.
+///
+/// # Errors
+/// The name is not valid, or the trusted roots for TLS to instances cannot be used.
+pub fn assemble(parts: NodeParts) -> anyhow::Result<Assembled> {
+    let NodeParts { store, view, peers, clock, arbiter, settings } = parts;
+    let node = settings.api.instance_id.clone();
+    let name = Name::parse("node.name", &node)?;
+    let (duties_sender, duties) = watch::channel(None);
+    let leadership = {
+        let (store, view, clock) = (Arc::clone(&store), Arc::clone(&view), clock.clone());
+        Supervised::start(&arbiter, move |lifeline| {
+            let (store, view) = (Arc::clone(&store), Arc::clone(&view));
+            let duties = duties_sender.clone();
+            LeadershipActor::new(name.clone(), store, view, clock.clone(), duties, lifeline)
+        })
+    };
+    let registry = Registry::start(
+        &arbiter,
+        RegistryParts {
+            node: node.clone(),
+            store: Arc::clone(&store),
+            view: Arc::clone(&view),
+            clock: clock.clone(),
+            duties: duties.clone(),
+            peers: Arc::clone(&peers),
+            settings: settings.registry,
+        },
+    );
+    members::serve(&store, &peers);
+    let contact = Arc::new(StoreContact(Arc::clone(&store)));
+    let security = Security::new(Arc::clone(&view), contact, clock.clone(), settings.security);
+    let telemetry = Telemetry::start(Arc::clone(&view), clock.clone(), &settings.telemetry);
+    let prober = Prober::new(
+        settings.forwarder.egress.clone(),
+        &settings.forwarder.tls_roots,
+        clock.clone(),
+    )?;
+    let health = HealthChecker::start(
+        &arbiter,
+        HealthParts {
+            node,
+            view: Arc::clone(&view),
+            store: Arc::clone(&store),
+            registry: registry.clone(),
+            duties: duties.clone(),
+            peers: Arc::clone(&peers),
+            clock: clock.clone(),
+            prober,
+            defaults: settings.health,
+            sink: Arc::new(health_sink::TelemetryHealth(telemetry.clone())),
+        },
+    );
+    let counters = Arc::new(proxy_metrics::ProxyCounters::new(telemetry.metrics().registry()));
+    let forwarder = Forwarder::new(Arc::clone(&view), settings.forwarder, clock.clone(), counters)?;
+    let proxy = {
+        let (forwarder, health, clock) = (forwarder.clone(), health.clone(), clock.clone());
+        Supervised::start(&arbiter, move |lifeline| {
+            ProxyActor::new(forwarder.clone(), Some(health.clone()), clock.clone(), lifeline)
+        })
+    };
+    let state = AppState::new(AppParts {
+        view,
+        store,
+        registry,
+        clock,
+        settings: settings.api,
+        duties: duties.clone(),
+        security,
+        telemetry,
+        forwarder,
+        health,
+    });
+    peers.set(PeerKind::Report, Box::new(api::native::NodeReports::new(&state)));
+    peers.set(PeerKind::Instance, Box::new(api::native::InstanceReports::new(&state)));
+    Ok(Assembled { state, duties, leadership, proxy })
+}
+
+impl Assembled {
+    /// Starts what a node does beside answering: events and alerts, the history, retention, and the identities that
+    /// nobody can sign in without. `first_password` gets the first administrator's password, if it is made here.
+    pub fn keep_duties(
+        &self,
+        tasks: &TaskTracker,
+        cancel: &CancellationToken,
+        first_password: impl Fn(&OneTimePassword) + Send + Sync + 'static,
+    ) {
+        let state = &self.state;
+        let projection = projection::run(
+            ProjectionParts {
+                telemetry: state.telemetry().clone(),
+                view: Arc::clone(state.view()),
+                duties: self.duties.clone(),
+                leadership: state.store().leadership(),
+                instance_id: state.settings().instance_id.clone(),
+            },
+            cancel.clone(),
+        );
+        tasks.spawn(projection);
+        let (store, view) = (Arc::clone(state.store()), Arc::clone(state.view()));
+        let history = history::keep(store, view, state.clock().clone());
+        tasks.spawn(cancel.clone().run_until_cancelled_owned(history));
+        let retention = retention::run(
+            state.registry().clone(),
+            Arc::clone(state.view()),
+            state.clock().clone(),
+            self.duties.clone(),
+            state.telemetry().clone(),
+        );
+        tasks.spawn(cancel.clone().run_until_cancelled_owned(retention));
+        let identities = keep_identities(state.clone(), self.duties.clone(), first_password);
+        tasks.spawn(cancel.clone().run_until_cancelled_owned(identities));
+    }
+
+    /// Serves HTTP on `listener` until `stop`: the front door of the program.
+    pub fn serve(
+        &self,
+        listener: TcpListener,
+        limits: ServeLimits,
+        stop: CancellationToken,
+    ) -> impl Future<Output = ()> + Send + use<> {
+        let metrics = self.state.telemetry().metrics().clone();
+        serve(listener, Arc::new(Front::new(self.state.clone())), limits, metrics, stop)
+    }
+
+    /// Ends the actors in the reverse order, lets forwarded requests finish for up to `grace`, and writes out what
+    /// the audit log still waits for.
+    pub async fn stop(&self, grace: Duration) {
+        self.proxy.stop();
+        self.state.health().stop();
+        self.state.forwarder().shutdown(grace).await;
+        self.state.audit().stop().await;
+        self.state.registry().stop();
+        self.leadership.stop();
+    }
+}
+
+/// Makes the identities that nobody can sign in without, whenever this node comes to lead.
+async fn keep_identities(
+    state: AppState,
+    mut duties: watch::Receiver<Option<Fence>>,
+    first_password: impl Fn(&OneTimePassword),
+) {
+    loop {
+        if duties.wait_for(Option::is_some).await.is_err() {
+            return;
+        }
+        let (registry, view, clock) = (state.registry(), state.view(), state.clock());
+        let made = ensure_identities(registry, view, clock, state.security().settings());
+        match made.boxed().await {
+            Ok(None) => {}
+            Ok(Some(password)) => first_password(&password),
+            Err(error) => {
+                tracing::warn!(%error, "the accounts could not be written yet; trying again");
+                tokio::time::sleep(IDENTITIES_PAUSE).await;
+                continue;
+            }
+        }
+        if duties.wait_for(Option::is_none).await.is_err() {
+            return;
+        }
+    }
+}

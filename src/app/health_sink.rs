@@ -1,0 +1,33 @@
+//! Counts probes, and raises the alert of a service in panic mode.
+
+use serde_json::json;
+
+use crate::actors::health_checker::HealthSink;
+use crate::health::{ProbeAnswer, ProbeStatus};
+use maxine_state::{InstanceKey, ServiceKey};
+use maxine_telemetry::{AlertKind, Notice, Telemetry};
+
+/// Counts probes and raises alerts.
+pub(super) struct TelemetryHealth(pub(super) Telemetry);
+
+impl HealthSink for TelemetryHealth {
+    fn probed(&self, _: &InstanceKey, answer: &ProbeAnswer) {
+        self.0.metrics().health_checks.inc();
+        if answer.status != ProbeStatus::Good {
+            self.0.metrics().health_check_failures.inc();
+        }
+    }
+
+    fn panic_changed(&self, service: &ServiceKey, panics: bool) {
+        let object = service.to_string();
+        if !panics {
+            return self.0.clear(AlertKind::ServicePanic, &object);
+        }
+        let what = "so many instances are unhealthy that all are used";
+        let notice = Notice::new(AlertKind::ServicePanic, &*object, format!("{object}: {what}"));
+        self.0.raise(notice.details(json!({
+            "serviceName": service.service.as_str(),
+            "namespace": service.namespace.as_str(),
+        })));
+    }
+}
