@@ -292,6 +292,7 @@ async fn start_inside(
         inbound: Arc::new(inbound),
         stop: inner.stop.clone(),
         tasks: inner.tasks.clone(),
+        refused: Mutex::default(),
     });
     inner.tasks.spawn(listener.run(tcp));
     leadership::watch_exclusion(&inner);

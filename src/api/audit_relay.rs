@@ -4,7 +4,7 @@
 //! told in one record, so that nobody can flood the log by being refused, and no user can use up what
 //! the others have recorded.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,6 +27,8 @@ const STRANGERS_RECORDS_PER_SECOND_MAX: u32 = 10;
 const USERS_RECORDS_PER_SECOND_MAX: u32 = 5;
 /// Pause before they are tried again.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
+/// Most users who are named of those whose records were left out.
+const LEFT_OUT_USERS_MAX: usize = 8;
 /// Longest object of a record, in bytes.
 const OBJECT_LEN_MAX: usize = 512;
 
@@ -37,14 +39,45 @@ struct Second {
     taken_of_strangers: u32,
     /// As few as records are taken.
     taken_of_users: HashMap<Box<str>, u32>,
-    left_out: u64,
+    /// How many were left out since the last record that was taken, and of whom.
+    left_out: LeftOut,
+}
+
+/// Records that were left out.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct LeftOut {
+    records: u64,
+    /// The users, nobody among them as an empty name; at most [`LEFT_OUT_USERS_MAX`].
+    users: BTreeSet<Box<str>>,
+}
+
+impl LeftOut {
+    fn add(&mut self, user: &str) {
+        self.records += 1;
+        if self.users.len() < LEFT_OUT_USERS_MAX {
+            self.users.insert(user.into());
+        }
+    }
+
+    /// The object of the record that tells of them.
+    fn object(&self) -> Box<str> {
+        let name = |user: &Box<str>| if user.is_empty() { "nobody" } else { user }.to_owned();
+        let users: Vec<String> = self.users.iter().map(name).collect();
+        let object = format!(
+            "{} left out before this one, of {}",
+            maxine_wording::count(self.records, "record"),
+            users.join(", ")
+        );
+        shortened(&object)
+    }
 }
 
 impl Second {
     /// Whether one more record of the caller is taken at this time; if so, how many were left out before.
-    fn take(&mut self, number: u64, actor: &Actor) -> Option<u64> {
+    fn take(&mut self, number: u64, actor: &Actor) -> Option<LeftOut> {
         if self.number != number {
-            *self = Self { number, left_out: self.left_out, ..Self::default() };
+            *self =
+                Self { number, left_out: std::mem::take(&mut self.left_out), ..Self::default() };
         }
         let is_stranger = actor.user.is_empty();
         let of_user = self.taken_of_users.get(&actor.user).copied().unwrap_or(0);
@@ -53,7 +86,7 @@ impl Second {
             false => (&mut self.taken, RECORDS_PER_SECOND_MAX),
         };
         if *taken >= max || !is_stranger && of_user >= USERS_RECORDS_PER_SECOND_MAX {
-            self.left_out += 1;
+            self.left_out.add(&actor.user);
             return None;
         }
         *taken += 1;
@@ -140,13 +173,16 @@ impl AuditRelay {
     /// inside a tokio runtime.
     pub fn record(&self, actor: Actor, action: AuditAction, object: &str, success: bool) {
         let now_s = self.0.clock.monotonic_ms() / 1_000;
-        let Some(left_out) = self.0.second.lock().take(now_s, &actor) else { return };
+        // What somebody did is always recorded, whatever they were refused before: only those who may do it can.
+        let is_done = matches!(action, AuditAction::LogsClear | AuditAction::AuditExport);
+        let left_out = self.0.second.lock().take(now_s, &actor);
+        if left_out.is_none() && !is_done {
+            return;
+        }
+        let left_out = left_out.unwrap_or_default();
         let mut items = vec![(action, shortened(object), success)];
-        if left_out > 0 {
-            let object =
-                format!("{} left out before this one", maxine_wording::count(left_out, "record"))
-                    .into();
-            items.push((AuditAction::AuditOverflow, object, false));
+        if left_out.records > 0 {
+            items.push((AuditAction::AuditOverflow, left_out.object(), false));
         }
         let (relay, records) = (self.clone(), items.len());
         self.0.tasks.spawn(async move {
@@ -240,11 +276,15 @@ mod tests {
         let mut second = Second::default();
         let mut taken_of = |number, user: &str, address: &str, times: usize| {
             let actor = actor(user, address);
-            (0..times).filter_map(|_| second.take(number, &actor)).collect::<Vec<u64>>()
+            let taken = (0..times).filter_map(|_| second.take(number, &actor));
+            taken.map(|left_out| (left_out.records, left_out.object())).collect::<Vec<_>>()
         };
-        assert_eq!(taken_of(1, "viewer", "10.0.0.1", 100), [0; 5]);
+        let first = taken_of(1, "viewer", "10.0.0.1", 100);
+        assert_eq!(first.iter().map(|(records, _)| *records).collect::<Vec<_>>(), [0; 5]);
         assert!(taken_of(1, "viewer", "10.0.0.2", 1).is_empty(), "wherever the user asks from");
-        assert_eq!(taken_of(1, "root", "10.0.0.1", 2), [96, 0], "what was left out is told once");
+        let next = taken_of(1, "root", "10.0.0.1", 2);
+        assert_eq!((next[0].0, next[1].0), (96, 0), "what was left out is reported once");
+        assert_eq!(&*next[0].1, "96 records left out before this one, of viewer");
         assert_eq!(taken_of(1, "", "10.0.0.1", 100).len(), 10, "strangers have ten together");
         assert_eq!(taken_of(2, "viewer", "10.0.0.1", 100).len(), 5);
     }

@@ -24,8 +24,8 @@ pub(super) enum BodyError {
     NoRoom(NoPlace),
 }
 
-/// Reads `body`, whose request has these extensions. What arrives at once is not counted: it is gone
-/// again before anyone could count it.
+/// Reads `body`, whose request has these extensions. A body that arrives whole with its first piece is not counted:
+/// it is gone again before anyone could count it.
 pub(super) async fn read(
     state: &AppState,
     extensions: &Extensions,
@@ -54,9 +54,8 @@ async fn read_whole(
         if first.len() + whole.len() + data.len() > len_max {
             return Err(BodyError::TooLong);
         }
-        if first.is_empty() && whole.is_empty() {
-            first = data;
-            continue;
+        if first.is_empty() && whole.is_empty() && body.is_end_stream() {
+            return Ok(data);
         }
         let place = match &mut place {
             Some(place) => place,
@@ -65,12 +64,15 @@ async fn read_whole(
                 let known = extensions.get::<Caller>().is_some_and(|who| who.role.is_some());
                 let standing = if known { Standing::Known } else { Standing::Stranger };
                 let client = client.unwrap_or([0, 0, 0, 0].into());
-                let taken = places.take(client, standing, first.len());
-                whole.extend_from_slice(&std::mem::take(&mut first));
-                empty.insert(taken.map_err(BodyError::NoRoom)?)
+                empty.insert(places.take(client, standing, 0).map_err(BodyError::NoRoom)?)
             }
         };
         place.grow(data.len()).map_err(BodyError::NoRoom)?;
+        if first.is_empty() && whole.is_empty() {
+            first = data;
+            continue;
+        }
+        whole.extend_from_slice(&std::mem::take(&mut first));
         whole.extend_from_slice(&data);
     }
     Ok(if whole.is_empty() { first } else { whole.freeze() })

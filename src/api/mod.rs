@@ -20,6 +20,7 @@ mod lazy_timer;
 mod linger;
 pub mod middleware;
 pub mod native;
+mod newcomers;
 mod observations;
 pub mod openapi;
 mod origins;

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use axum::body::Body;
+use axum::body::{Body, HttpBody};
 use axum::http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version, header};
 use axum::response::IntoResponse;
 use bytes::Bytes;
@@ -35,6 +35,7 @@ use super::Front;
 use super::error::CompatError;
 use super::lazy_timer::LazyTimer;
 use super::linger::{Lingering, TunnelMark};
+use super::newcomers::{Newcomer, Newcomers};
 use super::pacing::{Pace, Reader, Unsent};
 use super::well_formed::{self, Bounds};
 use maxine_admission::{NoPlace, Place, PlaceLimits, Places, Standing};
@@ -66,8 +67,8 @@ const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
 const SEND_BUFFER_LEN: usize = 32 * 1_024;
 /// One connection in so many is kept for callers with a credential and operators on this machine.
 const RESERVED_ONE_IN: usize = 50;
-/// Most connections of one address that have yet to show a credential.
-const UNPROVEN_PER_ADDRESS_MAX: usize = 4;
+/// What an HTTP/2 request counts whose body has not ended, in bytes: its state, and the first piece of its body.
+const OPEN_REQUEST_LEN: usize = 16 * 1_024;
 
 /// Limits of the server.
 #[derive(Clone, Debug)]
@@ -124,11 +125,8 @@ pub async fn serve(
         per_address_max: limits.connections_per_address_max,
         reserved: limits.connections_max / RESERVED_ONE_IN,
     });
-    let unproven = Places::new(PlaceLimits {
-        max: (limits.connections_max / RESERVED_ONE_IN / 2).max(1),
-        per_address_max: UNPROVEN_PER_ADDRESS_MAX,
-        reserved: 0,
-    });
+    let newcomers =
+        Newcomers::new(Arc::clone(&connections), limits.connections_max / RESERVED_ONE_IN / 2);
     let refusals = Arc::new(Semaphore::new(REFUSALS_MAX));
     let unsent = Unsent::default();
     let tasks = TaskTracker::new();
@@ -150,13 +148,14 @@ pub async fn serve(
             ip if limits.trusted_proxies.contains(ip) => Standing::Trusted,
             _ => Standing::Stranger,
         };
-        let place = connections.take(peer.ip(), standing, 1).map(|place| (place, None));
+        let place = connections.take(peer.ip(), standing, 1).map(|place| (Some(place), None));
         let place = place.or_else(|why| {
             // Only the share for callers with a credential is left.
             let is_full = why == NoPlace::Node && standing == Standing::Stranger;
-            let waits = is_full.then(|| unproven.take(peer.ip(), standing, 1).ok()).flatten();
-            let proof = Proof::new(waits.ok_or(why)?);
-            Ok((connections.take(peer.ip(), Standing::Known, 1)?, Some(proof)))
+            if !is_full {
+                return Err(why);
+            }
+            Ok((None, Some(Proof::new(newcomers.enter(peer.ip())?))))
         });
         let (place, proof) = match place {
             Ok(taken) => taken,
@@ -226,6 +225,10 @@ pub async fn serve(
                 ended = served => ended,
                 () = pace.stalled(patience) => {
                     metrics.connections_stalled.inc();
+                    Ok(())
+                }
+                () = Proof::displaced(proof.as_ref()) => {
+                    metrics.connections_refused.inc();
                     Ok(())
                 }
                 () = Proof::refused(proof.as_ref()) => {
@@ -305,21 +308,25 @@ impl Watched {
 struct Proof(Arc<Proving>);
 
 struct Proving {
-    /// Held until the first one does.
+    newcomer: Newcomer,
+    /// The place of the connection, once the first one does.
     place: Mutex<Option<Place>>,
     /// Told when one does not.
     refused: Notify,
 }
 
 impl Proof {
-    fn new(place: Place) -> Self {
-        Self(Arc::new(Proving { place: Mutex::new(Some(place)), refused: Notify::new() }))
+    fn new(newcomer: Newcomer) -> Self {
+        Self(Arc::new(Proving { newcomer, place: Mutex::default(), refused: Notify::new() }))
     }
 
     /// The answer to a request without a credential, after which the connection ends.
     fn check<B>(&self, front: &Front, request: &Request<B>) -> Option<Response<Body>> {
         if front.knows_caller(request) {
-            drop(self.0.place.lock().take());
+            let mut place = self.0.place.lock();
+            if place.is_none() {
+                *place = self.0.newcomer.settle();
+            }
             return None;
         }
         self.0.refused.notify_one();
@@ -328,6 +335,14 @@ impl Proof {
         let mut refusal = CompatError { retry_after_s: Some(1), ..refusal }.into_response();
         refusal.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         Some(refusal)
+    }
+
+    /// Returns when another connection has the place of this one, which has shown no credential yet.
+    async fn displaced(proof: Option<&Self>) {
+        match proof {
+            Some(proof) => proof.0.newcomer.displaced().await,
+            None => std::future::pending().await,
+        }
     }
 
     /// Returns some time after a request was refused, when its answer must have arrived.
@@ -354,9 +369,12 @@ impl ToAnswer {
         refusal.or_else(|| self.proof.as_ref()?.check(&self.front, request))
     }
 
-    /// Counts a head while its request is answered. Over HTTP/1 a connection has one; over HTTP/2 hundreds,
-    /// which are bounded together with the bodies that arrive.
-    fn count_head<B>(&self, request: &Request<B>) -> Result<Option<Place>, Box<Response<Body>>> {
+    /// Counts a request while it is answered: its head and, while its body has not ended, its state. Over HTTP/1 a
+    /// connection has one; over HTTP/2 hundreds, which are bounded together with the bodies that arrive.
+    fn count_request<B: HttpBody>(
+        &self,
+        request: &Request<B>,
+    ) -> Result<Option<Place>, Box<Response<Body>>> {
         if request.version() < Version::HTTP_2 {
             return Ok(None);
         }
@@ -364,7 +382,9 @@ impl ToAnswer {
         let fields_len: usize = fields.map(|(name, value)| name.as_str().len() + value.len()).sum();
         let target_len = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
         let bodies = self.front.bodies();
-        let taken = bodies.take(self.peer.ip(), self.standing, fields_len + target_len);
+        let open_len = if request.body().is_end_stream() { 0 } else { OPEN_REQUEST_LEN };
+        let len = fields_len + target_len + open_len;
+        let taken = bodies.take(self.peer.ip(), self.standing, len);
         taken.map(Some).map_err(|why| {
             let text = format!("too many requests are being answered: {why}");
             let refusal = CompatError::new(StatusCode::SERVICE_UNAVAILABLE, text);
@@ -388,7 +408,7 @@ fn per_request(
         if let Some(refusal) = to_answer.refusal(&request) {
             return Either::Left(std::future::ready(Ok(refusal)));
         }
-        let head = match to_answer.count_head(&request) {
+        let head = match to_answer.count_request(&request) {
             Ok(head) => head,
             Err(refusal) => return Either::Left(std::future::ready(Ok(*refusal))),
         };

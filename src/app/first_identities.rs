@@ -63,7 +63,8 @@ pub(super) async fn ensure_identities(
     for user in identities.users.values().filter(unset) {
         tracing::warn!(
             user = %user.name,
-            "the environment does not set this account any more; it can be changed at run time now"
+            "the environment does not set this account any more: its last password still opens it, until it is changed \
+             (maxine passwd) or the account is deleted (maxine user delete)"
         );
         propose_once(registry, put_user(&user.name, user.role, user.password_hash.clone())).await?;
     }

@@ -30,6 +30,8 @@ use maxine_store::shared_file::SharedFileConfig;
 use maxine_telemetry::{RequestLogSettings, TelemetrySettings, WebhookSettings};
 use maxine_view::View;
 
+/// Most connections to instances, however many files may be open.
+const UPSTREAMS_MAX: usize = 65_536;
 /// Fewer open files than this, and a node cannot even open its own.
 const OPEN_FILES_MIN: u64 = 256;
 
@@ -403,10 +405,9 @@ pub(super) fn forwarder(
         })?),
     };
     let (allow, deny) = (security.upstream_allow.clone(), security.upstream_deny.clone());
-    Ok(ForwarderConfig {
-        egress: EgressPolicy::new(allow, deny, http_addr.ip().is_loopback()).with_own(own),
-        tls_roots,
-    })
+    let egress = EgressPolicy::new(allow, deny, http_addr.ip().is_loopback()).with_own(own);
+    let connections = ForwarderConfig::connection_limits(upstreams_max(config)?);
+    Ok(ForwarderConfig { connections, ..ForwarderConfig::new(egress, tls_roots) })
 }
 
 /// The node-wide settings of active health checks.
@@ -432,8 +433,7 @@ pub(super) fn serve(config: &NodeConfig) -> anyhow::Result<ServeLimits> {
          (ulimit -n, LimitNOFILE=)"
     );
     let asked = config.http.connections_max;
-    // The rest is for connections to instances, peers and Redis, and for files.
-    let room = usize::try_from(files / 4 * 3).unwrap_or(usize::MAX);
+    let room = clients_max(files);
     if asked > room {
         tracing::warn!(
             "http.connections_max is {asked}, but the limit of open files is {files}: at most {room} \
@@ -447,6 +447,21 @@ pub(super) fn serve(config: &NodeConfig) -> anyhow::Result<ServeLimits> {
         header_timeout_ms: config.http.header_timeout_ms,
         ..ServeLimits::default()
     })
+}
+
+/// Most connections of clients with this limit of open files. The rest is for connections to instances, peers and
+/// Redis, and for files.
+fn clients_max(files: u64) -> usize {
+    usize::try_from(files / 4 * 3).unwrap_or(usize::MAX)
+}
+
+/// Most connections to instances: three quarters of what the connections of clients leave, so that the node can open
+/// its own files whatever clients ask for.
+fn upstreams_max(config: &NodeConfig) -> anyhow::Result<usize> {
+    let files = raise_open_files()?;
+    let clients = config.http.connections_max.min(clients_max(files));
+    let left = usize::try_from(files).unwrap_or(usize::MAX).saturating_sub(clients);
+    Ok((left / 4 * 3).min(UPSTREAMS_MAX))
 }
 
 /// Raises this process's limit of open files to the highest that it may have, and says what it is.

@@ -39,8 +39,13 @@ pub async fn to_file(response: &mut reqwest::Response, file: &Path) -> Result<u6
 
 // The blocking writes are small beside the network, and this process does nothing else.
 async fn fill(response: &mut reqwest::Response, draft: &Path) -> Result<u64, CliError> {
-    let mut out =
-        fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(draft)?;
+    // Whatever lies there is somebody's else, or of a download that was cut off: what is opened must be new, so that
+    // neither a link nor the rights of an older file decide who may read it.
+    match fs::remove_file(draft) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+        _ => {}
+    }
+    let mut out = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(draft)?;
     let expected = response.content_length();
     let mut len = 0;
     loop {

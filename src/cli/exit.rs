@@ -8,7 +8,7 @@ use std::io::Write;
 use serde_json::json;
 
 use super::client::Problem;
-use super::output::Format;
+use super::output::{Format, printable_lines};
 
 /// The command did what was asked.
 pub const OK: u8 = 0;
@@ -131,8 +131,11 @@ impl CliError {
                 writeln!(sink, "{line}")
             }
             Format::Table => match self.action() {
-                Some(action) => writeln!(sink, "error: {self}\n  {action}"),
-                None => writeln!(sink, "error: {self}"),
+                Some(action) => {
+                    let text = format!("error: {self}\n  {action}");
+                    writeln!(sink, "{}", printable_lines(&text))
+                }
+                None => writeln!(sink, "{}", printable_lines(&format!("error: {self}"))),
             },
         };
         code

@@ -75,12 +75,12 @@ impl Output {
         Ok(self.sink.flush()?)
     }
 
-    /// One line of text.
+    /// Text for people, a line or several.
     ///
     /// # Errors
     /// [`CliError::OutputClosed`] when the reader went away.
     pub fn line(&mut self, text: impl std::fmt::Display) -> Result<(), CliError> {
-        writeln!(self.sink, "{text}")?;
+        writeln!(self.sink, "{}", printable_lines(&text.to_string()))?;
         Ok(self.sink.flush()?)
     }
 
@@ -115,12 +115,30 @@ pub fn render(header: &[&str], rows: Vec<Vec<String>>) -> String {
     table.trim_fmt()
 }
 
-/// `text` with control characters escaped.
+/// `text` with every character escaped that steers a terminal, changes the order of what is read, or cannot be seen.
 #[must_use]
 pub fn printable(text: &str) -> String {
-    text.chars()
-        .map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() })
-        .collect()
+    text.chars().map(|c| if is_shown(c) { c.to_string() } else { escaped(c) }).collect()
+}
+
+/// The same for text of several lines: line breaks stay.
+#[must_use]
+pub fn printable_lines(text: &str) -> String {
+    let each = |c: char| if c == '\n' || is_shown(c) { c.to_string() } else { escaped(c) };
+    text.chars().map(each).collect()
+}
+
+fn escaped(c: char) -> String {
+    c.escape_unicode().to_string()
+}
+
+/// Whether a character is neither a control character nor a format character of Unicode that is invisible or that
+/// changes the direction of writing.
+fn is_shown(c: char) -> bool {
+    let is_format = matches!(c,
+        '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+        | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}');
+    !c.is_control() && !is_format
 }
 
 /// A duration as people say it: `850ms`, `12s`, `3m 4s`, `5h 2m`, `3d 1h`.

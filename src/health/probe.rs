@@ -17,6 +17,7 @@ use tokio::task::JoinHandle;
 use super::core::ProbeJob;
 use super::track::ProbeStatus;
 use super::turns::ProbeClass;
+use maxine_admission::PlaceLimits;
 use maxine_clock::Clock;
 use maxine_gateway::{
     Asker, Connector, EgressPolicy, ProxyError, RequestTarget, Security, TlsRoots, TlsRootsError,
@@ -24,6 +25,8 @@ use maxine_gateway::{
 };
 use maxine_state::{ProbeKind, ProbeSpec};
 
+/// Most connections of probes at once.
+const CONNECTIONS_MAX: usize = 4_096;
 /// Most of a body that is read, in bytes.
 const BODY_LEN_MAX: usize = 64 * 1024;
 /// Most of a gRPC health answer, in bytes.
@@ -67,7 +70,7 @@ impl From<String> for Failure {
 impl From<ProxyError> for Failure {
     fn from(error: ProxyError) -> Self {
         match error {
-            ProxyError::LookupsBusy => Self::NotMade,
+            ProxyError::LookupsBusy | ProxyError::ConnectionsBusy => Self::NotMade,
             error => Self::Found(error.to_string()),
         }
     }
@@ -93,7 +96,9 @@ impl Prober {
         roots: &TlsRoots,
         clock: Clock,
     ) -> Result<Self, TlsRootsError> {
-        Ok(Self { connector: Connector::new(egress, roots)?, clock })
+        let connections =
+            PlaceLimits { max: CONNECTIONS_MAX, per_address_max: CONNECTIONS_MAX, reserved: 0 };
+        Ok(Self { connector: Connector::new(egress, roots, connections)?, clock })
     }
 
     /// Probes once; `None` where the probe could not be made. Never takes longer than the probe's

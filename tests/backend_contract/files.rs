@@ -473,6 +473,33 @@ async fn a_damaged_record_of_a_shared_log_does_not_stop_running_nodes() {
     fresh.store.shutdown().await;
 }
 
+/// A file system that cuts the file off within the state in front of the log: the nodes that run put their state back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shared_log_that_is_cut_off_at_its_front_is_put_back_by_running_nodes() {
+    let dir = OneDirectory::new(1 << 30);
+    let nodes = three(&dir.path()).await;
+    nodes[0].register("orders", "a", 80).await;
+    agree(&nodes).await;
+    for (len, id) in [(0, "b"), (7, "c"), (100, "d")] {
+        let told: Vec<Told> = nodes.iter().map(Told::by).collect();
+        fs::File::options().write(true).open(dir.path()).unwrap().set_len(len).unwrap();
+        eventually("the state is put back", async || {
+            let put_back = |event: &StoreEvent| matches!(event, StoreEvent::StatePutBack { .. });
+            told.iter().any(|told| told.any(put_back)).then_some(())
+        })
+        .await;
+        nodes[1].register("orders", id, 80).await;
+        agree(&nodes).await;
+        assert!(!told.iter().any(|told| told.any(StoreEvent::is_loss)), "cut to {len}");
+    }
+    let fresh = shared(&dir.path(), "z").await;
+    for id in ["a", "b", "c", "d"] {
+        assert!(fresh.has("orders", id), "{id}");
+    }
+    stop(&nodes).await;
+    fresh.store.shutdown().await;
+}
+
 /// Appends whole frames of entries to a shared log, under its lock, as a program other than Maxine would have to.
 fn append_foreign(path: &Path, entries: &[&[u8]]) {
     let lock = fs::File::open(PathBuf::from(format!("{}.lock", path.display()))).unwrap();

@@ -90,10 +90,10 @@ impl Server {
             api: options.api,
             security: options.security,
             telemetry: options.telemetry,
-            forwarder: ForwarderConfig {
-                egress: EgressPolicy::new(Vec::new(), Vec::new(), true),
-                tls_roots: TlsRoots::default(),
-            },
+            forwarder: ForwarderConfig::new(
+                EgressPolicy::new(Vec::new(), Vec::new(), true),
+                TlsRoots::default(),
+            ),
             health: options.health,
         };
         let node = assemble(NodeParts {

@@ -200,8 +200,8 @@ async fn connections_over_the_limit_are_told_so() {
     panic!("the limit does not let go");
 }
 
-/// Strangers hold all connections that they may: a caller with a credential still gets one, and one that only
-/// connects does not keep it away for long.
+/// Strangers hold all connections that they may: a caller with a credential still gets one, however many only
+/// connect and say nothing.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_share_of_the_connections_is_kept_for_callers_with_a_credential() {
     let server = Server::start_with(|options| {
@@ -231,15 +231,12 @@ async fn a_share_of_the_connections_is_kept_for_callers_with_a_credential() {
         format!("GET /api/v1/me HTTP/1.1\r\nhost: h\r\n{credential}connection: close\r\n\r\n")
     };
     let known = ask(&format!("authorization: Bearer {token}\r\n"));
-    let _silent = tokio::net::TcpStream::connect(server.addr).await.unwrap();
-    let started = std::time::Instant::now();
-    loop {
+    // Whoever says nothing has to give way.
+    let mut silent = Vec::new();
+    for _ in 0..20 {
+        silent.push(tokio::net::TcpStream::connect(server.addr).await.unwrap());
         let answer = server.raw(known.as_bytes()).await;
-        if answer.starts_with("HTTP/1.1 200 ") {
-            break;
-        }
-        assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
-        assert!(started.elapsed() < Duration::from_secs(20), "the silent one keeps its place");
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
     }
     // A known connection stays known only with its credential.
     let mut stream = tokio::net::TcpStream::connect(server.addr).await.unwrap();
@@ -254,7 +251,8 @@ async fn a_share_of_the_connections_is_kept_for_callers_with_a_credential() {
 #[tokio::test(flavor = "multi_thread")]
 async fn heads_over_http2_count_while_their_requests_are_answered() {
     let server = Server::start_with(|options| {
-        options.api.bodies.per_address_max = 100_000;
+        // Each request counts 16 KiB as long as its body has not ended.
+        options.api.bodies.per_address_max = 160_000;
         options.api.body_timeout_ms = 3_000;
     })
     .await;

@@ -576,10 +576,10 @@ async fn a_recovered_instance_starts_slowly() {
     rig.register("b", server.address, None).await;
     let forwarder = maxine_gateway::Forwarder::new(
         Arc::clone(&rig.view),
-        maxine_gateway::ForwarderConfig {
-            egress: EgressPolicy::new(vec![], vec![], true),
-            tls_roots: TlsRoots::System,
-        },
+        maxine_gateway::ForwarderConfig::new(
+            EgressPolicy::new(vec![], vec![], true),
+            TlsRoots::System,
+        ),
         Clock::system(),
         Arc::new(maxine_gateway::NoMetrics),
     )

@@ -72,10 +72,10 @@ impl Server {
                 ..SecuritySettings::default()
             },
             telemetry: TelemetrySettings::default(),
-            forwarder: ForwarderConfig {
-                egress: EgressPolicy::new(Vec::new(), Vec::new(), true),
-                tls_roots: TlsRoots::default(),
-            },
+            forwarder: ForwarderConfig::new(
+                EgressPolicy::new(Vec::new(), Vec::new(), true),
+                TlsRoots::default(),
+            ),
             health,
         };
         let node = assemble(NodeParts {

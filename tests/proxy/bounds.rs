@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use hyper::Response;
+use maxine_state::Name;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
@@ -253,4 +254,74 @@ async fn a_body_that_comes_byte_by_byte_is_cut_off() {
     assert!(answer.contains("x-maxine-error: client_timeout"), "{answer}");
     let status = rig.forwarder.upstreams(service().as_ref()).remove(0);
     assert_eq!(status.bad_total, 0, "the instance is not blamed");
+}
+
+/// Whatever clients ask for, a node has only so many connections to instances, and one client half of them.
+#[tokio::test]
+async fn the_connections_of_a_node_to_instances_are_bounded_and_one_client_gets_half() {
+    let rig = Rig::with(RigOptions {
+        connections_max: Some(8),
+        trusted: vec!["127.0.0.1/32"],
+        ..RigOptions::default()
+    })
+    .await;
+    let silent = Upstream::raw(|mut stream| async move {
+        let _ = read_head(&mut stream).await;
+        std::future::pending::<()>().await;
+    })
+    .await;
+    rig.register("a", silent.address).await;
+    let ask = |client: &str| {
+        format!(
+            "GET / HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: {client}\r\nConnection: close\r\n\r\n"
+        )
+    };
+    let mut held = Vec::new();
+    for n in 1..=4 {
+        let mut stream = TcpStream::connect(rig.front).await.unwrap();
+        stream.write_all(ask("203.0.113.1").as_bytes()).await.unwrap();
+        held.push(stream);
+        until(|| silent.connections() == n).await;
+    }
+    let refused = rig.raw(ask("203.0.113.1")).await;
+    assert_eq!(status_of(&refused), 503, "{refused}");
+    assert!(refused.contains("x-maxine-error: connections_busy"), "{refused}");
+    assert!(refused.contains("retry-after: 1"), "{refused}");
+    let mut other = TcpStream::connect(rig.front).await.unwrap();
+    other.write_all(ask("203.0.113.2").as_bytes()).await.unwrap();
+    until(|| silent.connections() == 5).await;
+    drop(held);
+    until(|| rig.forwarder.in_flight(&service().instance(Name::trusted("a"))) == 1).await;
+    let mut again = TcpStream::connect(rig.front).await.unwrap();
+    again.write_all(ask("203.0.113.1").as_bytes()).await.unwrap();
+    until(|| silent.connections() == 6).await;
+}
+
+/// Bodies that are kept until they are whole are counted while they wait, each piece with what it costs.
+#[tokio::test]
+async fn bodies_that_wait_for_their_end_are_bounded() {
+    let rig =
+        Rig::with(RigOptions { kept_bodies_max: Some(40_000), ..RigOptions::default() }).await;
+    let upstream = Upstream::http(|_| async { Response::new(Body::empty()) }).await;
+    rig.register("a", upstream.address).await;
+    let begin = |len: usize| format!("PUT / HTTP/1.1\r\nHost: x\r\nContent-Length: {len}\r\n\r\n");
+    let mut held = Vec::new();
+    for _ in 0..2 {
+        let mut stream = TcpStream::connect(rig.front).await.unwrap();
+        stream.write_all(begin(16_000).as_bytes()).await.unwrap();
+        stream.write_all(&[7; 15_000]).await.unwrap();
+        held.push(stream);
+    }
+    until(|| rig.forwarder.kept_bodies_len() >= 30_000).await;
+    let mut third = TcpStream::connect(rig.front).await.unwrap();
+    third.write_all(begin(16_000).as_bytes()).await.unwrap();
+    third.write_all(&[7; 15_000]).await.unwrap();
+    let mut head = vec![0; 12];
+    tokio::io::AsyncReadExt::read_exact(&mut third, &mut head).await.unwrap();
+    assert_eq!(head, b"HTTP/1.1 503");
+    // One that is there at once does not wait, and is not counted.
+    let whole = format!("{}x", begin(1).replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n"));
+    assert_eq!(status_of(&rig.raw(whole).await), 200);
+    drop(held);
+    until(|| rig.forwarder.kept_bodies_len() == 0).await;
 }

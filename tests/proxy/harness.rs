@@ -14,6 +14,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use maxine_admission::PlaceLimits;
 use maxine_clock::Clock;
 use maxine_gateway::{
     EgressPolicy, ForwardContext, Forwarder, ForwarderConfig, HintedStream, Interim, NoMetrics,
@@ -63,6 +64,10 @@ pub(crate) struct RigOptions {
     pub(crate) zone: Option<String>,
     pub(crate) roots: TlsRoots,
     pub(crate) drop_trailer: bool,
+    /// Most connections to instances.
+    pub(crate) connections_max: Option<usize>,
+    /// Most bytes of bodies that wait for their end.
+    pub(crate) kept_bodies_max: Option<usize>,
 }
 
 pub(crate) fn service() -> ServiceKey {
@@ -82,10 +87,14 @@ impl Rig {
         let clock = Clock::system();
         let view = View::in_zone(clock.clone(), options.zone.clone());
         let store = MemoryStore::new(Arc::clone(&view), "node-1", Arc::new(NoPeers));
-        let config = ForwarderConfig {
-            egress: EgressPolicy::new(vec![], vec![], true),
-            tls_roots: options.roots.clone(),
-        };
+        let mut config =
+            ForwarderConfig::new(EgressPolicy::new(vec![], vec![], true), options.roots.clone());
+        if let Some(max) = options.connections_max {
+            config.connections = ForwarderConfig::connection_limits(max);
+        }
+        if let Some(max) = options.kept_bodies_max {
+            config.kept_bodies = PlaceLimits { max, per_address_max: max, reserved: 0 };
+        }
         let forwarder =
             Forwarder::new(Arc::clone(&view), config, clock, Arc::new(NoMetrics)).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -21,6 +21,7 @@ use super::forward::InFlightGuard;
 use super::framing;
 use super::pool::Lease;
 use super::upstream::InFlight;
+use maxine_admission::Place;
 use maxine_clock::Clock;
 
 pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -438,12 +439,16 @@ pub(crate) enum Gathered {
     TooLong(Vec<Frame<Bytes>>, AxumBody),
 }
 
+/// What a piece of a body counts beside its bytes: it is kept as a buffer of its own.
+const PIECE_LEN: usize = 128;
+
 /// Gathers a body of up to `keep_max` bytes. `idle` bounds the wait for each frame, and the least rate
-/// that of all.
+/// that of all. `kept` counts what waits for the rest; a body that comes in one piece is not counted.
 pub(crate) async fn gather(
     mut body: AxumBody,
     keep_max: u64,
     idle: Duration,
+    kept: &mut Place,
 ) -> Result<Gathered, ProxyError> {
     if body.size_hint().lower() > keep_max {
         return Ok(Gathered::TooLong(Vec::new(), body));
@@ -462,6 +467,11 @@ pub(crate) async fn gather(
         };
         len += frame.data_ref().map_or(0, |data| data.len() as u64);
         let keep = frame.is_data() && len <= keep_max;
+        let is_whole = frames.is_empty() && body.is_end_stream();
+        if keep && !is_whole {
+            let piece_len = frame.data_ref().map_or(0, Bytes::len) + PIECE_LEN;
+            kept.grow(piece_len).map_err(|_| ProxyError::BodiesBusy)?;
+        }
         frames.push(frame);
         if !keep {
             return Ok(Gathered::TooLong(frames, body));

@@ -27,6 +27,7 @@ use super::error::{ProxyError, TlsFailure};
 use super::lookup::{Asker, Lookups};
 use super::target::UpstreamAddress;
 use super::wire::{Wire, WireState};
+use maxine_admission::{PlaceLimits, Places};
 
 /// Most addresses of one name that are tried.
 const RESOLVED_MAX: usize = 8;
@@ -72,6 +73,7 @@ impl Stream {
 pub struct Connector {
     egress: Arc<EgressPolicy>,
     lookups: Lookups,
+    connections: Arc<Places>,
     verified: Arc<ClientConfig>,
     unverified: Arc<ClientConfig>,
 }
@@ -86,8 +88,12 @@ pub struct Security {
 }
 
 impl Connector {
-    /// Connects where `egress` allows it, and believes the certificates of `roots`.
-    pub fn new(egress: EgressPolicy, roots: &TlsRoots) -> Result<Self, TlsRootsError> {
+    /// Connects where `egress` allows it, believes the certificates of `roots`, and holds at most `connections` open.
+    pub fn new(
+        egress: EgressPolicy,
+        roots: &TlsRoots,
+        connections: PlaceLimits,
+    ) -> Result<Self, TlsRootsError> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let failed = |error: rustls::Error| TlsRootsError(error.to_string());
         let builder = || {
@@ -119,6 +125,7 @@ impl Connector {
         Ok(Self {
             egress: Arc::new(egress),
             lookups: Lookups::new(),
+            connections: Places::new(connections),
             verified: Arc::new(verified),
             unverified: Arc::new(unverified),
         })
@@ -131,7 +138,9 @@ impl Connector {
         security: Security,
         asker: Asker<'_>,
     ) -> Result<Stream, ProxyError> {
-        let wire = Wire::new(self.connect_tcp(&to.host, to.port, asker).await?);
+        let place = self.connections.take(asker.address, asker.standing, 1);
+        let place = place.map_err(|_| ProxyError::ConnectionsBusy)?;
+        let wire = Wire::new(self.connect_tcp(&to.host, to.port, asker).await?, place);
         if !to.https {
             return Ok(Stream::Plain(wire));
         }
@@ -345,7 +354,9 @@ mod tests {
     async fn a_name_is_judged_by_what_it_resolves_to() {
         // Registration never saw this address: the name alone tells nothing.
         let policy = EgressPolicy::new(vec![], vec![], false);
-        let connector = Connector::new(policy, &TlsRoots::System).unwrap();
+        let connector =
+            Connector::new(policy, &TlsRoots::System, crate::ForwarderConfig::connection_limits(8))
+                .unwrap();
         let refused =
             connector.connect_tcp("localhost", 9, Asker::node(&AtomicBool::new(false))).await;
         assert!(matches!(refused, Err(ProxyError::Egress(_))), "{:?}", refused.err());
@@ -380,8 +391,12 @@ mod tests {
         let (swallowing, _held) = swallowing().await;
         let live = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addresses = vec![swallowing.local_addr().unwrap(), live.local_addr().unwrap()];
-        let connector =
-            Connector::new(EgressPolicy::new(vec![], vec![], true), &TlsRoots::System).unwrap();
+        let connector = Connector::new(
+            EgressPolicy::new(vec![], vec![], true),
+            &TlsRoots::System,
+            crate::ForwarderConfig::connection_limits(8),
+        )
+        .unwrap();
         let within = Duration::from_millis(1_500);
         let stream = tokio::time::timeout(within, connector.connect_first(addresses)).await;
         let stream = stream.expect("the second address is tried beside the first").unwrap();

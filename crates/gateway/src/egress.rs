@@ -18,7 +18,7 @@ use maxine_state::Address;
 /// Networks in which no user's service runs: link-local, the metadata services of clouds,
 /// multicast, broadcast, the unspecified addresses, and IPv6 ranges whose addresses a translator
 /// turns into IPv4 ones that cannot be read off them (local NAT64 and Teredo).
-const ALWAYS_DENIED: [&str; 15] = [
+const ALWAYS_DENIED: [&str; 17] = [
     "0.0.0.0/8",
     "169.254.0.0/16",
     "100.100.100.200/32",
@@ -30,6 +30,8 @@ const ALWAYS_DENIED: [&str; 15] = [
     "fe80::/10",
     "fec0::/10",
     "ff00::/8",
+    "fd00:42::/32",
+    "fd00:c1::/32",
     "fd00:ec2::/32",
     "fd20:ce::/32",
     "64:ff9b:1::/48",

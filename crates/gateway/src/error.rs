@@ -72,6 +72,14 @@ pub enum ProxyError {
     /// Too many host names are being looked up; nobody knows whether this one can be resolved.
     #[error("too many host names are being resolved; the instance's is not among them")]
     LookupsBusy,
+    /// This node, or one client, has as many connections to instances as it may.
+    #[error("too many connections to instances, of this client or of all, are open")]
+    ConnectionsBusy,
+    /// Too many bytes of request bodies are kept until they are whole.
+    #[error(
+        "too many bytes of request bodies, of this client or of all, are waiting to be sent on"
+    )]
+    BodiesBusy,
     /// The instance's address may not be called.
     #[error("the instance's address may not be called: {0}")]
     Egress(EgressDenied),
@@ -139,6 +147,8 @@ impl ProxyError {
             Self::RateLimited { .. } => "rate_limited",
             Self::Resolve => "resolve_failed",
             Self::LookupsBusy => "resolve_busy",
+            Self::ConnectionsBusy => "connections_busy",
+            Self::BodiesBusy => "bodies_busy",
             Self::Egress(_) => "egress_denied",
             Self::Connect => "connect_failed",
             Self::ConnectTimeout => "connect_timeout",
@@ -168,6 +178,8 @@ impl ProxyError {
             | Self::Overloaded
             | Self::Refused
             | Self::LookupsBusy
+            | Self::ConnectionsBusy
+            | Self::BodiesBusy
             | Self::Stopping => StatusCode::SERVICE_UNAVAILABLE,
             Self::RateLimited { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::Resolve
@@ -197,6 +209,8 @@ impl ProxyError {
             | Self::Overloaded
             | Self::Refused
             | Self::LookupsBusy
+            | Self::ConnectionsBusy
+            | Self::BodiesBusy
             | Self::Stopping => Some(1),
             _ => None,
         }
@@ -231,6 +245,8 @@ impl ProxyError {
                 | Self::Overloaded
                 | Self::Refused
                 | Self::LookupsBusy
+                | Self::ConnectionsBusy
+                | Self::BodiesBusy
         )
     }
 }

@@ -29,6 +29,7 @@ use super::target::RequestTarget;
 use super::tunnel::{self, TunnelHold};
 use super::upstream::Upstream;
 use super::{Forwarder, Inner, framing, headers};
+use maxine_admission::Place;
 use maxine_state::{Instance, RateLimitScope, ServiceKey};
 use maxine_telemetry::{AttemptOutcome, AttemptRecord, AttemptTrail};
 
@@ -113,6 +114,8 @@ struct Attempts<'a> {
     holder: Holder,
     head: Head,
     body: Outgoing,
+    /// The bytes of the body that are kept.
+    _kept: Place,
     progress: Arc<Progress>,
     draw: Draw,
     /// The instance that the sticky cookie names.
@@ -225,7 +228,9 @@ impl Forwarder {
             limit: body_limit,
             idle: policy.idle,
         };
-        let body = Outgoing::prepare(body, &plan, &progress, &self.0.clock).await?;
+        let kept = self.0.kept_bodies.take(holder.address, holder.standing(), 0);
+        let mut kept = kept.map_err(|_| ProxyError::BodiesBusy)?;
+        let body = Outgoing::prepare(body, &plan, &mut kept, &progress, &self.0.clock).await?;
         if mirrored {
             self.mirror(runtime, &head, &body, &client);
         }
@@ -240,6 +245,7 @@ impl Forwarder {
             holder,
             head,
             body,
+            _kept: kept,
             progress,
             draw,
             sticky,

@@ -2,7 +2,7 @@
 
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 
-use super::headers::{X_MAXINE_HOPS, strip_hop_by_hop};
+use super::headers::{is_a_proxys_to_say, strip_hop_by_hop};
 
 /// Whether the only transfer coding of a message is `chunked`, or it has none. No other one is taken
 /// off here, so that a message with another one cannot be forwarded.
@@ -34,7 +34,7 @@ pub(crate) fn say_length_once(headers: &mut HeaderMap) {
 
 /// Fields that mean something only in front of the content: framing, routing, credentials, the content's
 /// format, and what changes how a message is handled (RFC 9110 section 6.5.1).
-const NO_TRAILERS: [HeaderName; 16] = [
+const NO_TRAILERS: [HeaderName; 15] = [
     header::AUTHORIZATION,
     header::CACHE_CONTROL,
     header::CONTENT_ENCODING,
@@ -50,13 +50,19 @@ const NO_TRAILERS: [HeaderName; 16] = [
     header::SET_COOKIE,
     header::TRAILER,
     header::WWW_AUTHENTICATE,
-    X_MAXINE_HOPS,
 ];
 
-/// Takes out of trailers what may only stand in front of the content.
+/// Takes out of trailers what may only stand in front of the content, and what no client may say at all: where the
+/// request came from, and fields of Maxine's own.
 pub(crate) fn strip_trailers(trailers: &mut HeaderMap) {
     strip_hop_by_hop(trailers, false);
-    for name in &NO_TRAILERS {
+    let misplaced = |name: &HeaderName| {
+        NO_TRAILERS.contains(name)
+            || name.as_str().starts_with("x-maxine-")
+            || is_a_proxys_to_say(name.as_str())
+    };
+    let misplaced: Vec<HeaderName> = trailers.keys().filter(|n| misplaced(n)).cloned().collect();
+    for name in &misplaced {
         trailers.remove(name);
     }
 }

@@ -205,8 +205,9 @@ pub(crate) fn set_forwarded(headers: &mut HeaderMap, origin: &Origin<'_>) {
 
 /// Whether a field says where a request came from or what it asked for before a proxy changed it.
 /// Servers believe such fields, so a stranger may not send them.
-fn is_a_proxys_to_say(name: &str) -> bool {
-    const NAMES: [&str; 25] = [
+pub(crate) fn is_a_proxys_to_say(name: &str) -> bool {
+    const NAMES: [&str; 35] = [
+        "cf-visitor",
         "cf-connecting-ip",
         "cf-connecting-ipv6",
         "cf-pseudo-ipv4",
@@ -220,23 +221,40 @@ fn is_a_proxys_to_say(name: &str) -> bool {
         "true-client-ip",
         "wl-proxy-client-ip",
         "proxy-client-ip",
+        "remote-user",
+        "ssl-client-verify",
         "x-azure-clientip",
         "x-azure-socketip",
+        "x-arr-ssl",
+        "x-auth-request-user",
         "x-client-ip",
         "x-cluster-client-ip",
+        "x-coming-from",
         "x-forwarded",
         "x-http-host-override",
         "x-host",
         "x-originating-ip",
+        "x-proxyuser-ip",
         "x-real-ip",
         "x-remote-addr",
         "x-remote-ip",
+        "x-remote-user",
+        "x-scheme",
+        "x-ssl-client-verify",
         "x-url-scheme",
     ];
-    const PREFIXES: [&str; 5] =
-        ["x-forwarded-", "x-original-", "x-rewrite-", "x-envoy-external-", "x-appengine-user-ip"];
-    let is_candidate =
-        matches!(name.as_bytes().first(), Some(b'c' | b'f' | b'p' | b't' | b'w' | b'x'));
+    const PREFIXES: [&str; 6] = [
+        "x-forwarded-",
+        "x-original-",
+        "x-rewrite-",
+        "x-envoy-external-",
+        "x-envoy-original-",
+        "x-appengine-user-ip",
+    ];
+    let is_candidate = matches!(
+        name.as_bytes().first(),
+        Some(b'c' | b'f' | b'p' | b'r' | b's' | b't' | b'w' | b'x')
+    );
     if !is_candidate {
         return false;
     }

@@ -47,6 +47,7 @@ use serde::Serialize;
 use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 
+use maxine_admission::{PlaceLimits, Places};
 use maxine_clock::Clock;
 use maxine_state::{InstanceKey, ServiceKey, ServiceRef};
 use maxine_view::View;
@@ -76,6 +77,31 @@ pub struct ForwarderConfig {
     pub egress: EgressPolicy,
     /// Whose certificates are believed.
     pub tls_roots: TlsRoots,
+    /// How many connections to instances may be open. Those of the node's own probes come out of the reserved share.
+    pub connections: PlaceLimits,
+    /// How many bytes of request bodies may be kept until they are whole, or until they are sent.
+    pub kept_bodies: PlaceLimits,
+}
+
+impl ForwarderConfig {
+    /// With the bounds of a node that may open many files.
+    #[must_use]
+    pub fn new(egress: EgressPolicy, tls_roots: TlsRoots) -> Self {
+        let max = 65_536;
+        Self {
+            egress,
+            tls_roots,
+            connections: Self::connection_limits(max),
+            kept_bodies: PlaceLimits { max: 64 << 20, per_address_max: 32 << 20, reserved: 0 },
+        }
+    }
+
+    /// The bounds where `max` connections to instances may be open: half of them for one client, and one in eight
+    /// for the node's own probes.
+    #[must_use]
+    pub fn connection_limits(max: usize) -> PlaceLimits {
+        PlaceLimits { max, per_address_max: max / 2, reserved: max / 8 }
+    }
 }
 
 /// Forwards requests. Cloning is cheap; clones are the same proxy.
@@ -88,6 +114,7 @@ struct Inner {
     clock: Clock,
     metrics: Arc<dyn ProxyMetrics>,
     connector: Connector,
+    kept_bodies: Arc<Places>,
     runtimes: papaya::HashMap<ServiceKey, Arc<ServiceRuntime>>,
     /// Held while a runtime is built, so that one carries over from the last.
     building: Mutex<()>,
@@ -129,13 +156,16 @@ impl Forwarder {
         clock: Clock,
         metrics: Arc<dyn ProxyMetrics>,
     ) -> Result<Self, TlsRootsError> {
-        let connector = Connector::new(config.egress.clone(), &config.tls_roots)?;
+        let connector =
+            Connector::new(config.egress.clone(), &config.tls_roots, config.connections)?;
+        let kept_bodies = Places::new(config.kept_bodies);
         Ok(Self(Arc::new(Inner {
             view,
             config,
             clock,
             metrics,
             connector,
+            kept_bodies,
             runtimes: papaya::HashMap::new(),
             building: Mutex::new(()),
             tasks: TaskTracker::new(),
@@ -155,6 +185,12 @@ impl Forwarder {
     #[must_use]
     pub fn in_flight(&self, key: &InstanceKey) -> u64 {
         self.runtime(key.service.as_ref()).map_or(0, |runtime| runtime.in_flight_of(&key.instance))
+    }
+
+    /// The bytes of request bodies that are kept until they are whole, or until they are sent.
+    #[must_use]
+    pub fn kept_bodies_len(&self) -> usize {
+        self.0.kept_bodies.taken()
     }
 
     /// How a service's instances stand with this node.

@@ -28,6 +28,8 @@ const PER_ADDRESS_MAX: usize = 16;
 pub struct Asker<'a> {
     /// The client, or no address for the node itself.
     pub address: IpAddr,
+    /// Whether the address's own bound counts: not for the node itself, nor for one that stands for many clients.
+    pub standing: Standing,
     /// Whether the name has been resolved before.
     pub name_known: &'a AtomicBool,
 }
@@ -35,11 +37,7 @@ pub struct Asker<'a> {
 impl<'a> Asker<'a> {
     /// The node itself.
     pub fn node(name_known: &'a AtomicBool) -> Self {
-        Self { address: Ipv4Addr::UNSPECIFIED.into(), name_known }
-    }
-
-    fn is_node(self) -> bool {
-        self.address.is_unspecified()
+        Self { address: Ipv4Addr::UNSPECIFIED.into(), standing: Standing::Trusted, name_known }
     }
 }
 
@@ -109,9 +107,8 @@ impl Lookups {
         if let Some(present) = under_way.get(name) {
             return Ok(present.clone());
         }
-        let standing = if asker.is_node() { Standing::Trusted } else { Standing::Stranger };
         let take = |places: &Arc<Places>| {
-            places.take(asker.address, standing, 1).map_err(|_| ProxyError::LookupsBusy)
+            places.take(asker.address, asker.standing, 1).map_err(|_| ProxyError::LookupsBusy)
         };
         let is_new = !asker.name_known.load(Ordering::Relaxed);
         let places = (is_new.then(|| take(&inner.new_names)).transpose()?, take(&inner.places)?);
@@ -159,7 +156,11 @@ mod tests {
         let (lookups, release, _) = slow_names();
         let (new, known) = (AtomicBool::new(false), AtomicBool::new(true));
         let others = AtomicBool::new(false);
-        let asker = |last: u8, name_known| Asker { address: [10, 0, 0, last].into(), name_known };
+        let asker = |last: u8, name_known| Asker {
+            address: [10, 0, 0, last].into(),
+            standing: Standing::Stranger,
+            name_known,
+        };
         let mut refused = 0;
         for client in 1..=9 {
             for n in 0..PER_ADDRESS_MAX + 1 {
@@ -192,7 +193,14 @@ mod tests {
         let (lookups, release, begun) = slow_names();
         let new = AtomicBool::new(false);
         let asks = (1..=100_u8).map(|last| {
-            lookups.resolve("slow", Asker { address: [10, 0, 0, last].into(), name_known: &new })
+            lookups.resolve(
+                "slow",
+                Asker {
+                    address: [10, 0, 0, last].into(),
+                    standing: Standing::Stranger,
+                    name_known: &new,
+                },
+            )
         });
         let all = futures::future::join_all(asks);
         let (all, ()) = futures::future::join(all, async { drop(release) }).await;

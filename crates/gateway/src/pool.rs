@@ -260,7 +260,7 @@ impl Pool {
     }
 
     fn asker(&self, holder: Holder) -> Asker<'_> {
-        Asker { address: holder.address, name_known: &self.name_known }
+        Asker { address: holder.address, standing: holder.standing(), name_known: &self.name_known }
     }
 
     async fn open_http1(&self, holder: Holder) -> Result<Http1, ProxyError> {

@@ -18,6 +18,7 @@ use super::error::ProxyError;
 use super::headers::{self, Origin};
 use super::pool::Pool;
 use super::target::RequestTarget;
+use maxine_admission::Place;
 use maxine_clock::Clock;
 
 /// The path that the service is reached below, as instances are told.
@@ -218,10 +219,11 @@ pub(crate) struct BodyPlan {
 }
 
 impl Outgoing {
-    /// Takes the client's body in, gathering it where the plan says so.
+    /// Takes the client's body in, gathering it where the plan says so; `kept` counts what is gathered.
     pub(crate) async fn prepare(
         body: AxumBody,
         plan: &BodyPlan,
+        kept: &mut Place,
         progress: &Arc<Progress>,
         clock: &Clock,
     ) -> Result<Self, ProxyError> {
@@ -236,7 +238,7 @@ impl Outgoing {
             let stream = RequestBody::stream(body, max, Arc::clone(progress), clock.clone());
             return Ok(Self::Once(Some(Box::new(stream))));
         };
-        Ok(match body::gather(body, keep_max.min(max), plan.idle).await? {
+        Ok(match body::gather(body, keep_max.min(max), plan.idle, kept).await? {
             Gathered::Whole(bytes) if bytes.is_empty() => Self::Empty,
             Gathered::Whole(bytes) => Self::Whole(bytes),
             Gathered::TooLong(front, rest) => {

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::client::ClientAddr;
-use maxine_admission::network_of;
+use maxine_admission::{Standing, network_of};
 
 /// A client may hold fewer than this many times the places that are free.
 const FREE_FACTOR: usize = 3;
@@ -29,6 +29,11 @@ impl Holder {
     pub(crate) fn of(client: &ClientAddr) -> Self {
         let is_shared = client.is_peer_trusted && client.ip == client.peer;
         Self { address: network_of(client.ip), is_shared }
+    }
+
+    /// How places of the whole node are counted for it.
+    pub(crate) fn standing(&self) -> Standing {
+        if self.is_shared { Standing::Trusted } else { Standing::Stranger }
     }
 }
 

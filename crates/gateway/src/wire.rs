@@ -16,6 +16,8 @@ use nix::sys::socket::{MsgFlags, recv};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
+use maxine_admission::Place;
+
 /// What is known of the bytes on a connection.
 #[derive(Debug, Default)]
 pub struct WireState {
@@ -41,11 +43,13 @@ impl WireState {
 pub struct Wire {
     tcp: TcpStream,
     state: Arc<WireState>,
+    /// Held until the connection is closed.
+    _place: Place,
 }
 
 impl Wire {
-    pub(crate) fn new(tcp: TcpStream) -> Self {
-        Self { tcp, state: Arc::default() }
+    pub(crate) fn new(tcp: TcpStream, place: Place) -> Self {
+        Self { tcp, state: Arc::default(), _place: place }
     }
 
     pub(crate) fn state(&self) -> &Arc<WireState> {
@@ -121,6 +125,8 @@ impl AsyncWrite for Wire {
 
 #[cfg(test)]
 mod tests {
+    use maxine_admission::{PlaceLimits, Places, Standing};
+
     use tokio::io::AsyncWriteExt;
     use tokio::net::TcpListener;
 
@@ -131,7 +137,9 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let tcp = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (server, _) = listener.accept().await.unwrap();
-        let mut wire = Wire::new(tcp);
+        let places = Places::new(PlaceLimits { max: 1, per_address_max: 1, reserved: 0 });
+        let place = places.take([127, 0, 0, 1].into(), Standing::Stranger, 1).unwrap();
+        let mut wire = Wire::new(tcp, place);
         let state = Arc::clone(wire.state());
         state.check_before_next_write();
         wire.write_all(b"one").await.unwrap();

@@ -267,10 +267,16 @@ impl Security {
         let hash = user.as_ref().map(|user| user.password_hash.clone());
         let asked_by = AskedBy::Stranger(client);
         let right = self.0.passwords.verify(password, hash, asked_by).await;
-        let right = right.map_err(|_| SigninError::Busy)?;
+        let right = right.map_err(|_| self.not_tried(user_name, client))?;
         let Some(user) = user.filter(|_| right) else { return Err(SigninError::Refused) };
-        self.0.limit.succeeded(user_name, client);
+        self.0.limit.take_back(user_name, client);
         self.open_session(&user).ok_or(SigninError::NotReady)
+    }
+
+    /// A password that nobody looked at was not tried: the limit does not count it.
+    fn not_tried(&self, user_name: &str, client: IpAddr) -> SigninError {
+        self.0.limit.take_back(user_name, client);
+        SigninError::Busy
     }
 
     fn open_session(&self, user: &User) -> Option<SignedIn> {
@@ -306,9 +312,9 @@ impl Security {
             .map_err(|retry_after_s| SigninError::TooManyAttempts { retry_after_s })?;
         let hash = Some(user.password_hash.clone());
         let right = self.0.passwords.verify(password, hash, AskedBy::Known).await;
-        let right = right.map_err(|_| SigninError::Busy)?;
+        let right = right.map_err(|_| self.not_tried(name, client))?;
         if right {
-            self.0.limit.succeeded(name, client);
+            self.0.limit.take_back(name, client);
         }
         Ok(right)
     }

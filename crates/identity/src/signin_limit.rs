@@ -14,7 +14,9 @@
 //! Each node counts for itself; across a cluster of three an attacker has three times the tries.
 
 use std::hash::{BuildHasher, RandomState};
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
+
+use maxine_admission::network_of;
 
 use parking_lot::Mutex;
 
@@ -96,8 +98,8 @@ impl SigninLimit {
         Ok(())
     }
 
-    /// Takes back what a successful sign-in counted.
-    pub(super) fn succeeded(&self, user: &str, client: IpAddr) {
+    /// Takes a try back that was right, or that was not looked at.
+    pub(super) fn take_back(&self, user: &str, client: IpAddr) {
         let network = network_of(client);
         let mut windows = self.windows.lock();
         for cell in [(Some(user), network), (None, network)].into_iter().flat_map(|k| self.cells(k))
@@ -126,14 +128,6 @@ impl SigninLimit {
     }
 }
 
-/// The addresses that count as one: an IPv6 network of 64 bits, which is what one customer gets.
-fn network_of(client: IpAddr) -> IpAddr {
-    match client.to_canonical() {
-        IpAddr::V4(ip) => ip.into(),
-        IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() & !u128::from(u64::MAX)).into(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -158,7 +152,7 @@ mod tests {
         let limit = SigninLimit::new(2, 60_000);
         for _ in 0..50 {
             assert_eq!(limit.try_begin("ada", A, 0), Ok(()));
-            limit.succeeded("ada", A);
+            limit.take_back("ada", A);
         }
         for n in 0..20 {
             assert_eq!(limit.try_begin(&format!("user-{n}"), A, 0), Ok(()));
@@ -195,7 +189,7 @@ mod tests {
         let successes = |limit: &SigninLimit, now_ms: u64| {
             for _ in 0..500 {
                 if limit.try_begin("mallory", A, now_ms).is_ok() {
-                    limit.succeeded("mallory", A);
+                    limit.take_back("mallory", A);
                 }
             }
         };

@@ -4,12 +4,14 @@
 //! by its own connection; everything else is answered concurrently, up to a bound, beyond which the
 //! peer is told that we are busy.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
+use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use futures::stream::FuturesOrdered;
+use parking_lot::Mutex;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
@@ -21,13 +23,16 @@ use super::handshake::{self, Greeted, HANDSHAKE_TIMEOUT, Reader, Writer};
 use super::inbound::Inbound;
 use super::snapshot_receiver::SnapshotReceiver;
 use super::wire::put_frame;
+use crate::clock;
 use crate::codec::{self, Channel, Request, Response};
 
 /// Connections that are served at once.
 const CONNECTIONS_MAX: usize = 256;
-/// Connections that have not said who they are. Beyond it the oldest of them is closed: a peer says
-/// it within milliseconds, and one that stays silent must not keep others out.
+/// Connections that have not said who they are. Beyond it one of them is closed: the oldest of the address that has
+/// the most. So whoever opens many pushes out their own.
 const GREETINGS_MAX: usize = 256;
+/// Between two log lines about refused connections: anyone can cause one.
+const REFUSALS_LOGGED_EVERY: Duration = Duration::from_secs(10);
 /// Requests of one connection that are worked on at once.
 const REQUESTS_MAX: usize = 4_096;
 /// Appends of one connection that wait for their disk write.
@@ -42,30 +47,49 @@ pub(crate) struct Listener {
     pub(crate) inbound: Arc<Inbound>,
     pub(crate) stop: CancellationToken,
     pub(crate) tasks: TaskTracker,
+    pub(crate) refused: Mutex<Refused>,
+}
+
+/// Connections that were refused.
+#[derive(Debug, Default)]
+pub(crate) struct Refused {
+    since_logged: u64,
+    logged_at: Option<Instant>,
+}
+
+/// The greeting to close when there are too many: the oldest of the address that has the most.
+fn one_to_close<T>(greetings: &VecDeque<(IpAddr, T)>) -> Option<usize> {
+    let mut counts: HashMap<IpAddr, usize> = HashMap::new();
+    for (from, _) in greetings {
+        *counts.entry(*from).or_insert(0) += 1;
+    }
+    let most = counts.values().copied().max()?;
+    greetings.iter().position(|(from, _)| counts.get(from) == Some(&most))
 }
 
 impl Listener {
     pub(crate) async fn run(self: Arc<Self>, tcp: TcpListener) {
         let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-        let mut greetings: VecDeque<JoinHandle<()>> = VecDeque::new();
+        let mut greetings: VecDeque<(IpAddr, JoinHandle<()>)> = VecDeque::new();
         loop {
             let accepted = tokio::select! {
                 () = self.stop.cancelled() => return,
                 accepted = tcp.accept() => accepted,
             };
-            let stream = match accepted {
-                Ok((stream, _)) => stream,
+            let (stream, from) = match accepted {
+                Ok(accepted) => accepted,
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a peer connection");
                     tokio::time::sleep(Duration::from_millis(50)).await;
                     continue;
                 }
             };
-            greetings.retain(|greeting| !greeting.is_finished());
+            greetings.retain(|(_, greeting)| !greeting.is_finished());
             if greetings.len() >= GREETINGS_MAX
-                && let Some(oldest) = greetings.pop_front()
+                && let Some((_, closed)) =
+                    one_to_close(&greetings).and_then(|at| greetings.remove(at))
             {
-                oldest.abort();
+                closed.abort();
             }
             let (listener, places) = (self.clone(), places.clone());
             let greeting = async move {
@@ -87,9 +111,10 @@ impl Listener {
                 });
             };
             let greeting = self.stop.clone().run_until_cancelled_owned(greeting);
-            greetings.push_back(self.tasks.spawn(async move {
+            let greeting = self.tasks.spawn(async move {
                 let _ended = greeting.await;
-            }));
+            });
+            greetings.push_back((from.ip(), greeting));
         }
     }
 
@@ -104,10 +129,21 @@ impl Listener {
         match tokio::time::timeout(2 * HANDSHAKE_TIMEOUT, greeting).await {
             Ok(Ok(greeted)) => Some(greeted),
             Ok(Err(error)) => {
-                tracing::warn!(%error, "a peer connection was refused");
+                self.log_refusal(&error);
                 None
             }
             Err(_) => None,
+        }
+    }
+
+    /// Logs that a connection was refused, and how many others were since the last such line.
+    fn log_refusal(&self, error: &std::io::Error) {
+        let mut refused = self.refused.lock();
+        refused.since_logged += 1;
+        if refused.logged_at.is_none_or(|at| clock::since(at) >= REFUSALS_LOGGED_EVERY) {
+            let connections = std::mem::take(&mut refused.since_logged);
+            refused.logged_at = Some(clock::now());
+            tracing::warn!(%error, connections, "peer connections were refused; this is why the last one was");
         }
     }
 

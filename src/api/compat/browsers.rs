@@ -19,7 +19,7 @@ const SERVICE_WORKER: HeaderName = HeaderName::from_static("service-worker");
 const SANDBOX: &str = "sandbox allow-downloads allow-forms allow-modals allow-popups allow-scripts";
 
 /// Fields by which an answer speaks for every page of its origin.
-const OF_THE_ORIGIN: [HeaderName; 8] = [
+const OF_THE_ORIGIN: [HeaderName; 15] = [
     HeaderName::from_static("clear-site-data"),
     HeaderName::from_static("service-worker-allowed"),
     header::STRICT_TRANSPORT_SECURITY,
@@ -28,6 +28,14 @@ const OF_THE_ORIGIN: [HeaderName; 8] = [
     HeaderName::from_static("report-to"),
     HeaderName::from_static("expect-ct"),
     HeaderName::from_static("public-key-pins"),
+    HeaderName::from_static("reporting-endpoints"),
+    HeaderName::from_static("set-login"),
+    HeaderName::from_static("speculation-rules"),
+    HeaderName::from_static("use-as-dictionary"),
+    HeaderName::from_static("critical-ch"),
+    // A proxy in front of this node would take them for the node's own wish.
+    HeaderName::from_static("x-accel-redirect"),
+    HeaderName::from_static("x-sendfile"),
 ];
 
 /// Whether a browser asks. It says so itself on addresses that it trusts; elsewhere every one calls
@@ -98,6 +106,41 @@ fn keep_session(headers: &mut HeaderMap) {
     }
 }
 
+/// Keeps the cookies of an answer to a browser below `prefix`, the path of the service. With another path the
+/// browser would send them with every request to this node: they could crowd out the session's cookie, and make each
+/// request too long.
+pub(super) fn keep_cookies_below(prefix: &str, headers: &mut HeaderMap) {
+    let is_path = |part: &[u8]| {
+        let name = part.split(|byte| *byte == b'=').next().unwrap_or_default();
+        name.trim_ascii().eq_ignore_ascii_case(b"path")
+    };
+    let is_below = |part: &[u8]| {
+        let at = part.iter().position(|byte| *byte == b'=').map_or(part.len(), |at| at + 1);
+        let path = &part[at..];
+        let rest = path.trim_ascii().strip_prefix(prefix.as_bytes());
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
+    };
+    let kept_below = |value: &HeaderValue| {
+        // The last path counts (RFC 6265, section 5.3).
+        let last = pairs(value).skip(1).filter(|part| is_path(part)).last();
+        if last.is_some_and(is_below) {
+            return Some(value.clone());
+        }
+        let mut parts: Vec<&[u8]> = pairs(value).filter(|part| !is_path(part)).collect();
+        let path = [b"Path=", prefix.as_bytes()].concat();
+        parts.push(&path);
+        // Parts of what was a header's value are one.
+        HeaderValue::try_from(parts.join(&b"; "[..])).ok()
+    };
+    let all = headers.get_all(header::SET_COOKIE).iter();
+    let below: Vec<HeaderValue> = all.filter_map(kept_below).collect();
+    if headers.remove(header::SET_COOKIE).is_some() {
+        for value in below {
+            headers.append(header::SET_COOKIE, value);
+        }
+    }
+}
+
 /// Takes out of an answer what would speak for the node's whole origin.
 fn keep_origin(headers: &mut HeaderMap) {
     for name in &OF_THE_ORIGIN {
@@ -157,6 +200,30 @@ mod tests {
         keep_own(&mut headers);
         let left: Vec<_> = headers.get_all("set-cookie").iter().collect();
         assert_eq!(left, ["a=1; Path=/", "b=2"]);
+    }
+
+    #[test]
+    fn cookies_of_an_instance_stay_below_its_service() {
+        let below = "/api/maxine/serviceops/proxy/shop";
+        let mut headers = map(&[
+            ("set-cookie", "a=1; Path=/; Max-Age=9"),
+            ("set-cookie", "b=2"),
+            ("set-cookie", "c=3; path=/api/maxine/serviceops/proxy/shop/cart; Secure"),
+            ("set-cookie", "d=4; Path=/api/maxine/serviceops/proxy/shopping"),
+            ("set-cookie", "e=5; Path=/api/maxine/serviceops/proxy/shop; Path=/"),
+        ]);
+        keep_cookies_below(below, &mut headers);
+        let left: Vec<_> = headers.get_all("set-cookie").iter().collect();
+        assert_eq!(
+            left,
+            [
+                "a=1; Max-Age=9; Path=/api/maxine/serviceops/proxy/shop",
+                "b=2; Path=/api/maxine/serviceops/proxy/shop",
+                "c=3; path=/api/maxine/serviceops/proxy/shop/cart; Secure",
+                "d=4; Path=/api/maxine/serviceops/proxy/shop",
+                "e=5; Path=/api/maxine/serviceops/proxy/shop",
+            ]
+        );
     }
 
     #[test]

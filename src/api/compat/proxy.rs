@@ -210,6 +210,7 @@ async fn forward_to(
     // `Trailer` is dropped like every field of the connection, unless it announces what follows a
     // body in chunks.
     let keep_trailer = headers.contains_key(header::TRANSFER_ENCODING);
+    let prefix = target.prefix.clone().filter(|_| sandboxed);
     let forward = ForwardContext {
         service: key.clone(),
         raw_path: target.raw_path,
@@ -230,6 +231,9 @@ async fn forward_to(
     let (mut response, attempts) = (answer.response, answer.trail);
     browsers::keep_own(response.headers_mut());
     if sandboxed {
+        if let Some(prefix) = &prefix {
+            browsers::keep_cookies_below(prefix, response.headers_mut());
+        }
         let status = response.status();
         browsers::shut_off(response.headers_mut(), status);
     }

@@ -245,7 +245,8 @@ impl Orderer {
             Err(damaged @ LogError::Damaged { .. }) => {
                 // The same file with other contents: somebody copied an older one over it.
                 let is_behind = self.log.place().seq > self.log.front().0;
-                if is_behind && self.reopen().is_ok() {
+                if is_behind {
+                    self.reopen()?;
                     self.log.read_new()?
                 } else if self.is_running {
                     return self.replace_damaged(&damaged);
@@ -325,12 +326,23 @@ impl Orderer {
     fn reopen(&mut self) -> Result<(), Failure> {
         let mine = self.log.place();
         let path = self.shared.config.path.clone();
-        let Some((mut log, state)) = LogFile::open(&path)? else {
+        let opened = match LogFile::open(&path) {
+            Err(damaged @ LogError::Damaged { .. }) if self.is_running => {
+                return self.replace_damaged(&damaged);
+            }
+            other => other?,
+        };
+        let Some((mut log, state)) = opened else {
             self.log = LogFile::create(&path, &self.machine.state(), mine)?;
             self.shared.emit(StoreEvent::StatePutBack { position: mine.seq });
             return Ok(());
         };
-        let news = log.read_new()?;
+        let news = match log.read_new() {
+            Err(damaged @ LogError::Damaged { .. }) if self.is_running => {
+                return self.replace_damaged(&damaged);
+            }
+            other => other?,
+        };
         let there = log.place();
         let same_log = there.lineage == mine.lineage;
         let known = |place: &(u64, u32)| *place == (mine.seq, mine.chain);

@@ -114,7 +114,14 @@ async fn write_from(node: &raft::RaftNode, path: &Path) -> Result<(), String> {
     node.bootstrap(alone()).await.map_err(describe)?;
     node.propose(Bytes::from_static(b"migration"), LEADS_WITHIN).await.map_err(describe)?;
     let temporary = beside(path, ".new");
-    let mut file = tokio::fs::File::create(&temporary).await.map_err(describe)?;
+    // What is opened must be new, so that neither a link nor the rights of an older file decide who may read it.
+    match tokio::fs::remove_file(&temporary).await {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(describe(error)),
+        _ => {}
+    }
+    let mut options = tokio::fs::OpenOptions::new();
+    let created = options.write(true).create_new(true).mode(0o600).open(&temporary).await;
+    let mut file = created.map_err(describe)?;
     node.backup(&mut file).await.map_err(describe)?;
     file.flush().await.map_err(describe)?;
     file.sync_all().await.map_err(describe)?;

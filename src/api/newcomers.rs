@@ -1,0 +1,157 @@
+//! Connections that have yet to show a credential, where strangers hold all other places.
+//!
+//! Whoever says nothing holds a place only as long as nobody else needs it: a newcomer takes the place of the one
+//! that has waited longest among those of the address with the most. So silent connections, however many, do not
+//! keep anyone out who shows a credential at once.
+
+use std::collections::{HashMap, VecDeque};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use maxine_admission::{NoPlace, Place, Places, Standing, network_of};
+
+#[derive(Debug)]
+struct Waiter {
+    number: u64,
+    network: IpAddr,
+    leave: Arc<Notify>,
+    /// Its place among all connections.
+    place: Place,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    next_number: u64,
+    /// In the order in which they came.
+    waiters: VecDeque<Waiter>,
+    by_network: HashMap<IpAddr, usize>,
+}
+
+impl Waiting {
+    fn remove(&mut self, at: usize) -> Option<Waiter> {
+        let waiter = self.waiters.remove(at)?;
+        if let Some(count) = self.by_network.get_mut(&waiter.network) {
+            *count -= 1;
+            if *count == 0 {
+                self.by_network.remove(&waiter.network);
+            }
+        }
+        Some(waiter)
+    }
+
+    fn remove_number(&mut self, number: u64) -> Option<Waiter> {
+        let at = self.waiters.binary_search_by_key(&number, |waiter| waiter.number).ok()?;
+        self.remove(at)
+    }
+
+    /// Takes out the longest waiting one of the network with the most.
+    fn displace(&mut self) {
+        let Some(most) = self.by_network.values().copied().max() else { return };
+        let has_most = |waiter: &Waiter| self.by_network.get(&waiter.network) == Some(&most);
+        let at = self.waiters.iter().position(has_most);
+        if let Some(displaced) = at.and_then(|at| self.remove(at)) {
+            displaced.leave.notify_one();
+        }
+    }
+}
+
+/// The places of newcomers.
+#[derive(Debug)]
+pub(super) struct Newcomers {
+    connections: Arc<Places>,
+    max: usize,
+    waiting: Mutex<Waiting>,
+}
+
+/// A newcomer; dropped, it leaves.
+#[derive(Debug)]
+pub(super) struct Newcomer {
+    all: Arc<Newcomers>,
+    number: u64,
+    leave: Arc<Notify>,
+}
+
+impl Newcomers {
+    /// `max` of the `connections`, at least one.
+    pub(super) fn new(connections: Arc<Places>, max: usize) -> Arc<Self> {
+        Arc::new(Self { connections, max: max.max(1), waiting: Mutex::default() })
+    }
+
+    /// Lets one in. Where no place is free, another newcomer loses its own.
+    pub(super) fn enter(self: &Arc<Self>, address: IpAddr) -> Result<Newcomer, NoPlace> {
+        let network = network_of(address);
+        let leave = Arc::new(Notify::new());
+        let mut waiting = self.waiting.lock();
+        if waiting.waiters.len() >= self.max {
+            waiting.displace();
+        }
+        let place = self.connections.take(address, Standing::Known, 1)?;
+        let number = waiting.next_number;
+        waiting.next_number += 1;
+        *waiting.by_network.entry(network).or_insert(0) += 1;
+        waiting.waiters.push_back(Waiter { number, network, leave: Arc::clone(&leave), place });
+        drop(waiting);
+        Ok(Newcomer { all: Arc::clone(self), number, leave })
+    }
+}
+
+impl Newcomer {
+    /// Returns when another one has its place.
+    pub(super) async fn displaced(&self) {
+        self.leave.notified().await;
+    }
+
+    /// It has shown a credential, and keeps its place; `None` where another one has it already.
+    pub(super) fn settle(&self) -> Option<Place> {
+        self.all.waiting.lock().remove_number(self.number).map(|waiter| waiter.place)
+    }
+}
+
+impl Drop for Newcomer {
+    fn drop(&mut self) {
+        // Its place is given back outside the lock.
+        let left = self.all.waiting.lock().remove_number(self.number);
+        drop(left);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+
+    use super::*;
+    use maxine_admission::PlaceLimits;
+
+    fn ip(last: u8) -> IpAddr {
+        [10, 0, 0, last].into()
+    }
+
+    fn is_displaced(newcomer: &Newcomer) -> bool {
+        newcomer.displaced().now_or_never().is_some()
+    }
+
+    #[tokio::test]
+    async fn the_address_with_the_most_gives_way_and_of_it_who_waits_longest() {
+        let connections = Places::new(PlaceLimits { max: 5, per_address_max: 5, reserved: 5 });
+        let newcomers = Newcomers::new(Arc::clone(&connections), 4);
+        let enter = |last: u8| newcomers.enter(ip(last)).unwrap();
+        let flood: Vec<Newcomer> = (0..3).map(|_| enter(1)).collect();
+        let operator = enter(2);
+        let next = enter(3);
+        assert!(is_displaced(&flood[0]) && !is_displaced(&flood[1]));
+        let more: Vec<Newcomer> = (0..10).map(|_| enter(1)).collect();
+        assert!(!is_displaced(&operator) && !is_displaced(&next), "a flood displaces its own");
+        assert_eq!(more.iter().filter(|one| !is_displaced(one)).count(), 2);
+        assert_eq!(connections.taken(), 4);
+        let settled = operator.settle().expect("it keeps its place");
+        assert!(more[0].settle().is_none(), "another one has it");
+        let _another = enter(4);
+        assert_eq!(connections.taken(), 5);
+        assert_eq!(newcomers.enter(ip(5)).map(drop), Ok(()), "one of the newcomers gives way");
+        drop((flood, operator, next, more, _another, settled));
+        assert_eq!(connections.taken(), 0);
+    }
+}
