@@ -8,7 +8,7 @@ use axum::http::header::{self, HeaderName};
 use axum::http::{Response, StatusCode};
 use axum::response::IntoResponse;
 
-use super::discover::{context_of, shortened};
+use super::discover::{DISCOVER, context_of, shortened};
 use super::json::{declared_len, refuse_body};
 use super::{NAMESPACE, browsers};
 use crate::api::error::CompatError;
@@ -210,7 +210,8 @@ async fn forward_to(
     // `Trailer` is dropped like every field of the connection, unless it announces what follows a
     // body in chunks.
     let keep_trailer = headers.contains_key(header::TRANSFER_ENCODING);
-    let prefix = target.prefix.clone().filter(|_| sandboxed);
+    // Where the service has no path of its own, its cookies go with look-ups only.
+    let cookie_path = target.prefix.clone().unwrap_or_else(|| DISCOVER.to_owned());
     let forward = ForwardContext {
         service: key.clone(),
         raw_path: target.raw_path,
@@ -231,9 +232,7 @@ async fn forward_to(
     let (mut response, attempts) = (answer.response, answer.trail);
     browsers::keep_own(response.headers_mut());
     if sandboxed {
-        if let Some(prefix) = &prefix {
-            browsers::keep_cookies_below(prefix, response.headers_mut());
-        }
+        browsers::keep_cookies_below(&cookie_path, response.headers_mut());
         let status = response.status();
         browsers::shut_off(response.headers_mut(), status);
     }
