@@ -340,7 +340,7 @@ async fn a_page_of_an_instance_has_an_origin_of_its_own_in_a_browser() {
                 false => "/api/maxine/serviceops/discover",
             };
             let kept = ["a=1", "b=2"].map(|cookie| format!("{cookie}; Path={below}"));
-            assert_eq!(set, kept, "the session is not an instance's to set");
+            assert_eq!(set, kept.each_ref(), "the session is not an instance's to set");
             let seen: Value = answer.json().await.unwrap();
             assert_eq!(seen["cookie"], "a=1; b=2", "nor to see");
         }
