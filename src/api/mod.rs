@@ -32,6 +32,7 @@ mod routes;
 pub mod serve;
 mod state;
 mod ui;
+mod unread;
 mod well_formed;
 
 use axum::Router;

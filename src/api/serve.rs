@@ -37,6 +37,7 @@ use super::lazy_timer::LazyTimer;
 use super::linger::{Lingering, TunnelMark};
 use super::newcomers::{Newcomer, Newcomers};
 use super::pacing::{Pace, Reader, Unsent};
+use super::unread::Unread;
 use super::well_formed::{self, Bounds};
 use maxine_admission::{NoPlace, Place, PlaceLimits, Places, Standing};
 use maxine_gateway::{HintedStream, Interim, TrustedProxies};
@@ -420,9 +421,11 @@ fn per_request(
             return Either::Left(std::future::ready(Ok(response)));
         }
         let (front, interim, watched) = (Arc::clone(front), interim.clone(), watched.clone());
+        let (unread, request) = Unread::follow(request);
         Either::Right(async move {
-            let response = front.answer(peer, &interim, request.map(Body::new)).await;
+            let mut response = front.answer(peer, &interim, request.map(Body::new)).await;
             drop(head);
+            unread.close(&mut response);
             Ok(watched.answered(version, reader, response))
         })
     })

@@ -321,8 +321,7 @@ async fn grpc_answer(response: Response<Incoming>) -> Result<u64, String> {
     let status = collected.trailers().and_then(|t| t.get("grpc-status")).cloned().or(early);
     match status.as_ref().and_then(|value| value.to_str().ok()) {
         Some("0") => {}
-        Some("12") => return Err("the instance has no gRPC health service".into()),
-        Some(code) => return Err(format!("grpc-status {code}")),
+        Some(code) => return Err(grpc_failure(code)),
         None => return Err("no grpc-status".into()),
     }
     let mut bytes = collected.to_bytes();
@@ -330,6 +329,16 @@ async fn grpc_answer(response: Response<Incoming>) -> Result<u64, String> {
         return Err("the answer is not one uncompressed gRPC message".into());
     }
     serving_status(&bytes).ok_or_else(|| "the answer is not a health check's".into())
+}
+
+/// What a status of gRPC other than 0 says. Text of the instance's own is not shown: everyone who may read the
+/// probe's result would read it.
+fn grpc_failure(status: &str) -> String {
+    match status.parse::<u16>() {
+        Ok(12) => "the instance has no gRPC health service".into(),
+        Ok(code) => format!("grpc-status {code}"),
+        Err(_) => "its grpc-status is no number".into(),
+    }
 }
 
 /// Field 1, a varint; 0 where it is left out. Other fields are skipped.
@@ -370,6 +379,15 @@ fn varint(message: &mut &[u8]) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_instance_puts_no_text_of_its_own_into_a_probes_result() {
+        assert_eq!(grpc_failure("14"), "grpc-status 14");
+        assert_eq!(grpc_failure("12"), "the instance has no gRPC health service");
+        for text in ["<script>", "99999999", &"9".repeat(60_000)] {
+            assert_eq!(grpc_failure(text), "its grpc-status is no number");
+        }
+    }
 
     #[test]
     fn grpc_messages_are_framed_and_read() {

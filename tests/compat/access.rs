@@ -55,7 +55,8 @@ async fn signin() {
     let lifetime = payload["exp"].as_u64().unwrap() - payload["iat"].as_u64().unwrap();
     assert_eq!(lifetime, 1_800);
     assert_eq!(payload["history"], 0, "the history of the state that it is for");
-    assert_eq!(payload.as_object().unwrap().len(), 7);
+    assert_eq!(payload["jti"].as_str().unwrap().len(), 16, "which session of that second");
+    assert_eq!(payload.as_object().unwrap().len(), 8);
 
     for body in [json!({}), json!({"userName": "admin"}), json!({"userName": "", "password": "x"})]
     {
@@ -524,4 +525,24 @@ async fn the_dashboard_and_its_cookie_are_for_names_of_the_node() {
         let register = server.post("/api/maxine/serviceops/register", &register);
         assert_eq!(register.header("host", other).send().await.unwrap().status(), 200, "{other}");
     }
+}
+
+/// Else a client sends its next request into a connection that is being closed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_before_the_end_of_the_request_says_that_the_connection_ends() {
+    let server = Server::start().await;
+    let put = |body: String| {
+        let path = "/api/v1/services/default/orders/instances/a";
+        server.http.put(server.url(path)).header("content-type", "application/json").body(body)
+    };
+    let refused = async |request: reqwest::RequestBuilder, status: u16| {
+        let answer = request.send().await.unwrap();
+        assert_eq!(answer.status(), status);
+        answer.headers().get("connection").cloned()
+    };
+    let close = Some(reqwest::header::HeaderValue::from_static("close"));
+    assert_eq!(refused(put("x".repeat(1_100_000)), 413).await, close);
+    // What was read to its end, or has no body, leaves the connection as it is.
+    assert_eq!(refused(put("{}".into()), 400).await, None);
+    assert_eq!(refused(server.get("/api/v1/resolve/default/nope"), 404).await, None);
 }

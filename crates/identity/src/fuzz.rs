@@ -34,7 +34,7 @@ fn identities() -> Identities {
 }
 
 fn genuine(sessions: &Sessions, identities: &Identities) -> String {
-    sessions.issue(identities, REALM, &user(), NOW_S).expect("there is a key")
+    sessions.issue_as(7, identities, REALM, &user(), NOW_S).expect("there is a key")
 }
 
 /// Header fields, one a line.

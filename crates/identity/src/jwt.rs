@@ -38,7 +38,7 @@ pub(super) struct Claims {
     iat: u64,
     exp: u64,
     /// Tells it from others of the same second.
-    jti: u64,
+    jti: String,
     /// The cluster that it is for.
     aud: String,
     /// The history of the cluster's state that it is for.
@@ -48,7 +48,11 @@ pub(super) struct Claims {
 impl Claims {
     /// What names the session where it is ended before its time.
     pub(super) fn session(&self) -> EndedSession {
-        EndedSession { issued_at_s: self.iat, expires_at_s: self.exp, id: self.jti }
+        EndedSession {
+            issued_at_s: self.iat,
+            expires_at_s: self.exp,
+            id: u64::from_str_radix(&self.jti, 16).unwrap_or(0),
+        }
     }
 }
 
@@ -110,6 +114,18 @@ impl Sessions {
         user: &User,
         now_s: u64,
     ) -> Option<String> {
+        self.issue_as(rand::random(), identities, realm, user, now_s)
+    }
+
+    /// The same with an id of the session.
+    pub(super) fn issue_as(
+        &self,
+        id: u64,
+        identities: &Identities,
+        realm: Realm<'_>,
+        user: &User,
+        now_s: u64,
+    ) -> Option<String> {
         let (key_id, secret) = match &self.env_keys {
             Some(keys) => (keys.key_id.as_str(), keys.current.expose().as_bytes()),
             None => {
@@ -125,7 +141,7 @@ impl Sessions {
             credential_version: user.credential_version,
             iat: now_s,
             exp: now_s + self.lifetime_s,
-            jti: rand::random(),
+            jti: format!("{id:016x}"),
             aud: realm.audience.into(),
             history: realm.history,
         };

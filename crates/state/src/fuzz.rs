@@ -248,7 +248,7 @@ mod tests {
         (44, "e272beffedf3e89b"),
         (77, "89508b65f35543fb"),
         (39, "2f461e118b2ba949"),
-        (45, "34a3c2c682b3ff28"),
+        (46, "79596f8924b51e58"),
         (74, "d1ab08d48d406e63"),
         (57, "8d7f07287380ac0b"),
         (58, "a32c8bb405e3fda4"),
@@ -282,7 +282,7 @@ mod tests {
             state.apply(proposal, &mut Vec::new());
         }
         let digest = state.digest();
-        assert_eq!((digest.index, &digest.digest[..16]), (24, "c24680e994a5260a"));
+        assert_eq!((digest.index, &digest.digest[..16]), (24, "e5d8dea6123802cd"));
     }
 
     #[test]

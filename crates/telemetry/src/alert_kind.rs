@@ -159,7 +159,7 @@ mod tests {
 
     #[test]
     fn each_kind_has_a_name_of_its_own_and_a_runbook_that_names_it() {
-        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/operations");
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/operations");
         let mut names = std::collections::BTreeSet::new();
         let table = std::fs::read_to_string(dir.join("README.md")).unwrap();
         for kind in AlertKind::ALL {

@@ -14,7 +14,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, Uri, header};
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
-use xxhash_rust::xxh3::xxh3_64_with_seed;
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::api::AppState;
 use crate::api::body::{self, BodyError};
@@ -293,10 +293,9 @@ impl Content {
     }
 
     fn add(&self, bytes: &[u8]) {
-        let before = self.digest();
         // The low half of a good hash is one.
-        let digest = xxh3_64_with_seed(bytes, before.into()) as u32;
-        self.0.store(digest, Ordering::Relaxed);
+        let added = xxh3_64(bytes) as u32;
+        self.0.store(self.digest().rotate_left(7) ^ added, Ordering::Relaxed);
     }
 
     pub(super) fn digest(&self) -> u32 {

@@ -1,0 +1,67 @@
+//! Says of an answer that came before the end of its request that the connection ends.
+//!
+//! The HTTP library closes such a connection, for what is left of the body would be read as the next
+//! request. A client that is not told sends its next request into it, and loses that.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
+
+use axum::http::{HeaderValue, Request, Response, Version, header};
+use hyper::body::{Body, Frame, SizeHint};
+
+/// Whether the body of a request has been read to its end.
+pub(super) struct Unread(Option<Arc<AtomicBool>>);
+
+impl Unread {
+    /// Follows the body of a request of HTTP/1; in HTTP/2 each request has a stream of its own.
+    pub(super) fn follow<B: Body>(request: Request<B>) -> (Self, Request<Followed<B>>) {
+        let follows = request.version() < Version::HTTP_2 && !request.body().is_end_stream();
+        let ended = follows.then(Arc::<AtomicBool>::default);
+        let unread = Self(ended.clone());
+        (unread, request.map(|body| Followed { body, ended }))
+    }
+
+    /// Puts `Connection: close` on a refusal that did not wait for the request's end.
+    pub(super) fn close<B>(&self, response: &mut Response<B>) {
+        let Some(ended) = &self.0 else { return };
+        let is_refusal = response.status().is_client_error() || response.status().is_server_error();
+        if is_refusal && !ended.load(Ordering::Acquire) {
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(header::CONNECTION, close);
+        }
+    }
+}
+
+/// A body that is followed to its end.
+pub(super) struct Followed<B> {
+    body: B,
+    ended: Option<Arc<AtomicBool>>,
+}
+
+impl<B: Body + Unpin> Body for Followed<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        if let Some(ended) = &self.ended
+            && (frame.is_none() || self.body.is_end_stream())
+        {
+            ended.store(true, Ordering::Release);
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
