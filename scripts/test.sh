@@ -27,6 +27,9 @@ fi
 step "lints"
 cargo clippy --workspace --all-targets --locked -- -D warnings
 
+step "the next build, for clusters of two builds"
+scripts/build-next.sh
+
 step "unit and integration tests"
 # One test process after the other: each starts real nodes of its own, and there may be two cores.
 cargo test --workspace --locked --no-fail-fast 2>&1 | tee "$log"
@@ -40,6 +43,9 @@ fi
 step "requests made from the OpenAPI document"
 # Against the program that the tests above have run.
 timeout 600 scripts/schemathesis.sh
+
+step "the state machine as the next build has it"
+cargo test --locked -p maxine-state --features next --lib 2>&1 | tee -a "$log"
 
 step "the log on a slow disk, and the order of sync and acknowledgement"
 cargo build --locked --quiet -p maxine-raft --features faults,simulation --example raft_node

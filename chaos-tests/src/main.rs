@@ -262,6 +262,8 @@ fn backend_name(backend: Backend) -> &'static str {
     match backend {
         Backend::Raft => "raft",
         Backend::Redis => "redis",
+        Backend::SharedFile => "shared-file",
+        Backend::Local => "local",
     }
 }
 

@@ -24,6 +24,16 @@ pub fn locate() -> anyhow::Result<PathBuf> {
     Ok(program)
 }
 
+/// The program of the version after this one, by `MAXINE_NEXT_BIN` or as `scripts/build-next.sh` left it.
+pub fn locate_next() -> Option<PathBuf> {
+    let built = || {
+        let own = std::env::current_exe().ok()?;
+        Some(build_dir(&own)?.parent()?.join("next").join("maxine"))
+    };
+    let path = std::env::var_os("MAXINE_NEXT_BIN").map(PathBuf::from).or_else(built)?;
+    path.canonicalize().ok()
+}
+
 /// `target/debug` of `target/debug/maxine-chaos` and of `target/debug/deps/rounds-0123`.
 fn build_dir(own: &Path) -> Option<PathBuf> {
     let dir = own.parent()?;

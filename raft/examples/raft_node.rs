@@ -36,14 +36,12 @@ impl SnapshotEncoder for Count {
 }
 
 impl Application for Count {
-    fn apply(&mut self, entries: &[CommittedEntry]) -> Vec<Bytes> {
-        entries
-            .iter()
-            .map(|entry| {
-                self.0 += u64::from(entry.payload.is_some());
-                Bytes::from(self.0.to_string())
-            })
-            .collect()
+    fn apply(&mut self, entries: &[CommittedEntry]) -> io::Result<Vec<Bytes>> {
+        let reply = |entry: &CommittedEntry| {
+            self.0 += u64::from(entry.payload.is_some());
+            Bytes::from(self.0.to_string())
+        };
+        Ok(entries.iter().map(reply).collect())
     }
 
     fn snapshot(&self) -> Box<dyn SnapshotEncoder> {

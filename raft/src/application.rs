@@ -26,8 +26,9 @@ pub struct CommittedEntry {
 pub trait Application: Send + 'static {
     /// Applies committed entries in order and returns one reply per entry (the reply to an entry
     /// without a payload is ignored). Must be deterministic, and must have published whatever
-    /// readers see before it returns. A panic stops the node.
-    fn apply(&mut self, entries: &[CommittedEntry]) -> Vec<Bytes>;
+    /// readers see before it returns. An error or a panic stops the node; before an error it must have applied none of
+    /// the entries.
+    fn apply(&mut self, entries: &[CommittedEntry]) -> io::Result<Vec<Bytes>>;
 
     /// A cheap handle on the present state; it is encoded later, off the apply path.
     fn snapshot(&self) -> Box<dyn SnapshotEncoder>;

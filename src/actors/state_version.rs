@@ -3,13 +3,18 @@
 //! Place in the flow: an operator finishes an upgrade through the API, which asks here who the voters are and what they
 //! understand, and then proposes [`maxine_state::Command::RaiseStateVersion`].
 //!
-//! Voters are, in raft mode, the members with a vote; in local mode, this node. In redis and shared-file mode every node
-//! follows the log by itself and no node knows how many there are: there only an operator can say that all understand it.
+//! Voters are, in raft mode, the members with a vote; in local mode, this node; in redis and shared-file mode, every node
+//! that the store has an entry of.
+
+use std::time::Duration;
 
 use maxine_state::STATE_VERSION;
+use maxine_store::{ControlStore, StoreNode};
 
 use super::members;
-use maxine_store::ControlStore;
+
+/// How long the store may take to say which nodes there are.
+const STORE_TIMEOUT: Duration = Duration::from_millis(1_000);
 
 /// A node that must understand whatever is in the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,6 +23,8 @@ pub struct Voter {
     pub name: String,
     /// The newest state version that it understands; `None` while nobody has met it.
     pub understands: Option<u32>,
+    /// For how long it has been silent, in milliseconds, where that is too long.
+    pub silent_ms: Option<u64>,
 }
 
 /// Those who must understand whatever is in the log.
@@ -25,20 +32,39 @@ pub struct Voter {
 pub struct Voters {
     /// Those that are known.
     pub known: Vec<Voter>,
-    /// Whether there may be others.
+    /// Whether there may be others, because the store did not say.
     pub may_be_others: bool,
+}
+
+/// The nodes that share the store, where they meet only there; an error if it did not say in time.
+pub async fn store_nodes(store: &dyn ControlStore) -> Result<Option<Vec<StoreNode>>, ()> {
+    let asked = tokio::time::timeout(STORE_TIMEOUT, store.nodes()).await;
+    asked.map_err(drop)?.map_err(drop)
 }
 
 /// The voters, as far as the node called `own_name` can know them.
 pub async fn voters(store: &dyn ControlStore, own_name: &str) -> Voters {
-    let Some(status) = members::status(store).await else {
-        let own = Voter { name: own_name.to_owned(), understands: Some(STATE_VERSION) };
-        let may_be_others = matches!(store.kind(), "redis" | "shared-file");
-        return Voters { known: vec![own], may_be_others };
+    if let Some(status) = members::status(store).await {
+        let voters = status.members.into_iter().filter(|member| member.voter);
+        let voter = |m: maxine_store::MemberView| Voter {
+            name: m.name,
+            understands: m.state_version,
+            silent_ms: None,
+        };
+        return Voters { known: voters.map(voter).collect(), may_be_others: false };
+    }
+    let own =
+        Voter { name: own_name.to_owned(), understands: Some(STATE_VERSION), silent_ms: None };
+    let (others, may_be_others) = match store_nodes(store).await {
+        Ok(nodes) => (nodes.unwrap_or_default(), false),
+        Err(()) => (Vec::new(), true),
     };
-    let voters = status.members.into_iter().filter(|member| member.voter);
-    let known = voters.map(|m| Voter { name: m.name, understands: m.state_version });
-    Voters { known: known.collect(), may_be_others: false }
+    let others = others.into_iter().filter(|node| node.name != own_name).map(|node| Voter {
+        understands: Some(node.state_version),
+        silent_ms: node.is_silent().then_some(node.last_seen_ms),
+        name: node.name,
+    });
+    Voters { known: std::iter::once(own).chain(others).collect(), may_be_others }
 }
 
 impl Voters {
@@ -46,7 +72,7 @@ impl Voters {
     #[must_use]
     pub fn common(&self) -> Option<u32> {
         let versions: Option<Vec<u32>> = self.known.iter().map(|voter| voter.understands).collect();
-        versions?.into_iter().min()
+        versions.filter(|_| !self.may_be_others)?.into_iter().min()
     }
 
     /// Who does not understand a version, in words.
@@ -55,18 +81,25 @@ impl Voters {
         let lacking = self.known.iter().filter_map(|voter| match voter.understands {
             Some(understood) if understood >= version => None,
             Some(understood) => {
-                Some(format!("{} understands only version {understood}", voter.name))
+                let silent = voter.silent_ms.map(|ms| {
+                    let (name, seconds) = (&voter.name, ms / 1_000);
+                    format!(
+                        " and has been silent for {seconds} s (if it does not come back: maxine cluster forget {name})"
+                    )
+                });
+                let silent = silent.unwrap_or_default();
+                Some(format!("{} understands only version {understood}{silent}", voter.name))
             }
             None => Some(format!("it is not known which version {} understands", voter.name)),
         });
-        let lacking: Vec<String> = lacking.collect();
-        match (lacking.is_empty(), self.may_be_others) {
-            (false, _) => lacking.join(", "),
-            (true, false) => "every voter understands it, but the upgrade is not finished".into(),
-            (true, true) => {
-                "this node understands it; the others are not known to it, and the upgrade is not finished".into()
-            }
+        let mut lacking: Vec<String> = lacking.collect();
+        if self.may_be_others {
+            lacking.push("the store did not say which nodes there are".into());
         }
+        if lacking.is_empty() {
+            return "every voter understands it, but the upgrade is not finished".into();
+        }
+        lacking.join(", ")
     }
 }
 
@@ -79,6 +112,7 @@ mod tests {
         let voter = |(at, understands): (usize, &Option<u32>)| Voter {
             name: format!("node-{}", at + 1),
             understands: *understands,
+            silent_ms: None,
         };
         Voters { known: each.map(voter).collect(), may_be_others }
     }
@@ -87,6 +121,7 @@ mod tests {
     fn the_version_is_that_of_the_oldest_voter_and_unknown_while_one_was_not_met() {
         assert_eq!(of(&[Some(3), Some(2), Some(3)], false).common(), Some(2));
         assert_eq!(of(&[Some(3), None], false).common(), None);
+        assert_eq!(of(&[Some(3)], true).common(), None, "the store did not say who else there is");
     }
 
     #[test]
@@ -96,6 +131,26 @@ mod tests {
             "node-2 understands only version 1, it is not known which version node-3 understands";
         assert_eq!(mixed, expected);
         assert!(of(&[Some(2)], false).who_lacks(2).contains("the upgrade is not finished"));
-        assert!(of(&[Some(2)], true).who_lacks(2).contains("the others are not known"));
+        assert!(of(&[Some(2)], true).who_lacks(2).contains("the store did not say"));
+    }
+
+    #[test]
+    fn a_silent_node_counts_with_the_version_that_it_had() {
+        let mut voters = of(&[Some(2), Some(1)], false);
+        voters.known[1].silent_ms = Some(90_000);
+        assert_eq!(voters.common(), Some(1));
+        let lacks = voters.who_lacks(2);
+        assert!(
+            lacks.contains(
+                "silent for 90 s (if it does not come back: maxine cluster forget node-2)"
+            ),
+            "{lacks}"
+        );
+        voters.known[1].understands = Some(2);
+        assert_eq!(
+            voters.common(),
+            Some(2),
+            "a silent node that understands it holds nothing back"
+        );
     }
 }

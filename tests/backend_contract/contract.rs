@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use maxine_state::{
-    AuditAction, Batch, Command, EventKind, Fence, Name, Proposal, Rejection, Reply,
+    AuditAction, Batch, Command, EventKind, Fence, Name, Proposal, Rejection, Reply, STATE_VERSION,
 };
-use maxine_store::{CallError, Consistency, ProposeError};
+use maxine_store::{CallError, Consistency, ProposeError, StoreNode};
 use maxine_view::WatchScope;
 
 use crate::node::{
@@ -263,6 +263,35 @@ pub(crate) async fn limits(fixture: &dyn Fixture) {
     stop(&nodes).await;
 }
 
+/// Where nodes meet only in the store, it says which there are. One that stops leaves; one that was forgotten is back
+/// as long as it runs.
+pub(crate) async fn nodes_are_known(fixture: &dyn Fixture) {
+    let nodes = nodes(fixture).await;
+    let meets_in_the_store = matches!(nodes[0].store.kind(), "redis" | "shared-file");
+    let known = nodes[0].store.nodes().await.unwrap();
+    assert_eq!(known.is_some(), meets_in_the_store, "{known:?}");
+    if !meets_in_the_store {
+        return stop(&nodes).await;
+    }
+    let (first, last) = (&nodes[0], nodes.last().unwrap());
+    let names = async || {
+        let known = first.store.nodes().await.ok().flatten()?;
+        let current = |node: &StoreNode| node.state_version == STATE_VERSION && !node.is_silent();
+        assert!(known.iter().all(current), "{known:?}");
+        Some(known.into_iter().map(|node| node.name).collect::<BTreeSet<_>>())
+    };
+    let all: BTreeSet<String> = nodes.iter().map(|node| node.name.clone()).collect();
+    eventually("all are known", async || names().await.filter(|known| *known == all)).await;
+    assert!(first.store.forget_node(&last.name).await.unwrap());
+    assert!(!first.store.forget_node("nobody").await.unwrap());
+    eventually("a node that runs is back", async || names().await.filter(|known| *known == all))
+        .await;
+    last.store.shutdown().await;
+    let known = names().await.unwrap();
+    assert!(!known.contains(&last.name), "{known:?}");
+    stop(&nodes[..nodes.len() - 1]).await;
+}
+
 /// Makes a test of each promise for one backend. `$open` gives a fixture.
 macro_rules! contract_suite {
     ($open:expr; $($promise:ident),* $(,)?) => {
@@ -277,7 +306,7 @@ macro_rules! contract_suite {
     ($open:expr) => {
         crate::contract::contract_suite!($open;
             ordering, idempotency, fencing, expiry, watch_without_gaps, restart,
-            a_thousand_services, strong_reads, calls_reach_the_leader, limits);
+            a_thousand_services, strong_reads, calls_reach_the_leader, limits, nodes_are_known);
     };
 }
 pub(crate) use contract_suite;

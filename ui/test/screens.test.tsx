@@ -16,7 +16,7 @@ import { actAs, instance, problem, scriptFetch, service, show, type Asked } from
 const HOSTILE = '<script>alert("x")</script>';
 
 const status = {
-  node: 'n1', backend: 'raft', version: '1.0.0', state_version: { current: 1, understood: 1 }, uptime_ms: 1, index: 21, time_ms: 1, staleness_ms: 0,
+  node: 'n1', backend: 'raft', version: '1.0.0', state_version: { current: 1, understood: 1 }, nodes: null, uptime_ms: 1, index: 21, time_ms: 1, staleness_ms: 0,
   leadership: { leader: 'n1', is_leader: true, term: 3 }, grant: null,
   totals: { namespaces: 1, services: 2, instances: 3, routable: 2, unhealthy: 1, draining: 0 }, warnings: [], raft: null,
 };

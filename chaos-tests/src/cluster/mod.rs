@@ -170,7 +170,12 @@ impl Cluster {
 
     /// From its next start on, the node runs the program of today instead of the previous one.
     pub fn use_present_program(&mut self, id: u64) -> anyhow::Result<()> {
-        let program = program::locate()?.display().to_string();
+        self.use_program(id, &program::locate()?)
+    }
+
+    /// From its next start on, the node runs this program.
+    pub fn use_program(&mut self, id: u64, program: &Path) -> anyhow::Result<()> {
+        let program = program.display().to_string();
         *self.node_mut(id).plan_mut().command.last_mut().context("a program")? = program;
         Ok(())
     }

@@ -16,6 +16,10 @@ pub enum Backend {
     Raft,
     /// A Redis that the harness starts.
     Redis,
+    /// A file that all nodes share.
+    SharedFile,
+    /// The log of the only node.
+    Local,
 }
 
 /// What a cluster is to be like.
@@ -109,7 +113,7 @@ pub(super) fn nodes(
     let members = format!("--raft-members={}", members.join(","));
     let each = |place: &Place| {
         let mut node = node(plan, dir, network, redis, place)?;
-        if redis.is_none() {
+        if plan.backend == Backend::Raft {
             node.flags.push(members.clone());
         }
         Ok(Node::new(node))
@@ -144,25 +148,35 @@ pub(super) fn node(
     let mut env = plan.env.clone();
     env.push(("MAXINE_ADMIN_USERNAME".into(), ADMIN_USER.into()));
     env.push(("MAXINE_ADMIN_PASSWORD".into(), ADMIN_PASSWORD.into()));
-    if let Some(redis) = redis {
-        flags.push("--mode=redis".into());
+    if matches!(plan.backend, Backend::Redis | Backend::SharedFile) {
         flags.push("--leader-lease-ms=2000".into());
         flags.push("--leader-renew-ms=500".into());
+    }
+    match plan.backend {
+        Backend::Redis => flags.push("--mode=redis".into()),
+        Backend::SharedFile => flags.extend([
+            "--mode=shared-file".into(),
+            format!("--state-file={}", dir.join("shared").join("state.json").display()),
+        ]),
+        Backend::Local => flags.push("--mode=local".into()),
+        Backend::Raft => {
+            flags.extend([
+                "--mode=raft".into(),
+                format!("--node-id={member}"),
+                "--cluster-id=maxine-chaos".into(),
+                format!("--raft-listen={peer}"),
+                format!("--raft-snapshot-every-entries={}", plan.snapshot_every_entries),
+            ]);
+            if plan.network == NetworkKind::Namespaces {
+                flags.push("--raft-allow-plain=true".into());
+            }
+        }
+    }
+    if let Some(redis) = redis {
         if redis.sentinels {
             flags.push(format!("--redis-sentinel-master={}", super::sentinel::MASTER_NAME));
         }
         env.push(("MAXINE_REGISTRY_REDIS_URL".into(), redis.url.clone()));
-    } else {
-        flags.extend([
-            "--mode=raft".into(),
-            format!("--node-id={member}"),
-            "--cluster-id=maxine-chaos".into(),
-            format!("--raft-listen={peer}"),
-            format!("--raft-snapshot-every-entries={}", plan.snapshot_every_entries),
-        ]);
-        if plan.network == NetworkKind::Namespaces {
-            flags.push("--raft-allow-plain=true".into());
-        }
     }
     flags.extend(plan.flags.iter().cloned());
     let wall_clock = match plan.wall_clocks {

@@ -58,12 +58,12 @@ impl Replica {
 }
 
 impl Application for Replica {
-    fn apply(&mut self, entries: &[CommittedEntry]) -> Vec<Bytes> {
+    fn apply(&mut self, entries: &[CommittedEntry]) -> io::Result<Vec<Bytes>> {
         let reply = |entry: &CommittedEntry| match &entry.payload {
             Some(payload) => self.apply_one(payload),
             None => Bytes::new(),
         };
-        entries.iter().map(reply).collect()
+        Ok(entries.iter().map(reply).collect())
     }
 
     fn snapshot(&self) -> Box<dyn SnapshotEncoder> {

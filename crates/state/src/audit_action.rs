@@ -89,6 +89,7 @@ actions! {
     LogsClear "logs.clear" Access 1,
     BreakGlassUse "break_glass.use" Access 1,
     RequestAuthorize "request.authorize" Access 1,
+    NodeForget "node.forget" Cluster 1,
     #[cfg(feature = "next")]
     NoteSet "note.set" Settings 2,
 }

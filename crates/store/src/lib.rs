@@ -13,6 +13,7 @@ pub mod import;
 pub mod local;
 mod machine;
 mod memory;
+mod node_register;
 mod raft;
 pub mod redis;
 pub mod shared_file;
@@ -32,6 +33,7 @@ use maxine_state::{Applied, Batch, Command, Leadership};
 
 pub use machine::{Machine, Ordered};
 pub use memory::MemoryStore;
+pub use node_register::{KEPT_MS, SILENT_MS, StoreNode};
 pub use raft::{RaftStore, backup_index};
 pub use store_event::StoreEvent;
 
@@ -227,6 +229,16 @@ pub trait ControlStore: Send + Sync + 'static {
     /// `host:port`: the ports that it listens on, and the servers that it found. No instance lives there.
     fn own_addresses(&self) -> Vec<String> {
         Vec::new()
+    }
+
+    /// The nodes that share the store, where they meet only there; `None` where the backend has members, or one node.
+    async fn nodes(&self) -> Result<Option<Vec<StoreNode>>, ReadError> {
+        Ok(None)
+    }
+
+    /// Forgets a node that [`Self::nodes`] names; whether it was there. One that runs is back with its next report.
+    async fn forget_node(&self, _: &str) -> Result<bool, ReadError> {
+        Ok(false)
     }
 
     /// Membership and backups, where the backend has them.

@@ -38,21 +38,21 @@ impl raft::SnapshotEncoder for FrozenState {
 }
 
 impl raft::Application for ReplicatedState {
-    fn apply(&mut self, entries: &[raft::CommittedEntry]) -> Vec<Bytes> {
+    fn apply(&mut self, entries: &[raft::CommittedEntry]) -> io::Result<Vec<Bytes>> {
         let payloads: Vec<&[u8]> = entries.iter().filter_map(|e| e.payload.as_deref()).collect();
         let ordered: Vec<Ordered<'_>> = payloads.iter().map(|p| Ordered::Bytes(p)).collect();
-        // An entry that this version cannot read must stop the node: skipping it would let this
-        // replica differ from the others. The log's own thread turns the panic into a stop.
-        let applied = self
-            .0
-            .apply(&ordered)
-            .unwrap_or_else(|error| panic!("a committed entry cannot be applied: {error}"));
+        // An entry that this version cannot read must stop the node: skipping it would let this replica differ from
+        // the others.
+        let applied = self.0.apply(&ordered).map_err(|error| {
+            let reason = format!("a committed entry cannot be applied: {error}");
+            io::Error::new(io::ErrorKind::InvalidData, reason)
+        })?;
         let mut answers = applied.iter();
         let answer = |entry: &raft::CommittedEntry| match entry.payload {
             None => Bytes::new(),
             Some(_) => answers.next().map_or_else(Bytes::new, |a| encode_applied(a).into()),
         };
-        entries.iter().map(answer).collect()
+        Ok(entries.iter().map(answer).collect())
     }
 
     fn snapshot(&self) -> Box<dyn raft::SnapshotEncoder> {

@@ -25,9 +25,9 @@ impl SnapshotEncoder for Count {
 }
 
 impl Application for Count {
-    fn apply(&mut self, entries: &[CommittedEntry]) -> Vec<Bytes> {
+    fn apply(&mut self, entries: &[CommittedEntry]) -> io::Result<Vec<Bytes>> {
         self.0 += entries.len() as u64;
-        entries.iter().map(|_| Bytes::new()).collect()
+        Ok(entries.iter().map(|_| Bytes::new()).collect())
     }
 
     fn snapshot(&self) -> Box<dyn SnapshotEncoder> {

@@ -38,7 +38,7 @@ const APPLY_HERE_BYTES_MAX: usize = 8 * 1024;
 type SharedApplication = Arc<Mutex<Box<dyn Application>>>;
 
 enum Job {
-    Apply { group: Group, done: oneshot::Sender<()> },
+    Apply { group: Group, done: oneshot::Sender<io::Result<()>> },
     Snapshot { done: oneshot::Sender<Box<dyn SnapshotEncoder>> },
     Restore { index: u64, snapshot: SnapshotFile, done: oneshot::Sender<io::Result<()>> },
 }
@@ -116,10 +116,10 @@ impl StateMachine {
             && let Some(mut app) = self.app.try_lock()
         {
             let apply = AssertUnwindSafe(|| group.apply(&mut **app, &self.applied));
-            return std::panic::catch_unwind(apply).map_err(|_| ended());
+            return std::panic::catch_unwind(apply).unwrap_or_else(|_| Err(ended()));
         }
         let (done, finished) = oneshot::channel();
-        self.job(Job::Apply { group, done }, finished).await
+        self.job(Job::Apply { group, done }, finished).await?
     }
 }
 
@@ -140,9 +140,9 @@ impl Group {
     }
 
     /// Applies the entries, tells readers, then those who proposed them.
-    fn apply(self, app: &mut dyn Application, applied: &watch::Sender<u64>) {
+    fn apply(self, app: &mut dyn Application, applied: &watch::Sender<u64>) -> io::Result<()> {
         let Self { entries, responders, .. } = self;
-        let replies = app.apply(&entries);
+        let replies = app.apply(&entries)?;
         assert_eq!(replies.len(), entries.len(), "apply must return one reply per entry");
         if let Some(last) = entries.last() {
             applied.send_replace(last.index);
@@ -156,6 +156,7 @@ impl Group {
             let reply = if entries[at].payload.is_some() { reply } else { Bytes::new() };
             responder.send(Reply(reply));
         }
+        Ok(())
     }
 }
 
@@ -164,8 +165,7 @@ fn run(app: &SharedApplication, mut jobs: mpsc::Receiver<Job>, applied: &watch::
         let mut app = app.lock();
         match job {
             Job::Apply { group, done } => {
-                group.apply(&mut **app, applied);
-                let _ = done.send(());
+                let _ = done.send(group.apply(&mut **app, applied));
             }
             Job::Snapshot { done } => {
                 let _ = done.send(app.snapshot());

@@ -38,22 +38,20 @@ impl SnapshotEncoder for JournalSnapshot {
 }
 
 impl Application for JournalApp {
-    fn apply(&mut self, entries: &[CommittedEntry]) -> Vec<Bytes> {
+    fn apply(&mut self, entries: &[CommittedEntry]) -> io::Result<Vec<Bytes>> {
         let mut journal = self.0.0.lock();
-        entries
-            .iter()
-            .map(|entry| match &entry.payload {
-                None => Bytes::new(),
-                Some(payload) => {
-                    assert!(
-                        journal.last().is_none_or(|(last, _)| *last < entry.index),
-                        "applied twice or out of order"
-                    );
-                    journal.push((entry.index, payload.clone()));
-                    Bytes::from([b"ok:", &payload[..payload.len().min(16)]].concat())
-                }
-            })
-            .collect()
+        let reply = |entry: &CommittedEntry| match &entry.payload {
+            None => Bytes::new(),
+            Some(payload) => {
+                assert!(
+                    journal.last().is_none_or(|(last, _)| *last < entry.index),
+                    "applied twice or out of order"
+                );
+                journal.push((entry.index, payload.clone()));
+                Bytes::from([b"ok:", &payload[..payload.len().min(16)]].concat())
+            }
+        };
+        Ok(entries.iter().map(reply).collect())
     }
 
     fn snapshot(&self) -> Box<dyn SnapshotEncoder> {

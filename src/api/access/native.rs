@@ -53,12 +53,17 @@ pub(super) const RULES: &[Rule] = &[
     rule("GET", "/api/v1/cluster/digest", Access::Viewer),
     rule("GET", "/api/v1/cluster/leadership", Access::Viewer),
     rule("GET", "/api/v1/cluster/nodes", Access::Viewer),
+    rule("DELETE", "/api/v1/cluster/nodes/{name}", Access::Admin),
     rule("POST", "/api/v1/cluster/members", Access::Admin),
     rule("POST", "/api/v1/cluster/members/{id}/promote", Access::Admin),
     rule("DELETE", "/api/v1/cluster/members/{id}", Access::Admin),
     rule("POST", "/api/v1/cluster/transfer", Access::Admin),
     rule("POST", "/api/v1/cluster/snapshot", Access::Admin),
     rule("POST", "/api/v1/cluster/upgrade/finish", Access::Admin),
+    #[cfg(feature = "next")]
+    rule("GET", "/api/v1/cluster/note", Access::Viewer),
+    #[cfg(feature = "next")]
+    rule("PUT", "/api/v1/cluster/note", Access::Operator),
     rule("POST", "/api/v1/cluster/expiry/confirm", Access::Operator),
     // It holds password hashes and signing keys.
     rule("GET", "/api/v1/cluster/backup", Access::Admin),

@@ -26,6 +26,9 @@ pub(super) enum ChangeType {
     LeadershipGranted,
     /// A user, key or token changed: `subject`.
     IdentityChanged,
+    /// The note of the whole cluster changed.
+    #[cfg(feature = "next")]
+    NoteChanged,
 }
 
 /// Why an instance is gone.
@@ -139,6 +142,8 @@ impl Change {
                 subject: Some(subject.as_str().into()),
                 ..blank(ChangeType::IdentityChanged)
             },
+            #[cfg(feature = "next")]
+            EventKind::NoteChanged { .. } => blank(ChangeType::NoteChanged),
         }
     }
 
@@ -153,6 +158,8 @@ impl Change {
             ChangeType::ConfigChanged => "config_changed",
             ChangeType::LeadershipGranted => "leadership_granted",
             ChangeType::IdentityChanged => "identity_changed",
+            #[cfg(feature = "next")]
+            ChangeType::NoteChanged => "note_changed",
         }
     }
 }

@@ -15,8 +15,8 @@ use utoipa::ToSchema;
 use super::extract::{JsonBody, NoParams, NumberPath, OptionalJsonBody, Params};
 use super::fresh::{Fresh, Freshness, Write};
 use super::upgrade::StateVersions;
-use crate::actors::members;
 use crate::actors::registry::Confirmation;
+use crate::actors::{members, state_version};
 use crate::api::AppState;
 use crate::api::access::AccessMode;
 use crate::api::problem::{Problem, ProblemKind};
@@ -25,7 +25,7 @@ use maxine_state::limits::check_text;
 use maxine_state::{
     AuditAction, ControlState, Liveness, Name, Readiness, STATE_VERSION, StateDigest,
 };
-use maxine_store::{AdminError, ClusterAdmin, ClusterStatus};
+use maxine_store::{AdminError, ClusterAdmin, ClusterStatus, MemberView, StoreNode};
 
 /// How long a change of membership may take, in milliseconds.
 const ADMIN_TIMEOUT_MS: u64 = 30_000;
@@ -124,6 +124,8 @@ pub(super) struct ClusterView {
     warnings: Vec<String>,
     /// Why this node does not belong to the cluster any more; null where it belongs. Then it serves no registrations.
     excluded: Option<String>,
+    /// The nodes that share the store, in redis and shared-file mode; null in other modes, or if the store did not say.
+    nodes: Option<Vec<StoreNode>>,
     /// The log and its members; null where the backend has none.
     raft: Option<ClusterStatus>,
 }
@@ -142,6 +144,7 @@ pub(super) async fn status(
     // Of this very moment: what was published last may be from before this process was paused.
     let leadership = app.store().leadership_now();
     let raft = members::status(&**app.store()).await;
+    let nodes = state_version::store_nodes(&**app.store()).await;
     let expiry = app.registry().expiry();
     let view = ClusterView {
         node: app.settings().instance_id.clone(),
@@ -152,7 +155,7 @@ pub(super) async fn status(
         index: state.index(),
         time_ms: state.time_ms(),
         staleness_ms: fresh.staleness_ms(&app),
-        warnings: warnings(&app, &leadership, raft.as_ref()),
+        warnings: warnings(&app, &leadership, raft.as_ref(), &nodes),
         excluded: app.store().exclusion(),
         leadership,
         grant: state.grant().map(|grant| GrantView {
@@ -165,12 +168,18 @@ pub(super) async fn status(
             suspended: app.duties().borrow().is_some().then(|| expiry.is_suspended()),
             expired_total: expiry.expired_total(),
         },
+        nodes: nodes.ok().flatten(),
         raft,
     };
     fresh.json(view)
 }
 
-fn warnings(app: &AppState, leadership: &Leadership, raft: Option<&ClusterStatus>) -> Vec<String> {
+fn warnings(
+    app: &AppState,
+    leadership: &Leadership,
+    raft: Option<&ClusterStatus>,
+    nodes: &Result<Option<Vec<StoreNode>>, ()>,
+) -> Vec<String> {
     let mut warnings = Vec::new();
     let mut warn = |text: &str| warnings.push(text.to_owned());
     if let Some(reason) = app.store().exclusion() {
@@ -200,6 +209,9 @@ fn warnings(app: &AppState, leadership: &Leadership, raft: Option<&ClusterStatus
         warn(&format!(
             "an upgrade is not finished: the state has version {version}, this node understands {STATE_VERSION}"
         ));
+    }
+    if nodes.is_err() {
+        warn("the store did not say which nodes there are");
     }
     if let Some(raft) = raft {
         if raft.disk_stalled {
@@ -368,8 +380,24 @@ fn check_peer_addr(addr: &str) -> Result<(), Problem> {
     valid.then_some(()).ok_or_else(refused)
 }
 
+/// Refuses a vote, forced or not, to a node that stops when it meets what is in the log.
+fn check_understands(member: &MemberView, state_version: u32) -> Result<(), Problem> {
+    match member.state_version {
+        Some(understands) if understands < state_version => {
+            let detail = format!(
+                "{} understands only state version {understands}, and the cluster has version {state_version}: upgrade \
+                 it first",
+                member.name
+            );
+            Err(Problem::new(ProblemKind::Conflict, detail))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Gives a learner a vote. The leader asks the learner first: it must answer and have nearly all of the log, and a
-/// majority of the voters after the change must be reachable. Otherwise the answer is 409 and nothing was changed.
+/// majority of the voters after the change must be reachable. It must also understand the version of the state. Otherwise
+/// the answer is 409 and nothing was changed.
 #[utoipa::path(
     post, path = "/api/v1/cluster/members/{id}/promote", tag = "cluster",
     operation_id = "promoteMember",
@@ -383,6 +411,11 @@ pub(super) async fn promote_member(
 ) -> Result<Json<MemberChanged>, Problem> {
     let admin = admin(&app)?;
     led(&app, &write).await?;
+    let status = members::status(&**app.store()).await;
+    let learner = status.iter().flat_map(|status| &status.members).find(|member| member.id == id);
+    if let Some(learner) = learner {
+        check_understands(learner, app.view().snapshot().state.version())?;
+    }
     let promoted = in_time(admin.promote(id, force)).await;
     let object = if force { format!("{id}, forced") } else { id.to_string() };
     record(&app, write, AuditAction::MemberPromote, object, promoted.is_ok()).await;
@@ -530,5 +563,28 @@ mod tests {
         {
             assert!(check_peer_addr(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_learner_of_an_older_version_gets_no_vote_once_the_state_is_newer() {
+        let learner = |state_version| MemberView {
+            id: 4,
+            name: "node-4".into(),
+            peer_addr: String::new(),
+            http_addr: String::new(),
+            voter: false,
+            leader: false,
+            reachable: Some(true),
+            matched_index: None,
+            last_contact_ms: None,
+            state_version,
+        };
+        let refused = check_understands(&learner(Some(1)), 2).unwrap_err();
+        let expected = "node-4 understands only state version 1, and the cluster has version 2: upgrade it first";
+        assert_eq!((&*refused.detail, refused.status().as_u16()), (expected, 409));
+        assert!(check_understands(&learner(Some(1)), 1).is_ok());
+        assert!(check_understands(&learner(Some(2)), 1).is_ok());
+        // The leader asks one that nobody has met before it gets a vote.
+        assert!(check_understands(&learner(None), 2).is_ok());
     }
 }

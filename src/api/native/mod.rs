@@ -22,6 +22,8 @@ mod instances;
 mod leadership;
 mod merge_patch;
 mod nodes;
+#[cfg(feature = "next")]
+mod note;
 mod page;
 mod policies;
 mod ready;
@@ -89,7 +91,10 @@ pub fn router() -> OpenApiRouter<AppState> {
 }
 
 fn cluster_routes() -> OpenApiRouter<AppState> {
-    OpenApiRouter::new()
+    let router = OpenApiRouter::new();
+    #[cfg(feature = "next")]
+    let router = router.routes(routes!(note::get_note, note::put_note));
+    router
         .routes(routes!(ready::ready))
         .routes(routes!(cluster::status))
         .routes(routes!(cluster::digest))
@@ -101,6 +106,7 @@ fn cluster_routes() -> OpenApiRouter<AppState> {
         .routes(routes!(cluster::transfer))
         .routes(routes!(cluster::snapshot))
         .routes(routes!(upgrade::finish_upgrade))
+        .routes(routes!(upgrade::forget_node))
         .routes(routes!(cluster::confirm_silence))
         .routes(routes!(backup::backup))
 }

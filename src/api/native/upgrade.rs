@@ -2,15 +2,17 @@
 
 use axum::Json;
 use axum::extract::State;
-use serde::{Deserialize, Serialize};
+use axum::http::StatusCode;
+use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::extract::{NoParams, OptionalJsonBody, Params};
+use super::cluster::record;
+use super::extract::{NamePath, NoParams, Params};
 use super::fresh::Write;
 use crate::actors::state_version;
 use crate::api::AppState;
 use crate::api::problem::{Problem, ProblemKind};
-use maxine_state::{Command, STATE_VERSION};
+use maxine_state::{AuditAction, Command, STATE_VERSION};
 
 /// The state's versions.
 #[derive(Debug, Serialize, ToSchema)]
@@ -19,14 +21,6 @@ pub(super) struct StateVersions {
     pub(super) current: u32,
     /// The newest version that this node understands.
     pub(super) understood: u32,
-}
-
-/// How an upgrade is finished.
-#[derive(Debug, Default, Deserialize, ToSchema)]
-#[serde(default, deny_unknown_fields)]
-pub(super) struct FinishBody {
-    /// Says that every node was upgraded. Required in redis and shared-file mode, where nodes do not know each other.
-    all_nodes_upgraded: bool,
 }
 
 /// A finished upgrade.
@@ -41,17 +35,17 @@ pub(super) struct Finished {
 }
 
 /// Finishes an upgrade: raises the version of the state to the newest that every voter understands. Before that, nodes
-/// can go back to the older version of Maxine; afterwards an older node stops. If a voter was not upgraded or not met
-/// yet, the answer is 409, names it, and nothing was changed.
+/// can go back to the older version of Maxine; afterwards an older node stops. Voters are the members with a vote, or, in
+/// redis and shared-file mode, the nodes that the store has an entry of. If one was not upgraded or not met yet, the
+/// answer is 409, names it, and nothing was changed.
 #[utoipa::path(
     post, path = "/api/v1/cluster/upgrade/finish", tag = "cluster", operation_id = "finishUpgrade",
-    request_body = Option<FinishBody>, responses((status = 200, body = Finished)),
+    responses((status = 200, body = Finished)),
 )]
 pub(super) async fn finish_upgrade(
     State(app): State<AppState>,
     _: Params<NoParams>,
     write: Write,
-    OptionalJsonBody(body): OptionalJsonBody<FinishBody>,
 ) -> Result<Json<Finished>, Problem> {
     let has = app.view().snapshot().state.version();
     let voters = state_version::voters(&**app.store(), &app.settings().instance_id).await;
@@ -63,14 +57,37 @@ pub(super) async fn finish_upgrade(
         let lacking = voters.who_lacks(STATE_VERSION);
         return Err(conflict(format!("the upgrade cannot be finished: {lacking}")));
     }
-    if common > has && voters.may_be_others && !body.all_nodes_upgraded {
-        let mut problem = conflict("this node does not know the other nodes".into());
-        problem.action =
-            "Upgrade every node, then say so: maxine cluster upgrade finish --all-nodes-upgraded.";
-        return Err(problem);
-    }
     let to = common.max(has);
     let applied = write.propose(&app, Command::RaiseStateVersion { to }).await?;
     let raised = applied.reply == maxine_state::Reply::Changed(vec![true]);
     Ok(Json(Finished { index: applied.index, state_version: to, raised }))
+}
+
+/// Takes the entry of a node out of the store (redis and shared-file mode), so that it does not count any more when an
+/// upgrade is finished. A node that runs has a new entry within two seconds. The entry of a silent node is removed by
+/// itself after a day.
+#[utoipa::path(
+    delete, path = "/api/v1/cluster/nodes/{name}", tag = "cluster", operation_id = "forgetNode",
+    params(("name" = String, Path,)),
+    responses((status = 204)),
+)]
+pub(super) async fn forget_node(
+    State(app): State<AppState>,
+    NamePath(name): NamePath,
+    _: Params<NoParams>,
+    write: Write,
+) -> Result<StatusCode, Problem> {
+    let unavailable = |_| {
+        let detail = "the store does not answer; nothing was changed";
+        Problem::new(ProblemKind::Unavailable, detail).with_retry_after_s(1)
+    };
+    if app.store().nodes().await.map_err(unavailable)?.is_none() {
+        let detail = format!("the backend {} keeps no entries of nodes", app.store().kind());
+        return Err(Problem::new(ProblemKind::NotSupported, detail));
+    }
+    if !app.store().forget_node(name.as_str()).await.map_err(unavailable)? {
+        return Err(Problem::not_found("node", name.as_str()));
+    }
+    record(&app, write, AuditAction::NodeForget, name.to_string(), true).await;
+    Ok(StatusCode::NO_CONTENT)
 }

@@ -106,6 +106,8 @@ pub struct Cluster {
     #[serde(default)]
     pub state_version: Option<StateVersions>,
     #[serde(default)]
+    pub nodes: Option<Vec<StoreNode>>,
+    #[serde(default)]
     pub uptime_ms: u64,
     #[serde(default)]
     pub index: u64,
@@ -156,6 +158,15 @@ pub struct Raft {
     pub reachable_voters: u64,
     pub failures_tolerated: u64,
     pub members: Vec<Member>,
+}
+
+/// A node that shares the store.
+#[derive(Debug, Deserialize)]
+#[allow(missing_docs, reason = "the API's own names; the reference describes them")]
+pub struct StoreNode {
+    pub name: String,
+    pub state_version: u32,
+    pub last_seen_ms: u64,
 }
 
 /// One member of the cluster.

@@ -39,6 +39,8 @@ enum Action {
     Transfer(Online<membership::TransferArgs>),
     /// Write a snapshot on the node that is asked, and compact its log
     Snapshot(ConnectArgs),
+    /// Forget a silent node of redis or shared-file mode, so that it holds no upgrade back
+    Forget(Online<ForgetArgs>),
     /// Upgrades of the nodes, one after the other
     #[command(subcommand)]
     Upgrade(UpgradeAction),
@@ -79,14 +81,13 @@ struct Offline<T: clap::Args> {
 #[derive(Debug, clap::Subcommand)]
 enum UpgradeAction {
     /// Raise the version of the state, once every node runs the new version of Maxine; afterwards no node can go back
-    Finish(Online<FinishArgs>),
+    Finish(ConnectArgs),
 }
 
 #[derive(Debug, clap::Args)]
-struct FinishArgs {
-    /// Say that every node was upgraded; required in redis and shared-file mode, where nodes do not know each other
-    #[arg(long)]
-    all_nodes_upgraded: bool,
+struct ForgetArgs {
+    /// The node's name
+    node: String,
 }
 
 #[derive(Debug, clap::Args)]
@@ -108,7 +109,8 @@ impl ClusterArgs {
             Action::Remove(online) => online.connect.output,
             Action::Transfer(online) => online.connect.output,
             Action::Backup(online) => online.connect.output,
-            Action::Upgrade(UpgradeAction::Finish(online)) => online.connect.output,
+            Action::Forget(online) => online.connect.output,
+            Action::Upgrade(UpgradeAction::Finish(connect)) => connect.output,
             Action::Inspect(offline) => offline.output,
             Action::Restore(offline) => offline.output,
             Action::Recover(offline) => offline.output,
@@ -142,9 +144,12 @@ pub async fn run(args: ClusterArgs, out: &mut Output) -> Result<(), CliError> {
             connect.client()?.send(&Request::once(Method::POST, &["cluster", "snapshot"])).await?;
             out.done(&json!({"snapshot": true}), "the snapshot is written")
         }
-        Action::Upgrade(UpgradeAction::Finish(Online { connect, args })) => {
-            finish_upgrade(&connect, &args, out).await
+        Action::Forget(Online { connect, args }) => {
+            let request = Request::once(Method::DELETE, &["cluster", "nodes", &args.node]);
+            connect.client()?.send(&request).await?;
+            out.done(&json!({"forgotten": args.node}), format!("{} is forgotten", args.node))
         }
+        Action::Upgrade(UpgradeAction::Finish(connect)) => finish_upgrade(&connect, out).await,
         Action::Backup(Online { connect, args }) => backup(&connect, &args.file, out).await,
         Action::Inspect(offline) => offline::inspect(&offline.args, out),
         Action::Restore(offline) => offline::restore(&offline.args, out),
@@ -153,13 +158,8 @@ pub async fn run(args: ClusterArgs, out: &mut Output) -> Result<(), CliError> {
     }
 }
 
-async fn finish_upgrade(
-    connect: &ConnectArgs,
-    args: &FinishArgs,
-    out: &mut Output,
-) -> Result<(), CliError> {
-    let body = json!({"all_nodes_upgraded": args.all_nodes_upgraded});
-    let request = Request::once(Method::POST, &["cluster", "upgrade", "finish"]).json(body);
+async fn finish_upgrade(connect: &ConnectArgs, out: &mut Output) -> Result<(), CliError> {
+    let request = Request::once(Method::POST, &["cluster", "upgrade", "finish"]);
     let answer = connect.client()?.send(&request).await?;
     let version = text_of(&answer.body["state_version"]);
     let text = match answer.body["raised"].as_bool() {

@@ -58,6 +58,13 @@ pub(super) async fn show(client: &Client, out: &mut Output) -> Result<(), CliErr
             rows,
         )?;
     }
+    if let Some(nodes) = cluster.nodes {
+        out.line("")?;
+        let row = |node: shapes::StoreNode| {
+            vec![node.name, human_ms(node.last_seen_ms), node.state_version.to_string()]
+        };
+        out.table(&["name", "last seen", "state version"], nodes.into_iter().map(row).collect())?;
+    }
     cluster.warnings.iter().try_for_each(|warning| out.line(format!("warning: {warning}")))
 }
 

@@ -144,6 +144,12 @@ export interface Member {
   state_version: number | null;
 }
 
+export interface StoreNode {
+  name: string;
+  state_version: number;
+  last_seen_ms: number;
+}
+
 export interface RaftStatus {
   cluster_id: string;
   node_id: number;
@@ -167,6 +173,7 @@ export interface ClusterStatus {
   backend: 'raft' | 'redis' | 'shared-file' | 'local' | 'memory';
   version: string;
   state_version: { current: number; understood: number };
+  nodes: StoreNode[] | null;
   uptime_ms: number;
   index: number;
   time_ms: number;

@@ -147,6 +147,8 @@ pub(super) struct Keys {
     pub(super) leader: String,
     /// Counter: the fencing token.
     pub(super) fence: String,
+    /// Hash: by name, what each node understands and when it last reported.
+    pub(super) nodes: String,
     /// Before the snapshots' parts and the inboxes.
     prefix: String,
 }
@@ -167,6 +169,7 @@ impl Keys {
             snapshot: format!("{prefix}:snapshot2"),
             leader: format!("{prefix}:cluster:leader"),
             fence: format!("{prefix}:cluster:leader:fence"),
+            nodes: format!("{prefix}:cluster:nodes"),
             prefix,
         }
     }

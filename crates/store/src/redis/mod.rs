@@ -16,6 +16,7 @@ mod connect;
 mod lease;
 mod mailbox;
 mod mend;
+mod nodes;
 mod propose;
 mod replica;
 mod scripts;
@@ -46,7 +47,7 @@ use self::replica::Replica;
 use super::store_event::EVENTS_KEPT_MAX;
 use super::{
     CallError, Consistency, ControlStore, Leadership, OpenError, PeerHandler, ProposeError,
-    ReadError, StoreEvent, WriteTime,
+    ReadError, StoreEvent, StoreNode, WriteTime,
 };
 use maxine_clock::Clock;
 use maxine_state::{Applied, Batch};
@@ -237,9 +238,15 @@ impl RedisStore {
         core.tasks.spawn(Arc::clone(&core).run_inbox());
         core.tasks.spawn(Arc::clone(&core).run_snapshots());
         core.tasks.spawn(Arc::clone(&core).run_topology());
+        core.tasks.spawn(Arc::clone(&core).run_node_register());
         let mut caught_up = core.caught_up.subscribe();
-        let arrived = tokio::time::timeout(first_wait, caught_up.wait_for(|done| *done)).await;
-        if arrived.is_err() {
+        let arrived = caught_up.wait_for(|done| *done || core.has_failed());
+        let arrived = tokio::time::timeout(first_wait, arrived).await.is_ok();
+        if let Some(reason) = core.failure() {
+            core.stop.cancel();
+            return Err(OpenError::Damaged(reason));
+        }
+        if !arrived {
             tracing::warn!("redis does not answer yet; this node starts without the state");
         }
         Ok(Arc::new(Self { core }))
@@ -309,8 +316,21 @@ impl ControlStore for RedisStore {
         "redis"
     }
 
+    async fn nodes(&self) -> Result<Option<Vec<StoreNode>>, ReadError> {
+        self.core.registered_nodes().await.map(Some).map_err(|_| ReadError::NoLeader)
+    }
+
+    async fn forget_node(&self, name: &str) -> Result<bool, ReadError> {
+        self.core.forget(name).await.map_err(|_| ReadError::NoLeader)
+    }
+
     fn events(&self) -> Option<broadcast::Receiver<StoreEvent>> {
-        Some(self.core.events.subscribe())
+        let events = self.core.events.subscribe();
+        // It may have failed before anybody listened.
+        if let Some(reason) = self.core.failure() {
+            self.core.emit(StoreEvent::Failed { reason });
+        }
+        Some(events)
     }
 
     fn own_addresses(&self) -> Vec<String> {

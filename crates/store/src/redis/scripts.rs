@@ -16,8 +16,10 @@ use redis::{Cmd, ErrorKind, FromRedisValue, RedisResult, ServerErrorKind, cmd};
 use super::connect::Link;
 
 mod leader;
+mod nodes;
 
 pub(super) use leader::{ACQUIRE, LEASE, POST, RELEASE, RENEW};
+pub(super) use nodes::{FORGET, NODES, REPORT};
 
 /// How long what was replaced by [`INSTALL`] is kept aside, in milliseconds: a week.
 const ASIDE_MS: &str = "604800000";

@@ -9,6 +9,7 @@
 mod calls;
 mod config;
 mod leader_file;
+mod node_files;
 mod orderer;
 
 use std::net::SocketAddr;
@@ -33,7 +34,7 @@ use super::file_log::beside;
 use super::store_event::EVENTS_KEPT_MAX;
 use super::{
     CallError, Consistency, ControlStore, Leadership, Machine, OpenError, PeerHandler,
-    ProposeError, ReadError, StoreEvent, WriteTime, needs_lease,
+    ProposeError, ReadError, StoreEvent, StoreNode, WriteTime, needs_lease,
 };
 use maxine_clock::Clock;
 use maxine_state::{Applied, Batch, encode_batch};
@@ -187,6 +188,9 @@ impl Shared {
     fn refuse(&self, request: Request) {
         match request {
             Request::CatchUp(answer) => drop(answer.send(false)),
+            // Without an answer they are told that the storage is away.
+            Request::Nodes(answer) => drop(answer),
+            Request::Forget(_, answer) => drop(answer),
             Request::Write { answer, .. } => {
                 let error = self.failure().map_or(ProposeError::NoLeader, ProposeError::Storage);
                 drop(answer.send(Err(error)));
@@ -267,6 +271,20 @@ impl SharedFileStore {
             stop,
             tasks,
         }))
+    }
+
+    /// Asks the thread for something that concerns the nodes.
+    async fn ask<T>(
+        &self,
+        request: impl FnOnce(oneshot::Sender<T>) -> Request,
+    ) -> Result<T, ReadError> {
+        let (answer, answered) = oneshot::channel();
+        self.send(request(answer)).map_err(|_| ReadError::ShuttingDown)?;
+        let limit = Duration::from_millis(self.shared.config.lock_timeout_ms + 1_000);
+        match tokio::time::timeout(limit, answered).await {
+            Ok(Ok(answer)) => Ok(answer),
+            _ => Err(ReadError::NoLeader),
+        }
     }
 
     fn send(&self, request: Request) -> Result<(), ProposeError> {
@@ -352,8 +370,21 @@ impl ControlStore for SharedFileStore {
         "shared-file"
     }
 
+    async fn nodes(&self) -> Result<Option<Vec<StoreNode>>, ReadError> {
+        self.ask(Request::Nodes).await.map(Some)
+    }
+
+    async fn forget_node(&self, name: &str) -> Result<bool, ReadError> {
+        self.ask(|answer| Request::Forget(name.to_owned(), answer)).await
+    }
+
     fn events(&self) -> Option<broadcast::Receiver<StoreEvent>> {
-        Some(self.shared.events.subscribe())
+        let events = self.shared.events.subscribe();
+        // It may have failed before anybody listened.
+        if let Some(reason) = self.shared.failure() {
+            self.shared.emit(StoreEvent::Failed { reason });
+        }
+        Some(events)
     }
 
     fn own_addresses(&self) -> Vec<String> {

@@ -16,9 +16,11 @@ use tokio::sync::oneshot;
 
 use super::Shared;
 use super::leader_file::LeaderRecord;
+use super::node_files::NodeFiles;
 use crate::file_log::{GROUP_LEN_MAX, LogError, LogFile, News, Place, beside, try_lock};
 use crate::machine::{Machine, read_entry};
-use crate::{OpenError, Ordered, ProposeError, StoreEvent};
+use crate::node_register::REPORT_MS;
+use crate::{OpenError, Ordered, ProposeError, StoreEvent, StoreNode};
 use maxine_state::{Applied, Batch};
 
 /// Most batches in one frame.
@@ -37,6 +39,10 @@ pub(super) enum Request {
     },
     /// To catch up with everything that is in the file now.
     CatchUp(oneshot::Sender<bool>),
+    /// To say which nodes there are.
+    Nodes(oneshot::Sender<Vec<StoreNode>>),
+    /// To forget a node.
+    Forget(String, oneshot::Sender<bool>),
 }
 
 pub(super) struct Orderer {
@@ -49,6 +55,8 @@ pub(super) struct Orderer {
     /// The record as it was last seen, and when it last changed.
     observed: (Option<LeaderRecord>, u64),
     lease_due_ms: u64,
+    node_files: NodeFiles,
+    report_due_ms: u64,
     /// Whether the log has been read once: then this node has a state to put back.
     is_running: bool,
 }
@@ -61,6 +69,18 @@ enum Failure {
     Away(String),
     /// This node must not go on.
     Fatal(String),
+}
+
+fn node_files_away(error: std::io::Error) -> Failure {
+    Failure::Away(format!("the nodes' files: {error}"))
+}
+
+/// Answers a question about the nodes; whoever asked is told that the storage is away where it gets no answer.
+fn answer_about_nodes<T>(answer: oneshot::Sender<T>, found: std::io::Result<T>) {
+    match found {
+        Ok(found) => drop(answer.send(found)),
+        Err(error) => tracing::warn!(%error, "the nodes' files"),
+    }
 }
 
 impl From<LogError> for Failure {
@@ -102,6 +122,7 @@ impl Orderer {
         };
         let observed = (None, shared.clock.monotonic_ms());
         let places = VecDeque::new();
+        let node_files = NodeFiles::new(&path, &shared.config.instance_id);
         let mut orderer = Self {
             shared,
             machine,
@@ -111,6 +132,8 @@ impl Orderer {
             call_addr,
             observed,
             lease_due_ms: 0,
+            node_files,
+            report_due_ms: 0,
             is_running: false,
         };
         let caught_up = orderer.catch_up();
@@ -133,7 +156,7 @@ impl Orderer {
                 Err(RecvTimeoutError::Timeout) => self.look(),
                 Err(RecvTimeoutError::Disconnected) => break,
             };
-            let done = done.and_then(|()| self.tend_lease());
+            let done = done.and_then(|()| self.tend_lease()).and_then(|()| self.report());
             match done {
                 Ok(()) => self.shared.note_reachable(),
                 Err(Failure::Busy) => {}
@@ -150,10 +173,22 @@ impl Orderer {
         if self.shared.failure().is_none() {
             self.give_lease_back();
         }
+        self.node_files.leave();
         self.shared.end_lease();
         while let Ok(request) = requests.recv() {
             self.shared.refuse(request);
         }
+    }
+
+    /// Says that this node runs, when that is due.
+    fn report(&mut self) -> Result<(), Failure> {
+        let now_ms = self.shared.clock.monotonic_ms();
+        if now_ms >= self.report_due_ms {
+            self.check_storage()?;
+            self.report_due_ms = now_ms + REPORT_MS;
+            self.node_files.report().map_err(node_files_away)?;
+        }
+        Ok(())
     }
 
     // --- the lock ----------------------------------------------------------------------------
@@ -227,12 +262,16 @@ impl Orderer {
                 other => return other,
             }
         }
-        // Without its lock the storage is away, whatever file lies at the log's path.
-        let lock = beside(&self.shared.config.path, ".lock");
-        std::fs::metadata(&lock)
-            .map_err(|error| Failure::Away(format!("{}: {error}", lock.display())))?;
+        self.check_storage()?;
         self.shared.note_complete(looked_ms);
         Ok(())
+    }
+
+    /// Without its lock the storage is away, whatever file lies at the log's path.
+    fn check_storage(&self) -> Result<(), Failure> {
+        let lock = beside(&self.shared.config.path, ".lock");
+        let there = std::fs::metadata(&lock);
+        there.map(drop).map_err(|error| Failure::Away(format!("{}: {error}", lock.display())))
     }
 
     /// Applies everything that is in the file. Needs the lock.
@@ -407,6 +446,12 @@ impl Orderer {
         for request in group {
             match request {
                 Request::CatchUp(answer) => drop(answer.send(true)),
+                Request::Nodes(answer) => {
+                    answer_about_nodes(answer, self.node_files.nodes());
+                }
+                Request::Forget(name, answer) => {
+                    answer_about_nodes(answer, self.node_files.forget(&name));
+                }
                 Request::Write { needs_lease: true, answer, .. } if !leads => {
                     drop(answer.send(Err(self.shared.not_leader())));
                 }
@@ -461,7 +506,7 @@ impl Request {
     fn len(&self) -> usize {
         match self {
             Self::Write { payload, .. } => payload.len(),
-            Self::CatchUp(_) => 0,
+            Self::CatchUp(_) | Self::Nodes(_) | Self::Forget(..) => 0,
         }
     }
 }

@@ -34,8 +34,8 @@ impl raft::SnapshotEncoder for Frozen {
 }
 
 impl raft::Application for Holder {
-    fn apply(&mut self, entries: &[raft::CommittedEntry]) -> Vec<Bytes> {
-        vec![Bytes::new(); entries.len()]
+    fn apply(&mut self, entries: &[raft::CommittedEntry]) -> io::Result<Vec<Bytes>> {
+        Ok(vec![Bytes::new(); entries.len()])
     }
 
     fn snapshot(&self) -> Box<dyn raft::SnapshotEncoder> {

@@ -128,6 +128,9 @@ function ThisNode({ status }: { status: ClusterStatus }) {
                 ['Cluster id', <span key="id" className="mono break">{raft.cluster_id}</span>],
               ] as const)
             : []),
+          ...(status.nodes ?? []).map(
+            (node) => [`Node ${node.name}`, `state version ${node.state_version}, seen ${duration(node.last_seen_ms)} ago`] as const,
+          ),
           ...(status.grant && status.leadership.leader !== null
             ? ([
                 ['Leader’s duties', status.grant.holder],

@@ -1,0 +1,229 @@
+//! A cluster whose nodes run this build or the next one.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use maxine_chaos::cluster::{Backend, Cluster, ClusterPlan, READY_TIMEOUT};
+use maxine_chaos::network::NetworkKind;
+use maxine_chaos::program;
+use reqwest::Method;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::load::Load;
+
+/// How long anything that must happen may take; far above what it takes.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// What every node must answer alike at one index.
+const ALIKE: &[&str] = &[
+    "/api/v1/cluster/digest",
+    "/api/v1/services",
+    "/api/v1/services/default/orders",
+    "/api/v1/services/default/orders/instances?limit=1000",
+    "/api/v1/services/default/probed/instances",
+    "/api/v1/services/default/orders/policy",
+    "/api/v1/config",
+    "/api/v1/config/history?limit=100",
+    "/api/v1/users",
+    "/api/v1/tokens",
+    "/api/v1/audit?limit=500",
+    "/api/v1/audit/verify",
+];
+/// What the audit log has of every kind of command that can be caused from outside. `BeginHistory` follows a restore,
+/// and `ExpireAudit` takes a month: the golden digest of the state has them.
+const ACTIONS: &[&str] = &[
+    "cluster.identify",
+    "cluster.raise_state_version",
+    "config.put",
+    "health.evict",
+    "instance.deregister",
+    "instance.drain",
+    "instance.expire",
+    "instance.register",
+    "instance.undrain",
+    "leadership.grant",
+    "note.set",
+    "policy.put",
+    "session.create",
+    "session.delete",
+    "signing_key.rotate",
+    "token.delete",
+    "token.put",
+    "user.delete",
+    "user.put",
+];
+
+/// Clusters of several processes: one at a time, for they share this machine's cores.
+static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
+pub struct Mixed {
+    pub cluster: Cluster,
+    http: reqwest::Client,
+    token: String,
+    this: PathBuf,
+    next: PathBuf,
+    _alone: tokio::sync::MutexGuard<'static, ()>,
+    _dir: TempDir,
+}
+
+pub fn detail(problem: &Value) -> &str {
+    problem["detail"].as_str().unwrap_or_default()
+}
+
+impl Mixed {
+    /// A cluster of this build; `None`, with a word about it, where the next build was not made.
+    pub async fn start(backend: Backend) -> Option<Self> {
+        let Some(next) = program::locate_next() else {
+            eprintln!("SKIPPED: the next build is missing; scripts/build-next.sh makes it");
+            return None;
+        };
+        let alone = ONE_AT_A_TIME.lock().await;
+        let this = program::locate().unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let mut plan = ClusterPlan::new(backend, NetworkKind::Loopback);
+        plan.nodes = match backend {
+            Backend::Raft => 3,
+            Backend::Redis | Backend::SharedFile => 2,
+            Backend::Local => 1,
+        };
+        let cluster = Cluster::start(plan, dir.path()).await.unwrap();
+        let http = reqwest::Client::builder()
+            .timeout(Duration::from_secs(10))
+            .no_proxy()
+            .redirect(reqwest::redirect::Policy::none())
+            .build()
+            .unwrap();
+        let token = cluster.token().unwrap();
+        Some(Self { cluster, http, token, this, next, _alone: alone, _dir: dir })
+    }
+
+    fn base(&self, id: u64) -> String {
+        format!("http://{}", self.cluster.node(id).plan().http)
+    }
+
+    pub fn load(&self) -> Load {
+        let bases = self.cluster.ids().into_iter().map(|id| self.base(id)).collect();
+        Load::start(self.http.clone(), bases, self.token.clone())
+    }
+
+    pub async fn ask(
+        &self,
+        method: Method,
+        id: u64,
+        path: &str,
+        body: Option<Value>,
+    ) -> (u16, Value) {
+        let url = format!("{}{path}", self.base(id));
+        let request = self.http.request(method, url).bearer_auth(&self.token);
+        let request = match body {
+            Some(body) => request.json(&body),
+            None => request,
+        };
+        let answer = request.send().await.unwrap();
+        let status = answer.status().as_u16();
+        (status, answer.json().await.unwrap_or(Value::Null))
+    }
+
+    pub async fn stop(&mut self, id: u64) {
+        let stopped = self.cluster.node_mut(id).stop(Duration::from_secs(20)).await.unwrap();
+        assert!(stopped, "node {id} did not stop the graceful way");
+    }
+
+    pub async fn restart_as_next(&mut self, id: u64) {
+        let next = self.next.clone();
+        self.restart(id, &next).await;
+    }
+
+    pub async fn restart_as_this(&mut self, id: u64) {
+        let this = self.this.clone();
+        self.restart(id, &this).await;
+    }
+
+    async fn restart(&mut self, id: u64, program: &std::path::Path) {
+        if self.cluster.node(id).is_up() {
+            self.stop(id).await;
+        }
+        self.cluster.use_program(id, program).unwrap();
+        self.cluster.start_node(id).unwrap();
+        self.cluster.wait_node_ready(id, READY_TIMEOUT).await.unwrap();
+    }
+
+    /// Starts a node as this build after the upgrade: it ends by itself, and says why.
+    pub async fn stops_as_this(&mut self, id: u64) {
+        self.cluster.use_program(id, &self.this.clone()).unwrap();
+        self.cluster.start_node(id).unwrap();
+        let started = Instant::now();
+        let status = loop {
+            if let Some(status) = self.cluster.node_mut(id).ended().unwrap() {
+                break status;
+            }
+            assert!(started.elapsed() < PATIENCE, "an older node stays in an upgraded cluster");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        };
+        let words = self.cluster.node(id).last_words();
+        assert!(!status.success(), "{words}");
+        let expected =
+            "it has state version 2, and this build understands up to 1: upgrade this node";
+        assert!(words.contains(expected), "{words}");
+    }
+
+    /// All nodes that run have the same state at the same index, and answer alike.
+    pub async fn agree(&self, load: &Load) {
+        let _paused = load.pause().await;
+        let up: Vec<u64> =
+            self.cluster.ids().into_iter().filter(|id| self.cluster.node(*id).is_up()).collect();
+        let started = Instant::now();
+        // The leader expires instances and reports health by itself, so the index may move meanwhile.
+        'again: loop {
+            assert!(started.elapsed() < PATIENCE, "the nodes never stand at one index");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            let before = self.indexes(&up).await;
+            if before.len() > 1 {
+                continue;
+            }
+            let mut differences = Vec::new();
+            for path in ALIKE {
+                let mut answers = Vec::new();
+                for id in &up {
+                    answers.push(self.ask(Method::GET, *id, path, None).await);
+                }
+                if answers.iter().any(|answer| answer.0 != 200) {
+                    continue 'again;
+                }
+                if answers.iter().any(|answer| *answer != answers[0]) {
+                    differences.push((*path, answers));
+                }
+            }
+            if self.indexes(&up).await == before {
+                assert!(differences.is_empty(), "{differences:#?}");
+                return;
+            }
+        }
+    }
+
+    async fn indexes(&self, nodes: &[u64]) -> BTreeSet<u64> {
+        let mut indexes = BTreeSet::new();
+        for id in nodes {
+            let ready = self.ask(Method::GET, *id, "/api/v1/ready", None).await.1;
+            indexes.insert(ready["index"].as_u64().unwrap());
+        }
+        indexes
+    }
+
+    /// Waits until it is: a lease ends, and a probe fails, in its own time.
+    pub async fn every_kind_of_command_is_in_the_log(&self, id: u64) {
+        let started = Instant::now();
+        for action in ACTIONS {
+            let path = format!("/api/v1/audit?action={action}&limit=1");
+            loop {
+                let found = self.ask(Method::GET, id, &path, None).await.1;
+                if found["items"].as_array().is_some_and(|found| !found.is_empty()) {
+                    break;
+                }
+                assert!(started.elapsed() < PATIENCE, "{action} was never done");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+}

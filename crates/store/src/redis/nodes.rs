@@ -1,0 +1,61 @@
+//! This node's entry among the nodes in Redis, and the entries of the others.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use redis::{FromRedisValue, RedisResult};
+
+use super::Core;
+use super::scripts::{self, Script};
+use crate::node_register::{KEPT_MS, NODES_MAX, REPORT_MS, StoreNode};
+use maxine_state::STATE_VERSION;
+
+impl Core {
+    /// Reports until the node stops, and then takes its entry away.
+    pub(super) async fn run_node_register(self: Arc<Self>) {
+        let (version, kept) = (STATE_VERSION.to_string(), KEPT_MS.to_string());
+        let max = NODES_MAX.to_string();
+        let name = self.config.instance_id.as_bytes();
+        loop {
+            let args = [name, version.as_bytes(), kept.as_bytes(), max.as_bytes()];
+            let reported: RedisResult<u64> = self.ask_nodes(&scripts::REPORT, &args).await;
+            if let Err(error) = reported {
+                tracing::debug!(%error, "this node could not report to redis");
+            }
+            tokio::select! {
+                () = self.stop.cancelled() => break,
+                () = tokio::time::sleep(Duration::from_millis(REPORT_MS)) => {}
+            }
+        }
+        if let Err(error) = self.forget(&self.config.instance_id).await {
+            tracing::info!(%error, "this node's entry in redis could not be taken away; it counts as silent");
+        }
+    }
+
+    /// The nodes that report to Redis.
+    pub(super) async fn registered_nodes(&self) -> RedisResult<Vec<StoreNode>> {
+        let max = NODES_MAX.to_string();
+        let found: Vec<(String, u32, u64)> =
+            self.ask_nodes(&scripts::NODES, &[max.as_bytes()]).await?;
+        let node =
+            |(name, state_version, last_seen_ms)| StoreNode { name, state_version, last_seen_ms };
+        Ok(found.into_iter().map(node).collect())
+    }
+
+    /// Takes a node's entry away; whether it was there.
+    pub(super) async fn forget(&self, name: &str) -> RedisResult<bool> {
+        let removed: u64 = self.ask_nodes(&scripts::FORGET, &[name.as_bytes()]).await?;
+        Ok(removed > 0)
+    }
+
+    async fn ask_nodes<T: FromRedisValue>(
+        &self,
+        script: &Script,
+        args: &[&[u8]],
+    ) -> RedisResult<T> {
+        let (mut link, generation) = self.main.get().await?;
+        let keys = [&*self.keys.nodes];
+        let answer = script.run(&mut link, &keys, args, self.config.command_timeout()).await;
+        answer.inspect_err(|error| self.main.report(generation, error))
+    }
+}
