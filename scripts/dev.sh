@@ -14,5 +14,5 @@ else
   echo "Node.js is not installed: the nodes will show how to build the dashboard instead of it"
 fi
 echo "building maxine (a few minutes the first time)"
-cargo build --release --locked
-exec target/release/maxine dev "$@"
+cargo build --profile local --locked --bin maxine
+exec target/local/maxine dev "$@"

@@ -13,7 +13,7 @@ const PREFIX: &str = "MAXINE_";
 pub(super) const SECRETS: &[(&[&str], &str)] = &[
     (
         &["MAXINE_ADMIN_USERNAME", "MAXINE_ADMIN_PASSWORD"],
-        "Account of the administrator; it cannot be changed at runtime. Set both or neither. If neither is set, the first start makes an account with a random password and shows it once.",
+        "Account of the administrator; it cannot be changed at runtime. If it is taken out, the account stays, with its last password, until it is changed or deleted. Set both or neither. If neither is set, the first start makes an account with a random password and shows it once.",
     ),
     (
         &["MAXINE_OPERATOR_USERNAME", "MAXINE_OPERATOR_PASSWORD"],

@@ -142,24 +142,12 @@ where
     }
 }
 
-/// Longest body of which the rest is read although its request was refused, in bytes.
-const DRAINED_LEN_MAX: u64 = 16 * 1_024;
-
-/// Whether the length of a request's body is unknown, or too much to read for nothing.
-fn has_long_body(headers: &HeaderMap) -> bool {
-    let len = headers.get(header::CONTENT_LENGTH).and_then(|len| len.to_str().ok()?.parse().ok());
-    headers.contains_key(header::TRANSFER_ENCODING)
-        || len.is_some_and(|len: u64| len > DRAINED_LEN_MAX)
-}
-
 /// What is kept of a request while it is under way.
 pub(in crate::api) struct Record {
     /// The names that it goes by.
     pub(in crate::api) context: RequestContext,
     finished: FinishedRequest,
     if_none_match: Option<HeaderValue>,
-    /// Whether its body may still be arriving when it is refused.
-    has_long_body: bool,
     /// Whether it is for the compatible API, whose clients may read names of fields by their case.
     compatible: bool,
     /// The member whose page asks, where a page of another member does.
@@ -232,17 +220,8 @@ impl Shared {
         let if_none_match = headers.get(header::IF_NONE_MATCH).cloned();
         let member_origin = self.member_origin(request);
         let compatible = !is_native(request.uri().path());
-        let has_long_body = has_long_body(headers);
         let break_glass = None;
-        Record {
-            context,
-            finished,
-            if_none_match,
-            has_long_body,
-            compatible,
-            member_origin,
-            break_glass,
-        }
+        Record { context, finished, if_none_match, compatible, member_origin, break_glass }
     }
 
     /// Resolves the client once for all who ask.
@@ -402,12 +381,6 @@ impl Shared {
         record.finished.status = response.status();
         if let Some(used) = &mut record.break_glass {
             used.status = Some(response.status());
-        }
-        // What is left of a long body is not read: the client must know that the connection ends here.
-        let is_refused = is_own && !record.finished.status.is_success();
-        if is_refused && record.has_long_body && record.finished.version < http::Version::HTTP_2 {
-            let close = HeaderValue::from_static("close");
-            response.headers_mut().insert(header::CONNECTION, close);
         }
         self.account(record.finished);
         response
