@@ -5,8 +5,12 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-cargo test --workspace --locked --quiet --no-run --features maxine/next --test architecture
+# The build takes the name target/debug/maxine; whatever had it gets it back.
 mkdir -p target/next
-# The build made target/debug/maxine a name of this very file; the next 'cargo test' gives that name back.
-cp --remove-destination target/debug/maxine target/next/maxine
+rm -f target/next/before
+[ ! -f target/debug/maxine ] || ln target/debug/maxine target/next/before
+cargo test --workspace --locked --quiet --no-run --features maxine/next --test architecture
+ln -f target/debug/maxine target/next/maxine
+rm target/debug/maxine
+[ ! -f target/next/before ] || mv target/next/before target/debug/maxine
 target/next/maxine --version | tail -1

@@ -1,7 +1,8 @@
 //! A cluster whose nodes run this build or the next one.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use maxine_chaos::cluster::{Backend, Cluster, ClusterPlan, READY_TIMEOUT};
@@ -80,6 +81,9 @@ impl Mixed {
         };
         let alone = ONE_AT_A_TIME.lock().await;
         let this = program::locate().unwrap();
+        let version =
+            |program: &Path| Command::new(program).arg("--version").output().unwrap().stdout;
+        assert_ne!(version(&this), version(&next), "both programs are the same build");
         let dir = tempfile::tempdir().unwrap();
         let mut plan = ClusterPlan::new(backend, NetworkKind::Loopback);
         plan.nodes = match backend {
@@ -140,7 +144,7 @@ impl Mixed {
         self.restart(id, &this).await;
     }
 
-    async fn restart(&mut self, id: u64, program: &std::path::Path) {
+    async fn restart(&mut self, id: u64, program: &Path) {
         if self.cluster.node(id).is_up() {
             self.stop(id).await;
         }
