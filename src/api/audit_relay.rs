@@ -61,8 +61,8 @@ impl LeftOut {
 
     /// The object of the record that tells of them.
     fn object(&self) -> Box<str> {
-        let name = |user: &Box<str>| if user.is_empty() { "nobody" } else { user }.to_owned();
-        let users: Vec<String> = self.users.iter().map(name).collect();
+        let name = |user| if str::is_empty(user) { "nobody" } else { user };
+        let users: Vec<&str> = self.users.iter().map(|user| name(user)).collect();
         let object = format!(
             "{} left out before this one, of {}",
             maxine_wording::count(self.records, "record"),
