@@ -35,6 +35,7 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ("admission", &[]),
     ("balance", &[]),
     ("clock", &[]),
+    ("control", &["balance", "state"]),
     ("discovery", &["balance", "fuzzing", "state", "view"]),
     ("fuzzing", &[]),
     ("gateway", &["admission", "balance", "clock", "fuzzing", "state", "telemetry", "view"]),

@@ -1,9 +1,9 @@
-//! Runs the probes that fall to this node, tells the leader what changed, and, on the leader,
-//! proposes the verdicts that enough observers agree on.
+//! Runs the probes of this node, reports to the leader what changed, and, on the leader, proposes the
+//! verdicts that enough observers agree on.
 //!
-//! Started again after a panic, the actor follows the published state anew; observers repeat what
-//! they see, so a new leader knows all of it after one round. Nothing that a request needs waits
-//! for it.
+//! The decisions are made by [`Observer`] and [`Verdicts`]; this actor owns both and carries out what
+//! they return. After a panic it starts again from the published state. What its probes know is in a
+//! [`ProbeTable`], so nobody who reads that waits for the actor.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -15,36 +15,32 @@ use actix::{
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use parking_lot::Mutex;
 
 use super::Duties;
 use super::members;
 use super::peer::{self, PeerKind, PeerRouter, PeerService};
 use super::registry::{Registry, WriteRequest};
-use super::supervisor::{Lifeline, Supervised};
+use super::supervisor::{Lifeline, SendError, Supervised};
 use crate::health::{
-    ActiveDefaults, EffectiveProbe, HealthCore, Observation, ObserverReport, ProbeAnswer, ProbeJob,
-    Prober, TrackView, VerdictContext, Verdicts, decode_ask, decode_observations, decode_reports,
-    effective_probe, encode_ask, encode_observations, encode_reports,
+    Prober, decode_ask, decode_observations, decode_reports, encode_ask, encode_observations,
+    encode_reports,
 };
 use maxine_clock::Clock;
-use maxine_state::{
-    Actor as Who, Command, Fence, HealthReport, Instance, InstanceKey, ServiceKey, ServicePolicy,
+use maxine_control::health::{
+    ActiveDefaults, EffectiveProbe, Observation, Observer, ObserverReport, PROBE_TICK_MS,
+    ProbeAnswer, ProbeTable, TrackView, VerdictContext, Verdicts, effective_probe,
 };
+use maxine_state::{Actor as Who, Command, Instance, InstanceKey, ServiceKey, ServicePolicy};
 use maxine_store::{ClusterStatus, ControlStore};
 use maxine_view::{View, WatchScope};
 
-/// Between two looks at what is due.
-const TICK: Duration = Duration::from_millis(50);
-/// Between two full reports to the leader, in milliseconds.
-const REPEAT_MS: u64 = 10_000;
 /// Between two looks at which nodes live, in milliseconds.
 const LIVE_MS: u64 = 1_000;
-/// Observations in one message, and verdicts in one proposal.
-const BATCH_MAX: usize = 500;
+/// Most messages that wait for the actor.
+const MAILBOX_LEN: usize = 1_024;
 /// For one message to the leader.
 const REPORT_TIMEOUT: Duration = Duration::from_secs(2);
-/// For one question to the leader, which somebody waits for.
+/// For one question about an instance, to this node's actor or to the leader.
 const REPORTS_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Takes what the health checker tells; for metrics and alerts. Must not block.
@@ -94,54 +90,43 @@ pub struct HealthParts {
 #[derive(Clone)]
 pub struct HealthChecker {
     actor: Supervised<HealthCheckerActor>,
-    shared: Arc<Shared>,
-}
-
-struct Shared {
-    parts: HealthParts,
-    /// Held for a moment only; the actor writes, those who ask read.
-    core: Mutex<HealthCore>,
-    /// The leader's memory.
-    verdicts: Mutex<Verdicts>,
+    parts: Arc<HealthParts>,
+    probes: ProbeTable,
 }
 
 impl HealthChecker {
     /// Starts the actor on `arbiter`.
     #[must_use]
     pub fn start(arbiter: &ArbiterHandle, parts: HealthParts) -> Self {
-        let core = HealthCore::new(&parts.node, parts.defaults.clone());
-        let shared = Arc::new(Shared {
-            parts,
-            core: Mutex::new(core),
-            verdicts: Mutex::new(Verdicts::new()),
-        });
-        let service = ObservationService(Arc::clone(&shared));
-        shared.parts.peers.set(PeerKind::Observations, Box::new(service));
-        shared.parts.peers.set(PeerKind::Reports, Box::new(ReportService(Arc::clone(&shared))));
+        let (parts, probes) = (Arc::new(parts), ProbeTable::default());
         let actor = {
-            let shared = Arc::clone(&shared);
+            let (parts, probes) = (Arc::clone(&parts), probes.clone());
             Supervised::start(arbiter, move |lifeline| {
-                HealthCheckerActor::new(Arc::clone(&shared), lifeline)
+                HealthCheckerActor::new(Arc::clone(&parts), probes.clone(), lifeline)
             })
         };
-        Self { actor, shared }
+        parts.peers.set(PeerKind::Observations, Box::new(ObservationService(actor.clone())));
+        parts.peers.set(PeerKind::Reports, Box::new(ReportService(actor.clone())));
+        Self { actor, parts, probes }
     }
 
     /// What this node's probes know of an instance; `None` where it does not probe it.
     #[must_use]
-    pub fn track(&self, key: &InstanceKey) -> Option<TrackView> {
-        self.shared.core.lock().view(key)
+    pub fn track(&self, key: &InstanceKey) -> Option<Arc<TrackView>> {
+        self.probes.get(key)
     }
 
     /// What all observers said last of an instance, as the leader heard it; empty where it cannot be
     /// asked.
     pub async fn reports(&self, key: &InstanceKey) -> Vec<ObserverReport> {
-        let parts = &self.shared.parts;
-        if parts.duties.borrow().is_some() {
-            return self.shared.reports(key);
+        if self.parts.duties.borrow().is_some() {
+            let asked = self.actor.send(AskReports(key.clone()));
+            let answer = tokio::time::timeout(REPORTS_TIMEOUT, asked).await;
+            let Ok(Ok(Ok(reports))) = answer else { return Vec::new() };
+            return reports;
         }
         let Ok(ask) = encode_ask(key) else { return Vec::new() };
-        let store = parts.store.as_ref();
+        let store = self.parts.store.as_ref();
         let answer = peer::call_leader(store, PeerKind::Reports, &ask, REPORTS_TIMEOUT).await;
         let Ok(answer) = answer else { return Vec::new() };
         decode_reports(&answer).unwrap_or_default()
@@ -154,38 +139,46 @@ impl HealthChecker {
         instance: &Instance,
         policy: Option<&ServicePolicy>,
     ) -> Option<EffectiveProbe> {
-        effective_probe(instance, policy, &self.shared.parts.defaults)
+        effective_probe(instance, policy, &self.parts.defaults)
     }
 
     /// Whether active health checks of the compatible kind run.
     #[must_use]
     pub fn is_active(&self) -> bool {
-        self.shared.parts.defaults.enabled
+        self.parts.defaults.enabled
     }
 
     /// Instances that count and have failures in a row.
     #[must_use]
     pub fn failing(&self) -> Vec<(InstanceKey, u32)> {
-        let snapshot = self.shared.parts.view.snapshot();
+        let snapshot = self.parts.view.snapshot();
         let counts = |key: &InstanceKey| {
             let service = snapshot.state.service(&key.service);
             service
                 .and_then(|service| service.instances.get(&key.instance))
                 .is_some_and(|instance| maxine_view::is_listed(instance))
         };
-        let core = self.shared.core.lock();
-        core.failing().filter(|(key, _)| counts(key)).map(|(key, n)| (key.clone(), n)).collect()
+        let mut failing = self.probes.failing();
+        failing.retain(|(key, _)| counts(key));
+        failing.sort();
+        failing
     }
 
     /// This node's name.
     #[must_use]
     pub fn node(&self) -> &str {
-        &self.shared.parts.node
+        &self.parts.node
     }
 
-    /// Takes the proxy's experience in: why it holds an instance back, or that it no longer does.
-    pub fn held_by_proxy(&self, key: InstanceKey, address_index: u64, reason: Option<String>) {
-        self.shared.core.lock().passive(&key, address_index, reason);
+    /// Passes on why the proxy holds an instance back, or that it no longer does. Fails where the
+    /// actor cannot take it now.
+    pub fn held_by_proxy(
+        &self,
+        key: InstanceKey,
+        address_index: u64,
+        reason: Option<String>,
+    ) -> Result<(), SendError> {
+        self.actor.try_send(HeldByProxy { key, address_index, reason })
     }
 
     /// How often the actor had to be started again.
@@ -200,45 +193,34 @@ impl HealthChecker {
     }
 }
 
-impl Shared {
-    fn reports(&self, key: &InstanceKey) -> Vec<ObserverReport> {
-        self.verdicts.lock().reports(key, self.parts.clock.monotonic_ms())
-    }
-}
-
-/// Tells other nodes what observers said, on the leader.
-struct ReportService(Arc<Shared>);
+/// Answers other nodes what observers said, on the leader.
+struct ReportService(Supervised<HealthCheckerActor>);
 
 impl PeerService for ReportService {
     fn answer(&self, body: Bytes) -> BoxFuture<'static, Result<Bytes, String>> {
-        let shared = Arc::clone(&self.0);
+        let actor = self.0.clone();
         async move {
-            if shared.parts.duties.borrow().is_none() {
-                return Err("this node does not hold the leader's duties".into());
-            }
             let key = decode_ask(&body).map_err(|error| error.to_string())?;
-            let said = encode_reports(shared.reports(&key)).map_err(|error| error.to_string())?;
-            Ok(said.into())
+            let reports =
+                actor.send(AskReports(key)).await.map_err(|error| error.to_string())??;
+            let answer = encode_reports(reports).map_err(|error| error.to_string())?;
+            Ok(answer.into())
         }
         .boxed()
     }
 }
 
-/// Takes other nodes' observations in, on the leader.
-struct ObservationService(Arc<Shared>);
+/// Takes in what other nodes observed, on the leader.
+struct ObservationService(Supervised<HealthCheckerActor>);
 
 impl PeerService for ObservationService {
     fn answer(&self, body: Bytes) -> BoxFuture<'static, Result<Bytes, String>> {
-        let shared = Arc::clone(&self.0);
+        let actor = self.0.clone();
         async move {
-            if shared.parts.duties.borrow().is_none() {
-                return Err("this node does not hold the leader's duties".into());
-            }
             let (observer, items) =
                 decode_observations(&body).map_err(|error| error.to_string())?;
-            let now_ms = shared.parts.clock.monotonic_ms();
-            let mut verdicts = shared.verdicts.lock();
-            items.into_iter().for_each(|item| verdicts.hear(&observer, item, now_ms));
+            let heard = actor.send(Observed { observer, items }).await;
+            heard.map_err(|error| error.to_string())??;
             Ok(Bytes::new())
         }
         .boxed()
@@ -247,17 +229,13 @@ impl PeerService for ObservationService {
 
 /// Runs the probes; see the module.
 pub struct HealthCheckerActor {
-    shared: Arc<Shared>,
-    repeated_at_ms: u64,
+    parts: Arc<HealthParts>,
+    observer: Observer,
+    /// The leader's memory.
+    verdicts: Verdicts,
     live_at_ms: Option<u64>,
     looking: bool,
-    /// The leadership's term that was reported under.
-    term: u64,
-    reporting: bool,
-    proposing: bool,
     panicking: BTreeSet<ServiceKey>,
-    /// The grant that the duties were taken up under.
-    fence: Option<Fence>,
     _lifeline: Lifeline,
 }
 
@@ -270,39 +248,62 @@ struct Tick;
 #[rtype(result = "()")]
 struct Follow(Option<BTreeSet<ServiceKey>>);
 
+/// Why the proxy holds an instance back, or that it no longer does.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct HeldByProxy {
+    key: InstanceKey,
+    address_index: u64,
+    reason: Option<String>,
+}
+
+/// What another node observed.
+#[derive(Message)]
+#[rtype(result = "Result<(), String>")]
+struct Observed {
+    observer: String,
+    items: Vec<Observation>,
+}
+
+/// Asks what observers said last of an instance.
+#[derive(Message)]
+#[rtype(result = "Result<Vec<ObserverReport>, String>")]
+struct AskReports(InstanceKey);
+
 impl HealthCheckerActor {
-    fn new(shared: Arc<Shared>, lifeline: Lifeline) -> Self {
-        // The one before may have died with probes under way: start from what is published.
-        let core = HealthCore::new(&shared.parts.node, shared.parts.defaults.clone());
-        *shared.core.lock() = core;
+    fn new(parts: Arc<HealthParts>, probes: ProbeTable, lifeline: Lifeline) -> Self {
+        let rng = fastrand::Rng::new();
+        let observer = Observer::new(&parts.node, parts.defaults.clone(), probes, rng);
         Self {
-            shared,
-            repeated_at_ms: 0,
+            parts,
+            observer,
+            verdicts: Verdicts::new(),
             live_at_ms: None,
             looking: false,
-            term: 0,
-            reporting: false,
-            proposing: false,
             panicking: BTreeSet::new(),
-            fence: None,
             _lifeline: lifeline,
         }
     }
 
-    fn sync(&self, services: Option<&BTreeSet<ServiceKey>>) {
-        let (view, clock) = (&self.shared.parts.view, &self.shared.parts.clock);
-        let (now_ms, wall_ms) = (clock.monotonic_ms(), clock.wall_ms());
-        let snapshot = view.snapshot();
-        let mut core = self.shared.core.lock();
-        match services {
-            None => core.sync(&snapshot.state, now_ms, wall_ms),
-            Some(services) => {
-                for key in services {
-                    let service = snapshot.state.service(key);
-                    core.sync_service(key, service.map(AsRef::as_ref), now_ms, wall_ms);
-                }
-            }
+    fn now_ms(&self) -> u64 {
+        self.parts.clock.monotonic_ms()
+    }
+
+    fn sync(&mut self, services: Option<&BTreeSet<ServiceKey>>) {
+        let (now_ms, wall_ms) = (self.now_ms(), self.parts.clock.wall_ms());
+        let snapshot = self.parts.view.snapshot();
+        let Some(services) = services else {
+            return self.observer.sync(&snapshot.state, now_ms, wall_ms);
+        };
+        for key in services {
+            let service = snapshot.state.service(key);
+            self.observer.sync_service(key, service.map(AsRef::as_ref), now_ms, wall_ms);
         }
+    }
+
+    fn check_duties(&self) -> Result<(), String> {
+        let has_duties = self.parts.duties.borrow().is_some();
+        has_duties.then_some(()).ok_or_else(|| "this node does not hold the leader's duties".into())
     }
 
     fn look_who_lives(&mut self, now_ms: u64, ctx: &mut Context<Self>) {
@@ -313,81 +314,67 @@ impl HealthCheckerActor {
         }
         self.looking = true;
         self.live_at_ms = Some(now_ms);
-        let shared = Arc::clone(&self.shared);
-        let look = async move { live_nodes(&shared.parts).await };
+        let parts = Arc::clone(&self.parts);
+        let look = async move { live_nodes(&parts).await };
         ctx.spawn(look.into_actor(self).map(|live, actor, _| {
             actor.looking = false;
-            let changed = actor.shared.core.lock().set_live(live);
-            if changed {
+            if actor.observer.set_live(live) {
                 actor.sync(None);
             }
         }));
     }
 
     fn probe(&mut self, now_ms: u64, ctx: &mut Context<Self>) {
-        let jobs = self.shared.core.lock().due(now_ms);
-        for job in jobs {
-            let shared = Arc::clone(&self.shared);
-            ctx.spawn(
-                async move {
-                    let answer = shared.parts.prober.run(&job).await;
-                    finish(&shared, &job, answer.as_ref());
+        for job in self.observer.due(now_ms) {
+            let parts = Arc::clone(&self.parts);
+            let run = async move {
+                let answer = parts.prober.run(&job).await;
+                (job, answer)
+            };
+            ctx.spawn(run.into_actor(self).map(|(job, answer), actor, ctx| {
+                let (now_ms, wall_ms) = (actor.now_ms(), actor.parts.clock.wall_ms());
+                actor.observer.done(&job, answer.as_ref(), now_ms, wall_ms);
+                if let Some(answer) = answer {
+                    actor.parts.sink.probed(&job.key, &answer);
                 }
-                .into_actor(self)
                 // Its place is free for the next one.
-                .map(|(), actor, ctx| actor.probe(actor.shared.parts.clock.monotonic_ms(), ctx)),
-            );
+                actor.probe(now_ms, ctx);
+            }));
         }
     }
 
-    /// Tells the leader what changed, and now and then everything.
+    /// Reports to the leader what changed, and now and then everything.
     fn report(&mut self, now_ms: u64, ctx: &mut Context<Self>) {
-        if self.reporting {
-            return;
-        }
-        let term = self.shared.parts.store.leadership().borrow().term;
-        let all = term != self.term || now_ms.saturating_sub(self.repeated_at_ms) >= REPEAT_MS;
-        if all {
-            self.term = term;
-            self.repeated_at_ms = now_ms;
-        }
-        let observations = self.shared.core.lock().outbox(all, BATCH_MAX);
+        let term = self.parts.store.leadership().borrow().term;
+        let observations = self.observer.outbox(term, now_ms);
         if observations.is_empty() {
             return;
         }
-        self.reporting = true;
-        let shared = Arc::clone(&self.shared);
+        if self.check_duties().is_ok() {
+            for observation in &observations {
+                self.verdicts.hear(&self.parts.node, observation.clone(), now_ms);
+            }
+            return self.observer.reported(&observations, true, now_ms);
+        }
+        let parts = Arc::clone(&self.parts);
         let send = async move {
-            let sent = send(&shared, &observations).await;
+            let sent = send(&parts, &observations).await;
             if let Err(error) = &sent {
                 tracing::debug!(%error, "the leader was not told of probe results yet");
-                shared.core.lock().not_sent(&observations);
             }
-            sent.is_ok()
+            (observations, sent.is_ok())
         };
-        ctx.spawn(send.into_actor(self).then(|sent, actor, ctx| {
-            // After a failure the next attempt waits, so that it does not spin.
-            let pause = if sent { Duration::ZERO } else { Duration::from_millis(500) };
-            actor.reporting = true;
-            ctx.run_later(pause, |actor, _| actor.reporting = false);
-            actix::fut::ready(())
+        ctx.spawn(send.into_actor(self).map(|(observations, is_delivered), actor, _| {
+            actor.observer.reported(&observations, is_delivered, actor.now_ms());
         }));
     }
 
     /// On the leader: proposes what enough observers agree on.
     fn decide(&mut self, now_ms: u64, ctx: &mut Context<Self>) {
-        let parts = &self.shared.parts;
-        let Some(fence) = *parts.duties.borrow() else {
-            self.shared.verdicts.lock().clear();
-            self.fence = None;
-            return;
-        };
-        if self.fence != Some(fence) {
-            self.shared.verdicts.lock().listen_from(now_ms);
-            self.fence = Some(fence);
-        }
-        let parts = &self.shared.parts;
-        if self.proposing || !self.shared.verdicts.lock().is_due(now_ms) {
+        let parts = &self.parts;
+        let fence = *parts.duties.borrow();
+        self.verdicts.set_duties(fence, now_ms);
+        if fence.is_none() || !self.verdicts.is_due(now_ms) {
             return;
         }
         let snapshot = parts.view.snapshot();
@@ -399,11 +386,7 @@ impl HealthCheckerActor {
             now_ms,
             wall_ms: parts.clock.wall_ms(),
         };
-        let items: Vec<HealthReport> = {
-            let unprobed = self.shared.core.lock().unprobed().clone();
-            let decisions = self.shared.verdicts.lock().decide(&context, &unprobed);
-            decisions.into_iter().take(BATCH_MAX).map(|decision| decision.report).collect()
-        };
+        let items = self.verdicts.decide(&context, self.observer.unprobed());
         if items.is_empty() {
             return;
         }
@@ -414,18 +397,17 @@ impl HealthCheckerActor {
                 reason = %health.reason, "the health verdict of an instance changed"
             );
         }
-        self.proposing = true;
         let registry = parts.registry.clone();
         let write = WriteRequest {
             actor: Who::system("health-checker"),
             request_id: None,
-            fence: Some(fence),
+            fence,
             answer_by_ms: None,
             command: Command::ReportHealth { items },
         };
         let propose = async move { registry.propose(write).await };
         ctx.spawn(propose.into_actor(self).map(|result, actor, _| {
-            actor.proposing = false;
+            actor.verdicts.proposed();
             if let Err(error) = result {
                 tracing::warn!(%error, "health verdicts could not be written yet");
             }
@@ -435,7 +417,7 @@ impl HealthCheckerActor {
     /// Tells when a service starts or stops to use all of its instances. Every node does, so that
     /// whoever leads next knows which services do.
     fn watch_panic(&mut self, services: Option<&BTreeSet<ServiceKey>>) {
-        let parts = &self.shared.parts;
+        let parts = &self.parts;
         let snapshot = parts.view.snapshot();
         let panics =
             |key: &ServiceKey| snapshot.state.service(key).is_some_and(|s| s.in_panic_mode());
@@ -460,14 +442,6 @@ impl HealthCheckerActor {
     }
 }
 
-fn finish(shared: &Shared, job: &ProbeJob, answer: Option<&ProbeAnswer>) {
-    let clock = &shared.parts.clock;
-    shared.core.lock().done(job, answer, clock.monotonic_ms(), clock.wall_ms());
-    if let Some(answer) = answer {
-        shared.parts.sink.probed(&job.key, answer);
-    }
-}
-
 /// The nodes that live, as the leader hears them; only itself where the backend has no members. A
 /// node that cannot ask the leader takes those that it knows of itself, which are fewer: then an
 /// instance may be probed twice, but never by nobody.
@@ -484,16 +458,7 @@ fn heard_nodes(status: Option<ClusterStatus>, own: &str) -> Vec<String> {
         .collect()
 }
 
-async fn send(shared: &Shared, observations: &[Observation]) -> Result<(), String> {
-    let parts = &shared.parts;
-    if parts.duties.borrow().is_some() {
-        let now_ms = parts.clock.monotonic_ms();
-        let mut verdicts = shared.verdicts.lock();
-        for observation in observations {
-            verdicts.hear(&parts.node, observation.clone(), now_ms);
-        }
-        return Ok(());
-    }
+async fn send(parts: &HealthParts, observations: &[Observation]) -> Result<(), String> {
     let bytes =
         encode_observations(&parts.node, observations).map_err(|error| error.to_string())?;
     peer::call_leader(parts.store.as_ref(), PeerKind::Observations, &bytes, REPORT_TIMEOUT)
@@ -506,8 +471,9 @@ impl Actor for HealthCheckerActor {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        ctx.run_interval(TICK, |_, ctx| ctx.notify(Tick));
-        let (view, addr) = (Arc::clone(&self.shared.parts.view), ctx.address());
+        ctx.set_mailbox_capacity(MAILBOX_LEN);
+        ctx.run_interval(Duration::from_millis(PROBE_TICK_MS), |_, ctx| ctx.notify(Tick));
+        let (view, addr) = (Arc::clone(&self.parts.view), ctx.address());
         ctx.spawn(
             async move {
                 loop {
@@ -552,10 +518,39 @@ impl Handler<Tick> for HealthCheckerActor {
     type Result = ();
 
     fn handle(&mut self, _: Tick, ctx: &mut Self::Context) {
-        let now_ms = self.shared.parts.clock.monotonic_ms();
+        let now_ms = self.now_ms();
         self.look_who_lives(now_ms, ctx);
         self.probe(now_ms, ctx);
         self.report(now_ms, ctx);
         self.decide(now_ms, ctx);
+    }
+}
+
+impl Handler<HeldByProxy> for HealthCheckerActor {
+    type Result = ();
+
+    fn handle(&mut self, held: HeldByProxy, _: &mut Self::Context) {
+        self.observer.passive(&held.key, held.address_index, held.reason);
+    }
+}
+
+impl Handler<Observed> for HealthCheckerActor {
+    type Result = Result<(), String>;
+
+    fn handle(&mut self, observed: Observed, _: &mut Self::Context) -> Self::Result {
+        self.check_duties()?;
+        let now_ms = self.now_ms();
+        let Observed { observer, items } = observed;
+        items.into_iter().for_each(|item| self.verdicts.hear(&observer, item, now_ms));
+        Ok(())
+    }
+}
+
+impl Handler<AskReports> for HealthCheckerActor {
+    type Result = Result<Vec<ObserverReport>, String>;
+
+    fn handle(&mut self, AskReports(key): AskReports, _: &mut Self::Context) -> Self::Result {
+        self.check_duties()?;
+        Ok(self.verdicts.reports(&key, self.now_ms()))
     }
 }

@@ -59,10 +59,14 @@ impl ProxyActor {
             StandingChange::Ejected => {
                 let until_ms = self.clock.monotonic_ms() + event.lasts_ms;
                 self.reported.insert(event.key.clone(), (until_ms, event.address_index));
-                health.held_by_proxy(event.key, event.address_index, Some(event.reason));
+                // Without it the leader decides by what other nodes report.
+                let _lost =
+                    health.held_by_proxy(event.key, event.address_index, Some(event.reason));
             }
-            StandingChange::Returned if self.reported.remove(&event.key).is_some() => {
-                health.held_by_proxy(event.key, event.address_index, None);
+            StandingChange::Returned => {
+                if let Some((until_ms, _)) = self.reported.get_mut(&event.key) {
+                    *until_ms = 0;
+                }
             }
             _ => {}
         }
@@ -72,18 +76,11 @@ impl ProxyActor {
     /// from here.
     fn release(&mut self) {
         let now_ms = self.clock.monotonic_ms();
-        let over: Vec<(InstanceKey, u64)> = self
-            .reported
-            .iter()
-            .filter(|(_, (until_ms, _))| *until_ms <= now_ms)
-            .map(|(key, (_, epoch))| (key.clone(), *epoch))
-            .collect();
-        for (key, epoch) in over {
-            self.reported.remove(&key);
-            if let Some(health) = &self.health {
-                health.held_by_proxy(key, epoch, None);
-            }
-        }
+        let Some(health) = &self.health else { return };
+        self.reported.retain(|key, (until_ms, address_index)| {
+            // Where the health checker cannot take it now, it is reported with the next tick.
+            *until_ms > now_ms || health.held_by_proxy(key.clone(), *address_index, None).is_err()
+        });
     }
 }
 

@@ -1,7 +1,7 @@
 //! What this node knows of an instance from its probes and its proxy, as the API shows it.
 
 use super::AppState;
-use crate::health::{ObserverReport, ProbeStatus};
+use maxine_control::health::{ObserverReport, ProbeStatus};
 use maxine_gateway::UpstreamStatus;
 use maxine_state::InstanceKey;
 
@@ -42,13 +42,13 @@ pub(super) fn standing(state: &AppState, key: &InstanceKey) -> Option<Standing> 
 
 /// The latest probes of an instance by this node, newest first.
 pub(super) fn own(state: &AppState, key: &InstanceKey) -> Vec<ProbeObservation> {
-    let records = state.health().track(key).map(|track| track.records).unwrap_or_default();
+    let Some(track) = state.health().track(key) else { return Vec::new() };
     let node = &state.settings().instance_id;
-    let own = records.into_iter().map(|record| ProbeObservation {
+    let own = track.records.iter().map(|record| ProbeObservation {
         node: node.clone(),
         at_ms: record.at_ms,
         ok: record.status == ProbeStatus::Good,
-        detail: record.detail,
+        detail: record.detail.clone(),
         latency_ms: Some(record.latency_us as f64 / 1_000.0),
     });
     own.collect()

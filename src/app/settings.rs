@@ -15,8 +15,8 @@ use crate::api::access::AccessMode;
 use crate::api::serve::ServeLimits;
 use crate::api::{ApiSettings, host_name};
 use crate::config::{Access, BackendKind, NodeConfig};
-use crate::health::ActiveDefaults;
 use maxine_admission::PlaceLimits;
+use maxine_control::health::ActiveDefaults;
 use maxine_gateway::{EgressPolicy, ForwarderConfig, OwnAddresses, TlsRoots, TrustedProxies};
 use maxine_identity::{
     Account, EnvSigningKeys, Secret, SecuritySettings, break_glass_file, check_password,

@@ -1,6 +1,7 @@
 //! Any message of observations is read or refused; what is read comes out of its own encoding again.
 
-use super::{Observation, ProbeStatus, decode_observations, encode_observations};
+use super::{decode_observations, encode_observations};
+use maxine_control::health::{Observation, ProbeStatus};
 use maxine_state::{Name, ServiceKey};
 
 pub(crate) fn observations(bytes: &[u8]) {

@@ -14,11 +14,9 @@ use hyper::{Method, Request, Response, StatusCode, Uri};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::task::JoinHandle;
 
-use super::core::ProbeJob;
-use super::track::ProbeStatus;
-use super::turns::ProbeClass;
 use maxine_admission::PlaceLimits;
 use maxine_clock::Clock;
+use maxine_control::health::{ProbeAnswer, ProbeClass, ProbeJob, ProbeStatus};
 use maxine_gateway::{
     Asker, Connector, EgressPolicy, ProxyError, RequestTarget, Security, TlsRoots, TlsRootsError,
     UpstreamAddress,
@@ -31,17 +29,6 @@ const CONNECTIONS_MAX: usize = 4_096;
 const BODY_LEN_MAX: usize = 64 * 1024;
 /// Most of a gRPC health answer, in bytes.
 const GRPC_LEN_MAX: usize = 4 * 1024;
-
-/// What a probe found.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ProbeAnswer {
-    /// What it comes to.
-    pub status: ProbeStatus,
-    /// Result, in one line.
-    pub detail: String,
-    /// How long it took, in microseconds.
-    pub latency_us: u64,
-}
 
 /// Runs probes. Cloning is cheap.
 #[derive(Clone)]

@@ -2,29 +2,13 @@
 
 use bincode::{Decode, Encode};
 
-use super::track::ProbeStatus;
-use super::verdict::ObserverReport;
+use maxine_control::health::{Observation, ObserverReport, ProbeStatus};
 use maxine_state::{InstanceKey, Name, ServiceKey};
 
 /// Most observations in one message.
 pub(crate) const OBSERVATIONS_MAX: usize = 2_000;
 /// Largest message, in bytes.
 const MESSAGE_LEN_MAX: usize = 4 * 1024 * 1024;
-
-/// What one node sees of one instance now.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Observation {
-    /// Whose.
-    pub key: InstanceKey,
-    /// Which address of it, by [`maxine_state::Instance::address_index`].
-    pub address_index: u64,
-    /// What it looks like to probes; `None` where this source does not probe.
-    pub status: ProbeStatus,
-    /// Whether it comes from the proxy's experience instead of a probe.
-    pub passive: bool,
-    /// The last result, in one line.
-    pub detail: String,
-}
 
 /// A message that cannot be read.
 #[derive(Debug, thiserror::Error)]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::http::StatusCode;
 use axum::routing::{get, post};
-use maxine::health::ActiveDefaults;
+use maxine_control::health::ActiveDefaults;
 use maxine_telemetry::{AlertKind, Notice, WebhookSettings};
 use parking_lot::Mutex;
 use serde_json::{Value, json};

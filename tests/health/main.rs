@@ -29,8 +29,9 @@ use maxine::actors::health_checker::HealthSink;
 use maxine::actors::peer::{PeerKind, PeerRouter};
 use maxine::actors::registry::{RegistryParts, RegistrySettings};
 use maxine::actors::{HealthChecker, HealthParts, Registry, WriteRequest};
-use maxine::health::{ActiveDefaults, Observation, ProbeStatus, Prober, encode_observations};
+use maxine::health::{Prober, encode_observations};
 use maxine_clock::Clock;
+use maxine_control::health::{ActiveDefaults, Observation, ProbeStatus};
 use maxine_gateway::{EgressPolicy, TlsRoots};
 use maxine_state::{
     Actor, Address, Command, Health, InstanceKey, Liveness, Name, ProbeKind, ProbeSpec, Readiness,
@@ -481,10 +482,10 @@ async fn what_the_proxy_saw_counts_where_the_policy_says_so() {
     rig.policy(r#"{"health":{"passive_observers":1}}"#).await;
     let server = server(|_| status(200)).await;
     let epoch = rig.register("a", server.address, None).await;
-    rig.health.held_by_proxy(key("a"), epoch, Some("9 of 10 requests failed".into()));
+    rig.health.held_by_proxy(key("a"), epoch, Some("9 of 10 requests failed".into())).unwrap();
     until("not ready", || rig.verdict("a").readiness == Readiness::NotReady).await;
     assert!(rig.verdict("a").reason.contains("9 of 10 requests failed"));
-    rig.health.held_by_proxy(key("a"), epoch, None);
+    rig.health.held_by_proxy(key("a"), epoch, None).unwrap();
     until("ready", || rig.verdict("a").readiness == Readiness::Ready).await;
 }
 

@@ -499,7 +499,7 @@ async fn reads_tell_their_freshness_and_strong_ones_need_a_majority() {
 /// The probe that is shown is the one that the health checker runs, wherever its settings come from.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_probe_that_is_shown_is_the_one_that_runs() {
-    let health = maxine::health::ActiveDefaults {
+    let health = maxine_control::health::ActiveDefaults {
         enabled: true,
         interval_ms: 7_000,
         path: "/alive".into(),

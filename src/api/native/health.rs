@@ -12,7 +12,7 @@ use super::shape::{DrainView, HealthView};
 use crate::api::observations::{self, ProbeObservation, Standing};
 use crate::api::problem::Problem;
 use crate::api::{AppState, CalledBy};
-use crate::health::ProbeFrom;
+use maxine_control::health::ProbeFrom;
 use maxine_state::{Expiry, Instance, Liveness, ProbeSpec, Readiness, Role, ServiceState};
 
 /// Why an instance gets traffic, or does not.

@@ -8,7 +8,7 @@ const TARPIT_MS: u64 = 3_000;
 
 /// Instances that answer as they are told to, in simulated time.
 struct World {
-    core: HealthCore,
+    core: Observer,
     now_ms: u64,
     /// By when they end.
     under_way: BTreeMap<(u64, u64), ProbeJob>,
@@ -24,7 +24,8 @@ fn key(service: &str, instance: &str) -> InstanceKey {
 
 impl World {
     fn new() -> Self {
-        let core = HealthCore::new("node-1", ActiveDefaults::default());
+        let rng = fastrand::Rng::with_seed(1);
+        let core = Observer::new("node-1", ActiveDefaults::default(), ProbeTable::default(), rng);
         let (under_way, others) = (BTreeMap::new(), BTreeMap::new());
         Self { core, now_ms: 1_000, under_way, begun: 0, others }
     }
@@ -90,7 +91,7 @@ impl World {
     /// How long it takes from now until the status of an instance is settled so.
     fn settles_after_ms(&mut self, key: &InstanceKey, status: ProbeStatus) -> u64 {
         let from_ms = self.now_ms;
-        while self.core.view(key).unwrap().settled != Some(status) {
+        while self.core.table.get(key).unwrap().settled != Some(status) {
             self.run(STEP_MS);
             assert!(self.now_ms - from_ms < 600_000, "{key} is not settled");
         }

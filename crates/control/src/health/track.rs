@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 
 use bincode::{Decode, Encode};
 
-use super::probe::ProbeAnswer;
+use super::observer::TrackView;
 use super::turns::ProbeClass;
 use maxine_state::ProbeSpec;
 
@@ -25,6 +25,17 @@ pub enum ProbeStatus {
     NotReady,
     /// Not alive.
     Dead,
+}
+
+/// What a probe found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProbeAnswer {
+    /// Status of the instance that follows from it.
+    pub status: ProbeStatus,
+    /// Result, in one line.
+    pub detail: String,
+    /// How long it took, in microseconds.
+    pub latency_us: u64,
 }
 
 /// One probe's result, as it is shown.
@@ -138,6 +149,15 @@ impl Track {
         self.settled = Some(answer.status);
         self.candidate = None;
         true
+    }
+
+    /// What others may read of it.
+    pub(crate) fn view(&self) -> TrackView {
+        TrackView {
+            failures: self.failures,
+            settled: self.settled,
+            records: self.records.iter().cloned().collect(),
+        }
     }
 
     /// The last result in one line.

@@ -13,7 +13,7 @@ fn observers_wanted(agreeing: usize) -> usize {
 
 /// Whether `node` is among those of `live` that probe the instance.
 #[must_use]
-pub fn assigned(key: &InstanceKey, node: &str, live: &[String], agreeing: usize) -> bool {
+pub(super) fn assigned(key: &InstanceKey, node: &str, live: &[String], agreeing: usize) -> bool {
     let wanted = observers_wanted(agreeing);
     if live.len() <= wanted {
         return true;

@@ -1,32 +1,64 @@
 //! One node's observations: which instances it probes, when, and what it has to tell the leader.
 //!
-//! Pure: the actor feeds it the published state, the time and the results.
+//! The driver passes in the published state, the results and the time, runs the probes that
+//! [`Observer::due`] returns, and sends what [`Observer::outbox`] returns.
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use std::sync::Arc;
+
 use super::agenda::assigned;
-use super::probe::ProbeAnswer;
 use super::spec::{ActiveDefaults, effective_probe};
-use super::track::{ProbeRecord, ProbeStatus, Track};
+use super::track::{ProbeAnswer, ProbeRecord, ProbeStatus, Track};
 use super::turns::{ProbeClass, Turns};
-use super::wire::Observation;
+use super::verdict::Observation;
 use maxine_state::{
     Address, ControlState, Instance, InstanceKey, ProbeSpec, ServiceKey, ServiceState,
 };
 
+/// How often the driver asks what is due, in milliseconds.
+pub const PROBE_TICK_MS: u64 = 50;
+/// Between two full reports to the leader, in milliseconds.
+const REPEAT_MS: u64 = 10_000;
+/// Pause after a report that did not reach the leader, in milliseconds.
+const RESEND_MS: u64 = 500;
+/// Most observations in one message.
+const REPORT_LEN_MAX: usize = 500;
+
 /// A probe to run now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProbeJob {
-    /// Whose.
+    /// The instance.
     pub key: InstanceKey,
-    /// Which address of it: [`Instance::address_index`].
+    /// Version of its address: [`Instance::address_index`].
     pub address_index: u64,
     /// Address of the instance.
     pub address: Address,
     /// What to ask.
     pub spec: ProbeSpec,
-    /// Whose place the probe has.
+    /// Class whose place the probe takes.
     pub class: ProbeClass,
+}
+
+/// What this node's probes know of the instances, for anyone to read without waiting. The observer
+/// alone writes it. Cloning is cheap.
+#[derive(Clone, Debug, Default)]
+pub struct ProbeTable(Arc<papaya::HashMap<InstanceKey, Arc<TrackView>>>);
+
+impl ProbeTable {
+    /// What the probes know of an instance; `None` if this node does not probe it.
+    #[must_use]
+    pub fn get(&self, key: &InstanceKey) -> Option<Arc<TrackView>> {
+        self.0.pin().get(key).cloned()
+    }
+
+    /// Instances with failures in a row, and how many.
+    #[must_use]
+    pub fn failing(&self) -> Vec<(InstanceKey, u32)> {
+        let tracks = self.0.pin();
+        let failing = tracks.iter().filter(|(_, track)| track.failures > 0);
+        failing.map(|(key, track)| (key.clone(), track.failures)).collect()
+    }
 }
 
 /// What this node knows of an instance.
@@ -42,7 +74,7 @@ pub struct TrackView {
 
 /// The observations of one node.
 #[derive(Debug)]
-pub struct HealthCore {
+pub struct Observer {
     node: String,
     defaults: ActiveDefaults,
     live: Vec<String>,
@@ -57,13 +89,34 @@ pub struct HealthCore {
     unsent_passive: BTreeSet<InstanceKey>,
     /// Instances with a bad verdict that no node probes.
     unprobed: BTreeSet<InstanceKey>,
+    table: ProbeTable,
+    /// Spreads probes over time.
+    rng: fastrand::Rng,
+    /// The term that the last full report was made in, and when.
+    reported: (u64, u64),
+    /// Whether a report is on its way.
+    is_reporting: bool,
+    /// No report is made before this time.
+    report_from_ms: u64,
 }
 
-impl HealthCore {
-    /// A core without instances for this node, which counts as alive itself.
+impl Observer {
+    /// An observer without instances for this node, which counts as alive itself. What `table` had
+    /// from an earlier observer is cleared.
     #[must_use]
-    pub fn new(node: &str, defaults: ActiveDefaults) -> Self {
+    pub fn new(
+        node: &str,
+        defaults: ActiveDefaults,
+        table: ProbeTable,
+        rng: fastrand::Rng,
+    ) -> Self {
+        table.0.pin().clear();
         Self {
+            table,
+            rng,
+            reported: (0, 0),
+            is_reporting: false,
+            report_from_ms: 0,
             node: node.into(),
             defaults,
             live: vec![node.into()],
@@ -173,15 +226,17 @@ impl HealthCore {
         let age_ms = wall_ms.saturating_sub(instance.registered_at_ms);
         let grace_until_ms = now_ms + spec.grace_ms.saturating_sub(age_ms);
         // The first probe comes soon, but those of a fleet that starts together are spread.
-        let due_ms = now_ms + fastrand::u64(0..=spec.interval_ms.min(1_000));
+        let due_ms = now_ms + self.rng.u64(0..=spec.interval_ms.min(1_000));
         self.later.insert((due_ms, key.clone()));
         let track =
             Track::new(instance.address_index, spec, address.clone(), grace_until_ms, due_ms);
+        self.table.0.pin().insert(key.clone(), Arc::new(track.view()));
         self.tracks.insert(key.clone(), track);
     }
 
     fn forget(&mut self, key: &InstanceKey) {
         if let Some(track) = self.tracks.remove(key) {
+            self.table.0.pin().remove(key);
             match track.ready {
                 Some(class) => self.turns.remove(class, key, track.due_ms),
                 None => {
@@ -241,13 +296,16 @@ impl HealthCore {
         else {
             return;
         };
-        if answer.is_some_and(|answer| track.take(answer, now_ms, wall_ms)) {
-            self.unsent.insert(job.key.clone());
+        if let Some(answer) = answer {
+            if track.take(answer, now_ms, wall_ms) {
+                self.unsent.insert(job.key.clone());
+            }
+            self.table.0.pin().insert(job.key.clone(), Arc::new(track.view()));
         }
         track.under_way = false;
         let spec = &track.spec;
         let spread = spec.interval_ms * u64::from(spec.jitter_percent) / 100;
-        let moved = spec.interval_ms - spread / 2 + fastrand::u64(0..=spread);
+        let moved = spec.interval_ms - spread / 2 + self.rng.u64(0..=spread);
         track.due_ms = now_ms + moved;
         self.later.insert((track.due_ms, job.key.clone()));
     }
@@ -258,15 +316,23 @@ impl HealthCore {
         self.unsent_passive.insert(key.clone());
     }
 
-    /// What the leader has to hear: everything where `all`, else what changed. At most `max`.
-    pub fn outbox(&mut self, all: bool, max: usize) -> Vec<Observation> {
+    /// The next report to the leader of `term`: everything when the term is new or the last full
+    /// report is old, else what changed. Empty if there is nothing to report now; a report that is
+    /// not empty must be [`reported`](Self::reported).
+    pub fn outbox(&mut self, term: u64, now_ms: u64) -> Vec<Observation> {
+        if self.is_reporting || now_ms < self.report_from_ms {
+            return Vec::new();
+        }
+        let (last_term, last_ms) = self.reported;
+        let all = term != last_term || now_ms.saturating_sub(last_ms) >= REPEAT_MS;
         if all {
+            self.reported = (term, now_ms);
             let settled = self.tracks.iter().filter(|(_, track)| track.settled.is_some());
             self.unsent.extend(settled.map(|(key, _)| key.clone()));
             self.unsent_passive.extend(self.passive.keys().cloned());
         }
         let mut out = Vec::new();
-        while out.len() < max {
+        while out.len() < REPORT_LEN_MAX {
             let Some(key) = self.unsent.pop_first() else { break };
             let Some(track) = self.tracks.get(&key) else { continue };
             let Some(status) = track.settled else { continue };
@@ -274,7 +340,7 @@ impl HealthCore {
             let address_index = track.address_index;
             out.push(Observation { key, address_index, status, passive: false, detail });
         }
-        while out.len() < max {
+        while out.len() < REPORT_LEN_MAX {
             let Some(key) = self.unsent_passive.pop_first() else { break };
             let Some((address_index, held)) = self.passive.get(&key).cloned() else { continue };
             let status = if held.is_some() { ProbeStatus::NotReady } else { ProbeStatus::Good };
@@ -284,11 +350,17 @@ impl HealthCore {
             }
             out.push(Observation { key, address_index, status, passive: true, detail });
         }
+        self.is_reporting = !out.is_empty();
         out
     }
 
-    /// Puts back what could not be told.
-    pub fn not_sent(&mut self, observations: &[Observation]) {
+    /// Ends a report: the leader has it, or it has to be made again.
+    pub fn reported(&mut self, observations: &[Observation], is_delivered: bool, now_ms: u64) {
+        self.is_reporting = false;
+        if is_delivered {
+            return;
+        }
+        self.report_from_ms = now_ms + RESEND_MS;
         for observation in observations {
             if observation.passive {
                 let held =
@@ -303,37 +375,13 @@ impl HealthCore {
         }
     }
 
-    /// What this node knows of an instance.
-    #[must_use]
-    pub fn view(&self, key: &InstanceKey) -> Option<TrackView> {
-        self.tracks.get(key).map(|track| TrackView {
-            failures: track.failures,
-            settled: track.settled,
-            records: track.records.iter().cloned().collect(),
-        })
-    }
-
-    /// Instances with failures in a row.
-    pub fn failing(&self) -> impl Iterator<Item = (&InstanceKey, u32)> {
-        self.tracks
-            .iter()
-            .filter(|(_, track)| track.failures > 0)
-            .map(|(key, track)| (key, track.failures))
-    }
-
     /// Instances with a bad verdict that no node probes: no success of a probe can bring them back.
     #[must_use]
     pub fn unprobed(&self) -> &BTreeSet<InstanceKey> {
         &self.unprobed
     }
-
-    /// How many instances this node probes.
-    #[must_use]
-    pub fn tracked_len(&self) -> usize {
-        self.tracks.len()
-    }
 }
 
 #[cfg(test)]
-#[path = "core_tests.rs"]
+#[path = "observer_tests.rs"]
 mod tests;

@@ -1,16 +1,16 @@
 //! The leader's side: when do enough observers agree, and is the change damped?
 //!
-//! Pure. Kept in the leader's memory only: observers repeat what they see, so a new leader knows
-//! all of it after one round.
+//! The verdicts are kept in the leader's memory only: observers repeat what they see, so a new leader
+//! knows all of it after one round.
 
 use std::collections::{BTreeMap, HashMap};
 
 use bincode::{Decode, Encode};
 
 use super::track::ProbeStatus;
-use super::wire::Observation;
+use crate::faults::{self, Fault};
 use maxine_state::{
-    ControlState, Health, HealthPolicy, HealthReport, InstanceKey, Liveness, Readiness,
+    ControlState, Fence, Health, HealthPolicy, HealthReport, InstanceKey, Liveness, Readiness,
 };
 
 /// How long an observer's report counts without being repeated, in milliseconds.
@@ -21,6 +21,24 @@ const REVIEW_MS: u64 = 500;
 const FLAP_STEP: u32 = 1_000;
 /// Most instances that are remembered; more than a registry holds.
 const INSTANCES_MAX: usize = 1_000_000;
+
+/// Most verdicts in one proposal.
+const VERDICTS_MAX: usize = 500;
+
+/// What one node sees of one instance now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Observation {
+    /// The instance.
+    pub key: InstanceKey,
+    /// Version of its address: [`maxine_state::Instance::address_index`].
+    pub address_index: u64,
+    /// Status that the node settled on.
+    pub status: ProbeStatus,
+    /// Whether it comes from the proxy's experience instead of a probe.
+    pub passive: bool,
+    /// The last result, in one line.
+    pub detail: String,
+}
 
 #[derive(Clone, Debug)]
 struct Report {
@@ -66,13 +84,6 @@ pub struct VerdictContext<'a> {
     pub wall_ms: u64,
 }
 
-/// A transition to propose.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Decision {
-    /// The report for the log.
-    pub report: HealthReport,
-}
-
 /// What all observers said lately.
 #[derive(Debug, Default)]
 pub struct Verdicts {
@@ -80,8 +91,10 @@ pub struct Verdicts {
     /// Whether something new was heard since the last decision.
     news: bool,
     decided_at_ms: u64,
-    /// Since when this node listens as the leader; `None` while it does not lead.
-    listening_since_ms: Option<u64>,
+    /// The grant that this node listens under, and since when; `None` while it does not lead.
+    listening: Option<(Fence, u64)>,
+    /// Whether verdicts were proposed and the proposal has not ended.
+    is_proposing: bool,
 }
 
 impl Verdicts {
@@ -91,20 +104,28 @@ impl Verdicts {
         Self::default()
     }
 
-    /// Forgets everything; for one who no longer leads.
-    pub fn clear(&mut self) {
-        *self = Self::default();
+    /// Takes note of the grant under which this node has the leader's duties. Without one everything
+    /// is forgotten.
+    pub fn set_duties(&mut self, fence: Option<Fence>, now_ms: u64) {
+        match fence {
+            None => *self = Self { is_proposing: self.is_proposing, ..Self::default() },
+            Some(fence) if self.listening.is_none_or(|(listening, _)| listening != fence) => {
+                self.listening = Some((fence, now_ms));
+            }
+            Some(_) => {}
+        }
     }
 
-    /// Begins to listen as the leader.
-    pub fn listen_from(&mut self, now_ms: u64) {
-        self.listening_since_ms = Some(now_ms);
-    }
-
-    /// Whether it is time to decide: there is news, or reports and scores have aged.
+    /// Whether it is time to decide: no proposal is on its way, and there is news or reports and
+    /// scores have aged.
     #[must_use]
     pub fn is_due(&self, now_ms: u64) -> bool {
-        self.news || now_ms.saturating_sub(self.decided_at_ms) >= REVIEW_MS
+        !self.is_proposing && (self.news || now_ms.saturating_sub(self.decided_at_ms) >= REVIEW_MS)
+    }
+
+    /// Ends the proposal of what was decided last.
+    pub fn proposed(&mut self) {
+        self.is_proposing = false;
     }
 
     /// Takes in what an observer sees now.
@@ -144,8 +165,9 @@ impl Verdicts {
         [of(&heard.probes, false), of(&heard.passive, true)].concat()
     }
 
-    /// The transitions that are to be proposed now. Asked again, it names them again until the
-    /// published state shows them.
+    /// The verdicts to propose now, at most as many as one proposal holds. If there are any, nothing
+    /// more is due until [`Self::proposed`]; what the published state does not show then is
+    /// decided again. Empty on a node without the leader's duties.
     ///
     /// An instance of `unprobed` has a bad verdict and no probe. Its verdict is taken back once no
     /// observer has said anything of it for as long as a report counts: nobody else ever would.
@@ -153,9 +175,9 @@ impl Verdicts {
         &mut self,
         context: &VerdictContext<'_>,
         unprobed: impl IntoIterator<Item = &'k InstanceKey>,
-    ) -> Vec<Decision> {
-        let mut decisions = Vec::new();
-        let since_ms = *self.listening_since_ms.get_or_insert(context.now_ms);
+    ) -> Vec<HealthReport> {
+        let Some((_, since_ms)) = self.listening else { return Vec::new() };
+        let mut reports = Vec::new();
         (self.news, self.decided_at_ms) = (false, context.now_ms);
         self.heard.retain(|key, heard| {
             for reports in [&mut heard.probes, &mut heard.passive] {
@@ -171,12 +193,11 @@ impl Verdicts {
                 let policy = service.and_then(|s| s.policy.as_ref()).and_then(|p| p.policy.health);
                 let present = &instance.health;
                 if let Some(health) = judge(heard, present, policy, context) {
-                    let report = HealthReport {
+                    reports.push(HealthReport {
                         key: key.clone(),
                         address_index: heard.address_index,
                         health,
-                    };
-                    decisions.push(Decision { report });
+                    });
                 }
             }
             !(heard.probes.is_empty() && heard.passive.is_empty())
@@ -184,15 +205,17 @@ impl Verdicts {
         // Until then an observer may not have repeated its report to this leader.
         if context.now_ms.saturating_sub(since_ms) > REPORT_MS {
             let silent = unprobed.into_iter().filter(|key| !self.heard.contains_key(*key));
-            decisions.extend(silent.filter_map(|key| take_back(key, context)));
+            reports.extend(silent.filter_map(|key| take_back(key, context)));
         }
-        decisions.sort_by(|a, b| a.report.key.cmp(&b.report.key));
-        decisions
+        reports.sort_by(|a, b| a.key.cmp(&b.key));
+        reports.truncate(VERDICTS_MAX);
+        self.is_proposing = !reports.is_empty();
+        reports
     }
 }
 
 /// Takes a bad verdict back that no observer upholds.
-fn take_back(key: &InstanceKey, context: &VerdictContext<'_>) -> Option<Decision> {
+fn take_back(key: &InstanceKey, context: &VerdictContext<'_>) -> Option<HealthReport> {
     let service = context.state.service(&key.service)?;
     let instance = service.instances.get(&key.instance)?;
     if instance.health.is_routable() {
@@ -205,7 +228,7 @@ fn take_back(key: &InstanceKey, context: &VerdictContext<'_>) -> Option<Decision
         ..Health::default()
     };
     let address_index = instance.address_index;
-    Some(Decision { report: HealthReport { key: key.clone(), address_index, health } })
+    Some(HealthReport { key: key.clone(), address_index, health })
 }
 
 /// The new verdict, where there is one.
@@ -217,6 +240,7 @@ fn judge(
 ) -> Option<Health> {
     let settings = policy.unwrap_or_default();
     let observers = policy.map_or(context.observers, |policy| policy.observers) as usize;
+    let observers = if faults::is_on(Fault::OneObserverDecides) { 1 } else { observers };
     let needed = observers.min(context.live_nodes.max(heard.probes.len())).max(1);
     let agreed = [ProbeStatus::Dead, ProbeStatus::NotReady, ProbeStatus::Good]
         .into_iter()
@@ -325,6 +349,7 @@ mod tests {
             let holder = Name::trusted("n");
             if let Reply::Granted(fence) = world.propose(Command::GrantLeadership { holder }) {
                 world.fence = Some(fence);
+                world.verdicts.set_duties(Some(fence), world.now_ms);
             }
             world.propose(Command::PutPolicy {
                 key: service(),
@@ -375,16 +400,12 @@ mod tests {
                 now_ms: self.now_ms,
                 wall_ms: self.now_ms,
             };
-            let items: Vec<_> = self
-                .verdicts
-                .decide(&context, &self.unprobed)
-                .into_iter()
-                .map(|d| d.report)
-                .collect();
+            let items = self.verdicts.decide(&context, &self.unprobed);
             if items.is_empty() {
                 return None;
             }
             self.propose(Command::ReportHealth { items });
+            self.verdicts.proposed();
             let instance = self.state.service(&service())?.instances.get(&Name::trusted("a"))?;
             Some(instance.health.clone())
         }
