@@ -9,7 +9,8 @@ use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
 use parking_lot::Mutex;
 
 use super::disk::{SharedDisk, entry_hash};
-use super::world::{Shared, Step};
+use super::step::Step;
+use super::world::Shared;
 use super::{KnownFault, SimApplication};
 use crate::application::CommittedEntry;
 use crate::config::NodeId;

@@ -20,8 +20,9 @@ use parking_lot::Mutex;
 
 use super::machine::SimSnapshot;
 use super::node::Running;
+use super::step::Step;
 use super::virtual_clock;
-use super::world::{Shared, Step, hash_of};
+use super::world::{Shared, hash_of};
 use crate::codec::{self, Request, Response};
 use crate::config::{Member, NodeId};
 use crate::consensus::{self, TypeConfig, Vote};

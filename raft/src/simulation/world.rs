@@ -1,6 +1,6 @@
 //! What everyone in a simulation shares: the dice, the trace, what happened, and who watches over it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
@@ -8,8 +8,8 @@ use parking_lot::Mutex;
 
 use super::Outcome;
 use super::invariants::{self, Invariant};
+use super::step::Step;
 use super::virtual_clock;
-use crate::codec::LogIdDto;
 use crate::config::NodeId;
 use crate::runtime::step;
 
@@ -51,19 +51,6 @@ pub struct Violation {
     pub detail: String,
     /// When, in virtual milliseconds.
     pub at_ms: u64,
-}
-
-/// Something that happened.
-#[derive(Clone, Debug)]
-pub(super) enum Step {
-    /// A node acts as the leader of a term.
-    Leads { node: NodeId, term: u64 },
-    /// A node applied an entry; its state has this digest then, where it was taken.
-    Applied { node: NodeId, id: LogIdDto, entry: u64, digest: Option<u64> },
-    /// A proposal was acknowledged as this entry.
-    Acknowledged { id: LogIdDto, entry: u64 },
-    /// A node has become leader with this log: its purged index and the entries after it.
-    LogOfLeader { node: NodeId, term: u64, purged: u64, entries: BTreeMap<u64, u64> },
 }
 
 /// Shared by all tasks of a simulation, which run one at a time.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::super::world::Step;
+use super::super::step::Step;
 use super::Invariant;
 use crate::codec::LogIdDto;
 

@@ -5,7 +5,7 @@ mod committed_entries_stay;
 mod digests_agree;
 mod one_leader_per_term;
 
-use super::world::Step;
+use super::step::Step;
 
 /// Looks at every step.
 pub(super) trait Invariant: Send {
