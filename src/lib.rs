@@ -5,7 +5,6 @@ pub mod api;
 pub mod app;
 pub mod cli;
 pub mod config;
-mod faults;
 #[cfg(any(test, feature = "fuzz"))]
 pub mod fuzz;
 pub mod health;

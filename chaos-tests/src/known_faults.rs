@@ -42,11 +42,42 @@ pub const ON_PROCESSES: &[OnProcesses] = &[
     OnProcesses { fault: "drop-watch-event", scenario: "rounds", rounds: 1, check: "watches" },
 ];
 
-/// A fault behind which another defence stands on processes, and the test of `maxine` that must fail.
+/// A fault that the simulation has, and the seed that catches it.
+#[derive(Clone, Copy, Debug)]
+pub struct InSimulation {
+    /// Its name, for `maxine-chaos simulate --fault`.
+    pub fault: &'static str,
+    /// The seed, which is clean without the fault.
+    pub seed: u64,
+    /// The invariant that is broken.
+    pub invariant: &'static str,
+}
+
+/// Every one of these, run with `--slow-proposals`.
+pub const IN_SIMULATION: &[InSimulation] = &[
+    InSimulation { fault: "skip-fencing", seed: 30, invariant: "renewed-leases-hold" },
+    InSimulation { fault: "skip-entry", seed: 3, invariant: "digests-agree" },
+    InSimulation { fault: "forget-request-id", seed: 1, invariant: "requests-take-effect-once" },
+    InSimulation { fault: "expire-renewed", seed: 3, invariant: "renewed-leases-hold" },
+    InSimulation { fault: "serve-spent-grant", seed: 87, invariant: "renewed-leases-hold" },
+    InSimulation { fault: "no-takeover-grace", seed: 1, invariant: "renewed-leases-hold" },
+    InSimulation { fault: "hand-over-short", seed: 1, invariant: "renewed-leases-hold" },
+    InSimulation {
+        fault: "forget-uncertainty",
+        seed: 5,
+        invariant: "refused-writes-are-not-written",
+    },
+    InSimulation { fault: "one-observer-decides", seed: 1, invariant: "healthy-instances-stay" },
+    InSimulation { fault: "superseded-for-good", seed: 3, invariant: "calm-leader-has-duties" },
+];
+
+/// A fault behind which another defence stands on processes, and the test that must fail.
 #[derive(Clone, Copy, Debug)]
 pub struct InTest {
     /// Its word in `MAXINE_FAULT`.
     pub fault: &'static str,
+    /// The package that has the test.
+    pub package: &'static str,
     /// The test's path.
     pub test: &'static str,
 }
@@ -55,11 +86,13 @@ pub struct InTest {
 pub const IN_TESTS: &[InTest] = &[
     InTest {
         fault: "skip-fencing",
-        test: "state::apply::tests::a_command_of_an_old_leadership_is_refused",
+        package: "maxine-state",
+        test: "apply::tests::a_command_of_an_old_leadership_is_refused",
     },
     InTest {
         fault: "expire-unconfirmed",
-        test: "actors::registry::expiry::tests::nothing_is_expired_unless_leadership_is_confirmed",
+        package: "maxine-control",
+        test: "leases::engine::tests::nothing_is_expired_unless_leadership_is_confirmed",
     },
 ];
 
@@ -73,7 +106,8 @@ impl InTest {
         let output = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
             // Together, so that both are built with the features that they have in the workspace.
             .args(["test", "--package", "maxine", "--package", "maxine-chaos"])
-            .args(["--features", "maxine/faults", "--lib", "--target-dir"])
+            .args(["--package", self.package, "--features", "maxine/faults", "--lib"])
+            .arg("--target-dir")
             .arg(target)
             .args(["--", "--exact", self.test])
             .env("MAXINE_FAULT", fault)

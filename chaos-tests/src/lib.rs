@@ -10,6 +10,7 @@ pub mod clock;
 pub mod cluster;
 pub mod consensus;
 pub mod engine;
+pub mod facts;
 pub mod invariants;
 pub mod journal;
 pub mod known_faults;

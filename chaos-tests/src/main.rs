@@ -165,8 +165,9 @@ fn fault_named<F: Copy>(name: Option<&str>, all: &[(F, &str)]) -> anyhow::Result
 
 fn simulate(args: &SimulateArgs) -> anyhow::Result<bool> {
     let mut out = std::io::stdout().lock();
-    let fault = fault_named(args.fault.as_deref(), simulation::Fault::ALL)?;
-    let (mut applied, mut elections, mut expiries, mut refused, mut failed) = (0, 0, 0, 0, 0);
+    let fault = fault_named(args.fault.as_deref(), &simulation::Fault::all())?;
+    let (mut applied, mut elections, mut handovers, mut expiries) = (0, 0, 0, 0);
+    let (mut verdicts, mut refusals, mut fenced_off, mut failed) = (0, 0, 0, 0);
     for nth in 0..args.seeds {
         let seed = args.first_seed + nth;
         let plan = Plan {
@@ -179,7 +180,10 @@ fn simulate(args: &SimulateArgs) -> anyhow::Result<bool> {
         applied += outcome.applied;
         elections += outcome.elections;
         expiries += outcome.expiries;
-        refused += outcome.fenced_off;
+        handovers += outcome.handovers;
+        verdicts += outcome.verdicts;
+        refusals += outcome.refusals;
+        fenced_off += outcome.fenced_off;
         if let Some(violation) = outcome.violation {
             failed += 1;
             writeln!(
@@ -195,7 +199,8 @@ fn simulate(args: &SimulateArgs) -> anyhow::Result<bool> {
     }
     writeln!(
         out,
-        "{} seeds of {} virtual s: {applied} entries applied, {elections} elections, {expiries} expiries, {refused} entries refused, {failed} broken",
+        "{} seeds of {} virtual s: {applied} entries applied, {elections} elections, {handovers} handovers, \
+         {expiries} expiries, {verdicts} verdicts, {refusals} writes refused, {fenced_off} entries refused, {failed} broken",
         args.seeds, args.virtual_s,
     )?;
     Ok(failed == 0)

@@ -3,7 +3,8 @@
 
 use std::process::Command;
 
-use maxine_chaos::simulation;
+use maxine_chaos::simulation::{self, Fault};
+use maxine_control::faults;
 
 /// Runs what was printed, with the program of this build in the place of `cargo run`.
 fn replay(command: &str) -> String {
@@ -16,7 +17,7 @@ fn replay(command: &str) -> String {
 
 #[test]
 fn a_failing_seed_of_the_cores_is_shown_again() {
-    let fault = Some(simulation::Fault::NoTakeoverGrace);
+    let fault = Some(Fault::Engine(faults::Fault::NoTakeoverGrace));
     let plans = (1..=300).map(|seed| simulation::Plan {
         fault,
         slow_proposals: true,

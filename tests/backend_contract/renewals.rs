@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use maxine::actors::registry::{LeaseTable, RegistryParts, RegistrySettings, Renewal};
+use maxine::actors::registry::{RegistryParts, RegistrySettings, Renewal};
 use maxine::actors::supervisor::Supervised;
 use maxine::actors::{LeadershipActor, Registry};
 use maxine_clock::Clock;
@@ -256,17 +256,4 @@ fn a_lease_has_the_same_time_however_often_leadership_is_handed_over() {
             stack.stop().await;
         }
     });
-}
-
-/// Forgetting the table is never taken for not knowing a lease.
-#[test]
-fn a_table_that_is_filled_again_says_so() {
-    let table = LeaseTable::new(maxine::actors::registry::ExpirySettings::default());
-    table.begin(Fence(1), 0);
-    table.set_followed(7);
-    let before = table.cleared_total();
-    table.clear();
-    assert_eq!(*table.followed().borrow(), 0);
-    assert_ne!(table.cleared_total(), before);
-    assert!(table.is_empty());
 }

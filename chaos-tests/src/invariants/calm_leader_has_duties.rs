@@ -1,7 +1,7 @@
 //! A leader that nobody disturbs comes to hold the leader's duties, and keeps them.
 
 use super::Invariant;
-use crate::simulation::{Step, World};
+use crate::facts::{Facts, Step};
 
 /// A grant may be lost and asked for again a few times.
 const PATIENCE_MS: u64 = 10_000;
@@ -16,19 +16,19 @@ impl Invariant for CalmLeaderHasDuties {
         "calm-leader-has-duties"
     }
 
-    fn check(&mut self, world: &World, _: &Step) -> Result<(), String> {
-        let now_ms = world.now_ms();
-        let Some(leader) = world.leader.filter(|leader| world.nodes[*leader].runs(now_ms)) else {
+    fn check(&mut self, facts: &Facts, _: &Step) -> Result<(), String> {
+        let now_ms = facts.now_ms;
+        let Some(leader) = facts.leader.filter(|leader| facts.nodes[*leader].runs(now_ms)) else {
             self.without_since_ms = None;
             return Ok(());
         };
-        if world.nodes[leader].duties.is_some() {
+        if facts.nodes[leader].duties.is_some() {
             self.without_since_ms = None;
             return Ok(());
         }
-        let (term, since_ms) = *self.without_since_ms.get_or_insert((world.term, now_ms));
-        if term != world.term {
-            self.without_since_ms = Some((world.term, now_ms));
+        let (term, since_ms) = *self.without_since_ms.get_or_insert((facts.term, now_ms));
+        if term != facts.term {
+            self.without_since_ms = Some((facts.term, now_ms));
         } else if now_ms > since_ms + PATIENCE_MS {
             return Err(format!(
                 "node {leader} leads term {term} and has had no duties since {since_ms} ms"

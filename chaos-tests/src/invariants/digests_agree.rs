@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::Invariant;
-use crate::simulation::{Step, World};
+use crate::facts::{Facts, Step};
 
 /// Hashing the whole state after every entry would be most of the run.
 const EVERY: usize = 8;
@@ -18,12 +18,12 @@ impl Invariant for DigestsAgree {
         "digests-agree"
     }
 
-    fn check(&mut self, world: &World, step: &Step) -> Result<(), String> {
+    fn check(&mut self, facts: &Facts, step: &Step) -> Result<(), String> {
         let Step::Applied { node, position, .. } = step else { return Ok(()) };
         if !position.is_multiple_of(EVERY) {
             return Ok(());
         }
-        let digest = world.nodes[*node].state.digest().digest;
+        let digest = facts.nodes[*node].state.digest().digest;
         let (other, first) = self.first.entry(*position).or_insert_with(|| (*node, digest.clone()));
         if *first != digest {
             return Err(format!("after entry {position} nodes {other} and {node} differ"));

@@ -3,7 +3,7 @@
 use maxine_state::Command;
 
 use super::Invariant;
-use crate::simulation::{Step, World};
+use crate::facts::{Facts, Step};
 
 #[derive(Debug, Default)]
 pub(super) struct ExpiryHitsItsLease;
@@ -13,9 +13,11 @@ impl Invariant for ExpiryHitsItsLease {
         "expiry-hits-its-lease"
     }
 
-    fn check(&mut self, world: &World, step: &Step) -> Result<(), String> {
+    fn check(&mut self, facts: &Facts, step: &Step) -> Result<(), String> {
         let Step::Applied { position, removed, .. } = step else { return Ok(()) };
-        let Command::Expire { items } = &world.log[*position - 1].1.command else { return Ok(()) };
+        let Command::Expire { items } = &facts.log[*position - 1].proposal.command else {
+            return Ok(());
+        };
         for gone in removed {
             if !items.contains(&(gone.key.clone(), gone.registered_index)) {
                 return Err(format!(

@@ -3,7 +3,7 @@
 use maxine_state::{EventKind, Fence};
 
 use super::Invariant;
-use crate::simulation::{Step, World};
+use crate::facts::{Facts, Step};
 
 /// What the log itself says: each node's newest grant, by its own count.
 #[derive(Debug, Default)]
@@ -17,7 +17,7 @@ impl Invariant for FencesGrow {
         "fences-grow"
     }
 
-    fn check(&mut self, world: &World, step: &Step) -> Result<(), String> {
+    fn check(&mut self, facts: &Facts, step: &Step) -> Result<(), String> {
         let Step::Applied { node, position, events, .. } = step else { return Ok(()) };
         if *position <= self.position[*node] {
             // It restarted and applies again what it had applied: from its snapshot on.
@@ -25,7 +25,7 @@ impl Invariant for FencesGrow {
         }
         self.position[*node] = *position;
         let current = self.newest[*node];
-        if let Some(Fence(fence)) = world.log[*position - 1].1.fence
+        if let Some(Fence(fence)) = facts.log[*position - 1].proposal.fence
             && current > 0
             && fence != current
             && !events.is_empty()

@@ -1,7 +1,7 @@
 //! A node's changes come with indexes that grow, none beyond the state's: a watcher sees no gap.
 
 use super::Invariant;
-use crate::simulation::{Step, World};
+use crate::facts::{Facts, Step};
 
 #[derive(Debug, Default)]
 pub(super) struct IndexesGrow {
@@ -14,7 +14,7 @@ impl Invariant for IndexesGrow {
         "indexes-grow"
     }
 
-    fn check(&mut self, world: &World, step: &Step) -> Result<(), String> {
+    fn check(&mut self, facts: &Facts, step: &Step) -> Result<(), String> {
         let Step::Applied { node, position, events, applied, .. } = step else { return Ok(()) };
         if *position <= self.position[*node] {
             self.last[*node] = 0;
@@ -29,7 +29,7 @@ impl Invariant for IndexesGrow {
             }
             self.last[*node] = event.index;
         }
-        let index = world.nodes[*node].state.index();
+        let index = facts.nodes[*node].state.index();
         if self.last[*node] > index || applied.index > index {
             return Err(format!("index {} is beyond the state's {index}", self.last[*node]));
         }

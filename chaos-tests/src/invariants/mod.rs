@@ -4,11 +4,13 @@ mod calm_leader_has_duties;
 mod digests_agree;
 mod expiry_hits_its_lease;
 mod fences_grow;
+mod healthy_instances_stay;
 mod indexes_grow;
+mod refused_writes_are_not_written;
 mod renewed_leases_hold;
 mod requests_take_effect_once;
 
-use crate::simulation::{Step, World};
+use crate::facts::{Facts, Step};
 
 /// A broken invariant.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,13 +23,13 @@ pub struct Violation {
     pub at_ms: u64,
 }
 
-/// Looks at the world after every step.
+/// Looks at the facts after every step.
 pub trait Invariant {
     /// Its name.
     fn name(&self) -> &'static str;
 
     /// Checks what the step did.
-    fn check(&mut self, world: &World, step: &Step) -> Result<(), String>;
+    fn check(&mut self, facts: &Facts, step: &Step) -> Result<(), String>;
 }
 
 /// All of them.
@@ -39,6 +41,8 @@ pub fn all() -> Vec<Box<dyn Invariant>> {
         Box::<indexes_grow::IndexesGrow>::default(),
         Box::<renewed_leases_hold::RenewedLeasesHold>::default(),
         Box::<requests_take_effect_once::RequestsTakeEffectOnce>::default(),
+        Box::<healthy_instances_stay::HealthyInstancesStay>::default(),
+        Box::<refused_writes_are_not_written::RefusedWritesAreNotWritten>::default(),
         Box::<calm_leader_has_duties::CalmLeaderHasDuties>::default(),
     ]
 }

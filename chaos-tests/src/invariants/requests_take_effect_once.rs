@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use maxine_state::{Applied, Command};
 
 use super::Invariant;
-use crate::simulation::{Step, World};
+use crate::facts::{Facts, Step};
 
 #[derive(Debug, Default)]
 pub(super) struct RequestsTakeEffectOnce {
@@ -19,9 +19,9 @@ impl Invariant for RequestsTakeEffectOnce {
         "requests-take-effect-once"
     }
 
-    fn check(&mut self, world: &World, step: &Step) -> Result<(), String> {
+    fn check(&mut self, facts: &Facts, step: &Step) -> Result<(), String> {
         let Step::Applied { position, applied, events, .. } = step else { return Ok(()) };
-        let proposal = &world.log[*position - 1].1;
+        let proposal = &facts.log[*position - 1].proposal;
         let id = proposal.request_id.0;
         let (first, answer) = self.first.entry(id).or_insert_with(|| (*position, applied.clone()));
         if first != position && !events.is_empty() {
@@ -42,7 +42,7 @@ impl Invariant for RequestsTakeEffectOnce {
                 }
             }
         }
-        if let Some(told) = world.replies.get(&id)
+        if let Some(told) = facts.replies.get(&id)
             && told != applied
         {
             return Err(format!("request {id} was told {told:?} and applied as {applied:?}"));

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use maxine::actors::registry::LeaseId;
+use maxine_control::leases::LeaseId;
 use maxine_state::{
     Actor, Address, Command, Deregistration, InstanceKey, Name, Proposal, Registration, RequestId,
     ServiceKey,
@@ -35,6 +35,10 @@ pub(super) struct Client {
     pub(super) sent_ms: u64,
     pub(super) epoch: u64,
     pub(super) next_at_ms: u64,
+    /// Until when its instance answers no probe well.
+    pub(super) sick_until_ms: u64,
+    /// From when on it may be sick again; never if it is always healthy.
+    pub(super) sick_from_ms: u64,
 }
 
 impl Client {
@@ -55,7 +59,14 @@ impl Client {
             sent_ms: 0,
             epoch: 0,
             next_at_ms: 50 * nth as u64,
+            sick_until_ms: 0,
+            sick_from_ms: if Self::is_always_healthy(nth) { u64::MAX } else { 5_000 },
         }
+    }
+
+    /// Whether this client's instance is never sick.
+    pub(super) fn is_always_healthy(nth: usize) -> bool {
+        nth.is_multiple_of(2)
     }
 
     /// The registration of its instance; its address tells one attempt from the next.

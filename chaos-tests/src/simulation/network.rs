@@ -4,7 +4,8 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::sync::Arc;
 
-use maxine::actors::registry::{Former, LeaseId};
+use maxine_control::health::Observation;
+use maxine_control::leases::{Former, LeaseId};
 use maxine_state::{Applied, Fence, Proposal};
 
 /// Who sends or receives.
@@ -19,10 +20,16 @@ pub(super) enum Place {
 /// What is sent.
 #[derive(Clone, Debug)]
 pub(super) enum Message {
-    /// A command to be ordered, on behalf of a place that wants the answer.
-    Propose { proposal: Box<Proposal>, answer_to: Place, hops: u8 },
-    /// Its answer.
-    Applied { id: u128, applied: Applied },
+    /// A client asks a node for a write.
+    Write { client: usize, proposal: Arc<Proposal> },
+    /// Its answer: done.
+    Done { id: u128, applied: Applied },
+    /// Its answer: nothing was written.
+    Refused { id: u128 },
+    /// Proposals to be ordered, for a node that waits for the answer to its question `ask`.
+    Order { node: usize, ask: u128, proposals: Vec<Arc<Proposal>>, hops: u8 },
+    /// The answer, and the log's length with them.
+    Ordered { ask: u128, applied: Vec<Applied>, position: usize },
     /// A heartbeat: the lease, its registration, and when the client sent it.
     Renew { client: usize, lease: LeaseId, epoch: u64, sent_ms: u64, hops: u8 },
     /// Its answer: whether the lease is known.
@@ -31,6 +38,10 @@ pub(super) enum Message {
     AskLeases { node: usize, former: Fence, present: Fence },
     /// Its answer.
     LeftLeases { present: Fence, left: Arc<Former> },
+    /// What a node observed, for the leader.
+    Observed { node: usize, ask: u128, items: Vec<Observation> },
+    /// The leader has it.
+    Heard { ask: u128 },
 }
 
 /// The messages under way.
@@ -63,9 +74,12 @@ impl Network {
         to: Place,
         message: Message,
     ) {
-        let copies = 1 + u8::from(rng.u8(..100) < self.repeat_percent);
+        // What a node sends to itself may be late, but is not lost.
+        let (loss, repeat) =
+            if from == to { (0, 0) } else { (self.loss_percent, self.repeat_percent) };
+        let copies = 1 + u8::from(rng.u8(..100) < repeat);
         for _ in 0..copies {
-            if rng.u8(..100) < self.loss_percent || self.under_way.len() >= UNDER_WAY_MAX {
+            if rng.u8(..100) < loss || self.under_way.len() >= UNDER_WAY_MAX {
                 continue;
             }
             // Most are quick; a few come so late that the world has changed.

@@ -1,103 +1,129 @@
-//! A node: its replica of the state, what it believes of leadership, its lease table.
-//!
-//! The carrying out is as the product's actors do it: ask for the grant, open all leases with the
-//! whole time to live, confirm before expiring, stand down when someone else is granted.
+//! A node: the engines of the product, its clock, and what a crash leaves of it.
 
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use maxine::actors::registry::{ExpirySettings, Former, LeaseTable};
-use maxine_state::{
-    Applied, ControlState, Event, EventKind, Fence, FormerGrant, InstanceKey, Name, Proposal, Reply,
-};
+use crate::facts::Replica;
+use maxine_control::health::{ActiveDefaults, Observation, Observer, ProbeTable, Verdicts};
+use maxine_control::intake::{Intake, Write, WriteTimes};
+use maxine_control::leadership::LeadershipEngine;
+use maxine_control::leases::{ExpirySettings, LeaseTable, Leases};
+use maxine_state::{Applied, ControlState, Leadership, Name, Proposal};
 
-/// What happened in one step, for the invariants.
+/// A new leader adds this to every lease.
+const TAKEOVER_EXTRA_MS: u64 = 1_000;
+/// Most writes of a class that wait.
+const PENDING_MAX: usize = 16;
+/// How long a node may take for a write.
+const WRITE_TIMEOUT_MS: u64 = 2_500;
+
+/// Who waits for a write.
 #[derive(Clone, Debug)]
-pub enum Step {
-    /// A node applied the entry at a position of the log.
-    Applied {
-        /// Which node.
-        node: usize,
-        /// The entry's position, from 1.
-        position: usize,
-        /// Its reply.
-        applied: Applied,
-        /// What it changed.
-        events: Vec<Event>,
-        /// The registrations that it removed, as they were before.
-        removed: Vec<Expired>,
-    },
-    /// Anything else.
-    Other,
+pub(super) enum Waiter {
+    /// A client, for its request; the write's number says which time it asked.
+    Client { client: usize, id: u128, write: u64 },
+    /// The node's own verdicts.
+    Verdicts,
 }
 
-/// A registration that was removed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Expired {
-    /// Whose.
-    pub key: InstanceKey,
-    /// Its lease.
-    pub lease_epoch: u64,
-    /// Its last registration in the log.
-    pub registered_index: u64,
+/// What a node waits for, by the number of its question.
+#[derive(Clone, Debug)]
+pub(super) enum Asked {
+    /// A grant in this term.
+    Grant { term: u64 },
+    /// Another grant, for which nobody waits.
+    AnotherGrant,
+    /// This attempt to expire leases.
+    Expire { attempt: u64 },
+    /// This attempt to have a batch ordered.
+    Batch { attempt: u64 },
+    /// The leader's word that it heard these.
+    Report { items: Vec<Observation> },
 }
 
-/// A node.
+/// What a node does later.
+#[derive(Clone, Debug)]
+pub(super) enum Timer {
+    /// It gives the question up.
+    GiveUp { ask: u128 },
+    /// Nobody was known who could order this batch.
+    NoLeader { attempt: u64 },
+    /// The pause before the next attempt is over.
+    RetryBatch { attempt: u64 },
+    /// The pause before the next grant is over.
+    RetryGrant { term: u64 },
+    /// A majority answers who leads.
+    Confirm { attempt: u64 },
+    /// A probe ends.
+    Probed { job: Box<maxine_control::health::ProbeJob>, took_ms: u64 },
+}
+
+/// A node's process.
 #[derive(Debug)]
-pub struct Node {
-    /// Its name in grants.
-    pub name: Name,
-    /// Whether its process runs.
-    pub up: bool,
-    /// Until when its process is paused.
-    pub paused_until_ms: u64,
-    /// Its replica.
-    pub state: ControlState,
-    /// How much of the log it has applied.
-    pub position: usize,
-    /// The fence under which it does the leader's duties.
-    pub duties: Option<Fence>,
-    /// The term in which it believes to lead.
-    pub(super) believes: Option<u64>,
-    pub(super) asked: Option<(u64, u128)>,
-    pub(super) asked_at_ms: u64,
-    pub(super) superseded: bool,
-    pub(super) leases: LeaseTable,
+pub(super) struct Node {
+    name: Name,
+    pub(super) leadership: LeadershipEngine,
+    pub(super) leases: Leases,
+    pub(super) intake: Intake<Waiter>,
+    pub(super) observer: Observer,
+    pub(super) verdicts: Verdicts,
+    /// Counts the starts of the process: what an earlier one began is nothing to this one.
+    pub(super) starts: u64,
+    /// What it believes of leadership.
+    pub(super) believes: Leadership,
+    pub(super) asked: BTreeMap<u128, Asked>,
+    /// Answers to be taken in once the log was applied so far.
+    pub(super) answers: Vec<(usize, u128, Vec<Applied>)>,
+    pub(super) next_tick_ms: u64,
     /// What a crash leaves: an encoded snapshot and its position.
     snapshot: (Vec<u8>, usize),
     /// Parts per thousand by which its clock runs fast or slow.
     drift: i64,
-    pub(super) next_tick_ms: u64,
-    pub(super) last_tick_ms: u64,
+    seed: u64,
 }
-
-/// A new leader adds this to every lease.
-pub(super) const TAKEOVER_EXTRA_MS: u64 = 1_000;
-pub(super) const TICK_MS: u64 = 100;
-const STALL_MS: u64 = 400;
 
 fn lease_settings() -> ExpirySettings {
     ExpirySettings { silent_fleet_min: 1_000, ..ExpirySettings::default() }
 }
 
+fn leases(name: &Name, table: Arc<LeaseTable>, clock_ms: u64) -> Leases {
+    Leases::new(name.clone(), lease_settings(), TAKEOVER_EXTRA_MS, table, clock_ms)
+}
+
+fn observer(name: &Name, seed: u64) -> Observer {
+    let rng = fastrand::Rng::with_seed(seed);
+    Observer::new(name.as_str(), ActiveDefaults::default(), ProbeTable::default(), rng)
+}
+
 impl Node {
-    pub(super) fn new(nth: usize, drift: i64) -> Self {
-        Self {
-            name: Name::trusted(&format!("node-{}", nth + 1)),
+    pub(super) fn new(nth: usize, drift: i64, seed: u64) -> (Self, Replica) {
+        let name = Name::trusted(&format!("node-{}", nth + 1));
+        let node = Self {
+            leadership: LeadershipEngine::new(name.clone()),
+            leases: leases(&name, Arc::new(LeaseTable::new(&lease_settings())), 0),
+            intake: Intake::new(PENDING_MAX),
+            observer: observer(&name, seed),
+            verdicts: Verdicts::new(),
+            name: name.clone(),
+            starts: 0,
+            believes: Leadership::default(),
+            asked: BTreeMap::new(),
+            answers: Vec::new(),
+            next_tick_ms: 17 * nth as u64,
+            snapshot: (Vec::new(), 0),
+            drift,
+            seed,
+        };
+        let replica = Replica {
+            name,
             up: true,
             paused_until_ms: 0,
             state: ControlState::default(),
             position: 0,
             duties: None,
-            believes: None,
-            asked: None,
-            asked_at_ms: 0,
-            superseded: false,
-            leases: LeaseTable::new(lease_settings()),
-            snapshot: (Vec::new(), 0),
-            drift,
-            next_tick_ms: 17 * nth as u64,
-            last_tick_ms: 0,
-        }
+        };
+        (node, replica)
     }
 
     /// The node's own clock.
@@ -106,131 +132,49 @@ impl Node {
         now_ms.saturating_add_signed(drift)
     }
 
-    /// Whether its process does anything now.
-    pub fn runs(&self, now_ms: u64) -> bool {
-        self.up && self.paused_until_ms <= now_ms
-    }
-
-    pub(super) fn crash(&mut self, now_ms: u64) {
-        self.up = false;
-        self.stand_down(now_ms);
-        self.believes = None;
-        self.leases = LeaseTable::new(lease_settings());
-    }
-
-    pub(super) fn restart(&mut self, now_ms: u64) {
+    /// Starts the process after a crash, from its snapshot.
+    pub(super) fn restart(&mut self, replica: &mut Replica, now_ms: u64) {
         let (bytes, position) = &self.snapshot;
-        self.state = match bytes.is_empty() {
+        replica.state = match bytes.is_empty() {
             true => ControlState::default(),
             false => ControlState::read_from(&mut bytes.as_slice())
                 .expect("a snapshot that this node wrote"),
         };
-        self.position = *position;
-        self.up = true;
+        replica.position = *position;
+        replica.up = true;
+        let clock_ms = self.clock_ms(now_ms);
+        self.starts += 1;
+        self.leadership = LeadershipEngine::new(self.name.clone());
+        self.leases = leases(&self.name, Arc::new(LeaseTable::new(&lease_settings())), clock_ms);
+        self.intake = Intake::new(PENDING_MAX);
+        self.observer = observer(&self.name, self.seed + self.starts);
+        self.verdicts = Verdicts::new();
+        self.believes = Leadership::default();
+        self.asked.clear();
+        self.answers.clear();
         self.next_tick_ms = now_ms;
-        self.last_tick_ms = self.clock_ms(now_ms);
+        let wall_ms = super::wall_ms(clock_ms);
+        self.observer.sync(&replica.state, clock_ms, wall_ms);
     }
 
-    pub(super) fn take_snapshot(&mut self) {
+    /// Starts the engine of the leases again after a panic; the table outlives it.
+    pub(super) fn restart_leases(&mut self, now_ms: u64) {
+        let table = Arc::clone(self.leases.table());
+        self.leases = leases(&self.name, table, self.clock_ms(now_ms));
+    }
+
+    pub(super) fn take_snapshot(&mut self, replica: &Replica) {
         let mut bytes = Vec::new();
-        self.state.write_to(&mut bytes).expect("writing to memory cannot fail");
-        self.snapshot = (bytes, self.position);
+        replica.state.write_to(&mut bytes).expect("writing to memory cannot fail");
+        self.snapshot = (bytes, replica.position);
     }
 
-    pub(super) fn stand_down(&mut self, now_ms: u64) {
-        self.duties = None;
-        self.asked = None;
-        self.leases.close(self.clock_ms(now_ms));
-    }
-
-    /// Applies one entry and follows what it changed.
-    pub(super) fn apply(
-        &mut self,
-        proposal: &Proposal,
-        now_ms: u64,
-    ) -> (Applied, Vec<Event>, Vec<Expired>) {
-        let before = self.state.clone();
-        let mut events = Vec::new();
-        let applied = self.state.apply(proposal, &mut events);
-        self.position += 1;
-        let clock_ms = self.clock_ms(now_ms);
-        let mut removed = Vec::new();
-        for event in &events {
-            match &event.kind {
-                EventKind::InstanceRegistered { key, data } if self.duties.is_some() => {
-                    self.leases.open(key, data, clock_ms);
-                }
-                EventKind::InstanceRemoved { key, .. } => {
-                    let service = before.service(&key.service);
-                    let old = service.and_then(|service| service.instances.get(&key.instance));
-                    removed.push(Expired {
-                        key: key.clone(),
-                        lease_epoch: old.map_or(0, |old| old.lease_epoch),
-                        registered_index: old.map_or(0, |old| old.registered_index),
-                    });
-                    self.leases.forget(key);
-                }
-                EventKind::LeadershipGranted { fence, .. }
-                    if self.duties.is_some_and(|mine| mine.0 < *fence) =>
-                {
-                    self.superseded = true;
-                    self.stand_down(now_ms);
-                }
-                _ => {}
-            }
-        }
-        (applied, events, removed)
-    }
-
-    /// Takes up the leader's duties under a fence that the log granted.
-    pub(super) fn take_up(&mut self, reply: &Reply, now_ms: u64, grace: bool) {
-        let Reply::Granted(fence) = reply else { return };
-        let current = self.state.grant().map_or(0, |grant| grant.fence.0);
-        // Someone else may have been granted between the reply and now.
-        if current > fence.0 {
-            self.asked = None;
-            return;
-        }
-        self.duties = Some(*fence);
-        let clock_ms = self.clock_ms(now_ms);
-        self.leases.begin(*fence, clock_ms);
-        for (key, service) in self.state.services() {
-            for (id, instance) in &service.instances {
-                let key = key.instance(id.clone());
-                if grace {
-                    self.leases.take_over(&key, instance, clock_ms, TAKEOVER_EXTRA_MS);
-                } else {
-                    // As if every lease had last been renewed when it was registered.
-                    self.leases.open(
-                        &key,
-                        instance,
-                        clock_ms.saturating_sub(instance.registration.expiry.ttl_ms().unwrap_or(0)),
-                    );
-                }
-            }
-        }
-    }
-
-    /// Whom it took over from, if it holds the duties.
-    pub(super) fn former(&self) -> Option<FormerGrant> {
-        let grant = self.state.grant().filter(|grant| Some(grant.fence) == self.duties)?;
-        grant.before.clone()
-    }
-
-    /// What was left of the leases under a grant that `present` ended. `None` until this node has seen
-    /// that one, from when on it acknowledges nothing, or if it does not know.
-    pub(super) fn left(&self, former: Fence, present: Fence, now_ms: u64) -> Option<Arc<Former>> {
-        let ended = self.state.grant().is_some_and(|grant| grant.fence >= present);
-        ended.then(|| self.leases.former(former, self.clock_ms(now_ms))).flatten()
-    }
-
-    /// Moves deadlines on by the time in which this process stood still.
-    pub(super) fn absorb_stall(&mut self, now_ms: u64) {
-        let clock_ms = self.clock_ms(now_ms);
-        let stalled_ms = clock_ms.saturating_sub(self.last_tick_ms + TICK_MS);
-        if stalled_ms >= STALL_MS {
-            self.leases.shift(stalled_ms);
-        }
-        self.last_tick_ms = clock_ms;
+    /// A write for its engine.
+    pub(super) fn write(&self, proposal: Proposal, reply: Waiter, now_ms: u64) -> Write<Waiter> {
+        let end_ms = self.clock_ms(now_ms) + WRITE_TIMEOUT_MS;
+        // Some callers wait for less than the node may take.
+        let begin_ms = end_ms - if proposal.request_id.0.is_multiple_of(3) { 1_500 } else { 0 };
+        let time = WriteTimes { begin_ms, end_ms };
+        Write { proposal, time, address: Ipv4Addr::UNSPECIFIED.into(), reply }
     }
 }

@@ -1,7 +1,6 @@
 //! What only an operator can know, on its way to the leader: that the silent instances are gone, or that
 //! the leader's clock is right. Any node takes it, as it takes a write.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,8 +9,9 @@ use futures::future::BoxFuture;
 
 use super::super::leadership::Duties;
 use super::super::peer::{PeerKind, PeerService, call_leader};
+use super::super::supervisor::Supervised;
 use super::Registry;
-use super::leases::LeaseTable;
+use super::leases::{ConfirmSilence, LeaseActor};
 use maxine_clock::Clock;
 use maxine_store::CallError;
 
@@ -31,19 +31,24 @@ pub enum Confirmation {
 /// Carries confirmations out on the leader.
 #[derive(Clone)]
 pub(super) struct Confirmer {
-    pub(super) leases: Arc<LeaseTable>,
+    pub(super) leases: Supervised<LeaseActor>,
     pub(super) clock: Clock,
     pub(super) duties: Duties,
 }
 
 impl Confirmer {
-    fn carry_out(&self, what: u8) -> Result<(), String> {
+    async fn carry_out(&self, what: u8) -> Result<(), String> {
         if self.duties.borrow().is_none() {
             return Err(String::from("this node does not lead"));
         }
         match what {
             byte if byte == Confirmation::Silence as u8 => {
-                self.leases.confirm_silence(self.clock.monotonic_ms());
+                let confirmed = self.leases.send(ConfirmSilence);
+                let confirmed = tokio::time::timeout(CONFIRM_TIMEOUT, confirmed).await;
+                return match confirmed {
+                    Ok(Ok(())) => Ok(()),
+                    _ => Err(String::from("the lease actor did not answer in time")),
+                };
             }
             byte if byte == Confirmation::Clock as u8 => self.clock.confirm(),
             _ => return Err(String::from("a confirmation that this version does not know")),
@@ -54,8 +59,8 @@ impl Confirmer {
 
 impl PeerService for Confirmer {
     fn answer(&self, body: Bytes) -> BoxFuture<'static, Result<Bytes, String>> {
-        let done = self.carry_out(body.first().copied().unwrap_or_default());
-        futures::future::ready(done.map(|()| Bytes::new())).boxed()
+        let (confirmer, what) = (self.clone(), body.first().copied().unwrap_or_default());
+        async move { confirmer.carry_out(what).await.map(|()| Bytes::new()) }.boxed()
     }
 }
 
@@ -65,7 +70,7 @@ impl Registry {
     /// # Errors
     /// When no leader took it.
     pub async fn confirm(&self, what: Confirmation) -> Result<(), CallError> {
-        let here = self.confirmer().carry_out(what as u8);
+        let here = self.confirmer().carry_out(what as u8).await;
         if here.is_ok() {
             return Ok(());
         }

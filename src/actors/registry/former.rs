@@ -1,10 +1,6 @@
-//! What a leader leaves of the leases when its leadership ends, and how the next one takes it over.
+//! How the next leader learns what was left of the leases: the question between nodes, and its answer.
 //!
-//! A leader that takes over cannot know when a lease was last renewed, and so gives each its whole
-//! time. The one before knows. It is asked once the new grant has reached it: from then on it
-//! acknowledges nothing, and what it says is all there was. The time of a lease stands still from
-//! that moment until the answer is here, for nobody could renew it meanwhile. A leader that is dead
-//! or cut off says nothing, and its leases keep their whole time (decision record 0011).
+//! Which leases are handed over, and what becomes of them, is decided in [`maxine_control::leases`].
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,10 +9,12 @@ use bincode::{Decode, Encode};
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use tokio::sync::watch;
 
 use super::super::peer::{PeerKind, PeerService};
-use super::leases::{LeaseId, LeaseTable};
-use maxine_clock::Clock;
+use super::super::supervisor::Supervised;
+use super::leases::{HandOver, Inherit, LeaseActor};
+use maxine_control::leases::{FormerLease, LeaseId};
 use maxine_state::{Fence, FormerGrant};
 use maxine_store::ControlStore;
 use maxine_view::View;
@@ -31,44 +29,6 @@ const ANSWER_TIMEOUT: Duration = Duration::from_millis(1_000);
 const GRANT_TIMEOUT: Duration = Duration::from_millis(800);
 /// Most attempts to ask for one page.
 const ATTEMPTS_MAX: usize = 2;
-
-/// What was left of one lease.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FormerLease {
-    /// Which lease.
-    pub id: LeaseId,
-    /// Of which registration in the log.
-    pub registered_index: u64,
-    /// How long it had to run, in milliseconds; 0 if it had run out.
-    pub left_ms: u64,
-}
-
-/// What was left of all leases under a grant. It does not change any more.
-#[derive(Debug)]
-pub struct Former {
-    fence: Fence,
-    leases: Vec<FormerLease>,
-}
-
-impl Former {
-    /// What was left under the grant `fence`.
-    #[must_use]
-    pub fn new(fence: Fence, leases: Vec<FormerLease>) -> Self {
-        Self { fence, leases }
-    }
-
-    /// The grant that it was left under.
-    #[must_use]
-    pub fn fence(&self) -> Fence {
-        self.fence
-    }
-
-    /// The leases, in no order.
-    #[must_use]
-    pub fn leases(&self) -> &[FormerLease] {
-        &self.leases
-    }
-}
 
 /// The wire's messages. Variants are only ever appended.
 #[derive(Debug, PartialEq, Eq, Encode, Decode)]
@@ -93,36 +53,32 @@ fn decode(bytes: &[u8]) -> Result<Wire, String> {
 
 /// The former leader's side.
 pub(super) struct FormerService {
-    pub(super) leases: Arc<LeaseTable>,
+    pub(super) actor: Supervised<LeaseActor>,
     pub(super) view: Arc<View>,
-    pub(super) clock: Clock,
+    /// Set to true once the next leader has all that was left.
+    pub(super) handed_over: watch::Sender<bool>,
 }
 
 impl PeerService for FormerService {
     fn answer(&self, body: Bytes) -> BoxFuture<'static, Result<Bytes, String>> {
-        let (leases, view, clock) =
-            (Arc::clone(&self.leases), Arc::clone(&self.view), self.clock.clone());
+        let (actor, view) = (self.actor.clone(), Arc::clone(&self.view));
+        let handed_over = self.handed_over.clone();
         async move {
             let Wire::AskV1 { former, present, from } = decode(&body)? else {
                 return Err("not a question for leases".into());
             };
-            // Only the log ends a leadership: this node must have seen the grant itself.
             let seen = view.wait_for(present, GRANT_TIMEOUT).await;
             seen.map_err(|_| "the new leader's grant has not arrived here")?;
-            let grant = view.snapshot().state.grant().map_or(0, |grant| grant.fence.0);
-            if former >= present || grant < present {
-                return Err("no grant has ended that one".into());
-            }
-            let left = leases.former(Fence(former), clock.monotonic_ms());
-            let left = left.ok_or("nothing is kept of that grant")?;
-            let from = usize::try_from(from).unwrap_or(usize::MAX).min(left.leases.len());
-            let rest = &left.leases[from..];
+            let ask = HandOver { former: Fence(former), present: Fence(present) };
+            let left = actor.send(ask).await.map_err(|error| error.to_string())??;
+            let from = usize::try_from(from).unwrap_or(usize::MAX).min(left.leases().len());
+            let rest = &left.leases()[from..];
             let page = &rest[..rest.len().min(PAGE_LEN_MAX)];
             let more = page.len() < rest.len();
             let page = page.iter().map(|l| (l.id.0, l.registered_index, l.left_ms)).collect();
             let answer = encode(&Wire::LeftV1 { leases: page, more })?;
             if !more {
-                leases.set_handed_over();
+                handed_over.send_replace(true);
             }
             Ok(answer.into())
         }
@@ -131,37 +87,21 @@ impl PeerService for FormerService {
 }
 
 /// The new leader's side.
-pub(super) struct Heir<'a> {
-    pub(super) node: &'a str,
-    pub(super) store: &'a dyn ControlStore,
-    pub(super) leases: &'a LeaseTable,
-    pub(super) clock: &'a Clock,
+pub(super) struct Heir {
+    pub(super) store: Arc<dyn ControlStore>,
+    pub(super) actor: actix::Addr<LeaseActor>,
 }
 
-impl Heir<'_> {
-    /// Takes over what the leader before left, if it can still say so. The leases must all be open.
+impl Heir {
+    /// Takes over what the leader before left, if it can still say so.
     pub(super) async fn take_over(&self, before: &FormerGrant, present: Fence) {
-        let holder = before.holder.as_str();
-        let taken = if holder == self.node {
-            let now_ms = self.clock.monotonic_ms();
-            let former = self.leases.former(before.fence, now_ms);
-            former.map(|former| {
-                self.leases.inherit(present, former.leases(), now_ms);
-                former.leases().len()
-            })
-        } else {
-            self.ask(before, present).await
-        };
-        match taken {
+        let former = before.holder.as_str();
+        match self.ask(before, present).await {
             Some(leases) => {
-                tracing::info!(
-                    former = holder,
-                    leases,
-                    "took over the remaining times of the leases"
-                )
+                tracing::info!(former, leases, "took over the remaining times of the leases")
             }
             None => tracing::info!(
-                former = holder,
+                former,
                 "the remaining times of the leases are unknown; each lease gets its whole TTL"
             ),
         }
@@ -195,15 +135,18 @@ impl Heir<'_> {
                 Ok(Wire::LeftV1 { leases, more }) => (leases, more),
                 other => {
                     attempts += 1;
-                    tracing::debug!(?other, member, attempts, "nothing was said of the leases");
+                    tracing::debug!(
+                        ?other,
+                        member,
+                        attempts,
+                        "the node did not answer what was left of the leases"
+                    );
                     if attempts == ATTEMPTS_MAX {
                         return None;
                     }
                     continue;
                 }
             };
-            // By this node's clock, read after the answer: a lease never ends too soon by it.
-            let now_ms = self.clock.monotonic_ms();
             let left: Vec<FormerLease> = leases
                 .into_iter()
                 .map(|(id, registered_index, left_ms)| FormerLease {
@@ -213,8 +156,10 @@ impl Heir<'_> {
                 })
                 .collect();
             taken += left.len();
-            self.leases.inherit(present, &left, now_ms);
-            if !more || left.is_empty() {
+            let is_last = !more || left.is_empty();
+            // The actor reads the clock after the answer, so a lease never ends too soon by it.
+            self.actor.send(Inherit { present, leases: left }).await.ok()?;
+            if is_last {
                 return Some(taken);
             }
         }

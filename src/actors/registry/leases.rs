@@ -1,495 +1,355 @@
-//! Deadlines of all leases: in the leader's memory only, on its monotonic clock.
+//! Keeps the leases of this node: follows the registry, expires what runs out, and hands over to the
+//! next leader.
 //!
-//! A renewal is one look-up and one atomic store; no mailbox, no disk. Deciding what has run out
-//! is a pure function of the table and the time ([`LeaseTable::due`]).
-//!
-//! A table belongs to one grant of leadership. When that ends, the table is closed: from then on it
-//! acknowledges nothing, and what was left of each lease is kept for the next leader ([`Former`]).
+//! [`Leases`] decides; this actor owns it and carries out what it returns. Heartbeats do not come this
+//! way: they renew the [`LeaseTable`] directly.
 
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
-use parking_lot::Mutex;
-use serde::{Deserialize, Serialize};
+use actix::{
+    Actor, ActorFutureExt, AsyncContext, Context, Handler, Message, SpawnHandle, WrapFuture,
+};
 use tokio::sync::watch;
-use xxhash_rust::xxh3::Xxh3;
 
-use super::former::{Former, FormerLease};
-use maxine_state::{Fence, Instance, InstanceKey};
+use super::super::leadership::Duties;
+use super::super::supervisor::Lifeline;
+use super::RegistrySettings;
+use super::expiry::ExpiryStatus;
+use super::former;
+use maxine_clock::Clock;
+use maxine_control::leases::{
+    EXPIRY_TICK_MS, ExpiryEvent, Former, FormerLease, LeaseEffect, LeaseEvent, LeaseTable, Leases,
+};
+use maxine_state::{
+    Actor as Who, Batch, Command, Event, Fence, InstanceKey, Name, Proposal, Reply, RequestId,
+};
+use maxine_store::{Consistency, ControlStore};
+use maxine_view::{Snapshot, View, WatchScope};
 
-/// Limits on expiry, so that one odd minute cannot empty the registry.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ExpirySettings {
-    /// Added to every time to live before a lease runs out, in milliseconds.
-    pub grace_ms: u64,
-    /// A share of the fleet, in percent, that may fall silent within [`Self::silence_window_ms`];
-    /// beyond it expiry is suspended. 100 switches the guard off.
-    pub silent_share_max_percent: u8,
-    /// Fleets smaller than this are never guarded: there, one deployment is most of it.
-    pub silent_fleet_min: usize,
-    /// The window over which silence is counted, in milliseconds.
-    pub silence_window_ms: u64,
-    /// After this long a suspension ends and expiry goes on at its limited rate, in
-    /// milliseconds; 0 waits for an operator or for the fleet to come back.
-    pub suspension_max_ms: u64,
-    /// Most expiries per second.
-    pub rate_max_per_s: u64,
-}
+/// How long confirming leadership, and one expiry, may take.
+const CONFIRM_TIMEOUT: Duration = Duration::from_secs(2);
+/// Most changes in one message.
+const CHANGES_MAX: usize = 4_096;
+/// Most messages that wait for the actor.
+const MAILBOX_LEN: usize = 1_024;
 
-impl Default for ExpirySettings {
-    fn default() -> Self {
-        Self {
-            grace_ms: 500,
-            silent_share_max_percent: 50,
-            silent_fleet_min: 50,
-            silence_window_ms: 15_000,
-            suspension_max_ms: 600_000,
-            rate_max_per_s: 1_000,
-        }
-    }
-}
-
-/// Names a lease in 16 bytes, so that batches between nodes stay small.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct LeaseId(pub u128);
-
-impl LeaseId {
-    /// The id of an instance's lease: a 128-bit hash of its key.
-    #[must_use]
-    pub fn of(namespace: &str, service: &str, instance: &str) -> Self {
-        let mut hasher = Xxh3::new();
-        // 0xff stands in no UTF-8 text, so the parts cannot run into each other.
-        for part in [namespace, service, instance] {
-            hasher.update(part.as_bytes());
-            hasher.update(&[0xff]);
-        }
-        Self(hasher.digest128())
-    }
-
-    /// The id of an instance's lease.
-    #[must_use]
-    pub fn of_key(key: &InstanceKey) -> Self {
-        let service = &key.service;
-        Self::of(service.namespace.as_str(), service.service.as_str(), key.instance.as_str())
-    }
-}
-
-#[derive(Debug)]
-struct Lease {
-    key: InstanceKey,
-    epoch: u64,
-    /// The last registration in the log that it was opened by; an expiry names it.
-    registered_index: u64,
-    ttl_ms: u64,
-    /// Until when it runs by what its owner did under this leader: registrations and renewals.
-    heard_until_ms: AtomicU64,
-    /// Until when it runs by what it was under the leader before; 0 if it was opened later.
-    inherited_until_ms: AtomicU64,
-    /// Where it stands in the order; an entry at any other time is left over and is dropped.
-    queued_ms: AtomicU64,
-    /// Its end was decided and may be ordered any moment: from then on it cannot be renewed, or a
-    /// renewal would be acknowledged that the expiry under way takes back.
-    is_over: AtomicBool,
-}
-
-/// What has run out, and what may be done about it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Due {
-    /// Nothing.
-    Nothing,
-    /// These may be expired now, leadership confirmed: each key with the `registered_index` that
-    /// its lease was opened by.
-    Expire(Vec<(InstanceKey, u64)>),
-    /// An implausible share went silent at once: nothing is expired.
-    Suspended {
-        /// How many are silent.
-        silent: usize,
-        /// Out of how many.
-        fleet: usize,
-    },
-}
-
-impl Lease {
-    fn deadline_ms(&self) -> u64 {
-        let heard_ms = self.heard_until_ms.load(Ordering::SeqCst);
-        heard_ms.max(self.inherited_until_ms.load(Ordering::SeqCst))
-    }
-}
-
-impl Order {
-    fn queue(&mut self, id: LeaseId, lease: &Lease) {
-        let at_ms = lease.deadline_ms();
-        lease.queued_ms.store(at_ms, Ordering::SeqCst);
-        self.heap.push(Reverse((at_ms, id)));
-    }
-}
-
-/// The deadlines, and the order in which they come.
-#[derive(Debug)]
-pub struct LeaseTable {
-    settings: ExpirySettings,
-    leases: papaya::HashMap<LeaseId, Arc<Lease>>,
-    order: Mutex<Order>,
-    /// The index of the state up to which leases were opened and closed here.
-    followed: watch::Sender<u64>,
-    /// How often everything was forgotten.
-    cleared: AtomicU64,
-    /// The grant that the table belongs to; 0 while it is closed.
-    fence: AtomicU64,
-    /// What was left of each lease when the table was closed last.
-    former: Mutex<Option<Arc<Former>>>,
+/// What the lease actor works with.
+#[derive(Clone)]
+pub(super) struct LeaseParts {
+    pub(super) node: Name,
+    pub(super) store: Arc<dyn ControlStore>,
+    pub(super) view: Arc<View>,
+    pub(super) clock: Clock,
+    pub(super) duties: Duties,
+    pub(super) settings: RegistrySettings,
+    /// The table, which outlives the actor's restarts.
+    pub(super) table: Arc<LeaseTable>,
+    /// Notified when [`LeaseTable::followed`] may have changed.
+    pub(super) followed: watch::Sender<()>,
     /// Whether the next leader has taken over what was left.
-    handed_over: watch::Sender<bool>,
+    pub(super) handed_over: watch::Sender<bool>,
+    pub(super) status: ExpiryStatus,
 }
 
-#[derive(Debug, Default)]
-struct Order {
-    /// Every lease stands here at a deadline that it had at some time.
-    heap: BinaryHeap<Reverse<(u64, LeaseId)>>,
-    /// When leases were expired lately.
-    expired_at_ms: VecDeque<u64>,
-    suspended_since_ms: Option<u64>,
-    /// An operator confirmed that the silent are gone, until this time.
-    confirmed_until_ms: u64,
+/// Owns the engine of the leases; see the module.
+pub(super) struct LeaseActor {
+    parts: LeaseParts,
+    engine: Leases,
+    /// Follows the registry under this grant.
+    following: Option<(Fence, SpawnHandle)>,
+    _lifeline: Lifeline,
 }
 
-impl LeaseTable {
-    /// An empty table, closed until [`Self::begin`].
-    #[must_use]
-    pub fn new(settings: ExpirySettings) -> Self {
-        Self {
-            settings,
-            leases: papaya::HashMap::new(),
-            order: Mutex::default(),
-            followed: watch::Sender::new(0),
-            cleared: AtomicU64::new(0),
-            fence: AtomicU64::new(0),
-            former: Mutex::default(),
-            handed_over: watch::Sender::new(false),
-        }
+#[derive(Message)]
+#[rtype(result = "()")]
+struct DutiesChanged(Option<Fence>);
+
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Tick;
+
+/// The whole published state, to be followed under this grant.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Published(Fence, Arc<Snapshot>);
+
+/// The changes up to an index.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Changes {
+    fence: Fence,
+    events: Vec<Arc<Event>>,
+    index: u64,
+}
+
+/// What the leader before left of some leases.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(super) struct Inherit {
+    pub(super) present: Fence,
+    pub(super) leases: Vec<FormerLease>,
+}
+
+/// Asks what was left under the grant `former`, which the grant `present` ended.
+#[derive(Message)]
+#[rtype(result = "Result<Arc<Former>, String>")]
+pub(super) struct HandOver {
+    pub(super) former: Fence,
+    pub(super) present: Fence,
+}
+
+/// An operator confirmed that the silent instances are gone.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(super) struct ConfirmSilence;
+
+impl LeaseActor {
+    pub(super) fn new(parts: LeaseParts, lifeline: Lifeline) -> Self {
+        let engine = Leases::new(
+            parts.node.clone(),
+            parts.settings.expiry.clone(),
+            parts.settings.takeover_extra_ms,
+            Arc::clone(&parts.table),
+            parts.clock.monotonic_ms(),
+        );
+        Self { parts, engine, following: None, _lifeline: lifeline }
     }
 
-    /// Opens the table, empty, for a grant of leadership; what an earlier grant left is kept.
-    pub fn begin(&self, fence: Fence, now_ms: u64) {
-        self.close(now_ms);
-        self.handed_over.send_replace(false);
-        self.fence.store(fence.0, Ordering::SeqCst);
-    }
-
-    /// Ends the table's grant: nothing is acknowledged any more, and what is left of each lease is
-    /// kept for the next leader. Does nothing where the table is closed.
-    pub fn close(&self, now_ms: u64) {
-        // First of all: a renewal that still finds the table open has moved its lease before, and so
-        // is seen below.
-        let fence = self.fence.swap(0, Ordering::SeqCst);
-        if fence != 0 {
-            let leases = self.leases.pin();
-            let left = leases.iter().map(|(id, lease)| FormerLease {
-                id: *id,
-                registered_index: lease.registered_index,
-                left_ms: lease.deadline_ms().saturating_sub(now_ms),
-            });
-            let former = Former::new(Fence(fence), left.collect());
-            *self.former.lock() = Some(Arc::new(former));
-        }
-        self.clear();
-    }
-
-    /// Whether the table belongs to a grant and may acknowledge renewals.
-    #[must_use]
-    pub fn is_open(&self) -> bool {
-        self.fence.load(Ordering::SeqCst) != 0
-    }
-
-    /// Closes the table if it belongs to the grant `fence`, and says what was left of the leases
-    /// under that grant; `None` where that is not known.
-    #[must_use]
-    pub fn former(&self, fence: Fence, now_ms: u64) -> Option<Arc<Former>> {
-        if self.fence.load(Ordering::SeqCst) == fence.0 {
-            self.close(now_ms);
-        }
-        self.former.lock().clone().filter(|former| former.fence() == fence)
-    }
-
-    /// Takes note that the next leader has all that was left.
-    pub fn set_handed_over(&self) {
-        self.handed_over.send_replace(true);
-    }
-
-    /// Follows whether the next leader has taken over what was left.
-    #[must_use]
-    pub fn handed_over(&self) -> watch::Receiver<bool> {
-        self.handed_over.subscribe()
-    }
-
-    /// Takes over what was left of leases under the leader before, at a time at which this node had
-    /// asked for it: none was acknowledged there since. A lease that was registered later, or is not
-    /// named, keeps its whole time.
-    pub fn inherit(&self, fence: Fence, left: &[FormerLease], now_ms: u64) {
-        let mut order = self.order.lock();
-        let leases = self.leases.pin();
-        for former in left {
-            if self.fence.load(Ordering::SeqCst) != fence.0 {
-                return;
-            }
-            let lease = leases.get(&former.id);
-            let same = lease.filter(|l| l.registered_index == former.registered_index);
-            let Some(lease) = same else { continue };
-            let until_ms = now_ms.saturating_add(former.left_ms);
-            if lease.inherited_until_ms.fetch_min(until_ms, Ordering::SeqCst) > until_ms {
-                order.queue(former.id, lease);
-            }
-        }
-    }
-
-    /// How many leases there are.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.leases.len()
-    }
-
-    /// Whether there are none.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.leases.is_empty()
-    }
-
-    /// Opens the lease of a registration that was made under this leader, or replaces the one before
-    /// it; it runs for its whole time to live. A permanent instance has none.
-    pub fn open(&self, key: &InstanceKey, instance: &Instance, now_ms: u64) {
-        let Some(ttl_ms) = instance.registration.expiry.ttl_ms() else { return self.forget(key) };
-        let until_ms = now_ms + ttl_ms + self.settings.grace_ms;
-        self.put(key, instance, ttl_ms, until_ms, 0);
-    }
-
-    /// Opens the lease of a registration that may be older than this leadership: it may have been
-    /// renewed until now, and runs for its whole time to live plus `extra_ms`, unless
-    /// [`Self::inherit`] says what was left of it.
-    pub fn take_over(&self, key: &InstanceKey, instance: &Instance, now_ms: u64, extra_ms: u64) {
-        let Some(ttl_ms) = instance.registration.expiry.ttl_ms() else { return self.forget(key) };
-        let whole_ms = ttl_ms + self.settings.grace_ms + extra_ms;
-        self.put(key, instance, ttl_ms, 0, now_ms + whole_ms);
-    }
-
-    fn put(
-        &self,
-        key: &InstanceKey,
-        instance: &Instance,
-        ttl_ms: u64,
-        heard_until_ms: u64,
-        inherited_until_ms: u64,
-    ) {
-        let id = LeaseId::of_key(key);
-        let lease = Lease {
-            key: key.clone(),
-            epoch: instance.lease_epoch,
-            registered_index: instance.registered_index,
-            ttl_ms,
-            heard_until_ms: AtomicU64::new(heard_until_ms),
-            inherited_until_ms: AtomicU64::new(inherited_until_ms),
-            queued_ms: AtomicU64::new(0),
-            is_over: AtomicBool::new(false),
-        };
-        let leases = self.leases.pin();
-        if let Some(old) = leases.get(&id) {
-            if old.registered_index > lease.registered_index {
-                return;
-            }
-            if old.registered_index == lease.registered_index {
-                // A repeat, as after a gap in the events: what was renewed since stays renewed.
-                old.heard_until_ms.fetch_max(heard_until_ms, Ordering::SeqCst);
-                old.inherited_until_ms.fetch_max(inherited_until_ms, Ordering::SeqCst);
-                return;
-            }
-            if old.epoch == lease.epoch {
-                // An equal registration is a heartbeat, and never shortens a lease.
-                lease.heard_until_ms.fetch_max(old.deadline_ms(), Ordering::SeqCst);
-            }
-        }
-        let lease = Arc::new(lease);
-        self.order.lock().queue(id, &lease);
-        leases.insert(id, lease);
-    }
-
-    /// Forgets the lease of an instance that is gone, or that is permanent from now on.
-    pub fn forget(&self, key: &InstanceKey) {
-        self.leases.pin().remove(&LeaseId::of_key(key));
-    }
-
-    /// Forgets everything.
-    pub fn clear(&self) {
-        // Told before it is done: whoever finds a lease missing meanwhile must not take that for
-        // an answer.
-        self.followed.send_replace(0);
-        self.cleared.fetch_add(1, Ordering::SeqCst);
-        self.leases.pin().clear();
-        *self.order.lock() = Order::default();
-    }
-
-    /// How often everything was forgotten. A look-up is an answer only where this is the same
-    /// before and after it.
-    #[must_use]
-    pub fn cleared_total(&self) -> u64 {
-        self.cleared.load(Ordering::SeqCst)
-    }
-
-    /// Renews a lease, of exactly the registration `epoch` if that is not 0. False if it is not here,
-    /// or if the table does not belong to the grant any more under which that was begun.
-    #[must_use]
-    pub fn renew(&self, id: LeaseId, epoch: u64, now_ms: u64) -> bool {
-        let fence = self.fence.load(Ordering::SeqCst);
-        let leases = self.leases.pin();
-        let Some(lease) = leases.get(&id) else { return false };
-        if (epoch != 0 && epoch != lease.epoch) || lease.is_over.load(Ordering::SeqCst) {
-            return false;
-        }
-        let until_ms = now_ms + lease.ttl_ms + self.settings.grace_ms;
-        // Later only: a renewal must not undo what a stall added.
-        lease.heard_until_ms.fetch_max(until_ms, Ordering::SeqCst);
-        // Decided between the two looks: whoever asked must register again. Closed between them:
-        // what is kept for the next leader may be without this renewal.
-        let counts = fence != 0 && self.fence.load(Ordering::SeqCst) == fence;
-        counts && !lease.is_over.load(Ordering::SeqCst)
-    }
-
-    /// Moves every deadline on by the time in which this node could not hear renewals.
-    pub fn shift(&self, by_ms: u64) {
-        for lease in self.leases.pin().values() {
-            lease.heard_until_ms.fetch_add(by_ms, Ordering::SeqCst);
-            lease.inherited_until_ms.fetch_add(by_ms, Ordering::SeqCst);
-        }
-    }
-
-    /// Says up to which index of the state leases were followed.
-    pub fn set_followed(&self, index: u64) {
-        self.followed.send_replace(index);
-    }
-
-    /// Follows [`Self::set_followed`].
-    #[must_use]
-    pub fn followed(&self) -> watch::Receiver<u64> {
-        self.followed.subscribe()
-    }
-
-    /// Lets a suspension end: for the next minute the silent are expired, at the limited rate.
-    pub fn confirm_silence(&self, now_ms: u64) {
-        self.order.lock().confirmed_until_ms = now_ms + 60_000;
-    }
-
-    /// What has run out at `now_ms`, at most `max`. What is returned must be expired or given back
-    /// with [`Self::give_back`].
-    #[must_use]
-    pub fn due(&self, now_ms: u64, max: usize) -> Due {
-        let mut order = self.order.lock();
-        let leases = self.leases.pin();
-        let mut silent: Vec<(LeaseId, Arc<Lease>)> = Vec::new();
-        while let Some(Reverse((at_ms, id))) = order.heap.peek().copied() {
-            if at_ms > now_ms {
-                break;
-            }
-            order.heap.pop();
-            let Some(lease) = leases.get(&id) else { continue };
-            if lease.queued_ms.load(Ordering::SeqCst) != at_ms {
-                continue;
-            }
-            if lease.deadline_ms() > now_ms {
-                order.queue(id, lease);
-            } else {
-                // Of two equal entries only the first counts.
-                lease.queued_ms.store(u64::MAX, Ordering::SeqCst);
-                silent.push((id, Arc::clone(lease)));
-            }
-        }
-        if silent.is_empty() {
-            order.suspended_since_ms = None;
-            return Due::Nothing;
-        }
-        let settings = &self.settings;
-        while order
-            .expired_at_ms
-            .front()
-            .is_some_and(|at_ms| now_ms.saturating_sub(*at_ms) > settings.silence_window_ms)
-        {
-            order.expired_at_ms.pop_front();
-        }
-        let counted = silent.len() + order.expired_at_ms.len();
-        let fleet = leases.len() + order.expired_at_ms.len();
-        let implausible = fleet >= settings.silent_fleet_min
-            && counted * 100 > fleet * usize::from(settings.silent_share_max_percent);
-        let confirmed = now_ms < order.confirmed_until_ms;
-        if implausible && !confirmed {
-            let since_ms = *order.suspended_since_ms.get_or_insert(now_ms);
-            let lasted_ms = now_ms.saturating_sub(since_ms);
-            let over = settings.suspension_max_ms != 0 && lasted_ms >= settings.suspension_max_ms;
-            if over {
-                order.confirmed_until_ms = now_ms + 60_000;
-            } else {
-                silent.iter().for_each(|(id, lease)| order.queue(*id, lease));
-                return Due::Suspended { silent: counted, fleet };
-            }
-        } else if !implausible {
-            order.suspended_since_ms = None;
-        }
-        let within_a_second =
-            order.expired_at_ms.iter().rev().take_while(|at_ms| now_ms - **at_ms < 1_000).count();
-        let allowed = usize::try_from(settings.rate_max_per_s).unwrap_or(usize::MAX);
-        let take = max.min(allowed.saturating_sub(within_a_second)).min(silent.len());
-        silent[take..].iter().for_each(|(id, lease)| order.queue(*id, lease));
-        if take == 0 {
-            return Due::Nothing;
-        }
-        silent.truncate(take);
-        order.expired_at_ms.extend(std::iter::repeat_n(now_ms, take));
-        let due = silent.into_iter().map(|(_, lease)| (lease.key.clone(), lease.registered_index));
-        Due::Expire(due.collect())
-    }
-
-    /// Of what was due, keeps what is due still; the rest was renewed meanwhile and is put back.
-    /// What is kept cannot be renewed any more, whatever becomes of the attempt to expire it: its
-    /// owner registers again.
-    #[must_use]
-    pub fn still_due(&self, due: Vec<(InstanceKey, u64)>, now_ms: u64) -> Vec<(InstanceKey, u64)> {
-        let (out, back): (Vec<_>, Vec<_>) = due.into_iter().partition(|(key, registered_index)| {
-            self.leases.pin().get(&LeaseId::of_key(key)).is_some_and(|lease| {
-                if lease.registered_index != *registered_index || lease.deadline_ms() > now_ms {
-                    return false;
+    fn step(&mut self, event: LeaseEvent<'_>, ctx: &mut Context<Self>) {
+        let effects = self.engine.step(event, self.parts.clock.monotonic_ms());
+        self.parts.followed.send_replace(());
+        for effect in effects {
+            match effect {
+                LeaseEffect::AskFormer { former, present } => {
+                    let heir =
+                        former::Heir { store: Arc::clone(&self.parts.store), actor: ctx.address() };
+                    let ask = async move { heir.take_over(&former, present).await };
+                    ctx.spawn(ask.into_actor(self));
                 }
-                lease.is_over.store(true, Ordering::SeqCst);
-                // A renewal may have come between the look and the mark; it was acknowledged.
-                let renewed = lease.deadline_ms() > now_ms;
-                lease.is_over.store(!renewed, Ordering::SeqCst);
-                !renewed
-            })
-        });
-        self.give_back(&back);
-        out
-    }
-
-    /// Puts back what was due but was not expired; it does not count as gone silent.
-    pub fn give_back(&self, due: &[(InstanceKey, u64)]) {
-        {
-            let mut order = self.order.lock();
-            let left = order.expired_at_ms.len().saturating_sub(due.len());
-            order.expired_at_ms.truncate(left);
+                LeaseEffect::Confirm { attempt } => self.confirm(attempt, ctx),
+                LeaseEffect::Expire { attempt, fence, items } => {
+                    self.expire(attempt, fence, items, ctx);
+                }
+                LeaseEffect::AskForGrant => self.ask_for_grant(ctx),
+                // Other nodes report the stall of one that leads no more.
+                LeaseEffect::Report(ExpiryEvent::Stalled { by_ms })
+                    if !self.parts.store.leadership_now().is_leader =>
+                {
+                    tracing::warn!(stalled_ms = by_ms, "this process was paused");
+                }
+                LeaseEffect::Report(event) => self.parts.status.report(event),
+            }
         }
-        self.queue_again(due);
     }
 
-    /// Lets leases come up again at their deadlines, if they are still there.
-    pub fn queue_again(&self, due: &[(InstanceKey, u64)]) {
-        let mut order = self.order.lock();
-        let leases = self.leases.pin();
-        for (key, _) in due {
-            let id = LeaseId::of_key(key);
-            if let Some(lease) = leases.get(&id) {
-                order.queue(id, lease);
+    fn confirm(&mut self, attempt: u64, ctx: &mut Context<Self>) {
+        let store = Arc::clone(&self.parts.store);
+        let confirm = async move {
+            let confirmed = store.barrier(Consistency::Strong, CONFIRM_TIMEOUT).await;
+            if let Err(error) = &confirmed {
+                tracing::debug!(%error, "leadership was not confirmed; expiry is put off");
+            }
+            // Renewals that came in with the same packets as the confirmation get their turn.
+            tokio::task::yield_now().await;
+            confirmed.is_ok()
+        };
+        ctx.spawn(confirm.into_actor(self).map(move |leads, actor, ctx| {
+            actor.step(LeaseEvent::Confirmed { attempt, leads }, ctx);
+        }));
+    }
+
+    fn expire(
+        &mut self,
+        attempt: u64,
+        fence: Fence,
+        items: Vec<(InstanceKey, u64)>,
+        ctx: &mut Context<Self>,
+    ) {
+        let (store, clock) = (Arc::clone(&self.parts.store), self.parts.clock.clone());
+        let expire = async move { propose(&*store, &clock, fence, items).await };
+        ctx.spawn(expire.into_actor(self).map(move |expired, actor, ctx| {
+            match &expired {
+                Ok(expired) => actor.parts.status.add_expired(*expired),
+                Err(error) => tracing::debug!(%error, "expiry is put off"),
+            }
+            let is_applied = expired.is_ok();
+            actor.step(LeaseEvent::Expired { attempt, is_applied }, ctx);
+        }));
+    }
+
+    /// Has another grant committed. The leadership actor sees it, and takes up the duties anew.
+    fn ask_for_grant(&mut self, ctx: &mut Context<Self>) {
+        let (store, clock) = (Arc::clone(&self.parts.store), self.parts.clock.clone());
+        if !store.leadership_now().is_leader {
+            return;
+        }
+        let holder = self.parts.node.clone();
+        let ask = async move {
+            let command = Command::GrantLeadership { holder };
+            let proposal = proposal(&clock, "leases", None, command);
+            let batch = Batch { proposals: vec![proposal] };
+            if let Err(error) = store.propose(batch, CONFIRM_TIMEOUT.into()).await {
+                tracing::debug!(%error, "another grant was not committed; asking again");
+            }
+        };
+        ctx.spawn(ask.into_actor(self));
+    }
+
+    fn follows(&self, fence: Fence) -> bool {
+        self.following.is_some_and(|(following, _)| following == fence)
+    }
+}
+
+fn proposal(clock: &Clock, part: &str, fence: Option<Fence>, command: Command) -> Proposal {
+    Proposal {
+        request_id: RequestId(rand::random()),
+        proposed_at_ms: clock.proposal_ms(),
+        fence,
+        actor: Who::system(part),
+        command,
+    }
+}
+
+/// Proposes to expire registrations; how many were expired.
+async fn propose(
+    store: &dyn ControlStore,
+    clock: &Clock,
+    fence: Fence,
+    items: Vec<(InstanceKey, u64)>,
+) -> Result<u64, String> {
+    let command = Command::Expire { items };
+    let proposal = proposal(clock, "lease-expiry", Some(fence), command);
+    let batch = Batch { proposals: vec![proposal] };
+    let applied = store.propose(batch, CONFIRM_TIMEOUT.into()).await;
+    match applied.map_err(|error| error.to_string())?.pop().map(|applied| applied.reply) {
+        Some(Reply::Changed(changed)) => {
+            Ok(changed.into_iter().filter(|gone| *gone).count() as u64)
+        }
+        Some(Reply::Rejected(rejection)) => Err(rejection.to_string()),
+        other => Err(format!("an unexpected reply to an expiry: {other:?}")),
+    }
+}
+
+/// Passes the published state and its changes to the actor, until that is gone.
+async fn follow(view: Arc<View>, fence: Fence, actor: actix::Addr<LeaseActor>) {
+    loop {
+        let snapshot = view.snapshot();
+        let after = snapshot.state.index();
+        if actor.send(Published(fence, snapshot)).await.is_err() {
+            return;
+        }
+        let Ok(mut watcher) = view.hub().subscribe(WatchScope::Everything, after) else { continue };
+        let mut published = view.hub().published();
+        loop {
+            // Read first: whatever is taken below goes at least so far. Not every index has a
+            // change, so the last change alone would not say how far the table is.
+            let index = *published.borrow_and_update();
+            // Too far behind, or the state was replaced: from the whole state again.
+            let Ok(events) = watcher.take(CHANGES_MAX) else { break };
+            let is_all = events.is_empty();
+            let index = if is_all { index.max(after) } else { watcher.after() };
+            if actor.send(Changes { fence, events, index }).await.is_err() {
+                return;
+            }
+            if is_all && published.changed().await.is_err() {
+                return;
             }
         }
     }
 }
 
-#[cfg(test)]
-#[path = "leases_tests.rs"]
-mod tests;
+impl Actor for LeaseActor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.set_mailbox_capacity(MAILBOX_LEN);
+        ctx.run_interval(Duration::from_millis(EXPIRY_TICK_MS), |_, ctx| ctx.notify(Tick));
+        let (mut duties, addr) = (self.parts.duties.clone(), ctx.address());
+        ctx.spawn(
+            async move {
+                loop {
+                    let fence = *duties.borrow_and_update();
+                    let sent = addr.send(DutiesChanged(fence)).await.is_ok();
+                    if !sent || duties.changed().await.is_err() {
+                        return;
+                    }
+                }
+            }
+            .into_actor(self),
+        );
+    }
+}
+
+impl Handler<DutiesChanged> for LeaseActor {
+    type Result = ();
+
+    fn handle(&mut self, DutiesChanged(fence): DutiesChanged, ctx: &mut Self::Context) {
+        if let Some((_, following)) = self.following.take() {
+            ctx.cancel_future(following);
+        }
+        let Some(fence) = fence else {
+            return self.step(LeaseEvent::DutiesLost, ctx);
+        };
+        self.parts.handed_over.send_replace(false);
+        self.step(LeaseEvent::DutiesGranted(fence), ctx);
+        let follow = follow(Arc::clone(&self.parts.view), fence, ctx.address());
+        self.following = Some((fence, ctx.spawn(follow.into_actor(self))));
+    }
+}
+
+impl Handler<Published> for LeaseActor {
+    type Result = ();
+
+    fn handle(&mut self, Published(fence, snapshot): Published, ctx: &mut Self::Context) {
+        if self.follows(fence) {
+            self.step(LeaseEvent::State(&snapshot.state), ctx);
+        }
+    }
+}
+
+impl Handler<Changes> for LeaseActor {
+    type Result = ();
+
+    fn handle(&mut self, changes: Changes, ctx: &mut Self::Context) {
+        if self.follows(changes.fence) {
+            let Changes { events, index, .. } = changes;
+            self.step(LeaseEvent::Changes { events: &events, index }, ctx);
+        }
+    }
+}
+
+impl Handler<Tick> for LeaseActor {
+    type Result = ();
+
+    fn handle(&mut self, _: Tick, ctx: &mut Self::Context) {
+        self.step(LeaseEvent::Tick, ctx);
+    }
+}
+
+impl Handler<Inherit> for LeaseActor {
+    type Result = ();
+
+    fn handle(&mut self, inherit: Inherit, ctx: &mut Self::Context) {
+        let Inherit { present, leases } = inherit;
+        self.step(LeaseEvent::Inherited { present, leases: &leases }, ctx);
+    }
+}
+
+impl Handler<HandOver> for LeaseActor {
+    type Result = Result<Arc<Former>, String>;
+
+    fn handle(&mut self, ask: HandOver, _: &mut Self::Context) -> Self::Result {
+        let (snapshot, now_ms) = (self.parts.view.snapshot(), self.parts.clock.monotonic_ms());
+        let left = self.engine.hand_over(ask.former, ask.present, &snapshot.state, now_ms);
+        left.map_err(|why| why.to_string())
+    }
+}
+
+impl Handler<ConfirmSilence> for LeaseActor {
+    type Result = ();
+
+    fn handle(&mut self, _: ConfirmSilence, ctx: &mut Self::Context) {
+        self.step(LeaseEvent::SilenceConfirmed, ctx);
+    }
+}

@@ -1,9 +1,9 @@
 //! The registry: the one way to write, on every node.
 //!
 //! Place in the flow: the API calls [`Registry`]. Writes go through the [`RegistryActor`]'s mailbox
-//! into batches ([`intake`]); heartbeats go past it, straight into the lease table or, on a node
-//! that does not lead, in gathered batches to the one that does ([`renewals`]); on the leader,
-//! [`expiry`] takes out what has run out; the next leader learns from it what was left of the leases
+//! into batches ([`intake`]). Heartbeats go past it, straight into the lease table or, on a node
+//! that does not lead, in gathered batches to the one that does ([`renewals`]). On the leader, the
+//! lease actor ([`leases`]) expires what has run out; the next leader asks it what was left of the leases
 //! ([`former`]).
 
 mod confirm;
@@ -13,35 +13,37 @@ mod former;
 pub(crate) mod fuzz;
 mod intake;
 mod leases;
-mod queues;
 mod renewals;
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use actix::ArbiterHandle;
 use parking_lot::Mutex;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use super::clock_check;
 use super::leadership::Duties;
 use super::peer::{PeerKind, PeerRouter};
 use super::supervisor::{SendError, Supervised};
+use maxine_admission::network_of;
 use maxine_clock::Clock;
+use maxine_control::intake::{Write, WriteTimes};
+use maxine_control::leases::{ExpirySettings, LeaseId, LeaseTable};
 use maxine_state::{
-    Actor as Who, Applied, Command, Fence, InstanceKey, Proposal, Registration, Rejection, Reply,
-    RequestId, ServiceKey,
+    Actor as Who, Applied, Command, Fence, InstanceKey, Name, Proposal, Registration, Rejection,
+    Reply, RequestId, ServiceKey,
 };
 use maxine_store::ControlStore;
 use maxine_view::View;
 
 pub use confirm::Confirmation;
-pub use expiry::{ExpiryEvent, ExpiryStatus};
-pub use former::{Former, FormerLease};
+pub use expiry::ExpiryStatus;
 pub use intake::RegistryActor;
-pub use leases::{Due, ExpirySettings, LeaseId, LeaseTable};
-use queues::{Deadlines, Submit};
+use intake::Submit;
+use leases::{LeaseActor, LeaseParts};
 use renewals::Gatherer;
 
 /// How long a heartbeat waits for the leases and this node's view to agree, in milliseconds.
@@ -221,10 +223,12 @@ pub struct RegistryParts {
 #[derive(Clone)]
 pub struct Registry {
     actor: Supervised<RegistryActor>,
+    lease_actor: Supervised<LeaseActor>,
     store: Arc<dyn ControlStore>,
     view: Arc<View>,
     clock: Clock,
     leases: Arc<LeaseTable>,
+    handed_over: watch::Receiver<bool>,
     duties: Duties,
     gatherer: Gatherer,
     expiry: ExpiryStatus,
@@ -233,58 +237,71 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// Starts the registry's actor on `arbiter`, and its leases.
+    /// Starts the registry's actors on `arbiter`.
     #[must_use]
     pub fn start(arbiter: &ArbiterHandle, parts: RegistryParts) -> Self {
         let RegistryParts { node, store, view, clock, duties, peers, settings } = parts;
-        let leases = Arc::new(LeaseTable::new(settings.expiry.clone()));
-        let service = renewals::RenewalService::new(
-            Arc::clone(&store),
-            Arc::clone(&leases),
-            Arc::clone(&view),
-            clock.clone(),
-            duties.clone(),
-        );
-        peers.set(PeerKind::Renew, Box::new(service));
-        let service = former::FormerService {
-            leases: Arc::clone(&leases),
+        let leases = Arc::new(LeaseTable::new(&settings.expiry));
+        let (followed, is_followed) = watch::channel(());
+        let (handed_over, is_handed_over) = watch::channel(false);
+        let expiry = ExpiryStatus::default();
+        let lease_parts = LeaseParts {
+            node: Name::trusted(&node),
+            store: Arc::clone(&store),
             view: Arc::clone(&view),
             clock: clock.clone(),
+            duties: duties.clone(),
+            settings: settings.clone(),
+            table: Arc::clone(&leases),
+            followed,
+            handed_over: handed_over.clone(),
+            status: expiry.clone(),
+        };
+        let lease_actor = Supervised::start(arbiter, move |lifeline| {
+            LeaseActor::new(lease_parts.clone(), lifeline)
+        });
+        let service = renewals::RenewalService {
+            store: Arc::clone(&store),
+            leases: Arc::clone(&leases),
+            followed: is_followed,
+            view: Arc::clone(&view),
+            clock: clock.clone(),
+            duties: duties.clone(),
+        };
+        peers.set(PeerKind::Renew, Box::new(service));
+        let service = former::FormerService {
+            actor: lease_actor.clone(),
+            view: Arc::clone(&view),
+            handed_over,
         };
         peers.set(PeerKind::FormerLeases, Box::new(service));
         let service = confirm::Confirmer {
-            leases: Arc::clone(&leases),
+            leases: lease_actor.clone(),
             clock: clock.clone(),
             duties: duties.clone(),
         };
         peers.set(PeerKind::Confirm, Box::new(service));
-        let expiry = ExpiryStatus::default();
-        let duty = expiry::ExpiryDuty {
-            node: node.into(),
-            store: Arc::clone(&store),
-            view: Arc::clone(&view),
-            clock: clock.clone(),
-            leases: Arc::clone(&leases),
-            takeover_extra_ms: settings.takeover_extra_ms,
-            status: expiry.clone(),
-        };
         let actor = {
-            let (store, clock, duties, settings) =
-                (Arc::clone(&store), clock.clone(), duties.clone(), settings.clone());
+            let (store, clock, pending_max) =
+                (Arc::clone(&store), clock.clone(), settings.pending_max);
             Supervised::start(arbiter, move |lifeline| {
-                RegistryActor::new(
-                    Arc::clone(&store),
-                    clock.clone(),
-                    duties.clone(),
-                    duty.clone(),
-                    settings.clone(),
-                    lifeline,
-                )
+                RegistryActor::new(Arc::clone(&store), clock.clone(), pending_max, lifeline)
             })
         };
-        let gatherer = Gatherer::start(Arc::clone(&store));
-        let writes = Arc::default();
-        Self { actor, store, view, clock, leases, duties, gatherer, expiry, settings, writes }
+        Self {
+            gatherer: Gatherer::start(Arc::clone(&store)),
+            actor,
+            lease_actor,
+            store,
+            view,
+            clock,
+            leases,
+            handed_over: is_handed_over,
+            duties,
+            expiry,
+            settings,
+            writes: Arc::default(),
+        }
     }
 
     /// Proposes a command. When it returns, the view of this node shows the effect.
@@ -309,9 +326,11 @@ impl Registry {
         };
         let end_ms = self.clock.monotonic_ms() + self.settings.write_timeout_ms;
         let begin_ms = request.answer_by_ms.map_or(end_ms, |by_ms| by_ms.min(end_ms));
-        let time = Deadlines { begin_ms, end_ms };
+        let time = WriteTimes { begin_ms, end_ms };
         let (reply, answer) = oneshot::channel();
-        self.actor.try_send(Submit::new(proposal, time, reply)).map_err(|error| match error {
+        let address = network_of(address_of(&proposal.actor));
+        let write = Write { proposal, time, address, reply };
+        self.actor.try_send(Submit(write)).map_err(|error| match error {
             SendError::Full => WriteError::Overloaded { retry_after_s: 1 },
             SendError::Down => WriteError::Unavailable {
                 retry_after_s: 1,
@@ -486,7 +505,7 @@ impl Registry {
     /// Waits until the next leader knows what is left of the leases, after this node has handed its
     /// leadership over and before it ends; at most `timeout`.
     pub async fn handed_over(&self, timeout: Duration) -> bool {
-        let mut handed_over = self.leases.handed_over();
+        let mut handed_over = self.handed_over.clone();
         let handed_over = handed_over.wait_for(|handed_over| *handed_over);
         tokio::time::timeout(timeout, handed_over).await.is_ok_and(|told| told.is_ok())
     }
@@ -499,7 +518,7 @@ impl Registry {
 
     fn confirmer(&self) -> confirm::Confirmer {
         confirm::Confirmer {
-            leases: Arc::clone(&self.leases),
+            leases: self.lease_actor.clone(),
             clock: self.clock.clone(),
             duties: self.duties.clone(),
         }
@@ -511,14 +530,21 @@ impl Registry {
         &self.store
     }
 
-    /// How often the actor had to be started again.
+    /// How often the actors had to be started again.
     #[must_use]
     pub fn restarts(&self) -> u64 {
-        self.actor.restarts()
+        self.actor.restarts() + self.lease_actor.restarts()
     }
 
-    /// Stops the actor.
+    /// Stops the actors.
     pub fn stop(&self) {
         self.actor.stop();
+        self.lease_actor.stop();
     }
+}
+
+/// Where a write came from; all without an address count as one.
+fn address_of(actor: &Who) -> IpAddr {
+    let address = actor.address.split(' ').next().unwrap_or_default();
+    address.parse().unwrap_or(Ipv4Addr::UNSPECIFIED.into())
 }

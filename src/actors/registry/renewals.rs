@@ -9,13 +9,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::super::leadership::Duties;
 use super::super::peer::{PeerKind, PeerService, call_leader};
 use super::WriteError;
-use super::leases::{LeaseId, LeaseTable};
 use maxine_clock::Clock;
+use maxine_control::leases::{LeaseId, LeaseTable};
 use maxine_store::{CallError, Consistency, ControlStore};
 use maxine_view::View;
 
@@ -139,23 +139,13 @@ async fn send(store: &dyn ControlStore, mut waiting: Vec<Waiting>) {
 
 /// The leader's side.
 pub(super) struct RenewalService {
-    store: Arc<dyn ControlStore>,
-    leases: Arc<LeaseTable>,
-    view: Arc<View>,
-    clock: Clock,
-    duties: Duties,
-}
-
-impl RenewalService {
-    pub(super) fn new(
-        store: Arc<dyn ControlStore>,
-        leases: Arc<LeaseTable>,
-        view: Arc<View>,
-        clock: Clock,
-        duties: Duties,
-    ) -> Self {
-        Self { store, leases, view, clock, duties }
-    }
+    pub(super) store: Arc<dyn ControlStore>,
+    pub(super) leases: Arc<LeaseTable>,
+    /// Notified when [`LeaseTable::followed`] may have changed.
+    pub(super) followed: watch::Receiver<()>,
+    pub(super) view: Arc<View>,
+    pub(super) clock: Clock,
+    pub(super) duties: Duties,
 }
 
 /// Whether this node may answer for the leases: it has the duties, the next leader has not been told
@@ -175,6 +165,7 @@ impl PeerService for RenewalService {
         let (store, leases, view) =
             (Arc::clone(&self.store), Arc::clone(&self.leases), Arc::clone(&self.view));
         let (clock, duties) = (self.clock.clone(), self.duties.clone());
+        let mut followed = self.followed.clone();
         async move {
             let leads = || answers_for_leases(&*store, &duties, &leases);
             if !leads() {
@@ -197,8 +188,7 @@ impl PeerService for RenewalService {
                 caught_up.await.map_err(|error| format!("the leader is catching up: {error}"))?;
                 let index = view.index();
                 let cleared = leases.cleared_total();
-                let mut followed = leases.followed();
-                let followed = followed.wait_for(|at| *at >= index);
+                let followed = followed.wait_for(|()| leases.followed() >= index);
                 if tokio::time::timeout(FOLLOW_TIMEOUT, followed).await.is_err() {
                     return Err("the lease table is still catching up".into());
                 }

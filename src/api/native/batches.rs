@@ -16,9 +16,9 @@ use super::extract::{
 };
 use super::fresh::{AnswerBy, Answered, Write};
 use super::shape::{Metadata, RegistrationBody};
-use crate::actors::registry::LeaseId;
 use crate::api::problem::Problem;
 use crate::api::{AppState, CalledBy, Caller};
+use maxine_control::leases::LeaseId;
 use maxine_state::limits::{BATCH_ITEMS_MAX, check_count};
 use maxine_state::{
     ControlState, Expiry, Instance, Name, ProbeSpec, Registration, RuntimeConfig, Scheme,

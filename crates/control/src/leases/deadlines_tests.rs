@@ -19,8 +19,12 @@ fn instance(id: usize, epoch: u64, ttl_ms: u64) -> Instance {
     }
 }
 
-fn table(fleet: usize) -> LeaseTable {
-    let table = LeaseTable::new(ExpirySettings::default());
+fn deadlines(settings: ExpirySettings) -> Deadlines {
+    Deadlines::on(Arc::new(LeaseTable::new(&settings)), settings)
+}
+
+fn table(fleet: usize) -> Deadlines {
+    let mut table = deadlines(ExpirySettings::default());
     table.begin(Fence(1), 0);
     for id in 0..fleet {
         table.open(&key(id), &instance(id, 1 + id as u64, 5_000), 0);
@@ -38,33 +42,33 @@ fn expired(due: Due) -> Vec<String> {
 
 #[test]
 fn a_lease_runs_out_after_its_ttl_and_grace_and_not_before() {
-    let table = table(1);
+    let mut table = table(1);
     assert_eq!(table.due(5_499, 10), Due::Nothing);
-    assert!(table.renew(LeaseId::of_key(&key(0)), 0, 5_499));
+    assert!(table.table.renew(LeaseId::of_key(&key(0)), 0, 5_499));
     assert_eq!(table.due(10_998, 10), Due::Nothing);
     assert_eq!(expired(table.due(10_999, 10)), ["i0"]);
 }
 
 #[test]
 fn a_renewal_of_another_registration_is_refused() {
-    let table = table(1);
-    assert!(!table.renew(LeaseId::of_key(&key(0)), 99, 10));
-    assert!(!table.renew(LeaseId::of_key(&key(7)), 0, 10));
+    let mut table = table(1);
+    assert!(!table.table.renew(LeaseId::of_key(&key(0)), 99, 10));
+    assert!(!table.table.renew(LeaseId::of_key(&key(7)), 0, 10));
     table.forget(&key(0));
-    assert!(!table.renew(LeaseId::of_key(&key(0)), 0, 10));
+    assert!(!table.table.renew(LeaseId::of_key(&key(0)), 0, 10));
     assert_eq!(table.due(60_000, 10), Due::Nothing);
 }
 
 #[test]
 fn a_new_registration_brings_its_own_deadline() {
-    let table = table(1);
+    let mut table = table(1);
     table.open(&key(0), &instance(0, 50, 1_000), 0);
     assert_eq!(expired(table.due(1_500, 10)), ["i0"]);
 }
 
 #[test]
 fn a_stall_moves_every_deadline() {
-    let table = table(3);
+    let mut table = table(3);
     table.shift(20_000);
     assert_eq!(table.due(25_499, 10), Due::Nothing);
     assert_eq!(expired(table.due(25_500, 10)).len(), 3);
@@ -72,9 +76,9 @@ fn a_stall_moves_every_deadline() {
 
 #[test]
 fn what_is_renewed_while_leadership_is_confirmed_is_put_back() {
-    let table = table(2);
+    let mut table = table(2);
     let Due::Expire(due) = table.due(6_000, 10) else { panic!() };
-    assert!(table.renew(LeaseId::of_key(&key(1)), 0, 6_001));
+    assert!(table.table.renew(LeaseId::of_key(&key(1)), 0, 6_001));
     let out = table.still_due(due, 6_001);
     assert_eq!(out.len(), 1);
     assert_eq!(out[0].0, key(0));
@@ -84,22 +88,22 @@ fn what_is_renewed_while_leadership_is_confirmed_is_put_back() {
 
 #[test]
 fn when_an_implausible_share_falls_silent_nothing_is_expired() {
-    let table = table(100);
+    let mut table = table(100);
     for id in 0..40 {
-        assert!(table.renew(LeaseId::of_key(&key(id)), 0, 5_000));
+        assert!(table.table.renew(LeaseId::of_key(&key(id)), 0, 5_000));
     }
     assert_eq!(table.due(6_000, 1_000), Due::Suspended { silent: 60, fleet: 100 });
     for id in 40..70 {
-        assert!(table.renew(LeaseId::of_key(&key(id)), 0, 6_000));
+        assert!(table.table.renew(LeaseId::of_key(&key(id)), 0, 6_000));
     }
     assert_eq!(expired(table.due(6_100, 1_000)).len(), 30, "the rest is plausible");
 }
 
 #[test]
 fn the_share_counts_what_was_expired_just_before() {
-    let table = table(100);
+    let mut table = table(100);
     for id in 45..100 {
-        assert!(table.renew(LeaseId::of_key(&key(id)), 0, 1_000));
+        assert!(table.table.renew(LeaseId::of_key(&key(id)), 0, 1_000));
     }
     assert_eq!(expired(table.due(5_600, 1_000)).len(), 45);
     for id in 0..45 {
@@ -111,12 +115,12 @@ fn the_share_counts_what_was_expired_just_before() {
 
 #[test]
 fn an_operator_or_time_ends_a_suspension() {
-    let table = table(100);
+    let mut table = table(100);
     assert!(matches!(table.due(6_000, 1_000), Due::Suspended { .. }));
     table.confirm_silence(6_100);
     assert_eq!(expired(table.due(6_200, 1_000)).len(), 100);
 
-    let table = super::tests::table(100);
+    let mut table = super::tests::table(100);
     assert!(matches!(table.due(6_000, 1_000), Due::Suspended { .. }));
     assert!(matches!(table.due(605_999, 1_000), Due::Suspended { .. }));
     assert_eq!(expired(table.due(606_000, 1_000)).len(), 100);
@@ -124,7 +128,7 @@ fn an_operator_or_time_ends_a_suspension() {
 
 #[test]
 fn a_small_fleet_is_never_held_back() {
-    let table = table(3);
+    let mut table = table(3);
     assert_eq!(expired(table.due(6_000, 10)).len(), 3);
 }
 
@@ -132,12 +136,12 @@ fn a_small_fleet_is_never_held_back() {
 fn expiry_keeps_its_rate() {
     let settings =
         ExpirySettings { rate_max_per_s: 10, silent_share_max_percent: 100, ..Default::default() };
-    let table = LeaseTable::new(settings);
+    let mut table = deadlines(settings);
     table.begin(Fence(1), 0);
     for id in 0..25 {
         table.open(&key(id), &instance(id, 1 + id as u64, 5_000), 0);
     }
-    let take = |now_ms| {
+    let mut take = |now_ms| {
         let Due::Expire(due) = table.due(now_ms, 1_000) else { return 0 };
         for (key, _) in &due {
             table.forget(key);
@@ -152,16 +156,19 @@ fn expiry_keeps_its_rate() {
 
 #[test]
 fn what_was_decided_to_expire_cannot_be_renewed_while_that_is_under_way() {
-    let table = table(1);
+    let mut table = table(1);
     let Due::Expire(due) = table.due(6_000, 10) else { panic!() };
     let items = table.still_due(due, 6_000);
-    assert!(!table.renew(LeaseId::of_key(&key(0)), 0, 6_001), "the expiry may be ordered already");
+    assert!(
+        !table.table.renew(LeaseId::of_key(&key(0)), 0, 6_001),
+        "the expiry may be ordered already"
+    );
     // The attempt failed and its outcome is unknown: it comes up again, and stays decided.
     table.give_back(&items);
-    assert!(!table.renew(LeaseId::of_key(&key(0)), 0, 6_002));
+    assert!(!table.table.renew(LeaseId::of_key(&key(0)), 0, 6_002));
     // Its owner registers again.
     table.open(&key(0), &instance(0, 9, 5_000), 6_003);
-    assert!(table.renew(LeaseId::of_key(&key(0)), 9, 6_004));
+    assert!(table.table.renew(LeaseId::of_key(&key(0)), 9, 6_004));
 }
 
 fn left(former: &Former) -> Vec<(LeaseId, u64)> {
@@ -172,28 +179,28 @@ fn left(former: &Former) -> Vec<(LeaseId, u64)> {
 
 #[test]
 fn a_closed_table_acknowledges_nothing_and_tells_what_was_left() {
-    let table = table(1);
+    let mut table = table(1);
     let id = LeaseId::of_key(&key(0));
-    assert!(table.renew(id, 0, 1_000));
+    assert!(table.table.renew(id, 0, 1_000));
     assert!(table.former(Fence(2), 2_000).is_none(), "it has never had that grant");
-    assert!(table.renew(id, 0, 2_000), "and goes on under its own");
+    assert!(table.table.renew(id, 0, 2_000), "and goes on under its own");
     let former = table.former(Fence(1), 4_000).unwrap();
     assert_eq!(left(&former), [(id, 3_500)]);
-    assert!(!table.is_open() && !table.renew(id, 0, 4_001));
+    assert!(!table.table.is_open() && !table.table.renew(id, 0, 4_001));
     assert_eq!(table.due(60_000, 10), Due::Nothing, "nor does it expire anything");
     // Told again later, it is the same: nobody could renew it meanwhile.
     assert_eq!(left(&table.former(Fence(1), 9_000).unwrap()), [(id, 3_500)]);
     table.begin(Fence(5), 10_000);
     assert_eq!(left(&table.former(Fence(1), 10_000).unwrap()), [(id, 3_500)]);
-    assert!(table.is_open());
+    assert!(table.table.is_open());
 }
 
 #[test]
 fn a_lease_that_was_handed_over_has_what_was_left_of_it_and_others_their_whole_time() {
-    let old = table(4);
-    assert!(old.renew(LeaseId::of_key(&key(1)), 0, 4_000));
+    let mut old = table(4);
+    assert!(old.table.renew(LeaseId::of_key(&key(1)), 0, 4_000));
     let former = old.former(Fence(1), 5_000).unwrap();
-    let new = LeaseTable::new(ExpirySettings::default());
+    let mut new = deadlines(ExpirySettings::default());
     new.begin(Fence(9), 70_000);
     for id in 0..3 {
         new.take_over(&key(id), &instance(id, 1 + id as u64, 5_000), 70_000, 1_000);
@@ -202,7 +209,7 @@ fn a_lease_that_was_handed_over_has_what_was_left_of_it_and_others_their_whole_t
     new.take_over(&key(3), &instance(3, 77, 5_000), 70_000, 1_000);
     new.take_over(&key(4), &instance(4, 5, 5_000), 70_000, 1_000);
     // Heard of before the answer came.
-    assert!(new.renew(LeaseId::of_key(&key(2)), 0, 70_050));
+    assert!(new.table.renew(LeaseId::of_key(&key(2)), 0, 70_050));
     new.inherit(Fence(8), former.leases(), 70_100);
     assert_eq!(new.due(70_700, 10), Due::Nothing, "an answer to an earlier grant does not count");
     new.inherit(Fence(9), former.leases(), 70_100);
@@ -226,7 +233,7 @@ fn handing_over_again_and_again_does_not_prolong_a_silent_lease() {
     for turn in 1..=10 {
         let now_ms = turn * 500;
         let former = table.former(Fence(turn), now_ms).unwrap();
-        table = LeaseTable::new(ExpirySettings::default());
+        table = deadlines(ExpirySettings::default());
         table.begin(Fence(turn + 1), now_ms);
         table.take_over(&key(0), &instance(0, 1, 5_000), now_ms, 1_000);
         table.inherit(Fence(turn + 1), former.leases(), now_ms);
@@ -237,14 +244,14 @@ fn handing_over_again_and_again_does_not_prolong_a_silent_lease() {
 
 #[test]
 fn a_permanent_instance_has_no_lease() {
-    let table = table(1);
+    let mut table = table(1);
     let mut permanent = instance(0, 9, 5_000);
     permanent.registration.expiry = Expiry::Never;
     table.open(&key(0), &permanent, 10);
-    assert_eq!((table.len(), table.due(u64::MAX / 2, 10)), (0, Due::Nothing));
-    assert!(!table.renew(LeaseId::of_key(&key(0)), 0, 20));
+    assert_eq!((table.table.len(), table.due(u64::MAX / 2, 10)), (0, Due::Nothing));
+    assert!(!table.table.renew(LeaseId::of_key(&key(0)), 0, 20));
     table.take_over(&key(0), &permanent, 10, 0);
-    assert!(table.is_empty());
+    assert!(table.table.is_empty());
     table.open(&key(0), &instance(0, 10, 5_000), 30);
-    assert_eq!(table.len(), 1, "with a time to live it has one again");
+    assert_eq!(table.table.len(), 1, "with a time to live it has one again");
 }

@@ -1,0 +1,20 @@
+//! Where a node says that nothing was written, nothing was written, and never will be.
+
+use super::Invariant;
+use crate::facts::{Facts, Step};
+
+#[derive(Debug, Default)]
+pub(super) struct RefusedWritesAreNotWritten;
+
+impl Invariant for RefusedWritesAreNotWritten {
+    fn name(&self) -> &'static str {
+        "refused-writes-are-not-written"
+    }
+
+    fn check(&mut self, facts: &Facts, _: &Step) -> Result<(), String> {
+        match facts.refused.iter().find(|write| facts.ordered.contains(write)) {
+            Some(write) => Err(format!("write {write} was refused as not written, and ordered")),
+            None => Ok(()),
+        }
+    }
+}

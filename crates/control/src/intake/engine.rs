@@ -1,0 +1,487 @@
+//! The engine: one batch at a time, until its outcome is known or its time is over.
+
+use std::collections::VecDeque;
+
+use super::queues::{Queues, Write, WriteTimes};
+use crate::faults::{self, Fault};
+use maxine_state::{Applied, Batch};
+
+/// Pause between two attempts while there is no leader, in milliseconds.
+const RETRY_PAUSE_MS: u64 = 20;
+
+/// How often [`IntakeEvent::Tick`] has to come, in milliseconds: writes that waited too long are answered
+/// by so much later.
+pub const INTAKE_TICK_MS: u64 = 50;
+/// What a write is told that waited too long before it was proposed.
+const NOT_STARTED: &str = "the write waited too long in the queue and was not started";
+
+/// Something that concerns writes; `R` is the way to answer one.
+#[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "an event is passed on at once and never kept")]
+pub enum IntakeEvent<R> {
+    /// Somebody asks for a write.
+    Submitted(Write<R>),
+    /// The end of [`IntakeEffect::Propose`].
+    Attempted {
+        /// The attempt's number.
+        attempt: u64,
+        /// How it ended.
+        end: Attempted,
+    },
+    /// The end of [`IntakeEffect::Pause`].
+    Paused {
+        /// The attempt's number.
+        attempt: u64,
+    },
+    /// It is time to look for writes that waited too long.
+    Tick,
+}
+
+/// How an attempt ended: the replies, in the order of the batch, or why there are none.
+pub type Attempted = Result<Vec<Applied>, Failure>;
+
+/// Why an attempt brought no replies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// Nothing was written; another attempt may do. The reason, in words.
+    NotWritten(String),
+    /// Nothing was written because this node does not lead; what only the leader may write is refused
+    /// with every further attempt. The reason, in words.
+    NotLeader(String),
+    /// Nothing was written; too much is on its way.
+    Overloaded,
+    /// Nothing was written, and no attempt will do. The reason, in words.
+    Refused(String),
+    /// Nothing was written; the batch is too large.
+    TooLarge {
+        /// Its size in bytes.
+        len: usize,
+        /// The limit in bytes.
+        max: usize,
+    },
+    /// It may or may not take effect yet.
+    Unknown,
+    /// The disk of this node failed. The reason, in words.
+    Storage(String),
+}
+
+/// Why a write has no reply.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// Nothing was written. The reason, in words.
+    NotWritten(String),
+    /// Nothing was written; too many writes wait.
+    Overloaded,
+    /// Nothing was written; too many writes of this address wait.
+    AddressOverloaded,
+    /// Nothing was written; the write is too large.
+    TooLarge {
+        /// Its size in bytes.
+        len: usize,
+        /// The limit in bytes.
+        max: usize,
+    },
+    /// It may or may not take effect yet.
+    Unknown,
+    /// The disk of this node failed. The reason, in words.
+    Storage(String),
+}
+
+/// What has to be done.
+#[derive(Debug)]
+pub enum IntakeEffect<R> {
+    /// Have a batch ordered.
+    Propose {
+        /// To be returned in [`IntakeEvent::Attempted`].
+        attempt: u64,
+        /// What to order.
+        batch: Batch,
+        /// Within what time it has to begin, in milliseconds.
+        begin_ms: u64,
+        /// Within what time it has to end, in milliseconds.
+        end_ms: u64,
+    },
+    /// Wait before the next attempt.
+    Pause {
+        /// To be returned in [`IntakeEvent::Paused`].
+        attempt: u64,
+        /// For how long, in milliseconds.
+        ms: u64,
+    },
+    /// Answer a write.
+    Answer(R, Result<Applied, Refusal>),
+}
+
+/// A batch on its way.
+#[derive(Debug)]
+struct Flight<R> {
+    batch: Batch,
+    /// Who waits for each proposal of the batch, and until when.
+    waiters: Vec<(WriteTimes, R)>,
+    /// An attempt may have taken effect: no later refusal can say that nothing was written.
+    is_uncertain: bool,
+}
+
+/// The engine of the writes that a node takes.
+#[derive(Debug)]
+pub struct Intake<R> {
+    queues: Queues<R>,
+    /// The batch on its way, of which only one is: with two, fewer writes share a `fdatasync`, and a
+    /// tenth fewer are done in a second.
+    flight: Option<Flight<R>>,
+    /// The parts of a batch that was too large and was split, which go next.
+    parts: VecDeque<Flight<R>>,
+    attempts: u64,
+}
+
+impl<R> Intake<R> {
+    /// Without writes. `pending_max` writes of one class may wait.
+    #[must_use]
+    pub fn new(pending_max: usize) -> Self {
+        let (queues, parts) = (Queues::new(pending_max), VecDeque::new());
+        Self { queues, flight: None, parts, attempts: 0 }
+    }
+
+    /// Takes an event in and returns what has to be done.
+    #[must_use]
+    pub fn step(&mut self, event: IntakeEvent<R>, now_ms: u64) -> Vec<IntakeEffect<R>> {
+        let mut effects = Vec::new();
+        match event {
+            IntakeEvent::Submitted(write) => {
+                if let Err((reply, refusal)) = self.queues.push(write) {
+                    effects.push(IntakeEffect::Answer(reply, Err(refusal)));
+                }
+            }
+            IntakeEvent::Attempted { attempt, end } if attempt == self.attempts => {
+                self.attempted(end, now_ms, &mut effects);
+            }
+            IntakeEvent::Paused { attempt } if attempt == self.attempts => {
+                self.attempt(now_ms, &mut effects);
+            }
+            IntakeEvent::Tick => refuse(self.queues.take_late(now_ms), &mut effects),
+            IntakeEvent::Attempted { .. } | IntakeEvent::Paused { .. } => {}
+        }
+        if self.flight.is_none() {
+            self.next_batch(now_ms, &mut effects);
+        }
+        effects
+    }
+
+    fn next_batch(&mut self, now_ms: u64, effects: &mut Vec<IntakeEffect<R>>) {
+        self.flight = self.parts.pop_front();
+        if self.flight.is_none() {
+            let (mut proposals, mut waiters) = (Vec::new(), Vec::new());
+            let (taken, late) = self.queues.take_batch(now_ms);
+            refuse(late, effects);
+            for write in taken {
+                proposals.push(write.proposal);
+                waiters.push((write.time, write.reply));
+            }
+            if waiters.is_empty() {
+                return;
+            }
+            self.flight = Some(Flight { batch: Batch { proposals }, waiters, is_uncertain: false });
+        }
+        self.attempt(now_ms, effects);
+    }
+
+    fn attempt(&mut self, now_ms: u64, effects: &mut Vec<IntakeEffect<R>>) {
+        let Some(flight) = &self.flight else { return };
+        self.attempts += 1;
+        let (begin_ms, end_ms) = flight.left_ms(now_ms);
+        if begin_ms == 0 {
+            return self.attempted(Err(Failure::NotWritten(NOT_STARTED.into())), now_ms, effects);
+        }
+        let (attempt, batch) = (self.attempts, flight.batch.clone());
+        effects.push(IntakeEffect::Propose { attempt, batch, begin_ms, end_ms });
+    }
+
+    fn attempted(&mut self, end: Attempted, now_ms: u64, effects: &mut Vec<IntakeEffect<R>>) {
+        let Some(mut flight) = self.flight.take() else { return };
+        let failure = match end {
+            Ok(applied) => {
+                let answers = flight.waiters.into_iter().zip(applied);
+                effects.extend(
+                    answers.map(|((_, reply), done)| IntakeEffect::Answer(reply, Ok(done))),
+                );
+                return;
+            }
+            Err(failure) => failure,
+        };
+        // Together they are too large, each alone perhaps not.
+        let is_split = matches!(failure, Failure::TooLarge { .. }) && flight.waiters.len() > 1;
+        if is_split && !flight.is_uncertain {
+            let [first, second] = flight.split();
+            self.parts.push_front(second);
+            self.parts.push_front(first);
+            return;
+        }
+        match flight.judge(failure) {
+            Judged::Over(refusal) => flight.refuse_until(u64::MAX, &refusal, effects),
+            // While nothing was proposed, whoever waits no longer is told so, and the others go on.
+            Judged::Again(refusal) => {
+                flight.refuse_until(now_ms + RETRY_PAUSE_MS, &refusal, effects);
+            }
+        }
+        if !flight.waiters.is_empty() {
+            self.flight = Some(flight);
+            let attempt = self.attempts;
+            effects.push(IntakeEffect::Pause { attempt, ms: RETRY_PAUSE_MS });
+        }
+    }
+}
+
+fn refuse<R>(late: Vec<R>, effects: &mut Vec<IntakeEffect<R>>) {
+    let refusal = || Err(Refusal::NotWritten(NOT_STARTED.into()));
+    effects.extend(late.into_iter().map(|reply| IntakeEffect::Answer(reply, refusal())));
+}
+
+/// What follows from a failure.
+#[derive(Debug, PartialEq, Eq)]
+enum Judged {
+    /// Everyone is told this.
+    Over(Refusal),
+    /// It is tried again; whoever has no time left is told this.
+    Again(Refusal),
+}
+
+impl<R> Flight<R> {
+    /// How long this attempt has to begin and to end, in milliseconds.
+    fn left_ms(&self, now_ms: u64) -> (u64, u64) {
+        let end_ms = self.waiters.iter().map(|(time, _)| time.end_ms).max().unwrap_or(0);
+        let begins = self.waiters.iter().map(|(time, _)| time.begin_ms);
+        let first_ms = begins.min().unwrap_or(0).min(end_ms);
+        let begin_ms = if self.is_uncertain { end_ms } else { first_ms };
+        (begin_ms.saturating_sub(now_ms), end_ms.saturating_sub(now_ms))
+    }
+
+    fn split(self) -> [Self; 2] {
+        let Self { batch: Batch { mut proposals }, mut waiters, is_uncertain } = self;
+        let half = proposals.len() / 2;
+        let (later, waiters_later) = (proposals.split_off(half), waiters.split_off(half));
+        let first = Self { batch: Batch { proposals }, waiters, is_uncertain };
+        [first, Self { batch: Batch { proposals: later }, waiters: waiters_later, is_uncertain }]
+    }
+
+    /// Takes out those whose time is over by `until_ms`, and answers them. Once an attempt may have
+    /// taken effect, all go on together until the last one's time is over.
+    fn refuse_until(
+        &mut self,
+        until_ms: u64,
+        refusal: &Refusal,
+        effects: &mut Vec<IntakeEffect<R>>,
+    ) {
+        let end_ms = self.waiters.iter().map(|(time, _)| time.end_ms).max().unwrap_or(0);
+        let each = self.batch.proposals.drain(..).zip(self.waiters.drain(..));
+        let (late, in_time): (Vec<_>, Vec<_>) = each.partition(|(_, (time, _))| {
+            until_ms >= if self.is_uncertain { end_ms } else { time.begin_ms.min(end_ms) }
+        });
+        (self.batch.proposals, self.waiters) = in_time.into_iter().unzip();
+        let answers = late.into_iter().map(|(_, (_, reply))| reply);
+        effects.extend(answers.map(|reply| IntakeEffect::Answer(reply, Err(refusal.clone()))));
+    }
+
+    fn judge(&mut self, failure: Failure) -> Judged {
+        let was_uncertain = self.is_uncertain;
+        // A node whose disk fails under a write may already have sent it to the others.
+        let may_be_written = matches!(failure, Failure::Unknown | Failure::Storage(_));
+        self.is_uncertain |= may_be_written && !faults::is_on(Fault::ForgetUncertainty);
+        let has_fence = self.batch.proposals.iter().any(|proposal| proposal.fence.is_some());
+        let refusal = match failure {
+            Failure::Storage(why) => {
+                return Judged::Over(unless(was_uncertain, Refusal::Storage(why)));
+            }
+            Failure::TooLarge { len, max } => {
+                return Judged::Over(unless(was_uncertain, Refusal::TooLarge { len, max }));
+            }
+            Failure::Refused(why) if !was_uncertain => {
+                return Judged::Over(Refusal::NotWritten(why));
+            }
+            // Its leadership is over; another attempt would be refused alike.
+            Failure::NotLeader(why) if has_fence && !was_uncertain => {
+                return Judged::Over(Refusal::NotWritten(why));
+            }
+            Failure::Refused(why) | Failure::NotLeader(why) | Failure::NotWritten(why) => {
+                Refusal::NotWritten(why)
+            }
+            Failure::Overloaded => Refusal::Overloaded,
+            Failure::Unknown => Refusal::NotWritten("there was no answer in time".into()),
+        };
+        Judged::Again(unless(self.is_uncertain, refusal))
+    }
+}
+
+/// The refusal, unless an attempt may have taken effect.
+fn unless(is_uncertain: bool, refusal: Refusal) -> Refusal {
+    if is_uncertain { Refusal::Unknown } else { refusal }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use maxine_state::{Actor, Command, Fence, Proposal, Reply, RequestId};
+    use std::net::Ipv4Addr;
+
+    fn write(reply: u32, fence: Option<Fence>) -> Write<u32> {
+        let proposal = Proposal {
+            request_id: RequestId(reply.into()),
+            proposed_at_ms: 1,
+            fence,
+            actor: Actor::system("test"),
+            command: Command::Deregister { items: Vec::new() },
+        };
+        let time = WriteTimes { begin_ms: 10_000, end_ms: 10_000 };
+        Write { proposal, time, address: Ipv4Addr::UNSPECIFIED.into(), reply }
+    }
+
+    fn proposed(effects: &[IntakeEffect<u32>]) -> Option<(u64, usize)> {
+        effects.iter().find_map(|effect| match effect {
+            IntakeEffect::Propose { attempt, batch, .. } => Some((*attempt, batch.proposals.len())),
+            _ => None,
+        })
+    }
+
+    fn answers(effects: Vec<IntakeEffect<u32>>) -> Vec<(u32, Result<Applied, Refusal>)> {
+        let each = effects.into_iter().filter_map(|effect| match effect {
+            IntakeEffect::Answer(reply, answer) => Some((reply, answer)),
+            _ => None,
+        });
+        each.collect()
+    }
+
+    /// What a write is told whose attempts end like this, 100 ms apart.
+    fn told(failures: Vec<Failure>, fence: Option<Fence>) -> Refusal {
+        let mut intake = Intake::new(16);
+        let mut now_ms = 0;
+        let mut effects = intake.step(IntakeEvent::Submitted(write(1, fence)), now_ms);
+        for failure in failures {
+            now_ms += 100;
+            let (attempt, _) = proposed(&effects).expect("it is tried again");
+            let end = Err(failure);
+            effects = intake.step(IntakeEvent::Attempted { attempt, end }, now_ms);
+            if matches!(effects[..], [IntakeEffect::Pause { .. }]) {
+                effects = intake.step(IntakeEvent::Paused { attempt }, now_ms + 20);
+            }
+        }
+        answers(effects).pop().expect("it is answered").1.unwrap_err()
+    }
+
+    #[test]
+    fn once_an_attempt_may_have_taken_effect_no_refusal_says_that_nothing_was_written() {
+        let failed = || Failure::Storage("no space left".into());
+        let not_written = || Failure::NotWritten("no leader is known".into());
+        let at_last = |first: Failure, last: Failure| {
+            let mut intake = Intake::new(16);
+            let _propose = intake.step(IntakeEvent::Submitted(write(1, None)), 0);
+            let end = |attempt, failure| IntakeEvent::Attempted { attempt, end: Err(failure) };
+            assert!(matches!(intake.step(end(1, first), 1)[..], [IntakeEffect::Pause { .. }]));
+            let _propose = intake.step(IntakeEvent::Paused { attempt: 1 }, 21);
+            answers(intake.step(end(2, last), 9_990))
+                .pop()
+                .expect("its time is over")
+                .1
+                .unwrap_err()
+        };
+        assert_eq!(
+            told(vec![not_written(), failed()], None),
+            Refusal::Storage("no space left".into())
+        );
+        assert_eq!(told(vec![Failure::Unknown, failed()], None), Refusal::Unknown);
+        assert_eq!(at_last(Failure::Unknown, not_written()), Refusal::Unknown);
+        assert_eq!(at_last(Failure::Unknown, Failure::Overloaded), Refusal::Unknown);
+        assert_eq!(at_last(not_written(), Failure::Overloaded), Refusal::Overloaded);
+    }
+
+    /// Once a batch may have been proposed, nobody in it is told that nothing was written.
+    #[test]
+    fn each_write_of_a_batch_that_never_began_is_refused_in_its_own_time() {
+        let first_answers = |failure: Failure| {
+            let mut intake = Intake::new(16);
+            let _propose = intake.step(IntakeEvent::Submitted(write(0, None)), 0);
+            let mut short = write(1, None);
+            short.time.begin_ms = 100;
+            assert!(intake.step(IntakeEvent::Submitted(short), 0).is_empty());
+            assert!(intake.step(IntakeEvent::Submitted(write(2, None)), 0).is_empty());
+            let end = Ok(vec![Applied { index: 1, reply: Reply::Done }]);
+            let effects = intake.step(IntakeEvent::Attempted { attempt: 1, end }, 10);
+            let times = effects.iter().find_map(|effect| match effect {
+                IntakeEffect::Propose { begin_ms, end_ms, .. } => Some((*begin_ms, *end_ms)),
+                _ => None,
+            });
+            assert_eq!(times, Some((90, 9_990)));
+            let end = Err(failure);
+            let effects = intake.step(IntakeEvent::Attempted { attempt: 2, end }, 90);
+            let again = effects.iter().any(|effect| matches!(effect, IntakeEffect::Pause { .. }));
+            assert!(again, "the other goes on");
+            answers(effects)
+        };
+        let why = || String::from("no leader is known");
+        let told = first_answers(Failure::NotWritten(why()));
+        assert_eq!(told, [(1, Err(Refusal::NotWritten(why())))]);
+        assert_eq!(first_answers(Failure::Unknown), []);
+    }
+
+    #[test]
+    fn a_write_that_waits_behind_a_slow_batch_is_refused_in_its_own_time() {
+        let mut intake = Intake::new(16);
+        let _propose = intake.step(IntakeEvent::Submitted(write(0, None)), 0);
+        let mut short = write(1, None);
+        short.time.begin_ms = 100;
+        assert!(intake.step(IntakeEvent::Submitted(short), 0).is_empty());
+        assert!(intake.step(IntakeEvent::Tick, 99).is_empty());
+        let told = answers(intake.step(IntakeEvent::Tick, 100));
+        assert_eq!(told, [(1, Err(Refusal::NotWritten(NOT_STARTED.into())))]);
+    }
+
+    #[test]
+    fn what_only_the_leader_may_write_is_not_tried_again_elsewhere() {
+        let not_leader = || Failure::NotLeader("this node is not the leader".into());
+        let refused = told(vec![not_leader()], Some(Fence(3)));
+        assert_eq!(refused, Refusal::NotWritten("this node is not the leader".into()));
+        let unknown = told(
+            vec![Failure::Unknown, not_leader(), Failure::Storage(String::new())],
+            Some(Fence(3)),
+        );
+        assert_eq!(unknown, Refusal::Unknown);
+    }
+
+    #[test]
+    fn one_batch_is_on_its_way_while_the_next_gathers_and_a_late_end_is_ignored() {
+        let mut intake = Intake::new(16);
+        let effects = intake.step(IntakeEvent::Submitted(write(1, None)), 0);
+        assert_eq!(proposed(&effects), Some((1, 1)));
+        for reply in 2..=4 {
+            assert!(intake.step(IntakeEvent::Submitted(write(reply, None)), 1).is_empty());
+        }
+        let applied = |n| vec![Applied { index: 1, reply: Reply::Done }; n];
+        let end = |attempt, n| IntakeEvent::Attempted { attempt, end: Ok(applied(n)) };
+        let effects = intake.step(end(1, 1), 2);
+        assert_eq!(proposed(&effects), Some((2, 3)));
+        assert_eq!(answers(effects).len(), 1);
+        assert!(intake.step(end(1, 1), 3).is_empty());
+        assert_eq!(answers(intake.step(end(2, 3), 4)).len(), 3);
+    }
+
+    #[test]
+    fn a_batch_that_is_too_large_is_split_until_each_part_fits() {
+        let mut intake = Intake::new(16);
+        let mut effects = intake.step(IntakeEvent::Submitted(write(0, None)), 0);
+        for reply in 1..=5 {
+            effects.extend(intake.step(IntakeEvent::Submitted(write(reply, None)), 0));
+        }
+        let mut told = Vec::new();
+        while let Some((attempt, len)) = proposed(&effects) {
+            let end = match len {
+                1 | 2 => Ok(vec![Applied { index: 1, reply: Reply::Done }; len]),
+                _ => Err(Failure::TooLarge { len: 9, max: 5 }),
+            };
+            effects = intake.step(IntakeEvent::Attempted { attempt, end }, 1);
+            for effect in &effects {
+                if let IntakeEffect::Answer(reply, answer) = effect {
+                    told.push((*reply, answer.is_ok()));
+                }
+            }
+        }
+        assert_eq!(told, [0, 1, 2, 3, 4, 5].map(|reply| (reply, true)));
+    }
+}

@@ -1,0 +1,330 @@
+//! The deadlines in the order in which they come, and what may be expired of them when.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use super::former::{Former, FormerLease};
+use super::settings::ExpirySettings;
+use super::table::{Lease, LeaseId, LeaseTable};
+use maxine_state::{ControlState, Fence, Instance, InstanceKey};
+
+/// What has run out, and what may be done about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Due {
+    /// Nothing.
+    Nothing,
+    /// These may be expired now, leadership confirmed: each key with the `registered_index` that
+    /// its lease was opened by.
+    Expire(Vec<(InstanceKey, u64)>),
+    /// An implausible share went silent at once: nothing is expired.
+    Suspended {
+        /// How many are silent.
+        silent: usize,
+        /// Out of how many.
+        fleet: usize,
+    },
+}
+
+#[derive(Debug, Default)]
+struct Order {
+    /// Every lease stands here at a deadline that it had at some time.
+    heap: BinaryHeap<Reverse<(u64, LeaseId)>>,
+    /// When leases were expired lately.
+    expired_at_ms: VecDeque<u64>,
+    suspended_since_ms: Option<u64>,
+    /// An operator confirmed that the silent are gone, until this time.
+    confirmed_until_ms: u64,
+}
+
+impl Order {
+    fn queue(&mut self, id: LeaseId, lease: &Lease) {
+        let at_ms = lease.deadline_ms();
+        lease.queued_ms.store(at_ms, Ordering::SeqCst);
+        self.heap.push(Reverse((at_ms, id)));
+    }
+}
+
+/// The order of the deadlines, and the limits on expiry.
+#[derive(Debug)]
+pub(super) struct Deadlines {
+    settings: ExpirySettings,
+    pub(super) table: Arc<LeaseTable>,
+    order: Order,
+    /// What was left of each lease when the table was closed last.
+    former: Option<Arc<Former>>,
+}
+
+impl Deadlines {
+    /// The order of a table that is empty, or is closed next.
+    pub(super) fn on(table: Arc<LeaseTable>, settings: ExpirySettings) -> Self {
+        Self { settings, table, order: Order::default(), former: None }
+    }
+
+    /// Opens the table, empty, for a grant of leadership; what an earlier grant left is kept.
+    pub(super) fn begin(&mut self, fence: Fence, now_ms: u64) {
+        self.close(now_ms);
+        self.table.begin(fence);
+    }
+
+    /// Ends the table's grant: nothing is acknowledged any more, and what is left of each lease is
+    /// kept for the next leader. Does nothing where the table is closed. Returns the grant.
+    pub(super) fn close(&mut self, now_ms: u64) -> Option<Fence> {
+        let ended = self.table.end(now_ms).map(|(fence, left)| Former::new(fence, left));
+        let fence = ended.as_ref().map(Former::fence);
+        if let Some(former) = ended {
+            self.former = Some(Arc::new(former));
+        }
+        self.clear();
+        fence
+    }
+
+    /// Closes the table if it belongs to the grant `fence`, and says what was left of the leases
+    /// under that grant; `None` where that is not known.
+    pub(super) fn former(&mut self, fence: Fence, now_ms: u64) -> Option<Arc<Former>> {
+        if self.table.belongs_to(fence) {
+            self.close(now_ms);
+        }
+        self.former.clone().filter(|former| former.fence() == fence)
+    }
+
+    /// Forgets every lease.
+    pub(super) fn clear(&mut self) {
+        self.table.clear();
+        self.order = Order::default();
+    }
+
+    /// Forgets the leases of registrations that `state` does not have.
+    pub(super) fn retain(&mut self, state: &ControlState) {
+        let leases = self.table.leases.pin();
+        let is_there = |lease: &Lease| {
+            let service = state.service(&lease.key.service);
+            let instance = service.and_then(|s| s.instances.get(&lease.key.instance));
+            instance.is_some_and(|i| i.registered_index == lease.registered_index)
+        };
+        let gone: Vec<LeaseId> =
+            leases.iter().filter(|(_, lease)| !is_there(lease)).map(|(id, _)| *id).collect();
+        for id in gone {
+            leases.remove(&id);
+        }
+    }
+
+    /// Whether an instance has a lease.
+    pub(super) fn has(&self, key: &InstanceKey) -> bool {
+        self.table.leases.pin().contains_key(&LeaseId::of_key(key))
+    }
+
+    /// Takes over what was left of leases under the leader before, at a time at which this node had
+    /// asked for it: none was acknowledged there since. A lease that was registered later, or is not
+    /// named, keeps its whole time.
+    pub(super) fn inherit(&mut self, fence: Fence, left: &[FormerLease], now_ms: u64) {
+        if !self.table.belongs_to(fence) {
+            return;
+        }
+        let leases = self.table.leases.pin();
+        for former in left {
+            let lease = leases.get(&former.id);
+            let same = lease.filter(|l| l.registered_index == former.registered_index);
+            let Some(lease) = same else { continue };
+            let until_ms = now_ms.saturating_add(former.left_ms);
+            if lease.inherited_until_ms.fetch_min(until_ms, Ordering::SeqCst) > until_ms {
+                self.order.queue(former.id, lease);
+            }
+        }
+    }
+
+    /// Opens the lease of a registration that was made under this leader, or replaces the one before
+    /// it; it runs for its whole time to live. A permanent instance has none.
+    pub(super) fn open(&mut self, key: &InstanceKey, instance: &Instance, now_ms: u64) {
+        let Some(ttl_ms) = instance.registration.expiry.ttl_ms() else { return self.forget(key) };
+        let until_ms = now_ms + ttl_ms + self.settings.grace_ms;
+        self.put(key, instance, ttl_ms, until_ms, 0);
+    }
+
+    /// Opens the lease of a registration that may be older than this leadership: it may have been
+    /// renewed until now, and runs for its whole time to live plus `extra_ms`, unless
+    /// [`Self::inherit`] says what was left of it.
+    pub(super) fn take_over(
+        &mut self,
+        key: &InstanceKey,
+        instance: &Instance,
+        now_ms: u64,
+        extra_ms: u64,
+    ) {
+        let Some(ttl_ms) = instance.registration.expiry.ttl_ms() else { return self.forget(key) };
+        let whole_ms = ttl_ms + self.settings.grace_ms + extra_ms;
+        self.put(key, instance, ttl_ms, 0, now_ms + whole_ms);
+    }
+
+    fn put(
+        &mut self,
+        key: &InstanceKey,
+        instance: &Instance,
+        ttl_ms: u64,
+        heard_until_ms: u64,
+        inherited_until_ms: u64,
+    ) {
+        let id = LeaseId::of_key(key);
+        let lease = Lease {
+            key: key.clone(),
+            epoch: instance.lease_epoch,
+            registered_index: instance.registered_index,
+            ttl_ms,
+            heard_until_ms: AtomicU64::new(heard_until_ms),
+            inherited_until_ms: AtomicU64::new(inherited_until_ms),
+            queued_ms: AtomicU64::new(0),
+            is_over: AtomicBool::new(false),
+        };
+        let leases = self.table.leases.pin();
+        if let Some(old) = leases.get(&id) {
+            if old.registered_index > lease.registered_index {
+                return;
+            }
+            if old.registered_index == lease.registered_index {
+                // A repeat, as after a gap in the events: what was renewed since stays renewed.
+                old.heard_until_ms.fetch_max(heard_until_ms, Ordering::SeqCst);
+                old.inherited_until_ms.fetch_max(inherited_until_ms, Ordering::SeqCst);
+                return;
+            }
+            if old.epoch == lease.epoch {
+                // An equal registration is a heartbeat, and never shortens a lease.
+                lease.heard_until_ms.fetch_max(old.deadline_ms(), Ordering::SeqCst);
+            }
+        }
+        let lease = Arc::new(lease);
+        self.order.queue(id, &lease);
+        leases.insert(id, lease);
+    }
+
+    /// Forgets the lease of an instance that is gone, or that is permanent from now on.
+    pub(super) fn forget(&mut self, key: &InstanceKey) {
+        self.table.leases.pin().remove(&LeaseId::of_key(key));
+    }
+
+    /// Moves every deadline on by the time in which this node could not hear renewals.
+    pub(super) fn shift(&mut self, by_ms: u64) {
+        for lease in self.table.leases.pin().values() {
+            lease.heard_until_ms.fetch_add(by_ms, Ordering::SeqCst);
+            lease.inherited_until_ms.fetch_add(by_ms, Ordering::SeqCst);
+        }
+    }
+
+    /// Lets a suspension end: for the next minute the silent are expired, at the limited rate.
+    pub(super) fn confirm_silence(&mut self, now_ms: u64) {
+        self.order.confirmed_until_ms = now_ms + 60_000;
+    }
+
+    /// What has run out at `now_ms`, at most `max`. What is returned must be expired or given back
+    /// with [`Self::give_back`].
+    pub(super) fn due(&mut self, now_ms: u64, max: usize) -> Due {
+        let order = &mut self.order;
+        let leases = self.table.leases.pin();
+        let mut silent: Vec<(LeaseId, Arc<Lease>)> = Vec::new();
+        while let Some(Reverse((at_ms, id))) = order.heap.peek().copied() {
+            if at_ms > now_ms {
+                break;
+            }
+            order.heap.pop();
+            let Some(lease) = leases.get(&id) else { continue };
+            if lease.queued_ms.load(Ordering::SeqCst) != at_ms {
+                continue;
+            }
+            if lease.deadline_ms() > now_ms {
+                order.queue(id, lease);
+            } else {
+                // Of two equal entries only the first counts.
+                lease.queued_ms.store(u64::MAX, Ordering::SeqCst);
+                silent.push((id, Arc::clone(lease)));
+            }
+        }
+        if silent.is_empty() {
+            order.suspended_since_ms = None;
+            return Due::Nothing;
+        }
+        let settings = &self.settings;
+        while order
+            .expired_at_ms
+            .front()
+            .is_some_and(|at_ms| now_ms.saturating_sub(*at_ms) > settings.silence_window_ms)
+        {
+            order.expired_at_ms.pop_front();
+        }
+        let counted = silent.len() + order.expired_at_ms.len();
+        let fleet = leases.len() + order.expired_at_ms.len();
+        let implausible = fleet >= settings.silent_fleet_min
+            && counted * 100 > fleet * usize::from(settings.silent_share_max_percent);
+        let confirmed = now_ms < order.confirmed_until_ms;
+        if implausible && !confirmed {
+            let since_ms = *order.suspended_since_ms.get_or_insert(now_ms);
+            let lasted_ms = now_ms.saturating_sub(since_ms);
+            let over = settings.suspension_max_ms != 0 && lasted_ms >= settings.suspension_max_ms;
+            if over {
+                order.confirmed_until_ms = now_ms + 60_000;
+            } else {
+                silent.iter().for_each(|(id, lease)| order.queue(*id, lease));
+                return Due::Suspended { silent: counted, fleet };
+            }
+        } else if !implausible {
+            order.suspended_since_ms = None;
+        }
+        let within_a_second =
+            order.expired_at_ms.iter().rev().take_while(|at_ms| now_ms - **at_ms < 1_000).count();
+        let allowed = usize::try_from(settings.rate_max_per_s).unwrap_or(usize::MAX);
+        let take = max.min(allowed.saturating_sub(within_a_second)).min(silent.len());
+        silent[take..].iter().for_each(|(id, lease)| order.queue(*id, lease));
+        if take == 0 {
+            return Due::Nothing;
+        }
+        silent.truncate(take);
+        order.expired_at_ms.extend(std::iter::repeat_n(now_ms, take));
+        let due = silent.into_iter().map(|(_, lease)| (lease.key.clone(), lease.registered_index));
+        Due::Expire(due.collect())
+    }
+
+    /// Of what was due, keeps what is due still; the rest was renewed meanwhile and is put back.
+    /// What is kept cannot be renewed any more, whatever becomes of the attempt to expire it: its
+    /// owner registers again.
+    pub(super) fn still_due(
+        &mut self,
+        due: Vec<(InstanceKey, u64)>,
+        now_ms: u64,
+    ) -> Vec<(InstanceKey, u64)> {
+        let (out, back): (Vec<_>, Vec<_>) = due.into_iter().partition(|(key, registered_index)| {
+            self.table.leases.pin().get(&LeaseId::of_key(key)).is_some_and(|lease| {
+                if lease.registered_index != *registered_index || lease.deadline_ms() > now_ms {
+                    return false;
+                }
+                lease.is_over.store(true, Ordering::SeqCst);
+                // A renewal may have come between the look and the mark; it was acknowledged.
+                let renewed = lease.deadline_ms() > now_ms;
+                lease.is_over.store(!renewed, Ordering::SeqCst);
+                !renewed
+            })
+        });
+        self.give_back(&back);
+        out
+    }
+
+    /// Puts back what was due but was not expired; it does not count as gone silent.
+    pub(super) fn give_back(&mut self, due: &[(InstanceKey, u64)]) {
+        let expired = &mut self.order.expired_at_ms;
+        expired.truncate(expired.len().saturating_sub(due.len()));
+        self.queue_again(due);
+    }
+
+    /// Lets leases come up again at their deadlines, if they are still there.
+    pub(super) fn queue_again(&mut self, due: &[(InstanceKey, u64)]) {
+        let leases = self.table.leases.pin();
+        for (key, _) in due {
+            let id = LeaseId::of_key(key);
+            if let Some(lease) = leases.get(&id) {
+                self.order.queue(id, lease);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "deadlines_tests.rs"]
+mod tests;

@@ -1,0 +1,398 @@
+//! What happens to the leases of a node, and what has to be done about it.
+
+use std::sync::Arc;
+
+use super::deadlines::{Deadlines, Due};
+use super::former::{Former, FormerLease};
+use super::settings::ExpirySettings;
+use super::table::LeaseTable;
+use crate::faults::{self, Fault};
+use maxine_state::{ControlState, Event, EventKind, Fence, FormerGrant, InstanceKey, Name};
+
+/// How often [`LeaseEvent::Tick`] has to come, in milliseconds.
+pub const EXPIRY_TICK_MS: u64 = 100;
+/// A tick that comes so much too late was a stall, in milliseconds.
+const STALL_MS: u64 = 400;
+/// Most instances that one entry expires.
+const EXPIRE_ITEMS_MAX: usize = 256;
+/// Pause before another grant is asked for again, in milliseconds.
+const GRANT_PAUSE_MS: u64 = 3_000;
+/// What the fault `hand-over-short` takes off each lease, in milliseconds.
+const SHORT_MS: u64 = 3_000;
+
+/// Something that concerns the leases.
+#[derive(Debug)]
+pub enum LeaseEvent<'a> {
+    /// The log granted this node the leader's duties. A [`LeaseEvent::State`] that has the grant follows.
+    DutiesGranted(Fence),
+    /// This node no longer has the leader's duties.
+    DutiesLost,
+    /// The whole published state: after a grant, and after a gap in the changes.
+    State(&'a ControlState),
+    /// The changes after what was passed in before, and the index that they reach.
+    Changes {
+        /// The changes, in order.
+        events: &'a [Arc<Event>],
+        /// Index of the state that has all of them.
+        index: u64,
+    },
+    /// What the leader before answered to [`LeaseEffect::AskFormer`]; may come in several parts.
+    Inherited {
+        /// The grant under which it was asked.
+        present: Fence,
+        /// What was left of these leases.
+        leases: &'a [FormerLease],
+    },
+    /// It is time to look at the deadlines.
+    Tick,
+    /// The answer to [`LeaseEffect::Confirm`].
+    Confirmed {
+        /// The attempt's number.
+        attempt: u64,
+        /// Whether a majority confirmed that this node leads.
+        leads: bool,
+    },
+    /// The end of [`LeaseEffect::Expire`].
+    Expired {
+        /// The attempt's number.
+        attempt: u64,
+        /// Whether the command was applied; if not, it may still be.
+        is_applied: bool,
+    },
+    /// An operator confirmed that the silent instances are gone.
+    SilenceConfirmed,
+}
+
+/// What has to be done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LeaseEffect {
+    /// Ask the leader before what was left of the leases.
+    AskFormer {
+        /// The grant that it had.
+        former: FormerGrant,
+        /// The grant that ended it.
+        present: Fence,
+    },
+    /// Confirm with a majority that this node leads.
+    Confirm {
+        /// To be returned in [`LeaseEvent::Confirmed`].
+        attempt: u64,
+    },
+    /// Propose to expire these registrations.
+    Expire {
+        /// To be returned in [`LeaseEvent::Expired`].
+        attempt: u64,
+        /// The grant under which that was decided.
+        fence: Fence,
+        /// Each instance with the index of the registration that ran out.
+        items: Vec<(InstanceKey, u64)>,
+    },
+    /// Have another grant committed for this node. What was decided under the present one is refused
+    /// from then on.
+    AskForGrant,
+    /// Report this to operators.
+    Report(ExpiryEvent),
+}
+
+/// What happened to expiry that operators should know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ExpiryEvent {
+    /// An implausible share of the fleet went silent; nothing is expired for now.
+    Suspended {
+        /// How many are silent.
+        silent: usize,
+        /// Out of how many.
+        fleet: usize,
+    },
+    /// Expiry goes on.
+    Resumed,
+    /// This node was stalled; deadlines were moved by as much.
+    Stalled {
+        /// For how long, in milliseconds.
+        by_ms: u64,
+    },
+}
+
+/// Why a node cannot say what was left of the leases.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotLeft {
+    /// The log has no grant that ended the one asked for, as far as this node knows.
+    #[error("no grant has ended that one")]
+    NotEnded,
+    /// The node did not have that grant, or was restarted since.
+    #[error("nothing is kept of that grant")]
+    NotKnown,
+}
+
+/// How far the present attempt to expire something is.
+#[derive(Debug, Default)]
+enum Attempt {
+    #[default]
+    None,
+    /// Leadership is being confirmed before these are expired.
+    Confirming(Vec<(InstanceKey, u64)>),
+    /// These are proposed.
+    Expiring(Vec<(InstanceKey, u64)>),
+}
+
+/// The engine of the leases.
+#[derive(Debug)]
+pub struct Leases {
+    node: Name,
+    /// Added by a new leader to every lease, in milliseconds.
+    takeover_extra_ms: u64,
+    deadlines: Deadlines,
+    /// The grant under which this node has the duties.
+    fence: Option<Fence>,
+    /// The grant that an engine before this one served and left open. Expiries that it decided may still
+    /// be on their way, so nothing is acknowledged under that grant any more.
+    spent: Option<Fence>,
+    /// This node has the duties under a grant that is spent, and asked for another at this time.
+    asked_for_grant_ms: Option<u64>,
+    /// Whether the leader before was asked what was left.
+    has_asked: bool,
+    attempt: Attempt,
+    attempts: u64,
+    last_ms: u64,
+    is_suspended: bool,
+}
+
+impl Leases {
+    /// The engine of the node called `node`, on this table. `takeover_extra_ms` is one election timeout.
+    ///
+    /// An engine before it may have ended unexpectedly and have left the table open under a grant. What
+    /// is left of the leases then is kept, and taken over under the next grant, which this engine asks for.
+    #[must_use]
+    pub fn new(
+        node: Name,
+        settings: ExpirySettings,
+        takeover_extra_ms: u64,
+        table: Arc<LeaseTable>,
+        now_ms: u64,
+    ) -> Self {
+        let mut deadlines = Deadlines::on(table, settings);
+        let spent = deadlines.close(now_ms);
+        Self {
+            node,
+            takeover_extra_ms,
+            deadlines,
+            fence: None,
+            spent,
+            asked_for_grant_ms: None,
+            has_asked: false,
+            attempt: Attempt::None,
+            attempts: 0,
+            last_ms: 0,
+            is_suspended: false,
+        }
+    }
+
+    /// The deadlines, for heartbeats to renew.
+    #[must_use]
+    pub fn table(&self) -> &Arc<LeaseTable> {
+        &self.deadlines.table
+    }
+
+    /// Takes an event in and returns what has to be done.
+    #[must_use]
+    pub fn step(&mut self, event: LeaseEvent<'_>, now_ms: u64) -> Vec<LeaseEffect> {
+        let mut effects = Vec::new();
+        match event {
+            LeaseEvent::DutiesGranted(fence) => self.begin(fence, now_ms, &mut effects),
+            LeaseEvent::DutiesLost => {
+                self.end();
+                self.deadlines.close(now_ms);
+                self.set_suspended(None, &mut effects);
+            }
+            LeaseEvent::State(state) => self.open_all(state, now_ms, &mut effects),
+            LeaseEvent::Changes { events, index } => self.follow(events, index, now_ms),
+            LeaseEvent::Inherited { present, leases } => self.inherit(present, leases, now_ms),
+            LeaseEvent::Tick => self.look(now_ms, &mut effects),
+            LeaseEvent::Confirmed { attempt, leads } if attempt == self.attempts => {
+                self.confirmed(leads, now_ms, &mut effects);
+            }
+            LeaseEvent::Expired { attempt, is_applied } if attempt == self.attempts => {
+                self.expired(is_applied, now_ms, &mut effects);
+            }
+            LeaseEvent::Confirmed { .. } | LeaseEvent::Expired { .. } => {}
+            LeaseEvent::SilenceConfirmed => self.deadlines.confirm_silence(now_ms),
+        }
+        effects
+    }
+
+    /// What was left of the leases under the grant `former`, which the grant `present` ended. Only the
+    /// log ends a leadership, so this node's `state` must have that grant. From then on this node
+    /// acknowledges nothing.
+    pub fn hand_over(
+        &mut self,
+        former: Fence,
+        present: Fence,
+        state: &ControlState,
+        now_ms: u64,
+    ) -> Result<Arc<Former>, NotLeft> {
+        let granted = state.grant().is_some_and(|grant| grant.fence >= present);
+        if former >= present || !granted {
+            return Err(NotLeft::NotEnded);
+        }
+        self.deadlines.former(former, now_ms).ok_or(NotLeft::NotKnown)
+    }
+
+    fn begin(&mut self, fence: Fence, now_ms: u64, effects: &mut Vec<LeaseEffect>) {
+        self.end();
+        if self.spent == Some(fence) && !faults::is_on(Fault::ServeSpentGrant) {
+            self.asked_for_grant_ms = Some(now_ms);
+            effects.push(LeaseEffect::AskForGrant);
+            return;
+        }
+        self.fence = Some(fence);
+        self.last_ms = now_ms;
+        self.deadlines.begin(fence, now_ms);
+    }
+
+    fn end(&mut self) {
+        (self.fence, self.asked_for_grant_ms) = (None, None);
+        (self.attempt, self.has_asked) = (Attempt::None, false);
+    }
+
+    /// Opens a lease for every instance that has none, and forgets those whose registration is gone:
+    /// their removals may have been missed. What was renewed stays renewed, and what was decided stays
+    /// decided.
+    fn open_all(&mut self, state: &ControlState, now_ms: u64, effects: &mut Vec<LeaseEffect>) {
+        let Some(fence) = self.fence else { return };
+        self.deadlines.retain(state);
+        for (key, service) in state.services() {
+            for (id, instance) in &service.instances {
+                let key = key.instance(id.clone());
+                if self.deadlines.has(&key) {
+                    continue;
+                }
+                if faults::is_on(Fault::NoTakeoverGrace) {
+                    let ttl_ms = instance.registration.expiry.ttl_ms().unwrap_or(0);
+                    self.deadlines.open(&key, instance, now_ms.saturating_sub(ttl_ms));
+                    continue;
+                }
+                self.deadlines.take_over(&key, instance, now_ms, self.takeover_extra_ms);
+            }
+        }
+        self.table().set_followed(state.index());
+        let grant = state.grant().filter(|grant| grant.fence == fence);
+        let Some(former) = grant.and_then(|grant| grant.before.clone()) else { return };
+        if std::mem::replace(&mut self.has_asked, true) {
+            return;
+        }
+        if former.holder != self.node {
+            effects.push(LeaseEffect::AskFormer { former, present: fence });
+        } else if let Some(left) = self.deadlines.former(former.fence, now_ms) {
+            self.inherit(fence, left.leases(), now_ms);
+        }
+    }
+
+    fn follow(&mut self, events: &[Arc<Event>], index: u64, now_ms: u64) {
+        if self.fence.is_none() {
+            return;
+        }
+        for event in events {
+            match &event.kind {
+                EventKind::InstanceRegistered { key, data } => {
+                    self.deadlines.open(key, data, now_ms);
+                }
+                EventKind::InstanceRemoved { key, .. } => self.deadlines.forget(key),
+                _ => {}
+            }
+        }
+        self.table().set_followed(index);
+    }
+
+    fn inherit(&mut self, present: Fence, leases: &[FormerLease], now_ms: u64) {
+        if !faults::is_on(Fault::HandOverShort) {
+            return self.deadlines.inherit(present, leases, now_ms);
+        }
+        let short = leases
+            .iter()
+            .map(|lease| FormerLease { left_ms: lease.left_ms.saturating_sub(SHORT_MS), ..*lease });
+        self.deadlines.inherit(present, &short.collect::<Vec<_>>(), now_ms);
+    }
+
+    /// Looks for what has run out. Before any of it is expired, leadership is confirmed.
+    fn look(&mut self, now_ms: u64, effects: &mut Vec<LeaseEffect>) {
+        if self.asked_for_grant_ms.is_some_and(|at_ms| now_ms >= at_ms + GRANT_PAUSE_MS) {
+            self.asked_for_grant_ms = Some(now_ms);
+            effects.push(LeaseEffect::AskForGrant);
+        }
+        if self.fence.is_none() || !matches!(self.attempt, Attempt::None) {
+            return;
+        }
+        self.absorb_stall(now_ms, effects);
+        match self.deadlines.due(now_ms, EXPIRE_ITEMS_MAX) {
+            Due::Nothing => self.set_suspended(None, effects),
+            Due::Suspended { silent, fleet } => {
+                self.set_suspended(Some((silent, fleet)), effects);
+            }
+            Due::Expire(due) => {
+                self.set_suspended(None, effects);
+                self.attempts += 1;
+                self.attempt = Attempt::Confirming(due);
+                if faults::is_on(Fault::ExpireUnconfirmed) {
+                    return self.confirmed(true, now_ms, effects);
+                }
+                effects.push(LeaseEffect::Confirm { attempt: self.attempts });
+            }
+        }
+    }
+
+    /// Expires what is due still. Renewals that came in meanwhile count.
+    fn confirmed(&mut self, leads: bool, now_ms: u64, effects: &mut Vec<LeaseEffect>) {
+        let Attempt::Confirming(due) = std::mem::take(&mut self.attempt) else { return };
+        let Some(fence) = self.fence else { return };
+        self.absorb_stall(now_ms, effects);
+        if !leads {
+            return self.deadlines.give_back(&due);
+        }
+        let items = match faults::is_on(Fault::ExpireRenewed) {
+            true => due,
+            false => self.deadlines.still_due(due, now_ms),
+        };
+        if items.is_empty() {
+            return;
+        }
+        self.attempt = Attempt::Expiring(items.clone());
+        effects.push(LeaseEffect::Expire { attempt: self.attempts, fence, items });
+    }
+
+    fn expired(&mut self, is_applied: bool, now_ms: u64, effects: &mut Vec<LeaseEffect>) {
+        let Attempt::Expiring(items) = std::mem::take(&mut self.attempt) else { return };
+        self.absorb_stall(now_ms, effects);
+        // What was expired is closed by its event, which may be on its way; of what failed nothing
+        // is known. Either way it stays due until then.
+        match is_applied {
+            true => self.deadlines.queue_again(&items),
+            false => self.deadlines.give_back(&items),
+        }
+    }
+
+    /// Notices that this node stood still, or waited long for others, and moves all deadlines by as
+    /// much: it could not hear renewals meanwhile.
+    fn absorb_stall(&mut self, now_ms: u64, effects: &mut Vec<LeaseEffect>) {
+        let by_ms = now_ms.saturating_sub(self.last_ms + EXPIRY_TICK_MS);
+        self.last_ms = now_ms;
+        if by_ms >= STALL_MS {
+            self.deadlines.shift(by_ms);
+            effects.push(LeaseEffect::Report(ExpiryEvent::Stalled { by_ms }));
+        }
+    }
+
+    fn set_suspended(&mut self, now: Option<(usize, usize)>, effects: &mut Vec<LeaseEffect>) {
+        let before = std::mem::replace(&mut self.is_suspended, now.is_some());
+        match now {
+            Some((silent, fleet)) if !before => {
+                effects.push(LeaseEffect::Report(ExpiryEvent::Suspended { silent, fleet }));
+            }
+            None if before => effects.push(LeaseEffect::Report(ExpiryEvent::Resumed)),
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "engine_tests.rs"]
+mod tests;

@@ -1,0 +1,198 @@
+use super::*;
+use crate::leases::LeaseId;
+use maxine_state::{Actor, Address, Command, Proposal, Registration, Reply, RequestId, ServiceKey};
+
+const TTL_MS: u64 = 5_000;
+const EXTRA_MS: u64 = 1_000;
+/// TTL and the default grace.
+const WHOLE_MS: u64 = TTL_MS + 500;
+
+struct World {
+    state: ControlState,
+    requests: u128,
+}
+
+impl World {
+    /// A state with one instance.
+    fn new() -> Self {
+        let mut world = Self { state: ControlState::default(), requests: 0 };
+        let address = Address::parse("http://10.0.0.1").unwrap();
+        let registration = Registration::new(key().instance, address, TTL_MS);
+        world.propose(Command::Register { items: vec![(key().service, registration)] });
+        world
+    }
+
+    fn propose(&mut self, command: Command) -> Reply {
+        self.requests += 1;
+        let proposal = Proposal {
+            request_id: RequestId(self.requests),
+            proposed_at_ms: 1,
+            fence: None,
+            actor: Actor::system("test"),
+            command,
+        };
+        self.state.apply(&proposal, &mut Vec::new()).reply
+    }
+
+    fn grant(&mut self, holder: &str) -> Fence {
+        let holder = Name::trusted(holder);
+        let reply = self.propose(Command::GrantLeadership { holder });
+        let Reply::Granted(fence) = reply else { panic!("{reply:?}") };
+        fence
+    }
+}
+
+fn key() -> InstanceKey {
+    ServiceKey::new(Name::trusted("default"), Name::trusted("s")).instance(Name::trusted("a"))
+}
+
+fn engine(name: &str) -> Leases {
+    let settings = ExpirySettings::default();
+    let table = Arc::new(LeaseTable::new(&settings));
+    Leases::new(Name::trusted(name), settings, EXTRA_MS, table, 0)
+}
+
+fn renew(leases: &Leases, now_ms: u64) -> bool {
+    renew_in(leases.table(), now_ms)
+}
+
+fn renew_in(table: &LeaseTable, now_ms: u64) -> bool {
+    table.renew(LeaseId::of_key(&key()), 0, now_ms)
+}
+
+/// Ticks until there is something to do; when and what.
+fn first_effect(leases: &mut Leases, mut now_ms: u64, until_ms: u64) -> (u64, Vec<LeaseEffect>) {
+    while now_ms < until_ms {
+        let effects = leases.step(LeaseEvent::Tick, now_ms);
+        if !effects.is_empty() {
+            return (now_ms, effects);
+        }
+        now_ms += EXPIRY_TICK_MS;
+    }
+    panic!("nothing happened until {until_ms}");
+}
+
+/// An engine that has the duties from 0 on.
+fn leader(world: &mut World) -> (Leases, Fence) {
+    let (mut leases, fence) = (engine("n"), world.grant("n"));
+    assert_eq!(leases.step(LeaseEvent::DutiesGranted(fence), 0), []);
+    assert_eq!(leases.step(LeaseEvent::State(&world.state), 0), []);
+    (leases, fence)
+}
+
+#[test]
+fn nothing_is_expired_unless_leadership_is_confirmed() {
+    let mut world = World::new();
+    let (mut leases, _) = leader(&mut world);
+    let (now_ms, effects) = first_effect(&mut leases, 0, 60_000);
+    assert!(now_ms >= WHOLE_MS + EXTRA_MS, "{now_ms}");
+    assert_eq!(effects, [LeaseEffect::Confirm { attempt: 1 }]);
+    assert_eq!(leases.step(LeaseEvent::Tick, now_ms + 50), [], "one attempt at a time");
+    let refused = LeaseEvent::Confirmed { attempt: 1, leads: false };
+    assert_eq!(leases.step(refused, now_ms + 60), []);
+    assert!(renew(&leases, now_ms + 70), "it was not decided");
+}
+
+#[test]
+fn what_was_renewed_while_leadership_was_confirmed_is_not_expired() {
+    let mut world = World::new();
+    let (mut leases, fence) = leader(&mut world);
+    let (now_ms, _) = first_effect(&mut leases, 0, 60_000);
+    assert!(renew(&leases, now_ms));
+    let confirmed = |attempt| LeaseEvent::Confirmed { attempt, leads: true };
+    assert_eq!(leases.step(confirmed(1), now_ms + 10), []);
+    let (then_ms, effects) = first_effect(&mut leases, now_ms + 100, now_ms + 60_000);
+    assert!(then_ms >= now_ms + WHOLE_MS);
+    assert_eq!(effects, [LeaseEffect::Confirm { attempt: 2 }]);
+    assert_eq!(leases.step(confirmed(1), then_ms), [], "a late answer to an earlier attempt");
+    let items = vec![(
+        key(),
+        world.state.service(&key().service).unwrap().instances[&key().instance].registered_index,
+    )];
+    let expire = LeaseEffect::Expire { attempt: 2, fence, items };
+    assert_eq!(leases.step(confirmed(2), then_ms + 10), [expire]);
+    assert!(!renew(&leases, then_ms + 20), "the expiry may be ordered already");
+}
+
+#[test]
+fn time_spent_waiting_for_others_moves_every_deadline() {
+    let mut world = World::new();
+    let (mut leases, _) = leader(&mut world);
+    let (now_ms, _) = first_effect(&mut leases, 0, 60_000);
+    let refused = LeaseEvent::Confirmed { attempt: 1, leads: false };
+    let stalled = LeaseEffect::Report(ExpiryEvent::Stalled { by_ms: 1_900 });
+    assert_eq!(leases.step(refused, now_ms + 2_000), [stalled]);
+    let (then_ms, _) = first_effect(&mut leases, now_ms + 2_100, now_ms + 60_000);
+    assert!(then_ms >= now_ms + 1_900 - EXPIRY_TICK_MS, "{now_ms} {then_ms}");
+}
+
+#[test]
+fn a_new_leader_asks_the_one_before_once_and_takes_over_what_was_left() {
+    let mut world = World::new();
+    let (mut old, old_fence) = leader(&mut world);
+    assert!(renew(&old, 4_000));
+    let before = world.state.clone();
+    let present = world.grant("m");
+    let told = old.hand_over(old_fence, present, &before, 5_000);
+    assert_eq!(told.unwrap_err(), NotLeft::NotEnded, "the grant has not arrived there");
+    assert!(renew(&old, 5_000));
+    let left = old.hand_over(old_fence, present, &world.state, 6_000).unwrap();
+    assert!(!renew(&old, 6_001));
+    assert_eq!(old.hand_over(Fence(1), present, &world.state, 0).unwrap_err(), NotLeft::NotKnown);
+
+    let mut new = engine("m");
+    assert_eq!(new.step(LeaseEvent::DutiesGranted(present), 70_000), []);
+    let former = world.state.grant().unwrap().before.clone().unwrap();
+    let ask = LeaseEffect::AskFormer { former, present };
+    assert_eq!(new.step(LeaseEvent::State(&world.state), 70_000), [ask]);
+    let inherited = LeaseEvent::Inherited { present, leases: left.leases() };
+    assert_eq!(new.step(inherited, 70_020), []);
+    let (now_ms, _) = first_effect(&mut new, 70_100, 90_000);
+    let ends_ms = 70_020 + 5_000 + WHOLE_MS - 6_000;
+    assert!((ends_ms..ends_ms + 200).contains(&now_ms), "{now_ms}");
+}
+
+#[test]
+fn a_gap_in_the_changes_forgets_no_renewal_and_no_decision() {
+    let mut world = World::new();
+    let (mut leases, _) = leader(&mut world);
+    for now_ms in (0..3_100).step_by(100) {
+        assert_eq!(leases.step(LeaseEvent::Tick, now_ms), []);
+    }
+    assert!(renew(&leases, 3_000));
+    assert_eq!(leases.step(LeaseEvent::State(&world.state), 3_100), []);
+    let (now_ms, _) = first_effect(&mut leases, 3_100, 60_000);
+    assert!((3_000 + WHOLE_MS..3_200 + WHOLE_MS).contains(&now_ms), "{now_ms}");
+    let confirmed = LeaseEvent::Confirmed { attempt: 1, leads: true };
+    assert_eq!(leases.step(confirmed, now_ms + 10).len(), 1, "it is expired");
+    assert_eq!(leases.step(LeaseEvent::State(&world.state), now_ms + 20), []);
+    assert!(!renew(&leases, now_ms + 30), "the expiry may be ordered already");
+    let gone = ControlState::default();
+    assert_eq!(leases.step(LeaseEvent::State(&gone), now_ms + 40), []);
+    assert!(leases.table().is_empty());
+}
+
+/// What an engine decided before it ended may be ordered at any time while its grant lasts. So the next
+/// one acknowledges nothing before another grant has made that void.
+#[test]
+fn an_engine_that_is_started_again_waits_for_another_grant_and_knows_what_was_left() {
+    let mut world = World::new();
+    let (leases, spent) = leader(&mut world);
+    let table = Arc::clone(leases.table());
+    drop(leases);
+    assert!(renew_in(&table, 4_000), "the table is open until the next engine is there");
+    let settings = ExpirySettings::default();
+    let mut again = Leases::new(Name::trusted("n"), settings, EXTRA_MS, table, 5_000);
+    let ask = [LeaseEffect::AskForGrant];
+    assert_eq!(again.step(LeaseEvent::DutiesGranted(spent), 5_010), ask);
+    assert_eq!(again.step(LeaseEvent::State(&world.state), 5_010), []);
+    assert!(!renew(&again, 5_020));
+    assert_eq!(first_effect(&mut again, 5_100, 60_000).1, ask, "and asks again");
+    let present = world.grant("n");
+    assert_eq!(again.step(LeaseEvent::DutiesLost, 9_000), []);
+    assert_eq!(again.step(LeaseEvent::DutiesGranted(present), 9_000), []);
+    assert_eq!(again.step(LeaseEvent::State(&world.state), 9_000), []);
+    let (now_ms, _) = first_effect(&mut again, 9_000, 60_000);
+    let ends_ms = 9_000 + 4_000 + WHOLE_MS - 5_000;
+    assert!((ends_ms..ends_ms + 200).contains(&now_ms), "{now_ms}");
+}
