@@ -6,7 +6,8 @@ use super::client::ConnectArgs;
 use super::exit::{self, CliError};
 use super::output::{Format, Output};
 use super::{
-    alerts, cluster, instances, journal, login, services, settings, tokens, users, watch, why,
+    alerts, checks, cluster, instances, journal, login, services, settings, tokens, users, watch,
+    why,
 };
 
 /// The client commands; flattened into the program's own.
@@ -24,6 +25,8 @@ pub enum ClientCommand {
     Undrain(instances::UndrainArgs),
     /// Explain why an instance gets traffic or not, since when, and show its last probes
     Why(why::WhyArgs),
+    /// List the checks of an instance, and report those that its owner makes
+    Checks(checks::ChecksArgs),
     /// Resolve a service: print the URL of the instance that a caller is sent to
     Resolve(instances::ResolveArgs),
     /// Print changes as they happen
@@ -60,6 +63,7 @@ impl ClientCommand {
             Self::Drain(args) => args.connect(),
             Self::Undrain(args) => args.connect(),
             Self::Why(args) => args.connect(),
+            Self::Checks(args) => args.connect(),
             Self::Resolve(args) => args.connect(),
             Self::Watch(args) => args.connect(),
             Self::Policy(args) => args.connect(),
@@ -91,6 +95,7 @@ impl ClientCommand {
             Self::Drain(args) => instances::drain(args, out).await,
             Self::Undrain(args) => instances::undrain(args, out).await,
             Self::Why(args) => why::run(args, out).await,
+            Self::Checks(args) => checks::run(args, out).await,
             Self::Resolve(args) => instances::resolve(args, out).await,
             Self::Watch(args) => watch::run(args, out).await,
             Self::Policy(args) => settings::policy(args, out).await,

@@ -98,6 +98,9 @@ pub struct RegisterArgs {
     /// Check the health of the instance by HTTP requests for this path
     #[arg(long, value_name = "PATH")]
     probe_path: Option<String>,
+    /// A check that you report within this time, in milliseconds; may be given more than once
+    #[arg(long = "check", value_name = "ID=MS", value_parser = check)]
+    checks: Vec<(String, u64)>,
     /// Keep running: send heartbeats, and deregister the instance when stopped (Ctrl-C)
     #[arg(long)]
     heartbeat: bool,
@@ -111,6 +114,11 @@ fn key_value(text: &str) -> Result<(String, String), String> {
         .filter(|(key, _)| !key.is_empty())
         .map(|(key, value)| (key.to_owned(), value.to_owned()))
         .ok_or_else(|| "expected KEY=VALUE".into())
+}
+
+fn check(text: &str) -> Result<(String, u64), String> {
+    let (id, ttl_ms) = key_value(text).map_err(|_| "expected ID=MS")?;
+    Ok((id, ttl_ms.parse().map_err(|_| "expected ID=MS, with a number of milliseconds")?))
 }
 
 impl RegisterArgs {
@@ -154,6 +162,9 @@ impl RegisterArgs {
             self.metadata.iter().map(|(k, v)| (k.clone(), json!(v))).collect();
         put("metadata", (!metadata.is_empty()).then(|| Value::Object(metadata)));
         put("probe", self.probe_path.as_ref().map(|path| json!({"kind": "http", "path": path})));
+        let check = |(id, ttl_ms): &(String, u64)| json!({"id": id, "ttl_ms": ttl_ms});
+        let checks: Vec<Value> = self.checks.iter().map(check).collect();
+        put("checks", (!checks.is_empty()).then(|| Value::Array(checks)));
         Value::Object(body)
     }
 }

@@ -12,6 +12,7 @@ macro_rules! tell {
 
 pub mod alerts;
 pub mod audit;
+pub mod checks;
 pub mod client;
 pub mod cluster;
 pub mod commands;

@@ -2,6 +2,7 @@
 
 use serde::Deserialize;
 
+use super::checks::{self, Check};
 use super::client::{ConnectArgs, FreshArgs, Request};
 use super::exit::CliError;
 use super::instances::InstanceArg;
@@ -33,6 +34,8 @@ struct Health {
     routable: bool,
     why: String,
     verdict: Verdict,
+    #[serde(default)]
+    checks: Vec<Check>,
     proxy: Option<Standing>,
     observations: Vec<Observation>,
 }
@@ -85,6 +88,9 @@ pub async fn run(args: WhyArgs, out: &mut Output) -> Result<(), CliError> {
             proxy.breaker.replace('_', "-"),
             if proxy.ejected { "" } else { "not " },
         ))?;
+    }
+    if !health.checks.is_empty() {
+        checks::table(health.checks, out)?;
     }
     let rows = health.observations.into_iter().map(|seen| {
         vec![

@@ -157,7 +157,9 @@ impl Rig {
     async fn register_at(&self, id: &str, url: &str, probe: Option<ProbeSpec>) -> u64 {
         let address = Address::parse(url).unwrap();
         let mut registration = Registration::new(Name::trusted(id), address, 600_000);
-        registration.probe = probe.map(Box::new);
+        if let Some(probe) = probe {
+            registration = registration.with_probe(probe);
+        }
         let reply = self.write(Command::Register { items: vec![(service(), registration)] }).await;
         let Reply::Registered(epochs) = reply else { panic!("{reply:?}") };
         epochs[0].clone().unwrap()
@@ -172,7 +174,7 @@ impl Rig {
     fn verdict(&self, id: &str) -> Health {
         let snapshot = self.view.snapshot();
         let service = snapshot.state.service(&service()).unwrap();
-        service.instances[&Name::trusted(id)].health.clone()
+        service.instances[&Name::trusted(id)].health().clone()
     }
 
     fn routed(&self) -> Vec<String> {
@@ -407,7 +409,7 @@ async fn a_heartbeat_does_not_undo_an_eviction() {
         Address::parse(&format!("http://{}", here.address)).unwrap(),
         600_000,
     );
-    registration.probe = spec().map(Box::new);
+    registration = registration.with_probe(spec().expect("a probe"));
     let beat = async |registration: &Registration| {
         let items = vec![(service(), registration.clone())];
         let (_, answers) =

@@ -134,3 +134,137 @@ async fn a_permanent_instance_is_asked_for_and_every_heartbeat_for_it_says_so() 
     let beat = server.open(Method::POST, &format!("{PATH}/heartbeat"));
     assert_eq!(beat.send().await.unwrap().status(), 204, "it has a lease now");
 }
+
+const CHECK: &str = "/services/default/orders/instances/a/checks/disk";
+
+async fn report(server: &Server, body: Value) -> (u16, Value) {
+    let (status, answer) = server.json(server.open(Method::PUT, CHECK).json(&body)).await;
+    (status.as_u16(), answer)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reported_check_is_shown_and_decides_about_traffic() {
+    let server = Server::start().await;
+    let body = json!({"address": "http://h:1", "ttl_ms": 60_000, "probe": {"kind": "http", "path": "/"},
+        "checks": [{"id": "disk", "ttl_ms": 60_000}]});
+    let (status, registered) = put(&server, body.clone()).await;
+    assert_eq!(status, 200, "{registered}");
+    let resolve = || server.open(Method::GET, "/resolve/default/orders").send();
+    let shown = async || server.json(server.admin(Method::GET, PATH)).await.1;
+    let first = shown().await;
+    let ids: Vec<&Value> = first["checks"].as_array().unwrap().iter().map(|c| &c["id"]).collect();
+    assert_eq!(ids, ["disk", "probe"]);
+    assert_eq!(first["checks"][0]["kind"], "ttl");
+    assert_eq!(first["checks"][0]["status"], "unknown");
+    assert_eq!(resolve().await.unwrap().status(), 200);
+
+    let warning = json!({"status": "warning", "output": "91 % full"});
+    let (status, answer) = report(&server, warning.clone()).await;
+    assert_eq!((status, &answer["changed"]), (200, &json!(true)), "{answer}");
+    let (_, again) = report(&server, warning).await;
+    assert_eq!(again["changed"], false);
+    assert_eq!(again["index"], answer["index"], "an equal report does not enter the log");
+    let warned = shown().await;
+    assert_eq!(
+        (&warned["routable"], &warned["checks"][0]["status"]),
+        (&json!(true), &json!("warning"))
+    );
+    assert_eq!(warned["checks"][0]["modified_index"], answer["index"]);
+    assert_eq!(warned["health"]["reason"], "check disk: 91 % full");
+    assert_eq!(warned["lease_epoch"], registered["lease_epoch"]);
+    let why = server.get(&format!("{PATH}/health")).await;
+    assert_eq!(why["why"], "its health checks pass, with a warning: check disk: 91 % full");
+    let (_, open) = server.json(server.open(Method::GET, PATH)).await;
+    assert_eq!(open["checks"][0]["output"], "", "what was found is for callers with a credential");
+
+    let epoch = &registered["lease_epoch"];
+    let critical = json!({"status": "critical", "output": "full", "lease_epoch": epoch});
+    let (_, answer) = report(&server, critical).await;
+    assert_eq!(answer["changed"], true);
+    assert_eq!(shown().await["routable"], false);
+    assert_eq!(resolve().await.unwrap().status(), 503);
+    let why = server.get(&format!("{PATH}/health")).await;
+    assert_eq!(why["why"], "its health checks fail: check disk: full");
+    assert_eq!(why["checks"][0]["status"], "critical");
+    let listed = server.get("/services/default/orders/instances?health=unhealthy").await;
+    assert_eq!(listed["items"][0]["id"], "a");
+    let index = answer["index"].as_u64().unwrap();
+    let changes = format!("/changes?service=orders&index={}", index - 1);
+    let (_, changes) = server.json(server.admin(Method::GET, &changes)).await;
+    let change = &changes["changes"][0];
+    assert_eq!(
+        (&change["type"], &change["data"]["checks"][0]["status"]),
+        (&json!("health_changed"), &json!("critical"))
+    );
+    assert_eq!(put(&server, body).await.1["lease_epoch"], registered["lease_epoch"]);
+    assert_eq!(shown().await["routable"], false, "a heartbeat does not bring it back");
+    report(&server, json!({"status": "passing"})).await;
+    assert_eq!(resolve().await.unwrap().status(), 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_check_that_is_not_reported_in_time_is_critical_until_it_is() {
+    let server = Server::start().await;
+    let body = json!({"address": "http://h:1", "permanent": true,
+        "checks": [{"id": "disk", "ttl_ms": 1_000, "initial_status": "passing"}]});
+    let (status, answer) = put(&server, body).await;
+    assert_eq!(status, 200, "{answer}");
+    let index = answer["index"].as_u64().unwrap();
+    let changes = format!("/changes?service=orders&index={index}&wait_ms=30000");
+    let (_, changes) = server.json(server.admin(Method::GET, &changes)).await;
+    let check = &changes["changes"][0]["data"]["checks"][0];
+    assert_eq!(
+        (&check["status"], &check["output"]),
+        (&json!("critical"), &json!("no report within 1000 ms"))
+    );
+    let (_, shown) = server.json(server.admin(Method::GET, PATH)).await;
+    assert_eq!((&shown["routable"], &shown["permanent"]), (&json!(false), &json!(true)));
+    let (_, answer) = report(&server, json!({"status": "passing"})).await;
+    assert_eq!(answer["changed"], true);
+    let (_, shown) = server.json(server.admin(Method::GET, PATH)).await;
+    assert_eq!(shown["routable"], true);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_check_or_report_is_refused_and_named() {
+    let server = Server::start().await;
+    let with = |checks: Value| json!({"address": "http://h:1", "ttl_ms": 60_000, "checks": checks});
+    for (checks, status, field) in [
+        (json!([{"id": "probe", "ttl_ms": 9_000}]), 422, "checks.id"),
+        (json!([{"id": "a", "ttl_ms": 9_000}, {"id": "a", "ttl_ms": 8_000}]), 422, "checks.id"),
+        (json!([{"id": "a", "ttl_ms": 1}]), 422, "checks.ttl_ms"),
+        (json!([{"id": "a", "ttl_ms": 9_000, "kind": "ttl"}]), 400, "kind"),
+        (
+            json!(
+                (0..17).map(|n| json!({"id": n.to_string(), "ttl_ms": 9_000})).collect::<Vec<_>>()
+            ),
+            422,
+            "checks",
+        ),
+    ] {
+        let (got, problem) = put(&server, with(checks.clone())).await;
+        assert_eq!((got, &problem["field"]), (status, &json!(field)), "{checks} {problem}");
+    }
+    let (status, _) = report(&server, json!({"status": "passing"})).await;
+    assert_eq!(status, 404, "the instance is not registered");
+    put(&server, with(json!([{"id": "memory", "ttl_ms": 60_000}]))).await;
+    let (status, problem) = report(&server, json!({"status": "passing"})).await;
+    assert_eq!(status, 404, "{problem}");
+    assert!(
+        problem["detail"].as_str().unwrap().contains("check default/orders/a/disk"),
+        "{problem}"
+    );
+    put(&server, with(json!([{"id": "disk", "ttl_ms": 60_000}]))).await;
+    for (body, status, field) in [
+        (json!({"status": "passing", "output": "x".repeat(4_097)}), 422, json!("output")),
+        (json!({"status": "passing", "output": "a\u{7}"}), 422, json!("output")),
+        (json!({"status": "passing", "note": "x"}), 400, json!("note")),
+    ] {
+        let (got, problem) = report(&server, body).await;
+        assert_eq!((got, &problem["field"]), (status, &field), "{problem}");
+    }
+    let (status, _) = report(&server, json!({"status": "fine"})).await;
+    assert_eq!(status, 400);
+    let (status, _) = report(&server, json!({"status": "passing", "lease_epoch": 1})).await;
+    assert_eq!(status, 404, "another registration");
+}

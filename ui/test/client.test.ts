@@ -110,6 +110,16 @@ describe('writes', () => {
       address: 'http://10.0.0.1:8080', weight: 1, permanent: true, node: 'm1', tags: [], metadata: {},
     });
   });
+  it('register the checks that its owner reports again, and not the probe twice', async () => {
+    const asked = scriptFetch({ 'PUT /services/default/orders/instances/orders-1': () => ({}) });
+    const state = { status: 'passing', output: '', since_ms: 1, modified_index: 9 } as const;
+    const checks = [
+      { id: 'disk', kind: 'ttl', ttl_ms: 9_000, initial_status: 'warning', ...state } as const,
+      { id: 'probe', kind: 'probe', ttl_ms: null, initial_status: null, ...state } as const,
+    ];
+    await actions.register(instance({ checks }));
+    expect(asked[0]?.body).toMatchObject({ checks: [{ id: 'disk', ttl_ms: 9_000, initial_status: 'warning' }] });
+  });
   it('deregister only the registration that was seen', async () => {
     const asked = scriptFetch({ 'DELETE /services/default/orders/instances/orders-1': () => ({ removed: true }) });
     await actions.deregister(instance());

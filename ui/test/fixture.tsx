@@ -28,6 +28,7 @@ export function instance(change: Partial<Instance> = {}): Instance {
     tags: [],
     metadata: {},
     probe: null,
+    checks: [],
     routable: true,
     health: { readiness: 'ready', liveness: 'alive', reason: '', since_ms: 1_700_000_000_000, flap_score: 0 },
     drain: null,

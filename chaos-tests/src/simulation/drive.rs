@@ -261,11 +261,13 @@ impl World {
                     let ms = if is_slow { self.rng.u64(..2_000) } else { self.rng.u64(1..60) };
                     self.later(nth, ms, Timer::Confirm { attempt });
                 }
-                LeaseEffect::Expire { attempt, fence, items } => {
-                    let command = Command::Expire { items };
+                LeaseEffect::Expire { attempt, fence, commands } => {
                     let at_ms = super::wall_ms(clock_ms);
-                    let proposal = self.proposal("lease-expiry", at_ms, Some(fence), command);
-                    self.ask(nth, Asked::Expire { attempt }, vec![proposal], ANSWER_TIMEOUT_MS);
+                    let mut proposals = Vec::new();
+                    for command in commands {
+                        proposals.push(self.proposal("lease-expiry", at_ms, Some(fence), command));
+                    }
+                    self.ask(nth, Asked::Expire { attempt }, proposals, ANSWER_TIMEOUT_MS);
                 }
                 LeaseEffect::AskForGrant => {
                     let holder = self.facts.nodes[nth].name.clone();

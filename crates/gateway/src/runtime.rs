@@ -146,7 +146,7 @@ fn upstream(
 
 /// Until when a recovered instance starts slowly, on the monotonic clock, and for how long in all.
 fn ramp(instance: &Instance, slow_start_ms: u64, clock: &Clock) -> (u64, u64) {
-    let since_ms = instance.health.since_ms;
+    let since_ms = instance.verdict().since_ms;
     if slow_start_ms == 0 || since_ms == 0 {
         return (0, 0);
     }

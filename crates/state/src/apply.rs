@@ -7,8 +7,10 @@ use std::sync::Arc;
 
 use super::audit::{AuditClass, AuditOutcome, AuditRecord};
 use super::audit_action::AuditAction;
+use super::check::{CheckReport, CheckState, CheckStatus};
 use super::command::{
-    Applied, Command, Deregistration, Fence, HealthReport, ObjectKind, Proposal, Rejection, Reply,
+    Applied, CheckExpiry, Command, Deregistration, Fence, HealthReport, ObjectKind, Proposal,
+    Rejection, Reply,
 };
 use super::control_state::{ControlState, FormerGrant, Grant, ServiceState};
 use super::dedup::Known;
@@ -104,6 +106,13 @@ impl ControlState {
             Command::SetDrain { key, reason } => self.set_drain(step, key, reason.as_deref()),
             Command::ReportHealth { items } => {
                 let each = |item: &HealthReport| self.report_health(step, item);
+                Ok(Reply::Changed(items.iter().map(each).collect()))
+            }
+            Command::ReportCheck { key, check, lease_epoch, report } => {
+                self.report_check(step, key, check, *lease_epoch, report)
+            }
+            Command::ExpireChecks { items } => {
+                let each = |item: &CheckExpiry| self.expire_check(step, item);
                 Ok(Reply::Changed(items.iter().map(each).collect()))
             }
             Command::PutPolicy { key, policy, expected_revision, create } => {
@@ -225,9 +234,9 @@ impl ControlState {
         }
         let neighbour = service.and_then(|service| service.neighbour(&registration.id));
         let neighbour = neighbour.cloned();
-        let len_before = existing.as_ref().map_or(0, |old| old.registration.stored_len());
-        let len = self.check_room(step, existing.is_none(), len_before, registration)?;
-        self.registrations_len = self.registrations_len - len_before + len;
+        let len_before = existing.as_ref().map_or(0, |old| old.stored_len());
+        let len = registration.stored_len() + kept_outputs_len(existing.as_deref(), registration);
+        self.check_room(step, existing.is_none(), len_before, len)?;
         if existing.is_none() {
             self.instances_len += 1;
         }
@@ -242,9 +251,10 @@ impl ControlState {
                 if let Some(neighbour) = neighbour {
                     registration.share_texts(&neighbour.registration);
                 }
-                new_instance(existing.as_deref(), registration, index, self.time_ms)
+                Instance::replacing(existing.as_deref(), registration, index, self.time_ms)
             }
         });
+        self.registrations_len = self.registrations_len - len_before + instance.stored_len();
         let lease_epoch = instance.lease_epoch;
         let changed = equal.is_none();
         let service = self.service_mut(key);
@@ -269,15 +279,14 @@ impl ControlState {
         Ok(lease_epoch)
     }
 
-    /// Refuses what the whole registry has no room for; the length of the registration otherwise. Callers
-    /// without a credential leave room for the others.
+    /// Refuses what the whole registry has no room for. Callers without a credential leave room for the others.
     fn check_room(
         &self,
         step: &Step<'_>,
         is_new: bool,
         len_before: u64,
-        registration: &Registration,
-    ) -> Result<u64, Rejection> {
+        len: u64,
+    ) -> Result<(), Rejection> {
         let is_open = step.proposal.actor.user.is_empty();
         let (instances_max, len_max) = if is_open {
             (limits::OPEN_INSTANCES_MAX, limits::OPEN_REGISTRATIONS_LEN_MAX)
@@ -292,12 +301,11 @@ impl ControlState {
             let got = Given::Number(self.instances_len as u64 + 1);
             return refused("instances", instances_max as u64, got);
         }
-        let len = registration.stored_len();
         let total = self.registrations_len - len_before + len;
         if len > len_before && total > len_max {
             return refused("registrations", len_max, Given::Bytes(total));
         }
-        Ok(len)
+        Ok(())
     }
 
     fn deregister(&mut self, step: &mut Step<'_>, item: &Deregistration) -> bool {
@@ -332,7 +340,7 @@ impl ControlState {
             .get(&key.service)
             .and_then(|service| service.instances.get(&key.instance))
             .filter(|old| meant(old));
-        let Some(len) = present.map(|old| old.registration.stored_len()) else { return false };
+        let Some(len) = present.map(|old| old.stored_len()) else { return false };
         let index = self.next_index(step);
         let service = self.service_mut(&key.service);
         service.instances.remove(&key.instance);
@@ -402,8 +410,10 @@ impl ControlState {
         };
         let since_ms = self.time_ms;
         let mut instance = Instance::clone(old);
-        instance.health = Health { since_ms, ..health.clone() };
         let index = self.next_index(step);
+        let known = instance.known.get_or_insert_default();
+        known.health = Health { since_ms, ..health.clone() };
+        known.health_index = index;
         instance.modified_index = index;
         let instance = Arc::new(instance);
         let service = self.service_mut(&key.service);
@@ -421,6 +431,87 @@ impl ControlState {
         self.record(step.proposal, action, key.to_string(), AuditOutcome::Success);
         self.emit(step, EventKind::HealthChanged { key: key.clone(), data: instance });
         true
+    }
+
+    fn report_check(
+        &mut self,
+        step: &mut Step<'_>,
+        key: &InstanceKey,
+        check: &Name,
+        lease_epoch: Option<u64>,
+        report: &CheckReport,
+    ) -> Result<Reply, Rejection> {
+        report.check().map_err(Rejection::Limit)?;
+        let instance = self.instance(key);
+        let instance = instance.filter(|i| lease_epoch.is_none_or(|epoch| epoch == i.lease_epoch));
+        let Some(old) = instance.cloned() else {
+            return Err(not_found(ObjectKind::Instance, &key.to_string()));
+        };
+        let Some(at) = old.reported_checks().iter().position(|state| state.id == *check) else {
+            return Err(not_found(ObjectKind::Check, &format!("{key}/{check}")));
+        };
+        let len_before = old.stored_len();
+        let len = len_before - old.reported_checks()[at].output.len() as u64;
+        self.check_room(step, false, len_before, len + report.output.len() as u64)?;
+        Ok(Reply::Changed(vec![self.set_check(step, key, &old, at, report, true)]))
+    }
+
+    fn expire_check(&mut self, step: &mut Step<'_>, item: &CheckExpiry) -> bool {
+        let Some(old) = self.instance(&item.key).cloned() else { return false };
+        let meant = |state: &CheckState| {
+            state.id == item.check
+                && state.reported_index == item.reported_index
+                && !state.is_expired()
+        };
+        let Some(at) = old.reported_checks().iter().position(meant) else { return false };
+        let report = CheckReport { status: CheckStatus::Critical, output: item.output.clone() };
+        report.check().is_ok() && self.set_check(step, &item.key, &old, at, &report, false)
+    }
+
+    /// Sets the state of the check at a position; whether that changed it. An expiry always does.
+    fn set_check(
+        &mut self,
+        step: &mut Step<'_>,
+        key: &InstanceKey,
+        old: &Instance,
+        at: usize,
+        report: &CheckReport,
+        is_reported: bool,
+    ) -> bool {
+        let mut instance = Instance::clone(old);
+        let time_ms = self.time_ms;
+        let index = self.next_index(step);
+        let Some(state) = instance.known.as_mut().and_then(|known| known.checks.get_mut(at)) else {
+            return false;
+        };
+        let is_turn = state.status != report.status;
+        let changed = !is_reported || !state.equals(report);
+        if is_reported {
+            state.reported_index = index;
+        }
+        if changed {
+            (state.status, state.output) = (report.status, report.output.clone());
+            state.modified_index = index;
+            instance.modified_index = index;
+        }
+        if is_turn {
+            state.since_ms = time_ms;
+        }
+        let check = state.id.clone();
+        let (len_before, len) = (old.stored_len(), instance.stored_len());
+        self.registrations_len = self.registrations_len - len_before + len;
+        let instance = Arc::new(instance);
+        let service = self.service_mut(&key.service);
+        if changed {
+            service.modified_index = index;
+        }
+        service.instances.insert(key.instance.clone(), Arc::clone(&instance));
+        if is_turn {
+            let action = check_action(report.status);
+            self.record(step.proposal, action, format!("{key}/{check}"), AuditOutcome::Success);
+        }
+        self.emit(step, EventKind::CheckReported { key: key.clone(), check, data: instance });
+        changed
     }
 
     // --- policies and configuration ----------------------------------------------------------
@@ -692,6 +783,7 @@ impl ControlState {
     fn forget_if_empty(&mut self, key: &ServiceKey) {
         if self.services.get(key).is_some_and(|service| service.is_empty()) {
             self.services.remove(key);
+            self.service_gone_index = self.index;
         }
     }
 
@@ -726,33 +818,29 @@ impl ControlState {
     }
 }
 
-/// A registration that differs from the one before it, if there was one.
-///
-/// A verdict belongs to an address. Where the address stays, so does the verdict, whatever else
-/// the owner changed: only a probe or an operator changes it.
-fn new_instance(
-    old: Option<&Instance>,
-    registration: Registration,
-    index: u64,
-    time_ms: u64,
-) -> Instance {
-    let stays = old.filter(|old| old.registration.address == registration.address);
-    Instance {
-        registration,
-        lease_epoch: index,
-        registered_index: index,
-        address_index: stays.map_or(index, |old| old.address_index),
-        registered_at_ms: time_ms,
-        modified_index: index,
-        health: stays.map_or_else(Health::default, |old| old.health.clone()),
-    }
-}
-
 /// One proposal on its way through apply.
 struct Step<'a> {
     proposal: &'a Proposal,
     events: &'a mut Vec<Event>,
     emitted: bool,
+}
+
+/// The bytes of the outputs that a new registration keeps.
+fn kept_outputs_len(old: Option<&Instance>, registration: &Registration) -> u64 {
+    let stays = old.filter(|old| old.registration.address == registration.address);
+    let reported = stays.map_or(&[][..], |old| old.reported_checks());
+    let is_kept = |state: &&CheckState| registration.checks.iter().any(|c| c.id == state.id);
+    reported.iter().filter(is_kept).map(|state| state.output.len() as u64).sum()
+}
+
+/// The action in the audit log of a check that has another status.
+fn check_action(status: CheckStatus) -> AuditAction {
+    match status {
+        CheckStatus::Unknown => AuditAction::CheckUnknown,
+        CheckStatus::Passing => AuditAction::CheckPass,
+        CheckStatus::Warning => AuditAction::CheckWarn,
+        CheckStatus::Critical => AuditAction::CheckFail,
+    }
 }
 
 fn check_revision(expected: Option<u64>, actual: u64) -> Result<(), Rejection> {
@@ -801,6 +889,10 @@ fn describe(command: &Command) -> (AuditAction, String) {
         Command::RaiseStateVersion { to } => {
             (AuditAction::ClusterRaiseStateVersion, to.to_string())
         }
+        Command::ReportCheck { key, check, report, .. } => {
+            (check_action(report.status), format!("{key}/{check}"))
+        }
+        Command::ExpireChecks { .. } => (AuditAction::CheckExpire, String::new()),
         #[cfg(feature = "next")]
         Command::SetNote { .. } => (AuditAction::NoteSet, "note".into()),
     }

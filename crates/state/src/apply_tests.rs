@@ -136,18 +136,18 @@ fn a_registration_at_the_same_address_undoes_no_eviction() {
     let key = key().instance(Name::trusted("a"));
     let items = vec![HealthReport { key, address_index, health }];
     driver.propose(Some(fence), Command::ReportHealth { items });
-    let verdict = driver.instance("a").unwrap().health.clone();
+    let verdict = driver.instance("a").unwrap().health().clone();
     driver.register("a");
-    assert_eq!(driver.instance("a").unwrap().health, verdict, "an equal one is a heartbeat");
+    assert_eq!(*driver.instance("a").unwrap().health(), verdict, "an equal one is a heartbeat");
     let mut heavier = registration("a");
     heavier.weight = 3;
     driver.register_with(heavier.clone());
     let instance = driver.instance("a").unwrap();
-    assert_eq!((&instance.health, instance.address_index), (&verdict, address_index));
+    assert_eq!((instance.health(), instance.address_index), (&verdict, address_index));
     heavier.address = Address::parse("http://10.0.0.2").unwrap();
     driver.register_with(heavier);
     let instance = driver.instance("a").unwrap();
-    assert_eq!(instance.health, Health::default(), "at another address it is judged anew");
+    assert_eq!(*instance.health(), Health::default(), "at another address it is judged anew");
     assert_eq!(instance.address_index, instance.lease_epoch);
 }
 
@@ -234,11 +234,11 @@ fn a_verdict_touches_only_the_address_that_was_observed() {
         Command::ReportHealth { items }
     };
     driver.propose(Some(fence), report(old));
-    assert!(!driver.instance("a").unwrap().health.is_routable());
+    assert!(!driver.instance("a").unwrap().health().is_routable());
     let mut moved = registration("a");
     moved.address = Address::parse("http://10.0.0.2").unwrap();
     driver.register_with(moved);
-    assert!(driver.instance("a").unwrap().health.is_routable(), "judged anew");
+    assert!(driver.instance("a").unwrap().health().is_routable(), "judged anew");
     let late = driver.propose(Some(fence), report(old));
     assert_eq!(late.reply, Reply::Changed(vec![false]));
 }

@@ -90,6 +90,11 @@ actions! {
     BreakGlassUse "break_glass.use" Access 1,
     RequestAuthorize "request.authorize" Access 1,
     NodeForget "node.forget" Cluster 1,
+    CheckUnknown "check.unknown" Registrations 1,
+    CheckPass "check.pass" Registrations 1,
+    CheckWarn "check.warn" Registrations 1,
+    CheckFail "check.fail" Registrations 1,
+    CheckExpire "check.expire" Registrations 1,
     #[cfg(feature = "next")]
     NoteSet "note.set" Settings 2,
 }
@@ -120,6 +125,11 @@ impl AuditAction {
                 | Self::HealthReset
                 | Self::HealthPass
                 | Self::HealthFail
+                | Self::CheckUnknown
+                | Self::CheckPass
+                | Self::CheckWarn
+                | Self::CheckFail
+                | Self::CheckExpire
         )
     }
 }

@@ -6,6 +6,7 @@
 use bincode::{Decode, Encode};
 
 use super::audit_action::AuditAction;
+use super::check::CheckReport;
 use super::health::Health;
 use super::identity::{EndedSession, Role, SigningKey, TokenRecord};
 use super::instance::Registration;
@@ -139,6 +140,21 @@ pub struct HealthReport {
 }
 
 stored!(HealthReport { key, address_index, health });
+
+/// A check that its owner has not reported in time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CheckExpiry {
+    /// The instance.
+    pub key: InstanceKey,
+    /// The check.
+    pub check: Name,
+    /// The last report of it in the log. If there is a later one, nothing changes.
+    pub reported_index: u64,
+    /// Its output from now on.
+    pub output: Box<str>,
+}
+
+stored!(CheckExpiry { key, check, reported_index, output });
 
 /// Everything that can change the state.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
@@ -274,6 +290,23 @@ pub enum Command {
         /// The new version; nothing changes unless it is above the present one.
         to: u32,
     },
+    /// Sets the state of a check, as the owner of the instance reports it. An equal report changes nothing, but no
+    /// expiry that was decided before it has an effect.
+    ReportCheck {
+        /// The instance.
+        key: InstanceKey,
+        /// The check.
+        check: Name,
+        /// Only if this is still its registration.
+        lease_epoch: Option<u64>,
+        /// What the owner says.
+        report: CheckReport,
+    },
+    /// Leader only: makes checks critical that their owners have not reported in time.
+    ExpireChecks {
+        /// The checks.
+        items: Vec<CheckExpiry>,
+    },
     /// Sets the note of the whole cluster. It stands for a command of the next version.
     #[cfg(feature = "next")]
     SetNote {
@@ -292,7 +325,13 @@ impl Command {
     /// Whether only the holder of the leader's duties may propose it.
     #[must_use]
     pub fn is_leader_only(&self) -> bool {
-        matches!(self, Self::Expire { .. } | Self::ReportHealth { .. } | Self::ExpireAudit { .. })
+        matches!(
+            self,
+            Self::Expire { .. }
+                | Self::ReportHealth { .. }
+                | Self::ExpireAudit { .. }
+                | Self::ExpireChecks { .. }
+        )
     }
 }
 
@@ -328,6 +367,10 @@ impl Needs for Command {
             }
             Self::ExpireAudit { now_ms } => now_ms.needs(),
             Self::RaiseStateVersion { to } => *to,
+            Self::ReportCheck { key, check, lease_epoch, report } => {
+                (key, check, lease_epoch, report).needs()
+            }
+            Self::ExpireChecks { items } => items.needs(),
             #[cfg(feature = "next")]
             Self::SetNote { note } => note.needs().max(2),
         }
@@ -437,4 +480,6 @@ pub enum ObjectKind {
     SigningKey,
     /// What tells the cluster from every other.
     ClusterIdentity,
+    /// A check of an instance.
+    Check,
 }

@@ -40,6 +40,17 @@ impl ServiceState {
         before.or_else(|| self.instances.get_next(id)).map(|(_, instance)| instance)
     }
 
+    /// The instance with this id, or else the first one whose id differs from it in upper and lower case only. Without
+    /// an exact match it looks at all instances.
+    #[must_use]
+    pub fn find_ignoring_case(&self, id: &str) -> Option<&Arc<Instance>> {
+        self.instances.get(id).or_else(|| {
+            let wanted = id.to_lowercase();
+            let mut all = self.instances.iter();
+            all.find(|(id, _)| id.as_str().to_lowercase() == wanted).map(|(_, instance)| instance)
+        })
+    }
+
     /// Whether no operator keeps traffic away from an instance.
     #[must_use]
     pub fn is_undrained(&self, instance: &Instance) -> bool {
@@ -55,14 +66,14 @@ impl ServiceState {
             return false;
         };
         let undrained = || self.instances.values().filter(|i| self.is_undrained(i));
-        let bad = undrained().filter(|instance| !instance.health.is_routable()).count();
+        let bad = undrained().filter(|instance| !instance.is_healthy()).count();
         bad > 0 && bad * 100 > undrained().count() * percent as usize
     }
 
     /// Whether an instance gets new traffic: registered, not drained, healthy enough.
     #[must_use]
     pub fn is_routable(&self, instance: &Instance) -> bool {
-        instance.health.is_routable() && self.is_undrained(instance)
+        instance.is_healthy() && self.is_undrained(instance)
     }
 }
 
@@ -102,8 +113,10 @@ pub struct ControlState {
     /// By how much the version is above the first.
     pub(super) version_raised: u32,
     pub(super) services: OrdMap<ServiceKey, Arc<ServiceState>>,
+    /// Index at which a service was last gone.
+    pub(super) service_gone_index: u64,
     pub(super) instances_len: usize,
-    /// Sum of [`super::Registration::stored_len`] over all instances.
+    /// Sum of [`super::Instance::stored_len`] over all instances.
     pub(super) registrations_len: u64,
     pub(super) config: Arc<ConfigRecord>,
     pub(super) config_history: ConfigHistory,
@@ -171,6 +184,14 @@ impl ControlState {
     #[must_use]
     pub fn instances_len(&self) -> usize {
         self.instances_len
+    }
+
+    /// The index of the last change to a service. For one that does not exist, the index at which a service was last
+    /// gone, whichever it was. So the index of a service never goes back, and one that is gone has a higher index than
+    /// it had before: a reader who waits for a change of it misses nothing.
+    #[must_use]
+    pub fn service_index(&self, key: &ServiceKey) -> u64 {
+        self.services.get(key).map_or(self.service_gone_index, |service| service.modified_index)
     }
 
     /// How many bytes all registrations take.

@@ -46,6 +46,16 @@ pub enum EventKind {
         /// The new value.
         data: Arc<Instance>,
     },
+    /// The owner of an instance reported a check of it, or did not in time. An equal report that went through the log
+    /// is an event, too.
+    CheckReported {
+        /// The instance.
+        key: InstanceKey,
+        /// The check.
+        check: Name,
+        /// The new value.
+        data: Arc<Instance>,
+    },
     /// An instance is gone.
     InstanceRemoved {
         /// Whose.
@@ -97,6 +107,7 @@ impl EventKind {
         match self {
             Self::InstanceRegistered { key, .. }
             | Self::HealthChanged { key, .. }
+            | Self::CheckReported { key, .. }
             | Self::InstanceRemoved { key, .. }
             | Self::DrainChanged { key, .. } => Some(&key.service),
             Self::PolicyChanged { key } => Some(key),

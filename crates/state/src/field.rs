@@ -106,6 +106,10 @@ const NAMES: &[&str] = &[
     "port",
     "base_path",
     "node",
+    "checks",
+    "checks.id",
+    "checks.ttl_ms",
+    "output",
     #[cfg(feature = "next")]
     "note_of_the_cluster",
 ];

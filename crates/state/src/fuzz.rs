@@ -102,7 +102,14 @@ fn commands() -> Vec<Command> {
         node: Some(Name::trusted("m1")),
         tags: ["b".into(), "a".into(), "b".into()].into(),
         metadata: [(Name::trusted("owner"), "ada".into())].into(),
-        probe: Some(Box::default()),
+        checks: [
+            Check::probe(ProbeSpec::default()),
+            Check {
+                id: Name::trusted("ttl"),
+                kind: CheckKind::Ttl { ttl_ms: 9_000, initial: CheckStatus::Passing },
+            },
+        ]
+        .into(),
         ..Registration::new(Name::trusted("b"), address.clone(), 5_000)
     };
     let instance = key.instance(Name::trusted("a"));
@@ -121,6 +128,19 @@ fn commands() -> Vec<Command> {
     let health =
         Health { readiness: Readiness::Ready, reason: "status 200".into(), ..Health::default() };
     let removed = Deregistration { key: instance.clone(), lease_epoch: None, forget_drain: true };
+    let checked = key.instance(Name::trusted("b"));
+    let report = |status, check: &str| Command::ReportCheck {
+        key: checked.clone(),
+        check: Name::trusted(check),
+        lease_epoch: None,
+        report: CheckReport { status, output: "91 % full".into() },
+    };
+    let expiry = CheckExpiry {
+        key: checked.clone(),
+        check: Name::trusted("ttl"),
+        reported_index: 25,
+        output: "no report".into(),
+    };
     let token = TokenRecord {
         id: Name::trusted("t"),
         note: "for tests".into(),
@@ -170,6 +190,9 @@ fn commands() -> Vec<Command> {
         Command::Deregister { items: vec![removed] },
         Command::ExpireAudit { now_ms: 1_795_440_992_705 },
         Command::RaiseStateVersion { to: 1 },
+        report(CheckStatus::Warning, "ttl"),
+        report(CheckStatus::Passing, "nothing"),
+        Command::ExpireChecks { items: vec![expiry] },
         #[cfg(feature = "next")]
         Command::SetNote { note: "a".into() },
     ]
@@ -233,7 +256,7 @@ mod tests {
     /// The commands of [`commands`] as the log holds them: the length and the hash of each.
     const BYTES: &[(usize, &str)] = &[
         (44, "3d71293377229065"),
-        (225, "9a92918457b08ffb"),
+        (243, "47e056da185e34c1"),
         (62, "a4b117a921413270"),
         (337, "ff4a32eb5aae7471"),
         (112, "a7cfd7cc3329a0ab"),
@@ -254,6 +277,9 @@ mod tests {
         (58, "a32c8bb405e3fda4"),
         (47, "c15fe4b96af0337d"),
         (38, "5cd24da9cdc51a4f"),
+        (71, "40b027cb6cadba71"),
+        (75, "570b976eb629a9a2"),
+        (72, "9f75cfb718a01d4f"),
     ];
 
     /// Whoever changes these numbers changes what is on disks and what other nodes understand: a new command, field
@@ -268,7 +294,7 @@ mod tests {
         let kinds: BTreeSet<_> =
             commands().iter().map(|c| format!("{:?}", std::mem::discriminant(c))).collect();
         let later = usize::from(cfg!(feature = "next"));
-        assert_eq!(kinds.len(), 19 + later, "every kind of command is among them");
+        assert_eq!(kinds.len(), 21 + later, "every kind of command is among them");
         assert_eq!(commands().iter().filter(|command| command.needs() == 1).count(), BYTES.len());
     }
 
@@ -282,7 +308,7 @@ mod tests {
             state.apply(proposal, &mut Vec::new());
         }
         let digest = state.digest();
-        assert_eq!((digest.index, &digest.digest[..16]), (24, "e5d8dea6123802cd"));
+        assert_eq!((digest.index, &digest.digest[..16]), (27, "6c75eca702f62519"));
     }
 
     #[test]

@@ -1,14 +1,14 @@
 //! What a service instance is, as its owner registered it and as the state holds it.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use bincode::{Decode, Encode};
 
 use super::address::Address;
+use super::check::{Check, CheckKind, CheckState, Known};
 use super::health::Health;
 use super::limits::{self, Given, Limit, LimitExceeded, check_count, check_range, check_text};
 use super::name::Name;
-use super::policy::ProbeSpec;
 use super::versioned::{Needs, stored};
 
 /// About what is kept beside the texts of an instance, and of a probe, in bytes.
@@ -69,11 +69,11 @@ pub struct Registration {
     pub tags: Arc<[Box<str>]>,
     /// Free entries, sorted by key.
     pub metadata: Arc<[(Name, Box<str>)]>,
-    /// Its probe, if it differs from that of the service's policy.
-    pub probe: Option<Box<ProbeSpec>>,
+    /// Its checks, sorted by id. A probe here comes before that of the service's policy.
+    pub checks: Box<[Check]>,
 }
 
-stored!(Registration { id, address, weight, expiry, zone, version, node, tags, metadata, probe });
+stored!(Registration { id, address, weight, expiry, zone, version, node, tags, metadata, checks });
 
 impl Registration {
     /// A registration with a lease, and with everything optional left out.
@@ -89,11 +89,11 @@ impl Registration {
             node: None,
             tags: Arc::default(),
             metadata: Arc::default(),
-            probe: None,
+            checks: Box::default(),
         }
     }
 
-    /// Sorts the metadata by key, so that equal registrations compare equal.
+    /// Sorts the metadata by key and the checks by id, so that equal registrations compare equal.
     #[must_use]
     pub fn normalised(mut self) -> Self {
         if !self.metadata.is_sorted_by(|a, b| a.0 <= b.0) {
@@ -101,6 +101,7 @@ impl Registration {
             metadata.sort_by(|a, b| a.0.cmp(&b.0));
             self.metadata = metadata.into();
         }
+        self.checks.sort_by(|a, b| a.id.cmp(&b.id));
         self
     }
 
@@ -141,7 +142,7 @@ impl Registration {
             + name(&self.node)
             + tags.sum::<usize>()
             + metadata.sum::<usize>()
-            + self.probe.as_ref().map_or(0, |probe| STORED_BESIDE_LEN + probe.texts_len());
+            + self.checks.iter().map(|check| STORED_BESIDE_LEN + check.texts_len()).sum::<usize>();
         len as u64
     }
 
@@ -175,10 +176,7 @@ impl Registration {
             let limit = Limit::TotalLength { max: limits::METADATA_TOTAL_LEN_MAX as u64 };
             return Err(LimitExceeded::new("metadata", limit, Given::Bytes(total as u64)));
         }
-        if let Some(probe) = &self.probe {
-            probe.check()?;
-        }
-        Ok(())
+        Check::check_all(&self.checks)
     }
 }
 
@@ -200,8 +198,75 @@ pub struct Instance {
     pub registered_at_ms: u64,
     /// Index of the last change to it.
     pub modified_index: u64,
-    /// Result of the health checks.
-    pub health: Health,
+    /// What is known of its checks; `None` while nothing is, as of most instances.
+    pub(super) known: Option<Box<Known>>,
+}
+
+/// What the observers know of an instance that none has probed.
+static UNOBSERVED: LazyLock<Health> = LazyLock::new(Health::default);
+
+impl Instance {
+    /// An instance that is registered for the first time, at `index`.
+    #[must_use]
+    pub fn new(registration: Registration, index: u64, time_ms: u64) -> Self {
+        Self::replacing(None, registration, index, time_ms)
+    }
+
+    /// An instance with another registration than before, if there was one.
+    ///
+    /// What is known belongs to an address. Where the address stays, so does that, whatever else the owner changed:
+    /// only a probe, a report or an operator changes it.
+    pub(super) fn replacing(
+        old: Option<&Self>,
+        registration: Registration,
+        index: u64,
+        time_ms: u64,
+    ) -> Self {
+        let stays = old.filter(|old| old.registration.address == registration.address);
+        let state = |check: &Check| {
+            let CheckKind::Ttl { initial, .. } = check.kind else { return None };
+            let kept =
+                stays.and_then(|old| old.reported_checks().iter().find(|c| c.id == check.id));
+            Some(match kept {
+                Some(kept) => CheckState { reported_index: index, ..kept.clone() },
+                None => CheckState {
+                    id: check.id.clone(),
+                    status: initial,
+                    output: "".into(),
+                    since_ms: time_ms,
+                    modified_index: index,
+                    reported_index: index,
+                },
+            })
+        };
+        let known = Known {
+            health: stays.map_or_else(Health::default, |old| old.health().clone()),
+            health_index: stays.and_then(|old| old.known.as_ref()).map_or(0, |k| k.health_index),
+            checks: registration.checks.iter().filter_map(state).collect(),
+        };
+        Self {
+            registration,
+            lease_epoch: index,
+            registered_index: index,
+            address_index: stays.map_or(index, |old| old.address_index),
+            registered_at_ms: time_ms,
+            modified_index: index,
+            known: (known != Known::default()).then(|| Box::new(known)),
+        }
+    }
+
+    /// What the observers of its probe agreed on.
+    #[must_use]
+    pub fn health(&self) -> &Health {
+        self.known.as_ref().map_or(&UNOBSERVED, |known| &known.health)
+    }
+
+    /// The bytes that it counts in the registry.
+    #[must_use]
+    pub fn stored_len(&self) -> u64 {
+        let outputs = self.reported_checks().iter().map(|check| check.output.len() as u64);
+        self.registration.stored_len() + outputs.sum::<u64>()
+    }
 }
 
 stored!(Instance {
@@ -211,7 +276,7 @@ stored!(Instance {
     address_index,
     registered_at_ms,
     modified_index,
-    health,
+    known,
 });
 
 /// An operator's word that an instance gets no new traffic. It outlives re-registration and

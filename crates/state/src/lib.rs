@@ -16,6 +16,7 @@ mod address;
 mod apply;
 mod audit;
 mod audit_action;
+mod check;
 mod codec;
 mod command;
 mod control_state;
@@ -41,13 +42,14 @@ mod wording;
 pub use address::{Address, AddressParts, Scheme};
 pub use audit::{AuditChain, AuditClass, AuditLog, AuditOutcome, AuditRecord};
 pub use audit_action::AuditAction;
+pub use check::{Check, CheckKind, CheckReading, CheckReport, CheckState, CheckStatus};
 pub use codec::{
     CodecError, decode_applied, decode_batch, decode_rejection, encode_applied, encode_batch,
     encode_rejection,
 };
 pub use command::{
-    Actor, Applied, Batch, Command, Deregistration, Fence, HealthReport, ObjectKind, Proposal,
-    Rejection, Reply, RequestId,
+    Actor, Applied, Batch, CheckExpiry, Command, Deregistration, Fence, HealthReport, ObjectKind,
+    Proposal, Rejection, Reply, RequestId,
 };
 pub use control_state::{ControlState, FormerGrant, Grant, ServiceState};
 pub use event::{Event, EventKind, RemovalCause};

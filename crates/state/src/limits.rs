@@ -20,6 +20,10 @@ pub const METADATA_ENTRIES_MAX: usize = 64;
 pub const METADATA_VALUE_LEN_MAX: usize = 1_024;
 /// All metadata of one instance, keys and values, in bytes.
 pub const METADATA_TOTAL_LEN_MAX: usize = 8_192;
+/// Most checks of one instance.
+pub const CHECKS_MAX: usize = 16;
+/// Longest output of a check, in bytes.
+pub const CHECK_OUTPUT_LEN_MAX: usize = 4_096;
 /// Largest weight of an instance; the least is 1.
 pub const WEIGHT_MAX: u16 = 100;
 /// Shortest time to live of a lease, in milliseconds.
@@ -35,9 +39,9 @@ pub const INSTANCES_MAX: usize = 2_000_000;
 /// Most instances in the whole registry for a new one of a caller without a credential. The rest of the
 /// room is kept for callers who have one.
 pub const OPEN_INSTANCES_MAX: usize = INSTANCES_MAX / 2;
-/// Most bytes of all registrations together, as [`Registration::stored_len`] counts them.
+/// Most bytes of all registrations and outputs of checks together, as [`Instance::stored_len`] counts them.
 ///
-/// [`Registration::stored_len`]: super::Registration::stored_len
+/// [`Instance::stored_len`]: super::Instance::stored_len
 pub const REGISTRATIONS_LEN_MAX: u64 = 1_024 * 1_024 * 1_024;
 /// Most bytes of all registrations for one of a caller without a credential that adds to them.
 pub const OPEN_REGISTRATIONS_LEN_MAX: u64 = REGISTRATIONS_LEN_MAX / 2;
@@ -159,6 +163,10 @@ pub enum Limit {
     Host,
     /// A path that begins with a slash, or nothing.
     BasePath,
+    /// The id of the probe for a probe, another one for every other check.
+    ProbeId,
+    /// A name that is given once.
+    Unique,
     /// No time to live, because the instance is permanent.
     NotIfPermanent,
     /// A path that begins with a slash.

@@ -27,6 +27,7 @@ enum Record {
         time_ms: u64,
         history: u64,
         line: u64,
+        service_gone_index: u64,
     },
     Config(ConfigRecord),
     Grant {
@@ -115,7 +116,8 @@ impl ControlState {
         };
         let (index, time_ms) = (self.index, self.time_ms);
         let (history, line) = (self.history, self.line);
-        put(Record::Header { index, time_ms, history, line })?;
+        let service_gone_index = self.service_gone_index;
+        put(Record::Header { index, time_ms, history, line, service_gone_index })?;
         put(Record::Config(ConfigRecord::clone(&self.config)))?;
         for revision in self.config_history.revisions() {
             put(Record::ConfigRevision(revision.clone()))?;
@@ -187,7 +189,7 @@ impl ControlState {
                         instance.registration.share_texts(&neighbour.registration);
                     }
                     state.instances_len += 1;
-                    state.registrations_len += instance.registration.stored_len();
+                    state.registrations_len += instance.stored_len();
                     service.instances.insert(instance.registration.id.clone(), Arc::new(instance));
                     continue;
                 }
@@ -202,9 +204,10 @@ impl ControlState {
                 state.services.insert(key, Arc::new(service));
             }
             match record {
-                Record::Header { index, time_ms, history, line } => {
+                Record::Header { index, time_ms, history, line, service_gone_index } => {
                     state.index = index;
                     state.time_ms = time_ms;
+                    state.service_gone_index = service_gone_index;
                     (state.history, state.line) = (history, line);
                 }
                 Record::Config(config) => state.config = Arc::new(config),

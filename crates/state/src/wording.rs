@@ -85,6 +85,8 @@ impl Display for Limit {
             Self::UrlDots => "a URL without . or .. in its path",
             Self::Host => "a host name or an IP address, without a port",
             Self::BasePath => "a path that begins with a slash, or left out",
+            Self::ProbeId => "probe for a probe, and another id for every other check",
+            Self::Unique => "given once",
             Self::NotIfPermanent => "left out if the instance is permanent",
         };
         f.write_str(words)
@@ -114,6 +116,7 @@ impl Display for ObjectKind {
             Self::Token => "token",
             Self::SigningKey => "signing key",
             Self::ClusterIdentity => "cluster identity",
+            Self::Check => "check",
         })
     }
 }

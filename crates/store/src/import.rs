@@ -110,7 +110,7 @@ fn registration(
     registration.weight = weight.clamp(1, WEIGHT_MAX);
     if let Some(path) = node.health_check_path.as_deref().filter(|path| !path.is_empty()) {
         let probe = ProbeSpec { kind: ProbeKind::Http, path: path.into(), ..ProbeSpec::default() };
-        registration.probe = Some(Box::new(probe));
+        registration = registration.with_probe(probe);
     }
     registration.check().map_err(describe)?;
     Ok((key, registration))
@@ -145,9 +145,9 @@ mod tests {
             (first.id.as_str(), first.weight, first.expiry.ttl_ms()),
             ("node-a", 2, Some(5_500))
         );
-        assert_eq!(first.probe.as_ref().unwrap().path, "/health");
+        assert_eq!(first.probe().unwrap().path, "/health");
         assert_eq!((items[1].1.weight, items[1].1.expiry.ttl_ms()), (1, Some(30_500)));
-        assert_eq!(items[1].1.probe, None);
+        assert_eq!(items[1].1.probe(), None);
     }
 
     #[test]

@@ -258,7 +258,7 @@ impl Metrics {
         let (mut services, mut parents, mut virtuals) = (0_i64, 0_i64, 0_i64);
         for service in state.services().values() {
             let live = service.instances.values();
-            let live = live.filter(|instance| instance.health.liveness == Liveness::Alive);
+            let live = live.filter(|instance| instance.health().liveness == Liveness::Alive);
             let before = parents;
             for instance in live {
                 parents += 1;

@@ -69,7 +69,7 @@ pub async fn run(mut parts: ProjectionParts, stop: CancellationToken) {
 impl ProjectionParts {
     fn note(&self, event: &Event) {
         if let EventKind::HealthChanged { key, data } = &event.kind
-            && data.health.liveness == Liveness::Evicted
+            && data.health().liveness == Liveness::Evicted
         {
             self.evicted(key, data);
         }
@@ -80,7 +80,7 @@ impl ProjectionParts {
 
     fn evicted(&self, key: &InstanceKey, instance: &Instance) {
         let registration = &instance.registration;
-        let path = registration.probe.as_ref().map_or("", |probe| probe.path.as_str());
+        let path = registration.probe().map_or("", |probe| probe.path.as_str());
         let address = registration.address.as_str();
         let health_url = format!("{address}/{}", path.trim_start_matches('/'));
         let fields = vec![
@@ -88,7 +88,7 @@ impl ProjectionParts {
             ("parentNode", key.instance.as_str().into()),
             ("address", address.into()),
             ("healthUrl", health_url.into()),
-            ("message", instance.health.reason.as_ref().into()),
+            ("message", instance.health().reason.as_ref().into()),
         ];
         let details: Map<String, Value> =
             fields.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();

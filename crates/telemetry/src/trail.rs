@@ -82,21 +82,13 @@ impl AttemptTrail {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use maxine_state::{Address, Health, Name, Registration};
+    use maxine_state::{Address, Name, Registration};
 
     #[test]
     fn the_first_and_the_last_attempts_are_kept() {
         let address = Address::parse("http://h:1").unwrap();
         let registration = Registration::new(Name::trusted("a"), address, 1_000);
-        let instance = Arc::new(Instance {
-            registration,
-            lease_epoch: 1,
-            registered_index: 1,
-            address_index: 1,
-            registered_at_ms: 0,
-            modified_index: 1,
-            health: Health::default(),
-        });
+        let instance = Arc::new(Instance::new(registration, 1, 0));
         let mut trail = AttemptTrail::default();
         assert!(trail.is_empty() && trail.as_slice().is_empty());
         for n in 1..=30 {

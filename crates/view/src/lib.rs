@@ -19,7 +19,7 @@ use hashbrown::DefaultHashBuilder;
 use tokio::sync::watch as watch_channel;
 
 use maxine_clock::Clock;
-use maxine_state::{ControlState, Event, ServiceKey, ServiceRef};
+use maxine_state::{ControlState, Event, Name, ServiceKey, ServiceRef};
 
 use table::Surroundings;
 pub use table::{Endpoint, Load, ServiceCounter, ServiceTable, is_listed};
@@ -53,6 +53,9 @@ pub struct View {
     zone: Option<String>,
     snapshot: ArcSwap<Snapshot>,
     tables: papaya::HashMap<TableKey, Arc<ServiceTable>, DefaultHashBuilder>,
+    /// The services whose names have other than lower-case letters, sorted, by the lower-case form of the name. Other
+    /// services take no place here.
+    mixed_case: papaya::HashMap<TableKey, Arc<[Name]>, DefaultHashBuilder>,
     index: watch_channel::Sender<u64>,
     hub: WatchHub,
 }
@@ -74,6 +77,7 @@ impl View {
             zone,
             snapshot: ArcSwap::from_pointee(Snapshot { state, published_at_ms }),
             tables: papaya::HashMap::with_hasher(DefaultHashBuilder::default()),
+            mixed_case: papaya::HashMap::with_hasher(DefaultHashBuilder::default()),
             index: watch_channel::Sender::new(0),
             hub: WatchHub::new(),
         })
@@ -128,10 +132,15 @@ impl View {
         let tables = self.tables.pin();
         match state.service(key) {
             None => {
-                tables.remove(&key.as_ref());
+                if tables.remove(&key.as_ref()).is_some() {
+                    self.set_mixed_case(key, false);
+                }
             }
             Some(service) => {
                 let previous = tables.get(&key.as_ref());
+                if previous.is_none() {
+                    self.set_mixed_case(key, true);
+                }
                 let table = ServiceTable::build(
                     key.clone(),
                     service,
@@ -141,6 +150,25 @@ impl View {
                 );
                 tables.insert(TableKey::of(key.as_ref()), Arc::new(table));
             }
+        }
+    }
+
+    /// Notes that a service exists, or does not exist any more, if its name has other than lower-case letters.
+    fn set_mixed_case(&self, key: &ServiceKey, exists: bool) {
+        let lower = key.service.as_str().to_lowercase();
+        if lower == key.service.as_str() {
+            return;
+        }
+        let lower = ServiceRef { namespace: key.namespace.as_str(), service: &lower };
+        let mixed_case = self.mixed_case.pin();
+        let known = mixed_case.get(&lower).map_or(&[][..], |names| names);
+        let mut names: Vec<Name> = known.iter().filter(|n| **n != key.service).cloned().collect();
+        names.extend(exists.then(|| key.service.clone()));
+        names.sort();
+        if names.is_empty() {
+            mixed_case.remove(&lower);
+        } else {
+            mixed_case.insert(TableKey::of(lower), names.into());
         }
     }
 
@@ -203,6 +231,21 @@ impl View {
         self.with_table(service, Arc::clone)
     }
 
+    /// The table of the service with this name, or else of one whose name differs from it in upper and lower case only:
+    /// of several with other than lower-case letters the first in the order of their bytes, then the one in lower case.
+    #[must_use]
+    pub fn find_ignoring_case(&self, service: ServiceRef<'_>) -> Option<Arc<ServiceTable>> {
+        self.table(service).or_else(|| {
+            let namespace = service.namespace;
+            let lower = service.service.to_lowercase();
+            let lower = ServiceRef { namespace, service: &lower };
+            let mixed_case = self.mixed_case.pin();
+            let mut names = mixed_case.get(&lower).into_iter().flat_map(|names| names.iter());
+            let of = |name: &Name| self.table(ServiceRef { namespace, service: name.as_str() });
+            names.find_map(of).or_else(|| self.table(lower))
+        })
+    }
+
     /// The table of a service, if there is one, and the index of the state that this is the truth of.
     /// Tables are published before their state, so that one may be newer than [`Self::snapshot`].
     #[must_use]
@@ -225,5 +268,71 @@ impl View {
     #[must_use]
     pub fn hub(&self) -> &WatchHub {
         &self.hub
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use maxine_state::{Actor, Command, Proposal, RequestId, ServicePolicy};
+
+    struct Published {
+        state: ControlState,
+        view: Arc<View>,
+        requests: u128,
+    }
+
+    impl Published {
+        /// Sets the policy of a service, or takes it away; the service is there exactly while it has one.
+        fn set(&mut self, service: &str, exists: bool) {
+            self.requests += 1;
+            let command = Command::PutPolicy {
+                key: ServiceKey::new(Name::trusted("default"), Name::trusted(service)),
+                policy: exists.then(|| Box::new(ServicePolicy::default())),
+                expected_revision: None,
+                create: true,
+            };
+            let proposal = Proposal {
+                request_id: RequestId(self.requests),
+                proposed_at_ms: 0,
+                fence: None,
+                actor: Actor::system("test"),
+                command,
+            };
+            let mut events = Vec::new();
+            self.state.apply(&proposal, &mut events);
+            self.view.publish(&self.state, &events);
+        }
+
+        fn find(&self, service: &str) -> Option<String> {
+            let wanted = ServiceRef { namespace: "default", service };
+            let found = self.view.find_ignoring_case(wanted)?;
+            Some(found.key().service.to_string())
+        }
+    }
+
+    #[test]
+    fn a_service_is_found_without_regard_to_case_and_always_the_same_one() {
+        let view = View::new(Clock::system());
+        let mut world = Published { state: ControlState::default(), view, requests: 0 };
+        let found = |name: &str| Some(name.to_owned());
+        world.set("orders", true);
+        assert_eq!(world.find("ORDERS"), found("orders"));
+        assert!(world.view.mixed_case.is_empty(), "a name in lower case takes no place");
+        world.set("oRders", true);
+        world.set("Orders", true);
+        assert_eq!(world.find("orders"), found("orders"), "the exact name comes first");
+        assert_eq!(world.find("oRders"), found("oRders"));
+        assert_eq!(world.find("ORDERS"), found("Orders"));
+        world.set("Orders", false);
+        assert_eq!(world.find("ORDERS"), found("oRders"));
+        world.set("oRders", false);
+        assert_eq!(world.find("ORDERS"), found("orders"));
+        assert!(world.view.mixed_case.is_empty());
+        world.set("\u{00dc}BER", true);
+        assert_eq!(world.find("\u{00fc}ber"), found("\u{00dc}BER"));
+        world.view.reset(&ControlState::default());
+        assert_eq!((world.find("ORDERS"), world.find("\u{00fc}ber")), (None, None));
+        assert!(world.view.mixed_case.is_empty());
     }
 }

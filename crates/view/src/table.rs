@@ -262,5 +262,5 @@ fn affinity_header(policy: &ServicePolicy) -> Option<&str> {
 /// Whether an instance is listed at all: those evicted are kept only to be watched on.
 #[must_use]
 pub fn is_listed(instance: &Instance) -> bool {
-    instance.health.liveness == Liveness::Alive
+    instance.health().liveness == Liveness::Alive
 }

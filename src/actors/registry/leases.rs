@@ -21,9 +21,7 @@ use maxine_clock::Clock;
 use maxine_control::leases::{
     EXPIRY_TICK_MS, ExpiryEvent, Former, FormerLease, LeaseEffect, LeaseEvent, LeaseTable, Leases,
 };
-use maxine_state::{
-    Actor as Who, Batch, Command, Event, Fence, InstanceKey, Name, Proposal, Reply, RequestId,
-};
+use maxine_state::{Actor as Who, Batch, Command, Event, Fence, Name, Proposal, Reply, RequestId};
 use maxine_store::{Consistency, ControlStore};
 use maxine_view::{Snapshot, View, WatchScope};
 
@@ -128,8 +126,8 @@ impl LeaseActor {
                     ctx.spawn(ask.into_actor(self));
                 }
                 LeaseEffect::Confirm { attempt } => self.confirm(attempt, ctx),
-                LeaseEffect::Expire { attempt, fence, items } => {
-                    self.expire(attempt, fence, items, ctx);
+                LeaseEffect::Expire { attempt, fence, commands } => {
+                    self.expire(attempt, fence, commands, ctx);
                 }
                 LeaseEffect::AskForGrant => self.ask_for_grant(ctx),
                 // Other nodes report the stall of one that leads no more.
@@ -163,11 +161,11 @@ impl LeaseActor {
         &mut self,
         attempt: u64,
         fence: Fence,
-        items: Vec<(InstanceKey, u64)>,
+        commands: Vec<Command>,
         ctx: &mut Context<Self>,
     ) {
         let (store, clock) = (Arc::clone(&self.parts.store), self.parts.clock.clone());
-        let expire = async move { propose(&*store, &clock, fence, items).await };
+        let expire = async move { propose(&*store, &clock, fence, commands).await };
         ctx.spawn(expire.into_actor(self).map(move |expired, actor, ctx| {
             match &expired {
                 Ok(expired) => actor.parts.status.add_expired(*expired),
@@ -211,24 +209,31 @@ fn proposal(clock: &Clock, part: &str, fence: Option<Fence>, command: Command) -
     }
 }
 
-/// Proposes to expire registrations; how many were expired.
+/// Proposes what expires; how many instances were expired.
 async fn propose(
     store: &dyn ControlStore,
     clock: &Clock,
     fence: Fence,
-    items: Vec<(InstanceKey, u64)>,
+    commands: Vec<Command>,
 ) -> Result<u64, String> {
-    let command = Command::Expire { items };
-    let proposal = proposal(clock, "lease-expiry", Some(fence), command);
-    let batch = Batch { proposals: vec![proposal] };
-    let applied = store.propose(batch, CONFIRM_TIMEOUT.into()).await;
-    match applied.map_err(|error| error.to_string())?.pop().map(|applied| applied.reply) {
-        Some(Reply::Changed(changed)) => {
-            Ok(changed.into_iter().filter(|gone| *gone).count() as u64)
+    let is_of_instances: Vec<bool> =
+        commands.iter().map(|command| matches!(command, Command::Expire { .. })).collect();
+    let proposal = |command| proposal(clock, "lease-expiry", Some(fence), command);
+    let batch = Batch { proposals: commands.into_iter().map(proposal).collect() };
+    let applied =
+        store.propose(batch, CONFIRM_TIMEOUT.into()).await.map_err(|error| error.to_string())?;
+    let mut expired = 0;
+    for (is_of_instances, applied) in is_of_instances.into_iter().zip(applied) {
+        match applied.reply {
+            Reply::Changed(changed) if is_of_instances => {
+                expired += changed.into_iter().filter(|gone| *gone).count() as u64;
+            }
+            Reply::Changed(_) => {}
+            Reply::Rejected(rejection) => return Err(rejection.to_string()),
+            other => return Err(format!("an unexpected reply to an expiry: {other:?}")),
         }
-        Some(Reply::Rejected(rejection)) => Err(rejection.to_string()),
-        other => Err(format!("an unexpected reply to an expiry: {other:?}")),
     }
+    Ok(expired)
 }
 
 /// Passes the published state and its changes to the actor, until that is gone.

@@ -33,8 +33,8 @@ use maxine_clock::Clock;
 use maxine_control::intake::{Write, WriteTimes};
 use maxine_control::leases::{ExpirySettings, LeaseId, LeaseTable};
 use maxine_state::{
-    Actor as Who, Applied, Command, Fence, InstanceKey, Name, Proposal, Registration, Rejection,
-    Reply, RequestId, ServiceKey,
+    Actor as Who, Applied, CheckReport, Command, Fence, InstanceKey, Name, Proposal, Registration,
+    Rejection, Reply, RequestId, ServiceKey,
 };
 use maxine_store::ControlStore;
 use maxine_view::View;
@@ -149,6 +149,19 @@ pub struct Renewal {
     pub key: InstanceKey,
     /// Of this registration only, if given.
     pub lease_epoch: Option<u64>,
+}
+
+/// A check of an instance, as its owner reports it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OwnReport {
+    /// The instance.
+    pub key: InstanceKey,
+    /// The check.
+    pub check: Name,
+    /// Only if this is still its registration.
+    pub lease_epoch: Option<u64>,
+    /// What the owner says.
+    pub report: CheckReport,
 }
 
 /// How writes through this node have ended so far.
@@ -424,6 +437,42 @@ impl Registry {
         let each = items.iter().enumerate();
         each.filter_map(|(at, (key, registration))| Some((at, epoch_of(key, registration)?)))
             .collect()
+    }
+
+    /// Takes a report of a check. One that is equal to what this node knows moves the deadline of the check and does not
+    /// enter the log. Answers the index, and whether the report changed anything.
+    pub async fn report_check(
+        &self,
+        actor: Who,
+        request_id: Option<RequestId>,
+        answer_by_ms: Option<u64>,
+        report: OwnReport,
+    ) -> Result<(u64, bool), WriteError> {
+        let unchanged = request_id.is_none().then(|| self.unchanged_check(&report)).flatten();
+        if let Some(renewal) = unchanged {
+            // Not reaching the leader is not final: the log's own path tries on and has the last word.
+            let known = self.renew(vec![renewal], answer_by_ms).await;
+            if known.is_ok_and(|known| known == [true]) {
+                return Ok((self.view.index(), false));
+            }
+        }
+        let OwnReport { key, check, lease_epoch, report } = report;
+        let command = Command::ReportCheck { key, check, lease_epoch, report };
+        let request = WriteRequest { actor, request_id, fence: None, answer_by_ms, command };
+        let applied = self.propose(request).await?;
+        let changed = matches!(&applied.reply, Reply::Changed(changed) if changed == &[true]);
+        Ok((applied.index, changed))
+    }
+
+    /// The lease of a check, if a report says what this node knows already. It names the last report in the log, so a
+    /// node that is behind renews nothing.
+    fn unchanged_check(&self, own: &OwnReport) -> Option<(LeaseId, u64)> {
+        let snapshot = self.view.snapshot();
+        let instance = snapshot.state.instance(&own.key)?;
+        let is_meant = own.lease_epoch.is_none_or(|epoch| epoch == instance.lease_epoch);
+        let state = instance.reported_checks().iter().find(|state| state.id == own.check)?;
+        let lease = LeaseId::of_check(&own.key, &own.check);
+        (is_meant && state.equals(&own.report)).then_some((lease, state.reported_index))
     }
 
     /// Renews leases; for each, whether it is known. One that is not must be registered anew, unless it is permanent

@@ -28,6 +28,11 @@ pub(super) const RULES: &[Rule] = &[
         "/api/v1/services/{namespace}/{service}/instances/{id}/heartbeat",
         Access::Registration,
     ),
+    rule(
+        "PUT",
+        "/api/v1/services/{namespace}/{service}/instances/{id}/checks/{check}",
+        Access::Registration,
+    ),
     rule("PUT", DRAIN, Access::Operator),
     rule("DELETE", DRAIN, Access::Operator),
     rule("GET", "/api/v1/services/{namespace}/{service}/instances/{id}/health", Access::Viewer),

@@ -41,7 +41,9 @@ pub(super) fn read(
     let address = address(host_name, body)?;
     let mut registration = Registration::new(id, address, time_out_s * 1_000 + LEASE_EXTRA_MS);
     registration.weight = u16::try_from(weight).unwrap_or(1);
-    registration.probe = probe(body.get("healthCheckPath"))?;
+    if let Some(probe) = probe(body.get("healthCheckPath"))? {
+        registration = registration.with_probe(probe);
+    }
     Ok((ServiceKey::new(namespace, service), registration))
 }
 
@@ -120,7 +122,7 @@ fn is_true(value: Option<&Value>) -> bool {
 
 /// The health check path, kept as a probe that asks nothing by itself: active health checks of this
 /// kind are turned on for the whole node.
-fn probe(value: Option<&Value>) -> Result<Option<Box<ProbeSpec>>, String> {
+fn probe(value: Option<&Value>) -> Result<Option<ProbeSpec>, String> {
     let path = match value {
         None | Some(Value::Null) => return Ok(None),
         Some(Value::String(path)) if path.is_empty() => return Ok(None),
@@ -131,7 +133,7 @@ fn probe(value: Option<&Value>) -> Result<Option<Box<ProbeSpec>>, String> {
     probe
         .check()
         .map_err(|error| format!("healthCheckPath must be {}, got {}", error.limit, error.value))?;
-    Ok(Some(Box::new(probe)))
+    Ok(Some(probe))
 }
 
 /// `timeOut` of an instance, in seconds, whichever API registered it; `None` if it never expires.
@@ -141,7 +143,7 @@ pub(super) fn time_out_s(registration: &Registration) -> Option<u64> {
 
 /// `healthCheckPath` of an instance.
 pub(super) fn health_check_path(registration: &Registration) -> &str {
-    registration.probe.as_ref().map_or("", |probe| probe.path.as_str())
+    registration.probe().map_or("", |probe| probe.path.as_str())
 }
 
 #[cfg(test)]

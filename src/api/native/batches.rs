@@ -15,7 +15,7 @@ use super::extract::{
     BATCH_BODY_LEN_MAX, JsonBody, NoParams, Params, RawJson, parse_json, service_key,
 };
 use super::fresh::{AnswerBy, Answered, Write};
-use super::shape::{Metadata, RegistrationBody};
+use super::shape::{CheckBody, Metadata, RegistrationBody};
 use crate::api::problem::Problem;
 use crate::api::{AppState, CalledBy, Caller};
 use maxine_control::leases::LeaseId;
@@ -94,6 +94,10 @@ pub(super) struct BatchRegistration {
     /// Its probe, if it differs from that of the service's policy.
     #[serde(default)]
     probe: Option<ProbeSpec>,
+    /// Checks that its owner reports.
+    #[serde(default)]
+    #[schema(max_items = 16)]
+    checks: Vec<CheckBody>,
 }
 
 impl BatchRegistration {
@@ -121,6 +125,7 @@ impl BatchRegistration {
             tags: self.tags,
             metadata: self.metadata,
             probe: self.probe,
+            checks: self.checks,
         };
         let registration = body.into_registration(id, config)?;
         super::check_target(state, &registration)?;

@@ -12,7 +12,7 @@ use maxine_state::{Event, EventKind, InstanceKey, RemovalCause};
 pub(super) enum ChangeType {
     /// An instance appeared, or its registration changed: `data`.
     InstanceRegistered,
-    /// The verdict on an instance changed: `data`.
+    /// The verdict on an instance, or a check of it, changed: `data`.
     HealthChanged,
     /// An instance is gone: `cause`.
     InstanceRemoved,
@@ -111,10 +111,12 @@ impl Change {
                 data: Some(InstanceRecord::new(&key.service, data, detail)),
                 ..of_instance(ChangeType::InstanceRegistered, key)
             },
-            EventKind::HealthChanged { key, data } => Self {
-                data: Some(InstanceRecord::new(&key.service, data, detail)),
-                ..of_instance(ChangeType::HealthChanged, key)
-            },
+            EventKind::HealthChanged { key, data } | EventKind::CheckReported { key, data, .. } => {
+                Self {
+                    data: Some(InstanceRecord::new(&key.service, data, detail)),
+                    ..of_instance(ChangeType::HealthChanged, key)
+                }
+            }
             EventKind::InstanceRemoved { key, cause } => Self {
                 cause: Some(match cause {
                     RemovalCause::Deregistered => Cause::Deregistered,

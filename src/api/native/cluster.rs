@@ -22,9 +22,7 @@ use crate::api::access::AccessMode;
 use crate::api::problem::{Problem, ProblemKind};
 use maxine_state::Leadership;
 use maxine_state::limits::check_text;
-use maxine_state::{
-    AuditAction, ControlState, Liveness, Name, Readiness, STATE_VERSION, StateDigest,
-};
+use maxine_state::{AuditAction, ControlState, Liveness, Name, STATE_VERSION, StateDigest};
 use maxine_store::{AdminError, ClusterAdmin, ClusterStatus, MemberView, StoreNode};
 
 /// How long a change of membership may take, in milliseconds.
@@ -71,10 +69,9 @@ impl Totals {
             totals.services += 1;
             totals.instances += service.instances.len();
             for (id, instance) in &service.instances {
-                let alive = instance.health.liveness == Liveness::Alive;
-                let not_ready = instance.health.readiness == Readiness::NotReady;
+                let alive = instance.health().liveness == Liveness::Alive;
                 totals.routable += usize::from(service.is_routable(instance));
-                totals.unhealthy += usize::from(alive && not_ready);
+                totals.unhealthy += usize::from(alive && !instance.is_healthy());
                 totals.draining += usize::from(service.drains.contains_key(id));
             }
         }

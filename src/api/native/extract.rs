@@ -71,6 +71,9 @@ pub(super) struct ServicePath(pub(super) ServiceKey);
 /// The instance that the path names.
 pub(super) struct InstancePath(pub(super) InstanceKey);
 
+/// The check of an instance that the path names.
+pub(super) struct CheckPath(pub(super) InstanceKey, pub(super) Name);
+
 /// One name that the path holds.
 pub(super) struct NamePath(pub(super) Name);
 
@@ -113,6 +116,17 @@ impl FromRequestParts<AppState> for InstancePath {
                 .await
                 .map_err(path_problem)?;
         Ok(Self(service_key(&namespace, &service)?.instance(Name::parse("id", &id)?)))
+    }
+}
+
+impl FromRequestParts<AppState> for CheckPath {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Problem> {
+        let path = Path::<(String, String, String, String)>::from_request_parts(parts, state);
+        let Path((namespace, service, id, check)) = path.await.map_err(path_problem)?;
+        let key = service_key(&namespace, &service)?.instance(Name::parse("id", &id)?);
+        Ok(Self(key, Name::parse("check", &check)?))
     }
 }
 

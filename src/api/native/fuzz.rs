@@ -6,7 +6,9 @@ use serde::Deserialize;
 use super::extract::{NoParams, WriteConditions, parse_json, parse_query, request_id};
 use super::page::{cursor_number, cursor_of, cursor_parts};
 use super::shape::RegistrationBody;
-use super::{audit, batches, cluster, fresh, identities, instances, resolve, services, session};
+use super::{
+    audit, batches, checks, cluster, fresh, identities, instances, resolve, services, session,
+};
 use super::{telemetry, watch};
 use crate::api::problem::{Problem, ProblemKind};
 use maxine_fuzzing::first_line;
@@ -56,6 +58,7 @@ pub(crate) fn body(bytes: &[u8]) {
     let _ = json::<identities::RotateBody>(bytes);
     let _ = json::<instances::HeartbeatBody>(bytes);
     let _ = json::<instances::DrainBody>(bytes);
+    let _ = json::<checks::ReportBody>(bytes);
     let _ = json::<session::SessionBody>(bytes);
     let _ = json::<telemetry::SilenceBody>(bytes);
 }
@@ -63,7 +66,8 @@ pub(crate) fn body(bytes: &[u8]) {
 pub(crate) fn seeds() -> Vec<Vec<u8>> {
     maxine_fuzzing::texts(&[
         r#"{"address":"http://10.0.0.1:8080","weight":1,"ttl_ms":10000,"zone":"eu","tags":["blue"],"metadata":{"a":"1"},"probe":{"kind":"http","path":"/h"}}"#,
-        r#"{"scheme":"https","host":"::1","port":8443,"base_path":"/api","permanent":true,"node":"m1","tags":["b","a","b"]}"#,
+        r#"{"scheme":"https","host":"::1","port":8443,"base_path":"/api","permanent":true,"node":"m1","tags":["b","a","b"],"checks":[{"id":"disk","ttl_ms":9000,"initial_status":"passing"}]}"#,
+        r#"{"status":"warning","output":"91 % full","lease_epoch":7}"#,
         r#"{"items":[{"namespace":"default","service":"s","id":"a","address":"http://h"},{"service":"s","id":"a","lease_epoch":1}]}"#,
         r#"{"selection":{"strategy":"consistent_hash","hash_key":{"from":"header","name":"x"}},"probe":null,"traffic":{}}"#,
         r#"{"log_async":true,"heartbeat_timeout_s":5,"selection_strategy":"round_robin","discovery_mode":"proxy"}"#,

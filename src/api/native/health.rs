@@ -8,12 +8,14 @@ use utoipa::ToSchema;
 use super::extract::{InstancePath, NoParams, Params};
 use super::fresh::{Fresh, Freshness};
 use super::services::find;
-use super::shape::{DrainView, HealthView};
+use super::shape::{CheckView, Detail, DrainView, HealthView};
 use crate::api::observations::{self, ProbeObservation, Standing};
 use crate::api::problem::Problem;
 use crate::api::{AppState, CalledBy};
 use maxine_control::health::ProbeFrom;
-use maxine_state::{Expiry, Instance, Liveness, ProbeSpec, Readiness, Role, ServiceState};
+use maxine_state::{
+    CheckStatus, Expiry, Instance, Liveness, ProbeSpec, Readiness, Role, ServiceState,
+};
 
 /// Why an instance gets traffic, or does not.
 #[derive(Debug, Serialize, ToSchema)]
@@ -34,6 +36,8 @@ pub(super) struct HealthWhy {
     permanent: bool,
     /// Who drained it; null if it is not drained.
     drain: Option<DrainView>,
+    /// The checks of the instance, in the order of their ids.
+    checks: Vec<CheckView>,
     /// The probe that the health checker runs. Its kind is `heartbeat` if there is none.
     probe: ProbeSpec,
     /// Where these settings come from; null if there is no probe.
@@ -84,8 +88,12 @@ pub(super) async fn instance_health(
         id: key.instance.as_str().into(),
         routable,
         why,
-        verdict: HealthView::from(&instance.health),
+        verdict: HealthView::from(&instance.verdict()),
         permanent: instance.registration.expiry == Expiry::Never,
+        checks: instance
+            .checks()
+            .map(|check| CheckView::new(&check, Detail::of(&caller)))
+            .collect(),
         drain: drain.map(|drain| DrainView::from(drain.as_ref())),
         probe,
         probe_from,
@@ -99,12 +107,15 @@ fn why(service: &ServiceState, instance: &Instance) -> String {
         let reason = if drain.reason.is_empty() { "no reason given" } else { &drain.reason };
         return format!("drained by {}: {reason}", drain.by);
     }
-    let health = &instance.health;
+    let health = &instance.verdict();
     let reason = if health.reason.is_empty() { "no reason given" } else { &health.reason };
     match (health.liveness, health.readiness) {
         (Liveness::Evicted, _) => format!("evicted by its health checks: {reason}"),
         (Liveness::Alive, Readiness::NotReady) => format!("its health checks fail: {reason}"),
-        (Liveness::Alive, Readiness::Ready) => "its health checks pass".into(),
+        (Liveness::Alive, Readiness::Ready) => match instance.status() {
+            CheckStatus::Warning => format!("its health checks pass, with a warning: {reason}"),
+            _ => "its health checks pass".into(),
+        },
         (Liveness::Alive, Readiness::Unknown) => match instance.registration.expiry {
             Expiry::AfterSilence { .. } => {
                 "its lease has not expired, and no probe of it has a result".into()

@@ -20,7 +20,7 @@ use crate::api::problem::{Problem, ProblemKind};
 use crate::api::{AppState, CalledBy};
 use maxine_state::limits::{NAME_LEN_MAX, TEXT_LEN_MAX, check_text};
 use maxine_state::{
-    Command, Deregistration, Expiry, Instance, Liveness, Name, Readiness, Reply, ServiceState,
+    Command, Deregistration, Expiry, Instance, Liveness, Name, Reply, ServiceState,
 };
 
 /// State of an instance, as a filter.
@@ -66,12 +66,10 @@ impl ListInstances {
             contains(registration.id.as_str(), wanted)
                 || contains(registration.address.as_str(), wanted)
         });
-        let evicted = instance.health.liveness == Liveness::Evicted;
+        let evicted = instance.health().liveness == Liveness::Evicted;
         let does = self.health.is_none_or(|filter| match filter {
             InstanceFilter::Routable => service.is_routable(instance),
-            InstanceFilter::Unhealthy => {
-                !evicted && instance.health.readiness == Readiness::NotReady
-            }
+            InstanceFilter::Unhealthy => !evicted && !instance.is_healthy(),
             InstanceFilter::Evicted => evicted,
             InstanceFilter::Draining => service.drains.contains_key(&registration.id),
         });
@@ -285,9 +283,9 @@ pub(super) struct DrainBody {
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Changed {
     /// The index of the state right after it.
-    index: u64,
+    pub(super) index: u64,
     /// Whether it changed anything.
-    changed: bool,
+    pub(super) changed: bool,
 }
 
 /// Drains an instance: it gets no new traffic until an operator returns it, whatever it reports.

@@ -9,6 +9,7 @@ mod audit;
 mod backup;
 mod batches;
 mod change;
+mod checks;
 mod cluster;
 mod extract;
 mod fresh;
@@ -67,6 +68,7 @@ pub fn router() -> OpenApiRouter<AppState> {
             instances::deregister_instance
         ))
         .routes(routes!(instances::heartbeat))
+        .routes(routes!(checks::report_check))
         .routes(routes!(instances::drain_instance, instances::undrain_instance))
         .routes(routes!(health::instance_health))
         .routes(routes!(instance_nodes::instance_nodes))

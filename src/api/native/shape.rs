@@ -11,9 +11,9 @@ use crate::api::Caller;
 use crate::api::problem::{Problem, ProblemKind};
 use maxine_state::limits::{self, check_count, check_range};
 use maxine_state::{
-    Address, AddressParts, Drain, Expiry, Given, Health, Instance, Limit, LimitExceeded, Liveness,
-    Name, ProbeSpec, Readiness, Registration, Role, RuntimeConfig, Scheme, SelectionStrategy,
-    ServiceKey, ServiceState,
+    Address, AddressParts, Check, CheckKind, CheckReading, CheckStatus, Drain, Expiry, Given,
+    Health, Instance, Limit, LimitExceeded, Liveness, Name, ProbeSpec, Readiness, Registration,
+    Role, RuntimeConfig, Scheme, SelectionStrategy, ServiceKey, ServiceState,
 };
 
 /// Entries with unique keys; a repeated key is refused.
@@ -102,6 +102,32 @@ pub(super) struct RegistrationBody {
     /// Its probe, if it differs from that of the service's policy.
     #[serde(default)]
     pub(super) probe: Option<ProbeSpec>,
+    /// Checks that its owner reports.
+    #[serde(default)]
+    #[schema(max_items = 16)]
+    pub(super) checks: Vec<CheckBody>,
+}
+
+/// A check that the owner of an instance reports.
+#[derive(Clone, Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct CheckBody {
+    /// Its name within the instance; not `probe`, which is the check that Maxine makes.
+    #[schema(min_length = 1, max_length = 255)]
+    id: String,
+    /// The longest time between two reports, in milliseconds. After it the check is critical.
+    #[schema(minimum = 1000, maximum = 34_560_000_000_u64)]
+    ttl_ms: u64,
+    /// The status until the first report.
+    #[serde(default)]
+    initial_status: CheckStatus,
+}
+
+impl CheckBody {
+    fn into_check(self) -> Result<Check, LimitExceeded> {
+        let kind = CheckKind::Ttl { ttl_ms: self.ttl_ms, initial: self.initial_status };
+        Ok(Check { id: Name::parse("checks.id", &self.id)?, kind })
+    }
 }
 
 impl RegistrationBody {
@@ -115,6 +141,7 @@ impl RegistrationBody {
         let weight = self.weight.unwrap_or(1);
         check_range("weight", weight, 1, limits::WEIGHT_MAX.into())?;
         check_count("tags", self.tags.len(), limits::TAGS_MAX)?;
+        check_count("checks", self.checks.len(), limits::CHECKS_MAX)?;
         check_count("metadata", self.metadata.0.len(), limits::METADATA_ENTRIES_MAX)?;
         let name = |field: &str, text: &Option<String>| {
             text.as_deref().map(|text| Name::parse(field, text)).transpose()
@@ -122,6 +149,9 @@ impl RegistrationBody {
         let entry = |(key, value): (String, String)| {
             Name::parse("metadata", &key).map(|key| (key, value.into()))
         };
+        let probe = self.probe.map(Check::probe).map(Ok);
+        let checks = self.checks.into_iter().map(CheckBody::into_check).chain(probe);
+        let checks: Result<Box<[Check]>, _> = checks.collect();
         let metadata: Result<Vec<_>, _> = self.metadata.0.into_iter().map(entry).collect();
         let registration = Registration {
             id,
@@ -133,7 +163,7 @@ impl RegistrationBody {
             node: name("node", &self.node)?,
             tags: self.tags.into_iter().map(String::into_boxed_str).collect(),
             metadata: metadata?.into(),
-            probe: self.probe.map(Box::new),
+            checks: checks?,
         }
         .normalised();
         registration.check()?;
@@ -225,6 +255,57 @@ impl From<&Health> for HealthView {
     }
 }
 
+/// Who finds out how an instance is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+enum CheckKindView {
+    /// Nodes of Maxine ask the instance.
+    Probe,
+    /// The owner reports.
+    Ttl,
+}
+
+/// A check of an instance.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub(super) struct CheckView {
+    /// Its name within the instance; `probe` is the check that Maxine makes.
+    id: String,
+    /// Who finds out how the instance is.
+    kind: CheckKindView,
+    /// The longest time between two reports, in milliseconds; null for the probe.
+    ttl_ms: Option<u64>,
+    /// The status until the first report; null for the probe.
+    initial_status: Option<CheckStatus>,
+    /// Its present status.
+    status: CheckStatus,
+    /// What was found; empty to callers without a credential.
+    output: String,
+    /// Since when it has this status, in milliseconds since 1970; null if nothing is known.
+    since_ms: Option<u64>,
+    /// The index of the last change to it.
+    modified_index: u64,
+}
+
+impl CheckView {
+    pub(super) fn new(check: &CheckReading<'_>, detail: Detail) -> Self {
+        let ttl = match check.kind {
+            Some(CheckKind::Ttl { ttl_ms, initial }) => Some((*ttl_ms, *initial)),
+            Some(CheckKind::Probe(_)) | None => None,
+        };
+        let output = if detail == Detail::WithoutProbes { "" } else { check.output };
+        Self {
+            id: check.id.into(),
+            kind: if ttl.is_some() { CheckKindView::Ttl } else { CheckKindView::Probe },
+            ttl_ms: ttl.map(|(ttl_ms, _)| ttl_ms),
+            initial_status: ttl.map(|(_, initial)| initial),
+            status: check.status,
+            output: output.into(),
+            since_ms: check.since_ms,
+            modified_index: check.modified_index,
+        }
+    }
+}
+
 /// An operator's decision that an instance gets no new traffic.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub(super) struct DrainView {
@@ -283,7 +364,9 @@ pub(crate) struct InstanceRecord {
     metadata: Metadata,
     /// Its own probe, if it registered one; null to callers without a credential.
     probe: Option<ProbeSpec>,
-    /// Result of the health checks.
+    /// Its checks, in the order of their ids, with their present states.
+    checks: Vec<CheckView>,
+    /// The verdict that follows from its checks.
     health: HealthView,
     /// The index of its registration; an expiry or a conditional removal names it.
     lease_epoch: u64,
@@ -324,15 +407,13 @@ impl Detail {
 impl InstanceRecord {
     pub(crate) fn new(key: &ServiceKey, instance: &Instance, detail: Detail) -> Self {
         let registration = &instance.registration;
-        let mut health = HealthView::from(&instance.health);
+        let mut health = HealthView::from(&instance.verdict());
         if detail == Detail::WithoutProbes {
             health.reason.clear();
         }
         let probe = match detail {
-            Detail::Full => registration.probe.as_deref().cloned(),
-            Detail::WithoutSecrets => {
-                registration.probe.as_deref().cloned().map(ProbeSpec::without_secrets)
-            }
+            Detail::Full => registration.probe().cloned(),
+            Detail::WithoutSecrets => registration.probe().cloned().map(ProbeSpec::without_secrets),
             Detail::WithoutProbes => None,
         };
         let text = |name: &Name| name.as_str().to_owned();
@@ -357,6 +438,7 @@ impl InstanceRecord {
             tags: registration.tags.iter().map(|tag| tag.as_ref().to_owned()).collect(),
             metadata: Metadata(registration.metadata.iter().map(entry).collect()),
             probe,
+            checks: instance.checks().map(|check| CheckView::new(&check, detail)).collect(),
             health,
             lease_epoch: instance.lease_epoch,
             registered_at_ms: instance.registered_at_ms,
@@ -437,9 +519,9 @@ impl ServiceSummary {
         for (id, instance) in &service.instances {
             draining += usize::from(service.drains.contains_key(id));
             routable += usize::from(service.is_routable(instance));
-            let gone = instance.health.liveness == Liveness::Evicted;
+            let gone = instance.health().liveness == Liveness::Evicted;
             evicted += usize::from(gone);
-            unhealthy += usize::from(!gone && instance.health.readiness == Readiness::NotReady);
+            unhealthy += usize::from(!gone && !instance.is_healthy());
         }
         let instances = service.instances.len();
         let health = match routable {

@@ -40,8 +40,10 @@ export const deregister = (i: InstanceName & { lease_epoch: number }) =>
 
 /** Registers an instance as it is known, with `change` applied. Also renews its lease. */
 export function register(i: Instance, change: Partial<Pick<Instance, 'weight'>> = {}) {
-  const { address, weight, ttl_ms, permanent, zone, version, node, tags, metadata, probe } = { ...i, ...change };
+  const { address, weight, ttl_ms, permanent, zone, version, node, tags, metadata, probe, checks } = { ...i, ...change };
   const body: Record<string, unknown> = { address, weight, permanent, tags, metadata };
+  const reported = checks.filter((check) => check.kind === 'ttl');
+  if (reported.length > 0) body.checks = reported.map(({ id, ttl_ms, initial_status }) => ({ id, ttl_ms, initial_status }));
   const optional = { ttl_ms, zone, version, node, probe };
   for (const [field, value] of Object.entries(optional)) if (value !== null) body[field] = value;
   return call(instancePath(i), { method: 'PUT', body });

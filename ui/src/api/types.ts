@@ -65,6 +65,7 @@ export interface Instance {
   tags: string[];
   metadata: Record<string, string>;
   probe: Probe | null;
+  checks: Check[];
   routable: boolean;
   health: Verdict;
   drain: Drain | null;
@@ -72,6 +73,20 @@ export interface Instance {
   registered_at_ms: number;
   modified_index: number;
 }
+
+export interface Check {
+  id: string;
+  /** `probe`: nodes of Maxine ask the instance. `ttl`: its owner reports. */
+  kind: 'probe' | 'ttl';
+  ttl_ms: number | null;
+  initial_status: CheckStatus | null;
+  status: CheckStatus;
+  output: string;
+  since_ms: number | null;
+  modified_index: number;
+}
+
+export type CheckStatus = 'unknown' | 'passing' | 'warning' | 'critical';
 
 export interface Observation {
   node: string;
@@ -89,6 +104,8 @@ export interface HealthWhy {
   verdict: Verdict;
   drain: Drain | null;
   why: string;
+  permanent: boolean;
+  checks: Check[];
   probe: Probe | null;
   probe_from: 'instance' | 'policy' | 'node' | null;
   observations: Observation[];

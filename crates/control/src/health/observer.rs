@@ -170,7 +170,7 @@ impl Observer {
         for instance in service.into_iter().flat_map(|s| s.instances.values()) {
             let key = key.instance(instance.registration.id.clone());
             let Some(probe) = effective_probe(instance, policy, &self.defaults) else {
-                if !instance.health.is_routable() {
+                if !instance.health().is_routable() {
                     self.unprobed.insert(key);
                 }
                 continue;

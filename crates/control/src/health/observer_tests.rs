@@ -1,5 +1,5 @@
 use super::*;
-use maxine_state::{Health, Name, Registration};
+use maxine_state::{Name, Registration};
 
 /// Between two looks at what is due, in milliseconds.
 const STEP_MS: u64 = 50;
@@ -32,15 +32,8 @@ impl World {
 
     fn register(&mut self, key: &InstanceKey, spec: ProbeSpec) {
         let address = Address::parse("http://10.0.0.1").unwrap();
-        let instance = Instance {
-            registration: Registration::new(key.instance.clone(), address, 60_000),
-            lease_epoch: 1,
-            registered_index: 1,
-            address_index: 1,
-            registered_at_ms: 0,
-            modified_index: 1,
-            health: Health::default(),
-        };
+        let instance =
+            Instance::new(Registration::new(key.instance.clone(), address, 60_000), 1, 0);
         self.core.track(key, &instance, spec, self.now_ms, self.now_ms);
     }
 

@@ -69,7 +69,7 @@ pub fn effective_probe(
     policy: Option<&ServicePolicy>,
     defaults: &ActiveDefaults,
 ) -> Option<EffectiveProbe> {
-    let own = instance.registration.probe.as_deref();
+    let own = instance.registration.probe();
     let of_policy = policy.and_then(|policy| policy.probe.as_ref());
     let asks = |spec: &&ProbeSpec| spec.kind != ProbeKind::Heartbeat;
     for (spec, from) in [(own, ProbeFrom::Instance), (of_policy, ProbeFrom::Policy)] {
@@ -98,21 +98,15 @@ pub fn effective_probe(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use maxine_state::{Address, Health, Name, Registration};
+    use maxine_state::{Address, Name, Registration};
 
     fn instance(probe: Option<ProbeSpec>) -> Instance {
         let address = Address::parse("http://10.0.0.1").unwrap();
         let mut registration = Registration::new(Name::trusted("a"), address, 5_000);
-        registration.probe = probe.map(Box::new);
-        Instance {
-            registration,
-            lease_epoch: 1,
-            registered_index: 1,
-            address_index: 1,
-            registered_at_ms: 0,
-            modified_index: 1,
-            health: Health::default(),
+        if let Some(probe) = probe {
+            registration = registration.with_probe(probe);
         }
+        Instance::new(registration, 1, 0)
     }
 
     #[test]

@@ -191,7 +191,7 @@ impl Verdicts {
             };
             if instance.address_index == heard.address_index {
                 let policy = service.and_then(|s| s.policy.as_ref()).and_then(|p| p.policy.health);
-                let present = &instance.health;
+                let present = instance.health();
                 if let Some(health) = judge(heard, present, policy, context) {
                     reports.push(HealthReport {
                         key: key.clone(),
@@ -218,13 +218,13 @@ impl Verdicts {
 fn take_back(key: &InstanceKey, context: &VerdictContext<'_>) -> Option<HealthReport> {
     let service = context.state.service(&key.service)?;
     let instance = service.instances.get(&key.instance)?;
-    if instance.health.is_routable() {
+    if instance.health().is_routable() {
         return None;
     }
     let health = Health {
         reason: "no node probes it any more".into(),
         since_ms: context.wall_ms,
-        flap_score: instance.health.flap_score,
+        flap_score: instance.health().flap_score,
         ..Health::default()
     };
     let address_index = instance.address_index;
@@ -407,7 +407,7 @@ mod tests {
             self.propose(Command::ReportHealth { items });
             self.verdicts.proposed();
             let instance = self.state.service(&service())?.instances.get(&Name::trusted("a"))?;
-            Some(instance.health.clone())
+            Some(instance.health().clone())
         }
     }
 

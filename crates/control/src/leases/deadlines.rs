@@ -1,23 +1,23 @@
 //! The deadlines in the order in which they come, and what may be expired of them when.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
+use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::former::{Former, FormerLease};
 use super::settings::ExpirySettings;
-use super::table::{Lease, LeaseId, LeaseTable};
-use maxine_state::{ControlState, Fence, Instance, InstanceKey};
+use super::table::{Lease, LeaseId, LeaseTable, Leased};
+use maxine_state::{ControlState, Fence, Instance, InstanceKey, Name};
 
 /// What has run out, and what may be done about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Due {
     /// Nothing.
     Nothing,
-    /// These may be expired now, leadership confirmed: each key with the `registered_index` that
-    /// its lease was opened by.
-    Expire(Vec<(InstanceKey, u64)>),
+    /// These may be expired now, leadership confirmed: each with the `registered_index` that its lease
+    /// was opened by.
+    Expire(Vec<(Leased, u64)>),
     /// An implausible share went silent at once: nothing is expired.
     Suspended {
         /// How many are silent.
@@ -52,6 +52,8 @@ pub(super) struct Deadlines {
     settings: ExpirySettings,
     pub(super) table: Arc<LeaseTable>,
     order: Order,
+    /// The checks that have leases, by the lease ids of their instances. Most instances have none.
+    checks: HashMap<LeaseId, Vec<Name>>,
     /// What was left of each lease when the table was closed last.
     former: Option<Arc<Former>>,
 }
@@ -59,7 +61,7 @@ pub(super) struct Deadlines {
 impl Deadlines {
     /// The order of a table that is empty, or is closed next.
     pub(super) fn on(table: Arc<LeaseTable>, settings: ExpirySettings) -> Self {
-        Self { settings, table, order: Order::default(), former: None }
+        Self { settings, table, order: Order::default(), checks: HashMap::new(), former: None }
     }
 
     /// Opens the table, empty, for a grant of leadership; what an earlier grant left is kept.
@@ -93,21 +95,29 @@ impl Deadlines {
     pub(super) fn clear(&mut self) {
         self.table.clear();
         self.order = Order::default();
+        self.checks.clear();
     }
 
-    /// Forgets the leases of registrations that `state` does not have.
+    /// Forgets the leases of registrations and reports that `state` does not have. [`Self::open_checks`] has
+    /// to follow for every instance.
     pub(super) fn retain(&mut self, state: &ControlState) {
         let leases = self.table.leases.pin();
         let is_there = |lease: &Lease| {
-            let service = state.service(&lease.key.service);
-            let instance = service.and_then(|s| s.instances.get(&lease.key.instance));
-            instance.is_some_and(|i| i.registered_index == lease.registered_index)
+            let Some(instance) = state.instance(&lease.leased.key) else { return false };
+            let is_same = |index: u64| index == lease.registered_index;
+            match &lease.leased.check {
+                None => is_same(instance.registered_index),
+                Some(check) => instance
+                    .leased_checks()
+                    .any(|(known, _)| known.id == **check && is_same(known.reported_index)),
+            }
         };
         let gone: Vec<LeaseId> =
             leases.iter().filter(|(_, lease)| !is_there(lease)).map(|(id, _)| *id).collect();
         for id in gone {
             leases.remove(&id);
         }
+        self.checks.clear();
     }
 
     /// Whether an instance has a lease.
@@ -139,7 +149,7 @@ impl Deadlines {
     pub(super) fn open(&mut self, key: &InstanceKey, instance: &Instance, now_ms: u64) {
         let Some(ttl_ms) = instance.registration.expiry.ttl_ms() else { return self.forget(key) };
         let until_ms = now_ms + ttl_ms + self.settings.grace_ms;
-        self.put(key, instance, ttl_ms, until_ms, 0);
+        self.put_instance(key, instance, ttl_ms, until_ms, 0);
     }
 
     /// Opens the lease of a registration that may be older than this leadership: it may have been
@@ -154,10 +164,10 @@ impl Deadlines {
     ) {
         let Some(ttl_ms) = instance.registration.expiry.ttl_ms() else { return self.forget(key) };
         let whole_ms = ttl_ms + self.settings.grace_ms + extra_ms;
-        self.put(key, instance, ttl_ms, 0, now_ms + whole_ms);
+        self.put_instance(key, instance, ttl_ms, 0, now_ms + whole_ms);
     }
 
-    fn put(
+    fn put_instance(
         &mut self,
         key: &InstanceKey,
         instance: &Instance,
@@ -165,9 +175,8 @@ impl Deadlines {
         heard_until_ms: u64,
         inherited_until_ms: u64,
     ) {
-        let id = LeaseId::of_key(key);
-        let lease = Lease {
-            key: key.clone(),
+        self.put(Lease {
+            leased: Leased::instance(key),
             epoch: instance.lease_epoch,
             registered_index: instance.registered_index,
             ttl_ms,
@@ -175,7 +184,11 @@ impl Deadlines {
             inherited_until_ms: AtomicU64::new(inherited_until_ms),
             queued_ms: AtomicU64::new(0),
             is_over: AtomicBool::new(false),
-        };
+        });
+    }
+
+    fn put(&mut self, lease: Lease) {
+        let id = lease.leased.id();
         let leases = self.table.leases.pin();
         if let Some(old) = leases.get(&id) {
             if old.registered_index > lease.registered_index {
@@ -183,8 +196,10 @@ impl Deadlines {
             }
             if old.registered_index == lease.registered_index {
                 // A repeat, as after a gap in the events: what was renewed since stays renewed.
-                old.heard_until_ms.fetch_max(heard_until_ms, Ordering::SeqCst);
-                old.inherited_until_ms.fetch_max(inherited_until_ms, Ordering::SeqCst);
+                let heard_ms = lease.heard_until_ms.load(Ordering::SeqCst);
+                let inherited_ms = lease.inherited_until_ms.load(Ordering::SeqCst);
+                old.heard_until_ms.fetch_max(heard_ms, Ordering::SeqCst);
+                old.inherited_until_ms.fetch_max(inherited_ms, Ordering::SeqCst);
                 return;
             }
             if old.epoch == lease.epoch {
@@ -195,6 +210,85 @@ impl Deadlines {
         let lease = Arc::new(lease);
         self.order.queue(id, &lease);
         leases.insert(id, lease);
+    }
+
+    /// Ends what was expired. The event that ends the lease of an instance may be on its way; until then it
+    /// stays due. The lease of a check ends here: a later report of it opens another one.
+    pub(super) fn set_expired(&mut self, items: &[(Leased, u64)]) {
+        let (checks, instances): (Vec<_>, Vec<_>) =
+            items.iter().cloned().partition(|(leased, _)| leased.check.is_some());
+        self.queue_again(&instances);
+        let leases = self.table.leases.pin();
+        for (leased, reported_index) in checks {
+            let id = leased.id();
+            if leases.get(&id).is_some_and(|lease| lease.registered_index == reported_index) {
+                leases.remove(&id);
+            }
+        }
+    }
+
+    /// Follows the checks of an instance that its owner reports. The lease of a check begins with each report
+    /// in the log and runs for its time to live; after a takeover, `extra_ms` longer.
+    pub(super) fn open_checks(
+        &mut self,
+        key: &InstanceKey,
+        instance: &Instance,
+        now_ms: u64,
+        extra_ms: Option<u64>,
+    ) {
+        let mut present = instance.leased_checks().peekable();
+        if present.peek().is_none() && self.checks.is_empty() {
+            return;
+        }
+        self.forget_checks(key, |check| {
+            instance.leased_checks().all(|(state, _)| state.id != *check)
+        });
+        let mut names = Vec::new();
+        for (state, ttl_ms) in present {
+            names.push(state.id.clone());
+            let leased = Leased::check(key, &state.id);
+            let known = self.table.leases.pin().get(&leased.id()).map(|l| l.registered_index);
+            // Another event of the instance is no report of this check.
+            if known.is_some_and(|known| known >= state.reported_index) {
+                continue;
+            }
+            let until_ms = now_ms + ttl_ms + self.settings.grace_ms;
+            let (heard_until_ms, inherited_until_ms) =
+                extra_ms.map_or((until_ms, 0), |extra_ms| (0, until_ms + extra_ms));
+            self.put(Lease {
+                leased,
+                epoch: state.reported_index,
+                registered_index: state.reported_index,
+                ttl_ms,
+                heard_until_ms: AtomicU64::new(heard_until_ms),
+                inherited_until_ms: AtomicU64::new(inherited_until_ms),
+                queued_ms: AtomicU64::new(0),
+                is_over: AtomicBool::new(false),
+            });
+        }
+        if !names.is_empty() {
+            self.checks.insert(LeaseId::of_key(key), names);
+        }
+    }
+
+    /// Forgets the leases of an instance's checks that are gone.
+    fn forget_checks(&mut self, key: &InstanceKey, is_gone: impl Fn(&Name) -> bool) {
+        let Some(names) = self.checks.remove(&LeaseId::of_key(key)) else { return };
+        let leases = self.table.leases.pin();
+        for check in names.iter().filter(|check| is_gone(check)) {
+            leases.remove(&LeaseId::of_check(key, check));
+        }
+    }
+
+    /// The time to live of a lease, in milliseconds; 0 if there is none.
+    pub(super) fn ttl_ms(&self, leased: &Leased) -> u64 {
+        self.table.leases.pin().get(&leased.id()).map_or(0, |lease| lease.ttl_ms)
+    }
+
+    /// Forgets everything about an instance that is gone.
+    pub(super) fn remove(&mut self, key: &InstanceKey) {
+        self.forget(key);
+        self.forget_checks(key, |_| true);
     }
 
     /// Forgets the lease of an instance that is gone, or that is permanent from now on.
@@ -278,46 +372,44 @@ impl Deadlines {
         }
         silent.truncate(take);
         order.expired_at_ms.extend(std::iter::repeat_n(now_ms, take));
-        let due = silent.into_iter().map(|(_, lease)| (lease.key.clone(), lease.registered_index));
+        let due =
+            silent.into_iter().map(|(_, lease)| (lease.leased.clone(), lease.registered_index));
         Due::Expire(due.collect())
     }
 
     /// Of what was due, keeps what is due still; the rest was renewed meanwhile and is put back.
     /// What is kept cannot be renewed any more, whatever becomes of the attempt to expire it: its
     /// owner registers again.
-    pub(super) fn still_due(
-        &mut self,
-        due: Vec<(InstanceKey, u64)>,
-        now_ms: u64,
-    ) -> Vec<(InstanceKey, u64)> {
-        let (out, back): (Vec<_>, Vec<_>) = due.into_iter().partition(|(key, registered_index)| {
-            self.table.leases.pin().get(&LeaseId::of_key(key)).is_some_and(|lease| {
-                if lease.registered_index != *registered_index || lease.deadline_ms() > now_ms {
-                    return false;
-                }
-                lease.is_over.store(true, Ordering::SeqCst);
-                // A renewal may have come between the look and the mark; it was acknowledged.
-                let renewed = lease.deadline_ms() > now_ms;
-                lease.is_over.store(!renewed, Ordering::SeqCst);
-                !renewed
-            })
-        });
+    pub(super) fn still_due(&mut self, due: Vec<(Leased, u64)>, now_ms: u64) -> Vec<(Leased, u64)> {
+        let (out, back): (Vec<_>, Vec<_>) =
+            due.into_iter().partition(|(leased, registered_index)| {
+                self.table.leases.pin().get(&leased.id()).is_some_and(|lease| {
+                    if lease.registered_index != *registered_index || lease.deadline_ms() > now_ms {
+                        return false;
+                    }
+                    lease.is_over.store(true, Ordering::SeqCst);
+                    // A renewal may have come between the look and the mark; it was acknowledged.
+                    let renewed = lease.deadline_ms() > now_ms;
+                    lease.is_over.store(!renewed, Ordering::SeqCst);
+                    !renewed
+                })
+            });
         self.give_back(&back);
         out
     }
 
     /// Puts back what was due but was not expired; it does not count as gone silent.
-    pub(super) fn give_back(&mut self, due: &[(InstanceKey, u64)]) {
+    pub(super) fn give_back(&mut self, due: &[(Leased, u64)]) {
         let expired = &mut self.order.expired_at_ms;
         expired.truncate(expired.len().saturating_sub(due.len()));
         self.queue_again(due);
     }
 
     /// Lets leases come up again at their deadlines, if they are still there.
-    pub(super) fn queue_again(&mut self, due: &[(InstanceKey, u64)]) {
+    fn queue_again(&mut self, due: &[(Leased, u64)]) {
         let leases = self.table.leases.pin();
-        for (key, _) in due {
-            let id = LeaseId::of_key(key);
+        for (leased, _) in due {
+            let id = leased.id();
             if let Some(lease) = leases.get(&id) {
                 self.order.queue(id, lease);
             }

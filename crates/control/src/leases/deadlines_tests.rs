@@ -1,5 +1,5 @@
 use super::*;
-use maxine_state::{Address, Expiry, Health, Name, Registration, ServiceKey};
+use maxine_state::{Address, Expiry, Name, Registration, ServiceKey};
 
 fn key(id: usize) -> InstanceKey {
     ServiceKey::new(Name::trusted("default"), Name::trusted("s"))
@@ -8,15 +8,7 @@ fn key(id: usize) -> InstanceKey {
 
 fn instance(id: usize, epoch: u64, ttl_ms: u64) -> Instance {
     let address = Address::parse("http://10.0.0.1").unwrap();
-    Instance {
-        registration: Registration::new(key(id).instance, address, ttl_ms),
-        lease_epoch: epoch,
-        registered_index: epoch,
-        address_index: epoch,
-        registered_at_ms: 0,
-        modified_index: epoch,
-        health: Health::default(),
-    }
+    Instance::new(Registration::new(key(id).instance, address, ttl_ms), epoch, 0)
 }
 
 fn deadlines(settings: ExpirySettings) -> Deadlines {
@@ -34,7 +26,9 @@ fn table(fleet: usize) -> Deadlines {
 
 fn expired(due: Due) -> Vec<String> {
     match due {
-        Due::Expire(items) => items.iter().map(|(key, _)| key.instance.to_string()).collect(),
+        Due::Expire(items) => {
+            items.iter().map(|(leased, _)| leased.key.instance.to_string()).collect()
+        }
         Due::Nothing => vec![],
         Due::Suspended { .. } => panic!("suspended"),
     }
@@ -81,7 +75,7 @@ fn what_is_renewed_while_leadership_is_confirmed_is_put_back() {
     assert!(table.table.renew(LeaseId::of_key(&key(1)), 0, 6_001));
     let out = table.still_due(due, 6_001);
     assert_eq!(out.len(), 1);
-    assert_eq!(out[0].0, key(0));
+    assert_eq!(out[0].0.key, key(0));
     table.forget(&key(0));
     assert_eq!(expired(table.due(11_501, 10)), ["i1"], "it comes up again at its new deadline");
 }
@@ -143,8 +137,8 @@ fn expiry_keeps_its_rate() {
     }
     let mut take = |now_ms| {
         let Due::Expire(due) = table.due(now_ms, 1_000) else { return 0 };
-        for (key, _) in &due {
-            table.forget(key);
+        for (leased, _) in &due {
+            table.forget(&leased.key);
         }
         due.len()
     };

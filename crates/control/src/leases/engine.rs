@@ -5,9 +5,11 @@ use std::sync::Arc;
 use super::deadlines::{Deadlines, Due};
 use super::former::{Former, FormerLease};
 use super::settings::ExpirySettings;
-use super::table::LeaseTable;
+use super::table::{LeaseTable, Leased};
 use crate::faults::{self, Fault};
-use maxine_state::{ControlState, Event, EventKind, Fence, FormerGrant, InstanceKey, Name};
+use maxine_state::{
+    CheckExpiry, Command, ControlState, Event, EventKind, Fence, FormerGrant, Name,
+};
 
 /// How often [`LeaseEvent::Tick`] has to come, in milliseconds.
 pub const EXPIRY_TICK_MS: u64 = 100;
@@ -78,14 +80,14 @@ pub enum LeaseEffect {
         /// To be returned in [`LeaseEvent::Confirmed`].
         attempt: u64,
     },
-    /// Propose to expire these registrations.
+    /// Propose in one batch to expire registrations, and checks that were not reported in time.
     Expire {
         /// To be returned in [`LeaseEvent::Expired`].
         attempt: u64,
         /// The grant under which that was decided.
         fence: Fence,
-        /// Each instance with the index of the registration that ran out.
-        items: Vec<(InstanceKey, u64)>,
+        /// At most one for the instances and one for the checks.
+        commands: Vec<Command>,
     },
     /// Have another grant committed for this node. What was decided under the present one is refused
     /// from then on.
@@ -130,9 +132,9 @@ enum Attempt {
     #[default]
     None,
     /// Leadership is being confirmed before these are expired.
-    Confirming(Vec<(InstanceKey, u64)>),
+    Confirming(Vec<(Leased, u64)>),
     /// These are proposed.
-    Expiring(Vec<(InstanceKey, u64)>),
+    Expiring(Vec<(Leased, u64)>),
 }
 
 /// The engine of the leases.
@@ -263,6 +265,8 @@ impl Leases {
         for (key, service) in state.services() {
             for (id, instance) in &service.instances {
                 let key = key.instance(id.clone());
+                let extra_ms = Some(self.takeover_extra_ms);
+                self.deadlines.open_checks(&key, instance, now_ms, extra_ms);
                 if self.deadlines.has(&key) {
                     continue;
                 }
@@ -295,8 +299,12 @@ impl Leases {
             match &event.kind {
                 EventKind::InstanceRegistered { key, data } => {
                     self.deadlines.open(key, data, now_ms);
+                    self.deadlines.open_checks(key, data, now_ms, None);
                 }
-                EventKind::InstanceRemoved { key, .. } => self.deadlines.forget(key),
+                EventKind::CheckReported { key, data, .. } => {
+                    self.deadlines.open_checks(key, data, now_ms, None);
+                }
+                EventKind::InstanceRemoved { key, .. } => self.deadlines.remove(key),
                 _ => {}
             }
         }
@@ -355,8 +363,28 @@ impl Leases {
         if items.is_empty() {
             return;
         }
-        self.attempt = Attempt::Expiring(items.clone());
-        effects.push(LeaseEffect::Expire { attempt: self.attempts, fence, items });
+        let commands = self.expiry_of(&items);
+        self.attempt = Attempt::Expiring(items);
+        effects.push(LeaseEffect::Expire { attempt: self.attempts, fence, commands });
+    }
+
+    fn expiry_of(&self, items: &[(Leased, u64)]) -> Vec<Command> {
+        let (mut instances, mut checks) = (Vec::new(), Vec::new());
+        for (leased, index) in items {
+            let key = leased.key.clone();
+            match &leased.check {
+                None => instances.push((key, *index)),
+                Some(check) => checks.push(CheckExpiry {
+                    key,
+                    check: Name::clone(check),
+                    reported_index: *index,
+                    output: format!("no report within {} ms", self.deadlines.ttl_ms(leased)).into(),
+                }),
+            }
+        }
+        let instances = (!instances.is_empty()).then_some(Command::Expire { items: instances });
+        let checks = (!checks.is_empty()).then_some(Command::ExpireChecks { items: checks });
+        instances.into_iter().chain(checks).collect()
     }
 
     fn expired(&mut self, is_applied: bool, now_ms: u64, effects: &mut Vec<LeaseEffect>) {
@@ -365,7 +393,7 @@ impl Leases {
         // What was expired is closed by its event, which may be on its way; of what failed nothing
         // is known. Either way it stays due until then.
         match is_applied {
-            true => self.deadlines.queue_again(&items),
+            true => self.deadlines.set_expired(&items),
             false => self.deadlines.give_back(&items),
         }
     }
@@ -396,3 +424,7 @@ impl Leases {
 #[cfg(test)]
 #[path = "engine_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "checks_tests.rs"]
+mod checks_tests;

@@ -42,7 +42,7 @@ impl World {
     }
 }
 
-fn key() -> InstanceKey {
+fn key() -> maxine_state::InstanceKey {
     ServiceKey::new(Name::trusted("default"), Name::trusted("s")).instance(Name::trusted("a"))
 }
 
@@ -109,7 +109,8 @@ fn what_was_renewed_while_leadership_was_confirmed_is_not_expired() {
         key(),
         world.state.service(&key().service).unwrap().instances[&key().instance].registered_index,
     )];
-    let expire = LeaseEffect::Expire { attempt: 2, fence, items };
+    let commands = vec![Command::Expire { items }];
+    let expire = LeaseEffect::Expire { attempt: 2, fence, commands };
     assert_eq!(leases.step(confirmed(2), then_ms + 10), [expire]);
     assert!(!renew(&leases, then_ms + 20), "the expiry may be ordered already");
 }

@@ -18,4 +18,4 @@ pub use deadlines::Due;
 pub use engine::{EXPIRY_TICK_MS, ExpiryEvent, LeaseEffect, LeaseEvent, Leases, NotLeft};
 pub use former::{Former, FormerLease};
 pub use settings::ExpirySettings;
-pub use table::{LeaseId, LeaseTable};
+pub use table::{LeaseId, LeaseTable, Leased};

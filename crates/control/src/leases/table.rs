@@ -7,7 +7,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::former::FormerLease;
 use super::settings::ExpirySettings;
-use maxine_state::{Fence, InstanceKey};
+use maxine_state::{Fence, InstanceKey, Name};
 
 /// Names a lease in 16 bytes, so that batches between nodes stay small.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -17,9 +17,13 @@ impl LeaseId {
     /// The id of an instance's lease: a 128-bit hash of its key.
     #[must_use]
     pub fn of(namespace: &str, service: &str, instance: &str) -> Self {
+        Self::of_parts(&[namespace, service, instance])
+    }
+
+    fn of_parts(parts: &[&str]) -> Self {
         let mut hasher = Xxh3::new();
         // 0xff stands in no UTF-8 text, so the parts cannot run into each other.
-        for part in [namespace, service, instance] {
+        for part in parts {
             hasher.update(part.as_bytes());
             hasher.update(&[0xff]);
         }
@@ -32,13 +36,49 @@ impl LeaseId {
         let service = &key.service;
         Self::of(service.namespace.as_str(), service.service.as_str(), key.instance.as_str())
     }
+
+    /// The id of the lease of a check that its owner reports.
+    #[must_use]
+    pub fn of_check(key: &InstanceKey, check: &Name) -> Self {
+        let service = &key.service;
+        let (namespace, service) = (service.namespace.as_str(), service.service.as_str());
+        Self::of_parts(&[namespace, service, key.instance.as_str(), check.as_str()])
+    }
+}
+
+/// What a lease is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Leased {
+    /// The instance.
+    pub key: InstanceKey,
+    /// The check of it that its owner reports; `None` if the lease is for the instance itself. In a box, because most
+    /// leases are for instances.
+    pub check: Option<Box<Name>>,
+}
+
+impl Leased {
+    pub(super) fn instance(key: &InstanceKey) -> Self {
+        Self { key: key.clone(), check: None }
+    }
+
+    pub(super) fn check(key: &InstanceKey, check: &Name) -> Self {
+        Self { key: key.clone(), check: Some(Box::new(check.clone())) }
+    }
+
+    pub(super) fn id(&self) -> LeaseId {
+        match &self.check {
+            None => LeaseId::of_key(&self.key),
+            Some(check) => LeaseId::of_check(&self.key, check),
+        }
+    }
 }
 
 #[derive(Debug)]
 pub(super) struct Lease {
-    pub(super) key: InstanceKey,
+    pub(super) leased: Leased,
+    /// What a renewal may name: the `lease_epoch` of an instance, the last report of a check.
     pub(super) epoch: u64,
-    /// The last registration in the log that it was opened by; an expiry names it.
+    /// The last registration, or report of a check, in the log that it was opened by; an expiry names it.
     pub(super) registered_index: u64,
     pub(super) ttl_ms: u64,
     /// Until when it runs by what its owner did under this leader: registrations and renewals.

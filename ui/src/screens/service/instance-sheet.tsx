@@ -5,7 +5,7 @@ import { call, path } from '../../api/client';
 import { stateOf } from '../../api/instances';
 import { asProblem, Problem } from '../../api/problem';
 import { instanceNodesQuery, whyQuery } from '../../api/queries';
-import type { Instance, Service } from '../../api/types';
+import type { Check, Instance, Service } from '../../api/types';
 import { RoleButton } from '../../parts/button';
 import { CopyButton } from '../../parts/copy';
 import { Sheet } from '../../parts/dialog';
@@ -73,6 +73,7 @@ function Body({ service, id, known, onClose }: { service: Service; id: string; k
     <>
       <Actions instance={instance} service={service} onClose={onClose} />
       <Why instance={instance} />
+      <Checks checks={instance.checks} />
       <Registered instance={instance} />
     </>
   );
@@ -118,7 +119,7 @@ function Why({ instance }: { instance: Instance }) {
     <section className="sheet-part" aria-label="Health">
       <div className="why">
         <InstanceStatus state={state} badge />
-        <p className="why-text">{why.data?.why || instance.health.reason || (state === 'unknown' ? 'It has not been probed yet; only its heartbeats count.' : '')}</p>
+        <p className="why-text">{why.data?.why || instance.health.reason || (state === 'unknown' ? (instance.permanent ? 'It has not been probed yet, and it never expires.' : 'It has not been probed yet; only its heartbeats count.') : '')}</p>
       </div>
       <Facts
         items={[
@@ -158,7 +159,9 @@ function Why({ instance }: { instance: Instance }) {
         <p className="muted">
           {probe?.kind && probe.kind !== 'heartbeat'
             ? 'No node has probed it yet.'
-            : 'It is not probed: only its heartbeats count.'}
+            : instance.permanent
+              ? 'It is not probed, and it never expires.'
+              : 'It is not probed: only its heartbeats count.'}
         </p>
       ) : (
         <div className="scroll-x" role="region" aria-label="Latest probes" tabIndex={0}>
@@ -190,6 +193,43 @@ function Why({ instance }: { instance: Instance }) {
           </table>
         </div>
       )}
+    </section>
+  );
+}
+
+const TONES = { passing: 'good', warning: 'warn', critical: 'bad', unknown: 'muted' } as const;
+
+function Checks({ checks }: { checks: Check[] }) {
+  if (checks.length === 0) return null;
+  return (
+    <section className="sheet-part" aria-label="Checks">
+      <h3>Checks</h3>
+      <div className="scroll-x" role="region" aria-label="Checks" tabIndex={0}>
+        <table className="plain">
+          <thead>
+            <tr>
+              <th scope="col">Check</th>
+              <th scope="col">Status</th>
+              <th scope="col">Output</th>
+              <th scope="col">Made by</th>
+              <th scope="col">Since</th>
+            </tr>
+          </thead>
+          <tbody>
+            {checks.map((check) => (
+              <tr key={check.id}>
+                <td className="mono">{check.id}</td>
+                <td>
+                  <Status tone={TONES[check.status]}>{check.status}</Status>
+                </td>
+                <td className="break">{check.output || '–'}</td>
+                <td>{check.ttl_ms === null ? 'Maxine' : `its owner, at least every ${duration(check.ttl_ms)}`}</td>
+                <td className="num">{check.since_ms === null ? '–' : <Ago at={check.since_ms} />}</td>
+              </tr>
+            ))}
+          </tbody>
+        </table>
+      </div>
     </section>
   );
 }

@@ -1,0 +1,331 @@
+//! The checks of an instance: what its owner registered, and what is known of each.
+//!
+//! The verdict on an instance is derived from its checks, here and nowhere else ([`Instance::verdict`]).
+
+use bincode::{Decode, Encode};
+use serde::{Deserialize, Serialize};
+
+use super::health::{Health, Liveness, Readiness};
+use super::instance::{Instance, Registration};
+use super::limits::{self, Limit, LimitExceeded, check_count, check_range, check_text};
+use super::name::Name;
+use super::policy::ProbeSpec;
+use super::versioned::{Needs, first_version, stored};
+
+/// The state of a check.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Encode,
+    Decode,
+    Serialize,
+    Deserialize,
+    utoipa::ToSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum CheckStatus {
+    /// Nothing is known yet. The instance gets traffic.
+    #[default]
+    Unknown,
+    /// It works.
+    Passing,
+    /// It works, but something is wrong. The instance gets traffic.
+    Warning,
+    /// It does not work. The instance gets no traffic.
+    Critical,
+}
+
+first_version!(CheckStatus { Unknown, Passing, Warning, Critical });
+
+/// A check as the owner of the instance registered it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Check {
+    /// Its name within the instance.
+    pub id: Name,
+    /// Who finds out how the instance is.
+    pub kind: CheckKind,
+}
+
+stored!(Check { id, kind });
+
+/// The kinds of checks. Variants are only ever appended.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum CheckKind {
+    /// Nodes of Maxine ask the instance. There is one, with the id [`Check::PROBE`].
+    Probe(Box<ProbeSpec>),
+    /// The owner reports. Without a report within the time to live, the check becomes critical.
+    Ttl {
+        /// The longest time between two reports, in milliseconds.
+        ttl_ms: u64,
+        /// The status until the first report.
+        initial: CheckStatus,
+    },
+}
+
+impl Needs for CheckKind {
+    fn needs(&self) -> u32 {
+        match self {
+            Self::Probe(spec) => spec.needs(),
+            Self::Ttl { ttl_ms, initial } => (ttl_ms, initial).needs(),
+        }
+    }
+}
+
+impl Check {
+    /// The id of the check that nodes of Maxine make.
+    pub const PROBE: &'static str = "probe";
+
+    /// The check that nodes of Maxine make.
+    #[must_use]
+    pub fn probe(spec: ProbeSpec) -> Self {
+        Self { id: Name::trusted(Self::PROBE), kind: CheckKind::Probe(Box::new(spec)) }
+    }
+
+    pub(super) fn texts_len(&self) -> usize {
+        let spec = match &self.kind {
+            CheckKind::Probe(spec) => spec.texts_len(),
+            CheckKind::Ttl { .. } => 0,
+        };
+        self.id.as_str().len() + spec
+    }
+
+    fn check(&self) -> Result<(), LimitExceeded> {
+        limits::check_name("checks.id", self.id.as_str())?;
+        let is_probe = self.id.as_str() == Self::PROBE;
+        match &self.kind {
+            CheckKind::Probe(spec) if is_probe => spec.check(),
+            CheckKind::Ttl { ttl_ms, .. } if !is_probe => {
+                check_range("checks.ttl_ms", *ttl_ms, limits::TTL_MS_MIN, limits::TTL_MS_MAX)
+            }
+            _ => Err(LimitExceeded::new("checks.id", Limit::ProbeId, self.id.as_str())),
+        }
+    }
+
+    /// Checks every bound of a registration's checks, which are sorted by id.
+    pub(super) fn check_all(checks: &[Self]) -> Result<(), LimitExceeded> {
+        check_count("checks", checks.len(), limits::CHECKS_MAX)?;
+        checks.iter().try_for_each(Self::check)?;
+        match checks.windows(2).find(|pair| pair[0].id >= pair[1].id) {
+            Some(pair) => Err(LimitExceeded::new("checks.id", Limit::Unique, pair[1].id.as_str())),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Registration {
+    /// The check that nodes of Maxine make, if its owner registered one.
+    #[must_use]
+    pub fn probe(&self) -> Option<&ProbeSpec> {
+        self.checks.iter().find_map(|check| match &check.kind {
+            CheckKind::Probe(spec) => Some(spec.as_ref()),
+            CheckKind::Ttl { .. } => None,
+        })
+    }
+
+    /// Registers the check that nodes of Maxine make.
+    #[must_use]
+    pub fn with_probe(mut self, spec: ProbeSpec) -> Self {
+        let others = self.checks.iter().filter(|check| check.id.as_str() != Check::PROBE);
+        let mut checks: Vec<Check> = others.cloned().collect();
+        checks.push(Check::probe(spec));
+        self.checks = checks.into();
+        self.normalised()
+    }
+}
+
+/// What is known of a check that its owner reports.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CheckState {
+    /// Its id.
+    pub id: Name,
+    /// The status.
+    pub status: CheckStatus,
+    /// What the owner said of it; may be empty.
+    pub output: Box<str>,
+    /// Since when, in milliseconds since 1970.
+    pub since_ms: u64,
+    /// Index at which it last changed.
+    pub modified_index: u64,
+    /// Index of the last report of it in the log, equal ones included; a registration counts as one. An expiry names
+    /// it, so an expiry that was decided before a report changes nothing.
+    pub reported_index: u64,
+}
+
+stored!(CheckState { id, status, output, since_ms, modified_index, reported_index });
+
+impl CheckState {
+    /// Whether it became critical because its owner did not report it in time. Until the next report there is no
+    /// deadline for it.
+    #[must_use]
+    pub fn is_expired(&self) -> bool {
+        self.modified_index > self.reported_index
+    }
+
+    /// Whether a report says what is known already.
+    #[must_use]
+    pub fn equals(&self, report: &CheckReport) -> bool {
+        !self.is_expired() && self.status == report.status && self.output == report.output
+    }
+}
+
+/// What is known of an instance's checks.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Known {
+    /// What the observers of its probe agreed on.
+    pub(super) health: Health,
+    /// Index at which that last changed; 0 if nothing was observed.
+    pub(super) health_index: u64,
+    /// The checks that its owner reports, in the order of their ids.
+    pub(super) checks: Vec<CheckState>,
+}
+
+stored!(Known { health, health_index, checks });
+
+/// A check of an instance with its present state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CheckReading<'a> {
+    /// Its id.
+    pub id: &'a str,
+    /// As its owner registered it; `None` for a probe that comes from elsewhere.
+    pub kind: Option<&'a CheckKind>,
+    /// The status.
+    pub status: CheckStatus,
+    /// What was found; may be empty.
+    pub output: &'a str,
+    /// Since when, in milliseconds since 1970; `None` if nothing is known.
+    pub since_ms: Option<u64>,
+    /// Index at which it last changed.
+    pub modified_index: u64,
+}
+
+impl Instance {
+    /// What is known of the checks that its owner reports.
+    #[must_use]
+    pub fn reported_checks(&self) -> &[CheckState] {
+        self.known.as_ref().map_or(&[], |known| &known.checks)
+    }
+
+    /// The checks that their owner must report in time, each with its time to live in milliseconds. Those that have
+    /// expired are not among them.
+    pub fn leased_checks(&self) -> impl Iterator<Item = (&CheckState, u64)> {
+        let ttl_ms = |id: &Name| {
+            let check = self.registration.checks.iter().find(|check| check.id == *id);
+            match check?.kind {
+                CheckKind::Ttl { ttl_ms, .. } => Some(ttl_ms),
+                CheckKind::Probe(_) => None,
+            }
+        };
+        let reported = self.reported_checks().iter().filter(|state| !state.is_expired());
+        reported.filter_map(move |state| Some((state, ttl_ms(&state.id)?)))
+    }
+
+    /// All checks, in the order of their ids. The probe is among them if its owner registered it, or if it was probed.
+    pub fn checks(&self) -> impl Iterator<Item = CheckReading<'_>> {
+        let registered = &self.registration.checks;
+        let kind_of = |id: &str| {
+            let check = registered.iter().find(|check| check.id.as_str() == id);
+            check.map(|check| &check.kind)
+        };
+        let health = self.health();
+        let probe_kind = kind_of(Check::PROBE);
+        let health_index = self.known.as_ref().map_or(0, |known| known.health_index);
+        let probe = (probe_kind.is_some() || health_index > 0).then(|| CheckReading {
+            id: Check::PROBE,
+            kind: probe_kind,
+            status: match (health.is_routable(), health.readiness) {
+                (false, _) => CheckStatus::Critical,
+                (true, Readiness::Ready) => CheckStatus::Passing,
+                (true, _) => CheckStatus::Unknown,
+            },
+            output: &health.reason,
+            since_ms: (health.since_ms > 0).then_some(health.since_ms),
+            modified_index: health_index.max(self.address_index),
+        });
+        let reported = self.reported_checks();
+        let (before, after) =
+            reported.split_at(reported.partition_point(|check| check.id.as_str() < Check::PROBE));
+        let reading = move |check| CheckReading::of(check, registered);
+        before.iter().map(reading).chain(probe).chain(after.iter().map(reading))
+    }
+
+    /// The worst status among its checks.
+    #[must_use]
+    pub fn status(&self) -> CheckStatus {
+        self.checks().map(|check| check.status).max().unwrap_or_default()
+    }
+
+    /// The verdict on the instance: that of its probe, unless a check that its owner reports is worse.
+    #[must_use]
+    pub fn verdict(&self) -> Health {
+        let health = self.health();
+        let reported = self.reported_checks();
+        let worst =
+            reported.iter().max_by_key(|check| (check.status, std::cmp::Reverse(&check.id)));
+        let Some(worst) = worst.filter(|_| health.is_routable()) else { return health.clone() };
+        let readiness = match (worst.status, health.readiness) {
+            (CheckStatus::Critical, _) => Readiness::NotReady,
+            (CheckStatus::Unknown, known) => return Health { readiness: known, ..health.clone() },
+            (CheckStatus::Passing, _) => {
+                return Health { readiness: Readiness::Ready, ..health.clone() };
+            }
+            (CheckStatus::Warning, _) => Readiness::Ready,
+        };
+        Health {
+            readiness,
+            liveness: Liveness::Alive,
+            reason: format!("check {}: {}", worst.id, worst.output).into(),
+            since_ms: worst.since_ms,
+            flap_score: health.flap_score,
+        }
+    }
+
+    /// Whether the instance is healthy enough for traffic: no check of it is critical.
+    #[must_use]
+    pub fn is_healthy(&self) -> bool {
+        let Some(known) = &self.known else { return true };
+        known.health.is_routable()
+            && known.checks.iter().all(|check| check.status != CheckStatus::Critical)
+    }
+}
+
+impl<'a> CheckReading<'a> {
+    fn of(state: &'a CheckState, registered: &'a [Check]) -> Self {
+        let check = registered.iter().find(|check| check.id == state.id);
+        Self {
+            id: state.id.as_str(),
+            kind: check.map(|check| &check.kind),
+            status: state.status,
+            output: &state.output,
+            since_ms: Some(state.since_ms),
+            modified_index: state.modified_index,
+        }
+    }
+}
+
+/// What an owner says of a check.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CheckReport {
+    /// The status.
+    pub status: CheckStatus,
+    /// What was found, up to [`limits::CHECK_OUTPUT_LEN_MAX`] bytes; may be empty.
+    pub output: Box<str>,
+}
+
+stored!(CheckReport { status, output });
+
+impl CheckReport {
+    /// Checks every bound.
+    pub fn check(&self) -> Result<(), LimitExceeded> {
+        check_text("output", &self.output, 0, limits::CHECK_OUTPUT_LEN_MAX)
+    }
+}
+
+#[cfg(test)]
+#[path = "check_tests.rs"]
+mod tests;
