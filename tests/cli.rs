@@ -500,6 +500,20 @@ fn votes_and_removals_are_checked_and_a_removed_leader_says_so() {
     assert!(text(&unasked.stderr).contains("writes stop"), "{}", text(&unasked.stderr));
     assert_eq!(code(&unasked), 2);
     dev.json(&["cluster", "remove", "4", "--yes"]);
+    let removals = || dev.json(&["audit", "list", "--action", "member.remove"]).len();
+    let recorded = removals();
+    dev.json(&["cluster", "remove", "4", "--yes"]);
+    assert_eq!(removals(), recorded, "it had been removed before");
+    for gone in [
+        &["cluster", "remove", "9", "--yes"][..],
+        &["cluster", "promote", "9"],
+        &["cluster", "transfer", "9"],
+    ] {
+        let answer = dev.run(gone);
+        assert_eq!(code(&answer), 3, "{gone:?}: {}", text(&answer.stderr));
+    }
+    let silenced = dev.run(&["alerts", "unsilence", "xx"]);
+    assert_eq!(code(&silenced), 5, "there is no such type: {}", text(&silenced.stdout));
     assert_eq!(dev.json(&["cluster", "digest"])[0]["equal"], true);
 
     // A node that was busy may know no leader for a moment.

@@ -449,6 +449,7 @@ pub(crate) enum AdminRefusalDto {
     Timeout,
     Io(String),
     ShuttingDown,
+    NoSuchMember(String),
 }
 
 #[derive(Debug, PartialEq, Encode, Decode)]

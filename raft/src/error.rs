@@ -160,6 +160,9 @@ pub enum AdminError {
     /// The request does not fit the cluster's present state.
     #[error("{0}")]
     Refused(String),
+    /// The node that it is about is no member of the cluster.
+    #[error("{0}")]
+    NoSuchMember(String),
     /// It did not finish in time and may yet take effect; look at the status.
     #[error("it did not finish in time and may still take effect")]
     Timeout,

@@ -144,17 +144,17 @@ pub(crate) async fn watch_over(node: Weak<Inner>, stop: CancellationToken) {
             *published = now;
             true
         });
+        let mut leads_since = inner.leads_since.lock();
+        *leads_since = now.is_leader.then(|| leads_since.unwrap_or_else(clock::now));
+        drop(leads_since);
         watch_exclusion(&inner);
-        let (membership_id, failure) = inner.with_metrics(|metrics| {
-            let failure = metrics.running_state.as_ref().err().map(ToString::to_string);
-            (*metrics.membership_config.log_id(), failure)
-        });
+        let membership_id = inner.with_metrics(|metrics| *metrics.membership_config.log_id());
         if members_seen != Some(membership_id) {
             members_seen = Some(membership_id);
             let members = inner.with_metrics(|metrics| metrics.membership_config.clone());
             inner.links.retain(|node| members.membership().get_node(&node).is_some());
         }
-        if let Some(reason) = failure
+        if let Some(reason) = core_end(&inner)
             && !inner.stop.is_cancelled()
             && inner.is_accepting()
         {
@@ -164,6 +164,18 @@ pub(crate) async fn watch_over(node: Weak<Inner>, stop: CancellationToken) {
             inner.links.close();
         }
     }
+}
+
+/// Why the consensus core has ended; `None` while it runs. A core that panicked leaves its last metrics as they were, and
+/// only the end of their channel shows it.
+fn core_end(inner: &Inner) -> Option<String> {
+    let stated =
+        inner.with_metrics(|metrics| metrics.running_state.as_ref().err().map(ToString::to_string));
+    let panicked = || {
+        let reason = "the consensus core of this node panicked; its message is in this node's log";
+        inner.raft.metrics().is_closed().then(|| reason.to_owned())
+    };
+    stated.or_else(panicked)
 }
 
 /// Publishes whether this node still belongs to its cluster, and says so in the log.
@@ -234,5 +246,62 @@ impl crate::network::links::Contacts {
     /// How long ago a follower last heard the leader's own requests.
     pub(crate) fn leader_heard_age(&self, leader: NodeId) -> Option<Duration> {
         self.leader_heard(leader).map(clock::since)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::io::{self, Read, Write};
+    use std::sync::Arc;
+
+    use bytes::Bytes;
+    use futures::future::BoxFuture;
+
+    use super::*;
+    use crate::application::{Application, CommittedEntry, PeerHandler, SnapshotEncoder};
+    use crate::config::{Config, Member};
+
+    struct Nothing;
+
+    impl SnapshotEncoder for Nothing {
+        fn encode(self: Box<Self>, _: &mut dyn Write) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Application for Nothing {
+        fn apply(&mut self, entries: &[CommittedEntry]) -> io::Result<Vec<Bytes>> {
+            Ok(vec![Bytes::new(); entries.len()])
+        }
+
+        fn snapshot(&self) -> Box<dyn SnapshotEncoder> {
+            Box::new(Self)
+        }
+
+        fn restore(&mut self, _: u64, _: &mut dyn Read) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl PeerHandler for Nothing {
+        fn handle(&self, _: NodeId, _: Bytes) -> BoxFuture<'static, Result<Bytes, String>> {
+            Box::pin(async { Ok(Bytes::new()) })
+        }
+    }
+
+    /// A node whose core is gone must end: alive, it would be counted as a voter that works.
+    #[tokio::test]
+    async fn a_node_whose_core_panicked_says_that_it_failed() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = Config::new("test", 1, dir.path(), ([127, 0, 0, 1], 0).into());
+        let node = RaftNode::start(config, Box::new(Nothing), Arc::new(Nothing)).await.unwrap();
+        let member = Member { peer_addr: node.listen_addr().to_string(), ..Member::default() };
+        node.bootstrap(BTreeMap::from([(1, member)])).await.unwrap();
+        node.inner.raft.external_request(|_| panic!("a defect of the core")).await.unwrap();
+        let reason = tokio::time::timeout(Duration::from_secs(10), node.failed()).await;
+        let reason = reason.expect("it fails");
+        assert!(reason.contains("panicked"), "{reason}");
+        node.stop_now().await;
     }
 }

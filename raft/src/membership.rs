@@ -299,7 +299,7 @@ async fn promote(
         return Ok(());
     }
     let Some(member) = present.get(&id) else {
-        return Err(AdminError::Refused(format!(
+        return Err(AdminError::NoSuchMember(format!(
             "node {id} is not a member: add it as a learner first"
         )));
     };
@@ -324,7 +324,7 @@ async fn remove(
         // The answer of an earlier attempt may have been lost: what is removed is removed.
         return match was_used(inner, id, timeout).await? {
             true => Ok(()),
-            false => Err(AdminError::Refused(format!("node {id} was never a member"))),
+            false => Err(AdminError::NoSuchMember(format!("node {id} was never a member"))),
         };
     }
     if !voters.remove(&id) {
@@ -387,6 +387,7 @@ pub(crate) fn refusal_to_dto(error: AdminError) -> AdminRefusalDto {
         AdminError::NoLeader => AdminRefusalDto::NoLeader,
         AdminError::NotLeader { hint } => AdminRefusalDto::NotLeader { hint },
         AdminError::Refused(reason) => AdminRefusalDto::Refused(reason),
+        AdminError::NoSuchMember(reason) => AdminRefusalDto::NoSuchMember(reason),
         AdminError::Timeout => AdminRefusalDto::Timeout,
         AdminError::Io(reason) => AdminRefusalDto::Io(reason),
         AdminError::ShuttingDown => AdminRefusalDto::ShuttingDown,
@@ -398,6 +399,7 @@ fn refusal_from_dto(refusal: AdminRefusalDto) -> AdminError {
         AdminRefusalDto::NoLeader => AdminError::NoLeader,
         AdminRefusalDto::NotLeader { hint } => AdminError::NotLeader { hint },
         AdminRefusalDto::Refused(reason) => AdminError::Refused(reason),
+        AdminRefusalDto::NoSuchMember(reason) => AdminError::NoSuchMember(reason),
         AdminRefusalDto::Timeout => AdminError::Timeout,
         AdminRefusalDto::Io(reason) => AdminError::Io(reason),
         // The leader is stopping; another will be found.

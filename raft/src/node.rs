@@ -59,6 +59,8 @@ pub(crate) struct Inner {
     /// Whether every other member was asked since no leader has been known.
     pub(crate) pinged: AtomicBool,
     pub(crate) leadership: watch::Sender<Leadership>,
+    /// Since when this node has led without a break, while it does.
+    pub(crate) leads_since: Mutex<Option<std::time::Instant>>,
     pub(crate) in_flight: Arc<Semaphore>,
     pub(crate) accepting: AtomicBool,
     pub(crate) stalled: AtomicBool,
@@ -146,8 +148,8 @@ impl RaftNode {
         crate::read::wait_applied(&self.inner, index, timeout).await
     }
 
-    /// Resolves when the node had to stop by itself (disk failure, panic of the application), with
-    /// the reason. The process should exit then.
+    /// Resolves when the node had to stop by itself (disk failure, panic of the application or of the consensus
+    /// core), with the reason. The process should exit then.
     pub async fn failed(&self) -> String {
         let mut disk = self.inner.health.watch_failure();
         let _ = disk.wait_for(|failed| *failed).await;
@@ -253,6 +255,7 @@ async fn start_inside(
     let inner = Arc::new(Inner {
         in_flight: Arc::new(Semaphore::new(config.proposals_in_flight_max)),
         leadership: watch::Sender::new(Leadership::default()),
+        leads_since: Mutex::default(),
         accepting: AtomicBool::new(true),
         stalled: AtomicBool::new(false),
         counters: CounterCells::default(),

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use openraft::ServerState;
+use openraft::{Instant as _, ServerState};
 
 use crate::clock;
 use crate::config::{Member, NodeId};
@@ -57,6 +57,9 @@ pub struct MemberStatus {
     /// Whether it was heard within the last two seconds; `None` where this node can't tell: a follower hears the
     /// leader alone.
     pub reachable: Option<bool>,
+    /// On a leader: whether it acknowledges the leader's entries. A member that is reachable and does not is of no use for
+    /// a majority. `None` where this node can't tell: it does not lead, or only began to.
+    pub acknowledges: Option<bool>,
     /// The version of the command language that it speaks, once it was met.
     pub app_version: Option<u32>,
     /// How long ago anything was heard from it.
@@ -255,6 +258,20 @@ impl Inner {
         hears_all.then_some(false)
     }
 
+    fn acknowledges(&self, metrics: &Metrics, id: NodeId, leadership: Leadership) -> Option<bool> {
+        if !leadership.is_leader || id == self.config.node_id {
+            return None;
+        }
+        let last = metrics.heartbeat.as_ref().and_then(|last| last.get(&id)?.as_ref());
+        let lately = last.is_some_and(|at| at.elapsed() < SILENCE_MAX);
+        let matched = metrics.replication.as_ref().and_then(|matched| matched.get(&id)?.as_ref());
+        if lately && matched.is_some() {
+            return Some(true);
+        }
+        let leads_since = *self.leads_since.lock();
+        leads_since.is_some_and(|at| clock::since(at) >= SILENCE_MAX).then_some(false)
+    }
+
     fn members(&self, metrics: &Metrics, leadership: Leadership) -> Vec<MemberStatus> {
         let voters: Vec<NodeId> = metrics.membership_config.voter_ids().collect();
         let me = self.config.node_id;
@@ -272,6 +289,7 @@ impl Inner {
                 matched_index: if *id == me { metrics.last_log_index } else { matched },
                 connected: *id == me || self.links.is_connected(*id),
                 reachable: self.reachable(*id, leadership),
+                acknowledges: self.acknowledges(metrics, *id, leadership),
                 app_version: if *id == me {
                     Some(self.config.app_version)
                 } else {

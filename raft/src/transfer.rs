@@ -78,7 +78,13 @@ async fn begin(inner: &Inner, to: Option<NodeId>) -> Result<NodeId, AdminError> 
     let is_voter = |id: NodeId| {
         inner.with_metrics(|metrics| metrics.membership_config.voter_ids().any(|voter| voter == id))
     };
+    let is_member = |id: NodeId| {
+        inner.with_metrics(|metrics| metrics.membership_config.membership().get_node(&id).is_some())
+    };
     let target = match to {
+        Some(id) if !is_member(id) => {
+            return Err(AdminError::NoSuchMember(format!("node {id} is not a member")));
+        }
         Some(id) if !is_voter(id) => {
             return Err(AdminError::Refused(format!("node {id} is no voter")));
         }

@@ -37,7 +37,7 @@ struct TimeService(Clock);
 
 impl PeerService for TimeService {
     fn answer(&self, _: Bytes) -> BoxFuture<'static, Result<Bytes, String>> {
-        let now_ms = self.0.wall_ms().to_le_bytes();
+        let now_ms = self.0.own_wall_ms().to_le_bytes();
         futures::future::ready(Ok(Bytes::copy_from_slice(&now_ms))).boxed()
     }
 }

@@ -56,6 +56,7 @@ fn filled(mut status: ClusterStatus, heard: &[MemberView]) -> ClusterStatus {
         let Some(heard) = heard.iter().find(|heard| heard.id == member.id) else { continue };
         // What this node knows itself stands.
         member.reachable = member.reachable.or(heard.reachable);
+        member.acknowledges = member.acknowledges.or(heard.acknowledges);
         member.matched_index = member.matched_index.or(heard.matched_index);
         member.last_contact_ms = member.last_contact_ms.or(heard.last_contact_ms);
         member.state_version = member.state_version.or(heard.state_version);
@@ -76,6 +77,7 @@ mod tests {
             voter: true,
             leader: id == 2,
             reachable,
+            acknowledges: None,
             matched_index: None,
             last_contact_ms: None,
             state_version: None,
@@ -95,6 +97,11 @@ mod tests {
         let led = of(&[Some(true), Some(true), None]);
         assert_eq!((led.reachable_voters, led.failures_tolerated), (2, 0));
         assert!(!led.lacks_majority());
+        // One that answers, but acknowledges nothing, is none that may be lost.
+        let mute = MemberView { acknowledges: Some(false), ..member(3, Some(true)) };
+        let members = vec![member(1, Some(true)), member(2, Some(true)), mute];
+        let mute = ClusterStatus::default().with_members(members);
+        assert_eq!((mute.reachable_voters, mute.failures_tolerated), (2, 0));
         // A follower that asks the leader counts what the leader hears.
         let filled = filled(led, &of(&[None, None, Some(true)]).members);
         assert_eq!(filled.members[2].reachable, Some(true));

@@ -103,6 +103,8 @@ const GAP_ALERT_PAUSE_MS: u64 = 60_000;
 struct Gap {
     records: u64,
     reported_at_ms: Option<u64>,
+    /// Whether those that were lost since are reported when the pause is over.
+    waits: bool,
 }
 
 struct Inner {
@@ -157,10 +159,26 @@ impl AuditRelay {
         let now_ms = self.0.clock.monotonic_ms();
         let mut gap = self.0.gap.lock();
         gap.records += records as u64;
-        if gap.reported_at_ms.is_some_and(|at_ms| now_ms - at_ms < GAP_ALERT_PAUSE_MS) {
+        let since_ms = gap.reported_at_ms.map(|at_ms| now_ms - at_ms);
+        if let Some(since_ms) = since_ms.filter(|since_ms| *since_ms < GAP_ALERT_PAUSE_MS) {
+            if !std::mem::replace(&mut gap.waits, true) {
+                let (relay, error) = (self.clone(), error.to_owned());
+                let pause = Duration::from_millis(GAP_ALERT_PAUSE_MS - since_ms);
+                // At the end of the node, too: what is lost is said.
+                let report = async move {
+                    let _ = tokio::time::timeout(pause, relay.0.stop.cancelled()).await;
+                    relay.0.gap.lock().reported_at_ms = None;
+                    relay.lost(0, &error);
+                };
+                self.0.tasks.spawn(report);
+            }
             return;
         }
+        gap.waits = false;
         let missing = std::mem::take(&mut gap.records);
+        if missing == 0 {
+            return;
+        }
         gap.reported_at_ms = Some(now_ms);
         drop(gap);
         let missed = maxine_wording::count(missing, "audit record");
@@ -207,7 +225,14 @@ impl AuditRelay {
         success: bool,
         key: Option<&[u8]>,
     ) {
-        let added = self.0.pending.add(actor, action, shortened(object), success, key);
+        let added = self.0.pending.add(
+            actor,
+            action,
+            shortened(object),
+            success,
+            key,
+            self.0.clock.wall_ms(),
+        );
         match added {
             Added::NoRoom => self.lost(1, "too many records wait for writes to be possible"),
             Added::Begin | Added::Waits => {

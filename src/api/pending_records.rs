@@ -9,6 +9,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use jiff::Timestamp;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
@@ -36,14 +37,19 @@ pub(super) struct PendingRecord {
     key: Option<u64>,
     /// How often it happened.
     count: u64,
+    /// When it happened first, in milliseconds since 1970. The record itself carries the time at which it is written.
+    first_ms: u64,
+    /// When it happened last.
+    last_ms: u64,
 }
 
 impl PendingRecord {
     /// What is written into the log.
     pub(super) fn command(&self) -> (Actor, RequestId, Command) {
+        let (what, first, last) = (&self.object, at(self.first_ms), at(self.last_ms));
         let object = match self.count {
-            0 | 1 => self.object.clone(),
-            count => format!("{}, {count} times", self.object).into(),
+            0 | 1 => format!("{what}, at {first}").into(),
+            count => format!("{what}, {count} times, from {first} to {last}").into(),
         };
         let actor = Actor {
             user: self.user.clone(),
@@ -63,6 +69,12 @@ impl PendingRecord {
         };
         what(self) == what(other)
     }
+}
+
+/// A time, for people.
+fn at(time_ms: u64) -> String {
+    let time = i64::try_from(time_ms).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok());
+    time.unwrap_or(Timestamp::UNIX_EPOCH).to_string()
 }
 
 #[derive(Default)]
@@ -113,6 +125,7 @@ impl PendingRecords {
         object: Box<str>,
         success: bool,
         key: Option<&[u8]>,
+        now_ms: u64,
     ) -> Added {
         let record = PendingRecord {
             request_id: format!("{:032x}", rand::random::<u128>()),
@@ -124,6 +137,8 @@ impl PendingRecords {
             success,
             key: key.map(xxh3_64),
             count: 1,
+            first_ms: now_ms,
+            last_ms: now_ms,
         };
         let mut inner = self.inner.lock();
         let is_repeat = |other: &PendingRecord| other.key == record.key && other.is_like(&record);
@@ -135,7 +150,10 @@ impl PendingRecords {
         let equal = waiting.position(|other| other.is_like(&record));
         let has_no_room = inner.records.len() >= RECORDS_MAX;
         match equal.and_then(|at| inner.records.get_mut(in_flight + at)) {
-            Some(equal) => equal.count = equal.count.saturating_add(1),
+            Some(equal) => {
+                equal.count = equal.count.saturating_add(1);
+                equal.last_ms = now_ms;
+            }
             None if has_no_room => return Added::NoRoom,
             None => inner.records.push(record),
         }
@@ -211,7 +229,7 @@ mod tests {
     }
 
     fn add(pending: &PendingRecords, actor: Actor, object: Box<str>) -> Added {
-        pending.add(actor, AuditAction::BreakGlassUse, object, true, None)
+        pending.add(actor, AuditAction::BreakGlassUse, object, true, None, 1_795_440_992_705)
     }
 
     /// A client that repeats one request until there is a leader has used the token once.
@@ -220,7 +238,14 @@ mod tests {
         let (pending, _) = PendingRecords::open(None);
         let add = |key: &str, object: &str, success| {
             let (actor, key) = (actor("a"), Some(key.as_bytes()));
-            pending.add(actor, AuditAction::BreakGlassUse, object.into(), success, key)
+            pending.add(
+                actor,
+                AuditAction::BreakGlassUse,
+                object.into(),
+                success,
+                key,
+                1_795_440_992_705,
+            )
         };
         assert_eq!(add("k1", "PATCH /x, answered 503", false), Added::Begin);
         let first = pending.begin().unwrap();
@@ -231,8 +256,10 @@ mod tests {
             (_, _, Command::RecordAudit { items }) => items,
             other => panic!("{other:?}"),
         };
-        let record =
-            |object: &str, success| vec![(AuditAction::BreakGlassUse, object.into(), success)];
+        let record = |what: &str, success| {
+            let object = format!("{what}, at 2026-11-23T13:36:32.705Z").into();
+            vec![(AuditAction::BreakGlassUse, object, success)]
+        };
         assert_eq!(items(first), record("PATCH /x, answered 503", false));
         assert_eq!(items(pending.written().unwrap()), record("PATCH /x, answered 200", true));
         assert_eq!(pending.written(), None);
@@ -260,7 +287,11 @@ mod tests {
         assert_eq!(again.begin(), Some(first));
         assert_eq!(again.begin(), None, "one after the other");
         let (_, _, command) = again.written().unwrap().command();
-        let items = vec![(AuditAction::BreakGlassUse, "GET /x, 3 times".into(), true)];
+        let items = vec![(
+            AuditAction::BreakGlassUse,
+            "GET /x, 3 times, from 2026-11-23T13:36:32.705Z to 2026-11-23T13:36:32.705Z".into(),
+            true,
+        )];
         assert_eq!(command, Command::RecordAudit { items });
         assert_eq!(again.written(), None);
         again.save().unwrap();

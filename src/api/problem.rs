@@ -515,6 +515,7 @@ impl From<AdminError> for Problem {
     fn from(error: AdminError) -> Self {
         match &error {
             AdminError::Invalid(text) => Self::new(ProblemKind::Conflict, text.clone()),
+            AdminError::NotFound(text) => Self::new(ProblemKind::NotFound, text.clone()),
             AdminError::Unavailable(_) => {
                 Self::new(ProblemKind::Unavailable, error.to_string()).with_retry_after_s(1)
             }

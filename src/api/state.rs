@@ -16,7 +16,7 @@ use maxine_identity::Security;
 use maxine_state::Fence;
 use maxine_store::ControlStore;
 use maxine_telemetry::Telemetry;
-use maxine_view::View;
+use maxine_view::{NO_STATE, Snapshot, View};
 
 /// Settings of the HTTP surface; static for the life of the node.
 #[derive(Clone, Debug)]
@@ -225,6 +225,16 @@ impl AppState {
     #[must_use]
     pub fn health(&self) -> &HealthChecker {
         &self.0.parts.health
+    }
+
+    /// Why what this node has must not be served as the cluster's state; `None` where it may.
+    #[must_use]
+    pub fn why_not_served(&self) -> Option<String> {
+        let no_state = || {
+            let has_state = self.view().with_snapshot(Snapshot::has_state);
+            (!has_state).then(|| NO_STATE.to_owned())
+        };
+        self.store().exclusion().or_else(no_state)
     }
 
     /// Takes what happens outside the log into the replicated audit log.

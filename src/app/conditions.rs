@@ -53,7 +53,7 @@ const CERTIFICATE_DAYS: [u64; 3] = [30, 7, 1];
 /// How long a condition must hold before it is raised, in milliseconds.
 fn hold_ms(kind: AlertKind) -> u64 {
     match kind {
-        AlertKind::MemberUnreachable => 3_000,
+        AlertKind::MemberUnreachable | AlertKind::MemberLags => 3_000,
         AlertKind::NoMajority | AlertKind::NoLeader | AlertKind::StateOld => 5_000,
         AlertKind::DiskSlow | AlertKind::ClockSkew => 1_000,
         _ => 0,
@@ -363,6 +363,16 @@ impl Watch {
                 "a sync of this node's log takes too long: its disk hangs or is overloaded";
             judged.holds.push(Notice::new(AlertKind::DiskSlow, &*self.node, message));
         }
+        for member in cluster.members.iter().filter(|member| member.voter) {
+            if member.reachable == Some(true) && member.acknowledges == Some(false) {
+                let message = format!(
+                    "{} answers, but acknowledges no log entry: it does not count for a majority",
+                    member.name
+                );
+                let notice = Notice::new(AlertKind::MemberLags, &*member.name, message);
+                judged.holds.push(notice.severity(Severity::Critical));
+            }
+        }
         self.judge_lag(cluster, now_ms, judged);
     }
 
@@ -474,6 +484,10 @@ fn nobody_leads_of(
     is_heard: impl Fn(&MemberView) -> Option<bool>,
 ) -> Notice {
     let voters: Vec<&MemberView> = cluster.members.iter().filter(|member| member.voter).collect();
+    if voters.is_empty() {
+        let message = "this node knows no leader and no members: it waits to be added to a cluster";
+        return Notice::new(AlertKind::NoLeader, "cluster", message);
+    }
     let needed = voters.len() / 2 + 1;
     let silent: Vec<&str> = voters
         .iter()

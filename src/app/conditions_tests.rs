@@ -9,6 +9,7 @@ fn member(id: u64, reachable: Option<bool>, last_contact_ms: Option<u64>) -> Mem
         voter: true,
         leader: false,
         reachable,
+        acknowledges: None,
         matched_index: Some(100),
         last_contact_ms,
         state_version: None,
@@ -136,7 +137,7 @@ fn a_member_lags_that_has_not_got_what_the_log_had_ten_seconds_ago() {
     for s in 30..60 {
         raised.extend(run(&mut watch, &at(100 + s * 10, 390), s, s));
     }
-    assert_eq!(raised[0], (40, "+cluster.member_lags node-3".to_owned()));
+    assert_eq!(raised[0], (43, "+cluster.member_lags node-3".to_owned()));
 }
 
 #[test]
@@ -251,4 +252,19 @@ fn a_node_that_was_set_back_says_up_to_where_it_lacks_entries_until_it_has_them(
         over.iter().map(|(_, text)| text.as_str()).collect::<Vec<_>>(),
         ["-node.set_back node-1"]
     );
+}
+
+#[test]
+fn a_voter_that_answers_but_acknowledges_nothing_is_named() {
+    let mut watch = watch();
+    let mut seen = seen(Some("node-1"), [UP, UP]);
+    let members = &mut seen.cluster.as_mut().unwrap().members;
+    members[2].acknowledges = Some(false);
+    members[2].matched_index = None;
+    assert_eq!(run(&mut watch, &seen, 0, 9), [(3, "+cluster.member_lags node-3".to_owned())]);
+    let members = &mut seen.cluster.as_mut().unwrap().members;
+    members[2].acknowledges = Some(true);
+    members[2].matched_index = Some(100);
+    let over = run(&mut watch, &seen, 10, 19);
+    assert_eq!(over, [(12, "-cluster.member_lags node-3".to_owned())]);
 }

@@ -1,9 +1,12 @@
 //! What can be known of the settings before a node starts: every file that it would read, and
 //! secrets from the environment.
 
+use std::net::TcpListener;
 use std::path::Path;
 
 use maxine_raft::pki::check_certificate_name;
+use nix::sys::statvfs::statvfs;
+use nix::unistd::{AccessFlags, access};
 
 use super::settings;
 use crate::config::{BackendKind, NodeConfig};
@@ -16,6 +19,22 @@ pub fn preflight(config: &NodeConfig) -> Vec<String> {
     let mut found = Vec::new();
     if let Err(error) = settings::security(config) {
         found.push(format!("{error:#}"));
+    }
+    let listen = config.http_listen();
+    // Port 0: the node that these settings are for may be running.
+    if let Err(error) = TcpListener::bind((listen.ip(), 0)) {
+        found.push(format!("http.host: {}: {error}", listen.ip()));
+    }
+    if let Err(why) = check_data_dir(&config.data_dir) {
+        found.push(format!("node.data_dir: {}: {why}", config.data_dir.display()));
+    }
+    let webhook = &config.telemetry.alert_webhook_url;
+    if !webhook.is_empty() {
+        let url = webhook.parse::<axum::http::Uri>();
+        let is_http = |url: &axum::http::Uri| matches!(url.scheme_str(), Some("http" | "https"));
+        if !url.is_ok_and(|url| is_http(&url)) {
+            found.push("telemetry.alert_webhook_url: expected a URL of http or https".to_owned());
+        }
     }
     let upstream = named("security.upstream_ca", &config.security.upstream_ca);
     look_at(TlsFiles { authority: upstream, identity: None, signed: false }, &mut found);
@@ -60,6 +79,27 @@ pub fn preflight(config: &NodeConfig) -> Vec<String> {
         BackendKind::Local | BackendKind::SharedFile => {}
     }
     found
+}
+
+/// Whether the directory is there or can be made, and files can be written to it.
+fn check_data_dir(dir: &Path) -> Result<(), String> {
+    if dir.as_os_str().is_empty() {
+        return Ok(());
+    }
+    let is_there = |dir: &&Path| dir.symlink_metadata().is_ok();
+    let dir = std::path::absolute(dir).map_err(|error| error.to_string())?;
+    let Some(nearest) = dir.ancestors().find(is_there) else { return Ok(()) };
+    let of = |why: &dyn std::fmt::Display| format!("{}: {why}", nearest.display());
+    let kind = nearest.metadata().map_err(|error| of(&error))?;
+    if !kind.is_dir() {
+        return Err(of(&"it is not a directory"));
+    }
+    access(nearest, AccessFlags::W_OK | AccessFlags::X_OK).map_err(|error| of(&error.desc()))?;
+    let disk = statvfs(nearest).map_err(|error| of(&error.desc()))?;
+    if disk.blocks() == 0 {
+        return Err(of(&"no files can be made in this file system"));
+    }
+    Ok(())
 }
 
 fn named<'a>(setting: &'a str, path: &'a Path) -> Option<(&'a str, &'a Path)> {

@@ -135,3 +135,25 @@ fn the_files_of_redis_and_of_upstreams_are_looked_at() {
     let problems = preflight(&config).join("\n");
     assert!(problems.contains("redis://") && !problems.contains("hunter2"), "{problems}");
 }
+
+/// What would keep the node from starting is found before it is started.
+#[test]
+fn an_address_of_another_machine_and_a_useless_directory_and_webhook_are_found() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = NodeConfig::defaults();
+    config.data_dir = dir.path().join("new").join("data");
+    assert_eq!(preflight(&config), Vec::<String>::new());
+    // A documentation address (RFC 5737): no machine has it.
+    config.http.host = "192.0.2.1".parse().unwrap();
+    config.telemetry.alert_webhook_url = "ftp://x".into();
+    fs::write(dir.path().join("file"), "").unwrap();
+    config.data_dir = dir.path().join("file").join("data");
+    let found = preflight(&config);
+    for setting in ["http.host: 192.0.2.1", "node.data_dir", "telemetry.alert_webhook_url"] {
+        assert!(found.iter().any(|line| line.starts_with(setting)), "{setting}: {found:?}");
+    }
+    assert_eq!(found.len(), 3, "{found:?}");
+    config = NodeConfig::defaults();
+    config.data_dir = "/proc/foo".into();
+    assert_eq!(preflight(&config).len(), 1, "{:?}", preflight(&config));
+}

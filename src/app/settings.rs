@@ -105,6 +105,7 @@ pub(super) fn telemetry(config: &NodeConfig) -> TelemetrySettings {
         traces_max: settings.traces_max,
         audit_max: settings.audit_max,
         alerts_max: settings.alerts_max,
+        silences_file: Some(config.data_dir.join("alert-silences")),
         request_log: RequestLogSettings {
             directory: Some(config.data_dir.join(&settings.log_dir)),
             audit_file: Some(config.data_dir.join(&settings.audit_file)),

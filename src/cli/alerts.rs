@@ -81,14 +81,14 @@ pub async fn run(args: AlertsArgs, out: &mut Output) -> Result<(), CliError> {
                 &answer,
                 format!("alerts of type {kind} are not sent to the webhook until {until}"),
             )?;
-            show_silent(&silent, out)
+            show_unchanged(nodes.len(), &silent, out)
         }
         AlertsAction::Unsilence { kind } => {
             let request = Request::keyed(Method::DELETE, &["alerts", "silences", &kind]);
             let (_, silent) = on_each(&nodes, &request).await?;
             let done = json!({"type": kind, "silenced": false});
-            out.done(&done, format!("alerts of type {kind} are sent to the webhook again"))?;
-            show_silent(&silent, out)
+            out.done(&done, format!("alerts of type {kind} are not silenced"))?;
+            show_unchanged(nodes.len(), &silent, out)
         }
     }
 }
@@ -175,13 +175,30 @@ fn answered<T>(first: Option<T>, mut silent: Vec<Silent>) -> Result<(T, Vec<Sile
     }
 }
 
-/// Names the nodes that did not do what they were asked: then the command has not done all that it should.
-fn show_silent(silent: &[Silent], out: &mut Output) -> Result<(), CliError> {
-    for Silent { url, error } in silent {
+/// Names the nodes that did not answer.
+fn name_silent(silent: &[Silent], out: &mut Output) -> Result<(), CliError> {
+    silent.iter().try_for_each(|Silent { url, error }| {
         let error = error.to_string().replace('\n', " ");
         let text = format!("no answer from {url}: {error}");
-        out.done(&json!({"server": url, "error": error}), text)?;
+        out.done(&json!({"server": url, "error": error}), text)
+    })
+}
+
+/// Names the nodes on which a change may be missing: on the others it was made.
+fn show_unchanged(asked: usize, silent: &[Silent], out: &mut Output) -> Result<(), CliError> {
+    name_silent(silent, out)?;
+    match silent.len() {
+        0 => Ok(()),
+        missing => Err(CliError::Partial(format!(
+            "the change was made on {} of {asked} nodes; on the others it may be missing: repeat it when they answer",
+            asked - missing
+        ))),
     }
+}
+
+/// Names the nodes whose answer is missing.
+fn show_silent(silent: &[Silent], out: &mut Output) -> Result<(), CliError> {
+    name_silent(silent, out)?;
     match silent.len() {
         0 => Ok(()),
         1 => Err(CliError::Incomplete("1 node did not answer: what it knows is missing".into())),
@@ -297,7 +314,7 @@ async fn acknowledge(nodes: &[Node], id: &str, out: &mut Output) -> Result<(), C
         shown = Some(node.send(&request).await?.body);
     }
     out.done(&shown.unwrap_or_default(), format!("alert {id} is acknowledged"))?;
-    show_silent(&silent, out)
+    show_unchanged(nodes.len(), &silent, out)
 }
 
 #[cfg(test)]
@@ -325,5 +342,21 @@ mod tests {
         assert_eq!((when.as_str(), state.as_str()), ("2026-11-23T13:36:32.705Z", "active"));
         assert_eq!((rows[0][5].as_str(), rows[0][8].as_str()), ("node-1, node-2", "node-1:4"));
         assert_eq!(rows[1][1], "resolved 2026-11-23T12:46:32.705Z");
+    }
+
+    /// Exit code 4 says that nothing was changed, which is wrong once one node has made the change.
+    #[test]
+    fn a_change_that_some_nodes_made_is_not_said_to_be_none() {
+        let silent = || {
+            let error = CliError::Unavailable { answered: false, tried: Vec::new() };
+            [Silent { url: "http://c".into(), error }]
+        };
+        let mut out = Output::stdout(crate::cli::output::Format::Json);
+        let changed = show_unchanged(3, &silent(), &mut out).unwrap_err();
+        assert_eq!(changed.exit_code(), crate::cli::exit::OUTCOME_UNKNOWN);
+        assert!(changed.to_string().contains("on 2 of 3 nodes"), "{changed}");
+        let read = show_silent(&silent(), &mut out).unwrap_err();
+        assert_eq!(read.exit_code(), crate::cli::exit::UNAVAILABLE);
+        show_unchanged(3, &[], &mut out).unwrap();
     }
 }

@@ -69,6 +69,9 @@ pub enum CliError {
     /// Not everyone who had to answer did.
     #[error("{0}")]
     Incomplete(String),
+    /// A change was made on some nodes; not everyone who had to make it answered.
+    #[error("{0}")]
+    Partial(String),
     /// A write went out and no answer came back.
     #[error("it is unknown whether the change was made:{}", list(.tried))]
     OutcomeUnknown {
@@ -94,7 +97,7 @@ impl CliError {
             Self::NotFound(_) => NOT_FOUND,
             Self::Problem(problem) => problem.exit_code(),
             Self::Unavailable { .. } | Self::Incomplete(_) => UNAVAILABLE,
-            Self::OutcomeUnknown { .. } => OUTCOME_UNKNOWN,
+            Self::OutcomeUnknown { .. } | Self::Partial(_) => OUTCOME_UNKNOWN,
             Self::OutputClosed => OK,
         }
     }

@@ -172,13 +172,19 @@ async fn show(connect: &ConnectArgs, args: &ShowArgs, out: &mut Output) -> Resul
 }
 
 fn instance_row(instance: shapes::Instance) -> Vec<String> {
+    let evicted = instance.health.liveness == "evicted";
+    let bad = evicted || instance.health.readiness == "not_ready";
     let (state, why) = match (&instance.drain, instance.routable) {
         (Some(drain), _) => ("draining", format!("{} (by {})", drain.reason, drain.by)),
-        (None, true) => ("routable", String::new()),
-        (None, false) if instance.health.liveness == "evicted" => {
-            ("evicted", instance.health.reason)
+        (None, true) if bad => {
+            ("routable", format!("used in panic mode: {}", instance.health.reason))
         }
-        (None, false) => ("unhealthy", instance.health.reason),
+        (None, true) => ("routable", String::new()),
+        (None, false) if evicted => ("evicted", instance.health.reason),
+        (None, false) if bad => ("unhealthy", instance.health.reason),
+        (None, false) => {
+            ("no share", "the policy gives its version no share of the traffic".into())
+        }
     };
     vec![
         instance.id,

@@ -9,17 +9,23 @@ use maxine_state::{Actor, Address, Name, Registration, ServiceKey};
 use crate::dev::PATIENCE;
 
 async fn node(dir: &std::path::Path) -> Node {
+    node_of(dir, &[1]).await
+}
+
+/// Node 1 of a cluster of these members, of which no other runs.
+async fn node_of(dir: &std::path::Path, members: &[u64]) -> Node {
     let mut config = NodeConfig::defaults();
     config.backend = maxine::config::BackendKind::Raft;
     config.node_id = 1;
     config.data_dir = dir.into();
     config.http.port = 0;
     config.raft.listen = "127.0.0.1:0".parse().unwrap();
-    config.raft.members = vec![maxine::config::MemberSetting {
-        id: 1,
-        peer_addr: "127.0.0.1:1".into(),
+    let member = |id: &u64| maxine::config::MemberSetting {
+        id: *id,
+        peer_addr: format!("127.0.0.1:{id}"),
         http_addr: String::new(),
-    }];
+    };
+    config.raft.members = members.iter().map(member).collect();
     config.security.initial_password_file = dir.join("password");
     Node::start(config).await.unwrap()
 }
@@ -91,6 +97,61 @@ fn discovery_answers_while_every_actor_is_stalled() {
         assert!(answers > 10, "{answers}");
         assert!(!stalled_write.is_finished(), "the actors were stalled indeed");
         assert!(stalled_write.await.unwrap().is_ok(), "and go on afterwards");
+        node.stop().await;
+    });
+}
+
+/// To a node that has not received a state yet, everything would seem not to exist, and every credential to be forged.
+/// It says that it cannot tell, so that callers ask another node.
+#[test]
+fn a_node_without_a_state_answers_nothing_definite() {
+    let system = actix_rt::System::with_tokio_rt(|| {
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap()
+    });
+    system.block_on(async {
+        let dir = tempfile::tempdir().unwrap();
+        let node = node_of(dir.path(), &[1, 2, 3]).await;
+        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        let base = format!("http://{}", node.http_addr());
+        let break_glass = std::fs::read_to_string(dir.path().join("break-glass")).unwrap();
+        for (token, path) in [
+            ("", "/api/v1/resolve/default/s"),
+            ("", "/api/maxine/serviceops/discover?serviceName=s"),
+            ("mxt_unknown_to_this_node", "/api/v1/services"),
+            ("mxt_unknown_to_this_node", "/api/v1/me"),
+            ("mxt_unknown_to_this_node", "/api/maxine/serviceops/servers"),
+            (break_glass.trim(), "/api/v1/services/default/s"),
+            (break_glass.trim(), "/api/v1/services"),
+            (break_glass.trim(), "/api/v1/watch?service=s"),
+            (break_glass.trim(), "/api/v1/changes?index=0"),
+            (break_glass.trim(), "/api/v1/users"),
+            (break_glass.trim(), "/api/v1/audit/verify"),
+        ] {
+            let mut request = client.get(format!("{base}{path}"));
+            if !token.is_empty() {
+                request = request.bearer_auth(token);
+            }
+            let answer = request.send().await.unwrap();
+            let (status, text) = (answer.status(), answer.text().await.unwrap());
+            assert_eq!(status, 503, "{path}: {text}");
+            assert!(text.contains("no state yet"), "{path}: {text}");
+        }
+        for path in ["/api/v1/session", "/api/maxine/signin"] {
+            let body = match path {
+                "/api/v1/session" => serde_json::json!({"user": "admin", "password": "right"}),
+                _ => serde_json::json!({"userName": "admin", "password": "right"}),
+            };
+            let answer = client.post(format!("{base}{path}")).json(&body).send().await.unwrap();
+            assert_eq!(answer.status(), 503, "{path}: {}", answer.text().await.unwrap());
+        }
+        let status = client.get(format!("{base}/api/v1/cluster/status"));
+        let status = status.bearer_auth(break_glass.trim()).send().await.unwrap();
+        let status: serde_json::Value = status.json().await.unwrap();
+        assert_eq!(status["totals"], serde_json::Value::Null, "{status}");
+        let metrics = client.get(format!("{base}/api/actuator/prometheus"));
+        let metrics = metrics.bearer_auth(break_glass.trim()).send().await.unwrap();
+        let metrics = metrics.text().await.unwrap();
+        assert!(!metrics.contains("\nmaxine_registered_services "), "{metrics}");
         node.stop().await;
     });
 }

@@ -71,3 +71,64 @@ async fn a_node_without_members_tells_of_itself() {
     let missing = server.admin(Method::GET, "/services/default/orders/instances/b/nodes");
     assert_eq!(missing.send().await.unwrap().status(), 404);
 }
+
+/// Who gets traffic is decided in one place: whatever names, counts or explains it agrees with the choice itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_version_without_a_share_is_nowhere_said_to_get_traffic() {
+    let server = Server::start().await;
+    for (id, version) in [("a", "1"), ("b", "2"), ("c", "2")] {
+        let path = format!("/services/default/split/instances/{id}");
+        let body = json!({"address": "http://h:1", "ttl_ms": 60_000, "version": version});
+        let put = server.open(Method::PUT, &path).json(&body);
+        assert_eq!(put.send().await.unwrap().status(), 200);
+    }
+    let policy = json!({"traffic": {"split": [{"version": "1", "weight": 100}]}});
+    let put = server.admin(Method::PUT, "/services/default/split/policy").json(&policy);
+    assert_eq!(put.send().await.unwrap().status(), 200);
+    for _ in 0..6 {
+        assert_eq!(server.get("/resolve/default/split").await["id"], "a");
+    }
+    assert_eq!(server.get("/resolve/default/split").await["candidates"], 1);
+    let service = server.get("/services/default/split").await;
+    assert_eq!((&service["routable"], &service["health"]), (&json!(1), &json!("healthy")));
+    let listed = server.get("/services/default/split/instances?health=routable").await;
+    assert_eq!(listed["items"].as_array().unwrap().len(), 1, "{listed}");
+    assert_eq!(server.get("/namespaces").await["items"][0]["routable"], 1);
+    assert_eq!(server.get("/cluster/status").await["totals"]["routable"], 1);
+    let b = server.get("/services/default/split/instances/b").await;
+    assert_eq!(b["routable"], false);
+    let why = server.get("/services/default/split/instances/b/health").await;
+    assert_eq!(why["routable"], false);
+    let text = why["why"].as_str().unwrap();
+    assert!(text.contains("version 2 has no share"), "{text}");
+}
+
+/// With an idempotency key, too: nothing is written, and no watcher is told.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_equal_registration_with_a_key_is_a_heartbeat() {
+    let server = Server::start().await;
+    let put = async |key: &str, ids: &[&str], weight: u16| {
+        let items = ids.iter().map(|id| {
+            json!({"namespace": "default", "service": "eq", "id": id,
+                   "address": "http://h:1", "ttl_ms": 60_000, "weight": weight})
+        });
+        let body = json!({"items": items.collect::<Vec<_>>()});
+        let request = server.open(Method::POST, "/registrations").header("idempotency-key", key);
+        let (status, answer) = server.json(request.json(&body)).await;
+        assert_eq!(status, 200, "{answer}");
+        answer
+    };
+    let first = put("k1", &["a", "b"], 1).await;
+    let index = server.view.index();
+    let again = put("k2", &["a", "b"], 1).await;
+    assert_eq!(server.view.index(), index, "nothing was written");
+    assert_eq!(again["results"], first["results"]);
+    // Where one of them changes, all go to the log under the key, and a repetition gets the first answer.
+    let (heavier, both) = (put("k3", &["b"], 2).await, put("k4", &["a", "b"], 3).await);
+    assert_ne!(heavier["results"][0], both["results"][1]);
+    let written = server.view.index();
+    assert!(written > index);
+    put("k5", &["b"], 4).await;
+    assert_eq!(put("k4", &["a", "b"], 3).await["results"], both["results"]);
+    assert_eq!(server.get("/services/default/eq/instances/b").await["weight"], 4);
+}

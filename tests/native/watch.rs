@@ -150,7 +150,10 @@ async fn a_place_in_a_history_that_has_ended_is_gone() {
     let poll = |place: &str| {
         server.open(Method::GET, &format!("/changes?service=orders&index={place}&wait_ms=0"))
     };
-    assert_eq!(server.json(poll(&old)).await.0, 410);
+    let (status, problem) = server.json(poll(&old)).await;
+    assert_eq!(status, 410);
+    let detail = problem["detail"].as_str().unwrap();
+    assert!(detail.contains("a history that has ended; 00000000000000a1 holds now"), "{detail}");
     let resumed = server.open(Method::GET, "/watch?service=orders").header("last-event-id", &old);
     assert_eq!(Events::open(resumed).await.next().await.unwrap().kind, "compacted");
     // Whoever has a bare index is told where it counts.

@@ -21,7 +21,28 @@ const OFF_MS: u64 = 24 * 3_600_000;
 #[derive(Clone, Debug)]
 pub struct Clock {
     source: Source,
-    trust: Arc<Mutex<Trust>>,
+    believed: Arc<Believed>,
+}
+
+/// What is known of the wall clock, and a part of it that every request reads without a lock.
+#[derive(Debug)]
+struct Believed {
+    trust: Mutex<Trust>,
+    /// The offset that a majority agrees on; [`NOT_AGREED`] while it is not known.
+    agreed_offset_ms: AtomicI64,
+}
+
+const NOT_AGREED: i64 = i64::MIN;
+
+impl Believed {
+    fn set(&self, trust: &mut Trust, now: Trust) {
+        *trust = now;
+        let agreed = match now {
+            Trust::Agreed { offset_ms } => offset_ms,
+            Trust::Alone { .. } | Trust::Unchecked { .. } => NOT_AGREED,
+        };
+        self.agreed_offset_ms.store(agreed, Ordering::Relaxed);
+    }
 }
 
 /// What is known of the wall clock, with the offset of the last time that was believed from the monotonic
@@ -74,8 +95,9 @@ impl Clock {
     }
 
     fn new(source: Source) -> Self {
-        let trust = Arc::new(Mutex::new(Trust::Alone { offset_ms: 0 }));
-        let clock = Self { source, trust };
+        let trust = Mutex::new(Trust::Alone { offset_ms: 0 });
+        let believed = Arc::new(Believed { trust, agreed_offset_ms: AtomicI64::new(NOT_AGREED) });
+        let clock = Self { source, believed };
         clock.confirm();
         clock
     }
@@ -83,30 +105,31 @@ impl Clock {
     /// How far the wall clock is from the monotonic one, in milliseconds.
     #[must_use]
     pub fn offset_ms(&self) -> i64 {
-        signed(self.wall_ms()) - signed(self.monotonic_ms())
+        signed(self.own_wall_ms()) - signed(self.monotonic_ms())
     }
 
     /// Says that there are other nodes, whose clocks must be compared before this one's is believed.
     pub fn ask_others(&self) {
         let offset_ms = self.offset_ms();
-        *self.trust.lock() = Trust::Unchecked { offset_ms, waited: false };
+        self.believed
+            .set(&mut self.believed.trust.lock(), Trust::Unchecked { offset_ms, waited: false });
     }
 
     /// Whether this node's clock may still have to be compared with others.
     #[must_use]
     pub fn is_unchecked(&self) -> bool {
-        matches!(*self.trust.lock(), Trust::Unchecked { .. })
+        matches!(*self.believed.trust.lock(), Trust::Unchecked { .. })
     }
 
     /// Whether a write should wait until the clock is compared. Once one has waited in vain, no other does.
     #[must_use]
     pub fn is_worth_waiting_for(&self) -> bool {
-        matches!(*self.trust.lock(), Trust::Unchecked { waited: false, .. })
+        matches!(*self.believed.trust.lock(), Trust::Unchecked { waited: false, .. })
     }
 
     /// Says that a write has waited in vain for the clock to be compared.
     pub fn note_waited(&self) {
-        if let Trust::Unchecked { waited, .. } = &mut *self.trust.lock() {
+        if let Trust::Unchecked { waited, .. } = &mut *self.believed.trust.lock() {
             *waited = true;
         }
     }
@@ -116,9 +139,10 @@ impl Clock {
     /// majority does, and then what was agreed on before goes on.
     pub fn compare(&self, offsets: &[i64], voters: usize) -> Option<i64> {
         let own = self.offset_ms();
-        let mut trust = self.trust.lock();
+        let mut trust = self.believed.trust.lock();
         if voters <= 1 {
-            *trust = Trust::Alone { offset_ms: trust.offset_ms() };
+            let alone = Trust::Alone { offset_ms: trust.offset_ms() };
+            self.believed.set(&mut trust, alone);
             return Some(0);
         }
         let mut all = offsets.to_vec();
@@ -131,17 +155,17 @@ impl Clock {
         let largest = (0..all.len()).map(within).max_by_key(|group| group.len());
         let agreed = largest.filter(|group| group.len() > voters / 2)?;
         let offset_ms = agreed[agreed.len() / 2];
-        *trust = Trust::Agreed { offset_ms };
+        self.believed.set(&mut trust, Trust::Agreed { offset_ms });
         Some(own - offset_ms)
     }
 
     /// Tells a clock that nobody can check the time that the state had when this node was started: if the
     /// clock says that the node was off for long, only an operator can know whether it was.
     pub fn note_start(&self, state_time_ms: u64) {
-        let mut trust = self.trust.lock();
+        let mut trust = self.believed.trust.lock();
         if let Trust::Alone { offset_ms } | Trust::Unchecked { offset_ms, .. } = &mut *trust
             && state_time_ms > 0
-            && self.wall_ms().abs_diff(state_time_ms) > OFF_MS
+            && self.own_wall_ms().abs_diff(state_time_ms) > OFF_MS
         {
             *offset_ms = signed(state_time_ms) - signed(self.monotonic_ms());
         }
@@ -150,9 +174,9 @@ impl Clock {
     /// An operator says that this node's wall clock is right.
     pub fn confirm(&self) {
         let offset_ms = self.offset_ms();
-        let mut trust = self.trust.lock();
+        let mut trust = self.believed.trust.lock();
         if !matches!(*trust, Trust::Agreed { .. }) {
-            *trust = Trust::Alone { offset_ms };
+            self.believed.set(&mut trust, Trust::Alone { offset_ms });
         }
     }
 
@@ -160,9 +184,9 @@ impl Clock {
     /// the majority's, else what the majority's says; 0, which moves no other clock, while that is not known.
     #[must_use]
     pub fn proposal_ms(&self) -> u64 {
-        let trust = *self.trust.lock();
+        let trust = *self.believed.trust.lock();
         match trust {
-            Trust::Alone { .. } => self.wall_ms(),
+            Trust::Alone { .. } => self.own_wall_ms(),
             Trust::Unchecked { .. } => 0,
             Trust::Agreed { offset_ms } => self.agreed_ms(offset_ms),
         }
@@ -172,11 +196,11 @@ impl Clock {
     /// but this node's own clock vouches for it.
     #[must_use]
     pub fn retention_ms(&self) -> Option<u64> {
-        let trust = *self.trust.lock();
+        let trust = *self.believed.trust.lock();
         match trust {
             Trust::Alone { offset_ms } => {
                 let leapt = self.offset_ms().abs_diff(offset_ms) > LEAP_MS;
-                (!leapt).then(|| self.wall_ms())
+                (!leapt).then(|| self.own_wall_ms())
             }
             Trust::Unchecked { .. } => None,
             Trust::Agreed { offset_ms } => Some(self.agreed_ms(offset_ms)),
@@ -184,10 +208,9 @@ impl Clock {
     }
 
     fn agreed_ms(&self, offset_ms: i64) -> u64 {
-        match self.offset_ms().abs_diff(offset_ms) <= SKEW_MAX_MS {
-            true => self.wall_ms(),
-            false => self.monotonic_ms().saturating_add_signed(offset_ms),
-        }
+        let own_ms = self.own_wall_ms();
+        let agreed_ms = self.monotonic_ms().saturating_add_signed(offset_ms);
+        if own_ms.abs_diff(agreed_ms) <= SKEW_MAX_MS { own_ms } else { agreed_ms }
     }
 
     /// Milliseconds on the monotonic clock; it goes on while the process is stopped.
@@ -207,10 +230,20 @@ impl Clock {
         }
     }
 
-    /// Milliseconds since 1970.
+    /// Milliseconds since 1970: what this node stamps things with, and compares stamps with. It is this node's own wall
+    /// clock, unless a majority's clocks agree on another time; then it is theirs.
+    #[must_use]
+    pub fn wall_ms(&self) -> u64 {
+        match self.believed.agreed_offset_ms.load(Ordering::Relaxed) {
+            NOT_AGREED => self.own_wall_ms(),
+            offset_ms => self.agreed_ms(offset_ms),
+        }
+    }
+
+    /// What this node's own wall clock says, right or wrong, in milliseconds since 1970: for comparing clocks only.
     #[must_use]
     #[allow(clippy::disallowed_methods, reason = "this is the place")]
-    pub fn wall_ms(&self) -> u64 {
+    pub fn own_wall_ms(&self) -> u64 {
         match &self.source {
             Source::System { wall_offset_ms, .. } => {
                 let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -272,6 +305,9 @@ mod tests {
         assert!((ahead_ms - DAYS_31_MS).abs() < 1_000, "{ahead_ms}");
         assert!(is_near(clock.proposal_ms(), true_ms));
         assert!(is_near(clock.retention_ms().unwrap(), true_ms));
+        // Tokens, keys, sessions, verdicts, alerts and traces carry it, too.
+        assert!(is_near(clock.wall_ms(), true_ms));
+        assert!(is_near(clock.own_wall_ms(), true_ms + DAYS_31_MS as u64));
         // Nobody answers: what was agreed on goes on.
         assert_eq!(clock.compare(&[], 3), None);
         assert!(is_near(clock.proposal_ms(), true_ms));

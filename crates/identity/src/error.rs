@@ -36,6 +36,9 @@ pub enum AuthError {
         /// For how long, in seconds.
         age_s: u64,
     },
+    /// This node has no state yet, so it knows no credentials at all: 503.
+    #[error("{}", maxine_view::NO_STATE)]
+    NoState,
     /// Known, but may not: 403.
     #[error("Forbidden")]
     RoleTooLow {
@@ -49,7 +52,10 @@ impl AuthError {
     /// token, or one whose time or history is over, is everyday.
     #[must_use]
     pub fn is_worth_a_record(self) -> bool {
-        !matches!(self, Self::Missing | Self::Expired | Self::HistoryEnded | Self::Stale { .. })
+        !matches!(
+            self,
+            Self::Missing | Self::Expired | Self::HistoryEnded | Self::Stale { .. } | Self::NoState
+        )
     }
 
     /// What is missing, for whoever sent the request.
@@ -71,7 +77,7 @@ impl AuthError {
             Self::WrongHost => "the cookie counts only where the request names this node by an IP \
                                 address, as localhost, or as http.allowed_hosts says"
                 .into(),
-            Self::Stale { .. } => format!(
+            Self::Stale { .. } | Self::NoState => format!(
                 "{self}: ask another node, or use the token in the file break-glass of this node's data \
                  directory"
             ),
@@ -91,7 +97,7 @@ impl AuthError {
             Self::Invalid | Self::CrossSite | Self::WrongHost | Self::RoleTooLow { .. } => {
                 http::StatusCode::FORBIDDEN
             }
-            Self::Stale { .. } => http::StatusCode::SERVICE_UNAVAILABLE,
+            Self::Stale { .. } | Self::NoState => http::StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 }
@@ -120,6 +126,9 @@ pub enum SigninError {
         /// For how long, in seconds.
         age_s: u64,
     },
+    /// This node has no state yet, so it knows no users.
+    #[error("{}", maxine_view::NO_STATE)]
+    NoState,
     /// No key to sign with yet: the cluster has had no leader so far.
     #[error("the cluster is not ready for sign-ins yet; try again in 1 s")]
     NotReady,

@@ -27,7 +27,7 @@ use http::{HeaderMap, HeaderValue, header};
 
 use maxine_clock::Clock;
 use maxine_state::{ControlState, Identities, Name, Role, User};
-use maxine_view::View;
+use maxine_view::{Snapshot, View};
 
 pub use api_token::{MintedToken, hex};
 pub use break_glass::{break_glass_file, make_break_glass_token};
@@ -187,6 +187,9 @@ impl Security {
             return self.identify_break_glass(token);
         }
         let snapshot = self.0.view.snapshot();
+        if !snapshot.has_state() {
+            return Err(AuthError::NoState);
+        }
         let identities = snapshot.state.identities();
         let audience = self.audience(identities).ok_or(AuthError::Invalid)?;
         let caller = if token.starts_with(api_token::PREFIX) {
@@ -257,6 +260,9 @@ impl Security {
     ) -> Result<SignedIn, SigninError> {
         if let Some(age_s) = self.too_stale_s() {
             return Err(SigninError::Stale { age_s });
+        }
+        if !self.0.view.with_snapshot(Snapshot::has_state) {
+            return Err(SigninError::NoState);
         }
         let now_ms = self.0.clock.monotonic_ms();
         self.0

@@ -198,7 +198,7 @@ fn a_drain_outlives_what_machines_report_and_ends_at_an_operators_word() {
     driver.register_with(moved);
     let routable = |driver: &Driver| {
         let service = driver.state.service(&key()).unwrap();
-        driver.instance("a").is_some_and(|instance| service.is_routable(instance))
+        driver.instance("a").is_some_and(|instance| service.in_traffic().has(instance))
     };
     assert!(!routable(&driver), "re-registration must not revive it");
     let fence = driver.grant();

@@ -78,7 +78,7 @@ impl World {
     }
 
     fn is_routable(&self) -> bool {
-        self.state.service(&key().service).unwrap().is_routable(self.instance())
+        self.state.service(&key().service).unwrap().in_traffic().has(self.instance())
     }
 }
 

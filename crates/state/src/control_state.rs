@@ -69,12 +69,6 @@ impl ServiceState {
         let bad = undrained().filter(|instance| !instance.is_healthy()).count();
         bad > 0 && bad * 100 > undrained().count() * percent as usize
     }
-
-    /// Whether an instance gets new traffic: registered, not drained, healthy enough.
-    #[must_use]
-    pub fn is_routable(&self, instance: &Instance) -> bool {
-        instance.is_healthy() && self.is_undrained(instance)
-    }
 }
 
 /// Who holds the leader's duties.

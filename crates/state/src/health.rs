@@ -22,7 +22,7 @@ use super::versioned::{first_version, stored};
 )]
 #[serde(rename_all = "snake_case")]
 pub enum Readiness {
-    /// Nothing has been observed; it gets traffic.
+    /// No health check has taken it out of traffic since it was registered; it gets traffic.
     #[default]
     Unknown,
     /// Observed to work.

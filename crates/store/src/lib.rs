@@ -276,12 +276,24 @@ pub struct MemberView {
     pub leader: bool,
     /// Whether this node or the leader heard from it recently; null if neither knows.
     pub reachable: Option<bool>,
+    /// Whether it acknowledges the leader's log entries; a voter that does not is of no use for a majority, even if it is
+    /// reachable. Known to the leader; null if it is not known.
+    #[serde(default)]
+    pub acknowledges: Option<bool>,
     /// The last log entry known to be stored on it (known to the leader).
     pub matched_index: Option<u64>,
     /// Time since it was last heard, in milliseconds.
     pub last_contact_ms: Option<u64>,
     /// The newest state version that it understands; null if neither this node nor the leader has met it.
     pub state_version: Option<u32>,
+}
+
+impl MemberView {
+    /// Whether it is known to be reachable and, as far as is known, acknowledges what it is sent.
+    #[must_use]
+    pub fn works(&self) -> bool {
+        self.reachable == Some(true) && self.acknowledges != Some(false)
+    }
 }
 
 /// The log and its members, as this node sees them.
@@ -316,7 +328,8 @@ pub struct ClusterStatus {
     pub log_disk_bytes: u64,
     /// How many voters must be reachable for writes to go on.
     pub majority: usize,
-    /// How many voters are known to be reachable, by this node or by the leader, this node included.
+    /// How many voters are known to be reachable, by this node or by the leader, this node included. One that
+    /// acknowledges no log entry is not counted.
     pub reachable_voters: usize,
     /// How many more voters may be lost before writes stop. A voter of which nothing is known counts as lost.
     pub failures_tolerated: usize,
@@ -330,7 +343,7 @@ impl ClusterStatus {
     pub fn with_members(mut self, members: Vec<MemberView>) -> Self {
         let voters = members.iter().filter(|member| member.voter);
         self.majority = voters.clone().count() / 2 + 1;
-        self.reachable_voters = voters.filter(|member| member.reachable == Some(true)).count();
+        self.reachable_voters = voters.filter(|member| member.works()).count();
         self.failures_tolerated = self.reachable_voters.saturating_sub(self.majority);
         self.members = members;
         self
@@ -349,6 +362,9 @@ pub enum AdminError {
     /// The request does not fit the cluster's state; the text says what to do.
     #[error("{0}")]
     Invalid(String),
+    /// What it names is no member of the cluster.
+    #[error("{0}")]
+    NotFound(String),
     /// No leader could do it in time; nothing was changed, and a retry is safe.
     #[error("{0}")]
     Unavailable(String),

@@ -181,6 +181,7 @@ fn admin_error(error: raft::AdminError) -> AdminError {
         | raft::AdminError::NotLeader { .. }
         | raft::AdminError::ShuttingDown => AdminError::Unavailable(error.to_string()),
         raft::AdminError::Timeout => AdminError::OutcomeUnknown(error.to_string()),
+        raft::AdminError::NoSuchMember(_) => AdminError::NotFound(error.to_string()),
         raft::AdminError::Refused(_) | raft::AdminError::Io(_) => {
             AdminError::Invalid(error.to_string())
         }
@@ -302,6 +303,7 @@ impl ClusterAdmin for RaftAdmin {
             http_addr: member.member.http_addr.clone(),
             voter: member.voter,
             reachable: member.reachable,
+            acknowledges: member.acknowledges,
             matched_index: member.matched_index,
             last_contact_ms: member.last_contact_age_ms,
             state_version: member.app_version,

@@ -2,7 +2,35 @@
 //!
 //! Telemetry follows [`super::ControlStore::events`] and turns them into alerts and metrics.
 
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 use serde::Serialize;
+use tokio::sync::broadcast;
+
+/// Hands events to those who listen. What happens before anyone listens waits for the first listener: much of it
+/// happens while the store is being opened.
+#[derive(Clone, Debug)]
+pub(crate) struct StoreEvents {
+    sender: broadcast::Sender<StoreEvent>,
+    first: Arc<Mutex<Option<broadcast::Receiver<StoreEvent>>>>,
+}
+
+impl StoreEvents {
+    pub(crate) fn new() -> Self {
+        let (sender, first) = broadcast::channel(EVENTS_KEPT_MAX);
+        Self { sender, first: Arc::new(Mutex::new(Some(first))) }
+    }
+
+    pub(crate) fn emit(&self, event: StoreEvent) {
+        // Nobody needs to listen.
+        let _ = self.sender.send(event);
+    }
+
+    pub(crate) fn listen(&self) -> broadcast::Receiver<StoreEvent> {
+        self.first.lock().take().unwrap_or_else(|| self.sender.subscribe())
+    }
+}
 
 /// Something happened underneath the store.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -90,4 +118,23 @@ impl StoreEvent {
 }
 
 /// Most events that a slow reader can be behind before it skips some.
-pub(super) const EVENTS_KEPT_MAX: usize = 64;
+const EVENTS_KEPT_MAX: usize = 64;
+
+#[cfg(test)]
+mod event_tests {
+    use super::*;
+
+    /// A store that cannot be reached when the node starts says so before anybody can listen.
+    #[test]
+    fn what_happened_before_anybody_listened_reaches_the_first_listener() {
+        let events = StoreEvents::new();
+        let away = StoreEvent::Unreachable { reason: "refused".into() };
+        events.emit(away.clone());
+        let (mut first, mut second) = (events.listen(), events.listen());
+        assert_eq!(first.try_recv(), Ok(away));
+        second.try_recv().unwrap_err();
+        let back = StoreEvent::Reachable { after_ms: 1 };
+        events.emit(back.clone());
+        assert_eq!((first.try_recv(), second.try_recv()), (Ok(back.clone()), Ok(back)));
+    }
+}

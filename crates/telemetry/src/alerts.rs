@@ -5,12 +5,15 @@
 //! node keeps its own list; [`super::webhook`] tells the outside of what [`Alerts::due`] hands out.
 
 use std::collections::VecDeque;
+use std::io;
+use std::path::PathBuf;
 
 use parking_lot::Mutex;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::alert_kind::{AlertForm, AlertKind, Scope, Severity};
+use super::silences::{self, SILENCES_MAX, Silence};
 
 /// Most conditions that are active at once; what is over it is counted and left out.
 const ACTIVE_MAX: usize = 1_000;
@@ -120,23 +123,6 @@ impl Notice {
     }
 }
 
-/// A kind of alert that is not sent to the webhook for a time. It is still listed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
-pub struct Silence {
-    /// The kind.
-    #[serde(rename = "type")]
-    pub kind: String,
-    /// Until when, in milliseconds since 1970.
-    pub until_ms: u64,
-    /// Why, in the operator's words.
-    pub reason: String,
-    /// Who silenced it.
-    pub by: String,
-}
-
-/// Most kinds that are silenced at once.
-const SILENCES_MAX: usize = 64;
-
 /// What the webhook has been told of an alert.
 #[derive(Debug, Default)]
 struct Told {
@@ -168,6 +154,8 @@ pub struct Alerts {
     node: String,
     len_max: usize,
     kept: Mutex<Kept>,
+    /// Where silences are kept; `None` where they live as long as the process. Locked while it is written.
+    silences_file: Mutex<Option<PathBuf>>,
 }
 
 /// What became of a condition that was raised.
@@ -206,15 +194,22 @@ impl Kept {
 }
 
 impl Alerts {
-    pub(super) fn new(node: String, len_max: usize) -> Self {
+    /// With the silences that a run before has kept in `silences_file`.
+    pub(super) fn new(node: String, len_max: usize, silences_file: Option<PathBuf>) -> Self {
+        let read = silences_file.as_deref().map_or_else(|| Ok(Vec::new()), silences::read);
+        let silences = read.unwrap_or_else(|error| {
+            tracing::error!(%error, "the silences of alerts cannot be read: none is in force");
+            Vec::new()
+        });
         let kept = Kept {
             next_id: 0,
             entries: VecDeque::new(),
             active: 0,
-            silences: Vec::new(),
+            silences,
             speaks_for_cluster: true,
         };
-        Self { node, len_max, kept: Mutex::new(kept) }
+        let silences_file = Mutex::new(silences_file);
+        Self { node, len_max, kept: Mutex::new(kept), silences_file }
     }
 
     fn add(&self, kept: &mut Kept, notice: Notice, now_ms: u64) -> Alert {
@@ -371,18 +366,24 @@ impl Alerts {
         true
     }
 
-    /// Keeps a kind of alert from the webhook until `until_ms`; `false` if too many are silenced.
-    pub fn silence(&self, silence: Silence, now_ms: u64) -> bool {
-        let mut kept = self.kept.lock();
-        kept.silences.retain(|s| s.kind != silence.kind && s.until_ms > now_ms);
-        if silence.until_ms <= now_ms {
-            return true;
+    /// Keeps a kind of alert from the webhook until its end, through restarts of the node; one that has ended already
+    /// replaces the present one. `false` if too many kinds are silenced. Blocks: the silence is on the disk when it is in
+    /// force, and an error has changed nothing.
+    pub fn silence(&self, silence: Silence, now_ms: u64) -> io::Result<bool> {
+        let file = self.silences_file.lock();
+        let mut silences = self.kept.lock().silences.clone();
+        silences.retain(|s| s.kind != silence.kind && s.until_ms > now_ms);
+        if silence.until_ms > now_ms {
+            if silences.len() >= SILENCES_MAX {
+                return Ok(false);
+            }
+            silences.push(silence);
         }
-        if kept.silences.len() >= SILENCES_MAX {
-            return false;
+        if let Some(file) = file.as_deref() {
+            silences::write(file, &silences)?;
         }
-        kept.silences.push(silence);
-        true
+        self.kept.lock().silences = silences;
+        Ok(true)
     }
 
     /// The silences in force.

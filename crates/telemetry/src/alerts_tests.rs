@@ -9,7 +9,7 @@ fn lost(object: &str) -> Notice {
 }
 
 fn alerts(len_max: usize) -> Alerts {
-    Alerts::new("node-1".into(), len_max)
+    Alerts::new("node-1".into(), len_max, None)
 }
 
 /// Whatever is due is delivered.
@@ -30,13 +30,13 @@ fn alerts_are_numbered_acknowledged_and_silenced() {
         reason: String::new(),
         by: "a".into(),
     };
-    assert!(alerts.silence(until(10), 2));
+    assert!(alerts.silence(until(10), 2).unwrap());
     assert!(alerts.push(event("b"), 9).silenced);
     assert!(!alerts.push(event("c"), 10).silenced);
     let ids: Vec<u64> = alerts.newest_first().iter().map(|a| a.id).collect();
     assert_eq!(ids, [3, 2]);
     assert!(!alerts.acknowledge(1, "ada"));
-    assert!(alerts.silence(until(0), 3));
+    assert!(alerts.silence(until(0), 3).unwrap());
     assert!(alerts.silences(3).is_empty());
 }
 
@@ -125,4 +125,29 @@ fn more_active_conditions_than_fit_are_left_out() {
     assert_eq!(alerts.raise(lost("more"), 1), Raised::LeftOut);
     assert!(alerts.clear(AlertKind::MemberUnreachable, "7", 2).is_some());
     assert_eq!(alerts.raise(lost("more"), 3), Raised::New);
+}
+
+#[test]
+fn a_silence_outlives_a_restart_of_the_node() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("alert-silences");
+    let open = || Alerts::new("node-1".into(), 10, Some(file.clone()));
+    let silence = Silence {
+        kind: "upstream.evicted".into(),
+        until_ms: 1_000,
+        reason: "planned".into(),
+        by: "ada".into(),
+    };
+    assert!(open().silence(silence.clone(), 1).unwrap());
+    let again = open();
+    assert_eq!(again.silences(2), std::slice::from_ref(&silence));
+    assert!(again.push(event("a"), 2).silenced);
+    assert!(!again.push(event("b"), 1_000).silenced, "it ends when it said");
+    assert!(again.silence(Silence { until_ms: 0, ..silence.clone() }, 3).unwrap());
+    assert!(open().silences(3).is_empty());
+    // What cannot be kept is not promised.
+    let nowhere = dir.path().join("missing").join("alert-silences");
+    let alerts = Alerts::new("node-1".into(), 10, Some(nowhere));
+    alerts.silence(silence, 1).unwrap_err();
+    assert!(alerts.silences(2).is_empty());
 }

@@ -12,11 +12,13 @@ pub mod projection;
 mod request_log;
 mod requests;
 mod ring;
+mod silences;
 mod trace_name;
 mod traffic;
 mod trail;
 mod webhook;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use http::Method;
@@ -26,12 +28,13 @@ use maxine_clock::Clock;
 use maxine_view::View;
 
 pub use alert_kind::{AlertForm, AlertKind, Scope, Severity};
-pub use alerts::{Alert, AlertState, Alerts, Notice, Silence};
+pub use alerts::{Alert, AlertState, Alerts, Notice};
 pub use events::{ForwardHit, LookupHit, Mode, RecentEvent};
 pub use metrics::{Gauges, Metrics};
 pub use request_log::{LogFile, RequestLogSettings};
 pub use requests::{FinishedRequest, Subject, Trace};
 pub use ring::Ring;
+pub use silences::Silence;
 pub use trace_name::TraceName;
 pub use traffic::{STEP_MS, Traffic, TrafficStep, TrafficSum};
 pub use trail::{AttemptOutcome, AttemptRecord, AttemptTrail};
@@ -55,6 +58,8 @@ pub struct TelemetrySettings {
     pub audit_max: usize,
     /// Recent alerts kept (`MAXINE_RECENT_ALERT_LIMIT`).
     pub alerts_max: usize,
+    /// Where silences of alerts are kept; `None` keeps them in memory.
+    pub silences_file: Option<PathBuf>,
     /// Whether look-ups that found a node are among the recent events.
     pub audit_lookups: bool,
     /// The request log.
@@ -71,6 +76,7 @@ impl Default for TelemetrySettings {
             traces_max: 200,
             audit_max: 200,
             alerts_max: 100,
+            silences_file: None,
             audit_lookups: true,
             request_log: RequestLogSettings::default(),
             webhook: None,
@@ -133,7 +139,11 @@ impl Telemetry {
             clock,
             metrics: Metrics::new(),
             log,
-            alerts: Alerts::new(settings.node.clone(), settings.alerts_max),
+            alerts: Alerts::new(
+                settings.node.clone(),
+                settings.alerts_max,
+                settings.silences_file.clone(),
+            ),
             audit_max: settings.audit_max,
             events: Ring::new(settings.audit_max),
             lookups: Ring::new(lookups_max),

@@ -277,13 +277,27 @@ impl Metrics {
         self.state_index.set(signed(state.index()));
         // Exact far beyond any age.
         self.staleness_ms.set(gauges.staleness_ms.map_or(f64::NAN, |age_ms| age_ms as f64));
+        let mut families = self.registry.gather();
+        if state.index() == 0 {
+            // A node that has no state yet does not know these; 0 would be a lie.
+            families.retain(|family| !OF_THE_STATE.contains(&family.name()));
+        }
         let mut out = Vec::new();
-        if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut out) {
+        if let Err(error) = TextEncoder::new().encode(&families, &mut out) {
             tracing::error!(%error, "the metrics could not be encoded");
         }
         String::from_utf8(out).unwrap_or_default()
     }
 }
+
+/// What is counted in the state.
+const OF_THE_STATE: [&str; 5] = [
+    "maxine_registered_services",
+    "maxine_registered_parent_nodes",
+    "maxine_registered_virtual_nodes",
+    "maxine_registry_instances",
+    "maxine_registry_bytes",
+];
 
 fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)

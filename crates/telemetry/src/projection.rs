@@ -95,7 +95,16 @@ impl ProjectionParts {
         self.telemetry.metrics().health_evictions.inc();
         self.telemetry.record("upstream.evicted", "REMOVED", fields);
         if self.duties.borrow().is_some() {
-            let message = format!("{key} failed its health checks and gets no traffic");
+            let panics = self.view.with_snapshot(|snapshot| {
+                let service = snapshot.state.service(&key.service);
+                service.is_some_and(|service| service.in_panic_mode())
+            });
+            let message = match panics {
+                true => format!(
+                    "{key} failed its health checks, but is used all the same: the service is in panic mode"
+                ),
+                false => format!("{key} failed its health checks and gets no traffic"),
+            };
             let notice = Notice::new(AlertKind::UpstreamEvicted, key.to_string(), message);
             self.telemetry.alert(notice.details(Value::Object(details)));
         }

@@ -35,6 +35,18 @@ pub struct Snapshot {
     pub published_at_ms: u64,
 }
 
+/// Why a node that has no state yet refuses to answer: to it, everything would seem not to exist.
+pub const NO_STATE: &str = "this node has no state yet: since it started it has not received one from its cluster or its store";
+
+impl Snapshot {
+    /// Whether there is a state at all. A node that has not received one yet must not say that something does
+    /// not exist.
+    #[must_use]
+    pub fn has_state(&self) -> bool {
+        self.state.index() > 0
+    }
+}
+
 /// The index was not reached in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("this node has not reached index {wanted} yet; it is at {reached}")]

@@ -77,13 +77,11 @@ impl ServiceTable {
         index: u64,
         previous: Option<&Self>,
     ) -> Self {
-        let panics = service.in_panic_mode();
+        let in_traffic = service.in_traffic();
         let mut old = previous.map_or(&[][..], |table| &table.endpoints).iter().peekable();
         let mut endpoints = Vec::new();
         for (id, instance) in &service.instances {
-            let used =
-                if panics { service.is_undrained(instance) } else { service.is_routable(instance) };
-            if !used {
+            if !in_traffic.has(instance) {
                 continue;
             }
             // Both lists are in the order of the ids, so one pass finds the counters to keep.
@@ -103,6 +101,7 @@ impl ServiceTable {
         let turns = counter.lookups.load(Ordering::Relaxed);
         let policy_now = policy.as_ref().map(|record| &record.policy);
         let balancer = balancer(strategy, policy_now, surroundings.zone, &endpoints, turns);
+        let panics = in_traffic.panics();
         Self { counter, endpoints, policy, strategy, balancer, panics, index }
     }
 

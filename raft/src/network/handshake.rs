@@ -141,6 +141,7 @@ pub(crate) async fn receive(
         .await?
         .ok_or_else(|| refused("the peer closed the connection before greeting"))?;
     let Hello::V1(hello) = codec::decode(&bytes)?;
+    let before = me.acknowledged.of(hello.node_id);
     let verdict = judge(me, &hello, certificate.as_ref()).await;
     let answer = match &verdict {
         Ok(()) => Welcome::Accepted {
@@ -157,7 +158,7 @@ pub(crate) async fn receive(
     if let Err(refusal) = verdict {
         return Err(refused(format!("refused node {}: {}", hello.node_id, refusal.reason())));
     }
-    let unnoted_dir = see_dir(me, hello.node_id, &mut reader, &mut write).await?;
+    let unnoted_dir = see_dir(me, hello.node_id, before, &mut reader, &mut write).await?;
     let HelloDto { node_id, app_version, channel, .. } = hello;
     let introduction = Introduction::default();
     Ok((reader, write, Greeted { node_id, app_version, channel, introduction, unnoted_dir }))
@@ -170,10 +171,11 @@ async fn show_dir(
     reader: &mut Reader,
     write: &mut Writer,
 ) -> io::Result<()> {
+    let before = me.acknowledged.of(target);
     send(write, &me.shown()).await?;
     let theirs = recognised(me, target, reader).await?;
     // This node looks for it, so it is a member or is being made one.
-    recognise(me, target, theirs, true, write).await
+    recognise(me, target, theirs, before, true, write).await
 }
 
 /// Looks at the directory of `peer`, which greeted, and shows this node's. Returns the directory if it
@@ -184,13 +186,14 @@ async fn show_dir(
 async fn see_dir(
     me: &LocalIdentity,
     peer: NodeId,
+    before: Option<LogId>,
     reader: &mut Reader,
     write: &mut Writer,
 ) -> io::Result<Option<u64>> {
     let shown: DirShown = codec::decode(&frame(reader).await?)?;
     let dir_id = shown.dir_id;
     let notes = me.roster.standing(peer) != Standing::Unknown || me.roster.is_vouched(peer);
-    recognise(me, peer, shown, notes, write).await?;
+    recognise(me, peer, shown, before, notes, write).await?;
     recognised(me, peer, reader).await?;
     Ok((!notes).then_some(dir_id))
 }
@@ -208,10 +211,14 @@ pub(crate) async fn note_dir(me: &LocalIdentity, peer: NodeId, dir_id: u64) -> i
 
 /// Tells `peer` whether it has the directory with which it was first met, an error if not, and how far it
 /// is known to have acknowledged the log. Where that is further than its log goes, it is filled again.
+///
+/// `before` is how far it was known to have acknowledged the log before it said where its log ends: what it acknowledged
+/// since on another connection is no sign of an older copy.
 async fn recognise(
     me: &LocalIdentity,
     peer: NodeId,
     DirShown { dir_id, last }: DirShown,
+    before: Option<LogId>,
     notes: bool,
     write: &mut Writer,
 ) -> io::Result<()> {
@@ -220,15 +227,14 @@ async fn recognise(
         if notes { dir.meet(peer, dir_id) } else { dir.may_be(peer, dir_id) }
     });
     if meeting.await.map_err(io::Error::other)? {
-        let acknowledged = me.acknowledged.of(peer);
-        if last.map(consensus::log_id_from_dto) < acknowledged {
+        if last.map(consensus::log_id_from_dto) < before {
             tracing::error!(
                 peer,
                 "a node came back with an older copy of its data directory; it is filled again"
             );
             me.acknowledged.fill_again(peer).await;
         }
-        let acknowledged = acknowledged.as_ref().map(consensus::log_id_to_dto);
+        let acknowledged = before.as_ref().map(consensus::log_id_to_dto);
         let (_, term) = (me.log_end)();
         return send(write, &DirSeen::Known { shown: me.shown(), acknowledged, term }).await;
     }

@@ -25,6 +25,13 @@ pub(crate) struct Receiver<T> {
     notifier: Arc<Notify>,
 }
 
+impl<T> Receiver<T> {
+    /// Whether every sender is gone.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.values.has_changed().is_err()
+    }
+}
+
 /// Wakes whoever waits when a sender is gone, which may have been the last.
 #[derive(Clone)]
 struct NotifierOfSender(Arc<Notify>);

@@ -392,7 +392,11 @@ impl Registry {
         let items: Vec<(ServiceKey, Registration)> =
             items.into_iter().map(|(key, registration)| (key, registration.normalised())).collect();
         let mut answers: Vec<Option<Result<u64, Rejection>>> = vec![None; items.len()];
-        let unchanged = if request_id.is_some() { Vec::new() } else { self.unchanged(&items) };
+        let mut unchanged = self.unchanged(&items);
+        // Under a caller's own id the log answers for all items, or for none of them.
+        if request_id.is_some() && unchanged.len() < items.len() {
+            unchanged.clear();
+        }
         if !unchanged.is_empty() {
             let renewals = unchanged
                 .iter()
@@ -408,6 +412,9 @@ impl Registry {
                     answers[*at] = known.then_some(Ok(*epoch));
                 }
             }
+        }
+        if request_id.is_some() && answers.iter().any(Option::is_none) {
+            answers.fill(None);
         }
         let open: Vec<usize> = (0..items.len()).filter(|at| answers[*at].is_none()).collect();
         let mut index = self.view.index();

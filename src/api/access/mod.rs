@@ -44,7 +44,8 @@ pub enum AccessMode {
 }
 
 impl Access {
-    /// Whether a node that does not belong to its cluster any more still answers here.
+    /// Whether a node whose state must not be served (it does not belong to its cluster any more, or has no state
+    /// yet) still answers here.
     #[must_use]
     pub fn tells_of_the_node(self, path: &str) -> bool {
         self == Self::Open || OF_THE_NODE.iter().any(|prefix| path.starts_with(prefix))

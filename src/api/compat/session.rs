@@ -85,9 +85,10 @@ impl From<SigninError> for CompatError {
             SigninError::TooManyAttempts { retry_after_s } => {
                 (StatusCode::TOO_MANY_REQUESTS, Some(retry_after_s))
             }
-            SigninError::Busy | SigninError::NotReady | SigninError::Stale { .. } => {
-                (StatusCode::SERVICE_UNAVAILABLE, Some(1))
-            }
+            SigninError::Busy
+            | SigninError::NotReady
+            | SigninError::NoState
+            | SigninError::Stale { .. } => (StatusCode::SERVICE_UNAVAILABLE, Some(1)),
         };
         Self { status, message: error.to_string(), retry_after_s }
     }

@@ -271,11 +271,12 @@ impl Shared {
             }
             Box::new(refusal(path, error))
         })?;
-        if let Some(reason) = self.state.store().exclusion()
-            && !access.tells_of_the_node(path)
+        if !access.tells_of_the_node(path)
+            && let Some(reason) = self.state.why_not_served()
         {
             let error = CompatError::new(StatusCode::SERVICE_UNAVAILABLE, reason);
-            return Err(Box::new(edge_error(path, error)));
+            let retry_after_s = self.state.store().exclusion().is_none().then_some(1);
+            return Err(Box::new(edge_error(path, CompatError { retry_after_s, ..error })));
         }
         if decision == Decision::OtherMethod {
             let mut refusal = edge_error(path, no_such_method(path));
@@ -496,7 +497,7 @@ pub(in crate::api) fn context_of(
 /// Tells a refusal in the style of the API that the path belongs to. The compatible one has fixed texts; the native one
 /// says what is missing, and that a token which is not accepted is as good as none.
 fn refusal(path: &str, error: AuthError) -> Response<Body> {
-    let retry_after_s = matches!(error, AuthError::Stale { .. }).then_some(5);
+    let retry_after_s = matches!(error, AuthError::Stale { .. } | AuthError::NoState).then_some(5);
     if !is_native(path) {
         let text = error.to_string();
         return CompatError { retry_after_s, ..CompatError::new(error.status(), text) }

@@ -24,6 +24,7 @@ use maxine_state::Leadership;
 use maxine_state::limits::check_text;
 use maxine_state::{AuditAction, ControlState, Liveness, Name, STATE_VERSION, StateDigest};
 use maxine_store::{AdminError, ClusterAdmin, ClusterStatus, MemberView, StoreNode};
+use maxine_view::NO_STATE;
 
 /// How long a change of membership may take, in milliseconds.
 const ADMIN_TIMEOUT_MS: u64 = 30_000;
@@ -68,9 +69,10 @@ impl Totals {
             namespaces.insert(key.namespace.as_str());
             totals.services += 1;
             totals.instances += service.instances.len();
+            let in_traffic = service.in_traffic();
             for (id, instance) in &service.instances {
                 let alive = instance.health().liveness == Liveness::Alive;
-                totals.routable += usize::from(service.is_routable(instance));
+                totals.routable += usize::from(in_traffic.has(instance));
                 totals.unhealthy += usize::from(alive && !instance.is_healthy());
                 totals.draining += usize::from(service.drains.contains_key(id));
             }
@@ -114,7 +116,7 @@ pub(super) struct ClusterView {
     /// Who holds the leader's duties, by the log.
     grant: Option<GrantView>,
     /// What is registered.
-    totals: Totals,
+    totals: Option<Totals>,
     /// State of expiry.
     expiry: ExpiryView,
     /// What an operator should know.
@@ -160,7 +162,7 @@ pub(super) async fn status(
             fence: grant.fence.0,
             since_ms: grant.since_ms,
         }),
-        totals: Totals::of(state),
+        totals: fresh.has_state().then(|| Totals::of(state)),
         expiry: ExpiryView {
             suspended: app.duties().borrow().is_some().then(|| expiry.is_suspended()),
             expired_total: expiry.expired_total(),
@@ -193,7 +195,10 @@ fn warnings(
                 "this node's state may be {age_s} s old: it lacks what was written since"
             ));
         }
-        None => warn("the age of this node's state is not known: no leader has answered it yet"),
+        None if !app.view().snapshot().has_state() => warn(NO_STATE),
+        None => warn(
+            "the age of this node's state is not known: it has not been confirmed since this node started",
+        ),
     }
     if app.registry().expiry().is_suspended() {
         warn("expiry is suspended: too many instances stopped sending heartbeats at once");
@@ -440,7 +445,12 @@ pub(super) async fn remove_member(
         in_time(admin.remove(id, force)).await?;
         return Ok(Json(MemberChanged { id }));
     }
+    let was_member = admin.status().members.iter().any(|member| member.id == id);
     let removed = in_time(admin.remove(id, force)).await;
+    if removed.is_ok() && !was_member {
+        // It had been removed before, which was recorded then.
+        return Ok(Json(MemberChanged { id }));
+    }
     record(&app, write, AuditAction::MemberRemove, object, removed.is_ok()).await;
     removed.map(|()| Json(MemberChanged { id }))
 }
@@ -572,6 +582,7 @@ mod tests {
             voter: false,
             leader: false,
             reachable: Some(true),
+            acknowledges: None,
             matched_index: None,
             last_contact_ms: None,
             state_version,

@@ -17,7 +17,7 @@ use serde::Serialize;
 use super::extract::{
     Content, FRESHNESS_PARAMETERS, WriteConditions, parse_query, principal_of, request_id,
 };
-use super::history_index::{HistoryIndex, history_text, history_value};
+use super::history_index::{HistoryIndex, history_value};
 use crate::actors::{WriteError, WriteRequest, state_version};
 use crate::api::problem::{Problem, ProblemKind};
 use crate::api::{AppState, CalledBy, RequestContext, caller};
@@ -140,6 +140,11 @@ impl Fresh {
         &self.snapshot.state
     }
 
+    /// Whether this node has received a state at all.
+    pub(super) fn has_state(&self) -> bool {
+        self.snapshot.has_state()
+    }
+
     /// How old this state can be now, in milliseconds.
     pub(super) fn staleness_ms(&self, state: &AppState) -> Option<u64> {
         self.answered.0.lock().staleness_ms(state)
@@ -180,9 +185,7 @@ impl FromRequestParts<AppState> for Fresh {
         let snapshot = answered.by_present(state);
         let history = snapshot.state.history();
         if let Some(place) = asked.min_index.filter(|place| !place.is_in(history)) {
-            let present = history_text(history);
-            let detail =
-                format!("{place} is a place in a history that has ended; {present} holds now");
+            let detail = place.has_ended(history);
             return Err(Problem::new(ProblemKind::Compacted, detail).with_field("min_index"));
         }
         if let Err(not_reached) = reached {

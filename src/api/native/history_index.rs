@@ -21,6 +21,12 @@ impl HistoryIndex {
     pub(super) fn is_in(self, history: u64) -> bool {
         self.history.is_none_or(|own| own == history)
     }
+
+    /// Says that it is no place in the history that holds now.
+    pub(super) fn has_ended(self, present: u64) -> String {
+        let present = history_text(present);
+        format!("{self} is a place in a history that has ended; {present} holds now")
+    }
 }
 
 /// A history, as it is written.

@@ -20,7 +20,7 @@ use crate::api::problem::{Problem, ProblemKind};
 use crate::api::{AppState, CalledBy};
 use maxine_state::limits::{NAME_LEN_MAX, TEXT_LEN_MAX, check_text};
 use maxine_state::{
-    Command, Deregistration, Expiry, Instance, Liveness, Name, Reply, ServiceState,
+    Command, Deregistration, Expiry, InTraffic, Instance, Liveness, Name, Reply, ServiceState,
 };
 
 /// State of an instance, as a filter.
@@ -59,7 +59,13 @@ pub(super) struct ListInstances {
 }
 
 impl ListInstances {
-    fn matches(&self, service: &ServiceState, instance: &Instance, wanted: Option<&str>) -> bool {
+    fn matches(
+        &self,
+        service: &ServiceState,
+        in_traffic: &InTraffic<'_>,
+        instance: &Instance,
+        wanted: Option<&str>,
+    ) -> bool {
         let registration = &instance.registration;
         let contains = |text: &str, wanted: &str| text.to_lowercase().contains(wanted);
         let found = wanted.is_none_or(|wanted| {
@@ -68,7 +74,7 @@ impl ListInstances {
         });
         let evicted = instance.health().liveness == Liveness::Evicted;
         let does = self.health.is_none_or(|filter| match filter {
-            InstanceFilter::Routable => service.is_routable(instance),
+            InstanceFilter::Routable => in_traffic.has(instance),
             InstanceFilter::Unhealthy => !evicted && !instance.is_healthy(),
             InstanceFilter::Evicted => evicted,
             InstanceFilter::Draining => service.drains.contains_key(&registration.id),
@@ -109,13 +115,15 @@ pub(super) async fn list_instances(
         None => Bound::Unbounded,
     };
     let service = find(&fresh, &key)?;
+    let in_traffic = service.in_traffic();
     let instances = service
         .instances
         .range((start, Bound::Unbounded))
-        .filter(|(_, instance)| query.matches(service, instance, wanted.as_deref()));
+        .filter(|(_, instance)| query.matches(service, &in_traffic, instance, wanted.as_deref()));
     let cursor = |(id, _): &(&Name, &Arc<Instance>)| page::cursor_of(&[id.as_str()]);
-    let show =
-        |(_, instance): (&Name, &Arc<Instance>)| InstanceView::new(&key, service, instance, detail);
+    let show = |(_, instance): (&Name, &Arc<Instance>)| {
+        InstanceView::new(&key, service, in_traffic.has(instance), instance, detail)
+    };
     Ok(fresh.json(Page::take(instances, limit, cursor, show)))
 }
 
@@ -135,7 +143,9 @@ pub(super) async fn get_instance(
     let service = find(&fresh, &key.service)?;
     let instance = service.instances.get(&key.instance);
     let instance = instance.ok_or_else(|| Problem::not_found("instance", &key.to_string()))?;
-    Ok(fresh.json(InstanceView::new(&key.service, service, instance, Detail::of(&caller))))
+    let routable = service.in_traffic().has(instance);
+    let detail = Detail::of(&caller);
+    Ok(fresh.json(InstanceView::new(&key.service, service, routable, instance, detail)))
 }
 
 /// A registration that was taken.

@@ -32,8 +32,8 @@ pub(super) enum LeadershipCause {
     Silence,
     /// The same node took its duties anew, after it had lost its majority or was restarted.
     Regained,
-    /// The new leader had just started and knew of none before.
-    Started,
+    /// The new leader did not know how the leadership before ended: it had just started, or had not followed that leader.
+    Unknown,
 }
 
 /// A change of leadership.
@@ -49,10 +49,9 @@ pub(super) struct LeadershipChange {
     fence: u64,
     /// Why.
     cause: LeadershipCause,
-    /// The previous leader, if the new one knew it.
+    /// The previous leader: the holder of the change before; null for the oldest one.
     from: Option<String>,
-    /// Time without a leader that could acknowledge a write, in milliseconds, if the new leader
-    /// knew it.
+    /// Time without a leader that could acknowledge a write, in milliseconds; null if the new leader did not know it.
     gap_ms: Option<u64>,
     /// Who asked for a transfer.
     by: Option<String>,
@@ -135,9 +134,10 @@ fn changes<'a>(
         };
         let asked = transfers.iter().chain(recorded_before).find(near);
         let by = asked.map(|transfer| transfer.user.to_string());
-        let (from, gap_ms) = known.unzip();
-        let oldest = older.is_none();
-        let cause = cause_of(oldest, &record.object, by.is_some(), from.as_deref(), gap_ms);
+        // Whom the new leader had followed may have led earlier: what it knows of that one says nothing of this change.
+        let from = older.map(|older| older.record.object.to_string());
+        let gap_ms = known.filter(|(name, _)| from.as_ref() == Some(name)).map(|(_, ms)| ms);
+        let cause = cause_of(&record.object, by.is_some(), from.as_deref(), gap_ms);
         let change = LeadershipChange {
             index: record.index,
             time_ms: record.time_ms,
@@ -157,20 +157,14 @@ fn silence_of(object: &str) -> Option<(String, u64)> {
     Some((from.to_owned(), silence.strip_suffix(" ms")?.parse().ok()?))
 }
 
-fn cause_of(
-    oldest: bool,
-    holder: &str,
-    asked: bool,
-    from: Option<&str>,
-    gap_ms: Option<u64>,
-) -> LeadershipCause {
+fn cause_of(holder: &str, asked: bool, from: Option<&str>, gap_ms: Option<u64>) -> LeadershipCause {
     match (from, gap_ms) {
         _ if asked => LeadershipCause::Transfer,
+        (None, _) => LeadershipCause::First,
         (Some(from), _) if from == holder => LeadershipCause::Regained,
-        (_, Some(gap_ms)) if gap_ms <= HANDOVER_SILENCE_MS => LeadershipCause::Handover,
-        (Some(_), _) => LeadershipCause::Silence,
-        (None, _) if oldest => LeadershipCause::First,
-        (None, _) => LeadershipCause::Started,
+        (Some(_), Some(gap_ms)) if gap_ms <= HANDOVER_SILENCE_MS => LeadershipCause::Handover,
+        (Some(_), Some(_)) => LeadershipCause::Silence,
+        (Some(_), None) => LeadershipCause::Unknown,
     }
 }
 
@@ -251,7 +245,7 @@ mod tests {
         assert_eq!(
             found,
             [
-                (12, "node-2".into(), LeadershipCause::Started, None, None, None),
+                (12, "node-2".into(), LeadershipCause::Unknown, some("node-1"), None, None),
                 (10, "node-1".into(), LeadershipCause::Handover, some("node-3"), Some(80), None),
                 (8, "node-3".into(), LeadershipCause::Regained, some("node-3"), Some(4_000), None),
                 (
@@ -289,8 +283,33 @@ mod tests {
             found,
             [
                 (4, LeadershipCause::Transfer, Some("ada".into())),
-                (2, LeadershipCause::Started, None),
+                (2, LeadershipCause::Unknown, None),
                 (1, LeadershipCause::First, None),
+            ]
+        );
+    }
+
+    #[test]
+    fn the_previous_leader_is_the_one_of_the_change_before() {
+        let granted = AuditAction::LeadershipGrant;
+        let taken = AuditAction::LeadershipTakeover;
+        let records = [
+            record(1, 0, "system:leadership", granted, "node-7"),
+            record(2, 3_000, "system:leadership", granted, "node-3"),
+            record(3, 3_000, "system:leadership", taken, "node-7, silent for 3020 ms"),
+            // It had followed node 7, and never heard of node 3 as a leader.
+            record(4, 9_000, "system:leadership", granted, "node-2"),
+            record(5, 9_000, "system:leadership", taken, "node-7, silent for 8946 ms"),
+        ];
+        let found: Vec<_> =
+            changes(records.iter().rev()).map(|(_, c)| (c.from, c.cause, c.gap_ms)).collect();
+        let from = |name: &str| Some(name.to_owned());
+        assert_eq!(
+            found,
+            [
+                (from("node-3"), LeadershipCause::Unknown, None),
+                (from("node-7"), LeadershipCause::Silence, Some(3_020)),
+                (None, LeadershipCause::First, None),
             ]
         );
     }

@@ -46,7 +46,8 @@ pub(super) async fn list_namespaces(fresh: Fresh, _: Params<NoParams>) -> Respon
         let entry = namespaces.entry(name).or_default();
         entry.services += 1;
         entry.instances += service.instances.len();
-        let routable = service.instances.values().filter(|instance| service.is_routable(instance));
+        let in_traffic = service.in_traffic();
+        let routable = service.instances.values().filter(|instance| in_traffic.has(instance));
         entry.routable += routable.count();
     }
     let items = namespaces

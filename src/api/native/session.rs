@@ -109,6 +109,9 @@ pub(super) async fn sign_out(
         Err(error @ AuthError::CrossSite) => {
             Err(Problem::new(ProblemKind::Forbidden, error.explained()))
         }
+        Err(error @ (AuthError::NoState | AuthError::Stale { .. })) => {
+            Err(Problem::new(ProblemKind::Unavailable, error.explained()).with_retry_after_s(5))
+        }
         // There is no session that could be ended.
         Err(_) => Ok(()),
     };
@@ -231,7 +234,10 @@ fn signin_problem(error: SigninError) -> Problem {
             Problem::new(ProblemKind::TooManyRequests, error.to_string())
                 .with_retry_after_s(retry_after_s)
         }
-        SigninError::Busy | SigninError::NotReady | SigninError::Stale { .. } => {
+        SigninError::Busy
+        | SigninError::NotReady
+        | SigninError::NoState
+        | SigninError::Stale { .. } => {
             Problem::new(ProblemKind::Unavailable, error.to_string()).with_retry_after_s(1)
         }
     }

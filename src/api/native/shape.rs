@@ -452,7 +452,8 @@ impl InstanceRecord {
 pub(super) struct InstanceView {
     #[serde(flatten)]
     record: InstanceRecord,
-    /// Whether it gets traffic: registered, not drained, healthy enough.
+    /// Whether it gets traffic now: not drained; healthy, unless the service is in panic mode; and of a version that has
+    /// a share, if the policy splits the traffic.
     routable: bool,
     /// Who drained it, and why; null if it is not drained.
     drain: Option<DrainView>,
@@ -462,13 +463,14 @@ impl InstanceView {
     pub(super) fn new(
         key: &ServiceKey,
         service: &ServiceState,
+        routable: bool,
         instance: &Instance,
         detail: Detail,
     ) -> Self {
         let drain = service.drains.get(&instance.registration.id);
         Self {
             record: InstanceRecord::new(key, instance, detail),
-            routable: service.is_routable(instance),
+            routable,
             drain: drain.map(|drain| DrainView::from(drain.as_ref())),
         }
     }
@@ -478,11 +480,11 @@ impl InstanceView {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum ServiceHealth {
-    /// Every instance that is not drained gets traffic.
+    /// At least one instance gets traffic, and every instance that is not drained is healthy.
     Healthy,
-    /// Some do.
+    /// At least one instance gets traffic, and an instance that is not drained is unhealthy or evicted.
     Degraded,
-    /// None does.
+    /// No instance gets traffic.
     Down,
 }
 
@@ -497,8 +499,10 @@ pub(super) struct ServiceSummary {
     pub(super) health: ServiceHealth,
     /// Its instances, those evicted included.
     pub(super) instances: usize,
-    /// Those that get traffic.
+    /// Those that get traffic now.
     pub(super) routable: usize,
+    /// Whether so many are unhealthy that all that are not drained are used, healthy or not.
+    panic_mode: bool,
     /// Those that are alive but not ready.
     pub(super) unhealthy: usize,
     /// Those that are evicted; they are still probed.
@@ -516,9 +520,12 @@ pub(super) struct ServiceSummary {
 impl ServiceSummary {
     pub(super) fn new(key: &ServiceKey, service: &ServiceState, config: &RuntimeConfig) -> Self {
         let (mut routable, mut unhealthy, mut evicted, mut draining) = (0, 0, 0, 0);
+        let in_traffic = service.in_traffic();
+        let mut has_bad = false;
         for (id, instance) in &service.instances {
             draining += usize::from(service.drains.contains_key(id));
-            routable += usize::from(service.is_routable(instance));
+            routable += usize::from(in_traffic.has(instance));
+            has_bad |= service.is_undrained(instance) && !instance.is_healthy();
             let gone = instance.health().liveness == Liveness::Evicted;
             evicted += usize::from(gone);
             unhealthy += usize::from(!gone && !instance.is_healthy());
@@ -526,8 +533,8 @@ impl ServiceSummary {
         let instances = service.instances.len();
         let health = match routable {
             0 => ServiceHealth::Down,
-            _ if routable + draining >= instances => ServiceHealth::Healthy,
-            _ => ServiceHealth::Degraded,
+            _ if has_bad => ServiceHealth::Degraded,
+            _ => ServiceHealth::Healthy,
         };
         let policy = service.policy.as_ref();
         Self {
@@ -536,6 +543,7 @@ impl ServiceSummary {
             health,
             instances,
             routable,
+            panic_mode: in_traffic.panics(),
             unhealthy,
             evicted,
             draining,

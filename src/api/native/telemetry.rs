@@ -158,10 +158,7 @@ pub(super) async fn silence_alerts(
     write: Write,
     JsonBody(body): JsonBody<SilenceBody>,
 ) -> Result<Json<Silence>, Problem> {
-    if !AlertKind::ALL.iter().any(|known| known.name() == kind.as_str()) {
-        let known: Vec<_> = AlertKind::ALL.iter().map(|kind| kind.name()).collect();
-        return Err(Problem::limit("type", &known.join(", "), kind.as_str()));
-    }
+    check_kind(&kind)?;
     check_text("reason", &body.reason, 0, TEXT_LEN_MAX)?;
     check_range("duration_ms", body.duration_ms, 1_000, SILENCE_MS_MAX)?;
     let now_ms = state.clock().wall_ms();
@@ -171,10 +168,36 @@ pub(super) async fn silence_alerts(
         reason: body.reason,
         by: write.actor.user.into(),
     };
-    if !state.telemetry().alerts().silence(silence.clone(), now_ms) {
-        return Err(Problem::limit("silences", "fewer at a time", "one more"));
-    }
+    set_silence(&state, silence.clone(), now_ms).await?;
     Ok(Json(silence))
+}
+
+/// Keeps a silence in the data directory, which may wait for the disk, and sets it.
+async fn set_silence(state: &AppState, silence: Silence, now_ms: u64) -> Result<(), Problem> {
+    let telemetry = state.telemetry().clone();
+    let set = move || telemetry.alerts().silence(silence, now_ms);
+    match tokio::task::spawn_blocking(set).await {
+        Ok(Ok(true)) => Ok(()),
+        Ok(Ok(false)) => Err(Problem::limit("silences", "fewer at a time", "one more")),
+        Ok(Err(error)) => {
+            tracing::error!(%error, "a silence of alerts was not kept");
+            let detail =
+                "nothing was changed: the silence cannot be written to this node's data directory";
+            Err(Problem::new(ProblemKind::Unavailable, detail).with_retry_after_s(5))
+        }
+        Err(_) => {
+            let detail = "the node is stopping";
+            Err(Problem::new(ProblemKind::Unavailable, detail).with_retry_after_s(1))
+        }
+    }
+}
+
+fn check_kind(kind: &Name) -> Result<(), Problem> {
+    if AlertKind::ALL.iter().any(|known| known.name() == kind.as_str()) {
+        return Ok(());
+    }
+    let known: Vec<_> = AlertKind::ALL.iter().map(|kind| kind.name()).collect();
+    Err(Problem::limit("type", &known.join(", "), kind.as_str()))
 }
 
 /// Ends a silence.
@@ -188,7 +211,8 @@ pub(super) async fn unsilence_alerts(
     NamePath(kind): NamePath,
     _: Params<NoParams>,
     write: Write,
-) -> StatusCode {
+) -> Result<StatusCode, Problem> {
+    check_kind(&kind)?;
     // One that has run out already replaces it.
     let ended = Silence {
         kind: kind.as_str().into(),
@@ -196,8 +220,8 @@ pub(super) async fn unsilence_alerts(
         reason: String::new(),
         by: write.actor.user.into(),
     };
-    state.telemetry().alerts().silence(ended, state.clock().wall_ms());
-    StatusCode::NO_CONTENT
+    set_silence(&state, ended, state.clock().wall_ms()).await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 /// A request that this node has answered.

@@ -371,6 +371,12 @@ pub(super) async fn poll_changes(
         Problem::new(ProblemKind::Compacted, lost.to_string()).with_field("index")
     };
     let mut watcher = subscribe(&state, scope, query.index).await.map_err(|lost| {
+        let history = state.view().snapshot().state.history();
+        if let Some(place) = query.index.filter(|place| !place.is_in(history)) {
+            answered.by_present(&state);
+            let detail = place.has_ended(history);
+            return Problem::new(ProblemKind::Compacted, detail).with_field("index");
+        }
         let present = state.view().index();
         match query.index.filter(|place| place.index > present) {
             None => gone(lost),

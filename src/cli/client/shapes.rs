@@ -116,7 +116,7 @@ pub struct Cluster {
     #[serde(default)]
     pub leadership: Leadership,
     #[serde(default)]
-    pub totals: BTreeMap<String, u64>,
+    pub totals: Option<BTreeMap<String, u64>>,
     #[serde(default)]
     pub warnings: Vec<String>,
     #[serde(default)]
@@ -185,6 +185,8 @@ pub struct Member {
     pub leader: bool,
     #[serde(default)]
     pub reachable: Option<bool>,
+    #[serde(default)]
+    pub acknowledges: Option<bool>,
     #[serde(default)]
     pub matched_index: Option<u64>,
     #[serde(default)]

@@ -33,7 +33,9 @@ pub(super) async fn show(client: &Client, out: &mut Output) -> Result<(), CliErr
             },
         ],
     ];
-    rows.push(vec!["registry".into(), registry(&cluster.totals)]);
+    let totals = cluster.totals.as_ref().map(registry);
+    let unknown = || "unknown: this node has no state yet".into();
+    rows.push(vec!["registry".into(), totals.unwrap_or_else(unknown)]);
     if let Some(raft) = &cluster.raft {
         let tolerated = tolerance(cluster.leadership.leader.is_some(), raft);
         rows.push(vec!["log".into(), log_entries(raft)]);
@@ -106,7 +108,11 @@ fn member_row(member: shapes::Member) -> Vec<String> {
         member.id.to_string(),
         member.name,
         role.into(),
-        or_dash(member.reachable.map(|yes| if yes { "yes" } else { "NO" })),
+        or_dash(member.reachable.map(|yes| match (yes, member.acknowledges) {
+            (true, Some(false)) => "yes, BUT ACKNOWLEDGES NOTHING",
+            (true, _) => "yes",
+            (false, _) => "NO",
+        })),
         or_dash(member.matched_index),
         or_dash(member.last_contact_ms.map(human_ms)),
         or_dash(member.state_version),
@@ -145,6 +151,9 @@ fn tolerance(has_leader: bool, raft: &shapes::Raft) -> String {
         );
     }
     let voters = raft.members.iter().filter(|member| member.voter).count();
+    if voters == 0 {
+        return "its members are not known: this node has no state yet".into();
+    }
     if raft.reachable_voters < raft.majority {
         return format!(
             "NO MAJORITY: {} of {voters} needed, {} reachable",
@@ -194,6 +203,9 @@ mod tests {
         assert_eq!(tolerance(true, &raft(1, 0)), "NO MAJORITY: 2 of 3 needed, 1 reachable");
         assert_eq!(tolerance(false, &raft(3, 1)), "no leader yet");
         assert_eq!(tolerance(true, &raft(2, 0)), "can lose no node");
+        let none = serde_json::json!({"majority": 1, "reachable_voters": 0, "failures_tolerated": 0, "members": []});
+        let none = serde_json::from_value::<shapes::Raft>(none).unwrap();
+        assert!(tolerance(false, &none).starts_with("its members are not known"));
         assert_eq!(tolerance(true, &raft(3, 1)), "can lose 1 node");
     }
 }

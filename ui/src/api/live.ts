@@ -146,6 +146,11 @@ export class LiveCache {
     const lists = this.queries.getQueriesData<ServicesData>({ queryKey: ['services'] });
     for (const [namespace, service] of touched) {
       void this.queries.invalidateQueries({ queryKey: keys.service(namespace, service), exact: true });
+      // With a policy, one instance's health can decide whether the others get traffic (panic mode, split).
+      const known = this.queries.getQueryData<Service>(keys.service(namespace, service));
+      if (known && known.policy_revision !== null) {
+        this.atMostEvery(SLOW_EVERY_MS, keys.instances(namespace, service));
+      }
     }
     if (lists.length === 0) return;
     if (touched.length > SERVICES_PER_BATCH_MAX) {

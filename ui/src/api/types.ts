@@ -20,6 +20,8 @@ export interface ServiceSummary {
   health: ServiceHealth;
   instances: number;
   routable: number;
+  /** Whether all that are not drained are used, healthy or not. */
+  panic_mode?: boolean;
   unhealthy: number;
   evicted: number;
   draining: number;
@@ -204,7 +206,7 @@ export interface ClusterStatus {
     routable: number;
     unhealthy: number;
     draining: number;
-  };
+  } | null;
   expiry?: { suspended: boolean | null; expired_total: number };
   warnings: string[];
   /** Why the node does not belong to the cluster any more. */
@@ -212,7 +214,7 @@ export interface ClusterStatus {
   raft: RaftStatus | null;
 }
 
-export type LeadershipCause = 'first' | 'transfer' | 'handover' | 'silence' | 'regained' | 'started';
+export type LeadershipCause = 'first' | 'transfer' | 'handover' | 'silence' | 'regained' | 'unknown';
 
 export interface LeadershipGrant {
   index: number;

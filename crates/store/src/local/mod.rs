@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 use tokio::sync::{broadcast, oneshot, watch};
 
 use super::file_log::{GROUP_LEN_MAX, LogFile, Place, beside, try_lock};
-use super::store_event::EVENTS_KEPT_MAX;
+use super::store_event::StoreEvents;
 use super::{
     CallError, Consistency, ControlStore, Leadership, Machine, OpenError, Ordered, PeerHandler,
     ProposeError, ReadError, StoreEvent, WriteTime,
@@ -75,7 +75,7 @@ pub struct LocalStore {
     writer: Mutex<Option<std::thread::JoinHandle<()>>>,
     leadership: watch::Sender<Leadership>,
     peers: Arc<dyn PeerHandler>,
-    events: broadcast::Sender<StoreEvent>,
+    events: StoreEvents,
 }
 
 impl LocalStore {
@@ -87,7 +87,7 @@ impl LocalStore {
         _clock: Clock,
         peers: Arc<dyn PeerHandler>,
     ) -> Result<Arc<Self>, OpenError> {
-        let events = broadcast::Sender::new(EVENTS_KEPT_MAX);
+        let events = StoreEvents::new();
         let leadership = watch::Sender::new(Leadership::default());
         let name = config.instance_id.clone();
         let (sender, ends) = (events.clone(), leadership.clone());
@@ -125,7 +125,7 @@ struct Writer {
     machine: Machine,
     log: Option<Kept>,
     failed: Option<String>,
-    events: broadcast::Sender<StoreEvent>,
+    events: StoreEvents,
     leadership: watch::Sender<Leadership>,
 }
 
@@ -133,7 +133,7 @@ impl Writer {
     fn open(
         config: LocalConfig,
         view: Arc<View>,
-        events: broadcast::Sender<StoreEvent>,
+        events: StoreEvents,
         leadership: watch::Sender<Leadership>,
     ) -> Result<Self, OpenError> {
         let mut machine = Machine::new(view);
@@ -153,7 +153,7 @@ impl Writer {
                 if news.torn {
                     let len_bytes = log.cut_torn_tail()?;
                     tracing::warn!(len_bytes, "the last frame was incomplete and was removed");
-                    let _ = events.send(StoreEvent::TornTailCut { len_bytes });
+                    events.emit(StoreEvent::TornTailCut { len_bytes });
                 }
                 for entries in news.entries.chunks(GROUP_MAX) {
                     let ordered: Vec<_> = entries.iter().map(|e| Ordered::Bytes(e)).collect();
@@ -241,7 +241,7 @@ impl Writer {
         self.leadership.send_replace(Leadership::default());
         tracing::error!(reason, "the log cannot be written: this node must stop");
         self.failed = Some(reason.to_owned());
-        let _ = self.events.send(StoreEvent::Failed { reason: reason.to_owned() });
+        self.events.emit(StoreEvent::Failed { reason: reason.to_owned() });
     }
 }
 
@@ -295,7 +295,7 @@ impl ControlStore for LocalStore {
     }
 
     fn events(&self) -> Option<broadcast::Receiver<StoreEvent>> {
-        Some(self.events.subscribe())
+        Some(self.events.listen())
     }
 
     async fn shutdown(&self) {

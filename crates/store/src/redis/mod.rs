@@ -44,7 +44,7 @@ use self::connect::{Connector, SharedLink};
 use self::lease::LeaseState;
 use self::mailbox::Calls;
 use self::replica::Replica;
-use super::store_event::EVENTS_KEPT_MAX;
+use super::store_event::StoreEvents;
 use super::{
     CallError, Consistency, ControlStore, Leadership, OpenError, PeerHandler, ProposeError,
     ReadError, StoreEvent, StoreNode, WriteTime,
@@ -77,7 +77,7 @@ struct Core {
     lease: Mutex<LeaseState>,
     calls: Calls,
     peers: Arc<dyn PeerHandler>,
-    events: broadcast::Sender<StoreEvent>,
+    events: StoreEvents,
     room: Semaphore,
     /// When this node last asked Redis for what it lacked and then had all of it, in milliseconds;
     /// 0: never.
@@ -99,8 +99,7 @@ struct Core {
 impl Core {
     fn emit(&self, event: StoreEvent) {
         tracing::warn!(?event, "redis");
-        // Nobody needs to listen.
-        let _ = self.events.send(event);
+        self.events.emit(event);
     }
 
     /// Notes that this node has everything that Redis had at `asked_ms`, when it asked. An answer may
@@ -206,7 +205,7 @@ impl RedisStore {
             lease: Mutex::default(),
             calls: Calls::default(),
             peers,
-            events: broadcast::Sender::new(EVENTS_KEPT_MAX),
+            events: StoreEvents::new(),
             room: Semaphore::new(IN_FLIGHT_MAX),
             complete_ms: AtomicU64::new(0),
             caught_up: watch::Sender::new(false),
@@ -325,12 +324,7 @@ impl ControlStore for RedisStore {
     }
 
     fn events(&self) -> Option<broadcast::Receiver<StoreEvent>> {
-        let events = self.core.events.subscribe();
-        // It may have failed before anybody listened.
-        if let Some(reason) = self.core.failure() {
-            self.core.emit(StoreEvent::Failed { reason });
-        }
-        Some(events)
+        Some(self.core.events.listen())
     }
 
     fn own_addresses(&self) -> Vec<String> {

@@ -31,7 +31,7 @@ use self::calls::Caller;
 use self::leader_file::LeaderRecord;
 use self::orderer::{Orderer, Request};
 use super::file_log::beside;
-use super::store_event::EVENTS_KEPT_MAX;
+use super::store_event::StoreEvents;
 use super::{
     CallError, Consistency, ControlStore, Leadership, Machine, OpenError, PeerHandler,
     ProposeError, ReadError, StoreEvent, StoreNode, WriteTime, needs_lease,
@@ -70,7 +70,7 @@ struct Shared {
     lease: Mutex<LeaseState>,
     /// When this node last looked at the file and then had all of it.
     complete_ms: AtomicU64,
-    events: broadcast::Sender<StoreEvent>,
+    events: StoreEvents,
     failed: Mutex<Option<String>>,
     away_since_ms: Mutex<Option<u64>>,
 }
@@ -78,8 +78,7 @@ struct Shared {
 impl Shared {
     fn emit(&self, event: StoreEvent) {
         tracing::warn!(?event, "shared file");
-        // Nobody needs to listen.
-        let _ = self.events.send(event);
+        self.events.emit(event);
     }
 
     fn fail(&self, reason: &str) {
@@ -237,7 +236,7 @@ impl SharedFileStore {
             leadership: watch::Sender::new(Leadership::default()),
             lease: Mutex::default(),
             complete_ms: AtomicU64::new(0),
-            events: broadcast::Sender::new(EVENTS_KEPT_MAX),
+            events: StoreEvents::new(),
             failed: Mutex::default(),
             away_since_ms: Mutex::default(),
             config,
@@ -379,12 +378,7 @@ impl ControlStore for SharedFileStore {
     }
 
     fn events(&self) -> Option<broadcast::Receiver<StoreEvent>> {
-        let events = self.shared.events.subscribe();
-        // It may have failed before anybody listened.
-        if let Some(reason) = self.shared.failure() {
-            self.shared.emit(StoreEvent::Failed { reason });
-        }
-        Some(events)
+        Some(self.shared.events.listen())
     }
 
     fn own_addresses(&self) -> Vec<String> {

@@ -183,7 +183,7 @@ const CAUSES: Record<LeadershipCause, (g: LeadershipGrant) => string> = {
   handover: (g) => `${g.from ?? 'The previous leader'} gave up leadership, as a node does when it is stopped`,
   silence: (g) => `${g.from ?? 'The previous leader'} sent no more messages`,
   regained: () => 'Became leader again after it had lost its majority',
-  started: () => 'Elected after it started; it knows no earlier leader',
+  unknown: (g) => `Elected; it does not know how the leadership of ${g.from ?? 'the one before'} ended`,
 };
 
 export function causeOf(grant: LeadershipGrant): string {

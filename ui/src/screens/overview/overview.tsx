@@ -33,6 +33,14 @@ export function Overview() {
   }
   const status = cluster.data;
   const health = clusterHealth(status, nodes.data);
+  if (status.totals === null) {
+    return (
+      <Screen title="Overview" status={<Badge tone={health.tone}>{health.text}</Badge>}>
+        <Warnings status={status} />
+        <Empty title="This node has no state yet.">It has received none since it started. Ask another node.</Empty>
+      </Screen>
+    );
+  }
   if (status.totals.services === 0) {
     return (
       <Screen title="Overview" status={<Badge tone={health.tone}>{health.text}</Badge>}>
@@ -86,8 +94,9 @@ export function clusterHealth(s: ClusterStatus, nodes?: readonly ClusterNode[]):
 
 function Figures({ status }: { status: ClusterStatus }) {
   const t = status.totals;
-  const evicted = Math.max(0, t.instances - t.routable - t.unhealthy - t.draining);
   const nodes = useQuery(nodesQuery());
+  if (!t) return null;
+  const evicted = Math.max(0, t.instances - t.routable - t.unhealthy - t.draining);
   const tolerated = toleranceOf(status, nodes.data);
   return (
     <div className="figures">

@@ -43,9 +43,10 @@ const COLUMNS: readonly Column<ServiceSummary>[] = [
         label={`Instances of ${s.name}`}
         parts={[
           { name: 'get traffic', n: s.routable, tone: 'good' },
-          { name: 'unhealthy', n: s.unhealthy, tone: 'bad' },
+          // In panic mode they get traffic, too.
+          { name: 'unhealthy', n: s.panic_mode ? 0 : s.unhealthy, tone: 'bad' },
           { name: 'drained', n: s.draining, tone: 'hold' },
-          { name: 'evicted', n: s.evicted, tone: 'muted' },
+          { name: 'evicted', n: s.panic_mode ? 0 : s.evicted, tone: 'muted' },
         ]}
       />
     ),
