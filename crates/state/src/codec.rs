@@ -78,6 +78,19 @@ fn head([a, b, c]: [u8; 3], state_version: u32) -> [u8; HEAD_LEN] {
     [a, b, c, FORMAT_VERSION, d, e, f, g]
 }
 
+/// What bytes are that are too short for a head of this format. Another format may have a shorter one.
+fn of_short_head(bytes: &[u8]) -> CodecError {
+    match bytes {
+        [a, b, c, format, ..] if [*a, *b, *c] == BATCH_MAGIC && *format < FORMAT_VERSION => {
+            CodecError::Older(*format)
+        }
+        [a, b, c, format, ..] if [*a, *b, *c] == BATCH_MAGIC && *format > FORMAT_VERSION => {
+            CodecError::Newer(*format)
+        }
+        _ => CodecError::Foreign,
+    }
+}
+
 fn check_head(
     [a, b, c, format, version @ ..]: [u8; HEAD_LEN],
     magic: [u8; 3],
@@ -102,7 +115,7 @@ pub fn encode_batch(batch: &Batch) -> Result<Vec<u8>, CodecError> {
 /// Decodes a log entry's payload. One that this build does not understand is an error: whoever applies entries must
 /// stop before it.
 pub fn decode_batch(bytes: &[u8]) -> Result<Batch, CodecError> {
-    let Some((head, body)) = bytes.split_first_chunk() else { return Err(CodecError::Foreign) };
+    let Some((head, body)) = bytes.split_first_chunk() else { return Err(of_short_head(bytes)) };
     let version = check_head(*head, BATCH_MAGIC)?;
     let batch: Batch = bincode::decode_from_slice(body, config())?.0;
     match batch.needs() {
