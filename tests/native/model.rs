@@ -116,7 +116,7 @@ async fn a_permanent_instance_is_asked_for_and_every_heartbeat_for_it_says_so() 
     assert_eq!((&shown["permanent"], &shown["ttl_ms"]), (&json!(true), &Value::Null));
     let why = server.get(&format!("{PATH}/health")).await;
     assert_eq!(why["permanent"], true);
-    assert_eq!(why["why"], "it is permanent, and no probe of it has a result");
+    assert_eq!(why["why"], "it is permanent, and it is not probed");
     assert_eq!(put(&server, body).await.1["lease_epoch"], first["lease_epoch"]);
     let beat = server.open(Method::POST, &format!("{PATH}/heartbeat"));
     let (status, problem) = server.json(beat).await;
