@@ -4,7 +4,7 @@
 
 use maxine_fuzzing::Target;
 
-use crate::{actors, api, health};
+use crate::{actors, api};
 
 /// Every target of this crate.
 pub const TARGETS: &[Target] = &[
@@ -18,7 +18,11 @@ pub const TARGETS: &[Target] = &[
         run: actors::registry::fuzz::renewals,
         seeds: actors::registry::fuzz::seeds,
     },
-    Target { name: "observations", run: health::fuzz::observations, seeds: health::fuzz::seeds },
+    Target {
+        name: "observations",
+        run: actors::observations::fuzz::observations,
+        seeds: actors::observations::fuzz::seeds,
+    },
 ];
 
 #[cfg(test)]

@@ -7,4 +7,3 @@ pub mod cli;
 pub mod config;
 #[cfg(any(test, feature = "fuzz"))]
 pub mod fuzz;
-pub mod health;

@@ -18,18 +18,19 @@ use futures::future::BoxFuture;
 
 use super::Duties;
 use super::members;
+use super::observations::{
+    decode_ask, decode_observations, decode_reports, encode_ask, encode_observations,
+    encode_reports,
+};
 use super::peer::{self, PeerKind, PeerRouter, PeerService};
 use super::registry::{Registry, WriteRequest};
 use super::supervisor::{Lifeline, SendError, Supervised};
-use crate::health::{
-    Prober, decode_ask, decode_observations, decode_reports, encode_ask, encode_observations,
-    encode_reports,
-};
 use maxine_clock::Clock;
 use maxine_control::health::{
     ActiveDefaults, EffectiveProbe, Observation, Observer, ObserverReport, PROBE_TICK_MS,
     ProbeAnswer, ProbeTable, TrackView, VerdictContext, Verdicts, effective_probe,
 };
+use maxine_gateway::Prober;
 use maxine_state::{Actor as Who, Command, Instance, InstanceKey, ServiceKey, ServicePolicy};
 use maxine_store::{ClusterStatus, ControlStore};
 use maxine_view::{View, WatchScope};

@@ -23,10 +23,9 @@ use crate::actors::{
 };
 use crate::api::serve::{ServeLimits, serve};
 use crate::api::{self, ApiSettings, AppParts, AppState, Front};
-use crate::health::Prober;
 use maxine_clock::Clock;
 use maxine_control::health::ActiveDefaults;
-use maxine_gateway::{Forwarder, ForwarderConfig};
+use maxine_gateway::{Forwarder, ForwarderConfig, Prober};
 use maxine_identity::{Security, SecuritySettings};
 use maxine_state::{Fence, Name};
 use maxine_store::ControlStore;

@@ -26,13 +26,13 @@ use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use maxine::actors::health_checker::HealthSink;
+use maxine::actors::observations::{self, encode_observations};
 use maxine::actors::peer::{PeerKind, PeerRouter};
 use maxine::actors::registry::{RegistryParts, RegistrySettings};
 use maxine::actors::{HealthChecker, HealthParts, Registry, WriteRequest};
-use maxine::health::{Prober, encode_observations};
 use maxine_clock::Clock;
 use maxine_control::health::{ActiveDefaults, Observation, ProbeStatus};
-use maxine_gateway::{EgressPolicy, TlsRoots};
+use maxine_gateway::{EgressPolicy, Prober, TlsRoots};
 use maxine_state::{
     Actor, Address, Command, Health, InstanceKey, Liveness, Name, ProbeKind, ProbeSpec, Readiness,
     Registration, Reply, ServiceKey,
@@ -548,11 +548,11 @@ async fn the_leader_tells_what_every_observer_said_last() {
     message.extend(encode_observations("node-2", &[observation]).unwrap());
     rig.peers.handle(message.into()).await.unwrap();
     let ask =
-        [&[PeerKind::Reports as u8][..], &maxine::health::encode_ask(&key("a")).unwrap()].concat();
+        [&[PeerKind::Reports as u8][..], &observations::encode_ask(&key("a")).unwrap()].concat();
     let mut said = Vec::new();
     for _ in 0..500 {
         let answer = rig.peers.handle(ask.clone().into()).await.unwrap();
-        said = maxine::health::decode_reports(&answer).unwrap();
+        said = observations::decode_reports(&answer).unwrap();
         if said.len() == 2 {
             break;
         }

@@ -4,14 +4,13 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 /// Where tests that the page names without a path live.
-const SOURCES: [&str; 8] = [
+const SOURCES: [&str; 7] = [
     "tests/proxy",
     "tests/health",
     "tests/cluster",
     "tests/compat",
     "crates/gateway/src",
     "crates/control/src/health",
-    "src/health",
     "src/api",
 ];
 

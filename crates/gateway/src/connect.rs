@@ -51,7 +51,7 @@ pub enum TlsRoots {
 pub struct TlsRootsError(String);
 
 /// A byte stream to an instance.
-pub enum Stream {
+pub(crate) enum Stream {
     /// Without TLS.
     Plain(Wire),
     /// With TLS.
@@ -60,7 +60,7 @@ pub enum Stream {
 
 impl Stream {
     /// What is known of the bytes on the wire, for as long as the stream lives and after.
-    pub fn wire(&self) -> &Arc<WireState> {
+    pub(crate) fn wire(&self) -> &Arc<WireState> {
         match self {
             Self::Plain(wire) => wire.state(),
             Self::Tls(tls) => tls.get_ref().0.state(),
@@ -70,7 +70,7 @@ impl Stream {
 
 /// Opens connections.
 #[derive(Clone)]
-pub struct Connector {
+pub(crate) struct Connector {
     egress: Arc<EgressPolicy>,
     lookups: Lookups,
     connections: Arc<Places>,
@@ -80,16 +80,16 @@ pub struct Connector {
 
 /// What to speak once connected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Security {
+pub(crate) struct Security {
     /// Whether any certificate will do.
-    pub insecure: bool,
+    pub(crate) insecure: bool,
     /// Whether HTTP/2 is wanted.
-    pub http2: bool,
+    pub(crate) http2: bool,
 }
 
 impl Connector {
     /// Connects where `egress` allows it, believes the certificates of `roots`, and holds at most `connections` open.
-    pub fn new(
+    pub(crate) fn new(
         egress: EgressPolicy,
         roots: &TlsRoots,
         connections: PlaceLimits,
@@ -132,7 +132,7 @@ impl Connector {
     }
 
     /// Connects. May be dropped at any time.
-    pub async fn connect(
+    pub(crate) async fn connect(
         &self,
         to: &UpstreamAddress,
         security: Security,
@@ -162,7 +162,7 @@ impl Connector {
     }
 
     /// A TCP connection to the first of the host's addresses that takes it.
-    pub async fn connect_tcp(
+    pub(crate) async fn connect_tcp(
         &self,
         host: &str,
         port: u16,

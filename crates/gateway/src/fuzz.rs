@@ -8,7 +8,8 @@ use http::header;
 use super::headers::{
     Origin, accepts_trailers, cookie, offered_upgrade, set_forwarded, strip_hop_by_hop,
 };
-use super::{RequestTarget, TrustedProxies, UpstreamAddress};
+use super::target::UpstreamAddress;
+use super::{RequestTarget, TrustedProxies};
 use maxine_fuzzing::first_line;
 use maxine_state::Address;
 

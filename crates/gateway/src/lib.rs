@@ -1,4 +1,5 @@
-//! The reverse proxy: forwards a request to an instance of a service and streams the answer back.
+//! The reverse proxy, which forwards a request to an instance of a service and streams the answer back; and the probes of
+//! health checks, which connect in the same way.
 //!
 //! Place in the flow: the API decides that a request is to be forwarded and calls
 //! [`Forwarder::forward`]; the choice of the instance comes from `view`'s published tables, the
@@ -29,6 +30,7 @@ mod outlier;
 mod pick;
 mod pool;
 mod prefix;
+mod probe;
 mod request;
 mod runtime;
 mod slots;
@@ -61,13 +63,11 @@ pub use framing::has_no_coding_but_chunks;
 pub use headers::is_last_forward;
 pub use interim::{HintedStream, Interim, InterimSink, InterimTurn};
 pub use metrics::{NoMetrics, ProxyMetrics, RequestRecord};
+pub use probe::Prober;
 pub use target::{PathError, RequestTarget};
 pub use tick::{StandingChange, StandingEvent};
 
-pub use connect::{Connector, Security};
-pub use lookup::Asker;
-pub use target::UpstreamAddress;
-
+use connect::Connector;
 use runtime::{RuntimeParts, ServiceRuntime};
 
 /// What a node's proxy is set up with.

@@ -25,18 +25,18 @@ const PER_ADDRESS_MAX: usize = 16;
 
 /// For whom a name is looked up.
 #[derive(Clone, Copy, Debug)]
-pub struct Asker<'a> {
+pub(crate) struct Asker<'a> {
     /// The client, or no address for the node itself.
-    pub address: IpAddr,
+    pub(crate) address: IpAddr,
     /// Whether the address's own bound counts: not for the node itself, nor for one that stands for many clients.
-    pub standing: Standing,
+    pub(crate) standing: Standing,
     /// Whether the name has been resolved before.
-    pub name_known: &'a AtomicBool,
+    pub(crate) name_known: &'a AtomicBool,
 }
 
 impl<'a> Asker<'a> {
     /// The node itself.
-    pub fn node(name_known: &'a AtomicBool) -> Self {
+    pub(crate) fn node(name_known: &'a AtomicBool) -> Self {
         Self { address: Ipv4Addr::UNSPECIFIED.into(), standing: Standing::Trusted, name_known }
     }
 }

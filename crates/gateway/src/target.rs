@@ -154,24 +154,24 @@ fn hides_dots(segment: &str) -> bool {
 
 /// An instance's address, taken apart once.
 #[derive(Clone, Debug)]
-pub struct UpstreamAddress {
+pub(crate) struct UpstreamAddress {
     /// Whether it is reached by TLS.
-    pub https: bool,
+    pub(crate) https: bool,
     /// The host's name or address, without brackets.
-    pub host: String,
+    pub(crate) host: String,
     /// The port; that of the scheme where the address names none.
-    pub port: u16,
+    pub(crate) port: u16,
     /// Host and port as the address has them.
-    pub authority: Authority,
+    pub(crate) authority: Authority,
     /// What goes into the `Host` field.
-    pub host_header: HeaderValue,
+    pub(crate) host_header: HeaderValue,
     /// Empty, or with a slash in front and none behind.
     base_path: String,
 }
 
 impl UpstreamAddress {
     /// Takes an address apart; `None` for one that was never checked.
-    pub fn parse(address: &Address) -> Option<Self> {
+    pub(crate) fn parse(address: &Address) -> Option<Self> {
         let uri: Uri = address.as_str().parse().ok()?;
         let authority = uri.authority()?.clone();
         let https = uri.scheme_str() == Some("https");
@@ -183,12 +183,12 @@ impl UpstreamAddress {
     }
 
     /// The path that all of the instance's are below: empty, or with a slash in front and none behind.
-    pub fn base_path(&self) -> &str {
+    pub(crate) fn base_path(&self) -> &str {
         &self.base_path
     }
 
     /// The path and query of a request to this instance.
-    pub fn path_and_query(&self, target: &RequestTarget) -> Result<PathAndQuery, PathError> {
+    pub(crate) fn path_and_query(&self, target: &RequestTarget) -> Result<PathAndQuery, PathError> {
         let query_len = target.query.as_ref().map_or(0, |q| q.len() + 1);
         let len = self.base_path.len() + target.path.len() + query_len + 1;
         let mut text = String::with_capacity(len);
@@ -205,7 +205,7 @@ impl UpstreamAddress {
     }
 
     /// The whole URL, for HTTP/2.
-    pub fn absolute(&self, path: PathAndQuery) -> Result<Uri, PathError> {
+    pub(crate) fn absolute(&self, path: PathAndQuery) -> Result<Uri, PathError> {
         let scheme = if self.https { Scheme::HTTPS } else { Scheme::HTTP };
         Uri::builder()
             .scheme(scheme)

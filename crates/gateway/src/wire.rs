@@ -20,7 +20,7 @@ use maxine_admission::Place;
 
 /// What is known of the bytes on a connection.
 #[derive(Debug, Default)]
-pub struct WireState {
+pub(crate) struct WireState {
     written: AtomicU64,
     check_next: AtomicBool,
 }
@@ -40,7 +40,7 @@ impl WireState {
 
 /// A TCP connection.
 #[derive(Debug)]
-pub struct Wire {
+pub(crate) struct Wire {
     tcp: TcpStream,
     state: Arc<WireState>,
     /// Held until the connection is closed.

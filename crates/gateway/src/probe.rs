@@ -14,13 +14,15 @@ use hyper::{Method, Request, Response, StatusCode, Uri};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::task::JoinHandle;
 
+use super::connect::{Connector, Security, TlsRoots, TlsRootsError};
+use super::egress::EgressPolicy;
+use super::error::ProxyError;
+use super::lookup::Asker;
+use super::target::{RequestTarget, UpstreamAddress};
+
 use maxine_admission::PlaceLimits;
 use maxine_clock::Clock;
 use maxine_control::health::{ProbeAnswer, ProbeClass, ProbeJob, ProbeStatus};
-use maxine_gateway::{
-    Asker, Connector, EgressPolicy, ProxyError, RequestTarget, Security, TlsRoots, TlsRootsError,
-    UpstreamAddress,
-};
 use maxine_state::{ProbeKind, ProbeSpec};
 
 /// Most connections of probes at once.

@@ -1,4 +1,8 @@
-//! What nodes tell the leader about instances: bytes of our own.
+//! What the probes of a node found, on its way to the leader, and what the leader has heard of each observer: messages
+//! between nodes.
+
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzz;
 
 use bincode::{Decode, Encode};
 
