@@ -208,6 +208,7 @@ pub(super) fn local(config: &NodeConfig) -> LocalConfig {
 pub(super) fn shared_file(config: &NodeConfig) -> SharedFileConfig {
     SharedFileConfig {
         path: log_path(config),
+        used_log: Some(config.data_dir.join("shared-log")),
         lock_timeout_ms: config.state.lock_timeout_ms,
         lock_retry_ms: config.state.lock_retry_ms,
         instance_id: config.name(),

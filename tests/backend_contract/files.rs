@@ -295,6 +295,37 @@ async fn the_shared_storage_goes_away_and_comes_back() {
     stop(&nodes).await;
 }
 
+/// A node starts while the storage that it used is not mounted: it begins no registry of its own, and leaves the mount
+/// point as it is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_does_not_start_where_the_shared_storage_that_it_used_is_away() {
+    let dir = OneDirectory::new(1 << 30);
+    let mounted = dir.dir.path().join("mounted");
+    fs::create_dir(&mounted).unwrap();
+    let path = mounted.join("state.log");
+    let used = dir.dir.path().join("shared-log");
+    let config = || SharedFileConfig { used_log: Some(used.clone()), ..quick(&path, "a") };
+    let node = open_shared(config()).await;
+    leader(std::slice::from_ref(&node)).await;
+    node.register("orders", "a", 80).await;
+    node.store.shutdown().await;
+    let away = dir.dir.path().join("away");
+    fs::rename(&mounted, &away).unwrap();
+    fs::create_dir(&mounted).unwrap();
+    let refused = try_shared(config(), Clock::system()).await;
+    let Err(OpenError::Refused(reason)) = refused else { panic!("it opened") };
+    assert!(reason.contains("is its storage mounted?"), "{reason}");
+    assert_eq!(fs::read_dir(&mounted).unwrap().count(), 0, "the mount point is as it was");
+    fs::remove_dir(&mounted).unwrap();
+    fs::rename(&away, &mounted).unwrap();
+    let again = open_shared(config()).await;
+    assert!(again.has("orders", "a"));
+    again.store.shutdown().await;
+    // Another log, or an operator's word, begins a registry.
+    let other = SharedFileConfig { path: mounted.join("other.log"), ..config() };
+    open_shared(other).await.store.shutdown().await;
+}
+
 /// The wall clock jumps a day in either direction: a local node leads on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_wall_clock_of_a_local_node_jumps() {

@@ -9,6 +9,9 @@ pub struct SharedFileConfig {
     /// The log file on storage that all nodes share; beside `MAXINE_REGISTRY_STATE_FILE`, with
     /// `.log` at its end. The lock and the leader's file lie beside it.
     pub path: PathBuf,
+    /// A file on this node's own disk that names the log once the node has used it. Where it names a log that is not
+    /// there, the storage is taken for not mounted, and the node does not start. `None` remembers nothing.
+    pub used_log: Option<PathBuf>,
     /// How long a write waits for the lock, in milliseconds
     /// (`MAXINE_REGISTRY_STATE_LOCK_TIMEOUT_MS`).
     pub lock_timeout_ms: u64,
@@ -38,6 +41,7 @@ impl Default for SharedFileConfig {
     fn default() -> Self {
         Self {
             path: PathBuf::from("data/registry-state.log"),
+            used_log: None,
             lock_timeout_ms: 5_000,
             lock_retry_ms: 100,
             poll_ms: 20,

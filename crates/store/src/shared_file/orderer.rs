@@ -7,7 +7,10 @@ mod lease;
 
 use std::collections::VecDeque;
 use std::fs::File;
+use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
@@ -92,6 +95,29 @@ impl From<LogError> for Failure {
     }
 }
 
+/// Refuses a log that is not there although this node has used it.
+fn refuse_where_the_storage_is_away(used: &Path, log: &Path) -> Result<(), OpenError> {
+    let names_it = std::fs::read(used).is_ok_and(|name| name == log.as_os_str().as_bytes());
+    if !names_it || log.exists() {
+        return Ok(());
+    }
+    let (used, log) = (used.display(), log.display());
+    Err(OpenError::Refused(format!(
+        "{log} is not there, although this node has used it: is its storage mounted? To begin with an empty registry, \
+         delete {used}"
+    )))
+}
+
+/// Keeps on this node's own disk that it has used the log.
+fn remember_use(used: &Path, log: &Path) -> Result<(), OpenError> {
+    let failed = |error| OpenError::Io(format!("{}: {error}", used.display()));
+    if std::fs::read(used).is_ok_and(|name| name == log.as_os_str().as_bytes()) {
+        return Ok(());
+    }
+    let mut file = File::create(used).map_err(failed)?;
+    file.write_all(log.as_os_str().as_bytes()).and_then(|()| file.sync_all()).map_err(failed)
+}
+
 impl Orderer {
     /// Opens the log under the lock, or makes an empty one.
     pub(super) fn open(
@@ -100,6 +126,9 @@ impl Orderer {
         call_addr: String,
     ) -> Result<Self, OpenError> {
         let path = shared.config.path.clone();
+        let used = shared.config.used_log.clone();
+        // Before anything is made at the path: an empty mount point must stay empty.
+        used.as_deref().map_or(Ok(()), |used| refuse_where_the_storage_is_away(used, &path))?;
         let lock_path = beside(&path, ".lock");
         let started_ms = shared.clock.monotonic_ms();
         let lock = loop {
@@ -120,6 +149,7 @@ impl Orderer {
                 log
             }
         };
+        used.as_deref().map_or(Ok(()), |used| remember_use(used, &path))?;
         let observed = (None, shared.clock.monotonic_ms());
         let places = VecDeque::new();
         let node_files = NodeFiles::new(&path, &shared.config.instance_id);
