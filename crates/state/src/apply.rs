@@ -54,7 +54,8 @@ impl ControlState {
             self.record(proposal, action, object, AuditOutcome::Refused(why));
         }
         let applied = Applied { index: self.index, reply };
-        self.dedup.remember(proposal.request_id, self.time_ms, applied.clone());
+        let of_stranger = proposal.actor.user.is_empty();
+        self.dedup.remember(proposal.request_id, of_stranger, self.time_ms, applied.clone());
         applied
     }
 

@@ -16,13 +16,21 @@ struct Remembered {
     applied: Arc<Applied>,
 }
 
-/// The replies of recent requests, oldest first. A pure function of the log: forgetting depends
-/// on the log's clock, on the count and on the size of the replies alone.
-#[derive(Debug, Default)]
-pub(super) struct Dedup {
+/// The requests of one kind of caller, oldest first.
+#[derive(Clone, Debug, Default)]
+struct Window {
     order: Vector<Remembered>,
     /// Size of all replies.
     results: usize,
+}
+
+/// The replies of recent requests. A pure function of the log: forgetting depends on the log's clock, on the count and
+/// on the size of the replies alone. Requests of callers without a credential have a window of their own, so that they
+/// do not push out those of the others.
+#[derive(Debug, Default)]
+pub(super) struct Dedup {
+    of_strangers: Window,
+    of_known: Window,
     /// The same by name. Only the state that commands are applied to ever looks one up; the copies
     /// that are published after each batch go without, and so cost nothing.
     by_name: OnceLock<HashMap<u128, (RequestId, Arc<Applied>)>>,
@@ -39,14 +47,16 @@ pub(super) enum Known<'a> {
 
 impl Clone for Dedup {
     fn clone(&self) -> Self {
-        Self { order: self.order.clone(), results: self.results, by_name: OnceLock::new() }
+        let (of_strangers, of_known) = (self.of_strangers.clone(), self.of_known.clone());
+        Self { of_strangers, of_known, by_name: OnceLock::new() }
     }
 }
 
 impl Dedup {
     fn by_name(&self) -> &HashMap<u128, (RequestId, Arc<Applied>)> {
         let entry = |each: &Remembered| (each.id.name(), (each.id, Arc::clone(&each.applied)));
-        self.by_name.get_or_init(|| self.order.iter().map(entry).collect())
+        let all = || self.of_strangers.order.iter().chain(&self.of_known.order);
+        self.by_name.get_or_init(|| all().map(entry).collect())
     }
 
     pub(super) fn get(&self, id: RequestId) -> Option<Known<'_>> {
@@ -54,31 +64,44 @@ impl Dedup {
         Some(if *first == id { Known::Repeat(applied) } else { Known::Other })
     }
 
-    /// Remembers the reply to a request that is not remembered yet.
-    pub(super) fn remember(&mut self, id: RequestId, now_ms: u64, applied: Applied) {
+    /// Remembers the reply to a request that is not remembered yet. `of_stranger` says that its caller had no
+    /// credential.
+    pub(super) fn remember(
+        &mut self,
+        id: RequestId,
+        of_stranger: bool,
+        now_ms: u64,
+        applied: Applied,
+    ) {
         self.by_name();
         let Some(by_name) = self.by_name.get_mut() else { return };
+        let window = if of_stranger { &mut self.of_strangers } else { &mut self.of_known };
         let added = size(&applied);
-        while let Some(oldest) = self.order.front() {
+        while let Some(oldest) = window.order.front() {
             let expired = now_ms.saturating_sub(oldest.at_ms) > REMEMBERED_REQUESTS_MS;
-            let fits = self.order.len() < REMEMBERED_REQUESTS_MAX
-                && self.results + added <= REMEMBERED_RESULTS_MAX;
+            let fits = window.order.len() < REMEMBERED_REQUESTS_MAX
+                && window.results + added <= REMEMBERED_RESULTS_MAX;
             if !expired && fits {
                 break;
             }
             by_name.remove(&oldest.id.name());
-            self.results -= size(&oldest.applied);
-            self.order.pop_front();
+            window.results -= size(&oldest.applied);
+            window.order.pop_front();
         }
-        self.results += added;
+        window.results += added;
         let applied = Arc::new(applied);
         by_name.insert(id.name(), (id, Arc::clone(&applied)));
-        self.order.push_back(Remembered { id, at_ms: now_ms, applied });
+        window.order.push_back(Remembered { id, at_ms: now_ms, applied });
     }
 
-    /// Everything remembered, oldest first.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (RequestId, u64, &Applied)> {
-        self.order.iter().map(|each| (each.id, each.at_ms, each.applied.as_ref()))
+    /// Everything remembered, and whether it is of callers without a credential; of each kind the oldest first.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (RequestId, bool, u64, Arc<Applied>)> {
+        let windows = [(true, &self.of_strangers), (false, &self.of_known)];
+        windows.into_iter().flat_map(|(of_stranger, window)| {
+            let each =
+                move |one: &Remembered| (one.id, of_stranger, one.at_ms, Arc::clone(&one.applied));
+            window.order.iter().map(each)
+        })
     }
 }
 
@@ -107,7 +130,7 @@ mod tests {
         let mut dedup = Dedup::default();
         let first = RequestId(7).with_content(1);
         assert_eq!((first.name(), first.content()), (7, 1));
-        dedup.remember(first, 0, done(1));
+        dedup.remember(first, false, 0, done(1));
         assert_eq!(dedup.get(first), Some(Known::Repeat(&done(1))));
         assert_eq!(dedup.get(first.with_content(2)), Some(Known::Other));
         assert_eq!(dedup.get(RequestId(8).with_content(1)), None);
@@ -116,10 +139,10 @@ mod tests {
     #[test]
     fn forgets_by_age() {
         let mut dedup = Dedup::default();
-        dedup.remember(RequestId(1), 0, done(1));
-        dedup.remember(RequestId(2), REMEMBERED_REQUESTS_MS, done(2));
+        dedup.remember(RequestId(1), false, 0, done(1));
+        dedup.remember(RequestId(2), false, REMEMBERED_REQUESTS_MS, done(2));
         assert!(dedup.get(RequestId(1)).is_some());
-        dedup.remember(RequestId(3), REMEMBERED_REQUESTS_MS + 1, done(3));
+        dedup.remember(RequestId(3), false, REMEMBERED_REQUESTS_MS + 1, done(3));
         assert!(dedup.get(RequestId(1)).is_none());
         assert!(dedup.get(RequestId(2)).is_some());
         assert_eq!(dedup.iter().count(), 2);
@@ -129,7 +152,7 @@ mod tests {
     fn forgets_by_count() {
         let mut dedup = Dedup::default();
         for n in 0..REMEMBERED_REQUESTS_MAX as u64 + 2 {
-            dedup.remember(RequestId(n.into()), n, done(n));
+            dedup.remember(RequestId(n.into()), false, n, done(n));
         }
         assert_eq!(dedup.iter().count(), REMEMBERED_REQUESTS_MAX);
         assert!(dedup.get(RequestId(1)).is_none());
@@ -142,22 +165,34 @@ mod tests {
         let large = |index| Applied { index, reply: Reply::Registered(vec![Ok(index); 1_000]) };
         let fit = REMEMBERED_RESULTS_MAX as u64 / 1_000;
         for n in 0..fit + 2 {
-            dedup.remember(RequestId(n.into()), n, large(n));
+            dedup.remember(RequestId(n.into()), false, n, large(n));
         }
         assert_eq!(dedup.iter().count() as u64, fit);
         assert!(dedup.get(RequestId(1)).is_none() && dedup.get(RequestId(2)).is_some());
-        dedup.remember(RequestId(u128::MAX), fit, done(1));
+        dedup.remember(RequestId(u128::MAX), false, fit, done(1));
         assert_eq!(dedup.iter().count() as u64, fit, "one more makes room");
     }
 
     #[test]
     fn a_copy_remembers_the_same_and_goes_its_own_way() {
         let mut dedup = Dedup::default();
-        dedup.remember(RequestId(1), 0, done(1));
+        dedup.remember(RequestId(1), false, 0, done(1));
         let mut copy = dedup.clone();
         assert_eq!(copy.get(RequestId(1)), Some(Known::Repeat(&done(1))));
-        copy.remember(RequestId(2), 0, done(2));
+        copy.remember(RequestId(2), false, 0, done(2));
         assert!(dedup.get(RequestId(2)).is_none());
         assert!(copy.get(RequestId(2)).is_some());
+    }
+
+    #[test]
+    fn callers_without_a_credential_push_out_nobody_elses() {
+        let mut dedup = Dedup::default();
+        dedup.remember(RequestId(1), false, 0, done(1));
+        for n in 0..REMEMBERED_REQUESTS_MAX as u64 + 2 {
+            dedup.remember(RequestId(10 + u128::from(n)), true, n, done(n));
+        }
+        assert!(dedup.get(RequestId(1)).is_some());
+        assert!(dedup.get(RequestId(10)).is_none());
+        assert_eq!(dedup.iter().count(), REMEMBERED_REQUESTS_MAX + 1);
     }
 }

@@ -308,7 +308,7 @@ mod tests {
             state.apply(proposal, &mut Vec::new());
         }
         let digest = state.digest();
-        assert_eq!((digest.index, &digest.digest[..16]), (27, "6c75eca702f62519"));
+        assert_eq!((digest.index, &digest.digest[..16]), (27, "0caa9b98331ad305"));
     }
 
     #[test]

@@ -57,10 +57,11 @@ pub const ENDED_SESSIONS_MAX: usize = 64;
 pub const TOKENS_MAX: usize = 10_000;
 /// Longest free text (a reason, a note), in bytes.
 pub const TEXT_LEN_MAX: usize = 1_024;
-/// Requests whose first reply is remembered, so that a retry takes effect once.
-pub const REMEMBERED_REQUESTS_MAX: usize = 131_072;
-/// Size of all replies that are remembered: each result in one counts as 1, a refusal in one as 8.
-pub const REMEMBERED_RESULTS_MAX: usize = 4_000_000;
+/// Requests whose first reply is remembered, so that a retry takes effect once: of callers with a credential and of
+/// Maxine itself, and as many of the others.
+pub const REMEMBERED_REQUESTS_MAX: usize = 65_536;
+/// Size of the replies that are remembered of each of the two: each result in one counts as 1, a refusal in one as 8.
+pub const REMEMBERED_RESULTS_MAX: usize = 2_000_000;
 /// How long a request's first reply is remembered at least while there is room, in milliseconds.
 pub const REMEMBERED_REQUESTS_MS: u64 = 600_000;
 
@@ -299,7 +300,7 @@ mod tests {
         assert_eq!(OPEN_REGISTRATIONS_LEN_MAX, 536_870_912);
         assert_eq!((BATCH_ITEMS_MAX, POLICY_LEN_MAX), (1_000, 65_536));
         assert_eq!((USERS_MAX, ENDED_SESSIONS_MAX, TOKENS_MAX), (1_000, 64, 10_000));
-        assert_eq!((REMEMBERED_REQUESTS_MAX, REMEMBERED_RESULTS_MAX), (131_072, 4_000_000));
+        assert_eq!((REMEMBERED_REQUESTS_MAX, REMEMBERED_RESULTS_MAX), (65_536, 2_000_000));
         assert_eq!(REMEMBERED_REQUESTS_MS, 600_000);
     }
 

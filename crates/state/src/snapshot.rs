@@ -57,6 +57,7 @@ enum Record {
     Audit(AuditRecord),
     Remembered {
         id: RequestId,
+        of_stranger: bool,
         at_ms: u64,
         applied: Applied,
     },
@@ -166,8 +167,9 @@ impl ControlState {
         for record in self.audit.records() {
             put(Record::Audit(AuditRecord::clone(record)))?;
         }
-        for (id, at_ms, applied) in self.dedup.iter() {
-            put(Record::Remembered { id, at_ms, applied: applied.clone() })?;
+        for (id, of_stranger, at_ms, applied) in self.dedup.iter() {
+            let applied = Applied::clone(&applied);
+            put(Record::Remembered { id, of_stranger, at_ms, applied })?;
         }
         put(Record::End)?;
         out.flush()
@@ -238,8 +240,8 @@ impl ControlState {
                     state.audit.restore_chain(class, base, next_seq);
                 }
                 Record::Audit(record) => state.audit.restore_record(record),
-                Record::Remembered { id, at_ms, applied } => {
-                    state.dedup.remember(id, at_ms, applied);
+                Record::Remembered { id, of_stranger, at_ms, applied } => {
+                    state.dedup.remember(id, of_stranger, at_ms, applied);
                 }
                 Record::End => break,
                 Record::Instance(_) | Record::Drain { .. } => {}
