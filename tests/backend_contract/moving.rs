@@ -189,7 +189,7 @@ async fn from_a_running_raft_cluster() {
         (run.status.success(), text(&run.stdout), text(&run.stderr))
     };
     let (done, out, err) = migrate(&[]);
-    assert!(done && out.contains("copied and compared: 1 services, 1 instances"), "{out}{err}");
+    assert!(done && out.contains("copied and compared: 1 service, 1 instance"), "{out}{err}");
     assert_eq!(client.get(&instance).send().await.expect("it serves on").status(), 200);
     // The source has recorded the backup in its audit log, so that its state is another one now.
     let (done, out, err) = migrate(&[]);
