@@ -404,6 +404,11 @@ pub(crate) fn core_config(config: &Config) -> Result<Arc<openraft::Config>, Star
         enable_pre_vote: Some(true),
         quorum_loss_probe_interval: Some((2 * config.election_timeout_max_ms).max(3_000)),
         enable_leader_restore: Some(false),
+        // A conflict that was on its way while the follower caught up may arrive after its acknowledgement. The core would
+        // take that for a lost log and panic (debug builds), or believe an acknowledgement that no longer holds (release
+        // builds). Allowed to go back, it looks again for where the follower's log ends. Whether a node lost what it had
+        // acknowledged is found out when nodes meet (`acknowledged`), not here.
+        allow_log_reversion: Some(true),
         broadcast_submitted_on_append: Some(true),
         backoff: "50ms 100ms 200ms ...500ms".to_owned(),
         ..openraft::Config::default()
