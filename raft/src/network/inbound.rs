@@ -319,11 +319,15 @@ where
     if let std::task::Poll::Ready(answer) = futures::poll!(&mut appending) {
         return answer_append(answer);
     }
-    let noted = raft.with_raft_state(move |state| *state.vote_ref() == vote);
+    let mut noted = std::pin::pin!(raft.with_raft_state(move |state| *state.vote_ref() == vote));
     tokio::select! {
         biased;
-        answer = &mut appending => answer_append(answer),
-        noted = noted => match noted {
+        answer = &mut appending => {
+            // The question stands in the queue. If nobody waited for its answer, the core would log an error.
+            let _ = noted.await;
+            answer_append(answer)
+        }
+        noted = &mut noted => match noted {
             // The core took the heartbeat in and found no conflict, or it would have said so:
             // the lease is renewed, whatever the disk is doing.
             Ok(true) => match futures::poll!(&mut appending) {
