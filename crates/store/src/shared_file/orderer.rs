@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -114,7 +114,9 @@ fn remember_use(used: &Path, log: &Path) -> Result<(), OpenError> {
     if std::fs::read(used).is_ok_and(|name| name == log.as_os_str().as_bytes()) {
         return Ok(());
     }
-    let mut file = File::create(used).map_err(failed)?;
+    let mut options = File::options();
+    let opened = options.write(true).create(true).truncate(true).mode(0o600).open(used);
+    let mut file = opened.map_err(failed)?;
     file.write_all(log.as_os_str().as_bytes()).and_then(|()| file.sync_all()).map_err(failed)
 }
 
