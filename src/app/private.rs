@@ -29,6 +29,7 @@ pub(super) fn tighten(config: &NodeConfig) {
     narrowed.beginning_with(&logs, "maxine");
     narrowed.beginning_with(&config.data_dir, "pending-audit");
     narrowed.beginning_with(&config.data_dir, "alert-silences");
+    narrowed.beginning_with(&config.data_dir, "shared-log");
     narrowed.tree(&config.data_dir.join(&config.telemetry.audit_file));
     let log = settings::log_path(config);
     if let (Some(dir), Some(name)) = (log.parent(), log.file_name()) {
