@@ -34,6 +34,8 @@ const WATCHED_LEN_MIN: u64 = 64 * 1_024;
 /// Most bytes of an answer that the library holds after it was given them: what HTTP/1 and HTTP/2
 /// buffer of one answer.
 const LIBRARY_LEN_MAX: usize = 64 * 1_024;
+/// What an answer over HTTP/2 counts beside its bytes, while its client has not taken it: the state of its stream.
+const STREAM_LEN: usize = 4 * 1_024;
 /// Where the node runs short, a client has this part of its time to take something.
 const SHORT_PATIENCE_ONE_IN: u64 = 10;
 /// What the library is given at once.
@@ -131,6 +133,8 @@ impl Pace {
             // would be refused for ever.
             len => usize::try_from(len).unwrap_or(usize::MAX).min(UNSENT_PER_ADDRESS_LEN_MAX),
         };
+        let stream_len = if version >= Version::HTTP_2 { STREAM_LEN } else { 0 };
+        let counted = counted.saturating_add(stream_len).min(UNSENT_PER_ADDRESS_LEN_MAX);
         let taken = self.0.unsent.0.take(reader.address, reader.standing, counted);
         let Ok(place) = taken else { return too_much_waits() };
         let answer = Arc::new(Answer::default());
@@ -143,7 +147,8 @@ impl Pace {
         let clock = self.0.clock.clone();
         response.map(|inner| {
             let given = is_streamed.then_some(0);
-            let body = PacedBody { inner, rest: Bytes::new(), answer, clock, place, given };
+            let rest = Bytes::new();
+            let body = PacedBody { inner, rest, answer, clock, place, given, stream_len };
             body.owe();
             Body::new(body)
         })
@@ -198,6 +203,8 @@ struct PacedBody {
     /// How much of an instance's answer the library was given; `None` for an answer that is counted
     /// whole.
     given: Option<usize>,
+    /// What the state of its stream counts.
+    stream_len: usize,
 }
 
 impl PacedBody {
@@ -225,7 +232,7 @@ impl PacedBody {
     /// still have of those before it.
     fn count(&mut self) -> Result<(), axum::Error> {
         let Some(given) = self.given else { return Ok(()) };
-        let held = self.rest.len() + given.min(LIBRARY_LEN_MAX);
+        let held = self.rest.len() + given.min(LIBRARY_LEN_MAX) + self.stream_len;
         self.place.resize(held).map_err(axum::Error::new)
     }
 }
@@ -331,6 +338,27 @@ mod tests {
         assert_eq!(watch(Version::HTTP_11, big()).status(), 200);
         let too_big = Response::new(Body::from(vec![0; UNSENT_PER_ADDRESS_LEN_MAX + 1]));
         assert_eq!(watch(Version::HTTP_11, too_big).status(), 200, "it would never be answered");
+        assert_eq!(unsent.0.taken(), 0);
+    }
+
+    #[tokio::test]
+    async fn short_answers_over_http2_that_nobody_takes_are_bounded_by_their_number() {
+        let unsent = Unsent::default();
+        // Each on a connection of its own: one connection has hundreds at most.
+        let short =
+            || pace(&unsent).watch(Version::HTTP_2, reader(1), Response::new(Body::from("x")));
+        let mut held = Vec::new();
+        let refused = loop {
+            let answer = short();
+            if answer.status() != 200 {
+                break answer;
+            }
+            held.push(answer);
+        };
+        assert_eq!(refused.status(), 503);
+        assert_eq!(held.len(), UNSENT_PER_ADDRESS_LEN_MAX / (STREAM_LEN + 1));
+        assert!(held.len() > 10_000, "watchers over HTTP/2 behind one address have room");
+        drop(held);
         assert_eq!(unsent.0.taken(), 0);
     }
 

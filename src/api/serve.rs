@@ -385,7 +385,12 @@ impl ToAnswer {
         let bodies = self.front.bodies();
         let open_len = if request.body().is_end_stream() { 0 } else { OPEN_REQUEST_LEN };
         let len = fields_len + target_len + open_len;
-        let taken = bodies.take(self.peer.ip(), self.standing, len);
+        let ip = self.peer.ip();
+        // Strangers never get all; a credential is looked at only where their share is taken.
+        let taken = bodies.take(ip, self.standing, len).or_else(|why| {
+            let is_known = why == NoPlace::Node && self.front.knows_caller(request);
+            if is_known { bodies.take(ip, Standing::Known, len) } else { Err(why) }
+        });
         taken.map(Some).map_err(|why| {
             let text = format!("too many requests are being answered: {why}");
             let refusal = CompatError::new(StatusCode::SERVICE_UNAVAILABLE, text);

@@ -95,11 +95,12 @@ impl ProjectionParts {
         self.telemetry.metrics().health_evictions.inc();
         self.telemetry.record("upstream.evicted", "REMOVED", fields);
         if self.duties.borrow().is_some() {
-            let panics = self.view.with_snapshot(|snapshot| {
+            // In panic mode an evicted instance gets traffic, unless it is drained or of a version without a share.
+            let is_used = self.view.with_snapshot(|snapshot| {
                 let service = snapshot.state.service(&key.service);
-                service.is_some_and(|service| service.in_panic_mode())
+                service.is_some_and(|service| service.in_traffic().why_not(instance).is_none())
             });
-            let message = match panics {
+            let message = match is_used {
                 true => format!(
                     "{key} failed its health checks, but is used all the same: the service is in panic mode"
                 ),

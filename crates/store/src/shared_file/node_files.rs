@@ -50,7 +50,12 @@ impl NodeFiles {
         let path = self.path(&self.own_name);
         let temporary = beside(&path, ".new");
         let entry = Entry { name: self.own_name.clone(), state_version: STATE_VERSION };
-        let mut file = fs::File::create(&temporary)?;
+        // What is opened must be new: a link there would lead to a file of somebody else.
+        match fs::remove_file(&temporary) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut file = fs::OpenOptions::new().write(true).create_new(true).open(&temporary)?;
         file.write_all(&serde_json::to_vec(&entry)?)?;
         let modified = file.metadata()?.modified()?;
         fs::rename(&temporary, &path)?;
@@ -68,7 +73,11 @@ impl NodeFiles {
         let mut nodes = vec![own];
         for file in fs::read_dir(&self.dir)?.take(2 * NODES_MAX) {
             let path = file?.path();
-            let Ok(there) = fs::metadata(&path) else { continue };
+            // A pipe would keep whoever reads it waiting.
+            let Ok(there) = fs::symlink_metadata(&path) else { continue };
+            if !there.is_file() {
+                continue;
+            }
             let age = now.duration_since(there.modified()?).unwrap_or(Duration::ZERO);
             let last_seen_ms = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
             if last_seen_ms > KEPT_MS {
