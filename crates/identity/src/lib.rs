@@ -2,7 +2,7 @@
 //!
 //! Place in the flow: the API's edge asks [`Security::identify`] for every request; sign-in and
 //! change-password use the rest. Identities themselves are replicated state; this module reads
-//! them from the view and never writes them but for [`ensure_identities`].
+//! them from the view and never writes them. The program makes the first ones.
 //!
 //! **Invariant:** no secret reaches a log, an error or a `Debug` text.
 
