@@ -134,7 +134,7 @@ async fn one_that_lies_about_its_length_spoils_no_other_answer() {
 #[tokio::test]
 async fn one_that_answers_slowly_in_pieces_is_waited_for() {
     let rig = Rig::new().await;
-    rig.policy(r#"{"traffic":{"timeouts":{"idle_ms":500,"response_ms":500}}}"#).await;
+    rig.policy(r#"{"traffic":{"timeouts":{"idle_ms":2000,"response_ms":5000}}}"#).await;
     let upstream = Upstream::raw(|mut stream| async move {
         read_head(&mut stream).await;
         for byte in b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nslow" {

@@ -204,7 +204,7 @@ function Checks({ checks }: { checks: Check[] }) {
   return (
     <section className="sheet-part" aria-label="Checks">
       <h3>Checks</h3>
-      <div className="scroll-x" role="region" aria-label="Checks" tabIndex={0}>
+      <div className="scroll-x" role="region" aria-label="Table of checks" tabIndex={0}>
         <table className="plain">
           <thead>
             <tr>
