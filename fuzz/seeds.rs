@@ -14,7 +14,8 @@ fn write(root: &Path, name: &str, seeds: Vec<Vec<u8>>) -> std::io::Result<()> {
 fn main() -> std::io::Result<()> {
     let root = std::env::args().nth(1).unwrap_or_else(|| "fuzz/seeds".into());
     let targets = [
-        maxine::fuzz::TARGETS,
+        maxine_actors::fuzz::TARGETS,
+        maxine_api::fuzz::TARGETS,
         maxine_discovery::fuzz::TARGETS,
         maxine_gateway::fuzz::TARGETS,
         maxine_identity::fuzz::TARGETS,

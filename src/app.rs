@@ -12,10 +12,10 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::actors::Registry;
-use crate::actors::clock_check::{self, ClockReport};
-use crate::actors::peer::PeerRouter;
 use crate::config::{BackendKind, NodeConfig};
+use maxine_actors::Registry;
+use maxine_actors::clock_check::{self, ClockReport};
+use maxine_actors::peer::PeerRouter;
 use maxine_clock::Clock;
 use maxine_gateway::OwnAddresses;
 use maxine_identity::SecuritySettings;

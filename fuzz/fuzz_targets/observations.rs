@@ -1,5 +1,5 @@
 #![no_main]
 
-use maxine::fuzz::TARGETS;
+use maxine_actors::fuzz::TARGETS;
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| maxine_fuzzing::run(TARGETS, "observations", bytes));

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{broadcast, watch};
 
-use crate::actors::registry::ExpiryStatus;
+use maxine_actors::registry::ExpiryStatus;
 use maxine_control::leases::ExpiryEvent;
 use maxine_store::{ControlStore, StoreEvent};
 use maxine_telemetry::{AlertKind, Notice, Telemetry};

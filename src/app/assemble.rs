@@ -15,14 +15,14 @@ use tokio_util::task::TaskTracker;
 use super::cluster_contact::StoreContact;
 use super::first_identities::{OneTimePassword, ensure_identities};
 use super::{health_sink, proxy_metrics, retention};
-use crate::actors::peer::{PeerKind, PeerRouter};
-use crate::actors::registry::{RegistryParts, RegistrySettings};
-use crate::actors::supervisor::Supervised;
-use crate::actors::{
+use maxine_actors::peer::{PeerKind, PeerRouter};
+use maxine_actors::registry::{RegistryParts, RegistrySettings};
+use maxine_actors::supervisor::Supervised;
+use maxine_actors::{
     HealthChecker, HealthParts, LeadershipActor, ProxyActor, Registry, history, members,
 };
-use crate::api::serve::{ServeLimits, serve};
-use crate::api::{self, ApiSettings, AppParts, AppState, Front};
+use maxine_api::serve::{ServeLimits, serve};
+use maxine_api::{self, ApiSettings, AppParts, AppState, Front};
 use maxine_clock::Clock;
 use maxine_control::health::ActiveDefaults;
 use maxine_gateway::{Forwarder, ForwarderConfig, Prober};
@@ -152,8 +152,8 @@ pub fn assemble(parts: NodeParts) -> anyhow::Result<Assembled> {
         forwarder,
         health,
     });
-    peers.set(PeerKind::Report, Box::new(api::native::NodeReports::new(&state)));
-    peers.set(PeerKind::Instance, Box::new(api::native::InstanceReports::new(&state)));
+    peers.set(PeerKind::Report, Box::new(maxine_api::native::NodeReports::new(&state)));
+    peers.set(PeerKind::Instance, Box::new(maxine_api::native::InstanceReports::new(&state)));
     Ok(Assembled { state, duties, leadership, proxy })
 }
 

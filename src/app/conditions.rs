@@ -13,9 +13,9 @@ use parking_lot::Mutex;
 use serde_json::json;
 use tokio::sync::watch;
 
-use crate::actors::clock_check::ClockReport;
-use crate::actors::registry::WriteTally;
-use crate::actors::{Registry, members};
+use maxine_actors::clock_check::ClockReport;
+use maxine_actors::registry::WriteTally;
+use maxine_actors::{Registry, members};
 use maxine_clock::{Clock, SKEW_MAX_MS};
 use maxine_state::Leadership;
 use maxine_store::{ClusterStatus, ControlStore, MemberView};

@@ -3,7 +3,7 @@
 use rand::TryRngCore;
 use rand::rngs::OsRng;
 
-use crate::actors::{Registry, WriteError, WriteRequest};
+use maxine_actors::{Registry, WriteError, WriteRequest};
 use maxine_clock::Clock;
 use maxine_identity::{Account, AskedBy, Passwords, Secret, SecuritySettings, hex};
 use maxine_state::{Actor, Command, Identities, Name, Rejection, Role, SigningKey, User};

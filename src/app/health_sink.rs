@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::actors::health_checker::HealthSink;
+use maxine_actors::health_checker::HealthSink;
 use maxine_control::health::{ProbeAnswer, ProbeStatus};
 use maxine_state::{InstanceKey, ServiceKey};
 use maxine_telemetry::{AlertKind, Notice, Telemetry};

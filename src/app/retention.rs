@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use crate::actors::{Registry, WriteRequest};
+use maxine_actors::{Registry, WriteRequest};
 use maxine_clock::Clock;
 use maxine_state::{Actor, Command, Fence};
 use maxine_telemetry::{AlertKind, Notice, Telemetry};

@@ -10,12 +10,12 @@ use anyhow::Context;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use super::OneTimePassword;
-use crate::actors::registry::RegistrySettings;
-use crate::api::access::AccessMode;
-use crate::api::serve::ServeLimits;
-use crate::api::{ApiSettings, host_name};
 use crate::config::{Access, BackendKind, NodeConfig};
+use maxine_actors::registry::RegistrySettings;
 use maxine_admission::PlaceLimits;
+use maxine_api::access::AccessMode;
+use maxine_api::serve::ServeLimits;
+use maxine_api::{ApiSettings, host_name};
 use maxine_control::health::ActiveDefaults;
 use maxine_gateway::{EgressPolicy, ForwarderConfig, OwnAddresses, TlsRoots, TrustedProxies};
 use maxine_identity::{

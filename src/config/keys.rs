@@ -11,7 +11,7 @@ use super::{
     Access, BackendKind, HealthConfig, HttpConfig, NodeConfig, RaftConfig, SecurityConfig,
     StateConfig, TelemetryConfig,
 };
-use crate::actors::registry::RegistrySettings;
+use maxine_actors::registry::RegistrySettings;
 
 /// One setting.
 pub struct Key {

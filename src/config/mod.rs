@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 
 use keys::{KEYS, Key};
 
-use crate::actors::registry::RegistrySettings;
+use maxine_actors::registry::RegistrySettings;
 
 /// What orders the commands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

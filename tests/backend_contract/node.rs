@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use maxine::actors::peer::PeerRouter;
+use maxine_actors::peer::PeerRouter;
 use maxine_state::{
     Actor, Address, Applied, Batch, Command, Deregistration, Fence, InstanceKey, Name, Proposal,
     Registration, Rejection, Reply, RequestId, ServiceKey, StateDigest,

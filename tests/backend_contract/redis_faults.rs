@@ -192,7 +192,7 @@ async fn redis_restored_from_an_old_dump_and_written_since() {
         .iter()
         .map(|node| {
             let (store, view) = (Arc::clone(&node.store), Arc::clone(&node.view));
-            tokio::spawn(maxine::actors::history::keep(store, view, maxine_clock::Clock::system()))
+            tokio::spawn(maxine_actors::history::keep(store, view, maxine_clock::Clock::system()))
         })
         .collect();
     nodes[0].register("orders", "lost", 80).await;

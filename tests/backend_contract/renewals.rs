@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use maxine::actors::registry::{RegistryParts, RegistrySettings, Renewal};
-use maxine::actors::supervisor::Supervised;
-use maxine::actors::{LeadershipActor, Registry};
+use maxine_actors::registry::{RegistryParts, RegistrySettings, Renewal};
+use maxine_actors::supervisor::Supervised;
+use maxine_actors::{LeadershipActor, Registry};
 use maxine_clock::Clock;
 use maxine_state::{Address, Fence, Name, Registration};
 use maxine_store::StoreEvent;

@@ -1,7 +1,7 @@
 //! Sign-in, tokens and roles: sections 1, 2 and 10 (access) of the compatible API.
 
 use super::support::{Server, message};
-use maxine::api::access::rules;
+use maxine_api::access::rules;
 use maxine_identity::{Account, Secret};
 use maxine_state::Role;
 use serde_json::{Value, json};
@@ -168,7 +168,7 @@ async fn access_is_decided_on_the_route_not_on_its_spelling() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_route_asks_for_its_role() {
-    use maxine::api::access::Access;
+    use maxine_api::access::Access;
     let server = Server::start_with(|options| {
         options.security.accounts = vec![
             account(Role::Viewer, "eve"),
@@ -262,7 +262,7 @@ async fn change_password_of_an_account_from_the_environment() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn registration_and_discovery_can_ask_for_a_token() {
-    use maxine::api::access::AccessMode;
+    use maxine_api::access::AccessMode;
     let server = Server::start_with(|options| {
         options.api.registration_access = AccessMode::Token;
         options.api.discovery_access = AccessMode::Token;

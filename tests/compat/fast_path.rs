@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use maxine::api::access::AccessMode;
+use maxine_api::access::AccessMode;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;

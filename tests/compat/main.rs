@@ -53,7 +53,7 @@ fn every_endpoint_has_a_test_named_after_it() {
                 && !path.starts_with("/api/docs"))
     };
     let paths: std::collections::BTreeSet<&str> =
-        maxine::api::access::rules().map(|rule| rule.path).filter(of_this_api).collect();
+        maxine_api::access::rules().map(|rule| rule.path).filter(of_this_api).collect();
     assert!(paths.len() > 20, "{paths:?}");
     for path in paths {
         let test =

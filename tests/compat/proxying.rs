@@ -405,7 +405,7 @@ async fn a_trace_tells_each_attempt() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_that_maxine_used_stops_here_and_any_other_goes_on() {
-    use maxine::api::access::AccessMode;
+    use maxine_api::access::AccessMode;
     let server =
         Server::start_with(|options| options.api.discovery_access = AccessMode::Token).await;
     let mut body = node("s p", "n", upstream().await.port());

@@ -5,11 +5,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use maxine::actors::peer::PeerRouter;
-use maxine::actors::registry::RegistrySettings;
-use maxine::api::serve::ServeLimits;
-use maxine::api::{ApiSettings, AppState};
 use maxine::app::{NodeParts, NodeSettings, assemble};
+use maxine_actors::peer::PeerRouter;
+use maxine_actors::registry::RegistrySettings;
+use maxine_api::serve::ServeLimits;
+use maxine_api::{ApiSettings, AppState};
 use maxine_clock::Clock;
 use maxine_control::health::ActiveDefaults;
 use maxine_gateway::{EgressPolicy, ForwarderConfig, TlsRoots};

@@ -25,11 +25,11 @@ use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use maxine::actors::health_checker::HealthSink;
-use maxine::actors::observations::{self, encode_observations};
-use maxine::actors::peer::{PeerKind, PeerRouter};
-use maxine::actors::registry::{RegistryParts, RegistrySettings};
-use maxine::actors::{HealthChecker, HealthParts, Registry, WriteRequest};
+use maxine_actors::health_checker::HealthSink;
+use maxine_actors::observations::{self, encode_observations};
+use maxine_actors::peer::{PeerKind, PeerRouter};
+use maxine_actors::registry::{RegistryParts, RegistrySettings};
+use maxine_actors::{HealthChecker, HealthParts, Registry, WriteRequest};
 use maxine_clock::Clock;
 use maxine_control::health::{ActiveDefaults, Observation, ProbeStatus};
 use maxine_gateway::{EgressPolicy, Prober, TlsRoots};
@@ -141,7 +141,7 @@ impl Rig {
             };
             match self.registry.propose(request).await {
                 Ok(applied) => return applied.reply,
-                Err(maxine::actors::WriteError::Unavailable { .. }) => {
+                Err(maxine_actors::WriteError::Unavailable { .. }) => {
                     tokio::time::sleep(Duration::from_millis(20)).await;
                 }
                 Err(error) => panic!("{error}"),

@@ -1,7 +1,7 @@
 //! Who may do what: sign-in, the dashboard's cookie, users, tokens, keys.
 
-use maxine::api::ApiSettings;
-use maxine::api::access::{Access, AccessMode, rules};
+use maxine_api::ApiSettings;
+use maxine_api::access::{Access, AccessMode, rules};
 use reqwest::Method;
 use serde_json::json;
 

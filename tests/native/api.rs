@@ -1,7 +1,7 @@
 //! The native API over a real listening server: registration, lists, conditions, errors, access.
 
 use crate::support::Server;
-use maxine::api::ApiSettings;
+use maxine_api::ApiSettings;
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -112,7 +112,7 @@ async fn without_a_credential_a_probe_is_a_path_and_its_outcome_is_not_shown() {
 #[tokio::test(flavor = "multi_thread")]
 async fn watchers_of_one_address_are_bounded_and_some_places_are_for_the_known() {
     let limits = maxine_admission::PlaceLimits { max: 6, per_address_max: 3, reserved: 2 };
-    let settings = maxine::api::ApiSettings { watchers: limits, ..Default::default() };
+    let settings = maxine_api::ApiSettings { watchers: limits, ..Default::default() };
     let server = Server::start_with(settings).await;
     let watch = "/watch?service=orders";
     let mut held = Vec::new();

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use maxine::api::access::rules;
-use maxine::api::openapi::document;
+use maxine_api::access::rules;
+use maxine_api::openapi::document;
 use reqwest::Method;
 use serde_json::Value;
 

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix_rt::{Arbiter, ArbiterHandle, System};
-use maxine::actors::peer::PeerRouter;
-use maxine::actors::registry::RegistrySettings;
-use maxine::api::serve::ServeLimits;
-use maxine::api::{self, ApiSettings};
 use maxine::app::{NodeParts, NodeSettings, assemble};
+use maxine_actors::peer::PeerRouter;
+use maxine_actors::registry::RegistrySettings;
+use maxine_api::serve::ServeLimits;
+use maxine_api::{self, ApiSettings};
 use maxine_clock::Clock;
 use maxine_control::health::ActiveDefaults;
 use maxine_gateway::{EgressPolicy, ForwarderConfig, TlsRoots};
@@ -95,7 +95,7 @@ impl Server {
         let once = first.recv().await.expect("a first start makes a password");
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let addr = listener.local_addr().expect("it listens");
-        let router = api::router(node.state.clone());
+        let router = maxine_api::router(node.state.clone());
         tasks.spawn(node.serve(listener, ServeLimits::default(), stop.clone()));
         let client = reqwest::Client::builder()
             .redirect(reqwest::redirect::Policy::none())

@@ -11,7 +11,7 @@ const SOURCES: [&str; 7] = [
     "tests/compat",
     "crates/gateway/src",
     "crates/control/src/health",
-    "src/api",
+    "crates/api/src",
 ];
 
 /// Every source file by its stem: `policies`, `verdict`, ...; several files of one stem are joined.

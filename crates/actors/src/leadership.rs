@@ -1,0 +1,205 @@
+//! Who leads, and under which fence: starts and stops the duties that only the leader has.
+//!
+//! [`Leadership`] decides; this actor owns it, passes in what the store and the log say, and carries out
+//! what it returns.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::{Actor, ActorFutureExt, AsyncContext, Context, Handler, Message, WrapFuture};
+use tokio::sync::watch;
+
+use super::clock_check;
+use super::supervisor::Lifeline;
+use maxine_clock::Clock;
+use maxine_control::leadership::{
+    FormerLeader, LeadershipEffect, LeadershipEngine, LeadershipEvent,
+};
+use maxine_state::{
+    Actor as Who, AuditAction, Batch, Command, EventKind, Fence, Leadership, Name, Proposal,
+    RequestId,
+};
+use maxine_store::ControlStore;
+use maxine_view::{View, WatchScope};
+
+/// `Some(fence)` while this node holds the leader's duties.
+pub type Duties = watch::Receiver<Option<Fence>>;
+
+/// How long one attempt to have the grant committed may take.
+const GRANT_TIMEOUT: Duration = Duration::from_secs(3);
+/// In the audit record of a takeover: what stands between the former leader's name and how long it was silent.
+pub const TAKEOVER_SILENCE: &str = ", silent for ";
+
+/// Follows the backend's leadership and holds the fence.
+pub struct LeadershipActor {
+    node: Name,
+    store: Arc<dyn ControlStore>,
+    view: Arc<View>,
+    clock: Clock,
+    duties: watch::Sender<Option<Fence>>,
+    engine: LeadershipEngine,
+    _lifeline: Lifeline,
+}
+
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Changed(Leadership);
+
+/// A grant was applied, or the whole state was replaced.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct GrantMayHaveChanged;
+
+impl LeadershipActor {
+    /// An actor for the node called `node`, which publishes in `duties` what it holds.
+    #[must_use]
+    pub fn new(
+        node: Name,
+        store: Arc<dyn ControlStore>,
+        view: Arc<View>,
+        clock: Clock,
+        duties: watch::Sender<Option<Fence>>,
+        lifeline: Lifeline,
+    ) -> Self {
+        let engine = LeadershipEngine::new(node.clone());
+        Self { node, store, view, clock, duties, engine, _lifeline: lifeline }
+    }
+
+    fn latest_grant(&self) -> Option<Fence> {
+        self.view.snapshot().state.grant().map(|grant| grant.fence)
+    }
+
+    fn step(&mut self, event: LeadershipEvent, ctx: &mut Context<Self>) {
+        for effect in self.engine.step(event, self.clock.monotonic_ms()) {
+            match effect {
+                LeadershipEffect::AskForGrant { term, former } => {
+                    self.ask_for_grant(term, former, ctx);
+                }
+                LeadershipEffect::PauseBeforeGrant { term, ms } => {
+                    ctx.run_later(Duration::from_millis(ms), move |actor, ctx| {
+                        let now = actor.store.leadership_now();
+                        actor.step(LeadershipEvent::Paused { term, now }, ctx);
+                    });
+                }
+                LeadershipEffect::TakeUp { term, fence } => {
+                    tracing::info!(node = %self.node, term, fence = fence.0, "leadership granted");
+                    self.duties.send_replace(Some(fence));
+                }
+                LeadershipEffect::StandDown => self.stand_down(),
+            }
+        }
+    }
+
+    fn stand_down(&self) {
+        if self.duties.send_replace(None).is_some() {
+            tracing::warn!(node = %self.node, "leadership was lost; this node stops the leader's duties");
+        }
+    }
+
+    /// Whom this node took over from and how long nobody had heard of that one, for the audit log:
+    /// writes were not acknowledged meanwhile. Nothing where replicas do not hear each other.
+    fn takeover(&self, former: FormerLeader) -> Option<Command> {
+        self.store.cluster()?;
+        let silent_ms = former.lost_for_ms.max(self.store.leader_silence_ms(&former.name))?;
+        let object = format!("{}{TAKEOVER_SILENCE}{silent_ms} ms", former.name);
+        Some(Command::RecordAudit {
+            items: vec![(AuditAction::LeadershipTakeover, object.into(), true)],
+        })
+    }
+
+    fn ask_for_grant(&mut self, term: u64, former: Option<FormerLeader>, ctx: &mut Context<Self>) {
+        let grant = Command::GrantLeadership { holder: self.node.clone() };
+        let commands = [Some(grant), former.and_then(|former| self.takeover(former))];
+        let (store, clock) = (Arc::clone(&self.store), self.clock.clone());
+        let ask = async move {
+            // A leader's clock is compared before the first thing that it proposes.
+            clock_check::settled(&clock).await;
+            let proposal = |command| Proposal {
+                request_id: RequestId(rand::random()),
+                proposed_at_ms: clock.proposal_ms(),
+                fence: None,
+                actor: Who::system("leadership"),
+                command,
+            };
+            let proposals = commands.into_iter().flatten().map(proposal).collect();
+            store.propose(Batch { proposals }, GRANT_TIMEOUT.into()).await
+        };
+        ctx.spawn(ask.into_actor(self).map(move |result, actor, ctx| {
+            if let Err(error) = &result {
+                tracing::debug!(%error, "the leader's grant was not committed; asking again");
+            }
+            let reply = result.ok().and_then(|applied| applied.into_iter().next());
+            let reply = reply.map(|applied| applied.reply);
+            let latest = actor.latest_grant();
+            actor.step(LeadershipEvent::Answered { term, reply, latest }, ctx);
+        }));
+    }
+}
+
+impl Actor for LeadershipActor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        let mut leadership = self.store.leadership();
+        let addr = ctx.address();
+        ctx.spawn(
+            async move {
+                loop {
+                    let now = leadership.borrow_and_update().clone();
+                    let sent = addr.send(Changed(now)).await.is_ok();
+                    if !sent || leadership.changed().await.is_err() {
+                        return;
+                    }
+                }
+            }
+            .into_actor(self),
+        );
+        ctx.spawn(watch_grants(Arc::clone(&self.view), ctx.address()).into_actor(self));
+    }
+
+    fn stopped(&mut self, _: &mut Self::Context) {
+        self.stand_down();
+    }
+}
+
+impl Handler<Changed> for LeadershipActor {
+    type Result = ();
+
+    fn handle(&mut self, Changed(leadership): Changed, ctx: &mut Self::Context) {
+        self.step(LeadershipEvent::Changed(leadership), ctx);
+    }
+}
+
+impl Handler<GrantMayHaveChanged> for LeadershipActor {
+    type Result = ();
+
+    fn handle(&mut self, _: GrantMayHaveChanged, ctx: &mut Self::Context) {
+        let (latest, now) = (self.latest_grant(), self.store.leadership_now());
+        self.step(LeadershipEvent::GrantsChanged { latest, now }, ctx);
+    }
+}
+
+/// Notifies the actor of every grant, until it is gone.
+async fn watch_grants(view: Arc<View>, actor: actix::Addr<LeadershipActor>) {
+    loop {
+        let after = view.index();
+        let subscribed = view.hub().subscribe(WatchScope::Everything, after);
+        // What went past before this moment is in the state already.
+        if actor.send(GrantMayHaveChanged).await.is_err() {
+            return;
+        }
+        let Ok(mut watcher) = subscribed else { continue };
+        while let Ok(events) = watcher.next(1_024).await {
+            let is_grant = |kind: &EventKind| matches!(kind, EventKind::LeadershipGranted { .. });
+            if events.iter().any(|event| is_grant(&event.kind))
+                && actor.send(GrantMayHaveChanged).await.is_err()
+            {
+                return;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "leadership_tests.rs"]
+mod tests;

@@ -1,0 +1,68 @@
+use super::*;
+use crate::peer::PeerRouter;
+use crate::supervisor::Supervised;
+use maxine_store::MemoryStore;
+
+fn grant(holder: &str) -> Batch {
+    let proposal = Proposal {
+        request_id: RequestId(rand::random()),
+        proposed_at_ms: 1,
+        fence: None,
+        actor: Who::system("test"),
+        command: Command::GrantLeadership { holder: Name::trusted(holder) },
+    };
+    Batch { proposals: vec![proposal] }
+}
+
+/// A leadership actor on a store in memory, on a system of its own.
+fn with_actor(test: impl AsyncFnOnce(Arc<MemoryStore>, Arc<View>, Duties)) {
+    let system = actix_rt::System::new();
+    system.block_on(async {
+        let clock = Clock::system();
+        let view = View::new(clock.clone());
+        let store = Arc::new(MemoryStore::new(Arc::clone(&view), "a", PeerRouter::new()));
+        let (sender, duties) = watch::channel(None);
+        let actor = {
+            let (store, view) = (Arc::clone(&store), Arc::clone(&view));
+            Supervised::start(&actix_rt::Arbiter::current(), move |lifeline| {
+                let (store, view) = (Arc::clone(&store), Arc::clone(&view));
+                let name = Name::trusted("a");
+                LeadershipActor::new(name, store, view, clock.clone(), sender.clone(), lifeline)
+            })
+        };
+        test(store, view, duties).await;
+        actor.stop();
+    });
+}
+
+async fn fence(duties: &mut Duties, wanted: impl FnMut(&Option<Fence>) -> bool) -> Option<Fence> {
+    let wait = duties.wait_for(wanted);
+    *tokio::time::timeout(Duration::from_secs(10), wait).await.expect("in time").expect("it lives")
+}
+
+#[test]
+fn a_leader_that_a_late_grant_superseded_asks_for_its_duties_again() {
+    with_actor(async |store, view, mut duties| {
+        let first = fence(&mut duties, Option::is_some).await;
+        // The grant of a node that led before comes in only now; this one leads on.
+        store.propose(grant("b"), GRANT_TIMEOUT.into()).await.expect("it is taken");
+        let again = fence(&mut duties, |now| now.is_some() && *now != first).await;
+        assert_eq!(again, view.snapshot().state.grant().map(|grant| grant.fence));
+        assert_eq!(view.snapshot().state.grant().expect("granted").holder.as_str(), "a");
+    });
+}
+
+#[test]
+fn a_leader_whose_grant_the_store_lost_asks_for_its_duties_again() {
+    with_actor(async |store, view, mut duties| {
+        let lost = view.snapshot().state.clone();
+        fence(&mut duties, Option::is_some).await;
+        // The store went back to before the grant, as a restored dump does.
+        store.replace(lost);
+        let again = fence(&mut duties, |now| {
+            now.is_some() && *now == view.snapshot().state.grant().map(|grant| grant.fence)
+        });
+        assert!(again.await.is_some());
+        assert_eq!(view.snapshot().state.grant().expect("granted").holder.as_str(), "a");
+    });
+}

@@ -1,0 +1,316 @@
+//! Takes what happens outside the log (sign-ins, refusals) into the replicated audit log.
+//!
+//! The answer to the client does not wait for it. What arrives faster than a bound is counted and
+//! told in one record, so that nobody can flood the log by being refused, and no user can use up what
+//! the others have recorded.
+
+use std::collections::{BTreeSet, HashMap};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::pending_records::{Added, PendingRecords};
+use maxine_actors::{Registry, WriteRequest};
+use maxine_clock::Clock;
+use maxine_state::{Actor, AuditAction, Command};
+use maxine_telemetry::{AlertKind, Notice, Telemetry};
+
+/// Most records in one second of those who proved who they are.
+const RECORDS_PER_SECOND_MAX: u32 = 50;
+/// Most records in one second of those who did not: strangers must not push the others' records out.
+const STRANGERS_RECORDS_PER_SECOND_MAX: u32 = 10;
+/// Most records in one second of one user.
+const USERS_RECORDS_PER_SECOND_MAX: u32 = 5;
+/// Pause before they are tried again.
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
+/// Most users who are named of those whose records were left out.
+const LEFT_OUT_USERS_MAX: usize = 8;
+/// Longest object of a record, in bytes.
+const OBJECT_LEN_MAX: usize = 512;
+
+#[derive(Default)]
+struct Second {
+    number: u64,
+    taken: u32,
+    taken_of_strangers: u32,
+    /// As few as records are taken.
+    taken_of_users: HashMap<Box<str>, u32>,
+    /// How many were left out since the last record that was taken, and of whom.
+    left_out: LeftOut,
+}
+
+/// Records that were left out.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct LeftOut {
+    records: u64,
+    /// The users, nobody among them as an empty name; at most [`LEFT_OUT_USERS_MAX`].
+    users: BTreeSet<Box<str>>,
+}
+
+impl LeftOut {
+    fn add(&mut self, user: &str) {
+        self.records += 1;
+        if self.users.len() < LEFT_OUT_USERS_MAX {
+            self.users.insert(user.into());
+        }
+    }
+
+    /// The object of the record that tells of them.
+    fn object(&self) -> Box<str> {
+        let name = |user| if str::is_empty(user) { "nobody" } else { user };
+        let users: Vec<&str> = self.users.iter().map(|user| name(user)).collect();
+        let object = format!(
+            "{} left out before this one, of {}",
+            maxine_wording::count(self.records, "record"),
+            users.join(", ")
+        );
+        shortened(&object)
+    }
+}
+
+impl Second {
+    /// Whether one more record of the caller is taken at this time; if so, how many were left out before.
+    fn take(&mut self, number: u64, actor: &Actor) -> Option<LeftOut> {
+        if self.number != number {
+            *self =
+                Self { number, left_out: std::mem::take(&mut self.left_out), ..Self::default() };
+        }
+        let is_stranger = actor.user.is_empty();
+        let of_user = self.taken_of_users.get(&actor.user).copied().unwrap_or(0);
+        let (taken, max) = match is_stranger {
+            true => (&mut self.taken_of_strangers, STRANGERS_RECORDS_PER_SECOND_MAX),
+            false => (&mut self.taken, RECORDS_PER_SECOND_MAX),
+        };
+        if *taken >= max || !is_stranger && of_user >= USERS_RECORDS_PER_SECOND_MAX {
+            self.left_out.add(&actor.user);
+            return None;
+        }
+        *taken += 1;
+        self.taken_of_users.insert(actor.user.clone(), of_user + 1);
+        Some(std::mem::take(&mut self.left_out))
+    }
+}
+
+/// Between two alerts that records could not be written, in milliseconds.
+const GAP_ALERT_PAUSE_MS: u64 = 60_000;
+
+/// Records that could not be written.
+#[derive(Default)]
+struct Gap {
+    records: u64,
+    reported_at_ms: Option<u64>,
+    /// Whether those that were lost since are reported when the pause is over.
+    waits: bool,
+}
+
+struct Inner {
+    node: String,
+    registry: Registry,
+    clock: Clock,
+    telemetry: Telemetry,
+    gap: Mutex<Gap>,
+    second: Mutex<Second>,
+    /// Records that wait for writes to be possible again.
+    pending: PendingRecords,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+/// Hands records to the log. Cheap to clone.
+#[derive(Clone)]
+pub struct AuditRelay(Arc<Inner>);
+
+impl AuditRelay {
+    /// Continues with what waited when the node stopped. Must be called inside a tokio runtime.
+    pub(super) fn new(
+        node: String,
+        registry: Registry,
+        clock: Clock,
+        telemetry: Telemetry,
+        pending_file: Option<PathBuf>,
+    ) -> Self {
+        let (pending, read) = PendingRecords::open(pending_file);
+        let relay = Self(Arc::new(Inner {
+            node,
+            registry,
+            clock,
+            telemetry,
+            gap: Mutex::default(),
+            second: Mutex::default(),
+            pending,
+            stop: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+        }));
+        if let Err(error) = read {
+            let error = format!("the file of those that waited cannot be read: {error}");
+            tracing::error!(%error, "audit records are lost");
+            relay.lost(1, &error);
+        }
+        relay.write_pending();
+        relay
+    }
+
+    /// Raises an alert that records are missing; the first at once, later ones together.
+    fn lost(&self, records: usize, error: &str) {
+        let now_ms = self.0.clock.monotonic_ms();
+        let mut gap = self.0.gap.lock();
+        gap.records += records as u64;
+        let since_ms = gap.reported_at_ms.map(|at_ms| now_ms - at_ms);
+        if let Some(since_ms) = since_ms.filter(|since_ms| *since_ms < GAP_ALERT_PAUSE_MS) {
+            if !std::mem::replace(&mut gap.waits, true) {
+                let (relay, error) = (self.clone(), error.to_owned());
+                let pause = Duration::from_millis(GAP_ALERT_PAUSE_MS - since_ms);
+                // At the end of the node, too: what is lost is said.
+                let report = async move {
+                    let _ = tokio::time::timeout(pause, relay.0.stop.cancelled()).await;
+                    relay.0.gap.lock().reported_at_ms = None;
+                    relay.lost(0, &error);
+                };
+                self.0.tasks.spawn(report);
+            }
+            return;
+        }
+        gap.waits = false;
+        let missing = std::mem::take(&mut gap.records);
+        if missing == 0 {
+            return;
+        }
+        gap.reported_at_ms = Some(now_ms);
+        drop(gap);
+        let missed = maxine_wording::count(missing, "audit record");
+        let message = format!("{missed} could not be written: {error}");
+        let notice = Notice::new(AlertKind::AuditGap, &*self.0.node, message);
+        self.0.telemetry.alert(notice.details(serde_json::json!({"records": missing})));
+    }
+
+    /// Records an action, such as `session.create`, on an object, and how it ended. Must be called
+    /// inside a tokio runtime.
+    pub fn record(&self, actor: Actor, action: AuditAction, object: &str, success: bool) {
+        let now_s = self.0.clock.monotonic_ms() / 1_000;
+        // What somebody did is always recorded, whatever they were refused before: only those who may do it can.
+        let is_done = matches!(action, AuditAction::LogsClear | AuditAction::AuditExport);
+        let left_out = self.0.second.lock().take(now_s, &actor);
+        if left_out.is_none() && !is_done {
+            return;
+        }
+        let left_out = left_out.unwrap_or_default();
+        let mut items = vec![(action, shortened(object), success)];
+        if left_out.records > 0 {
+            items.push((AuditAction::AuditOverflow, left_out.object(), false));
+        }
+        let (relay, records) = (self.clone(), items.len());
+        self.0.tasks.spawn(async move {
+            let command = Command::RecordAudit { items };
+            let request =
+                WriteRequest { actor, request_id: None, fence: None, answer_by_ms: None, command };
+            if let Err(error) = relay.0.registry.propose(request).await {
+                tracing::warn!(%error, "an audit record could not be written");
+                relay.lost(records, &error.to_string());
+            }
+        });
+    }
+
+    /// Records what an operator did while the cluster may not take writes: the record waits until it does, through
+    /// restarts of the node. One that finds no room to wait counts as lost. Must be called inside a tokio runtime.
+    /// Repeats of one request, which carry the same `key`, are one record as long as they end alike.
+    pub fn record_for_sure(
+        &self,
+        actor: Actor,
+        action: AuditAction,
+        object: &str,
+        success: bool,
+        key: Option<&[u8]>,
+    ) {
+        let added = self.0.pending.add(
+            actor,
+            action,
+            shortened(object),
+            success,
+            key,
+            self.0.clock.wall_ms(),
+        );
+        match added {
+            Added::NoRoom => self.lost(1, "too many records wait for writes to be possible"),
+            Added::Begin | Added::Waits => {
+                let relay = self.clone();
+                self.0.tasks.spawn(async move { relay.save_pending().await });
+            }
+        }
+        if added == Added::Begin {
+            self.write_pending();
+        }
+    }
+
+    /// Writes the records that wait, one after the other, until none is left or the node stops.
+    fn write_pending(&self) {
+        let Some(first) = self.0.pending.begin() else { return };
+        let (relay, stop) = (self.clone(), self.0.stop.clone());
+        let written = async move {
+            let mut next = Some(first);
+            while let Some(record) = next {
+                // A repeat of a write whose outcome is unknown takes effect once.
+                let (actor, request_id, command) = record.command();
+                let request_id = Some(request_id);
+                let request =
+                    WriteRequest { actor, request_id, fence: None, answer_by_ms: None, command };
+                while let Err(error) = relay.0.registry.propose(request.clone()).await {
+                    tracing::debug!(%error, "an audit record waits for writes to be possible");
+                    tokio::time::sleep(RETRY_PAUSE).await;
+                }
+                next = relay.0.pending.written();
+                relay.save_pending().await;
+            }
+        };
+        self.0.tasks.spawn(stop.run_until_cancelled_owned(written));
+    }
+
+    async fn save_pending(&self) {
+        let inner = Arc::clone(&self.0);
+        let saved = tokio::task::spawn_blocking(move || inner.pending.save()).await;
+        if let Ok(Err(error)) = saved {
+            tracing::warn!(%error, "audit records that wait are not kept in their file: a restart would lose them");
+        }
+    }
+
+    /// Waits for the records under way; each has the registry's time limit.
+    pub async fn stop(&self) {
+        self.0.stop.cancel();
+        self.0.tasks.close();
+        self.0.tasks.wait().await;
+    }
+}
+
+fn shortened(object: &str) -> Box<str> {
+    object[..object.floor_char_boundary(OBJECT_LEN_MAX)].into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn actor(user: &str, address: &str) -> Actor {
+        Actor { user: user.into(), address: address.into(), trace_id: "".into(), via_node: None }
+    }
+
+    #[test]
+    fn one_user_does_not_use_up_the_records_of_a_second() {
+        let mut second = Second::default();
+        let mut taken_of = |number, user: &str, address: &str, times: usize| {
+            let actor = actor(user, address);
+            let taken = (0..times).filter_map(|_| second.take(number, &actor));
+            taken.map(|left_out| (left_out.records, left_out.object())).collect::<Vec<_>>()
+        };
+        let first = taken_of(1, "viewer", "10.0.0.1", 100);
+        assert_eq!(first.iter().map(|(records, _)| *records).collect::<Vec<_>>(), [0; 5]);
+        assert!(taken_of(1, "viewer", "10.0.0.2", 1).is_empty(), "wherever the user asks from");
+        let next = taken_of(1, "root", "10.0.0.1", 2);
+        assert_eq!((next[0].0, next[1].0), (96, 0), "what was left out is reported once");
+        assert_eq!(&*next[0].1, "96 records left out before this one, of viewer");
+        assert_eq!(taken_of(1, "", "10.0.0.1", 100).len(), 10, "strangers have ten together");
+        assert_eq!(taken_of(2, "viewer", "10.0.0.1", 100).len(), 5);
+    }
+}

@@ -1,0 +1,103 @@
+//! The guarded routes of the actuator.
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::header::{self, HeaderValue};
+use axum::http::{Response, StatusCode};
+use serde_json::{Map, Value, json};
+
+use super::json::answer;
+use crate::AppState;
+use crate::error::CompatError;
+use maxine_telemetry::events::iso_8601;
+use maxine_telemetry::{Gauges, Trace, alert_as_json};
+
+pub(super) async fn audit(State(state): State<AppState>) -> Response<Body> {
+    answer(&json!({ "events": state.telemetry().recent_events() }))
+}
+
+pub(super) async fn alerts(State(state): State<AppState>) -> Response<Body> {
+    let alerts = state.telemetry().alerts().newest_first();
+    let alerts: Vec<Value> = alerts.iter().map(alert_as_json).collect();
+    answer(&json!({ "alerts": alerts }))
+}
+
+pub(super) async fn traces(State(state): State<AppState>) -> Result<Response<Body>, CompatError> {
+    let telemetry = state.telemetry().clone();
+    // It may wait for the log file's disk.
+    let traces = tokio::task::spawn_blocking(move || telemetry.traces()).await.map_err(|_| {
+        CompatError::new(StatusCode::SERVICE_UNAVAILABLE, "the traces could not be read")
+    })?;
+    let traces: Vec<Value> = traces.iter().map(trace_as_json).collect();
+    Ok(answer(&json!({ "traces": traces })))
+}
+
+fn trace_as_json(trace: &Trace) -> Value {
+    let request = &trace.request;
+    json!({
+        "traceId": request.trace_id.text(),
+        "traceparent": request.traceparent.text(),
+        "method": request.method.as_str(),
+        "path": &*request.target,
+        "status": request.status.as_u16(),
+        // Exact far beyond any duration of a request.
+        "durationMs": request.duration_us as f64 / 1_000.0,
+        "timestamp": iso_8601(trace.time_ms),
+    })
+}
+
+pub(super) async fn cluster(State(state): State<AppState>) -> Response<Body> {
+    let settings = state.settings();
+    let observed_at = iso_8601(state.clock().wall_ms());
+    if !settings.clustered {
+        return answer(&json!({
+            "enabled": false,
+            "instanceId": settings.instance_id,
+            "isLeader": true,
+            "hasLeader": true,
+            "fencingToken": 0,
+            "leaderInstanceId": settings.instance_id,
+            "observedAt": observed_at,
+        }));
+    }
+    let leadership = state.store().leadership_now();
+    let fence = state.view().snapshot().state.grant().map_or(0, |grant| grant.fence.0);
+    answer(&json!({
+        "enabled": true,
+        "instanceId": settings.instance_id,
+        "isLeader": leadership.is_leader,
+        "hasLeader": leadership.leader.is_some(),
+        "fencingToken": fence,
+        "leaderInstanceId": leadership.leader,
+        "observedAt": observed_at,
+    }))
+}
+
+pub(super) async fn upstreams(State(state): State<AppState>) -> Response<Body> {
+    let counts = state.health().failing().into_iter().map(|(key, count)| {
+        (format!("{}:{}", key.service.service, key.instance), Value::from(count))
+    });
+    let counts: Map<String, Value> = counts.collect();
+    answer(&json!({
+        "started": state.health().is_active(),
+        "unhealthyNodes": counts.len(),
+        "failureCounts": counts,
+    }))
+}
+
+pub(super) async fn prometheus(State(state): State<AppState>) -> Response<Body> {
+    let leadership = state.store().leadership_now();
+    let single = !state.settings().clustered;
+    let gauges = Gauges {
+        is_leader: single || leadership.is_leader,
+        has_leader: single || leadership.leader.is_some(),
+        unhealthy_upstreams: state.health().failing().len(),
+        staleness_ms: state.store().staleness_ms(),
+    };
+    let snapshot = state.view().snapshot();
+    let text = state.telemetry().metrics().render(&snapshot.state, gauges);
+    let mut response = Response::new(Body::from(text));
+    let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+    response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    response
+}

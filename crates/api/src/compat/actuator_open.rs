@@ -1,0 +1,135 @@
+//! The open routes of the actuator. They tell nothing that a stranger should not know.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::header::{self, HeaderValue};
+use axum::http::{Response, StatusCode};
+use http_body_util::{BodyExt, Limited};
+use serde_json::json;
+
+use super::json::answer;
+use crate::AppState;
+use crate::error::CompatError;
+use maxine_telemetry::http_client;
+
+/// For fetching the performance report.
+const REPORT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Largest performance report, in bytes.
+const REPORT_LEN_MAX: usize = 5 * 1_024 * 1_024;
+
+pub(super) async fn health() -> Response<Body> {
+    answer(&json!({ "status": "UP" }))
+}
+
+pub(super) async fn info() -> Response<Body> {
+    answer(&json!({
+        "build": {
+            "name": "maxine-discovery",
+            "description": env!("CARGO_PKG_DESCRIPTION"),
+            "version": env!("CARGO_PKG_VERSION"),
+        }
+    }))
+}
+
+/// This process's memory, in bytes.
+#[derive(Clone, Copy, Debug, Default)]
+struct Memory {
+    /// Everything that is in memory.
+    resident: Option<u64>,
+    /// Data and stack that were reserved.
+    data: Option<u64>,
+    /// What of the resident memory belongs to this process alone.
+    private: Option<u64>,
+}
+
+fn memory() -> Memory {
+    // Where the system does not tell it, it is null.
+    let text = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let bytes = |field: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+        let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+        kib.map(|kib| kib * 1_024)
+    };
+    Memory { resident: bytes("VmRSS"), data: bytes("VmData"), private: bytes("RssAnon") }
+}
+
+pub(super) async fn metrics(State(state): State<AppState>) -> Response<Body> {
+    let memory = memory();
+    // Exact for longer than any process lives.
+    let uptime_s = state.telemetry().uptime_us() as f64 / 1e6;
+    answer(&json!({
+        "mem": {
+            "rss": memory.resident,
+            "heapTotal": memory.data,
+            "heapUsed": memory.private,
+            "external": 0,
+            "arrayBuffers": 0,
+        },
+        "uptime": uptime_s,
+    }))
+}
+
+pub(super) async fn performance(
+    State(state): State<AppState>,
+) -> Result<Response<Body>, CompatError> {
+    let not_found = |text: &str| CompatError::new(StatusCode::NOT_FOUND, text);
+    let Some(url) = &state.settings().performance_report_url else {
+        return Err(not_found("Performance report URL is not configured."));
+    };
+    let report = fetch(url).await.map_err(|error| {
+        tracing::warn!(%error, "the performance report could not be fetched");
+        not_found("Could not retrieve load test report.")
+    })?;
+    Ok(page(report))
+}
+
+async fn fetch(url: &str) -> Result<String, String> {
+    let client = http_client(REPORT_TIMEOUT)?;
+    let answer = client.get(url).send().await.and_then(reqwest::Response::error_for_status);
+    let answer = answer.map_err(|error| error.without_url().to_string())?;
+    let body = reqwest::Body::from(answer);
+    let body = Limited::new(body, REPORT_LEN_MAX).collect().await.map_err(|e| e.to_string())?;
+    String::from_utf8(body.to_bytes().to_vec()).map_err(|error| error.to_string())
+}
+
+/// A page that may neither run scripts nor load anything from elsewhere.
+fn page(html: String) -> Response<Body> {
+    let mut response = Response::new(Body::from(html));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
+    let policy = "default-src 'none'; style-src 'unsafe-inline'; img-src 'self' data:; \
+                  sandbox; frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
+    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(policy));
+    response
+}
+
+/// `GET /api/actuator/status`: how the process is doing, without a script.
+pub(super) async fn status(State(state): State<AppState>) -> Response<Body> {
+    const MIB: u64 = 1_024 * 1_024;
+    let memory = memory();
+    let uptime_s = state.telemetry().uptime_us() / 1_000_000;
+    let metrics = state.telemetry().metrics();
+    let rows = [
+        ("Version", env!("CARGO_PKG_VERSION").to_owned()),
+        ("Uptime", format!("{uptime_s} s")),
+        (
+            "Resident memory",
+            memory.resident.map_or_else(|| "unknown".into(), |len| format!("{} MiB", len / MIB)),
+        ),
+        ("Open connections", metrics.connections.get().to_string()),
+        ("Requests answered", metrics.requests.get().to_string()),
+        ("Look-ups answered", metrics.discoveries.get().to_string()),
+    ];
+    let rows: String = rows
+        .iter()
+        .map(|(name, value)| format!("<tr><th>{name}</th><td>{value}</td></tr>"))
+        .collect();
+    page(format!(
+        "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\">\
+         <meta http-equiv=\"refresh\" content=\"5\"><title>Maxine: process</title>\
+         <style>body{{font:16px/1.5 system-ui;margin:2rem}}th{{text-align:left;padding-right:2rem}}\
+         </style></head><body><h1>Process</h1><table>{rows}</table></body></html>"
+    ))
+}

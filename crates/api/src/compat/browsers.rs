@@ -1,0 +1,237 @@
+//! Keeps pages of instances out of the node's own origin.
+//!
+//! What an instance answers through the proxy has the node's address, so a browser would take its
+//! page for one of the node's own: its script could do whatever the person may who is signed in to
+//! the dashboard in that browser. Therefore a browser is told to give such a page an origin of its
+//! own (`Content-Security-Policy: sandbox`, without `allow-same-origin`), may not install a service
+//! worker from there, and the session's cookie is nothing that an instance sees or sets. Header fields
+//! that speak for a whole origin (its cookies, its storage, its other addresses) are taken out of an
+//! instance's answer, for the origin is the node's.
+
+use axum::http::header::{self, HeaderName, HeaderValue};
+use axum::http::{HeaderMap, StatusCode};
+
+use maxine_identity::SESSION_COOKIE;
+
+const SEC_FETCH_DEST: HeaderName = HeaderName::from_static("sec-fetch-dest");
+const SERVICE_WORKER: HeaderName = HeaderName::from_static("service-worker");
+/// What a page may do all the same. It comes beside a policy of the instance, and both hold.
+const SANDBOX: &str = "sandbox allow-downloads allow-forms allow-modals allow-popups allow-scripts";
+
+/// Fields by which an answer speaks for every page of its origin.
+const OF_THE_ORIGIN: [HeaderName; 15] = [
+    HeaderName::from_static("clear-site-data"),
+    HeaderName::from_static("service-worker-allowed"),
+    header::STRICT_TRANSPORT_SECURITY,
+    header::ALT_SVC,
+    HeaderName::from_static("nel"),
+    HeaderName::from_static("report-to"),
+    HeaderName::from_static("expect-ct"),
+    HeaderName::from_static("public-key-pins"),
+    HeaderName::from_static("reporting-endpoints"),
+    HeaderName::from_static("set-login"),
+    HeaderName::from_static("speculation-rules"),
+    HeaderName::from_static("use-as-dictionary"),
+    HeaderName::from_static("critical-ch"),
+    // A proxy in front of this node would take them for the node's own wish.
+    HeaderName::from_static("x-accel-redirect"),
+    HeaderName::from_static("x-sendfile"),
+];
+
+/// Whether a browser asks. It says so itself on addresses that it trusts; elsewhere every one calls
+/// itself by the name of the first. What a browser fetches for a page gets the policy as well, where
+/// it means nothing: the same answer may be opened as a page later, out of the browser's cache.
+pub(super) fn is_browser(headers: &HeaderMap) -> bool {
+    headers.contains_key(SEC_FETCH_DEST)
+        || headers
+            .get(header::USER_AGENT)
+            .is_some_and(|agent| agent.as_bytes().starts_with(b"Mozilla/"))
+}
+
+/// Whether the script of a service worker is asked for. It would act for all pages of the origin.
+pub(super) fn asks_for_worker(headers: &HeaderMap) -> bool {
+    headers.contains_key(SERVICE_WORKER)
+}
+
+/// Puts the sandbox on an answer.
+pub(super) fn shut_off(headers: &mut HeaderMap, status: StatusCode) {
+    if status != StatusCode::SWITCHING_PROTOCOLS {
+        headers.append(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(SANDBOX));
+    }
+}
+
+/// Takes the session's cookie out of a request.
+pub(super) fn hide_session(headers: &mut HeaderMap) {
+    if !headers.get_all(header::COOKIE).iter().any(|line| pairs(line).any(is_session)) {
+        return;
+    }
+    let lines: Vec<Vec<u8>> = headers
+        .get_all(header::COOKIE)
+        .iter()
+        .map(|line| {
+            pairs(line).filter(|pair| !is_session(pair)).collect::<Vec<_>>().join(&b"; "[..])
+        })
+        .filter(|line| !line.is_empty())
+        .collect();
+    headers.remove(header::COOKIE);
+    for line in lines {
+        // A part of what was a header's value is one.
+        if let Ok(value) = HeaderValue::try_from(line) {
+            headers.append(header::COOKIE, value);
+        }
+    }
+}
+
+/// Takes out of an instance's answer, interim answers included, what is the node's own to say.
+pub(crate) fn keep_own(headers: &mut HeaderMap) {
+    keep_session(headers);
+    keep_origin(headers);
+}
+
+/// Takes out of an answer what would set the session's cookie. A cookie without a name is one of them:
+/// a browser sends it by its value alone, which may read `maxine_session=...` (RFC 6265bis, section
+/// 5.7).
+fn keep_session(headers: &mut HeaderMap) {
+    let sets_it = |value: &HeaderValue| {
+        pairs(value).next().is_some_and(|pair| is_session(pair) || pair.starts_with(b"="))
+    };
+    if !headers.get_all(header::SET_COOKIE).iter().any(sets_it) {
+        return;
+    }
+    let all = headers.get_all(header::SET_COOKIE).iter();
+    let kept: Vec<HeaderValue> = all.filter(|value| !sets_it(value)).cloned().collect();
+    headers.remove(header::SET_COOKIE);
+    for value in kept {
+        headers.append(header::SET_COOKIE, value);
+    }
+}
+
+/// Keeps the cookies of an answer to a browser below `prefix`, the path of the service. With another path the
+/// browser would send them with every request to this node: they could crowd out the session's cookie, and make each
+/// request too long.
+pub(super) fn keep_cookies_below(prefix: &str, headers: &mut HeaderMap) {
+    let is_path = |part: &[u8]| {
+        let name = part.split(|byte| *byte == b'=').next().unwrap_or_default();
+        name.trim_ascii().eq_ignore_ascii_case(b"path")
+    };
+    let is_below = |part: &[u8]| {
+        let at = part.iter().position(|byte| *byte == b'=').map_or(part.len(), |at| at + 1);
+        let path = &part[at..];
+        let rest = path.trim_ascii().strip_prefix(prefix.as_bytes());
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
+    };
+    let kept_below = |value: &HeaderValue| {
+        // The last path counts (RFC 6265, section 5.3).
+        let last = pairs(value).skip(1).filter(|part| is_path(part)).last();
+        if last.is_some_and(is_below) {
+            return Some(value.clone());
+        }
+        let mut parts: Vec<&[u8]> = pairs(value).filter(|part| !is_path(part)).collect();
+        let path = [b"Path=", prefix.as_bytes()].concat();
+        parts.push(&path);
+        // Parts of what was a header's value are one.
+        HeaderValue::try_from(parts.join(&b"; "[..])).ok()
+    };
+    let all = headers.get_all(header::SET_COOKIE).iter();
+    let below: Vec<HeaderValue> = all.filter_map(kept_below).collect();
+    if headers.remove(header::SET_COOKIE).is_some() {
+        for value in below {
+            headers.append(header::SET_COOKIE, value);
+        }
+    }
+}
+
+/// Takes out of an answer what would speak for the node's whole origin.
+fn keep_origin(headers: &mut HeaderMap) {
+    for name in &OF_THE_ORIGIN {
+        headers.remove(name);
+    }
+}
+
+fn pairs(value: &HeaderValue) -> impl Iterator<Item = &[u8]> {
+    value.as_bytes().split(|byte| *byte == b';').map(<[u8]>::trim_ascii)
+}
+
+fn is_session(pair: &[u8]) -> bool {
+    let name = pair.split(|byte| *byte == b'=').next().unwrap_or_default();
+    name.trim_ascii() == SESSION_COOKIE.as_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(fields: &[(&str, &str)]) -> HeaderMap {
+        let field = |(n, v): &(&str, &str)| {
+            (n.parse::<HeaderName>().unwrap(), HeaderValue::from_str(v).unwrap())
+        };
+        fields.iter().map(field).collect()
+    }
+
+    #[test]
+    fn a_browser_is_told_from_other_clients() {
+        assert!(is_browser(&map(&[("sec-fetch-dest", "document")])));
+        assert!(is_browser(&map(&[("user-agent", "Mozilla/5.0 (X11; Linux x86_64)")])));
+        assert!(!is_browser(&map(&[("user-agent", "curl/8.9"), ("accept", "text/html")])));
+        assert!(!is_browser(&HeaderMap::new()));
+    }
+
+    #[test]
+    fn the_sessions_cookie_alone_is_taken_out() {
+        let mut headers =
+            map(&[("cookie", "a=1; maxine_session=x.y.z;b=2"), ("cookie", "maxine_session=u")]);
+        hide_session(&mut headers);
+        assert_eq!(headers, map(&[("cookie", "a=1; b=2")]));
+        let mut others = map(&[("cookie", "a=1;b=maxine_session=2;maxine_sessions=3")]);
+        hide_session(&mut others);
+        assert_eq!(others["cookie"], "a=1;b=maxine_session=2;maxine_sessions=3");
+    }
+
+    #[test]
+    fn an_instance_sets_its_own_cookies_only() {
+        let mut headers = map(&[
+            ("set-cookie", "a=1; Path=/"),
+            ("set-cookie", " maxine_session = stolen; Path=/api/v1"),
+            ("set-cookie", "=maxine_session=planted; Path=/api"),
+            ("set-cookie", "\t= maxine_session=planted; Path=/api"),
+            ("set-cookie", "maxine_session"),
+            ("set-cookie", "b=2"),
+        ]);
+        keep_own(&mut headers);
+        let left: Vec<_> = headers.get_all("set-cookie").iter().collect();
+        assert_eq!(left, ["a=1; Path=/", "b=2"]);
+    }
+
+    #[test]
+    fn cookies_of_an_instance_stay_below_its_service() {
+        let below = "/api/maxine/serviceops/proxy/shop";
+        let mut headers = map(&[
+            ("set-cookie", "a=1; Path=/; Max-Age=9"),
+            ("set-cookie", "b=2"),
+            ("set-cookie", "c=3; path=/api/maxine/serviceops/proxy/shop/cart; Secure"),
+            ("set-cookie", "d=4; Path=/api/maxine/serviceops/proxy/shopping"),
+            ("set-cookie", "e=5; Path=/api/maxine/serviceops/proxy/shop; Path=/"),
+        ]);
+        keep_cookies_below(below, &mut headers);
+        let left: Vec<_> = headers.get_all("set-cookie").iter().collect();
+        assert_eq!(
+            left,
+            [
+                "a=1; Max-Age=9; Path=/api/maxine/serviceops/proxy/shop",
+                "b=2; Path=/api/maxine/serviceops/proxy/shop",
+                "c=3; path=/api/maxine/serviceops/proxy/shop/cart; Secure",
+                "d=4; Path=/api/maxine/serviceops/proxy/shop",
+                "e=5; Path=/api/maxine/serviceops/proxy/shop",
+            ]
+        );
+    }
+
+    #[test]
+    fn the_policy_comes_beside_the_instances_own() {
+        let mut headers = map(&[("content-security-policy", "default-src 'self'")]);
+        shut_off(&mut headers, StatusCode::OK);
+        let policies: Vec<_> = headers.get_all("content-security-policy").iter().collect();
+        assert_eq!(policies, ["default-src 'self'", SANDBOX]);
+        assert!(!SANDBOX.contains("allow-same-origin"));
+    }
+}

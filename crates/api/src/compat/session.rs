@@ -1,0 +1,123 @@
+//! Sign-in and the change of one's own password.
+
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::{Response, StatusCode};
+use serde_json::{Value, json};
+
+use super::json::{answer, read_object, text};
+use crate::error::CompatError;
+use crate::own_password::{self, OwnPasswordError};
+use crate::{AppState, CalledBy, Caller, RequestContext};
+use maxine_identity::SigninError;
+use maxine_state::AuditAction;
+
+const BOTH_NEEDED: &str = "Please provide both of these -> userName and password.";
+const PASSWORDS_NEEDED: &str = "Please provide valid existing password and new password both.";
+const MANAGED: &str =
+    "Admin credentials are managed by environment variables and cannot be changed at runtime.";
+const CHANGED: &str = "successfully updated password";
+
+/// `POST /api/maxine/signin`.
+pub(super) async fn sign_in(
+    State(state): State<AppState>,
+    context: RequestContext,
+    request: Request,
+) -> Result<Response<Body>, CompatError> {
+    let body = read_object(&state, request).await?;
+    let pair = text(&body, "userName").zip(text(&body, "password"));
+    let Some((user_name, password)) = pair else {
+        state.telemetry().metrics().auth_failures.inc();
+        return Err(CompatError::bad_request(BOTH_NEEDED));
+    };
+    let result = state.security().sign_in(user_name, password, context.client.ip).await;
+    account_sign_in(&state, &context, user_name, &result.as_ref().map(|s| s.role));
+    let session = result?;
+    Ok(answer(&json!({ "accessToken": session.access_token, "role": session.role })))
+}
+
+/// Counts a sign-in and writes it into both audit logs; for every API that has one.
+pub fn account_sign_in(
+    state: &AppState,
+    context: &RequestContext,
+    user_name: &str,
+    result: &Result<maxine_state::Role, &SigninError>,
+) {
+    let metrics = state.telemetry().metrics();
+    let shown: String = user_name.chars().take(128).collect();
+    let mut fields = vec![("userName", Value::String(shown.clone()))];
+    let outcome = match result {
+        Ok(role) => {
+            metrics.auth_success.inc();
+            fields.push(("role", role.as_str().into()));
+            "SUCCESS"
+        }
+        Err(SigninError::Refused) => {
+            metrics.auth_failures.inc();
+            "FAILED"
+        }
+        Err(SigninError::TooManyAttempts { .. }) => {
+            metrics.auth_failures.inc();
+            metrics.signin_throttled.inc();
+            let actor = context.actor(&Caller::default());
+            state.audit().record(actor, AuditAction::SessionThrottle, &shown, false);
+            return;
+        }
+        Err(_) => return,
+    };
+    fields.push(("traceId", context.trace_id_text().into()));
+    state.telemetry().record("auth.signin", outcome, fields);
+    // The name is only claimed as long as the password was not right.
+    let user = if result.is_ok() { shown.clone().into() } else { "".into() };
+    let caller = Caller { user, ..Caller::default() };
+    state.audit().record(
+        context.actor(&caller),
+        AuditAction::SessionCreate,
+        &shown,
+        result.is_ok(),
+    );
+}
+
+impl From<SigninError> for CompatError {
+    fn from(error: SigninError) -> Self {
+        let (status, retry_after_s) = match error {
+            SigninError::Refused => (StatusCode::UNAUTHORIZED, None),
+            SigninError::TooManyAttempts { retry_after_s } => {
+                (StatusCode::TOO_MANY_REQUESTS, Some(retry_after_s))
+            }
+            SigninError::Busy
+            | SigninError::NotReady
+            | SigninError::NoState
+            | SigninError::Stale { .. } => (StatusCode::SERVICE_UNAVAILABLE, Some(1)),
+        };
+        Self { status, message: error.to_string(), retry_after_s }
+    }
+}
+
+/// `PUT /api/maxine/change-password`: the caller's own password.
+pub(super) async fn change_password(
+    State(state): State<AppState>,
+    CalledBy(caller): CalledBy,
+    context: RequestContext,
+    request: Request,
+) -> Result<Response<Body>, CompatError> {
+    let body = read_object(&state, request).await?;
+    let pair = text(&body, "password").zip(text(&body, "newPassword"));
+    let (current, new) = pair.ok_or_else(|| CompatError::bad_request(PASSWORDS_NEEDED))?;
+    let new = ("newPassword", new);
+    own_password::change(&state, &caller, &context, current, new).await?;
+    Ok(answer(&json!({ "message": CHANGED })))
+}
+
+impl From<OwnPasswordError> for CompatError {
+    fn from(error: OwnPasswordError) -> Self {
+        match error {
+            OwnPasswordError::NoUser => Self::new(StatusCode::FORBIDDEN, "Forbidden"),
+            OwnPasswordError::Managed => Self::new(StatusCode::CONFLICT, MANAGED),
+            OwnPasswordError::Refused(refused) => Self::bad_request(refused.to_string()),
+            OwnPasswordError::WrongPassword => Self::bad_request(PASSWORDS_NEEDED),
+            OwnPasswordError::NotChecked(error) => error.into(),
+            OwnPasswordError::NotWritten(error) => error.into(),
+        }
+    }
+}

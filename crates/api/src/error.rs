@@ -1,0 +1,137 @@
+//! Errors as answers: `{"message": TEXT}` for the compatible API, problem+json for the native one.
+
+use axum::body::Body;
+use axum::http::header::{self, HeaderValue};
+use axum::http::{Response, StatusCode};
+use axum::response::IntoResponse;
+
+use super::problem::{Problem, ProblemKind};
+use maxine_actors::WriteError;
+use maxine_state::Rejection;
+
+/// `Content-Type` of the compatible API's answers.
+pub const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=utf-8");
+
+/// `X-Content-Type-Options` of every answer that Maxine makes itself. The edge puts it on; only what is
+/// answered before the edge carries it from its beginning.
+pub const NOSNIFF: HeaderValue = HeaderValue::from_static("nosniff");
+
+/// An error of the compatible API.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CompatError {
+    /// The status.
+    pub status: StatusCode,
+    /// The text of `message`.
+    pub message: String,
+    /// `Retry-After`, in seconds.
+    pub retry_after_s: Option<u64>,
+}
+
+impl CompatError {
+    /// An error with a text.
+    pub fn new(status: StatusCode, message: impl Into<String>) -> Self {
+        Self { status, message: message.into(), retry_after_s: None }
+    }
+
+    /// 400.
+    pub fn bad_request(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, message)
+    }
+
+    /// 404 `Not found`.
+    #[must_use]
+    pub fn not_found() -> Self {
+        Self::new(StatusCode::NOT_FOUND, "Not found")
+    }
+
+    /// 503 `Service Unavailable`: no live node.
+    #[must_use]
+    pub fn no_live_node() -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "Service Unavailable")
+    }
+}
+
+impl IntoResponse for CompatError {
+    fn into_response(self) -> Response<Body> {
+        let body = serde_json::json!({ "message": self.message }).to_string();
+        let mut response = Response::new(Body::from(body));
+        *response.status_mut() = self.status;
+        response.headers_mut().insert(header::CONTENT_TYPE, JSON);
+        response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, NOSNIFF);
+        if let Some(after_s) = self.retry_after_s {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(after_s));
+        }
+        response
+    }
+}
+
+impl From<WriteError> for CompatError {
+    fn from(error: WriteError) -> Self {
+        let (status, retry_after_s) = match &error {
+            WriteError::Unavailable { retry_after_s, .. }
+            | WriteError::Overloaded { retry_after_s }
+            | WriteError::AddressOverloaded { retry_after_s }
+            | WriteError::OutcomeUnknown { retry_after_s } => {
+                (StatusCode::SERVICE_UNAVAILABLE, Some(*retry_after_s))
+            }
+            WriteError::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, None),
+            WriteError::Rejected { rejection, .. } => (status_of(rejection), None),
+            WriteError::Storage(_) => (StatusCode::SERVICE_UNAVAILABLE, Some(5)),
+        };
+        Self { status, message: error.to_string(), retry_after_s }
+    }
+}
+
+/// The status that tells a refusal.
+#[must_use]
+pub fn status_of(rejection: &Rejection) -> StatusCode {
+    match rejection {
+        Rejection::Limit(_) => StatusCode::BAD_REQUEST,
+        Rejection::NotFound { .. } => StatusCode::NOT_FOUND,
+        Rejection::Exists { .. } | Rejection::Managed(_) | Rejection::StateVersion { .. } => {
+            StatusCode::CONFLICT
+        }
+        Rejection::RevisionMismatch { .. } => StatusCode::PRECONDITION_FAILED,
+        Rejection::RequestIdReused => StatusCode::UNPROCESSABLE_ENTITY,
+        Rejection::StaleFence { .. } | Rejection::FenceMissing => StatusCode::SERVICE_UNAVAILABLE,
+    }
+}
+
+/// Whether a path belongs to the native API, whose errors are problem+json.
+#[must_use]
+pub fn is_native(path: &str) -> bool {
+    path == "/api/v1" || path.starts_with("/api/v1/")
+}
+
+/// An error of the edge (access, no such route) in the style of the API that the path belongs to.
+#[must_use]
+pub fn edge_error(path: &str, error: CompatError) -> Response<Body> {
+    if !is_native(path) {
+        return error.into_response();
+    }
+    let kind = match error.status {
+        StatusCode::UNAUTHORIZED => ProblemKind::Unauthorized,
+        StatusCode::FORBIDDEN => ProblemKind::Forbidden,
+        StatusCode::NOT_FOUND => ProblemKind::NotFound,
+        StatusCode::METHOD_NOT_ALLOWED => ProblemKind::MethodNotAllowed,
+        StatusCode::TOO_MANY_REQUESTS => ProblemKind::TooManyRequests,
+        _ => ProblemKind::Unavailable,
+    };
+    let mut problem = Problem::new(kind, error.message);
+    problem.retry_after_s = error.retry_after_s;
+    problem.into_response()
+}
+
+/// Notes what a handler's panic said.
+pub(super) fn log_panic(panic: &(dyn std::any::Any + Send)) {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or_default();
+    tracing::error!(panic = text, "a handler panicked");
+}
+
+/// What a client sees of a handler that panicked; the panic itself is in the log.
+pub(super) fn panicked(panic: Box<dyn std::any::Any + Send + 'static>) -> Response<Body> {
+    log_panic(panic.as_ref());
+    let message = "Unknown error occured, Please try again later";
+    CompatError::new(StatusCode::INTERNAL_SERVER_ERROR, message).into_response()
+}

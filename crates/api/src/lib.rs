@@ -1,0 +1,51 @@
+//! HTTP: the compatible API, the native API and the dashboard's files.
+//!
+//! Place in the flow: [`serve`] takes connections, [`middleware::Edge`] names the request, decides
+//! access on the matched route and accounts for it; handlers read from the view and write through
+//! the [`maxine_actors::Registry`]. Names no concrete backend.
+
+pub mod access;
+mod audit_relay;
+mod body;
+pub mod caller;
+mod compat;
+pub mod error;
+mod fast_path;
+mod field_names;
+mod front;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
+mod hosts;
+mod lazy_timer;
+mod linger;
+pub mod middleware;
+pub mod native;
+mod newcomers;
+mod observations;
+pub mod openapi;
+mod origins;
+mod own_password;
+mod pacing;
+mod pending_records;
+pub mod problem;
+mod routes;
+pub mod serve;
+mod state;
+mod ui;
+mod unread;
+mod well_formed;
+
+use axum::Router;
+
+pub use audit_relay::AuditRelay;
+pub(crate) use caller::CalledBy;
+pub use caller::{Caller, RequestContext, Via};
+pub use compat::account_sign_in;
+pub use front::Front;
+pub use hosts::name_of as host_name;
+pub use state::{ApiSettings, AppParts, AppState};
+
+/// The whole HTTP surface of a node.
+pub fn router(state: AppState) -> Router {
+    routes::build(state)
+}

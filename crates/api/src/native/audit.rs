@@ -1,0 +1,337 @@
+//! The audit log: queries, its proof, and its export for `maxine audit verify`.
+
+use std::sync::Arc;
+
+use axum::body::{Body, Bytes};
+use axum::extract::State;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use futures::stream;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use super::extract::{NoParams, Params};
+use super::fresh::{Fresh, Freshness, Write};
+use super::page::{self, Page};
+use crate::AppState;
+use crate::problem::{Problem, ProblemKind};
+use maxine_actors::registry::Confirmation;
+use maxine_state::{
+    AuditAction, AuditClass, AuditLog, AuditOutcome, AuditRecord, encode_rejection,
+};
+
+/// Records that go into one piece of an export.
+const EXPORT_CHUNK_RECORDS: usize = 256;
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct QueryAudit {
+    /// Only actions of this user, token or part of Maxine.
+    user: Option<String>,
+    /// Only actions that begin with this, such as `instance.`.
+    action: Option<String>,
+    /// Only objects that begin with this, such as `default/orders/`.
+    object: Option<String>,
+    /// Only actions with this outcome.
+    #[param(inline)]
+    outcome: Option<Outcome>,
+    /// Only what happened at this time or later, in milliseconds since 1970.
+    since_ms: Option<u64>,
+    /// Only what happened before this time, in milliseconds since 1970.
+    until_ms: Option<u64>,
+    /// Maximum number of items on the page.
+    #[param(minimum = 1, maximum = 1000)]
+    limit: Option<u64>,
+    /// Where the page starts: `next_cursor` of the page before.
+    cursor: Option<String>,
+}
+
+/// Outcome of an action.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
+#[schema(as = AuditOutcome)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Outcome {
+    /// It took effect.
+    Success,
+    /// It was refused.
+    Refused,
+}
+
+impl Outcome {
+    fn of(record: &AuditRecord) -> Self {
+        if record.outcome.is_success() { Self::Success } else { Self::Refused }
+    }
+}
+
+/// One record.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = AuditRecord)]
+pub(super) struct RecordView {
+    /// Number of the record in the whole log, from 0.
+    seq: u64,
+    /// Class of the record.
+    class: AuditClass,
+    /// Number of the record in its class, from 0; there are no gaps.
+    class_seq: u64,
+    /// The index of the state right after the action.
+    index: u64,
+    /// When, in milliseconds since 1970, by the log's clock.
+    time_ms: u64,
+    /// The user or the part of Maxine; empty for an open request.
+    user: Box<str>,
+    /// Network address of the caller.
+    address: Box<str>,
+    /// The request's trace id.
+    trace_id: Box<str>,
+    /// In Raft mode the id of the member that sent the request to the leader; null if the leader took it itself.
+    via_node: Option<u64>,
+    /// The action, such as `instance.register`.
+    action: Box<str>,
+    /// The object, such as `default/orders/a`.
+    object: Box<str>,
+    /// Outcome.
+    outcome: Outcome,
+    /// Why it was refused, in the words of the version that answers; empty on success, and if no reason is recorded.
+    /// The hash does not cover it.
+    detail: String,
+    /// Why it was refused, as the code that is stored and that the hash covers, in hexadecimal; empty like `detail`.
+    refusal: String,
+    /// The hash of the record before it in the whole log, whether or not that is still kept.
+    previous: String,
+    /// SHA-256 over the hash before it in its class and this record's other fields, `detail` excepted.
+    hash: String,
+}
+
+impl From<&AuditRecord> for RecordView {
+    fn from(record: &AuditRecord) -> Self {
+        let why = match &record.outcome {
+            AuditOutcome::Refused(Some(why)) => Some(why),
+            AuditOutcome::Refused(None) | AuditOutcome::Success => None,
+        };
+        Self {
+            seq: record.seq,
+            class: record.class,
+            class_seq: record.class_seq,
+            index: record.index,
+            time_ms: record.time_ms,
+            user: record.user.clone(),
+            address: record.address.clone(),
+            trace_id: record.trace_id.clone(),
+            via_node: record.via_node,
+            action: record.action.as_str().into(),
+            object: record.object.clone(),
+            outcome: Outcome::of(record),
+            detail: why.map(|why| why.to_string()).unwrap_or_default(),
+            refusal: why.map(|why| hex(&encode_rejection(why))).unwrap_or_default(),
+            previous: hex(&record.previous),
+            hash: hex(&record.hash),
+        }
+    }
+}
+
+impl QueryAudit {
+    fn matches(&self, record: &AuditRecord) -> bool {
+        self.outcome.is_none_or(|wanted| Outcome::of(record) == wanted)
+            && self.user.as_deref().is_none_or(|user| *record.user == *user)
+            && self
+                .action
+                .as_deref()
+                .is_none_or(|action| record.action.as_str().starts_with(action))
+            && self.object.as_deref().is_none_or(|object| record.object.starts_with(object))
+            && self.since_ms.is_none_or(|since_ms| record.time_ms >= since_ms)
+            && self.until_ms.is_none_or(|until_ms| record.time_ms < until_ms)
+    }
+}
+
+/// Kept records, newest first, from right before the record that the cursor names.
+pub(super) fn newest_first<'a>(
+    records: impl DoubleEndedIterator<Item = &'a AuditRecord>,
+    cursor: Option<&str>,
+) -> Result<impl Iterator<Item = &'a AuditRecord>, Problem> {
+    let before = cursor.map(page::cursor_number).transpose()?;
+    Ok(records.rev().skip_while(move |record| before.is_some_and(|before| record.seq >= before)))
+}
+
+/// Lists audit records, newest first: who did what to which object, with which result.
+#[utoipa::path(
+    get, path = "/api/v1/audit", tag = "audit", operation_id = "listAudit",
+    params(QueryAudit, Freshness), responses((status = 200, body = Page<RecordView>)),
+)]
+pub(super) async fn list_audit(
+    fresh: Fresh,
+    Params(query): Params<QueryAudit>,
+) -> Result<Response, Problem> {
+    let limit = page::limit(query.limit)?;
+    let records = fresh.state().audit().records().into_iter().map(|record| &**record);
+    let records = newest_first(records, query.cursor.as_deref())?;
+    let found = records.filter(|record| query.matches(record));
+    let cursor = |record: &&AuditRecord| page::cursor_of(&[&record.seq.to_string()]);
+    Ok(fresh.json(Page::take(found, limit, cursor, RecordView::from)))
+}
+
+/// Whether the chain of hashes is correct.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct AuditProof {
+    /// Whether the hash of every record is correct.
+    ok: bool,
+    /// The first record with a wrong hash.
+    first_bad_seq: Option<u64>,
+    /// How many records are kept.
+    records: usize,
+    /// The number of the oldest one.
+    first_seq: u64,
+    /// The number that the next one gets: so many were ever written.
+    next_seq: u64,
+    /// The newest hash: it names the whole history, and is the same on every node at an index.
+    head: String,
+    /// The classes, each with room of its own.
+    classes: Vec<ClassProof>,
+}
+
+/// How many records of a class are kept, and how many were removed, for room or for age.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct ClassProof {
+    /// The class.
+    class: AuditClass,
+    /// Number of records that are kept.
+    kept: usize,
+    /// Number of records that were removed: the oldest kept one has this number in its class.
+    dropped: u64,
+    /// Maximum number of records.
+    records_max: usize,
+    /// Longest time that a record is kept, in milliseconds.
+    retention_ms: u64,
+    /// The hash before the oldest one.
+    base: String,
+}
+
+fn classes(audit: &AuditLog) -> Vec<ClassProof> {
+    let each = AuditClass::ALL.into_iter().map(|class| {
+        let chain = audit.chain(class);
+        ClassProof {
+            class,
+            kept: chain.kept(),
+            dropped: chain.dropped(),
+            records_max: class.records_max(),
+            retention_ms: class.retention_ms(),
+            base: hex(&chain.base()),
+        }
+    });
+    each.collect()
+}
+
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn first_seq(audit: &AuditLog) -> u64 {
+    audit.records().first().map_or(audit.next_seq(), |oldest| oldest.seq)
+}
+
+/// Checks the chain of hashes on this node: that no record was changed, and that none is missing
+/// after the oldest kept record of each class.
+#[utoipa::path(
+    get, path = "/api/v1/audit/verify", tag = "audit", operation_id = "verifyAudit",
+    params(Freshness), responses((status = 200, body = AuditProof)),
+)]
+pub(super) async fn verify_audit(fresh: Fresh, _: Params<NoParams>) -> Result<Response, Problem> {
+    let audit = fresh.state().audit().clone();
+    // Hashing all of it takes tens of milliseconds.
+    let verdict = tokio::task::spawn_blocking(move || audit.verify()).await.map_err(|_| {
+        Problem::new(ProblemKind::Unavailable, "the node is stopping").with_retry_after_s(1)
+    })?;
+    let audit = fresh.state().audit();
+    Ok(fresh.json(AuditProof {
+        ok: verdict.is_ok(),
+        first_bad_seq: verdict.err(),
+        records: audit.len(),
+        first_seq: first_seq(audit),
+        next_seq: audit.next_seq(),
+        head: hex(&audit.head()),
+        classes: classes(audit),
+    }))
+}
+
+/// Confirms that the leader's clock is right after it leapt, so that audit records are dropped for their age
+/// again. Only where there is no other node to compare clocks with. Any node takes it to the leader.
+#[utoipa::path(
+    post, path = "/api/v1/audit/clock/confirm", tag = "audit", operation_id = "confirmClock",
+    responses((status = 204)),
+)]
+pub(super) async fn confirm_clock(
+    State(app): State<AppState>,
+    _: Params<NoParams>,
+    write: Write,
+) -> Result<StatusCode, Problem> {
+    super::cluster::confirm(
+        &app,
+        write,
+        Confirmation::Clock,
+        AuditAction::AuditConfirmClock,
+        "clock",
+    )
+    .await
+}
+
+/// The first line of an export.
+#[derive(Debug, Serialize)]
+struct ExportHead {
+    head: String,
+    next_seq: u64,
+    records: usize,
+    index: u64,
+    classes: Vec<ClassProof>,
+}
+
+/// Exports the kept records, oldest first, one JSON object a line; the first line says where the
+/// chain ends, how many records it has, and how many have left each class. That there was an export, with
+/// its head, is recorded: so an export whose end was cut off can be told from a whole one.
+#[utoipa::path(
+    get, path = "/api/v1/audit/export", tag = "audit", operation_id = "exportAudit",
+    params(Freshness),
+    responses((status = 200, body = String, content_type = "application/x-ndjson")),
+)]
+pub(super) async fn export_audit(
+    State(app): State<AppState>,
+    fresh: Fresh,
+    _: Params<NoParams>,
+    write: Write,
+) -> Response {
+    let state = fresh.state();
+    let audit = state.audit();
+    let head = ExportHead {
+        head: hex(&audit.head()),
+        next_seq: audit.next_seq(),
+        records: audit.len(),
+        index: state.index(),
+        classes: classes(audit),
+    };
+    let records = maxine_wording::count(head.records, "record");
+    let object = format!("{records} up to {}, head {}", head.next_seq, head.head);
+    app.audit().record(write.actor, AuditAction::AuditExport, &object, true);
+    let records: Vec<Arc<AuditRecord>> = audit.records().into_iter().cloned().collect();
+    let pieces = stream::unfold(Some(0), move |at: Option<usize>| {
+        let piece = at.map(|at| {
+            let mut text = Vec::new();
+            if at == 0 {
+                push_line(&mut text, &head);
+            }
+            for record in records.iter().skip(at).take(EXPORT_CHUNK_RECORDS) {
+                push_line(&mut text, &RecordView::from(&**record));
+            }
+            let next = at + EXPORT_CHUNK_RECORDS;
+            let next = (next < records.len()).then_some(next);
+            (Ok::<_, std::convert::Infallible>(Bytes::from(text)), next)
+        });
+        std::future::ready(piece)
+    });
+    let ndjson = HeaderValue::from_static("application/x-ndjson");
+    ([(header::CONTENT_TYPE, ndjson)], Body::from_stream(pieces)).into_response()
+}
+
+fn push_line(out: &mut Vec<u8>, value: &impl Serialize) {
+    // Texts and numbers always serialise, and a vector takes every byte.
+    let _infallible = serde_json::to_writer(&mut *out, value);
+    out.push(b'\n');
+}

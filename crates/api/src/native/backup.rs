@@ -1,0 +1,79 @@
+//! A backup as a download: written to a file that has no name any more, then streamed.
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderName, HeaderValue, header};
+use axum::response::{IntoResponse, Response};
+use tokio::sync::Semaphore;
+use tokio_util::io::ReaderStream;
+
+use super::cluster::{admin, in_time, record};
+use super::extract::{NoParams, Params};
+use super::fresh::{Fresh, Freshness, Write};
+use crate::AppState;
+use crate::problem::{Problem, ProblemKind};
+use maxine_state::AuditAction;
+
+/// The index of the state in a backup.
+const BACKUP_INDEX_HEADER: HeaderName = HeaderName::from_static("x-maxine-backup-index");
+
+/// A backup costs a pass over the state and a file: one at a time on a node.
+static RUNNING: Semaphore = Semaphore::const_new(1);
+
+/// Takes a backup of the state that everyone agreed on, and sends it.
+#[utoipa::path(
+    get, path = "/api/v1/cluster/backup", tag = "cluster", operation_id = "backup",
+    params(Freshness),
+    responses((status = 200, body = Vec<u8>, content_type = "application/octet-stream",
+        headers(("x-maxine-backup-index" = u64, description = "The index of the state in it.")))),
+)]
+pub(super) async fn backup(
+    State(app): State<AppState>,
+    _: Fresh,
+    _: Params<NoParams>,
+    write: Write,
+) -> Result<Response, Problem> {
+    let _turn = RUNNING.try_acquire().map_err(|_| {
+        let detail = "a backup is being taken on this node already";
+        Problem::new(ProblemKind::TooManyRequests, detail).with_retry_after_s(5)
+    })?;
+    let admin = admin(&app).map_err(|mut problem| {
+        problem.detail = format!("in {} mode Maxine takes no backups", app.store().kind()).into();
+        problem.action = "Back up the storage that holds the state, or copy the state into another one with 'maxine migrate'.";
+        problem
+    })?;
+    let failed = |error: std::io::Error| {
+        tracing::error!(%error, "a backup could not be written");
+        let detail = "the backup could not be written to this node's temporary directory";
+        Problem::new(ProblemKind::Unavailable, detail).with_retry_after_s(5)
+    };
+    let directory = std::env::temp_dir().join(format!("maxine-backup-{:032x}", fastrand::u128(..)));
+    tokio::fs::create_dir(&directory).await.map_err(failed)?;
+    let path = directory.join("state");
+    let summary = in_time(admin.backup(&path)).await;
+    let opened = tokio::fs::File::open(&path).await;
+    // The open file lives until it is sent; its name goes now, whatever happens later.
+    if let Err(error) = tokio::fs::remove_dir_all(&directory).await {
+        tracing::warn!(%error, directory = %directory.display(), "a backup's file was left behind");
+    }
+    let object = summary.as_ref().map_or_else(
+        |_| app.settings().instance_id.clone(),
+        |summary| format!("index {}, {} bytes", summary.index, summary.len_bytes),
+    );
+    record(&app, write, AuditAction::ClusterBackup, object, summary.is_ok()).await;
+    let summary = summary?;
+    let file = opened.map_err(failed)?;
+    let name = format!("attachment; filename=\"maxine-{}.backup\"", summary.index);
+    let name = HeaderValue::from_str(&name).unwrap_or(HeaderValue::from_static("attachment"));
+    let octets = HeaderValue::from_static("application/octet-stream");
+    Ok((
+        [
+            (header::CONTENT_TYPE, octets),
+            (header::CONTENT_DISPOSITION, name),
+            (header::CONTENT_LENGTH, HeaderValue::from(summary.len_bytes)),
+            (BACKUP_INDEX_HEADER, HeaderValue::from(summary.index)),
+        ],
+        Body::from_stream(ReaderStream::new(file)),
+    )
+        .into_response())
+}

@@ -1,0 +1,598 @@
+//! The cluster: what this node knows of it, who led when, and its membership.
+
+use std::collections::BTreeSet;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::Response;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::extract::{JsonBody, NoParams, NumberPath, OptionalJsonBody, Params};
+use super::fresh::{Fresh, Freshness, Write};
+use super::upgrade::StateVersions;
+use crate::AppState;
+use crate::access::AccessMode;
+use crate::problem::{Problem, ProblemKind};
+use maxine_actors::registry::Confirmation;
+use maxine_actors::{members, state_version};
+use maxine_state::Leadership;
+use maxine_state::limits::check_text;
+use maxine_state::{AuditAction, ControlState, Liveness, Name, STATE_VERSION, StateDigest};
+use maxine_store::{AdminError, ClusterAdmin, ClusterStatus, MemberView, StoreNode};
+use maxine_view::NO_STATE;
+
+/// How long a change of membership may take, in milliseconds.
+const ADMIN_TIMEOUT_MS: u64 = 30_000;
+/// How long the answer to a transfer waits until this node knows the new leader, in milliseconds.
+const NEXT_LEADER_TIMEOUT_MS: u64 = 1_000;
+/// A node that has not heard of the order for so long is told to be behind, in milliseconds.
+const STALE_WARNING_MS: u64 = 10_000;
+
+/// Who holds the leader's duties, by the log.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct GrantView {
+    /// The node's name.
+    holder: String,
+    /// Its fencing token.
+    fence: u64,
+    /// Since when, in milliseconds since 1970.
+    since_ms: u64,
+}
+
+/// Counts of what is registered.
+#[derive(Debug, Default, Serialize, ToSchema)]
+pub(super) struct Totals {
+    /// Namespaces that have services.
+    namespaces: usize,
+    /// Services.
+    services: usize,
+    /// Instances, those evicted included.
+    instances: usize,
+    /// Those that get traffic.
+    routable: usize,
+    /// Those that are alive but not ready.
+    unhealthy: usize,
+    /// Those that an operator drained.
+    draining: usize,
+}
+
+impl Totals {
+    fn of(state: &ControlState) -> Self {
+        let mut totals = Self::default();
+        let mut namespaces = BTreeSet::new();
+        for (key, service) in state.services() {
+            namespaces.insert(key.namespace.as_str());
+            totals.services += 1;
+            totals.instances += service.instances.len();
+            let in_traffic = service.in_traffic();
+            for (id, instance) in &service.instances {
+                let alive = instance.health().liveness == Liveness::Alive;
+                totals.routable += usize::from(in_traffic.has(instance));
+                totals.unhealthy += usize::from(alive && !instance.is_healthy());
+                totals.draining += usize::from(service.drains.contains_key(id));
+            }
+        }
+        totals.namespaces = namespaces.len();
+        totals
+    }
+}
+
+/// State of expiry on this node.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct ExpiryView {
+    /// Whether expiry is suspended because too many instances stopped sending heartbeats at once; null on a node
+    /// that does not lead, because only the leader expires instances.
+    suspended: Option<bool>,
+    /// How many instances this node has expired.
+    expired_total: u64,
+}
+
+/// The cluster as this node sees it.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct ClusterView {
+    /// This node's name.
+    node: String,
+    /// `raft`, `redis`, `shared-file`, `local` or `memory`.
+    backend: &'static str,
+    /// Maxine's version.
+    version: &'static str,
+    /// The version of the state, and the newest that this node understands.
+    state_version: StateVersions,
+    /// How long this node has been running, in milliseconds.
+    uptime_ms: u64,
+    /// The index of this node's state.
+    index: u64,
+    /// The log's clock, in milliseconds since 1970.
+    time_ms: u64,
+    /// How old this node's state can be, in milliseconds; null where that is not known.
+    staleness_ms: Option<u64>,
+    /// The leader, as this node knows it.
+    leadership: Leadership,
+    /// Who holds the leader's duties, by the log.
+    grant: Option<GrantView>,
+    /// What is registered.
+    totals: Option<Totals>,
+    /// State of expiry.
+    expiry: ExpiryView,
+    /// What an operator should know.
+    warnings: Vec<String>,
+    /// Why this node does not belong to the cluster any more; null where it belongs. Then it serves no registrations.
+    excluded: Option<String>,
+    /// The nodes that share the store, in redis and shared-file mode; null in other modes, or if the store did not say.
+    nodes: Option<Vec<StoreNode>>,
+    /// The log and its members; null where the backend has none.
+    raft: Option<ClusterStatus>,
+}
+
+/// Shows the cluster as this node sees it.
+#[utoipa::path(
+    get, path = "/api/v1/cluster/status", tag = "cluster", operation_id = "clusterStatus",
+    params(Freshness), responses((status = 200, body = ClusterView)),
+)]
+pub(super) async fn status(
+    State(app): State<AppState>,
+    fresh: Fresh,
+    _: Params<NoParams>,
+) -> Response {
+    let state = fresh.state();
+    // Of this very moment: what was published last may be from before this process was paused.
+    let leadership = app.store().leadership_now();
+    let raft = members::status(&**app.store()).await;
+    let nodes = state_version::store_nodes(&**app.store()).await;
+    let expiry = app.registry().expiry();
+    let view = ClusterView {
+        node: app.settings().instance_id.clone(),
+        backend: app.store().kind(),
+        version: env!("CARGO_PKG_VERSION"),
+        state_version: StateVersions { current: state.version(), understood: STATE_VERSION },
+        uptime_ms: app.clock().monotonic_ms(),
+        index: state.index(),
+        time_ms: state.time_ms(),
+        staleness_ms: fresh.staleness_ms(&app),
+        warnings: warnings(&app, &leadership, raft.as_ref(), &nodes),
+        excluded: app.store().exclusion(),
+        leadership,
+        grant: state.grant().map(|grant| GrantView {
+            holder: grant.holder.as_str().into(),
+            fence: grant.fence.0,
+            since_ms: grant.since_ms,
+        }),
+        totals: fresh.has_state().then(|| Totals::of(state)),
+        expiry: ExpiryView {
+            suspended: app.duties().borrow().is_some().then(|| expiry.is_suspended()),
+            expired_total: expiry.expired_total(),
+        },
+        nodes: nodes.ok().flatten(),
+        raft,
+    };
+    fresh.json(view)
+}
+
+fn warnings(
+    app: &AppState,
+    leadership: &Leadership,
+    raft: Option<&ClusterStatus>,
+    nodes: &Result<Option<Vec<StoreNode>>, ()>,
+) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let mut warn = |text: &str| warnings.push(text.to_owned());
+    if let Some(reason) = app.store().exclusion() {
+        warn(&reason);
+    }
+    if leadership.leader.is_none() {
+        warn("no leader is known: writes are refused until there is one; look-ups go on");
+    }
+    match app.store().staleness_ms() {
+        Some(staleness_ms) if staleness_ms <= STALE_WARNING_MS => {}
+        Some(staleness_ms) => {
+            let age_s = staleness_ms / 1_000;
+            warn(&format!(
+                "this node's state may be {age_s} s old: it lacks what was written since"
+            ));
+        }
+        None if !app.view().snapshot().has_state() => warn(NO_STATE),
+        None => warn(
+            "the age of this node's state is not known: it has not been confirmed since this node started",
+        ),
+    }
+    if app.registry().expiry().is_suspended() {
+        warn("expiry is suspended: too many instances stopped sending heartbeats at once");
+    }
+    if app.settings().registration_access == AccessMode::Open {
+        warn("registration is open: anyone who reaches this port can register instances");
+    }
+    let version = app.view().snapshot().state.version();
+    if version < STATE_VERSION {
+        warn(&format!(
+            "an upgrade is not finished: the state has version {version}, this node understands {STATE_VERSION}"
+        ));
+    }
+    if nodes.is_err() {
+        warn("the store did not say which nodes there are");
+    }
+    if let Some(raft) = raft {
+        if raft.disk_stalled {
+            warn("this node's disk is stalled");
+        }
+        if raft.lacks_majority() {
+            warn(&format!(
+                "no majority: {} voters are needed for writes, {} reachable",
+                raft.majority, raft.reachable_voters
+            ));
+        } else if raft.members.len() > 1 && raft.failures_tolerated == 0 {
+            warn("one more lost voter stops writes");
+        }
+    }
+    warnings
+}
+
+/// Hashes the state: equal on every node at the same index.
+#[utoipa::path(
+    get, path = "/api/v1/cluster/digest", tag = "cluster", operation_id = "clusterDigest",
+    params(Freshness), responses((status = 200, body = DigestView)),
+)]
+pub(super) async fn digest(fresh: Fresh, _: Params<NoParams>) -> Result<Response, Problem> {
+    let state = fresh.state().clone();
+    let StateDigest { index, digest } =
+        tokio::task::spawn_blocking(move || state.digest()).await.map_err(|_| {
+            Problem::new(ProblemKind::Unavailable, "the node is stopping").with_retry_after_s(1)
+        })?;
+    Ok(fresh.json(DigestView { index, digest }))
+}
+
+/// A hash of the state.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct DigestView {
+    /// The index that it was taken at.
+    index: u64,
+    /// SHA-256 of the state's canonical encoding, in hexadecimal.
+    digest: String,
+}
+
+/// A node that joins.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct MemberBody {
+    /// Its number, which was never used before.
+    id: u64,
+    /// Its name.
+    #[schema(min_length = 1, max_length = 255)]
+    name: String,
+    /// Address at which the other nodes reach it, `host:port`.
+    #[schema(min_length = 1, max_length = 255)]
+    peer_addr: String,
+    /// URL at which clients reach it.
+    #[schema(min_length = 1, max_length = 2048)]
+    http_addr: String,
+}
+
+/// The member that was changed.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct MemberChanged {
+    /// Its number.
+    id: u64,
+}
+
+/// Whether the checks of a change of the voters are left out.
+#[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
+#[serde(default, deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Checks {
+    /// Leaves out the checks of who is reachable and has caught up. The risk: where the voters after the change have no
+    /// reachable majority, writes stop until enough of them are back, and the change can't be undone before.
+    force: bool,
+}
+
+/// Membership, where the backend has it.
+pub(super) fn admin(app: &AppState) -> Result<Arc<dyn ClusterAdmin>, Problem> {
+    app.store().cluster().ok_or_else(|| {
+        let detail = format!("the backend {} has no members", app.store().kind());
+        Problem::new(ProblemKind::NotSupported, detail)
+    })
+}
+
+/// Waits for a change of membership, but not for ever.
+pub(super) async fn in_time<T>(
+    work: impl Future<Output = Result<T, AdminError>>,
+) -> Result<T, Problem> {
+    let limit = Duration::from_millis(ADMIN_TIMEOUT_MS);
+    match tokio::time::timeout(limit, work).await {
+        Ok(result) => Ok(result?),
+        Err(_) => {
+            let detail = "there was no answer in time: the change may still take effect";
+            let mut problem = Problem::new(ProblemKind::OutcomeUnknown, detail);
+            problem.action = "Look at GET /api/v1/cluster/status before repeating it.";
+            Err(problem.with_retry_after_s(5))
+        }
+    }
+}
+
+/// Waits for a leader, for as long as the client waits for its answer. A change that nobody could have
+/// carried out is refused here: it was not sent.
+pub(super) async fn led(app: &AppState, write: &Write) -> Result<(), Problem> {
+    let Some(answer_by_ms) = write.answer_by_ms else { return Ok(()) };
+    let left_ms = answer_by_ms.saturating_sub(app.clock().monotonic_ms());
+    let mut leadership = app.store().leadership();
+    let led = leadership.wait_for(|now| now.leader.is_some());
+    match tokio::time::timeout(Duration::from_millis(left_ms), led).await {
+        Ok(Ok(_)) => Ok(()),
+        _ => {
+            Err(AdminError::Unavailable("no leader was found within the time allowed".into())
+                .into())
+        }
+    }
+}
+
+/// Notes in the audit log what was done to the cluster; the membership itself is not in it.
+pub(super) async fn record(
+    app: &AppState,
+    write: Write,
+    action: AuditAction,
+    object: String,
+    success: bool,
+) {
+    let items = vec![(action, object.into(), success)];
+    let command = maxine_state::Command::RecordAudit { items };
+    if let Err(problem) = write.propose(app, command).await {
+        tracing::warn!(
+            action = action.as_str(),
+            detail = %problem.detail,
+            "a change was not written into the audit log"
+        );
+    }
+}
+
+/// Adds a learner, which receives the log but has no vote. Give it a vote when it has caught up.
+#[utoipa::path(
+    post, path = "/api/v1/cluster/members", tag = "cluster", operation_id = "addMember",
+    request_body = MemberBody, responses((status = 200, body = MemberChanged)),
+)]
+pub(super) async fn add_member(
+    State(app): State<AppState>,
+    _: Params<NoParams>,
+    write: Write,
+    JsonBody(body): JsonBody<MemberBody>,
+) -> Result<Json<MemberChanged>, Problem> {
+    let name = Name::parse("name", &body.name)?;
+    check_peer_addr(&body.peer_addr)?;
+    maxine_state::Address::parse(&body.http_addr)
+        .map_err(|error| maxine_state::LimitExceeded { field: "http_addr".into(), ..error })?;
+    let (admin, id) = (admin(&app)?, body.id);
+    led(&app, &write).await?;
+    let joined =
+        in_time(admin.add_learner(id, name.as_str().into(), body.peer_addr, body.http_addr)).await;
+    record(&app, write, AuditAction::MemberAdd, id.to_string(), joined.is_ok()).await;
+    joined.map(|()| Json(MemberChanged { id }))
+}
+
+/// Refuses what cannot be an address of a peer: `host:port`, an IPv6 address in brackets.
+fn check_peer_addr(addr: &str) -> Result<(), Problem> {
+    check_text("peer_addr", addr, 3, 255)?;
+    let valid = addr.rsplit_once(':').is_some_and(|(host, port)| {
+        let is_ipv6 = host.starts_with('[') && host.ends_with(']');
+        let is_name = !host.is_empty() && !host.contains([':', '/', '[', ']', '@', ' ']);
+        (is_ipv6 || is_name) && port.parse::<u16>().is_ok_and(|port| port > 0)
+    });
+    let refused = || Problem::limit("peer_addr", "host:port, an IPv6 address in brackets", addr);
+    valid.then_some(()).ok_or_else(refused)
+}
+
+/// Refuses a vote, forced or not, to a node that stops when it meets what is in the log.
+fn check_understands(member: &MemberView, state_version: u32) -> Result<(), Problem> {
+    match member.state_version {
+        Some(understands) if understands < state_version => {
+            let detail = format!(
+                "{} understands only state version {understands}, and the cluster has version {state_version}: upgrade \
+                 it first",
+                member.name
+            );
+            Err(Problem::new(ProblemKind::Conflict, detail))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Gives a learner a vote. The leader asks the learner first: it must answer and have nearly all of the log, and a
+/// majority of the voters after the change must be reachable. It must also understand the version of the state. Otherwise
+/// the answer is 409 and nothing was changed.
+#[utoipa::path(
+    post, path = "/api/v1/cluster/members/{id}/promote", tag = "cluster",
+    operation_id = "promoteMember",
+    params(("id" = u64, Path,), Checks), responses((status = 200, body = MemberChanged)),
+)]
+pub(super) async fn promote_member(
+    State(app): State<AppState>,
+    NumberPath(id): NumberPath,
+    Params(Checks { force }): Params<Checks>,
+    write: Write,
+) -> Result<Json<MemberChanged>, Problem> {
+    let admin = admin(&app)?;
+    led(&app, &write).await?;
+    let status = members::status(&**app.store()).await;
+    let learner = status.iter().flat_map(|status| &status.members).find(|member| member.id == id);
+    if let Some(learner) = learner {
+        check_understands(learner, app.view().snapshot().state.version())?;
+    }
+    let promoted = in_time(admin.promote(id, force)).await;
+    let object = if force { format!("{id}, forced") } else { id.to_string() };
+    record(&app, write, AuditAction::MemberPromote, object, promoted.is_ok()).await;
+    promoted.map(|()| Json(MemberChanged { id }))
+}
+
+/// Removes a member for good; its number must never be used again. If no majority of the other voters is reachable,
+/// the answer is 409 and nothing was changed.
+#[utoipa::path(
+    delete, path = "/api/v1/cluster/members/{id}", tag = "cluster", operation_id = "removeMember",
+    params(("id" = u64, Path,), Checks), responses((status = 200, body = MemberChanged)),
+)]
+pub(super) async fn remove_member(
+    State(app): State<AppState>,
+    NumberPath(id): NumberPath,
+    Params(Checks { force }): Params<Checks>,
+    write: Write,
+) -> Result<Json<MemberChanged>, Problem> {
+    let admin = admin(&app)?;
+    led(&app, &write).await?;
+    let object = if force { format!("{id}, forced") } else { id.to_string() };
+    // A node that removes itself can write nothing afterwards, so that is recorded before.
+    if admin.status().node_id == id {
+        record(&app, write, AuditAction::MemberRemove, object, true).await;
+        in_time(admin.remove(id, force)).await?;
+        return Ok(Json(MemberChanged { id }));
+    }
+    let was_member = admin.status().members.iter().any(|member| member.id == id);
+    let removed = in_time(admin.remove(id, force)).await;
+    if removed.is_ok() && !was_member {
+        // It had been removed before, which was recorded then.
+        return Ok(Json(MemberChanged { id }));
+    }
+    record(&app, write, AuditAction::MemberRemove, object, removed.is_ok()).await;
+    removed.map(|()| Json(MemberChanged { id }))
+}
+
+/// The next leader.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct TransferBody {
+    /// Number of a voter; by default the one that has most of the log.
+    to: Option<u64>,
+}
+
+/// The leader after a transfer, as this node knows it.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Transferred {
+    /// The leader's name, if one is known yet.
+    leader: Option<String>,
+}
+
+/// Moves leadership to another voter.
+#[utoipa::path(
+    post, path = "/api/v1/cluster/transfer", tag = "cluster", operation_id = "transferLeadership",
+    request_body = Option<TransferBody>, responses((status = 200, body = Transferred)),
+)]
+pub(super) async fn transfer(
+    State(app): State<AppState>,
+    _: Params<NoParams>,
+    write: Write,
+    OptionalJsonBody(body): OptionalJsonBody<TransferBody>,
+) -> Result<Json<Transferred>, Problem> {
+    let admin = admin(&app)?;
+    led(&app, &write).await?;
+    let before = app.store().leadership_now().leader;
+    let handed_over = in_time(admin.transfer_leadership(body.to)).await;
+    let asked = body.to.and_then(|to| {
+        let member = admin.status().members.into_iter().find(|member| member.id == to)?;
+        Some(member.name)
+    });
+    let leader = match (&handed_over, asked) {
+        (Err(_), asked) => asked,
+        (Ok(()), Some(asked)) => Some(asked),
+        (Ok(()), None) => next_leader(&app, before).await,
+    };
+    let object = leader.clone().unwrap_or_else(|| "any voter".into());
+    record(&app, write, AuditAction::LeadershipTransfer, object, handed_over.is_ok()).await;
+    handed_over?;
+    Ok(Json(Transferred { leader }))
+}
+
+/// The leader that follows `before`, as soon as this node knows it.
+async fn next_leader(app: &AppState, before: Option<String>) -> Option<String> {
+    let mut leadership = app.store().leadership();
+    let another = leadership.wait_for(|now| now.leader.is_some() && now.leader != before);
+    let found = tokio::time::timeout(Duration::from_millis(NEXT_LEADER_TIMEOUT_MS), another).await;
+    found.ok()?.ok()?.leader.clone()
+}
+
+/// Writes a snapshot on this node now, so that its log can be purged.
+#[utoipa::path(
+    post, path = "/api/v1/cluster/snapshot", tag = "cluster", operation_id = "takeSnapshot",
+    responses((status = 204)),
+)]
+pub(super) async fn snapshot(
+    State(app): State<AppState>,
+    _: Params<NoParams>,
+    write: Write,
+) -> Result<StatusCode, Problem> {
+    let taken = in_time(admin(&app)?.snapshot()).await;
+    let node = app.settings().instance_id.clone();
+    record(&app, write, AuditAction::ClusterSnapshot, node, taken.is_ok()).await;
+    taken.map(|()| StatusCode::NO_CONTENT)
+}
+
+/// Confirms something to the leader, wherever it is, and notes it in the audit log.
+pub(super) async fn confirm(
+    app: &AppState,
+    write: Write,
+    what: Confirmation,
+    action: AuditAction,
+    object: &str,
+) -> Result<StatusCode, Problem> {
+    let confirmed = app.registry().confirm(what).await;
+    record(app, write, action, object.into(), confirmed.is_ok()).await;
+    confirmed.map(|()| StatusCode::NO_CONTENT).map_err(|error| {
+        let detail = format!("the leader did not take the confirmation: {error}");
+        let mut problem = Problem::new(ProblemKind::Unavailable, detail).with_retry_after_s(1);
+        problem.action = "Repeat the request after the time in Retry-After. A repeat does no harm.";
+        problem
+    })
+}
+
+/// Confirms that the silent instances are gone, so that a suspended expiry continues. Any
+/// node takes it to the leader.
+#[utoipa::path(
+    post, path = "/api/v1/cluster/expiry/confirm", tag = "cluster", operation_id = "confirmSilence",
+    responses((status = 204)),
+)]
+pub(super) async fn confirm_silence(
+    State(app): State<AppState>,
+    _: Params<NoParams>,
+    write: Write,
+) -> Result<StatusCode, Problem> {
+    confirm(&app, write, Confirmation::Silence, AuditAction::ExpiryConfirm, "fleet").await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_address_is_a_host_and_a_port() {
+        for good in ["10.0.0.7:7400", "node-4.example:1", "[2001:db8::1]:7400"] {
+            assert!(check_peer_addr(good).is_ok(), "{good}");
+        }
+        for bad in
+            ["127.0.0.1", "node-4:", ":7400", "a:0", "2001:db8::1:7400", "http://a:1", "a:99999"]
+        {
+            assert!(check_peer_addr(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_learner_of_an_older_version_gets_no_vote_once_the_state_is_newer() {
+        let learner = |state_version| MemberView {
+            id: 4,
+            name: "node-4".into(),
+            peer_addr: String::new(),
+            http_addr: String::new(),
+            voter: false,
+            leader: false,
+            reachable: Some(true),
+            acknowledges: None,
+            matched_index: None,
+            last_contact_ms: None,
+            state_version,
+        };
+        let refused = check_understands(&learner(Some(1)), 2).unwrap_err();
+        let expected = "node-4 understands only state version 1, and the cluster has version 2: upgrade it first";
+        assert_eq!((&*refused.detail, refused.status().as_u16()), (expected, 409));
+        assert!(check_understands(&learner(Some(1)), 1).is_ok());
+        assert!(check_understands(&learner(Some(2)), 1).is_ok());
+        // The leader asks one that nobody has met before it gets a vote.
+        assert!(check_understands(&learner(None), 2).is_ok());
+    }
+}

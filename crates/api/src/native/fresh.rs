@@ -1,0 +1,345 @@
+//! How fresh a read is, and how that is told: the `consistency` and `min_index` parameters and the
+//! headers that every answer carries. And who asks for a write, for the log.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::{FromRequestParts, Request, State};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use parking_lot::Mutex;
+use serde::Serialize;
+
+use super::extract::{
+    Content, FRESHNESS_PARAMETERS, WriteConditions, parse_query, principal_of, request_id,
+};
+use super::history_index::{HistoryIndex, history_value};
+use crate::problem::{Problem, ProblemKind};
+use crate::{AppState, CalledBy, RequestContext, caller};
+use maxine_actors::{WriteError, WriteRequest, state_version};
+use maxine_state::{Actor, Applied, Command, ControlState, Rejection, Reply, RequestId};
+use maxine_store::Consistency;
+use maxine_view::Snapshot;
+
+/// The index of the state that answered.
+pub(super) const INDEX_HEADER: HeaderName = HeaderName::from_static("x-maxine-index");
+/// The history that the index counts in.
+pub(super) const HISTORY_HEADER: HeaderName = HeaderName::from_static("x-maxine-history");
+/// How old the state that answered can be, in milliseconds. Left out where that is not known.
+pub(super) const STALENESS_MS_HEADER: HeaderName = HeaderName::from_static("x-maxine-staleness-ms");
+/// `unknown` where the age of the state is not known; else left out.
+pub(super) const STALENESS_HEADER: HeaderName = HeaderName::from_static("x-maxine-staleness");
+/// Whether a leader was confirmed within its lease.
+pub(super) const LEADER_HEADER: HeaderName = HeaderName::from_static("x-maxine-leader");
+
+const UNKNOWN: HeaderValue = HeaderValue::from_static("unknown");
+const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
+
+/// How long a read waits to become as fresh as asked for, in milliseconds.
+const FRESH_TIMEOUT_MS: u64 = 3_000;
+
+#[derive(Debug, Default, serde::Deserialize, utoipa::IntoParams)]
+#[serde(default, deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct Freshness {
+    /// How fresh the answer must be: `stale` is this node's copy, `leader` at least what the leader
+    /// last confirmed, `strong` includes every write that was acknowledged before the request.
+    #[param(inline)]
+    consistency: Consistency,
+    /// Wait until this node has reached this index. As `HISTORY-INDEX`: 410 if another history has
+    /// begun since.
+    #[param(value_type = Option<String>)]
+    min_index: Option<HistoryIndex>,
+}
+
+/// The state that an answer is about.
+#[derive(Clone, Copy)]
+pub(super) struct Basis {
+    index: u64,
+    history: u64,
+    /// How old the state could be at `at_ms`.
+    staleness_ms: Option<u64>,
+    at_ms: u64,
+}
+
+impl Basis {
+    /// The present state of this node, and its age. The age is taken first: what is applied in between
+    /// must not make an older state look younger.
+    pub(super) fn present(state: &AppState) -> (Self, Arc<Snapshot>) {
+        let at_ms = state.clock().monotonic_ms();
+        let staleness_ms = state.store().staleness_ms();
+        let snapshot = state.view().snapshot();
+        let (index, history) = (snapshot.state.index(), snapshot.state.history());
+        (Self { index, history, staleness_ms, at_ms }, snapshot)
+    }
+
+    /// How old the state can be now.
+    pub(super) fn staleness_ms(&self, state: &AppState) -> Option<u64> {
+        let since_ms = state.clock().monotonic_ms().saturating_sub(self.at_ms);
+        self.staleness_ms.map(|then_ms| then_ms + since_ms)
+    }
+
+    fn put_headers(&self, state: &AppState, headers: &mut HeaderMap) {
+        let known = state.store().leadership_now().leader.is_some();
+        headers.insert(INDEX_HEADER, self.index.into());
+        headers.insert(HISTORY_HEADER, history_value(self.history));
+        match self.staleness_ms(state) {
+            Some(age_ms) => headers.insert(STALENESS_MS_HEADER, age_ms.into()),
+            None => headers.insert(STALENESS_HEADER, UNKNOWN),
+        };
+        let leader = if known { HeaderValue::from_static("known") } else { UNKNOWN };
+        headers.insert(LEADER_HEADER, leader);
+    }
+}
+
+/// Tells the headers of an answer which state it is about. Who decides by a state says so here: a
+/// refusal carries its index, too.
+#[derive(Clone)]
+pub(super) struct Answered(Arc<Mutex<Basis>>);
+
+impl Answered {
+    /// Until somebody says otherwise it is the present state: an answer never shows less than it says.
+    fn new(state: &AppState) -> Self {
+        Self(Arc::new(Mutex::new(Basis::present(state).0)))
+    }
+
+    /// The answer is about the present state of this node.
+    pub(super) fn by_present(&self, state: &AppState) -> Arc<Snapshot> {
+        let (basis, snapshot) = Basis::present(state);
+        *self.0.lock() = basis;
+        snapshot
+    }
+
+    /// The answer is about the state at `index`, which is published here by now.
+    pub(super) fn at(&self, index: u64) {
+        self.0.lock().index = index;
+    }
+}
+
+impl FromRequestParts<AppState> for Answered {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Infallible> {
+        Ok(parts.extensions.get::<Self>().cloned().unwrap_or_else(|| Self::new(state)))
+    }
+}
+
+/// A state that is as fresh as the request asked for.
+pub(super) struct Fresh {
+    snapshot: Arc<Snapshot>,
+    answered: Answered,
+}
+
+impl Fresh {
+    /// The state.
+    pub(super) fn state(&self) -> &ControlState {
+        &self.snapshot.state
+    }
+
+    /// Whether this node has received a state at all.
+    pub(super) fn has_state(&self) -> bool {
+        self.snapshot.has_state()
+    }
+
+    /// How old this state can be now, in milliseconds.
+    pub(super) fn staleness_ms(&self, state: &AppState) -> Option<u64> {
+        self.answered.0.lock().staleness_ms(state)
+    }
+
+    /// Answers with JSON about this state.
+    pub(super) fn json(&self, body: impl Serialize) -> Response {
+        Json(body).into_response()
+    }
+}
+
+impl FromRequestParts<AppState> for Fresh {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Problem> {
+        let query = parts.uri.query().unwrap_or_default();
+        let pairs = query.split('&').filter(|pair| {
+            let name = pair.split('=').next().unwrap_or_default();
+            FRESHNESS_PARAMETERS.contains(&name)
+        });
+        let asked: Freshness = parse_query(&pairs.collect::<Vec<_>>().join("&"))?;
+        let Ok(answered) = Answered::from_request_parts(parts, state).await;
+        let timeout = Duration::from_millis(FRESH_TIMEOUT_MS);
+        if asked.consistency != Consistency::Stale {
+            // The store keeps the time itself; this is for one that does not.
+            let barrier = state.store().barrier(asked.consistency, timeout);
+            tokio::time::timeout(timeout + Duration::from_millis(500), barrier).await.map_err(
+                |_| {
+                    let detail = "the read could not be confirmed in time";
+                    Problem::new(ProblemKind::Unavailable, detail).with_retry_after_s(1)
+                },
+            )??;
+        }
+        let reached = match asked.min_index {
+            Some(place) => state.view().wait_for(place.index, timeout).await.map(drop),
+            None => Ok(()),
+        };
+        let snapshot = answered.by_present(state);
+        let history = snapshot.state.history();
+        if let Some(place) = asked.min_index.filter(|place| !place.is_in(history)) {
+            let detail = place.has_ended(history);
+            return Err(Problem::new(ProblemKind::Compacted, detail).with_field("min_index"));
+        }
+        if let Err(not_reached) = reached {
+            answered.at(not_reached.reached);
+            return Err(not_reached.into());
+        }
+        Ok(Self { snapshot, answered })
+    }
+}
+
+/// Puts the headers of freshness on every answer.
+pub(super) async fn put_headers(
+    State(state): State<AppState>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let answered = Answered::new(&state);
+    request.extensions_mut().insert(answered.clone());
+    let content = Content::of_query(request.uri());
+    request.extensions_mut().insert(content);
+    let mut response = next.run(request).await;
+    let basis = *answered.0.lock();
+    response.headers_mut().entry(header::CACHE_CONTROL).or_insert(NO_STORE);
+    basis.put_headers(&state, response.headers_mut());
+    response
+}
+
+/// Puts them on an answer that was given before any handler saw the request.
+pub(crate) fn put_missing_headers(state: &AppState, headers: &mut HeaderMap) {
+    if !headers.contains_key(INDEX_HEADER) {
+        Basis::present(state).0.put_headers(state, headers);
+    }
+}
+
+/// By when the client needs the answer to a write, on the monotonic clock, where it says so.
+pub(super) struct AnswerBy(pub(super) Option<u64>);
+
+impl FromRequestParts<AppState> for AnswerBy {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Problem> {
+        caller::timeout_ms(&parts.headers).map_err(|text| {
+            Problem::new(ProblemKind::InvalidRequest, text).with_field(caller::TIMEOUT_NAME)
+        })?;
+        let Ok(context) = RequestContext::from_request_parts(parts, state).await;
+        Ok(Self(context.answer_by_ms))
+    }
+}
+
+/// A write: who asks, under which conditions.
+pub(super) struct Write {
+    /// Who asks.
+    pub(super) actor: Actor,
+    /// What the client named the request.
+    named: Option<RequestId>,
+    /// What it asks for.
+    content: Content,
+    /// `If-Match` and its kin.
+    pub(super) conditions: WriteConditions,
+    /// By when the client needs the answer, where it said so.
+    pub(super) answer_by_ms: Option<u64>,
+    /// Which state the answer is about.
+    pub(super) answered: Answered,
+}
+
+impl FromRequestParts<AppState> for Write {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Problem> {
+        let conditions = WriteConditions::from_headers(&parts.headers)?;
+        let AnswerBy(answer_by_ms) = AnswerBy::from_request_parts(parts, state).await?;
+        let Ok(CalledBy(caller)) = CalledBy::from_request_parts(parts, state).await;
+        let Ok(context) = RequestContext::from_request_parts(parts, state).await;
+        let actor = context.actor(&caller);
+        let path = parts.uri.path();
+        let principal = principal_of(&actor);
+        let named = request_id(&parts.headers, &principal, &parts.method, path)?;
+        let content = Content::of(parts);
+        let Ok(answered) = Answered::from_request_parts(parts, state).await;
+        Ok(Self { actor, named, content, conditions, answer_by_ms, answered })
+    }
+}
+
+impl Write {
+    /// The request's id, where the client named one. To be asked once the body has been read.
+    pub(super) fn request_id(&self) -> Option<RequestId> {
+        self.named.map(|named| named.with_content(self.content.digest()))
+    }
+
+    /// The same for a step of a request that takes several, each of which is written once.
+    pub(super) fn step(&self, step: u128) -> Self {
+        let named = self.named.map(|named| RequestId(named.name().wrapping_add(step)));
+        let (actor, content) = (self.actor.clone(), self.content.clone());
+        let (conditions, answer_by_ms) = (self.conditions, self.answer_by_ms);
+        Self { actor, named, content, conditions, answer_by_ms, answered: self.answered.clone() }
+    }
+
+    /// Writes one command; a refusal becomes a problem.
+    pub(super) async fn propose(
+        self,
+        state: &AppState,
+        command: Command,
+    ) -> Result<Applied, Problem> {
+        let request_id = self.request_id();
+        let Self { actor, answer_by_ms, answered, .. } = self;
+        let request = WriteRequest { actor, request_id, fence: None, answer_by_ms, command };
+        let outcome = state.registry().propose(request).await;
+        match &outcome {
+            Ok(Applied { index, .. }) | Err(WriteError::Rejected { index, .. }) => {
+                answered.at(*index);
+            }
+            Err(_) => {}
+        }
+        match outcome {
+            Err(WriteError::Rejected {
+                rejection: rejection @ Rejection::StateVersion { needs, .. },
+                ..
+            }) => {
+                let held_back =
+                    state_version::voters(&**state.store(), &state.settings().instance_id).await;
+                let held_back = held_back.who_lacks(needs);
+                let mut problem = Problem::from(rejection);
+                problem.detail = format!("{}: {held_back}", problem.detail).into();
+                Err(problem)
+            }
+            outcome => Ok(outcome?),
+        }
+    }
+}
+
+/// Answer to a write: only the index at which it took effect.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub(super) struct Written {
+    /// The index of the state right after it; pass it as `min_index` to see it on any node.
+    pub(super) index: u64,
+}
+
+/// The answer to a write that makes a new revision.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub(super) struct Revised {
+    /// The index of the state right after it.
+    pub(super) index: u64,
+    /// The new revision, for `If-Match`.
+    pub(super) revision: u64,
+}
+
+/// A reply that does not fit its command.
+pub(super) fn unexpected(reply: &Reply) -> Problem {
+    tracing::error!(?reply, "the reply does not match the command");
+    Problem::new(ProblemKind::Internal, "the reply does not match the command")
+}
+
+/// An `ETag` of a revision.
+pub(super) fn etag(revision: u64) -> HeaderValue {
+    // Digits in quotes are always a valid header value.
+    HeaderValue::from_str(&format!("\"{revision}\"")).unwrap_or(HeaderValue::from_static("\"0\""))
+}

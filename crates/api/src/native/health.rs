@@ -1,0 +1,190 @@
+//! Why an instance gets traffic, or does not.
+
+use axum::extract::State;
+use axum::response::Response;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::extract::{InstancePath, NoParams, Params};
+use super::fresh::{Fresh, Freshness};
+use super::services::find;
+use super::shape::{CheckView, Detail, DrainView, HealthView};
+use crate::observations::{self, ProbeObservation, Standing};
+use crate::problem::Problem;
+use crate::{AppState, CalledBy};
+use maxine_control::health::ProbeFrom;
+use maxine_state::{
+    CheckStatus, Expiry, InTraffic, Instance, Liveness, NoTraffic, ProbeSpec, Readiness, Role,
+    ServiceState,
+};
+
+/// Why an instance gets traffic, or does not.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct HealthWhy {
+    /// The namespace.
+    namespace: String,
+    /// The service.
+    service: String,
+    /// The instance.
+    id: String,
+    /// Whether it gets traffic now.
+    routable: bool,
+    /// The reason, in one line; `verdict.since_ms` and `drain` say since when.
+    why: String,
+    /// Result of the health checks.
+    verdict: HealthView,
+    /// Whether it never expires.
+    permanent: bool,
+    /// Who drained it; null if it is not drained.
+    drain: Option<DrainView>,
+    /// The checks of the instance, in the order of their ids.
+    checks: Vec<CheckView>,
+    /// The probe that the health checker runs. Its kind is `heartbeat` if there is none.
+    probe: ProbeSpec,
+    /// Where these settings come from; null if there is no probe.
+    probe_from: Option<ProbeFrom>,
+    /// The instance as the proxy of the answering node sees it; null if that proxy does not call
+    /// it.
+    proxy: Option<Standing>,
+    /// The latest probes of the answering node, newest first, then the last report of every other
+    /// observer.
+    observations: Vec<ProbeObservation>,
+}
+
+/// Explains why an instance gets traffic, or does not.
+#[utoipa::path(
+    get, path = "/api/v1/services/{namespace}/{service}/instances/{id}/health", tag = "instances",
+    operation_id = "instanceHealth",
+    params(("namespace" = String, Path,), ("service" = String, Path,), ("id" = String, Path,), Freshness),
+    responses((status = 200, body = HealthWhy)),
+)]
+pub(super) async fn instance_health(
+    State(state): State<AppState>,
+    fresh: Fresh,
+    CalledBy(caller): CalledBy,
+    InstancePath(key): InstancePath,
+    _: Params<NoParams>,
+) -> Result<Response, Problem> {
+    let service = find(&fresh, &key.service)?;
+    let instance = service.instances.get(&key.instance);
+    let instance = instance.ok_or_else(|| Problem::not_found("instance", &key.to_string()))?;
+    let policy = service.policy.as_ref().map(|record| &record.policy);
+    let probe = state.health().effective_probe(instance, policy);
+    let probe_from = probe.as_ref().map(|probe| probe.from);
+    let probe = probe.map(|probe| probe.spec).unwrap_or_default();
+    let probe = if caller.has(Role::Operator) { probe } else { probe.without_secrets() };
+    let drain = service.drains.get(&key.instance);
+    let proxy = observations::standing(&state, &key);
+    let in_traffic = service.in_traffic();
+    let routable = in_traffic.has(instance);
+    let mut observations = observations::own(&state, &key);
+    observations.extend(observations::of_others(&state, &key).await);
+    let held_back = proxy.as_ref().and_then(|standing| standing.held_back.as_ref());
+    let why = match held_back.filter(|_| routable) {
+        Some(held_back) => format!(
+            "other callers may use it, but the proxy of this node sends it nothing: {held_back}"
+        ),
+        None => why(service, &in_traffic, instance, probe_from.is_some(), &observations),
+    };
+    Ok(fresh.json(HealthWhy {
+        namespace: key.service.namespace.as_str().into(),
+        service: key.service.service.as_str().into(),
+        id: key.instance.as_str().into(),
+        routable,
+        why,
+        verdict: HealthView::from(&instance.verdict()),
+        permanent: instance.registration.expiry == Expiry::Never,
+        checks: instance
+            .checks()
+            .map(|check| CheckView::new(&check, Detail::of(&caller)))
+            .collect(),
+        drain: drain.map(|drain| DrainView::from(drain.as_ref())),
+        probe,
+        probe_from,
+        proxy,
+        observations,
+    }))
+}
+
+fn why(
+    service: &ServiceState,
+    in_traffic: &InTraffic<'_>,
+    instance: &Instance,
+    is_probed: bool,
+    observations: &[ProbeObservation],
+) -> String {
+    let drain = service.drains.get(&instance.registration.id);
+    let health = &instance.verdict();
+    let reason = if health.reason.is_empty() { "no reason given" } else { &health.reason };
+    match (in_traffic.why_not(instance), drain) {
+        (Some(NoTraffic::Drained), Some(drain)) => {
+            let reason = if drain.reason.is_empty() { "no reason given" } else { &drain.reason };
+            return format!("drained by {}: {reason}", drain.by);
+        }
+        (Some(NoTraffic::NoShare), _) => {
+            return match &instance.registration.version {
+                Some(version) => format!(
+                    "the policy splits the traffic between versions, and version {version} has no share"
+                ),
+                None => "the policy splits the traffic between versions, and it has none".into(),
+            };
+        }
+        _ => {}
+    }
+    let verdict = match (health.liveness, health.readiness) {
+        (Liveness::Evicted, _) => format!("evicted by its health checks: {reason}"),
+        (Liveness::Alive, Readiness::NotReady) => format!("its health checks fail: {reason}"),
+        (Liveness::Alive, Readiness::Ready) => match instance.status() {
+            CheckStatus::Warning => format!("its health checks pass, with a warning: {reason}"),
+            _ => "its health checks pass".into(),
+        },
+        (Liveness::Alive, Readiness::Unknown) => {
+            let lives = match instance.registration.expiry {
+                Expiry::AfterSilence { .. } => "its lease has not expired",
+                Expiry::Never => "it is permanent",
+            };
+            format!("{lives}, and {}", seen(is_probed, observations))
+        }
+    };
+    if in_traffic.panics() {
+        let why = "the service is in panic mode: so many instances are unhealthy that all are used";
+        return format!("{why} ({verdict})");
+    }
+    verdict
+}
+
+/// What the probes say of an instance whose verdict has not changed since it was registered.
+fn seen(is_probed: bool, observations: &[ProbeObservation]) -> String {
+    match observations.iter().max_by_key(|seen| seen.at_ms) {
+        Some(last) if last.ok => {
+            format!("its health checks pass (the last probe, by {}, passed)", last.node)
+        }
+        Some(last) => format!(
+            "its health checks have not failed often enough to take it out (the last probe, by {}, failed)",
+            last.node
+        ),
+        None if is_probed => "no probe of it has a result yet".into(),
+        None => "it is not probed".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn probe(at_ms: u64, ok: bool) -> ProbeObservation {
+        let (node, detail) = ("node-1".into(), "status 200".into());
+        ProbeObservation { node, at_ms, ok, detail, latency_ms: None }
+    }
+
+    /// A verdict is not written while everything is fine; the probes have results all the same.
+    #[test]
+    fn probes_that_passed_are_not_said_to_have_no_result() {
+        let passed = seen(true, &[probe(2, true), probe(1, false)]);
+        assert_eq!(passed, "its health checks pass (the last probe, by node-1, passed)");
+        let failed = seen(true, &[probe(1, true), probe(2, false)]);
+        assert!(failed.contains("not failed often enough"), "{failed}");
+        assert_eq!(seen(true, &[]), "no probe of it has a result yet");
+        assert_eq!(seen(false, &[]), "it is not probed");
+    }
+}

@@ -1,0 +1,316 @@
+//! Who led when and why that changed, read out of the audit log's records on leadership.
+
+use axum::response::Response;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use super::audit::newest_first;
+use super::extract::Params;
+use super::fresh::{Fresh, Freshness};
+use super::page::{self, Page};
+use crate::problem::Problem;
+use maxine_actors::TAKEOVER_SILENCE;
+use maxine_state::{AuditAction, AuditRecord};
+
+/// A leader that was heard within this time handed over; nobody elects another so soon, in
+/// milliseconds.
+const HANDOVER_SILENCE_MS: u64 = 300;
+/// A transfer that an admin asked for is recorded within this time of the grant, in milliseconds.
+const TRANSFER_TOLERANCE_MS: u64 = 15_000;
+
+/// Why leadership changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum LeadershipCause {
+    /// The oldest one that is kept.
+    First,
+    /// An admin handed leadership over.
+    Transfer,
+    /// The leader before handed over by itself, as a node does that is stopped.
+    Handover,
+    /// The leader before fell silent.
+    Silence,
+    /// The same node took its duties anew, after it had lost its majority or was restarted.
+    Regained,
+    /// The new leader did not know how the leadership before ended: it had just started, or had not followed that leader.
+    Unknown,
+}
+
+/// A change of leadership.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct LeadershipChange {
+    /// Its index, which is the holder's fencing token.
+    index: u64,
+    /// Time, in milliseconds since 1970.
+    time_ms: u64,
+    /// Who took over the leader's duties.
+    holder: String,
+    /// The fencing token.
+    fence: u64,
+    /// Why.
+    cause: LeadershipCause,
+    /// The previous leader: the holder of the change before; null for the oldest one.
+    from: Option<String>,
+    /// Time without a leader that could acknowledge a write, in milliseconds; null if the new leader did not know it.
+    gap_ms: Option<u64>,
+    /// Who asked for a transfer.
+    by: Option<String>,
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Timeline {
+    /// Maximum number of items on the page.
+    #[param(minimum = 1, maximum = 1000)]
+    limit: Option<u64>,
+    /// Where the page starts: `next_cursor` of the page before.
+    cursor: Option<String>,
+}
+
+/// Lists who took over the leader's duties, when and why, newest first. It reaches further back
+/// than the audit log by a thousand records.
+#[utoipa::path(
+    get, path = "/api/v1/cluster/leadership", tag = "cluster", operation_id = "clusterLeadership",
+    params(Timeline, Freshness), responses((status = 200, body = Page<LeadershipChange>)),
+)]
+pub(super) async fn leadership(
+    fresh: Fresh,
+    Params(query): Params<Timeline>,
+) -> Result<Response, Problem> {
+    let limit = page::limit(query.limit)?;
+    let records = newest_first(fresh.state().audit().leadership(), query.cursor.as_deref())?;
+    let changes = changes(records.filter(|record| record.outcome.is_success()));
+    let cursor = |change: &(u64, LeadershipChange)| page::cursor_of(&[&change.0.to_string()]);
+    Ok(fresh.json(Page::take(changes, limit, cursor, |(_, change)| change)))
+}
+
+/// A grant, with what the records up to the next newer grant tell of it.
+struct Grant<'a> {
+    record: &'a AuditRecord,
+    /// The transfers that were recorded after it and before the next grant.
+    transfers: Vec<&'a AuditRecord>,
+    /// Whom the new leader had followed, and for how long that one had been silent.
+    known: Option<(String, u64)>,
+}
+
+/// The grants among `records`, newest first, each with its number and with what stands next to it.
+fn changes<'a>(
+    records: impl Iterator<Item = &'a AuditRecord>,
+) -> impl Iterator<Item = (u64, LeadershipChange)> {
+    let mut transfers: Vec<&AuditRecord> = Vec::new();
+    let mut takeover: Option<(u64, String, u64)> = None;
+    let mut grants = records
+        .filter_map(move |record| {
+            match record.action {
+                AuditAction::LeadershipTransfer => transfers.push(record),
+                AuditAction::LeadershipTakeover => {
+                    takeover = silence_of(&record.object).map(|(from, ms)| (record.seq, from, ms));
+                }
+                AuditAction::LeadershipGrant => {
+                    // The leader writes both at once.
+                    let known = takeover.take().filter(|(seq, ..)| *seq == record.seq + 1);
+                    let known = known.map(|(_, from, gap_ms)| (from, gap_ms));
+                    return Some(Grant {
+                        record,
+                        transfers: std::mem::take(&mut transfers),
+                        known,
+                    });
+                }
+                _ => {}
+            }
+            None
+        })
+        .peekable();
+    std::iter::from_fn(move || {
+        let Grant { record, transfers, known } = grants.next()?;
+        let older = grants.peek();
+        // The node that was asked records the transfer when it knows the new leader, which may be before or
+        // after that one records its grant.
+        let recorded_before = older.map(|older| older.transfers.as_slice()).unwrap_or_default();
+        let near = |transfer: &&&AuditRecord| {
+            let apart_ms = record.time_ms.abs_diff(transfer.time_ms);
+            transfer.object == record.object && apart_ms <= TRANSFER_TOLERANCE_MS
+        };
+        let asked = transfers.iter().chain(recorded_before).find(near);
+        let by = asked.map(|transfer| transfer.user.to_string());
+        // Whom the new leader had followed may have led earlier: what it knows of that one says nothing of this change.
+        let from = older.map(|older| older.record.object.to_string());
+        let gap_ms = known.filter(|(name, _)| from.as_ref() == Some(name)).map(|(_, ms)| ms);
+        let cause = cause_of(&record.object, by.is_some(), from.as_deref(), gap_ms);
+        let change = LeadershipChange {
+            index: record.index,
+            time_ms: record.time_ms,
+            holder: record.object.as_ref().into(),
+            fence: record.index,
+            cause,
+            from,
+            gap_ms,
+            by,
+        };
+        Some((record.seq, change))
+    })
+}
+
+fn silence_of(object: &str) -> Option<(String, u64)> {
+    let (from, silence) = object.rsplit_once(TAKEOVER_SILENCE)?;
+    Some((from.to_owned(), silence.strip_suffix(" ms")?.parse().ok()?))
+}
+
+fn cause_of(holder: &str, asked: bool, from: Option<&str>, gap_ms: Option<u64>) -> LeadershipCause {
+    match (from, gap_ms) {
+        _ if asked => LeadershipCause::Transfer,
+        (None, _) => LeadershipCause::First,
+        (Some(from), _) if from == holder => LeadershipCause::Regained,
+        (Some(_), Some(gap_ms)) if gap_ms <= HANDOVER_SILENCE_MS => LeadershipCause::Handover,
+        (Some(_), Some(_)) => LeadershipCause::Silence,
+        (Some(_), None) => LeadershipCause::Unknown,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use maxine_state::{AuditClass, AuditOutcome};
+
+    fn record(
+        seq: u64,
+        time_ms: u64,
+        user: &str,
+        action: AuditAction,
+        object: &str,
+    ) -> AuditRecord {
+        AuditRecord {
+            seq,
+            class: AuditClass::Cluster,
+            class_seq: seq,
+            index: seq * 10,
+            time_ms,
+            user: user.into(),
+            address: "".into(),
+            trace_id: "".into(),
+            via_node: None,
+            action,
+            object: object.into(),
+            outcome: AuditOutcome::Success,
+            previous: [0; 32],
+            hash: [0; 32],
+        }
+    }
+
+    #[test]
+    fn each_change_has_the_cause_that_stands_next_to_it() {
+        let records = [
+            record(1, 0, "system:leadership", AuditAction::LeadershipGrant, "node-1"),
+            record(2, 5_000, "", AuditAction::InstanceRegister, "default/a/1"),
+            record(3, 90_000, "system:leadership", AuditAction::LeadershipGrant, "node-2"),
+            record(
+                4,
+                90_000,
+                "system:leadership",
+                AuditAction::LeadershipTakeover,
+                "node-1, silent for 812 ms",
+            ),
+            record(5, 95_000, "system:leadership", AuditAction::LeadershipGrant, "node-3"),
+            record(
+                6,
+                95_000,
+                "system:leadership",
+                AuditAction::LeadershipTakeover,
+                "node-2, silent for 12 ms",
+            ),
+            record(7, 95_400, "ada", AuditAction::LeadershipTransfer, "node-3"),
+            record(8, 200_000, "system:leadership", AuditAction::LeadershipGrant, "node-3"),
+            record(
+                9,
+                200_000,
+                "system:leadership",
+                AuditAction::LeadershipTakeover,
+                "node-3, silent for 4000 ms",
+            ),
+            record(10, 300_000, "system:leadership", AuditAction::LeadershipGrant, "node-1"),
+            record(
+                11,
+                300_000,
+                "system:leadership",
+                AuditAction::LeadershipTakeover,
+                "node-3, silent for 80 ms",
+            ),
+            record(12, 400_000, "system:leadership", AuditAction::LeadershipGrant, "node-2"),
+        ];
+        let found: Vec<_> = changes(records.iter().rev())
+            .map(|(seq, c)| (seq, c.holder, c.cause, c.from, c.gap_ms, c.by))
+            .collect();
+        let some = |text: &str| Some(text.to_owned());
+        assert_eq!(
+            found,
+            [
+                (12, "node-2".into(), LeadershipCause::Unknown, some("node-1"), None, None),
+                (10, "node-1".into(), LeadershipCause::Handover, some("node-3"), Some(80), None),
+                (8, "node-3".into(), LeadershipCause::Regained, some("node-3"), Some(4_000), None),
+                (
+                    5,
+                    "node-3".into(),
+                    LeadershipCause::Transfer,
+                    some("node-2"),
+                    Some(12),
+                    some("ada")
+                ),
+                (3, "node-2".into(), LeadershipCause::Silence, some("node-1"), Some(812), None),
+                (1, "node-1".into(), LeadershipCause::First, None, None, None),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_transfer_that_is_recorded_before_its_grant_is_the_cause_of_that_grant() {
+        let records = [
+            record(1, 0, "system:leadership", AuditAction::LeadershipGrant, "node-1"),
+            record(2, 5_000, "system:leadership", AuditAction::LeadershipGrant, "node-2"),
+            record(3, 9_000, "ada", AuditAction::LeadershipTransfer, "node-3"),
+            record(4, 9_040, "system:leadership", AuditAction::LeadershipGrant, "node-3"),
+            record(
+                5,
+                9_040,
+                "system:leadership",
+                AuditAction::LeadershipTakeover,
+                "node-2, silent for 12 ms",
+            ),
+        ];
+        let found: Vec<_> =
+            changes(records.iter().rev()).map(|(seq, c)| (seq, c.cause, c.by)).collect();
+        assert_eq!(
+            found,
+            [
+                (4, LeadershipCause::Transfer, Some("ada".into())),
+                (2, LeadershipCause::Unknown, None),
+                (1, LeadershipCause::First, None),
+            ]
+        );
+    }
+
+    #[test]
+    fn the_previous_leader_is_the_one_of_the_change_before() {
+        let granted = AuditAction::LeadershipGrant;
+        let taken = AuditAction::LeadershipTakeover;
+        let records = [
+            record(1, 0, "system:leadership", granted, "node-7"),
+            record(2, 3_000, "system:leadership", granted, "node-3"),
+            record(3, 3_000, "system:leadership", taken, "node-7, silent for 3020 ms"),
+            // It had followed node 7, and never heard of node 3 as a leader.
+            record(4, 9_000, "system:leadership", granted, "node-2"),
+            record(5, 9_000, "system:leadership", taken, "node-7, silent for 8946 ms"),
+        ];
+        let found: Vec<_> =
+            changes(records.iter().rev()).map(|(_, c)| (c.from, c.cause, c.gap_ms)).collect();
+        let from = |name: &str| Some(name.to_owned());
+        assert_eq!(
+            found,
+            [
+                (from("node-3"), LeadershipCause::Unknown, None),
+                (from("node-7"), LeadershipCause::Silence, Some(3_020)),
+                (None, LeadershipCause::First, None),
+            ]
+        );
+    }
+}

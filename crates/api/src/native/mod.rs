@@ -1,0 +1,176 @@
+//! The native API under `/api/v1`.
+//!
+//! Place in the flow: the edge has decided access; handlers here read from the view
+//! ([`fresh::Fresh`]) and write through the registry ([`fresh::Write`]). Requests are read strictly
+//! ([`extract`]), errors are problems ([`super::problem`]). `docs/reference/native-api.md` has the
+//! table of routes.
+
+mod audit;
+mod backup;
+mod batches;
+mod change;
+mod checks;
+mod cluster;
+mod extract;
+mod fresh;
+#[cfg(any(test, feature = "fuzz"))]
+pub(super) mod fuzz;
+mod health;
+mod history_index;
+mod identities;
+mod instance_nodes;
+mod instances;
+mod leadership;
+mod merge_patch;
+mod nodes;
+#[cfg(feature = "next")]
+mod note;
+mod page;
+mod policies;
+mod ready;
+mod resolve;
+mod services;
+mod session;
+mod shape;
+mod telemetry;
+mod upgrade;
+mod watch;
+
+pub(super) use fresh::put_missing_headers;
+pub use instance_nodes::InstanceReports;
+pub use nodes::NodeReports;
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::http::Response;
+use axum::middleware::from_fn_with_state;
+use axum::response::IntoResponse;
+use axum::{Extension, Router};
+use tower_http::catch_panic::CatchPanicLayer;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::problem::{Problem, ProblemKind};
+use super::{AppState, Caller, error, openapi};
+use maxine_state::{Given, ProbeKind, ProbeSpec, Registration};
+
+/// Its routes, each with its place in the OpenAPI document.
+pub fn router() -> OpenApiRouter<AppState> {
+    let mut router = OpenApiRouter::with_openapi(openapi::skeleton())
+        .routes(routes!(services::list_namespaces))
+        .routes(routes!(services::list_services))
+        .routes(routes!(services::get_service, services::delete_service))
+        .routes(routes!(instances::list_instances))
+        .routes(routes!(
+            instances::get_instance,
+            instances::register_instance,
+            instances::deregister_instance
+        ))
+        .routes(routes!(instances::heartbeat))
+        .routes(routes!(checks::report_check))
+        .routes(routes!(instances::drain_instance, instances::undrain_instance))
+        .routes(routes!(health::instance_health))
+        .routes(routes!(instance_nodes::instance_nodes))
+        .routes(routes!(batches::register_batch))
+        .routes(routes!(batches::heartbeat_batch))
+        .routes(routes!(resolve::resolve))
+        .routes(routes!(
+            policies::get_policy,
+            policies::put_policy,
+            policies::patch_policy,
+            policies::delete_policy
+        ))
+        .routes(routes!(policies::get_config, policies::put_config, policies::patch_config))
+        .routes(routes!(policies::config_history))
+        .routes(routes!(watch::watch))
+        .routes(routes!(watch::poll_changes))
+        .merge(cluster_routes())
+        .merge(identity_routes())
+        .merge(record_routes());
+    openapi::complete(router.get_openapi_mut());
+    router
+}
+
+fn cluster_routes() -> OpenApiRouter<AppState> {
+    let router = OpenApiRouter::new();
+    #[cfg(feature = "next")]
+    let router = router.routes(routes!(note::get_note, note::put_note));
+    router
+        .routes(routes!(ready::ready))
+        .routes(routes!(cluster::status))
+        .routes(routes!(cluster::digest))
+        .routes(routes!(leadership::leadership))
+        .routes(routes!(nodes::nodes))
+        .routes(routes!(cluster::add_member))
+        .routes(routes!(cluster::promote_member))
+        .routes(routes!(cluster::remove_member))
+        .routes(routes!(cluster::transfer))
+        .routes(routes!(cluster::snapshot))
+        .routes(routes!(upgrade::finish_upgrade))
+        .routes(routes!(upgrade::forget_node))
+        .routes(routes!(cluster::confirm_silence))
+        .routes(routes!(backup::backup))
+}
+
+fn identity_routes() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new()
+        .routes(routes!(session::sign_in, session::sign_out))
+        .routes(routes!(session::who_am_i))
+        .routes(routes!(session::change_own_password))
+        .routes(routes!(identities::list_users))
+        .routes(routes!(identities::put_user, identities::delete_user))
+        .routes(routes!(identities::list_tokens, identities::create_token))
+        .routes(routes!(identities::delete_token))
+        .routes(routes!(identities::list_keys))
+        .routes(routes!(identities::rotate_keys))
+}
+
+fn record_routes() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new()
+        .routes(routes!(audit::list_audit))
+        .routes(routes!(audit::verify_audit))
+        .routes(routes!(audit::export_audit))
+        .routes(routes!(audit::confirm_clock))
+        .routes(routes!(telemetry::list_alerts))
+        .routes(routes!(telemetry::acknowledge_alert))
+        .routes(routes!(telemetry::list_silences))
+        .routes(routes!(telemetry::silence_alerts, telemetry::unsilence_alerts))
+        .routes(routes!(telemetry::list_traces))
+        .routes(routes!(telemetry::traffic))
+}
+
+/// Puts around the native routes what all of them share.
+pub(super) fn wrap(router: Router<AppState>, state: &AppState) -> Router<AppState> {
+    router
+        .layer(CatchPanicLayer::custom(panicked))
+        .layer(from_fn_with_state(state.clone(), fresh::put_headers))
+        .layer(Extension(Arc::new(watch::Watchers::new(state.settings().watchers))))
+}
+
+/// What a client sees of a handler that panicked; the panic itself is in the log.
+fn panicked(panic: Box<dyn std::any::Any + Send + 'static>) -> Response<Body> {
+    error::log_panic(panic.as_ref());
+    Problem::new(ProblemKind::Internal, "an internal error occurred").into_response()
+}
+
+/// Refuses an instance whose address the operator's networks forbid.
+fn check_target(state: &AppState, registration: &Registration) -> Result<(), Problem> {
+    state.forwarder().egress().check_address(&registration.address).map_err(|reason| {
+        let limit = format!("in a network that may be called: {reason}");
+        Problem::limit("address", &limit, Given::from(registration.address.as_str()))
+    })
+}
+
+/// Refuses a probe that a caller without a credential may not ask for: beyond a path it would let
+/// anyone send requests of their own making to any address, and learn how they were answered.
+fn check_probe(caller: &Caller, probe: Option<&ProbeSpec>) -> Result<(), Problem> {
+    let Some(probe) = probe.filter(|_| caller.role.is_none()) else { return Ok(()) };
+    let plain =
+        ProbeSpec { kind: probe.kind.clone(), path: probe.path.clone(), ..ProbeSpec::default() };
+    if *probe == plain && matches!(probe.kind, ProbeKind::Heartbeat | ProbeKind::Http) {
+        return Ok(());
+    }
+    let detail = "without a token a probe has the kind http and a path, and nothing else";
+    Err(Problem::new(ProblemKind::Unauthorized, detail).with_field("probe"))
+}

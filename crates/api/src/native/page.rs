@@ -1,0 +1,139 @@
+//! Lists by pages: a cursor names the last item given, so that a page goes on where the last one
+//! ended whatever came and went in between.
+
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::problem::{Problem, ProblemKind};
+use maxine_state::limits::check_range;
+
+/// Items on a page where the request does not say.
+const LIMIT_DEFAULT: u64 = 100;
+/// Most items on a page.
+pub(super) const LIMIT_MAX: u64 = 1_000;
+
+/// One page of a list.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Page<T> {
+    /// The items, in the list's order.
+    pub(super) items: Vec<T>,
+    /// Where the next page starts; null on the last one.
+    pub(super) next_cursor: Option<String>,
+}
+
+impl<T> Page<T> {
+    /// A list that is always whole.
+    pub(super) fn whole(items: Vec<T>) -> Self {
+        Self { items, next_cursor: None }
+    }
+
+    /// Takes up to `limit` items; `cursor` makes the cursor of an item if more follow it.
+    pub(super) fn take<S>(
+        mut source: impl Iterator<Item = S>,
+        limit: usize,
+        cursor: impl Fn(&S) -> String,
+        show: impl Fn(S) -> T,
+    ) -> Self {
+        let mut items = Vec::with_capacity(limit.min(128));
+        let mut last = None;
+        for item in source.by_ref().take(limit) {
+            if items.len() + 1 == limit {
+                last = Some(cursor(&item));
+            }
+            items.push(show(item));
+        }
+        let next_cursor = last.filter(|_| source.next().is_some());
+        Self { items, next_cursor }
+    }
+}
+
+/// How many items were asked for.
+pub(super) fn limit(asked: Option<u64>) -> Result<usize, Problem> {
+    let limit = asked.unwrap_or(LIMIT_DEFAULT);
+    check_range("limit", limit, 1, LIMIT_MAX)?;
+    Ok(usize::try_from(limit).unwrap_or(usize::MAX))
+}
+
+/// Makes an opaque cursor of names. 0xff stands in no UTF-8 text and so parts them.
+pub(super) fn cursor_of(parts: &[&str]) -> String {
+    let mut text = String::new();
+    for (position, part) in parts.iter().enumerate() {
+        if position > 0 {
+            text.push_str("ff");
+        }
+        for byte in part.bytes() {
+            text.push_str(&format!("{byte:02x}"));
+        }
+    }
+    text
+}
+
+/// Takes a cursor of `N` names apart.
+pub(super) fn cursor_parts<const N: usize>(cursor: &str) -> Result<[String; N], Problem> {
+    let bad = || {
+        let detail = "the cursor is not from this list";
+        Problem::new(ProblemKind::InvalidRequest, detail).with_field("cursor")
+    };
+    if cursor.len() > 4_096 || !cursor.len().is_multiple_of(2) || !cursor.is_ascii() {
+        return Err(bad());
+    }
+    let digits = cursor.as_bytes().chunks_exact(2);
+    let bytes: Option<Vec<u8>> = digits
+        .map(|pair| {
+            let [high, low] = [pair[0], pair[1]].map(|digit| char::from(digit).to_digit(16));
+            u8::try_from(high? * 16 + low?).ok()
+        })
+        .collect();
+    let bytes = bytes.ok_or_else(bad)?;
+    let parts: Result<Vec<String>, Problem> = bytes
+        .split(|byte| *byte == 0xff)
+        .map(|part| String::from_utf8(part.to_vec()).map_err(|_| bad()))
+        .collect();
+    parts?.try_into().map_err(|_| bad())
+}
+
+/// Takes a cursor apart that is one number.
+pub(super) fn cursor_number(cursor: &str) -> Result<u64, Problem> {
+    let [text] = cursor_parts::<1>(cursor)?;
+    text.parse().map_err(|_| {
+        let detail = "the cursor is not from this list";
+        Problem::new(ProblemKind::InvalidRequest, detail).with_field("cursor")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_cursor_comes_back_as_it_was(a in ".{0,40}", b in ".{0,40}") {
+            let cursor = cursor_of(&[&a, &b]);
+            prop_assert_eq!(cursor_parts::<2>(&cursor).unwrap(), [a, b]);
+        }
+
+        #[test]
+        fn any_text_is_a_cursor_or_a_clear_refusal(text in ".{0,60}") {
+            if let Err(problem) = cursor_parts::<2>(&text) {
+                prop_assert_eq!(problem.status().as_u16(), 400);
+            }
+        }
+    }
+
+    #[test]
+    fn pages_cover_a_list_once() {
+        let all: Vec<u64> = (0..10).collect();
+        let mut seen = Vec::new();
+        let mut after = None;
+        loop {
+            let rest = all.iter().copied().filter(|n| after.is_none_or(|after| *n > after));
+            let page = Page::take(rest, 3, |n| cursor_of(&[&n.to_string()]), |n| n);
+            seen.extend(page.items);
+            let Some(cursor) = page.next_cursor else { break };
+            after = Some(cursor_number(&cursor).unwrap());
+        }
+        assert_eq!(seen, all);
+    }
+}

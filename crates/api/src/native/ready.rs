@@ -1,0 +1,87 @@
+//! Whether this node can do its work: for load balancers, and for those who wait for a start.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::fresh::Answered;
+use crate::AppState;
+
+/// A node whose state may be older is not ready, in milliseconds.
+const READY_STALENESS_MS_MAX: u64 = 2_000;
+
+/// What a node says of itself without being asked who one is.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Ready {
+    /// Whether it serves fresh reads and knows a leader that takes writes.
+    ready: bool,
+    /// Why it is not ready; null where it is.
+    reason: Option<String>,
+    /// This node's name.
+    instance: String,
+    /// The leader's name, if one was confirmed within its lease.
+    leader: Option<String>,
+    /// Whether it is this node.
+    is_leader: bool,
+    /// The index of the state that it serves.
+    index: u64,
+    /// How old that state can be, in milliseconds; null where that is not known.
+    staleness_ms: Option<u64>,
+}
+
+/// Whether this node serves reads that are at most two seconds old and knows a leader that accepts
+/// writes.
+///
+/// Where it is not ready the answer is 503, but reads and discovery still work.
+#[utoipa::path(
+    get, path = "/api/v1/ready", tag = "cluster", operation_id = "ready",
+    responses(
+        (status = 200, description = "Ready", body = Ready),
+        (status = 503, description = "Not ready, with the reason", body = Ready),
+    ),
+    security(())
+)]
+pub(super) async fn ready(
+    State(state): State<AppState>,
+    answered: Answered,
+) -> (StatusCode, Json<Ready>) {
+    let leadership = state.store().leadership_now();
+    let staleness_ms = state.store().staleness_ms();
+    let snapshot = answered.by_present(&state);
+    let fresh = staleness_ms.is_some_and(|age_ms| age_ms <= READY_STALENESS_MS_MAX);
+    let lacks = state.store().lacks_acknowledged().map(|upto| {
+        format!(
+            "this node has an older copy of its data directory: it lacks entries up to {upto} that it \
+             had acknowledged, and is being filled"
+        )
+    });
+    let reason = match state.why_not_served().or(lacks) {
+        Some(reason) => Some(reason),
+        None if leadership.leader.is_none() => {
+            Some("no leader is confirmed: writes are not taken".to_owned())
+        }
+        None if !fresh => Some("this node is catching up: its state is too old".to_owned()),
+        None if snapshot.state.grant().is_none() => {
+            Some("the leader has not taken up its duties yet".to_owned())
+        }
+        // Nobody could sign in.
+        None if snapshot.state.identities().users.is_empty() => {
+            Some("the first users are not there yet".to_owned())
+        }
+        None => None,
+    };
+    let ready = reason.is_none();
+    let answer = Ready {
+        ready,
+        reason,
+        instance: state.settings().instance_id.clone(),
+        leader: leadership.leader,
+        is_leader: leadership.is_leader,
+        index: snapshot.state.index(),
+        staleness_ms,
+    };
+    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, Json(answer))
+}

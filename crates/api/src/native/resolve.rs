@@ -1,0 +1,214 @@
+//! Resolution: one instance of a service, chosen by the service's strategy. Reads only the view;
+//! nothing here waits or takes a lock.
+
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
+use axum::response::{IntoResponse, Response};
+use maxine_balance::{HashInput, query_of};
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use super::extract::{Params, ServicePath};
+use super::fresh::{Answered, Fresh, Freshness};
+use super::instances::none_routable;
+use crate::problem::Problem;
+use crate::{AppState, RequestContext};
+use maxine_state::limits::{ADDRESS_LEN_MAX, check_text};
+use maxine_state::{Given, SelectionStrategy, ServiceKey};
+use maxine_telemetry::Subject;
+use maxine_view::ServiceTable;
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Resolve {
+    /// Used by strategies that hash: replaces the value that the policy hashes, such as the value of its header. If
+    /// the policy hashes the client's address, it can be another client's address.
+    #[param(max_length = 2048)]
+    key: Option<String>,
+    /// Path, and query, to append to the instance's address; it begins with `/`.
+    #[param(max_length = 2048)]
+    path: Option<String>,
+    /// 1 answers with a redirect to the instance.
+    #[param(minimum = 0, maximum = 1)]
+    redirect: Option<u8>,
+}
+
+/// A chosen instance.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Resolution {
+    /// The namespace.
+    namespace: String,
+    /// The service.
+    service: String,
+    /// The instance.
+    id: String,
+    /// Address of the instance.
+    address: String,
+    /// Its address with `path` appended.
+    url: String,
+    /// Its weight.
+    weight: u16,
+    /// Its zone.
+    zone: Option<String>,
+    /// Its version.
+    version: Option<String>,
+    /// The strategy that chose it.
+    strategy: SelectionStrategy,
+    /// How many instances it was chosen among.
+    candidates: usize,
+}
+
+/// Chooses an instance of a service.
+#[utoipa::path(
+    get, path = "/api/v1/resolve/{namespace}/{service}", tag = "discovery", operation_id = "resolve",
+    params(("namespace" = String, Path,), ("service" = String, Path,), Resolve, Freshness),
+    responses(
+        (status = 200, body = Resolution),
+        (status = 302, description = "With `redirect=1`: `Location` is the instance.",
+         headers(("Location" = String, description = "The instance's address with `path` appended."))),
+    ),
+)]
+pub(super) async fn resolve(
+    State(state): State<AppState>,
+    fresh: Fresh,
+    answered: Answered,
+    ServicePath(key): ServicePath,
+    Params(query): Params<Resolve>,
+    context: RequestContext,
+    headers: HeaderMap,
+) -> Response {
+    let subject = Subject::Lookup(state.view().counter(key.as_ref()));
+    let answer = resolve_one(&state, &fresh, &answered, &key, &query, &context, &headers);
+    let mut response = answer.unwrap_or_else(IntoResponse::into_response);
+    response.extensions_mut().insert(subject);
+    response
+}
+
+fn resolve_one(
+    state: &AppState,
+    fresh: &Fresh,
+    answered: &Answered,
+    key: &ServiceKey,
+    query: &Resolve,
+    context: &RequestContext,
+    headers: &HeaderMap,
+) -> Result<Response, Problem> {
+    let path = query.path.as_deref().unwrap_or_default();
+    check_path(path)?;
+    if let Some(key) = &query.key {
+        check_text("key", key, 0, ADDRESS_LEN_MAX)?;
+    }
+    if query.redirect.is_some_and(|redirect| redirect > 1) {
+        return Err(Problem::limit("redirect", "0 or 1", query.redirect.unwrap_or(0)));
+    }
+    let (index, table) = state.view().table_at(key);
+    answered.at(index);
+    let table = table.ok_or_else(|| Problem::not_found("service", &key.to_string()))?;
+    let input = HashInput {
+        address: context.client.ip,
+        fields: headers,
+        queries: [query_of(path), ""],
+        key: query.key.as_deref(),
+    };
+    let chosen = table.select(&table.draw(&input, fastrand::u64(..)));
+    let chosen = chosen.ok_or_else(|| none_routable(&key.to_string()))?;
+    let instance = &table.endpoints()[chosen.position].instance;
+    let resolution = shown(key, &table, &instance.registration, path);
+    if query.redirect != Some(1) {
+        return Ok(fresh.json(resolution));
+    }
+    // The address was checked when it was registered, the path just now.
+    let location =
+        HeaderValue::from_str(&resolution.url).map_err(|_| bad_path("percent-encoded", path))?;
+    let mut response = StatusCode::FOUND.into_response();
+    response.headers_mut().insert(header::LOCATION, location);
+    Ok(response)
+}
+
+fn shown(
+    key: &ServiceKey,
+    table: &ServiceTable,
+    registration: &maxine_state::Registration,
+    path: &str,
+) -> Resolution {
+    let address = registration.address.as_str();
+    Resolution {
+        namespace: key.namespace.as_str().into(),
+        service: key.service.as_str().into(),
+        id: registration.id.as_str().into(),
+        address: address.into(),
+        url: format!("{address}{path}"),
+        weight: registration.weight,
+        zone: registration.zone.as_ref().map(|zone| zone.as_str().into()),
+        version: registration.version.as_ref().map(|version| version.as_str().into()),
+        strategy: table.strategy(),
+        candidates: table.endpoints().len(),
+    }
+}
+
+fn bad_path(limit: &str, path: &str) -> Problem {
+    Problem::limit("path", limit, Given::from(path))
+}
+
+/// Takes only what can stand in a URL as it is and what stays below the instance's base path.
+fn check_path(path: &str) -> Result<(), Problem> {
+    if path.is_empty() {
+        return Ok(());
+    }
+    check_text("path", path, 1, ADDRESS_LEN_MAX)?;
+    let bad = |limit: &str| Err(bad_path(limit, path));
+    if !path.starts_with('/') || path.contains(['#', '\\', '"', '<', '>']) || !path.is_ascii() {
+        return bad("a percent-encoded path that begins with /, without a fragment");
+    }
+    if path.parse::<Uri>().is_err() {
+        return bad("a percent-encoded path that begins with /");
+    }
+    let only_path = path.split('?').next().unwrap_or_default().to_ascii_lowercase();
+    let plain = only_path.replace("%2e", ".").replace("%2f", "/").replace("%5c", "/");
+    if plain.split('/').any(|segment| segment == "..") {
+        return bad("a path without .. in it");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn whatever_path_is_taken_makes_a_header_and_stays_below_the_base(path in "\\PC{0,40}|[/.%2eEfF\\\\?#a]{0,24}") {
+            if check_path(&path).is_ok() {
+                let url = format!("http://h:81/base{path}");
+                prop_assert!(HeaderValue::from_str(&url).is_ok());
+                let uri: Uri = url.parse().unwrap();
+                prop_assert_eq!(uri.host(), Some("h"));
+                prop_assert!(uri.path().starts_with("/base"));
+                prop_assert!(!uri.path().to_ascii_lowercase().replace("%2e", ".").contains("/../"));
+            }
+        }
+    }
+
+    #[test]
+    fn injection_and_climbing_are_refused() {
+        for bad in [
+            "x",
+            "/a\r\nSet-Cookie: x",
+            "/../x",
+            "/%2e%2E/x",
+            "/a/..%2fx",
+            "/\u{20ac}",
+            "/a b",
+            "/x#f",
+            "/\\x",
+        ] {
+            assert!(check_path(bad).is_err(), "{bad}");
+        }
+        for good in ["", "/", "/x?a=1&b=%20", "//x", "/a..b"] {
+            assert!(check_path(good).is_ok(), "{good}");
+        }
+    }
+}

@@ -1,0 +1,244 @@
+//! Sign-in for people: a session's token in the answer, and in a cookie for the dashboard.
+
+use axum::Json;
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::extract::{JsonBody, NoParams, Params};
+use super::fresh::{Write, Written};
+use crate::own_password::{self, OwnPasswordError};
+use crate::problem::{Problem, ProblemKind};
+use crate::{AppState, CalledBy, Caller, RequestContext, Via, account_sign_in, hosts};
+use maxine_identity::{
+    AuthError, CookieUse, PASSWORD_LEN_MAX, SESSION_COOKIE, SessionRef, SigninError,
+};
+use maxine_state::limits::{NAME_LEN_MAX, check_text};
+use maxine_state::{Command, Given, Limit, LimitExceeded, Name, Rejection, Role};
+
+/// A user's name and password.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SessionBody {
+    /// The user's name.
+    #[schema(min_length = 1, max_length = 255)]
+    user: String,
+    /// The password.
+    #[schema(min_length = 1, max_length = 1024, format = Password)]
+    password: String,
+}
+
+/// A session that was opened.
+#[derive(Serialize, ToSchema)]
+pub(super) struct SessionView {
+    /// The user's name.
+    user: String,
+    /// What they may do.
+    role: Role,
+    /// When the session ends, in milliseconds since 1970.
+    expires_at_ms: u64,
+    /// Token for `Authorization: Bearer`; the cookie has the same.
+    access_token: String,
+}
+
+/// Signs a user in. The cookie is `HttpOnly` and `SameSite=Strict`; requests with it that change
+/// something need the header `x-maxine-csrf: 1`.
+#[utoipa::path(
+    post, path = "/api/v1/session", tag = "session", operation_id = "signIn",
+    request_body = SessionBody,
+    responses((status = 200, body = SessionView, headers(("Set-Cookie" = String, description = "The session.")))),
+)]
+pub(super) async fn sign_in(
+    State(state): State<AppState>,
+    _: Params<NoParams>,
+    context: RequestContext,
+    headers: HeaderMap,
+    JsonBody(body): JsonBody<SessionBody>,
+) -> Result<Response, Problem> {
+    check_text("user", &body.user, 1, NAME_LEN_MAX)?;
+    let len = body.password.len();
+    if !(1..=PASSWORD_LEN_MAX).contains(&len) {
+        let limit = Limit::Length { min: 1, max: PASSWORD_LEN_MAX as u64 };
+        return Err(LimitExceeded::new("password", limit, Given::Bytes(len as u64)).into());
+    }
+    let outcome = state.security().sign_in(&body.user, &body.password, context.client.ip).await;
+    account_sign_in(&state, &context, &body.user, &outcome.as_ref().map(|opened| opened.role));
+    let signed_in = outcome.map_err(signin_problem)?;
+    // The browser says where the page came from; a page from https gets a cookie for https only.
+    let origin = headers.get(header::ORIGIN).map(HeaderValue::as_bytes).unwrap_or_default();
+    let secure = if origin.starts_with(b"https://") { "; Secure" } else { "" };
+    let cookie = format!(
+        "{SESSION_COOKIE}={}; Path=/; HttpOnly; SameSite=Strict; Max-Age={}{secure}",
+        signed_in.access_token, signed_in.lifetime_s,
+    );
+    let view = SessionView {
+        user: body.user,
+        role: signed_in.role,
+        expires_at_ms: state.clock().wall_ms() + signed_in.lifetime_s * 1_000,
+        access_token: signed_in.access_token,
+    };
+    let mut response = Json(view).into_response();
+    // A JWT is letters, digits and punctuation that stand in a header as they are.
+    if let Ok(cookie) = HeaderValue::from_str(&cookie) {
+        response.headers_mut().insert(header::SET_COOKIE, cookie);
+    }
+    Ok(response)
+}
+
+/// Ends the session that the request carries: its token stops working on every node, and the cookie goes.
+#[utoipa::path(
+    delete, path = "/api/v1/session", tag = "session", operation_id = "signOut",
+    responses((status = 204)),
+)]
+pub(super) async fn sign_out(
+    State(state): State<AppState>,
+    _: Params<NoParams>,
+    write: Write,
+    request: Request,
+) -> Response {
+    let caller = state.security().identify(CookieUse::Changes, request.headers());
+    let ended = match caller {
+        // A page of another site's name for this node must not sign the person out.
+        Ok(caller) if caller.via == Via::Cookie && !hosts::is_own(&state, &request) => {
+            let error = AuthError::WrongHost;
+            Err(Problem::new(ProblemKind::Forbidden, error.explained()))
+        }
+        Ok(caller) => end_session(&state, &caller, write).await,
+        Err(error @ AuthError::CrossSite) => {
+            Err(Problem::new(ProblemKind::Forbidden, error.explained()))
+        }
+        Err(error @ (AuthError::NoState | AuthError::Stale { .. })) => {
+            Err(Problem::new(ProblemKind::Unavailable, error.explained()).with_retry_after_s(5))
+        }
+        // There is no session that could be ended.
+        Err(_) => Ok(()),
+    };
+    let mut response = match ended {
+        Ok(()) => StatusCode::NO_CONTENT.into_response(),
+        Err(problem) if problem.kind == ProblemKind::Forbidden => return problem.into_response(),
+        Err(problem) => problem.into_response(),
+    };
+    let cookie = format!("{SESSION_COOKIE}=; Path=/; HttpOnly; SameSite=Strict; Max-Age=0");
+    if let Ok(cookie) = HeaderValue::from_str(&cookie) {
+        response.headers_mut().insert(header::SET_COOKIE, cookie);
+    }
+    response
+}
+
+async fn end_session(state: &AppState, caller: &Caller, write: Write) -> Result<(), Problem> {
+    let Some(SessionRef { credential_version, session }) = caller.session else { return Ok(()) };
+    let name = Name::parse("user", &caller.user)?;
+    let command = Command::EndSession { name, credential_version, session };
+    write.propose(state, command).await.map(drop)
+}
+
+/// How a caller proved who they are.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Proof {
+    /// With a session's token.
+    Session,
+    /// With the dashboard's cookie.
+    Cookie,
+    /// With an API token.
+    ApiToken,
+    /// With the node's break-glass token.
+    BreakGlass,
+}
+
+/// Who asks.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Me {
+    /// The user's name, or `token:ID`.
+    user: String,
+    /// What they may do now.
+    role: Role,
+    /// How they proved it.
+    via: Proof,
+}
+
+/// Shows who is signed in.
+#[utoipa::path(
+    get, path = "/api/v1/me", tag = "session", operation_id = "whoAmI",
+    responses((status = 200, body = Me)),
+)]
+pub(super) async fn who_am_i(
+    _: Params<NoParams>,
+    CalledBy(caller): CalledBy,
+) -> Result<Json<Me>, Problem> {
+    let via = match caller.via {
+        Via::Session => Some(Proof::Session),
+        Via::Cookie => Some(Proof::Cookie),
+        Via::ApiToken => Some(Proof::ApiToken),
+        Via::BreakGlass => Some(Proof::BreakGlass),
+        Via::Nothing => None,
+    };
+    match (caller.role, via) {
+        (Some(role), Some(via)) => Ok(Json(Me { user: caller.user.into(), role, via })),
+        _ => Err(Problem::new(ProblemKind::Unauthorized, "nobody is signed in")),
+    }
+}
+
+/// The caller's present password and the new one.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct OwnPasswordBody {
+    /// The present password.
+    #[schema(min_length = 1, max_length = 1024, format = Password)]
+    password: String,
+    /// The new one.
+    #[schema(min_length = 8, max_length = 1024, format = Password)]
+    new_password: String,
+}
+
+/// Changes the caller's own password. Every session of the user ends, this one too.
+#[utoipa::path(
+    put, path = "/api/v1/me/password", tag = "session", operation_id = "changeOwnPassword",
+    request_body = OwnPasswordBody, responses((status = 200, body = Written)),
+)]
+pub(super) async fn change_own_password(
+    State(state): State<AppState>,
+    _: Params<NoParams>,
+    CalledBy(caller): CalledBy,
+    context: RequestContext,
+    JsonBody(body): JsonBody<OwnPasswordBody>,
+) -> Result<Json<Written>, Problem> {
+    let new = ("new_password", body.new_password.as_str());
+    let changed = own_password::change(&state, &caller, &context, &body.password, new).await;
+    let applied = changed.map_err(|error| match error {
+        OwnPasswordError::NoUser => {
+            Problem::new(ProblemKind::Forbidden, "only a user who signed in has a password")
+        }
+        OwnPasswordError::Managed => Rejection::Managed(caller.user.clone()).into(),
+        OwnPasswordError::Refused(refused) => refused.into(),
+        OwnPasswordError::WrongPassword => {
+            Problem::new(ProblemKind::Forbidden, "the present password is another one")
+        }
+        OwnPasswordError::NotChecked(error) => signin_problem(error),
+        OwnPasswordError::NotWritten(error) => error.into(),
+    })?;
+    Ok(Json(Written { index: applied.index }))
+}
+
+fn signin_problem(error: SigninError) -> Problem {
+    match error {
+        SigninError::Refused => {
+            let mut problem =
+                Problem::new(ProblemKind::Unauthorized, "unknown user or wrong password");
+            problem.action = "Check the name and the password. Upper and lower case matter.";
+            problem
+        }
+        SigninError::TooManyAttempts { retry_after_s } => {
+            Problem::new(ProblemKind::TooManyRequests, error.to_string())
+                .with_retry_after_s(retry_after_s)
+        }
+        SigninError::Busy
+        | SigninError::NotReady
+        | SigninError::NoState
+        | SigninError::Stale { .. } => {
+            Problem::new(ProblemKind::Unavailable, error.to_string()).with_retry_after_s(1)
+        }
+    }
+}

@@ -1,0 +1,557 @@
+//! The shapes of services and instances on the wire, and how they are made of the state's types.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::de::{self, Deserializer, MapAccess, Visitor};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::Caller;
+use crate::problem::{Problem, ProblemKind};
+use maxine_state::limits::{self, check_count, check_range};
+use maxine_state::{
+    Address, AddressParts, Check, CheckKind, CheckReading, CheckStatus, Drain, Expiry, Given,
+    Health, Instance, Limit, LimitExceeded, Liveness, Name, ProbeSpec, Readiness, Registration,
+    Role, RuntimeConfig, Scheme, SelectionStrategy, ServiceKey, ServiceState,
+};
+
+/// Entries with unique keys; a repeated key is refused.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(transparent)]
+pub(super) struct Metadata(pub(super) BTreeMap<String, String>);
+
+impl<'de> Deserialize<'de> for Metadata {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Entries;
+        impl<'de> Visitor<'de> for Entries {
+            type Value = BTreeMap<String, String>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object whose values are strings")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut entries = BTreeMap::new();
+                while let Some((key, value)) = map.next_entry::<String, String>()? {
+                    if entries.contains_key(&key) {
+                        return Err(de::Error::custom(format!("metadata has {key} twice")));
+                    }
+                    entries.insert(key, value);
+                }
+                Ok(entries)
+            }
+        }
+        deserializer.deserialize_map(Entries).map(Self)
+    }
+}
+
+/// What the owner of an instance says of it.
+#[derive(Clone, Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RegistrationBody {
+    /// Where it is reached, as a URL: `http://` or `https://`, host, optional port, optional base path. Either this
+    /// or `host` must be there.
+    #[serde(default)]
+    #[schema(example = "http://10.0.0.1:8080", min_length = 1, max_length = 2048)]
+    pub(super) address: Option<String>,
+    /// How it is called; by default `http`.
+    #[serde(default)]
+    pub(super) scheme: Option<Scheme>,
+    /// A host name or an IP address, in place of `address`.
+    #[serde(default)]
+    #[schema(min_length = 1, max_length = 2048)]
+    pub(super) host: Option<String>,
+    /// The port. Without it HTTP clients use that of the scheme.
+    #[serde(default)]
+    #[schema(minimum = 1, maximum = 65535)]
+    pub(super) port: Option<u64>,
+    /// What comes before every path on the instance, such as `/api`.
+    #[serde(default)]
+    #[schema(max_length = 2048)]
+    pub(super) base_path: Option<String>,
+    /// Its share of the traffic, relative to the other instances; by default 1.
+    #[serde(default)]
+    #[schema(minimum = 1, maximum = 100)]
+    pub(super) weight: Option<u64>,
+    /// How long it stays listed after its last heartbeat, in milliseconds; the runtime
+    /// configuration's `heartbeat_timeout_s` where it is left out.
+    #[serde(default)]
+    #[schema(minimum = 1000, maximum = 34_560_000_000_u64)]
+    pub(super) ttl_ms: Option<u64>,
+    /// If true, it never expires: it has no `ttl_ms`, needs no heartbeats, and stays until it is deregistered.
+    #[serde(default)]
+    pub(super) permanent: bool,
+    /// The zone that it runs in.
+    #[serde(default)]
+    #[schema(min_length = 1, max_length = 255)]
+    pub(super) zone: Option<String>,
+    /// The version that it runs.
+    #[serde(default)]
+    #[schema(min_length = 1, max_length = 255)]
+    pub(super) version: Option<String>,
+    /// The name of the machine that it runs on.
+    #[serde(default)]
+    #[schema(min_length = 1, max_length = 255)]
+    pub(super) node: Option<String>,
+    /// Labels, each of 1 to 1024 bytes. Their order and repeats are kept.
+    #[serde(default)]
+    #[schema(max_items = 64)]
+    pub(super) tags: Vec<String>,
+    /// Metadata entries.
+    #[serde(default)]
+    pub(super) metadata: Metadata,
+    /// Its probe, if it differs from that of the service's policy.
+    #[serde(default)]
+    pub(super) probe: Option<ProbeSpec>,
+    /// Checks that its owner reports.
+    #[serde(default)]
+    #[schema(max_items = 16)]
+    pub(super) checks: Vec<CheckBody>,
+}
+
+/// A check that the owner of an instance reports.
+#[derive(Clone, Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct CheckBody {
+    /// Its name within the instance; not `probe`, which is the check that Maxine makes.
+    #[schema(min_length = 1, max_length = 255)]
+    id: String,
+    /// The longest time between two reports, in milliseconds. After it the check is critical.
+    #[schema(minimum = 1000, maximum = 34_560_000_000_u64)]
+    ttl_ms: u64,
+    /// The status until the first report.
+    #[serde(default)]
+    initial_status: CheckStatus,
+}
+
+impl CheckBody {
+    fn into_check(self) -> Result<Check, LimitExceeded> {
+        let kind = CheckKind::Ttl { ttl_ms: self.ttl_ms, initial: self.initial_status };
+        Ok(Check { id: Name::parse("checks.id", &self.id)?, kind })
+    }
+}
+
+impl RegistrationBody {
+    /// Checks every bound and makes a registration of it.
+    pub(super) fn into_registration(
+        self,
+        id: Name,
+        config: &RuntimeConfig,
+    ) -> Result<Registration, Problem> {
+        let (address, expiry) = (self.address()?, self.expiry(config)?);
+        let weight = self.weight.unwrap_or(1);
+        check_range("weight", weight, 1, limits::WEIGHT_MAX.into())?;
+        check_count("tags", self.tags.len(), limits::TAGS_MAX)?;
+        check_count("checks", self.checks.len(), limits::CHECKS_MAX)?;
+        check_count("metadata", self.metadata.0.len(), limits::METADATA_ENTRIES_MAX)?;
+        let name = |field: &str, text: &Option<String>| {
+            text.as_deref().map(|text| Name::parse(field, text)).transpose()
+        };
+        let entry = |(key, value): (String, String)| {
+            Name::parse("metadata", &key).map(|key| (key, value.into()))
+        };
+        let probe = self.probe.map(Check::probe).map(Ok);
+        let checks = self.checks.into_iter().map(CheckBody::into_check).chain(probe);
+        let checks: Result<Box<[Check]>, _> = checks.collect();
+        let metadata: Result<Vec<_>, _> = self.metadata.0.into_iter().map(entry).collect();
+        let registration = Registration {
+            id,
+            address,
+            weight: u16::try_from(weight).unwrap_or(limits::WEIGHT_MAX),
+            expiry,
+            zone: name("zone", &self.zone)?,
+            version: name("version", &self.version)?,
+            node: name("node", &self.node)?,
+            tags: self.tags.into_iter().map(String::into_boxed_str).collect(),
+            metadata: metadata?.into(),
+            checks: checks?,
+        }
+        .normalised();
+        registration.check()?;
+        Ok(registration)
+    }
+
+    fn expiry(&self, config: &RuntimeConfig) -> Result<Expiry, LimitExceeded> {
+        match (self.permanent, self.ttl_ms) {
+            (true, Some(ttl_ms)) => {
+                Err(LimitExceeded::new("ttl_ms", Limit::NotIfPermanent, ttl_ms))
+            }
+            (true, None) => Ok(Expiry::Never),
+            (false, given) => {
+                let default_ms = config.heartbeat_timeout_s.saturating_mul(1_000);
+                Ok(Expiry::AfterSilence { ttl_ms: given.unwrap_or(default_ms) })
+            }
+        }
+    }
+
+    /// The address, as a URL or as parts. Both may be given if they say the same.
+    fn address(&self) -> Result<Address, Problem> {
+        let port = self.port.map(|port| {
+            check_range("port", port, 1, u16::MAX.into())?;
+            Ok::<_, LimitExceeded>(u16::try_from(port).unwrap_or(u16::MAX))
+        });
+        let port = port.transpose()?;
+        let Some(url) = self.address.as_deref() else {
+            let Some(host) = self.host.as_deref() else {
+                let detail = "the address is missing: send address, or host and port";
+                return Err(Problem::new(ProblemKind::InvalidRequest, detail).with_field("address"));
+            };
+            return Ok(Address::from_parts(&AddressParts {
+                scheme: self.scheme.unwrap_or_default(),
+                host,
+                port,
+                base_path: self.base_path.as_deref().unwrap_or_default(),
+            })?);
+        };
+        let address = Address::parse(url)?;
+        let parts = address.parts();
+        let differs = |field: &str, given: Given| {
+            let limit = format!("the same as in address ({address}), or left out");
+            Err(Problem::limit(field, &limit, given))
+        };
+        if let Some(scheme) = self.scheme.filter(|scheme| *scheme != parts.scheme) {
+            return differs("scheme", scheme.as_str().into());
+        }
+        let host = self.host.as_deref();
+        let bare = |host: &str| host.trim_start_matches('[').trim_end_matches(']').to_owned();
+        if let Some(host) = host.filter(|host| !bare(host).eq_ignore_ascii_case(parts.host)) {
+            return differs("host", host.into());
+        }
+        if let Some(port) = port.filter(|port| *port != parts.http_port()) {
+            return differs("port", u64::from(port).into());
+        }
+        let base_path = self.base_path.as_deref();
+        let same = |path: &str| path.strip_suffix('/').unwrap_or(path) == parts.base_path;
+        if let Some(base_path) = base_path.filter(|path| !same(path)) {
+            return differs("base_path", base_path.into());
+        }
+        Ok(address)
+    }
+}
+
+/// Result of the health checks.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub(super) struct HealthView {
+    /// Whether it may get traffic.
+    pub(super) readiness: Readiness,
+    /// Whether it is alive, or evicted.
+    pub(super) liveness: Liveness,
+    /// Why, in one line; empty to callers without a credential.
+    pub(super) reason: String,
+    /// Since when, in milliseconds since 1970; null if nothing has been observed.
+    pub(super) since_ms: Option<u64>,
+    /// How often its health changed recently (flap score).
+    pub(super) flap_score: u32,
+}
+
+impl From<&Health> for HealthView {
+    fn from(health: &Health) -> Self {
+        Self {
+            readiness: health.readiness,
+            liveness: health.liveness,
+            reason: health.reason.as_ref().into(),
+            since_ms: (health.since_ms > 0).then_some(health.since_ms),
+            flap_score: health.flap_score,
+        }
+    }
+}
+
+/// Who finds out how an instance is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+enum CheckKindView {
+    /// Nodes of Maxine ask the instance.
+    Probe,
+    /// The owner reports.
+    Ttl,
+}
+
+/// A check of an instance.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub(super) struct CheckView {
+    /// Its name within the instance; `probe` is the check that Maxine makes.
+    id: String,
+    /// Who finds out how the instance is.
+    kind: CheckKindView,
+    /// The longest time between two reports, in milliseconds; null for the probe.
+    ttl_ms: Option<u64>,
+    /// The status until the first report; null for the probe.
+    initial_status: Option<CheckStatus>,
+    /// Its present status.
+    status: CheckStatus,
+    /// What was found; empty to callers without a credential.
+    output: String,
+    /// Since when it has this status, in milliseconds since 1970; null if nothing is known.
+    since_ms: Option<u64>,
+    /// The index of the last change to it.
+    modified_index: u64,
+}
+
+impl CheckView {
+    pub(super) fn new(check: &CheckReading<'_>, detail: Detail) -> Self {
+        let ttl = match check.kind {
+            Some(CheckKind::Ttl { ttl_ms, initial }) => Some((*ttl_ms, *initial)),
+            Some(CheckKind::Probe(_)) | None => None,
+        };
+        let output = if detail == Detail::WithoutProbes { "" } else { check.output };
+        Self {
+            id: check.id.into(),
+            kind: if ttl.is_some() { CheckKindView::Ttl } else { CheckKindView::Probe },
+            ttl_ms: ttl.map(|(ttl_ms, _)| ttl_ms),
+            initial_status: ttl.map(|(_, initial)| initial),
+            status: check.status,
+            output: output.into(),
+            since_ms: check.since_ms,
+            modified_index: check.modified_index,
+        }
+    }
+}
+
+/// An operator's decision that an instance gets no new traffic.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub(super) struct DrainView {
+    /// Who drained it.
+    by: String,
+    /// Why.
+    reason: String,
+    /// Since when, in milliseconds since 1970.
+    since_ms: u64,
+}
+
+impl From<&Drain> for DrainView {
+    fn from(drain: &Drain) -> Self {
+        Self {
+            by: drain.by.as_str().into(),
+            reason: drain.reason.clone(),
+            since_ms: drain.since_ms,
+        }
+    }
+}
+
+/// An instance by itself, as changes carry it.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub(crate) struct InstanceRecord {
+    /// The namespace.
+    namespace: String,
+    /// The service.
+    service: String,
+    /// Its name within the service.
+    id: String,
+    /// Address of the instance, as a URL.
+    address: String,
+    /// How it is called.
+    scheme: Scheme,
+    /// Its host name or IP address; an IPv6 address has no brackets here.
+    host: String,
+    /// Its port; null if its owner named none, so that HTTP clients use that of the scheme.
+    port: Option<u16>,
+    /// What comes before every path on it.
+    base_path: Option<String>,
+    /// Its share of the traffic, relative to the other instances.
+    weight: u16,
+    /// Time after the last heartbeat at which it expires, in milliseconds; null if it is permanent.
+    ttl_ms: Option<u64>,
+    /// Whether it never expires.
+    permanent: bool,
+    /// The zone that it runs in.
+    zone: Option<String>,
+    /// The version that it runs.
+    version: Option<String>,
+    /// The name of the machine that it runs on.
+    node: Option<String>,
+    /// Labels, in the order in which its owner gave them.
+    tags: Vec<String>,
+    /// Metadata entries.
+    metadata: Metadata,
+    /// Its own probe, if it registered one; null to callers without a credential.
+    probe: Option<ProbeSpec>,
+    /// Its checks, in the order of their ids, with their present states.
+    checks: Vec<CheckView>,
+    /// The verdict that follows from its checks.
+    health: HealthView,
+    /// The index of its registration; an expiry or a conditional removal names it.
+    lease_epoch: u64,
+    /// When it was registered, in milliseconds since 1970.
+    registered_at_ms: u64,
+    /// The index of the last change to it.
+    modified_index: u64,
+}
+
+/// How much of an instance a caller is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Detail {
+    /// All of it.
+    Full,
+    /// Not the values of the probe's header fields, which may be secrets.
+    WithoutSecrets,
+    /// Not what its probes ask and find: otherwise whoever may register addresses could learn what
+    /// answers there.
+    WithoutProbes,
+}
+
+impl Detail {
+    /// What this caller is shown.
+    pub(crate) fn of(caller: &Caller) -> Self {
+        match caller.role {
+            Some(role) if role >= Role::Operator => Self::Full,
+            Some(_) => Self::WithoutSecrets,
+            None => Self::WithoutProbes,
+        }
+    }
+
+    /// What this caller is shown of changes, whose text all watchers of a kind share: no secrets.
+    pub(crate) fn of_changes(caller: &Caller) -> Self {
+        if caller.role.is_some() { Self::WithoutSecrets } else { Self::WithoutProbes }
+    }
+}
+
+impl InstanceRecord {
+    pub(crate) fn new(key: &ServiceKey, instance: &Instance, detail: Detail) -> Self {
+        let registration = &instance.registration;
+        let mut health = HealthView::from(&instance.verdict());
+        if detail == Detail::WithoutProbes {
+            health.reason.clear();
+        }
+        let probe = match detail {
+            Detail::Full => registration.probe().cloned(),
+            Detail::WithoutSecrets => registration.probe().cloned().map(ProbeSpec::without_secrets),
+            Detail::WithoutProbes => None,
+        };
+        let text = |name: &Name| name.as_str().to_owned();
+        let entry = |(key, value): &(Name, Box<str>)| (text(key), value.as_ref().to_owned());
+        let parts = registration.address.parts();
+        let ttl_ms = registration.expiry.ttl_ms();
+        Self {
+            namespace: text(&key.namespace),
+            service: text(&key.service),
+            id: text(&registration.id),
+            address: registration.address.as_str().into(),
+            scheme: parts.scheme,
+            host: parts.host.into(),
+            port: parts.port,
+            base_path: Some(parts.base_path.to_owned()).filter(|path| !path.is_empty()),
+            weight: registration.weight,
+            ttl_ms,
+            permanent: ttl_ms.is_none(),
+            zone: registration.zone.as_ref().map(text),
+            version: registration.version.as_ref().map(text),
+            node: registration.node.as_ref().map(text),
+            tags: registration.tags.iter().map(|tag| tag.as_ref().to_owned()).collect(),
+            metadata: Metadata(registration.metadata.iter().map(entry).collect()),
+            probe,
+            checks: instance.checks().map(|check| CheckView::new(&check, detail)).collect(),
+            health,
+            lease_epoch: instance.lease_epoch,
+            registered_at_ms: instance.registered_at_ms,
+            modified_index: instance.modified_index,
+        }
+    }
+}
+
+/// An instance among its peers.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub(super) struct InstanceView {
+    #[serde(flatten)]
+    record: InstanceRecord,
+    /// Whether it gets traffic now: not drained; healthy, unless the service is in panic mode; and of a version that has
+    /// a share, if the policy splits the traffic.
+    routable: bool,
+    /// Who drained it, and why; null if it is not drained.
+    drain: Option<DrainView>,
+}
+
+impl InstanceView {
+    pub(super) fn new(
+        key: &ServiceKey,
+        service: &ServiceState,
+        routable: bool,
+        instance: &Instance,
+        detail: Detail,
+    ) -> Self {
+        let drain = service.drains.get(&instance.registration.id);
+        Self {
+            record: InstanceRecord::new(key, instance, detail),
+            routable,
+            drain: drain.map(|drain| DrainView::from(drain.as_ref())),
+        }
+    }
+}
+
+/// State of a service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum ServiceHealth {
+    /// At least one instance gets traffic, and every instance that is not drained is healthy.
+    Healthy,
+    /// At least one instance gets traffic, and an instance that is not drained is unhealthy or evicted.
+    Degraded,
+    /// No instance gets traffic.
+    Down,
+}
+
+/// A service in a list.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub(super) struct ServiceSummary {
+    /// The namespace.
+    namespace: String,
+    /// The service's name.
+    name: String,
+    /// Its state.
+    pub(super) health: ServiceHealth,
+    /// Its instances, those evicted included.
+    pub(super) instances: usize,
+    /// Those that get traffic now.
+    pub(super) routable: usize,
+    /// Whether so many are unhealthy that all that are not drained are used, healthy or not.
+    panic_mode: bool,
+    /// Those that are alive but not ready.
+    pub(super) unhealthy: usize,
+    /// Those that are evicted; they are still probed.
+    evicted: usize,
+    /// Those that an operator drained.
+    pub(super) draining: usize,
+    /// The strategy in force.
+    strategy: SelectionStrategy,
+    /// The policy's revision; null where none is set.
+    policy_revision: Option<u64>,
+    /// The index of the last change to it.
+    modified_index: u64,
+}
+
+impl ServiceSummary {
+    pub(super) fn new(key: &ServiceKey, service: &ServiceState, config: &RuntimeConfig) -> Self {
+        let (mut routable, mut unhealthy, mut evicted, mut draining) = (0, 0, 0, 0);
+        let in_traffic = service.in_traffic();
+        let mut has_bad = false;
+        for (id, instance) in &service.instances {
+            draining += usize::from(service.drains.contains_key(id));
+            routable += usize::from(in_traffic.has(instance));
+            has_bad |= service.is_undrained(instance) && !instance.is_healthy();
+            let gone = instance.health().liveness == Liveness::Evicted;
+            evicted += usize::from(gone);
+            unhealthy += usize::from(!gone && !instance.is_healthy());
+        }
+        let instances = service.instances.len();
+        let health = match routable {
+            0 => ServiceHealth::Down,
+            _ if has_bad => ServiceHealth::Degraded,
+            _ => ServiceHealth::Healthy,
+        };
+        let policy = service.policy.as_ref();
+        Self {
+            namespace: key.namespace.as_str().into(),
+            name: key.service.as_str().into(),
+            health,
+            instances,
+            routable,
+            panic_mode: in_traffic.panics(),
+            unhealthy,
+            evicted,
+            draining,
+            strategy: policy
+                .and_then(|record| record.policy.selection.strategy)
+                .unwrap_or(config.selection_strategy),
+            policy_revision: policy.map(|record| record.revision),
+            modified_index: service.modified_index,
+        }
+    }
+}

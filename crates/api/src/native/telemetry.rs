@@ -1,0 +1,320 @@
+//! What this node alone knows: alerts, their silences, and recent traces.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::Response;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use super::extract::{JsonBody, NamePath, NoParams, NumberPath, Params};
+use super::fresh::{Fresh, Freshness, Write};
+use super::page::{self, Page};
+use crate::AppState;
+use crate::problem::{Problem, ProblemKind};
+use maxine_state::limits::{TEXT_LEN_MAX, check_range, check_text};
+use maxine_state::{LimitExceeded, Name, ServiceKey};
+use maxine_telemetry::{Alert, AlertKind, STEP_MS, Silence, Trace, TrafficStep, TrafficSum};
+use maxine_telemetry::{AttemptOutcome, AttemptRecord};
+
+/// Longest silence, in milliseconds (30 days).
+const SILENCE_MS_MAX: u64 = 30 * 24 * 3_600 * 1_000;
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Newest {
+    /// Most items.
+    #[param(minimum = 1, maximum = 1000)]
+    limit: Option<u64>,
+}
+
+/// Lists this node's latest alerts, newest first.
+#[utoipa::path(
+    get, path = "/api/v1/alerts", tag = "alerts", operation_id = "listAlerts",
+    params(Newest, Freshness), responses((status = 200, body = Page<Alert>)),
+)]
+pub(super) async fn list_alerts(
+    State(state): State<AppState>,
+    fresh: Fresh,
+    Params(query): Params<Newest>,
+) -> Result<Response, Problem> {
+    let mut alerts = state.telemetry().alerts().newest_first();
+    alerts.truncate(page::limit(query.limit)?);
+    Ok(fresh.json(Page::whole(alerts)))
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct TrafficQuery {
+    /// Only calls to this service; `namespace` is `default` if it is left out.
+    service: Option<String>,
+    /// The service's namespace.
+    namespace: Option<String>,
+    /// Only steps that began at this time or later, in milliseconds since 1970.
+    since_ms: Option<u64>,
+}
+
+/// How much traffic there was.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct TrafficView {
+    /// Length of a step, in milliseconds.
+    step_ms: u64,
+    /// This node's clock, in milliseconds since 1970; the last step may not be complete.
+    now_ms: u64,
+    /// The steps, oldest first; those in which nothing happened are left out.
+    items: Vec<TrafficStep>,
+    /// The sum of all these steps.
+    total: TrafficStep,
+}
+
+/// Shows how much traffic this node had: an hour of all of it, or a quarter of an hour of one
+/// service. Services that were not asked for lately have none.
+#[utoipa::path(
+    get, path = "/api/v1/traffic", tag = "traffic", operation_id = "traffic",
+    params(TrafficQuery, Freshness), responses((status = 200, body = TrafficView)),
+)]
+pub(super) async fn traffic(
+    State(state): State<AppState>,
+    fresh: Fresh,
+    Params(query): Params<TrafficQuery>,
+) -> Result<Response, Problem> {
+    let namespace = query.namespace.as_deref().unwrap_or("default");
+    let key = query.service.as_deref().map(|service| {
+        let namespace = Name::parse_namespace(namespace)?;
+        Ok::<_, LimitExceeded>(ServiceKey::new(namespace, Name::parse("service", service)?))
+    });
+    let key = key.transpose()?;
+    let since_ms = query.since_ms.unwrap_or(0);
+    let telemetry = state.telemetry().clone();
+    // It takes in what the writer has not written out yet, which may wait for the disk.
+    let sum = tokio::task::spawn_blocking(move || match &key {
+        Some(key) => telemetry.traffic().of_service(key, since_ms),
+        None => telemetry.traffic().of_node(since_ms),
+    });
+    let sum = sum.await.map_err(|_| {
+        Problem::new(ProblemKind::Unavailable, "the node is stopping").with_retry_after_s(1)
+    })?;
+    let (now_ms, TrafficSum { steps: items, total }) = (state.clock().wall_ms(), sum);
+    Ok(fresh.json(TrafficView { step_ms: STEP_MS, now_ms, items, total }))
+}
+
+/// Acknowledges an alert, and records by whom.
+#[utoipa::path(
+    post, path = "/api/v1/alerts/{id}/ack", tag = "alerts", operation_id = "acknowledgeAlert",
+    params(("id" = u64, Path,)), responses((status = 200, body = Alert)),
+)]
+pub(super) async fn acknowledge_alert(
+    State(state): State<AppState>,
+    NumberPath(id): NumberPath,
+    _: Params<NoParams>,
+    write: Write,
+) -> Result<Json<Alert>, Problem> {
+    let alerts = state.telemetry().alerts();
+    let missing = || Problem::not_found("alert", &id.to_string());
+    if !alerts.acknowledge(id, &write.actor.user) {
+        return Err(missing());
+    }
+    alerts.newest_first().into_iter().find(|alert| alert.id == id).map(Json).ok_or_else(missing)
+}
+
+/// Lists the silences in force.
+#[utoipa::path(
+    get, path = "/api/v1/alerts/silences", tag = "alerts", operation_id = "listSilences",
+    params(Freshness), responses((status = 200, body = Page<Silence>)),
+)]
+pub(super) async fn list_silences(
+    State(state): State<AppState>,
+    fresh: Fresh,
+    _: Params<NoParams>,
+) -> Response {
+    fresh.json(Page::whole(state.telemetry().alerts().silences(state.clock().wall_ms())))
+}
+
+/// How long a kind of alert is silenced.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SilenceBody {
+    /// Duration from now, in milliseconds, at most 30 days.
+    #[schema(minimum = 1000, maximum = 2_592_000_000_u64)]
+    duration_ms: u64,
+    /// Why.
+    #[serde(default)]
+    #[schema(max_length = 1024)]
+    reason: String,
+}
+
+/// Stops sending a kind of alert to the webhook for a time; it is still listed.
+#[utoipa::path(
+    put, path = "/api/v1/alerts/silences/{type}", tag = "alerts", operation_id = "silenceAlerts",
+    params(("type" = String, Path,)), request_body = SilenceBody,
+    responses((status = 200, body = Silence)),
+)]
+pub(super) async fn silence_alerts(
+    State(state): State<AppState>,
+    NamePath(kind): NamePath,
+    _: Params<NoParams>,
+    write: Write,
+    JsonBody(body): JsonBody<SilenceBody>,
+) -> Result<Json<Silence>, Problem> {
+    check_kind(&kind)?;
+    check_text("reason", &body.reason, 0, TEXT_LEN_MAX)?;
+    check_range("duration_ms", body.duration_ms, 1_000, SILENCE_MS_MAX)?;
+    let now_ms = state.clock().wall_ms();
+    let silence = Silence {
+        kind: kind.as_str().into(),
+        until_ms: now_ms + body.duration_ms,
+        reason: body.reason,
+        by: write.actor.user.into(),
+    };
+    set_silence(&state, silence.clone(), now_ms).await?;
+    Ok(Json(silence))
+}
+
+/// Keeps a silence in the data directory, which may wait for the disk, and sets it.
+async fn set_silence(state: &AppState, silence: Silence, now_ms: u64) -> Result<(), Problem> {
+    let telemetry = state.telemetry().clone();
+    let set = move || telemetry.alerts().silence(silence, now_ms);
+    match tokio::task::spawn_blocking(set).await {
+        Ok(Ok(true)) => Ok(()),
+        Ok(Ok(false)) => Err(Problem::limit("silences", "fewer at a time", "one more")),
+        Ok(Err(error)) => {
+            tracing::error!(%error, "a silence of alerts was not kept");
+            let detail =
+                "nothing was changed: the silence cannot be written to this node's data directory";
+            Err(Problem::new(ProblemKind::Unavailable, detail).with_retry_after_s(5))
+        }
+        Err(_) => {
+            let detail = "the node is stopping";
+            Err(Problem::new(ProblemKind::Unavailable, detail).with_retry_after_s(1))
+        }
+    }
+}
+
+fn check_kind(kind: &Name) -> Result<(), Problem> {
+    if AlertKind::ALL.iter().any(|known| known.name() == kind.as_str()) {
+        return Ok(());
+    }
+    let known: Vec<_> = AlertKind::ALL.iter().map(|kind| kind.name()).collect();
+    Err(Problem::limit("type", &known.join(", "), kind.as_str()))
+}
+
+/// Ends a silence.
+#[utoipa::path(
+    delete, path = "/api/v1/alerts/silences/{type}", tag = "alerts",
+    operation_id = "unsilenceAlerts",
+    params(("type" = String, Path,)), responses((status = 204)),
+)]
+pub(super) async fn unsilence_alerts(
+    State(state): State<AppState>,
+    NamePath(kind): NamePath,
+    _: Params<NoParams>,
+    write: Write,
+) -> Result<StatusCode, Problem> {
+    check_kind(&kind)?;
+    // One that has run out already replaces it.
+    let ended = Silence {
+        kind: kind.as_str().into(),
+        until_ms: 0,
+        reason: String::new(),
+        by: write.actor.user.into(),
+    };
+    set_silence(&state, ended, state.clock().wall_ms()).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// A request that this node has answered.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct TraceView {
+    /// Its trace id.
+    trace_id: String,
+    /// Its W3C trace parent.
+    traceparent: String,
+    /// The method.
+    method: String,
+    /// The request target, query included.
+    path: String,
+    /// The answer's status.
+    status: u16,
+    /// Until the answer's head was ready, in milliseconds.
+    duration_ms: f64,
+    /// When it began, in milliseconds since 1970.
+    time_ms: u64,
+    /// The client's network address.
+    client: String,
+    /// The attempts of a request that was handed on, in the order in which they began: of more than
+    /// eight the first seven and the last. Empty for any other request.
+    attempts: Vec<AttemptView>,
+}
+
+/// One attempt to get an answer from an instance.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct AttemptView {
+    /// The instance.
+    instance: String,
+    /// Its address.
+    address: String,
+    /// Start of the attempt, in milliseconds after the start of the request.
+    start_ms: f64,
+    /// Time until the head of the answer arrived, or the attempt was given up, in milliseconds.
+    duration_ms: f64,
+    /// The status that the instance answered; null if it gave no answer.
+    status: Option<u16>,
+    /// Why there was no answer: the code of `x-maxine-error`, or `lost_hedge` if another instance
+    /// answered first. Null if there was an answer.
+    error: Option<&'static str>,
+}
+
+impl AttemptView {
+    fn new(attempt: &AttemptRecord, request_us: u64) -> Self {
+        let (status, error) = match attempt.outcome {
+            AttemptOutcome::Answered(status) => (Some(status.as_u16()), None),
+            AttemptOutcome::Failed(code) => (None, Some(code)),
+            AttemptOutcome::LostHedge => (None, Some("lost_hedge")),
+        };
+        let registration = &attempt.instance.registration;
+        Self {
+            instance: registration.id.to_string(),
+            address: registration.address.to_string(),
+            start_ms: attempt.started_us.saturating_sub(request_us) as f64 / 1_000.0,
+            duration_ms: attempt.duration_us as f64 / 1_000.0,
+            status,
+            error,
+        }
+    }
+}
+
+/// Lists this node's latest requests, newest first.
+#[utoipa::path(
+    get, path = "/api/v1/traces", tag = "traces", operation_id = "listTraces",
+    params(Newest, Freshness), responses((status = 200, body = Page<TraceView>)),
+)]
+pub(super) async fn list_traces(
+    State(state): State<AppState>,
+    fresh: Fresh,
+    Params(query): Params<Newest>,
+) -> Result<Response, Problem> {
+    let limit = page::limit(query.limit)?;
+    // The request log's lock may wait for the disk.
+    let telemetry = state.telemetry().clone();
+    let traces = tokio::task::spawn_blocking(move || telemetry.traces()).await.map_err(|_| {
+        Problem::new(ProblemKind::Unavailable, "the node is stopping").with_retry_after_s(1)
+    })?;
+    let traces = traces.into_iter().take(limit).map(|Trace { time_ms, request }| TraceView {
+        trace_id: request.trace_id.text().into_owned(),
+        traceparent: request.traceparent.text().into_owned(),
+        method: request.method.to_string(),
+        path: (&*request.target).into(),
+        status: request.status.as_u16(),
+        duration_ms: request.duration_us as f64 / 1_000.0,
+        time_ms,
+        client: request.client.to_string(),
+        attempts: {
+            let mut attempts: Vec<&AttemptRecord> = request.attempts.as_slice().iter().collect();
+            attempts.sort_by_key(|attempt| attempt.started_us);
+            attempts.iter().map(|a| AttemptView::new(a, request.started_us)).collect()
+        },
+    });
+    Ok(fresh.json(Page::whole(traces.collect())))
+}

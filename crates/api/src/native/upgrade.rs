@@ -1,0 +1,93 @@
+//! The end of an upgrade: the state's version is raised to the newest that every voter understands.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::cluster::record;
+use super::extract::{NamePath, NoParams, Params};
+use super::fresh::Write;
+use crate::AppState;
+use crate::problem::{Problem, ProblemKind};
+use maxine_actors::state_version;
+use maxine_state::{AuditAction, Command, STATE_VERSION};
+
+/// The state's versions.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct StateVersions {
+    /// The version that the state has: what belongs to a newer one is refused.
+    pub(super) current: u32,
+    /// The newest version that this node understands.
+    pub(super) understood: u32,
+}
+
+/// A finished upgrade.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Finished {
+    /// The index of the state right after it.
+    index: u64,
+    /// The version that the state has now.
+    state_version: u32,
+    /// Whether it was raised: false if it was the newest already.
+    raised: bool,
+}
+
+/// Finishes an upgrade: raises the version of the state to the newest that every voter understands. Before that, nodes
+/// can go back to the older version of Maxine; afterwards an older node stops. Voters are the members with a vote, or, in
+/// redis and shared-file mode, the nodes that the store has an entry of. If one was not upgraded or not met yet, the
+/// answer is 409, names it, and nothing was changed.
+#[utoipa::path(
+    post, path = "/api/v1/cluster/upgrade/finish", tag = "cluster", operation_id = "finishUpgrade",
+    responses((status = 200, body = Finished)),
+)]
+pub(super) async fn finish_upgrade(
+    State(app): State<AppState>,
+    _: Params<NoParams>,
+    write: Write,
+) -> Result<Json<Finished>, Problem> {
+    let has = app.view().snapshot().state.version();
+    let voters = state_version::voters(&**app.store(), &app.settings().instance_id).await;
+    let conflict = |detail: String| Problem::new(ProblemKind::Conflict, detail);
+    let common = voters.common().ok_or_else(|| {
+        conflict(format!("the upgrade cannot be finished: {}", voters.who_lacks(STATE_VERSION)))
+    })?;
+    if common < STATE_VERSION {
+        let lacking = voters.who_lacks(STATE_VERSION);
+        return Err(conflict(format!("the upgrade cannot be finished: {lacking}")));
+    }
+    let to = common.max(has);
+    let applied = write.propose(&app, Command::RaiseStateVersion { to }).await?;
+    let raised = applied.reply == maxine_state::Reply::Changed(vec![true]);
+    Ok(Json(Finished { index: applied.index, state_version: to, raised }))
+}
+
+/// Takes the entry of a node out of the store (redis and shared-file mode), so that it does not count any more when an
+/// upgrade is finished. A node that runs has a new entry within two seconds. The entry of a silent node is removed by
+/// itself after a day.
+#[utoipa::path(
+    delete, path = "/api/v1/cluster/nodes/{name}", tag = "cluster", operation_id = "forgetNode",
+    params(("name" = String, Path,)),
+    responses((status = 204)),
+)]
+pub(super) async fn forget_node(
+    State(app): State<AppState>,
+    NamePath(name): NamePath,
+    _: Params<NoParams>,
+    write: Write,
+) -> Result<StatusCode, Problem> {
+    let unavailable = |_| {
+        let detail = "the store does not answer; nothing was changed";
+        Problem::new(ProblemKind::Unavailable, detail).with_retry_after_s(1)
+    };
+    if app.store().nodes().await.map_err(unavailable)?.is_none() {
+        let detail = format!("the backend {} keeps no entries of nodes", app.store().kind());
+        return Err(Problem::new(ProblemKind::NotSupported, detail));
+    }
+    if !app.store().forget_node(name.as_str()).await.map_err(unavailable)? {
+        return Err(Problem::not_found("node", name.as_str()));
+    }
+    record(&app, write, AuditAction::NodeForget, name.to_string(), true).await;
+    Ok(StatusCode::NO_CONTENT)
+}

@@ -1,0 +1,420 @@
+//! Changes as they happen: server-sent events, and long-poll.
+//!
+//! A watcher is a place in the view's ring, not a queue: it costs the same whether its client
+//! reads or not. A client that reads too slowly falls off the ring, is told `compacted`, and its
+//! stream ends. Each change is serialised once and shared by all who watch it.
+//!
+//! **Invariant:** gapless. A watcher gets every change of its scope in order, or `compacted`.
+
+use std::convert::Infallible;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use axum::body::{Body, Bytes};
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
+use futures::stream;
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch as watch_channel;
+use utoipa::{IntoParams, ToSchema};
+
+use super::change::Change;
+use super::extract::{Params, service_key};
+use super::fresh::Answered;
+use super::history_index::{HistoryIndex, history_text};
+use super::shape::Detail;
+use crate::problem::{Problem, ProblemKind};
+use crate::{AppState, CalledBy, Caller, RequestContext};
+use maxine_admission::{NoPlace, Place, PlaceLimits, Places, Standing};
+use maxine_clock::Clock;
+use maxine_state::limits::check_range;
+use maxine_state::{Event, Name, Role, ServiceKey};
+use maxine_view::{Compacted, WatchScope, Watcher, WatcherLost};
+
+/// Most changes in one piece of a stream; bounds what one slow client can hold.
+const CHUNK_CHANGES_MAX: usize = 32;
+/// A comment goes out after so long without a change, in milliseconds.
+const HEARTBEAT_MS: u64 = 10_000;
+/// A stream ends after so long, so that whoever lost the right to it cannot watch on for ever; its
+/// client resumes where it was. In milliseconds; up to half as much is added at random.
+const STREAM_AGE_MS: u64 = 900_000;
+/// How long a watcher that is ahead of this node waits for it, in milliseconds.
+const AHEAD_TIMEOUT_MS: u64 = 2_000;
+/// Longest wait of a long-poll, in milliseconds.
+const WAIT_MS_MAX: u64 = 60_000;
+/// Wait of a long-poll where the request does not say, in milliseconds.
+const WAIT_MS_DEFAULT: u64 = 30_000;
+/// Changes whose text is kept for other watchers.
+const FRAMES_LEN: usize = 1_024;
+
+/// Tells nginx not to gather an answer.
+const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
+
+/// A change, and its text.
+type Frame = (Arc<Event>, Bytes);
+
+/// What all watchers of a node share.
+pub(super) struct Watchers {
+    places: Arc<Places>,
+    /// The text of recent changes, each at its index modulo the length.
+    with_probes: Box<[ArcSwapOption<Frame>]>,
+    /// The same, for callers without a credential.
+    without_probes: Box<[ArcSwapOption<Frame>]>,
+}
+
+impl Watchers {
+    pub(super) fn new(limits: PlaceLimits) -> Self {
+        let frames = || {
+            let empty = || ArcSwapOption::const_empty();
+            std::iter::repeat_with(empty).take(FRAMES_LEN).collect()
+        };
+        Self { places: Places::new(limits), with_probes: frames(), without_probes: frames() }
+    }
+
+    fn admit(&self, caller: &Caller, client: IpAddr) -> Result<Place, Problem> {
+        let known = caller.role.is_some();
+        let standing = if known { Standing::Known } else { Standing::Stranger };
+        self.places.take(client, standing, 1).map_err(|why| {
+            let limits = self.places.limits();
+            let detail = match why {
+                NoPlace::Node if known => {
+                    format!("this node has {} watchers, its limit", limits.max)
+                }
+                NoPlace::Node => {
+                    let open = limits.max - limits.reserved;
+                    format!("this node has {open} watchers, its limit for callers without a token")
+                }
+                NoPlace::Address => {
+                    let max = limits.per_address_max;
+                    format!(
+                        "your address has {max} watchers, the limit (http.watchers_per_address_max)"
+                    )
+                }
+            };
+            Problem::new(ProblemKind::TooManyRequests, detail).with_retry_after_s(10)
+        })
+    }
+
+    /// A change as a server-sent event.
+    fn frame(&self, event: &Arc<Event>, history: u64, detail: Detail) -> Bytes {
+        let at = usize::try_from(event.index).unwrap_or(0) % FRAMES_LEN;
+        let slot = match detail {
+            Detail::Full | Detail::WithoutSecrets => &self.with_probes[at],
+            Detail::WithoutProbes => &self.without_probes[at],
+        };
+        if let Some(kept) = &*slot.load()
+            // The very same change: after a loss of writes another one can have its index.
+            && Arc::ptr_eq(&kept.0, event)
+        {
+            return kept.1.clone();
+        }
+        let change = Change::new(event, detail);
+        let json = serde_json::to_string(&change).unwrap_or_default();
+        let kind = change.kind();
+        let id = HistoryIndex { history: Some(history), index: event.index };
+        let frame = Bytes::from(format!("id: {id}\nevent: {kind}\ndata: {json}\n\n"));
+        slot.store(Some(Arc::new((Arc::clone(event), frame.clone()))));
+        frame
+    }
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Watch {
+    /// Only this namespace; with `service` and without it, `default`.
+    namespace: Option<String>,
+    /// Only this service.
+    service: Option<String>,
+    /// Only changes after this index, or after `HISTORY-INDEX` as in the ids of events; by default, from
+    /// now on. `Last-Event-ID` takes precedence.
+    #[param(value_type = Option<String>)]
+    index: Option<HistoryIndex>,
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Poll {
+    /// Only this namespace; with `service` and without it, `default`.
+    namespace: Option<String>,
+    /// Only this service.
+    service: Option<String>,
+    /// Only changes after this index, or after `HISTORY-INDEX`; by default, from now on.
+    #[param(value_type = Option<String>)]
+    index: Option<HistoryIndex>,
+    /// How long to wait for the first change, in milliseconds; by default 30000.
+    #[param(minimum = 0, maximum = 60000)]
+    wait_ms: Option<u64>,
+    /// Maximum number of changes in the answer.
+    #[param(minimum = 1, maximum = 1000)]
+    limit: Option<u64>,
+}
+
+/// What is watched. Whoever does not name a service sees more than a lookup would tell.
+fn scope(
+    caller: &Caller,
+    namespace: Option<&str>,
+    service: Option<&str>,
+) -> Result<WatchScope, Problem> {
+    if let Some(service) = service {
+        let namespace = namespace.unwrap_or(ServiceKey::DEFAULT_NAMESPACE);
+        return Ok(WatchScope::Service(service_key(namespace, service)?));
+    }
+    if !caller.has(Role::Viewer) {
+        let kind =
+            if caller.role.is_none() { ProblemKind::Unauthorized } else { ProblemKind::Forbidden };
+        let detail = "watching more than one service needs the role viewer";
+        return Err(Problem::new(kind, detail));
+    }
+    Ok(match namespace {
+        Some(namespace) => WatchScope::Namespace(Name::parse_namespace(namespace)?),
+        None => WatchScope::Everything,
+    })
+}
+
+/// Takes a place in the stream of changes.
+async fn subscribe(
+    state: &AppState,
+    scope: WatchScope,
+    after: Option<HistoryIndex>,
+) -> Result<Watcher, Compacted> {
+    let Some(after) = after else {
+        // Between reading the index and subscribing nothing is missed: the ring has it.
+        return state.view().hub().subscribe(scope, state.view().index());
+    };
+    // A watcher may come from a node that is ahead of this one. If this one does not catch up,
+    // the index is of another history.
+    let timeout = Duration::from_millis(AHEAD_TIMEOUT_MS);
+    let reached = state.view().wait_for(after.index, timeout).await.is_ok();
+    let anew = Compacted { oldest: state.view().index() };
+    if !reached {
+        return Err(anew);
+    }
+    let watcher = state.view().hub().subscribe(scope, after.index)?;
+    if after.is_in(watcher.history()) { Ok(watcher) } else { Err(anew) }
+}
+
+/// The place that `Last-Event-ID` names.
+pub(super) fn last_event_id(headers: &HeaderMap) -> Result<Option<HistoryIndex>, Problem> {
+    let Some(value) = headers.get("last-event-id") else { return Ok(None) };
+    let place = value.to_str().ok().and_then(|id| id.parse().ok());
+    place.map(Some).ok_or_else(|| {
+        let detail = "Last-Event-ID must be an id of this stream";
+        Problem::new(ProblemKind::InvalidRequest, detail).with_field("Last-Event-ID")
+    })
+}
+
+/// Streams changes as server-sent events.
+///
+/// The first event is `ready`, with the index that the stream starts after. The id of each event is
+/// its history and its index; a client that reconnects with `Last-Event-ID` misses nothing. The event
+/// `compacted` ends the stream, because the changes are no longer kept or another history has begun:
+/// read a list and watch from its `x-maxine-history` and `x-maxine-index`, with a hyphen between them.
+#[utoipa::path(
+    get, path = "/api/v1/watch", tag = "watch", operation_id = "watch",
+    params(Watch, ("Last-Event-ID" = Option<String>, Header, description = "The id of the last event that was seen.")),
+    responses((status = 200, body = String, content_type = "text/event-stream")),
+)]
+pub(super) async fn watch(
+    State(state): State<AppState>,
+    Extension(watchers): Extension<Arc<Watchers>>,
+    Params(query): Params<Watch>,
+    CalledBy(caller): CalledBy,
+    context: RequestContext,
+    answered: Answered,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let scope = scope(&caller, query.namespace.as_deref(), query.service.as_deref())?;
+    let last_seen = last_event_id(&headers)?.or(query.index);
+    let place = watchers.admit(&caller, context.client.ip)?;
+    let subscribed = subscribe(&state, scope, last_seen).await;
+    let clock = state.clock().clone();
+    let age_ms = STREAM_AGE_MS + fastrand::u64(0..STREAM_AGE_MS / 2);
+    let ends_at_ms = clock.monotonic_ms() + age_ms;
+    answered.by_present(&state);
+    let stage = match subscribed {
+        Ok(watcher) => Stage::Ready(watcher),
+        Err(compacted) => Stage::Lost(compacted),
+    };
+    let published = state.view().hub().published();
+    let detail = Detail::of_changes(&caller);
+    let stream = Stream { stage, watchers, detail, clock, published, ends_at_ms, _place: place };
+    let body = Body::from_stream(stream::unfold(stream, Stream::next));
+    // Proxies in front must pass each piece on as it comes: nginx gathers answers unless told not to,
+    // and what is compressed or rewritten on the way is gathered as well.
+    let fields = [
+        (header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
+        (header::CACHE_CONTROL, HeaderValue::from_static("no-store, no-transform")),
+        (X_ACCEL_BUFFERING, HeaderValue::from_static("no")),
+    ];
+    Ok((fields, body).into_response())
+}
+
+enum Stage {
+    Ready(Watcher),
+    Running(Watcher),
+    Lost(Compacted),
+    Ended,
+}
+
+struct Stream {
+    stage: Stage,
+    watchers: Arc<Watchers>,
+    detail: Detail,
+    clock: Clock,
+    published: watch_channel::Receiver<u64>,
+    ends_at_ms: u64,
+    _place: Place,
+}
+
+impl Stream {
+    /// The next piece of the stream. Called only when the client can take it.
+    async fn next(mut self) -> Option<(Result<Bytes, Infallible>, Self)> {
+        let (piece, stage) = match std::mem::replace(&mut self.stage, Stage::Ended) {
+            Stage::Ready(watcher) => {
+                let after = watcher.after();
+                let id = HistoryIndex { history: Some(watcher.history()), index: after };
+                let history = history_text(watcher.history());
+                let data = format!("{{\"index\":{after},\"history\":\"{history}\"}}");
+                // The comment comes first: whoever waits for a first byte has one.
+                let text =
+                    format!(": watching\n\nretry: 1000\nid: {id}\nevent: ready\ndata: {data}\n\n");
+                (Bytes::from(text), Stage::Running(watcher))
+            }
+            Stage::Running(_) if self.clock.monotonic_ms() >= self.ends_at_ms => return None,
+            Stage::Running(mut watcher) => match self.piece(&mut watcher).await {
+                Ok(piece) => (piece, Stage::Running(watcher)),
+                Err(WatcherLost::Compacted(lost)) => (compacted(lost), Stage::Ended),
+                Err(WatcherLost::Closed) => return None,
+            },
+            Stage::Lost(lost) => (compacted(lost), Stage::Ended),
+            Stage::Ended => return None,
+        };
+        self.stage = stage;
+        Some((Ok(piece), self))
+    }
+
+    /// Changes; or, after a while without any, a comment with the index that the client is current
+    /// at: reconnecting with it, a quiet service's watcher is not sent back to a snapshot for the
+    /// noise of others.
+    async fn piece(&self, watcher: &mut Watcher) -> Result<Bytes, WatcherLost> {
+        let wait = watcher.next(CHUNK_CHANGES_MAX);
+        if let Ok(events) = tokio::time::timeout(Duration::from_millis(HEARTBEAT_MS), wait).await {
+            return Ok(self.watchers.frames(&events?, watcher.history(), self.detail));
+        }
+        // Read first: nothing up to it is missing from what is taken.
+        let published = *self.published.borrow();
+        let events = watcher.take(CHUNK_CHANGES_MAX)?;
+        if !events.is_empty() {
+            return Ok(self.watchers.frames(&events, watcher.history(), self.detail));
+        }
+        let index = published.max(watcher.after());
+        let id = HistoryIndex { history: Some(watcher.history()), index };
+        Ok(Bytes::from(format!("id: {id}\n: still here\n\n")))
+    }
+}
+
+impl Watchers {
+    fn frames(&self, events: &[Arc<Event>], history: u64, detail: Detail) -> Bytes {
+        if let [only] = events {
+            return self.frame(only, history, detail);
+        }
+        let mut piece = Vec::new();
+        for event in events {
+            piece.extend_from_slice(&self.frame(event, history, detail));
+        }
+        Bytes::from(piece)
+    }
+}
+
+// No id: a client that reconnected with it would watch on as if nothing had been missed.
+fn compacted(lost: Compacted) -> Bytes {
+    Bytes::from(format!("event: compacted\ndata: {{\"index\":{}}}\n\n", lost.oldest))
+}
+
+/// Changes after an index.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Changes {
+    /// The index after the last of them.
+    index: u64,
+    /// The history that it counts in. Pass `HISTORY-INDEX` as `index` of the next request.
+    history: String,
+    /// The changes, in order; empty if there was none in time.
+    changes: Vec<Change>,
+}
+
+/// Waits for changes after an index.
+#[utoipa::path(
+    get, path = "/api/v1/changes", tag = "watch", operation_id = "pollChanges", params(Poll),
+    responses((status = 200, body = Changes)),
+)]
+pub(super) async fn poll_changes(
+    State(state): State<AppState>,
+    Extension(watchers): Extension<Arc<Watchers>>,
+    Params(query): Params<Poll>,
+    CalledBy(caller): CalledBy,
+    context: RequestContext,
+    answered: Answered,
+) -> Result<Json<Changes>, Problem> {
+    let scope = scope(&caller, query.namespace.as_deref(), query.service.as_deref())?;
+    let limit = super::page::limit(query.limit)?;
+    let wait_ms = query.wait_ms.unwrap_or(WAIT_MS_DEFAULT);
+    check_range("wait_ms", wait_ms, 0, WAIT_MS_MAX)?;
+    let _place = watchers.admit(&caller, context.client.ip)?;
+    let gone = |lost: Compacted| {
+        answered.by_present(&state);
+        Problem::new(ProblemKind::Compacted, lost.to_string()).with_field("index")
+    };
+    let mut watcher = subscribe(&state, scope, query.index).await.map_err(|lost| {
+        let history = state.view().snapshot().state.history();
+        if let Some(place) = query.index.filter(|place| !place.is_in(history)) {
+            answered.by_present(&state);
+            let detail = place.has_ended(history);
+            return Problem::new(ProblemKind::Compacted, detail).with_field("index");
+        }
+        let present = state.view().index();
+        match query.index.filter(|place| place.index > present) {
+            None => gone(lost),
+            Some(place) => {
+                answered.by_present(&state);
+                let detail = format!(
+                    "this node is at index {present} and has not reached {}: that index is of another \
+                     history, or this node is behind",
+                    place.index
+                );
+                Problem::new(ProblemKind::Compacted, detail).with_field("index")
+            }
+        }
+    })?;
+    let mut events = watcher.take(limit).map_err(gone)?;
+    if events.is_empty() && wait_ms > 0 {
+        // The watcher's place moves only with what is returned: a wait that ends loses nothing.
+        match tokio::time::timeout(Duration::from_millis(wait_ms), watcher.next(limit)).await {
+            Err(_) => {}
+            Ok(Ok(newest)) => events = newest,
+            Ok(Err(WatcherLost::Compacted(lost))) => return Err(gone(lost)),
+            Ok(Err(WatcherLost::Closed)) => {
+                let detail = "the node is stopping";
+                return Err(Problem::new(ProblemKind::Unavailable, detail).with_retry_after_s(1));
+            }
+        }
+    }
+    let mut index = watcher.after();
+    if events.is_empty() {
+        // Read first: nothing up to it is missing from what is taken. So a quiet service's watcher
+        // does not fall behind for the noise of others.
+        let published = *state.view().hub().published().borrow();
+        events = watcher.take(limit).map_err(gone)?;
+        index = if events.is_empty() { published.max(index) } else { watcher.after() };
+    }
+    let detail = Detail::of_changes(&caller);
+    answered.at(index);
+    let changes = events.iter().map(|event| Change::new(event, detail)).collect();
+    let history = history_text(watcher.history());
+    Ok(Json(Changes { index, history, changes }))
+}

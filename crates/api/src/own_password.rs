@@ -1,0 +1,97 @@
+//! The change of one's own password, for every API that has one.
+
+use serde_json::Value;
+
+use super::{AppState, Caller, RequestContext};
+use maxine_actors::{WriteError, WriteRequest};
+use maxine_identity::{PasswordError, SigninError, check_password};
+use maxine_state::{Applied, AuditAction, Command, LimitExceeded, Rejection, User};
+
+/// Why it was not changed.
+pub(super) enum OwnPasswordError {
+    /// The caller came with something other than a session: it has no password.
+    NoUser,
+    /// The account is the environment's.
+    Managed,
+    /// The new password is not one that a user may have.
+    Refused(LimitExceeded),
+    /// The present password is another one.
+    WrongPassword,
+    /// It could not be checked now.
+    NotChecked(SigninError),
+    /// It could not be written.
+    NotWritten(WriteError),
+}
+
+/// Changes the caller's password; `field` is what the request calls the new one. All sessions of the user
+/// end.
+pub(super) async fn change(
+    state: &AppState,
+    caller: &Caller,
+    context: &RequestContext,
+    current: &str,
+    (field, new): (&str, &str),
+) -> Result<Applied, OwnPasswordError> {
+    // An API token has no password to change.
+    let user = state.security().user(&caller.user).ok_or(OwnPasswordError::NoUser)?;
+    if user.managed {
+        return Err(OwnPasswordError::Managed);
+    }
+    let result = match check_password(field, new) {
+        Err(refused) => Err(OwnPasswordError::Refused(refused)),
+        Ok(()) => replace(state, caller, context, &user, current, new).await,
+    };
+    let outcome = if result.is_ok() { "SUCCESS" } else { "FAILED" };
+    let mut fields = vec![("userName", Value::String(caller.user.as_ref().into()))];
+    if result.is_ok() {
+        fields.push(("role", user.role.as_str().into()));
+    }
+    fields.push(("traceId", context.trace_id_text().into()));
+    state.telemetry().record("auth.password_changed", outcome, fields);
+    if result.is_err() {
+        // That it was changed, the log says by itself.
+        state.audit().record(context.actor(caller), AuditAction::UserPut, &caller.user, false);
+    }
+    result
+}
+
+async fn replace(
+    state: &AppState,
+    caller: &Caller,
+    context: &RequestContext,
+    user: &User,
+    current: &str,
+    new: &str,
+) -> Result<Applied, OwnPasswordError> {
+    let security = state.security();
+    let right = security.verify_own_password(user, current, context.client.ip).await;
+    if !right.map_err(OwnPasswordError::NotChecked)? {
+        return Err(OwnPasswordError::WrongPassword);
+    }
+    let password_hash = security.hash_password(new).await.map_err(|error| match error {
+        PasswordError::Refused(refused) => OwnPasswordError::Refused(refused),
+        PasswordError::Busy(_) => OwnPasswordError::NotChecked(SigninError::Busy),
+    })?;
+    let command = Command::PutUser {
+        name: user.name.clone(),
+        role: user.role,
+        password_hash,
+        managed: false,
+        create_only: false,
+        // Two changes at once: the second one's current password is not the current one any more.
+        expected_version: Some(user.credential_version),
+    };
+    let request = WriteRequest {
+        actor: context.actor(caller),
+        request_id: None,
+        fence: None,
+        answer_by_ms: context.answer_by_ms,
+        command,
+    };
+    state.registry().propose(request).await.map_err(|error| match error {
+        WriteError::Rejected { rejection: Rejection::RevisionMismatch { .. }, .. } => {
+            OwnPasswordError::WrongPassword
+        }
+        other => OwnPasswordError::NotWritten(other),
+    })
+}

@@ -1,0 +1,590 @@
+//! Errors as clients see them: `application/problem+json` (RFC 9457), one kind per stable `type`.
+//!
+//! Place in the flow: handlers return a [`Problem`]; this module alone maps the errors of the
+//! registry, the store and the state to statuses. It says whose fault it was and what to do, and
+//! never repeats a secret.
+
+use std::borrow::Cow;
+use std::fmt::Display;
+
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use utoipa::openapi::{RefOr, Schema};
+use utoipa::{PartialSchema, ToSchema};
+
+use maxine_actors::WriteError;
+use maxine_state::{LimitExceeded, Rejection};
+use maxine_store::{AdminError, ReadError};
+use maxine_view::NotReached;
+use maxine_wording::{self, JsonError, JsonFault};
+
+/// The media type of every error of the native API.
+pub const PROBLEM_JSON: &str = "application/problem+json";
+
+/// The kinds of error. Each has a `type` that never changes its meaning.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProblemKind {
+    /// Malformed, or of the wrong type.
+    InvalidRequest,
+    /// A field or parameter that the route does not know.
+    UnknownField,
+    /// No token, or one that is not accepted.
+    Unauthorized,
+    /// Not allowed for this role.
+    Forbidden,
+    /// What it names is not there.
+    NotFound,
+    /// Method not allowed.
+    MethodNotAllowed,
+    /// Request timeout.
+    RequestTimeout,
+    /// It exists already, or the cluster's state does not allow it.
+    Conflict,
+    /// Owned by the operator's environment.
+    Managed,
+    /// The index asked for is no longer kept.
+    Compacted,
+    /// `If-Match` did not match.
+    RevisionMismatch,
+    /// Body too large.
+    PayloadTooLarge,
+    /// Unsupported media type by its type.
+    UnsupportedMediaType,
+    /// Limit exceeded.
+    LimitExceeded,
+    /// A part of a document where the whole is replaced.
+    Incomplete,
+    /// An idempotency key that another request had.
+    KeyReused,
+    /// Too many requests from this client.
+    TooManyRequests,
+    /// A defect.
+    Internal,
+    /// Not supported by this backend.
+    NotSupported,
+    /// Nothing was done; a retry is safe, later.
+    Unavailable,
+    /// It may or may not take effect; a retry with the same idempotency key is safe.
+    OutcomeUnknown,
+}
+
+impl ProblemKind {
+    /// All kinds, in the order of their statuses.
+    pub const ALL: [Self; 21] = [
+        Self::InvalidRequest,
+        Self::UnknownField,
+        Self::Unauthorized,
+        Self::Forbidden,
+        Self::NotFound,
+        Self::MethodNotAllowed,
+        Self::RequestTimeout,
+        Self::Conflict,
+        Self::Managed,
+        Self::Compacted,
+        Self::RevisionMismatch,
+        Self::PayloadTooLarge,
+        Self::UnsupportedMediaType,
+        Self::LimitExceeded,
+        Self::Incomplete,
+        Self::KeyReused,
+        Self::TooManyRequests,
+        Self::Internal,
+        Self::NotSupported,
+        Self::Unavailable,
+        Self::OutcomeUnknown,
+    ];
+
+    /// The `type`: a reference that is resolved against the server.
+    #[must_use]
+    pub fn type_uri(self) -> &'static str {
+        match self {
+            Self::InvalidRequest => "/problems/invalid-request",
+            Self::UnknownField => "/problems/unknown-field",
+            Self::Unauthorized => "/problems/unauthorized",
+            Self::Forbidden => "/problems/forbidden",
+            Self::NotFound => "/problems/not-found",
+            Self::MethodNotAllowed => "/problems/method-not-allowed",
+            Self::RequestTimeout => "/problems/request-timeout",
+            Self::Conflict => "/problems/conflict",
+            Self::Managed => "/problems/managed",
+            Self::Compacted => "/problems/compacted",
+            Self::RevisionMismatch => "/problems/revision-mismatch",
+            Self::PayloadTooLarge => "/problems/payload-too-large",
+            Self::UnsupportedMediaType => "/problems/unsupported-media-type",
+            Self::LimitExceeded => "/problems/limit-exceeded",
+            Self::Incomplete => "/problems/incomplete",
+            Self::KeyReused => "/problems/key-reused",
+            Self::TooManyRequests => "/problems/too-many-requests",
+            Self::Internal => "/problems/internal",
+            Self::NotSupported => "/problems/not-supported",
+            Self::Unavailable => "/problems/unavailable",
+            Self::OutcomeUnknown => "/problems/outcome-unknown",
+        }
+    }
+
+    /// The status.
+    #[must_use]
+    pub fn status(self) -> StatusCode {
+        match self {
+            Self::InvalidRequest | Self::UnknownField => StatusCode::BAD_REQUEST,
+            Self::Unauthorized => StatusCode::UNAUTHORIZED,
+            Self::Forbidden => StatusCode::FORBIDDEN,
+            Self::NotFound => StatusCode::NOT_FOUND,
+            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
+            Self::Conflict | Self::Managed => StatusCode::CONFLICT,
+            Self::Compacted => StatusCode::GONE,
+            Self::RevisionMismatch => StatusCode::PRECONDITION_FAILED,
+            Self::PayloadTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::LimitExceeded | Self::Incomplete | Self::KeyReused => {
+                StatusCode::UNPROCESSABLE_ENTITY
+            }
+            Self::TooManyRequests => StatusCode::TOO_MANY_REQUESTS,
+            Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::NotSupported => StatusCode::NOT_IMPLEMENTED,
+            Self::Unavailable | Self::OutcomeUnknown => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+
+    /// What went wrong, in general.
+    #[must_use]
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::InvalidRequest => "Invalid request",
+            Self::UnknownField => "Unknown field",
+            Self::Unauthorized => "Authentication required",
+            Self::Forbidden => "Not allowed for this role",
+            Self::NotFound => "Not found",
+            Self::MethodNotAllowed => "Method not allowed",
+            Self::RequestTimeout => "Request timeout",
+            Self::Conflict => "Conflict with the current state",
+            Self::Managed => "Managed by the environment of the nodes",
+            Self::Compacted => "Changes since that index are no longer kept",
+            Self::RevisionMismatch => "Changed by somebody else in the meantime",
+            Self::PayloadTooLarge => "Body too large",
+            Self::UnsupportedMediaType => "Unsupported media type",
+            Self::LimitExceeded => "Limit exceeded",
+            Self::Incomplete => "Incomplete document",
+            Self::KeyReused => "Idempotency-Key used before",
+            Self::TooManyRequests => "Too many requests",
+            Self::Internal => "Internal error",
+            Self::NotSupported => "Not supported by this backend",
+            Self::Unavailable => "Temporarily unavailable",
+            Self::OutcomeUnknown => "Outcome unknown",
+        }
+    }
+
+    /// What the client can do about it.
+    #[must_use]
+    pub fn action(self) -> &'static str {
+        match self {
+            Self::InvalidRequest => "Correct the request; /api/docs describes it.",
+            Self::UnknownField => {
+                "Remove the field, or correct its name; /api/docs lists the fields."
+            }
+            Self::Unauthorized => {
+                "Sign in at POST /api/v1/session, or send an API token as Authorization: Bearer."
+            }
+            Self::Forbidden => "Ask an administrator for the role that the route needs.",
+            Self::NotFound => "Check the path and the names in it. Upper and lower case matter.",
+            Self::MethodNotAllowed => "Use a method that /api/docs lists for the path.",
+            Self::RequestTimeout => {
+                "Nothing was changed. Send the request again, over a faster connection or with a smaller body."
+            }
+            Self::Conflict => {
+                "Read the current state, and decide whether the change is still needed."
+            }
+            Self::Managed => "Change it in the environment of every node and restart them.",
+            Self::Compacted => {
+                "Read the list again, and watch from the index in its x-maxine-index."
+            }
+            Self::RevisionMismatch => {
+                "Read it again, repeat the change on the new version, and send its ETag as If-Match."
+            }
+            Self::PayloadTooLarge => "Send a smaller body, or split the request.",
+            Self::UnsupportedMediaType => "Send JSON, with the Content-Type that the detail names.",
+            Self::LimitExceeded => "Choose a value within the limit, and send the request again.",
+            Self::Incomplete => {
+                "PUT replaces the whole document. Send the missing fields too, or send only the changes with PATCH."
+            }
+            Self::KeyReused => {
+                "Nothing was changed. Send the request with a new Idempotency-Key, unless it was meant to repeat the first one."
+            }
+            Self::TooManyRequests => "Wait for the time in Retry-After.",
+            Self::Internal => "Report it with the trace id. Repeating the request may help.",
+            Self::NotSupported => "Use Raft mode for this.",
+            Self::Unavailable => {
+                "Nothing was changed. Repeat the request after the time in Retry-After."
+            }
+            Self::OutcomeUnknown => {
+                "Repeat the request with the same Idempotency-Key after the time in Retry-After. It takes effect only once."
+            }
+        }
+    }
+
+    /// What this kind means, for the page behind its `type`.
+    fn slug(self) -> &'static str {
+        self.type_uri().trim_start_matches("/problems/")
+    }
+
+    /// The kind whose `type` ends with `slug`.
+    #[must_use]
+    pub fn from_slug(slug: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.slug() == slug)
+    }
+}
+
+/// An error answer.
+#[derive(Clone, Debug)]
+pub struct Problem {
+    /// What kind of error.
+    pub kind: ProblemKind,
+    /// What went wrong here.
+    pub detail: Box<str>,
+    /// What went wrong, in general; of the kind, if nothing more exact is known.
+    pub title: &'static str,
+    /// What the client can do.
+    pub action: &'static str,
+    /// The field that it is about.
+    pub field: Option<Box<str>>,
+    /// What is allowed.
+    pub limit: Option<Box<str>>,
+    /// What came, shortened.
+    pub value: Option<Box<str>>,
+    /// How long to wait before a retry, in seconds.
+    pub retry_after_s: Option<u64>,
+}
+
+/// An error answer.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Problem)]
+struct ProblemBody<'a> {
+    /// A reference that names the kind of error; never changes its meaning.
+    #[serde(rename = "type")]
+    #[schema(example = "/problems/limit-exceeded")]
+    type_uri: &'a str,
+    /// What went wrong, in general.
+    title: &'a str,
+    /// The HTTP status.
+    status: u16,
+    /// What went wrong here.
+    detail: &'a str,
+    /// What the client can do.
+    action: &'a str,
+    /// The field that it is about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    field: Option<&'a str>,
+    /// What is allowed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limit: Option<&'a str>,
+    /// What came, shortened.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    value: Option<&'a str>,
+    /// How long to wait before a retry, in seconds; the `Retry-After` header says the same.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retry_after_s: Option<u64>,
+}
+
+impl Serialize for Problem {
+    fn serialize<S: serde::Serializer>(&self, out: S) -> Result<S::Ok, S::Error> {
+        let body = ProblemBody {
+            type_uri: self.kind.type_uri(),
+            title: self.title,
+            status: self.kind.status().as_u16(),
+            detail: &self.detail,
+            action: self.told_action(),
+            field: self.field.as_deref(),
+            limit: self.limit.as_deref(),
+            value: self.value.as_deref(),
+            retry_after_s: self.retry_after_s,
+        };
+        body.serialize(out)
+    }
+}
+
+impl PartialSchema for Problem {
+    fn schema() -> RefOr<Schema> {
+        ProblemBody::<'static>::schema()
+    }
+}
+
+impl ToSchema for Problem {
+    fn name() -> Cow<'static, str> {
+        Cow::Borrowed("Problem")
+    }
+}
+
+impl Problem {
+    /// A problem of this kind.
+    pub fn new(kind: ProblemKind, detail: impl Into<String>) -> Self {
+        Self {
+            kind,
+            detail: Into::<String>::into(detail).into(),
+            title: kind.title(),
+            action: kind.action(),
+            field: None,
+            limit: None,
+            value: None,
+            retry_after_s: None,
+        }
+    }
+
+    /// What the client can do, without a word of a header that the answer does not have.
+    fn told_action(&self) -> &'static str {
+        let kinds_own = std::ptr::eq(self.action, self.kind.action());
+        match self.kind {
+            ProblemKind::Unavailable if kinds_own && self.retry_after_s.is_none() => {
+                "Nothing was changed. Send the request to another node."
+            }
+            ProblemKind::TooManyRequests if kinds_own && self.retry_after_s.is_none() => {
+                "Wait for a moment, then send the request again."
+            }
+            _ => self.action,
+        }
+    }
+
+    /// Names the field that it is about.
+    #[must_use]
+    pub fn with_field(mut self, field: impl Into<Box<str>>) -> Self {
+        self.field = Some(field.into());
+        self
+    }
+
+    /// Says when a retry makes sense.
+    #[must_use]
+    pub fn with_retry_after_s(mut self, seconds: u64) -> Self {
+        self.retry_after_s = Some(seconds);
+        self
+    }
+
+    /// Something named in the request that is not there.
+    #[must_use]
+    pub fn not_found(kind: &str, name: &str) -> Self {
+        Self::new(ProblemKind::NotFound, format!("{kind} {name} does not exist"))
+    }
+
+    /// A request that cannot be read; a complaint about an unknown field becomes its own kind.
+    /// `message` may begin with the field's path and a colon.
+    #[must_use]
+    pub fn from_parse_error(message: &str) -> Self {
+        let (path, text) = match message.split_once(": ") {
+            Some((path, text)) if !path.contains([' ', '`']) => (path, text),
+            _ => ("", message),
+        };
+        maxine_wording::complaint(path, text).into()
+    }
+
+    /// Says that `value` of `field` is not within `limit`.
+    pub fn limit(field: &str, limit: &str, value: impl Display) -> Self {
+        let value = value.to_string();
+        let detail = format!("{field} must be {limit}, got {value}");
+        let mut problem = Self::new(ProblemKind::LimitExceeded, detail);
+        problem.field = Some(field.into());
+        problem.limit = Some(limit.into());
+        problem.value = Some(value.into());
+        problem
+    }
+
+    /// Its status.
+    #[must_use]
+    pub fn status(&self) -> StatusCode {
+        self.kind.status()
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        // Serialising a struct of texts and numbers cannot fail; an empty body would still carry
+        // the status.
+        let body = serde_json::to_vec(&self).unwrap_or_default();
+        let content_type = HeaderValue::from_static(PROBLEM_JSON);
+        let mut response =
+            (self.status(), [(header::CONTENT_TYPE, content_type)], body).into_response();
+        if let Some(seconds) = self.retry_after_s {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if self.status() == StatusCode::UNAUTHORIZED {
+            let challenge = HeaderValue::from_static("Bearer");
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+        }
+        response
+    }
+}
+
+impl From<JsonError> for Problem {
+    fn from(error: JsonError) -> Self {
+        let kind = match error.fault {
+            JsonFault::UnknownField => ProblemKind::UnknownField,
+            JsonFault::MissingField | JsonFault::Other => ProblemKind::InvalidRequest,
+        };
+        let problem = Self::new(kind, error.text.escape_debug().to_string().replace("\\\"", "\""));
+        match error.field {
+            Some(field) => problem.with_field(field.escape_debug().to_string()),
+            None => problem,
+        }
+    }
+}
+
+impl From<LimitExceeded> for Problem {
+    fn from(error: LimitExceeded) -> Self {
+        Self::limit(error.field.as_str(), &error.limit.to_string(), error.given())
+    }
+}
+
+impl From<Rejection> for Problem {
+    fn from(rejection: Rejection) -> Self {
+        let detail = rejection.to_string();
+        let kind = match rejection {
+            Rejection::Limit(limit) => return limit.into(),
+            Rejection::NotFound { .. } => ProblemKind::NotFound,
+            Rejection::Exists { .. } => ProblemKind::Conflict,
+            // What `If-None-Match: *` asks for: nobody has changed anything.
+            Rejection::RevisionMismatch { expected: 0, .. } => {
+                let mut problem = Self::new(ProblemKind::RevisionMismatch, detail);
+                problem.title = "It exists already";
+                problem.action = "Read it. To replace it, send its ETag as If-Match.";
+                return problem;
+            }
+            Rejection::RevisionMismatch { .. } => ProblemKind::RevisionMismatch,
+            Rejection::Managed(_) => ProblemKind::Managed,
+            Rejection::RequestIdReused => {
+                return Self::new(ProblemKind::KeyReused, detail).with_field("Idempotency-Key");
+            }
+            Rejection::StateVersion { .. } => {
+                let mut problem = Self::new(ProblemKind::Conflict, detail);
+                problem.action = "Upgrade every node, finish the upgrade (maxine cluster upgrade finish), and send the request again.";
+                return problem;
+            }
+            // Leader-only commands do not come from clients.
+            Rejection::StaleFence { .. } | Rejection::FenceMissing => ProblemKind::Internal,
+        };
+        Self::new(kind, detail)
+    }
+}
+
+impl From<WriteError> for Problem {
+    fn from(error: WriteError) -> Self {
+        match error {
+            WriteError::Rejected { rejection, .. } => rejection.into(),
+            WriteError::Unavailable { retry_after_s, reason } => {
+                Self::new(ProblemKind::Unavailable, reason.to_string())
+                    .with_retry_after_s(retry_after_s)
+            }
+            WriteError::Overloaded { retry_after_s } => {
+                Self::new(ProblemKind::Unavailable, "too many writes are in flight")
+                    .with_retry_after_s(retry_after_s)
+            }
+            WriteError::AddressOverloaded { retry_after_s } => {
+                let detail = "too many writes of your address are in flight";
+                Self::new(ProblemKind::Unavailable, detail).with_retry_after_s(retry_after_s)
+            }
+            WriteError::OutcomeUnknown { retry_after_s } => {
+                let detail = "there was no answer in time: the write may or may not take effect";
+                Self::new(ProblemKind::OutcomeUnknown, detail).with_retry_after_s(retry_after_s)
+            }
+            WriteError::TooLarge { len, max } => {
+                let detail = format!("the write is {len} bytes long, the limit is {max}");
+                Self::new(ProblemKind::PayloadTooLarge, detail)
+            }
+            // The cause is for the node's own log, not for clients.
+            WriteError::Storage(_) => {
+                let detail = "this node's storage failed: the write may or may not take effect";
+                Self::new(ProblemKind::OutcomeUnknown, detail).with_retry_after_s(5)
+            }
+        }
+    }
+}
+
+impl From<ReadError> for Problem {
+    fn from(error: ReadError) -> Self {
+        Self::new(ProblemKind::Unavailable, error.to_string()).with_retry_after_s(1)
+    }
+}
+
+impl From<NotReached> for Problem {
+    fn from(error: NotReached) -> Self {
+        Self::new(ProblemKind::Unavailable, error.to_string())
+            .with_field("min_index")
+            .with_retry_after_s(1)
+    }
+}
+
+impl From<AdminError> for Problem {
+    fn from(error: AdminError) -> Self {
+        match &error {
+            AdminError::Invalid(text) => Self::new(ProblemKind::Conflict, text.clone()),
+            AdminError::NotFound(text) => Self::new(ProblemKind::NotFound, text.clone()),
+            AdminError::Unavailable(_) => {
+                Self::new(ProblemKind::Unavailable, error.to_string()).with_retry_after_s(1)
+            }
+            AdminError::OutcomeUnknown(_) => {
+                let mut problem = Self::new(ProblemKind::OutcomeUnknown, error.to_string());
+                problem.action = "Look at GET /api/v1/cluster/status before repeating it.";
+                problem.with_retry_after_s(5)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use maxine_state::Limit;
+
+    #[test]
+    fn an_unknown_field_is_refused_by_name() {
+        let problem = Problem::from_parse_error("unknown field `wieght`, expected one of `weight`");
+        assert_eq!(problem.kind, ProblemKind::UnknownField);
+        assert_eq!(problem.field.as_deref(), Some("wieght"));
+    }
+
+    #[test]
+    fn no_answer_tells_of_a_header_that_it_does_not_have() {
+        for kind in ProblemKind::ALL {
+            let without = Problem::new(kind, "x");
+            let json = serde_json::to_value(&without).unwrap();
+            let told = json["action"].as_str().unwrap().contains("Retry-After");
+            // Of an unknown outcome every answer says when to look again.
+            assert_eq!(told, kind == ProblemKind::OutcomeUnknown, "{json}");
+            let response = without.with_retry_after_s(3).into_response();
+            assert_eq!(response.headers()[header::RETRY_AFTER], "3", "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn what_was_to_be_created_and_exists_was_not_changed_by_somebody_else() {
+        let told = |expected| {
+            let problem = Problem::from(Rejection::RevisionMismatch { expected, actual: 17 });
+            serde_json::to_value(&problem).unwrap()["title"].as_str().unwrap().to_owned()
+        };
+        assert_eq!(told(0), "It exists already");
+        assert_eq!(told(16), "Changed by somebody else in the meantime");
+    }
+
+    #[test]
+    fn a_limit_names_field_limit_and_value() {
+        let limit = LimitExceeded::new("weight", Limit::Range { min: 1, max: 100 }, 101);
+        let problem = Problem::from(limit);
+        assert_eq!(problem.status(), 422);
+        let json = serde_json::to_value(&problem).unwrap();
+        assert_eq!(json["field"], "weight");
+        assert_eq!(json["limit"], "from 1 to 100");
+        assert_eq!(json["value"], "101");
+    }
+
+    #[test]
+    fn every_kind_is_found_by_its_slug() {
+        for kind in ProblemKind::ALL {
+            assert_eq!(ProblemKind::from_slug(kind.slug()), Some(kind));
+        }
+        assert_eq!(ProblemKind::from_slug("nonsense"), None);
+    }
+
+    #[test]
+    fn hostile_text_stays_out_of_headers_and_lines() {
+        let problem = Problem::from_parse_error("unknown field `a\r\nx: y`");
+        assert!(!problem.detail.contains('\n'));
+    }
+}

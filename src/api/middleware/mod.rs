@@ -1,9 +1,0 @@
-//! What every request passes through, whatever route it takes.
-
-mod edge;
-#[cfg(any(test, feature = "fuzz"))]
-pub(super) mod fuzz;
-mod trace;
-
-pub use edge::{Edge, EdgeLayer};
-pub(in crate::api) use edge::{Shared, TRACEPARENT, context_of};
