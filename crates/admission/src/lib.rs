@@ -1,8 +1,8 @@
-//! So many places, of which no one address gets all.
+//! Limits on places, so that no single address can take all of them.
 //!
-//! Connections, watchers, bytes of bodies that are still arriving, and passwords that wait for their
-//! turn are counted alike: a bound for the node, a bound for each address, and a share that only
-//! callers with a credential may take, so that strangers cannot lock an operator out.
+//! The gateway and the API use it for connections, watchers, bytes of request bodies that are still arriving,
+//! and password checks that wait. Each kind of place has a limit for the node, a limit for each address, and
+//! a reserve that only callers with a credential may use. So strangers cannot lock an operator out.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -10,36 +10,36 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-/// Bounds of one kind of place.
+/// The limits for one kind of place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PlaceLimits {
-    /// On the whole node.
+    /// Maximum number on the whole node.
     pub max: usize,
-    /// For one address.
+    /// Maximum number for one address.
     pub per_address_max: usize,
-    /// Of `max`, how many only those with a credential may take.
+    /// How many of `max` are reserved for callers with a credential.
     pub reserved: usize,
 }
 
-/// For whom a place is taken.
+/// Who takes a place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
-    /// Nobody known: within the address's bound, and not the reserved ones.
+    /// A caller without a credential. The limit for its address applies, and the reserve is not available.
     Stranger,
-    /// Someone with a credential: the reserved places as well.
+    /// A caller with a credential. The reserve is available.
     Known,
-    /// A proxy that speaks for many clients, or an operator on this machine: as known, and without
-    /// a bound for its address.
+    /// A proxy that speaks for many clients, or an operator on this machine. The reserve is available, and no
+    /// limit for the address applies.
     Trusted,
 }
 
-/// Why there was no place.
+/// Why no place was given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NoPlace {
-    /// The node's are taken.
+    /// All places of the node are taken.
     #[error("this node has no more places of this kind")]
     Node,
-    /// The address has as many as it may.
+    /// The address has reached its limit.
     #[error("this address has as many places of this kind as it may")]
     Address,
 }
@@ -50,14 +50,14 @@ struct Taken {
     by_address: HashMap<IpAddr, usize>,
 }
 
-/// Places of one kind.
+/// The places of one kind.
 #[derive(Debug)]
 pub struct Places {
     limits: PlaceLimits,
     taken: Mutex<Taken>,
 }
 
-/// Places that are held until dropped.
+/// Places that are taken until this is dropped.
 #[derive(Debug)]
 pub struct Place {
     places: Arc<Places>,
@@ -67,19 +67,19 @@ pub struct Place {
 }
 
 impl Places {
-    /// None of them taken.
+    /// Places, none of which is taken.
     #[must_use]
     pub fn new(limits: PlaceLimits) -> Arc<Self> {
         Arc::new(Self { limits, taken: Mutex::default() })
     }
 
-    /// The bounds.
+    /// The limits.
     #[must_use]
     pub fn limits(&self) -> PlaceLimits {
         self.limits
     }
 
-    /// How many are taken.
+    /// The number of places that are taken.
     #[must_use]
     pub fn taken(&self) -> usize {
         self.taken.lock().all
@@ -100,7 +100,7 @@ impl Places {
 }
 
 impl Place {
-    /// Takes `count` more; what is held already stays held either way.
+    /// Takes `count` more places. The places held before are kept, even if this fails.
     pub fn grow(&mut self, count: usize) -> Result<(), NoPlace> {
         let PlaceLimits { max, per_address_max, reserved } = self.places.limits;
         let max = if self.standing == Standing::Stranger { max - reserved.min(max) } else { max };
@@ -122,8 +122,7 @@ impl Place {
         Ok(())
     }
 
-    /// Takes more places or gives some back, until `count` are held. Where it cannot have more, it
-    /// keeps what it has.
+    /// Takes or returns places until `count` are held. If it cannot take more, it keeps those that it has.
     pub fn resize(&mut self, count: usize) -> Result<(), NoPlace> {
         if count > self.count {
             return self.grow(count - self.count);
@@ -151,8 +150,8 @@ impl Drop for Place {
     }
 }
 
-/// What counts as one address: an IPv4 address, or the 64 bits of an IPv6 one that its owner does not
-/// choose.
+/// The network that counts as one address: the whole IPv4 address, or the first 64 bits of an IPv6 address,
+/// because its owner can choose the rest.
 pub fn network_of(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX)).into(),

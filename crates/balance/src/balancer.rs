@@ -1,4 +1,5 @@
-//! One service's members, ready to choose from: split by version, preferred by zone, then by strategy.
+//! The members of one service, prepared for choosing: split by version, then preferred by zone, then chosen
+//! by strategy.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -8,21 +9,22 @@ use crate::hash::CallerHash;
 use crate::lane::Lane;
 use crate::rendezvous::{self, Weighted};
 
-/// The seed of versions' names, so that a version and an instance of the same name draw different numbers.
+/// The seed for names of versions. It makes the hash of a version differ from that of an instance with the
+/// same name.
 const VERSION_SEED: u64 = 1;
-/// Most members of a zone whose load is looked at for one choice.
+/// Maximum number of members of a zone whose load is read for one choice.
 const ZONE_SAMPLE_MAX: usize = 64;
 
-/// How one member is chosen among several.
+/// How a member is chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Strategy {
-    /// Each in turn, by weight; exact over a cycle.
+    /// The members in turn, by weight. The shares are exact over a whole cycle.
     RoundRobin,
-    /// The next point on a ring of hashed points.
+    /// The next point on the ring after the caller's hash.
     ConsistentHash,
-    /// The highest score of caller and member.
+    /// The highest score of the caller's hash and a member.
     Rendezvous,
-    /// The less loaded of two that are drawn by weight.
+    /// The less loaded of two members that are drawn by weight.
     LeastRequest,
 }
 
@@ -34,12 +36,12 @@ impl Strategy {
     }
 }
 
-/// One instance, as far as a choice depends on it.
+/// What a choice needs to know about an instance.
 #[derive(Clone, Copy, Debug)]
 pub struct Member<'a> {
-    /// Its name, unique in its service. Members are given in the order of their names.
+    /// Its name, unique within the service. Members must be given in the order of their names.
     pub name: &'a str,
-    /// Its share of the traffic against its peers. 0: none.
+    /// Its share of the traffic relative to the other members; 0 for none.
     pub weight: u16,
     /// Its version.
     pub version: Option<&'a str>,
@@ -52,41 +54,42 @@ pub struct Member<'a> {
 pub struct VersionWeight<'a> {
     /// The version.
     pub version: &'a str,
-    /// Its weight against the other versions. 0: none.
+    /// Its weight relative to the other versions; 0 for none.
     pub weight: u32,
 }
 
-/// Which zone is preferred, and when it is not.
+/// The preferred zone, and when other zones are used too.
 #[derive(Clone, Copy, Debug)]
 pub struct Zones<'a> {
     /// The preferred zone.
     pub own: &'a str,
-    /// All zones are used if fewer members of the zone may be chosen.
+    /// If fewer members of the zone can be chosen, all zones are used.
     pub members_min: u32,
-    /// All zones are used if a member of the zone has more requests in flight than this on average. 0: no limit.
+    /// If the members of the zone have more requests in flight than this on average, all zones are used. 0
+    /// means no limit.
     pub in_flight_max: u32,
 }
 
-/// What a service's policy says about the choice.
+/// The part of a service's policy that affects the choice.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan<'a> {
     /// The strategy.
     pub strategy: Strategy,
-    /// Shares by version. Versions without members count for nothing; if no version has any, all members are chosen
-    /// from. Empty: no split.
+    /// Shares by version. Versions without members are ignored. If no version has any member, all members are
+    /// used. Empty means no split.
     pub split: &'a [VersionWeight<'a>],
     /// The preferred zone, if there is one.
     pub zone: Option<Zones<'a>>,
-    /// Whether draws have an affinity.
+    /// Whether draws can have an affinity.
     pub affinity: bool,
 }
 
-/// What one choice depends on.
+/// The values that one choice depends on.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Draw {
-    /// The caller, for the strategies that hash.
+    /// The caller's hash, for strategies that hash.
     pub hash: CallerHash,
-    /// A caller who is kept with one member whatever the strategy is: that of the highest rendezvous score.
+    /// If set, the caller always gets the member with the highest rendezvous score, whatever the strategy is.
     pub affinity: Option<CallerHash>,
     /// A random number.
     pub random: u64,
@@ -95,9 +98,9 @@ pub struct Draw {
 /// The chosen member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pick {
-    /// Its position among the members that the balancer was made of.
+    /// Its position among the members that the balancer was built from.
     pub position: usize,
-    /// Round robin: which of the member's turns in the cycle this was, from 0.
+    /// For round robin: which turn of the member in the cycle this was, from 0.
     pub share: u32,
 }
 
@@ -108,37 +111,37 @@ pub trait Pool {
         true
     }
 
-    /// Requests in flight to it.
+    /// The number of requests in flight to the member.
     fn in_flight(&self, position: usize) -> u64;
 
-    /// How slow it is, as a power of two: each step counts like twice the load.
+    /// How slow the member is, as a power of two. Each step doubles its load.
     fn slowness(&self, _position: usize) -> u32 {
         0
     }
 }
 
-/// A service's members, ready to choose from. Immutable but for its counters of turns.
+/// The members of a service, prepared for choosing. It is immutable, apart from its counters of turns.
 #[derive(Debug)]
 pub struct Balancer {
     strategy: Strategy,
-    /// Empty where no choice needs it.
+    /// Empty if no choice needs it.
     members: Box<[Weighted]>,
     /// All members; none if the traffic is split.
     whole: Lane,
-    /// Apart, because few services have it, and a choice should touch little memory.
+    /// Stored separately, because few services have it, and a choice should read little memory.
     narrowed: Option<Box<Narrowed>>,
 }
 
-/// What narrows the choice.
+/// The subsets of members for versions and zones.
 #[derive(Debug)]
 struct Narrowed {
     /// The versions that have members; empty if the traffic is not split.
     versions: Vec<Group>,
     /// All members of the preferred zone.
     local: Option<Lane>,
-    /// Least members of the zone that may be chosen.
+    /// Minimum number of members of the zone that can be chosen.
     members_min: usize,
-    /// Most requests in flight to a member of the zone on average; 0 for no limit.
+    /// Maximum average number of requests in flight to a member of the zone; 0 for no limit.
     in_flight_max: u64,
 }
 
@@ -147,12 +150,13 @@ struct Narrowed {
 struct Group {
     version: Weighted,
     all: Lane,
-    /// Those of the preferred zone, if there are enough.
+    /// The members in the preferred zone, if there are enough.
     local: Option<Lane>,
 }
 
 impl Balancer {
-    /// For these members. `turns` is the count of turns so far, from which round robin goes on.
+    /// Builds a balancer for these members. `turns` is the number of turns so far, from which round robin
+    /// continues.
     #[must_use]
     pub fn new(plan: &Plan<'_>, members: &[Member<'_>], turns: u64) -> Self {
         let weighted: Box<[Weighted]> = members
@@ -177,8 +181,8 @@ impl Balancer {
         Self { strategy: plan.strategy, members, whole, narrowed }
     }
 
-    /// Chooses a member; `None` if none may be chosen. `turns` counts the turns of round robin, and lives on when the
-    /// balancer is made anew.
+    /// Chooses a member; `None` if no member can be chosen. `turns` counts the turns of round robin. It
+    /// continues when the balancer is built again.
     #[must_use]
     pub fn pick(&self, draw: &Draw, turns: &AtomicU64, pool: &impl Pool) -> Option<Pick> {
         let Some(narrowed) = self.narrowed.as_deref() else {
@@ -199,7 +203,7 @@ impl Balancer {
         };
         let versions = narrowed.versions.iter().map(|group| group.version).enumerate();
         pick_of(rendezvous::owner(versions.clone(), caller)?).or_else(|| {
-            // None of this version may be chosen.
+            // No member of this version can be chosen.
             let others = versions.filter(|(at, _)| narrowed.versions[*at].all.admits_any(pool));
             pick_of(rendezvous::owner(others, caller)?)
         })
@@ -230,7 +234,7 @@ impl Balancer {
     }
 }
 
-/// Makes the lane of the members that a filter keeps.
+/// Builds the lane of the members that a filter keeps.
 type LaneOf<'a> = dyn Fn(&dyn Fn(usize) -> bool) -> Lane + 'a;
 
 impl Narrowed {
@@ -259,7 +263,8 @@ impl Narrowed {
         Some(Self { versions, local, members_min, in_flight_max })
     }
 
-    /// Those of the zone if enough of them may be chosen and they are not crowded, else all.
+    /// The members of the zone, if enough of them can be chosen and they are not overloaded; otherwise all
+    /// members.
     fn local_or<'a>(
         &self,
         all: &'a Lane,
@@ -270,7 +275,8 @@ impl Narrowed {
         local.filter(|local| self.stays_in(local, draw.random, pool)).unwrap_or(all)
     }
 
-    /// Whether enough members of the zone may be chosen, and they are not crowded. Large zones are sampled.
+    /// Whether enough members of the zone can be chosen and they are not overloaded. Only a sample of a large
+    /// zone is read.
     fn stays_in(&self, local: &Lane, random: u64, pool: &impl Pool) -> bool {
         let len = local.len();
         let admitted = (0..len).map(|at| local.position(at)).filter(|at| pool.admits(*at));

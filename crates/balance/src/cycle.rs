@@ -1,21 +1,22 @@
 //! Weighted round robin as a cycle of slots: deadline scheduling on the virtual deadlines of each slot (Liu and
 //! Layland 1973).
 
-/// Most slots of one cycle. Beyond it, weights are scaled down, and each member has one slot at least.
+/// Maximum number of slots in a cycle. If the weights need more, they are scaled down, and each member keeps
+/// at least one slot.
 const SLOTS_MAX: u64 = 1 << 20;
 
-/// The order in which members take their turns. Each has as many slots as its weight says, divided by the greatest
-/// common divisor of all weights and spread evenly.
+/// The order of turns. Each member has as many slots as its weight, divided by the greatest common divisor of
+/// all weights. The slots of a member are spread evenly.
 #[derive(Debug)]
 pub(crate) enum Cycle {
-    /// All weights are equal: so many members, one after the other.
+    /// All weights are equal. This many members take turns, one after the other.
     Alike(usize),
-    /// The member of each slot, and which of the member's slots it is.
+    /// For each slot, the member and the number of this slot among the member's slots.
     Slots(Box<[(u32, u32)]>),
 }
 
 impl Cycle {
-    /// For members with these weights. Weights of 0 have no slot.
+    /// The cycle for members with these weights. A member with weight 0 has no slot.
     pub(crate) fn new(weights: &[u16]) -> Self {
         if weights.windows(2).all(|pair| pair[0] == pair[1]) {
             return Self::Alike(if weights.first() == Some(&0) { 0 } else { weights.len() });
@@ -45,7 +46,8 @@ impl Cycle {
         }
     }
 
-    /// The member of a slot, and which of its slots this is. `slot` is below [`Self::len`].
+    /// The member of a slot, and the number of this slot among the member's slots. `slot` must be below
+    /// [`Self::len`].
     pub(crate) fn slot(&self, slot: usize) -> (usize, u32) {
         match self {
             Self::Alike(_) => (slot, 0),

@@ -1,4 +1,4 @@
-//! What is hashed of a caller, and how: the one place where a request becomes a number.
+//! Computes the hash of a caller from a request. Nothing else does.
 
 use std::borrow::Cow;
 use std::fmt::Debug;
@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use http::{HeaderMap, HeaderValue};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
-/// The header fields of a request, in whatever shape they were read.
+/// The header fields of a request.
 pub trait Fields: Debug + Sync {
     /// The first value of a field. Names are compared without regard to case.
     fn field(&self, name: &str) -> Option<&[u8]>;
@@ -31,8 +31,8 @@ pub enum HashSource<'a> {
 }
 
 impl HashSource<'_> {
-    /// The hash of a value that is given in place of the source's own. If the source is the client's address, an
-    /// address counts as one.
+    /// The hash of a value that is given instead of the source's own value. If the source is the client's
+    /// address, a value that is an address is hashed as one.
     #[must_use]
     pub fn hash_of(self, value: &str) -> CallerHash {
         match (self, value.parse()) {
@@ -49,14 +49,15 @@ pub struct HashInput<'a> {
     pub address: IpAddr,
     /// The request's header fields.
     pub fields: &'a dyn Fields,
-    /// The raw queries in which a parameter is looked for, in this order: the query of the request to the
-    /// instance, then the query of the request to Maxine. Without a question mark; empty if there is none.
+    /// The raw queries in which a parameter is looked up, in this order: the query of the request to the
+    /// instance, then that of the request to Maxine. They have no question mark, and are empty if there is
+    /// none.
     pub queries: [&'a str; 2],
-    /// A value that replaces the one that the source names.
+    /// A value that replaces that of the source.
     pub key: Option<&'a str>,
 }
 
-/// The hash of a caller. Equal callers have equal hashes on every node and in every client.
+/// The hash of a caller. The same caller has the same hash on every node and in every client.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct CallerHash(u64);
 
@@ -67,7 +68,7 @@ impl CallerHash {
         Self(xxh3_64(value))
     }
 
-    /// The hash of a network address: of its 16 octets, an IPv4 address mapped into IPv6. So `10.0.0.1` and
+    /// The hash of the 16 octets of a network address. An IPv4 address is mapped into IPv6, so `10.0.0.1` and
     /// `::ffff:10.0.0.1` are the same caller.
     #[must_use]
     pub fn of_address(address: IpAddr) -> Self {
@@ -90,7 +91,7 @@ impl CallerHash {
         self.0
     }
 
-    /// An independent number for each seed: what the caller draws for one instance or version.
+    /// An independent number for each seed: the caller's number for one instance or version.
     #[must_use]
     pub fn with_seed(self, seed: u64) -> u64 {
         xxh3_64_with_seed(&self.0.to_le_bytes(), seed)
@@ -98,8 +99,7 @@ impl CallerHash {
 }
 
 impl HashInput<'_> {
-    /// The caller's hash. If the request lacks what the source names, or it is empty, the client's address is
-    /// hashed.
+    /// The caller's hash. If the value of the source is missing or empty, the client's address is hashed.
     #[must_use]
     pub fn hash(&self, source: HashSource<'_>) -> CallerHash {
         let by_key = self.key.filter(|key| !key.is_empty()).map(|key| source.hash_of(key));
@@ -139,8 +139,8 @@ fn parameter<'a>(query: &'a str, name: &str) -> Option<Cow<'a, [u8]>> {
         .find(|value| !value.is_empty())
 }
 
-/// Decodes as HTML forms encode (WHATWG URL, "urlencoded parsing"): `+` is a space, `%XX` a byte, and an escape
-/// that is malformed stays as it is.
+/// Decodes a value as HTML forms encode it (WHATWG URL, "urlencoded parsing"). `+` is a space and `%XX` a
+/// byte. A malformed escape is left unchanged.
 fn decoded(text: &str) -> Cow<'_, [u8]> {
     let bytes = text.as_bytes();
     if !bytes.iter().any(|byte| matches!(byte, b'+' | b'%')) {

@@ -1,4 +1,4 @@
-//! A set of members that is chosen from as one: all of a service, or those of one version or zone.
+//! A set of members to choose from: all members of a service, or those of one version or zone.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -8,15 +8,15 @@ use crate::random::Random;
 use crate::rendezvous::{self, Weighted};
 use crate::ring::Ring;
 
-/// How often another member is drawn before the list is searched for one that may be chosen.
+/// Maximum number of random draws. After that, the list is searched for a member that can be chosen.
 const DRAWS_MAX: usize = 8;
-/// The largest slowness that counts, as a power of two.
+/// Maximum slowness that is used, as a power of two.
 const SLOWNESS_MAX: u32 = 15;
 
 /// The members' positions in the service.
 #[derive(Debug)]
 enum Positions {
-    /// All, from 0 on.
+    /// All positions, from 0.
     All(usize),
     Some(Box<[u32]>),
 }
@@ -28,7 +28,7 @@ pub(crate) struct Lane {
     cycle: Cycle,
     /// For consistent hashing.
     ring: Ring,
-    /// Turns so far, if this lane counts its own.
+    /// The number of turns so far, if this lane has its own counter.
     turns: AtomicU64,
 }
 
@@ -43,7 +43,8 @@ impl Lane {
         Self::new(strategy, Positions::All(len), members, ring, 0)
     }
 
-    /// The members that `keep` names, without those that have no weight. `ring` is the ring of all; `turns` is where the turns begin.
+    /// The members that `keep` selects, except those with weight 0. `ring` is the ring of all members.
+    /// `turns` is the first turn.
     pub(crate) fn some(
         strategy: Strategy,
         members: &[Weighted],
@@ -97,12 +98,12 @@ impl Lane {
         }
     }
 
-    /// Whether any member may be chosen now.
+    /// Whether any member can be chosen now.
     pub(crate) fn admits_any(&self, pool: &impl Pool) -> bool {
         self.positions.iter().any(|position| pool.admits(position))
     }
 
-    /// The next turn's member.
+    /// The member of the next turn.
     pub(crate) fn in_turn(&self, turns: &AtomicU64, pool: &impl Pool) -> Option<Pick> {
         let len = self.cycle.len() as u64;
         for _ in 0..DRAWS_MAX {
@@ -131,7 +132,7 @@ impl Lane {
         let mut first = None;
         for _ in 0..DRAWS_MAX {
             let position = self.position(self.cycle.slot(slot).0);
-            // Another slot than the last: if all weights are equal, another member.
+            // Takes another slot than the last one. If all weights are equal, that is another member.
             slot = (slot + 1 + random.below(len - 1)) % len;
             let Some(first) = first else {
                 first = Some(position).filter(|position| pool.admits(*position));
@@ -147,17 +148,17 @@ impl Lane {
         only.or_else(|| self.search(slot, pool))
     }
 
-    /// The owner on the ring, or the next one that may be chosen.
+    /// The owner on the ring, or else the next member that can be chosen.
     pub(crate) fn on_ring(&self, draw: &Draw, pool: &impl Pool) -> Option<Pick> {
         let mut met = self.ring.from(draw.hash);
         let owner = met.next().filter(|owner| pool.admits(*owner));
-        // If none may be chosen, the ring is not walked around in vain.
+        // If no member can be chosen, the ring is not searched.
         let next = || met.find(|position| pool.admits(*position));
         let position = owner.or_else(|| self.admits_any(pool).then(next).flatten())?;
         Some(Pick { position, share: 0 })
     }
 
-    /// The highest score among those that may be chosen.
+    /// The member with the highest score among those that can be chosen.
     pub(crate) fn rendezvous(
         &self,
         caller: crate::CallerHash,
@@ -169,7 +170,7 @@ impl Lane {
         Some(Pick { position, share: 0 })
     }
 
-    /// The first member from `start` on that may be chosen and has a slot.
+    /// The first member from `start` on that can be chosen and has a slot.
     fn search(&self, start: usize, pool: &impl Pool) -> Option<Pick> {
         let len = self.cycle.len();
         let slots = (0..len).map(|step| self.cycle.slot((start % len + step) % len));
@@ -189,8 +190,8 @@ impl Positions {
     }
 }
 
-/// What one more request to a member costs: its requests in flight for each unit of weight, doubled for each step of
-/// slowness. Idle members of the same slowness cost the same, so the draw decides between them.
+/// The cost of one more request to a member: its requests in flight divided by its weight, doubled for each
+/// step of slowness. Idle members of the same slowness have the same cost, so the draw decides between them.
 fn cost(at: usize, weight: u32, pool: &impl Pool) -> u64 {
     let in_flight = pool.in_flight(at).min(u64::from(u32::MAX));
     (((in_flight << 16) / u64::from(weight.max(1))) + 1) << pool.slowness(at).min(SLOWNESS_MAX)

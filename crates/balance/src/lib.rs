@@ -1,14 +1,13 @@
-//! Which instance of a service a caller gets.
+//! Chooses the instance of a service that a caller gets.
 //!
-//! Place in the flow: redirect, resolve and the proxy ask a service's [`Balancer`], and so does the Rust
-//! client. All of them build the [`Draw`] from a [`HashInput`], so the same caller gets the same instance
-//! whichever way it asks.
+//! Place in the flow: redirect, resolve and the proxy ask a service's [`Balancer`]. The Rust client does too.
+//! All of them build the [`Draw`] from a [`HashInput`], so the same caller gets the same instance each way.
 //!
-//! **Invariant:** a choice takes no lock, reads no clock and allocates nothing for each instance. What changes
-//! from one request to the next (load, circuit breakers, instances that were tried already) is asked of a
-//! [`Pool`]; randomness comes with the [`Draw`].
+//! **Invariant:** a choice takes no lock, reads no clock and allocates nothing for each instance. A [`Pool`]
+//! provides what changes from one request to the next: load, circuit breakers, and instances that were
+//! already tried. Randomness comes with the [`Draw`].
 //!
-//! `docs/reference/selection.md` describes the strategies, `sdks/spec/balance.json` has test vectors.
+//! `docs/reference/selection.md` describes the strategies. `sdks/spec/balance.json` has test vectors.
 
 mod balancer;
 mod cycle;

@@ -1,6 +1,7 @@
-//! Further numbers from the one random number of a draw.
+//! Derives more numbers from the one random number of a draw.
 
-/// The generator `splitmix64` (Steele, Lea and Flood 2014). Fast, and good enough to spread requests; it hides nothing.
+/// The generator `splitmix64` (Steele, Lea and Flood 2014). It is fast and spreads requests well. It is not
+/// secure.
 pub(crate) struct Random(u64);
 
 impl Random {

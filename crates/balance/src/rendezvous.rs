@@ -3,7 +3,7 @@
 
 use crate::hash::CallerHash;
 
-/// One that a caller may be given to.
+/// A member with its weight.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Weighted {
     /// The hash of its name.

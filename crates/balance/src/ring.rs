@@ -7,8 +7,9 @@ use crate::rendezvous::Weighted;
 
 /// Points for each unit of weight.
 const POINTS_PER_WEIGHT: u64 = 100;
-/// Most points on one ring, apart from the one that each member has at least. Beyond it, every member has half as many
-/// points, or a quarter, and so on: in such steps the points stay the same while members come and go.
+/// Maximum number of points on one ring, apart from the one point that each member always has. If there would
+/// be more, every member gets half as many points, or a quarter, and so on. These steps keep most points the
+/// same while members come and go.
 const POINTS_MAX: u64 = 1 << 20;
 
 /// The points, sorted, each with the position of its member.
@@ -30,14 +31,14 @@ impl Ring {
         Self(ring.into())
     }
 
-    /// The same points without those of other members. So a caller keeps its member if that one is among them, and
-    /// otherwise gets the next one on the whole ring that is.
+    /// The same ring without the points of other members. So a caller keeps its member if `keep` selects it,
+    /// and otherwise gets the next selected one on the whole ring.
     pub(crate) fn of(&self, keep: impl Fn(usize) -> bool) -> Self {
         Self(self.0.iter().filter(|(_, position)| keep(*position as usize)).copied().collect())
     }
 
-    /// Members in the order in which the caller meets them, beginning with its own: those whose points are at or
-    /// after its hash. A member comes up as often as it has points.
+    /// The members in the order of the ring, beginning at the caller's hash. A member occurs as often as it
+    /// has points.
     pub(crate) fn from(&self, caller: CallerHash) -> impl Iterator<Item = usize> {
         let at = self.0.partition_point(|(point, _)| *point < caller.get());
         let (before, after) = self.0.split_at(at);

@@ -1,4 +1,4 @@
-//! What holds of every choice, whatever the members, weights and policies are.
+//! Properties that every choice has, whatever the members, weights and policies are.
 #![allow(clippy::unwrap_used, missing_docs, reason = "a test fails by panicking, and has no users")]
 
 use std::collections::HashMap;
@@ -17,7 +17,7 @@ const ALL: [Selection; 4] = [
 ];
 const HASHING: [Selection; 2] = [Selection::ConsistentHash, Selection::Rendezvous];
 
-/// Idle members; those that are listed may not be chosen.
+/// Idle members. The listed ones cannot be chosen.
 struct Idle<'a>(&'a [usize]);
 
 impl Pool for Idle<'_> {
@@ -30,7 +30,7 @@ impl Pool for Idle<'_> {
     }
 }
 
-/// Members with so many requests in flight.
+/// Members with these numbers of requests in flight.
 struct Loaded(Vec<u64>);
 
 impl Pool for Loaded {
@@ -68,7 +68,7 @@ fn pick(balancer: &Balancer, n: u64, left_out: &[usize]) -> Option<usize> {
     picked.map(|picked| picked.position)
 }
 
-/// How often each position is chosen by so many callers.
+/// How often each position is chosen by this many callers.
 fn shares(balancer: &Balancer, callers: u64, pool: &impl Pool) -> HashMap<usize, u64> {
     let (turns, mut shares) = (AtomicU64::new(0), HashMap::new());
     for n in 0..callers {
@@ -136,7 +136,7 @@ proptest! {
             for n in 0..200 {
                 let was = pick(&before, n, &[]).unwrap();
                 let is = left[pick(&after, n, &[]).unwrap()].name;
-                // Leaving a member out and removing it are the same to everyone else.
+                // For every other caller, leaving a member out has the same effect as removing it.
                 prop_assert_eq!(all[pick(&before, n, &[gone]).unwrap()].name, is);
                 if was != gone {
                     prop_assert_eq!(all[was].name, is);

@@ -1,4 +1,5 @@
-//! The only place that reads a clock. Everything else takes time as a parameter or asks a [`Clock`].
+//! Reads the clocks of the machine. Nothing else does: all other code takes time as a parameter or asks a
+//! [`Clock`].
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -6,29 +7,29 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
 
-/// How far the wall clocks of two nodes may be apart, in milliseconds.
+/// Maximum difference between the wall clocks of two nodes, in milliseconds.
 pub const SKEW_MAX_MS: u64 = 5_000;
-/// A wall clock that nobody can check has leapt when it moved so far from the monotonic one, in
-/// milliseconds. Smaller steps are the business of NTP.
+/// How far a wall clock that no other node can check may move from the monotonic clock before it counts as
+/// wrong, in milliseconds. NTP corrects smaller steps.
 const LEAP_MS: u64 = 3_600_000;
-/// A node that was off for longer than this, or whose clock says so, in milliseconds: it cannot tell
-/// which of the two it is.
+/// If a node seems to have been off for longer than this, in milliseconds, its clock may be wrong instead.
+/// The node cannot decide which.
 const OFF_MS: u64 = 24 * 3_600_000;
 
-/// Two clocks in one: a monotonic one for deadlines and a wall clock for stamps.
+/// A monotonic clock for deadlines, and a wall clock for time stamps.
 ///
-/// Cloning is cheap, and clones share their time and what others' clocks said of it.
+/// Clones are cheap. They share the time, and the result of the comparison with other nodes' clocks.
 #[derive(Clone, Debug)]
 pub struct Clock {
     source: Source,
     believed: Arc<Believed>,
 }
 
-/// What is known of the wall clock, and a part of it that every request reads without a lock.
+/// What is known about the wall clock. A part of it is read by every request, without a lock.
 #[derive(Debug)]
 struct Believed {
     trust: Mutex<Trust>,
-    /// The offset that a majority agrees on; [`NOT_AGREED`] while it is not known.
+    /// The offset that a majority agrees on, or [`NOT_AGREED`] if it is unknown.
     agreed_offset_ms: AtomicI64,
 }
 
@@ -45,15 +46,15 @@ impl Believed {
     }
 }
 
-/// What is known of the wall clock, with the offset of the last time that was believed from the monotonic
-/// clock.
+/// How much the wall clock is trusted. Each variant has the last trusted offset from the monotonic clock.
 #[derive(Clone, Copy, Debug)]
 enum Trust {
-    /// There is nobody to ask.
+    /// There are no other nodes to ask.
     Alone { offset_ms: i64 },
-    /// The others were not asked yet, or never agreed. `waited`: a write has waited for it in vain.
+    /// The other nodes were not asked yet, or never agreed. `waited`: a write has waited for the comparison
+    /// without success.
     Unchecked { offset_ms: i64, waited: bool },
-    /// A majority's clocks agree on it.
+    /// The clocks of a majority agree on the offset.
     Agreed { offset_ms: i64 },
 }
 
@@ -80,15 +81,15 @@ impl Clock {
         Self::system_with_wall_offset(Arc::default())
     }
 
-    /// The machine's clocks, with a wall clock that is off by what `wall_offset_ms` says at the
-    /// moment: for tests of a wall clock that jumps.
+    /// The machine's clocks, with a wall clock that is wrong by the present value of `wall_offset_ms`. For
+    /// tests of a wall clock that jumps.
     #[must_use]
     #[allow(clippy::disallowed_methods, reason = "this is the place")]
     pub fn system_with_wall_offset(wall_offset_ms: Arc<AtomicI64>) -> Self {
         Self::new(Source::System { origin: Instant::now(), wall_offset_ms })
     }
 
-    /// A clock that stands still until [`Clock::advance`] moves it; for tests.
+    /// A clock that only moves when [`Clock::advance`] is called. For tests.
     #[must_use]
     pub fn manual() -> Self {
         Self::new(Source::Manual(Arc::new(AtomicU64::new(0))))
@@ -102,13 +103,13 @@ impl Clock {
         clock
     }
 
-    /// How far the wall clock is from the monotonic one, in milliseconds.
+    /// The difference between the wall clock and the monotonic clock, in milliseconds.
     #[must_use]
     pub fn offset_ms(&self) -> i64 {
         signed(self.own_wall_ms()) - signed(self.monotonic_ms())
     }
 
-    /// Says that there are other nodes, whose clocks must be compared before this one's is believed.
+    /// Declares that there are other nodes. This clock is not trusted until it has been compared with theirs.
     pub fn ask_others(&self) {
         let offset_ms = self.offset_ms();
         self.believed
@@ -121,22 +122,24 @@ impl Clock {
         matches!(*self.believed.trust.lock(), Trust::Unchecked { .. })
     }
 
-    /// Whether a write should wait until the clock is compared. Once one has waited in vain, no other does.
+    /// Whether a write should wait for the comparison of the clocks. Once a write has waited without success,
+    /// no other write waits.
     #[must_use]
     pub fn is_worth_waiting_for(&self) -> bool {
         matches!(*self.believed.trust.lock(), Trust::Unchecked { waited: false, .. })
     }
 
-    /// Says that a write has waited in vain for the clock to be compared.
+    /// Records that a write has waited for the comparison without success.
     pub fn note_waited(&self) {
         if let Trust::Unchecked { waited, .. } = &mut *self.believed.trust.lock() {
             *waited = true;
         }
     }
 
-    /// Compares the clock with others': `offsets` are those of the voters that answered, without this node,
-    /// of `voters` in all. Answers how far this node's is ahead of what a majority agrees on; `None` while no
-    /// majority does, and then what was agreed on before goes on.
+    /// Compares the clock with those of other nodes. `offsets` are the offsets of the voters that answered,
+    /// without this node; `voters` is the number of all voters. Returns how far this node's clock is ahead of
+    /// the time that a majority agrees on. Returns `None` if no majority agrees; the earlier agreement then
+    /// stays in force.
     pub fn compare(&self, offsets: &[i64], voters: usize) -> Option<i64> {
         let own = self.offset_ms();
         let mut trust = self.believed.trust.lock();
@@ -159,8 +162,9 @@ impl Clock {
         Some(own - offset_ms)
     }
 
-    /// Tells a clock that nobody can check the time that the state had when this node was started: if the
-    /// clock says that the node was off for long, only an operator can know whether it was.
+    /// Compares the clock with the time that the state had when this node was started. Only used if no other
+    /// node can check the clock. If the clock says that the node was off for a long time, an operator has to
+    /// confirm it.
     pub fn note_start(&self, state_time_ms: u64) {
         let mut trust = self.believed.trust.lock();
         if let Trust::Alone { offset_ms } | Trust::Unchecked { offset_ms, .. } = &mut *trust
@@ -171,7 +175,7 @@ impl Clock {
         }
     }
 
-    /// An operator says that this node's wall clock is right.
+    /// Confirms, on behalf of an operator, that this node's wall clock is right.
     pub fn confirm(&self) {
         let offset_ms = self.offset_ms();
         let mut trust = self.believed.trust.lock();
@@ -180,8 +184,9 @@ impl Clock {
         }
     }
 
-    /// The time that a proposal carries, in milliseconds since 1970: this node's wall clock if it agrees with
-    /// the majority's, else what the majority's says; 0, which moves no other clock, while that is not known.
+    /// The time for a proposal, in milliseconds since 1970. It is this node's wall clock if that agrees with
+    /// the majority, or else the majority's time. While the time is unknown it is 0, which does not move the
+    /// log's clock.
     #[must_use]
     pub fn proposal_ms(&self) -> u64 {
         let trust = *self.believed.trust.lock();
@@ -192,8 +197,8 @@ impl Clock {
         }
     }
 
-    /// The time by which records may be dropped for their age, in milliseconds since 1970; `None` while nobody
-    /// but this node's own clock vouches for it.
+    /// The time for deciding that records are old enough to drop, in milliseconds since 1970. `None` while no
+    /// other clock, and no operator, confirms this node's clock.
     #[must_use]
     pub fn retention_ms(&self) -> Option<u64> {
         let trust = *self.believed.trust.lock();
@@ -213,7 +218,7 @@ impl Clock {
         if own_ms.abs_diff(agreed_ms) <= SKEW_MAX_MS { own_ms } else { agreed_ms }
     }
 
-    /// Milliseconds on the monotonic clock; it goes on while the process is stopped.
+    /// Milliseconds on the monotonic clock. It continues while the process is stopped.
     #[must_use]
     pub fn monotonic_ms(&self) -> u64 {
         self.monotonic_us() / 1_000
@@ -230,8 +235,8 @@ impl Clock {
         }
     }
 
-    /// Milliseconds since 1970: what this node stamps things with, and compares stamps with. It is this node's own wall
-    /// clock, unless a majority's clocks agree on another time; then it is theirs.
+    /// The time for time stamps, in milliseconds since 1970. It is this node's own wall clock, unless a
+    /// majority agrees on another time.
     #[must_use]
     pub fn wall_ms(&self) -> u64 {
         match self.believed.agreed_offset_ms.load(Ordering::Relaxed) {
@@ -240,7 +245,7 @@ impl Clock {
         }
     }
 
-    /// What this node's own wall clock says, right or wrong, in milliseconds since 1970: for comparing clocks only.
+    /// This node's own wall clock, right or wrong, in milliseconds since 1970. Only for comparing clocks.
     #[must_use]
     #[allow(clippy::disallowed_methods, reason = "this is the place")]
     pub fn own_wall_ms(&self) -> u64 {
@@ -254,10 +259,11 @@ impl Clock {
         }
     }
 
-    /// Moves a manual clock on.
+    /// Moves a manual clock forward.
     ///
     /// # Panics
-    /// On a system clock, which nobody can move.
+    ///
+    /// Panics on a system clock.
     pub fn advance(&self, by: Duration) {
         match &self.source {
             Source::System { .. } => panic!("the system clock cannot be moved"),
@@ -305,13 +311,13 @@ mod tests {
         assert!((ahead_ms - DAYS_31_MS).abs() < 1_000, "{ahead_ms}");
         assert!(is_near(clock.proposal_ms(), true_ms));
         assert!(is_near(clock.retention_ms().unwrap(), true_ms));
-        // Tokens, keys, sessions, verdicts, alerts and traces carry it, too.
+        // Tokens, keys, sessions, verdicts, alerts and traces have this time too.
         assert!(is_near(clock.wall_ms(), true_ms));
         assert!(is_near(clock.own_wall_ms(), true_ms + DAYS_31_MS as u64));
-        // Nobody answers: what was agreed on goes on.
+        // No node answers: the earlier agreement stays in force.
         assert_eq!(clock.compare(&[], 3), None);
         assert!(is_near(clock.proposal_ms(), true_ms));
-        // The majority's clocks are set: the cluster follows.
+        // The clocks of the majority are set to another time, and the cluster follows.
         let later = others.map(|offset| offset + DAYS_31_MS);
         assert!(clock.compare(&later, 3).unwrap().abs() < 1_000);
         assert!(is_near(clock.proposal_ms(), true_ms + DAYS_31_MS as u64));
@@ -342,7 +348,7 @@ mod tests {
         skew.store(DAYS_31_MS, Ordering::Relaxed);
         clock.confirm();
         assert!(clock.retention_ms().is_some(), "an operator says that it is right");
-        // It was off for a month, or its clock is wrong: it starts, and ages nothing out.
+        // The node was off for a month, or its clock is wrong. It starts, and drops nothing for its age.
         let (clock, _) = skewed();
         clock.note_start(clock.wall_ms() - DAYS_31_MS as u64);
         assert_eq!(clock.retention_ms(), None);
@@ -351,7 +357,7 @@ mod tests {
         let (clock, _) = skewed();
         clock.note_start(clock.wall_ms() - 1_000);
         assert!(clock.retention_ms().is_some());
-        // A cluster of one learns only later that it is one.
+        // A node may learn only after its start that it is the only node of its cluster.
         let (clock, _) = skewed();
         clock.ask_others();
         clock.note_start(clock.wall_ms() - DAYS_31_MS as u64);

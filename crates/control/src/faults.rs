@@ -1,31 +1,32 @@
-//! Known faults of the engines, which the chaos tests switch on to show that they are caught.
+//! Deliberate faults of the engines. The chaos tests switch them on to show that they detect them.
 //!
-//! With the feature `faults`, `MAXINE_FAULT=expire-unconfirmed` switches one on for a process. With the
-//! feature `simulation`, [`switch_on`] does for one thread. Without them nothing is ever on.
+//! With the feature `faults`, `MAXINE_FAULT=expire-unconfirmed` switches one on for the process. With the
+//! feature `simulation`, [`switch_on`] does so for one thread. Without these features, no fault can be
+//! switched on.
 
-/// A known fault, one or two for each engine.
+/// A deliberate fault. Each engine has one or more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// Leases are expired without confirming that this node still leads.
+    /// Leases expire without a confirmation that this node still leads.
     ExpireUnconfirmed,
-    /// What was renewed while leadership was confirmed is expired all the same.
+    /// Leases that were renewed while leadership was being confirmed expire nevertheless.
     ExpireRenewed,
-    /// An engine of the leases that is started again goes on under the grant that the one before served.
+    /// A lease engine that is restarted continues under the grant that the engine before it used.
     ServeSpentGrant,
-    /// A new leader opens leases as if each had last been renewed when it was registered.
+    /// A new leader opens leases as if each had last been renewed at its registration.
     NoTakeoverGrace,
-    /// A new leader takes over three seconds less than was left of each lease.
+    /// A new leader takes over three seconds less than the remaining time of each lease.
     HandOverShort,
-    /// A write whose first attempt may have taken effect is refused as not written.
+    /// A write whose first attempt may have taken effect is answered as not written.
     ForgetUncertainty,
     /// One observer is enough for a verdict, whatever the policy says.
     OneObserverDecides,
-    /// A leader whose grant was superseded does not ask for its duties again.
+    /// A leader whose grant was superseded does not ask for a new one.
     SupersededForGood,
 }
 
 impl Fault {
-    /// Every one with its name.
+    /// All faults, with their names.
     pub const ALL: &[(Self, &'static str)] = &[
         (Self::ExpireUnconfirmed, "expire-unconfirmed"),
         (Self::ExpireRenewed, "expire-renewed"),
@@ -60,7 +61,7 @@ mod switched {
         static ON: Cell<Option<Fault>> = Cell::new(from_environment());
     }
 
-    /// Switches a fault on for this thread, and any other off.
+    /// Switches a fault on for this thread, and all others off.
     #[cfg(feature = "simulation")]
     pub fn switch_on(fault: Option<Fault>) {
         ON.set(fault);

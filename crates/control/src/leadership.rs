@@ -1,108 +1,108 @@
-//! Leadership: when this node has the duties that only the leader has, and under which fence.
+//! Decides when this node has the duties of the leader, and under which fence.
 //!
-//! When the store says that this node leads, the node has a grant committed to the log. The grant's
-//! index is the fencing token for everything that the leader does: apply refuses what carries an older
+//! When the store reports that this node leads, the engine asks for a grant in the log. The index of the
+//! grant is the fencing token for everything that the leader does, and apply refuses commands with an older
 //! one. So a leader that was paused has no effect, even before it notices that it was replaced.
 
 use crate::faults::{self, Fault};
 use maxine_state::{Fence, Leadership, Name, Reply};
 
-/// Pause before a grant that was not committed is asked for again, in milliseconds.
+/// Pause before the next attempt if a grant was not committed, in milliseconds.
 const GRANT_PAUSE_MS: u64 = 50;
 
-/// Something that concerns leadership.
+/// An event that concerns leadership.
 #[derive(Debug)]
 pub enum LeadershipEvent {
-    /// Who leads has changed, or this is the beginning.
+    /// The leader has changed, or the node has just started.
     Changed(Leadership),
     /// The end of [`LeadershipEffect::AskForGrant`].
     Answered {
-        /// The term for which was asked.
+        /// The term for which the grant was requested.
         term: u64,
         /// The reply to the grant; `None` if there was none in time.
         reply: Option<Reply>,
-        /// The fence of the latest grant in this node's published state.
+        /// The fence of the newest grant in this node's published state.
         latest: Option<Fence>,
     },
     /// The end of [`LeadershipEffect::PauseBeforeGrant`].
     Paused {
-        /// The term for which is to be asked.
+        /// The term for which the grant is requested.
         term: u64,
-        /// Who leads now.
+        /// The present leadership.
         now: Leadership,
     },
     /// A grant was applied, or the whole state was replaced.
     GrantsChanged {
-        /// The fence of the latest grant in this node's published state.
+        /// The fence of the newest grant in this node's published state.
         latest: Option<Fence>,
-        /// Who leads now.
+        /// The present leadership.
         now: Leadership,
     },
 }
 
-/// The leader before this one.
+/// The previous leader.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FormerLeader {
     /// Its name.
     pub name: String,
-    /// How long this node has known that it leads no more, in milliseconds; `None` if it has not.
+    /// How long ago this node noticed that it no longer leads, in milliseconds; `None` if it has not.
     pub lost_for_ms: Option<u64>,
 }
 
-/// What has to be done.
+/// What the driver has to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LeadershipEffect {
-    /// Propose that this node is granted the leader's duties.
+    /// Propose a grant of the leader's duties to this node.
     AskForGrant {
-        /// To be returned in [`LeadershipEvent::Answered`].
+        /// The term to return in [`LeadershipEvent::Answered`].
         term: u64,
-        /// Whom it takes over from, for the audit log.
+        /// The previous leader, for the audit log.
         former: Option<FormerLeader>,
     },
     /// Wait, then return [`LeadershipEvent::Paused`].
     PauseBeforeGrant {
-        /// The term for which is to be asked.
+        /// The term for which the grant is requested.
         term: u64,
-        /// For how long, in milliseconds.
+        /// The duration, in milliseconds.
         ms: u64,
     },
     /// This node has the leader's duties from now on.
     TakeUp {
         /// The term.
         term: u64,
-        /// The fencing token for all that it does.
+        /// The fencing token for everything that it does as leader.
         fence: Fence,
     },
-    /// This node has the leader's duties no longer.
+    /// This node no longer has the leader's duties.
     StandDown,
 }
 
 #[derive(Debug)]
 struct Former {
     name: String,
-    /// When this node noticed that it leads no more.
+    /// When this node noticed that it no longer leads.
     lost_at_ms: Option<u64>,
 }
 
-/// The engine of leadership.
+/// Decides when this node has the leader's duties.
 #[derive(Debug)]
 pub struct LeadershipEngine {
     node: Name,
-    /// The term for which a grant was asked or is held.
+    /// The term for which a grant was requested or is held.
     term: Option<u64>,
     held: Option<Fence>,
-    /// Who led last, as far as this node knows.
+    /// The previous leader, as far as this node knows.
     former: Option<Former>,
 }
 
 impl LeadershipEngine {
-    /// The engine of the node called `node`, which does not lead.
+    /// The engine of the node `node`, which does not lead yet.
     #[must_use]
     pub fn new(node: Name) -> Self {
         Self { node, term: None, held: None, former: None }
     }
 
-    /// Takes an event in and returns what has to be done, in this order.
+    /// Handles an event and returns what the driver has to do, in this order.
     #[must_use]
     pub fn step(&mut self, event: LeadershipEvent, now_ms: u64) -> Vec<LeadershipEffect> {
         let mut effects = Vec::new();
@@ -130,9 +130,9 @@ impl LeadershipEngine {
                     return effects;
                 }
                 self.stand_down(&mut effects);
-                // An old leader's grant can come in late, and a store that lost writes can have lost
-                // the grant. Whoever leads now asks again: otherwise nobody would have the duties
-                // until the next election.
+                // An old leader's grant can arrive late, and a store that lost writes can have lost the
+                // grant. So the present leader asks again. Otherwise no node would have the duties until the
+                // next election.
                 if now.is_leader && !faults::is_on(Fault::SupersededForGood) {
                     self.ask(now.term, now_ms, &mut effects);
                 }
@@ -149,7 +149,7 @@ impl LeadershipEngine {
         effects: &mut Vec<LeadershipEffect>,
     ) {
         match reply {
-            // A grant that an old leader asked for may have come in right behind this one.
+            // A grant that an old leader requested may have arrived right after this one.
             Some(Reply::Granted(fence)) if latest == Some(fence) => {
                 self.held = Some(fence);
                 self.former = Some(Former { name: self.node.to_string(), lost_at_ms: None });
@@ -164,7 +164,7 @@ impl LeadershipEngine {
             (None, Some(former)) if former.lost_at_ms.is_none() => {
                 former.lost_at_ms = Some(now_ms);
             }
-            // While this node leads, the one before stays known until the grant is there.
+            // While this node leads, the previous leader is remembered until the grant is committed.
             (Some(leader), _) if !now.is_leader => {
                 self.former = Some(Former { name: leader.clone(), lost_at_ms: None });
             }

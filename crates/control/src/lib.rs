@@ -5,7 +5,7 @@
 //!
 //! | engine | decides |
 //! |---|---|
-//! | [`intake`] | which writes go into the next batch, and what becomes of a batch |
+//! | [`intake`] | which writes go into the next batch, and how each is answered |
 //! | [`leases`] | until when each instance is registered, what is expired, and what the next leader learns |
 //! | [`health`] | which probes a node runs, and when enough observers agree on a verdict |
 //! | [`leadership`] | when this node has the leader's duties, and under which fence |

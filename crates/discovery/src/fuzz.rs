@@ -1,4 +1,4 @@
-//! Any query leads to a `Location` below the instance's address, or to none.
+//! Fuzz target: any query leads to a `Location` below the instance's address, or to no `Location`.
 
 use super::{DiscoverQuery, Redirect, decode_component, encode_end_point, percent_decoded};
 use maxine_fuzzing::Target;
@@ -17,7 +17,7 @@ fn query(bytes: &[u8]) {
     }
     let end_point = query.end_point.as_deref();
     for end_point in [end_point, Some(&*text)] {
-        let redirect = Redirect::new(ADDRESS, end_point).expect("any end point can be told");
+        let redirect = Redirect::new(ADDRESS, end_point).expect("any end point gives a redirect");
         let location = redirect.location.to_str().expect("a location is ASCII");
         let rest = location.strip_prefix(ADDRESS).expect("a location begins with the address");
         assert!(rest.is_empty() || rest.starts_with('/'), "{rest} leaves the host");

@@ -1,8 +1,7 @@
-//! The redirect path: a query string in, a `Location` out.
+//! Discovery by redirect: turns a query string into a `Location`.
 //!
-//! Place in the flow: the API's discover handler calls [`look_up`] with the view; nothing else is
-//! touched. It waits for nothing and allocates nothing per instance: one buffer for the answer, and
-//! one for what had to be decoded.
+//! Place in the flow: the API's discover handler calls [`look_up`] with the view. This crate never waits. It
+//! allocates nothing for each instance: only a buffer for the answer, and one for decoded values.
 
 #[cfg(any(test, feature = "fuzz"))]
 pub mod fuzz;
@@ -20,14 +19,14 @@ pub use location::{Redirect, TEXT_PREFIX, encode_end_point, push_location};
 pub use query::percent_decoded;
 pub use query::{DiscoverQuery, decode_component};
 
-/// What was chosen.
+/// The chosen instance.
 #[derive(Clone, Debug)]
 pub struct Choice {
     /// The service.
     pub service: Arc<ServiceCounter>,
     /// The instance.
     pub instance: Arc<Instance>,
-    /// Which of its shares, from 0.
+    /// Which turn of the instance this was in round robin, from 0.
     pub share: u32,
 }
 

@@ -1,15 +1,15 @@
-//! The `Location` of a redirect: an instance's address followed by the end point that was asked for.
+//! Builds the `Location` of a redirect: the address of an instance, followed by the requested end point.
 //!
-//! **Invariant:** whatever the end point is, the result begins with the address followed by nothing,
-//! `/` or the end; so it never points to another host, and never ends the header.
+//! **Invariant:** the result is the address alone, or the address followed by a path that begins with `/`. So no
+//! end point can change the host or end the header.
 
 use bytes::Bytes;
 use http::HeaderValue;
 
-/// What the plain text body of a redirect begins with; its `Location` follows.
+/// Beginning of the plain text body of a redirect. The `Location` follows.
 pub const TEXT_PREFIX: &[u8] = b"Found. Redirecting to ";
 
-/// A redirect's header value, and the plain text body that tells it.
+/// The `Location` header of a redirect, and its plain text body.
 #[derive(Clone, Debug)]
 pub struct Redirect {
     /// `Location`.
@@ -19,8 +19,8 @@ pub struct Redirect {
 }
 
 impl Redirect {
-    /// To `end_point` below an address. `None` if the result is not a header value, which no
-    /// address that the registry accepts leads to.
+    /// A redirect to `end_point` below an address. `None` if the result is not a valid header value. No
+    /// address that the registry accepts gives such a result.
     #[must_use]
     pub fn new(address: &str, end_point: Option<&str>) -> Option<Self> {
         let end_point_len = end_point.map_or(0, str::len);
@@ -42,7 +42,7 @@ pub fn push_location(buffer: &mut Vec<u8>, address: &str, end_point: Option<&str
     }
 }
 
-/// An end point as it is appended to an address: with a leading `/`, encoded; empty for an empty one.
+/// Encodes an end point for appending to an address: it gets a leading `/`. An empty end point stays empty.
 #[must_use]
 pub fn encode_end_point(end_point: &str) -> String {
     let mut buffer = Vec::with_capacity(end_point.len() + 1);
@@ -60,12 +60,12 @@ fn push_end_point(buffer: &mut Vec<u8>, end_point: &str) {
     push_encoded(buffer, end_point);
 }
 
-/// Appends `text`, with what may not stand in a URL (RFC 3986) percent-encoded; existing escapes
-/// stay.
+/// Appends `text`. Characters that are not allowed in a URL (RFC 3986) are percent-encoded. Existing escapes
+/// are kept.
 fn push_encoded(buffer: &mut Vec<u8>, text: &str) {
     const HEX: &[u8; 16] = b"0123456789ABCDEF";
     let bytes = text.as_bytes();
-    // Nearly every text stays as it is.
+    // Most texts need no encoding.
     if bytes.iter().all(|byte| may_stand_in_url(*byte)) {
         return buffer.extend_from_slice(bytes);
     }
@@ -156,7 +156,7 @@ mod tests {
             prop_assert!(rest.is_empty() || rest.starts_with('/'));
             prop_assert!(rest.bytes().all(|b| b == b'%' || may_stand_in_url(b)));
             prop_assert_eq!(rest, encode_end_point(&end_point));
-            // Encoding what is encoded changes nothing.
+            // Encoding a second time changes nothing.
             prop_assert_eq!(encode_end_point(rest), rest);
         }
     }

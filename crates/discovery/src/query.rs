@@ -1,8 +1,8 @@
-//! The query of a discover request. Repeated parameters: the first one counts.
+//! Parses the query of a discover request. If a parameter occurs several times, the first one is used.
 
 use std::borrow::Cow;
 
-/// What a discover request says.
+/// The parameters of a discover request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DiscoverQuery<'a> {
     /// `serviceName`; empty counts as absent.
@@ -14,7 +14,7 @@ pub struct DiscoverQuery<'a> {
 }
 
 impl<'a> DiscoverQuery<'a> {
-    /// Reads a raw query. Never fails: what cannot be decoded is taken as it stands.
+    /// Parses a raw query. Never fails: a value that cannot be decoded is used unchanged.
     #[must_use]
     pub fn parse(query: &'a str) -> Self {
         let mut parsed = Self::default();
@@ -32,13 +32,13 @@ impl<'a> DiscoverQuery<'a> {
         parsed
     }
 
-    /// The raw query that the instance is asked, as far as it is known: that of the end point.
+    /// The raw query for the instance: that of the end point.
     #[must_use]
     pub fn end_point_query(&self) -> &str {
         self.end_point.as_deref().map_or("", maxine_balance::query_of)
     }
 
-    /// Whether the request asks to be proxied, in any case of letters.
+    /// Whether the request asks for the proxy, in upper or lower case.
     #[must_use]
     pub fn asks_for_proxy(&self) -> bool {
         self.mode.as_deref().is_some_and(|mode| mode.eq_ignore_ascii_case("proxy"))
@@ -50,8 +50,8 @@ fn pairs(query: &str) -> impl Iterator<Item = (&str, &str)> {
     pairs.map(|pair| pair.split_once('=').unwrap_or((pair, "")))
 }
 
-/// Decodes `+` and percent-escapes. A text with a malformed escape, or whose bytes are not UTF-8,
-/// keeps its escapes as they stand.
+/// Decodes `+` and percent-escapes. A text with a malformed escape, or whose bytes are not UTF-8, is returned
+/// with its escapes unchanged.
 #[must_use]
 pub fn decode_component(text: &str) -> Cow<'_, str> {
     if !text.bytes().any(|b| matches!(b, b'+' | b'%')) {

@@ -18,15 +18,15 @@ use serde::{Deserialize, Serialize};
 
 use super::limits::{self, Limit, LimitExceeded, check_text};
 
-/// Where an instance is reached: `http://` or `https://`, host, optional port, optional base path
+/// The URL of an instance: `http://` or `https://`, a host, an optional port, and an optional base path
 /// without a trailing slash.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Address(Arc<str>);
 
 impl Address {
-    /// Takes a URL as an address. Refused: another scheme, user information, a query, a fragment,
-    /// a host with characters that no host has, `..` in the path, port 0.
+    /// Parses a URL. Refuses another scheme, user information, a query, a fragment, a host with invalid
+    /// characters, `..` in the path, and port 0.
     pub fn parse(text: &str) -> Result<Self, LimitExceeded> {
         check_text("address", text, 1, limits::ADDRESS_LEN_MAX)?;
         match check(text) {
@@ -35,7 +35,7 @@ impl Address {
         }
     }
 
-    /// Makes an address of its parts. The error names the part that is not allowed.
+    /// Builds an address from its parts. The error names the part that is not allowed.
     pub fn from_parts(parts: &AddressParts<'_>) -> Result<Self, LimitExceeded> {
         let AddressParts { scheme, host, port, base_path } = *parts;
         let is_ipv6 = is_ipv6(host);
@@ -78,11 +78,11 @@ impl Address {
     }
 }
 
-/// How an instance is called.
+/// The protocol that an instance is called with.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Scheme {
-    /// HTTP without TLS. Also that of an instance that does not speak HTTP at all.
+    /// HTTP without TLS. Instances that do not speak HTTP at all have this scheme too.
     #[default]
     Http,
     /// HTTP over TLS.
@@ -90,7 +90,7 @@ pub enum Scheme {
 }
 
 impl Scheme {
-    /// As it stands in a URL.
+    /// The scheme as it is written in a URL.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -109,16 +109,16 @@ impl Scheme {
     }
 }
 
-/// An address as values.
+/// The parts of an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AddressParts<'a> {
-    /// How the instance is called.
+    /// The scheme.
     pub scheme: Scheme,
     /// A host name or an IP address; an IPv6 address without brackets.
     pub host: &'a str,
-    /// The port, if the owner named one. Without it HTTP clients use [`Scheme::default_port`].
+    /// The port, or `None` if the owner gave none. HTTP clients then use [`Scheme::default_port`].
     pub port: Option<u16>,
-    /// What comes before every path on the instance: empty, or a path that begins with a slash.
+    /// The path that is put before every path on the instance. It is empty, or begins with a slash.
     pub base_path: &'a str,
 }
 
@@ -155,13 +155,13 @@ impl fmt::Debug for Address {
     }
 }
 
-/// A URL cut at its separators, not checked.
+/// A URL split at its separators. Nothing is checked yet.
 struct Url<'a> {
     scheme: &'a str,
     authority: &'a str,
-    /// With its brackets, if it has any.
+    /// The host, with its brackets if it has any.
     host: &'a str,
-    /// What follows the host: empty, or with a colon in front.
+    /// What follows the host: empty, or a colon and the port.
     port: &'a str,
     path: &'a str,
 }
@@ -206,7 +206,8 @@ fn check_path(path: &str) -> Result<(), Limit> {
     if !path.chars().all(is_of_path) {
         return Err(Limit::UrlPath);
     }
-    // Most have none of the two, and apply checks every registration on every node.
+    // Most paths have neither character. This check comes first because every node checks every registration
+    // in apply.
     if path.contains(['.', '%']) {
         let lower = path.to_ascii_lowercase().replace("%2e", ".");
         if lower.split('/').any(|segment| segment == ".." || segment == ".") {
@@ -236,7 +237,7 @@ fn is_port(digits: &str) -> bool {
 /// address, and one run of groups that are 0 may be left out as `::`.
 fn is_ipv6(text: &str) -> bool {
     match text.split_once("::") {
-        // A second :: leaves an empty group behind.
+        // A second `::` would leave an empty group here.
         Some((front, back)) => match (groups(front, false), groups(back, true)) {
             (Some(front), Some(back)) => front + back < 8,
             _ => false,
@@ -245,7 +246,7 @@ fn is_ipv6(text: &str) -> bool {
     }
 }
 
-/// How many groups `text` stands for; none if it is empty.
+/// The number of groups in `text`; 0 if it is empty.
 fn groups(text: &str, may_end_in_ipv4: bool) -> Option<usize> {
     if text.is_empty() {
         return Some(0);

@@ -2,7 +2,8 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// How addresses were read before the state had a grammar of its own: by the URI type of an HTTP library.
+/// Parses an address as Maxine did before the state had its own grammar: with the URI type of an HTTP
+/// library.
 fn by_library(text: &str) -> bool {
     if check_text("address", text, 1, limits::ADDRESS_LEN_MAX).is_err() {
         return false;
@@ -25,16 +26,17 @@ fn by_library(text: &str) -> bool {
         && !lower.split('/').any(|segment| segment == ".." || segment == ".")
 }
 
-/// What the library takes and the grammar refuses, and why. There is nothing that only the grammar takes.
+/// Whether the grammar refuses on purpose what the library accepts. The grammar accepts nothing that the
+/// library refuses.
 fn is_refused_on_purpose(text: &str) -> bool {
     let rest = text.split_once("://").map_or("", |(_, rest)| rest);
     let authority = rest.split('/').next().unwrap_or_default();
     let (host, port) = authority.split_at(authority.rfind(':').unwrap_or(authority.len()));
     let host = if authority.ends_with(']') { authority } else { host };
-    // No port is written with a sign: no client can connect to it, and browsers refuse the URL.
+    // A port with a sign: no client can connect to it, and browsers refuse the URL.
     let has_sign = port.starts_with(":+");
-    // Brackets hold an IPv6 address and nothing else. A zone (`fe80::1%25eth0`) means something on one host only,
-    // and nobody else can connect to it; the library takes any text, in any place.
+    // Only an IPv6 address may be in brackets. A zone (`fe80::1%25eth0`) has a meaning on one host only, so
+    // nobody else can connect to it. The library accepts any text between brackets, anywhere.
     let inner = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
     let is_ipv6 = inner.is_some_and(|inner| inner.parse::<std::net::Ipv6Addr>().is_ok());
     has_sign || host.contains(['[', ']']) && !is_ipv6
@@ -46,7 +48,8 @@ fn compare(text: &str) {
     assert_eq!(library && !grammar, library && is_refused_on_purpose(text), "{text:?}");
 }
 
-/// Shapes that clients have sent, and odd ones; the first list is accepted, the second refused.
+/// URLs that clients have sent, and unusual ones. All of these are accepted; those in the second list are
+/// refused.
 const ACCEPTED: &[&str] = &[
     "http://10.0.0.1:8080",
     "https://orders.example.com",
@@ -153,7 +156,7 @@ fn an_ipv6_address_without_brackets_is_told_of_them() {
     }
 }
 
-/// Parts that addresses are made of, good and bad.
+/// Parts for random addresses, valid and invalid.
 fn parts(of: &'static [&'static str], others: &'static str) -> impl Strategy<Value = String> {
     prop_oneof![
         4 => prop::sample::select(of).prop_map(str::to_owned),
@@ -241,7 +244,7 @@ proptest! {
         text in "[hH]ttps?://([a-z0-9._~-]{1,8}|\\[[0-9a-f:]{2,12}\\])(:[0-9]{1,5})?(/[a-z.%2e]{0,6}){0,3}",
     ) {
         if let Ok(address) = Address::parse(&text) {
-            // One slash at the end does not count, neither in a URL nor in a base path.
+            // A slash at the end is ignored, both in a URL and in a base path.
             prop_assume!(!address.as_str().ends_with('/'));
             let again = Address::from_parts(&address.parts()).unwrap();
             prop_assert_eq!(again.parts(), address.parts());

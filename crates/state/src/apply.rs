@@ -1,7 +1,8 @@
-//! How a command changes the state.
+//! Carries out commands on the state.
 //!
-//! **Invariant:** deterministic. A command that is not valid is refused here, alike on every
-//! replica; whoever proposed it has checked it before only to answer sooner.
+//! Every backend calls [`ControlState::apply`] with each proposal, in the order of the log. **Invariant:** it
+//! is deterministic. It refuses an invalid command alike on every replica. The proposer checks a command too,
+//! but only to answer sooner.
 
 use std::sync::Arc;
 
@@ -24,14 +25,14 @@ use super::name::{InstanceKey, Name, ServiceKey};
 use super::policy::{PolicyRecord, ServicePolicy};
 use super::runtime_config::{ConfigRecord, ConfigRevision, RuntimeConfig};
 
-/// Most older signing keys that stay accepted.
+/// Maximum number of older signing keys that stay accepted.
 const PREVIOUS_KEYS_MAX: u32 = 8;
 
 impl ControlState {
-    /// Applies one proposal and appends what changed to `events`.
+    /// Applies one proposal and appends the changes to `events`.
     ///
-    /// A proposal whose request id is remembered changes nothing and gets the first reply again, or is refused if
-    /// it asks for something else.
+    /// If the request id is remembered, nothing changes. The caller gets the first reply again, or a refusal
+    /// if the command is a different one.
     pub fn apply(&mut self, proposal: &Proposal, events: &mut Vec<Event>) -> Applied {
         match self.dedup.get(proposal.request_id) {
             Some(Known::Repeat(first)) => return first.clone(),
@@ -158,7 +159,7 @@ impl ControlState {
                 Ok(Reply::Done)
             }
             Command::ExpireAudit { now_ms } => {
-                // The log's clock may be ahead of the true time, never the other way round.
+                // The log's clock may be ahead of the true time, but never behind a time that it has shown.
                 let left = self.audit.expire((*now_ms).min(self.time_ms));
                 if left > 0 {
                     self.record(
@@ -227,7 +228,7 @@ impl ControlState {
                 .map_err(Rejection::Limit)?;
         }
         let existing = existing.cloned();
-        // A permanent instance has no lease that an equal registration would renew.
+        // An equal registration of a permanent instance changes nothing, because there is no lease to renew.
         if let Some(old) = existing.as_ref().filter(|old| old.registration == *registration)
             && registration.expiry == Expiry::Never
         {
@@ -242,8 +243,8 @@ impl ControlState {
             self.instances_len += 1;
         }
         let index = self.next_index(step);
-        // Only here is it known what the registration is compared with: a node that is behind
-        // sends an equal one through the log, too.
+        // The comparison with the present registration must happen here. A node that is behind sends an equal
+        // registration through the log too.
         let equal = existing.as_ref().filter(|old| old.registration == *registration);
         let instance = Arc::new(match equal {
             Some(old) => Instance { registered_index: index, ..Instance::clone(old) },
@@ -263,7 +264,8 @@ impl ControlState {
             service.modified_index = index;
         }
         service.instances.insert(registration.id.clone(), Arc::clone(&instance));
-        // Leases and watchers hold on to the key of every instance: all of a service share its names.
+        // Leases and watchers keep the key of every instance. All instances of a service share the memory of
+        // its names.
         let key = self.services.get_key_value(key).map_or(key, |(shared, _)| shared);
         let instance_key = key.instance(registration.id.clone());
         if changed {
@@ -275,12 +277,13 @@ impl ControlState {
                 AuditOutcome::Success,
             );
         }
-        // Told of an equal one, too: the leader renews its lease by it.
+        // An equal registration is an event too, because the leader renews the lease when it sees the event.
         self.emit(step, EventKind::InstanceRegistered { key: instance_key, data: instance });
         Ok(lease_epoch)
     }
 
-    /// Refuses what the whole registry has no room for. Callers without a credential leave room for the others.
+    /// Refuses a registration if the registry is full. A caller without a credential may use only a part of
+    /// the room.
     fn check_room(
         &self,
         step: &Step<'_>,
@@ -422,7 +425,7 @@ impl ControlState {
         service.instances.insert(key.instance.clone(), Arc::clone(&instance));
         let action = match (health.liveness, health.is_routable()) {
             (Liveness::Evicted, _) => AuditAction::HealthEvict,
-            // Nothing probes it any more, so nothing has passed.
+            // The probe is gone, so its verdict no longer counts.
             (Liveness::Alive, true) if health.readiness == Readiness::Unknown => {
                 AuditAction::HealthReset
             }
@@ -469,7 +472,8 @@ impl ControlState {
         report.check().is_ok() && self.set_check(step, &item.key, &old, at, &report, false)
     }
 
-    /// Sets the state of the check at a position; whether that changed it. An expiry always does.
+    /// Sets the state of the check at a position. Returns whether the state changed. An expiry always counts
+    /// as a change.
     fn set_check(
         &mut self,
         step: &mut Step<'_>,
@@ -619,9 +623,10 @@ impl ControlState {
             limits::check_count("users", users.len() + 1, limits::USERS_MAX)
                 .map_err(Rejection::Limit)?;
         }
-        // The first admin begins at 0, as clients of the Node.js Maxine expect. That happens once: the
-        // last admin cannot be deleted. Everyone else begins at the present index, which no earlier
-        // user of the name has reached: each of their versions took an index of its own.
+        // The first admin begins at credential version 0, as clients of the Node.js Maxine expect. This
+        // happens only once, because the last admin cannot be deleted. Every other user begins at the present
+        // index. No earlier user of the same name can have reached it, because each version of theirs took an
+        // index.
         let is_first = users.is_empty() && *role == Role::Admin;
         let first_version = if is_first { 0 } else { self.index };
         let user = User {
@@ -684,7 +689,8 @@ impl ControlState {
             user.ended_sessions.retain(|ended| ended.expires_at_s > now_s);
         }
         if user.ended_sessions.len() >= limits::ENDED_SESSIONS_MAX {
-            // No ended session may come back: where they cannot all be remembered, all end.
+            // An ended session must never become valid again. If there are too many to remember, all sessions
+            // of the user end.
             user.credential_version += 1;
             user.ended_sessions.clear();
         } else {
@@ -695,7 +701,7 @@ impl ControlState {
         Reply::Changed(vec![true])
     }
 
-    /// Refuses what would leave nobody who may manage people.
+    /// Refuses a change that would leave no admin.
     fn check_another_admin(&self, but: &Name) -> Result<(), Rejection> {
         let mut users = self.identities.users.values();
         if users.any(|user| user.role == Role::Admin && user.name != *but) {
@@ -762,8 +768,8 @@ impl ControlState {
 
     // --- the pieces that all of them share ---------------------------------------------------
 
-    /// The index of the change that is about to be made. The first change of a proposal has the
-    /// proposal's own index, each further one has one more.
+    /// The index of the next change. The first change of a proposal has the proposal's own index, and each
+    /// further change has one more.
     fn next_index(&mut self, step: &mut Step<'_>) -> u64 {
         if step.emitted {
             self.index += 1;
@@ -800,7 +806,7 @@ impl ControlState {
             debug_assert!(why.is_code(), "the field of {why} has no code: add it to `field`");
         }
         self.audit.append(AuditRecord {
-            // The log sets the class, the numbers and the hashes.
+            // `append` sets the class, the numbers and the hashes.
             seq: 0,
             class: AuditClass::Registrations,
             class_seq: 0,
@@ -819,14 +825,14 @@ impl ControlState {
     }
 }
 
-/// One proposal on its way through apply.
+/// The data of one proposal while it is applied.
 struct Step<'a> {
     proposal: &'a Proposal,
     events: &'a mut Vec<Event>,
     emitted: bool,
 }
 
-/// The bytes of the outputs that a new registration keeps.
+/// The size of the check outputs that a new registration keeps, in bytes.
 fn kept_outputs_len(old: Option<&Instance>, registration: &Registration) -> u64 {
     let stays = old.filter(|old| old.registration.address == registration.address);
     let reported = stays.map_or(&[][..], |old| old.reported_checks());
@@ -834,7 +840,7 @@ fn kept_outputs_len(old: Option<&Instance>, registration: &Registration) -> u64 
     reported.iter().filter(is_kept).map(|state| state.output.len() as u64).sum()
 }
 
-/// The action in the audit log of a check that has another status.
+/// The audit action for a check that changed to this status.
 fn check_action(status: CheckStatus) -> AuditAction {
     match status {
         CheckStatus::Unknown => AuditAction::CheckUnknown,
@@ -861,7 +867,7 @@ fn exists(kind: ObjectKind, name: &str) -> Rejection {
     Rejection::Exists { kind, name: name.into() }
 }
 
-/// Action and object of a refused command, for the audit log.
+/// The action and the object of a refused command, for the audit log.
 fn describe(command: &Command) -> (AuditAction, String) {
     match command {
         Command::Register { .. } => (AuditAction::InstanceRegister, String::new()),

@@ -14,7 +14,7 @@ fn registration(id: &str) -> Registration {
     Registration::new(Name::trusted(id), address, 5_000)
 }
 
-/// Applies commands one after the other, each with an id of its own.
+/// Applies commands one after the other, each with its own request id.
 struct Driver {
     state: ControlState,
     events: Vec<Event>,
@@ -106,7 +106,8 @@ fn an_equal_registration_in_the_log_keeps_its_lease_and_saves_it_from_an_expiry_
     let fence = driver.grant();
     let before = driver.instance("a").unwrap().clone();
     let audited = driver.state.audit().records().len();
-    // The leader has decided that it is silent; a node that was behind sends the beat by the log.
+    // The leader has decided that the instance is silent. A node that was behind now sends the heartbeat
+    // through the log.
     assert_eq!(driver.register("a"), epoch);
     let after = driver.instance("a").unwrap().clone();
     assert_eq!(after.registered_index, driver.state.index());
@@ -395,7 +396,7 @@ fn a_user_who_is_made_again_never_has_a_credential_version_of_before() {
     };
     let version = |driver: &Driver| driver.state.identities().users["ada"].credential_version;
     let mut seen = std::collections::BTreeSet::new();
-    // The first admin begins at 0; whoever is made again under the name never does.
+    // The first admin begins at 0. A user who is created again under the same name never does.
     driver.propose(None, put(Role::Admin, true));
     assert!(version(&driver) == 0 && seen.insert(0));
     let root = Command::PutUser {
@@ -459,7 +460,7 @@ fn a_session_that_was_ended_stays_ended_however_many_there_are() {
     driver.state.write_to(&mut bytes).unwrap();
     let restored = ControlState::read_from(&mut bytes.as_slice()).unwrap();
     assert_eq!(restored.identities(), driver.state.identities());
-    // One more than can be remembered: every session of the user ends.
+    // One more ended session than can be remembered: all sessions of the user end.
     driver.propose(None, end(5_000, version));
     assert_eq!(
         (user(&driver).credential_version, user(&driver).ended_sessions.len()),
@@ -484,7 +485,7 @@ fn a_newer_version_of_the_state_stops_a_replica_before_it_applies_anything() {
     let refused = decode_batch(&encode_batch(&batch).unwrap()).unwrap_err();
     assert!(matches!(refused, CodecError::NewerState(version) if version == newer), "{refused}");
     assert!(refused.to_string().contains("upgrade this node"), "{refused}");
-    // Only a newer build applies it; its snapshot is refused here.
+    // Only a newer build applies this command. This build refuses its snapshot.
     let mut of_newer = driver.state.clone();
     of_newer.apply(&raise(newer), &mut driver.events);
     assert_eq!(of_newer.version(), newer);
@@ -498,7 +499,8 @@ fn a_newer_version_of_the_state_stops_a_replica_before_it_applies_anything() {
     assert_eq!(again.reply, Reply::Changed(vec![false]), "it is never lowered, nor raised twice");
 }
 
-/// What the next build adds: refused while the state has the first version, and carried out in the second.
+/// A command of the next build is refused while the state has the first version, and applied once it has the
+/// second.
 #[cfg(feature = "next")]
 #[test]
 fn what_the_next_version_adds_needs_the_next_version() {
@@ -538,7 +540,7 @@ fn what_the_next_version_adds_needs_the_next_version() {
     assert_eq!(restored.digest(), driver.state.digest());
 }
 
-/// Registers as a caller with this name; empty for one without a credential.
+/// Registers as the caller with this name; an empty name is a caller without a credential.
 fn register_as(driver: &mut Driver, user: &str, registration: Registration) -> Result<u64, String> {
     driver.requests += 1;
     let proposal = Proposal {

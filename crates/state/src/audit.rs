@@ -1,16 +1,18 @@
-//! Who did what to which object with which result: a projection of the log, chained by hashes.
+//! The audit log: who did what to which object, and with what result. It is derived from the log and chained
+//! by hashes.
 //!
-//! Each record belongs to a *class* with room of its own, so that a fleet that registers, or a stranger who is
-//! refused, cannot push out who changed users, policies or the cluster. A class keeps its newest records;
-//! older ones leave from its front.
+//! Each record belongs to a *class* that has its own limits. So a fleet that registers, or a stranger who is
+//! refused, cannot push out the records of changes to users, policies or the cluster. A class keeps its
+//! newest records and drops its oldest.
 //!
-//! What proves the log whole: every record carries its number in the whole log and its number in its class, and
-//! its hash covers both, its content, the hash before it in its class, and the hash before it in the whole
-//! log. So within a class nothing can be missing between the oldest kept record and the newest; how many left
-//! before that is the oldest one's number; and the classes' counts add up to the count of the whole log.
+//! Every record has its number in the whole log and its number in its class. Its hash covers both numbers,
+//! its content, the previous hash in its class, and the previous hash in the whole log. This proves three
+//! things. No record is missing between the oldest kept record of a class and the newest. The number of the
+//! oldest record says how many were dropped before it. The counts of all classes add up to the count of the
+//! whole log.
 //!
-//! Age is never decided here by a record's own time: records leave by age only when the leader says so,
-//! after it has compared its clock ([`AuditLog::expire`]).
+//! A record's own time never decides that it is old enough to drop. The leader decides that, after it has
+//! compared its clock with others ([`AuditLog::expire`]).
 
 use std::sync::Arc;
 
@@ -25,9 +27,9 @@ use super::command::Rejection;
 use super::versioned::{Needs, first_version, stored};
 
 const DAY_MS: u64 = 24 * 3_600 * 1_000;
-/// Longest time that what is frequent is kept, in milliseconds.
+/// Retention of frequent records, in milliseconds.
 const SHORT_MS: u64 = 30 * DAY_MS;
-/// Longest time that what is rare is kept, in milliseconds.
+/// Retention of rare records, in milliseconds.
 const LONG_MS: u64 = 400 * DAY_MS;
 
 /// Outcome of an action.
@@ -35,7 +37,8 @@ const LONG_MS: u64 = 400 * DAY_MS;
 pub enum AuditOutcome {
     /// It took effect.
     Success,
-    /// It was refused; why, where the state refused it. A code, not words: the hash covers it.
+    /// It was refused. The code says why, if the state refused it. It is a code and not a text, because the
+    /// hash covers it.
     Refused(Option<Box<Rejection>>),
 }
 
@@ -70,7 +73,7 @@ pub enum AuditClass {
 }
 
 impl AuditClass {
-    /// All of them.
+    /// All classes.
     pub const ALL: [Self; 7] = [
         Self::Cluster,
         Self::Identities,
@@ -81,8 +84,9 @@ impl AuditClass {
         Self::Requests,
     ];
 
-    /// The class of what a user did; an empty one is a stranger. A refused change is an attempt, which
-    /// anyone can repeat: it must not push out the changes that were made.
+    /// The class of a record. An empty `user` is a caller without a credential. A refused change gets another
+    /// class than a successful one: anyone can repeat it, and it must not push out the changes that were
+    /// made.
     #[must_use]
     pub fn of(user: &str, action: AuditAction, outcome: &AuditOutcome) -> Self {
         match outcome {
@@ -93,7 +97,7 @@ impl AuditClass {
         }
     }
 
-    /// Its name.
+    /// The name of the class.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -107,7 +111,7 @@ impl AuditClass {
         }
     }
 
-    /// Most records of it that are kept.
+    /// Maximum number of kept records of this class.
     #[must_use]
     pub const fn records_max(self) -> usize {
         match self {
@@ -118,7 +122,7 @@ impl AuditClass {
         }
     }
 
-    /// Longest time that a record of it is kept, in milliseconds.
+    /// Longest time that a record of this class is kept, in milliseconds.
     #[must_use]
     pub const fn retention_ms(self) -> u64 {
         match self {
@@ -198,7 +202,7 @@ impl Needs for AuditOutcome {
 }
 
 impl AuditRecord {
-    /// The hash that this record must carry if `before` is the hash before it in its class.
+    /// The hash that this record must have if `before` is the previous hash in its class.
     #[must_use]
     pub fn expected_hash(&self, before: &[u8; 32]) -> [u8; 32] {
         let content = (
@@ -220,8 +224,8 @@ impl AuditRecord {
 /// The kept records of one class, oldest first.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AuditChain {
-    /// Shared, for a copy of the list is published after every batch and the next record then copies
-    /// a part of the list.
+    /// A shared list, because a copy of it is published after every batch. The next record then copies only a
+    /// part of the list.
     records: Vector<Arc<AuditRecord>>,
     /// The hash before the oldest kept record.
     base: [u8; 32],
@@ -235,19 +239,19 @@ impl AuditChain {
         self.base
     }
 
-    /// How many records the class has had.
+    /// The number of records that the class has ever had.
     #[must_use]
     pub fn next_seq(&self) -> u64 {
         self.next_seq
     }
 
-    /// How many are kept.
+    /// The number of kept records.
     #[must_use]
     pub fn kept(&self) -> usize {
         self.records.len()
     }
 
-    /// How many have left.
+    /// The number of dropped records.
     #[must_use]
     pub fn dropped(&self) -> u64 {
         self.next_seq.saturating_sub(self.records.len() as u64)
@@ -276,7 +280,7 @@ impl AuditChain {
     }
 }
 
-/// The records that are kept.
+/// The kept records of all classes.
 #[derive(Clone, Debug, Default)]
 pub struct AuditLog {
     chains: [AuditChain; AuditClass::ALL.len()],
@@ -285,24 +289,25 @@ pub struct AuditLog {
 }
 
 impl AuditLog {
-    /// A log without its records and the classes' counts, to be filled by the two functions below.
+    /// An audit log without records. The two functions below fill it.
     #[must_use]
     pub fn restore(head: [u8; 32], next_seq: u64) -> Self {
         Self { head, next_seq, ..Self::default() }
     }
 
-    /// Sets where a class begins and how many records it has had.
+    /// Sets the first hash of a class and the number of records that it has had.
     pub fn restore_chain(&mut self, class: AuditClass, base: [u8; 32], next_seq: u64) {
         let chain = &mut self.chains[class as usize];
         (chain.base, chain.next_seq) = (base, next_seq);
     }
 
-    /// Puts back a record, after the older ones of its class.
+    /// Adds a stored record. The older records of its class must be added first.
     pub fn restore_record(&mut self, record: AuditRecord) {
         self.chains[record.class as usize].records.push_back(Arc::new(record));
     }
 
-    /// Appends a record; sets its numbers and hashes, and lets the oldest of its class go where needed.
+    /// Appends a record. Sets its numbers and hashes, and drops the oldest records of its class if there are
+    /// too many.
     pub(super) fn append(&mut self, mut record: AuditRecord) {
         record.class = AuditClass::of(&record.user, record.action, &record.outcome);
         let chain = &mut self.chains[record.class as usize];
@@ -320,8 +325,8 @@ impl AuditLog {
         }
     }
 
-    /// Lets go what is older than its class is kept, at a time that was compared with other clocks. Says
-    /// how many that were.
+    /// Drops the records that are older than the retention of their class. `now_ms` must come from a clock
+    /// that was compared with others. Returns the number of dropped records.
     pub(super) fn expire(&mut self, now_ms: u64) -> u64 {
         let before = self.len();
         for class in AuditClass::ALL {
@@ -335,7 +340,7 @@ impl AuditLog {
         (before - self.len()) as u64
     }
 
-    /// Whether some record is older than its class is kept.
+    /// Whether any record is older than the retention of its class.
     #[must_use]
     pub fn has_expired(&self, now_ms: u64) -> bool {
         AuditClass::ALL.iter().any(|class| {
@@ -344,31 +349,31 @@ impl AuditLog {
         })
     }
 
-    /// The newest hash: it names the whole history.
+    /// The newest hash. It identifies the whole log.
     #[must_use]
     pub fn head(&self) -> [u8; 32] {
         self.head
     }
 
-    /// The number that the next record gets.
+    /// The number of the next record.
     #[must_use]
     pub fn next_seq(&self) -> u64 {
         self.next_seq
     }
 
-    /// One class.
+    /// The records of one class.
     #[must_use]
     pub fn chain(&self, class: AuditClass) -> &AuditChain {
         &self.chains[class as usize]
     }
 
-    /// How many records are kept.
+    /// The number of kept records.
     #[must_use]
     pub fn len(&self) -> usize {
         self.chains.iter().map(AuditChain::kept).sum()
     }
 
-    /// Whether none is.
+    /// Whether there are no records.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -379,19 +384,20 @@ impl AuditLog {
     pub fn records(&self) -> Vec<&Arc<AuditRecord>> {
         let mut records: Vec<&Arc<AuditRecord>> =
             self.chains.iter().flat_map(|chain| &chain.records).collect();
-        // A few sorted runs, which this sort merges.
+        // The list consists of a few sorted runs, which this sort merges.
         records.sort_by_key(|record| record.seq);
         records
     }
 
-    /// The records on leadership, oldest first.
+    /// The records about leadership, oldest first.
     pub fn leadership(&self) -> impl DoubleEndedIterator<Item = &AuditRecord> {
         let of_cluster = self.chain(AuditClass::Cluster).records.iter();
         of_cluster.filter(|record| record.action.is_of_leadership()).map(AsRef::as_ref)
     }
 
-    /// Checks that no kept record was changed, and that within no class one is missing; the error names the
-    /// first record that does not fit, or the log's end where the counts do not add up.
+    /// Checks that no kept record was changed and that none is missing within a class. The error is the
+    /// number of the first record that does not fit, or the number of the next record if the counts do not
+    /// add up.
     pub fn verify(&self) -> Result<(), u64> {
         for class in AuditClass::ALL {
             self.chain(class).verify(class)?;

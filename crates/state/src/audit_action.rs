@@ -1,4 +1,5 @@
-//! The actions of the audit log: codes, because the hashes cover them. Their names are made where they are read.
+//! The actions of the audit log. They are stored as codes because the hashes cover them.
+//! [`AuditAction::as_str`] gives the name that readers see.
 
 use bincode::{Decode, Encode};
 use serde::{Deserialize, Serialize};
@@ -8,7 +9,8 @@ use super::versioned::Needs;
 
 macro_rules! actions {
     ($($(#[$attr:meta])* $variant:ident $name:literal $class:ident $version:literal,)+) => {
-        /// What was done. Variants are only ever appended; a later one belongs to a later version of the state.
+        /// An action of the audit log. Variants are only ever appended. A later variant belongs to a later
+        /// version of the state.
         #[derive(
             Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode, Serialize, Deserialize,
         )]
@@ -18,10 +20,10 @@ macro_rules! actions {
         }
 
         impl AuditAction {
-            /// All of them.
+            /// All actions.
             pub const ALL: &[Self] = &[$($(#[$attr])* Self::$variant,)+];
 
-            /// The name that readers of the audit log know it by, such as `instance.register`.
+            /// The name in the audit log, such as `instance.register`.
             #[must_use]
             pub const fn as_str(self) -> &'static str {
                 match self {
@@ -29,7 +31,7 @@ macro_rules! actions {
                 }
             }
 
-            /// The class of a record of it that took effect.
+            /// The class of a successful record of this action.
             pub(super) const fn class(self) -> AuditClass {
                 match self {
                     $($(#[$attr])* Self::$variant => AuditClass::$class,)+
@@ -47,7 +49,7 @@ macro_rules! actions {
     };
 }
 
-// Name, class of a record of it that took effect, and the version of the state that it came with.
+// The name, the class of a successful record, and the state version that introduced the action.
 actions! {
     InstanceRegister "instance.register" Registrations 1,
     InstanceDeregister "instance.deregister" Registrations 1,
@@ -106,12 +108,12 @@ impl AuditAction {
         Self::ALL.iter().copied().find(|action| action.as_str() == name)
     }
 
-    /// Whether it is about who leads.
+    /// Whether the action is about leadership.
     pub(super) const fn is_of_leadership(self) -> bool {
         matches!(self, Self::LeadershipGrant | Self::LeadershipTakeover | Self::LeadershipTransfer)
     }
 
-    /// Whether it is about instances, whose refusals stay among the registrations.
+    /// Whether the action is about instances. Refusals of these actions stay in the class of registrations.
     pub(super) const fn is_of_instances(self) -> bool {
         matches!(
             self,

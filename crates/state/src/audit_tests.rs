@@ -53,7 +53,7 @@ fn a_flood_of_registrations_or_of_refusals_pushes_out_nothing_else() {
     }
     assert_eq!(log.chain(AuditClass::Access).dropped(), 0, "strangers push no sign-in out");
     log.append(record(AuditAction::BreakGlassUse, 1));
-    // What a viewer can repeat.
+    // Actions that a viewer can repeat without end.
     for _ in 0..AuditClass::Access.records_max() + 50 {
         log.append(refused(AuditAction::RequestAuthorize));
         log.append(refused(AuditAction::UserPut));
@@ -78,7 +78,8 @@ fn what_leaves_is_counted_and_what_is_taken_is_found() {
         good.append(record(AuditAction::InstanceRegister, n));
     }
     assert_eq!(good.verify(), Ok(()));
-    // Taken off the front of a class, as if it had left by age: its number is missing.
+    // The record was removed from the front of its class, as if it had been dropped for its age. Its number
+    // is missing.
     let mut taken = good.clone();
     registrations(&mut taken).pop_front();
     assert!(taken.verify().is_err());
@@ -90,13 +91,13 @@ fn what_leaves_is_counted_and_what_is_taken_is_found() {
     let chain = &mut rebased.chains[AuditClass::Registrations as usize];
     chain.next_seq -= 1;
     assert!(rebased.verify().is_err(), "and nobody can say that none has");
-    // A class whose end was cut off: the counts do not add up.
+    // The end of a class was cut off, so the counts do not add up.
     let mut cut = good.clone();
     let chain = &mut cut.chains[AuditClass::Identities as usize];
     chain.records.pop_back();
     chain.next_seq -= 1;
     assert_eq!(cut.verify(), Err(12));
-    // A class that was taken whole.
+    // All records of a class were removed.
     let mut without = good.clone();
     without.chains[AuditClass::Identities as usize] = AuditChain::default();
     assert_eq!(without.verify(), Err(12));
@@ -123,7 +124,7 @@ fn a_changed_removed_or_reordered_record_is_found() {
 fn only_a_compared_clock_lets_records_go_by_age() {
     let mut log = log(10);
     log.append(record(AuditAction::UserPut, 10));
-    // A record with a time far ahead takes nothing with it.
+    // A record with a time far in the future does not cause other records to be dropped.
     log.append(record(AuditAction::InstanceRegister, 10 * LONG_MS));
     assert_eq!(log.len(), 12);
     assert!(!log.has_expired(SHORT_MS + 1));

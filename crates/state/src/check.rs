@@ -1,6 +1,6 @@
-//! The checks of an instance: what its owner registered, and what is known of each.
+//! The checks of an instance: their registration and their last known state.
 //!
-//! The verdict on an instance is derived from its checks, here and nowhere else ([`Instance::verdict`]).
+//! [`Instance::verdict`] derives the verdict on an instance from its checks. Nothing else does.
 
 use bincode::{Decode, Encode};
 use serde::{Deserialize, Serialize};
@@ -48,7 +48,7 @@ first_version!(CheckStatus { Unknown, Passing, Warning, Critical });
 pub struct Check {
     /// Its name within the instance.
     pub id: Name,
-    /// Who finds out how the instance is.
+    /// Who reports the status of the check.
     pub kind: CheckKind,
 }
 
@@ -57,9 +57,11 @@ stored!(Check { id, kind });
 /// The kinds of checks. Variants are only ever appended.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub enum CheckKind {
-    /// Nodes of Maxine ask the instance. There is one, with the id [`Check::PROBE`].
+    /// Nodes of Maxine probe the instance. An instance has at most one such check, with the id
+    /// [`Check::PROBE`].
     Probe(Box<ProbeSpec>),
-    /// The owner reports. Without a report within the time to live, the check becomes critical.
+    /// The owner reports the status. If no report arrives within the time to live, the check becomes
+    /// critical.
     Ttl {
         /// The longest time between two reports, in milliseconds.
         ttl_ms: u64,
@@ -78,10 +80,10 @@ impl Needs for CheckKind {
 }
 
 impl Check {
-    /// The id of the check that nodes of Maxine make.
+    /// The id of the check that Maxine itself makes.
     pub const PROBE: &'static str = "probe";
 
-    /// The check that nodes of Maxine make.
+    /// The check that Maxine itself makes.
     #[must_use]
     pub fn probe(spec: ProbeSpec) -> Self {
         Self { id: Name::trusted(Self::PROBE), kind: CheckKind::Probe(Box::new(spec)) }
@@ -119,7 +121,7 @@ impl Check {
 }
 
 impl Registration {
-    /// The check that nodes of Maxine make, if its owner registered one.
+    /// The probe, if the owner registered one.
     #[must_use]
     pub fn probe(&self) -> Option<&ProbeSpec> {
         self.checks.iter().find_map(|check| match &check.kind {
@@ -128,7 +130,7 @@ impl Registration {
         })
     }
 
-    /// Registers the check that nodes of Maxine make.
+    /// Adds a probe to the registration.
     #[must_use]
     pub fn with_probe(mut self, spec: ProbeSpec) -> Self {
         let others = self.checks.iter().filter(|check| check.id.as_str() != Check::PROBE);
@@ -139,80 +141,81 @@ impl Registration {
     }
 }
 
-/// What is known of a check that its owner reports.
+/// The last known state of a check that the owner reports.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CheckState {
     /// Its id.
     pub id: Name,
     /// The status.
     pub status: CheckStatus,
-    /// What the owner said of it; may be empty.
+    /// The output of the last report; may be empty.
     pub output: Box<str>,
-    /// Since when, in milliseconds since 1970.
+    /// When the status last changed, in milliseconds since 1970.
     pub since_ms: u64,
     /// Index at which it last changed.
     pub modified_index: u64,
-    /// Index of the last report of it in the log, equal ones included; a registration counts as one. An expiry names
-    /// it, so an expiry that was decided before a report changes nothing.
+    /// Index of the last report in the log. Equal reports and registrations count too. An expiry names this
+    /// index, so an expiry that was decided before a report has no effect.
     pub reported_index: u64,
 }
 
 stored!(CheckState { id, status, output, since_ms, modified_index, reported_index });
 
 impl CheckState {
-    /// Whether it became critical because its owner did not report it in time. Until the next report there is no
-    /// deadline for it.
+    /// Whether the check became critical because its owner did not report in time. It has no deadline until
+    /// the next report.
     #[must_use]
     pub fn is_expired(&self) -> bool {
         self.modified_index > self.reported_index
     }
 
-    /// Whether a report says what is known already.
+    /// Whether a report has the same content as the last one.
     #[must_use]
     pub fn equals(&self, report: &CheckReport) -> bool {
         !self.is_expired() && self.status == report.status && self.output == report.output
     }
 }
 
-/// What is known of an instance's checks.
+/// The known state of all checks of an instance.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Known {
-    /// What the observers of its probe agreed on.
+    /// The verdict of the observers of its probe.
     pub(super) health: Health,
-    /// Index at which that last changed; 0 if nothing was observed.
+    /// Index at which that verdict last changed; 0 if nothing was observed.
     pub(super) health_index: u64,
-    /// The checks that its owner reports, in the order of their ids.
+    /// The checks that the owner reports, sorted by id.
     pub(super) checks: Vec<CheckState>,
 }
 
 stored!(Known { health, health_index, checks });
 
-/// A check of an instance with its present state.
+/// A check of an instance, with its present state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CheckReading<'a> {
     /// Its id.
     pub id: &'a str,
-    /// As its owner registered it; `None` for a probe that comes from elsewhere.
+    /// The kind that the owner registered; `None` if the probe comes from a policy or from the node's
+    /// settings.
     pub kind: Option<&'a CheckKind>,
     /// The status.
     pub status: CheckStatus,
     /// What was found; may be empty.
     pub output: &'a str,
-    /// Since when, in milliseconds since 1970; `None` if nothing is known.
+    /// When the status last changed, in milliseconds since 1970; `None` if nothing is known.
     pub since_ms: Option<u64>,
     /// Index at which it last changed.
     pub modified_index: u64,
 }
 
 impl Instance {
-    /// What is known of the checks that its owner reports.
+    /// The known state of the checks that the owner reports.
     #[must_use]
     pub fn reported_checks(&self) -> &[CheckState] {
         self.known.as_ref().map_or(&[], |known| &known.checks)
     }
 
-    /// The checks that their owner must report in time, each with its time to live in milliseconds. Those that have
-    /// expired are not among them.
+    /// The checks that the owner must report in time, each with its time to live in milliseconds. Expired
+    /// checks are left out.
     pub fn leased_checks(&self) -> impl Iterator<Item = (&CheckState, u64)> {
         let ttl_ms = |id: &Name| {
             let check = self.registration.checks.iter().find(|check| check.id == *id);
@@ -225,7 +228,8 @@ impl Instance {
         reported.filter_map(move |state| Some((state, ttl_ms(&state.id)?)))
     }
 
-    /// All checks, in the order of their ids. The probe is among them if its owner registered it, or if it was probed.
+    /// All checks, sorted by id. The probe is included if the owner registered one, or if the instance was
+    /// probed.
     pub fn checks(&self) -> impl Iterator<Item = CheckReading<'_>> {
         let registered = &self.registration.checks;
         let kind_of = |id: &str| {
@@ -254,13 +258,14 @@ impl Instance {
         before.iter().map(reading).chain(probe).chain(after.iter().map(reading))
     }
 
-    /// The worst status among its checks.
+    /// The worst status of all checks.
     #[must_use]
     pub fn status(&self) -> CheckStatus {
         self.checks().map(|check| check.status).max().unwrap_or_default()
     }
 
-    /// The verdict on the instance: that of its probe, unless a check that its owner reports is worse.
+    /// The verdict on the instance. It is the verdict of the probe, unless a check that the owner reports is
+    /// worse.
     #[must_use]
     pub fn verdict(&self) -> Health {
         let health = self.health();
@@ -308,7 +313,7 @@ impl<'a> CheckReading<'a> {
     }
 }
 
-/// What an owner says of a check.
+/// A report of a check by its owner.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CheckReport {
     /// The status.

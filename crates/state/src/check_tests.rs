@@ -274,8 +274,8 @@ fn an_instance_is_found_without_regard_to_case() {
     assert_eq!(found("node-2"), None);
 }
 
-/// Most of the memory of a large registry is instances, so their size is watched: with the counts of its `Arc`, one
-/// takes 224 bytes of the allocator, and would take 256 if it grew by more than 8.
+/// Instances use most of the memory of a large registry, so their size is tested. With the counts of its
+/// `Arc`, an instance takes 224 bytes from the allocator. It would take 256 if it grew by more than 8 bytes.
 #[test]
 fn an_instance_takes_no_more_room_than_it_should() {
     assert!(size_of::<Instance>() <= 208, "{} bytes", size_of::<Instance>());

@@ -1,10 +1,10 @@
-//! The one place where commands become bytes and back.
+//! Encodes commands and decodes them. No other module does.
 //!
-//! A log payload is `magic "MXC" | format | state version | bincode body`, a snapshot is `magic "MXS" | format | state
-//! version | bincode records`. The format is one byte; the state version is the one that whoever reads the rest must
-//! understand: what the commands of an entry need, or what the state of a snapshot has. A build that does not understand
-//! it stops there, and parses nothing of the rest. Enum variants are only ever appended; the golden bytes below and in
-//! `fuzz` fail if one moves.
+//! A log payload is `magic "MXC" | format | state version | bincode body`. A snapshot is `magic "MXS" |
+//! format | state version | bincode records`. The format is one byte. The state version is the version that a
+//! reader must understand: for an entry, the version that its commands need; for a snapshot, the version of
+//! the state. A build that does not understand the version stops there and parses nothing of the rest. Enum
+//! variants are only ever appended. The golden bytes below and in `fuzz` fail if a variant moves.
 
 use std::io::Read;
 
@@ -19,54 +19,55 @@ use super::snapshot::SnapshotError;
 const BODY_LEN_MAX: usize = 16 * 1024 * 1024;
 const BATCH_MAGIC: [u8; 3] = *b"MXC";
 const SNAPSHOT_MAGIC: [u8; 3] = *b"MXS";
-/// Formats 1 and 2 had other policies, refusals and instances, and fields that could not grow; no release wrote them.
+/// Formats 1 and 2 had other policies, refusals and instances, and fields that could not be extended. No
+/// release wrote them.
 const FORMAT_VERSION: u8 = 3;
 
 pub(super) fn config() -> Configuration<LittleEndian, Varint, Limit<BODY_LEN_MAX>> {
     bincode::config::standard().with_limit::<BODY_LEN_MAX>()
 }
 
-/// Bytes that this build cannot read, or values that it cannot write.
+/// Bytes that this build cannot read, or values that it cannot encode.
 #[derive(Debug, thiserror::Error)]
 pub enum CodecError {
-    /// Not written by Maxine, or cut off.
+    /// The bytes were not written by Maxine, or are cut off.
     #[error(
         "not written by Maxine, or by a build before the first release: the first bytes are wrong"
     )]
     Foreign,
-    /// Written by an older Maxine, whose format is not read any more.
+    /// Written by an older Maxine in a format that is no longer read.
     #[error(
         "written by a build before the first release (format {0}; this build reads format {FORMAT_VERSION}): start \
          with an empty data directory"
     )]
     Older(u8),
-    /// Written by a newer Maxine.
+    /// Written by a newer Maxine in a format that this build does not know.
     #[error(
         "written by a newer Maxine (format {0}; this build reads format {FORMAT_VERSION}): upgrade this node"
     )]
     Newer(u8),
-    /// It belongs to a newer version of the state.
+    /// The bytes belong to a newer version of the state.
     #[error(
         "it has state version {0}, and this build understands up to {STATE_VERSION}: upgrade this node"
     )]
     NewerState(u32),
-    /// Damaged, or it has something that only a newer Maxine knows.
+    /// The bytes are damaged, or contain something that only a newer Maxine knows.
     #[error("damaged, or written by a newer Maxine: {0}")]
     Damaged(#[from] bincode::error::DecodeError),
-    /// Over the limit.
+    /// The value is larger than the limit.
     #[error("too large to be encoded: {0}")]
     TooLarge(#[from] bincode::error::EncodeError),
 }
 
-/// The length of a head, in bytes.
+/// Length of the header, in bytes.
 const HEAD_LEN: usize = 8;
 
-/// What a snapshot of a state of this version begins with.
+/// The header of a snapshot of a state of this version.
 pub(super) fn snapshot_head(state_version: u32) -> [u8; HEAD_LEN] {
     head(SNAPSHOT_MAGIC, state_version)
 }
 
-/// Reads what a snapshot begins with; the version of its state.
+/// Reads the header of a snapshot. Returns the version of its state.
 pub(super) fn read_snapshot_head(input: &mut impl Read) -> Result<u32, SnapshotError> {
     let mut head = [0; HEAD_LEN];
     input.read_exact(&mut head)?;
@@ -78,7 +79,8 @@ fn head([a, b, c]: [u8; 3], state_version: u32) -> [u8; HEAD_LEN] {
     [a, b, c, FORMAT_VERSION, d, e, f, g]
 }
 
-/// What bytes are that are too short for a head of this format. Another format may have a shorter one.
+/// The error for bytes that are too short for a header of this format. Another format may have a shorter
+/// header.
 fn of_short_head(bytes: &[u8]) -> CodecError {
     match bytes {
         [a, b, c, format, ..] if [*a, *b, *c] == BATCH_MAGIC && *format < FORMAT_VERSION => {
@@ -104,7 +106,7 @@ fn check_head(
     }
 }
 
-/// Encodes what one log entry holds.
+/// Encodes the payload of one log entry.
 pub fn encode_batch(batch: &Batch) -> Result<Vec<u8>, CodecError> {
     let mut out = Vec::with_capacity(256);
     out.extend_from_slice(&head(BATCH_MAGIC, batch.needs()));
@@ -112,32 +114,32 @@ pub fn encode_batch(batch: &Batch) -> Result<Vec<u8>, CodecError> {
     Ok(out)
 }
 
-/// Decodes a log entry's payload. One that this build does not understand is an error: whoever applies entries must
-/// stop before it.
+/// Decodes the payload of a log entry. If this build does not understand it, the result is an error, and the
+/// caller must stop before that entry.
 pub fn decode_batch(bytes: &[u8]) -> Result<Batch, CodecError> {
     let Some((head, body)) = bytes.split_first_chunk() else { return Err(of_short_head(bytes)) };
     let version = check_head(*head, BATCH_MAGIC)?;
     let batch: Batch = bincode::decode_from_slice(body, config())?.0;
     match batch.needs() {
-        // Nobody may rely on a head that says less than what follows.
+        // The header must not name an older version than the commands need.
         needs if needs > version => Err(DecodeError::Other("its state version is too low").into()),
         _ => Ok(batch),
     }
 }
 
-/// Encodes the answers to one batch, for the node that proposed it.
+/// Encodes the replies to one batch, for the node that proposed it.
 #[must_use]
 pub fn encode_applied(applied: &[Applied]) -> Vec<u8> {
-    // Answers are smaller than the commands they answer, which were within the limit.
+    // Replies are smaller than their commands, which were within the limit.
     bincode::encode_to_vec(applied, config()).unwrap_or_default()
 }
 
-/// Decodes the answers to one batch.
+/// Decodes the replies to one batch.
 pub fn decode_applied(bytes: &[u8]) -> Result<Vec<Applied>, CodecError> {
     Ok(bincode::decode_from_slice(bytes, config())?.0)
 }
 
-/// Encodes the code of a refusal, as the audit log's hashes cover it.
+/// Encodes the code of a refusal, as the hashes of the audit log cover it.
 #[must_use]
 pub fn encode_rejection(rejection: &Rejection) -> Vec<u8> {
     // Refusals are far below the codec's limit.
@@ -208,7 +210,7 @@ mod tests {
             check_head(*b"\0\x01\x02\x03....", SNAPSHOT_MAGIC),
             Err(CodecError::Foreign)
         ));
-        // Of an entry for a newer version of the state nothing is parsed but the head.
+        // If an entry is for a newer version of the state, only its header is parsed.
         let newer = STATE_VERSION + 1;
         let head = head(BATCH_MAGIC, newer);
         assert!(matches!(decode_batch(&head), Err(CodecError::NewerState(v)) if v == newer));

@@ -1,7 +1,7 @@
-//! The language of the log: proposals in, replies out.
+//! Commands, proposals and replies: what the log contains.
 //!
-//! Variants are only ever appended: the log on disk and peers of other versions hold them by
-//! number. `codec` has the golden bytes that keep this true.
+//! Variants are only ever appended, because the log on disk and peers of other versions identify them by
+//! number. The golden bytes in `codec` check this.
 
 use bincode::{Decode, Encode};
 
@@ -16,54 +16,54 @@ use super::policy::ServicePolicy;
 use super::runtime_config::RuntimeConfig;
 use super::versioned::{Needs, stored};
 
-/// Names a request for good, so that a retry of it takes effect once. The first 32 bits are a digest of what it
-/// asks for; the others name it.
+/// Identifies a request, so that a retry takes effect only once. The first 32 bits are a digest of the
+/// command. The other bits identify the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Encode, Decode)]
 pub struct RequestId(pub u128);
 
 impl RequestId {
     const NAME_BITS: u32 = 96;
 
-    /// What names the request, whatever it asks for.
+    /// The bits that identify the request, without the digest.
     #[must_use]
     pub fn name(self) -> u128 {
         self.0 & ((1 << Self::NAME_BITS) - 1)
     }
 
-    /// The digest of what it asks for.
+    /// The digest of the command.
     #[must_use]
     pub fn content(self) -> u32 {
         (self.0 >> Self::NAME_BITS) as u32
     }
 
-    /// The same name, for a request whose content has this digest.
+    /// The same request id with another digest.
     #[must_use]
     pub fn with_content(self, digest: u32) -> Self {
         Self(self.name() | (u128::from(digest) << Self::NAME_BITS))
     }
 }
 
-/// The index of the grant under which a leader acts; only ever grows.
+/// The index of the grant under which a leader acts. It only ever grows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Encode, Decode)]
 pub struct Fence(pub u64);
 
-/// Who asks, for the audit log.
+/// Who made a request, for the audit log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Actor {
-    /// The user or token, or the part of Maxine; empty for an open request.
+    /// The user, the token, or the part of Maxine. Empty for a request without a credential.
     pub user: Box<str>,
     /// The network address that the request came from. Empty for Maxine itself.
     pub address: Box<str>,
     /// The request's trace id; empty for Maxine itself.
     pub trace_id: Box<str>,
-    /// The member that sent the request to the leader, as the leader authenticated it. The leader sets
-    /// it; what the member itself says here does not count. `None` where the leader took the request.
+    /// The member that sent the request to the leader, as the leader authenticated it. The leader sets this
+    /// value and ignores what the member itself sends. `None` if the leader received the request directly.
     pub via_node: Option<u64>,
 }
 
 stored!(Actor { user, address, trace_id, via_node });
 
-/// What the name of a part of Maxine begins with. No user has such a name.
+/// Prefix of the names of Maxine's own parts. No user can have such a name.
 const SYSTEM: &str = "system:";
 
 impl Actor {
@@ -81,161 +81,166 @@ impl Actor {
     }
 }
 
-/// A command on its way into the log.
+/// A command on its way to the log, with its context.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Proposal {
-    /// Names the request; a second proposal with the same id takes no effect.
+    /// Identifies the request. A second proposal with the same id has no effect.
     pub request_id: RequestId,
-    /// The proposer's clock, in milliseconds since 1970; 0 while it has not been compared with others: the
-    /// log's clock then stays where it is.
+    /// The proposer's clock, in milliseconds since 1970. 0 if that clock has not been compared with others;
+    /// the log's clock then does not move.
     pub proposed_at_ms: u64,
-    /// For duties of the leader alone: the grant it acts under. An entry with a stale one is refused.
+    /// The grant under which the leader acts. Only commands of the leader have one. Apply refuses a command
+    /// with an old fence.
     pub fence: Option<Fence>,
-    /// Who asks.
+    /// Who made the request.
     pub actor: Actor,
-    /// What for.
+    /// The command.
     pub command: Command,
 }
 
 stored!(Proposal { request_id, proposed_at_ms, fence, actor, command });
 
-/// What one log entry holds: proposals that were gathered while the last entry was on its way.
+/// The content of one log entry: the proposals that were collected while the previous entry was in flight.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
 pub struct Batch {
-    /// In the order in which they take effect.
+    /// The proposals, in the order in which they are applied.
     pub proposals: Vec<Proposal>,
 }
 
 impl Batch {
-    /// The newest version of the state that one of its commands belongs to.
+    /// The newest state version that any of its commands needs.
     #[must_use]
     pub fn needs(&self) -> u32 {
         self.proposals.needs()
     }
 }
 
-/// An instance to take out.
+/// An instance to deregister.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Deregistration {
-    /// Which one.
+    /// The instance.
     pub key: InstanceKey,
-    /// Only this registration of it, if given.
+    /// If set, only this registration of the instance is removed.
     pub lease_epoch: Option<u64>,
-    /// Whether its drain is forgotten too. Only an operator may say so: an owner that restarts
-    /// must not undo the operator's word.
+    /// Whether the drain is removed too. Only an operator may ask for this: a restarting owner must not undo
+    /// an operator's decision.
     pub forget_drain: bool,
 }
 
 stored!(Deregistration { key, lease_epoch, forget_drain });
 
-/// A transition of the verdict on one registration.
+/// A change of the verdict on one registration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HealthReport {
-    /// Whose.
+    /// The instance.
     pub key: InstanceKey,
-    /// The `address_index` of the instance that was observed. At another address it is not touched.
+    /// The `address_index` of the observed instance. If the instance has another address now, nothing
+    /// changes.
     pub address_index: u64,
-    /// The new verdict; its `since_ms` is set by apply.
+    /// The new verdict. Apply sets its `since_ms`.
     pub health: Health,
 }
 
 stored!(HealthReport { key, address_index, health });
 
-/// A check that its owner has not reported in time.
+/// A check that its owner did not report in time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CheckExpiry {
     /// The instance.
     pub key: InstanceKey,
     /// The check.
     pub check: Name,
-    /// The last report of it in the log. If there is a later one, nothing changes.
+    /// Index of the last known report. If there is a later report in the log, nothing changes.
     pub reported_index: u64,
-    /// Its output from now on.
+    /// The new output of the check.
     pub output: Box<str>,
 }
 
 stored!(CheckExpiry { key, check, reported_index, output });
 
-/// Everything that can change the state.
+/// A change of the state. Everything that changes the state is one of these.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub enum Command {
-    /// Adds instances or replaces their registrations; each item is answered on its own.
+    /// Adds instances, or replaces their registrations. Each item has its own reply.
     Register {
-        /// What to register, in order.
+        /// The registrations, in order.
         items: Vec<(ServiceKey, Registration)>,
     },
-    /// Takes instances out at their owner's or an operator's word; forgets their drains.
+    /// Removes instances at the request of their owner or of an operator. An operator's request can remove
+    /// their drains too.
     Deregister {
-        /// Which ones.
+        /// The instances.
         items: Vec<Deregistration>,
     },
-    /// Leader only: takes out instances whose lease has run out.
+    /// Removes instances whose lease has run out. Leader only.
     Expire {
-        /// The key and the `registered_index` of each. One that was registered again is not touched.
+        /// The key and the `registered_index` of each instance. An instance that was registered again is not
+        /// removed.
         items: Vec<(InstanceKey, u64)>,
     },
     /// Drains an instance or returns it to service.
     SetDrain {
-        /// Which one; it need not be registered.
+        /// The instance. It need not be registered.
         key: InstanceKey,
-        /// `Some(reason)` drains, `None` returns it.
+        /// `Some(reason)` drains the instance; `None` ends the drain.
         reason: Option<Box<str>>,
     },
-    /// Leader only: what the health checks agreed on.
+    /// Sets the verdicts that the observers agreed on. Leader only.
     ReportHealth {
-        /// The transitions.
+        /// The changed verdicts.
         items: Vec<HealthReport>,
     },
-    /// Sets or takes away a service's policy.
+    /// Sets or removes the policy of a service.
     PutPolicy {
-        /// Whose.
+        /// The service.
         key: ServiceKey,
-        /// The policy, whole; `None` takes it away.
+        /// The complete policy; `None` removes it.
         policy: Option<Box<ServicePolicy>>,
-        /// Refused unless the present policy's revision is this one; 0 means none is set.
+        /// If set, the command is refused unless the present policy has this revision; 0 means that no policy
+        /// is set.
         expected_revision: Option<u64>,
-        /// Whether it may be set although there is no such service.
+        /// Whether the policy may be set if the service does not exist.
         create: bool,
     },
-    /// Replaces the runtime configuration, and keeps what it replaces.
+    /// Replaces the runtime configuration. The old one is kept in the history.
     PutConfig {
-        /// The new settings, whole.
+        /// The complete new settings.
         config: RuntimeConfig,
-        /// Refused unless the present revision is this one.
+        /// If set, the command is refused unless the present configuration has this revision.
         expected_revision: Option<u64>,
     },
-    /// Makes a node the holder of the leader's duties. The grant's index is its fencing token.
+    /// Gives a node the duties of the leader. The index of the grant is its fencing token.
     GrantLeadership {
-        /// Which node.
+        /// The name of the node.
         holder: Name,
     },
-    /// Adds a user or changes one.
+    /// Adds or changes a user.
     PutUser {
-        /// Who.
+        /// The user's name.
         name: Name,
         /// The role.
         role: Role,
         /// The argon2id hash in PHC form.
         password_hash: Box<str>,
-        /// Whether the operator's environment owns the account.
+        /// Whether the account is managed by the operator's environment variables.
         managed: bool,
-        /// Only if there is no such user yet.
+        /// Whether the command is refused if the user exists.
         create_only: bool,
-        /// Refused unless the user's credential version is this one.
+        /// If set, the command is refused unless the user has this credential version.
         expected_version: Option<u64>,
     },
-    /// Takes a user out; their tokens stop working.
+    /// Deletes a user. The user's tokens stop working.
     DeleteUser {
-        /// Who.
+        /// The user's name.
         name: Name,
     },
-    /// Puts a signing key first and keeps `keep_previous` older ones for checking.
+    /// Adds a new signing key, and keeps `keep_previous` older keys for verification.
     RotateSigningKey {
         /// The new key.
         key: SigningKey,
         /// How many older keys stay accepted, at most 8.
         keep_previous: u32,
-        /// Only if there is none yet.
+        /// Whether the command is refused if a key exists.
         create_only: bool,
     },
     /// Adds an API token.
@@ -243,86 +248,86 @@ pub enum Command {
         /// The token's record.
         token: TokenRecord,
     },
-    /// Takes an API token out.
+    /// Deletes an API token.
     DeleteToken {
-        /// Which one.
+        /// The id of the token.
         id: Name,
     },
-    /// Puts what happened outside the log (sign-ins, refusals) into the audit log.
+    /// Adds records to the audit log about events outside the log, such as sign-ins and refusals.
     RecordAudit {
-        /// What happened: action, object, outcome.
+        /// The events: action, object, and whether it succeeded.
         items: Vec<(AuditAction, Box<str>, bool)>,
     },
-    /// Ends the present history and begins another, after a restore or a loss.
+    /// Ends the present history and begins a new one, after a restore or a loss of data.
     BeginHistory {
-        /// The history that ends; nothing changes where it is not the present one.
+        /// The history that ends. If it is not the present one, nothing changes.
         before: u64,
-        /// The one that begins, chosen at random.
+        /// The new history, chosen at random.
         history: u64,
-        /// The line of the store that it belongs to.
+        /// The line of the store that the new history belongs to.
         line: u64,
-        /// Replaces every key that signed sessions before. A key that was rotated away since the older
-        /// copy was made is in the state again, and must not sign for the history that begins.
+        /// Replaces all signing keys. A restored copy can contain a key that was removed later. Such a key
+        /// must not sign in the new history.
         signing_key: SigningKey,
     },
-    /// Gives the cluster its identity, once.
+    /// Sets the identity of the cluster. This happens once.
     IdentifyCluster {
-        /// Random text.
+        /// A random text.
         id: Name,
     },
-    /// Ends one session of a user before its time.
+    /// Ends one session of a user before it expires.
     EndSession {
-        /// Whose.
+        /// The user's name.
         name: Name,
-        /// The credential version that it was issued for.
+        /// The credential version that the session was issued for.
         credential_version: u64,
-        /// Which one.
+        /// The session.
         session: EndedSession,
     },
-    /// Leader only: lets audit records go that are older than their class is kept.
+    /// Drops audit records that are older than the retention of their class. Leader only.
     ExpireAudit {
-        /// The time, in milliseconds since 1970, by a clock that was compared with others or that an
-        /// operator has confirmed.
+        /// The time, in milliseconds since 1970. It comes from a clock that was compared with others, or that
+        /// an operator has confirmed.
         now_ms: u64,
     },
-    /// Raises the version of the state. Only proposed once every voter understands the new one.
+    /// Raises the version of the state. It is only proposed once every voter understands the new version.
     RaiseStateVersion {
-        /// The new version; nothing changes unless it is above the present one.
+        /// The new version. If it is not above the present one, nothing changes.
         to: u32,
     },
-    /// Sets the state of a check, as the owner of the instance reports it. An equal report changes nothing, but no
-    /// expiry that was decided before it has an effect.
+    /// Sets the state of a check, as its owner reports it. An equal report changes nothing, but it cancels
+    /// every expiry that was decided before it.
     ReportCheck {
         /// The instance.
         key: InstanceKey,
         /// The check.
         check: Name,
-        /// Only if this is still its registration.
+        /// If set, the report only counts for this registration.
         lease_epoch: Option<u64>,
-        /// What the owner says.
+        /// The report.
         report: CheckReport,
     },
-    /// Leader only: makes checks critical that their owners have not reported in time.
+    /// Makes checks critical that their owners did not report in time. Leader only.
     ExpireChecks {
         /// The checks.
         items: Vec<CheckExpiry>,
     },
-    /// Sets the note of the whole cluster. It stands for a command of the next version.
+    /// Sets the note of the whole cluster. Test builds use it as a command of the next version.
     #[cfg(feature = "next")]
     SetNote {
-        /// The new text; an empty one takes the note away.
+        /// The new text. An empty text removes the note.
         note: Box<str>,
     },
 }
 
 impl Command {
-    /// The version of the state that this command belongs to: its own, or that of the newest field in it.
+    /// The state version that this command needs: that of the command, or that of its newest field.
     #[must_use]
     pub fn needs(&self) -> u32 {
         Needs::needs(self)
     }
 
-    /// Whether only the holder of the leader's duties may propose it.
+    /// Whether only the present leader may propose this command.
     #[must_use]
     pub fn is_leader_only(&self) -> bool {
         matches!(
@@ -336,7 +341,8 @@ impl Command {
 }
 
 impl Needs for Command {
-    // Every variant and each of its fields is named, so that a new one does not compile before its version is stated.
+    // Every variant and every field is named here, so that a new one does not compile before its version is
+    // stated.
     fn needs(&self) -> u32 {
         match self {
             Self::Register { items } => items.needs(),
@@ -377,84 +383,84 @@ impl Needs for Command {
     }
 }
 
-/// What became of a proposal.
+/// The result of an applied proposal.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct Applied {
-    /// The index of the state right after it.
+    /// The index of the state after the proposal.
     pub index: u64,
-    /// The answer.
+    /// The reply.
     pub reply: Reply,
 }
 
-/// The answers, by command.
+/// The replies, by command.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub enum Reply {
-    /// Done; nothing more to say.
+    /// Done. The reply has no content.
     Done,
-    /// For each registration: its lease epoch, or why it was refused; that in a box, because it seldom is
-    /// and the replies to many requests are remembered.
+    /// For each registration, its lease epoch or the refusal. The refusal is boxed because it is rare, and
+    /// the replies to many requests are remembered.
     Registered(Vec<Result<u64, Box<Rejection>>>),
-    /// For each item, whether there was something to take out or change.
+    /// For each item, whether anything changed.
     Changed(Vec<bool>),
-    /// The new revision of what was set.
+    /// The new revision of the object.
     Revision(u64),
-    /// The grant's fencing token.
+    /// The fencing token of the new grant.
     Granted(Fence),
-    /// Refused; nothing was changed.
+    /// The command was refused and nothing changed.
     Rejected(Rejection),
 }
 
-/// Why a command was refused: a code with its values, for it is stored in the audit log and every replica must store
-/// the same. `wording` has the words. Variants are only ever appended.
+/// Why a command was refused, as a code with its values. The audit log stores it, so every replica must store
+/// the same value. `wording` turns it into text. Variants are only ever appended.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub enum Rejection {
     /// A value is outside its limit.
     Limit(LimitExceeded),
-    /// What it names is not there.
+    /// The object does not exist.
     NotFound {
-        /// What kind of thing.
+        /// The kind of the object.
         kind: ObjectKind,
-        /// Its name.
+        /// The name of the object.
         name: Box<str>,
     },
-    /// It is there already.
+    /// The object exists already.
     Exists {
-        /// What kind of thing.
+        /// The kind of the object.
         kind: ObjectKind,
-        /// Its name.
+        /// The name of the object.
         name: Box<str>,
     },
-    /// Someone else changed it since.
+    /// The object has another revision than the caller expected.
     RevisionMismatch {
-        /// What the caller expected.
+        /// The revision that the caller expected.
         expected: u64,
-        /// What it is.
+        /// The present revision.
         actual: u64,
     },
-    /// Proposed under a leadership that has ended.
+    /// The command was proposed by a leader that has been replaced.
     StaleFence {
-        /// The proposal's.
+        /// The fence of the proposal.
         got: u64,
-        /// The present one.
+        /// The present fence.
         current: u64,
     },
-    /// A leader's command without a fence.
+    /// A command of the leader has no fence.
     FenceMissing,
-    /// Owned by the operator's environment.
+    /// The account is managed by the operator's environment variables.
     Managed(Box<str>),
-    /// It belongs to a newer version of the state.
+    /// The command belongs to a newer version of the state.
     StateVersion {
-        /// The version that it belongs to.
+        /// The version that the command needs.
         needs: u32,
-        /// The version that the state has.
+        /// The version of the state.
         has: u32,
     },
-    /// The request id was given to a request that asked for something else.
+    /// The request id was already used for a different request.
     RequestIdReused,
 }
 
 impl Rejection {
-    /// Whether every part of it is a code.
+    /// Whether every part of the refusal is a code, so that it may be stored.
     pub(super) fn is_code(&self) -> bool {
         match self {
             Self::Limit(limit) => limit.field.is_code(),
@@ -463,7 +469,7 @@ impl Rejection {
     }
 }
 
-/// What kind of thing a refusal names. Variants are only ever appended.
+/// The kind of object that a refusal names. Variants are only ever appended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
 pub enum ObjectKind {
     /// A service.
@@ -478,7 +484,7 @@ pub enum ObjectKind {
     Token,
     /// A signing key.
     SigningKey,
-    /// What tells the cluster from every other.
+    /// The identity of the cluster.
     ClusterIdentity,
     /// A check of an instance.
     Check,

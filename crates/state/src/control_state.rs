@@ -1,4 +1,4 @@
-//! The state itself, and the questions that it answers without changing.
+//! The replicated state, and the functions that read it. `apply` is the only way to change it.
 
 use std::sync::Arc;
 
@@ -14,34 +14,34 @@ use super::name::{InstanceKey, Name, ServiceKey};
 use super::policy::PolicyRecord;
 use super::runtime_config::{ConfigHistory, ConfigRecord};
 
-/// A service: its instances, its drains and its policy. It exists while it has any of them.
+/// A service: its instances, drains and policy. It exists as long as it has any of these.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ServiceState {
-    /// Instances by id.
+    /// Instances, by id.
     pub instances: OrdMap<Name, Arc<Instance>>,
-    /// Drains by instance id, whether or not the instance is registered now.
+    /// Drains, by instance id. The instance need not be registered.
     pub drains: OrdMap<Name, Arc<Drain>>,
     /// The policy, if one is set.
     pub policy: Option<Arc<PolicyRecord>>,
-    /// Index of the last change to any of them.
+    /// Index of the last change to any of these.
     pub modified_index: u64,
 }
 
 impl ServiceState {
-    /// Whether nothing is left of it.
+    /// Whether the service has no instances, no drains and no policy.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.instances.is_empty() && self.drains.is_empty() && self.policy.is_none()
     }
 
-    /// The instance itself, or else the one before it or after it in the order of the ids.
+    /// The instance with this id, or else the one before or after it in the order of ids.
     pub(super) fn neighbour(&self, id: &Name) -> Option<&Arc<Instance>> {
         let before = self.instances.get_prev(id);
         before.or_else(|| self.instances.get_next(id)).map(|(_, instance)| instance)
     }
 
-    /// The instance with this id, or else the first one whose id differs from it in upper and lower case only. Without
-    /// an exact match it looks at all instances.
+    /// The instance with this id. If there is none, the first one whose id differs only in upper and lower
+    /// case; that search reads all instances of the service.
     #[must_use]
     pub fn find_ignoring_case(&self, id: &str) -> Option<&Arc<Instance>> {
         self.instances.get(id).or_else(|| {
@@ -51,14 +51,15 @@ impl ServiceState {
         })
     }
 
-    /// Whether no operator keeps traffic away from an instance.
+    /// Whether the instance has no drain.
     #[must_use]
     pub fn is_undrained(&self, instance: &Instance) -> bool {
         !self.drains.contains_key(&instance.registration.id)
     }
 
-    /// Whether a larger share of the undrained instances is unhealthy than the policy's panic
-    /// threshold. Then the probes are more likely wrong than the fleet, and all are used.
+    /// Whether the share of unhealthy instances is above the panic threshold of the policy. Drained instances
+    /// are not counted. In panic mode, all instances get traffic, because the probes are more likely wrong
+    /// than the whole fleet.
     #[must_use]
     pub fn in_panic_mode(&self) -> bool {
         let health = self.policy.as_ref().and_then(|record| record.policy.health);
@@ -71,43 +72,43 @@ impl ServiceState {
     }
 }
 
-/// Who holds the leader's duties.
+/// The grant of the leader's duties to one node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Grant {
     /// The fencing token.
     pub fence: Fence,
-    /// The node's name.
+    /// The name of the node.
     pub holder: Name,
-    /// Since when, in milliseconds since 1970, by the log's clock.
+    /// When it was granted, in milliseconds since 1970, by the log's clock.
     pub since_ms: u64,
-    /// The grant that it ended.
+    /// The previous grant, which this one ended.
     pub before: Option<FormerGrant>,
 }
 
-/// A grant that has ended.
+/// An earlier grant, which has ended.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct FormerGrant {
     /// Its fencing token.
     pub fence: Fence,
-    /// The node's name.
+    /// The name of the node.
     pub holder: Name,
 }
 
-/// Everything that Maxine knows. Cloning is cheap: the maps share what is unchanged.
+/// The complete state of Maxine. A clone is cheap, because clones share what is unchanged.
 #[derive(Clone, Debug, Default)]
 pub struct ControlState {
-    /// Counts changes; every event and every proposal has an index of its own.
+    /// The number of changes. Every event and every proposal has its own index.
     pub(super) index: u64,
-    /// Which history the index counts in; another one after a restore or a loss.
+    /// The history in which the index counts. A restore or a loss of data begins a new one.
     pub(super) history: u64,
-    /// The line of the store under which that history began.
+    /// The line of the store under which the history began.
     pub(super) line: u64,
-    /// The log's clock, in milliseconds since 1970; never runs backwards.
+    /// The log's clock, in milliseconds since 1970. It never runs backwards.
     pub(super) time_ms: u64,
-    /// By how much the version is above the first.
+    /// The difference between the state's version and the first version.
     pub(super) version_raised: u32,
     pub(super) services: OrdMap<ServiceKey, Arc<ServiceState>>,
-    /// Index at which a service was last gone.
+    /// Index at which a service was last removed.
     pub(super) service_gone_index: u64,
     pub(super) instances_len: usize,
     /// Sum of [`super::Instance::stored_len`] over all instances.
@@ -123,15 +124,15 @@ pub struct ControlState {
 }
 
 impl ControlState {
-    /// How many changes were made so far. Equal on every replica that applied the same commands.
+    /// The number of changes so far. It is equal on every replica that applied the same commands.
     #[must_use]
     pub fn index(&self) -> u64 {
         self.index
     }
 
-    /// Names the history that the index counts in. Where data was restored from an older copy, or
-    /// acknowledged writes were lost, indexes are given out again, and another history begins: an
-    /// index of one says nothing in another.
+    /// Identifies the history in which the index counts. When data was restored from an older copy, or
+    /// acknowledged writes were lost, the same indexes are used again, so a new history begins. Indexes of
+    /// different histories cannot be compared.
     #[must_use]
     pub fn history(&self) -> u64 {
         self.history
@@ -180,15 +181,15 @@ impl ControlState {
         self.instances_len
     }
 
-    /// The index of the last change to a service. For one that does not exist, the index at which a service was last
-    /// gone, whichever it was. So the index of a service never goes back, and one that is gone has a higher index than
-    /// it had before: a reader who waits for a change of it misses nothing.
+    /// The index of the last change to a service. For a service that does not exist, it is the index at which
+    /// any service was last removed. So the index of a service never decreases, and a reader who waits for a
+    /// change of a removed service misses nothing.
     #[must_use]
     pub fn service_index(&self, key: &ServiceKey) -> u64 {
         self.services.get(key).map_or(self.service_gone_index, |service| service.modified_index)
     }
 
-    /// How many bytes all registrations take.
+    /// The size of all registrations, in bytes.
     #[must_use]
     pub fn registrations_len(&self) -> u64 {
         self.registrations_len
@@ -200,25 +201,25 @@ impl ControlState {
         &self.config
     }
 
-    /// The configurations that held lately.
+    /// The most recent configurations.
     #[must_use]
     pub fn config_history(&self) -> &ConfigHistory {
         &self.config_history
     }
 
-    /// Users, keys and tokens.
+    /// Users, signing keys and tokens.
     #[must_use]
     pub fn identities(&self) -> &Arc<Identities> {
         &self.identities
     }
 
-    /// Who holds the leader's duties.
+    /// The present grant of the leader's duties.
     #[must_use]
     pub fn grant(&self) -> Option<&Arc<Grant>> {
         self.grant.as_ref()
     }
 
-    /// The note of the whole cluster; empty where none is set.
+    /// The note of the whole cluster; empty if none is set.
     #[cfg(feature = "next")]
     #[must_use]
     pub fn note(&self) -> &str {

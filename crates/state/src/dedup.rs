@@ -8,7 +8,7 @@ use imbl::Vector;
 use super::command::{Applied, Reply, RequestId};
 use super::limits::{REMEMBERED_REQUESTS_MAX, REMEMBERED_REQUESTS_MS, REMEMBERED_RESULTS_MAX};
 
-/// A request, when it came by the log's clock, and its first reply.
+/// A request: its id, the time by the log's clock, and its first reply.
 #[derive(Clone, Debug)]
 struct Remembered {
     id: RequestId,
@@ -16,32 +16,32 @@ struct Remembered {
     applied: Arc<Applied>,
 }
 
-/// The requests of one kind of caller, oldest first.
+/// The remembered requests of one kind of caller, oldest first.
 #[derive(Clone, Debug, Default)]
 struct Window {
     order: Vector<Remembered>,
-    /// Size of all replies.
+    /// The size of all replies.
     results: usize,
 }
 
-/// The replies of recent requests. A pure function of the log: forgetting depends on the log's clock, on the count and
-/// on the size of the replies alone. Requests of callers without a credential have a window of their own, so that they
-/// do not push out those of the others.
+/// The replies to recent requests. What is forgotten depends only on the log: on its clock, the number of
+/// replies and their size. Callers without a credential have their own window, so that they cannot push out
+/// the requests of others.
 #[derive(Debug, Default)]
 pub(super) struct Dedup {
     of_strangers: Window,
     of_known: Window,
-    /// The same by name. Only the state that commands are applied to ever looks one up; the copies
-    /// that are published after each batch go without, and so cost nothing.
+    /// The same requests, by name. Only the state that commands are applied to uses this map. The published
+    /// copies do not build it, so it costs them nothing.
     by_name: OnceLock<HashMap<u128, (RequestId, Arc<Applied>)>>,
 }
 
-/// What is remembered of a request's name.
+/// What is known about a request id.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Known<'a> {
-    /// The very request, and its first reply.
+    /// The same request, with its first reply.
     Repeat(&'a Applied),
-    /// Another request had the name.
+    /// Another request used the same name.
     Other,
 }
 
@@ -64,8 +64,7 @@ impl Dedup {
         Some(if *first == id { Known::Repeat(applied) } else { Known::Other })
     }
 
-    /// Remembers the reply to a request that is not remembered yet. `of_stranger` says that its caller had no
-    /// credential.
+    /// Remembers the reply to a new request. `of_stranger` says that its caller had no credential.
     pub(super) fn remember(
         &mut self,
         id: RequestId,
@@ -94,7 +93,8 @@ impl Dedup {
         window.order.push_back(Remembered { id, at_ms: now_ms, applied });
     }
 
-    /// Everything remembered, and whether it is of callers without a credential; of each kind the oldest first.
+    /// All remembered requests, and whether their caller had no credential. The oldest of each kind comes
+    /// first.
     pub(super) fn iter(&self) -> impl Iterator<Item = (RequestId, bool, u64, Arc<Applied>)> {
         let windows = [(true, &self.of_strangers), (false, &self.of_known)];
         windows.into_iter().flat_map(|(of_stranger, window)| {
@@ -105,7 +105,7 @@ impl Dedup {
     }
 }
 
-/// Size of a reply, in results.
+/// The size of a reply, in results.
 fn size(applied: &Applied) -> usize {
     match &applied.reply {
         Reply::Registered(results) => {

@@ -1,4 +1,4 @@
-//! What a command changed, for watchers.
+//! The changes that a command made, as watchers see them.
 
 use std::sync::Arc;
 
@@ -7,22 +7,22 @@ use serde::Serialize;
 use super::instance::Instance;
 use super::name::{InstanceKey, Name, ServiceKey};
 
-/// One change. Every event has an index of its own.
+/// One change. Every event has its own index.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
     /// The index of the state right after the change.
     pub index: u64,
-    /// When, in milliseconds since 1970, by the log's clock.
+    /// The time of the change, in milliseconds since 1970, by the log's clock.
     pub time_ms: u64,
     /// What changed.
     pub kind: EventKind,
 }
 
-/// Why an instance is gone.
+/// Why an instance was removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RemovalCause {
-    /// Its owner or an operator took it out.
+    /// Its owner or an operator deregistered it.
     Deregistered,
     /// Its lease ran out.
     Expired,
@@ -31,23 +31,23 @@ pub enum RemovalCause {
 /// The kinds of change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EventKind {
-    /// An instance was registered: it is new, or its registration changed, or an equal registration
-    /// went through the log and keeps its `lease_epoch`.
+    /// An instance was registered. It is new, its registration changed, or an equal registration went through
+    /// the log; the last keeps its `lease_epoch`.
     InstanceRegistered {
-        /// Whose.
+        /// The instance.
         key: InstanceKey,
         /// The new value.
         data: Arc<Instance>,
     },
     /// The verdict on an instance changed.
     HealthChanged {
-        /// Whose.
+        /// The instance.
         key: InstanceKey,
         /// The new value.
         data: Arc<Instance>,
     },
-    /// The owner of an instance reported a check of it, or did not in time. An equal report that went through the log
-    /// is an event, too.
+    /// The owner reported a check, or did not report it in time. An equal report that went through the log is
+    /// an event too.
     CheckReported {
         /// The instance.
         key: InstanceKey,
@@ -56,23 +56,23 @@ pub enum EventKind {
         /// The new value.
         data: Arc<Instance>,
     },
-    /// An instance is gone.
+    /// An instance was removed.
     InstanceRemoved {
-        /// Whose.
+        /// The instance.
         key: InstanceKey,
-        /// Why.
+        /// The cause.
         cause: RemovalCause,
     },
-    /// An operator drained an instance, or returned it to service.
+    /// An operator drained an instance, or ended its drain.
     DrainChanged {
-        /// Whose.
+        /// The instance.
         key: InstanceKey,
         /// Whether it is drained now.
         draining: bool,
     },
-    /// A service's policy was set or taken away.
+    /// A service's policy was set or removed.
     PolicyChanged {
-        /// Whose.
+        /// The service.
         key: ServiceKey,
     },
     /// The runtime configuration changed.
@@ -82,20 +82,20 @@ pub enum EventKind {
     },
     /// A node took over the leader's duties.
     LeadershipGranted {
-        /// Which node.
+        /// The name of the node.
         holder: Name,
         /// Its fencing token.
         fence: u64,
     },
     /// A user, key or token changed.
     IdentityChanged {
-        /// Whose name.
+        /// The name of the user, key or token.
         subject: Name,
     },
     /// The note of the whole cluster changed.
     #[cfg(feature = "next")]
     NoteChanged {
-        /// The new one; empty where it was taken away.
+        /// The new note; empty if it was removed.
         note: Box<str>,
     },
 }

@@ -1,7 +1,7 @@
-//! A known fault that the chaos tests switch on to show that it is caught: `MAXINE_FAULT=skip-fencing`.
-//! Compiled in only with the feature `faults`; without it the answer is "no" at compile time.
+//! A deliberate fault: `MAXINE_FAULT=skip-fencing`. The chaos tests switch it on to show that they detect it.
+//! It needs the feature `faults`; without it, the function returns false at compile time.
 
-/// Whether a leader-only command takes effect whatever its fence.
+/// Whether apply carries out a leader-only command whatever its fence is.
 #[cfg(feature = "faults")]
 pub(crate) fn skip_fencing() -> bool {
     use std::sync::LazyLock;

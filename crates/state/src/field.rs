@@ -1,11 +1,12 @@
-//! The fields whose limits the state checks: codes, because refusals are stored. Names are made where they are read.
+//! The fields that the state checks. Refusals are stored, so they contain a field's code. [`Field::as_str`]
+//! gives the name.
 
 use std::fmt;
 
 use bincode::{Decode, Encode};
 
-/// Their names, as clients write them. A name's place is its code: names are only ever appended, and one that changes
-/// keeps its place.
+/// The names of the fields, as clients write them. The position of a name is its code. New names are
+/// appended. A name that changes keeps its position.
 const NAMES: &[&str] = &[
     "id",
     "name",
@@ -117,9 +118,9 @@ const NAMES: &[&str] = &[
 /// A field that a value was given for.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub enum Field {
-    /// One that the state checks; its place among the names.
+    /// A field that the state checks: its position among the names.
     Stored(u16),
-    /// One of a request that never comes to the state. Nothing that is stored names it.
+    /// A field of a request that never reaches the state. Nothing that is stored contains it.
     OfRequest(Box<str>),
 }
 
@@ -135,7 +136,7 @@ impl Field {
         }
     }
 
-    /// Whether it may be stored.
+    /// Whether the field may be stored.
     pub(super) fn is_code(&self) -> bool {
         matches!(self, Self::Stored(_))
     }

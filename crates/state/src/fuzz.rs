@@ -1,4 +1,5 @@
-//! Any log entry is read or refused, and has the same effect on every replica; any snapshot is read or refused.
+//! Fuzz targets. Any log entry is decoded or refused, and has the same effect on every replica. Any snapshot
+//! is decoded or refused.
 
 use maxine_fuzzing::Target;
 
@@ -11,7 +12,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "snapshot", run: snapshot, seeds: snapshot_seeds },
 ];
 
-/// An entry that can be read is applied by two replicas, one of which was restored from the other's snapshot.
+/// Two replicas apply an entry that can be decoded. One of them was restored from the other's snapshot.
 fn command(bytes: &[u8]) {
     let Ok(batch) = decode_batch(bytes) else { return };
     let again = encode_batch(&batch).expect("what was read can be written");
@@ -35,7 +36,7 @@ fn restored(state: &ControlState) -> ControlState {
     ControlState::read_from(&mut bytes.as_slice()).expect("our own")
 }
 
-/// A policy with every part that there is.
+/// A policy in which every part is set.
 fn policy() -> ServicePolicy {
     let text = |text: &str| text.to_owned();
     let field = |name: &str| (text(name), text("1"));
@@ -89,7 +90,7 @@ fn policy() -> ServicePolicy {
     }
 }
 
-/// Every command that there is, and some that are refused.
+/// Every command, and some that are refused.
 fn commands() -> Vec<Command> {
     let key = ServiceKey::new(Name::trusted("default"), Name::trusted("orders"));
     let address = Address::parse("http://10.0.0.1:80").expect("an address");
@@ -223,7 +224,7 @@ fn command_seeds() -> Vec<Vec<u8>> {
         .collect()
 }
 
-/// Writing a snapshot that was read gives a snapshot with the same state.
+/// A snapshot that was read and written again has the same state.
 fn snapshot(bytes: &[u8]) {
     let Ok(state) = ControlState::read_from(&mut { bytes }) else { return };
     assert_eq!(restored(&state).digest(), state.digest());
@@ -253,7 +254,7 @@ mod tests {
         Sha256::digest(bytes).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
     }
 
-    /// The commands of [`commands`] as the log holds them: the length and the hash of each.
+    /// The length and the hash of each command of [`commands`], as the log stores it.
     const BYTES: &[(usize, &str)] = &[
         (44, "3d71293377229065"),
         (243, "47e056da185e34c1"),
@@ -282,8 +283,9 @@ mod tests {
         (72, "9f75cfb718a01d4f"),
     ];
 
-    /// Whoever changes these numbers changes what is on disks and what other nodes understand: a new command, field
-    /// or variant is appended and needs a newer version of the state, and leaves these as they are.
+    /// A change of these numbers changes what disks contain and what other nodes understand. New commands,
+    /// fields and variants are appended and need a newer version of the state. They leave these numbers
+    /// unchanged.
     #[test]
     fn the_bytes_of_every_command_never_change() {
         let found: Vec<(usize, String)> =
@@ -298,8 +300,8 @@ mod tests {
         assert_eq!(commands().iter().filter(|command| command.needs() == 1).count(), BYTES.len());
     }
 
-    /// Replicas of different builds must come to the same state, refusals and audit records included: this build, and
-    /// the next one while the state has the first version.
+    /// Builds of different versions must reach the same state, with the same refusals and audit records. This
+    /// test compares this build and the next one while the state has the first version.
     #[test]
     fn the_state_that_commands_lead_to_never_changes() {
         let mut state = ControlState::default();

@@ -1,4 +1,4 @@
-//! The replicated verdict on an instance's health. Only transitions come here; single probe
+//! The replicated verdict on an instance's health. Only changes of a verdict enter the log. Single probe
 //! results stay on the node that made them.
 
 use bincode::{Decode, Encode};
@@ -25,9 +25,9 @@ pub enum Readiness {
     /// No health check has taken it out of traffic since it was registered; it gets traffic.
     #[default]
     Unknown,
-    /// Observed to work.
+    /// Its probes succeed.
     Ready,
-    /// Observed not to work; it gets no traffic.
+    /// Its probes fail; it gets no traffic.
     NotReady,
 }
 
@@ -49,7 +49,7 @@ first_version!(Readiness { Unknown, Ready, NotReady });
 )]
 #[serde(rename_all = "snake_case")]
 pub enum Liveness {
-    /// It counts.
+    /// The instance is alive.
     #[default]
     Alive,
     /// Its probes failed until the threshold. It is neither listed nor discovered, but goes on being
@@ -64,14 +64,15 @@ first_version!(Liveness { Alive, Evicted });
 pub struct Health {
     /// Whether it may get traffic.
     pub readiness: Readiness,
-    /// Whether it counts as there.
+    /// Whether it is alive, or evicted.
     pub liveness: Liveness,
-    /// Why, in one line; empty where nothing has been observed.
+    /// The reason, in one line; empty if nothing has been observed.
     #[serde(skip_serializing_if = "str::is_empty")]
     pub reason: Box<str>,
-    /// Since when, in milliseconds since 1970; 0 if nothing has been observed.
+    /// When the verdict last changed, in milliseconds since 1970; 0 if nothing has been observed.
     pub since_ms: u64,
-    /// How often it changed lately; decays, and damps a flapping instance.
+    /// How often the verdict changed recently. The score decays with time. A high score delays the recovery
+    /// of a flapping instance.
     pub flap_score: u32,
 }
 

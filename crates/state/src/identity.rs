@@ -1,4 +1,5 @@
-//! Users, signing keys and API tokens: replicated, so that every node accepts every node's tokens.
+//! Users, signing keys and API tokens. They are replicated, so that every node accepts the tokens of every
+//! other node.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::name::Name;
 use super::versioned::{first_version, stored};
 
-/// What a user may do; each role includes the lower ones.
+/// What a user may do. Each role includes the lower ones.
 #[derive(
     Clone,
     Copy,
@@ -27,11 +28,11 @@ use super::versioned::{first_version, stored};
 )]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
-    /// Looks.
+    /// May read.
     Viewer,
-    /// Looks and steers services.
+    /// May read, and may change services.
     Operator,
-    /// Everything, people and membership included.
+    /// May do everything, including the management of users and members.
     Admin,
 }
 
@@ -49,41 +50,41 @@ impl Role {
     }
 }
 
-/// Someone who signs in with a password.
+/// A person who signs in with a password.
 #[derive(Clone, PartialEq, Eq)]
 pub struct User {
     /// The name to sign in with.
     pub name: Name,
-    /// What they may do.
+    /// What the user may do.
     pub role: Role,
     /// The password's argon2id hash in PHC form; never the password.
     pub password_hash: Box<str>,
-    /// Grows with every change of the password or role; older tokens stop working. It begins at the
-    /// index at which the user was made (the first admin's at 0), so that a user who is deleted and
-    /// made again under the same name never has a version that an old token was issued for.
+    /// Grows with every change of the password or role, and older tokens then stop working. It begins at the
+    /// index at which the user was created (at 0 for the first admin). So a user who is deleted and created
+    /// again never has a version that an old token was issued for.
     pub credential_version: u64,
-    /// Whether the account comes from the operator's environment and cannot be changed here.
+    /// Whether the account is managed by the operator's environment variables, and so cannot be changed here.
     pub managed: bool,
-    /// Sessions of this credential version that were ended before their time.
+    /// Sessions of this credential version that were ended before they expired.
     pub ended_sessions: Vec<EndedSession>,
 }
 
 stored!(User { name, role, password_hash, credential_version, managed, ended_sessions });
 
-/// A session that was ended before its time.
+/// A session that was ended before it expired.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EndedSession {
     /// When its token was issued, in seconds since 1970.
     pub issued_at_s: u64,
-    /// When its token stops working by itself, in seconds since 1970.
+    /// When its token expires, in seconds since 1970.
     pub expires_at_s: u64,
-    /// Tells it from others that began in the same second.
+    /// Distinguishes it from other sessions that began in the same second.
     pub id: u64,
 }
 
 stored!(EndedSession { issued_at_s, expires_at_s, id });
 
-// The hash stays out of logs.
+// The hash must not appear in logs.
 impl fmt::Debug for User {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("User")
@@ -95,14 +96,14 @@ impl fmt::Debug for User {
     }
 }
 
-/// A key that signs sessions' tokens.
+/// A key that signs the tokens of sessions.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SigningKey {
     /// Its name in the token's header.
     pub key_id: Name,
     /// The HMAC secret.
     pub secret: Box<[u8]>,
-    /// When it was made, in milliseconds since 1970.
+    /// When it was created, in milliseconds since 1970.
     pub created_at_ms: u64,
 }
 
@@ -114,36 +115,36 @@ impl fmt::Debug for SigningKey {
     }
 }
 
-/// A long-lived API token; only its hash is kept.
+/// A long-lived API token. Only its hash is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TokenRecord {
     /// Its public name.
     pub id: Name,
-    /// What it is for, in its maker's words.
+    /// What the token is for, in the words of the person who created it.
     pub note: Box<str>,
-    /// What its bearer may do.
+    /// What the bearer of the token may do.
     pub role: Role,
     /// SHA-256 of the token.
     pub token_hash: [u8; 32],
-    /// Who made it.
+    /// The user who created it.
     pub created_by: Name,
-    /// Time, in milliseconds since 1970.
+    /// When it was created, in milliseconds since 1970.
     pub created_at_ms: u64,
-    /// When it stops working, in milliseconds since 1970.
+    /// When it expires, in milliseconds since 1970; `None` if it never does.
     pub expires_at_ms: Option<u64>,
 }
 
 stored!(TokenRecord { id, note, role, token_hash, created_by, created_at_ms, expires_at_ms });
 
-/// Everything that decides who may do what.
+/// Users, signing keys and tokens: the data that decides who may do what.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Identities {
-    /// What tells this cluster from every other: random, made once by the first leader. Empty until
-    /// then. Tokens carry it, so that one cluster's tokens are not accepted by another.
+    /// The identity of this cluster: a random text that the first leader creates once. Empty until then.
+    /// Tokens contain it, so a token of one cluster is not accepted by another.
     pub cluster: Box<str>,
     /// Users by name.
     pub users: OrdMap<Name, Arc<User>>,
-    /// Signing keys, newest first: the first signs, all are accepted.
+    /// Signing keys, newest first. The first one signs; all of them are accepted.
     pub signing_keys: Vec<SigningKey>,
     /// API tokens by id.
     pub tokens: OrdMap<Name, Arc<TokenRecord>>,

@@ -1,5 +1,5 @@
-//! Which instances of a service get traffic now. This is the only place that decides it: the routing tables, the API, the
-//! counts and the explanations all ask here.
+//! Decides which instances of a service get traffic. Routing tables, the API, counts and explanations all use
+//! this decision.
 
 use crate::{Instance, Liveness, Name, ServiceState};
 
@@ -12,11 +12,11 @@ pub enum NoTraffic {
     Evicted,
     /// Its health checks say that it is not ready.
     NotReady,
-    /// The policy splits the traffic between versions, and its version has no share.
+    /// The policy splits the traffic between versions, and the version of the instance has no share.
     NoShare,
 }
 
-/// The decision for all instances of one service, as of one state.
+/// The decision for all instances of one service, for one state.
 #[derive(Debug)]
 pub struct InTraffic<'a> {
     service: &'a ServiceState,
@@ -26,7 +26,7 @@ pub struct InTraffic<'a> {
 }
 
 impl ServiceState {
-    /// Decides who gets traffic.
+    /// Decides which instances get traffic.
     #[must_use]
     pub fn in_traffic(&self) -> InTraffic<'_> {
         let mut decision =
@@ -41,14 +41,14 @@ impl ServiceState {
                 shares.push(&share.version);
             }
         }
-        // If no version of the split has an instance to use, all instances are used.
+        // If no version of the split has a usable instance, all instances are used.
         decision.versions = shares;
         decision
     }
 }
 
 impl InTraffic<'_> {
-    /// Whether so many instances are unhealthy that health is ignored (panic mode).
+    /// Whether the service is in panic mode: so many instances are unhealthy that health is ignored.
     #[must_use]
     pub fn panics(&self) -> bool {
         self.panics
@@ -147,7 +147,7 @@ mod tests {
             assert_eq!(self.propose(Command::ReportHealth { items }), Reply::Changed(vec![true]));
         }
 
-        /// For each instance, why it gets no traffic.
+        /// For each instance, the reason why it gets no traffic.
         fn decided(&self) -> Vec<Option<NoTraffic>> {
             let service = self.state.service(&key()).unwrap();
             let decision = service.in_traffic();
@@ -176,7 +176,7 @@ mod tests {
         );
         let no_share = Some(NoTraffic::NoShare);
         assert_eq!(world.decided(), [None, no_share, no_share]);
-        // Nobody of the split is left: then all are used.
+        // No instance of the split's versions is left, so all instances are used.
         world.evict("a");
         assert_eq!(world.decided(), [Some(NoTraffic::Evicted), None, None]);
     }

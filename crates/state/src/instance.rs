@@ -1,4 +1,4 @@
-//! What a service instance is, as its owner registered it and as the state holds it.
+//! A service instance: the registration of its owner, and what the state adds to it.
 
 use std::sync::{Arc, LazyLock};
 
@@ -11,20 +11,20 @@ use super::limits::{self, Given, Limit, LimitExceeded, check_count, check_range,
 use super::name::Name;
 use super::versioned::{Needs, stored};
 
-/// About what is kept beside the texts of an instance, and of a probe, in bytes.
+/// Estimated size of the fixed part of an instance, and of a probe, in bytes.
 const STORED_BESIDE_LEN: usize = 256;
-/// About what is kept beside the texts of a tag or a metadata entry, in bytes.
+/// Estimated size of the fixed part of a tag or a metadata entry, in bytes.
 const STORED_BESIDE_ENTRY_LEN: usize = 64;
 
-/// When an instance is removed although nobody asked for it.
+/// When an instance is removed without a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
 pub enum Expiry {
-    /// After a time without a heartbeat: the instance has a lease.
+    /// After a time without a heartbeat. The instance has a lease.
     AfterSilence {
-        /// That time, in milliseconds.
+        /// The time, in milliseconds.
         ttl_ms: u64,
     },
-    /// Never: it is permanent, has no lease, and stays until it is deregistered.
+    /// Never. The instance is permanent: it has no lease, and stays until it is deregistered.
     Never,
 }
 
@@ -47,36 +47,35 @@ impl Needs for Expiry {
     }
 }
 
-/// What the owner of an instance says of it. A registration equal to the present one is a
-/// heartbeat.
+/// What the owner registers. A registration that is equal to the present one is a heartbeat.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Registration {
     /// The instance's name within its service.
     pub id: Name,
     /// Address of the instance.
     pub address: Address,
-    /// Its share of the traffic against its peers, 1 to [`limits::WEIGHT_MAX`].
+    /// Its share of the traffic, relative to the other instances, 1 to [`limits::WEIGHT_MAX`].
     pub weight: u16,
     /// When it expires.
     pub expiry: Expiry,
-    /// The zone that it runs in.
+    /// The zone in which it runs.
     pub zone: Option<Name>,
-    /// The version that it runs.
+    /// The version of its software.
     pub version: Option<Name>,
     /// The name of the machine that it runs on.
     pub node: Option<Name>,
-    /// Labels, as its owner gave them: in that order, repeats included.
+    /// Tags, in the order that the owner gave. Repeated tags are kept.
     pub tags: Arc<[Box<str>]>,
-    /// Free entries, sorted by key.
+    /// Free key-value entries, sorted by key.
     pub metadata: Arc<[(Name, Box<str>)]>,
-    /// Its checks, sorted by id. A probe here comes before that of the service's policy.
+    /// Its checks, sorted by id. A probe given here replaces the probe of the service's policy.
     pub checks: Box<[Check]>,
 }
 
 stored!(Registration { id, address, weight, expiry, zone, version, node, tags, metadata, checks });
 
 impl Registration {
-    /// A registration with a lease, and with everything optional left out.
+    /// A registration with a lease, without any optional value.
     #[must_use]
     pub fn new(id: Name, address: Address, ttl_ms: u64) -> Self {
         Self {
@@ -105,8 +104,8 @@ impl Registration {
         self
     }
 
-    /// Takes over the texts that are equal to those of another instance of the service: most instances of a service
-    /// have the same zone, version, tags and metadata, and need not store each of them again. Changes no value.
+    /// Shares the memory of equal texts with another instance of the service. Most instances of a service
+    /// have the same zone, version, tags and metadata, so they need not be stored again. Changes no value.
     pub(super) fn share_texts(&mut self, other: &Self) {
         let names = [
             (&mut self.zone, &other.zone),
@@ -126,7 +125,8 @@ impl Registration {
         }
     }
 
-    /// The bytes that it counts in the registry: the length of its texts, plus an estimate of the overhead of each.
+    /// Its size for the limits of the registry, in bytes: the length of its texts, plus an estimate for the
+    /// rest.
     #[must_use]
     pub fn stored_len(&self) -> u64 {
         let name = |name: &Option<Name>| name.as_ref().map_or(0, |name| name.as_str().len());
@@ -146,7 +146,7 @@ impl Registration {
         len as u64
     }
 
-    /// Checks every bound; the first one broken is told.
+    /// Checks every limit. The error names the first one that is exceeded.
     pub fn check(&self) -> Result<(), LimitExceeded> {
         limits::check_name("id", self.id.as_str())?;
         Address::parse(self.address.as_str())?;
@@ -180,29 +180,29 @@ impl Registration {
     }
 }
 
-/// An instance as the registry holds it.
+/// An instance, as the registry stores it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Instance {
-    /// What its owner said.
+    /// The registration by its owner.
     pub registration: Registration,
-    /// Index at which the present registration came or last changed. An equal registration keeps
-    /// it. Heartbeats and removals may name it.
+    /// Index at which the present registration was made or last changed. An equal registration keeps it.
+    /// Heartbeats and deregistrations may name it.
     pub lease_epoch: u64,
-    /// Index of the last registration of this instance in the log, equal ones included. An expiry
-    /// names it, so an expiry that was decided before a heartbeat by registration removes nothing.
+    /// Index of the last registration of this instance in the log, equal ones included. An expiry names this
+    /// index, so an expiry that was decided before a later registration removes nothing.
     pub registered_index: u64,
-    /// Index of the registration that brought the present address. Health reports name it: what
-    /// was observed at another address does not count.
+    /// Index of the registration that set the present address. Health reports name it, so a result for an
+    /// earlier address is ignored.
     pub address_index: u64,
     /// When it was registered, in milliseconds since 1970, by the log's clock.
     pub registered_at_ms: u64,
     /// Index of the last change to it.
     pub modified_index: u64,
-    /// What is known of its checks; `None` while nothing is, as of most instances.
+    /// The known state of its checks. `None` while nothing is known, as for most instances.
     pub(super) known: Option<Box<Known>>,
 }
 
-/// What the observers know of an instance that none has probed.
+/// The health of an instance that was never probed.
 static UNOBSERVED: LazyLock<Health> = LazyLock::new(Health::default);
 
 impl Instance {
@@ -212,10 +212,10 @@ impl Instance {
         Self::replacing(None, registration, index, time_ms)
     }
 
-    /// An instance with another registration than before, if there was one.
+    /// An instance with a new registration, which replaces an earlier one if there was one.
     ///
-    /// What is known belongs to an address. Where the address stays, so does that, whatever else the owner changed:
-    /// only a probe, a report or an operator changes it.
+    /// The known state of the checks belongs to an address. If the address stays, the state stays too,
+    /// whatever else the owner changed. Only a probe, a report or an operator changes it.
     pub(super) fn replacing(
         old: Option<&Self>,
         registration: Registration,
@@ -255,13 +255,13 @@ impl Instance {
         }
     }
 
-    /// What the observers of its probe agreed on.
+    /// The verdict of the observers of its probe.
     #[must_use]
     pub fn health(&self) -> &Health {
         self.known.as_ref().map_or(&UNOBSERVED, |known| &known.health)
     }
 
-    /// The bytes that it counts in the registry.
+    /// Its size for the limits of the registry, in bytes.
     #[must_use]
     pub fn stored_len(&self) -> u64 {
         let outputs = self.reported_checks().iter().map(|check| check.output.len() as u64);
@@ -279,15 +279,15 @@ stored!(Instance {
     known,
 });
 
-/// An operator's word that an instance gets no new traffic. It outlives re-registration and
-/// expiry: what the operator decided outranks what machines report.
+/// An operator's decision that an instance gets no new traffic. It survives a new registration and an expiry,
+/// because an operator's decision has priority over what machines report.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Drain {
-    /// Who drained it.
+    /// The user who drained it.
     pub by: Name,
-    /// Why, in the operator's words; may be empty.
+    /// The reason that the operator gave; may be empty.
     pub reason: String,
-    /// Since when, in milliseconds since 1970.
+    /// When it was drained, in milliseconds since 1970.
     pub since_ms: u64,
 }
 

@@ -1,14 +1,16 @@
-//! Who leads. Not part of the replicated state: every node says for itself what it can confirm.
+//! Who leads, as one node sees it. This is not part of the replicated state: each node reports what it can
+//! confirm.
 
 use serde::Serialize;
 
 /// The leader, as far as this node can confirm it now.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct Leadership {
-    /// The name of the leader, if one was confirmed within its lease.
+    /// The name of the leader, if it was confirmed within its lease.
     pub leader: Option<String>,
-    /// Whether it is this node, and its lease has not lapsed by its own monotonic clock.
+    /// Whether this node leads and its lease has not run out by its own monotonic clock.
     pub is_leader: bool,
-    /// Grows with every change of leadership: Raft's term, or the lease's fencing token.
+    /// Grows with every change of the leader: the term in Raft, or the fencing token of the lease in other
+    /// modes.
     pub term: u64,
 }

@@ -1,11 +1,11 @@
-//! The state machine: what Maxine knows, and how a command changes it.
+//! The replicated state machine: what Maxine stores, and how a command changes it.
 //!
-//! Place in the flow: a backend orders [`Proposal`]s, [`ControlState::apply`] turns each into an
-//! [`Applied`] reply and [`Event`]s, and `view` publishes the result to readers.
+//! Place in the flow: a backend puts [`Proposal`]s in order. [`ControlState::apply`] turns each into an
+//! [`Applied`] reply and [`Event`]s. `view` publishes the result to readers.
 //!
-//! **Invariant:** nothing here reads a clock, does I/O, draws a random number or iterates in hash
-//! order. Every replica that applies the same proposals holds the same state, byte for byte. Time
-//! enters only as [`Proposal::proposed_at_ms`], clamped so that it never runs backwards.
+//! **Invariant:** nothing here reads a clock, does I/O, draws a random number or iterates in hash order.
+//! Every replica that applies the same proposals has the same state, byte for byte. Time enters only as
+//! [`Proposal::proposed_at_ms`], which is clamped so that it never runs backwards.
 
 #[cfg(all(feature = "next", not(debug_assertions)))]
 compile_error!(
@@ -70,13 +70,13 @@ pub use runtime_config::{
 pub use snapshot::{SnapshotError, StateDigest};
 pub use traffic::*;
 
-/// The newest version of the state that this build understands. A version names a set of commands, of their fields,
-/// and of what they lead to; [`Command::needs`] says which version a command belongs to, and `versioned` how a value
-/// gets a new field.
+/// The newest version of the state that this build understands. A version defines a set of commands, their
+/// fields, and their effects. [`Command::needs`] says which version a command belongs to. `versioned`
+/// describes how a value gets a new field.
 ///
-/// The state itself has a version ([`ControlState::version`]), which an operator raises once every voter understands
-/// the new one. Until then commands of a newer version are not proposed, and apply refuses them. A replica that meets
-/// a command that it does not understand stops before it applies it.
+/// The state itself has a version too ([`ControlState::version`]). An operator raises it once every voter
+/// understands the new one. Until then, commands of a newer version are not proposed, and apply refuses them.
+/// A replica stops before a command that it does not understand.
 ///
-/// The feature `next` makes the version after this one, for the tests of mixed clusters.
+/// The feature `next` defines the version after this one, for the tests of mixed clusters.
 pub const STATE_VERSION: u32 = if cfg!(feature = "next") { 2 } else { 1 };

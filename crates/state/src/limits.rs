@@ -1,114 +1,117 @@
-//! Every bound on what a client may store, in one table.
+//! The limits on everything that a client may store.
 //!
-//! What is over a bound is refused with the field, the limit and the value ([`LimitExceeded`]).
+//! A value above its limit is refused. The error names the field, the limit and the value
+//! ([`LimitExceeded`]).
 
 use bincode::{Decode, Encode};
 
 use super::field::Field;
 
-/// Longest name of a service, an instance, a zone, a version or a node, in bytes.
+/// Maximum length of the name of a service, an instance, a zone, a version or a node, in bytes.
 pub const NAME_LEN_MAX: usize = 255;
-/// Longest address, in bytes.
+/// Maximum length of an address, in bytes.
 pub const ADDRESS_LEN_MAX: usize = 2_048;
-/// Most tags of one instance.
+/// Maximum number of tags of one instance.
 pub const TAGS_MAX: usize = 64;
-/// Longest tag, in bytes.
+/// Maximum length of a tag, in bytes.
 pub const TAG_LEN_MAX: usize = 1_024;
-/// Most metadata entries of one instance.
+/// Maximum number of metadata entries of one instance.
 pub const METADATA_ENTRIES_MAX: usize = 64;
-/// Longest metadata value, in bytes.
+/// Maximum length of a metadata value, in bytes.
 pub const METADATA_VALUE_LEN_MAX: usize = 1_024;
-/// All metadata of one instance, keys and values, in bytes.
+/// Maximum size of all metadata of one instance, keys and values, in bytes.
 pub const METADATA_TOTAL_LEN_MAX: usize = 8_192;
-/// Most checks of one instance.
+/// Maximum number of checks of one instance.
 pub const CHECKS_MAX: usize = 16;
-/// Longest output of a check, in bytes.
+/// Maximum length of the output of a check, in bytes.
 pub const CHECK_OUTPUT_LEN_MAX: usize = 4_096;
-/// Largest weight of an instance; the least is 1.
+/// Maximum weight of an instance. The minimum is 1.
 pub const WEIGHT_MAX: u16 = 100;
-/// Shortest time to live of a lease, in milliseconds.
+/// Minimum time to live of a lease, in milliseconds.
 pub const TTL_MS_MIN: u64 = 1_000;
-/// Longest time to live of a lease, in milliseconds (400 days).
+/// Maximum time to live of a lease, in milliseconds (400 days).
 pub const TTL_MS_MAX: u64 = 400 * 24 * 3_600 * 1_000;
-/// Most instances in one service.
+/// Maximum number of instances in one service.
 pub const INSTANCES_PER_SERVICE_MAX: usize = 100_000;
-/// Most services in the whole registry.
+/// Maximum number of services in the whole registry.
 pub const SERVICES_MAX: usize = 200_000;
-/// Most instances in the whole registry.
+/// Maximum number of instances in the whole registry.
 pub const INSTANCES_MAX: usize = 2_000_000;
-/// Most instances in the whole registry for a new one of a caller without a credential. The rest of the
-/// room is kept for callers who have one.
+/// Number of instances above which a caller without a credential cannot add another one. The rest is reserved
+/// for callers with a credential.
 pub const OPEN_INSTANCES_MAX: usize = INSTANCES_MAX / 2;
 /// Most bytes of all registrations and outputs of checks together, as [`Instance::stored_len`] counts them.
 ///
 /// [`Instance::stored_len`]: super::Instance::stored_len
 pub const REGISTRATIONS_LEN_MAX: u64 = 1_024 * 1_024 * 1_024;
-/// Most bytes of all registrations for one of a caller without a credential that adds to them.
+/// Total size of registrations above which a caller without a credential cannot add to it, in bytes.
 pub const OPEN_REGISTRATIONS_LEN_MAX: u64 = REGISTRATIONS_LEN_MAX / 2;
-/// Most registrations, heartbeats or deregistrations in one batch.
+/// Maximum number of registrations, heartbeats or deregistrations in one batch.
 pub const BATCH_ITEMS_MAX: usize = 1_000;
-/// Largest policy of a service, as the log holds it, in bytes.
+/// Maximum size of a service's policy in the log, in bytes.
 pub const POLICY_LEN_MAX: usize = 64 * 1_024;
-/// Most users.
+/// Maximum number of users.
 pub const USERS_MAX: usize = 1_000;
-/// Most sessions of one user that are remembered as ended. One more ends all of the user's sessions.
+/// Maximum number of ended sessions that are remembered for one user. If there is one more, all sessions of
+/// the user end.
 pub const ENDED_SESSIONS_MAX: usize = 64;
-/// Most API tokens.
+/// Maximum number of API tokens.
 pub const TOKENS_MAX: usize = 10_000;
-/// Longest free text (a reason, a note), in bytes.
+/// Maximum length of a free text (a reason, a note), in bytes.
 pub const TEXT_LEN_MAX: usize = 1_024;
-/// Requests whose first reply is remembered, so that a retry takes effect once: of callers with a credential and of
-/// Maxine itself, and as many of the others.
+/// Maximum number of requests whose first reply is remembered, so that a retry takes effect once. The limit
+/// applies twice: to callers with a credential together with Maxine itself, and to all other callers.
 pub const REMEMBERED_REQUESTS_MAX: usize = 65_536;
-/// Size of the replies that are remembered of each of the two: each result in one counts as 1, a refusal in one as 8.
+/// Maximum size of the remembered replies of each of the two groups. Each result counts as 1, and a refusal
+/// as 8.
 pub const REMEMBERED_RESULTS_MAX: usize = 2_000_000;
-/// How long a request's first reply is remembered at least while there is room, in milliseconds.
+/// Minimum time that a first reply is remembered while there is room, in milliseconds.
 pub const REMEMBERED_REQUESTS_MS: u64 = 600_000;
 
-/// A value that is outside its limit: whose it is, what the limit is, and what came. A code with its values, for it
-/// is stored; `wording` has the words.
+/// A value outside its limit: the field, the limit and the value. It is a code with values, because it is
+/// stored. `wording` turns it into text.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct LimitExceeded {
     /// The field.
     pub field: Field,
-    /// What is allowed.
+    /// The limit.
     pub limit: Limit,
-    /// What came.
+    /// The value that was given.
     pub value: Given,
 }
 
-/// What is allowed. Variants are only ever appended.
+/// The limit of a field. Variants are only ever appended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
 pub enum Limit {
     /// A number from `min` to `max`.
     Range {
-        /// The smallest.
+        /// The minimum.
         min: u64,
-        /// The largest.
+        /// The maximum.
         max: u64,
     },
     /// A text of `min` to `max` bytes.
     Length {
-        /// The shortest.
+        /// The minimum length.
         min: u64,
-        /// The longest.
+        /// The maximum length.
         max: u64,
     },
-    /// A password that is long enough, and not too long.
+    /// A password of at least `chars_min` characters and at most `len_max` bytes.
     Password {
-        /// The fewest characters.
+        /// The minimum number of characters.
         chars_min: u64,
-        /// The most bytes.
+        /// The maximum number of bytes.
         len_max: u64,
     },
-    /// At most `max` bytes in all.
+    /// At most `max` bytes in total.
     TotalLength {
-        /// The longest.
+        /// The maximum, in bytes.
         max: u64,
     },
     /// At most `max` items.
     Count {
-        /// The most.
+        /// The maximum number.
         max: u64,
     },
     /// A text without control characters.
@@ -129,11 +132,11 @@ pub enum Limit {
     NoFramingField,
     /// Methods of up to 16 letters.
     Methods,
-    /// A path on the instance.
+    /// A path on the instance, not a whole URL.
     NoUrl,
     /// A prefix of a path.
     PathPrefix,
-    /// A weight above 0 for one version at least.
+    /// A weight above 0 for at least one version.
     SomeWeight,
     /// At least one admin left.
     SomeAdmin,
@@ -153,20 +156,20 @@ pub enum Limit {
     UrlPath,
     /// A URL without `.` or `..` in its path.
     UrlDots,
-    /// At most `max` in the whole registry.
+    /// At most `max` instances in the whole registry.
     WholeRegistry {
-        /// The most.
+        /// The maximum number.
         max: u64,
-        /// Whether this is what callers without a credential may have.
+        /// Whether this is the limit for callers without a credential.
         is_open: bool,
     },
     /// A host name or an IP address.
     Host,
     /// A path that begins with a slash, or nothing.
     BasePath,
-    /// The id of the probe for a probe, another one for every other check.
+    /// The reserved id for a probe, and another id for every other check.
     ProbeId,
-    /// A name that is given once.
+    /// A name that may occur only once.
     Unique,
     /// No time to live, because the instance is permanent.
     NotIfPermanent,
@@ -174,27 +177,27 @@ pub enum Limit {
     RootedPath,
 }
 
-/// What came in place of an allowed value. Variants are only ever appended.
+/// The value that was given, as far as it is kept. Variants are only ever appended.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub enum Given {
     /// A number.
     Number(u64),
     /// A text.
     Text {
-        /// Its first bytes.
+        /// The first bytes of the text.
         start: Box<str>,
         /// Its length, in bytes.
         len: u64,
     },
-    /// So many bytes.
+    /// A number of bytes.
     Bytes(u64),
-    /// So many characters.
+    /// A number of characters.
     Characters(u64),
-    /// So many items.
+    /// A number of items.
     Items(u64),
 }
 
-/// How much of a given text is kept, in bytes.
+/// Maximum length of a given text that is kept, in bytes.
 const GIVEN_LEN_MAX: usize = 64;
 
 impl From<u64> for Given {
@@ -211,7 +214,7 @@ impl From<&str> for Given {
 }
 
 impl LimitExceeded {
-    /// Says that `value` of `field` is not within `limit`.
+    /// An error that says that `value` of `field` is outside `limit`.
     pub fn new(field: impl Into<Field>, limit: Limit, value: impl Into<Given>) -> Self {
         Self { field: field.into(), limit, value: value.into() }
     }
@@ -234,8 +237,8 @@ pub fn check_text(
     Ok(())
 }
 
-/// Checks a name: its length, its characters, and that it can stand in the path of a URL. There `.`
-/// and `..` mean another path, percent-encoded too (RFC 3986, section 5.2.4; WHATWG URL).
+/// Checks a name: its length, its characters, and whether it can be a segment of a URL's path. There, `.` and
+/// `..` have another meaning, even percent-encoded (RFC 3986, section 5.2.4; WHATWG URL).
 pub fn check_name(field: &str, text: &str) -> Result<(), LimitExceeded> {
     check_text(field, text, 1, NAME_LEN_MAX)?;
     if matches!(text, "." | "..") {
@@ -286,8 +289,8 @@ pub fn is_field_value(text: &str) -> bool {
 mod tests {
     use super::*;
 
-    /// Apply checks them, so replicas of two builds must have the same ones: a limit changes only with the state's
-    /// version, and apply then asks for the version.
+    /// Apply checks the limits, so replicas of different builds must have the same ones. A limit changes only
+    /// with the state's version, and apply then asks for the version.
     #[test]
     fn the_limits_of_the_first_version_never_change() {
         assert_eq!((NAME_LEN_MAX, ADDRESS_LEN_MAX, TEXT_LEN_MAX), (255, 2_048, 1_024));
@@ -304,7 +307,7 @@ mod tests {
         assert_eq!(REMEMBERED_REQUESTS_MS, 600_000);
     }
 
-    /// The library that builds requests must take whatever the state has accepted.
+    /// The library that builds requests must accept every value that the state has accepted.
     #[test]
     fn tokens_and_field_values_are_those_of_the_http_library() {
         for byte in 0..=0x7f_u8 {

@@ -1,4 +1,4 @@
-//! Names of namespaces, services and instances, checked once when they enter.
+//! Names of namespaces, services and instances. A name is checked once, when it enters the program.
 
 use std::borrow::Borrow;
 use std::fmt;
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::limits::{self, Limit, LimitExceeded};
 
-/// A cheaply cloned piece of text that is known to be within its limit.
+/// A text within the limits of a name. Clones are cheap.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Name(Arc<str>);
@@ -36,7 +36,7 @@ impl Name {
         Ok(Self(text.into()))
     }
 
-    /// Text that the program itself made and that needs no check.
+    /// A name from a text that the program made itself. It is not checked.
     #[must_use]
     pub fn trusted(text: &str) -> Self {
         Self(text.into())
@@ -70,17 +70,17 @@ impl Borrow<str> for Name {
 /// A service within its namespace.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Encode, Decode, Serialize, Deserialize)]
 pub struct ServiceKey {
-    /// The namespace; [`ServiceKey::DEFAULT_NAMESPACE`] where a caller named none.
+    /// The namespace. It is [`ServiceKey::DEFAULT_NAMESPACE`] if the caller gave none.
     pub namespace: Name,
-    /// The service's own name, case-sensitive.
+    /// The name of the service within the namespace, case-sensitive.
     pub service: Name,
 }
 
 impl ServiceKey {
-    /// The namespace of callers that name none, the compatible API's among them.
+    /// The namespace for callers that give none, such as clients of the compatible API.
     pub const DEFAULT_NAMESPACE: &'static str = "default";
 
-    /// Joins two checked names.
+    /// A key of two checked names.
     #[must_use]
     pub fn new(namespace: Name, service: Name) -> Self {
         Self { namespace, service }
@@ -105,7 +105,8 @@ impl fmt::Display for ServiceKey {
     }
 }
 
-// Written out so that it agrees with `ServiceRef`, which looks keys up without allocating.
+// Implemented by hand, because the order must be that of `ServiceRef`, which is used for look-ups without an
+// allocation.
 impl Hash for ServiceKey {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.as_ref().hash(state);
@@ -135,7 +136,7 @@ pub struct InstanceKey {
     /// The service.
     #[serde(flatten)]
     pub service: ServiceKey,
-    /// The instance's own name, unique within the service.
+    /// The name of the instance, unique within the service.
     pub instance: Name,
 }
 

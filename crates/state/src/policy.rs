@@ -1,7 +1,7 @@
-//! A service's policy: how instances are chosen, probed and called.
+//! The policy of a service: how its instances are chosen, probed and called.
 //!
-//! Every field has a default, so an empty object is a valid policy. The log and the snapshot store it in binary form,
-//! like every other value of the state (see [`super::versioned`]).
+//! Every field has a default, so an empty object is a valid policy. The log and the snapshot store a policy
+//! in binary form, like every other value of the state (see [`super::versioned`]).
 
 use bincode::enc::write::SizeWriter;
 use bincode::{Decode, Encode};
@@ -145,7 +145,7 @@ impl Default for ProbeSpec {
     }
 }
 
-/// What stands for the value of a header field that may be a secret.
+/// Replacement for the value of a header field that may be a secret.
 const REDACTED: &str = "[redacted]";
 
 /// Replaces the values of header fields.
@@ -156,7 +156,7 @@ pub(super) fn redact(fields: &mut [(String, String)]) {
 }
 
 impl ProbeSpec {
-    /// How long its texts are together, in bytes.
+    /// The total length of its texts, in bytes.
     pub(super) fn texts_len(&self) -> usize {
         let optional = |text: &Option<String>| text.as_ref().map_or(0, String::len);
         let headers = self.headers.iter().map(|(name, value)| name.len() + value.len());
@@ -167,7 +167,7 @@ impl ProbeSpec {
             + optional(&self.readiness_path)
     }
 
-    /// The same without the values of its header fields, for those who may not change it.
+    /// The same probe without the values of its header fields, for readers who may not change it.
     #[must_use]
     pub fn without_secrets(mut self) -> Self {
         redact(&mut self.headers);
@@ -186,7 +186,7 @@ impl ProbeSpec {
                 return Err(LimitExceeded::new(field, Limit::NoUrl, path.as_str()));
             }
         }
-        // Clients of the compatible API give a path without a kind, and may leave the slash out.
+        // Clients of the compatible API give a path without a kind, and may omit the leading slash.
         let path = Some(&self.path).filter(|_| self.kind == ProbeKind::Http);
         for (field, path) in
             [("probe.path", path), ("probe.readiness_path", self.readiness_path.as_ref())]
@@ -240,8 +240,8 @@ pub struct ServicePolicy {
 stored!(ServicePolicy { selection, probe, health, traffic });
 
 impl ServicePolicy {
-    /// The same without the values of the header fields that are sent to instances, for those who may not
-    /// change it.
+    /// The same policy without the values of the header fields that are sent to instances, for readers who
+    /// may not change it.
     #[must_use]
     pub fn without_secrets(mut self) -> Self {
         self.probe = self.probe.map(ProbeSpec::without_secrets);
@@ -275,7 +275,7 @@ impl ServicePolicy {
         Ok(())
     }
 
-    /// Its length in the log, in bytes; over the codec's limit, the largest number.
+    /// Its length in the log, in bytes. The largest number if it is above the limit of the codec.
     fn encoded_len(&self) -> usize {
         let mut len = SizeWriter::default();
         let written = bincode::encode_into_writer(self, &mut len, codec::config());
@@ -283,7 +283,7 @@ impl ServicePolicy {
     }
 }
 
-/// A policy and the index at which it became so.
+/// A policy with its revision.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PolicyRecord {
     /// Index of the last change.
@@ -298,7 +298,8 @@ stored!(PolicyRecord { revision, policy });
 mod tests {
     use super::*;
 
-    /// A path without its slash would be another host's name, or a request that no server understands.
+    /// A path without a leading slash would change the host of the URL, or give a request that no server
+    /// understands.
     #[test]
     fn the_path_of_an_http_probe_begins_with_a_slash() {
         let check = |kind: ProbeKind, path: &str, readiness_path: Option<&str>| {
@@ -314,7 +315,7 @@ mod tests {
         for path in ["", "/", "/health?x=1"] {
             assert_eq!(check(ProbeKind::Http, path, Some("/ready")), Ok(()), "{path}");
         }
-        // What the compatible API registers, and a service of gRPC.
+        // A path as the compatible API registers it, and the name of a gRPC service.
         assert_eq!(check(ProbeKind::Heartbeat, "health", None), Ok(()));
         assert_eq!(check(ProbeKind::Grpc, "orders.v1", None), Ok(()));
     }

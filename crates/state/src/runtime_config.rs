@@ -1,4 +1,5 @@
-//! Settings that operators change while Maxine runs; replicated, so that every node follows.
+//! The settings that operators change while Maxine runs. They are replicated, so every node uses the same
+//! ones.
 
 use bincode::{Decode, Encode};
 use imbl::Vector;
@@ -133,7 +134,7 @@ impl RuntimeConfig {
     }
 }
 
-/// Most revisions of the configuration that are kept.
+/// Maximum number of revisions that are kept.
 pub(super) const CONFIG_REVISIONS_MAX: usize = 100;
 
 /// A configuration, earlier or current.
@@ -141,9 +142,9 @@ pub(super) const CONFIG_REVISIONS_MAX: usize = 100;
 pub struct ConfigRevision {
     /// Index of the change that set it; 0 for the unchanged defaults.
     pub revision: u64,
-    /// When, in milliseconds since 1970, by the log's clock; 0 where it is not known.
+    /// The time of the change, in milliseconds since 1970, by the log's clock; 0 if unknown.
     pub time_ms: u64,
-    /// Who changed it; empty if unknown.
+    /// The user who changed it; empty if unknown.
     pub user: Box<str>,
     /// The settings.
     pub config: RuntimeConfig,
@@ -151,13 +152,13 @@ pub struct ConfigRevision {
 
 stored!(ConfigRevision { revision, time_ms, user, config });
 
-/// The latest configurations, oldest first. Kept apart from the audit log, which a busy fleet
-/// fills with registrations.
+/// The most recent configurations, oldest first. They are kept apart from the audit log, in which a busy
+/// fleet produces many records.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ConfigHistory(Vector<ConfigRevision>);
 
 impl ConfigHistory {
-    /// Takes in what replaces `before`, and `before` itself where it is not known yet.
+    /// Adds the configuration that replaces `before`, and `before` itself if the history does not have it.
     pub(super) fn replace(&mut self, before: &ConfigRecord, now: ConfigRevision) {
         let newest = self.0.back().map(|known| known.revision);
         if newest != Some(before.revision) {
@@ -181,10 +182,10 @@ impl ConfigHistory {
     }
 }
 
-/// The settings, and the index of their last change, for compare-and-set.
+/// The settings, and the index of their last change. Clients name this index for a conditional change.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct ConfigRecord {
-    /// Index of the last change; 0 while nobody has changed anything.
+    /// Index of the last change; 0 if nobody has changed anything.
     pub revision: u64,
     /// The settings.
     pub config: RuntimeConfig,

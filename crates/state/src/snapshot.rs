@@ -1,6 +1,7 @@
-//! The whole state as a stream of records, for snapshots, backups and digests.
+//! The state as a stream of records, for snapshots, backups and digests.
 //!
-//! The order is that of the keys, so equal states give equal bytes; the digest is a hash of them.
+//! The records are in the order of their keys, so equal states give equal bytes. The digest is a hash of
+//! these bytes.
 
 use std::io::{self, BufReader, Read, Write};
 use std::sync::Arc;
@@ -39,7 +40,7 @@ enum Record {
     User(User),
     SigningKey(SigningKey),
     Token(TokenRecord),
-    /// What follows of instances and drains belongs to this service.
+    /// The instances and drains that follow belong to this service.
     Service {
         key: ServiceKey,
         modified_index: u64,
@@ -76,13 +77,13 @@ enum Record {
 /// A snapshot that cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum SnapshotError {
-    /// Cut off, or the disk failed.
+    /// The snapshot is cut off, or reading failed.
     #[error("snapshot cannot be read: {0}")]
     Io(#[from] io::Error),
-    /// Not a snapshot that this build reads.
+    /// This build cannot read the snapshot.
     #[error("snapshot cannot be read: {0}")]
     Format(#[from] CodecError),
-    /// The records do not fit together.
+    /// The records contradict each other.
     #[error("snapshot is inconsistent: {0}")]
     Inconsistent(String),
 }
@@ -159,7 +160,7 @@ impl ControlState {
         for class in AuditClass::ALL {
             let chain = self.audit.chain(class);
             let (base, next_seq) = (chain.base(), chain.next_seq());
-            // A class that came later must not show in a state that does not use it yet.
+            // A class of a later version must not appear in a state that does not use it yet.
             if next_seq > 0 {
                 put(Record::AuditChain { class, base, next_seq })?;
             }
@@ -251,7 +252,7 @@ impl ControlState {
         Ok(state)
     }
 
-    /// The index of a state that [`Self::write_to`] wrote; reads no more than its beginning.
+    /// The index of a state that [`Self::write_to`] wrote. Reads only the beginning.
     pub fn read_index(input: &mut dyn Read) -> Result<u64, SnapshotError> {
         let mut input = input;
         codec::read_snapshot_head(&mut input)?;
@@ -261,7 +262,7 @@ impl ControlState {
         }
     }
 
-    /// Hashes the whole state. Takes time in proportion to its size: not for a runtime thread.
+    /// Hashes the whole state. The time grows with the size of the state, so call it on a blocking thread.
     #[must_use]
     pub fn digest(&self) -> StateDigest {
         struct Hashing(Sha256);
@@ -275,7 +276,7 @@ impl ControlState {
             }
         }
         let mut out = Hashing(Sha256::new());
-        // Writing to a hasher cannot fail, and every record is within the codec's limit.
+        // Writing to a hasher cannot fail, and every record is below the limit of the codec.
         let written = self.write_to(&mut out);
         debug_assert!(written.is_ok());
         let digest = out.0.finalize().iter().map(|byte| format!("{byte:02x}")).collect();

@@ -1,7 +1,7 @@
 //! The part of a service's policy that says how its instances are called.
 //!
-//! Plain data with defaults and bounds; the proxy carries it out. Everything that is `None` or empty costs a
-//! request nothing.
+//! This is plain data with defaults and limits. The proxy carries it out. A part that is `None` or empty
+//! costs a request nothing.
 
 use bincode::{Decode, Encode};
 use serde::{Deserialize, Serialize};
@@ -13,7 +13,7 @@ use super::limits::{
 use super::name::Name;
 use super::versioned::{Needs, first_version, stored};
 
-/// Most header rules of one kind, version shares, or networks in one policy.
+/// Maximum number of header rules of one kind, of version shares, and of networks in one policy.
 pub const POLICY_ITEMS_MAX: usize = 64;
 
 /// Time limits, in milliseconds.
@@ -226,7 +226,7 @@ impl CircuitBreakerPolicy {
 pub struct OutlierPolicy {
     /// Interval between two evaluations, in milliseconds, 100 to 600,000.
     pub interval_ms: u64,
-    /// Share of failures from which on an instance is ejected, in percent, 1 to 100.
+    /// Minimum share of failures for an ejection, in percent, 1 to 100.
     pub failure_percent: u32,
     /// An instance is ejected if its mean latency exceeds this share of the median of all
     /// instances, in percent, 150 to 10,000; 0 turns this off.
@@ -295,8 +295,8 @@ pub struct ConnectionPolicy {
     /// Time that an idle connection is kept, in milliseconds, 0 to 3,600,000; less if the instance
     /// announces a shorter time in `Keep-Alive`.
     pub keep_alive_ms: u64,
-    /// How old a connection gets before a new one takes its place, in milliseconds, 0 to 86,400,000;
-    /// 0 for any age. It bounds how long a name whose address has moved is still called there.
+    /// Maximum age of a connection, in milliseconds, 0 to 86,400,000; then a new one replaces it. 0 means no
+    /// maximum. A name whose address has changed is called at its old address for at most this long.
     pub age_max_ms: u64,
 }
 
@@ -322,16 +322,16 @@ impl ConnectionPolicy {
     }
 }
 
-/// Whose requests a rate limit counts together.
+/// Which requests a rate limit counts together.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode, Serialize, Deserialize, ToSchema,
 )]
 #[serde(rename_all = "snake_case")]
 pub enum RateLimitScope {
-    /// Everybody's.
+    /// All requests.
     #[default]
     Service,
-    /// Each client address's.
+    /// The requests of each client address.
     Client,
 }
 
@@ -378,7 +378,7 @@ pub struct HeaderRules {
 
 stored!(HeaderRules { remove, set, add });
 
-/// Fields that carry a message's framing or connection: no rule may touch them.
+/// Header fields that belong to a message's framing or connection. No rule may change them.
 const PROTECTED_FIELDS: [&str; 8] = [
     "connection",
     "content-length",
@@ -391,7 +391,7 @@ const PROTECTED_FIELDS: [&str; 8] = [
 ];
 
 impl HeaderRules {
-    /// Whether there is nothing to do.
+    /// Whether there are no rules.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.remove.is_empty() && self.set.is_empty() && self.add.is_empty()
@@ -416,7 +416,7 @@ impl HeaderRules {
     }
 }
 
-/// How the path changes on its way; the instance's base path comes before the result.
+/// How the path is changed. The instance's base path is put before the result.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct RewritePolicy {
@@ -446,12 +446,12 @@ impl RewritePolicy {
     }
 }
 
-/// Makes a service usable below the path that clients reach it by through the proxy
-/// (`/api/maxine/serviceops/proxy/SERVICE`), where it takes itself to be at the root.
+/// Makes a service usable under the path that clients use through the proxy
+/// (`/api/maxine/serviceops/proxy/SERVICE`), although it assumes to be at the root.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct PrefixPolicy {
-    /// Tells instances the path in `X-Forwarded-Prefix`.
+    /// Sends the path to instances in `X-Forwarded-Prefix`.
     pub forwarded: bool,
     /// Rewrites `Location` and `Content-Location` of answers so that they lead through the proxy.
     pub locations: bool,
@@ -471,7 +471,7 @@ impl Default for PrefixPolicy {
 }
 
 impl PrefixPolicy {
-    /// Nothing of it.
+    /// All options off.
     pub const OFF: Self =
         Self { forwarded: false, locations: false, cookie_paths: false, trailing_slash: false };
 }
@@ -482,10 +482,10 @@ impl PrefixPolicy {
 )]
 #[serde(rename_all = "snake_case")]
 pub enum OptionsPolicy {
-    /// Maxine, as its CORS settings say.
+    /// Maxine answers, according to its CORS settings.
     #[default]
     Answer,
-    /// The instance.
+    /// The instance answers.
     Forward,
 }
 

@@ -1,23 +1,24 @@
-//! How stored values grow, and which version of the state a value needs.
+//! How stored values get new fields, and which state version a value needs.
 //!
-//! A struct that the log or a snapshot holds is encoded as the fields that it had in the first version, in their order,
-//! and then a list of the later fields that are set, each under a number. So a value without later fields has the same
-//! bytes in every version, whichever build wrote it. The list is empty while the state has an older version, because a
-//! command that sets a later field needs the field's version ([`Needs`]).
+//! A struct in the log or in a snapshot is encoded in two parts. First come the fields of the first version,
+//! in their order. Then comes a list of the later fields that are set, each with a number. So a value without
+//! later fields has the same bytes in every version, whichever build wrote it. The list is empty while the
+//! state has an older version, because a command that sets a later field needs that field's version
+//! ([`Needs`]).
 //!
-//! A build never has to parse a field that it does not know: the head of every log entry and of every snapshot says
-//! which version the bytes need (see [`super::codec`]).
+//! A build never has to parse a field that it does not know. The header of every log entry and every snapshot
+//! says which version the bytes need (see [`super::codec`]).
 
 use std::sync::Arc;
 
 use bincode::{Decode, Encode};
 
-/// The version of the state that a value belongs to: 1, or the newest version of a later field or variant in it.
+/// The state version that a value needs: 1, or the newest version of a later field or variant in it.
 pub(crate) trait Needs {
     fn needs(&self) -> u32;
 }
 
-/// A list of later fields of a struct that has none yet.
+/// The list of later fields for a struct that has none yet.
 #[derive(Encode, Decode)]
 pub(crate) enum NoLaterField {}
 
@@ -114,8 +115,8 @@ macro_rules! stored {
     };
 }
 
-/// Says that a type has had no later variant since the first version. Every variant is listed, so that a new one does
-/// not compile before its version is stated.
+/// States that a type has had no later variant since the first version. Every variant is listed, so a new one
+/// does not compile before its version is stated.
 macro_rules! first_version {
     ($type:ident { $($variant:ident),+ $(,)? }) => {
         impl crate::versioned::Needs for $type {
@@ -130,7 +131,7 @@ macro_rules! first_version {
 
 pub(crate) use {first_version, stored};
 
-/// Types whose values never grow.
+/// Types whose encoding never gets new fields.
 macro_rules! fixed {
     ($($type:ty),+) => {
         $(impl Needs for $type {
@@ -223,7 +224,7 @@ mod tests {
     }
     stored!(First { name });
 
-    /// The same struct as a later build has it.
+    /// The same struct, as a later build defines it.
     #[derive(Clone, Debug, Default, PartialEq)]
     struct Grown {
         name: String,

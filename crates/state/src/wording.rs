@@ -1,7 +1,7 @@
-//! Words for what the state holds as codes: the only place where a refusal becomes a sentence.
+//! Turns the codes of the state into text. Nothing else turns a refusal into a sentence.
 //!
-//! Apply and what it stores must not depend on a word of this file: sentences may change with every version, and
-//! replicas of two versions must still have the same bytes.
+//! Neither apply nor the stored state may depend on a text in this file. Texts may change with every version,
+//! and replicas of two versions must still have the same bytes.
 
 use std::error::Error;
 use std::fmt::{Display, Formatter, Result};
@@ -19,11 +19,11 @@ impl Display for LimitExceeded {
 }
 
 impl LimitExceeded {
-    /// What came, shortened.
+    /// The given value as text, shortened.
     #[must_use]
     pub fn given(&self) -> String {
         match (self.limit, &self.value) {
-            // The text may be empty, so its length is told first.
+            // The text may be empty, so the length comes first.
             (Limit::Length { .. }, Given::Text { start, len }) => {
                 let cut = if start.len() as u64 == *len { "" } else { "…" };
                 format!("{len} bytes: {}{cut}", start.escape_debug())

@@ -1,7 +1,7 @@
-//! A known fault that the chaos tests switch on to show that it is caught: `MAXINE_FAULT=drop-watch-event`.
-//! Compiled in only with the feature `faults`; without it the answer is "no" at compile time.
+//! A deliberate fault: `MAXINE_FAULT=drop-watch-event`. The chaos tests switch it on to show that they detect
+//! it. It needs the feature `faults`; without it, the function returns false at compile time.
 
-/// Whether watchers do not get the change at this index.
+/// Whether the change at this index is withheld from watchers.
 #[cfg(feature = "faults")]
 pub(crate) fn drop_watch_event(index: u64) -> bool {
     use std::sync::LazyLock;

@@ -1,10 +1,10 @@
-//! What readers see: published snapshots and per-service tables.
+//! The published state that requests read: snapshots, and a routing table for each service.
 //!
-//! Place in the flow: the backend's applier publishes here after each batch and before anyone gets
-//! a reply; discovery, proxy, watch, DNS and the API's reads take it from here.
+//! Place in the flow: the backend's applier publishes here after each batch, before any caller gets a reply.
+//! Discovery, the proxy, watches and the API's reads use it.
 //!
-//! **Invariant:** no reader waits for a writer. A look-up is a lock-free map access and an atomic
-//! or two; nothing here holds a lock across an await or allocates per instance on that path.
+//! **Invariant:** no reader waits for a writer. A look-up is a lock-free map access and one or two atomic
+//! operations. No read holds a lock across an await, or allocates for each instance.
 
 mod faults;
 mod table;
@@ -26,34 +26,33 @@ pub use table::{Endpoint, Load, ServiceCounter, ServiceTable, is_listed};
 use table_key::TableKey;
 pub use watch::{Compacted, WatchHub, WatchScope, Watcher, WatcherLost};
 
-/// A state as it was published.
+/// A published state.
 #[derive(Debug)]
 pub struct Snapshot {
     /// The state.
     pub state: ControlState,
-    /// When it was published here, on the monotonic clock, in milliseconds.
+    /// When it was published on this node, in milliseconds on the monotonic clock.
     pub published_at_ms: u64,
 }
 
-/// Why a node that has no state yet refuses to answer: to it, everything would seem not to exist.
+/// The reason why a node without a state refuses to answer: it would report that nothing exists.
 pub const NO_STATE: &str = "this node has no state yet: since it started it has not received one from its cluster or its store";
 
 impl Snapshot {
-    /// Whether there is a state at all. A node that has not received one yet must not say that something does
-    /// not exist.
+    /// Whether this node has received a state. Without one it must not answer that something does not exist.
     #[must_use]
     pub fn has_state(&self) -> bool {
         self.state.index() > 0
     }
 }
 
-/// The index was not reached in time.
+/// The error of a wait for an index that was not reached in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("this node has not reached index {wanted} yet; it is at {reached}")]
 pub struct NotReached {
-    /// What was asked for.
+    /// The index that was requested.
     pub wanted: u64,
-    /// How far this node is.
+    /// The index that this node has reached.
     pub reached: u64,
 }
 
@@ -61,12 +60,12 @@ pub struct NotReached {
 #[derive(Debug)]
 pub struct View {
     clock: Clock,
-    /// The zone that this node runs in.
+    /// The zone in which this node runs.
     zone: Option<String>,
     snapshot: ArcSwap<Snapshot>,
     tables: papaya::HashMap<TableKey, Arc<ServiceTable>, DefaultHashBuilder>,
-    /// The services whose names have other than lower-case letters, sorted, by the lower-case form of the name. Other
-    /// services take no place here.
+    /// The services whose names contain upper-case letters (or other characters that change in lower case),
+    /// sorted, by the lower-case form of the name. Other services have no entry.
     mixed_case: papaya::HashMap<TableKey, Arc<[Name]>, DefaultHashBuilder>,
     index: watch_channel::Sender<u64>,
     hub: WatchHub,
@@ -79,7 +78,7 @@ impl View {
         Self::in_zone(clock, None)
     }
 
-    /// A view of an empty state, on a node that runs in a zone.
+    /// A view of an empty state, for a node in a zone.
     #[must_use]
     pub fn in_zone(clock: Clock, zone: Option<String>) -> Arc<Self> {
         let state = ControlState::default();
@@ -95,7 +94,7 @@ impl View {
         })
     }
 
-    /// Publishes the state after a batch. Called by the applier alone, in order.
+    /// Publishes the state after a batch. Only the applier calls this, in order.
     pub fn publish(&self, state: &ControlState, events: &[Event]) {
         let before = self.snapshot.load();
         let config_changed = before.state.config().revision != state.config().revision;
@@ -115,8 +114,8 @@ impl View {
         self.hub.publish(events, state.index());
     }
 
-    /// Replaces everything, after a snapshot was installed or another history began. Watchers start
-    /// again.
+    /// Replaces the whole state, after a snapshot was installed or a new history began. All watchers end and
+    /// have to start again.
     pub fn reset(&self, state: &ControlState) {
         self.rebuild_tables(state);
         self.store(state);
@@ -165,7 +164,8 @@ impl View {
         }
     }
 
-    /// Notes that a service exists, or does not exist any more, if its name has other than lower-case letters.
+    /// Adds a service to the index of mixed-case names, or removes it. Does nothing if the name is in lower
+    /// case.
     fn set_mixed_case(&self, key: &ServiceKey, exists: bool) {
         let lower = key.service.as_str().to_lowercase();
         if lower == key.service.as_str() {
@@ -194,7 +194,7 @@ impl View {
         self.snapshot.load_full()
     }
 
-    /// Runs `read` on the present state.
+    /// Calls `read` with the present state.
     pub fn with_snapshot<R>(&self, read: impl FnOnce(&Snapshot) -> R) -> R {
         read(&self.snapshot.load())
     }
@@ -205,13 +205,13 @@ impl View {
         *self.index.borrow()
     }
 
-    /// Follows the index.
+    /// A receiver that follows the index.
     #[must_use]
     pub fn index_changes(&self) -> watch_channel::Receiver<u64> {
         self.index.subscribe()
     }
 
-    /// Waits until the state here is at `index` or past it. Can be dropped safely.
+    /// Waits until the state on this node has reached `index`. The future can be dropped safely.
     pub async fn wait_for(&self, index: u64, timeout: Duration) -> Result<u64, NotReached> {
         let mut changes = self.index.subscribe();
         let wait = changes.wait_for(|reached| *reached >= index);
@@ -221,8 +221,8 @@ impl View {
         }
     }
 
-    /// Runs `read` on the table of a service, if there is one. Lock-free; the table must not be kept
-    /// past the call except by cloning the `Arc`.
+    /// Calls `read` with the table of a service, if it exists. Lock-free. To keep the table after the call,
+    /// clone the `Arc`.
     pub fn with_table<R>(
         &self,
         service: ServiceRef<'_>,
@@ -231,7 +231,8 @@ impl View {
         self.tables.pin().get(&service).map(read)
     }
 
-    /// The name and the count of a registered service; outlives its tables.
+    /// The name and the look-up counter of a registered service. It stays the same when the table is
+    /// replaced.
     #[must_use]
     pub fn counter(&self, service: ServiceRef<'_>) -> Option<Arc<ServiceCounter>> {
         self.with_table(service, |table| Arc::clone(table.counter()))
@@ -243,8 +244,9 @@ impl View {
         self.with_table(service, Arc::clone)
     }
 
-    /// The table of the service with this name, or else of one whose name differs from it in upper and lower case only:
-    /// of several with other than lower-case letters the first in the order of their bytes, then the one in lower case.
+    /// The table of the service with this name. If there is none, the table of a service whose name differs
+    /// only in upper and lower case. If there are several, names with upper-case letters come first, in byte
+    /// order, and the lower-case name comes last.
     #[must_use]
     pub fn find_ignoring_case(&self, service: ServiceRef<'_>) -> Option<Arc<ServiceTable>> {
         self.table(service).or_else(|| {
@@ -258,8 +260,8 @@ impl View {
         })
     }
 
-    /// The table of a service, if there is one, and the index of the state that this is the truth of.
-    /// Tables are published before their state, so that one may be newer than [`Self::snapshot`].
+    /// The table of a service, if it exists, and an index at which this answer is true. Tables are published
+    /// before their state, so a table may be newer than [`Self::snapshot`].
     #[must_use]
     pub fn table_at(&self, key: &ServiceKey) -> (u64, Option<Arc<ServiceTable>>) {
         let snapshot = self.snapshot.load();
@@ -276,7 +278,7 @@ impl View {
         }
     }
 
-    /// The changes as they happen.
+    /// The hub of the changes for watchers.
     #[must_use]
     pub fn hub(&self) -> &WatchHub {
         &self.hub
@@ -295,7 +297,7 @@ mod tests {
     }
 
     impl Published {
-        /// Sets the policy of a service, or takes it away; the service is there exactly while it has one.
+        /// Sets or removes the policy of a service. The service exists exactly while it has a policy.
         fn set(&mut self, service: &str, exists: bool) {
             self.requests += 1;
             let command = Command::PutPolicy {

@@ -1,4 +1,4 @@
-//! One service as those who route see it: its endpoints, ready to choose from.
+//! The routing table of one service: its endpoints, prepared for choosing.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,25 +12,25 @@ use maxine_state::{
     ServiceState, StickyPolicy,
 };
 
-/// Counters of one endpoint that live on while the table around it is rebuilt.
+/// The counters of an endpoint. They are kept when the table is rebuilt.
 #[derive(Debug, Default)]
 pub struct Load {
-    /// Requests of this node in flight to it.
+    /// Number of requests from this node that are in flight to the endpoint.
     pub in_flight: AtomicU64,
 }
 
-/// A service's name, and its count of look-ups. All tables of the service share it, so round robin continues when a
-/// table is replaced.
+/// The name of a service and its look-up counter. All tables of the service share it, so round robin
+/// continues when a table is replaced.
 #[derive(Debug)]
 pub struct ServiceCounter {
     /// The service.
     pub key: ServiceKey,
-    /// Round-robin look-ups so far.
+    /// Number of look-ups by round robin.
     lookups: AtomicU64,
 }
 
 impl ServiceCounter {
-    /// For a service that was not looked up yet.
+    /// A counter for a service without look-ups.
     #[must_use]
     pub fn new(key: ServiceKey) -> Arc<Self> {
         Arc::new(Self { key, lookups: AtomicU64::new(0) })
@@ -46,15 +46,16 @@ pub struct Endpoint {
     pub load: Arc<Load>,
 }
 
-/// What a table depends on besides its service.
+/// The values outside the service that a table depends on.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Surroundings<'a> {
     pub(super) config: &'a RuntimeConfig,
-    /// The zone that this node runs in.
+    /// The zone in which this node runs.
     pub(super) zone: Option<&'a str>,
 }
 
-/// A service's routing table. Immutable but for its counters; replaced whole.
+/// The routing table of a service. It is immutable, apart from its counters, and is always replaced as a
+/// whole.
 #[derive(Debug)]
 pub struct ServiceTable {
     counter: Arc<ServiceCounter>,
@@ -63,9 +64,9 @@ pub struct ServiceTable {
     policy: Option<Arc<maxine_state::PolicyRecord>>,
     strategy: SelectionStrategy,
     balancer: Balancer,
-    /// Whether so many are unhealthy that all are used.
+    /// Whether the service is in panic mode: so many instances are unhealthy that all get traffic.
     panics: bool,
-    /// The index of the state that it was built from.
+    /// The index of the state from which the table was built.
     index: u64,
 }
 
@@ -84,7 +85,7 @@ impl ServiceTable {
             if !in_traffic.has(instance) {
                 continue;
             }
-            // Both lists are in the order of the ids, so one pass finds the counters to keep.
+            // Both lists are sorted by id, so one pass finds the counters to keep.
             while old.next_if(|e| e.instance.registration.id < *id).is_some() {}
             let load = old
                 .next_if(|e| e.instance.registration.id == *id)
@@ -111,14 +112,14 @@ impl ServiceTable {
         &self.counter.key
     }
 
-    /// The index of the state that it was built from. Until the service changes again, every later
-    /// state has the same table.
+    /// The index of the state from which the table was built. Until the service changes again, later states
+    /// have the same table.
     #[must_use]
     pub fn index(&self) -> u64 {
         self.index
     }
 
-    /// What stays of the service while its tables change.
+    /// The counter of the service, which stays the same when tables are replaced.
     #[must_use]
     pub fn counter(&self) -> &Arc<ServiceCounter> {
         &self.counter
@@ -136,38 +137,39 @@ impl ServiceTable {
         self.policy.as_ref().map(|record| &record.policy)
     }
 
-    /// The strategy in force.
+    /// The strategy that is used.
     #[must_use]
     pub fn strategy(&self) -> SelectionStrategy {
         self.strategy
     }
 
-    /// Whether the strategy in force chooses by the caller's hash.
+    /// Whether the strategy chooses by the caller's hash.
     #[must_use]
     pub fn strategy_hashes(&self) -> bool {
         strategy(self.strategy).hashes()
     }
 
-    /// Whether more instances are unhealthy than the policy's panic threshold, so that all are used.
+    /// Whether the service is in panic mode: more instances are unhealthy than the policy's threshold, so all
+    /// get traffic.
     #[must_use]
     pub fn in_panic_mode(&self) -> bool {
         self.panics
     }
 
-    /// Round-robin look-ups so far.
+    /// Number of look-ups by round robin.
     #[must_use]
     pub fn lookups(&self) -> u64 {
         self.counter.lookups.load(Ordering::Relaxed)
     }
 
-    /// The endpoint of an instance, if it gets traffic.
+    /// The endpoint of an instance, if the instance gets traffic.
     #[must_use]
     pub fn endpoint(&self, instance: &Name) -> Option<&Endpoint> {
         let found = self.endpoints.binary_search_by(|e| e.instance.registration.id.cmp(instance));
         found.ok().map(|at| &self.endpoints[at])
     }
 
-    /// What the choice for a request depends on, as the policy has it. Every way to an instance uses it.
+    /// The draw for a request, as the policy defines it. Every way to choose an instance uses it.
     #[must_use]
     pub fn draw(&self, input: &HashInput<'_>, random: u64) -> Draw {
         let policy = self.policy();
@@ -187,14 +189,14 @@ impl ServiceTable {
         self.select_from(draw, &Endpoints(&self.endpoints))
     }
 
-    /// Chooses among the endpoints that the pool admits; positions are those in [`Self::endpoints`].
+    /// Chooses among the endpoints that the pool admits. Positions are those in [`Self::endpoints`].
     #[must_use]
     pub fn select_from(&self, draw: &Draw, pool: &impl Pool) -> Option<Pick> {
         self.balancer.pick(draw, &self.counter.lookups, pool)
     }
 }
 
-/// The endpoints as the view knows them.
+/// The endpoints as a pool for the balancer.
 struct Endpoints<'a>(&'a [Endpoint]);
 
 impl Pool for Endpoints<'_> {
@@ -250,7 +252,7 @@ fn strategy(selected: SelectionStrategy) -> Strategy {
     }
 }
 
-/// The header whose value keeps callers with one instance.
+/// The header whose value ties a caller to one instance.
 fn affinity_header(policy: &ServicePolicy) -> Option<&str> {
     match policy.traffic.sticky.as_ref()? {
         StickyPolicy::Header { name } => Some(name),
@@ -258,7 +260,7 @@ fn affinity_header(policy: &ServicePolicy) -> Option<&str> {
     }
 }
 
-/// Whether an instance is listed at all: those evicted are kept only to be watched on.
+/// Whether an instance is listed. Evicted instances are not listed, but they are still probed.
 #[must_use]
 pub fn is_listed(instance: &Instance) -> bool {
     instance.health().liveness == Liveness::Alive

@@ -1,4 +1,4 @@
-//! What the routing tables are filed by.
+//! The key of a routing table in the map of tables.
 
 use std::hash::{Hash, Hasher};
 
@@ -7,11 +7,11 @@ use smol_str::{SmolStr, format_smolstr};
 
 use maxine_state::ServiceRef;
 
-/// Stands in no name.
+/// A character that no name contains.
 const SEPARATOR: char = '\0';
 
-/// A service's two names in one text. A short one, of up to 23 bytes, stands beside its table: among many services, every further
-/// place in memory that a look-up goes to costs as much as all of its instructions.
+/// The two names of a service in one text. Up to 23 bytes are stored inside the key itself. With many
+/// services, a look-up takes most of its time for memory accesses, and this saves one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct TableKey(SmolStr);
 
@@ -26,7 +26,7 @@ impl TableKey {
     }
 }
 
-// As a `ServiceRef`, which looks keys up.
+// Must be equal to the hash of a `ServiceRef`, which is used for look-ups.
 impl Hash for TableKey {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.as_ref().hash(state);

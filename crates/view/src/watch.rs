@@ -1,9 +1,9 @@
-//! Changes as they happen, for watchers: gapless, or told to start again.
+//! Delivers changes to watchers without gaps, or reports that there is a gap.
 //!
-//! The newest changes stand in a ring per watched scope. A watcher holds a place in it, not a
-//! queue of its own: a slow one falls off the end and is told so, and costs no memory meanwhile.
-//! A watcher of one service waits at that service's own ring: it never wakes for another, and the
-//! noise of others never pushes it off.
+//! Each watched scope has a ring with its newest changes. A watcher has a position in the ring and no queue
+//! of its own, so it uses no memory while it is slow. If the ring overtakes it, it gets an error and must
+//! start again from a snapshot. A watcher of one service uses the ring of that service. Changes of other
+//! services neither wake it nor overtake it.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -15,19 +15,19 @@ use tokio::sync::watch;
 use crate::faults;
 use maxine_state::{Event, Name, ServiceKey};
 
-/// Most changes kept for those who watch everything, or resume.
+/// Maximum number of changes that are kept for watchers of everything, and for resuming.
 const RING_LEN_MAX: usize = 65_536;
-/// Most changes kept for those who watch one namespace or service.
+/// Maximum number of changes that are kept for watchers of one namespace or service.
 const SCOPE_RING_LEN_MAX: usize = 4_096;
 
-/// What a watcher wants to see.
+/// The changes that a watcher wants.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum WatchScope {
     /// Every change.
     Everything,
-    /// Those of one namespace's services.
+    /// The changes of the services in one namespace.
     Namespace(Name),
-    /// Those of one service.
+    /// The changes of one service.
     Service(ServiceKey),
 }
 
@@ -42,11 +42,12 @@ impl WatchScope {
     }
 }
 
-/// The place that was asked for is no longer kept: read a snapshot and watch from its index.
+/// The requested position is no longer in the ring. The watcher must read a snapshot and watch from its
+/// index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("changes up to index {oldest} are no longer kept; start again from a snapshot")]
 pub struct Compacted {
-    /// The oldest place from which one can still resume.
+    /// The oldest position from which a watcher can resume.
     pub oldest: u64,
 }
 
@@ -64,18 +65,18 @@ pub enum WatcherLost {
 #[derive(Debug, Default)]
 struct Ring {
     events: VecDeque<Arc<Event>>,
-    /// Every change of the scope after this index is in the ring.
+    /// The ring has every change of the scope after this index.
     complete_after: u64,
-    /// How often the state was replaced; every watcher's place ends with it, also where the new
-    /// state is at an index at or before that place.
+    /// How often the state was replaced. Every replacement ends all watchers, even if the new state has the
+    /// same or a lower index.
     replaced: u64,
-    /// The history that the indexes count in; of the ring of everything alone.
+    /// The history in which the indexes count. Only the ring of everything has it.
     history: u64,
 }
 
 impl Ring {
     fn push(&mut self, event: Arc<Event>, len_max: usize) {
-        // A scope that was opened while the event was on its way has it already.
+        // A scope that was opened while the event was being published has it already.
         if self.events.back().is_some_and(|last| last.index >= event.index) {
             return;
         }
@@ -98,19 +99,19 @@ impl Ring {
     }
 }
 
-/// One watched scope: its newest changes and the notifier that tells of the next.
+/// A watched scope: the ring of its newest changes, and the notifier that wakes its watchers.
 #[derive(Debug)]
 struct Watched {
     ring: RwLock<Ring>,
     notifier: watch::Sender<u64>,
 }
 
-/// Keeps the newest changes and wakes those who wait for them.
+/// Keeps the newest changes and wakes watchers.
 #[derive(Debug)]
 pub struct WatchHub {
     everything: Arc<Watched>,
     scopes: DashMap<WatchScope, Arc<Watched>>,
-    /// Every change up to this index stands in the ring of every scope that is watched.
+    /// Up to this index, every change is in the ring of every watched scope.
     published: watch::Sender<u64>,
 }
 
@@ -124,8 +125,8 @@ impl WatchHub {
         }
     }
 
-    /// Takes the changes that led to the state at `index`; there may be none, for not every index
-    /// has a change.
+    /// Adds the changes that led to the state at `index`. There may be none, because not every index has a
+    /// change.
     pub(super) fn publish(&self, events: &[Event], index: u64) {
         self.publish_events(events);
         self.published.send_replace(index);
@@ -133,8 +134,8 @@ impl WatchHub {
 
     fn publish_events(&self, events: &[Event]) {
         let Some(last) = events.last() else { return };
-        let told = events.iter().filter(|event| !faults::drop_watch_event(event.index));
-        let events: Vec<Arc<Event>> = told.cloned().map(Arc::new).collect();
+        let kept = events.iter().filter(|event| !faults::drop_watch_event(event.index));
+        let events: Vec<Arc<Event>> = kept.cloned().map(Arc::new).collect();
         {
             let mut ring = self.everything.ring.write();
             for event in &events {
@@ -156,7 +157,7 @@ impl WatchHub {
         let Some(watched) = self.scopes.get(scope).map(|watched| Arc::clone(&watched)) else {
             return;
         };
-        // The map holds one, this function the other: nobody watches any more.
+        // One reference is in the map and one in this function, so there are no watchers left.
         let unwatched = |watched: &Arc<Watched>| Arc::strong_count(watched) <= 2;
         if unwatched(&watched) && self.scopes.remove_if(scope, |_, w| unwatched(w)).is_some() {
             return;
@@ -179,23 +180,23 @@ impl WatchHub {
         self.published.send_replace(index);
     }
 
-    /// Follows the index up to which watchers have been given everything: one who takes all there
-    /// is after reading it has seen every change up to it, if there were any.
+    /// Follows the index up to which the rings are complete. A watcher that reads this index, and then takes
+    /// everything from its ring, has seen every change up to the index.
     #[must_use]
     pub fn published(&self) -> watch::Receiver<u64> {
         self.published.subscribe()
     }
 
-    /// How many scopes are watched, those of everything aside.
+    /// The number of watched scopes, without the scope of everything.
     #[must_use]
     pub fn scopes_len(&self) -> usize {
         self.scopes.len()
     }
 
-    /// Watches from right after `index`; fails if changes since then are gone.
+    /// Watches from right after `index`. Fails if changes since then are no longer kept.
     pub fn subscribe(&self, scope: WatchScope, after: u64) -> Result<Watcher, Compacted> {
-        // Locked against the publisher, which pushes here first: no change falls between the copy
-        // that a new scope starts with and its own first push.
+        // This lock is held so that the publisher, which pushes to `all` first, cannot add a change between
+        // the copy for a new scope and that scope's first push.
         let all = self.everything.ring.read();
         let watched = match scope {
             WatchScope::Everything => Arc::clone(&self.everything),
@@ -215,8 +216,8 @@ impl WatchHub {
                 watched
             }
         };
-        // `all` must not be locked again while it is held: a publisher that waits between the two
-        // would keep the second lock out, and with it every other reader, for good.
+        // The lock of `all` must not be taken a second time while it is held. A publisher that waits between
+        // the two would block the second lock, and with it every other reader, forever.
         let (oldest, replaced) = match scope {
             WatchScope::Everything => (all.complete_after, all.replaced),
             _ => {
@@ -232,7 +233,7 @@ impl WatchHub {
     }
 }
 
-/// A place in the stream of changes.
+/// The position of a watcher in the changes of its scope.
 #[derive(Debug)]
 pub struct Watcher {
     scope: WatchScope,
@@ -244,25 +245,25 @@ pub struct Watcher {
 }
 
 impl Watcher {
-    /// What it watches.
+    /// The watched scope.
     #[must_use]
     pub fn scope(&self) -> &WatchScope {
         &self.scope
     }
 
-    /// The history that all of its changes are of: it ends with it.
+    /// The history of all its changes. The watcher ends when the history ends.
     #[must_use]
     pub fn history(&self) -> u64 {
         self.history
     }
 
-    /// The index of the last change that it was given, or the one it started from.
+    /// The index of the last change that it returned, or of its start.
     #[must_use]
     pub fn after(&self) -> u64 {
         self.after
     }
 
-    /// The changes not seen yet, at most `max`; empty where there are none.
+    /// The next changes, at most `max`; empty if there are none.
     pub fn take(&mut self, max: usize) -> Result<Vec<Arc<Event>>, Compacted> {
         let ring = self.watched.ring.read();
         if self.after < ring.complete_after || self.replaced != ring.replaced {
@@ -276,8 +277,8 @@ impl Watcher {
         Ok(taken)
     }
 
-    /// Waits for the next changes, at least one and at most `max`. Can be dropped safely: the
-    /// watcher's place moves only with what is returned.
+    /// Waits for the next changes and returns at least one and at most `max`. The future can be dropped
+    /// safely, because the position moves only when changes are returned.
     pub async fn next(&mut self, max: usize) -> Result<Vec<Arc<Event>>, WatcherLost> {
         loop {
             self.notifier.mark_unchanged();
@@ -333,8 +334,8 @@ mod tests {
         assert_eq!(indices(&new_scope.take(10).unwrap()), [4, 5]);
     }
 
-    /// Known failure: subscribing to everything locked the same ring twice, and a change that was
-    /// published in between stopped the node for good.
+    /// Regression: subscribing to everything locked the same ring twice. A change that was published between
+    /// the two locks stopped the node forever.
     #[test]
     fn subscribing_while_changes_are_published_never_locks_up() {
         let hub = Arc::new(WatchHub::new());

@@ -1,17 +1,17 @@
-//! Who probes what: the highest rendezvous scores among the nodes that live (Thaler and Ravishankar
-//! 1998). When a node dies only its own work moves.
+//! Assigns instances to the nodes that probe them: those with the highest rendezvous scores among the live
+//! nodes (Thaler and Ravishankar 1998). When a node dies, only its own instances move to others.
 
 use maxine_balance::CallerHash;
 use xxhash_rust::xxh3::xxh3_64;
 
 use maxine_state::InstanceKey;
 
-/// How many nodes probe an instance so that `agreeing` of them can agree either way.
+/// The number of nodes that must probe an instance so that `agreeing` of them can agree on either verdict.
 fn observers_wanted(agreeing: usize) -> usize {
     2 * agreeing.max(1) - 1
 }
 
-/// Whether `node` is among those of `live` that probe the instance.
+/// Whether `node` is one of the `live` nodes that probe the instance.
 #[must_use]
 pub(super) fn assigned(key: &InstanceKey, node: &str, live: &[String], agreeing: usize) -> bool {
     let wanted = observers_wanted(agreeing);

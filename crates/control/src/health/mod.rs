@@ -1,8 +1,8 @@
-//! Health: which probes a node runs, what it sees, and how that becomes a verdict.
+//! Health: which probes a node runs, what they find, and how that becomes a verdict.
 //!
-//! Each node has an [`Observer`], which knows which instances the node has to probe and when, and
-//! what the leader has not heard yet. The leader has [`Verdicts`], which decide when enough observers
-//! agree. Only such a transition enters the log.
+//! Each node has an [`Observer`]. It knows which instances the node has to probe and when, and what it still
+//! has to report to the leader. The leader has [`Verdicts`], which decides when enough observers agree. Only
+//! a change of a verdict enters the log.
 
 mod agenda;
 mod observer;

@@ -1,7 +1,7 @@
-//! One node's observations: which instances it probes, when, and what it has to tell the leader.
+//! The observations of one node: which instances it probes, when, and what it has to report to the leader.
 //!
-//! The driver passes in the published state, the results and the time, runs the probes that
-//! [`Observer::due`] returns, and sends what [`Observer::outbox`] returns.
+//! The driver passes in the published state, the results and the time. It runs the probes that
+//! [`Observer::due`] returns, and sends the reports that [`Observer::outbox`] returns.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,43 +16,43 @@ use maxine_state::{
     Address, ControlState, Instance, InstanceKey, ProbeSpec, ServiceKey, ServiceState,
 };
 
-/// How often the driver asks what is due, in milliseconds.
+/// Interval at which the driver asks for due probes, in milliseconds.
 pub const PROBE_TICK_MS: u64 = 50;
-/// Between two full reports to the leader, in milliseconds.
+/// Interval between two full reports to the leader, in milliseconds.
 const REPEAT_MS: u64 = 10_000;
 /// Pause after a report that did not reach the leader, in milliseconds.
 const RESEND_MS: u64 = 500;
-/// Most observations in one message.
+/// Maximum number of observations in one message.
 const REPORT_LEN_MAX: usize = 500;
 
-/// A probe to run now.
+/// A probe that is due.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProbeJob {
     /// The instance.
     pub key: InstanceKey,
-    /// Version of its address: [`Instance::address_index`].
+    /// The [`Instance::address_index`] for which the probe is made.
     pub address_index: u64,
     /// Address of the instance.
     pub address: Address,
-    /// What to ask.
+    /// The settings of the probe.
     pub spec: ProbeSpec,
-    /// Class whose place the probe takes.
+    /// The class of places that the probe uses.
     pub class: ProbeClass,
 }
 
-/// What this node's probes know of the instances, for anyone to read without waiting. The observer
-/// alone writes it. Cloning is cheap.
+/// The probe results of this node. Any thread can read them without waiting. Only the observer writes them.
+/// Clones are cheap and share the results.
 #[derive(Clone, Debug, Default)]
 pub struct ProbeTable(Arc<papaya::HashMap<InstanceKey, Arc<TrackView>>>);
 
 impl ProbeTable {
-    /// What the probes know of an instance; `None` if this node does not probe it.
+    /// The results for an instance; `None` if this node does not probe it.
     #[must_use]
     pub fn get(&self, key: &InstanceKey) -> Option<Arc<TrackView>> {
         self.0.pin().get(key).cloned()
     }
 
-    /// Instances with failures in a row, and how many.
+    /// The instances whose last probes failed, and the number of failures in a row.
     #[must_use]
     pub fn failing(&self) -> Vec<(InstanceKey, u32)> {
         let tracks = self.0.pin();
@@ -61,14 +61,14 @@ impl ProbeTable {
     }
 }
 
-/// What this node knows of an instance.
+/// The results for one instance.
 #[derive(Clone, Debug)]
 pub struct TrackView {
-    /// Bad results in a row.
+    /// Number of failed probes in a row.
     pub failures: u32,
-    /// What the results have come to.
+    /// The status after enough results in a row; `None` before that.
     pub settled: Option<ProbeStatus>,
-    /// The latest results, newest first.
+    /// The newest results, newest first.
     pub records: Vec<ProbeRecord>,
 }
 
@@ -79,30 +79,30 @@ pub struct Observer {
     defaults: ActiveDefaults,
     live: Vec<String>,
     tracks: BTreeMap<InstanceKey, Track>,
-    /// The probes that are not due yet.
+    /// The probes that are not due yet, by time.
     later: BTreeSet<(u64, InstanceKey)>,
     turns: Turns,
-    /// Transitions that the leader has not been told of.
+    /// Changes of status that the leader has not received.
     unsent: BTreeSet<InstanceKey>,
-    /// What the proxy reports: the reason while an instance is held back by it.
+    /// The instances that the proxy has ejected or admitted again, with the reason while they are ejected.
     passive: BTreeMap<InstanceKey, (u64, Option<String>)>,
     unsent_passive: BTreeSet<InstanceKey>,
     /// Instances with a bad verdict that no node probes.
     unprobed: BTreeSet<InstanceKey>,
     table: ProbeTable,
-    /// Spreads probes over time.
+    /// Random numbers that spread the probes over time.
     rng: fastrand::Rng,
-    /// The term that the last full report was made in, and when.
+    /// The term and the time of the last full report.
     reported: (u64, u64),
-    /// Whether a report is on its way.
+    /// Whether a report is in flight.
     is_reporting: bool,
-    /// No report is made before this time.
+    /// No report is made before this time, in milliseconds.
     report_from_ms: u64,
 }
 
 impl Observer {
-    /// An observer without instances for this node, which counts as alive itself. What `table` had
-    /// from an earlier observer is cleared.
+    /// An observer with no instances, on a node that counts itself as live. Clears what an earlier observer
+    /// left in `table`.
     #[must_use]
     pub fn new(
         node: &str,
@@ -130,7 +130,7 @@ impl Observer {
         }
     }
 
-    /// Sets which nodes live; `true` where that changed, and [`Self::sync`] has to follow.
+    /// Sets the live nodes. Returns `true` if they changed; the caller must then call [`Self::sync`].
     pub fn set_live(&mut self, mut live: Vec<String>) -> bool {
         if !live.contains(&self.node) {
             live.push(self.node.clone());
@@ -142,7 +142,7 @@ impl Observer {
         changed
     }
 
-    /// Takes the whole state in.
+    /// Reads the whole state.
     pub fn sync(&mut self, state: &ControlState, now_ms: u64, wall_ms: u64) {
         let gone: Vec<ServiceKey> = {
             let known = self.tracks.keys().chain(&self.unprobed);
@@ -154,7 +154,7 @@ impl Observer {
         }
     }
 
-    /// Takes one service in, after a change of it.
+    /// Reads one service that has changed.
     pub fn sync_service(
         &mut self,
         key: &ServiceKey,
@@ -212,9 +212,9 @@ impl Observer {
             && track.address_index == instance.address_index
             && track.address == *address
         {
-            let is_later = !track.under_way && track.ready.is_none();
+            let is_later = !track.in_flight && track.ready.is_none();
             if track.spec.interval_ms > spec.interval_ms && is_later {
-                // A shorter interval counts at once.
+                // A shorter interval takes effect at once.
                 self.later.remove(&(track.due_ms, key.clone()));
                 track.due_ms = track.due_ms.min(now_ms + spec.interval_ms);
                 self.later.insert((track.due_ms, key.clone()));
@@ -225,7 +225,7 @@ impl Observer {
         self.forget(key);
         let age_ms = wall_ms.saturating_sub(instance.registered_at_ms);
         let grace_until_ms = now_ms + spec.grace_ms.saturating_sub(age_ms);
-        // The first probe comes soon, but those of a fleet that starts together are spread.
+        // The first probe is early, but the first probes of many new instances are spread over time.
         let due_ms = now_ms + self.rng.u64(0..=spec.interval_ms.min(1_000));
         self.later.insert((due_ms, key.clone()));
         let track =
@@ -247,7 +247,7 @@ impl Observer {
         }
     }
 
-    /// The probes that are due and have a place; each has to be [`done`](Self::done).
+    /// The probes that are due and have a place. The caller must report each one with [`done`](Self::done).
     pub fn due(&mut self, now_ms: u64) -> Vec<ProbeJob> {
         while self.later.first().is_some_and(|(due_ms, _)| *due_ms <= now_ms) {
             let Some((due_ms, key)) = self.later.pop_first() else { break };
@@ -262,7 +262,7 @@ impl Observer {
                 self.turns.done(class, &key.service);
                 continue;
             };
-            track.under_way = true;
+            track.in_flight = true;
             track.ready = None;
             jobs.push(ProbeJob {
                 key,
@@ -275,14 +275,13 @@ impl Observer {
         jobs
     }
 
-    /// When the next probe is due, in milliseconds on the monotonic clock.
+    /// The time of the next probe, in milliseconds on the monotonic clock.
     #[must_use]
     pub fn next_due_ms(&self) -> Option<u64> {
         self.later.first().map(|(due_ms, _)| *due_ms)
     }
 
-    /// Takes a result in, or that the probe could not be made and tells nothing. A result from an earlier
-    /// address does not count.
+    /// Records a result, or that the probe could not be made. A result for an earlier address is ignored.
     pub fn done(
         &mut self,
         job: &ProbeJob,
@@ -302,7 +301,7 @@ impl Observer {
             }
             self.table.0.pin().insert(job.key.clone(), Arc::new(track.view()));
         }
-        track.under_way = false;
+        track.in_flight = false;
         let spec = &track.spec;
         let spread = spec.interval_ms * u64::from(spec.jitter_percent) / 100;
         let moved = spec.interval_ms - spread / 2 + self.rng.u64(0..=spread);
@@ -310,15 +309,15 @@ impl Observer {
         self.later.insert((track.due_ms, job.key.clone()));
     }
 
-    /// Takes the proxy's experience in: why an instance is held back, or that it is no more.
+    /// Records that the proxy has ejected an instance, with the reason, or has admitted it again.
     pub fn passive(&mut self, key: &InstanceKey, address_index: u64, held: Option<String>) {
         self.passive.insert(key.clone(), (address_index, held));
         self.unsent_passive.insert(key.clone());
     }
 
-    /// The next report to the leader of `term`: everything when the term is new or the last full
-    /// report is old, else what changed. Empty if there is nothing to report now; a report that is
-    /// not empty must be [`reported`](Self::reported).
+    /// The next report to the leader of `term`. It is complete if the term is new or the last complete report
+    /// is old. Otherwise it contains the changes. It is empty if there is nothing to report. If it is not
+    /// empty, the caller must end it with [`reported`](Self::reported).
     pub fn outbox(&mut self, term: u64, now_ms: u64) -> Vec<Observation> {
         if self.is_reporting || now_ms < self.report_from_ms {
             return Vec::new();
@@ -354,7 +353,7 @@ impl Observer {
         out
     }
 
-    /// Ends a report: the leader has it, or it has to be made again.
+    /// Ends a report: either the leader has it, or it is made again later.
     pub fn reported(&mut self, observations: &[Observation], is_delivered: bool, now_ms: u64) {
         self.is_reporting = false;
         if is_delivered {
@@ -375,7 +374,7 @@ impl Observer {
         }
     }
 
-    /// Instances with a bad verdict that no node probes: no success of a probe can bring them back.
+    /// Instances with a bad verdict that no node probes. No successful probe can change that verdict.
     #[must_use]
     pub fn unprobed(&self) -> &BTreeSet<InstanceKey> {
         &self.unprobed

@@ -1,19 +1,19 @@
 use super::*;
 use maxine_state::{Name, Registration};
 
-/// Between two looks at what is due, in milliseconds.
+/// Step of the simulated time, in milliseconds.
 const STEP_MS: u64 = 50;
-/// How long a tarpit holds a probe: the time limit of most probes.
+/// How long a tarpit holds a probe, in milliseconds: the time limit of most probes.
 const TARPIT_MS: u64 = 3_000;
 
-/// Instances that answer as they are told to, in simulated time.
+/// Instances whose answers the test defines, in simulated time.
 struct World {
     core: Observer,
     now_ms: u64,
-    /// By when they end.
-    under_way: BTreeMap<(u64, u64), ProbeJob>,
+    /// The probes in flight, by the time at which they end.
+    in_flight: BTreeMap<(u64, u64), ProbeJob>,
     begun: u64,
-    /// What instances other than tarpits do: how long they take, and what it comes to.
+    /// For instances other than tarpits: how long their probes take, in milliseconds, and the result.
     others: BTreeMap<InstanceKey, (u64, ProbeStatus)>,
 }
 
@@ -26,8 +26,8 @@ impl World {
     fn new() -> Self {
         let rng = fastrand::Rng::with_seed(1);
         let core = Observer::new("node-1", ActiveDefaults::default(), ProbeTable::default(), rng);
-        let (under_way, others) = (BTreeMap::new(), BTreeMap::new());
-        Self { core, now_ms: 1_000, under_way, begun: 0, others }
+        let (in_flight, others) = (BTreeMap::new(), BTreeMap::new());
+        Self { core, now_ms: 1_000, in_flight, begun: 0, others }
     }
 
     fn register(&mut self, key: &InstanceKey, spec: ProbeSpec) {
@@ -48,7 +48,7 @@ impl World {
         }
     }
 
-    /// One that is probed every half second.
+    /// Adds an instance that is probed every half second.
     fn honest(&mut self, key: &InstanceKey, took_ms: u64, status: ProbeStatus) {
         let spec = ProbeSpec { interval_ms: 500, timeout_ms: 500, ..ProbeSpec::default() };
         self.register(key, spec);
@@ -59,7 +59,7 @@ impl World {
         let until_ms = self.now_ms + for_ms;
         while self.now_ms < until_ms {
             self.now_ms += STEP_MS;
-            while let Some(ended) = self.under_way.first_entry() {
+            while let Some(ended) = self.in_flight.first_entry() {
                 if ended.key().0 > self.now_ms {
                     break;
                 }
@@ -72,7 +72,7 @@ impl World {
             for job in self.core.due(self.now_ms) {
                 self.begun += 1;
                 let ends_ms = self.now_ms + self.behaviour(&job.key).0;
-                self.under_way.insert((ends_ms, self.begun), job);
+                self.in_flight.insert((ends_ms, self.begun), job);
             }
         }
     }
@@ -81,7 +81,7 @@ impl World {
         self.others.get(key).copied().unwrap_or((TARPIT_MS, ProbeStatus::Dead))
     }
 
-    /// How long it takes from now until the status of an instance is settled so.
+    /// How long it takes from now until the instance has this settled status, in milliseconds.
     fn settles_after_ms(&mut self, key: &InstanceKey, status: ProbeStatus) -> u64 {
         let from_ms = self.now_ms;
         while self.core.table.get(key).unwrap().settled != Some(status) {
@@ -92,7 +92,7 @@ impl World {
     }
 }
 
-/// Three probes half a second apart that wait for their time limit, and the wait for the first.
+/// Three probes half a second apart that wait for their time limit, and the wait for the first one.
 const SOON_MS: u64 = 6_000;
 
 #[test]
@@ -117,16 +117,16 @@ fn six_thousand_services_that_never_answer_do_not_delay_the_probes_of_others() {
     world.honest(&falls_silent, 1, ProbeStatus::Good);
     world.run(5_000);
     world.tarpits(6_000, 1);
-    // While they are all new.
+    // All instances are new.
     world.run(20_000);
     world.others.insert(falls_silent.clone(), (500, ProbeStatus::Dead));
     assert!(world.settles_after_ms(&falls_silent, ProbeStatus::Dead) <= SOON_MS);
-    // Once they are known to be slow, not even a new instance waits for them.
+    // The instances are known to be slow, so not even a new instance waits for them.
     world.run(500_000);
     let dead = key("new", "a");
     world.honest(&dead, 1, ProbeStatus::Dead);
     assert!(world.settles_after_ms(&dead, ProbeStatus::Dead) <= SOON_MS);
-    // If a slow instance begins to answer, it is noticed once all slow instances have been probed again.
+    // If a slow instance begins to answer, that is noticed once all slow instances have been probed again.
     let recovers = key("tar-7", "0");
     world.others.insert(recovers.clone(), (1, ProbeStatus::Good));
     assert!(world.settles_after_ms(&recovers, ProbeStatus::Good) <= 320_000);
@@ -137,11 +137,11 @@ fn places_are_given_back_when_instances_go_while_they_are_probed_or_wait() {
     let mut world = World::new();
     world.tarpits(6, 1_000);
     world.run(2_000);
-    assert!(!world.under_way.is_empty());
+    assert!(!world.in_flight.is_empty());
     let tracked: Vec<InstanceKey> = world.core.tracks.keys().cloned().collect();
     tracked.iter().for_each(|key| world.core.forget(key));
     world.run(10_000);
-    assert!(world.under_way.is_empty() && world.core.later.is_empty());
+    assert!(world.in_flight.is_empty() && world.core.later.is_empty());
     assert_eq!(world.core.turns.places_taken(), 0);
     let dead = key("new", "a");
     world.honest(&dead, 1, ProbeStatus::Dead);

@@ -1,4 +1,4 @@
-//! Which probe applies to an instance.
+//! Decides which probe applies to an instance.
 
 use std::ops::RangeInclusive;
 
@@ -10,17 +10,17 @@ use maxine_state::{Instance, ProbeKind, ProbeSpec, ServicePolicy};
 /// The node-wide settings of active health checks (`MAXINE_ACTIVE_HEALTH_CHECK_*`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ActiveDefaults {
-    /// Whether instances that only name a health check path are probed.
+    /// Whether instances are probed that register only a health check path.
     pub enabled: bool,
-    /// Between two probes, in milliseconds.
+    /// Interval between two probes, in milliseconds.
     pub interval_ms: u64,
-    /// For one probe, in milliseconds.
+    /// Time limit of a probe, in milliseconds.
     pub timeout_ms: u64,
-    /// Bad probes in a row until eviction.
+    /// Number of failed probes in a row until an instance is evicted.
     pub fall: u32,
-    /// The path of instances that name none; empty for not probing them.
+    /// The path for instances that register none. If it is empty, they are not probed.
     pub path: String,
-    /// Observers that have to agree where the policy does not say, at least 1.
+    /// Number of observers that must agree if the policy does not say, at least 1.
     pub observers: u32,
 }
 
@@ -37,7 +37,7 @@ impl Default for ActiveDefaults {
     }
 }
 
-/// What the Node.js Maxine takes for a good answer to a probe: redirects too.
+/// The statuses that the Node.js Maxine accepts as a success, redirects included.
 const COMPATIBLE_STATUSES: RangeInclusive<u16> = 200..=399;
 
 /// Where the settings of a probe come from.
@@ -52,17 +52,17 @@ pub enum ProbeFrom {
     Node,
 }
 
-/// The probe that the health checker runs for an instance.
+/// The probe that the health checker makes for an instance.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EffectiveProbe {
     /// Its settings.
     pub spec: ProbeSpec,
-    /// Where they come from.
+    /// Where the settings come from.
     pub from: ProbeFrom,
 }
 
-/// The probe of an instance: its own, or its service's, or that of the node-wide health checks.
-/// `None` if only the heartbeat counts.
+/// The probe of an instance: its own, or else that of its service's policy, or else that of the node-wide
+/// settings. `None` if only heartbeats count.
 #[must_use]
 pub fn effective_probe(
     instance: &Instance,
@@ -80,7 +80,7 @@ pub fn effective_probe(
     if !defaults.enabled {
         return None;
     }
-    // A path without a kind is what clients of the compatible API register.
+    // Clients of the compatible API register a path without a kind.
     let named = own.map(|spec| spec.path.as_str()).filter(|path| !path.is_empty());
     let path = named.unwrap_or(&defaults.path);
     let spec = || ProbeSpec {

@@ -1,5 +1,5 @@
-//! What one node saw of one instance: a short memory and, after enough results in a row, a status of
-//! its own.
+//! The results of one node's probes of one instance: the newest results and, after enough of them in a row, a
+//! settled status.
 
 use std::collections::VecDeque;
 
@@ -9,14 +9,15 @@ use super::observer::TrackView;
 use super::turns::ProbeClass;
 use maxine_state::ProbeSpec;
 
-/// Results kept for those who ask why.
+/// Number of results that are kept for the explanation of a verdict.
 const RECORDS_MAX: usize = 8;
-/// A probe that takes this long is slow, whatever its time limit, in microseconds.
+/// A probe that takes at least this long is slow, whatever its time limit is, in microseconds.
 const SLOW_US: u64 = 1_000_000;
-/// Slow probes in a row after which an instance counts as slow, if not fewer of them settle its status.
+/// Number of slow probes in a row after which an instance is slow. It is less if fewer probes settle its
+/// status.
 const SLOW_PROBES_MAX: u32 = 3;
 
-/// What one node makes of an instance.
+/// The status of an instance, as one node sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
 pub enum ProbeStatus {
     /// Alive and ready.
@@ -27,49 +28,49 @@ pub enum ProbeStatus {
     Dead,
 }
 
-/// What a probe found.
+/// The answer to a probe.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProbeAnswer {
-    /// Status of the instance that follows from it.
+    /// The status that follows from it.
     pub status: ProbeStatus,
     /// Result, in one line.
     pub detail: String,
-    /// How long it took, in microseconds.
+    /// How long the probe took, in microseconds.
     pub latency_us: u64,
 }
 
-/// One probe's result, as it is shown.
+/// The result of one probe, for display.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ProbeRecord {
-    /// Time, in milliseconds since 1970.
+    /// When it ended, in milliseconds since 1970.
     pub at_ms: u64,
-    /// What it came to.
+    /// The status that followed from it.
     pub status: ProbeStatus,
     /// Result, in one line.
     pub detail: String,
-    /// How long it took, in microseconds.
+    /// How long the probe took, in microseconds.
     pub latency_us: u64,
 }
 
-/// One instance under observation.
+/// An instance that this node probes.
 #[derive(Clone, Debug)]
 pub(crate) struct Track {
     pub(crate) address_index: u64,
     pub(crate) spec: ProbeSpec,
     pub(crate) address: maxine_state::Address,
-    /// Until when bad results do not count, on the monotonic clock, in milliseconds.
+    /// Until this time failed probes do not count, in milliseconds on the monotonic clock.
     pub(crate) grace_until_ms: u64,
     pub(crate) due_ms: u64,
-    pub(crate) under_way: bool,
-    /// Among which probes that are due the next one waits.
+    pub(crate) in_flight: bool,
+    /// The class of due probes among which the next probe waits; `None` if it is not due.
     pub(crate) ready: Option<ProbeClass>,
-    /// Whether a probe was not slow.
+    /// Whether any probe was fast.
     was_quick: bool,
     slow_in_a_row: u32,
-    /// The status that results in a row have come to.
+    /// The status after enough results in a row; `None` before that.
     pub(crate) settled: Option<ProbeStatus>,
     candidate: Option<(ProbeStatus, u32)>,
-    /// Bad results in a row.
+    /// Number of failed probes in a row.
     pub(crate) failures: u32,
     pub(crate) records: VecDeque<ProbeRecord>,
 }
@@ -88,7 +89,7 @@ impl Track {
             address,
             grace_until_ms,
             due_ms,
-            under_way: false,
+            in_flight: false,
             ready: None,
             was_quick: false,
             slow_in_a_row: 0,
@@ -99,8 +100,8 @@ impl Track {
         }
     }
 
-    /// What the results so far tell of how long the next probe takes. An instance that falls silent keeps
-    /// its class until its status is settled.
+    /// The class of the next probe, which depends on how long earlier probes took. An instance that stops
+    /// answering keeps its class until its status is settled.
     pub(crate) fn class(&self) -> ProbeClass {
         if self.slow_in_a_row >= self.spec.fall.min(SLOW_PROBES_MAX) {
             return ProbeClass::Slow;
@@ -108,7 +109,7 @@ impl Track {
         if self.was_quick { ProbeClass::Answering } else { ProbeClass::New }
     }
 
-    /// Takes a result in; `true` where the settled status changed.
+    /// Records a result. Returns `true` if the settled status changed.
     pub(crate) fn take(&mut self, answer: &ProbeAnswer, now_ms: u64, wall_ms: u64) -> bool {
         if answer.latency_us >= SLOW_US.min(self.spec.timeout_ms * 1_000) {
             self.slow_in_a_row = self.slow_in_a_row.saturating_add(1);
@@ -151,7 +152,7 @@ impl Track {
         true
     }
 
-    /// What others may read of it.
+    /// A copy for readers.
     pub(crate) fn view(&self) -> TrackView {
         TrackView {
             failures: self.failures,
@@ -160,7 +161,7 @@ impl Track {
         }
     }
 
-    /// The last result in one line.
+    /// The newest result, in one line.
     pub(crate) fn last_detail(&self) -> &str {
         self.records.front().map_or("", |record| record.detail.as_str())
     }

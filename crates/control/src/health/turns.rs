@@ -1,54 +1,54 @@
-//! Whose probe is next, when more are due than there are places.
+//! Decides which probe is next if more are due than there are places.
 //!
-//! An instance that accepts a connection and never answers holds a place for as long as its owner's time
-//! limit says. So probes have classes, by what the instance did before, and each class has places of its
-//! own. Within a class the services take turns, and none gets more than half of the places.
+//! An instance that accepts a connection and never answers uses a place until the time limit of the probe,
+//! which its owner sets. Therefore probes have classes, which depend on earlier results, and each class has
+//! its own places. Within a class the services take turns, and no service gets more than half of the places.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use maxine_state::{InstanceKey, Name, ServiceKey};
 
-/// Probes of instances that answer, at once on one node.
+/// Maximum number of concurrent probes of instances that answer.
 const ANSWERING_MAX: usize = 128;
-/// Probes of new instances.
+/// Maximum number of concurrent probes of new instances.
 const NEW_MAX: usize = 128;
-/// Probes of slow instances.
+/// Maximum number of concurrent probes of slow instances.
 const SLOW_MAX: usize = 64;
-/// One service gets one of so many places of a class.
+/// A service gets at most one in this many places of a class.
 const SERVICE_ONE_IN: usize = 2;
 
-/// What an instance's earlier probes tell of how long the next will take.
+/// The class of a probe. It depends on how long earlier probes of the instance took.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProbeClass {
-    /// It answered soon, in whatever way; a refused connection is an answer.
+    /// The instance answered fast. A refused connection is an answer too.
     Answering,
-    /// It has not answered soon yet, and few probes were made.
+    /// The instance has not answered fast yet, and few probes were made.
     New,
-    /// Several probes in a row got their answer late or not at all.
+    /// Several probes in a row were answered late or not at all.
     Slow,
 }
 
-/// What is due of one service.
+/// The due probes of one service.
 #[derive(Debug, Default)]
 struct Line {
     due: BTreeSet<(u64, Name)>,
-    under_way: usize,
+    in_flight: usize,
     is_queued: bool,
 }
 
-/// What is due of one class.
+/// The due probes of one class.
 #[derive(Debug)]
 struct Queue {
     max: usize,
-    under_way: usize,
+    in_flight: usize,
     lines: BTreeMap<ServiceKey, Line>,
-    /// The services that may have the next turns.
+    /// The services that may have the next turns, in order.
     round: VecDeque<ServiceKey>,
 }
 
 impl Queue {
     fn new(max: usize) -> Self {
-        Self { max, under_way: 0, lines: BTreeMap::new(), round: VecDeque::new() }
+        Self { max, in_flight: 0, lines: BTreeMap::new(), round: VecDeque::new() }
     }
 
     fn push(&mut self, key: &InstanceKey, due_ms: u64) {
@@ -64,27 +64,27 @@ impl Queue {
         self.line_up(&key.service);
     }
 
-    /// Lets the service have a turn if it may, and forgets it if there is nothing of it.
+    /// Adds the service to the turns if it may have one. Removes the service if it has no probes.
     fn line_up(&mut self, service: &ServiceKey) {
         let Some(line) = self.lines.get_mut(service) else { return };
         let room = self.max / SERVICE_ONE_IN;
-        if !line.is_queued && !line.due.is_empty() && line.under_way < room {
+        if !line.is_queued && !line.due.is_empty() && line.in_flight < room {
             line.is_queued = true;
             self.round.push_back(service.clone());
-        } else if !line.is_queued && line.due.is_empty() && line.under_way == 0 {
+        } else if !line.is_queued && line.due.is_empty() && line.in_flight == 0 {
             self.lines.remove(service);
         }
     }
 
     fn next(&mut self) -> Option<InstanceKey> {
-        while self.under_way < self.max {
+        while self.in_flight < self.max {
             let service = self.round.pop_front()?;
             let Some(line) = self.lines.get_mut(&service) else { continue };
             line.is_queued = false;
             let first = line.due.pop_first();
             if first.is_some() {
-                line.under_way += 1;
-                self.under_way += 1;
+                line.in_flight += 1;
+                self.in_flight += 1;
             }
             self.line_up(&service);
             if let Some((_, instance)) = first {
@@ -95,15 +95,15 @@ impl Queue {
     }
 
     fn done(&mut self, service: &ServiceKey) {
-        self.under_way = self.under_way.saturating_sub(1);
+        self.in_flight = self.in_flight.saturating_sub(1);
         if let Some(line) = self.lines.get_mut(service) {
-            line.under_way = line.under_way.saturating_sub(1);
+            line.in_flight = line.in_flight.saturating_sub(1);
         }
         self.line_up(service);
     }
 }
 
-/// The probes that are due, and the places for those under way.
+/// The due probes, and the places for those in flight.
 #[derive(Debug)]
 pub(crate) struct Turns {
     answering: Queue,
@@ -128,31 +128,31 @@ impl Turns {
         }
     }
 
-    /// Adds a probe that is due since then.
+    /// Adds a probe that is due since `due_ms`.
     pub(crate) fn push(&mut self, class: ProbeClass, key: &InstanceKey, due_ms: u64) {
         self.queue(class).push(key, due_ms);
     }
 
-    /// Takes back a probe that was added and has not begun.
+    /// Removes a probe that was added and has not begun.
     pub(crate) fn remove(&mut self, class: ProbeClass, key: &InstanceKey, due_ms: u64) {
         self.queue(class).remove(key, due_ms);
     }
 
-    /// The next probe to begin, if there is a place for it.
+    /// The next probe to begin, if a place is free for it.
     pub(crate) fn next(&mut self) -> Option<(ProbeClass, InstanceKey)> {
         [ProbeClass::Answering, ProbeClass::New, ProbeClass::Slow]
             .into_iter()
             .find_map(|class| Some((class, self.queue(class).next()?)))
     }
 
-    /// How many probes and services are known here.
+    /// The number of probes and services that are stored here.
     #[cfg(test)]
     pub(crate) fn places_taken(&self) -> usize {
         let queues = [&self.answering, &self.new, &self.slow];
-        queues.iter().map(|queue| queue.under_way + queue.lines.len()).sum()
+        queues.iter().map(|queue| queue.in_flight + queue.lines.len()).sum()
     }
 
-    /// Gives the place of a probe back.
+    /// Frees the place of a probe.
     pub(crate) fn done(&mut self, class: ProbeClass, service: &ServiceKey) {
         self.queue(class).done(service);
     }

@@ -1,7 +1,8 @@
-//! The leader's side: when do enough observers agree, and is the change damped?
+//! The leader's verdicts: whether enough observers agree, and whether a change is delayed because the
+//! instance flaps.
 //!
-//! The verdicts are kept in the leader's memory only: observers repeat what they see, so a new leader
-//! knows all of it after one round.
+//! Reports are kept in the leader's memory only. Observers repeat their reports, so a new leader has all of
+//! them after one round.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -13,28 +14,28 @@ use maxine_state::{
     ControlState, Fence, Health, HealthPolicy, HealthReport, InstanceKey, Liveness, Readiness,
 };
 
-/// How long an observer's report counts without being repeated, in milliseconds.
+/// How long a report counts if it is not repeated, in milliseconds.
 const REPORT_MS: u64 = 30_000;
-/// Between two decisions without news, in milliseconds.
+/// Interval between two decisions if there are no new reports, in milliseconds.
 const REVIEW_MS: u64 = 500;
-/// What one transition adds to an instance's flap score.
+/// How much one change of a verdict adds to the flap score.
 const FLAP_STEP: u32 = 1_000;
-/// Most instances that are remembered; more than a registry holds.
+/// Maximum number of instances with reports.
 const INSTANCES_MAX: usize = 1_000_000;
 
-/// Most verdicts in one proposal.
+/// Maximum number of verdicts in one proposal.
 const VERDICTS_MAX: usize = 500;
 
-/// What one node sees of one instance now.
+/// What one node observes of one instance now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Observation {
     /// The instance.
     pub key: InstanceKey,
-    /// Version of its address: [`maxine_state::Instance::address_index`].
+    /// The [`maxine_state::Instance::address_index`] that was observed.
     pub address_index: u64,
-    /// Status that the node settled on.
+    /// The settled status on that node.
     pub status: ProbeStatus,
-    /// Whether it comes from the proxy's experience instead of a probe.
+    /// Whether it comes from requests of the proxy, and not from a probe.
     pub passive: bool,
     /// The last result, in one line.
     pub detail: String,
@@ -54,29 +55,29 @@ struct Heard {
     passive: BTreeMap<String, Report>,
 }
 
-/// The last report of one observer about an instance, as the leader heard it.
+/// The last report of one observer about an instance, as the leader received it.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct ObserverReport {
-    /// Who.
+    /// The name of the observing node.
     pub observer: String,
-    /// What they see.
+    /// The reported status.
     pub status: ProbeStatus,
-    /// Whether it is their proxy's experience instead of a probe's result.
+    /// Whether it comes from requests of the proxy, and not from a probe.
     pub passive: bool,
     /// The result, in one line.
     pub detail: String,
-    /// How long ago the leader heard it, in milliseconds.
+    /// Time since the leader received it, in milliseconds.
     pub age_ms: u64,
 }
 
-/// What a decision depends on besides what was heard.
+/// What a decision depends on, apart from the reports.
 #[derive(Clone, Copy, Debug)]
 pub struct VerdictContext<'a> {
     /// The published state.
     pub state: &'a ControlState,
-    /// How many nodes live.
+    /// The number of live nodes.
     pub live_nodes: usize,
-    /// Observers that have to agree where the policy does not say.
+    /// Number of observers that must agree if the policy does not say.
     pub observers: u32,
     /// The monotonic clock, in milliseconds.
     pub now_ms: u64,
@@ -84,28 +85,27 @@ pub struct VerdictContext<'a> {
     pub wall_ms: u64,
 }
 
-/// What all observers said lately.
+/// The recent reports of all observers.
 #[derive(Debug, Default)]
 pub struct Verdicts {
     heard: HashMap<InstanceKey, Heard>,
-    /// Whether something new was heard since the last decision.
+    /// Whether a report arrived since the last decision.
     news: bool,
     decided_at_ms: u64,
-    /// The grant that this node listens under, and since when; `None` while it does not lead.
+    /// The grant under which this node collects reports, and since when; `None` if it does not lead.
     listening: Option<(Fence, u64)>,
     /// Whether verdicts were proposed and the proposal has not ended.
     is_proposing: bool,
 }
 
 impl Verdicts {
-    /// Knows nothing.
+    /// Verdicts without any report.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Takes note of the grant under which this node has the leader's duties. Without one everything
-    /// is forgotten.
+    /// Sets the grant under which this node has the leader's duties. With `None`, all reports are dropped.
     pub fn set_duties(&mut self, fence: Option<Fence>, now_ms: u64) {
         match fence {
             None => *self = Self { is_proposing: self.is_proposing, ..Self::default() },
@@ -116,19 +116,19 @@ impl Verdicts {
         }
     }
 
-    /// Whether it is time to decide: no proposal is on its way, and there is news or reports and
-    /// scores have aged.
+    /// Whether it is time to decide. That is so if no proposal is in flight, and either a report arrived or
+    /// enough time has passed for reports and scores to age.
     #[must_use]
     pub fn is_due(&self, now_ms: u64) -> bool {
         !self.is_proposing && (self.news || now_ms.saturating_sub(self.decided_at_ms) >= REVIEW_MS)
     }
 
-    /// Ends the proposal of what was decided last.
+    /// Ends the proposal of the last decision.
     pub fn proposed(&mut self) {
         self.is_proposing = false;
     }
 
-    /// Takes in what an observer sees now.
+    /// Records what an observer sees now.
     pub fn hear(&mut self, observer: &str, observation: Observation, now_ms: u64) {
         if self.heard.len() >= INSTANCES_MAX && !self.heard.contains_key(&observation.key) {
             return;
@@ -147,8 +147,8 @@ impl Verdicts {
         self.news |= before != Some(observation.status);
     }
 
-    /// What each observer said last of an instance, and how long ago; those silent for long are left
-    /// out.
+    /// The last report of each observer about an instance, with its age. Reports that are too old to count
+    /// are left out.
     #[must_use]
     pub fn reports(&self, key: &InstanceKey, now_ms: u64) -> Vec<ObserverReport> {
         let Some(heard) = self.heard.get(key) else { return Vec::new() };
@@ -165,12 +165,12 @@ impl Verdicts {
         [of(&heard.probes, false), of(&heard.passive, true)].concat()
     }
 
-    /// The verdicts to propose now, at most as many as one proposal holds. If there are any, nothing
-    /// more is due until [`Self::proposed`]; what the published state does not show then is
-    /// decided again. Empty on a node without the leader's duties.
+    /// The verdicts to propose now, at most as many as fit into one proposal. If there are any, nothing more
+    /// is due until [`Self::proposed`]. What the published state does not show by then is decided again.
+    /// Empty on a node that does not have the leader's duties.
     ///
-    /// An instance of `unprobed` has a bad verdict and no probe. Its verdict is taken back once no
-    /// observer has said anything of it for as long as a report counts: nobody else ever would.
+    /// The instances in `unprobed` have a bad verdict and no probe. Such a verdict is withdrawn once no
+    /// report about the instance counts any more, because no probe could ever change it.
     pub fn decide<'k>(
         &mut self,
         context: &VerdictContext<'_>,
@@ -202,7 +202,7 @@ impl Verdicts {
             }
             !(heard.probes.is_empty() && heard.passive.is_empty())
         });
-        // Until then an observer may not have repeated its report to this leader.
+        // Before that, an observer may not have repeated its report to this leader.
         if context.now_ms.saturating_sub(since_ms) > REPORT_MS {
             let silent = unprobed.into_iter().filter(|key| !self.heard.contains_key(*key));
             reports.extend(silent.filter_map(|key| take_back(key, context)));
@@ -214,7 +214,7 @@ impl Verdicts {
     }
 }
 
-/// Takes a bad verdict back that no observer upholds.
+/// Withdraws a bad verdict that no observer supports.
 fn take_back(key: &InstanceKey, context: &VerdictContext<'_>) -> Option<HealthReport> {
     let service = context.state.service(&key.service)?;
     let instance = service.instances.get(&key.instance)?;
@@ -231,7 +231,7 @@ fn take_back(key: &InstanceKey, context: &VerdictContext<'_>) -> Option<HealthRe
     Some(HealthReport { key: key.clone(), address_index, health })
 }
 
-/// The new verdict, where there is one.
+/// The new verdict, if it differs from the present one.
 fn judge(
     heard: &Heard,
     present: &Health,
@@ -246,7 +246,7 @@ fn judge(
         .into_iter()
         .find(|status| count(&heard.probes, *status) >= needed)
         .or_else(|| {
-            // Not alive to some and not ready to others is not ready to all of them.
+            // If some observers report it dead and others not ready, all of them agree that it is not ready.
             let bad =
                 heard.probes.values().filter(|report| report.status != ProbeStatus::Good).count();
             (bad >= needed).then_some(ProbeStatus::NotReady)
@@ -259,7 +259,7 @@ fn judge(
         Some(ProbeStatus::Good) if held => (Liveness::Alive, Readiness::NotReady),
         Some(ProbeStatus::Good) => (Liveness::Alive, Readiness::Ready),
         None if held => (present.liveness, Readiness::NotReady),
-        // Only what the proxy said is known, and it takes it back.
+        // Only the proxy has reported, and it withdraws its report.
         None if heard.probes.is_empty() && !heard.passive.is_empty() => {
             (present.liveness, Readiness::Ready)
         }
@@ -267,7 +267,7 @@ fn judge(
     };
     let known = (present.liveness, present.readiness);
     let neutral = known == (Liveness::Alive, Readiness::Unknown);
-    // The first good report about someone new is no transition worth an entry in the log.
+    // The first good report about a new instance changes nothing that needs a log entry.
     if known == (liveness, readiness) || neutral && readiness == Readiness::Ready {
         return None;
     }
@@ -294,19 +294,20 @@ fn count(reports: &BTreeMap<String, Report>, status: ProbeStatus) -> usize {
     reports.values().filter(|report| report.status == status).count()
 }
 
-/// The score after the time since its last change.
+/// The flap score after the time since the last change.
 fn decayed(health: &Health, half_life_ms: u64, wall_ms: u64) -> u32 {
     let age_ms = wall_ms.saturating_sub(health.since_ms);
     let halvings = age_ms as f64 / half_life_ms.max(1) as f64;
     let left = f64::from(health.flap_score) * 0.5_f64.powf(halvings);
-    // At most what it was, so it fits.
+    // The result is at most the old score, so it fits.
     left as u32
 }
 
 fn reason(reports: &BTreeMap<String, Report>, good: bool) -> String {
-    let telling = reports.iter().filter(|(_, report)| (report.status == ProbeStatus::Good) == good);
+    let matching =
+        reports.iter().filter(|(_, report)| (report.status == ProbeStatus::Good) == good);
     let mut text = String::new();
-    for (observer, report) in telling.take(3) {
+    for (observer, report) in matching.take(3) {
         if !text.is_empty() {
             text.push_str("; ");
         }
@@ -391,7 +392,7 @@ mod tests {
             self.verdicts.hear(observer, observation, self.now_ms);
         }
 
-        /// Decides and applies; what the instance's health is then.
+        /// Decides and applies. Returns the health of the instance afterwards.
         fn settle(&mut self) -> Option<Health> {
             let context = VerdictContext {
                 state: &self.state,
@@ -431,7 +432,7 @@ mod tests {
             ("n3", ProbeStatus::Good, 5),
         ];
         assert_eq!(said.collect::<Vec<_>>(), expected);
-        assert_eq!(world.settle(), None, "a transition is told once");
+        assert_eq!(world.settle(), None, "a change is reported once");
         world.hear(&key, epoch, "n1", ProbeStatus::Good, false);
         let health = world.settle().unwrap();
         assert_eq!((health.liveness, health.readiness), (Liveness::Alive, Readiness::Ready));
@@ -491,7 +492,7 @@ mod tests {
         let (mut world, key, address_index) = World::new("{}");
         world.hear(&key, address_index, "n1", ProbeStatus::Dead, false);
         assert_eq!(world.settle().unwrap().liveness, Liveness::Evicted);
-        // The probe is taken out of the policy.
+        // The policy no longer has the probe.
         world.unprobed.insert(key);
         world.now_ms += REPORT_MS;
         assert_eq!(world.settle(), None, "the last report still counts");

@@ -1,4 +1,4 @@
-//! The engine: one batch at a time, until its outcome is known or its time is over.
+//! The engine of the intake. It works on one batch at a time, until the outcome is known or its time is over.
 
 use std::collections::VecDeque;
 
@@ -9,17 +9,17 @@ use maxine_state::{Applied, Batch};
 /// Pause between two attempts while there is no leader, in milliseconds.
 const RETRY_PAUSE_MS: u64 = 20;
 
-/// How often [`IntakeEvent::Tick`] has to come, in milliseconds: writes that waited too long are answered
-/// by so much later.
+/// Interval at which [`IntakeEvent::Tick`] must come, in milliseconds. Writes that waited too long are
+/// answered at most this much late.
 pub const INTAKE_TICK_MS: u64 = 50;
-/// What a write is told that waited too long before it was proposed.
+/// The answer to a write that waited too long before it was proposed.
 const NOT_STARTED: &str = "the write waited too long in the queue and was not started";
 
-/// Something that concerns writes; `R` is the way to answer one.
+/// An event that concerns writes. `R` is the handle for answering a write.
 #[derive(Debug)]
 #[allow(clippy::large_enum_variant, reason = "an event is passed on at once and never kept")]
 pub enum IntakeEvent<R> {
-    /// Somebody asks for a write.
+    /// A caller submits a write.
     Submitted(Write<R>),
     /// The end of [`IntakeEffect::Propose`].
     Attempted {
@@ -33,116 +33,116 @@ pub enum IntakeEvent<R> {
         /// The attempt's number.
         attempt: u64,
     },
-    /// It is time to look for writes that waited too long.
+    /// It is time to answer writes that waited too long.
     Tick,
 }
 
-/// How an attempt ended: the replies, in the order of the batch, or why there are none.
+/// How an attempt ended: with the replies, in the order of the batch, or with a failure.
 pub type Attempted = Result<Vec<Applied>, Failure>;
 
-/// Why an attempt brought no replies.
+/// Why an attempt gave no replies.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Failure {
-    /// Nothing was written; another attempt may do. The reason, in words.
+    /// Nothing was written, and another attempt may succeed. Contains the reason as text.
     NotWritten(String),
-    /// Nothing was written because this node does not lead; what only the leader may write is refused
-    /// with every further attempt. The reason, in words.
+    /// Nothing was written because this node does not lead. Commands that only the leader may propose would
+    /// be refused again. Contains the reason as text.
     NotLeader(String),
-    /// Nothing was written; too much is on its way.
+    /// Nothing was written because too many writes are in flight.
     Overloaded,
-    /// Nothing was written, and no attempt will do. The reason, in words.
+    /// Nothing was written, and no further attempt can succeed. Contains the reason as text.
     Refused(String),
-    /// Nothing was written; the batch is too large.
+    /// Nothing was written because the batch is too large.
     TooLarge {
         /// Its size in bytes.
         len: usize,
         /// The limit in bytes.
         max: usize,
     },
-    /// It may or may not take effect yet.
+    /// The outcome is unknown: it may have taken effect, or may still take effect.
     Unknown,
-    /// The disk of this node failed. The reason, in words.
+    /// The disk of this node failed. Contains the reason as text.
     Storage(String),
 }
 
 /// Why a write has no reply.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// Nothing was written. The reason, in words.
+    /// Nothing was written. Contains the reason as text.
     NotWritten(String),
-    /// Nothing was written; too many writes wait.
+    /// Nothing was written because too many writes wait.
     Overloaded,
-    /// Nothing was written; too many writes of this address wait.
+    /// Nothing was written because too many writes from this address wait.
     AddressOverloaded,
-    /// Nothing was written; the write is too large.
+    /// Nothing was written because the write is too large.
     TooLarge {
         /// Its size in bytes.
         len: usize,
         /// The limit in bytes.
         max: usize,
     },
-    /// It may or may not take effect yet.
+    /// The outcome is unknown: it may have taken effect, or may still take effect.
     Unknown,
-    /// The disk of this node failed. The reason, in words.
+    /// The disk of this node failed. Contains the reason as text.
     Storage(String),
 }
 
-/// What has to be done.
+/// What the driver has to do.
 #[derive(Debug)]
 pub enum IntakeEffect<R> {
-    /// Have a batch ordered.
+    /// Propose a batch to the backend.
     Propose {
-        /// To be returned in [`IntakeEvent::Attempted`].
+        /// The number to return in [`IntakeEvent::Attempted`].
         attempt: u64,
-        /// What to order.
+        /// The batch.
         batch: Batch,
-        /// Within what time it has to begin, in milliseconds.
+        /// Time within which the attempt must begin, in milliseconds.
         begin_ms: u64,
-        /// Within what time it has to end, in milliseconds.
+        /// Time within which the attempt must end, in milliseconds.
         end_ms: u64,
     },
     /// Wait before the next attempt.
     Pause {
-        /// To be returned in [`IntakeEvent::Paused`].
+        /// The number to return in [`IntakeEvent::Paused`].
         attempt: u64,
-        /// For how long, in milliseconds.
+        /// The duration, in milliseconds.
         ms: u64,
     },
     /// Answer a write.
     Answer(R, Result<Applied, Refusal>),
 }
 
-/// A batch on its way.
+/// A batch in flight.
 #[derive(Debug)]
 struct Flight<R> {
     batch: Batch,
-    /// Who waits for each proposal of the batch, and until when.
+    /// For each proposal of the batch, its time limits and the handle of its caller.
     waiters: Vec<(WriteTimes, R)>,
-    /// An attempt may have taken effect: no later refusal can say that nothing was written.
+    /// Whether an attempt may have taken effect. If so, no later answer may say that nothing was written.
     is_uncertain: bool,
 }
 
-/// The engine of the writes that a node takes.
+/// The engine that collects the writes of a node into batches.
 #[derive(Debug)]
 pub struct Intake<R> {
     queues: Queues<R>,
-    /// The batch on its way, of which only one is: with two, fewer writes share a `fdatasync`, and a
-    /// tenth fewer are done in a second.
+    /// The batch in flight. There is at most one. With two, fewer writes would share an `fdatasync`, and the
+    /// throughput would be about a tenth lower.
     flight: Option<Flight<R>>,
-    /// The parts of a batch that was too large and was split, which go next.
+    /// The parts of a batch that was too large and was split. They are proposed next.
     parts: VecDeque<Flight<R>>,
     attempts: u64,
 }
 
 impl<R> Intake<R> {
-    /// Without writes. `pending_max` writes of one class may wait.
+    /// An intake without writes. Up to `pending_max` writes of each class may wait.
     #[must_use]
     pub fn new(pending_max: usize) -> Self {
         let (queues, parts) = (Queues::new(pending_max), VecDeque::new());
         Self { queues, flight: None, parts, attempts: 0 }
     }
 
-    /// Takes an event in and returns what has to be done.
+    /// Handles an event and returns what the driver has to do.
     #[must_use]
     pub fn step(&mut self, event: IntakeEvent<R>, now_ms: u64) -> Vec<IntakeEffect<R>> {
         let mut effects = Vec::new();
@@ -208,7 +208,7 @@ impl<R> Intake<R> {
             }
             Err(failure) => failure,
         };
-        // Together they are too large, each alone perhaps not.
+        // Together they are too large, but each alone may fit.
         let is_split = matches!(failure, Failure::TooLarge { .. }) && flight.waiters.len() > 1;
         if is_split && !flight.is_uncertain {
             let [first, second] = flight.split();
@@ -218,7 +218,7 @@ impl<R> Intake<R> {
         }
         match flight.judge(failure) {
             Judged::Over(refusal) => flight.refuse_until(u64::MAX, &refusal, effects),
-            // While nothing was proposed, whoever waits no longer is told so, and the others go on.
+            // Nothing was proposed, so writes whose time is over are answered, and the others continue.
             Judged::Again(refusal) => {
                 flight.refuse_until(now_ms + RETRY_PAUSE_MS, &refusal, effects);
             }
@@ -239,14 +239,14 @@ fn refuse<R>(late: Vec<R>, effects: &mut Vec<IntakeEffect<R>>) {
 /// What follows from a failure.
 #[derive(Debug, PartialEq, Eq)]
 enum Judged {
-    /// Everyone is told this.
+    /// Every write of the batch gets this answer.
     Over(Refusal),
-    /// It is tried again; whoever has no time left is told this.
+    /// The batch is tried again. Writes whose time is over get this answer.
     Again(Refusal),
 }
 
 impl<R> Flight<R> {
-    /// How long this attempt has to begin and to end, in milliseconds.
+    /// The time in which this attempt must begin and end, in milliseconds.
     fn left_ms(&self, now_ms: u64) -> (u64, u64) {
         let end_ms = self.waiters.iter().map(|(time, _)| time.end_ms).max().unwrap_or(0);
         let begins = self.waiters.iter().map(|(time, _)| time.begin_ms);
@@ -263,8 +263,8 @@ impl<R> Flight<R> {
         [first, Self { batch: Batch { proposals: later }, waiters: waiters_later, is_uncertain }]
     }
 
-    /// Takes out those whose time is over by `until_ms`, and answers them. Once an attempt may have
-    /// taken effect, all go on together until the last one's time is over.
+    /// Removes the writes whose time is over at `until_ms`, and answers them. Once an attempt may have taken
+    /// effect, all writes stay together until the time of the last one is over.
     fn refuse_until(
         &mut self,
         until_ms: u64,
@@ -283,7 +283,7 @@ impl<R> Flight<R> {
 
     fn judge(&mut self, failure: Failure) -> Judged {
         let was_uncertain = self.is_uncertain;
-        // A node whose disk fails under a write may already have sent it to the others.
+        // A node whose disk fails during a write may already have sent the write to other nodes.
         let may_be_written = matches!(failure, Failure::Unknown | Failure::Storage(_));
         self.is_uncertain |= may_be_written && !faults::is_on(Fault::ForgetUncertainty);
         let has_fence = self.batch.proposals.iter().any(|proposal| proposal.fence.is_some());
@@ -297,7 +297,7 @@ impl<R> Flight<R> {
             Failure::Refused(why) if !was_uncertain => {
                 return Judged::Over(Refusal::NotWritten(why));
             }
-            // Its leadership is over; another attempt would be refused alike.
+            // Its leadership has ended, so another attempt would be refused too.
             Failure::NotLeader(why) if has_fence && !was_uncertain => {
                 return Judged::Over(Refusal::NotWritten(why));
             }
@@ -311,7 +311,7 @@ impl<R> Flight<R> {
     }
 }
 
-/// The refusal, unless an attempt may have taken effect.
+/// The refusal, or `Unknown` if an attempt may have taken effect.
 fn unless(is_uncertain: bool, refusal: Refusal) -> Refusal {
     if is_uncertain { Refusal::Unknown } else { refusal }
 }
@@ -349,8 +349,8 @@ mod tests {
         each.collect()
     }
 
-    /// What a write is told whose attempts end like this, 100 ms apart.
-    fn told(failures: Vec<Failure>, fence: Option<Fence>) -> Refusal {
+    /// The answer to a write whose attempts end with these failures, 100 ms apart.
+    fn answer_after(failures: Vec<Failure>, fence: Option<Fence>) -> Refusal {
         let mut intake = Intake::new(16);
         let mut now_ms = 0;
         let mut effects = intake.step(IntakeEvent::Submitted(write(1, fence)), now_ms);
@@ -383,16 +383,16 @@ mod tests {
                 .unwrap_err()
         };
         assert_eq!(
-            told(vec![not_written(), failed()], None),
+            answer_after(vec![not_written(), failed()], None),
             Refusal::Storage("no space left".into())
         );
-        assert_eq!(told(vec![Failure::Unknown, failed()], None), Refusal::Unknown);
+        assert_eq!(answer_after(vec![Failure::Unknown, failed()], None), Refusal::Unknown);
         assert_eq!(at_last(Failure::Unknown, not_written()), Refusal::Unknown);
         assert_eq!(at_last(Failure::Unknown, Failure::Overloaded), Refusal::Unknown);
         assert_eq!(at_last(not_written(), Failure::Overloaded), Refusal::Overloaded);
     }
 
-    /// Once a batch may have been proposed, nobody in it is told that nothing was written.
+    /// Once a batch may have been proposed, no write in it is answered as not written.
     #[test]
     fn each_write_of_a_batch_that_never_began_is_refused_in_its_own_time() {
         let first_answers = |failure: Failure| {
@@ -416,8 +416,8 @@ mod tests {
             answers(effects)
         };
         let why = || String::from("no leader is known");
-        let told = first_answers(Failure::NotWritten(why()));
-        assert_eq!(told, [(1, Err(Refusal::NotWritten(why())))]);
+        let first = first_answers(Failure::NotWritten(why()));
+        assert_eq!(first, [(1, Err(Refusal::NotWritten(why())))]);
         assert_eq!(first_answers(Failure::Unknown), []);
     }
 
@@ -429,16 +429,16 @@ mod tests {
         short.time.begin_ms = 100;
         assert!(intake.step(IntakeEvent::Submitted(short), 0).is_empty());
         assert!(intake.step(IntakeEvent::Tick, 99).is_empty());
-        let told = answers(intake.step(IntakeEvent::Tick, 100));
-        assert_eq!(told, [(1, Err(Refusal::NotWritten(NOT_STARTED.into())))]);
+        let late = answers(intake.step(IntakeEvent::Tick, 100));
+        assert_eq!(late, [(1, Err(Refusal::NotWritten(NOT_STARTED.into())))]);
     }
 
     #[test]
     fn what_only_the_leader_may_write_is_not_tried_again_elsewhere() {
         let not_leader = || Failure::NotLeader("this node is not the leader".into());
-        let refused = told(vec![not_leader()], Some(Fence(3)));
+        let refused = answer_after(vec![not_leader()], Some(Fence(3)));
         assert_eq!(refused, Refusal::NotWritten("this node is not the leader".into()));
-        let unknown = told(
+        let unknown = answer_after(
             vec![Failure::Unknown, not_leader(), Failure::Storage(String::new())],
             Some(Fence(3)),
         );
@@ -469,7 +469,7 @@ mod tests {
         for reply in 1..=5 {
             effects.extend(intake.step(IntakeEvent::Submitted(write(reply, None)), 0));
         }
-        let mut told = Vec::new();
+        let mut answered = Vec::new();
         while let Some((attempt, len)) = proposed(&effects) {
             let end = match len {
                 1 | 2 => Ok(vec![Applied { index: 1, reply: Reply::Done }; len]),
@@ -478,10 +478,10 @@ mod tests {
             effects = intake.step(IntakeEvent::Attempted { attempt, end }, 1);
             for effect in &effects {
                 if let IntakeEffect::Answer(reply, answer) = effect {
-                    told.push((*reply, answer.is_ok()));
+                    answered.push((*reply, answer.is_ok()));
                 }
             }
         }
-        assert_eq!(told, [0, 1, 2, 3, 4, 5].map(|reply| (reply, true)));
+        assert_eq!(answered, [0, 1, 2, 3, 4, 5].map(|reply| (reply, true)));
     }
 }

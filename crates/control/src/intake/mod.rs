@@ -1,8 +1,8 @@
-//! Intake: which writes go into the next batch, and what becomes of a batch.
+//! The intake: decides which writes go into the next batch, and how each write is answered.
 //!
-//! While one batch is on its way the next one gathers, so the batch grows with the load and a lone write
-//! waits for nobody. A batch is tried again for as long as that is safe and its time lasts. Then each
-//! write in it is answered: done, not written, or unknown.
+//! While one batch is in flight, the next one is collected. So batches grow with the load, and a single write
+//! waits for no other. A batch is tried again as long as that is safe and there is time. Then each write in
+//! it is answered: done, not written, or unknown.
 
 mod engine;
 mod queues;

@@ -1,9 +1,10 @@
-//! The writes that wait for their batch, by who asks.
+//! The writes that wait for a batch, in one queue for each class of callers.
 //!
-//! Three classes have room of their own: Maxine's own duties, callers with a credential, and strangers.
-//! A batch takes from them in this order. Strangers get at least a quarter of a batch, so that they go
-//! on, and never delay the others by more than the batch that is under way. What waits of strangers is
-//! counted in items (an item is one registration, say), all together and for each address.
+//! There are three classes with their own room: Maxine's own duties, callers with a credential, and callers
+//! without one (strangers). A batch takes writes from them in this order. Strangers get at least a quarter of
+//! a batch if they wait, so they always make progress. They delay the others by at most the batch in flight.
+//! The waiting writes of strangers are limited by items, in total and for each address. A registration is one
+//! item, for example.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
@@ -11,30 +12,30 @@ use std::net::IpAddr;
 use super::engine::Refusal;
 use maxine_state::{Command, Proposal};
 
-/// Most items in one batch.
+/// Maximum number of items in one batch.
 const BATCH_ITEMS_MAX: usize = 2_048;
-/// Of these, how many are kept for strangers while some of them wait.
+/// How many of these are reserved for strangers while any of them wait.
 const STRANGER_ITEMS_MIN: usize = BATCH_ITEMS_MAX / 4;
-/// Most items of strangers that wait.
+/// Maximum number of waiting items of strangers.
 const STRANGER_ITEMS_WAITING_MAX: usize = 65_536;
-/// Most of them of one address.
+/// Maximum number of waiting items of strangers at one address.
 const STRANGER_ITEMS_PER_ADDRESS_MAX: usize = 16_384;
 
-/// A write that waits for its batch; `R` is the way to answer it.
+/// A write that waits for its batch. `R` is the handle for answering it.
 #[derive(Debug)]
 pub struct Write<R> {
     /// What to write.
     pub proposal: Proposal,
-    /// By when what has to happen.
+    /// Its time limits.
     pub time: WriteTimes,
-    /// The address that a stranger's write counts for; all without an address count as one.
+    /// The address to which a stranger's write is counted. Writes without an address are counted together.
     pub address: IpAddr,
-    /// The way to answer.
+    /// The handle for answering it.
     pub reply: R,
 }
 
 impl<R> Write<R> {
-    /// Whether it is one of Maxine's own. Audit records are, whoever did what they record.
+    /// Whether Maxine itself made the write. This includes audit records, whoever caused them.
     fn is_own(&self) -> bool {
         self.proposal.fence.is_some()
             || self.proposal.actor.is_system()
@@ -46,16 +47,16 @@ impl<R> Write<R> {
     }
 }
 
-/// By when what has to happen to a write, on the monotonic clock, in milliseconds.
+/// The time limits of a write, in milliseconds on the monotonic clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WriteTimes {
-    /// A write that was not proposed by then is refused: its caller waits no longer.
+    /// If the write is not proposed by this time, it is refused, because its caller waits no longer.
     pub begin_ms: u64,
-    /// A proposed write that has no answer by then is of unknown outcome.
+    /// If the proposed write has no answer by this time, its outcome is unknown.
     pub end_ms: u64,
 }
 
-/// Items of strangers that wait.
+/// The number of waiting items of strangers.
 #[derive(Debug, Default)]
 struct StrangerItems {
     all: usize,
@@ -87,16 +88,16 @@ impl StrangerItems {
     }
 }
 
-/// The writes that wait.
+/// The waiting writes.
 #[derive(Debug)]
 pub(super) struct Queues<R> {
     system: VecDeque<Write<R>>,
     known: VecDeque<Write<R>>,
     strangers: VecDeque<Write<R>>,
     stranger_items: StrangerItems,
-    /// Most writes that wait in each.
+    /// Maximum number of waiting writes in each queue.
     len_max: usize,
-    /// Whether the batch before was one of the leader's own.
+    /// Whether the previous batch had commands that only the leader may propose.
     was_fenced: bool,
 }
 
@@ -107,7 +108,7 @@ impl<R> Queues<R> {
         Self { system, known, strangers, stranger_items, len_max, was_fenced: false }
     }
 
-    /// Queues a write, or refuses it where its class or its address has no room.
+    /// Adds a write, or refuses it if its class or its address has no room.
     pub(super) fn push(&mut self, write: Write<R>) -> Result<(), (R, Refusal)> {
         let is_stranger = write.is_of_stranger();
         let queue = match (write.is_own(), is_stranger) {
@@ -128,7 +129,7 @@ impl<R> Queues<R> {
         Ok(())
     }
 
-    /// Takes out whatever has waited too long, while nothing can be taken.
+    /// Removes all writes that waited too long. Called while no batch can be taken.
     pub(super) fn take_late(&mut self, now_ms: u64) -> Vec<R> {
         let mut all_late = Vec::new();
         for queue in [&mut self.system, &mut self.known, &mut self.strangers] {
@@ -144,17 +145,18 @@ impl<R> Queues<R> {
         all_late.into_iter().map(|write| write.reply).collect()
     }
 
-    /// Writes that wait no longer take no room any more.
+    /// Frees the room of writes that no longer wait.
     fn forget_strangers(&mut self, writes: &[Write<R>]) {
         for write in writes.iter().filter(|write| write.is_of_stranger()) {
             self.stranger_items.remove(write.address, weight(&write.proposal.command));
         }
     }
 
-    /// What goes into the log next, empty where nothing waits; and who waited too long.
+    /// Takes the next batch, which is empty if nothing waits, and the writes that waited too long.
     ///
-    /// What only the leader may write goes alone: it is refused as a whole on a node that leads no more,
-    /// and must not hold up what anyone may write. So the two take turns where both wait.
+    /// Commands that only the leader may propose get a batch of their own. A node that no longer leads
+    /// refuses such a batch as a whole, and it must not hold up other writes. If both kinds wait, they take
+    /// turns.
     pub(super) fn take_batch(&mut self, now_ms: u64) -> (Vec<Write<R>>, Vec<R>) {
         let fenced_waits = self.system.iter().any(|write| write.proposal.fence.is_some());
         let unfenced_waits = !(self.known.is_empty() && self.strangers.is_empty())
@@ -176,18 +178,18 @@ impl<R> Queues<R> {
     }
 }
 
-/// A batch that is being put together.
+/// A batch that is being filled.
 struct Filling<R> {
     items: usize,
     writes: Vec<Write<R>>,
-    /// What waited too long.
+    /// The writes that waited too long.
     late: Vec<Write<R>>,
     now_ms: u64,
 }
 
 impl<R> Filling<R> {
-    /// Takes from the front of `queue` what `fits`, as long as the batch has at most `max` items. The
-    /// first write of a batch goes however many items it has.
+    /// Takes writes from the front of `queue` as long as `fits` allows it and the batch has at most `max`
+    /// items. The first write of a batch is taken whatever its number of items is.
     fn take(&mut self, queue: &mut VecDeque<Write<R>>, max: usize, fits: fn(&Proposal) -> bool) {
         let mut passed_over = VecDeque::new();
         while let Some(write) = queue.pop_front() {
@@ -213,7 +215,7 @@ impl<R> Filling<R> {
     }
 }
 
-/// How many items a command has.
+/// The number of items in a command.
 fn weight(command: &Command) -> usize {
     match command {
         Command::Register { items } => items.len(),
@@ -230,7 +232,7 @@ mod tests {
     use super::*;
     use maxine_state::{Actor, Deregistration, Fence, Name, RequestId, ServiceKey};
 
-    /// A write of `items` deregistrations.
+    /// A write with `items` deregistrations.
     fn write(user: &str, address: &str, items: usize, fence: Option<Fence>) -> Write<()> {
         let name = |text| Name::trusted(text);
         let key = ServiceKey::new(name("a"), name("b")).instance(name("c"));

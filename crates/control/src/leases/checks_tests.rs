@@ -1,4 +1,4 @@
-//! The leases of checks that owners report.
+//! Tests of the leases of checks that owners report.
 
 use super::*;
 use crate::leases::LeaseId;
@@ -9,7 +9,7 @@ use maxine_state::{
 
 const EXTRA_MS: u64 = 1_000;
 const TTL_MS: u64 = 3_000;
-/// TTL and the default grace.
+/// The time to live plus the default grace.
 const WHOLE_MS: u64 = TTL_MS + 500;
 
 /// A leader, and the state that it follows.
@@ -38,7 +38,7 @@ fn registration(checks: &[&str]) -> Registration {
 }
 
 impl World {
-    /// The instance was registered before the leader came, at 0.
+    /// The instance was registered at 0, before the leader was elected.
     fn new(checks: &[&str]) -> Self {
         let settings = ExpirySettings::default();
         let table = Arc::new(LeaseTable::new(&settings));
@@ -92,14 +92,14 @@ impl World {
         self.leases.table().renew(LeaseId::of_check(&key(), &Name::trusted(check)), epoch, now_ms)
     }
 
-    /// Ticks from 0 on, as often as it should; nothing is due.
+    /// Sends ticks from 0 on at the normal interval. Nothing is due.
     fn quiet_until(&mut self, until_ms: u64) {
         for now_ms in (0..=until_ms).step_by(EXPIRY_TICK_MS as usize) {
             assert_eq!(self.leases.step(LeaseEvent::Tick, now_ms), []);
         }
     }
 
-    /// Ticks until something is to be expired, and confirms the leadership; when, and what.
+    /// Sends ticks until something expires, and confirms leadership. Returns when, and what.
     fn first_expiry(&mut self, mut now_ms: u64) -> (u64, Vec<Command>) {
         let until_ms = now_ms + 60_000;
         while now_ms < until_ms {

@@ -1,4 +1,4 @@
-//! The deadlines in the order in which they come, and what may be expired of them when.
+//! The order of the deadlines, and the limits on how many leases may expire and when.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
@@ -10,31 +10,31 @@ use super::settings::ExpirySettings;
 use super::table::{Lease, LeaseId, LeaseTable, Leased};
 use maxine_state::{ControlState, Fence, Instance, InstanceKey, Name};
 
-/// What has run out, and what may be done about it.
+/// The leases that have run out, and what may be done about them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Due {
     /// Nothing.
     Nothing,
-    /// These may be expired now, leadership confirmed: each with the `registered_index` that its lease
-    /// was opened by.
+    /// These leases may be expired once leadership is confirmed. Each has the `registered_index` with which
+    /// it was opened.
     Expire(Vec<(Leased, u64)>),
-    /// An implausible share went silent at once: nothing is expired.
+    /// So large a share of the fleet became silent at once that nothing is expired.
     Suspended {
-        /// How many are silent.
+        /// The number of silent leases.
         silent: usize,
-        /// Out of how many.
+        /// The number of all leases.
         fleet: usize,
     },
 }
 
 #[derive(Debug, Default)]
 struct Order {
-    /// Every lease stands here at a deadline that it had at some time.
+    /// Every lease is here once, with its present deadline or an earlier one.
     heap: BinaryHeap<Reverse<(u64, LeaseId)>>,
-    /// When leases were expired lately.
+    /// When leases expired recently.
     expired_at_ms: VecDeque<u64>,
     suspended_since_ms: Option<u64>,
-    /// An operator confirmed that the silent are gone, until this time.
+    /// Until this time the silent leases expire, because an operator confirmed that the instances are gone.
     confirmed_until_ms: u64,
 }
 
@@ -52,26 +52,26 @@ pub(super) struct Deadlines {
     settings: ExpirySettings,
     pub(super) table: Arc<LeaseTable>,
     order: Order,
-    /// The checks that have leases, by the lease ids of their instances. Most instances have none.
+    /// The checks that have leases, by the lease id of their instance. Most instances have none.
     checks: HashMap<LeaseId, Vec<Name>>,
-    /// What was left of each lease when the table was closed last.
+    /// The remaining time of each lease when the table was last closed.
     former: Option<Arc<Former>>,
 }
 
 impl Deadlines {
-    /// The order of a table that is empty, or is closed next.
+    /// The deadlines of a table that is empty, or that is closed next.
     pub(super) fn on(table: Arc<LeaseTable>, settings: ExpirySettings) -> Self {
         Self { settings, table, order: Order::default(), checks: HashMap::new(), former: None }
     }
 
-    /// Opens the table, empty, for a grant of leadership; what an earlier grant left is kept.
+    /// Opens the table, empty, for a grant of leadership. The remaining times of an earlier grant are kept.
     pub(super) fn begin(&mut self, fence: Fence, now_ms: u64) {
         self.close(now_ms);
         self.table.begin(fence);
     }
 
-    /// Ends the table's grant: nothing is acknowledged any more, and what is left of each lease is
-    /// kept for the next leader. Does nothing where the table is closed. Returns the grant.
+    /// Ends the grant of the table. From then on no renewal is acknowledged, and the remaining time of each
+    /// lease is kept for the next leader. Returns the grant, or `None` if the table was closed already.
     pub(super) fn close(&mut self, now_ms: u64) -> Option<Fence> {
         let ended = self.table.end(now_ms).map(|(fence, left)| Former::new(fence, left));
         let fence = ended.as_ref().map(Former::fence);
@@ -82,8 +82,8 @@ impl Deadlines {
         fence
     }
 
-    /// Closes the table if it belongs to the grant `fence`, and says what was left of the leases
-    /// under that grant; `None` where that is not known.
+    /// Closes the table if it belongs to the grant `fence`. Returns the remaining times under that grant, or
+    /// `None` if they are not known.
     pub(super) fn former(&mut self, fence: Fence, now_ms: u64) -> Option<Arc<Former>> {
         if self.table.belongs_to(fence) {
             self.close(now_ms);
@@ -91,15 +91,15 @@ impl Deadlines {
         self.former.clone().filter(|former| former.fence() == fence)
     }
 
-    /// Forgets every lease.
+    /// Removes every lease.
     pub(super) fn clear(&mut self) {
         self.table.clear();
         self.order = Order::default();
         self.checks.clear();
     }
 
-    /// Forgets the leases of registrations and reports that `state` does not have. [`Self::open_checks`] has
-    /// to follow for every instance.
+    /// Removes the leases of registrations and reports that `state` does not have. The caller must then call
+    /// [`Self::open_checks`] for every instance.
     pub(super) fn retain(&mut self, state: &ControlState) {
         let leases = self.table.leases.pin();
         let is_there = |lease: &Lease| {
@@ -125,9 +125,9 @@ impl Deadlines {
         self.table.leases.pin().contains_key(&LeaseId::of_key(key))
     }
 
-    /// Takes over what was left of leases under the leader before, at a time at which this node had
-    /// asked for it: none was acknowledged there since. A lease that was registered later, or is not
-    /// named, keeps its whole time.
+    /// Applies the remaining times that the previous leader reported. Since this node asked for them, no
+    /// renewal was acknowledged there. A lease that was registered later, or is not listed, keeps its whole
+    /// time.
     pub(super) fn inherit(&mut self, fence: Fence, left: &[FormerLease], now_ms: u64) {
         if !self.table.belongs_to(fence) {
             return;
@@ -144,17 +144,17 @@ impl Deadlines {
         }
     }
 
-    /// Opens the lease of a registration that was made under this leader, or replaces the one before
-    /// it; it runs for its whole time to live. A permanent instance has none.
+    /// Opens or replaces the lease of a registration that was made under this leader. It runs for its whole
+    /// time to live. A permanent instance has no lease.
     pub(super) fn open(&mut self, key: &InstanceKey, instance: &Instance, now_ms: u64) {
         let Some(ttl_ms) = instance.registration.expiry.ttl_ms() else { return self.forget(key) };
         let until_ms = now_ms + ttl_ms + self.settings.grace_ms;
         self.put_instance(key, instance, ttl_ms, until_ms, 0);
     }
 
-    /// Opens the lease of a registration that may be older than this leadership: it may have been
-    /// renewed until now, and runs for its whole time to live plus `extra_ms`, unless
-    /// [`Self::inherit`] says what was left of it.
+    /// Opens the lease of a registration that may be older than this leadership. It may have been renewed
+    /// until now, so it runs for its whole time to live plus `extra_ms`, unless [`Self::inherit`] gives its
+    /// remaining time.
     pub(super) fn take_over(
         &mut self,
         key: &InstanceKey,
@@ -195,7 +195,7 @@ impl Deadlines {
                 return;
             }
             if old.registered_index == lease.registered_index {
-                // A repeat, as after a gap in the events: what was renewed since stays renewed.
+                // The same registration again, as after a gap in the events. Renewals since then are kept.
                 let heard_ms = lease.heard_until_ms.load(Ordering::SeqCst);
                 let inherited_ms = lease.inherited_until_ms.load(Ordering::SeqCst);
                 old.heard_until_ms.fetch_max(heard_ms, Ordering::SeqCst);
@@ -212,8 +212,9 @@ impl Deadlines {
         leases.insert(id, lease);
     }
 
-    /// Ends what was expired. The event that ends the lease of an instance may be on its way; until then it
-    /// stays due. The lease of a check ends here: a later report of it opens another one.
+    /// Closes expired leases. The lease of an instance is closed by its event, which may still be in flight;
+    /// until then the lease stays due. The lease of a check is closed here, and a later report opens another
+    /// one.
     pub(super) fn set_expired(&mut self, items: &[(Leased, u64)]) {
         let (checks, instances): (Vec<_>, Vec<_>) =
             items.iter().cloned().partition(|(leased, _)| leased.check.is_some());
@@ -227,8 +228,8 @@ impl Deadlines {
         }
     }
 
-    /// Follows the checks of an instance that its owner reports. The lease of a check begins with each report
-    /// in the log and runs for its time to live; after a takeover, `extra_ms` longer.
+    /// Updates the leases of the checks that the owner of an instance reports. Each report in the log starts
+    /// the lease again. It runs for its time to live, and after a change of the leader for `extra_ms` longer.
     pub(super) fn open_checks(
         &mut self,
         key: &InstanceKey,
@@ -248,7 +249,7 @@ impl Deadlines {
             names.push(state.id.clone());
             let leased = Leased::check(key, &state.id);
             let known = self.table.leases.pin().get(&leased.id()).map(|l| l.registered_index);
-            // Another event of the instance is no report of this check.
+            // The event concerns something else of the instance, and is no report of this check.
             if known.is_some_and(|known| known >= state.reported_index) {
                 continue;
             }
@@ -271,7 +272,7 @@ impl Deadlines {
         }
     }
 
-    /// Forgets the leases of an instance's checks that are gone.
+    /// Removes the leases of an instance's checks that no longer exist.
     fn forget_checks(&mut self, key: &InstanceKey, is_gone: impl Fn(&Name) -> bool) {
         let Some(names) = self.checks.remove(&LeaseId::of_key(key)) else { return };
         let leases = self.table.leases.pin();
@@ -285,18 +286,18 @@ impl Deadlines {
         self.table.leases.pin().get(&leased.id()).map_or(0, |lease| lease.ttl_ms)
     }
 
-    /// Forgets everything about an instance that is gone.
+    /// Removes everything about an instance that no longer exists.
     pub(super) fn remove(&mut self, key: &InstanceKey) {
         self.forget(key);
         self.forget_checks(key, |_| true);
     }
 
-    /// Forgets the lease of an instance that is gone, or that is permanent from now on.
+    /// Removes the lease of an instance that no longer exists or that became permanent.
     pub(super) fn forget(&mut self, key: &InstanceKey) {
         self.table.leases.pin().remove(&LeaseId::of_key(key));
     }
 
-    /// Moves every deadline on by the time in which this node could not hear renewals.
+    /// Moves every deadline by the time in which this node could not receive renewals.
     pub(super) fn shift(&mut self, by_ms: u64) {
         for lease in self.table.leases.pin().values() {
             lease.heard_until_ms.fetch_add(by_ms, Ordering::SeqCst);
@@ -304,12 +305,12 @@ impl Deadlines {
         }
     }
 
-    /// Lets a suspension end: for the next minute the silent are expired, at the limited rate.
+    /// Ends a suspension. For the next minute, silent leases expire at the limited rate.
     pub(super) fn confirm_silence(&mut self, now_ms: u64) {
         self.order.confirmed_until_ms = now_ms + 60_000;
     }
 
-    /// What has run out at `now_ms`, at most `max`. What is returned must be expired or given back
+    /// The leases that have run out at `now_ms`, at most `max`. The caller must expire them or return them
     /// with [`Self::give_back`].
     pub(super) fn due(&mut self, now_ms: u64, max: usize) -> Due {
         let order = &mut self.order;
@@ -327,7 +328,7 @@ impl Deadlines {
             if lease.deadline_ms() > now_ms {
                 order.queue(id, lease);
             } else {
-                // Of two equal entries only the first counts.
+                // If there are two equal entries, only the first one counts.
                 lease.queued_ms.store(u64::MAX, Ordering::SeqCst);
                 silent.push((id, Arc::clone(lease)));
             }
@@ -377,9 +378,8 @@ impl Deadlines {
         Due::Expire(due.collect())
     }
 
-    /// Of what was due, keeps what is due still; the rest was renewed meanwhile and is put back.
-    /// What is kept cannot be renewed any more, whatever becomes of the attempt to expire it: its
-    /// owner registers again.
+    /// Keeps those of `due` that are still due. The others were renewed and are put back. The kept leases can
+    /// no longer be renewed, whatever the outcome of their expiry is: their owners must register again.
     pub(super) fn still_due(&mut self, due: Vec<(Leased, u64)>, now_ms: u64) -> Vec<(Leased, u64)> {
         let (out, back): (Vec<_>, Vec<_>) =
             due.into_iter().partition(|(leased, registered_index)| {
@@ -388,7 +388,7 @@ impl Deadlines {
                         return false;
                     }
                     lease.is_over.store(true, Ordering::SeqCst);
-                    // A renewal may have come between the look and the mark; it was acknowledged.
+                    // A renewal may have arrived between the check and the mark. It was acknowledged.
                     let renewed = lease.deadline_ms() > now_ms;
                     lease.is_over.store(!renewed, Ordering::SeqCst);
                     !renewed
@@ -398,14 +398,14 @@ impl Deadlines {
         out
     }
 
-    /// Puts back what was due but was not expired; it does not count as gone silent.
+    /// Puts back leases that were due and did not expire. They do not count as silent.
     pub(super) fn give_back(&mut self, due: &[(Leased, u64)]) {
         let expired = &mut self.order.expired_at_ms;
         expired.truncate(expired.len().saturating_sub(due.len()));
         self.queue_again(due);
     }
 
-    /// Lets leases come up again at their deadlines, if they are still there.
+    /// Puts leases back into the order at their deadlines, if they still exist.
     fn queue_again(&mut self, due: &[(Leased, u64)]) {
         let leases = self.table.leases.pin();
         for (leased, _) in due {

@@ -149,7 +149,7 @@ fn expiry_keeps_its_rate() {
 }
 
 #[test]
-fn what_was_decided_to_expire_cannot_be_renewed_while_that_is_under_way() {
+fn what_was_decided_to_expire_cannot_be_renewed_while_that_is_in_flight() {
     let mut table = table(1);
     let Due::Expire(due) = table.due(6_000, 10) else { panic!() };
     let items = table.still_due(due, 6_000);
@@ -157,7 +157,8 @@ fn what_was_decided_to_expire_cannot_be_renewed_while_that_is_under_way() {
         !table.table.renew(LeaseId::of_key(&key(0)), 0, 6_001),
         "the expiry may be ordered already"
     );
-    // The attempt failed and its outcome is unknown: it comes up again, and stays decided.
+    // The attempt failed and its outcome is unknown. The lease becomes due again, and can no longer be
+    // renewed.
     table.give_back(&items);
     assert!(!table.table.renew(LeaseId::of_key(&key(0)), 0, 6_002));
     // Its owner registers again.
@@ -182,7 +183,7 @@ fn a_closed_table_acknowledges_nothing_and_tells_what_was_left() {
     assert_eq!(left(&former), [(id, 3_500)]);
     assert!(!table.table.is_open() && !table.table.renew(id, 0, 4_001));
     assert_eq!(table.due(60_000, 10), Due::Nothing, "nor does it expire anything");
-    // Told again later, it is the same: nobody could renew it meanwhile.
+    // A second answer is the same, because nobody could renew the lease in between.
     assert_eq!(left(&table.former(Fence(1), 9_000).unwrap()), [(id, 3_500)]);
     table.begin(Fence(5), 10_000);
     assert_eq!(left(&table.former(Fence(1), 10_000).unwrap()), [(id, 3_500)]);
@@ -199,10 +200,10 @@ fn a_lease_that_was_handed_over_has_what_was_left_of_it_and_others_their_whole_t
     for id in 0..3 {
         new.take_over(&key(id), &instance(id, 1 + id as u64, 5_000), 70_000, 1_000);
     }
-    // The fourth was registered anew, the fifth is not known to the leader before.
+    // The fourth instance was registered again. The previous leader does not know the fifth.
     new.take_over(&key(3), &instance(3, 77, 5_000), 70_000, 1_000);
     new.take_over(&key(4), &instance(4, 5, 5_000), 70_000, 1_000);
-    // Heard of before the answer came.
+    // Its event arrived before the answer did.
     assert!(new.table.renew(LeaseId::of_key(&key(2)), 0, 70_050));
     new.inherit(Fence(8), former.leases(), 70_100);
     assert_eq!(new.due(70_700, 10), Due::Nothing, "an answer to an earlier grant does not count");
@@ -220,7 +221,7 @@ fn a_lease_that_was_handed_over_has_what_was_left_of_it_and_others_their_whole_t
     assert_eq!(whole, ["i3", "i4"]);
 }
 
-/// However often leadership moves, a silent lease ends when its time is over.
+/// A silent lease ends in time, however often the leader changes.
 #[test]
 fn handing_over_again_and_again_does_not_prolong_a_silent_lease() {
     let mut table = table(1);

@@ -1,4 +1,4 @@
-//! What happens to the leases of a node, and what has to be done about it.
+//! The lease engine: decides what happens to the leases of a node, and what its driver has to do.
 
 use std::sync::Arc;
 
@@ -11,114 +11,115 @@ use maxine_state::{
     CheckExpiry, Command, ControlState, Event, EventKind, Fence, FormerGrant, Name,
 };
 
-/// How often [`LeaseEvent::Tick`] has to come, in milliseconds.
+/// Interval at which [`LeaseEvent::Tick`] must come, in milliseconds.
 pub const EXPIRY_TICK_MS: u64 = 100;
-/// A tick that comes so much too late was a stall, in milliseconds.
+/// A tick that is this late means that the node was stalled, in milliseconds.
 const STALL_MS: u64 = 400;
-/// Most instances that one entry expires.
+/// Maximum number of instances that one entry expires.
 const EXPIRE_ITEMS_MAX: usize = 256;
-/// Pause before another grant is asked for again, in milliseconds.
+/// Pause before another grant is requested again, in milliseconds.
 const GRANT_PAUSE_MS: u64 = 3_000;
-/// What the fault `hand-over-short` takes off each lease, in milliseconds.
+/// How much the fault `hand-over-short` takes from each lease, in milliseconds.
 const SHORT_MS: u64 = 3_000;
 
-/// Something that concerns the leases.
+/// An event that concerns leases.
 #[derive(Debug)]
 pub enum LeaseEvent<'a> {
-    /// The log granted this node the leader's duties. A [`LeaseEvent::State`] that has the grant follows.
+    /// The log granted the leader's duties to this node. A [`LeaseEvent::State`] that contains the grant
+    /// follows.
     DutiesGranted(Fence),
     /// This node no longer has the leader's duties.
     DutiesLost,
     /// The whole published state: after a grant, and after a gap in the changes.
     State(&'a ControlState),
-    /// The changes after what was passed in before, and the index that they reach.
+    /// The changes since the last event, and the index that they lead to.
     Changes {
         /// The changes, in order.
         events: &'a [Arc<Event>],
-        /// Index of the state that has all of them.
+        /// Index of the state after these changes.
         index: u64,
     },
-    /// What the leader before answered to [`LeaseEffect::AskFormer`]; may come in several parts.
+    /// The previous leader's answer to [`LeaseEffect::AskFormer`]. It may come in several parts.
     Inherited {
-        /// The grant under which it was asked.
+        /// The grant under which this node asked.
         present: Fence,
-        /// What was left of these leases.
+        /// The remaining times of these leases.
         leases: &'a [FormerLease],
     },
-    /// It is time to look at the deadlines.
+    /// It is time to check the deadlines.
     Tick,
     /// The answer to [`LeaseEffect::Confirm`].
     Confirmed {
-        /// The attempt's number.
+        /// The number of the attempt.
         attempt: u64,
         /// Whether a majority confirmed that this node leads.
         leads: bool,
     },
     /// The end of [`LeaseEffect::Expire`].
     Expired {
-        /// The attempt's number.
+        /// The number of the attempt.
         attempt: u64,
-        /// Whether the command was applied; if not, it may still be.
+        /// Whether the command was applied. If not, it may still be applied later.
         is_applied: bool,
     },
     /// An operator confirmed that the silent instances are gone.
     SilenceConfirmed,
 }
 
-/// What has to be done.
+/// What the driver has to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LeaseEffect {
-    /// Ask the leader before what was left of the leases.
+    /// Ask the previous leader for the remaining times of the leases.
     AskFormer {
-        /// The grant that it had.
+        /// The previous leader's grant.
         former: FormerGrant,
         /// The grant that ended it.
         present: Fence,
     },
     /// Confirm with a majority that this node leads.
     Confirm {
-        /// To be returned in [`LeaseEvent::Confirmed`].
+        /// The number to return in [`LeaseEvent::Confirmed`].
         attempt: u64,
     },
-    /// Propose in one batch to expire registrations, and checks that were not reported in time.
+    /// Propose, in one batch, the expiry of registrations and of checks that were not reported in time.
     Expire {
-        /// To be returned in [`LeaseEvent::Expired`].
+        /// The number to return in [`LeaseEvent::Expired`].
         attempt: u64,
-        /// The grant under which that was decided.
+        /// The grant under which this was decided.
         fence: Fence,
-        /// At most one for the instances and one for the checks.
+        /// At most one command for instances and one for checks.
         commands: Vec<Command>,
     },
-    /// Have another grant committed for this node. What was decided under the present one is refused
-    /// from then on.
+    /// Ask for a new grant for this node. Apply then refuses everything that was decided under the present
+    /// grant.
     AskForGrant,
     /// Report this to operators.
     Report(ExpiryEvent),
 }
 
-/// What happened to expiry that operators should know.
+/// What operators should know about expiry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ExpiryEvent {
-    /// An implausible share of the fleet went silent; nothing is expired for now.
+    /// So large a share of the fleet became silent that nothing expires for now.
     Suspended {
-        /// How many are silent.
+        /// The number of silent leases.
         silent: usize,
-        /// Out of how many.
+        /// The number of all leases.
         fleet: usize,
     },
-    /// Expiry goes on.
+    /// Leases expire again.
     Resumed,
-    /// This node was stalled; deadlines were moved by as much.
+    /// This node was stalled, and all deadlines were moved by the same time.
     Stalled {
-        /// For how long, in milliseconds.
+        /// The duration, in milliseconds.
         by_ms: u64,
     },
 }
 
-/// Why a node cannot say what was left of the leases.
+/// Why a node cannot report the remaining times of the leases.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotLeft {
-    /// The log has no grant that ended the one asked for, as far as this node knows.
+    /// As far as this node knows, the log has no grant that ended the named one.
     #[error("no grant has ended that one")]
     NotEnded,
     /// The node did not have that grant, or was restarted since.
@@ -126,32 +127,33 @@ pub enum NotLeft {
     NotKnown,
 }
 
-/// How far the present attempt to expire something is.
+/// The progress of the present attempt to expire leases.
 #[derive(Debug, Default)]
 enum Attempt {
     #[default]
     None,
-    /// Leadership is being confirmed before these are expired.
+    /// Leadership is being confirmed before these leases expire.
     Confirming(Vec<(Leased, u64)>),
-    /// These are proposed.
+    /// The expiry of these leases has been proposed.
     Expiring(Vec<(Leased, u64)>),
 }
 
-/// The engine of the leases.
+/// The lease engine.
 #[derive(Debug)]
 pub struct Leases {
     node: Name,
-    /// Added by a new leader to every lease, in milliseconds.
+    /// How much a new leader adds to every lease, in milliseconds.
     takeover_extra_ms: u64,
     deadlines: Deadlines,
-    /// The grant under which this node has the duties.
+    /// The grant under which this node has the leader's duties.
     fence: Option<Fence>,
-    /// The grant that an engine before this one served and left open. Expiries that it decided may still
-    /// be on their way, so nothing is acknowledged under that grant any more.
+    /// The grant that an earlier engine on this node left open. Expiries that it decided may still be in
+    /// flight, so nothing is acknowledged under that grant any more.
     spent: Option<Fence>,
-    /// This node has the duties under a grant that is spent, and asked for another at this time.
+    /// When another grant was requested, because this node has the duties under the grant of an earlier
+    /// engine.
     asked_for_grant_ms: Option<u64>,
-    /// Whether the leader before was asked what was left.
+    /// Whether the previous leader was asked for the remaining times.
     has_asked: bool,
     attempt: Attempt,
     attempts: u64,
@@ -160,10 +162,10 @@ pub struct Leases {
 }
 
 impl Leases {
-    /// The engine of the node called `node`, on this table. `takeover_extra_ms` is one election timeout.
+    /// The engine of the node `node`, with this table. `takeover_extra_ms` is one election timeout.
     ///
-    /// An engine before it may have ended unexpectedly and have left the table open under a grant. What
-    /// is left of the leases then is kept, and taken over under the next grant, which this engine asks for.
+    /// An earlier engine may have ended unexpectedly, and left the table open under a grant. The remaining
+    /// times are then kept. They are used under the next grant, which this engine requests.
     #[must_use]
     pub fn new(
         node: Name,
@@ -189,13 +191,13 @@ impl Leases {
         }
     }
 
-    /// The deadlines, for heartbeats to renew.
+    /// The table of deadlines, which heartbeats renew.
     #[must_use]
     pub fn table(&self) -> &Arc<LeaseTable> {
         &self.deadlines.table
     }
 
-    /// Takes an event in and returns what has to be done.
+    /// Handles an event and returns what the driver has to do.
     #[must_use]
     pub fn step(&mut self, event: LeaseEvent<'_>, now_ms: u64) -> Vec<LeaseEffect> {
         let mut effects = Vec::new();
@@ -222,9 +224,9 @@ impl Leases {
         effects
     }
 
-    /// What was left of the leases under the grant `former`, which the grant `present` ended. Only the
-    /// log ends a leadership, so this node's `state` must have that grant. From then on this node
-    /// acknowledges nothing.
+    /// The remaining times of the leases under the grant `former`, which the grant `present` ended. Only the
+    /// log ends a leadership, so this node's `state` must contain the grant `present`. From then on this node
+    /// acknowledges no renewal.
     pub fn hand_over(
         &mut self,
         former: Fence,
@@ -256,9 +258,8 @@ impl Leases {
         (self.attempt, self.has_asked) = (Attempt::None, false);
     }
 
-    /// Opens a lease for every instance that has none, and forgets those whose registration is gone:
-    /// their removals may have been missed. What was renewed stays renewed, and what was decided stays
-    /// decided.
+    /// Opens a lease for every instance that has none, and removes those without a registration, because
+    /// their events may have been missed. Renewals and decisions are kept.
     fn open_all(&mut self, state: &ControlState, now_ms: u64, effects: &mut Vec<LeaseEffect>) {
         let Some(fence) = self.fence else { return };
         self.deadlines.retain(state);
@@ -321,7 +322,7 @@ impl Leases {
         self.deadlines.inherit(present, &short.collect::<Vec<_>>(), now_ms);
     }
 
-    /// Looks for what has run out. Before any of it is expired, leadership is confirmed.
+    /// Checks which leases have run out. Leadership is confirmed before any of them expires.
     fn look(&mut self, now_ms: u64, effects: &mut Vec<LeaseEffect>) {
         if self.asked_for_grant_ms.is_some_and(|at_ms| now_ms >= at_ms + GRANT_PAUSE_MS) {
             self.asked_for_grant_ms = Some(now_ms);
@@ -348,7 +349,7 @@ impl Leases {
         }
     }
 
-    /// Expires what is due still. Renewals that came in meanwhile count.
+    /// Expires the leases that are still due. Renewals that arrived in the meantime count.
     fn confirmed(&mut self, leads: bool, now_ms: u64, effects: &mut Vec<LeaseEffect>) {
         let Attempt::Confirming(due) = std::mem::take(&mut self.attempt) else { return };
         let Some(fence) = self.fence else { return };
@@ -390,16 +391,16 @@ impl Leases {
     fn expired(&mut self, is_applied: bool, now_ms: u64, effects: &mut Vec<LeaseEffect>) {
         let Attempt::Expiring(items) = std::mem::take(&mut self.attempt) else { return };
         self.absorb_stall(now_ms, effects);
-        // What was expired is closed by its event, which may be on its way; of what failed nothing
-        // is known. Either way it stays due until then.
+        // An expired lease is closed by its event, which may still be in flight. The outcome of a failed
+        // attempt is unknown. In both cases the lease stays due until then.
         match is_applied {
             true => self.deadlines.set_expired(&items),
             false => self.deadlines.give_back(&items),
         }
     }
 
-    /// Notices that this node stood still, or waited long for others, and moves all deadlines by as
-    /// much: it could not hear renewals meanwhile.
+    /// Detects that this node was stalled, or waited long for other nodes, and moves all deadlines by that
+    /// time, because it could not receive renewals.
     fn absorb_stall(&mut self, now_ms: u64, effects: &mut Vec<LeaseEffect>) {
         let by_ms = now_ms.saturating_sub(self.last_ms + EXPIRY_TICK_MS);
         self.last_ms = now_ms;

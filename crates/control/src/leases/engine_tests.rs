@@ -4,7 +4,7 @@ use maxine_state::{Actor, Address, Command, Proposal, Registration, Reply, Reque
 
 const TTL_MS: u64 = 5_000;
 const EXTRA_MS: u64 = 1_000;
-/// TTL and the default grace.
+/// The time to live plus the default grace.
 const WHOLE_MS: u64 = TTL_MS + 500;
 
 struct World {
@@ -60,7 +60,7 @@ fn renew_in(table: &LeaseTable, now_ms: u64) -> bool {
     table.renew(LeaseId::of_key(&key()), 0, now_ms)
 }
 
-/// Ticks until there is something to do; when and what.
+/// Sends ticks until there is an effect. Returns when, and what.
 fn first_effect(leases: &mut Leases, mut now_ms: u64, until_ms: u64) -> (u64, Vec<LeaseEffect>) {
     while now_ms < until_ms {
         let effects = leases.step(LeaseEvent::Tick, now_ms);
@@ -72,7 +72,7 @@ fn first_effect(leases: &mut Leases, mut now_ms: u64, until_ms: u64) -> (u64, Ve
     panic!("nothing happened until {until_ms}");
 }
 
-/// An engine that has the duties from 0 on.
+/// An engine that has the leader's duties from 0 on.
 fn leader(world: &mut World) -> (Leases, Fence) {
     let (mut leases, fence) = (engine("n"), world.grant("n"));
     assert_eq!(leases.step(LeaseEvent::DutiesGranted(fence), 0), []);
@@ -134,8 +134,8 @@ fn a_new_leader_asks_the_one_before_once_and_takes_over_what_was_left() {
     assert!(renew(&old, 4_000));
     let before = world.state.clone();
     let present = world.grant("m");
-    let told = old.hand_over(old_fence, present, &before, 5_000);
-    assert_eq!(told.unwrap_err(), NotLeft::NotEnded, "the grant has not arrived there");
+    let answer = old.hand_over(old_fence, present, &before, 5_000);
+    assert_eq!(answer.unwrap_err(), NotLeft::NotEnded, "the grant has not arrived there");
     assert!(renew(&old, 5_000));
     let left = old.hand_over(old_fence, present, &world.state, 6_000).unwrap();
     assert!(!renew(&old, 6_001));
@@ -173,8 +173,8 @@ fn a_gap_in_the_changes_forgets_no_renewal_and_no_decision() {
     assert!(leases.table().is_empty());
 }
 
-/// What an engine decided before it ended may be ordered at any time while its grant lasts. So the next
-/// one acknowledges nothing before another grant has made that void.
+/// What an engine decided before it ended may take effect at any time while its grant is valid. So the next
+/// engine acknowledges nothing until another grant has made those decisions void.
 #[test]
 fn an_engine_that_is_started_again_waits_for_another_grant_and_knows_what_was_left() {
     let mut world = World::new();

@@ -1,12 +1,12 @@
-//! Leases: until when each instance is registered without another heartbeat, on the leader.
+//! Leases, on the leader: until when each instance stays registered without another heartbeat.
 //!
-//! [`Leases`] is the engine: it opens and closes leases as instances come and go, expires what has run
-//! out, and hands over to the next leader what was left. [`LeaseTable`] has the deadlines. Heartbeats
-//! renew them there directly, from any thread, with one atomic store each: millions of heartbeats a
-//! second must not wait in the engine's mailbox. The engine reads what they left.
+//! [`Leases`] is the engine. It opens and closes leases as instances are registered and removed, expires
+//! those that have run out, and reports the remaining times to the next leader. [`LeaseTable`] stores the
+//! deadlines. Heartbeats renew them directly, from any thread, with one atomic store each, because millions
+//! of heartbeats a second must not wait in the engine's mailbox. The engine reads the result.
 //!
-//! Deadlines are in the leader's memory only. A table belongs to one grant of leadership. When the
-//! grant ends, the table acknowledges nothing more, and what was left is kept for the next leader.
+//! Deadlines exist only in the leader's memory. A table belongs to one grant of leadership. When the grant
+//! ends, the table acknowledges nothing more, and the remaining times are kept for the next leader.
 
 mod deadlines;
 mod engine;

@@ -1,23 +1,23 @@
-//! Limits on expiry.
+//! The settings of expiry.
 
 use serde::{Deserialize, Serialize};
 
-/// Limits on expiry, so that one odd minute cannot empty the registry.
+/// Limits on expiry. They prevent that a short disturbance empties the registry.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExpirySettings {
-    /// Added to every time to live before a lease runs out, in milliseconds.
+    /// Time that is added to every time to live before a lease expires, in milliseconds.
     pub grace_ms: u64,
-    /// A share of the fleet, in percent, that may fall silent within [`Self::silence_window_ms`];
-    /// beyond it expiry is suspended. 100 switches the guard off.
+    /// The share of the fleet that may become silent within [`Self::silence_window_ms`], in percent. Above
+    /// it, expiry is suspended. 100 disables this.
     pub silent_share_max_percent: u8,
-    /// Fleets smaller than this are never guarded: there, one deployment is most of it.
+    /// Smaller fleets are never suspended, because one deployment can be most of such a fleet.
     pub silent_fleet_min: usize,
-    /// The window over which silence is counted, in milliseconds.
+    /// The window in which silent instances are counted, in milliseconds.
     pub silence_window_ms: u64,
-    /// After this long a suspension ends and expiry goes on at its limited rate, in
-    /// milliseconds; 0 waits for an operator or for the fleet to come back.
+    /// After this time a suspension ends and leases expire at the limited rate, in milliseconds. With 0 a
+    /// suspension lasts until an operator ends it or the fleet is back.
     pub suspension_max_ms: u64,
-    /// Most expiries per second.
+    /// Maximum number of expiries per second.
     pub rate_max_per_s: u64,
 }
 

@@ -1,4 +1,4 @@
-//! The deadlines of all leases, which heartbeats renew from any thread.
+//! The deadlines of all leases. Heartbeats renew them from any thread.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -9,7 +9,7 @@ use super::former::FormerLease;
 use super::settings::ExpirySettings;
 use maxine_state::{Fence, InstanceKey, Name};
 
-/// Names a lease in 16 bytes, so that batches between nodes stay small.
+/// Identifies a lease in 16 bytes, so that batches between nodes stay small.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LeaseId(pub u128);
 
@@ -22,7 +22,7 @@ impl LeaseId {
 
     fn of_parts(parts: &[&str]) -> Self {
         let mut hasher = Xxh3::new();
-        // 0xff stands in no UTF-8 text, so the parts cannot run into each other.
+        // 0xff does not occur in UTF-8, so it separates the parts without ambiguity.
         for part in parts {
             hasher.update(part.as_bytes());
             hasher.update(&[0xff]);
@@ -46,13 +46,13 @@ impl LeaseId {
     }
 }
 
-/// What a lease is for.
+/// The object of a lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Leased {
     /// The instance.
     pub key: InstanceKey,
-    /// The check of it that its owner reports; `None` if the lease is for the instance itself. In a box, because most
-    /// leases are for instances.
+    /// The check that its owner reports; `None` if the lease is for the instance itself. It is boxed because
+    /// most leases are for instances.
     pub check: Option<Box<Name>>,
 }
 
@@ -76,19 +76,20 @@ impl Leased {
 #[derive(Debug)]
 pub(super) struct Lease {
     pub(super) leased: Leased,
-    /// What a renewal may name: the `lease_epoch` of an instance, the last report of a check.
+    /// The value that a renewal may name: the `lease_epoch` of an instance, or the index of the last report
+    /// of a check.
     pub(super) epoch: u64,
-    /// The last registration, or report of a check, in the log that it was opened by; an expiry names it.
+    /// Index of the registration or report in the log that last opened it. An expiry names this index.
     pub(super) registered_index: u64,
     pub(super) ttl_ms: u64,
-    /// Until when it runs by what its owner did under this leader: registrations and renewals.
+    /// Until when it runs by the registrations and renewals under this leader.
     pub(super) heard_until_ms: AtomicU64,
-    /// Until when it runs by what it was under the leader before; 0 if it was opened later.
+    /// Until when it runs by what the previous leader reported; 0 if it was opened later.
     pub(super) inherited_until_ms: AtomicU64,
-    /// Where it stands in the order; an entry at any other time is left over and is dropped.
+    /// Its position in the order of deadlines. An entry at any other time is out of date and is dropped.
     pub(super) queued_ms: AtomicU64,
-    /// Its end was decided and may be ordered any moment: from then on it cannot be renewed, or a
-    /// renewal would be acknowledged that the expiry under way takes back.
+    /// Whether its end was decided and may take effect at any moment. From then on it cannot be renewed:
+    /// otherwise a renewal would be acknowledged although the expiry in flight removes the lease.
     pub(super) is_over: AtomicBool,
 }
 
@@ -99,21 +100,21 @@ impl Lease {
     }
 }
 
-/// The deadlines. Anyone may renew and read; the engine alone opens and closes leases.
+/// The deadlines of all leases. Any thread may renew and read. Only the engine opens and closes leases.
 #[derive(Debug)]
 pub struct LeaseTable {
     grace_ms: u64,
     pub(super) leases: papaya::HashMap<LeaseId, Arc<Lease>>,
-    /// The index of the state up to which leases were opened and closed here.
+    /// The index of the state up to which leases were opened and closed.
     followed: AtomicU64,
-    /// How often everything was forgotten.
+    /// How often the table was cleared.
     cleared: AtomicU64,
-    /// The grant that the table belongs to; 0 while it is closed.
+    /// The grant to which the table belongs; 0 while it is closed.
     fence: AtomicU64,
 }
 
 impl LeaseTable {
-    /// An empty table, closed.
+    /// An empty, closed table.
     #[must_use]
     pub fn new(settings: &ExpirySettings) -> Self {
         Self {
@@ -125,8 +126,8 @@ impl LeaseTable {
         }
     }
 
-    /// Renews a lease, of exactly the registration `epoch` if that is not 0. False if it is not here,
-    /// or if the table does not belong to the grant any more under which that was begun.
+    /// Renews a lease. If `epoch` is not 0, it must match the registration. Returns false if the lease is not
+    /// here, or if the grant under which the renewal began has ended.
     #[must_use]
     pub fn renew(&self, id: LeaseId, epoch: u64, now_ms: u64) -> bool {
         let fence = self.fence.load(Ordering::SeqCst);
@@ -136,15 +137,15 @@ impl LeaseTable {
             return false;
         }
         let until_ms = now_ms + lease.ttl_ms + self.grace_ms;
-        // Later only: a renewal must not undo what a stall added.
+        // A deadline only moves to a later time, so that a renewal does not undo the shift after a stall.
         lease.heard_until_ms.fetch_max(until_ms, Ordering::SeqCst);
-        // Decided between the two looks: whoever asked must register again. Closed between them:
-        // what is kept for the next leader may be without this renewal.
+        // If the end was decided between the two checks, the owner must register again. If the table was
+        // closed between them, the remaining times for the next leader may lack this renewal.
         let counts = fence != 0 && self.fence.load(Ordering::SeqCst) == fence;
         counts && !lease.is_over.load(Ordering::SeqCst)
     }
 
-    /// Whether the table belongs to a grant and may acknowledge renewals.
+    /// Whether the table belongs to a grant, and so may acknowledge renewals.
     #[must_use]
     pub fn is_open(&self) -> bool {
         self.fence.load(Ordering::SeqCst) != 0
@@ -155,20 +156,19 @@ impl LeaseTable {
         self.fence.load(Ordering::SeqCst) == fence.0
     }
 
-    /// How many leases there are.
+    /// The number of leases.
     #[must_use]
     pub fn len(&self) -> usize {
         self.leases.len()
     }
 
-    /// Whether there are none.
+    /// Whether there are no leases.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.leases.is_empty()
     }
 
-    /// The index of the state up to which leases were opened and closed here; 0 right after
-    /// everything was forgotten.
+    /// The index of the state up to which leases were opened and closed; 0 right after the table was cleared.
     #[must_use]
     pub fn followed(&self) -> u64 {
         self.followed.load(Ordering::SeqCst)
@@ -178,7 +178,7 @@ impl LeaseTable {
         self.followed.store(index, Ordering::SeqCst);
     }
 
-    /// How often everything was forgotten. "Not known" is an answer only if this is the same before
+    /// How often the table was cleared. A missing lease is only certain if this number is the same before
     /// [`Self::followed`] was read and after the look-up.
     #[must_use]
     pub fn cleared_total(&self) -> u64 {
@@ -190,10 +190,10 @@ impl LeaseTable {
         self.fence.store(fence.0, Ordering::SeqCst);
     }
 
-    /// Ends the table's grant: nothing is acknowledged any more. Returns the grant and what is left of
-    /// each lease, `None` if it was closed already. The leases stay until [`Self::clear`].
+    /// Ends the grant of the table, so that nothing more is acknowledged. Returns the grant and the remaining
+    /// time of each lease, or `None` if the table was closed already. The leases stay until [`Self::clear`].
     pub(super) fn end(&self, now_ms: u64) -> Option<(Fence, Vec<FormerLease>)> {
-        // First of all: a renewal that still finds the table open has moved its lease before, and so
+        // This comes first. A renewal that still finds the table open has moved its lease before, so the move
         // is seen below.
         let fence = self.fence.swap(0, Ordering::SeqCst);
         if fence == 0 {
@@ -208,9 +208,9 @@ impl LeaseTable {
         Some((Fence(fence), left.collect()))
     }
 
-    /// Forgets every lease.
+    /// Removes every lease.
     pub(super) fn clear(&self) {
-        // Said before it is done: whoever finds a lease missing meanwhile must not take that for an
+        // The counter is raised first, so that a reader who finds a lease missing does not take that for an
         // answer.
         self.followed.store(0, Ordering::SeqCst);
         self.cleared.fetch_add(1, Ordering::SeqCst);
@@ -222,7 +222,7 @@ impl LeaseTable {
 mod tests {
     use super::*;
 
-    /// Forgetting the table is never taken for not knowing a lease.
+    /// A cleared table is never mistaken for one that does not have a lease.
     #[test]
     fn a_table_that_is_filled_again_says_so() {
         let table = LeaseTable::new(&ExpirySettings::default());
