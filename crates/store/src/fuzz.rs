@@ -1,4 +1,4 @@
-//! What lies on a disk that someone else may have written to: log files, and snapshots to import.
+//! Fuzz targets for data on a disk that other programs may have written: log files, and snapshots to import.
 
 use super::file_log::fuzz as file_log;
 use super::import::read_nodejs;
@@ -13,7 +13,8 @@ pub const TARGETS: &[Target] = &[
     Target { name: "log_file", run: frame, seeds: frame_seeds },
 ];
 
-/// Any text is a snapshot of the Node.js Maxine or refused; every registration in it keeps the limits.
+/// Any text is either a snapshot of the Node.js Maxine or refused. Every registration in a snapshot is within
+/// the limits.
 fn import(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     let Ok(import) = read_nodejs(&text) else { return };

@@ -1,6 +1,6 @@
-//! What the Node.js Maxine kept, as commands: the snapshot in its state file and in Redis.
+//! Converts a snapshot of the Node.js Maxine, from its state file or from Redis, into commands.
 //!
-//! Pure: text in, commands out. `maxine migrate` applies them.
+//! It does no I/O: text in, commands out. `maxine migrate` applies the commands.
 
 use std::collections::BTreeMap;
 
@@ -26,7 +26,7 @@ struct Service {
     nodes: BTreeMap<String, Node>,
 }
 
-/// A virtual node; a parent node of weight W has W of them.
+/// A virtual node. A node of weight W has W virtual nodes.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Node {
@@ -38,25 +38,25 @@ struct Node {
     health_check_path: Option<String>,
 }
 
-/// What a snapshot comes to.
+/// The converted snapshot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Import {
     /// When it was saved, in milliseconds since 1970.
     pub saved_at_ms: u64,
     /// The registrations, in batches within the limits.
     pub commands: Vec<Command>,
-    /// How many instances these are.
+    /// Number of instances in them.
     pub instances: usize,
-    /// What could not be taken over, and why, one line each.
+    /// What could not be imported, and why, one line each.
     pub skipped: Vec<String>,
 }
 
-/// A text that is not such a snapshot.
+/// The text is not a snapshot of the Node.js Maxine.
 #[derive(Debug, thiserror::Error)]
 #[error("not a snapshot of the Node.js Maxine: {0}")]
 pub struct NotASnapshot(#[from] serde_json::Error);
 
-/// Reads a snapshot. What does not fit the limits is left out and describe.
+/// Reads a snapshot. What exceeds a limit is left out and described.
 pub fn read_nodejs(text: &str) -> Result<Import, NotASnapshot> {
     let snapshot: Snapshot = serde_json::from_str(text)?;
     let mut items = Vec::new();
@@ -95,7 +95,7 @@ fn registration(
     let address = Address::parse(&node.address).map_err(describe)?;
     let default_s = RuntimeConfig::default().heartbeat_timeout_s;
     let ttl_ms = match node.time_out {
-        // In seconds; half a second is what the Node.js Maxine adds before it expires a node.
+        // The time is in seconds. The Node.js Maxine waits half a second longer before it expires a node.
         #[allow(
             clippy::cast_possible_truncation,
             clippy::cast_sign_loss,

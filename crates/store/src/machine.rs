@@ -1,7 +1,7 @@
-//! Applies ordered batches to the state and publishes each result.
+//! Applies ordered batches to the state and publishes the results.
 //!
-//! Every backend drives one of these, from one thread at a time, in the log's order. It publishes
-//! before it returns the answers: who got its answer sees its own write.
+//! Every backend has one machine and calls it from one thread at a time, in the order of the log. The machine
+//! publishes before it returns the replies, so a caller with a reply sees its own write.
 
 use std::io::{self, Read, Write};
 use std::sync::Arc;
@@ -9,9 +9,9 @@ use std::sync::Arc;
 use maxine_state::{Applied, Batch, CodecError, ControlState, Event, SnapshotError, decode_batch};
 use maxine_view::View;
 
-/// What an entry of a log that others can write to asks for, or why it cannot be read. An entry that cannot be
-/// read asks for nothing, on every replica alike. One of another version is an error: other nodes may understand
-/// it, so a node that does not must stop.
+/// Decodes an entry of a log that other programs can write to. An entry that cannot be read has no effect on
+/// any replica; the inner error is the reason. An entry of another version is an error: other nodes
+/// may understand it, so a node that does not must stop.
 pub(super) fn read_entry(bytes: &[u8]) -> Result<Result<Batch, String>, CodecError> {
     match decode_batch(bytes) {
         Ok(batch) => Ok(Ok(batch)),
@@ -22,16 +22,16 @@ pub(super) fn read_entry(bytes: &[u8]) -> Result<Result<Batch, String>, CodecErr
     }
 }
 
-/// One entry of the order, as bytes or decoded.
+/// One entry of the log, encoded or decoded.
 #[derive(Debug)]
 pub enum Ordered<'a> {
-    /// As the log holds it.
+    /// Encoded, as the log stores it.
     Bytes(&'a [u8]),
-    /// As it was proposed.
+    /// Decoded, as it was proposed.
     Batch(&'a Batch),
 }
 
-/// The state, and the view that it is published to.
+/// The state, and the view to which it is published.
 #[derive(Debug)]
 pub struct Machine {
     state: ControlState,
@@ -45,10 +45,10 @@ impl Machine {
         Self { state: ControlState::default(), view }
     }
 
-    /// Applies entries in order, publishes once, and answers each proposal of each entry.
+    /// Applies entries in order, publishes once, and returns the replies to each proposal of each entry.
     ///
-    /// An entry that cannot be decoded is an error: this node must stop rather than differ from
-    /// the others.
+    /// An entry that cannot be decoded is an error. The node must stop then, because it would differ from the
+    /// others.
     pub fn apply(&mut self, entries: &[Ordered<'_>]) -> Result<Vec<Vec<Applied>>, CodecError> {
         let mut decoded = Vec::new();
         for entry in entries {
@@ -64,7 +64,7 @@ impl Machine {
         Ok(self.apply_batches(batches))
     }
 
-    /// Applies batches in order, publishes once, and answers each proposal of each batch.
+    /// Applies batches in order, publishes once, and returns the replies to each proposal of each batch.
     pub fn apply_batches<'a>(
         &mut self,
         batches: impl IntoIterator<Item = &'a Batch>,
@@ -79,19 +79,19 @@ impl Machine {
         if self.state.history() == history {
             self.view.publish(&self.state, &events);
         } else {
-            // Who watches has seen changes of the history that ended: they start again.
+            // Watchers have seen changes of the history that ended, so they must start again.
             self.view.reset(&self.state);
         }
         answers
     }
 
-    /// A cheap copy of the present state.
+    /// A copy of the present state. It is cheap.
     #[must_use]
     pub fn state(&self) -> ControlState {
         self.state.clone()
     }
 
-    /// Replaces the state by one that [`ControlState::write_to`] wrote.
+    /// Replaces the state with one that [`ControlState::write_to`] wrote.
     pub fn restore(&mut self, input: &mut dyn Read) -> Result<(), SnapshotError> {
         self.replace(ControlState::read_from(input)?);
         Ok(())

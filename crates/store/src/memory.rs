@@ -1,5 +1,5 @@
-//! Orders commands in memory: for tests of what stands on a store, and for benchmarks of reads.
-//! Keeps nothing; never a user's choice.
+//! A store that orders commands in memory, for tests and for benchmarks of reads. It stores nothing on disk,
+//! and users cannot select it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -17,7 +17,7 @@ use super::{
 use maxine_state::{Applied, Batch};
 use maxine_view::View;
 
-/// A store that leads from the start, until a test says otherwise.
+/// A store in memory. It leads from the start, unless a test changes that.
 pub struct MemoryStore {
     machine: Mutex<Machine>,
     leadership: watch::Sender<Leadership>,
@@ -27,7 +27,7 @@ pub struct MemoryStore {
 }
 
 impl MemoryStore {
-    /// A store on an empty state.
+    /// A store with an empty state.
     #[must_use]
     pub fn new(view: Arc<View>, name: &str, peers: Arc<dyn PeerHandler>) -> Self {
         let leadership = Leadership { leader: Some(name.into()), is_leader: true, term: 1 };
@@ -40,17 +40,17 @@ impl MemoryStore {
         }
     }
 
-    /// Replaces the state, as a store that went back to an older one does.
+    /// Replaces the state, as a store does that was restored to an older one.
     pub fn replace(&self, state: maxine_state::ControlState) {
         self.machine.lock().replace(state);
     }
 
-    /// Makes it as old as a test says; `u64::MAX` stands for an unknown age.
+    /// Sets the staleness; `u64::MAX` means unknown.
     pub fn set_staleness_ms(&self, staleness_ms: u64) {
         self.staleness_ms.store(staleness_ms, Ordering::SeqCst);
     }
 
-    /// Makes it lose or regain its majority.
+    /// Sets whether the store has a majority.
     pub fn set_available(&self, available: bool) {
         self.available.store(available, Ordering::SeqCst);
         self.leadership.send_modify(|leadership| {

@@ -1,4 +1,4 @@
-//! The Raft backend: `maxine-raft` orders the batches, a [`Machine`] applies them.
+//! The Raft backend: `maxine-raft` orders the batches, and a [`Machine`] applies them.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
@@ -23,10 +23,10 @@ use maxine_state::{
 };
 use maxine_view::View;
 
-/// How long a graceful stop may take.
+/// Maximum duration of a graceful stop.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The state machine as the log sees it: bytes in, bytes out.
+/// The state machine for the Raft log, which knows only bytes.
 struct ReplicatedState(Machine);
 
 struct FrozenState(ControlState);
@@ -41,8 +41,8 @@ impl raft::Application for ReplicatedState {
     fn apply(&mut self, entries: &[raft::CommittedEntry]) -> io::Result<Vec<Bytes>> {
         let payloads: Vec<&[u8]> = entries.iter().filter_map(|e| e.payload.as_deref()).collect();
         let ordered: Vec<Ordered<'_>> = payloads.iter().map(|p| Ordered::Bytes(p)).collect();
-        // An entry that this version cannot read must stop the node: skipping it would let this replica differ from
-        // the others.
+        // This node must stop at an entry that its version cannot read. If it skipped the entry, it would
+        // differ from the others.
         let applied = self.0.apply(&ordered).map_err(|error| {
             let reason = format!("a committed entry cannot be applied: {error}");
             io::Error::new(io::ErrorKind::InvalidData, reason)
@@ -71,9 +71,8 @@ impl raft::PeerHandler for Peers {
         self.0.handle(body)
     }
 
-    /// A member may pass on what its callers ask for. It may not act as a part of Maxine itself, nor do what only the
-    /// leader may. The log
-    /// records which member sent it.
+    /// A member may forward the requests of its callers. It may not act as a part of Maxine itself, and may
+    /// not propose commands of the leader. The log records which member sent a request.
     fn admit(&self, from: raft::NodeId, payload: Bytes) -> Result<Bytes, String> {
         let mut batch = decode_batch(&payload).map_err(|error| error.to_string())?;
         if needs_lease(&batch) {
@@ -98,7 +97,8 @@ pub struct RaftStore {
 }
 
 impl RaftStore {
-    /// Opens the log, joins its peers and, where there are `first_members`, forms the cluster with them. Returns once everything that this node had committed is applied.
+    /// Opens the log and connects to the peers. If `first_members` are given, it forms the cluster with them.
+    /// Returns once everything is applied that this node had committed.
     pub async fn open(
         mut config: raft::Config,
         first_members: BTreeMap<u64, raft::Member>,
@@ -128,7 +128,7 @@ impl RaftStore {
         Ok(Arc::new(Self { node, peers, leadership, follow }))
     }
 
-    /// Returns when the log can go on no more, with the reason; the process must stop then.
+    /// Returns the reason when the log has failed for good. The process must stop then.
     pub async fn failed(&self) -> String {
         self.node.failed().await
     }
@@ -195,7 +195,8 @@ impl ControlStore for RaftStore {
             .map_err(|_| ProposeError::TooLarge { len: usize::MAX, max: 16 * 1024 * 1024 })?;
         #[allow(clippy::disallowed_methods, reason = "the runtime's own clock, for its own timer")]
         let started = tokio::time::Instant::now();
-        // Never forwarded, or what an old leader decided would be written by the new one.
+        // A command of the leader is never forwarded. Otherwise a new leader would write what an old one
+        // decided.
         let proposed = match needs_lease(&batch) {
             true => self.node.propose_local(payload.into(), time.end).await,
             false => {
@@ -204,8 +205,8 @@ impl ControlStore for RaftStore {
             }
         };
         let proposed = proposed.map_err(propose_error)?;
-        // The leader has applied it; before anyone here is told, this node must have, too. If it
-        // cannot in time, the write still stands.
+        // The leader has applied it. This node must apply it too before it answers the caller. If it cannot
+        // in time, the write is still valid.
         let left = Self::wait_left(started, time.end);
         self.node
             .wait_applied(proposed.index, left)
@@ -315,7 +316,8 @@ impl ClusterAdmin for RaftAdmin {
             raft::Role::Learner => "learner",
             raft::Role::Shutdown => "shutdown",
         };
-        // A removed node hears no more of the cluster: the members are those of its last day, without itself.
+        // A removed node receives nothing more from the cluster. It shows the members at the time of its
+        // removal, without itself.
         let is_removed = matches!(self.0.exclusion(), Some(raft::Exclusion::Removed(_)));
         let role = if is_removed { "removed" } else { role };
         let members = status.members.iter().filter(|m| !(is_removed && m.id == status.node_id));
@@ -368,7 +370,7 @@ impl ClusterAdmin for RaftAdmin {
 
     async fn backup(&self, path: &Path) -> Result<BackupSummary, AdminError> {
         let io = |error: io::Error| AdminError::Invalid(format!("{}: {error}", path.display()));
-        // What was acknowledged before the call must be in it.
+        // The backup must contain what was acknowledged before the call.
         let fresh = self.0.read_index(raft::ReadLevel::Strong, Duration::from_secs(5)).await;
         fresh.map_err(|error| AdminError::Unavailable(error.to_string()))?;
         let mut file = tokio::fs::File::create(path).await.map_err(io)?;
@@ -382,7 +384,7 @@ impl ClusterAdmin for RaftAdmin {
     }
 }
 
-/// The index of the state that a backup file of the Raft backend holds.
+/// The index of the state in a backup file of the Raft backend.
 pub fn backup_index(path: &Path) -> Result<u64, String> {
     let mut body = raft::offline::backup_body(path).map_err(|error| error.to_string())?;
     ControlState::read_index(&mut body).map_err(|error| error.to_string())
@@ -403,7 +405,7 @@ mod tests {
     }
 
     fn payload(user: &str, command: Command) -> Bytes {
-        // The sender names another member; the leader knows better.
+        // The sender names another member as the source, but the leader knows who sent it.
         let (address, trace_id) = ("10.0.0.7".into(), "t".into());
         let actor = Actor { user: user.into(), address, trace_id, via_node: Some(3) };
         let request_id = RequestId(1);

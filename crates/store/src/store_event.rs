@@ -1,6 +1,6 @@
-//! What a store notices about the service underneath it that an operator must hear of.
+//! Events of the service under a store that an operator must know about.
 //!
-//! Telemetry follows [`super::ControlStore::events`] and turns them into alerts and metrics.
+//! Telemetry reads [`super::ControlStore::events`] and turns them into alerts and metrics.
 
 use std::sync::Arc;
 
@@ -8,8 +8,8 @@ use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::sync::broadcast;
 
-/// Hands events to those who listen. What happens before anyone listens waits for the first listener: much of it
-/// happens while the store is being opened.
+/// Sends events to listeners. Events before the first listener are kept for it, because many happen while the
+/// store is being opened.
 #[derive(Clone, Debug)]
 pub(crate) struct StoreEvents {
     sender: broadcast::Sender<StoreEvent>,
@@ -23,7 +23,7 @@ impl StoreEvents {
     }
 
     pub(crate) fn emit(&self, event: StoreEvent) {
-        // Nobody needs to listen.
+        // There may be no listener.
         let _ = self.sender.send(event);
     }
 
@@ -32,99 +32,98 @@ impl StoreEvents {
     }
 }
 
-/// Something happened underneath the store.
+/// An event of the service under the store.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum StoreEvent {
-    /// The service that orders commands stopped answering; reads go on from the last view.
+    /// The service stopped answering. Reads use the last view.
     Unreachable {
         /// The first error, in one line.
         reason: String,
     },
-    /// It answers again, and this node has caught up.
+    /// The service answers again, and this node has caught up.
     Reachable {
-        /// How long it was away, in milliseconds.
+        /// How long it did not answer, in milliseconds.
         after_ms: u64,
     },
-    /// What the service holds cannot be used: this node neither writes nor leads until that is
-    /// mended, by itself within two leases.
+    /// The content of the service cannot be used. This node neither writes nor leads until that is repaired,
+    /// which happens by itself within two leases.
     Damaged {
         /// What is wrong, in one line.
         reason: String,
     },
     /// The log has entries that cannot be read. Every replica skips the same ones.
     EntriesSkipped {
-        /// The first one's id.
+        /// The id of the first one.
         first: String,
-        /// How many.
+        /// The number of entries.
         count: u64,
         /// Why the first one cannot be read.
         reason: String,
     },
-    /// Another process answers than before: a restart or a failover.
+    /// Another server process answers than before, after a restart or a failover.
     ServerChanged {
-        /// The run id of the one before.
+        /// The run id of the previous process.
         before: String,
-        /// The run id of the present one.
+        /// The run id of the present process.
         now: String,
     },
-    /// The service lost acknowledged writes, and they were put back from this node's memory.
+    /// The service lost acknowledged writes. They were written back from this node's memory.
     WritesPutBack {
         /// The first position that was missing.
         from: u64,
         /// The last position that was missing.
         to: u64,
     },
-    /// The service was found empty or unusable, and the whole state was put back from this node's
-    /// memory.
+    /// The service was empty or unusable. The whole state was written back from this node's memory.
     StatePutBack {
         /// The position of the state.
         position: u64,
     },
-    /// Writes are gone that this node had applied or the service had: the service was put back to
-    /// an older state and others have written since, or no node could read what it held.
-    /// Registrations come back as instances re-send them.
+    /// Writes are lost that this node had applied or that the service had. Either the service was restored to
+    /// an older state and other nodes have written since, or no node could read its content. Registrations
+    /// return when instances send them again.
     WritesLost {
-        /// The last position that this node had applied, or that the service said it had.
+        /// The last position that this node had applied, or that the service had reported.
         had: u64,
-        /// The position at which both are now.
+        /// The present position of both.
         now: u64,
-        /// Whether it is another log altogether.
+        /// Whether it is a different log.
         replaced: bool,
     },
-    /// The service refuses writes; the text is its own.
+    /// The service refuses writes. The text is its own.
     WritesRefused {
         /// Its answer, such as `READONLY` or `OOM`.
         reason: String,
     },
-    /// The store gave up; the node must stop.
+    /// The store failed for good. The node must stop.
     Failed {
-        /// Why.
+        /// The reason.
         reason: String,
     },
-    /// A writer had died in the middle of a record, and the record was cut off.
+    /// A writer had died while it wrote a record, and the incomplete record was removed.
     TornTailCut {
-        /// How many bytes were cut.
+        /// Number of removed bytes.
         len_bytes: u64,
     },
 }
 
 impl StoreEvent {
-    /// Whether acknowledged writes are gone for good.
+    /// Whether acknowledged writes are lost for good.
     #[must_use]
     pub fn is_loss(&self) -> bool {
         matches!(self, Self::WritesLost { .. })
     }
 }
 
-/// Most events that a slow reader can be behind before it skips some.
+/// Maximum number of events that a slow reader can be behind before it misses some.
 const EVENTS_KEPT_MAX: usize = 64;
 
 #[cfg(test)]
 mod event_tests {
     use super::*;
 
-    /// A store that cannot be reached when the node starts says so before anybody can listen.
+    /// A store that cannot be reached at the start reports that before anyone can listen.
     #[test]
     fn what_happened_before_anybody_listened_reaches_the_first_listener() {
         let events = StoreEvents::new();

@@ -1,30 +1,30 @@
-//! How entries lie in the log file: one checksummed frame per sync.
+//! The format of entries in the log file: one frame with a checksum for each sync.
 //!
-//! `length u32 | first entry u64 | chain u32 | checksum of the body u32 | checksum of the head u32 |
-//! body`, all little endian; the body is each entry's length and bytes. A frame is synced before
-//! the next one is written, so only the very last one can be torn, and nobody was answered for it.
+//! `length u32 | first entry u64 | chain u32 | checksum of the body u32 | checksum of the head u32 | body`,
+//! all little endian. The body has the length and the bytes of each entry. A frame is synced before the next
+//! one is written. So only the last frame can be torn, and no caller was answered for it.
 //!
-//! The chain is a checksum over all bodies so far: a reader notices that a file was put back to an
-//! older copy and written on from there.
+//! The chain is a checksum over all bodies so far. With it, a reader notices that a file was replaced by an
+//! older copy and then continued.
 
-/// Largest body of a frame.
+/// Maximum length of the body of a frame.
 pub(super) const BODY_LEN_MAX: usize = 32 * 1024 * 1024;
 const HEAD_LEN: usize = 24;
 
-/// What was found at a place in the file.
+/// What was found at a position in the file.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Found {
-    /// A whole frame: its first entry's number, its entries, its length, the chain with it.
+    /// A complete frame: the number of its first entry, its entries, its length, and the chain after it.
     Frame { first: u64, entries: Vec<Vec<u8>>, len: usize, chain: u32 },
-    /// The end.
+    /// The end of the file.
     End,
-    /// A frame whose writer died, and nothing after it.
+    /// An incomplete frame with nothing after it: its writer died.
     Torn,
-    /// Something that is not a frame, although whole frames follow.
+    /// Bytes that are no frame, although complete frames follow.
     Damaged,
 }
 
-/// Joins entries into a frame that follows on `chain`; returns it with the new chain.
+/// Encodes entries as a frame that follows on `chain`. Returns the frame and the new chain.
 pub(super) fn encode(first: u64, chain: u32, entries: &[&[u8]]) -> (Vec<u8>, u32) {
     let body_len: usize = entries.iter().map(|entry| entry.len() + 4).sum();
     let mut out = Vec::with_capacity(HEAD_LEN + body_len);
@@ -44,7 +44,7 @@ pub(super) fn encode(first: u64, chain: u32, entries: &[&[u8]]) -> (Vec<u8>, u32
     (out, chain)
 }
 
-/// Length of the body that holds these entries.
+/// Length of the body for these entries.
 pub(super) fn body_len(entries: &[Vec<u8>]) -> usize {
     entries.iter().map(|entry| entry.len() + 4).sum()
 }
@@ -53,7 +53,7 @@ fn length(len: usize) -> u32 {
     u32::try_from(len).expect("entries and frames are bounded far below 4 GiB")
 }
 
-/// Reads the frame at the start of `bytes`, which reach to the end of the file.
+/// Decodes the frame at the start of `bytes`, which extend to the end of the file.
 pub(super) fn read(bytes: &[u8]) -> Found {
     if bytes.is_empty() {
         return Found::End;
@@ -77,7 +77,7 @@ struct Head {
 }
 
 impl Head {
-    /// The body, if it is whole.
+    /// The body, if it is complete and its checksum is right.
     fn body<'a>(&self, bytes: &'a [u8]) -> Option<&'a [u8]> {
         let body = bytes.get(HEAD_LEN..HEAD_LEN + self.body_len)?;
         (crc32c::crc32c(body) == self.body_sum).then_some(body)

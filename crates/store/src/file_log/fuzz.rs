@@ -1,8 +1,8 @@
-//! Any bytes at the place of a frame are a frame, the end, or a named kind of damage.
+//! Fuzz target: any bytes at the position of a frame are a frame, the end, or a known kind of damage.
 
 use super::frame::{Found, encode, read};
 
-/// Files grow large; what a frame is shows in little.
+/// Files grow large, but small ones show every case.
 const LEN_MAX: usize = 4_096;
 
 pub(crate) fn frame(bytes: &[u8]) {
@@ -17,7 +17,7 @@ pub(crate) fn frame(bytes: &[u8]) {
         Found::End => assert!(bytes.is_empty()),
         Found::Torn | Found::Damaged => {}
     }
-    // Whatever the bytes are: as an entry, they come back.
+    // Any bytes can be written as an entry, and are read back unchanged.
     let (whole, chain) = encode(7, 9, &[bytes, b"", bytes]);
     let entries = vec![bytes.to_vec(), Vec::new(), bytes.to_vec()];
     assert_eq!(read(&whole), Found::Frame { first: 7, entries, len: whole.len(), chain });

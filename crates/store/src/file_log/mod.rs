@@ -1,10 +1,11 @@
-//! A log of commands in one file, with the state that it starts from in front.
+//! A log of commands in one file, which begins with the state before the first entry.
 //!
-//! Place in the flow: the local and the shared-file mode append to it and read from it, each from
-//! one thread. Whoever writes holds a lock; that is the caller's business. All calls block.
+//! Place in the flow: the local mode and the shared-file mode append to it and read it, each from one thread.
+//! The caller must hold the lock while it writes. All calls block.
 //!
-//! `header | state | frames`. Compaction writes a new file with the present state in front and
-//! renames it over the old one; the lineage stays, so a reader knows that it is the same log.
+//! The format is `header | state | frames`. A compaction writes a new file that begins with the present
+//! state, and renames it over the old one. The lineage stays the same, so a reader knows that it is the same
+//! log.
 
 mod frame;
 #[cfg(any(test, feature = "fuzz"))]
@@ -23,24 +24,24 @@ const MAGIC: [u8; 8] = *b"MAXINELG";
 const FORMAT_VERSION: u32 = 1;
 const HEADER_LEN: usize = 64;
 
-/// A log file that cannot be used.
+/// Why a log file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum LogError {
-    /// The disk, or the file's rights.
+    /// The disk failed, or the permissions of the file do not allow it.
     #[error("{0}: {1}")]
     Io(PathBuf, io::Error),
-    /// Not what was written.
+    /// The content is not what was written.
     #[error(
         "{} is damaged at byte {at}: {what}; move it away: a node that still runs on it puts its state \
          back; where none runs, restore a backup first, or the nodes start empty",
         path.display()
     )]
     Damaged {
-        /// Which file.
+        /// The path of the file.
         path: PathBuf,
-        /// Where.
+        /// The position of the damage, in bytes.
         at: u64,
-        /// In what way.
+        /// The kind of damage.
         what: String,
     },
 }
@@ -54,16 +55,16 @@ impl From<LogError> for OpenError {
     }
 }
 
-/// What new entries were found.
+/// New entries in the file.
 #[derive(Debug, Default)]
 pub(super) struct News {
     /// The entries, in order.
     pub(super) entries: Vec<Vec<u8>>,
-    /// After each frame: how many entries the log has, and the chain.
+    /// For each frame, the number of entries in the log after it, and the chain.
     pub(super) places: Vec<(u64, u32)>,
     /// Length of their frames, in bytes.
     len: u64,
-    /// The writer of the last frame died.
+    /// Whether the last frame is incomplete because its writer died.
     pub(super) torn: bool,
 }
 
@@ -72,40 +73,40 @@ pub(super) struct News {
 pub(super) struct LogFile {
     path: PathBuf,
     file: File,
-    /// Names the log through all compactions.
+    /// Identifies the log through all compactions.
     lineage: u64,
-    /// Entries that the state in front stands for, and the chain over them.
+    /// The number of entries that the first state of the file replaces, and their chain.
     front: (u64, u32),
     base_len: u64,
-    /// Entries read or written so far.
+    /// Number of entries that were read or written so far.
     seq: u64,
-    /// Where the next frame goes.
+    /// Position of the next frame.
     end: u64,
     /// The checksum over all bodies so far.
     chain: u32,
 }
 
-/// A place in a log: which log, how many entries, and the checksum over them.
+/// A position in a log: the log, the number of entries, and the checksum over them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Place {
-    /// Names the log through all compactions.
+    /// Identifies the log through all compactions.
     pub(super) lineage: u64,
-    /// How many entries.
+    /// Number of entries.
     pub(super) seq: u64,
-    /// The checksum over them.
+    /// Checksum over these entries.
     pub(super) chain: u32,
 }
 
 impl Place {
-    /// The start of a new log.
+    /// The first position of a new log.
     pub(super) fn start() -> Self {
         Self { lineage: rand::random(), seq: 0, chain: 0 }
     }
 }
 
 impl LogFile {
-    /// Opens the log at `path` and reads the state in front of it; the entries come with
-    /// [`Self::read_new`]. `None` where there is no file.
+    /// Opens the log at `path` and reads the state at its beginning. [`Self::read_new`] reads the entries.
+    /// `None` if there is no file.
     pub(super) fn open(path: &Path) -> Result<Option<(Self, ControlState)>, LogError> {
         let opened = OpenOptions::new().read(true).write(true).open(path);
         let mut file = match opened {
@@ -149,8 +150,7 @@ impl LogFile {
         )))
     }
 
-    /// Writes a new log whose state in front is `state`, in the place of whatever is at `path`, and
-    /// returns when it is durable.
+    /// Writes a new log that begins with `state`. It replaces any file at `path`. Returns when it is durable.
     pub(super) fn create(
         path: &Path,
         state: &ControlState,
@@ -203,12 +203,12 @@ impl LogFile {
         })
     }
 
-    /// Up to where it was read or written.
+    /// The position up to which the log was read or written.
     pub(super) fn place(&self) -> Place {
         Place { lineage: self.lineage, seq: self.seq, chain: self.chain }
     }
 
-    /// How many entries came before the first one in the file, and the chain over them.
+    /// The number of entries before the first one in the file, and their chain.
     pub(super) fn front(&self) -> (u64, u32) {
         self.front
     }
@@ -218,12 +218,12 @@ impl LogFile {
         self.end - self.base_len - HEADER_LEN as u64
     }
 
-    /// Length of the state in front, in bytes.
+    /// Length of the state at the beginning, in bytes.
     pub(super) fn base_len(&self) -> u64 {
         self.base_len
     }
 
-    /// Whether the file at the path is another one than this, longer or shorter than what was read.
+    /// Whether the path now has another file, or this file has another length than was read.
     pub(super) fn has_changed(&self) -> Result<bool, LogError> {
         let fail = |error| LogError::Io(self.path.clone(), error);
         match fs::metadata(&self.path) {
@@ -233,7 +233,7 @@ impl LogFile {
         }
     }
 
-    /// Whether the path still leads to this very file, and nothing that was read is gone from it.
+    /// Whether the path still has this file, and the file still contains everything that was read.
     pub(super) fn is_current(&self) -> Result<bool, LogError> {
         let fail = |error| LogError::Io(self.path.clone(), error);
         match fs::metadata(&self.path) {
@@ -248,7 +248,7 @@ impl LogFile {
         Ok((here.dev(), here.ino()) == (there.dev(), there.ino()))
     }
 
-    /// Reads what is in the file after what was read before. After an error nothing counts as read.
+    /// Reads the entries after those that were read before. After an error, none of them counts as read.
     pub(super) fn read_new(&mut self) -> Result<News, LogError> {
         let (news, damage) = self.read()?;
         match damage {
@@ -260,13 +260,13 @@ impl LogFile {
         }
     }
 
-    /// Reads the whole frames before the damage that [`Self::read_new`] told of.
+    /// Reads the complete frames before the damage that [`Self::read_new`] reported.
     pub(super) fn read_before_damage(&mut self) -> Result<News, LogError> {
         let (news, _) = self.read()?;
         Ok(self.count(news))
     }
 
-    /// Goes on behind `news`.
+    /// Moves the position to the end of `news`.
     fn count(&mut self, news: News) -> News {
         if let Some((seq, chain)) = news.places.last() {
             (self.seq, self.chain) = (*seq, *chain);
@@ -275,7 +275,7 @@ impl LogFile {
         news
     }
 
-    /// The whole frames after what was read before, and what is wrong behind them.
+    /// Reads the complete frames after the present position, and says what is wrong after them.
     fn read(&self) -> Result<(News, Option<String>), LogError> {
         let fail = |error| LogError::Io(self.path.clone(), error);
         let mut bytes = Vec::new();
@@ -317,7 +317,7 @@ impl LogFile {
         }
     }
 
-    /// Cuts off what comes after the last whole frame; returns how many bytes that was.
+    /// Removes what follows the last complete frame. Returns the number of removed bytes.
     pub(super) fn cut_torn_tail(&mut self) -> Result<u64, LogError> {
         let fail = |error| LogError::Io(self.path.clone(), error);
         let len = self.file.metadata().map_err(fail)?.len();
@@ -326,8 +326,8 @@ impl LogFile {
         Ok(len.saturating_sub(self.end))
     }
 
-    /// Appends entries and returns when they are durable (or, without `sync`, handed to the
-    /// system). After an error the file must not be written again by this process.
+    /// Appends entries and returns when they are durable. Without `sync` it returns when the operating system
+    /// has them. After an error, this process must not write to the file again.
     pub(super) fn append(&mut self, entries: &[&[u8]], sync: bool) -> Result<(), LogError> {
         let (frame, chain) = frame::encode(self.seq + 1, self.chain, entries);
         let written = self
@@ -342,10 +342,10 @@ impl LogFile {
     }
 }
 
-/// Most bytes of entries that one frame takes.
+/// Maximum number of bytes of entries in one frame.
 pub(super) const GROUP_LEN_MAX: usize = frame::BODY_LEN_MAX / 2;
 
-/// Locks a file beside the log for this process; `None` where another one has it.
+/// Locks a file next to the log for this process. `None` if another process has the lock.
 pub(super) fn try_lock(path: &Path) -> Result<Option<File>, LogError> {
     let fail = |error| LogError::Io(path.into(), error);
     if let Some(directory) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
@@ -360,7 +360,7 @@ pub(super) fn try_lock(path: &Path) -> Result<Option<File>, LogError> {
     }
 }
 
-/// A path with more at its end.
+/// The path with a suffix at its end.
 pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);

@@ -1,10 +1,9 @@
-//! One node alone orders the commands: an append-only file on its own disk, synced before anyone
-//! is answered.
+//! The local mode: a single node orders the commands in an append-only file on its own disk.
 //!
-//! Place in the flow: [`LocalStore::propose`] hands batches to one writer thread; it gathers what
-//! has come meanwhile, writes it as one frame, syncs once, applies, publishes and answers.
+//! Place in the flow: [`LocalStore::propose`] passes batches to one writer thread. The thread collects what
+//! has arrived, writes it as one frame, syncs once, applies, publishes and answers.
 //!
-//! It always leads. A second process on the same file is refused.
+//! The node always leads. A second process on the same file is refused.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -26,28 +25,28 @@ use maxine_clock::Clock;
 use maxine_state::{Applied, Batch, encode_batch};
 use maxine_view::View;
 
-/// Most batches that wait for the writer.
+/// Maximum number of batches that wait for the writer.
 const WAITING_MAX: usize = 1_024;
-/// Most batches in one frame.
+/// Maximum number of batches in one frame.
 const GROUP_MAX: usize = 256;
-/// Largest encoded batch.
+/// Maximum size of an encoded batch.
 const ENTRY_LEN_MAX: usize = 15 * 1024 * 1024;
-/// How often an idle writer looks whether it must stop.
+/// How often an idle writer checks whether it must stop.
 const IDLE: Duration = Duration::from_millis(200);
 
 /// Settings of the local mode.
 #[derive(Clone, Debug)]
 pub struct LocalConfig {
-    /// The log file; beside `MAXINE_REGISTRY_STATE_FILE`, with `.log` at its end.
+    /// The log file. Its path is that of `MAXINE_REGISTRY_STATE_FILE` with `.log` appended.
     pub path: PathBuf,
-    /// Whether anything is kept at all (`MAXINE_REGISTRY_PERSISTENCE`).
+    /// Whether anything is stored on disk (`MAXINE_REGISTRY_PERSISTENCE`).
     pub persistence: bool,
-    /// Whether a write is on the disk before it is acknowledged. Without it, a power failure may
-    /// cost the last writes; a crash of the process alone does not.
+    /// Whether a write is synced to the disk before it is acknowledged. Without this, a power failure can
+    /// lose the last writes. A crash of the process alone cannot.
     pub sync: bool,
     /// This node's name (`MAXINE_INSTANCE_ID`).
     pub instance_id: String,
-    /// The file is written anew when its entries are longer than this and than the state, in bytes.
+    /// The file is compacted when its entries are longer than this and longer than the state, in bytes.
     pub compact_after_len: u64,
 }
 
@@ -69,7 +68,7 @@ struct Request {
     answer: oneshot::Sender<Result<Vec<Applied>, ProposeError>>,
 }
 
-/// A local file as the order of commands.
+/// A store that orders commands in a local file.
 pub struct LocalStore {
     requests: Mutex<Option<SyncSender<Request>>>,
     writer: Mutex<Option<std::thread::JoinHandle<()>>>,
@@ -79,8 +78,8 @@ pub struct LocalStore {
 }
 
 impl LocalStore {
-    /// Opens the log, or makes an empty one. A frame whose writer died is cut off; any other
-    /// damage is an error and changes nothing.
+    /// Opens the log, or creates an empty one. An incomplete frame at the end is removed. Any other damage is
+    /// an error and changes nothing.
     pub async fn open(
         config: LocalConfig,
         view: Arc<View>,
@@ -94,7 +93,7 @@ impl LocalStore {
         let opening = move || Writer::open(config, view, sender, ends);
         let opened = tokio::task::spawn_blocking(opening).await;
         let mut writer = opened.map_err(|error| OpenError::Io(error.to_string()))??;
-        // Grows with every start, for every start grants leadership in the log.
+        // Grows with every start, because every start writes a grant of leadership to the log.
         let term = writer.log.as_ref().map_or(0, |kept| kept.log.place().seq) + 1;
         let (requests, waiting) = sync_channel(WAITING_MAX);
         leadership.send_replace(Leadership { leader: Some(name), is_leader: true, term });
@@ -114,7 +113,7 @@ impl LocalStore {
     }
 }
 
-/// The file and the lock that keeps others away.
+/// The file, and the lock that excludes other processes.
 struct Kept {
     log: LogFile,
     _lock: std::fs::File,
@@ -197,13 +196,13 @@ impl Writer {
         let answers = match done {
             Ok(answers) => answers,
             Err(reason) => {
-                // A sync that failed says nothing of what is on the disk: never tried again.
+                // After a failed sync the content of the disk is unknown, so it is never tried again.
                 self.fail(&reason);
                 return self.write(group);
             }
         };
         for (request, answer) in group.into_iter().zip(answers) {
-            // Who gave up meanwhile has got "outcome unknown".
+            // A caller that gave up has received "outcome unknown".
             let _ = request.answer.send(Ok(answer));
         }
     }
@@ -213,7 +212,7 @@ impl Writer {
             let entries: Vec<&[u8]> = group.iter().map(|r| r.payload.as_slice()).collect();
             if !kept.log.is_current().map_err(|error| error.to_string())? {
                 let path = self.config.path.display();
-                return Err(format!("{path} was taken away: what is written now would be lost"));
+                return Err(format!("{path} was removed or replaced: new writes would be lost"));
             }
             kept.log.append(&entries, self.config.sync).map_err(|error| error.to_string())?;
         }
@@ -236,7 +235,8 @@ impl Writer {
         }
     }
 
-    /// Whoever is told of the failure must find that this node leads no more.
+    /// Leadership ends before the failure is reported, so that callers who see the failure do not find this
+    /// node leading.
     fn fail(&mut self, reason: &str) {
         self.leadership.send_replace(Leadership::default());
         tracing::error!(reason, "the log cannot be written: this node must stop");
@@ -270,7 +270,7 @@ impl ControlStore for LocalStore {
     }
 
     async fn barrier(&self, _: Consistency, _: Duration) -> Result<(), ReadError> {
-        // What was acknowledged is published here before it is acknowledged.
+        // Publishes the changes before their callers are answered.
         Ok(())
     }
 
@@ -302,7 +302,7 @@ impl ControlStore for LocalStore {
         self.requests.lock().take();
         let writer = self.writer.lock().take();
         if let Some(writer) = writer {
-            // It ends after what it has been given.
+            // The writer ends after the batches that it has received.
             let joined = tokio::task::spawn_blocking(move || writer.join()).await;
             if !matches!(joined, Ok(Ok(()))) {
                 tracing::error!("the log's writer ended in a panic");

@@ -1,67 +1,68 @@
-//! What the Redis mode is told, and the names of its keys.
+//! Settings of the Redis mode, and the names of its keys.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use redis::IntoConnectionInfo;
 
-/// How Redis is reached.
+/// The kind of Redis installation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Topology {
-    /// One server; the URL says everything.
+    /// One server. The URL has everything.
     Single,
-    /// The master is asked of Sentinels. User, password, database and TLS come from the URL.
+    /// Sentinels name the master. User, password, database and TLS come from the URL.
     Sentinel {
         /// The Sentinels' URLs, such as `redis://10.0.0.1:26379`.
         sentinels: Vec<String>,
-        /// The name under which they watch the master.
+        /// The name of the master in the Sentinels.
         master_name: String,
     },
-    /// A Redis Cluster; any of its nodes is asked for the others.
+    /// A Redis Cluster. Any of its nodes names the others.
     Cluster {
-        /// Further nodes' URLs.
+        /// URLs of further nodes.
         nodes: Vec<String>,
     },
 }
 
-/// Settings of the Redis mode. The environment's names are those of the Node.js Maxine.
+/// Settings of the Redis mode. The environment variables have the names that the Node.js Maxine uses.
 #[derive(Clone, Debug)]
 pub struct RedisConfig {
     /// `redis://[user[:password]@]host[:port][/db]` or `rediss://…` (`MAXINE_REGISTRY_REDIS_URL`).
     pub url: String,
-    /// How it is reached.
+    /// The kind of Redis installation.
     pub topology: Topology,
-    /// Before every key (`MAXINE_REGISTRY_REDIS_KEY_PREFIX`).
+    /// Prefix of every key (`MAXINE_REGISTRY_REDIS_KEY_PREFIX`).
     pub key_prefix: String,
-    /// For one connection, in milliseconds, 10 to 600,000 (`MAXINE_REGISTRY_REDIS_CONNECT_TIMEOUT_MS`).
+    /// Time limit for a connection, in milliseconds, 10 to 600,000
+    /// (`MAXINE_REGISTRY_REDIS_CONNECT_TIMEOUT_MS`).
     pub connect_timeout_ms: u64,
-    /// For one command, in milliseconds, 100 to 60,000.
+    /// Time limit for a command, in milliseconds, 100 to 60,000.
     pub command_timeout_ms: u64,
     /// This node's name (`MAXINE_INSTANCE_ID`).
     pub instance_id: String,
-    /// Whether this node competes to lead; one that does not leads only where nobody has for two
-    /// leases (`MAXINE_LEADER_ELECTION_ENABLED`).
+    /// Whether this node competes to lead. If false, it becomes leader only when there has been none for two
+    /// lease periods (`MAXINE_LEADER_ELECTION_ENABLED`).
     pub election_enabled: bool,
-    /// How long the leader's lease lasts, in milliseconds, 500 to 600,000
-    /// (`MAXINE_LEADER_ELECTION_LEASE_MS`).
+    /// Duration of the leader's lease, in milliseconds, 500 to 600,000 (`MAXINE_LEADER_ELECTION_LEASE_MS`).
     pub lease_ms: u64,
-    /// Between two renewals, in milliseconds, at most half of the lease
+    /// Interval between two renewals, in milliseconds, at most half of the lease
     /// (`MAXINE_LEADER_ELECTION_RENEW_MS`).
     pub renew_ms: u64,
-    /// How many Redis replicas must have a write before it is acknowledged; 0 asks none. Not with
-    /// a Cluster.
+    /// Number of Redis replicas that must have a write before it is acknowledged; 0 for none. Must be 0 with
+    /// a Redis Cluster.
     pub wait_replicas: u32,
-    /// How long they may take, in milliseconds.
+    /// Maximum time for these replicas, in milliseconds.
     pub wait_timeout_ms: u64,
-    /// How many entries are appended between two snapshots.
+    /// Number of entries between two snapshots.
     pub snapshot_every_entries: u64,
-    /// How often the leader looks whether a snapshot is due, in milliseconds, 10 to 60,000.
+    /// How often the leader checks whether a snapshot is due, in milliseconds, 10 to 60,000.
     pub snapshot_check_ms: u64,
-    /// How many entries stay behind a snapshot for replicas that are a little late.
+    /// Number of entries that are kept after a snapshot, for replicas that are slightly behind.
     pub keep_entries: u64,
-    /// A file with the certificates that sign the server's, in PEM, if not a public one.
+    /// A PEM file with the certificates of the authority that signed the server's certificate. Not needed for
+    /// a public authority.
     pub tls_ca_file: Option<PathBuf>,
-    /// Files with the client's certificate and key, in PEM.
+    /// The PEM files with the client's certificate and key.
     pub tls_client_files: Option<(PathBuf, PathBuf)>,
 }
 
@@ -89,7 +90,7 @@ impl Default for RedisConfig {
 }
 
 impl RedisConfig {
-    /// Checks every bound; all that is wrong, one line each.
+    /// Checks every limit. The error has one line for each value that is wrong.
     pub fn check(&self) -> Result<(), Vec<String>> {
         let mut wrong = Vec::new();
         let mut range = |name: &str, value: u64, min: u64, max: u64| {
@@ -119,7 +120,7 @@ impl RedisConfig {
             .chain(others)
             .any(|url| url.as_str().into_connection_info().is_err())
         {
-            // The URL is not shown: it may hold a password.
+            // The URL is not shown, because it may contain a password.
             wrong.push(String::from(
                 "a Redis URL must be redis://[[USER]:PASSWORD@]HOST[:PORT][/DATABASE], or rediss:// \
                  for TLS; an IPv6 address stands in brackets, and characters such as @ : / ? # in a \
@@ -134,27 +135,27 @@ impl RedisConfig {
     }
 }
 
-/// The names of the keys. Those of the Node.js Maxine keep their meaning.
+/// The names of the keys. Keys of the Node.js Maxine keep their meaning.
 #[derive(Clone, Debug)]
 pub(super) struct Keys {
     /// Hash: epoch, position and nonce of the last entry.
     pub(super) head: String,
     /// Stream: the command log.
     pub(super) log: String,
-    /// Hash: what the present snapshot is and where its parts are.
+    /// Hash: the manifest of the present snapshot.
     pub(super) snapshot: String,
-    /// String: the lease, as JSON.
+    /// String: the leader's lease, as JSON.
     pub(super) leader: String,
     /// Counter: the fencing token.
     pub(super) fence: String,
-    /// Hash: by name, what each node understands and when it last reported.
+    /// Hash: for each node, the version that it understands and the time of its last report.
     pub(super) nodes: String,
-    /// Before the snapshots' parts and the inboxes.
+    /// Prefix of the keys of snapshot parts and inboxes.
     prefix: String,
 }
 
 impl Keys {
-    /// In a Cluster all keys must live on one node: the prefix becomes the hash tag.
+    /// In a Redis Cluster all keys must be on one node, so the prefix is used as the hash tag.
     pub(super) fn new(config: &RedisConfig) -> Self {
         let cluster = matches!(config.topology, Topology::Cluster { .. });
         let tagged = config.key_prefix.contains('{');

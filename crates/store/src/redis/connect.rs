@@ -1,7 +1,8 @@
-//! Connections to Redis: one server, behind Sentinels, or a Cluster.
+//! Connections to Redis: to one server, through Sentinels, or to a Redis Cluster.
 //!
-//! A [`Connector`] makes connections; a [`SharedLink`] keeps one that many tasks use at once and
-//! makes it anew, with a pause that grows, after it broke. Nothing here knows a key.
+//! A [`Connector`] makes connections. A [`SharedLink`] keeps a connection that many tasks use at the same
+//! time. After the connection breaks, it makes a new one, with growing pauses between attempts. Nothing here
+//! knows a key.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -24,16 +25,16 @@ use maxine_clock::Clock;
 const BACKOFF_MS_MIN: u64 = 50;
 const BACKOFF_MS_MAX: u64 = 3_000;
 
-/// What a failed command means for the caller.
+/// What a failed command means for its caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Failure {
-    /// The server said no before it did anything.
+    /// The server refused the command before it did anything.
     Refused,
-    /// The connection broke or nothing came in time: it may have been done.
+    /// The connection broke or the time was over. The command may have been carried out.
     Unknown,
 }
 
-/// Whether a command that failed may have been carried out.
+/// Whether a failed command may have been carried out.
 pub(super) fn classify(error: &RedisError) -> Failure {
     if error.is_connection_refusal() {
         return Failure::Refused;
@@ -50,7 +51,7 @@ pub(super) fn classify(error: &RedisError) -> Failure {
     }
 }
 
-/// Whether the other end can no longer be the right one.
+/// Whether the connection must be replaced, because the server may no longer be the right one.
 fn must_reconnect(error: &RedisError) -> bool {
     match error.kind() {
         ErrorKind::Server(kind) => matches!(
@@ -66,7 +67,7 @@ pub(super) fn timed_out() -> RedisError {
     std::io::Error::from(std::io::ErrorKind::TimedOut).into()
 }
 
-/// An open connection; clones share it.
+/// An open connection. Clones share it.
 #[derive(Clone)]
 pub(super) enum Link {
     One(MultiplexedConnection),
@@ -74,8 +75,8 @@ pub(super) enum Link {
 }
 
 impl Link {
-    /// Sends one command and waits for its answer. A command that was sent is not called back by
-    /// dropping the future.
+    /// Sends one command and waits for its answer. Dropping the future does not cancel a command that was
+    /// sent.
     pub(super) async fn query<T: FromRedisValue>(
         &mut self,
         cmd: &Cmd,
@@ -90,7 +91,7 @@ impl Link {
         Ok(T::from_redis_value(answer.map_err(|_| timed_out())??.extract_error()?)?)
     }
 
-    /// Sends several commands at once; each has its own answer.
+    /// Sends several commands together. Each has its own answer.
     pub(super) async fn query_all(
         &mut self,
         pipeline: &Pipeline,
@@ -127,9 +128,9 @@ pub(super) struct Connector {
 }
 
 impl Connector {
-    /// Checks the addresses; connects to nothing yet.
+    /// Checks the addresses. It makes no connection yet.
     pub(super) fn new(config: &RedisConfig) -> Result<Self, String> {
-        // The only provider that is built in; a second installation is refused, which is fine.
+        // This is the only provider in the program. A second installation is refused, which does no harm.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let bad = |error: RedisError| format!("redis address: {error}");
         let certificates = certificates(config)?;
@@ -173,7 +174,7 @@ impl Connector {
     }
 
     async fn open(&self) -> RedisResult<Link> {
-        // Every call has a timeout of its own; blocking reads need a longer one than the rest.
+        // Every call has its own time limit. Blocking reads need a longer one than other commands.
         let settings = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(self.timeout))
             .set_response_timeout(None);
@@ -189,7 +190,7 @@ impl Connector {
         }
     }
 
-    /// How long to pause before the next attempt: grows with each failure, and is spread at random.
+    /// The pause before the next attempt. It grows with each failure and varies at random.
     pub(super) fn backoff(&self) -> Duration {
         let doublings = self.failures.load(Ordering::Relaxed).min(8);
         let full = (BACKOFF_MS_MIN << doublings).min(BACKOFF_MS_MAX);
@@ -271,12 +272,12 @@ fn is_tls(address: &ConnectionAddr) -> bool {
     matches!(address, ConnectionAddr::TcpTls { .. })
 }
 
-/// One connection for many tasks, made anew when it broke.
+/// One connection for many tasks. It is replaced when it breaks.
 pub(super) struct SharedLink {
     connector: Arc<Connector>,
     clock: Clock,
     slot: Mutex<Slot>,
-    /// Held by the one that connects; the others wait for its result.
+    /// The task that connects holds this lock; the others wait for its result.
     connecting: tokio::sync::Mutex<()>,
     retry_at_ms: AtomicU64,
 }
@@ -299,7 +300,7 @@ impl SharedLink {
         }
     }
 
-    /// The connection and its number. While Redis is away this fails at once between attempts.
+    /// The connection and its number. While Redis is unreachable this fails at once between two attempts.
     pub(super) async fn get(&self) -> RedisResult<(Link, u64)> {
         if let Some(found) = self.present() {
             return Ok(found);
@@ -334,7 +335,7 @@ impl SharedLink {
         slot.link.clone().map(|link| (link, slot.generation))
     }
 
-    /// Drops the connection if `error` says that it is of no more use.
+    /// Drops the connection if `error` means that it can no longer be used.
     pub(super) fn report(&self, generation: u64, error: &RedisError) {
         if !must_reconnect(error) {
             return;

@@ -1,8 +1,8 @@
-//! Who leads, by a lease in Redis.
+//! Elects the leader with a lease in Redis.
 //!
-//! The lease counts from before the command that took or renewed it was sent, by this node's
-//! monotonic clock, less a margin: whoever cannot renew has stepped down before Redis lets it go.
-//! A step of the wall clock changes nothing here.
+//! A node measures its lease with its own monotonic clock. The time begins before the node sends the command
+//! that takes or renews the lease, and a margin is subtracted. So a node that cannot renew its lease steps
+//! down before Redis drops the lease. A jump of the wall clock has no effect.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,13 +14,13 @@ use super::Core;
 use super::scripts;
 use maxine_state::Leadership;
 
-/// The least that a lease is given up before Redis does.
+/// Minimum time by which a node gives up its lease before Redis drops it.
 const MARGIN_MS_MIN: u64 = 50;
 const POLL_MS_MIN: u64 = 50;
 const POLL_MS_MAX: u64 = 1_000;
 const RENEW_RETRY_MS: u64 = 100;
 
-/// The lease as Redis holds it; the shape of the Node.js Maxine.
+/// The lease as Redis stores it, in the format of the Node.js Maxine.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct LeaseRecord {
@@ -29,16 +29,16 @@ pub(super) struct LeaseRecord {
     pub(super) fencing_token: u64,
 }
 
-/// What this node knows of the lease.
+/// What this node knows about the lease.
 #[derive(Debug, Default)]
 pub(super) struct LeaseState {
-    /// This node's own lease, as text, and until when it counts.
+    /// The text of this node's own lease, and until when it is valid.
     held: Option<(Arc<str>, u64)>,
-    /// The last one seen, and when.
+    /// The last lease that was seen, and when.
     seen: Option<(LeaseRecord, u64)>,
-    /// Fencing tokens only grow, also when Redis forgets.
+    /// The highest fencing token so far. Tokens never decrease, even if Redis loses its data.
     highest_fence: u64,
-    /// Since when Redis has said without a break that nobody leads.
+    /// Since when Redis has reported, without interruption, that there is no leader.
     vacant_since_ms: Option<u64>,
 }
 
@@ -57,14 +57,14 @@ impl LeaseState {
 }
 
 impl Core {
-    /// The lease's text while this node holds it.
+    /// The text of the lease, while this node holds it.
     pub(super) fn held_lease(&self) -> Option<Arc<str>> {
         let now_ms = self.clock.monotonic_ms();
         let lease = self.lease.lock();
         lease.held.as_ref().filter(|(_, until_ms)| now_ms < *until_ms).map(|(text, _)| text.clone())
     }
 
-    /// Who holds the lease, if its record is fresh.
+    /// The holder of the lease, if its record is fresh.
     pub(super) fn lease_holder(&self) -> Option<LeaseRecord> {
         let now_ms = self.clock.monotonic_ms();
         let lease = self.lease.lock();
@@ -75,8 +75,8 @@ impl Core {
         (fresh && !lapsed).then(|| record.clone())
     }
 
-    /// Who leads, at this very moment.
-    pub(super) fn leadership_at_once(&self) -> Leadership {
+    /// Who leads now.
+    pub(super) fn leadership_now(&self) -> Leadership {
         let is_leader = self.held_lease().is_some();
         let holder = self.lease_holder();
         let term = self.lease.lock().highest_fence;
@@ -84,7 +84,7 @@ impl Core {
     }
 
     pub(super) fn publish_leadership(&self) {
-        let now = self.leadership_at_once();
+        let now = self.leadership_now();
         self.leadership.send_if_modified(|before| {
             let changed = *before != now;
             if changed {
@@ -96,18 +96,18 @@ impl Core {
         });
     }
 
-    /// Stops leading at once; Redis lets the lease go when it runs out.
+    /// Stops leading immediately. In Redis, the lease runs out later.
     pub(super) fn step_down(&self) {
         self.lease.lock().held = None;
         self.publish_leadership();
     }
 
-    /// Takes, renews and loses the lease until the node stops.
+    /// Takes and renews the lease, and notices its loss, until the node stops.
     pub(super) async fn run_election(self: Arc<Self>) {
         loop {
             let held = self.held_lease();
             let pause = match held {
-                // It may still reach Redis and yet follow no more: somebody else should lead.
+                // A node that reaches Redis and no longer follows the log should not lead.
                 Some(_) if self.has_lost_touch() => {
                     self.release().await;
                     self.poll_pause()
@@ -182,7 +182,7 @@ impl Core {
     }
 
     async fn contend(&self) -> Duration {
-        // A lease that lapsed while this node slept is over, whatever Redis says.
+        // A lease that ran out while this node was suspended is over, even if Redis still has it.
         self.lease.lock().held = None;
         let sent_ms = self.clock.monotonic_ms();
         let competes = self.config.election_enabled || self.is_needed();
@@ -201,15 +201,15 @@ impl Core {
         self.poll_pause()
     }
 
-    /// Whether nobody has led for so long that nobody else will: then also a node that does not
-    /// compete takes the lease, or a lone one would never have a leader.
+    /// Whether there has been no leader for so long that no other node will lead. Then a node that does not
+    /// compete takes the lease too. Otherwise, a node that is alone would never have a leader.
     fn is_needed(&self) -> bool {
         let now_ms = self.clock.monotonic_ms();
         let vacant_since_ms = self.lease.lock().vacant_since_ms;
         vacant_since_ms.is_some_and(|since_ms| now_ms - since_ms >= 2 * self.config.lease_ms)
     }
 
-    /// Keeps what Redis said; until when this node leads, if it got the lease.
+    /// Records the answer of Redis. Returns until when this node leads, if it got the lease.
     fn note_answer(&self, taken: bool, text: &str, sent_ms: u64) -> Option<u64> {
         let until_ms = sent_ms + self.config.lease_ms - self.margin_ms();
         let mut lease = self.lease.lock();
@@ -221,8 +221,8 @@ impl Core {
         Some(until_ms)
     }
 
-    /// Whether Redis still has a lease of this node's that it has given up itself. The next one
-    /// has a new token.
+    /// Whether Redis still has a lease of this node that the node itself has given up. The next lease has a
+    /// new token.
     fn lease_is_forgotten(&self) -> bool {
         let lease = self.lease.lock();
         lease.held.is_none()

@@ -1,8 +1,8 @@
-//! Messages between nodes, through Redis: every node has a list of its own as an inbox.
+//! Messages between nodes through Redis. Every node has a list in Redis as its inbox.
 //!
-//! A call to the leader is put into the leader's inbox and answered into the caller's. Both are
-//! bounded and vanish when unused; a call has a deadline; nothing is kept for good. Nodes need
-//! not reach each other, only Redis.
+//! A call to the leader goes to the leader's inbox, and its answer goes to the caller's inbox. Both inboxes
+//! are limited and disappear when unused, and every call has a deadline. So nodes need a connection to Redis
+//! only, and not to each other.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,21 +19,21 @@ use super::connect::Link;
 use super::scripts;
 use crate::CallError;
 
-/// Most messages in one inbox.
+/// Maximum number of messages in one inbox.
 const INBOX_MESSAGES_MAX: u64 = 4_096;
-/// How long an inbox stays after its last message.
+/// How long an inbox exists after its last message.
 const INBOX_KEPT_MS: u64 = 60_000;
-/// Largest message.
+/// Maximum size of a message.
 const BODY_LEN_MAX: usize = 4 * 1024 * 1024;
-/// Most messages taken at once.
-const TAKEN_AT_ONCE: usize = 128;
-/// Most calls that are handled at once.
-const HANDLED_AT_ONCE_MAX: usize = 64;
-/// How long one read waits, in whole seconds as Redis wants it.
+/// Maximum number of messages that are read together.
+const READ_TOGETHER_MAX: usize = 128;
+/// Maximum number of calls that are handled concurrently.
+const CONCURRENT_CALLS_MAX: usize = 64;
+/// How long one read waits, in whole seconds, as Redis requires.
 const BLOCK_S: u64 = 1;
-/// Token of a sender: 32 hexadecimal digits.
+/// Length of the sender's token: 32 hexadecimal digits.
 const TOKEN_LEN: usize = 32;
-/// Kind, call number and sender before the body.
+/// Length of the header before the body: kind, call number and sender.
 const HEAD_LEN: usize = 1 + 8 + TOKEN_LEN;
 
 const CALL: u8 = 1;
@@ -89,7 +89,7 @@ fn decode(message: Vec<u8>) -> Option<Message> {
 }
 
 impl Core {
-    /// Sends `body` to whoever holds the lease, and waits for the answer.
+    /// Sends `body` to the holder of the lease, and waits for the answer.
     pub(super) async fn call(&self, body: Bytes, timeout: Duration) -> Result<Bytes, CallError> {
         if body.len() > BODY_LEN_MAX {
             let text = format!("{} bytes are more than {BODY_LEN_MAX}", body.len());
@@ -131,9 +131,9 @@ impl Core {
         posted.inspect_err(|error| self.main.report(generation, error)).map(|done| done == 1)
     }
 
-    /// Empties this node's inbox until the node stops.
+    /// Reads this node's inbox until the node stops.
     pub(super) async fn run_inbox(self: Arc<Self>) {
-        let room = Arc::new(Semaphore::new(HANDLED_AT_ONCE_MAX));
+        let room = Arc::new(Semaphore::new(CONCURRENT_CALLS_MAX));
         while !self.stop.is_cancelled() {
             let read = async {
                 let mut link = self.connector.connect().await?;
@@ -165,7 +165,7 @@ impl Core {
         let first: Option<(String, Vec<u8>)> = link.query(&command, timeout).await?;
         let Some((_, first)) = first else { return Ok(Vec::new()) };
         let mut command = cmd("LPOP");
-        command.arg(&inbox).arg(TAKEN_AT_ONCE);
+        command.arg(&inbox).arg(READ_TOGETHER_MAX);
         let more: Option<Vec<Vec<u8>>> = link.query(&command, timeout).await?;
         let mut messages = vec![first];
         messages.extend(more.into_iter().flatten());
@@ -179,7 +179,7 @@ impl Core {
         };
         match message.kind {
             CALL => {
-                // While all places are taken the inbox fills up, and its bound refuses callers.
+                // While all places are taken the inbox fills, and its limit then refuses callers.
                 let Ok(place) = Arc::clone(room).acquire_owned().await else { return };
                 let core = Arc::clone(self);
                 self.tasks.spawn(async move {
@@ -198,7 +198,7 @@ impl Core {
 
     fn resolve(&self, number: u64, answer: Result<Bytes, CallError>) {
         if let Some(waiting) = self.calls.waiting.lock().remove(&number) {
-            // The caller may have given up meanwhile.
+            // The caller may have given up.
             let _ = waiting.send(answer);
         }
     }

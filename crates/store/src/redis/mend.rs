@@ -1,29 +1,33 @@
-//! Brings this node and Redis together, whatever Redis holds.
+//! Repairs differences between this node and Redis, whatever Redis contains.
 //!
-//! The head says which entry is the last one. The place of a node is the last entry that it has
-//! applied. What Redis holds and where the node is decide the way on:
+//! The head names the last entry. The position of a node is the last entry that it has applied. What Redis
+//! contains and where the node is decide the action:
 //!
-//! | head | stream and snapshot | this node | way on |
+//! | head | stream and snapshot | this node | action |
 //! |---|---|---|---|
-//! | none | nothing | has no entries | make an empty log |
-//! | none | anything | has entries | take what follows on its place, then put the state back |
-//! | none | something | has no entries | wait for a node that has; then put back what can be read |
-//! | readable | takes entries | is at the head | stay |
-//! | readable | missing, no stream, or holds something behind the head | is at the head | put the state back (the leader; anybody where nobody leads) |
-//! | readable | has the entries after its place | is behind | follow |
-//! | readable | lacks them, or has others; the head can be reached from the snapshot | is behind or on a fork | take the snapshot and what follows it |
-//! | readable | any | is ahead and remembers the entries since the head | put these entries back; where the stream does not take them, the state |
-//! | readable | the head cannot be reached at all | not at the head | wait for a node at the head; then, if no node leads, put back the longest state known here |
+//! | none | nothing | has no entries | create an empty log |
+//! | none | anything | has entries | apply what follows its position, then write the state to Redis |
+//! | none | something | has no entries | wait for a node that has entries; then write back what can be read |
+//! | readable | accepts entries | is at the head | nothing |
+//! | readable | missing, no stream, or contains something after the head | is at the head | write the state
+//! to Redis (the leader does; any node if there is no leader) |
+//! | readable | has the entries after its position | is behind | follow |
+//! | readable | lacks them, or has others; the head can be reached from the snapshot | is behind or on a fork
+//! | take the snapshot and what follows it |
+//! | readable | any | is ahead and remembers the entries since the head | write these entries back; if the
+//! stream does not accept them, write the state |
+//! | readable | the head cannot be reached at all | not at the head | wait for a node at the head; then, if
+//! no node leads, write back the longest state known here |
 //!
-//! Nothing here waits without end. A node that is at the head leads, or takes the lease, and writes
-//! a snapshot that the others take. Where there is no such node, the leader gives its lease back or
-//! the lease runs out, and the first node that has waited for a third of a lease puts its state
-//! back. All of this ends within two leases and the time that one snapshot takes.
+//! No wait is endless. A node at the head leads, or takes the lease, and writes a snapshot that the others
+//! take. If there is no such node, the leader gives its lease back or the lease runs out. The first node that
+//! has waited for a third of a lease then writes its state to Redis. All of this ends within two leases and
+//! the time that one snapshot takes.
 //!
-//! A state that is put back names the log anew, unless it is the state at the head. The head is
-//! compared in the same script, so of several nodes one succeeds, and the others go through the
-//! table again. Entries are told apart by their nonces alone: a node whose place is in the new log
-//! goes on there without a loss, and one whose place is not reports the loss.
+//! A state that is written to Redis gives the log a new name, unless it is the state at the head. The same
+//! script compares the head. So of several nodes one succeeds, and the others start again with the table.
+//! Entries are identified by their nonces alone. A node whose position is in the new log continues there
+//! without a loss. A node whose position is not in it reports the loss.
 
 use super::Core;
 use super::connect::Link;
@@ -35,42 +39,42 @@ use super::survey::Survey;
 use super::tail::End;
 use crate::StoreEvent;
 
-/// For this part of a lease a node waits for one that can read more of the log.
+/// A node waits for this part of a lease for a node that can read more of the log.
 const LEASES_PER_WAIT: u64 = 3;
-/// Most steps until this node and Redis fit.
+/// Maximum number of steps until this node and Redis agree.
 const STEPS_MAX: usize = 16;
-/// Most bytes that one script call puts back.
+/// Maximum number of bytes that one script call writes back.
 const PUT_BACK_LEN_MAX: usize = 4 * 1024 * 1024;
 
-/// What this node does next.
+/// The next action of this node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Way {
-    /// Make an empty log.
+    /// Create an empty log.
     Create,
-    /// Nothing: it is at the head.
+    /// Nothing: the node is at the head.
     Stay,
-    /// Nothing: the entries after its place are there to be read.
+    /// Nothing: the entries after its position can be read.
     Follow,
-    /// Take the snapshot and what follows it; wait, and then mend, if that does not reach the head.
+    /// Take the snapshot and what follows it. If that does not reach the head, wait, and then repair.
     TakeSnapshot,
-    /// Put the entries after the head back.
+    /// Write back the entries after the head.
     PutTailBack,
-    /// Put the whole state back.
+    /// Write back the whole state.
     PutStateBack,
 }
 
-/// What decides besides the survey.
+/// The facts that decide, apart from the survey.
 #[derive(Clone, Copy, Debug, Default)]
 struct Here {
     /// Another node holds the lease.
     other_leads: bool,
-    /// The stream has the entry that follows on this node's place.
+    /// Whether the stream has the entry that follows this node's position.
     next_is_there: bool,
-    /// This node remembers all entries after the head.
+    /// Whether this node remembers all entries after the head.
     remembers_tail: bool,
 }
 
-/// The table above.
+/// The table in the module's documentation.
 fn way(survey: &Survey, mine: &Position, here: Here) -> Way {
     let Some(head) = &survey.head else {
         return match (mine.seq, survey.is_empty) {
@@ -97,14 +101,14 @@ fn way(survey: &Survey, mine: &Position, here: Here) -> Way {
 
 #[derive(PartialEq, Eq)]
 enum Step {
-    /// This node and Redis fit.
+    /// This node and Redis agree.
     Settled,
-    /// Something was done; compare again.
+    /// Something was changed; compare again.
     Again,
 }
 
 impl Core {
-    /// Compares the log's end with this node's place, and mends what does not fit.
+    /// Compares the end of the log with this node's position, and repairs what differs.
     pub(super) async fn synchronise(&self, link: &mut Link) -> Result<(), End> {
         for _ in 0..STEPS_MAX {
             if self.step(link).await? == Step::Settled {
@@ -172,7 +176,7 @@ impl Core {
         }
     }
 
-    /// Takes Redis's word for what the state is; if that cannot be read, mends it in time.
+    /// Takes the state from Redis. If it cannot be read, repairs it after a time.
     async fn take_snapshot(&self, link: &mut Link) -> Result<Step, End> {
         let timeout = self.config.command_timeout();
         let found = stream::rebuild(link, &self.keys, timeout).await?;
@@ -197,8 +201,8 @@ impl Core {
         self.put_state_back(link, replaces.as_ref(), true).await
     }
 
-    /// The head is gone: what Redis still has beyond this node's place is taken before it is
-    /// replaced.
+    /// The head is gone. The entries that Redis still has after this node's position are applied before they
+    /// are replaced.
     async fn take_what_follows(&self, link: &mut Link) -> Result<(), End> {
         let timeout = self.config.command_timeout();
         let found = stream::rebuild(link, &self.keys, timeout).await?;
@@ -210,12 +214,12 @@ impl Core {
         Ok(())
     }
 
-    /// Goes on with what was read, and reports what this node had and it has not.
+    /// Continues with what was read, and reports what this node had and lost.
     fn go_on_with(&self, found: Found) {
         let mine = self.replica.position();
         let now = found.rebuilt.position().clone();
         let replaced = now.epoch != mine.epoch;
-        // Where that cannot be told, a log of the same name is taken for the same log.
+        // If this is unknown, a log with the same name counts as the same log.
         let lost = !found.rebuilt.comes_after(&mine).unwrap_or(!replaced);
         if lost {
             self.step_down();
@@ -227,8 +231,8 @@ impl Core {
         }
     }
 
-    /// Redis is at an earlier entry of this very log: what came after it is written again, unless
-    /// somebody else did so meanwhile.
+    /// Redis is at an earlier entry of this log. The later entries are written again, unless another node did
+    /// so.
     async fn put_tail_back(
         &self,
         link: &mut Link,
@@ -253,7 +257,7 @@ impl Core {
             match word.as_str() {
                 "OK" => {}
                 "BLOCKED" => return self.put_state_back(link, Some(&at), false).await,
-                // Somebody was faster; the next comparison says what is to be done now.
+                // Another node was faster. The next comparison decides what to do.
                 _ => return Ok(Step::Again),
             }
             if let Some(last) = now.last() {
@@ -265,8 +269,8 @@ impl Core {
         Ok(Step::Again)
     }
 
-    /// Puts this node's whole state into Redis as a snapshot, at its own place, if the head is
-    /// still `replaces`. `lossy`: Redis is known to have had more, or something else.
+    /// Writes this node's whole state to Redis as a snapshot, at its own position, if the head is still
+    /// `replaces`. `lossy`: Redis is known to have had more entries, or others.
     async fn put_state_back(
         &self,
         link: &mut Link,
@@ -309,7 +313,7 @@ impl Core {
     }
 }
 
-/// How many of the entries one call of a script takes.
+/// How many of the entries fit into one call of a script.
 fn fits_one_call(entries: &[Entry]) -> usize {
     let mut len = 0;
     let fits = entries.iter().take(PAGE_ENTRIES_MAX).take_while(|entry| {

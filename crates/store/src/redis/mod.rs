@@ -1,15 +1,14 @@
-//! Redis orders the commands: a Stream is the log, a lease says who leads.
+//! The Redis mode: a Redis Stream is the log, and a lease elects the leader.
 //!
-//! Place in the flow: [`RedisStore::propose`] appends a batch with one script; the tail of every
-//! node reads the Stream into its own machine; the answer comes from there, so that a client sees
-//! its own write. What only the leader may do is refused in the script unless its lease is the
-//! present one.
+//! Place in the flow: [`RedisStore::propose`] appends a batch with one script. The tail of every node reads
+//! the Stream into its own machine. The reply comes from there, so that a client sees its own write. A
+//! command of the leader is refused in the script unless its lease is the present one.
 //!
-//! While Redis is away reads go on from the last view, writes are refused, and nobody leads. What
-//! Redis loses is noticed by the chain of nonces in the log; [`mend`] has the table of what is done
-//! then, and `docs/reference/backends.md` says what can be lost.
+//! While Redis is unreachable, reads use the last view, writes are refused, and no node leads. The chain of
+//! nonces in the log shows what Redis has lost. [`mend`] has the table of repairs, and
+//! `docs/reference/backends.md` says what can be lost.
 //!
-//! Must not: decide policy, or trust the wall clock.
+//! This module never decides policy, and never relies on the wall clock.
 
 mod config;
 mod connect;
@@ -56,11 +55,11 @@ use maxine_view::View;
 pub use config::{RedisConfig, Topology};
 pub(super) use transfer::{read_nodejs_snapshot, read_state, write_state};
 
-/// Most batches that are under way at once.
+/// Maximum number of batches in flight.
 const IN_FLIGHT_MAX: usize = 1_024;
-/// How long before the same refusal is told again.
+/// Interval after which the same refusal is reported again.
 const REFUSAL_REPORTED_AGAIN_MS: u64 = 30_000;
-/// How long a stop waits for the tasks.
+/// Maximum time that a stop waits for the tasks.
 const STOP_LIMIT: Duration = Duration::from_secs(5);
 
 /// What the tasks share.
@@ -68,7 +67,7 @@ struct Core {
     config: RedisConfig,
     keys: Keys,
     clock: Clock,
-    /// Names this process in the lease and its inbox.
+    /// Identifies this process in the lease and in its inbox.
     token: String,
     replica: Replica,
     connector: Arc<Connector>,
@@ -79,18 +78,18 @@ struct Core {
     peers: Arc<dyn PeerHandler>,
     events: StoreEvents,
     room: Semaphore,
-    /// When this node last asked Redis for what it lacked and then had all of it, in milliseconds;
-    /// 0: never.
+    /// When this node last asked Redis for missing entries and then had all of them, in milliseconds; 0 for
+    /// never.
     complete_ms: AtomicU64,
     caught_up: watch::Sender<bool>,
     away_since_ms: Mutex<Option<u64>>,
-    /// Since when this node has found no way from its place to the log's end.
+    /// Since when this node has found no way from its position to the end of the log.
     broken_since_ms: Mutex<Option<u64>>,
     repair_wanted: AtomicBool,
     run_id: Mutex<Option<String>>,
     last_refusal: Mutex<Option<(String, u64)>>,
     failed: Mutex<Option<String>>,
-    /// The servers that Sentinels or the nodes of a Cluster name, as `host:port`.
+    /// The servers that Sentinels or the nodes of a Redis Cluster name, as `host:port`.
     servers: Mutex<Vec<String>>,
     stop: CancellationToken,
     tasks: TaskTracker,
@@ -102,8 +101,8 @@ impl Core {
         self.events.emit(event);
     }
 
-    /// Notes that this node has everything that Redis had at `asked_ms`, when it asked. An answer may
-    /// have been long on its way, so the moment of its arrival says nothing.
+    /// Records that this node has everything that Redis had at `asked_ms`, when it asked. The time of the
+    /// answer cannot be used, because the answer may have been delayed.
     fn note_complete(&self, asked_ms: u64) {
         self.complete_ms.fetch_max(asked_ms.max(1), Ordering::AcqRel);
         self.caught_up.send_if_modified(|before| !std::mem::replace(before, true));
@@ -127,8 +126,8 @@ impl Core {
         }
     }
 
-    /// Notes that what Redis holds cannot be used; for how long that has been so, in milliseconds.
-    /// Until [`Self::note_sound`] this node neither writes nor leads.
+    /// Records that the content of Redis cannot be used. Returns for how long that has been so, in
+    /// milliseconds. Until [`Self::note_sound`] is called, this node neither writes nor leads.
     fn note_broken(&self, reason: &str) -> u64 {
         let now_ms = self.clock.monotonic_ms();
         let mut since = self.broken_since_ms.lock();
@@ -177,14 +176,14 @@ impl Core {
     }
 }
 
-/// Redis as the order of commands.
+/// A store that orders commands with Redis.
 pub struct RedisStore {
     core: Arc<Core>,
 }
 
 impl RedisStore {
-    /// Opens the store. If Redis is away it is opened all the same, and catches up when Redis
-    /// comes; wrong settings and refused credentials are errors.
+    /// Opens the store. If Redis is unreachable, the store opens nevertheless and catches up later. Wrong
+    /// settings and refused credentials are errors.
     pub async fn open(
         config: RedisConfig,
         view: Arc<View>,
@@ -279,7 +278,7 @@ impl ControlStore for RedisStore {
                 if core.replica.has(&head) {
                     return Ok(());
                 }
-                // This node has as many entries, but others: it goes over to what Redis has.
+                // This node has as many entries, but different ones. It takes over those in Redis.
                 core.want_repair();
                 applied.mark_unchanged();
                 applied.changed().await.map_err(|_| ReadError::ShuttingDown)?;
@@ -297,7 +296,7 @@ impl ControlStore for RedisStore {
     }
 
     fn leadership_now(&self) -> Leadership {
-        self.core.leadership_at_once()
+        self.core.leadership_now()
     }
 
     fn staleness_ms(&self) -> Option<u64> {

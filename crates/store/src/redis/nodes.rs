@@ -1,4 +1,4 @@
-//! This node's entry among the nodes in Redis, and the entries of the others.
+//! This node's entry in the list of nodes in Redis, and the entries of the others.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use crate::node_register::{KEPT_MS, NODES_MAX, REPORT_MS, StoreNode};
 use maxine_state::STATE_VERSION;
 
 impl Core {
-    /// Reports until the node stops, and then takes its entry away.
+    /// Reports until the node stops, and then removes its entry.
     pub(super) async fn run_node_register(self: Arc<Self>) {
         let (version, kept) = (STATE_VERSION.to_string(), KEPT_MS.to_string());
         let max = NODES_MAX.to_string();
@@ -28,7 +28,7 @@ impl Core {
             }
         }
         if let Err(error) = self.forget(&self.config.instance_id).await {
-            tracing::info!(%error, "this node's entry in redis could not be taken away; it counts as silent");
+            tracing::info!(%error, "this node's entry in redis could not be removed; it counts as silent");
         }
     }
 
@@ -42,7 +42,7 @@ impl Core {
         Ok(found.into_iter().map(node).collect())
     }
 
-    /// Takes a node's entry away; whether it was there.
+    /// Removes a node's entry. Returns whether it existed.
     pub(super) async fn forget(&self, name: &str) -> RedisResult<bool> {
         let removed: u64 = self.ask_nodes(&scripts::FORGET, &[name.as_bytes()]).await?;
         Ok(removed > 0)

@@ -1,4 +1,4 @@
-//! Writing: one entry per batch, appended by one script, answered by this node's own machine.
+//! Writes to Redis: each batch becomes one entry, which a script appends and this node's own machine answers.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -15,36 +15,36 @@ use super::scripts::APPEND;
 use crate::{ProposeError, StoreEvent, WriteTime, needs_lease};
 use maxine_state::{Applied, Batch, encode_batch};
 
-/// Largest entry.
+/// Maximum size of an entry.
 pub(super) const ENTRY_LEN_MAX: usize = 15 * 1024 * 1024;
-/// Between two attempts of one write.
+/// Pause between two attempts of one write.
 const RETRY_MS: u64 = 50;
 
 /// An entry to append.
 struct Written<'a> {
     payload: &'a [u8],
     nonce: Nonce,
-    /// The state version that it needs: a replica that does not understand it must not go past it.
+    /// The state version that it needs. A replica that does not understand it must stop before it.
     version: u32,
     needs_lease: bool,
 }
 
-/// What one attempt came to.
+/// The result of one attempt.
 enum Attempt {
-    /// In the log.
+    /// The entry is in the log.
     Appended,
-    /// Certainly not in the log by this attempt; trying again is useless or not now.
+    /// This attempt did not write the entry. Another attempt is useless, or useless for now.
     Refused(ProposeError),
-    /// Certainly not in the log by this attempt; this node must mend the log first.
+    /// This attempt did not write the entry. This node must repair the log first.
     Mend,
-    /// Perhaps in the log.
+    /// The entry may be in the log.
     Unknown,
-    /// In the log, but on too few servers within the time.
+    /// The entry is in the log, but too few servers confirmed it in time.
     Unconfirmed,
 }
 
 impl Core {
-    /// Appends `batch` and returns this node's answers to it.
+    /// Appends `batch` and returns this node's replies to it.
     pub(super) async fn append(
         &self,
         batch: &Batch,
@@ -103,12 +103,12 @@ impl Core {
             }
             let pause = Duration::from_millis(RETRY_MS);
             if self.config.wait_replicas > 0 {
-                // The log alone does not say that the replicas have it: only the next attempt.
+                // The log does not show whether the replicas have the entry. Only another attempt does.
                 tokio::time::sleep(pause).await;
                 continue;
             }
-            // An earlier attempt may have got there: its answer comes through the log. To send
-            // the same requests again is safe, for apply answers a repeat with the first reply.
+            // An earlier attempt may have succeeded; its replies then come through the log. Sending the same
+            // requests again is safe, because apply answers a repeated request with its first reply.
             if let Ok(answer) = tokio::time::timeout(pause, waiter.answer()).await {
                 return answer.ok_or(ProposeError::OutcomeUnknown);
             }
@@ -141,7 +141,7 @@ impl Core {
             version.as_bytes(),
         ];
         let keys = [&*self.keys.head, &*self.keys.log, &*self.keys.leader];
-        // From here on the entry may get there even if this future is dropped.
+        // From here on the entry may be written even if this future is dropped.
         let before = maybe_sent.swap(true, Ordering::Relaxed);
         let answer: RedisResult<(String, String, bool)> = if self.config.wait_replicas == 0 {
             let timeout = self.config.command_timeout();
@@ -176,8 +176,8 @@ impl Core {
         }
     }
 
-    /// Appends and has Redis say how many replicas have it. Too few is an unknown outcome: the
-    /// entry is in the log, but a failover may lose it.
+    /// Appends the entry and asks Redis how many replicas have it. If there are too few, the outcome is
+    /// unknown: the entry is in the log, but a failover may lose it.
     async fn append_and_wait(
         &self,
         link: &mut super::connect::Link,
@@ -214,7 +214,7 @@ impl Core {
         ProposeError::NotLeader { hint }
     }
 
-    /// Redis says that the lease is another's, whatever this node believed.
+    /// Another node has the lease according to Redis, whatever this node assumed.
     fn note_fenced(&self, _present: &str) {
         tracing::warn!("a leader's command was refused: another node holds the lease");
         self.step_down();

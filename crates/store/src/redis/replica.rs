@@ -1,6 +1,7 @@
-//! This node's copy: the machine, its place in the log, and who waits for an answer.
+//! This node's copy of the state: the machine, its position in the log, and the callers that wait for a
+//! reply.
 //!
-//! Fed by the tail alone, in the log's order. Knows no connection.
+//! Only the tail passes entries in, in the order of the log. This module knows no connection.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -12,37 +13,37 @@ use crate::machine::{Machine, read_entry};
 use maxine_state::{Applied, Batch, CodecError, ControlState, STATE_VERSION};
 use maxine_view::View;
 
-/// Most entries kept in memory to put a lost tail back.
+/// Maximum number of entries that are kept in memory, for writing back a tail that Redis lost.
 const KEPT_ENTRIES_MAX: usize = 8_192;
-/// Most bytes of them.
+/// Maximum size of these entries, in bytes.
 const KEPT_LEN_MAX: usize = 64 * 1024 * 1024;
 
-/// Most nonces that a snapshot names, so that a node that was a little behind can tell whether it
-/// lies on the way to it.
+/// Maximum number of nonces in a snapshot. With them, a node that was slightly behind can find out whether
+/// its position is part of the snapshot's log.
 pub(super) const RECENT_MAX: usize = 256;
 
-/// Names an entry for good.
+/// Identifies an entry.
 pub(super) type Nonce = [u8; 16];
 
-/// The last entry that was applied: which log, how far, and which entry that is.
+/// The last applied entry: its log, its number, and its nonce.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Position {
-    /// Names the log. Empty: none was read yet.
+    /// Identifies the log. Empty if no log was read yet.
     pub(super) epoch: String,
-    /// How many entries.
+    /// Number of entries.
     pub(super) seq: u64,
-    /// The last one's nonce.
+    /// The nonce of the last entry.
     pub(super) nonce: Nonce,
 }
 
 impl Position {
-    /// Whether both are the same entry, whichever log it is found in.
+    /// Whether both are the same entry, even if they are in different logs.
     pub(super) fn is_same_entry(&self, other: &Self) -> bool {
         (self.seq, self.nonce) == (other.seq, other.nonce)
     }
 }
 
-/// One entry as the stream holds it.
+/// One entry, as the stream contains it.
 #[derive(Clone, Debug)]
 pub(super) struct Entry {
     pub(super) seq: u64,
@@ -54,12 +55,12 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    /// Whether it is the next one after `place`.
+    /// Whether it is the next entry after `place`.
     pub(super) fn follows_on(&self, place: &Position) -> bool {
         self.seq == place.seq + 1 && self.previous == place.nonce
     }
 
-    /// What it asks for, or why that cannot be read.
+    /// The decoded batch, or why it cannot be read.
     fn batch(&self) -> Result<Result<Batch, String>, Refusal> {
         let position = self.seq;
         let other =
@@ -84,15 +85,16 @@ pub(super) struct Skipped {
 /// Why entries could not be applied.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Refusal {
-    /// Not the continuation of what is here.
+    /// They do not follow this node's position.
     #[error("entries are missing")]
     Broken,
-    /// Written by a Maxine of another version, whose entries this one does not understand: it must not go on.
+    /// A Maxine of another version wrote the entry, and this one does not understand it. This node must stop
+    /// before it.
     #[error("entry {position} of the log in redis: {reason}")]
     OtherVersion { position: u64, reason: String },
 }
 
-/// The copy.
+/// This node's copy of the state.
 pub(super) struct Replica {
     inner: Mutex<Inner>,
     applied: watch::Sender<u64>,
@@ -106,7 +108,7 @@ struct Inner {
     waiters: HashMap<Nonce, oneshot::Sender<Vec<Applied>>>,
 }
 
-/// A place among those who wait; leaves when dropped.
+/// A caller that waits for the replies to an entry. Dropping it ends the wait.
 pub(super) struct Waiter<'a> {
     replica: &'a Replica,
     nonce: Nonce,
@@ -114,7 +116,7 @@ pub(super) struct Waiter<'a> {
 }
 
 impl Waiter<'_> {
-    /// The answers to the entry, when it has been applied and published here.
+    /// The replies to the entry, once it has been applied and published here.
     pub(super) async fn answer(&mut self) -> Option<Vec<Applied>> {
         (&mut self.answer).await.ok()
     }
@@ -144,7 +146,7 @@ impl Replica {
         self.inner.lock().position.clone()
     }
 
-    /// The state, its place, and the nonces of the newest entries in it, the last one last.
+    /// The state, its position, and the nonces of its newest entries, the last one last.
     pub(super) fn state(&self) -> (ControlState, Position, Vec<Nonce>) {
         let inner = self.inner.lock();
         let skip = inner.kept.len().saturating_sub(RECENT_MAX);
@@ -156,7 +158,7 @@ impl Replica {
         (inner.machine.state(), inner.position.clone(), recent)
     }
 
-    /// Follows how many entries were applied.
+    /// A receiver that follows the number of applied entries.
     pub(super) fn applied(&self) -> watch::Receiver<u64> {
         self.applied.subscribe()
     }
@@ -167,8 +169,8 @@ impl Replica {
         Waiter { replica: self, nonce, answer }
     }
 
-    /// Applies entries that follow on what is here, publishes them, and answers who waits. Returns
-    /// those that were skipped.
+    /// Applies entries that follow this node's position, publishes them, and answers the waiting callers.
+    /// Returns the skipped entries.
     pub(super) fn apply(&self, entries: Vec<Entry>) -> Result<Vec<Skipped>, Refusal> {
         let mut inner = self.inner.lock();
         let inner = &mut *inner;
@@ -188,7 +190,7 @@ impl Replica {
         let answers = inner.machine.apply_batches(&batches);
         for (entry, answer) in entries.iter().zip(answers) {
             if let Some(waiter) = inner.waiters.remove(&entry.nonce) {
-                // Who no longer waits has got "outcome unknown".
+                // A caller that no longer waits has received "outcome unknown".
                 let _ = waiter.send(answer);
             }
         }
@@ -201,12 +203,12 @@ impl Replica {
         Ok(skipped)
     }
 
-    /// Goes on in another log that has the very entry that this node is at.
+    /// Continues in another log, which has the same entry that this node is at.
     pub(super) fn adopt(&self, epoch: &str) {
         epoch.clone_into(&mut self.inner.lock().position.epoch);
     }
 
-    /// Replaces everything by a state that was rebuilt, and answers who waits for an entry in it.
+    /// Replaces the state with one that was rebuilt, and answers the callers that wait for an entry in it.
     pub(super) fn replace(&self, rebuilt: Rebuilt) {
         let mut inner = self.inner.lock();
         inner.machine.replace(rebuilt.state);
@@ -232,7 +234,7 @@ impl Replica {
         inner.position.is_same_entry(place) || inner.kept.iter().rev().any(is_it)
     }
 
-    /// What comes after the entry `nonce` at `seq`, if this node still has all of it.
+    /// The entries after the entry `nonce` at `seq`, if this node still has all of them.
     pub(super) fn kept_after(&self, seq: u64, nonce: &Nonce) -> Option<Vec<Entry>> {
         let inner = self.inner.lock();
         let first = inner.kept.iter().position(|entry| entry.seq == seq + 1)?;
@@ -260,25 +262,25 @@ fn read_or_skip(entry: &Entry, skipped: &mut Vec<Skipped>) -> Result<Batch, Refu
     }))
 }
 
-/// A state that is put together aside, from a snapshot and the entries after it, so that readers
-/// never see it half done.
+/// A state that is rebuilt separately, from a snapshot and the entries after it, so that readers never see it
+/// incomplete.
 pub(super) struct Rebuilt {
     state: ControlState,
     position: Position,
     kept: Vec<Entry>,
     answers: Vec<(Nonce, Vec<Applied>)>,
     pub(super) skipped: Vec<Skipped>,
-    /// Nonces of the last entries before the first kept one, the last one last.
+    /// The nonces of the entries before the first kept one, the last one last.
     recent: Vec<Nonce>,
 }
 
 impl Rebuilt {
-    /// Starts from a snapshot whose last entries had the nonces `recent`.
+    /// Starts from a snapshot, whose last entries had the nonces `recent`.
     pub(super) fn new(state: ControlState, position: Position, recent: Vec<Nonce>) -> Self {
         Self { state, position, kept: Vec::new(), answers: Vec::new(), skipped: Vec::new(), recent }
     }
 
-    /// Whether it comes after the entry at `place`; `None` where it cannot be told.
+    /// Whether it comes after the entry at `place`; `None` if that is unknown.
     pub(super) fn comes_after(&self, place: &Position) -> Option<bool> {
         if place.seq == 0 {
             return Some(true);
@@ -342,8 +344,8 @@ mod tests {
         Entry { seq, nonce, previous, version: 1, payload }
     }
 
-    /// An entry that nobody can read changes nothing on any replica, in whatever pages it comes,
-    /// and the ones after it count; one of a newer version is not skipped.
+    /// An entry that no version can read changes nothing on any replica, in whatever pages it arrives, and
+    /// the entries after it count. An entry of a newer version is not skipped.
     #[test]
     fn an_unreadable_entry_is_skipped_alike_however_it_is_read() {
         let garbage = Entry { payload: b"garbage".as_slice().into(), ..entry(2, 2, 1) };
@@ -361,7 +363,8 @@ mod tests {
         assert_eq!(one_by_one.state().0.digest(), digest);
         assert_eq!(rebuilt.into_state().digest(), digest);
         assert_eq!(at_once.position().seq, 3);
-        // One that only a newer version can read is not skipped, nor one in the format of an older version.
+        // An entry that only a newer version can read is not skipped. An entry in the format of an older
+        // version is not skipped either.
         let newer = Entry {
             version: STATE_VERSION + 1,
             seq: 4,

@@ -1,12 +1,12 @@
-//! The Lua scripts: every decision that must be one step in Redis.
+//! The Lua scripts for every decision that must be one step in Redis.
 //!
-//! The log is a chain: each entry has a random nonce and that of the entry before it, and its
-//! position is its stream id. So a replica notices every gap, every fork and every step back.
+//! The log is a chain. Each entry has a random nonce and the nonce of the entry before it, and its position
+//! is its stream id. So a replica notices every gap, every fork and every step back.
 //!
-//! A script expects anything under Maxine's keys: another type, a field that is no number, a lease
-//! without an end. It answers with a word for it, or replaces it; it never fails because of it.
-//! A script's first write is one that Redis refuses when it is read-only; where it adds data, also
-//! one that Redis refuses when it is out of memory. So a script that fails has done nothing.
+//! A script accepts any content under Maxine's keys: another type, a field that is no number, a lease without
+//! an end. It answers with a code for such content, or replaces it; it never fails because of it. The first
+//! write of a script is one that Redis refuses if it is read-only. Where the script adds data, it is also one
+//! that Redis refuses if it is out of memory. So a script that fails has changed nothing.
 
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -21,10 +21,10 @@ mod nodes;
 pub(super) use leader::{ACQUIRE, LEASE, POST, RELEASE, RENEW};
 pub(super) use nodes::{FORGET, NODES, REPORT};
 
-/// How long what was replaced by [`INSTALL`] is kept aside, in milliseconds: a week.
+/// How long the data that [`INSTALL`] replaced is kept, in milliseconds: a week.
 const ASIDE_MS: &str = "604800000";
 
-/// Functions for all scripts. A head or a lease that cannot be read counts as none.
+/// Functions for all scripts. A head or a lease that cannot be read counts as missing.
 const COMMON: &str = r"
 local function kind(key) return redis.call('TYPE', key)['ok'] end
 local function number(text)
@@ -71,12 +71,12 @@ impl Script {
         Self { code, hash }
     }
 
-    /// The command that runs it by its hash.
+    /// The command that runs the script by its hash.
     pub(super) fn by_hash(&self, keys: &[&str], args: &[&[u8]]) -> Cmd {
         Self::build("EVALSHA", &self.hash, keys, args)
     }
 
-    /// The command that runs it and has Redis remember it.
+    /// The command that runs the script by its code and stores it in Redis.
     pub(super) fn by_code(&self, keys: &[&str], args: &[&[u8]]) -> Cmd {
         Self::build("EVAL", &self.code, keys, args)
     }
@@ -90,7 +90,7 @@ impl Script {
         command
     }
 
-    /// Runs it.
+    /// Runs the script.
     pub(super) async fn run<T: FromRedisValue>(
         &self,
         link: &mut Link,
@@ -135,9 +135,9 @@ return {'OK', next}
     )
 });
 
-/// Puts entries back that Redis lost. Keys: head, log. Arguments: epoch, position and nonce after
-/// which they come, then nonce, command version and payload of each. Answers `OK`, `CHANGED` (the
-/// head is another one) or `BLOCKED`.
+/// Writes back entries that Redis lost. Keys: head, log. Arguments: epoch, position and nonce of the entry
+/// before them, then nonce, command version and payload of each. Answers `OK`, `CHANGED` (the head is another
+/// one) or `BLOCKED`.
 pub(super) static PUT_BACK: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"
@@ -158,8 +158,8 @@ return 'OK'
     )
 });
 
-/// Makes a log where there is none, and only where nothing is left of one. Keys: head, log,
-/// snapshot. Arguments: its epoch, the first nonce.
+/// Creates a log if there is none, and nothing is left of an earlier one. Keys: head, log, snapshot.
+/// Arguments: its epoch, the first nonce.
 pub(super) static CREATE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"
@@ -172,9 +172,9 @@ return 1
     )
 });
 
-/// Reads what comes after an id, without more than a bound. Key: log. Arguments: the id, most entries, most bytes
-/// of one value, most bytes of all. A value that is longer is left empty, and so is an entry of too many fields.
-/// Answers whether there may be more, and the entries.
+/// Reads what follows an id, up to a limit. Key: log. Arguments: the id, the maximum number of entries, the
+/// maximum length of one value, and of all values. A longer value is returned empty, and so is an entry with
+/// too many fields. Answers whether there may be more, and the entries.
 pub(super) static PAGE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"
@@ -199,8 +199,8 @@ return {1, entries}
     )
 });
 
-/// Reads one part of a snapshot. Key: the parts. Arguments: its number, most bytes of it; a longer one reads as
-/// empty, so that the checksum is wrong.
+/// Reads one part of a snapshot. Key: the parts. Arguments: its number, its maximum length. A longer part is
+/// returned empty, so that the checksum is wrong.
 pub(super) static PART: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"
@@ -211,12 +211,12 @@ return part and #part > tonumber(ARGV[2]) and '' or part
     )
 });
 
-/// Says where the log ends; nothing where there is no head that can be read. Key: head.
+/// Returns the end of the log; nothing if no head can be read. Key: head.
 pub(super) static HEAD: LazyLock<Script> =
     LazyLock::new(|| Script::new("return read_head(KEYS[1]) or {}"));
 
-/// Says what Redis holds, without changing it. Keys: head, log, snapshot, leader. Argument: the
-/// prefix of the parts' keys. The order of the answer is that of [`super::survey`].
+/// Reports the content of Redis, without changing it. Keys: head, log, snapshot, leader. Argument: the prefix
+/// of the parts' keys. The order of the answer is that of [`super::survey`].
 pub(super) static SURVEY: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"
@@ -315,8 +315,8 @@ return 'OK'
     )
 });
 
-/// Notes that a node could not build the state at the head, whatever the ids look like: whoever
-/// leads then writes a snapshot. Key: head. Argument: the epoch.
+/// Records that a node could not build the state at the head, although the ids suggest that it can be built.
+/// The leader then writes a snapshot. Key: head. Argument: the epoch.
 pub(super) static REPORT_SHORT: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"

@@ -1,7 +1,7 @@
-//! The state as a snapshot in Redis: parts in a list of their own, and a manifest that names them.
+//! Snapshots in Redis: the parts are in a list, and a manifest names them.
 //!
-//! A snapshot counts from the moment its manifest names it; the log is trimmed in that same step,
-//! and only behind it. So a reader finds either the entry that it wants or a snapshot past it.
+//! A snapshot is valid from the moment its manifest names it. The same step trims the log, and only up to the
+//! snapshot. So a reader finds either the entry that it needs, or a later snapshot.
 
 use std::io::Read;
 use std::time::Duration;
@@ -16,15 +16,15 @@ use maxine_state::{CodecError, ControlState, SnapshotError};
 
 /// Size of one part.
 const PART_LEN: usize = 1024 * 1024;
-/// Largest snapshot that is written or read.
+/// Maximum size of a snapshot that is written or read.
 const SNAPSHOT_LEN_MAX: u64 = 2 * 1024 * 1024 * 1024;
-/// How long parts stay that nobody published.
+/// How long unpublished parts are kept.
 const UNPUBLISHED_MS: u64 = 600_000;
 
-/// A snapshot that cannot be used.
+/// Why a snapshot cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum SnapshotFailure {
-    /// Redis did not do it.
+    /// Redis failed.
     #[error(transparent)]
     Redis(#[from] RedisError),
     /// It was replaced by a newer one while it was read.
@@ -40,7 +40,7 @@ pub(super) enum SnapshotFailure {
     Newer(u32),
 }
 
-/// What the manifest says.
+/// The content of the manifest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Manifest {
     pub(super) position: Position,
@@ -48,13 +48,13 @@ pub(super) struct Manifest {
     pub(super) parts: u64,
     pub(super) len: u64,
     pub(super) crc: u32,
-    /// The version of the state in it.
+    /// The version of the state.
     pub(super) version: u32,
-    /// The nonces of the last entries in it, the last one last.
+    /// The nonces of the last entries in the state, the last one last.
     pub(super) recent: Vec<Nonce>,
 }
 
-/// A state, encoded.
+/// An encoded state.
 pub(super) struct Encoded {
     parts: Vec<Vec<u8>>,
     len: u64,
@@ -62,7 +62,7 @@ pub(super) struct Encoded {
     version: u32,
 }
 
-/// Encodes a state into parts; not for a runtime thread.
+/// Encodes a state into parts. Call it on a blocking thread.
 pub(super) fn encode(state: &ControlState) -> std::io::Result<Encoded> {
     struct Parts(Encoded);
     impl std::io::Write for Parts {
@@ -148,7 +148,7 @@ fn decode(parts: &[Vec<u8>], len: u64, crc: u32) -> Result<ControlState, Snapsho
     })
 }
 
-/// Uploads an encoded state at `position`; it is named by nobody yet.
+/// Uploads an encoded state at `position`. No manifest names it yet.
 pub(super) async fn upload(
     link: &mut Link,
     keys: &Keys,
@@ -181,7 +181,7 @@ pub(super) async fn upload(
 }
 
 impl Manifest {
-    /// Its nine fields, in the scripts' order.
+    /// The nine fields, in the order that the scripts expect.
     fn fields(&self) -> Vec<Vec<u8>> {
         let number = |number: u64| number.to_string().into_bytes();
         vec![
@@ -197,7 +197,7 @@ impl Manifest {
         ]
     }
 
-    /// An empty one at `position`.
+    /// An empty manifest at `position`.
     #[cfg(test)]
     pub(super) fn at(position: Position) -> Self {
         let (id, recent) = (String::from("id"), vec![position.nonce]);
@@ -205,8 +205,8 @@ impl Manifest {
     }
 }
 
-/// Makes an uploaded snapshot the present one and trims the log behind it. Returns the script's
-/// word: `OK`, or why not.
+/// Publishes an uploaded snapshot and trims the log before it. Returns the answer of the script: `OK`, or the
+/// reason.
 pub(super) async fn publish(
     link: &mut Link,
     keys: &Keys,
@@ -224,18 +224,18 @@ pub(super) async fn publish(
     scripts::PUBLISH_SNAPSHOT.run(link, &all, &args, timeout).await
 }
 
-/// What came of putting a state into Redis.
+/// The result of writing a state to Redis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Installed {
-    /// It is there.
+    /// The state was written.
     Done,
-    /// Redis has another head than the one that was to be replaced.
+    /// Redis has another head than the one to be replaced.
     Changed,
-    /// A node leads, and only a log that nobody leads was to be replaced.
+    /// A node leads, and only a log without a leader was to be replaced.
     Led,
 }
 
-/// Puts an uploaded state in the place of whatever is there, if the head is still `replaces`.
+/// Replaces the content of Redis with an uploaded state, if the head is still `replaces`.
 pub(super) async fn install(
     link: &mut Link,
     keys: &Keys,

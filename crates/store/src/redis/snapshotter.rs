@@ -1,5 +1,5 @@
-//! When a snapshot is due: the leader writes one after so many entries, or when a newcomer could
-//! not build the state from what Redis holds.
+//! Decides when a snapshot is due. The leader writes one after a number of entries, or when a node could not
+//! build the state from the content of Redis.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,7 +34,7 @@ impl Core {
         let (mut shared, _) = self.main.get().await?;
         let survey = Survey::read(&mut shared, &self.keys, timeout).await?;
         let mine = self.replica.position();
-        // What takes no entries is put in order by the one that follows the log.
+        // If the stream accepts no entries, the task that follows the log repairs it.
         if !survey.takes_entries() || survey.head.as_ref().is_none_or(|h| h.epoch != mine.epoch) {
             return Ok(());
         }
@@ -44,7 +44,7 @@ impl Core {
         if !due && is_whole {
             return Ok(());
         }
-        // A connection of its own: a large upload must not delay renewals or writes.
+        // This has its own connection, because a large upload must not delay renewals or writes.
         let link = &mut self.connector.connect().await?;
         let (state, position, recent) = self.replica.state();
         let encoded = tokio::task::spawn_blocking(move || snapshot::encode(&state)).await;
@@ -55,7 +55,7 @@ impl Core {
         let seq = position.seq;
         let uploaded =
             snapshot::upload(link, &self.keys, &encoded, position, recent, timeout).await?;
-        // Nobody can use what lies before a hole.
+        // Nobody can use the entries before a gap.
         let keep = if is_whole { self.config.keep_entries } else { 0 };
         let word = snapshot::publish(link, &self.keys, &uploaded, keep, lease, timeout).await?;
         tracing::info!(position = seq, word, is_whole, "snapshot");

@@ -1,8 +1,8 @@
-//! Reading the log: pages of entries, and the rebuilding of a state from the snapshot and what
-//! comes after it. Holds no state of its own and changes nothing in Redis.
+//! Reads the log in pages, and rebuilds a state from the snapshot and the entries after it. It has no state
+//! of its own and changes nothing in Redis.
 //!
-//! What is in the stream but is no entry of Maxine's is passed over and reported; the chain of
-//! nonces tells whether anything is missing.
+//! Stream entries that Maxine did not write are skipped and reported. The chain of nonces shows whether
+//! anything is missing.
 
 use std::time::Duration;
 
@@ -17,16 +17,16 @@ use super::snapshot::{self, SnapshotFailure};
 use super::survey::{Survey, parse_id};
 use maxine_state::ControlState;
 
-/// Most entries read at once.
+/// Maximum number of entries in one read.
 pub(super) const PAGE_ENTRIES_MAX: usize = 256;
-/// Most bytes of them: more than one entry can have.
+/// Maximum size of one read, in bytes. A single entry is always smaller.
 const PAGE_LEN_MAX: usize = 2 * ENTRY_LEN_MAX;
 /// The nonce before the first entry.
 pub(super) const FIRST: Nonce = [0; 16];
-/// How often a rebuild starts again because the snapshot or the log changed under it.
+/// Maximum number of attempts to rebuild a state while the snapshot or the log changes.
 const REBUILD_ATTEMPTS_MAX: u32 = 5;
 
-/// An id with its fields, as Redis gives them.
+/// An id with its fields, as Redis returns them.
 type RawEntry = (String, Vec<Vec<u8>>);
 /// A key with its entries.
 type RawStream = (String, Vec<RawEntry>);
@@ -34,20 +34,20 @@ type RawStream = (String, Vec<RawEntry>);
 /// Why a state could not be rebuilt.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum RebuildError {
-    /// Redis did not answer, or said no.
+    /// Redis did not answer, or refused.
     #[error(transparent)]
     Redis(#[from] RedisError),
-    /// Written by a newer version: this node must not go on.
+    /// A newer version wrote it. This node must stop.
     #[error("{0}")]
     Newer(String),
 }
 
-/// Names a log.
+/// A name for a new log.
 pub(super) fn new_epoch() -> String {
     format!("{:016x}", rand::random::<u64>())
 }
 
-/// Where the log ends; `None` where no head can be read.
+/// The end of the log; `None` if no head can be read.
 pub(super) async fn head(
     link: &mut Link,
     keys: &Keys,
@@ -63,7 +63,7 @@ pub(super) async fn head(
     Ok(read())
 }
 
-/// Makes an empty log where there is none and nothing is left of one.
+/// Creates an empty log if there is none and nothing is left of an earlier one.
 pub(super) async fn create(link: &mut Link, keys: &Keys, timeout: Duration) -> RedisResult<()> {
     let epoch = new_epoch();
     let args: [&[u8]; 2] = [epoch.as_bytes(), &FIRST];
@@ -71,22 +71,23 @@ pub(super) async fn create(link: &mut Link, keys: &Keys, timeout: Duration) -> R
     scripts::CREATE.run(link, &all, &args, timeout).await
 }
 
-/// What one read of the stream brought.
+/// The result of one read of the stream.
 #[derive(Default)]
 pub(super) struct Page {
     pub(super) entries: Vec<Entry>,
-    /// What is no entry of Maxine's.
+    /// Entries that Maxine did not write.
     pub(super) skipped: Vec<Skipped>,
-    /// The last id; the next page begins after it.
+    /// The last id. The next page begins after it.
     pub(super) last_id: Option<String>,
     /// Whether there may be more.
     pub(super) is_full: bool,
 }
 
-/// Reads the entries after the id `after`. If there is none yet, waits up to `block_ms` milliseconds for one.
+/// Reads the entries after the id `after`. If there are none, waits up to `block_ms` milliseconds for one.
 ///
-/// What is there is read by a script, which leaves out what is too long. Redis offers no way to wait for an entry
-/// without reading it: so of a value that a stranger writes while a node waits, that one is read whole, once.
+/// A script reads existing entries and leaves out values that are too long. Redis cannot wait for an entry
+/// without reading it. So if another program writes a large value while a node waits, that node reads it as a
+/// whole, once.
 pub(super) async fn page(
     link: &mut Link,
     keys: &Keys,
@@ -107,7 +108,7 @@ pub(super) async fn page(
     command.arg("STREAMS").arg(&keys.log).arg(after);
     let wait = Duration::from_millis(block_ms) + timeout;
     let streams: Option<Vec<RawStream>> = match link.query(&command, wait).await {
-        // Not a stream at all: as good as none. Redis does not wait in this case.
+        // The key is no stream, so it counts as empty. Redis does not wait in this case.
         Err(error) if error.code() == Some("WRONGTYPE") => {
             tokio::time::sleep(Duration::from_millis(block_ms)).await;
             None
@@ -134,7 +135,7 @@ impl Page {
     }
 }
 
-/// An entry, if it has a place in the chain. Its payload may still turn out to be unreadable.
+/// An entry, if it has a position in the chain. Its payload may still be unreadable.
 fn parse(id: &str, fields: &[Vec<u8>]) -> Option<Entry> {
     let (seq, 0) = parse_id(id)? else { return None };
     let (mut nonce, mut previous, mut version, mut payload) = (None, None, 0, &[][..]);
@@ -154,7 +155,7 @@ fn parse(id: &str, fields: &[Vec<u8>]) -> Option<Entry> {
 /// What can be read of the log.
 pub(super) struct Found {
     pub(super) survey: Survey,
-    /// As far as the snapshot and the entries after it reach without a gap.
+    /// The state, as far as the snapshot and the entries after it reach without a gap.
     pub(super) rebuilt: Rebuilt,
     /// What is wrong with the snapshot, if it cannot be used.
     pub(super) damage: Option<String>,
@@ -182,8 +183,8 @@ impl Found {
     }
 }
 
-/// Builds the state at the log's present end from the snapshot and the entries after it, or as much
-/// of it as can be read.
+/// Builds the state at the present end of the log from the snapshot and the entries after it, or as much of
+/// it as can be read.
 pub(super) async fn rebuild(
     link: &mut Link,
     keys: &Keys,
@@ -195,7 +196,7 @@ pub(super) async fn rebuild(
         if found.is_whole() || attempt >= REBUILD_ATTEMPTS_MAX {
             return Ok(found);
         }
-        // Somebody may have written, or published a snapshot, while this was read.
+        // Another node may have written, or published a snapshot, during the read.
         if Survey::read(link, keys, timeout).await? == found.survey {
             return Ok(found);
         }

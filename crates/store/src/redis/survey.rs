@@ -1,7 +1,7 @@
-//! What Redis holds at one moment: the head, the stream, the snapshot and the lease.
+//! The content of Redis at one moment: the head, the stream, the snapshot and the lease.
 //!
-//! Read by one script, so that the parts belong together. Decides nothing about this node: that is
-//! [`super::mend`]'s task.
+//! One script reads all of it, so that the parts are consistent. It decides nothing about this node;
+//! [`super::mend`] does.
 
 use std::time::Duration;
 
@@ -13,31 +13,31 @@ use super::replica::{Nonce, Position};
 use super::scripts::SURVEY;
 use super::snapshot::Manifest;
 
-/// A stream id: position, and 0 where it is one of Maxine's.
+/// A stream id: the position, and 0 for entries of Maxine.
 pub(super) type Id = (u64, u64);
 
-/// What there is of the stream.
+/// The stream.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Stream {
-    /// Redis's type of the key: `stream`, `none` or another one.
+    /// The Redis type of the key: `stream`, `none` or another one.
     pub(super) kind: String,
     /// How many entries.
     pub(super) len: u64,
-    /// The greatest id that it ever had.
+    /// The greatest id that the stream ever had.
     pub(super) newest: Id,
-    /// The first and the last entry's id.
+    /// The ids of the first and the last entry.
     pub(super) ends: Option<(Id, Id)>,
 }
 
-/// What Redis holds.
+/// The content of Redis.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Survey {
-    /// Where the log ends; `None` where that cannot be read.
+    /// The end of the log; `None` if it cannot be read.
     pub(super) head: Option<Position>,
     pub(super) stream: Stream,
-    /// The snapshot whose manifest can be read and whose parts are there.
+    /// The snapshot, if its manifest can be read and its parts exist.
     pub(super) manifest: Option<Manifest>,
-    /// The lease of whoever leads; empty where nobody does.
+    /// The leader's lease; empty if there is none.
     pub(super) lease: String,
     /// Whether a node reported that it could not build the state at the head.
     pub(super) is_short: bool,
@@ -94,14 +94,14 @@ impl Survey {
         }
     }
 
-    /// Whether the next entry can be appended: there is a stream, and it never held anything behind
-    /// the head.
+    /// Whether the next entry can be appended: the stream exists, and never contained anything after the
+    /// head.
     pub(super) fn takes_entries(&self) -> bool {
         let Some(head) = &self.head else { return false };
         self.stream.kind == "stream" && self.stream.newest <= (head.seq, 0)
     }
 
-    /// The snapshot, if it is one of this very log.
+    /// The snapshot, if it belongs to this log.
     pub(super) fn base(&self) -> Option<&Manifest> {
         let manifest = self.manifest.as_ref()?;
         let fits = |head: &Position| {
@@ -110,8 +110,7 @@ impl Survey {
         self.head.as_ref().is_none_or(fits).then_some(manifest)
     }
 
-    /// Whether the state at the head can be built from the snapshot and the stream, as far as their
-    /// ids tell.
+    /// Whether the state at the head can be built from the snapshot and the stream, judged by their ids.
     pub(super) fn is_whole(&self) -> bool {
         let Some(head) = self.head.as_ref().filter(|_| !self.is_short) else { return false };
         let covered = self.base().map_or(0, |manifest| manifest.position.seq);

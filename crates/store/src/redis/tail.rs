@@ -1,7 +1,7 @@
 //! Follows the log.
 //!
-//! One task per node, with a connection of its own. After every silence, and whenever something
-//! does not fit, it has [`super::mend`] compare the log's end with this node's place.
+//! Each node has one such task, with its own connection. After every silence, and whenever something does not
+//! fit, it calls [`super::mend`] to compare the end of the log with this node's position.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -16,21 +16,21 @@ use super::stream::{self, RebuildError};
 use super::survey::parse_id;
 use crate::StoreEvent;
 
-/// How long one read waits for entries: bounds how old the age of the view can get unnoticed.
+/// How long one read waits for entries. This limits how long the staleness of the view can grow unnoticed.
 const BLOCK_MS: u64 = 250;
-/// The longest pause before what cannot be used is looked at again.
+/// Maximum pause before unusable content is checked again.
 const DAMAGED_PAUSE_MS_MAX: u64 = 500;
 
-/// How long one that was passed over already delays the next read.
+/// How long an entry that was already skipped delays the next read.
 const PASSED_PAUSE_MS: u64 = 50;
 
 /// Why a session with Redis ended.
 pub(super) enum End {
-    /// The connection is of no more use.
+    /// The connection can no longer be used.
     Redis(RedisError),
-    /// What is in Redis cannot be used yet; [`super::mend`] says how long that can last.
+    /// The content of Redis cannot be used yet. [`super::mend`] says how long that can last.
     Damaged(String),
-    /// This node must not go on.
+    /// This node must stop.
     Fatal(String),
     /// The node is stopping.
     Stop,
@@ -70,7 +70,7 @@ impl Core {
                     break;
                 }
                 End::Redis(error) => {
-                    // A server that came later than this node may be of another kind than expected.
+                    // A server that started later than this node may be of another kind than expected.
                     let mismatch = super::topology::check(&self.config).await.err();
                     self.note_unreachable(&mismatch.unwrap_or_else(|| error.to_string()));
                     self.connector.backoff()
@@ -96,7 +96,7 @@ impl Core {
         self.note_server(link).await?;
         self.synchronise(link).await?;
         let timeout = self.config.command_timeout();
-        // The last id that was passed over.
+        // The last id that was skipped.
         let mut passed = String::new();
         loop {
             let seq = self.replica.position().seq;
@@ -111,7 +111,7 @@ impl Core {
                 self.report_skipped(&page.skipped);
                 passed.clone_from(&last.id);
             } else if !page.skipped.is_empty() {
-                // Still there, behind the head: whoever leads puts the log in order.
+                // It is still there, after the head. The leader repairs the log.
                 tokio::time::sleep(Duration::from_millis(PASSED_PAUSE_MS)).await;
             }
             if page.entries.is_empty() || repair {
@@ -121,7 +121,7 @@ impl Core {
             match self.replica.apply(page.entries) {
                 Ok(skipped) => {
                     self.report_skipped(&skipped);
-                    // After a full page there may be more.
+                    // There may be more entries after a full page.
                     if !page.is_full {
                         self.note_complete(asked_ms);
                     }
@@ -134,7 +134,7 @@ impl Core {
         }
     }
 
-    /// Every replica skips the same entries, and each reports them once as it passes them.
+    /// Every replica skips the same entries. Each reports them once, when it passes them.
     pub(super) fn report_skipped(&self, skipped: &[Skipped]) {
         let Some(first) = skipped.first() else { return };
         self.emit(StoreEvent::EntriesSkipped {
@@ -144,7 +144,8 @@ impl Core {
         });
     }
 
-    /// Notices that another process answers than before. A user without the right to ask is fine.
+    /// Detects that another server process answers than before. A user without the permission to ask is
+    /// accepted.
     async fn note_server(&self, link: &mut Link) -> RedisResult<()> {
         if link.is_cluster() {
             return Ok(());
@@ -165,7 +166,7 @@ impl Core {
         let Some(now) = run_id.map(|id| id.trim().to_owned()) else { return Ok(()) };
         let before = self.run_id.lock().replace(now.clone());
         if let Some(before) = before.filter(|before| *before != now) {
-            // A failover may have forgotten the lease: whoever leads from here on takes a new one.
+            // A failover may have lost the lease, so the next leader takes a new one.
             self.step_down();
             self.emit(StoreEvent::ServerChanged { before, now });
         }
@@ -173,8 +174,8 @@ impl Core {
     }
 }
 
-/// The id after which the entry that follows on `seq` is found: behind what was passed over, as far
-/// as that lies between the two.
+/// The id after which the entry that follows `seq` is searched: after the skipped ids, as far as they are
+/// between the two.
 fn read_after(seq: u64, passed: &str) -> String {
     match parse_id(passed) {
         Some((at, _)) if at == seq => passed.to_owned(),

@@ -1,5 +1,5 @@
-//! Whether the servers that the settings name are what the settings take them for: one server, its
-//! Sentinels, or nodes of a Cluster (each says so itself in `INFO server`); and which other servers those name.
+//! Checks that the configured servers are of the configured kind: a single server, Sentinels, or nodes of a
+//! Redis Cluster. Each server reports its kind in `INFO server`. It also lists the servers that these name.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,15 +12,15 @@ use super::Core;
 use super::config::{RedisConfig, Topology};
 use super::connect::client;
 
-/// The longest that one server is waited for.
+/// Maximum time to wait for one server.
 const TIMEOUT_MAX: Duration = Duration::from_secs(2);
-/// Between two looks at which servers there are.
+/// Interval between two searches for servers.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
-/// Most servers that are kept.
+/// Maximum number of servers that are kept.
 const SERVERS_MAX: usize = 2_048;
 
-/// What is wrong, if a server that answers is of another kind. One that does not answer, or is not
-/// allowed to say, is passed over.
+/// The error, if a server answers that is of another kind. Servers that do not answer, or may not report
+/// their kind, are skipped.
 pub(super) async fn check(config: &RedisConfig) -> Result<(), String> {
     let first = std::slice::from_ref(&config.url);
     let (urls, expected): (Vec<&String>, &str) = match &config.topology {
@@ -58,7 +58,7 @@ fn mismatch(host: &str, expected: &str, mode: &str) -> String {
     format!("state.redis_url: {host} {text}")
 }
 
-/// Where a URL leads, without its password.
+/// The host and port of a URL, without its password.
 fn host(url: &str) -> String {
     url.into_connection_info().map_or_else(|_| "a server".into(), |info| info.addr().to_string())
 }
@@ -88,8 +88,9 @@ async fn mode(url: &str, config: &RedisConfig) -> Option<String> {
     .await
 }
 
-/// The servers that Sentinels or the nodes of a Cluster name, as `host:port`, their own other ports included. The
-/// first that answers is believed; `None` where none does. Where the URL says everything there is nothing to find.
+/// The servers that Sentinels or the nodes of a Redis Cluster name, as `host:port`, including other ports of
+/// their own. The first answer is used; `None` if there is none. For a single server there is nothing to
+/// find.
 async fn servers(config: &RedisConfig) -> Option<Vec<String>> {
     let urls: Vec<&String> = match &config.topology {
         Topology::Single => return Some(Vec::new()),
@@ -135,8 +136,8 @@ async fn of_cluster(mut link: MultiplexedConnection, url: &str) -> Option<Vec<St
     Some(cluster_nodes(&text, asked.rsplit_once(':').map_or("", |(host, _)| host)))
 }
 
-/// Reads the nodes' addresses, `IP:PORT@BUS_PORT[,HOST_NAME]`, from what the node on the host `asked` answers to
-/// `CLUSTER NODES`. A node that has met no other does not know its own address.
+/// Reads the addresses of the nodes, `IP:PORT@BUS_PORT[,HOST_NAME]`, from the answer to `CLUSTER NODES` of
+/// the node on the host `asked`. A node that has met no other node does not know its own address.
 fn cluster_nodes(text: &str, asked: &str) -> Vec<String> {
     let each = text.lines().filter_map(|line| {
         let mut fields = line.split(' ').skip(1);
@@ -145,7 +146,7 @@ fn cluster_nodes(text: &str, asked: &str) -> Vec<String> {
         let (ip, ports) = address.rsplit_once(':')?;
         let ip = if ip.is_empty() && flags.contains("myself") { asked } else { ip };
         let (port, bus_port) = ports.split_once('@').unwrap_or((ports, ""));
-        // Further fields, `shard-id=...`, may follow on the name.
+        // More fields, `shard-id=...`, may follow the name.
         let name = name.split(',').next()?;
         let hosts = [ip, name].into_iter().filter(|host| !host.is_empty());
         let ports = [port, bus_port].into_iter().filter(|port| !port.is_empty());
@@ -156,14 +157,14 @@ fn cluster_nodes(text: &str, asked: &str) -> Vec<String> {
 }
 
 impl Core {
-    /// Looks again and again which servers there are, until the node stops.
+    /// Searches for servers at an interval, until the node stops.
     pub(super) async fn run_topology(self: Arc<Self>) {
         if self.config.topology == Topology::Single {
             return;
         }
         let look = async {
             loop {
-                // While nobody answers, what was known counts.
+                // If no server answers, the earlier list stays in use.
                 if let Some(found) = servers(&self.config).await {
                     *self.servers.lock() = found;
                 }

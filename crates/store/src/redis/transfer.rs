@@ -1,4 +1,4 @@
-//! Reading and writing a whole state in Redis, for a copy between backends.
+//! Reads and writes a whole state in Redis, for a copy between backends.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use super::stream;
 use super::survey::Survey;
 use maxine_state::ControlState;
 
-/// For one command: a whole state may be large.
+/// Time limit for one command. It is long because a whole state may be large.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
 fn describe(error: impl ToString) -> String {
@@ -27,7 +27,7 @@ async fn connect(config: &RedisConfig) -> Result<(Link, Keys), String> {
     Ok((link, Keys::new(config)))
 }
 
-/// The state at the log's present end; `None` where there is no log. Changes nothing.
+/// The state at the present end of the log; `None` if there is no log. Changes nothing.
 pub(crate) async fn read_state(config: &RedisConfig) -> Result<Option<ControlState>, String> {
     let (mut link, keys) = connect(config).await?;
     let found = stream::rebuild(&mut link, &keys, TIMEOUT).await.map_err(describe)?;
@@ -37,8 +37,8 @@ pub(crate) async fn read_state(config: &RedisConfig) -> Result<Option<ControlSta
     if found.is_whole() { Ok(Some(found.rebuilt.into_state())) } else { Err(found.problem()) }
 }
 
-/// Puts `state` in the place of an empty log, or of any log with `replace`. Refused while a node
-/// leads there.
+/// Writes `state` to Redis if the log is empty, or over any log with `replace`. Refused while a node leads
+/// there.
 pub(crate) async fn write_state(
     config: &RedisConfig,
     state: &ControlState,
@@ -69,7 +69,7 @@ pub(crate) async fn write_state(
     }
 }
 
-/// The Node.js Maxine's snapshot.
+/// Reads the snapshot of the Node.js Maxine.
 pub(crate) async fn read_nodejs_snapshot(config: &RedisConfig) -> Result<Option<String>, String> {
     let (mut link, _) = connect(config).await?;
     let mut command = cmd("GET");

@@ -1,9 +1,9 @@
-//! Messages to the leader over TCP: its address and a token stand in the leader's file, so only
-//! those who may read the shared files can call it.
+//! Messages to the leader over TCP. The leader's address and a token are in the leader's file, so only
+//! processes that may read the shared files can call it.
 //!
-//! Request: `length u32 | token, 32 bytes | body`; answer: `length u32 | 0 or 1 | body or refusal`.
-//! Both are bounded and every step has a time limit. A connection has little time until its first token
-//! has come, and one that shows none takes no place of those that do.
+//! Request: `length u32 | token, 32 bytes | body`. Answer: `length u32 | 0 or 1 | body or refusal`. Both are
+//! limited, and every step has a time limit. A connection must send its first token soon. Connections without
+//! a token use separate places, so they cannot take those of real callers.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -20,20 +20,20 @@ use tokio_util::task::TaskTracker;
 
 use crate::{CallError, PeerHandler};
 
-/// Largest message.
+/// Maximum size of a message.
 const BODY_LEN_MAX: usize = 4 * 1024 * 1024;
 const TOKEN_LEN: usize = 32;
-/// Most callers at once that have shown the token.
+/// Maximum number of concurrent callers that have sent the token.
 const CALLERS_MAX: usize = 64;
-/// Most connections that have not shown it yet. Beyond it the oldest of them is closed: a caller shows
-/// the token at once, and one that stays silent must not keep others out.
+/// Maximum number of connections that have not sent the token yet. If there is one more, the oldest is
+/// closed, because a real caller sends the token immediately.
 const GREETINGS_MAX: usize = 64;
-/// How long the first token of a connection may take.
+/// Time limit for the first token of a connection.
 const GREETING: Duration = Duration::from_secs(1);
-/// How long a connection may be idle, and how long one exchange may take.
+/// How long a connection may be idle, and time limit for one exchange.
 const IDLE: Duration = Duration::from_secs(30);
 
-/// Takes calls until the node stops.
+/// Accepts calls until the node stops.
 pub(super) async fn serve(
     listener: TcpListener,
     token: String,
@@ -51,7 +51,7 @@ pub(super) async fn serve(
             accepted = listener.accept() => accepted,
         };
         let Ok((mut stream, _)) = accepted else {
-            // Too many open files, say: others may close some meanwhile.
+            // The cause may be too many open files; others may be closed soon.
             tokio::time::sleep(Duration::from_millis(50)).await;
             continue;
         };
@@ -66,7 +66,7 @@ pub(super) async fn serve(
         let greeting = async move {
             let greeted = tokio::time::timeout(GREETING, token.read(&mut stream)).await;
             let Ok(Ok(body_len)) = greeted else { return };
-            // Over the bound a caller is turned away at once; it retries.
+            // Above the limit a caller is refused immediately. It retries.
             let Ok(place) = places.try_acquire_owned() else { return };
             connections.spawn(async move {
                 tokio::select! {
@@ -83,7 +83,7 @@ pub(super) async fn serve(
     }
 }
 
-/// What callers must show, as a digest: comparing two of them tells nothing of either.
+/// The token of callers, as a digest. The time of a comparison reveals nothing about the token.
 #[derive(Clone, Copy)]
 struct Token([u8; 32]);
 
@@ -92,7 +92,7 @@ impl Token {
         Self(Sha256::digest(token.as_bytes()).into())
     }
 
-    /// Reads the beginning of a request; the length of its body, or an error if this is not the token.
+    /// Reads the beginning of a request. Returns the length of its body, or an error if the token is wrong.
     async fn read(&self, stream: &mut TcpStream) -> std::io::Result<usize> {
         let len = usize::try_from(stream.read_u32().await?).unwrap_or(usize::MAX);
         let body_len = len.checked_sub(TOKEN_LEN).filter(|len| *len <= BODY_LEN_MAX);
@@ -108,7 +108,7 @@ impl Token {
     }
 }
 
-/// Answers the requests of one caller, of which the first has shown the token.
+/// Answers the requests of one caller. Its first request has had the right token.
 async fn connection(
     mut stream: TcpStream,
     token: Token,
@@ -137,7 +137,7 @@ async fn connection(
 
 async fn read(stream: &mut TcpStream) -> std::io::Result<Bytes> {
     let len = usize::try_from(stream.read_u32().await?).unwrap_or(usize::MAX);
-    // One byte tells what the answer is.
+    // The first byte says whether it is a body or a refusal.
     if len > BODY_LEN_MAX + 1 {
         return Err(std::io::ErrorKind::InvalidData.into());
     }
@@ -156,14 +156,14 @@ async fn write(stream: &mut TcpStream, parts: &[&[u8]]) -> std::io::Result<()> {
     stream.write_all(&out).await
 }
 
-/// The caller's side: keeps one connection.
+/// The caller's side. It keeps one connection.
 #[derive(Default)]
 pub(super) struct Caller {
     open: Mutex<Option<(String, TcpStream)>>,
 }
 
 impl Caller {
-    /// Calls the leader at `addr`; the caller limits the time.
+    /// Calls the leader at `addr`. The caller must set a time limit.
     pub(super) async fn call(
         &self,
         addr: &str,
@@ -175,7 +175,7 @@ impl Caller {
             return Err(CallError::Refused(text));
         }
         let mut open = self.open.lock().await;
-        // Taken out: a call that is given up half way leaves no half-used connection behind.
+        // The connection is taken out, so that a call that is given up does not leave it half used.
         let reused = open.take().filter(|(to, _)| to == addr).map(|(_, stream)| stream);
         if let Some(mut stream) = reused
             && let Ok(answer) = exchange(&mut stream, token, body).await
@@ -213,7 +213,7 @@ mod tests {
 
     use super::*;
 
-    /// Answers with what it was sent.
+    /// Answers with the same body.
     struct Echo;
 
     impl PeerHandler for Echo {
@@ -246,7 +246,7 @@ mod tests {
             let answer = caller.call(&addr, TOKEN, text).await.unwrap();
             assert_eq!(answer, text);
         }
-        // The server closed the oldest to make room for newer ones, and the others because they sent nothing.
+        // The server closed the oldest connection to make room, and the others because they sent nothing.
         for mut stream in silent {
             assert_eq!(stream.read(&mut [0; 1]).await.unwrap_or(0), 0);
         }

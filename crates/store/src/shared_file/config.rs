@@ -1,4 +1,4 @@
-//! What the shared-file mode is told.
+//! Settings of the shared-file mode.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -6,34 +6,34 @@ use std::path::PathBuf;
 /// Settings of the shared-file mode.
 #[derive(Clone, Debug)]
 pub struct SharedFileConfig {
-    /// The log file on storage that all nodes share; beside `MAXINE_REGISTRY_STATE_FILE`, with
-    /// `.log` at its end. The lock and the leader's file lie beside it.
+    /// The log file, on storage that all nodes share. Its path is that of `MAXINE_REGISTRY_STATE_FILE` with
+    /// `.log` appended. The lock and the leader's file are next to it.
     pub path: PathBuf,
-    /// A file on this node's own disk that names the log once the node has used it. Where it names a log that is not
-    /// there, the storage is taken for not mounted, and the node does not start. `None` remembers nothing.
+    /// A file on this node's own disk that names the log once the node has used it. If the named log does not
+    /// exist, the storage is probably not mounted, and the node does not start. With `None` there is no such
+    /// check.
     pub used_log: Option<PathBuf>,
     /// How long a write waits for the lock, in milliseconds
     /// (`MAXINE_REGISTRY_STATE_LOCK_TIMEOUT_MS`).
     pub lock_timeout_ms: u64,
-    /// The longest pause between two tries, in milliseconds
-    /// (`MAXINE_REGISTRY_STATE_LOCK_RETRY_MS`).
+    /// Maximum pause between two attempts, in milliseconds (`MAXINE_REGISTRY_STATE_LOCK_RETRY_MS`).
     pub lock_retry_ms: u64,
-    /// How often an idle node looks for what others have written, in milliseconds.
+    /// How often an idle node checks for entries of other nodes, in milliseconds.
     pub poll_ms: u64,
     /// This node's name (`MAXINE_INSTANCE_ID`).
     pub instance_id: String,
-    /// Whether this node competes to lead; one that does not leads only where nobody has for two
-    /// leases (`MAXINE_LEADER_ELECTION_ENABLED`).
+    /// Whether this node competes to lead. If false, it becomes leader only when there has been none for two
+    /// lease periods (`MAXINE_LEADER_ELECTION_ENABLED`).
     pub election_enabled: bool,
-    /// How long the leader's lease lasts, in milliseconds (`MAXINE_LEADER_ELECTION_LEASE_MS`).
+    /// Duration of the leader's lease, in milliseconds (`MAXINE_LEADER_ELECTION_LEASE_MS`).
     pub lease_ms: u64,
-    /// Between two renewals, in milliseconds (`MAXINE_LEADER_ELECTION_RENEW_MS`).
+    /// Interval between two renewals, in milliseconds (`MAXINE_LEADER_ELECTION_RENEW_MS`).
     pub renew_ms: u64,
-    /// Where this node listens for the others' gathered heartbeats. Port 0: any.
+    /// Where this node listens for the collected heartbeats of other nodes. Port 0 means any free port.
     pub call_bind: SocketAddr,
-    /// The host under which the others reach it; that of `call_bind` where none is given.
+    /// The host at which other nodes reach this one; by default that of `call_bind`.
     pub call_host: Option<String>,
-    /// The file is written anew when its entries are longer than this and than the state, in bytes.
+    /// The file is compacted when its entries are longer than this and longer than the state, in bytes.
     pub compact_after_len: u64,
 }
 
@@ -57,7 +57,7 @@ impl Default for SharedFileConfig {
 }
 
 impl SharedFileConfig {
-    /// Checks every bound; all that is wrong, one line each.
+    /// Checks every limit. The error has one line for each value that is wrong.
     pub fn check(&self) -> Result<(), Vec<String>> {
         let mut wrong = Vec::new();
         let mut range = |name: &str, value: u64, min: u64, max: u64| {

@@ -1,8 +1,8 @@
-//! Who leads, by a small file beside the log.
+//! Elects the leader with a small file next to the log.
 //!
-//! No two nodes have a clock in common: a lease has run out when its record has not changed for
-//! the lease's time by the observer's own monotonic clock. It is written under the log's lock
-//! alone, and read under it once more before anyone takes over.
+//! The clocks of the nodes are not compared. A lease has run out if its record has not changed for the time
+//! of a lease, by the observer's own monotonic clock. The file is written only under the lock of the log, and
+//! it is read again under the lock before a node takes over.
 
 use std::fs;
 use std::io::{self, Write};
@@ -10,26 +10,26 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-/// Longest record.
+/// Maximum length of the record.
 const RECORD_LEN_MAX: u64 = 16 * 1024;
 
-/// The record. The first four fields are those of the Node.js Maxine's lease in Redis.
+/// The content of the file. The first four fields are those of the lease in Redis of the Node.js Maxine.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(super) struct LeaderRecord {
     pub(super) instance_id: String,
-    /// Names the process; empty where the last leader has gone in order.
+    /// Identifies the process; empty if the last leader stopped in an orderly way.
     pub(super) token: String,
-    /// Only grows.
+    /// The fencing token. It only grows.
     pub(super) fencing_token: u64,
     pub(super) acquired_at: u64,
-    /// Counts the renewals: a change says that the leader lives.
+    /// Number of renewals. A change shows that the leader is alive.
     pub(super) renewals: u64,
-    /// Where the leader takes calls, `host:port`.
+    /// Where the leader accepts calls, `host:port`.
     pub(super) call_addr: String,
 }
 
-/// Reads the record; an unreadable one counts as none.
+/// Reads the record. A record that cannot be read counts as missing.
 pub(super) fn read(path: &Path) -> io::Result<Option<LeaderRecord>> {
     let len = match fs::metadata(path) {
         Ok(there) => there.len(),
@@ -46,7 +46,7 @@ pub(super) fn read(path: &Path) -> io::Result<Option<LeaderRecord>> {
     }
 }
 
-/// Replaces the record in one step. The caller holds the lock.
+/// Replaces the record in one step. The caller must hold the lock.
 pub(super) fn write(path: &Path, record: &LeaderRecord, durable: bool) -> io::Result<()> {
     let temporary = crate::file_log::beside(path, ".new");
     let mut file = fs::File::create(&temporary)?;

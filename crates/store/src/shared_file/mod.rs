@@ -1,10 +1,10 @@
-//! A file on shared storage orders the commands of a handful of nodes.
+//! The shared-file mode: a file on shared storage orders the commands of a few nodes.
 //!
-//! Place in the flow: [`SharedFileStore::propose`] hands batches to one thread, which appends them
-//! under the file's lock; the others see the file grow and apply what is new. Who leads stands in
-//! a small file beside it; what only the leader may do is checked against that under the lock.
+//! Place in the flow: [`SharedFileStore::propose`] passes batches to one thread, which appends them under the
+//! lock of the file. The other nodes see the file grow and apply what is new. A small file next to it names
+//! the leader. Commands of the leader are checked against it under the lock.
 //!
-//! Must not: touch the files from anywhere but that thread, or trust the wall clock.
+//! Only that one thread touches the files. Nothing here relies on the wall clock.
 
 mod calls;
 mod config;
@@ -42,18 +42,18 @@ use maxine_view::View;
 
 pub use config::SharedFileConfig;
 
-/// Most batches that wait for the lock.
+/// Maximum number of batches that wait for the lock.
 const WAITING_MAX: usize = 1_024;
-/// Largest encoded batch.
+/// Maximum size of an encoded batch.
 const ENTRY_LEN_MAX: usize = 15 * 1024 * 1024;
-/// How long a stop waits for the tasks.
+/// Maximum time that a stop waits for the tasks.
 const STOP_LIMIT: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Default)]
 struct LeaseState {
-    /// This node's own fencing token, and until when it counts.
+    /// This node's own fencing token, and until when it is valid.
     held: Option<(u64, u64)>,
-    /// Who leads, as far as is known.
+    /// The present leader, as far as it is known.
     record: Option<LeaderRecord>,
     /// When `record` was last read or written, in milliseconds.
     record_ms: u64,
@@ -68,7 +68,7 @@ struct Shared {
     token: String,
     leadership: watch::Sender<Leadership>,
     lease: Mutex<LeaseState>,
-    /// When this node last looked at the file and then had all of it.
+    /// When this node last checked the file and then had all of it.
     complete_ms: AtomicU64,
     events: StoreEvents,
     failed: Mutex<Option<String>>,
@@ -108,7 +108,7 @@ impl Shared {
         }
     }
 
-    /// Notes that this node has everything that was in the file at `looked_ms`, when it looked.
+    /// Records that this node has everything that was in the file at `looked_ms`, when it checked.
     fn note_complete(&self, looked_ms: u64) {
         self.complete_ms.store(looked_ms, Ordering::Release);
     }
@@ -117,7 +117,7 @@ impl Shared {
         (self.config.lease_ms / 10).max(50)
     }
 
-    /// This node's fencing token while its lease counts.
+    /// This node's fencing token, while its lease is valid.
     fn held_lease(&self) -> Option<u64> {
         let now_ms = self.clock.monotonic_ms();
         let lease = self.lease.lock();
@@ -157,11 +157,11 @@ impl Shared {
         self.publish_leadership();
     }
 
-    fn leadership_at_once(&self) -> Leadership {
+    fn leadership_now(&self) -> Leadership {
         let is_leader = self.held_lease().is_some();
         let now_ms = self.clock.monotonic_ms();
         let lease = self.lease.lock();
-        // While the file cannot be read, a record that was read before proves nothing after a lease.
+        // While the file cannot be read, an earlier record is only valid for the time of a lease.
         let read = now_ms.saturating_sub(lease.record_ms) < self.config.lease_ms;
         let record = lease.record.as_ref().filter(|_| read);
         let record = record.filter(|record| is_leader || record.token != self.token);
@@ -170,7 +170,7 @@ impl Shared {
     }
 
     fn publish_leadership(&self) {
-        let now = self.leadership_at_once();
+        let now = self.leadership_now();
         self.leadership.send_if_modified(|before| {
             let changed = *before != now;
             *before = now;
@@ -179,7 +179,7 @@ impl Shared {
     }
 
     fn not_leader(&self) -> ProposeError {
-        let now = self.leadership_at_once();
+        let now = self.leadership_now();
         ProposeError::NotLeader { hint: now.leader.filter(|_| !now.is_leader) }
     }
 
@@ -187,7 +187,7 @@ impl Shared {
     fn refuse(&self, request: Request) {
         match request {
             Request::CatchUp(answer) => drop(answer.send(false)),
-            // Without an answer they are told that the storage is away.
+            // A caller that gets no answer reports that the storage is unavailable.
             Request::Nodes(answer) => drop(answer),
             Request::Forget(_, answer) => drop(answer),
             Request::Write { answer, .. } => {
@@ -198,21 +198,21 @@ impl Shared {
     }
 }
 
-/// A shared file as the order of commands.
+/// A store that orders commands with a shared file.
 pub struct SharedFileStore {
     shared: Arc<Shared>,
     requests: Mutex<Option<SyncSender<Request>>>,
     thread: Mutex<Option<std::thread::JoinHandle<()>>>,
     peers: Arc<dyn PeerHandler>,
     caller: Caller,
-    /// Where this node takes calls.
+    /// Where this node accepts calls.
     bound: SocketAddr,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
 
 impl SharedFileStore {
-    /// Opens the log, or makes an empty one, and catches up with it.
+    /// Opens the log, or creates an empty one, and catches up with it.
     pub async fn open(
         config: SharedFileConfig,
         view: Arc<View>,
@@ -272,7 +272,7 @@ impl SharedFileStore {
         }))
     }
 
-    /// Asks the thread for something that concerns the nodes.
+    /// Asks the thread about the nodes.
     async fn ask<T>(
         &self,
         request: impl FnOnce(oneshot::Sender<T>) -> Request,
@@ -340,11 +340,11 @@ impl ControlStore for SharedFileStore {
     }
 
     fn leadership_now(&self) -> Leadership {
-        self.shared.leadership_at_once()
+        self.shared.leadership_now()
     }
 
     fn staleness_ms(&self) -> Option<u64> {
-        // The log was read to its end before this store was there to be asked.
+        // The log was read to its end before this store could be used.
         let complete_ms = self.shared.complete_ms.load(Ordering::Acquire);
         Some(self.shared.clock.monotonic_ms().saturating_sub(complete_ms))
     }
@@ -384,7 +384,7 @@ impl ControlStore for SharedFileStore {
     fn own_addresses(&self) -> Vec<String> {
         let own_host = self.shared.config.call_host.as_ref();
         let advertised = own_host.map(|host| format!("{host}:{}", self.bound.port()));
-        // Where the others take calls is known while they lead.
+        // The address for calls is only known while a node leads.
         let record = self.shared.lease.lock().record.clone();
         let leader = record.map(|record| record.call_addr);
         std::iter::once(self.bound.to_string()).chain(advertised).chain(leader).collect()
@@ -396,7 +396,7 @@ impl ControlStore for SharedFileStore {
         self.tasks.close();
         let thread = self.thread.lock().take();
         if let Some(thread) = thread {
-            // It ends after what it has been given.
+            // The thread ends after the requests that it has received.
             let joined = tokio::task::spawn_blocking(move || thread.join()).await;
             if !matches!(joined, Ok(Ok(()))) {
                 tracing::error!("the shared file's thread ended in a panic");

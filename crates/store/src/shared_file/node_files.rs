@@ -1,7 +1,8 @@
-//! One small file for each node, in a folder beside the log: what the node understands. Its time is the storage's own.
+//! The list of nodes in the shared-file mode. Each node has a small file in a folder next to the log, which
+//! says what version it understands.
 //!
-//! A node rewrites its file while it runs and removes it when it stops. How old another one's file is follows from the
-//! times that the storage gave to both, so that no two clocks are compared.
+//! A node rewrites its file while it runs and removes it when it stops. The age of another node's file is the
+//! difference of the two files' times, which the storage sets. So no clocks are compared.
 
 use std::fs;
 use std::io::{self, Write};
@@ -15,7 +16,7 @@ use crate::file_log::beside;
 use crate::node_register::{KEPT_MS, NODES_MAX, StoreNode};
 use maxine_state::STATE_VERSION;
 
-/// Longest file that is read, in bytes.
+/// Maximum length of a file that is read, in bytes.
 const FILE_LEN_MAX: u64 = 4_096;
 
 #[derive(Serialize, Deserialize)]
@@ -25,7 +26,7 @@ struct Entry {
     state_version: u32,
 }
 
-/// The folder, for the node that this is.
+/// The folder, and the name of this node.
 #[derive(Debug)]
 pub(super) struct NodeFiles {
     dir: PathBuf,
@@ -37,20 +38,20 @@ impl NodeFiles {
         Self { dir: beside(log, ".nodes"), own_name: own_name.to_owned() }
     }
 
-    /// Names may have any characters, so a hash of the name is the file's.
+    /// The name of a file is a hash of the node's name, because that may have any characters.
     fn path(&self, name: &str) -> PathBuf {
         let hash = Sha256::digest(name.as_bytes());
         let hash: String = hash.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
         self.dir.join(hash)
     }
 
-    /// Says that this node runs; the time that the storage gave to it.
+    /// Reports that this node runs. Returns the time that the storage gave to its file.
     pub(super) fn report(&self) -> io::Result<SystemTime> {
         fs::create_dir_all(&self.dir)?;
         let path = self.path(&self.own_name);
         let temporary = beside(&path, ".new");
         let entry = Entry { name: self.own_name.clone(), state_version: STATE_VERSION };
-        // What is opened must be new: a link there would lead to a file of somebody else.
+        // The file must be new: an existing link could lead to another program's file.
         match fs::remove_file(&temporary) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
@@ -62,7 +63,7 @@ impl NodeFiles {
         Ok(modified)
     }
 
-    /// The nodes that report, this one first; files that are too old are removed.
+    /// The nodes that report, this one first. Files that are too old are removed.
     pub(super) fn nodes(&self) -> io::Result<Vec<StoreNode>> {
         let now = self.report()?;
         let own = StoreNode {
@@ -73,7 +74,7 @@ impl NodeFiles {
         let mut nodes = vec![own];
         for file in fs::read_dir(&self.dir)?.take(2 * NODES_MAX) {
             let path = file?.path();
-            // A pipe would keep whoever reads it waiting.
+            // Reading a pipe would block.
             let Ok(there) = fs::symlink_metadata(&path) else { continue };
             if !there.is_file() {
                 continue;
@@ -81,7 +82,7 @@ impl NodeFiles {
             let age = now.duration_since(there.modified()?).unwrap_or(Duration::ZERO);
             let last_seen_ms = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
             if last_seen_ms > KEPT_MS {
-                // Somebody else may have removed it.
+                // Another node may have removed it.
                 let _ = fs::remove_file(&path);
                 continue;
             }
@@ -99,7 +100,7 @@ impl NodeFiles {
         Ok(nodes)
     }
 
-    /// Takes a node's file away; whether it was there.
+    /// Removes a node's file. Returns whether it existed.
     pub(super) fn forget(&self, name: &str) -> io::Result<bool> {
         match fs::remove_file(self.path(name)) {
             Ok(()) => Ok(true),
@@ -108,7 +109,7 @@ impl NodeFiles {
         }
     }
 
-    /// Takes this node's own file away.
+    /// Removes this node's own file.
     pub(super) fn leave(&self) {
         if let Err(error) = self.forget(&self.own_name) {
             tracing::info!(%error, "this node's file could not be removed; it counts as silent");

@@ -1,7 +1,7 @@
-//! The one thread of a node that touches the shared files: it takes the lock, catches up with what
-//! others wrote, checks the lease of what only the leader may do, appends, syncs, applies, answers.
+//! The only thread of a node that touches the shared files. It takes the lock, applies what other nodes
+//! wrote, checks the lease for commands of the leader, appends, syncs, applies and answers.
 //!
-//! A frame that a dead writer left half done is cut off by the next one that has the lock.
+//! If a writer died and left an incomplete frame, the next holder of the lock removes the frame.
 
 mod lease;
 
@@ -26,25 +26,25 @@ use crate::node_register::REPORT_MS;
 use crate::{OpenError, Ordered, ProposeError, StoreEvent, StoreNode};
 use maxine_state::{Applied, Batch};
 
-/// Most batches in one frame.
+/// Maximum number of batches in one frame.
 const GROUP_MAX: usize = 256;
-/// Most places remembered, to know an older copy of the same log again.
+/// Maximum number of remembered positions, for recognizing an older copy of the same log.
 const PLACES_MAX: usize = 8_192;
 
-/// What the other threads ask.
+/// The requests of other threads.
 pub(super) enum Request {
-    /// To append a batch.
+    /// Append a batch.
     Write {
         batch: Batch,
         payload: Vec<u8>,
         needs_lease: bool,
         answer: oneshot::Sender<Result<Vec<Applied>, ProposeError>>,
     },
-    /// To catch up with everything that is in the file now.
+    /// Apply everything that is in the file now.
     CatchUp(oneshot::Sender<bool>),
-    /// To say which nodes there are.
+    /// List the nodes.
     Nodes(oneshot::Sender<Vec<StoreNode>>),
-    /// To forget a node.
+    /// Forget a node.
     Forget(String, oneshot::Sender<bool>),
 }
 
@@ -55,12 +55,12 @@ pub(super) struct Orderer {
     log: LogFile,
     places: VecDeque<(u64, u32)>,
     call_addr: String,
-    /// The record as it was last seen, and when it last changed.
+    /// The last record that was seen, and when it last changed.
     observed: (Option<LeaderRecord>, u64),
     lease_due_ms: u64,
     node_files: NodeFiles,
     report_due_ms: u64,
-    /// Whether the log has been read once: then this node has a state to put back.
+    /// Whether the log has been read once. Only then does this node have a state that it can write back.
     is_running: bool,
 }
 
@@ -68,9 +68,9 @@ pub(super) struct Orderer {
 enum Failure {
     /// The lock was not free in time.
     Busy,
-    /// The storage did not do it; it may later.
+    /// The storage failed. It may work later.
     Away(String),
-    /// This node must not go on.
+    /// This node must stop.
     Fatal(String),
 }
 
@@ -78,7 +78,7 @@ fn node_files_away(error: std::io::Error) -> Failure {
     Failure::Away(format!("the nodes' files: {error}"))
 }
 
-/// Answers a question about the nodes; whoever asked is told that the storage is away where it gets no answer.
+/// Answers a question about the nodes. A caller without an answer reports that the storage is unavailable.
 fn answer_about_nodes<T>(answer: oneshot::Sender<T>, found: std::io::Result<T>) {
     match found {
         Ok(found) => drop(answer.send(found)),
@@ -95,7 +95,7 @@ impl From<LogError> for Failure {
     }
 }
 
-/// Refuses a log that is not there although this node has used it.
+/// Refuses to start if the log does not exist although this node has used it.
 fn refuse_where_the_storage_is_away(used: &Path, log: &Path) -> Result<(), OpenError> {
     let names_it = std::fs::read(used).is_ok_and(|name| name == log.as_os_str().as_bytes());
     if !names_it || log.exists() {
@@ -108,7 +108,7 @@ fn refuse_where_the_storage_is_away(used: &Path, log: &Path) -> Result<(), OpenE
     )))
 }
 
-/// Keeps on this node's own disk that it has used the log.
+/// Records on this node's own disk that it has used the log.
 fn remember_use(used: &Path, log: &Path) -> Result<(), OpenError> {
     let failed = |error| OpenError::Io(format!("{}: {error}", used.display()));
     if std::fs::read(used).is_ok_and(|name| name == log.as_os_str().as_bytes()) {
@@ -121,7 +121,7 @@ fn remember_use(used: &Path, log: &Path) -> Result<(), OpenError> {
 }
 
 impl Orderer {
-    /// Opens the log under the lock, or makes an empty one.
+    /// Opens the log under the lock, or creates an empty one.
     pub(super) fn open(
         shared: Arc<Shared>,
         machine: Machine,
@@ -129,7 +129,8 @@ impl Orderer {
     ) -> Result<Self, OpenError> {
         let path = shared.config.path.clone();
         let used = shared.config.used_log.clone();
-        // Before anything is made at the path: an empty mount point must stay empty.
+        // This check comes before anything is created at the path, because an empty mount point must stay
+        // empty.
         used.as_deref().map_or(Ok(()), |used| refuse_where_the_storage_is_away(used, &path))?;
         let lock_path = beside(&path, ".lock");
         let started_ms = shared.clock.monotonic_ms();
@@ -179,7 +180,7 @@ impl Orderer {
         }
     }
 
-    /// Serves until the last sender is gone.
+    /// Handles requests until the last sender is dropped.
     pub(super) fn run(mut self, requests: &Receiver<Request>) {
         let poll = Duration::from_millis(self.shared.config.poll_ms);
         loop {
@@ -212,7 +213,7 @@ impl Orderer {
         }
     }
 
-    /// Says that this node runs, when that is due.
+    /// Reports that this node runs, if a report is due.
     fn report(&mut self) -> Result<(), Failure> {
         let now_ms = self.shared.clock.monotonic_ms();
         if now_ms >= self.report_due_ms {
@@ -235,7 +236,7 @@ impl Orderer {
         loop {
             match self.lock.try_lock() {
                 Ok(()) if self.lock_is_current()? => break,
-                // Somebody made everything anew: its lock is the one that counts now.
+                // Another node created the files again, so its lock is the valid one.
                 Ok(()) => self.take_lock_at_path()?,
                 Err(std::fs::TryLockError::WouldBlock) => {}
                 Err(std::fs::TryLockError::Error(error)) => {
@@ -254,9 +255,9 @@ impl Orderer {
         done
     }
 
-    /// Whether the lock that this node took is the one that others take, too. Where there is none
-    /// at its path the storage is away: an empty mount point must not be taken for a log that was
-    /// deleted, or each node would go on with one of its own.
+    /// Whether the lock of this node is still the lock at its path. If there is none at its path, the storage
+    /// is unavailable. An empty mount point must not be mistaken for a deleted log, or each node would
+    /// continue with a log of its own.
     fn lock_is_current(&self) -> Result<bool, Failure> {
         let path = beside(&self.shared.config.path, ".lock");
         let files = std::fs::metadata(&path).and_then(|there| Ok((there, self.lock.metadata()?)));
@@ -277,7 +278,7 @@ impl Orderer {
     }
 
     fn unlock(&self) {
-        // Closing the file would unlock it too; there is nothing more to do about an error.
+        // Closing the file would unlock it too, so an error needs no action.
         if let Err(error) = self.lock.unlock() {
             tracing::warn!(%error, "the log's lock");
         }
@@ -289,7 +290,7 @@ impl Orderer {
         let looked_ms = self.shared.clock.monotonic_ms();
         if self.log.has_changed()? {
             match self.locked(|_| Ok(())) {
-                // Another one writes; what it writes is read on the next look.
+                // Another node is writing. The next check reads what it wrote.
                 Err(Failure::Busy) => return Ok(()),
                 other => return other,
             }
@@ -299,14 +300,14 @@ impl Orderer {
         Ok(())
     }
 
-    /// Without its lock the storage is away, whatever file lies at the log's path.
+    /// Without a lock at its path the storage is unavailable, whatever file is at the path of the log.
     fn check_storage(&self) -> Result<(), Failure> {
         let lock = beside(&self.shared.config.path, ".lock");
         let there = std::fs::metadata(&lock);
         there.map(drop).map_err(|error| Failure::Away(format!("{}: {error}", lock.display())))
     }
 
-    /// Applies everything that is in the file. Needs the lock.
+    /// Applies everything that is in the file. The caller must hold the lock.
     fn catch_up(&mut self) -> Result<(), Failure> {
         let looked_ms = self.shared.clock.monotonic_ms();
         if !self.log.is_current()? {
@@ -314,7 +315,7 @@ impl Orderer {
         }
         let news = match self.log.read_new() {
             Err(damaged @ LogError::Damaged { .. }) => {
-                // The same file with other contents: somebody copied an older one over it.
+                // The same file with other content: an older copy was written over it.
                 let is_behind = self.log.place().seq > self.log.front().0;
                 if is_behind {
                     self.reopen()?;
@@ -332,8 +333,8 @@ impl Orderer {
         Ok(())
     }
 
-    /// The log is damaged behind this node's place: it is kept aside, and the state put in its place.
-    /// This round ends here, so that a node which had applied more can put that back first.
+    /// The log is damaged after this node's position. It is kept under another name, and replaced by the
+    /// state. This round ends here, so that a node which had applied more can write that back first.
     fn replace_damaged(&mut self, damaged: &LogError) -> Result<(), Failure> {
         let path = self.shared.config.path.clone();
         let news = self.log.read_before_damage()?;
@@ -360,8 +361,8 @@ impl Orderer {
         Ok(())
     }
 
-    /// Applies the last entries that were read. Every node passes over the same ones: those that cannot be
-    /// read, which something other than Maxine has written.
+    /// Applies the last entries that were read. Every node skips the same ones: entries that Maxine did not
+    /// write and that cannot be read.
     fn apply(&mut self, entries: &[Vec<u8>]) -> Result<(), Failure> {
         let first = self.log.place().seq + 1 - entries.len() as u64;
         let mut skipped: Vec<(u64, String)> = Vec::new();
@@ -393,7 +394,7 @@ impl Orderer {
         self.places.drain(..surplus);
     }
 
-    /// The path leads to another file than before: a compacted one, none, or an older copy.
+    /// The path now has another file than before: a compacted one, none, or an older copy.
     fn reopen(&mut self) -> Result<(), Failure> {
         let mine = self.log.place();
         let path = self.shared.config.path.clone();
@@ -420,7 +421,7 @@ impl Orderer {
         if same_log && there.seq >= mine.seq {
             let (front, _) = log.front();
             if front > mine.seq {
-                // Compacted past this node's place.
+                // The new file begins after this node's position.
                 self.machine.replace(state);
                 self.log = log;
                 return self.take(news);
@@ -498,7 +499,7 @@ impl Orderer {
         let entries: Vec<&[u8]> = writes.iter().map(|(_, payload, _)| payload.as_slice()).collect();
         let written = self.log.append(&entries, true);
         let place = self.log.place();
-        // A sync that failed says nothing of what is on the disk: never tried again.
+        // After a failed sync the content of the disk is unknown, so it is never tried again.
         let written = written.map_err(|error| Failure::Fatal(error.to_string()));
         let applied = written.and_then(|()| {
             let ordered: Vec<_> = writes.iter().map(|(batch, ..)| Ordered::Batch(batch)).collect();
@@ -518,7 +519,7 @@ impl Orderer {
         };
         self.remember(&[(place.seq, place.chain)]);
         for ((_, _, answer), applied) in writes.into_iter().zip(answers) {
-            // Who gave up meanwhile has got "outcome unknown".
+            // A caller that gave up has received "outcome unknown".
             let _ = answer.send(Ok(applied));
         }
         self.compact_if_due()

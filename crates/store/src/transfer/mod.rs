@@ -1,10 +1,10 @@
-//! Copies a whole state between backends, byte for byte, and imports that of the Node.js Maxine.
+//! Copies a whole state between backends, byte for byte, and imports the state of the Node.js Maxine.
 //!
-//! Place in the flow: `maxine migrate` alone. The source is only read, so its nodes go on serving
-//! meanwhile; what is written to it during the copy is not in the copy, and a second run brings it.
+//! Place in the flow: only `maxine migrate` calls it. The source is only read, so its nodes continue to work.
+//! What they write during the copy is not in the copy; a second run copies it.
 //!
-//! Raft has no place that could be overwritten: a copy to it is a backup file, from which
-//! `maxine cluster restore` makes the nodes, and a copy from it is made from such a file.
+//! A Raft cluster cannot be overwritten. A copy to it is a backup file for `maxine cluster restore`, and a
+//! copy from it reads such a file.
 
 mod raft_backup;
 
@@ -17,10 +17,10 @@ use super::import::{self, Import};
 use super::redis::{self, RedisConfig};
 use maxine_state::{Actor, Applied, ControlState, Proposal, Reply, RequestId, StateDigest};
 
-/// Where a state lies.
+/// Where a state is stored.
 #[derive(Clone, Debug)]
 pub enum Place {
-    /// A Redis, with its prefix.
+    /// Redis, with the prefix of the keys.
     Redis(Box<RedisConfig>),
     /// The log file of the local or shared-file mode.
     File(PathBuf),
@@ -32,51 +32,51 @@ pub enum Place {
     NodeJsRedis(Box<RedisConfig>),
 }
 
-/// A copy that was not made.
+/// Why a copy was not made.
 #[derive(Debug, thiserror::Error)]
 pub enum TransferError {
-    /// The words do not name a place.
+    /// The text does not name a place.
     #[error("{0}")]
     Usage(String),
     /// There is nothing to copy.
     #[error("nothing is stored at {0}")]
     Absent(String),
-    /// The target holds another state.
+    /// The target contains another state.
     #[error("{place} holds another state (index {index}); give --replace to overwrite it")]
     Occupied {
         /// The target.
         place: String,
-        /// The index of what it holds.
+        /// The index of that state.
         index: u64,
     },
     /// A place could not be read or written.
     #[error("{place}: {reason}")]
     Failed {
-        /// Which.
+        /// The place.
         place: String,
-        /// Why.
+        /// The reason.
         reason: String,
     },
-    /// What was written is not what was read.
+    /// The written state differs from the source.
     #[error("the copy has digest {copy}, the source {source_digest}; do not use the copy")]
     Differs {
-        /// The copy's.
+        /// The digest of the copy.
         copy: String,
-        /// The source's.
+        /// The digest of the source.
         source_digest: String,
     },
 }
 
-/// What a copy came to.
+/// The result of a copy.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Transfer {
-    /// Index and digest, of both.
+    /// The index and digest of both states.
     pub digest: StateDigest,
-    /// How many services.
+    /// Number of services.
     pub services: usize,
-    /// How many instances.
+    /// Number of instances.
     pub instances: usize,
-    /// Whether the target had the very same state already and was left alone.
+    /// Whether the target already had the same state and was not changed.
     pub unchanged: bool,
     /// What an import left out, and why.
     pub skipped: Vec<String>,
@@ -109,7 +109,7 @@ impl Place {
         }
     }
 
-    /// The place in words, without a password.
+    /// The place as text, without a password.
     #[must_use]
     pub fn describe(&self) -> String {
         match self {
@@ -128,7 +128,7 @@ impl Place {
         TransferError::Failed { place: self.describe(), reason: reason.to_string() }
     }
 
-    /// The state that is stored there, if any. Changes nothing.
+    /// The stored state, if there is one. Changes nothing.
     async fn read(&self) -> Result<Option<ControlState>, TransferError> {
         match self {
             Self::Redis(config) => {
@@ -182,8 +182,8 @@ impl Place {
     }
 }
 
-/// Copies the state at `from` to `to` and compares what is there afterwards. A target that holds
-/// another state is overwritten only with `replace`; one that holds the same is left alone.
+/// Copies the state at `from` to `to` and compares the result. A target with another state is overwritten
+/// only with `replace`. A target with the same state is not changed.
 pub async fn transfer(from: &Place, to: &Place, replace: bool) -> Result<Transfer, TransferError> {
     let before = to.read().await?;
     let (state, skipped, additive) = match from.read_nodejs().await? {
@@ -208,7 +208,7 @@ pub async fn transfer(from: &Place, to: &Place, replace: bool) -> Result<Transfe
         if present == digest {
             return Ok(summary(true));
         }
-        // An import adds to what is there and takes nothing away.
+        // An import adds to the existing state and removes nothing.
         if !replace && !additive && before.index() > 0 {
             return Err(TransferError::Occupied { place: to.describe(), index: before.index() });
         }
@@ -223,7 +223,7 @@ pub async fn transfer(from: &Place, to: &Place, replace: bool) -> Result<Transfe
     Ok(summary(false))
 }
 
-/// The Redis URL that a place names, by itself or in a file.
+/// The Redis URL that a place names, directly or in a file.
 fn redis_url(text: &str) -> Result<Option<String>, TransferError> {
     if text.starts_with("redis://") || text.starts_with("rediss://") {
         return Ok(Some(text.into()));
@@ -241,7 +241,7 @@ async fn digest_of(state: &ControlState) -> StateDigest {
     digest.expect("hashing a state does not panic")
 }
 
-/// Applies an import. Its requests are named by its text, so that a repeat takes no effect.
+/// Applies an import. Its request ids are derived from its text, so a repeated import has no effect.
 fn add(mut state: ControlState, text: &str, import: &Import) -> (ControlState, Vec<String>) {
     let mut refused = Vec::new();
     for (i, command) in import.commands.iter().enumerate() {
@@ -274,7 +274,7 @@ fn read_file(path: &Path) -> Result<Option<ControlState>, String> {
     let Some((mut log, mut state)) = LogFile::open(path).map_err(describe)? else {
         return Ok(None);
     };
-    // A torn tail was acknowledged to nobody, or is being written at this moment.
+    // An incomplete frame at the end was never acknowledged, or is being written now.
     for entry in log.read_new().map_err(describe)?.entries {
         let batch = maxine_state::decode_batch(&entry).map_err(|error| error.to_string())?;
         for proposal in &batch.proposals {

@@ -1,5 +1,5 @@
-//! Backup files of the Raft backend, written and read by a node of one, which lives in a directory
-//! beside the file for as long as that takes and talks to nobody.
+//! Backup files of the Raft backend. A temporary Raft node writes and reads them. It uses a directory next to
+//! the file, and no network.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
@@ -19,10 +19,10 @@ use maxine_state::ControlState;
 
 const CLUSTER_ID: &str = "maxine-migration";
 const NODE_ID: raft::NodeId = 1;
-/// How long the node may take to lead itself.
+/// Time limit for the node to become leader.
 const LEADS_WITHIN: Duration = Duration::from_secs(30);
 
-/// A state machine that keeps the state that it is given, whatever the log says.
+/// A state machine that keeps the state that it is given, whatever the log contains.
 struct Holder(Arc<Mutex<Option<ControlState>>>);
 
 struct Frozen(ControlState);
@@ -56,7 +56,7 @@ impl raft::PeerHandler for NoPeers {
     }
 }
 
-/// A directory that goes when this value does.
+/// A directory that is removed when this value is dropped.
 struct Scratch(PathBuf);
 
 impl Scratch {
@@ -100,7 +100,7 @@ async fn start(
         .map_err(describe)
 }
 
-/// Writes a backup file that holds `state`, in one step.
+/// Writes a backup file with `state`, in one step.
 pub(super) async fn write(path: &Path, state: &ControlState) -> Result<(), String> {
     let scratch = Scratch::beside(path);
     let held = Arc::new(Mutex::new(Some(state.clone())));
@@ -114,7 +114,7 @@ async fn write_from(node: &raft::RaftNode, path: &Path) -> Result<(), String> {
     node.bootstrap(alone()).await.map_err(describe)?;
     node.propose(Bytes::from_static(b"migration"), LEADS_WITHIN).await.map_err(describe)?;
     let temporary = beside(path, ".new");
-    // What is opened must be new, so that neither a link nor the rights of an older file decide who may read it.
+    // The file must be new, so that no link and no permissions of an older file decide who may read it.
     match tokio::fs::remove_file(&temporary).await {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(describe(error)),
         _ => {}
@@ -128,7 +128,7 @@ async fn write_from(node: &raft::RaftNode, path: &Path) -> Result<(), String> {
     tokio::fs::rename(&temporary, path).await.map_err(describe)
 }
 
-/// Reads the state out of a backup file; `None` where there is no file.
+/// Reads the state from a backup file; `None` if there is no file.
 pub(super) async fn read(path: &Path) -> Result<Option<ControlState>, String> {
     if !tokio::fs::try_exists(path).await.map_err(describe)? {
         return Ok(None);

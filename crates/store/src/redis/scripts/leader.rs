@@ -1,12 +1,12 @@
-//! The scripts of the lease and of the inboxes.
+//! The scripts for the lease and the inboxes.
 
 use std::sync::LazyLock;
 
 use super::Script;
 
-/// Takes the lease if nobody has it; what cannot be read, or never ends, is no lease. Keys: leader,
-/// fence. Arguments: name as JSON, token, lease in milliseconds, wall clock, the highest fencing
-/// token that the caller has ever seen.
+/// Takes the lease if it is free. A lease that cannot be read, or never ends, counts as free. Keys: leader,
+/// fence. Arguments: name as JSON, token, lease in milliseconds, wall clock, the highest fencing token that
+/// the caller has ever seen.
 pub(in super::super) static ACQUIRE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r#"
@@ -28,11 +28,11 @@ return {1, lease}
     )
 });
 
-/// Says who has the lease; empty where nobody has. Key: leader.
+/// Returns the lease; empty if there is none. Key: leader.
 pub(in super::super) static LEASE: LazyLock<Script> =
     LazyLock::new(|| Script::new("return read_lease(KEYS[1]) or ''"));
 
-/// Lengthens the lease if it is the caller's. Key: leader. Arguments: the lease, milliseconds.
+/// Extends the lease if it is the caller's. Key: leader. Arguments: the lease, milliseconds.
 pub(in super::super) static RENEW: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"
@@ -44,7 +44,7 @@ return {1, lease}
     )
 });
 
-/// Gives the lease back if it is the caller's. Key: leader. Argument: the lease.
+/// Returns the lease if it is the caller's. Key: leader. Argument: the lease.
 pub(in super::super) static RELEASE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"
@@ -54,8 +54,8 @@ return redis.call('DEL', KEYS[1])
     )
 });
 
-/// Puts a message into an inbox that has a bound; what is no list is replaced. Key: the inbox.
-/// Arguments: the bound, how long the inbox stays in milliseconds, the message.
+/// Adds a message to an inbox with a limit. A key that is no list is replaced. Key: the inbox. Arguments: the
+/// limit, how long the inbox exists in milliseconds, the message.
 pub(in super::super) static POST: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"

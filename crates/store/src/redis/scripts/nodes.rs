@@ -1,12 +1,12 @@
-//! The scripts of the nodes' register.
+//! The scripts for the list of nodes.
 
 use std::sync::LazyLock;
 
 use super::Script;
 
-/// Notes that a node runs, with the time of Redis, and drops the entries that are too old; what is no hash is replaced.
-/// Key: the nodes. Arguments: the node's name, the state version that it understands, how long an entry is kept in
-/// milliseconds, the most entries.
+/// Records that a node runs, with the time of Redis, and removes entries that are too old. A key that is no
+/// hash is replaced. Key: the nodes. Arguments: the node's name, the state version that it understands, how
+/// long an entry is kept in milliseconds, the maximum number of entries.
 pub(in super::super) static REPORT: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"
@@ -27,8 +27,8 @@ return 1
     )
 });
 
-/// Says which nodes there are: name, state version and the time since the last report in milliseconds, of each. Key: the
-/// nodes. Argument: the most entries.
+/// Returns the nodes: name, state version, and the time since the last report in milliseconds. Key: the
+/// nodes. Argument: the maximum number of entries.
 pub(in super::super) static NODES: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"
@@ -49,7 +49,7 @@ return nodes
     )
 });
 
-/// Takes a node's entry away. Key: the nodes. Argument: the node's name.
+/// Removes a node's entry. Key: the nodes. Argument: the node's name.
 pub(in super::super) static FORGET: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"

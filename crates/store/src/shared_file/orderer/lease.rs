@@ -1,4 +1,4 @@
-//! Taking, renewing and giving back the lease, in the leader's file.
+//! Takes, renews and gives back the lease in the leader's file.
 
 use super::super::leader_file::{self, LeaderRecord};
 use super::{Failure, Orderer};
@@ -9,8 +9,8 @@ impl Orderer {
         read.inspect_err(|error| tracing::warn!(%error, "the leader's file")).ok().flatten()
     }
 
-    /// Whether the record still says that this node leads, and its time has not run out. With the
-    /// lock held nobody can take over until it is let go.
+    /// Whether the record still names this node as leader, and its time has not run out. While this node
+    /// holds the lock, no other node can take over.
     pub(super) fn confirms_lease(&self) -> bool {
         let Some(fencing_token) = self.shared.held_lease() else { return false };
         let record = self.read_record().unwrap_or_default();
@@ -67,8 +67,8 @@ impl Orderer {
         let given_back = record.as_ref().is_none_or(|record| record.token.is_empty());
         let vacant = lapsed || given_back;
         self.shared.note_record(record.filter(|_| !vacant), asked_ms);
-        // Also a node that does not compete takes it where nobody has for so long that nobody else
-        // will: a lone one would never have a leader.
+        // A node that does not compete takes the lease too, if there has been no leader for so long that no
+        // other node will lead. Otherwise, a node that is alone would never have a leader.
         let competes = self.shared.config.election_enabled || unchanged_ms >= 2 * lease_ms;
         if !vacant || !competes {
             return Ok(());
