@@ -119,7 +119,7 @@ async fn watch_all(watched: &Watched, slow: &Mutex<SlowLook>) {
         let mut seen = watched.look().await;
         seen.slow = slow.lock().holds(&watched.node, now_ms);
         let speaks = seen.leadership.is_leader || watch.nobody_leads(&seen, now_ms);
-        watched.telemetry.alerts().set_speaks_for_cluster(speaks);
+        watched.telemetry.alerts().set_reports_for_cluster(speaks);
         let judged = watch.judge(&seen, now_ms);
         for change in watch.settle(judged, now_ms) {
             match change {

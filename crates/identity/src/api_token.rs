@@ -1,5 +1,5 @@
-//! API tokens: `mxt_CLUSTER_ID_SECRET`. The state keeps the SHA-256 of the whole text; the text itself
-//! is shown once, when it is made.
+//! API tokens: `mxt_CLUSTER_ID_SECRET`. The state stores the SHA-256 of the whole text. The text itself is
+//! shown once, when the token is created.
 
 use rand::TryRngCore;
 use rand::rngs::OsRng;
@@ -8,20 +8,20 @@ use sha2::{Digest, Sha256};
 use super::{AuthError, Secret};
 use maxine_state::{Identities, Name, TokenRecord};
 
-/// What every API token begins with.
+/// Prefix of every API token.
 pub(super) const PREFIX: &str = "mxt_";
 
-/// A token as it was made.
+/// A new token.
 #[derive(Debug)]
 pub struct MintedToken {
-    /// What its bearer sends; shown once.
+    /// The text that the bearer sends. It is shown once.
     pub text: Secret,
-    /// What the state keeps.
+    /// The hash that the state stores.
     pub hash: [u8; 32],
 }
 
-/// Makes a token with 256 random bits for `id`, for the cluster of this audience. Fails only if the
-/// system has no randomness.
+/// Creates a token for `id` with 256 random bits, for the cluster with this audience. Fails only if the
+/// operating system provides no random numbers.
 pub(super) fn mint(audience: &str, id: &Name) -> Result<MintedToken, rand::rand_core::OsError> {
     let mut secret = [0_u8; 32];
     OsRng.try_fill_bytes(&mut secret)?;
@@ -30,17 +30,17 @@ pub(super) fn mint(audience: &str, id: &Name) -> Result<MintedToken, rand::rand_
     Ok(MintedToken { text: Secret::new(&text), hash })
 }
 
-/// Bytes as hexadecimal digits, in lower case.
+/// Bytes as lower-case hexadecimal digits.
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The audience that a token names; `None` for what is no API token.
+/// The audience in a token; `None` if the text is no API token.
 pub(super) fn audience_of(token: &str) -> Option<&str> {
     token.strip_prefix(PREFIX)?.split_once('_').map(|(audience, _)| audience)
 }
 
-/// The record of a token, if it is one of the cluster of this audience and has not expired.
+/// The record of a token, if it belongs to the cluster with this audience and has not expired.
 pub(super) fn find<'a>(
     identities: &'a Identities,
     audience: &str,
@@ -64,7 +64,7 @@ pub(super) fn find<'a>(
     Ok(record)
 }
 
-/// Compares without stopping at the first difference, so that time tells nothing but the length.
+/// Compares in constant time, so that the duration reveals only the length.
 pub(super) fn is_same(a: &[u8], b: &[u8]) -> bool {
     a.len() == b.len() && a.iter().zip(b).fold(0, |differences, (x, y)| differences | (x ^ y)) == 0
 }

@@ -1,22 +1,22 @@
-//! The name by which a cluster's tokens are told from every other cluster's.
+//! The audience of tokens: a name that distinguishes this cluster from all others.
 
 use sha2::{Digest, Sha256};
 
 use super::api_token::hex;
 use maxine_state::Identities;
 
-/// Bytes of the hash that are kept.
+/// Number of bytes of the hash that are used.
 const LEN_BYTES: usize = 8;
 
-/// A hash of the cluster's configured name and of its random identity, in hexadecimal. A copy of the
-/// state under another name (a test cluster that was restored from a backup, say) has another one.
-/// `None` until the first leader has made the identity.
+/// A hash of the cluster's configured name and its random identity, in hexadecimal. A copy of the state under
+/// another cluster name has another audience; a test cluster that was restored from a backup is an example.
+/// `None` until the first leader has created the identity.
 pub(super) fn of(cluster_name: &str, identities: &Identities) -> Option<String> {
     if identities.cluster.is_empty() {
         return None;
     }
     let mut hash = Sha256::new();
-    // A name has no control characters, so the two parts cannot run into each other.
+    // A name has no control characters, so the separator is unambiguous.
     hash.update(cluster_name.as_bytes());
     hash.update(b"\n");
     hash.update(identities.cluster.as_bytes());

@@ -1,8 +1,8 @@
-//! The break-glass token: the way in for whoever may read the node's data directory, when no other
-//! credential counts because the node has lost contact with the cluster.
+//! The break-glass token. It gives access to a node that has lost contact with the cluster and therefore
+//! accepts no other credential.
 //!
-//! It is made at each start and only ever read by its owner. Whoever may read it may read the log with
-//! the signing keys too, so it gives nobody more than they have.
+//! Each start creates a new one, in a file that only its owner may read. Whoever may read that file may also
+//! read the signing keys in the log, so the token gives no additional access.
 
 use std::fs;
 use std::io::{self, Write};
@@ -15,19 +15,19 @@ use rand::rngs::OsRng;
 use super::Secret;
 use super::api_token::hex;
 
-/// What the token begins with.
+/// Prefix of the token.
 pub(super) const PREFIX: &str = "mxb_";
-/// The file's name in the data directory.
+/// Name of the file in the data directory.
 const FILE: &str = "break-glass";
 
-/// Where the token of the node with this data directory is.
+/// The path of the token's file for the node with this data directory.
 #[must_use]
 pub fn break_glass_file(data_dir: &Path) -> PathBuf {
     data_dir.join(FILE)
 }
 
-/// Makes a new token and writes it to its file, which only its owner may read. The one before stops
-/// working with the node that knew it.
+/// Creates a new token and writes it to its file, which only its owner may read. The previous token is no
+/// longer valid once the node has restarted.
 pub fn make_break_glass_token(data_dir: &Path) -> io::Result<Secret> {
     let mut secret = [0_u8; 32];
     OsRng.try_fill_bytes(&mut secret).map_err(io::Error::other)?;

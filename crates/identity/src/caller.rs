@@ -1,8 +1,8 @@
-//! Who calls.
+//! The caller of a request, and how the caller was authenticated.
 
 use maxine_state::{EndedSession, Role};
 
-/// How a caller proved who they are.
+/// How a caller was authenticated.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Via {
     /// Not at all.
@@ -18,31 +18,32 @@ pub enum Via {
     BreakGlass,
 }
 
-/// The session that a caller came with; what is needed to end it.
+/// The session of a caller, as far as it is needed to end the session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SessionRef {
-    /// The version of the user's credentials that it was issued for.
+    /// The version of the user's credentials for which it was issued.
     pub credential_version: u64,
-    /// What names it.
+    /// The identity of the session.
     pub session: EndedSession,
 }
 
-/// Who calls. Anyone on an open route; on a guarded one, someone whose present role suffices.
+/// The caller of a request. On an open route it may be anyone. On a guarded route the caller's present role
+/// is sufficient.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Caller {
-    /// The user's name, `token:ID` for an API token, `break-glass:NODE` for that node's break-glass token,
-    /// empty for nobody.
+    /// The user's name. It is `token:ID` for an API token, `break-glass:NODE` for that node's break-glass
+    /// token, and empty without a credential.
     pub user: Box<str>,
-    /// The present role; `None` for nobody.
+    /// The present role; `None` without a credential.
     pub role: Option<Role>,
-    /// How they proved it.
+    /// How the caller was authenticated.
     pub via: Via,
-    /// Their session, where they came with one.
+    /// The session, if there is one.
     pub session: Option<SessionRef>,
 }
 
 impl Caller {
-    /// Whether they have at least this role.
+    /// Whether the caller has at least this role.
     #[must_use]
     pub fn has(&self, role: Role) -> bool {
         self.role.is_some_and(|own| own >= role)

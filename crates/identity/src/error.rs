@@ -1,55 +1,56 @@
-//! Why someone is not let in, and with which status that is answered.
+//! Why a request or a sign-in is refused, and with which status.
 
 use super::CSRF_HEADER;
 use maxine_state::Role;
 
-/// Why a request is not let in.
+/// Why a request is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AuthError {
-    /// No credentials, or none of a kind that is accepted: 401.
+    /// There are no credentials, or none of an accepted kind: 401.
     #[error("Unauthorized")]
     Missing,
-    /// The session has run out: 401.
+    /// The session has expired: 401.
     #[error("JWT token expired")]
     Expired,
-    /// The token is not one of ours: 403.
+    /// The token was not issued by this cluster: 403.
     #[error("Forbidden")]
     Invalid,
-    /// The user is gone, or their password changed since: 401.
+    /// The user was deleted, or the password was changed since: 401.
     #[error("Unauthorized")]
     Revoked,
-    /// The session is from a history of the cluster's state that has ended: 401.
+    /// The session belongs to an earlier history of the cluster's state: 401.
     #[error("Unauthorized")]
     HistoryEnded,
-    /// The cookie came without the header that proves it was not sent by another site: 403.
+    /// The request has the cookie, but not the header that proves that it does not come from another site:
+    /// 403.
     #[error("Forbidden")]
     CrossSite,
-    /// The cookie came with a name of this node that is not one of its own: 403.
+    /// The request has the cookie, but not one of this node's own host names: 403.
     #[error("Forbidden")]
     WrongHost,
-    /// This node has been without contact with the cluster for too long to know whether the credential
+    /// This node has had no contact with the cluster for too long, so it does not know whether the credential
     /// was revoked: 503.
     #[error(
-        "this node has not heard from the cluster for {age_s} s and cannot tell whether the credential was revoked"
+        "this node has not heard from the cluster for {age_s} s and does not know whether the credential was revoked"
     )]
     Stale {
-        /// For how long, in seconds.
+        /// The time without contact, in seconds.
         age_s: u64,
     },
-    /// This node has no state yet, so it knows no credentials at all: 503.
+    /// This node has no state yet, so it knows no credentials: 503.
     #[error("{}", maxine_view::NO_STATE)]
     NoState,
-    /// Known, but may not: 403.
+    /// The caller is known, but their role does not permit the request: 403.
     #[error("Forbidden")]
     RoleTooLow {
-        /// The least role that may.
+        /// The lowest role that permits it.
         required: Role,
     },
 }
 
 impl AuthError {
-    /// Whether the refusal belongs into the audit log: someone tried what they may not, or with what is not theirs. No
-    /// token, or one whose time or history is over, is everyday.
+    /// Whether the refusal belongs in the audit log. It does if someone tried to do what they may not, or
+    /// used a credential that is not theirs. A missing, expired or outdated token is normal.
     #[must_use]
     pub fn is_worth_a_record(self) -> bool {
         !matches!(
@@ -58,14 +59,16 @@ impl AuthError {
         )
     }
 
-    /// What is missing, for whoever sent the request.
+    /// A text for the caller that says what is missing.
     #[must_use]
     pub fn explained(self) -> String {
         match self {
             Self::Missing => "the request carries no token".into(),
-            Self::Expired => "the session has run out".into(),
+            Self::Expired => "the session has expired".into(),
             Self::Invalid => "the token is not valid in this cluster, or was revoked".into(),
-            Self::Revoked => "the token's user is gone, or their password or role changed".into(),
+            Self::Revoked => {
+                "the token's user was deleted, or their password or role was changed".into()
+            }
             Self::HistoryEnded => {
                 "the cluster's data was restored from a copy, or acknowledged writes were lost, \
                                    since this session began: sign in again"
@@ -87,7 +90,7 @@ impl AuthError {
         }
     }
 
-    /// The status that tells it.
+    /// The HTTP status.
     #[must_use]
     pub fn status(self) -> http::StatusCode {
         match self {
@@ -102,45 +105,45 @@ impl AuthError {
     }
 }
 
-/// A sign-in that did not succeed.
+/// Why a sign-in is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SigninError {
-    /// Unknown user or wrong password; which of the two is not told.
+    /// The user is unknown or the password is wrong. The answer does not say which.
     #[error("Unauthorized")]
     Refused,
-    /// Too many tries.
+    /// There were too many attempts.
     #[error("too many sign-in attempts; try again in {retry_after_s} s")]
     TooManyAttempts {
-        /// When a try is allowed again, in seconds.
+        /// Time until the next attempt is allowed, in seconds.
         retry_after_s: u64,
     },
-    /// Too many passwords are being checked at this moment.
+    /// Too many passwords are being checked now.
     #[error("too many sign-ins at the same time; try again in 1 s")]
     Busy,
-    /// This node has been without contact with the cluster for too long to know whether the password
-    /// still holds.
+    /// This node has had no contact with the cluster for too long, so it does not know whether the password
+    /// is still valid.
     #[error(
-        "this node has not heard from the cluster for {age_s} s and cannot tell whether the password still holds; sign in at another node"
+        "this node has not heard from the cluster for {age_s} s and does not know whether the password is still valid; sign in at another node"
     )]
     Stale {
-        /// For how long, in seconds.
+        /// The time without contact, in seconds.
         age_s: u64,
     },
     /// This node has no state yet, so it knows no users.
     #[error("{}", maxine_view::NO_STATE)]
     NoState,
-    /// No key to sign with yet: the cluster has had no leader so far.
+    /// There is no signing key yet, because the cluster has not had a leader.
     #[error("the cluster is not ready for sign-ins yet; try again in 1 s")]
     NotReady,
 }
 
-/// An API token could not be made; a retry is safe.
+/// Why an API token could not be created. A retry is safe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MintError {
-    /// The cluster has had no leader so far.
-    #[error("the cluster has no identity yet: it has had no leader so far")]
+    /// The cluster has not had a leader.
+    #[error("the cluster has no identity yet: it has not had a leader so far")]
     NotReady,
-    /// The system has no randomness.
-    #[error("the system gave no random numbers")]
+    /// The operating system provides no random numbers.
+    #[error("the operating system gave no random numbers")]
     NoRandomness,
 }

@@ -1,4 +1,4 @@
-//! No credentials that were not issued here are accepted, whatever they look like.
+//! Fuzz target: credentials that were not issued here are never accepted.
 
 use maxine_fuzzing::Target;
 use std::sync::Arc;
@@ -37,7 +37,7 @@ fn genuine(sessions: &Sessions, identities: &Identities) -> String {
     sessions.issue_as(7, identities, REALM, &user(), NOW_S).expect("there is a key")
 }
 
-/// Header fields, one a line.
+/// Header fields, one per line.
 fn credentials(bytes: &[u8]) {
     let (sessions, identities) = (Sessions::new(None, 60), identities());
     let headers = maxine_fuzzing::headers(bytes);

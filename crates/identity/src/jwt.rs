@@ -1,7 +1,7 @@
-//! Sessions as JWTs: HS256, with the key's id in the header.
+//! Sessions as JWTs, signed with HS256. The header has the id of the key.
 //!
-//! The newest key signs; older ones are still accepted. Keys come from the environment, where they
-//! are set, and from the replicated state.
+//! The newest key signs, and older keys are still accepted. Keys come from the environment if they are set
+//! there, and from the replicated state.
 
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
@@ -10,43 +10,44 @@ use serde::{Deserialize, Serialize};
 use super::settings::EnvSigningKeys;
 use maxine_state::{EndedSession, Identities, Role, User};
 
-/// Longest token that is looked at, in bytes.
+/// Maximum length of a token, in bytes.
 const TOKEN_LEN_MAX: usize = 4_096;
 
-/// What sessions are for: one cluster, in one history of its state.
+/// The scope of sessions: one cluster, in one history of its state.
 ///
-/// What ended a session (a change of the password, a sign-out) is kept in the state, so it is lost where the
-/// state goes back to an older copy. Then another history begins, and all sessions of the one before end.
+/// The state records what ends a session, such as a change of the password or a sign-out. If the state is
+/// restored from an older copy, these records can be lost. A new history then begins, and all sessions of the
+/// earlier one end.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Realm<'a> {
-    /// The cluster's audience.
+    /// The audience of the cluster.
     pub(super) audience: &'a str,
-    /// The state's history.
+    /// The history of the state.
     pub(super) history: u64,
 }
 
-/// What a session's token says.
+/// The content of a session's token.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Claims {
-    /// Whose.
+    /// The user's name.
     pub(super) user_name: String,
-    /// The role at sign-in. Never trusted: the present role counts.
+    /// The role at sign-in. It is never used: the present role counts.
     role: Role,
-    /// The version of the credentials that it was issued for.
+    /// The version of the credentials for which it was issued.
     pub(super) credential_version: u64,
     iat: u64,
     exp: u64,
-    /// Tells it from others of the same second.
+    /// Distinguishes it from other sessions of the same second.
     jti: String,
-    /// The cluster that it is for.
+    /// The audience of the cluster.
     aud: String,
-    /// The history of the cluster's state that it is for.
+    /// The history of the cluster's state.
     history: u64,
 }
 
 impl Claims {
-    /// What names the session where it is ended before its time.
+    /// The identity of the session, for ending it early.
     pub(super) fn session(&self) -> EndedSession {
         EndedSession {
             issued_at_s: self.iat,
@@ -56,7 +57,7 @@ impl Claims {
     }
 }
 
-/// The part of the claims that is read without a check of the signature.
+/// The claims that are read before the signature is checked.
 #[derive(Deserialize)]
 struct Unchecked {
     aud: String,
@@ -71,24 +72,24 @@ fn unchecked(token: &str) -> Option<Unchecked> {
     jsonwebtoken::dangerous::insecure_decode::<Unchecked>(token).ok().map(|data| data.claims)
 }
 
-/// The audience that a JWT names, whoever signed it; `None` for what is no JWT or names none.
+/// The audience in a JWT, whoever signed it; `None` if the text is no JWT or has no audience.
 pub(super) fn audience_of(token: &str) -> Option<String> {
     unchecked(token).map(|claims| claims.aud)
 }
 
-/// Why a token is not accepted.
+/// Why a token is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum TokenError {
-    /// Ours, but its time is over.
+    /// It was issued here, and has expired.
     Expired,
-    /// For this cluster, in a history that has ended. Its signature says nothing any more: the keys of that
-    /// history have ended with it.
+    /// It was issued for this cluster in an earlier history. Its signature proves nothing, because the keys
+    /// of that history are no longer valid.
     HistoryEnded,
-    /// Not ours.
+    /// It was not issued here.
     Invalid,
 }
 
-/// Issues and checks sessions' tokens.
+/// Issues and checks the tokens of sessions.
 pub(super) struct Sessions {
     env_keys: Option<EnvSigningKeys>,
     lifetime_s: u64,
@@ -98,15 +99,15 @@ pub(super) struct Sessions {
 impl Sessions {
     pub(super) fn new(env_keys: Option<EnvSigningKeys>, lifetime_s: u64) -> Self {
         let mut validation = Validation::new(Algorithm::HS256);
-        // The expiry is checked here, against the node's clock: the signature comes first, so a
-        // forged token never reads as expired.
+        // The expiry is checked later, with the node's clock. The signature is checked first, so a forged
+        // token is never reported as expired.
         validation.validate_exp = false;
         validation.validate_aud = false;
         validation.required_spec_claims.clear();
         Self { env_keys, lifetime_s, validation }
     }
 
-    /// A token for a user, for this realm; `None` if there is no key to sign with yet.
+    /// Issues a token for a user; `None` if there is no signing key yet.
     pub(super) fn issue(
         &self,
         identities: &Identities,
@@ -117,7 +118,7 @@ impl Sessions {
         self.issue_as(rand::random(), identities, realm, user, now_s)
     }
 
-    /// The same with an id of the session.
+    /// Issues a token with a given session id.
     pub(super) fn issue_as(
         &self,
         id: u64,
@@ -148,7 +149,7 @@ impl Sessions {
         jsonwebtoken::encode(&header, &claims, &EncodingKey::from_secret(secret)).ok()
     }
 
-    /// Reads a token that one of the keys has signed for this realm and whose time is not over.
+    /// Checks a token. It must be signed by one of the keys, for this realm, and must not have expired.
     pub(super) fn check(
         &self,
         identities: &Identities,
@@ -167,7 +168,7 @@ impl Sessions {
         if ended.and_then(|claims| claims.history).is_some_and(|named| named != realm.history) {
             return Err(TokenError::HistoryEnded);
         }
-        // Keys whose id the token names come first; older secrets of the environment have none.
+        // Keys with the token's key id are tried first. Older secrets of the environment have no id.
         let kid = header.kid.as_deref();
         let keys = self.keys(identities);
         let (named, others): (Vec<_>, Vec<_>) = keys.into_iter().partition(|(id, _)| *id == kid);
@@ -247,7 +248,7 @@ mod tests {
         assert_eq!((claims.user_name.as_str(), claims.credential_version), ("ada", 3));
         assert_eq!(sessions.check(&rotated, IN_C, &token, 2_800).unwrap_err(), TokenError::Expired);
         let gone = identities(&[("b", 2)]);
-        // Forged and expired reads as forged.
+        // A forged and expired token is reported as forged.
         assert_eq!(sessions.check(&gone, IN_C, &token, 9_999).unwrap_err(), TokenError::Invalid);
     }
 
@@ -298,7 +299,7 @@ mod tests {
             sessions.check(&none, of("production"), &token, 1).unwrap_err(),
             TokenError::Invalid
         );
-        // Expired and for another cluster reads as not ours.
+        // A token that has expired and is for another cluster is reported as not issued here.
         assert_eq!(
             sessions.check(&none, of("production"), &token, 99).unwrap_err(),
             TokenError::Invalid
@@ -319,7 +320,7 @@ mod tests {
         assert_eq!(refused, TokenError::HistoryEnded, "the keys may have ended with it");
         let present = sessions.issue(&keys, next, &user(), 0).unwrap();
         assert!(sessions.check(&keys, next, &present, 1).is_ok());
-        // Another cluster's token is none of ours, whatever its history.
+        // A token of another cluster is reported as not issued here, whatever its history is.
         let foreign = sessions.issue(&keys, of("staging"), &user(), 0).unwrap();
         assert_eq!(sessions.check(&keys, next, &foreign, 1).unwrap_err(), TokenError::Invalid);
     }

@@ -1,10 +1,10 @@
-//! Who is who: passwords, sessions, API tokens, and the limits on trying.
+//! Authentication: passwords, sessions, API tokens, and limits on attempts.
 //!
-//! Place in the flow: the API's edge asks [`Security::identify`] for every request; sign-in and
-//! change-password use the rest. Identities themselves are replicated state; this module reads
-//! them from the view and never writes them. The program makes the first ones.
+//! Place in the flow: the API calls [`Security::identify`] for every request. Sign-in and the change of a
+//! password use the other functions. Users, keys and tokens are replicated state, which this crate reads from
+//! the view and never writes.
 //!
-//! **Invariant:** no secret reaches a log, an error or a `Debug` text.
+//! **Invariant:** no secret appears in a log, an error or a `Debug` text.
 
 mod api_token;
 mod audience;
@@ -42,43 +42,43 @@ pub use settings::{Account, EnvSigningKeys, Secret, SecuritySettings};
 use jwt::{Realm, Sessions, TokenError};
 use signin_limit::SigninLimit;
 
-/// The dashboard's session cookie.
+/// The cookie of the dashboard's session.
 pub const SESSION_COOKIE: &str = "maxine_session";
-/// A header for Maxine's own token alone. A request with it keeps its `Authorization` for the instance
-/// that it is forwarded to.
+/// A header for a token that is only for Maxine. With it, a request keeps its `Authorization` for the
+/// instance to which it is forwarded.
 pub const TOKEN_HEADER: &str = "x-maxine-token";
-/// The header that a request with the session cookie must carry if it changes something: another
-/// site's page cannot set it without the browser asking first (CSRF).
+/// The header that a request with the session cookie must have if it changes something. A page of another
+/// site cannot set it without a preflight request (CSRF).
 pub const CSRF_HEADER: &str = "x-maxine-csrf";
 
-/// A session that was opened.
+/// A new session.
 pub struct SignedIn {
     /// The JWT.
     pub access_token: String,
     /// The user's role.
     pub role: Role,
-    /// How long the session lasts, in seconds.
+    /// The lifetime of the session, in seconds.
     pub lifetime_s: u64,
 }
 
-/// What a cookie may authorize of a request.
+/// What the session cookie may authorize for a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CookieUse {
-    /// Anything: the request only reads.
+    /// The request, because it only reads.
     Reads,
-    /// A change, with the CSRF header.
+    /// A change, if the request has the CSRF header.
     Changes,
-    /// Nothing: a change by GET, which a browser makes by following a redirect.
+    /// Nothing, because the request is a change by GET, which a redirect can cause.
     Never,
 }
 
-/// What a node knows of its contact with the cluster. Credentials count only as long as what is known of them is
-/// recent enough, and sessions only within the history that they were issued in.
+/// This node's contact with the cluster. Credentials are only accepted while the node's state is recent
+/// enough, and sessions only within the history for which they were issued.
 pub trait ClusterContact: Send + Sync {
-    /// How old the state on this node can be, in milliseconds; `None` while that is unknown.
+    /// The staleness of this node's state, in milliseconds; `None` while it is unknown.
     fn staleness_ms(&self) -> Option<u64>;
 
-    /// The line of history that the store is on; `None` where the store knows none.
+    /// The line of history of the store; `None` if the store has none.
     fn line(&self) -> Option<u64>;
 }
 
@@ -93,12 +93,12 @@ struct Inner {
     limit: SigninLimit,
 }
 
-/// Who is who. Cheap to clone.
+/// Authenticates callers. Clones are cheap.
 #[derive(Clone)]
 pub struct Security(Arc<Inner>);
 
 impl Security {
-    /// For a node.
+    /// For one node.
     #[must_use]
     pub fn new(
         view: Arc<View>,
@@ -128,8 +128,8 @@ impl Security {
         &self.0.settings
     }
 
-    /// Says who sends a request: by `x-maxine-token`, else by `Authorization`, else by the dashboard's
-    /// cookie.
+    /// Identifies the caller of a request: by `x-maxine-token`, or else by `Authorization`, or else by the
+    /// dashboard's cookie.
     pub fn identify(&self, cookie: CookieUse, headers: &HeaderMap) -> Result<Caller, AuthError> {
         if let Some(value) = headers.get(TOKEN_HEADER) {
             let token = value.to_str().map_err(|_| AuthError::Invalid)?.trim();
@@ -151,11 +151,11 @@ impl Security {
         self.identify_token(token, Via::Cookie)
     }
 
-    /// Takes out of a request the tokens that are meant for Maxine, before it is forwarded to an instance:
-    /// `x-maxine-token`, and an `Authorization` that holds a token that names this cluster, in whatever form:
-    /// one that Maxine would not accept gives the token away as well. The name alone counts: a
-    /// token that has expired, or that this node does not know yet, must not reach an instance either.
-    /// Any other credential stays as it is.
+    /// Removes tokens for Maxine from a request before it is forwarded to an instance. These are
+    /// `x-maxine-token`, and an `Authorization` with a token that names this cluster, in whatever form,
+    /// because even an unaccepted form reveals the token. The cluster's name in the token is sufficient: a
+    /// token that has expired, or that this node does not know yet, must not reach an instance either. Other
+    /// credentials are not changed.
     pub fn withhold_tokens(&self, headers: &mut HeaderMap) {
         headers.remove(TOKEN_HEADER);
         let mut all = headers.get_all(header::AUTHORIZATION).iter();
@@ -242,16 +242,16 @@ impl Security {
         Ok(Caller { user, role: Some(Role::Admin), via: Via::BreakGlass, session: None })
     }
 
-    /// For how long this node has been without contact with the cluster, in seconds, if that is too long
-    /// for what it knows of credentials to count. A node that has had none yet counts from its start.
+    /// How long this node has had no contact with the cluster, in seconds, if that is too long for accepting
+    /// credentials. Before the first contact, the time counts from the start.
     fn too_stale_s(&self) -> Option<u64> {
         let since_start_ms = self.0.clock.monotonic_ms().saturating_sub(self.0.started_ms);
         let age_ms = self.0.contact.staleness_ms().unwrap_or(u64::MAX).min(since_start_ms);
         (age_ms > self.0.settings.credential_staleness_max_ms).then_some(age_ms / 1_000)
     }
 
-    /// Opens a session for the right pair. Takes as long for an unknown user as for a wrong
-    /// password. Can be dropped safely.
+    /// Opens a session if the name and the password are right. An unknown user takes as long as a wrong
+    /// password. The future can be dropped safely.
     pub async fn sign_in(
         &self,
         user_name: &str,
@@ -279,7 +279,7 @@ impl Security {
         self.open_session(&user).ok_or(SigninError::NotReady)
     }
 
-    /// A password that nobody looked at was not tried: the limit does not count it.
+    /// Takes back an attempt whose password was not checked, so that the limit does not count it.
     fn not_tried(&self, user_name: &str, client: IpAddr) -> SigninError {
         self.0.limit.take_back(user_name, client);
         SigninError::Busy
@@ -296,14 +296,14 @@ impl Security {
         Some(SignedIn { access_token, role: user.role, lifetime_s })
     }
 
-    /// A user as the state has them now.
+    /// A user, as the state has them now.
     #[must_use]
     pub fn user(&self, name: &str) -> Option<Arc<User>> {
         let snapshot = self.0.view.snapshot();
         snapshot.state.identities().users.get(name).cloned()
     }
 
-    /// Whether `password` is the user's present one; tries count like sign-ins.
+    /// Whether `password` is the user's present password. Attempts count like sign-ins.
     pub async fn verify_own_password(
         &self,
         user: &User,
@@ -325,21 +325,21 @@ impl Security {
         Ok(right)
     }
 
-    /// Hashes a password for [`maxine_state::Command::PutUser`], if it is one that a user may have.
-    /// Bounded in how many run at once.
+    /// Hashes a password for [`maxine_state::Command::PutUser`], if users may have it. The number of
+    /// concurrent hashes is limited.
     pub async fn hash_password(&self, password: &str) -> Result<Box<str>, PasswordError> {
         self.0.passwords.hash(password).await
     }
 
-    /// Makes an API token for [`maxine_state::Command::PutToken`].
+    /// Creates an API token for [`maxine_state::Command::PutToken`].
     pub fn mint_api_token(&self, id: &Name) -> Result<MintedToken, MintError> {
         let snapshot = self.0.view.snapshot();
         let audience = self.audience(snapshot.state.identities()).ok_or(MintError::NotReady)?;
         api_token::mint(&audience, id).map_err(|_| MintError::NoRandomness)
     }
 
-    /// The history that sessions are of. `None` where it has ended, because the cluster was restored or
-    /// recovered, and its leader has not begun the next one yet.
+    /// The present history, for sessions. `None` if it has ended because the cluster was restored or
+    /// recovered, and the leader has not begun a new one yet.
     fn history_of(&self, state: &ControlState) -> Option<u64> {
         let has_ended = self.0.contact.line().is_some_and(|line| line != state.line());
         (!has_ended).then(|| state.history())
@@ -350,7 +350,7 @@ impl Security {
     }
 }
 
-/// The token of `Bearer TOKEN`, the scheme in any case; nothing else is accepted.
+/// The token in `Bearer TOKEN`, with the scheme in upper or lower case. Nothing else is accepted.
 fn bearer_token(value: &[u8]) -> Option<&str> {
     let text = std::str::from_utf8(value).ok()?;
     let (scheme, token) = text.split_once(' ')?;
@@ -367,7 +367,7 @@ fn session_cookie(headers: &HeaderMap) -> Option<&str> {
         .map(|(_, value)| value)
 }
 
-/// The user who stands for a role in the compatible API, where accounts are one per role.
+/// The user for a role in the compatible API, which has one account for each role.
 #[must_use]
 pub fn first_user_with(identities: &Identities, role: Role) -> Option<&Name> {
     identities.users.values().find(|user| user.role == role).map(|user| &user.name)

@@ -1,8 +1,8 @@
-//! Passwords: argon2id, on threads of their own, a few at a time.
+//! Hashes passwords with argon2id, on its own threads, a few at a time.
 //!
-//! A hash costs tens of milliseconds and megabytes by design. Without a bound, anyone who can reach
-//! the sign-in could take all of the node's memory and threads. The threads are not the runtime's blocking
-//! ones, which files and look-ups of host names may keep busy: then nobody could sign in.
+//! A hash takes tens of milliseconds and megabytes of memory by design. Without a limit, anyone who can reach
+//! the sign-in could use all memory and threads of the node. The blocking threads of the runtime are not
+//! used, because file access and DNS look-ups can occupy all of them, and then nobody could sign in.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -15,21 +15,22 @@ use tokio::sync::{Semaphore, oneshot};
 use maxine_admission::{PlaceLimits, Places, Standing};
 use maxine_state::{Given, Limit, LimitExceeded};
 
-/// How many are hashed at once.
+/// Maximum number of concurrent hashes.
 const CONCURRENT_MAX: usize = 2;
-/// How many may wait for their turn.
+/// Maximum number of waiting passwords.
 const WAITING_MAX: usize = 32;
-/// How many of one address may be checked or wait, so that one cannot keep others from signing in.
+/// Maximum number of passwords of one address that are checked or wait, so that one address cannot prevent
+/// others from signing in.
 const PER_ADDRESS_MAX: usize = 8;
-/// How many places only those with a credential may take.
+/// Number of places that are reserved for callers with a credential.
 const RESERVED: usize = 4;
-/// Shortest password, in characters.
+/// Minimum length of a password, in characters.
 pub const PASSWORD_CHARS_MIN: usize = 8;
-/// Longest password that is hashed, in bytes; the rest of a longer one would only cost time.
+/// Maximum length of a password, in bytes. A longer one would only take more time.
 pub const PASSWORD_LEN_MAX: usize = 1_024;
 
-/// The one rule for every password of a user, whichever way it comes in. The error does not repeat
-/// the password.
+/// Checks a new password. Every way to set a password uses this rule. The error does not contain the
+/// password.
 pub fn check_password(field: &str, password: &str) -> Result<(), LimitExceeded> {
     let chars = password.chars().count();
     if chars >= PASSWORD_CHARS_MIN && password.len() <= PASSWORD_LEN_MAX {
@@ -40,7 +41,7 @@ pub fn check_password(field: &str, password: &str) -> Result<(), LimitExceeded> 
     Err(LimitExceeded::new(field, limit, Given::Characters(chars as u64)))
 }
 
-/// What a hash costs (RFC 9106).
+/// The cost of a hash (RFC 9106).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PasswordCost {
     /// Memory, in KiB, at least 8.
@@ -55,28 +56,28 @@ impl Default for PasswordCost {
     }
 }
 
-/// Too many passwords are being checked; a retry is safe.
+/// Too many passwords are being checked. A retry is safe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("too many passwords are being checked; try again in 1 s")]
 pub struct PasswordBusy;
 
-/// A password was not hashed.
+/// Why a password was not hashed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PasswordError {
-    /// It is not one that a user may have.
+    /// Users may not have this password.
     #[error(transparent)]
     Refused(#[from] LimitExceeded),
-    /// Too many are being hashed; a retry is safe.
+    /// Too many passwords are being hashed. A retry is safe.
     #[error(transparent)]
     Busy(#[from] PasswordBusy),
 }
 
-/// Who has a password checked.
+/// Who asks for the check of a password.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AskedBy {
-    /// Someone who has yet to prove who they are, from this address.
+    /// A caller without a credential, at this address.
     Stranger(IpAddr),
-    /// Someone with a credential, or the node itself.
+    /// A caller with a credential, or the node itself.
     Known,
 }
 
@@ -85,12 +86,12 @@ pub struct Passwords {
     cost: PasswordCost,
     running: Arc<Semaphore>,
     admitted: Arc<Places>,
-    /// A hash of no password, for users that do not exist.
+    /// A hash that fits no password, for users that do not exist.
     decoy: Box<str>,
 }
 
 impl Passwords {
-    /// Checks and makes hashes at this cost.
+    /// Uses this cost for new hashes.
     pub fn new(cost: PasswordCost) -> Self {
         let decoy = hash_blocking(cost, "no user has this").unwrap_or_default();
         Self {
@@ -105,7 +106,7 @@ impl Passwords {
         }
     }
 
-    /// Whether `password` fits `hash`; without a hash, `false` after the same work.
+    /// Whether `password` fits `hash`. Without a hash, returns `false` after the same work.
     pub async fn verify(
         &self,
         password: &str,
@@ -120,7 +121,7 @@ impl Passwords {
         Ok(fits && known && fits_length)
     }
 
-    /// The hash of a password that a user may have, in PHC form.
+    /// The hash of a new password, in PHC form.
     pub async fn hash(&self, password: &str) -> Result<Box<str>, PasswordError> {
         check_password("password", password)?;
         let (cost, password) = (self.cost, Box::<str>::from(password));
@@ -128,8 +129,9 @@ impl Passwords {
         Ok(self.run(AskedBy::Known, work).await?.ok_or(PasswordBusy)?)
     }
 
-    /// Runs hashing work on a thread of its own, which costs little beside the work. The permits travel with the work: a caller that
-    /// goes away does not let another one in before the work has ended.
+    /// Runs hashing work on a thread of its own; starting a thread takes little time compared to the work.
+    /// The permits belong to the work: if a caller goes away, no other one is admitted before the work has
+    /// ended.
     async fn run<T: Send + 'static>(
         &self,
         asked_by: AskedBy,
@@ -145,7 +147,7 @@ impl Passwords {
         let work = move || {
             let result = work();
             drop((admitted, running));
-            // Whoever asked may have gone away.
+            // The caller may have gone away.
             let _gone = reply.send(result);
         };
         let thread = std::thread::Builder::new().name("password".into()).spawn(work);
@@ -165,7 +167,7 @@ fn hash_blocking(cost: PasswordCost, password: &str) -> Option<Box<str>> {
     Some(hash.to_string().into())
 }
 
-// The cost stands in the hash itself, so a hash made under another setting still fits.
+// The hash contains its cost, so a hash that was made with another setting is still valid.
 fn verify_blocking(password: &str, hash: &str) -> bool {
     let Ok(parsed) = PasswordHash::new(hash) else { return false };
     Argon2::default().verify_password(password.as_bytes(), &parsed).is_ok()
@@ -242,7 +244,7 @@ mod tests {
             assert!(limit.to_string().contains("at least 8 characters"), "{limit}");
             assert!(refused.is_empty() || !limit.to_string().contains(refused), "{limit}");
         }
-        // Characters count, not bytes.
+        // The limit counts characters, not bytes.
         for accepted in ["12345678", "pässwörd", &"x".repeat(1_024)] {
             passwords.hash(accepted).await.unwrap();
         }

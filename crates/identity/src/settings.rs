@@ -1,22 +1,22 @@
-//! What operators set about access, mostly through the environment.
+//! Settings of authentication, most of them from the environment.
 
 use std::fmt;
 
 use super::password::PasswordCost;
 use maxine_state::Role;
 
-/// Text that is never printed.
+/// A secret text that is never printed.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(Box<str>);
 
 impl Secret {
-    /// Keeps `text` out of sight.
+    /// A secret from a text.
     #[must_use]
     pub fn new(text: &str) -> Self {
         Self(text.into())
     }
 
-    /// The text itself; say why where you call it.
+    /// The text itself. Callers should say why they need it.
     #[must_use]
     pub fn expose(&self) -> &str {
         &self.0
@@ -29,7 +29,7 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// An account from the environment (`MAXINE_ADMIN_USERNAME`, `MAXINE_ADMIN_PASSWORD` and so on).
+/// An account from the environment, such as `MAXINE_ADMIN_USERNAME` with `MAXINE_ADMIN_PASSWORD`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Account {
     /// The role.
@@ -40,26 +40,27 @@ pub struct Account {
     pub password: Secret,
 }
 
-/// Signing keys from the environment. They stay on the node and out of the log; where they are
-/// set, every node needs the same.
+/// Signing keys from the environment. They stay on the node and out of the log. If they are set, every node
+/// needs the same ones.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EnvSigningKeys {
     /// `MAXINE_JWT_SECRET_KEY_ID`, by default `maxine-current`.
     pub key_id: String,
-    /// `MAXINE_JWT_SECRET`: signs.
+    /// `MAXINE_JWT_SECRET`, which signs.
     pub current: Secret,
-    /// `MAXINE_JWT_PREVIOUS_SECRETS`: still accepted.
+    /// `MAXINE_JWT_PREVIOUS_SECRETS`, which are still accepted.
     pub previous: Vec<Secret>,
 }
 
-/// Shortest secret that signs with HS256, in bytes: that of the hash (RFC 7518, section 3.2).
+/// Minimum length of a secret for HS256, in bytes: the length of the hash (RFC 7518, section 3.2).
 const JWT_SECRET_LEN_MIN: usize = 32;
 
 impl EnvSigningKeys {
-    /// The keys as the environment gives them; `previous` is a list with commas.
+    /// The keys from the environment's texts. `previous` is a comma-separated list.
     ///
     /// # Errors
-    /// Says which variable holds a secret that is too short. The secret is not shown.
+    ///
+    /// Names the variable with a secret that is too short. The secret is not shown.
     pub fn new(key_id: Option<&str>, current: &str, previous: &str) -> Result<Self, String> {
         let secret = |name: &str, text: &str| {
             if text.len() >= JWT_SECRET_LEN_MIN {
@@ -82,31 +83,30 @@ impl EnvSigningKeys {
     }
 }
 
-/// Settings of this module.
+/// Settings of authentication.
 #[derive(Clone, Debug)]
 pub struct SecuritySettings {
-    /// The cluster's configured name, which tokens carry together with the cluster's identity.
+    /// The configured name of the cluster. Tokens contain a hash of it and of the cluster's identity.
     pub cluster_name: String,
-    /// This node's name, under which the audit log has its break-glass token.
+    /// This node's name. The audit log shows it for the break-glass token.
     pub node_name: String,
     /// This node's break-glass token, if it has one.
     pub break_glass: Option<Secret>,
-    /// How long credentials count without contact with the cluster, in milliseconds.
+    /// How long credentials are accepted without contact with the cluster, in milliseconds.
     pub credential_staleness_max_ms: u64,
     /// Accounts from the environment, at most one for each role.
     pub accounts: Vec<Account>,
-    /// The name of the administrator who is made at the first start, where the environment sets
-    /// none.
+    /// The name of the administrator that the first start creates, if the environment sets none.
     pub first_admin: String,
-    /// Signing keys from the environment, if they are set; else the replicated ones sign.
+    /// Signing keys from the environment. If there are none, the replicated keys sign.
     pub env_keys: Option<EnvSigningKeys>,
-    /// How long a session lasts, in seconds.
+    /// Lifetime of a session, in seconds.
     pub session_lifetime_s: u64,
-    /// What a password's hash costs.
+    /// Cost of a password's hash.
     pub password_cost: PasswordCost,
-    /// Failed sign-ins of one user from one address until it has to wait.
+    /// Number of failed sign-ins of one user from one address before it has to wait.
     pub signin_attempts_max: u32,
-    /// The time over which they count, in milliseconds.
+    /// The window in which they count, in milliseconds.
     pub signin_window_ms: u64,
 }
 

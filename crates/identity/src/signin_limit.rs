@@ -1,17 +1,18 @@
-//! How often signing in may be tried: per user and address, and per address over all users.
+//! Limits sign-in attempts: for each pair of user and address, and for each address over all users.
 //!
-//! Counts are kept in a sketch of a fixed size (count-min: each pair has one cell in each of a few rows,
-//! by a keyed hash, and the lowest of them counts). Nothing is ever evicted, so no flood of other names
-//! or addresses frees anyone who is over the limit. Pairs that share cells can only make each other wait
-//! sooner, and who shares cells with whom cannot be known from outside.
+//! Counts are kept in a count-min sketch of a fixed size. Each pair has one cell in each of a few rows,
+//! chosen by a keyed hash, and the lowest of these cells is its count. Nothing is evicted, so a flood of
+//! other names or addresses releases nobody who is over the limit. Pairs that share cells can only make each
+//! other wait sooner, and an attacker cannot know which pairs share cells.
 //!
-//! How many addresses it takes to make others wait: with the default limit of 10 tries one address may try 100
-//! times in a window, which brings 10 pairs to the limit, and itself. So `n` addresses make about `11 n` keys full,
-//! which fill a share of `p = 1 - exp(-11 n / 65536)` of each row; somebody else waits where all four of their cells
-//! are full, with a chance of `p^4`. That is one in 3,700 for 820 addresses, one in 100 for 2,300, and one in 5 for
-//! 6,600, in each window anew. IPv6 addresses count by the network of 64 bits.
+//! How many addresses it takes to make others wait: with the default limit of 10 attempts, one address may
+//! try 100 times in a window. That brings 10 pairs to the limit, and the address itself. So `n` addresses
+//! make about `11 n` keys full, which fill a share of `p = 1 - exp(-11 n / 65536)` of each row. Another
+//! caller has to wait if all four of their cells are full, with a probability of `p^4`. That is one in 3,700
+//! for 820 addresses, one in 100 for 2,300, and one in 5 for 6,600, in each window. IPv6 addresses are
+//! counted by their network of 64 bits.
 //!
-//! Each node counts for itself; across a cluster of three an attacker has three times the tries.
+//! Each node counts for itself, so an attacker has three times the attempts in a cluster of three.
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
@@ -20,20 +21,20 @@ use maxine_admission::network_of;
 
 use parking_lot::Mutex;
 
-/// Rows of the sketch; two pairs share all their cells with a chance of one in 2^52.
+/// Rows of the sketch. Two pairs share all their cells with a probability of one in 2^52.
 const ROWS: usize = 4;
-/// Cells of a row: what 16 bits of a hash tell apart. All rows together take 2 MiB, once they are used.
+/// Cells of a row, one for each value of 16 bits of a hash. All rows together take 2 MiB once they are used.
 const ROW_LEN: usize = 1 << 16;
-/// Bits of a cell that count tries; the others are the time.
+/// Number of bits of a cell for the count; the other bits are the time.
 const TRIES_BITS: u32 = 20;
 const TRIES_MAX: u32 = (1 << TRIES_BITS) - 1;
-/// One address may try so many times more over all users than for one.
+/// How many times more attempts one address has over all users than for one user.
 const ADDRESS_FACTOR: u32 = 10;
 
-/// Of whom tries are counted: the user's name, or nobody for the address as a whole.
+/// The key of a count: the user's name and the address, or no name for the address as a whole.
 type Key<'a> = (Option<&'a str>, IpAddr);
 
-/// What a cell holds, packed into 64 bits.
+/// The content of a cell, packed into 64 bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Window {
     began_ms: u64,
@@ -52,7 +53,7 @@ impl From<Window> for u64 {
     }
 }
 
-/// Counts tries in fixed windows.
+/// Counts attempts in fixed windows.
 pub(super) struct SigninLimit {
     attempts_max: u32,
     window_ms: u64,
@@ -71,8 +72,8 @@ impl SigninLimit {
         }
     }
 
-    /// Counts a try before the password is looked at, so that tries at the same time count too.
-    /// Refused: in how many seconds one is allowed again. A refused try counts nowhere.
+    /// Counts an attempt before the password is checked, so that concurrent attempts count too. The error is
+    /// the number of seconds until an attempt is allowed again. A refused attempt is not counted.
     pub(super) fn try_begin(&self, user: &str, client: IpAddr, now_ms: u64) -> Result<(), u64> {
         let network = network_of(client);
         let limits = [
@@ -98,7 +99,7 @@ impl SigninLimit {
         Ok(())
     }
 
-    /// Takes a try back that was right, or that was not looked at.
+    /// Takes back an attempt that was right, or whose password was not checked.
     pub(super) fn take_back(&self, user: &str, client: IpAddr) {
         let network = network_of(client);
         let mut windows = self.windows.lock();
@@ -109,7 +110,7 @@ impl SigninLimit {
         }
     }
 
-    /// How long a window keeps its pair waiting, in milliseconds; 0 where it does not.
+    /// How long a window makes its pair wait, in milliseconds; 0 if it does not.
     fn left_ms(&self, window: Window, max: u32, now_ms: u64) -> u64 {
         if window.tries < max {
             return 0;
@@ -121,7 +122,7 @@ impl SigninLimit {
         window.tries == 0 || now_ms.saturating_sub(window.began_ms) >= self.window_ms
     }
 
-    /// A pair's cells, one in each row.
+    /// The cells of a pair, one in each row.
     fn cells(&self, key: Key<'_>) -> [usize; ROWS] {
         let hash = self.hasher.hash_one(key);
         std::array::from_fn(|row| row * ROW_LEN + (hash >> (16 * row)) as usize % ROW_LEN)
@@ -160,7 +161,7 @@ mod tests {
         assert!(limit.try_begin("another", A, 0).is_err());
     }
 
-    /// Guesses at one account in between floods, all within one window.
+    /// Attempts on one account between floods of other attempts, all within one window.
     fn guesses(flood: impl Fn(&SigninLimit, u64)) -> u32 {
         let limit = SigninLimit::new(10, 60_000);
         let mut admitted = 0;
@@ -176,7 +177,7 @@ mod tests {
 
     #[test]
     fn no_flood_frees_whoever_is_over_the_limit() {
-        // Of names, from the address of the guesses and from others.
+        // Floods of other names, from the same address and from others.
         let names = |limit: &SigninLimit, now_ms: u64| {
             for n in 0..2_000_u32 {
                 let _ = limit.try_begin(&format!("{n}-{now_ms}"), A, now_ms);
@@ -185,7 +186,7 @@ mod tests {
             }
         };
         assert_eq!(guesses(names), 10);
-        // Of sign-ins that succeed, of another account.
+        // Floods of successful sign-ins to another account.
         let successes = |limit: &SigninLimit, now_ms: u64| {
             for _ in 0..500 {
                 if limit.try_begin("mallory", A, now_ms).is_ok() {
@@ -196,7 +197,7 @@ mod tests {
         assert_eq!(guesses(successes), 10);
     }
 
-    /// All tries that 2,300 addresses have in one window, on as many names as brings cells to the limit.
+    /// 2,300 addresses use all their attempts in one window, on enough names to bring cells to the limit.
     #[test]
     fn two_thousand_addresses_make_one_in_a_hundred_others_wait() {
         let limit = SigninLimit::new(10, 60_000);
@@ -219,7 +220,7 @@ mod tests {
             .filter(|n| limit.try_begin("admin", of(&format!("2a00:1:2:3::{n:x}")), 0).is_ok());
         assert_eq!(tries.count(), 10);
         assert_eq!(limit.try_begin("admin", of("2a00:1:2:4::1"), 0), Ok(()));
-        // An IPv4 address is itself, however it is written.
+        // An IPv4 address counts as the same one, however it is written.
         for _ in 0..10 {
             assert_eq!(limit.try_begin("admin", of("::ffff:10.0.0.1"), 0), Ok(()));
         }

@@ -1,4 +1,4 @@
-//! Files with certificates and keys: whether they can be used, before anything depends on it.
+//! Checks files with certificates and keys before anything depends on them.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -11,10 +11,10 @@ use rustls::server::WebPkiClientVerifier;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 
-/// Files that belong together, each with the setting that names it.
+/// Files that are used together, each with the setting that names it.
 #[derive(Clone, Copy, Debug)]
 pub struct TlsFiles<'a> {
-    /// The authorities, if a file names them.
+    /// The certificates of the authorities, if a file has them.
     pub authority: Option<(&'a str, &'a Path)>,
     /// A certificate and its key, if there are any.
     pub identity: Option<[(&'a str, &'a Path); 2]>,
@@ -22,8 +22,8 @@ pub struct TlsFiles<'a> {
     pub signed: bool,
 }
 
-/// Adds what makes `files` useless to `problems`. Whether certificates are within their time is not
-/// looked at here: a node whose certificate has expired can still answer reads. Blocks.
+/// Adds every reason why `files` cannot be used to `problems`. The validity period is not checked: a node
+/// with an expired certificate can still answer reads. Blocks.
 pub fn look_at(files: TlsFiles<'_>, problems: &mut Vec<String>) {
     Look(problems).at(files);
 }
@@ -125,7 +125,7 @@ impl Look<'_> {
         let verifier =
             WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build();
         let (Ok(verifier), Some((own, rest))) = (verifier, chain.split_first()) else { return };
-        // A time at which it is valid, or was.
+        // A time at which the certificate is, or was, valid.
         let within = X509Certificate::from_der(own)
             .map_or(0, |(_, parsed)| parsed.validity().not_after.timestamp());
         let within =

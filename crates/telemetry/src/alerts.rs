@@ -1,8 +1,8 @@
 //! Alerts: what an operator should look at now.
 //!
-//! A *condition* is raised on an object, lasts, and is resolved when it is over; an *event* has
-//! happened and has no end. Raising a condition that is active already only renews its text. Each
-//! node keeps its own list; [`super::webhook`] tells the outside of what [`Alerts::due`] hands out.
+//! A *condition* is raised on an object, lasts, and is resolved when it is over. An *event* has happened and
+//! has no end. Raising a condition that is already active only changes its text. Each node has its own list.
+//! [`super::webhook`] delivers the alerts that [`Alerts::due`] returns.
 
 use std::collections::VecDeque;
 use std::io;
@@ -15,20 +15,20 @@ use serde_json::{Map, Value};
 use super::alert_kind::{AlertForm, AlertKind, Scope, Severity};
 use super::silences::{self, SILENCES_MAX, Silence};
 
-/// Most conditions that are active at once; what is over it is counted and left out.
+/// Maximum number of active conditions. Further ones are counted and left out.
 const ACTIVE_MAX: usize = 1_000;
-/// A leader tells of conditions that ended within this time before it led, in milliseconds: the
-/// former leader may have had no time to.
+/// A new leader also reports conditions that ended within this time before it led, in milliseconds, because
+/// the previous leader may not have reported them.
 const RESOLVED_AGAIN_MS: u64 = 60_000;
-/// Pause after a delivery that failed, in milliseconds; doubled with each one up to the longest.
+/// Pause after a failed delivery, in milliseconds. It doubles with each failure up to the maximum.
 const RETRY_MS: u64 = 1_000;
 const RETRY_MS_MAX: u64 = 60_000;
 
-/// Where an alert is in its life.
+/// The state of an alert.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum AlertState {
-    /// It happened; it has no end.
+    /// An event; it has no end.
     Event,
     /// The condition holds.
     Active,
@@ -39,35 +39,35 @@ pub enum AlertState {
 /// One alert.
 #[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
 pub struct Alert {
-    /// Its number on this node, from 1.
+    /// Number of the alert on this node, from 1.
     pub id: u64,
     /// The node that raised it.
     pub node: String,
     /// When it began, in milliseconds since 1970.
     pub time_ms: u64,
-    /// Where it is in its life.
+    /// The state of the alert.
     pub state: AlertState,
-    /// When it was over, in milliseconds since 1970; null while it is not.
+    /// When it was resolved, in milliseconds since 1970; null before that.
     pub resolved_ms: Option<u64>,
-    /// Urgency.
+    /// How urgent it is.
     pub severity: Severity,
-    /// Grows when the condition gets worse; the webhook is then told again.
+    /// Grows when the condition gets worse. The webhook then gets the alert again.
     #[serde(skip)]
     pub stage: u8,
     /// The kind, such as `upstream.evicted`.
     #[serde(rename = "type", serialize_with = "name_of")]
     #[schema(value_type = String)]
     pub kind: AlertKind,
-    /// What it is about, such as a member's name.
+    /// The object that it concerns, such as a member's name.
     pub object: String,
-    /// What happened, in one line.
+    /// A description in one line.
     pub message: String,
     /// Details.
     #[schema(value_type = Object)]
     pub details: Map<String, Value>,
-    /// The page in `docs/operations` that says what to do.
+    /// The page in `docs/operations` with the instructions.
     pub runbook: &'static str,
-    /// Who acknowledged it, if anyone did.
+    /// The user who acknowledged it, if anyone did.
     pub acknowledged_by: Option<String>,
     /// Whether a silence kept it from the webhook when it was raised.
     pub silenced: bool,
@@ -77,25 +77,25 @@ fn name_of<S: serde::Serializer>(kind: &AlertKind, out: S) -> Result<S::Ok, S::E
     out.serialize_str(kind.name())
 }
 
-/// What an operator should know: a condition that holds, or an event.
+/// A condition or an event for an alert.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Notice {
     /// The kind.
     pub kind: AlertKind,
-    /// What it is about. At most one condition of a kind and object is active.
+    /// The object that it concerns. At most one condition of a kind and object is active.
     pub object: String,
-    /// Urgency.
+    /// How urgent it is.
     pub severity: Severity,
-    /// Grows when the condition gets worse; the webhook is then told again.
+    /// Grows when the condition gets worse. The webhook then gets the alert again.
     pub stage: u8,
-    /// What holds or happened, in one line.
+    /// A description in one line.
     pub message: String,
     /// Details.
     pub details: Map<String, Value>,
 }
 
 impl Notice {
-    /// With the severity of its kind and no particulars.
+    /// A notice with the severity of its kind and without details.
     #[must_use]
     pub fn new(kind: AlertKind, object: impl Into<String>, message: impl Into<String>) -> Self {
         let (object, message) = (object.into(), message.into());
@@ -103,19 +103,19 @@ impl Notice {
         Self { kind, object, severity, stage: 0, message, details: Map::new() }
     }
 
-    /// At a stage of getting worse, from 0.
+    /// Sets how bad the condition is, from 0.
     #[must_use]
     pub fn stage(self, stage: u8) -> Self {
         Self { stage, ..self }
     }
 
-    /// With another severity than its kind's.
+    /// Sets a severity that differs from that of the kind.
     #[must_use]
     pub fn severity(self, severity: Severity) -> Self {
         Self { severity, ..self }
     }
 
-    /// With particulars: a JSON object.
+    /// Sets the details, a JSON object.
     #[must_use]
     pub fn details(self, details: Value) -> Self {
         let Value::Object(details) = details else { return self };
@@ -123,9 +123,9 @@ impl Notice {
     }
 }
 
-/// What the webhook has been told of an alert.
+/// The deliveries of an alert to the webhook so far.
 #[derive(Debug, Default)]
-struct Told {
+struct Deliveries {
     last: Option<(AlertState, Severity, u8)>,
     in_flight: bool,
     failures: u32,
@@ -135,7 +135,7 @@ struct Told {
 #[derive(Debug)]
 struct Entry {
     alert: Alert,
-    told: Told,
+    deliveries: Deliveries,
 }
 
 #[derive(Debug)]
@@ -144,28 +144,28 @@ struct Kept {
     entries: VecDeque<Entry>,
     active: usize,
     silences: Vec<Silence>,
-    /// Whether this node tells the webhook of what concerns the whole cluster.
-    speaks_for_cluster: bool,
+    /// Whether this node reports the alerts of the whole cluster to the webhook.
+    reports_for_cluster: bool,
 }
 
-/// The latest alerts of this node, and every condition that is active.
+/// The newest alerts of this node, and every active condition.
 #[derive(Debug)]
 pub struct Alerts {
     node: String,
     len_max: usize,
     kept: Mutex<Kept>,
-    /// Where silences are kept; `None` where they live as long as the process. Locked while it is written.
+    /// The file of silences; `None` if they are only kept in memory. Locked during a write.
     silences_file: Mutex<Option<PathBuf>>,
 }
 
-/// What became of a condition that was raised.
+/// The result of raising a condition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Raised {
     /// It was not active before, or is more urgent now.
     New,
-    /// It was active already.
+    /// It was already active.
     Already,
-    /// Too many are active.
+    /// It was left out because too many conditions are active.
     LeftOut,
 }
 
@@ -181,7 +181,7 @@ impl Kept {
         })
     }
 
-    /// Makes room for one more: the oldest that is not active leaves.
+    /// Makes room for one more alert by removing the oldest that is not active.
     fn trim(&mut self, len_max: usize) {
         while self.entries.len() - self.active > len_max {
             let oldest = self.entries.iter().position(|e| e.alert.state != AlertState::Active);
@@ -194,7 +194,7 @@ impl Kept {
 }
 
 impl Alerts {
-    /// With the silences that a run before has kept in `silences_file`.
+    /// An empty list, with the silences that `silences_file` has from before the start.
     pub(super) fn new(node: String, len_max: usize, silences_file: Option<PathBuf>) -> Self {
         let read = silences_file.as_deref().map_or_else(|| Ok(Vec::new()), silences::read);
         let silences = read.unwrap_or_else(|error| {
@@ -206,7 +206,7 @@ impl Alerts {
             entries: VecDeque::new(),
             active: 0,
             silences,
-            speaks_for_cluster: true,
+            reports_for_cluster: true,
         };
         let silences_file = Mutex::new(silences_file);
         Self { node, len_max, kept: Mutex::new(kept), silences_file }
@@ -236,17 +236,17 @@ impl Alerts {
             silenced: kept.is_silenced(kind, now_ms),
         };
         kept.active += usize::from(state == AlertState::Active);
-        kept.entries.push_back(Entry { alert: alert.clone(), told: Told::default() });
+        kept.entries.push_back(Entry { alert: alert.clone(), deliveries: Deliveries::default() });
         kept.trim(self.len_max);
         alert
     }
 
-    /// Keeps an event.
+    /// Adds an event.
     pub(super) fn push(&self, event: Notice, now_ms: u64) -> Alert {
         self.add(&mut self.kept.lock(), event, now_ms)
     }
 
-    /// Notes that a condition holds.
+    /// Raises a condition.
     pub(super) fn raise(&self, condition: Notice, now_ms: u64) -> Raised {
         let mut kept = self.kept.lock();
         if let Some(entry) = kept.active_of(condition.kind, &condition.object) {
@@ -266,13 +266,13 @@ impl Alerts {
         Raised::New
     }
 
-    /// Notes that a condition is over; answers it if it was active.
+    /// Resolves a condition. Returns it if it was active.
     pub(super) fn clear(&self, kind: AlertKind, object: &str, now_ms: u64) -> Option<Alert> {
         let mut kept = self.kept.lock();
         let entry = kept.active_of(kind, object)?;
         entry.alert.state = AlertState::Resolved;
         entry.alert.resolved_ms = Some(now_ms);
-        entry.told.not_before_ms = 0;
+        entry.deliveries.not_before_ms = 0;
         let alert = entry.alert.clone();
         kept.active -= 1;
         kept.trim(self.len_max);
@@ -285,7 +285,7 @@ impl Alerts {
         self.kept.lock().entries.iter().rev().map(|entry| entry.alert.clone()).collect()
     }
 
-    /// How many conditions of a kind and severity are active.
+    /// The number of active conditions of a kind and severity.
     #[must_use]
     pub fn active(&self, kind: AlertKind, severity: Severity) -> usize {
         let is_counted = |alert: &Alert| {
@@ -294,26 +294,26 @@ impl Alerts {
         self.kept.lock().entries.iter().filter(|entry| is_counted(&entry.alert)).count()
     }
 
-    /// Says whether this node tells the webhook of what concerns the whole cluster.
-    pub fn set_speaks_for_cluster(&self, speaks: bool) {
-        self.kept.lock().speaks_for_cluster = speaks;
+    /// Sets whether this node reports the alerts of the whole cluster to the webhook.
+    pub fn set_reports_for_cluster(&self, reports: bool) {
+        self.kept.lock().reports_for_cluster = reports;
     }
 
-    /// What the webhook must be told now, at most `max`; each is taken until [`Alerts::told`] says how
-    /// its delivery ended.
+    /// The alerts to deliver now, at most `max`. Each is marked as in flight until [`Alerts::note_delivery`]
+    /// is called.
     pub(super) fn due(&self, max: usize, monotonic_ms: u64, wall_ms: u64) -> Vec<Alert> {
         let mut kept = self.kept.lock();
-        let speaks = kept.speaks_for_cluster;
+        let reports_cluster = kept.reports_for_cluster;
         let silenced: Vec<AlertKind> = AlertKind::ALL
             .iter()
             .copied()
             .filter(|kind| kept.is_silenced(*kind, wall_ms))
             .collect();
         let is_due = |entry: &&mut Entry| {
-            let Entry { alert, told } = entry;
-            let said = told.last.is_some();
-            let may_speak = speaks || alert.kind.scope() == Scope::Node || said;
-            let is_news = match (alert.state, told.last) {
+            let Entry { alert, deliveries } = entry;
+            let was_delivered = deliveries.last.is_some();
+            let may_report = reports_cluster || alert.kind.scope() == Scope::Node || was_delivered;
+            let is_news = match (alert.state, deliveries.last) {
                 (AlertState::Event, last) => last.is_none(),
                 (AlertState::Active, None) => true,
                 (AlertState::Active, Some((_, severity, stage))) => {
@@ -325,38 +325,38 @@ impl Alerts {
                     .is_some_and(|at_ms| wall_ms.saturating_sub(at_ms) < RESOLVED_AGAIN_MS),
             };
             is_news
-                && may_speak
-                && !told.in_flight
-                && told.not_before_ms <= monotonic_ms
+                && may_report
+                && !deliveries.in_flight
+                && deliveries.not_before_ms <= monotonic_ms
                 && !silenced.contains(&alert.kind)
         };
         let due = kept.entries.iter_mut().filter(is_due).take(max);
         due.map(|entry| {
-            entry.told.in_flight = true;
+            entry.deliveries.in_flight = true;
             entry.alert.clone()
         })
         .collect()
     }
 
-    /// Notes how the delivery of an alert ended. One that failed is repeated, later each time.
-    pub(super) fn told(&self, alert: &Alert, delivered: bool, monotonic_ms: u64) {
+    /// Records the result of a delivery. A failed delivery is repeated, after a longer pause each time.
+    pub(super) fn note_delivery(&self, alert: &Alert, delivered: bool, monotonic_ms: u64) {
         let mut kept = self.kept.lock();
         let Some(entry) = kept.entries.iter_mut().find(|entry| entry.alert.id == alert.id) else {
             return;
         };
-        let told = &mut entry.told;
-        told.in_flight = false;
+        let deliveries = &mut entry.deliveries;
+        deliveries.in_flight = false;
         if delivered {
             let last = Some((alert.state, alert.severity, alert.stage));
-            *told = Told { last, ..Told::default() };
+            *deliveries = Deliveries { last, ..Deliveries::default() };
             return;
         }
-        let pause_ms = (RETRY_MS << told.failures.min(6)).min(RETRY_MS_MAX);
-        told.failures += 1;
-        told.not_before_ms = monotonic_ms + pause_ms;
+        let pause_ms = (RETRY_MS << deliveries.failures.min(6)).min(RETRY_MS_MAX);
+        deliveries.failures += 1;
+        deliveries.not_before_ms = monotonic_ms + pause_ms;
     }
 
-    /// Notes that somebody has seen an alert; `false` if there is none of this number.
+    /// Records that a user has acknowledged an alert. Returns `false` if there is no alert with this number.
     pub fn acknowledge(&self, id: u64, by: &str) -> bool {
         let mut kept = self.kept.lock();
         let Some(entry) = kept.entries.iter_mut().find(|entry| entry.alert.id == id) else {
@@ -366,9 +366,9 @@ impl Alerts {
         true
     }
 
-    /// Keeps a kind of alert from the webhook until its end, through restarts of the node; one that has ended already
-    /// replaces the present one. `false` if too many kinds are silenced. Blocks: the silence is on the disk when it is in
-    /// force, and an error has changed nothing.
+    /// Keeps a kind of alert from the webhook until a time, across restarts of the node. A silence whose time
+    /// is over removes the present one. Returns `false` if too many kinds are silenced. Blocks: the silence
+    /// is on the disk before it takes effect, and an error changes nothing.
     pub fn silence(&self, silence: Silence, now_ms: u64) -> io::Result<bool> {
         let file = self.silences_file.lock();
         let mut silences = self.kept.lock().silences.clone();
@@ -386,7 +386,7 @@ impl Alerts {
         Ok(true)
     }
 
-    /// The silences in force.
+    /// The silences that are in effect.
     #[must_use]
     pub fn silences(&self, now_ms: u64) -> Vec<Silence> {
         self.kept.lock().silences.iter().filter(|s| s.until_ms > now_ms).cloned().collect()

@@ -12,10 +12,10 @@ fn alerts(len_max: usize) -> Alerts {
     Alerts::new("node-1".into(), len_max, None)
 }
 
-/// Whatever is due is delivered.
+/// Delivers everything that is due.
 fn deliver(alerts: &Alerts, now_ms: u64) -> Vec<(String, AlertState)> {
     let due = alerts.due(10, now_ms, now_ms);
-    due.iter().for_each(|alert| alerts.told(alert, true, now_ms));
+    due.iter().for_each(|alert| alerts.note_delivery(alert, true, now_ms));
     due.into_iter().map(|alert| (alert.object, alert.state)).collect()
 }
 
@@ -46,7 +46,7 @@ fn a_condition_is_one_alert_from_when_it_began_until_it_is_over() {
     assert_eq!(alerts.raise(lost("node-2"), 5), Raised::New);
     assert_eq!(alerts.raise(lost("node-2"), 6), Raised::Already);
     assert_eq!(alerts.raise(lost("node-3"), 7), Raised::New);
-    // What is active stays, however many events there are.
+    // Active conditions are kept, however many events there are.
     for n in 0..9 {
         alerts.push(event("x"), 10 + n);
     }
@@ -78,24 +78,25 @@ fn the_leader_tells_once_that_it_began_and_once_that_it_is_over() {
 #[test]
 fn a_follower_tells_of_itself_alone_and_of_the_cluster_once_it_leads() {
     let alerts = alerts(9);
-    alerts.set_speaks_for_cluster(false);
+    alerts.set_reports_for_cluster(false);
     alerts.raise(lost("node-2"), 1);
     alerts.raise(lost("node-3"), 1);
     alerts.raise(Notice::new(AlertKind::DiskSlow, "node-1", "slow"), 1);
     assert_eq!(deliver(&alerts, 1), [("node-1".to_owned(), AlertState::Active)]);
     alerts.clear(AlertKind::MemberUnreachable, "node-2", 2);
-    alerts.set_speaks_for_cluster(true);
-    // The former leader may have died before it could tell.
-    let told = [("node-2".to_owned(), AlertState::Resolved), ("node-3".into(), AlertState::Active)];
-    assert_eq!(deliver(&alerts, 3), told);
-    // Who told that it began also tells that it is over.
-    alerts.set_speaks_for_cluster(false);
+    alerts.set_reports_for_cluster(true);
+    // The previous leader may have stopped before it reported the alert.
+    let expected =
+        [("node-2".to_owned(), AlertState::Resolved), ("node-3".into(), AlertState::Active)];
+    assert_eq!(deliver(&alerts, 3), expected);
+    // The node that reported the beginning also reports the end.
+    alerts.set_reports_for_cluster(false);
     alerts.clear(AlertKind::MemberUnreachable, "node-3", 4);
     assert_eq!(deliver(&alerts, 4), [("node-3".to_owned(), AlertState::Resolved)]);
-    // What ended long before it leads is no news.
+    // A condition that ended long before this node led is not reported again.
     alerts.raise(lost("node-4"), 5);
     alerts.clear(AlertKind::MemberUnreachable, "node-4", 6);
-    alerts.set_speaks_for_cluster(true);
+    alerts.set_reports_for_cluster(true);
     assert_eq!(deliver(&alerts, 6 + RESOLVED_AGAIN_MS), []);
 }
 
@@ -108,7 +109,7 @@ fn a_delivery_that_failed_is_repeated_later_each_time() {
         let due = alerts.due(1, now_ms, now_ms);
         assert_eq!(due.len(), 1);
         assert!(alerts.due(1, now_ms, now_ms).is_empty(), "it is under way");
-        alerts.told(&due[0], false, now_ms);
+        alerts.note_delivery(&due[0], false, now_ms);
         assert!(alerts.due(1, now_ms + pause_ms - 1, now_ms).is_empty());
         now_ms += pause_ms;
     }
@@ -145,7 +146,7 @@ fn a_silence_outlives_a_restart_of_the_node() {
     assert!(!again.push(event("b"), 1_000).silenced, "it ends when it said");
     assert!(again.silence(Silence { until_ms: 0, ..silence.clone() }, 3).unwrap());
     assert!(open().silences(3).is_empty());
-    // What cannot be kept is not promised.
+    // A silence that cannot be stored does not take effect.
     let nowhere = dir.path().join("missing").join("alert-silences");
     let alerts = Alerts::new("node-1".into(), 10, Some(nowhere));
     alerts.silence(silence, 1).unwrap_err();

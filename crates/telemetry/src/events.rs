@@ -1,5 +1,5 @@
-//! Recent events of this node, as `/api/actuator/audit` shows them. The replicated, hash-chained
-//! audit log is in the state; this is the short memory that existing clients know.
+//! The recent events of this node, as `/api/actuator/audit` shows them. They are kept in memory for existing
+//! clients. The replicated audit log, which is chained by hashes, is in the state.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use super::TraceName;
 use maxine_state::{Address, Instance, Name};
 use maxine_view::ServiceCounter;
 
-/// An event that is not on the hot path.
+/// An event outside the hot path.
 #[derive(Clone, Debug)]
 pub struct RecentEvent {
     /// Time, in milliseconds since 1970.
@@ -24,7 +24,7 @@ pub struct RecentEvent {
     pub fields: Vec<(&'static str, Value)>,
 }
 
-/// A look-up that found a node. Nothing in it is formatted before somebody reads it.
+/// A look-up that found an instance. It is only formatted when somebody reads it.
 #[derive(Clone, Debug)]
 pub struct LookupHit {
     /// Time, in milliseconds since 1970.
@@ -33,15 +33,15 @@ pub struct LookupHit {
     pub service: Arc<ServiceCounter>,
     /// The instance.
     pub instance: Arc<Instance>,
-    /// Which of its shares, from 0.
+    /// Which turn of the instance this was in round robin, from 0.
     pub share: u32,
-    /// The mode: `redirect` or `proxy`, or what the request said.
+    /// The mode of the answer.
     pub mode: Mode,
     /// The trace id.
     pub trace_id: TraceName,
 }
 
-/// A request that was handed to an instance. Nothing in it is formatted before somebody reads it.
+/// A request that was forwarded to an instance. It is only formatted when somebody reads it.
 #[derive(Clone, Debug)]
 pub struct ForwardHit {
     /// Time, in milliseconds since 1970.
@@ -50,23 +50,23 @@ pub struct ForwardHit {
     pub service: Name,
     /// The instance.
     pub instance: Arc<Instance>,
-    /// Which of its shares, from 0.
+    /// Which turn of the instance this was in round robin, from 0.
     pub share: u32,
-    /// The path after the service's name, as it was asked for, cut at [`SHOWN_PATH_LEN_MAX`] bytes. Its own
-    /// copy, as in [`super::FinishedRequest`].
+    /// The path after the service's name, as requested, up to [`SHOWN_PATH_LEN_MAX`] bytes. It is a copy, for
+    /// the reason given at [`super::FinishedRequest`].
     pub path: Box<str>,
-    /// Path and query as the instance is asked.
+    /// Path and query of the request to the instance.
     pub target: PathAndQuery,
     /// The trace id.
     pub trace_id: TraceName,
 }
 
-/// How a look-up was answered, as the event tells it.
+/// How a look-up was answered.
 #[derive(Clone, Debug)]
 pub enum Mode {
-    /// As the configuration says.
+    /// In the configured mode: `redirect` or `proxy`.
     Configured(&'static str),
-    /// What the request said.
+    /// In the mode that the request named.
     Asked(Box<str>),
 }
 
@@ -99,10 +99,10 @@ impl LookupHit {
     }
 }
 
-/// Longest path that is shown, in bytes.
+/// Maximum length of a path that is shown, in bytes.
 const SHOWN_PATH_LEN_MAX: usize = 1_024;
 
-/// What is shown of a path: without the `/` that it begins with, and not all of a long one.
+/// The part of a path that is shown: without its leading `/`, and up to the maximum length.
 #[must_use]
 pub fn shown_path(path: &str) -> Box<str> {
     let path = path.strip_prefix('/').unwrap_or(path);
@@ -125,8 +125,8 @@ impl ForwardHit {
     }
 }
 
-/// The URL of a path, base path included, on an instance. The query is left out: it may hold what only the
-/// instance should read.
+/// The URL of a path on an instance, with the instance's base path. The query is left out, because it may
+/// contain data that is only for the instance.
 #[must_use]
 pub fn url_of(address: &Address, target: &PathAndQuery) -> String {
     let address = address.as_str();

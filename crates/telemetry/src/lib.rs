@@ -1,8 +1,8 @@
-//! What a node says of itself: metrics, recent traces, events and alerts, and the request log.
+//! What a node reports about itself: metrics, recent traces, events, alerts, and the request log.
 //!
-//! Place in the flow: the edge and the handlers report here; the actuator and the native API read.
-//! Everything here is this node's own, bounded and in memory but for the request log's files; the
-//! replicated audit log is in the state. Nothing here makes a request wait.
+//! Place in the flow: the edge and the handlers report here. The actuator and the native API read. Everything
+//! here belongs to this node alone, is limited, and is kept in memory, apart from the files of the request
+//! log. The replicated audit log is in the state. Nothing here makes a request wait.
 
 mod alert_kind;
 mod alerts;
@@ -45,26 +45,26 @@ use alerts::Raised;
 use request_log::RequestLog;
 use webhook::Webhook;
 
-/// Settings of this module.
+/// Settings of telemetry.
 #[derive(Clone, Debug)]
 pub struct TelemetrySettings {
     /// This node's name, for alerts.
     pub node: String,
     /// The cluster's name, for the keys of alerts.
     pub cluster: String,
-    /// Recent traces kept (`MAXINE_RECENT_TRACE_LIMIT`).
+    /// Maximum number of recent traces (`MAXINE_RECENT_TRACE_LIMIT`).
     pub traces_max: usize,
-    /// Recent events kept (`MAXINE_RECENT_AUDIT_LIMIT`).
+    /// Maximum number of recent events (`MAXINE_RECENT_AUDIT_LIMIT`).
     pub audit_max: usize,
-    /// Recent alerts kept (`MAXINE_RECENT_ALERT_LIMIT`).
+    /// Maximum number of recent alerts (`MAXINE_RECENT_ALERT_LIMIT`).
     pub alerts_max: usize,
-    /// Where silences of alerts are kept; `None` keeps them in memory.
+    /// The file of silenced alerts; `None` keeps them in memory.
     pub silences_file: Option<PathBuf>,
-    /// Whether look-ups that found a node are among the recent events.
+    /// Whether successful look-ups are recorded as recent events.
     pub audit_lookups: bool,
     /// The request log.
     pub request_log: RequestLogSettings,
-    /// Where alerts are posted, if anywhere.
+    /// Where alerts are sent; `None` for nowhere.
     pub webhook: Option<WebhookSettings>,
 }
 
@@ -84,14 +84,14 @@ impl Default for TelemetrySettings {
     }
 }
 
-/// A request that was not let in.
+/// A request that was refused.
 #[derive(Debug)]
 pub struct AccessRefused<'a> {
-    /// Whether the caller is known and their role is too low; else nobody knows who it was.
+    /// Whether the caller is known and their role is too low. If false, the caller is unknown.
     pub forbidden: bool,
-    /// The user's name; empty for nobody.
+    /// The user's name; empty if unknown.
     pub user: &'a str,
-    /// Their role; `None` for nobody.
+    /// The user's role; `None` if unknown.
     pub role: Option<maxine_state::Role>,
     /// The method.
     pub method: &'a Method,
@@ -109,19 +109,19 @@ struct Inner {
     alerts: Alerts,
     audit_max: usize,
     events: Ring<RecentEvent>,
-    /// Apart from the other events, so that a flood of look-ups does not push them out of memory.
+    /// Stored separately, so that many look-ups do not push out other events.
     lookups: Ring<LookupHit>,
     forwards: Ring<ForwardHit>,
     webhook: Option<Webhook>,
 }
 
-/// Where a node's parts report to. Cheap to clone.
+/// The place to which the parts of a node report. Clones are cheap.
 #[derive(Clone)]
 pub struct Telemetry(Arc<Inner>);
 
 impl Telemetry {
-    /// For a node. Starts the request log's writer; call it inside a tokio runtime if a webhook is
-    /// set.
+    /// Starts telemetry for a node, with the writer of the request log. If a webhook is set, this must be
+    /// called inside a tokio runtime.
     #[must_use]
     pub fn start(view: Arc<View>, clock: Clock, settings: &TelemetrySettings) -> Self {
         let webhook = settings.webhook.as_ref().and_then(|webhook| {
@@ -168,30 +168,30 @@ impl Telemetry {
         &self.0.alerts
     }
 
-    /// The latest requests, newest first. May wait for the disk of the request log.
+    /// The newest requests, newest first. May wait for the disk of the request log.
     #[must_use]
     pub fn traces(&self) -> Vec<Trace> {
         self.0.log.traces()
     }
 
-    /// How much traffic there was lately. May wait for the disk of the request log.
+    /// The recent traffic. May wait for the disk of the request log.
     #[must_use]
     pub fn traffic(&self) -> &Traffic {
         self.0.log.traffic()
     }
 
-    /// The latest lines of the request log, oldest first. May wait for the disk.
+    /// The newest lines of the request log, oldest first. May wait for the disk.
     #[must_use]
     pub fn recent_lines(&self) -> Vec<String> {
         self.0.log.recent_lines()
     }
 
-    /// Forgets the latest lines of the request log; its files stay.
+    /// Removes the lines of the request log from memory. Its files are kept.
     pub fn clear_recent_lines(&self) {
         self.0.log.clear_recent();
     }
 
-    /// The request log's files. May wait for the disk.
+    /// The files of the request log. May wait for the disk.
     #[must_use]
     pub fn log_files(&self) -> Vec<LogFile> {
         self.0.log.files()
@@ -203,7 +203,7 @@ impl Telemetry {
         self.0.clock.monotonic_us().saturating_sub(self.0.started_us)
     }
 
-    /// Notes a request that has been answered.
+    /// Records a request that was answered.
     pub fn request_finished(&self, request: FinishedRequest) {
         self.0.metrics.answered(request.status.as_u16(), request.duration_us);
         if !self.0.log.push(request) {
@@ -211,7 +211,7 @@ impl Telemetry {
         }
     }
 
-    /// Notes a request that was not let in.
+    /// Records a request that was refused.
     pub fn access_refused(&self, refused: &AccessRefused<'_>) {
         self.0.metrics.auth_failures.inc();
         if !refused.forbidden {
@@ -231,7 +231,7 @@ impl Telemetry {
         );
     }
 
-    /// Notes an event.
+    /// Records an event.
     pub fn record(
         &self,
         kind: &'static str,
@@ -246,8 +246,8 @@ impl Telemetry {
         self.0.events.push(event);
     }
 
-    /// Counts and notes a look-up that found a node. On the hot path: what another thread's look-up
-    /// would make it wait for is left out and counted.
+    /// Counts and records a successful look-up. This is on the hot path: if another thread holds the lock,
+    /// the record is left out and counted as dropped.
     pub fn lookup_hit(&self, hit: impl FnOnce() -> LookupHit) {
         self.0.metrics.discoveries.inc();
         if self.0.lookups.is_off() {
@@ -258,8 +258,7 @@ impl Telemetry {
         }
     }
 
-    /// Counts and notes a request that was handed to an instance. On the hot path, like
-    /// [`Telemetry::lookup_hit`].
+    /// Counts and records a forwarded request. This is on the hot path, like [`Telemetry::lookup_hit`].
     pub fn forwarded(&self, hit: impl FnOnce(u64) -> ForwardHit) {
         self.0.metrics.discoveries.inc();
         self.0.metrics.proxied_requests.inc();
@@ -268,7 +267,7 @@ impl Telemetry {
         }
     }
 
-    /// The latest events, newest first, as `/api/actuator/audit` shows them.
+    /// The newest events, newest first, as `/api/actuator/audit` shows them.
     #[must_use]
     pub fn recent_events(&self) -> Vec<Value> {
         let events = self.0.events.newest_first();
@@ -285,8 +284,8 @@ impl Telemetry {
         merged.into_iter().map(|(_, event)| event).collect()
     }
 
-    /// Notes that a condition holds: it is active until [`Telemetry::clear`]. Cheap to repeat: what is
-    /// active already only gets the present text.
+    /// Raises a condition, which is active until [`Telemetry::clear`]. Repeating it is cheap and only changes
+    /// the text.
     pub fn raise(&self, condition: Notice) {
         debug_assert!(condition.kind.form() == AlertForm::Condition, "{:?}", condition.kind);
         let (kind, severity) = (condition.kind, condition.severity);
@@ -298,7 +297,7 @@ impl Telemetry {
         }
     }
 
-    /// Notes that a condition is over, or does not hold. Cheap to repeat.
+    /// Resolves a condition, if it is active. Repeating it is cheap.
     pub fn clear(&self, kind: AlertKind, object: &str) {
         let Some(alert) = self.0.alerts.clear(kind, object, self.0.clock.wall_ms()) else { return };
         tracing::info!(kind = kind.name(), object, "an alert was resolved");
@@ -311,7 +310,7 @@ impl Telemetry {
         self.alerts_changed(kind);
     }
 
-    /// Notes that something has happened that an operator should hear of.
+    /// Raises an alert for an event.
     pub fn alert(&self, event: Notice) {
         debug_assert!(event.kind.form() == AlertForm::Event, "{:?}", event.kind);
         let alert = self.0.alerts.push(event, self.0.clock.wall_ms());
@@ -360,7 +359,8 @@ impl Telemetry {
         self.record("alert.delivery_failed", "ERROR", fields);
     }
 
-    /// Writes what is left of the request log and waits for deliveries under way. Idempotent.
+    /// Writes the rest of the request log and waits for the deliveries in flight. It may be called more than
+    /// once.
     pub async fn stop(&self) {
         if let Some(webhook) = &self.0.webhook {
             webhook.stop().await;

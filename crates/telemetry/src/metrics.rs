@@ -1,6 +1,6 @@
-//! Every metric of the HTTP side and of the compatible API, declared in one place.
+//! Declares the metrics of the HTTP side and of the compatible API.
 //!
-//! The names without labels are those that existing dashboards know; their meaning is fixed.
+//! Existing dashboards use the names without labels, so their meaning must not change.
 
 use prometheus::{
     Encoder, Gauge, Histogram, HistogramOpts, IntCounter, IntGauge, IntGaugeVec, Opts, Registry,
@@ -19,7 +19,7 @@ pub struct Metrics {
     registry: Registry,
     /// Finished requests on all routes.
     pub requests: IntCounter,
-    /// Failed sign-ins, and requests refused with 401 or 403.
+    /// Failed sign-ins, and requests that were refused with 401 or 403.
     pub auth_failures: IntCounter,
     /// Sign-ins.
     pub auth_success: IntCounter,
@@ -27,7 +27,7 @@ pub struct Metrics {
     pub registrations: IntCounter,
     /// Look-ups that found an instance.
     pub discoveries: IntCounter,
-    /// Look-ups that were answered before the HTTP library.
+    /// Look-ups that the fast path answered.
     pub fast_path: IntCounter,
     /// Requests forwarded to an instance.
     pub proxied_requests: IntCounter,
@@ -35,26 +35,26 @@ pub struct Metrics {
     pub health_checks: IntCounter,
     /// Active health checks that failed.
     pub health_check_failures: IntCounter,
-    /// Instances that health checks took out.
+    /// Instances that health checks evicted.
     pub health_evictions: IntCounter,
     /// Alerts.
     pub alerts: IntCounter,
     /// Conditions that were left out because too many were active.
     pub alerts_left_out: IntCounter,
-    /// Attempts to tell the webhook that failed.
+    /// Failed deliveries of alerts to the webhook.
     pub alert_deliveries_failed: IntCounter,
     alerts_active: IntGaugeVec,
     /// Sign-ins refused because of too many attempts.
     pub signin_throttled: IntCounter,
-    /// Records of requests or look-ups that were left out because too many came at once.
+    /// Records of requests or look-ups that were dropped because there were too many.
     pub telemetry_dropped: IntCounter,
     /// Connections refused because too many were open.
     pub connections_refused: IntCounter,
-    /// Connections closed because their client took nothing of an answer.
+    /// Connections that were closed because their client did not read an answer.
     pub connections_stalled: IntCounter,
     /// Open connections.
     pub connections: IntGauge,
-    /// How long answers took until their head was ready.
+    /// Time until the head of the answer was ready.
     pub request_duration: Histogram,
     by_class: [IntCounter; STATUS_CLASSES.len()],
     registered_services: IntGauge,
@@ -69,16 +69,16 @@ pub struct Metrics {
     staleness_ms: Gauge,
 }
 
-/// What gauges show, read when they are asked for.
+/// The values of gauges at the time of a scrape.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Gauges {
     /// Whether this node leads.
     pub is_leader: bool,
     /// Whether a leader is known.
     pub has_leader: bool,
-    /// Instances with a failure count.
+    /// Instances with failed probes in a row.
     pub unhealthy_upstreams: usize,
-    /// How old this node's state can be, in milliseconds, where that is known.
+    /// The staleness of this node's state, in milliseconds, if it is known.
     pub staleness_ms: Option<u64>,
 }
 
@@ -89,7 +89,7 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// Declares them all.
+    /// Declares all metrics.
     #[must_use]
     pub fn new() -> Self {
         let registry = Registry::new();
@@ -229,7 +229,7 @@ impl Metrics {
         }
     }
 
-    /// Sets how many conditions of a kind and severity are active.
+    /// Sets the number of active conditions of a kind and severity.
     pub(super) fn set_alerts_active(&self, kind: AlertKind, severity: Severity, active: usize) {
         if kind.form() == AlertForm::Condition {
             let labels = [kind.name(), severity.as_str()];
@@ -242,7 +242,7 @@ impl Metrics {
         self.requests.inc();
         let class = usize::from(status / 100).saturating_sub(1).min(STATUS_CLASSES.len() - 1);
         self.by_class[class].inc();
-        // Exact far beyond any duration of a request.
+        // The conversion is exact far beyond the duration of any request.
         self.request_duration.observe(duration_us as f64 / 1e6);
     }
 
@@ -252,7 +252,7 @@ impl Metrics {
         &self.registry
     }
 
-    /// Everything in Prometheus' text format, gauges brought up to date.
+    /// All metrics in Prometheus' text format, with present values of the gauges.
     #[must_use]
     pub fn render(&self, state: &ControlState, gauges: Gauges) -> String {
         let (mut services, mut parents, mut virtuals) = (0_i64, 0_i64, 0_i64);
@@ -275,11 +275,11 @@ impl Metrics {
         self.has_leader.set(gauges.has_leader.into());
         self.unhealthy_upstreams.set(signed(gauges.unhealthy_upstreams as u64));
         self.state_index.set(signed(state.index()));
-        // Exact far beyond any age.
+        // The conversion is exact far beyond any staleness.
         self.staleness_ms.set(gauges.staleness_ms.map_or(f64::NAN, |age_ms| age_ms as f64));
         let mut families = self.registry.gather();
         if state.index() == 0 {
-            // A node that has no state yet does not know these; 0 would be a lie.
+            // A node without a state does not know these values, and 0 would be wrong.
             families.retain(|family| !OF_THE_STATE.contains(&family.name()));
         }
         let mut out = Vec::new();
@@ -290,7 +290,7 @@ impl Metrics {
     }
 }
 
-/// What is counted in the state.
+/// Metrics that count objects in the state.
 const OF_THE_STATE: [&str; 5] = [
     "maxine_registered_services",
     "maxine_registered_parent_nodes",

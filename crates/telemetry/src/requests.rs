@@ -1,4 +1,4 @@
-//! One finished request, as the traces, the request log and the counters take it.
+//! One finished request, as traces, the request log and the counters use it.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -9,10 +9,10 @@ use super::TraceName;
 use crate::AttemptTrail;
 use maxine_view::ServiceCounter;
 
-/// Longest request target that is kept, in bytes.
+/// Maximum length of a stored request target, in bytes.
 const TARGET_LEN_MAX: usize = 2_048;
 
-/// What a request was, as its handler knows; with the service that it asked for, if that is registered.
+/// The kind of a request, as its handler reports it, with the requested service if it is registered.
 #[derive(Clone, Debug, Default)]
 pub enum Subject {
     /// A look-up: a redirect to an instance, or a resolve.
@@ -26,15 +26,15 @@ pub enum Subject {
     Other,
 }
 
-/// A request that has been answered.
+/// A request that was answered.
 #[derive(Clone, Debug)]
 pub struct FinishedRequest {
-    /// What it was.
+    /// The kind of the request.
     pub subject: Subject,
     /// The method.
     pub method: Method,
-    /// The request target, with its query only if a setting asks for it, cut at 2,048 bytes. Its own copy: the request's target is a
-    /// part of the connection's read buffer, which could not be used again while this is kept.
+    /// The request target, up to 2,048 bytes. It has the query only if a setting asks for it. It is a copy:
+    /// the original is part of the connection's read buffer, which could not be reused while it is kept.
     pub target: Box<str>,
     /// The protocol's version.
     pub version: Version,
@@ -46,22 +46,22 @@ pub struct FinishedRequest {
     pub traceparent: TraceName,
     /// When it began, on the monotonic clock, in microseconds.
     pub started_us: u64,
-    /// How long it took until the answer's head was ready, in microseconds.
+    /// Time until the head of the answer was ready, in microseconds.
     pub duration_us: u64,
     /// The answer's status.
     pub status: StatusCode,
-    /// The attempts of a request that was handed on.
+    /// The attempts of a forwarded request.
     pub attempts: AttemptTrail,
 }
 
 impl FinishedRequest {
-    /// What is kept of a request's target.
+    /// The part of a request's target that is stored.
     #[must_use]
     pub fn target_of(uri: &Uri, with_query: bool) -> Box<str> {
         Self::kept(uri.path_and_query().map_or("/", |target| target.as_str()), with_query)
     }
 
-    /// What is kept of a target's text. A query may hold what only its receiver should read.
+    /// The part of a target's text that is stored. A query may contain data that is only for its receiver.
     #[must_use]
     pub fn kept(target: &str, with_query: bool) -> Box<str> {
         let end = target.find('?').filter(|_| !with_query).unwrap_or(target.len());

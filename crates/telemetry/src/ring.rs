@@ -1,10 +1,10 @@
-//! The latest of something, bounded.
+//! A list of the newest items with a maximum length.
 
 use std::collections::VecDeque;
 
 use parking_lot::Mutex;
 
-/// The latest items; the oldest make room. The lock is held for one push or one copy.
+/// The newest items; the oldest are removed. The lock is held for one push or one copy.
 #[derive(Debug)]
 pub struct Ring<T> {
     len_max: usize,
@@ -18,20 +18,20 @@ impl<T: Clone> Ring<T> {
         Self { len_max, items: Mutex::new(VecDeque::with_capacity(len_max)) }
     }
 
-    /// Puts an item in.
+    /// Adds an item.
     pub fn push(&self, item: T) {
         if self.len_max == 0 {
             return;
         }
         let mut items = self.items.lock();
-        // What leaves is dropped after the lock is let go.
+        // The removed item is dropped after the lock is released.
         let gone = if items.len() == self.len_max { items.pop_front() } else { None };
         items.push_back(item);
         drop(items);
         drop(gone);
     }
 
-    /// Puts an item in unless another thread is at it just now; says whether it did.
+    /// Adds an item unless another thread holds the lock. Returns whether it did.
     pub fn try_push(&self, item: T) -> bool {
         if self.len_max == 0 {
             return false;
@@ -50,19 +50,19 @@ impl<T: Clone> Ring<T> {
         self.items.lock().iter().rev().cloned().collect()
     }
 
-    /// How many it keeps.
+    /// The maximum number of items.
     #[must_use]
     pub fn len_max(&self) -> usize {
         self.len_max
     }
 
-    /// Whether it keeps nothing at all.
+    /// Whether the maximum is 0.
     #[must_use]
     pub fn is_off(&self) -> bool {
         self.len_max == 0
     }
 
-    /// Forgets everything.
+    /// Removes all items.
     pub fn clear(&self) {
         self.items.lock().clear();
     }

@@ -1,4 +1,4 @@
-//! Silences of alerts, and the file that keeps them: a restart of the node must not end one.
+//! Silences of alerts, and the file that stores them, so that a restart of the node does not end them.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read, Write};
@@ -7,9 +7,9 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-/// Most kinds that are silenced at once.
+/// Maximum number of kinds that are silenced at the same time.
 pub(crate) const SILENCES_MAX: usize = 64;
-/// Longest file that is read, in bytes: more than so many silences need.
+/// Maximum length of the file, in bytes. The maximum number of silences needs less.
 const FILE_LEN_MAX: u64 = 256 * 1024;
 
 /// A kind of alert that is not sent to the webhook for a time. It is still listed.
@@ -18,15 +18,15 @@ pub struct Silence {
     /// The kind.
     #[serde(rename = "type")]
     pub kind: String,
-    /// Until when, in milliseconds since 1970.
+    /// End of the silence, in milliseconds since 1970.
     pub until_ms: u64,
-    /// Why, in the operator's words.
+    /// The reason that the operator gave.
     pub reason: String,
-    /// Who silenced it.
+    /// The user who silenced it.
     pub by: String,
 }
 
-/// Reads what a run before has kept. Blocks.
+/// Reads the silences that were stored before the start. Blocks.
 pub(crate) fn read(file: &Path) -> io::Result<Vec<Silence>> {
     let opened = match fs::File::open(file) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),

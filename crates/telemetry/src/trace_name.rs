@@ -1,7 +1,7 @@
-//! A name that a request goes by: its trace id, or its W3C trace parent.
+//! The trace id or the W3C trace parent of a request.
 //!
-//! Most requests bring neither, and of most names that are made nobody ever reads the text: they stay numbers
-//! until somebody does.
+//! Most requests have neither, and most ids that are created are never shown. So they are kept as numbers
+//! until somebody reads them.
 
 use std::borrow::Cow;
 
@@ -9,22 +9,23 @@ use bytes::Bytes;
 use http::HeaderValue;
 
 const HEX: &[u8; 16] = b"0123456789abcdef";
-/// The longest text that is made.
+/// Maximum length of the text.
 const TEXT_LEN_MAX: usize = 55;
 
 /// A trace id or a trace parent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TraceName {
-    /// A trace id made here: 32 lower-case hex digits.
+    /// A trace id that was created here: 32 lower-case hex digits.
     Id([u8; 16]),
-    /// A trace parent made here, of version 00 and sampled: the 16 bytes of its trace, the 8 of its parent.
+    /// A trace parent that was created here, of version 00 and sampled: the 16 bytes of its trace, and the 8
+    /// of its parent.
     Parent([u8; 24]),
-    /// What the client gave.
+    /// The value from the client.
     Given(HeaderValue),
 }
 
 impl Default for TraceName {
-    /// An empty one, for what has none.
+    /// An empty name, if there is none.
     fn default() -> Self {
         Self::Given(HeaderValue::from_static(""))
     }
@@ -41,13 +42,13 @@ impl TraceName {
     #[must_use]
     pub fn new_parent() -> Self {
         let mut bytes = [0; 24];
-        // Ids of zeros are not valid.
+        // Ids that consist of zeros are invalid.
         bytes[..16].copy_from_slice(&fastrand::u128(1..).to_be_bytes());
         bytes[16..].copy_from_slice(&fastrand::u64(1..).to_be_bytes());
         Self::Parent(bytes)
     }
 
-    /// Appends its text, as it stands in a header.
+    /// Appends its text, as a header has it.
     pub fn push_to(&self, out: &mut Vec<u8>) {
         match self {
             Self::Id(bytes) => push_hex(out, bytes),
@@ -62,7 +63,7 @@ impl TraceName {
         }
     }
 
-    /// Its text; bytes that are not UTF-8 are replaced.
+    /// Its text. Bytes that are not UTF-8 are replaced.
     #[must_use]
     pub fn text(&self) -> Cow<'_, str> {
         match self {
@@ -71,7 +72,7 @@ impl TraceName {
         }
     }
 
-    /// As the value of a header field.
+    /// The value for a header field.
     #[must_use]
     pub fn header_value(&self) -> HeaderValue {
         match self {

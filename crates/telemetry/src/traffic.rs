@@ -1,9 +1,9 @@
-//! How much traffic there was, in steps of a few seconds: for the node as a whole and for each
-//! service that was asked for. So a dashboard that is opened now shows what was, too.
+//! Counts recent traffic in steps of a few seconds, for the node and for each requested service, so that a
+//! dashboard that is opened now also shows the past.
 //!
-//! Place in the flow: the request log's writer hands each finished request over, off the request's
-//! own way. Bounded: an hour for the node, a quarter of one for a service, and the services that
-//! were asked for last. Names no service that is not registered.
+//! Place in the flow: the writer of the request log passes each finished request in, outside the hot path. It
+//! is limited to an hour for the node, a quarter of an hour for a service, and the services that were
+//! requested most recently. It only has services that are registered.
 
 use std::collections::VecDeque;
 
@@ -16,21 +16,21 @@ use maxine_state::{ControlState, ServiceKey};
 
 /// Length of one step, in milliseconds.
 pub const STEP_MS: u64 = 5_000;
-/// Steps of the node that are kept: an hour.
+/// Number of steps for the node: an hour.
 const NODE_STEPS_MAX: usize = 720;
-/// Steps of a service that are kept: a quarter of an hour, less where it was asked for seldom.
+/// Number of steps for a service: a quarter of an hour, or more if it was requested rarely.
 const SERVICE_STEPS_MAX: usize = 180;
-/// Services that are followed at a time. One more takes the place of the one that was asked for
-/// longest ago; where all of them were asked for in the present step, it has to wait for the next.
+/// Maximum number of services. A further one replaces the one that was requested longest ago. If all of them
+/// were requested in the present step, it has to wait for the next step.
 const SERVICES_MAX: usize = 500;
-/// Classes of latency. Class `n` holds what took less than `64 << n` microseconds, the last one all
-/// that took longer.
+/// Number of latency classes. Class `n` counts requests that took less than `64 << n` microseconds; the last
+/// class counts all longer ones.
 const CLASSES: usize = 22;
 
-/// What happened in one step.
+/// The traffic in one step.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct TrafficStep {
-    /// When it began, in milliseconds since 1970; it lasts `step_ms`.
+    /// When the step began, in milliseconds since 1970. It lasts `step_ms`.
     pub at_ms: u64,
     /// Requests of all kinds.
     pub requests: u64,
@@ -38,20 +38,20 @@ pub struct TrafficStep {
     pub lookups: u64,
     /// Callers' requests that were forwarded.
     pub proxied: u64,
-    /// Those of the look-ups and forwarded requests that ended in a status of 500 or more.
+    /// Number of look-ups and forwarded requests that ended with a status of 500 or more.
     pub failed: u64,
-    /// Registrations and heartbeats, batches counted as one.
+    /// Registrations and heartbeats. A batch counts as one.
     pub registrations: u64,
-    /// p50 of the time of look-ups and forwarded requests, in microseconds, rounded up to a power
-    /// of two; null if there were none.
+    /// p50 of the duration of look-ups and forwarded requests, in microseconds, rounded up to a power of two;
+    /// null if there were none.
     pub p50_us: Option<u64>,
-    /// p95 of the same.
+    /// p95 of the same durations.
     pub p95_us: Option<u64>,
-    /// p99 of the same.
+    /// p99 of the same durations.
     pub p99_us: Option<u64>,
 }
 
-/// A step while it is counted.
+/// A step that is being counted.
 #[derive(Clone, Debug, Default)]
 struct Step {
     counts: TrafficStep,
@@ -87,7 +87,7 @@ impl Step {
         }
     }
 
-    fn told(&self) -> TrafficStep {
+    fn finished(&self) -> TrafficStep {
         let mut step = self.counts.clone();
         step.p50_us = self.quantile(50);
         step.p95_us = self.quantile(95);
@@ -109,13 +109,13 @@ impl Step {
     }
 }
 
-/// The latest steps, oldest first; steps in which nothing happened are left out.
+/// The newest steps, oldest first. Steps without a request are left out.
 #[derive(Debug, Default)]
 struct Steps(VecDeque<Step>);
 
 impl Steps {
     fn at(&mut self, at_ms: u64, len_max: usize) -> &mut Step {
-        // Requests come in the order in which they ended, give or take a step.
+        // Requests arrive in the order in which they ended, give or take a step.
         let position = self.0.iter().rposition(|step| step.counts.at_ms <= at_ms);
         let found = position.filter(|position| self.0[*position].counts.at_ms == at_ms);
         let mut position = found.unwrap_or_else(|| {
@@ -131,7 +131,7 @@ impl Steps {
         &mut self.0[position]
     }
 
-    /// When the last step began.
+    /// When the newest step began.
     fn last_ms(&self) -> u64 {
         self.0.back().map_or(0, |step| step.counts.at_ms)
     }
@@ -141,16 +141,16 @@ impl Steps {
         let mut total = Step::default();
         total.counts.at_ms = steps().next().map_or(since_ms, |step| step.counts.at_ms);
         steps().for_each(|step| total.add(step));
-        TrafficSum { total: total.told(), steps: steps().map(Step::told).collect() }
+        TrafficSum { total: total.finished(), steps: steps().map(Step::finished).collect() }
     }
 }
 
-/// Steps, and all of them taken together.
+/// Steps and their sum.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TrafficSum {
     /// The steps, oldest first.
     pub steps: Vec<TrafficStep>,
-    /// Their sum, from the first one on.
+    /// The sum of the steps.
     pub total: TrafficStep,
 }
 
@@ -158,20 +158,20 @@ pub struct TrafficSum {
 struct Inner {
     node: Steps,
     services: HashMap<ServiceKey, Steps>,
-    /// Services that may make room in the step `looked_at_ms`, the one asked for longest ago last:
-    /// looked for once a step, so that a node with many busy services does not do it all the time.
+    /// Services that can be replaced in the step `looked_at_ms`, the one requested longest ago last. They are
+    /// searched once a step, so that a node with many busy services does not search all the time.
     idle: Vec<ServiceKey>,
     looked_at_ms: Option<u64>,
 }
 
 impl Inner {
-    /// Whether it is known that no room can be made in this step.
+    /// Whether no service can be replaced in this step.
     fn is_full(&self, at_ms: u64) -> bool {
         let looked = self.looked_at_ms == Some(at_ms);
         looked && self.idle.is_empty() && self.services.len() >= SERVICES_MAX
     }
 
-    /// Makes room for one more service; `false` if there is none.
+    /// Makes room for one more service; `false` if that is not possible.
     fn make_room(&mut self, at_ms: u64) -> bool {
         if self.services.len() < SERVICES_MAX {
             return true;
@@ -188,7 +188,7 @@ impl Inner {
             self.idle = idle.into_iter().map(|(_, key)| key.clone()).collect();
         }
         while let Some(key) = self.idle.pop() {
-            // It may have been asked for since.
+            // It may have been requested since.
             if self.services.get(&key).is_some_and(|steps| steps.last_ms() < at_ms) {
                 self.services.remove(&key);
                 return true;
@@ -198,12 +198,12 @@ impl Inner {
     }
 }
 
-/// The latest traffic of this node.
+/// The recent traffic of this node.
 #[derive(Debug, Default)]
 pub struct Traffic(Mutex<Inner>);
 
 impl Traffic {
-    /// Counts a request that ended at `ended_ms`; `state` says which services there are.
+    /// Counts a request that ended at `ended_ms`. `state` says which services exist.
     pub(super) fn note(&self, request: &FinishedRequest, ended_ms: u64, state: &ControlState) {
         let at_ms = ended_ms / STEP_MS * STEP_MS;
         let mut inner = self.0.lock();
@@ -213,7 +213,7 @@ impl Traffic {
             return;
         };
         let key = &service.key;
-        // The look into the state comes last: among many services it costs more than the rest.
+        // The look-up in the state comes last, because it takes most of the time if there are many services.
         if let Some(steps) = inner.services.get_mut(key) {
             if steps.last_ms() == at_ms || state.service(key).is_some() {
                 steps.at(at_ms, SERVICE_STEPS_MAX).count(request);
@@ -229,13 +229,13 @@ impl Traffic {
         }
     }
 
-    /// The node's steps from `since_ms` on.
+    /// The node's steps since `since_ms`.
     #[must_use]
     pub fn of_node(&self, since_ms: u64) -> TrafficSum {
         self.0.lock().node.since(since_ms)
     }
 
-    /// A service's steps from `since_ms` on; none where it was not asked for lately.
+    /// A service's steps since `since_ms`; none if it was not requested recently.
     #[must_use]
     pub fn of_service(&self, key: &ServiceKey, since_ms: u64) -> TrafficSum {
         let inner = self.0.lock();
@@ -341,7 +341,7 @@ mod tests {
         }
         assert!(traffic.of_service(&key_of("s4"), 0).steps.is_empty());
         assert_eq!(traffic.of_service(&key_of("s5"), 0).steps.len(), 1);
-        // Where all are asked for in one step, one more has to wait.
+        // If all services are requested in one step, a further one has to wait.
         let busy = names.len() as u64 * STEP_MS;
         for name in &names {
             traffic.note(&request(Subject::Lookup(counter(name)), 200, 1), busy, &state);

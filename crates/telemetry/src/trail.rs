@@ -1,4 +1,4 @@
-//! What became of each attempt of one request, for whoever shows it.
+//! The attempts of one request and their outcomes.
 
 use std::sync::Arc;
 
@@ -6,47 +6,47 @@ use http::StatusCode;
 
 use maxine_state::Instance;
 
-/// More attempts of one request than this are not kept one by one.
+/// Maximum number of attempts of one request that are kept individually.
 const KEPT_MAX: usize = 8;
 
 /// One attempt.
 #[derive(Clone, Debug)]
 pub struct AttemptRecord {
-    /// The instance that was asked.
+    /// The instance.
     pub instance: Arc<Instance>,
-    /// When it was asked, on the monotonic clock, in microseconds.
+    /// When the attempt began, in microseconds on the monotonic clock.
     pub started_us: u64,
-    /// Until the answer's head, or until it was given up, in microseconds.
+    /// Time until the head of the answer, or until the attempt was given up, in microseconds.
     pub duration_us: u64,
-    /// What came of it.
+    /// The outcome.
     pub outcome: AttemptOutcome,
 }
 
-/// What came of an attempt.
+/// The outcome of an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AttemptOutcome {
     /// The instance answered.
     Answered(StatusCode),
-    /// It did not; the code says why (`ProxyError::code` of the gateway).
+    /// The instance did not answer. The code says why (`ProxyError::code` of the gateway).
     Failed(&'static str),
-    /// The other instance that was asked as well was first.
+    /// The other instance of a hedged request answered first.
     LostHedge,
 }
 
-/// The attempts of one request, as they ended. The usual single one needs no memory of its own.
+/// The attempts of one request, in the order in which they ended. A single attempt needs no allocation.
 #[derive(Clone, Debug, Default)]
 pub enum AttemptTrail {
-    /// None was made.
+    /// There was none.
     #[default]
     Empty,
-    /// One.
+    /// One attempt.
     One(AttemptRecord),
-    /// Several, at most eight.
+    /// Several attempts, at most eight.
     More(Vec<AttemptRecord>),
 }
 
 impl AttemptTrail {
-    /// Adds one. Of more than are kept, the first ones stay and the last one.
+    /// Adds an attempt. If there are too many, the first ones and the last one are kept.
     pub fn push(&mut self, record: AttemptRecord) {
         match self {
             Self::Empty => *self = Self::One(record),
@@ -62,13 +62,13 @@ impl AttemptTrail {
         }
     }
 
-    /// Whether none was made.
+    /// Whether there was no attempt.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         matches!(self, Self::Empty)
     }
 
-    /// All that are kept.
+    /// All attempts that were kept.
     #[must_use]
     pub fn as_slice(&self) -> &[AttemptRecord] {
         match self {

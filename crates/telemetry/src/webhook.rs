@@ -1,7 +1,8 @@
-//! Tells a webhook of alerts: a few at a time, each with a time limit, again until it was taken.
+//! Delivers alerts to a webhook: a few at a time, each with a time limit, and again until the webhook accepts
+//! it.
 //!
-//! Delivery is at least once: an answer that gets lost, or a change of leader, tells it again. What is
-//! told again has the same `key` and `state`, so a receiver that keeps one incident per key has it once.
+//! Delivery is at least once. After a lost answer or a change of the leader, an alert is delivered again,
+//! with the same `key` and `state`. So a receiver with one incident per key has it once.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -15,24 +16,24 @@ use super::alerts::Alert;
 use super::events::iso_8601;
 use super::{Inner, Telemetry};
 
-/// Most deliveries under way.
+/// Maximum number of deliveries in flight.
 const DELIVERIES_MAX: usize = 32;
-/// How often is looked for deliveries to repeat.
+/// Interval at which failed deliveries are checked for a repetition.
 const TICK: Duration = Duration::from_millis(500);
 
-/// Where alerts are posted.
+/// Settings of the webhook.
 #[derive(Clone, Debug)]
 pub struct WebhookSettings {
     /// The URL (`MAXINE_ALERT_WEBHOOK_URL`).
     pub url: String,
-    /// For one delivery, in milliseconds (`MAXINE_ALERT_WEBHOOK_TIMEOUT_MS`).
+    /// Time limit of one delivery, in milliseconds (`MAXINE_ALERT_WEBHOOK_TIMEOUT_MS`).
     pub timeout_ms: u64,
 }
 
 pub(super) struct Webhook {
     client: reqwest::Client,
     url: Arc<str>,
-    /// The cluster's name: the first part of each key.
+    /// The cluster's name, which is the first part of each key.
     cluster: Arc<str>,
     running: Arc<Semaphore>,
     news: Arc<Notify>,
@@ -42,7 +43,7 @@ pub(super) struct Webhook {
 }
 
 impl Webhook {
-    /// Must be called inside a tokio runtime: deliveries run there.
+    /// Must be called inside a tokio runtime, which runs the deliveries.
     pub(super) fn new(settings: &WebhookSettings, cluster: &str) -> Result<Self, String> {
         Ok(Self {
             client: http_client(Duration::from_millis(settings.timeout_ms))?,
@@ -56,18 +57,18 @@ impl Webhook {
         })
     }
 
-    /// Starts to deliver what `telemetry` has to tell, until it is stopped or gone.
+    /// Starts to deliver the alerts of `telemetry`, until it is stopped or dropped.
     pub(super) fn start(&self, telemetry: Weak<Inner>) {
         let run = run(telemetry, Arc::clone(&self.news), self.stop.clone());
         self.tasks.spawn_on(run, &self.runtime);
     }
 
-    /// Says that there may be something to tell.
+    /// Reports that there may be an alert to deliver.
     pub(super) fn wake(&self) {
         self.news.notify_one();
     }
 
-    /// Delivers as many of the alerts that are due as may be under way at once.
+    /// Delivers the alerts that are due, up to the maximum number in flight.
     fn deliver_due(&self, telemetry: &Telemetry) {
         let clock = &telemetry.0.clock;
         let free = self.running.available_permits();
@@ -80,9 +81,9 @@ impl Webhook {
                 let result = request.body(body).send().await;
                 let result = result.and_then(reqwest::Response::error_for_status);
                 let now_ms = telemetry.0.clock.monotonic_ms();
-                telemetry.alerts().told(&alert, result.is_ok(), now_ms);
+                telemetry.alerts().note_delivery(&alert, result.is_ok(), now_ms);
                 if let Err(error) = result {
-                    // Without the URL: it may hold a secret.
+                    // The URL is not shown, because it may contain a secret.
                     telemetry.delivery_failed(&alert, &error.without_url().to_string());
                 }
                 drop(permit);
@@ -91,7 +92,7 @@ impl Webhook {
         }
     }
 
-    /// Waits for the deliveries under way; each has its time limit.
+    /// Waits for the deliveries in flight. Each has a time limit.
     pub(super) async fn stop(&self) {
         self.stop.cancel();
         self.tasks.close();
@@ -128,7 +129,7 @@ pub fn as_json(alert: &Alert) -> Value {
     })
 }
 
-/// An alert as the webhook gets it: the same, and what tells repeated deliveries apart from news.
+/// The body for the webhook: the alert, and the fields that distinguish a repeated delivery from a new alert.
 fn body(alert: &Alert, cluster: &str) -> Value {
     let mut body = as_json(alert);
     body["key"] = format!("{cluster}/{}/{}", alert.kind.name(), alert.object).into();
@@ -140,9 +141,9 @@ fn body(alert: &Alert, cluster: &str) -> Value {
     body
 }
 
-/// A client for the few requests that Maxine itself sends to URLs that its operator set.
+/// A client for the few requests that Maxine itself sends to URLs that the operator has set.
 pub fn http_client(timeout: Duration) -> Result<reqwest::Client, String> {
-    // Whoever comes first sets it; that it is set already is no error.
+    // Another thread may have set it already, which is fine.
     let _ = rustls::crypto::ring::default_provider().install_default();
     reqwest::Client::builder()
         .timeout(timeout)

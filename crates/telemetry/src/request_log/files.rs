@@ -1,10 +1,10 @@
-//! Log files that take turns: the newest is written to, the oldest goes.
+//! Rotates log files: the newest is written to, and the oldest is removed.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-/// Bytes that are handed to the system at once.
+/// Number of bytes that are written to the operating system together.
 const BUFFER_LEN: usize = 64 * 1024;
 
 /// A log file.
@@ -12,11 +12,12 @@ const BUFFER_LEN: usize = 64 * 1024;
 pub struct LogFile {
     /// Its name within the log directory; never a path.
     pub name: String,
-    /// Where it is.
+    /// The path of the file.
     pub path: PathBuf,
 }
 
-/// A file that is written to, `STEM.log`, and closed ones, `STEM.1.log` and up, the higher the older.
+/// The file that is written to, `STEM.log`, and older ones: `STEM.1.log` and higher numbers, the highest
+/// being the oldest.
 pub(super) struct LogFiles {
     directory: PathBuf,
     stem: String,
@@ -44,7 +45,7 @@ impl LogFiles {
         self.directory.join(numbered(&self.stem, number))
     }
 
-    /// Writes a line. A disk that does not take it is reported once, until it does again.
+    /// Writes a line. If writing fails, the failure is reported once, until writing works again.
     pub(super) fn write_line(&mut self, line: &[u8]) {
         let len = line.len() as u64 + 1;
         let mut result = Ok(());
@@ -58,7 +59,7 @@ impl LogFiles {
         self.report(result);
     }
 
-    /// Hands what is buffered to the system; with `sync`, to the disk.
+    /// Passes the buffer to the operating system; with `sync`, also to the disk.
     pub(super) fn flush(&mut self, sync: bool) {
         let mut result = self.current.flush();
         if sync {
@@ -93,7 +94,7 @@ impl LogFiles {
         Ok(())
     }
 
-    /// The files that are there now, newest first.
+    /// The existing files, newest first.
     pub(super) fn list(&mut self) -> Vec<LogFile> {
         self.flush(false);
         (0..self.files_max)

@@ -1,4 +1,4 @@
-//! How a request's log line looks.
+//! Formats the lines of the request log.
 
 use std::borrow::Cow;
 use std::io::Write;
@@ -11,18 +11,18 @@ use jiff::tz::TimeZone;
 use crate::FinishedRequest;
 use maxine_state::{LogFormat, RuntimeConfig};
 
-/// Whether a request is logged: looking at the logs or at the registry is not.
+/// Whether a request is logged. Reads of logs and of the registry are not.
 pub(super) fn is_logged(request: &FinishedRequest) -> bool {
     let path = request.path();
     !path.starts_with("/api/logs/") && !path.trim_end_matches('/').ends_with("/servers")
 }
 
-/// Formats lines. Most of them begin like the one before: its beginning is kept, and the room that a line took.
+/// Formats lines. Most lines begin like the previous one, so the beginning and the buffer are kept.
 #[derive(Debug, Default)]
 pub(super) struct LineFormat {
     second: u64,
     timestamp: String,
-    /// The JSON of a [`Head`], and what it was made of.
+    /// The JSON of a [`Head`], and the values from which it was made.
     head: Vec<u8>,
     head_of: Option<(u64, StatusCode, Method, IpAddr)>,
     trace_id: Vec<u8>,
@@ -30,7 +30,7 @@ pub(super) struct LineFormat {
 }
 
 impl LineFormat {
-    /// The line, UTF-8, without its end.
+    /// The line in UTF-8, without a line end.
     pub(super) fn line(
         &mut self,
         request: &FinishedRequest,
@@ -60,7 +60,7 @@ impl LineFormat {
         };
         let line = &mut self.line;
         line.clear();
-        // Memory takes every byte.
+        // Writing to memory cannot fail.
         let _written = match config.log_format {
             LogFormat::Plain => plain(&head, &tail, line).is_ok(),
             LogFormat::Json if config.log_json_prettify => {
@@ -72,7 +72,7 @@ impl LineFormat {
                     self.head.clear();
                     self.head_of = serde_json::to_writer(&mut self.head, &head).ok().map(|()| of);
                 }
-                // Two objects become one where the first ends and the second begins.
+                // Two JSON objects are joined into one.
                 line.extend_from_slice(self.head.strip_suffix(b"}").unwrap_or_default());
                 let joint = line.len();
                 let written = serde_json::to_writer(&mut *line, &tail).is_ok();
@@ -84,7 +84,7 @@ impl LineFormat {
     }
 }
 
-/// What a line begins with, by the names that existing readers of the log know.
+/// The first fields of a line. Existing readers of the log know these names.
 #[derive(serde::Serialize)]
 #[serde(rename_all = "PascalCase")]
 struct Head<'a> {
@@ -98,7 +98,7 @@ struct Head<'a> {
     client: IpAddr,
 }
 
-/// What it ends with.
+/// The last fields of a line.
 #[derive(serde::Serialize)]
 #[serde(rename_all = "PascalCase")]
 struct Tail<'a> {
@@ -122,7 +122,7 @@ fn plain(head: &Head<'_>, tail: &Tail<'_>, out: &mut Vec<u8>) -> std::io::Result
     write!(
         out,
         "[{timestamp}] {level} {log_type} {client} {method} {endpoint} HTTP/{version} {status} {}",
-        // A trace id is any visible text: it must not end the line or begin another.
+        // A trace id can be any visible text. It must neither end the line nor begin another one.
         trace_id.escape_debug()
     )
 }

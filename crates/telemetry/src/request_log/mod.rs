@@ -1,8 +1,8 @@
-//! Finished requests: the recent traces, the recent log lines, and the log files.
+//! Records finished requests: as recent traces, as recent log lines, and in log files.
 //!
-//! A request only puts a small record into a buffer. A thread of its own takes the whole buffer when some
-//! have gathered, or a few times a second, formats the lines and writes them; whoever reads takes the
-//! buffer first, so nothing that has been answered is missing. A buffer that is full drops and counts.
+//! A request only puts a small record into a buffer. A separate thread takes the whole buffer several times a
+//! second, or earlier if it has many records. It formats the lines and writes them. A reader takes the buffer
+//! first, so no answered request is missing. If the buffer is full, records are dropped and counted.
 
 mod files;
 mod line;
@@ -26,31 +26,31 @@ use maxine_view::View;
 pub use files::LogFile;
 use files::LogFiles;
 
-/// The request log's files are called so.
+/// Name of the request log's files.
 const REQUESTS: &str = "maxine-requests";
-/// Most events between two rounds of the writer.
+/// Maximum number of events between two rounds of the writer.
 const EVENTS_MAX: usize = 4_096;
-/// Most records between two rounds of the writer.
+/// Maximum number of records between two rounds of the writer.
 const BUFFERED_MAX: usize = 32_768;
-/// Longest pause of the writer after a round, so that records gather.
+/// Maximum pause of the writer after a round, in which records are collected.
 const ROUND: Duration = Duration::from_millis(50);
-/// So many records end the pause: a longer round would keep a core from requests for long, and push what
-/// they need out of its cache.
+/// Number of records that ends the pause. A longer round would occupy a core for long, and would push the
+/// data of requests out of its cache.
 const ROUND_LEN: usize = 512;
-/// Log lines that `recent` shows.
+/// Number of log lines in memory.
 const RECENT_LINES_MAX: usize = 100;
 
-/// Where and how much is logged.
+/// Settings of the request log.
 #[derive(Clone, Debug)]
 pub struct RequestLogSettings {
     /// The directory of the log files; `None` keeps lines in memory only.
     pub directory: Option<PathBuf>,
-    /// Size at which a file is closed and the next one begun, in bytes.
+    /// Size at which a file is closed and a new one begun, in bytes.
     pub file_len_max: u64,
-    /// Log files that are kept.
+    /// Number of log files that are kept.
     pub files_max: usize,
-    /// The file that recent events are appended to, one JSON object a line
-    /// (`MAXINE_AUDIT_LOG_FILE`); it is closed and kept like the log's files.
+    /// The file for recent events, one JSON object per line (`MAXINE_AUDIT_LOG_FILE`). It is rotated like the
+    /// log's files.
     pub audit_file: Option<PathBuf>,
 }
 
@@ -60,17 +60,17 @@ impl Default for RequestLogSettings {
     }
 }
 
-/// What the writer owns, and readers may look at between its rounds.
+/// The data of the writer. Readers may use it between its rounds.
 struct Sink {
     files: Option<LogFiles>,
     audit: Option<LogFiles>,
     spare: Vec<FinishedRequest>,
     format: line::LineFormat,
-    /// The latest lines, oldest first.
+    /// The newest lines, oldest first.
     recent: VecDeque<Vec<u8>>,
 }
 
-/// What requests put their records into.
+/// The buffer for the records of requests.
 #[derive(Default)]
 struct Buffer {
     records: Vec<FinishedRequest>,
@@ -82,7 +82,7 @@ pub(super) struct RequestLog {
     clock: Clock,
     view: Arc<View>,
     buffer: Mutex<Buffer>,
-    /// Empty for good where no audit file is set.
+    /// Always empty if no audit file is set.
     events: Mutex<Vec<RecentEvent>>,
     audited: bool,
     sink: Mutex<Sink>,
@@ -94,8 +94,8 @@ pub(super) struct RequestLog {
 }
 
 impl RequestLog {
-    /// Starts the writer. Log files that cannot be opened are reported once; lines then stay in
-    /// memory only.
+    /// Starts the writer. If log files cannot be opened, that is reported once, and lines are kept in memory
+    /// only.
     pub(super) fn start(
         view: Arc<View>,
         clock: Clock,
@@ -127,7 +127,7 @@ impl RequestLog {
             writer_thread: Mutex::default(),
             stopping: AtomicBool::new(false),
         });
-        // A weak handle: the writer ends when the log is dropped, too.
+        // A weak reference, so that the writer also ends when the log is dropped.
         let weak = Arc::downgrade(&log);
         let spawned = thread::Builder::new().name("request-log".into()).spawn(move || {
             loop {
@@ -141,8 +141,8 @@ impl RequestLog {
                 if rests {
                     thread::park_timeout(Duration::from_secs(1));
                 }
-                // A full round ends the pause, and so does the stop. One that filled before this thread had
-                // its turn has woken nobody any more.
+                // A full round ends the pause, and so does the stop. A round that was full before this thread
+                // ran does not wake it again.
                 if weak.upgrade().is_some_and(|log| log.gathers()) {
                     thread::park_timeout(ROUND);
                 }
@@ -158,7 +158,7 @@ impl RequestLog {
         log
     }
 
-    /// Takes a record; `false` if the buffer is full.
+    /// Adds a record; `false` if the buffer is full.
     pub(super) fn push(&self, request: FinishedRequest) -> bool {
         let mut buffer = self.buffer.lock();
         if buffer.records.len() >= BUFFERED_MAX {
@@ -173,19 +173,19 @@ impl RequestLog {
         true
     }
 
-    /// Whether there is nothing for the writer to do; the next record then wakes it.
+    /// Whether the writer has nothing to do. The next record then wakes it.
     fn rests(&self) -> bool {
         let mut buffer = self.buffer.lock();
         buffer.writer_rests = buffer.records.is_empty() && self.events.lock().is_empty();
         buffer.writer_rests
     }
 
-    /// Whether there is not yet a whole round to write.
+    /// Whether there are fewer records than a whole round.
     fn gathers(&self) -> bool {
         self.buffer.lock().records.len() < ROUND_LEN
     }
 
-    /// Takes an event for the audit file; `false` if too many wait.
+    /// Adds an event for the audit file; `false` if too many wait.
     pub(super) fn push_event(&self, event: &RecentEvent) -> bool {
         if !self.audited {
             return true;
@@ -210,7 +210,7 @@ impl RequestLog {
         audit.flush(true);
     }
 
-    /// Formats and writes what is in the buffer. Blocks for the disk.
+    /// Formats and writes the records in the buffer. Blocks for the disk.
     fn write_out(&self) {
         let mut sink = self.sink.lock();
         let sink = &mut *sink;
@@ -224,7 +224,7 @@ impl RequestLog {
         let (wall_ms, monotonic_us) = (self.clock.wall_ms(), self.clock.monotonic_us());
         let snapshot = self.view.snapshot();
         let config = &snapshot.state.config().config;
-        // Of a large batch only the end stays in memory: what would be pushed out at once is left out.
+        // Only the end of a large batch is kept in memory; the rest would be pushed out immediately.
         let logged = taken.iter().enumerate().rev().filter(|(_, r)| line::is_logged(r));
         let recent_from = logged.take(RECENT_LINES_MAX).last().map_or(0, |(at, _)| at);
         let traces_from = taken.len().saturating_sub(self.traces.len_max());
@@ -238,7 +238,7 @@ impl RequestLog {
                     files.write_line(text);
                 }
                 if is_recent {
-                    // The line that leaves gives its memory to the one that comes.
+                    // The new line reuses the memory of the removed line.
                     let full = sink.recent.len() == RECENT_LINES_MAX;
                     let left = if full { sink.recent.pop_front() } else { None };
                     let mut line = left.unwrap_or_default();
@@ -253,7 +253,7 @@ impl RequestLog {
                 self.traces.push(Trace { time_ms, request });
             }
         }
-        // With `log_async` off, a line is on its way to the disk before the next round.
+        // With `log_async` off, a line is written to disk before the next round.
         if let Some(files) = &mut sink.files {
             files.flush(!config.log_async);
         }
@@ -272,14 +272,14 @@ impl RequestLog {
         &self.traffic
     }
 
-    /// The latest lines, oldest first.
+    /// The newest lines, oldest first.
     pub(super) fn recent_lines(&self) -> Vec<String> {
         self.write_out();
         let sink = self.sink.lock();
         sink.recent.iter().map(|line| String::from_utf8_lossy(line).into_owned()).collect()
     }
 
-    /// Forgets the latest lines; files stay.
+    /// Removes the lines from memory. Files are kept.
     pub(super) fn clear_recent(&self) {
         self.write_out();
         self.sink.lock().recent.clear();
@@ -291,7 +291,7 @@ impl RequestLog {
         self.sink.lock().files.as_mut().map(LogFiles::list).unwrap_or_default()
     }
 
-    /// Writes what is left and ends the writer. Idempotent.
+    /// Writes the rest and ends the writer. It may be called more than once.
     pub(super) fn stop(&self) {
         self.stopping.store(true, Ordering::SeqCst);
         if let Some(writer) = self.writer_thread.lock().take() {
