@@ -1,18 +1,18 @@
-//! How far each node is known to have acknowledged the log.
+//! Remembers how far each node has acknowledged the log.
 //!
-//! A node that was given an older copy of its directory has forgotten what it acknowledged, and whom it
-//! voted for. Its vote could help a majority to forget, too. Its peers remember: the leader knows how
-//! far each member has stored the log, and tells the others once a heartbeat. When two nodes meet, each
-//! tells the other what it knows of it. A node whose log ends before that is filled first. Meanwhile it
-//! does not stand for election, and it votes only for a candidate whose log has what it had
-//! acknowledged, in a term in which it cannot have voted before.
+//! A node with an older copy of its directory has forgotten what it acknowledged, and for whom it voted. Its
+//! vote could help a majority to lose acknowledged entries. Its peers remember: the leader knows how far each
+//! member has stored the log, and reports it to the others with each heartbeat. When two nodes connect, each
+//! reports to the other what it knows about it. A node whose log ends earlier is filled first. Meanwhile it
+//! does not stand for election. It votes only for a candidate whose log has what the node had acknowledged,
+//! and only in a term in which it cannot have voted before.
 //!
-//! Until it has met enough of the other voters for that, or a bounded time after its start has passed, a node follows
-//! nobody: a leader that was replaced, with entries that contradict what the node has forgotten, may be the first to
-//! reach it, and with the node's answer it would have a majority.
+//! A node follows no leader until it has met enough of the other voters, or until a limited time after its
+//! start has passed. Otherwise a leader that was already replaced, with entries that contradict what the node
+//! has forgotten, could reach it first, and get a majority with the node's answer.
 //!
-//! All this is in memory: where every voter starts anew nothing is known, and nothing blocks them. What
-//! no living peer knows is not noticed.
+//! All of this is in memory. If every voter starts again, nothing is known and nothing blocks them. A loss
+//! that no running peer knows about is not noticed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::OnceLock;
@@ -29,13 +29,13 @@ use crate::config::NodeId;
 use crate::consensus::{self, LogId, Raft};
 use crate::quorum;
 
-/// Nodes that are kept in mind; members are far fewer.
+/// Maximum number of remembered nodes. A cluster has far fewer members.
 const NODES_MAX: usize = 4_096;
 
-/// What this node had acknowledged and has lost.
+/// The entries that this node had acknowledged and has lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Owed {
-    /// The end of the log that it had.
+    /// The last entry that it had.
     pub(crate) last: LogId,
     /// The latest term in which it may have voted.
     pub(crate) term: u64,
@@ -46,42 +46,43 @@ pub(crate) struct Acknowledged {
     raft: OnceLock<Raft>,
     known: Mutex<BTreeMap<NodeId, LogId>>,
     owed: Mutex<Option<Owed>>,
-    /// Who has told this node, since it started, how far it had acknowledged the log.
-    told: watch::Sender<BTreeSet<NodeId>>,
-    /// From then on nobody is waited for; at once if not set.
+    /// The peers that have reported, since the start of this node, how far it had acknowledged the log.
+    reported: watch::Sender<BTreeSet<NodeId>>,
+    /// From this time on, no peer is waited for. If it is not set, none is waited for at all.
     waits_until: OnceLock<Instant>,
 }
 
 impl Acknowledged {
-    /// Lets it ask the consensus core, once that runs.
+    /// Gives access to the consensus core, once it runs.
     pub(crate) fn follow(&self, raft: Raft) {
         let _ = self.raft.set(raft);
     }
 
-    /// Waits for the other voters until this time at the latest.
+    /// Waits for the other voters, at most until this time.
     pub(crate) fn wait_until(&self, time: Instant) {
         let _ = self.waits_until.set(time);
     }
 
-    /// Notes that `peer` has told what it knows of this node.
+    /// Records that `peer` has reported what it knows about this node.
     pub(crate) fn told_by(&self, peer: NodeId) {
-        self.told.send_if_modified(|told| told.insert(peer));
+        self.reported.send_if_modified(|reported| reported.insert(peer));
     }
 
-    /// Whether this node knows what the others know of it: enough of `voters` have told, or the time for that is over.
+    /// Whether this node knows what the others know about it: enough of `voters` have reported, or the time
+    /// is over.
     pub(crate) fn is_settled(&self, me: NodeId, voters: &BTreeSet<NodeId>) -> bool {
         let over = self.waits_until.get().is_none_or(|until| clock::now() >= *until);
-        over || has_told_enough(&self.told.borrow(), me, voters)
+        over || enough_have_reported(&self.reported.borrow(), me, voters)
     }
 
-    /// Returns once [`Self::is_settled`].
+    /// Waits for [`Self::is_settled`].
     pub(crate) async fn settled(&self, me: NodeId, voters: &BTreeSet<NodeId>) {
         let Some(until) = self.waits_until.get() else { return };
         if self.is_settled(me, voters) {
             return;
         }
-        let mut told = self.told.subscribe();
-        let enough = told.wait_for(|told| has_told_enough(told, me, voters));
+        let mut reported = self.reported.subscribe();
+        let enough = reported.wait_for(|reported| enough_have_reported(reported, me, voters));
         let _over = tokio::time::timeout_at((*until).into(), enough).await;
     }
 
@@ -90,7 +91,7 @@ impl Acknowledged {
         self.owed().is_some_and(|owed| owed.last.leader_id.term > term)
     }
 
-    /// Notes that `node` has the log up to `last` on its disk.
+    /// Records that `node` has stored the log up to `last`.
     pub(crate) fn note(&self, node: NodeId, last: LogId) {
         let mut known = self.known.lock();
         if known.len() >= NODES_MAX && !known.contains_key(&node) {
@@ -100,7 +101,7 @@ impl Acknowledged {
         *before = (*before).max(last);
     }
 
-    /// On a leader, takes over what the core knows of every member.
+    /// On a leader, reads from the core how far every member is.
     fn refresh(&self) {
         let Some(raft) = self.raft.get() else { return };
         let metrics = raft.metrics();
@@ -118,29 +119,29 @@ impl Acknowledged {
         }
     }
 
-    /// What is known of a node.
+    /// How far a node has acknowledged the log.
     pub(crate) fn of(&self, node: NodeId) -> Option<LogId> {
         self.refresh();
         self.known.lock().get(&node).copied()
     }
 
-    /// What is known of every node, for telling others.
+    /// How far every node has acknowledged the log, for reporting it to others.
     pub(crate) fn all(&self) -> Vec<(NodeId, LogIdDto)> {
         self.refresh();
         let known = self.known.lock();
         known.iter().map(|(node, last)| (*node, consensus::log_id_to_dto(last))).collect()
     }
 
-    /// Lets a leader send `node` again what it had acknowledged before. Without this the core takes its
-    /// old acknowledgement for granted and never fills it.
+    /// On a leader, allows that `node` gets again what it had acknowledged before. Otherwise the core assumes
+    /// that the node still has it, and never fills it.
     pub(crate) async fn fill_again(&self, node: NodeId) {
         if let Some(raft) = self.raft.get() {
-            // Whoever does not lead has nothing to fill.
+            // A node that does not lead cannot fill another one.
             let _ = raft.trigger().allow_next_revert(&node, true).await;
         }
     }
 
-    /// Notes what a peer knows that this node had acknowledged, and the term that the peer is in.
+    /// Records how far this node had acknowledged the log according to a peer, and the peer's term.
     pub(crate) fn owe(&self, last: LogId, term: u64) {
         let mut owed = self.owed.lock();
         let before = owed.unwrap_or(Owed { last, term });
@@ -154,12 +155,12 @@ impl Acknowledged {
         *owed = Some(Owed { last: before.last.max(last), term: before.term.max(term) });
     }
 
-    /// What this node still lacks of what it had acknowledged.
+    /// What this node still lacks of the entries that it had acknowledged.
     pub(crate) fn owed(&self) -> Option<Owed> {
         *self.owed.lock()
     }
 
-    /// Takes note of where the log of this node ends.
+    /// Records the present end of this node's log.
     pub(crate) fn filled(&self, last: Option<LogId>) {
         let mut owed = self.owed.lock();
         if owed.is_some_and(|owed| last >= Some(owed.last)) {
@@ -168,7 +169,8 @@ impl Acknowledged {
         }
     }
 
-    /// Whether this node may vote as it is asked to. `pre` asks only whether it would.
+    /// Whether this node may vote as requested. `pre` is true for a pre-vote, which only asks whether the
+    /// node would vote.
     pub(crate) fn allows(&self, request: &VoteRequestDto, pre: bool) -> bool {
         let last = request.last.map(consensus::log_id_from_dto);
         let term = request.vote.term;
@@ -180,11 +182,16 @@ impl Acknowledged {
     }
 }
 
-/// Whether among those who have told is surely one of every majority that this node was part of.
-fn has_told_enough(told: &BTreeSet<NodeId>, me: NodeId, voters: &BTreeSet<NodeId>) -> bool {
+/// Whether the peers that have reported include at least one of every majority that this node can have been
+/// part of.
+fn enough_have_reported(
+    reported: &BTreeSet<NodeId>,
+    me: NodeId,
+    voters: &BTreeSet<NodeId>,
+) -> bool {
     let others = voters.iter().filter(|id| **id != me);
     let needed = others.clone().count().min(voters.len() + 1 - quorum::majority_of(voters.len()));
-    others.filter(|id| told.contains(id)).count() >= needed
+    others.filter(|id| reported.contains(id)).count() >= needed
 }
 
 #[cfg(test)]
@@ -226,12 +233,17 @@ mod tests {
             let voters: BTreeSet<NodeId> = (1..=count).collect();
             let majority = quorum::majority_of(voters.len());
             for set in 0..1_u64 << (count - 1) {
-                let told: BTreeSet<NodeId> =
+                let reported: BTreeSet<NodeId> =
                     (2..=count).filter(|id| set >> (id - 2) & 1 == 1).collect();
-                // The most that could have acknowledged something together with node 1, without any of these.
-                let unmet = voters.len() - told.len();
-                let all_met = unmet < majority || told.len() == voters.len() - 1;
-                assert_eq!(has_told_enough(&told, 1, &voters), all_met, "{told:?} of {voters:?}");
+                // The largest group that could have acknowledged something together with node 1 and without
+                // any of the peers that have reported.
+                let unmet = voters.len() - reported.len();
+                let all_met = unmet < majority || reported.len() == voters.len() - 1;
+                assert_eq!(
+                    enough_have_reported(&reported, 1, &voters),
+                    all_met,
+                    "{reported:?} of {voters:?}"
+                );
             }
         }
     }

@@ -1,6 +1,6 @@
-//! The seam to the program that owns the state.
+//! The interface to the program that owns the state.
 //!
-//! The crate calls these traits; it never looks inside a payload, a reply or a snapshot.
+//! This crate calls these traits. It never looks inside a payload, a reply or a snapshot.
 
 use std::io::{self, Read, Write};
 
@@ -12,32 +12,32 @@ use crate::NodeId;
 /// One committed entry of the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CommittedEntry {
-    /// Position in the log; strictly increasing, but not dense for the application.
+    /// Position in the log. It strictly increases, but positions can be left out.
     pub index: u64,
-    /// Term of the leader that wrote it. Several leaders can share a term: no fencing token.
+    /// Term of the leader that wrote the entry.
     pub term: u64,
-    /// What was proposed; `None` for an entry of the log's own, which only moves the applied index.
+    /// The proposed payload; `None` for an entry of the log itself, which only changes the applied index.
     pub payload: Option<Bytes>,
 }
 
 /// The replicated state.
 ///
-/// Its methods run on one dedicated thread that may block, never two at once.
+/// One dedicated thread calls its methods, one at a time. They may block.
 pub trait Application: Send + 'static {
-    /// Applies committed entries in order and returns one reply per entry (the reply to an entry
-    /// without a payload is ignored). Must be deterministic, and must have published whatever
-    /// readers see before it returns. An error or a panic stops the node; before an error it must have applied none of
-    /// the entries.
+    /// Applies committed entries in order and returns one reply per entry. The reply to an entry without a
+    /// payload is ignored. It must be deterministic, and must have published the new state for readers before
+    /// it returns. An error or a panic stops the node. If it returns an error, it must not have applied any
+    /// of the entries.
     fn apply(&mut self, entries: &[CommittedEntry]) -> io::Result<Vec<Bytes>>;
 
-    /// A cheap handle on the present state; it is encoded later, off the apply path.
+    /// A cheap handle to the present state. It is encoded later, outside the apply path.
     fn snapshot(&self) -> Box<dyn SnapshotEncoder>;
 
-    /// Replaces the state by the snapshot that was taken at `index`. An error stops the node.
+    /// Replaces the state with the snapshot that was taken at `index`. An error stops the node.
     fn restore(&mut self, index: u64, input: &mut dyn Read) -> io::Result<()>;
 }
 
-/// A state frozen at one index, ready to be written out.
+/// A copy of the state at one index that can be written.
 pub trait SnapshotEncoder: Send {
     /// Writes the whole state.
     fn encode(self: Box<Self>, out: &mut dyn Write) -> io::Result<()>;
@@ -48,9 +48,9 @@ pub trait PeerHandler: Send + Sync + 'static {
     /// Answers one message. The future may be dropped when the caller gives up.
     fn handle(&self, from: NodeId, body: Bytes) -> BoxFuture<'static, Result<Bytes, String>>;
 
-    /// Decides on the leader whether the member `from` may propose this payload, and what goes into the log: the
-    /// payload itself, or one that also names who sent it. An error is the reason of the refusal. By default any member
-    /// may propose anything.
+    /// On the leader, decides whether the member `from` may propose this payload. Returns what is written to
+    /// the log: the payload itself, or one that also names the sender. An error is the reason of the refusal.
+    /// By default, any member may propose anything.
     fn admit(&self, from: NodeId, payload: Bytes) -> Result<Bytes, String> {
         let _ = from;
         Ok(payload)

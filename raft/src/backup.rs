@@ -1,4 +1,4 @@
-//! Backups: the state at one index, as one checksummed file.
+//! Backups: the state at one index, in one file with a checksum.
 
 use std::os::unix::fs::FileExt;
 
@@ -10,12 +10,12 @@ use crate::node::RaftNode;
 
 const CHUNK_LEN: usize = 256 * 1024;
 
-/// What a backup holds.
+/// The content of a backup.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BackupInfo {
-    /// The cluster it was taken of.
+    /// The cluster of the backup.
     pub cluster_id: String,
-    /// The entry up to which it holds the state.
+    /// The last entry that the state contains.
     pub index: u64,
     /// Term of that entry.
     pub term: u64,
@@ -26,8 +26,8 @@ pub struct BackupInfo {
 }
 
 impl RaftNode {
-    /// Writes the state that this node has applied to `out`. On a follower it may be behind: take a
-    /// read index first when that matters. The bytes are useless until all were written.
+    /// Writes the state that this node has applied to `out`. A follower may be behind, so the caller should
+    /// take a read index first if that matters. An incomplete backup cannot be used.
     pub async fn backup(
         &self,
         out: &mut (dyn AsyncWrite + Send + Unpin),

@@ -1,17 +1,17 @@
-//! The one place that reads the machine's monotonic clock.
+//! Reads the machine's monotonic clock. Nothing else in this crate does.
 //!
-//! Everything else takes an instant as a parameter or asks here, so that tests and lints can tell
-//! where time enters. It must never read the wall clock.
+//! Other code takes an instant as a parameter or calls this module, so that lints can find where time enters.
+//! This module never reads the wall clock.
 
 use std::time::{Duration, Instant};
 
-/// The present, on a clock that never goes back.
+/// The present time, on a clock that never goes back.
 #[allow(clippy::disallowed_methods, reason = "this module is where the clock is read")]
 pub(crate) fn now() -> Instant {
     Instant::now()
 }
 
-/// How long ago `then` was.
+/// The time since `then`.
 pub(crate) fn since(then: Instant) -> Duration {
     now().saturating_duration_since(then)
 }

@@ -1,18 +1,18 @@
-//! The only place that turns values into bytes and back.
+//! Encodes and decodes everything that is stored or sent.
 //!
-//! Everything stored or sent is one of the types below inside an envelope
-//! `magic | format version | kind | body`. Bodies are enums whose variants are only ever appended;
-//! the golden bytes in the tests hold them. Types of the consensus library must not appear here.
+//! Each value is one of the types below, in an envelope `magic | format version | kind | body`. Bodies are
+//! enums whose variants are only ever appended; the golden bytes in the tests check that. Types of the
+//! consensus library must not appear here.
 
 use bincode::{Decode, Encode};
 
 const MAGIC: [u8; 2] = *b"MX";
 const FORMAT_VERSION: u8 = 1;
-/// Length of the envelope's head.
+/// Length of the envelope's header.
 pub(crate) const HEAD_LEN: usize = 4;
-/// Room that a frame needs beside the payload it carries.
+/// Room for a frame's header beside its payload.
 pub(crate) const ENVELOPE_ROOM: usize = 64 * 1024;
-/// No value may decode into more than this, whatever lengths it claims.
+/// Maximum size of a decoded value, whatever lengths the bytes claim.
 const DECODE_LEN_MAX: usize = 96 * 1024 * 1024;
 
 type Standard = bincode::config::Configuration<
@@ -25,7 +25,7 @@ fn settings() -> Standard {
     bincode::config::standard().with_limit::<DECODE_LEN_MAX>()
 }
 
-/// What an envelope holds.
+/// The kind of an envelope's body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Kind {
@@ -45,7 +45,7 @@ pub(crate) enum Kind {
     Removal = 14,
 }
 
-/// Why bytes were not understood.
+/// Why bytes cannot be decoded.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub(crate) enum CodecError {
     #[error("{0} bytes are too few for an envelope")]
@@ -66,7 +66,7 @@ impl From<CodecError> for std::io::Error {
     }
 }
 
-/// Ties a body type to its kind, so that one cannot be read as another.
+/// Ties a body type to its kind, so that one kind cannot be decoded as another.
 pub(crate) trait Body: Encode + Decode<()> {
     const KIND: Kind;
 }
@@ -85,7 +85,7 @@ pub(crate) fn encode_into<B: Body>(body: &B, out: &mut Vec<u8>) {
         .expect("writing to a Vec cannot fail and our types have no fallible encoder");
 }
 
-/// Decodes an envelope that holds exactly one body.
+/// Decodes an envelope that contains exactly one body.
 pub(crate) fn decode<B: Body>(bytes: &[u8]) -> Result<B, CodecError> {
     let Some((head, rest)) = bytes.split_at_checked(HEAD_LEN) else {
         return Err(CodecError::Short(bytes.len()));
@@ -110,7 +110,7 @@ pub(crate) fn decode<B: Body>(bytes: &[u8]) -> Result<B, CodecError> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Encode, Decode)]
 pub(crate) struct LogIdDto {
     pub(crate) term: u64,
-    /// Zero, and not read: a term has one leader. Logs from before that was so have a node here.
+    /// Zero, and ignored: a term has one leader, so the term is enough. Older logs have a node here.
     pub(crate) node: u64,
     pub(crate) index: u64,
 }
@@ -197,7 +197,7 @@ impl Body for SnapshotHead {
 pub(crate) struct IdentityDto {
     pub(crate) cluster_id: String,
     pub(crate) node_id: u64,
-    /// 0 until a restore or a recovery starts a line of its own.
+    /// 0 until a restore or a recovery begins a new line of history.
     pub(crate) lineage: u64,
     pub(crate) engine: String,
 }
@@ -210,23 +210,23 @@ impl Body for Identity {
     const KIND: Kind = Kind::Identity;
 }
 
-/// Kept by a node that was told of its removal.
+/// Stored by a node that learned of its removal.
 #[derive(Debug, PartialEq, Encode, Decode)]
 pub(crate) enum Removal {
-    /// The line of history that it was removed from, and what it was told.
+    /// The line of history from which it was removed, and the reason that it received.
     V1 { lineage: u64, reason: String },
 }
 impl Body for Removal {
     const KIND: Kind = Kind::Removal;
 }
 
-/// The numbers of data directories that a node knows.
+/// The ids of data directories that a node knows.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub(crate) struct DirIdsDto {
     pub(crate) own: u64,
     /// The line of history in which the peers were met.
     pub(crate) lineage: u64,
-    /// Each peer, with the directory that it had when it was first met.
+    /// Each peer, with the directory that it had at the first meeting.
     pub(crate) peers: Vec<(u64, u64)>,
 }
 
@@ -238,7 +238,7 @@ impl Body for DirIds {
     const KIND: Kind = Kind::DirIds;
 }
 
-/// How far the log is known to be durable; kept outside the engine to notice what it lost.
+/// The durable end of the log. It is stored outside the engine, to detect entries that the engine lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Encode, Decode)]
 pub(crate) struct LogMarkDto {
     pub(crate) last: Option<LogIdDto>,
@@ -254,7 +254,7 @@ impl Body for LogMark {
     const KIND: Kind = Kind::LogMark;
 }
 
-/// What a connection is for.
+/// The purpose of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Encode, Decode)]
 pub(crate) enum Channel {
     Append,
@@ -290,18 +290,18 @@ pub(crate) enum Welcome {
         app_version: u32,
         protocol: u16,
         lineage: u64,
-        /// The name and the address for clients that the node gives itself; empty where it gives none.
+        /// The name and the address for clients that the node gives itself; empty if it gives none.
         name: String,
         http_addr: String,
     },
     Refused {
         reason: String,
     },
-    /// The peer was a member and was removed.
+    /// The receiver was a member and was removed.
     Removed {
         reason: String,
     },
-    /// The peer belongs to another line of history.
+    /// The receiver belongs to another line of history.
     OtherHistory {
         reason: String,
     },
@@ -310,11 +310,11 @@ impl Body for Welcome {
     const KIND: Kind = Kind::Welcome;
 }
 
-/// Follows an accepted greeting from protocol 3 on: the directory of who greeted.
+/// Follows an accepted greeting from protocol 3 on: the data directory of the node that greeted.
 #[derive(Debug, PartialEq, Encode, Decode)]
 pub(crate) struct DirShown {
     pub(crate) dir_id: u64,
-    /// Where the log in it ends.
+    /// The end of the log in it.
     pub(crate) last: Option<LogIdDto>,
 }
 impl Body for DirShown {
@@ -324,8 +324,8 @@ impl Body for DirShown {
 /// The answer to it.
 #[derive(Debug, PartialEq, Encode, Decode)]
 pub(crate) enum DirSeen {
-    /// The directory of who answers; how far it knows the other to have acknowledged the log, and the
-    /// term that it is in.
+    /// The directory of the answering node, how far it knows the other node to have acknowledged the log, and
+    /// its term.
     Known { shown: DirShown, acknowledged: Option<LogIdDto>, term: u64 },
     /// The node was met with another directory before.
     Replaced,
@@ -353,12 +353,12 @@ pub(crate) struct VoteRequestDto {
 #[derive(Clone, Debug, PartialEq, Encode, Decode)]
 pub(crate) enum AdminDto {
     AddLearner(MemberDto),
-    /// Without the checks of who is reachable if `force`.
+    /// With `force`, nobody checks whether the members are reachable.
     Promote {
         id: u64,
         force: bool,
     },
-    /// Without the checks of who is reachable if `force`.
+    /// With `force`, nobody checks whether the members are reachable.
     Remove {
         id: u64,
         force: bool,
@@ -406,16 +406,16 @@ pub(crate) enum Request {
     },
     /// Asks the leader how far the log is committed.
     Confirm,
-    /// How far are you?
+    /// Asks how far the log of the receiver is applied.
     Standing,
-    /// Which membership have you applied?
+    /// Asks for the membership that the receiver has applied.
     Membership,
 }
 impl Body for Request {
     const KIND: Kind = Kind::Request;
 }
 
-/// What a leader that a quorum has confirmed says of the log.
+/// What a leader that a quorum has confirmed reports about the log.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub(crate) struct ConfirmedDto {
     /// The leader's term.
@@ -489,9 +489,9 @@ pub(crate) enum Response {
     Failed(String),
     Busy,
     Confirmed(ConfirmedDto),
-    /// Nothing was done: the peer was never a member, by the committed membership.
+    /// Nothing was done, because the peer was never a member according to the committed membership.
     NotMember(String),
-    /// Nothing was done: the peer was removed.
+    /// Nothing was done, because the peer was removed.
     Removed(String),
     Standing {
         applied: u64,

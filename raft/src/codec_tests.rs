@@ -1,4 +1,4 @@
-//! Golden bytes: a change here breaks nodes and disks that are already out there.
+//! Golden bytes. A change here breaks existing nodes and disks.
 
 use super::*;
 
@@ -208,7 +208,7 @@ fn foreign_bytes_are_refused() {
 
 #[test]
 fn a_claimed_length_over_the_limit_is_refused_before_it_is_allocated() {
-    // An entry whose payload claims 2^60 bytes.
+    // An entry whose payload claims a length of 2^60 bytes.
     let mut bytes = vec![b'M', b'X', 1, Kind::Entry as u8, 0, 1, 1, 1, 1, 253];
     bytes.extend_from_slice(&(1u64 << 60).to_le_bytes());
     assert!(matches!(decode::<StoredEntry>(&bytes), Err(CodecError::Body(_))));

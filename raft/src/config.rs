@@ -9,17 +9,17 @@ use serde::{Deserialize, Serialize};
 
 use crate::codec;
 
-/// Identity of a node; never reused, not even after its disk was wiped.
+/// The id of a node. It must never be reused, not even after the node's disk was erased.
 pub type NodeId = u64;
 
 /// What the cluster knows about one of its nodes.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Member {
-    /// Where the node's peers connect, `host:port`.
+    /// Where peers connect, `host:port`.
     pub peer_addr: String,
-    /// Opaque to this crate; handed to clients.
+    /// The address for clients. This crate does not interpret it.
     pub http_addr: String,
-    /// A name for people.
+    /// A name for display.
     pub name: String,
 }
 
@@ -27,12 +27,12 @@ pub struct Member {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum EngineKind {
-    /// A write-ahead log in segments: one write and one sync for a group of entries.
+    /// A write-ahead log in segments. A group of entries takes one write and one sync.
     #[default]
     Wal,
-    /// sled 0.34, with the measures that make it durable.
+    /// sled 0.34, with additional measures for durability.
     Sled,
-    /// redb 4, whose commit is durable by itself.
+    /// redb 4, whose commit is durable.
     Redb,
 }
 
@@ -59,12 +59,12 @@ impl FromStr for EngineKind {
     }
 }
 
-/// How peers protect their connections.
+/// How connections between peers are protected.
 #[derive(Clone, Debug)]
 pub enum PeerTls {
-    /// No encryption and no authentication; refused on an address that is not loopback unless allowed.
+    /// No encryption and no authentication. Refused on an address that is not loopback, unless allowed.
     Plain {
-        /// Accept the risk on a listen address that others can reach.
+        /// Whether to accept the risk on a listen address that others can reach.
         allow_non_loopback: bool,
     },
     /// Mutual TLS. The node's certificate must carry the DNS name `node-<id>.<cluster_id>.maxine`.
@@ -83,51 +83,53 @@ pub enum PeerTls {
 pub struct Config {
     /// Names the cluster: 1 to 63 of `a-z`, `0-9` and `-`, not at the ends.
     pub cluster_id: String,
-    /// This node; at least 1.
+    /// The id of this node, at least 1.
     pub node_id: NodeId,
-    /// Where the node keeps its log, snapshots, identity and lock.
+    /// The directory of the log, the snapshots, the identity and the lock.
     pub data_dir: PathBuf,
-    /// Engine of the log, fixed once the directory exists. Default `None`: the directory's own, and
-    /// [`EngineKind::Wal`] for a new one.
+    /// The engine of the log. It cannot change once the directory exists. Default `None`: the engine of the
+    /// directory, or [`EngineKind::Wal`] for a new one.
     pub engine: Option<EngineKind>,
     /// Where peers connect.
     pub listen_addr: SocketAddr,
-    /// Protection of peer connections. Default plain, loopback only.
+    /// Protection of connections between peers. Default: none, on loopback only.
     pub tls: PeerTls,
-    /// Version of the application's command language that this node understands. Default 1.
+    /// Version of the application's commands that this node understands. Default 1.
     pub app_version: u32,
-    /// The name that this node gives itself; the membership takes it over. Default empty: the membership's name stays.
+    /// This node's own name, which replaces the one in the membership. Default empty, which leaves the
+    /// membership unchanged.
     pub name: String,
-    /// Where clients reach this node; the membership takes it over where it has no such address. Default empty.
+    /// The address for clients of this node. It is used if the membership has none. Default empty.
     pub http_addr: String,
-    /// Between two heartbeats of a leader. Default 100.
+    /// Interval between two heartbeats of a leader, in milliseconds. Default 100.
     pub heartbeat_interval_ms: u64,
-    /// Shortest wait before an election; also the longest that a leader claims to lead without
-    /// hearing a quorum. Default 400, at least three heartbeats.
+    /// Minimum wait before an election, in milliseconds. It is also the longest time that a leader reports to
+    /// lead without an answer of a quorum. Default 400, at least three heartbeats.
     pub election_timeout_min_ms: u64,
-    /// Longest wait before an election, and the lease that a follower grants its leader. A failed
-    /// leader is replaced after the lease plus one election timeout. Default 600.
+    /// Maximum wait before an election, in milliseconds. It is also the lease that a follower grants its
+    /// leader. A failed leader is replaced after the lease plus one election timeout. Default 600.
     pub election_timeout_max_ms: u64,
-    /// Entries between two snapshots. Default 50,000.
+    /// Number of entries between two snapshots. Default 50,000.
     pub snapshot_every_entries: u64,
-    /// Snapshot files kept. Default 2, at least 1.
+    /// Number of snapshot files that are kept. Default 2, at least 1.
     pub snapshots_kept: usize,
-    /// Largest payload that is accepted, at most 32 MiB. Default 4 MiB.
+    /// Maximum length of a payload, at most 32 MiB. Default 4 MiB.
     pub payload_len_max: usize,
-    /// Proposals that this node works on at once; more are refused. Default 1,024.
+    /// Maximum number of proposals in flight on this node; more are refused. Default 1,024.
     pub proposals_in_flight_max: usize,
-    /// Bounds administrative operations and forwarded requests that state no time of their own. Default 5,000.
+    /// Time limit for administrative operations, and for forwarded requests without their own limit, in
+    /// milliseconds. Default 5,000.
     pub request_timeout_ms: u64,
-    /// A disk write that takes longer makes a leader step down. Default 1,000.
+    /// A disk write that takes longer makes a leader step down, in milliseconds. Default 1,000.
     pub disk_stall_ms: u64,
-    /// Memory for the engine's cache and for recent entries together. Default 16 MiB.
+    /// Memory for the cache of the engine and for recent entries together, in bytes. Default 16 MiB.
     pub cache_bytes: usize,
 }
 
 const PAYLOAD_LEN_LIMIT: usize = 32 * 1024 * 1024;
 
 impl Config {
-    /// Settings with every default.
+    /// Settings with all defaults.
     pub fn new(
         cluster_id: impl Into<String>,
         node_id: NodeId,
@@ -157,7 +159,7 @@ impl Config {
         }
     }
 
-    /// Every setting that is out of range, one line each; empty when all is well.
+    /// Describes every setting that is out of range, one line each. Empty if there is none.
     pub fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
         let mut check = |ok: bool, problem: String| {
@@ -229,7 +231,7 @@ impl Config {
         problems
     }
 
-    /// Largest frame between peers: one payload, or one full batch, with room for the envelope.
+    /// Maximum length of a frame between peers: one payload or one full batch, with its envelope.
     pub(crate) fn frame_len_max(&self) -> usize {
         (self.payload_len_max + codec::ENVELOPE_ROOM).max(4 * 1024 * 1024)
     }
@@ -242,7 +244,7 @@ pub(crate) fn cluster_id_is_valid(id: &str) -> bool {
         && !id.ends_with('-')
 }
 
-/// The DNS name that a node's certificate must carry.
+/// The DNS name that a node's certificate must have.
 pub(crate) fn certificate_name(cluster_id: &str, node_id: NodeId) -> String {
     format!("node-{node_id}.{cluster_id}.maxine")
 }

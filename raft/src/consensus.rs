@@ -1,7 +1,7 @@
-//! The consensus library's types, named here once, and their conversion to our own.
+//! Names the types of the consensus library, and converts them to our own.
 //!
-//! Everything else in the crate uses these aliases; nothing here may reach a disk or a wire except
-//! through the conversions to the types of `codec`.
+//! The rest of the crate uses these aliases. A type of the library reaches a disk or the network only after
+//! its conversion to a type of `codec`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -40,8 +40,8 @@ openraft::declare_raft_types!(
         R = Reply,
         NodeId = NodeId,
         Node = Member,
-        // One leader per term. The library's default lets a greater node win a term that another
-        // has won already, and tells the two apart by the node.
+        // A term has one leader. The library's default lets a node with a greater id win a term that another
+        // node has won already, and distinguishes the two by their ids.
         LeaderId = openraft::impls::leader_id_std::LeaderId<Self::Term, Self::NodeId>,
         AsyncRuntime = Runtime,
 );

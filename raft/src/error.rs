@@ -1,4 +1,4 @@
-//! One error type per boundary; each variant says whether a retry is safe.
+//! The errors of this crate. Each variant says whether a retry is safe.
 
 use std::path::PathBuf;
 
@@ -7,16 +7,16 @@ use crate::NodeId;
 /// Why a node did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// Settings out of range, all of them.
+    /// Settings are out of range. All of them are listed.
     #[error("invalid configuration: {}", .0.join("; "))]
     Config(Vec<String>),
-    /// Another process owns the directory.
+    /// Another process uses the directory.
     #[error("data directory {} is in use by another process; stop it first", .0.display())]
     Locked(PathBuf),
     /// The directory belongs to another node, cluster or engine.
     #[error("this data directory cannot be used: {0}")]
     Identity(String),
-    /// The disk failed or holds damaged data; nothing was changed.
+    /// The disk failed or has damaged data. Nothing was changed.
     #[error("storage: {0}")]
     Storage(String),
     /// Certificates or keys could not be used.
@@ -25,9 +25,9 @@ pub enum StartError {
     /// The peer port could not be opened.
     #[error("cannot listen on {addr}: {reason}")]
     Listen {
-        /// The address asked for.
+        /// The requested address.
         addr: std::net::SocketAddr,
-        /// What the system said.
+        /// The error of the operating system.
         reason: String,
     },
     /// The consensus core refused to start.
@@ -38,19 +38,19 @@ pub enum StartError {
 /// Why a proposal got no reply.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ProposeError {
-    /// This node does not lead; nothing was appended. Retry at the hint.
+    /// This node does not lead, and nothing was appended. Retry at the hint.
     #[error("not the leader (hint: {hint:?})")]
     NotLeader {
-        /// Who may lead.
+        /// The node that may lead.
         hint: Option<NodeId>,
     },
-    /// No leader was found in time; nothing was appended. Retry later.
+    /// No leader was found in time, and nothing was appended. Retry later.
     #[error("no leader within the time allowed")]
     NoLeader,
-    /// Too many proposals in flight; nothing was appended. Retry after a pause.
+    /// Too many proposals are in flight, and nothing was appended. Retry after a pause.
     #[error("too many proposals in flight")]
     Overloaded,
-    /// The payload is over the limit; a retry cannot help.
+    /// The payload is larger than the limit. A retry does not help.
     #[error("payload of {len} bytes is over the limit of {max}")]
     TooLarge {
         /// Length of the payload in bytes.
@@ -58,16 +58,17 @@ pub enum ProposeError {
         /// The limit in bytes.
         max: usize,
     },
-    /// The proposal may or may not take effect. Retry only with the same request id.
+    /// The outcome is unknown: the proposal may have taken effect, or may still do so. Retry only with the
+    /// same request id.
     #[error("outcome unknown: the proposal may yet be committed")]
     OutcomeUnknown,
-    /// The node's disk failed; the node is stopping.
+    /// The node's disk failed, and the node is stopping.
     #[error("storage: {0}")]
     Storage(String),
-    /// The leader does not take it from this node; nothing was appended. A retry can't help.
+    /// The leader refuses this proposal from this node, and nothing was appended. A retry does not help.
     #[error("the leader refused the proposal: {0}")]
     Refused(String),
-    /// The node is stopping; nothing was appended. Retry elsewhere.
+    /// The node is stopping, and nothing was appended. Retry at another node.
     #[error("node is shutting down")]
     ShuttingDown,
 }
@@ -85,13 +86,13 @@ impl ProposeError {
 /// Why a read could not be served. A retry is always safe.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ReadError {
-    /// No leader was found, or it could not confirm itself with a quorum in time.
+    /// No leader was found, or no quorum confirmed it in time.
     #[error("no leader confirmed by a quorum within the time allowed")]
     NoLeader,
     /// The local state did not reach the index in time.
     #[error("state is at index {applied}, behind the required {required}")]
     Behind {
-        /// The index that was waited for.
+        /// The required index.
         required: u64,
         /// The index that the state has reached.
         applied: u64,
@@ -104,32 +105,32 @@ pub enum ReadError {
 /// Why a message to another node got no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CallError {
-    /// Nobody leads, so there is no one to call.
+    /// There is no leader to call.
     #[error("no leader known")]
     NoLeader,
     /// The target is not a member of the cluster.
     #[error("node {0} is not a member")]
     UnknownNode(NodeId),
-    /// The message was not delivered; a retry is safe.
+    /// The message was not delivered. A retry is safe.
     #[error("node {node} is unreachable: {reason}")]
     Unreachable {
         /// The target.
         node: NodeId,
-        /// What went wrong.
+        /// The reason.
         reason: String,
     },
-    /// The message may have been handled.
+    /// There was no answer in time. The message may have been handled.
     #[error("no answer from node {0} in time")]
     Timeout(NodeId),
-    /// Too many messages wait for this node; nothing was sent.
+    /// Too many messages wait for this node. Nothing was sent.
     #[error("too many messages wait for node {0}")]
     Overloaded(NodeId),
-    /// The other side's handler failed.
+    /// The handler on the other node failed.
     #[error("node {node} refused: {reason}")]
     Remote {
         /// The target.
         node: NodeId,
-        /// Its reason.
+        /// The reason that it gave.
         reason: String,
     },
     /// The message is over the frame limit.
@@ -154,16 +155,16 @@ pub enum AdminError {
     /// This node does not lead.
     #[error("not the leader (hint: {hint:?})")]
     NotLeader {
-        /// Who may lead.
+        /// The node that may lead.
         hint: Option<NodeId>,
     },
-    /// The request does not fit the cluster's present state.
+    /// The request is not possible in the cluster's present state.
     #[error("{0}")]
     Refused(String),
-    /// The node that it is about is no member of the cluster.
+    /// The named node is no member of the cluster.
     #[error("{0}")]
     NoSuchMember(String),
-    /// It did not finish in time and may yet take effect; look at the status.
+    /// It did not finish in time, and may still take effect. The status shows the result.
     #[error("it did not finish in time and may still take effect")]
     Timeout,
     /// The disk or the output failed.

@@ -1,7 +1,7 @@
 //! Whether this node still belongs to its cluster.
 //!
-//! A removed node gets no entries and hears no leader, so it can't learn of its removal from the log. It
-//! learns it from the members that turn it away, and keeps it in its directory.
+//! A removed node gets no entries and no requests of a leader, so it cannot learn of its removal from the
+//! log. It learns it when members refuse its connections, and stores it in its directory.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,20 +17,20 @@ use crate::quorum::majority_of;
 use crate::roster::Standing;
 use crate::storage::node_dir::NodeDir;
 
-/// A refusal that was not repeated for so long counts no more.
+/// A refusal that is not repeated within this time no longer counts.
 const REFUSAL_AGE_MAX: Duration = Duration::from_secs(5);
 
 /// Why a node does not belong to its cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Exclusion {
-    /// It was removed, for good.
+    /// It was removed permanently.
     Removed(String),
-    /// The other members have another line of history: they were restored from a backup, or this node was.
+    /// The other members have another line of history, because they or this node were restored from a backup.
     OtherHistory(String),
 }
 
 impl Exclusion {
-    /// What happened and what to do, in words.
+    /// What happened and what to do, as text.
     pub fn reason(&self) -> &str {
         match self {
             Self::Removed(reason) | Self::OtherHistory(reason) => reason,
@@ -38,7 +38,7 @@ impl Exclusion {
     }
 }
 
-/// What is published of it. Nearly always nothing, which is told without a lock.
+/// The published reason. It is nearly always empty, which is read without a lock.
 #[derive(Default)]
 pub(crate) struct ExclusionCell {
     is_excluded: AtomicBool,
@@ -53,7 +53,7 @@ impl ExclusionCell {
         self.exclusion.lock().clone()
     }
 
-    /// Publishes; whether that changes anything but words.
+    /// Publishes the reason. Returns whether more than the text has changed.
     pub(crate) fn set(&self, now: Option<&Exclusion>) -> bool {
         let mut published = self.exclusion.lock();
         let kind = |exclusion: Option<&Exclusion>| exclusion.map(std::mem::discriminant);
@@ -66,7 +66,7 @@ impl ExclusionCell {
     }
 }
 
-/// What members said when they turned this node away.
+/// The reasons that members gave when they refused this node.
 pub(crate) struct Refusals {
     dir: Arc<NodeDir>,
     other_history: Mutex<BTreeMap<NodeId, (Instant, String)>>,
@@ -77,7 +77,7 @@ impl Refusals {
         Self { dir, other_history: Mutex::default() }
     }
 
-    /// A member says that this node was removed. It is kept, for it is final.
+    /// A member reports that this node was removed. This is final, so it is stored.
     pub(crate) async fn removed(&self, reason: &str) {
         if self.dir.removal().is_some() {
             return;
@@ -89,7 +89,7 @@ impl Refusals {
         }
     }
 
-    /// A member says that this node belongs to another line of history.
+    /// A member reports that this node belongs to another line of history.
     pub(crate) fn other_history(&self, by: NodeId, reason: &str) {
         self.other_history.lock().insert(by, (clock::now(), reason.to_owned()));
     }
@@ -101,8 +101,8 @@ impl Refusals {
 }
 
 impl RaftNode {
-    /// Why this node does not belong to its cluster; `None` while it does, or can't tell.
-    /// Cheap, for every request.
+    /// Why this node does not belong to its cluster. `None` if it does, or if that is unknown. Cheap enough
+    /// for every request.
     pub fn exclusion(&self) -> Option<Exclusion> {
         self.inner.exclusion.get()
     }
@@ -125,13 +125,13 @@ impl Inner {
             |id: &NodeId| refusals.get(id).filter(|(at, _)| clock::since(*at) < REFUSAL_AGE_MAX);
         let voters: Vec<NodeId> = self.with_metrics(|m| m.membership_config.voter_ids().collect());
         let by: Vec<NodeId> = voters.iter().copied().filter(|id| recent(id).is_some()).collect();
-        // One such member may itself be the one that was left behind.
+        // A single such member may itself be the one with the old history.
         if by.is_empty() || voters.len() - by.len() >= majority_of(voters.len()) {
             return None;
         }
         let (_, first) = recent(&by[0])?;
         Some(Exclusion::OtherHistory(format!(
-            "{} of {} voters turn this node away. Node {}: {first}. If the cluster was restored without this directory, \
+            "{} of {} voters refuse this node. Node {}: {first}. If the cluster was restored without this directory, \
              stop this node, remove its number and add a node with a number that was never used",
             by.len(),
             voters.len(),
@@ -140,7 +140,7 @@ impl Inner {
     }
 }
 
-/// What a removed node is told.
+/// The text that a removed node receives.
 pub(crate) fn removal_of(id: NodeId) -> String {
     format!(
         "node {id} was removed from the cluster, for good. Stop it and delete its data directory; to bring the machine \

@@ -1,9 +1,9 @@
-//! Deliberate faults for the chaos tests, compiled in only with the feature `faults`.
+//! Deliberate faults for the chaos tests. They need the feature `faults`.
 //!
-//! `MAXINE_FAULT` names them, separated by commas: `ack-before-fsync`,
-//! `strong-read-without-barrier`, `slow-fsync=<ms>`. The file named by `MAXINE_FAULT_FILE` holds
-//! the same words and is read again at each sync, so that a test can switch faults while a node
-//! runs. Without the feature every question below is answered "no" at compile time.
+//! `MAXINE_FAULT` names them, separated by commas: `ack-before-fsync`, `strong-read-without-barrier`,
+//! `slow-fsync=<ms>`. The file named by `MAXINE_FAULT_FILE` has the same format. It is read again at each
+//! sync, so that a test can change faults while a node runs. Without the feature, every function returns
+//! false at compile time.
 
 #[cfg(feature = "faults")]
 fn active(word: &str) -> Option<String> {
@@ -30,7 +30,7 @@ pub(crate) fn strong_read_without_barrier() -> bool {
     active("strong-read-without-barrier").is_some()
 }
 
-/// Makes one sync as slow as asked.
+/// Delays one sync as requested.
 #[cfg(feature = "faults")]
 pub(crate) fn before_sync() {
     if let Some(ms) = active("slow-fsync").and_then(|value| value.parse().ok()) {

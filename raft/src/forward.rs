@@ -1,4 +1,5 @@
-//! What one node does for another: carrying out forwarded requests, and application messages.
+//! Handles requests of other nodes: forwarded proposals, reads and administration, and messages of the
+//! application.
 
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use crate::node::Inner;
 use crate::propose::{self, LeaderAt};
 use crate::{ReadLevel, Target, membership, read};
 
-/// No forwarded request is worked on for longer, whatever it asks for.
+/// Maximum time for a forwarded request, whatever time it requests.
 const TIMEOUT_MAX: Duration = Duration::from_secs(60);
 
 /// Carries out a request that the member `from` forwarded, if this node leads.

@@ -1,12 +1,11 @@
-//! How old this node's state can be, and whether the leader that it follows was confirmed.
+//! Determines the staleness of this node's state, and whether the leader that it follows was confirmed.
 //!
-//! When a message arrives says nothing about when it was sent: a proxy or a socket buffer may have
-//! held it, and a paused process reads it late. So a node asks the leader, and counts from the moment
-//! just before it asked. The leader answers with its commit index, and with how long ago it sent the
-//! latest request that a quorum has accepted. Until that moment nobody else can have committed
-//! anything. Once this node has applied that commit index, it therefore has everything that was
-//! acknowledged before that moment. Only durations cross the network; no two clocks are compared.
-//! See `docs/decisions/0008-age-of-reads.md`.
+//! The arrival time of a message does not show when it was sent. A proxy or a socket buffer may have delayed
+//! it, and a paused process reads it late. So a node asks the leader, and counts from the moment just before
+//! it asked. The leader answers with its commit index, and with the time since it sent the latest request
+//! that a quorum has accepted. Until that moment no other node can have committed anything. Once this node
+//! has applied that commit index, it has everything that was acknowledged before that moment. Only durations
+//! are sent, and no two clocks are compared. See `docs/decisions/0008-age-of-reads.md`.
 
 use std::collections::VecDeque;
 use std::sync::Weak;
@@ -22,10 +21,10 @@ use crate::config::NodeId;
 use crate::consensus::{self, Metrics};
 use crate::node::{Inner, RaftNode};
 
-/// Proofs that may wait until the state has got so far. With more the newest is left out, so that the
-/// state looks older than it is, never younger.
+/// Maximum number of proofs that wait until the state has reached their index. If there are more, the newest
+/// is dropped. The state then seems older than it is, and never younger.
 const WAITING_MAX: usize = 64;
-/// How often it is decided whether to ask.
+/// How often the node checks whether to ask.
 const TICK: Duration = Duration::from_millis(20);
 
 /// What the leader's answers have proven.
@@ -34,16 +33,16 @@ pub(crate) struct Freshness(Mutex<Proofs>);
 
 #[derive(Default)]
 struct Proofs {
-    /// Everything that was acknowledged before this moment has been applied here.
+    /// Everything that was acknowledged before this moment has been applied on this node.
     complete: Option<Instant>,
-    /// Commit indexes that are not applied yet, and the moments that they stand for; oldest first.
+    /// Commit indexes that are not applied yet, and the moments that they prove, oldest first.
     waiting: VecDeque<(u64, Instant)>,
-    /// The term whose leader was confirmed last, and when a quorum still followed it.
+    /// The term of the leader that was confirmed last, and when a quorum still followed it.
     confirmed: Option<(u64, Instant)>,
 }
 
 impl Freshness {
-    /// Notes that a state which has applied `commit` has everything that was acknowledged before `at`.
+    /// Records that a state which has applied `commit` contains everything that was acknowledged before `at`.
     fn prove(&self, commit: u64, at: Instant) {
         let mut proofs = self.0.lock();
         let newest = proofs.waiting.back().map(|(_, at)| *at).or(proofs.complete);
@@ -52,8 +51,8 @@ impl Freshness {
         }
     }
 
-    /// The latest moment before which everything that was acknowledged is in a state that has applied
-    /// `applied`.
+    /// The latest moment for which a state that has applied `applied` contains everything that was
+    /// acknowledged before.
     fn complete_at(&self, applied: u64) -> Option<Instant> {
         let mut proofs = self.0.lock();
         while let Some((commit, at)) = proofs.waiting.front().copied()
@@ -65,7 +64,7 @@ impl Freshness {
         proofs.complete
     }
 
-    /// Notes that a quorum followed the leader of `term` at `at`.
+    /// Records that a quorum followed the leader of `term` at `at`.
     fn confirm(&self, term: u64, at: Instant) {
         let mut proofs = self.0.lock();
         if proofs.confirmed.is_none_or(|before| before < (term, at)) {
@@ -73,30 +72,30 @@ impl Freshness {
         }
     }
 
-    /// When a quorum is last known to have followed the leader of `term`.
+    /// The latest time at which a quorum is known to have followed the leader of `term`.
     pub(crate) fn confirmed_at(&self, term: u64) -> Option<Instant> {
         self.0.lock().confirmed.filter(|(confirmed, _)| *confirmed == term).map(|(_, at)| at)
     }
 }
 
 impl RaftNode {
-    /// How old the state on this node can be: everything that was acknowledged longer ago has been
-    /// applied here. `None` while that is not known for any moment. Cheap, for every request. Ask
-    /// before the state is read: what is applied in between would make it look younger.
+    /// The staleness of this node's state: everything that was acknowledged longer ago has been applied here.
+    /// `None` if that is not known for any moment. Cheap enough for every request. Call it before reading the
+    /// state. Entries that are applied in between would make the state seem younger than it is.
     pub fn state_age(&self) -> Option<Duration> {
         self.inner.complete_at().map(clock::since)
     }
 }
 
-/// The moment so many microseconds before `now`; `None` only in a machine's first moments.
+/// The moment `micros` before `now`; `None` only right after the machine's start.
 fn before(now: Instant, micros: u64) -> Option<Instant> {
     now.checked_sub(Duration::from_micros(micros))
 }
 
 impl Inner {
-    /// What this node can say as a leader that a quorum has confirmed, and a moment that is not later
-    /// than that of the saying. Nothing before an entry of its own term is committed: until then it
-    /// may not know of all that its predecessors committed.
+    /// What this node can report as a leader that a quorum has confirmed, and a moment that is not later than
+    /// the report. `None` until an entry of its own term is committed: before that it may not know everything
+    /// that earlier leaders committed.
     fn confirmed_here(&self) -> Option<(ConfirmedDto, Instant)> {
         let now = clock::now();
         self.with_metrics(|metrics| {
@@ -115,7 +114,7 @@ impl Inner {
         })
     }
 
-    /// The latest moment before which everything that was acknowledged is in the state of this node.
+    /// The latest moment for which this node's state contains everything that was acknowledged before.
     fn complete_at(&self) -> Option<Instant> {
         if let Some((confirmed, now)) = self.confirmed_here()
             && let Some(at) = before(now, confirmed.confirmed_us)
@@ -141,8 +140,8 @@ impl Inner {
         Response::Confirmed(ConfirmedDto { acknowledged, ..confirmed })
     }
 
-    /// The node to ask now: the leader that the core follows, when one heartbeat has passed since it
-    /// was asked or nothing is known of its term.
+    /// The node to ask now: the leader that the core follows, if a heartbeat interval has passed since the
+    /// last question or nothing is known about its term.
     fn leader_to_ask(&self, asked: Option<Instant>) -> Option<(NodeId, String)> {
         let (term, leader) = self.with_metrics(|metrics| {
             let follows = metrics.state != ServerState::Leader && metrics.running_state.is_ok();
@@ -157,8 +156,8 @@ impl Inner {
     }
 }
 
-/// Asks the leader once in a heartbeat how far the log is committed, and keeps what that proves, until
-/// the node stops.
+/// Asks the leader once per heartbeat interval how far the log is committed, and records what that proves,
+/// until the node stops.
 pub(crate) async fn ask_leader(node: Weak<Inner>, stop: CancellationToken) {
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -168,9 +167,10 @@ pub(crate) async fn ask_leader(node: Weak<Inner>, stop: CancellationToken) {
             () = stop.cancelled() => return,
             _ = tick.tick() => {}
         }
-        // Not held while the answer is awaited, or it would keep a dropped node alive.
+        // Not held during the wait for the answer, because that would keep a dropped node alive.
         let Some(inner) = node.upgrade() else { return };
-        // Also where nobody asks: proofs must not pile up, and a leader must know its age once it is none.
+        // This also runs if nobody asks. Proofs must not accumulate, and a leader must know its staleness
+        // when it becomes a follower.
         inner.complete_at();
         let (links, freshness) = (inner.links.clone(), inner.freshness.clone());
         let patience = Duration::from_millis(inner.config.election_timeout_min_ms);
@@ -211,7 +211,7 @@ mod tests {
         assert_eq!(freshness.complete_at(9), None);
         assert_eq!(freshness.complete_at(19), Some(at(1)), "catching up is not fresh");
         assert_eq!(freshness.complete_at(20), Some(at(2)));
-        // An older proof that arrives late makes nothing older or younger.
+        // An older proof that arrives late changes nothing.
         freshness.prove(15, at(1));
         assert_eq!(freshness.complete_at(20), Some(at(2)));
     }

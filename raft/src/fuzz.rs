@@ -1,6 +1,6 @@
-//! The fuzz targets of this crate: bytes from a peer or a disk into a parser of our own, and what it promises.
+//! Fuzz targets: bytes from a peer or a disk for the parsers of this crate.
 //!
-//! Compiled for tests, which run every target on mutated seeds, and for `fuzz/` (feature `fuzz`).
+//! They are compiled for tests, which run every target on mutated seeds, and for `fuzz/` (feature `fuzz`).
 
 use maxine_fuzzing::Target;
 

@@ -1,8 +1,8 @@
-//! Who leads, told truthfully.
+//! Determines who leads, and publishes it.
 //!
-//! This node says that it leads only while, by its own monotonic clock, a quorum has answered it
-//! recently and its disk is not stalled. A watcher publishes changes and makes a leader whose disk
-//! hangs give up. Readers that must not be wrong ask [`Inner::leads`], which looks at the clock.
+//! This node reports that it leads only while, by its own monotonic clock, a quorum has answered it recently
+//! and its disk is not stalled. A task publishes changes, and makes a leader with a stalled disk step down.
+//! Readers that need the exact answer call [`Inner::leads`], which reads the clock.
 
 use std::sync::Weak;
 use std::sync::atomic::Ordering;
@@ -18,26 +18,26 @@ use crate::node::{Inner, RaftNode};
 use crate::status::Leadership;
 use crate::{clock, membership, quorum, transfer};
 
-/// How often members are asked while no leader is known.
+/// How often members are asked while there is no known leader.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
-/// How often the clock is looked at.
+/// How often the clock is checked.
 const TICK: Duration = Duration::from_millis(20);
 
 impl RaftNode {
-    /// Follows who leads. Its value can be one tick old, and older when the process was paused:
-    /// for a decision ask [`RaftNode::leadership`].
+    /// Follows who leads. The value can be one tick old, or older if the process was paused. For a decision,
+    /// use [`RaftNode::leadership`].
     pub fn watch(&self) -> tokio::sync::watch::Receiver<Leadership> {
         self.inner.leadership.subscribe()
     }
 
-    /// Who leads, judged at this moment by this node's own clock.
+    /// Who leads now, by this node's own clock.
     pub fn leadership(&self) -> Leadership {
         self.inner.leadership_now()
     }
 }
 
 impl Inner {
-    /// Whether this node leads and a quorum confirmed it recently enough.
+    /// Whether this node leads and a quorum confirmed it recently.
     pub(crate) fn leads(&self) -> bool {
         self.with_metrics(|metrics| self.leads_by(metrics))
     }
@@ -75,16 +75,16 @@ impl Inner {
         Leadership { term: metrics.current_term, leader, is_leader }
     }
 
-    /// The leader that this node follows, while a quorum is known to have followed it lately. Heartbeats
-    /// do not suffice: a leader that has lost its quorum goes on sending them.
+    /// The leader that this node follows, if a quorum is known to have followed it recently. Heartbeats are
+    /// not sufficient, because a leader that has lost its quorum continues to send them.
     fn confirmed_leader(&self, metrics: &Metrics) -> Option<NodeId> {
         let leader = self.followed_leader(metrics)?;
         let at = self.freshness.confirmed_at(metrics.current_term)?;
         (clock::since(at) < self.leader_patience()).then_some(leader)
     }
 
-    /// The node to which a follower sends what is meant for the leader, while it hears it. Whether it
-    /// leads, it must judge itself: nobody else may be told that it does.
+    /// The node to which a follower sends requests for the leader, while it hears that node. The node must
+    /// check itself whether it leads; this value must not be reported as the leader.
     pub(crate) fn heard_leader(&self) -> Option<NodeId> {
         let leader = self.with_metrics(|metrics| self.followed_leader(metrics))?;
         let heard = self.links.context.contacts.leader_heard_age(leader)?;
@@ -104,12 +104,12 @@ impl Inner {
     }
 }
 
-/// How long ago the latest request was sent that a quorum has answered.
+/// Time since the latest request was sent that a quorum has answered.
 pub(crate) fn quorum_ack_age(metrics: &Metrics) -> Option<Duration> {
     metrics.last_quorum_acked.as_ref().map(|acked| acked.elapsed())
 }
 
-/// Publishes changes of leadership and watches the disk, until the node stops.
+/// Publishes changes of the leader and watches the disk, until the node stops.
 pub(crate) async fn watch_over(node: Weak<Inner>, stop: CancellationToken) {
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -158,7 +158,7 @@ pub(crate) async fn watch_over(node: Weak<Inner>, stop: CancellationToken) {
             && !inner.stop.is_cancelled()
             && inner.is_accepting()
         {
-            // Peers must not take a node for alive whose core has ended.
+            // Peers must not count a node as alive if its core has ended.
             inner.health.fail(&reason);
             inner.stop.cancel();
             inner.links.close();
@@ -166,8 +166,8 @@ pub(crate) async fn watch_over(node: Weak<Inner>, stop: CancellationToken) {
     }
 }
 
-/// Why the consensus core has ended; `None` while it runs. A core that panicked leaves its last metrics as they were, and
-/// only the end of their channel shows it.
+/// Why the consensus core has ended; `None` while it runs. A core that panicked leaves its last metrics
+/// unchanged, and only the end of their channel shows it.
 fn core_end(inner: &Inner) -> Option<String> {
     let stated =
         inner.with_metrics(|metrics| metrics.running_state.as_ref().err().map(ToString::to_string));
@@ -178,7 +178,7 @@ fn core_end(inner: &Inner) -> Option<String> {
     stated.or_else(panicked)
 }
 
-/// Publishes whether this node still belongs to its cluster, and says so in the log.
+/// Publishes whether this node still belongs to its cluster, and logs changes.
 pub(crate) fn watch_exclusion(inner: &Inner) {
     let now = inner.exclusion_now();
     if !inner.exclusion.set(now.as_ref()) {
@@ -193,8 +193,8 @@ pub(crate) fn watch_exclusion(inner: &Inner) {
     }
 }
 
-/// Asks the members while no leader is known: who is there, and whether this node still belongs to the cluster. On a
-/// leader takes over what they say of themselves.
+/// While there is no known leader, asks the members whether they are reachable, and whether this node still
+/// belongs to the cluster. On a leader, takes over the names and addresses that they give themselves.
 pub(crate) async fn look_for_members(node: Weak<Inner>, stop: CancellationToken) {
     let mut tick = tokio::time::interval(LOOK_EVERY);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -215,8 +215,8 @@ pub(crate) async fn look_for_members(node: Weak<Inner>, stop: CancellationToken)
     }
 }
 
-/// Makes a leader whose disk hangs step down; heartbeats stop, so that others elect even when the
-/// transfer does not reach anyone.
+/// Makes a leader with a stalled disk step down. Its heartbeats stop, so that the others elect a leader even
+/// if the transfer does not reach them.
 async fn watch_disk(inner: &Inner) {
     let busy = inner.health.busy_ms();
     let stalled = inner.stalled.load(Ordering::Acquire);
@@ -243,7 +243,7 @@ async fn watch_disk(inner: &Inner) {
 }
 
 impl crate::network::links::Contacts {
-    /// How long ago a follower last heard the leader's own requests.
+    /// Time since a follower received the last request of the leader itself.
     pub(crate) fn leader_heard_age(&self, leader: NodeId) -> Option<Duration> {
         self.leader_heard(leader).map(clock::since)
     }
@@ -290,7 +290,7 @@ mod tests {
         }
     }
 
-    /// A node whose core is gone must end: alive, it would be counted as a voter that works.
+    /// A node without its core must stop. If it stayed alive, it would be counted as a working voter.
     #[tokio::test]
     async fn a_node_whose_core_panicked_says_that_it_failed() {
         let dir = tempfile::tempdir().unwrap();

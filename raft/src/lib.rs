@@ -1,11 +1,11 @@
 //! A replicated log as a library.
 //!
-//! Place in the flow: an application proposes opaque payloads on any node; this crate orders them
-//! through Raft, makes them durable on a majority, and hands them to the application's
-//! [`Application::apply`] in the same order on every node.
+//! Place in the flow: an application proposes opaque payloads on any node. This crate orders them through
+//! Raft, makes them durable on a majority, and passes them to the application's [`Application::apply`] in the
+//! same order on every node.
 //!
-//! What it must not do: know what a payload means, speak HTTP, or let a type of the consensus
-//! library reach a disk, a wire or this public surface.
+//! It never interprets a payload, does not use HTTP, and lets no type of the consensus library reach a disk,
+//! the network or its public interface.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test fails by panicking"))]
 
@@ -52,17 +52,17 @@ pub use status::{Counters, Leadership, MemberStatus, Role, Status};
 /// How fresh a read must be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReadLevel {
-    /// The leader's lease answers; when it is too old, a read index is taken instead.
+    /// The leader's lease is sufficient. If it is too old, a quorum is asked.
     Leader,
     /// A quorum confirms the leader after the call began.
     Strong,
 }
 
-/// Where [`RaftNode::call`] sends a message.
+/// The receiver of a message of [`RaftNode::call`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Target {
     /// One node by its id.
     Node(NodeId),
-    /// Whoever leads now.
+    /// The present leader.
     Leader,
 }

@@ -1,7 +1,7 @@
-//! Who belongs to the cluster, changed one step at a time by the leader.
+//! Changes the members of the cluster, one step at a time, on the leader.
 //!
-//! Every operation works from any node: it is forwarded to the leader and tried again while it is
-//! certain that nothing happened.
+//! Every operation can be called on any node. It is forwarded to the leader, and repeated while it is certain
+//! that nothing was changed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -22,36 +22,38 @@ use crate::roster::Standing;
 use crate::transfer::transfer_here;
 use crate::{ReadLevel, quorum, read};
 
-/// Where the entry of the founding members stands in the log.
+/// Position of the founding members' entry in the log.
 const FOUNDING: u64 = 0;
-/// The part of the time of an operation that its checks may take.
+/// Share of an operation's time that its checks may take.
 const CHECKS_SHARE: f64 = 0.6;
-/// How long voters may take to show that they are there before one of them is removed.
+/// How long voters may take to answer before one of them is removed.
 const REMOVAL_CHECK_TIMEOUT: Duration = Duration::from_millis(2_000);
-/// How often progress is looked at while waiting.
+/// How often progress is checked.
 const POLL: Duration = Duration::from_millis(10);
 
 impl RaftNode {
-    /// Adds a node that receives the log but does not vote. Refused for an id that was ever a member
-    /// and was removed: ids are never reused.
+    /// Adds a node that receives the log and does not vote. Refused for the id of a removed member, because
+    /// ids are never reused.
     pub async fn add_learner(&self, id: NodeId, member: Member) -> Result<(), AdminError> {
         self.inner.administer(AdminDto::AddLearner(consensus::member_to_dto(id, &member))).await
     }
 
-    /// Makes a learner a voter, once it has answered and says itself that it has nearly all of the log. Refused after a
-    /// while where it doesn't, and where no majority of the voters would be reachable. With `force` nothing of that is
-    /// checked: a vote for a node that isn't there can cost the cluster its majority.
+    /// Makes a learner a voter. The learner must have answered, and must report that it has nearly all of the
+    /// log. The operation fails if it does not within a time, or if no majority of the voters would be
+    /// reachable. With `force`, nothing is checked; a vote for a node that does not run can cost the cluster
+    /// its majority.
     pub async fn promote(&self, id: NodeId, force: bool) -> Result<(), AdminError> {
         self.inner.administer(AdminDto::Promote { id, force }).await
     }
 
-    /// Removes a voter or learner for good. Its id cannot be used again. Refused where no majority of the remaining
-    /// voters is reachable, unless `force` accepts that writes stop until enough of them are back.
+    /// Removes a voter or a learner permanently. Its id cannot be used again. Refused if no majority of the
+    /// remaining voters is reachable. With `force` that is accepted, and writes stop until enough of them are
+    /// back.
     pub async fn remove(&self, id: NodeId, force: bool) -> Result<(), AdminError> {
         self.inner.administer(AdminDto::Remove { id, force }).await
     }
 
-    /// Hands leadership to a voter, or to the one that is furthest.
+    /// Transfers leadership to a voter; without a name, to the one with the most entries.
     pub async fn transfer_leadership(&self, to: Option<NodeId>) -> Result<(), AdminError> {
         self.inner.administer(AdminDto::Transfer(to)).await
     }
@@ -130,11 +132,11 @@ pub(crate) async fn bootstrap(
         Ok(()) => Ok(()),
         Err(RaftError::APIError(InitializeError::NotAllowed(_))) => {
             let present = inner.with_metrics(|metrics| metrics.membership_config.clone());
-            // Who was there at the founding keeps its settings; since then members came and went.
+            // The members of the founding keep their settings. Members have changed since.
             let changed_since = present.log_id().as_ref().is_some_and(|id| id.index > FOUNDING);
             let present: BTreeMap<NodeId, Member> =
                 present.nodes().map(|(id, member)| (*id, member.clone())).collect();
-            // A founding entry that another founder wrote may still be on its way.
+            // A founding entry of another founder may still be in flight.
             if changed_since || present.is_empty() || are_same_founders(&present, &members) {
                 Ok(())
             } else {
@@ -146,8 +148,8 @@ pub(crate) async fn bootstrap(
     }
 }
 
-/// Whether two sets found the same cluster: the same numbers at the same peer addresses. A founder knows its own name,
-/// and the others don't, so the entry that another founder wrote first can differ in names.
+/// Whether two sets describe the same cluster: the same ids at the same peer addresses. Names may differ,
+/// because a founder only knows its own name.
 fn are_same_founders(
     present: &BTreeMap<NodeId, Member>,
     members: &BTreeMap<NodeId, Member>,
@@ -158,8 +160,8 @@ fn are_same_founders(
     peers(present) == peers(members)
 }
 
-/// Gives the members in the log the names that the nodes give themselves, if this node leads: so a node has one name
-/// everywhere. An address for clients is taken over where the log has none.
+/// If this node leads, writes the names that nodes give themselves to the membership, so that a node has the
+/// same name everywhere. An address for clients is taken over if the membership has none.
 pub(crate) async fn adopt_introductions(inner: &Inner) {
     if !inner.leads() {
         return;
@@ -193,7 +195,7 @@ pub(crate) async fn adopt_introductions(inner: &Inner) {
     }
 }
 
-/// Carries an operation out if this node leads.
+/// Carries out an operation if this node leads.
 pub(crate) async fn carry_out(
     inner: &Inner,
     operation: AdminDto,
@@ -226,8 +228,8 @@ fn members(inner: &Inner) -> (BTreeSet<NodeId>, BTreeMap<NodeId, Member>) {
     })
 }
 
-/// Makes one change of the members. While an earlier one is not committed yet, which includes the
-/// founding, it waits: nothing has happened then. The caller bounds the time.
+/// Makes one change of the membership. It waits while an earlier change, including the founding, is not
+/// committed. Nothing has happened in that time. The caller limits the time.
 async fn change(inner: &Inner, change: ChangeMembers<NodeId, Member>) -> Result<(), AdminError> {
     use openraft::errors::{ChangeMembershipError, ClientWriteError};
     loop {
@@ -279,7 +281,7 @@ async fn add_learner(
     change(inner, ChangeMembers::AddNodes(BTreeMap::from([(id, member)]))).await
 }
 
-/// Whether the id was ever a member; asked of a state that holds everything committed so far.
+/// Whether the id was ever a member, according to a state that has everything committed so far.
 async fn was_used(inner: &Inner, id: NodeId, timeout: Duration) -> Result<bool, AdminError> {
     let index = read::read_index_here(inner, ReadLevel::Strong, timeout)
         .await
@@ -321,7 +323,7 @@ async fn remove(
 ) -> Result<(), AdminError> {
     let (mut voters, present) = members(inner);
     if !present.contains_key(&id) {
-        // The answer of an earlier attempt may have been lost: what is removed is removed.
+        // The answer to an earlier attempt may have been lost. A removed member counts as success.
         return match was_used(inner, id, timeout).await? {
             true => Ok(()),
             false => Err(AdminError::NoSuchMember(format!("node {id} was never a member"))),
@@ -345,7 +347,8 @@ async fn remove(
     change(inner, ChangeMembers::RemoveVoters(BTreeSet::from([id]))).await
 }
 
-/// Entries that a member lacks, by the leader's comparison of the logs; `None` while the leader has none.
+/// Number of entries that a member lacks, by the leader's comparison of the logs; `None` if the leader has
+/// none.
 pub(crate) fn lag(metrics: &consensus::Metrics, id: NodeId) -> Option<u64> {
     let matched = metrics.replication.as_ref()?.get(&id)?.as_ref()?;
     Some(metrics.last_log_index?.saturating_sub(matched.index))
@@ -373,7 +376,7 @@ pub(crate) async fn snapshot_here(inner: &Inner) -> Result<u64, AdminError> {
         if clock::now() > deadline {
             return Err(AdminError::Timeout);
         }
-        // One that was under way for an older index makes the core ignore the request: ask again.
+        // If a snapshot of an older index is in progress, the core ignores the request, so it is repeated.
         if asked_at.is_none_or(|at| clock::since(at) > Duration::from_millis(500)) {
             asked_at = Some(clock::now());
             inner.raft.trigger().snapshot().await.map_err(|_| AdminError::ShuttingDown)?;
@@ -402,7 +405,7 @@ fn refusal_from_dto(refusal: AdminRefusalDto) -> AdminError {
         AdminRefusalDto::NoSuchMember(reason) => AdminError::NoSuchMember(reason),
         AdminRefusalDto::Timeout => AdminError::Timeout,
         AdminRefusalDto::Io(reason) => AdminError::Io(reason),
-        // The leader is stopping; another will be found.
+        // The leader is stopping; the next attempt finds another one.
         AdminRefusalDto::ShuttingDown => AdminError::NoLeader,
     }
 }

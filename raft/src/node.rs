@@ -1,8 +1,8 @@
-//! A running node: everything wired together, and taken apart in reverse order.
+//! A running node: connects its parts, and stops them in the reverse order.
 //!
-//! The node owns a runtime of its own, so that the consensus core is never starved by the program
-//! around it; its methods may be called from any runtime. It must not contain policy: that is in
-//! `propose`, `read`, `membership` and `leadership`.
+//! The node has its own runtime, so that the program around it never starves the consensus core. Its methods
+//! may be called from any runtime. This module has no policy; that is in `propose`, `read`, `membership` and
+//! `leadership`.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -37,8 +37,8 @@ use crate::storage::snapshots::SnapshotStore;
 use crate::storage::state_machine::{self, SnapshotOrigin, StateMachine};
 use crate::{Target, clock, forward, freshness, leadership, storage};
 
-/// Handle on a running node; clones share it. Dropping the last one stops the node without grace:
-/// call [`RaftNode::shutdown`] first.
+/// A handle to a running node. Clones share it. Dropping the last one stops the node abruptly, so call
+/// [`RaftNode::shutdown`] first.
 #[derive(Clone)]
 pub struct RaftNode {
     pub(crate) inner: Arc<Inner>,
@@ -56,10 +56,10 @@ pub(crate) struct Inner {
     pub(crate) freshness: Arc<Freshness>,
     pub(crate) roster: Arc<Roster>,
     pub(crate) exclusion: ExclusionCell,
-    /// Whether every other member was asked since no leader has been known.
+    /// Whether every other member was asked since there has been no known leader.
     pub(crate) pinged: AtomicBool,
     pub(crate) leadership: watch::Sender<Leadership>,
-    /// Since when this node has led without a break, while it does.
+    /// Since when this node has led without interruption, while it leads.
     pub(crate) leads_since: Mutex<Option<std::time::Instant>>,
     pub(crate) in_flight: Arc<Semaphore>,
     pub(crate) accepting: AtomicBool,
@@ -82,7 +82,7 @@ impl Drop for Inner {
     }
 }
 
-/// What was opened on the disk before the consensus core starts.
+/// What is opened on the disk before the consensus core starts.
 struct Opened {
     dir: Arc<NodeDir>,
     log: LogStore,
@@ -93,9 +93,9 @@ struct Opened {
 }
 
 impl RaftNode {
-    /// Starts a node and returns once everything that was known to be committed here is applied
-    /// again. Needs no other node: what a majority committed meanwhile arrives later. Dropping the
-    /// future leaves a node that stops by itself.
+    /// Starts a node. Returns once everything is applied again that was known to be committed here. It needs
+    /// no other node: what a majority has committed in the meantime arrives later. Dropping the future stops
+    /// the node.
     pub async fn start(
         config: Config,
         app: Box<dyn Application>,
@@ -116,7 +116,7 @@ impl RaftNode {
         starting.await.map_err(|error| StartError::Consensus(error.to_string()))?
     }
 
-    /// Where peers reach this node; tells the port when port 0 was asked for.
+    /// The address where peers reach this node, with the real port if port 0 was requested.
     pub fn listen_addr(&self) -> SocketAddr {
         self.inner.listen_addr
     }
@@ -126,14 +126,14 @@ impl RaftNode {
         &self.inner.config
     }
 
-    /// Founds the cluster with these voters. Call it on one node, or on several with one identical
-    /// set; founding it again with the same set does nothing.
+    /// Founds the cluster with these voters. Call it on one node, or on several with the same set. Founding
+    /// it again with the same set does nothing.
     pub async fn bootstrap(&self, members: BTreeMap<NodeId, Member>) -> Result<(), AdminError> {
         crate::membership::bootstrap(&self.inner, members).await
     }
 
-    /// Sends an application message to another node and returns its handler's answer. A message
-    /// to this node itself is refused as unknown. Safe to drop; the message may still be handled.
+    /// Sends an application message to another node and returns its handler's answer. A message to this node
+    /// itself is refused. The future can be dropped safely; the message may still be handled.
     pub async fn call(
         &self,
         to: Target,
@@ -143,13 +143,13 @@ impl RaftNode {
         forward::call(&self.inner, to, body, timeout).await
     }
 
-    /// Waits until the local state has applied `index` and returns what it has applied.
+    /// Waits until the local state has applied `index`, and returns the index that it has applied.
     pub async fn wait_applied(&self, index: u64, timeout: Duration) -> Result<u64, ReadError> {
         crate::read::wait_applied(&self.inner, index, timeout).await
     }
 
-    /// Resolves when the node had to stop by itself (disk failure, panic of the application or of the consensus
-    /// core), with the reason. The process should exit then.
+    /// Returns the reason when the node had to stop by itself: the disk failed, or the application or the
+    /// consensus core panicked. The process should exit then.
     pub async fn failed(&self) -> String {
         let mut disk = self.inner.health.watch_failure();
         let _ = disk.wait_for(|failed| *failed).await;
@@ -159,8 +159,8 @@ impl RaftNode {
         }
     }
 
-    /// Stops in good order: takes no more proposals, hands leadership to the voter that is
-    /// furthest, waits for that, then stops. Always ends within a few seconds.
+    /// Stops in an orderly way: accepts no more proposals, transfers leadership to the voter with the most
+    /// entries, waits for that, and stops. Always ends within a few seconds.
     pub async fn shutdown(&self) -> Result<(), AdminError> {
         self.inner.accepting.store(false, Ordering::Release);
         if self.inner.leads() && self.inner.other_voters() > 0 {
@@ -173,7 +173,7 @@ impl RaftNode {
         Ok(())
     }
 
-    /// Stops without handing anything over. What was acknowledged is on the disk.
+    /// Stops without a transfer of leadership. Acknowledged entries are on the disk.
     pub async fn stop_now(&self) {
         let inner = &self.inner;
         inner.accepting.store(false, Ordering::Release);
@@ -211,7 +211,7 @@ async fn start_inside(
     peers: Arc<dyn PeerHandler>,
     runtime: tokio::runtime::Runtime,
 ) -> Result<RaftNode, StartError> {
-    // However this ends, the runtime must not be dropped on one of its own threads.
+    // The runtime must not be dropped on one of its own threads, however this function ends.
     let runtime = RuntimeGuard(Some(runtime));
     let opening = config.clone();
     let mut opened = tokio::task::spawn_blocking(move || open(&opening, app))
@@ -321,7 +321,7 @@ impl Drop for RuntimeGuard {
     }
 }
 
-/// Locks the directory, verifies what is in it and loads the certificates. Blocks.
+/// Locks the directory, verifies its content and loads the certificates. Blocks.
 fn open(config: &Config, app: Box<dyn Application>) -> Result<Opened, StartError> {
     let storage_error = |error: std::io::Error| StartError::Storage(error.to_string());
     let transport = Transport::load(&config.tls, &config.cluster_id, config.node_id)?;
@@ -332,7 +332,7 @@ fn open(config: &Config, app: Box<dyn Application>) -> Result<Opened, StartError
         config.engine,
     )?);
     let health = Arc::new(DiskHealth::new());
-    // Before the log, which finishes an interrupted removal when it is opened: where either is damaged,
+    // This comes before the log is opened, which finishes an interrupted removal. If either is damaged,
     // nothing may be changed.
     let snapshots =
         Arc::new(SnapshotStore::open(dir.path(), config.snapshots_kept).map_err(storage_error)?);
@@ -385,8 +385,9 @@ fn links(
 }
 
 pub(crate) fn core_config(config: &Config) -> Result<Arc<openraft::Config>, StartError> {
-    // Who is sent a snapshot while the next one is made must find the entries between the two, or it is
-    // sent one after the other; a full disk must be helped by compaction all the same.
+    // A follower that receives a snapshot while the next one is made must find the entries between the two.
+    // Otherwise it would get one snapshot after the other. With a full disk, compaction must still be able to
+    // free space.
     let keep = config.snapshot_every_entries.min(5_000);
     let core = openraft::Config {
         cluster_name: config.cluster_id.clone(),
@@ -404,10 +405,11 @@ pub(crate) fn core_config(config: &Config) -> Result<Arc<openraft::Config>, Star
         enable_pre_vote: Some(true),
         quorum_loss_probe_interval: Some((2 * config.election_timeout_max_ms).max(3_000)),
         enable_leader_restore: Some(false),
-        // A conflict that was on its way while the follower caught up may arrive after its acknowledgement. The core would
-        // take that for a lost log and panic (debug builds), or believe an acknowledgement that no longer holds (release
-        // builds). Allowed to go back, it looks again for where the follower's log ends. Whether a node lost what it had
-        // acknowledged is found out when nodes meet (`acknowledged`), not here.
+        // A conflict that was in flight while the follower caught up may arrive after its acknowledgement.
+        // The core would take that for a lost log. In debug builds it would panic; in release builds it would
+        // rely on an acknowledgement that is no longer true. With this setting it searches again for the end
+        // of the follower's log. Whether a node lost what it had acknowledged is checked when nodes connect
+        // (`acknowledged`).
         allow_log_reversion: Some(true),
         broadcast_submitted_on_append: Some(true),
         backoff: "50ms 100ms 200ms ...500ms".to_owned(),
@@ -417,7 +419,7 @@ pub(crate) fn core_config(config: &Config) -> Result<Arc<openraft::Config>, Star
 }
 
 impl Inner {
-    /// Reads the core's latest metrics.
+    /// Reads the newest metrics of the core.
     pub(crate) fn with_metrics<T>(&self, read: impl FnOnce(&Metrics) -> T) -> T {
         use openraft::async_runtime::watch::WatchReceiver;
         read(&self.raft.metrics().borrow_watched())

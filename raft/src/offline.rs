@@ -1,9 +1,8 @@
-//! Tools for a node that is not running: looking into its directory, restoring a backup into a new
-//! one, and recovering from the loss of a majority.
+//! Tools for a stopped node: inspect its directory, restore a backup into a new one, and recover from the
+//! loss of a majority.
 //!
-//! Restore and recovery begin a new line of history: nodes of the old one are refused from then on,
-//! so that they cannot bring back what was given up. All functions block and take the directory's
-//! lock.
+//! Restore and recovery begin a new line of history. Nodes of the old one are refused from then on, so that
+//! they cannot bring back what was given up. All functions block and take the lock of the directory.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read, Write};
@@ -24,60 +23,62 @@ use crate::storage::{LogEngine, MetaKey, log_writer, node_dir, open_engine, sync
 
 const CACHE_BYTES: usize = 16 * 1024 * 1024;
 
-/// What a directory holds.
+/// The content of a directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Inspection {
-    /// The cluster it belongs to.
+    /// The cluster to which it belongs.
     pub cluster_id: String,
-    /// The node it belongs to.
+    /// The node to which it belongs.
     pub node_id: NodeId,
-    /// 0, or the line of history that a restore or recovery began.
+    /// The line of history that a restore or a recovery began; 0 if there was none.
     pub lineage: u64,
     /// The engine of its log.
     pub engine: EngineKind,
     /// Term of the vote.
     pub term: u64,
-    /// The node that the vote is for.
+    /// The node that it voted for.
     pub voted_for: Option<NodeId>,
-    /// End of the log.
+    /// The last entry of the log.
     pub last_index: Option<u64>,
-    /// What was known to be committed when the mark was last written; more may be.
+    /// The last entry that was known to be committed when the mark was written; more may be committed.
     pub committed_index: Option<u64>,
-    /// What was removed from the log.
+    /// The last entry that was removed from the log.
     pub purged_index: Option<u64>,
-    /// What the newest snapshot covers.
+    /// The last entry in the newest snapshot.
     pub snapshot_index: Option<u64>,
-    /// How many snapshots there are.
+    /// Number of snapshots.
     pub snapshots: usize,
-    /// What is wrong with older snapshots; a start does not read them. A damaged newest one is an error.
+    /// What is wrong with older snapshots, which a start does not read. A damaged newest snapshot is an
+    /// error.
     pub damaged_snapshots: Vec<String>,
-    /// The members by the newest membership in the log or snapshot; the flag says who votes.
+    /// The members by the newest membership in the log or snapshot. The flag says whether the member votes.
     pub members: Vec<(NodeId, Member, bool)>,
 }
 
-/// What a recovery from lost quorum kept and may have lost.
+/// What a recovery from the loss of a majority kept, and what it may have lost.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RecoveryReport {
     /// The node that is now the only voter.
     pub node_id: NodeId,
-    /// The last entry that this node held; everything after it that others acknowledged is lost.
+    /// The last entry of this node. Everything after it that others acknowledged is lost.
     pub kept_upto: u64,
-    /// What this node knew to be committed.
+    /// The last entry that this node knew to be committed.
     pub committed_upto: Option<u64>,
-    /// Entries that this node held without knowing that they were committed: they count now.
+    /// Number of entries of this node that were not known to be committed. They are valid now.
     pub unconfirmed_entries: u64,
-    /// Members that were dropped; they must never be started on their old directories again.
+    /// Members that were removed. They must never be started with their old directories.
     pub dropped_members: Vec<NodeId>,
     /// The new line of history.
     pub lineage: u64,
 }
 
-/// What a restore made.
+/// The result of a restore.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RestoreReport {
-    /// The index of the restored state; everything after it is lost.
+    /// The index of the restored state. Everything after it is lost.
     pub index: u64,
-    /// The new line of history; the same for every node restored from the same file with the same members.
+    /// The new line of history. It is the same for every node that is restored from the same file with the
+    /// same members.
     pub lineage: u64,
 }
 
@@ -101,7 +102,7 @@ fn open(data_dir: &Path) -> Result<Opened, StartError> {
     })?;
     let lock = node_dir::lock(data_dir)?;
     let kind: EngineKind = identity.engine.parse().map_err(StartError::Identity)?;
-    // Before the log, as at a start.
+    // This comes before the log, as at a start.
     let snapshot = SnapshotStore::open(data_dir, usize::MAX).map_err(storage)?.current();
     let engine = open_engine(kind, data_dir, CACHE_BYTES).map_err(storage)?;
     let mark = LogMarkFile::open(data_dir).map_err(storage)?;
@@ -125,7 +126,7 @@ impl Opened {
     }
 }
 
-/// Verifies a stopped node's directory from end to end, with all its snapshots, and tells what it holds.
+/// Verifies the whole directory of a stopped node, with all its snapshots, and returns its content.
 pub fn inspect(data_dir: &Path) -> Result<Inspection, StartError> {
     let opened = open(data_dir)?;
     let snapshots = snapshots::list(&snapshots::dir_of(data_dir)).map_err(storage)?;
@@ -155,8 +156,8 @@ pub fn inspect(data_dir: &Path) -> Result<Inspection, StartError> {
     })
 }
 
-/// Makes the node of `data_dir` the only voter of a new line of history, keeping all that it holds.
-/// Only for when a majority is lost for good. Use the survivor with the greatest `last_index`.
+/// Makes the node of `data_dir` the only voter of a new line of history, and keeps all its entries. Only use
+/// it if a majority is lost permanently. Use the survivor with the greatest `last_index`.
 pub fn recover_lost_quorum(data_dir: &Path, node_id: NodeId) -> Result<RecoveryReport, StartError> {
     let mut opened = open(data_dir)?;
     if opened.identity.node_id != node_id {
@@ -175,7 +176,7 @@ pub fn recover_lost_quorum(data_dir: &Path, node_id: NodeId) -> Result<RecoveryR
         ))
     })?;
     let lineage = new_lineage();
-    // First: should this be interrupted, nobody of the old line can reach the half-made one.
+    // This comes first, so that no node of the old line can connect if the recovery is interrupted.
     node_dir::write_identity(data_dir, &IdentityDto { lineage, ..opened.identity.clone() })
         .map_err(storage)?;
 
@@ -210,8 +211,8 @@ pub fn recover_lost_quorum(data_dir: &Path, node_id: NodeId) -> Result<RecoveryR
     })
 }
 
-/// Makes a node's directory from a backup. Call it once per founding member, with the same file and
-/// the same members; their ids must not have been used before in a cluster that still runs.
+/// Creates a node's directory from a backup. Call it once for each founding member, with the same file and
+/// the same members. Their ids must not have been used in a cluster that still runs.
 pub fn restore(
     backup_file: &Path,
     new_data_dir: &Path,
@@ -243,7 +244,7 @@ pub fn restore(
     };
     std::fs::create_dir_all(new_data_dir).map_err(storage)?;
     let _lock = node_dir::lock(new_data_dir)?;
-    // The ids of the old line stay used: a node of it must never be taken for a new one.
+    // The ids of the old line stay used, so that one of its nodes is never mistaken for a new one.
     let used_ids = backup.used_ids.iter().chain(members.keys()).copied().collect();
     write_snapshot(new_data_dir, &backup, &head, &used_ids).map_err(storage)?;
     write_log(new_data_dir, engine, node_id, last).map_err(storage)?;
@@ -257,7 +258,7 @@ pub fn restore(
     Ok(RestoreReport { index: last.index, lineage: head.lineage })
 }
 
-/// What a backup holds of the application: the bytes that its snapshot was encoded to.
+/// The application's part of a backup: the bytes of its encoded snapshot.
 pub fn backup_body(backup_file: &Path) -> Result<impl Read + use<>, StartError> {
     Ok(SnapshotFile::open(backup_file).map_err(storage)?.body())
 }
@@ -278,7 +279,7 @@ fn write_snapshot(
 
 fn write_log(data_dir: &Path, kind: EngineKind, node_id: NodeId, last: LogIdDto) -> io::Result<()> {
     let engine = open_engine(kind, data_dir, CACHE_BYTES)?;
-    // Above every term of the old line, so that new entries order after the restored state.
+    // Above every term of the old line, so that new entries come after the restored state.
     let vote = VoteDto { term: last.term + 1, node: node_id, committed: false };
     engine.put_meta(MetaKey::Vote, &codec::encode(&StoredVote::V1(vote)))?;
     engine.put_meta(MetaKey::Purged, &codec::encode(&StoredLogId::V1(last)))?;

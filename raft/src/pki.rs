@@ -1,7 +1,7 @@
-//! A certificate authority of the cluster's own, for those who have none.
+//! Creates a certificate authority and certificates for a cluster that has none.
 //!
-//! Made offline; a running node only reads the files. Whoever holds the authority's key can join
-//! the cluster: keep it off the nodes.
+//! This is done offline; a running node only reads the files. Whoever has the authority's key can join the
+//! cluster, so keep it off the nodes.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
@@ -21,7 +21,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use crate::config::{NodeId, PeerTls, certificate_name, cluster_id_is_valid};
 use crate::network::tls::check_name;
 
-/// Where the authority's files are.
+/// The files of the authority and of the nodes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClusterPki {
     /// The authority's certificate, which every node needs.
@@ -30,11 +30,11 @@ pub struct ClusterPki {
     pub ca_key_pem: PathBuf,
     /// Whether the authority existed before.
     pub ca_kept: bool,
-    /// One entry per node asked for.
+    /// One entry for each requested node.
     pub nodes: Vec<NodePki>,
 }
 
-/// Where one node's files are.
+/// The files of one node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodePki {
     /// The node.
@@ -43,12 +43,12 @@ pub struct NodePki {
     pub cert_pem: PathBuf,
     /// Its key.
     pub key_pem: PathBuf,
-    /// Whether both existed before, and were kept as they are.
+    /// Whether both files existed before, and were not changed.
     pub kept: bool,
 }
 
 impl ClusterPki {
-    /// Settings for one of the nodes.
+    /// TLS settings for one of the nodes.
     pub fn tls_of(&self, node_id: NodeId) -> Option<PeerTls> {
         let node = self.nodes.iter().find(|node| node.node_id == node_id)?;
         Some(PeerTls::Mutual {
@@ -62,17 +62,18 @@ impl ClusterPki {
 /// How long certificates are valid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Validity {
-    /// The present, in milliseconds since 1970.
+    /// The present time, in milliseconds since 1970.
     pub now_ms: u64,
     /// Days that a node's certificate is valid.
     pub node_days: u32,
 }
 
-/// Days that a node's certificate is valid unless others are asked for.
+/// Default validity of a node's certificate, in days.
 pub const NODE_DAYS: u32 = 365;
-/// Days that a new authority is valid, or as long as the first certificates, if that is longer.
+/// Validity of a new authority, in days. It is longer if the first certificates are valid for longer.
 const AUTHORITY_DAYS: u32 = 3_650;
-/// Certificates begin so long before they are made: the nodes' clocks may differ.
+/// Certificates are valid from this long before their creation, in seconds, because the nodes' clocks may
+/// differ.
 const BEGINS_BEFORE_S: u64 = 3_600;
 const DAY_S: u64 = 24 * 3_600;
 
@@ -90,9 +91,9 @@ fn refused(reason: String) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, format!("{reason}; nothing was written"))
 }
 
-/// Creates an authority in `dir`, or takes the one that is there, and issues a certificate for each
-/// node. Files that exist are kept: half a pair, or an authority of another cluster, is refused before
-/// anything is written. Keys are readable by their owner only. Blocks.
+/// Creates an authority in `dir`, or uses the existing one, and issues a certificate for each node. Existing
+/// files are kept. An incomplete pair, or the authority of another cluster, is refused before anything is
+/// written. Only the owner can read the keys. Blocks.
 pub fn issue_cluster(
     dir: &Path,
     cluster_id: &str,
@@ -147,10 +148,11 @@ pub fn issue_cluster(
     Ok(ClusterPki { ca_pem: ca.cert_pem, ca_key_pem: ca.key_pem, ca_kept: ca_exists, nodes })
 }
 
-/// Checks that a node's certificate carries its name, as the other nodes do.
+/// Checks that a node's certificate has its name, as the other nodes do.
 ///
 /// # Errors
-/// What is wrong with it.
+///
+/// Describes what is wrong with it.
 pub fn check_certificate_name(
     cert_pem: &Path,
     cluster_id: &str,
@@ -187,8 +189,8 @@ impl Pair {
     }
 }
 
-/// The key of the authority that is there, if it belongs to its certificate and to this cluster, and the
-/// authority does not end before what it is to sign.
+/// The key of the existing authority, if it fits its certificate and this cluster, and the authority does not
+/// expire before the new certificates.
 fn existing_authority(ca: &Pair, cluster_id: &str, validity: Validity) -> io::Result<KeyPair> {
     let (cert_pem, key_pem) = (ca.cert_pem.display(), ca.key_pem.display());
     let key = KeyPair::from_pem(&fs::read_to_string(&ca.key_pem)?)
@@ -236,7 +238,7 @@ fn write_private(path: &Path, text: &str) -> io::Result<()> {
     file.write_all(text.as_bytes())
 }
 
-/// When the first certificate in a PEM file that ends does so, in milliseconds since 1970. Blocks.
+/// The earliest expiry of the certificates in a PEM file, in milliseconds since 1970. Blocks.
 pub fn certificate_end_ms(path: &Path) -> io::Result<u64> {
     let failed = |error: &dyn std::fmt::Display| {
         io::Error::new(io::ErrorKind::InvalidData, format!("{}: {error}", path.display()))
@@ -275,13 +277,13 @@ mod tests {
         let day_ms = DAY_S * 1_000;
         assert_eq!(certificate_end_ms(&pki.nodes[0].cert_pem).unwrap(), NOW_MS + 30 * day_ms);
         assert_eq!(certificate_end_ms(&pki.ca_pem).unwrap(), NOW_MS + 3_650 * day_ms);
-        // What is there is kept; a node more is signed by the same authority.
+        // Existing files are kept. An additional node gets a certificate of the same authority.
         let before = files(dir.path());
         issue_cluster(dir.path(), "test", &[1, 2], YEAR).unwrap();
         let after = files(dir.path());
         assert!(before.iter().all(|file| after.contains(file)));
         assert_eq!(after.len(), before.len() + 2);
-        // Nothing outlives its authority.
+        // No certificate is valid for longer than its authority.
         let nine_years = Validity { now_ms: NOW_MS + 9 * 365 * day_ms, node_days: 400 };
         let error = issue_cluster(dir.path(), "test", &[3], nine_years).unwrap_err();
         assert!(error.to_string().contains("ends in 365 days"), "{error}");

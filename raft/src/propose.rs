@@ -1,7 +1,7 @@
 //! Proposals: from any node to the leader, and from there into the log.
 //!
-//! A proposal is tried again only while it is certain that nothing was appended; whatever is in
-//! doubt is reported as such.
+//! A proposal is repeated only while it is certain that nothing was appended. If that is unknown, the outcome
+//! is reported as unknown.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -18,17 +18,18 @@ use crate::network::link::LinkError;
 use crate::node::{Inner, RaftNode};
 use crate::status::Leadership;
 
-/// Pause before the leader is looked for again.
+/// Pause before the next search for a leader.
 const RETRY_PAUSE: Duration = Duration::from_millis(15);
-/// How long a leader that was replaced may still answer: one that handed over in good order does.
+/// How long a replaced leader may still answer. One that transferred its leadership in an orderly way does
+/// answer.
 const LATE_ANSWER: Duration = Duration::from_millis(100);
-/// What the way to the leader and back may take beyond the leader's own time.
+/// Time for the way to the leader and back, in addition to the leader's own time.
 const FORWARD_MARGIN: Duration = Duration::from_millis(100);
 
 /// A committed and applied proposal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Proposed {
-    /// Its place in the log.
+    /// Its position in the log.
     pub index: u64,
     /// Term of the leader that wrote it.
     pub term: u64,
@@ -36,13 +37,13 @@ pub struct Proposed {
     pub reply: Bytes,
 }
 
-/// How long a proposal may take.
+/// Time limits of a proposal.
 #[derive(Clone, Copy, Debug)]
 pub struct ProposeTime {
-    /// Time in which a leader must be found. Where none is, nothing was proposed: the error is
+    /// Time in which a leader must be found. If none is found, nothing was proposed, and the error is
     /// [`ProposeError::NoLeader`].
     pub begin: Duration,
-    /// Time in which the whole must end.
+    /// Time in which the proposal must end.
     pub end: Duration,
 }
 
@@ -53,9 +54,8 @@ impl From<Duration> for ProposeTime {
 }
 
 impl RaftNode {
-    /// Proposes on any node: a follower forwards to the leader. Returns once the entry is
-    /// committed and applied at the leader. Ends within the given time. Dropping the future leaves
-    /// the outcome unknown.
+    /// Proposes on any node; a follower forwards to the leader. Returns once the leader has committed and
+    /// applied the entry. Ends within the given time. If the future is dropped, the outcome is unknown.
     pub async fn propose(
         &self,
         payload: Bytes,
@@ -157,7 +157,7 @@ impl Inner {
         }
     }
 
-    /// Waits a moment, or less when leadership changes.
+    /// Waits a moment, or until leadership changes.
     pub(crate) async fn pause(&self, deadline: Instant) {
         let mut leadership = self.leadership.subscribe();
         let left = deadline.saturating_duration_since(clock::now());
@@ -190,7 +190,7 @@ impl Inner {
                     hint: forward.leader_id.filter(|leader| *leader != self.config.node_id),
                 })
             }
-            // Discarded, or the core ended while it was on its way: others may have it.
+            // The entry was discarded, or the core ended while it was in flight; other nodes may have it.
             Err(_) => Err(ProposeError::OutcomeUnknown),
         }
     }
@@ -206,8 +206,8 @@ impl Inner {
         let request =
             Request::Propose { payload: payload.into(), timeout_ms: clock::millis(timeout) };
         let link = self.links.get(leader, addr, Channel::App);
-        // A leader that is paused or cut off answers nothing, and its connection lives on for a while. Once another one
-        // leads, nobody needs to wait for that.
+        // A leader that is paused or cut off does not answer, and its connection stays open for a while. Once
+        // there is another leader, there is no need to wait.
         let (term, mut leadership) = (self.leadership_now().term, self.leadership.subscribe());
         let replaced = async {
             let by_another =
@@ -252,7 +252,7 @@ pub(crate) fn refusal_to_dto(error: ProposeError) -> ProposeRefusalDto {
     }
 }
 
-/// What the leader's refusal means here: its stopping is only a change of leader to us.
+/// Converts the leader's refusal. If the leader is stopping, this node treats that as a change of the leader.
 fn refusal_from_dto(refusal: ProposeRefusalDto) -> ProposeError {
     match refusal {
         ProposeRefusalDto::NotLeader { hint } => ProposeError::NotLeader { hint },

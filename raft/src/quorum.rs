@@ -1,7 +1,7 @@
-//! What the members are asked: whether they answer, how far each is, and whom they know.
+//! Asks the members whether they answer, how far each is, and which members they know.
 //!
-//! A change of the voters is refused unless the members themselves have just shown that it is safe. What
-//! the leader remembers of them isn't enough: a member that is unknown or silent counts as lost.
+//! A change of the voters is refused unless the members themselves have just shown that it is safe. What the
+//! leader remembers is not sufficient: a member that is unknown or silent counts as lost.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -17,21 +17,21 @@ use crate::membership;
 use crate::network::link::LinkError;
 use crate::node::Inner;
 
-/// A learner that lacks more entries than this is not made a voter.
+/// Maximum number of entries that a learner may lack to become a voter.
 const PROMOTE_LAG_MAX: u64 = 1_000;
-/// How long one member may take to answer.
+/// Time limit for the answer of one member.
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(1_000);
 /// Pause before a member is asked again.
 const PAUSE: Duration = Duration::from_millis(50);
-/// Pause before the members are asked again about a node that this one does not know.
+/// Pause before the members are asked again about an unknown node.
 const STRANGER_PAUSE: Duration = Duration::from_millis(300);
 
-/// How many of `voters` are a majority.
+/// The majority of `voters`.
 pub(crate) fn majority_of(voters: usize) -> usize {
     voters / 2 + 1
 }
 
-/// Asks a member how far it is: the index that it has applied. The handshake has proved that it is this member, of this
+/// Asks a member for the index that it has applied. The handshake has proven that it is this member, of this
 /// cluster and line of history.
 async fn applied_on(inner: &Inner, id: NodeId, addr: &str) -> Result<u64, String> {
     let link = inner.links.get(id, addr, Channel::App);
@@ -45,8 +45,8 @@ async fn applied_on(inner: &Inner, id: NodeId, addr: &str) -> Result<u64, String
     }
 }
 
-/// Waits until a learner has been reached and has nearly all entries, as it says itself and as its log was compared
-/// by the leader. Refuses with where it stands once `deadline` has come.
+/// Waits until a learner was reached and has nearly all entries, both by its own report and by the leader's
+/// comparison of the logs. Fails with the learner's position at `deadline`.
 pub(crate) async fn caught_up(
     inner: &Inner,
     id: NodeId,
@@ -78,7 +78,7 @@ pub(crate) async fn caught_up(
     }
 }
 
-/// Refuses unless a majority of the voters as they would be after a change answers now.
+/// Fails unless a majority of the voters after the change answers now.
 pub(crate) async fn majority_answers(
     inner: &Inner,
     change: &str,
@@ -114,8 +114,8 @@ pub(crate) async fn majority_answers(
     }
 }
 
-/// Asks every member that this node knows for the membership, after a node that it doesn't know has sent entries or
-/// asked for a vote. Only what a known member says counts: an unknown node can't vouch for itself.
+/// Asks every known member for the membership, after an unknown node has sent entries or asked for a vote.
+/// Only the answers of known members count, because an unknown node cannot vouch for itself.
 pub(crate) async fn ask_about_strangers(inner: &Inner) {
     let known = known_members(inner);
     let asked = known.iter().map(|(id, member)| async move {
@@ -135,18 +135,18 @@ pub(crate) async fn ask_about_strangers(inner: &Inner) {
     }
 }
 
-/// Sends every other member a ping, so that this node knows without a leader who answers, and whether it still
-/// belongs to the cluster.
+/// Pings every other member. So this node knows, even without a leader, which members answer, and whether it
+/// still belongs to the cluster.
 pub(crate) async fn ping_members(inner: &Inner) {
     let pings = known_members(inner).into_iter().map(|(id, member)| async move {
         let link = inner.links.get(id, &member.peer_addr, Channel::App);
-        // What is heard is noted by the link itself.
+        // The link itself records which peers answer.
         let _ = link.request(&Request::Ping, ANSWER_TIMEOUT).await;
     });
     join_all(pings).await;
 }
 
-/// The other members, by the latest membership that this node has.
+/// The other members, by the newest membership on this node.
 fn known_members(inner: &Inner) -> Vec<(NodeId, Member)> {
     inner.with_metrics(|metrics| {
         let nodes = metrics.membership_config.nodes();

@@ -1,4 +1,4 @@
-//! Reads that must not be stale: an index that is safe to read at, and the wait until it is applied.
+//! Linearizable reads: takes an index that is safe to read at, and waits until it is applied.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -12,8 +12,8 @@ use crate::propose::LeaderAt;
 use crate::{ReadLevel, clock, faults};
 
 impl RaftNode {
-    /// Takes an index at which a read is as fresh as `level` asks, on any node, and returns it once
-    /// the local state has applied it. Ends within `timeout`. Safe to drop.
+    /// Takes an index at which a read is as fresh as `level` requires, on any node, and returns it once the
+    /// local state has applied it. Ends within `timeout`. The future can be dropped safely.
     pub async fn read_index(&self, level: ReadLevel, timeout: Duration) -> Result<u64, ReadError> {
         let inner = &*self.inner;
         inner.counters.reads.fetch_add(1, Ordering::Relaxed);
@@ -54,7 +54,7 @@ impl RaftNode {
     }
 }
 
-/// Asks the local core; `None` when this node does not lead or no quorum confirmed it in time.
+/// Asks the local core; `None` if this node does not lead or no quorum confirmed it in time.
 pub(crate) async fn read_index_here(
     inner: &Inner,
     level: ReadLevel,
@@ -62,8 +62,8 @@ pub(crate) async fn read_index_here(
 ) -> Option<u64> {
     let age = match level {
         ReadLevel::Strong => Duration::ZERO,
-        // A follower grants a longer lease than this, and a restarted one waits it out; the rest
-        // is the margin for clocks that run at different speeds.
+        // A follower grants a longer lease than this, and waits for its end after a restart. The rest is a
+        // margin for clocks with different speeds.
         ReadLevel::Leader => Duration::from_millis(inner.config.election_timeout_min_ms * 3 / 4),
     };
     let option = LinearizerOption::new(Some(age), true).with_wait_timeout(timeout);

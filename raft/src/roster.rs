@@ -1,7 +1,7 @@
-//! Who belongs to the cluster, as it is committed and applied on this node.
+//! The membership that is committed and applied on this node.
 //!
-//! The consensus core also knows a membership that is not committed yet. Whether a peer may propose,
-//! read or administer is decided by the committed one alone, which this module keeps.
+//! The consensus core also knows a membership that is not committed yet. Only the committed one, in this
+//! module, decides whether a peer may propose, read or administer.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,20 +10,20 @@ use parking_lot::Mutex;
 use crate::config::NodeId;
 use crate::consensus::{Membership, StoredMembership};
 
-/// What the committed membership says of a node.
+/// A node's place in the committed membership.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Standing {
     /// It is a voter or a learner.
     Member,
-    /// It was a member and was removed. Numbers are not used again, so this is final.
+    /// It was a member and was removed. Ids are never reused, so this is final.
     Removed,
     /// It was never a member, as far as this node has applied the log.
     Unknown,
-    /// This node has applied no membership yet: it waits to join a cluster.
+    /// This node has applied no membership yet, because it waits to join a cluster.
     Unfounded,
 }
 
-/// The committed membership, and every number that was ever a member.
+/// The committed membership, and every id that was ever a member.
 #[derive(Default)]
 pub(crate) struct Roster(Mutex<Applied>);
 
@@ -31,8 +31,8 @@ pub(crate) struct Roster(Mutex<Applied>);
 struct Applied {
     membership: StoredMembership,
     used_ids: BTreeSet<NodeId>,
-    /// Nodes that a member named as members, and the log index of the membership that has them. The log of this
-    /// node has not come so far.
+    /// Nodes that a member named as members, with the log index of that membership. The log of this node has
+    /// not reached that index.
     vouched: BTreeMap<NodeId, u64>,
 }
 
@@ -47,7 +47,7 @@ impl Roster {
         self.0.lock().membership.voter_ids().collect()
     }
 
-    /// Takes over an applied membership.
+    /// Stores an applied membership.
     pub(crate) fn apply(&self, membership: StoredMembership) {
         let mut applied = self.0.lock();
         applied.used_ids.extend(membership.membership().nodes().map(|(id, _)| *id));
@@ -56,18 +56,18 @@ impl Roster {
         applied.membership = membership;
     }
 
-    /// Takes over the numbers that a snapshot names as used.
+    /// Adds the used ids of a snapshot.
     pub(crate) fn extend_used_ids(&self, ids: &BTreeSet<NodeId>) {
         self.0.lock().used_ids.extend(ids);
     }
 
-    /// Every number that was a member at or before the applied index. Like the application's state it follows from
-    /// the log alone, and snapshots carry it.
+    /// Every id that was a member at or before the applied index. Like the application's state, it depends
+    /// only on the log, and snapshots contain it.
     pub(crate) fn used_ids(&self) -> BTreeSet<NodeId> {
         self.0.lock().used_ids.clone()
     }
 
-    /// What the committed membership says of `id`.
+    /// The place of `id` in the committed membership.
     pub(crate) fn standing(&self, id: NodeId) -> Standing {
         let applied = self.0.lock();
         if applied.membership.membership().get_node(&id).is_some() {
@@ -86,8 +86,7 @@ impl Roster {
         self.0.lock().vouched.contains_key(&id)
     }
 
-    /// Takes note of a membership that a member of this node's own membership has applied. It changes nothing
-    /// where it isn't newer.
+    /// Records a membership that another member has applied. It has no effect unless it is newer.
     pub(crate) fn vouch(&self, index: u64, membership: &Membership) {
         let mut applied = self.0.lock();
         if applied.membership.log_id().as_ref().is_none_or(|id| id.index >= index) {

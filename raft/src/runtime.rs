@@ -1,7 +1,8 @@
-//! The runtime of the consensus core: tokio, with nothing left to chance that a simulation must repeat.
+//! The runtime of the consensus core: tokio, without sources of randomness that a simulation cannot repeat.
 //!
-//! Election timeouts are the core's only random numbers; outside a simulation they are the system's.
-//! Who waits for the same change is woken in the order of waiting (`ordered_watch`).
+//! Election timeouts are the only random numbers of the core. Outside a simulation they come from the
+//! operating system. Tasks that wait for the same change are woken in the order in which they began to wait
+//! (`ordered_watch`).
 
 mod ordered_watch;
 
@@ -13,22 +14,22 @@ use std::time::Duration;
 use openraft::{AsyncRuntime, OptionalSend, TokioRuntime};
 use rand_core::{Rng as _, TryRng};
 
-/// What the consensus core runs on.
+/// The runtime of the consensus core.
 #[derive(Debug)]
 pub(crate) struct Runtime(TokioRuntime);
 
 thread_local! {
-    /// The state of a simulation's dice on this thread.
+    /// The state of a simulation's random numbers on this thread.
     static SEEDED: Cell<Option<u64>> = const { Cell::new(None) };
 }
 
-/// From now on this thread's random numbers follow from the seed; `None` makes them random again.
+/// Makes the random numbers of this thread depend on the seed; `None` makes them random again.
 #[cfg(feature = "simulation")]
 pub(crate) fn seed(seed: Option<u64>) {
     SEEDED.set(seed);
 }
 
-/// Splitmix64: one step, and the number that it gives.
+/// One step of splitmix64: the new state and the number.
 pub(crate) const fn step(state: u64) -> (u64, u64) {
     let state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
     let mut mixed = state;
@@ -37,7 +38,7 @@ pub(crate) const fn step(state: u64) -> (u64, u64) {
     (state, mixed ^ (mixed >> 31))
 }
 
-/// This thread's random numbers.
+/// The random numbers of this thread.
 #[derive(Debug)]
 pub(crate) struct Random;
 

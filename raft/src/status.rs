@@ -1,4 +1,4 @@
-//! What a node knows about itself and its peers, gathered when asked.
+//! The status of a node and its peers, collected when it is requested.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -11,10 +11,10 @@ use crate::consensus::Metrics;
 use crate::leadership::quorum_ack_age;
 use crate::node::{Inner, RaftNode};
 
-/// A member that was not heard for so long counts as out of reach.
+/// A member that was not heard for this long counts as unreachable.
 const SILENCE_MAX: Duration = Duration::from_secs(2);
 
-/// Who leads, as far as this node can tell.
+/// Who leads, as far as this node knows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Leadership {
     /// The latest term seen.
@@ -25,19 +25,19 @@ pub struct Leadership {
     pub is_leader: bool,
 }
 
-/// What a node is doing.
+/// The role of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
-    /// Leads, confirmed by a quorum.
+    /// It leads, and a quorum has confirmed that.
     Leader,
-    /// Follows.
+    /// It follows a leader.
     Follower,
-    /// Stands for election, or leads without a quorum's confirmation.
+    /// It stands for election, or leads without the confirmation of a quorum.
     Candidate,
-    /// Receives the log without voting.
+    /// It receives the log and does not vote.
     Learner,
-    /// Has stopped.
+    /// It has stopped.
     Shutdown,
 }
 
@@ -50,42 +50,43 @@ pub struct MemberStatus {
     pub member: Member,
     /// Whether it votes.
     pub voter: bool,
-    /// How far its log matches; known to the leader.
+    /// How far its log matches that of the leader. Only the leader knows this.
     pub matched_index: Option<u64>,
-    /// Whether the connection for heartbeats to it stands (always for this node itself).
+    /// Whether the connection for heartbeats to it is open. Always true for this node itself.
     pub connected: bool,
-    /// Whether it was heard within the last two seconds; `None` where this node can't tell: a follower hears the
-    /// leader alone.
+    /// Whether it was heard within the last two seconds. `None` if this node does not know: a follower only
+    /// hears the leader.
     pub reachable: Option<bool>,
-    /// On a leader: whether it acknowledges the leader's entries. A member that is reachable and does not is of no use for
-    /// a majority. `None` where this node can't tell: it does not lead, or only began to.
+    /// On a leader, whether it acknowledges the leader's entries. A reachable member that does not is of no
+    /// use for a majority. `None` if this node does not lead, or has just begun to.
     pub acknowledges: Option<bool>,
-    /// The version of the command language that it speaks, once it was met.
+    /// The version of the application's commands that it understands; `None` if this node has not connected
+    /// to it.
     pub app_version: Option<u32>,
-    /// How long ago anything was heard from it.
+    /// Time since anything was received from it, in milliseconds.
     pub last_contact_age_ms: Option<u64>,
 }
 
-/// Counts since the start.
+/// Counters since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// Proposals made through this node.
+    /// Number of proposals through this node.
     pub proposals: u64,
-    /// Of these, sent on to the leader.
+    /// Number of these that were forwarded to the leader.
     pub proposals_forwarded: u64,
-    /// Of these, without a reply.
+    /// Number of these without a reply.
     pub proposals_failed: u64,
-    /// Proposals in flight now.
+    /// Number of proposals in flight now.
     pub proposals_pending: u64,
-    /// Reads of level leader or strong.
+    /// Number of reads at the levels leader and strong.
     pub reads: u64,
-    /// Times that this node gained or lost leadership.
+    /// How often this node gained or lost leadership.
     pub leader_changes: u64,
-    /// Times that the disk stalled.
+    /// How often the disk stalled.
     pub disk_stalls: u64,
-    /// Disk syncs of the log.
+    /// Number of disk syncs of the log.
     pub log_syncs: u64,
-    /// Entries made durable.
+    /// Number of entries that were made durable.
     pub log_entries: u64,
 }
 
@@ -106,81 +107,83 @@ pub struct Status {
     pub node_id: NodeId,
     /// Its cluster.
     pub cluster_id: String,
-    /// 0, or the line of history that a restore or recovery began.
+    /// The line of history that a restore or a recovery began; 0 if there was none.
     pub lineage: u64,
-    /// What it is doing.
+    /// The role of this node.
     pub role: Role,
     /// The latest term seen.
     pub term: u64,
     /// The leader, while a quorum is known to have followed it recently.
     pub leader: Option<NodeId>,
-    /// End of the local log; `None` while it holds no entry.
+    /// The last entry of the log; `None` if it is empty.
     pub last_log_index: Option<u64>,
-    /// What is known to be committed; `None` while nothing is.
+    /// The last entry that is known to be committed; `None` if none is.
     pub committed_index: Option<u64>,
-    /// What the application has applied; `None` while that is nothing.
+    /// The last entry that the application has applied; `None` if there is none.
     pub applied_index: Option<u64>,
-    /// What the newest snapshot covers; `None` without a snapshot.
+    /// The last entry in the newest snapshot; `None` without a snapshot.
     pub snapshot_index: Option<u64>,
-    /// What was removed from the log; `None` if nothing was.
+    /// The last entry that was removed from the log; `None` if none was.
     pub purged_index: Option<u64>,
-    /// On a leader: how long ago the newest request was sent that a quorum answered.
+    /// On a leader, the time since the newest request was sent that a quorum has answered, in milliseconds.
     pub quorum_ack_age_ms: Option<u64>,
-    /// On a follower: how long ago the leader was heard.
+    /// On a follower, the time since the leader was heard, in milliseconds.
     pub last_leader_contact_age_ms: Option<u64>,
-    /// Bytes of the log on disk.
+    /// Size of the log on disk, in bytes.
     pub log_disk_bytes: u64,
-    /// Bytes of the snapshots on disk.
+    /// Size of the snapshots on disk, in bytes.
     pub snapshot_disk_bytes: u64,
-    /// Duration of the latest sync; `None` before the first.
+    /// Duration of the newest sync, in microseconds; `None` before the first.
     pub sync_last_us: Option<u64>,
-    /// 99th percentile of the last 1,024 syncs; `None` before the first.
+    /// p99 of the last 1,024 syncs, in microseconds; `None` before the first.
     pub sync_p99_us: Option<u64>,
-    /// The longest of the last 1,024 syncs; `None` before the first.
+    /// The longest of the last 1,024 syncs, in microseconds; `None` before the first.
     pub sync_max_us: Option<u64>,
     /// Whether the disk is stalled now.
     pub stalled: bool,
-    /// The index up to which this node has lost what it had acknowledged, with an older copy of its
-    /// directory; it waits to be filled.
+    /// The index up to which this node has lost entries that it had acknowledged, because it has an older
+    /// copy of its directory. It waits to be filled.
     pub owed_index: Option<u64>,
-    /// Why the node had to stop, if it did.
+    /// Why the node had to stop; `None` if it did not.
     pub failure: Option<String>,
     /// Every member, this node included.
     pub members: Vec<MemberStatus>,
-    /// Counts since the start.
+    /// Counters since the start.
     pub counters: Counters,
 }
 
 impl RaftNode {
-    /// How long ago a request of `leader` was last accepted here, in milliseconds; `None` where the
-    /// latest one came from another leader.
+    /// Time since this node last accepted a request of `leader`, in milliseconds; `None` if the newest one
+    /// came from another leader.
     pub fn leader_silence_ms(&self, leader: NodeId) -> Option<u64> {
         self.inner.links.context.contacts.leader_heard_age(leader).map(clock::millis)
     }
 
-    /// The node's state now. Cheap enough for a status page, not for a hot path.
+    /// The status now. It is cheap enough for a status page, but not for a hot path.
     pub fn status(&self) -> Status {
         self.inner.status()
     }
 
-    /// 0, or the line of history that a restore or recovery began. Cheap, for every request.
+    /// The line of history that a restore or a recovery began; 0 if there was none. Cheap enough for every
+    /// request.
     pub fn lineage(&self) -> u64 {
         self.inner.dir.lineage()
     }
 
-    /// The index up to which this node has lost what it had acknowledged: it was given an older copy of its
-    /// directory. Until it is filled it neither stands for election nor votes for who lacks that, too.
+    /// The index up to which this node has lost entries that it had acknowledged, because it has an older
+    /// copy of its directory. Until it is filled, it does not stand for election, and does not vote for a
+    /// candidate that lacks these entries too.
     pub fn owed_index(&self) -> Option<u64> {
         self.inner.owed_index()
     }
 
-    /// The index up to which this node knows `id` to have acknowledged the log; `None` if it knows nothing
-    /// of it. Leaders tell the other nodes once a heartbeat.
+    /// The index up to which this node knows that `id` has acknowledged the log; `None` if it knows nothing
+    /// about it. A leader reports it to the other nodes with each heartbeat.
     pub fn acknowledged_index(&self, id: NodeId) -> Option<u64> {
         self.inner.links.context.me.acknowledged.of(id).map(|last| last.index)
     }
 
-    /// What the membership says of a node. Cheap, for every request.
+    /// What the membership has about a node. Cheap enough for every request.
     pub fn member(&self, id: NodeId) -> Option<Member> {
         self.inner
             .with_metrics(|metrics| metrics.membership_config.membership().get_node(&id).cloned())
@@ -245,7 +248,7 @@ impl Inner {
         }
     }
 
-    /// Whether a member is there. A leader hears everyone, and who has no leader asks everyone.
+    /// Whether a member is reachable. A leader hears every member. A node without a leader asks every member.
     fn reachable(&self, id: NodeId, leadership: Leadership) -> Option<bool> {
         let heard = self.links.context.contacts.get(id).map(|contact| contact.heard);
         if id == self.config.node_id || heard.is_some_and(|at| clock::since(at) < SILENCE_MAX) {

@@ -1,9 +1,9 @@
-//! Handing leadership over, and taking it back when nobody takes it.
+//! Transfers leadership, and takes it back if the transfer fails.
 //!
-//! The consensus core stops taking writes and stops its heartbeats the moment a transfer begins,
-//! and never resumes by itself: a target that hangs would leave the cluster without a leader until
-//! the leases of the others ran out. So a leader that was not relieved within one shortest election
-//! timeout stands for election again, in a later term and under the ordinary rules.
+//! When a transfer begins, the consensus core stops accepting writes and sending heartbeats, and never
+//! resumes by itself. If the target hangs, the cluster would have no leader until the leases of the others
+//! have run out. So a leader that was not replaced within one minimum election timeout stands for election
+//! again, in a later term and by the normal rules.
 
 use std::time::Duration;
 
@@ -16,12 +16,12 @@ use crate::error::AdminError;
 use crate::membership;
 use crate::node::Inner;
 
-/// How long a node that is to lead may take to be connected: longer than the pause between two attempts.
+/// How long a new leader may take to be connected. It is longer than the pause between two attempts.
 const CONNECT_PATIENCE: Duration = Duration::from_millis(1_000);
-/// How often progress is looked at while waiting.
+/// How often progress is checked.
 const POLL: Duration = Duration::from_millis(10);
 
-/// The connected voter with the most of the log, if this node leads.
+/// The connected voter with the most entries, if this node leads.
 pub(crate) fn best_successor(inner: &Inner) -> Option<NodeId> {
     inner.with_metrics(|metrics| {
         let voters = metrics.membership_config.voter_ids().filter(|id| *id != inner.config.node_id);
@@ -31,8 +31,8 @@ pub(crate) fn best_successor(inner: &Inner) -> Option<NodeId> {
     })
 }
 
-/// Hands leadership over and waits until this node has lost it. On an error the cluster is left
-/// able to elect: this node has begun to stand again.
+/// Transfers leadership and waits until this node has lost it. After an error the cluster can still elect a
+/// leader, because this node has begun to stand for election again.
 pub(crate) async fn transfer_here(
     inner: &Inner,
     to: Option<NodeId>,
@@ -57,13 +57,13 @@ pub(crate) async fn transfer_here(
     tokio::time::timeout(timeout, followed).await.map_err(|_| AdminError::Timeout)
 }
 
-/// Hands leadership over because this node stops; it does not stand again.
+/// Transfers leadership because this node stops. It does not stand for election again.
 pub(crate) async fn hand_over_to_stop(inner: &Inner, patience: Duration) -> Result<(), AdminError> {
     begin(inner, None).await?;
     if relieved(inner, patience).await { Ok(()) } else { Err(AdminError::Timeout) }
 }
 
-/// Whether the connection for heartbeats to a node is open, or opens now: a node that has just started again is
+/// Whether the connection for heartbeats to a node is open, or opens soon. A node that has just restarted is
 /// connected at the next attempt.
 async fn is_connected_soon(inner: &Inner, id: NodeId) -> bool {
     let connected = async {
@@ -109,12 +109,12 @@ async fn relieved(inner: &Inner, patience: Duration) -> bool {
     tokio::time::timeout(patience, moved).await.is_ok()
 }
 
-/// Gives this node's leadership up for good and campaigns anew; false if it was lost meanwhile.
+/// Gives up this node's leadership and stands for election again. Returns false if it was lost in the
+/// meantime.
 ///
-/// The core has no way to undo a transfer, but casting this node's vote for the target in the next
-/// term, as the target's own request would, ends the old leadership durably. The campaign that
-/// follows carries no transfer mark and begins with a pre-vote, so it cannot unseat a leader that
-/// the target became unseen.
+/// The core cannot undo a transfer. Casting this node's vote for the target in the next term, as the target's
+/// own request would, ends the old leadership durably. The following campaign has no transfer mark and begins
+/// with a pre-vote, so it cannot replace the target if that became leader unnoticed.
 async fn stand_again(inner: &Inner, target: NodeId) -> Result<bool, AdminError> {
     let me = inner.config.node_id;
     let vote = inner

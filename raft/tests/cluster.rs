@@ -61,7 +61,7 @@ async fn a_killed_leader_is_replaced_and_nothing_acknowledged_is_lost() {
     assert_eq!(cluster.journal(1), acknowledged);
 }
 
-/// Its own log names neither the new leader nor the removal: it asks the members that it knows.
+/// Its own log names neither the new leader nor the removal, so it asks the members that it knows.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_voter_that_slept_while_the_members_changed_follows_a_leader_that_it_never_met() {
     let mut cluster = Cluster::start(EngineKind::Wal, 3, |_| {}).await;
@@ -119,7 +119,7 @@ async fn without_a_majority_writes_end_in_time_and_strong_reads_are_refused() {
     assert_eq!(node.propose("refused".into(), allowed).await, Err(ProposeError::NoLeader));
     assert_eq!(node.read_index(ReadLevel::Leader, allowed).await, Err(ReadError::NoLeader));
     assert_eq!(node.leadership().leader, None);
-    // Who has no leader asks every member, and knows who is there.
+    // A node without a leader asks every member, and so knows which are reachable.
     eventually("the others to count as lost", || {
         let members = node.status().members;
         let lost = members.iter().filter(|member| member.reachable == Some(false)).count();
@@ -127,7 +127,7 @@ async fn without_a_majority_writes_end_in_time_and_strong_reads_are_refused() {
         (lost == 2 && there == 1).then_some(())
     })
     .await;
-    // Alone it asks for votes in vain, without raising the term.
+    // Alone it asks for votes without success, and does not raise the term.
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert_eq!(node.leadership().term, term);
     for id in others {
@@ -152,7 +152,7 @@ async fn without_a_majority_no_survivor_names_a_leader_and_none_grows_younger() 
         survivors.iter().all(|node| node.leadership().leader.is_none()).then_some(())
     })
     .await;
-    // The old leader goes on sending heartbeats, and looks for its quorum every three seconds.
+    // The old leader continues to send heartbeats, and searches for its quorum every three seconds.
     while lost.elapsed() < Duration::from_secs(7) {
         for node in &survivors {
             let known = node.leadership();

@@ -100,13 +100,13 @@ async fn a_vote_is_given_only_to_a_node_that_was_reached_and_has_the_log() {
     let mut cluster =
         Cluster::start(EngineKind::Wal, 3, |config| config.request_timeout_ms = 1_500).await;
     let leader = cluster.leader().await;
-    // Nobody listens there.
+    // Nothing listens at this address.
     cluster.members.insert(4, member(4));
     let absent = cluster.members[&4].clone();
     cluster.node(leader).add_learner(4, absent).await.unwrap();
     assert!(is_refused(cluster.node(leader).promote(4, false).await, "cannot connect"));
     assert_eq!(voters_of(&cluster, leader), [1, 2, 3]);
-    // So the loss of one founder costs no majority.
+    // So the loss of one founder does not cost the majority.
     let lost = cluster.follower().await;
     cluster.kill(lost).await;
     cluster.propose(leader, "goes on").await;
@@ -128,14 +128,15 @@ async fn a_change_that_leaves_no_majority_is_refused_unless_it_is_forced() {
     assert!(is_refused(cluster.node(leader).remove(other, false).await, refusal));
     assert_eq!(voters_of(&cluster, leader), [1, 2, 3]);
     assert!(cluster.node(leader).leadership().is_leader, "a refused change moves no leadership");
-    // The lost one may go. A learner that is not there gets a vote only by force.
+    // The lost member may be removed. A learner that does not run gets a vote only with `force`.
     cluster.node(leader).remove(lost, false).await.unwrap();
     cluster.node(leader).add_learner(4, member(4)).await.unwrap();
     cluster.node(leader).promote(4, true).await.unwrap();
     assert!(voters_of(&cluster, leader).contains(&4));
 }
 
-/// A founder that starts when another has founded the cluster already; it knows its own name, the other did not.
+/// A founder that starts when another founder has created the cluster. It knows its own name, and the other
+/// did not.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_late_founder_is_let_in_and_has_one_name_everywhere() {
     let mut cluster =
@@ -179,7 +180,7 @@ async fn a_removed_node_learns_of_it_and_knows_it_after_a_restart() {
     cluster.node(leader).add_learner(4, cluster.members[&4].clone()).await.unwrap();
     cluster.converged().await;
     let removed = cluster.follower().await;
-    // A learner stands for no election, a voter does.
+    // A learner does not stand for election, and a voter does.
     for id in [4, removed] {
         assert_eq!(cluster.node(id).exclusion(), None);
         cluster.node(leader).remove(id, false).await.unwrap();
@@ -194,7 +195,7 @@ async fn a_removed_node_learns_of_it_and_knows_it_after_a_restart() {
         cluster.kill(id).await;
     }
     cluster.propose(leader, "goes on").await;
-    // It needs nobody to tell it again.
+    // It has stored the reason, so no other node has to report it again.
     let alone = cluster.nodes.keys().copied().collect::<Vec<_>>();
     for id in alone {
         cluster.kill(id).await;
@@ -284,7 +285,7 @@ async fn a_backup_becomes_a_new_cluster_that_the_old_one_cannot_join() {
     restored.propose(2, "new").await;
     restored.converged().await;
     assert_eq!(restored.journal(3).len(), 101);
-    // A pristine node adopts the new line; a node of the old line is turned away.
+    // An empty node adopts the new line of history. A node of the old line is refused.
     restored.members.insert(4, member(4));
     restored.start_node(4).await;
     restored.node(1).add_learner(4, restored.members[&4].clone()).await.unwrap();
@@ -297,7 +298,7 @@ async fn a_backup_becomes_a_new_cluster_that_the_old_one_cannot_join() {
     assert!(!stranger.connected && stranger.matched_index.is_none());
     assert!(is_refused(restored.node(1).promote(9, false).await, "cannot connect"));
 
-    // A founder whose directory was emptied has no part in the restored history, and knows it.
+    // A founder whose directory was emptied is no part of the restored history, and knows that.
     restored.node(1).remove(9, false).await.unwrap();
     let emptied = restored.follower().await;
     restored.kill(emptied).await;
@@ -363,7 +364,7 @@ async fn the_id_of_a_removed_node_is_never_given_out_again() {
     cluster.members.remove(&removed);
     let refused = |result: Result<(), AdminError>| matches!(result, Err(AdminError::Refused(reason)) if reason.contains("used before"));
     assert!(refused(cluster.node(via).add_learner(removed, member(removed)).await));
-    // Also by a node that joined later and, after a restart, knows of it only from its snapshot.
+    // Also by a node that joined later and, after a restart, knows it only from its snapshot.
     cluster.members.insert(4, member(4));
     cluster.start_node(4).await;
     cluster.node(via).snapshot().await.unwrap();
@@ -395,7 +396,7 @@ fn contents(dir: &std::path::Path) -> std::collections::BTreeMap<std::path::Path
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_snapshot_is_refused_and_nothing_is_changed() {
-    // Entries are purged after every snapshot, so that a start finishes what a removal left.
+    // Entries are purged after every snapshot, so that a start finishes a removal that was interrupted.
     let mut cluster =
         Cluster::start(EngineKind::Wal, 1, |config| config.snapshot_every_entries = 100).await;
     for number in 0..500 {
@@ -424,7 +425,7 @@ async fn a_damaged_snapshot_is_refused_and_nothing_is_changed() {
     }
 }
 
-/// A start reads only the newest snapshot; an operator who inspects a directory hears of all of them.
+/// A start reads only the newest snapshot. An inspection reports all of them.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_inspection_verifies_older_snapshots_too() {
     let mut cluster =
@@ -466,9 +467,9 @@ fn copy_dir(from: &std::path::Path, to: &std::path::Path) {
     }
 }
 
-/// A node that was given an older copy of its directory, or whose log lost its end together with the mark
-/// that would tell, has forgotten what it acknowledged. Who remembers tells it so, the leader or not, and
-/// it is filled. Until then it votes only for who has what it lacks.
+/// A node with an older copy of its directory, or whose log lost its end together with the mark, has
+/// forgotten what it acknowledged. Any node that remembers reports it, whether it leads or not, and the node
+/// is filled. Until then it votes only for a candidate that has what it lacks.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_with_an_older_copy_of_its_directory_is_noticed_and_filled() {
     for whole in [true, false] {
@@ -500,7 +501,7 @@ async fn a_node_with_an_older_copy_of_its_directory_is_noticed_and_filled() {
             std::fs::write(dir.join("log.mark"), mark).unwrap();
         };
 
-        // The leader fills it, and nobody has to stand for election for that.
+        // The leader fills it without an election.
         cluster.kill(lost).await;
         set_back(&dir);
         cluster.start_node(lost).await;
@@ -510,17 +511,17 @@ async fn a_node_with_an_older_copy_of_its_directory_is_noticed_and_filled() {
         let filled = || cluster.node(lost).owed_index().is_none().then_some(());
         eventually("it has all that it had acknowledged", filled).await;
 
-        // Without that leader the third node remembers, because the leader had told it: it does so once a
-        // heartbeat, and what a leader had no time to tell is lost with it.
+        // Without that leader the third node remembers, because the leader reports it once per heartbeat.
+        // What a leader did not have time to report is lost with it.
         let third = (1..=3).find(|id| ![lost, leader].contains(id)).unwrap();
         let end = cluster.node(lost).status().last_log_index;
         let informed = || (cluster.node(third).acknowledged_index(lost) >= end).then_some(());
-        eventually("the leader has told the third node", informed).await;
+        eventually("the leader has reported it to the third node", informed).await;
         cluster.kill(lost).await;
         set_back(&dir);
         cluster.kill(leader).await;
         cluster.start_node(lost).await;
-        // It is filled as soon as the third node leads, so that it may lack nothing any more.
+        // It is filled as soon as the third node leads, and then lacks nothing.
         let known = || {
             let all = cluster.journal(lost).len() == 31;
             cluster.node(lost).owed_index().or(all.then_some(31))
@@ -537,7 +538,7 @@ async fn a_node_with_an_older_copy_of_its_directory_is_noticed_and_filled() {
     }
 }
 
-/// All voters may be started together on older copies: nobody remembers more, and nobody waits.
+/// All voters may be started together with older copies. No node remembers more, and none waits.
 #[tokio::test(flavor = "multi_thread")]
 async fn voters_that_are_set_back_together_form_a_cluster_again() {
     let mut cluster = Cluster::start(EngineKind::Wal, 3, |_| {}).await;
@@ -587,7 +588,8 @@ async fn a_directory_without_its_identity_is_refused() {
     assert_eq!(cluster.journal(1), ["kept"]);
 }
 
-/// Without its directory a node has forgotten what it acknowledged; taken back, it could outvote who has not.
+/// Without its directory a node has forgotten what it acknowledged. If it were accepted, it could help to
+/// outvote the nodes that have not.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_without_its_directory_stops_instead_of_coming_back_under_its_number() {
     let mut cluster = Cluster::start(EngineKind::Wal, 3, |_| {}).await;
@@ -608,14 +610,14 @@ async fn a_node_without_its_directory_stops_instead_of_coming_back_under_its_num
     assert!(cluster.journal(lost).is_empty());
     assert!(!cluster.node(lost).leadership().is_leader);
     cluster.kill(lost).await;
-    // Nor do the others take it for the one that they knew when it goes on trying.
+    // The others do not mistake it for the original node either, when it continues to try.
     cluster.start_node(lost).await;
     tokio::time::timeout(TIMEOUT, cluster.node(lost).failed()).await.expect("it goes on");
     cluster.kill(lost).await;
     assert_eq!(cluster.node(leader).leadership().term, term);
     cluster.propose(leader, "without it").await;
 
-    // With its own directory it is welcome again.
+    // With its own directory it is accepted again.
     std::fs::remove_dir_all(&dir).unwrap();
     std::fs::rename(&aside, &dir).unwrap();
     cluster.start_node(lost).await;
@@ -623,14 +625,14 @@ async fn a_node_without_its_directory_stops_instead_of_coming_back_under_its_num
     assert_eq!(cluster.journal(lost).len(), 2);
 }
 
-/// A node that nobody added may run with the number of one that will be, by mistake or by malice.
+/// A node that nobody added may run with the id of one that will be added, by mistake or by malice.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_nobody_added_does_not_block_its_number() {
     let mut cluster = Cluster::start(EngineKind::Wal, 3, |_| {}).await;
     let leader = cluster.leader().await;
     cluster.members.insert(4, member(4));
     cluster.start_node(4).await;
-    // It takes itself for a founder, and so looks for all the others.
+    // It considers itself a founder, and so connects to all the others.
     cluster.node(4).bootstrap(cluster.members.clone()).await.unwrap();
     eventually("it has met every member", || {
         let members = cluster.node(4).status().members;
@@ -640,7 +642,7 @@ async fn a_node_that_nobody_added_does_not_block_its_number() {
     cluster.kill(4).await;
     std::fs::remove_dir_all(cluster.config(4).data_dir).unwrap();
 
-    // The one that is added has a directory of its own, and becomes a voter.
+    // The added node has its own directory, and becomes a voter.
     let added = cluster.members[&4].clone();
     cluster.node(leader).add_learner(4, added).await.unwrap();
     cluster.start_node(4).await;

@@ -16,18 +16,19 @@ fn a_paused_leader_is_replaced_and_does_not_write_when_it_wakes() {
     let term = cluster.node(old).status().term;
     let others = cluster.others(old);
     cluster.node(old).signal("STOP");
-    // Passed on to a leader that will not answer: it ends when another one leads, not when the connection is given up.
+    // The proposal was forwarded to a leader that will not answer. It ends when another node leads, and not
+    // only when the connection is given up.
     let passed_on = cluster.node(others[0]).send("propose passed-on");
     let new = cluster.leader_among(&others);
     let replaced = Instant::now();
-    // Where nothing had been sent yet, the new leader is asked instead.
+    // If nothing was sent yet, the new leader is asked instead.
     match passed_on.wait() {
         Ok(done) => assert!(!done.contains(&format!("term={term}")), "{done}"),
         Err(unknown) => assert!(unknown.contains("OutcomeUnknown"), "{unknown}"),
     }
     assert!(replaced.elapsed() < Duration::from_secs(1), "it waited for {:?}", replaced.elapsed());
     cluster.node(new).ask("propose while-paused").unwrap();
-    // Asked while it sleeps, so that this is the first thing that it finds when it wakes.
+    // The request is sent during the pause, so that it is the first one that the process reads.
     let status = cluster.node(old).send("status");
     let write = cluster.node(old).send("propose-local stale");
     cluster.node(old).signal("CONT");
@@ -46,8 +47,8 @@ fn a_paused_leader_is_replaced_and_does_not_write_when_it_wakes() {
     }
 }
 
-/// Known failure: a leader whose transfer nobody took went on refusing writes until the leases of
-/// the others had run out, because the consensus core never resumes by itself.
+/// Regression: after a transfer that no node accepted, the leader refused writes until the leases of the
+/// others had run out, because the consensus core never resumes by itself.
 #[test]
 fn after_a_transfer_to_a_hung_node_writes_pass_within_one_election_timeout() {
     let cluster = Processes::start("wal");
@@ -57,7 +58,7 @@ fn after_a_transfer_to_a_hung_node_writes_pass_within_one_election_timeout() {
     cluster.node(target).signal("STOP");
     let started = Instant::now();
     let transfer = cluster.node(leader).send(&format!("transfer {target}"));
-    // The transfer is under way when this arrives: the node reads its input in order.
+    // The transfer is in progress when this arrives, because the node reads its input in order.
     std::thread::sleep(Duration::from_millis(50));
     let refused = cluster.node(leader).ask("propose-local too-early").unwrap_err();
     assert!(refused.contains("NotLeader"), "the transfer had not begun: {refused}");
@@ -74,7 +75,7 @@ fn after_a_transfer_to_a_hung_node_writes_pass_within_one_election_timeout() {
     assert!(cluster.node(leader).status().term > term);
     cluster.node(target).signal("CONT");
     cluster.converged();
-    // A late answer to the old request must not move leadership any more.
+    // A late answer to the old request must no longer move leadership.
     std::thread::sleep(ELECTION_MAX);
     assert_eq!(cluster.leader_among(&[1, 2, 3]), leader);
 }

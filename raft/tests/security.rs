@@ -1,4 +1,4 @@
-//! Who may talk to a node, and who is turned away.
+//! Which nodes are accepted by a node, and which are refused.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![allow(clippy::disallowed_methods, reason = "a test measures real time")]
@@ -10,7 +10,7 @@ use std::time::Duration;
 use maxine_raft::{EngineKind, PeerTls, RaftNode, StartError, pki};
 use support::{Cluster, Echo, Journal, JournalApp, TIMEOUT, member};
 
-/// Certificates for a day, in a directory below the cluster's.
+/// Certificates that are valid for a day, in a directory below the cluster's.
 fn issue(cluster: &Cluster, dir: &str, cluster_id: &str, nodes: &[u64]) -> pki::ClusterPki {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
     let now_ms = u64::try_from(since.as_millis()).unwrap();
@@ -29,7 +29,7 @@ async fn tls_cluster() -> Cluster {
     cluster
 }
 
-/// Starts a node with other credentials and has the cluster add it; says whether it was let in.
+/// Starts a node with other credentials and adds it to the cluster. Returns whether it was accepted.
 async fn is_let_in(
     cluster: &mut Cluster,
     cluster_id: &str,
@@ -96,8 +96,8 @@ async fn another_cluster_and_plain_tcp_are_refused() {
     );
 }
 
-/// The server must check the name itself: a node with a valid certificate of the authority that
-/// claims to be another node.
+/// The server must check the name itself: a node can have a valid certificate of the authority and claim to
+/// be another node.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_valid_certificate_under_a_false_name_is_refused_by_the_server() {
     let cluster = tls_cluster().await;
@@ -140,7 +140,7 @@ async fn claim(
     hello.extend_from_slice(&[0, node_id, 1, 3, 1, 4, 4]);
     let answer = exchange(&mut stream, &hello).await;
     if answer[4] == 0 {
-        // Each shows its data directory, here with the number 44 and an empty log, and says that it knows the other's.
+        // Each sends its data directory id, here 44 with an empty log, and confirms the other's.
         let seen = exchange(&mut stream, &[b'M', b'X', 1, DIR_SHOWN, 44, 0]).await;
         assert_eq!(seen[..5], [b'M', b'X', 1, DIR_SEEN, 0], "the directory is known");
         send(&mut stream, &[b'M', b'X', 1, DIR_SEEN, 0, 44, 0, 0, 0]).await;
@@ -175,7 +175,7 @@ async fn exchange(
     tokio::time::timeout(TIMEOUT, answering).await.unwrap()
 }
 
-/// Kinds of envelopes in which nodes show their data directories.
+/// The kind of the envelopes with data directory ids.
 const DIR_SHOWN: u8 = 12;
 const DIR_SEEN: u8 = 13;
 /// The answers, by their variants in an envelope of kind 8.
@@ -188,7 +188,7 @@ async fn a_certified_node_that_is_no_member_can_do_nothing() {
     cluster.node(1).transfer_leadership(Some(1)).await.unwrap();
     assert_eq!(cluster.leader().await, 1);
     let term = cluster.node(1).leadership().term;
-    // The authority of the cluster made a certificate for node 4, which was never added.
+    // The cluster's authority created a certificate for node 4, which was never added.
     let (mut stranger, welcome) = claim(&cluster, 4, 4).await;
     assert_eq!(welcome, 0, "the certificate is good");
     let request = |variant: u8, body: &[u8]| [b"MX\x01\x07", &[variant][..], body].concat();
@@ -203,7 +203,8 @@ async fn a_certified_node_that_is_no_member_can_do_nothing() {
         let answer = exchange(&mut stranger, &bytes).await;
         assert_eq!(answer[..5], [b'M', b'X', 1, 8, NOT_MEMBER], "it could {what}");
     }
-    // A vote in term 200 with the mark of a transfer, which asks for no patience, and a heartbeat in that term.
+    // A vote in term 200 with the mark of a transfer, which skips the waiting time, and a heartbeat in that
+    // term.
     for (what, bytes) in [
         ("get a vote", request(3, &[200, 4, 0, 0, 1])),
         ("lead", request(2, &[200, 4, 1, 0, 0, 0])),
@@ -237,7 +238,7 @@ async fn garbage_on_the_peer_port_does_no_harm() {
     cluster.propose(1, "still here").await;
 }
 
-/// Connections that say nothing must not keep a peer out that comes back.
+/// Connections that send nothing must not keep out a peer that returns.
 #[tokio::test(flavor = "multi_thread")]
 async fn silent_connections_do_not_keep_a_returning_peer_out() {
     let mut cluster = Cluster::start(EngineKind::Redb, 3, |_| {}).await;

@@ -1,4 +1,4 @@
-//! Disks that hang: a leader gives up leading by itself, and followers go on answering heartbeats.
+//! Disks that hang: a leader steps down by itself, and followers continue to answer heartbeats.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![allow(clippy::disallowed_methods, reason = "a test measures real time")]
@@ -17,7 +17,8 @@ fn a_leader_whose_disk_hangs_steps_down_and_another_takes_over() {
     let stall = Duration::from_secs(12);
     cluster.node(old).set_faults(&format!("slow-fsync={}", stall.as_millis()));
     let started = Instant::now();
-    // Acknowledged by the two healthy disks, whether or not the leader's own has it.
+    // The two healthy disks are sufficient for the acknowledgement, whether or not the leader's own disk has
+    // the entry.
     let caught = cluster.node(old).send("propose caught");
     let new = cluster.leader_among(&others);
     cluster.node(new).ask("propose after").unwrap();

@@ -1,7 +1,7 @@
-//! Watches the system calls of real nodes: no acknowledgement is written before the entry was
-//! written to the log file and that file synced, on a majority of the nodes.
+//! Traces the system calls of real nodes. No acknowledgement may be written before the entry was written to
+//! the log file and the file was synced, on a majority of the nodes.
 //!
-//! A killed process loses nothing of what it wrote, so only this can tell a missing sync.
+//! A killed process loses nothing that it wrote, so only such a trace shows a missing sync.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![allow(clippy::disallowed_methods, reason = "a test measures real time")]
@@ -26,7 +26,7 @@ struct Call {
     arguments: String,
 }
 
-/// Reads `strace -f -ttt -T -y`, joining calls that another thread's line cut in two.
+/// Parses the output of `strace -f -ttt -T -y`, and joins calls that another thread's line has interrupted.
 fn parse(trace: &str) -> Vec<Call> {
     let mut unfinished: HashMap<(String, String), (f64, String)> = HashMap::new();
     let mut calls = Vec::new();
@@ -59,8 +59,8 @@ fn parse(trace: &str) -> Vec<Call> {
     calls
 }
 
-/// When each entry was durable on one node: the end of the first successful sync of the log file
-/// that began after the entry had been written to it. Infinity when it never was.
+/// When each entry was durable on one node: the end of the first successful sync of the log file that began
+/// after the entry was written to it. Infinity if it never was.
 fn durable_at(calls: &[Call], log_file: &str, marker: &str) -> f64 {
     let of_log = |call: &Call| call.arguments.contains(&format!("<{log_file}>"));
     let written = calls.iter().find(|call| {
@@ -92,14 +92,14 @@ fn strace(out: &Path) -> Vec<String> {
 }
 
 struct Traced {
-    /// For each proposal: when its acknowledgement began to be written.
+    /// For each proposal, when the write of its acknowledgement began.
     acknowledged: Vec<f64>,
-    /// For each node and proposal: when its entry was durable there.
+    /// For each node and proposal, when its entry was durable.
     durable: Vec<Vec<f64>>,
 }
 
 impl Traced {
-    /// Proposals that were acknowledged before two nodes, which is all of them, had them.
+    /// Proposals that were acknowledged before both nodes had them.
     fn too_early(&self) -> usize {
         let early = |number: &usize| {
             self.durable.iter().any(|node| node[*number] > self.acknowledged[*number])
@@ -124,7 +124,7 @@ fn trace(engine: &str, log_file: &str, faults: &str) -> Traced {
     }
     let marker = |number: usize| format!("marker-{number:04}-of-the-entry");
     for number in 0..PROPOSALS {
-        // The answer repeats nothing of the payload; its tag tells which it is.
+        // The answer does not contain the payload, so its tag identifies it.
         nodes[0].ask_tagged(&format!("ack{number:04}"), &format!("propose {}", marker(number)));
     }
     for node in nodes {
@@ -183,7 +183,7 @@ fn no_acknowledgement_precedes_the_sync_of_its_entry_on_wal() {
     nothing_is_acknowledged_before_it_is_durable("wal", FIRST_SEGMENT);
 }
 
-/// The check above must be able to fail.
+/// Shows that the check above can fail.
 #[cfg(feature = "faults")]
 #[test]
 fn an_early_acknowledgement_is_noticed() {

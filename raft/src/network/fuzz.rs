@@ -1,4 +1,4 @@
-//! What a stranger can send to the port for peers: frames, and what stands in them.
+//! Fuzz target: frames from an unauthenticated peer, and their content.
 
 use tokio::io::AsyncWriteExt;
 
@@ -9,8 +9,8 @@ use crate::codec::{
 
 const FRAME_LEN_MAX: usize = 4_096;
 
-/// A stream of frames is read to its end or refused; no frame is longer than the limit; what decodes is encoded to
-/// what decodes to the same.
+/// A stream of frames is read to its end or refused. No frame is longer than the limit. A decoded value that
+/// is encoded again is decoded to the same value.
 pub(crate) fn frames(bytes: &[u8]) {
     let runtime = tokio::runtime::Builder::new_current_thread().build();
     runtime.expect("a runtime for one thread").block_on(async {
@@ -42,7 +42,7 @@ fn same<B: Body + PartialEq + std::fmt::Debug>(frame: &[u8]) {
     }
 }
 
-/// A greeting and its answer, requests and responses, one or several to a stream.
+/// A greeting and its answer, requests and responses, one or several in a stream.
 pub(crate) fn frame_seeds() -> Vec<Vec<u8>> {
     let hello = Hello::V1(HelloDto {
         cluster_id: "orders".into(),

@@ -1,8 +1,8 @@
-//! The first exchange on every connection: who are you, whom do you want, for what.
+//! The first exchange on every connection: each side says who it is, and what the connection is for.
 //!
-//! A peer of another cluster, of another line of history, that looks for another node, or whose
-//! protocol we do not speak, is refused with the reason; and so is one that came back with another data
-//! directory, in which case it stops.
+//! A peer is refused, with the reason, if it belongs to another cluster or another line of history, looks for
+//! another node, or uses an unknown protocol version. A peer that returned with another data directory is
+//! refused too, and then stops.
 
 use std::io;
 use std::sync::Arc;
@@ -23,13 +23,13 @@ use crate::exclusion::{Refusals, removal_of};
 use crate::roster::{Roster, Standing};
 use crate::storage::node_dir::NodeDir;
 
-/// Protocol versions that this program speaks. Builds before the first release spoke 1 to 3.
+/// Protocol versions of this program. Builds before the first release used 1 to 3.
 const PROTOCOL_MIN: u16 = 4;
 const PROTOCOL_MAX: u16 = 4;
-/// Time for a connection to be opened, encrypted and greeted.
+/// Time limit for opening, encrypting and greeting a connection.
 pub(crate) const HANDSHAKE_TIMEOUT: Duration = Duration::from_millis(1_000);
 
-/// Who this node is, for greeting and for checking others.
+/// The identity of this node, and what it needs to check others.
 pub(crate) struct LocalIdentity {
     pub(crate) cluster_id: String,
     pub(crate) node_id: NodeId,
@@ -38,13 +38,13 @@ pub(crate) struct LocalIdentity {
     pub(crate) dir: Arc<NodeDir>,
     /// How far nodes are known to have acknowledged the log.
     pub(crate) acknowledged: Arc<Acknowledged>,
-    /// Where the log of this node ends, and the term of its vote.
+    /// The end of this node's log, and the term of its vote.
     pub(crate) log_end: Box<dyn Fn() -> (Option<LogId>, u64) + Send + Sync>,
-    /// Who belongs to the cluster.
+    /// The members of the cluster.
     pub(crate) roster: Arc<Roster>,
-    /// What members said that turned this node away.
+    /// The reasons that members gave when they refused this node.
     pub(crate) refusals: Refusals,
-    /// Whether nothing was ever stored here, so that any line of history may be joined.
+    /// Whether nothing was ever stored here, so that the node may join any line of history.
     pub(crate) is_pristine: Box<dyn Fn() -> bool + Send + Sync>,
     /// Stops this node, with the reason.
     pub(crate) stop_for: Box<dyn Fn(&str) + Send + Sync>,
@@ -53,14 +53,14 @@ pub(crate) struct LocalIdentity {
 pub(crate) type Reader = FrameReader<ReadHalf<Box<dyn PeerStream>>>;
 pub(crate) type Writer = WriteHalf<Box<dyn PeerStream>>;
 
-/// What a finished handshake tells about the other side.
+/// The result of a finished handshake.
 pub(crate) struct Greeted {
     pub(crate) node_id: NodeId,
     pub(crate) app_version: u32,
     pub(crate) channel: Channel,
-    /// What it says of itself, where this node greeted it.
+    /// The name and address that the other side gave, if this node greeted it.
     pub(crate) introduction: Introduction,
-    /// The data directory that it showed, where it was not noted: it is no member yet.
+    /// The other side's data directory, if it was not recorded because the other side is no member yet.
     pub(crate) unnoted_dir: Option<u64>,
 }
 
@@ -164,7 +164,7 @@ pub(crate) async fn receive(
     Ok((reader, write, Greeted { node_id, app_version, channel, introduction, unnoted_dir }))
 }
 
-/// Shows this node's directory to `target` and looks at the other's.
+/// Sends this node's directory id to `target`, and checks the other's.
 async fn show_dir(
     me: &LocalIdentity,
     target: NodeId,
@@ -174,15 +174,15 @@ async fn show_dir(
     let before = me.acknowledged.of(target);
     send(write, &me.shown()).await?;
     let theirs = recognised(me, target, reader).await?;
-    // This node looks for it, so it is a member or is being made one.
+    // This node connects to it, so it is a member or is becoming one.
     recognise(me, target, theirs, before, true, write).await
 }
 
-/// Looks at the directory of `peer`, which greeted, and shows this node's. Returns the directory if it
-/// was not noted.
+/// Checks the directory of `peer`, which greeted, and sends this node's directory id. Returns the directory
+/// if it was not recorded.
 ///
-/// Only a member's directory is noted, and any while this node waits to join: a node that nobody added
-/// must not block its number for the one that will be.
+/// Only the directory of a member is recorded, or any while this node waits to join. Otherwise a node that
+/// nobody added could block its id for the node that will be added.
 async fn see_dir(
     me: &LocalIdentity,
     peer: NodeId,
@@ -198,8 +198,8 @@ async fn see_dir(
     Ok((!notes).then_some(dir_id))
 }
 
-/// Notes the directory of a peer that was no member when it showed it. An error if its number was met
-/// with another one meanwhile.
+/// Records the directory of a peer that was no member when it connected. Fails if its id has been recorded
+/// with another directory since.
 pub(crate) async fn note_dir(me: &LocalIdentity, peer: NodeId, dir_id: u64) -> io::Result<()> {
     let dir = me.dir.clone();
     let meeting = tokio::task::spawn_blocking(move || dir.meet(peer, dir_id));
@@ -209,11 +209,12 @@ pub(crate) async fn note_dir(me: &LocalIdentity, peer: NodeId, dir_id: u64) -> i
     Err(refused(format!("node {peer} became a member with another data directory")))
 }
 
-/// Tells `peer` whether it has the directory with which it was first met, an error if not, and how far it
-/// is known to have acknowledged the log. Where that is further than its log goes, it is filled again.
+/// Answers `peer` whether it has the directory with which it was first met, and how far it is known to have
+/// acknowledged the log. A different directory is an error. If that position is after the end of its log, it
+/// is filled again.
 ///
-/// `before` is how far it was known to have acknowledged the log before it said where its log ends: what it acknowledged
-/// since on another connection is no sign of an older copy.
+/// `before` is how far it was known to have acknowledged the log before it reported the end of its log. What
+/// it acknowledged since, on another connection, is no sign of an older copy.
 async fn recognise(
     me: &LocalIdentity,
     peer: NodeId,
@@ -244,8 +245,8 @@ async fn recognise(
     )))
 }
 
-/// Reads what `peer` says of this node's directory, and the peer's own; stops this node if it is not the
-/// one that the peer knows.
+/// Reads what `peer` reports about this node's directory, and the peer's own directory. Stops this node if
+/// its directory is not the one that the peer knows.
 async fn recognised(me: &LocalIdentity, peer: NodeId, reader: &mut Reader) -> io::Result<DirShown> {
     match codec::decode(&frame(reader).await?)? {
         DirSeen::Known { shown, acknowledged, term } => {
@@ -259,9 +260,9 @@ async fn recognised(me: &LocalIdentity, peer: NodeId, reader: &mut Reader) -> io
         }
         DirSeen::Replaced => {
             let reason = format!(
-                "node {peer} knows node {me} by another data directory than {dir}. What a lost directory had acknowledged must not be \
-                 forgotten, so none takes its place: put the old directory back, or add a node with a number that was never used and \
-                 remove number {me}",
+                "node {peer} knows node {me} with another data directory than {dir}. A new directory cannot replace a lost one, because \
+                 it lacks what the lost one had acknowledged: put the old directory back, or add a node with a number that was \
+                 never used and remove number {me}",
                 me = me.node_id,
                 dir = me.dir.path().display(),
             );
@@ -283,7 +284,7 @@ async fn frame(reader: &mut Reader) -> io::Result<Bytes> {
     Ok(frame)
 }
 
-/// Why a peer is turned away.
+/// Why a peer is refused.
 enum Refusal {
     Other(String),
     Removed(String),

@@ -1,8 +1,8 @@
-//! Answers the requests of peers from the consensus core and the application.
+//! Answers the requests of peers, with the consensus core and the application.
 //!
-//! Heartbeats are answered as soon as the core has taken note of them, never after a disk write;
-//! votes are refused for a while after a restart, because the lease that this node may have granted
-//! before it stopped is not on its disk.
+//! A heartbeat is answered as soon as the core has processed it, and never waits for a disk write. After a
+//! restart, votes are refused for a while, because a lease that this node granted before is not stored on its
+//! disk.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -35,9 +35,9 @@ pub(crate) struct Inbound {
     pub(crate) snapshots: Arc<SnapshotStore>,
     pub(crate) handler: Arc<dyn PeerHandler>,
     pub(crate) node: Weak<Inner>,
-    /// Until then no vote is granted.
+    /// Until this time no vote is granted.
     pub(crate) votes_from: Instant,
-    /// Whether the known members are being asked about one that this node does not know.
+    /// Whether the known members are being asked about a node that this one does not know.
     pub(crate) asking: Arc<AtomicBool>,
     pub(crate) request_timeout: Duration,
 }
@@ -51,7 +51,7 @@ impl Inbound {
         &self.snapshots
     }
 
-    /// Answers one request. May be dropped at any point.
+    /// Answers one request. The future may be dropped at any point.
     pub(crate) async fn answer(&self, from: NodeId, request: Request) -> Response {
         if let Some(refusal) = self.refusal(from, &request) {
             return refusal;
@@ -108,8 +108,8 @@ impl Inbound {
         }
     }
 
-    /// Waits until this node knows what the others know of it, before it follows a leader. Refuses one that was replaced
-    /// before this node acknowledged what it has lost since.
+    /// Waits until this node knows what the others know about it, before it follows a leader. Refuses a
+    /// leader that was replaced before this node acknowledged what it has lost.
     async fn not_followed(&self, request: &Request) -> Option<Response> {
         let (Request::Append(append) | Request::Heartbeat(append)) = request else { return None };
         self.settled().await;
@@ -123,7 +123,7 @@ impl Inbound {
         me.acknowledged.is_settled(me.node_id, &me.roster.voters())
     }
 
-    /// Whether this node surely has what it had acknowledged, as far as the others can know.
+    /// Whether this node has everything that it had acknowledged, as far as the others can know.
     fn has_all_it_had(&self) -> bool {
         self.context.me.acknowledged.owed().is_none() && self.is_settled()
     }
@@ -136,11 +136,12 @@ impl Inbound {
         me.acknowledged.settled(me.node_id, &me.roster.voters()).await;
     }
 
-    /// Why a request of `from` is not answered; `None` where it is.
+    /// Why a request from `from` is not answered; `None` if it is.
     ///
-    /// Proposals, reads, administration and messages are for members alone, by the committed membership. Entries,
-    /// votes and snapshots are also taken from a node that this one does not know yet, once a known member has
-    /// named it: this node may have slept while the members changed. Never from one that was removed.
+    /// Only members by the committed membership may send proposals, reads, administration and messages.
+    /// Entries, votes and snapshots are also accepted from an unknown node once a known member has named it,
+    /// because this node may have been off while the members changed. They are never accepted from a removed
+    /// node.
     pub(crate) fn refusal(&self, from: NodeId, request: &Request) -> Option<Response> {
         let standing = self.context.me.roster.standing(from);
         match request {
@@ -172,7 +173,7 @@ impl Inbound {
                 (Standing::Unknown, _) => Some(Response::NotMember(format!(
                     "node {from} is not a member of this cluster; `maxine cluster add` makes it one"
                 ))),
-                // The founding is not committed here yet, so nobody is served.
+                // The founding is not committed on this node yet, so no request is answered.
                 (Standing::Unfounded, Request::Propose { .. }) => {
                     Some(Response::ProposeRefused(ProposeRefusalDto::NoLeader))
                 }
@@ -189,12 +190,12 @@ impl Inbound {
         }
     }
 
-    /// Whether the node is a member, or a member named it.
+    /// Whether the node is a member, or a member has named it.
     pub(crate) fn is_added(&self, id: NodeId) -> bool {
         self.context.me.roster.standing(id) == Standing::Member || self.is_named(id)
     }
 
-    /// Whether a member named the node, here or in entries that are not committed yet.
+    /// Whether a member has named the node, here or in entries that are not committed yet.
     fn is_named(&self, id: NodeId) -> bool {
         use openraft::async_runtime::watch::WatchReceiver;
         self.context.me.roster.is_vouched(id)
@@ -224,7 +225,7 @@ impl Inbound {
         });
     }
 
-    /// The answer to a ping, which also tells a node that it was removed.
+    /// The answer to a ping. A removed node learns of its removal from it.
     pub(crate) fn pong(&self, from: NodeId) -> Response {
         match self.context.me.roster.standing(from) {
             Standing::Removed => Response::Removed(removal_of(from)),
@@ -247,8 +248,8 @@ impl Inbound {
         }
     }
 
-    /// Votes, unless the lease that this node may have granted before it stopped has not surely run out,
-    /// or what somebody had acknowledged could be lost by it.
+    /// Votes, unless a lease that this node granted before it stopped may still be valid, or the vote could
+    /// lose acknowledged entries.
     async fn vote(&self, request: VoteRequestDto, pre: bool) -> Response {
         let lease_is_over = clock::now() >= self.votes_from;
         let may_vote = lease_is_over || (request.transfer && self.is_settled());
@@ -286,7 +287,8 @@ impl Inbound {
     }
 }
 
-/// Appends what a leader sends. Like the two below it serves any state machine: a node's and a simulation's.
+/// Appends the entries of a leader. This function and the next two work with any state machine: that of a
+/// node, and that of the simulation.
 pub(crate) async fn append_to<SM>(
     raft: &openraft::Raft<TypeConfig, SM>,
     append: AppendDto,
@@ -300,7 +302,7 @@ where
     }
 }
 
-/// Answers a heartbeat as soon as the core has taken note of it.
+/// Answers a heartbeat as soon as the core has processed it.
 pub(crate) async fn heartbeat_to<SM>(
     raft: &openraft::Raft<TypeConfig, SM>,
     append: AppendDto,
@@ -315,7 +317,7 @@ where
         Err(reason) => return Response::Failed(reason),
     };
     let mut appending = std::pin::pin!(raft.append_entries(request));
-    // The first poll queues the heartbeat; the state is asked behind it in the same queue.
+    // The first poll queues the heartbeat. The question about the state follows in the same queue.
     if let std::task::Poll::Ready(answer) = futures::poll!(&mut appending) {
         return answer_append(answer);
     }
@@ -323,13 +325,13 @@ where
     tokio::select! {
         biased;
         answer = &mut appending => {
-            // The question stands in the queue. If nobody waited for its answer, the core would log an error.
+            // The question is queued. If nobody waited for its answer, the core would log an error.
             let _ = noted.await;
             answer_append(answer)
         }
         noted = &mut noted => match noted {
-            // The core took the heartbeat in and found no conflict, or it would have said so:
-            // the lease is renewed, whatever the disk is doing.
+            // The core has processed the heartbeat without a conflict, so the lease is renewed, whatever the
+            // disk does.
             Ok(true) => match futures::poll!(&mut appending) {
                 std::task::Poll::Ready(answer) => answer_append(answer),
                 std::task::Poll::Pending => Response::AppendOk,
@@ -340,7 +342,7 @@ where
     }
 }
 
-/// Votes, or says that it may not vote yet.
+/// Votes, or answers that it may not vote yet.
 pub(crate) async fn vote_to<SM>(
     raft: &openraft::Raft<TypeConfig, SM>,
     request: VoteRequestDto,

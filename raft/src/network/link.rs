@@ -1,8 +1,8 @@
-//! One outgoing connection to one peer for one purpose.
+//! One outgoing connection to one peer, for one purpose.
 //!
-//! Requests are numbered and pipelined; answers may come in any order. A broken connection fails
-//! what waits on it at once and is opened again by the next request, after a bounded pause. A peer
-//! that stays silent is pinged and then given up, so that a healed network is noticed quickly.
+//! Requests are numbered and pipelined, and answers may arrive in any order. When a connection breaks, all
+//! requests that wait for an answer fail at once. The next request opens it again, after a limited pause. A
+//! silent peer is pinged and then given up, so that a recovered network is noticed quickly.
 
 use std::collections::HashMap;
 use std::io;
@@ -22,16 +22,16 @@ use crate::clock;
 use crate::codec::{self, Channel, Request, Response};
 use crate::config::NodeId;
 
-/// Requests that may wait to be written.
+/// Maximum number of requests that wait to be written.
 const QUEUE_LEN_MAX: usize = 4_096;
-/// Requests that may wait for an answer.
+/// Maximum number of requests that wait for an answer.
 const PENDING_MAX: usize = 16_384;
-/// Bytes gathered into one write.
+/// Maximum number of bytes in one write.
 const WRITE_BYTES_MAX: usize = 256 * 1024;
 const BACKOFF_MIN: Duration = Duration::from_millis(20);
 const BACKOFF_MAX: Duration = Duration::from_millis(500);
 const TICK: Duration = Duration::from_millis(250);
-/// Silence after which the peer is pinged.
+/// Time without data after which the peer is pinged.
 const PING_AFTER: Duration = Duration::from_millis(500);
 
 /// Why a request has no answer.
@@ -39,13 +39,13 @@ const PING_AFTER: Duration = Duration::from_millis(500);
 pub(crate) enum LinkError {
     #[error("too many requests wait for the peer")]
     Busy,
-    /// It was never sent.
+    /// The request was not sent.
     #[error("{0}")]
     Unreachable(String),
-    /// It was sent, but the connection broke.
+    /// The request was sent, but the connection broke.
     #[error("connection lost: {0}")]
     Lost(String),
-    /// It may have been sent.
+    /// The request may have been sent.
     #[error("no answer in time")]
     Timeout,
 }
@@ -57,18 +57,18 @@ struct Outgoing {
 
 type Pending = Arc<Mutex<HashMap<u64, oneshot::Sender<Result<Response, LinkError>>>>>;
 
-/// Handle on a connection; the task behind it ends with the last handle.
+/// A handle to a connection. The task of the connection ends with the last handle.
 pub(crate) struct Link {
     queue: mpsc::Sender<Outgoing>,
     pub(crate) addr: String,
     connected: Arc<AtomicBool>,
 }
 
-/// An answer on its way.
+/// An answer in flight.
 pub(crate) struct Answer(oneshot::Receiver<Result<Response, LinkError>>);
 
 impl Answer {
-    /// Waits for it at most so long.
+    /// Waits for the answer, at most this long.
     pub(crate) async fn within(self, timeout: Duration) -> Result<Response, LinkError> {
         match tokio::time::timeout(timeout, self.0).await {
             Ok(Ok(answer)) => answer,
@@ -103,7 +103,7 @@ impl Link {
         self.connected.load(Ordering::Relaxed)
     }
 
-    /// Queues a request; requests of one caller are sent in this order.
+    /// Queues a request. Requests of one caller are sent in order.
     pub(crate) fn start(&self, request: &Request) -> Result<Answer, LinkError> {
         let (reply, answer) = oneshot::channel();
         let outgoing = Outgoing { envelope: codec::encode(request), reply };
@@ -163,13 +163,13 @@ impl LinkTask {
                 }
                 Err(error) => {
                     let reason = format!("{}: {error}", self.addr);
-                    // Said once, not at every attempt.
+                    // It is logged once, and not at every attempt.
                     if error.kind() == io::ErrorKind::PermissionDenied && reason != last_error {
                         tracing::warn!(target_node = self.target, %error, "peer refused the connection");
                     }
                     last_error = reason;
                     let _ = first.reply.send(Err(LinkError::Unreachable(last_error.clone())));
-                    // Jitter keeps peers from meeting at every attempt.
+                    // Jitter prevents that peers make all attempts at the same time.
                     retry_at =
                         Some(clock::now() + backoff.mul_f64(0.5 + rand::random::<f64>() / 2.0));
                     backoff = (backoff * 2).min(BACKOFF_MAX);
@@ -196,7 +196,7 @@ impl LinkTask {
         Ok((reader, writer))
     }
 
-    /// Carries requests until the connection breaks; says why it did.
+    /// Carries requests until the connection breaks. Returns the reason.
     async fn drive(
         &mut self,
         reader: Reader,

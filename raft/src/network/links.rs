@@ -1,4 +1,4 @@
-//! The outgoing connections of a node, and what is known about the peers behind them.
+//! The outgoing connections of a node, and what is known about its peers.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,18 +13,18 @@ use crate::clock;
 use crate::codec::Channel;
 use crate::config::{Config, NodeId};
 
-/// What every connection needs to know.
+/// What every connection needs.
 pub(crate) struct Context {
     pub(crate) me: LocalIdentity,
     pub(crate) transport: Transport,
     pub(crate) frame_len_max: usize,
-    /// A connection on which nothing was heard for so long is given up.
+    /// A connection on which nothing was received for this long is given up.
     pub(crate) silence_max: Duration,
     pub(crate) runtime: tokio::runtime::Handle,
     pub(crate) contacts: Contacts,
 }
 
-/// When and as what each peer was last heard.
+/// When each peer was last heard, and what it reported about itself.
 #[derive(Default)]
 pub(crate) struct Contacts {
     peers: Mutex<HashMap<NodeId, Contact>>,
@@ -32,7 +32,7 @@ pub(crate) struct Contacts {
     introductions: Mutex<HashMap<NodeId, Introduction>>,
 }
 
-/// What a node says of itself when it is greeted; empty where it says nothing.
+/// The name and address that a node gives when it is greeted; empty if it gives none.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Introduction {
     pub(crate) name: String,
@@ -70,7 +70,7 @@ impl Contacts {
         self.introductions.lock().get(&node).cloned()
     }
 
-    /// Notes that a request of this leader was accepted.
+    /// Records that a request of this leader was accepted.
     pub(crate) fn led_by(&self, leader: NodeId) {
         *self.leader.lock() = Some((leader, clock::now()));
     }
@@ -85,7 +85,7 @@ impl Contacts {
     }
 }
 
-/// One link per peer and purpose, opened on demand.
+/// One link for each peer and purpose, opened on demand.
 pub(crate) struct Links {
     pub(crate) context: Arc<Context>,
     links: Mutex<HashMap<(NodeId, Channel), Arc<Link>>>,
@@ -109,12 +109,12 @@ impl Links {
         link
     }
 
-    /// Whether the connection that carries heartbeats to a peer stands.
+    /// Whether the connection that carries heartbeats to a peer is open.
     pub(crate) fn is_connected(&self, node: NodeId) -> bool {
         self.links.lock().get(&(node, Channel::Control)).is_some_and(|link| link.is_connected())
     }
 
-    /// Closes the links to nodes that are no members any more.
+    /// Closes the links to nodes that are no longer members.
     pub(crate) fn retain(&self, is_member: impl Fn(NodeId) -> bool) {
         self.links.lock().retain(|(node, _), _| is_member(*node));
     }

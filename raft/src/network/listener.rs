@@ -1,8 +1,8 @@
-//! Accepts connections from peers and feeds their requests to [`Inbound`].
+//! Accepts connections from peers and passes their requests to [`Inbound`].
 //!
-//! Each connection has one reader and one writer. Appends keep their order; a snapshot is received
-//! by its own connection; everything else is answered concurrently, up to a bound, beyond which the
-//! peer is told that we are busy.
+//! Each connection has one reader and one writer. Appends keep their order. A snapshot is received by its own
+//! connection. Other requests are answered concurrently, up to a limit; beyond it the peer gets the answer
+//! that this node is busy.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
@@ -26,18 +26,19 @@ use super::wire::put_frame;
 use crate::clock;
 use crate::codec::{self, Channel, Request, Response};
 
-/// Connections that are served at once.
+/// Maximum number of connections.
 const CONNECTIONS_MAX: usize = 256;
-/// Connections that have not said who they are. Beyond it one of them is closed: the oldest of the address that has
-/// the most. So whoever opens many pushes out their own.
+/// Maximum number of connections that have not finished the greeting. If there is one more, the oldest
+/// connection of the address with the most is closed. So an address that opens many connections only closes
+/// its own.
 const GREETINGS_MAX: usize = 256;
-/// Between two log lines about refused connections: anyone can cause one.
+/// Minimum interval between two log lines about refused connections, because anyone can cause one.
 const REFUSALS_LOGGED_EVERY: Duration = Duration::from_secs(10);
-/// Requests of one connection that are worked on at once.
+/// Maximum number of concurrent requests of one connection.
 const REQUESTS_MAX: usize = 4_096;
-/// Appends of one connection that wait for their disk write.
+/// Maximum number of appends of one connection that wait for their disk write.
 const APPENDS_MAX: usize = 256;
-/// A peer pings when it has nothing to say, so silence means that it is gone.
+/// Maximum time without data. A peer with nothing to send pings, so a longer silence means that it is gone.
 const IDLE_MAX: Duration = Duration::from_secs(15);
 const WRITE_BYTES_MAX: usize = 256 * 1024;
 
@@ -57,7 +58,7 @@ pub(crate) struct Refused {
     logged_at: Option<Instant>,
 }
 
-/// The greeting to close when there are too many: the oldest of the address that has the most.
+/// The connection to close if there are too many without a greeting: the oldest of the address with the most.
 fn one_to_close<T>(greetings: &VecDeque<(IpAddr, T)>) -> Option<usize> {
     let mut counts: HashMap<IpAddr, usize> = HashMap::new();
     for (from, _) in greetings {
@@ -118,7 +119,7 @@ impl Listener {
         }
     }
 
-    /// Has a connection say who is there; `None` for one that does not, or may not come in.
+    /// Receives the greeting of a connection; `None` if there is none, or the peer is refused.
     async fn greet(&self, stream: TcpStream) -> Option<(Reader, Writer, Greeted)> {
         let context = self.inbound.context();
         let greeting = async {
@@ -136,7 +137,7 @@ impl Listener {
         }
     }
 
-    /// Logs that a connection was refused, and how many others were since the last such line.
+    /// Logs that a connection was refused, with the number of refusals since the last such line.
     fn log_refusal(&self, error: &std::io::Error) {
         let mut refused = self.refused.lock();
         refused.since_logged += 1;
@@ -199,7 +200,7 @@ impl Listener {
     ) -> std::io::Result<()> {
         let from = peer.node_id;
         let places = Arc::new(Semaphore::new(REQUESTS_MAX));
-        // Ends with the connection, and with it whatever still works for this peer.
+        // Ends with the connection, together with all work for this peer.
         let tasks = TaskTracker::new();
         let gone = self.stop.child_token();
         let _guard = gone.clone().drop_guard();
@@ -247,7 +248,7 @@ impl Listener {
                     }
                     let inbound = self.inbound.clone();
                     let mut answering = Box::pin(async move { (id, inbound.answer(from, request).await) });
-                    // The first poll hands the entries to the core, so that they keep their order.
+                    // The first poll passes the entries to the core, so that they keep their order.
                     match futures::poll!(&mut answering) {
                         std::task::Poll::Ready(answer) if waiting.is_empty() => { let _ = answers.send(answer).await; }
                         std::task::Poll::Ready(answer) => waiting.push_back(futures::future::Either::Left(std::future::ready(answer))),
@@ -270,7 +271,7 @@ impl Listener {
             let response = match request {
                 Request::Ping => self.inbound.pong(from),
                 request => {
-                    // While the snapshot is verified and installed the peer still gets its pongs.
+                    // While the snapshot is verified and installed, the peer still gets answers to its pings.
                     let mut receiving = std::pin::pin!(receiver.receive(request));
                     loop {
                         tokio::select! {

@@ -1,9 +1,9 @@
-//! How nodes talk to each other.
+//! Communication between nodes.
 //!
-//! Flow: [`links`] keeps one outgoing [`link`] per peer and purpose, so that bulk never delays a
-//! heartbeat; [`listener`] accepts connections, [`handshake`] turns strangers away, and [`inbound`]
-//! answers requests from the consensus core or the application. [`outbound`] is what the consensus
-//! core sends through. Nothing here decides anything about leadership or state.
+//! Flow: [`links`] has one outgoing [`link`] for each peer and purpose, so that bulk data never delays a
+//! heartbeat. [`listener`] accepts connections, and [`handshake`] refuses strangers. [`inbound`] answers
+//! requests with the consensus core or the application. The consensus core sends through [`outbound`].
+//! Nothing here decides about leadership or state.
 
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) mod fuzz;

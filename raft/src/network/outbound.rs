@@ -1,7 +1,7 @@
-//! What the consensus core sends to its peers through.
+//! Sends the requests of the consensus core to its peers.
 //!
-//! Appends are pipelined in order on their own connection; heartbeats, votes and transfers share
-//! one that never carries bulk; a snapshot streams in chunks on a third.
+//! Appends are pipelined in order on their own connection. Heartbeats, votes and transfers share a second
+//! one, which never carries bulk data. A snapshot is sent in chunks on a third one.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -30,9 +30,9 @@ use crate::config::{Member, NodeId};
 use crate::consensus::{self, LogId, TypeConfig, Vote};
 use crate::storage::snapshots::SnapshotFile;
 
-/// Appends to one peer that wait for their answer.
+/// Maximum number of appends to one peer in flight.
 const APPENDS_IN_FLIGHT: usize = 32;
-/// An append waits for the peer's disk, so it gets longer than a heartbeat.
+/// Time limit for an append. It is longer than for a heartbeat, because an append waits for the peer's disk.
 const APPEND_TIMEOUT: Duration = Duration::from_secs(3);
 const CHUNK_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -43,7 +43,7 @@ pub(crate) struct Outbound {
     pub(crate) links: Arc<Links>,
 }
 
-/// The core's way to one peer.
+/// The core's connections to one peer.
 pub(crate) struct PeerNetwork {
     me: NodeId,
     target: NodeId,
@@ -214,7 +214,7 @@ async fn read_chunk(file: &SnapshotFile, offset: u64) -> io::Result<Vec<u8>> {
     .map_err(io::Error::other)?
 }
 
-/// One append on its way, with what is needed to report its result.
+/// An append in flight, with what is needed to report its result.
 struct InFlight {
     prev: Option<LogId>,
     last: Option<LogId>,
@@ -223,13 +223,13 @@ struct InFlight {
 
 type Answered = (Option<LogId>, Option<LogId>, Result<Response, LinkError>);
 
-/// The requests of a pipeline that wait for their answers, by the last log id of each, in order.
+/// The requests of a pipeline that wait for their answers, in order, each with its last log id.
 ///
-/// The core takes an answer for that of every request up to its log id, those that were sent later
-/// included: of a request that only tells how far is committed, and of the entries before it, the last
-/// log id is the same. A late answer to the entries would be taken for a fresh one, and a leader that was
-/// cut off would believe that it is still followed. So an answer is told only when no later request with
-/// the same log id is under way; that one's answer says as much.
+/// The core takes an answer as the answer to every request up to its log id, including those that were sent
+/// later. A request without entries, which only reports the commit index, has the same last log id as the
+/// entries before it. So a late answer to the entries would be taken for a fresh one, and a leader that was
+/// cut off would believe that it is still followed. Therefore an answer is reported only if no later request
+/// with the same log id is in flight. The answer to that later request has the same content.
 #[derive(Default)]
 struct Waiting(VecDeque<Option<LogId>>);
 
@@ -238,7 +238,7 @@ impl Waiting {
         self.0.push_back(last);
     }
 
-    /// Takes note of the next answer; whether the core may be told of it.
+    /// Records the next answer. Returns whether it may be reported to the core.
     fn answered(&mut self) -> bool {
         let answered = self.0.pop_front().flatten();
         !self.0.iter().any(|later| *later <= answered)
@@ -276,7 +276,7 @@ impl<S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> Pipeline<'_, S>
         );
     }
 
-    /// The next result, in the order of the requests; nothing follows an error or a partial success.
+    /// The next result, in the order of the requests. Nothing follows an error or a partial success.
     async fn next(&mut self) -> Option<Rpc<StreamAppendResult<TypeConfig>>> {
         while !self.stopped {
             if self.in_flight.is_empty() && self.input_ended {
@@ -423,7 +423,7 @@ mod tests {
         let mut waiting = Waiting::default();
         waiting.sent(id(7));
         waiting.sent(id(8));
-        // It brings no entries, only how far is committed.
+        // A request without entries, which only reports the commit index.
         waiting.sent(id(8));
         assert!(waiting.answered(), "what follows brings more");
         assert!(!waiting.answered(), "the last one is not answered yet");

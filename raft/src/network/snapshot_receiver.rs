@@ -1,6 +1,6 @@
-//! Receives one snapshot at a time over its connection, verifies it, and has it installed.
+//! Receives one snapshot at a time, verifies it, and has it installed.
 //!
-//! An unfinished file is removed; nothing reaches the state before its checksum is right.
+//! An incomplete file is removed. Nothing reaches the state before the checksum is verified.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -12,7 +12,7 @@ use crate::codec::{Request, Response, VoteDto};
 use crate::config::NodeId;
 use crate::storage::snapshots::SnapshotFile;
 
-/// Bytes of one chunk.
+/// Length of a chunk, in bytes.
 pub(crate) const CHUNK_LEN: usize = 512 * 1024;
 
 struct Incoming {
@@ -25,7 +25,7 @@ struct Incoming {
 
 impl Drop for Incoming {
     fn drop(&mut self) {
-        // Gone already when it was installed.
+        // The file no longer exists here if it was installed.
         let _ = fs::remove_file(&self.path);
     }
 }

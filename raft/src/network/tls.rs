@@ -1,7 +1,7 @@
 //! Mutual TLS between nodes.
 //!
-//! Both sides must show a certificate of the cluster's authority, and each checks that the other's
-//! carries the name of the node that it claims to be.
+//! Both sides must present a certificate of the cluster's authority. Each side checks that the other's
+//! certificate has the name of the node that it claims to be.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -80,7 +80,7 @@ impl Transport {
         })
     }
 
-    /// Protects an outgoing connection; the peer must prove to be `target`.
+    /// Protects an outgoing connection. The peer must prove that it is `target`.
     pub(crate) async fn connect(
         &self,
         tcp: TcpStream,
@@ -97,8 +97,8 @@ impl Transport {
         }
     }
 
-    /// Protects an incoming connection and returns the peer's certificate, whose name is checked
-    /// once the peer has said who it is.
+    /// Protects an incoming connection and returns the peer's certificate. Its name is checked once the peer
+    /// has said which node it is.
     pub(crate) async fn accept(
         &self,
         tcp: TcpStream,
@@ -122,7 +122,7 @@ impl Transport {
     }
 }
 
-/// Whether a certificate carries the name of a node of a cluster.
+/// Whether a certificate has the name of a node of the cluster.
 pub(crate) fn check_name(
     certificate: &CertificateDer<'_>,
     cluster_id: &str,

@@ -1,6 +1,6 @@
 //! Frames on a stream: `u32 length | u64 request id | envelope`.
 //!
-//! A frame over the limit ends the connection before it is read.
+//! A frame above the length limit ends the connection before it is read.
 
 use std::io;
 
@@ -40,7 +40,7 @@ fn finish_frame(start: usize, out: &mut [u8]) {
     out[start..start + PREFIX_LEN].copy_from_slice(&len.to_be_bytes());
 }
 
-/// Reads frames; may be dropped between two calls but not during one.
+/// Reads frames. It may be dropped between two calls, but not during one.
 pub(crate) struct FrameReader<R> {
     inner: R,
     buffer: BytesMut,
@@ -52,7 +52,8 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         Self { inner, buffer: BytesMut::with_capacity(64 * 1024), frame_len_max }
     }
 
-    /// The next frame, or `None` at an orderly end. Cancel-safe: what was read stays in the buffer.
+    /// The next frame, or `None` at the orderly end of the stream. Cancel-safe: data that was read stays in
+    /// the buffer.
     pub(crate) async fn next(&mut self) -> io::Result<Option<(u64, Bytes)>> {
         loop {
             if let Some(frame) = self.take_frame()? {

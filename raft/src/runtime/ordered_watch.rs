@@ -1,7 +1,8 @@
-//! tokio's watch channel, whose waiters are woken in the order in which they began to wait.
+//! tokio's watch channel with a fixed order: waiting tasks are woken in the order in which they began to
+//! wait.
 //!
-//! tokio's own spreads its waiters over several lists by random numbers that cannot be seeded: two
-//! runs of one simulation would go apart there.
+//! tokio's own channel distributes waiting tasks with random numbers that cannot be seeded, so two runs of
+//! one simulation would differ.
 
 use std::sync::Arc;
 
@@ -9,30 +10,30 @@ use openraft::async_runtime::watch::{RecvError, SendError, Watch, WatchReceiver,
 use openraft::{OptionalSend, OptionalSync};
 use tokio::sync::{Notify, watch};
 
-/// The channel, as the consensus core asks for it.
+/// The channel, as the consensus core requires it.
 pub(crate) struct OrderedWatch;
 
-/// Its sending end.
+/// The sending end.
 pub(crate) struct Sender<T> {
-    // Dropped first: whoever the notifier wakes sees the channel closed.
+    // Dropped first, so that a task that the notifier wakes sees the closed channel.
     values: watch::Sender<T>,
     notifier: NotifierOfSender,
 }
 
-/// Its receiving end.
+/// The receiving end.
 pub(crate) struct Receiver<T> {
     values: watch::Receiver<T>,
     notifier: Arc<Notify>,
 }
 
 impl<T> Receiver<T> {
-    /// Whether every sender is gone.
+    /// Whether every sender was dropped.
     pub(crate) fn is_closed(&self) -> bool {
         self.values.has_changed().is_err()
     }
 }
 
-/// Wakes whoever waits when a sender is gone, which may have been the last.
+/// Wakes all waiting tasks when a sender is dropped, because it may be the last one.
 #[derive(Clone)]
 struct NotifierOfSender(Arc<Notify>);
 
@@ -98,9 +99,10 @@ impl<T: OptionalSend + OptionalSync> WatchReceiver<OrderedWatch, T> for Receiver
     async fn changed(&mut self) -> Result<(), RecvError> {
         let Self { values, notifier } = self;
         loop {
-            // Taken before the look: `notify_waiters` counts from here on, also before the first poll.
+            // Created before the value is read: `notify_waiters` counts from here on, even before the first
+            // poll.
             let rung = notifier.notified();
-            // The last value counts also where its sender is gone since.
+            // The last value also counts if its sender has been dropped since.
             if values.borrow().has_changed() {
                 values.mark_unchanged();
                 return Ok(());

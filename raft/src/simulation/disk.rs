@@ -1,7 +1,7 @@
-//! A disk that loses in a crash what was not synced, and whose syncs are slow and gather.
+//! A simulated disk. A crash loses what was not synced. Syncs are slow and cover groups of operations.
 //!
-//! Like the real log's writer: entries can be read as soon as they are appended; one task makes a
-//! group of operations durable at once and then completes them in order.
+//! Like the writer of the real log: entries can be read as soon as they are appended. One task makes a group
+//! of operations durable together and then completes them in order.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Debug;
@@ -21,7 +21,7 @@ use super::world::{Shared, hash_of};
 use crate::codec::StoredEntry;
 use crate::consensus::{Entry, LogId, TypeConfig, Vote};
 
-/// What is on a disk, or will be.
+/// The content of a disk, synced or not.
 #[derive(Clone, Default)]
 struct Image {
     vote: Option<Vote>,
@@ -56,7 +56,7 @@ impl Image {
     }
 }
 
-/// A node's disk, which outlives its processes.
+/// A node's disk. It outlives the node's processes.
 #[derive(Default)]
 pub(super) struct Disk {
     durable: Image,
@@ -64,18 +64,18 @@ pub(super) struct Disk {
     unsynced: VecDeque<Write>,
     written: u64,
     synced: u64,
-    /// The process that it belongs to; of those before, nothing is taken any more.
+    /// The process to which it belongs. Operations of earlier processes are ignored.
     process: u64,
     pub(super) snapshot: Option<SimSnapshot>,
-    /// Until when syncs take long.
+    /// Until this time syncs take long.
     pub(super) slow_until_ms: u64,
 }
 
 pub(super) type SharedDisk = Arc<Mutex<Disk>>;
 
 impl Disk {
-    /// The power goes: of what was not synced, only the first so many in a hundred are on the disk.
-    /// Gives how many writes are lost.
+    /// A power failure. Of the operations that were not synced, only the first `kept_percent` percent stay on
+    /// the disk. Returns the number of lost operations.
     pub(super) fn crash(&mut self, kept_percent: u64) -> u64 {
         let kept = self.unsynced.len() as u64 * kept_percent / 100;
         for write in self.unsynced.drain(..).take(usize::try_from(kept).unwrap_or(0)) {
@@ -92,7 +92,7 @@ impl Disk {
         self.process
     }
 
-    /// The purged index, and what stands at each index after it.
+    /// The purged index, and the entry at each index after it.
     pub(super) fn log(&self) -> (u64, BTreeMap<u64, u64>) {
         let purged = self.volatile.purged.as_ref().map_or(0, |id| id.index);
         let log = self.volatile.log.iter().map(|(index, entry)| (*index, entry_hash(entry)));
@@ -116,7 +116,7 @@ impl Disk {
     }
 }
 
-/// A number that stands for an entry.
+/// A number that represents an entry.
 pub(super) fn entry_hash(entry: &Entry) -> u64 {
     let stored = StoredEntry::V1(crate::consensus::entry_to_dto(entry));
     hash_of(crate::codec::encode(&stored))
@@ -136,7 +136,7 @@ pub(super) struct SimLog {
     fault: Option<KnownFault>,
 }
 
-/// More waits for a sync than the core ever has under way.
+/// Maximum number of waits for a sync. The core never has this many.
 const SYNCS_MAX: usize = 10_000;
 
 impl SimLog {
@@ -147,7 +147,7 @@ impl SimLog {
         Self { disk, process, syncs, fault }
     }
 
-    /// Writes for the process, if it still is the present one.
+    /// Writes for the process, if it is still the present one.
     fn write(&self, write: Write) -> io::Result<u64> {
         let mut disk = self.disk.lock();
         if disk.process != self.process {
@@ -185,7 +185,7 @@ async fn sync(
         for (_, waiter) in group {
             match waiter {
                 Waiter::Append(callback) => callback.io_completed(Ok(())),
-                // Whoever asked may have given up.
+                // The caller may have given up.
                 Waiter::Vote(done) => drop(done.send(())),
             }
         }
@@ -255,7 +255,7 @@ impl RaftLogStorage<TypeConfig> for SimLog {
         if self.fault == Some(KnownFault::AckBeforeSync) {
             callback.io_completed(Ok(()));
             let (later, _nobody) = oneshot::channel();
-            // It is synced as late as ever.
+            // The sync still takes its usual time.
             let _gone = self.syncs.send((written, Waiter::Vote(later))).await;
             return Ok(());
         }

@@ -1,4 +1,4 @@
-//! Carries committed entries to the application, and snapshots back and forth, as a node does.
+//! Passes committed entries to the application and transfers snapshots, as a real node does.
 
 use std::io;
 use std::sync::Arc;
@@ -16,14 +16,15 @@ use crate::application::CommittedEntry;
 use crate::config::NodeId;
 use crate::consensus::{self, Entry, LogId, Reply, SnapshotMeta, StoredMembership, TypeConfig};
 
-/// A snapshot: what it is of, and its bytes.
+/// A snapshot: what it covers, and its bytes.
 #[derive(Clone, Debug)]
 pub(super) struct SimSnapshot {
     pub(super) meta: SnapshotMeta,
     pub(super) bytes: Arc<Vec<u8>>,
 }
 
-/// Hashing the whole state after every entry would be most of the run.
+/// How many entries are applied between two digests. A digest after every entry would take most of the run's
+/// time.
 const DIGEST_EVERY: u64 = 4;
 
 type Snapshot = openraft::alias::SnapshotOf<TypeConfig, SimSnapshot>;
@@ -37,12 +38,12 @@ pub(super) struct SimMachine {
     world: Shared,
     last_applied: Option<LogId>,
     membership: StoredMembership,
-    /// An entry to leave out, where that fault is switched on.
+    /// Whether to leave out an entry, for the fault that does so.
     skip: bool,
 }
 
 impl SimMachine {
-    /// As it is after a start: what the last snapshot says.
+    /// The state after a start: that of the last snapshot.
     pub(super) fn open(
         node: NodeId,
         app: Box<dyn SimApplication>,
@@ -80,7 +81,7 @@ impl SimMachine {
         Ok(())
     }
 
-    /// Keeps a snapshot, if this process still is the present one.
+    /// Stores a snapshot, if this process is still the present one.
     fn keep(&self, snapshot: &SimSnapshot) {
         keep(&self.disk, self.process, snapshot);
     }
@@ -113,7 +114,7 @@ impl SimMachine {
             digest: entry.log_id.index.is_multiple_of(DIGEST_EVERY).then(|| app.digest()),
         };
         let mut world = self.world.lock();
-        // Of a process that was killed nobody sees any more what it does.
+        // The actions of a process that was killed have no effect.
         if self.disk.lock().process() == self.process {
             world.happened(&step);
             for violation in app.verdicts() {
@@ -185,7 +186,7 @@ impl RaftStateMachine<TypeConfig> for SimMachine {
     }
 }
 
-/// Puts one frozen state on the disk.
+/// Writes one copy of the state to the disk.
 pub(super) struct SimBuilder {
     made: Result<SimSnapshot, String>,
     disk: SharedDisk,

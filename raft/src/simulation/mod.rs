@@ -1,10 +1,10 @@
-//! The consensus core in one process, under virtual time; its faults follow from a seed.
+//! Runs the consensus core in one process under virtual time, with faults that depend on a seed.
 //!
-//! Real: the consensus core with this crate's settings and type parameters, the answering of peers,
-//! the bytes on the wire, and the application. Modelled: the disk (what was not synced is lost in a
-//! crash, syncs are slow and gather), the network (messages late, lost, repeated, reordered,
-//! partitions symmetric, one-way and with a bridge), clocks that run fast or slow, crashes, restarts,
-//! changes of the membership. Nothing here is part of a node.
+//! Real: the consensus core with this crate's settings and type parameters, the answers to peers, the bytes
+//! on the wire, and the application. Modelled: the disk (a crash loses what was not synced, and syncs are
+//! slow and cover groups), the network (messages are late, lost, repeated or reordered; partitions are
+//! symmetric, one-way, or with a bridge), clocks that run fast or slow, crashes, restarts, and changes of the
+//! membership. Nothing here is part of a real node.
 
 mod disk;
 mod invariants;
@@ -25,79 +25,79 @@ use crate::runtime;
 
 pub use world::{Dice, Violation};
 
-/// A replica of the state that a simulation can compare.
+/// An application whose states a simulation can compare.
 pub trait SimApplication: Application {
-    /// Equal for equal states.
+    /// A digest, which is equal for equal states.
     fn digest(&self) -> u64;
 
-    /// What was found wrong in what was applied since the last question.
+    /// The violations in what was applied since the last call.
     fn verdicts(&mut self) -> Vec<Violation>;
 }
 
-/// What clients and the leader propose.
+/// The proposals of clients and leaders.
 pub trait Workload: Send {
     /// The next proposal of a client.
     fn client(&mut self, client: usize, dice: &mut Dice) -> Bytes;
 
-    /// What a node proposes when it comes to lead, and from time to time while it does.
+    /// What a node proposes when it becomes leader, and from time to time while it leads.
     fn leader(&mut self, node: u64, dice: &mut Dice) -> Bytes;
 
-    /// The reply to something that was proposed.
+    /// The reply to a proposal.
     fn answered(&mut self, payload: &Bytes, reply: &Bytes);
 }
 
-/// A fault of the model that an invariant must find.
+/// A deliberate fault that an invariant must detect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KnownFault {
     /// Entries are acknowledged before they are synced.
     AckBeforeSync,
     /// A vote is answered before it is synced.
     VoteBeforeSync,
-    /// An entry is left out when a node applies its log after a restart.
+    /// A node leaves out an entry when it applies its log after a restart.
     SkipEntry,
 }
 
-/// What a run is like.
+/// The settings of a run.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
-    /// What everything random starts from.
+    /// The seed of all random numbers.
     pub seed: u64,
-    /// How long trouble lasts, in virtual milliseconds.
+    /// Duration of the faults, in virtual milliseconds.
     pub virtual_ms: u64,
-    /// A known fault that is switched on.
+    /// The deliberate fault that is switched on.
     pub fault: Option<KnownFault>,
 }
 
-/// What a run came to.
+/// The result of a run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Outcome {
-    /// A hash of everything that happened, in order.
+    /// A hash of all events, in order.
     pub trace: u64,
-    /// Steps after which every invariant was checked.
+    /// Number of steps. Every invariant was checked after each.
     pub steps: u64,
-    /// Messages that arrived.
+    /// Number of messages that arrived.
     pub messages: u64,
-    /// Entries applied, over all nodes.
+    /// Number of entries that were applied, over all nodes.
     pub applied: u64,
-    /// Proposals that were acknowledged.
+    /// Number of proposals that were acknowledged.
     pub acknowledged: u64,
-    /// Leaders that were seen.
+    /// Number of leaders.
     pub leaders: u64,
-    /// Crashes of a node.
+    /// Number of crashes.
     pub crashes: u64,
-    /// Operations that a crash took from a disk before they were synced.
+    /// Number of operations that crashes removed from a disk before they were synced.
     pub writes_lost: u64,
-    /// Partitions.
+    /// Number of partitions.
     pub partitions: u64,
-    /// Changes of the membership that went through.
+    /// Number of successful changes of the membership.
     pub member_changes: u64,
-    /// Snapshots that a node took over from another.
+    /// Number of snapshots that a node received from another.
     pub snapshots_installed: u64,
-    /// The first broken invariant.
+    /// The first violated invariant.
     pub violation: Option<Violation>,
 }
 
-/// Runs one seed; stops at the first broken invariant.
+/// Runs one seed. It stops at the first violated invariant.
 pub fn run(
     plan: Plan,
     app: impl Fn() -> Box<dyn SimApplication> + Send + Sync + 'static,
@@ -110,7 +110,7 @@ pub fn run(
         .expect("a runtime without input and output needs nothing of the system");
     runtime::seed(Some(plan.seed));
     let outcome = tokio.block_on(trouble::drive(plan, Arc::new(app), workload));
-    // The core's tasks end with their runtime; whatever they still draw is nobody's.
+    // The tasks of the core end with their runtime. The random numbers that they still draw have no effect.
     drop(tokio);
     runtime::seed(None);
     outcome

@@ -1,6 +1,7 @@
-//! The network between the nodes: messages late, lost, repeated, reordered, and held back by partitions.
+//! The simulated network between the nodes: messages are late, lost, repeated, reordered, and stopped by
+//! partitions.
 //!
-//! What is sent is the bytes that would be on the wire.
+//! It carries the same bytes as a real connection.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -31,20 +32,20 @@ use crate::network::outbound::{append_dto, vote_request};
 
 type Rpc<T> = Result<T, RPCError<TypeConfig>>;
 
-/// The running nodes, and what connects them.
+/// The running nodes and the connections between them.
 #[derive(Clone)]
 pub(super) struct SimNet {
     pub(super) world: Shared,
     pub(super) running: Arc<Mutex<BTreeMap<NodeId, Running>>>,
 }
 
-/// One node's way to the others.
+/// The connections of one node.
 pub(super) struct SimOutbound {
     pub(super) me: NodeId,
     pub(super) net: SimNet,
 }
 
-/// One node's way to one other.
+/// The connection from one node to another.
 pub(super) struct SimPeer {
     me: NodeId,
     target: NodeId,
@@ -64,11 +65,11 @@ impl RaftNetworkFactory<TypeConfig> for SimOutbound {
     }
 }
 
-/// Few messages are later than this, by far.
+/// Messages are almost never later than this.
 const LATE_MS: u64 = 2_500;
 
 impl SimNet {
-    /// Carries one message; false if it is lost on the way.
+    /// Carries one message. Returns false if it is lost.
     async fn carry(&self, from: NodeId, to: NodeId, bytes: u64) -> bool {
         let (delay_ms, lost) = {
             let mut world = self.world.lock();
@@ -96,8 +97,8 @@ impl SimNet {
         self.running.lock().get(&id).cloned()
     }
 
-    /// Sends a request and brings its answer back. Never ends if either is lost; an error if nobody
-    /// is there.
+    /// Sends a request and returns its answer. Never returns if either is lost. An error means that the other
+    /// node is not running.
     async fn ask(&self, from: NodeId, to: NodeId, request: Vec<u8>) -> Result<Response, String> {
         if !self.carry(from, to, hash_of(&request)).await {
             return std::future::pending().await;
@@ -120,7 +121,7 @@ impl SimNet {
             });
         }
         let response = answer(&node, &request).await;
-        // Who died meanwhile answers no more.
+        // A process that has died no longer answers.
         if self.node(to).is_none_or(|now| now.process != node.process) {
             return std::future::pending().await;
         }
@@ -132,7 +133,7 @@ impl SimNet {
     }
 }
 
-/// Answers as a node does.
+/// Answers a request as a real node does.
 async fn answer(node: &Running, request: &[u8]) -> Response {
     let request: Request = match codec::decode(request) {
         Ok(request) => request,

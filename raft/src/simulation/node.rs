@@ -1,4 +1,4 @@
-//! A node of a simulation: its disk, and the process that runs on it at present.
+//! A simulated node: its disk, and its present process.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,9 +22,10 @@ pub(super) type SimRaft = openraft::Raft<TypeConfig, SimMachine>;
 #[derive(Clone)]
 pub(super) struct Running {
     pub(super) raft: SimRaft,
-    /// Which of the node's processes.
+    /// The number of the process on this node.
     pub(super) process: u64,
-    /// Until then it grants no vote: what it granted before it stopped is not on its disk.
+    /// Until this time the process grants no vote, because votes that it granted before a stop are not on its
+    /// disk.
     pub(super) votes_from: tokio::time::Instant,
 }
 
@@ -32,11 +33,11 @@ pub(super) struct Running {
 pub(super) struct SimNode {
     pub(super) id: NodeId,
     pub(super) disk: SharedDisk,
-    /// By how much its clock is fast, in percent; slow if negative.
+    /// How much faster its clock runs, in percent; negative if it runs slower.
     drift_percent: i64,
 }
 
-/// What nodes are made of.
+/// Creates an application.
 pub(super) type NewApp = Arc<dyn Fn() -> Box<dyn SimApplication> + Send + Sync>;
 
 impl SimNode {
@@ -44,19 +45,20 @@ impl SimNode {
         Self { id, disk: SharedDisk::default(), drift_percent }
     }
 
-    /// A node's settings. Who has a fast clock waits for less than it believes.
+    /// The settings of the node. A node with a fast clock waits for less time than it assumes.
     fn config(&self) -> Config {
         let mut config = Config::new("simulation", self.id, "", ([127, 0, 0, 1], 0).into());
         let drifted = |ms: u64| ms * 100 / 100_u64.saturating_add_signed(self.drift_percent);
         config.heartbeat_interval_ms = drifted(config.heartbeat_interval_ms);
         config.election_timeout_min_ms = drifted(config.election_timeout_min_ms);
         config.election_timeout_max_ms = drifted(config.election_timeout_max_ms);
-        // So low that snapshots are made, logs are purged, and who was away is sent a snapshot.
+        // It is so low that snapshots are made, logs are purged, and a node that was away receives a
+        // snapshot.
         config.snapshot_every_entries = 40;
         config
     }
 
-    /// Starts a process on its disk.
+    /// Starts a process on the node's disk.
     pub(super) async fn start(
         &self,
         net: &SimNet,
@@ -85,17 +87,17 @@ impl SimNode {
         Ok(())
     }
 
-    /// Kills its process. Gives how many writes its disk lost.
+    /// Kills the process. Returns the number of operations that its disk lost.
     pub(super) fn crash(&self, net: &SimNet, kept_percent: u64) -> u64 {
         let Some(running) = net.running.lock().remove(&self.id) else { return 0 };
         let lost = self.disk.lock().crash(kept_percent);
-        // It is dead to all others already; this only ends its tasks.
+        // The other nodes see it as dead already. This only ends its tasks.
         tokio::spawn(async move { drop(running.raft.shutdown().await) });
         lost
     }
 }
 
-/// Tells when a process comes to lead, and with which log.
+/// Reports when a process becomes leader, and with which log.
 async fn watch(id: NodeId, running: Running, disk: SharedDisk, net: SimNet) {
     let mut metrics = running.raft.metrics();
     let mut led = 0;

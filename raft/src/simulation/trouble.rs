@@ -1,4 +1,4 @@
-//! A run: nodes, clients that propose, and everything that goes wrong; then calm, in which all must recover.
+//! A run: nodes, clients that propose, and faults; then a calm period in which all nodes must recover.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -26,13 +26,13 @@ const NODES_MAX: usize = 5;
 const CLIENTS: usize = 4;
 /// How long a client waits for an answer.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// When all faults are taken back, everything must be well within so long.
+/// Maximum time for the recovery of all nodes once all faults have ended.
 const RECOVERY_MAX: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 type Work = Arc<Mutex<Box<dyn Workload>>>;
 
-/// Everything that belongs to a run.
+/// The parts of a run.
 #[derive(Clone)]
 struct Run {
     plan: Plan,
@@ -82,14 +82,14 @@ impl Run {
         tokio::time::sleep(Duration::from_millis(ms)).await;
     }
 
-    /// A random node that runs.
+    /// A random running node.
     fn any_running(&self) -> Option<(NodeId, Running)> {
         let running = self.net.running.lock().clone();
         let nth = self.dice(0, running.len() as u64);
         running.into_iter().nth(usize::try_from(nth).unwrap_or(0))
     }
 
-    /// Every node that takes itself for the leader.
+    /// Every node that considers itself the leader.
     fn leaders(&self) -> Vec<(NodeId, Running)> {
         let running = self.net.running.lock().clone();
         let leads =
@@ -97,13 +97,13 @@ impl Run {
         running.into_iter().filter(|(_, node)| leads(node)).collect()
     }
 
-    /// Proposes through one node; gives the leader that it was sent to instead.
+    /// Proposes through one node. Returns the leader that the node names, if it does not lead.
     async fn write(&self, id: NodeId, node: &Running, payload: Bytes) -> Option<NodeId> {
         let writing = node.raft.client_write(Payload(payload.clone()));
         match tokio::time::timeout(PATIENCE, writing).await {
             Ok(Ok(response)) => {
                 let alive = self.net.running.lock().get(&id).map(|now| now.process);
-                // A process that was killed meanwhile told nobody.
+                // A process that was killed in the meantime answered nobody.
                 if alive == Some(node.process) {
                     let log_id = response.log_id;
                     let written = EntryPayload::Normal(Payload(payload.clone()));
@@ -122,7 +122,7 @@ impl Run {
     }
 }
 
-/// A client: one proposal after the other, through any node.
+/// A client: it makes one proposal after the other, through any node.
 async fn propose(run: Run, client: usize) {
     while !run.is_over() {
         run.pause(10, 250).await;
@@ -139,8 +139,8 @@ async fn propose(run: Run, client: usize) {
     }
 }
 
-/// Whoever takes itself for the leader does the leader's work; some of it is late, and is ordered by
-/// whoever leads then.
+/// Every node that considers itself the leader does the leader's work. Some of it is late and is ordered by a
+/// later leader.
 async fn lead(run: Run) {
     while !run.is_over() {
         run.pause(100, 900).await;
@@ -233,7 +233,7 @@ impl Trouble {
         self.nodes.keys().copied().nth(usize::try_from(nth).unwrap_or(0)).unwrap_or(1)
     }
 
-    /// One trouble after the other until the time is over.
+    /// Causes one fault after the other until the time is over.
     async fn make(&mut self) -> Result<(), String> {
         let until =
             self.run.net.world.lock().started + Duration::from_millis(self.run.plan.virtual_ms);
@@ -279,7 +279,7 @@ impl Trouble {
         }
     }
 
-    /// Waits until a count grows, within the patience of a client.
+    /// Waits until a count grows, at most as long as a client waits.
     async fn next(&self, count: impl Fn(&Outcome) -> u64) -> bool {
         let before = count(&self.run.net.world.lock().outcome);
         let grows = async {
@@ -290,8 +290,8 @@ impl Trouble {
         tokio::time::timeout(PATIENCE, grows).await.is_ok()
     }
 
-    /// All nodes lose power in the very moment in which a client was told that its write is safe,
-    /// and of what was not synced nothing is left.
+    /// All nodes lose power at the moment in which a client gets an acknowledgement. Everything that was not
+    /// synced is lost.
     async fn lose_power_after_an_acknowledgement(&self) -> Result<(), String> {
         if !self.next(|outcome| outcome.acknowledged).await {
             return Ok(());
@@ -302,8 +302,8 @@ impl Trouble {
         self.start_all(&all).await
     }
 
-    /// Those who voted for a new leader lose power before they hear from it again, and elect another
-    /// without it.
+    /// The voters of a new leader lose power before they hear from it again, and elect another one without
+    /// it.
     async fn lose_a_vote(&self) -> Result<(), String> {
         let Some((old, _)) = self.run.leaders().pop() else { return Ok(()) };
         let all: Vec<NodeId> = self.nodes.keys().copied().collect();
@@ -338,7 +338,7 @@ impl Trouble {
                 0 => world.cut.extend([(one, other), (other, one)]),
                 1 => drop(world.cut.insert((one, other))),
                 2 => drop(world.cut.insert((other, one))),
-                // It alone is heard by all: the others do not hear each other.
+                // One node is reached by all others, which do not reach each other.
                 _ => {
                     let others = all.iter().filter(|third| **third != one && **third != other);
                     let pairs: Vec<_> = others.map(|third| (other, *third)).collect();
@@ -355,7 +355,7 @@ impl Trouble {
         }
     }
 
-    /// Adds a new member and gives it a vote, or takes one away where there are many.
+    /// Adds a new member and makes it a voter, or removes one if there are many.
     async fn change_members(&mut self) -> Result<(), String> {
         let Some((_, leader)) = self.run.leaders().pop() else { return Ok(()) };
         let voters: BTreeSet<NodeId> =
@@ -389,8 +389,8 @@ impl Trouble {
         Ok(())
     }
 
-    /// Everything is taken back: within the stated time every voter has every write that was
-    /// acknowledged, and new ones are taken.
+    /// Ends all faults. Within a limited time every voter must have every acknowledged write, and new writes
+    /// must be accepted.
     async fn calm(&mut self) {
         {
             let mut world = self.run.net.world.lock();
@@ -417,7 +417,8 @@ impl Trouble {
         }
     }
 
-    /// Whether one node leads, something was acknowledged since, and every voter has applied as much as it.
+    /// Whether one node leads, a write was acknowledged since, and every voter has applied as much as the
+    /// leader.
     fn is_whole(&self, acknowledged_before: u64) -> bool {
         let leaders = self.run.leaders();
         let [(_, leader)] = leaders.as_slice() else { return false };

@@ -1,8 +1,8 @@
-//! The one clock of a simulation: tokio's, which stands still and jumps to the next thing that is due.
+//! The clock of a simulation: tokio's paused clock, which jumps to the next event.
 
 use tokio::time::Instant;
 
-/// The virtual present.
+/// The virtual present time.
 #[allow(clippy::disallowed_methods, reason = "it is paused, and no clock of the machine")]
 pub(super) fn now() -> Instant {
     Instant::now()

@@ -1,4 +1,4 @@
-//! What everyone in a simulation shares: the dice, the trace, what happened, and who watches over it.
+//! The shared data of a simulation: random numbers, the trace, the events, and the invariants.
 
 use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -18,7 +18,7 @@ use crate::runtime::step;
 pub struct Dice(u64);
 
 impl Dice {
-    /// Dice of their own.
+    /// New random numbers from a seed.
     #[must_use]
     pub fn new(seed: u64) -> Self {
         Self(seed)
@@ -31,34 +31,34 @@ impl Dice {
         number
     }
 
-    /// A number from `from` on, below `to`.
+    /// A number of at least `from` and below `to`.
     pub fn range(&mut self, from: u64, to: u64) -> u64 {
         from + self.any() % (to - from).max(1)
     }
 
-    /// Whether it happens that happens so often in a hundred.
+    /// True with a probability of `chance` percent.
     pub fn percent(&mut self, chance: u64) -> bool {
         self.any() % 100 < chance
     }
 }
 
-/// A broken invariant.
+/// A violated invariant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
-    /// Which one.
+    /// The name of the invariant.
     pub invariant: &'static str,
-    /// How.
+    /// What violated it.
     pub detail: String,
     /// When, in virtual milliseconds.
     pub at_ms: u64,
 }
 
-/// Shared by all tasks of a simulation, which run one at a time.
+/// Shared by all tasks of a simulation. They run one at a time.
 pub(super) struct World {
     pub(super) dice: Dice,
     pub(super) outcome: Outcome,
     pub(super) started: tokio::time::Instant,
-    /// The directed pairs of nodes that are cut.
+    /// The directed pairs of nodes that cannot communicate.
     pub(super) cut: BTreeSet<(NodeId, NodeId)>,
     pub(super) loss_percent: u64,
     pub(super) repeat_percent: u64,
@@ -89,7 +89,7 @@ impl World {
         u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// Adds to the trace.
+    /// Adds a value to the trace.
     pub(super) fn note(&mut self, what: impl Hash) {
         self.now_ms().hash(&mut self.trace);
         what.hash(&mut self.trace);
@@ -138,7 +138,7 @@ impl World {
     }
 }
 
-/// A number that stands for some bytes.
+/// A number that represents some bytes.
 pub(super) fn hash_of(bytes: impl Hash) -> u64 {
     let mut hasher = DefaultHasher::new();
     bytes.hash(&mut hasher);

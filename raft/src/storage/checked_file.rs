@@ -1,4 +1,4 @@
-//! A small file that is written whole, durably, and read back only if nothing of it changed.
+//! A small file that is always written as a whole, durably, and whose checksum is verified when it is read.
 
 use std::fs::{self, File};
 use std::io;
@@ -7,7 +7,7 @@ use std::path::Path;
 use super::{damaged, sync_dir};
 use crate::codec::{self, Body};
 
-/// What was last written under this name, or nothing. A damaged file is an error. Blocks.
+/// The last content of the file; `None` if there is no file. A damaged file is an error. Blocks.
 pub(crate) fn read<B: Body>(dir: &Path, name: &str) -> io::Result<Option<B>> {
     let bytes = match fs::read(dir.join(name)) {
         Ok(bytes) => bytes,
@@ -23,7 +23,7 @@ pub(crate) fn read<B: Body>(dir: &Path, name: &str) -> io::Result<Option<B>> {
     codec::decode(body).map(Some).map_err(|error| damaged(format!("{name} file: {error}")))
 }
 
-/// Replaces the file; after a power loss it is the old one or the new one. Blocks.
+/// Replaces the file. After a power failure it has either the old or the new content. Blocks.
 pub(crate) fn write<B: Body>(dir: &Path, name: &str, body: &B) -> io::Result<()> {
     let body = codec::encode(body);
     let mut bytes = crc32c::crc32c(&body).to_le_bytes().to_vec();

@@ -1,8 +1,8 @@
-//! How a record is laid out under an ordered key-value engine.
+//! The layout of a record in an ordered key-value engine.
 //!
-//! Key `0x01 ‖ be_u64(index)` holds the first chunk, `0x01 ‖ be_u64(index) ‖ be_u32(n)` the n-th
-//! after it; `0x02 ‖ name` holds metadata. Every value carries a checksum that covers its key, so
-//! that neither a flipped bit nor a misplaced value passes.
+//! Key `0x01 ‖ be_u64(index)` has the first chunk, and `0x01 ‖ be_u64(index) ‖ be_u32(n)` the n-th chunk
+//! after it. `0x02 ‖ name` has metadata. Every value has a checksum that covers its key, so that both a
+//! flipped bit and a misplaced value are detected.
 
 use std::io;
 
@@ -109,14 +109,14 @@ pub(super) fn unseal_meta(name: &[u8], value: &[u8]) -> io::Result<Vec<u8>> {
     unseal(&meta_key(name), value).map(<[u8]>::to_vec)
 }
 
-/// Puts the chunks of an ordered scan together again.
+/// Joins the chunks of an ordered scan to records.
 #[derive(Default)]
 pub(super) struct Joiner {
     open: Option<(Record, usize, u32)>,
 }
 
 impl Joiner {
-    /// Takes the next pair of the scan; returns a record once it is whole.
+    /// Adds the next pair of the scan. Returns a record once it is complete.
     pub(super) fn push(&mut self, key: &[u8], value: &[u8]) -> io::Result<Option<Record>> {
         let index =
             index_of_key(key).ok_or_else(|| damaged("a key among the log entries is malformed"))?;
@@ -154,7 +154,7 @@ impl Joiner {
         }
     }
 
-    /// Call at the end of a scan: an entry that is still open lost its last chunk.
+    /// Must be called at the end of a scan. If the last entry is incomplete, its last chunk was lost.
     pub(super) fn finish(&mut self) -> io::Result<()> {
         match self.open.take() {
             None => Ok(()),

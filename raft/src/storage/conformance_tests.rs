@@ -1,4 +1,4 @@
-//! The consensus library's own storage suite, on every engine.
+//! Runs the storage test suite of the consensus library on every engine.
 
 use std::io::{self, Read, Write};
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! What the engines do after a reopen, a cut tail, a flipped byte and a power loss.
+//! Tests the engines after a reopen, a cut tail, a flipped byte and a power failure.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -82,7 +82,7 @@ async fn everything_survives_reopening() {
     }
 }
 
-/// The engine's biggest file, where a cut or a flip meets real data.
+/// The largest file of the engine, where a cut or a flipped byte affects real data.
 fn data_file(kind: EngineKind, dir: &Path) -> std::path::PathBuf {
     match kind {
         EngineKind::Sled => dir.join("sled/db"),
@@ -115,7 +115,7 @@ fn copy_dir(from: &Path, to: &Path) {
     }
 }
 
-/// Opens a damaged copy: it must be refused, or still hold every entry that was acknowledged.
+/// Opens a damaged copy. It must be refused, or still have every acknowledged entry.
 async fn refused_or_whole(
     kind: EngineKind,
     original: &Path,
@@ -185,7 +185,7 @@ async fn a_flipped_byte_is_never_a_wrong_log() {
     }
 }
 
-/// The long runs found the start before the refusal to finish a purge, over entries that were damaged.
+/// Regression: a start finished a purge, over entries that were damaged, before it refused the directory.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_refused_stays_as_it_is_and_is_taken_once_it_is_mended() {
     let dir = written(EngineKind::Wal).await;
@@ -225,12 +225,12 @@ async fn a_vote_that_went_missing_is_noticed() {
     assert!(error.to_string().contains("vote"), "{error}");
 }
 
-/// A disk that forgets whatever was not synced.
+/// A disk that loses everything that was not synced.
 #[derive(Clone, Debug, Default)]
 struct LossyDisk {
     durable: Arc<Mutex<Vec<u8>>>,
     present: Arc<Mutex<Vec<u8>>>,
-    /// Unsynced writes that survive the power loss anyway, in arbitrary choice.
+    /// Unsynced writes that survive the power failure, chosen arbitrarily.
     unsynced: Arc<Mutex<BTreeMap<u64, Vec<u8>>>>,
 }
 
@@ -265,7 +265,7 @@ impl redb::StorageBackend for LossyDisk {
 }
 
 impl LossyDisk {
-    /// The disk after the power came back: what was synced, and some of what was not.
+    /// The disk after the power failure: what was synced, and some of the rest.
     fn after_power_loss(&self, keep: impl Fn(usize) -> bool) -> Self {
         let mut bytes = self.durable.lock().clone();
         for (number, (offset, data)) in self.unsynced.lock().iter().enumerate() {
@@ -304,8 +304,8 @@ fn redb_keeps_what_was_synced_through_a_power_loss() {
     }
 }
 
-/// sled writes through the file system, so its power loss is a copy of the file as of each sync,
-/// with everything after it cut off or overwritten by zeros.
+/// sled writes through the file system. So its power failure is a copy of the file as of each sync, in which
+/// everything after that is cut off or zero.
 #[test]
 fn sled_keeps_what_was_synced_through_a_power_loss() {
     let dir = tempfile::tempdir().unwrap();
@@ -326,12 +326,12 @@ fn sled_keeps_what_was_synced_through_a_power_loss() {
     }
 }
 
-/// Small, so that the tests meet many of them.
+/// It is small, so that the tests use many segments.
 const SEGMENT_LEN: u64 = 64 * 1024;
 const SECTOR: usize = 512;
 
-/// `before` with some of the sectors that a sync was writing when the power went: those of `after`
-/// that differ and that `keep` chooses. A file that is only in `after` is there or not.
+/// `before` with some of the sectors that a sync was writing when the power failed. These are the sectors in
+/// which `after` differs and that `keep` selects. A file that is only in `after` may exist or not.
 fn power_lost(before: &Path, after: &Path, to: &Path, keep: impl Fn(usize) -> bool) {
     copy_dir(before, to);
     let mut number = 0;
@@ -381,7 +381,7 @@ fn wal_keeps_what_was_synced_through_a_power_loss() {
             let read = recovered.read(0..u64::MAX, usize::MAX).unwrap();
             assert_eq!(read, (0..=last).map(record).collect::<Vec<_>>());
             assert_eq!(recovered.get_meta(MetaKey::Vote).unwrap().unwrap(), round.to_le_bytes());
-            // What is written next stands where the torn frame stood.
+            // The next frame is written at the position of the torn one.
             recovered.append(&[record(last + 1)]).unwrap();
             recovered.sync().unwrap();
             drop(recovered);
@@ -426,7 +426,7 @@ fn wal_segments_are_used_again_and_lost_ones_are_noticed() {
         engine.append(&[record(index)]).unwrap();
         engine.sync().unwrap();
     }
-    // Everything goes, and the log goes on further ahead, as after a snapshot from the leader.
+    // All entries are removed, and the log continues at a later index, as after a snapshot from the leader.
     engine.put_meta(MetaKey::Purged, b"999").unwrap();
     engine.sync().unwrap();
     engine.purge_upto(999).unwrap();
@@ -460,7 +460,7 @@ fn sled_refuses_values_outside_its_log_and_removes_unfinished_snapshots() {
     assert!(open_engine(EngineKind::Sled, dir.path(), 1024 * 1024).is_err());
 }
 
-/// An engine whose syncs can be made to fail, or to take their time.
+/// An engine whose syncs can be made to fail or to be slow.
 struct TroubledEngine {
     inner: Arc<dyn LogEngine>,
     fail: AtomicBool,
@@ -531,8 +531,8 @@ async fn a_failed_sync_is_fatal_and_never_tried_again() {
     assert_eq!(engine.syncs.load(Ordering::SeqCst), before);
 }
 
-/// A follower that was away: what it has beyond the leader's log is cut off, a snapshot takes it
-/// beyond its end, and the entries after the snapshot come before the disk has done any of that.
+/// A follower that was away. The entries that the leader does not have are cut off, a snapshot replaces its
+/// log beyond the end, and the entries after the snapshot arrive before the disk has done any of that.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_snapshot_beyond_the_end_and_the_entries_after_it_may_be_one_group() {
     for kind in ALL {
@@ -545,7 +545,7 @@ async fn a_snapshot_beyond_the_end_and_the_entries_after_it_may_be_one_group() {
         engine.slow.store(true, Ordering::SeqCst);
         let (done, written) = TypeConfig::oneshot();
         log.append(vec![entry(10, 10)], IOFlushed::signal(done)).await.unwrap();
-        // While that is synced, the rest gathers.
+        // While that is being synced, the rest is collected.
         log.truncate_after(Some(id(7))).await.unwrap();
         log.purge(id(40)).await.unwrap();
         append(&mut log, vec![entry(41, 10), entry(42, 10)]).await;
@@ -563,7 +563,7 @@ async fn a_snapshot_beyond_the_end_and_the_entries_after_it_may_be_one_group() {
     }
 }
 
-/// The snapshot reached the disk, and then the power went before the log was cut off.
+/// The snapshot reached the disk, and the power failed before the log was cut off.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_log_that_the_snapshot_contradicts_is_dropped_and_any_other_kept() {
     let of_next_term = |index| LogId::new(CommittedLeaderId::new(2), index);

@@ -1,8 +1,8 @@
-//! Tells whether a node came back with the data directory that it left with.
+//! Detects whether a node returned with the data directory that it had before.
 //!
-//! A node that lost its directory has forgotten what it acknowledged and whom it voted for. Taken back
-//! under its old number it could help a majority to forget, too. So each directory has a number of its
-//! own, and each node keeps the numbers of the directories with which it first met its peers.
+//! A node that lost its directory has forgotten what it acknowledged and for whom it voted. If it were
+//! accepted under its old id, it could help a majority to lose acknowledged entries. So each directory has
+//! its own id, and each node stores the directory ids with which it first met its peers.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use crate::codec::{DirIds, DirIdsDto};
 use crate::config::NodeId;
 
 const FILE: &str = "dir-ids";
-/// More peers are not kept in mind; numbers are never used again, so that some are left over.
+/// Maximum number of peers. Node ids are never reused, so ids of former members remain.
 const PEERS_MAX: usize = 4_096;
 
 pub(crate) struct DirIdsFile {
@@ -24,7 +24,7 @@ pub(crate) struct DirIdsFile {
 }
 
 impl DirIdsFile {
-    /// Reads the numbers, and gives a directory one that has none. Blocks.
+    /// Reads the ids, and creates one for a new directory. Blocks.
     pub(crate) fn open(dir: &Path) -> io::Result<Self> {
         let ids = match checked_file::read(dir, FILE)? {
             Some(DirIds::V1(ids)) => ids,
@@ -37,13 +37,13 @@ impl DirIdsFile {
         Ok(Self { dir: dir.to_owned(), own: ids.own, ids: Mutex::new(ids) })
     }
 
-    /// The number of this directory.
+    /// The id of this directory.
     pub(crate) fn own(&self) -> u64 {
         self.own
     }
 
     /// Whether this is the directory with which `peer` was first met in this line of history. The first
-    /// meeting is made durable; a disk that takes no writes leaves it to the next one. Blocks.
+    /// meeting is stored durably. If the disk accepts no writes, the next meeting stores it. Blocks.
     pub(crate) fn meet(&self, lineage: u64, peer: NodeId, dir_id: u64) -> bool {
         let mut ids = self.ids.lock();
         let same_line = ids.lineage == lineage;
@@ -66,7 +66,7 @@ impl DirIdsFile {
         true
     }
 
-    /// Whether `peer` was never met in this line of history, or with this directory. Notes nothing.
+    /// Whether `peer` was never met in this line of history, or was met with this directory. Stores nothing.
     pub(crate) fn may_be(&self, lineage: u64, peer: NodeId, dir_id: u64) -> bool {
         met(&self.ids.lock(), lineage, peer).is_none_or(|met| met == dir_id)
     }

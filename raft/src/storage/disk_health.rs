@@ -1,6 +1,6 @@
-//! What the disk is doing, for the watchdog and the status page.
+//! The state of the disk, for the watchdog and the status.
 //!
-//! Written by the log thread, read by everyone, never blocking: a heartbeat must be able to ask
+//! The log thread writes it and all threads read it. Reads never block, because heartbeats must be answered
 //! while a sync hangs.
 
 use std::collections::VecDeque;
@@ -17,7 +17,7 @@ const SAMPLES_MAX: usize = 1_024;
 
 pub(crate) struct DiskHealth {
     epoch: Instant,
-    /// Milliseconds after `epoch` plus one, or 0 while the log thread is idle.
+    /// Milliseconds after `epoch` plus one; 0 while the log thread is idle.
     busy_since_ms: AtomicU64,
     sync_last_us: AtomicU64,
     syncs: AtomicU64,
@@ -49,7 +49,7 @@ impl DiskHealth {
         self.busy_since_ms.store(0, Ordering::Release);
     }
 
-    /// How long the write that is under way has taken, or 0.
+    /// Duration of the write in progress so far, in milliseconds; 0 if there is none.
     pub(crate) fn busy_ms(&self) -> u64 {
         match self.busy_since_ms.load(Ordering::Acquire) {
             0 => 0,
@@ -69,12 +69,12 @@ impl DiskHealth {
         samples.push_back(u32::try_from(us).unwrap_or(u32::MAX));
     }
 
-    /// How long the latest sync took; `None` before the first.
+    /// Duration of the newest sync, in microseconds; `None` before the first.
     pub(crate) fn sync_last_us(&self) -> Option<u64> {
         (self.syncs() > 0).then(|| self.sync_last_us.load(Ordering::Relaxed))
     }
 
-    /// 99th percentile and maximum of the last syncs; `None` before the first.
+    /// p99 and maximum of the last syncs, in microseconds; `None` before the first.
     pub(crate) fn sync_p99_max_us(&self) -> Option<(u64, u64)> {
         let mut samples: Vec<u32> = self.samples_us.lock().iter().copied().collect();
         samples.sort_unstable();
@@ -90,7 +90,7 @@ impl DiskHealth {
         self.entries.load(Ordering::Relaxed)
     }
 
-    /// Records the first failure; the disk is not touched again.
+    /// Records the first failure. The disk is not used again.
     pub(crate) fn fail(&self, reason: &str) {
         if self.failure.set(reason.to_owned()).is_ok() {
             tracing::error!(reason, "this node can't go on with its log and stops taking part");

@@ -1,4 +1,4 @@
-//! What can lie on a disk, or in a backup that someone was given: records, marks and snapshot files.
+//! Fuzz targets: records, marks and snapshot files, as a disk or a foreign backup can contain them.
 
 use std::collections::BTreeSet;
 use std::io::Read;
@@ -9,9 +9,11 @@ use super::log_mark;
 use super::snapshots::{self, SnapshotFile};
 use crate::codec::{LogIdDto, LogMarkDto, SnapshotHeadDto};
 
-/// Keys and values of a scan are joined to records or refused; a record that comes out, split again, comes out again.
+/// Keys and values of a scan are joined to records or refused. A record that is split and joined again stays
+/// the same.
 ///
-/// The input is `u8 key length | u8 value length | key | value`, repeated; an odd first byte has checksums put right.
+/// The input is `u8 key length | u8 value length | key | value`, repeated. If the first byte is odd, the
+/// checksums are corrected.
 pub(crate) fn records(bytes: &[u8]) {
     let Some((seal, mut rest)) = bytes.split_first() else { return };
     let mut joiner = Joiner::default();
@@ -39,7 +41,7 @@ pub(crate) fn records(bytes: &[u8]) {
     let _ = joiner.finish();
 }
 
-/// A record of one chunk, one of several, and both of them.
+/// A record of one chunk, one of several chunks, and both together.
 pub(crate) fn record_seeds() -> Vec<Vec<u8>> {
     let scan = |index: u64, len: usize| {
         let record = Record { index, term: 2, bytes: vec![7; len] };
@@ -57,7 +59,7 @@ pub(crate) fn record_seeds() -> Vec<Vec<u8>> {
     [short, long, both].into_iter().map(|scan| [vec![1], scan].concat()).collect()
 }
 
-/// A slot is a mark or none; a mark that comes out, written again, comes out again.
+/// A slot is a mark or none. A mark that is written and read again stays the same.
 pub(crate) fn mark(bytes: &[u8]) {
     if let Some(mark) = log_mark::parse(bytes) {
         assert_eq!(log_mark::parse(&log_mark::render(mark)), Some(mark));
@@ -70,9 +72,10 @@ pub(crate) fn mark_seeds() -> Vec<Vec<u8>> {
     vec![log_mark::render(LogMarkDto { last, vote_term: 3, vote_node: 1 }).to_vec()]
 }
 
-/// A file is a whole snapshot, all of which can be read, or refused.
+/// A file is either a complete snapshot that can be read to its end, or refused.
 ///
-/// Bit 0 of the first byte puts the checksum right, bit 1 the body's length: else only those two would be tested.
+/// Bit 0 of the first byte corrects the checksum, and bit 1 the length of the body. Otherwise only these two
+/// checks would be tested.
 pub(crate) fn snapshot_file(bytes: &[u8]) {
     let Some((put_right, rest)) = bytes.split_first() else { return };
     let mut file = rest.to_vec();

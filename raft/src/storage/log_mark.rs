@@ -1,9 +1,9 @@
-//! A small file beside the engine that says how far the log was durable.
+//! A small file beside the engine that stores how far the log was durable.
 //!
-//! An engine that lost its tail to a damaged file may open as if nothing had happened, with a
-//! shorter log: a silent loss of acknowledged entries. The mark is written after each sync without
-//! a sync of its own, so after a power loss it may be behind, but never ahead of the log; before a
-//! truncation it is lowered durably. A log that ends before its mark is refused.
+//! If an engine lost its tail to a damaged file, it may open with a shorter log and without an error.
+//! Acknowledged entries would be lost silently. The mark is written after each sync, without a sync of its
+//! own. So after a power failure it may be behind the log, but never ahead of it. Before a truncation it is
+//! lowered durably. A log that ends before its mark is refused.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
@@ -34,7 +34,7 @@ impl LogMarkFile {
         Ok(Self { file, mark: parse(&bytes).unwrap_or_default() })
     }
 
-    /// Compares what the engine holds with what was durable.
+    /// Compares the content of the engine with the mark.
     pub(crate) fn verify(&self, last: Option<LogIdDto>, vote: Option<VoteDto>) -> io::Result<()> {
         let index = |id: Option<LogIdDto>| id.map_or(0, |id| id.index + 1);
         if index(last) < index(self.mark.last) {
@@ -54,7 +54,7 @@ impl LogMarkFile {
         Ok(())
     }
 
-    /// Notes a new durable end; does not sync.
+    /// Writes a new durable end, without a sync.
     pub(crate) fn advance(
         &mut self,
         last: Option<LogIdDto>,
@@ -68,7 +68,7 @@ impl LogMarkFile {
         self.write(mark)
     }
 
-    /// Lowers the mark durably, before the log is cut back to `last`.
+    /// Lowers the mark durably, before the log is truncated to `last`.
     pub(crate) fn lower(&mut self, last: Option<LogIdDto>) -> io::Result<()> {
         self.write(LogMarkDto { last, ..self.mark })?;
         self.file.sync_data()
@@ -94,7 +94,7 @@ pub(super) fn render(mark: LogMarkDto) -> [u8; SLOT_LEN] {
     slot
 }
 
-/// A torn or empty slot counts as no mark: it only weakens the check.
+/// A torn or empty slot counts as no mark. That only weakens the check.
 pub(super) fn parse(slot: &[u8]) -> Option<LogMarkDto> {
     let len = usize::from(*slot.first()?);
     let sum = u32::from_le_bytes(slot.get(1..5)?.try_into().ok()?);

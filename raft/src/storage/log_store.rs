@@ -1,8 +1,8 @@
-//! The consensus core's view of the log.
+//! The log, as the consensus core uses it.
 //!
-//! Appends are readable at once from an in-memory tail that also serves replication and apply, and
-//! become durable on the writer thread; the core is never blocked by the disk except to save a
-//! vote. What left the tail is read from the engine on a blocking thread.
+//! Appended entries can be read immediately from a tail in memory, which also serves replication and apply.
+//! The writer thread makes them durable. The core never waits for the disk, except when it saves a vote.
+//! Entries that left the tail are read from the engine on a blocking thread.
 
 use std::collections::VecDeque;
 use std::fmt::Debug;
@@ -23,13 +23,13 @@ use super::{LogEngine, MetaKey, damaged};
 use crate::codec::{self, StoredEntry, StoredLogId, StoredVote};
 use crate::consensus::{self, Entry, LogId, TypeConfig, Vote};
 
-/// Operations that may wait for the writer thread.
+/// Maximum number of operations that wait for the writer thread.
 const QUEUE_LEN_MAX: usize = 16_384;
-/// KiB of entries that may wait for the writer thread.
+/// Maximum size of the entries that wait for the writer thread, in KiB.
 const QUEUE_KIB_MAX: usize = 256 * 1024;
-/// Bytes of entries in one append between nodes.
+/// Maximum size of the entries in one append between nodes, in bytes.
 pub(crate) const APPEND_BYTES_MAX: usize = 1024 * 1024;
-/// Records that the check at start reads at once.
+/// Size of one read during the check at the start, in bytes.
 const SCAN_BYTES: usize = 4 * 1024 * 1024;
 
 struct Memory {
@@ -37,7 +37,7 @@ struct Memory {
     committed: Option<LogId>,
     purged: Option<LogId>,
     last: Option<LogId>,
-    /// The newest entries, consecutive and ending at `last`.
+    /// The newest entries. They are consecutive and end at `last`.
     tail: VecDeque<Entry>,
     tail_bytes: usize,
     synced_next: u64,
@@ -89,7 +89,7 @@ impl Shared {
         }
     }
 
-    /// Lets go of the engine, so that the directory can be opened again.
+    /// Releases the engine, so that the directory can be opened again.
     pub(crate) fn close(&self) {
         self.engine.write().take();
     }
@@ -99,7 +99,7 @@ impl Shared {
     }
 }
 
-/// Handle on the log; clones read the same log.
+/// A handle to the log. Clones use the same log.
 #[derive(Clone)]
 pub(crate) struct LogStore {
     shared: Arc<Shared>,
@@ -107,7 +107,7 @@ pub(crate) struct LogStore {
     budget: Arc<Semaphore>,
 }
 
-/// What a start found on the disk.
+/// The state of the log on the disk at the start.
 pub(crate) struct Recovered {
     pub(crate) vote: Option<Vote>,
     pub(crate) committed: Option<LogId>,
@@ -151,13 +151,13 @@ impl LogStore {
         Ok(Self { shared, queue, budget: Arc::new(Semaphore::new(QUEUE_KIB_MAX)) })
     }
 
-    /// Whether nothing was ever stored: such a node may join any line of history.
+    /// Whether nothing was ever stored. Such a node may join any line of history.
     pub(crate) fn is_pristine(&self) -> bool {
         let memory = self.shared.memory.read();
         memory.vote.is_none() && memory.last.is_none() && memory.purged.is_none()
     }
 
-    /// End of the log, synced or not.
+    /// The last entry of the log, synced or not.
     pub(crate) fn last_log_id(&self) -> Option<LogId> {
         self.shared.memory.read().last
     }
@@ -174,7 +174,7 @@ impl LogStore {
         self.shared.engine().map_or(0, |engine| engine.disk_bytes())
     }
 
-    /// Writes what is queued, syncs, ends the thread and closes the engine.
+    /// Writes and syncs what is queued, ends the thread and closes the engine.
     pub(crate) async fn stop(&self) {
         let (done, stopped) = oneshot::channel();
         if self.queue.send(LogOp::Stop { done }).await.is_ok() {
@@ -214,11 +214,12 @@ impl LogStore {
             entries.push(entry_of(&record.bytes, record.index)?);
         }
         let next = entries.last().map_or(start, |entry: &Entry| entry.log_id.index + 1);
-        // An engine that holds nothing there means a log that begins later; the caller sees the first index.
+        // If the engine has nothing there, the log begins later. The caller sees the first index.
         let reached = next == stored_end || entries.is_empty();
         if reached && bytes < bytes_max && stored_end < end {
             let memory = self.shared.memory.read();
-            // The tail may have lost its front meanwhile; then the caller reads again from there.
+            // The tail may have lost its first entries in the meantime. The caller then reads again from
+            // there.
             if memory.tail_first() <= stored_end {
                 copy_tail(&memory, stored_end, end, bytes_max - bytes, &mut entries);
             }
@@ -259,7 +260,8 @@ fn stored_log_id(engine: &dyn LogEngine, key: MetaKey) -> io::Result<Option<LogI
     Ok(Some(consensus::log_id_from_dto(dto)))
 }
 
-/// Reads everything once: every checksum, and no hole between the purged mark and the end.
+/// Reads all records once, and checks every checksum and that there is no gap between the purged mark and the
+/// end.
 pub(crate) fn recover(
     engine: &dyn LogEngine,
     mark: &LogMarkFile,
@@ -312,18 +314,18 @@ pub(crate) fn recover(
         vote.as_ref().map(consensus::vote_to_dto),
     )?;
     if first > 0 {
-        // Finishes a removal that was interrupted after its mark became durable. Not before all else is
-        // found right: what is refused must stay as it is.
+        // Finishes a removal that was interrupted after its mark became durable. This happens only once
+        // everything else is verified, because a refused directory must not be changed.
         engine.purge_upto(first - 1)?;
         engine.sync()?;
     }
     Ok(Recovered { vote, committed, purged, last: memory.last, tail: memory.tail })
 }
 
-/// Drops a log that the snapshot contradicts: one with another entry at the snapshot's index. The
-/// core cuts such a log off when it installs the snapshot, but a power loss may take that back and
-/// leave the snapshot, which the core then refuses to start with. The snapshot holds nothing but
-/// committed entries, so what contradicts it was never committed.
+/// Drops a log that contradicts the snapshot: it has another entry at the snapshot's index. The core cuts
+/// such a log off when it installs the snapshot. A power failure may undo that and keep the snapshot, and the
+/// core then refuses to start. A snapshot has only committed entries, so the contradicting entries were never
+/// committed.
 pub(crate) async fn drop_contradicted<L>(log: &mut L, snapshot: Option<LogId>) -> io::Result<()>
 where
     L: RaftLogStorage<TypeConfig> + RaftLogReader<TypeConfig>,
@@ -358,7 +360,7 @@ impl RaftLogReader<TypeConfig> for LogStore {
             Bound::Unbounded => u64::MAX,
         };
         let mut entries = self.read(start, end, usize::MAX).await?;
-        // The tail's front can move into the engine between the two halves of a read.
+        // The front of the tail can move into the engine between the two parts of a read.
         while let Some(next) = entries.last().map(|entry| entry.log_id.index + 1) {
             if next >= end.min(self.shared.memory.read().last_next()) {
                 break;

@@ -1,8 +1,8 @@
-//! The one thread that writes the log.
+//! The only thread that writes the log.
 //!
-//! It drains whatever is queued, hands it to the engine in order, makes the group durable with one
-//! sync and only then completes the callbacks, in order. After any error it never touches the disk
-//! again: a failed sync must not be retried, because the system may have dropped the dirty pages.
+//! It takes everything that is queued, passes it to the engine in order, makes the group durable with one
+//! sync, and then completes the callbacks in order. After an error it never uses the disk again. A failed
+//! sync must not be repeated, because the operating system may have dropped the unwritten pages.
 
 use std::io;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::codec::{self, LogIdDto, StoredEntry, StoredLogId, StoredVote, VoteDto
 use crate::consensus::{self, Entry, TypeConfig};
 use crate::{clock, faults};
 
-/// Operations that one group takes at most.
+/// Maximum number of operations in one group.
 const GROUP_OPS_MAX: usize = 4_096;
 
 pub(crate) enum LogOp {
@@ -44,7 +44,7 @@ pub(crate) enum LogOp {
     },
 }
 
-/// What waits for the group's sync.
+/// What waits for the sync of the group.
 enum Waiter {
     Append {
         callback: IOFlushed<TypeConfig>,
@@ -99,7 +99,7 @@ impl LogWriter {
             }
             self.write_group(&mut group);
         }
-        // A commit mark may still wait; losing it would cost no more than a slower start.
+        // A commit mark may still wait. Losing it only makes the next start slower.
         if self.health.failure().is_none()
             && let Err(error) = self.engine.sync()
         {
@@ -128,7 +128,7 @@ impl LogWriter {
         match result {
             Ok(()) => {
                 complete(waiters, &self.shared, Ok(()));
-                // Nobody waits for the mark, which may be behind the log but not ahead of it.
+                // Nobody waits for the mark. It may be behind the log, but not ahead of it.
                 if let Err(error) = self.mark.advance(self.last, self.vote) {
                     self.health.fail(&error.to_string());
                 }
@@ -187,8 +187,9 @@ impl LogWriter {
                     self.flush_records(&mut records)?;
                     self.engine
                         .put_meta(MetaKey::Purged, &codec::encode(&StoredLogId::V1(upto)))?;
-                    // A snapshot beyond the end: what follows does not join what is there, which
-                    // must be gone before, and may only go once the mark is durable.
+                    // A snapshot beyond the end of the log. The following entries do not continue the
+                    // existing ones, which must be removed first. They may only be removed once the mark is
+                    // durable.
                     if self.last < Some(upto) {
                         self.engine.sync()?;
                         self.engine.purge_upto(upto.index)?;
@@ -203,14 +204,14 @@ impl LogWriter {
         if let Some(id) = committed {
             self.engine.put_meta(MetaKey::Committed, &codec::encode(&StoredLogId::V1(id)))?;
         }
-        // A commit mark alone is worth no sync.
+        // A commit mark alone does not need a sync.
         if !waiters.is_empty() || entry_count > 0 {
             let started = clock::now();
             faults::before_sync();
             self.engine.sync()?;
             self.health.synced(clock::since(started), entry_count);
         }
-        // The purged mark is durable now, so that an interrupted removal is finished at the next start.
+        // The purged mark is durable now, so an interrupted removal is finished at the next start.
         if let Some(upto) = waiters
             .iter()
             .rev()

@@ -1,10 +1,10 @@
-//! Everything that this node keeps on its disk.
+//! The data of this node on its disk.
 //!
-//! Flow: the consensus core appends to [`log_store`], which keeps unsynced entries readable in
-//! memory and hands the bytes to one [`log_writer`] thread; that thread alone writes to a
-//! [`LogEngine`] and makes groups of entries durable together. Committed entries go to
-//! [`state_machine`], whose snapshots are the files of [`snapshots`]. [`node_dir`] guards the
-//! directory and [`dir_ids`] tells it from others. Nothing here may talk to the network.
+//! Flow: the consensus core appends to [`log_store`], which keeps unsynced entries readable in memory and
+//! passes the bytes to the [`log_writer`] thread. Only that thread writes to a [`LogEngine`], and it makes
+//! groups of entries durable together. Committed entries go to [`state_machine`], whose snapshots are the
+//! files of [`snapshots`]. [`node_dir`] locks the directory, and [`dir_ids`] identifies it. Nothing here uses
+//! the network.
 
 pub(crate) mod checked_file;
 pub(crate) mod chunked;
@@ -35,7 +35,7 @@ use std::sync::Arc;
 
 use crate::config::EngineKind;
 
-/// One entry as an engine sees it.
+/// One entry, as an engine stores it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Record {
     pub(crate) index: u64,
@@ -43,7 +43,7 @@ pub(crate) struct Record {
     pub(crate) bytes: Vec<u8>,
 }
 
-/// What an engine keeps beside the entries.
+/// The metadata that an engine stores beside the entries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum MetaKey {
     Vote,
@@ -63,16 +63,17 @@ impl MetaKey {
 
 /// A blocking, ordered store of log entries.
 ///
-/// All writes come from one thread. They may become durable early, in order, but only [`sync`]
-/// promises it. After any error the engine must not be used again. A damaged record is an error,
-/// never a shorter log.
+/// All writes come from one thread. They may become durable early and in order, but only [`sync`] guarantees
+/// it. After an error the engine must not be used again. A damaged record is an error, and never a shorter
+/// log.
 ///
 /// [`sync`]: LogEngine::sync
 pub(crate) trait LogEngine: Send + Sync {
-    /// Adds records behind the last one; indexes are consecutive.
+    /// Appends records after the last one. Indexes are consecutive.
     fn append(&self, records: &[Record]) -> io::Result<()>;
 
-    /// Synced records in `range`, in order; stops once `bytes_max` is reached, but returns at least one.
+    /// The synced records in `range`, in order. It stops once `bytes_max` is reached, but returns at least
+    /// one.
     fn read(&self, range: Range<u64>, bytes_max: usize) -> io::Result<Vec<Record>>;
 
     /// The synced record with the greatest index.
@@ -87,17 +88,17 @@ pub(crate) trait LogEngine: Send + Sync {
     /// Removes every record from `index` on.
     fn truncate_from(&self, index: u64) -> io::Result<()>;
 
-    /// Removes every record up to and including `index`. Who calls it has made the purged mark durable.
+    /// Removes every record up to and including `index`. The caller has made the purged mark durable.
     fn purge_upto(&self, index: u64) -> io::Result<()>;
 
-    /// Makes everything before it durable: the only durability point.
+    /// Makes all earlier writes durable. Nothing else does.
     fn sync(&self) -> io::Result<()>;
 
-    /// Bytes on disk.
+    /// Size on disk, in bytes.
     fn disk_bytes(&self) -> u64;
 }
 
-/// Opens the engine in `dir`, which exists.
+/// Opens the engine in the existing directory `dir`.
 pub(crate) fn open_engine(
     kind: EngineKind,
     dir: &Path,
@@ -110,7 +111,7 @@ pub(crate) fn open_engine(
     })
 }
 
-/// An error about damaged data that tells the operator what to do.
+/// An error about damaged data, with instructions for the operator.
 pub(crate) fn damaged(what: impl std::fmt::Display) -> io::Error {
     io::Error::new(
         io::ErrorKind::InvalidData,
@@ -122,7 +123,7 @@ pub(crate) fn damaged(what: impl std::fmt::Display) -> io::Error {
     )
 }
 
-/// Flushes a directory's own entry list, so that a created or renamed file survives a power loss.
+/// Syncs a directory, so that a created or renamed file survives a power failure.
 pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
     std::fs::File::open(dir)?.sync_all()
 }

@@ -1,4 +1,4 @@
-//! Guards the data directory: one process at a time, one node and one engine for ever.
+//! The data directory of a node: it is locked by one process, and belongs to one node and one engine forever.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
@@ -16,7 +16,7 @@ use crate::error::StartError;
 const IDENTITY_FILE: &str = "identity";
 const REMOVAL_FILE: &str = "removed";
 
-/// The locked directory; the lock ends with it.
+/// The locked directory. Dropping it releases the lock.
 pub(crate) struct NodeDir {
     path: PathBuf,
     engine: EngineKind,
@@ -27,8 +27,8 @@ pub(crate) struct NodeDir {
 }
 
 impl NodeDir {
-    /// Locks `path`, which is created if need be, and checks or writes its identity. Without an
-    /// `engine` the directory keeps its own, and a new one takes the default. Blocks.
+    /// Locks `path`, creating it if needed, and checks or writes its identity. Without `engine` the directory
+    /// keeps its engine; a new one gets the default. Blocks.
     pub(crate) fn open(
         path: &Path,
         cluster_id: &str,
@@ -75,17 +75,18 @@ impl NodeDir {
         &self.path
     }
 
-    /// What keeps the log in it.
+    /// The engine of its log.
     pub(crate) fn engine(&self) -> EngineKind {
         self.engine
     }
 
-    /// Nodes of different lineage must not talk: one of them was restored from older data.
+    /// The line of history. Nodes with different lines must not communicate, because one of them was restored
+    /// from older data.
     pub(crate) fn lineage(&self) -> u64 {
         self.identity.lock().lineage
     }
 
-    /// Joins the line of history of a cluster that was once restored. Blocks.
+    /// Joins the line of history of a cluster that was restored. Blocks.
     pub(crate) fn adopt_lineage(&self, lineage: u64) -> io::Result<()> {
         let mut identity = self.identity.lock();
         let adopted = IdentityDto { lineage, ..identity.clone() };
@@ -94,7 +95,7 @@ impl NodeDir {
         Ok(())
     }
 
-    /// The number of this directory.
+    /// The id of this directory.
     pub(crate) fn dir_id(&self) -> u64 {
         self.dir_ids.own()
     }
@@ -104,17 +105,17 @@ impl NodeDir {
         self.dir_ids.meet(self.lineage(), peer, dir_id)
     }
 
-    /// Whether `peer` was never met, or with this directory. Notes nothing.
+    /// Whether `peer` was never met, or was met with this directory. Stores nothing.
     pub(crate) fn may_be(&self, peer: NodeId, dir_id: u64) -> bool {
         self.dir_ids.may_be(self.lineage(), peer, dir_id)
     }
 
-    /// What this node was told when it was removed from its line of history.
+    /// The reason that this node received when it was removed from its line of history.
     pub(crate) fn removal(&self) -> Option<String> {
         self.removal.lock().clone()
     }
 
-    /// Keeps what this node is told of its removal. Blocks.
+    /// Stores the reason of this node's removal. Blocks.
     pub(crate) fn keep_removal(&self, reason: &str) -> io::Result<()> {
         let lineage = self.lineage();
         let mut removal = self.removal.lock();
@@ -126,13 +127,13 @@ impl NodeDir {
         Ok(())
     }
 
-    /// Lets another process in.
+    /// Releases the lock.
     pub(crate) fn unlock(&self) {
         self.lock.lock().take();
     }
 }
 
-/// Takes the directory's lock or says that it is held.
+/// Takes the lock of the directory, or fails if it is held.
 pub(crate) fn lock(path: &Path) -> Result<File, StartError> {
     let storage = |error: io::Error| StartError::Storage(format!("{}: {error}", path.display()));
     let file = OpenOptions::new()
@@ -156,8 +157,8 @@ pub(crate) fn write_identity(path: &Path, identity: &IdentityDto) -> io::Result<
     checked_file::write(path, IDENTITY_FILE, &Identity::V1(identity.clone()))
 }
 
-/// A directory with any of these had an identity, which is written first. Taken for a new one it could be
-/// given an empty log, or become another node's.
+/// A directory with any of these files had an identity, which is always written first. If it were taken for a
+/// new directory, it could get an empty log, or become that of another node.
 fn refuse_without_identity(path: &Path) -> io::Result<()> {
     for name in ["dir-ids", "log.mark", "snapshots"] {
         if path.join(name).exists() {

@@ -1,7 +1,7 @@
 //! redb as a log engine.
 //!
-//! Writes gather in one open transaction, which `sync` commits with immediate durability; redb
-//! itself orders its writes and verifies its pages. Records carry the same checksum as elsewhere.
+//! Writes are collected in one open transaction, which `sync` commits with immediate durability. redb orders
+//! its writes and verifies its pages. Records have the same checksum as in the other engines.
 
 use std::io;
 use std::ops::Range;
@@ -14,11 +14,11 @@ use super::chunked::{self, Joiner};
 use super::{LogEngine, MetaKey, Record, damaged, sync_dir};
 
 const TABLE: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("log");
-/// redb stores large values well, so that an entry is hardly ever split.
+/// redb stores large values well, so an entry is rarely split.
 const CHUNK_LEN_MAX: usize = 1024 * 1024;
 
 pub(crate) struct RedbEngine {
-    // Declared first: an open transaction must end before its database does.
+    // Declared first, because an open transaction must end before its database does.
     pending: Mutex<Option<WriteTransaction>>,
     db: Database,
     path: Option<PathBuf>,
@@ -40,7 +40,7 @@ impl RedbEngine {
         Ok(engine)
     }
 
-    /// Opens over any backend, so that tests can lose what was not synced.
+    /// Opens any backend, so that tests can lose what was not synced.
     #[cfg(test)]
     pub(crate) fn open_with_backend(backend: impl redb::StorageBackend) -> io::Result<Self> {
         let db = Database::builder()
@@ -51,7 +51,7 @@ impl RedbEngine {
         Ok(engine)
     }
 
-    /// Creates the table, so that readers always find it.
+    /// Creates the table, so that it exists for readers.
     fn prepare(&self) -> io::Result<()> {
         self.write(|_| Ok(()))?;
         self.sync()
@@ -158,7 +158,7 @@ impl LogEngine for RedbEngine {
     }
 
     fn sync(&self) -> io::Result<()> {
-        // The transaction's durability is immediate unless told otherwise.
+        // A transaction has immediate durability by default.
         match self.pending.lock().take() {
             None => Ok(()),
             Some(transaction) => transaction.commit().map_err(io_error),

@@ -1,8 +1,9 @@
 //! sled as a log engine, with the measures that its durability needs.
 //!
-//! sled's own flush does not reach the platter and large values leave the log file, so: one tree,
-//! chunks of at most 8 KiB, no file under `blobs/`, and after each flush a `sync_data` on a second
-//! handle of the data file. Left-over snapshot files that make it refuse to open are removed first.
+//! sled's own flush does not reach the disk, and it stores large values outside the log file. Therefore this
+//! engine uses one tree, chunks of at most 8 KiB, and no file under `blobs/`. After each flush it calls
+//! `sync_data` on a second handle of the data file. At the start it first removes old snapshot files that
+//! prevent sled from opening.
 
 use std::fs::{self, File};
 use std::io;
@@ -13,7 +14,7 @@ use super::chunked::{self, Joiner};
 use super::{LogEngine, MetaKey, Record, damaged, sync_dir};
 
 const CHUNK_LEN_MAX: usize = 8 * 1024;
-/// Entries removed in one batch.
+/// Number of entries that are removed in one batch.
 const REMOVE_BATCH: usize = 1_000;
 
 pub(crate) struct SledEngine {
@@ -78,7 +79,7 @@ fn remove_unfinished_snapshots(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Files under `blobs/` are never synced by sled, so a directory that has any cannot be trusted.
+/// sled never syncs files under `blobs/`, so a directory with such files cannot be trusted.
 fn refuse_blobs(dir: &Path) -> io::Result<()> {
     let blobs = dir.join("blobs");
     if blobs.is_dir() && fs::read_dir(&blobs)?.next().is_some() {
@@ -153,7 +154,7 @@ impl LogEngine for SledEngine {
     }
 
     fn truncate_from(&self, index: u64) -> io::Result<()> {
-        // From the end backwards, so that an interruption leaves no hole.
+        // From the end backwards, so that an interruption leaves no gap.
         loop {
             let from = chunked::entry_key(index);
             let end = chunked::entries_end();

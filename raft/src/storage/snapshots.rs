@@ -1,8 +1,8 @@
-//! Snapshot files: how they are written, verified, kept and found.
+//! Snapshot files: how they are written, verified, stored and found.
 //!
-//! A file is `u32 head length | head in its envelope | body | trailer`; the trailer holds the body's
-//! length and a checksum over all before it. A file gets its name, which orders by index, only
-//! once it is whole and durable. A backup is the same file elsewhere.
+//! A file is `u32 head length | head in its envelope | body | trailer`. The trailer has the body's length and
+//! a checksum over everything before it. A file gets its name, which orders it by index, only once it is
+//! complete and durable. A backup is the same kind of file in another place.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -22,21 +22,21 @@ const TRAILER_MAGIC: [u8; 4] = *b"MXSE";
 const TRAILER_LEN: u64 = 8 + 4 + 4;
 const HEAD_LEN_MAX: u32 = 1024 * 1024;
 
-/// A whole, verified snapshot file. It stays readable when the file is removed meanwhile.
+/// A complete, verified snapshot file. It stays readable when the file is removed.
 #[derive(Clone, Debug)]
 pub(crate) struct SnapshotFile {
     pub(crate) path: PathBuf,
     pub(crate) file: Arc<File>,
     pub(crate) len: u64,
     pub(crate) head: SnapshotHeadDto,
-    /// Every node id that was ever a member up to there.
+    /// Every node id that was ever a member up to that index.
     pub(crate) used_ids: BTreeSet<NodeId>,
     body_start: u64,
     body_len: u64,
 }
 
 impl SnapshotFile {
-    /// Opens a file and verifies it from end to end. Blocks.
+    /// Opens a file and verifies all of it. Blocks.
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
         let mut file = File::open(path)?;
         let len = file.metadata()?.len();
@@ -108,7 +108,7 @@ impl SnapshotFile {
         })
     }
 
-    /// Reads the application's part. Blocks.
+    /// Reads the part of the application. Blocks.
     pub(crate) fn body(&self) -> impl Read + use<> {
         BufReader::with_capacity(
             256 * 1024,
@@ -170,7 +170,7 @@ impl<W: Write> Write for ChecksumWriter<W> {
     }
 }
 
-/// Writes a whole snapshot file, durably, but under a name of the caller's. Blocks.
+/// Writes a complete snapshot file, durably, with the caller's file name. Blocks.
 pub(crate) fn write_file(
     path: &Path,
     head: &SnapshotHeadDto,
@@ -198,7 +198,7 @@ pub(crate) fn write_file(
     inner.into_inner().map_err(|error| error.into_error())?.sync_all()
 }
 
-/// Where the snapshots of the node with this directory are.
+/// The directory of snapshots for the node with this data directory.
 pub(crate) fn dir_of(data_dir: &Path) -> PathBuf {
     data_dir.join("snapshots")
 }
@@ -211,7 +211,7 @@ pub(crate) struct SnapshotStore {
 }
 
 impl SnapshotStore {
-    /// Verifies the newest whole file. Changes nothing in a directory that has one. Blocks.
+    /// Verifies the newest complete file. Changes nothing in a directory that has one. Blocks.
     pub(crate) fn open(dir: &Path, kept: usize) -> io::Result<Self> {
         let dir = dir_of(dir);
         fs::create_dir_all(&dir)?;
@@ -228,8 +228,8 @@ impl SnapshotStore {
         Ok(Self { dir, kept, current: Mutex::new(current) })
     }
 
-    /// Removes files that were not finished. Not before everything in the node's directory was found
-    /// right: what is refused must stay as it is. Blocks.
+    /// Removes incomplete files. This happens only once everything in the node's directory is verified,
+    /// because a refused directory must not be changed. Blocks.
     pub(crate) fn remove_unfinished(&self) -> io::Result<()> {
         for entry in fs::read_dir(&self.dir)? {
             let path = entry?.path();
@@ -265,7 +265,7 @@ impl SnapshotStore {
         self.adopt(SnapshotFile::open(&unfinished)?)
     }
 
-    /// Gives a whole file its lasting name and makes it the current one. Blocks.
+    /// Gives a complete file its final name and makes it the current one. Blocks.
     pub(crate) fn adopt(&self, snapshot: SnapshotFile) -> io::Result<SnapshotFile> {
         let path = self.dir.join(format!("snap-{:020}.mxs", snapshot.index()));
         if snapshot.path != path {
@@ -291,7 +291,7 @@ impl SnapshotStore {
     }
 }
 
-/// Whole snapshots, oldest first.
+/// The complete snapshots, oldest first.
 pub(crate) fn list(dir: &Path) -> io::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in fs::read_dir(dir)? {

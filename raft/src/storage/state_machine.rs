@@ -1,9 +1,9 @@
-//! Carries committed entries to the application, and its snapshots back and forth.
+//! Passes committed entries to the application, and stores and installs its snapshots.
 //!
-//! The application has a thread of its own, which may block; the consensus core waits for it without
-//! holding a runtime thread. A few small entries are applied where the core's task runs: two changes
-//! of threads cost more than they do. Readers are told the applied index before proposers get their
-//! replies. Nothing here looks into a payload.
+//! The application has its own thread, which may block. The consensus core waits for it without holding a
+//! runtime thread. A few small entries are applied on the core's own task, because two changes of threads
+//! take longer than the work. Readers get the applied index before proposers get their replies. This module
+//! never looks into a payload.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -27,14 +27,14 @@ use crate::roster::Roster;
 
 type Snapshot = openraft::alias::SnapshotOf<TypeConfig, SnapshotFile>;
 
-/// Entries and bytes that one call of `apply` gets at most.
+/// Maximum number of entries, and of bytes, in one call of `apply`.
 const APPLY_ENTRIES_MAX: usize = 1_024;
 const APPLY_BYTES_MAX: usize = 4 * 1024 * 1024;
-/// Entries and bytes that are applied at once, without the application's thread.
+/// Maximum number of entries, and of bytes, that are applied without the application's thread.
 const APPLY_HERE_ENTRIES_MAX: usize = 8;
 const APPLY_HERE_BYTES_MAX: usize = 8 * 1024;
 
-/// Held by whoever calls the application; never for long by the core, which gives it one job at a time.
+/// Locked during a call of the application. The core never holds it for long, and has one job at a time.
 type SharedApplication = Arc<Mutex<Box<dyn Application>>>;
 
 enum Job {
@@ -43,7 +43,7 @@ enum Job {
     Restore { index: u64, snapshot: SnapshotFile, done: oneshot::Sender<io::Result<()>> },
 }
 
-/// Names the history that snapshots belong to.
+/// Identifies the history of the snapshots.
 #[derive(Clone)]
 pub(crate) struct SnapshotOrigin {
     pub(crate) cluster_id: String,
@@ -87,7 +87,7 @@ impl StateMachine {
         })
     }
 
-    /// The applied index as it moves.
+    /// A receiver that follows the applied index.
     pub(crate) fn applied(&self) -> watch::Receiver<u64> {
         self.applied.subscribe()
     }
@@ -97,7 +97,7 @@ impl StateMachine {
         self.roster.clone()
     }
 
-    /// For waiting until the application's thread has ended.
+    /// The application's thread, for waiting until it has ended.
     pub(crate) fn thread(&self) -> Arc<Mutex<Option<std::thread::JoinHandle<()>>>> {
         self.thread.clone()
     }
@@ -139,7 +139,7 @@ impl Group {
         self.entries.len() <= APPLY_HERE_ENTRIES_MAX && self.bytes <= APPLY_HERE_BYTES_MAX
     }
 
-    /// Applies the entries, tells readers, then those who proposed them.
+    /// Applies the entries, then notifies readers, then answers the proposers.
     fn apply(self, app: &mut dyn Application, applied: &watch::Sender<u64>) -> io::Result<()> {
         let Self { entries, responders, .. } = self;
         let replies = app.apply(&entries)?;
@@ -273,12 +273,12 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     }
 }
 
-/// Writes one frozen state to its file.
+/// Writes one copy of the state to its file.
 pub(crate) struct SnapshotBuilder {
     snapshots: Arc<SnapshotStore>,
     head: SnapshotHeadDto,
     used_ids: BTreeSet<NodeId>,
-    /// Behind a lock only because the core wants the builder to be shareable.
+    /// The lock exists only because the core requires that the builder can be shared.
     encoder: Mutex<Option<io::Result<Box<dyn SnapshotEncoder>>>>,
 }
 
@@ -300,7 +300,7 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
     }
 }
 
-/// Waits a bounded time for the application's thread to end. Blocks.
+/// Waits a limited time for the application's thread to end. Blocks.
 pub(crate) fn join_thread(thread: &Mutex<Option<std::thread::JoinHandle<()>>>, patience: Duration) {
     let started = crate::clock::now();
     let Some(handle) = thread.lock().take() else {

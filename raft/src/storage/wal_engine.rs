@@ -1,9 +1,9 @@
-//! A write-ahead log as a log engine: appends, and nothing else, in segments.
+//! A write-ahead log as a log engine. It only appends, to segments.
 //!
-//! What comes between two syncs gathers in one frame; a sync is one write and one `fdatasync` of
-//! bytes that the file had before. Where each entry lies is kept in memory, made anew from the
-//! segments at a start. A segment goes once every entry in it is purged, the oldest first, and
-//! becomes the next one's file.
+//! Operations between two syncs are collected in one frame. A sync is one write and one `fdatasync` of bytes
+//! that the file had before. The position of each entry is kept in memory and is rebuilt from the segments at
+//! a start. A segment is removed once every entry in it is purged, the oldest first. Its file is reused for a
+//! later segment.
 
 use std::collections::VecDeque;
 use std::fs;
@@ -18,11 +18,11 @@ use parking_lot::{Mutex, RwLock};
 use super::wal_segment::{self as segment, Op, Segment};
 use super::{LogEngine, MetaKey, Record, damaged, sync_dir};
 
-/// Bytes of a segment, unless one frame needs more.
+/// Length of a segment, in bytes, unless one frame needs more.
 const SEGMENT_LEN: u64 = 8 * 1024 * 1024;
-/// Bytes that gather before they are made durable early.
+/// Number of bytes that are collected before they are made durable early.
 const FRAME_LEN_MAX: usize = 4 * 1024 * 1024;
-/// Bytes between two entries that are read over rather than around.
+/// If the gap between two entries is at most this many bytes, one read covers both.
 const READ_OVER: u64 = 4 * 1024;
 
 pub(crate) struct WalEngine {
@@ -32,20 +32,20 @@ pub(crate) struct WalEngine {
     index: RwLock<Index>,
 }
 
-/// What only the writing thread needs.
+/// What only the writing thread uses.
 struct Writer {
     active: Arc<Segment>,
-    /// Where the next frame goes.
+    /// Position of the next frame.
     end: u64,
     frame: Vec<u8>,
-    /// What the frame does, to be seen once it is durable.
+    /// The effects of the frame. They become visible once it is durable.
     effects: Vec<Effect>,
-    /// Whether the next segment's file is there or being made.
+    /// Whether the file of the next segment exists or is being created.
     has_next: bool,
     preparing: Option<JoinHandle<io::Result<()>>>,
 }
 
-/// An operation after it was written: an entry is where its bytes are.
+/// An operation after it was written. An entry is represented by the position of its bytes.
 enum Effect {
     Entry { index: u64, place: Place },
     Meta { key: MetaKey, value: Vec<u8> },
@@ -53,7 +53,7 @@ enum Effect {
     Purge { upto: u64 },
 }
 
-/// Where an entry's bytes are.
+/// The position of an entry's bytes.
 #[derive(Clone, Copy)]
 struct Place {
     segment: u64,
@@ -70,7 +70,7 @@ struct Index {
     first: u64,
     entries: VecDeque<Place>,
     metas: [Option<Vec<u8>>; 3],
-    /// Numbered without a gap; the last one is being written.
+    /// The segments, numbered without gaps. The last one is being written.
     segments: VecDeque<Arc<Segment>>,
 }
 
@@ -116,7 +116,7 @@ impl Index {
         Ok(())
     }
 
-    /// Forgets the segments in front that hold no entry any more.
+    /// Removes the first segments from the list if they no longer have any entry.
     fn unused(&mut self) -> Vec<Arc<Segment>> {
         let mut unused = Vec::new();
         while self.segments.len() > 1
@@ -140,7 +140,7 @@ impl WalEngine {
         Self::open_with(dir, SEGMENT_LEN)
     }
 
-    /// As [`open`](Self::open), with segments of another length.
+    /// Like [`open`](Self::open), with another length of segments.
     pub(super) fn open_with(dir: &Path, segment_len: u64) -> io::Result<Self> {
         let parent = dir;
         let dir = dir.join("wal");
@@ -160,7 +160,7 @@ impl WalEngine {
         }
         let active = match index.segments.back() {
             Some(active) => {
-                // The last frame may have been written but not synced when the process died.
+                // The last frame may have been written and not synced when the process died.
                 active.sync()?;
                 active.clone()
             }
@@ -182,7 +182,7 @@ impl WalEngine {
         Ok(Self { dir, segment_len, writer: Mutex::new(writer), index: RwLock::new(index) })
     }
 
-    /// Goes on in a new segment, with room for the frame that waits.
+    /// Continues in a new segment, with room for the frame that waits.
     fn rotate(&self, writer: &mut Writer) -> io::Result<()> {
         if let Some(preparing) = writer.preparing.take() {
             preparing.join().map_err(|_| io::Error::other("preparing a segment failed"))??;
@@ -221,7 +221,7 @@ impl WalEngine {
         writer.frame.truncate(segment::FRAME_HEAD_LEN);
         writer.frame.shrink_to(FRAME_LEN_MAX / 4);
         for segment in unused {
-            // A reader that still holds it must not find a later segment's bytes.
+            // A reader that still has it must not read the bytes of a later segment.
             let reusable = segment.len == self.segment_len && Arc::strong_count(&segment) == 1;
             segment.remove(&self.dir, reusable)?;
         }
@@ -250,7 +250,7 @@ impl WalEngine {
 impl Drop for WalEngine {
     fn drop(&mut self) {
         if let Some(preparing) = self.writer.lock().preparing.take() {
-            // Whoever opens the directory next must not meet it; a failure shows there again.
+            // The next start must not find it. If this fails, the next start reports it.
             let _ = preparing.join();
         }
     }
@@ -273,7 +273,7 @@ fn existing(dir: &Path) -> io::Result<Vec<u64>> {
     Ok(seqs)
 }
 
-/// Begins segment `seq` with every value that is known, so that the ones before it can go.
+/// Begins segment `seq` with all known values, so that earlier segments can be removed.
 fn start_segment(
     dir: &Path,
     seq: u64,
@@ -295,8 +295,8 @@ fn start_segment(
     Ok((Arc::new(segment), end))
 }
 
-/// Applies what stands in a segment and returns where it ends. `previous_end` is where the segment
-/// before it ended, if there is one.
+/// Applies the content of a segment and returns where it ends. `previous_end` is the end of the previous
+/// segment, if there is one.
 fn replay(
     index: &mut Index,
     segment: &Segment,
@@ -348,7 +348,7 @@ fn place_of(at: u64, term: u64, bytes: &[u8]) -> Place {
     Place { segment: 0, at, term, len, sum: crc32c::crc32c(bytes) }
 }
 
-/// Entries that one read fetches: neighbours in one segment.
+/// Entries that one read fetches, because they are close together in one segment.
 struct Run {
     segment: Arc<Segment>,
     entries: Vec<(u64, Place)>,
@@ -382,7 +382,7 @@ impl LogEngine for WalEngine {
         let mut writer = self.writer.lock();
         for Record { index, term, bytes } in records {
             Op::Entry { index: *index, term: *term, bytes }.put(&mut writer.frame);
-            // In the frame for now; where the frame goes is known when it is written.
+            // It is in the frame for now. Its position is known when the frame is written.
             let at = (writer.frame.len() - bytes.len()) as u64;
             let place = place_of(at, *term, bytes);
             writer.effects.push(Effect::Entry { index: *index, place });

@@ -1,14 +1,14 @@
-//! One file of the write-ahead log, and what stands in it.
+//! One file of the write-ahead log, and its format.
 //!
-//! A segment is a file of fixed length, filled before it is used, so that a sync has no metadata to
-//! write. From its start it holds frames, one for each sync: `u32 magic ‖ u32 length ‖ u32 checksum ‖
-//! operations`, each frame at a multiple of [`ALIGN`]. The checksum covers the segment's number and
-//! the frame's place too, so that what an earlier use of the file left behind is no frame. The first
-//! operation of a segment is [`Op::Start`].
+//! A segment is a file of fixed length. It is filled with zeros before it is used, so that a sync writes no
+//! metadata. It consists of frames, one for each sync: `u32 magic ‖ u32 length ‖ u32 checksum ‖ operations`,
+//! each at a multiple of [`ALIGN`]. The checksum also covers the segment's number and the frame's position,
+//! so that the remains of an earlier use of the file are not valid frames. The first operation of a segment
+//! is [`Op::Start`].
 //!
-//! A frame is written only after the one before it was synced. So what ends a scan is either the
-//! end, or one last frame that was being written when the power went; a broken frame that another
-//! one follows is damage.
+//! A frame is written only after the previous one was synced. So a scan ends either at the end, or at one
+//! last frame that was being written when the power failed. A broken frame that is followed by another frame
+//! is damage.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -19,11 +19,11 @@ use bytes::{Buf, BufMut};
 
 use super::{MetaKey, damaged, sync_dir};
 
-/// Most bytes of a segment: what waits for one sync is far less.
+/// Maximum length of a segment, in bytes. What waits for one sync is far less.
 const SEGMENT_LEN_MAX: u64 = 1024 * 1024 * 1024;
 pub(super) const FRAME_HEAD_LEN: usize = 12;
 const ALIGN: usize = 8;
-/// Files of purged segments that are kept for the next ones.
+/// Number of files of purged segments that are kept for later segments.
 const SPARES_MAX: usize = 4;
 const SPARE: &str = "spare";
 const MAGIC: u32 = u32::from_le_bytes(*b"MXWL");
@@ -35,12 +35,12 @@ const META: u8 = 3;
 const TRUNCATE: u8 = 4;
 const PURGE: u8 = 5;
 
-/// What a frame does to the log, in order.
+/// The operations in a frame, in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Op<'b> {
-    /// Begins a segment of `len` bytes; the one before it ended at `previous_end`.
+    /// Begins a segment of `len` bytes. The previous one ended at `previous_end`.
     Start { len: u64, previous_end: u64 },
-    /// Adds an entry behind the last one.
+    /// Adds an entry after the last one.
     Entry { index: u64, term: u64, bytes: &'b [u8] },
     /// Replaces a value.
     Meta { key: MetaKey, value: &'b [u8] },
@@ -92,12 +92,12 @@ fn put_bytes(frame: &mut Vec<u8>, bytes: &[u8]) {
     frame.put_slice(bytes);
 }
 
-/// An empty frame, with room for its head.
+/// An empty frame, with room for its header.
 pub(super) fn new_frame() -> Vec<u8> {
     vec![0; FRAME_HEAD_LEN]
 }
 
-/// Writes the head of a frame that is about to be put at `at` of segment `seq`, and fills it up.
+/// Writes the header of a frame for position `at` of segment `seq`, and pads the frame.
 pub(super) fn seal(frame: &mut Vec<u8>, seq: u64, at: u64) {
     let body = &frame[FRAME_HEAD_LEN..];
     let len = u32::try_from(body.len()).expect("a frame is far below 4 GiB");
@@ -109,7 +109,7 @@ pub(super) fn seal(frame: &mut Vec<u8>, seq: u64, at: u64) {
     frame.resize(padded(frame.len()), 0);
 }
 
-/// What a frame of `len` bytes takes.
+/// The padded length of a frame of `len` bytes.
 pub(super) fn padded(len: usize) -> usize {
     len.next_multiple_of(ALIGN)
 }
@@ -120,7 +120,7 @@ fn checksum(seq: u64, at: u64, body: &[u8]) -> u32 {
     crc32c::crc32c_append(len, body)
 }
 
-/// The operations of the frame at `at` of segment `seq`, or `None` if there is no whole frame.
+/// The operations of the frame at `at` in segment `seq`; `None` if there is no complete frame.
 fn frame_at(bytes: &[u8], seq: u64, at: usize) -> Option<&[u8]> {
     let mut head = bytes.get(at..at + FRAME_HEAD_LEN)?;
     if head.get_u32_le() != MAGIC {
@@ -132,11 +132,11 @@ fn frame_at(bytes: &[u8], seq: u64, at: usize) -> Option<&[u8]> {
     (checksum(seq, at as u64, body) == sum).then_some(body)
 }
 
-/// Where a frame's operations begin in its segment, and themselves.
+/// The position of a frame's operations in its segment, and the operations.
 pub(super) type Frame<'b> = (u64, &'b [u8]);
 
-/// The frames of a segment in order, and where they end.
-/// Fails if a broken frame is followed by a whole one.
+/// The frames of a segment in order, and the end of the last one. Fails if a broken frame is followed by a
+/// complete one.
 pub(super) fn frames(bytes: &[u8], seq: u64) -> io::Result<(Vec<Frame<'_>>, u64)> {
     let mut frames = Vec::new();
     let mut at = 0;
@@ -153,7 +153,7 @@ pub(super) fn frames(bytes: &[u8], seq: u64) -> io::Result<(Vec<Frame<'_>>, u64)
     Ok((frames, at as u64))
 }
 
-/// The operations of a frame, each with where its bytes begin in `body`.
+/// The operations of a frame, each with the position of its bytes in `body`.
 pub(super) fn ops(body: &[u8]) -> io::Result<Vec<(usize, Op<'_>)>> {
     let cut = || damaged("an operation in the log is cut short although its checksum is right");
     let mut ops = Vec::new();
@@ -221,7 +221,7 @@ impl Segment {
         digits.parse().ok()
     }
 
-    /// Opens a segment that was there, and reads it.
+    /// Opens an existing segment and reads it.
     pub(super) fn open(dir: &Path, seq: u64) -> io::Result<(Self, Vec<u8>)> {
         let path = Self::path_of(dir, seq);
         let file = OpenOptions::new().read(true).write(true).open(&path)?;
@@ -231,9 +231,9 @@ impl Segment {
         Ok((Self { seq, len, path, file }, bytes))
     }
 
-    /// Makes segment `seq` of `usual_len` bytes out of the spare file, durably; a longer one if that
-    /// has no room for `more` bytes. `first` makes its first frame, given its length. Returns where
-    /// that frame ends, too.
+    /// Creates segment `seq` of `usual_len` bytes from the spare file, durably. The segment is longer if
+    /// `more` bytes do not fit. `first` creates its first frame for a given length. Also returns the end of
+    /// that frame.
     pub(super) fn create(
         dir: &Path,
         seq: u64,
@@ -283,7 +283,7 @@ impl Segment {
         Ok(bytes)
     }
 
-    /// Gives the file up, durably; as a spare one if `reusable` and there are few.
+    /// Removes the file, durably. If it is `reusable` and there are few spare files, it becomes one.
     pub(super) fn remove(&self, dir: &Path, reusable: bool) -> io::Result<()> {
         if reusable && spares(dir, self.len)?.len() < SPARES_MAX {
             fs::rename(&self.path, self.path.with_extension(SPARE))?;
@@ -294,8 +294,8 @@ impl Segment {
     }
 }
 
-/// The files of `len` bytes that wait for their use as a segment. Others are removed: they are from
-/// a version with segments of another length.
+/// The spare files of `len` bytes. Files of other lengths are removed; they are from a version with segments
+/// of another length.
 pub(super) fn spares(dir: &Path, len: u64) -> io::Result<Vec<PathBuf>> {
     let mut spares = Vec::new();
     for entry in fs::read_dir(dir)? {
@@ -309,14 +309,14 @@ pub(super) fn spares(dir: &Path, len: u64) -> io::Result<Vec<PathBuf>> {
     Ok(spares)
 }
 
-/// Makes a spare file of `len` bytes.
+/// Creates a spare file of `len` bytes.
 pub(super) fn prepare_spare(dir: &Path, len: u64) -> io::Result<()> {
     let filled = fill(dir.join("spare.tmp"), len)?;
     fs::rename(filled, dir.join("new").with_extension(SPARE))
 }
 
-/// Makes a file of `len` zeros that are really there: blocks that were only promised would make
-/// the first sync of each write metadata too.
+/// Creates a file with `len` zeros that are really written. Blocks that are only reserved would make the
+/// first sync of each write metadata too.
 fn fill(path: PathBuf, len: u64) -> io::Result<PathBuf> {
     let mut file = File::create(&path)?;
     let mut left = len;

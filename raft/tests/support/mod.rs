@@ -18,7 +18,7 @@ use maxine_raft::{
 use parking_lot::Mutex;
 use tempfile::TempDir;
 
-/// Everything that was applied, in order.
+/// All applied entries, in order.
 #[derive(Clone, Default)]
 pub struct Journal(pub Arc<Mutex<Vec<(u64, Bytes)>>>);
 
@@ -107,8 +107,8 @@ pub struct Cluster {
 
 pub const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// An address that nobody listens on. Not one that the system picks: those are the ports of outgoing
-/// connections, too, and one of them could take it before its node listens.
+/// An address on which nobody listens. The operating system does not choose it, because it chooses among the
+/// ports of outgoing connections, and one of these could take the port before its node listens.
 pub fn free_addr() -> String {
     use std::sync::atomic::{AtomicU32, Ordering};
     static NEXT: AtomicU32 = AtomicU32::new(0);
@@ -134,7 +134,7 @@ pub fn member(id: NodeId) -> Member {
 }
 
 impl Cluster {
-    /// Configured, but nothing runs yet.
+    /// A configured cluster without running nodes.
     pub fn prepare(engine: EngineKind, count: u64, adjust: fn(&mut Config)) -> Self {
         let _ = tracing_subscriber::fmt()
             .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
@@ -195,7 +195,7 @@ impl Cluster {
         self.nodes[&id].journal.0.lock().iter().map(|(_, payload)| payload.clone()).collect()
     }
 
-    /// Stops a node without grace.
+    /// Stops a node abruptly.
     pub async fn kill(&mut self, id: NodeId) {
         let node = self.nodes.remove(&id).unwrap();
         node.node.stop_now().await;
@@ -254,7 +254,7 @@ impl Cluster {
     }
 }
 
-/// Polls a condition; fails loudly after a generous time.
+/// Polls a condition, and panics after a long time.
 pub async fn eventually<T>(what: &str, mut check: impl FnMut() -> Option<T>) -> T {
     let started = Instant::now();
     loop {

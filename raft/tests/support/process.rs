@@ -1,4 +1,4 @@
-//! Nodes as processes of their own: they can be paused, traced and given a slow disk one by one.
+//! Nodes as separate processes, which can be paused, traced and given a slow disk individually.
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tempfile::TempDir;
 
-/// Generous timings: a loaded machine must not look like a failed node.
+/// Long timings, so that a loaded machine does not look like a failed node.
 pub const TIMINGS: [&str; 4] = [
     "heartbeat_interval_ms=150",
     "election_timeout_min_ms=1000",
@@ -33,11 +33,11 @@ pub struct NodeProcess {
     next_tag: AtomicU64,
 }
 
-/// An answer that is still to come.
+/// An answer that has not arrived yet.
 pub struct Pending(Receiver<Result<String, String>>);
 
 impl Pending {
-    /// Panics when nothing comes: no command of a node may hang.
+    /// Panics if nothing arrives, because no command of a node may hang.
     pub fn wait(self) -> Result<String, String> {
         match self.0.recv_timeout(PATIENCE) {
             Ok(result) => result,
@@ -47,7 +47,7 @@ impl Pending {
     }
 }
 
-/// Built together with the tests by `cargo test`.
+/// `cargo test` builds it together with the tests.
 fn program() -> PathBuf {
     let mut path = std::env::current_exe().unwrap();
     path.pop();
@@ -62,7 +62,7 @@ fn program() -> PathBuf {
 }
 
 impl NodeProcess {
-    /// Starts node `id` of those at `addrs`, optionally under another program that runs it.
+    /// Starts node `id` of those at `addrs`, optionally under another program.
     pub fn start(dir: &TempDir, id: u64, engine: &str, addrs: &str, under: &[String]) -> Self {
         let fault_file = dir.path().join(format!("faults-{id}"));
         std::fs::write(&fault_file, "").unwrap();
@@ -116,7 +116,7 @@ impl NodeProcess {
         self.send(command).wait()
     }
 
-    /// Asks under a tag that a trace of the process shows; panics on a refusal.
+    /// Sends a command with a tag that a trace of the process shows. Panics on a refusal.
     pub fn ask_tagged(&self, tag: &str, command: &str) {
         self.send_tagged(tag, command).wait().unwrap();
     }
@@ -128,7 +128,7 @@ impl NodeProcess {
             let word = text.split(' ').find_map(|word| word.strip_prefix(key)?.strip_prefix('='));
             word.unwrap_or_else(|| panic!("no {key} in {text:?}")).to_owned()
         };
-        // 0 where there is none: no leader, nothing applied.
+        // 0 if there is none: no leader, or nothing applied.
         let number = |key: &str| match of(key).as_str() {
             "-" => 0,
             text => text.parse().unwrap(),
@@ -144,7 +144,7 @@ impl NodeProcess {
         }
     }
 
-    /// Sends a signal to the node itself, not to what it runs under.
+    /// Sends a signal to the node itself, and not to the program that runs it.
     pub fn signal(&self, name: &str) {
         let status = Command::new("kill")
             .args([format!("-{name}"), self.child.id().to_string()])
@@ -154,13 +154,13 @@ impl NodeProcess {
     }
 
     pub fn set_faults(&self, words: &str) {
-        // Replaced at once, so that a node never reads half a word.
+        // The file is replaced in one step, so that a node never reads an incomplete word.
         let next = self.fault_file.with_extension("next");
         std::fs::write(&next, words).unwrap();
         std::fs::rename(next, &self.fault_file).unwrap();
     }
 
-    /// Stops in good order and waits for the end.
+    /// Stops in an orderly way and waits for the end.
     pub fn quit(mut self) {
         let _ = writeln!(self.input.lock(), "q quit");
         let started = Instant::now();
@@ -220,7 +220,7 @@ impl Processes {
         (1..=3).filter(|other| *other != id).collect()
     }
 
-    /// Waits until one of these leads and the others of these agree.
+    /// Waits until one of these nodes leads and the others agree.
     pub fn leader_among(&self, ids: &[u64]) -> u64 {
         until("a leader", PATIENCE, || {
             let leader = ids.iter().copied().find(|id| self.node(*id).status().is_leader)?;
@@ -228,7 +228,7 @@ impl Processes {
         })
     }
 
-    /// Waits until all three have applied what the leader has.
+    /// Waits until all three have applied as much as the leader.
     pub fn converged(&self) {
         let leader = self.leader_among(&[1, 2, 3]);
         let applied = self.node(leader).status().applied;
@@ -238,7 +238,7 @@ impl Processes {
     }
 }
 
-/// Polls a condition; fails loudly after a time.
+/// Polls a condition, and panics after a time.
 pub fn until<T>(what: &str, patience: Duration, mut check: impl FnMut() -> Option<T>) -> T {
     let started = Instant::now();
     loop {

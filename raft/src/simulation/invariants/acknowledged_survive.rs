@@ -1,4 +1,4 @@
-//! Every later leader has every write that was acknowledged.
+//! Invariant: every later leader has every acknowledged write.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use super::Invariant;
 
 #[derive(Default)]
 pub(super) struct AcknowledgedSurvive {
-    /// The entry at each index that was acknowledged, and the newest term that it was known in.
+    /// The acknowledged entry at each index, and the newest term in which it was known.
     acknowledged: BTreeMap<u64, (u64, u64)>,
 }
 

@@ -1,4 +1,4 @@
-//! What one node applied at an index, every node applies at that index: a committed entry never changes.
+//! Invariant: a committed entry never changes. All nodes apply the same entry at an index.
 
 use std::collections::BTreeMap;
 

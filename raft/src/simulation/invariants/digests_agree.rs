@@ -1,4 +1,4 @@
-//! Nodes that applied the same entries have the same state.
+//! Invariant: nodes that applied the same entries have the same state.
 
 use std::collections::BTreeMap;
 

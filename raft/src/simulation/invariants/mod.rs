@@ -1,4 +1,4 @@
-//! What must hold after every step. One invariant per file.
+//! The invariants that are checked after every step. Each has its own file.
 
 mod acknowledged_survive;
 mod committed_entries_stay;
@@ -7,16 +7,16 @@ mod one_leader_per_term;
 
 use super::step::Step;
 
-/// Looks at every step.
+/// An invariant, which is checked after every step.
 pub(super) trait Invariant: Send {
     /// Its name.
     fn name(&self) -> &'static str;
 
-    /// Checks what the step did.
+    /// Checks one step.
     fn check(&mut self, step: &Step) -> Result<(), String>;
 }
 
-/// All of them.
+/// All invariants.
 pub(super) fn all() -> Vec<Box<dyn Invariant>> {
     vec![
         Box::<one_leader_per_term::OneLeaderPerTerm>::default(),

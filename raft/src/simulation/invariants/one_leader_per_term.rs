@@ -1,4 +1,4 @@
-//! Two nodes never act as leaders of one term.
+//! Invariant: two nodes never act as leader of the same term.
 
 use std::collections::BTreeMap;
 
