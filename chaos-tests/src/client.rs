@@ -1,7 +1,7 @@
-//! A client of the native API that is honest about outcomes.
+//! A client of the native API that distinguishes three outcomes.
 //!
-//! An answer that never came is not a failure: the write may have taken effect. So there are three
-//! outcomes, and which one it is decides what the checks may conclude.
+//! A missing answer is not a failure, because the write may have taken effect. So an outcome is success, no
+//! effect, or unknown, and the checks rely on the difference.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,24 +9,24 @@ use std::time::Duration;
 use reqwest::{Method, RequestBuilder, StatusCode};
 use serde_json::Value;
 
-/// What became of a request.
+/// The outcome of a request.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Outcome {
     /// It was answered with success.
     Ok {
-        /// The answer's body.
+        /// The body of the answer.
         body: Value,
-        /// The index of the state that answered.
+        /// The index of the state in the answer.
         index: u64,
     },
-    /// It had no effect: refused, or never received.
+    /// It had no effect: it was refused, or never received.
     Refused {
         /// The HTTP status; 0 if no connection was made.
         status: u16,
-        /// The problem's type, or what went wrong.
+        /// The type of the problem, or the error.
         reason: String,
     },
-    /// It may have taken effect, now or later.
+    /// It may have taken effect, or may still do so.
     Unknown(String),
 }
 
@@ -53,13 +53,13 @@ pub struct Client {
     token: Option<Arc<str>>,
 }
 
-/// Answers longer than this are not read.
+/// Maximum length of an answer, in bytes.
 const BODY_LEN_MAX: usize = 64 * 1024 * 1024;
 
 impl Client {
-    /// A client for `base`, whose requests may take `timeout`.
+    /// A client for `base`, with this time limit for requests.
     pub fn new(base: &str, timeout: Duration) -> anyhow::Result<Self> {
-        // Only the first installation counts; each is the same.
+        // Only the first installation counts. All of them are the same.
         let _already = rustls::crypto::ring::default_provider().install_default();
         let http = reqwest::Client::builder()
             .timeout(timeout)
@@ -76,7 +76,7 @@ impl Client {
         Self { token: Some(token), ..self.clone() }
     }
 
-    /// Where it sends to.
+    /// The base URL.
     pub fn base(&self) -> &str {
         &self.base
     }
@@ -115,7 +115,7 @@ impl Client {
         outcome(self.request(Method::DELETE, path)).await
     }
 
-    /// Reads all pages of the list at `path`; what freshness asks for holds for each page.
+    /// Reads all pages of the list at `path`, each with the freshness that `path` asks for.
     pub async fn list(&self, path: &str) -> Result<Vec<Value>, Outcome> {
         let mut items = Vec::new();
         let mut cursor: Option<String> = None;
@@ -158,7 +158,7 @@ async fn outcome(request: RequestBuilder) -> Outcome {
     }
     let bytes = match response.bytes().await {
         Ok(bytes) => bytes,
-        // The status was told, so a success is one; what it said is lost.
+        // The status was received, so a success is certain. Its content is lost.
         Err(error) => return Outcome::Unknown(error_text(&error)),
     };
     let body: Value = serde_json::from_slice(&bytes).unwrap_or(Value::Null);

@@ -1,7 +1,7 @@
-//! The one place of this crate that reads a clock.
+//! Reads the clocks. Nothing else in this crate does.
 //!
-//! All times in histories and reports are microseconds since the process started, on the monotonic
-//! clock: processes that are paused, and wall clocks that are set, don't move them.
+//! All times in histories and reports are microseconds since the process started, on the monotonic clock.
+//! Neither a pause of a process nor a change of the wall clock affects them.
 
 use std::sync::OnceLock;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -14,7 +14,7 @@ pub fn now() -> Instant {
     Instant::now()
 }
 
-/// Microseconds since this process first asked.
+/// Microseconds since this process first called this function.
 pub fn now_us() -> u64 {
     let start = *START.get_or_init(now);
     u64::try_from(now().saturating_duration_since(start).as_micros()).unwrap_or(u64::MAX)
@@ -27,7 +27,7 @@ pub fn wall_ms() -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Waits until `condition` gives something, looking every `every`; `None` after `timeout`.
+/// Waits until `condition` returns a value, and calls it every `every`. Returns `None` after `timeout`.
 pub async fn until<T, F>(timeout: Duration, every: Duration, mut condition: F) -> Option<T>
 where
     F: AsyncFnMut() -> Option<T>,

@@ -1,8 +1,8 @@
-//! Runs episodes: load, one fault, its end, recovery, and then every check on what was recorded.
+//! Runs episodes: load, one fault, its end, recovery, and then every check of the records.
 //!
-//! Each episode works in a namespace of its own, so that its check is complete and its cost does not
-//! grow with the run. The seed fixes which faults come, when and on whom; what the machine makes of
-//! it is its own affair, so a process run repeats a schedule, not a trace.
+//! Each episode uses its own namespace, so that its check is complete and its cost does not grow with the
+//! run. The seed decides which faults happen, when, and on which nodes. The timing of the machine still
+//! varies, so a run repeats a schedule and not a trace.
 
 mod verify;
 
@@ -21,57 +21,58 @@ use crate::nemesis::{self, Active, Fault};
 use crate::network::NetworkKind;
 use crate::workload::{self, Setting};
 
-/// What a run does.
+/// The options of a run.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// What orders the commands.
     pub backend: Backend,
     /// What connects the nodes.
     pub network: NetworkKind,
-    /// What random choices start from.
+    /// The seed of all random choices.
     pub seed: u64,
-    /// How many episodes; with `time`, whatever ends first.
+    /// Number of episodes. The run ends at this number or after `time`, whichever is first.
     pub rounds: u64,
-    /// No episode begins after so long.
+    /// No episode begins after this time.
     pub time: Duration,
     /// The faults to choose from.
     pub faults: Vec<Fault>,
-    /// How long a fault lasts, from and to.
+    /// How long a fault lasts, minimum and maximum.
     pub hold_ms: (u64, u64),
-    /// Whether a fleet with short leases lives meanwhile.
+    /// Whether a fleet with short leases runs too.
     pub leases: bool,
-    /// The program, where it is not the one beside this one.
+    /// The program; `None` for the one next to this program.
     pub program: Option<PathBuf>,
     /// The previous version's program, from which nodes are upgraded.
     pub previous: Option<PathBuf>,
     /// How many nodes.
     pub nodes: u64,
-    /// Whether Sentinels watch over Redis.
+    /// Whether Sentinels monitor Redis.
     pub sentinels: bool,
-    /// Whether the output of each node goes to the disk that holds its data.
+    /// Whether the output of each node goes to the disk of its data.
     pub logs_on_disks: bool,
-    /// More flags of the nodes.
+    /// Additional flags of the nodes.
     pub flags: Vec<String>,
-    /// More environment of the nodes.
+    /// Additional environment variables of the nodes.
     pub env: Vec<(String, String)>,
-    /// A rejoining node must not raise the term: only where nothing else can.
+    /// Whether a returning node must not raise the term. Only used where nothing else can raise it.
     pub term_must_stay: bool,
-    /// After a fault is taken back, every node must take writes within so long.
+    /// Time limit for every node to accept writes after the end of a fault.
     pub recovery_max: Duration,
     /// Writes a line of progress to standard error after each episode.
     pub progress: bool,
 }
 
-/// How long a request of the load may take: longer than any election, shorter than a fault.
+/// Time limit for a request of the load. It is longer than any election and shorter than a fault.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(3);
-/// For questions about leadership: longer than any pause, so that they are answered at its end.
+/// Time limit for questions about leadership. It is longer than any pause, so that they are answered at its
+/// end.
 const QUESTION_TIMEOUT: Duration = Duration::from_secs(20);
-/// After a fault is taken back, every node takes writes within so long, on a machine of its own.
+/// The same limit as `recovery_max`, on a machine without other load.
 pub const RECOVERY_MAX: Duration = Duration::from_secs(15);
 /// How long a node may still report an unreachable node as reachable, or a lost leader as the leader. Silence is noticed
 /// after two seconds; a leader counts as known for one second after it was last confirmed.
 const GRACE: Duration = Duration::from_secs(4);
-/// The same with election timeouts of up to four seconds.
+/// The same for election timeouts of up to four seconds.
 const LONG_GRACE: Duration = Duration::from_secs(10);
 const REGISTERING_CLIENTS: u64 = 6;
 const COMPARING_CLIENTS: u32 = 4;
@@ -81,7 +82,7 @@ const SILENT_LEN: usize = 4;
 const FLEET_TTL_MS: u64 = 4_000;
 
 impl Options {
-    /// So many episodes of these faults.
+    /// A run of this many episodes with these faults.
     pub fn new(
         backend: Backend,
         network: NetworkKind,
@@ -112,8 +113,7 @@ impl Options {
     }
 }
 
-/// Runs it in `dir`. An error means that the harness could not go on; broken promises are in the
-/// journal.
+/// Runs in `dir`. An error means that the harness could not continue. Broken promises are in the journal.
 pub async fn run(options: &Options, dir: &Path, journal: &Arc<Journal>) -> anyhow::Result<()> {
     let mut cluster = Cluster::start(plan(options), dir).await?;
     let mut rng = fastrand::Rng::with_seed(options.seed);
@@ -123,7 +123,7 @@ pub async fn run(options: &Options, dir: &Path, journal: &Arc<Journal>) -> anyho
         if clock::now() >= deadline {
             break;
         }
-        // Each kind once, in random order, before any comes again.
+        // Each kind occurs once, in random order, before any is repeated.
         if bag.is_empty() {
             bag.clone_from(&options.faults);
             rng.shuffle(&mut bag);
@@ -154,7 +154,7 @@ fn plan(options: &Options) -> ClusterPlan {
     plan
 }
 
-/// A new cluster of the previous version's program in place of the present one.
+/// Replaces the present cluster by a new one with the previous version's program.
 async fn begin_with_previous(
     mut cluster: Cluster,
     options: &Options,
@@ -166,7 +166,7 @@ async fn begin_with_previous(
     drop(cluster);
     let mut plan = plan(options);
     plan.program.clone_from(&options.previous);
-    // Its indexes begin anew.
+    // Its indexes start from the beginning.
     journal.records().figures.insert("acknowledged_index".into(), 0);
     Cluster::start(plan, &dir.join(format!("upgrade-{round}"))).await
 }
@@ -206,7 +206,7 @@ async fn episode(
     let over = nemesis::end(cluster, &mut active, journal).await?;
     let healed_us = clock::now_us();
     let mut record = over.record;
-    // Who replaced another is reached under another address.
+    // A replacement node has another address.
     let usual = Setting { clients: cluster.clients(CLIENT_TIMEOUT)?, ..usual };
     recover(cluster, options, &usual, &active, journal).await?;
     record.recovery_us = clock::now_us() - healed_us;
@@ -236,10 +236,10 @@ async fn episode(
     Ok(())
 }
 
-/// What is known of a fault that has just begun.
+/// What is known about a fault that has just begun.
 fn known(options: &Options, active: &Active) -> Known {
     let (fault, nodes) = (active.fault, &active.nodes);
-    // With the long election timeouts of such a run, a leader may be believed in for longer.
+    // With the long election timeouts of such a run, a lost leader may be reported for longer.
     let grace = if options.term_must_stay { LONG_GRACE } else { GRACE };
     Known {
         out_of_reach: if fault.cuts_off() { nodes.clone() } else { Vec::new() },
@@ -250,7 +250,7 @@ fn known(options: &Options, active: &Active) -> Known {
     }
 }
 
-/// Deletes what the episode registered: the next one finds a cluster of the same size.
+/// Deletes the registrations of the episode, so that the next one finds a cluster of the same size.
 async fn tidy(setting: &Setting) -> anyhow::Result<()> {
     let client = &setting.clients[0];
     let services = format!("/api/v1/services?namespace={}", setting.namespace);
@@ -267,7 +267,7 @@ async fn tidy(setting: &Setting) -> anyhow::Result<()> {
         .with_context(|| format!("{} cannot be deleted", setting.namespace))
 }
 
-/// Waits until every node takes a write. That it takes too long is an anomaly.
+/// Waits until every node accepts a write. If that takes too long, it is an anomaly.
 async fn recover(
     cluster: &mut Cluster,
     options: &Options,
@@ -299,7 +299,7 @@ async fn recover(
     Ok(())
 }
 
-/// A node that was cut off and came back must not have raised the term.
+/// A node that was cut off and returned must not have raised the term.
 async fn term_stays(cluster: &Cluster, active: &Active, journal: &Journal) -> anyhow::Result<()> {
     tokio::time::sleep(Duration::from_secs(2)).await;
     for id in cluster.ids() {
@@ -315,7 +315,7 @@ async fn term_stays(cluster: &Cluster, active: &Active, journal: &Journal) -> an
     Ok(())
 }
 
-/// The longest time without an acknowledged write, from a fault's beginning until recovery.
+/// The longest time without an acknowledged write, from the beginning of a fault until recovery.
 fn longest_silence(operations: &[Operation], fault: &FaultRecord) -> u64 {
     let until_us = fault.end_us + fault.recovery_us;
     let is_write =

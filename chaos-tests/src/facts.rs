@@ -1,27 +1,27 @@
-//! What is true in a simulation: what its invariants read, and what one step did.
+//! The facts of a simulation that its invariants read, and the effect of one step.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use maxine_state::{Applied, ControlState, Event, Fence, InstanceKey, Name, Proposal};
 
-/// What happened in one step.
+/// The effect of one step.
 #[derive(Clone, Debug)]
 pub enum Step {
     /// A node applied the entry at a position of the log.
     Applied {
-        /// Which node.
+        /// The node.
         node: usize,
         /// The entry's position, from 1.
         position: usize,
         /// Its reply.
         applied: Applied,
-        /// What it changed.
+        /// The changes.
         events: Vec<Arc<Event>>,
-        /// The registrations that it removed, as they were before.
+        /// The registrations that it removed, with their values before.
         removed: Vec<Removed>,
     },
-    /// Anything else.
+    /// Any other step.
     Other,
 }
 
@@ -39,9 +39,9 @@ pub struct Removed {
 /// An entry of the log.
 #[derive(Clone, Debug)]
 pub struct Entry {
-    /// The leader's term.
+    /// The term of the leader.
     pub term: u64,
-    /// What was ordered.
+    /// The proposal.
     pub proposal: Arc<Proposal>,
 }
 
@@ -52,53 +52,53 @@ pub struct Replica {
     pub name: Name,
     /// Whether its process runs.
     pub up: bool,
-    /// Until when its process is paused.
+    /// Until when its process is paused, in milliseconds.
     pub paused_until_ms: u64,
     /// Its copy of the state.
     pub state: ControlState,
     /// How much of the log it has applied.
     pub position: usize,
-    /// The fence under which it does the leader's duties.
+    /// The fence under which it carries out the leader's duties.
     pub duties: Option<Fence>,
 }
 
 impl Replica {
-    /// Whether its process does anything now.
+    /// Whether its process runs now.
     pub fn runs(&self, now_ms: u64) -> bool {
         self.up && self.paused_until_ms <= now_ms
     }
 }
 
-/// What a client was told of its instance.
+/// The last reply that a client got about its instance.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Acknowledged {
     /// The lease of its registration.
     pub lease_epoch: u64,
-    /// Until when the lease surely holds, by the world's clock.
+    /// Until when the lease is certainly valid, by the world's clock.
     pub holds_until_ms: u64,
 }
 
-/// The truth about a simulated world.
+/// The facts of a simulated world.
 #[derive(Debug, Default)]
 pub struct Facts {
     /// Virtual milliseconds since the start.
     pub now_ms: u64,
     /// The nodes.
     pub nodes: Vec<Replica>,
-    /// The order of what was proposed.
+    /// The ordered proposals.
     pub log: Vec<Entry>,
-    /// Which node really leads.
+    /// The node that really leads.
     pub leader: Option<usize>,
     /// The present term.
     pub term: u64,
-    /// What clients were told of their instances.
+    /// The last replies that clients got about their instances.
     pub acknowledged: BTreeMap<InstanceKey, Acknowledged>,
-    /// Replies that clients got, by request.
+    /// The replies that clients got, by request.
     pub replies: BTreeMap<u128, Applied>,
-    /// Writes that a node ordered, by the number that the node gave them when it took them in.
+    /// Writes that a node has ordered, by the number that the node gave them.
     pub ordered: BTreeSet<u64>,
-    /// Writes of which a node said that nothing was written.
+    /// Writes that a node answered as not written.
     pub refused: Vec<u64>,
-    /// Instances that answered every probe well, except to a node that could not reach them.
+    /// Instances that answered every probe with success, except from a node that could not reach them.
     pub always_healthy: BTreeSet<InstanceKey>,
 }

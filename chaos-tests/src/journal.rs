@@ -1,6 +1,6 @@
-//! Everything that a run saw, in order: operations, faults, claims to lead, anomalies, recoveries.
+//! Records all events of a run in order: operations, faults, claims of leadership, anomalies and recoveries.
 //!
-//! Workloads and the nemesis write into it, checks and reports read it. It concludes nothing.
+//! Workloads and the nemesis write to it; checks and reports read it. It makes no judgement.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -10,7 +10,7 @@ use crate::checks::digests::Digest;
 use crate::client::Outcome;
 use crate::clock;
 
-/// What a client asked for.
+/// The kind of a client's operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OpKind {
@@ -30,15 +30,15 @@ pub enum OpKind {
     Proxied,
 }
 
-/// How it ended.
+/// The outcome of an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Ended {
     /// Acknowledged.
     Ok,
-    /// Without effect.
+    /// It had no effect.
     Refused,
-    /// Nobody knows.
+    /// The outcome is unknown.
     Unknown,
 }
 
@@ -52,46 +52,46 @@ impl From<&Outcome> for Ended {
     }
 }
 
-/// One operation; small, for there are millions.
+/// One operation. It is small, because there are millions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Operation {
     /// When it was sent.
     pub start_us: u64,
     /// When its outcome was known.
     pub end_us: u64,
-    /// Through which node.
+    /// The node.
     pub node: u8,
-    /// What.
+    /// The kind.
     pub kind: OpKind,
-    /// How it ended.
+    /// The outcome.
     pub ended: Ended,
 }
 
-/// One fault, from its beginning until it was taken back.
+/// One fault, from its beginning to its end.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FaultRecord {
     /// Its kind.
     pub kind: String,
-    /// The nodes that it was done to.
+    /// The affected nodes.
     pub nodes: Vec<u64>,
-    /// Whether one of them led.
+    /// Whether one of them was the leader.
     pub hit_leader: bool,
     /// When it began.
     pub start_us: u64,
-    /// When it was taken back.
+    /// When it ended.
     pub end_us: u64,
-    /// The longest time without an acknowledged write from its beginning until recovery.
+    /// The longest time without an acknowledged write, from its beginning until recovery.
     pub unavailable_us: u64,
-    /// From its being taken back until every node took a write.
+    /// The time from its end until every node accepted a write.
     pub recovery_us: u64,
 }
 
-/// A node said that it leads.
+/// A node reported that it leads.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Claim {
-    /// Which node.
+    /// The node.
     pub node: u64,
-    /// In which term; 0 where it was not told.
+    /// The term; 0 if the answer had none.
     pub term: u64,
     /// When it was asked.
     pub start_us: u64,
@@ -108,25 +108,25 @@ pub struct Acknowledgement {
     pub index: u64,
 }
 
-/// A node said how old its state is.
+/// A node reported its staleness.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AgeClaim {
-    /// Which node.
+    /// The node.
     pub node: u64,
     /// When it was asked.
     pub start_us: u64,
-    /// The index of that state.
+    /// The index of its state.
     pub index: u64,
-    /// How old it can be, in milliseconds; `None` where the node did not know.
+    /// The reported staleness, in milliseconds; `None` if the node did not know it.
     pub staleness_ms: Option<u64>,
-    /// Whether it said that it is ready.
+    /// Whether it reported to be ready.
     pub ready: bool,
 }
 
-/// A node said what it knows of the cluster.
+/// A node reported the status of the cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StatusClaim {
-    /// Which node.
+    /// The node.
     pub node: u64,
     /// Its name.
     pub name: String,
@@ -138,53 +138,53 @@ pub struct StatusClaim {
     pub index: u64,
     /// The index in the answer's header.
     pub header_index: u64,
-    /// The leader's name, where it named one.
+    /// The leader's name, if the answer had one.
     pub leader: Option<String>,
-    /// Whether it said that it leads.
+    /// Whether it reported that it leads.
     pub is_leader: bool,
     /// The term.
     pub term: u64,
-    /// How many voters there are, and how many of them it said can be lost.
+    /// The number of voters, and how many of them may fail according to the answer.
     pub tolerance: Option<(u64, u64)>,
 }
 
 /// A broken promise.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Anomaly {
-    /// Which check found it.
+    /// The check that found it.
     pub check: String,
-    /// What it found.
+    /// The finding.
     pub detail: String,
     /// When, in microseconds.
     pub at_us: u64,
 }
 
-/// What was recorded.
+/// The records of a run.
 #[derive(Debug, Default)]
 pub struct Records {
     /// Every operation.
     pub operations: Vec<Operation>,
-    /// Every fault that was taken back.
+    /// Every fault that has ended.
     pub faults: Vec<FaultRecord>,
-    /// The present episode's claims to lead.
+    /// The claims of leadership in the present episode.
     pub claims: Vec<Claim>,
-    /// The present episode's acknowledged writes.
+    /// The acknowledged writes of the present episode.
     pub acknowledged: Vec<Acknowledgement>,
-    /// What nodes said of their age in the present episode.
+    /// The reported staleness in the present episode.
     pub ages: Vec<AgeClaim>,
-    /// What nodes said of the cluster in the present episode.
+    /// The reported status of the cluster in the present episode.
     pub statuses: Vec<StatusClaim>,
-    /// The digests that nodes told in the present episode, under load.
+    /// The digests that nodes reported under load, in the present episode.
     pub digests: Vec<Digest>,
-    /// Who led from when to when, of the episodes before.
+    /// The leaders of earlier episodes, with their times.
     pub leaders: Vec<Claim>,
-    /// How many claims were looked at.
+    /// Number of claims that were checked.
     pub claims_seen: u64,
     /// Every broken promise.
     pub anomalies: Vec<Anomaly>,
-    /// How many episodes were checked.
+    /// Number of episodes that were checked.
     pub episodes: u64,
-    /// Figures of single checks, by name.
+    /// The figures of single checks, by name.
     pub figures: std::collections::BTreeMap<String, u64>,
 }
 
@@ -194,11 +194,11 @@ pub struct Journal {
     records: Mutex<Records>,
 }
 
-/// More anomalies than these say nothing new.
+/// Maximum number of anomalies that are recorded.
 const ANOMALIES_MAX: usize = 200;
 
 impl Journal {
-    /// What was recorded so far.
+    /// The records so far.
     pub fn records(&self) -> MutexGuard<'_, Records> {
         self.records.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -226,7 +226,7 @@ impl Journal {
     }
 }
 
-/// Puts claims of one node that follow each other together.
+/// Merges consecutive claims of a node.
 pub fn merge_claims(claims: &[Claim]) -> Vec<Claim> {
     let mut sorted: Vec<&Claim> = claims.iter().collect();
     sorted.sort_by_key(|claim| claim.end_us);
@@ -234,7 +234,7 @@ pub fn merge_claims(claims: &[Claim]) -> Vec<Claim> {
     for claim in sorted {
         match merged.last_mut() {
             Some(last) if last.node == claim.node => last.end_us = claim.end_us,
-            // From the answer on: the question may have waited for long.
+            // The time of the answer is used, because the question may have waited.
             _ => merged.push(Claim { start_us: claim.end_us, ..claim.clone() }),
         }
     }

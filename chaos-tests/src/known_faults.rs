@@ -1,25 +1,26 @@
-//! Faults that a build with the feature `faults` has, and what must find each: the harness is tested.
+//! The deliberate faults of a build with the feature `faults`, and the check that must detect each. They test
+//! the harness.
 
 use std::path::Path;
 use std::process::Command;
 
 use anyhow::Context;
 
-/// A fault that shows on processes, and the check that must find it.
+/// A fault in real processes, and the check that must detect it.
 #[derive(Clone, Copy, Debug)]
 pub struct OnProcesses {
-    /// Its words in `MAXINE_FAULT`.
+    /// Its name in `MAXINE_FAULT`.
     pub fault: &'static str,
-    /// The scenario in which it shows.
+    /// The scenario that shows it.
     pub scenario: &'static str,
-    /// Episodes that are enough.
+    /// A sufficient number of episodes.
     pub rounds: u64,
-    /// The check that finds it.
+    /// The check that detects it.
     pub check: &'static str,
 }
 
-/// Every one that shows on processes. To be acknowledged too early shows when all nodes lose power: what
-/// the log's transaction holds in memory is as lost then as what the kernel holds.
+/// All faults in real processes. An early acknowledgement shows when all nodes lose power, because the data
+/// in the memory of the log's transaction is then lost like the data in the kernel.
 pub const ON_PROCESSES: &[OnProcesses] = &[
     OnProcesses {
         fault: "ack-before-fsync,slow-fsync=60",
@@ -42,18 +43,18 @@ pub const ON_PROCESSES: &[OnProcesses] = &[
     OnProcesses { fault: "drop-watch-event", scenario: "rounds", rounds: 1, check: "watches" },
 ];
 
-/// A fault that the simulation has, and the seed that catches it.
+/// A fault in the simulation, and the seed that detects it.
 #[derive(Clone, Copy, Debug)]
 pub struct InSimulation {
     /// Its name, for `maxine-chaos simulate --fault`.
     pub fault: &'static str,
-    /// The seed, which is clean without the fault.
+    /// The seed. Without the fault it violates no invariant.
     pub seed: u64,
-    /// The invariant that is broken.
+    /// The invariant that it violates.
     pub invariant: &'static str,
 }
 
-/// Every one of these, run with `--slow-proposals`.
+/// All faults in the simulation. They run with `--slow-proposals`.
 pub const IN_SIMULATION: &[InSimulation] = &[
     InSimulation { fault: "skip-fencing", seed: 30, invariant: "renewed-leases-hold" },
     InSimulation { fault: "skip-entry", seed: 3, invariant: "digests-agree" },
@@ -71,18 +72,18 @@ pub const IN_SIMULATION: &[InSimulation] = &[
     InSimulation { fault: "superseded-for-good", seed: 3, invariant: "calm-leader-has-duties" },
 ];
 
-/// A fault behind which another defence stands on processes, and the test that must fail.
+/// A fault that another defence hides in real processes, and the test that must fail.
 #[derive(Clone, Copy, Debug)]
 pub struct InTest {
-    /// Its word in `MAXINE_FAULT`.
+    /// Its name in `MAXINE_FAULT`.
     pub fault: &'static str,
-    /// The package that has the test.
+    /// The package of the test.
     pub package: &'static str,
     /// The test's path.
     pub test: &'static str,
 }
 
-/// Every one of these.
+/// All such faults.
 pub const IN_TESTS: &[InTest] = &[
     InTest {
         fault: "skip-fencing",
@@ -97,14 +98,14 @@ pub const IN_TESTS: &[InTest] = &[
 ];
 
 impl InTest {
-    /// Whether its test passes without the fault and fails with it. Needs cargo, and builds into `target`.
+    /// Whether the test passes without the fault and fails with it. Needs cargo, and builds into `target`.
     pub fn is_caught(&self, target: &Path) -> anyhow::Result<bool> {
         Ok(self.passes(target, "")? && !self.passes(target, self.fault)?)
     }
 
     fn passes(&self, target: &Path, fault: &str) -> anyhow::Result<bool> {
         let output = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-            // Together, so that both are built with the features that they have in the workspace.
+            // Both packages together, so that they are built with the same features as in the workspace.
             .args(["test", "--package", "maxine", "--package", "maxine-chaos"])
             .args(["--package", self.package, "--features", "maxine/faults", "--lib"])
             .arg("--target-dir")

@@ -1,8 +1,8 @@
-//! Breaks a running Maxine cluster on purpose and checks what its clients saw.
+//! Breaks a running Maxine cluster on purpose and checks what its clients observed.
 //!
-//! [`cluster`] runs the real program as real processes, [`network`] cuts what connects them,
-//! [`workload`] sends requests and records every outcome, and [`checks`] decides afterwards, from
-//! what was recorded alone, whether a promise was broken. [`scenario`] puts them together.
+//! [`cluster`] runs the real program as processes, and [`network`] cuts the connections between them.
+//! [`workload`] sends requests and records every outcome. [`checks`] then decides from the records alone
+//! whether a promise was broken. [`scenario`] combines these parts.
 
 pub mod checks;
 pub mod client;

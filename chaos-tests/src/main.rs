@@ -19,7 +19,7 @@ use maxine_chaos::scenario::{SCENARIOS, Scenario};
 use maxine_chaos::simulation::{self, Plan};
 use maxine_chaos::{clock, consensus, engine, program};
 
-/// Breaks a running Maxine cluster on purpose and checks what its clients saw.
+/// Breaks a running Maxine cluster on purpose and checks what its clients observed.
 #[derive(Debug, Parser)]
 #[command(name = "maxine-chaos", version)]
 struct Cli {
@@ -31,78 +31,78 @@ struct Cli {
 enum Command {
     /// Runs a scenario.
     Run(RunArgs),
-    /// Runs seeds of the simulation.
+    /// Runs seeds of the simulation
     Simulate(SimulateArgs),
     /// Lists the scenarios.
     List,
-    /// Shows that known faults are caught: runs a program built with '--features faults'.
+    /// Shows that deliberate faults are detected. Needs a program built with '--features faults'.
     Prove {
-        /// That program.
+        /// The program
         #[arg(long)]
         program: PathBuf,
     },
-    /// Runs again what a report tells of, with the same schedule.
+    /// Repeats the schedule of a report
     Replay {
-        /// The report.json.
+        /// The file report.json
         report: PathBuf,
     },
 }
 
 #[derive(Debug, Args)]
 struct RunArgs {
-    /// Which one; see 'maxine-chaos list'.
+    /// The scenario; see 'maxine-chaos list'
     #[arg(long)]
     scenario: String,
-    /// No episode begins after so many minutes.
+    /// No episode begins after this many minutes
     #[arg(long, conflicts_with = "rounds")]
     minutes: Option<u64>,
-    /// So many episodes.
+    /// Number of episodes
     #[arg(long)]
     rounds: Option<u64>,
-    /// What random choices start from.
+    /// Seed of all random choices
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// What orders the commands.
+    /// The backend that orders the commands
     #[arg(long, value_enum, default_value_t = BackendArg::Raft)]
     backend: BackendArg,
-    /// What connects the nodes; where it is left out, what the scenario needs.
+    /// The network between the nodes; by default, the one that the scenario needs
     #[arg(long, value_enum)]
     network: Option<NetworkArg>,
-    /// Where the report is written.
+    /// Directory for the report
     #[arg(long, default_value = "chaos-report")]
     report: PathBuf,
-    /// The previous version's program, for the fault 'upgrade'.
+    /// The previous version's program, for the fault 'upgrade'
     #[arg(long)]
     previous: Option<PathBuf>,
-    /// Only these of the scenario's faults, separated by commas.
+    /// Only these faults of the scenario, separated by commas
     #[arg(long, value_delimiter = ',')]
     faults: Vec<Fault>,
-    /// Keeps the nodes' data and logs here instead of a folder that is deleted at the end.
+    /// Keeps the nodes' data and logs in this directory, instead of one that is deleted at the end
     #[arg(long)]
     keep: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
 struct SimulateArgs {
-    /// How many seeds.
+    /// Number of seeds
     #[arg(long, default_value_t = 1_000)]
     seeds: u64,
-    /// The first of them.
+    /// The first seed
     #[arg(long, default_value_t = 1)]
     first_seed: u64,
-    /// How long each runs, in virtual seconds.
+    /// Duration of each run, in virtual seconds
     #[arg(long, default_value_t = 60)]
     virtual_s: u64,
-    /// What the leader proposes for itself may be seconds late.
+    /// Delays the leader's own proposals by up to seconds
     #[arg(long, conflicts_with = "consensus")]
     slow_proposals: bool,
-    /// The real consensus core orders the log, instead of an ideal one.
+    /// Uses the real consensus core for the order of the log, instead of an ideal one
     #[arg(long)]
     consensus: bool,
-    /// So many seeds at a time (with '--consensus').
+    /// Number of concurrent seeds (with '--consensus')
     #[arg(long, default_value_t = 1)]
     jobs: usize,
-    /// A known fault that is switched on, to see that it is caught.
+    /// A deliberate fault, to see that it is detected
     #[arg(long)]
     fault: Option<String>,
 }
@@ -155,7 +155,7 @@ fn list() -> anyhow::Result<bool> {
     Ok(true)
 }
 
-/// The known fault of this name.
+/// The deliberate fault with this name.
 fn fault_named<F: Copy>(name: Option<&str>, all: &[(F, &str)]) -> anyhow::Result<Option<F>> {
     let Some(name) = name else { return Ok(None) };
     let found = all.iter().find(|(_, known)| *known == name).map(|(fault, _)| *fault);
@@ -296,7 +296,7 @@ async fn prove(program: &Path) -> anyhow::Result<bool> {
             known.scenario
         )?;
     }
-    // Beside the program, which was built for it: `target/faults/debug/maxine`.
+    // Next to the program that was built with the faults: `target/faults/debug/maxine`.
     let target = program.ancestors().nth(2).unwrap_or(Path::new("target/faults"));
     for known in IN_TESTS {
         let caught = known.is_caught(target)?;
@@ -395,7 +395,7 @@ async fn run(args: RunArgs) -> anyhow::Result<bool> {
     let mut report = Report::new(start, built.into(), &records, error);
     report.skipped = skipped;
     report.write(&records, &args.report)?;
-    tell(&report, &args.report, (clock::now_us() - started_us) / 1_000_000)?;
+    write_report(&report, &args.report, (clock::now_us() - started_us) / 1_000_000)?;
     if !report.is_clean() && args.keep.is_none() {
         let kept = temporary.keep();
         eprintln!("the nodes' data and logs are kept in {}", kept.display());
@@ -403,7 +403,7 @@ async fn run(args: RunArgs) -> anyhow::Result<bool> {
     Ok(report.is_clean())
 }
 
-/// Leaves out what this machine lacks something for, and says so.
+/// Leaves out faults that this machine cannot produce, and reports them.
 fn skip_impossible(options: &mut engine::Options) -> anyhow::Result<BTreeMap<String, String>> {
     let previous = options.previous.clone();
     let mut skipped = BTreeMap::new();
@@ -421,7 +421,7 @@ fn skip_impossible(options: &mut engine::Options) -> anyhow::Result<BTreeMap<Str
     Ok(skipped)
 }
 
-fn tell(report: &Report, dir: &Path, took_s: u64) -> anyhow::Result<()> {
+fn write_report(report: &Report, dir: &Path, took_s: u64) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     writeln!(
         out,

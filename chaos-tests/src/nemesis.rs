@@ -1,7 +1,6 @@
-//! Does one fault at a time to a cluster, and takes it back.
+//! Causes one fault at a time in a cluster, and ends it.
 //!
-//! Which nodes it hits follows from the seed and from who leads at that moment. It never looks at
-//! what clients see.
+//! The seed and the present leader decide which nodes it affects. It never looks at what clients observe.
 
 mod kinds;
 mod possible;
@@ -23,26 +22,26 @@ pub use possible::{Ground, fits, missing};
 /// A fault that has begun.
 #[derive(Debug)]
 pub struct Active {
-    /// What it is.
+    /// The kind of fault.
     pub fault: Fault,
-    /// The nodes that it was done to.
+    /// The affected nodes.
     pub nodes: Vec<u64>,
-    /// Who led before it.
+    /// The leader before the fault.
     pub leader: u64,
-    /// In which term, where there are terms.
+    /// The leader's term, if there are terms.
     pub term: u64,
     /// When it began.
     pub start_us: u64,
-    /// Since when the isolated node surely is.
+    /// When the isolated node was certainly cut off.
     cut_us: Option<u64>,
     held: Held,
 }
 
-/// What must be kept until a fault is taken back.
+/// What must be kept until a fault ends.
 #[derive(Debug)]
 enum Held {
     Nothing,
-    /// Dropping it makes the disk fast again.
+    /// Dropping it ends the slowness of the disk.
     Slow {
         _until_dropped: SlowDisk,
     },
@@ -50,40 +49,40 @@ enum Held {
     RedisPort(u16),
 }
 
-/// What is left of a fault that was taken back.
+/// The result of a fault that has ended.
 #[derive(Debug)]
 pub struct Over {
-    /// For the journal; what depends on the recovery is still 0.
+    /// For the journal. The values that depend on the recovery are still 0.
     pub record: FaultRecord,
-    /// The node that was cut off, and when it surely was.
+    /// The node that was cut off, and when it certainly was.
     pub cut: Option<CutOff>,
 }
 
-/// How long who leads may be unclear before a fault.
+/// Maximum time to find the leader before a fault.
 const LEADER_TIMEOUT: Duration = Duration::from_secs(30);
 const STOP_TIMEOUT: Duration = Duration::from_secs(20);
-/// How long a node may take to find its log damaged.
+/// Maximum time for a node to detect that its log is damaged.
 const REFUSE_TIMEOUT: Duration = Duration::from_secs(30);
 const NO_REDIS: &str = "this cluster has no Redis";
-/// Most damages to Redis in one episode, and the longest pause between two.
+/// Maximum number of damages to Redis in one episode, and the maximum pause between two.
 const DAMAGES_MAX: usize = 60;
 const DAMAGE_PAUSE_MS_MAX: u64 = 60;
-/// How often one episode gives a node an older copy, at most, and how old that is, in milliseconds.
+/// Maximum number of older copies in one episode, and their age in milliseconds.
 const ROLLBACKS_MAX: usize = 3;
 const ROLLBACK_AFTER_MS: (u64, u64) = (200, 2_500);
-/// Bytes that a node's log allocates ahead.
+/// Number of bytes that a node's log allocates in advance.
 const ALLOCATED_LEN: u64 = 8 * 1024 * 1024;
-/// Registrations in one write that uses them up, and most such writes.
+/// Number of registrations in one write that uses them, and maximum number of such writes.
 const USE_UP_ITEMS: u64 = 50;
 const USE_UP_ATTEMPTS_MAX: u64 = 60;
-/// How long a node on a full disk may take to stop, or to have what the others have.
+/// Maximum time for a node on a full disk to stop, or to catch up with the others.
 const FULL_DISK_TIMEOUT: Duration = Duration::from_secs(20);
 /// How far a wall clock jumps, in seconds.
 const JUMP_S: (i64, i64) = (60, 7_200);
-/// A disk that works for a moment between two waits.
+/// A slow disk: how long it hangs, and how long it works between, in milliseconds.
 const SLOW_MS: (u64, u64) = (150, 60);
 
-/// Does a fault.
+/// Begins a fault.
 pub async fn begin(
     cluster: &mut Cluster,
     fault: Fault,
@@ -128,7 +127,7 @@ pub async fn begin(
     Ok(active)
 }
 
-/// The nodes that it is done to.
+/// The nodes that the fault affects.
 fn chosen(
     cluster: &Cluster,
     fault: Fault,
@@ -153,7 +152,7 @@ fn chosen(
             mixed
         }
         Fault::KillAll | Fault::RollingRestart | Fault::Upgrade | Fault::Ring => all,
-        // In Redis mode it is Redis' disk.
+        // In Redis mode it is the disk of Redis.
         Fault::PowerLoss if cluster.has_redis() => Vec::new(),
         Fault::FullDisk | Fault::HungDisk | Fault::SlowDisk if cluster.has_redis() => Vec::new(),
         Fault::PowerLoss => all,
@@ -242,8 +241,8 @@ async fn to_disks(
     Ok(())
 }
 
-/// Writes through another node until more was acknowledged than the log of a node has room for in the file that it
-/// allocated before its disk was full. The same instances each time, so that the state stays small.
+/// Writes through another node until more is acknowledged than fits into the file that the log of a node had
+/// allocated before its disk was full. It writes the same instances each time, so that the state stays small.
 async fn use_up_log(cluster: &Cluster, id: u64) {
     let Some(other) = cluster.ids().into_iter().find(|other| *other != id) else { return };
     let client = cluster.client(other);
@@ -266,8 +265,8 @@ async fn use_up_log(cluster: &Cluster, id: u64) {
     }
 }
 
-/// Gives a node an older copy of its own directory, a few times. It may be ready again only with everything that it
-/// had shown before.
+/// Gives a node an older copy of its own directory, a few times. The node may be ready again only with
+/// everything that it had reported before.
 async fn roll_back(
     cluster: &mut Cluster,
     id: u64,
@@ -362,7 +361,7 @@ fn to_network(
     Ok(())
 }
 
-/// Takes a fault back.
+/// Ends a fault.
 pub async fn end(
     cluster: &mut Cluster,
     active: &mut Active,
@@ -425,7 +424,7 @@ pub async fn end(
     Ok(Over { record, cut })
 }
 
-/// Makes room or repairs, as an operator would, and starts who stopped.
+/// Frees space or repairs the disk, as an operator would, and starts the nodes that stopped.
 async fn mend_disk(
     cluster: &mut Cluster,
     active: &Active,
@@ -450,8 +449,8 @@ async fn mend_disk(
     cluster.start_node(id)
 }
 
-/// Whether a node stopped by itself on its full disk. One that did not must have everything that was acknowledged by
-/// then: where the node wrote last there may be room for a little more.
+/// Whether a node stopped by itself on its full disk. A node that did not stop must have everything that was
+/// acknowledged by then: there may be a little room where it wrote last.
 async fn stopped_or_whole(
     cluster: &mut Cluster,
     id: u64,
@@ -476,8 +475,8 @@ async fn stopped_or_whole(
     }
 }
 
-/// A node with a damaged log refuses to start. Or the damage is where nothing is written: then it
-/// must know everything that it knew.
+/// A node with a damaged log must refuse to start. If the damage is in an unused part of the file, the node
+/// must have everything that it had.
 async fn start_on_damage(
     cluster: &mut Cluster,
     active: &mut Active,

@@ -1,14 +1,14 @@
-//! Finds the `maxine` program that is to be broken.
+//! Finds the `maxine` program to test.
 //!
-//! It is the real one, as users get it: `MAXINE_BIN`, or the build beside this program.
+//! It is the real program: that of `MAXINE_BIN`, or the build next to this program.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, bail};
 
-/// The program, by `MAXINE_BIN` or as built by cargo in the profile of this very program. What is
-/// missing is built when cargo runs us.
+/// The program of `MAXINE_BIN`, or the one that cargo built in the profile of this program. If it is missing,
+/// and cargo runs this program, it is built.
 pub fn locate() -> anyhow::Result<PathBuf> {
     if let Some(path) = std::env::var_os("MAXINE_BIN") {
         let path = PathBuf::from(path);
@@ -24,7 +24,7 @@ pub fn locate() -> anyhow::Result<PathBuf> {
     Ok(program)
 }
 
-/// The program of the version after this one, by `MAXINE_NEXT_BIN` or as `scripts/build-next.sh` left it.
+/// The program of the next version: that of `MAXINE_NEXT_BIN`, or the one that `scripts/build-next.sh` built.
 pub fn locate_next() -> Option<PathBuf> {
     let built = || {
         let own = std::env::current_exe().ok()?;

@@ -1,4 +1,4 @@
-//! What is written of a run: a JSON with its figures, and an HTML page that shows it.
+//! The report of a run: a JSON file with its figures, and an HTML page that shows them.
 
 mod html;
 
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::clock;
 use crate::journal::{Anomaly, Claim, Ended, FaultRecord, OpKind, Records};
 
-/// How a run was started: what repeats its schedule.
+/// How a run was started. With it, its schedule can be repeated.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Start {
     /// The scenario.
@@ -19,16 +19,16 @@ pub struct Start {
     pub backend: String,
     /// `proxied`, `namespaces` or `loopback`.
     pub network: String,
-    /// What random choices started from.
+    /// The seed of all random choices.
     pub seed: u64,
-    /// Most episodes.
+    /// Maximum number of episodes.
     pub rounds: u64,
-    /// Longest time, in seconds.
+    /// Maximum time, in seconds.
     pub seconds: u64,
-    /// The previous version's program, where there was one.
+    /// The previous version's program, if there was one.
     #[serde(default)]
     pub previous: Option<String>,
-    /// The faults that were chosen from the scenario's; all of them where it is empty.
+    /// The selected faults of the scenario; empty for all of them.
     #[serde(default)]
     pub faults: Vec<String>,
 }
@@ -36,9 +36,9 @@ pub struct Start {
 /// Durations of one kind of fault, in milliseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Spread {
-    /// Half of them took no longer.
+    /// The median.
     pub p50_ms: u64,
-    /// The longest.
+    /// The maximum.
     pub max_ms: u64,
 }
 
@@ -50,18 +50,18 @@ impl Spread {
     }
 }
 
-/// What faults of one kind did.
+/// The effects of one kind of fault.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FaultFigures {
-    /// How many.
+    /// Number of faults.
     pub count: u64,
-    /// How many of them hit the leader.
+    /// How many of them affected the leader.
     pub hit_leader: u64,
     /// The longest time without an acknowledged write on any node.
     pub unavailable: Spread,
-    /// The same, of those that hit the leader.
+    /// The same for the faults that affected the leader.
     pub unavailable_leader_hit: Spread,
-    /// From the end of the fault until every node took a write.
+    /// From the end of the fault until every node accepted a write.
     pub recovery: Spread,
 }
 
@@ -70,35 +70,35 @@ pub struct FaultFigures {
 pub struct Report {
     /// How it was started.
     pub start: Start,
-    /// Maxine's build: `debug` or `release`, by where the program stands.
+    /// The build of Maxine: `debug` or `release`, from the program's directory.
     pub program: String,
     /// When it ended, in milliseconds since 1970.
     pub ended_at_ms: u64,
     /// How long it took, in seconds.
     pub took_s: u64,
-    /// Episodes that were checked.
+    /// Number of episodes that were checked.
     pub episodes: u64,
     /// Operations, by kind and outcome.
     pub operations: BTreeMap<String, BTreeMap<String, u64>>,
-    /// All of them.
+    /// Number of all operations.
     pub operations_total: u64,
     /// Faults, by kind.
     pub faults: BTreeMap<String, FaultFigures>,
-    /// Faults that were left out, and what this machine lacked for them.
+    /// Faults that were left out, with what this machine lacked.
     #[serde(default)]
     pub skipped: BTreeMap<String, String>,
-    /// Answers to the question who leads.
+    /// Number of answers about leadership.
     pub leadership_answers: u64,
     /// Figures of single checks.
     pub checks: BTreeMap<String, u64>,
     /// Broken promises.
     pub anomalies: Vec<Anomaly>,
-    /// Why the harness could not go on, if so.
+    /// Why the harness could not continue; null if it did.
     pub harness_error: Option<String>,
 }
 
 impl Report {
-    /// Puts the figures together.
+    /// Computes the figures.
     pub fn new(
         start: Start,
         program: String,
@@ -135,7 +135,7 @@ impl Report {
         Ok(())
     }
 
-    /// Whether every promise held and the harness came to the end.
+    /// Whether every promise was kept and the harness finished.
     pub fn is_clean(&self) -> bool {
         self.anomalies.is_empty() && self.harness_error.is_none()
     }
@@ -174,7 +174,7 @@ fn fault_figures(faults: &[FaultRecord]) -> BTreeMap<String, FaultFigures> {
     by_kind.into_iter().map(|(kind, faults)| (kind.to_owned(), figures(faults))).collect()
 }
 
-/// Who led when, for the picture.
+/// The leaders over time, for the picture.
 fn leaders(records: &Records) -> &[Claim] {
     &records.leaders
 }

@@ -1,4 +1,4 @@
-//! The named runs: which faults, for how long, on what.
+//! The named scenarios: their faults, durations and backends.
 
 use std::time::Duration;
 
@@ -7,14 +7,14 @@ use crate::engine::Options;
 use crate::nemesis::{Fault, Ground, fits};
 use crate::network::NetworkKind;
 
-/// A named run.
+/// A named scenario.
 #[derive(Clone, Copy, Debug)]
 pub struct Scenario {
     /// Its name on the command line.
     pub name: &'static str,
     /// What it shows.
     pub about: &'static str,
-    /// The backends that it makes sense on; the first is the default.
+    /// The possible backends; the first is the default.
     pub backends: &'static [Backend],
     faults: &'static [Fault],
     hold_ms: (u64, u64),
@@ -51,7 +51,7 @@ const fn scenario(
     }
 }
 
-/// Every fault; a run leaves out what does not fit.
+/// Every fault. A run leaves out what is not possible.
 const MIXED: &[Fault] = &[
     Fault::KillAny,
     Fault::KillLeader,
@@ -303,7 +303,7 @@ impl Scenario {
         SCENARIOS.iter().find(|scenario| scenario.name == name)
     }
 
-    /// Its options on this backend, with this seed.
+    /// Its options for this backend and this seed.
     pub fn options(
         &self,
         backend: Backend,
@@ -325,7 +325,7 @@ impl Scenario {
         options.leases = self.leases;
         options.term_must_stay = self.term_must_stay;
         if self.term_must_stay {
-            // A busy machine must not be taken for a disturbance by the node that came back.
+            // On a busy machine, an election for another reason must not be attributed to the returning node.
             options.flags = [
                 "--raft-heartbeat-interval-ms=300",
                 "--raft-election-timeout-min-ms=2000",
@@ -337,7 +337,7 @@ impl Scenario {
         options
     }
 
-    /// How long a run takes when nothing else is said.
+    /// Default duration of a run.
     pub const DEFAULT_TIME: Duration = Duration::from_secs(60);
 }
 

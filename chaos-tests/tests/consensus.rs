@@ -1,4 +1,4 @@
-//! Fixed seeds of the simulation of the consensus core, and the known faults that they must catch.
+//! Fixed seeds of the simulation of the consensus core, and the deliberate faults that they must detect.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use maxine_chaos::consensus::{self, KnownFault, Outcome};
@@ -31,7 +31,7 @@ fn fixed_seeds_break_nothing_and_reach_every_part() {
 fn the_same_seed_gives_the_same_trace() {
     let plans: Vec<_> = (1..=10).map(|seed| consensus::plan(seed, VIRTUAL_MS)).collect();
     let first: Vec<Outcome> = plans.iter().map(|plan| consensus::run(*plan)).collect();
-    // In another order and beside each other: nothing of one run may reach another.
+    // The same runs in another order and concurrently. Nothing of one run may affect another.
     let mut again: Vec<Option<Outcome>> = vec![None; plans.len()];
     let backwards = plans.iter().rev().copied().collect();
     consensus::run_all(backwards, 2, |plan, outcome| {
@@ -44,7 +44,7 @@ fn the_same_seed_gives_the_same_trace() {
     assert_ne!(first[0].trace, first[1].trace);
 }
 
-/// Whether a seed catches the fault, and by this invariant.
+/// Whether a seed detects the fault, with this invariant.
 fn is_caught(fault: KnownFault, by: &str) -> bool {
     (1..=100).any(|seed| {
         let plan = consensus::plan(seed, VIRTUAL_MS);

@@ -1,6 +1,7 @@
-//! Clusters of this build and of the next one: upgraded node by node under load, back down, and to the end.
+//! Clusters of this build and the next one: upgraded node by node under load, downgraded, and upgraded to the
+//! end.
 //!
-//! The next build is made by `scripts/build-next.sh`, which `scripts/test.sh` calls first.
+//! `scripts/build-next.sh` builds the next version; `scripts/test.sh` calls it first.
 #![allow(
     clippy::unwrap_used,
     clippy::disallowed_methods,
@@ -24,14 +25,14 @@ const NOTE: &str = "/api/v1/cluster/note";
 const POLICY: &str = "/api/v1/services/default/orders/policy?create=true";
 const FINISH: &str = "/api/v1/cluster/upgrade/finish";
 
-/// Upgrades node by node, refuses what the next version adds, goes back down, and finishes the upgrade.
+/// Upgrades node by node, refuses what the next version adds, downgrades, and finishes the upgrade.
 async fn upgrade(backend: Backend) {
     let Some(mut mixed) = Mixed::start(backend).await else { return };
     let load = mixed.load();
     let all = mixed.cluster.ids();
     let (first, last) = (all[0], *all.last().unwrap());
 
-    // Up, one after the other; all agree whichever builds they are.
+    // Upgrades one node after the other. All nodes agree, whichever builds they run.
     load.rounds(2).await;
     mixed.restart_as_next(first).await;
     load.rounds(1).await;
@@ -39,7 +40,7 @@ async fn upgrade(backend: Backend) {
     if all.len() > 1 {
         refuses_what_the_next_version_adds(&mixed, first, last).await;
     }
-    // Back down, while the state has the first version.
+    // Downgrades while the state has the first version.
     mixed.restart_as_this(first).await;
     load.rounds(1).await;
     mixed.agree(&load).await;
@@ -49,7 +50,7 @@ async fn upgrade(backend: Backend) {
         mixed.agree(&load).await;
     }
 
-    // The last node is away while the upgrade is finished, and comes back as the older build.
+    // The last node is stopped while the upgrade is finished, and returns as the older build.
     let away = all.len() > 1;
     if away {
         mixed.stop(last).await;
@@ -75,7 +76,7 @@ async fn upgrade(backend: Backend) {
     mixed.cluster.stop().await.unwrap();
 }
 
-/// A command, a field and the end of the upgrade are refused, with the name of who holds them back.
+/// A command, a field and the end of the upgrade are refused. The error names the node that prevents them.
 async fn refuses_what_the_next_version_adds(mixed: &Mixed, next: u64, this: u64) {
     let held_back = format!("node-{this} understands only version 1");
     let with_note = json!({"traffic": {"note": "slow"}});

@@ -1,4 +1,4 @@
-//! The promises that a cluster makes, on real processes, in a few rounds; `maxine-chaos run` does many.
+//! Checks the promises of a cluster with real processes, in a few rounds. `maxine-chaos run` does many.
 #![allow(
     clippy::unwrap_used,
     clippy::disallowed_methods,
@@ -17,7 +17,7 @@ use maxine_chaos::journal::{Journal, Records};
 use maxine_chaos::nemesis::{self, Fault};
 use maxine_chaos::scenario::Scenario;
 
-/// Clusters of three processes each: one at a time, for two share this machine's cores with the load.
+/// One cluster of three processes at a time, because two would share this machine's cores with the load.
 static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 async fn run(scenario: &str, backend: Backend, seed: u64, rounds: u64) -> Arc<Journal> {
@@ -25,8 +25,8 @@ async fn run(scenario: &str, backend: Backend, seed: u64, rounds: u64) -> Arc<Jo
     run_with(scenario.options(backend, None, seed, rounds)).await
 }
 
-/// A run with these of a scenario's faults; `None`, with a word about what is missing, where this
-/// machine cannot do one of them.
+/// Runs a scenario with these faults; `None`, with a message, if this machine lacks something for one of
+/// them.
 async fn run_if_possible(
     scenario: &str,
     backend: Backend,
@@ -48,7 +48,7 @@ async fn run_if_possible(
 async fn run_with(mut options: Options) -> Arc<Journal> {
     let _alone = ONE_AT_A_TIME.lock().await;
     options.progress = true;
-    // Other tests take their share of the cores; the long runs have them alone.
+    // Other tests use some of the cores. The long runs have all of them.
     options.recovery_max = Duration::from_secs(45);
     let dir = tempfile::tempdir().unwrap();
     let journal = Arc::new(Journal::default());
@@ -83,7 +83,7 @@ async fn a_node_that_rejoins_disturbs_nobody_and_answered_no_strong_read() {
     let journal = run("rejoin", Backend::Raft, 3, 2).await;
     let records = journal.records();
     assert_eq!(records.faults.len(), 2);
-    // Questions were put to it while it was cut off, or the check means nothing.
+    // Without questions during the cut, the check would prove nothing.
     let asked = records.faults.iter().all(|fault| {
         records.operations.iter().any(|operation| {
             fault.nodes == [u64::from(operation.node)]
@@ -110,9 +110,10 @@ async fn what_was_acknowledged_survives_a_loss_of_power() {
     assert!(figure(&journal.records(), "acknowledged_registrations_checked") > 50);
 }
 
-/// A write through a node whose disk failed under it was told as refused, and took effect: the others had it.
+/// Regression: a write through a node whose disk failed was answered as refused, and took effect because the
+/// others had it.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_or_failed_disk_stops_its_node_and_no_outcome_is_told_wrongly() {
+async fn a_full_or_failed_disk_stops_its_node_and_no_outcome_is_reported_wrongly() {
     let faults = [Fault::FullDisk, Fault::ReadOnlyDisk];
     let ran = run_if_possible("disks", Backend::Raft, &faults, 3).await;
     let Some(journal) = ran else { return };

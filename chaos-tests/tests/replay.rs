@@ -1,4 +1,4 @@
-//! The command that a failing seed prints shows the same failure again.
+//! The command that a failing seed prints must show the same failure again.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::process::Command;
@@ -6,7 +6,7 @@ use std::process::Command;
 use maxine_chaos::simulation::{self, Fault};
 use maxine_control::faults;
 
-/// Runs what was printed, with the program of this build in the place of `cargo run`.
+/// Runs the printed command, with the program of this build instead of `cargo run`.
 fn replay(command: &str) -> String {
     let words = command.strip_prefix("cargo run -p maxine-chaos -- ").unwrap();
     let output =

@@ -1,4 +1,4 @@
-//! Every command of the runbooks, executed against a real cluster.
+//! Executes every command of the runbooks against a real cluster.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
@@ -19,7 +19,7 @@ fn pages() -> Vec<PathBuf> {
     pages
 }
 
-/// The blocks of a page that are marked so.
+/// The code blocks of a page with this mark.
 fn blocks(page: &Path, mark: &str) -> Vec<String> {
     let text = std::fs::read_to_string(page).unwrap();
     let mut blocks = Vec::new();
@@ -53,7 +53,7 @@ fn execute(page: &Path, block: &str, env: &[(&str, String)]) {
     );
 }
 
-/// The words in backticks that begin with one of these.
+/// The texts in backticks that begin with one of these.
 fn named(text: &str, begins: &[&str]) -> Vec<String> {
     let words = text.split('`').skip(1).step_by(2);
     let words = words.filter_map(|word| word.split([' ', '{']).next());

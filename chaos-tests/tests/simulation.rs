@@ -1,4 +1,4 @@
-//! Fixed seeds of the simulation, and known faults that it must catch.
+//! Fixed seeds of the simulation, and the deliberate faults that it must detect.
 
 use maxine_chaos::known_faults::{IN_SIMULATION, IN_TESTS};
 use maxine_chaos::simulation::{self, Fault, Plan};
@@ -44,13 +44,13 @@ fn entries_under_an_old_fence_are_met() {
     assert!((1..=60).map(|seed| simulation::run(slow(seed)).fenced_off).sum::<u64>() > 0);
 }
 
-/// Each known fault breaks its invariant in the seed that is named for it, and that seed is clean without
-/// the fault.
+/// Each deliberate fault violates its invariant with the seed that is named for it. Without the fault that
+/// seed violates none.
 #[test]
 fn every_known_fault_is_caught_by_its_seed() {
     for (fault, name) in Fault::all() {
         let known = IN_SIMULATION.iter().find(|known| known.fault == name);
-        // What stands behind another defence in the simulation has a test of its own.
+        // A fault that another defence hides in the simulation has its own test.
         let Some(known) = known else {
             assert!(IN_TESTS.iter().any(|test| test.fault == name), "{name} is not proven");
             continue;

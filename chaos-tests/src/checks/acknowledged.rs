@@ -1,13 +1,13 @@
-//! What was acknowledged is there, on every node; what was acknowledged as gone is not.
+//! Check: every node lists the acknowledged registrations, and none that was acknowledged as removed.
 
 use std::collections::BTreeMap;
 
 use crate::workload::{KeyState, Ledger};
 
-/// What one node lists: (service, id) and its lease.
+/// What one node lists: the lease of each (service, id).
 pub type Listed = BTreeMap<(String, String), u64>;
 
-/// Compares what clients were told with what node `node` lists.
+/// Compares the acknowledgements that clients received with what node `node` lists.
 pub fn check(ledger: &Ledger, node: u64, listed: &Listed) -> Vec<String> {
     let mut anomalies = Vec::new();
     for (key, state) in ledger {

@@ -1,15 +1,16 @@
-//! A node's state is never older than the node says: every write that was acknowledged longer ago is in it.
+//! Check: a node's state is never older than the node reports. It contains every write that was acknowledged
+//! longer ago.
 
 use crate::journal::{Acknowledgement, AgeClaim};
 
-/// A node may be ready only while its state is at most so old, in milliseconds.
+/// Maximum staleness of a node that reports to be ready, in milliseconds.
 const READY_STALENESS_MS_MAX: u64 = 2_000;
 
-/// Compares what nodes said of their age with what had been acknowledged by then.
+/// Compares the staleness that nodes reported with what was acknowledged by then.
 pub fn check(acknowledged: &[Acknowledgement], claims: &[AgeClaim]) -> Vec<String> {
     let mut acknowledged: Vec<&Acknowledgement> = acknowledged.iter().collect();
     acknowledged.sort_by_key(|ack| ack.end_us);
-    // The highest index that had been acknowledged up to each of them.
+    // For each acknowledgement, the highest index that was acknowledged up to it.
     let highest: Vec<u64> = acknowledged
         .iter()
         .scan(0, |highest, ack| {
@@ -28,7 +29,7 @@ pub fn check(acknowledged: &[Acknowledgement], claims: &[AgeClaim]) -> Vec<Strin
         if claim.ready && age_ms > READY_STALENESS_MS_MAX {
             anomalies.push(format!("node {} was ready with a state {age_ms} ms old", claim.node));
         }
-        // The age is rounded down, and counts from a moment after the question was sent.
+        // The staleness is rounded down, and counts from a moment after the question was sent.
         let since_us = claim.start_us.saturating_sub((age_ms + 1) * 1_000);
         let before = acknowledged.partition_point(|ack| ack.end_us < since_us);
         let must_have = before.checked_sub(1).map_or(0, |last| highest[last]);

@@ -1,13 +1,13 @@
-//! Nodes that stand at the same index have the same state.
+//! Check: nodes at the same index have the same state.
 
 use std::collections::BTreeMap;
 
-/// One node's digest at an index.
+/// The digest of one node at an index.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Digest {
-    /// Which node.
+    /// The node.
     pub node: u64,
-    /// The index that it was taken at.
+    /// The index.
     pub index: u64,
     /// The hash.
     pub digest: String,

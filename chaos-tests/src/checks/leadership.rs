@@ -1,10 +1,10 @@
-//! One leader per term, and nobody says it leads after a newer leader was seen.
+//! Check: a term has one leader, and no node reports that it leads after a newer leader was seen.
 
 use std::collections::BTreeMap;
 
 use crate::journal::Claim;
 
-/// Checks what nodes said of themselves, in whatever order it was recorded.
+/// Checks the reports of nodes, in whatever order they were recorded.
 pub fn check(claims: &[Claim]) -> Vec<String> {
     let mut anomalies = Vec::new();
     let mut with_term: Vec<&Claim> = claims.iter().filter(|claim| claim.term > 0).collect();
@@ -16,7 +16,7 @@ pub fn check(claims: &[Claim]) -> Vec<String> {
             anomalies.push(text);
         }
     }
-    // A question whose answer had come before another was sent stands before it.
+    // A question whose answer arrived before another question was sent comes first.
     with_term.sort_by_key(|claim| claim.start_us);
     let mut by_end: Vec<&Claim> = with_term.clone();
     by_end.sort_by_key(|claim| claim.end_us);
@@ -40,25 +40,25 @@ pub fn check(claims: &[Claim]) -> Vec<String> {
     anomalies
 }
 
-/// A leader's process that stood still, while another took over.
+/// A leader that was paused while another node took over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Paused {
-    /// Which node.
+    /// The node.
     pub node: u64,
-    /// The term that it led.
+    /// The term in which it led.
     pub term: u64,
     /// When it was paused.
     pub paused_us: u64,
-    /// When it went on.
+    /// When it was resumed.
     pub resumed_us: u64,
 }
 
-/// A question that reached the process before it stood still may have been thought through by then:
-/// its answer was true when it was made.
+/// A question that reached the process just before the pause may have been processed already. Its answer was
+/// true at that time.
 const THOUGHT_US: u64 = 50_000;
 
-/// Whatever the node answered after it went on, to a question of the time in which it stood still or
-/// later, it did not lead, unless a later term made it leader again.
+/// After the pause, the node must not report that it leads in answer to a question that was sent during the
+/// pause or later, unless a later term made it leader again.
 pub fn check_resumed(claims: &[Claim], paused: Paused) -> Vec<String> {
     let Paused { node, term: term_before, paused_us, resumed_us } = paused;
     let again = claims
@@ -67,7 +67,7 @@ pub fn check_resumed(claims: &[Claim], paused: Paused) -> Vec<String> {
         .map(|claim| claim.start_us)
         .min()
         .unwrap_or(u64::MAX);
-    // An answer without a term may come just before the one that tells the new term.
+    // An answer without a term may arrive just before the one with the new term.
     let grace_us = 2_000_000;
     let wrong = claims.iter().filter(|claim| {
         let after = claim.node == node

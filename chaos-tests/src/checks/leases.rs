@@ -1,9 +1,9 @@
-//! A lease that was renewed in time holds; one that was not runs out.
+//! Check: a lease that was renewed in time is kept, and one that was not runs out.
 
 use crate::workload::FleetRecord;
 
-/// Checks a fleet. `still_there` are the silent instances that are listed at `now_us`, and so much
-/// time is allowed for them to go: a new leader grants every lease its time to live anew.
+/// Checks a fleet. `still_there` are the silent instances that are listed at `now_us`. They may stay for
+/// `allowed` longer, because a new leader gives every lease its whole time again.
 pub fn check(
     fleet: &FleetRecord,
     still_there: &[String],

@@ -1,7 +1,7 @@
-//! Registers with compare-and-set behave as if every call took effect at one moment, in order.
+//! Check: registers with compare-and-set behave as if every call took effect at one moment, in order.
 //!
-//! The search is porcupine's. A call with an unknown outcome may have taken effect at any later
-//! time, or never: it returns at infinity, where it harms nobody.
+//! The search is that of porcupine. A call with an unknown outcome may have taken effect at any later time,
+//! or never. It is treated as a call that never returns, so that it constrains no other call.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -33,14 +33,14 @@ impl Model for Register {
     }
 }
 
-/// What the search found.
+/// The result of the search.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Verdict {
-    /// Calls that were looked at.
+    /// Number of calls that were checked.
     pub calls: u64,
-    /// Registers whose history has no explanation.
+    /// Registers whose history cannot be explained.
     pub anomalies: Vec<String>,
-    /// Registers for which the search did not end in time: nothing is known of them.
+    /// Number of registers for which the search did not end in time. Nothing is known about them.
     pub undecided: u64,
 }
 

@@ -1,7 +1,7 @@
-//! Decides, from what was recorded alone, whether a promise was broken. One promise per file.
+//! Checks whether a promise was broken, from the records alone. Each promise has its own file.
 //!
-//! A check is pure: it takes records and gives anomalies. Each is shown, in its own tests, to find
-//! a history that breaks its promise.
+//! A check is pure: it takes records and returns anomalies. The tests of each check show that it detects a
+//! history that breaks its promise.
 
 pub mod acknowledged;
 pub mod ages;

@@ -1,19 +1,19 @@
-//! A node that runs forwards requests to healthy instances, whatever happens to the others.
+//! Check: a running node forwards requests to healthy instances, whatever happens to other nodes.
 
 use crate::workload::NotForwarded;
 
-/// From when to when a fault may have kept these nodes from running.
+/// The time in which a fault may have prevented these nodes from running.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Down {
-    /// Which nodes.
+    /// The nodes.
     pub nodes: Vec<u64>,
-    /// From when.
+    /// The beginning.
     pub from_us: u64,
-    /// Until when.
+    /// The end.
     pub until_us: u64,
 }
 
-/// Finds requests that a running node answered by itself.
+/// Finds requests that a running node answered itself.
 pub fn check(wrong: &[NotForwarded], down: Option<&Down>) -> Vec<String> {
     let excused = |one: &NotForwarded| {
         down.is_some_and(|down| {

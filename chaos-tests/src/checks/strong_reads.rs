@@ -1,15 +1,15 @@
-//! A node that is cut off from the others answers no strong read.
+//! Check: a node that is cut off from the others answers no strong read.
 
 use crate::journal::{Ended, OpKind, Operation};
 
 /// The time in which a node was cut off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CutOff {
-    /// Which node.
+    /// The node.
     pub node: u64,
-    /// From when it surely was.
+    /// When it was certainly cut off.
     pub from_us: u64,
-    /// Until when it surely was.
+    /// Until when it was certainly cut off.
     pub until_us: u64,
 }
 

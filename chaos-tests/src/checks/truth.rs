@@ -1,35 +1,35 @@
-//! What a node says of the cluster agrees with what the harness did to it: the leader, how many nodes may still be
-//! lost, and the index.
+//! Check: what a node reports about the cluster agrees with what the harness did to it: the leader, the
+//! number of nodes that may still fail, and the index.
 
 use std::collections::BTreeMap;
 
 use crate::journal::StatusClaim;
 
-/// What the harness knows of the fault of an episode.
+/// What the harness knows about the fault of an episode.
 #[derive(Clone, Debug, Default)]
 pub struct Known {
-    /// The nodes that could surely not be reached by the others: killed, paused or cut off.
+    /// The nodes that the others could certainly not reach, because they were killed, paused or cut off.
     pub out_of_reach: Vec<u64>,
-    /// Since when.
+    /// The beginning.
     pub from_us: u64,
-    /// Until when.
+    /// The end.
     pub until_us: u64,
-    /// For how long a node may still count on somebody who is out of reach.
+    /// How long a node may still count a node as reachable that is not.
     pub grace_us: u64,
-    /// The nodes whose process may have ended and begun anew.
+    /// The nodes whose process may have been restarted.
     pub restarted: Vec<u64>,
 }
 
 impl Known {
-    /// Whether the others had been out of reach for so long, when a question was sent and until its answer came, that
-    /// the node that answered must have known.
+    /// Whether the others had been unreachable for so long, from the question until its answer, that the
+    /// answering node must have noticed.
     fn holds_during(&self, claim: &StatusClaim) -> bool {
         !self.out_of_reach.is_empty()
             && claim.start_us > self.from_us + self.grace_us
             && claim.end_us < self.until_us
     }
 
-    /// Whom the node that answered could not reach, of the nodes `all`.
+    /// The nodes of `all` that the answering node could not reach.
     fn unreachable_from<'a>(&'a self, node: u64, all: &'a [u64]) -> impl Iterator<Item = u64> + 'a {
         let is_out = self.out_of_reach.contains(&node);
         let others = all.iter().copied().filter(move |other| *other != node);
@@ -37,7 +37,7 @@ impl Known {
     }
 }
 
-/// Compares what nodes said of the cluster with what is known of it. `all` are the nodes.
+/// Compares the reports of nodes with what is known about the cluster. `all` are the nodes.
 pub fn check(claims: &[StatusClaim], known: &Known, all: &[u64]) -> Vec<String> {
     let mut anomalies = Vec::new();
     let names: BTreeMap<&str, u64> =
@@ -77,9 +77,9 @@ pub fn check(claims: &[StatusClaim], known: &Known, all: &[u64]) -> Vec<String> 
     anomalies
 }
 
-/// Whoever is named as the leader of a term says of itself, if of anyone, that it leads that term.
+/// Only the named leader of a term may report that it leads in that term.
 fn leaders_of_terms(claims: &[StatusClaim]) -> Vec<String> {
-    // Term 0 says that the backend has none.
+    // Term 0 means that the backend has no terms.
     let own = claims.iter().filter(|claim| claim.is_leader && claim.term > 0);
     let leaders: BTreeMap<u64, &str> = own.map(|claim| (claim.term, claim.name.as_str())).collect();
     let wrong = claims.iter().filter_map(|claim| {
@@ -92,7 +92,7 @@ fn leaders_of_terms(claims: &[StatusClaim]) -> Vec<String> {
     wrong.collect()
 }
 
-/// A process never shows an older state than it has shown before.
+/// A process never reports an older state than it has reported before.
 fn indexes_that_went_back(claims: &[StatusClaim], known: &Known) -> Vec<String> {
     let mut by_node: BTreeMap<u64, Vec<&StatusClaim>> = BTreeMap::new();
     for claim in claims.iter().filter(|claim| !known.restarted.contains(&claim.node)) {
@@ -148,7 +148,7 @@ mod tests {
         StatusClaim { tolerance: Some((3, tolerated)), ..claim }
     }
 
-    /// Node 3 is out of reach from second 10 to second 20.
+    /// Node 3 is unreachable from second 10 to second 20.
     fn known() -> Known {
         Known {
             out_of_reach: vec![3],
@@ -159,7 +159,7 @@ mod tests {
         }
     }
 
-    /// What is wrong with the last of these answers.
+    /// The number of anomalies in the last of these answers.
     fn found(last: StatusClaim) -> usize {
         let claims = [claim(1, 0), claim(2, 0), claim(3, 0), last];
         check(&claims, &known(), ALL).len()
@@ -190,8 +190,8 @@ mod tests {
         let later = StatusClaim { term: 3, ..led_by(2, claim(3, 2)) };
         assert!(check(&[own, later], &Known::default(), ALL).is_empty());
         let without = |claim| StatusClaim { term: 0, ..claim };
-        let untold = [without(led_by(1, claim(1, 1))), without(led_by(2, claim(2, 2)))];
-        assert!(check(&untold, &Known::default(), ALL).is_empty());
+        let without_terms = [without(led_by(1, claim(1, 1))), without(led_by(2, claim(2, 2)))];
+        assert!(check(&without_terms, &Known::default(), ALL).is_empty());
     }
 
     #[test]

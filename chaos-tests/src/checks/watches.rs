@@ -1,10 +1,10 @@
-//! Every node's watch tells the same changes, none left out, in the order of their indexes.
+//! Check: the watches of all nodes report the same changes, without a gap, in the order of their indexes.
 
 use std::collections::BTreeSet;
 
 use crate::workload::WatchLog;
 
-/// Compares what was told, where the ranges overlap.
+/// Compares the reported changes of all nodes, where their ranges overlap.
 pub fn check(logs: &[WatchLog]) -> Vec<String> {
     let mut anomalies = Vec::new();
     for log in logs {
@@ -24,7 +24,7 @@ pub fn check(logs: &[WatchLog]) -> Vec<String> {
                 let (mine, theirs) = (one.changes.get(index), other.changes.get(index));
                 if mine != theirs {
                     anomalies.push(format!(
-                        "at index {index} node {} told {mine:?} and node {} told {theirs:?}",
+                        "at index {index} node {} reported {mine:?} and node {} reported {theirs:?}",
                         one.node, other.node
                     ));
                 }
@@ -34,8 +34,8 @@ pub fn check(logs: &[WatchLog]) -> Vec<String> {
     anomalies
 }
 
-/// Finds leases that were acknowledged and never told of.
-pub fn check_told(
+/// Finds acknowledged leases that a watch did not report.
+pub fn check_reported(
     log: &WatchLog,
     acknowledged: impl Iterator<Item = (String, u64)>,
 ) -> Vec<String> {
@@ -44,11 +44,11 @@ pub fn check_told(
         if lease_epoch <= log.from || lease_epoch > log.until {
             continue;
         }
-        let told = log.changes.get(&lease_epoch).is_some_and(|changes| {
+        let is_reported = log.changes.get(&lease_epoch).is_some_and(|changes| {
             changes.iter().any(|change| change.starts_with("instance_registered"))
         });
-        if !told {
-            anomalies.push(format!("node {} never told of {name}, lease {lease_epoch}", log.node));
+        if !is_reported {
+            anomalies.push(format!("node {} never reported {name}, lease {lease_epoch}", log.node));
         }
     }
     anomalies
@@ -75,7 +75,7 @@ mod tests {
     #[test]
     fn a_change_that_every_node_leaves_out_is_found() {
         let acknowledged = || [("a".to_owned(), 11), ("b".to_owned(), 15)].into_iter();
-        assert!(check_told(&log(1, &[11, 15]), acknowledged()).is_empty());
-        assert_eq!(check_told(&log(1, &[11]), acknowledged()).len(), 1);
+        assert!(check_reported(&log(1, &[11, 15]), acknowledged()).is_empty());
+        assert_eq!(check_reported(&log(1, &[11]), acknowledged()).len(), 1);
     }
 }

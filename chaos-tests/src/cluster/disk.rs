@@ -1,7 +1,8 @@
-//! A disk of a node's own: a file system in an image, which can fill up, turn read-only, hang and lose power.
+//! A separate disk for a node: a file system in an image, which can fill up, become read-only, hang and lose
+//! power.
 //!
-//! Every fault here is the kernel's own: what is not synced when the power goes is really gone, and a
-//! hanging `fdatasync` really hangs. Needs root, loop devices and the tools of ext4.
+//! The kernel produces every fault. Data that was not synced at a power failure is really lost, and a hanging
+//! `fdatasync` really hangs. Needs root, loop devices and the tools of ext4.
 
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -12,10 +13,11 @@ use std::process::Command;
 use anyhow::{Context, bail};
 use nix::sys::statvfs::statvfs;
 
-/// Bytes of an image; it takes only what is written.
+/// Length of an image, in bytes. It only uses what is written.
 const IMAGE_LEN: u64 = 512 * 1024 * 1024;
 const BALLAST: &str = "ballast";
-/// `EXT4_IOC_SHUTDOWN` with "don't flush the journal": the power goes. Perl is part of Debian's base.
+/// `EXT4_IOC_SHUTDOWN` without flushing the journal, which simulates a power failure. Perl is part of
+/// Debian's base system.
 const POWER_OFF: &str = r#"my $how = pack("L", 2); open(my $at, "<", $ARGV[0]) or die "$!"; ioctl($at, 0x8004587D, $how) or die "$!";"#;
 
 /// A node's disk.
@@ -26,7 +28,7 @@ pub struct Disk {
 }
 
 impl Disk {
-    /// Why such disks cannot be made here, if so.
+    /// Why such disks cannot be created here; `None` if they can.
     pub fn missing() -> Option<String> {
         let dir = match tempfile::tempdir() {
             Ok(dir) => dir,
@@ -40,7 +42,7 @@ impl Disk {
         None
     }
 
-    /// Makes the image and mounts it.
+    /// Creates the image and mounts it.
     pub fn make(image: &Path, at: &Path) -> anyhow::Result<Self> {
         fs::create_dir_all(at)?;
         File::create(image)?.set_len(IMAGE_LEN)?;
@@ -56,7 +58,7 @@ impl Disk {
         run("mount", &["-o", "loop,errors=remount-ro", &image, &at])
     }
 
-    /// Takes every free block.
+    /// Uses every free block.
     pub fn fill(&self) -> anyhow::Result<()> {
         let stat = statvfs(&self.at)?;
         let free = stat.blocks_available() * stat.fragment_size();
@@ -66,21 +68,21 @@ impl Disk {
             nix::fcntl::posix_fallocate(ballast.as_fd(), 0, most).context("filling the disk")?;
             std::io::Seek::seek(&mut ballast, std::io::SeekFrom::End(0))?;
         }
-        // What is left goes block by block, so that nothing at all is free.
+        // The last blocks are used one by one, so that none remains free.
         while ballast.write_all(&[0; 4_096]).is_ok() {}
         Ok(())
     }
 
-    /// Gives the blocks back.
+    /// Frees the blocks.
     pub fn make_room(&self) -> anyhow::Result<()> {
         Ok(fs::remove_file(self.at.join(BALLAST))?)
     }
 
-    /// Turns it read-only under its users, as the kernel does when a disk reports errors.
+    /// Makes it read-only while it is in use, as the kernel does when a disk reports errors.
     pub fn fail(&self) -> anyhow::Result<()> {
         let device = self.device()?;
         let trigger = format!("/sys/fs/ext4/{device}/trigger_fs_error");
-        // The write itself is answered with the error that it causes.
+        // The write returns the error that it causes.
         let _error = fs::write(&trigger, "chaos");
         let mounts = fs::read_to_string("/proc/mounts")?;
         let at = self.at.display().to_string();
@@ -92,41 +94,40 @@ impl Disk {
         Ok(())
     }
 
-    /// Unmounts, repairs and mounts it. Nobody may use it meanwhile.
+    /// Unmounts, repairs and mounts it. Nobody may use it during that time.
     pub fn repair(&self) -> anyhow::Result<()> {
         run("umount", &[&self.at.display().to_string()])?;
         let check =
             Command::new("e2fsck").arg("-fy").arg(&self.image).output().context("e2fsck")?;
-        // 1 says that it mended something.
+        // Status 1 means that errors were corrected.
         if !matches!(check.status.code(), Some(0 | 1)) {
             bail!("e2fsck: {}", String::from_utf8_lossy(&check.stdout));
         }
         self.mount()
     }
 
-    /// Makes every write and sync wait, until [`Disk::thaw`].
+    /// Makes every write and sync hang until [`Disk::thaw`].
     pub fn freeze(&self) -> anyhow::Result<()> {
         run("fsfreeze", &["--freeze", &self.at.display().to_string()])
     }
 
-    /// Lets writes and syncs go on.
+    /// Ends the hang of writes and syncs.
     pub fn thaw(&self) -> anyhow::Result<()> {
         run("fsfreeze", &["--unfreeze", &self.at.display().to_string()])
     }
 
-    /// What was not synced is gone. Whoever uses it gets errors from now on.
+    /// Drops what was not synced. Its users get errors from now on.
     pub fn lose_power(&self) -> anyhow::Result<()> {
         run("perl", &["-e", POWER_OFF, &self.at.display().to_string()])
     }
 
-    /// Mounts it again after a loss of power. Nobody may use it meanwhile.
+    /// Mounts it again after a power failure. Nobody may use it during that time.
     pub fn power_on(&self) -> anyhow::Result<()> {
         run("umount", &[&self.at.display().to_string()])?;
         self.mount()
     }
 
-    /// Freezes it for `hold_ms`, then lets it work for `gap_ms`, again and again until the handle is
-    /// dropped.
+    /// Freezes it for `hold_ms`, then lets it work for `gap_ms`, repeatedly until the handle is dropped.
     pub fn slow_down(&self, hold_ms: u64, gap_ms: u64) -> SlowDisk {
         let at = self.at.clone();
         let (stop, stopped) = std::sync::mpsc::channel::<()>();
@@ -134,7 +135,7 @@ impl Disk {
             let disk = at.display().to_string();
             let mut wait_ms = gap_ms;
             let mut frozen = false;
-            // The sender's end is the end.
+            // The thread ends when the sender is dropped.
             while let Err(std::sync::mpsc::RecvTimeoutError::Timeout) =
                 stopped.recv_timeout(std::time::Duration::from_millis(wait_ms))
             {
@@ -160,14 +161,14 @@ impl Disk {
 impl Drop for Disk {
     fn drop(&mut self) {
         let at = self.at.display().to_string();
-        // Whoever hangs on it could not even be killed. It usually is not frozen.
+        // A process that hangs on it cannot even be killed. It is usually not frozen.
         let _thawed = run("fsfreeze", &["--unfreeze", &at]);
-        // Its users may still be ending; the kernel lets go when the last one has.
+        // Its users may still be ending. The kernel releases it when the last one has ended.
         let _gone = run("umount", &["-l", &at]);
     }
 }
 
-/// A disk that is slow until this is dropped.
+/// A disk that is slow until this value is dropped.
 #[derive(Debug)]
 pub struct SlowDisk {
     stop: Option<std::sync::mpsc::Sender<()>>,

@@ -1,6 +1,6 @@
-//! Damages the end of a log file while its node is down, and puts it back.
+//! Damages the end of a log file while its node is stopped, and undoes the damage.
 //!
-//! A node that finds its log damaged must refuse to start; it must never go on with a shorter one.
+//! A node with a damaged log must refuse to start. It must never continue with a shorter log.
 
 use std::fs::{self, File};
 use std::io::{Seek as _, SeekFrom, Write as _};
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 
-/// Bytes at the end of a file that were there before.
+/// The original bytes at the end of a file.
 #[derive(Debug)]
 pub struct Damage {
     file: PathBuf,
@@ -16,7 +16,7 @@ pub struct Damage {
     before: Vec<u8>,
 }
 
-/// The log file in a node's data folder; the newest segment of a log that has several.
+/// The log file in a node's data directory, or its newest segment.
 fn log_file(data_dir: &Path) -> anyhow::Result<PathBuf> {
     let names = ["raft/log.redb", "raft/sled/db"];
     let mut found: Vec<PathBuf> = names.iter().map(|name| data_dir.join(name)).collect();
@@ -30,18 +30,18 @@ fn log_file(data_dir: &Path) -> anyhow::Result<PathBuf> {
 }
 
 impl Damage {
-    /// Cuts up to so many bytes off.
+    /// Cuts off up to `len` bytes.
     pub fn cut(data_dir: &Path, len: u64) -> anyhow::Result<Self> {
         let damage = Self::remember(data_dir, len)?;
         File::options().write(true).open(&damage.file)?.set_len(damage.from)?;
         Ok(damage)
     }
 
-    /// Turns one bit in every 512 bytes of up to so many around.
+    /// Flips one bit in every 512 bytes near the end, in up to `len` bytes.
     pub fn flip(data_dir: &Path, len: u64, rng: &mut fastrand::Rng) -> anyhow::Result<Self> {
         let damage = Self::remember(data_dir, len)?;
         let mut bytes = damage.before.clone();
-        // The file may end in space that nobody has written to yet.
+        // The file may end with space that was never written.
         let written = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
         for block in bytes[..written].chunks_mut(512) {
             let nth = rng.usize(..block.len());
@@ -60,7 +60,7 @@ impl Damage {
         Ok(Self { file, from, before })
     }
 
-    /// Puts back what was there.
+    /// Restores the original bytes.
     pub fn undo(&self) -> anyhow::Result<()> {
         let file = File::options().write(true).open(&self.file)?;
         file.set_len(self.from)?;

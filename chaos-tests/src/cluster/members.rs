@@ -1,4 +1,5 @@
-//! Replaces a member by a new one, as the runbook says: add, give it a vote, only then remove.
+//! Replaces a member by a new one, as the runbook describes: add it, give it a vote, and only then remove the
+//! old one.
 
 use std::time::Duration;
 
@@ -14,8 +15,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const TRY_EVERY: Duration = Duration::from_millis(200);
 
 impl Cluster {
-    /// A new member, with an empty disk and a number that was never used, takes the place of `id`
-    /// while clients work. The old one is stopped when it has no vote any more.
+    /// Replaces `id` by a new member, with an empty disk and a new number, while clients work. The old one is
+    /// stopped once it no longer has a vote.
     pub async fn replace_member(&mut self, id: u64) -> anyhow::Result<()> {
         self.members += 1;
         let member = self.members;
@@ -52,8 +53,8 @@ impl Cluster {
         Ok(())
     }
 
-    /// Asks one node after the other until one has done it. What is repeated may have been done: a
-    /// member that is there already, or gone already, is what was asked for.
+    /// Asks one node after the other until one succeeds. An earlier attempt may have succeeded, so a member
+    /// that exists already, or is removed already, counts as success.
     async fn change(
         &self,
         method: Method,
@@ -101,7 +102,7 @@ impl Cluster {
 }
 
 impl Node {
-    /// Its number in the cluster, by its name.
+    /// Its number in the cluster, taken from its name.
     fn member(&self) -> anyhow::Result<u64> {
         let flag = self.plan().flags.iter().find_map(|flag| flag.strip_prefix("--node-id="));
         flag.context("a node of a Raft cluster")?.parse().context("a number")

@@ -1,7 +1,6 @@
-//! A cluster of real processes on this machine: laid out, started, watched, and asked what it knows.
+//! A cluster of real processes on this machine: creates, starts, monitors and queries it.
 //!
-//! It breaks nothing by itself; that is the nemesis' work. It never concludes anything either; that
-//! is the checks' work.
+//! It causes no fault; the nemesis does. It makes no judgement; the checks do.
 
 mod disk;
 mod log_damage;
@@ -39,26 +38,27 @@ pub use wall_clock::WallClock;
 
 const ADMIN_USER: &str = "chaos";
 const ADMIN_PASSWORD: &str = "chaos-tests-only-0";
-/// How long a request of the harness itself may take.
+/// Time limit for a request of the harness itself.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(8);
-/// How long a started cluster may take until it takes writes.
+/// Time limit for a new cluster to accept writes.
 pub const READY_TIMEOUT: Duration = Duration::from_secs(60);
 const LOOK_EVERY: Duration = Duration::from_millis(25);
 
-/// What a node says of itself without being asked who one is.
+/// A node's answer about its readiness.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize)]
 pub struct Ready {
-    /// Whether it knows a leader that takes writes.
+    /// Whether it knows a leader that accepts writes.
     pub ready: bool,
     /// Its name.
     pub instance: String,
     /// The leader's name.
     pub leader: Option<String>,
-    /// Whether it says that it leads.
+    /// Whether it reports that it leads.
     pub is_leader: bool,
     /// The index of its state.
     pub index: u64,
-    /// How old that state can be, in milliseconds; `None` where it does not know. Earlier versions do not say it.
+    /// The staleness of that state, in milliseconds; `None` if the node does not know it. Earlier versions do
+    /// not report it.
     #[serde(default)]
     pub staleness_ms: Option<u64>,
 }
@@ -70,7 +70,8 @@ pub struct Cluster {
     network: Network,
     redis: Option<RedisServer>,
     sentinels: Option<Watched>,
-    /// By the node's number; Redis' is number 0. After the processes, which would keep them busy.
+    /// The disks by the number of the node; Redis has number 0. They are declared after the processes, which
+    /// would keep them busy.
     disks: BTreeMap<u64, Disk>,
     plan: ClusterPlan,
     members: u64,
@@ -80,7 +81,7 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Lays the cluster out in `dir`, starts every node and waits until it takes writes.
+    /// Creates the cluster in `dir`, starts every node and waits until it accepts writes.
     pub async fn start(plan: ClusterPlan, dir: &Path) -> anyhow::Result<Self> {
         std::fs::create_dir_all(dir.join("logs"))?;
         let dir = dir.canonicalize()?;
@@ -128,7 +129,7 @@ impl Cluster {
         self.nodes.iter().map(|node| node.plan().id).collect()
     }
 
-    /// Where everything of the cluster is kept.
+    /// The directory of the cluster.
     pub fn dir(&self) -> &Path {
         &self.dir
     }
@@ -138,17 +139,17 @@ impl Cluster {
         self.nodes.iter().find(|node| node.plan().id == id).expect("a node of this cluster")
     }
 
-    /// One node, to be changed.
+    /// One node, mutably.
     pub fn node_mut(&mut self, id: u64) -> &mut Node {
         self.nodes.iter_mut().find(|node| node.plan().id == id).expect("a node of this cluster")
     }
 
-    /// What connects the nodes.
+    /// The network between the nodes.
     pub fn network(&self) -> &Network {
         &self.network
     }
 
-    /// The Redis that orders the commands, where there is one.
+    /// The Redis that orders the commands, if there is one.
     pub fn redis_mut(&mut self) -> Option<&mut RedisServer> {
         self.redis.as_mut()
     }
@@ -158,7 +159,7 @@ impl Cluster {
         self.plan.backend == Backend::Redis
     }
 
-    /// The Redis with its Sentinels, where there is one.
+    /// The Redis with its Sentinels, if there is one.
     pub fn sentinels_mut(&mut self) -> Option<&mut Watched> {
         self.sentinels.as_mut()
     }
@@ -168,19 +169,19 @@ impl Cluster {
         self.disks.get(&whose.unwrap_or(0)).context("there is no disk of its own")
     }
 
-    /// From its next start on, the node runs the program of today instead of the previous one.
+    /// Makes the node use the present program instead of the previous one, from its next start on.
     pub fn use_present_program(&mut self, id: u64) -> anyhow::Result<()> {
         self.use_program(id, &program::locate()?)
     }
 
-    /// From its next start on, the node runs this program.
+    /// Makes the node use this program, from its next start on.
     pub fn use_program(&mut self, id: u64, program: &Path) -> anyhow::Result<()> {
         let program = program.display().to_string();
         *self.node_mut(id).plan_mut().command.last_mut().context("a program")? = program;
         Ok(())
     }
 
-    /// Starts a node that is down, and tells the network of its process.
+    /// Starts a node that is stopped, and gives the network its process id.
     pub fn start_node(&mut self, id: u64) -> anyhow::Result<()> {
         let node = self.node_mut(id);
         node.start()?;
@@ -200,7 +201,7 @@ impl Cluster {
         }
     }
 
-    /// Signed-in clients of all nodes, in their order, whose requests may take `timeout`.
+    /// Signed-in clients of all nodes, in order, with this time limit for requests.
     pub fn clients(&self, timeout: Duration) -> anyhow::Result<Vec<Client>> {
         let client = |node: &Node| {
             let client = Client::new(&format!("http://{}", node.plan().http), timeout)?;
@@ -225,10 +226,10 @@ impl Cluster {
             }
             None
         };
-        // The account is made by the first leader, and hashing its password takes time.
+        // The first leader creates the account, and hashing its password takes time.
         let session = until(READY_TIMEOUT, Duration::from_millis(200), look).await;
         let session = session.context("signing in to the new cluster")?;
-        // A session ends where acknowledged writes are lost, which some scenarios bring about.
+        // A session ends when acknowledged writes are lost, which some scenarios cause.
         let body = json!({"role": "admin", "note": "maxine-chaos"});
         let mut last = None;
         for client in &self.clients {
@@ -243,17 +244,17 @@ impl Cluster {
         anyhow::bail!("no API token was made: {last:?}")
     }
 
-    /// The harness' own token.
+    /// The token of the harness.
     pub fn token(&self) -> Option<String> {
         self.token.as_deref().map(str::to_owned)
     }
 
-    /// What a node says of itself; `None` if it does not answer.
+    /// The node's answer about its readiness; `None` if there is none.
     pub async fn ready(&self, id: u64) -> Option<Ready> {
         ready(&self.client(id)).await
     }
 
-    /// Waits until every node that is up knows a leader that takes writes.
+    /// Waits until every running node knows a leader that accepts writes.
     pub async fn wait_ready(&mut self, timeout: Duration) -> anyhow::Result<()> {
         let up: Vec<u64> =
             self.nodes.iter().filter(|node| node.is_up()).map(|node| node.plan().id).collect();
@@ -263,7 +264,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// Waits until one node knows a leader that takes writes.
+    /// Waits until one node knows a leader that accepts writes.
     pub async fn wait_node_ready(&mut self, id: u64, timeout: Duration) -> anyhow::Result<Ready> {
         let deadline = clock::now() + timeout;
         loop {
@@ -282,7 +283,7 @@ impl Cluster {
         }
     }
 
-    /// The node that says it leads.
+    /// The node that reports that it leads.
     pub async fn wait_leader(&self, timeout: Duration) -> anyhow::Result<u64> {
         let look = async || {
             for node in self.nodes.iter().filter(|node| node.is_up() && !node.is_paused()) {
@@ -296,26 +297,26 @@ impl Cluster {
         until(timeout, LOOK_EVERY, look).await.context("no node leads")
     }
 
-    /// Whether a node's log says that Redis lost acknowledged writes which could not be put back.
-    pub fn told_of_lost_writes(&self) -> bool {
+    /// Whether the log of a node reports that Redis lost acknowledged writes that could not be written back.
+    pub fn reported_lost_writes(&self) -> bool {
         self.nodes.iter().any(|node| {
             let text = std::fs::read(&node.plan().log).unwrap_or_default();
             String::from_utf8_lossy(&text).contains("the store lost acknowledged writes")
         })
     }
 
-    /// The cluster's state as a node tells it: `/api/v1/cluster/status`.
+    /// The state of the cluster according to a node: `/api/v1/cluster/status`.
     pub async fn status(&self, id: u64) -> Option<Value> {
         self.client(id).get("/api/v1/cluster/status").await.body().cloned()
     }
 
-    /// The Raft term as a node knows it.
+    /// The Raft term according to a node.
     pub async fn term(&self, id: u64) -> anyhow::Result<u64> {
         let status = self.status(id).await.with_context(|| format!("no status of node {id}"))?;
         status.pointer("/leadership/term").and_then(Value::as_u64).context("no term in the status")
     }
 
-    /// Fails if a node ended that nobody stopped.
+    /// Fails if a node ended that was not stopped by the harness.
     pub fn check_alive(&mut self) -> anyhow::Result<()> {
         for node in &mut self.nodes {
             if let Some(status) = node.ended()? {
@@ -325,7 +326,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// Stops all nodes, the graceful way.
+    /// Stops all nodes gracefully.
     pub async fn stop(&mut self) -> anyhow::Result<()> {
         for node in &mut self.nodes {
             if node.is_paused() {
@@ -365,7 +366,7 @@ fn client_of(node: &Node) -> anyhow::Result<Client> {
     Client::new(&format!("http://{}", node.plan().http), REQUEST_TIMEOUT)
 }
 
-/// What a node says of itself; `None` if it does not answer.
+/// The node's answer about its readiness; `None` if there is none.
 pub async fn ready(client: &Client) -> Option<Ready> {
     match client.get("/api/v1/ready").await {
         Outcome::Ok { body, .. } => serde_json::from_value(body).ok(),
@@ -373,7 +374,7 @@ pub async fn ready(client: &Client) -> Option<Ready> {
     }
 }
 
-/// What a new cluster is made of when nothing else is said.
+/// The kind of network for a new cluster, by default.
 pub fn default_network() -> NetworkKind {
     NetworkKind::Proxied
 }

@@ -1,6 +1,6 @@
-//! One node: a real process, started, killed, paused and started again.
+//! One node: a real process that is started, killed, paused and restarted.
 //!
-//! Whatever happens to the harness, the node ends with it: it reads our end of its standard input.
+//! If the harness ends, the node ends too, because it reads its standard input, which the harness holds open.
 
 use std::fs::{self, File};
 use std::net::SocketAddr;
@@ -15,26 +15,26 @@ use tokio::process::{Child, Command};
 
 use super::WallClock;
 
-/// How a node is started; the same each time.
+/// How a node is started. It is the same each time.
 #[derive(Clone, Debug)]
 pub struct NodePlan {
     /// Its number, from 1.
     pub id: u64,
-    /// Where it serves HTTP.
+    /// The address for HTTP.
     pub http: SocketAddr,
-    /// Where its peers connect.
+    /// The address for peers.
     pub peer: SocketAddr,
-    /// Its data.
+    /// The data directory.
     pub data_dir: PathBuf,
-    /// Where its output goes.
+    /// The file for its output.
     pub log: PathBuf,
-    /// The program and the words before `serve`, as where it is started in a network namespace.
+    /// The program and the arguments before `serve`; they may start it in a network namespace.
     pub command: Vec<String>,
     /// The flags of `serve`.
     pub flags: Vec<String>,
-    /// Its environment beside ours.
+    /// Additional environment variables.
     pub env: Vec<(String, String)>,
-    /// Its own wall clock, where it has one.
+    /// Its own wall clock, if it has one.
     pub wall_clock: Option<WallClock>,
 }
 
@@ -47,7 +47,7 @@ pub struct Node {
 }
 
 impl Node {
-    /// A node that does not run yet.
+    /// A node that is not running yet.
     pub fn new(plan: NodePlan) -> Self {
         Self { plan, child: None, paused: false }
     }
@@ -57,7 +57,7 @@ impl Node {
         &self.plan
     }
 
-    /// Changes how it is started from the next start on.
+    /// How it is started, mutably. A change takes effect at the next start.
     pub fn plan_mut(&mut self) -> &mut NodePlan {
         &mut self.plan
     }
@@ -67,12 +67,12 @@ impl Node {
         self.plan.wall_clock.as_ref().context("this node goes by the machine's clock")
     }
 
-    /// Its process, while it runs.
+    /// The id of its process, while it runs.
     pub fn pid(&self) -> Option<i32> {
         self.child.as_ref()?.id().and_then(|pid| i32::try_from(pid).ok())
     }
 
-    /// Whether it was started and not stopped by us since.
+    /// Whether the harness has started it and not stopped it since.
     pub fn is_up(&self) -> bool {
         self.child.is_some()
     }
@@ -82,7 +82,7 @@ impl Node {
         self.paused
     }
 
-    /// Starts the process; returns at once.
+    /// Starts the process and returns immediately.
     pub fn start(&mut self) -> anyhow::Result<()> {
         if self.child.is_some() {
             bail!("node {} runs already", self.plan.id);
@@ -108,7 +108,7 @@ impl Node {
         Ok(())
     }
 
-    /// Kills the process at once, as a crash does, and reaps it.
+    /// Kills the process immediately, as a crash does, and reaps it.
     pub async fn kill(&mut self) -> anyhow::Result<()> {
         let Some(mut child) = self.child.take() else { return Ok(()) };
         self.paused = false;
@@ -117,7 +117,7 @@ impl Node {
         Ok(())
     }
 
-    /// Stops it the graceful way; killed if it takes longer than `timeout`. True if it was graceful.
+    /// Stops it gracefully, and kills it after `timeout`. Returns whether it stopped gracefully.
     pub async fn stop(&mut self, timeout: Duration) -> anyhow::Result<bool> {
         self.signal(Signal::SIGTERM)?;
         let Some(mut child) = self.child.take() else { return Ok(true) };
@@ -129,21 +129,21 @@ impl Node {
         Ok(false)
     }
 
-    /// Pauses the process (SIGSTOP): it keeps its sockets and its memory.
+    /// Pauses the process with SIGSTOP. It keeps its sockets and its memory.
     pub fn pause(&mut self) -> anyhow::Result<()> {
         self.signal(Signal::SIGSTOP)?;
         self.paused = true;
         Ok(())
     }
 
-    /// Lets a paused process go on.
+    /// Resumes a paused process.
     pub fn resume(&mut self) -> anyhow::Result<()> {
         self.signal(Signal::SIGCONT)?;
         self.paused = false;
         Ok(())
     }
 
-    /// How it ended, if it ended by itself.
+    /// The exit status, if it ended by itself.
     pub fn ended(&mut self) -> anyhow::Result<Option<std::process::ExitStatus>> {
         let Some(child) = self.child.as_mut() else { return Ok(None) };
         let status = child.try_wait()?;
@@ -160,7 +160,7 @@ impl Node {
             .with_context(|| format!("{signal} to node {}", self.plan.id))
     }
 
-    /// The end of its output, for when something is wrong.
+    /// The end of its output, for error reports.
     pub fn last_words(&self) -> String {
         let text = fs::read(&self.plan.log).unwrap_or_default();
         let from = text.len().saturating_sub(2_000);

@@ -1,6 +1,6 @@
-//! A copy of a node's data directory, put back later: the node forgets what it did since.
+//! A copy of a node's data directory that is restored later, so that the node forgets what it did since.
 //!
-//! The node must be down for both.
+//! The node must be stopped for both.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ pub struct OlderCopy {
 }
 
 impl OlderCopy {
-    /// Copies the directory to a place beside it.
+    /// Copies the directory to a place next to it.
     pub fn take(data_dir: &Path) -> anyhow::Result<Self> {
         let copy = data_dir.with_extension("older");
         if copy.exists() {
@@ -26,7 +26,8 @@ impl OlderCopy {
         Ok(Self { data_dir: data_dir.into(), copy })
     }
 
-    /// Replaces what is in the directory with the copy. The directory itself stays: it may be a disk of its own.
+    /// Replaces the content of the directory with the copy. The directory itself stays, because it may be a
+    /// separate disk.
     pub fn put_back(self) -> anyhow::Result<()> {
         for entry in fs::read_dir(&self.data_dir)? {
             let path = entry?.path();
@@ -40,7 +41,7 @@ impl OlderCopy {
     }
 }
 
-/// Copies everything in `from` into `to`, with modes and times.
+/// Copies everything in `from` to `to`, with modes and times.
 fn copy_all(from: &Path, to: &Path) -> anyhow::Result<()> {
     fs::create_dir_all(to)?;
     let output = Command::new("cp").arg("-a").arg(from.join(".")).arg(to).output().context("cp")?;

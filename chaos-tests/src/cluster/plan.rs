@@ -1,4 +1,4 @@
-//! How a cluster is laid out: addresses, folders, flags.
+//! The plan of a cluster: addresses, directories and flags.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use super::{ADMIN_PASSWORD, ADMIN_USER, WallClock};
 use crate::network::{Network, NetworkKind};
 use crate::program;
 
-/// What orders the commands.
+/// The backend that orders the commands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Backend {
     /// The Raft log of the nodes themselves.
@@ -22,30 +22,30 @@ pub enum Backend {
     Local,
 }
 
-/// What a cluster is to be like.
+/// The settings of a cluster.
 #[derive(Clone, Debug)]
 pub struct ClusterPlan {
-    /// How many nodes.
+    /// Number of nodes.
     pub nodes: u64,
-    /// The program, where it is not the one beside this one.
+    /// The program; `None` for the one next to this program.
     pub program: Option<PathBuf>,
-    /// What orders the commands.
+    /// The backend.
     pub backend: Backend,
-    /// What connects the nodes.
+    /// The kind of network.
     pub network: NetworkKind,
-    /// Log entries between two snapshots: low, so that tests see snapshots.
+    /// Number of log entries between two snapshots. It is low, so that tests have snapshots.
     pub snapshot_every_entries: u64,
-    /// More flags of `maxine serve`.
+    /// Additional flags of `maxine serve`.
     pub flags: Vec<String>,
-    /// More environment of the nodes.
+    /// Additional environment variables of the nodes.
     pub env: Vec<(String, String)>,
-    /// Whether what keeps the log (each node, or Redis) has a disk of its own.
+    /// Whether the log (of each node, or of Redis) is on a separate disk.
     pub disks: bool,
-    /// Whether each node has a wall clock of its own.
+    /// Whether each node has its own wall clock.
     pub wall_clocks: bool,
-    /// Whether Sentinels watch over Redis.
+    /// Whether Sentinels monitor Redis.
     pub sentinels: bool,
-    /// Whether the output of each node goes to the disk that holds its data.
+    /// Whether the output of each node goes to the disk of its data.
     pub logs_on_disks: bool,
 }
 
@@ -77,19 +77,19 @@ impl ClusterPlan {
     }
 }
 
-/// Where Redis is.
+/// The address of Redis.
 #[derive(Clone, Debug)]
 pub(super) struct RedisAt {
     pub(super) url: String,
     pub(super) sentinels: bool,
 }
 
-/// What tells one node from the others.
+/// What distinguishes one node from the others.
 #[derive(Clone, Debug)]
 pub(super) struct Place {
-    /// Its number in the harness, which its successor inherits.
+    /// Its number in the harness. A replacement keeps it.
     pub(super) id: u64,
-    /// Its number in the cluster, which is never used again.
+    /// Its number in the cluster, which is never reused.
     pub(super) member: u64,
     pub(super) http: SocketAddr,
     pub(super) peer: SocketAddr,
@@ -127,7 +127,7 @@ pub(super) fn place(network: &Network, id: u64, member: u64) -> anyhow::Result<P
     Ok(Place { id, member, http, peer: free_address(network, ip, member, 1)? })
 }
 
-/// How a node is started that finds its peers by itself, or is told of them by the others.
+/// How a node is started. It finds its peers by itself, or other nodes introduce it to them.
 pub(super) fn node(
     plan: &ClusterPlan,
     dir: &Path,
@@ -206,7 +206,7 @@ fn free_address(
     id: u64,
     which: u16,
 ) -> anyhow::Result<SocketAddr> {
-    // In a namespace of its own every port is free.
+    // In a separate namespace every port is free.
     if network.kind() == NetworkKind::Namespaces {
         return Ok((ip, 7_000 + which * 1_000 + u16::try_from(id % 1_000)?).into());
     }

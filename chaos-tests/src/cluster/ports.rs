@@ -1,7 +1,7 @@
-//! Ports for nodes, which keep theirs over a restart.
+//! Ports for nodes, which keep them over a restart.
 //!
-//! They lie below the range from which the kernel takes ports for outgoing connections: while a node
-//! is down, nobody's connection can sit on its port.
+//! They are below the range that the kernel uses for outgoing connections. So no connection can take the port
+//! of a stopped node.
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -13,9 +13,9 @@ const COUNT: u32 = 20_000;
 
 static TAKEN: AtomicU32 = AtomicU32::new(0);
 
-/// A port of `ip` that is free now, and that this process gives once.
+/// A port of `ip` that is free now. This process returns each port once.
 pub(super) fn free(ip: Ipv4Addr) -> anyhow::Result<u16> {
-    // Far apart for processes that were started one after the other, which take many each.
+    // The first port depends on the process id, with large distances, because each process takes many ports.
     let start = std::process::id().wrapping_mul(1_627);
     for _ in 0..COUNT {
         let nth = TAKEN.fetch_add(1, Ordering::Relaxed);

@@ -1,4 +1,4 @@
-//! A Redis of our own, for clusters whose commands Redis orders.
+//! Starts a Redis for clusters in Redis mode.
 
 use std::fs::File;
 use std::net::Ipv4Addr;
@@ -25,8 +25,8 @@ pub struct RedisServer {
 }
 
 impl RedisServer {
-    /// Starts it in `dir`, as a replica of the one on port `follows` if that is given, and waits until
-    /// it answers.
+    /// Starts it in `dir` and waits until it answers. With `follows`, it is a replica of the server on that
+    /// port.
     pub async fn start(dir: &Path, follows: Option<u16>) -> anyhow::Result<Self> {
         std::fs::create_dir_all(dir)?;
         let port = super::ports::free(Ipv4Addr::LOCALHOST)?;
@@ -35,7 +35,7 @@ impl RedisServer {
         Ok(server)
     }
 
-    /// Where nodes connect.
+    /// The URL for nodes.
     pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
     }
@@ -45,14 +45,14 @@ impl RedisServer {
         self.port
     }
 
-    /// Says whom it follows from its next start on.
+    /// Sets the server that it replicates from its next start on.
     pub fn follow(&mut self, master: Option<u16>) {
         self.follows = master;
     }
 
-    /// Starts it on the same port with the same data.
+    /// Starts it again on the same port with the same data.
     pub async fn start_again(&mut self) -> anyhow::Result<()> {
-        // Beside its folder, which may be a disk that fails.
+        // The log is next to its directory, which may be a failing disk.
         let log = self.dir.with_extension("log");
         let log = File::options().create(true).append(true).open(log)?;
         let mut command = Command::new("redis-server");
@@ -82,7 +82,7 @@ impl RedisServer {
         Ok(())
     }
 
-    /// Kills it at once and reaps it.
+    /// Kills it immediately and reaps it.
     pub async fn kill(&mut self) -> anyhow::Result<()> {
         if let Some(mut child) = self.child.take() {
             child.start_kill()?;
@@ -98,7 +98,7 @@ impl RedisServer {
         Ok(kill(Pid::from_raw(i32::try_from(pid)?), signal)?)
     }
 
-    /// Damages what it holds in one way: deletes, trims, empties or evicts.
+    /// Damages its content in one way: deletes, trims, empties or evicts keys.
     pub async fn damage(&self, rng: &mut fastrand::Rng) -> anyhow::Result<()> {
         const PREFIX: &str = "maxine:registry";
         let line = match rng.u8(..10) {
@@ -107,7 +107,7 @@ impl RedisServer {
             5 => format!("DEL {PREFIX}:log {PREFIX}:snapshot2"),
             6 => format!("XTRIM {PREFIX}:log MAXLEN {}", rng.u8(..3)),
             7 => String::from("FLUSHALL"),
-            // An eviction takes any key.
+            // An eviction can remove any key.
             _ => {
                 let keys = self.command(&format!("KEYS {PREFIX}:*")).await?;
                 let keys: Vec<&str> =
@@ -121,13 +121,13 @@ impl RedisServer {
         self.command(&line).await.map(drop)
     }
 
-    /// Sends one inline command and gives the start of its answer.
+    /// Sends one inline command and returns the start of its answer.
     pub async fn command(&self, line: &str) -> anyhow::Result<String> {
         ask(self.port, line).await
     }
 }
 
-/// Sends one inline command to a server of Redis' protocol and gives the start of its answer.
+/// Sends one inline command to a server with the Redis protocol and returns the start of its answer.
 pub(super) async fn ask(port: u16, line: &str) -> anyhow::Result<String> {
     let talk = async {
         let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?;

@@ -1,4 +1,4 @@
-//! A Redis with a replica, and three Sentinels that promote the replica when the master is lost.
+//! A Redis with a replica, and three Sentinels that promote the replica when the master fails.
 
 use std::net::Ipv4Addr;
 use std::path::Path;
@@ -11,7 +11,7 @@ use tokio::process::{Child, Command};
 use super::redis::{RedisServer, ask};
 use crate::clock::until;
 
-/// The name under which the Sentinels know the master.
+/// The name of the master in the Sentinels.
 pub(super) const MASTER_NAME: &str = "main";
 const SENTINELS: usize = 3;
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -26,7 +26,7 @@ pub struct Watched {
 }
 
 impl Watched {
-    /// Starts everything in `dir`, and waits until a failover would be possible.
+    /// Starts everything in `dir`, and waits until a failover is possible.
     pub async fn start(dir: &Path) -> anyhow::Result<Self> {
         let master = RedisServer::start(&dir.join("redis-1"), None).await?;
         let first = master.port();
@@ -43,14 +43,14 @@ impl Watched {
         Ok(watched)
     }
 
-    /// Where nodes connect.
+    /// The URL for nodes.
     pub fn url(&self) -> String {
         let urls: Vec<String> =
             self.ports.iter().map(|port| format!("redis://127.0.0.1:{port}")).collect();
         urls.join(",")
     }
 
-    /// Every Sentinel knows the others and a replica that follows.
+    /// Waits until every Sentinel knows the others and a connected replica.
     async fn wait_whole(&self) -> anyhow::Result<()> {
         let whole = async || {
             for port in &self.ports {
@@ -74,7 +74,7 @@ impl Watched {
         answer.lines().filter_map(|line| line.trim().parse().ok()).next_back()
     }
 
-    /// Kills the master; gives its port.
+    /// Kills the master. Returns its port.
     pub async fn kill_master(&mut self) -> anyhow::Result<u16> {
         self.wait_whole().await?;
         let port = self.master_port().await.context("the Sentinels know no master")?;
@@ -83,7 +83,7 @@ impl Watched {
         Ok(port)
     }
 
-    /// Waits for another master than this one, and starts the old one as its replica.
+    /// Waits for a new master, and starts the old one as its replica.
     pub async fn rejoin(&mut self, old: u16) -> anyhow::Result<()> {
         let promoted = async || self.master_port().await.filter(|port| *port != old);
         let new = until(PATIENCE, LOOK_EVERY, promoted).await.context("no replica was promoted")?;
@@ -93,7 +93,7 @@ impl Watched {
         server.start_again().await
     }
 
-    /// Ends everything.
+    /// Kills all of them.
     pub async fn kill(&mut self) -> anyhow::Result<()> {
         for child in &mut self.sentinels {
             child.start_kill()?;

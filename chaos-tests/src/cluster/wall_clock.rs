@@ -1,11 +1,11 @@
-//! A wall clock of a node's own, which can jump while the node runs.
+//! A separate wall clock for a node, which can jump while the node runs.
 //!
-//! libfaketime answers what the process asks of the wall clock, by a file that is read again each
-//! time; the monotonic clock stays the machine's, as it does when an operator or NTP sets the time.
+//! libfaketime answers the process's questions about the wall clock, with a file that it reads each time. The
+//! monotonic clock stays that of the machine, as it does when an operator or NTP sets the time.
 
 use std::path::{Path, PathBuf};
 
-/// Where Debian and others put the library.
+/// Where Debian and other distributions install the library.
 const PLACES: &[&str] = &[
     "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1",
     "/usr/lib/aarch64-linux-gnu/faketime/libfaketimeMT.so.1",
@@ -25,7 +25,7 @@ fn library() -> Option<&'static str> {
 }
 
 impl WallClock {
-    /// Why there are no such clocks here, if so.
+    /// Why there are no such clocks here; `None` if there are.
     pub fn missing() -> Option<String> {
         match library() {
             Some(_) => None,
@@ -33,22 +33,22 @@ impl WallClock {
         }
     }
 
-    /// A clock that goes with the machine's until it jumps.
+    /// A clock that agrees with the machine's until it jumps.
     pub fn new(file: PathBuf) -> anyhow::Result<Self> {
         let clock = Self { file };
         clock.jump(0)?;
         Ok(clock)
     }
 
-    /// From now on it is so many seconds before or behind the machine's.
+    /// From now on the clock differs from the machine's by this many seconds.
     pub fn jump(&self, by_s: i64) -> anyhow::Result<()> {
         let next = self.file.with_extension("next");
         std::fs::write(&next, format!("{by_s:+}\n"))?;
-        // Replaced in one step: the node reads it at any moment.
+        // The file is replaced in one step, because the node can read it at any moment.
         Ok(std::fs::rename(next, &self.file)?)
     }
 
-    /// What a process needs to be told to go by it.
+    /// The environment variables with which a process uses it.
     pub fn env(&self) -> Vec<(String, String)> {
         let Some(library) = library() else { return Vec::new() };
         let text = |name: &str, value: &str| (name.to_owned(), value.to_owned());

@@ -1,4 +1,4 @@
-//! One node's copy of the control plane's state, watched over by the invariants.
+//! One node's copy of the control plane's state, which the invariants check.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, Read, Write};
@@ -72,7 +72,7 @@ impl Application for Replica {
 
     fn restore(&mut self, _: u64, input: &mut dyn Read) -> io::Result<()> {
         self.state = ControlState::read_from(input)?;
-        // What they remember is of before.
+        // Their data belongs to the time before the snapshot.
         self.invariants = invariants::all();
         Ok(())
     }

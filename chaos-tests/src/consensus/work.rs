@@ -1,4 +1,4 @@
-//! What clients and leaders propose, and what they learn from the answers.
+//! The commands of clients and leaders, and what they learn from the replies.
 
 use std::collections::BTreeMap;
 
@@ -12,16 +12,16 @@ use maxine_state::{
 const INSTANCES: u64 = 6;
 const WALL_BASE_MS: u64 = 1_700_000_000_000;
 
-/// Clients that register and leave, and send some writes twice; leaders that ask for the grant and
-/// expire leases under whatever fence they were last told.
+/// Clients that register and deregister, and send some writes twice. Leaders that ask for a grant and expire
+/// leases with the last fence that they know.
 #[derive(Default)]
 pub(super) struct Work {
     next: u64,
-    /// Each client's last write, to be sent again.
+    /// Each client's last write, which may be sent again.
     last: BTreeMap<usize, Bytes>,
-    /// The lease of each instance, as far as anyone was told.
+    /// The lease of each instance, from the last reply.
     leases: BTreeMap<InstanceKey, u64>,
-    /// The newest fence that each node was given.
+    /// The newest fence of each node.
     fences: BTreeMap<u64, Fence>,
 }
 

@@ -1,4 +1,4 @@
-//! What is checked at the end of an episode, when the load has stopped and the cluster is whole.
+//! The checks at the end of an episode, when the load has stopped and the cluster has recovered.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ use crate::workload::{
     FleetRecord, KeyState, Ledger, Load, NotForwarded, RegisterHistory, WatchLog,
 };
 
-/// What the workloads kept.
+/// The records of the workloads.
 pub(super) struct Seen {
     pub(super) ledgers: Vec<Ledger>,
     pub(super) histories: Vec<RegisterHistory>,
@@ -35,7 +35,7 @@ pub(super) struct Seen {
 
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(30);
 const SEARCH_TIMEOUT: Duration = Duration::from_secs(20);
-/// A silent instance may stay so much longer: each new leader grants its time to live anew.
+/// How much longer a silent instance may stay, because each new leader gives its lease the whole time again.
 const SILENT_EXTRA_MS: u64 = 12_000;
 
 pub(super) async fn verify(
@@ -51,7 +51,7 @@ pub(super) async fn verify(
     let acknowledged_index =
         journal.records().figures.get("acknowledged_index").copied().unwrap_or(0);
     report("proxied", proxied::check(&seen.not_forwarded, down(&seen).as_ref()));
-    let (acks, claims, statuses, told) = {
+    let (acks, claims, statuses, digests_under_load) = {
         let mut records = journal.records();
         (
             std::mem::take(&mut records.acknowledged),
@@ -64,14 +64,14 @@ pub(super) async fn verify(
     if seen.active.fault.redis_forgets() {
         return verify_what_redis_left(cluster, setting, &ledger, watches, journal).await;
     }
-    // A node of the previous version may not say what this one promises.
+    // A node of the previous version may not keep the promises of this one.
     if seen.active.fault != Fault::Upgrade {
         journal.count("ages_checked", claims.len() as u64);
         report("ages", ages::check(&acks, &claims));
         journal.count("statuses_checked", statuses.len() as u64);
         report("truth", truth::check(&statuses, &seen.known, &cluster.ids()));
-        journal.count("digests_under_load_compared", told.len() as u64);
-        report("digests", digests::check(&told));
+        journal.count("digests_under_load_compared", digests_under_load.len() as u64);
+        report("digests", digests::check(&digests_under_load));
     }
     for id in cluster.ids() {
         let listed = list(cluster, id, &setting.namespace, acknowledged_index).await?;
@@ -91,7 +91,7 @@ pub(super) async fn verify(
         _ => None,
     };
     for log in &logs {
-        report("watches", watches::check_told(log, ledger.iter().filter_map(present)));
+        report("watches", watches::check_reported(log, ledger.iter().filter_map(present)));
         journal.count("watch_changes_compared", log.changes.len() as u64);
         journal.count("watch_compactions", log.compacted);
     }
@@ -112,7 +112,7 @@ pub(super) async fn verify(
     Ok(())
 }
 
-/// Who may not have run, and when; a fault of the network or of a clock stops nobody.
+/// The nodes that may not have run, and when. A fault of the network or of a clock stops no node.
 fn down(seen: &Seen) -> Option<proxied::Down> {
     seen.active.fault.stops_nodes().then(|| proxied::Down {
         nodes: seen.active.nodes.clone(),
@@ -121,8 +121,8 @@ fn down(seen: &Seen) -> Option<proxied::Down> {
     })
 }
 
-/// Redis forgot what it had acknowledged. The nodes put it back where they can; where they cannot they
-/// say so. In either case they must agree, and lose nothing silently.
+/// Redis has lost what it had acknowledged. The nodes write it back if they can, and report it if they
+/// cannot. In both cases they must agree, and lose nothing silently.
 async fn verify_what_redis_left(
     cluster: &Cluster,
     setting: &Setting,
@@ -141,9 +141,12 @@ async fn verify_what_redis_left(
         let listed = list(cluster, id, &setting.namespace, 0).await?;
         let gone = acknowledged::check(ledger, id, &listed);
         lost += gone.len() as u64;
-        if !gone.is_empty() && !cluster.told_of_lost_writes() {
-            let detail =
-                format!("nobody told that writes were lost: {} of them, {}", gone.len(), gone[0]);
+        if !gone.is_empty() && !cluster.reported_lost_writes() {
+            let detail = format!(
+                "no node reported that writes were lost: {} of them, {}",
+                gone.len(),
+                gone[0]
+            );
             journal.anomaly("acknowledged", detail);
         }
     }
@@ -156,14 +159,15 @@ async fn verify_what_redis_left(
     Ok(())
 }
 
-/// Checks the episode's claims and keeps of them only what a picture needs.
+/// Checks the claims of the episode, and keeps only those that the picture needs.
 fn check_leadership(active: &Active, healed_us: u64, journal: &Journal) {
     let mut records = journal.records();
     let mut found = leadership::check(&records.claims);
     if active.fault == Fault::PauseLeader {
         let (leader, term) = (active.leader, active.term);
-        // Only who was paused long enough to lose its lead must be silent: someone else led before it
-        // went on. Who went on within its lease may lead on, and be replaced later.
+        // Only a node that was paused long enough to lose its leadership must not claim it, because another
+        // node led before it was resumed. A node that was resumed within its lease may continue to lead, and
+        // be replaced later.
         let mut newer = records.claims.iter().filter(|claim| claim.term > term);
         let replaced = newer.any(|claim| claim.end_us < healed_us);
         if replaced {
@@ -225,7 +229,7 @@ async fn list(
     Ok(listed)
 }
 
-/// A list, asked for again where it does not come: a busy machine is no broken promise.
+/// Reads a list, again if there is no answer. A slow answer of a busy machine is not a broken promise.
 async fn listed_by(client: &Client, path: &str) -> Result<Vec<Value>, Outcome> {
     let mut last = Outcome::Unknown("it was never asked for".into());
     let ask = async || match client.list(path).await {
@@ -238,7 +242,7 @@ async fn listed_by(client: &Client, path: &str) -> Result<Vec<Value>, Outcome> {
     until(SETTLE_TIMEOUT, Duration::from_millis(200), ask).await.ok_or(last)
 }
 
-/// Waits until all nodes stand at one index; every digest on the way counts.
+/// Waits until all nodes have the same index. Every digest on the way is checked.
 async fn settle(cluster: &Cluster) -> anyhow::Result<Vec<Digest>> {
     let mut taken = Vec::new();
     let look = async || {
@@ -260,7 +264,7 @@ async fn settle(cluster: &Cluster) -> anyhow::Result<Vec<Digest>> {
 }
 
 async fn stop_watches(watches: Load<WatchLog>) -> Vec<WatchLog> {
-    // One more round of questions brings every log to the end.
+    // One more round of questions completes every log.
     tokio::time::sleep(Duration::from_millis(300)).await;
     watches.stop().await
 }

@@ -1,9 +1,9 @@
-//! A leader that nobody disturbs comes to hold the leader's duties, and keeps them.
+//! Invariant: a leader that is not disturbed gets the leader's duties, and keeps them.
 
 use super::Invariant;
 use crate::facts::{Facts, Step};
 
-/// A grant may be lost and asked for again a few times.
+/// A grant may be lost and requested again a few times.
 const PATIENCE_MS: u64 = 10_000;
 
 #[derive(Debug, Default)]

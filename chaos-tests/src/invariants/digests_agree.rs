@@ -1,11 +1,12 @@
-//! Replicas that applied the same entries have the same state.
+//! Invariant: replicas that applied the same entries have the same state.
 
 use std::collections::BTreeMap;
 
 use super::Invariant;
 use crate::facts::{Facts, Step};
 
-/// Hashing the whole state after every entry would be most of the run.
+/// How many entries are applied between two digests. A digest after every entry would take most of the run's
+/// time.
 const EVERY: usize = 8;
 
 #[derive(Debug, Default)]

@@ -1,4 +1,4 @@
-//! An expiry removes exactly the registrations that it names.
+//! Invariant: an expiry removes exactly the registrations that it names.
 
 use maxine_state::Command;
 

@@ -1,11 +1,11 @@
-//! Fencing tokens only grow, and an entry under an old one changes nothing.
+//! Invariant: fencing tokens only grow, and an entry with an old one changes nothing.
 
 use maxine_state::{EventKind, Fence};
 
 use super::Invariant;
 use crate::facts::{Facts, Step};
 
-/// What the log itself says: each node's newest grant, by its own count.
+/// The newest grant of each node, computed from the log itself.
 #[derive(Debug, Default)]
 pub(super) struct FencesGrow {
     newest: [u64; 8],
@@ -20,7 +20,7 @@ impl Invariant for FencesGrow {
     fn check(&mut self, facts: &Facts, step: &Step) -> Result<(), String> {
         let Step::Applied { node, position, events, .. } = step else { return Ok(()) };
         if *position <= self.position[*node] {
-            // It restarted and applies again what it had applied: from its snapshot on.
+            // The node restarted and applies entries again, from its snapshot on.
             self.newest[*node] = 0;
         }
         self.position[*node] = *position;

@@ -1,4 +1,5 @@
-//! An instance that answers every probe well is not taken out of traffic because one node cannot reach it.
+//! Invariant: an instance that answers every probe with success is not evicted because one node cannot reach
+//! it.
 
 use maxine_state::Command;
 

@@ -1,4 +1,5 @@
-//! A node's changes come with indexes that grow, none beyond the state's: a watcher sees no gap.
+//! Invariant: the indexes of a node's changes grow, and none is above that of the state, so a watcher sees no
+//! gap.
 
 use super::Invariant;
 use crate::facts::{Facts, Step};

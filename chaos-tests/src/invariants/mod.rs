@@ -1,4 +1,4 @@
-//! What must hold after every step of a simulation. One invariant per file.
+//! The invariants that are checked after every step of a simulation. Each has its own file.
 
 mod calm_leader_has_duties;
 mod digests_agree;
@@ -12,27 +12,27 @@ mod requests_take_effect_once;
 
 use crate::facts::{Facts, Step};
 
-/// A broken invariant.
+/// A violated invariant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
-    /// Which one.
+    /// The name of the invariant.
     pub invariant: &'static str,
-    /// How.
+    /// What violated it.
     pub detail: String,
     /// When, in virtual milliseconds.
     pub at_ms: u64,
 }
 
-/// Looks at the facts after every step.
+/// An invariant, which is checked after every step.
 pub trait Invariant {
     /// Its name.
     fn name(&self) -> &'static str;
 
-    /// Checks what the step did.
+    /// Checks the effect of a step.
     fn check(&mut self, facts: &Facts, step: &Step) -> Result<(), String>;
 }
 
-/// All of them.
+/// All invariants.
 pub fn all() -> Vec<Box<dyn Invariant>> {
     vec![
         Box::<digests_agree::DigestsAgree>::default(),

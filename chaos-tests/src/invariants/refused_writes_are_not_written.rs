@@ -1,4 +1,4 @@
-//! Where a node says that nothing was written, nothing was written, and never will be.
+//! Invariant: a write that a node answers as not written has not taken effect, and never will.
 
 use super::Invariant;
 use crate::facts::{Facts, Step};

@@ -1,4 +1,4 @@
-//! A registration whose renewal was acknowledged is there for its time to live after that.
+//! Invariant: after an acknowledged renewal, a registration exists for its whole time to live.
 
 use maxine_state::{Command, Fence};
 
@@ -8,7 +8,8 @@ use crate::facts::{Facts, Step};
 #[derive(Debug, Default)]
 pub(super) struct RenewedLeasesHold;
 
-/// Clocks run fast by at most so much, in parts per thousand; the leases' own grace covers it.
+/// Maximum speed difference of the clocks, expressed in milliseconds over a lease. The grace of the leases
+/// covers it.
 const DRIFT_MS: u64 = 50;
 
 impl Invariant for RenewedLeasesHold {
@@ -18,7 +19,7 @@ impl Invariant for RenewedLeasesHold {
 
     fn check(&mut self, facts: &Facts, step: &Step) -> Result<(), String> {
         let Step::Applied { node, position, removed, .. } = step else { return Ok(()) };
-        // A node that lags applies it late: who is first is who matters.
+        // A slow node applies it late. Only the first node that applies it matters.
         let first = facts
             .nodes
             .iter()
@@ -29,11 +30,11 @@ impl Invariant for RenewedLeasesHold {
             return Ok(());
         }
         for gone in removed {
-            let Some(told) = facts.acknowledged.get(&gone.key) else { continue };
-            let held = told.lease_epoch == gone.lease_epoch
-                && told.holds_until_ms > facts.now_ms + DRIFT_MS;
+            let Some(reply) = facts.acknowledged.get(&gone.key) else { continue };
+            let held = reply.lease_epoch == gone.lease_epoch
+                && reply.holds_until_ms > facts.now_ms + DRIFT_MS;
             if held {
-                let left_ms = told.holds_until_ms - facts.now_ms;
+                let left_ms = reply.holds_until_ms - facts.now_ms;
                 let fence = proposal.fence.unwrap_or(Fence(0)).0;
                 return Err(format!(
                     "{} expired under fence {fence} with {left_ms} ms left",

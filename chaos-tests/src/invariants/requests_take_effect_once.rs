@@ -1,4 +1,4 @@
-//! A write that is repeated takes effect once, and its repeats get the first answer.
+//! Invariant: a repeated write takes effect once, and its repeats get the first reply.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use crate::facts::{Facts, Step};
 #[derive(Debug, Default)]
 pub(super) struct RequestsTakeEffectOnce {
     first: BTreeMap<u128, (usize, Applied)>,
-    /// Registrations by the moment that the client made them: its attempts share it.
+    /// Registrations by the time at which the client made them, which all its attempts share.
     made: BTreeMap<(String, u64), usize>,
 }
 
@@ -42,10 +42,10 @@ impl Invariant for RequestsTakeEffectOnce {
                 }
             }
         }
-        if let Some(told) = facts.replies.get(&id)
-            && told != applied
+        if let Some(reply) = facts.replies.get(&id)
+            && reply != applied
         {
-            return Err(format!("request {id} was told {told:?} and applied as {applied:?}"));
+            return Err(format!("request {id} was answered {reply:?} and applied as {applied:?}"));
         }
         Ok(())
     }

@@ -10,53 +10,53 @@ pub enum Fault {
     KillAny,
     /// kill -9 of the leader, and a start some time later.
     KillLeader,
-    /// kill -9 of all nodes at once, and a start of all.
+    /// kill -9 of all nodes at the same time, and a start of all.
     KillAll,
     /// SIGSTOP of the leader, SIGCONT some time later.
     PauseLeader,
-    /// SIGSTOP of a node that does not lead.
+    /// SIGSTOP of a node that is not the leader.
     PauseFollower,
-    /// The leader cut off from all others.
+    /// The leader is cut off from all others.
     IsolateLeader,
-    /// A node that does not lead, cut off from all others.
+    /// A node that is not the leader is cut off from all others.
     IsolateFollower,
-    /// What the leader sends to one other node is lost; the way back works.
+    /// What the leader sends to one other node is lost. The other direction works.
     OneWayFromLeader,
-    /// What one other node sends to the leader is lost; the way there works.
+    /// What one other node sends to the leader is lost. The other direction works.
     OneWayToLeader,
-    /// The nodes that do not lead cannot reach each other: the leader is the bridge.
+    /// The followers cannot reach each other, but each reaches the leader.
     Bridge,
     /// A random minority is cut off from the others.
     Halves,
-    /// Each node hears of its neighbours only; of three nodes, of the one before it only.
+    /// Each node hears only its neighbours. With three nodes, each hears only the one before it.
     Ring,
-    /// Every node is restarted the graceful way, one after the other.
+    /// Every node is restarted gracefully, one after the other.
     RollingRestart,
-    /// All nodes run the previous program and are brought to the present one, one after the other.
+    /// All nodes run the previous program and are upgraded to the present one, one after the other.
     Upgrade,
     /// A new member is added, and an old one removed.
     ReplaceMember,
-    /// Everything the leader sends is late and some of it is lost (netem).
+    /// Everything that the leader sends is delayed, and some of it is lost (netem).
     Degrade,
-    /// Everything from and to the leader is late (proxies).
+    /// Everything from and to the leader is delayed (proxies).
     Delay,
     /// Some of the packets to the leader are dropped (nftables).
     Loss,
-    /// Packets to the leader over a rate are dropped (nftables).
+    /// Packets to the leader above a rate are dropped (nftables).
     Rate,
-    /// No block of the disk is free.
+    /// The disk has no free block.
     FullDisk,
-    /// The disk turns read-only.
+    /// The disk becomes read-only.
     ReadOnlyDisk,
     /// Every write and sync of the disk hangs.
     HungDisk,
     /// Every sync of the disk is slow.
     SlowDisk,
-    /// All lose power at once; what was not synced is gone.
+    /// All nodes lose power at the same time. What was not synced is lost.
     PowerLoss,
-    /// The end of a node's log is cut off while it is down.
+    /// The end of a node's log is cut off while the node is stopped.
     CutLogTail,
-    /// Bits at the end of a node's log are turned while it is down.
+    /// Bits at the end of a node's log are flipped while the node is stopped.
     FlipLogTail,
     /// A node gets an older copy of its own data directory, a few times.
     Rollback,
@@ -68,15 +68,15 @@ pub enum Fault {
     KillRedis,
     /// SIGSTOP of Redis.
     PauseRedis,
-    /// Redis forgets everything.
+    /// Redis loses all data.
     FlushRedis,
-    /// Redis' keys are deleted, trimmed, emptied and evicted, again and again.
+    /// Keys of Redis are deleted, trimmed, emptied and evicted, repeatedly.
     DamageRedis,
-    /// kill -9 of the master, and a replica is promoted by the Sentinels.
+    /// kill -9 of the master, and the Sentinels promote a replica.
     FailoverRedis,
 }
 
-/// Every kind with its name.
+/// All kinds, with their names.
 pub const FAULTS: &[(Fault, &str)] = &[
     (Fault::KillAny, "kill-any"),
     (Fault::KillLeader, "kill-leader"),
@@ -115,7 +115,7 @@ pub const FAULTS: &[(Fault, &str)] = &[
 ];
 
 impl Fault {
-    /// Whether what keeps the log needs a disk of its own.
+    /// Whether the log must be on a separate disk.
     pub fn needs_disk(self) -> bool {
         matches!(
             self,
@@ -123,7 +123,7 @@ impl Fault {
         )
     }
 
-    /// Whether the nodes that it hits may not run meanwhile.
+    /// Whether the affected nodes may not run during the fault.
     pub fn stops_nodes(self) -> bool {
         matches!(
             self,
@@ -141,8 +141,8 @@ impl Fault {
         ) || self.needs_disk()
     }
 
-    /// Whether the nodes that it hits can surely not be reached by the others, from when it has begun until it is
-    /// taken back.
+    /// Whether the others can certainly not reach the affected nodes, from the beginning of the fault until
+    /// its end.
     pub fn cuts_off(self) -> bool {
         matches!(
             self,
@@ -156,12 +156,12 @@ impl Fault {
         )
     }
 
-    /// Whether the nodes need wall clocks of their own.
+    /// Whether the nodes need separate wall clocks.
     pub fn needs_wall_clock(self) -> bool {
         matches!(self, Self::ClockForward | Self::ClockBack)
     }
 
-    /// Whether Redis itself may lose what it acknowledged: it is told, and the nodes must agree.
+    /// Whether Redis itself may lose what it acknowledged. The nodes must report it, and agree.
     pub fn redis_forgets(self) -> bool {
         matches!(self, Self::FlushRedis | Self::DamageRedis | Self::FailoverRedis)
     }

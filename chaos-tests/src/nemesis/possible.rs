@@ -1,4 +1,4 @@
-//! Which faults make sense on which ground, and what they need of the machine.
+//! Decides which faults are possible for a cluster, and what they need from the machine.
 
 use std::path::Path;
 
@@ -6,18 +6,18 @@ use super::Fault;
 use crate::cluster::{Backend, Disk, WallClock};
 use crate::network::{Namespaces, NetworkKind};
 
-/// What a cluster stands on.
+/// The properties of a cluster that faults depend on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ground {
-    /// What orders the commands.
+    /// The backend.
     pub backend: Backend,
-    /// What connects the nodes.
+    /// The kind of network.
     pub network: NetworkKind,
-    /// Whether Sentinels watch over Redis.
+    /// Whether Sentinels monitor Redis.
     pub sentinels: bool,
 }
 
-/// Whether a fault can be done to a cluster on this ground at all.
+/// Whether a fault is possible in such a cluster.
 pub fn fits(fault: Fault, ground: Ground) -> bool {
     let raft = ground.backend == Backend::Raft;
     match fault {
@@ -26,7 +26,7 @@ pub fn fits(fault: Fault, ground: Ground) -> bool {
             !raft && !ground.sentinels
         }
         Fault::FailoverRedis => !raft && ground.sentinels,
-        // Between the nodes goes only what they tell each other beside Redis.
+        // Between the nodes there are only the messages beside Redis.
         Fault::IsolateLeader
         | Fault::IsolateFollower
         | Fault::OneWayFromLeader
@@ -39,7 +39,7 @@ pub fn fits(fault: Fault, ground: Ground) -> bool {
         Fault::Degrade | Fault::Loss | Fault::Rate => {
             raft && ground.network == NetworkKind::Namespaces
         }
-        // Nodes of Redis mode keep nothing on their disks; Redis does.
+        // In Redis mode, only Redis stores data on a disk.
         Fault::ReadOnlyDisk | Fault::CutLogTail | Fault::FlipLogTail | Fault::Rollback => raft,
         Fault::FullDisk | Fault::HungDisk | Fault::SlowDisk | Fault::PowerLoss => {
             raft || !ground.sentinels
@@ -48,7 +48,7 @@ pub fn fits(fault: Fault, ground: Ground) -> bool {
     }
 }
 
-/// What this machine lacks for a fault, if anything.
+/// What this machine lacks for a fault; `None` if nothing.
 pub fn missing(fault: Fault, previous: Option<&Path>) -> Option<String> {
     match fault {
         fault if fault.needs_disk() => Disk::missing(),

@@ -1,8 +1,8 @@
-//! What connects the nodes, and how it is cut.
+//! The network between the nodes, and how it is cut.
 //!
-//! Two kinds: network namespaces with an address each, where packets are dropped (needs root), and
-//! plain loopback with a proxy in front of every node's peer port, where bytes are held back. Either
-//! cuts one direction of one pair; everything else is made of that. Clients always reach the nodes.
+//! There are two kinds. With network namespaces, each node has its own address, and packets are dropped; this
+//! needs root. With proxies on loopback, each peer port has a proxy that stops bytes. Both kinds can cut one
+//! direction between two nodes, and all other faults consist of such cuts. Clients always reach the nodes.
 
 mod namespaces;
 mod proxy;
@@ -16,9 +16,9 @@ pub use proxy::ProxyNetwork;
 /// The kind of network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NetworkKind {
-    /// Loopback, and nothing between the nodes.
+    /// Loopback without anything between the nodes.
     Loopback,
-    /// Loopback with a proxy in front of each peer port.
+    /// Loopback with a proxy before each peer port.
     Proxied,
     /// A namespace for each node.
     Namespaces,
@@ -27,16 +27,16 @@ pub enum NetworkKind {
 /// The network of a cluster.
 #[derive(Debug)]
 pub enum Network {
-    /// Loopback, and nothing between the nodes: it cannot be cut.
+    /// Loopback without anything between the nodes, so it cannot be cut.
     Loopback,
-    /// Loopback with a proxy in front of each peer port.
+    /// Loopback with a proxy before each peer port.
     Proxied(ProxyNetwork),
     /// A namespace for each node.
     Namespaces(Namespaces),
 }
 
 impl Network {
-    /// Opens the network of so many nodes.
+    /// Creates the network for a number of nodes.
     pub fn open(kind: NetworkKind, nodes: u64) -> anyhow::Result<Self> {
         Ok(match kind {
             NetworkKind::Loopback => Self::Loopback,
@@ -45,7 +45,7 @@ impl Network {
         })
     }
 
-    /// Which kind it is.
+    /// Its kind.
     pub fn kind(&self) -> NetworkKind {
         match self {
             Self::Loopback => NetworkKind::Loopback,
@@ -61,7 +61,7 @@ impl Network {
         }
     }
 
-    /// Where the nodes reach the harness itself.
+    /// The address at which the nodes reach the harness.
     pub fn host(&self) -> Ipv4Addr {
         match self {
             Self::Namespaces(namespaces) => namespaces.host(),
@@ -69,7 +69,7 @@ impl Network {
         }
     }
 
-    /// The address under which peers are told to reach a node that listens on `peer`.
+    /// The address that peers use for a node that listens on `peer`.
     pub(crate) fn advertise(&mut self, id: u64, peer: SocketAddr) -> anyhow::Result<SocketAddr> {
         match self {
             Self::Proxied(proxy) => proxy.listen_for(id, peer),
@@ -77,7 +77,7 @@ impl Network {
         }
     }
 
-    /// The words that start `program` where node `id` lives.
+    /// The command that starts `program` on node `id`.
     pub(crate) fn command(&self, id: u64, program: &str) -> Vec<String> {
         match self {
             Self::Namespaces(namespaces) => namespaces.command(id, program),
@@ -91,7 +91,7 @@ impl Network {
         }
     }
 
-    /// Stops everything that goes from one node to another, in this direction alone.
+    /// Stops everything from one node to another, in this direction only.
     pub fn block(&self, from: u64, to: u64) -> anyhow::Result<()> {
         match self {
             Self::Loopback => anyhow::bail!("this network cannot be cut"),
@@ -101,7 +101,7 @@ impl Network {
         Ok(())
     }
 
-    /// Lets everything through again.
+    /// Ends all cuts.
     pub fn heal(&self) -> anyhow::Result<()> {
         match self {
             Self::Loopback => {}
@@ -111,7 +111,7 @@ impl Network {
         Ok(())
     }
 
-    /// Cuts each of the one side off from each of the other, both ways.
+    /// Cuts the nodes of one side off from those of the other, in both directions.
     pub fn cut_between(&self, side: &[u64], other_side: &[u64]) -> anyhow::Result<()> {
         for one in side {
             for other in other_side.iter().filter(|other| *other != one) {
@@ -124,7 +124,7 @@ impl Network {
         Ok(())
     }
 
-    /// Lets each node hear of its two neighbours only; where all are neighbours, of the one before it.
+    /// Each node hears only its two neighbours; with three nodes, only the one before it.
     pub fn ring(&self, all: &[u64]) -> anyhow::Result<()> {
         for (at, one) in all.iter().enumerate() {
             for (other_at, other) in all.iter().enumerate() {
@@ -138,7 +138,7 @@ impl Network {
         Ok(())
     }
 
-    /// Cuts a node off from all others, both ways.
+    /// Cuts a node off from all others, in both directions.
     pub fn isolate(&self, id: u64, all: &[u64]) -> anyhow::Result<()> {
         for other in all.iter().filter(|other| **other != id) {
             self.block(id, *other)?;

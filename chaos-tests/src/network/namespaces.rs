@@ -1,7 +1,7 @@
-//! A network namespace for each node, joined by a bridge in one more: packets are really dropped.
+//! A network namespace for each node, connected by a bridge in another one. Packets are really dropped.
 //!
-//! Everything is made by `ip` and `nft` as root, under names that carry our process id, and goes
-//! when this is dropped.
+//! `ip` and `nft` create everything as root, with names that contain the process id. It is removed when this
+//! value is dropped.
 
 use std::net::Ipv4Addr;
 use std::process::Command;
@@ -17,7 +17,7 @@ pub struct Namespaces {
 }
 
 impl Namespaces {
-    /// Whether this process may make them here.
+    /// Whether this process may create them.
     pub fn are_possible() -> bool {
         let probe = format!("mxp{}", std::process::id());
         let made = run("ip", &["netns", "add", &probe]).is_ok();
@@ -25,13 +25,13 @@ impl Namespaces {
             && run("ip", &["netns", "exec", &probe, "nft", "add", "table", "inet", "probe"])
                 .is_ok();
         if made {
-            // Its own process id is in the name: nobody else uses it.
+            // The name contains the process id, so nobody else uses it.
             let _gone = run("ip", &["netns", "delete", &probe]);
         }
         rules
     }
 
-    /// Makes a namespace for each node.
+    /// Creates a namespace for each node.
     pub fn make(nodes: u64) -> anyhow::Result<Self> {
         if nodes == 0 || nodes > 16 {
             bail!("1 to 16 nodes, not {nodes}");
@@ -92,13 +92,13 @@ impl Namespaces {
         Ipv4Addr::new(10, 213, self.third, u8::try_from(id).unwrap_or(253))
     }
 
-    /// The harness' own address, on the bridge.
+    /// The address of the harness, on the bridge.
     pub fn host(&self) -> Ipv4Addr {
         Ipv4Addr::new(10, 213, self.third, 254)
     }
 
-    /// The words that start `program` in a node's namespace; its process is the program itself.
-    /// `ip netns exec` would give it mounts of its own, too, which keep disks busy.
+    /// The command that starts `program` in a node's namespace. Its process is the program itself. `ip netns
+    /// exec` would also give it its own mounts, which keep disks busy.
     pub fn command(&self, id: u64, program: &str) -> Vec<String> {
         let net = format!("--net=/run/netns/{}", self.name(id));
         vec!["nsenter".into(), net, program.into()]
@@ -113,17 +113,17 @@ impl Namespaces {
         )
     }
 
-    /// Drops nothing any more.
+    /// Ends all drops.
     pub fn heal(&self) -> anyhow::Result<()> {
         for id in 1..=self.nodes {
             self.inside(id, &["nft", "flush", "chain", "inet", "chaos", "input"])?;
-            // Answers an error where there is none.
+            // The command fails if there is nothing to remove, which is fine.
             let _none = self.inside(id, &["tc", "qdisc", "del", "dev", "eth0", "root"]);
         }
         Ok(())
     }
 
-    /// Drops so much of what a node receives from the others, at random.
+    /// Drops `percent` of the packets that a node receives from the others, at random.
     pub fn lose(&self, id: u64, percent: u8) -> anyhow::Result<()> {
         let percent = percent.to_string();
         let rule = ["nft", "add", "rule", "inet", "chaos", "input", "ip", "saddr"];
@@ -132,7 +132,7 @@ impl Namespaces {
         self.inside(id, &[&rule[..], &[&peers], &dice].concat())
     }
 
-    /// Drops what a node receives from the others over so many packets a second.
+    /// Drops packets that a node receives from the others above this rate.
     pub fn limit(&self, id: u64, packets_per_second: u32) -> anyhow::Result<()> {
         let rate = format!("{packets_per_second}/second");
         let rule = ["nft", "add", "rule", "inet", "chaos", "input", "ip", "saddr"];
@@ -141,25 +141,25 @@ impl Namespaces {
         self.inside(id, &[&rule[..], &[&peers], &over].concat())
     }
 
-    /// The nodes' addresses as a set of nft; the harness' own is none of them.
+    /// The addresses of the nodes as a set of nft, without that of the harness.
     fn peers(&self) -> String {
         let addresses: Vec<String> =
             (1..=self.nodes).map(|id| self.address(id).to_string()).collect();
         format!("{{ {} }}", addresses.join(", "))
     }
 
-    /// Why packets cannot be delayed here, if so.
+    /// Why packets cannot be delayed here; `None` if they can.
     pub fn netem_missing() -> Option<String> {
         let probe = format!("mxq{}", std::process::id());
         let made = run("ip", &["netns", "add", &probe]);
         let words = ["netns", "exec", &probe, "tc", "qdisc", "add", "dev", "lo", "root", "netem"];
         let shaped = made.and_then(|()| run("ip", &[&words[..], &["delay", "1ms"]].concat()));
-        // Its own process id is in the name: nobody else uses it.
+        // The name contains the process id, so nobody else uses it.
         let _gone = run("ip", &["netns", "delete", &probe]);
         shaped.err().map(|error| format!("the kernel's netem: {error:#}"))
     }
 
-    /// Delays what a node sends by so much, gives or takes `jitter_ms`, and loses so much of it.
+    /// Delays what a node sends by this time, plus or minus `jitter_ms`, and loses this percentage.
     pub fn degrade(
         &self,
         id: u64,
@@ -177,7 +177,7 @@ impl Namespaces {
 impl Drop for Namespaces {
     fn drop(&mut self) {
         for id in 1..=self.nodes {
-            // Deletes the pair of interfaces with it. It may be half made; there is no more to do.
+            // This deletes both interfaces of the pair. The pair may be incomplete.
             let _gone = run("ip", &["netns", "delete", &self.name(id)]);
         }
         let _gone = run("ip", &["link", "delete", &self.bridge()]);

@@ -1,7 +1,7 @@
-//! A proxy in front of every node's peer port, which holds bytes back as a cut network does.
+//! A proxy before every node's peer port, which stops bytes as a cut network does.
 //!
-//! What is held back while a pair is cut is delivered after it is healed, late, as retransmission
-//! would: a partition does not lose what TCP accepted. It never looks into what it carries.
+//! Bytes that are stopped during a cut are delivered afterwards, late, as TCP's retransmission does: a
+//! partition does not lose what TCP accepted. The proxy never reads the content.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -17,16 +17,16 @@ use tokio::task::JoinSet;
 use super::socket_owner::owner_of;
 
 const CHUNK_LEN: usize = 64 * 1024;
-/// Most connections that one proxy carries at once.
+/// Maximum number of connections of one proxy.
 const CONNECTIONS_MAX: usize = 256;
 
 #[derive(Debug, Default)]
 struct Shared {
-    /// The node of each process; a node may have two while it is replaced.
+    /// The node of each process. A node may have two processes while it is replaced.
     processes: Mutex<BTreeMap<i32, u64>>,
     /// The directed pairs that are cut.
     blocked: watch::Sender<BTreeSet<(u64, u64)>>,
-    /// The node whose traffic is late, by how much and how unevenly, in milliseconds.
+    /// The delayed node, its delay and the jitter, in milliseconds.
     late: Mutex<Option<(u64, u64, u64)>>,
 }
 
@@ -38,12 +38,12 @@ pub struct ProxyNetwork {
 }
 
 impl ProxyNetwork {
-    /// No proxy yet.
+    /// A network without proxies yet.
     pub fn new(_nodes: u64) -> Self {
         Self { shared: Arc::default(), proxies: JoinSet::new() }
     }
 
-    /// Puts a proxy in front of `target`, which is node `id`, and gives its address.
+    /// Creates a proxy for `target`, which is node `id`, and returns its address.
     pub fn listen_for(&mut self, id: u64, target: SocketAddr) -> anyhow::Result<SocketAddr> {
         let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         listener.set_nonblocking(true)?;
@@ -53,12 +53,12 @@ impl ProxyNetwork {
         Ok(address)
     }
 
-    /// Says which process a node is now.
+    /// Sets the present process of a node.
     pub fn set_process(&self, id: u64, pid: i32) {
         self.shared.processes.lock().unwrap_or_else(PoisonError::into_inner).insert(pid, id);
     }
 
-    /// Makes everything from and to a node late by so much, and up to `jitter_ms` more.
+    /// Delays everything from and to a node by this time, plus up to `jitter_ms`.
     pub fn delay(&self, id: u64, by_ms: u64, jitter_ms: u64) {
         self.set_late(Some((id, by_ms, jitter_ms)));
     }
@@ -67,7 +67,7 @@ impl ProxyNetwork {
         *self.shared.late.lock().unwrap_or_else(PoisonError::into_inner) = late;
     }
 
-    /// Cuts or mends one direction of one pair.
+    /// Cuts or restores one direction between two nodes.
     pub fn block(&self, from: u64, to: u64, cut: bool) {
         self.shared.blocked.send_modify(|blocked| {
             if cut {
@@ -78,7 +78,7 @@ impl ProxyNetwork {
         });
     }
 
-    /// Mends everything.
+    /// Restores everything.
     pub fn heal(&self) {
         self.set_late(None);
         self.shared.blocked.send_modify(BTreeSet::clear);
@@ -94,7 +94,7 @@ async fn serve(listener: TcpListener, id: u64, target: SocketAddr, shared: Arc<S
                     tokio::time::sleep(Duration::from_millis(50)).await;
                     continue;
                 };
-                // One more than the bound is dropped: the peer tries again.
+                // One connection above the limit is dropped, and the peer tries again.
                 if connections.len() < CONNECTIONS_MAX {
                     connections.spawn(carry(stream, from, id, target, Arc::clone(&shared)));
                 }
@@ -116,23 +116,23 @@ async fn carry(
         processes.iter().map(|(pid, id)| (*id, *pid)).collect()
     };
     let owner = tokio::task::spawn_blocking(move || owner_of(from, &candidates)).await;
-    // The process may be gone already: then there is nobody to carry for.
+    // The process may have ended. Then the connection is closed.
     let Ok(Some(from)) = owner else { return };
     let mut blocked = shared.blocked.subscribe();
-    // A connection is made by packets in both directions.
+    // Opening a connection needs packets in both directions.
     let open =
         |blocked: &BTreeSet<_>| !blocked.contains(&(from, to)) && !blocked.contains(&(to, from));
     if blocked.wait_for(open).await.is_err() {
         return;
     }
     let Ok(upstream) = TcpStream::connect(target).await else { return };
-    // Without it the proxy would add delays that no network has.
+    // Without this option the proxy would add delays that no network has.
     if stream.set_nodelay(true).is_err() || upstream.set_nodelay(true).is_err() {
         return;
     }
     let (client_read, client_write) = stream.into_split();
     let (server_read, server_write) = upstream.into_split();
-    // Either direction's end is held back like its bytes; the other end ends the connection.
+    // The end of a direction is stopped like its bytes. The other end ends the connection.
     tokio::select! {
         () = pump(client_read, server_write, (from, to), blocked.clone(), &shared) => {}
         () = pump(server_read, client_write, (to, from), blocked, &shared) => {}

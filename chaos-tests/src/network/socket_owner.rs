@@ -1,17 +1,17 @@
-//! Which process holds the other end of a loopback connection.
+//! Finds the process at the other end of a loopback connection.
 //!
-//! All nodes connect from 127.0.0.1, and what they say may be encrypted; the kernel knows who they
-//! are. Linux only, as the rest of the process faults.
+//! All nodes connect from 127.0.0.1, and their data may be encrypted, but the kernel knows the processes.
+//! Linux only, like the other process faults.
 
 use std::fs;
 use std::net::SocketAddr;
 
-/// How often the kernel's table is read before a connection is held to be unknown.
+/// How often the kernel's table is read before a connection counts as unknown.
 const LOOKS_MAX: usize = 5;
 
-/// The process among `candidates` that holds the socket whose own address is `local`.
+/// The process among `candidates` that owns the socket with the local address `local`.
 pub(super) fn owner_of(local: SocketAddr, candidates: &[(u64, i32)]) -> Option<u64> {
-    // The kernel hands its table out in parts, and a line may be left out where others come and go.
+    // The kernel returns its table in parts, and a line may be missing while other connections change.
     let look = || inode_of(&fs::read_to_string("/proc/net/tcp").ok()?, local);
     let inode = (0..LOOKS_MAX).find_map(|_| look())?;
     let wanted = format!("socket:[{inode}]");

@@ -1,4 +1,5 @@
-//! The page of a run: the timeline as a picture, then the figures. One file, nothing loaded.
+//! The HTML page of a run: the timeline as a picture, then the figures, in one file without external
+//! resources.
 
 use std::fmt::Write as _;
 
@@ -7,10 +8,10 @@ use crate::journal::{Ended, Records};
 
 const WIDTH: u64 = 1_400;
 const LEFT: u64 = 90;
-/// The picture is cut into so many columns.
+/// Number of columns in the picture.
 const COLUMNS: usize = 700;
 
-/// The whole page.
+/// The complete page.
 pub(super) fn page(report: &Report, records: &Records) -> String {
     let mut page = String::new();
     let title = format!(

@@ -1,4 +1,5 @@
-//! A client: registers one instance, keeps it alive with heartbeats, now and then stops or leaves.
+//! A client: it registers one instance, keeps it alive with heartbeats, and sometimes stops or deregisters
+//! it.
 
 use std::sync::Arc;
 
@@ -8,18 +9,18 @@ use maxine_state::{
     ServiceKey,
 };
 
-/// What a client does at present.
+/// The present activity of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
     /// It has no instance.
     Away,
-    /// Its registration is under way.
+    /// Its registration is in flight.
     Registering,
     /// It is registered and sends heartbeats.
     Alive,
     /// It is registered and silent.
     Silent,
-    /// Its deregistration is under way.
+    /// Its deregistration is in flight.
     Leaving,
 }
 
@@ -30,14 +31,14 @@ pub(super) struct Client {
     pub(super) lease: LeaseId,
     pub(super) ttl_ms: u64,
     pub(super) phase: Phase,
-    /// The write that is under way; a repeat carries the same id.
+    /// The write in flight. A repeat has the same id.
     pub(super) pending: Option<Arc<Proposal>>,
     pub(super) sent_ms: u64,
     pub(super) epoch: u64,
     pub(super) next_at_ms: u64,
-    /// Until when its instance answers no probe well.
+    /// Until this time its instance fails every probe.
     pub(super) sick_until_ms: u64,
-    /// From when on it may be sick again; never if it is always healthy.
+    /// From this time on it may be sick again; never if it is always healthy.
     pub(super) sick_from_ms: u64,
 }
 
@@ -69,7 +70,7 @@ impl Client {
         nth.is_multiple_of(2)
     }
 
-    /// The registration of its instance; its address tells one attempt from the next.
+    /// The registration of its instance. The address distinguishes one attempt from the next.
     pub(super) fn registration(&self, nth: u64) -> Command {
         let address = Address::parse(&format!("http://10.0.0.1:{}", 1_024 + nth % 60_000));
         let address = address.expect("a port from 1024 on makes an address");

@@ -1,4 +1,4 @@
-//! Drives the engines of a node: passes in what happens to it, and carries out what they return.
+//! Drives the engines of a node: passes events in, and carries out the effects.
 
 use std::sync::Arc;
 
@@ -15,13 +15,13 @@ use maxine_state::{
     Applied, Command, Fence, FormerGrant, InstanceKey, Leadership, Proposal, Reply,
 };
 
-/// For a grant to be committed.
+/// Time limit for the commit of a grant.
 const GRANT_TIMEOUT_MS: u64 = 3_000;
-/// For an expiry to be applied, and for one report to the leader.
+/// Time limit for applying an expiry, and for one report to the leader.
 const ANSWER_TIMEOUT_MS: u64 = 2_000;
-/// After so long a node knows that the leader changed, and not what became of a batch.
+/// After this time a node notices that the leader changed, and the outcome of a batch is unknown.
 const BATCH_TIMEOUT_MS: u64 = 900;
-/// Pause before a proposal that nobody can order is forwarded again.
+/// Pause before a proposal without a known leader is forwarded again.
 const FORWARD_PAUSE_MS: u64 = 300;
 
 impl World {
@@ -33,7 +33,7 @@ impl World {
 
     pub(super) fn tick(&mut self, nth: usize) {
         let (leader, term) = (self.facts.leader, self.facts.term);
-        // It notices a change of leadership with its tick, not before.
+        // A node notices a change of leadership at its tick, and not before.
         let now = Leadership {
             leader: leader.map(|leader| self.facts.nodes[leader].name.to_string()),
             is_leader: leader == Some(nth),
@@ -57,7 +57,7 @@ impl World {
         };
         let paused_ms = self.facts.nodes[node].paused_until_ms;
         if paused_ms > self.now_ms() {
-            // It waits in the socket, and is the first thing that the process sees.
+            // The message waits in the socket, and is the first one that the process reads.
             self.network.send(paused_ms, &mut self.rng, to, to, message);
             return;
         }
@@ -118,7 +118,7 @@ impl World {
         }
     }
 
-    /// Orders proposals here or sends them on towards the leader.
+    /// Orders proposals on this node, or forwards them towards the leader.
     fn forward(
         &mut self,
         nth: usize,
@@ -135,7 +135,7 @@ impl World {
             return;
         }
         let message = Message::Order { node, ask, proposals, hops: hops + 1 };
-        // Where no leader is known, it is tried again a moment later.
+        // If no leader is known, it is tried again a moment later.
         let wait_ms = if leader.is_none() { FORWARD_PAUSE_MS } else { 0 };
         let to = Place::Node(leader.unwrap_or(nth));
         let start_ms = self.now_ms() + wait_ms;
@@ -162,11 +162,11 @@ impl World {
         }
     }
 
-    /// Asks for proposals to be ordered.
+    /// Proposes commands.
     fn ask(&mut self, nth: usize, asked: Asked, proposals: Vec<Proposal>, timeout_ms: u64) {
         self.next_id += 1;
         let ask = self.next_id;
-        // What the leader proposes for itself may wait behind a busy process or a slow disk.
+        // The leader's own proposals may be delayed by a busy process or a slow disk.
         let is_own = !matches!(asked, Asked::Batch { .. });
         let slow = is_own && self.slow_proposals && self.rng.u8(..4) == 0;
         let start_ms = self.now_ms() + if slow { self.rng.u64(..3_000) } else { 0 };
@@ -178,7 +178,7 @@ impl World {
         self.network.send(start_ms, &mut self.rng, place, place, message);
     }
 
-    /// Takes in the answers whose effect this node's state shows.
+    /// Handles the replies whose effect this node's state shows.
     pub(super) fn take_answers(&mut self, nth: usize) {
         let position = self.facts.nodes[nth].position;
         let answers = std::mem::take(&mut self.nodes[nth].answers);
@@ -190,7 +190,7 @@ impl World {
         }
     }
 
-    /// A question of a node is answered, or it waits no longer.
+    /// A question of a node was answered, or its time is over.
     fn answered(&mut self, nth: usize, ask: u128, applied: Option<Vec<Applied>>) {
         match self.nodes[nth].asked.remove(&ask) {
             Some(Asked::Grant { term }) => {
@@ -281,9 +281,9 @@ impl World {
         }
     }
 
-    /// A new leader asks the one before what was left of the leases.
+    /// A new leader asks the previous one for the remaining times of the leases.
     fn ask_what_is_left(&mut self, node: usize, former: &FormerGrant, present: Fence) {
-        // Without an answer each lease has its whole time, in which a late expiry of the leader before
+        // Without an answer each lease has its whole time, in which a late expiry of the previous leader
         // would show.
         if self.fault == Some(Fault::SkipFencing) {
             return;
@@ -294,7 +294,7 @@ impl World {
         self.send(Place::Node(node), Place::Node(holder), message);
     }
 
-    /// The engine of the leases panics on a node, and is started again.
+    /// The lease engine of a node panics, and is started again.
     pub(super) fn restart_leases(&mut self, nth: usize) {
         self.nodes[nth].restart_leases(self.facts.now_ms);
         if let Some(fence) = self.facts.nodes[nth].duties {
@@ -304,7 +304,7 @@ impl World {
 
     // --- writes ----------------------------------------------------------------------------------
 
-    /// A node takes a client's write in. The write's number stands where the client's address would.
+    /// A node accepts a client's write. The write's number is used as the client's address.
     fn take_write(&mut self, nth: usize, client: usize, proposal: &Proposal) {
         self.next_id += 1;
         let (id, write) = (proposal.request_id.0, self.next_id as u64);
@@ -349,7 +349,7 @@ impl World {
 
     // --- health ----------------------------------------------------------------------------------
 
-    /// The nodes that a node takes for alive.
+    /// The nodes that a node considers live.
     fn live(&self, nth: usize) -> Vec<String> {
         let live = self.heard_by(nth).filter(|other| self.facts.nodes[*other].runs(self.now_ms()));
         live.map(|other| self.facts.nodes[other].name.to_string()).collect()
@@ -395,7 +395,7 @@ impl World {
         self.nodes[nth].observer.done(job, Some(&answer), clock_ms, super::wall_ms(clock_ms));
     }
 
-    /// Whether no probe of a node reaches its instance now.
+    /// Whether the probes of a node reach no instance now.
     fn is_blind(&self, nth: usize) -> bool {
         self.blind == nth && (self.now_ms() / 8_000) % 2 == 1
     }

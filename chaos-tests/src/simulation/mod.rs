@@ -1,11 +1,11 @@
-//! The control plane's engines in one process, under a seeded scheduler and virtual time.
+//! Runs the engines of the control plane in one process, with a seeded scheduler and virtual time.
 //!
 //! Real: the state machine, its snapshots, the fencing in apply, and the engines of `maxine-control`, which
-//! the product's actors drive too: intake, leases, health, leadership. Modelled: the order of the log (one
-//! ideal log whose leader changes, to which a late or stale proposal may still be forwarded), the
-//! network between nodes and clients (late, lost, repeated, reordered), clocks that drift, processes
-//! that crash, restart from their snapshot, and pause, an engine that panics, instances that are sick, and a
-//! node whose probes reach nobody. Same seed, same trace.
+//! the product's actors drive too: intake, leases, health and leadership. Modelled: the order of the log (one
+//! ideal log whose leader changes, and to which late proposals may be forwarded), the network between nodes
+//! and clients (messages are late, lost, repeated and reordered), clocks that drift, processes that crash,
+//! restart from their snapshot, and pause, an engine that panics, sick instances, and a node whose probes
+//! reach nothing. The same seed gives the same trace.
 
 mod client;
 mod drive;
@@ -19,10 +19,10 @@ use maxine_control::faults;
 
 use world::World;
 
-/// A known fault, to show that an invariant catches it.
+/// A deliberate fault that an invariant must detect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// The leader's duties take effect under whatever fence is present: no fencing at all.
+    /// Commands of the leader take effect with any fence.
     SkipFencing,
     /// A node skips an entry of the log after a restart.
     SkipEntry,
@@ -33,7 +33,7 @@ pub enum Fault {
 }
 
 impl Fault {
-    /// Every one with its name.
+    /// All faults, with their names.
     pub fn all() -> Vec<(Self, &'static str)> {
         let engines = faults::Fault::ALL.iter().map(|(fault, name)| (Self::Engine(*fault), *name));
         let own = [
@@ -45,58 +45,58 @@ impl Fault {
     }
 }
 
-/// The time since 1970 at a time of a node's clock, in milliseconds.
+/// The wall clock at a time of a node's clock, in milliseconds since 1970.
 fn wall_ms(clock_ms: u64) -> u64 {
     1_700_000_000_000 + clock_ms
 }
 
-/// What a simulated run is like.
+/// The settings of a run.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
-    /// What random choices start from.
+    /// The seed of all random choices.
     pub seed: u64,
-    /// How long it runs, in virtual milliseconds.
+    /// Its duration, in virtual milliseconds.
     pub virtual_ms: u64,
-    /// Whether what the leader proposes for itself may be seconds late: between deciding that a lease
-    /// ran out and ordering it, the world changes.
+    /// Whether the leader's own proposals may be seconds late. The world then changes between the decision to
+    /// expire a lease and its order.
     pub slow_proposals: bool,
-    /// A known fault that is switched on, to show that it is caught.
+    /// The deliberate fault that is switched on.
     pub fault: Option<Fault>,
 }
 
 impl Plan {
-    /// A minute of this seed, without a known fault.
+    /// A run of one minute with this seed, without a fault.
     pub fn new(seed: u64) -> Self {
         Self { seed, virtual_ms: 60_000, slow_proposals: false, fault: None }
     }
 }
 
-/// What a run came to.
+/// The result of a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
-    /// A hash of everything that happened, in order.
+    /// A hash of all events, in order.
     pub trace: u64,
-    /// Steps that were taken.
+    /// Number of steps.
     pub steps: u64,
-    /// Entries that were applied, over all nodes.
+    /// Number of entries that were applied, over all nodes.
     pub applied: u64,
     /// How often leadership changed.
     pub elections: u64,
-    /// Changes in which the new leader learned what was left of the leases.
+    /// Number of changes of the leader in which the new one received the remaining times of the leases.
     pub handovers: u64,
-    /// Leases that ran out.
+    /// Number of expired leases.
     pub expiries: u64,
-    /// Verdicts about an instance's health.
+    /// Number of verdicts on an instance's health.
     pub verdicts: u64,
-    /// Writes of which a node said that nothing was written.
+    /// Number of writes that a node answered as not written.
     pub refusals: u64,
-    /// Entries whose fence was refused.
+    /// Number of entries that were refused for their fence.
     pub fenced_off: u64,
-    /// The first broken invariant.
+    /// The first violated invariant.
     pub violation: Option<Violation>,
 }
 
-/// Runs one seed; stops at the first broken invariant.
+/// Runs one seed. Stops at the first violated invariant.
 pub fn run(plan: Plan) -> Outcome {
     faults::switch_on(match plan.fault {
         Some(Fault::Engine(fault)) => Some(fault),
@@ -132,7 +132,7 @@ pub fn run(plan: Plan) -> Outcome {
     }
 }
 
-/// The command that shows a failing seed again.
+/// The command that repeats a failing seed.
 pub fn replay_command(plan: &Plan) -> String {
     let slow = if plan.slow_proposals { " --slow-proposals" } else { "" };
     let known = Fault::all().into_iter().find(|(fault, _)| Some(*fault) == plan.fault);

@@ -1,4 +1,4 @@
-//! Messages under way: late, lost, repeated, reordered, held back by partitions.
+//! Messages in flight: late, lost, repeated, reordered, and stopped by partitions.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
@@ -8,7 +8,7 @@ use maxine_control::health::Observation;
 use maxine_control::leases::{Former, LeaseId};
 use maxine_state::{Applied, Fence, Proposal};
 
-/// Who sends or receives.
+/// The sender or the receiver of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Place {
     /// A node, from 0.
@@ -17,34 +17,34 @@ pub(super) enum Place {
     Client(usize),
 }
 
-/// What is sent.
+/// The content of a message.
 #[derive(Clone, Debug)]
 pub(super) enum Message {
-    /// A client asks a node for a write.
+    /// A client asks a node to write.
     Write { client: usize, proposal: Arc<Proposal> },
-    /// Its answer: done.
+    /// The answer: the write was done.
     Done { id: u128, applied: Applied },
-    /// Its answer: nothing was written.
+    /// The answer: nothing was written.
     Refused { id: u128 },
-    /// Proposals to be ordered, for a node that waits for the answer to its question `ask`.
+    /// Proposals to be ordered. The node `node` waits for the answer to its question `ask`.
     Order { node: usize, ask: u128, proposals: Vec<Arc<Proposal>>, hops: u8 },
-    /// The answer, and the log's length with them.
+    /// The answer, with the length of the log.
     Ordered { ask: u128, applied: Vec<Applied>, position: usize },
     /// A heartbeat: the lease, its registration, and when the client sent it.
     Renew { client: usize, lease: LeaseId, epoch: u64, sent_ms: u64, hops: u8 },
-    /// Its answer: whether the lease is known.
+    /// The answer: whether the lease is known.
     Renewed { sent_ms: u64, epoch: u64, known: bool },
-    /// A new leader asks the one before what was left of the leases.
+    /// A new leader asks the previous one for the remaining times of the leases.
     AskLeases { node: usize, former: Fence, present: Fence },
-    /// Its answer.
+    /// The answer.
     LeftLeases { present: Fence, left: Arc<Former> },
-    /// What a node observed, for the leader.
+    /// The observations of a node, for the leader.
     Observed { node: usize, ask: u128, items: Vec<Observation> },
-    /// The leader has it.
+    /// The leader has received them.
     Heard { ask: u128 },
 }
 
-/// The messages under way.
+/// The messages in flight.
 #[derive(Debug, Default)]
 pub(super) struct Network {
     queue: BinaryHeap<Reverse<(u64, u64)>>,
@@ -57,11 +57,11 @@ pub(super) struct Network {
     delay_max_ms: u64,
 }
 
-/// Most messages under way; one more is lost.
-const UNDER_WAY_MAX: usize = 10_000;
+/// Maximum number of messages in flight. Further ones are lost.
+const IN_FLIGHT_MAX: usize = 10_000;
 
 impl Network {
-    /// A network that loses and repeats so much, and delays what it does not hold back by up to so much.
+    /// A network that loses and repeats these percentages of messages, and delays them by up to this time.
     pub(super) fn new(loss_percent: u8, repeat_percent: u8, delay_max_ms: u64) -> Self {
         Self { loss_percent, repeat_percent, delay_max_ms, ..Self::default() }
     }
@@ -74,15 +74,15 @@ impl Network {
         to: Place,
         message: Message,
     ) {
-        // What a node sends to itself may be late, but is not lost.
+        // A message of a node to itself may be late, but is not lost.
         let (loss, repeat) =
             if from == to { (0, 0) } else { (self.loss_percent, self.repeat_percent) };
         let copies = 1 + u8::from(rng.u8(..100) < repeat);
         for _ in 0..copies {
-            if rng.u8(..100) < loss || self.under_way.len() >= UNDER_WAY_MAX {
+            if rng.u8(..100) < loss || self.under_way.len() >= IN_FLIGHT_MAX {
                 continue;
             }
-            // Most are quick; a few come so late that the world has changed.
+            // Most messages are fast. A few are so late that the world has changed.
             let delay_ms =
                 if rng.u8(..100) < 3 { rng.u64(..4_000) } else { rng.u64(1..=self.delay_max_ms) };
             self.next += 1;
@@ -96,7 +96,7 @@ impl Network {
         self.queue.peek().map(|Reverse((at_ms, _))| *at_ms)
     }
 
-    /// The next message; `None` if it was lost to a partition.
+    /// The next message; `None` if a partition dropped it.
     pub(super) fn deliver(&mut self) -> Option<(Place, Place, Message)> {
         let Reverse((_, id)) = self.queue.pop()?;
         let (from, to, message) = self.under_way.remove(&id)?;

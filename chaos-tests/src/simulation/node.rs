@@ -1,4 +1,4 @@
-//! A node: the engines of the product, its clock, and what a crash leaves of it.
+//! A node: the product's engines, its clock, and what remains after a crash.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -11,19 +11,19 @@ use maxine_control::leadership::LeadershipEngine;
 use maxine_control::leases::{ExpirySettings, LeaseTable, Leases};
 use maxine_state::{Applied, ControlState, Leadership, Name, Proposal};
 
-/// A new leader adds this to every lease.
+/// How much a new leader adds to every lease, in milliseconds.
 const TAKEOVER_EXTRA_MS: u64 = 1_000;
-/// Most writes of a class that wait.
+/// Maximum number of waiting writes of a class.
 const PENDING_MAX: usize = 16;
-/// How long a node may take for a write.
+/// Time limit of a node for a write, in milliseconds.
 const WRITE_TIMEOUT_MS: u64 = 2_500;
 
-/// Who waits for a write.
+/// The caller of a write.
 #[derive(Clone, Debug)]
 pub(super) enum Waiter {
-    /// A client, for its request; the write's number says which time it asked.
+    /// A client, with its request. The number of the write identifies the attempt.
     Client { client: usize, id: u128, write: u64 },
-    /// The node's own verdicts.
+    /// The verdicts of the node itself.
     Verdicts,
 }
 
@@ -32,28 +32,28 @@ pub(super) enum Waiter {
 pub(super) enum Asked {
     /// A grant in this term.
     Grant { term: u64 },
-    /// Another grant, for which nobody waits.
+    /// Another grant, for which no caller waits.
     AnotherGrant,
     /// This attempt to expire leases.
     Expire { attempt: u64 },
-    /// This attempt to have a batch ordered.
+    /// This attempt to order a batch.
     Batch { attempt: u64 },
-    /// The leader's word that it heard these.
+    /// The leader's confirmation that it has received these observations.
     Report { items: Vec<Observation> },
 }
 
-/// What a node does later.
+/// A later action of a node.
 #[derive(Clone, Debug)]
 pub(super) enum Timer {
-    /// It gives the question up.
+    /// Gives up the question.
     GiveUp { ask: u128 },
-    /// Nobody was known who could order this batch.
+    /// No leader was known that could order this batch.
     NoLeader { attempt: u64 },
     /// The pause before the next attempt is over.
     RetryBatch { attempt: u64 },
     /// The pause before the next grant is over.
     RetryGrant { term: u64 },
-    /// A majority answers who leads.
+    /// A majority answers whether this node leads.
     Confirm { attempt: u64 },
     /// A probe ends.
     Probed { job: Box<maxine_control::health::ProbeJob>, took_ms: u64 },
@@ -68,17 +68,17 @@ pub(super) struct Node {
     pub(super) intake: Intake<Waiter>,
     pub(super) observer: Observer,
     pub(super) verdicts: Verdicts,
-    /// Counts the starts of the process: what an earlier one began is nothing to this one.
+    /// Number of starts of the process. Actions of an earlier start are ignored.
     pub(super) starts: u64,
-    /// What it believes of leadership.
+    /// Its belief about leadership.
     pub(super) believes: Leadership,
     pub(super) asked: BTreeMap<u128, Asked>,
-    /// Answers to be taken in once the log was applied so far.
+    /// Replies that are handled once the log is applied up to the position.
     pub(super) answers: Vec<(usize, u128, Vec<Applied>)>,
     pub(super) next_tick_ms: u64,
-    /// What a crash leaves: an encoded snapshot and its position.
+    /// What remains after a crash: an encoded snapshot and its position.
     snapshot: (Vec<u8>, usize),
-    /// Parts per thousand by which its clock runs fast or slow.
+    /// By how much its clock is fast or slow, in parts per thousand.
     drift: i64,
     seed: u64,
 }
@@ -157,7 +157,7 @@ impl Node {
         self.observer.sync(&replica.state, clock_ms, wall_ms);
     }
 
-    /// Starts the engine of the leases again after a panic; the table outlives it.
+    /// Starts the lease engine again after a panic. The table stays.
     pub(super) fn restart_leases(&mut self, now_ms: u64) {
         let table = Arc::clone(self.leases.table());
         self.leases = leases(&self.name, table, self.clock_ms(now_ms));
@@ -172,7 +172,7 @@ impl Node {
     /// A write for its engine.
     pub(super) fn write(&self, proposal: Proposal, reply: Waiter, now_ms: u64) -> Write<Waiter> {
         let end_ms = self.clock_ms(now_ms) + WRITE_TIMEOUT_MS;
-        // Some callers wait for less than the node may take.
+        // Some callers wait for a shorter time than the node may take.
         let begin_ms = end_ms - if proposal.request_id.0.is_multiple_of(3) { 1_500 } else { 0 };
         let time = WriteTimes { begin_ms, end_ms };
         Write { proposal, time, address: Ipv4Addr::UNSPECIFIED.into(), reply }

@@ -1,4 +1,4 @@
-//! The ideal log: its order, who knows how much of it, and what a node makes of an entry.
+//! The ideal log: its order, which part of it each node knows, and how nodes apply it.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use maxine_state::{
     Actor, Applied, Command, ControlState, Event, EventKind, Fence, Proposal, Reply, RequestId,
 };
 
-/// Most nodes that a proposal is forwarded through.
+/// Maximum number of nodes that forward a proposal.
 pub(super) const HOPS_MAX: u8 = 6;
 
 impl World {
@@ -34,7 +34,7 @@ impl World {
         self.facts.log.push(Entry { term, proposal: Arc::new(proposal) });
     }
 
-    /// How much of the log a node can know: all of it, unless it is cut off from the leader.
+    /// Which part of the log a node can know: all of it, unless the node is cut off from the leader.
     pub(super) fn known_to(&self, node: usize) -> usize {
         match self.facts.leader {
             Some(leader) if leader != node && self.network.cut.contains(&(leader, node)) => {
@@ -44,8 +44,8 @@ impl World {
         }
     }
 
-    /// Where a node sends what only the leader can do: a node that takes itself for the leader does
-    /// it itself, and finds out.
+    /// The node to which a node sends requests for the leader. A node that considers itself the leader
+    /// handles them itself, and finds out.
     pub(super) fn towards_leader(&self, node: usize) -> Option<usize> {
         match self.facts.leader {
             Some(leader) if leader == node => Some(node),
@@ -54,8 +54,8 @@ impl World {
         }
     }
 
-    /// The real leader orders proposals, whoever sent them and however old they are. It has applied
-    /// them before it answers.
+    /// The real leader orders proposals, whoever sent them and however old they are. It has applied them
+    /// before it answers.
     pub(super) fn order(
         &mut self,
         node: usize,
@@ -85,7 +85,7 @@ impl World {
         self.send(Place::Node(node), Place::Node(to), message);
     }
 
-    /// What applying the rest of the log will come to on a node.
+    /// Applies the rest of the log to a copy of a node's state.
     fn preview(&self, node: usize, mut each: impl FnMut(usize, Applied)) -> ControlState {
         let replica = &self.facts.nodes[node];
         let mut state = replica.state.clone();
@@ -95,12 +95,12 @@ impl World {
         state
     }
 
-    /// The fence that will be the present one when a new entry is applied.
+    /// The fence that will be valid when a new entry is applied.
     fn newest_grant(&self, node: usize) -> Option<Fence> {
         self.preview(node, |_, _| {}).grant().map(|grant| grant.fence)
     }
 
-    /// A node applies its next entry; its engines follow.
+    /// A node applies its next entry, and its engines follow.
     pub(super) fn apply(&mut self, nth: usize) -> Step {
         let replica = &mut self.facts.nodes[nth];
         let (position, before) = (replica.position, replica.state.clone());
@@ -141,7 +141,7 @@ impl World {
         }
     }
 
-    /// Lets the engines of a node know what its state has become.
+    /// Passes the new state of a node to its engines.
     fn follow(&mut self, nth: usize, events: &[Arc<Event>]) {
         let index = self.facts.nodes[nth].state.index();
         self.leases(nth, LeaseEvent::Changes { events, index });

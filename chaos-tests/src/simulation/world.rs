@@ -1,4 +1,4 @@
-//! The scheduler: what happens when, and in which order.
+//! The scheduler: decides what happens when, and in which order.
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -18,10 +18,10 @@ pub(super) const NODES: usize = 3;
 const CLIENTS: usize = 8;
 /// Pause before a client asks again.
 const RETRY_MS: u64 = 1_500;
-/// How long a lost leader is not replaced.
+/// How long there is no leader after one was lost.
 const ELECTION_MS: (u64, u64) = (600, 1_600);
 
-/// Everything.
+/// The whole simulation.
 #[derive(Debug)]
 pub(super) struct World {
     pub(super) facts: Facts,
@@ -32,9 +32,9 @@ pub(super) struct World {
     pub(super) network: Network,
     pub(super) nodes: Vec<Node>,
     pub(super) clients: Vec<Client>,
-    /// What nodes do later: when, which node, and which start of it.
+    /// Later actions of nodes: the time, the node, and its start.
     timers: BTreeMap<(u64, u64), (usize, u64, Timer)>,
-    /// The node whose probes reach nobody every now and then.
+    /// The node whose probes sometimes reach nothing.
     pub(super) blind: usize,
     elect_at_ms: u64,
     next_trouble_ms: u64,
@@ -44,7 +44,7 @@ pub(super) struct World {
     pub(super) counts: Counts,
 }
 
-/// What was counted.
+/// The counters of a run.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Counts {
     pub(super) applied: u64,
@@ -132,7 +132,7 @@ impl World {
         self.network.send(self.facts.now_ms, &mut self.rng, from, to, message);
     }
 
-    /// Lets a node do something so much later.
+    /// Schedules an action of a node after this time.
     pub(super) fn later(&mut self, nth: usize, ms: u64, timer: Timer) {
         self.next_id += 1;
         let key = (self.now_ms() + ms, self.next_id as u64);
@@ -141,7 +141,7 @@ impl World {
 
     /// Takes the next step; `None` at the end.
     pub(super) fn next(&mut self) -> Option<Step> {
-        // Entries that a node knows of are applied one at a time, each a step of its own.
+        // A node applies known entries one at a time; each is a step.
         for node in 0..NODES {
             let replica = &self.facts.nodes[node];
             let ready = replica.runs(self.now_ms()) && replica.position < self.known_to(node);
@@ -199,7 +199,7 @@ impl World {
             return;
         }
         if replica.paused_until_ms > self.now_ms() {
-            // The process notices it once it goes on.
+            // The process notices it when it is resumed.
             self.timers.insert((replica.paused_until_ms, id), (nth, start, timer));
             return;
         }
@@ -226,8 +226,8 @@ impl World {
                         client.phase = Phase::Alive;
                         client.epoch = epoch;
                         let holds_until_ms = client.sent_ms + client.ttl_ms;
-                        let told = Acknowledged { lease_epoch: epoch, holds_until_ms };
-                        self.facts.acknowledged.insert(client.key.clone(), told);
+                        let reply = Acknowledged { lease_epoch: epoch, holds_until_ms };
+                        self.facts.acknowledged.insert(client.key.clone(), reply);
                     }
                     _ => client.phase = Phase::Away,
                 }
@@ -240,8 +240,8 @@ impl World {
                 if client.phase == Phase::Alive && epoch == client.epoch =>
             {
                 if known {
-                    let told = self.facts.acknowledged.entry(client.key.clone()).or_default();
-                    told.holds_until_ms = told.holds_until_ms.max(sent_ms + client.ttl_ms);
+                    let reply = self.facts.acknowledged.entry(client.key.clone()).or_default();
+                    reply.holds_until_ms = reply.holds_until_ms.max(sent_ms + client.ttl_ms);
                 } else {
                     client.phase = Phase::Away;
                     self.facts.acknowledged.remove(&client.key);
@@ -262,7 +262,7 @@ impl World {
             client.sick_from_ms = client.sick_until_ms + 4_000;
         }
         if let Some(pending) = client.pending.clone() {
-            // The same write again, under the same id.
+            // The same write again, with the same id.
             let mut proposal = Proposal::clone(&pending);
             if self.fault == Some(Fault::ForgetRequestId) {
                 self.next_id += 1;
@@ -287,7 +287,7 @@ impl World {
                 client.next_at_ms = now_ms + client.ttl_ms * self.rng.u64(5..25) / 10;
                 None
             }
-            // It was only slow: its next heartbeat comes when its lease may just have run out.
+            // The client was only slow. Its next heartbeat arrives when its lease may just have run out.
             Phase::Silent if dice < 60 => {
                 client.phase = Phase::Alive;
                 None
@@ -330,14 +330,14 @@ impl World {
         self.facts.term += 1;
         self.counts.elections += 1;
         self.facts.leader = Some(leader);
-        // Some leaders fall again at once, with what they just proposed still under way.
+        // Some leaders fail again immediately, with their proposals still in flight.
         if self.rng.u8(..5) == 0 && self.trouble_ends_ms == u64::MAX {
             self.next_trouble_ms = self.now_ms() + self.rng.u64(100..2_500);
         }
         self.note(&[3, self.facts.term, leader as u64]);
     }
 
-    /// The nodes that a node can exchange messages with, itself included.
+    /// The nodes with which a node can exchange messages, itself included.
     pub(super) fn heard_by(&self, node: usize) -> impl Iterator<Item = usize> + '_ {
         let cut = &self.network.cut;
         (0..NODES)
@@ -366,7 +366,7 @@ impl World {
                 }
             }
             3 => self.restart_leases(node),
-            // Leadership moves without a fault, as when it is handed over.
+            // Leadership moves without a fault, as in a transfer.
             _ => {}
         }
         if kind == 4 || self.facts.leader == Some(node) && kind != 3 {

@@ -1,7 +1,7 @@
-//! Registers with compare-and-set, and strong reads of them: what linearizability is checked on.
+//! Registers with compare-and-set, and strong reads of them, for the check of linearizability.
 //!
-//! A register is a service's policy: its revision is what `If-Match` compares, and the name of its
-//! hash header carries the value. Values are never repeated, so a revision stands for one value.
+//! A register is a service's policy. `If-Match` compares its revision, and the name of its hash header
+//! contains the value. Values are never repeated, so a revision identifies a value.
 
 use std::time::Duration;
 
@@ -14,10 +14,10 @@ use crate::journal::{Ended, OpKind};
 
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// What a client called, with what it was told.
+/// A call, with its outcome.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum RegisterCall {
-    /// It read this value; 0 where there is none.
+    /// It read this value; 0 if there is none.
     Read(u64),
     /// It set the register from one value to another.
     Set {
@@ -26,12 +26,12 @@ pub enum RegisterCall {
         /// The value that it set.
         new: u64,
     },
-    /// It was told that the register did not hold this value.
+    /// The register did not have the expected value.
     Mismatch {
         /// The value that it expected.
         old: u64,
     },
-    /// It tried to set the register, and does not know what became of it.
+    /// It tried to set the register, and the outcome is unknown.
     Maybe {
         /// The value that it expected.
         old: u64,
@@ -43,19 +43,19 @@ pub enum RegisterCall {
 /// One call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RegisterHistory {
-    /// Which register.
+    /// The register.
     pub register: u64,
-    /// Who called.
+    /// The client.
     pub client: u32,
     /// When it was sent.
     pub start_us: u64,
     /// When its outcome was known; `u64::MAX` if it never was.
     pub end_us: u64,
-    /// What.
+    /// The call.
     pub call: RegisterCall,
 }
 
-/// Starts so many clients on so many registers.
+/// Starts this many clients on this many registers.
 pub fn compare_and_set(
     setting: &Setting,
     clients: u32,
@@ -111,7 +111,7 @@ async fn work(setting: Setting, client: u32, registers: u64, go_on: GoOn) -> Vec
     history
 }
 
-/// The revision and the value; (0, 0) where there is none.
+/// The revision and the value; (0, 0) if there is none.
 async fn read(client: &Client, path: &str) -> Result<(u64, u64), Outcome> {
     let outcome = client.get(&format!("{path}?consistency=strong")).await;
     match &outcome {

@@ -1,7 +1,8 @@
-//! Asks every node, every 20 ms, whether it leads, how old its state is, and what it knows of the cluster.
+//! Asks every node, every 20 ms, whether it leads, how stale its state is, and what it knows about the
+//! cluster.
 //!
-//! A question is sent each time, whether the one before was answered or not: those that wait while a
-//! process is paused are answered in the moment it goes on, which is when it is easiest to be wrong.
+//! Each question is sent whether or not the previous one was answered. Questions that wait during a pause are
+//! answered when the process is resumed, which is when an error is most likely.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,11 +18,11 @@ use crate::cluster::ready;
 use crate::journal::{AgeClaim, Claim, Journal, StatusClaim};
 
 const EVERY: Duration = Duration::from_millis(20);
-/// Each so many questions, the cluster's status is asked for instead.
+/// One in this many questions asks for the cluster's status instead.
 const STATUS_EVERY: u64 = 3;
-/// Each so many questions, the digest is asked for instead.
+/// One in this many questions asks for the digest instead.
 const DIGEST_EVERY: u64 = 25;
-/// Most questions to one node that wait for their answer.
+/// Maximum number of unanswered questions to one node.
 const WAITING_MAX: usize = 48;
 
 /// Starts asking.

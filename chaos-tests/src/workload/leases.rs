@@ -1,4 +1,4 @@
-//! A fleet that sends heartbeats in time, and one that falls silent at once.
+//! A fleet that sends heartbeats in time, and one that becomes silent.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,21 +12,20 @@ use crate::journal::{Ended, OpKind};
 
 const BEAT_EVERY: Duration = Duration::from_millis(500);
 
-/// What became of the fleet.
+/// The records of the fleet.
 #[derive(Clone, Debug, Default)]
 pub struct FleetRecord {
-    /// Heartbeats that were acknowledged, over all instances.
+    /// Number of acknowledged heartbeats, over all instances.
     pub renewed: u64,
-    /// Instances that were gone although their lease had been renewed within its time to live.
+    /// Instances that were removed although their lease had been renewed within its time to live.
     pub lost_early: Vec<String>,
-    /// Instances that were gone because no renewal came through in time; registered again.
+    /// Number of instances that were removed because no renewal succeeded in time. They registered again.
     pub lost_late: u64,
-    /// The instances that never sent a heartbeat: when each may be gone from, in microseconds.
+    /// For each instance that never sent a heartbeat, the time from which it may be removed, in microseconds.
     pub silent: BTreeMap<String, u64>,
 }
 
-/// Starts a fleet of `alive` instances that send heartbeats and `silent` ones that do not, with
-/// leases of `ttl_ms`.
+/// Starts `alive` instances with heartbeats and `silent` ones without, with leases of `ttl_ms`.
 pub fn leases(setting: &Setting, alive: usize, silent: usize, ttl_ms: u64) -> Load<FleetRecord> {
     let mut load = Load::new();
     let setting = setting.clone();
@@ -39,8 +38,8 @@ struct Fleet {
     ttl_ms: u64,
     rng: fastrand::Rng,
     record: FleetRecord,
-    /// Until when each lease surely holds: the sending of its last acknowledged renewal, and the
-    /// time to live.
+    /// Until when each lease is certainly valid: the time at which its last acknowledged renewal was sent,
+    /// plus the time to live.
     holds_until_us: BTreeMap<String, u64>,
 }
 
@@ -106,7 +105,7 @@ impl Fleet {
                 self.holds_until_us.insert(id, start_us + self.ttl_ms * 1_000);
                 continue;
             }
-            // It was gone when this answer was made, which was before now.
+            // It had been removed when this answer was made, which was before now.
             match self.holds_until_us.remove(&id) {
                 Some(until_us) if now_us < until_us => {
                     let left_ms = (until_us - now_us) / 1_000;

@@ -1,7 +1,7 @@
-//! Requests to a cluster, by several clients at once, with every outcome recorded.
+//! Sends requests of several concurrent clients to a cluster, and records every outcome.
 //!
-//! A workload never judges: it keeps what the checks need. Each key belongs to one client, and a
-//! key with an unknown outcome is left alone from then on: the write may still come.
+//! A workload makes no judgement; it records what the checks need. Each key belongs to one client. After an
+//! unknown outcome its key is no longer used, because the write may still take effect.
 
 mod compare_and_set;
 mod leadership;
@@ -25,26 +25,26 @@ pub use proxied::{NotForwarded, Proxied, proxied};
 pub use registrations::{KeyState, Ledger, registrations};
 pub use watches::{WatchLog, watches};
 
-/// Several clients at work until they are stopped.
+/// Several clients that work until they are stopped.
 #[derive(Debug)]
 pub struct Load<T> {
     stop: watch::Sender<bool>,
     tasks: JoinSet<T>,
 }
 
-/// Told to each client: whether to go on.
+/// Says to each client whether to continue.
 #[derive(Clone, Debug)]
 pub struct GoOn(watch::Receiver<bool>);
 
 impl GoOn {
-    /// Whether to go on.
+    /// Whether to continue.
     pub fn yes(&self) -> bool {
         !*self.0.borrow()
     }
 
-    /// Returns when it is over.
+    /// Returns when the client must stop.
     pub async fn over(&mut self) {
-        // Without its sender it is over, too.
+        // It must also stop if the sender was dropped.
         let _ended = self.0.wait_for(|stop| *stop).await;
     }
 }
@@ -62,7 +62,7 @@ impl<T: Send + 'static> Load<T> {
         self.tasks.spawn(client(GoOn(self.stop.subscribe())));
     }
 
-    /// Lets every client finish what it does, and gives what each of them kept.
+    /// Lets every client finish its operation, and returns their records.
     pub async fn stop(mut self) -> Vec<T> {
         self.stop.send_replace(true);
         let mut kept = Vec::new();
@@ -77,22 +77,22 @@ impl<T: Send + 'static> Load<T> {
     }
 }
 
-/// What every workload gets.
+/// The setting of a workload.
 #[derive(Clone, Debug)]
 pub struct Setting {
     /// A client of each node, in order.
     pub clients: Vec<Client>,
     /// Where operations are recorded.
     pub journal: Arc<Journal>,
-    /// The namespace to work in.
+    /// The namespace of the workload.
     pub namespace: String,
-    /// What random choices start from.
+    /// The seed of all random choices.
     pub seed: u64,
 }
 
 impl Setting {
-    /// The node that a client keeps to, the first clients one each; the others take any. So that
-    /// clients that wait for a node without answers cannot all wait at once.
+    /// The node of a client: the first clients have one each, and the others use any. So if a node does not
+    /// answer, not all clients can wait for it at the same time.
     fn node_of(&self, client: u64, rng: &mut fastrand::Rng) -> (u64, Client) {
         match self.clients.get(usize::try_from(client).unwrap_or(usize::MAX)) {
             Some(own) => (client + 1, own.clone()),

@@ -1,6 +1,6 @@
-//! Requests that the nodes forward to a service, all the time, and the service that answers them.
+//! Sends requests for a service through the proxies of all nodes, and runs the service that answers them.
 //!
-//! The data plane needs no leader: a node that runs forwards, whatever happens to the others.
+//! The data plane needs no leader: a running node forwards requests, whatever happens to the others.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -16,7 +16,7 @@ use crate::clock;
 use crate::journal::{Ended, OpKind};
 
 const EVERY: Duration = Duration::from_millis(100);
-/// Longer than any test runs.
+/// A time to live that is longer than any test.
 const TTL_MS: u64 = 86_400_000;
 const REGISTER_TIMEOUT: Duration = Duration::from_secs(20);
 const HEAD_LEN_MAX: usize = 16 * 1024;
@@ -24,13 +24,13 @@ const HEAD_LEN_MAX: usize = 16 * 1024;
 /// A request that was answered, but not by the service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NotForwarded {
-    /// Through which node.
+    /// The node.
     pub node: u64,
     /// When it was sent.
     pub start_us: u64,
     /// When the answer came.
     pub end_us: u64,
-    /// What it was.
+    /// The answer.
     pub answer: String,
 }
 
@@ -42,7 +42,7 @@ pub struct Proxied {
 }
 
 impl Proxied {
-    /// Ends the requests, then the service; gives what was not forwarded.
+    /// Stops the requests, then the service. Returns the requests that were not forwarded.
     pub async fn stop(self) -> Vec<NotForwarded> {
         let wrong = self.requests.stop().await.concat();
         self.service.stop().await;
@@ -98,14 +98,14 @@ async fn ask(
         let path = format!("/api/maxine/serviceops/proxy/{service}/{node}-{nth}");
         let start_us = clock::now_us();
         let outcome = client.get(&path).await;
-        // A node may hear of the service a moment after it was registered through another.
+        // A node may learn of the service a moment after it was registered through another one.
         seen |= outcome.is_ok();
         let answer = match &outcome {
             Outcome::Ok { body, .. } if body["path"] == format!("/{node}-{nth}") => None,
             Outcome::Ok { body, .. } => Some(format!("another's answer: {body}")),
             Outcome::Refused { status: 0, .. } => None,
             Outcome::Refused { status, reason } => Some(format!("{status} {reason}")),
-            // Without an answer nothing is known; a status is one.
+            // Without an answer nothing is known. A status is an answer.
             Outcome::Unknown(reason) if reason.starts_with(char::is_numeric) => {
                 Some(reason.clone())
             }
@@ -122,7 +122,7 @@ async fn ask(
     wrong
 }
 
-/// The service: answers each request with its path.
+/// The service. It answers each request with the request's path.
 async fn serve(listener: TcpListener, mut go_on: GoOn) {
     let mut connections = JoinSet::new();
     loop {

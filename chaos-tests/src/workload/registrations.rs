@@ -1,4 +1,4 @@
-//! Registers and deregisters instances, and keeps what was acknowledged.
+//! Registers and deregisters instances, and records what was acknowledged.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,33 +10,33 @@ use crate::client::Outcome;
 use crate::clock;
 use crate::journal::{Acknowledgement, Ended, OpKind};
 
-/// Long enough never to run out in a test.
+/// A time to live that never ends during a test.
 const TTL_MS: u64 = 86_400_000;
 const BATCH_LEN: usize = 10;
-/// After a node did not answer.
+/// Pause after a node did not answer.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// What must be true of an instance.
+/// The required state of an instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyState {
     /// Its registration was acknowledged.
     Present {
-        /// The lease that it was given.
+        /// The lease of the registration.
         lease_epoch: u64,
     },
     /// Its deregistration was acknowledged.
     Absent,
-    /// Its registration was acknowledged, and it was not there to be removed.
+    /// Its registration was acknowledged, but it did not exist when it was removed.
     Missed,
-    /// An outcome is unknown: it may be there or not, for ever.
+    /// An outcome is unknown, so it may exist or not, forever.
     Either,
 }
 
 /// What one client knows of its instances, by (service, id).
 pub type Ledger = BTreeMap<(String, String), KeyState>;
 
-/// Starts so many clients. The highest index that any of them was told is in the journal's
-/// figures as `acknowledged_index`.
+/// Starts this many clients. The journal has the highest index that any of them received, as
+/// `acknowledged_index`.
 pub fn registrations(setting: &Setting, clients: u64) -> Load<Ledger> {
     let mut load = Load::new();
     for client in 0..clients {
@@ -168,7 +168,7 @@ impl Worker {
             Outcome::Unknown(_) => {
                 self.ledger.insert(key, KeyState::Either);
             }
-            // Nothing happened: it must still be there, and the final check looks.
+            // Nothing happened, so it must still exist. The final check verifies that.
             Outcome::Refused { .. } => return true,
         }
         false

@@ -1,4 +1,4 @@
-//! Follows every node's changes, for the check that all of them tell the same, without a gap.
+//! Follows the changes of every node, for the check that all nodes report the same changes without a gap.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,27 +9,27 @@ use super::{GoOn, Load, Setting};
 use crate::client::{Client, Outcome};
 
 const PAUSE: Duration = Duration::from_millis(100);
-/// Most indexes kept of one node.
+/// Maximum number of indexes that are recorded for one node.
 const INDEXES_MAX: usize = 2_000_000;
 
-/// What one node told.
+/// The changes that one node reported.
 #[derive(Clone, Debug, Default)]
 pub struct WatchLog {
-    /// Which node.
+    /// The node.
     pub node: u64,
-    /// The first index that was not seen because the watch began after it.
+    /// The first index of the watch. Earlier changes were not seen.
     pub from: u64,
-    /// The index up to which everything was told.
+    /// The index up to which everything was reported.
     pub until: u64,
-    /// Each index that changed something, with what was told, in order.
+    /// The reported changes at each index, in order.
     pub changes: BTreeMap<u64, Vec<String>>,
-    /// How often the node said that it no longer keeps what was asked for.
+    /// How often the node answered that the requested position is no longer kept.
     pub compacted: u64,
-    /// Answers whose order or range was wrong.
+    /// Answers with a wrong order or range.
     pub disorders: Vec<String>,
 }
 
-/// Starts following, each node from index `from` on.
+/// Starts to follow, from index `from` on.
 pub fn watches(setting: &Setting, from: u64) -> Load<WatchLog> {
     let mut load = Load::new();
     for (position, client) in setting.clients.iter().enumerate() {
@@ -47,7 +47,7 @@ async fn follow(client: Client, mut log: WatchLog, go_on: GoOn) -> WatchLog {
             Outcome::Ok { body, .. } => take(&mut log, &body),
             Outcome::Refused { status: 410, .. } => {
                 log.compacted += 1;
-                // What follows is compared from where the node is now.
+                // From here on, changes are compared from the node's present index.
                 if let Some(ready) = crate::cluster::ready(&client).await {
                     log.changes.clear();
                     (log.from, log.until) = (ready.index, ready.index);

@@ -1,4 +1,5 @@
-//! Every kind of command that clients and operators can cause, over and over, through whichever node answers.
+//! Sends every kind of command that clients and operators can cause, repeatedly, through any node that
+//! answers.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,10 +10,10 @@ use tokio::sync::{Mutex, OwnedMutexGuard, watch};
 use tokio::task::JoinHandle;
 
 const PASSWORD: &str = "a-password-for-tests-only";
-/// How long one step may find no node that takes it.
+/// Maximum time in which no node accepts a step.
 const STEP_MAX: Duration = Duration::from_secs(40);
 
-/// A client that works until it is stopped; paused while somebody holds its gate.
+/// A client that works until it is stopped. It is paused while a caller holds its gate.
 pub struct Load {
     gate: Arc<Mutex<()>>,
     rounds: watch::Receiver<u64>,
@@ -30,15 +31,15 @@ impl Load {
         Self { gate, rounds, stop, task }
     }
 
-    /// Waits for so many more whole rounds.
+    /// Waits for this many more complete rounds.
     pub async fn rounds(&self, more: u64) {
         let mut rounds = self.rounds.clone();
-        // The round that is under way may have begun before the call.
+        // The present round may have begun before the call.
         let goal = *rounds.borrow() + more + 1;
         rounds.wait_for(|done| *done >= goal).await.expect("the load goes on");
     }
 
-    /// Nothing is written while the guard lives.
+    /// Stops all writes while the guard exists.
     pub async fn pause(&self) -> OwnedMutexGuard<()> {
         Arc::clone(&self.gate).lock_owned().await
     }
@@ -54,7 +55,7 @@ struct Worker {
     bases: Vec<String>,
     token: String,
     gate: Arc<Mutex<()>>,
-    /// The node that is asked next.
+    /// The next node.
     at: usize,
 }
 
@@ -110,7 +111,7 @@ impl Worker {
         let token = session["access_token"].as_str().unwrap_or_default().to_owned();
         self.step_as(&token, Method::DELETE, "/api/v1/session", None, &[204, 401]).await;
         self.step(Method::DELETE, "/api/v1/users/ada", None, &[200, 204, 404]).await;
-        // Refused by the state itself, and recorded.
+        // The state itself refuses it, and records that.
         self.step(Method::DELETE, "/api/v1/users/nobody", None, &[404]).await;
         let made = json!({"role": "viewer", "note": "mixed builds"});
         let made = self.step(Method::POST, "/api/v1/tokens", Some(made), &[201]).await;
@@ -132,7 +133,8 @@ impl Worker {
         self.step_as(&token, method, path, body, good).await
     }
 
-    /// Sends a request until a node answers it as expected. A node that is stopping or has no leader is passed over.
+    /// Sends a request until a node answers it as expected. A node that is stopping or has no leader is
+    /// skipped.
     async fn step_as(
         &mut self,
         token: &str,
@@ -158,7 +160,7 @@ impl Worker {
                     if good.contains(&status) {
                         return serde_json::from_str(&text).unwrap_or(Value::Null);
                     }
-                    // 401 and 404: a node that has not yet applied what another one acknowledged.
+                    // 401 and 404 come from a node that has not applied yet what another one acknowledged.
                     let passes = matches!(status, 401 | 404 | 429 | 503 | 504);
                     assert!(passes, "{method} {path}: {status} {text}");
                 }

@@ -14,9 +14,9 @@ use tempfile::TempDir;
 
 use crate::load::Load;
 
-/// How long anything that must happen may take; far above what it takes.
+/// Time limit for anything that must happen. It is far above the usual time.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// What every node must answer alike at one index.
+/// What every node must answer alike at the same index.
 const ALIKE: &[&str] = &[
     "/api/v1/cluster/digest",
     "/api/v1/services",
@@ -31,8 +31,8 @@ const ALIKE: &[&str] = &[
     "/api/v1/audit?limit=500",
     "/api/v1/audit/verify",
 ];
-/// What the audit log has of every kind of command that can be caused from outside. `BeginHistory` follows a restore,
-/// and `ExpireAudit` takes a month: the golden digest of the state has them.
+/// The audit actions of all kinds of commands that can be caused from outside. `BeginHistory` needs a
+/// restore, and `ExpireAudit` needs a month; the golden digest of the state covers them.
 const ACTIONS: &[&str] = &[
     "cluster.identify",
     "cluster.raise_state_version",
@@ -55,7 +55,7 @@ const ACTIONS: &[&str] = &[
     "user.put",
 ];
 
-/// Clusters of several processes: one at a time, for they share this machine's cores.
+/// One cluster of several processes at a time, because they share the machine's cores.
 static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 pub struct Mixed {
@@ -73,7 +73,7 @@ pub fn detail(problem: &Value) -> &str {
 }
 
 impl Mixed {
-    /// A cluster of this build; `None`, with a word about it, where the next build was not made.
+    /// A cluster of this build; `None`, with a message, if the next build does not exist.
     pub async fn start(backend: Backend) -> Option<Self> {
         let Some(next) = program::locate_next() else {
             eprintln!("SKIPPED: the next build is missing; scripts/build-next.sh makes it");
@@ -153,7 +153,7 @@ impl Mixed {
         self.cluster.wait_node_ready(id, READY_TIMEOUT).await.unwrap();
     }
 
-    /// Starts a node as this build after the upgrade: it ends by itself, and says why.
+    /// Starts a node with this build after the upgrade. It must stop by itself, and report why.
     pub async fn stops_as_this(&mut self, id: u64) {
         self.cluster.use_program(id, &self.this.clone()).unwrap();
         self.cluster.start_node(id).unwrap();
@@ -172,13 +172,13 @@ impl Mixed {
         assert!(words.contains(expected), "{words}");
     }
 
-    /// All nodes that run have the same state at the same index, and answer alike.
+    /// Checks that all running nodes have the same state at the same index, and answer alike.
     pub async fn agree(&self, load: &Load) {
         let _paused = load.pause().await;
         let up: Vec<u64> =
             self.cluster.ids().into_iter().filter(|id| self.cluster.node(*id).is_up()).collect();
         let started = Instant::now();
-        // The leader expires instances and reports health by itself, so the index may move meanwhile.
+        // The leader expires instances and reports health by itself, so the index may change.
         'again: loop {
             assert!(started.elapsed() < PATIENCE, "the nodes never stand at one index");
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -215,7 +215,7 @@ impl Mixed {
         indexes
     }
 
-    /// Waits until it is: a lease ends, and a probe fails, in its own time.
+    /// Waits until the log has every kind of command. Leases end and probes fail after some time.
     pub async fn every_kind_of_command_is_in_the_log(&self, id: u64) {
         let started = Instant::now();
         for action in ACTIONS {

@@ -1,4 +1,4 @@
-//! An expiry removes only the leases that it names.
+//! Invariant: an expiry removes only the leases that it names.
 
 use maxine_state::{Command, EventKind};
 

@@ -1,4 +1,4 @@
-//! Fencing tokens only grow, and what was proposed under an old one changes nothing.
+//! Invariant: fencing tokens only grow, and a command with an old one changes nothing.
 
 use maxine_state::EventKind;
 

@@ -1,4 +1,4 @@
-//! What must hold of every command that a replica applies. One invariant per file.
+//! The invariants that are checked for every command that a replica applies. Each has its own file.
 
 mod expiry_hits_its_lease;
 mod fences_grow;
@@ -7,7 +7,7 @@ mod watches_are_gapless;
 
 use maxine_state::{Applied, ControlState, Event, Proposal};
 
-/// A command, and what it did to a replica.
+/// A command, and its effect on a replica.
 pub(super) struct Effect<'a> {
     pub(super) proposal: &'a Proposal,
     pub(super) before: &'a ControlState,
@@ -16,16 +16,16 @@ pub(super) struct Effect<'a> {
     pub(super) events: &'a [Event],
 }
 
-/// Looks at every command.
+/// An invariant, which is checked for every command.
 pub(super) trait Invariant: Send {
     /// Its name.
     fn name(&self) -> &'static str;
 
-    /// Checks what the command did.
+    /// Checks the effect of a command.
     fn check(&mut self, effect: &Effect<'_>) -> Result<(), String>;
 }
 
-/// All of them.
+/// All invariants.
 pub(super) fn all() -> Vec<Box<dyn Invariant>> {
     vec![
         Box::<expiry_hits_its_lease::ExpiryHitsItsLease>::default(),

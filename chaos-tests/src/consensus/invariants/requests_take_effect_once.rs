@@ -1,4 +1,4 @@
-//! A write that is sent again takes effect once, and gets the first answer.
+//! Invariant: a repeated write takes effect once, and gets the first answer.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,5 @@
-//! Whoever follows a replica's changes misses none: they rebuild the registry, in the order of their indexes.
+//! Invariant: a watcher of a replica misses no change. The changes rebuild the registry, in the order of
+//! their indexes.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +10,7 @@ use super::{Effect, Invariant};
 #[derive(Default)]
 pub(super) struct WatchesAreGapless {
     last: u64,
-    /// The leases that a follower knows of.
+    /// The leases that a watcher knows.
     followed: Option<BTreeMap<InstanceKey, u64>>,
 }
 
