@@ -1,5 +1,5 @@
-//! The same load on every backend: discovery, registrations, propagation and failover, each on real nodes with their
-//! default settings.
+//! Measures the same load on every backend: discovery, registrations, propagation and failover, on real nodes
+//! with default settings.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -14,24 +14,24 @@ use super::wire;
 use super::{Bench, discovery, failover, node, propagation, redis, registrations};
 use maxine::cli::exit::CliError;
 
-/// Services that discovery goes over, each with three instances.
+/// Number of services for discovery, each with three instances.
 const SERVICES: u64 = 1_000;
-/// Clients that register.
+/// Numbers of clients that register.
 const CLIENTS: [usize; 3] = [1, 64, 256];
-/// How much discovery may differ between backends, as a share of the fastest.
+/// The required discovery throughput of every backend, as a share of the fastest.
 const DISCOVERY_SHARE_AIM: f64 = 0.8;
-/// Longest wait for a new leader, in milliseconds: the default lease, a poll, and room.
+/// Maximum wait for a new leader, in milliseconds: the default lease, a poll, and a margin.
 const LEADER_MS_MAX: u64 = 60_000;
 
-/// What one backend did.
+/// The results of one backend.
 struct Figures {
     name: &'static str,
     nodes: usize,
     discovery: Outcome,
     registrations: Vec<Outcome>,
-    /// After the answer, to the sight on each other node.
+    /// From the answer until each other node shows the change.
     propagation: Option<hdrhistogram::Histogram<u64>>,
-    /// From kill -9 of the leader to the next one that has its duties, sorted, in microseconds.
+    /// From kill -9 of the leader until the next leader has its duties, sorted, in microseconds.
     failover_us: Vec<u64>,
 }
 
@@ -59,7 +59,7 @@ async fn one(bench: &Bench, backend: Backend, trials: u32) -> Result<Figures, Cl
     let mut cluster = Cluster::on(bench, &dir, backend, nodes, url).await?;
     node::fill(&cluster.addrs()[0], SERVICES * 3, 3).await?;
     let discovery = discovery_on(bench, &cluster).await?;
-    // Numbers go on over all cases, so that every registration is a new one and goes through the log.
+    // Numbers continue over all cases, so that every registration is new and goes through the log.
     let numbers = Arc::new(AtomicU64::new(0));
     let mut registered = Vec::new();
     for clients in CLIENTS {
@@ -107,7 +107,7 @@ async fn discovery_on(bench: &Bench, cluster: &Cluster) -> Result<Outcome, CliEr
     }
 }
 
-/// Kills the leader; how long until another one has the leader's duties, in microseconds.
+/// Kills the leader. Returns how long it takes until another node has the leader's duties, in microseconds.
 async fn next_leader(bench: &Bench, cluster: &mut Cluster) -> Result<u64, CliError> {
     let leader = cluster.leader().await?;
     let others: Vec<usize> = (0..cluster.nodes.len()).filter(|n| *n != leader).collect();

@@ -1,4 +1,4 @@
-//! The bare server that discovery is compared with: an axum handler with a fixed redirect and nothing else.
+//! The bare server for comparison with discovery: an axum handler with a fixed redirect.
 
 use axum::Router;
 use axum::http::{StatusCode, header};
@@ -16,7 +16,7 @@ pub(super) async fn serve(port: u16) -> Result<(), CliError> {
         .map_err(failed("the bare server"))?;
     let parent_gone = async {
         let mut nothing = Vec::new();
-        // Whatever ends the read, the process that asked for this server is gone.
+        // However the read ends, the process that started this server has ended.
         let _ = tokio::io::AsyncReadExt::read_to_end(&mut tokio::io::stdin(), &mut nothing).await;
     };
     axum::serve(listener, router)

@@ -1,4 +1,5 @@
-//! Discovery redirects beside a bare server: each on the same one core, the load on another, turn by turn.
+//! Measures discovery redirects and a bare server. Each runs on the same core and the load on another, in
+//! turns.
 
 use std::process::Command;
 use std::time::Duration;
@@ -14,12 +15,13 @@ use maxine::cli::exit::CliError;
 
 /// Keep-alive connections of the load.
 pub(super) const CONNECTIONS: usize = 64;
-/// Turns that each side gets; the median counts. Many short ones, since a shared machine's speed drifts.
+/// Number of turns of each server; the median counts. There are many short turns, because the speed of a
+/// shared machine varies.
 pub(super) const TURNS: usize = 9;
-/// The servers' core and the load's.
+/// The core of the servers and the core of the load.
 pub(super) const SERVER_CORE: usize = 0;
 const LOAD_CORE: usize = 1;
-/// The share of the bare server's throughput that is aimed at.
+/// The aim, as a share of the bare server's throughput.
 const SHARE_AIM: f64 = 0.8;
 
 pub(super) async fn measure(bench: &Bench) -> Result<Section, CliError> {
@@ -126,12 +128,12 @@ async fn start_bare(dir: &std::path::Path) -> Result<(Server, String), CliError>
     Ok((server, addr))
 }
 
-/// How long a turn takes: `--seconds` is for three.
+/// The length of a turn: `--seconds` is for three turns.
 pub(super) fn turn_length(bench: &Bench) -> Duration {
     Duration::from_millis(bench.seconds * 1_000 / 3)
 }
 
-/// One turn of redirects from the other core: the outcome, and the server's share of its core.
+/// One turn of redirects from the other core. Returns the outcome, and the server's share of its core.
 pub(super) async fn turn(
     bench: &Bench,
     server: &Server,
@@ -143,8 +145,8 @@ pub(super) async fn turn(
     let (cpu_before, time_before) = (server.cpu_us(), bench.clock.monotonic_us());
     let outcome = process::on_own_thread(LOAD_CORE, move || async move {
         let requests = std::sync::Arc::new(requests);
-        // A load that sleeps must be woken by the server, which then pays for it with every answer,
-        // the more so the slower it is. This one always looks.
+        // If the load slept, the server would have to wake it for every answer, and a slower server more
+        // often. So this load never sleeps.
         let awake = tokio::spawn({
             let run = run.clone();
             async move {

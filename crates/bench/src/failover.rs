@@ -1,7 +1,7 @@
-//! From kill -9 of the leader to the next acknowledged write through another node.
+//! Measures the time from kill -9 of the leader to the next acknowledged write through another node.
 //!
-//! The prober is open-loop and the same for both sides: a fresh write starts every few milliseconds whatever became of
-//! those before, so neither side's own waiting and retrying hides its downtime.
+//! The prober is the same for both systems. It starts a new write every few milliseconds, whatever the
+//! outcome of earlier ones is. So waiting and retrying of a system cannot hide its downtime.
 
 use std::io;
 use std::time::Duration;
@@ -15,15 +15,15 @@ use super::wire::{self, Connection};
 use super::{Bench, etcd, grpc, node};
 use maxine::cli::exit::CliError;
 
-/// Between two probes, in milliseconds.
+/// Interval between two probes, in milliseconds.
 const PROBE_EVERY_MS: u64 = 10;
-/// Most probes under way.
+/// Maximum number of probes in flight.
 const PROBES_MAX: usize = 512;
-/// Longest wait for the next acknowledged write, in milliseconds.
+/// Maximum wait for the next acknowledged write, in milliseconds.
 const TRIAL_MS_MAX: u64 = 30_000;
-/// Pause between the cluster being whole and the next kill, in milliseconds.
+/// Pause between the recovery of the cluster and the next kill, in milliseconds.
 const SETTLE_MS: u64 = 1_500;
-/// What is aimed at, in microseconds.
+/// The aims, in microseconds.
 const P50_AIM_US: u64 = 1_200_000;
 const MAX_AIM_US: u64 = 2_000_000;
 
@@ -135,7 +135,7 @@ async fn etcd(bench: &Bench, trials: u32) -> Result<Vec<u64>, CliError> {
     Ok(taken_us)
 }
 
-/// Starts a write every few milliseconds; the time from `since_us` to the first acknowledged one.
+/// Starts a write every few milliseconds. Returns the time from `since_us` to the first acknowledged one.
 async fn first_success<F, W>(bench: &Bench, since_us: u64, write: W) -> Result<u64, CliError>
 where
     F: Future<Output = io::Result<()>> + Send + 'static,
@@ -155,7 +155,7 @@ where
                     n += 1;
                     probes.spawn(async move {
                         if write.await.is_ok() {
-                            // A full channel means that an earlier one has succeeded.
+                            // If the channel is full, an earlier write has succeeded.
                             let _ = sender.try_send(clock.monotonic_us());
                         }
                     });

@@ -1,6 +1,8 @@
-//! As much of etcd's gRPC interface as a put takes: over one HTTP/2 connection, messages written by hand.
+//! The part of etcd's gRPC interface that a put needs, over one HTTP/2 connection, with messages encoded by
+//! hand.
 //!
-//! gRPC is what etcd's own clients use; its JSON gateway costs it a second request inside, which would flatter us.
+//! etcd's own clients use gRPC. Its JSON gateway needs a second request inside etcd, which would make etcd
+//! look slower.
 
 use std::io;
 
@@ -26,12 +28,12 @@ impl Channel {
             .handshake(TokioIo::new(stream))
             .await
             .map_err(io::Error::other)?;
-        // It ends with the last sender or with the server; its requests tell what went wrong.
+        // It ends with the last sender or with the server. Its requests report the error.
         tokio::spawn(async move { connection.await.ok() });
         Ok(Self { sender, authority: addr.to_owned() })
     }
 
-    /// Writes one key; returns when etcd says that it is durable.
+    /// Writes one key. Returns when etcd reports that it is durable.
     pub(super) async fn put(&mut self, key: &[u8], value: &[u8]) -> io::Result<()> {
         self.call("/etcdserverpb.KV/Put", &put_request(key, value)).await
     }
@@ -59,7 +61,7 @@ impl Channel {
             .map_err(io::Error::other)?;
         self.sender.ready().await.map_err(io::Error::other)?;
         let response = self.sender.send_request(request).await.map_err(io::Error::other)?;
-        // An error without a message comes with the status in the headers.
+        // An error without a message has its status in the headers.
         let early = status_of(response.headers());
         let collected = response.into_body().collect().await.map_err(io::Error::other)?;
         match early.or_else(|| collected.trailers().and_then(status_of)) {

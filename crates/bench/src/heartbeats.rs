@@ -1,4 +1,4 @@
-//! Heartbeats through the batch endpoint of three nodes.
+//! Measures heartbeats through the batch endpoint of three nodes.
 
 use std::time::Duration;
 
@@ -10,15 +10,15 @@ use super::wire::{self, Connection};
 use super::{Bench, node};
 use maxine::cli::exit::CliError;
 
-/// Registered instances whose heartbeats are sent.
+/// Number of registered instances.
 const INSTANCES: u64 = 10_000;
-/// Instances of each service.
+/// Number of instances of each service.
 const PER_SERVICE: u64 = 100;
-/// Connections of the load.
+/// Number of connections of the load.
 const CONNECTIONS: u64 = 12;
-/// Heartbeats in one request.
+/// Number of heartbeats in one request.
 const BATCHES: [u64; 3] = [1, 100, 1_000];
-/// Heartbeats a second that are aimed at.
+/// The aim, in heartbeats per second.
 const AIM: f64 = 100_000.0;
 
 pub(super) async fn measure(bench: &Bench) -> Result<Section, CliError> {
@@ -76,7 +76,7 @@ pub(super) async fn measure(bench: &Bench) -> Result<Section, CliError> {
     })
 }
 
-/// Requests that together renew a share of the instances; made beforehand.
+/// Requests that together renew a share of the instances. They are prepared in advance.
 fn requests(client: u64, batch: u64) -> Vec<Vec<u8>> {
     let share = INSTANCES / CONNECTIONS;
     let first = client * share;

@@ -1,4 +1,4 @@
-//! Closed-loop load: so many clients, each with one request under way, for so long.
+//! Closed-loop load: a number of clients, each with one request in flight, for a duration.
 
 use std::io;
 use std::sync::Arc;
@@ -10,17 +10,17 @@ use parking_lot::Mutex;
 
 use maxine_clock::Clock;
 
-/// Longest latency that is told apart, in microseconds.
+/// Maximum latency that is recorded, in microseconds.
 const LATENCY_US_MAX: u64 = 60_000_000;
 
-/// What a load run saw.
+/// The result of a load run.
 #[derive(Clone)]
 pub(super) struct Outcome {
-    /// Units of work that were acknowledged; a request may hold several.
+    /// Number of acknowledged units of work. A request may have several.
     pub units: u64,
-    /// Requests that were not acknowledged.
+    /// Number of requests that were not acknowledged.
     pub failed: u64,
-    /// How long it took, in microseconds.
+    /// Duration of the run, in microseconds.
     pub elapsed_us: u64,
     /// Latencies of acknowledged requests, in microseconds.
     pub latencies_us: Histogram<u64>,
@@ -35,7 +35,7 @@ impl Outcome {
         self.units as f64 * 1_000_000.0 / self.elapsed_us.max(1) as f64
     }
 
-    /// Latency below which this share of the requests stayed, in microseconds.
+    /// The latency quantile of the requests, in microseconds.
     pub(super) fn quantile_us(&self, quantile: f64) -> u64 {
         self.latencies_us.value_at_quantile(quantile)
     }
@@ -46,7 +46,7 @@ pub(super) fn histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1, LATENCY_US_MAX, 3).expect("the bounds are constant and valid")
 }
 
-/// Counts shared by the clients of one run.
+/// Counters shared by the clients of one run.
 #[derive(Clone)]
 pub(super) struct Run {
     clock: Clock,
@@ -58,7 +58,7 @@ pub(super) struct Run {
 }
 
 impl Run {
-    /// A run that has not begun.
+    /// A run that has not started.
     pub(super) fn new(clock: &Clock) -> Self {
         Self {
             clock: clock.clone(),
@@ -70,12 +70,12 @@ impl Run {
         }
     }
 
-    /// Whether clients should go on.
+    /// Whether clients should continue.
     pub(super) fn goes_on(&self) -> bool {
         !self.stop.load(Ordering::Relaxed)
     }
 
-    /// The time now, to be given to [`Run::acknowledged`].
+    /// The present time, for [`Run::acknowledged`].
     pub(super) fn now_us(&self) -> u64 {
         self.clock.monotonic_us()
     }

@@ -1,8 +1,8 @@
-//! `maxine-bench`: the project's measurements, taken side by side in one run on one machine.
+//! `maxine-bench`: the measurements of the project, taken side by side in one run on one machine.
 //!
-//! It starts every server that it measures as a child process on loopback, on free ports, with its data in one directory,
-//! and stops each by its process id. It measures the `maxine` program over real sockets with real syncs. Of the server's
-//! code it uses only what the command line uses to speak with a cluster.
+//! It starts every server as a child process on loopback, on free ports, with its data in one directory, and
+//! stops each by its process id. It measures the `maxine` program over real sockets with real syncs. Of the
+//! server's code it uses only what the command line uses to call a cluster.
 
 mod backends;
 mod bare;
@@ -123,7 +123,7 @@ enum What {
     },
 }
 
-/// What every measurement is given.
+/// What every measurement gets.
 struct Bench {
     /// The `maxine` program that is measured.
     program: PathBuf,
@@ -135,7 +135,7 @@ struct Bench {
 }
 
 impl Bench {
-    /// A fresh directory for one server's data.
+    /// A new directory for one server's data.
     fn place(&self, name: &str) -> Result<PathBuf, CliError> {
         let dir = self.dir.join(name);
         if dir.exists() {
@@ -182,7 +182,7 @@ async fn run(args: BenchArgs, out: &mut Output) -> Result<(), CliError> {
     bench.check_surroundings();
     let sections = bench.measure(&args.what, out).await;
     if !args.keep {
-        // What cannot be deleted is left; the figures matter more.
+        // Files that cannot be deleted are left; the figures matter more.
         let _ = std::fs::remove_dir_all(&dir);
     }
     let report =
@@ -196,7 +196,7 @@ async fn run(args: BenchArgs, out: &mut Output) -> Result<(), CliError> {
     }
 }
 
-/// A file that marks a directory as this command's own.
+/// A file that marks a directory as created by this program.
 const MARK: &str = ".maxine-bench";
 
 fn command_line(args: &BenchArgs) -> String {
@@ -270,7 +270,7 @@ impl Bench {
     }
 }
 
-/// An error that names what was being done.
+/// An error that names the failed action.
 fn failed(doing: impl std::fmt::Display) -> impl FnOnce(std::io::Error) -> CliError {
     move |error| CliError::Failed(format!("{doing}: {error}"))
 }

@@ -1,4 +1,5 @@
-//! Memory per registered instance, and how long a node takes to be back with all of them.
+//! Measures the memory per registered instance, and the time until a node has all instances again after a
+//! restart.
 
 use std::time::Duration;
 
@@ -10,11 +11,11 @@ use super::{Bench, node};
 use maxine::cli::client::Request;
 use maxine::cli::exit::CliError;
 
-/// Instances of each service.
+/// Number of instances of each service.
 const PER_SERVICE: u64 = 100;
-/// For allocations of the load itself to be given back before memory is read, in milliseconds.
+/// Time for the allocator to return memory of the load before the measurement, in milliseconds.
 const SETTLE_MS: u64 = 3_000;
-/// Bytes an instance that are aimed at.
+/// The aim, in bytes per instance.
 const AIM_BYTES: u64 = 1_024;
 
 pub(super) async fn measure(bench: &Bench, instances: u64) -> Result<Section, CliError> {
@@ -51,7 +52,7 @@ pub(super) async fn measure(bench: &Bench, instances: u64) -> Result<Section, Cl
     tokio::time::sleep(Duration::from_millis(SETTLE_MS)).await;
     let after = resident(&cluster)[follower];
     let bytes = after.saturating_sub(empty[follower]) / instances;
-    // A node that was just started may hold less than it did while it was empty, so it alone proves nothing.
+    // A node that was just started may use less than when it was empty, so this figure alone proves nothing.
     let grown = (0..3).map(|n| full[n].saturating_sub(empty[n]) / instances);
     let worst = grown.max().unwrap_or(0).max(bytes);
     rows.push(vec![

@@ -1,4 +1,4 @@
-//! Maxine nodes under measurement: real `maxine serve` processes with their default settings.
+//! Maxine nodes under measurement: real `maxine serve` processes with default settings.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -13,11 +13,11 @@ use super::{Bench, free_port};
 use maxine::cli::client::{Client, Request};
 use maxine::cli::exit::CliError;
 
-/// The account that the nodes under measurement are started with.
+/// The account of the nodes under measurement.
 const USER: &str = "bench";
-/// How often a node is asked to sign the account in.
+/// Maximum number of sign-in attempts at a node.
 const SIGN_IN_TRIES_MAX: u32 = 50;
-/// Settings of this process that must not leak into the nodes under measurement.
+/// Environment variables of this process that must not reach the nodes under measurement.
 const OWN_SETTINGS: [&str; 4] =
     ["MAXINE_SERVER", "MAXINE_TOKEN", "MAXINE_OUTPUT", "MAXINE_NAMESPACE"];
 
@@ -33,18 +33,18 @@ pub(super) struct Node {
 }
 
 impl Node {
-    /// Where it takes HTTP, as `HOST:PORT`.
+    /// The address for HTTP, as `HOST:PORT`.
     pub(super) fn addr(&self) -> String {
         format!("127.0.0.1:{}", self.port)
     }
 
-    /// Starts it, unless it runs.
+    /// Starts it, unless it is running.
     pub(super) fn start(&mut self) -> Result<(), CliError> {
         let mut command = Command::new(&self.program);
         command.arg("serve").args(&self.args);
         command.env("MAXINE_ADMIN_USERNAME", USER).env("MAXINE_ADMIN_PASSWORD", &self.password);
         command.env("MAXINE_LOG", "warn");
-        // All clients of a measurement come from one address.
+        // All clients of a measurement use one address.
         command.env("MAXINE_HTTP_CONNECTIONS_PER_ADDRESS_MAX", "1000000");
         command.env("MAXINE_HTTP_WATCHERS_PER_ADDRESS_MAX", "1000000");
         for name in OWN_SETTINGS {
@@ -61,7 +61,7 @@ impl Node {
         }
     }
 
-    /// Kills it as a crash would, and waits until it is gone.
+    /// Kills it as a crash would, and waits until it has ended.
     pub(super) fn kill_and_wait(&mut self) {
         if let Some(server) = &mut self.server {
             server.kill();
@@ -79,7 +79,7 @@ impl Node {
         lines[lines.len().saturating_sub(8)..].join("\n")
     }
 
-    /// Whether it says that it is ready.
+    /// Whether it reports to be ready.
     pub(super) async fn is_ready(&self) -> bool {
         let ask = async {
             let mut connection = Connection::open(&self.addr()).await?;
@@ -89,7 +89,7 @@ impl Node {
     }
 }
 
-/// What orders the nodes' commands.
+/// The backend of the nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Backend {
     Raft,
@@ -99,7 +99,7 @@ pub(super) enum Backend {
 }
 
 impl Backend {
-    /// As `--mode` takes it.
+    /// The value for `--mode`.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Raft => "raft",
@@ -117,7 +117,7 @@ pub(super) async fn has_duties(client: &Client) -> bool {
     body["leadership"]["is_leader"] == Value::Bool(true) && body["grant"]["holder"] == body["node"]
 }
 
-/// Some nodes that belong together.
+/// Nodes that form a cluster.
 pub(super) struct Cluster {
     pub(super) nodes: Vec<Node>,
     password: String,
@@ -129,7 +129,7 @@ impl Cluster {
         Self::of(bench, dir, 1, Some(core)).await
     }
 
-    /// Nodes on a backend; on Redis at `redis_url`.
+    /// Nodes with a backend; in Redis mode, with the Redis at `redis_url`.
     pub(super) async fn on(
         bench: &Bench,
         dir: &Path,
@@ -226,7 +226,7 @@ impl Cluster {
         wait_until("the nodes do not get ready", Duration::from_secs(60), || async {
             for node in &self.nodes {
                 if !node.is_ready().await {
-                    // One that has ended is told below; waiting for it is of no use.
+                    // A node that has ended is reported below; waiting for it has no use.
                     return node.has_ended();
                 }
             }
@@ -239,7 +239,7 @@ impl Cluster {
         }
     }
 
-    /// Where the nodes take HTTP.
+    /// The addresses for HTTP.
     pub(super) fn addrs(&self) -> Vec<String> {
         self.nodes.iter().map(Node::addr).collect()
     }
@@ -266,7 +266,7 @@ impl Cluster {
         Client::of(&servers, token, 10_000)
     }
 
-    /// Which node says that it leads.
+    /// The node that reports to lead.
     pub(super) async fn leader(&self) -> Result<usize, CliError> {
         let found = async {
             loop {
@@ -301,7 +301,7 @@ fn secret() -> String {
     format!("{}{}", ulid::Ulid::new(), ulid::Ulid::new())
 }
 
-/// The body of an instance's registration, about as long as real ones are.
+/// The body of a registration of an instance, about as long as real ones.
 pub(super) fn registration(n: u64) -> String {
     format!(
         "{{\"address\":\"http://10.{}.{}.{}:8080\",\"weight\":1,\"ttl_ms\":3600000,\"zone\":\"eu-1a\",\"version\":\"1.4.0\",\"tags\":[\"blue\"]}}",
@@ -311,7 +311,7 @@ pub(super) fn registration(n: u64) -> String {
     )
 }
 
-/// The same as an item of a batch.
+/// The same registration as an item of a batch.
 pub(super) fn batch_item(service: &str, id: &str, n: u64) -> String {
     format!(
         "{{\"namespace\":\"default\",\"service\":\"{service}\",\"id\":\"{id}\",{}",
@@ -325,7 +325,8 @@ pub(super) fn has_problem(answer: &[u8]) -> bool {
     answer.windows(REFUSED.len()).any(|window| window == REFUSED)
 }
 
-/// Registers `count` instances of services `s0`... with `per_service` each, in batches over a few connections.
+/// Registers `count` instances in services `s0`, `s1` and so on, with `per_service` each, in batches over a
+/// few connections.
 pub(super) async fn fill(addr: &str, count: u64, per_service: u64) -> Result<(), CliError> {
     const CONNECTIONS: u64 = 8;
     const BATCH: u64 = 500;

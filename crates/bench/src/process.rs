@@ -1,4 +1,4 @@
-//! Child processes, the cores that they run on, and what the kernel says about them.
+//! Child processes, the cores on which they run, and their figures from the kernel.
 
 use std::fs;
 use std::path::Path;
@@ -15,7 +15,8 @@ use maxine::cli::exit::CliError;
 /// Ticks of the kernel's process clock in a second (`USER_HZ`, which is 100 on every Linux).
 const TICKS_PER_SECOND: u64 = 100;
 
-/// A server under measurement. It is killed when this is dropped, so that none outlives the measurement.
+/// A server under measurement. It is killed when this value is dropped, so that none outlives the
+/// measurement.
 pub(super) struct Server {
     child: Child,
 }
@@ -30,7 +31,7 @@ impl Server {
         let name = command.get_program().to_string_lossy().into_owned();
         let log = super::log_file(dir)?;
         let errors = log.try_clone().map_err(failed(dir.display()))?;
-        // An open pipe on its input: a node ends itself when this process dies and the pipe closes.
+        // A pipe to its standard input: a node stops when this process ends and the pipe closes.
         command.stdin(Stdio::piped()).stdout(log).stderr(errors);
         let child = on_core(core, || command.spawn())?.map_err(failed(name))?;
         Ok(Self { child })
@@ -43,18 +44,18 @@ impl Server {
 
     /// Whether it has ended by itself.
     pub(super) fn has_ended(&self) -> bool {
-        // A dead child stays there as a zombie until it is waited for.
+        // A dead child stays as a zombie until it is waited for.
         let text = fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap_or_default();
         text.rsplit_once(')').is_none_or(|(_, rest)| rest.trim_start().starts_with(['Z', 'X']))
     }
 
-    /// Kills it as a crash would (SIGKILL), without waiting for its end.
+    /// Kills it as a crash would (SIGKILL), without waiting.
     pub(super) fn kill_now(&mut self) {
-        // An error means that it has ended already, which is what is wanted.
+        // An error means that it has already ended, which is fine.
         let _ = self.child.kill();
     }
 
-    /// Kills it and waits until it is gone; workers that it forked end with it.
+    /// Kills it and waits until it has ended. Workers that it forked end with it.
     pub(super) fn kill(&mut self) {
         let workers = self.pids();
         self.kill_now();
@@ -67,12 +68,12 @@ impl Server {
         }
     }
 
-    /// Processor time that it and the workers that it forked have used, in microseconds.
+    /// Processor time of the process and its forked workers, in microseconds.
     pub(super) fn cpu_us(&self) -> u64 {
         self.pids().into_iter().map(cpu_us_of).sum()
     }
 
-    /// Memory that it and the workers that it forked hold, in bytes.
+    /// Resident memory of the process and its forked workers, in bytes.
     pub(super) fn resident_bytes(&self) -> u64 {
         self.pids().into_iter().map(resident_bytes_of).sum()
     }
@@ -94,7 +95,7 @@ impl Drop for Server {
 
 fn cpu_us_of(pid: u32) -> u64 {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // The name in parentheses may hold spaces; what follows it begins with field 3.
+    // The name in parentheses may contain spaces. Field 3 follows it.
     let fields: Vec<&str> =
         text.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace().collect();
     let ticks: u64 = [11, 12].iter().filter_map(|at| fields.get(*at)?.parse::<u64>().ok()).sum();
@@ -116,7 +117,7 @@ pub(super) fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
-/// Runs `work` with this thread bound to one core; a process started meanwhile inherits that.
+/// Runs `work` with this thread bound to one core. A process that is started inside inherits that.
 pub(super) fn on_core<T>(core: Option<usize>, work: impl FnOnce() -> T) -> Result<T, CliError> {
     let told = |error: nix::Error| CliError::Failed(format!("binding to a core: {error}"));
     let me = Pid::from_raw(0);
@@ -132,7 +133,7 @@ pub(super) fn on_core<T>(core: Option<usize>, work: impl FnOnce() -> T) -> Resul
     Ok(result)
 }
 
-/// Runs a future to its end on a thread of its own, bound to one core.
+/// Runs a future to its end on a separate thread, bound to one core.
 pub(super) async fn on_own_thread<T, F, M>(core: usize, make: M) -> Result<T, CliError>
 where
     T: Send + 'static,
@@ -151,7 +152,7 @@ where
     worker.await.map_err(|error| CliError::Failed(format!("the load generator ended: {error}")))?
 }
 
-/// Polls until `ready` says so.
+/// Polls until `ready` returns true.
 pub(super) async fn wait_until<F: Future<Output = bool>>(
     what: &str,
     limit: Duration,
@@ -176,7 +177,7 @@ pub(super) fn is_memory_filesystem(dir: &Path) -> bool {
     statfs(dir).is_ok_and(|stat| stat.filesystem_type() == TMPFS_MAGIC)
 }
 
-/// The machine, in words.
+/// A description of the machine.
 pub(super) fn machine(dir: &Path) -> String {
     let processor = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let processor = processor

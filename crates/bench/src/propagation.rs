@@ -1,4 +1,5 @@
-//! From an acknowledged write on one node to its sight by a watcher on another.
+//! Measures the time from an acknowledged write on one node until a watcher on another node receives the
+//! change.
 
 use std::io;
 use std::time::Duration;
@@ -16,9 +17,9 @@ use maxine_clock::Clock;
 
 /// Pause between two writes, in milliseconds.
 const PAUSE_MS: u64 = 2;
-/// Longest wait for one change to be seen, in milliseconds.
+/// Maximum wait for one change, in milliseconds.
 const SIGHT_MS_MAX: u64 = 5_000;
-/// Sights that may wait to be looked at.
+/// Maximum number of received changes that wait for processing.
 const SIGHTS_MAX: usize = 1_024;
 
 pub(super) async fn measure(bench: &Bench) -> Result<Section, CliError> {
@@ -86,7 +87,7 @@ pub(super) async fn follow(
     let service = format!("watched-{writer}-{watcher}");
     let watch = tokio::spawn(watch(client, service.clone(), bench.clock.clone(), sender));
     let told = |error: io::Error| CliError::Failed(format!("propagation: {error}"));
-    // The stream's first event says that it stands.
+    // The first event of the stream shows that the watch is active.
     next_sight(&mut sights).await.map_err(told)?;
     let mut connection = Connection::open(&cluster.nodes[writer].addr()).await.map_err(told)?;
     let (mut after_ack, mut after_start) = (histogram(), histogram());
@@ -127,7 +128,7 @@ async fn next_sight(sights: &mut mpsc::Receiver<(u64, u64)>) -> io::Result<(u64,
     }
 }
 
-/// Sends the index and time of each change that is seen.
+/// Sends the index and time of each received change.
 async fn watch(
     client: Client,
     service: String,

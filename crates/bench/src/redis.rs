@@ -1,4 +1,4 @@
-//! A `redis-server` of our own, beside the nodes under measurement.
+//! A `redis-server` for the nodes under measurement.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -8,14 +8,14 @@ use super::free_port;
 use super::process::{Server, wait_until};
 use maxine::cli::exit::CliError;
 
-/// Whether there is one to be started.
+/// Whether `redis-server` is installed.
 pub(super) fn is_installed() -> bool {
     let mut command = Command::new("redis-server");
     command.arg("--version").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     command.status().is_ok_and(|status| status.success())
 }
 
-/// One that syncs every write. It ends with this value.
+/// A Redis that syncs every write. It ends with this value.
 pub(super) struct Redis {
     port: u16,
     _server: Server,
@@ -38,7 +38,7 @@ impl Redis {
         Ok(Self { port, _server: server })
     }
 
-    /// Where nodes connect.
+    /// The URL for nodes.
     pub(super) fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
     }

@@ -1,4 +1,5 @@
-//! Durable registrations on three nodes beside etcd's puts on three members, with the same numbers of clients.
+//! Measures durable registrations on three nodes and etcd's puts on three members, with the same numbers of
+//! clients.
 
 use std::io;
 use std::sync::Arc;
@@ -13,17 +14,17 @@ use super::wire::{self, Connection};
 use super::{Bench, etcd, grpc, node};
 use maxine::cli::exit::CliError;
 
-/// Clients and instances a request, with the aim for registrations a second.
+/// Number of clients, instances per request, and the aim in registrations per second.
 const CASES: [(usize, u64, f64); 4] =
     [(1, 1, 1_500.0), (64, 1, 15_000.0), (256, 1, 25_000.0), (16, 100, 30_000.0)];
-/// Most gRPC connections to etcd; clients share them, as its own client library would.
+/// Maximum number of gRPC connections to etcd. Clients share them, as etcd's own client library does.
 const ETCD_CHANNELS_MAX: usize = 12;
 
 pub(super) async fn measure(bench: &Bench) -> Result<Section, CliError> {
     let mut ours = Vec::new();
     {
         let cluster = node::Cluster::three(bench, &bench.place("registrations")?).await?;
-        // Numbers go on over all cases, so that every registration is a new one and goes through the log.
+        // Numbers continue over all cases, so that every registration is new and goes through the log.
         let numbers = Arc::new(AtomicU64::new(0));
         for (clients, batch, _) in CASES {
             ours.push(maxine(bench, &cluster, clients, batch, &numbers).await?);
@@ -106,7 +107,7 @@ fn figures(outcome: Option<&Outcome>) -> [Value; 4] {
     })
 }
 
-/// A service of at most this many instances, so that no single one grows beyond what is usual.
+/// Maximum number of instances per service, so that no service is larger than usual.
 const PER_SERVICE: u64 = 100;
 
 pub(super) async fn maxine(

@@ -1,14 +1,14 @@
-//! Figures as a table, JSON and Markdown: one shape for all measurements.
+//! The figures as a table, as JSON and as Markdown, in one form for all measurements.
 
 use serde_json::{Value, json};
 
 use maxine::cli::output::render;
 
-/// All that one run measured.
+/// The results of one run.
 pub(super) struct Report {
-    /// Processor, cores, kernel and file system, in words.
+    /// A description of the machine: processor, cores, kernel and file system.
     pub machine: String,
-    /// What to know before believing the figures.
+    /// Conditions that a reader of the figures must know.
     pub notes: Vec<String>,
     /// One per measurement.
     pub sections: Vec<Section>,
@@ -18,30 +18,30 @@ pub(super) struct Report {
 pub(super) struct Section {
     /// Its name.
     pub name: &'static str,
-    /// What was done, and how the sides were made comparable.
+    /// How it was measured, and how the sides were made comparable.
     pub method: String,
-    /// The figures' names.
+    /// The names of the figures.
     pub columns: Vec<&'static str>,
-    /// The figures, as many as columns.
+    /// The figures, one for each column.
     pub rows: Vec<Vec<Value>>,
-    /// What is aimed at, and whether it was reached.
+    /// The aims, and whether they were met.
     pub goals: Vec<Goal>,
 }
 
-/// An aim and what came of it.
+/// An aim and its result.
 pub(super) struct Goal {
     /// What is measured.
     pub text: String,
-    /// The aim, in words.
+    /// The aim, as text.
     pub aim: String,
-    /// What was seen.
+    /// The measured value.
     pub seen: String,
-    /// Whether that is enough.
+    /// Whether the aim was met.
     pub met: bool,
 }
 
 impl Report {
-    /// For people.
+    /// The text for people.
     pub(super) fn text(&self) -> String {
         let mut text = format!("{}\n", self.machine);
         for note in &self.notes {
@@ -61,13 +61,13 @@ impl Report {
         text
     }
 
-    /// For scripts.
+    /// The JSON for scripts.
     pub(super) fn json(&self) -> Value {
         let sections: Vec<Value> = self.sections.iter().map(Section::json).collect();
         json!({"machine": self.machine, "notes": self.notes, "sections": sections})
     }
 
-    /// For the documentation.
+    /// The Markdown for the documentation.
     pub(super) fn markdown(&self, command: &str) -> String {
         let mut text = format!(
             "# Benchmark figures\n\nMade by `{command}`; do not edit.\n\n{}\n",
@@ -129,7 +129,7 @@ impl Goal {
     }
 }
 
-/// A figure as people read it: whole numbers from 100 on, three digits below.
+/// A figure for people: a whole number from 100 on, and three digits below.
 fn cell(value: &Value) -> String {
     match value {
         Value::Null => "-".into(),

@@ -1,4 +1,5 @@
-//! Discovery while thousands watch: the same load with no watcher, with quiet ones, and with ones that are told of changes.
+//! Measures discovery with thousands of watchers: the same load without watchers, with idle watchers, and
+//! with watchers that receive changes.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,13 +20,13 @@ use super::{Bench, node};
 use maxine::cli::exit::CliError;
 
 const SERVICES: u64 = 1_000;
-/// Connections that are opened at once.
+/// Number of connections that are opened concurrently.
 const OPENING_MAX: usize = 256;
-/// The share of discovery's throughput that quiet watchers must leave.
+/// The required share of discovery's throughput with idle watchers.
 const SHARE_AIM: f64 = 0.9;
 const TIME_TO_OPEN: Duration = Duration::from_secs(120);
 
-/// Clients of `GET /watch`, spread over the services, that read what comes.
+/// Clients of `GET /watch`, spread over the services, that read all events.
 struct Watchers {
     opened: Arc<AtomicU64>,
     events: Arc<AtomicU64>,
@@ -55,7 +56,7 @@ impl Drop for Watchers {
     }
 }
 
-/// One watcher: counts that it was told to watch, and what it is told.
+/// One watcher: counts that its watch is active, and the events that it receives.
 async fn watch(
     addr: String,
     request: Vec<u8>,

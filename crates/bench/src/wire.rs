@@ -1,7 +1,7 @@
-//! A cheap HTTP/1.1 client for load: one connection, bytes out, status and body in.
+//! A minimal HTTP/1.1 client for load, with one connection.
 //!
-//! It is made so small because it shares two cores with the servers that it measures: requests are bytes that were made
-//! beforehand, and of an answer only status, length and body are looked at.
+//! It is minimal because it shares two cores with the servers that it measures. Requests are prepared in
+//! advance. Of an answer, only the status, the length and the body are read.
 
 use std::io;
 
@@ -41,9 +41,10 @@ impl Connection {
         Ok(Self { stream, buffer: vec![0; 4_096], filled: 0, used: 0 })
     }
 
-    /// Sends a request and waits for the answer's status and body. After an error the connection is of no use.
+    /// Sends a request and returns the status and body of the answer. After an error the connection cannot be
+    /// used.
     pub(super) async fn call(&mut self, request: &[u8]) -> io::Result<(u16, &[u8])> {
-        // What the last answer left is dropped: requests are not pipelined.
+        // The rest of the last answer is dropped, because requests are not pipelined.
         self.buffer.copy_within(self.used..self.filled, 0);
         self.filled -= self.used;
         self.used = 0;

@@ -1,6 +1,6 @@
-//! Runs fuzz targets without a fuzzer, on stable Rust: each on its seeds, then on mutations of them.
+//! Runs fuzz targets without a fuzzer, on stable Rust: each on its seeds, and then on mutations of them.
 //!
-//! A target that panics fails `cargo test` with the input shrunk. The inputs are the same in each run;
+//! If a target panics, `cargo test` fails with the shrunk input. The inputs are the same in each run.
 //! `scripts/fuzz.sh` searches further.
 
 use std::collections::BTreeSet;
@@ -14,7 +14,7 @@ use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
 use super::Target;
 
-/// One change of an input.
+/// A change of an input.
 #[derive(Clone, Debug)]
 enum Mutation {
     Set(Index, u8),
@@ -28,7 +28,7 @@ enum Mutation {
 
 fn mutation() -> impl Strategy<Value = Mutation> {
     let at = any::<Index>;
-    // Bytes that mean something to some parser come more often than chance would have it.
+    // Bytes with a meaning for some parser are used more often than at random.
     let byte = prop_oneof![
         any::<u8>(),
         prop::sample::select(&b"%.;/\\?#&=,:\"{}[] \t\r\n\0\x7f\xff\xc3-_~09"[..])
@@ -82,11 +82,12 @@ fn mutated(mut bytes: Vec<u8>, mutations: &[Mutation], seeds: &[Vec<u8>]) -> Vec
     bytes
 }
 
-/// Checks that every target holds on its seeds and on `cases` mutations of them, and that `fuzz/` has a file
-/// for each.
+/// Runs every target on its seeds and on `cases` mutations of them, and checks that `fuzz/` has a file for
+/// each.
 ///
 /// # Panics
-/// If a target panics, or has no file.
+///
+/// Panics if a target panics, or has no file.
 pub fn check(targets: &[Target], cases: u32) {
     let breaks = |target: &&Target| {
         let (name, seeds) = (target.name, (target.seeds)());

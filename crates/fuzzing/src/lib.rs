@@ -1,8 +1,8 @@
-//! What fuzz targets share.
+//! Shared code of the fuzz targets.
 //!
-//! A target feeds bytes from outside to one parser of ours and checks what that parser promises about any
-//! bytes. Each stands beside its parser, in a module `fuzz` of the parser's crate, and panics where a promise is
-//! broken. `cargo test` runs every target on mutated seeds ([`check`]); `fuzz/` runs them with a fuzzer.
+//! A target passes bytes from outside to one of our parsers and checks what the parser promises for any
+//! bytes. Each is in a module `fuzz` of the parser's crate, and panics if a promise is broken. `cargo test`
+//! runs every target on mutated seeds ([`check`]). `fuzz/` runs them with a fuzzer.
 
 mod driver;
 
@@ -21,10 +21,11 @@ pub struct Target {
     pub seeds: fn() -> Vec<Vec<u8>>,
 }
 
-/// Runs the target of this name.
+/// Runs the target with this name.
 ///
 /// # Panics
-/// When there is no such target, and where the target finds a broken promise.
+///
+/// Panics if there is no such target, or if the target finds a broken promise.
 pub fn run(targets: &[Target], name: &str, bytes: &[u8]) {
     let target = targets.iter().find(|target| target.name == name);
     (target.expect("a target of this name").run)(bytes);
@@ -36,7 +37,7 @@ pub fn texts(texts: &[&str]) -> Vec<Vec<u8>> {
     texts.iter().map(|text| text.as_bytes().to_vec()).collect()
 }
 
-/// Takes the first line off an input; what follows may be anything.
+/// Splits the first line off an input. The rest may be anything.
 #[must_use]
 pub fn first_line(bytes: &[u8]) -> (&[u8], &[u8]) {
     match bytes.iter().position(|byte| *byte == b'\n') {
@@ -45,7 +46,8 @@ pub fn first_line(bytes: &[u8]) -> (&[u8], &[u8]) {
     }
 }
 
-/// Header fields, one a line as `name: value`; what cannot be one is left out, as the HTTP parser would.
+/// Header fields, one per line as `name: value`. Lines that are no header field are left out, as by the HTTP
+/// parser.
 #[must_use]
 pub fn headers(bytes: &[u8]) -> HeaderMap {
     let mut headers = HeaderMap::new();

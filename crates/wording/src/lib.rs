@@ -1,15 +1,16 @@
-//! What parsers and the system say, in words for people: which field, what is accepted, what was given.
+//! Rewrites error texts of parsers and of the operating system for people: which field, what is accepted, and
+//! what was given.
 //!
-//! Place in the flow: wherever an error of `serde`, a URL parser or the system would reach an answer
-//! of the API, the command line or the settings.
+//! Place in the flow: it is used wherever an error of `serde`, of a URL parser or of the operating system
+//! would reach an answer of the API, the command line or the settings.
 
 use std::io;
 
 use serde::Deserialize;
 
-/// Most characters of a given value that are shown.
+/// Maximum number of characters of a given value that are shown.
 const SHOWN_CHARS_MAX: usize = 100;
-/// What a parser of numbers in text says, and what it wants.
+/// Error texts of parsers for numbers, and what they expect.
 const OF_TEXT: &[(&str, &str)] = &[
     ("invalid digit found in string", "a whole number"),
     ("cannot parse integer from empty string", "a whole number"),
@@ -30,27 +31,28 @@ pub enum JsonFault {
     Other,
 }
 
-/// JSON that cannot be read.
+/// An error in JSON.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JsonError {
-    /// The field that it is about, if that is known.
+    /// The field that it concerns, if it is known.
     pub field: Option<String>,
-    /// What is wrong.
+    /// The kind of error.
     pub fault: JsonFault,
-    /// The whole complaint.
+    /// The complete text.
     pub text: String,
 }
 
-/// Reads JSON.
+/// Parses JSON.
 ///
 /// # Errors
+///
 /// [`JsonError`] with the path of the field.
 pub fn read_json<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, JsonError> {
     serde_json::from_slice(bytes).map_err(|error| {
         if error.is_syntax() || error.is_eof() {
             return JsonError { field: None, fault: JsonFault::Other, text: syntax(&error) };
         }
-        // Read again, for where it went wrong.
+        // Parsed again to find the position of the error.
         let mut reader = serde_json::Deserializer::from_slice(bytes);
         let path = match serde_path_to_error::deserialize::<_, T>(&mut reader) {
             Ok(_) => String::new(),
@@ -60,7 +62,7 @@ pub fn read_json<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, JsonError
     })
 }
 
-/// What is wrong with text that is no JSON.
+/// A text for a JSON syntax error.
 #[must_use]
 pub fn syntax(error: &serde_json::Error) -> String {
     if error.is_eof() {
@@ -71,7 +73,7 @@ pub fn syntax(error: &serde_json::Error) -> String {
     format!("this is not valid JSON: {} in line {line}, column {column}", without_place(&message))
 }
 
-/// The complaint `message` of a parser about the field at `path`.
+/// Rewrites the parser's error `message` about the field at `path`.
 #[must_use]
 pub fn complaint(path: &str, message: &str) -> JsonError {
     let message = without_place(message);
@@ -122,7 +124,7 @@ pub fn complaint(path: &str, message: &str) -> JsonError {
     known(if path.is_empty() { message.to_owned() } else { format!("{path}: {message}") })
 }
 
-/// `message` without the place that `serde_json` adds.
+/// `message` without the position that `serde_json` adds.
 fn without_place(message: &str) -> &str {
     message.rsplit_once(" at line ").map_or(message, |(text, _)| text)
 }
@@ -131,12 +133,12 @@ fn quoted<'a>(message: &'a str, start: &str) -> Option<&'a str> {
     message.strip_prefix(start)?.split_once('`').map(|(name, _)| name)
 }
 
-/// `one of `a`, `b`` and its other forms, as a plain list.
+/// Converts `` one of `a`, `b` `` and its other forms to a plain list.
 fn choices(there: &str) -> String {
     there.trim_start_matches("one of ").replace('`', "").replace(" or ", ", ")
 }
 
-/// A type, as people call it.
+/// The name of a type for people.
 fn kind(wanted: &str) -> String {
     let range = |bits: u32| format!("a whole number from 0 to {}", u64::MAX >> (64 - bits));
     match wanted {
@@ -177,7 +179,7 @@ fn value(given: &str) -> String {
     }
 }
 
-/// An error of the system about a file.
+/// A text for an error of the operating system about a file.
 #[must_use]
 pub fn io(error: &io::Error) -> String {
     match error.kind() {
@@ -192,7 +194,7 @@ pub fn io(error: &io::Error) -> String {
     }
 }
 
-/// A number of things, such as `1 entry` or `2 entries`. Takes the noun in the singular.
+/// A number with a noun, such as `1 entry` or `2 entries`. Takes the noun in the singular.
 #[must_use]
 pub fn count(number: impl std::fmt::Display, noun: &str) -> String {
     let number = number.to_string();
@@ -213,7 +215,7 @@ pub fn lacks_brackets(host_and_port: &str) -> bool {
     host.matches(':').count() > 1 && !host.contains(['[', '@'])
 }
 
-/// Why `text` is no URL of a server.
+/// Why `text` is not the URL of a server.
 #[must_use]
 pub fn not_a_url(text: &str) -> String {
     let rest = text.split_once("://").map_or(text, |(_, rest)| rest);

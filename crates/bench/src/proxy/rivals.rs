@@ -1,5 +1,5 @@
-//! The proxies that Maxine is measured beside: HAProxy and nginx as Debian ships them, one thread each, with keep-alive
-//! on both sides and without logs; and the least that a proxy on the same HTTP library can be.
+//! The proxies for comparison with Maxine. HAProxy and nginx are the Debian versions, with one thread each,
+//! keep-alive on both sides and no logs. The third is a bare proxy on the same HTTP library.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -24,7 +24,7 @@ pub(super) enum Rival {
 }
 
 impl Rival {
-    /// As people know it.
+    /// The usual name.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Nginx => "nginx",
@@ -33,7 +33,7 @@ impl Rival {
         }
     }
 
-    /// Its version, or `None` where it is not installed.
+    /// Its version; `None` if it is not installed.
     pub(super) fn version(self) -> Option<String> {
         let (program, flag) = match self {
             Self::Nginx => ("nginx", "-v"),
@@ -48,7 +48,7 @@ impl Rival {
             .map(str::to_owned)
     }
 
-    /// Starts it on the servers' core, in front of `upstream`, with its files in `dir`.
+    /// Starts it on the servers' core, before `upstream`, with its files in `dir`.
     pub(super) async fn start(
         self,
         dir: &Path,
@@ -92,7 +92,7 @@ impl Rival {
     }
 }
 
-/// A system program; on Debian both live where only root looks.
+/// A system program. On Debian both are in a directory that only root has in its path.
 fn command(program: &str) -> Command {
     let in_sbin = Path::new("/usr/sbin").join(program);
     if in_sbin.exists() { Command::new(in_sbin) } else { Command::new(program) }

@@ -9,7 +9,7 @@ use crate::load::Outcome;
 use crate::report::{Goal, Section, ms};
 use maxine::cli::exit::CliError;
 
-/// The table of requests per second, and how far ahead Maxine is.
+/// The table of requests per second, with the ratio of Maxine to the others.
 pub(super) fn throughput(
     bench: &Bench,
     sides: &[Side],

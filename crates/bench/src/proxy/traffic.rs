@@ -1,8 +1,10 @@
-//! Load and instance on one core: a single thread that serves the answers and makes the requests, over one epoll set.
+//! The load and the instance on one core: a single thread sends the requests and serves the answers, with one
+//! epoll set.
 //!
-//! Both ends of the proxy under measurement live here, so they take turns on one core and leave the other to the proxy.
-//! It is made as lean as it can be, since it makes as many system calls per request as the proxy does: no allocation
-//! and no task per request. Requests are bytes made beforehand; of an answer only status and length are looked at.
+//! Both ends of the proxy under measurement are here, so they share one core and leave the other to the
+//! proxy. The code is as small as possible, because it makes as many system calls per request as the proxy:
+//! there is no allocation and no task per request. Requests are prepared in advance. Of an answer, only the
+//! status and the length are checked.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -15,29 +17,30 @@ use maxine_clock::Clock;
 
 /// The body of every answer, in bytes.
 pub(super) const BODY_LEN: usize = 1_024;
-/// Most events that are taken at once.
+/// Maximum number of events in one call.
 const EVENTS_MAX: usize = 256;
-/// How long a run may go on without any answer, in microseconds.
+/// Maximum time of a run without an answer, in microseconds.
 const SILENCE_US_MAX: u64 = 10_000_000;
-/// The buffer of one client: an answer with its head fits many times.
+/// Length of a client's buffer. Many answers fit into it.
 const BUFFER_LEN: usize = 16 * 1_024;
-/// What events of the listener are marked with; connections are marked with their number, clients with this bit too.
+/// The mark of the listener's events. Connections are marked with their number, and clients also with this
+/// bit.
 const LISTENER: u64 = u64::MAX;
 const CLIENT: u64 = 1 << 63;
 
-/// What is to be sent.
+/// The requests of a run.
 pub(super) struct Plan {
-    /// Where to.
+    /// The address of the proxy.
     pub(super) target: SocketAddr,
-    /// One request for each connection, which repeats it.
+    /// One request for each connection, which is repeated.
     pub(super) requests: Vec<Vec<u8>>,
-    /// Keep-alive connections.
+    /// Number of keep-alive connections.
     pub(super) connections: usize,
-    /// Requests per second over all connections; `None` for one under way on each connection all the time.
+    /// Requests per second over all connections; `None` to always have one in flight on each connection.
     pub(super) per_second: Option<u64>,
-    /// How long answers are not counted at the beginning, in microseconds.
+    /// Time at the beginning in which answers are not counted, in microseconds.
     pub(super) warmup_us: u64,
-    /// How long they are counted, in microseconds.
+    /// Time in which they are counted, in microseconds.
     pub(super) measured_us: u64,
 }
 
@@ -55,7 +58,7 @@ pub(super) struct Traffic {
 /// A connection that the proxy opened.
 struct Served {
     stream: TcpStream,
-    /// How much of the blank line that ends a head was seen.
+    /// How much of the blank line that ends a head was received.
     matched: usize,
 }
 
@@ -64,7 +67,7 @@ struct Client {
     stream: TcpStream,
     buffer: Vec<u8>,
     filled: usize,
-    /// Since when an answer is due; 0 for not at all.
+    /// Since when an answer is expected; 0 for none.
     since_us: u64,
 }
 
@@ -91,7 +94,7 @@ impl Traffic {
         Ok(Self { clock, epoll, listener, answer, served: Vec::new(), free: Vec::new(), scratch })
     }
 
-    /// Where the instance listens.
+    /// The address of the instance.
     pub(super) fn addr(&self) -> io::Result<SocketAddr> {
         self.listener.local_addr()
     }
@@ -123,8 +126,8 @@ impl Traffic {
             if let Some(pace) = &mut pace {
                 pace.send_due(&mut clients, plan, now_us)?;
             }
-            // The thread never sleeps: a proxy that is slower would pay for waking it more often,
-            // and with a pace a timer's slack would be measured as latency.
+            // The thread never sleeps. Otherwise a slower proxy would have to wake it more often, and with a
+            // pace, the timer's delay would be counted as latency.
             let ready = self.epoll.wait(&mut events, EpollTimeout::ZERO)?;
             for event in &events[..ready] {
                 match event.data() {
@@ -160,7 +163,7 @@ impl Traffic {
         })
     }
 
-    /// Opens connections, has one request answered on each, and returns them: they are idle then.
+    /// Opens connections, sends one request on each, and returns them idle.
     pub(super) fn idle(
         &mut self,
         target: SocketAddr,
@@ -173,7 +176,7 @@ impl Traffic {
             let mut client = Client::open(target)?;
             client.send(request, 1)?;
             let asked_us = self.clock.monotonic_us();
-            // Only the served side is in the set; the client is asked in turn.
+            // Only the served side is in the set; the client is polled in turn.
             loop {
                 let ready = self.epoll.wait(&mut events, EpollTimeout::ZERO)?;
                 for event in &events[..ready] {
@@ -225,7 +228,7 @@ impl Traffic {
         }
     }
 
-    /// Answers what came in on one connection; one that ended is let go.
+    /// Answers the data on one connection. A connection that has ended is dropped.
     fn serve(&mut self, n: usize) {
         let Some(served) = self.served.get_mut(n).and_then(Option::as_mut) else { return };
         let asked = match served.stream.read(&mut self.scratch) {
@@ -238,7 +241,7 @@ impl Traffic {
             (0..asked).try_for_each(|_| served.stream.write_all(&self.answer)).map_err(drop)
         });
         if answered.is_err() {
-            // Closing it takes it out of the set as well.
+            // Closing it also removes it from the set.
             self.served[n] = None;
             self.free.push(n);
         }
@@ -246,10 +249,10 @@ impl Traffic {
 }
 
 impl Served {
-    /// How many heads end in these bytes; requests have no bodies.
+    /// Number of heads that end in these bytes; requests have no bodies.
     fn heads(&mut self, bytes: &[u8]) -> usize {
         const END: &[u8; 4] = b"\r\n\r\n";
-        // Nearly always: one whole request.
+        // The usual case: one complete request.
         if self.matched == 0 && bytes.ends_with(END) && count_of(bytes, END) == 1 {
             return 1;
         }
@@ -283,11 +286,11 @@ impl Client {
 
     fn send(&mut self, request: &[u8], now_us: u64) -> io::Result<()> {
         self.since_us = now_us;
-        // A request is far smaller than an empty socket's buffer.
+        // A request is much smaller than an empty socket buffer.
         self.stream.write_all(request)
     }
 
-    /// Reads what there is; the status where an answer is complete.
+    /// Reads the available data. Returns the status if an answer is complete.
     fn receive(&mut self) -> io::Result<Option<u16>> {
         match self.stream.read(&mut self.buffer[self.filled..]) {
             Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
@@ -336,7 +339,8 @@ impl Counts {
     }
 }
 
-/// Sends at a steady rate, whatever the answers take: what is late counts from when it was due.
+/// Sends at a constant rate, however long answers take. The latency of a late request counts from its
+/// scheduled time.
 struct Pace {
     between_us: f64,
     begun_us: u64,
@@ -365,7 +369,7 @@ impl Pace {
             }
             let len = clients.len();
             let free = (0..len).map(|n| (self.next + n) % len).find(|n| clients[*n].since_us == 0);
-            // With none free the request stays due, and its wait counts.
+            // If no connection is free, the request stays due, and its wait counts.
             let Some(n) = free else { return Ok(()) };
             clients[n].send(&plan.requests[n % plan.requests.len()], due_us)?;
             self.next = n + 1;
