@@ -1,6 +1,6 @@
 /**
- * Every write of the page. Each takes effect through one request and answers with what the server
- * said; confirmation, undo and messages belong to the screens.
+ * Every write of the page. Each is one request and returns the server's answer. Confirmation, undo
+ * and messages belong to the screens.
  */
 import { call, path, send } from './client';
 import { signedIn, signedOut } from './session';
@@ -34,11 +34,11 @@ export const drain = (i: InstanceName, reason: string) =>
 
 export const undrain = (i: InstanceName) => call(`${instancePath(i)}/drain`, { method: 'DELETE' });
 
-/** With the lease epoch, exactly the registration that was seen is removed, never a newer one. */
+/** With the lease epoch, only the displayed registration is removed, never a newer one. */
 export const deregister = (i: InstanceName & { lease_epoch: number }) =>
   call<{ removed: boolean }>(instancePath(i), { method: 'DELETE', query: { lease_epoch: i.lease_epoch } });
 
-/** Registers an instance as it is known, with `change` applied. Also renews its lease. */
+/** Registers an instance again with its present values and `change`. Also renews its lease. */
 export function register(i: Instance, change: Partial<Pick<Instance, 'weight'>> = {}) {
   const { address, weight, ttl_ms, permanent, zone, version, node, tags, metadata, probe, checks } = { ...i, ...change };
   const body: Record<string, unknown> = { address, weight, permanent, tags, metadata };
@@ -85,7 +85,7 @@ export const takeSnapshot = () => call('/cluster/snapshot', { method: 'POST', bo
 
 export const confirmExpiry = () => call('/cluster/expiry/confirm', { method: 'POST', body: {} });
 
-/** The backup as a file, with the index it stands at. */
+/** The backup as a file, with its index. */
 export async function takeBackup(): Promise<{ blob: Blob; index: string; name: string }> {
   const response = await send('/cluster/backup', {
     headers: { accept: 'application/octet-stream' },

@@ -27,7 +27,7 @@ export interface Answer<T> {
   headers: Headers;
 }
 
-/** The path with each part escaped: `path('services', ns, name)`. Refuses what a URL takes for another path. */
+/** The path with each part escaped: `path('services', ns, name)`. Refuses a part that would change the path. */
 export function path(...parts: (string | number)[]): string {
   const segment = (part: string | number) => {
     if (['', '.', '..'].includes(String(part))) throw new TypeError(`"${part}" cannot be a name in a URL`);

@@ -1,7 +1,7 @@
 /**
- * What the page knows of its link to the cluster: which node serves it, whether changes stream in,
- * how old the data is, whether there is a leader. Filled in by the client and the stream; read by
- * the banner and the top bar. It holds no data of the registry.
+ * The state of the page's connection to the cluster: the node that serves it, whether the watch stream
+ * is open, how old the data is, and whether there is a leader. The client and the stream write it; the
+ * banner and the top bar read it. It has no data of the registry.
  */
 import { createStore } from './store';
 
@@ -35,7 +35,7 @@ export const connection = createStore<Connection>({
 /** Data older than this is called stale. */
 export const STALE_AFTER_MS = 5_000;
 
-/** Takes in the freshness headers of an answer. */
+/** Stores the freshness headers of an answer. */
 export function heard(headers: Headers): void {
   const now = Date.now();
   const index = Number(headers.get('x-maxine-index') ?? 0);
@@ -62,7 +62,7 @@ export type Staleness =
   | { kind: 'behind'; ageMs: number }
   | { kind: 'unknown' };
 
-/** How far the page may be trusted at `now`. */
+/** Whether the data on the page is current at `now`. */
 export function stalenessOf(c: Connection, now: number): Staleness {
   if (c.stream === 'lost') return { kind: 'lost', ageMs: Math.max(0, now - c.heardAt) };
   if (c.leader === 'unknown') {

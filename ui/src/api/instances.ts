@@ -1,4 +1,4 @@
-/** What can be said of an instance without asking the server: pure, tested alone. */
+/** Derives the state of an instance from its data, without a request. Pure functions. */
 import type { Instance, ServiceSummary } from './types';
 
 export type InstanceState = 'ready' | 'unknown' | 'unhealthy' | 'evicted' | 'draining';
@@ -8,7 +8,7 @@ export interface InstanceFilter {
   health?: string | undefined;
 }
 
-/** One word for an instance; draining is named first, for it is an operator's own doing. */
+/** One word for the state of an instance. Draining comes first, because an operator decided it. */
 export function stateOf(instance: Pick<Instance, 'health' | 'drain'>): InstanceState {
   if (instance.drain) return 'draining';
   if (instance.health.liveness === 'evicted') return 'evicted';

@@ -1,6 +1,6 @@
 /**
- * Turns changes of the watch stream into the cache's new content, so that screens redraw without
- * asking again. What an event does not carry whole is asked for, once per batch and bounded.
+ * Applies changes of the watch stream to the cache, so that screens update without a request. What an
+ * event does not contain is requested, once per batch and with a limit.
  */
 import type { InfiniteData, QueryClient } from '@tanstack/react-query';
 import { call, path } from './client';
@@ -9,11 +9,11 @@ import { byKey, matches, routable, type InstanceFilter } from './instances';
 import { keys, type ServicesData } from './queries';
 import type { Change, Instance, Page, Service, ServiceSummary } from './types';
 
-/** Changes that come within this time are taken in together. */
+/** Changes within this time are applied together. */
 const BATCH_MS = 40;
-/** From this many touched services in one batch, the list is read anew instead. */
+/** If one batch changes this many services, the list is read again instead. */
 const SERVICES_PER_BATCH_MAX = 20;
-/** The list is read anew at most this often while changes pour in. */
+/** Minimum interval between two reads of the list while there are many changes. */
 const LIST_EVERY_MS = 1_500;
 const SLOW_EVERY_MS = 1_000;
 

@@ -1,6 +1,6 @@
 /**
- * The other nodes' addresses, remembered so that the page can go on when the node that serves it
- * is cut off. Addresses are no secret; they outlive a reload. Tokens never come here.
+ * The addresses of the other nodes. They are stored so that the page can continue when its node is
+ * unreachable. Addresses are not secret, and survive a reload. Tokens are never stored here.
  */
 import type { Member } from './types';
 

@@ -1,6 +1,6 @@
 /**
- * Errors as the API tells them (RFC 9457), and those that the browser adds: a node that cannot be
- * reached, an answer that is not one of Maxine's. Screens show `title`, `detail` and `action`.
+ * Errors of the API (RFC 9457), and those of the browser: a node that cannot be reached, or an answer
+ * that is not from Maxine. Screens show `title`, `detail` and `action`.
  */
 
 export interface ProblemBody {
@@ -84,7 +84,7 @@ function isProblemBody(body: unknown): body is ProblemBody {
   return typeof it?.type === 'string' && typeof it.title === 'string' && typeof it.status === 'number';
 }
 
-/** Any thrown value as a problem that can be shown. */
+/** Converts any thrown value to a problem for display. */
 export function asProblem(error: unknown): Problem {
   if (error instanceof Problem) return error;
   const detail = error instanceof Error ? error.message : String(error);

@@ -1,4 +1,4 @@
-/** Every read of the page: its key, its route, how often it is asked where no event tells. */
+/** Every read of the page: its key, its route, and its interval if there are no events for it. */
 import { infiniteQueryOptions, keepPreviousData, queryOptions } from '@tanstack/react-query';
 import { call, path } from './client';
 import type { InstanceFilter } from './instances';
@@ -75,7 +75,7 @@ export const meQuery = () =>
     queryFn: async ({ signal }) => (await call<Me>('/me', { signal })).data,
   });
 
-/** No event tells of indexes, lag and disk: asked every two seconds while the page is seen. */
+/** There are no events for indexes, lag and disk, so they are read every two seconds while the page is visible. */
 export const clusterQuery = () =>
   queryOptions({
     queryKey: keys.cluster(),
@@ -87,7 +87,7 @@ export const clusterQuery = () =>
     refetchInterval: 2_000,
   });
 
-/** Each node asked over the nodes' own links. */
+/** The answers of all nodes, which the serving node fetches from its peers. */
 export const nodesQuery = () =>
   queryOptions({
     queryKey: ['nodes'] as const,
@@ -103,7 +103,7 @@ export const instanceNodesQuery = (ns: string, name: string, id: string) =>
     refetchInterval: 2_000,
   });
 
-/** Who asked for a transfer may be recorded up to this long after the grant, and no event tells of it. */
+/** The requester of a transfer may be recorded up to this long after the grant, without an event. */
 const CAUSE_SETTLES_MS = 15_000;
 
 export const leadershipQuery = () =>
@@ -159,7 +159,7 @@ export const instancesQuery = (ns: string, name: string, filter: InstanceFilter)
     staleTime: 60_000,
   });
 
-/** Probes are each node's own and make no events: asked while the panel is open. */
+/** Probes belong to each node and cause no events, so they are read while the panel is open. */
 export const whyQuery = (ns: string, name: string, id: string) =>
   queryOptions({
     queryKey: keys.why(ns, name, id),
@@ -236,7 +236,7 @@ const list = <T>(key: readonly unknown[], route: string, refetchInterval: number
   });
 
 // Alerts and traces are each node's own and come by no event.
-/** Whether someone should still look at it. */
+/** Whether the alert is still open. */
 export const isOpen = (alert: Alert) => alert.acknowledged_by === null && alert.state !== 'resolved';
 export const alertsQuery = () => list<Alert>(keys.alerts(), '/alerts', 5_000, 1_000);
 export const silencesQuery = () => list<Silence>(keys.silences(), '/alerts/silences', 15_000);

@@ -1,7 +1,7 @@
 /**
  * Who is signed in. The session itself is an HttpOnly cookie that no script can read. The bearer
- * token from sign-in stays in this module's memory only, for one use: to go on at another node
- * when the one that serves the page is cut off. It is never stored and is gone with the page.
+ * token from sign-in stays in this module's memory only. Its only use is to continue at another node
+ * when the serving node is unreachable. It is never stored, and is lost with the page.
  */
 import { createStore } from './store';
 import type { Me, Role } from './types';

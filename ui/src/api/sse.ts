@@ -1,6 +1,6 @@
 /**
  * Server-sent events read from a `fetch` body. Unlike `EventSource` it can carry a bearer token to
- * another node, tells the status of a refusal, and lets the caller decide when to try again.
+ * another node, returns the status of a refusal, and lets the caller decide when to try again.
  */
 
 export interface SseMessage {

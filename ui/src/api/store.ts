@@ -1,4 +1,4 @@
-/** A value that components follow: the smallest thing that `useSyncExternalStore` needs. */
+/** A value that components subscribe to with `useSyncExternalStore`. */
 import { useSyncExternalStore } from 'react';
 
 export interface Store<T> {

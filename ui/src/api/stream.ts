@@ -1,6 +1,6 @@
 /**
- * Keeps one watch stream open while someone is signed in: reconnects where it left off, and moves
- * to another node when the present one stays silent. Hands changes on; does not interpret them.
+ * Keeps one watch stream open while someone is signed in. It reconnects at the last position, and moves
+ * to another node when the present one is silent. It forwards changes and does not interpret them.
  */
 import { apiUrl, credentialsFor } from './client';
 import { connection, heard } from './connection';
@@ -17,7 +17,7 @@ const BACKOFF_MAX_MS = 5_000;
 /** A node is left after this many failures in a row. */
 const FAILURES_UNTIL_MOVE = 2;
 
-/** Where a stream stands: the id to resume from, which names the history, and the index in it. */
+/** The position of a stream: the id from which to resume, which names the history, and the index in it. */
 interface Place {
   id: string;
   index: number;
@@ -132,7 +132,7 @@ function alive(c: ReturnType<typeof connection.get>) {
   return { ...c, stream: 'live' as const, heardAt: now, lastError: null };
 }
 
-/** Takes the next node in turn. Without a bearer token no other node would let the page in. */
+/** Moves to the next node. Without a bearer token no other node would accept the page. */
 function moveOn(from: string): void {
   const bases = knownBases().filter((base) => base === '' || bearerToken() !== null);
   if (bases.length < 2) return;

@@ -1,6 +1,6 @@
 /**
- * Traffic as a node counted it, in steps of a few seconds. The node keeps an hour for itself and a
- * quarter of one for each service, so a page that is opened now shows what was, too.
+ * Traffic as a node counted it, in steps of a few seconds. The node keeps one hour for itself and 15
+ * minutes for each service, so a page that is opened now also shows the past.
  */
 import { queryOptions } from '@tanstack/react-query';
 import { call } from './client';
@@ -40,7 +40,7 @@ export interface Rate {
 const EVERY_MS = 5_000;
 const HOUR_MS = 3_600_000;
 
-/** Steps in which nothing happened are not told; the one that is under way would look like a fall. */
+/** Steps without requests are not in the answer. The present step is left out, because it would look like a drop. */
 export function wholeSteps(view: Pick<TrafficView, 'step_ms' | 'now_ms' | 'items'>): TrafficStep[] {
   const first = view.items[0];
   if (!first) return [];
@@ -73,7 +73,7 @@ export function latencies({ steps, stepMs }: Traffic, of: (step: TrafficStep) =>
 
 export const calls = (step: TrafficStep): number => step.lookups + step.proxied;
 
-/** No event tells of counters: asked every few seconds while the page is seen. */
+/** There are no events for counters, so they are read every few seconds while the page is visible. */
 export const trafficQuery = (service?: { namespace: string; name: string }) =>
   queryOptions({
     queryKey: ['traffic', service?.namespace ?? null, service?.name ?? null] as const,

@@ -113,7 +113,7 @@ export interface HealthWhy {
   observations: Observation[];
 }
 
-/** A probe as the server gives it; fields that this page does not know are kept as they are. */
+/** A probe as the server returns it. Fields that this page does not know are kept unchanged. */
 export interface Probe {
   kind?: 'heartbeat' | 'http' | 'tcp' | 'grpc';
   path?: string;
@@ -142,7 +142,7 @@ export interface RuntimeConfig {
   [field: string]: unknown;
 }
 
-/** A configuration that held once, or holds now; no user and no time where the log does not know. */
+/** An earlier configuration or the present one. It has no user and no time if they are unknown. */
 export interface ConfigRevision {
   revision: number;
   time_ms: number | null;
@@ -230,7 +230,7 @@ export interface LeadershipGrant {
   by?: string | null;
 }
 
-/** What a node says of itself. */
+/** A node's report about itself. */
 export interface NodeReport {
   node: string;
   version: string;
@@ -265,7 +265,7 @@ export interface ClusterNode {
   problem: string | null;
 }
 
-/** What each node knows of an instance: requests under way to it, and its own latest probes. */
+/** What each node knows about an instance: its requests in flight to it, and its own latest probes. */
 export interface InstanceAtNodes {
   in_flight: number;
   complete: boolean;
@@ -377,7 +377,7 @@ export interface Me {
   via: string;
 }
 
-/** One change out of the watch stream. */
+/** One change of the watch stream. */
 export interface Change {
   index: number;
   time_ms: number;

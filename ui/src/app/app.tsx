@@ -1,6 +1,6 @@
 /**
- * Who is there decides what is shown: sign-in, or the shell with a screen. Owns the query cache
- * and, while someone is signed in, the watch stream.
+ * Shows the sign-in, or the shell with a screen if someone is signed in. Owns the query cache and,
+ * while someone is signed in, the watch stream.
  */
 import { CSPProvider } from '@base-ui/react/csp-provider';
 import { Tooltip } from '@base-ui/react/tooltip';
@@ -107,7 +107,7 @@ function Gate({ queries }: { queries: QueryClient }) {
   );
 }
 
-/** Asks who the cookie belongs to; keeps asking while the node does not answer. */
+/** Reads the user of the cookie, and repeats this while the node does not answer. */
 function recogniseSession(): () => void {
   const stop = new AbortController();
   void (async () => {

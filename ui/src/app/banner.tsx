@@ -1,4 +1,4 @@
-/** Says when the page may not be believed: how old it is, why, and what goes on meanwhile. */
+/** The banner that says how old the data on the page is, why, and what still works. */
 import { useQuery } from '@tanstack/react-query';
 import { Link } from '@tanstack/react-router';
 import { connection, stalenessOf } from '../api/connection';
@@ -71,8 +71,8 @@ export function Banner() {
   if (data?.expiry?.suspended) {
     return (
       <Bar tone="warn">
-        <strong>Expiry is suspended.</strong> A large share of the fleet fell silent at once, so nothing is removed until
-        it is heard from again or an operator confirms under <Link to="/cluster">Cluster</Link>.
+        <strong>Expiry is suspended.</strong> A large share of all instances became silent at once. No instance is removed until
+        they send heartbeats again or an operator confirms that they are gone, under <Link to="/cluster">Cluster</Link>.
       </Bar>
     );
   }

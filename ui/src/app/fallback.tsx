@@ -1,4 +1,4 @@
-/** A place that does not exist, and a screen that failed. */
+/** The pages for an unknown address and for a screen that failed. */
 import { Link, useRouter, type ErrorComponentProps } from '@tanstack/react-router';
 import { asProblem } from '../api/problem';
 import { Screen } from '../parts/layout';

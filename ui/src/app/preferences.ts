@@ -1,4 +1,4 @@
-/** What this browser remembers of the person's taste: theme, single-key shortcuts, SLO objective. */
+/** Preferences that this browser stores: theme, single-key shortcuts, and the service level objective. */
 import { createStore } from '../api/store';
 
 export type Theme = 'system' | 'light' | 'dark';

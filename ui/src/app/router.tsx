@@ -1,5 +1,5 @@
 /**
- * The screens and what of them is in the address. The route is kept in the fragment: an unknown
+ * The screens, and the part of their state that is in the address. The route is kept in the fragment: an unknown
  * path must answer 404 by the HTTP contract, and so service names stay out of access logs.
  */
 import {
@@ -23,8 +23,8 @@ function texts<K extends string>(...names: K[]) {
 }
 
 /**
- * Each screen is a file of its own, so that the first one does not wait for all. One that does not come is an
- * error on its screen: the router would load the page anew, from a node that may just have gone.
+ * Each screen is a separate file, so that the first one does not wait for all. If a file cannot be loaded, its
+ * screen shows an error: the router would reload the page, from a node that may be unreachable.
  */
 const FILES = {
   cluster: () => import('../screens/cluster/cluster'),
@@ -51,8 +51,8 @@ const SCREENS = Object.fromEntries(
 ) as Files;
 
 /**
- * Fetches the other screens once the page has nothing better to do: they must be here before the node
- * that serves them is cut off.
+ * Loads the other screens when the page is idle, because they must be loaded before the serving node
+ * becomes unreachable.
  */
 export function fetchScreens(): void {
   const later = window.requestIdleCallback ?? ((act: () => void) => setTimeout(act, 500));

@@ -29,7 +29,7 @@ export function TopBar(props: { openMenu: () => void; openPalette: () => void; o
   );
 }
 
-/** Whether what is on the page is live, and from which node. */
+/** Whether the data on the page is live, and which node it comes from. */
 function Link() {
   const link = useStore(connection);
   const now = useNow();

@@ -1,5 +1,5 @@
 /**
- * Buttons. One that the role may not use stays in place and can be focused, says why in a
+ * Buttons. A button that the role may not use stays visible and focusable. It gives the reason in a
  * tooltip and to screen readers, and does nothing.
  */
 import { Tooltip } from '@base-ui/react/tooltip';
@@ -13,7 +13,7 @@ export interface ButtonProps extends Omit<ComponentPropsWithRef<'button'>, 'chil
   children?: ReactNode;
   kind?: 'plain' | 'primary' | 'danger' | 'quiet';
   icon?: IconName;
-  /** Why it cannot be used now; shown instead of being carried out. Null where it may be used. */
+  /** Why the button cannot be used now, which is shown instead of the action. Null if it can be used. */
   reason?: string | null | undefined;
   busy?: boolean;
 }
@@ -63,7 +63,7 @@ export function Tip({ text, children }: { text: string | null; children: ReactEl
   );
 }
 
-/** Why the signed-in role may not do what needs `role`; null where it may. */
+/** Why the signed-in role may not do what needs `role`; null if it may. */
 export function useDenied(role: Role): string | null {
   const state = useStore(session);
   if (state.phase !== 'signed-in' && state.phase !== 'expired') return 'Sign in first.';

@@ -1,6 +1,6 @@
 /**
- * Time series as SVG, drawn by hand: small, follows the theme, and readable without seeing it
- * (the latest, lowest and highest values are in its name).
+ * Time series as SVG, without a library. It follows the theme, and its accessible name has the latest,
+ * lowest and highest values.
  */
 import { useRef, useState, type PointerEvent } from 'react';
 import { clock, short } from './format';
@@ -29,7 +29,7 @@ export interface ChartProps {
 const LEFT_MIN = 44;
 /** Width of a character of the scale, at most. */
 const CHARACTER = 6.6;
-/** More lines than this would be lost in each other's ground. */
+/** With more lines than this, filled areas would hide lines. */
 const AREAS_MAX = 4;
 const BOTTOM = 20;
 const TOP = 8;
@@ -60,7 +60,7 @@ export function Chart(props: ChartProps) {
   }
   const end = Math.max(...all.map((p) => p.at));
   const extent = end - Math.min(...all.map((p) => p.at));
-  // While there is little to show, what there is fills the width.
+  // A short series is drawn over the whole width.
   const spanMs = Math.min(props.spanMs ?? 300_000, Math.max(SPAN_MIN_MS, extent));
   const from = end - spanMs;
   const visible = all.filter((p) => p.at >= from);
@@ -157,7 +157,7 @@ function line(
   return path;
 }
 
-/** The ground under a line, broken where the line is. */
+/** The filled area under a line, with the gaps of the line. */
 function area(points: Series['points'], from: number, x: (at: number) => number, y: (value: number) => number): string {
   let path = '';
   let before: { at: number; value: number } | null = null;

@@ -5,7 +5,7 @@ export interface DiffLine {
   text: string;
 }
 
-/** Past this many lines on a side, the quadratic table would be felt: both sides are shown whole. */
+/** With more lines on a side, the quadratic comparison would be slow, so both sides are shown as a whole. */
 const LINES_MAX = 1_500;
 
 export function diffLines(before: string, after: string): DiffLine[] {

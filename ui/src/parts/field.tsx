@@ -161,10 +161,10 @@ export function Search({
   );
 }
 
-/** The text of a search field that is also in the address: follows it when something else changes it. */
+/** The text of a search field that is also in the address: it changes when the address changes. */
 export function useTyped(inAddress: string | undefined): [string, (next: string) => void] {
   const [typed, setTyped] = useState(inAddress ?? '');
-  // The address follows the keys with a delay: what was typed here must never come back over newer keys.
+  // The address is updated with a delay. An older text must never replace a newer one.
   const own = useRef(new Set([inAddress ?? '']));
   useEffect(() => {
     const now = inAddress ?? '';

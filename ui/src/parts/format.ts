@@ -42,7 +42,7 @@ export function bytes(n: number): string {
   return `${trim(value)} ${units[at]}`;
 }
 
-/** A length of time, to two figures that matter. */
+/** A duration with two significant figures. */
 export function duration(ms: number): string {
   if (!Number.isFinite(ms)) return '–';
   if (ms < 1) return `${trim(ms)} ms`;
@@ -63,7 +63,7 @@ export function relative(atMs: number, now: number): string {
   const size = Math.abs(delta);
   if (size < 1000) return 'now';
   const minutes = Math.floor(size / 60_000);
-  // One unit: a time of the day is one hover away.
+  // One unit only; the tooltip has the exact time.
   const text =
     size < 60_000
       ? `${Math.floor(size / 1000)} s`

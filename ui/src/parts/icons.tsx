@@ -1,4 +1,4 @@
-/** Drawn for this page: 16 px, one stroke. Decorative; whatever uses one says the same in words. */
+/** Icons of this page: 16 px, one stroke. They are decorative; a text next to each says the same. */
 import type { ReactNode } from 'react';
 
 const SHAPES = {

@@ -1,4 +1,4 @@
-/** The states that every screen has beside its normal one: loading, empty, failed. */
+/** The other states of every screen: loading, empty, failed. */
 import type { UseQueryResult } from '@tanstack/react-query';
 import type { ReactNode } from 'react';
 import { asProblem, type Problem } from '../api/problem';
@@ -74,7 +74,7 @@ export function Note({ tone, children }: { tone: 'info' | 'warn' | 'bad' | 'good
 
 type Result<T> = Pick<UseQueryResult<T>, 'data' | 'error' | 'isPending'> & { refetch: () => unknown };
 
-/** Data once there is some, even when a later read failed: the banner tells how old it is. */
+/** Shows data once there is some, even if a later read failed. The banner says how old it is. */
 export function Loaded<T>({
   query,
   what,

@@ -1,4 +1,4 @@
-/** Status by shape, word and colour together, so that none of them has to be seen alone. */
+/** Status by shape, word and colour together, so that nobody depends on colour alone. */
 import type { ReactNode } from 'react';
 
 export type Tone = 'good' | 'warn' | 'bad' | 'info' | 'muted' | 'hold';
@@ -54,7 +54,7 @@ export function Status({ tone, children }: { tone: Tone; children: ReactNode }) 
   );
 }
 
-/** A status set off from its line, for headings. */
+/** A status as a badge, for headings. */
 export function Badge({ tone, children }: { tone: Tone; children: ReactNode }) {
   return (
     <span className={`badge tone-${tone}`}>
@@ -73,7 +73,7 @@ export function ServiceStatus({ health, badge }: { health: keyof typeof SERVICE;
 
 const INSTANCE = {
   ready: ['good', 'Ready'],
-  // Nothing was observed against it: what is well from the start makes no entry in the log.
+  // No failure was observed. An instance that is healthy from the start causes no log entry.
   unknown: ['good', 'In service'],
   unhealthy: ['bad', 'Unhealthy'],
   evicted: ['bad', 'Evicted'],

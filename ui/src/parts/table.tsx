@@ -1,5 +1,5 @@
 /**
- * A virtualised grid: only the rows in sight are in the document, so 50,000 scroll like 50.
+ * A virtualised grid: only the visible rows are in the document, so 50,000 rows scroll like 50.
  * Arrow keys, Home, End and Page keys move between rows; Enter opens one.
  */
 import { useVirtualizer } from '@tanstack/react-virtual';
@@ -9,7 +9,7 @@ import { useWidth } from './layout';
 export interface Column<T> {
   key: string;
   head: ReactNode;
-  /** A CSS grid track; one of a fixed width leaves room for text that a reader has spread. */
+  /** A CSS grid track. A fixed width must leave room for increased text spacing. */
   track: string;
   /** Left out where the table is narrower than this many pixels. */
   from?: number;
@@ -182,5 +182,5 @@ function PlainRow<T>({ row, index, start, height, tracks, columns, selected, rea
   );
 }
 
-/** Scrolling draws only the rows that come into sight; those that stay are not drawn again. */
+/** Scrolling renders only rows that become visible. Rows that stay visible are not rendered again. */
 const Row = memo(PlainRow) as typeof PlainRow;

@@ -1,4 +1,4 @@
-/** Times that stay true while the page is open. */
+/** Relative times that are updated while the page is open. */
 import { useSyncExternalStore } from 'react';
 import { iso, moment, relative } from './format';
 

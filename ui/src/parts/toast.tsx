@@ -1,4 +1,4 @@
-/** Short messages on what was done, with an undo where there is one. Announced to screen readers. */
+/** Short messages about finished actions, with an undo if there is one. Announced to screen readers. */
 import { Toast } from '@base-ui/react/toast';
 import { asProblem } from '../api/problem';
 import { Mark, type Tone } from './status';

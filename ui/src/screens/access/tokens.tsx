@@ -152,7 +152,7 @@ function CreateDialog({ open, onClose, done }: { open: boolean; onClose: () => v
         <option value="operator">operator</option>
         <option value="admin">admin</option>
       </SelectField>
-      <SelectField label="Good for" value={days} onChange={(e) => setDays(Number(e.target.value))}>
+      <SelectField label="Valid for" value={days} onChange={(e) => setDays(Number(e.target.value))}>
         {LIVES.map(([d, name]) => (
           <option key={d} value={d}>
             {name}

@@ -54,7 +54,7 @@ export function AlertsScreen() {
               </div>
               {items.length === 0 ? (
                 <Empty title={show === 'open' ? 'No open alert.' : 'No alert.'}>
-                  Members that are not heard, a lost majority, evictions and whatever else someone should know of appear here.
+                  Alerts about unreachable members, a lost majority, evictions and other problems appear here.
                 </Empty>
               ) : (
                 <ul className="cards">
@@ -82,7 +82,7 @@ function AlertCard({ alert, onSilence }: { alert: Alert; onSilence: () => void }
     queries.setQueryData<Alert[]>(keys.alerts(), (all) =>
       all?.map((a) => (a.id === alert.id ? { ...a, acknowledged_by: by } : a)),
     );
-  // Safe to show at once: it changes nothing but this mark, and a refusal takes it back.
+  // Shown immediately, because it changes only this mark, and a refusal reverts it.
   const ack = async () => {
     const state = session.get();
     mark(state.phase === 'signed-in' ? state.me.user : 'you');

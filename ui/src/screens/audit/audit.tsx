@@ -1,4 +1,4 @@
-/** The audit log: who did what to which object; searched on the server, its chain verified. */
+/** The audit log: who did what to which object. The server searches it and verifies its chain. */
 import { useInfiniteQuery, useQuery } from '@tanstack/react-query';
 import { useNavigate, useSearch } from '@tanstack/react-router';
 import { useCallback, useEffect, useMemo, useState } from 'react';
@@ -121,7 +121,7 @@ function Record({ record: r }: { record: AuditRecord }) {
     <Facts
       items={[
         ['When', <At key="t" at={r.time_ms} />],
-        ['Who', r.user || 'an open request'],
+        ['Who', r.user || 'a request without a credential'],
         ['From', <span key="f" className="mono">{from(r) || '–'}</span>],
         ['Action', r.action],
         ['Object', <span key="o" className="mono break">{r.object || '–'}</span>],
@@ -157,7 +157,7 @@ function Chain() {
       ) : v?.ok ? (
         <Badge tone="good">
           Chain of {count(v.records)} verified
-          {v.records < v.next_seq ? `, ${count(v.next_seq - v.records)} older ones have left` : ''}
+          {v.records < v.next_seq ? `, ${count(v.next_seq - v.records)} older ones were dropped` : ''}
         </Badge>
       ) : v ? (
         <Badge tone="bad">Chain broken at record {v.first_bad_seq ?? '?'}</Badge>

@@ -1,4 +1,4 @@
-/** What each node itself says, asked over the nodes' own links: two that both claim to lead would be seen here. */
+/** The report of each node about itself, fetched over the nodes' own connections. It would show two nodes that both claim to lead. */
 import { useQuery } from '@tanstack/react-query';
 import { nodesQuery } from '../../api/queries';
 import type { ClusterNode, NodeReport } from '../../api/types';
@@ -7,10 +7,10 @@ import { Panel } from '../../parts/layout';
 import { Loaded, Note } from '../../parts/states';
 import { Status } from '../../parts/status';
 
-/** A follower that has heard of the leader within this time knows who leads. */
+/** A follower that has heard the leader within this time knows who leads. */
 const STALE_MS = 5_000;
 
-/** What is wrong among the nodes' answers, in words; empty where nothing is. */
+/** Contradictions between the nodes' answers, as text; empty if there are none. */
 export function disagreements(reports: readonly NodeReport[]): string[] {
   const out: string[] = [];
   const byTerm = new Map<number, string[]>();

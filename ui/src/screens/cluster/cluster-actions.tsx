@@ -1,4 +1,4 @@
-/** What an admin does to the cluster as a whole: backup, snapshot, hand over, add a node. */
+/** Actions of an admin on the whole cluster: backup, snapshot, transfer of leadership, adding a node. */
 import { Menu } from '@base-ui/react/menu';
 import { useQueryClient } from '@tanstack/react-query';
 import { useState } from 'react';
@@ -137,7 +137,7 @@ function AddNode({ open, onClose, status }: { open: boolean; onClose: () => void
       effect={
         <>
           <p>
-            It first learns the log without voting, so nothing depends on it; promote it once it has caught up. It must be
+            It first receives the log as a learner, without a vote. Promote it once it has caught up. It must be
             running and waiting to join, with an empty data directory and, where the cluster uses TLS, a certificate for
             its id:
           </p>

@@ -1,4 +1,4 @@
-/** The cluster: its nodes, who leads and led, what each node believes, and what an admin may do. */
+/** The cluster: its nodes, present and earlier leaders, what each node believes, and the actions of an admin. */
 import { useQuery } from '@tanstack/react-query';
 import { clusterQuery, nodesQuery } from '../../api/queries';
 import type { ClusterStatus } from '../../api/types';
@@ -76,7 +76,7 @@ function Tolerance({ status }: { status: ClusterStatus }) {
       </p>
     );
   }
-  const more = t.more === 1 ? 'One more node may be lost' : `${t.more} more nodes may be lost`;
+  const more = t.more === 1 ? 'One more node may fail' : `${t.more} more nodes may fail`;
   return (
     <p className="lead">
       {t.more > 0 ? (
@@ -85,14 +85,14 @@ function Tolerance({ status }: { status: ClusterStatus }) {
         <Status tone="info">A single node: if it fails, the service stops. Add two more nodes to survive the loss of one.</Status>
       ) : (
         <Status tone="warn">
-          No further node may be lost: {t.there} of {t.voters} are {t.certain ? '' : 'known to be '}reachable, {t.majority} are needed.
+          No further node may fail: {t.there} of {t.voters} are {t.certain ? '' : 'known to be '}reachable, {t.majority} are needed.
         </Status>
       )}
     </p>
   );
 }
 
-/** The version of the state, and whether an upgrade is still to be finished. */
+/** The version of the state, and whether an upgrade must still be finished. */
 function stateVersion({ current, understood }: ClusterStatus['state_version']): string {
   return current < understood ? `${current}; this node understands ${understood}: the upgrade is not finished` : String(current);
 }

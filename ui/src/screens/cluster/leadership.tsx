@@ -1,4 +1,4 @@
-/** Who led when, why that changed, and when nobody could acknowledge a write. */
+/** The leaders over time, why they changed, and when no write could be acknowledged. */
 import { useQuery } from '@tanstack/react-query';
 import { useEffect, useMemo } from 'react';
 import { connection } from '../../api/connection';
@@ -13,7 +13,7 @@ import { useNow } from '../../parts/time';
 export interface Term {
   holder: string;
   from: number;
-  /** Null for the last one if no leader is known now: nobody can tell when it ended. */
+  /** Null for the last one if no leader is known now, because its end is unknown. */
   to: number | null;
   fence: number;
   index: number;
@@ -27,7 +27,7 @@ export interface Gap {
 
 const GAPS_MAX = 50;
 
-/** Times at which this page was told that no leader is known: writes failed then. */
+/** The times in which this page's node knew no leader, so that writes failed. */
 export const gaps = createStore<Gap[]>([]);
 
 connection.subscribe(() => {
@@ -42,7 +42,7 @@ connection.subscribe(() => {
   });
 });
 
-/** Grants, newest first, as stretches of time, oldest first. */
+/** Converts grants, newest first, to time spans, oldest first. */
 export function termsOf(grants: readonly LeadershipGrant[], now: number | null): Term[] {
   return [...grants].reverse().map((g, i, all) => ({
     holder: g.holder,
@@ -54,7 +54,7 @@ export function termsOf(grants: readonly LeadershipGrant[], now: number | null):
   }));
 }
 
-/** When writes failed: as the new leaders told, and as this page was told while it was open. */
+/** When writes failed: as recorded by new leaders, and as observed by this page while it was open. */
 export function gapsOf(grants: readonly LeadershipGrant[], seen: readonly Gap[]): Gap[] {
   const told = grants
     .filter((g) => (g.gap_ms ?? 0) > 0)
@@ -76,7 +76,7 @@ export function Leadership({ status }: { status: ClusterStatus }) {
     <Panel title="Leadership" aside={`term ${count(status.leadership.term)}`}>
       <Loaded query={query} what="the leadership history" rows={3}>
         {(grants) =>
-          grants.length === 0 ? <Empty title="No change of leadership is on record." /> : <History grants={grants} seen={seen} led={status.leadership.leader !== null} />
+          grants.length === 0 ? <Empty title="No change of leadership is recorded." /> : <History grants={grants} seen={seen} led={status.leadership.leader !== null} />
         }
       </Loaded>
     </Panel>

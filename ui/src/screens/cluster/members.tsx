@@ -1,4 +1,4 @@
-/** The nodes of a Raft cluster, and what can be done with each. */
+/** The nodes of a Raft cluster, and the actions on each. */
 import { useQuery, useQueryClient } from '@tanstack/react-query';
 import { useState } from 'react';
 import { promoteMember, removeMember, transfer } from '../../api/actions';
@@ -12,7 +12,7 @@ import { Status } from '../../parts/status';
 import { say } from '../../parts/toast';
 import { reachOf, type Reach } from './reach';
 
-/** Entries that are on their way at any time, more or less. */
+/** The usual number of entries in flight. */
 const LAG_TOLERATED = 1_000;
 
 type Asked = { what: 'transfer' | 'promote' | 'remove'; member: Member } | null;
@@ -122,7 +122,7 @@ function Figures({ member: m, node, longestLog }: { member: Member; node: Cluste
   const report = node?.report;
   const log = report?.log;
   const last = log?.last_log_index ?? m.matched_index;
-  // What is known of a node that gives no report is old: how far it is behind now is unknown.
+  // A node without a report has old values, so its present lag is unknown.
   const lag = !report || last === null || longestLog === null ? null : Math.max(0, longestLog - last);
   return (
     <>
@@ -157,7 +157,7 @@ function MemberDialogs({
       queries.invalidateQueries({ queryKey: keys.cluster() }),
       queries.invalidateQueries({ queryKey: keys.leadership() }),
     ]);
-  // Kept while the dialog closes, so that its text does not change under the eye.
+  // Kept while the dialog closes, so that its text does not change visibly.
   const [last, setLast] = useState<Asked>(asked);
   if (asked && asked !== last) setLast(asked);
   const m = last?.member;

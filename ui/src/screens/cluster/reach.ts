@@ -1,12 +1,12 @@
 /**
- * Who can be reached, as far as the serving node can know: by its own word and the leader's, and
- * where neither can tell, by who answered it. Pure.
+ * Which members are reachable, as far as the serving node knows: by its own report and the leader's.
+ * If neither knows, it depends on which members answered. Pure functions.
  */
 import type { ClusterNode, ClusterStatus, Member } from '../../api/types';
 
 export type Reach = 'here' | 'reached' | 'cut-off' | 'unknown';
 
-/** A leader that was heard within this time is there. */
+/** A leader that was heard within this time is reachable. */
 const RECENT_MS = 5_000;
 
 export function reachOf(status: ClusterStatus, member: Member, nodes?: readonly ClusterNode[]): Reach {
@@ -20,12 +20,12 @@ function ownView(status: ClusterStatus, member: Member): Reach {
   const raft = status.raft;
   if (!raft) return 'unknown';
   if (member.id === raft.node_id) return 'here';
-  // Null where neither this node nor the leader can tell.
+  // Null if neither this node nor the leader knows.
   if (member.reachable !== null) return member.reachable ? 'reached' : 'cut-off';
   return member.last_contact_ms !== null && member.last_contact_ms < RECENT_MS ? 'reached' : 'unknown';
 }
 
-/** How many more voters may be lost. One of which nothing is known counts as lost; then it is not `certain`. */
+/** How many more voters may fail. An unknown voter counts as failed, and the number is then not `certain`. */
 export function toleranceOf(
   status: ClusterStatus,
   nodes?: readonly ClusterNode[],

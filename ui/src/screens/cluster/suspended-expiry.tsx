@@ -1,4 +1,4 @@
-/** Expiry that stopped because too much fell silent at once: an operator says that it is real. */
+/** Suspended expiry: too many instances became silent at once, and an operator can confirm that they are gone. */
 import { useQueryClient } from '@tanstack/react-query';
 import { useState } from 'react';
 import { confirmExpiry } from '../../api/actions';

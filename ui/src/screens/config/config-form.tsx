@@ -1,4 +1,4 @@
-/** The configuration's fields with their bounds. A field that this page does not know passes through. */
+/** The fields of the configuration with their limits. Fields that this page does not know are kept unchanged. */
 import type { RuntimeConfig, Strategy } from '../../api/types';
 import { useDenied } from '../../parts/button';
 import { SelectField, TextField, Toggle } from '../../parts/field';
@@ -21,7 +21,7 @@ export function ConfigForm({ config, onChange }: { config: RuntimeConfig; onChan
         <legend className="sr">Settings</legend>
         <SelectField
           label="Selection strategy"
-          hint="Of services whose policy names none."
+          hint="For services whose policy has none."
           value={config.selection_strategy}
           onChange={(e) => set({ selection_strategy: e.target.value as Strategy })}
         >
@@ -33,7 +33,7 @@ export function ConfigForm({ config, onChange }: { config: RuntimeConfig; onChan
         </SelectField>
         <SelectField
           label="Discovery answers"
-          hint="Where a request does not say."
+          hint="For requests that do not choose."
           value={config.discovery_mode}
           onChange={(e) => set({ discovery_mode: e.target.value as RuntimeConfig['discovery_mode'] })}
         >
@@ -42,7 +42,7 @@ export function ConfigForm({ config, onChange }: { config: RuntimeConfig; onChan
         </SelectField>
         <TextField
           label="Time to live, seconds"
-          hint="Of registrations that name none."
+          hint="For registrations without their own."
           type="number"
           inputMode="numeric"
           min={1}
@@ -60,7 +60,7 @@ export function ConfigForm({ config, onChange }: { config: RuntimeConfig; onChan
           <option value="plain">Plain text</option>
         </SelectField>
         <Toggle
-          label="Write the log on a thread of its own"
+          label="Write the log on a separate thread"
           checked={config.log_async}
           disabled={denied !== null}
           onChange={(next) => set({ log_async: next })}

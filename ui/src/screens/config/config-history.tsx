@@ -1,4 +1,4 @@
-/** What held before, from the cluster's own record: who changed what, compare with now, go back. */
+/** Earlier configurations, as the cluster records them: who changed what, comparison with the present one, and rollback. */
 import { useQuery } from '@tanstack/react-query';
 import { Fragment, useState } from 'react';
 import { configHistoryQuery, type Revised } from '../../api/queries';
@@ -90,7 +90,7 @@ function Row({
       <td>{r.time_ms !== null ? <At at={r.time_ms} /> : <span className="muted">before the first change</span>}</td>
       <td>{r.user || <span className="muted">–</span>}</td>
       <td className="wrap">
-        {before ? <Changes of={changesOf(before.config, r.config)} /> : <span className="muted">oldest that is kept</span>}
+        {before ? <Changes of={changesOf(before.config, r.config)} /> : <span className="muted">oldest kept revision</span>}
       </td>
       <td className="row-actions">
         {holds ? null : (

@@ -1,4 +1,4 @@
-/** The runtime configuration: edit with a diff before it holds; history and rollback. */
+/** The runtime configuration: editing with a diff before it is applied, history and rollback. */
 import { useQuery, useQueryClient } from '@tanstack/react-query';
 import { useEffect, useState } from 'react';
 import { putConfig } from '../../api/actions';
@@ -16,7 +16,7 @@ import { ConfigHistory } from './config-history';
 export function ConfigScreen() {
   const query = useQuery(configQuery());
   return (
-    <Screen title="Configuration" intro="Replicated: a change holds on every node at once, without a restart.">
+    <Screen title="Configuration" intro="Replicated: a change applies on every node immediately, without a restart.">
       <Loaded query={query} what="the configuration" rows={8}>
         {(stored) => <Editor stored={stored} />}
       </Loaded>

@@ -1,4 +1,4 @@
-/** Who is reached through this node, how often and how well: a graph, and the same as a table. */
+/** The services that are called through this node, how often and with which results: as a graph and as a table. */
 import { queryOptions, useQuery } from '@tanstack/react-query';
 import { Link, useNavigate } from '@tanstack/react-router';
 import { useEffect, useMemo, useRef, useState } from 'react';
@@ -25,7 +25,7 @@ const eventsQuery = () =>
 
 const KEPT_MAX = 5_000;
 
-/** All that came by while the screen is open: the node keeps only the latest. */
+/** All calls since the screen was opened. The node keeps only the latest. */
 function useKept<T>(latest: readonly T[] | undefined, key: (item: T) => string): T[] {
   const kept = useRef(new Map<string, T>());
   return useMemo(() => {
@@ -43,7 +43,7 @@ export function DependenciesScreen() {
   const events = useQuery(eventsQuery());
   const cluster = useQuery(clusterQuery());
   const services = useQuery(servicesQuery());
-  // A narrow window shows too little of a graph at once to be read.
+  // In a narrow window too little of a graph would be visible.
   const [mode, setMode] = useState<'graph' | 'table'>(() => (window.innerWidth < 560 ? 'table' : 'graph'));
   const [since] = useState(() => Date.now());
   const seen = useKept(traces.data, traceKey);
@@ -61,7 +61,7 @@ export function DependenciesScreen() {
       <Loaded query={traces} what="requests" rows={8}>
         {() =>
           edges.length === 0 ? (
-            <Empty title="No call has come through this node lately.">
+            <Empty title="No recent call through this node.">
               Calls through the proxy, the redirect or resolve appear here as they happen.
             </Empty>
           ) : (
@@ -152,7 +152,7 @@ function Graph({
   });
   return (
     <Panel title={`Calls through ${node}`} aside="line width: calls · colour and dash: failures" className="graph-panel">
-      <div className="scroll-x" ref={box} role="region" aria-label="Graph of calls; the same as a table is one choice away" tabIndex={0}>
+      <div className="scroll-x" ref={box} role="region" aria-label="Graph of calls. Choose the table for the same data." tabIndex={0}>
         <svg width={width} height={height} className="graph" role="group" aria-label="Graph of calls">
           {['Caller', 'Service', 'Instance'].map((head, i) => (
             <text key={head} x={xs[i]} y={12} className="graph-head">

@@ -1,4 +1,4 @@
-/** The graph of who is reached how, from the events and traces of one node. Pure. */
+/** Builds the graph of calls from the events and traces of one node. Pure functions. */
 import type { TraceEntry } from '../../api/types';
 import { subjectOf } from '../traces/about';
 
@@ -14,17 +14,17 @@ export interface LookupEvent {
 }
 
 export interface Edge {
-  /** Whose calls: the caller's address, without its port. */
+  /** The caller's address, without its port. */
   caller: string;
-  /** How they came: through the proxy, a redirect, or the native resolve. */
+  /** The ways of the calls: proxy, redirect, or native resolve. */
   vias: Set<Via>;
   namespace: string;
   service: string;
   calls: number;
   failed: number;
-  /** Times in milliseconds, of those that took any. */
+  /** Durations in milliseconds, of calls that have one. */
   durations: number[];
-  /** Calls by the instance that they went to, where that is known. */
+  /** Number of calls by instance, if it is known. */
   targets: Map<string, number>;
 }
 
@@ -64,7 +64,7 @@ export function edgesOf(traces: readonly TraceEntry[], events: readonly LookupEv
   return [...edges.values()].sort((a, b) => b.calls - a.calls);
 }
 
-/** An address without its port, for a caller has a new one for each connection. */
+/** An address without its port, because a caller has a new port for each connection. */
 export function hostOf(client: string | null | undefined): string {
   if (!client) return 'unknown caller';
   const bracketed = /^\[([^\]]+)\]/.exec(client)?.[1];

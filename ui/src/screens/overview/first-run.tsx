@@ -1,4 +1,4 @@
-/** Shown while nothing is registered: the one command that changes this, and what follows. */
+/** Shown while nothing is registered: the command that registers an instance, and the next step. */
 import { Command } from '../../parts/copy';
 import { Status } from '../../parts/status';
 

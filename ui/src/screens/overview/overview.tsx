@@ -1,4 +1,4 @@
-/** The first screen: is the cluster well, what needs attention, how does traffic do. */
+/** The first screen: the health of the cluster, what needs attention, and traffic. */
 import { useQuery } from '@tanstack/react-query';
 import { Link } from '@tanstack/react-router';
 import { useMemo } from 'react';
@@ -66,7 +66,7 @@ export function Overview() {
   );
 }
 
-/** What the node itself warns of. */
+/** The warnings of the node itself. */
 export function Warnings({ status }: { status: ClusterStatus }) {
   if (status.warnings.length === 0) return null;
   return (
@@ -163,7 +163,7 @@ function Figures({ status }: { status: ClusterStatus }) {
   );
 }
 
-/** Of the whole cluster: each node counts its own, and is asked. */
+/** The calls of the whole cluster. Each node counts its own and is asked for them. */
 function Calls() {
   const { data } = useQuery(nodesQuery());
   const reports = (data ?? []).flatMap((n) => (n.report ? [n.report] : []));

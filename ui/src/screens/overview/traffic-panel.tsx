@@ -1,4 +1,4 @@
-/** Traffic, errors and what is left of the error budget, from what the serving node counted. */
+/** Traffic, errors and the remaining error budget, as the serving node counted them. */
 import { useQuery } from '@tanstack/react-query';
 import { useMemo } from 'react';
 import { preferences, prefer } from '../../app/preferences';
@@ -49,7 +49,7 @@ function TrafficChart({ traffic, spanMs }: { traffic: Traffic; spanMs: number })
   );
 }
 
-/** What is left of the budget of failures, 1 at best, below 0 where it is spent. */
+/** The remaining error budget: 1 is all of it, and below 0 it is exceeded. */
 export function budgetLeft({ good, bad }: { good: number; bad: number }, objectivePercent: number): number | null {
   const all = good + bad;
   if (all === 0) return null;

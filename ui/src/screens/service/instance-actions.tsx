@@ -1,4 +1,4 @@
-/** What an operator does to an instance: each says its effect first and, where it can, offers a way back. */
+/** Actions of an operator on an instance. Each states its effect first and, if possible, offers an undo. */
 import { useQuery, useQueryClient } from '@tanstack/react-query';
 import { useState } from 'react';
 import * as actions from '../../api/actions';
@@ -16,7 +16,7 @@ interface Props {
   instance: Instance;
 }
 
-/** What a drain waits for, in words. */
+/** What a drain waits for, as text. */
 export function Pending({ instance, open }: { instance: Instance; open: boolean }) {
   const { namespace, service, id } = instance;
   const { data, error } = useQuery({ ...instanceNodesQuery(namespace, service, id), enabled: open });

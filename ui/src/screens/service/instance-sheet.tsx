@@ -1,4 +1,4 @@
-/** One instance: its state, why, the latest probes, what it registered; and what can be done. */
+/** One instance: its state and the reason, the latest probes, its registration, and the actions on it. */
 import { queryOptions, useQuery, useQueryClient } from '@tanstack/react-query';
 import { useEffect, useState } from 'react';
 import { call, path } from '../../api/client';
@@ -55,7 +55,7 @@ function Body({ service, id, known, onClose }: { service: Service; id: string; k
   const queries = useQueryClient();
   const query = useQuery({
     ...instanceQuery(service.namespace, service.name, id),
-    // A filter may hide the row after a change; then it is asked for itself.
+    // A filter may hide the row after a change. The instance is then requested separately.
     enabled: known === null,
     refetchInterval: known === null ? 3_000 : false,
   });
@@ -64,7 +64,7 @@ function Body({ service, id, known, onClose }: { service: Service; id: string; k
   }, [known, queries, service.namespace, service.name, id]);
   const instance = known ?? query.data ?? null;
   if (query.error instanceof Problem && query.error.status === 404) {
-    return <Empty title="It is not registered any more.">Its lease expired, or somebody removed it.</Empty>;
+    return <Empty title="It is no longer registered.">Its lease expired, or somebody removed it.</Empty>;
   }
   if (!instance) {
     return query.error ? <Failed problem={asProblem(query.error)} /> : <Loading what={id} rows={8} />;
@@ -110,7 +110,7 @@ function Actions({ instance, service, onClose }: { instance: Instance; service: 
 function Why({ instance }: { instance: Instance }) {
   const why = useQuery(whyQuery(instance.namespace, instance.service, instance.id));
   const nodes = useQuery(instanceNodesQuery(instance.namespace, instance.service, instance.id));
-  // Each node probes a share of the fleet; whoever looks wants to see what any of them found.
+  // Each node probes a share of the instances, so the results of all nodes are shown.
   const seen = (nodes.data?.nodes.flatMap((n) => n.observations) ?? why.data?.observations ?? []).sort((a, b) => b.at_ms - a.at_ms);
   const state = stateOf(instance);
   const probe = why.data?.probe;

@@ -1,4 +1,4 @@
-/** The instances of one service, and the sheet of the one picked. */
+/** The instances of one service, and the sheet of the selected one. */
 import { useInfiniteQuery } from '@tanstack/react-query';
 import { useNavigate, useSearch } from '@tanstack/react-router';
 import { useCallback, useDeferredValue, useMemo } from 'react';
@@ -69,7 +69,7 @@ function None() {
   return <span className="faint">–</span>;
 }
 
-/** The reason in one line: what an operator said, or what the probes saw. */
+/** The reason in one line: that of the operator, or that of the probes. */
 export function reasonOf(i: Instance): string {
   if (i.drain) return `${i.drain.by}${i.drain.reason ? `: ${i.drain.reason}` : ''}`;
   return i.health.reason ?? '';
@@ -88,7 +88,7 @@ export function Instances({ service }: { service: Service }) {
   const complete = query.data?.pages.at(-1)?.next_cursor === null;
   const rows = useMemo(() => {
     const items = (query.data?.pages ?? []).flatMap((page) => page.items);
-    // Only a whole list can be put into another order than the server's.
+    // Only a complete list can be sorted in another order than the server's.
     return complete ? items.sort((a, b) => ORDER[stateOf(a)] - ORDER[stateOf(b)] || byKey(a, b)) : items;
   }, [query.data, complete]);
   const go = (change: Partial<typeof search>) =>

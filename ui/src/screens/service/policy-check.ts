@@ -1,4 +1,4 @@
-/** The bounds that the server checks too, so that a mistake shows while it is typed. Pure. */
+/** The limits that the server checks too, so that a mistake is shown while typing. Pure functions. */
 import type { Policy, Probe } from '../../api/types';
 
 export type Mistakes = Record<string, string>;

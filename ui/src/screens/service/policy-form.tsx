@@ -1,4 +1,4 @@
-/** The part of a policy that has a form: selection and probe. Other sections pass through untouched. */
+/** The part of a policy that has a form: selection and probe. Other sections are kept unchanged. */
 import type { HashKey, Policy, Probe, Strategy } from '../../api/types';
 import { SelectField, TextField } from '../../parts/field';
 import type { Mistakes } from './policy-check';
@@ -33,7 +33,7 @@ export function PolicyForm({
           value={selection.strategy ?? ''}
           onChange={(e) => select({ strategy: (e.target.value || null) as Strategy | null })}
         >
-          <option value="">As configured</option>
+          <option value="">Default of the configuration</option>
           {Object.entries(STRATEGIES).map(([value, name]) => (
             <option key={value} value={value}>
               {name}
@@ -98,7 +98,7 @@ function ProbeForm({
         value={probe ? (probe.kind ?? 'heartbeat') : ''}
         onChange={(e) => onChange(e.target.value ? { ...probe, kind: e.target.value as NonNullable<Probe['kind']> } : null)}
       >
-        <option value="">Not set: as the instance says</option>
+        <option value="">Not set: the instance's own probe</option>
         {Object.entries(PROBE_KINDS).map(([value, name]) => (
           <option key={value} value={value}>
             {name}

@@ -1,4 +1,4 @@
-/** The policy editor: a form for what is changed most, JSON for all of it, a diff before it holds. */
+/** The policy editor: a form for the most common fields, JSON for all of it, and a diff before it is applied. */
 import { useQuery, useQueryClient } from '@tanstack/react-query';
 import { useEffect, useMemo, useState } from 'react';
 import { deletePolicy, putPolicy } from '../../api/actions';
@@ -18,7 +18,7 @@ import { strategyName } from './names';
 
 export function PolicyTab({ service }: { service: Service }) {
   const query = useQuery(policyQuery(service.namespace, service.name));
-  // Null is an answer here: no policy is set.
+  // Null is a valid answer: no policy is set.
   const data = query.isSuccess || query.data !== undefined ? { policy: query.data ?? null } : undefined;
   return (
     <Loaded query={{ ...query, data }} what="the policy" rows={6}>
@@ -51,7 +51,7 @@ function Editor({ service, stored }: { service: Service; stored: Revised<Policy>
     setText(stable(next?.value ?? {}));
   };
   useEffect(() => {
-    // Nothing of one's own is at stake: follow what others do.
+    // There are no unsaved changes, so changes of other users are taken over.
     if (newer && !touched) take(stored);
   }, [newer, touched, stored]);
 

@@ -1,4 +1,4 @@
-/** Requests to one service as the serving node counted them, and the latest ones it remembers. */
+/** Requests to one service as the serving node counted them, and the latest ones that it has stored. */
 import { useQuery } from '@tanstack/react-query';
 import { Link } from '@tanstack/react-router';
 import { tracesQuery } from '../../api/queries';
@@ -22,7 +22,7 @@ export function ServiceTraffic({ service }: { service: Service }) {
         const all = calls(total);
         if (all === 0) {
           return (
-            <Empty title="Nobody has asked this node for it in the last quarter of an hour.">
+            <Empty title="This node has received no request for it in the last 15 minutes.">
               Look-ups and forwarded requests of this node appear here. Other nodes count their own.
             </Empty>
           );
@@ -75,7 +75,7 @@ function Latest({ service }: { service: Service }) {
       <Loaded query={query} what="the latest requests" rows={4}>
         {(traces) => {
           const items = traces.filter((t) => isAbout(t, service.namespace, service.name));
-          if (items.length === 0) return <Empty title="None of the requests that the node remembers was about it." />;
+          if (items.length === 0) return <Empty title="None of this node's latest requests was for it." />;
           return (
             <ul className="rows">
               {items.slice(0, 12).map((t) => (

@@ -112,7 +112,7 @@ function Remove({ service }: { service: Service }) {
           <>
             <p>
               All {plural(service.instances, 'instance')} of <b>{service.namespace}/{service.name}</b>, their drains and
-              the policy are taken out. Callers get “unavailable” at once.
+              the policy are removed. Callers get “unavailable” immediately.
             </p>
             <p>Instances that still send heartbeats register again; the policy does not return. This cannot be undone.</p>
           </>

@@ -26,7 +26,7 @@ const COLUMNS: readonly Column<ServiceSummary>[] = [
     head: 'Service',
     track: 'minmax(80px, 2fr)',
     cell: (s) => (
-      // A plain link: one that follows the router's state would be felt in each of thousands of rows.
+      // A plain link: with thousands of rows, a link that follows the router's state would be slow.
       <a href={`#${path('services', s.namespace, s.name)}`} className="name" title={s.name} tabIndex={-1}>
         {s.name}
       </a>
@@ -43,7 +43,7 @@ const COLUMNS: readonly Column<ServiceSummary>[] = [
         label={`Instances of ${s.name}`}
         parts={[
           { name: 'get traffic', n: s.routable, tone: 'good' },
-          // In panic mode they get traffic, too.
+          // In panic mode they get traffic too.
           { name: 'unhealthy', n: s.panic_mode ? 0 : s.unhealthy, tone: 'bad' },
           { name: 'drained', n: s.draining, tone: 'hold' },
           { name: 'evicted', n: s.panic_mode ? 0 : s.evicted, tone: 'muted' },
@@ -91,7 +91,7 @@ export function ServicesScreen() {
   const [typed, setTyped] = useTyped(search.q);
   const q = useDeferredValue(typed.trim());
   const all = useQuery(servicesQuery());
-  // Past what the page holds at once, the server does the searching.
+  // If there are more services than the page holds, the server searches.
   const byServer = all.data?.complete === false && (q !== '' || health !== 'all');
   const found = useQuery({
     ...servicesQuery({ q, health: health === 'all' || health === 'bad' ? undefined : health }),

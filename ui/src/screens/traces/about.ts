@@ -1,4 +1,4 @@
-/** Which service a request was about, read from its path: traces carry no such field. Pure. */
+/** Derives the service of a request from its path, because traces have no such field. Pure functions. */
 import type { TraceEntry } from '../../api/types';
 
 export interface Subject {
@@ -25,7 +25,7 @@ export function subjectOf(path: string): Subject | null {
   return null;
 }
 
-/** Whether a trace is of a caller's request to the service, not of someone looking at it. */
+/** Whether a trace is a caller's request to the service, and not a request about it. */
 export function isAbout(trace: TraceEntry, namespace: string, service: string): boolean {
   const subject = subjectOf(trace.path);
   return subject !== null && subject.via !== 'registry' && subject.namespace === namespace && subject.service === service;

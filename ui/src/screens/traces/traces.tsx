@@ -120,7 +120,7 @@ export function TracesScreen() {
               open={(t) => go({ trace: t.trace_id })}
               empty={
                 status === 'calls' && typed.trim() === '' ? (
-                  <Empty title="No call to a service lately.">Calls through the proxy, the redirect or resolve appear here when they end.</Empty>
+                  <Empty title="No recent call to a service.">Calls through the proxy, the redirect or resolve appear here when they end.</Empty>
                 ) : (
                   <Empty title={all.length ? 'No request found.' : 'No request yet.'}>
                     {all.length ? 'Change the search or the filter.' : 'Each finished request of this node appears here.'}
@@ -156,7 +156,7 @@ function TraceSheet({ id, entries, onClose }: { id: string | null; entries: read
             </span>,
           ],
           ['Requests', spans.length],
-          ['Whole', duration(lengthMs)],
+          ['Total time', duration(lengthMs)],
           ...(entries[0] ? ([['Traceparent', <span key="p" className="mono break">{entries[0].traceparent}</span>]] as const) : []),
           ...(subject
             ? ([
@@ -214,8 +214,8 @@ function TraceSheet({ id, entries, onClose }: { id: string | null; entries: read
         </ol>
       )}
       <p className="muted">
-        Bars are the requests that this node has finished under this id, on one axis of time; below a request that was handed on, each
-        attempt with the instance that was asked.
+        Each bar is a request with this id that this node has finished. Below a forwarded request are its attempts, each with the
+        instance that was called.
       </p>
     </Sheet>
   );
@@ -231,7 +231,7 @@ function Bar({ tone, startMs, tookMs, lengthMs }: { tone: string; startMs: numbe
   );
 }
 
-/** What the proxy's codes mean; the others are told as they are. */
+/** Texts for the proxy's codes. Other codes are shown unchanged. */
 const FAILURES: Record<string, string> = {
   lost_hedge: 'another was first',
   connect_failed: 'could not be connected to',
