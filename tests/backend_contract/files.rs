@@ -6,12 +6,13 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use maxine_clock::Clock;
 use maxine_store::local::{LocalConfig, LocalStore};
 use maxine_store::shared_file::{SharedFileConfig, SharedFileStore};
-use maxine_store::{OpenError, ProposeError, StoreEvent};
+use maxine_store::{OpenError, ProposeError, StoreEvent, WriteTime};
 use maxine_view::View;
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
@@ -252,6 +253,25 @@ async fn a_local_log_that_is_gone_stops_the_node() {
     assert!(!node.is_leader());
     assert!(node.has("orders", "a"), "reads go on until it stops");
     node.store.shutdown().await;
+}
+
+/// Another process has the lock: a write whose time to begin ends meanwhile was not made, and is not made later.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_that_waits_for_the_lock_until_its_time_ends_is_not_made() {
+    let dir = OneDirectory::new(1 << 30);
+    let nodes = vec![shared(&dir.path(), "a").await];
+    leader(&nodes).await;
+    let lock = dir.dir.path().join("state.log.lock");
+    let lock = fs::File::options().read(true).write(true).open(lock).unwrap();
+    lock.lock().unwrap();
+    let (begin, end) = (Duration::from_millis(200), Duration::from_secs(5));
+    let late = crate::node::batch(crate::node::register("orders", "late", 80));
+    let refused = nodes[0].store.propose(late, WriteTime { begin, end }).await;
+    assert_eq!(refused, Err(ProposeError::NotBegun));
+    lock.unlock().unwrap();
+    nodes[0].register("orders", "next", 81).await;
+    assert!(!nodes[0].has("orders", "late"), "it was not made");
+    stop(&nodes).await;
 }
 
 /// The shared storage goes away: reads go on, writes are refused, nobody leads; when it is back the

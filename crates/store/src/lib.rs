@@ -6,6 +6,7 @@
 //!
 //! Backends order and store; they decide no policy.
 
+mod claim;
 mod file_log;
 #[cfg(any(test, feature = "fuzz"))]
 pub mod fuzz;
@@ -78,6 +79,9 @@ pub enum ProposeError {
         /// The leader's name.
         hint: Option<String>,
     },
+    /// Nothing was written: the store did not begin the write in time. A retry is safe.
+    #[error("the storage did not begin the write in time")]
+    NotBegun,
     /// Nothing was written: too much is under way. A retry is safe, later.
     #[error("too many writes are in flight")]
     Overloaded,

@@ -78,7 +78,7 @@ impl RegistryActor {
 
 fn failure(error: ProposeError) -> Failure {
     match error {
-        ProposeError::NoLeader | ProposeError::ShuttingDown => {
+        ProposeError::NoLeader | ProposeError::NotBegun | ProposeError::ShuttingDown => {
             Failure::NotWritten(error.to_string())
         }
         ProposeError::NotLeader { .. } => Failure::NotLeader(error.to_string()),

@@ -15,6 +15,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::{broadcast, oneshot, watch};
 
+use super::claim::{Claim, Outcome};
 use super::file_log::{GROUP_LEN_MAX, LogFile, Place, beside, try_lock};
 use super::store_event::StoreEvents;
 use super::{
@@ -65,7 +66,8 @@ impl Default for LocalConfig {
 struct Request {
     batch: Batch,
     payload: Vec<u8>,
-    answer: oneshot::Sender<Result<Vec<Applied>, ProposeError>>,
+    claim: Claim,
+    answer: oneshot::Sender<Outcome>,
 }
 
 /// A store that orders commands in a local file.
@@ -180,6 +182,7 @@ impl Writer {
                 len += next.payload.len();
                 group.push(next);
             }
+            group.retain(|request| request.claim.take());
             self.write(group);
             self.compact_if_due();
         }
@@ -190,6 +193,9 @@ impl Writer {
             for request in group {
                 let _ = request.answer.send(Err(ProposeError::Storage(reason.clone())));
             }
+            return;
+        }
+        if group.is_empty() {
             return;
         }
         let done = self.try_write(&group);
@@ -254,19 +260,17 @@ impl ControlStore for LocalStore {
             return Err(ProposeError::TooLarge { len: payload.len(), max: ENTRY_LEN_MAX });
         }
         let (answer, answered) = oneshot::channel();
+        let claim = Claim::default();
         {
             let requests = self.requests.lock();
             let Some(requests) = &*requests else { return Err(ProposeError::ShuttingDown) };
-            match requests.try_send(Request { batch, payload, answer }) {
+            match requests.try_send(Request { batch, payload, claim: claim.clone(), answer }) {
                 Ok(()) => {}
                 Err(TrySendError::Full(_)) => return Err(ProposeError::Overloaded),
                 Err(TrySendError::Disconnected(_)) => return Err(ProposeError::ShuttingDown),
             }
         }
-        match tokio::time::timeout(time.end, answered).await {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(_)) | Err(_) => Err(ProposeError::OutcomeUnknown),
-        }
+        claim.outcome(answered, time).await
     }
 
     async fn barrier(&self, _: Consistency, _: Duration) -> Result<(), ReadError> {

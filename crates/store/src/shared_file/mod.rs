@@ -30,6 +30,7 @@ use tokio_util::task::TaskTracker;
 use self::calls::Caller;
 use self::leader_file::LeaderRecord;
 use self::orderer::{Orderer, Request};
+use super::claim::Claim;
 use super::file_log::beside;
 use super::store_event::StoreEvents;
 use super::{
@@ -191,7 +192,7 @@ impl Shared {
             Request::Nodes(answer) => drop(answer),
             Request::Forget(_, answer) => drop(answer),
             Request::Write { answer, .. } => {
-                let error = self.failure().map_or(ProposeError::NoLeader, ProposeError::Storage);
+                let error = self.failure().map_or(ProposeError::NotBegun, ProposeError::Storage);
                 drop(answer.send(Err(error)));
             }
         }
@@ -313,11 +314,9 @@ impl ControlStore for SharedFileStore {
             return Err(self.shared.not_leader());
         }
         let (answer, answered) = oneshot::channel();
-        self.send(Request::Write { batch, payload, needs_lease, answer })?;
-        match tokio::time::timeout(time.end, answered).await {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(_)) | Err(_) => Err(ProposeError::OutcomeUnknown),
-        }
+        let claim = Claim::default();
+        self.send(Request::Write { batch, payload, needs_lease, claim: claim.clone(), answer })?;
+        claim.outcome(answered, time).await
     }
 
     async fn barrier(&self, level: Consistency, timeout: Duration) -> Result<(), ReadError> {

@@ -20,11 +20,12 @@ use tokio::sync::oneshot;
 use super::Shared;
 use super::leader_file::LeaderRecord;
 use super::node_files::NodeFiles;
+use crate::claim::{Claim, Outcome};
 use crate::file_log::{GROUP_LEN_MAX, LogError, LogFile, News, Place, beside, try_lock};
 use crate::machine::{Machine, read_entry};
 use crate::node_register::REPORT_MS;
 use crate::{OpenError, Ordered, ProposeError, StoreEvent, StoreNode};
-use maxine_state::{Applied, Batch};
+use maxine_state::Batch;
 
 /// Maximum number of batches in one frame.
 const GROUP_MAX: usize = 256;
@@ -38,7 +39,8 @@ pub(super) enum Request {
         batch: Batch,
         payload: Vec<u8>,
         needs_lease: bool,
-        answer: oneshot::Sender<Result<Vec<Applied>, ProposeError>>,
+        claim: Claim,
+        answer: oneshot::Sender<Outcome>,
     },
     /// Apply everything that is in the file now.
     CatchUp(oneshot::Sender<bool>),
@@ -488,8 +490,11 @@ impl Orderer {
                 Request::Write { needs_lease: true, answer, .. } if !leads => {
                     drop(answer.send(Err(self.shared.not_leader())));
                 }
-                Request::Write { batch, payload, answer, .. } => {
-                    writes.push((batch, payload, answer));
+                Request::Write { batch, payload, claim, answer, .. } => {
+                    // Its caller may have given up while the lock was waited for.
+                    if claim.take() {
+                        writes.push((batch, payload, answer));
+                    }
                 }
             }
         }
