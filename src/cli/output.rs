@@ -6,6 +6,7 @@
 use std::io::Write;
 
 use comfy_table::{ContentArrangement, Table, presets};
+use maxine_state::is_invisible;
 use serde_json::Value;
 
 use super::exit::CliError;
@@ -132,13 +133,9 @@ fn escaped(c: char) -> String {
     c.escape_unicode().to_string()
 }
 
-/// Whether a character is neither a control character nor a format character of Unicode that is invisible or that
-/// changes the direction of writing.
+/// Whether a character is written as it is: it can be seen, or belongs to one that can.
 fn is_shown(c: char) -> bool {
-    let is_format = matches!(c,
-        '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
-        | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}');
-    !c.is_control() && !is_format
+    !is_invisible(c)
 }
 
 /// A duration as people say it: `850ms`, `12s`, `3m 4s`, `5h 2m`, `3d 1h`.

@@ -61,7 +61,7 @@ pub use in_traffic::{InTraffic, NoTraffic};
 pub use instance::{Drain, Expiry, Instance, Registration};
 pub use leadership::Leadership;
 pub use limits::{Given, Limit, LimitExceeded};
-pub use name::{InstanceKey, Name, ServiceKey, ServiceRef};
+pub use name::{InstanceKey, Name, ServiceKey, ServiceRef, is_invisible};
 pub use policy::*;
 pub use runtime_config::{
     ConfigHistory, ConfigRecord, ConfigRevision, DiscoveryMode, LogFormat, RuntimeConfig,

@@ -6,6 +6,7 @@
 use bincode::{Decode, Encode};
 
 use super::field::Field;
+use super::name::is_invisible;
 
 /// Maximum length of the name of a service, an instance, a zone, a version or a node, in bytes.
 pub const NAME_LEN_MAX: usize = 255;
@@ -175,6 +176,8 @@ pub enum Limit {
     NotIfPermanent,
     /// A path that begins with a slash.
     RootedPath,
+    /// A name without characters that show nothing or that change the direction of writing.
+    NoInvisibleCharacters,
 }
 
 /// The value that was given, as far as it is kept. Variants are only ever appended.
@@ -237,10 +240,13 @@ pub fn check_text(
     Ok(())
 }
 
-/// Checks a name: its length, its characters, and whether it can be a segment of a URL's path. There, `.` and
+/// Checks a name: its length, that all its characters can be seen, and whether it can be a segment of a URL's path. There, `.` and
 /// `..` have another meaning, even percent-encoded (RFC 3986, section 5.2.4; WHATWG URL).
 pub fn check_name(field: &str, text: &str) -> Result<(), LimitExceeded> {
     check_text(field, text, 1, NAME_LEN_MAX)?;
+    if text.chars().any(is_invisible) {
+        return Err(LimitExceeded::new(field, Limit::NoInvisibleCharacters, text));
+    }
     if matches!(text, "." | "..") {
         return Err(LimitExceeded::new(field, Limit::NoDotName, text));
     }

@@ -16,8 +16,8 @@ use super::limits::{self, Limit, LimitExceeded};
 pub struct Name(Arc<str>);
 
 impl Name {
-    /// Takes `text` as a name if it is not empty, at most [`limits::NAME_LEN_MAX`] bytes long, free
-    /// of control characters and neither `.` nor `..`; `field` names it in the error.
+    /// Takes `text` as a name if it is not empty, at most [`limits::NAME_LEN_MAX`] bytes long, free of control
+    /// and invisible characters and neither `.` nor `..`; `field` names it in the error.
     pub fn parse(field: &str, text: &str) -> Result<Self, LimitExceeded> {
         limits::check_name(field, text)?;
         Ok(Self(text.into()))
@@ -65,6 +65,48 @@ impl Borrow<str> for Name {
     fn borrow(&self) -> &str {
         &self.0
     }
+}
+
+/// Code points that show nothing, or that change the order in which other characters are shown: those of Unicode
+/// 16.0 with the general category Cf, Zl or Zp, those with the property Default_Ignorable_Code_Point, the blanks
+/// U+2800 and U+1D159, and the interlinear annotation marks. The table is part of what the replicas agree on: it
+/// must not follow a library's version of Unicode.
+const INVISIBLE: [(u32, u32); 27] = [
+    (0x00ad, 0x00ad),
+    (0x034f, 0x034f),
+    (0x0600, 0x0605),
+    (0x061c, 0x061c),
+    (0x06dd, 0x06dd),
+    (0x070f, 0x070f),
+    (0x0890, 0x0891),
+    (0x08e2, 0x08e2),
+    (0x115f, 0x1160),
+    (0x17b4, 0x17b5),
+    (0x180b, 0x180f),
+    (0x200b, 0x200f),
+    (0x2028, 0x202e),
+    (0x2060, 0x206f),
+    (0x2800, 0x2800),
+    (0x3164, 0x3164),
+    (0xfe00, 0xfe0f),
+    (0xfeff, 0xfeff),
+    (0xffa0, 0xffa0),
+    (0xfff0, 0xfffb),
+    (0x110bd, 0x110bd),
+    (0x110cd, 0x110cd),
+    (0x13430, 0x1343f),
+    (0x1bca0, 0x1bca3),
+    (0x1d159, 0x1d159),
+    (0x1d173, 0x1d17a),
+    (0xe0000, 0xe0fff),
+];
+
+/// Whether a character is a control character, shows nothing, or changes the direction of writing.
+#[must_use]
+pub fn is_invisible(c: char) -> bool {
+    let code = u32::from(c);
+    let at = INVISIBLE.partition_point(|(_, last)| *last < code);
+    c.is_control() || INVISIBLE.get(at).is_some_and(|(first, _)| *first <= code)
 }
 
 /// A service within its namespace.
@@ -143,5 +185,84 @@ pub struct InstanceKey {
 impl fmt::Display for InstanceKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.service, self.instance)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_with_characters_that_nobody_sees_are_refused() {
+        let hidden = [
+            '\u{0}',
+            '\u{1b}',
+            '\u{7f}',
+            '\u{85}',
+            '\u{9b}',
+            '\u{ad}',
+            '\u{34f}',
+            '\u{61c}',
+            '\u{115f}',
+            '\u{180e}',
+            '\u{200b}',
+            '\u{200d}',
+            '\u{200e}',
+            '\u{200f}',
+            '\u{2028}',
+            '\u{202a}',
+            '\u{202e}',
+            '\u{2060}',
+            '\u{2066}',
+            '\u{2069}',
+            '\u{206f}',
+            '\u{2800}',
+            '\u{3164}',
+            '\u{fe0f}',
+            '\u{feff}',
+            '\u{ffa0}',
+            '\u{fff9}',
+            '\u{1d173}',
+            '\u{e0001}',
+            '\u{e007f}',
+            '\u{e01ef}',
+        ];
+        for c in hidden {
+            for text in [format!("{c}orders"), format!("ord{c}ers"), format!("orders{c}")] {
+                let refused = Name::parse("service", &text).unwrap_err();
+                let limit = refused.limit;
+                assert!(
+                    matches!(limit, Limit::NoControlCharacters | Limit::NoInvisibleCharacters),
+                    "{text:?}: {limit:?}"
+                );
+            }
+        }
+        for text in [
+            "orders",
+            "Orders V2",
+            "a.b_c-d:1",
+            "a/b",
+            "größe",
+            "заказы",
+            "注文",
+            "주문",
+            "طلبات",
+            "הזמנות",
+            "café",
+            "e\u{301}",
+            "🚀",
+            "~",
+            "a\u{a0}b",
+        ] {
+            assert!(Name::parse("service", text).is_ok(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn the_table_of_invisible_characters_is_sorted() {
+        assert!(INVISIBLE.iter().all(|(first, last)| first <= last));
+        assert!(INVISIBLE.windows(2).all(|pair| pair[0].1 < pair[1].0));
+        let count = (0..=0x10_ffff).filter_map(char::from_u32).filter(|c| is_invisible(*c)).count();
+        assert_eq!(count, 65 + 4210, "replicas of two builds must have the same table");
     }
 }

@@ -56,6 +56,9 @@ impl Display for Limit {
                 );
             }
             Self::NoControlCharacters => "free of control characters",
+            Self::NoInvisibleCharacters => {
+                "free of characters that show nothing or that change the direction of writing"
+            }
             Self::NoDotName => "a name other than . and ..",
             Self::NoColon => {
                 "without a colon, which marks tokens and parts of Maxine in the audit log"
