@@ -334,8 +334,8 @@ impl HealthCheckerActor {
             };
             ctx.spawn(run.into_actor(self).map(|(job, answer), actor, ctx| {
                 let (now_ms, wall_ms) = (actor.now_ms(), actor.parts.clock.wall_ms());
-                actor.observer.done(&job, answer.as_ref(), now_ms, wall_ms);
-                if let Some(answer) = answer {
+                let counts = actor.observer.done(&job, answer.as_ref(), now_ms, wall_ms);
+                if let Some(answer) = answer.filter(|_| counts) {
                     actor.parts.sink.probed(&job.key, &answer);
                 }
                 // Its place is free for the next one.

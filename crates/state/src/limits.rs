@@ -240,8 +240,8 @@ pub fn check_text(
     Ok(())
 }
 
-/// Checks a name: its length, that all its characters can be seen, and whether it can be a segment of a URL's path. There, `.` and
-/// `..` have another meaning, even percent-encoded (RFC 3986, section 5.2.4; WHATWG URL).
+/// Checks a name: its length, that all its characters can be seen, and whether it can be a segment of a URL's
+/// path. There, `.` and `..` have another meaning, even percent-encoded (RFC 3986, section 5.2.4; WHATWG URL).
 pub fn check_name(field: &str, text: &str) -> Result<(), LimitExceeded> {
     check_text(field, text, 1, NAME_LEN_MAX)?;
     if text.chars().any(is_invisible) {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::agenda::assigned;
 use super::spec::{ActiveDefaults, effective_probe};
 use super::track::{ProbeAnswer, ProbeRecord, ProbeStatus, Track};
-use super::turns::{ProbeClass, Turns};
+use super::turns::{LOOK_MS, ProbeClass, Turns};
 use super::verdict::Observation;
 use maxine_state::{
     Address, ControlState, Instance, InstanceKey, ProbeSpec, ServiceKey, ServiceState,
@@ -38,6 +38,9 @@ pub struct ProbeJob {
     pub spec: ProbeSpec,
     /// The class of places that the probe uses.
     pub class: ProbeClass,
+    /// Whether the time limit in `spec` is shorter than the instance's own: no answer in time tells only that the
+    /// instance is slow.
+    pub is_look: bool,
 }
 
 /// The probe results of this node. Any thread can read them without waiting. Only the observer writes them.
@@ -264,12 +267,19 @@ impl Observer {
             };
             track.in_flight = true;
             track.ready = None;
+            let mut spec = track.spec.clone();
+            let is_look =
+                class == ProbeClass::New && spec.timeout_ms > LOOK_MS && self.turns.is_crowded();
+            if is_look {
+                spec.timeout_ms = LOOK_MS;
+            }
             jobs.push(ProbeJob {
                 key,
                 address_index: track.address_index,
                 address: track.address.clone(),
-                spec: track.spec.clone(),
+                spec,
                 class,
+                is_look,
             });
         }
         jobs
@@ -281,20 +291,29 @@ impl Observer {
         self.later.first().map(|(due_ms, _)| *due_ms)
     }
 
-    /// Records a result, or that the probe could not be made. A result for an earlier address is ignored.
+    /// Records a result, or `None` if the probe could not be made. Returns whether the result counts: a result for an
+    /// earlier address does not, nor one that was cut off by the short time limit for new instances.
     pub fn done(
         &mut self,
         job: &ProbeJob,
         answer: Option<&ProbeAnswer>,
         now_ms: u64,
         wall_ms: u64,
-    ) {
+    ) -> bool {
         self.turns.done(job.class, &job.key.service);
         let Some(track) =
             self.tracks.get_mut(&job.key).filter(|track| track.address_index == job.address_index)
         else {
-            return;
+            return false;
         };
+        let is_cut_off = |answer: &ProbeAnswer| answer.latency_us >= LOOK_MS * 1_000;
+        if job.is_look && answer.is_some_and(is_cut_off) {
+            track.set_slow();
+            track.in_flight = false;
+            track.due_ms = now_ms;
+            self.later.insert((now_ms, job.key.clone()));
+            return false;
+        }
         if let Some(answer) = answer {
             if track.take(answer, now_ms, wall_ms) {
                 self.unsent.insert(job.key.clone());
@@ -307,6 +326,7 @@ impl Observer {
         let moved = spec.interval_ms - spread / 2 + self.rng.u64(0..=spread);
         track.due_ms = now_ms + moved;
         self.later.insert((track.due_ms, job.key.clone()));
+        answer.is_some()
     }
 
     /// Records that the proxy has ejected an instance, with the reason, or has admitted it again.

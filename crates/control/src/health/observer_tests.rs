@@ -64,21 +64,36 @@ impl World {
                     break;
                 }
                 let job = ended.remove();
-                let (took_ms, status) = self.behaviour(&job.key);
+                let (took_ms, status) = self.behaviour(&job);
                 let latency_us = took_ms * 1_000;
                 let answer = ProbeAnswer { status, detail: String::new(), latency_us };
                 self.core.done(&job, Some(&answer), self.now_ms, self.now_ms);
             }
             for job in self.core.due(self.now_ms) {
                 self.begun += 1;
-                let ends_ms = self.now_ms + self.behaviour(&job.key).0;
+                let ends_ms = self.now_ms + self.behaviour(&job).0;
                 self.in_flight.insert((ends_ms, self.begun), job);
             }
         }
     }
 
-    fn behaviour(&self, key: &InstanceKey) -> (u64, ProbeStatus) {
-        self.others.get(key).copied().unwrap_or((TARPIT_MS, ProbeStatus::Dead))
+    fn behaviour(&self, job: &ProbeJob) -> (u64, ProbeStatus) {
+        let (took_ms, status) =
+            self.others.get(&job.key).copied().unwrap_or((TARPIT_MS, ProbeStatus::Dead));
+        match took_ms > job.spec.timeout_ms {
+            true => (job.spec.timeout_ms, ProbeStatus::Dead),
+            false => (took_ms, status),
+        }
+    }
+
+    /// How long it takes from now until the first result about an instance.
+    fn first_result_after_ms(&mut self, key: &InstanceKey) -> u64 {
+        let from_ms = self.now_ms;
+        while self.core.table.get(key).unwrap().records.is_empty() {
+            self.run(STEP_MS);
+            assert!(self.now_ms - from_ms < 600_000, "{key} has no result");
+        }
+        self.now_ms - from_ms
     }
 
     /// How long it takes from now until the instance has this settled status, in milliseconds.
@@ -118,6 +133,10 @@ fn six_thousand_services_that_never_answer_do_not_delay_the_probes_of_others() {
     world.run(5_000);
     world.tarpits(6_000, 1);
     // All instances are new.
+    let beside = key("beside", "a");
+    world.honest(&beside, 100, ProbeStatus::Good);
+    let first_ms = world.first_result_after_ms(&beside);
+    assert!(first_ms < 10_000, "its first probe came after {first_ms} ms");
     world.run(20_000);
     world.others.insert(falls_silent.clone(), (500, ProbeStatus::Dead));
     assert!(world.settles_after_ms(&falls_silent, ProbeStatus::Dead) <= SOON_MS);

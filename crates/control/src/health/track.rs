@@ -9,6 +9,8 @@ use super::observer::TrackView;
 use super::turns::ProbeClass;
 use maxine_state::ProbeSpec;
 
+/// Maximum length of the text that is kept of a result, in bytes.
+const DETAIL_LEN_MAX: usize = 256;
 /// Number of results that are kept for the explanation of a verdict.
 const RECORDS_MAX: usize = 8;
 /// A probe that takes at least this long is slow, whatever its time limit is, in microseconds.
@@ -109,6 +111,11 @@ impl Track {
         if self.was_quick { ProbeClass::Answering } else { ProbeClass::New }
     }
 
+    /// Records that the instance gave no answer in the short time for new instances. It is slow from now on.
+    pub(crate) fn set_slow(&mut self) {
+        self.slow_in_a_row = SLOW_PROBES_MAX;
+    }
+
     /// Records a result. Returns `true` if the settled status changed.
     pub(crate) fn take(&mut self, answer: &ProbeAnswer, now_ms: u64, wall_ms: u64) -> bool {
         if answer.latency_us >= SLOW_US.min(self.spec.timeout_ms * 1_000) {
@@ -123,7 +130,7 @@ impl Track {
         self.records.push_front(ProbeRecord {
             at_ms: wall_ms,
             status: answer.status,
-            detail: answer.detail.clone(),
+            detail: shortened(&answer.detail),
             latency_us: answer.latency_us,
         });
         if answer.status == ProbeStatus::Good {
@@ -167,9 +174,22 @@ impl Track {
     }
 }
 
+/// The beginning of a result's text: everyone who asks why gets it, and it goes to the leader.
+fn shortened(detail: &str) -> String {
+    detail[..detail.floor_char_boundary(DETAIL_LEN_MAX)].to_owned()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_a_results_text_only_the_beginning_is_kept() {
+        let mut track = track(1, 1, 0);
+        let detail = "ü".repeat(100_000);
+        track.take(&ProbeAnswer { detail, ..answer(ProbeStatus::Dead) }, 1, 1);
+        assert_eq!(track.last_detail(), "ü".repeat(128));
+    }
 
     fn track(rise: u32, fall: u32, grace_until_ms: u64) -> Track {
         let spec = ProbeSpec { rise, fall, ..ProbeSpec::default() };

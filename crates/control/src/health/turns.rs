@@ -3,6 +3,9 @@
 //! An instance that accepts a connection and never answers uses a place until the time limit of the probe,
 //! which its owner sets. Therefore probes have classes, which depend on earlier results, and each class has
 //! its own places. Within a class the services take turns, and no service gets more than half of the places.
+//! While more than half of the places for new instances are taken, a new instance has only [`LOOK_MS`] to answer. One
+//! that does not answer in this time is probed again as a slow one, with its whole time limit. So a new instance that
+//! answers fast does not wait for thousands that never answer.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -11,7 +14,9 @@ use maxine_state::{InstanceKey, Name, ServiceKey};
 /// Maximum number of concurrent probes of instances that answer.
 const ANSWERING_MAX: usize = 128;
 /// Maximum number of concurrent probes of new instances.
-const NEW_MAX: usize = 128;
+const NEW_MAX: usize = 192;
+/// Time limit for a new instance while many new instances are probed, in milliseconds.
+pub(crate) const LOOK_MS: u64 = 200;
 /// Maximum number of concurrent probes of slow instances.
 const SLOW_MAX: usize = 64;
 /// A service gets at most one in this many places of a class.
@@ -143,6 +148,11 @@ impl Turns {
         [ProbeClass::Answering, ProbeClass::New, ProbeClass::Slow]
             .into_iter()
             .find_map(|class| Some((class, self.queue(class).next()?)))
+    }
+
+    /// Whether probes of new instances have to be short.
+    pub(crate) fn is_crowded(&self) -> bool {
+        self.new.in_flight > self.new.max / 2
     }
 
     /// The number of probes and services that are stored here.
