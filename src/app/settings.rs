@@ -17,7 +17,9 @@ use maxine_api::access::AccessMode;
 use maxine_api::serve::ServeLimits;
 use maxine_api::{ApiSettings, host_name};
 use maxine_control::health::ActiveDefaults;
-use maxine_gateway::{EgressPolicy, ForwarderConfig, OwnAddresses, TlsRoots, TrustedProxies};
+use maxine_gateway::{
+    ConnectionLimits, EgressPolicy, ForwarderConfig, OwnAddresses, TlsRoots, TrustedProxies,
+};
 use maxine_identity::{
     Account, EnvSigningKeys, Secret, SecuritySettings, break_glass_file, check_password,
     make_break_glass_token,
@@ -69,6 +71,7 @@ pub(super) fn api(config: &NodeConfig, http_addr: SocketAddr) -> ApiSettings {
         allowed_hosts: allowed_hosts(config),
         trusted_proxies: TrustedProxies::new(config.security.trusted_proxies.clone()),
         pending_audit_file: Some(config.data_dir.join("pending-audit")),
+        open_instances_per_address_max: config.security.open_instances_per_address_max,
         watchers: PlaceLimits {
             max: config.http.watchers_max,
             per_address_max: config.http.watchers_per_address_max,
@@ -408,7 +411,10 @@ pub(super) fn forwarder(
     };
     let (allow, deny) = (security.upstream_allow.clone(), security.upstream_deny.clone());
     let egress = EgressPolicy::new(allow, deny, http_addr.ip().is_loopback()).with_own(own);
-    let connections = ForwarderConfig::connection_limits(upstreams_max(config)?);
+    let connections = ConnectionLimits {
+        max: upstreams_max(config)?,
+        per_address_percent: config.http.proxy_connections_per_address_percent,
+    };
     Ok(ForwarderConfig { connections, ..ForwarderConfig::new(egress, tls_roots) })
 }
 

@@ -68,7 +68,7 @@ keys! {
     "http.advertise" "advertise" "MAXINE_HTTP_ADVERTISE" "URL" "up to 2048 bytes" ""
         "URL at which other nodes and clients reach this node. If empty, it is made from host and port." => |c, v| c.http.advertise = text(v, 2_048)?;
     "http.connections_max" "http-connections-max" "MAXINE_HTTP_CONNECTIONS_MAX" "connections" "1 to 1000000" "20000"
-        "Maximum open connections. Beyond it, new connections are answered with 503 and closed. At most three quarters of the open files that the system allows." => |c, v| c.http.connections_max = number(v, 1, 1_000_000)?;
+        "Maximum open connections. Beyond it, new connections are answered with 503 and closed. One in eight is kept for callers with a credential and for this machine. At most three quarters of the open files that the system allows." => |c, v| c.http.connections_max = number(v, 1, 1_000_000)?;
     "http.connections_per_address_max" "http-connections-per-address-max" "MAXINE_HTTP_CONNECTIONS_PER_ADDRESS_MAX" "connections" "1 to 1000000" "12000"
         "Maximum open connections from one address (for IPv6, one /64 network). Beyond it, new connections are answered with 503 and closed. security.trusted_proxies are exempt." => |c, v| c.http.connections_per_address_max = number(v, 1, 1_000_000)?;
     "http.watchers_max" "http-watchers-max" "MAXINE_HTTP_WATCHERS_MAX" "watchers" "1 to 1000000" "20000"
@@ -85,6 +85,8 @@ keys! {
         "Time limit for reading the body of a request and answering it. Streams and proxied requests have their own limits." => |c, v| c.http.request_timeout_ms = number(v, 100, 3_600_000)?;
     "http.proxy_body_len_max" "proxy-body-len-max" "MAXINE_PROXY_BODY_LEN_MAX" "bytes" "0 to 1099511627776" "10485760"
         "Maximum length of a request body that is forwarded to an instance. A longer body is answered with 413. 0 means no limit." => |c, v| c.http.proxy_body_len_max = number(v, 0, 1 << 40)?;
+    "http.proxy_connections_per_address_percent" "proxy-connections-per-address-percent" "MAXINE_PROXY_CONNECTIONS_PER_ADDRESS_PERCENT" "percent" "1 to 100" "25"
+        "Percentage of the connections to instances that one client address (for IPv6, one /64 network) may use at once, of those that other addresses do not use. Beyond it, proxied requests are answered with 503. Idle connections count for no address and are closed when a new one needs the place. One connection in eight is kept for callers with a credential. security.trusted_proxies that name no client are exempt. 100 means no such limit." => |c, v| c.http.proxy_connections_per_address_percent = number(v, 1, 100)?;
     "http.proxy_sandbox" "proxy-sandbox" "MAXINE_PROXY_SANDBOX" "switch" "true, false" "true"
         "If true, browsers treat a page that an instance serves through the proxy as a separate origin (CSP sandbox), so that its scripts cannot use the dashboard's session." => |c, v| c.http.proxy_sandbox = switch(v)?;
     "http.cors_allow_origin" "cors-allow-origin" "MAXINE_CORS_ALLOW_ORIGIN" "origin" "an origin, * or nothing" ""
@@ -140,6 +142,8 @@ keys! {
         "Whether registrations and heartbeats need a token." => |c, v| c.security.registration_access = access(v)?;
     "security.discovery_access" "discovery-access" "MAXINE_DISCOVERY_ACCESS" "choice" "open, token" "open"
         "Whether discovery and the proxy need a token." => |c, v| c.security.discovery_access = access(v)?;
+    "security.open_instances_per_address_max" "open-instances-per-address-max" "MAXINE_OPEN_INSTANCES_PER_ADDRESS_MAX" "instances" "0 to 1000000" "100000"
+        "Maximum number of instances that one client address (for IPv6, one /64 network) registers through this node without a credential. Beyond it, registrations of further instances are answered with 429. Each node counts by itself since its start; an instance that has left the registry is no longer counted. Loopback addresses are exempt where security.trusted_proxies is empty. 0 means no limit." => |c, v| c.security.open_instances_per_address_max = number(v, 0, 1_000_000)?;
     "security.allow_open" "allow-open" "MAXINE_ALLOW_OPEN" "switch" "true, false" "false"
         "Allows security.registration_access and security.discovery_access to be open where http.host is not a loopback address; such a node does not start without it." => |c, v| c.security.allow_open = switch(v)?;
     "security.admin_username" "admin-username" "MAXINE_INITIAL_ADMIN_USERNAME" "text" "1 to 255 bytes" "admin"
@@ -258,6 +262,7 @@ impl NodeConfig {
                 header_timeout_ms: 0,
                 request_timeout_ms: 0,
                 proxy_body_len_max: 0,
+                proxy_connections_per_address_percent: 0,
                 proxy_sandbox: true,
                 cors_allow_origin: String::new(),
                 allowed_hosts: Vec::new(),
@@ -303,6 +308,7 @@ impl NodeConfig {
             security: SecurityConfig {
                 registration_access: Access::Open,
                 discovery_access: Access::Open,
+                open_instances_per_address_max: 0,
                 allow_open: false,
                 admin_username: String::new(),
                 initial_password_file: PathBuf::new(),

@@ -82,6 +82,8 @@ pub struct HttpConfig {
     pub request_timeout_ms: u64,
     /// Largest body of a forwarded request, in bytes; 0 for no limit.
     pub proxy_body_len_max: u64,
+    /// Percentage of the connections to instances that other clients leave, which one client address may use.
+    pub proxy_connections_per_address_percent: u8,
     /// Whether browsers give pages of instances an origin of their own.
     pub proxy_sandbox: bool,
     /// Origins that browsers may call from; empty switches CORS off.
@@ -130,6 +132,8 @@ pub struct SecurityConfig {
     pub registration_access: Access,
     /// Who may discover and use the proxy.
     pub discovery_access: Access,
+    /// Most instances that one address registers through this node without a credential; 0 for no limit.
+    pub open_instances_per_address_max: usize,
     /// Whether either may be open on an address that is not loopback.
     pub allow_open: bool,
     /// The admin's name at first start.

@@ -12,7 +12,7 @@ use maxine_api::serve::ServeLimits;
 use maxine_api::{ApiSettings, AppState};
 use maxine_clock::Clock;
 use maxine_control::health::ActiveDefaults;
-use maxine_gateway::{EgressPolicy, ForwarderConfig, TlsRoots};
+use maxine_gateway::{ConnectionLimits, EgressPolicy, ForwarderConfig, TlsRoots};
 use maxine_identity::{PasswordCost, SecuritySettings};
 use maxine_state::Role;
 use maxine_store::MemoryStore;
@@ -31,6 +31,8 @@ pub(crate) struct Options {
     pub(crate) telemetry: TelemetrySettings,
     pub(crate) health: ActiveDefaults,
     pub(crate) limits: ServeLimits,
+    /// Most connections to instances.
+    pub(crate) upstreams_max: usize,
     /// The zone that the node runs in.
     pub(crate) zone: Option<String>,
 }
@@ -75,6 +77,7 @@ impl Server {
             },
             telemetry: TelemetrySettings::default(),
             limits: ServeLimits::default(),
+            upstreams_max: 65_536,
             health: ActiveDefaults::default(),
             zone: None,
         };
@@ -90,10 +93,13 @@ impl Server {
             api: options.api,
             security: options.security,
             telemetry: options.telemetry,
-            forwarder: ForwarderConfig::new(
-                EgressPolicy::new(Vec::new(), Vec::new(), true),
-                TlsRoots::default(),
-            ),
+            forwarder: ForwarderConfig {
+                connections: ConnectionLimits::of(options.upstreams_max),
+                ..ForwarderConfig::new(
+                    EgressPolicy::new(Vec::new(), Vec::new(), true),
+                    TlsRoots::default(),
+                )
+            },
             health: options.health,
         };
         let node = assemble(NodeParts {

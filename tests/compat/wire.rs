@@ -247,6 +247,106 @@ async fn a_share_of_the_connections_is_kept_for_callers_with_a_credential() {
     assert!(answers.starts_with("HTTP/1.1 200 ") && answers.contains("HTTP/1.1 503 "), "{answers}");
 }
 
+/// Strangers hold all connections to instances that they may: a caller with a credential still gets one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_share_of_the_connections_to_instances_is_kept_for_callers_with_a_credential() {
+    let server = Server::start_with(|options| {
+        options.upstreams_max = 8;
+        let proxies = vec!["127.0.0.1/32".parse().unwrap()];
+        options.api.trusted_proxies = maxine_gateway::TrustedProxies::new(proxies);
+    })
+    .await;
+    let token = server.admin().await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    server.register(super::support::node("tarpit", "a", port)).await;
+    let ask = |client: u8, field: &str| {
+        format!(
+            "GET /api/maxine/serviceops/proxy/tarpit/x HTTP/1.1\r\nhost: h\r\nx-forwarded-for: 203.0.113.{client}\r\n\
+             {field}connection: close\r\n\r\n"
+        )
+    };
+    let mut held = Vec::new();
+    for client in 1..=7 {
+        let mut stream = tokio::net::TcpStream::connect(server.addr).await.unwrap();
+        stream.write_all(ask(client, "").as_bytes()).await.unwrap();
+        held.push((stream, listener.accept().await.unwrap()));
+    }
+    let refused = server.raw(ask(8, "").as_bytes()).await;
+    assert!(refused.starts_with("HTTP/1.1 503 "), "{refused}");
+    assert!(refused.contains("x-maxine-error: connections_busy"), "{refused}");
+    let wrong = server.raw(ask(8, "authorization: Bearer x\r\n").as_bytes()).await;
+    assert!(wrong.starts_with("HTTP/1.1 503 "), "not every token counts: {wrong}");
+    let known = ask(8, &format!("authorization: Bearer {token}\r\n"));
+    let answer = async {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let len = stream.read(&mut [0; 4_096]).await.unwrap();
+        assert!(len > 0);
+        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.unwrap();
+    };
+    let (answered, ()) = futures::join!(server.raw(known.as_bytes()), answer);
+    assert!(answered.starts_with("HTTP/1.1 200 ") && answered.ends_with("ok"), "{answered}");
+}
+
+/// One address registers only so many instances without a credential.
+#[tokio::test(flavor = "multi_thread")]
+async fn instances_that_one_address_registers_without_a_credential_are_bounded() {
+    let server = Server::start_with(|options| {
+        options.api.open_instances_per_address_max = 2;
+        let proxies = vec!["127.0.0.1/32".parse().unwrap()];
+        options.api.trusted_proxies = maxine_gateway::TrustedProxies::new(proxies);
+    })
+    .await;
+    let token = server.admin().await;
+    let register = async |client: &str, name: &str, token: &str| {
+        let path = "/api/maxine/serviceops/register";
+        let request = server.post(path, &super::support::node("orders", name, 80));
+        let request = request.header("x-forwarded-for", client);
+        let request = if token.is_empty() { request } else { request.bearer_auth(token) };
+        request.send().await.unwrap()
+    };
+    let (one, other) = ("203.0.113.1", "203.0.113.2");
+    assert_eq!(register(one, "a", "").await.status(), 200);
+    assert_eq!(register(one, "b", "").await.status(), 200);
+    let refused = register(one, "c", "").await;
+    assert_eq!(refused.headers()["retry-after"], "60");
+    let (status, text) = super::support::message(refused).await;
+    assert_eq!(status, 429);
+    assert!(text.contains("has registered 2 instances without a credential"), "{text}");
+    assert_eq!(register(one, "a", "").await.status(), 200, "a heartbeat of its own instance");
+    assert_eq!(register(other, "a", "").await.status(), 200, "an instance that exists");
+    assert_eq!(register(other, "d", "").await.status(), 200, "another address");
+    assert_eq!(register(one, "c", &token).await.status(), 200, "with a credential");
+    let instance = |name: &str| format!("/api/v1/services/default/orders/instances/{name}");
+    let body = serde_json::json!({"address": "http://127.0.0.1:80", "ttl_ms": 60_000});
+    let native = server.put(&instance("e"), &body).header("x-forwarded-for", one);
+    let problem: serde_json::Value = native.send().await.unwrap().json().await.unwrap();
+    assert_eq!(
+        (&problem["status"], &problem["type"]),
+        (&429.into(), &"/problems/too-many-requests".into())
+    );
+    let items = serde_json::json!({"items": [
+        {"service": "orders", "id": "a", "address": "http://127.0.0.1:80", "ttl_ms": 60_000},
+        {"service": "orders", "id": "f", "address": "http://127.0.0.1:80", "ttl_ms": 60_000},
+    ]});
+    let batch = server.post("/api/v1/registrations", &items).header("x-forwarded-for", one);
+    let results: serde_json::Value = batch.send().await.unwrap().json().await.unwrap();
+    assert!(results["results"][0]["problem"].is_null(), "{results}");
+    assert_eq!(results["results"][1]["problem"]["status"], 429, "{results}");
+    // There is room again once an instance has left.
+    let left = server.http.delete(server.url(&instance("b"))).send().await.unwrap();
+    assert_eq!(left.status(), 200);
+    let mut status = 429;
+    for _ in 0..100 {
+        status = register(one, "c2", "").await.status().as_u16();
+        if status == 200 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(status, 200);
+}
+
 /// Heads of requests over HTTP/2 are counted with the bodies that arrive: one connection may begin hundreds.
 #[tokio::test(flavor = "multi_thread")]
 async fn heads_over_http2_count_while_their_requests_are_answered() {

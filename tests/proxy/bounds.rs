@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use hyper::Response;
+use maxine_gateway::ForwardContext;
 use maxine_state::Name;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
@@ -256,11 +257,12 @@ async fn a_body_that_comes_byte_by_byte_is_cut_off() {
     assert_eq!(status.bad_total, 0, "the instance is not blamed");
 }
 
-/// Whatever clients ask for, a node has only so many connections to instances, and one client half of them.
+/// Whatever clients ask for, a node has only so many connections to instances. However many clients use all that they
+/// may, one more client gets a connection, and a caller with a credential gets one of those that are kept for it.
 #[tokio::test]
-async fn the_connections_of_a_node_to_instances_are_bounded_and_one_client_gets_half() {
+async fn clients_that_hold_all_connections_to_instances_keep_no_other_client_out() {
     let rig = Rig::with(RigOptions {
-        connections_max: Some(8),
+        connections_max: Some(32),
         trusted: vec!["127.0.0.1/32"],
         ..RigOptions::default()
     })
@@ -271,30 +273,118 @@ async fn the_connections_of_a_node_to_instances_are_bounded_and_one_client_gets_
     })
     .await;
     rig.register("a", silent.address).await;
-    let ask = |client: &str| {
+    let ask = |client: u8, field: &str| {
         format!(
-            "GET / HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: {client}\r\nConnection: close\r\n\r\n"
+            "GET / HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: 203.0.113.{client}\r\n{field}Connection: close\r\n\r\n"
         )
     };
+    let known = format!("{KNOWN}: yes\r\n");
     let mut held = Vec::new();
-    for n in 1..=4 {
-        let mut stream = TcpStream::connect(rig.front).await.unwrap();
-        stream.write_all(ask("203.0.113.1").as_bytes()).await.unwrap();
-        held.push(stream);
-        until(|| silent.connections() == n).await;
+    // 28 are for strangers: a quarter for the first client, and for each further one a quarter of the rest.
+    for (client, share) in [(1, 7), (2, 6), (3, 4), (4, 3), (5, 2), (6, 2), (7, 1), (8, 1)] {
+        for _ in 0..share {
+            let mut stream = TcpStream::connect(rig.front).await.unwrap();
+            stream.write_all(ask(client, "").as_bytes()).await.unwrap();
+            held.push(stream);
+            until(|| silent.connections() == held.len()).await;
+        }
+        let refused = rig.raw(ask(client, "")).await;
+        assert_eq!(status_of(&refused), 503, "client {client}: {refused}");
+        assert!(refused.contains("x-maxine-error: connections_busy"), "{refused}");
+        assert!(refused.contains("retry-after: 1"), "{refused}");
     }
-    let refused = rig.raw(ask("203.0.113.1")).await;
-    assert_eq!(status_of(&refused), 503, "{refused}");
-    assert!(refused.contains("x-maxine-error: connections_busy"), "{refused}");
-    assert!(refused.contains("retry-after: 1"), "{refused}");
-    let mut other = TcpStream::connect(rig.front).await.unwrap();
-    other.write_all(ask("203.0.113.2").as_bytes()).await.unwrap();
-    until(|| silent.connections() == 5).await;
+    let mut later = TcpStream::connect(rig.front).await.unwrap();
+    later.write_all(ask(9, "").as_bytes()).await.unwrap();
+    until(|| silent.connections() == 27).await;
+    let mut last = TcpStream::connect(rig.front).await.unwrap();
+    last.write_all(ask(10, "").as_bytes()).await.unwrap();
+    until(|| silent.connections() == 28).await;
+    assert_eq!(status_of(&rig.raw(ask(11, "")).await), 503, "strangers have all that they may");
+    let mut credential = TcpStream::connect(rig.front).await.unwrap();
+    credential.write_all(ask(1, &known).as_bytes()).await.unwrap();
+    let refused = read_head(&mut credential).await.unwrap();
+    assert_eq!(
+        status_of(&refused),
+        503,
+        "a client's share counts with a credential too: {refused}"
+    );
+    let mut credential = TcpStream::connect(rig.front).await.unwrap();
+    credential.write_all(ask(11, &known).as_bytes()).await.unwrap();
+    until(|| silent.connections() == 29).await;
     drop(held);
-    until(|| rig.forwarder.in_flight(&service().instance(Name::trusted("a"))) == 1).await;
+    until(|| rig.forwarder.in_flight(&service().instance(Name::trusted("a"))) == 3).await;
     let mut again = TcpStream::connect(rig.front).await.unwrap();
-    again.write_all(ask("203.0.113.1").as_bytes()).await.unwrap();
-    until(|| silent.connections() == 6).await;
+    again.write_all(ask(1, "").as_bytes()).await.unwrap();
+    until(|| silent.connections() == 30).await;
+}
+
+/// A connection that no request uses counts for no client, and is closed when another one needs its place.
+#[tokio::test]
+async fn idle_connections_to_instances_are_given_up_first() {
+    let rig =
+        Arc::new(Rig::with(RigOptions { connections_max: Some(4), ..RigOptions::default() }).await);
+    let mut busy = Vec::new();
+    for id in ["a", "b", "c"] {
+        let gate = Arc::new(tokio::sync::Semaphore::new(0));
+        let upstream = {
+            let gate = Arc::clone(&gate);
+            Upstream::http(move |request: hyper::Request<hyper::body::Incoming>| {
+                let gate = Arc::clone(&gate);
+                async move {
+                    if request.uri().path() == "/held" {
+                        drop(gate.acquire().await);
+                    }
+                    Response::new(Body::from("ok"))
+                }
+            })
+            .await
+        };
+        rig.register_as(named(id), "one", &format!("http://{}", upstream.address), |_| {}).await;
+        busy.push((gate, upstream));
+    }
+    let get = |name: &'static str, path: &'static str| {
+        let rig = Arc::clone(&rig);
+        async move {
+            let context = ForwardContext {
+                service: named(name),
+                raw_path: path.to_owned(),
+                raw_query: None,
+                prefix: None,
+                client: maxine_gateway::ClientAddr::direct([10, 0, 0, 1].into()),
+                is_known: true,
+                https: false,
+                trace: Vec::new(),
+                body_len_max: None,
+                keep_trailer: true,
+                interim: None,
+            };
+            let answer = rig.forwarder.forward(context, hyper::Request::new(Body::empty())).await;
+            let status = answer.response.status().as_u16();
+            let body = http_body_util::BodyExt::collect(answer.response.into_body()).await;
+            (status, body.unwrap().to_bytes())
+        }
+    };
+    let idle = |name: &str| rig.forwarder.upstreams(named(name).as_ref())[0].idle_connections;
+    // Each of three services has an idle connection of the same client, whose share is one connection at once.
+    for name in ["a", "b", "c"] {
+        assert_eq!(get(name, "/").await.0, 200);
+        until(|| idle(name) == 1).await;
+    }
+    let held = tokio::spawn(get("a", "/held"));
+    until(|| rig.forwarder.in_flight(&named("a").instance(Name::trusted("one"))) == 1).await;
+    assert_eq!(get("b", "/").await.0, 503, "the client uses its share");
+    busy[0].0.add_permits(1);
+    assert_eq!(held.await.unwrap().0, 200);
+    until(|| idle("a") == 1).await;
+    // A fourth connection fits; a fifth needs the place of an idle one.
+    for name in ["d", "e"] {
+        let upstream = Upstream::named("new").await;
+        rig.register_as(named(name), "one", &format!("http://{}", upstream.address), |_| {}).await;
+        assert_eq!(get(name, "/").await.0, 200, "{name}");
+        busy.push((Arc::new(tokio::sync::Semaphore::new(0)), upstream));
+    }
+    let left = || ["a", "b", "c", "d", "e"].iter().map(|name| idle(name)).sum::<usize>();
+    until(|| left() == 4).await;
 }
 
 /// Bodies that are kept until they are whole are counted while they wait, each piece with what it costs.

@@ -57,6 +57,9 @@ impl Drop for Abort {
     }
 }
 
+/// A request with this field counts as one with a credential.
+pub(crate) const KNOWN: &str = "x-known";
+
 #[derive(Clone, Default)]
 pub(crate) struct RigOptions {
     pub(crate) body_len_max: Option<u64>,
@@ -90,7 +93,7 @@ impl Rig {
         let mut config =
             ForwarderConfig::new(EgressPolicy::new(vec![], vec![], true), options.roots.clone());
         if let Some(max) = options.connections_max {
-            config.connections = ForwarderConfig::connection_limits(max);
+            config.connections = maxine_gateway::ConnectionLimits::of(max);
         }
         if let Some(max) = options.kept_bodies_max {
             config.kept_bodies = PlaceLimits { max, per_address_max: max, reserved: 0 };
@@ -337,6 +340,7 @@ fn context(request: &Request<Incoming>, peer: IpAddr, options: &RigOptions) -> F
         raw_query: request.uri().query().map(str::to_owned),
         prefix: Some(PREFIX.to_owned()),
         client: trusted.resolve(peer, request.headers()),
+        is_known: request.headers().contains_key(KNOWN),
         https: false,
         body_len_max: options.body_len_max,
         trace: vec![(

@@ -121,6 +121,7 @@ fn context() -> ForwardContext {
         raw_query: None,
         prefix: None,
         client: maxine_gateway::ClientAddr::direct([127, 0, 0, 1].into()),
+        is_known: false,
         https: false,
         body_len_max: None,
         trace: Vec::new(),

@@ -47,6 +47,8 @@ pub enum NoPlace {
 #[derive(Debug, Default)]
 struct Taken {
     all: usize,
+    /// Those among `all` that nobody uses at the moment.
+    unused: usize,
     by_address: HashMap<IpAddr, usize>,
 }
 
@@ -54,6 +56,8 @@ struct Taken {
 #[derive(Debug)]
 pub struct Places {
     limits: PlaceLimits,
+    /// Percentage of the places that the other addresses leave, which one address may hold.
+    share_percent: usize,
     taken: Mutex<Taken>,
 }
 
@@ -61,8 +65,8 @@ pub struct Places {
 #[derive(Debug)]
 pub struct Place {
     places: Arc<Places>,
-    address: IpAddr,
-    standing: Standing,
+    /// Who uses it; `None` for a place that is kept for the next user.
+    user: Option<(IpAddr, Standing)>,
     count: usize,
 }
 
@@ -70,7 +74,16 @@ impl Places {
     /// Places, none of which is taken.
     #[must_use]
     pub fn new(limits: PlaceLimits) -> Arc<Self> {
-        Arc::new(Self { limits, taken: Mutex::default() })
+        Self::shared(limits, 100)
+    }
+
+    /// None of them taken. One address may hold at most `share_percent` percent of the places that the other
+    /// addresses do not use, but always one. So each further address takes less, and some places are left for
+    /// the next address.
+    #[must_use]
+    pub fn shared(limits: PlaceLimits, share_percent: u8) -> Arc<Self> {
+        let share_percent = usize::from(share_percent.clamp(1, 100));
+        Arc::new(Self { limits, share_percent, taken: Mutex::default() })
     }
 
     /// The limits.
@@ -85,6 +98,12 @@ impl Places {
         self.taken.lock().all
     }
 
+    /// How many of those that are taken nobody uses.
+    #[must_use]
+    pub fn unused(&self) -> usize {
+        self.taken.lock().unused
+    }
+
     /// Takes `count` places.
     pub fn take(
         self: &Arc<Self>,
@@ -92,33 +111,77 @@ impl Places {
         standing: Standing,
         count: usize,
     ) -> Result<Place, NoPlace> {
-        let address = network_of(address);
-        let mut place = Place { places: Arc::clone(self), address, standing, count: 0 };
-        place.grow(count)?;
-        Ok(place)
+        let user = (network_of(address), standing);
+        self.add(&mut self.taken.lock(), user, count, count)?;
+        Ok(Place { places: Arc::clone(self), user: Some(user), count })
+    }
+
+    /// Counts `count` more places for a user, `new` of which nobody has held before.
+    fn add(
+        &self,
+        taken: &mut Taken,
+        (address, standing): (IpAddr, Standing),
+        count: usize,
+        new: usize,
+    ) -> Result<(), NoPlace> {
+        let PlaceLimits { max, per_address_max, reserved } = self.limits;
+        let max = if standing == Standing::Stranger { max - reserved.min(max) } else { max };
+        if taken.all.saturating_add(new) > max {
+            return Err(NoPlace::Node);
+        }
+        if count == 0 {
+            return Ok(());
+        }
+        let of_address = taken.by_address.get(&address).copied().unwrap_or(0);
+        let of_others = (taken.all - taken.unused).saturating_sub(of_address);
+        let share = max.saturating_sub(of_others).saturating_mul(self.share_percent).div_ceil(100);
+        let allowed = per_address_max.min(share);
+        if standing != Standing::Trusted && of_address.saturating_add(count) > allowed {
+            return Err(NoPlace::Address);
+        }
+        *taken.by_address.entry(address).or_insert(0) += count;
+        taken.all += new;
+        Ok(())
+    }
+}
+
+impl Taken {
+    fn remove(&mut self, address: IpAddr, count: usize) {
+        if let Some(of_address) = self.by_address.get_mut(&address) {
+            *of_address -= count;
+            if *of_address == 0 {
+                self.by_address.remove(&address);
+            }
+        }
     }
 }
 
 impl Place {
-    /// Takes `count` more places. The places held before are kept, even if this fails.
+    /// Takes `count` more places for the user. The places held before are kept, even if this fails.
     pub fn grow(&mut self, count: usize) -> Result<(), NoPlace> {
-        let PlaceLimits { max, per_address_max, reserved } = self.places.limits;
-        let max = if self.standing == Standing::Stranger { max - reserved.min(max) } else { max };
-        let mut taken = self.places.taken.lock();
-        if taken.all.saturating_add(count) > max {
-            return Err(NoPlace::Node);
-        }
-        let of_address = taken.by_address.entry(self.address).or_insert(0);
-        if self.standing != Standing::Trusted && of_address.saturating_add(count) > per_address_max
-        {
-            if *of_address == 0 {
-                taken.by_address.remove(&self.address);
-            }
-            return Err(NoPlace::Address);
-        }
-        *of_address += count;
-        taken.all += count;
+        let Some(user) = self.user else { return Err(NoPlace::Address) };
+        self.places.add(&mut self.places.taken.lock(), user, count, count)?;
         self.count += count;
+        Ok(())
+    }
+
+    /// The place has no user from now on. It stays taken, but counts for no address.
+    pub fn set_unused(&mut self) {
+        if let Some((address, _)) = self.user.take() {
+            let mut taken = self.places.taken.lock();
+            taken.remove(address, self.count);
+            taken.unused += self.count;
+        }
+    }
+
+    /// Gives a place that nobody uses to a user. After an error nobody uses it.
+    pub fn set_user(&mut self, address: IpAddr, standing: Standing) -> Result<(), NoPlace> {
+        self.set_unused();
+        let user = (network_of(address), standing);
+        let mut taken = self.places.taken.lock();
+        self.places.add(&mut taken, user, self.count, 0)?;
+        taken.unused -= self.count;
+        self.user = Some(user);
         Ok(())
     }
 
@@ -135,11 +198,9 @@ impl Place {
         let mut taken = self.places.taken.lock();
         taken.all -= count;
         self.count -= count;
-        if let Some(of_address) = taken.by_address.get_mut(&self.address) {
-            *of_address -= count;
-            if *of_address == 0 {
-                taken.by_address.remove(&self.address);
-            }
+        match self.user {
+            Some((address, _)) => taken.remove(address, count),
+            None => taken.unused -= count,
         }
     }
 }
@@ -194,6 +255,34 @@ mod tests {
         assert_eq!(places.taken(), 7);
         drop(resized);
         assert_eq!(places.taken(), 5);
+    }
+
+    /// A fair share: however many addresses take all that they may, one more address gets a place, and what nobody
+    /// uses keeps nobody out.
+    #[test]
+    fn each_address_takes_a_share_of_what_the_others_leave() {
+        let limits = PlaceLimits { max: 384, per_address_max: 384, reserved: 48 };
+        let places = Places::shared(limits, 25);
+        let take_all = |last: u8, standing| -> Vec<Place> {
+            let address = IpAddr::from([10, 0, 0, last]);
+            std::iter::from_fn(|| places.take(address, standing, 1).ok()).collect()
+        };
+        let mut held: Vec<_> = (1..=8).map(|last| take_all(last, Standing::Stranger)).collect();
+        let lens: Vec<usize> = held.iter().map(Vec::len).collect();
+        assert_eq!(lens, [84, 63, 48, 36, 27, 20, 15, 11]);
+        assert_eq!(take_all(9, Standing::Stranger).len(), 8, "the next address still gets some");
+        held.extend((9..=60).map(|last| take_all(last, Standing::Stranger)));
+        assert_eq!(places.taken(), 336, "strangers have all that they may");
+        assert_eq!(take_all(61, Standing::Known).len(), 12, "a quarter of the kept share");
+        // What nobody uses counts for no address.
+        held.iter_mut().flatten().for_each(Place::set_unused);
+        assert_eq!((places.taken(), places.unused()), (336, 336));
+        let reused = |place: &mut Place| place.set_user(ip("10.0.0.62"), Standing::Stranger);
+        let reused = held.iter_mut().flatten().map(reused).filter(Result::is_ok).count();
+        assert_eq!((reused, places.unused()), (84, 252));
+        drop(held);
+        assert_eq!((places.taken(), places.unused()), (0, 0));
+        assert!(places.taken.lock().by_address.is_empty());
     }
 
     #[test]

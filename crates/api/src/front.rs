@@ -112,6 +112,9 @@ impl Front {
         let response = match self.edge.admit(&request, Some(route), &record.context) {
             Ok(caller) => {
                 self.edge.follow(&mut record, &caller, &request);
+                if caller.role.is_some() {
+                    request.extensions_mut().insert(caller);
+                }
                 // HTTP/2 has its own way for them, which the library does not know either.
                 let turn = (request.version() == Version::HTTP_11)
                     .then(|| interim.begin(compat::keep_own));

@@ -28,6 +28,7 @@ mod own_password;
 mod pacing;
 mod pending_records;
 pub mod problem;
+mod registrants;
 mod routes;
 pub mod serve;
 mod state;

@@ -1,8 +1,9 @@
 //! Connections that have yet to show a credential, where strangers hold all other places.
 //!
-//! Whoever says nothing holds a place only as long as nobody else needs it: a newcomer takes the place of the one
-//! that has waited longest among those of the address with the most. So silent connections, however many, do not
-//! keep anyone out who shows a credential at once.
+//! A connection without a request holds its place only until another one needs it. A new connection of an address
+//! that has as many as any other takes the place of that address's own oldest one; of another address, the place of
+//! the oldest among those of the addresses with the most. So an address that floods displaces its own connections,
+//! and a caller from another address keeps its place while it sends its request.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
@@ -47,14 +48,19 @@ impl Waiting {
         self.remove(at)
     }
 
-    /// Takes out the longest waiting one of the network with the most.
-    fn displace(&mut self) {
-        let Some(most) = self.by_network.values().copied().max() else { return };
-        let has_most = |waiter: &Waiter| self.by_network.get(&waiter.network) == Some(&most);
-        let at = self.waiters.iter().position(has_most);
-        if let Some(displaced) = at.and_then(|at| self.remove(at)) {
-            displaced.leave.notify_one();
-        }
+    /// Takes a connection out to make room for one of this network; whether there was one.
+    fn displace(&mut self, newcomer: IpAddr) -> bool {
+        let Some(most) = self.by_network.values().copied().max() else { return false };
+        let has_most = |network: IpAddr| self.by_network.get(&network) == Some(&most);
+        let floods = has_most(newcomer);
+        let gives_way = |waiter: &Waiter| match floods {
+            true => waiter.network == newcomer,
+            false => has_most(waiter.network),
+        };
+        let at = self.waiters.iter().position(gives_way);
+        let Some(displaced) = at.and_then(|at| self.remove(at)) else { return false };
+        displaced.leave.notify_one();
+        true
     }
 }
 
@@ -86,9 +92,14 @@ impl Newcomers {
         let leave = Arc::new(Notify::new());
         let mut waiting = self.waiting.lock();
         if waiting.waiters.len() >= self.max {
-            waiting.displace();
+            waiting.displace(network);
         }
-        let place = self.connections.take(address, Standing::Known, 1)?;
+        let take = || self.connections.take(address, Standing::Known, 1);
+        let place = match take() {
+            // Callers with a credential hold the rest of the kept share.
+            Err(NoPlace::Node) if waiting.displace(network) => take()?,
+            taken => taken?,
+        };
         let number = waiting.next_number;
         waiting.next_number += 1;
         *waiting.by_network.entry(network).or_insert(0) += 1;
@@ -153,5 +164,27 @@ mod tests {
         assert_eq!(newcomers.enter(ip(5)).map(drop), Ok(()), "one of the newcomers gives way");
         drop((flood, operator, next, more, _another, settled));
         assert_eq!(connections.taken(), 0);
+    }
+
+    /// However many addresses reconnect at once, each displaces its own, as long as there are more places than
+    /// addresses.
+    #[tokio::test]
+    async fn a_caller_that_takes_its_time_is_not_displaced_by_many_addresses() {
+        let connections = Places::new(PlaceLimits { max: 93, per_address_max: 93, reserved: 93 });
+        let newcomers = Newcomers::new(Arc::clone(&connections), 93);
+        let mut flood: Vec<Newcomer> = Vec::new();
+        for n in 0..600 {
+            flood.push(newcomers.enter(ip(n as u8 % 60)).unwrap());
+        }
+        let operator = newcomers.enter(ip(200)).unwrap();
+        for n in 0..600 {
+            flood.push(newcomers.enter(ip(n as u8 % 60)).unwrap());
+        }
+        assert!(!is_displaced(&operator));
+        assert_eq!(flood.iter().filter(|one| !is_displaced(one)).count(), 92);
+        let place = operator.settle().expect("it keeps its place");
+        drop(flood);
+        assert_eq!(connections.taken(), 1);
+        drop(place);
     }
 }

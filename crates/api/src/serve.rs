@@ -67,7 +67,7 @@ const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
 /// What HTTP/2 holds of one answer besides the piece that it was given last, in bytes.
 const SEND_BUFFER_LEN: usize = 32 * 1_024;
 /// One connection in so many is kept for callers with a credential and operators on this machine.
-const RESERVED_ONE_IN: usize = 50;
+const RESERVED_ONE_IN: usize = 8;
 /// What an HTTP/2 request counts whose body has not ended, in bytes: its state, and the first piece of its body.
 const OPEN_REQUEST_LEN: usize = 16 * 1_024;
 
@@ -126,8 +126,8 @@ pub async fn serve(
         per_address_max: limits.connections_per_address_max,
         reserved: limits.connections_max / RESERVED_ONE_IN,
     });
-    let newcomers =
-        Newcomers::new(Arc::clone(&connections), limits.connections_max / RESERVED_ONE_IN / 2);
+    let newcomers_max = limits.connections_max / RESERVED_ONE_IN / 4 * 3;
+    let newcomers = Newcomers::new(Arc::clone(&connections), newcomers_max);
     let refusals = Arc::new(Semaphore::new(REFUSALS_MAX));
     let unsent = Unsent::default();
     let tasks = TaskTracker::new();
@@ -176,10 +176,20 @@ pub async fn serve(
         let (builder, front) = (Arc::clone(&builder), Arc::clone(&front));
         let (limits, metrics) = (limits.clone(), metrics.clone());
         let pace = Pace::new(front.clock().clone(), unsent.clone());
-        let stop = stop.clone();
+        let (stop, refusals) = (stop.clone(), Arc::clone(&refusals));
         tasks.spawn(async move {
-            metrics.connections.inc();
             let idle = Duration::from_millis(limits.header_timeout_ms);
+            if let Some(silent) = &proof
+                && !silent.sends_something(&stream, idle).await
+            {
+                drop(proof);
+                metrics.connections_refused.inc();
+                if let Ok(_permit) = refusals.try_acquire() {
+                    refuse(stream, NoPlace::Node).await;
+                }
+                return;
+            }
+            metrics.connections.inc();
             let read = match front.fast_path().filter(|_| proof.is_none()) {
                 None => Some(Bytes::new()),
                 Some(way) => way.serve(&mut stream, peer.ip(), idle, &stop).await,
@@ -336,6 +346,15 @@ impl Proof {
         let mut refusal = CompatError { retry_after_s: Some(1), ..refusal }.into_response();
         refusal.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         Some(refusal)
+    }
+
+    /// Waits for the first byte; `false` where another connection got the place first, or none came in time.
+    async fn sends_something(&self, stream: &TcpStream, idle: Duration) -> bool {
+        tokio::select! {
+            readable = stream.readable() => readable.is_ok(),
+            () = self.0.newcomer.displaced() => false,
+            () = tokio::time::sleep(idle.min(REFUSAL_TIMEOUT)) => false,
+        }
     }
 
     /// Returns when another connection has the place of this one, which has shown no credential yet.

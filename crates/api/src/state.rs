@@ -8,6 +8,7 @@ use tokio::sync::watch;
 
 use super::access::{AccessMode, AccessTable};
 use super::audit_relay::AuditRelay;
+use super::registrants::Registrants;
 use maxine_actors::{HealthChecker, Registry};
 use maxine_admission::{PlaceLimits, Places};
 use maxine_clock::Clock;
@@ -56,6 +57,8 @@ pub struct ApiSettings {
     pub trusted_proxies: TrustedProxies,
     /// Where audit records are kept that wait until the cluster accepts writes; `None` keeps them in memory.
     pub pending_audit_file: Option<PathBuf>,
+    /// Most instances that one address registers through this node without a credential; 0 for no bound.
+    pub open_instances_per_address_max: usize,
     /// How many watchers there may be.
     pub watchers: PlaceLimits,
     /// How many bytes of JSON bodies may be arriving.
@@ -81,6 +84,7 @@ impl Default for ApiSettings {
             allowed_hosts: Vec::new(),
             trusted_proxies: TrustedProxies::default(),
             pending_audit_file: None,
+            open_instances_per_address_max: 100_000,
             watchers: PlaceLimits { max: 20_000, per_address_max: 10_000, reserved: 2_000 },
             bodies: PlaceLimits { max: 64 << 20, per_address_max: 32 << 20, reserved: 16 << 20 },
         }
@@ -117,6 +121,7 @@ struct Inner {
     access: AccessTable,
     trace_header: HeaderName,
     bodies: Arc<Places>,
+    registrants: Registrants,
 }
 
 /// What every handler has at hand. Cheap to clone.
@@ -153,7 +158,9 @@ impl AppState {
         let trace_header = HeaderName::from_bytes(parts.settings.trace_header_name.as_bytes())
             .unwrap_or(HeaderName::from_static("x-trace-id"));
         let bodies = Places::new(parts.settings.bodies);
-        Self(Arc::new(Inner { parts, audit, access: AccessTable::default(), trace_header, bodies }))
+        let registrants = Registrants::new(parts.settings.open_instances_per_address_max);
+        let access = AccessTable::default();
+        Self(Arc::new(Inner { parts, audit, access, trace_header, bodies, registrants }))
     }
 
     /// The header that carries the trace id.
@@ -165,6 +172,11 @@ impl AppState {
     /// The bytes of JSON bodies that are arriving.
     pub(super) fn bodies(&self) -> &Arc<Places> {
         &self.0.bodies
+    }
+
+    /// The instances that each address has registered without a credential.
+    pub(super) fn registrants(&self) -> &Registrants {
+        &self.0.registrants
     }
 
     /// What readers see.

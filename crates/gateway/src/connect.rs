@@ -19,15 +19,17 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject};
 use rustls::{DigitallySignedStruct, RootCertStore, SignatureScheme};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::egress::EgressPolicy;
 use super::error::{ProxyError, TlsFailure};
 use super::lookup::{Asker, Lookups};
+use super::pool::{Pools, WIDE_MAX};
 use super::target::UpstreamAddress;
 use super::wire::{Wire, WireState};
-use maxine_admission::{PlaceLimits, Places};
+use maxine_admission::{NoPlace, Places};
 
 /// Most addresses of one name that are tried.
 const RESOLVED_MAX: usize = 8;
@@ -74,6 +76,9 @@ pub(crate) struct Connector {
     egress: Arc<EgressPolicy>,
     lookups: Lookups,
     connections: Arc<Places>,
+    pools: Pools,
+    /// HTTP/2 connections that may have wide windows.
+    wide: Arc<Semaphore>,
     verified: Arc<ClientConfig>,
     unverified: Arc<ClientConfig>,
 }
@@ -88,11 +93,12 @@ pub(crate) struct Security {
 }
 
 impl Connector {
-    /// Connects where `egress` allows it, believes the certificates of `roots`, and holds at most `connections` open.
+    /// Connects where `egress` allows it, believes the certificates of `roots`, and takes a place of `connections`
+    /// for each connection.
     pub(crate) fn new(
         egress: EgressPolicy,
         roots: &TlsRoots,
-        connections: PlaceLimits,
+        connections: Arc<Places>,
     ) -> Result<Self, TlsRootsError> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let failed = |error: rustls::Error| TlsRootsError(error.to_string());
@@ -125,10 +131,22 @@ impl Connector {
         Ok(Self {
             egress: Arc::new(egress),
             lookups: Lookups::new(),
-            connections: Places::new(connections),
+            connections,
+            pools: Pools::default(),
+            wide: Arc::new(Semaphore::new(WIDE_MAX)),
             verified: Arc::new(verified),
             unverified: Arc::new(unverified),
         })
+    }
+
+    /// Lets an HTTP/2 connection have wide windows, while it lasts; `None` where enough have.
+    pub(crate) fn wide_windows(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.wide).try_acquire_owned().ok()
+    }
+
+    /// The pools whose unused connections may be closed to make room.
+    pub(crate) fn pools(&self) -> &Pools {
+        &self.pools
     }
 
     /// Connects. May be dropped at any time.
@@ -138,7 +156,12 @@ impl Connector {
         security: Security,
         asker: Asker<'_>,
     ) -> Result<Stream, ProxyError> {
-        let place = self.connections.take(asker.address, asker.standing, 1);
+        let take = || self.connections.take(asker.address, asker.standing, 1);
+        let place = take().or_else(|why| match why {
+            // Connections that no request uses are given up first.
+            NoPlace::Node if self.pools.close_unused(&self.connections) => take(),
+            why => Err(why),
+        });
         let place = place.map_err(|_| ProxyError::ConnectionsBusy)?;
         let wire = Wire::new(self.connect_tcp(&to.host, to.port, asker).await?, place);
         if !to.https {
@@ -354,9 +377,8 @@ mod tests {
     async fn a_name_is_judged_by_what_it_resolves_to() {
         // Registration never saw this address: the name alone tells nothing.
         let policy = EgressPolicy::new(vec![], vec![], false);
-        let connector =
-            Connector::new(policy, &TlsRoots::System, crate::ForwarderConfig::connection_limits(8))
-                .unwrap();
+        let places = crate::ConnectionLimits::of(8).places();
+        let connector = Connector::new(policy, &TlsRoots::System, places).unwrap();
         let refused =
             connector.connect_tcp("localhost", 9, Asker::node(&AtomicBool::new(false))).await;
         assert!(matches!(refused, Err(ProxyError::Egress(_))), "{:?}", refused.err());
@@ -394,7 +416,7 @@ mod tests {
         let connector = Connector::new(
             EgressPolicy::new(vec![], vec![], true),
             &TlsRoots::System,
-            crate::ForwarderConfig::connection_limits(8),
+            crate::ConnectionLimits::of(8).places(),
         )
         .unwrap();
         let within = Duration::from_millis(1_500);

@@ -54,6 +54,8 @@ pub struct ForwardContext {
     pub prefix: Option<String>,
     /// Where the request came from.
     pub client: ClientAddr,
+    /// Whether the request has a credential of this cluster: such a caller may use the places that are kept for it.
+    pub is_known: bool,
     /// Whether the client came over TLS.
     pub https: bool,
     /// Largest request body, in bytes; `None` for no limit.
@@ -204,7 +206,7 @@ impl Forwarder {
         let target = RequestTarget::new(&context.raw_path, context.raw_query.as_deref())?;
         let (parts, body) = request.into_parts();
         let client = context.client;
-        let holder = Holder::of(&client);
+        let holder = Holder::of(&client, context.is_known);
         self.check_rate(runtime, client.ip)?;
         let queries = [target.query(), parts.uri.query()].map(Option::unwrap_or_default);
         let input = HashInput { address: client.ip, fields: &parts.headers, queries, key: None };
@@ -232,7 +234,7 @@ impl Forwarder {
         let mut kept = kept.map_err(|_| ProxyError::BodiesBusy)?;
         let body = Outgoing::prepare(body, &plan, &mut kept, &progress, &self.0.clock).await?;
         if mirrored {
-            self.mirror(runtime, &head, &body, &client);
+            self.mirror(runtime, &head, &body, &client, holder);
         }
         if let Some(retries) = &policy.retries {
             runtime.shared.retry_budget.earn(retries.budget_percent);

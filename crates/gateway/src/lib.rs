@@ -77,8 +77,8 @@ pub struct ForwarderConfig {
     pub egress: EgressPolicy,
     /// Whose certificates are believed.
     pub tls_roots: TlsRoots,
-    /// How many connections to instances may be open. Those of the node's own probes come out of the reserved share.
-    pub connections: PlaceLimits,
+    /// How many connections to instances may be open. Health checks have connections of their own.
+    pub connections: ConnectionLimits,
     /// How many bytes of request bodies may be kept until they are whole, or until they are sent.
     pub kept_bodies: PlaceLimits,
 }
@@ -91,16 +91,36 @@ impl ForwarderConfig {
         Self {
             egress,
             tls_roots,
-            connections: Self::connection_limits(max),
-            kept_bodies: PlaceLimits { max: 64 << 20, per_address_max: 32 << 20, reserved: 0 },
+            connections: ConnectionLimits::of(max),
+            kept_bodies: PlaceLimits {
+                max: 64 << 20,
+                per_address_max: 32 << 20,
+                reserved: 16 << 20,
+            },
         }
     }
+}
 
-    /// The bounds where `max` connections to instances may be open: half of them for one client, and one in eight
-    /// for the node's own probes.
+/// How many connections to instances may be open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConnectionLimits {
+    /// On the whole node. One in eight is kept for callers with a credential.
+    pub max: usize,
+    /// Percentage of the connections that the other client addresses do not use, which one client address may use.
+    pub per_address_percent: u8,
+}
+
+impl ConnectionLimits {
+    /// At most `max`, with the default share of one client.
     #[must_use]
-    pub fn connection_limits(max: usize) -> PlaceLimits {
-        PlaceLimits { max, per_address_max: max / 2, reserved: max / 8 }
+    pub fn of(max: usize) -> Self {
+        Self { max, per_address_percent: 25 }
+    }
+
+    fn places(self) -> Arc<Places> {
+        let limits =
+            PlaceLimits { max: self.max, per_address_max: self.max, reserved: self.max / 8 };
+        Places::shared(limits, self.per_address_percent)
     }
 }
 
@@ -157,7 +177,7 @@ impl Forwarder {
         metrics: Arc<dyn ProxyMetrics>,
     ) -> Result<Self, TlsRootsError> {
         let connector =
-            Connector::new(config.egress.clone(), &config.tls_roots, config.connections)?;
+            Connector::new(config.egress.clone(), &config.tls_roots, config.connections.places())?;
         let kept_bodies = Places::new(config.kept_bodies);
         Ok(Self(Arc::new(Inner {
             view,

@@ -20,8 +20,12 @@ use maxine_admission::{PlaceLimits, Places, Standing};
 
 /// Look-ups at once.
 const LOOKUPS_MAX: usize = 64;
-/// How many of them one client's requests may have caused.
-const PER_ADDRESS_MAX: usize = 16;
+/// Look-ups at once of names that have not been resolved before.
+const NEW_MAX: usize = LOOKUPS_MAX / 2;
+/// How many of those only callers with a credential may cause.
+const NEW_KEPT: usize = NEW_MAX / 4;
+/// Percentage of the look-ups of new names, less those of other clients, that one client's requests may cause.
+const NEW_SHARE_PERCENT: u8 = 50;
 
 /// For whom a name is looked up.
 #[derive(Clone, Copy, Debug)]
@@ -75,12 +79,11 @@ impl Lookups {
     }
 
     fn with(resolver: impl Fn(&str) -> io::Result<Vec<IpAddr>> + Send + Sync + 'static) -> Self {
-        let places =
-            |max, per_address_max| Places::new(PlaceLimits { max, per_address_max, reserved: 0 });
+        let limits = |max, reserved| PlaceLimits { max, per_address_max: max, reserved };
         Self(Arc::new(Inner {
             resolver: Box::new(resolver),
-            places: places(LOOKUPS_MAX, LOOKUPS_MAX),
-            new_names: places(LOOKUPS_MAX / 2, PER_ADDRESS_MAX),
+            places: Places::new(limits(LOOKUPS_MAX, 0)),
+            new_names: Places::shared(limits(NEW_MAX, NEW_KEPT), NEW_SHARE_PERCENT),
             under_way: Mutex::default(),
         }))
     }
@@ -161,23 +164,24 @@ mod tests {
             standing: Standing::Stranger,
             name_known,
         };
-        let mut refused = 0;
-        for client in 1..=9 {
-            for n in 0..PER_ADDRESS_MAX + 1 {
-                let name = format!("slow-{client}-{n}");
-                // Nobody waits for it: the look-up goes on all the same.
-                let begun = lookups.begin(&name, asker(client, &new));
-                refused += usize::from(begun.is_err());
-            }
-            if client == 1 {
-                assert_eq!(refused, 1, "one client gets so many");
-                let other = lookups.resolve("other", asker(2, &others)).await;
+        let mut begun = Vec::new();
+        for client in 1..=6 {
+            // Nobody waits for them: the look-ups continue all the same.
+            let names = (0..NEW_MAX).map(|n| format!("slow-{client}-{n}"));
+            let begins = names.map(|name| lookups.begin(&name, asker(client, &new)));
+            begun.push(begins.filter(Result::is_ok).count());
+            if client == 2 {
+                let other = lookups.resolve("other", asker(3, &others)).await;
                 assert!(other.is_ok(), "{other:?}");
             }
         }
-        assert_eq!(lookups.0.places.taken(), LOOKUPS_MAX / 2);
+        assert_eq!(begun, [12, 6, 3, 2, 1, 0], "one client gets half of what the others leave");
         let busy = lookups.resolve("another", asker(10, &new)).await;
         assert_eq!(busy.unwrap_err(), ProxyError::LookupsBusy);
+        let credential = Asker { standing: Standing::Known, ..asker(10, &others) };
+        let kept = AtomicBool::new(false);
+        let found = lookups.resolve("another", Asker { name_known: &kept, ..credential }).await;
+        assert!(found.is_ok(), "some are kept for callers with a credential: {found:?}");
         let found = lookups.resolve("orders", asker(1, &known)).await;
         assert!(found.is_ok(), "a name that was resolved before: {found:?}");
         drop(release);

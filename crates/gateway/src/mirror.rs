@@ -47,6 +47,7 @@ impl Forwarder {
         head: &Head,
         body: &Outgoing,
         client: &ClientAddr,
+        holder: Holder,
     ) {
         let Some(policy) = runtime.policy.mirror() else { return };
         let body = match body {
@@ -82,7 +83,7 @@ impl Forwarder {
             announces_empty: head.announces_empty,
             asked_host: None,
         };
-        let (this, holder) = (self.clone(), Holder::of(client));
+        let this = self.clone();
         self.0.tasks.spawn(async move {
             this.send_copy(shadow, holder, draw, copy, body).await;
             drop(slot);

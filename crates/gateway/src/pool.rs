@@ -4,8 +4,8 @@
 //! top is the warmest. One HTTP/2 connection carries many. [`Slots`] bounds the requests under way and
 //! those that wait.
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use hyper::Request;
@@ -22,7 +22,8 @@ use super::error::ProxyError;
 use super::lookup::Asker;
 use super::slots::{Holder, Slot, Slots};
 use super::target::UpstreamAddress;
-use super::wire::WireState;
+use super::wire::{InUse, WireState};
+use maxine_admission::{NoPlace, Places};
 use maxine_clock::Clock;
 use maxine_state::{ConnectionPolicy, UpstreamProtocol};
 
@@ -33,8 +34,17 @@ const HEAD_LEN_MAX: usize = 64 * 1024;
 /// Most that is read of an HTTP/1 response at once, in bytes. Where its client takes nothing, the
 /// connection holds this much.
 const READ_LEN_MAX: usize = 64 * 1024;
-/// Window of one HTTP/2 stream: with back-pressure, the most that is buffered for it, in bytes.
-const STREAM_WINDOW_LEN: u32 = 512 * 1024;
+/// Window of one HTTP/2 stream: the most that an instance may send of an answer whose client takes nothing, in bytes.
+/// A connection as a whole has four times as much.
+const WIDE_WINDOW_LEN: u32 = 512 * 1024;
+/// HTTP/2 connections with wide windows at once: together they hold at most 256 MiB.
+pub(crate) const WIDE_MAX: usize = 128;
+/// Window of each further connection and of its streams, in bytes: it holds as much as a connection of HTTP/1.
+const NARROW_WINDOW_LEN: u32 = READ_LEN_MAX as u32;
+/// Most bytes that wait to be sent on one HTTP/2 stream.
+const SEND_BUFFER_LEN: usize = 512 * 1024;
+/// When all places for connections are taken, one in so many is made free at once, if nobody uses its connection.
+const CLOSED_ONE_IN: usize = 16;
 
 /// What makes a pool another pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +67,7 @@ struct Http1 {
 #[derive(Clone)]
 struct Http2 {
     sender: http2::SendRequest<RequestBody>,
+    wire: Arc<WireState>,
     opened_ms: u64,
     /// Which one of the pool's it is, from 1.
     number: u64,
@@ -91,6 +102,43 @@ pub(crate) struct Pool {
     name_known: AtomicBool,
 }
 
+/// The pools of a connector. Cloning is cheap; clones are the same list.
+#[derive(Clone, Default)]
+pub(crate) struct Pools(Arc<Mutex<Vec<Weak<Pool>>>>);
+
+impl Pools {
+    fn add(&self, pool: &Arc<Pool>) {
+        let mut pools = self.0.lock();
+        // A vector that is full would be copied anyway.
+        if pools.len() == pools.capacity() {
+            pools.retain(|pool| pool.strong_count() > 0);
+        }
+        pools.push(Arc::downgrade(pool));
+    }
+
+    /// Closes connections that no request uses, so that there is room for new ones; whether there were any. Each
+    /// call begins with the pool after the last one whose connections were closed.
+    pub(crate) fn close_unused(&self, connections: &Places) -> bool {
+        let most = (connections.limits().max / CLOSED_ONE_IN).max(1);
+        if connections.unused() == 0 {
+            return false;
+        }
+        let mut pools = self.0.lock();
+        let mut closed = 0;
+        let mut looked_at = 0;
+        for pool in pools.iter().filter_map(Weak::upgrade) {
+            closed += pool.close_unused(most - closed);
+            looked_at += 1;
+            if closed == most {
+                break;
+            }
+        }
+        let middle = looked_at.min(pools.len());
+        pools.rotate_left(middle);
+        closed > 0
+    }
+}
+
 enum Sender {
     Http1(Http1),
     Http2(Http2),
@@ -100,6 +148,7 @@ enum Sender {
 /// [`Lease::give_back`] keeps it.
 pub(crate) struct Lease {
     sender: Option<Sender>,
+    in_use: Option<InUse>,
     pool: Arc<Pool>,
     slot: Option<Slot>,
     /// Whether the connection carried a request before.
@@ -137,7 +186,7 @@ impl Pool {
         tasks: TaskTracker,
     ) -> Arc<Self> {
         let slots = Slots::new(settings.limits.connections_max, settings.limits.pending_max);
-        Arc::new(Self {
+        let pool = Arc::new(Self {
             address,
             settings,
             connector,
@@ -147,7 +196,9 @@ impl Pool {
             shared: tokio::sync::Mutex::new(None),
             slots,
             name_known: AtomicBool::new(false),
-        })
+        });
+        pool.connector.pools().add(&pool);
+        pool
     }
 
     pub(crate) fn address(&self) -> &UpstreamAddress {
@@ -177,39 +228,72 @@ impl Pool {
         let any = reuse == Reuse::Any;
         // The common case first, without a timer.
         if let Some(slot) = self.slots.take(holder) {
-            if any && let Some(connection) = self.pop_idle() {
-                return Ok(self.leased(Sender::Http1(connection), slot, true));
+            if any && let Some((connection, in_use)) = self.pop_idle(holder)? {
+                return Ok(self.leased(Sender::Http1(connection), in_use, slot, true));
             }
             let open = self.open(holder, reuse);
-            let sender = tokio::time::timeout(timeout, open)
+            let opened = tokio::time::timeout(timeout, open)
                 .await
                 .map_err(|_| ProxyError::ConnectTimeout)??;
-            return Ok(self.leased(sender.0, slot, sender.1));
+            return Ok(self.leased(opened.0, opened.1, slot, opened.2));
         }
         let waiting = self.slots.wait(holder).ok_or(ProxyError::Overloaded)?;
         let work = async {
             let slot = waiting.slot().await.ok_or(ProxyError::Stopping)?;
-            if any && let Some(connection) = self.pop_idle() {
-                return Ok(self.leased(Sender::Http1(connection), slot, true));
+            if any && let Some((connection, in_use)) = self.pop_idle(holder)? {
+                return Ok(self.leased(Sender::Http1(connection), in_use, slot, true));
             }
-            let (sender, reused) = self.open(holder, reuse).await?;
-            Ok(self.leased(sender, slot, reused))
+            let (sender, in_use, reused) = self.open(holder, reuse).await?;
+            Ok(self.leased(sender, in_use, slot, reused))
         };
         tokio::time::timeout(timeout, work).await.map_err(|_| ProxyError::Overloaded)?
     }
 
-    fn leased(self: &Arc<Self>, sender: Sender, slot: Slot, reused: bool) -> Lease {
-        Lease { sender: Some(sender), pool: Arc::clone(self), slot: Some(slot), reused }
+    fn leased(self: &Arc<Self>, sender: Sender, in_use: InUse, slot: Slot, reused: bool) -> Lease {
+        let pool = Arc::clone(self);
+        Lease { sender: Some(sender), in_use: Some(in_use), pool, slot: Some(slot), reused }
     }
 
-    fn pop_idle(&self) -> Option<Http1> {
+    /// An idle connection, now in use for this holder. An error where the holder uses as many as it may.
+    fn pop_idle(&self, holder: Holder) -> Result<Option<(Http1, InUse)>, ProxyError> {
         let mut idle = self.idle.lock();
         while let Some(candidate) = idle.pop() {
-            if candidate.connection.sender.is_ready() && !self.is_stale(&candidate) {
-                return Some(candidate.connection);
+            if !candidate.connection.sender.is_ready() || self.is_stale(&candidate) {
+                continue;
+            }
+            match candidate.connection.wire.enter(holder.address, holder.standing()) {
+                Ok(in_use) => return Ok(Some((candidate.connection, in_use))),
+                Err(NoPlace::Address) => {
+                    idle.push(candidate);
+                    return Err(ProxyError::ConnectionsBusy);
+                }
+                // It was given up, or strangers may have no more: it is closed.
+                Err(NoPlace::Node) => {
+                    candidate.connection.wire.give_up();
+                }
             }
         }
-        None
+        Ok(None)
+    }
+
+    /// Closes up to `most` connections that no request uses; how many. The ones that have been idle for longest
+    /// are closed first.
+    fn close_unused(&self, most: usize) -> usize {
+        let closed = {
+            let mut idle = self.idle.lock();
+            let len = most.min(idle.len());
+            idle.drain(..len).filter(|idle| idle.connection.wire.give_up()).count()
+        };
+        if closed == most {
+            return closed;
+        }
+        // Where a connection is being made, nothing is unused.
+        let Ok(mut shared) = self.shared.try_lock() else { return closed };
+        let is_unused = shared.as_ref().is_some_and(|kept| kept.wire.give_up());
+        if is_unused {
+            *shared = None;
+        }
+        closed + usize::from(is_unused)
     }
 
     fn is_stale(&self, idle: &Idle) -> bool {
@@ -235,9 +319,10 @@ impl Pool {
         self: &Arc<Self>,
         holder: Holder,
         reuse: Reuse,
-    ) -> Result<(Sender, bool), ProxyError> {
+    ) -> Result<(Sender, InUse, bool), ProxyError> {
         if !self.is_http2() {
-            return Ok((Sender::Http1(self.open_http1(holder).await?), false));
+            let (opened, in_use) = self.open_http1(holder).await?;
+            return Ok((Sender::Http1(opened), in_use, false));
         }
         let above = match reuse {
             Reuse::Any => 0,
@@ -248,22 +333,29 @@ impl Pool {
             kept.number > above && !kept.sender.is_closed() && !self.is_too_old(kept.opened_ms)
         };
         if let Some(kept) = shared.as_ref().filter(usable) {
-            return Ok((Sender::Http2(kept.clone()), true));
+            match kept.wire.enter(holder.address, holder.standing()) {
+                Ok(in_use) => return Ok((Sender::Http2(kept.clone()), in_use, true)),
+                Err(NoPlace::Address) => return Err(ProxyError::ConnectionsBusy),
+                Err(NoPlace::Node) => {
+                    kept.wire.give_up();
+                }
+            }
         }
-        let sender = self.open_http2(holder).await?;
+        let (sender, wire) = self.open_http2(holder).await?;
+        let in_use = wire.first_use();
         // The one before ends once the requests on it have been answered.
         let opened_ms = self.clock.monotonic_ms();
         let number = shared.as_ref().map_or(1, |before| before.number + 1);
-        let opened = Http2 { sender, opened_ms, number };
+        let opened = Http2 { sender, wire, opened_ms, number };
         *shared = Some(opened.clone());
-        Ok((Sender::Http2(opened), false))
+        Ok((Sender::Http2(opened), in_use, false))
     }
 
     fn asker(&self, holder: Holder) -> Asker<'_> {
         Asker { address: holder.address, standing: holder.standing(), name_known: &self.name_known }
     }
 
-    async fn open_http1(&self, holder: Holder) -> Result<Http1, ProxyError> {
+    async fn open_http1(&self, holder: Holder) -> Result<(Http1, InUse), ProxyError> {
         let security = Security { insecure: self.settings.insecure_tls, http2: false };
         let asker = self.asker(holder);
         let stream = self.connector.connect(&self.address, security, asker).await?;
@@ -280,21 +372,29 @@ impl Pool {
             }
         });
         let idle_max_ms = self.settings.limits.keep_alive_ms;
-        Ok(Http1 { sender, wire, opened_ms: self.clock.monotonic_ms(), idle_max_ms })
+        let in_use = wire.first_use();
+        let opened_ms = self.clock.monotonic_ms();
+        Ok((Http1 { sender, wire, opened_ms, idle_max_ms }, in_use))
     }
 
     async fn open_http2(
         &self,
         holder: Holder,
-    ) -> Result<http2::SendRequest<RequestBody>, ProxyError> {
+    ) -> Result<(http2::SendRequest<RequestBody>, Arc<WireState>), ProxyError> {
         let security = Security { insecure: self.settings.insecure_tls, http2: true };
         let asker = self.asker(holder);
         let stream = self.connector.connect(&self.address, security, asker).await?;
+        let wire = Arc::clone(stream.wire());
+        let wide = self.connector.wide_windows();
+        let (stream_len, connection_len) = match wide {
+            Some(_) => (WIDE_WINDOW_LEN, 4 * WIDE_WINDOW_LEN),
+            None => (NARROW_WINDOW_LEN, NARROW_WINDOW_LEN),
+        };
         let (sender, connection) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
-            .initial_stream_window_size(STREAM_WINDOW_LEN)
-            .initial_connection_window_size(STREAM_WINDOW_LEN * 4)
-            .max_send_buf_size(STREAM_WINDOW_LEN as usize)
+            .initial_stream_window_size(stream_len)
+            .initial_connection_window_size(connection_len)
+            .max_send_buf_size(SEND_BUFFER_LEN)
             .keep_alive_interval(Duration::from_secs(20))
             .keep_alive_timeout(Duration::from_secs(10))
             .handshake(TokioIo::new(stream))
@@ -304,8 +404,9 @@ impl Pool {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "http/2 connection to an upstream ended");
             }
+            drop(wide);
         });
-        Ok(sender)
+        Ok((sender, wire))
     }
 
     fn put_idle(&self, connection: Http1) {
@@ -377,6 +478,8 @@ impl Lease {
     /// Puts the connection back once request and response are through.
     pub(crate) fn give_back(mut self) {
         let slot = self.slot.take();
+        // From now on no request uses the connection.
+        drop(self.in_use.take());
         let Some(Sender::Http1(mut connection)) = self.sender.take() else { return };
         if connection.sender.is_closed() {
             return;
@@ -402,7 +505,58 @@ impl Lease {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::AsyncReadExt;
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::super::client::ClientAddr;
+    use super::super::connect::TlsRoots;
+    use super::super::egress::EgressPolicy;
     use super::*;
+    use maxine_state::Address;
+
+    /// Window of a stream in the first settings that a client of HTTP/2 sends (RFC 9113 section 6.5).
+    async fn announced_window(stream: &mut TcpStream) -> u32 {
+        let mut head = [0; 24 + 9];
+        stream.read_exact(&mut head).await.unwrap();
+        assert_eq!((&head[..3], head[27]), (&b"PRI"[..], 4));
+        let len = u32::from_be_bytes([0, head[24], head[25], head[26]]) as usize;
+        let mut settings = vec![0; len];
+        stream.read_exact(&mut settings).await.unwrap();
+        let window = settings.chunks(6).find(|setting| setting[..2] == [0, 4]).unwrap();
+        u32::from_be_bytes([window[2], window[3], window[4], window[5]])
+    }
+
+    /// What instances may send that no client takes is bounded: beyond a number of connections, by the same as over
+    /// HTTP/1.
+    #[tokio::test]
+    async fn only_so_many_http2_connections_have_wide_windows() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        let address = Address::parse(&address).unwrap();
+        let places = crate::ConnectionLimits::of(4_096).places();
+        let egress = EgressPolicy::new(vec![], vec![], true);
+        let connector = Connector::new(egress, &TlsRoots::System, places).unwrap();
+        let settings = PoolSettings {
+            limits: ConnectionPolicy::default(),
+            protocol: UpstreamProtocol::Http2,
+            insecure_tls: false,
+        };
+        let holder = Holder::of(&ClientAddr::direct([10, 0, 0, 1].into()), false);
+        let mut held = Vec::new();
+        let mut windows = Vec::new();
+        for _ in 0..=WIDE_MAX {
+            let address = UpstreamAddress::parse(&address).unwrap();
+            let (connector, clock) = (connector.clone(), Clock::system());
+            let pool = Pool::new(address, settings, connector, clock, TaskTracker::new());
+            let lease = pool.lease(holder, Duration::from_secs(5), Reuse::Any);
+            let (lease, accepted) = futures::join!(lease, listener.accept());
+            let (mut stream, _) = accepted.unwrap();
+            windows.push(announced_window(&mut stream).await);
+            held.push((lease.unwrap_or_else(|error| panic!("{error}")), stream));
+        }
+        assert_eq!(windows.pop(), Some(NARROW_WINDOW_LEN));
+        assert_eq!(windows, [WIDE_WINDOW_LEN; WIDE_MAX]);
+    }
 
     #[test]
     fn a_connection_is_given_up_before_the_instance_closes_it() {

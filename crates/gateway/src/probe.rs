@@ -20,7 +20,7 @@ use super::error::ProxyError;
 use super::lookup::Asker;
 use super::target::{RequestTarget, UpstreamAddress};
 
-use maxine_admission::PlaceLimits;
+use maxine_admission::{PlaceLimits, Places};
 use maxine_clock::Clock;
 use maxine_control::health::{ProbeAnswer, ProbeClass, ProbeJob, ProbeStatus};
 use maxine_state::{ProbeKind, ProbeSpec};
@@ -87,7 +87,8 @@ impl Prober {
     ) -> Result<Self, TlsRootsError> {
         let connections =
             PlaceLimits { max: CONNECTIONS_MAX, per_address_max: CONNECTIONS_MAX, reserved: 0 };
-        Ok(Self { connector: Connector::new(egress, roots, connections)?, clock })
+        let connector = Connector::new(egress, roots, Places::new(connections))?;
+        Ok(Self { connector, clock })
     }
 
     /// Probes once; `None` where the probe could not be made. Never takes longer than the probe's

@@ -2,7 +2,8 @@
 //!
 //! No client takes them all: it gets another place only while it holds fewer than three times as many as
 //! are free (the dynamic threshold of Choudhury and Hahne, 1998). So one client alone gets three quarters,
-//! the next three quarters of the rest, and so on. The queue is shared in the same way.
+//! the next three quarters of the rest, and so on. One place in 16 is kept for callers with a credential. The queue
+//! is shared in the same way.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::IpAddr;
@@ -16,6 +17,8 @@ use maxine_admission::{Standing, network_of};
 
 /// A client may hold fewer than this many times the places that are free.
 const FREE_FACTOR: usize = 3;
+/// One place in so many is kept for callers with a credential.
+const KEPT_ONE_IN: usize = 16;
 
 /// For whom a place is taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,17 +26,23 @@ pub(crate) struct Holder {
     pub(crate) address: IpAddr,
     /// Whether the address stands for many clients: a trusted proxy that does not say for whom it asks.
     is_shared: bool,
+    /// Whether the request has a credential of this cluster.
+    is_known: bool,
 }
 
 impl Holder {
-    pub(crate) fn of(client: &ClientAddr) -> Self {
+    pub(crate) fn of(client: &ClientAddr, is_known: bool) -> Self {
         let is_shared = client.is_peer_trusted && client.ip == client.peer;
-        Self { address: network_of(client.ip), is_shared }
+        Self { address: network_of(client.ip), is_shared, is_known }
     }
 
     /// How places of the whole node are counted for it.
     pub(crate) fn standing(&self) -> Standing {
-        if self.is_shared { Standing::Trusted } else { Standing::Stranger }
+        match (self.is_shared, self.is_known) {
+            (true, _) => Standing::Trusted,
+            (false, true) => Standing::Known,
+            (false, false) => Standing::Stranger,
+        }
     }
 }
 
@@ -41,17 +50,21 @@ impl Holder {
 #[derive(Debug)]
 struct Share {
     free: usize,
+    /// How many of the free ones only callers with a credential get.
+    kept: usize,
     taken: HashMap<IpAddr, usize>,
 }
 
 impl Share {
     fn new(free: usize) -> Self {
-        Self { free, taken: HashMap::new() }
+        Self { free, kept: free / KEPT_ONE_IN, taken: HashMap::new() }
     }
 
     fn may_take(&self, holder: Holder) -> bool {
         let taken = || self.taken.get(&holder.address).copied().unwrap_or(0);
-        self.free > 0 && (holder.is_shared || taken() < FREE_FACTOR * self.free)
+        let may_keep = holder.is_known || holder.is_shared;
+        let free = if may_keep { self.free } else { self.free.saturating_sub(self.kept) };
+        free > 0 && (holder.is_shared || taken() < FREE_FACTOR * free)
     }
 
     fn take(&mut self, holder: Holder) -> bool {
@@ -210,7 +223,7 @@ mod tests {
     use super::*;
 
     fn holder(last: u8) -> Holder {
-        Holder::of(&ClientAddr::direct(IpAddr::from([10, 0, 0, last])))
+        Holder::of(&ClientAddr::direct(IpAddr::from([10, 0, 0, last])), false)
     }
 
     fn take_all(slots: &Arc<Slots>, of: Holder) -> Vec<Slot> {
@@ -222,8 +235,11 @@ mod tests {
         let slots = Slots::new(1_024, 0);
         let mut held = vec![take_all(&slots, holder(1))];
         held.extend((2..=5).map(|last| take_all(&slots, holder(last))));
-        assert_eq!(held.iter().map(Vec::len).collect::<Vec<_>>(), [768, 192, 48, 12, 3]);
-        assert!(slots.take(holder(6)).is_some(), "the next one still gets a place");
+        assert_eq!(held.iter().map(Vec::len).collect::<Vec<_>>(), [720, 180, 45, 12, 3]);
+        held.extend((6..=9).map(|last| take_all(&slots, holder(last))));
+        assert_eq!(slots.0.lock().slots.free, 64, "strangers get no more");
+        let known = Holder { is_known: true, ..holder(10) };
+        assert_eq!(take_all(&slots, known).len(), 48, "three quarters of what is kept");
         held.clear();
         assert_eq!(slots.0.lock().slots.free, 1_024);
         assert!(slots.0.lock().slots.taken.is_empty());
@@ -231,7 +247,7 @@ mod tests {
         assert_eq!(take_all(&few, holder(1)).len(), 2, "few places may all go to one client");
         let proxy =
             ClientAddr { is_peer_trusted: true, ..ClientAddr::direct([10, 0, 0, 1].into()) };
-        assert_eq!(take_all(&slots, Holder::of(&proxy)).len(), 1_024, "it stands for many");
+        assert_eq!(take_all(&slots, Holder::of(&proxy, false)).len(), 1_024, "it stands for many");
     }
 
     #[tokio::test]

@@ -1,10 +1,11 @@
-//! A TCP connection to an instance that knows what was written to it.
+//! A TCP connection to an instance that knows what was written to it, and for whom it is used.
 //!
 //! A request that goes out on a used connection can cross the instance's closing of it. Whether the
 //! request may then go out again depends on whether any of it was written: this type counts the
 //! bytes, and looks once more whether the other side has closed right before a request's first byte.
 
 use std::io::{self, IoSlice};
+use std::net::IpAddr;
 use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -13,19 +14,81 @@ use std::task::{Context, Poll};
 
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv};
+use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use maxine_admission::Place;
+use maxine_admission::{NoPlace, Place, Standing};
 
 /// What is known of the bytes on a connection.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct WireState {
     written: AtomicU64,
     check_next: AtomicBool,
+    usage: Mutex<Usage>,
+}
+
+/// How many requests use a connection. The address of the first of them is charged with it.
+#[derive(Debug)]
+struct Usage {
+    requests: usize,
+    /// `None` once the connection is closed or given up.
+    place: Option<Place>,
+}
+
+/// The use of a connection for one request. When the last one is dropped, nobody is charged with the connection.
+#[derive(Debug)]
+pub(crate) struct InUse(Arc<WireState>);
+
+impl Drop for InUse {
+    fn drop(&mut self) {
+        let mut usage = self.0.usage.lock();
+        usage.requests -= 1;
+        if usage.requests == 0
+            && let Some(place) = &mut usage.place
+        {
+            place.set_unused();
+        }
+    }
 }
 
 impl WireState {
+    /// In use for the request that opened the connection, whose client holds `place`.
+    fn opened(place: Place) -> Arc<Self> {
+        let usage = Mutex::new(Usage { requests: 1, place: Some(place) });
+        Arc::new(Self { written: AtomicU64::new(0), check_next: AtomicBool::new(false), usage })
+    }
+
+    /// The use of the request that opened the connection. Call it once; without a call, that use ends with the
+    /// connection.
+    pub(crate) fn first_use(self: &Arc<Self>) -> InUse {
+        InUse(Arc::clone(self))
+    }
+
+    /// Uses the connection for a request of this client. An error where the client uses as many connections as it
+    /// may; [`NoPlace::Node`] where the connection is given up, or has to be.
+    pub(crate) fn enter(
+        self: &Arc<Self>,
+        address: IpAddr,
+        standing: Standing,
+    ) -> Result<InUse, NoPlace> {
+        let mut usage = self.usage.lock();
+        let is_first = usage.requests == 0;
+        let Some(place) = &mut usage.place else { return Err(NoPlace::Node) };
+        if is_first {
+            place.set_user(address, standing)?;
+        }
+        usage.requests += 1;
+        Ok(InUse(Arc::clone(self)))
+    }
+
+    /// Gives the place back if no request uses the connection; whether that was so. Whoever asked closes the
+    /// connection: [`enter`](Self::enter) refuses from now on.
+    pub(crate) fn give_up(&self) -> bool {
+        let mut usage = self.usage.lock();
+        usage.requests == 0 && usage.place.take().is_some()
+    }
+
     /// Bytes written so far.
     pub(crate) fn written(&self) -> u64 {
         self.written.load(Ordering::Acquire)
@@ -43,13 +106,19 @@ impl WireState {
 pub(crate) struct Wire {
     tcp: TcpStream,
     state: Arc<WireState>,
-    /// Held until the connection is closed.
-    _place: Place,
+}
+
+impl Drop for Wire {
+    fn drop(&mut self) {
+        let place = self.state.usage.lock().place.take();
+        drop(place);
+    }
 }
 
 impl Wire {
+    /// A connection that holds `place` until it is closed.
     pub(crate) fn new(tcp: TcpStream, place: Place) -> Self {
-        Self { tcp, state: Arc::default(), _place: place }
+        Self { tcp, state: WireState::opened(place) }
     }
 
     pub(crate) fn state(&self) -> &Arc<WireState> {
@@ -148,5 +217,18 @@ mod tests {
         state.check_before_next_write();
         wire.write_all(b"two").await.unwrap_err();
         assert_eq!(state.written(), 3, "nothing was written");
+        assert_eq!((places.taken(), places.unused()), (1, 0));
+        drop(state.first_use());
+        assert_eq!((places.taken(), places.unused()), (1, 1));
+        let client = |last: u8| state.enter([10, 0, 0, last].into(), Standing::Stranger);
+        let (one, other) = (client(1).unwrap(), client(2).unwrap());
+        assert_eq!((places.unused(), state.give_up()), (0, false), "requests use it");
+        drop(one);
+        assert_eq!(places.unused(), 0, "another request still uses it");
+        drop(other);
+        assert_eq!((places.unused(), state.give_up(), places.taken()), (1, true, 0));
+        assert_eq!(client(1).unwrap_err(), NoPlace::Node, "it was given up");
+        drop(wire);
+        assert_eq!(places.taken(), 0);
     }
 }

@@ -12,7 +12,7 @@ use super::discover::{DISCOVER, context_of, shortened};
 use super::json::{declared_len, refuse_body};
 use super::{NAMESPACE, browsers};
 use crate::error::CompatError;
-use crate::{AppState, RequestContext};
+use crate::{AppState, Caller, RequestContext};
 use maxine_gateway::{Chosen, ForwardContext, InterimSink, ProxyError};
 use maxine_state::{OptionsPolicy, ServiceKey, ServiceRef};
 use maxine_telemetry::AttemptTrail;
@@ -218,6 +218,7 @@ async fn forward_to(
         raw_query: target.raw_query,
         prefix: target.prefix,
         client: context.client,
+        is_known: request.extensions().get::<Caller>().is_some_and(|caller| caller.role.is_some()),
         https: false,
         trace: vec![
             (state.trace_header().clone(), context.trace_id.header_value()),

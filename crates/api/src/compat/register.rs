@@ -9,7 +9,7 @@ use super::json::{answer, read_object};
 use super::registration;
 use super::time::us_english;
 use crate::error::CompatError;
-use crate::{AppState, CalledBy, RequestContext};
+use crate::{AppState, CalledBy, RequestContext, registrants};
 
 pub(super) async fn register(
     State(state): State<AppState>,
@@ -22,6 +22,12 @@ pub(super) async fn register(
     let (key, asked) = registration::read(&body, default_s).map_err(CompatError::bad_request)?;
     let allowed = state.forwarder().egress().check_address(&asked.address);
     allowed.map_err(|denied| CompatError::bad_request(denied.to_string()))?;
+    registrants::admit(&state, &caller, &context.client, &key.instance(asked.id.clone())).map_err(
+        |refused| {
+            let refusal = CompatError::new(StatusCode::TOO_MANY_REQUESTS, refused.to_string());
+            CompatError { retry_after_s: Some(registrants::RETRY_AFTER_S), ..refusal }
+        },
+    )?;
     let item = (key.clone(), asked.clone());
     let actor = context.actor(&caller);
     let (index, answers) =

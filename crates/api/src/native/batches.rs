@@ -17,8 +17,9 @@ use super::extract::{
 use super::fresh::{AnswerBy, Answered, Write};
 use super::shape::{CheckBody, Metadata, RegistrationBody};
 use crate::problem::Problem;
-use crate::{AppState, CalledBy, Caller};
+use crate::{AppState, CalledBy, Caller, RequestContext, registrants};
 use maxine_control::leases::LeaseId;
+use maxine_gateway::ClientAddr;
 use maxine_state::limits::{BATCH_ITEMS_MAX, check_count};
 use maxine_state::{
     ControlState, Expiry, Instance, Name, ProbeSpec, Registration, RuntimeConfig, Scheme,
@@ -106,6 +107,7 @@ impl BatchRegistration {
         state: &AppState,
         config: &RuntimeConfig,
         caller: &Caller,
+        client: &ClientAddr,
     ) -> Result<(ServiceKey, Registration), Problem> {
         super::check_probe(caller, self.probe.as_ref())?;
         let key = service_key(&self.namespace, &self.service)?;
@@ -129,6 +131,7 @@ impl BatchRegistration {
         };
         let registration = body.into_registration(id, config)?;
         super::check_target(state, &registration)?;
+        registrants::admit(state, caller, client, &key.instance(registration.id.clone()))?;
         Ok((key, registration))
     }
 }
@@ -171,12 +174,14 @@ pub(super) async fn register_batch(
     _: Params<NoParams>,
     write: Write,
     CalledBy(caller): CalledBy,
+    context: RequestContext,
     JsonBody(batch): JsonBody<RegistrationBatch, BATCH_BODY_LEN_MAX>,
 ) -> Result<Json<RegistrationResults>, Problem> {
     check_count("items", batch.items.len(), BATCH_ITEMS_MAX)?;
     let config = state.view().snapshot().state.config().clone();
-    let checked: Vec<Result<_, Problem>> =
-        batch.items.into_iter().map(|item| item.check(&state, &config.config, &caller)).collect();
+    let check =
+        |item: BatchRegistration| item.check(&state, &config.config, &caller, &context.client);
+    let checked: Vec<Result<_, Problem>> = batch.items.into_iter().map(check).collect();
     let good: Vec<(ServiceKey, Registration)> =
         checked.iter().filter_map(|item| item.as_ref().ok().cloned()).collect();
     let request_id = write.request_id();

@@ -16,7 +16,7 @@ use super::page::{self, Page};
 use super::services::find;
 use super::shape::{Detail, InstanceView, RegistrationBody};
 use crate::problem::{Problem, ProblemKind};
-use crate::{AppState, CalledBy};
+use crate::{AppState, CalledBy, RequestContext, registrants};
 use maxine_actors::registry::Renewal;
 use maxine_state::limits::{NAME_LEN_MAX, TEXT_LEN_MAX, check_text};
 use maxine_state::{
@@ -174,12 +174,14 @@ pub(super) async fn register_instance(
     _: Params<NoParams>,
     write: Write,
     CalledBy(caller): CalledBy,
+    context: RequestContext,
     JsonBody(body): JsonBody<RegistrationBody>,
 ) -> Result<Json<Registered>, Problem> {
     super::check_probe(&caller, body.probe.as_ref())?;
     let config = state.view().snapshot().state.config().clone();
-    let registration = body.into_registration(key.instance, &config.config)?;
+    let registration = body.into_registration(key.instance.clone(), &config.config)?;
     super::check_target(&state, &registration)?;
+    registrants::admit(&state, &caller, &context.client, &key)?;
     let items = vec![(key.service, registration)];
     let request_id = write.request_id();
     let Write { actor, answer_by_ms, answered, .. } = write;
