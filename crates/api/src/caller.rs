@@ -4,8 +4,8 @@ use std::borrow::Cow;
 use std::convert::Infallible;
 
 use axum::extract::FromRequestParts;
-use axum::http::HeaderMap;
 use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderName};
 
 use maxine_gateway::ClientAddr;
 use maxine_state::Actor;
@@ -26,6 +26,7 @@ impl<S: Sync> FromRequestParts<S> for CalledBy {
 
 /// How long the caller of a write waits for its answer, in milliseconds.
 pub const TIMEOUT_NAME: &str = "x-maxine-timeout-ms";
+const TIMEOUT_HEADER: HeaderName = HeaderName::from_static(TIMEOUT_NAME);
 /// Longest time in it.
 const TIMEOUT_MS_MAX: u64 = 600_000;
 
@@ -34,7 +35,7 @@ const TIMEOUT_MS_MAX: u64 = 600_000;
 /// # Errors
 /// What it must be, where it is something else.
 pub fn timeout_ms(headers: &HeaderMap) -> Result<Option<u64>, String> {
-    let Some(value) = headers.get(TIMEOUT_NAME) else { return Ok(None) };
+    let Some(value) = headers.get(TIMEOUT_HEADER) else { return Ok(None) };
     let text = value.to_str().unwrap_or_default();
     let valid = |ms: &u64| (1..=TIMEOUT_MS_MAX).contains(ms);
     text.parse()

@@ -89,12 +89,13 @@ impl Exchange<'_> {
         // A used connection may turn out to be closed. What was then not written, or may be
         // repeated (RFC 9112 section 9.3.1), goes out again on a new one, once; so does what an instance
         // of HTTP/2 refused (RFC 9113 section 8.7).
-        let may_repeat = (lease.reused || lease.is_http2()) && body.is_repeatable();
-        let spare = may_repeat.then(|| headers.clone());
+        let may_resend = (lease.reused || lease.is_http2()) && body.is_repeatable();
+        let may_repeat = may_resend && is_idempotent(&self.head.method);
+        let spare = may_resend.then(|| headers.clone());
         let taken = body.take(gate.as_ref()).ok_or(ProxyError::ClientBody)?;
         let mut request = self.head.request(headers, pool, self.path.clone(), taken)?;
         self.listen(&mut request, gate.as_ref());
-        let failure = match self.await_head(&mut lease, request).await? {
+        let failure = match self.await_head(&mut lease, request, may_repeat).await? {
             Ok(response) => return Ok((response, lease)),
             Err(failure) => failure,
         };
@@ -123,7 +124,7 @@ impl Exchange<'_> {
         let another = lease.another();
         drop(lease);
         let mut lease = pool.lease(self.holder, self.connect_time()?, another).await?;
-        match self.await_head(&mut lease, again).await? {
+        match self.await_head(&mut lease, again, false).await? {
             Ok(response) => Ok((response, lease)),
             Err(failure) => {
                 Err(self.progress.failure(self.body_limit).unwrap_or_else(|| classify(&failure)))
@@ -166,9 +167,10 @@ impl Exchange<'_> {
     async fn await_head(
         &self,
         lease: &mut Lease,
-        request: hyper::Request<super::body::RequestBody>,
+        request: Request<RequestBody>,
+        may_repeat: bool,
     ) -> Result<Result<Response<Incoming>, SendFailure>, ProxyError> {
-        let mut sending = std::pin::pin!(lease.send(request));
+        let mut sending = std::pin::pin!(lease.send(request, may_repeat));
         let started = timer_now();
         let mut allowed_until = started + self.times.response;
         loop {

@@ -8,9 +8,6 @@ use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use super::client::X_FORWARDED_FOR;
 use super::error::ProxyError;
 
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
-const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 pub(crate) const X_MAXINE_HOPS: HeaderName = HeaderName::from_static("x-maxine-hops");
@@ -21,19 +18,6 @@ const HOPS: [&str; 8] = ["1", "2", "3", "4", "5", "6", "7", "8"];
 
 /// Longest chain of `X-Forwarded-For` or `Forwarded` that is passed on, in bytes.
 const CHAIN_LEN_MAX: usize = 4_096;
-
-/// Fields that concern one connection only, whatever `Connection` lists.
-const HOP_BY_HOP: [HeaderName; 9] = [
-    header::CONNECTION,
-    KEEP_ALIVE,
-    PROXY_CONNECTION,
-    header::PROXY_AUTHENTICATE,
-    header::PROXY_AUTHORIZATION,
-    header::TE,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-    HTTP2_SETTINGS,
-];
 
 /// Takes out what concerns the connection only; fields that `Connection` names among them.
 /// `keep_trailer` leaves `Trailer`, which announces fields after the body.
@@ -52,18 +36,16 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap, keep_trailer: bool) {
             headers.remove(name);
         }
     }
-    // Most requests have none of them; to see that costs less than to look for each.
-    if headers.keys().any(|name| concerns_connection(name.as_str())) {
-        for name in &HOP_BY_HOP {
-            headers.remove(name);
-        }
-        if !keep_trailer {
-            headers.remove(header::TRAILER);
-        }
+    let concerns = |name: &&HeaderName| {
+        concerns_connection(name.as_str()) && !(keep_trailer && **name == header::TRAILER)
+    };
+    // Most heads have one of them or none: to look at the names costs less than to try each of the list.
+    while let Some(name) = headers.keys().find(concerns).cloned() {
+        headers.remove(name);
     }
 }
 
-/// Whether a field is one of [`HOP_BY_HOP`], or `Trailer`.
+/// Whether a field concerns one connection only, whatever `Connection` lists.
 fn concerns_connection(name: &str) -> bool {
     match name.len() {
         2 => name == "te",
@@ -317,7 +299,18 @@ mod tests {
 
     #[test]
     fn every_field_of_the_connection_is_known_as_such() {
-        assert!(HOP_BY_HOP.iter().all(|name| concerns_connection(name.as_str())));
+        let all = [
+            "connection",
+            "http2-settings",
+            "keep-alive",
+            "proxy-authenticate",
+            "proxy-authorization",
+            "proxy-connection",
+            "te",
+            "transfer-encoding",
+            "upgrade",
+        ];
+        assert!(all.into_iter().all(concerns_connection));
         assert!(concerns_connection("trailer") && !concerns_connection("host"));
     }
 

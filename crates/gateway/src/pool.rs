@@ -11,7 +11,7 @@ use std::time::Duration;
 use hyper::Request;
 use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1, http2};
-use hyper::header::HeaderMap;
+use hyper::header::{HeaderMap, HeaderName};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use parking_lot::Mutex;
 use tokio_util::task::TaskTracker;
@@ -420,20 +420,24 @@ impl Pool {
     }
 }
 
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+
 /// How long an instance lets a connection idle, as its `Keep-Alive` field says, in milliseconds, less
 /// a margin: a request must not cross the closing of its connection.
 fn announced_idle_ms(headers: &HeaderMap) -> Option<u64> {
-    let text = headers.get("keep-alive")?.to_str().ok()?;
+    let text = headers.get(KEEP_ALIVE)?.to_str().ok()?;
     let timeout = text.split(',').find_map(|item| item.trim().strip_prefix("timeout="))?;
     let ms = timeout.trim().parse::<u64>().ok()?.saturating_mul(1_000);
     Some(ms - (ms / 2).min(1_000))
 }
 
 impl Lease {
-    /// Sends a request and waits for the response's head.
+    /// Sends a request and waits for the response's head. `may_repeat` says that the request may go out a second time
+    /// even after it was written; otherwise it is not written at all to a connection that the instance has closed.
     pub(crate) async fn send(
         &mut self,
         request: Request<RequestBody>,
+        may_repeat: bool,
     ) -> Result<hyper::Response<Incoming>, SendFailure> {
         let failed = |mut failure: TrySendError<Request<RequestBody>>| {
             let unsent = failure.take_message();
@@ -442,7 +446,8 @@ impl Lease {
         match self.sender.as_mut() {
             Some(Sender::Http1(connection)) => {
                 let written = connection.wire.written();
-                if self.reused {
+                // The check costs a system call.
+                if self.reused && !may_repeat {
                     connection.wire.check_before_next_write();
                 }
                 let sent = connection.sender.try_send_request(request).await;

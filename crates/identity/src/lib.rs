@@ -23,7 +23,7 @@ pub mod tls_files;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use http::{HeaderMap, HeaderValue, header};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use maxine_clock::Clock;
 use maxine_state::{ControlState, Identities, Name, Role, User};
@@ -46,7 +46,7 @@ use signin_limit::SigninLimit;
 pub const SESSION_COOKIE: &str = "maxine_session";
 /// A header for a token that is only for Maxine. With it, a request keeps its `Authorization` for the
 /// instance to which it is forwarded.
-pub const TOKEN_HEADER: &str = "x-maxine-token";
+pub const TOKEN_HEADER: HeaderName = HeaderName::from_static("x-maxine-token");
 /// The header that a request with the session cookie must have if it changes something. A page of another
 /// site cannot set it without a preflight request (CSRF).
 pub const CSRF_HEADER: &str = "x-maxine-csrf";

@@ -19,24 +19,27 @@ const SERVICE_WORKER: HeaderName = HeaderName::from_static("service-worker");
 const SANDBOX: &str = "sandbox allow-downloads allow-forms allow-modals allow-popups allow-scripts";
 
 /// Fields by which an answer speaks for every page of its origin.
-const OF_THE_ORIGIN: [HeaderName; 15] = [
-    HeaderName::from_static("clear-site-data"),
-    HeaderName::from_static("service-worker-allowed"),
-    header::STRICT_TRANSPORT_SECURITY,
-    header::ALT_SVC,
-    HeaderName::from_static("nel"),
-    HeaderName::from_static("report-to"),
-    HeaderName::from_static("expect-ct"),
-    HeaderName::from_static("public-key-pins"),
-    HeaderName::from_static("reporting-endpoints"),
-    HeaderName::from_static("set-login"),
-    HeaderName::from_static("speculation-rules"),
-    HeaderName::from_static("use-as-dictionary"),
-    HeaderName::from_static("critical-ch"),
-    // A proxy in front of this node would take them for the node's own wish.
-    HeaderName::from_static("x-accel-redirect"),
-    HeaderName::from_static("x-sendfile"),
-];
+fn is_of_the_origin(name: &str) -> bool {
+    matches!(
+        name,
+        "clear-site-data"
+            | "service-worker-allowed"
+            | "strict-transport-security"
+            | "alt-svc"
+            | "nel"
+            | "report-to"
+            | "expect-ct"
+            | "public-key-pins"
+            | "reporting-endpoints"
+            | "set-login"
+            | "speculation-rules"
+            | "use-as-dictionary"
+            | "critical-ch"
+            // A proxy in front of this node would obey these as the node's own wish.
+            | "x-accel-redirect"
+            | "x-sendfile"
+    )
+}
 
 /// Whether a browser asks. It says so itself on addresses that it trusts; elsewhere every one calls
 /// itself by the name of the first. What a browser fetches for a page gets the policy as well, where
@@ -143,7 +146,7 @@ pub(super) fn keep_cookies_below(prefix: &str, headers: &mut HeaderMap) {
 
 /// Takes out of an answer what would speak for the node's whole origin.
 fn keep_origin(headers: &mut HeaderMap) {
-    for name in &OF_THE_ORIGIN {
+    while let Some(name) = headers.keys().find(|name| is_of_the_origin(name.as_str())).cloned() {
         headers.remove(name);
     }
 }

@@ -31,13 +31,18 @@ impl HistoryIndex {
 
 /// A history, as it is written.
 pub(super) fn history_text(history: u64) -> String {
-    format!("{history:016x}")
+    history_digits(history).iter().map(|digit| char::from(*digit)).collect()
+}
+
+fn history_digits(history: u64) -> [u8; 16] {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    std::array::from_fn(|at| DIGITS[(history >> (60 - 4 * at)) as usize & 15])
 }
 
 /// A history, as a header's value.
 pub(super) fn history_value(history: u64) -> HeaderValue {
     // Hexadecimal digits are always a valid header value.
-    HeaderValue::from_str(&history_text(history)).unwrap_or(HeaderValue::from_static(""))
+    HeaderValue::from_bytes(&history_digits(history)).unwrap_or(HeaderValue::from_static(""))
 }
 
 impl fmt::Display for HistoryIndex {

@@ -127,14 +127,15 @@ async fn prepare_services(cluster: &node::Cluster, upstream: SocketAddr) -> Resu
     let client = cluster.client(&[0]).await?;
     let policy: Value = serde_json::from_str(FULL_POLICY)
         .map_err(|error| CliError::Failed(format!("the policy: {error}")))?;
-    client
-        .send(&Request::keyed(Method::PUT, &["services", "default", "full", "policy"]).json(policy))
-        .await?;
     for service in ["plain", "full"] {
         let body = json!({"address": format!("http://{upstream}"), "ttl_ms": 3_600_000});
         let path = ["services", "default", service, "instances", "one"];
         client.send(&Request::keyed(Method::PUT, &path).json(body)).await?;
     }
+    // A policy is for a service that is there.
+    client
+        .send(&Request::keyed(Method::PUT, &["services", "default", "full", "policy"]).json(policy))
+        .await?;
     Ok(())
 }
 
