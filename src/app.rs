@@ -41,7 +41,7 @@ mod settings;
 
 pub use assemble::{Assembled, NodeParts, NodeSettings, assemble};
 pub use first_identities::OneTimePassword;
-pub use preflight::preflight;
+pub use preflight::{obstacles, preflight};
 pub use settings::certificates;
 
 /// How long transferring leadership may take when the node stops.
@@ -128,8 +128,14 @@ impl Node {
         let expiry = registry.expiry().clone();
         let own = own_addresses::follow(own, configured, Arc::clone(&store));
         tasks.spawn(cancel.clone().run_until_cancelled_owned(own));
-        let alarms =
-            alarms::raise(telemetry.clone(), config.name(), expiry, Arc::clone(&store), failed);
+        let alarms = alarms::raise(
+            telemetry.clone(),
+            config.name(),
+            expiry,
+            Arc::clone(&store),
+            Arc::clone(&view),
+            failed,
+        );
         tasks.spawn(cancel.clone().run_until_cancelled_owned(alarms));
         let watched = conditions::Watched {
             node: config.name(),

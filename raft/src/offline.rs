@@ -13,7 +13,7 @@ use openraft::EntryPayload;
 use crate::codec::{
     self, IdentityDto, LogIdDto, SnapshotHeadDto, StoredLogId, StoredVote, VoteDto,
 };
-use crate::config::{EngineKind, Member, NodeId, cluster_id_is_valid};
+use crate::config::{Config, EngineKind, Member, NodeId, cluster_id_is_valid};
 use crate::consensus::{self, Entry, Membership};
 use crate::error::StartError;
 use crate::storage::log_mark::LogMarkFile;
@@ -98,7 +98,7 @@ fn storage(error: impl std::fmt::Display) -> StartError {
 
 fn open(data_dir: &Path) -> Result<Opened, StartError> {
     let identity = node_dir::read_identity(data_dir).map_err(storage)?.ok_or_else(|| {
-        StartError::Identity(format!("{} is not the directory of a node", data_dir.display()))
+        StartError::Identity(format!("{} is not the directory of a Raft node", data_dir.display()))
     })?;
     let lock = node_dir::lock(data_dir)?;
     let kind: EngineKind = identity.engine.parse().map_err(StartError::Identity)?;
@@ -124,6 +124,15 @@ impl Opened {
             (None, None) => Ok(Membership::default()),
         }
     }
+}
+
+/// Whether a node with these settings could take its data directory now: nobody else has it, and it is new or this
+/// node's own. Changes nothing. Blocks.
+///
+/// # Errors
+/// What the node would say at its start.
+pub fn check_data_dir(config: &Config) -> Result<(), StartError> {
+    node_dir::check_openable(&config.data_dir, &config.cluster_id, config.node_id, config.engine)
 }
 
 /// Verifies the whole directory of a stopped node, with all its snapshots, and returns its content.

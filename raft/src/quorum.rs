@@ -71,7 +71,7 @@ pub(crate) async fn caught_up(
         };
         if clock::now() + PAUSE >= deadline {
             return Err(AdminError::Refused(format!(
-                "node {id} was not made a voter: {missing}. Nothing was changed"
+                "node {id} was not made a voter: {missing}. The voters are the same as before"
             )));
         }
         tokio::time::sleep(PAUSE).await;
@@ -103,8 +103,8 @@ pub(crate) async fn majority_answers(
         }
         if clock::now() + PAUSE >= deadline {
             return Err(AdminError::Refused(format!(
-                "{change} would leave no majority: {needed} of {} voters are needed and {reached} {} ({}). Nothing \
-                 was changed",
+                "{change} would leave no majority: {needed} of {} voters are needed and {reached} {} ({}). The \
+                 voters are the same as before",
                 voters_after.len(),
                 if reached == 1 { "is reachable" } else { "are reachable" },
                 silent.join("; "),

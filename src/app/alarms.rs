@@ -10,6 +10,7 @@ use maxine_actors::registry::ExpiryStatus;
 use maxine_control::leases::ExpiryEvent;
 use maxine_store::{ControlStore, StoreEvent};
 use maxine_telemetry::{AlertKind, Notice, Telemetry};
+use maxine_view::{Snapshot, View};
 
 /// Follows expiry and the store until dropped; tells `failed` when the store has given up.
 pub(super) async fn raise(
@@ -17,6 +18,7 @@ pub(super) async fn raise(
     node: String,
     expiry: ExpiryStatus,
     store: Arc<dyn ControlStore>,
+    view: Arc<View>,
     failed: watch::Sender<Option<String>>,
 ) {
     let of_expiry = follow(expiry.events(), |event| expiry_alert(&telemetry, &node, &event));
@@ -26,7 +28,7 @@ pub(super) async fn raise(
             if let StoreEvent::Failed { reason } = &event {
                 failed.send_replace(Some(reason.clone()));
             }
-            store_alert(&telemetry, &event);
+            store_alert(&telemetry, &event, view.with_snapshot(Snapshot::has_state));
         };
         follow(events, each).await;
     };
@@ -75,10 +77,15 @@ fn expiry_alert(telemetry: &Telemetry, node: &str, event: &ExpiryEvent) {
     }
 }
 
-fn store_alert(telemetry: &Telemetry, event: &StoreEvent) {
+fn store_alert(telemetry: &Telemetry, event: &StoreEvent, has_state: bool) {
     let (kind, message) = match event {
         StoreEvent::Unreachable { .. } => {
-            let message = "the store does not answer: reads continue, writes fail";
+            let message = match has_state {
+                true => "the store does not answer: reads continue, writes fail",
+                false => {
+                    "the store does not answer, and this node has no state yet: reads and writes fail"
+                }
+            };
             let notice = Notice::new(AlertKind::StoreUnreachable, STORE, message);
             return telemetry.raise(notice.details(details(event)));
         }

@@ -498,8 +498,9 @@ fn nobody_leads_of(
     let details = json!({"voters_needed": needed, "voters_heard": heard, "not_heard": silent});
     let (kind, message) = if heard < needed {
         let names = silent.join(", ");
+        let voters = maxine_wording::count(needed, "voter");
         let message = format!(
-            "no majority: {needed} voters are needed, {heard} can be reached; unreachable: {names}"
+            "no majority: writes need {voters}, {heard} can be reached; unreachable: {names}"
         );
         (AlertKind::NoMajority, message)
     } else {

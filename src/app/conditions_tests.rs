@@ -82,7 +82,7 @@ fn a_lost_majority_names_whom_nobody_hears() {
     let judged = watch.judge(&lost, 10_000);
     let no_majority = judged.holds.iter().find(|notice| notice.kind == AlertKind::NoMajority);
     let expected =
-        "no majority: 2 voters are needed, 1 can be reached; unreachable: node-2, node-3";
+        "no majority: writes need 2 voters, 1 can be reached; unreachable: node-2, node-3";
     assert_eq!(no_majority.unwrap().message, expected);
     assert!(watch.nobody_leads(&lost, 10_000) || watch.nobody_leads(&lost, 15_000));
     let raised = run(&mut watch, &seen(Some("node-2"), [UP, UP]), 20, 29);

@@ -1,7 +1,12 @@
-//! What can be known of the settings before a node starts: every file that it would read, and
-//! secrets from the environment.
+//! What can be known before a node starts. [`preflight`] looks at the settings: every file that they name, and secrets
+//! from the environment. [`obstacles`] looks at what else may keep a node with good settings from starting: whoever
+//! has its ports or its data.
+//!
+//! Both are called by `maxine serve` before it starts anything, and by `maxine config check`, so that the two never
+//! differ. Neither changes anything.
 
-use std::net::TcpListener;
+use std::io::ErrorKind;
+use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 
 use maxine_raft::pki::check_certificate_name;
@@ -21,7 +26,7 @@ pub fn preflight(config: &NodeConfig) -> Vec<String> {
         found.push(format!("{error:#}"));
     }
     let listen = config.http_listen();
-    // Port 0: the node that these settings are for may be running.
+    // Port 0: here the address alone is looked at; who has the port is an obstacle of the moment.
     if let Err(error) = TcpListener::bind((listen.ip(), 0)) {
         found.push(format!("http.host: {}: {error}", listen.ip()));
     }
@@ -41,6 +46,10 @@ pub fn preflight(config: &NodeConfig) -> Vec<String> {
     match config.backend {
         BackendKind::Raft => {
             let raft = &config.raft;
+            match config.raft_node("") {
+                Err(error) => found.push(error),
+                Ok(node) => found.extend(node.problems()),
+            }
             let files = TlsFiles {
                 authority: named("raft.tls_ca", &raft.tls_ca),
                 identity: pair(
@@ -78,6 +87,43 @@ pub fn preflight(config: &NodeConfig) -> Vec<String> {
         }
         BackendKind::Local | BackendKind::SharedFile => {}
     }
+    found
+}
+
+/// What keeps a node with good settings from starting now, a line each. Blocks.
+#[must_use]
+pub fn obstacles(config: &NodeConfig) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut listeners = Vec::new();
+    let mut listen = |addr: SocketAddr, settings: &str| match TcpListener::bind(addr) {
+        // Kept to the end: two settings may name the same port.
+        Ok(listener) => listeners.push(listener),
+        Err(error) => {
+            let why = match error.kind() {
+                ErrorKind::PermissionDenied => "this user may not listen on this port".into(),
+                _ => maxine_wording::io(&error),
+            };
+            found.push(format!("cannot listen on {addr} ({settings}): {why}"));
+        }
+    };
+    listen(config.http_listen(), "http.host, http.port");
+    if config.backend == BackendKind::Raft {
+        listen(config.raft.listen, "raft.listen");
+    }
+    let data = match config.backend {
+        BackendKind::Raft => config.raft_node("").and_then(|node| {
+            maxine_raft::offline::check_data_dir(&node).map_err(|error| error.to_string())
+        }),
+        BackendKind::Local => {
+            settings::local(config).check_log().map_err(|error| error.to_string())
+        }
+        BackendKind::SharedFile => {
+            settings::shared_file(config).check_storage().map_err(|error| error.to_string())
+        }
+        BackendKind::Redis => Ok(()),
+    };
+    found.extend(data.err());
+    found.extend(settings::serve(config).err().map(|error| format!("{error:#}")));
     found
 }
 

@@ -37,7 +37,8 @@ enum ConfigCommand {
     Runtime(settings::RuntimeCommand),
 }
 
-/// What there is to say of a certificate that ends then; an error if a node cannot use it.
+/// What there is to say of a certificate that ends then; an error if a node cannot read it. A node starts with one that
+/// has expired, because it can still answer reads.
 fn certificate_verdict(
     end_ms: std::io::Result<u64>,
     now_ms: u64,
@@ -45,12 +46,14 @@ fn certificate_verdict(
     let end_ms = end_ms.map_err(|error| error.to_string())?;
     let at = output::timestamp(end_ms);
     if end_ms <= now_ms {
-        return Err(format!("the certificate expired at {at}"));
+        return Ok(Some(format!(
+            "the certificate expired at {at}: a node starts with it, but connections that use it are refused"
+        )));
     }
-    let days = (end_ms - now_ms) / DAY_MS;
-    Ok((days < WARN_DAYS).then(|| {
+    let days = (end_ms - now_ms) / DAY_MS + 1;
+    Ok((days <= WARN_DAYS).then(|| {
         let days = maxine_wording::count(days, "day");
-        format!("warning: the certificate expires in {days}, at {at}")
+        format!("the certificate expires in less than {days}, at {at}")
     }))
 }
 
@@ -72,12 +75,14 @@ pub async fn run(args: ConfigArgs) -> anyhow::Result<ExitCode> {
         ConfigCommand::Check(serve) => match serve.load() {
             Ok(Loaded { config, unknown }) => {
                 unknown.iter().for_each(|text| tell!("maxine: warning: {text}"));
-                let (now_ms, mut bad) = (Clock::system().wall_ms(), false);
+                let (now_ms, mut bad, mut warnings) =
+                    (Clock::system().wall_ms(), false, unknown.len());
                 for path in crate::app::certificates(&config) {
                     match certificate_verdict(certificate_end_ms(&path), now_ms) {
                         Ok(note) => {
                             if let Some(note) = note {
-                                writeln!(out, "{}: {note}", path.display())?;
+                                tell!("maxine: warning: {}: {note}", path.display());
+                                warnings += 1;
                             }
                         }
                         Err(error) => {
@@ -89,7 +94,19 @@ pub async fn run(args: ConfigArgs) -> anyhow::Result<ExitCode> {
                 if bad {
                     return Ok(ExitCode::from(2));
                 }
-                writeln!(out, "the settings are good")?;
+                let obstacles = crate::app::obstacles(&config);
+                if !obstacles.is_empty() {
+                    tell!("maxine: the settings are good, but a node cannot start with them now:");
+                    obstacles.iter().for_each(|text| tell!("maxine: {text}"));
+                    return Ok(ExitCode::FAILURE);
+                }
+                match warnings {
+                    0 => writeln!(out, "the settings are good")?,
+                    _ => {
+                        let warnings = maxine_wording::count(warnings, "warning");
+                        writeln!(out, "the settings are good, with {warnings}")?;
+                    }
+                }
             }
             Err(error) => {
                 tell!("maxine: {error}");
@@ -116,8 +133,11 @@ mod tests {
         let now_ms = 1_795_440_992_705;
         let verdict = |days: u64| certificate_verdict(Ok(now_ms + days * DAY_MS), now_ms);
         assert_eq!(verdict(31), Ok(None));
-        assert!(verdict(29).unwrap().unwrap().contains("expires in 29 days"));
-        assert!(verdict(0).unwrap_err().contains("expired"));
+        assert_eq!(verdict(30), Ok(None));
+        assert!(verdict(29).unwrap().unwrap().contains("expires in less than 30 days"));
+        let hours = certificate_verdict(Ok(now_ms + DAY_MS - 1), now_ms).unwrap().unwrap();
+        assert!(hours.contains("expires in less than 1 day,"), "{hours}");
+        assert!(verdict(0).unwrap().unwrap().contains("expired at"), "a node starts with it");
         let missing = Err(std::io::ErrorKind::NotFound.into());
         assert!(certificate_verdict(missing, now_ms).is_err());
     }

@@ -78,6 +78,17 @@ pub enum CliError {
         /// Each node that was tried and what it said.
         tried: Vec<(String, String)>,
     },
+    /// The result cannot be written. What was asked for is done all the same.
+    #[error("the result could not be written: {why}{}", .lost.as_ref().map_or_else(String::new, |lost| format!("; it was: {lost}")))]
+    OutputFailed {
+        /// Why.
+        why: String,
+        /// The result, where it is one sentence.
+        lost: Option<String>,
+    },
+    /// The cluster, or what was named, refuses; found out without a server's problem answer.
+    #[error("{0}")]
+    Refused(String),
     /// The reader of the output went away (`maxine watch | head`).
     #[error("the output was closed")]
     OutputClosed,
@@ -93,9 +104,10 @@ impl CliError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Usage(_) => USAGE,
-            Self::Failed(_) => FAILURE,
+            Self::Failed(_) | Self::OutputFailed { .. } => FAILURE,
             Self::NotFound(_) => NOT_FOUND,
             Self::Problem(problem) => problem.exit_code(),
+            Self::Refused(_) => REFUSED,
             Self::Unavailable { .. } | Self::Incomplete(_) => UNAVAILABLE,
             Self::OutcomeUnknown { .. } | Self::Partial(_) => OUTCOME_UNKNOWN,
             Self::OutputClosed => OK,

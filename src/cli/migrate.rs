@@ -83,6 +83,10 @@ impl From<TransferError> for CliError {
         match error {
             TransferError::Usage(text) => Self::Usage(text),
             TransferError::Absent(_) => Self::NotFound(error.to_string()),
+            TransferError::Unavailable { .. } => Self::Incomplete(error.to_string()),
+            TransferError::Occupied { .. } | TransferError::Held { .. } => {
+                Self::Refused(error.to_string())
+            }
             other => Self::Failed(other.to_string()),
         }
     }
@@ -142,4 +146,26 @@ fn show(done: &Transfer, to: &Place, out: &mut Output) -> Result<(), CliError> {
         to.describe()
     ))?;
     next.map_or(Ok(()), |next| out.line(next))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::exit;
+
+    #[test]
+    fn each_end_of_a_copy_has_its_code() {
+        let (place, reason) = (|| "file:a".to_owned(), || "why".to_owned());
+        for (error, code) in [
+            (TransferError::Usage("x".into()), exit::USAGE),
+            (TransferError::Absent(place()), exit::NOT_FOUND),
+            (TransferError::Occupied { place: place(), index: 7 }, exit::REFUSED),
+            (TransferError::Held { place: place(), reason: reason() }, exit::REFUSED),
+            (TransferError::Unavailable { place: place(), reason: reason() }, exit::UNAVAILABLE),
+            (TransferError::Failed { place: place(), reason: reason() }, exit::FAILURE),
+        ] {
+            let error = CliError::from(error);
+            assert_eq!(error.exit_code(), code, "{error}");
+        }
+    }
 }

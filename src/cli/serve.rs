@@ -8,7 +8,7 @@ use clap::builder::PossibleValuesParser;
 use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::app::{Node, preflight};
+use crate::app::{Node, obstacles, preflight};
 use crate::config::keys::{KEYS, Key};
 use crate::config::{BadSettings, NodeConfig, strange};
 
@@ -115,6 +115,11 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::from(2));
         }
     };
+    let obstacles = obstacles(&config);
+    if !obstacles.is_empty() {
+        obstacles.iter().for_each(|text| tell!("maxine: {text}"));
+        return Ok(ExitCode::FAILURE);
+    }
     // Written out when this function ends, however it ends.
     let _log = super::log::start(&config.telemetry.log_filter)?;
     unknown.iter().for_each(|text| tracing::warn!("{text}"));

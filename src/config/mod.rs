@@ -373,9 +373,9 @@ impl NodeConfig {
             if self.node_id == 0 {
                 bad.push("node.id must be set (1 or more) in raft mode".into());
             }
-            if raft.election_timeout_min_ms < 2 * raft.heartbeat_interval_ms {
+            if raft.election_timeout_min_ms < 3 * raft.heartbeat_interval_ms {
                 bad.push(format!(
-                    "raft.election_timeout_min_ms must be at least twice raft.heartbeat_interval_ms ({}), got {}",
+                    "raft.election_timeout_min_ms must be at least three times raft.heartbeat_interval_ms ({}), got {}",
                     raft.heartbeat_interval_ms, raft.election_timeout_min_ms
                 ));
             }

@@ -78,9 +78,9 @@ async fn between_any_two() {
     let done = transfer(&file(&source_path), &file(&target_path), true).await.expect("replaced");
     assert_eq!(done.digest, source.digest());
     let led = transfer(&file(&source_path), &redis, true).await;
-    assert!(matches!(led, Err(TransferError::Failed { .. })), "nodes run there: {led:?}");
+    assert!(matches!(led, Err(TransferError::Held { .. })), "nodes run there: {led:?}");
     let held = transfer(&redis, &file(&source_path), true).await;
-    assert!(matches!(held, Err(TransferError::Failed { .. })), "a node has it: {held:?}");
+    assert!(matches!(held, Err(TransferError::Held { .. })), "a node has it: {held:?}");
     source.store.shutdown().await;
     on_redis.store.shutdown().await;
     let absent = transfer(&file(&dir.path().join("none")), &redis, true).await;

@@ -34,7 +34,7 @@ use maxine_state::{Applied, Batch, Command, Leadership};
 
 pub use machine::{Machine, Ordered};
 pub use memory::MemoryStore;
-pub use node_register::{KEPT_MS, SILENT_MS, StoreNode};
+pub use node_register::{KEPT_MS, StoreNode};
 pub use raft::{RaftStore, backup_index};
 pub use store_event::StoreEvent;
 

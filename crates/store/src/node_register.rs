@@ -10,8 +10,6 @@ use serde::Serialize;
 
 /// Interval between two reports of a node, in milliseconds.
 pub(crate) const REPORT_MS: u64 = 2_000;
-/// A node that has not reported for this long is silent, in milliseconds.
-pub const SILENT_MS: u64 = 10_000;
 /// How long the entry of a silent node is kept, in milliseconds.
 pub const KEPT_MS: u64 = 24 * 3_600 * 1_000;
 /// Maximum number of entries that are read.
@@ -29,9 +27,12 @@ pub struct StoreNode {
 }
 
 impl StoreNode {
-    /// Whether it has not reported for [`SILENT_MS`].
+    /// A node that has not reported for this long is silent, in milliseconds.
+    pub const SILENT_MS: u64 = 10_000;
+
+    /// Whether it has not reported for [`Self::SILENT_MS`].
     #[must_use]
     pub fn is_silent(&self) -> bool {
-        self.last_seen_ms > SILENT_MS
+        self.last_seen_ms > Self::SILENT_MS
     }
 }

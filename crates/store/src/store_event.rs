@@ -2,33 +2,46 @@
 //!
 //! Telemetry reads [`super::ControlStore::events`] and turns them into alerts and metrics.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::sync::broadcast;
 
-/// Sends events to listeners. Events before the first listener are kept for it, because many happen while the
-/// store is being opened.
-#[derive(Clone, Debug)]
-pub(crate) struct StoreEvents {
-    sender: broadcast::Sender<StoreEvent>,
-    first: Arc<Mutex<Option<broadcast::Receiver<StoreEvent>>>>,
+/// Delivers events to every listener. Each listener first receives the latest events from before it listened: much
+/// happens while the store is being opened, when nobody can listen yet.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct StoreEvents(Arc<Mutex<Listeners>>);
+
+#[derive(Debug, Default)]
+struct Listeners {
+    /// The latest events, oldest first; at most [`EVENTS_KEPT_MAX`].
+    latest: VecDeque<StoreEvent>,
+    /// One channel for each listener.
+    senders: Vec<broadcast::Sender<StoreEvent>>,
 }
 
 impl StoreEvents {
-    pub(crate) fn new() -> Self {
-        let (sender, first) = broadcast::channel(EVENTS_KEPT_MAX);
-        Self { sender, first: Arc::new(Mutex::new(Some(first))) }
-    }
-
     pub(crate) fn emit(&self, event: StoreEvent) {
-        // There may be no listener.
-        let _ = self.sender.send(event);
+        let mut listeners = self.0.lock();
+        // Sending fails once the listener is gone.
+        listeners.senders.retain(|sender| sender.send(event.clone()).is_ok());
+        if listeners.latest.len() >= EVENTS_KEPT_MAX {
+            listeners.latest.pop_front();
+        }
+        listeners.latest.push_back(event);
     }
 
     pub(crate) fn listen(&self) -> broadcast::Receiver<StoreEvent> {
-        self.first.lock().take().unwrap_or_else(|| self.sender.subscribe())
+        let (sender, receiver) = broadcast::channel(EVENTS_KEPT_MAX);
+        let mut listeners = self.0.lock();
+        for event in &listeners.latest {
+            // The receiver is held here, so it takes each of them.
+            let _ = sender.send(event.clone());
+        }
+        listeners.senders.push(sender);
+        receiver
     }
 }
 
@@ -116,24 +129,28 @@ impl StoreEvent {
     }
 }
 
-/// Maximum number of events that a slow reader can be behind before it misses some.
+/// Most events that are kept for listeners to come, and that a listener can be behind before it skips some.
 const EVENTS_KEPT_MAX: usize = 64;
 
 #[cfg(test)]
 mod event_tests {
     use super::*;
 
-    /// A store that cannot be reached at the start reports that before anyone can listen.
+    /// A store that cannot be reached when the node starts says so before anybody can listen. Several parts of a node
+    /// listen; whichever of them begins first must not take the news from the others.
     #[test]
-    fn what_happened_before_anybody_listened_reaches_the_first_listener() {
-        let events = StoreEvents::new();
+    fn every_listener_receives_what_happened_before_it_listened() {
+        let events = StoreEvents::default();
         let away = StoreEvent::Unreachable { reason: "refused".into() };
         events.emit(away.clone());
         let (mut first, mut second) = (events.listen(), events.listen());
-        assert_eq!(first.try_recv(), Ok(away));
-        second.try_recv().unwrap_err();
+        assert_eq!((first.try_recv(), second.try_recv()), (Ok(away.clone()), Ok(away)));
         let back = StoreEvent::Reachable { after_ms: 1 };
         events.emit(back.clone());
-        assert_eq!((first.try_recv(), second.try_recv()), (Ok(back.clone()), Ok(back)));
+        assert_eq!((first.try_recv(), second.try_recv()), (Ok(back.clone()), Ok(back.clone())));
+        drop(first);
+        (0..2 * EVENTS_KEPT_MAX).for_each(|_| events.emit(back.clone()));
+        let listeners = events.0.lock();
+        assert_eq!((listeners.senders.len(), listeners.latest.len()), (1, EVENTS_KEPT_MAX));
     }
 }

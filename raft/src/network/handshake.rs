@@ -113,9 +113,9 @@ pub(crate) async fn greet(
         Welcome::Accepted { node_id, .. } if node_id != target => {
             Err(refused(format!("node {node_id} answered in place of node {target}")))
         }
-        Welcome::Accepted { lineage, .. } if lineage != me.dir.lineage() => Err(refused(format!(
-            "node {target} belongs to another line of history ({lineage:016x})"
-        ))),
+        Welcome::Accepted { lineage, .. } if lineage != me.dir.lineage() => {
+            Err(refused(format!("node {target} belongs to another lineage ({lineage:016x})")))
+        }
         Welcome::Accepted { node_id, app_version, name, http_addr, .. } => {
             me.refusals.accepted(target);
             show_dir(me, target, &mut reader, &mut write).await?;
@@ -356,12 +356,16 @@ async fn judge_lineage(me: &LocalIdentity, hello: &HelloDto) -> Result<(), Refus
         let theirs = hello.lineage;
         return match tokio::task::spawn_blocking(move || dir.adopt_lineage(theirs)).await {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(format!("cannot note the line of history: {error}").into()),
+            Ok(Err(error)) => Err(format!("cannot note the lineage: {error}").into()),
             Err(error) => Err(error.to_string().into()),
         };
     }
     Err(Refusal::OtherHistory(format!(
-        "this node belongs to another line of history ({lineage:016x}, not {:016x}): one side was restored from older data",
+        "this node belongs to another lineage ({lineage:016x}, not {:016x}): one side was restored from older data",
         hello.lineage
     )))
 }
+
+#[cfg(test)]
+#[path = "handshake_tests.rs"]
+mod tests;

@@ -39,13 +39,9 @@ impl NodeDir {
             |error: io::Error| StartError::Storage(format!("{}: {error}", path.display()));
         fs::create_dir_all(path).map_err(storage)?;
         let lock = lock(path)?;
-        let identity = match read_identity(path).map_err(storage)? {
-            Some(found) => {
-                check(&found, cluster_id, node_id, engine)?;
-                found
-            }
+        let identity = match own_identity(path, cluster_id, node_id, engine)? {
+            Some(found) => found,
             None => {
-                refuse_without_identity(path).map_err(storage)?;
                 let fresh = IdentityDto {
                     cluster_id: cluster_id.to_owned(),
                     node_id,
@@ -149,6 +145,42 @@ pub(crate) fn lock(path: &Path) -> Result<File, StartError> {
     }
 }
 
+/// Whether [`NodeDir::open`] would take this directory now. Changes nothing. Blocks.
+pub(crate) fn check_openable(
+    path: &Path,
+    cluster_id: &str,
+    node_id: NodeId,
+    engine: Option<EngineKind>,
+) -> Result<(), StartError> {
+    let storage = |error: io::Error| StartError::Storage(format!("{}: {error}", path.display()));
+    match File::open(path.join("lock")) {
+        Ok(file) => match file.try_lock_shared() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(StartError::Locked(path.to_owned())),
+            Err(TryLockError::Error(error)) => return Err(storage(error)),
+        },
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(storage(error)),
+    }
+    own_identity(path, cluster_id, node_id, engine).map(drop)
+}
+
+/// The identity in the directory, if it is this node's; `None` in a new directory.
+fn own_identity(
+    path: &Path,
+    cluster_id: &str,
+    node_id: NodeId,
+    engine: Option<EngineKind>,
+) -> Result<Option<IdentityDto>, StartError> {
+    let storage = |error: io::Error| StartError::Storage(format!("{}: {error}", path.display()));
+    let found = read_identity(path).map_err(storage)?;
+    match &found {
+        Some(found) => check(found, cluster_id, node_id, engine)?,
+        None => refuse_without_identity(path).map_err(storage)?,
+    }
+    Ok(found)
+}
+
 pub(crate) fn read_identity(path: &Path) -> io::Result<Option<IdentityDto>> {
     Ok(checked_file::read(path, IDENTITY_FILE)?.map(|Identity::V1(identity)| identity))
 }
@@ -201,6 +233,26 @@ mod tests {
         assert!(matches!(NodeDir::open(dir.path(), "demo", 1, SLED), Err(StartError::Locked(_))));
         first.unlock();
         NodeDir::open(dir.path(), "demo", 1, SLED).unwrap();
+    }
+
+    /// What is said before a start is what the start would say.
+    #[test]
+    fn a_check_gives_the_answer_of_a_start_and_changes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("raft");
+        check_openable(&path, "demo", 1, SLED).unwrap();
+        assert!(!path.exists(), "it made something");
+        let first = NodeDir::open(&path, "demo", 1, SLED).unwrap();
+        let locked = check_openable(&path, "demo", 1, SLED).unwrap_err();
+        assert!(matches!(locked, StartError::Locked(_)), "{locked}");
+        drop(first);
+        check_openable(&path, "demo", 1, None).unwrap();
+        let other = check_openable(&path, "demo", 2, SLED).unwrap_err();
+        let Err(start) = NodeDir::open(&path, "demo", 2, SLED) else { panic!("it was accepted") };
+        assert_eq!(other.to_string(), start.to_string());
+        fs::remove_file(path.join(IDENTITY_FILE)).unwrap();
+        let damaged = check_openable(&path, "demo", 1, SLED).unwrap_err();
+        assert!(matches!(damaged, StartError::Storage(_)), "{damaged}");
     }
 
     #[test]

@@ -360,6 +360,21 @@ pub(super) fn try_lock(path: &Path) -> Result<Option<File>, LogError> {
     }
 }
 
+/// Whether another process has the lock. Makes no file.
+pub(super) fn is_locked(path: &Path) -> Result<bool, LogError> {
+    let fail = |error| LogError::Io(path.into(), error);
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(fail(error)),
+    };
+    match file.try_lock_shared() {
+        Ok(()) => Ok(false),
+        Err(fs::TryLockError::WouldBlock) => Ok(true),
+        Err(fs::TryLockError::Error(error)) => Err(fail(error)),
+    }
+}
+
 /// The path with a suffix at its end.
 pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();

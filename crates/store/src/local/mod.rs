@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use tokio::sync::{broadcast, oneshot, watch};
 
 use super::claim::{Claim, Outcome};
-use super::file_log::{GROUP_LEN_MAX, LogFile, Place, beside, try_lock};
+use super::file_log::{GROUP_LEN_MAX, LogFile, Place, beside, is_locked, try_lock};
 use super::store_event::StoreEvents;
 use super::{
     CallError, Consistency, ControlStore, Leadership, Machine, OpenError, Ordered, PeerHandler,
@@ -88,7 +88,7 @@ impl LocalStore {
         _clock: Clock,
         peers: Arc<dyn PeerHandler>,
     ) -> Result<Arc<Self>, OpenError> {
-        let events = StoreEvents::new();
+        let events = StoreEvents::default();
         let leadership = watch::Sender::new(Leadership::default());
         let name = config.instance_id.clone();
         let (sender, ends) = (events.clone(), leadership.clone());
@@ -112,6 +112,27 @@ impl LocalStore {
             peers,
             events,
         }))
+    }
+}
+
+fn lock_path(config: &LocalConfig) -> PathBuf {
+    beside(&config.path, ".lock")
+}
+
+fn locked(config: &LocalConfig) -> OpenError {
+    OpenError::Refused(format!("another process has {}", config.path.display()))
+}
+
+impl LocalConfig {
+    /// Whether a node with these settings could take its log now. Changes nothing. Blocks.
+    ///
+    /// # Errors
+    /// What [`LocalStore::open`] would say.
+    pub fn check_log(&self) -> Result<(), OpenError> {
+        match self.persistence && is_locked(&lock_path(self))? {
+            true => Err(locked(self)),
+            false => Ok(()),
+        }
     }
 }
 
@@ -141,11 +162,8 @@ impl Writer {
         if !config.persistence {
             return Ok(Self { config, machine, log: None, failed: None, events, leadership });
         }
-        let lock = try_lock(&beside(&config.path, ".lock"))?;
-        let Some(lock) = lock else {
-            let path = config.path.display();
-            return Err(OpenError::Refused(format!("another process has {path}")));
-        };
+        let lock = try_lock(&lock_path(&config))?;
+        let lock = lock.ok_or_else(|| locked(&config))?;
         let log = match LogFile::open(&config.path)? {
             None => LogFile::create(&config.path, &machine.state(), Place::start())?,
             Some((mut log, state)) => {

@@ -204,7 +204,7 @@ impl RedisStore {
             lease: Mutex::default(),
             calls: Calls::default(),
             peers,
-            events: StoreEvents::new(),
+            events: StoreEvents::default(),
             room: Semaphore::new(IN_FLIGHT_MAX),
             complete_ms: AtomicU64::new(0),
             caught_up: watch::Sender::new(false),

@@ -11,6 +11,7 @@ use super::replica::Position;
 use super::snapshot::{self, Installed};
 use super::stream;
 use super::survey::Survey;
+use crate::transfer::PlaceFault;
 use maxine_state::ControlState;
 
 /// Time limit for one command. It is long because a whole state may be large.
@@ -20,21 +21,29 @@ fn describe(error: impl ToString) -> String {
     error.to_string()
 }
 
-async fn connect(config: &RedisConfig) -> Result<(Link, Keys), String> {
+async fn connect(config: &RedisConfig) -> Result<(Link, Keys), PlaceFault> {
     config.check().map_err(|wrong| wrong.join("; "))?;
     let connector = Arc::new(Connector::new(config)?);
-    let link = connector.connect().await.map_err(describe)?;
+    let link = connector.connect().await.map_err(|error| {
+        let is_away = error.is_io_error() || error.is_timeout() || error.is_connection_refusal();
+        let reason = error.to_string();
+        if is_away { PlaceFault::Away(reason) } else { PlaceFault::Other(reason) }
+    })?;
     Ok((link, Keys::new(config)))
 }
 
 /// The state at the present end of the log; `None` if there is no log. Changes nothing.
-pub(crate) async fn read_state(config: &RedisConfig) -> Result<Option<ControlState>, String> {
+pub(crate) async fn read_state(config: &RedisConfig) -> Result<Option<ControlState>, PlaceFault> {
     let (mut link, keys) = connect(config).await?;
     let found = stream::rebuild(&mut link, &keys, TIMEOUT).await.map_err(describe)?;
     if found.survey.is_empty {
         return Ok(None);
     }
-    if found.is_whole() { Ok(Some(found.rebuilt.into_state())) } else { Err(found.problem()) }
+    if found.is_whole() {
+        Ok(Some(found.rebuilt.into_state()))
+    } else {
+        Err(found.problem().into())
+    }
 }
 
 /// Writes `state` to Redis if the log is empty, or over any log with `replace`. Refused while a node leads
@@ -43,15 +52,16 @@ pub(crate) async fn write_state(
     config: &RedisConfig,
     state: &ControlState,
     replace: bool,
-) -> Result<(), String> {
+) -> Result<(), PlaceFault> {
     let (mut link, keys) = connect(config).await?;
     let present = Survey::read(&mut link, &keys, TIMEOUT).await.map_err(describe)?;
     if !present.lease.is_empty() {
-        return Err(String::from("nodes run on it and would lose their writes; stop them first"));
+        let reason = "nodes run on it and would lose their writes; stop them first";
+        return Err(PlaceFault::Held(reason.into()));
     }
     let is_new = present.is_empty || present.head.as_ref().is_some_and(|head| head.seq == 0);
     if !is_new && !replace {
-        return Err(String::from("there is a log already"));
+        return Err(PlaceFault::Held("there is a log already".into()));
     }
     let state = state.clone();
     let encode = move || snapshot::encode(&state);
@@ -63,16 +73,18 @@ pub(crate) async fn write_state(
     match snapshot::install(&mut link, &keys, &uploaded, replaces, true, TIMEOUT).await {
         Ok(Installed::Done) => Ok(()),
         Ok(Installed::Changed | Installed::Led) => {
-            Err(String::from("the log there was written to meanwhile; run it again"))
+            Err(PlaceFault::Held("the log there was written to meanwhile; run it again".into()))
         }
-        Err(error) => Err(describe(error)),
+        Err(error) => Err(describe(error).into()),
     }
 }
 
 /// Reads the snapshot of the Node.js Maxine.
-pub(crate) async fn read_nodejs_snapshot(config: &RedisConfig) -> Result<Option<String>, String> {
+pub(crate) async fn read_nodejs_snapshot(
+    config: &RedisConfig,
+) -> Result<Option<String>, PlaceFault> {
     let (mut link, _) = connect(config).await?;
     let mut command = cmd("GET");
     command.arg(format!("{}:snapshot", config.key_prefix));
-    link.query(&command, TIMEOUT).await.map_err(describe)
+    link.query(&command, TIMEOUT).await.map_err(|error| describe(error).into())
 }

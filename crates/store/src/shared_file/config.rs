@@ -3,6 +3,9 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use super::orderer::refuse_where_the_storage_is_away;
+use crate::OpenError;
+
 /// Settings of the shared-file mode.
 #[derive(Clone, Debug)]
 pub struct SharedFileConfig {
@@ -75,5 +78,15 @@ impl SharedFileConfig {
             wrong.push(String::from("a host under which the others reach this node is missing"));
         }
         if wrong.is_empty() { Ok(()) } else { Err(wrong) }
+    }
+
+    /// Whether the storage of a log that this node has used is mounted. Changes nothing. Blocks.
+    ///
+    /// # Errors
+    /// What [`super::SharedFileStore::open`] would say.
+    pub fn check_storage(&self) -> Result<(), OpenError> {
+        self.used_log
+            .as_deref()
+            .map_or(Ok(()), |used| refuse_where_the_storage_is_away(used, &self.path))
     }
 }

@@ -237,7 +237,7 @@ impl SharedFileStore {
             leadership: watch::Sender::new(Leadership::default()),
             lease: Mutex::default(),
             complete_ms: AtomicU64::new(0),
-            events: StoreEvents::new(),
+            events: StoreEvents::default(),
             failed: Mutex::default(),
             away_since_ms: Mutex::default(),
             config,

@@ -98,7 +98,7 @@ impl From<LogError> for Failure {
 }
 
 /// Refuses to start if the log does not exist although this node has used it.
-fn refuse_where_the_storage_is_away(used: &Path, log: &Path) -> Result<(), OpenError> {
+pub(super) fn refuse_where_the_storage_is_away(used: &Path, log: &Path) -> Result<(), OpenError> {
     let names_it = std::fs::read(used).is_ok_and(|name| name == log.as_os_str().as_bytes());
     if !names_it || log.exists() {
         return Ok(());
@@ -133,7 +133,7 @@ impl Orderer {
         let used = shared.config.used_log.clone();
         // This check comes before anything is created at the path, because an empty mount point must stay
         // empty.
-        used.as_deref().map_or(Ok(()), |used| refuse_where_the_storage_is_away(used, &path))?;
+        shared.config.check_storage()?;
         let lock_path = beside(&path, ".lock");
         let started_ms = shared.clock.monotonic_ms();
         let lock = loop {

@@ -49,6 +49,22 @@ pub enum TransferError {
         /// The index of that state.
         index: u64,
     },
+    /// The server of a place does not answer.
+    #[error("{place}: {reason}")]
+    Unavailable {
+        /// Which.
+        place: String,
+        /// What it, or the system, said.
+        reason: String,
+    },
+    /// Nodes use the target.
+    #[error("{place}: {reason}")]
+    Held {
+        /// Which.
+        place: String,
+        /// What to do.
+        reason: String,
+    },
     /// A place could not be read or written.
     #[error("{place}: {reason}")]
     Failed {
@@ -65,6 +81,23 @@ pub enum TransferError {
         /// The digest of the source.
         source_digest: String,
     },
+}
+
+/// Why a place could not be read or written.
+#[derive(Debug)]
+pub(crate) enum PlaceFault {
+    /// Its server does not answer.
+    Away(String),
+    /// Nodes use it.
+    Held(String),
+    /// Anything else.
+    Other(String),
+}
+
+impl From<String> for PlaceFault {
+    fn from(reason: String) -> Self {
+        Self::Other(reason)
+    }
 }
 
 /// The result of a copy.
@@ -128,11 +161,20 @@ impl Place {
         TransferError::Failed { place: self.describe(), reason: reason.to_string() }
     }
 
+    fn fault(&self, fault: PlaceFault) -> TransferError {
+        let place = self.describe();
+        match fault {
+            PlaceFault::Away(reason) => TransferError::Unavailable { place, reason },
+            PlaceFault::Held(reason) => TransferError::Held { place, reason },
+            PlaceFault::Other(reason) => TransferError::Failed { place, reason },
+        }
+    }
+
     /// The stored state, if there is one. Changes nothing.
     async fn read(&self) -> Result<Option<ControlState>, TransferError> {
         match self {
             Self::Redis(config) => {
-                redis::read_state(config).await.map_err(|reason| self.failed(reason))
+                redis::read_state(config).await.map_err(|fault| self.fault(fault))
             }
             Self::File(path) => {
                 let path = path.clone();
@@ -150,12 +192,12 @@ impl Place {
         match self {
             Self::Redis(config) => {
                 let written = redis::write_state(config, state, replace).await;
-                written.map_err(|reason| self.failed(reason))
+                written.map_err(|fault| self.fault(fault))
             }
             Self::File(path) => {
                 let (path, state) = (path.clone(), state.clone());
                 let write = tokio::task::spawn_blocking(move || write_file(&path, &state)).await;
-                write.map_err(|error| self.failed(error))?.map_err(|error| self.failed(error))
+                write.map_err(|error| self.failed(error))?.map_err(|fault| self.fault(fault))
             }
             Self::RaftBackup(path) => {
                 raft_backup::write(path, state).await.map_err(|reason| self.failed(reason))
@@ -170,11 +212,14 @@ impl Place {
         match self {
             Self::NodeJsFile(path) => {
                 let text = tokio::fs::read_to_string(path).await;
-                text.map(Some).map_err(|error| self.failed(error))
+                text.map(Some).map_err(|error| match error.kind() {
+                    std::io::ErrorKind::NotFound => TransferError::Absent(self.describe()),
+                    _ => self.failed(maxine_wording::io(&error)),
+                })
             }
             Self::NodeJsRedis(config) => {
                 let text = redis::read_nodejs_snapshot(config).await;
-                let text = text.map_err(|reason| self.failed(reason))?;
+                let text = text.map_err(|fault| self.fault(fault))?;
                 text.map(Some).ok_or_else(|| TransferError::Absent(self.describe()))
             }
             _ => Ok(None),
@@ -284,11 +329,11 @@ fn read_file(path: &Path) -> Result<Option<ControlState>, String> {
     Ok(Some(state))
 }
 
-fn write_file(path: &Path, state: &ControlState) -> Result<(), String> {
-    let describe = |error: LogError| error.to_string();
+fn write_file(path: &Path, state: &ControlState) -> Result<(), PlaceFault> {
+    let describe = |error: LogError| PlaceFault::Other(error.to_string());
     let lock = try_lock(&beside(path, ".lock")).map_err(describe)?;
     let Some(_lock) = lock else {
-        return Err(String::from("a node has it open; stop it first"));
+        return Err(PlaceFault::Held(String::from("a node has it open; stop it first")));
     };
     LogFile::create(path, state, LogPlace::start()).map(drop).map_err(describe)
 }
