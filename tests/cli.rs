@@ -184,6 +184,26 @@ fn a_user_signs_in_registers_drains_and_deregisters() {
     let table = text(&dev.run(&["services", "show", "orders", "--min-index", &index]).stdout);
     assert!(table.contains("draining") && table.contains("kernel update (by ada)"), "{table}");
     assert!(dev.run(&["undrain", "orders", "a"]).status.success());
+    let unnamed = dev.json(&["drain", "orders", "a"]);
+    let index = unnamed[0]["index"].as_u64().unwrap().to_string();
+    let table = text(&dev.run(&["services", "show", "orders", "--min-index", &index]).stdout);
+    assert!(table.contains("by ada") && !table.contains("(by ada)"), "{table}");
+    assert!(dev.run(&["undrain", "orders", "a"]).status.success());
+
+    // A full disk behind the output: what was done is said, and a token that nobody has seen is named.
+    let full = |args: &[&str]| {
+        let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+        let output = dev.command(args).stdout(full).output().unwrap();
+        assert_eq!(code(&output), 1, "{args:?}: {}", text(&output.stderr));
+        text(&output.stderr)
+    };
+    let register = ["register", "orders", "b", "--address", "http://127.0.0.1:9002"];
+    let told = full(&register);
+    let lost = "no space left on device; it was: registered b in default/orders (index ";
+    assert!(told.contains(lost), "{told}");
+    let told = full(&["token", "create"]);
+    assert!(told.contains("revoke it: maxine token revoke ") && !told.contains("mxt_"), "{told}");
+    assert!(dev.run(&["deregister", "orders", "b"]).status.success());
 
     assert!(dev.run(&["deregister", "orders", "a"]).status.success());
     let again = dev.run(&["deregister", "orders", "a"]);
@@ -487,6 +507,10 @@ fn votes_and_removals_are_checked_and_a_removed_leader_says_so() {
         told.contains("node 4 was not made a voter: the leader cannot connect to it"),
         "{told}"
     );
+    assert!(
+        told.contains("node-4 was added as a learner") && !told.contains("Nothing was changed"),
+        "{told}"
+    );
     let status = &dev.json(&["cluster", "status"])[0];
     let voters =
         status["raft"]["members"].as_array().unwrap().iter().filter(|m| m["voter"] == true);
@@ -583,6 +607,10 @@ fn wrong_usage_and_unreachable_nodes_have_their_own_codes() {
     assert_eq!(code(&unknown), 2, "{}", text(&unknown.stderr));
     let absent = migrate(&place("from.log"));
     assert_eq!(code(&absent), 3, "{}", text(&absent.stderr));
+    let no_nodejs = migrate(&format!("nodejs:{}", dir.path().join("none.json").display()));
+    assert_eq!(code(&no_nodejs), 3, "{}", text(&no_nodejs.stderr));
+    let no_redis = migrate("redis://127.0.0.1:1");
+    assert_eq!(code(&no_redis), 4, "{}", text(&no_redis.stderr));
 }
 
 /// `config check` accepts what `config example` prints, and says of every mistake which setting it is
@@ -620,6 +648,8 @@ fn settings_are_checked_before_a_node_starts() {
     assert_eq!(code(&output), 2, "{}", text(&output.stderr));
     assert!(!home.path().join("data").exists(), "nothing was started");
 
+    what_a_start_would_say(home.path());
+
     let from = format!("nodejs+{url}");
     let migrated = plain(&["migrate", &from, url]).output().unwrap();
     let told = text(&migrated.stderr);
@@ -633,6 +663,82 @@ fn settings_are_checked_before_a_node_starts() {
     let set = ["policy", "replace", "orders", policy.to_str().unwrap()];
     let told = plain(&set).output().unwrap();
     assert!(text(&told.stderr).contains("it ends too early"), "{}", text(&told.stderr));
+}
+
+/// Good settings are not all that a start needs. The check says what `serve` says, and ends as it does.
+fn what_a_start_would_say(home: &Path) {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let (http, peers) = (port.to_string(), format!("127.0.0.1:{port}"));
+    let data = |name: &str| home.join(name).to_str().unwrap().to_owned();
+    let both = |flags: &[&str], part: &str| {
+        let told = ["check", "serve"].map(|kind| {
+            let command: &[&str] = if kind == "serve" { &["serve"] } else { &["config", "check"] };
+            let output = plain(&[command, flags].concat()).output().unwrap();
+            assert_eq!(code(&output), 1, "{kind} {flags:?}: {}", text(&output.stderr));
+            text(&output.stderr)
+        });
+        for told in told {
+            assert!(told.contains(part), "{part} in {told}");
+        }
+    };
+    both(&["--port", &http, "--data-dir", &data("a")], "http.port): address already in use");
+    let raft_of = |id: &str, listen: &str, dir: &str| {
+        let raft = ["--mode", "raft", "--node-id", id, "--raft-listen", listen];
+        let flags = [&raft[..], &["--port", "0", "--data-dir", dir]].concat();
+        flags.into_iter().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let borrowed = |flags: &[String], part: &str| {
+        both(&flags.iter().map(String::as_str).collect::<Vec<_>>(), part);
+    };
+    borrowed(&raft_of("1", &peers, &data("b")), "(raft.listen): address already in use");
+    assert!(!home.join("a").exists() && !home.join("b").exists(), "something was made");
+
+    // The directory of another node, first while that runs, then when it is stopped.
+    let dir = data("c");
+    let mut other = serving(&raft_of("1", "127.0.0.1:0", &dir));
+    borrowed(&raft_of("1", "127.0.0.1:0", &dir), "is in use by another process");
+    other.stop();
+    borrowed(&raft_of("2", "127.0.0.1:0", &dir), "it belongs to node 1, not 2");
+
+    let dir = data("d");
+    let local: Vec<String> =
+        ["--mode", "local", "--port", "0", "--data-dir", &dir].map(str::to_owned).to_vec();
+    let mut other = serving(&local);
+    borrowed(&local, "another process has");
+    other.stop();
+
+    let (dir, file) = (data("e"), data("shared/state.json"));
+    let shared =
+        ["--mode", "shared-file", "--port", "0", "--data-dir", &dir, "--state-file", &file];
+    let shared = shared.map(str::to_owned).to_vec();
+    serving(&shared).stop();
+    std::fs::rename(home.join("shared"), home.join("away")).unwrap();
+    borrowed(&shared, "is its storage mounted?");
+    assert!(!home.join("shared").exists(), "an empty mount point must stay empty");
+}
+
+/// A node that serves.
+struct Serving(Child);
+
+fn serving(flags: &[String]) -> Serving {
+    let mut command = plain(&["serve"]);
+    command.args(flags).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let told = lines.by_ref().map_while(Result::ok).find(|line| line.contains("the node serves"));
+    assert!(told.is_some(), "{flags:?} did not start");
+    // Somebody must go on reading, or the node would have nowhere to write.
+    std::thread::spawn(move || lines.map_while(Result::ok).for_each(drop));
+    Serving(child)
+}
+
+impl Serving {
+    fn stop(&mut self) {
+        let pid = nix::unistd::Pid::from_raw(self.0.id().try_into().unwrap());
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+        self.0.wait().unwrap();
+    }
 }
 
 #[test]

@@ -106,7 +106,7 @@ async fn list(connect: &ConnectArgs, args: &ListArgs, out: &mut Output) -> Resul
     }
     let instance: Instance = answer.read()?;
     if instance.checks.is_empty() {
-        return out.line("it has no checks: only its registration counts");
+        return out.line("it has no checks, neither of its own nor by the policy of its service");
     }
     table(instance.checks, out)
 }

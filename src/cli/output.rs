@@ -3,7 +3,7 @@
 //! A command writes each result once, through [`Output`]; it never looks at the format to decide what to do, only what to
 //! show.
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 
 use comfy_table::{ContentArrangement, Table, presets};
 use maxine_state::is_invisible;
@@ -72,8 +72,7 @@ impl Output {
     /// # Errors
     /// [`CliError::OutputClosed`] when the reader went away.
     pub fn json(&mut self, value: &Value) -> Result<(), CliError> {
-        writeln!(self.sink, "{value}")?;
-        Ok(self.sink.flush()?)
+        self.write(&value.to_string())
     }
 
     /// Text for people, a line or several.
@@ -81,8 +80,15 @@ impl Output {
     /// # Errors
     /// [`CliError::OutputClosed`] when the reader went away.
     pub fn line(&mut self, text: impl std::fmt::Display) -> Result<(), CliError> {
-        writeln!(self.sink, "{}", printable_lines(&text.to_string()))?;
-        Ok(self.sink.flush()?)
+        self.write(&printable_lines(&text.to_string()))
+    }
+
+    fn write(&mut self, text: &str) -> Result<(), CliError> {
+        let written = writeln!(self.sink, "{text}").and_then(|()| self.sink.flush());
+        written.map_err(|error| match error.kind() {
+            ErrorKind::BrokenPipe => CliError::OutputClosed,
+            _ => CliError::OutputFailed { why: maxine_wording::io(&error), lost: None },
+        })
     }
 
     /// A table.
@@ -94,12 +100,18 @@ impl Output {
         self.line(text)
     }
 
-    /// The server's answer for scripts, a sentence for people.
+    /// The server's answer for scripts, a sentence for people. What was done stays done if neither can be written, so the
+    /// error then says the sentence.
     ///
     /// # Errors
-    /// [`CliError::OutputClosed`] when the reader went away.
+    /// [`CliError::OutputClosed`] when the reader went away, [`CliError::OutputFailed`] when it cannot be written.
     pub fn done(&mut self, value: &Value, text: impl std::fmt::Display) -> Result<(), CliError> {
-        if self.is_json() { self.json(value) } else { self.line(text) }
+        let text = text.to_string();
+        let written = if self.is_json() { self.json(value) } else { self.line(&text) };
+        written.map_err(|error| match error {
+            CliError::OutputFailed { why, .. } => CliError::OutputFailed { why, lost: Some(text) },
+            other => other,
+        })
     }
 }
 
@@ -193,6 +205,34 @@ impl Write for Sink {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A disk without room for the output.
+    struct Full;
+
+    impl Write for Full {
+        fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
+            Err(ErrorKind::StorageFull.into())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn what_was_done_is_said_where_the_result_cannot_be_written() {
+        for format in [Format::Table, Format::Json] {
+            let mut out = Output::new(format, Box::new(Full));
+            let error = out.done(&Value::Null, "registered a in default/s (index 7)").unwrap_err();
+            let expected = "the result could not be written: no storage space; it was: registered a in default/s (index 7)";
+            assert_eq!(
+                (&*error.to_string(), error.exit_code()),
+                (expected, crate::cli::exit::FAILURE)
+            );
+        }
+        let error = Output::new(Format::Table, Box::new(Full)).line("x").unwrap_err();
+        assert_eq!(error.to_string(), "the result could not be written: no storage space");
+    }
 
     #[test]
     fn tables_line_up_and_cannot_steer_the_terminal() {

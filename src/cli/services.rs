@@ -5,18 +5,23 @@ use super::exit::CliError;
 use super::instances::ServiceArg;
 use super::output::{Output, or_dash};
 
+/// Most services that a list shows by default.
+const LIST_MAX: u32 = 1_000;
+
 /// Arguments of `maxine services`.
 #[derive(Debug, clap::Args)]
 pub struct ServicesArgs {
     #[command(flatten)]
     connect: ConnectArgs,
+    #[command(flatten)]
+    list: ListArgs,
     #[command(subcommand)]
     action: Option<Action>,
 }
 
 #[derive(Debug, clap::Subcommand)]
 enum Action {
-    /// List services (the default)
+    /// List services (the default, with the same options)
     List(ListArgs),
     /// Show one service and its instances
     Show(ShowArgs),
@@ -24,7 +29,7 @@ enum Action {
     Delete(DeleteArgs),
 }
 
-#[derive(Debug, Default, clap::Args)]
+#[derive(Debug, PartialEq, Eq, clap::Args)]
 struct ListArgs {
     /// Only this namespace
     #[arg(long, short = 'n', value_name = "NAME", env = "MAXINE_NAMESPACE")]
@@ -36,7 +41,7 @@ struct ListArgs {
     #[arg(long, value_name = "STATE", value_parser = ["healthy", "degraded", "down"])]
     health: Option<String>,
     /// Maximum number of services to show (1 to 100000)
-    #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    #[arg(long, value_name = "N", default_value_t = LIST_MAX, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     limit: u32,
     #[command(flatten)]
     fresh: FreshArgs,
@@ -81,11 +86,29 @@ impl ServicesArgs {
 /// # Errors
 /// See [`CliError`].
 pub async fn run(args: ServicesArgs, out: &mut Output) -> Result<(), CliError> {
+    if args.action.is_some() && args.list != ListArgs::untouched() {
+        let text =
+            "the options of 'maxine services list' come after 'list', and go with no other command";
+        return Err(CliError::Usage(text.into()));
+    }
     match args.action {
-        None => list(&args.connect, &ListArgs { limit: 1_000, ..ListArgs::default() }, out).await,
+        None => list(&args.connect, &args.list, out).await,
         Some(Action::List(action)) => list(&args.connect, &action, out).await,
         Some(Action::Show(action)) => show(&args.connect, &action, out).await,
         Some(Action::Delete(action)) => delete(&args.connect, &action, out).await,
+    }
+}
+
+impl ListArgs {
+    /// As they are if none is given on the command line.
+    fn untouched() -> Self {
+        Self {
+            namespace: std::env::var("MAXINE_NAMESPACE").ok(),
+            search: None,
+            health: None,
+            limit: LIST_MAX,
+            fresh: FreshArgs::default(),
+        }
     }
 }
 
@@ -164,6 +187,14 @@ async fn show(connect: &ConnectArgs, args: &ShowArgs, out: &mut Output) -> Resul
     ))?;
     let rows = list.read::<shapes::Instance>()?.into_iter().map(instance_row).collect();
     out.table(&["instance", "address", "weight", "state", "zone", "version", "tags", "why"], rows)?;
+    for kept in service.kept_drains {
+        out.line(format!(
+            "a drain is kept for {id}, which is not registered: {}; 'maxine undrain {} {id}' ends it",
+            drained_by(&kept.drain),
+            service.name,
+            id = kept.id,
+        ))?;
+    }
     if list.more {
         out.line(format!("(there are more than {}; use --limit to see the others)", args.limit))
     } else {
@@ -175,7 +206,7 @@ fn instance_row(instance: shapes::Instance) -> Vec<String> {
     let evicted = instance.health.liveness == "evicted";
     let bad = evicted || instance.health.readiness == "not_ready";
     let (state, why) = match (&instance.drain, instance.routable) {
-        (Some(drain), _) => ("draining", format!("{} (by {})", drain.reason, drain.by)),
+        (Some(drain), _) => ("draining", drained_by(drain)),
         (None, true) if bad => {
             ("routable", format!("used in panic mode: {}", instance.health.reason))
         }
@@ -196,6 +227,14 @@ fn instance_row(instance: shapes::Instance) -> Vec<String> {
         instance.tags.join(","),
         why,
     ]
+}
+
+/// Why an instance is drained, and by whom.
+fn drained_by(drain: &shapes::Drain) -> String {
+    match &*drain.reason {
+        "" => format!("by {}", drain.by),
+        reason => format!("{reason} (by {})", drain.by),
+    }
 }
 
 async fn delete(

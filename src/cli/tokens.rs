@@ -205,7 +205,7 @@ async fn create(client: &Client, args: &CreateArgs, out: &mut Output) -> Result<
     let token = answer.body["token"].as_str().unwrap_or_default().to_owned();
     let (Some(mut file), Some(path)) = (file, &args.write_to) else {
         let text = format!("API token {id} ({}), shown this once:\n{token}", args.role);
-        return out.done(&answer.body, text);
+        return out.done(&answer.body, text).map_err(|error| unseen(error, &id));
     };
     writeln!(file, "{token}").and_then(|()| file.sync_all()).map_err(|error| {
         let path = path.display();
@@ -215,6 +215,17 @@ async fn create(client: &Client, args: &CreateArgs, out: &mut Output) -> Result<
         body.insert("token".into(), serde_json::Value::Null);
     }
     out.done(&answer.body, format!("API token {id} ({}) is in {}", args.role, path.display()))
+}
+
+/// A token that could not be shown. The error stream is no place for it: it is often kept in a file.
+fn unseen(error: CliError, id: &str) -> CliError {
+    let why = match error {
+        CliError::OutputFailed { why, .. } => why,
+        other => other.to_string(),
+    };
+    let lost =
+        Some(format!("API token {id}, which nobody has seen; revoke it: maxine token revoke {id}"));
+    CliError::OutputFailed { why, lost }
 }
 
 fn new_file(path: &Path) -> Result<fs::File, CliError> {

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use maxine::app::Node;
 use maxine::config::NodeConfig;
 use maxine_state::{Actor, Address, Name, Registration, ServiceKey};
+use maxine_telemetry::{AlertKind, AlertState};
 
 use crate::dev::PATIENCE;
 
@@ -126,6 +127,7 @@ fn a_node_without_a_state_answers_nothing_definite() {
             (break_glass.trim(), "/api/v1/changes?index=0"),
             (break_glass.trim(), "/api/v1/users"),
             (break_glass.trim(), "/api/v1/audit/verify"),
+            (break_glass.trim(), "/api/v1/cluster/digest"),
         ] {
             let mut request = client.get(format!("{base}{path}"));
             if !token.is_empty() {
@@ -144,14 +146,118 @@ fn a_node_without_a_state_answers_nothing_definite() {
             let answer = client.post(format!("{base}{path}")).json(&body).send().await.unwrap();
             assert_eq!(answer.status(), 503, "{path}: {}", answer.text().await.unwrap());
         }
+        let forget = client.delete(format!("{base}/api/v1/cluster/nodes/node-2"));
+        let forget = forget.bearer_auth(break_glass.trim()).send().await.unwrap();
+        assert_eq!(forget.status(), 501);
+        let text = forget.text().await.unwrap();
+        assert!(text.contains("maxine cluster remove ID"), "{text}");
         let status = client.get(format!("{base}/api/v1/cluster/status"));
         let status = status.bearer_auth(break_glass.trim()).send().await.unwrap();
         let status: serde_json::Value = status.json().await.unwrap();
-        assert_eq!(status["totals"], serde_json::Value::Null, "{status}");
+        for unknown in ["/totals", "/index", "/time_ms", "/state_version/current"] {
+            assert_eq!(
+                status.pointer(unknown),
+                Some(&serde_json::Value::Null),
+                "{unknown}: {status}"
+            );
+        }
+        let warnings = status["warnings"].to_string();
+        assert!(warnings.contains("no state yet") && !warnings.contains("look-ups"), "{warnings}");
         let metrics = client.get(format!("{base}/api/actuator/prometheus"));
         let metrics = metrics.bearer_auth(break_glass.trim()).send().await.unwrap();
         let metrics = metrics.text().await.unwrap();
         assert!(!metrics.contains("\nmaxine_registered_services "), "{metrics}");
         node.stop().await;
+    });
+}
+
+/// Whoever is on call must learn why such a node answers nothing.
+#[test]
+fn a_node_that_starts_while_its_store_is_away_raises_an_alert() {
+    let system = actix_rt::System::with_tokio_rt(|| {
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap()
+    });
+    system.block_on(async {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = NodeConfig::defaults();
+        config.backend = maxine::config::BackendKind::Redis;
+        config.data_dir = dir.path().into();
+        config.http.port = 0;
+        // Nobody listens on port 1.
+        config.state.redis_url = "redis://127.0.0.1:1".into();
+        config.state.redis_connect_timeout_ms = 100;
+        config.security.initial_password_file = dir.path().join("password");
+        let node = Node::start(config).await.unwrap();
+        let started = Instant::now();
+        let alert = loop {
+            let mut alerts = node.telemetry().alerts().newest_first().into_iter();
+            if let Some(alert) = alerts.find(|alert| alert.kind == AlertKind::StoreUnreachable) {
+                break alert;
+            }
+            assert!(started.elapsed() < PATIENCE, "no alert");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        };
+        assert_eq!(alert.state, AlertState::Active);
+        assert!(alert.message.contains("no state yet"), "{}", alert.message);
+        node.stop().await;
+    });
+}
+
+/// A node that runs has a new entry within two seconds: to say that it is forgotten would be untrue.
+#[test]
+fn only_a_silent_node_can_be_forgotten() {
+    let system = actix_rt::System::with_tokio_rt(|| {
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap()
+    });
+    system.block_on(async {
+        let dir = tempfile::tempdir().unwrap();
+        let start = async |name: &str| {
+            let mut config = NodeConfig::defaults();
+            config.backend = maxine::config::BackendKind::SharedFile;
+            config.instance_id = name.into();
+            config.data_dir = dir.path().join(name);
+            config.http.port = 0;
+            config.state.file = dir.path().join("state.json");
+            config.security.initial_password_file = dir.path().join(name).join("password");
+            Node::start(config).await.unwrap()
+        };
+        let (a, b) = (start("a").await, start("b").await);
+        let token = std::fs::read_to_string(dir.path().join("a/break-glass")).unwrap();
+        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        let base = format!("http://{}/api/v1/cluster/nodes", a.http_addr());
+        let forget = async |name: &str| {
+            let request = client.delete(format!("{base}/{name}")).bearer_auth(token.trim());
+            let answer = request.send().await.unwrap();
+            (answer.status().as_u16(), answer.text().await.unwrap())
+        };
+        // The entries of the nodes: a file for each, which the storage dates.
+        let entries = dir.path().join("state.json.log.nodes");
+        let started = Instant::now();
+        let (file, entry) = loop {
+            let files = std::fs::read_dir(&entries).into_iter().flatten().flatten();
+            let texts = files
+                .filter_map(|file| Some((file.path(), std::fs::read_to_string(file.path()).ok()?)));
+            let of_b = |(_, text): &(_, String)| text.contains(r#""name":"b""#);
+            if let Some(found) = texts.into_iter().find(of_b) {
+                break found;
+            }
+            assert!(started.elapsed() < PATIENCE, "b does not report");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        };
+        for name in ["a", "b"] {
+            let (status, text) = forget(name).await;
+            assert_eq!(status, 409, "{text}");
+            assert!(text.contains(&format!("{name} runs: it reported ")), "{text}");
+        }
+        b.stop().await;
+        assert_eq!(forget("b").await.0, 404, "it took its entry away");
+        // As a node leaves it that was killed a minute ago.
+        std::fs::write(&file, entry).unwrap();
+        let ago = std::time::SystemTime::now() - Duration::from_secs(60);
+        std::fs::File::options().write(true).open(&file).unwrap().set_modified(ago).unwrap();
+        let (status, text) = forget("b").await;
+        assert_eq!(status, 204, "{text}");
+        assert!(!file.exists());
+        a.stop().await;
     });
 }

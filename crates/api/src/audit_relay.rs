@@ -98,13 +98,50 @@ impl Second {
 /// Between two alerts that records could not be written, in milliseconds.
 const GAP_ALERT_PAUSE_MS: u64 = 60_000;
 
-/// Records that could not be written.
-#[derive(Default)]
+/// Records that could not be written. The first is reported at once, later ones together, so that each is reported
+/// exactly once and nobody gets an alert for every single one.
+#[derive(Debug, Default)]
 struct Gap {
+    /// Lost and not reported yet.
     records: u64,
     reported_at_ms: Option<u64>,
-    /// Whether those that were lost since are reported when the pause is over.
+    /// Whether a report of them is planned.
     waits: bool,
+}
+
+/// What to do about records that were lost.
+#[derive(Debug, PartialEq, Eq)]
+enum GapReport {
+    /// Report so many now.
+    Now(u64),
+    /// Report all that are lost until then, after so many milliseconds.
+    In(u64),
+    /// Nothing: a report is planned, or none is lost.
+    Nothing,
+}
+
+impl Gap {
+    fn lost(&mut self, records: u64, now_ms: u64) -> GapReport {
+        self.records += records;
+        let since_ms = self.reported_at_ms.map(|at_ms| now_ms - at_ms);
+        match since_ms.filter(|since_ms| *since_ms < GAP_ALERT_PAUSE_MS) {
+            Some(_) if std::mem::replace(&mut self.waits, true) => GapReport::Nothing,
+            Some(since_ms) => GapReport::In(GAP_ALERT_PAUSE_MS - since_ms),
+            None => self.report(now_ms),
+        }
+    }
+
+    /// Reports what is lost and not reported yet.
+    fn report(&mut self, now_ms: u64) -> GapReport {
+        self.waits = false;
+        match std::mem::take(&mut self.records) {
+            0 => GapReport::Nothing,
+            records => {
+                self.reported_at_ms = Some(now_ms);
+                GapReport::Now(records)
+            }
+        }
+    }
 }
 
 struct Inner {
@@ -157,30 +194,26 @@ impl AuditRelay {
     /// Raises an alert that records are missing; the first at once, later ones together.
     fn lost(&self, records: usize, error: &str) {
         let now_ms = self.0.clock.monotonic_ms();
-        let mut gap = self.0.gap.lock();
-        gap.records += records as u64;
-        let since_ms = gap.reported_at_ms.map(|at_ms| now_ms - at_ms);
-        if let Some(since_ms) = since_ms.filter(|since_ms| *since_ms < GAP_ALERT_PAUSE_MS) {
-            if !std::mem::replace(&mut gap.waits, true) {
+        let report = self.0.gap.lock().lost(records as u64, now_ms);
+        self.report_gap(&report, error);
+    }
+
+    fn report_gap(&self, report: &GapReport, error: &str) {
+        let missing = match report {
+            GapReport::Nothing => return,
+            GapReport::Now(missing) => *missing,
+            GapReport::In(pause_ms) => {
                 let (relay, error) = (self.clone(), error.to_owned());
-                let pause = Duration::from_millis(GAP_ALERT_PAUSE_MS - since_ms);
-                // At the end of the node, too: what is lost is said.
-                let report = async move {
+                let pause = Duration::from_millis(*pause_ms);
+                self.0.tasks.spawn(async move {
+                    // When the node stops, too: what is lost is reported.
                     let _ = tokio::time::timeout(pause, relay.0.stop.cancelled()).await;
-                    relay.0.gap.lock().reported_at_ms = None;
-                    relay.lost(0, &error);
-                };
-                self.0.tasks.spawn(report);
+                    let report = relay.0.gap.lock().report(relay.0.clock.monotonic_ms());
+                    relay.report_gap(&report, &error);
+                });
+                return;
             }
-            return;
-        }
-        gap.waits = false;
-        let missing = std::mem::take(&mut gap.records);
-        if missing == 0 {
-            return;
-        }
-        gap.reported_at_ms = Some(now_ms);
-        drop(gap);
+        };
         let missed = maxine_wording::count(missing, "audit record");
         let message = format!("{missed} could not be written: {error}");
         let notice = Notice::new(AlertKind::AuditGap, &*self.0.node, message);
@@ -294,6 +327,23 @@ mod tests {
 
     fn actor(user: &str, address: &str) -> Actor {
         Actor { user: user.into(), address: address.into(), trace_id: "".into(), via_node: None }
+    }
+
+    /// Thirteen were lost once, and the alert said one, for ever.
+    #[test]
+    fn every_lost_record_is_reported_exactly_once() {
+        let mut gap = Gap::default();
+        assert_eq!(gap.lost(1, 1_000), GapReport::Now(1));
+        assert_eq!(gap.lost(1, 1_500), GapReport::In(GAP_ALERT_PAUSE_MS - 500));
+        for at_ms in 1_501..1_512 {
+            assert_eq!(gap.lost(1, at_ms), GapReport::Nothing, "one report is planned");
+        }
+        let end_ms = 1_000 + GAP_ALERT_PAUSE_MS;
+        assert_eq!(gap.report(end_ms), GapReport::Now(12));
+        assert_eq!(gap.report(end_ms), GapReport::Nothing);
+        assert_eq!(gap.lost(2, end_ms + 10), GapReport::In(GAP_ALERT_PAUSE_MS - 10));
+        assert_eq!(gap.report(end_ms + 20), GapReport::Now(2), "a node that stops reports before");
+        assert_eq!(gap.lost(3, end_ms + 20 + GAP_ALERT_PAUSE_MS), GapReport::Now(3));
     }
 
     #[test]

@@ -228,9 +228,14 @@ impl Instance {
         reported.filter_map(move |state| Some((state, ttl_ms(&state.id)?)))
     }
 
-    /// All checks, sorted by id. The probe is included if the owner registered one, or if the instance was
-    /// probed.
+    /// All checks, sorted by id. The probe is included if the owner registered one, or if there is a verdict on it.
     pub fn checks(&self) -> impl Iterator<Item = CheckReading<'_>> {
+        self.checks_if(false)
+    }
+
+    /// The same for an instance that `is_probed`, whoever asks for that: then the probe is among its checks from the
+    /// beginning.
+    pub fn checks_if(&self, is_probed: bool) -> impl Iterator<Item = CheckReading<'_>> {
         let registered = &self.registration.checks;
         let kind_of = |id: &str| {
             let check = registered.iter().find(|check| check.id.as_str() == id);
@@ -239,7 +244,8 @@ impl Instance {
         let health = self.health();
         let probe_kind = kind_of(Check::PROBE);
         let health_index = self.known.as_ref().map_or(0, |known| known.health_index);
-        let probe = (probe_kind.is_some() || health_index > 0).then(|| CheckReading {
+        let has_probe = is_probed || probe_kind.is_some() || health_index > 0;
+        let probe = has_probe.then(|| CheckReading {
             id: Check::PROBE,
             kind: probe_kind,
             status: match (health.is_routable(), health.readiness) {
@@ -284,7 +290,10 @@ impl Instance {
         Health {
             readiness,
             liveness: Liveness::Alive,
-            reason: format!("check {}: {}", worst.id, worst.output).into(),
+            reason: match &*worst.output {
+                "" => format!("check {}, without a reason", worst.id).into(),
+                output => format!("check {}: {output}", worst.id).into(),
+            },
             since_ms: worst.since_ms,
             flap_score: health.flap_score,
         }

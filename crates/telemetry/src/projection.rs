@@ -11,7 +11,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::{AlertKind, Notice, Telemetry};
 use maxine_state::Leadership;
-use maxine_state::{Event, EventKind, Fence, Instance, InstanceKey, Liveness};
+use maxine_state::{
+    Event, EventKind, Fence, Instance, InstanceKey, Liveness, NoTraffic, ServiceState,
+};
 use maxine_view::{View, WatchScope};
 
 /// Most events taken at once.
@@ -66,6 +68,24 @@ pub async fn run(mut parts: ProjectionParts, stop: CancellationToken) {
     }
 }
 
+/// What the eviction of an instance means for its traffic.
+fn after_eviction(service: Option<&ServiceState>, instance: &Instance) -> &'static str {
+    match service.map(|service| service.in_traffic().why_not(instance)) {
+        Some(None) => {
+            "failed its health checks, but gets traffic all the same: the service is in panic mode"
+        }
+        Some(Some(NoTraffic::Drained)) => {
+            "failed its health checks; it is drained, so it got no traffic before either"
+        }
+        Some(Some(NoTraffic::NoShare)) => {
+            "failed its health checks; its version has no share of the traffic, so it got none before either"
+        }
+        Some(Some(NoTraffic::Evicted | NoTraffic::NotReady)) | None => {
+            "failed its health checks and gets no traffic"
+        }
+    }
+}
+
 impl ProjectionParts {
     fn note(&self, event: &Event) {
         if let EventKind::HealthChanged { key, data } = &event.kind
@@ -95,17 +115,10 @@ impl ProjectionParts {
         self.telemetry.metrics().health_evictions.inc();
         self.telemetry.record("upstream.evicted", "REMOVED", fields);
         if self.duties.borrow().is_some() {
-            // In panic mode an evicted instance gets traffic, unless it is drained or of a version without a share.
-            let is_used = self.view.with_snapshot(|snapshot| {
+            let message = self.view.with_snapshot(|snapshot| {
                 let service = snapshot.state.service(&key.service);
-                service.is_some_and(|service| service.in_traffic().why_not(instance).is_none())
+                format!("{key} {}", after_eviction(service.map(AsRef::as_ref), instance))
             });
-            let message = match is_used {
-                true => format!(
-                    "{key} failed its health checks, but is used all the same: the service is in panic mode"
-                ),
-                false => format!("{key} failed its health checks and gets no traffic"),
-            };
             let notice = Notice::new(AlertKind::UpstreamEvicted, key.to_string(), message);
             self.telemetry.alert(notice.details(Value::Object(details)));
         }
@@ -136,5 +149,82 @@ impl ProjectionParts {
         if acquired || holder.is_some_and(|holder| holder != self.instance_id) {
             self.telemetry.clear(AlertKind::LeadershipLost, &self.instance_id);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use maxine_state::{
+        Actor, Address, Command, ControlState, Health, HealthReport, Name, Proposal, Readiness,
+        Registration, RequestId, ServiceKey,
+    };
+
+    /// A service with a panic share of half, three instances, and these of them drained and evicted.
+    fn state(drained: &[&str], evicted: &[&str]) -> ControlState {
+        let key = ServiceKey::new(Name::trusted("default"), Name::trusted("orders"));
+        let of = |id: &str| key.instance(Name::trusted(id));
+        let address = Address::parse("http://10.0.0.1:80").unwrap();
+        let register = |id: &str| {
+            let registration = Registration::new(Name::trusted(id), address.clone(), 5_000);
+            Command::Register { items: vec![(key.clone(), registration)] }
+        };
+        let policy = serde_json::from_str(r#"{"health":{"panic_percent":50}}"#).unwrap();
+        let policy = Some(Box::new(policy));
+        let mut state = ControlState::default();
+        // Each command moves the index, which so names its request.
+        let propose = |state: &mut ControlState, command: Command| {
+            let fence = state.grant().map(|grant| grant.fence);
+            let proposal = Proposal {
+                request_id: RequestId(u128::from(state.index()) + 1),
+                proposed_at_ms: 1,
+                fence: fence.filter(|_| command.is_leader_only()),
+                actor: Actor::system("test"),
+                command,
+            };
+            state.apply(&proposal, &mut Vec::new());
+        };
+        for id in ["a", "b", "c"] {
+            propose(&mut state, register(id));
+        }
+        let (expected_revision, create) = (None, true);
+        let put = Command::PutPolicy { key: key.clone(), policy, expected_revision, create };
+        propose(&mut state, put);
+        propose(&mut state, Command::GrantLeadership { holder: Name::trusted("node-1") });
+        for id in drained {
+            propose(&mut state, Command::SetDrain { key: of(id), reason: Some("test".into()) });
+        }
+        for id in evicted {
+            let (liveness, readiness) = (Liveness::Evicted, Readiness::NotReady);
+            let health = Health { liveness, readiness, ..Health::default() };
+            let address_index = state.instance(&of(id)).unwrap().address_index;
+            let items = vec![HealthReport { key: of(id), address_index, health }];
+            propose(&mut state, Command::ReportHealth { items });
+        }
+        state
+    }
+
+    #[test]
+    fn the_alert_of_an_eviction_says_what_it_means_for_the_traffic() {
+        let says = |drained: &[&str], evicted: &[&str], of: &str| {
+            let state = state(drained, evicted);
+            let key = ServiceKey::new(Name::trusted("default"), Name::trusted("orders"));
+            let service = state.service(&key).unwrap();
+            let instance = &service.instances[&Name::trusted(of)];
+            after_eviction(Some(service.as_ref()), instance)
+        };
+        assert_eq!(says(&[], &["a"], "a"), "failed its health checks and gets no traffic");
+        let panics = says(&[], &["a", "b"], "b");
+        assert!(
+            panics.contains("gets traffic all the same") && panics.contains("panic"),
+            "{panics}"
+        );
+        // Panic mode does not end a drain.
+        let drained = says(&["c"], &["a", "b", "c"], "c");
+        assert_eq!(
+            drained,
+            "failed its health checks; it is drained, so it got no traffic before either"
+        );
+        assert!(says(&["c"], &["a", "b", "c"], "a").contains("panic"));
     }
 }

@@ -132,7 +132,7 @@ impl Request {
 }
 
 /// How fresh a read must be.
-#[derive(Clone, Debug, Default, clap::Args)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, clap::Args)]
 pub struct FreshArgs {
     /// How fresh the answer must be: stale (what this node has), leader (what the leader has), or strong (includes
     /// every write acknowledged before the request)
@@ -423,7 +423,7 @@ impl Client {
                 Ok(body) => Attempt::Answered(Answer { headers, body }),
                 Err(_) => Attempt::Refused(Problem::read(
                     500,
-                    Value::String("the answer is not JSON: is this a Maxine node?".into()),
+                    Value::String(problem::NOT_MAXINE.into()),
                     None,
                 )),
             },

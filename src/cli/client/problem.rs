@@ -25,7 +25,13 @@ pub struct Problem {
     /// The body as it came.
     #[serde(skip)]
     pub raw: Value,
+    /// Whether a web page came: no Maxine node sends one to this client.
+    #[serde(skip)]
+    pub is_web_page: bool,
 }
+
+/// Said of an answer that no Maxine node would give.
+pub(super) const NOT_MAXINE: &str = "the answer is not JSON: is this a Maxine node?";
 
 impl Problem {
     /// Reads an answer's body; one that is no problem document still becomes one, with the status in words.
@@ -40,6 +46,10 @@ impl Problem {
                     .get("message")
                     .and_then(Value::as_str)
                     .map_or_else(|| problem.title.clone(), str::to_owned),
+                Value::String(text) if text.trim_start().starts_with('<') => {
+                    problem.is_web_page = true;
+                    NOT_MAXINE.into()
+                }
                 Value::String(text) => text.chars().take(300).collect(),
                 _ => String::new(),
             };
@@ -67,8 +77,9 @@ impl Problem {
             return exit::OUTCOME_UNKNOWN;
         }
         match self.status {
-            404 | 410 => exit::NOT_FOUND,
             429 | 502..=504 => exit::UNAVAILABLE,
+            _ if self.is_web_page => exit::FAILURE,
+            404 | 410 => exit::NOT_FOUND,
             400..=499 | 501 => exit::REFUSED,
             _ => exit::FAILURE,
         }
@@ -133,6 +144,14 @@ mod tests {
             Problem::read(502, json!("bad gateway"), None).to_string(),
             "bad gateway (HTTP 502)"
         );
+        // Something else listens there: nothing that was named is missing, and nobody refused it.
+        for status in [404, 405, 501] {
+            let page = json!("\n<!DOCTYPE html>\n<html><body>\n<h1>Error</h1>\n</body></html>");
+            let problem = Problem::read(status, page, None);
+            let expected =
+                format!("the answer is not JSON: is this a Maxine node? (HTTP {status})");
+            assert_eq!((problem.to_string(), problem.exit_code()), (expected, exit::FAILURE));
+        }
         assert_eq!(
             Problem::read(500, Value::Null, None).to_string(),
             "the node gave no reason (HTTP 500)"

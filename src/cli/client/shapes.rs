@@ -35,6 +35,17 @@ pub struct ServiceSummary {
     pub strategy: Option<String>,
     #[serde(default)]
     pub policy: Option<Value>,
+    #[serde(default)]
+    pub kept_drains: Vec<KeptDrain>,
+}
+
+/// A drain of an instance that is not registered.
+#[derive(Debug, Deserialize)]
+#[allow(missing_docs, reason = "the API's own names; the reference describes them")]
+pub struct KeptDrain {
+    pub id: String,
+    #[serde(flatten)]
+    pub drain: Drain,
 }
 
 /// An instance.
@@ -110,7 +121,7 @@ pub struct Cluster {
     #[serde(default)]
     pub uptime_ms: u64,
     #[serde(default)]
-    pub index: u64,
+    pub index: Option<u64>,
     #[serde(default)]
     pub staleness_ms: Option<u64>,
     #[serde(default)]
@@ -127,7 +138,7 @@ pub struct Cluster {
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[allow(missing_docs, reason = "the API's own names; the reference describes them")]
 pub struct StateVersions {
-    pub current: u32,
+    pub current: Option<u32>,
     pub understood: u32,
 }
 

@@ -66,8 +66,18 @@ impl Verdict {
         }
     }
 
+    /// Whether the nodes have the same state; nothing while that is not known of one of them.
+    fn equal(&self) -> Option<bool> {
+        match self {
+            Self::Equal(_) => Some(true),
+            Self::Differ(_) => Some(false),
+            Self::Alone | Self::Apart | Self::Missing(_) => None,
+        }
+    }
+
     fn text(&self, asked: usize) -> String {
         match self {
+            Self::Equal(index) if asked == 1 => format!("equal: the only node is at index {index}"),
             Self::Equal(index) => format!("equal: all {asked} nodes at index {index}"),
             Self::Differ(index) => format!("THE NODES DIFFER at index {index}"),
             Self::Alone => {
@@ -77,8 +87,9 @@ impl Verdict {
                 "not compared: the nodes are at different indexes; ask again when fewer writes arrive".into()
             }
             Self::Missing(names) => format!(
-                "NOT COMPARED: {} of {asked} nodes gave no digest: {}",
+                "NOT COMPARED: {} of {} gave no digest: {}",
                 names.len(),
+                maxine_wording::count(asked, "node"),
                 names.join(", ")
             ),
         }
@@ -124,8 +135,7 @@ fn show(
             Err(error) => json!({"name": asked.name, "server": asked.server, "error": error}),
         };
         let nodes: Vec<Value> = answers.iter().map(node).collect();
-        let equal = matches!(verdict, Verdict::Equal(_));
-        return out.json(&json!({"nodes": nodes, "equal": equal, "verdict": text}));
+        return out.json(&json!({"nodes": nodes, "equal": verdict.equal(), "verdict": text}));
     }
     let row = |(asked, answer): &(Asked, Answered)| {
         let server = asked.server.clone().unwrap_or_else(|| "-".into());
@@ -177,7 +187,12 @@ async fn members(connect: &ConnectArgs) -> Result<(Vec<Asked>, bool), CliError> 
         .zip(&statuses)
         .filter_map(|(server, status)| Some((server, status.as_ref().ok()?)))
         .collect();
-    let Some((_, first)) = known.first() else {
+    // A node without a state does not know the members; another one may.
+    let knows_members = |cluster: &shapes::Cluster| {
+        cluster.raft.as_ref().is_none_or(|raft| !raft.members.is_empty())
+    };
+    let informed = known.iter().find(|(_, cluster)| knows_members(cluster));
+    let Some((_, first)) = informed.or(known.first()) else {
         let first = statuses.into_iter().find_map(Result::err);
         return Err(first.unwrap_or_else(|| CliError::Usage("--server names no node".into())));
     };
@@ -192,6 +207,12 @@ async fn members(connect: &ConnectArgs) -> Result<(Vec<Asked>, bool), CliError> 
         let alone = first.backend == "local";
         return Ok((each.map(|(server, _)| asked(server)).collect(), alone));
     };
+    if raft.members.is_empty() {
+        return Err(CliError::Incomplete(format!(
+            "NOT COMPARED: {} does not know the members of the cluster: it has no state yet",
+            first.node
+        )));
+    }
     let asked = raft.members.iter().map(|member| {
         let is_it = |cluster: &shapes::Cluster| {
             cluster.raft.as_ref().is_some_and(|raft| raft.node_id == member.id)
@@ -228,6 +249,19 @@ mod tests {
         // Who differs differs, whoever is silent.
         assert_eq!(verdict(&[Ok((7, "a")), Err("x"), Ok((7, "b"))]), Verdict::Differ(7));
         assert_eq!(Verdict::of(&answers(&[Ok((7, "a"))]), false), Verdict::Alone);
-        assert_eq!(verdict(&[Err("x")]), Verdict::Missing(vec!["node-1".to_owned()]));
+        let missing = verdict(&[Err("x")]);
+        assert_eq!(missing, Verdict::Missing(vec!["node-1".to_owned()]));
+        assert_eq!(missing.text(1), "NOT COMPARED: 1 of 1 node gave no digest: node-1");
+    }
+
+    /// A script must not take a member that is silent for one that has another state.
+    #[test]
+    fn whether_the_nodes_are_equal_is_unknown_while_one_gave_no_digest() {
+        let equal = |of: &[Result<(u64, &str), &str>]| Verdict::of(&answers(of), true).equal();
+        assert_eq!(equal(&[Ok((7, "a")), Ok((7, "a"))]), Some(true));
+        assert_eq!(equal(&[Ok((7, "a")), Ok((7, "b"))]), Some(false));
+        assert_eq!(equal(&[Ok((7, "a")), Err("x")]), None);
+        assert_eq!(equal(&[Ok((7, "a")), Ok((8, "b"))]), None);
+        assert_eq!(Verdict::of(&answers(&[Ok((7, "a"))]), false).equal(), None);
     }
 }

@@ -90,7 +90,8 @@ pub(super) async fn add(client: &Client, args: AddArgs, out: &mut Output) -> Res
     }
     give_vote(client, args.id, false, out).await.map_err(|error| match error {
         CliError::Problem(mut problem) => {
-            problem.detail = format!("{name} was added and has no vote yet: {}", problem.detail);
+            problem.detail =
+                format!("{name} was added as a learner, and has no vote: {}", problem.detail);
             problem.action = format!(
                 "correct that, then give it a vote with 'maxine cluster promote {}'",
                 args.id

@@ -39,7 +39,7 @@ enum Action {
     Transfer(Online<membership::TransferArgs>),
     /// Write a snapshot on the node that is asked, and compact its log
     Snapshot(ConnectArgs),
-    /// Forget a silent node of redis or shared-file mode, so that it holds no upgrade back
+    /// Forget a node of redis or shared-file mode that has been silent for 10 s, so that it holds no upgrade back
     Forget(Online<ForgetArgs>),
     /// Upgrades of the nodes, one after the other
     #[command(subcommand)]
@@ -164,7 +164,7 @@ async fn finish_upgrade(connect: &ConnectArgs, out: &mut Output) -> Result<(), C
     let version = text_of(&answer.body["state_version"]);
     let text = match answer.body["raised"].as_bool() {
         Some(true) => format!("the state has version {version} now"),
-        _ => format!("the state has version {version}, the newest that every node understands"),
+        _ => format!("the state has version {version} already: there was nothing to finish"),
     };
     out.done(&answer.body, text)
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use maxine_raft::pki::{ClusterPki, NODE_DAYS, NodePki, Validity, issue_cluster};
-use maxine_raft::{EngineKind, Member, NodeId};
+use maxine_raft::{EngineKind, Member, NodeId, StartError};
 use serde_json::{Value, json};
 
 use crate::cli::confirm::confirm;
@@ -118,7 +118,11 @@ fn look(data_dir: &Path) -> Result<(PathBuf, maxine_raft::offline::Inspection), 
         return Err(CliError::NotFound(format!("{} is not a directory", data_dir.display())));
     }
     let dir = log_dir(data_dir);
-    let inspection = maxine_raft::offline::inspect(&dir).map_err(describe)?;
+    let inspection = maxine_raft::offline::inspect(&dir).map_err(|error| match error {
+        // Nothing is damaged: another directory was meant.
+        StartError::Identity(why) => CliError::Usage(why),
+        other => describe(other),
+    })?;
     Ok((dir, inspection))
 }
 
@@ -131,7 +135,7 @@ pub(super) fn inspect(args: &InspectArgs, out: &mut Output) -> Result<(), CliErr
         .collect();
     if out.is_json() {
         return out.json(&json!({
-            "cluster_id": found.cluster_id, "node_id": found.node_id, "lineage": found.lineage, "engine": found.engine.to_string(),
+            "cluster_id": found.cluster_id, "node_id": found.node_id, "lineage": format!("{:016x}", found.lineage), "engine": found.engine.to_string(),
             "term": found.term, "voted_for": found.voted_for, "last_log_entry": found.last_index, "committed_log_entry": found.committed_index,
             "purged_log_entry": found.purged_index, "snapshot_log_entry": found.snapshot_index, "snapshots": found.snapshots, "damaged_snapshots": found.damaged_snapshots,
             "members": members,
@@ -142,7 +146,7 @@ pub(super) fn inspect(args: &InspectArgs, out: &mut Output) -> Result<(), CliErr
         vec![
             "node".to_owned(),
             format!(
-                "{} of cluster {}, line of history {}",
+                "{} of cluster {}, lineage {:016x}",
                 found.node_id, found.cluster_id, found.lineage
             ),
         ],
@@ -354,6 +358,15 @@ mod tests {
         std::fs::remove_file(&file).unwrap();
         std::fs::create_dir(&file).unwrap();
         told("it is a folder, not a file");
+    }
+
+    /// The directory of a node in local mode is one of a node, too.
+    #[test]
+    fn a_directory_without_a_raft_log_is_a_wrong_argument() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = look(dir.path()).unwrap_err();
+        assert_eq!(error.exit_code(), crate::cli::exit::USAGE, "{error}");
+        assert!(error.to_string().ends_with("is not the directory of a Raft node"), "{error}");
     }
 
     #[test]

@@ -6,6 +6,9 @@ use crate::cli::client::{Client, Request, shapes};
 use crate::cli::exit::CliError;
 use crate::cli::output::{Output, human_ms, or_dash};
 
+/// Shown in place of what only a node with a state knows.
+const NO_STATE: &str = "unknown: this node has no state yet";
+
 pub(super) async fn show(client: &Client, out: &mut Output) -> Result<(), CliError> {
     let answer = client.send(&Request::get(&["cluster", "status"])).await?;
     if out.is_json() {
@@ -27,15 +30,15 @@ pub(super) async fn show(client: &Client, out: &mut Output) -> Result<(), CliErr
         vec!["leader".into(), format!("{leader}, term {}", cluster.leadership.term)],
         vec![
             "index".into(),
-            match cluster.staleness_ms {
-                Some(age_ms) => format!("{}, at most {} old", cluster.index, human_ms(age_ms)),
-                None => format!("{}, of unknown age", cluster.index),
+            match (cluster.index, cluster.staleness_ms) {
+                (Some(index), Some(age_ms)) => format!("{index}, at most {} old", human_ms(age_ms)),
+                (Some(index), None) => format!("{index}, of unknown age"),
+                (None, _) => NO_STATE.into(),
             },
         ],
     ];
     let totals = cluster.totals.as_ref().map(registry);
-    let unknown = || "unknown: this node has no state yet".into();
-    rows.push(vec!["registry".into(), totals.unwrap_or_else(unknown)]);
+    rows.push(vec!["registry".into(), totals.unwrap_or_else(|| NO_STATE.into())]);
     if let Some(raft) = &cluster.raft {
         let tolerated = tolerance(cluster.leadership.leader.is_some(), raft);
         rows.push(vec!["log".into(), log_entries(raft)]);
@@ -72,13 +75,15 @@ pub(super) async fn show(client: &Client, out: &mut Output) -> Result<(), CliErr
 
 /// The version of the state, and whether an upgrade is to be finished.
 fn state_version(versions: Option<shapes::StateVersions>) -> String {
-    match versions {
-        None => "unknown".into(),
-        Some(versions) if versions.current < versions.understood => format!(
-            "{}; this node understands {}: finish the upgrade with 'maxine cluster upgrade finish'",
-            versions.current, versions.understood
+    let Some(shapes::StateVersions { current, understood }) = versions else {
+        return "unknown".into();
+    };
+    match current {
+        None => format!("{NO_STATE}; it understands {understood}"),
+        Some(current) if current < understood => format!(
+            "{current}; this node understands {understood}: finish the upgrade with 'maxine cluster upgrade finish'"
         ),
-        Some(versions) => versions.current.to_string(),
+        Some(current) => current.to_string(),
     }
 }
 
@@ -187,6 +192,15 @@ mod tests {
             log_entries(&raft(Some(0), Some(5))),
             "entries committed up to 7, entries applied up to 5, snapshot at 0; 2 KiB on disk"
         );
+    }
+
+    #[test]
+    fn the_version_of_a_node_without_a_state_is_unknown() {
+        let of = |current| state_version(Some(shapes::StateVersions { current, understood: 2 }));
+        assert_eq!(of(None), "unknown: this node has no state yet; it understands 2");
+        assert_eq!(of(Some(2)), "2");
+        assert!(of(Some(1)).starts_with("1; this node understands 2: finish the upgrade"));
+        assert_eq!(state_version(None), "unknown");
     }
 
     #[test]

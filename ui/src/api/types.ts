@@ -191,11 +191,11 @@ export interface ClusterStatus {
   node: string;
   backend: 'raft' | 'redis' | 'shared-file' | 'local' | 'memory';
   version: string;
-  state_version: { current: number; understood: number };
+  state_version: { current: number | null; understood: number };
   nodes: StoreNode[] | null;
   uptime_ms: number;
-  index: number;
-  time_ms: number;
+  index: number | null;
+  time_ms: number | null;
   staleness_ms: number | null;
   leadership: { leader: string | null; is_leader: boolean; term: number };
   grant: { holder: string; fence: number; since_ms: number } | null;

@@ -90,6 +90,8 @@ impl PeerService for FormerService {
 pub(super) struct Heir {
     pub(super) store: Arc<dyn ControlStore>,
     pub(super) actor: actix::Addr<LeaseActor>,
+    /// What is added to the TTL of a lease whose remaining time is not known, in milliseconds.
+    pub(super) extra_ms: u64,
 }
 
 impl Heir {
@@ -102,7 +104,8 @@ impl Heir {
             }
             None => tracing::info!(
                 former,
-                "the remaining times of the leases are unknown; each lease gets its whole TTL"
+                extra_ms = self.extra_ms,
+                "the remaining times of the leases are unknown; each lease runs for its whole TTL plus extra_ms from now"
             ),
         }
     }

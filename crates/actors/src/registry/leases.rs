@@ -120,8 +120,12 @@ impl LeaseActor {
         for effect in effects {
             match effect {
                 LeaseEffect::AskFormer { former, present } => {
-                    let heir =
-                        former::Heir { store: Arc::clone(&self.parts.store), actor: ctx.address() };
+                    let RegistrySettings { expiry, takeover_extra_ms, .. } = &self.parts.settings;
+                    let heir = former::Heir {
+                        store: Arc::clone(&self.parts.store),
+                        actor: ctx.address(),
+                        extra_ms: expiry.grace_ms + takeover_extra_ms,
+                    };
                     let ask = async move { heir.take_over(&former, present).await };
                     ctx.spawn(ask.into_actor(self));
                 }

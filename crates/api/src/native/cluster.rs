@@ -105,17 +105,17 @@ pub(super) struct ClusterView {
     state_version: StateVersions,
     /// How long this node has been running, in milliseconds.
     uptime_ms: u64,
-    /// The index of this node's state.
-    index: u64,
-    /// The log's clock, in milliseconds since 1970.
-    time_ms: u64,
+    /// The index of this node's state; null while it has none.
+    index: Option<u64>,
+    /// The log's clock, in milliseconds since 1970; null while this node has no state.
+    time_ms: Option<u64>,
     /// How old this node's state can be, in milliseconds; null where that is not known.
     staleness_ms: Option<u64>,
     /// The leader, as this node knows it.
     leadership: Leadership,
     /// Who holds the leader's duties, by the log.
     grant: Option<GrantView>,
-    /// What is registered.
+    /// What is registered; null while this node has no state.
     totals: Option<Totals>,
     /// State of expiry.
     expiry: ExpiryView,
@@ -139,7 +139,7 @@ pub(super) async fn status(
     fresh: Fresh,
     _: Params<NoParams>,
 ) -> Response {
-    let state = fresh.state();
+    let (state, has_state) = (fresh.state(), fresh.has_state());
     // Of this very moment: what was published last may be from before this process was paused.
     let leadership = app.store().leadership_now();
     let raft = members::status(&**app.store()).await;
@@ -149,10 +149,13 @@ pub(super) async fn status(
         node: app.settings().instance_id.clone(),
         backend: app.store().kind(),
         version: env!("CARGO_PKG_VERSION"),
-        state_version: StateVersions { current: state.version(), understood: STATE_VERSION },
+        state_version: StateVersions {
+            current: has_state.then(|| state.version()),
+            understood: STATE_VERSION,
+        },
         uptime_ms: app.clock().monotonic_ms(),
-        index: state.index(),
-        time_ms: state.time_ms(),
+        index: has_state.then(|| state.index()),
+        time_ms: has_state.then(|| state.time_ms()),
         staleness_ms: fresh.staleness_ms(&app),
         warnings: warnings(&app, &leadership, raft.as_ref(), &nodes),
         excluded: app.store().exclusion(),
@@ -162,7 +165,7 @@ pub(super) async fn status(
             fence: grant.fence.0,
             since_ms: grant.since_ms,
         }),
-        totals: fresh.has_state().then(|| Totals::of(state)),
+        totals: has_state.then(|| Totals::of(state)),
         expiry: ExpiryView {
             suspended: app.duties().borrow().is_some().then(|| expiry.is_suspended()),
             expired_total: expiry.expired_total(),
@@ -181,11 +184,13 @@ fn warnings(
 ) -> Vec<String> {
     let mut warnings = Vec::new();
     let mut warn = |text: &str| warnings.push(text.to_owned());
+    let snapshot = app.view().snapshot();
     if let Some(reason) = app.store().exclusion() {
         warn(&reason);
     }
     if leadership.leader.is_none() {
-        warn("no leader is known: writes are refused until there is one; look-ups go on");
+        let lookups = if snapshot.has_state() { "; look-ups continue" } else { "" };
+        warn(&format!("no leader is known: writes are refused until there is one{lookups}"));
     }
     match app.store().staleness_ms() {
         Some(staleness_ms) if staleness_ms <= STALE_WARNING_MS => {}
@@ -195,7 +200,7 @@ fn warnings(
                 "this node's state may be {age_s} s old: it lacks what was written since"
             ));
         }
-        None if !app.view().snapshot().has_state() => warn(NO_STATE),
+        None if !snapshot.has_state() => warn(NO_STATE),
         None => warn(
             "the age of this node's state is not known: it has not been confirmed since this node started",
         ),
@@ -206,8 +211,8 @@ fn warnings(
     if app.settings().registration_access == AccessMode::Open {
         warn("registration is open: anyone who reaches this port can register instances");
     }
-    let version = app.view().snapshot().state.version();
-    if version < STATE_VERSION {
+    let version = snapshot.state.version();
+    if snapshot.has_state() && version < STATE_VERSION {
         warn(&format!(
             "an upgrade is not finished: the state has version {version}, this node understands {STATE_VERSION}"
         ));
@@ -219,10 +224,12 @@ fn warnings(
         if raft.disk_stalled {
             warn("this node's disk is stalled");
         }
-        if raft.lacks_majority() {
+        let knows_voters = raft.members.iter().any(|member| member.voter);
+        if knows_voters && raft.lacks_majority() {
             warn(&format!(
-                "no majority: {} voters are needed for writes, {} reachable",
-                raft.majority, raft.reachable_voters
+                "no majority: writes need {}, {} reachable",
+                maxine_wording::count(raft.majority, "voter"),
+                raft.reachable_voters
             ));
         } else if raft.members.len() > 1 && raft.failures_tolerated == 0 {
             warn("one more lost voter stops writes");
@@ -237,6 +244,9 @@ fn warnings(
     params(Freshness), responses((status = 200, body = DigestView)),
 )]
 pub(super) async fn digest(fresh: Fresh, _: Params<NoParams>) -> Result<Response, Problem> {
+    if !fresh.has_state() {
+        return Err(Problem::new(ProblemKind::Unavailable, NO_STATE).with_retry_after_s(1));
+    }
     let state = fresh.state().clone();
     let StateDigest { index, digest } =
         tokio::task::spawn_blocking(move || state.digest()).await.map_err(|_| {

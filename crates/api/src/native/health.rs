@@ -7,6 +7,7 @@ use utoipa::ToSchema;
 
 use super::extract::{InstancePath, NoParams, Params};
 use super::fresh::{Fresh, Freshness};
+use super::known_checks::KnownChecks;
 use super::services::find;
 use super::shape::{CheckView, Detail, DrainView, HealthView};
 use crate::observations::{self, ProbeObservation, Standing};
@@ -14,8 +15,7 @@ use crate::problem::Problem;
 use crate::{AppState, CalledBy};
 use maxine_control::health::ProbeFrom;
 use maxine_state::{
-    CheckStatus, Expiry, InTraffic, Instance, Liveness, NoTraffic, ProbeSpec, Readiness, Role,
-    ServiceState,
+    Expiry, InTraffic, Instance, Liveness, NoTraffic, ProbeSpec, Readiness, Role, ServiceState,
 };
 
 /// Why an instance gets traffic, or does not.
@@ -79,12 +79,13 @@ pub(super) async fn instance_health(
     let routable = in_traffic.has(instance);
     let mut observations = observations::own(&state, &key);
     observations.extend(observations::of_others(&state, &key).await);
+    let known = KnownChecks::of(instance, probe_from.is_some(), Detail::of(&caller), &observations);
     let held_back = proxy.as_ref().and_then(|standing| standing.held_back.as_ref());
     let why = match held_back.filter(|_| routable) {
         Some(held_back) => format!(
             "other callers may use it, but the proxy of this node sends it nothing: {held_back}"
         ),
-        None => why(service, &in_traffic, instance, probe_from.is_some(), &observations),
+        None => why(service, &in_traffic, instance, &known),
     };
     Ok(fresh.json(HealthWhy {
         namespace: key.service.namespace.as_str().into(),
@@ -94,10 +95,7 @@ pub(super) async fn instance_health(
         why,
         verdict: HealthView::from(&instance.verdict()),
         permanent: instance.registration.expiry == Expiry::Never,
-        checks: instance
-            .checks()
-            .map(|check| CheckView::new(&check, Detail::of(&caller)))
-            .collect(),
+        checks: known.into_views(),
         drain: drain.map(|drain| DrainView::from(drain.as_ref())),
         probe,
         probe_from,
@@ -110,8 +108,7 @@ fn why(
     service: &ServiceState,
     in_traffic: &InTraffic<'_>,
     instance: &Instance,
-    is_probed: bool,
-    observations: &[ProbeObservation],
+    known: &KnownChecks,
 ) -> String {
     let drain = service.drains.get(&instance.registration.id);
     let health = &instance.verdict();
@@ -134,16 +131,13 @@ fn why(
     let verdict = match (health.liveness, health.readiness) {
         (Liveness::Evicted, _) => format!("evicted by its health checks: {reason}"),
         (Liveness::Alive, Readiness::NotReady) => format!("its health checks fail: {reason}"),
-        (Liveness::Alive, Readiness::Ready) => match instance.status() {
-            CheckStatus::Warning => format!("its health checks pass, with a warning: {reason}"),
-            _ => "its health checks pass".into(),
-        },
+        (Liveness::Alive, Readiness::Ready) => known.text(reason),
         (Liveness::Alive, Readiness::Unknown) => {
             let lives = match instance.registration.expiry {
                 Expiry::AfterSilence { .. } => "its lease has not expired",
                 Expiry::Never => "it is permanent",
             };
-            format!("{lives}, and {}", seen(is_probed, observations))
+            format!("{lives}, and {}", known.text(reason))
         }
     };
     if in_traffic.panics() {
@@ -151,40 +145,4 @@ fn why(
         return format!("{why} ({verdict})");
     }
     verdict
-}
-
-/// What the probes say of an instance whose verdict has not changed since it was registered.
-fn seen(is_probed: bool, observations: &[ProbeObservation]) -> String {
-    match observations.iter().max_by_key(|seen| seen.at_ms) {
-        Some(last) if last.ok => {
-            format!("its health checks pass (the last probe, by {}, passed)", last.node)
-        }
-        Some(last) => format!(
-            "its health checks have not failed often enough to take it out (the last probe, by {}, failed)",
-            last.node
-        ),
-        None if is_probed => "no probe of it has a result yet".into(),
-        None => "it is not probed".into(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn probe(at_ms: u64, ok: bool) -> ProbeObservation {
-        let (node, detail) = ("node-1".into(), "status 200".into());
-        ProbeObservation { node, at_ms, ok, detail, latency_ms: None }
-    }
-
-    /// A verdict is not written while everything is fine; the probes have results all the same.
-    #[test]
-    fn probes_that_passed_are_not_said_to_have_no_result() {
-        let passed = seen(true, &[probe(2, true), probe(1, false)]);
-        assert_eq!(passed, "its health checks pass (the last probe, by node-1, passed)");
-        let failed = seen(true, &[probe(1, true), probe(2, false)]);
-        assert!(failed.contains("not failed often enough"), "{failed}");
-        assert_eq!(seen(true, &[]), "no probe of it has a result yet");
-        assert_eq!(seen(false, &[]), "it is not probed");
-    }
 }

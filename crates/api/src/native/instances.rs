@@ -12,9 +12,11 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::extract::{InstancePath, JsonBody, NoParams, OptionalJsonBody, Params, ServicePath};
 use super::fresh::{AnswerBy, Answered, Fresh, Freshness, Write, unexpected};
+use super::known_checks::KnownChecks;
 use super::page::{self, Page};
 use super::services::find;
 use super::shape::{Detail, InstanceView, RegistrationBody};
+use crate::observations;
 use crate::problem::{Problem, ProblemKind};
 use crate::{AppState, CalledBy, RequestContext, registrants};
 use maxine_actors::registry::Renewal;
@@ -135,6 +137,7 @@ pub(super) async fn list_instances(
     responses((status = 200, body = InstanceView)),
 )]
 pub(super) async fn get_instance(
+    State(state): State<AppState>,
     fresh: Fresh,
     InstancePath(key): InstancePath,
     _: Params<NoParams>,
@@ -145,7 +148,11 @@ pub(super) async fn get_instance(
     let instance = instance.ok_or_else(|| Problem::not_found("instance", &key.to_string()))?;
     let routable = service.in_traffic().has(instance);
     let detail = Detail::of(&caller);
-    Ok(fresh.json(InstanceView::new(&key.service, service, routable, instance, detail)))
+    let policy = service.policy.as_ref().map(|record| &record.policy);
+    let is_probed = state.health().effective_probe(instance, policy).is_some();
+    let known = KnownChecks::of(instance, is_probed, detail, &observations::own(&state, &key));
+    let view = InstanceView::new(&key.service, service, routable, instance, detail);
+    Ok(fresh.json(view.with_checks(known)))
 }
 
 /// A registration that was taken.

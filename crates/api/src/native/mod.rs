@@ -20,6 +20,7 @@ mod history_index;
 mod identities;
 mod instance_nodes;
 mod instances;
+mod known_checks;
 mod leadership;
 mod merge_patch;
 mod nodes;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
+use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
@@ -13,12 +14,13 @@ use super::extract::{NoParams, Params, ServicePath};
 use super::fresh::{Fresh, Freshness, Write};
 use super::page::{self, Page};
 use super::policies::shown_to;
-use super::shape::{ServiceHealth, ServiceSummary};
+use super::shape::{DrainView, ServiceHealth, ServiceSummary};
 use crate::problem::Problem;
 use crate::{AppState, CalledBy};
 use maxine_state::limits::{BATCH_ITEMS_MAX, NAME_LEN_MAX, check_text};
 use maxine_state::{
-    Command, Deregistration, InstanceKey, Name, Reply, ServiceKey, ServicePolicy, ServiceState,
+    Command, Deregistration, Drain, InstanceKey, Name, Reply, ServiceKey, ServicePolicy,
+    ServiceState,
 };
 
 /// A namespace in a list.
@@ -128,6 +130,30 @@ pub(super) struct ServiceView {
     summary: ServiceSummary,
     /// The policy; null where none is set.
     policy: Option<ServicePolicy>,
+    /// The drains of instances that are not registered, at most 100. An instance that registers under that name is
+    /// drained. A service exists while it has one.
+    kept_drains: Vec<KeptDrain>,
+}
+
+/// A drain of an instance that is not registered.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct KeptDrain {
+    /// The name of the instance.
+    id: String,
+    #[serde(flatten)]
+    drain: DrainView,
+}
+
+/// Most drains that are shown of a service.
+const KEPT_DRAINS_MAX: usize = 100;
+
+fn kept_drains(service: &ServiceState) -> Vec<KeptDrain> {
+    let kept = service.drains.iter().filter(|(id, _)| !service.instances.contains_key(*id));
+    let view = |(id, drain): (&Name, &Arc<Drain>)| KeptDrain {
+        id: id.as_str().into(),
+        drain: DrainView::from(drain.as_ref()),
+    };
+    kept.take(KEPT_DRAINS_MAX).map(view).collect()
 }
 
 /// The service, or a problem that says which one is missing.
@@ -154,6 +180,7 @@ pub(super) async fn get_service(
     Ok(fresh.json(ServiceView {
         summary: ServiceSummary::new(&key, service, config),
         policy: service.policy.as_ref().map(|record| shown_to(&caller, &record.policy)),
+        kept_drains: kept_drains(service),
     }))
 }
 

@@ -7,6 +7,7 @@ use serde::de::{self, Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::known_checks::KnownChecks;
 use crate::Caller;
 use crate::problem::{Problem, ProblemKind};
 use maxine_state::limits::{self, check_count, check_range};
@@ -269,17 +270,18 @@ enum CheckKindView {
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub(super) struct CheckView {
     /// Its name within the instance; `probe` is the check that Maxine makes.
-    id: String,
+    pub(super) id: String,
     /// Who finds out how the instance is.
     kind: CheckKindView,
     /// The longest time between two reports, in milliseconds; null for the probe.
     ttl_ms: Option<u64>,
     /// The status until the first report; null for the probe.
     initial_status: Option<CheckStatus>,
-    /// Its present status.
-    status: CheckStatus,
+    /// Its present status. That of the probe is `unknown` until there is a verdict on it; the routes of one instance
+    /// then show what the latest probe found.
+    pub(super) status: CheckStatus,
     /// What was found; empty to callers without a credential.
-    output: String,
+    pub(super) output: String,
     /// Since when it has this status, in milliseconds since 1970; null if nothing is known.
     since_ms: Option<u64>,
     /// The index of the last change to it.
@@ -473,6 +475,12 @@ impl InstanceView {
             routable,
             drain: drain.map(|drain| DrainView::from(drain.as_ref())),
         }
+    }
+
+    /// With the checks as they are known beyond what is stored.
+    pub(super) fn with_checks(mut self, known: KnownChecks) -> Self {
+        self.record.checks = known.into_views();
+        self
     }
 }
 

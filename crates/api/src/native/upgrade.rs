@@ -13,12 +13,13 @@ use crate::AppState;
 use crate::problem::{Problem, ProblemKind};
 use maxine_actors::state_version;
 use maxine_state::{AuditAction, Command, STATE_VERSION};
+use maxine_store::StoreNode;
 
 /// The state's versions.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct StateVersions {
-    /// The version that the state has: what belongs to a newer one is refused.
-    pub(super) current: u32,
+    /// The version that the state has: what belongs to a newer one is refused. Null while this node has no state.
+    pub(super) current: Option<u32>,
     /// The newest version that this node understands.
     pub(super) understood: u32,
 }
@@ -64,8 +65,9 @@ pub(super) async fn finish_upgrade(
 }
 
 /// Takes the entry of a node out of the store (redis and shared-file mode), so that it does not count any more when an
-/// upgrade is finished. A node that runs has a new entry within two seconds. The entry of a silent node is removed by
-/// itself after a day.
+/// upgrade is finished. A node that has reported within the last 10 seconds is refused with 409: it runs, and would have
+/// a new entry within two seconds. The entry of a silent node is removed by itself after a day. Members of a Raft cluster
+/// are removed with `DELETE /cluster/members/{id}`.
 #[utoipa::path(
     delete, path = "/api/v1/cluster/nodes/{name}", tag = "cluster", operation_id = "forgetNode",
     params(("name" = String, Path,)),
@@ -81,9 +83,27 @@ pub(super) async fn forget_node(
         let detail = "the store does not answer; nothing was changed";
         Problem::new(ProblemKind::Unavailable, detail).with_retry_after_s(1)
     };
-    if app.store().nodes().await.map_err(unavailable)?.is_none() {
+    let Some(nodes) = app.store().nodes().await.map_err(unavailable)? else {
         let detail = format!("the backend {} keeps no entries of nodes", app.store().kind());
-        return Err(Problem::new(ProblemKind::NotSupported, detail));
+        let mut problem = Problem::new(ProblemKind::NotSupported, detail);
+        problem.action = match app.store().cluster() {
+            Some(_) => {
+                "Remove a member with DELETE /api/v1/cluster/members/{id} (maxine cluster remove ID)."
+            }
+            None => "There is nothing to forget: this node shares its state with no other.",
+        };
+        return Err(problem);
+    };
+    if let Some(node) = nodes.iter().find(|node| node.name == name.as_str() && !node.is_silent()) {
+        let detail = format!(
+            "{name} runs: it reported {} ms ago. Only a node that has been silent for {} s can be forgotten",
+            node.last_seen_ms,
+            StoreNode::SILENT_MS / 1_000
+        );
+        let mut problem = Problem::new(ProblemKind::Conflict, detail);
+        problem.action =
+            "Stop the node first. A node that is stopped in the ordinary way leaves no entry.";
+        return Err(problem);
     }
     if !app.store().forget_node(name.as_str()).await.map_err(unavailable)? {
         return Err(Problem::not_found("node", name.as_str()));

@@ -1,0 +1,163 @@
+//! What is known of the checks of an instance.
+//!
+//! The list of checks and the explanation of its traffic are both made here, so that they never contradict each other. A
+//! verdict on the probe is stored only when it changes. Before its first change the latest probes say how the instance is.
+
+use super::shape::{CheckView, Detail};
+use crate::observations::ProbeObservation;
+use maxine_state::{Check, CheckStatus, Instance};
+
+/// The checks of one instance.
+pub(super) struct KnownChecks {
+    checks: Vec<CheckView>,
+    /// The latest probe, where no verdict on the probe is stored yet.
+    last_probe: Option<ProbeObservation>,
+}
+
+impl KnownChecks {
+    /// `is_probed` says whether nodes of Maxine probe it: as its owner, the policy or the node's settings ask for.
+    pub(super) fn of(
+        instance: &Instance,
+        is_probed: bool,
+        detail: Detail,
+        observations: &[ProbeObservation],
+    ) -> Self {
+        let readings = instance.checks_if(is_probed);
+        let mut checks: Vec<CheckView> =
+            readings.map(|check| CheckView::new(&check, detail)).collect();
+        let is_open = |check: &&mut CheckView| {
+            check.id == Check::PROBE && check.status == CheckStatus::Unknown
+        };
+        let last = observations.iter().max_by_key(|seen| seen.at_ms);
+        let last_probe = match (checks.iter_mut().find(is_open), last) {
+            (Some(probe), Some(last)) => {
+                if last.ok {
+                    probe.status = CheckStatus::Passing;
+                }
+                if detail != Detail::WithoutProbes {
+                    probe.output.clone_from(&last.detail);
+                }
+                Some(last.clone())
+            }
+            _ => None,
+        };
+        Self { checks, last_probe }
+    }
+
+    /// The checks, in the order of their ids.
+    pub(super) fn into_views(self) -> Vec<CheckView> {
+        self.checks
+    }
+
+    /// What they say of an instance that none of them takes out of traffic, in one line. `reason` is that of a warning.
+    pub(super) fn text(&self, reason: &str) -> String {
+        let failed = self.last_probe.as_ref().filter(|last| !last.ok);
+        let is_open = |check: &&CheckView| check.status == CheckStatus::Unknown;
+        let mut unknown: Vec<&str> =
+            self.checks.iter().filter(is_open).map(|check| &*check.id).collect();
+        let passing = self.checks.len() - unknown.len();
+        let mut parts = Vec::new();
+        if passing > 0 {
+            let whose = if unknown.is_empty() { "its" } else { "its other" };
+            let warns = self.checks.iter().any(|check| check.status == CheckStatus::Warning);
+            let warning = if warns { format!(", with a warning: {reason}") } else { String::new() };
+            let passed = self.last_probe.as_ref().filter(|last| last.ok);
+            let by = passed.map_or_else(String::new, |last| {
+                format!(" (the last probe, by {}, passed)", last.node)
+            });
+            parts.push(format!("{whose} health checks pass{warning}{by}"));
+        }
+        if let Some(last) = failed {
+            unknown.retain(|id| *id != Check::PROBE);
+            parts.push(format!(
+                "its probe has not failed often enough to take it out (the last one, by {}, failed)",
+                last.node
+            ));
+        }
+        match &unknown[..] {
+            [] => {}
+            [id] if *id == Check::PROBE => parts.push("no probe of it has a result yet".into()),
+            [id] => parts.push(format!("nothing is known yet of its check {id}")),
+            ids => parts.push(format!("nothing is known yet of its checks {}", ids.join(", "))),
+        }
+        if parts.is_empty() { "it has no checks".into() } else { parts.join(", and ") }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use maxine_state::{
+        Actor, Address, CheckKind, Command, ControlState, Name, ProbeSpec, Proposal, Registration,
+        RequestId, ServiceKey,
+    };
+
+    fn probe(at_ms: u64, ok: bool) -> ProbeObservation {
+        let (node, detail) = ("node-1".into(), "status 200".into());
+        ProbeObservation { node, at_ms, ok, detail, latency_ms: None }
+    }
+
+    /// An instance with these checks that its owner reports, of which the first passes.
+    fn instance(owned: &[&str], probed: bool) -> Instance {
+        let address = Address::parse("http://10.0.0.1:80").unwrap();
+        let mut registration = Registration::new(Name::trusted("a"), address, 5_000);
+        let check = |(at, id): (usize, &&str)| {
+            let initial = if at == 0 { CheckStatus::Passing } else { CheckStatus::Unknown };
+            Check { id: Name::trusted(id), kind: CheckKind::Ttl { ttl_ms: 5_000, initial } }
+        };
+        registration.checks = owned.iter().enumerate().map(check).collect();
+        if probed {
+            registration = registration.with_probe(ProbeSpec::default());
+        }
+        let key = ServiceKey::new(Name::trusted("default"), Name::trusted("s"));
+        let proposal = Proposal {
+            request_id: RequestId(1),
+            proposed_at_ms: 1,
+            fence: None,
+            actor: Actor::system("test"),
+            command: Command::Register { items: vec![(key.clone(), registration)] },
+        };
+        let mut state = ControlState::default();
+        state.apply(&proposal, &mut Vec::new());
+        state.service(&key).unwrap().instances.values().next().unwrap().as_ref().clone()
+    }
+
+    fn text(instance: &Instance, is_probed: bool, seen: &[ProbeObservation]) -> (String, String) {
+        let known = KnownChecks::of(instance, is_probed, Detail::Full, seen);
+        let text = known.text("no reason given");
+        let shown = known.into_views().into_iter().map(|check| {
+            format!(
+                "{} {}",
+                check.id,
+                serde_json::to_value(check.status).unwrap().as_str().unwrap()
+            )
+        });
+        (text, shown.collect::<Vec<_>>().join(", "))
+    }
+
+    #[test]
+    fn the_list_of_checks_and_the_explanation_agree() {
+        let says = |owned: &[&str],
+                    probed,
+                    is_probed,
+                    seen: &[ProbeObservation],
+                    all: &str,
+                    list: &str| {
+            let said = text(&instance(owned, probed), is_probed, seen);
+            assert_eq!((&*said.0, &*said.1), (all, list));
+        };
+        says(&[], false, false, &[], "it has no checks", "");
+        // A probe that only the policy asks for is a check from the beginning.
+        says(&[], false, true, &[], "no probe of it has a result yet", "probe unknown");
+        let passed = "its health checks pass (the last probe, by node-1, passed)";
+        says(&[], false, true, &[probe(2, true), probe(1, false)], passed, "probe passing");
+        says(&[], true, true, &[probe(1, true)], passed, "probe passing");
+        let failed = "its probe has not failed often enough to take it out (the last one, by node-1, failed)";
+        says(&[], true, true, &[probe(1, true), probe(2, false)], failed, "probe unknown");
+        says(&["mem"], false, false, &[], "its health checks pass", "mem passing");
+        let other = "its other health checks pass, and nothing is known yet of its check mem";
+        says(&["cpu", "mem"], false, false, &[], other, "cpu passing, mem unknown");
+        let none = "its other health checks pass, and no probe of it has a result yet";
+        says(&["cpu"], true, true, &[], none, "cpu passing, probe unknown");
+    }
+}
