@@ -205,7 +205,12 @@ fn a_user_signs_in_registers_drains_and_deregisters() {
     assert!(told.contains("revoke it: maxine token revoke ") && !told.contains("mxt_"), "{told}");
     assert!(dev.run(&["deregister", "orders", "b"]).status.success());
 
-    assert!(dev.run(&["deregister", "orders", "a"]).status.success());
+    assert!(dev.run(&["drain", "orders", "a"]).status.success());
+    let removed = dev.json(&["deregister", "orders", "a"]);
+    let index = removed[0]["index"].as_u64().unwrap().to_string();
+    let empty = text(&dev.run(&["services", "show", "orders", "--min-index", &index]).stdout);
+    let kept = "kept for a, which is not registered: by ada; 'maxine undrain -n default orders a'";
+    assert!(empty.contains(kept), "{empty}");
     let again = dev.run(&["deregister", "orders", "a"]);
     assert_eq!(code(&again), 3, "{}", text(&again.stderr));
     assert!(dev.run(&["logout"]).status.success());

@@ -172,12 +172,13 @@ async fn show(connect: &ConnectArgs, args: &ShowArgs, out: &mut Output) -> Resul
     }
     let service: shapes::ServiceSummary = answer.read()?;
     out.line(format!(
-        "{}/{}: {}, {} of {} get traffic, {}{}",
+        "{}/{}: {}, {} of {} {} traffic, {}{}",
         service.namespace,
         service.name,
         service.health,
         service.routable,
         maxine_wording::count(service.instances, "instance"),
+        if service.instances == 1 { "gets" } else { "get" },
         or_dash(service.strategy),
         if service.policy.as_ref().is_some_and(|policy| !policy.is_null()) {
             ", with a policy"
@@ -189,8 +190,9 @@ async fn show(connect: &ConnectArgs, args: &ShowArgs, out: &mut Output) -> Resul
     out.table(&["instance", "address", "weight", "state", "zone", "version", "tags", "why"], rows)?;
     for kept in service.kept_drains {
         out.line(format!(
-            "a drain is kept for {id}, which is not registered: {}; 'maxine undrain {} {id}' ends it",
+            "a drain is kept for {id}, which is not registered: {}; 'maxine undrain -n {} {} {id}' ends it",
             drained_by(&kept.drain),
+            service.namespace,
             service.name,
             id = kept.id,
         ))?;
