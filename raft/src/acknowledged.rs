@@ -34,7 +34,7 @@ const NODES_MAX: usize = 4_096;
 
 /// The entries that this node had acknowledged and has lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Owed {
+pub(crate) struct LostEntries {
     /// The last entry that it had.
     pub(crate) last: LogId,
     /// The latest term in which it may have voted.
@@ -45,7 +45,7 @@ pub(crate) struct Owed {
 pub(crate) struct Acknowledged {
     raft: OnceLock<Raft>,
     known: Mutex<BTreeMap<NodeId, LogId>>,
-    owed: Mutex<Option<Owed>>,
+    lost: Mutex<Option<LostEntries>>,
     /// The peers that have reported, since the start of this node, how far it had acknowledged the log.
     reported: watch::Sender<BTreeSet<NodeId>>,
     /// From this time on, no peer is waited for. If it is not set, none is waited for at all.
@@ -64,7 +64,7 @@ impl Acknowledged {
     }
 
     /// Records that `peer` has reported what it knows about this node.
-    pub(crate) fn told_by(&self, peer: NodeId) {
+    pub(crate) fn reported_by(&self, peer: NodeId) {
         self.reported.send_if_modified(|reported| reported.insert(peer));
     }
 
@@ -88,7 +88,7 @@ impl Acknowledged {
 
     /// Whether the leader of `term` was replaced before this node acknowledged what it has lost.
     pub(crate) fn outranks(&self, term: u64) -> bool {
-        self.owed().is_some_and(|owed| owed.last.leader_id.term > term)
+        self.lost().is_some_and(|lost| lost.last.leader_id.term > term)
     }
 
     /// Records that `node` has stored the log up to `last`.
@@ -142,29 +142,29 @@ impl Acknowledged {
     }
 
     /// Records how far this node had acknowledged the log according to a peer, and the peer's term.
-    pub(crate) fn owe(&self, last: LogId, term: u64) {
-        let mut owed = self.owed.lock();
-        let before = owed.unwrap_or(Owed { last, term });
-        if owed.is_none() {
+    pub(crate) fn note_lost(&self, last: LogId, term: u64) {
+        let mut lost = self.lost.lock();
+        let before = lost.unwrap_or(LostEntries { last, term });
+        if lost.is_none() {
             tracing::error!(
                 upto = last.index,
                 "this node has an older copy of its data directory: it lacks entries that it had \
                  acknowledged, and waits to be filled"
             );
         }
-        *owed = Some(Owed { last: before.last.max(last), term: before.term.max(term) });
+        *lost = Some(LostEntries { last: before.last.max(last), term: before.term.max(term) });
     }
 
     /// What this node still lacks of the entries that it had acknowledged.
-    pub(crate) fn owed(&self) -> Option<Owed> {
-        *self.owed.lock()
+    pub(crate) fn lost(&self) -> Option<LostEntries> {
+        *self.lost.lock()
     }
 
     /// Records the present end of this node's log.
     pub(crate) fn filled(&self, last: Option<LogId>) {
-        let mut owed = self.owed.lock();
-        if owed.is_some_and(|owed| last >= Some(owed.last)) {
-            *owed = None;
+        let mut lost = self.lost.lock();
+        if lost.is_some_and(|lost| last >= Some(lost.last)) {
+            *lost = None;
             tracing::warn!("this node has again what it had acknowledged");
         }
     }
@@ -177,8 +177,8 @@ impl Acknowledged {
         // The candidate itself may have lost what it had acknowledged.
         let whole =
             self.of(request.vote.node).is_none_or(|acknowledged| last >= Some(acknowledged));
-        let safe = |owed: Owed| last >= Some(owed.last) && (pre || term > owed.term);
-        whole && self.owed().is_none_or(safe)
+        let safe = |lost: LostEntries| last >= Some(lost.last) && (pre || term > lost.term);
+        whole && self.lost().is_none_or(safe)
     }
 }
 
@@ -212,18 +212,18 @@ mod tests {
     fn a_node_that_was_set_back_votes_only_for_who_has_what_it_had_acknowledged() {
         let acknowledged = Acknowledged::default();
         assert!(acknowledged.allows(&asks(2, 5, id(3, 7)), false));
-        acknowledged.owe(id(4, 10), 4);
-        acknowledged.owe(id(4, 9), 6);
-        assert_eq!(acknowledged.owed(), Some(Owed { last: id(4, 10), term: 6 }));
+        acknowledged.note_lost(id(4, 10), 4);
+        acknowledged.note_lost(id(4, 9), 6);
+        assert_eq!(acknowledged.lost(), Some(LostEntries { last: id(4, 10), term: 6 }));
         assert!(!acknowledged.allows(&asks(2, 7, id(4, 9)), false), "it lacks an entry");
         assert!(!acknowledged.allows(&asks(2, 6, id(4, 10)), false), "the vote may be given away");
         assert!(acknowledged.allows(&asks(2, 6, id(4, 10)), true));
         assert!(acknowledged.allows(&asks(2, 7, id(4, 10)), false));
         assert!(acknowledged.allows(&asks(2, 7, id(5, 8)), false), "a later term outranks it");
         acknowledged.filled(Some(id(4, 9)));
-        assert!(acknowledged.owed().is_some());
+        assert!(acknowledged.lost().is_some());
         acknowledged.filled(Some(id(4, 10)));
-        assert_eq!(acknowledged.owed(), None);
+        assert_eq!(acknowledged.lost(), None);
         assert!(acknowledged.allows(&asks(2, 5, id(3, 7)), false));
     }
 
@@ -257,11 +257,11 @@ mod tests {
         let hour = std::time::Duration::from_secs(3_600);
         let restarted = Acknowledged::default();
         restarted.wait_until(clock::now() + hour);
-        restarted.told_by(2);
+        restarted.reported_by(2);
         assert!(!restarted.is_settled(1, &voters), "node 3 may know of a later leader");
         let mut settled = std::pin::pin!(restarted.settled(1, &voters));
         assert!(futures::poll!(&mut settled).is_pending());
-        restarted.told_by(3);
+        restarted.reported_by(3);
         settled.await;
         assert!(restarted.is_settled(1, &voters));
         let alone = Acknowledged::default();
@@ -274,7 +274,7 @@ mod tests {
     fn a_leader_before_what_was_lost_is_not_followed() {
         let acknowledged = Acknowledged::default();
         assert!(!acknowledged.outranks(3));
-        acknowledged.owe(id(4, 10), 6);
+        acknowledged.note_lost(id(4, 10), 6);
         assert!(acknowledged.outranks(3));
         assert!(!acknowledged.outranks(4));
     }

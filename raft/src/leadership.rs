@@ -126,7 +126,7 @@ pub(crate) async fn watch_over(node: Weak<Inner>, stop: CancellationToken) {
         acknowledged.filled(inner.log.last_log_id());
         let me = &inner.links.context.me;
         let may_stand = !inner.stalled.load(Ordering::Acquire)
-            && acknowledged.owed().is_none()
+            && acknowledged.lost().is_none()
             && acknowledged.is_settled(me.node_id, &me.roster.voters());
         if may_stand != stands {
             stands = may_stand;

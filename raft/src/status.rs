@@ -143,7 +143,7 @@ pub struct Status {
     pub stalled: bool,
     /// The index up to which this node has lost entries that it had acknowledged, because it has an older
     /// copy of its directory. It waits to be filled.
-    pub owed_index: Option<u64>,
+    pub lost_index: Option<u64>,
     /// Why the node had to stop; `None` if it did not.
     pub failure: Option<String>,
     /// Every member, this node included.
@@ -173,8 +173,8 @@ impl RaftNode {
     /// The index up to which this node has lost entries that it had acknowledged, because it has an older
     /// copy of its directory. Until it is filled, it does not stand for election, and does not vote for a
     /// candidate that lacks these entries too.
-    pub fn owed_index(&self) -> Option<u64> {
-        self.inner.owed_index()
+    pub fn lost_index(&self) -> Option<u64> {
+        self.inner.lost_index()
     }
 
     /// The index up to which this node knows that `id` has acknowledged the log; `None` if it knows nothing
@@ -191,8 +191,8 @@ impl RaftNode {
 }
 
 impl Inner {
-    fn owed_index(&self) -> Option<u64> {
-        self.links.context.me.acknowledged.owed().map(|owed| owed.last.index)
+    fn lost_index(&self) -> Option<u64> {
+        self.links.context.me.acknowledged.lost().map(|lost| lost.last.index)
     }
 
     fn status(&self) -> Status {
@@ -228,7 +228,7 @@ impl Inner {
             sync_p99_us,
             sync_max_us,
             stalled: self.is_stalled(),
-            owed_index: self.owed_index(),
+            lost_index: self.lost_index(),
             failure: self.health.failure().map(str::to_owned),
             members: self.members(metrics, leadership),
             counters: self.counters_now(),

@@ -508,7 +508,7 @@ async fn a_node_with_an_older_copy_of_its_directory_is_noticed_and_filled() {
         cluster.converged().await;
         assert_eq!(cluster.journal(lost).len(), 31);
         assert_eq!(cluster.node(leader).leadership().term, term);
-        let filled = || cluster.node(lost).owed_index().is_none().then_some(());
+        let filled = || cluster.node(lost).lost_index().is_none().then_some(());
         eventually("it has all that it had acknowledged", filled).await;
 
         // Without that leader the third node remembers, because the leader reports it once per heartbeat.
@@ -524,14 +524,14 @@ async fn a_node_with_an_older_copy_of_its_directory_is_noticed_and_filled() {
         // It is filled as soon as the third node leads, and then lacks nothing.
         let known = || {
             let all = cluster.journal(lost).len() == 31;
-            cluster.node(lost).owed_index().or(all.then_some(31))
+            cluster.node(lost).lost_index().or(all.then_some(31))
         };
         let owed = eventually("it knows what it lacks, or has it", known).await;
         assert!(owed >= 31, "{owed}");
         assert_eq!(cluster.leader().await, third, "the node that was set back must not lead");
         cluster.converged().await;
         assert_eq!(cluster.journal(lost).len(), 31);
-        let filled = || cluster.node(lost).owed_index().is_none().then_some(());
+        let filled = || cluster.node(lost).lost_index().is_none().then_some(());
         eventually("it has all that it had acknowledged", filled).await;
         cluster.start_node(leader).await;
         cluster.converged().await;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::{GoOn, Load, Setting};
+use super::{Load, Setting, StopSignal};
 use crate::client::{Client, Outcome};
 use crate::clock;
 use crate::journal::{Ended, OpKind};
@@ -69,7 +69,12 @@ pub fn compare_and_set(
     load
 }
 
-async fn work(setting: Setting, client: u32, registers: u64, go_on: GoOn) -> Vec<RegisterHistory> {
+async fn work(
+    setting: Setting,
+    client: u32,
+    registers: u64,
+    go_on: StopSignal,
+) -> Vec<RegisterHistory> {
     let mut rng =
         fastrand::Rng::with_seed(setting.seed ^ u64::from(client).wrapping_mul(0xC2B2_AE35));
     let mut history = Vec::new();

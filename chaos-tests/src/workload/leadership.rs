@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::task::JoinSet;
 
-use super::{GoOn, Load, Setting};
+use super::{Load, Setting, StopSignal};
 use crate::checks::digests::Digest;
 use crate::client::{Client, Outcome};
 use crate::clock;
@@ -35,7 +35,7 @@ pub fn leadership(setting: &Setting) -> Load<()> {
     load
 }
 
-async fn ask(node: u64, client: Client, journal: Arc<Journal>, mut go_on: GoOn) {
+async fn ask(node: u64, client: Client, journal: Arc<Journal>, mut go_on: StopSignal) {
     let mut waiting = JoinSet::new();
     let mut every = tokio::time::interval(EVERY);
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::{GoOn, Load, Setting};
+use super::{Load, Setting, StopSignal};
 use crate::client::Outcome;
 use crate::clock;
 use crate::journal::{Ended, OpKind};
@@ -50,7 +50,7 @@ impl Fleet {
         Self { setting, ttl_ms, rng, record, holds_until_us }
     }
 
-    async fn live(mut self, alive: usize, silent: usize, go_on: GoOn) -> FleetRecord {
+    async fn live(mut self, alive: usize, silent: usize, go_on: StopSignal) -> FleetRecord {
         for nth in 0..silent {
             let id = format!("silent-{nth}");
             if let Some(sent_us) = self.register(&id).await {

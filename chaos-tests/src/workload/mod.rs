@@ -34,9 +34,9 @@ pub struct Load<T> {
 
 /// Says to each client whether to continue.
 #[derive(Clone, Debug)]
-pub struct GoOn(watch::Receiver<bool>);
+pub struct StopSignal(watch::Receiver<bool>);
 
-impl GoOn {
+impl StopSignal {
     /// Whether to continue.
     pub fn yes(&self) -> bool {
         !*self.0.borrow()
@@ -55,11 +55,11 @@ impl<T: Send + 'static> Load<T> {
         Self { stop: watch::Sender::new(false), tasks: JoinSet::new() }
     }
 
-    fn spawn<F>(&mut self, client: impl FnOnce(GoOn) -> F)
+    fn spawn<F>(&mut self, client: impl FnOnce(StopSignal) -> F)
     where
         F: Future<Output = T> + Send + 'static,
     {
-        self.tasks.spawn(client(GoOn(self.stop.subscribe())));
+        self.tasks.spawn(client(StopSignal(self.stop.subscribe())));
     }
 
     /// Lets every client finish its operation, and returns their records.

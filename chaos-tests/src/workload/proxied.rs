@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
-use super::{GoOn, Load, Setting};
+use super::{Load, Setting, StopSignal};
 use crate::client::{Client, Outcome};
 use crate::clock;
 use crate::journal::{Ended, OpKind};
@@ -88,7 +88,7 @@ async fn ask(
     client: Client,
     service: String,
     node: u64,
-    go_on: GoOn,
+    go_on: StopSignal,
 ) -> Vec<NotForwarded> {
     let mut wrong = Vec::new();
     let mut seen = false;
@@ -123,7 +123,7 @@ async fn ask(
 }
 
 /// The service. It answers each request with the request's path.
-async fn serve(listener: TcpListener, mut go_on: GoOn) {
+async fn serve(listener: TcpListener, mut go_on: StopSignal) {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{GoOn, Load, Setting};
+use super::{Load, Setting, StopSignal};
 use crate::client::Outcome;
 use crate::clock;
 use crate::journal::{Acknowledgement, Ended, OpKind};
@@ -61,7 +61,7 @@ impl Worker {
         Self { setting, client, rng, ledger: Ledger::new(), next: 0, index: 0 }
     }
 
-    async fn work(mut self, go_on: GoOn) -> Ledger {
+    async fn work(mut self, go_on: StopSignal) -> Ledger {
         while go_on.yes() {
             let refused = match self.rng.u8(..100) {
                 0..70 => self.register().await,

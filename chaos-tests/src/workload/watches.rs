@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::{GoOn, Load, Setting};
+use super::{Load, Setting, StopSignal};
 use crate::client::{Client, Outcome};
 
 const PAUSE: Duration = Duration::from_millis(100);
@@ -40,7 +40,7 @@ pub fn watches(setting: &Setting, from: u64) -> Load<WatchLog> {
     load
 }
 
-async fn follow(client: Client, mut log: WatchLog, go_on: GoOn) -> WatchLog {
+async fn follow(client: Client, mut log: WatchLog, go_on: StopSignal) -> WatchLog {
     while go_on.yes() && log.changes.len() < INDEXES_MAX {
         let path = format!("/api/v1/changes?index={}&wait_ms=500", log.until);
         match client.get(&path).await {

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use crate::hash::CallerHash;
-use crate::lane::Lane;
+use crate::member_set::MemberSet;
 use crate::rendezvous::{self, Weighted};
 
 /// The seed for names of versions. It makes the hash of a version differ from that of an instance with the
@@ -127,18 +127,18 @@ pub struct Balancer {
     /// Empty if no choice needs it.
     members: Box<[Weighted]>,
     /// All members; none if the traffic is split.
-    whole: Lane,
+    whole: MemberSet,
     /// Stored separately, because few services have it, and a choice should read little memory.
-    narrowed: Option<Box<Narrowed>>,
+    subsets: Option<Box<Subsets>>,
 }
 
 /// The subsets of members for versions and zones.
 #[derive(Debug)]
-struct Narrowed {
+struct Subsets {
     /// The versions that have members; empty if the traffic is not split.
     versions: Vec<Group>,
     /// All members of the preferred zone.
-    local: Option<Lane>,
+    local: Option<MemberSet>,
     /// Minimum number of members of the zone that can be chosen.
     members_min: usize,
     /// Maximum average number of requests in flight to a member of the zone; 0 for no limit.
@@ -149,9 +149,9 @@ struct Narrowed {
 #[derive(Debug)]
 struct Group {
     version: Weighted,
-    all: Lane,
+    all: MemberSet,
     /// The members in the preferred zone, if there are enough.
-    local: Option<Lane>,
+    local: Option<MemberSet>,
 }
 
 impl Balancer {
@@ -166,89 +166,89 @@ impl Balancer {
                 weight: member.weight.into(),
             })
             .collect();
-        let whole = Lane::all(plan.strategy, &weighted);
-        let lane = |keep: &dyn Fn(usize) -> bool| {
-            Lane::some(plan.strategy, &weighted, whole.ring(), turns, keep)
+        let whole = MemberSet::all(plan.strategy, &weighted);
+        let member_set = |keep: &dyn Fn(usize) -> bool| {
+            MemberSet::some(plan.strategy, &weighted, whole.ring(), turns, keep)
         };
-        let narrowed = Narrowed::new(plan, members, &lane).map(Box::new);
-        let whole = match &narrowed {
-            Some(narrowed) if !narrowed.versions.is_empty() => Lane::all(plan.strategy, &[]),
+        let subsets = Subsets::new(plan, members, &member_set).map(Box::new);
+        let whole = match &subsets {
+            Some(subsets) if !subsets.versions.is_empty() => MemberSet::all(plan.strategy, &[]),
             _ => whole,
         };
         let needs_members =
             plan.affinity || matches!(plan.strategy, Strategy::Rendezvous | Strategy::LeastRequest);
         let members = if needs_members { weighted } else { Box::default() };
-        Self { strategy: plan.strategy, members, whole, narrowed }
+        Self { strategy: plan.strategy, members, whole, subsets }
     }
 
     /// Chooses a member; `None` if no member can be chosen. `turns` counts the turns of round robin. It
     /// continues when the balancer is built again.
     #[must_use]
     pub fn pick(&self, draw: &Draw, turns: &AtomicU64, pool: &impl Pool) -> Option<Pick> {
-        let Some(narrowed) = self.narrowed.as_deref() else {
+        let Some(subsets) = self.subsets.as_deref() else {
             return self.pick_in(&self.whole, draw, turns, pool);
         };
-        if narrowed.versions.is_empty() {
-            let lane = narrowed.local_or(&self.whole, narrowed.local.as_ref(), draw, pool);
-            return self.pick_in(lane, draw, turns, pool);
+        if subsets.versions.is_empty() {
+            let member_set = subsets.local_or(&self.whole, subsets.local.as_ref(), draw, pool);
+            return self.pick_in(member_set, draw, turns, pool);
         }
         let caller = draw.affinity.unwrap_or(match self.strategy.hashes() {
             true => draw.hash,
             false => CallerHash::from_u64(draw.random),
         });
         let pick_of = |at: usize| {
-            let group = &narrowed.versions[at];
-            let lane = narrowed.local_or(&group.all, group.local.as_ref(), draw, pool);
-            self.pick_in(lane, draw, turns, pool)
+            let group = &subsets.versions[at];
+            let member_set = subsets.local_or(&group.all, group.local.as_ref(), draw, pool);
+            self.pick_in(member_set, draw, turns, pool)
         };
-        let versions = narrowed.versions.iter().map(|group| group.version).enumerate();
+        let versions = subsets.versions.iter().map(|group| group.version).enumerate();
         pick_of(rendezvous::owner(versions.clone(), caller)?).or_else(|| {
             // No member of this version can be chosen.
-            let others = versions.filter(|(at, _)| narrowed.versions[*at].all.admits_any(pool));
+            let others = versions.filter(|(at, _)| subsets.versions[*at].all.admits_any(pool));
             pick_of(rendezvous::owner(others, caller)?)
         })
     }
 
     fn pick_in(
         &self,
-        lane: &Lane,
+        member_set: &MemberSet,
         draw: &Draw,
         turns: &AtomicU64,
         pool: &impl Pool,
     ) -> Option<Pick> {
         if let Some(caller) = draw.affinity.filter(|_| !self.members.is_empty()) {
-            return lane.rendezvous(caller, &self.members, pool);
+            return member_set.rendezvous(caller, &self.members, pool);
         }
         match self.strategy {
-            Strategy::RoundRobin if std::ptr::eq(lane, &raw const self.whole) => {
-                lane.in_turn(turns, pool)
+            Strategy::RoundRobin if std::ptr::eq(member_set, &raw const self.whole) => {
+                member_set.in_turn(turns, pool)
             }
             Strategy::RoundRobin => {
                 turns.fetch_add(1, Ordering::Relaxed);
-                lane.in_turn(lane.turns(), pool)
+                member_set.in_turn(member_set.turns(), pool)
             }
-            Strategy::ConsistentHash => lane.on_ring(draw, pool),
-            Strategy::Rendezvous => lane.rendezvous(draw.hash, &self.members, pool),
-            Strategy::LeastRequest => lane.least(draw.random, &self.members, pool),
+            Strategy::ConsistentHash => member_set.on_ring(draw, pool),
+            Strategy::Rendezvous => member_set.rendezvous(draw.hash, &self.members, pool),
+            Strategy::LeastRequest => member_set.least(draw.random, &self.members, pool),
         }
     }
 }
 
-/// Builds the lane of the members that a filter keeps.
-type LaneOf<'a> = dyn Fn(&dyn Fn(usize) -> bool) -> Lane + 'a;
+/// Builds the set of the members that a filter keeps.
+type SetOf<'a> = dyn Fn(&dyn Fn(usize) -> bool) -> MemberSet + 'a;
 
-impl Narrowed {
+impl Subsets {
     /// `None` if nothing narrows the choice.
-    fn new(plan: &Plan<'_>, members: &[Member<'_>], lane: &LaneOf<'_>) -> Option<Self> {
+    fn new(plan: &Plan<'_>, members: &[Member<'_>], member_set: &SetOf<'_>) -> Option<Self> {
         let members_min = plan.zone.map_or(1, |zone| zone.members_min.max(1) as usize);
         let local = |keep: &dyn Fn(usize) -> bool| {
             let own = plan.zone?.own;
-            let local = lane(&|at| keep(at) && members[at].zone == Some(own));
+            let local = member_set(&|at| keep(at) && members[at].zone == Some(own));
             (local.len() >= members_min).then_some(local)
         };
         let group = |share: &VersionWeight<'_>| {
             let of_version = |at: usize| members[at].version == Some(share.version);
-            let all = lane(&of_version);
+            let all = member_set(&of_version);
             let seed = xxh3_64_with_seed(share.version.as_bytes(), VERSION_SEED);
             let version = Weighted { seed, weight: share.weight };
             (all.len() > 0).then(|| Group { version, all, local: local(&of_version) })
@@ -267,17 +267,17 @@ impl Narrowed {
     /// members.
     fn local_or<'a>(
         &self,
-        all: &'a Lane,
-        local: Option<&'a Lane>,
+        all: &'a MemberSet,
+        local: Option<&'a MemberSet>,
         draw: &Draw,
         pool: &impl Pool,
-    ) -> &'a Lane {
+    ) -> &'a MemberSet {
         local.filter(|local| self.stays_in(local, draw.random, pool)).unwrap_or(all)
     }
 
     /// Whether enough members of the zone can be chosen and they are not overloaded. Only a sample of a large
     /// zone is read.
-    fn stays_in(&self, local: &Lane, random: u64, pool: &impl Pool) -> bool {
+    fn stays_in(&self, local: &MemberSet, random: u64, pool: &impl Pool) -> bool {
         let len = local.len();
         let admitted = (0..len).map(|at| local.position(at)).filter(|at| pool.admits(*at));
         if admitted.take(self.members_min).count() < self.members_min {

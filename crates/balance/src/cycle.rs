@@ -10,7 +10,7 @@ const SLOTS_MAX: u64 = 1 << 20;
 #[derive(Debug)]
 pub(crate) enum Cycle {
     /// All weights are equal. This many members take turns, one after the other.
-    Alike(usize),
+    Equal(usize),
     /// For each slot, the member and the number of this slot among the member's slots.
     Slots(Box<[(u32, u32)]>),
 }
@@ -19,7 +19,7 @@ impl Cycle {
     /// The cycle for members with these weights. A member with weight 0 has no slot.
     pub(crate) fn new(weights: &[u16]) -> Self {
         if weights.windows(2).all(|pair| pair[0] == pair[1]) {
-            return Self::Alike(if weights.first() == Some(&0) { 0 } else { weights.len() });
+            return Self::Equal(if weights.first() == Some(&0) { 0 } else { weights.len() });
         }
         let divisor = u64::from(weights.iter().copied().fold(0, gcd).max(1));
         let total: u64 = weights.iter().map(|weight| u64::from(*weight) / divisor).sum();
@@ -41,7 +41,7 @@ impl Cycle {
 
     pub(crate) fn len(&self) -> usize {
         match self {
-            Self::Alike(len) => *len,
+            Self::Equal(len) => *len,
             Self::Slots(slots) => slots.len(),
         }
     }
@@ -50,7 +50,7 @@ impl Cycle {
     /// [`Self::len`].
     pub(crate) fn slot(&self, slot: usize) -> (usize, u32) {
         match self {
-            Self::Alike(_) => (slot, 0),
+            Self::Equal(_) => (slot, 0),
             Self::Slots(slots) => (slots[slot].0 as usize, slots[slot].1),
         }
     }

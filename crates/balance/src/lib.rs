@@ -12,7 +12,7 @@
 mod balancer;
 mod cycle;
 mod hash;
-mod lane;
+mod member_set;
 mod random;
 mod rendezvous;
 mod ring;

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 pub const SKEW_MAX_MS: u64 = 5_000;
 /// How far a wall clock that no other node can check may move from the monotonic clock before it counts as
 /// wrong, in milliseconds. NTP corrects smaller steps.
-const LEAP_MS: u64 = 3_600_000;
+const JUMP_MS: u64 = 3_600_000;
 /// If a node seems to have been off for longer than this, in milliseconds, its clock may be wrong instead.
 /// The node cannot decide which.
 const OFF_MS: u64 = 24 * 3_600_000;
@@ -22,12 +22,12 @@ const OFF_MS: u64 = 24 * 3_600_000;
 #[derive(Clone, Debug)]
 pub struct Clock {
     source: Source,
-    believed: Arc<Believed>,
+    wall: Arc<WallClock>,
 }
 
 /// What is known about the wall clock. A part of it is read by every request, without a lock.
 #[derive(Debug)]
-struct Believed {
+struct WallClock {
     trust: Mutex<Trust>,
     /// The offset that a majority agrees on, or [`NOT_AGREED`] if it is unknown.
     agreed_offset_ms: AtomicI64,
@@ -35,7 +35,7 @@ struct Believed {
 
 const NOT_AGREED: i64 = i64::MIN;
 
-impl Believed {
+impl WallClock {
     fn set(&self, trust: &mut Trust, now: Trust) {
         *trust = now;
         let agreed = match now {
@@ -97,8 +97,8 @@ impl Clock {
 
     fn new(source: Source) -> Self {
         let trust = Mutex::new(Trust::Alone { offset_ms: 0 });
-        let believed = Arc::new(Believed { trust, agreed_offset_ms: AtomicI64::new(NOT_AGREED) });
-        let clock = Self { source, believed };
+        let wall = Arc::new(WallClock { trust, agreed_offset_ms: AtomicI64::new(NOT_AGREED) });
+        let clock = Self { source, wall };
         clock.confirm();
         clock
     }
@@ -112,26 +112,25 @@ impl Clock {
     /// Declares that there are other nodes. This clock is not trusted until it has been compared with theirs.
     pub fn ask_others(&self) {
         let offset_ms = self.offset_ms();
-        self.believed
-            .set(&mut self.believed.trust.lock(), Trust::Unchecked { offset_ms, waited: false });
+        self.wall.set(&mut self.wall.trust.lock(), Trust::Unchecked { offset_ms, waited: false });
     }
 
     /// Whether this node's clock may still have to be compared with others.
     #[must_use]
     pub fn is_unchecked(&self) -> bool {
-        matches!(*self.believed.trust.lock(), Trust::Unchecked { .. })
+        matches!(*self.wall.trust.lock(), Trust::Unchecked { .. })
     }
 
     /// Whether a write should wait for the comparison of the clocks. Once a write has waited without success,
     /// no other write waits.
     #[must_use]
     pub fn is_worth_waiting_for(&self) -> bool {
-        matches!(*self.believed.trust.lock(), Trust::Unchecked { waited: false, .. })
+        matches!(*self.wall.trust.lock(), Trust::Unchecked { waited: false, .. })
     }
 
     /// Records that a write has waited for the comparison without success.
     pub fn note_waited(&self) {
-        if let Trust::Unchecked { waited, .. } = &mut *self.believed.trust.lock() {
+        if let Trust::Unchecked { waited, .. } = &mut *self.wall.trust.lock() {
             *waited = true;
         }
     }
@@ -142,10 +141,10 @@ impl Clock {
     /// stays in force.
     pub fn compare(&self, offsets: &[i64], voters: usize) -> Option<i64> {
         let own = self.offset_ms();
-        let mut trust = self.believed.trust.lock();
+        let mut trust = self.wall.trust.lock();
         if voters <= 1 {
             let alone = Trust::Alone { offset_ms: trust.offset_ms() };
-            self.believed.set(&mut trust, alone);
+            self.wall.set(&mut trust, alone);
             return Some(0);
         }
         let mut all = offsets.to_vec();
@@ -158,7 +157,7 @@ impl Clock {
         let largest = (0..all.len()).map(within).max_by_key(|group| group.len());
         let agreed = largest.filter(|group| group.len() > voters / 2)?;
         let offset_ms = agreed[agreed.len() / 2];
-        self.believed.set(&mut trust, Trust::Agreed { offset_ms });
+        self.wall.set(&mut trust, Trust::Agreed { offset_ms });
         Some(own - offset_ms)
     }
 
@@ -166,7 +165,7 @@ impl Clock {
     /// node can check the clock. If the clock says that the node was off for a long time, an operator has to
     /// confirm it.
     pub fn note_start(&self, state_time_ms: u64) {
-        let mut trust = self.believed.trust.lock();
+        let mut trust = self.wall.trust.lock();
         if let Trust::Alone { offset_ms } | Trust::Unchecked { offset_ms, .. } = &mut *trust
             && state_time_ms > 0
             && self.own_wall_ms().abs_diff(state_time_ms) > OFF_MS
@@ -178,9 +177,9 @@ impl Clock {
     /// Confirms, on behalf of an operator, that this node's wall clock is right.
     pub fn confirm(&self) {
         let offset_ms = self.offset_ms();
-        let mut trust = self.believed.trust.lock();
+        let mut trust = self.wall.trust.lock();
         if !matches!(*trust, Trust::Agreed { .. }) {
-            self.believed.set(&mut trust, Trust::Alone { offset_ms });
+            self.wall.set(&mut trust, Trust::Alone { offset_ms });
         }
     }
 
@@ -189,7 +188,7 @@ impl Clock {
     /// log's clock.
     #[must_use]
     pub fn proposal_ms(&self) -> u64 {
-        let trust = *self.believed.trust.lock();
+        let trust = *self.wall.trust.lock();
         match trust {
             Trust::Alone { .. } => self.own_wall_ms(),
             Trust::Unchecked { .. } => 0,
@@ -201,10 +200,10 @@ impl Clock {
     /// other clock, and no operator, confirms this node's clock.
     #[must_use]
     pub fn retention_ms(&self) -> Option<u64> {
-        let trust = *self.believed.trust.lock();
+        let trust = *self.wall.trust.lock();
         match trust {
             Trust::Alone { offset_ms } => {
-                let leapt = self.offset_ms().abs_diff(offset_ms) > LEAP_MS;
+                let leapt = self.offset_ms().abs_diff(offset_ms) > JUMP_MS;
                 (!leapt).then(|| self.own_wall_ms())
             }
             Trust::Unchecked { .. } => None,
@@ -239,7 +238,7 @@ impl Clock {
     /// majority agrees on another time.
     #[must_use]
     pub fn wall_ms(&self) -> u64 {
-        match self.believed.agreed_offset_ms.load(Ordering::Relaxed) {
+        match self.wall.agreed_offset_ms.load(Ordering::Relaxed) {
             NOT_AGREED => self.own_wall_ms(),
             offset_ms => self.agreed_ms(offset_ms),
         }

@@ -273,14 +273,14 @@ impl Security {
         let hash = user.as_ref().map(|user| user.password_hash.clone());
         let asked_by = AskedBy::Stranger(client);
         let right = self.0.passwords.verify(password, hash, asked_by).await;
-        let right = right.map_err(|_| self.not_tried(user_name, client))?;
+        let right = right.map_err(|_| self.take_back_attempt(user_name, client))?;
         let Some(user) = user.filter(|_| right) else { return Err(SigninError::Refused) };
         self.0.limit.take_back(user_name, client);
         self.open_session(&user).ok_or(SigninError::NotReady)
     }
 
     /// Takes back an attempt whose password was not checked, so that the limit does not count it.
-    fn not_tried(&self, user_name: &str, client: IpAddr) -> SigninError {
+    fn take_back_attempt(&self, user_name: &str, client: IpAddr) -> SigninError {
         self.0.limit.take_back(user_name, client);
         SigninError::Busy
     }
@@ -318,7 +318,7 @@ impl Security {
             .map_err(|retry_after_s| SigninError::TooManyAttempts { retry_after_s })?;
         let hash = Some(user.password_hash.clone());
         let right = self.0.passwords.verify(password, hash, AskedBy::Known).await;
-        let right = right.map_err(|_| self.not_tried(name, client))?;
+        let right = right.map_err(|_| self.take_back_attempt(name, client))?;
         if right {
             self.0.limit.take_back(name, client);
         }

@@ -12,9 +12,9 @@ use super::name::Name;
 use super::versioned::{Needs, stored};
 
 /// Estimated size of the fixed part of an instance, and of a probe, in bytes.
-const STORED_BESIDE_LEN: usize = 256;
+const STORED_OVERHEAD_LEN: usize = 256;
 /// Estimated size of the fixed part of a tag or a metadata entry, in bytes.
-const STORED_BESIDE_ENTRY_LEN: usize = 64;
+const STORED_ENTRY_OVERHEAD_LEN: usize = 64;
 
 /// When an instance is removed without a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
@@ -130,11 +130,11 @@ impl Registration {
     #[must_use]
     pub fn stored_len(&self) -> u64 {
         let name = |name: &Option<Name>| name.as_ref().map_or(0, |name| name.as_str().len());
-        let tags = self.tags.iter().map(|tag| tag.len() + STORED_BESIDE_ENTRY_LEN);
+        let tags = self.tags.iter().map(|tag| tag.len() + STORED_ENTRY_OVERHEAD_LEN);
         let metadata = self.metadata.iter();
         let metadata =
-            metadata.map(|(key, v)| key.as_str().len() + v.len() + STORED_BESIDE_ENTRY_LEN);
-        let len = STORED_BESIDE_LEN
+            metadata.map(|(key, v)| key.as_str().len() + v.len() + STORED_ENTRY_OVERHEAD_LEN);
+        let len = STORED_OVERHEAD_LEN
             + self.id.as_str().len()
             + self.address.as_str().len()
             + name(&self.zone)
@@ -142,7 +142,11 @@ impl Registration {
             + name(&self.node)
             + tags.sum::<usize>()
             + metadata.sum::<usize>()
-            + self.checks.iter().map(|check| STORED_BESIDE_LEN + check.texts_len()).sum::<usize>();
+            + self
+                .checks
+                .iter()
+                .map(|check| STORED_OVERHEAD_LEN + check.texts_len())
+                .sum::<usize>();
         len as u64
     }
 

@@ -238,7 +238,7 @@ impl ControlStore for RaftStore {
     }
 
     fn lacks_acknowledged(&self) -> Option<u64> {
-        self.node.owed_index()
+        self.node.lost_index()
     }
 
     fn exclusion(&self) -> Option<String> {

@@ -280,7 +280,7 @@ impl Metrics {
         let mut families = self.registry.gather();
         if state.index() == 0 {
             // A node without a state does not know these values, and 0 would be wrong.
-            families.retain(|family| !OF_THE_STATE.contains(&family.name()));
+            families.retain(|family| !STATE_METRICS.contains(&family.name()));
         }
         let mut out = Vec::new();
         if let Err(error) = TextEncoder::new().encode(&families, &mut out) {
@@ -291,7 +291,7 @@ impl Metrics {
 }
 
 /// Metrics that count objects in the state.
-const OF_THE_STATE: [&str; 5] = [
+const STATE_METRICS: [&str; 5] = [
     "maxine_registered_services",
     "maxine_registered_parent_nodes",
     "maxine_registered_virtual_nodes",

@@ -21,7 +21,7 @@ use tokio::sync::watch as watch_channel;
 use maxine_clock::Clock;
 use maxine_state::{ControlState, Event, Name, ServiceKey, ServiceRef};
 
-use table::Surroundings;
+use table::TableContext;
 pub use table::{Endpoint, Load, ServiceCounter, ServiceTable, is_listed};
 use table_key::TableKey;
 pub use watch::{Compacted, WatchHub, WatchScope, Watcher, WatcherLost};
@@ -184,8 +184,8 @@ impl View {
         }
     }
 
-    fn surroundings<'a>(&'a self, state: &'a ControlState) -> Surroundings<'a> {
-        Surroundings { config: &state.config().config, zone: self.zone.as_deref() }
+    fn surroundings<'a>(&'a self, state: &'a ControlState) -> TableContext<'a> {
+        TableContext { config: &state.config().config, zone: self.zone.as_deref() }
     }
 
     /// The present state.

@@ -48,7 +48,7 @@ pub struct Endpoint {
 
 /// The values outside the service that a table depends on.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Surroundings<'a> {
+pub(super) struct TableContext<'a> {
     pub(super) config: &'a RuntimeConfig,
     /// The zone in which this node runs.
     pub(super) zone: Option<&'a str>,
@@ -74,7 +74,7 @@ impl ServiceTable {
     pub(super) fn build(
         key: ServiceKey,
         service: &ServiceState,
-        surroundings: Surroundings<'_>,
+        surroundings: TableContext<'_>,
         index: u64,
         previous: Option<&Self>,
     ) -> Self {

@@ -253,9 +253,9 @@ async fn recognised(me: &LocalIdentity, peer: NodeId, reader: &mut Reader) -> io
             let (last, _) = (me.log_end)();
             let acknowledged = acknowledged.map(consensus::log_id_from_dto);
             if let Some(acknowledged) = acknowledged.filter(|id| last < Some(*id)) {
-                me.acknowledged.owe(acknowledged, term);
+                me.acknowledged.note_lost(acknowledged, term);
             }
-            me.acknowledged.told_by(peer);
+            me.acknowledged.reported_by(peer);
             Ok(shown)
         }
         DirSeen::Replaced => {

@@ -60,7 +60,7 @@ async fn what_is_acknowledged_during_the_greeting_is_no_sign_of_an_older_copy() 
             id(5)
         });
         meet(&one, &two, one_opens).await;
-        assert_eq!(two.acknowledged.owed(), None, "one_opens: {one_opens}");
+        assert_eq!(two.acknowledged.lost(), None, "one_opens: {one_opens}");
     }
 }
 
@@ -71,8 +71,8 @@ async fn a_node_whose_log_ends_before_what_it_had_acknowledged_learns_that() {
         let (one, two) = (node(dir.path(), 1, || id(9)), node(dir.path(), 2, || id(5)));
         one.acknowledged.note(2, id(9));
         meet(&one, &two, one_opens).await;
-        let owed = two.acknowledged.owed().expect("it is told");
-        assert_eq!(owed.last, id(9), "one_opens: {one_opens}");
-        assert_eq!(one.acknowledged.owed(), None);
+        let lost = two.acknowledged.lost().expect("it is reported");
+        assert_eq!(lost.last, id(9), "one_opens: {one_opens}");
+        assert_eq!(one.acknowledged.lost(), None);
     }
 }

@@ -125,7 +125,7 @@ impl Inbound {
 
     /// Whether this node has everything that it had acknowledged, as far as the others can know.
     fn has_all_it_had(&self) -> bool {
-        self.context.me.acknowledged.owed().is_none() && self.is_settled()
+        self.context.me.acknowledged.lost().is_none() && self.is_settled()
     }
 
     async fn settled(&self) {

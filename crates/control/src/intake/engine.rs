@@ -217,9 +217,9 @@ impl<R> Intake<R> {
             return;
         }
         match flight.judge(failure) {
-            Judged::Over(refusal) => flight.refuse_until(u64::MAX, &refusal, effects),
+            AfterFailure::Over(refusal) => flight.refuse_until(u64::MAX, &refusal, effects),
             // Nothing was proposed, so writes whose time is over are answered, and the others continue.
-            Judged::Again(refusal) => {
+            AfterFailure::Again(refusal) => {
                 flight.refuse_until(now_ms + RETRY_PAUSE_MS, &refusal, effects);
             }
         }
@@ -238,7 +238,7 @@ fn refuse<R>(late: Vec<R>, effects: &mut Vec<IntakeEffect<R>>) {
 
 /// What follows from a failure.
 #[derive(Debug, PartialEq, Eq)]
-enum Judged {
+enum AfterFailure {
     /// Every write of the batch gets this answer.
     Over(Refusal),
     /// The batch is tried again. Writes whose time is over get this answer.
@@ -281,7 +281,7 @@ impl<R> Flight<R> {
         effects.extend(answers.map(|reply| IntakeEffect::Answer(reply, Err(refusal.clone()))));
     }
 
-    fn judge(&mut self, failure: Failure) -> Judged {
+    fn judge(&mut self, failure: Failure) -> AfterFailure {
         let was_uncertain = self.is_uncertain;
         // A node whose disk fails during a write may already have sent the write to other nodes.
         let may_be_written = matches!(failure, Failure::Unknown | Failure::Storage(_));
@@ -289,17 +289,17 @@ impl<R> Flight<R> {
         let has_fence = self.batch.proposals.iter().any(|proposal| proposal.fence.is_some());
         let refusal = match failure {
             Failure::Storage(why) => {
-                return Judged::Over(unless(was_uncertain, Refusal::Storage(why)));
+                return AfterFailure::Over(unless(was_uncertain, Refusal::Storage(why)));
             }
             Failure::TooLarge { len, max } => {
-                return Judged::Over(unless(was_uncertain, Refusal::TooLarge { len, max }));
+                return AfterFailure::Over(unless(was_uncertain, Refusal::TooLarge { len, max }));
             }
             Failure::Refused(why) if !was_uncertain => {
-                return Judged::Over(Refusal::NotWritten(why));
+                return AfterFailure::Over(Refusal::NotWritten(why));
             }
             // Its leadership has ended, so another attempt would be refused too.
             Failure::NotLeader(why) if has_fence && !was_uncertain => {
-                return Judged::Over(Refusal::NotWritten(why));
+                return AfterFailure::Over(Refusal::NotWritten(why));
             }
             Failure::Refused(why) | Failure::NotLeader(why) | Failure::NotWritten(why) => {
                 Refusal::NotWritten(why)
@@ -307,7 +307,7 @@ impl<R> Flight<R> {
             Failure::Overloaded => Refusal::Overloaded,
             Failure::Unknown => Refusal::NotWritten("there was no answer in time".into()),
         };
-        Judged::Again(unless(self.is_uncertain, refusal))
+        AfterFailure::Again(unless(self.is_uncertain, refusal))
     }
 }
 

@@ -161,7 +161,7 @@ impl<R> Queues<R> {
         let fenced_waits = self.system.iter().any(|write| write.proposal.fence.is_some());
         let unfenced_waits = !(self.known.is_empty() && self.strangers.is_empty())
             || self.system.iter().any(|write| write.proposal.fence.is_none());
-        let mut batch = Filling { items: 0, writes: Vec::new(), late: Vec::new(), now_ms };
+        let mut batch = BatchBuilder { items: 0, writes: Vec::new(), late: Vec::new(), now_ms };
         if fenced_waits && !(unfenced_waits && self.was_fenced) {
             self.was_fenced = true;
             batch.take(&mut self.system, BATCH_ITEMS_MAX, |p| p.fence.is_some());
@@ -179,7 +179,7 @@ impl<R> Queues<R> {
 }
 
 /// A batch that is being filled.
-struct Filling<R> {
+struct BatchBuilder<R> {
     items: usize,
     writes: Vec<Write<R>>,
     /// The writes that waited too long.
@@ -187,7 +187,7 @@ struct Filling<R> {
     now_ms: u64,
 }
 
-impl<R> Filling<R> {
+impl<R> BatchBuilder<R> {
     /// Takes writes from the front of `queue` as long as `fits` allows it and the batch has at most `max`
     /// items. The first write of a batch is taken whatever its number of items is.
     fn take(&mut self, queue: &mut VecDeque<Write<R>>, max: usize, fits: fn(&Proposal) -> bool) {

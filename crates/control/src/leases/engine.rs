@@ -118,7 +118,7 @@ pub enum ExpiryEvent {
 
 /// Why a node cannot report the remaining times of the leases.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NotLeft {
+pub enum RemainingUnknown {
     /// As far as this node knows, the log has no grant that ended the named one.
     #[error("no grant has ended that one")]
     NotEnded,
@@ -233,12 +233,12 @@ impl Leases {
         present: Fence,
         state: &ControlState,
         now_ms: u64,
-    ) -> Result<Arc<Former>, NotLeft> {
+    ) -> Result<Arc<Former>, RemainingUnknown> {
         let granted = state.grant().is_some_and(|grant| grant.fence >= present);
         if former >= present || !granted {
-            return Err(NotLeft::NotEnded);
+            return Err(RemainingUnknown::NotEnded);
         }
-        self.deadlines.former(former, now_ms).ok_or(NotLeft::NotKnown)
+        self.deadlines.former(former, now_ms).ok_or(RemainingUnknown::NotKnown)
     }
 
     fn begin(&mut self, fence: Fence, now_ms: u64, effects: &mut Vec<LeaseEffect>) {

@@ -135,11 +135,14 @@ fn a_new_leader_asks_the_one_before_once_and_takes_over_what_was_left() {
     let before = world.state.clone();
     let present = world.grant("m");
     let answer = old.hand_over(old_fence, present, &before, 5_000);
-    assert_eq!(answer.unwrap_err(), NotLeft::NotEnded, "the grant has not arrived there");
+    assert_eq!(answer.unwrap_err(), RemainingUnknown::NotEnded, "the grant has not arrived there");
     assert!(renew(&old, 5_000));
     let left = old.hand_over(old_fence, present, &world.state, 6_000).unwrap();
     assert!(!renew(&old, 6_001));
-    assert_eq!(old.hand_over(Fence(1), present, &world.state, 0).unwrap_err(), NotLeft::NotKnown);
+    assert_eq!(
+        old.hand_over(Fence(1), present, &world.state, 0).unwrap_err(),
+        RemainingUnknown::NotKnown
+    );
 
     let mut new = engine("m");
     assert_eq!(new.step(LeaseEvent::DutiesGranted(present), 70_000), []);

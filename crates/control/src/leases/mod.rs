@@ -15,7 +15,7 @@ mod settings;
 mod table;
 
 pub use deadlines::Due;
-pub use engine::{EXPIRY_TICK_MS, ExpiryEvent, LeaseEffect, LeaseEvent, Leases, NotLeft};
+pub use engine::{EXPIRY_TICK_MS, ExpiryEvent, LeaseEffect, LeaseEvent, Leases, RemainingUnknown};
 pub use former::{Former, FormerLease};
 pub use settings::ExpirySettings;
 pub use table::{LeaseId, LeaseTable, Leased};

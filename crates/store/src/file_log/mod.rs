@@ -57,7 +57,7 @@ impl From<LogError> for OpenError {
 
 /// New entries in the file.
 #[derive(Debug, Default)]
-pub(super) struct News {
+pub(super) struct NewEntries {
     /// The entries, in order.
     pub(super) entries: Vec<Vec<u8>>,
     /// For each frame, the number of entries in the log after it, and the chain.
@@ -249,7 +249,7 @@ impl LogFile {
     }
 
     /// Reads the entries after those that were read before. After an error, none of them counts as read.
-    pub(super) fn read_new(&mut self) -> Result<News, LogError> {
+    pub(super) fn read_new(&mut self) -> Result<NewEntries, LogError> {
         let (news, damage) = self.read()?;
         match damage {
             None => Ok(self.count(news)),
@@ -261,13 +261,13 @@ impl LogFile {
     }
 
     /// Reads the complete frames before the damage that [`Self::read_new`] reported.
-    pub(super) fn read_before_damage(&mut self) -> Result<News, LogError> {
+    pub(super) fn read_before_damage(&mut self) -> Result<NewEntries, LogError> {
         let (news, _) = self.read()?;
         Ok(self.count(news))
     }
 
     /// Moves the position to the end of `news`.
-    fn count(&mut self, news: News) -> News {
+    fn count(&mut self, news: NewEntries) -> NewEntries {
         if let Some((seq, chain)) = news.places.last() {
             (self.seq, self.chain) = (*seq, *chain);
         }
@@ -276,13 +276,13 @@ impl LogFile {
     }
 
     /// Reads the complete frames after the present position, and says what is wrong after them.
-    fn read(&self) -> Result<(News, Option<String>), LogError> {
+    fn read(&self) -> Result<(NewEntries, Option<String>), LogError> {
         let fail = |error| LogError::Io(self.path.clone(), error);
         let mut bytes = Vec::new();
         let mut file = &self.file;
         file.seek(SeekFrom::Start(self.end)).map_err(fail)?;
         file.read_to_end(&mut bytes).map_err(fail)?;
-        let mut news = News::default();
+        let mut news = NewEntries::default();
         let mut rest = bytes.as_slice();
         let (mut seq, mut so_far) = (self.seq, self.chain);
         loop {

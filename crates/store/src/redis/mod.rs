@@ -5,7 +5,7 @@
 //! command of the leader is refused in the script unless its lease is the present one.
 //!
 //! While Redis is unreachable, reads use the last view, writes are refused, and no node leads. The chain of
-//! nonces in the log shows what Redis has lost. [`mend`] has the table of repairs, and
+//! nonces in the log shows what Redis has lost. [`repair`] has the table of repairs, and
 //! `docs/reference/backends.md` says what can be lost.
 //!
 //! This module never decides policy, and never relies on the wall clock.
@@ -14,9 +14,9 @@ mod config;
 mod connect;
 mod lease;
 mod mailbox;
-mod mend;
 mod nodes;
 mod propose;
+mod repair;
 mod replica;
 mod scripts;
 mod snapshot;

@@ -36,7 +36,7 @@ enum Attempt {
     /// This attempt did not write the entry. Another attempt is useless, or useless for now.
     Refused(ProposeError),
     /// This attempt did not write the entry. This node must repair the log first.
-    Mend,
+    Repair,
     /// The entry may be in the log.
     Unknown,
     /// The entry is in the log, but too few servers confirmed it in time.
@@ -98,7 +98,7 @@ impl Core {
                     return Err(error);
                 }
                 Attempt::Unconfirmed => return Err(ProposeError::OutcomeUnknown),
-                Attempt::Mend => self.want_repair(),
+                Attempt::Repair => self.want_repair(),
                 Attempt::Refused(_) | Attempt::Unknown => {}
             }
             let pause = Duration::from_millis(RETRY_MS);
@@ -161,7 +161,7 @@ impl Core {
                         self.note_fenced(&text);
                         Attempt::Refused(self.not_leader())
                     }
-                    _ => Attempt::Mend,
+                    _ => Attempt::Repair,
                 }
             }
             Err(error) => {

@@ -1,7 +1,7 @@
 //! The content of Redis at one moment: the head, the stream, the snapshot and the lease.
 //!
 //! One script reads all of it, so that the parts are consistent. It decides nothing about this node;
-//! [`super::mend`] does.
+//! [`super::repair`] does.
 
 use std::time::Duration;
 

@@ -1,7 +1,7 @@
 //! Follows the log.
 //!
 //! Each node has one such task, with its own connection. After every silence, and whenever something does not
-//! fit, it calls [`super::mend`] to compare the end of the log with this node's position.
+//! fit, it calls [`super::repair`] to compare the end of the log with this node's position.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -28,7 +28,7 @@ const PASSED_PAUSE_MS: u64 = 50;
 pub(super) enum End {
     /// The connection can no longer be used.
     Redis(RedisError),
-    /// The content of Redis cannot be used yet. [`super::mend`] says how long that can last.
+    /// The content of Redis cannot be used yet. [`super::repair`] says how long that can last.
     Damaged(String),
     /// This node must stop.
     Fatal(String),

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use super::orderer::refuse_where_the_storage_is_away;
+use super::orderer::refuse_unmounted_storage;
 use crate::OpenError;
 
 /// Settings of the shared-file mode.
@@ -85,8 +85,6 @@ impl SharedFileConfig {
     /// # Errors
     /// What [`super::SharedFileStore::open`] would say.
     pub fn check_storage(&self) -> Result<(), OpenError> {
-        self.used_log
-            .as_deref()
-            .map_or(Ok(()), |used| refuse_where_the_storage_is_away(used, &self.path))
+        self.used_log.as_deref().map_or(Ok(()), |used| refuse_unmounted_storage(used, &self.path))
     }
 }

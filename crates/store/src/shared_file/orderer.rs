@@ -21,7 +21,7 @@ use super::Shared;
 use super::leader_file::LeaderRecord;
 use super::node_files::NodeFiles;
 use crate::claim::{Claim, Outcome};
-use crate::file_log::{GROUP_LEN_MAX, LogError, LogFile, News, Place, beside, try_lock};
+use crate::file_log::{GROUP_LEN_MAX, LogError, LogFile, NewEntries, Place, beside, try_lock};
 use crate::machine::{Machine, read_entry};
 use crate::node_register::REPORT_MS;
 use crate::{OpenError, Ordered, ProposeError, StoreEvent, StoreNode};
@@ -98,7 +98,7 @@ impl From<LogError> for Failure {
 }
 
 /// Refuses to start if the log does not exist although this node has used it.
-pub(super) fn refuse_where_the_storage_is_away(used: &Path, log: &Path) -> Result<(), OpenError> {
+pub(super) fn refuse_unmounted_storage(used: &Path, log: &Path) -> Result<(), OpenError> {
     let names_it = std::fs::read(used).is_ok_and(|name| name == log.as_os_str().as_bytes());
     if !names_it || log.exists() {
         return Ok(());
@@ -191,7 +191,7 @@ impl Orderer {
                 Err(RecvTimeoutError::Timeout) => self.look(),
                 Err(RecvTimeoutError::Disconnected) => break,
             };
-            let done = done.and_then(|()| self.tend_lease()).and_then(|()| self.report());
+            let done = done.and_then(|()| self.take_or_renew_lease()).and_then(|()| self.report());
             match done {
                 Ok(()) => self.shared.note_reachable(),
                 Err(Failure::Busy) => {}
@@ -353,7 +353,7 @@ impl Orderer {
         Err(Failure::Away(reason))
     }
 
-    fn take(&mut self, news: News) -> Result<(), Failure> {
+    fn take(&mut self, news: NewEntries) -> Result<(), Failure> {
         if news.torn {
             let len_bytes = self.log.cut_torn_tail()?;
             self.shared.emit(StoreEvent::TornTailCut { len_bytes });

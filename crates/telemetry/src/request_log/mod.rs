@@ -75,7 +75,7 @@ struct Sink {
 struct Buffer {
     records: Vec<FinishedRequest>,
     /// Whether the writer waits for a first record.
-    writer_rests: bool,
+    writer_is_idle: bool,
 }
 
 pub(super) struct RequestLog {
@@ -165,7 +165,7 @@ impl RequestLog {
             return false;
         }
         buffer.records.push(request);
-        let wakes = std::mem::take(&mut buffer.writer_rests) || buffer.records.len() == ROUND_LEN;
+        let wakes = std::mem::take(&mut buffer.writer_is_idle) || buffer.records.len() == ROUND_LEN;
         drop(buffer);
         if wakes && let Some(writer) = &*self.writer_thread.lock() {
             writer.unpark();
@@ -176,8 +176,8 @@ impl RequestLog {
     /// Whether the writer has nothing to do. The next record then wakes it.
     fn rests(&self) -> bool {
         let mut buffer = self.buffer.lock();
-        buffer.writer_rests = buffer.records.is_empty() && self.events.lock().is_empty();
-        buffer.writer_rests
+        buffer.writer_is_idle = buffer.records.is_empty() && self.events.lock().is_empty();
+        buffer.writer_is_idle
     }
 
     /// Whether there are fewer records than a whole round.

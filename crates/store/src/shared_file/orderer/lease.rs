@@ -21,7 +21,7 @@ impl Orderer {
         mine
     }
 
-    pub(super) fn tend_lease(&mut self) -> Result<(), Failure> {
+    pub(super) fn take_or_renew_lease(&mut self) -> Result<(), Failure> {
         let now_ms = self.shared.clock.monotonic_ms();
         if now_ms < self.lease_due_ms {
             return Ok(());

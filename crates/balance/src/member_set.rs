@@ -22,17 +22,17 @@ enum Positions {
 }
 
 #[derive(Debug)]
-pub(crate) struct Lane {
+pub(crate) struct MemberSet {
     positions: Positions,
     /// For round robin and least request.
     cycle: Cycle,
     /// For consistent hashing.
     ring: Ring,
-    /// The number of turns so far, if this lane has its own counter.
+    /// The number of turns so far, if this set has its own counter.
     turns: AtomicU64,
 }
 
-impl Lane {
+impl MemberSet {
     /// All members.
     pub(crate) fn all(strategy: Strategy, members: &[Weighted]) -> Self {
         let len = members.len();
@@ -70,7 +70,7 @@ impl Lane {
                 let weights: Vec<u16> = positions.iter().map(weight).collect();
                 Cycle::new(&weights)
             }
-            Strategy::ConsistentHash | Strategy::Rendezvous => Cycle::Alike(0),
+            Strategy::ConsistentHash | Strategy::Rendezvous => Cycle::Equal(0),
         };
         Self { positions, cycle, ring, turns: AtomicU64::new(turns) }
     }
@@ -82,7 +82,7 @@ impl Lane {
         }
     }
 
-    /// This lane's own count of turns.
+    /// The count of turns of this set.
     pub(crate) fn turns(&self) -> &AtomicU64 {
         &self.turns
     }

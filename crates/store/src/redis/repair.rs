@@ -48,7 +48,7 @@ const PUT_BACK_LEN_MAX: usize = 4 * 1024 * 1024;
 
 /// The next action of this node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Way {
+enum Repair {
     /// Create an empty log.
     Create,
     /// Nothing: the node is at the head.
@@ -65,7 +65,7 @@ enum Way {
 
 /// The facts that decide, apart from the survey.
 #[derive(Clone, Copy, Debug, Default)]
-struct Here {
+struct LocalFacts {
     /// Another node holds the lease.
     other_leads: bool,
     /// Whether the stream has the entry that follows this node's position.
@@ -75,27 +75,27 @@ struct Here {
 }
 
 /// The table in the module's documentation.
-fn way(survey: &Survey, mine: &Position, here: Here) -> Way {
+fn repair_for(survey: &Survey, mine: &Position, here: LocalFacts) -> Repair {
     let Some(head) = &survey.head else {
         return match (mine.seq, survey.is_empty) {
-            (0, true) => Way::Create,
-            (0, false) => Way::TakeSnapshot,
-            _ => Way::PutStateBack,
+            (0, true) => Repair::Create,
+            (0, false) => Repair::TakeSnapshot,
+            _ => Repair::PutStateBack,
         };
     };
     if mine.epoch.is_empty() {
-        return Way::TakeSnapshot;
+        return Repair::TakeSnapshot;
     }
     if head.is_same_entry(mine) {
         let in_order = survey.takes_entries() || here.other_leads;
-        return if in_order { Way::Stay } else { Way::PutStateBack };
+        return if in_order { Repair::Stay } else { Repair::PutStateBack };
     }
     if here.next_is_there {
-        Way::Follow
+        Repair::Follow
     } else if here.remembers_tail {
-        Way::PutTailBack
+        Repair::PutTailBack
     } else {
-        Way::TakeSnapshot
+        Repair::TakeSnapshot
     }
 }
 
@@ -124,7 +124,7 @@ impl Core {
         let asked_ms = self.clock.monotonic_ms();
         let survey = Survey::read(link, &self.keys, timeout).await?;
         let mine = self.replica.position();
-        let mut here = Here::default();
+        let mut here = LocalFacts::default();
         let held = self.held_lease();
         here.other_leads = !survey.lease.is_empty() && held.as_deref() != Some(&*survey.lease);
         let mut tail = None;
@@ -139,8 +139,8 @@ impl Core {
             None => {}
         }
         here.remembers_tail = tail.is_some();
-        let chosen = way(&survey, &mine, here);
-        if !matches!(chosen, Way::Stay | Way::Follow) {
+        let chosen = repair_for(&survey, &mine, here);
+        if !matches!(chosen, Repair::Stay | Repair::Follow) {
             tracing::info!(
                 ?chosen,
                 seq = mine.seq,
@@ -149,25 +149,25 @@ impl Core {
             );
         }
         match chosen {
-            Way::Create => {
+            Repair::Create => {
                 stream::create(link, &self.keys, timeout).await?;
                 Ok(Step::Again)
             }
-            Way::Stay | Way::Follow => {
+            Repair::Stay | Repair::Follow => {
                 if let Some(head) = survey.head.filter(|head| head.epoch != mine.epoch) {
                     self.replica.adopt(&head.epoch);
                 }
-                if chosen == Way::Stay {
+                if chosen == Repair::Stay {
                     self.note_complete(asked_ms);
                 }
                 Ok(Step::Settled)
             }
-            Way::TakeSnapshot => self.take_snapshot(link).await,
-            Way::PutTailBack => match (survey.head, tail) {
+            Repair::TakeSnapshot => self.take_snapshot(link).await,
+            Repair::PutTailBack => match (survey.head, tail) {
                 (Some(head), Some(tail)) => self.put_tail_back(link, head, &tail).await,
                 _ => Ok(Step::Again),
             },
-            Way::PutStateBack => {
+            Repair::PutStateBack => {
                 if survey.head.is_none() && !survey.is_empty {
                     self.take_what_follows(link).await?;
                 }
@@ -340,30 +340,36 @@ mod tests {
     #[test]
     fn every_combination_has_a_way_on() {
         let sound = |head| survey(Some(head), "stream", 5);
-        let no = Here::default();
-        let other_leads = Here { other_leads: true, ..no };
-        let next_is_there = Here { next_is_there: true, ..no };
-        let remembers_tail = Here { remembers_tail: true, ..no };
+        let no = LocalFacts::default();
+        let other_leads = LocalFacts { other_leads: true, ..no };
+        let next_is_there = LocalFacts { next_is_there: true, ..no };
+        let remembers_tail = LocalFacts { remembers_tail: true, ..no };
         let nothing = Position::default();
         for (case, survey, mine, here, expected) in [
-            ("all new", survey(None, "none", 0), &nothing, no, Way::Create),
-            ("a lost head", survey(None, "stream", 5), &nothing, no, Way::TakeSnapshot),
-            ("a lost head", survey(None, "stream", 5), &at(5, 5), no, Way::PutStateBack),
-            ("flushed", survey(None, "none", 0), &at(5, 5), no, Way::PutStateBack),
-            ("an empty log flushed", survey(None, "none", 0), &at(0, 0), no, Way::Create),
-            ("a new node", sound(at(5, 5)), &nothing, no, Way::TakeSnapshot),
-            ("at the head", sound(at(5, 5)), &at(5, 5), no, Way::Stay),
-            ("no stream", survey(Some(at(5, 5)), "none", 0), &at(5, 5), no, Way::PutStateBack),
-            ("a string", survey(Some(at(5, 5)), "string", 0), &at(5, 5), no, Way::PutStateBack),
-            ("no stream", survey(Some(at(5, 5)), "none", 0), &at(5, 5), other_leads, Way::Stay),
-            ("a stranger's", survey(Some(at(5, 5)), "stream", 9), &at(5, 5), no, Way::PutStateBack),
-            ("behind", sound(at(5, 5)), &at(3, 3), next_is_there, Way::Follow),
-            ("behind a gap", sound(at(5, 5)), &at(3, 3), no, Way::TakeSnapshot),
-            ("a fork", sound(at(5, 5)), &at(5, 6), no, Way::TakeSnapshot),
-            ("ahead", sound(at(5, 5)), &at(7, 7), remembers_tail, Way::PutTailBack),
-            ("ahead on a fork", sound(at(5, 5)), &at(7, 7), no, Way::TakeSnapshot),
+            ("all new", survey(None, "none", 0), &nothing, no, Repair::Create),
+            ("a lost head", survey(None, "stream", 5), &nothing, no, Repair::TakeSnapshot),
+            ("a lost head", survey(None, "stream", 5), &at(5, 5), no, Repair::PutStateBack),
+            ("flushed", survey(None, "none", 0), &at(5, 5), no, Repair::PutStateBack),
+            ("an empty log flushed", survey(None, "none", 0), &at(0, 0), no, Repair::Create),
+            ("a new node", sound(at(5, 5)), &nothing, no, Repair::TakeSnapshot),
+            ("at the head", sound(at(5, 5)), &at(5, 5), no, Repair::Stay),
+            ("no stream", survey(Some(at(5, 5)), "none", 0), &at(5, 5), no, Repair::PutStateBack),
+            ("a string", survey(Some(at(5, 5)), "string", 0), &at(5, 5), no, Repair::PutStateBack),
+            ("no stream", survey(Some(at(5, 5)), "none", 0), &at(5, 5), other_leads, Repair::Stay),
+            (
+                "a stranger's",
+                survey(Some(at(5, 5)), "stream", 9),
+                &at(5, 5),
+                no,
+                Repair::PutStateBack,
+            ),
+            ("behind", sound(at(5, 5)), &at(3, 3), next_is_there, Repair::Follow),
+            ("behind a gap", sound(at(5, 5)), &at(3, 3), no, Repair::TakeSnapshot),
+            ("a fork", sound(at(5, 5)), &at(5, 6), no, Repair::TakeSnapshot),
+            ("ahead", sound(at(5, 5)), &at(7, 7), remembers_tail, Repair::PutTailBack),
+            ("ahead on a fork", sound(at(5, 5)), &at(7, 7), no, Repair::TakeSnapshot),
         ] {
-            assert_eq!(way(&survey, mine, here), expected, "{case}");
+            assert_eq!(repair_for(&survey, mine, here), expected, "{case}");
         }
     }
 }
