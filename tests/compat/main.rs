@@ -11,6 +11,7 @@
 mod access;
 mod actuator;
 mod fast_path;
+mod one_outcome;
 mod one_selection;
 mod peers;
 mod proxying;

@@ -48,8 +48,8 @@ const FILTERS: [(&str, &str); 5] = [
 enum Way {
     /// A redirect of discovery.
     Redirect,
-    /// The same by the route with a slash at its end, which only the router knows.
-    RedirectByRouter,
+    /// The same with a slash at the end of the path.
+    RedirectWithSlash,
     /// Discovery that forwards the request.
     DiscoverByProxy,
     /// The proxy's own path.
@@ -60,7 +60,7 @@ enum Way {
 
 const WAYS: [Way; 6] = [
     Way::Redirect,
-    Way::RedirectByRouter,
+    Way::RedirectWithSlash,
     Way::DiscoverByProxy,
     Way::Proxy,
     Way::Resolve,
@@ -102,7 +102,7 @@ impl Way {
         let target_encoded = encoded(&target);
         match self {
             Self::Redirect => format!("{discover}?serviceName=s&endPoint={target_encoded}"),
-            Self::RedirectByRouter => format!("{discover}/?serviceName=s&{parameter}"),
+            Self::RedirectWithSlash => format!("{discover}/?serviceName=s&{parameter}"),
             Self::DiscoverByProxy => {
                 format!("{discover}?serviceName=s&mode=proxy&endPoint={target_encoded}")
             }

@@ -3,8 +3,9 @@
 //! Place in the flow: between the socket and the HTTP library, where every connection begins. Most of what a
 //! look-up costs behind the library is the library: a map of the headers in, another one out, a state
 //! machine around both. Here a request of the plainest shape is read where it stands and its answer
-//! written whole. Whatever is not of that shape, or not answered by a redirect, goes to the library as it
-//! came, with all that follows on its connection; nothing has been done for it before.
+//! written whole. Route and look-up are those of the [`super::Front`]; only the answer is encoded here. Whatever is not of
+//! that shape, or not answered by a redirect, goes to the library as it came, with all that follows on its connection;
+//! nothing has been done for it before.
 //!
 //! **Invariant:** a client cannot tell which of the two answered. The tests in `tests/compat/fast_path.rs`
 //! send the same bytes both ways.
@@ -20,6 +21,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
+use axum::http::Method;
 use axum::http::header::{self, HeaderName};
 use bytes::Bytes;
 use httparse::{Header, Status};
@@ -31,8 +33,9 @@ use tokio_util::sync::CancellationToken;
 use super::AppState;
 use super::compat::{self, Preferred};
 use super::middleware::{Shared, TRACEPARENT, context_of};
+use super::route::Route;
 use super::well_formed;
-use maxine_discovery::TEXT_PREFIX;
+use maxine_discovery::{Outcome, TEXT_PREFIX};
 use maxine_gateway::FieldLines;
 
 /// What is read of a connection at once, in bytes: a request that does not fit is none of the plainest.
@@ -214,8 +217,9 @@ impl FastPath {
         let mut head = httparse::Request::new(&mut []);
         let parsed = head.parse_with_uninit_headers(bytes, &mut fields);
         let Ok(Status::Complete(len)) = parsed else { return None };
-        let target = head.path?;
-        let query = plain_discovery(&head)?;
+        let (path, query) = plain_target(&head)?;
+        let route = Route::of(&self.state, &Method::GET, path, Some(query));
+        let Route::LookUp(look_up) = route else { return None };
         let given = Given::of(head.headers, self.edge.trace_header().as_str())?;
         let body = compat::preferred(given.accept);
         if body == Preferred::Html {
@@ -224,13 +228,14 @@ impl FastPath {
         let read = ReadFields(head.headers);
         let client = self.edge.resolve(peer, &read);
         let context = context_of(given.trace_id, given.traceparent, client);
-        let asked = compat::Asked { client: context.client.ip, fields: &read, raw_query: query };
-        let found = compat::find(&self.state, &asked)?;
+        let outcome = look_up.outcome(&self.state, context.client.ip, &read);
+        let Outcome::Found(choice) = &outcome else { return None };
 
         let now_ms = self.state.clock().wall_ms();
         out.extend_from_slice(b"HTTP/1.1 302 Found\r\nLocation: ");
         let location_at = out.len();
-        found.push_location(out);
+        let address = choice.instance.registration.address.as_str();
+        maxine_discovery::push_location(out, address, look_up.query.end_point.as_deref());
         let location = location_at..out.len();
         out.extend_from_slice(b"\r\nVary: Accept");
         let mut body_len = 0;
@@ -251,9 +256,8 @@ impl FastPath {
             out.extend_from_within(location);
         }
         self.state.telemetry().metrics().fast_path.inc();
-        let service = found.service();
-        found.told(&self.state, context.trace_id.clone(), now_ms);
-        self.edge.redirected(target, service, context, read_us);
+        let subject = look_up.account(&self.state, outcome, &Method::GET, &context, now_ms);
+        self.edge.redirected(head.path?, subject, context, read_us);
         Some(len)
     }
 }
@@ -265,15 +269,15 @@ fn push_field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
     out.extend_from_slice(value);
 }
 
-/// The query of a `GET` of discovery over HTTP/1.1 in origin form, of nothing but what may stand in a URL.
-fn plain_discovery<'a>(head: &httparse::Request<'_, 'a>) -> Option<&'a str> {
+/// The path and the query of a `GET` over HTTP/1.1 whose query has nothing but characters of a URL.
+fn plain_target<'a>(head: &httparse::Request<'_, 'a>) -> Option<(&'a str, &'a str)> {
     if head.method != Some("GET") || head.version != Some(1) {
         return None;
     }
-    let query = head.path?.strip_prefix(compat::DISCOVER)?.strip_prefix('?')?;
+    let (path, query) = head.path?.split_once('?')?;
     let is_plain =
         |byte: u8| byte.is_ascii_alphanumeric() || b"-._~:/?@!$&'()*+,;=%".contains(&byte);
-    query.bytes().all(is_plain).then_some(query)
+    query.bytes().all(is_plain).then_some((path, query))
 }
 
 /// What an answer depends on besides the query.
@@ -360,20 +364,24 @@ pub(super) mod fuzz {
     use axum::http::{HeaderMap, HeaderValue, Uri};
 
     use super::*;
+    use crate::route::is_discovery;
 
     pub(crate) fn head(bytes: &[u8]) {
         let mut fields = [MaybeUninit::uninit(); FIELDS_MAX];
         let mut head = httparse::Request::new(&mut []);
         let parsed = head.parse_with_uninit_headers(bytes, &mut fields);
         let Ok(Status::Complete(len)) = parsed else { return };
-        let (Some(query), Some(given)) =
-            (plain_discovery(&head), Given::of(head.headers, "x-trace-id"))
+        let (Some((path, query)), Some(given)) =
+            (plain_target(&head), Given::of(head.headers, "x-trace-id"))
         else {
             return;
         };
+        if !is_discovery(path) {
+            return;
+        }
         assert!(bytes[..len].ends_with(b"\n"), "the head ends with a line");
         let uri: Uri = head.path.unwrap_or_default().parse().expect("a plain target is a URI");
-        assert_eq!((uri.path(), uri.query()), (compat::DISCOVER, Some(query)));
+        assert_eq!((uri.path(), uri.query()), (path, Some(query)));
         assert!(
             uri.host().is_none()
                 && uri.path_and_query().is_some_and(|t| Some(t.as_str()) == head.path)

@@ -1,17 +1,17 @@
-//! The first fork: discovery and what is handed on to an instance go straight there, every other request through the
-//! router.
+//! Takes every request that the HTTP library has read. Look-ups are answered and requests to instances forwarded here, and
+//! nowhere else; every other request goes to the router.
 //!
-//! What the router does for a request (matching, its layers, a box for each) costs a third of handing it on and more than
-//! all of a look-up, and neither needs it: their route is their path or its prefix. The edge is the same either way.
+//! What the router does for a request (matching, its layers, a box for each) costs a third of forwarding it and more than
+//! all of a look-up, and neither needs it: [`Route`] knows them by their path. The edge is the same either way.
 
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::body::Body;
+use axum::body::{Body, HttpBody};
 use axum::extract::{ConnectInfo, Request};
-use axum::http::{Method, Response, Version};
+use axum::http::{self, Response, Version};
 use futures::FutureExt;
 use tower::Service;
 
@@ -21,7 +21,9 @@ use maxine_clock::Clock;
 use maxine_gateway::{self, Interim, InterimTurn};
 use maxine_identity::CookieUse;
 
+use super::compat::{Forwarding, LookUp};
 use super::fast_path::FastPath;
+use super::route::{DISCOVER, Route};
 use super::{AppState, compat, error, routes};
 
 /// Takes every request.
@@ -53,7 +55,7 @@ impl Front {
     }
 
     /// Whether a request carries a credential that counts here.
-    pub(super) fn knows_caller<B>(&self, request: &axum::http::Request<B>) -> bool {
+    pub(super) fn knows_caller<B>(&self, request: &http::Request<B>) -> bool {
         self.state.security().identify(CookieUse::Reads, request.headers()).is_ok()
     }
 
@@ -62,30 +64,20 @@ impl Front {
         self.state.bodies()
     }
 
-    /// Answers what needs nothing but the view: discovery by redirect. `None` for all else.
-    pub(super) fn at_once<B>(
+    /// Answers a look-up, which needs nothing but the view. `None` for all else, and for a request whose body is still
+    /// arriving: a refusal of that has to end the connection.
+    pub(super) fn at_once<B: HttpBody>(
         &self,
         peer: SocketAddr,
-        request: &axum::http::Request<B>,
+        request: &http::Request<B>,
     ) -> Option<Response<Body>> {
-        if request.method() != Method::GET || request.uri().path() != compat::DISCOVER {
+        if !request.body().is_end_stream() {
             return None;
         }
-        let mut record = self.edge.open(request, peer.ip());
-        let response = match self.edge.admit(request, Some(compat::DISCOVER), &record.context) {
-            Ok(caller) => {
-                let (uri, headers) = (request.uri(), request.headers());
-                let answer = AssertUnwindSafe(|| {
-                    compat::discover_at_once(&self.state, &record.context, uri, headers)
-                });
-                let answer = std::panic::catch_unwind(answer)
-                    .unwrap_or_else(|panic| Some(error::panicked(panic)))?;
-                self.edge.follow(&mut record, &caller, request);
-                answer
-            }
-            Err(refusal) => *refusal,
-        };
-        Some(self.edge.close(record, response))
+        match Route::of_request(&self.state, request) {
+            Route::LookUp(look_up) => Some(self.look_up(peer, &look_up, request)),
+            Route::Forward(_) | Route::Router => None,
+        }
     }
 
     /// Answers a request of `peer`, whose connection takes interim answers by `interim`. Dropped, it
@@ -96,20 +88,55 @@ impl Front {
         interim: &Interim,
         mut request: Request,
     ) -> Response<Body> {
-        let path = request.uri().path();
-        let goes_on = |_: &&str| {
-            request.method() != Method::OPTIONS
-                || compat::forwards_options(&self.state, path)
-                    && !maxine_gateway::is_last_forward(request.headers())
+        let forwarding = match Route::of_request(&self.state, &request) {
+            Route::LookUp(look_up) => return self.look_up(peer, &look_up, &request),
+            Route::Forward(forward) => Some(forward.read()),
+            Route::Router => None,
         };
-        let Some(route) = compat::proxied_route(path).filter(goes_on) else {
+        let Some(forwarding) = forwarding else {
             request.extensions_mut().insert(ConnectInfo(peer));
             // The router is always ready, and never fails.
             let Ok(response) = self.router.clone().call(request).await;
             return response;
         };
+        self.forward(peer, forwarding, interim, request).await
+    }
+
+    fn look_up<B>(
+        &self,
+        peer: SocketAddr,
+        look_up: &LookUp<'_>,
+        request: &http::Request<B>,
+    ) -> Response<Body> {
+        let mut record = self.edge.open(request, peer.ip());
+        let response = match self.edge.admit(request, Some(DISCOVER), &record.context) {
+            Ok(caller) => {
+                self.edge.follow(&mut record, &caller, request);
+                let answer = AssertUnwindSafe(|| {
+                    compat::answer_look_up(&self.state, look_up, request, &record.context)
+                });
+                match std::panic::catch_unwind(answer) {
+                    Ok((response, subject)) => {
+                        record.about(subject);
+                        response
+                    }
+                    Err(panic) => error::panicked(panic),
+                }
+            }
+            Err(refusal) => *refusal,
+        };
+        self.edge.close(record, response)
+    }
+
+    async fn forward(
+        &self,
+        peer: SocketAddr,
+        forwarding: Forwarding,
+        interim: &Interim,
+        mut request: Request,
+    ) -> Response<Body> {
         let mut record = self.edge.open(&request, peer.ip());
-        let response = match self.edge.admit(&request, Some(route), &record.context) {
+        let response = match self.edge.admit(&request, Some(forwarding.route), &record.context) {
             Ok(caller) => {
                 self.edge.follow(&mut record, &caller, &request);
                 if caller.role.is_some() {
@@ -120,7 +147,7 @@ impl Front {
                     .then(|| interim.begin(compat::keep_own));
                 let sink = turn.as_ref().map(InterimTurn::sink);
                 let answer =
-                    compat::forward_to_instance(&self.state, &record.context, request, sink);
+                    compat::forward(&self.state, forwarding, &record.context, request, sink);
                 match AssertUnwindSafe(answer).catch_unwind().await {
                     Ok((response, attempts, subject)) => {
                         record.attempted(attempts);

@@ -1,7 +1,8 @@
 //! HTTP: the compatible API, the native API and the dashboard's files.
 //!
-//! Place in the flow: [`serve`] takes connections, [`middleware::Edge`] names the request, decides
-//! access on the matched route and accounts for it; handlers read from the view and write through
+//! Place in the flow: [`serve`] takes connections. `route` says what a request asks for: the fast path and the [`Front`]
+//! answer look-ups and forward requests; the router has the rest. [`middleware::Edge`] names a request, decides
+//! access on its route and accounts for it; handlers read from the view and write through
 //! the [`maxine_actors::Registry`]. Names no concrete backend.
 
 pub mod access;
@@ -18,6 +19,7 @@ pub mod fuzz;
 mod hosts;
 mod lazy_timer;
 mod linger;
+mod look_ups;
 pub mod middleware;
 pub mod native;
 mod newcomers;
@@ -29,6 +31,7 @@ mod pacing;
 mod pending_records;
 pub mod problem;
 mod registrants;
+mod route;
 mod routes;
 pub mod serve;
 mod state;
@@ -46,7 +49,7 @@ pub use front::Front;
 pub use hosts::name_of as host_name;
 pub use state::{ApiSettings, AppParts, AppState};
 
-/// The whole HTTP surface of a node.
+/// Everything that a node answers behind its [`Front`].
 pub fn router(state: AppState) -> Router {
     routes::build(state)
 }

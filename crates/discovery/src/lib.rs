@@ -1,6 +1,6 @@
-//! Discovery by redirect: turns a query string into a `Location`.
+//! Look-ups: turns a service and a caller into an instance and a `Location`.
 //!
-//! Place in the flow: the API's discover handler calls [`look_up`] with the view. This crate never waits. It
+//! Place in the flow: the API calls [`look_up`] with the view, or [`choose`] with one of its tables. This crate never waits. It
 //! allocates nothing for each instance: only a buffer for the answer, and one for decoded values.
 
 #[cfg(any(test, feature = "fuzz"))]
@@ -13,11 +13,24 @@ use std::sync::Arc;
 use maxine_balance::HashInput;
 
 use maxine_state::{Instance, ServiceRef};
-use maxine_view::{ServiceCounter, View};
+use maxine_view::{ServiceCounter, ServiceTable, View};
 
 pub use location::{Redirect, TEXT_PREFIX, encode_end_point, push_location};
 pub use query::percent_decoded;
 pub use query::{DiscoverQuery, decode_component};
+
+/// The outcome of a look-up.
+#[derive(Clone, Debug)]
+pub enum Outcome {
+    /// An instance was chosen.
+    Found(Choice),
+    /// The service is registered, but none of its instances gets traffic.
+    NoInstance(Arc<ServiceCounter>),
+    /// No such service is registered.
+    NoService,
+    /// The request names no service.
+    NoName,
+}
 
 /// The chosen instance.
 #[derive(Clone, Debug)]
@@ -30,16 +43,33 @@ pub struct Choice {
     pub share: u32,
 }
 
-/// Chooses an instance of a service for a request; `None` if none gets traffic.
+impl Outcome {
+    /// The service, if it is registered.
+    #[must_use]
+    pub fn service(&self) -> Option<&Arc<ServiceCounter>> {
+        match self {
+            Self::Found(Choice { service, .. }) | Self::NoInstance(service) => Some(service),
+            Self::NoService | Self::NoName => None,
+        }
+    }
+}
+
+/// Chooses an instance of a service for a request.
 #[must_use]
-pub fn look_up(view: &View, service: ServiceRef<'_>, input: &HashInput<'_>) -> Option<Choice> {
-    view.with_table(service, |table| {
-        let picked = table.select(&table.draw(input, fastrand::u64(..)))?;
-        Some(Choice {
-            service: Arc::clone(table.counter()),
+pub fn look_up(view: &View, service: ServiceRef<'_>, input: &HashInput<'_>) -> Outcome {
+    view.with_table(service, |table| choose(table, input)).unwrap_or(Outcome::NoService)
+}
+
+/// Chooses an instance of the service that has this table.
+#[must_use]
+pub fn choose(table: &ServiceTable, input: &HashInput<'_>) -> Outcome {
+    let service = Arc::clone(table.counter());
+    match table.select(&table.draw(input, fastrand::u64(..))) {
+        Some(picked) => Outcome::Found(Choice {
+            service,
             instance: Arc::clone(&table.endpoints()[picked.position].instance),
             share: picked.share,
-        })
-    })
-    .flatten()
+        }),
+        None => Outcome::NoInstance(service),
+    }
 }

@@ -19,18 +19,23 @@ pub struct Redirect {
 }
 
 impl Redirect {
-    /// A redirect to `end_point` below an address. `None` if the result is not a valid header value. No
-    /// address that the registry accepts gives such a result.
+    /// A redirect to `end_point` below an address.
     #[must_use]
-    pub fn new(address: &str, end_point: Option<&str>) -> Option<Self> {
+    pub fn new(address: &str, end_point: Option<&str>) -> Self {
         let end_point_len = end_point.map_or(0, str::len);
         let mut buffer =
             Vec::with_capacity(TEXT_PREFIX.len() + address.len() + 1 + end_point_len * 3);
         buffer.extend_from_slice(TEXT_PREFIX);
         push_location(&mut buffer, address, end_point);
         let text = Bytes::from(buffer);
-        let location = HeaderValue::from_maybe_shared(text.slice(TEXT_PREFIX.len()..)).ok()?;
-        Some(Self { location, text })
+        let location = HeaderValue::from_maybe_shared(text.slice(TEXT_PREFIX.len()..));
+        Self { location: location.expect("only visible ASCII was pushed"), text }
+    }
+
+    /// The `Location` as text.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        self.location.to_str().expect("only visible ASCII was pushed")
     }
 }
 
@@ -121,8 +126,8 @@ mod tests {
     use super::*;
 
     fn location(end_point: Option<&str>) -> String {
-        let redirect = Redirect::new("http://h:81/base", end_point).unwrap();
-        let location = redirect.location.to_str().unwrap().to_owned();
+        let redirect = Redirect::new("http://h:81/base", end_point);
+        let location = redirect.url().to_owned();
         assert_eq!(redirect.text, format!("Found. Redirecting to {location}"));
         location
     }

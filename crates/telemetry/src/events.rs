@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use serde_json::{Map, Value};
 
 use super::TraceName;
-use maxine_state::{Address, Instance, Name};
+use maxine_state::{Address, Instance, Name, ServiceKey, ServiceRef};
 use maxine_view::ServiceCounter;
 
 /// An event outside the hot path.
@@ -35,7 +35,7 @@ pub struct LookupHit {
     pub instance: Arc<Instance>,
     /// Which turn of the instance this was in round robin, from 0.
     pub share: u32,
-    /// The mode of the answer.
+    /// How the caller reaches the instance.
     pub mode: Mode,
     /// The trace id.
     pub trace_id: TraceName,
@@ -61,11 +61,11 @@ pub struct ForwardHit {
     pub trace_id: TraceName,
 }
 
-/// How a look-up was answered.
+/// How the caller of a look-up reaches the instance.
 #[derive(Clone, Debug)]
 pub enum Mode {
-    /// In the configured mode: `redirect` or `proxy`.
-    Configured(&'static str),
+    /// In the way that Maxine offers: `redirect` or `resolve`.
+    Way(&'static str),
     /// In the mode that the request named.
     Asked(Box<str>),
 }
@@ -84,11 +84,11 @@ impl LookupHit {
         let mut event = head(self.time_ms, "discovery.lookup", "HIT");
         let registration = &self.instance.registration;
         let mode = match &self.mode {
-            Mode::Configured(mode) => (*mode).to_owned(),
+            Mode::Way(way) => (*way).to_owned(),
             Mode::Asked(mode) => mode.to_string(),
         };
         let fields = [
-            ("serviceName", self.service.key.service.to_string()),
+            ("serviceName", shown_service(self.service.key.as_ref())),
             ("nodeName", format!("{}-{}", registration.id, self.share)),
             ("address", registration.address.to_string()),
             ("mode", mode),
@@ -96,6 +96,16 @@ impl LookupHit {
         ];
         event.extend(fields.map(|(name, value)| (name.to_owned(), Value::String(value))));
         Value::Object(event)
+    }
+}
+
+/// A service as events name it: by its name alone in the default namespace, as `NAMESPACE/NAME` in another.
+#[must_use]
+pub fn shown_service(service: ServiceRef<'_>) -> String {
+    let ServiceRef { namespace, service } = service;
+    match namespace == ServiceKey::DEFAULT_NAMESPACE {
+        true => service.to_owned(),
+        false => format!("{namespace}/{service}"),
     }
 }
 

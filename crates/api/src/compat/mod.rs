@@ -20,13 +20,13 @@ mod time;
 
 use axum::routing::{any, get, post, put};
 
+use super::error::CompatError;
+use super::route::DISCOVER;
 use super::routes::Routes;
 
 pub(super) use browsers::keep_own;
-pub(super) use discover::{
-    Asked, DISCOVER, PLAIN_TEXT, Preferred, discover_at_once, find, preferred,
-};
-pub(super) use proxy::{forward_to_instance, forwards_options, proxied_route};
+pub(super) use discover::{LookUp, PLAIN_TEXT, Preferred, answer_look_up, preferred};
+pub(super) use proxy::{Forward, Forwarding, forward};
 pub use session::account_sign_in;
 
 /// The namespace of clients that know none.
@@ -41,9 +41,9 @@ pub(super) fn add_routes(routes: Routes) -> Routes {
         .add(&["GET", "PUT"], "/api/maxine/control/config", get(config::read).put(config::change))
         .add(&["POST"], "/api/maxine/serviceops/register", post(register::register))
         .add(&["GET"], "/api/maxine/serviceops/servers", get(servers::servers))
-        .add(&["GET"], DISCOVER, get(discover::discover))
-        .add(&["*"], "/api/maxine/serviceops/proxy/{service}", any(proxy::proxy))
-        .add(&["*"], "/api/maxine/serviceops/proxy/{service}/{*path}", any(proxy::proxy))
+        .add(&["GET"], DISCOVER, get(answered_by_the_front))
+        .add(&["*"], proxy::PROXY_ROUTES[0], any(answered_by_the_front))
+        .add(&["*"], proxy::PROXY_ROUTES[1], any(answered_by_the_front))
         .add(&["GET"], "/api/actuator/health", get(actuator_open::health))
         .add(&["GET"], "/api/actuator/info", get(actuator_open::info))
         .add(&["GET"], "/api/actuator/metrics", get(actuator_open::metrics))
@@ -59,4 +59,10 @@ pub(super) fn add_routes(routes: Routes) -> Routes {
         .add(&["GET"], "/api/logs/download", get(logs::download))
         .add(&["GET", "POST", "DELETE"], "/api/logs/recent/clear", clear)
         .add(&["GET"], "/logs/{file}", get(logs::file))
+}
+
+/// Stands for the [`super::Front`], which takes these requests before the router sees them. The router needs the routes for
+/// what is left of them: another method, and `OPTIONS`.
+async fn answered_by_the_front() -> CompatError {
+    CompatError::not_found()
 }

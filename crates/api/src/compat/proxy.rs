@@ -1,187 +1,233 @@
-//! Handing requests on to an instance: the proxy route, and what discovery by proxy shares with it.
+//! Forwards requests to instances: those below the proxy's path, and those of discovery by proxy.
 
 use std::sync::Arc;
 
 use axum::body::Body;
-use axum::extract::{Request, State};
+use axum::extract::Request;
 use axum::http::header::{self, HeaderName};
-use axum::http::{Response, StatusCode};
+use axum::http::{Method, Response, StatusCode};
 use axum::response::IntoResponse;
 
-use super::discover::{DISCOVER, context_of, shortened};
 use super::json::{declared_len, refuse_body};
 use super::{NAMESPACE, browsers};
 use crate::error::CompatError;
+use crate::look_ups::{self, shown};
+use crate::middleware::leave_out_body;
+use crate::route::DISCOVER;
 use crate::{AppState, Caller, RequestContext};
+use maxine_discovery::{DiscoverQuery, percent_decoded};
 use maxine_gateway::{Chosen, ForwardContext, InterimSink, ProxyError};
 use maxine_state::{OptionsPolicy, ServiceKey, ServiceRef};
-use maxine_telemetry::AttemptTrail;
-use maxine_telemetry::events::shown_path;
-use maxine_telemetry::{ForwardHit, Subject};
+use maxine_telemetry::events::{shown_path, url_of};
+use maxine_telemetry::{AttemptTrail, ForwardHit, Subject};
 use maxine_view::ServiceTable;
 
 const PROXY_PREFIX: &str = "/api/maxine/serviceops/proxy/";
-/// The route that hands on, by which its access is decided.
-const PROXY_ROUTE: &str = "/api/maxine/serviceops/proxy/{service}/{*path}";
+/// The proxy's lines of the access table. The second one decides on requests for either.
+pub(super) const PROXY_ROUTES: [&str; 2] =
+    ["/api/maxine/serviceops/proxy/{service}", "/api/maxine/serviceops/proxy/{service}/{*path}"];
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
-/// The route of a path that is handed on; `None` for one that is not.
-pub(crate) fn proxied_route(path: &str) -> Option<&'static str> {
-    let rest = path.strip_prefix(PROXY_PREFIX)?;
-    (!rest.is_empty() && !rest.starts_with('/')).then_some(PROXY_ROUTE)
+/// A request to forward, as its target names the instance.
+pub(crate) enum Forward<'a> {
+    /// By the proxy's path.
+    ByPath {
+        /// The service, raw.
+        name: &'a str,
+        /// The path below the service, raw: empty, `/`, or `/x`. Its escapes are the instance's business.
+        raw_path: &'a str,
+        /// The query, raw.
+        raw_query: Option<&'a str>,
+    },
+    /// By discovery, with a query that names a service.
+    ByDiscovery(DiscoverQuery<'a>),
 }
 
-/// Whether an `OPTIONS` request for this path goes to an instance, as the service's policy says.
-pub(crate) fn forwards_options(state: &AppState, path: &str) -> bool {
-    let name = path.strip_prefix(PROXY_PREFIX).and_then(|rest| rest.split('/').next());
-    let Some(service) = name.and_then(maxine_discovery::percent_decoded) else { return false };
-    let reference = ServiceRef { namespace: NAMESPACE, service: &service };
-    let forwards = |table: &Arc<ServiceTable>| {
-        table.policy().is_some_and(|policy| policy.traffic.options == OptionsPolicy::Forward)
-    };
-    state.view().with_table(reference, forwards).unwrap_or(false)
-}
-
-/// `ALL /api/maxine/serviceops/proxy/{serviceName}/{path...}`, for what comes through the router.
-pub(super) async fn proxy(State(state): State<AppState>, request: Request) -> Response<Body> {
-    let context = context_of(&request);
-    let (response, attempts, subject) = forward_to_instance(&state, &context, request, None).await;
-    with_account(response, attempts, subject)
-}
-
-/// Puts what the edge accounts for where it finds it behind the router.
-pub(super) fn with_account(
-    mut response: Response<Body>,
-    attempts: AttemptTrail,
-    subject: Subject,
-) -> Response<Body> {
-    if !attempts.is_empty() {
-        response.extensions_mut().insert(attempts);
+impl<'a> Forward<'a> {
+    /// The one for a path below the proxy's; `None` for another path.
+    pub(crate) fn below_proxy(path: &'a str, raw_query: Option<&'a str>) -> Option<Self> {
+        let rest = path.strip_prefix(PROXY_PREFIX)?;
+        let (name, raw_path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+        (!rest.is_empty()).then_some(Self::ByPath { name, raw_path, raw_query })
     }
-    response.extensions_mut().insert(subject);
-    response
+
+    /// Whether the service's instances answer `OPTIONS`, as its policy says.
+    pub(crate) fn takes_options(&self, state: &AppState) -> bool {
+        let Self::ByPath { name, .. } = self else { return false };
+        let Some(service) = percent_decoded(name) else { return false };
+        let reference = ServiceRef { namespace: NAMESPACE, service: &service };
+        let forwards = |table: &Arc<ServiceTable>| {
+            table.policy().is_some_and(|policy| policy.traffic.options == OptionsPolicy::Forward)
+        };
+        state.view().with_table(reference, forwards).unwrap_or(false)
+    }
+
+    /// Takes what is needed out of the request's target, which is gone once the request is sent.
+    pub(crate) fn read(self) -> Forwarding {
+        match self {
+            Self::ByPath { name, raw_path, raw_query } => {
+                Forwarding { route: PROXY_ROUTES[1], asked: by_path(name, raw_path, raw_query) }
+            }
+            Self::ByDiscovery(query) => {
+                Forwarding { route: DISCOVER, asked: Ok(by_discovery(&query)) }
+            }
+        }
+    }
 }
 
-/// Forwards a request; the answer, the outcome of each attempt, and what the request was. The path is read raw: its
-/// escapes are the upstream's business.
-pub(crate) async fn forward_to_instance(
-    state: &AppState,
-    context: &RequestContext,
-    request: Request,
-    interim: Option<InterimSink>,
-) -> (Response<Body>, AttemptTrail, Subject) {
-    let unsent = |response| (response, AttemptTrail::default(), Subject::Proxied(None));
-    let uri = request.uri().clone();
-    let Some(rest) = uri.path().strip_prefix(PROXY_PREFIX) else {
-        return unsent(CompatError::not_found().into_response());
+/// A request to forward.
+pub(crate) struct Forwarding {
+    /// Its line of the access table.
+    pub(crate) route: &'static str,
+    asked: Result<Asked, CompatError>,
+}
+
+/// What is asked of which service.
+struct Asked {
+    service: String,
+    target: Target,
+    way: Way,
+}
+
+/// The way that a request came, with what is noted of it.
+enum Way {
+    /// By the proxy's path: the path below the service.
+    Path(Box<str>),
+    /// By discovery: the mode.
+    Discovery(Box<str>),
+}
+
+fn by_path(name: &str, raw_path: &str, raw_query: Option<&str>) -> Result<Asked, CompatError> {
+    let service = percent_decoded(name).filter(|name| !name.is_empty());
+    let Some(service) = service.filter(|_| percent_decoded(raw_path).is_some()) else {
+        return Err(CompatError::bad_request("The path has a malformed percent escape"));
     };
-    let (name, raw_path) = match rest.find('/') {
-        Some(at) => rest.split_at(at),
-        None => (rest, ""),
-    };
-    let service = maxine_discovery::percent_decoded(name).filter(|name| !name.is_empty());
-    let Some(service) = service.filter(|_| maxine_discovery::percent_decoded(raw_path).is_some())
-    else {
-        let text = "The path has a malformed percent escape";
-        return unsent(CompatError::bad_request(text).into_response());
-    };
-    let shown = shown_path(raw_path);
     let target = Target {
         raw_path: raw_path.to_owned(),
-        raw_query: uri.query().map(ToOwned::to_owned),
+        raw_query: raw_query.map(ToOwned::to_owned),
         prefix: Some(format!("{PROXY_PREFIX}{name}")),
     };
-    let (subject, answer) = forward(state, &service, target, context, request, interim).await;
-    let HandedOn { response, chosen, attempts } = match answer {
-        Ok(answer) => answer,
-        Err(refusal) => {
-            if matches!(refusal, Refusal::NoLiveNode) {
-                state.telemetry().record(
-                    "proxy.request",
-                    "MISS",
+    Ok(Asked { service, target, way: Way::Path(shown_path(raw_path)) })
+}
+
+fn by_discovery(query: &DiscoverQuery<'_>) -> Asked {
+    let target = query.end_point.as_deref().map(maxine_discovery::encode_end_point);
+    let target = target.as_deref().unwrap_or_default();
+    // What follows `#` stays with whoever wrote it.
+    let target = target.split('#').next().unwrap_or_default();
+    let (path, raw_query) = match target.split_once('?') {
+        Some((path, query)) => (path, Some(query.to_owned())),
+        None => (target, None),
+    };
+    let service = query.service_name.as_deref().unwrap_or_default().to_owned();
+    let way = Way::Discovery(query.mode.as_deref().map_or("proxy".into(), shown));
+    Asked { service, target: Target { raw_path: path.to_owned(), raw_query, prefix: None }, way }
+}
+
+impl Way {
+    /// Counts and notes a request that an instance was called for.
+    fn hit(self, state: &AppState, context: &RequestContext, service: ServiceKey, chosen: Chosen) {
+        let telemetry = state.telemetry();
+        match self {
+            Self::Path(path) => telemetry.forwarded(|time_ms| ForwardHit {
+                time_ms,
+                service: service.service,
+                instance: chosen.instance,
+                share: chosen.share,
+                path,
+                target: chosen.target,
+                trace_id: context.trace_id.clone(),
+            }),
+            Self::Discovery(mode) => {
+                telemetry.metrics().discoveries.inc();
+                telemetry.metrics().proxied_requests.inc();
+                let registration = &chosen.instance.registration;
+                telemetry.record(
+                    "discovery.lookup",
+                    "HIT",
                     vec![
-                        ("serviceName", shortened(&service).into_string().into()),
-                        ("proxyPath", shown.into_string().into()),
+                        ("serviceName", service.service.as_str().into()),
+                        ("nodeName", format!("{}-{}", registration.id, chosen.share).into()),
+                        ("address", url_of(&registration.address, &chosen.target).into()),
+                        ("mode", mode.into_string().into()),
                         ("traceId", context.trace_id_text().into()),
                     ],
                 );
             }
-            return (refusal.into_response(), AttemptTrail::default(), subject);
         }
-    };
-    if let Some((key, chosen)) = chosen {
-        state.telemetry().forwarded(|time_ms| ForwardHit {
-            time_ms,
-            service: key.service,
-            instance: chosen.instance,
-            share: chosen.share,
-            path: shown,
-            target: chosen.target,
-            trace_id: context.trace_id.clone(),
-        });
     }
-    (response, attempts, subject)
-}
 
-/// What an instance is asked for.
-pub(super) struct Target {
-    /// The raw path below its address: empty, `/`, or `/x`.
-    pub(super) raw_path: String,
-    /// The raw query.
-    pub(super) raw_query: Option<String>,
-    /// The path that clients reach the service below, where it has one of its own.
-    pub(super) prefix: Option<String>,
-}
-
-/// A request that was handed on.
-pub(super) struct HandedOn {
-    /// The answer.
-    pub(super) response: Response<Body>,
-    /// Which instance of which service was chosen, if one was.
-    pub(super) chosen: Option<(ServiceKey, Chosen)>,
-    /// What became of each attempt.
-    pub(super) attempts: AttemptTrail,
-}
-
-/// Why a request was not handed on.
-pub(super) enum Refusal {
-    NoLiveNode,
-    Other(Box<CompatError>),
-}
-
-impl Refusal {
-    pub(super) fn into_response(self) -> Response<Body> {
+    /// Notes a request for which there is no instance.
+    fn miss(self, state: &AppState, context: &RequestContext, service: &str, method: &Method) {
         match self {
-            Self::NoLiveNode => {
-                let mut response = CompatError::no_live_node().into_response();
-                ProxyError::NoInstance.mark(response.headers_mut(), 0);
-                response
+            Self::Path(path) => state.telemetry().record(
+                "proxy.request",
+                "MISS",
+                vec![
+                    ("serviceName", shown(service).into_string().into()),
+                    ("proxyPath", path.into_string().into()),
+                    ("traceId", context.trace_id_text().into()),
+                ],
+            ),
+            Self::Discovery(_) => {
+                let service = ServiceRef { namespace: NAMESPACE, service };
+                look_ups::miss(state, context, service, method);
             }
-            Self::Other(error) => error.into_response(),
         }
     }
 }
 
-/// Forwards the request, and says what it was.
-pub(super) async fn forward(
+/// Forwards a request. Answers the response, the outcome of each attempt, and what the request was.
+pub(crate) async fn forward(
     state: &AppState,
-    service: &str,
-    target: Target,
+    forwarding: Forwarding,
     context: &RequestContext,
     request: Request,
     interim: Option<InterimSink>,
-) -> (Subject, Result<HandedOn, Refusal>) {
-    let reference = ServiceRef { namespace: NAMESPACE, service };
+) -> (Response<Body>, AttemptTrail, Subject) {
+    let unsent = |response, subject| (response, AttemptTrail::default(), subject);
+    let Asked { service, target, way } = match forwarding.asked {
+        Ok(asked) => asked,
+        Err(error) => return unsent(error.into_response(), Subject::Proxied(None)),
+    };
+    let reference = ServiceRef { namespace: NAMESPACE, service: &service };
     let find =
         |table: &Arc<ServiceTable>| (Arc::clone(table.counter()), !table.endpoints().is_empty());
-    let Some((counter, is_live)) = state.view().with_table(reference, find) else {
-        return (Subject::Proxied(None), Err(Refusal::NoLiveNode));
+    let counter = state.view().with_table(reference, find);
+    let subject = Subject::Proxied(counter.as_ref().map(|(counter, _)| Arc::clone(counter)));
+    let Some((counter, _)) = counter.filter(|(_, is_live)| *is_live) else {
+        way.miss(state, context, &service, request.method());
+        let mut response = CompatError::no_live_node().into_response();
+        ProxyError::NoInstance.mark(response.headers_mut(), 0);
+        return unsent(response, subject);
     };
-    let answer = match is_live {
-        true => forward_to(state, &counter.key, target, context, request, interim).await,
-        false => Err(Refusal::NoLiveNode),
-    };
-    (Subject::Proxied(Some(counter)), answer)
+    match forward_to(state, &counter.key, target, context, request, interim).await {
+        Ok(Answer { response, chosen, attempts }) => {
+            if let Some(chosen) = chosen {
+                way.hit(state, context, counter.key.clone(), chosen);
+            }
+            (response, attempts, subject)
+        }
+        Err(error) => unsent(error.into_response(), subject),
+    }
+}
+
+/// What an instance is asked for.
+struct Target {
+    /// The raw path below its address: empty, `/`, or `/x`.
+    raw_path: String,
+    /// The raw query.
+    raw_query: Option<String>,
+    /// The path that clients reach the service below, where it has one of its own.
+    prefix: Option<String>,
+}
+
+/// The answer to a request that was forwarded.
+struct Answer {
+    response: Response<Body>,
+    /// The instance that answered or was tried last, if one was chosen.
+    chosen: Option<Chosen>,
+    attempts: AttemptTrail,
 }
 
 async fn forward_to(
@@ -191,13 +237,13 @@ async fn forward_to(
     context: &RequestContext,
     mut request: Request,
     interim: Option<InterimSink>,
-) -> Result<HandedOn, Refusal> {
+) -> Result<Answer, Box<CompatError>> {
     let body_len_max = state.settings().proxy_body_len_max;
     let sandboxed = state.settings().proxy_sandbox && browsers::is_browser(request.headers());
     if sandboxed && browsers::asks_for_worker(request.headers()) {
         let text = "A service worker would act for every page of this node";
         let refused = CompatError::new(StatusCode::FORBIDDEN, text);
-        return Err(Refusal::Other(Box::new(refused)));
+        return Err(Box::new(refused));
     }
     browsers::hide_session(request.headers_mut());
     state.security().withhold_tokens(request.headers_mut());
@@ -205,12 +251,12 @@ async fn forward_to(
     if body_len_max.is_some_and(|max| declared_len(headers).is_some_and(|len| len > max)) {
         let max = body_len_max.unwrap_or(u64::MAX);
         let refused = refuse_body(state.settings(), request, max).await;
-        return Err(Refusal::Other(Box::new(refused)));
+        return Err(Box::new(refused));
     }
     // `Trailer` is dropped like every field of the connection, unless it announces what follows a
     // body in chunks.
     let keep_trailer = headers.contains_key(header::TRANSFER_ENCODING);
-    // Where the service has no path of its own, its cookies go with look-ups only.
+    // By discovery an instance has no path of its own: its cookies return with discovery alone.
     let cookie_path = target.prefix.clone().unwrap_or_else(|| DISCOVER.to_owned());
     let forward = ForwardContext {
         service: key.clone(),
@@ -228,15 +274,18 @@ async fn forward_to(
         keep_trailer,
         interim,
     };
+    let is_head = request.method() == Method::HEAD;
     // In a box, so that the future is not copied on its way through the callers.
     let answer = Box::pin(state.forwarder().forward(forward, request)).await;
     let (mut response, attempts) = (answer.response, answer.trail);
+    if is_head && answer.error.is_some() {
+        leave_out_body(&mut response);
+    }
     browsers::keep_own(response.headers_mut());
     if sandboxed {
         browsers::keep_cookies_below(&cookie_path, response.headers_mut());
         let status = response.status();
         browsers::shut_off(response.headers_mut(), status);
     }
-    let chosen = answer.chosen.map(|chosen| (key.clone(), chosen));
-    Ok(HandedOn { response, chosen, attempts })
+    Ok(Answer { response, chosen: answer.chosen, attempts })
 }

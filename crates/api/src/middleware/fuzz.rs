@@ -3,7 +3,7 @@
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 
-use super::edge::not_modified_if_matched;
+use super::answer::not_modified_if_matched;
 use super::trace::is_valid_traceparent;
 
 /// A trace parent that is passed on has the W3C's shape; an `If-None-Match` ends in 200 or 304.

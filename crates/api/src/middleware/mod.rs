@@ -1,9 +1,15 @@
 //! What every request passes through, whatever route it takes.
 
+mod admit;
+mod answer;
+mod break_glass;
+mod cors;
 mod edge;
 #[cfg(any(test, feature = "fuzz"))]
 pub(super) mod fuzz;
 mod trace;
 
+pub(crate) use answer::leave_out_body;
+pub(crate) use edge::Shared;
 pub use edge::{Edge, EdgeLayer};
-pub(crate) use edge::{Shared, TRACEPARENT, context_of};
+pub(crate) use trace::{TRACEPARENT, context_of};

@@ -1,4 +1,33 @@
-//! What a W3C trace parent is.
+//! The names that a request goes by: its trace id and its W3C trace parent.
+
+use axum::http::{HeaderName, HeaderValue};
+
+use crate::RequestContext;
+use maxine_gateway::ClientAddr;
+use maxine_telemetry::TraceName;
+
+pub(crate) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+
+/// Longest trace id of a client that is kept, in bytes; the rest is cut off. It stands in every log line
+/// and audit record of the request.
+const TRACE_ID_LEN_MAX: usize = 128;
+
+/// The names that a request goes by: those that it brings, or new ones. They have memory of their own: a
+/// request's is a part of its connection's read buffer, which could not be used again while a record
+/// keeps it.
+pub(crate) fn context_of(
+    trace_id: Option<&[u8]>,
+    traceparent: Option<&[u8]>,
+    client: ClientAddr,
+) -> RequestContext {
+    let copied = |value| HeaderValue::from_bytes(value).ok().map(TraceName::Given);
+    let given = trace_id.map(|value| &value[..value.len().min(TRACE_ID_LEN_MAX)]);
+    let given = given.filter(|value| !value.is_empty()).and_then(copied);
+    let trace_id = given.unwrap_or_else(TraceName::new_id);
+    let given = traceparent.filter(|value| is_valid_traceparent(value)).and_then(copied);
+    let traceparent = given.unwrap_or_else(TraceName::new_parent);
+    RequestContext { trace_id, traceparent, client, answer_by_ms: None }
+}
 
 /// Whether a value is a `traceparent` by the W3C's Trace Context, section 3.2.2. A version after
 /// 00 may add fields.
@@ -28,7 +57,17 @@ pub(super) fn is_valid_traceparent(value: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use maxine_telemetry::TraceName;
+
+    #[test]
+    fn a_trace_id_is_cut_where_it_is_too_long_to_be_logged() {
+        let client = ClientAddr::direct([10, 0, 0, 1].into());
+        let named = |given: &str| {
+            context_of(Some(given.as_bytes()), None, client).trace_id_text().into_owned()
+        };
+        assert_eq!(named("order-17"), "order-17");
+        assert_eq!(named(&"x".repeat(55_000)), "x".repeat(TRACE_ID_LEN_MAX));
+        assert_ne!(named(""), "");
+    }
 
     #[test]
     fn what_is_made_is_valid() {

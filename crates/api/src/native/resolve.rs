@@ -2,7 +2,7 @@
 //! nothing here waits or takes a lock.
 
 use axum::extract::State;
-use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
+use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use maxine_balance::{HashInput, query_of};
 use serde::{Deserialize, Serialize};
@@ -11,10 +11,12 @@ use utoipa::{IntoParams, ToSchema};
 use super::extract::{Params, ServicePath};
 use super::fresh::{Answered, Fresh, Freshness};
 use super::instances::none_routable;
+use crate::look_ups::LookUpRequest;
 use crate::problem::Problem;
 use crate::{AppState, RequestContext};
+use maxine_discovery::{Outcome, Redirect};
 use maxine_state::limits::{ADDRESS_LEN_MAX, check_text};
-use maxine_state::{Given, SelectionStrategy, ServiceKey};
+use maxine_state::{Given, Registration, SelectionStrategy, ServiceKey};
 use maxine_telemetry::Subject;
 use maxine_view::ServiceTable;
 
@@ -45,7 +47,7 @@ pub(super) struct Resolution {
     id: String,
     /// Address of the instance.
     address: String,
-    /// Its address with `path` appended.
+    /// Its address with `path` appended, percent-encoded as a URL requires.
     url: String,
     /// Its weight.
     weight: u16,
@@ -66,7 +68,7 @@ pub(super) struct Resolution {
     responses(
         (status = 200, body = Resolution),
         (status = 302, description = "With `redirect=1`: `Location` is the instance.",
-         headers(("Location" = String, description = "The instance's address with `path` appended."))),
+         headers(("Location" = String, description = "The `url` of the instance."))),
     ),
 )]
 pub(super) async fn resolve(
@@ -76,69 +78,74 @@ pub(super) async fn resolve(
     ServicePath(key): ServicePath,
     Params(query): Params<Resolve>,
     context: RequestContext,
-    headers: HeaderMap,
+    (method, headers): (Method, HeaderMap),
 ) -> Response {
-    let subject = Subject::Lookup(state.view().counter(key.as_ref()));
-    let answer = resolve_one(&state, &fresh, &answered, &key, &query, &context, &headers);
+    let (answer, subject) = match query.check() {
+        Err(problem) => (Err(problem), Subject::Lookup(state.view().counter(key.as_ref()))),
+        Ok(()) => {
+            let (index, table) = state.view().table_at(&key);
+            answered.at(index);
+            let path = query.path.as_deref().unwrap_or_default();
+            let input = HashInput {
+                address: context.client.ip,
+                fields: &headers,
+                queries: [query_of(path), ""],
+                key: query.key.as_deref(),
+            };
+            let table = table.as_deref();
+            let outcome =
+                table.map_or(Outcome::NoService, |table| maxine_discovery::choose(table, &input));
+            let answer = answer(&fresh, &key, &query, &outcome, table);
+            let request = LookUpRequest {
+                service: key.as_ref(),
+                way: "resolve",
+                mode: None,
+                method: &method,
+                context: &context,
+                time_ms: state.clock().wall_ms(),
+            };
+            (answer, request.account(&state, outcome))
+        }
+    };
     let mut response = answer.unwrap_or_else(IntoResponse::into_response);
     response.extensions_mut().insert(subject);
     response
 }
 
-fn resolve_one(
-    state: &AppState,
+fn answer(
     fresh: &Fresh,
-    answered: &Answered,
     key: &ServiceKey,
     query: &Resolve,
-    context: &RequestContext,
-    headers: &HeaderMap,
+    outcome: &Outcome,
+    table: Option<&ServiceTable>,
 ) -> Result<Response, Problem> {
-    let path = query.path.as_deref().unwrap_or_default();
-    check_path(path)?;
-    if let Some(key) = &query.key {
-        check_text("key", key, 0, ADDRESS_LEN_MAX)?;
-    }
-    if query.redirect.is_some_and(|redirect| redirect > 1) {
-        return Err(Problem::limit("redirect", "0 or 1", query.redirect.unwrap_or(0)));
-    }
-    let (index, table) = state.view().table_at(key);
-    answered.at(index);
-    let table = table.ok_or_else(|| Problem::not_found("service", &key.to_string()))?;
-    let input = HashInput {
-        address: context.client.ip,
-        fields: headers,
-        queries: [query_of(path), ""],
-        key: query.key.as_deref(),
+    let (choice, table) = match (outcome, table) {
+        (Outcome::Found(choice), Some(table)) => (choice, table),
+        (Outcome::NoInstance(_), _) => return Err(none_routable(&key.to_string())),
+        _ => return Err(Problem::not_found("service", &key.to_string())),
     };
-    let chosen = table.select(&table.draw(&input, fastrand::u64(..)));
-    let chosen = chosen.ok_or_else(|| none_routable(&key.to_string()))?;
-    let instance = &table.endpoints()[chosen.position].instance;
-    let resolution = shown(key, &table, &instance.registration, path);
+    let registration = &choice.instance.registration;
+    let redirect = Redirect::new(registration.address.as_str(), query.path.as_deref());
     if query.redirect != Some(1) {
-        return Ok(fresh.json(resolution));
+        return Ok(fresh.json(shown(key, table, registration, redirect.url())));
     }
-    // The address was checked when it was registered, the path just now.
-    let location =
-        HeaderValue::from_str(&resolution.url).map_err(|_| bad_path("percent-encoded", path))?;
     let mut response = StatusCode::FOUND.into_response();
-    response.headers_mut().insert(header::LOCATION, location);
+    response.headers_mut().insert(header::LOCATION, redirect.location);
     Ok(response)
 }
 
 fn shown(
     key: &ServiceKey,
     table: &ServiceTable,
-    registration: &maxine_state::Registration,
-    path: &str,
+    registration: &Registration,
+    url: &str,
 ) -> Resolution {
-    let address = registration.address.as_str();
     Resolution {
         namespace: key.namespace.as_str().into(),
         service: key.service.as_str().into(),
         id: registration.id.as_str().into(),
-        address: address.into(),
-        url: format!("{address}{path}"),
+        address: registration.address.as_str().into(),
+        url: url.into(),
         weight: registration.weight,
         zone: registration.zone.as_ref().map(|zone| zone.as_str().into()),
         version: registration.version.as_ref().map(|version| version.as_str().into()),
@@ -147,8 +154,18 @@ fn shown(
     }
 }
 
-fn bad_path(limit: &str, path: &str) -> Problem {
-    Problem::limit("path", limit, Given::from(path))
+impl Resolve {
+    /// Refuses parameters that are out of their limits.
+    fn check(&self) -> Result<(), Problem> {
+        check_path(self.path.as_deref().unwrap_or_default())?;
+        if let Some(key) = &self.key {
+            check_text("key", key, 0, ADDRESS_LEN_MAX)?;
+        }
+        match self.redirect {
+            Some(redirect) if redirect > 1 => Err(Problem::limit("redirect", "0 or 1", redirect)),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Takes only what can stand in a URL as it is and what stays below the instance's base path.
@@ -157,7 +174,7 @@ fn check_path(path: &str) -> Result<(), Problem> {
         return Ok(());
     }
     check_text("path", path, 1, ADDRESS_LEN_MAX)?;
-    let bad = |limit: &str| Err(bad_path(limit, path));
+    let bad = |limit: &str| Err(Problem::limit("path", limit, Given::from(path)));
     if !path.starts_with('/') || path.contains(['#', '\\', '"', '<', '>']) || !path.is_ascii() {
         return bad("a percent-encoded path that begins with /, without a fragment");
     }
@@ -182,9 +199,8 @@ mod tests {
         #[test]
         fn whatever_path_is_taken_makes_a_header_and_stays_below_the_base(path in "\\PC{0,40}|[/.%2eEfF\\\\?#a]{0,24}") {
             if check_path(&path).is_ok() {
-                let url = format!("http://h:81/base{path}");
-                prop_assert!(HeaderValue::from_str(&url).is_ok());
-                let uri: Uri = url.parse().unwrap();
+                let redirect = Redirect::new("http://h:81/base", Some(&path));
+                let uri: Uri = redirect.url().parse().unwrap();
                 prop_assert_eq!(uri.host(), Some("h"));
                 prop_assert!(uri.path().starts_with("/base"));
                 prop_assert!(!uri.path().to_ascii_lowercase().replace("%2e", ".").contains("/../"));

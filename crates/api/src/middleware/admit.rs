@@ -1,0 +1,142 @@
+//! Access: whether a request may have its route, and who sends it.
+//!
+//! Place in the flow: the edge asks before a handler, the forwarding of a request or a look-up begins. The rule is that of the
+//! access table; who calls is found out once.
+
+use axum::body::Body;
+use axum::http;
+use axum::http::header::{self, HeaderValue};
+use axum::http::{Method, Response, StatusCode};
+use axum::response::IntoResponse;
+
+use super::edge::Shared;
+use crate::access::{self, Decision};
+use crate::error::{CompatError, edge_error, is_native};
+use crate::{Caller, RequestContext, Via, hosts};
+use maxine_identity::{AuthError, CookieUse};
+use maxine_state::AuditAction;
+use maxine_telemetry::AccessRefused;
+
+impl Shared {
+    /// Decides whether the request may go on on the route that was matched, and says who calls.
+    pub(crate) fn admit<B>(
+        &self,
+        request: &http::Request<B>,
+        matched: Option<&str>,
+        context: &RequestContext,
+    ) -> Result<Caller, Box<Response<Body>>> {
+        let path = request.uri().path();
+        let decision = match matched {
+            Some(matched) => self.state.access().of_route(request.method(), matched),
+            None => Decision::Unmatched,
+        };
+        let (access, changes_by_get) = match decision {
+            Decision::Route(rule) => (rule.access, rule.changes_by_get),
+            Decision::Unmatched | Decision::OtherMethod => (access::of_unmatched(path), false),
+            Decision::Undeclared => {
+                tracing::error!(route = matched, "a route is missing from the access table");
+                let error = CompatError::new(StatusCode::FORBIDDEN, "Forbidden");
+                return Err(Box::new(edge_error(path, error)));
+            }
+        };
+        let cookie = match *request.method() {
+            Method::GET | Method::HEAD if changes_by_get => CookieUse::Never,
+            Method::GET | Method::HEAD => CookieUse::Reads,
+            _ => CookieUse::Changes,
+        };
+        let caller = self.identify(request, access, cookie).map_err(|(error, caller)| {
+            self.state.telemetry().access_refused(&AccessRefused {
+                forbidden: matches!(error, AuthError::RoleTooLow { .. }),
+                user: &caller.user,
+                role: caller.role,
+                method: request.method(),
+                path,
+                trace_id: &context.trace_id,
+            });
+            if error.is_worth_a_record() {
+                let object = format!("{} {path}", request.method());
+                let actor = context.actor(&caller);
+                self.state.audit().record(actor, AuditAction::RequestAuthorize, &object, false);
+            }
+            Box::new(refusal(path, error))
+        })?;
+        if !access.tells_of_the_node(path)
+            && let Some(reason) = self.state.why_not_served()
+        {
+            let error = CompatError::new(StatusCode::SERVICE_UNAVAILABLE, reason);
+            let retry_after_s = self.state.store().exclusion().is_none().then_some(1);
+            return Err(Box::new(edge_error(path, CompatError { retry_after_s, ..error })));
+        }
+        if decision == Decision::OtherMethod {
+            let mut refusal = edge_error(path, no_such_method(path));
+            if refusal.status() == StatusCode::METHOD_NOT_ALLOWED
+                && let Some(methods) =
+                    matched.map(|matched| self.state.access().methods_of(matched))
+                && let Ok(methods) = HeaderValue::try_from(methods)
+            {
+                refusal.headers_mut().insert(header::ALLOW, methods);
+            }
+            return Err(Box::new(refusal));
+        }
+        Ok(caller)
+    }
+
+    /// Whether requests on this route register instances or keep them registered.
+    pub(super) fn registers(&self, method: &Method, matched: Option<&str>) -> bool {
+        let decision = matched.map(|matched| self.state.access().of_route(method, matched));
+        let registers = |rule: &access::Rule| rule.access == access::Access::Registration;
+        matches!(decision, Some(Decision::Route(rule)) if registers(rule)) && !method.is_safe()
+    }
+
+    fn identify<B>(
+        &self,
+        request: &http::Request<B>,
+        access: access::Access,
+        cookie: CookieUse,
+    ) -> Result<Caller, (AuthError, Caller)> {
+        let settings = self.state.settings();
+        let required =
+            access.required_role(settings.registration_access, settings.discovery_access);
+        let identified = self.state.security().identify(cookie, request.headers());
+        // Another site's name for this node's address (DNS rebinding) makes its pages read what a cookie
+        // shows.
+        let identified = identified.and_then(|caller| match caller.via {
+            Via::Cookie if !hosts::is_own(&self.state, request) => Err(AuthError::WrongHost),
+            _ => Ok(caller),
+        });
+        let Some(required) = required else {
+            // Nobody is asked, but whoever says who they are is named in the audit log.
+            return Ok(identified.unwrap_or_default());
+        };
+        let caller = identified.map_err(|error| (error, Caller::default()))?;
+        if !caller.has(required) {
+            return Err((AuthError::RoleTooLow { required }, caller));
+        }
+        Ok(caller)
+    }
+}
+
+/// Tells a refusal in the style of the API that the path belongs to. The compatible one has fixed texts; the native one
+/// says what is missing, and that a token which is not accepted is as good as none.
+fn refusal(path: &str, error: AuthError) -> Response<Body> {
+    let retry_after_s = matches!(error, AuthError::Stale { .. } | AuthError::NoState).then_some(5);
+    if !is_native(path) {
+        let text = error.to_string();
+        return CompatError { retry_after_s, ..CompatError::new(error.status(), text) }
+            .into_response();
+    }
+    let status = match error {
+        AuthError::Invalid => StatusCode::UNAUTHORIZED,
+        other => other.status(),
+    };
+    edge_error(path, CompatError { retry_after_s, ..CompatError::new(status, error.explained()) })
+}
+
+/// The compatible API knows no 405; the native one does.
+fn no_such_method(path: &str) -> CompatError {
+    if is_native(path) {
+        let text = "this path has no such method; the OpenAPI document lists what it has";
+        return CompatError::new(StatusCode::METHOD_NOT_ALLOWED, text);
+    }
+    CompatError::not_found()
+}

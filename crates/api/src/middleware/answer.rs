@@ -1,0 +1,37 @@
+//! What an answer to `GET` becomes for a client that wants less of it.
+
+use axum::body::{Body, HttpBody};
+use axum::http::header::{self, HeaderValue};
+use axum::http::{Method, Response, StatusCode};
+
+/// Makes an answer to `GET` one to `HEAD`: its fields, and no body (RFC 9110, section 9.3.2).
+pub(crate) fn leave_out_body(response: &mut Response<Body>) {
+    if let Some(len) = response.body().size_hint().exact() {
+        let len = HeaderValue::from(len);
+        response.headers_mut().entry(header::CONTENT_LENGTH).or_insert(len);
+    }
+    *response.body_mut() = Body::empty();
+}
+
+/// Turns a 200 whose `ETag` the client has already into a 304.
+pub(super) fn not_modified_if_matched(
+    method: &Method,
+    asked: &HeaderValue,
+    response: &mut Response<Body>,
+) {
+    if response.status() != StatusCode::OK || !matches!(*method, Method::GET | Method::HEAD) {
+        return;
+    }
+    let Some(tag) = response.headers().get(header::ETAG).and_then(|tag| tag.to_str().ok()) else {
+        return;
+    };
+    let Ok(asked) = asked.to_str() else { return };
+    let opaque = |tag: &str| tag.trim().trim_start_matches("W/").to_owned();
+    let own = opaque(tag);
+    if asked.trim() == "*" || asked.split(',').any(|candidate| opaque(candidate) == own) {
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+        *response.body_mut() = Body::empty();
+        response.headers_mut().remove(header::CONTENT_TYPE);
+        response.headers_mut().remove(header::CONTENT_LENGTH);
+    }
+}

@@ -1,0 +1,46 @@
+//! Uses of the break-glass token, for the audit log.
+
+use axum::http::{self, StatusCode};
+
+use crate::AuditRelay;
+use maxine_state::{Actor, AuditAction};
+
+/// A request that was let in with the break-glass token. When it is dropped, it is recorded in the audit log with its outcome.
+pub(super) struct BreakGlassUse {
+    audit: AuditRelay,
+    actor: Actor,
+    what: String,
+    /// Its idempotency key: a client that repeats one request uses the token once.
+    key: Option<Box<[u8]>>,
+    /// The status of the answer; `None` if the client left before.
+    status: Option<StatusCode>,
+}
+
+impl BreakGlassUse {
+    /// Logs the use, and follows the request to its end.
+    pub(super) fn new<B>(audit: &AuditRelay, actor: Actor, request: &http::Request<B>) -> Self {
+        let what = format!("{} {}", request.method(), request.uri().path());
+        tracing::warn!(client = %actor.address, request = %what, "the break-glass token was used");
+        let key = request.headers().get("idempotency-key").map(|key| key.as_bytes().into());
+        Self { audit: audit.clone(), actor, what, key, status: None }
+    }
+
+    /// Keeps the status of the answer.
+    pub(super) fn answered(&mut self, status: StatusCode) {
+        self.status = Some(status);
+    }
+}
+
+impl Drop for BreakGlassUse {
+    fn drop(&mut self) {
+        let what = &self.what;
+        let (object, success) = match self.status {
+            Some(status) => {
+                (format!("{what}, answered {}", status.as_u16()), status.as_u16() < 400)
+            }
+            None => (format!("{what}, the client left before the answer"), false),
+        };
+        let (actor, key) = (self.actor.clone(), self.key.as_deref());
+        self.audit.record_for_sure(actor, AuditAction::BreakGlassUse, &object, success, key);
+    }
+}
