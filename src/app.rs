@@ -42,7 +42,7 @@ mod settings;
 pub use assemble::{Assembled, NodeParts, NodeSettings, assemble};
 pub use first_identities::OneTimePassword;
 pub use preflight::{obstacles, preflight};
-pub use settings::certificates;
+pub use settings::{certificates, unread_files};
 
 /// How long transferring leadership may take when the node stops.
 const TRANSFER_TIMEOUT: Duration = Duration::from_secs(2);
@@ -81,7 +81,7 @@ impl Node {
             .with_context(|| format!("cannot listen on {listen} (http.host, http.port)"))?;
         let http_addr = listener.local_addr()?;
         settings::warn_if_open(&config, http_addr);
-        settings::tell_of_old_files(&config);
+        settings::unread_files(&config).iter().for_each(|text| tracing::warn!("{text}"));
 
         if config.backend == BackendKind::Raft {
             clock.ask_others();

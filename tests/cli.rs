@@ -184,6 +184,8 @@ fn a_user_signs_in_registers_drains_and_deregisters() {
     let table = text(&dev.run(&["services", "show", "orders", "--min-index", &index]).stdout);
     assert!(table.contains("draining") && table.contains("kernel update (by ada)"), "{table}");
     assert!(dev.run(&["undrain", "orders", "a"]).status.success());
+    let none = text(&dev.run(&["services", "-n", "elsewhere"]).stdout);
+    assert!(none.starts_with("no service matches"), "there are some: {none}");
     let unnamed = dev.json(&["drain", "orders", "a"]);
     let index = unnamed[0]["index"].as_u64().unwrap().to_string();
     let table = text(&dev.run(&["services", "show", "orders", "--min-index", &index]).stdout);
@@ -705,6 +707,13 @@ fn what_a_start_would_say(home: &Path) {
     borrowed(&raft_of("1", "127.0.0.1:0", &dir), "is in use by another process");
     other.stop();
     borrowed(&raft_of("2", "127.0.0.1:0", &dir), "it belongs to node 1, not 2");
+
+    // In another mode the node would start with an empty registry.
+    let other_mode = ["config", "check", "--mode", "local", "--port", "0", "--data-dir", &dir];
+    let output = plain(&other_mode).output().unwrap();
+    let (warned, told) = (text(&output.stderr), text(&output.stdout));
+    assert_eq!((code(&output), &*told), (0, "the settings are good, with 1 warning\n"), "{warned}");
+    assert!(warned.contains("the log of a node in Raft mode, and is not read"), "{warned}");
 
     let dir = data("d");
     let local: Vec<String> =

@@ -284,25 +284,35 @@ pub(super) fn security(config: &NodeConfig) -> anyhow::Result<SecuritySettings> 
     })
 }
 
-/// Tells of what a Node.js Maxine left and nothing reads by itself: its snapshot, where the log that
-/// takes its place is not there yet, and the file that it kept an account's password in.
-pub(super) fn tell_of_old_files(config: &NodeConfig) {
+/// What the data directory holds and this node does not read, a line each: an operator may have meant another mode.
+#[must_use]
+pub fn unread_files(config: &NodeConfig) -> Vec<String> {
+    let mut found = Vec::new();
     let log = log_path(config);
     let old = log.with_extension("");
     let keeps_a_file = matches!(config.backend, BackendKind::Local | BackendKind::SharedFile);
     if keeps_a_file && old.is_file() && !log.exists() {
         let (old, log) = (old.display(), log.display());
-        tracing::warn!(
-            "{old} is there and is not read; to take over what it holds stop this node and run: \
-             maxine migrate nodejs:{old} file:{log}"
-        );
+        found.push(format!(
+            "{old} exists and is not read; to copy its content, stop this node and run: maxine migrate nodejs:{old} \
+             file:{log}"
+        ));
+    }
+    let raft = config.data_dir.join("raft");
+    if config.backend != BackendKind::Raft && raft.join("identity").exists() {
+        found.push(format!(
+            "{} is the log of a node in Raft mode, and is not read in this mode (state.mode)",
+            raft.display()
+        ));
     }
     if std::env::var_os("MAXINE_ADMIN_STATE_FILE").is_some() {
-        tracing::warn!(
+        found.push(
             "MAXINE_ADMIN_STATE_FILE is not read: accounts are kept in the state, as hashes; set \
              MAXINE_ADMIN_USERNAME and MAXINE_ADMIN_PASSWORD to name one"
+                .to_owned(),
         );
     }
+    found
 }
 
 /// Says that everyone who reaches the port may register or discover, where the settings allow it.

@@ -74,9 +74,10 @@ pub async fn run(args: ConfigArgs) -> anyhow::Result<ExitCode> {
         ConfigCommand::Example => write!(out, "{}", example::toml())?,
         ConfigCommand::Check(serve) => match serve.load() {
             Ok(Loaded { config, unknown }) => {
-                unknown.iter().for_each(|text| tell!("maxine: warning: {text}"));
+                let notes = [unknown, crate::app::unread_files(&config)].concat();
+                notes.iter().for_each(|text| tell!("maxine: warning: {text}"));
                 let (now_ms, mut bad, mut warnings) =
-                    (Clock::system().wall_ms(), false, unknown.len());
+                    (Clock::system().wall_ms(), false, notes.len());
                 for path in crate::app::certificates(&config) {
                     match certificate_verdict(certificate_end_ms(&path), now_ms) {
                         Ok(note) => {

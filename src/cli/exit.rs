@@ -28,7 +28,7 @@ pub const OUTCOME_UNKNOWN: u8 = 6;
 /// The table of exit codes; `docs/reference/command-line.md` has the same rows.
 pub const CODES: [(u8, &str); 7] = [
     (OK, "done"),
-    (FAILURE, "failed, for a reason without a code of its own"),
+    (FAILURE, "failed for any other reason"),
     (USAGE, "wrong arguments or input file; nothing was sent"),
     (NOT_FOUND, "what was named does not exist"),
     (UNAVAILABLE, "no node could serve the request now; nothing was changed; try again later"),

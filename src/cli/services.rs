@@ -100,6 +100,11 @@ pub async fn run(args: ServicesArgs, out: &mut Output) -> Result<(), CliError> {
 }
 
 impl ListArgs {
+    /// Whether some services may be left out: then an empty list does not say that there are none.
+    fn is_filtered(&self) -> bool {
+        self.namespace.is_some() || self.search.is_some() || self.health.is_some()
+    }
+
     /// As they are if none is given on the command line.
     fn untouched() -> Self {
         Self {
@@ -122,6 +127,9 @@ async fn list(connect: &ConnectArgs, args: &ListArgs, out: &mut Output) -> Resul
         return list.items.iter().try_for_each(|item| out.json(item));
     }
     let services: Vec<shapes::ServiceSummary> = list.read()?;
+    if services.is_empty() && args.is_filtered() {
+        return out.line("no service matches the namespace, --search and --health that are set");
+    }
     if services.is_empty() {
         return out.line("no services; register one with 'maxine register SERVICE --address URL'");
     }
