@@ -1,7 +1,8 @@
-//! Compares this node's wall clock with the other voters', before anything is proposed by it and every second.
+//! Compares this node's wall clock with those of the other voters: every second, and before this node
+//! proposes anything.
 //!
-//! Place in the flow: [`Clock::compare`] decides; here the others are asked, over the nodes' own links. Apply and
-//! followers never look at a clock: what is in the log is right for every replica.
+//! Place in the flow: [`Clock::compare`] decides. This module asks the other voters over the nodes' own
+//! connections. Apply and followers never read a clock, so that the log means the same on every replica.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,21 +16,22 @@ use super::peer::{PeerKind, PeerRouter, PeerService};
 use maxine_clock::Clock;
 use maxine_store::{ControlStore, MemberView};
 
-/// How long a node may take to say its time.
+/// How long a node may take to answer with its time.
 const CALL_TIMEOUT: Duration = Duration::from_millis(500);
-/// Between two comparisons.
+/// Interval between two comparisons.
 const PAUSE: Duration = Duration::from_secs(1);
-/// Between two comparisons while the clock is unchecked.
+/// Interval between two comparisons while the clock is unchecked.
 const UNCHECKED_PAUSE: Duration = Duration::from_millis(100);
-/// How long the first write of a node waits for the comparison.
+/// Maximum time that the first write of a node waits for the comparison.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What the last comparison showed.
+/// The result of the last comparison.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ClockReport {
     /// Whether a majority's clocks agree.
     pub agree: bool,
-    /// How far each voter that answered is ahead of them, in milliseconds; of this node where they do not agree.
+    /// How far each voter that answered is ahead of the agreed time, in milliseconds. If there is no
+    /// agreement, how far it is ahead of this node.
     pub ahead_ms: Vec<(String, i64)>,
 }
 
@@ -42,18 +44,18 @@ impl PeerService for TimeService {
     }
 }
 
-/// Tells the others this node's time.
+/// Answers other nodes with this node's time.
 pub fn serve(peers: &PeerRouter, clock: &Clock) {
     peers.set(PeerKind::Time, Box::new(TimeService(clock.clone())));
 }
 
-/// Compares every second until dropped, where the backend has members.
+/// Compares every second until dropped, if the backend has members.
 pub async fn run(store: Arc<dyn ControlStore>, clock: Clock, report: watch::Sender<ClockReport>) {
     loop {
         let Some(cluster) = store.cluster() else { return };
         let status = cluster.status();
         let voters: Vec<MemberView> = status.members.into_iter().filter(|m| m.voter).collect();
-        // Before this node knows of any member it has nobody to ask and nothing to propose.
+        // Until this node knows a member, it has nobody to ask and nothing to propose.
         if !voters.is_empty() {
             let own_id = status.node_id;
             report.send_replace(compare(store.as_ref(), &clock, &voters, own_id).await);
@@ -87,19 +89,19 @@ async fn compare(
     ClockReport { agree: true, ahead_ms }
 }
 
-/// How far a node's wall clock is from this node's monotonic one.
+/// The difference between a node's wall clock and this node's monotonic clock.
 async fn offset_of(store: &dyn ControlStore, clock: &Clock, id: u64) -> Option<i64> {
     let message = Bytes::from_static(&[PeerKind::Time as u8]);
     let asked_ms = clock.monotonic_ms();
     let answer = store.call_member(id, message, CALL_TIMEOUT).await.ok()?;
     let answered_ms = clock.monotonic_ms();
     let wall_ms = u64::from_le_bytes(answer.as_ref().try_into().ok()?);
-    // It read its clock somewhere on the way.
+    // The other node read its clock at some moment between the request and the answer.
     let read_ms = asked_ms.midpoint(answered_ms);
     Some(i64::try_from(wall_ms).ok()? - i64::try_from(read_ms).ok()?)
 }
 
-/// Waits until the clock is compared, but not for long and not twice in vain: what is proposed without it carries
+/// Waits until the clock is compared, for a limited time and only once. A proposal without the comparison has
 /// no time.
 pub async fn settled(clock: &Clock) {
     if !clock.is_worth_waiting_for() {

@@ -1,4 +1,4 @@
-//! What peers send, as far as it is read by parsers of this crate: each message is taken within its limits or refused.
+//! Fuzz targets: messages of peers that this crate parses. Each is accepted within its limits or refused.
 
 use maxine_fuzzing::Target;
 

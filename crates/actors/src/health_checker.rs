@@ -1,9 +1,9 @@
-//! Runs the probes of this node, reports to the leader what changed, and, on the leader, proposes the
-//! verdicts that enough observers agree on.
+//! Runs the probes of this node and reports changes to the leader. On the leader, proposes the verdicts that
+//! enough observers agree on.
 //!
-//! The decisions are made by [`Observer`] and [`Verdicts`]; this actor owns both and carries out what
-//! they return. After a panic it starts again from the published state. What its probes know is in a
-//! [`ProbeTable`], so nobody who reads that waits for the actor.
+//! [`Observer`] and [`Verdicts`] decide; this actor owns both and carries out what they return. After a panic
+//! it starts again from the published state. The results of probes are in a [`ProbeTable`], so readers never
+//! wait for the actor.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -35,59 +35,58 @@ use maxine_state::{Actor as Who, Command, Instance, InstanceKey, ServiceKey, Ser
 use maxine_store::{ClusterStatus, ControlStore};
 use maxine_view::{View, WatchScope};
 
-/// Between two looks at which nodes live, in milliseconds.
+/// Interval at which the live nodes are determined, in milliseconds.
 const LIVE_MS: u64 = 1_000;
-/// Most messages that wait for the actor.
+/// Maximum number of messages that wait for the actor.
 const MAILBOX_LEN: usize = 1_024;
-/// For one message to the leader.
+/// Time limit of one message to the leader.
 const REPORT_TIMEOUT: Duration = Duration::from_secs(2);
-/// For one question about an instance, to this node's actor or to the leader.
+/// Time limit of one question about an instance, to this node's actor or to the leader.
 const REPORTS_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Takes what the health checker tells; for metrics and alerts. Must not block.
+/// Receives events of the health checker, for metrics and alerts. It must not block.
 pub trait HealthSink: Send + Sync + 'static {
     /// A probe was made.
     fn probed(&self, key: &InstanceKey, answer: &ProbeAnswer) {
         let _ = (key, answer);
     }
-    /// A service came to use all of its instances because too many are unhealthy, or no longer does.
-    /// Told on every node.
+    /// A service entered or left panic mode. Every node reports this.
     fn panic_changed(&self, service: &ServiceKey, panics: bool) {
         let _ = (service, panics);
     }
 }
 
-/// A sink that takes nothing.
+/// A sink that ignores everything.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct NoSink;
 
 impl HealthSink for NoSink {}
 
-/// What the health checker stands on.
+/// What the health checker needs.
 pub struct HealthParts {
-    /// This node's name, as the cluster's members know it.
+    /// This node's name in the cluster's membership.
     pub node: String,
-    /// What is published.
+    /// The published state.
     pub view: Arc<View>,
-    /// Who leads, and the way to it.
+    /// The store, which knows the leader and reaches it.
     pub store: Arc<dyn ControlStore>,
-    /// The way to write.
+    /// The registry, for writes.
     pub registry: Registry,
     /// Whether this node has the leader's duties.
     pub duties: Duties,
-    /// Where messages of other nodes come in.
+    /// The router of messages from other nodes.
     pub peers: Arc<PeerRouter>,
     /// The clock.
     pub clock: Clock,
-    /// What runs the probes.
+    /// Runs the probes.
     pub prober: Prober,
     /// The node-wide settings of active health checks.
     pub defaults: ActiveDefaults,
-    /// Takes counts and alerts.
+    /// Receives counts and alerts.
     pub sink: Arc<dyn HealthSink>,
 }
 
-/// Health on this node. Cloning is cheap.
+/// The health checker of this node. Clones are cheap.
 #[derive(Clone)]
 pub struct HealthChecker {
     actor: Supervised<HealthCheckerActor>,
@@ -111,14 +110,14 @@ impl HealthChecker {
         Self { actor, parts, probes }
     }
 
-    /// What this node's probes know of an instance; `None` where it does not probe it.
+    /// The results of this node's probes of an instance; `None` if this node does not probe it.
     #[must_use]
     pub fn track(&self, key: &InstanceKey) -> Option<Arc<TrackView>> {
         self.probes.get(key)
     }
 
-    /// What all observers said last of an instance, as the leader heard it; empty where it cannot be
-    /// asked.
+    /// The last report of each observer about an instance, as the leader received it. Empty if the leader
+    /// does not answer.
     pub async fn reports(&self, key: &InstanceKey) -> Vec<ObserverReport> {
         if self.parts.duties.borrow().is_some() {
             let asked = self.actor.send(AskReports(key.clone()));
@@ -143,13 +142,13 @@ impl HealthChecker {
         effective_probe(instance, policy, &self.parts.defaults)
     }
 
-    /// Whether active health checks of the compatible kind run.
+    /// Whether active health checks for the compatible API are enabled.
     #[must_use]
     pub fn is_active(&self) -> bool {
         self.parts.defaults.enabled
     }
 
-    /// Instances that count and have failures in a row.
+    /// Listed instances whose last probes failed, with the number of failures in a row.
     #[must_use]
     pub fn failing(&self) -> Vec<(InstanceKey, u32)> {
         let snapshot = self.parts.view.snapshot();
@@ -171,8 +170,8 @@ impl HealthChecker {
         &self.parts.node
     }
 
-    /// Passes on why the proxy holds an instance back, or that it no longer does. Fails where the
-    /// actor cannot take it now.
+    /// Reports that the proxy has ejected an instance, with the reason, or has admitted it again. Fails if
+    /// the actor cannot accept it now.
     pub fn held_by_proxy(
         &self,
         key: InstanceKey,
@@ -182,19 +181,19 @@ impl HealthChecker {
         self.actor.try_send(HeldByProxy { key, address_index, reason })
     }
 
-    /// How often the actor had to be started again.
+    /// How often the actor was restarted.
     #[must_use]
     pub fn restarts(&self) -> u64 {
         self.actor.restarts()
     }
 
-    /// Ends the actor.
+    /// Stops the actor.
     pub fn stop(&self) {
         self.actor.stop();
     }
 }
 
-/// Answers other nodes what observers said, on the leader.
+/// On the leader, answers other nodes with the reports of observers.
 struct ReportService(Supervised<HealthCheckerActor>);
 
 impl PeerService for ReportService {
@@ -211,7 +210,7 @@ impl PeerService for ReportService {
     }
 }
 
-/// Takes in what other nodes observed, on the leader.
+/// On the leader, receives the observations of other nodes.
 struct ObservationService(Supervised<HealthCheckerActor>);
 
 impl PeerService for ObservationService {
@@ -228,11 +227,11 @@ impl PeerService for ObservationService {
     }
 }
 
-/// Runs the probes; see the module.
+/// Runs the probes; see the module's documentation.
 pub struct HealthCheckerActor {
     parts: Arc<HealthParts>,
     observer: Observer,
-    /// The leader's memory.
+    /// The verdicts, used on the leader.
     verdicts: Verdicts,
     live_at_ms: Option<u64>,
     looking: bool,
@@ -244,12 +243,12 @@ pub struct HealthCheckerActor {
 #[rtype(result = "()")]
 struct Tick;
 
-/// Services that changed, or everything.
+/// Services that changed; `None` for all.
 #[derive(Message)]
 #[rtype(result = "()")]
 struct Follow(Option<BTreeSet<ServiceKey>>);
 
-/// Why the proxy holds an instance back, or that it no longer does.
+/// The proxy has ejected an instance, with the reason, or has admitted it again.
 #[derive(Message)]
 #[rtype(result = "()")]
 struct HeldByProxy {
@@ -258,7 +257,7 @@ struct HeldByProxy {
     reason: Option<String>,
 }
 
-/// What another node observed.
+/// Observations of another node.
 #[derive(Message)]
 #[rtype(result = "Result<(), String>")]
 struct Observed {
@@ -266,7 +265,7 @@ struct Observed {
     items: Vec<Observation>,
 }
 
-/// Asks what observers said last of an instance.
+/// Asks for the last report of each observer about an instance.
 #[derive(Message)]
 #[rtype(result = "Result<Vec<ObserverReport>, String>")]
 struct AskReports(InstanceKey);
@@ -338,13 +337,13 @@ impl HealthCheckerActor {
                 if let Some(answer) = answer.filter(|_| counts) {
                     actor.parts.sink.probed(&job.key, &answer);
                 }
-                // Its place is free for the next one.
+                // Its place is free for the next probe.
                 actor.probe(now_ms, ctx);
             }));
         }
     }
 
-    /// Reports to the leader what changed, and now and then everything.
+    /// Reports changes to the leader, and sometimes everything.
     fn report(&mut self, now_ms: u64, ctx: &mut Context<Self>) {
         let term = self.parts.store.leadership().borrow().term;
         let observations = self.observer.outbox(term, now_ms);
@@ -370,7 +369,7 @@ impl HealthCheckerActor {
         }));
     }
 
-    /// On the leader: proposes what enough observers agree on.
+    /// On the leader, proposes the verdicts that enough observers agree on.
     fn decide(&mut self, now_ms: u64, ctx: &mut Context<Self>) {
         let parts = &self.parts;
         let fence = *parts.duties.borrow();
@@ -415,8 +414,8 @@ impl HealthCheckerActor {
         }));
     }
 
-    /// Tells when a service starts or stops to use all of its instances. Every node does, so that
-    /// whoever leads next knows which services do.
+    /// Reports when a service enters or leaves panic mode. Every node does, so that a new leader knows the
+    /// services in panic mode.
     fn watch_panic(&mut self, services: Option<&BTreeSet<ServiceKey>>) {
         let parts = &self.parts;
         let snapshot = parts.view.snapshot();
@@ -443,9 +442,9 @@ impl HealthCheckerActor {
     }
 }
 
-/// The nodes that live, as the leader hears them; only itself where the backend has no members. A
-/// node that cannot ask the leader takes those that it knows of itself, which are fewer: then an
-/// instance may be probed twice, but never by nobody.
+/// The live nodes, as the leader hears them; only this node if the backend has no members. A node that cannot
+/// ask the leader uses the nodes that it knows, which are fewer. An instance may then be probed twice, but it
+/// is always probed.
 async fn live_nodes(parts: &HealthParts) -> Vec<String> {
     heard_nodes(members::status(parts.store.as_ref()).await, &parts.node)
 }
@@ -479,7 +478,7 @@ impl Actor for HealthCheckerActor {
             async move {
                 loop {
                     let after = view.index();
-                    // The history may be cut off between the two lines; the next round starts later.
+                    // The history may end between the two lines. The next round then starts later.
                     let Ok(mut watcher) = view.hub().subscribe(WatchScope::Everything, after)
                     else {
                         tokio::task::yield_now().await;

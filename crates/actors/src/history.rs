@@ -1,9 +1,9 @@
-//! Begins another history where indexes are given out again: after a restore or a recovery, and
-//! where the service that keeps the log lost acknowledged writes.
+//! Begins a new history when indexes will be used again: after a restore or a recovery, and when the store
+//! lost acknowledged writes.
 //!
-//! Every answer tells its history beside its index, so that a client which comes back with a place in
-//! the one that ended starts again instead of missing changes. Sessions end with their history: which of
-//! them had been ended is lost with it.
+//! Every answer has its history beside its index. So a client with a position in an earlier history starts
+//! again, and misses no changes. Sessions end with their history, because records of ended sessions may be
+//! lost with it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,12 +16,12 @@ use maxine_state::{Actor as Who, Batch, Command, Name, Proposal, RequestId, Sign
 use maxine_store::{ControlStore, StoreEvent};
 use maxine_view::View;
 
-/// How long one attempt may take.
+/// Time limit of one attempt.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Pause after a failed attempt.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// Watches over the history until dropped.
+/// Watches the history until dropped.
 pub async fn keep(store: Arc<dyn ControlStore>, view: Arc<View>, clock: Clock) {
     let mut leadership = store.leadership();
     let mut events = store.events();
@@ -31,7 +31,7 @@ pub async fn keep(store: Arc<dyn ControlStore>, view: Arc<View>, clock: Clock) {
         let snapshot = view.snapshot();
         let present = snapshot.state.history();
         let line = store.line().unwrap_or_default();
-        // All members of a restored cluster know its line; whoever leads begins the history of it.
+        // All members of a restored cluster know its line. The leader begins the new history.
         let restored = line != snapshot.state.line() && store.leadership_now().is_leader;
         drop(snapshot);
         if restored || lost_in == Some(present) {
@@ -49,20 +49,20 @@ pub async fn keep(store: Arc<dyn ControlStore>, view: Arc<View>, clock: Clock) {
                 }
             }
             lost = next_loss(&mut events) => {
-                // Where another one has begun meanwhile, a node that noticed sooner saw to it.
+                // If a new history has begun already, another node noticed the loss earlier and began it.
                 lost_in = lost.then_some(present);
             }
         }
     }
 }
 
-/// Returns when acknowledged writes may have been lost; false where the store never says so.
+/// Returns when acknowledged writes may have been lost. Returns false if the store never reports a loss.
 async fn next_loss(events: &mut Option<tokio::sync::broadcast::Receiver<StoreEvent>>) -> bool {
     let Some(receiver) = events else { return std::future::pending().await };
     loop {
         match receiver.recv().await {
             Ok(event) if event.is_loss() => return true,
-            // What was skipped may have been a loss: in doubt, another history.
+            // A skipped event may have been a loss, so a new history is begun.
             Err(RecvError::Lagged(_)) => return true,
             Ok(_) => {}
             Err(RecvError::Closed) => {

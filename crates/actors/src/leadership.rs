@@ -1,6 +1,6 @@
-//! Who leads, and under which fence: starts and stops the duties that only the leader has.
+//! Starts and stops the duties of the leader, with their fence.
 //!
-//! [`Leadership`] decides; this actor owns it, passes in what the store and the log say, and carries out
+//! [`Leadership`] decides; this actor owns it, passes in events of the store and the log, and carries out
 //! what it returns.
 
 use std::sync::Arc;
@@ -25,12 +25,13 @@ use maxine_view::{View, WatchScope};
 /// `Some(fence)` while this node holds the leader's duties.
 pub type Duties = watch::Receiver<Option<Fence>>;
 
-/// How long one attempt to have the grant committed may take.
+/// Time limit of one attempt to commit the grant.
 const GRANT_TIMEOUT: Duration = Duration::from_secs(3);
-/// In the audit record of a takeover: what stands between the former leader's name and how long it was silent.
+/// Separator in the audit record of a takeover, between the former leader's name and the duration of its
+/// silence.
 pub const TAKEOVER_SILENCE: &str = ", silent for ";
 
-/// Follows the backend's leadership and holds the fence.
+/// Follows the backend's leadership and publishes the fence.
 pub struct LeadershipActor {
     node: Name,
     store: Arc<dyn ControlStore>,
@@ -51,7 +52,7 @@ struct Changed(Leadership);
 struct GrantMayHaveChanged;
 
 impl LeadershipActor {
-    /// An actor for the node called `node`, which publishes in `duties` what it holds.
+    /// An actor for the node `node`, which publishes its fence in `duties`.
     #[must_use]
     pub fn new(
         node: Name,
@@ -96,8 +97,8 @@ impl LeadershipActor {
         }
     }
 
-    /// Whom this node took over from and how long nobody had heard of that one, for the audit log:
-    /// writes were not acknowledged meanwhile. Nothing where replicas do not hear each other.
+    /// The previous leader and how long it was silent, for the audit log: writes were not acknowledged in
+    /// that time. `None` if replicas do not hear each other.
     fn takeover(&self, former: FormerLeader) -> Option<Command> {
         self.store.cluster()?;
         let silent_ms = former.lost_for_ms.max(self.store.leader_silence_ms(&former.name))?;
@@ -112,7 +113,7 @@ impl LeadershipActor {
         let commands = [Some(grant), former.and_then(|former| self.takeover(former))];
         let (store, clock) = (Arc::clone(&self.store), self.clock.clone());
         let ask = async move {
-            // A leader's clock is compared before the first thing that it proposes.
+            // A new leader's clock is compared before it proposes anything.
             clock_check::settled(&clock).await;
             let proposal = |command| Proposal {
                 request_id: RequestId(rand::random()),
@@ -179,12 +180,12 @@ impl Handler<GrantMayHaveChanged> for LeadershipActor {
     }
 }
 
-/// Notifies the actor of every grant, until it is gone.
+/// Notifies the actor of every grant, until the actor has stopped.
 async fn watch_grants(view: Arc<View>, actor: actix::Addr<LeadershipActor>) {
     loop {
         let after = view.index();
         let subscribed = view.hub().subscribe(WatchScope::Everything, after);
-        // What went past before this moment is in the state already.
+        // Earlier grants are in the state already.
         if actor.send(GrantMayHaveChanged).await.is_err() {
             return;
         }

@@ -14,7 +14,7 @@ fn grant(holder: &str) -> Batch {
     Batch { proposals: vec![proposal] }
 }
 
-/// A leadership actor on a store in memory, on a system of its own.
+/// A leadership actor with a store in memory, on its own actor system.
 fn with_actor(test: impl AsyncFnOnce(Arc<MemoryStore>, Arc<View>, Duties)) {
     let system = actix_rt::System::new();
     system.block_on(async {
@@ -44,7 +44,7 @@ async fn fence(duties: &mut Duties, wanted: impl FnMut(&Option<Fence>) -> bool) 
 fn a_leader_that_a_late_grant_superseded_asks_for_its_duties_again() {
     with_actor(async |store, view, mut duties| {
         let first = fence(&mut duties, Option::is_some).await;
-        // The grant of a node that led before comes in only now; this one leads on.
+        // The grant of an earlier leader arrives only now; this node still leads.
         store.propose(grant("b"), GRANT_TIMEOUT.into()).await.expect("it is taken");
         let again = fence(&mut duties, |now| now.is_some() && *now != first).await;
         assert_eq!(again, view.snapshot().state.grant().map(|grant| grant.fence));
@@ -57,7 +57,7 @@ fn a_leader_whose_grant_the_store_lost_asks_for_its_duties_again() {
     with_actor(async |store, view, mut duties| {
         let lost = view.snapshot().state.clone();
         fence(&mut duties, Option::is_some).await;
-        // The store went back to before the grant, as a restored dump does.
+        // The store was set back to a time before the grant, as after a restored dump.
         store.replace(lost);
         let again = fence(&mut duties, |now| {
             now.is_some() && *now == view.snapshot().state.grant().map(|grant| grant.fence)

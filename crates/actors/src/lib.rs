@@ -1,10 +1,10 @@
-//! The actors: each owns one piece of changing state on this node and the decisions about it.
+//! The actors. Each owns one part of the changing state of this node, and the decisions about it.
 //!
-//! Place in the flow: the API hands writes to [`Registry`]; [`LeadershipActor`] tells the others
-//! when this node holds the leader's duties; they propose through the [`maxine_store`].
+//! Place in the flow: the API passes writes to [`Registry`]. [`LeadershipActor`] notifies the other actors
+//! when this node has the leader's duties, and they propose through the [`maxine_store`].
 //!
-//! **Invariant:** no actor sits on the path of a request that only reads or forwards. Handlers
-//! stay humble: decode, call a pure core, carry out what it decided.
+//! **Invariant:** no actor is on the path of a request that only reads or forwards. A handler decodes a
+//! message, calls a pure engine, and carries out the result.
 
 pub mod clock_check;
 #[cfg(any(test, feature = "fuzz"))]

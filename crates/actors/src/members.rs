@@ -1,7 +1,7 @@
-//! Whom the leader hears: what only it can tell of the members.
+//! The leader's knowledge about members, for nodes that do not lead.
 //!
-//! Place in the flow: a node that does not lead hears nobody but the leader, so an operator who asks
-//! it for the cluster's state is told what the leader hears, if the leader answers.
+//! Place in the flow: a follower hears only the leader. So if an operator asks it for the status of the
+//! cluster, it asks the leader which members it hears, and adds that if the leader answers.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -13,10 +13,10 @@ use futures::future::BoxFuture;
 use super::peer::{PeerKind, PeerRouter, PeerService, call_leader};
 use maxine_store::{ClusterStatus, ControlStore, MemberView};
 
-/// How long an operator waits for the leader's word; without it this node tells what it knows itself.
+/// How long an operator waits for the leader's answer. Without it, this node reports what it knows itself.
 const CALL_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// Weak, for the store holds the router that holds this.
+/// A weak reference, because the store owns the router that owns this.
 struct MembersService(Weak<dyn ControlStore>);
 
 impl PeerService for MembersService {
@@ -24,7 +24,7 @@ impl PeerService for MembersService {
         let status =
             self.0.upgrade().and_then(|store| store.cluster()).map(|cluster| cluster.status());
         let members = status.filter(|status| status.role == "leader").map(|status| status.members);
-        // JSON, for it is asked for by hand and rarely, and so takes new fields without a version.
+        // The message is JSON, because it is rarely sent and can get new fields without a version.
         let answer = members.ok_or_else(|| "this node does not lead".to_owned()).and_then(|list| {
             serde_json::to_vec(&list).map(Bytes::from).map_err(|error| error.to_string())
         });
@@ -32,12 +32,12 @@ impl PeerService for MembersService {
     }
 }
 
-/// Lets this node, while it leads, tell the others whom it hears.
+/// While this node leads, answers other nodes which members it hears.
 pub fn serve(store: &Arc<dyn ControlStore>, peers: &PeerRouter) {
     peers.set(PeerKind::Members, Box::new(MembersService(Arc::downgrade(store))));
 }
 
-/// This node's status, filled up with what the leader hears where another node leads and answers.
+/// This node's status, completed with the leader's knowledge if another node leads and answers.
 pub async fn status(store: &dyn ControlStore) -> Option<ClusterStatus> {
     let mut status = store.cluster()?.status();
     if status.role != "leader"
@@ -54,7 +54,7 @@ fn filled(mut status: ClusterStatus, heard: &[MemberView]) -> ClusterStatus {
     let mut members = std::mem::take(&mut status.members);
     for member in &mut members {
         let Some(heard) = heard.iter().find(|heard| heard.id == member.id) else { continue };
-        // What this node knows itself stands.
+        // What this node knows itself is kept.
         member.reachable = member.reachable.or(heard.reachable);
         member.acknowledges = member.acknowledges.or(heard.acknowledges);
         member.matched_index = member.matched_index.or(heard.matched_index);
@@ -97,12 +97,12 @@ mod tests {
         let led = of(&[Some(true), Some(true), None]);
         assert_eq!((led.reachable_voters, led.failures_tolerated), (2, 0));
         assert!(!led.lacks_majority());
-        // One that answers, but acknowledges nothing, is none that may be lost.
+        // A voter that answers and acknowledges nothing does not count as a working one.
         let mute = MemberView { acknowledges: Some(false), ..member(3, Some(true)) };
         let members = vec![member(1, Some(true)), member(2, Some(true)), mute];
         let mute = ClusterStatus::default().with_members(members);
         assert_eq!((mute.reachable_voters, mute.failures_tolerated), (2, 0));
-        // A follower that asks the leader counts what the leader hears.
+        // A follower that asks the leader counts the members that the leader hears.
         let filled = filled(led, &of(&[None, None, Some(true)]).members);
         assert_eq!(filled.members[2].reachable, Some(true));
         assert_eq!(filled.failures_tolerated, 1);

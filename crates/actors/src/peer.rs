@@ -1,6 +1,6 @@
-//! Messages from the actors of one node to those of another, carried by the backend.
+//! Messages between the actors of two nodes, which the backend carries.
 //!
-//! One byte says the kind, the rest belongs to the actor in question.
+//! The first byte is the kind. The rest belongs to the actor that handles that kind.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,23 +16,23 @@ use maxine_store::{CallError, ControlStore, PeerHandler};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum PeerKind {
-    /// Gathered heartbeats, for the registry.
+    /// Collected heartbeats, for the registry.
     Renew = 1,
-    /// What health probes saw, for the health checker.
+    /// Observations of health probes, for the health checker.
     Observations = 2,
-    /// Whom the leader hears.
+    /// Which members the leader hears.
     Members = 3,
-    /// What observers said last of an instance, asked of the leader's health checker.
+    /// The last reports of observers about an instance, from the leader's health checker.
     Reports = 4,
-    /// What time a node has.
+    /// A node's time.
     Time = 5,
-    /// What is left of the leases, asked of the leader before.
+    /// The remaining times of the leases, from the previous leader.
     FormerLeases = 6,
-    /// What an operator confirms, for the leader.
+    /// A confirmation by an operator, for the leader.
     Confirm = 7,
-    /// What a node says of itself, for whoever looks at another one.
+    /// A node's report about itself, for a user of another node.
     Report = 16,
-    /// What a node knows of an instance: requests under way, probes.
+    /// What a node knows about an instance: its requests in flight and its probes.
     Instance = 17,
 }
 
@@ -42,8 +42,8 @@ pub trait PeerService: Send + Sync + 'static {
     fn answer(&self, body: Bytes) -> BoxFuture<'static, Result<Bytes, String>>;
 }
 
-/// Hands each message to the service for its kind. Services are set after the backend has been
-/// started, since they need it; until then messages are refused.
+/// Passes each message to the service for its kind. Services are registered after the backend has started,
+/// because they need it. Until then messages are refused.
 #[derive(Default)]
 pub struct PeerRouter {
     renew: ArcSwapOption<Box<dyn PeerService>>,
@@ -104,7 +104,7 @@ impl PeerHandler for PeerRouter {
     }
 }
 
-/// Sends a message of a kind to whoever leads.
+/// Sends a message of a kind to the leader.
 pub async fn call_leader(
     store: &dyn ControlStore,
     kind: PeerKind,

@@ -1,7 +1,8 @@
-//! Drives what the proxy decides off the request path: breakers, ejections, idle connections.
+//! Drives the decisions of the proxy that are made outside the request path: breakers, ejections and idle
+//! connections.
 //!
-//! The forwarder keeps its counts in atomics that outlive this actor; an actor that was started
-//! again goes on from there. Nothing a request needs waits for it.
+//! The forwarder keeps its counters in atomics, which outlive this actor. A restarted actor continues with
+//! them. No request waits for it.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -14,15 +15,15 @@ use maxine_clock::Clock;
 use maxine_gateway::{Forwarder, StandingChange, StandingEvent};
 use maxine_state::InstanceKey;
 
-/// Between two ticks; an alarm of the forwarder does not wait for it.
+/// Interval between two ticks. An alarm of the forwarder causes an earlier one.
 const TICK: Duration = Duration::from_millis(100);
 
-/// The proxy's decisions on this node.
+/// Carries out the proxy's decisions on this node.
 pub struct ProxyActor {
     forwarder: Forwarder,
     health: Option<HealthChecker>,
     clock: Clock,
-    /// Ejected instances that the health checker was told of: until when, and at which address.
+    /// Ejected instances that were reported to the health checker: until when, and at which address.
     reported: BTreeMap<InstanceKey, (u64, u64)>,
     _lifeline: Lifeline,
 }
@@ -32,7 +33,7 @@ pub struct ProxyActor {
 struct Tick;
 
 impl ProxyActor {
-    /// An actor that drives `forwarder` and tells `health` whom it ejected.
+    /// An actor that drives `forwarder` and reports ejected instances to `health`.
     #[must_use]
     pub fn new(
         forwarder: Forwarder,
@@ -59,7 +60,7 @@ impl ProxyActor {
             StandingChange::Ejected => {
                 let until_ms = self.clock.monotonic_ms() + event.lasts_ms;
                 self.reported.insert(event.key.clone(), (until_ms, event.address_index));
-                // Without it the leader decides by what other nodes report.
+                // Without this report, the leader decides with the reports of other nodes.
                 let _lost =
                     health.held_by_proxy(event.key, event.address_index, Some(event.reason));
             }
@@ -72,13 +73,13 @@ impl ProxyActor {
         }
     }
 
-    /// An instance that got not ready for it has left the forwarder's tables, so its return is told
-    /// from here.
+    /// An instance that became not ready for this reason has left the forwarder's tables, so its return is
+    /// reported here.
     fn release(&mut self) {
         let now_ms = self.clock.monotonic_ms();
         let Some(health) = &self.health else { return };
         self.reported.retain(|key, (until_ms, address_index)| {
-            // Where the health checker cannot take it now, it is reported with the next tick.
+            // If the health checker cannot accept it now, it is reported at the next tick.
             *until_ms > now_ms || health.held_by_proxy(key.clone(), *address_index, None).is_err()
         });
     }

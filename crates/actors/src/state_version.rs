@@ -1,10 +1,11 @@
-//! Which state version every voter understands, so to which the state may be raised.
+//! Determines which state version every voter understands, which is the highest version that the state may
+//! have.
 //!
-//! Place in the flow: an operator finishes an upgrade through the API, which asks here who the voters are and what they
-//! understand, and then proposes [`maxine_state::Command::RaiseStateVersion`].
+//! Place in the flow: an operator finishes an upgrade through the API. The API asks this module for the
+//! voters and their versions, and then proposes [`maxine_state::Command::RaiseStateVersion`].
 //!
-//! Voters are, in raft mode, the members with a vote; in local mode, this node; in redis and shared-file mode, every node
-//! that the store has an entry of.
+//! In raft mode, the voters are the members with a vote. In local mode, the voter is this node. In redis and
+//! shared-file mode, the voters are all nodes with an entry in the store.
 
 use std::time::Duration;
 
@@ -13,36 +14,37 @@ use maxine_store::{ControlStore, StoreNode};
 
 use super::members;
 
-/// How long the store may take to say which nodes there are.
+/// Time limit for the store to list its nodes.
 const STORE_TIMEOUT: Duration = Duration::from_millis(1_000);
 
-/// A node that must understand whatever is in the log.
+/// A node that must understand everything in the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Voter {
     /// Its name.
     pub name: String,
-    /// The newest state version that it understands; `None` while nobody has met it.
+    /// The newest state version that it understands; `None` if it is unknown.
     pub understands: Option<u32>,
-    /// For how long it has been silent, in milliseconds, where that is too long.
+    /// How long it has been silent, in milliseconds, if that is too long.
     pub silent_ms: Option<u64>,
 }
 
-/// Those who must understand whatever is in the log.
+/// The nodes that must understand everything in the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Voters {
-    /// Those that are known.
+    /// The known voters.
     pub known: Vec<Voter>,
-    /// Whether there may be others, because the store did not say.
+    /// Whether there may be others, because the store did not answer.
     pub may_be_others: bool,
 }
 
-/// The nodes that share the store, where they meet only there; an error if it did not say in time.
+/// The nodes that share the store without connections to each other. Fails if the store did not answer in
+/// time.
 pub async fn store_nodes(store: &dyn ControlStore) -> Result<Option<Vec<StoreNode>>, ()> {
     let asked = tokio::time::timeout(STORE_TIMEOUT, store.nodes()).await;
     asked.map_err(drop)?.map_err(drop)
 }
 
-/// The voters, as far as the node called `own_name` can know them.
+/// The voters, as far as the node `own_name` knows them.
 pub async fn voters(store: &dyn ControlStore, own_name: &str) -> Voters {
     if let Some(status) = members::status(store).await {
         let voters = status.members.into_iter().filter(|member| member.voter);
@@ -68,14 +70,14 @@ pub async fn voters(store: &dyn ControlStore, own_name: &str) -> Voters {
 }
 
 impl Voters {
-    /// The newest version that all of them understand; `None` while that is not known of one.
+    /// The newest version that all voters understand; `None` if it is unknown for one of them.
     #[must_use]
     pub fn common(&self) -> Option<u32> {
         let versions: Option<Vec<u32>> = self.known.iter().map(|voter| voter.understands).collect();
         versions.filter(|_| !self.may_be_others)?.into_iter().min()
     }
 
-    /// Who does not understand a version, in words.
+    /// The voters that do not understand a version, as text.
     #[must_use]
     pub fn who_lacks(&self, version: u32) -> String {
         let lacking = self.known.iter().filter_map(|voter| match voter.understands {

@@ -1,8 +1,7 @@
-//! Keeps an actor alive: one that panics or stops is started again, from the published snapshot.
+//! Restarts actors that panic or stop, from the published snapshot.
 //!
-//! actix's own supervisor restarts an actor that stops, but a panic takes supervisor and actor down
-//! together. So each actor holds a [`Lifeline`]; when it is dropped, by whatever end, the next
-//! actor is made.
+//! actix's own supervisor restarts an actor that stops, but a panic ends both the supervisor and the actor.
+//! So each actor holds a [`Lifeline`]. When that is dropped, for any reason, the next actor is started.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -13,14 +12,14 @@ use actix::{Actor, Addr, ArbiterHandle, Context, Handler, MailboxError, Message}
 use arc_swap::ArcSwapOption;
 use tokio::sync::oneshot;
 
-/// Pause before an actor is started again, so that one that panics at once does not spin.
+/// Pause before an actor is started again, so that an actor that panics immediately does not loop.
 const RESTART_PAUSE: Duration = Duration::from_millis(50);
 
-/// Held by an actor for as long as it lives.
+/// Held by an actor as long as it lives.
 #[derive(Debug)]
 pub struct Lifeline(#[allow(dead_code, reason = "its drop is the signal")] oneshot::Sender<()>);
 
-/// The way to an actor that outlives its restarts. Cloning is cheap.
+/// The address of an actor across its restarts. Clones are cheap.
 pub struct Supervised<A: Actor> {
     shared: Arc<Shared<A>>,
 }
@@ -37,19 +36,19 @@ impl<A: Actor> Clone for Supervised<A> {
     }
 }
 
-/// A message that did not reach an actor.
+/// Why a message did not reach an actor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SendError {
     /// Its mailbox is full.
     #[error("the mailbox is full")]
     Full,
-    /// It is being started again, or stopped.
+    /// The actor is being restarted, or has stopped.
     #[error("the actor is not running")]
     Down,
 }
 
 impl<A: Actor<Context = Context<A>>> Supervised<A> {
-    /// Starts an actor on `arbiter`, and starts it again whenever it ends, until [`Self::stop`].
+    /// Starts an actor on `arbiter`, and restarts it whenever it ends, until [`Self::stop`].
     pub fn start(
         arbiter: &ArbiterHandle,
         mut make: impl FnMut(Lifeline) -> A + Send + 'static,
@@ -60,7 +59,7 @@ impl<A: Actor<Context = Context<A>>> Supervised<A> {
             stopped: AtomicBool::new(false),
         });
         let supervised = Self { shared: Arc::clone(&shared) };
-        // A refused spawn means that the arbiter has ended; every send then answers `Down`.
+        // If the spawn is refused, the arbiter has ended, and every send fails with `Down`.
         let _spawned = arbiter.spawn(async move {
             while !shared.stopped.load(Ordering::SeqCst) {
                 let (lifeline, ended) = oneshot::channel();
@@ -82,7 +81,7 @@ impl<A: Actor<Context = Context<A>>> Supervised<A> {
         supervised
     }
 
-    /// Puts a message into the mailbox, or says at once why not.
+    /// Puts a message into the mailbox, or fails immediately.
     pub fn try_send<M>(&self, message: M) -> Result<(), SendError>
     where
         M: Message + Send + 'static,
@@ -113,19 +112,19 @@ impl<A: Actor<Context = Context<A>>> Supervised<A> {
         })
     }
 
-    /// How often it had to be started again.
+    /// How often it was restarted.
     #[must_use]
     pub fn restarts(&self) -> u64 {
         self.shared.restarts.load(Ordering::Relaxed)
     }
 
-    /// Whether it runs now.
+    /// Whether it is running.
     #[must_use]
     pub fn is_running(&self) -> bool {
         self.shared.addr.load().as_ref().is_some_and(|addr| addr.connected())
     }
 
-    /// Ends supervision; the actor ends when its last address is gone.
+    /// Ends the supervision. The actor ends when its last address is dropped.
     pub fn stop(&self) {
         self.shared.stopped.store(true, Ordering::SeqCst);
         self.shared.addr.store(None);

@@ -1,7 +1,7 @@
-//! Bodies on their way: streamed frame by frame, watched, never gathered unless a policy keeps a
-//! small one to send it again.
+//! Bodies of requests and answers: streamed frame by frame, counted, and only collected if they are small or
+//! a policy keeps them to be sent again.
 //!
-//! Back-pressure is hyper's: a frame is pulled only when the other side has room for it.
+//! hyper applies back-pressure: a frame is read only when the other side has room for it.
 
 use std::future::Future as _;
 use std::pin::Pin;
@@ -26,38 +26,37 @@ use maxine_clock::Clock;
 
 pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// How long a client that expects `100 Continue` is kept waiting for the instance's word, in
-/// milliseconds; RFC 9110 section 10.1.1 asks not to wait for ever.
+/// How long a client that expects `100 Continue` waits for the instance's answer, in milliseconds. RFC 9110
+/// section 10.1.1 asks not to wait forever.
 const EXPECT_WAIT_MS: u64 = 1_000;
-/// Slowest that a client may send a body that an instance waits for, in bytes a second, after the idle
-/// limit.
+/// Minimum rate at which a client must send a body, in bytes per second, after the idle limit.
 const RATE_MIN: u64 = 500;
 
-/// How long a client may take for so many bytes, all waits together.
+/// The time that a client may take for this many bytes, over all waits.
 fn client_time(idle: Duration, bytes: u64) -> Duration {
     idle.saturating_add(Duration::from_millis(bytes.saturating_mul(1_000) / RATE_MIN))
 }
 
-/// What is known of a request body while it is sent.
+/// The progress of a request body.
 #[derive(Debug, Default)]
 pub(crate) struct Progress {
     phase: AtomicU8,
     moved_at_us: AtomicU64,
-    /// How long it was the client's turn, before the present phase.
+    /// How long it was the client's turn before the present phase, in microseconds.
     client_us: AtomicU64,
-    /// What has come of the body.
+    /// Number of body bytes that were received.
     received_len: AtomicU64,
     failure: AtomicU8,
 }
 
-/// Whose turn it is.
+/// Who must act next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
-    /// The instance's, to take what there is.
+    /// The instance must read what has arrived.
     Upstream,
-    /// The client's, to send more.
+    /// The client must send more.
     Client,
-    /// All is sent.
+    /// Everything was sent.
     Done,
 }
 
@@ -77,7 +76,7 @@ impl Progress {
         }
     }
 
-    /// Whose turn it is, and since when, in microseconds on the monotonic clock.
+    /// Who must act next, and since when, in microseconds on the monotonic clock.
     pub(crate) fn now(&self) -> (Phase, u64) {
         let phase = match self.phase.load(Ordering::Relaxed) {
             0 => Phase::Upstream,
@@ -87,8 +86,8 @@ impl Progress {
         (phase, self.moved_at_us.load(Ordering::Relaxed))
     }
 
-    /// How much longer the client, whose turn it is, may take in all: a body that comes byte by byte must
-    /// not hold a connection to an instance without end.
+    /// How much more time the client has, when it must act next. A body that arrives byte by byte must not
+    /// use a connection to an instance forever.
     pub(crate) fn client_time_left(&self, idle: Duration, clock: &Clock) -> Duration {
         let (_, since_us) = self.now();
         let present_us = clock.monotonic_us().saturating_sub(since_us);
@@ -112,7 +111,7 @@ impl Progress {
     }
 }
 
-/// Holds a body back until the instance says `100 Continue`.
+/// Holds a body back until the instance answers `100 Continue`.
 #[derive(Debug, Default)]
 pub(crate) struct ExpectGate {
     open: AtomicBool,
@@ -130,11 +129,11 @@ enum Payload {
     Empty,
     Full(Option<Bytes>),
     Stream(AxumBody),
-    /// What was gathered before it proved too long to keep, then the rest.
+    /// The frames that were collected before the body proved too long, and then the rest.
     Prefixed(std::vec::IntoIter<Frame<Bytes>>, AxumBody),
 }
 
-/// A request body as the connection pulls it.
+/// A request body, as the connection to the instance reads it.
 pub(crate) struct RequestBody {
     payload: Payload,
     progress: Option<(Arc<Progress>, Clock)>,
@@ -156,7 +155,7 @@ impl RequestBody {
         Self { payload, progress: None, gate: None, left: u64::MAX, limit: u64::MAX }
     }
 
-    /// A body that is streamed as it arrives, at most `limit` bytes of it.
+    /// A body that is streamed as it arrives, at most `limit` bytes.
     pub(crate) fn stream(
         body: AxumBody,
         limit: u64,
@@ -168,7 +167,7 @@ impl RequestBody {
         Self { payload: Payload::Stream(body), progress, gate: None, left: limit, limit }
     }
 
-    /// The same, after `front`, which is already counted against the limit.
+    /// Like `stream`, but `front` is sent first. It is already counted against the limit.
     pub(crate) fn prefixed(
         front: Vec<Frame<Bytes>>,
         body: AxumBody,
@@ -181,7 +180,7 @@ impl RequestBody {
         this
     }
 
-    /// Holds it back until the gate opens or a second has passed.
+    /// Holds the body back until the gate opens or a second has passed.
     pub(crate) fn gated(mut self, gate: Arc<ExpectGate>) -> Self {
         let wait = tokio::time::sleep(Duration::from_millis(EXPECT_WAIT_MS));
         self.gate = Some((gate, Box::pin(wait)));
@@ -290,7 +289,7 @@ impl Body for RequestBody {
             Payload::Prefixed(front, rest) => {
                 let front = front.as_slice().iter().filter_map(Frame::data_ref);
                 let len: u64 = front.map(|data| data.len() as u64).sum();
-                // A body whose length is known keeps its framing.
+                // A body with a known length keeps its framing.
                 rest.size_hint().exact().map_or_else(SizeHint::default, |rest| {
                     SizeHint::with_exact(len.saturating_add(rest))
                 })
@@ -301,18 +300,18 @@ impl Body for RequestBody {
 
 impl Drop for RequestBody {
     fn drop(&mut self) {
-        // Whoever waits for the response must not take a body that will not be read for a slow one.
+        // A task that waits for the response must not count a body that will not be read as slow.
         self.mark(Phase::Done);
     }
 }
 
-/// What is accounted for when a response ends.
+/// What is counted when a response ends.
 pub(crate) struct ResponseWatch {
     pub(crate) lease: Lease,
     pub(crate) in_flight: InFlight,
     pub(crate) idle: Duration,
     pub(crate) deadline: Option<Instant>,
-    /// Counts the request until its last byte.
+    /// Counts the request as in flight until its last byte.
     pub(crate) in_flight_guard: InFlightGuard,
 }
 
@@ -324,8 +323,8 @@ impl ResponseWatch {
     }
 }
 
-/// A response body on its way to the client. It holds the connection and the count of requests in
-/// flight until its last byte, and gives up when the instance stalls.
+/// A response body for the client. Until its last byte, it holds the connection and counts the request as in
+/// flight. It gives up if the instance stalls.
 pub(crate) struct ResponseBody {
     incoming: Incoming,
     watch: Option<ResponseWatch>,
@@ -376,7 +375,7 @@ impl ResponseBody {
     }
 }
 
-/// The frame; trailers without what may only stand in front of the content.
+/// A frame. Fields that are not allowed in trailers are removed from trailers.
 fn without_misplaced(mut frame: Frame<Bytes>) -> Frame<Bytes> {
     if let Some(trailers) = frame.trailers_mut() {
         framing::strip_trailers(trailers);
@@ -384,7 +383,7 @@ fn without_misplaced(mut frame: Frame<Bytes>) -> Frame<Bytes> {
     frame
 }
 
-/// The time on the scale of tokio's timers, which deadlines are set on.
+/// The present time for tokio's timers.
 #[allow(clippy::disallowed_methods, reason = "a deadline for tokio's timer, never shown or stored")]
 pub(crate) fn timer_now() -> Instant {
     Instant::now()
@@ -431,19 +430,20 @@ impl Body for ResponseBody {
     }
 }
 
-/// A request body that was gathered, or found too long for that.
+/// A request body that was collected, or that proved too long for that.
 pub(crate) enum Gathered {
-    /// All of it; it can be sent any number of times.
+    /// The whole body. It can be sent any number of times.
     Whole(Bytes),
-    /// The beginning, and the rest as it comes.
+    /// The beginning, and the rest as a stream.
     TooLong(Vec<Frame<Bytes>>, AxumBody),
 }
 
-/// What a piece of a body counts beside its bytes: it is kept as a buffer of its own.
+/// What each part of a body counts in addition to its bytes, because it has a buffer of its own.
 const PIECE_LEN: usize = 128;
 
-/// Gathers a body of up to `keep_max` bytes. `idle` bounds the wait for each frame, and the least rate
-/// that of all. `kept` counts what waits for the rest; a body that comes in one piece is not counted.
+/// Collects a body of up to `keep_max` bytes. `idle` limits the wait for each frame, and the minimum rate
+/// limits the total time. `kept` counts bytes that wait for the rest. A body that arrives in one part is not
+/// counted.
 pub(crate) async fn gather(
     mut body: AxumBody,
     keep_max: u64,

@@ -1,7 +1,7 @@
-//! The circuit breaker: a pure function of counts and time.
+//! The circuit breaker, as a pure function of counts and time.
 //!
-//! Closed, it watches; open, nothing passes; half-open, a few trial requests decide. Source: Nygard,
-//! Release It!, 2007.
+//! A closed breaker lets all requests through. An open one lets none through. A half-open one lets a few
+//! trial requests through, which decide. Source: Nygard, Release It!, 2007.
 
 use super::upstream::{Counts, Gate};
 use maxine_state::CircuitBreakerPolicy;
@@ -25,7 +25,7 @@ impl Default for Breaker {
 }
 
 impl Breaker {
-    /// Looks at the counts and decides; `Some` where the gate has to change.
+    /// Decides with the counts. Returns `Some` if the gate must change.
     pub(crate) fn tick(
         &mut self,
         counts: Counts,
@@ -55,7 +55,7 @@ impl Breaker {
                     self.0 = State::Closed { window_from_ms: now_ms, from: counts };
                     return Some(Gate::Open);
                 }
-                // Trials that never came back must not hold it half-open for ever.
+                // Trial requests that never ended must not keep it half-open forever.
                 if now_ms.saturating_sub(since_ms) >= policy.open_ms {
                     self.0 = State::HalfOpen { since_ms: now_ms, from: counts };
                     return Some(Gate::Trials(policy.trial_requests));
@@ -67,7 +67,7 @@ impl Breaker {
 
     fn trips(counts: Counts, from: Counts, policy: &CircuitBreakerPolicy) -> bool {
         let in_a_row = policy.consecutive_failures;
-        // Failures in a row that were all counted before it last closed are old news.
+        // Failures that were all counted before it last closed no longer matter.
         if in_a_row != 0 && counts.bad_in_a_row >= in_a_row && counts.bad > from.bad {
             return true;
         }

@@ -1,8 +1,7 @@
-//! Who the client is, behind however many trusted proxies.
+//! Determines the client's address, behind any number of trusted proxies.
 //!
-//! Place in the flow: the API's edge resolves it once for each request, from the TCP peer and what
-//! trusted proxies say. Sign-in limits, audit records, traces, discovery and the forwarder all use the
-//! one value.
+//! Place in the flow: the API's edge resolves it once per request, from the TCP peer and the headers of
+//! trusted proxies. Sign-in limits, audit records, traces, discovery and the forwarder all use this value.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -11,10 +10,10 @@ use ipnet::IpNet;
 
 pub(super) const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
-/// The two ends that matter of a request's way here.
+/// The address of the client and of the TCP peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClientAddr {
-    /// The client: the peer, or what trusted proxies say.
+    /// The client's address: that of the peer, or the one that trusted proxies report.
     pub ip: IpAddr,
     /// The TCP peer.
     pub peer: IpAddr,
@@ -23,7 +22,7 @@ pub struct ClientAddr {
 }
 
 impl ClientAddr {
-    /// For a peer that is the client itself.
+    /// A client that is the peer itself.
     #[must_use]
     pub fn direct(peer: IpAddr) -> Self {
         let peer = peer.to_canonical();
@@ -31,7 +30,7 @@ impl ClientAddr {
     }
 }
 
-/// The values of repeated header fields, in the order in which they came.
+/// The values of repeated header fields, in their order.
 pub trait FieldLines {
     /// All values of a field.
     fn lines<'a>(&'a self, name: &'a HeaderName) -> impl DoubleEndedIterator<Item = &'a [u8]>;
@@ -43,7 +42,7 @@ impl FieldLines for HeaderMap {
     }
 }
 
-/// Proxies in front whose word about the client is believed.
+/// Proxies whose reports about the client are accepted.
 #[derive(Clone, Debug, Default)]
 pub struct TrustedProxies(Vec<IpNet>);
 
@@ -66,10 +65,10 @@ impl TrustedProxies {
         self.0.iter().any(|net| net.contains(&ip))
     }
 
-    /// Resolves the client. Where the peer is trusted, the chain that it gives is read from its end,
-    /// which the nearest proxy wrote: the first address that is no trusted proxy is the client. An entry
-    /// that is no address ends the walk, for nobody knows who wrote what is left of it; the client is then
-    /// the last address that was believed. `Forwarded` is read where there is no `X-Forwarded-For`.
+    /// Resolves the client. If the peer is trusted, the chain of addresses is read from its end, which the
+    /// nearest proxy wrote. The first address that is no trusted proxy is the client. An entry that is no
+    /// address ends the search, because its writer is unknown; the client is then the last accepted address.
+    /// `Forwarded` is read if there is no `X-Forwarded-For`.
     #[must_use]
     pub fn resolve(&self, peer: IpAddr, fields: &impl FieldLines) -> ClientAddr {
         let direct = ClientAddr::direct(peer);
@@ -104,8 +103,8 @@ impl TrustedProxies {
     }
 }
 
-/// The addresses of a `Forwarded` line (RFC 7239 section 4), the last element first; `None` for an
-/// element that names none.
+/// The addresses of a `Forwarded` line (RFC 7239 section 4), the last element first; `None` for an element
+/// without one.
 fn forwarded_for(line: &[u8]) -> Vec<Option<IpAddr>> {
     let mut elements: Vec<_> = split_unquoted(line, b',').map(element_for).collect();
     elements.reverse();
@@ -120,7 +119,7 @@ fn element_for(element: &[u8]) -> Option<IpAddr> {
         name.eq_ignore_ascii_case(b"for").then_some(value)
     });
     let value = addresses.next()?;
-    // Two of them contradict each other.
+    // Two such parameters contradict each other.
     if addresses.next().is_some() {
         return None;
     }
@@ -128,7 +127,7 @@ fn element_for(element: &[u8]) -> Option<IpAddr> {
     node_address(quoted.unwrap_or(value))
 }
 
-/// The parts of a text between separators that stand outside of quotes.
+/// The parts of a text between separators, ignoring separators inside quotes.
 fn split_unquoted(text: &[u8], separator: u8) -> impl Iterator<Item = &[u8]> {
     let (mut is_quoted, mut is_escaped) = (false, false);
     text.split(move |byte| {
@@ -145,7 +144,7 @@ fn split_unquoted(text: &[u8], separator: u8) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-/// An address as proxies write it: `IP`, `IPV4:PORT`, `[IPV6]` or `[IPV6]:PORT`.
+/// An address in a form that proxies use: `IP`, `IPV4:PORT`, `[IPV6]` or `[IPV6]:PORT`.
 fn node_address(text: &[u8]) -> Option<IpAddr> {
     let text = std::str::from_utf8(text).ok()?;
     let bracketed = text.strip_prefix('[').and_then(|text| text.strip_suffix(']'));
@@ -220,7 +219,7 @@ mod tests {
             ("for=2.2.2.2, for=10.0.0.5", "2.2.2.2"),
             // Separators within quotes do not separate.
             ("for=2.2.2.2;host=\"a,for=6.6.6.6;\\\",for=6.6.6.6\"", "2.2.2.2"),
-            // What names no address ends the walk.
+            // An entry without an address ends the search.
             ("for=6.6.6.6, for=unknown", "10.0.0.9"),
             ("for=6.6.6.6, for=_hidden, for=10.0.0.5", "10.0.0.5"),
             ("for=6.6.6.6, proto=https", "10.0.0.9"),

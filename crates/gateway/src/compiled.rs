@@ -1,4 +1,4 @@
-//! A traffic policy made ready for the request path: names parsed, durations built, once per change.
+//! A traffic policy, prepared for the request path: names are parsed and durations computed once per change.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ pub(crate) struct CompiledRules {
 
 impl CompiledRules {
     fn new(rules: &HeaderRules) -> Self {
-        // What does not parse was refused in apply; a snapshot cannot hold it either.
+        // Apply refuses values that cannot be parsed, so a snapshot has none.
         let field = |(name, value): &(String, String)| {
             let name = HeaderName::from_bytes(name.as_bytes()).ok()?;
             Some((name, HeaderValue::from_str(value).ok()?))
@@ -50,7 +50,7 @@ impl CompiledRules {
     }
 }
 
-/// Which methods.
+/// A set of methods.
 #[derive(Debug, Default)]
 pub(crate) struct Methods(Vec<Method>);
 
@@ -93,21 +93,22 @@ pub(crate) struct Hedging {
     pub(crate) budget_percent: u32,
 }
 
-/// The cookie that keeps clients with their instances.
+/// The cookie that ties clients to their instances.
 #[derive(Debug)]
 pub(crate) struct StickyCookie {
     pub(crate) name: String,
     pub(crate) max_age_s: u64,
 }
 
-/// The name of a service's sticky cookie: its own, for all services share the proxy's origin.
+/// The name of a service's sticky cookie. Each service has its own, because all services share the origin of
+/// the proxy.
 fn cookie_name(name: &str, service: &ServiceKey) -> String {
     let text = format!("{}\0{}", service.namespace, service.service);
     let hash = xxh3_64(text.as_bytes()) as u32;
     format!("{name}-{hash:08x}")
 }
 
-/// A policy, ready.
+/// A prepared policy.
 #[derive(Debug)]
 pub(crate) struct CompiledPolicy {
     pub(crate) source: (TrafficPolicy, Option<HealthPolicy>),
@@ -167,7 +168,7 @@ impl CompiledPolicy {
                 StickyPolicy::Cookie { name, max_age_s } => {
                     Some(StickyCookie { name: cookie_name(name, service), max_age_s: *max_age_s })
                 }
-                // The routing table's: it holds for redirects too.
+                // Taken from the routing table, because it applies to redirects too.
                 StickyPolicy::Header { .. } => None,
             }),
             pool: PoolSettings {

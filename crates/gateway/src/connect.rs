@@ -1,6 +1,6 @@
-//! Opens connections: resolve, check the address against the egress policy, connect, TLS.
+//! Opens connections to instances: name resolution, check against the egress policy, TCP, TLS.
 //!
-//! Knows nothing of requests. Its caller bounds the time.
+//! It knows nothing about requests. The caller limits the time.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -31,16 +31,15 @@ use super::target::UpstreamAddress;
 use super::wire::{Wire, WireState};
 use maxine_admission::{NoPlace, Places};
 
-/// Most addresses of one name that are tried.
+/// Maximum number of addresses of one name that are tried.
 const RESOLVED_MAX: usize = 8;
-/// How long an address of several is tried alone before the next is tried beside it (RFC 8305,
-/// section 5).
+/// How long one of several addresses is tried before the next is tried concurrently (RFC 8305, section 5).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
-/// Whose signatures on instances' certificates are believed.
+/// The authorities that may sign instances' certificates.
 #[derive(Clone, Debug, Default)]
 pub enum TlsRoots {
-    /// The machine's certificate store; the built-in web roots where it has none.
+    /// The machine's certificate store, or the built-in web roots if there is none.
     #[default]
     System,
     /// These certificates, in PEM.
@@ -61,7 +60,7 @@ pub(crate) enum Stream {
 }
 
 impl Stream {
-    /// What is known of the bytes on the wire, for as long as the stream lives and after.
+    /// The byte counters of the connection. They outlive the stream.
     pub(crate) fn wire(&self) -> &Arc<WireState> {
         match self {
             Self::Plain(wire) => wire.state(),
@@ -83,18 +82,18 @@ pub(crate) struct Connector {
     unverified: Arc<ClientConfig>,
 }
 
-/// What to speak once connected.
+/// The required security of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Security {
-    /// Whether any certificate will do.
+    /// Whether any certificate is accepted.
     pub(crate) insecure: bool,
     /// Whether HTTP/2 is wanted.
     pub(crate) http2: bool,
 }
 
 impl Connector {
-    /// Connects where `egress` allows it, believes the certificates of `roots`, and takes a place of `connections`
-    /// for each connection.
+    /// Connects to addresses that `egress` allows, accepts certificates of `roots`, and takes a place of
+    /// `connections` for each connection.
     pub(crate) fn new(
         egress: EgressPolicy,
         roots: &TlsRoots,
@@ -149,7 +148,7 @@ impl Connector {
         &self.pools
     }
 
-    /// Connects. May be dropped at any time.
+    /// Connects. The future may be dropped at any time.
     pub(crate) async fn connect(
         &self,
         to: &UpstreamAddress,
@@ -184,7 +183,7 @@ impl Connector {
         Ok(Stream::Tls(Box::new(stream)))
     }
 
-    /// A TCP connection to the first of the host's addresses that takes it.
+    /// A TCP connection to the first of the host's addresses that accepts it.
     pub(crate) async fn connect_tcp(
         &self,
         host: &str,
@@ -199,8 +198,8 @@ impl Connector {
         self.connect_first(alternating(found)).await
     }
 
-    /// Tries one address after the other, each beside those that have not answered yet; the first
-    /// connection wins (RFC 8305). An address that swallows packets costs one delay.
+    /// Tries the addresses one after the other, without waiting for the end of earlier attempts. The first
+    /// connection wins (RFC 8305). An address that drops packets costs one delay.
     async fn connect_first(&self, addresses: Vec<SocketAddr>) -> Result<TcpStream, ProxyError> {
         let mut untried = addresses.into_iter();
         let mut attempts = FuturesUnordered::new();
@@ -225,13 +224,13 @@ impl Connector {
     async fn connect_ip(&self, address: SocketAddr) -> Result<TcpStream, ProxyError> {
         self.egress.check_connection(address, &self.lookups).await?;
         let stream = TcpStream::connect(address).await.map_err(|_| ProxyError::Connect)?;
-        // Small messages must not wait for one another.
+        // Small messages must not wait for each other.
         stream.set_nodelay(true).map_err(|_| ProxyError::Connect)?;
         Ok(stream)
     }
 }
 
-/// The addresses with the families alternating, the resolver's first one first (RFC 8305, section 4).
+/// The addresses with alternating families, the resolver's first one first (RFC 8305, section 4).
 fn alternating(found: impl Iterator<Item = SocketAddr>) -> Vec<SocketAddr> {
     let all: Vec<SocketAddr> = found.collect();
     let first_is_v6 = all.first().is_some_and(SocketAddr::is_ipv6);
@@ -247,7 +246,7 @@ fn alternating(found: impl Iterator<Item = SocketAddr>) -> Vec<SocketAddr> {
     order
 }
 
-/// Why a handshake failed, in the words of [`TlsFailure`].
+/// Why a handshake failed, as a [`TlsFailure`].
 fn tls_failure(error: &io::Error) -> TlsFailure {
     use rustls::{CertificateError as Bad, Error};
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>());
@@ -268,7 +267,7 @@ fn tls_failure(error: &io::Error) -> TlsFailure {
     }
 }
 
-/// Takes any certificate, for services whose policy says so; signatures are still checked.
+/// Accepts any certificate, for services whose policy allows it. Signatures are still verified.
 #[derive(Debug)]
 struct AnyCertificate(Arc<CryptoProvider>);
 
@@ -375,7 +374,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_name_is_judged_by_what_it_resolves_to() {
-        // Registration never saw this address: the name alone tells nothing.
+        // The address was not known at registration; the name alone shows nothing.
         let policy = EgressPolicy::new(vec![], vec![], false);
         let places = crate::ConnectionLimits::of(8).places();
         let connector = Connector::new(policy, &TlsRoots::System, places).unwrap();
@@ -394,7 +393,7 @@ mod tests {
         assert_eq!(alternating([x, y].into_iter()), [x, y]);
     }
 
-    /// An address whose packets go nowhere: a listener that accepts nothing and whose queue is full.
+    /// An address whose packets are dropped: a listener that accepts nothing and whose queue is full.
     async fn swallowing() -> (std::net::TcpListener, Vec<TcpStream>) {
         let socket = tokio::net::TcpSocket::new_v4().unwrap();
         socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();

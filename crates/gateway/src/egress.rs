@@ -1,8 +1,8 @@
-//! Which networks may be registered and called at all.
+//! Which networks may be registered and called.
 //!
-//! Place in the flow: registration asks [`EgressPolicy::check_address`] to refuse early; every
-//! connection asks [`EgressPolicy::check_ip`] about the resolved address, which is what counts: a
-//! name can change its meaning after it was registered.
+//! Place in the flow: registration calls [`EgressPolicy::check_address`] to refuse early. Every connection
+//! calls [`EgressPolicy::check_ip`] with the resolved address, which decides, because a name can resolve to
+//! another address after it was registered.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -15,9 +15,9 @@ use super::error::ProxyError;
 use super::lookup::{Asker, Lookups};
 use maxine_state::Address;
 
-/// Networks in which no user's service runs: link-local, the metadata services of clouds,
-/// multicast, broadcast, the unspecified addresses, and IPv6 ranges whose addresses a translator
-/// turns into IPv4 ones that cannot be read off them (local NAT64 and Teredo).
+/// Networks without user services: link-local, the metadata services of clouds, multicast, broadcast, the
+/// unspecified addresses, and IPv6 ranges that a translator maps to hidden IPv4 addresses (local NAT64 and
+/// Teredo).
 const ALWAYS_DENIED: [&str; 17] = [
     "0.0.0.0/8",
     "169.254.0.0/16",
@@ -38,18 +38,18 @@ const ALWAYS_DENIED: [&str; 17] = [
     "2001::/32",
 ];
 
-/// A destination that no policy lets through.
+/// Why a destination is denied.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EgressDenied {
-    /// It is in a network that may not be called.
+    /// The address is in a network that may not be called.
     #[error("{host} is in a network that may not be called ({network})")]
     Network {
         /// The address or host name.
         host: String,
-        /// The network that it is in, or why it is outside the allowed ones.
+        /// The network that contains it, or why it is outside the allowed ones.
         network: String,
     },
-    /// It is where Maxine itself listens, or its Redis.
+    /// The address is one of Maxine's own, or of its Redis.
     #[error("{host}:{port} is an address of Maxine itself")]
     Own {
         /// The address or host name.
@@ -69,7 +69,7 @@ pub struct HostPort {
 }
 
 impl HostPort {
-    /// Reads `host:port` or `[v6]:port`.
+    /// Parses `host:port` or `[v6]:port`.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let (host, port) = text.rsplit_once(':')?;
@@ -78,7 +78,7 @@ impl HostPort {
         (!host.is_empty()).then(|| Self { host: host.to_ascii_lowercase(), port })
     }
 
-    /// Reads the host and port of a URL; `default_port` is for a URL that names none.
+    /// Parses the host and port of a URL. `default_port` is used if the URL has none.
     #[must_use]
     pub fn of_url(url: &str, default_port: u16) -> Option<Self> {
         let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
@@ -98,8 +98,8 @@ impl From<SocketAddr> for HostPort {
     }
 }
 
-/// Where this cluster itself is reached: the HTTP and peer addresses of its members, and its Redis.
-/// Clones share one list.
+/// The addresses of this cluster itself: the HTTP and peer addresses of its members, and its Redis. Clones
+/// share one list.
 #[derive(Clone, Debug, Default)]
 pub struct OwnAddresses(Arc<ArcSwap<Vec<HostPort>>>);
 
@@ -111,7 +111,7 @@ impl OwnAddresses {
         }
     }
 
-    /// Whether `ip` and `port` are one of them, as far as addresses tell.
+    /// Whether `ip` and `port` are one of them, judged by addresses alone.
     fn has(&self, ip: IpAddr, port: u16) -> bool {
         self.0.load().iter().filter(|own| own.port == port).any(|own| {
             own.host.parse::<IpAddr>().is_ok_and(|own| match own.is_unspecified() {
@@ -121,12 +121,12 @@ impl OwnAddresses {
         })
     }
 
-    /// Whether a host name and a port are one of them, as far as names tell.
+    /// Whether a host name and a port are one of them, judged by names alone.
     fn has_name(&self, host: &str, port: u16) -> bool {
         self.0.load().iter().any(|own| own.port == port && own.host.eq_ignore_ascii_case(host))
     }
 
-    /// Those with this port that are given by name.
+    /// The names among them with this port.
     fn names_with(&self, port: u16) -> Vec<String> {
         let own = self.0.load();
         let named =
@@ -148,9 +148,9 @@ fn is_of_this_machine(ip: IpAddr) -> bool {
     })
 }
 
-/// The rule, in this order: networks that the operator denies; Maxine's own addresses; the loopback
-/// and the networks that are always denied, unless allowed by name; then the allowed networks, or
-/// everything where none is listed.
+/// The rule, in this order: networks that the operator denies; Maxine's own addresses; loopback and the
+/// networks that are always denied, unless they are explicitly allowed; then the allowed networks, or
+/// everything if none is listed.
 #[derive(Clone, Debug)]
 pub struct EgressPolicy {
     allowed: Vec<IpNet>,
@@ -161,8 +161,8 @@ pub struct EgressPolicy {
 }
 
 impl EgressPolicy {
-    /// A policy. `allowed` limits to these networks, and lifts the built-in denials for what it
-    /// lists; empty allows all that is not denied. `allow_loopback` is for a Maxine that itself
+    /// A policy. `allowed` limits connections to these networks, and lifts the built-in denials for them; if
+    /// it is empty, everything is allowed that is not denied. `allow_loopback` is for a Maxine that itself
     /// listens on loopback only.
     #[must_use]
     pub fn new(allowed: Vec<IpNet>, denied: Vec<IpNet>, allow_loopback: bool) -> Self {
@@ -174,7 +174,7 @@ impl EgressPolicy {
         Self { allowed, denied, always_denied, allow_loopback, own: OwnAddresses::default() }
     }
 
-    /// The same, with what is Maxine's own.
+    /// The same policy, with Maxine's own addresses.
     #[must_use]
     pub fn with_own(mut self, own: OwnAddresses) -> Self {
         self.own = own;
@@ -210,15 +210,15 @@ impl EgressPolicy {
         Ok(())
     }
 
-    /// Whether a connection to this address may be made, now that names are resolved. Resolves the
-    /// names of Maxine's own addresses, but only those with the same port.
+    /// Whether a connection to this resolved address may be made. Resolves the names of Maxine's own
+    /// addresses, but only those with the same port.
     pub(crate) async fn check_connection(
         &self,
         to: SocketAddr,
         lookups: &Lookups,
     ) -> Result<(), ProxyError> {
         self.check_socket(to).map_err(ProxyError::Egress)?;
-        // Names of the settings: they are never new.
+        // These names come from the settings, so they are always known.
         let known = AtomicBool::new(true);
         for name in self.own.names_with(to.port()) {
             let found = match lookups.resolve(&name, Asker::node(&known)).await {
@@ -245,8 +245,8 @@ impl EgressPolicy {
         Ok(())
     }
 
-    /// Whether this address may be registered, as far as its text tells: a literal IP, a name of
-    /// loopback or of Maxine's own. Other names are judged when they are resolved for a connection.
+    /// Whether this address may be registered, judged by its text: a literal IP, a loopback name, or a name
+    /// of Maxine's own. Other names are checked when they are resolved for a connection.
     pub fn check_address(&self, address: &Address) -> Result<(), EgressDenied> {
         let (host, port) = host_of(address);
         if let Some(ip) = literal_ip(host) {
@@ -280,8 +280,8 @@ fn host_of(address: &Address) -> (&str, u16) {
     (host, port.trim_start_matches(':').parse().unwrap_or(usual))
 }
 
-/// A host that is an IP address, the old notations of IPv4 included (`127.1`, `0x7f000001`,
-/// `2130706433`), which resolvers still take.
+/// A host that is an IP address, including the old notations of IPv4 (`127.1`, `0x7f000001`, `2130706433`),
+/// which resolvers still accept.
 fn literal_ip(host: &str) -> Option<IpAddr> {
     if let Ok(ip) = host.parse::<IpAddr>() {
         return Some(ip);
@@ -312,8 +312,8 @@ fn literal_ip(host: &str) -> Option<IpAddr> {
     u32::try_from(value).ok().map(|bits| IpAddr::V4(Ipv4Addr::from_bits(bits)))
 }
 
-/// The IPv4 address inside an IPv6 one that a translator or tunnel would unpack: NAT64 (RFC 6052),
-/// SIIT (RFC 2765), IPv4-compatible (RFC 4291), 6to4 (RFC 3056) and ISATAP (RFC 5214).
+/// The IPv4 address in an IPv6 address that a translator or tunnel would extract: NAT64 (RFC 6052), SIIT (RFC
+/// 2765), IPv4-compatible (RFC 4291), 6to4 (RFC 3056) and ISATAP (RFC 5214).
 fn embedded_v4(ip: IpAddr) -> Option<Ipv4Addr> {
     let IpAddr::V6(v6) = ip else { return None };
     let octets: [u8; 16] = v6.octets();
@@ -325,7 +325,7 @@ fn embedded_v4(ip: IpAddr) -> Option<Ipv4Addr> {
     if octets[..12] == nat64[..12] || octets[..12] == translated {
         return at(12);
     }
-    // `::` and `::1` are what they are.
+    // `::` and `::1` contain no IPv4 address.
     if octets[..12] == [0; 12] && octets[12..15] != [0; 3] {
         return at(12);
     }
@@ -418,7 +418,7 @@ mod tests {
         assert!(registered(&loopback_node, "http://[::1]:80"), "only what is listed");
         let both = EgressPolicy::new(nets("127.0.0.0/8"), nets("127.0.0.0/8"), true);
         assert!(!registered(&both, "http://127.0.0.1:80"));
-        // A mapped or translated address is judged by both of its faces.
+        // A mapped or translated address is checked in both forms.
         let mapped = EgressPolicy::new(vec![], nets("10.0.0.0/8"), false);
         assert!(!registered(&mapped, "http://[64:ff9b::10.1.2.3]"));
         let range = EgressPolicy::new(vec![], nets("64:ff9b::/96"), false);
@@ -455,7 +455,7 @@ mod tests {
         for url in ["http://127.0.0.2:8080", "http://127.0.0.1:8081", "https://10.0.0.9"] {
             assert!(registered(&policy, url), "{url}");
         }
-        // A name of the cluster's own is compared by what it resolves to.
+        // A name of the cluster's own is compared by its addresses.
         let to = |port| SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port);
         let lookups = Lookups::new();
         let refused = policy.check_connection(to(8_090), &lookups).await;

@@ -1,6 +1,6 @@
-//! What can go wrong on the way to an instance, and what the caller gets to see of it.
+//! The errors of forwarding, and what the caller sees of them.
 //!
-//! One stable code per cause, in `x-maxine-error`; the message never tells more than the cause.
+//! Each cause has one stable code, in `x-maxine-error`. The message contains no more than the cause.
 
 use hyper::StatusCode;
 
@@ -10,10 +10,10 @@ use super::target::PathError;
 /// Why no secure connection could be made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TlsFailure {
-    /// The certificate's time is over.
+    /// The certificate has expired.
     #[error("its certificate has expired")]
     Expired,
-    /// The certificate's time has not begun.
+    /// The certificate is not valid yet.
     #[error("its certificate is not valid yet")]
     NotYetValid,
     /// The certificate is for another name.
@@ -22,28 +22,28 @@ pub enum TlsFailure {
     /// No trusted authority signed the certificate.
     #[error("its certificate is signed by an unknown authority")]
     UnknownAuthority,
-    /// The authority took the certificate back.
+    /// The authority has revoked the certificate.
     #[error("its certificate was revoked")]
     Revoked,
     /// The certificate is bad in another way.
     #[error("its certificate is not acceptable")]
     BadCertificate,
-    /// What answered was not TLS.
+    /// The answer was not TLS.
     #[error("it does not speak TLS")]
     NotTls,
     /// The instance refused the handshake.
     #[error("it refused the handshake")]
     Refused,
-    /// No version or cipher in common.
+    /// There is no common version or cipher.
     #[error("it has no TLS version or cipher in common with Maxine")]
     Incompatible,
-    /// HTTP/2 was asked for, and not agreed on.
+    /// HTTP/2 was required, and not negotiated.
     #[error("it does not offer HTTP/2")]
     NoHttp2,
     /// The handshake failed in another way.
     #[error("the handshake failed")]
     Protocol,
-    /// The connection ended within the handshake.
+    /// The connection ended during the handshake.
     #[error("the connection ended within the handshake")]
     Broken,
 }
@@ -54,28 +54,28 @@ pub enum ProxyError {
     /// No instance gets traffic.
     #[error("no instance of the service gets traffic")]
     NoInstance,
-    /// There are instances, but each is ejected or behind an open breaker.
+    /// There are instances, but each is ejected or has an open circuit breaker.
     #[error("every instance of the service is ejected for now, because it failed")]
     CircuitOpen,
-    /// Too many requests wait for the instance, or too many of one client.
+    /// Too many requests wait for the instance, in total or of one client.
     #[error("too many requests, of this client or of all, wait for a connection to the instance")]
     Overloaded,
     /// Over the rate limit.
     #[error("the service's rate limit is reached")]
     RateLimited {
-        /// When the next request would be let through, in milliseconds.
+        /// Time until the next request is allowed, in milliseconds.
         retry_after_ms: u64,
     },
     /// The instance's name could not be resolved.
     #[error("the instance's host name could not be resolved")]
     Resolve,
-    /// Too many host names are being looked up; nobody knows whether this one can be resolved.
+    /// Too many host names are being resolved. It is unknown whether this one can be resolved.
     #[error("too many host names are being resolved; the instance's is not among them")]
     LookupsBusy,
-    /// This node, or one client, has as many connections to instances as it may.
+    /// This node, or one client, has reached its limit of connections to instances.
     #[error("too many connections to instances, of this client or of all, are open")]
     ConnectionsBusy,
-    /// Too many bytes of request bodies are kept until they are whole.
+    /// Too many bytes of request bodies are being collected.
     #[error(
         "too many bytes of request bodies, of this client or of all, are waiting to be sent on"
     )]
@@ -83,10 +83,10 @@ pub enum ProxyError {
     /// The instance's address may not be called.
     #[error("the instance's address may not be called: {0}")]
     Egress(EgressDenied),
-    /// The connection was refused or broke while it was made.
+    /// The connection was refused, or broke while it was opened.
     #[error("the instance could not be connected to")]
     Connect,
-    /// No connection in time.
+    /// The connection was not opened in time.
     #[error("the instance could not be connected to in time")]
     ConnectTimeout,
     /// The instance's certificate or protocol is not acceptable.
@@ -95,16 +95,16 @@ pub enum ProxyError {
     /// The connection broke before the response's head.
     #[error("the instance closed the connection before it answered")]
     Reset,
-    /// The instance refused the request before it did anything with it, twice.
+    /// The instance refused the request twice before it did anything.
     #[error("the instance refused the request without processing it; a retry is safe")]
     Refused,
-    /// What came was not HTTP.
+    /// The answer was not HTTP.
     #[error("the instance's answer is not valid HTTP")]
     BadResponse,
-    /// No response's head in time.
+    /// The head of the response did not arrive in time.
     #[error("the instance did not answer in time")]
     ResponseTimeout,
-    /// The total time ran out.
+    /// The total time limit was reached.
     #[error("the total time of the request is over")]
     TotalTimeout,
     /// The client stopped sending its body.
@@ -119,16 +119,16 @@ pub enum ProxyError {
         /// The limit in bytes.
         max: u64,
     },
-    /// The path cannot be sent on.
+    /// The path cannot be forwarded.
     #[error(transparent)]
     Path(#[from] PathError),
     /// A method that is not forwarded.
     #[error("CONNECT and TRACE are not forwarded")]
     Method,
-    /// Two framings in one request.
+    /// The request has two contradicting framings.
     #[error("the request is malformed: {0}")]
     BadRequest(&'static str),
-    /// The request has passed too many proxies of Maxine.
+    /// The request has passed too many Maxine proxies.
     #[error("the request is in a loop: an instance's address leads back to Maxine")]
     Loop,
     /// Maxine is stopping.
@@ -199,7 +199,7 @@ impl ProxyError {
         }
     }
 
-    /// How long the client should wait before it tries again, in seconds, where that helps.
+    /// How long the client should wait before a retry, in seconds, if a retry can help.
     #[must_use]
     pub fn retry_after_s(&self) -> Option<u64> {
         match self {
@@ -216,7 +216,7 @@ impl ProxyError {
         }
     }
 
-    /// Whether it is the instance's fault, and so counts against it.
+    /// Whether it is the instance's fault, so that it counts against the instance.
     #[must_use]
     pub fn blames_instance(&self) -> bool {
         matches!(

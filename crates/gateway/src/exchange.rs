@@ -1,4 +1,5 @@
-//! One attempt: lease a connection, send, wait for the response's head, within the times set.
+//! One attempt: leases a connection, sends the request, and waits for the response's head, within the time
+//! limits.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,10 +35,10 @@ pub(crate) struct Times {
     pub(crate) deadline: Option<Instant>,
 }
 
-/// One attempt's material.
+/// The data of one attempt.
 pub(crate) struct Exchange<'a> {
     pub(crate) upstream: &'a Arc<Upstream>,
-    /// For whom the request is made.
+    /// The client for which the request is made.
     pub(crate) holder: Holder,
     pub(crate) head: &'a Head,
     /// Path and query on this instance.
@@ -46,12 +47,12 @@ pub(crate) struct Exchange<'a> {
     pub(crate) clock: &'a Clock,
     pub(crate) progress: &'a Progress,
     pub(crate) body_limit: u64,
-    /// Where interim answers go.
+    /// The receiver of interim answers.
     pub(crate) interim: Option<&'a InterimSink>,
 }
 
 impl Exchange<'_> {
-    /// Makes the attempt. `headers` is the head's own map, or a copy where more attempts may follow.
+    /// Makes the attempt. `headers` is the head's own map, or a copy if more attempts may follow.
     pub(crate) async fn run(
         &self,
         headers: HeaderMap,
@@ -86,9 +87,9 @@ impl Exchange<'_> {
         let mut lease = pool.lease(self.holder, self.connect_time()?, reuse).await?;
         let gate = (self.head.expects_continue && !matches!(body, Outgoing::Empty))
             .then(|| Arc::new(ExpectGate::default()));
-        // A used connection may turn out to be closed. What was then not written, or may be
-        // repeated (RFC 9112 section 9.3.1), goes out again on a new one, once; so does what an instance
-        // of HTTP/2 refused (RFC 9113 section 8.7).
+        // A used connection may turn out to be closed. If nothing of the request was written, or if it may be
+        // repeated (RFC 9112 section 9.3.1), it is sent again once, on a new connection. The same applies to
+        // a request that an HTTP/2 instance refused (RFC 9113 section 8.7).
         let may_resend = (lease.reused || lease.is_http2()) && body.is_repeatable();
         let may_repeat = may_resend && is_idempotent(&self.head.method);
         let spare = may_resend.then(|| headers.clone());
@@ -107,7 +108,7 @@ impl Exchange<'_> {
             return Err(classify(&failure));
         }
         let reason = classify(&failure);
-        // What answered is not HTTP: it would answer so again.
+        // The answer is not HTTP, and a repeated request would get the same answer.
         if reason == ProxyError::BadResponse {
             return Err(reason);
         }
@@ -132,7 +133,7 @@ impl Exchange<'_> {
         }
     }
 
-    /// Has interim answers heard: `100 Continue` opens the gate, others are passed on.
+    /// Handles interim answers: `100 Continue` opens the gate, and others are forwarded.
     fn listen(&self, request: &mut Request<RequestBody>, gate: Option<&Arc<ExpectGate>>) {
         let (gate, interim) = (gate.cloned(), self.interim.cloned());
         if gate.is_none() && interim.is_none() {
@@ -162,8 +163,7 @@ impl Exchange<'_> {
         }
     }
 
-    /// Waits for the response's head. The instance's time runs only while it is the instance's turn:
-    /// not while the client has yet to send.
+    /// Waits for the response's head. The instance's time does not run while the client has to send.
     async fn await_head(
         &self,
         lease: &mut Lease,
@@ -206,7 +206,7 @@ impl Exchange<'_> {
     }
 }
 
-/// Whether the method may be repeated without asking (RFC 9110 section 9.2.2).
+/// Whether the method may be repeated without a policy (RFC 9110 section 9.2.2).
 pub(crate) fn is_idempotent(method: &Method) -> bool {
     matches!(
         *method,

@@ -1,4 +1,4 @@
-//! The way of one request: checks, choice, attempts, answer.
+//! Forwards one request: checks, choice of an instance, attempts, answer.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -33,26 +33,26 @@ use maxine_admission::Place;
 use maxine_state::{Instance, RateLimitScope, ServiceKey};
 use maxine_telemetry::{AttemptOutcome, AttemptRecord, AttemptTrail};
 
-/// The stable code of what went wrong.
+/// The header with the stable error code.
 const X_MAXINE_ERROR: HeaderName = HeaderName::from_static("x-maxine-error");
-/// How many attempts were made.
+/// The header with the number of attempts.
 const X_MAXINE_ATTEMPTS: HeaderName = HeaderName::from_static("x-maxine-attempts");
 
-/// Longest body that is taken in whole before it is sent, in bytes: longer ones are streamed.
+/// Maximum length of a body that is collected before it is sent, in bytes. Longer bodies are streamed.
 const SMALL_LEN_MAX: u64 = 16 * 1_024;
 
-/// What is to be done with a request.
+/// What the proxy needs to know about a request.
 #[derive(Clone, Debug)]
 pub struct ForwardContext {
     /// The service to forward to.
     pub service: ServiceKey,
-    /// The raw path after the service's name, escapes kept: empty, `/`, or `/x`.
+    /// The raw path after the service's name, with its escapes: empty, `/`, or `/x`.
     pub raw_path: String,
     /// The raw query, without its question mark.
     pub raw_query: Option<String>,
-    /// The path that clients reach the service below, without a slash behind, where there is one.
+    /// The path under which clients reach the service, without a trailing slash, if there is one.
     pub prefix: Option<String>,
-    /// Where the request came from.
+    /// The address of the client.
     pub client: ClientAddr,
     /// Whether the request has a credential of this cluster: such a caller may use the places that are kept for it.
     pub is_known: bool,
@@ -60,41 +60,41 @@ pub struct ForwardContext {
     pub https: bool,
     /// Largest request body, in bytes; `None` for no limit.
     pub body_len_max: Option<u64>,
-    /// Fields that replace the request's own of their name: trace id and `traceparent`.
+    /// Fields that replace the request's own fields of the same name: trace id and `traceparent`.
     pub trace: Vec<(HeaderName, HeaderValue)>,
-    /// Whether `Trailer` goes through, so that HTTP/1 carries trailers; the compatible API drops it.
+    /// Whether `Trailer` is forwarded, so that HTTP/1 carries trailers. The compatible API drops it.
     pub keep_trailer: bool,
-    /// Where interim answers go, for a client that takes them.
+    /// The receiver of interim answers, for a client that accepts them.
     pub interim: Option<InterimSink>,
 }
 
 /// The instance that answered, or was tried last.
 #[derive(Clone, Debug)]
 pub struct Chosen {
-    /// Which one.
+    /// The instance.
     pub instance: Arc<Instance>,
-    /// Which of its `weight` shares this turn was, from 0.
+    /// Which turn of the instance this was in round robin, from 0.
     pub share: u32,
-    /// Path, the instance's base path included, and query as it was asked.
+    /// Path and query of the request to the instance, with the instance's base path.
     pub target: PathAndQuery,
 }
 
-/// What became of a request.
+/// The outcome of a request.
 #[derive(Debug)]
 pub struct Forwarded {
-    /// The answer, the instance's or the proxy's own.
+    /// The answer: the instance's, or the proxy's own.
     pub response: Response<AxumBody>,
     /// The instance, if one was chosen.
     pub chosen: Option<Chosen>,
-    /// The error, where the proxy answers itself.
+    /// The error, if the proxy answers itself.
     pub error: Option<ProxyError>,
-    /// Attempts made.
+    /// Number of attempts.
     pub attempts: u32,
-    /// What became of each.
+    /// The outcome of each attempt.
     pub trail: AttemptTrail,
 }
 
-/// One request between its arrival and its last byte.
+/// Counts one request as in flight, from its arrival to its last byte.
 pub(crate) struct InFlightGuard(Arc<Inner>);
 
 impl InFlightGuard {
@@ -110,13 +110,13 @@ impl Drop for InFlightGuard {
     }
 }
 
-/// What the attempts of one request share.
+/// The data that the attempts of one request share.
 struct Attempts<'a> {
     runtime: &'a ServiceRuntime,
     holder: Holder,
     head: Head,
     body: Outgoing,
-    /// The bytes of the body that are kept.
+    /// The places for the bytes of the body that are kept.
     _kept: Place,
     progress: Arc<Progress>,
     draw: Draw,
@@ -127,10 +127,10 @@ struct Attempts<'a> {
     tried: Vec<usize>,
     made: u32,
     last: Option<Pick>,
-    /// What the last one was asked.
+    /// The path of the last attempt.
     path: Option<PathAndQuery>,
     interim: Option<InterimSink>,
-    /// The path that clients reach the service below.
+    /// The path under which clients reach the service.
     prefix: Option<String>,
     trail: AttemptTrail,
 }
@@ -273,7 +273,7 @@ impl Forwarder {
         taken.map_err(|wait_us| ProxyError::RateLimited { retry_after_ms: wait_us.div_ceil(1_000) })
     }
 
-    /// Attempts until one is answered or no more may be made.
+    /// Makes attempts until one is answered or no more are allowed.
     async fn attempt_all(&self, attempts: &mut Attempts<'_>) -> Result<Answer, ProxyError> {
         loop {
             let outcome = self.attempt(attempts).await;
@@ -296,7 +296,7 @@ impl Forwarder {
                 (None, _) => "status",
             };
             self.0.metrics.retry(attempts.runtime.table.key(), label);
-            // Drops the answer that is not wanted, and its connection with it.
+            // Drops the unwanted answer together with its connection.
             drop(outcome);
             self.back_off(attempts).await?;
         }
@@ -321,8 +321,7 @@ impl Forwarder {
         allowed && attempts.runtime.shared.retry_budget.spend(now_us, retries.budget_min_per_s)
     }
 
-    /// Waits with full jitter; not at all before an instance that was not tried yet is asked for
-    /// the first time.
+    /// Waits with full jitter. Does not wait before the first attempt at an instance that was not tried yet.
     async fn back_off(&self, attempts: &mut Attempts<'_>) -> Result<(), ProxyError> {
         let Some(retries) = &attempts.runtime.policy.retries else { return Ok(()) };
         let untried = attempts.tried.len() < attempts.runtime.upstreams.len();
@@ -339,7 +338,7 @@ impl Forwarder {
         Ok(())
     }
 
-    /// One attempt, hedged where the policy says so.
+    /// One attempt, hedged if the policy says so.
     async fn attempt(&self, attempts: &mut Attempts<'_>) -> Result<Answer, ProxyError> {
         attempts.made += 1;
         let picked = self.pick(attempts)?;
@@ -349,7 +348,7 @@ impl Forwarder {
                 && attempts.head.upgrade.is_none()
         });
         let Some(after) = hedging.map(|hedging| hedging.after) else {
-            // The headers are copied only where another attempt could follow.
+            // The headers are copied only if another attempt may follow.
             let more = attempts
                 .runtime
                 .policy
@@ -369,7 +368,7 @@ impl Forwarder {
         self.hedged(attempts, picked, after).await
     }
 
-    /// Keeps what became of an attempt that ends now.
+    /// Records the outcome of an attempt.
     fn note(
         &self,
         attempts: &mut Attempts<'_>,
@@ -389,7 +388,7 @@ impl Forwarder {
         let runtime = attempts.runtime;
         let input = PickInput {
             now_ms: self.0.clock.monotonic_ms(),
-            // A further attempt draws anew; its caller is the same.
+            // Another attempt draws again, for the same caller.
             draw: Draw { random: fastrand::u64(..), ..attempts.draw },
             sticky: attempts.sticky,
             tried: &attempts.tried,
@@ -445,7 +444,7 @@ impl Forwarder {
         outcome
     }
 
-    /// Wakes the proxy actor where failures in a row reached the breaker's limit.
+    /// Wakes the proxy actor if failures in a row have reached the breaker's limit.
     fn ring(&self, runtime: &ServiceRuntime, position: usize) {
         if let Some(breaker) = runtime.policy.breaker() {
             let in_a_row = runtime.upstreams[position].signals.counts().bad_in_a_row;
@@ -455,7 +454,7 @@ impl Forwarder {
         }
     }
 
-    /// Sends a second request when the first takes long; the first good answer wins.
+    /// Sends a second request if the first takes long. The first good answer wins.
     async fn hedged(
         &self,
         attempts: &mut Attempts<'_>,
@@ -486,7 +485,7 @@ impl Forwarder {
                     clock,
                     progress: &progress,
                     body_limit: u64::MAX,
-                    // Hints of two instances would contradict each other.
+                    // Interim answers of two instances could contradict each other.
                     interim: None,
                 };
                 exchange.run(headers, &mut Outgoing::Empty).await
@@ -517,7 +516,7 @@ impl Forwarder {
         let second_us = clock.monotonic_us();
         let secondary = attempt_on(other, &attempts.head, Arc::default());
         let (first, second) = ((first, first_us), (second, second_us));
-        // Whoever is done first, and who is left if that was no answer.
+        // The attempt that ended first. If it was not answered, the other one continues.
         let (done, ender, other, left) = match select(primary, secondary).await {
             Either::Left((done, secondary)) => (done, first, second, secondary),
             Either::Right((done, primary)) => (done, second, first, primary),
@@ -536,7 +535,7 @@ impl Forwarder {
         outcome
     }
 
-    /// Makes the client's response out of the instance's.
+    /// Builds the client's response from the instance's.
     fn deliver(
         &self,
         attempts: &Attempts<'_>,
@@ -574,15 +573,15 @@ impl Forwarder {
             in_flight.broke(&ProxyError::BadResponse);
             return Forwarded::failed(ProxyError::BadResponse, chosen, made);
         }
-        // A length beside another framing, or of what has no content, means nothing, and must not be sent on
-        // as if it did.
+        // A length beside another framing, or for a response without content, has no meaning and must not be
+        // forwarded.
         if parts.headers.contains_key(header::TRANSFER_ENCODING)
             || parts.status == StatusCode::NO_CONTENT
         {
             parts.headers.remove(header::CONTENT_LENGTH);
         }
         framing::say_length_once(&mut parts.headers);
-        // RFC 9110 section 15.5.22: this answer says which protocol would do.
+        // RFC 9110 section 15.5.22: this answer names the protocol that would work.
         let wanted = (parts.status == StatusCode::UPGRADE_REQUIRED)
             .then(|| parts.headers.get(header::UPGRADE).cloned())
             .flatten();
@@ -629,9 +628,9 @@ fn outcome_of(outcome: &Result<Answer, ProxyError>) -> AttemptOutcome {
     }
 }
 
-/// Largest body to keep, where it may have to be sent again.
+/// Maximum length of a body to keep, if it may have to be sent again.
 fn keep_max(policy: &CompiledPolicy, head: &Head, mirrored: bool, body: &AxumBody) -> Option<u64> {
-    // A small one is kept anyway: it may have to go out again on a new connection.
+    // A small body is always kept, because it may have to be sent again on a new connection.
     let small = body.size_hint().exact().filter(|len| *len <= SMALL_LEN_MAX);
     let for_retries = policy
         .retries
@@ -639,7 +638,7 @@ fn keep_max(policy: &CompiledPolicy, head: &Head, mirrored: bool, body: &AxumBod
         .filter(|retries| retries.attempts > 1 && retries.methods.has(&head.method))
         .map(|retries| retries.body_len_max);
     let for_mirror = policy.mirror().filter(|_| mirrored).map(|mirror| mirror.body_len_max);
-    // A client that waits for `100 Continue` is answered by the instance, not by gathering.
+    // A client that waits for `100 Continue` must be answered by the instance, so its body is not collected.
     if head.expects_continue {
         None
     } else {
@@ -648,7 +647,7 @@ fn keep_max(policy: &CompiledPolicy, head: &Head, mirrored: bool, body: &AxumBod
 }
 
 impl Attempts<'_> {
-    /// Has the paths in an answer lead through the proxy, where the policy says so.
+    /// Changes paths in an answer so that they lead through the proxy, if the policy says so.
     fn map_prefix(&self, headers: &mut HeaderMap) {
         let policy = self.runtime.policy.prefix();
         if !policy.locations && !policy.cookie_paths {
@@ -678,7 +677,7 @@ impl Attempts<'_> {
 }
 
 impl ProxyError {
-    /// Puts the cause and the number of attempts on an answer that the proxy makes itself.
+    /// Adds the cause and the number of attempts to an answer of the proxy itself.
     pub fn mark(&self, headers: &mut HeaderMap, attempts: u32) {
         headers.insert(X_MAXINE_ERROR, HeaderValue::from_static(self.code()));
         headers.insert(X_MAXINE_ATTEMPTS, HeaderValue::from(attempts));
@@ -686,7 +685,7 @@ impl ProxyError {
 }
 
 impl Forwarded {
-    /// The proxy's own answer: the status and code of what went wrong, and a message.
+    /// The proxy's own answer: the status and code of the error, and a message.
     fn failed(error: ProxyError, chosen: Option<Chosen>, attempts: u32) -> Self {
         let body = serde_json::json!({ "message": error.to_string() }).to_string();
         let mut response = Response::new(AxumBody::from(body));
@@ -699,7 +698,7 @@ impl Forwarded {
         if let Some(retry_after_s) = error.retry_after_s() {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(retry_after_s));
         }
-        // Half a request may still be on the way from the client; its connection is of no more use.
+        // A part of the request may still be arriving, so the client's connection can no longer be used.
         if matches!(
             error,
             ProxyError::BodyTooLarge { .. } | ProxyError::ClientTimeout | ProxyError::ClientBody

@@ -1,11 +1,11 @@
-//! What header fields say of a message's content: its framing, and what may follow behind it.
+//! The framing of a message's content, and which fields may follow the content.
 
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 use super::headers::{is_a_proxys_to_say, strip_hop_by_hop};
 
-/// Whether the only transfer coding of a message is `chunked`, or it has none. No other one is taken
-/// off here, so that a message with another one cannot be forwarded.
+/// Whether a message has no transfer coding, or only `chunked`. No other coding is decoded here, so a message
+/// with another one cannot be forwarded.
 #[must_use]
 pub fn has_no_coding_but_chunks(headers: &HeaderMap) -> bool {
     let mut values = headers.get_all(header::TRANSFER_ENCODING).iter();
@@ -16,8 +16,8 @@ pub fn has_no_coding_but_chunks(headers: &HeaderMap) -> bool {
     }
 }
 
-/// Has a length that is said several times, which the library has found to be the same, said once
-/// (RFC 9110 section 8.6).
+/// Merges repeated `Content-Length` fields into one. The library has verified that they are equal (RFC 9110
+/// section 8.6).
 pub(crate) fn say_length_once(headers: &mut HeaderMap) {
     let mut values = headers.get_all(header::CONTENT_LENGTH).iter();
     let Some(first) = values.next() else { return };
@@ -32,8 +32,8 @@ pub(crate) fn say_length_once(headers: &mut HeaderMap) {
     };
 }
 
-/// Fields that mean something only in front of the content: framing, routing, credentials, the content's
-/// format, and what changes how a message is handled (RFC 9110 section 6.5.1).
+/// Fields that are only allowed before the content: framing, routing, credentials, the content's format, and
+/// fields that change how a message is handled (RFC 9110 section 6.5.1).
 const NO_TRAILERS: [HeaderName; 15] = [
     header::AUTHORIZATION,
     header::CACHE_CONTROL,
@@ -52,8 +52,8 @@ const NO_TRAILERS: [HeaderName; 15] = [
     header::WWW_AUTHENTICATE,
 ];
 
-/// Takes out of trailers what may only stand in front of the content, and what no client may say at all: where the
-/// request came from, and fields of Maxine's own.
+/// Removes from trailers the fields that are only allowed before the content, and those that no client may
+/// set: the origin of the request, and Maxine's own fields.
 pub(crate) fn strip_trailers(trailers: &mut HeaderMap) {
     strip_hop_by_hop(trailers, false);
     let misplaced = |name: &HeaderName| {

@@ -1,4 +1,4 @@
-//! Any path stays below the instance's base path; any header fields go through without a word about the connection.
+//! Fuzz targets: any path stays below the instance's base path, and no field of the connection is forwarded.
 
 use maxine_fuzzing::Target;
 use std::net::{IpAddr, Ipv4Addr};
@@ -21,7 +21,7 @@ pub const TARGETS: &[Target] = &[
 
 const BASES: [(&str, &str); 2] = [("http://h:81/base", "/base"), ("https://[::1]", "")];
 
-/// The first line is the path, the rest the query.
+/// The first line is the path; the rest is the query.
 fn target(bytes: &[u8]) {
     let (path, query) = first_line(bytes);
     let (path, query) = (String::from_utf8_lossy(path), String::from_utf8_lossy(query));
@@ -56,7 +56,7 @@ fn target_seeds() -> Vec<Vec<u8>> {
     ])
 }
 
-/// Header fields, one a line.
+/// Header fields, one per line.
 fn headers(bytes: &[u8]) {
     let mut headers = maxine_fuzzing::headers(bytes);
     let _ = (accepts_trailers(&headers), offered_upgrade(&headers), cookie(&headers, "maxine"));

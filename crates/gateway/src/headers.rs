@@ -1,5 +1,5 @@
-//! Header fields on their way through: hop-by-hop fields stay behind (RFC 9110 section 7.6.1),
-//! `Forwarded` and `X-Forwarded-*` tell where the request came from (RFC 7239).
+//! Header fields of forwarded requests: removes hop-by-hop fields (RFC 9110 section 7.6.1), and sets
+//! `Forwarded` and `X-Forwarded-*` (RFC 7239).
 
 use std::net::IpAddr;
 
@@ -12,15 +12,15 @@ const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 pub(crate) const X_MAXINE_HOPS: HeaderName = HeaderName::from_static("x-maxine-hops");
 
-/// The hops that a request may make from one Maxine to the next; one more, and an instance's address
-/// leads back to where the request came from.
+/// The numbers of hops from one Maxine to the next that a request may make. If there are more, an instance's
+/// address leads back to Maxine.
 const HOPS: [&str; 8] = ["1", "2", "3", "4", "5", "6", "7", "8"];
 
-/// Longest chain of `X-Forwarded-For` or `Forwarded` that is passed on, in bytes.
+/// Maximum length of an `X-Forwarded-For` or `Forwarded` chain that is forwarded, in bytes.
 const CHAIN_LEN_MAX: usize = 4_096;
 
-/// Takes out what concerns the connection only; fields that `Connection` names among them.
-/// `keep_trailer` leaves `Trailer`, which announces fields after the body.
+/// Removes the fields that belong to the connection, including those that `Connection` names. `keep_trailer`
+/// keeps `Trailer`, which announces fields after the body.
 pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap, keep_trailer: bool) {
     if headers.contains_key(header::CONNECTION) {
         let named: Vec<HeaderName> = headers
@@ -29,7 +29,7 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap, keep_trailer: bool) {
             .filter_map(|value| value.to_str().ok())
             .flat_map(|value| value.split(','))
             .filter_map(|name| name.trim().parse().ok())
-            // Nobody may have the end-to-end framing or the host taken out this way.
+            // A client must not be able to remove the end-to-end framing or the host this way.
             .filter(|name| !matches!(*name, header::HOST | header::CONTENT_LENGTH))
             .collect();
         for name in named {
@@ -60,12 +60,12 @@ fn concerns_connection(name: &str) -> bool {
     }
 }
 
-/// Takes the count of Maxine's proxies that a request has passed, and sets it one higher; the error
-/// is for a request that goes round in a circle.
+/// Reads the number of Maxine proxies that a request has passed, and increments it. Fails for a request that
+/// goes round in a circle.
 pub(crate) fn count_hop(headers: &mut HeaderMap) -> Result<(), ProxyError> {
     let passed = match headers.get(X_MAXINE_HOPS) {
         None => 0,
-        // What is not a number is a client's joke.
+        // A value that is no number is ignored.
         Some(value) => value.to_str().ok().and_then(|text| text.parse().ok()).unwrap_or(0),
     };
     let next = HOPS.get(passed).ok_or(ProxyError::Loop)?;
@@ -73,8 +73,8 @@ pub(crate) fn count_hop(headers: &mut HeaderMap) -> Result<(), ProxyError> {
     Ok(())
 }
 
-/// The value of `Max-Forwards` that an `OPTIONS` request is sent on with, and whether it may be sent on at all
-/// (RFC 9110 section 7.6.2). `None` for a request without one.
+/// The value of `Max-Forwards` for forwarding an `OPTIONS` request, and whether it may be forwarded (RFC 9110
+/// section 7.6.2). `None` for a request without one.
 fn max_forwards(headers: &HeaderMap) -> Option<(u32, bool)> {
     let text = headers.get(header::MAX_FORWARDS)?.to_str().ok()?;
     let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
@@ -84,20 +84,20 @@ fn max_forwards(headers: &HeaderMap) -> Option<(u32, bool)> {
     })
 }
 
-/// Whether an `OPTIONS` request asks to be answered here, and not by an instance.
+/// Whether an `OPTIONS` request must be answered here and not by an instance.
 #[must_use]
 pub fn is_last_forward(headers: &HeaderMap) -> bool {
     max_forwards(headers).is_some_and(|(_, goes_on)| !goes_on)
 }
 
-/// Counts `Max-Forwards` of an `OPTIONS` request down.
+/// Decrements `Max-Forwards` of an `OPTIONS` request.
 pub(crate) fn count_max_forwards_down(headers: &mut HeaderMap) {
     if let Some((left, _)) = max_forwards(headers) {
         headers.insert(header::MAX_FORWARDS, HeaderValue::from(left));
     }
 }
 
-/// Whether an instance changes to a protocol that the client offered.
+/// Whether an instance switches to a protocol that the client offered.
 pub(crate) fn was_offered(offer: &HeaderValue, taken: &HeaderValue) -> bool {
     let (Ok(offer), Ok(taken)) = (offer.to_str(), taken.to_str()) else { return false };
     taken.split(',').all(|protocol| {
@@ -106,7 +106,7 @@ pub(crate) fn was_offered(offer: &HeaderValue, taken: &HeaderValue) -> bool {
     })
 }
 
-/// Whether `TE` says that the client takes trailers.
+/// Whether `TE` says that the client accepts trailers.
 pub(crate) fn accepts_trailers(headers: &HeaderMap) -> bool {
     headers
         .get_all(header::TE)
@@ -115,8 +115,8 @@ pub(crate) fn accepts_trailers(headers: &HeaderMap) -> bool {
         .any(|value| value.split(',').any(|item| item.trim().eq_ignore_ascii_case("trailers")))
 }
 
-/// The protocol that a request offers to upgrade to, if it is one that is taken: anything but
-/// HTTP/2, which is left unanswered (RFC 9110 section 7.8 lets a server ignore any offer).
+/// The protocol that a request offers to upgrade to, if it is forwarded: any protocol but HTTP/2, which is
+/// ignored (RFC 9110 section 7.8 lets a server ignore any offer).
 pub(crate) fn offered_upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
     let listed = headers.get_all(header::CONNECTION).iter().any(|value| {
         value.to_str().is_ok_and(|value| {
@@ -136,7 +136,7 @@ pub(crate) fn offered_upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
     (!refused).then(|| offer.clone())
 }
 
-/// Where a request came from, as the next hop is told.
+/// The origin of a request, for the next hop.
 pub(crate) struct Origin<'a> {
     pub(crate) peer: IpAddr,
     pub(crate) https: bool,
@@ -144,21 +144,21 @@ pub(crate) struct Origin<'a> {
     pub(crate) trusted: bool,
 }
 
-/// Sets `X-Forwarded-*` and `Forwarded`: added to what a trusted proxy said, in place of what
-/// anyone else did.
+/// Sets `X-Forwarded-*` and `Forwarded`. The values of a trusted proxy are extended; those of any other
+/// client are replaced.
 pub(crate) fn set_forwarded(headers: &mut HeaderMap, origin: &Origin<'_>) {
     let is_forged = |name: &HeaderName| {
         // No proxy writes underscores, but some servers read them as hyphens.
         is_a_proxys_to_say(name.as_str()) && (!origin.trusted || name.as_str().contains('_'))
     };
-    // As above: strangers seldom say any of it.
+    // Like above: untrusted clients seldom send any of these.
     if headers.keys().any(is_forged) {
         let named = headers.keys().filter(|name| is_forged(name));
         for name in named.cloned().collect::<Vec<_>>() {
             headers.remove(name);
         }
     }
-    // A trusted proxy that writes one of the two passes on what a client says in the other.
+    // A trusted proxy that writes one of the two fields forwards the client's value of the other.
     if headers.contains_key(&X_FORWARDED_FOR) {
         headers.remove(header::FORWARDED);
     }
@@ -185,8 +185,8 @@ pub(crate) fn set_forwarded(headers: &mut HeaderMap, origin: &Origin<'_>) {
     extend_chain(headers, &header::FORWARDED, &element);
 }
 
-/// Whether a field says where a request came from or what it asked for before a proxy changed it.
-/// Servers believe such fields, so a stranger may not send them.
+/// Whether a field describes the origin of a request, or the request before a proxy changed it. Servers trust
+/// such fields, so an untrusted client may not send them.
 pub(crate) fn is_a_proxys_to_say(name: &str) -> bool {
     const NAMES: [&str; 35] = [
         "cf-visitor",
@@ -348,7 +348,7 @@ mod tests {
         assert_eq!(headers["x-forwarded-for"], "203.0.113.9");
         assert_eq!(headers["forwarded"], "for=203.0.113.9;proto=http;host=\"shop.example\"");
         assert_eq!(headers["x-forwarded-host"], "shop.example");
-        // Not only the fields that are set here: servers believe many others.
+        // Not only the fields that are set here, because servers trust many others.
         let mut headers = map(&[
             ("x-forwarded-prefix", "/admin"),
             ("x-original-url", "/admin"),

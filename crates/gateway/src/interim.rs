@@ -1,12 +1,12 @@
-//! Interim answers (RFC 9110 section 15.2) on their way to a client, such as `103 Early Hints`.
+//! Interim answers (RFC 9110 section 15.2) to a client, such as `103 Early Hints`.
 //!
-//! The server library has no way to send them, so they go onto the connection beside it: the stream
-//! that it writes to takes them in at a moment when nothing of its own is on the way. An interim
-//! answer is a hint: where that moment does not come, it is left out.
+//! The server library cannot send them, so they are written to the connection directly. The stream that the
+//! library writes to inserts them when no bytes of the library are in flight. An interim answer is only a
+//! hint: if there is no such moment, it is dropped.
 //!
-//! **Invariant:** nothing is written between the head and the end of an answer, and nothing for a
-//! request that has its answer. `dirty` tells the first (a flush reaches the stream only when all
-//! that was written before is on the wire), the request's number the second.
+//! **Invariant:** nothing is inserted between the head and the end of an answer, and nothing for a request
+//! that has its answer. `dirty` ensures the first, because a flush reaches the stream only when everything
+//! before it was written. The request's number ensures the second.
 
 use std::io;
 use std::pin::Pin;
@@ -22,26 +22,26 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::headers;
 
-/// Interim answers to one request, at most.
+/// Maximum number of interim answers to one request.
 const COUNT_MAX: u32 = 8;
-/// Their length together, in bytes.
+/// Their maximum total length, in bytes.
 const LEN_MAX: usize = 16 * 1024;
 
-/// What the stream of one connection and the requests on it share.
+/// Shared by the stream of one connection and the requests on it.
 #[derive(Debug, Default)]
 struct Shared {
     state: Mutex<State>,
-    /// Whoever drives the connection.
+    /// The task that drives the connection.
     driver: AtomicWaker,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// The request that may be hinted at; 0 for none.
+    /// The request that may get interim answers; 0 for none.
     open: u64,
     requests: u64,
     count: u32,
-    /// What is to be written before anything else.
+    /// The bytes to write before anything else.
     waiting: Vec<u8>,
     /// Whether something was written since the last flush.
     dirty: bool,
@@ -51,22 +51,22 @@ struct State {
 #[derive(Clone, Debug, Default)]
 pub struct Interim(Arc<Shared>);
 
-/// The right to send interim answers to one request. It ends when this is dropped.
+/// The right to send interim answers to one request. It ends when this value is dropped.
 #[derive(Debug)]
 pub struct InterimTurn(InterimSink);
 
-/// Sends to one request, for as long as that has no answer.
+/// Sends interim answers to one request, as long as it has no answer.
 #[derive(Clone, Debug)]
 pub struct InterimSink {
     interim: Interim,
     request: u64,
-    /// Takes out of the fields what an instance may not say, as in a final answer.
+    /// Removes fields that an instance may not set, as in a final answer.
     filter: fn(&mut HeaderMap),
 }
 
 impl Interim {
-    /// Opens the way to the request that begins now. A connection has one at a time. The header
-    /// fields of each interim answer go through `filter`.
+    /// Allows interim answers to the request that begins now. A connection has one such request at a time.
+    /// The header fields of each interim answer go through `filter`.
     #[must_use]
     pub fn begin(&self, filter: fn(&mut HeaderMap)) -> InterimTurn {
         let mut state = self.0.state.lock();
@@ -78,7 +78,7 @@ impl Interim {
 }
 
 impl InterimTurn {
-    /// The way to the request.
+    /// The sink for the request.
     #[must_use]
     pub fn sink(&self) -> InterimSink {
         self.0.clone()
@@ -92,7 +92,7 @@ impl Drop for InterimTurn {
 }
 
 impl InterimSink {
-    /// Sends an interim answer, or leaves it out.
+    /// Sends an interim answer, or drops it.
     pub(crate) fn send(&self, status: StatusCode, mut fields: HeaderMap) {
         headers::strip_hop_by_hop(&mut fields, false);
         (self.filter)(&mut fields);
@@ -118,22 +118,22 @@ impl InterimSink {
     }
 }
 
-/// A client's connection that takes interim answers in.
+/// A client's connection with interim answers.
 #[derive(Debug)]
 pub struct HintedStream<T> {
     io: T,
-    /// What was read of the connection before; it is read again first.
+    /// Bytes that were already read from the connection. They are read again first.
     before: Bytes,
     interim: Interim,
 }
 
 impl<T> HintedStream<T> {
-    /// Around a connection, with the interim answers that are for it.
+    /// Wraps a connection, with the interim answers for it.
     pub fn new(io: T, interim: Interim) -> Self {
         Self { io, before: Bytes::new(), interim }
     }
 
-    /// One of which `before` has been read already: it is read again first.
+    /// A connection of which `before` was already read. It is read again first.
     #[must_use]
     pub fn after(mut self, before: Bytes) -> Self {
         self.before = before;
@@ -142,7 +142,7 @@ impl<T> HintedStream<T> {
 }
 
 impl<T: AsyncWrite + Unpin> HintedStream<T> {
-    /// Writes what waits.
+    /// Writes the waiting bytes.
     fn poll_waiting(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut state = self.interim.0.state.lock();
         while !state.waiting.is_empty() {
@@ -155,7 +155,7 @@ impl<T: AsyncWrite + Unpin> HintedStream<T> {
         Poll::Ready(Ok(()))
     }
 
-    /// Writes what waits, and notes that more follows.
+    /// Writes the waiting bytes, and records that more follows.
     fn poll_before_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_waiting(cx))?;
         self.interim.0.state.lock().dirty = true;
@@ -202,7 +202,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for HintedStream<T> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // Before the look at what waits, so that nothing that comes after it is slept through.
+        // Registered before the check for waiting bytes, so that no later ones are missed.
         self.interim.0.driver.register(cx.waker());
         ready!(self.poll_waiting(cx))?;
         ready!(Pin::new(&mut self.io).poll_flush(cx))?;
@@ -244,7 +244,7 @@ mod tests {
         stream.flush().await.unwrap();
         sink.send(StatusCode::EARLY_HINTS, hint());
         stream.write_all(b"one").await.unwrap();
-        // Part of an answer is on its way: too late.
+        // A part of an answer is in flight, so it is too late.
         sink.send(StatusCode::EARLY_HINTS, hint());
         stream.flush().await.unwrap();
         drop(turn);

@@ -1,12 +1,11 @@
-//! The reverse proxy, which forwards a request to an instance of a service and streams the answer back; and the probes of
-//! health checks, which connect in the same way.
+//! The data plane: forwards requests to instances and streams the answers back, and probes instances.
 //!
-//! Place in the flow: the API decides that a request is to be forwarded and calls
-//! [`Forwarder::forward`]; the choice of the instance comes from `view`'s published tables, the
-//! policy from there too. No mailbox and no lock of a writer is on the way.
+//! Place in the flow: the API decides that a request is forwarded and calls [`Forwarder::forward`]. The
+//! choice of the instance and the policy come from `view`'s published tables. A request waits for no mailbox
+//! and no lock of a writer.
 //!
-//! **Invariant:** nothing here imports an actor, a backend or the API. It forwards to registered
-//! addresses only, and to those only where the egress policy allows it.
+//! **Invariant:** nothing here imports an actor, a backend or the API. It only calls registered addresses
+//! that the egress policy allows.
 
 mod body;
 mod breaker;
@@ -70,21 +69,21 @@ pub use tick::{StandingChange, StandingEvent};
 use connect::Connector;
 use runtime::{RuntimeParts, ServiceRuntime};
 
-/// What a node's proxy is set up with.
+/// The configuration of a node's proxy.
 #[derive(Clone, Debug)]
 pub struct ForwarderConfig {
-    /// Which networks may be called.
+    /// The networks that may be called.
     pub egress: EgressPolicy,
-    /// Whose certificates are believed.
+    /// The authorities that may sign instances' certificates.
     pub tls_roots: TlsRoots,
     /// How many connections to instances may be open. Health checks have connections of their own.
     pub connections: ConnectionLimits,
-    /// How many bytes of request bodies may be kept until they are whole, or until they are sent.
+    /// How many bytes of request bodies may be kept until they are complete, or until they are sent.
     pub kept_bodies: PlaceLimits,
 }
 
 impl ForwarderConfig {
-    /// With the bounds of a node that may open many files.
+    /// A configuration with the limits of a node that may open many files.
     #[must_use]
     pub fn new(egress: EgressPolicy, tls_roots: TlsRoots) -> Self {
         let max = 65_536;
@@ -124,7 +123,7 @@ impl ConnectionLimits {
     }
 }
 
-/// Forwards requests. Cloning is cheap; clones are the same proxy.
+/// Forwards requests. Clones are cheap and share the same proxy.
 #[derive(Clone)]
 pub struct Forwarder(Arc<Inner>);
 
@@ -136,12 +135,12 @@ struct Inner {
     connector: Connector,
     kept_bodies: Arc<Places>,
     runtimes: papaya::HashMap<ServiceKey, Arc<ServiceRuntime>>,
-    /// Held while a runtime is built, so that one carries over from the last.
+    /// Locked while a runtime is built, so that each one takes over from the previous one.
     building: Mutex<()>,
     tasks: TaskTracker,
     stopping: AtomicBool,
     requests_in_flight: AtomicU64,
-    /// Wakes whoever drives [`Forwarder::tick`].
+    /// Wakes the task that calls [`Forwarder::tick`].
     alarm: Notify,
 }
 
@@ -169,7 +168,7 @@ pub struct UpstreamStatus {
 }
 
 impl Forwarder {
-    /// A proxy on this view.
+    /// A proxy with this view.
     pub fn new(
         view: Arc<View>,
         config: ForwarderConfig,
@@ -195,13 +194,14 @@ impl Forwarder {
         })))
     }
 
-    /// The egress policy, which registration has to ask as well.
+    /// The egress policy, which registration checks too.
     #[must_use]
     pub fn egress(&self) -> &EgressPolicy {
         &self.0.config.egress
     }
 
-    /// Requests of this node under way to an instance. While it drains, this tells how many are left.
+    /// The number of this node's requests in flight to an instance. During a drain it shows how many are
+    /// left.
     #[must_use]
     pub fn in_flight(&self, key: &InstanceKey) -> u64 {
         self.runtime(key.service.as_ref()).map_or(0, |runtime| runtime.in_flight_of(&key.instance))
@@ -213,7 +213,7 @@ impl Forwarder {
         self.0.kept_bodies.taken()
     }
 
-    /// How a service's instances stand with this node.
+    /// The status of a service's instances on this node.
     #[must_use]
     pub fn upstreams(&self, service: ServiceRef<'_>) -> Vec<UpstreamStatus> {
         let Some(runtime) = self.runtime(service) else { return Vec::new() };
@@ -223,9 +223,9 @@ impl Forwarder {
         present.chain(leaving).collect()
     }
 
-    /// How one instance stands with this node, and why it gets nothing from it though it is
-    /// registered and healthy. `None` for one that is not called from here: unknown, or taken out of
-    /// traffic with no request left.
+    /// The status of one instance on this node, and why it gets no requests although it is registered and
+    /// healthy. `None` for an instance that is not called from here: unknown, or out of traffic without a
+    /// request in flight.
     #[must_use]
     pub fn standing(&self, key: &InstanceKey) -> Option<(UpstreamStatus, Option<&'static str>)> {
         let runtime = self.runtime(key.service.as_ref())?;
@@ -234,12 +234,12 @@ impl Forwarder {
         let present = runtime.upstreams.iter().find(is_it);
         let shown = present.or_else(|| runtime.leaving.iter().find(is_it))?;
         let mut status = shown.status(present.is_none(), now_ms);
-        // Those of an earlier registration are under way as well.
+        // Requests of an earlier registration may still be in flight.
         status.in_flight = runtime.in_flight_of(&key.instance);
         Some((status, present.and_then(|upstream| upstream.held_back())))
     }
 
-    /// Decides about breakers and ejections and tidies connections up. The proxy actor calls it.
+    /// Decides about breakers and ejections and cleans up connections. The proxy actor calls it.
     pub fn tick(&self) -> Vec<StandingEvent> {
         let now_ms = self.0.clock.monotonic_ms();
         let mut events = Vec::new();
@@ -264,7 +264,7 @@ impl Forwarder {
         self.0.alarm.notified().await;
     }
 
-    /// Refuses new requests, lets those under way finish for up to `grace`, and closes everything.
+    /// Refuses new requests, lets requests in flight finish for up to `grace`, and closes everything.
     pub async fn shutdown(&self, grace: Duration) {
         self.0.stopping.store(true, Ordering::SeqCst);
         let quiet = async {
@@ -281,7 +281,7 @@ impl Forwarder {
         let _ = tokio::time::timeout(Duration::from_secs(2), self.0.tasks.wait()).await;
     }
 
-    /// The runtime of a service; built anew where its table was replaced.
+    /// The runtime of a service, rebuilt if its table was replaced.
     fn runtime(&self, service: ServiceRef<'_>) -> Option<Arc<ServiceRuntime>> {
         let table = self.0.view.table(service)?;
         if let Some(runtime) = self.0.runtimes.pin().get(&service)
@@ -291,7 +291,7 @@ impl Forwarder {
         }
         let _building = self.0.building.lock();
         let runtimes = self.0.runtimes.pin();
-        // Whoever held the lock may have built it, or the table may have been replaced again.
+        // Another thread may have built it, or the table may have been replaced again.
         let table = self.0.view.table(service)?;
         let previous = runtimes.get(&service);
         if let Some(runtime) = previous.filter(|runtime| Arc::ptr_eq(&runtime.table, &table)) {

@@ -1,20 +1,20 @@
-//! Rates and budgets as single atomics, so that asking costs one compare-and-swap.
+//! Rate limits and budgets as single atomics, so that a check is one compare-and-swap.
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Clients that a per-client limit tells apart; those whose hashes meet share a count.
+/// Number of counters of a per-client limit. Clients with the same hash share a counter.
 const CLIENT_SLOTS: usize = 16_384;
 
-/// A rate limit by the generic cell rate algorithm (ITU-T I.371): one instant per limit, the
-/// theoretical arrival of the next request.
+/// A rate limit with the generic cell rate algorithm (ITU-T I.371). Its state is one instant: the theoretical
+/// arrival of the next request.
 #[derive(Debug)]
 pub(crate) struct Rate {
     next_us: AtomicU64,
 }
 
-/// How fast, and how much at once.
+/// The rate and the burst.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct RateShape {
     pub(crate) interval_us: u64,
@@ -22,7 +22,7 @@ pub(crate) struct RateShape {
 }
 
 impl RateShape {
-    /// So many a second, so many at once.
+    /// This many per second, and this many at once.
     pub(crate) fn per_s(rate: u32, burst: u32) -> Self {
         Self { interval_us: 1_000_000 / u64::from(rate.max(1)), burst: u64::from(burst.max(1)) }
     }
@@ -33,7 +33,7 @@ impl Rate {
         Self { next_us: AtomicU64::new(0) }
     }
 
-    /// Takes one, or tells in how many microseconds there is one.
+    /// Takes one request. Otherwise returns the time until one is allowed, in microseconds.
     pub(crate) fn take(&self, now_us: u64, shape: RateShape) -> Result<(), u64> {
         let slack_us = shape.interval_us * (shape.burst - 1);
         let mut wait_us = 0;
@@ -59,22 +59,22 @@ impl ClientRates {
     }
 
     pub(crate) fn take(&self, client: IpAddr, now_us: u64, shape: RateShape) -> Result<(), u64> {
-        // A keyed hash, so that nobody can choose addresses that share a victim's count.
+        // A keyed hash, so that nobody can choose addresses that share a victim's counter.
         let hash = self.hasher.hash_one(client);
         let at = usize::try_from(hash % CLIENT_SLOTS as u64).unwrap_or(0);
         self.slots[at].take(now_us, shape)
     }
 }
 
-/// Extra requests as a share of the ordinary ones, with a floor per second.
+/// A budget for extra requests: a share of the ordinary ones, with a minimum per second.
 #[derive(Debug)]
 pub(crate) struct Budget {
-    /// In hundredths of a request.
+    /// The credit, in hundredths of a request.
     credit: AtomicU64,
     floor: Rate,
 }
 
-/// Most credit that is saved up, in hundredths of a request.
+/// Maximum credit, in hundredths of a request.
 const CREDIT_MAX: u64 = 10_000;
 
 impl Budget {
@@ -82,15 +82,15 @@ impl Budget {
         Self { credit: AtomicU64::new(0), floor: Rate::new() }
     }
 
-    /// An ordinary request earns its share.
+    /// Adds the share of one ordinary request.
     pub(crate) fn earn(&self, percent: u32) {
-        // Two racing additions may pass the cap by one request each; it is no invariant.
+        // Two concurrent additions may exceed the maximum by one request each, which does no harm.
         if self.credit.load(Ordering::Relaxed) < CREDIT_MAX {
             self.credit.fetch_add(u64::from(percent), Ordering::Relaxed);
         }
     }
 
-    /// Whether one extra request is within the budget; takes it.
+    /// Takes one extra request, if the budget allows it.
     pub(crate) fn spend(&self, now_us: u64, floor_per_s: u32) -> bool {
         let paid = self
             .credit

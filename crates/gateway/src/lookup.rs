@@ -1,9 +1,8 @@
-//! Looks host names up, a bounded number at a time.
+//! Resolves host names, with a limited number of concurrent look-ups.
 //!
-//! The system's resolver blocks a thread, which nothing can interrupt: a look-up that nobody waits for any
-//! more still has its place. A name is looked up once for all who ask meanwhile. Half of the places are for
-//! names that have been resolved before, so that new names that resolve slowly cannot keep known instances
-//! from being called.
+//! The system's resolver blocks a thread and cannot be interrupted, so an abandoned look-up keeps its place.
+//! Concurrent requests for the same name share one look-up. Half of the places are reserved for names that
+//! were resolved before, so that new names that resolve slowly do not block known instances.
 
 use std::collections::HashMap;
 use std::io;
@@ -18,7 +17,7 @@ use parking_lot::Mutex;
 use super::error::ProxyError;
 use maxine_admission::{PlaceLimits, Places, Standing};
 
-/// Look-ups at once.
+/// Maximum number of concurrent look-ups.
 const LOOKUPS_MAX: usize = 64;
 /// Look-ups at once of names that have not been resolved before.
 const NEW_MAX: usize = LOOKUPS_MAX / 2;
@@ -27,14 +26,15 @@ const NEW_KEPT: usize = NEW_MAX / 4;
 /// Percentage of the look-ups of new names, less those of other clients, that one client's requests may cause.
 const NEW_SHARE_PERCENT: u8 = 50;
 
-/// For whom a name is looked up.
+/// The caller for which a name is resolved.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Asker<'a> {
-    /// The client, or no address for the node itself.
+    /// The client's address; unspecified for the node itself.
     pub(crate) address: IpAddr,
-    /// Whether the address's own bound counts: not for the node itself, nor for one that stands for many clients.
+    /// Whether the address's own limit applies. It does not for the node itself, or for an address that
+    /// stands for many clients.
     pub(crate) standing: Standing,
-    /// Whether the name has been resolved before.
+    /// Whether the name was resolved before.
     pub(crate) name_known: &'a AtomicBool,
 }
 
@@ -48,19 +48,19 @@ impl<'a> Asker<'a> {
 type Found = Option<Arc<[IpAddr]>>;
 type Resolver = dyn Fn(&str) -> io::Result<Vec<IpAddr>> + Send + Sync;
 
-/// Looks names up. Cloning is cheap; clones share their places.
+/// Resolves names. Clones are cheap and share their places.
 #[derive(Clone)]
 pub(crate) struct Lookups(Arc<Inner>);
 
 struct Inner {
     resolver: Box<Resolver>,
     places: Arc<Places>,
-    /// Places for names that have not been resolved before.
+    /// Places for names that were not resolved before.
     new_names: Arc<Places>,
     under_way: Mutex<HashMap<Box<str>, Shared<BoxFuture<'static, Found>>>>,
 }
 
-/// Takes a look-up off the list, however it ends.
+/// Removes a look-up from the list, however it ends.
 struct UnderWay {
     inner: Arc<Inner>,
     name: Box<str>,
@@ -73,7 +73,7 @@ impl Drop for UnderWay {
 }
 
 impl Lookups {
-    /// With the system's resolver.
+    /// Uses the system's resolver.
     pub(crate) fn new() -> Self {
         Self::with(|name: &str| Ok((name, 0).to_socket_addrs()?.map(|found| found.ip()).collect()))
     }
@@ -88,7 +88,7 @@ impl Lookups {
         }))
     }
 
-    /// The addresses of a name. May be dropped at any time.
+    /// The addresses of a name. The future may be dropped at any time.
     pub(crate) async fn resolve(
         &self,
         name: &str,
@@ -99,7 +99,7 @@ impl Lookups {
         Ok(found)
     }
 
-    /// Begins a look-up, or joins the one that is under way.
+    /// Starts a look-up, or joins the one in flight.
     fn begin(
         &self,
         name: &str,
@@ -137,7 +137,7 @@ mod tests {
 
     use super::*;
 
-    /// Look-ups of names that begin with `slow` end once the sender is gone; others at once.
+    /// Look-ups of names that begin with `slow` end once the sender is dropped; others end immediately.
     fn slow_names() -> (Lookups, mpsc::SyncSender<()>, Arc<AtomicUsize>) {
         let (release, held) = mpsc::sync_channel(0);
         let held = Mutex::new(held);

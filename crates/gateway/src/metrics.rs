@@ -1,4 +1,4 @@
-//! What the proxy tells those who count. It keeps no metric itself.
+//! The events that the proxy reports for metrics. The proxy stores no metric itself.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use maxine_state::{Name, ServiceKey};
 
 use super::tick::StandingEvent;
 
-/// One forwarded request, told when its response's head is on its way back.
+/// One forwarded request, reported when its response's head is sent to the client.
 #[derive(Clone, Copy, Debug)]
 pub struct RequestRecord<'a> {
     /// The service.
@@ -15,15 +15,15 @@ pub struct RequestRecord<'a> {
     pub instance: Option<&'a Name>,
     /// The status that the client gets.
     pub status: u16,
-    /// The proxy's error code, where it is the proxy that answers.
+    /// The proxy's error code, if the proxy answers itself.
     pub error: Option<&'static str>,
-    /// Attempts made.
+    /// Number of attempts.
     pub attempts: u32,
     /// From the request's arrival to the response's head.
     pub elapsed: Duration,
 }
 
-/// Takes what the proxy tells. Called on the request path: it must not block.
+/// Receives the proxy's events. Called on the request path, so it must not block.
 pub trait ProxyMetrics: Send + Sync + 'static {
     /// A request was answered.
     fn request(&self, record: &RequestRecord<'_>) {
@@ -37,11 +37,11 @@ pub trait ProxyMetrics: Send + Sync + 'static {
     fn hedge(&self, service: &ServiceKey) {
         let _ = service;
     }
-    /// A copy was sent to the mirror, or left out because too many were under way.
+    /// A copy was sent to the mirror, or dropped because too many were in flight.
     fn mirror(&self, service: &ServiceKey, sent: bool) {
         let _ = (service, sent);
     }
-    /// An instance's standing changed.
+    /// The status of an instance changed.
     fn standing(&self, event: &StandingEvent) {
         let _ = event;
     }

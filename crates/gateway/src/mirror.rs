@@ -1,5 +1,4 @@
-//! Copies of requests for another service. Their answers are read and thrown away; nothing about
-//! them reaches the client.
+//! Sends copies of requests to another service. Their answers are discarded and do not affect the client.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -19,10 +18,10 @@ use super::slots::Holder;
 use super::{Forwarder, body::timer_now};
 use maxine_state::ServiceRef;
 
-/// Longest life of one copy, in milliseconds.
+/// Maximum duration of one copy, in milliseconds.
 const COPY_MS_MAX: u64 = 30_000;
 
-/// One copy among those under way.
+/// Counts one copy as in flight.
 struct Slot(Arc<ServiceShared>);
 
 impl Drop for Slot {
@@ -32,7 +31,7 @@ impl Drop for Slot {
 }
 
 impl Forwarder {
-    /// Whether this request is to be copied.
+    /// Whether this request is copied.
     pub(crate) fn wants_mirror(runtime: &ServiceRuntime, head: &Head) -> bool {
         runtime
             .policy
@@ -40,7 +39,8 @@ impl Forwarder {
             .is_some_and(|mirror| head.upgrade.is_none() && fastrand::u32(0..100) < mirror.percent)
     }
 
-    /// Sends a copy, if there is room for it. The other service's policy chooses the instance, by the same client.
+    /// Sends a copy, if there is room. The policy of the other service chooses the instance, for the same
+    /// client.
     pub(crate) fn mirror(
         &self,
         runtime: &ServiceRuntime,

@@ -1,42 +1,42 @@
-//! Outlier ejection: a pure function of what a service's instances did since the last look.
+//! Outlier ejection: a pure function of the counts of a service's instances since the last evaluation.
 //!
-//! Never more than the policy's share is out at once, and never the last one.
+//! It never ejects more than the policy's share at once, and never the last instance.
 
 use super::upstream::Counts;
 use maxine_state::OutlierPolicy;
 
-/// One instance's standing.
+/// The ejection status of one instance.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Ejection {
-    /// The counts at the last look.
+    /// The counts at the last evaluation.
     from: Counts,
-    /// Until when it is out, on the monotonic clock, in milliseconds; 0 while it is in.
+    /// Until when it is ejected, in milliseconds on the monotonic clock; 0 if it is not.
     until_ms: u64,
-    /// Ejections in a row; falls with each good look.
+    /// Number of ejections in a row; it decreases with each good evaluation.
     times: u32,
 }
 
-/// What the look at one instance came to.
+/// The result for one instance.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
     /// Nothing changes.
     Stay,
-    /// It goes out, because of this.
+    /// The instance is ejected, for this reason.
     Eject(String),
 }
 
 impl Ejection {
-    /// Whether it is out.
+    /// Whether it is ejected.
     pub(crate) fn is_out(&self) -> bool {
         self.until_ms != 0
     }
 
-    /// How long it stays out, in milliseconds.
+    /// How long it stays ejected, in milliseconds.
     pub(crate) fn left_ms(&self, now_ms: u64) -> u64 {
         self.until_ms.saturating_sub(now_ms)
     }
 
-    /// Brings it back when its time is over; asked more often than [`look`].
+    /// Ends the ejection when its time is over. Called more often than [`look`].
     pub(crate) fn expire(&mut self, counts: Counts, now_ms: u64) -> bool {
         if self.until_ms == 0 || now_ms < self.until_ms {
             return false;
@@ -47,7 +47,7 @@ impl Ejection {
     }
 }
 
-/// Looks at all instances of a service at once; one verdict each, in order.
+/// Evaluates all instances of a service. Returns one verdict for each, in order.
 pub(crate) fn look(
     members: &mut [(Counts, Ejection)],
     now_ms: u64,
@@ -122,7 +122,7 @@ fn mean_latency_us(counts: Counts, from: Counts, requests_min: u64) -> Option<u6
     (answered >= requests_min).then(|| sum_us / answered.max(1))
 }
 
-/// Of at least three: of two, nobody can tell which is the odd one.
+/// The median of at least three values: with two, it is unknown which one is the outlier.
 fn median(mut values: Vec<u64>) -> Option<u64> {
     values.sort_unstable();
     (values.len() >= 3).then(|| values[values.len() / 2])

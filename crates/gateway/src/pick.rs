@@ -1,8 +1,8 @@
-//! Chooses an instance for one attempt: the routing table's choice, narrowed by what this node's proxy knows.
+//! Chooses an instance for one attempt: the routing table's choice, limited by what this node's proxy knows.
 //!
-//! Strategy, versions, zones and the caller's hash are the table's, as for redirects. The proxy adds sticky cookies,
-//! and leaves out instances that were tried already, whose circuit breaker is open, that are ejected, or that start
-//! slowly.
+//! Strategy, versions, zones and the caller's hash come from the table, as for redirects. The proxy adds
+//! sticky cookies. It leaves out instances that were already tried, have an open circuit breaker, are
+//! ejected, or are in slow start.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,12 +13,13 @@ use maxine_balance::{CallerHash, Draw, Pick, Pool};
 use super::upstream::Upstream;
 use maxine_view::ServiceTable;
 
-/// How often a choice is repeated if the chosen instance's breaker gave its last trial to another request.
+/// Maximum number of repeated choices if another request took the last trial of the chosen instance's
+/// breaker.
 const REPICKS_MAX: usize = 6;
-/// One in so many choices does not look at latencies.
+/// One in this many choices ignores latencies.
 const EXPLORE_ONE_IN: u32 = 16;
 
-/// What the choice depends on.
+/// The input of a choice.
 pub(crate) struct PickInput<'a> {
     pub(crate) now_ms: u64,
     pub(crate) draw: Draw,
@@ -28,16 +29,16 @@ pub(crate) struct PickInput<'a> {
     pub(crate) tried: &'a [usize],
 }
 
-/// Why there is no choice.
+/// Why no instance was chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum NoPick {
     /// There is no instance.
     NoInstance,
-    /// There are, but none may be called now.
+    /// There are instances, but none may be called now.
     AllGated,
 }
 
-/// What the proxy adds to the table's choice for one service; built with its runtime.
+/// What the proxy adds to the table's choice for one service. It is built with the runtime of the service.
 #[derive(Debug, Default)]
 pub(crate) struct Picker {
     /// For sticky cookies: positions by the hash of the instance's name.
@@ -53,7 +54,7 @@ impl Picker {
         Self { by_name: cookies.then(by_name), latency_aware, ramping }
     }
 
-    /// Chooses; takes a trial where the chosen one's breaker is half-open.
+    /// Chooses an instance. Takes a trial if the breaker of the chosen one is half-open.
     pub(crate) fn pick(
         &self,
         table: &ServiceTable,
@@ -77,7 +78,7 @@ impl Picker {
         }
         for _ in 0..REPICKS_MAX {
             let picked = table.select_from(&input.draw, &pool).or_else(|| {
-                // Rather one that starts slowly than none, and rather one that was tried already.
+                // An instance in slow start is better than none, and better than one that was already tried.
                 pool.ramp = None;
                 table.select_from(&input.draw, &pool).or_else(|| {
                     pool.tried = &[];
@@ -104,8 +105,8 @@ struct Callable<'a> {
     upstreams: &'a [Arc<Upstream>],
     now_ms: u64,
     tried: &'a [usize],
-    /// Whether instances that start slowly take less than their share: of the callers if the strategy hashes them, of
-    /// the requests otherwise.
+    /// Whether instances in slow start take less than their share: of the callers, if the strategy hashes
+    /// them; otherwise of the requests.
     ramp: Option<Option<CallerHash>>,
     latency_aware: bool,
 }
@@ -115,7 +116,7 @@ impl Callable<'_> {
         let Some(caller) = self.ramp else { return true };
         let permille = upstream.ramp_permille(self.now_ms);
         let drawn = || match caller {
-            // Another number than the one that decides between instances.
+            // A different random number than the one that decides between instances.
             Some(caller) => caller.with_seed(!upstream.name_hash) % 1_000,
             None => fastrand::u64(0..1_000),
         };
@@ -135,7 +136,7 @@ impl Pool for Callable<'_> {
         self.upstreams[position].load.in_flight.load(Ordering::Relaxed)
     }
 
-    /// Powers of two of a millisecond: a smaller difference is noise and must not decide.
+    /// Powers of two of a millisecond. A smaller difference is noise and must not decide.
     fn slowness(&self, position: usize) -> u32 {
         if !self.latency_aware {
             return 0;

@@ -1,8 +1,8 @@
-//! The connections to one instance: leased, given back, bounded.
+//! The connections to one instance, with a limit.
 //!
-//! HTTP/1 connections carry one request at a time and idle in a stack between requests; the stack's
-//! top is the warmest. One HTTP/2 connection carries many. [`Slots`] bounds the requests under way and
-//! those that wait.
+//! An HTTP/1 connection carries one request at a time and is put on a stack between requests; the top of the
+//! stack was used last. One HTTP/2 connection carries many requests. [`Slots`] limits the requests in flight
+//! and those that wait.
 
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Weak};
@@ -27,11 +27,11 @@ use maxine_admission::{NoPlace, Places};
 use maxine_clock::Clock;
 use maxine_state::{ConnectionPolicy, UpstreamProtocol};
 
-/// How long a used connection may take to become ready for the next request, in milliseconds.
+/// Maximum time for a used connection to become ready for the next request, in milliseconds.
 const SETTLE_MS: u64 = 1_000;
 /// Largest head of a response, in bytes.
 const HEAD_LEN_MAX: usize = 64 * 1024;
-/// Most that is read of an HTTP/1 response at once, in bytes. Where its client takes nothing, the
+/// Maximum number of bytes that are read of an HTTP/1 response at once. If the client reads nothing, the
 /// connection holds this much.
 const READ_LEN_MAX: usize = 64 * 1024;
 /// Window of one HTTP/2 stream: the most that an instance may send of an answer whose client takes nothing, in bytes.
@@ -46,7 +46,7 @@ const SEND_BUFFER_LEN: usize = 512 * 1024;
 /// When all places for connections are taken, one in so many is made free at once, if nobody uses its connection.
 const CLOSED_ONE_IN: usize = 16;
 
-/// What makes a pool another pool.
+/// The settings that require a new pool when they change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct PoolSettings {
     pub(crate) limits: ConnectionPolicy,
@@ -59,7 +59,7 @@ struct Http1 {
     sender: http1::SendRequest<RequestBody>,
     wire: Arc<WireState>,
     opened_ms: u64,
-    /// How long it may idle.
+    /// How long it may be idle, in milliseconds.
     idle_max_ms: u64,
 }
 
@@ -69,16 +69,16 @@ struct Http2 {
     sender: http2::SendRequest<RequestBody>,
     wire: Arc<WireState>,
     opened_ms: u64,
-    /// Which one of the pool's it is, from 1.
+    /// Its number in the pool, from 1.
     number: u64,
 }
 
-/// Which connections a request may go out on.
+/// Which connections a request may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reuse {
     /// Any.
     Any,
-    /// Only a new one; of HTTP/2, one that is newer than the one with this number.
+    /// Only a new one; for HTTP/2, one that is newer than the one with this number.
     NewerThan(u64),
 }
 
@@ -95,10 +95,10 @@ pub(crate) struct Pool {
     clock: Clock,
     tasks: TaskTracker,
     idle: Mutex<Vec<Idle>>,
-    /// Held while the one HTTP/2 connection is made, so that only one is.
+    /// Locked while the HTTP/2 connection is opened, so that there is only one.
     shared: tokio::sync::Mutex<Option<Http2>>,
     slots: Arc<Slots>,
-    /// Whether the host's name has been resolved before.
+    /// Whether the host's name was resolved before.
     name_known: AtomicBool,
 }
 
@@ -144,8 +144,8 @@ enum Sender {
     Http2(Http2),
 }
 
-/// The use of one connection for one request. Dropped, it closes an HTTP/1 connection; only
-/// [`Lease::give_back`] keeps it.
+/// The use of one connection for one request. Dropping it closes an HTTP/1 connection; [`Lease::give_back`]
+/// keeps the connection.
 pub(crate) struct Lease {
     sender: Option<Sender>,
     in_use: Option<InUse>,
@@ -158,16 +158,16 @@ pub(crate) struct Lease {
 /// A request that was not answered.
 pub(crate) struct SendFailure {
     pub(crate) error: hyper::Error,
-    /// The request itself, where the connection never took it.
+    /// The request itself, if the connection never took it.
     pub(crate) unsent: Option<Request<RequestBody>>,
-    /// Whether the connection took it, but wrote no byte of it.
+    /// Whether the connection took it, and wrote no byte of it.
     pub(crate) nothing_written: bool,
 }
 
 impl SendFailure {
-    /// Whether the instance says that it did nothing with the request: its stream was refused, or is one
-    /// that the instance left behind when it ended the connection (RFC 9113 sections 6.8 and 8.7). The
-    /// library reports a stream that the instance took before it left as broken, and not as left.
+    /// Whether the instance states that it did nothing with the request. Then it refused the stream, or it
+    /// left the stream behind when it closed the connection (RFC 9113 sections 6.8 and 8.7). The library
+    /// reports a stream that the instance had processed before as broken.
     pub(crate) fn is_refusal(&self) -> bool {
         let source = std::error::Error::source(&self.error);
         source.and_then(|source| source.downcast_ref::<h2::Error>()).is_some_and(|error| {
@@ -213,12 +213,12 @@ impl Pool {
         self.settings.protocol == UpstreamProtocol::Http2
     }
 
-    /// How many idle connections there are.
+    /// The number of idle connections.
     pub(crate) fn idle_len(&self) -> usize {
         self.idle.lock().len()
     }
 
-    /// Leases a connection: an idle one if that may be used again, or a new one.
+    /// Leases a connection: an idle one if that may be used, or a new one.
     pub(crate) async fn lease(
         self: &Arc<Self>,
         holder: Holder,
@@ -226,7 +226,7 @@ impl Pool {
         reuse: Reuse,
     ) -> Result<Lease, ProxyError> {
         let any = reuse == Reuse::Any;
-        // The common case first, without a timer.
+        // The usual case comes first and needs no timer.
         if let Some(slot) = self.slots.take(holder) {
             if any && let Some((connection, in_use)) = self.pop_idle(holder)? {
                 return Ok(self.leased(Sender::Http1(connection), in_use, slot, true));
@@ -303,8 +303,8 @@ impl Pool {
             || self.is_too_old(idle.connection.opened_ms)
     }
 
-    /// Whether a connection opened then gets no new request, so that a name whose address has moved
-    /// is resolved anew.
+    /// Whether a connection is too old for new requests, so that a name whose address has changed is resolved
+    /// again.
     fn is_too_old(&self, opened_ms: u64) -> bool {
         let age_max_ms = self.settings.limits.age_max_ms;
         age_max_ms != 0 && self.clock.monotonic_ms().saturating_sub(opened_ms) > age_max_ms
@@ -343,7 +343,7 @@ impl Pool {
         }
         let (sender, wire) = self.open_http2(holder).await?;
         let in_use = wire.first_use();
-        // The one before ends once the requests on it have been answered.
+        // The previous connection ends once its requests are answered.
         let opened_ms = self.clock.monotonic_ms();
         let number = shared.as_ref().map_or(1, |before| before.number + 1);
         let opened = Http2 { sender, wire, opened_ms, number };
@@ -422,8 +422,8 @@ impl Pool {
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 
-/// How long an instance lets a connection idle, as its `Keep-Alive` field says, in milliseconds, less
-/// a margin: a request must not cross the closing of its connection.
+/// How long an instance keeps an idle connection open according to `Keep-Alive`, in milliseconds, minus a
+/// margin, so that no request crosses the close.
 fn announced_idle_ms(headers: &HeaderMap) -> Option<u64> {
     let text = headers.get(KEEP_ALIVE)?.to_str().ok()?;
     let timeout = text.split(',').find_map(|item| item.trim().strip_prefix("timeout="))?;
@@ -467,7 +467,7 @@ impl Lease {
         }
     }
 
-    /// What a request that may not go out on this connection again has to ask for.
+    /// The reuse to ask for if a request may not use this connection again.
     pub(crate) fn another(&self) -> Reuse {
         match &self.sender {
             Some(Sender::Http2(connection)) => Reuse::NewerThan(connection.number),
@@ -480,7 +480,7 @@ impl Lease {
         matches!(self.sender, Some(Sender::Http2(_)))
     }
 
-    /// Puts the connection back once request and response are through.
+    /// Returns the connection once the request and the response are complete.
     pub(crate) fn give_back(mut self) {
         let slot = self.slot.take();
         // From now on no request uses the connection.
@@ -494,7 +494,7 @@ impl Lease {
             drop(slot);
             return;
         }
-        // The connection's own task has a last step to do; the slot is free from now on.
+        // The connection's own task has one step left; the slot is free from now on.
         drop(slot);
         let pool = Arc::clone(&self.pool);
         let tasks = pool.tasks.clone();

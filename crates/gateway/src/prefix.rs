@@ -1,26 +1,25 @@
-//! A service below the path that clients reach it by: what an instance says of its own paths, put
-//! in the words of the client.
+//! Converts paths in an instance's answers to the paths that its clients use through the proxy.
 //!
-//! Pure functions. A policy turns them on ([`maxine_state::PrefixPolicy`]).
+//! Pure functions. A policy enables them ([`maxine_state::PrefixPolicy`]).
 
 use hyper::header::{self, HeaderMap, HeaderValue};
 
 use super::target::UpstreamAddress;
 use maxine_state::{PrefixPolicy, RewritePolicy};
 
-/// From the paths of one instance to those of its clients.
+/// Converts paths of one instance to those of its clients.
 pub(crate) struct PrefixMap<'a> {
-    /// The path that clients reach the service below, without a slash behind.
+    /// The path under which clients reach the service, without a trailing slash.
     pub(crate) prefix: &'a str,
     pub(crate) upstream: &'a UpstreamAddress,
-    /// How requests' paths were changed on their way.
+    /// How the paths of requests are rewritten.
     pub(crate) rewrite: Option<&'a RewritePolicy>,
     /// The host that the client asked for.
     pub(crate) asked_host: Option<&'a HeaderValue>,
 }
 
 impl PrefixMap<'_> {
-    /// Rewrites what the policy asks for in an answer's header.
+    /// Rewrites the header fields of an answer that the policy selects.
     pub(crate) fn apply(&self, policy: PrefixPolicy, headers: &mut HeaderMap) {
         if policy.locations {
             for name in [header::LOCATION, header::CONTENT_LOCATION] {
@@ -43,8 +42,8 @@ impl PrefixMap<'_> {
         }
     }
 
-    /// A URL of the instance as the client would ask for it; `None` for one that stays as it is: a
-    /// relative one, one of another host, or one that the proxy does not lead to.
+    /// A URL of the instance, as the client would request it. `None` if it is not changed: a relative URL,
+    /// one of another host, or one that the proxy does not reach.
     fn location(&self, url: &str) -> Option<String> {
         let rest = match url.split_once("//") {
             Some(("http:" | "https:" | "", rest)) => {
@@ -73,7 +72,7 @@ impl PrefixMap<'_> {
             || asked.is_some_and(|asked| authority.eq_ignore_ascii_case(asked))
     }
 
-    /// A path of the instance as the client would ask for it.
+    /// A path of the instance, as the client would request it.
     fn path(&self, path: &str) -> Option<String> {
         let mut rest = below(path, self.upstream.base_path())?;
         let mut stripped = "";
@@ -93,7 +92,7 @@ impl PrefixMap<'_> {
             let path = part.split_once('=').filter(|(name, _)| is_path(name));
             let Some((name, path)) = path else { return part.to_owned() };
             let path = path.trim();
-            // One for more than the instance's own paths becomes one for all of them.
+            // A cookie for more than the instance's own paths becomes one for all of them.
             let wider = below(self.upstream.base_path(), path.trim_end_matches('/')).is_some();
             match self.path(path) {
                 Some(new) => format!("{name}={new}"),
@@ -106,7 +105,7 @@ impl PrefixMap<'_> {
     }
 }
 
-/// What follows `base` in a path, on a segment's border.
+/// The part of a path after `base`, on a segment boundary.
 fn below<'a>(path: &'a str, base: &str) -> Option<&'a str> {
     path.strip_prefix(base).filter(|rest| rest.is_empty() || rest.starts_with('/'))
 }
@@ -141,12 +140,12 @@ mod tests {
             ("http://h:81", "http://h:81", PREFIX.to_owned()),
             ("http://h:81/app", "/app/login", format!("{PREFIX}/login")),
             ("http://h:81/app", "/app", PREFIX.to_owned()),
-            // What does not lead to the service stays as it is.
+            // A path that does not lead to the service is not changed.
             ("http://h:81/app", "/apple", "/apple".to_owned()),
             ("http://h:81", "login", "login".to_owned()),
             ("http://h:81", "https://accounts.example/x", "https://accounts.example/x".to_owned()),
             ("http://h:81", "mailto:a@b", "mailto:a@b".to_owned()),
-            // An instance that heeds X-Forwarded-Prefix has done it already.
+            // An instance that uses X-Forwarded-Prefix has converted it already.
             ("http://h:81", &format!("{PREFIX}/login"), format!("{PREFIX}/login")),
         ] {
             assert_eq!(at(address, url), expected, "{address} {url}");

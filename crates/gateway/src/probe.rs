@@ -1,7 +1,7 @@
 //! The probes: HTTP, HTTPS, TCP and the gRPC health service.
 //!
-//! Each makes a connection of its own, asks once and closes; the time is bounded as a whole. A
-//! probe goes only where the egress policy lets the proxy go too.
+//! Each probe opens its own connection, sends one request and closes the connection. Its total time is
+//! limited. A probe only calls addresses that the egress policy allows for the proxy too.
 
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -25,28 +25,28 @@ use maxine_clock::Clock;
 use maxine_control::health::{ProbeAnswer, ProbeClass, ProbeJob, ProbeStatus};
 use maxine_state::{ProbeKind, ProbeSpec};
 
-/// Most connections of probes at once.
+/// Maximum number of concurrent connections of probes.
 const CONNECTIONS_MAX: usize = 4_096;
-/// Most of a body that is read, in bytes.
+/// Maximum number of bytes of a body that are read.
 const BODY_LEN_MAX: usize = 64 * 1024;
-/// Most of a gRPC health answer, in bytes.
+/// Maximum length of a gRPC health answer, in bytes.
 const GRPC_LEN_MAX: usize = 4 * 1024;
 
-/// Runs probes. Cloning is cheap.
+/// Runs probes. Clones are cheap.
 #[derive(Clone)]
 pub struct Prober {
     connector: Connector,
     clock: Clock,
 }
 
-/// What was found, without the time.
+/// The result, without the time.
 type Finding = (ProbeStatus, String);
 
-/// Why nothing good was found.
+/// Why the probe did not succeed.
 enum Failure {
     /// What is wrong with the instance.
     Found(String),
-    /// The probe could not be made on this node just now, which tells nothing of the instance.
+    /// The probe could not be made on this node, which says nothing about the instance.
     NotMade,
 }
 
@@ -69,7 +69,7 @@ fn dead(detail: impl ToString) -> Finding {
     (ProbeStatus::Dead, detail.to_string())
 }
 
-/// Ends a connection's task with the probe.
+/// Ends the connection's task together with the probe.
 struct Driver(JoinHandle<()>);
 
 impl Drop for Driver {
@@ -91,8 +91,8 @@ impl Prober {
         Ok(Self { connector, clock })
     }
 
-    /// Probes once; `None` where the probe could not be made. Never takes longer than the probe's
-    /// time-out; may be dropped.
+    /// Probes once. `None` if the probe could not be made. It never takes longer than the probe's time limit,
+    /// and may be dropped.
     pub async fn run(&self, job: &ProbeJob) -> Option<ProbeAnswer> {
         let started_us = self.clock.monotonic_us();
         let timeout = Duration::from_millis(job.spec.timeout_ms);
@@ -110,7 +110,7 @@ impl Prober {
         let Some(address) = UpstreamAddress::parse(&job.address) else {
             return Err(String::from("the address cannot be taken apart").into());
         };
-        // An instance that answers was found by its name, where it has one.
+        // If the instance answers, its name was resolved.
         let name_known = AtomicBool::new(job.class == ProbeClass::Answering);
         let asker = Asker::node(&name_known);
         match job.spec.kind {
@@ -141,7 +141,7 @@ impl Prober {
         }
     }
 
-    /// One request; what was found, good or bad.
+    /// Sends one request and returns the result.
     async fn http_once(
         &self,
         address: &UpstreamAddress,
@@ -226,7 +226,7 @@ fn text(error: impl ToString) -> String {
     error.to_string()
 }
 
-/// A status in a probe's result. A redirect is called one: it often leads to a sign-in page.
+/// The text for a status in a probe's result. A redirect is named, because it often leads to a sign-in page.
 fn shown(status: StatusCode) -> String {
     let kind = if status.is_redirection() { " (a redirect)" } else { "" };
     format!("status {}{kind}", status.as_u16())
@@ -321,8 +321,8 @@ async fn grpc_answer(response: Response<Incoming>) -> Result<u64, String> {
     serving_status(&bytes).ok_or_else(|| "the answer is not a health check's".into())
 }
 
-/// What a status of gRPC other than 0 says. Text of the instance's own is not shown: everyone who may read the
-/// probe's result would read it.
+/// The text for a gRPC status other than 0. The instance's own text is not shown, because everyone who may
+/// read the result would see it.
 fn grpc_failure(status: &str) -> String {
     match status.parse::<u16>() {
         Ok(12) => "the instance has no gRPC health service".into(),

@@ -1,5 +1,5 @@
-//! A request as it is sent on: its head, made ready once and used for every attempt, and its body,
-//! kept where it may have to be sent again.
+//! A request to an instance: its head, which is prepared once for all attempts, and its body, which is kept
+//! if it may have to be sent again.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,10 +21,10 @@ use super::target::RequestTarget;
 use maxine_admission::Place;
 use maxine_clock::Clock;
 
-/// The path that the service is reached below, as instances are told.
+/// The header with the path under which clients reach the service.
 const X_FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
 
-/// The head of a request, without what concerns one connection.
+/// The head of a request, without the fields of the connection.
 pub(crate) struct Head {
     pub(crate) method: Method,
     pub(crate) target: RequestTarget,
@@ -33,25 +33,25 @@ pub(crate) struct Head {
     pub(crate) upgrade: Option<HeaderValue>,
     pub(crate) takes_trailers: bool,
     pub(crate) expects_continue: bool,
-    /// Whether a body that is empty is announced as such (RFC 9110 section 8.6).
+    /// Whether an empty body is announced (RFC 9110 section 8.6).
     pub(crate) announces_empty: bool,
-    /// The host that the client asked for.
+    /// The host that the client requested.
     pub(crate) asked_host: Option<HeaderValue>,
 }
 
-/// Where the request came from and what is said about it.
+/// The origin of the request, and what is known about it.
 pub(crate) struct Inbound<'a> {
     pub(crate) client: ClientAddr,
     pub(crate) https: bool,
     pub(crate) trace: &'a [(HeaderName, HeaderValue)],
     pub(crate) keep_trailer: bool,
     pub(crate) version: Version,
-    /// The path that the service is reached below, for policies that tell instances.
+    /// The path under which clients reach the service, for policies that send it to instances.
     pub(crate) prefix: Option<&'a str>,
 }
 
 impl Head {
-    /// Makes the head ready; `headers` are the request's own.
+    /// Prepares the head. `headers` are those of the request.
     pub(crate) fn prepare(
         method: Method,
         uri: &Uri,
@@ -63,7 +63,7 @@ impl Head {
         if method == Method::CONNECT || method == Method::TRACE {
             return Err(ProxyError::Method);
         }
-        // The parser lets one framing through; two of them must never reach the instance.
+        // The parser accepts one framing. Two of them must never reach the instance.
         let chunked = headers.contains_key(header::TRANSFER_ENCODING);
         if chunked && headers.contains_key(header::CONTENT_LENGTH) {
             return Err(ProxyError::BadRequest("both Content-Length and Transfer-Encoding"));
@@ -86,7 +86,7 @@ impl Head {
             headers::count_max_forwards_down(&mut headers);
         }
         headers.append(header::VIA, via(inbound.version));
-        // An absolute target and HTTP/2 carry the host outside of the headers; `Host` does not count then.
+        // An absolute target and HTTP/2 have the host outside of the headers, and `Host` is ignored then.
         let named = headers.remove(header::HOST);
         let authority = uri.authority().map(|authority| HeaderValue::from_str(authority.as_str()));
         let host = authority.and_then(Result::ok).or(named);
@@ -125,7 +125,7 @@ impl Head {
         })
     }
 
-    /// The request for one instance; `headers` is a copy or the last use of [`Head::headers`].
+    /// The request for one instance. `headers` is a copy, or the last use of [`Head::headers`].
     pub(crate) fn request(
         &self,
         mut headers: HeaderMap,
@@ -148,7 +148,7 @@ impl Head {
             }
         }
         if body.is_end_stream() {
-            // Without content there is nothing to wait with (RFC 9110 section 10.1.1).
+            // Without content, there is nothing to wait for (RFC 9110 section 10.1.1).
             if self.expects_continue {
                 headers.remove(header::EXPECT);
             }
@@ -156,7 +156,7 @@ impl Head {
                 headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
             }
         } else if !http2 && body.size_hint().exact().is_none() {
-            // The library takes a GET without this for one without a body.
+            // Without this field the library treats a GET as one without a body.
             headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
         }
         let mut request = Request::new(body);
@@ -168,8 +168,7 @@ impl Head {
     }
 }
 
-/// What a gateway says of itself: the version that it was asked in, and a name (RFC 9110 section
-/// 7.6.3).
+/// The `Via` value of a gateway: the version of the received request, and a name (RFC 9110 section 7.6.3).
 fn via(version: Version) -> HeaderValue {
     HeaderValue::from_static(match version {
         Version::HTTP_10 => "1.0 maxine",
@@ -195,31 +194,31 @@ fn policy_is_http2(policy: &CompiledPolicy) -> bool {
     policy.pool.protocol == maxine_state::UpstreamProtocol::Http2
 }
 
-/// The hash of the instance's name that the request's sticky cookie holds.
+/// The hash of the instance's name in the request's sticky cookie.
 pub(crate) fn sticky_instance(sticky: Option<&StickyCookie>, headers: &HeaderMap) -> Option<u64> {
     u64::from_str_radix(headers::cookie(headers, &sticky?.name)?, 16).ok()
 }
 
-/// A request's body, as often as it can be had.
+/// A request's body, and how often it can be sent.
 pub(crate) enum Outgoing {
-    /// There is none.
+    /// There is no body.
     Empty,
-    /// Kept whole.
+    /// The whole body.
     Whole(Bytes),
-    /// To be streamed, once; `None` afterwards.
+    /// A stream that can be sent once; `None` afterwards.
     Once(Option<Box<RequestBody>>),
 }
 
-/// How a body is to be treated.
+/// How a body is handled.
 pub(crate) struct BodyPlan {
-    /// Largest body that is kept to be sent again; `None` to stream all.
+    /// Maximum length of a body that is kept to be sent again; `None` to stream every body.
     pub(crate) keep_max: Option<u64>,
     pub(crate) limit: u64,
     pub(crate) idle: Duration,
 }
 
 impl Outgoing {
-    /// Takes the client's body in, gathering it where the plan says so; `kept` counts what is gathered.
+    /// Reads the client's body, and collects it if the plan says so. `kept` counts the collected bytes.
     pub(crate) async fn prepare(
         body: AxumBody,
         plan: &BodyPlan,
@@ -255,12 +254,12 @@ impl Outgoing {
         })
     }
 
-    /// Whether it can be had again.
+    /// Whether it can be sent again.
     pub(crate) fn is_repeatable(&self) -> bool {
         !matches!(self, Self::Once(_))
     }
 
-    /// How long it is, where it is kept.
+    /// Its length, if it is kept.
     pub(crate) fn kept_len(&self) -> u64 {
         match self {
             Self::Whole(bytes) => bytes.len() as u64,
@@ -268,7 +267,7 @@ impl Outgoing {
         }
     }
 
-    /// Whether it can be had at all.
+    /// Whether it can be sent at all.
     pub(crate) fn is_there(&self) -> bool {
         !matches!(self, Self::Once(None))
     }

@@ -1,5 +1,5 @@
-//! What this node keeps about one service to call it: rebuilt when the routing table is replaced,
-//! carrying over connections and counts.
+//! The data of one service that this node needs to call it. It is rebuilt when the routing table is replaced,
+//! and keeps connections and counters.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -17,7 +17,7 @@ use maxine_clock::Clock;
 use maxine_state::{Instance, Name, ServicePolicy};
 use maxine_view::{Endpoint, ServiceTable};
 
-/// Counters that outlive the tables.
+/// Counters that outlive the routing tables.
 pub(crate) struct ServiceShared {
     pub(crate) retry_budget: Budget,
     pub(crate) hedge_budget: Budget,
@@ -44,19 +44,19 @@ impl ServiceShared {
     }
 }
 
-/// One service, ready to be called.
+/// One service, prepared for calls.
 pub(crate) struct ServiceRuntime {
     pub(crate) table: Arc<ServiceTable>,
     pub(crate) policy: Arc<CompiledPolicy>,
     /// In the order of the table's endpoints.
     pub(crate) upstreams: Vec<Arc<Upstream>>,
-    /// Instances that get no new requests but still have some under way.
+    /// Instances that get no new requests and still have some in flight.
     pub(crate) leaving: Vec<Arc<Upstream>>,
     pub(crate) picker: Picker,
     pub(crate) shared: Arc<ServiceShared>,
 }
 
-/// What runtimes are built with.
+/// What a runtime is built with.
 pub(crate) struct RuntimeParts<'a> {
     pub(crate) connector: &'a Connector,
     pub(crate) clock: &'a Clock,
@@ -75,7 +75,7 @@ impl ServiceRuntime {
             .map(|runtime| &runtime.policy)
             .filter(|policy| policy.is_of(source))
             .map_or_else(|| Arc::new(CompiledPolicy::new(table.key(), source)), Arc::clone);
-        // Both lists are in the order of the ids, so one pass finds what to carry over.
+        // Both lists are sorted by id, so one pass finds what to keep.
         let mut old = previous.map_or(&[][..], |runtime| &runtime.upstreams).iter().peekable();
         let mut leaving: Vec<Arc<Upstream>> = previous
             .map_or(&[][..], |runtime| &runtime.leaving)
@@ -99,7 +99,8 @@ impl ServiceRuntime {
         Self { table, policy, upstreams, leaving, picker, shared }
     }
 
-    /// Requests of this node under way to an instance, those included that began before it left.
+    /// The number of this node's requests in flight to an instance, including those that began before it
+    /// left.
     pub(crate) fn in_flight_of(&self, instance: &Name) -> u64 {
         self.upstreams
             .iter()
@@ -144,7 +145,7 @@ fn upstream(
     Arc::new(Upstream::new(Arc::clone(instance), load, pool, signals, ramp))
 }
 
-/// Until when a recovered instance starts slowly, on the monotonic clock, and for how long in all.
+/// Until when a recovered instance is in slow start, on the monotonic clock, and for how long in total.
 fn ramp(instance: &Instance, slow_start_ms: u64, clock: &Clock) -> (u64, u64) {
     let since_ms = instance.verdict().since_ms;
     if slow_start_ms == 0 || since_ms == 0 {

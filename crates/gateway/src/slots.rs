@@ -1,8 +1,8 @@
-//! The places for requests to one instance, and the requests that wait for one.
+//! The places for requests to one instance, and the requests that wait for a place.
 //!
-//! No client takes them all: it gets another place only while it holds fewer than three times as many as
-//! are free (the dynamic threshold of Choudhury and Hahne, 1998). So one client alone gets three quarters,
-//! the next three quarters of the rest, and so on. One place in 16 is kept for callers with a credential. The queue
+//! No client can take all of them: it gets another place only while it holds fewer than three times as many as
+//! are free (the dynamic threshold of Choudhury and Hahne, 1998). So one client alone gets three quarters of the
+//! places, the next one three quarters of the rest, and so on. One place in 16 is kept for callers with a credential. The queue
 //! is shared in the same way.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -20,11 +20,11 @@ const FREE_FACTOR: usize = 3;
 /// One place in so many is kept for callers with a credential.
 const KEPT_ONE_IN: usize = 16;
 
-/// For whom a place is taken.
+/// The client for which a place is taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Holder {
     pub(crate) address: IpAddr,
-    /// Whether the address stands for many clients: a trusted proxy that does not say for whom it asks.
+    /// Whether the address stands for many clients: a trusted proxy that does not name its client.
     is_shared: bool,
     /// Whether the request has a credential of this cluster.
     is_known: bool,
@@ -36,7 +36,7 @@ impl Holder {
         Self { address: network_of(client.ip), is_shared, is_known }
     }
 
-    /// How places of the whole node are counted for it.
+    /// Which limits of the whole node apply to it.
     pub(crate) fn standing(&self) -> Standing {
         match (self.is_shared, self.is_known) {
             (true, _) => Standing::Trusted,
@@ -46,7 +46,7 @@ impl Holder {
     }
 }
 
-/// Places of one kind, and who holds how many.
+/// Places of one kind, and how many each address holds.
 #[derive(Debug)]
 struct Share {
     free: usize,
@@ -98,13 +98,13 @@ struct Waiter {
 struct State {
     slots: Share,
     queue: Share,
-    /// By address, in the order in which they came.
+    /// By address, in the order of arrival.
     waiting: BTreeMap<IpAddr, VecDeque<Waiter>>,
     next_number: u64,
 }
 
 impl State {
-    /// Takes the waiter out that came first among those who may have a place now.
+    /// Removes the first waiter that may have a place now.
     fn next(&mut self) -> Option<Waiter> {
         let first = self.waiting.iter().filter_map(|(address, of_address)| {
             let waiter = of_address.front().filter(|waiter| self.slots.may_take(waiter.holder))?;
@@ -130,15 +130,15 @@ impl State {
 #[derive(Debug)]
 pub(crate) struct Slots(Mutex<State>);
 
-/// A place, held until dropped.
+/// A place, which is held until dropped.
 #[derive(Debug)]
 pub(crate) struct Slot {
-    /// `None` once it is given back.
+    /// `None` once it is returned.
     slots: Option<Arc<Slots>>,
     holder: Holder,
 }
 
-/// A place in the queue; leaves it when dropped.
+/// A place in the queue, which is left when dropped.
 #[derive(Debug)]
 pub(crate) struct Waiting {
     slots: Arc<Slots>,
@@ -180,14 +180,14 @@ impl Slots {
         Some(Waiting { slots: Arc::clone(self), address: holder.address, number, granted })
     }
 
-    /// Hands free places to those who wait.
+    /// Gives free places to waiters.
     fn grant(self: &Arc<Self>, state: &mut State) {
         while let Some(waiter) = state.next() {
             let holder = waiter.holder;
             state.slots.take(holder);
             let slot = Slot { slots: Some(Arc::clone(self)), holder };
             if let Err(mut unclaimed) = waiter.grant.send(slot) {
-                // Its drop would take the lock that is held here.
+                // Dropping it would take the lock that is held here.
                 unclaimed.slots = None;
                 state.slots.give_back(holder);
             }

@@ -1,24 +1,24 @@
-//! Where a request goes: the instance's address taken apart, and paths that never leave its base.
+//! The target of a request: the parts of the instance's address, and a path that never leaves its base.
 //!
-//! Paths stay as they were received, escapes included. Only dot segments are resolved, and what
-//! could be taken for one by a server behind (an escaped slash or a backslash beside `..`, a path
-//! parameter) is refused.
+//! Paths are not changed, and keep their escapes. Only dot segments are resolved. A path is refused if a
+//! server could find a dot segment in it, because of an escaped slash or a backslash beside `..`, or a path
+//! parameter.
 
 use hyper::http::uri::{Authority, PathAndQuery, Scheme};
 use hyper::{Uri, header::HeaderValue};
 
 use maxine_state::{Address, RewritePolicy};
 
-/// A path that cannot be sent on.
+/// Why a path cannot be forwarded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PathError {
     /// A `%` that is not followed by two hex digits.
     #[error("the path has a malformed percent escape")]
     MalformedEscape,
-    /// A way around the base path.
+    /// The path would leave the base path.
     #[error("the path has a segment that could leave the service's base path")]
     Escaping,
-    /// Characters that no path has.
+    /// The path has characters that are not allowed.
     #[error("the path has characters that are not allowed in a URL")]
     Invalid,
 }
@@ -33,8 +33,8 @@ pub struct RequestTarget {
 }
 
 impl RequestTarget {
-    /// Takes the raw path after the service's name (empty, `/` or `/x`; escapes kept) and the raw
-    /// query without its question mark.
+    /// Parses the raw path after the service's name (empty, `/` or `/x`, with its escapes) and the raw query
+    /// without its question mark.
     pub fn new(raw_path: &str, raw_query: Option<&str>) -> Result<Self, PathError> {
         let path = resolve(raw_path)?;
         if let Some(query) = raw_query {
@@ -46,7 +46,7 @@ impl RequestTarget {
         Ok(Self { path, query: raw_query.map(String::from) })
     }
 
-    /// The path: empty, or with a slash in front.
+    /// The path: empty, or with a leading slash.
     #[must_use]
     pub fn path(&self) -> &str {
         &self.path
@@ -58,7 +58,7 @@ impl RequestTarget {
         self.query.as_deref()
     }
 
-    /// Takes the path `/` for an empty one, which stands for the instance's base path.
+    /// Replaces the path `/` with an empty one, which means the instance's base path.
     pub(crate) fn drop_lone_slash(&mut self) {
         if self.path == "/" {
             self.path.clear();
@@ -76,7 +76,7 @@ impl RequestTarget {
     }
 }
 
-/// Checks the escapes and resolves `.` and `..`, which never climb above the root.
+/// Checks the escapes and resolves `.` and `..`, which never go above the root.
 fn resolve(raw: &str) -> Result<String, PathError> {
     if raw.is_empty() || raw == "/" {
         return Ok(raw.to_owned());
@@ -137,13 +137,13 @@ fn check_escapes(path: &str) -> Result<(), PathError> {
     Ok(())
 }
 
-/// The segment with escaped dots unescaped.
+/// The segment with its escaped dots decoded.
 fn decode_dots(segment: &str) -> String {
     segment.replace("%2e", ".").replace("%2E", ".")
 }
 
-/// Whether a server that unescapes slashes, takes a backslash for a slash or cuts off path
-/// parameters would see a dot segment in here.
+/// Whether a server could find a dot segment here, if it decodes slashes, treats a backslash as a slash, or
+/// cuts off path parameters.
 fn hides_dots(segment: &str) -> bool {
     let lower = decode_dots(segment).to_ascii_lowercase();
     let slashed = lower.replace("%2f", "/").replace("%5c", "/").replace('\\', "/");
@@ -152,25 +152,25 @@ fn hides_dots(segment: &str) -> bool {
         && parted.contains("..")
 }
 
-/// An instance's address, taken apart once.
+/// The parts of an instance's address.
 #[derive(Clone, Debug)]
 pub(crate) struct UpstreamAddress {
-    /// Whether it is reached by TLS.
+    /// Whether it is called with TLS.
     pub(crate) https: bool,
     /// The host's name or address, without brackets.
     pub(crate) host: String,
-    /// The port; that of the scheme where the address names none.
+    /// The port, or that of the scheme if the address has none.
     pub(crate) port: u16,
-    /// Host and port as the address has them.
+    /// Host and port, as in the address.
     pub(crate) authority: Authority,
-    /// What goes into the `Host` field.
+    /// The value of the `Host` field.
     pub(crate) host_header: HeaderValue,
-    /// Empty, or with a slash in front and none behind.
+    /// Empty, or with a leading slash and without a trailing one.
     base_path: String,
 }
 
 impl UpstreamAddress {
-    /// Takes an address apart; `None` for one that was never checked.
+    /// Parses an address; `None` for one that was never checked.
     pub(crate) fn parse(address: &Address) -> Option<Self> {
         let uri: Uri = address.as_str().parse().ok()?;
         let authority = uri.authority()?.clone();
@@ -182,7 +182,7 @@ impl UpstreamAddress {
         Some(Self { https, host, port, authority, host_header, base_path })
     }
 
-    /// The path that all of the instance's are below: empty, or with a slash in front and none behind.
+    /// The base path of the instance: empty, or with a leading slash and without a trailing one.
     pub(crate) fn base_path(&self) -> &str {
         &self.base_path
     }

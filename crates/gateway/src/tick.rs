@@ -1,6 +1,7 @@
-//! What the proxy decides off the request path: breakers, ejections, tidying.
+//! Decisions of the proxy outside the request path: breakers, ejections and cleaning up.
 //!
-//! The proxy actor calls it a few times a second, and at once when an instance fails in a row.
+//! The proxy actor calls it several times a second, and immediately when an instance fails several times in a
+//! row.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -10,28 +11,28 @@ use super::runtime::ServiceRuntime;
 use super::upstream::{Gate, Upstream};
 use maxine_state::{InstanceKey, Name};
 
-/// What changed about an instance's standing on this node.
+/// How the status of an instance on this node changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StandingChange {
-    /// Its circuit breaker opened: it gets nothing from this node.
+    /// Its circuit breaker opened, so it gets no requests from this node.
     BreakerOpened,
     /// Its circuit breaker lets trial requests through.
     BreakerHalfOpen,
-    /// Its circuit breaker closed: all is well.
+    /// Its circuit breaker closed.
     BreakerClosed,
     /// It was ejected as an outlier.
     Ejected,
-    /// Its ejection is over.
+    /// Its ejection has ended.
     Returned,
 }
 
-/// A change, whose it is, and why.
+/// A change, with its instance and reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StandingEvent {
-    /// Which instance.
+    /// The instance.
     pub key: InstanceKey,
-    /// Which address of it, by [`maxine_state::Instance::address_index`].
+    /// The [`maxine_state::Instance::address_index`] of the address.
     pub address_index: u64,
     /// What changed.
     pub change: StandingChange,
@@ -67,7 +68,7 @@ pub(crate) fn tick(runtime: &ServiceRuntime, now_ms: u64, events: &mut Vec<Stand
                     events.push(event(upstream, change, reason));
                 }
             }
-            // The policy was taken away.
+            // The policy was removed.
             None if upstream.signals.gate() != Gate::Open => {
                 decisions.breaker = Default::default();
                 upstream.signals.set_gate(Gate::Open);

@@ -1,4 +1,4 @@
-//! An upgraded connection: bytes both ways until either side ends or nothing moves for too long.
+//! An upgraded connection: copies bytes in both directions until a side ends or nothing moves for too long.
 
 use std::io;
 use std::pin::Pin;
@@ -15,13 +15,13 @@ use super::forward::InFlightGuard;
 use super::pool::Lease;
 use super::upstream::InFlight;
 
-/// Bytes held per direction.
+/// Size of the buffer for each direction.
 const BUFFER_LEN: usize = 16 * 1024;
 
-/// What lives as long as the tunnel: the connection's slot and the counts.
+/// What is held as long as the tunnel: the connection's slot and the counters.
 pub(crate) type TunnelHold = (Lease, InFlight, InFlightGuard);
 
-/// Carries bytes until the end.
+/// Copies bytes until the end.
 pub(crate) async fn run(client: OnUpgrade, upstream: OnUpgrade, idle: Duration, hold: TunnelHold) {
     let (client, upstream) = match tokio::try_join!(client, upstream) {
         Ok(both) => both,
@@ -61,7 +61,7 @@ pub(crate) async fn run(client: OnUpgrade, upstream: OnUpgrade, idle: Duration, 
     drop(hold);
 }
 
-/// Counts what is read, so that stillness shows.
+/// Counts the bytes that are read, so that an idle tunnel is noticed.
 struct Counted<T> {
     io: T,
     moved: Arc<AtomicU64>,

@@ -1,7 +1,7 @@
-//! One instance as this node calls it: its connections and what its answers told.
+//! One instance, as this node calls it: its connections, and the results of its answers.
 //!
-//! The request path reads and adds to atomics only. `crate::tick`, driven by the proxy actor,
-//! turns the counts into gates.
+//! The request path only reads and adds to atomics. `crate::tick`, which the proxy actor calls, turns the
+//! counts into gates.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
@@ -19,15 +19,15 @@ use super::target::RequestTarget;
 use maxine_state::Instance;
 use maxine_view::Load;
 
-/// Half-life of the latency estimate while nothing is heard, in milliseconds: an instance that was
-/// slow once is tried again.
+/// Half-life of the latency estimate without new answers, in milliseconds, so that an instance that was slow
+/// once is tried again.
 const LATENCY_HALF_LIFE_MS: u64 = 10_000;
 
-/// Gate values: anything else is "open to trials".
+/// Gate values. Any other value is the number of trial requests.
 const GATE_CLOSED_TO_ALL: i32 = -1;
 const GATE_OPEN: i32 = i32::MAX;
 
-/// What an instance's answers told this node.
+/// The results of an instance's answers on this node.
 #[derive(Debug)]
 pub(crate) struct Signals {
     good: AtomicU64,
@@ -36,14 +36,14 @@ pub(crate) struct Signals {
     latency_us_sum: AtomicU64,
     /// Upper half: the estimate in microseconds; lower half: when, in milliseconds (wraps).
     latency: AtomicU64,
-    /// The breaker's word: closed to all, open to all, or so many trial requests left.
+    /// The gate of the breaker: closed to all, open to all, or the number of trial requests left.
     breaker_gate: AtomicI32,
     /// Not zero while ejected as an outlier.
     ejected: AtomicU32,
     decisions: Mutex<Decisions>,
 }
 
-/// What the tick decided; off the request path.
+/// The decisions of the last tick, outside the request path.
 #[derive(Debug, Default)]
 pub(crate) struct Decisions {
     pub(crate) breaker: Breaker,
@@ -65,7 +65,7 @@ impl Default for Signals {
     }
 }
 
-/// The counts at one moment; they only grow, but for the failures in a row.
+/// The counts at one moment. They only grow, apart from the failures in a row.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Counts {
     pub(crate) good: u64,
@@ -74,14 +74,14 @@ pub(crate) struct Counts {
     pub(crate) latency_us_sum: u64,
 }
 
-/// Whom the breaker lets through.
+/// Which requests the breaker lets through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Gate {
-    /// Everyone.
+    /// All requests.
     Open,
-    /// So many trial requests.
+    /// This many trial requests.
     Trials(u32),
-    /// No one.
+    /// No request.
     Closed,
 }
 
@@ -95,7 +95,7 @@ impl Signals {
         }
     }
 
-    /// Counts an answer; returns how many failures there were in a row with it.
+    /// Counts an answer. Returns the number of failures in a row.
     pub(crate) fn record(&self, ok: bool, latency_us: Option<u64>, now_ms: u64) -> u32 {
         if let Some(latency_us) = latency_us {
             self.latency_us_sum.fetch_add(latency_us, Ordering::Relaxed);
@@ -114,14 +114,14 @@ impl Signals {
 
     fn note_latency(&self, latency_us: u64, now_ms: u64) {
         let present = self.latency_us(now_ms);
-        // A peak counts at once, an improvement by an eighth: Finagle's peak EWMA.
+        // A peak counts immediately, and an improvement by an eighth: Finagle's peak EWMA.
         let next =
             if latency_us > present { latency_us } else { present - (present - latency_us) / 8 };
         let packed = (next.min(u64::from(u32::MAX)) << 32) | (now_ms & 0xffff_ffff);
         self.latency.store(packed, Ordering::Relaxed);
     }
 
-    /// The latency estimate, decayed since it was last heard of; 0 where nothing is known.
+    /// The latency estimate, decayed since the last answer; 0 if nothing is known.
     pub(crate) fn latency_us(&self, now_ms: u64) -> u64 {
         let packed = self.latency.load(Ordering::Relaxed);
         let age_ms = (now_ms & 0xffff_ffff).wrapping_sub(packed & 0xffff_ffff) & 0xffff_ffff;
@@ -129,12 +129,12 @@ impl Signals {
         (packed >> 32) >> halvings
     }
 
-    /// Whether a request may go there now, without taking a trial.
+    /// Whether a request may be sent now, without taking a trial.
     pub(crate) fn may_pass(&self) -> bool {
         self.ejected.load(Ordering::Relaxed) == 0 && self.breaker_gate.load(Ordering::Relaxed) > 0
     }
 
-    /// Takes the way through: always where the gate is open, one trial where it is half-open.
+    /// Lets a request through: always if the gate is open, and with a trial if it is half-open.
     pub(crate) fn pass(&self) -> bool {
         if self.ejected.load(Ordering::Relaxed) != 0 {
             return false;
@@ -188,14 +188,14 @@ impl Signals {
 /// An instance as this node calls it.
 pub(crate) struct Upstream {
     pub(crate) instance: Arc<Instance>,
-    /// Hash of the instance's name; what sticky cookies hold.
+    /// Hash of the instance's name, which sticky cookies contain.
     pub(crate) name_hash: u64,
     pub(crate) load: Arc<Load>,
-    /// `None` where the address cannot be taken apart; it was then never checked.
+    /// `None` if the address cannot be parsed, because it was never checked.
     pub(crate) pool: Option<Arc<Pool>>,
     pub(crate) signals: Arc<Signals>,
-    /// Until when a recovered instance gets less than its share, on the monotonic clock, with the
-    /// length of that time; both in milliseconds. 0 for not at all.
+    /// Until when a recovered instance gets less than its share, on the monotonic clock, and the length of
+    /// that time; both in milliseconds. 0 if it gets its full share.
     pub(crate) ramp: (u64, u64),
 }
 
@@ -220,7 +220,7 @@ impl Upstream {
         Ok(pool.address().path_and_query(target)?)
     }
 
-    /// How it stands; `leaving` where it gets no new requests.
+    /// Its status. `leaving` if it gets no new requests.
     pub(crate) fn status(&self, leaving: bool, now_ms: u64) -> UpstreamStatus {
         let counts = self.signals.counts();
         UpstreamStatus {
@@ -240,7 +240,7 @@ impl Upstream {
         }
     }
 
-    /// Why it gets nothing from this node just now.
+    /// Why it gets no requests from this node now.
     pub(crate) fn held_back(&self) -> Option<&'static str> {
         if self.signals.is_ejected() {
             return Some("ejected as an outlier");
@@ -252,7 +252,7 @@ impl Upstream {
         }
     }
 
-    /// Its share of its weight while it starts slowly, in thousandths.
+    /// Its share of its weight during slow start, in thousandths.
     pub(crate) fn ramp_permille(&self, now_ms: u64) -> u64 {
         let (until_ms, length_ms) = self.ramp;
         if now_ms >= until_ms || length_ms == 0 {
@@ -263,7 +263,7 @@ impl Upstream {
     }
 }
 
-/// One request in flight to an instance: counted from its sending to the last byte of its response.
+/// One request in flight to an instance, from its sending to the last byte of its response.
 pub(crate) struct InFlight {
     upstream: Arc<Upstream>,
     started_us: u64,
@@ -276,14 +276,14 @@ impl InFlight {
         Self { upstream, started_us: now_us, now_ms: now_us / 1_000 }
     }
 
-    /// The response's head has come. Returns how many failures there were in a row.
+    /// The response's head has arrived. Returns the number of failures in a row.
     pub(crate) fn head(&mut self, ok: bool, now_us: u64) -> u32 {
         self.now_ms = now_us / 1_000;
         let latency_us = now_us.saturating_sub(self.started_us);
         self.upstream.signals.record(ok, Some(latency_us), self.now_ms)
     }
 
-    /// The response broke off after its head.
+    /// The response broke after its head.
     pub(crate) fn broke(self, error: &ProxyError) {
         if error.blames_instance() {
             self.upstream.signals.record(false, None, self.now_ms);

@@ -1,8 +1,8 @@
-//! A TCP connection to an instance that knows what was written to it, and for whom it is used.
+//! A TCP connection to an instance that counts the written bytes, and knows the client that uses it.
 //!
-//! A request that goes out on a used connection can cross the instance's closing of it. Whether the
-//! request may then go out again depends on whether any of it was written: this type counts the
-//! bytes, and looks once more whether the other side has closed right before a request's first byte.
+//! A request on a used connection can cross the instance's close of that connection. Whether the request may be
+//! sent again depends on whether any of it was written. This type counts the bytes. Right before the first byte of
+//! a request, it checks once more whether the other side has closed.
 
 use std::io::{self, IoSlice};
 use std::net::IpAddr;
@@ -20,7 +20,7 @@ use tokio::net::TcpStream;
 
 use maxine_admission::{NoPlace, Place, Standing};
 
-/// What is known of the bytes on a connection.
+/// The counters of a connection.
 #[derive(Debug)]
 pub(crate) struct WireState {
     written: AtomicU64,
@@ -94,8 +94,7 @@ impl WireState {
         self.written.load(Ordering::Acquire)
     }
 
-    /// Has the next write fail, with nothing written, if the other side has closed or sent
-    /// something meanwhile.
+    /// Makes the next write fail, without writing anything, if the other side has closed or sent something.
     pub(crate) fn check_before_next_write(&self) {
         self.check_next.store(true, Ordering::Release);
     }
@@ -125,7 +124,7 @@ impl Wire {
         &self.state
     }
 
-    /// Whether a request may begin here: between two requests an instance has nothing to send.
+    /// Whether a request may begin here. Between two requests an instance has nothing to send.
     fn check(&self) -> io::Result<()> {
         if !self.state.check_next.load(Ordering::Acquire) {
             return Ok(());

@@ -1,4 +1,5 @@
-//! Any message of observations is read or refused; what is read comes out of its own encoding again.
+//! Fuzz target: any message of observations is decoded or refused. A decoded message is encoded and decoded
+//! without a change.
 
 use super::{decode_observations, encode_observations};
 use maxine_control::health::{Observation, ProbeStatus};

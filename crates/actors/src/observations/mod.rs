@@ -1,5 +1,5 @@
-//! What the probes of a node found, on its way to the leader, and what the leader has heard of each observer: messages
-//! between nodes.
+//! Messages between nodes about probes: the observations of a node for the leader, and the leader's reports
+//! of all observers.
 
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) mod fuzz;
@@ -9,12 +9,12 @@ use bincode::{Decode, Encode};
 use maxine_control::health::{Observation, ObserverReport, ProbeStatus};
 use maxine_state::{InstanceKey, Name, ServiceKey};
 
-/// Most observations in one message.
+/// Maximum number of observations in one message.
 pub(crate) const OBSERVATIONS_MAX: usize = 2_000;
-/// Largest message, in bytes.
+/// Maximum length of a message, in bytes.
 const MESSAGE_LEN_MAX: usize = 4 * 1024 * 1024;
 
-/// A message that cannot be read.
+/// A message that cannot be decoded.
 #[derive(Debug, thiserror::Error)]
 #[error("observations cannot be read: {0}")]
 pub struct ObservationError(String);
@@ -36,7 +36,7 @@ struct Item {
     detail: String,
 }
 
-/// Encodes what `observer` sees.
+/// Encodes the observations of `observer`.
 pub fn encode_observations(
     observer: &str,
     observations: &[Observation],
@@ -56,7 +56,7 @@ pub fn encode_observations(
         .map_err(|error| ObservationError(error.to_string()))
 }
 
-/// Decodes who observed, and what.
+/// Decodes the observer and its observations.
 pub fn decode_observations(bytes: &[u8]) -> Result<(String, Vec<Observation>), ObservationError> {
     let config = bincode::config::standard().with_limit::<MESSAGE_LEN_MAX>();
     let (wire, _): (Wire, _) = bincode::decode_from_slice(bytes, config)
@@ -82,7 +82,7 @@ enum ReportsWire {
     ReportsV1 { reports: Vec<ObserverReport> },
 }
 
-/// Most reports in one answer; more nodes than that do not probe one instance.
+/// Maximum number of reports in one answer. Fewer nodes probe one instance.
 const REPORTS_MAX: usize = 256;
 
 fn encode_wire(wire: ReportsWire) -> Result<Vec<u8>, ObservationError> {
@@ -96,7 +96,7 @@ fn decode_wire(bytes: &[u8]) -> Result<ReportsWire, ObservationError> {
     decoded.map(|(wire, _)| wire).map_err(|error| ObservationError(error.to_string()))
 }
 
-/// Encodes the question what was said of an instance.
+/// Encodes the question for the reports about an instance.
 pub fn encode_ask(key: &InstanceKey) -> Result<Vec<u8>, ObservationError> {
     encode_wire(ReportsWire::AskV1 {
         namespace: key.service.namespace.clone(),

@@ -1,5 +1,5 @@
-//! What only an operator can know, on its way to the leader: that the silent instances are gone, or that
-//! the leader's clock is right. Any node takes it, as it takes a write.
+//! Confirmations that only an operator can give, and that the leader needs: that the silent instances are
+//! gone, or that the leader's clock is right. Any node accepts them, like a write.
 
 use std::time::Duration;
 
@@ -15,20 +15,20 @@ use super::leases::{ConfirmSilence, LeaseActor};
 use maxine_clock::Clock;
 use maxine_store::CallError;
 
-/// How long the leader may take to answer.
+/// Time limit for the leader's answer.
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// What an operator confirms.
+/// A confirmation by an operator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Confirmation {
-    /// The silent instances are gone: a suspended expiry goes on.
+    /// The silent instances are gone, so a suspended expiry continues.
     Silence = 1,
-    /// The leader's clock is right after a leap: audit records are dropped for their age again.
+    /// The leader's clock is right after a jump, so audit records are dropped for their age again.
     Clock = 2,
 }
 
-/// Carries confirmations out on the leader.
+/// Carries out confirmations on the leader.
 #[derive(Clone)]
 pub(super) struct Confirmer {
     pub(super) leases: Supervised<LeaseActor>,
@@ -65,10 +65,11 @@ impl PeerService for Confirmer {
 }
 
 impl Registry {
-    /// Confirms something to whoever leads. A repeat does no harm.
+    /// Sends a confirmation to the leader. Repeating it does no harm.
     ///
     /// # Errors
-    /// When no leader took it.
+    ///
+    /// Fails if no leader accepted it.
     pub async fn confirm(&self, what: Confirmation) -> Result<(), CallError> {
         let here = self.confirmer().carry_out(what as u8).await;
         if here.is_ok() {

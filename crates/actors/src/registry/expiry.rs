@@ -1,4 +1,4 @@
-//! How expiry is doing on this node, for operators.
+//! The status of expiry on this node, for operators.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -7,10 +7,10 @@ use tokio::sync::broadcast;
 
 use maxine_control::leases::ExpiryEvent;
 
-/// Most events kept for listeners.
+/// Maximum number of events that are kept for listeners.
 const EVENTS_MAX: usize = 64;
 
-/// How expiry is doing on this node. Cloning is cheap.
+/// The status of expiry on this node. Clones are cheap.
 #[derive(Clone, Debug)]
 pub struct ExpiryStatus {
     suspended: Arc<AtomicBool>,
@@ -29,19 +29,19 @@ impl Default for ExpiryStatus {
 }
 
 impl ExpiryStatus {
-    /// Whether expiry is suspended because too many went silent at once.
+    /// Whether expiry is suspended because too many instances became silent at once.
     #[must_use]
     pub fn is_suspended(&self) -> bool {
         self.suspended.load(Ordering::SeqCst)
     }
 
-    /// How many instances this node has expired.
+    /// The number of instances that this node has expired.
     #[must_use]
     pub fn expired_total(&self) -> u64 {
         self.expired.load(Ordering::Relaxed)
     }
 
-    /// Follows what happens to expiry.
+    /// A receiver for the events of expiry.
     #[must_use]
     pub fn events(&self) -> broadcast::Receiver<ExpiryEvent> {
         self.events.subscribe()
@@ -70,7 +70,7 @@ impl ExpiryStatus {
                 "this process was paused; all leases are extended by the same time"
             ),
         }
-        // Without a listener nobody needs to know.
+        // There may be no listener.
         let _unheard = self.events.send(event);
     }
 }

@@ -1,6 +1,7 @@
-//! How the next leader learns what was left of the leases: the question between nodes, and its answer.
+//! The transfer of the remaining times of leases to the next leader: the question between nodes, and its
+//! answer.
 //!
-//! Which leases are handed over, and what becomes of them, is decided in [`maxine_control::leases`].
+//! [`maxine_control::leases`] decides which leases are transferred, and how the answer is used.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,24 +20,25 @@ use maxine_state::{Fence, FormerGrant};
 use maxine_store::ControlStore;
 use maxine_view::View;
 
-/// Most leases in one answer.
+/// Maximum number of leases in one answer.
 const PAGE_LEN_MAX: usize = 16_384;
-/// Largest message of either kind, in bytes.
+/// Maximum length of each message, in bytes.
 const MESSAGE_LEN_MAX: usize = 1024 * 1024;
-/// How long the former leader may take for one answer.
+/// Time limit of the previous leader for one answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(1_000);
-/// How long the former leader waits for the grant that ends its own.
+/// How long the previous leader waits for the grant that ends its own.
 const GRANT_TIMEOUT: Duration = Duration::from_millis(800);
-/// Most attempts to ask for one page.
+/// Maximum number of attempts to ask for one page.
 const ATTEMPTS_MAX: usize = 2;
 
-/// The wire's messages. Variants are only ever appended.
+/// The messages. Variants are only ever appended.
 #[derive(Debug, PartialEq, Eq, Encode, Decode)]
 enum Wire {
-    /// Asks for what was left under the grant `former`, which the grant `present` ended, from a
+    /// Asks for the remaining times under the grant `former`, which the grant `present` ended, from a
     /// position on.
     AskV1 { former: u64, present: u64, from: u64 },
-    /// From that position: lease, registration, time left. `more` if there are further ones.
+    /// The remaining times from that position: lease, registration, time. `more` says whether there are
+    /// further ones.
     LeftV1 { leases: Vec<(u128, u64, u64)>, more: bool },
 }
 
@@ -51,11 +53,11 @@ fn decode(bytes: &[u8]) -> Result<Wire, String> {
     Ok(wire)
 }
 
-/// The former leader's side.
+/// The previous leader's side.
 pub(super) struct FormerService {
     pub(super) actor: Supervised<LeaseActor>,
     pub(super) view: Arc<View>,
-    /// Set to true once the next leader has all that was left.
+    /// Set to true once the next leader has all remaining times.
     pub(super) handed_over: watch::Sender<bool>,
 }
 
@@ -95,7 +97,7 @@ pub(super) struct Heir {
 }
 
 impl Heir {
-    /// Takes over what the leader before left, if it can still say so.
+    /// Takes over the remaining times of the previous leader, if it can still report them.
     pub(super) async fn take_over(&self, before: &FormerGrant, present: Fence) {
         let former = before.holder.as_str();
         match self.ask(before, present).await {
@@ -113,8 +115,8 @@ impl Heir {
     async fn ask(&self, before: &FormerGrant, present: Fence) -> Option<usize> {
         let status = self.store.cluster()?.status();
         let others = status.members.iter().filter(|member| member.id != status.node_id);
-        // A member that was named before its node was configured is known by another name than the
-        // one that it leads under. Only the holder of that grant has an answer.
+        // A member that was named before its node was configured may have another name in the membership than
+        // in its grant. Only the holder of that grant has an answer.
         let (named, unnamed): (Vec<_>, Vec<_>) =
             others.partition(|member| member.name == before.holder.as_str());
         for member in named.into_iter().chain(unnamed) {
@@ -160,7 +162,7 @@ impl Heir {
                 .collect();
             taken += left.len();
             let is_last = !more || left.is_empty();
-            // The actor reads the clock after the answer, so a lease never ends too soon by it.
+            // The actor reads the clock after the answer, so no lease ends too early.
             self.actor.send(Inherit { present, leases: left }).await.ok()?;
             if is_last {
                 return Some(taken);

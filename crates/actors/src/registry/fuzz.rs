@@ -1,4 +1,4 @@
-//! Any message of renewals is read, item by item, as it was written.
+//! Fuzz target: any message of renewals is decoded, item by item, as it was encoded.
 
 use super::renewals::{ITEM_LEN, parse};
 

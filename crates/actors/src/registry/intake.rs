@@ -1,7 +1,7 @@
-//! The registry's actor: takes writes in and sees them through.
+//! The registry's actor: accepts writes and answers them.
 //!
-//! [`Intake`] decides what goes into the next batch and what becomes of it; this actor owns it, has its
-//! batches ordered, and answers those who wait.
+//! [`Intake`] decides what goes into the next batch and how each write is answered. This actor owns it,
+//! proposes its batches, and answers the callers.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,10 +18,10 @@ use maxine_control::intake::{
 use maxine_state::{Applied, Batch};
 use maxine_store::{ControlStore, ProposeError, WriteTime};
 
-/// The way to answer a write.
+/// The handle for answering a write.
 pub(super) type Reply = oneshot::Sender<Result<Applied, WriteError>>;
 
-/// Owns the engine of the writes; see the module.
+/// Owns the intake engine; see the module's documentation.
 pub struct RegistryActor {
     store: Arc<dyn ControlStore>,
     clock: Clock,
@@ -30,7 +30,7 @@ pub struct RegistryActor {
     _lifeline: Lifeline,
 }
 
-/// Asks for a write.
+/// Submits a write.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(super) struct Submit(pub(super) Write<Reply>);

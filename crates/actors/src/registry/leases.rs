@@ -1,8 +1,8 @@
-//! Keeps the leases of this node: follows the registry, expires what runs out, and hands over to the
-//! next leader.
+//! Keeps the leases of this node: follows the registry, expires leases that run out, and passes the remaining
+//! times to the next leader.
 //!
-//! [`Leases`] decides; this actor owns it and carries out what it returns. Heartbeats do not come this
-//! way: they renew the [`LeaseTable`] directly.
+//! [`Leases`] decides; this actor owns it and carries out what it returns. Heartbeats do not use this actor:
+//! they renew the [`LeaseTable`] directly.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,14 +25,14 @@ use maxine_state::{Actor as Who, Batch, Command, Event, Fence, Name, Proposal, R
 use maxine_store::{Consistency, ControlStore};
 use maxine_view::{Snapshot, View, WatchScope};
 
-/// How long confirming leadership, and one expiry, may take.
+/// Time limit for the confirmation of leadership, and for one expiry.
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(2);
-/// Most changes in one message.
+/// Maximum number of changes in one message.
 const CHANGES_MAX: usize = 4_096;
-/// Most messages that wait for the actor.
+/// Maximum number of messages that wait for the actor.
 const MAILBOX_LEN: usize = 1_024;
 
-/// What the lease actor works with.
+/// What the lease actor needs.
 #[derive(Clone)]
 pub(super) struct LeaseParts {
     pub(super) node: Name,
@@ -41,20 +41,20 @@ pub(super) struct LeaseParts {
     pub(super) clock: Clock,
     pub(super) duties: Duties,
     pub(super) settings: RegistrySettings,
-    /// The table, which outlives the actor's restarts.
+    /// The table, which outlives restarts of the actor.
     pub(super) table: Arc<LeaseTable>,
     /// Notified when [`LeaseTable::followed`] may have changed.
     pub(super) followed: watch::Sender<()>,
-    /// Whether the next leader has taken over what was left.
+    /// Whether the next leader has received the remaining times.
     pub(super) handed_over: watch::Sender<bool>,
     pub(super) status: ExpiryStatus,
 }
 
-/// Owns the engine of the leases; see the module.
+/// Owns the lease engine; see the module's documentation.
 pub(super) struct LeaseActor {
     parts: LeaseParts,
     engine: Leases,
-    /// Follows the registry under this grant.
+    /// The task that follows the registry, and its grant.
     following: Option<(Fence, SpawnHandle)>,
     _lifeline: Lifeline,
 }
@@ -67,7 +67,7 @@ struct DutiesChanged(Option<Fence>);
 #[rtype(result = "()")]
 struct Tick;
 
-/// The whole published state, to be followed under this grant.
+/// The whole published state, under this grant.
 #[derive(Message)]
 #[rtype(result = "()")]
 struct Published(Fence, Arc<Snapshot>);
@@ -81,7 +81,7 @@ struct Changes {
     index: u64,
 }
 
-/// What the leader before left of some leases.
+/// Remaining times of some leases under the previous leader.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(super) struct Inherit {
@@ -89,7 +89,7 @@ pub(super) struct Inherit {
     pub(super) leases: Vec<FormerLease>,
 }
 
-/// Asks what was left under the grant `former`, which the grant `present` ended.
+/// Asks for the remaining times under the grant `former`, which the grant `present` ended.
 #[derive(Message)]
 #[rtype(result = "Result<Arc<Former>, String>")]
 pub(super) struct HandOver {
@@ -134,7 +134,7 @@ impl LeaseActor {
                     self.expire(attempt, fence, commands, ctx);
                 }
                 LeaseEffect::AskForGrant => self.ask_for_grant(ctx),
-                // Other nodes report the stall of one that leads no more.
+                // If this node no longer leads, other nodes report its stall.
                 LeaseEffect::Report(ExpiryEvent::Stalled { by_ms })
                     if !self.parts.store.leadership_now().is_leader =>
                 {
@@ -152,7 +152,7 @@ impl LeaseActor {
             if let Err(error) = &confirmed {
                 tracing::debug!(%error, "leadership was not confirmed; expiry is put off");
             }
-            // Renewals that came in with the same packets as the confirmation get their turn.
+            // Renewals that arrived in the same packets as the confirmation are handled first.
             tokio::task::yield_now().await;
             confirmed.is_ok()
         };
@@ -180,7 +180,7 @@ impl LeaseActor {
         }));
     }
 
-    /// Has another grant committed. The leadership actor sees it, and takes up the duties anew.
+    /// Requests a new grant. The leadership actor sees it, and takes up the duties again.
     fn ask_for_grant(&mut self, ctx: &mut Context<Self>) {
         let (store, clock) = (Arc::clone(&self.parts.store), self.parts.clock.clone());
         if !store.leadership_now().is_leader {
@@ -213,7 +213,7 @@ fn proposal(clock: &Clock, part: &str, fence: Option<Fence>, command: Command) -
     }
 }
 
-/// Proposes what expires; how many instances were expired.
+/// Proposes the expiry. Returns the number of expired instances.
 async fn propose(
     store: &dyn ControlStore,
     clock: &Clock,
@@ -240,7 +240,7 @@ async fn propose(
     Ok(expired)
 }
 
-/// Passes the published state and its changes to the actor, until that is gone.
+/// Passes the published state and its changes to the actor, until the actor has stopped.
 async fn follow(view: Arc<View>, fence: Fence, actor: actix::Addr<LeaseActor>) {
     loop {
         let snapshot = view.snapshot();
@@ -251,10 +251,11 @@ async fn follow(view: Arc<View>, fence: Fence, actor: actix::Addr<LeaseActor>) {
         let Ok(mut watcher) = view.hub().subscribe(WatchScope::Everything, after) else { continue };
         let mut published = view.hub().published();
         loop {
-            // Read first: whatever is taken below goes at least so far. Not every index has a
-            // change, so the last change alone would not say how far the table is.
+            // The index is read first, so that all changes taken below reach at least that far. Not every
+            // index has a change, so the last change alone would not show how far the table is.
             let index = *published.borrow_and_update();
-            // Too far behind, or the state was replaced: from the whole state again.
+            // The watcher is too far behind, or the state was replaced, so it starts again with the whole
+            // state.
             let Ok(events) = watcher.take(CHANGES_MAX) else { break };
             let is_all = events.is_empty();
             let index = if is_all { index.max(after) } else { watcher.after() };

@@ -1,9 +1,9 @@
-//! The registry: the one way to write, on every node.
+//! The registry: accepts writes and heartbeats on every node.
 //!
-//! Place in the flow: the API calls [`Registry`]. Writes go through the [`RegistryActor`]'s mailbox
-//! into batches ([`intake`]). Heartbeats go past it, straight into the lease table or, on a node
-//! that does not lead, in gathered batches to the one that does ([`renewals`]). On the leader, the
-//! lease actor ([`leases`]) expires what has run out; the next leader asks it what was left of the leases
+//! Place in the flow: the API calls [`Registry`]. Writes go through the mailbox of the [`RegistryActor`] into
+//! batches ([`intake`]). Heartbeats do not: on the leader they renew the lease table directly, and another
+//! node collects them and sends them to the leader ([`renewals`]). On the leader, the lease actor
+//! ([`leases`]) expires leases that have run out. The next leader asks it for the remaining times
 //! ([`former`]).
 
 mod confirm;
@@ -46,20 +46,20 @@ use intake::Submit;
 use leases::{LeaseActor, LeaseParts};
 use renewals::Gatherer;
 
-/// How long a heartbeat waits for the leases and this node's view to agree, in milliseconds.
+/// How long a heartbeat waits until the leases and this node's view agree, in milliseconds.
 const AGREE_MS: u64 = 300;
-/// Pause between two looks at them, in milliseconds.
+/// Pause between two comparisons of them, in milliseconds.
 const AGREE_PAUSE_MS: u64 = 5;
 
-/// Bounds of the registry's write path.
+/// Limits of the registry's write path.
 #[derive(Clone, Debug)]
 pub struct RegistrySettings {
-    /// How long a write may take before it is answered with 503, in milliseconds.
+    /// Maximum time for a write, in milliseconds; then it is answered with 503.
     pub write_timeout_ms: u64,
-    /// Most writes of one class that wait at once (Maxine's own, those of callers with a credential,
-    /// those of strangers); one more is refused.
+    /// Maximum number of waiting writes of one class. The classes are Maxine itself, callers with a
+    /// credential, and strangers. Further writes are refused.
     pub pending_max: usize,
-    /// Added to every lease by a new leader, in milliseconds: one election timeout.
+    /// How much a new leader adds to every lease, in milliseconds: one election timeout.
     pub takeover_extra_ms: u64,
     /// Limits on expiry.
     pub expiry: ExpirySettings,
@@ -76,52 +76,52 @@ impl Default for RegistrySettings {
     }
 }
 
-/// A write as its caller asks for it.
+/// A write, as its caller requests it.
 #[derive(Clone, Debug)]
 pub struct WriteRequest {
-    /// Who asks.
+    /// The caller.
     pub actor: Who,
-    /// Names the request, so that a repeat of it takes effect once; a new one if `None`.
+    /// Identifies the request, so that a repeat takes effect once. A new id is created if it is `None`.
     pub request_id: Option<RequestId>,
-    /// For duties of the leader alone.
+    /// The fence, for commands of the leader.
     pub fence: Option<Fence>,
-    /// By when its caller needs the answer, on the monotonic clock; if it was not proposed by then,
-    /// it never is.
+    /// When the caller needs the answer, in milliseconds on the monotonic clock. A write that was not
+    /// proposed by then is never proposed.
     pub answer_by_ms: Option<u64>,
-    /// What for.
+    /// The command.
     pub command: Command,
 }
 
-/// A write that was not done, or not surely.
+/// Why a write was not done, or may not have been done.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WriteError {
-    /// Nothing was written: no majority, or no leader.
+    /// Nothing was written, because there is no majority or no leader.
     #[error("nothing was written: {reason}")]
     Unavailable {
-        /// When a retry makes sense, in seconds.
+        /// When to retry, in seconds.
         retry_after_s: u64,
-        /// Why.
+        /// The reason.
         reason: String,
     },
-    /// Nothing was written: too much is under way.
+    /// Nothing was written, because too many writes are in flight.
     #[error("nothing was written: too many writes are in flight")]
     Overloaded {
-        /// When a retry makes sense, in seconds.
+        /// When to retry, in seconds.
         retry_after_s: u64,
     },
-    /// Nothing was written: too much of one address is under way.
+    /// Nothing was written, because too many writes of one address are in flight.
     #[error("nothing was written: too many writes of your address are in flight")]
     AddressOverloaded {
-        /// When a retry makes sense, in seconds.
+        /// When to retry, in seconds.
         retry_after_s: u64,
     },
-    /// It may or may not take effect yet; a retry with the same request id takes effect once.
+    /// The outcome is unknown. A retry with the same request id takes effect only once.
     #[error("the outcome is unknown; repeat the request with the same Idempotency-Key")]
     OutcomeUnknown {
-        /// When a retry makes sense, in seconds.
+        /// When to retry, in seconds.
         retry_after_s: u64,
     },
-    /// Nothing was written: too large.
+    /// Nothing was written, because the write is too large.
     #[error("the write is {len} bytes long, the limit is {max}")]
     TooLarge {
         /// Its size in bytes.
@@ -129,15 +129,15 @@ pub enum WriteError {
         /// The limit in bytes.
         max: usize,
     },
-    /// Nothing was changed: the command does not fit the state.
+    /// Nothing was changed, because the state refused the command.
     #[error("{rejection}")]
     Rejected {
-        /// Why.
+        /// The refusal.
         rejection: Rejection,
         /// The index of the state that refused it.
         index: u64,
     },
-    /// The store failed; this node stops.
+    /// The store failed, and this node stops.
     #[error("storage failed: {0}")]
     Storage(String),
 }
@@ -145,26 +145,26 @@ pub enum WriteError {
 /// A heartbeat.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Renewal {
-    /// Whose.
+    /// The instance.
     pub key: InstanceKey,
-    /// Of this registration only, if given.
+    /// If set, only this registration is renewed.
     pub lease_epoch: Option<u64>,
 }
 
-/// A check of an instance, as its owner reports it.
+/// A report of a check by its owner.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OwnReport {
     /// The instance.
     pub key: InstanceKey,
     /// The check.
     pub check: Name,
-    /// Only if this is still its registration.
+    /// If set, the report only counts for this registration.
     pub lease_epoch: Option<u64>,
-    /// What the owner says.
+    /// The report.
     pub report: CheckReport,
 }
 
-/// How writes through this node have ended so far.
+/// Counts the outcomes of writes through this node.
 #[derive(Debug, Default)]
 pub struct WriteTally {
     decided: AtomicU64,
@@ -189,19 +189,19 @@ impl WriteTally {
         }
     }
 
-    /// How many took effect or were refused for what they asked.
+    /// Number of writes that took effect, or that the state refused.
     #[must_use]
     pub fn decided(&self) -> u64 {
         self.decided.load(Ordering::Relaxed)
     }
 
-    /// How many this node could not carry out.
+    /// Number of writes that this node could not carry out.
     #[must_use]
     pub fn refused(&self) -> u64 {
         self.refused.load(Ordering::Relaxed)
     }
 
-    /// Of how many of these the outcome is unknown: they may have taken effect.
+    /// How many of these have an unknown outcome, and may have taken effect.
     #[must_use]
     pub fn unknown(&self) -> u64 {
         self.unknown.load(Ordering::Relaxed)
@@ -214,25 +214,25 @@ impl WriteTally {
     }
 }
 
-/// What the registry stands on.
+/// What the registry needs.
 pub struct RegistryParts {
     /// This node's name.
     pub node: String,
-    /// What orders the commands.
+    /// The store.
     pub store: Arc<dyn ControlStore>,
-    /// What is published.
+    /// The published state.
     pub view: Arc<View>,
     /// The clock.
     pub clock: Clock,
     /// Whether this node has the leader's duties.
     pub duties: Duties,
-    /// Where messages of other nodes come in.
+    /// The router of messages from other nodes.
     pub peers: Arc<PeerRouter>,
-    /// Bounds.
+    /// The limits.
     pub settings: RegistrySettings,
 }
 
-/// The registry of this node. Cloning is cheap.
+/// The registry of this node. Clones are cheap.
 #[derive(Clone)]
 pub struct Registry {
     actor: Supervised<RegistryActor>,
@@ -319,8 +319,8 @@ impl Registry {
 
     /// Proposes a command. When it returns, the view of this node shows the effect.
     ///
-    /// The proposal is repeated inside the time for as long as that is safe; the request id makes
-    /// it take effect once. Dropping the future does not take the proposal back.
+    /// The proposal is repeated within the time limit as long as that is safe. Its request id makes it take
+    /// effect only once. Dropping the future does not cancel the proposal.
     pub async fn propose(&self, request: WriteRequest) -> Result<Applied, WriteError> {
         let result = self.submit(request).await;
         self.writes.note(&result);
@@ -350,7 +350,7 @@ impl Registry {
                 reason: "the registry is being started again".into(),
             },
         })?;
-        // The actor answers in time by itself; this is for the case that it dies on the way.
+        // The actor answers in time by itself. This limit is for the case that the actor dies.
         let limit = Duration::from_millis(self.settings.write_timeout_ms + 1_000);
         let applied = match tokio::time::timeout(limit, answer).await {
             Ok(Ok(result)) => result?,
@@ -364,7 +364,7 @@ impl Registry {
         }
     }
 
-    /// Refuses a command that not every voter may understand: once it is in the log, they would stop.
+    /// Refuses a command that not every voter may understand, because such voters would stop.
     fn check_state_version(&self, command: &Command) -> Result<(), WriteError> {
         let needs = command.needs();
         if needs == 1 || matches!(command, Command::RaiseStateVersion { .. }) {
@@ -379,9 +379,9 @@ impl Registry {
         Err(WriteError::Rejected { rejection, index: snapshot.state.index() })
     }
 
-    /// Registers instances. What this node knows as registered and unchanged is a heartbeat and does
-    /// not enter the log; where the node is behind, apply finds it equal and keeps its lease epoch.
-    /// Answers the index and, for each item, its lease epoch.
+    /// Registers instances. If this node knows an instance as registered and unchanged, the registration is a
+    /// heartbeat and does not enter the log. If the node is behind, apply recognizes the equal registration
+    /// and keeps its lease epoch. Returns the index and, for each item, its lease epoch.
     pub async fn register(
         &self,
         actor: Who,
@@ -393,7 +393,7 @@ impl Registry {
             items.into_iter().map(|(key, registration)| (key, registration.normalised())).collect();
         let mut answers: Vec<Option<Result<u64, Rejection>>> = vec![None; items.len()];
         let mut unchanged = self.unchanged(&items);
-        // Under a caller's own id the log answers for all items, or for none of them.
+        // With the caller's own request id, the log answers either all items or none.
         if request_id.is_some() && unchanged.len() < items.len() {
             unchanged.clear();
         }
@@ -405,7 +405,7 @@ impl Registry {
                     lease_epoch: Some(*epoch),
                 })
                 .collect();
-            // Not reaching the leader is not final: the log's own path tries on and has the last word.
+            // If the leader was not reached, the write through the log is tried, and decides.
             let agree = |known: bool, seen: bool| seen || !known;
             if let Ok((_, known)) = self.renew_until(renewals, answer_by_ms, agree).await {
                 for ((at, epoch), known) in unchanged.iter().zip(known) {
@@ -446,8 +446,8 @@ impl Registry {
             .collect()
     }
 
-    /// Takes a report of a check. One that is equal to what this node knows moves the deadline of the check and does not
-    /// enter the log. Answers the index, and whether the report changed anything.
+    /// Records a report of a check. A report that is equal to what this node knows moves the deadline of the
+    /// check and does not enter the log. Returns the index, and whether the report changed anything.
     pub async fn report_check(
         &self,
         actor: Who,
@@ -457,7 +457,7 @@ impl Registry {
     ) -> Result<(u64, bool), WriteError> {
         let unchanged = request_id.is_none().then(|| self.unchanged_check(&report)).flatten();
         if let Some(renewal) = unchanged {
-            // Not reaching the leader is not final: the log's own path tries on and has the last word.
+            // If the leader was not reached, the write through the log is tried, and decides.
             let known = self.renew(vec![renewal], answer_by_ms).await;
             if known.is_ok_and(|known| known == [true]) {
                 return Ok((self.view.index(), false));
@@ -471,7 +471,7 @@ impl Registry {
         Ok((applied.index, changed))
     }
 
-    /// The lease of a check, if a report says what this node knows already. It names the last report in the log, so a
+    /// The lease of a check, if the report has the known content. It names the last report in the log, so a
     /// node that is behind renews nothing.
     fn unchanged_check(&self, own: &OwnReport) -> Option<(LeaseId, u64)> {
         let snapshot = self.view.snapshot();
@@ -482,12 +482,13 @@ impl Registry {
         (is_meant && state.equals(&own.report)).then_some((lease, state.reported_index))
     }
 
-    /// Renews leases; for each, whether it is known. One that is not must be registered anew, unless it is permanent
-    /// and has no lease. Before them, the index of this node's state that the answer was compared with.
+    /// Renews leases. Returns for each item whether it is known. An unknown instance must register again,
+    /// unless it is permanent and has no lease. Also returns the index of this node's state with which the
+    /// answer was compared.
     ///
-    /// Where the leases and this node's view differ, one of them is behind by a moment: a heartbeat
-    /// right after its instance's removal is not told as known, nor one right after a registration
-    /// elsewhere as unknown.
+    /// If the leases and this node's view differ, one of them is slightly behind. So a heartbeat right after
+    /// the removal of its instance is not reported as known, and one right after a registration through
+    /// another node is not reported as unknown.
     pub async fn heartbeat(
         &self,
         items: Vec<Renewal>,
@@ -496,7 +497,7 @@ impl Registry {
         self.renew_until(items, answer_by_ms, |known, seen| known == seen).await
     }
 
-    /// Renews until, for each item, `agree` takes what the leases know and what this node's view shows.
+    /// Renews until `agree` accepts, for each item, the state of the leases and of this node's view.
     async fn renew_until(
         &self,
         items: Vec<Renewal>,
@@ -526,7 +527,7 @@ impl Registry {
         }
     }
 
-    /// [`Self::heartbeat`] for callers that have hashed the keys themselves; epoch 0 means any.
+    /// Like [`Self::heartbeat`], for callers that have hashed the keys already. Epoch 0 means any.
     pub async fn renew(
         &self,
         ids: Vec<(LeaseId, u64)>,
@@ -546,27 +547,27 @@ impl Registry {
         self.gatherer.renew(ids, left_ms.map(Duration::from_millis)).await
     }
 
-    /// How writes through this node have ended.
+    /// The outcomes of writes through this node.
     #[must_use]
     pub fn writes(&self) -> &Arc<WriteTally> {
         &self.writes
     }
 
-    /// How expiry is doing on this node.
+    /// The status of expiry on this node.
     #[must_use]
     pub fn expiry(&self) -> &ExpiryStatus {
         &self.expiry
     }
 
-    /// Waits until the next leader knows what is left of the leases, after this node has handed its
-    /// leadership over and before it ends; at most `timeout`.
+    /// After a transfer of leadership away from this node, waits until the next leader has the remaining
+    /// times of the leases; at most `timeout`.
     pub async fn handed_over(&self, timeout: Duration) -> bool {
         let mut handed_over = self.handed_over.clone();
         let handed_over = handed_over.wait_for(|handed_over| *handed_over);
         tokio::time::timeout(timeout, handed_over).await.is_ok_and(|told| told.is_ok())
     }
 
-    /// The leases; filled on the leader alone.
+    /// The lease table, which is filled only on the leader.
     #[must_use]
     pub fn leases(&self) -> &Arc<LeaseTable> {
         &self.leases
@@ -580,13 +581,13 @@ impl Registry {
         }
     }
 
-    /// The backend.
+    /// The store.
     #[must_use]
     pub fn store(&self) -> &Arc<dyn ControlStore> {
         &self.store
     }
 
-    /// How often the actors had to be started again.
+    /// How often the actors were restarted.
     #[must_use]
     pub fn restarts(&self) -> u64 {
         self.actor.restarts() + self.lease_actor.restarts()
@@ -599,7 +600,7 @@ impl Registry {
     }
 }
 
-/// Where a write came from; all without an address count as one.
+/// The address of a write's caller. Callers without an address count as one.
 fn address_of(actor: &Who) -> IpAddr {
     let address = actor.address.split(' ').next().unwrap_or_default();
     address.parse().unwrap_or(Ipv4Addr::UNSPECIFIED.into())

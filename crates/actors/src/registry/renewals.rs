@@ -1,7 +1,7 @@
-//! Heartbeats on their way to the leader's lease table.
+//! Sends heartbeats to the leader's lease table.
 //!
-//! On a node that does not lead they gather for a few milliseconds and go out in one message:
-//! 24 bytes each. The leader answers a bit for each: known or not.
+//! A node that does not lead collects heartbeats for a few milliseconds and sends them in one message of 24
+//! bytes for each. The leader answers with one bit for each: known or unknown.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,22 +19,22 @@ use maxine_control::leases::{LeaseId, LeaseTable};
 use maxine_store::{CallError, Consistency, ControlStore};
 use maxine_view::View;
 
-/// How long renewals gather.
+/// How long heartbeats are collected.
 const GATHER: Duration = Duration::from_millis(2);
-/// Most renewals in one message.
+/// Maximum number of heartbeats in one message.
 const MESSAGE_ITEMS_MAX: usize = 32_768;
-/// Most requests that wait to be gathered; one more is refused.
+/// Maximum number of requests that wait to be collected. Further ones are refused.
 const QUEUE_LEN_MAX: usize = 8_192;
-/// Most messages under way at once.
+/// Maximum number of messages in flight.
 const MESSAGES_IN_FLIGHT_MAX: usize = 4;
-/// How long one message may take.
+/// Time limit of one message.
 const CALL_TIMEOUT: Duration = Duration::from_millis(1_000);
-/// How long a renewal may take before it is answered with 503: a leader change fits in.
+/// Maximum time for a heartbeat before it is answered with 503. A change of the leader takes less.
 const RENEW_TIMEOUT: Duration = Duration::from_millis(4_000);
 /// Pause before a message is sent again.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
-/// How long the leader waits for what was acknowledged elsewhere, and then for its lease table to
-/// catch up with the view. Both together fit into [`CALL_TIMEOUT`].
+/// How long the leader waits for what was acknowledged elsewhere, and then for its lease table to reach the
+/// index of the view. Both together fit into [`CALL_TIMEOUT`].
 const FOLLOW_TIMEOUT: Duration = Duration::from_millis(450);
 pub(super) const ITEM_LEN: usize = 24;
 
@@ -45,14 +45,14 @@ struct Waiting {
     reply: oneshot::Sender<Vec<bool>>,
 }
 
-/// Gathers renewals and sends them to the leader. Cloning is cheap.
+/// Collects heartbeats and sends them to the leader. Clones are cheap.
 #[derive(Clone)]
 pub(super) struct Gatherer(mpsc::Sender<Waiting>);
 
 impl Gatherer {
     pub(super) fn start(store: Arc<dyn ControlStore>) -> Self {
         let (sender, receiver) = mpsc::channel(QUEUE_LEN_MAX);
-        // Ends by itself when the last sender is gone.
+        // It ends by itself when the last sender is dropped.
         tokio::spawn(gather(store, receiver));
         Self(sender)
     }
@@ -95,7 +95,7 @@ async fn gather(store: Arc<dyn ControlStore>, mut receiver: mpsc::Receiver<Waiti
         let Ok(permit) = Arc::clone(&in_flight).acquire_owned().await else { return };
         let store = Arc::clone(&store);
         tokio::spawn(async move {
-            // On failure the replies are dropped, and whoever waits is answered with 503.
+            // After a failure the replies are dropped, and the waiting callers are answered with 503.
             let _in_time = tokio::time::timeout(RENEW_TIMEOUT, send(&*store, waiting)).await;
             drop(permit);
         });
@@ -127,7 +127,7 @@ async fn send(store: &dyn ControlStore, mut waiting: Vec<Waiting>) {
         if waiting.is_empty() {
             return;
         }
-        // Whoever left must not be sent for again: what remains is encoded anew.
+        // Heartbeats of callers that have left must not be sent again, so the rest is encoded again.
         body.clear();
         for (id, epoch) in waiting.iter().flat_map(|waiting| &waiting.items) {
             body.extend_from_slice(&id.0.to_le_bytes());
@@ -148,10 +148,10 @@ pub(super) struct RenewalService {
     pub(super) duties: Duties,
 }
 
-/// Whether this node may answer for the leases: it has the duties, the next leader has not been told
-/// what is left of them, and its leadership has not lapsed unnoticed, as it does while the process
-/// is stopped. Asked after a renewal was taken: a leader that comes later knows of it, or grants
-/// every lease its whole time anew.
+/// Whether this node may answer for the leases. It must have the leader's duties, the next leader must not
+/// have asked for the remaining times, and its leadership must not have lapsed, as it does while the process
+/// is suspended. This is checked after the renewal. A later leader then knows about the renewal, or gives
+/// every lease its whole time again.
 pub(super) fn answers_for_leases(
     store: &dyn ControlStore,
     duties: &Duties,
@@ -181,9 +181,9 @@ impl PeerService for RenewalService {
             };
             let mut known = renew_all();
             if known.contains(&false) {
-                // Perhaps registered a moment ago through a node that is ahead of this one, for
-                // the leader is not always the first to see an entry: "unknown" counts only from
-                // a table that has everything that was acknowledged anywhere.
+                // The instance may have been registered a moment ago through a node that is ahead of this
+                // one, because the leader is not always the first to apply an entry. So "unknown" counts only
+                // from a table that has everything that was acknowledged anywhere.
                 let caught_up = store.barrier(Consistency::Strong, FOLLOW_TIMEOUT);
                 caught_up.await.map_err(|error| format!("the leader is catching up: {error}"))?;
                 let index = view.index();
