@@ -1,8 +1,8 @@
-//! Takes what happens outside the log (sign-ins, refusals) into the replicated audit log.
+//! Writes events outside the log (sign-ins, refusals) to the replicated audit log.
 //!
-//! The answer to the client does not wait for it. What arrives faster than a bound is counted and
-//! told in one record, so that nobody can flood the log by being refused, and no user can use up what
-//! the others have recorded.
+//! The answer to the client does not wait for it. Above a rate, records are left out, counted, and reported
+//! together in one record. So nobody can flood the log with refusals, and no user can use up the records of
+//! others.
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
@@ -19,17 +19,18 @@ use maxine_clock::Clock;
 use maxine_state::{Actor, AuditAction, Command};
 use maxine_telemetry::{AlertKind, Notice, Telemetry};
 
-/// Most records in one second of those who proved who they are.
+/// Maximum number of records per second of callers with a credential.
 const RECORDS_PER_SECOND_MAX: u32 = 50;
-/// Most records in one second of those who did not: strangers must not push the others' records out.
+/// Maximum number of records per second of callers without a credential, so that they cannot push out the
+/// records of others.
 const STRANGERS_RECORDS_PER_SECOND_MAX: u32 = 10;
-/// Most records in one second of one user.
+/// Maximum number of records per second of one user.
 const USERS_RECORDS_PER_SECOND_MAX: u32 = 5;
-/// Pause before they are tried again.
+/// Pause before the next attempt to write records.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
-/// Most users who are named of those whose records were left out.
+/// Maximum number of users that are named in a record about left-out records.
 const LEFT_OUT_USERS_MAX: usize = 8;
-/// Longest object of a record, in bytes.
+/// Maximum length of a record's object, in bytes.
 const OBJECT_LEN_MAX: usize = 512;
 
 #[derive(Default)]
@@ -37,9 +38,9 @@ struct Second {
     number: u64,
     taken: u32,
     taken_of_strangers: u32,
-    /// As few as records are taken.
+    /// It is as small as the number of records per second.
     taken_of_users: HashMap<Box<str>, u32>,
-    /// How many were left out since the last record that was taken, and of whom.
+    /// The records that were left out since the last written one.
     left_out: LeftOut,
 }
 
@@ -47,7 +48,7 @@ struct Second {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct LeftOut {
     records: u64,
-    /// The users, nobody among them as an empty name; at most [`LEFT_OUT_USERS_MAX`].
+    /// The users; an empty name is a caller without a credential. At most [`LEFT_OUT_USERS_MAX`].
     users: BTreeSet<Box<str>>,
 }
 
@@ -59,7 +60,7 @@ impl LeftOut {
         }
     }
 
-    /// The object of the record that tells of them.
+    /// The object of the record that reports them.
     fn object(&self) -> Box<str> {
         let name = |user| if str::is_empty(user) { "nobody" } else { user };
         let users: Vec<&str> = self.users.iter().map(|user| name(user)).collect();
@@ -73,7 +74,8 @@ impl LeftOut {
 }
 
 impl Second {
-    /// Whether one more record of the caller is taken at this time; if so, how many were left out before.
+    /// Whether one more record of the caller is written now. If so, also returns how many were left out
+    /// before.
     fn take(&mut self, number: u64, actor: &Actor) -> Option<LeftOut> {
         if self.number != number {
             *self =
@@ -95,7 +97,7 @@ impl Second {
     }
 }
 
-/// Between two alerts that records could not be written, in milliseconds.
+/// Minimum interval between two alerts about records that could not be written, in milliseconds.
 const GAP_ALERT_PAUSE_MS: u64 = 60_000;
 
 /// Records that could not be written. The first is reported at once, later ones together, so that each is reported
@@ -151,18 +153,19 @@ struct Inner {
     telemetry: Telemetry,
     gap: Mutex<Gap>,
     second: Mutex<Second>,
-    /// Records that wait for writes to be possible again.
+    /// Records that wait until writes are possible again.
     pending: PendingRecords,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
 
-/// Hands records to the log. Cheap to clone.
+/// Writes records to the log. Clones are cheap.
 #[derive(Clone)]
 pub struct AuditRelay(Arc<Inner>);
 
 impl AuditRelay {
-    /// Continues with what waited when the node stopped. Must be called inside a tokio runtime.
+    /// Continues with the records that were waiting when the node stopped. Must be called inside a tokio
+    /// runtime.
     pub(super) fn new(
         node: String,
         registry: Registry,
@@ -191,7 +194,7 @@ impl AuditRelay {
         relay
     }
 
-    /// Raises an alert that records are missing; the first at once, later ones together.
+    /// Raises an alert about missing records: immediately for the first, and together for later ones.
     fn lost(&self, records: usize, error: &str) {
         let now_ms = self.0.clock.monotonic_ms();
         let report = self.0.gap.lock().lost(records as u64, now_ms);
@@ -220,11 +223,12 @@ impl AuditRelay {
         self.0.telemetry.alert(notice.details(serde_json::json!({"records": missing})));
     }
 
-    /// Records an action, such as `session.create`, on an object, and how it ended. Must be called
-    /// inside a tokio runtime.
+    /// Records an action, such as `session.create`, with its object and outcome. Must be called inside a
+    /// tokio runtime.
     pub fn record(&self, actor: Actor, action: AuditAction, object: &str, success: bool) {
         let now_s = self.0.clock.monotonic_ms() / 1_000;
-        // What somebody did is always recorded, whatever they were refused before: only those who may do it can.
+        // A successful action is always recorded, whatever was refused before, because only callers with the
+        // permission can cause it.
         let is_done = matches!(action, AuditAction::LogsClear | AuditAction::AuditExport);
         let left_out = self.0.second.lock().take(now_s, &actor);
         if left_out.is_none() && !is_done {
@@ -247,9 +251,10 @@ impl AuditRelay {
         });
     }
 
-    /// Records what an operator did while the cluster may not take writes: the record waits until it does, through
-    /// restarts of the node. One that finds no room to wait counts as lost. Must be called inside a tokio runtime.
-    /// Repeats of one request, which carry the same `key`, are one record as long as they end alike.
+    /// Records an operator's action while the cluster may not accept writes. The record waits until it does,
+    /// across restarts of the node. A record without room to wait counts as lost. Repeats of one request have
+    /// the same `key` and become one record as long as they have the same outcome. Must be called inside a
+    /// tokio runtime.
     pub fn record_for_sure(
         &self,
         actor: Actor,
@@ -278,14 +283,14 @@ impl AuditRelay {
         }
     }
 
-    /// Writes the records that wait, one after the other, until none is left or the node stops.
+    /// Writes the waiting records, one after the other, until there are none or the node stops.
     fn write_pending(&self) {
         let Some(first) = self.0.pending.begin() else { return };
         let (relay, stop) = (self.clone(), self.0.stop.clone());
         let written = async move {
             let mut next = Some(first);
             while let Some(record) = next {
-                // A repeat of a write whose outcome is unknown takes effect once.
+                // A repeated write with an unknown outcome takes effect once.
                 let (actor, request_id, command) = record.command();
                 let request_id = Some(request_id);
                 let request =
@@ -309,7 +314,7 @@ impl AuditRelay {
         }
     }
 
-    /// Waits for the records under way; each has the registry's time limit.
+    /// Waits for the records in flight. Each has the registry's time limit.
     pub async fn stop(&self) {
         self.0.stop.cancel();
         self.0.tasks.close();

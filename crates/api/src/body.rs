@@ -1,4 +1,4 @@
-//! Reads a request's body whole: within a length, a time, and the bytes that may be under way.
+//! Reads the whole body of a request, with limits on its length, its time, and the bytes in flight.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,12 +11,12 @@ use http_body_util::BodyExt;
 use super::{AppState, Caller, RequestContext};
 use maxine_admission::{NoPlace, Places, Standing};
 
-/// Why a body is not there.
+/// Why a body was not read.
 #[derive(Debug)]
 pub(super) enum BodyError {
-    /// It is longer than the route takes.
+    /// It is longer than the route allows.
     TooLong,
-    /// It did not arrive whole in time.
+    /// It did not arrive completely in time.
     TooSlow,
     /// It broke off.
     Broken,
@@ -24,8 +24,8 @@ pub(super) enum BodyError {
     NoRoom(NoPlace),
 }
 
-/// Reads `body`, whose request has these extensions. A body that arrives whole with its first piece is not counted:
-/// it is gone again before anyone could count it.
+/// Reads `body`, whose request has these extensions. A body that arrives in one part is not counted, because
+/// it is released immediately.
 pub(super) async fn read(
     state: &AppState,
     extensions: &Extensions,

@@ -1,4 +1,4 @@
-//! Who calls, and what their request is called: set by the edge, taken by handlers.
+//! The caller and the names of a request, which the edge sets and handlers read.
 
 use std::borrow::Cow;
 use std::convert::Infallible;
@@ -13,7 +13,7 @@ use maxine_telemetry::TraceName;
 
 pub use maxine_identity::{Caller, Via};
 
-/// The caller, for a handler that asks for them; nobody where the edge has not said who calls.
+/// The caller, for a handler. It has no user if the edge has not set one.
 pub(crate) struct CalledBy(pub(crate) Caller);
 
 impl<S: Sync> FromRequestParts<S> for CalledBy {
@@ -27,13 +27,14 @@ impl<S: Sync> FromRequestParts<S> for CalledBy {
 /// How long the caller of a write waits for its answer, in milliseconds.
 pub const TIMEOUT_NAME: &str = "x-maxine-timeout-ms";
 const TIMEOUT_HEADER: HeaderName = HeaderName::from_static(TIMEOUT_NAME);
-/// Longest time in it.
+/// Maximum value of this header.
 const TIMEOUT_MS_MAX: u64 = 600_000;
 
-/// Reads [`TIMEOUT_NAME`].
+/// Parses [`TIMEOUT_NAME`].
 ///
 /// # Errors
-/// What it must be, where it is something else.
+///
+/// What the value must be, if it is something else.
 pub fn timeout_ms(headers: &HeaderMap) -> Result<Option<u64>, String> {
     let Some(value) = headers.get(TIMEOUT_HEADER) else { return Ok(None) };
     let text = value.to_str().unwrap_or_default();
@@ -52,9 +53,10 @@ pub struct RequestContext {
     pub trace_id: TraceName,
     /// The W3C trace parent: the client's if it is valid, or a new one.
     pub traceparent: TraceName,
-    /// Where the request came from.
+    /// The address of the client.
     pub client: ClientAddr,
-    /// By when the caller needs the answer to a write, if it says so, on the monotonic clock.
+    /// When the caller needs the answer to a write, in milliseconds on the monotonic clock, if the request
+    /// says so.
     pub answer_by_ms: Option<u64>,
 }
 
@@ -67,7 +69,7 @@ impl Default for RequestContext {
 }
 
 impl RequestContext {
-    /// The trace id as text; empty where it is not.
+    /// The trace id as text; empty if it is not UTF-8.
     #[must_use]
     pub fn trace_id_text(&self) -> Cow<'_, str> {
         match &self.trace_id {
@@ -76,7 +78,7 @@ impl RequestContext {
         }
     }
 
-    /// Who asks, as the log records it.
+    /// The caller, as the log records it.
     #[must_use]
     pub fn actor(&self, caller: &Caller) -> Actor {
         Actor {

@@ -1,4 +1,4 @@
-//! Errors as answers: `{"message": TEXT}` for the compatible API, problem+json for the native one.
+//! Errors as answers: `{"message": TEXT}` for the compatible API, and problem+json for the native one.
 
 use axum::body::Body;
 use axum::http::header::{self, HeaderValue};
@@ -12,8 +12,8 @@ use maxine_state::Rejection;
 /// `Content-Type` of the compatible API's answers.
 pub const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=utf-8");
 
-/// `X-Content-Type-Options` of every answer that Maxine makes itself. The edge puts it on; only what is
-/// answered before the edge carries it from its beginning.
+/// `X-Content-Type-Options` for every answer of Maxine itself. The edge adds it. Only answers before the edge
+/// set it themselves.
 pub const NOSNIFF: HeaderValue = HeaderValue::from_static("nosniff");
 
 /// An error of the compatible API.
@@ -82,7 +82,7 @@ impl From<WriteError> for CompatError {
     }
 }
 
-/// The status that tells a refusal.
+/// The status for a refusal.
 #[must_use]
 pub fn status_of(rejection: &Rejection) -> StatusCode {
     match rejection {
@@ -103,7 +103,7 @@ pub fn is_native(path: &str) -> bool {
     path == "/api/v1" || path.starts_with("/api/v1/")
 }
 
-/// An error of the edge (access, no such route) in the style of the API that the path belongs to.
+/// An error of the edge (access, no such route) in the format of the API to which the path belongs.
 #[must_use]
 pub fn edge_error(path: &str, error: CompatError) -> Response<Body> {
     if !is_native(path) {
@@ -122,14 +122,14 @@ pub fn edge_error(path: &str, error: CompatError) -> Response<Body> {
     problem.into_response()
 }
 
-/// Notes what a handler's panic said.
+/// Logs the message of a handler's panic.
 pub(super) fn log_panic(panic: &(dyn std::any::Any + Send)) {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or_default();
     tracing::error!(panic = text, "a handler panicked");
 }
 
-/// What a client sees of a handler that panicked; the panic itself is in the log.
+/// The answer for a handler that panicked. The log has the panic itself.
 pub(super) fn panicked(panic: Box<dyn std::any::Any + Send + 'static>) -> Response<Body> {
     log_panic(panic.as_ref());
     let message = "Unknown error occured, Please try again later";

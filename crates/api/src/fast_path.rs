@@ -38,11 +38,12 @@ use super::well_formed;
 use maxine_discovery::{Outcome, TEXT_PREFIX};
 use maxine_gateway::FieldLines;
 
-/// What is read of a connection at once, in bytes: a request that does not fit is none of the plainest.
+/// Maximum number of bytes that are read at once. Longer requests take the slow path.
 const READ_LEN_MAX: usize = 8 * 1_024;
-/// Most header fields of a request that is answered here.
+/// Maximum number of header fields of a request on the fast path.
 const FIELDS_MAX: usize = 32;
-/// Fields that are read or written here. One of them as the name of the trace id's would make two of one.
+/// Fields that the fast path reads or writes. If the header of the trace id had one of these names, there
+/// would be two of it.
 const FIELDS: [HeaderName; 13] = [
     header::ACCEPT,
     header::CONNECTION,
@@ -59,13 +60,13 @@ const FIELDS: [HeaderName; 13] = [
     TRACEPARENT,
 ];
 
-/// Answers what can be answered without the HTTP library.
+/// Answers requests without the HTTP library.
 pub(super) struct FastPath {
     state: AppState,
     edge: Arc<Shared>,
 }
 
-/// What a thread reads into and writes from. Nothing stays in it from one turn to the next but the date.
+/// The buffers of a thread. Nothing is kept in them from one turn to the next, apart from the date.
 struct Scratch {
     input: Box<[u8]>,
     output: Vec<u8>,
@@ -80,24 +81,25 @@ thread_local! {
     });
 }
 
-/// What became of one turn of a connection.
+/// The result of one turn of a connection.
 enum Turn {
-    /// All that was read, at `0` on the monotonic clock, is answered, and all of the answer sent.
+    /// Everything that was read, at `0` on the monotonic clock, was answered, and the answers were sent.
     Answered(u64),
-    /// `0` of the answers is still to be sent, and `1` of what was read is for the library; either may be empty.
+    /// `0` are bytes of answers that must still be sent, and `1` are bytes for the library. Either may be
+    /// empty.
     Left(Vec<u8>, Bytes),
-    /// The other side is gone, said nothing for too long, or the node stops.
+    /// The other side has closed or was silent for too long, or the node is stopping.
     Ended,
 }
 
 impl FastPath {
-    /// For a node whose discovery is open to anyone, with answers that have the usual fields; `None` for others.
+    /// For a node with open discovery whose answers have the usual fields; `None` for other nodes.
     pub(super) fn new(state: AppState, edge: Arc<Shared>) -> Option<Self> {
         let is_usual = edge.leaves_discovery_alone() && !FIELDS.contains(edge.trace_header());
         is_usual.then_some(Self { state, edge })
     }
 
-    /// Answers on a connection until something comes that is for the library, and says what was read of it;
+    /// Answers requests on a connection until one is for the library. Returns the bytes that were read of it;
     /// `None` once the connection has ended.
     pub(super) async fn serve(
         &self,
@@ -109,7 +111,7 @@ impl FastPath {
         let now_us = || self.state.clock().monotonic_us();
         let idle_max_us = u64::try_from(idle_max.as_micros()).unwrap_or(u64::MAX);
         let mut last_us = now_us();
-        // Moved only when it has come, for it hardly ever does.
+        // It is moved only when it fires, which is rare.
         let mut deadline = pin!(tokio::time::sleep(idle_max));
         let mut stopped = pin!(stop.cancelled());
         loop {
@@ -117,7 +119,8 @@ impl FastPath {
                 if let Poll::Ready(turn) = self.poll_turn(stream, peer, context) {
                     return Poll::Ready(turn);
                 }
-                // After every answer, too: their one wake may have been the one that brought the request.
+                // This is also done after every answer, because their only wake may have been the one that
+                // brought the request.
                 if stopped.as_mut().poll(context).is_ready() {
                     return Poll::Ready(Turn::Ended);
                 }
@@ -148,7 +151,7 @@ impl FastPath {
         }
     }
 
-    /// Reads once, answers what it can, and sends as much as the system takes.
+    /// Reads once, answers what it can, and sends as much as the system accepts.
     fn poll_turn(
         &self,
         stream: &mut TcpStream,
@@ -179,7 +182,7 @@ impl FastPath {
         })
     }
 
-    /// Answers one request after the other; what is left begins with the first that is not answered here.
+    /// Answers one request after the other. The rest begins with the first request that is not answered here.
     fn answer<'a>(
         &self,
         peer: IpAddr,
@@ -191,7 +194,7 @@ impl FastPath {
         while !bytes.is_empty() {
             let out_len = out.len();
             let one = AssertUnwindSafe(|| self.answer_one(peer, bytes, read_us, date, out));
-            // After a panic the library tries again, whose way has an answer for one.
+            // After a panic, the library handles the request and answers the panic.
             let Some(len) = catch_unwind(one).ok().flatten() else {
                 out.truncate(out_len);
                 break;
@@ -201,7 +204,7 @@ impl FastPath {
         bytes
     }
 
-    /// Answers the request that `bytes` begins with, and says how long it is.
+    /// Answers the first request in `bytes`. Returns its length.
     fn answer_one(
         &self,
         peer: IpAddr,
@@ -280,7 +283,7 @@ fn plain_target<'a>(head: &httparse::Request<'_, 'a>) -> Option<(&'a str, &'a st
     query.bytes().all(is_plain).then_some((path, query))
 }
 
-/// What an answer depends on besides the query.
+/// The parts of a request that an answer depends on, apart from the query.
 #[derive(Default)]
 struct Given<'a> {
     accept: Option<&'a [u8]>,
@@ -289,7 +292,8 @@ struct Given<'a> {
 }
 
 impl<'a> Given<'a> {
-    /// `None` where a field asks for more than an answer: a body, another protocol, an end of the connection.
+    /// `None` if a field asks for more than an answer: a body, another protocol, or the end of the
+    /// connection.
     fn of(fields: &[Header<'a>], trace_header: &str) -> Option<Self> {
         let mut given = Self::default();
         let mut hosts = 0;
@@ -315,14 +319,14 @@ impl<'a> Given<'a> {
                 _ if is(trace_header) => &mut given.trace_id,
                 _ => continue,
             };
-            // The first of a repeated field counts.
+            // If a field is repeated, the first one is used.
             slot.get_or_insert(value);
         }
         (hosts == 1).then_some(given)
     }
 }
 
-/// Header fields as they stand in the read buffer.
+/// The header fields in the read buffer.
 #[derive(Debug)]
 struct ReadFields<'h, 'b>(&'h [Header<'b>]);
 
@@ -339,7 +343,7 @@ impl FieldLines for ReadFields<'_, '_> {
     }
 }
 
-/// The text of a `Date`, which most answers share with the one before.
+/// The text of a `Date`, which most answers share with the previous one.
 #[derive(Default)]
 struct Date {
     second: Option<u64>,
@@ -358,7 +362,7 @@ impl Date {
     }
 }
 
-/// What is answered here is read as the library reads it.
+/// Fuzz target: a request that is answered here is parsed as the library parses it.
 #[cfg(any(test, feature = "fuzz"))]
 pub(super) mod fuzz {
     use axum::http::{HeaderMap, HeaderValue, Uri};

@@ -1,8 +1,8 @@
-//! The names of header fields as the Node.js Maxine writes them.
+//! The names of header fields with the capital letters that the Node.js Maxine uses.
 //!
-//! Names mean the same in any case, but a client that keeps an answer's fields in a plain map finds
-//! `Location` only under the name that it was written with. hyper writes names in lower case, unless
-//! the answer carries the names that were read from another one: so one is made up and read here.
+//! Names are equal in upper and lower case. But a client that stores an answer's fields in a plain map finds
+//! `Location` only under the written name. hyper writes names in lower case, unless the answer has the names
+//! of another, parsed answer. So an example answer is parsed here.
 
 use axum::http::Extensions;
 use bytes::Bytes;
@@ -12,8 +12,8 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-/// An answer with every name that the Node.js Maxine writes with capitals, as often as it may occur.
-/// Its own fields (`x-trace-id`, `traceparent`) and what it passes on of instances are in lower case.
+/// An answer with every name that the Node.js Maxine writes with capitals, as often as it may occur. The
+/// Node.js Maxine writes its own fields (`x-trace-id`, `traceparent`) and those of instances in lower case.
 const EXAMPLE: &[u8] = b"HTTP/1.1 200 OK\r\n\
     Location: /\r\n\
     Vary: Accept\r\n\
@@ -30,11 +30,11 @@ const EXAMPLE: &[u8] = b"HTTP/1.1 200 OK\r\n\
     Access-Control-Allow-Methods: GET\r\n\
     Access-Control-Allow-Headers: a\r\n\
     Access-Control-Expose-Headers: a\r\n\r\n";
-/// Times that the exchange below is polled; each of its few steps needs one or two.
+/// Maximum number of polls of the exchange below. Each of its few steps needs one or two.
 const POLLS_MAX: usize = 64;
 
-/// What makes hyper write an answer's names as in [`EXAMPLE`]; empty, and logged, where hyper has
-/// changed so much that it cannot be had.
+/// The extension with which hyper writes an answer's names as in [`EXAMPLE`]. It is empty, and that is
+/// logged, if hyper has changed so that it cannot be obtained.
 pub(super) fn of_the_compatible_api() -> Extensions {
     let (client, mut server) = tokio::io::duplex(4_096);
     let read = async {
@@ -44,7 +44,7 @@ pub(super) fn of_the_compatible_api() -> Extensions {
         let request = hyper::Request::get("/").body(Empty::<Bytes>::new()).ok()?;
         let answer = sender.send_request(request);
         let serve = async {
-            // Once the request has begun to arrive, the answer is not one too early.
+            // The answer is sent once the request has begun to arrive, so that it is not too early.
             server.read_u8().await.ok()?;
             server.write_all(EXAMPLE).await.ok()
         };
@@ -55,7 +55,7 @@ pub(super) fn of_the_compatible_api() -> Extensions {
             }
         }
     };
-    // Nothing here waits for a socket or a clock, so that polling it is enough.
+    // Nothing here waits for a socket or a clock, so polling is sufficient.
     let mut read = Box::pin(read);
     for _ in 0..POLLS_MAX {
         if let Some(read) = (&mut read).now_or_never() {

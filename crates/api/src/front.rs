@@ -26,7 +26,7 @@ use super::fast_path::FastPath;
 use super::route::{DISCOVER, Route};
 use super::{AppState, compat, error, routes};
 
-/// Takes every request.
+/// Receives every request.
 pub struct Front {
     router: Router,
     edge: Arc<Shared>,
@@ -35,7 +35,7 @@ pub struct Front {
 }
 
 impl Front {
-    /// For a node's state.
+    /// A front for a node's state.
     #[must_use]
     pub fn new(state: AppState) -> Self {
         let router = routes::build(state.clone());
@@ -49,17 +49,17 @@ impl Front {
         self.state.clock()
     }
 
-    /// What comes before the HTTP library, where the settings allow it.
+    /// The fast path before the HTTP library, if the settings allow it.
     pub(super) fn fast_path(&self) -> Option<&FastPath> {
         self.fast_path.as_ref()
     }
 
-    /// Whether a request carries a credential that counts here.
+    /// Whether a request has a credential that is valid here.
     pub(super) fn knows_caller<B>(&self, request: &http::Request<B>) -> bool {
         self.state.security().identify(CookieUse::Reads, request.headers()).is_ok()
     }
 
-    /// The bytes of requests that may be under way.
+    /// The places for the bytes of requests in flight.
     pub(super) fn bodies(&self) -> &Arc<Places> {
         self.state.bodies()
     }
@@ -80,8 +80,8 @@ impl Front {
         }
     }
 
-    /// Answers a request of `peer`, whose connection takes interim answers by `interim`. Dropped, it
-    /// gives the request up.
+    /// Answers a request of `peer`, whose connection gets interim answers through `interim`. Dropping the
+    /// future aborts the request.
     pub(super) async fn answer(
         &self,
         peer: SocketAddr,
@@ -95,7 +95,7 @@ impl Front {
         };
         let Some(forwarding) = forwarding else {
             request.extensions_mut().insert(ConnectInfo(peer));
-            // The router is always ready, and never fails.
+            // The router is always ready and never fails.
             let Ok(response) = self.router.clone().call(request).await;
             return response;
         };
@@ -142,7 +142,7 @@ impl Front {
                 if caller.role.is_some() {
                     request.extensions_mut().insert(caller);
                 }
-                // HTTP/2 has its own way for them, which the library does not know either.
+                // HTTP/2 sends interim answers in another way, which the library does not support either.
                 let turn = (request.version() == Version::HTTP_11)
                     .then(|| interim.begin(compat::keep_own));
                 let sink = turn.as_ref().map(InterimTurn::sink);

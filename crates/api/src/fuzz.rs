@@ -1,4 +1,5 @@
-//! What clients send, as far as it is read by parsers of our own: each is taken within its limits or refused clearly.
+//! Fuzz targets: requests of clients that our own parsers read. Each is accepted within its limits or refused
+//! with a clear error.
 
 use maxine_fuzzing::Target;
 
@@ -18,7 +19,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "native_query", run: native_query, seeds: query_seeds },
 ];
 
-/// Header fields, one a line.
+/// Header fields, one per line.
 fn headers(bytes: &[u8]) {
     let headers = maxine_fuzzing::headers(bytes);
     super::middleware::fuzz::headers(&headers);

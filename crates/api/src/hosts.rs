@@ -1,9 +1,9 @@
 //! The names by which browsers may call this node.
 //!
-//! A page of another site can have its own name resolve to this node's address (DNS rebinding); the
-//! browser then takes the node for that site. So the dashboard, and what its cookie authorizes, are for
-//! requests that call the node by an address or by a name that is known to be its own. Clients with a
-//! token, discovery and registration are not asked.
+//! A page of another site can make its own name resolve to this node's address (DNS rebinding), and the
+//! browser then treats the node as that site. So the dashboard, and requests that its cookie authorizes, must
+//! call the node by an address or by one of its known names. This check does not apply to clients with a
+//! token, discovery and registration.
 
 use axum::body::Body;
 use axum::http::{self, Response, StatusCode, header};
@@ -12,7 +12,8 @@ use axum::response::IntoResponse;
 use super::error::CompatError;
 use super::{AppState, origins};
 
-/// Whether a request calls the node by a name of its own. One without a name is no browser's.
+/// Whether a request calls the node by one of its own names. A request without a name does not come from a
+/// browser.
 pub(super) fn is_own<B>(state: &AppState, request: &http::Request<B>) -> bool {
     let Some(host) = host_of(request) else { return true };
     let Ok(host) = std::str::from_utf8(host) else { return false };
@@ -24,7 +25,7 @@ pub(super) fn is_own<B>(state: &AppState, request: &http::Request<B>) -> bool {
     members.iter().filter_map(|origin| name_of(origin.split_once("://")?.1)).any(|own| own == name)
 }
 
-/// 421 for a page that is asked for by a name that is not this node's.
+/// 421 for a page that is requested by a name that is not this node's.
 pub(super) fn refusal<B>(state: &AppState, request: &http::Request<B>) -> Option<Response<Body>> {
     if is_own(state, request) {
         return None;
@@ -35,13 +36,13 @@ pub(super) fn refusal<B>(state: &AppState, request: &http::Request<B>) -> Option
 }
 
 fn host_of<B>(request: &http::Request<B>) -> Option<&[u8]> {
-    // HTTP/2 carries it outside of the headers.
+    // In HTTP/2 it is outside of the headers.
     let authority = request.uri().authority().map(|authority| authority.as_str().as_bytes());
     authority.or_else(|| request.headers().get(header::HOST).map(|value| value.as_bytes()))
 }
 
-/// The name of `HOST` or `HOST:PORT`: in lower case, without brackets and a final dot. `None` for what is
-/// neither.
+/// The name in `HOST` or `HOST:PORT`: in lower case, without brackets and a final dot. `None` for anything
+/// else.
 #[must_use]
 pub fn name_of(host: &str) -> Option<String> {
     let name = match host.strip_prefix('[') {

@@ -1,9 +1,8 @@
-//! A timer for deadlines that hardly ever come.
+//! A timer for deadlines that are rarely reached.
 //!
-//! hyper sets a deadline for each request's head and takes it back when the head is there. On
-//! tokio's own timer each of the two is a change of the wheel, under its lock. Here a connection has one
-//! entry in the wheel, which is moved only when it fires: then it is seen whether the deadline in force
-//! has come.
+//! hyper sets a deadline for each request's head and removes it when the head has arrived. With tokio's own
+//! timer, both change the timer wheel, under its lock. Here a connection has one entry in the wheel. It is
+//! only moved when it fires; then it is checked whether the present deadline has passed.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -14,7 +13,7 @@ use std::time::{Duration, Instant};
 use hyper::rt::{Sleep, Timer};
 use parking_lot::Mutex;
 
-/// The timer of one connection; its clones share the entry. Two sleeps on it must belong to one task.
+/// The timer of one connection. Clones share the entry. Two sleeps on it must belong to one task.
 #[derive(Clone, Debug, Default)]
 pub(super) struct LazyTimer(Arc<Mutex<Option<Pin<Box<tokio::time::Sleep>>>>>);
 
@@ -57,7 +56,7 @@ impl Future for LazySleep {
             if entry.deadline() >= deadline {
                 return Poll::Ready(());
             }
-            // It stood for an earlier deadline, which was taken back.
+            // The entry was for an earlier deadline, which was removed.
             entry.as_mut().reset(deadline);
         }
     }
@@ -69,7 +68,7 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// Sleeps; how long after `start` that ended.
+    /// Sleeps. Returns how long after `start` the sleep ended.
     async fn ended(timer: &LazyTimer, start: Instant, sleep: Pin<Box<dyn Sleep>>) -> Duration {
         sleep.await;
         timer.now() - start
@@ -82,13 +81,13 @@ mod tests {
         let mut first = timer.sleep(10 * SECOND);
         assert!(futures::poll!(&mut first).is_pending());
         drop(first);
-        // Later than what stands in the wheel, and earlier.
+        // Later than the deadline in the wheel, and earlier.
         assert_eq!(ended(&timer, start, timer.sleep(30 * SECOND)).await, 30 * SECOND);
         let mut late = timer.sleep(60 * SECOND);
         assert!(futures::poll!(&mut late).is_pending());
         drop(late);
         assert_eq!(ended(&timer, start, timer.sleep(SECOND)).await, 31 * SECOND);
-        // One that has come at once.
+        // A deadline that has already passed.
         assert_eq!(ended(&timer, start, timer.sleep_until(timer.now())).await, 31 * SECOND);
     }
 

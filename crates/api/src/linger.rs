@@ -1,8 +1,8 @@
-//! Ends connections so that their last answer arrives.
+//! Closes connections so that their last answer arrives.
 //!
-//! A socket that is closed while bytes of its client are unread resets the connection, and the reset
-//! takes away what the client has not read yet: an answer that came before the request's end. So the
-//! writing side is closed first, and what still comes is read and thrown away for a moment.
+//! If a socket is closed while bytes of its client are unread, the connection is reset. The client then loses
+//! what it has not read yet, such as an answer that came before the end of its request. So the sending
+//! direction is closed first, and incoming bytes are discarded for a moment.
 
 use std::io;
 use std::pin::Pin;
@@ -14,11 +14,11 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
-/// How long is waited for the client's end, or for anything of it that was still on its way.
+/// How long to wait for the client's close, or for bytes in flight.
 const QUIET: Duration = Duration::from_millis(250);
-/// How long bytes are thrown away once some have come.
+/// How long incoming bytes are discarded.
 const BUSY: Duration = Duration::from_secs(1);
-/// Most bytes that are thrown away.
+/// Maximum number of bytes that are discarded.
 const DRAINED_LEN_MAX: usize = 16 * 1_024 * 1_024;
 
 /// A connection that lingers when it is shut down.
@@ -29,12 +29,12 @@ pub(super) struct Lingering<T> {
     ending: Option<Ending>,
 }
 
-/// Set once a connection carries another protocol, whose bytes are nobody's to throw away.
+/// Set when a connection carries another protocol, whose bytes must not be discarded.
 #[derive(Clone, Debug, Default)]
 pub(super) struct TunnelMark(Arc<AtomicBool>);
 
 impl TunnelMark {
-    /// The connection is a tunnel from now on: it does not linger.
+    /// Marks the connection as a tunnel, which does not linger.
     pub(super) fn set(&self) {
         self.0.store(true, Ordering::Release);
     }
@@ -112,7 +112,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Lingering<T> {
                     }
                     ending.drained_len += read.filled().len();
                 }
-                // The client has ended as well, or is gone.
+                // The client has closed too, or is gone.
                 _ => return Poll::Ready(Ok(())),
             }
         }

@@ -23,7 +23,7 @@ pub(super) struct LookUpRequest<'a> {
     pub(super) mode: Option<&'a str>,
     /// Its method.
     pub(super) method: &'a Method,
-    /// The names that it goes by.
+    /// Its ids.
     pub(super) context: &'a RequestContext,
     /// When it is answered, in milliseconds since 1970.
     pub(super) time_ms: u64,

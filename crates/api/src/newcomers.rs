@@ -1,4 +1,4 @@
-//! Connections that have yet to show a credential, where strangers hold all other places.
+//! Connections that have not shown a credential yet, when strangers hold all other places.
 //!
 //! A connection without a request holds its place only until another one needs it. A new connection of an address
 //! that has as many as any other takes the place of that address's own oldest one; of another address, the place of
@@ -26,7 +26,7 @@ struct Waiter {
 #[derive(Debug, Default)]
 struct Waiting {
     next_number: u64,
-    /// In the order in which they came.
+    /// In the order of arrival.
     waiters: VecDeque<Waiter>,
     by_network: HashMap<IpAddr, usize>,
 }
@@ -64,7 +64,7 @@ impl Waiting {
     }
 }
 
-/// The places of newcomers.
+/// The places for newcomers.
 #[derive(Debug)]
 pub(super) struct Newcomers {
     connections: Arc<Places>,
@@ -72,7 +72,7 @@ pub(super) struct Newcomers {
     waiting: Mutex<Waiting>,
 }
 
-/// A newcomer; dropped, it leaves.
+/// A newcomer. Dropping it frees its place.
 #[derive(Debug)]
 pub(super) struct Newcomer {
     all: Arc<Newcomers>,
@@ -86,7 +86,7 @@ impl Newcomers {
         Arc::new(Self { connections, max: max.max(1), waiting: Mutex::default() })
     }
 
-    /// Lets one in. Where no place is free, another newcomer loses its own.
+    /// Admits a newcomer. If no place is free, another newcomer loses its place.
     pub(super) fn enter(self: &Arc<Self>, address: IpAddr) -> Result<Newcomer, NoPlace> {
         let network = network_of(address);
         let leave = Arc::new(Notify::new());
@@ -110,12 +110,12 @@ impl Newcomers {
 }
 
 impl Newcomer {
-    /// Returns when another one has its place.
+    /// Returns when another newcomer has taken its place.
     pub(super) async fn displaced(&self) {
         self.leave.notified().await;
     }
 
-    /// It has shown a credential, and keeps its place; `None` where another one has it already.
+    /// The connection has shown a credential and keeps its place. `None` if another newcomer has taken it.
     pub(super) fn settle(&self) -> Option<Place> {
         self.all.waiting.lock().remove_number(self.number).map(|waiter| waiter.place)
     }
@@ -123,7 +123,7 @@ impl Newcomer {
 
 impl Drop for Newcomer {
     fn drop(&mut self) {
-        // Its place is given back outside the lock.
+        // The place is freed after the lock is released.
         let left = self.all.waiting.lock().remove_number(self.number);
         drop(left);
     }

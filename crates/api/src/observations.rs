@@ -1,4 +1,4 @@
-//! What this node knows of an instance from its probes and its proxy, as the API shows it.
+//! What this node knows about an instance from its probes and its proxy, in the API's form.
 
 use super::AppState;
 use maxine_control::health::{ObserverReport, ProbeStatus};
@@ -33,7 +33,7 @@ pub(super) struct ProbeObservation {
     pub(super) latency_ms: Option<f64>,
 }
 
-/// How an instance stands with this node's proxy; `None` where it was never called from here.
+/// The status of an instance at this node's proxy; `None` if it was never called from here.
 pub(super) fn standing(state: &AppState, key: &InstanceKey) -> Option<Standing> {
     let (status, held_back) = state.forwarder().standing(key)?;
     let node = state.settings().instance_id.clone();
@@ -54,7 +54,7 @@ pub(super) fn own(state: &AppState, key: &InstanceKey) -> Vec<ProbeObservation> 
     own.collect()
 }
 
-/// The last report of every other observer of an instance, as the leader has it. The proxy of this node counts as
+/// The last report of every other observer of an instance, from the leader. This node's proxy counts as
 /// another observer.
 pub(super) async fn of_others(state: &AppState, key: &InstanceKey) -> Vec<ProbeObservation> {
     let (now_ms, node) = (state.clock().wall_ms(), &state.settings().instance_id);

@@ -1,7 +1,7 @@
-//! The OpenAPI document: generated from the handlers, completed here with what holds for all of
-//! them, served as JSON and as an interactive page.
+//! The OpenAPI document. It is generated from the handlers, completed here with what is common to all of
+//! them, and served as JSON and as an interactive page.
 //!
-//! **Invariant:** what the document says of access comes from the same table that decides it.
+//! **Invariant:** its statements about access come from the table that decides it.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -32,7 +32,7 @@ use super::problem::{PROBLEM_JSON, Problem, ProblemKind};
 use super::{AppState, hosts};
 use maxine_identity::SESSION_COOKIE;
 
-/// What the document starts with.
+/// The beginning of the document.
 pub(super) fn skeleton() -> OpenApi {
     let mut info = Info::new("Maxine", env!("CARGO_PKG_VERSION"));
     let about = "A control plane for service-to-service traffic. Errors are problem+json \
@@ -62,7 +62,7 @@ pub(super) fn skeleton() -> OpenApi {
     OpenApiBuilder::new().info(info).tags(Some(tags.map(tag))).build()
 }
 
-/// Adds what holds for every route: errors, headers, conditions, access.
+/// Adds what is common to all routes: errors, headers, conditions, access.
 pub(super) fn complete(document: &mut OpenApi) {
     let components = document.components.get_or_insert_with(Components::new);
     components.schemas.insert(Problem::name().into(), Problem::schema());
@@ -89,7 +89,7 @@ pub(super) fn complete(document: &mut OpenApi) {
 fn complete_operation(table: &AccessTable, path: &str, method: &Method, operation: &mut Operation) {
     let access = match table.of_route(method, path) {
         Decision::Route(rule) => rule.access,
-        // The edge refuses what the table does not know; a test finds it.
+        // The edge refuses routes that are not in the table; a test finds them.
         _ => Access::Admin,
     };
     operation.security = Some(security(access));
@@ -124,7 +124,7 @@ fn security(access: Access) -> Vec<SecurityRequirement> {
     };
     match access {
         Access::Open => vec![SecurityRequirement::default()],
-        // Whether a token is needed is a setting of the node.
+        // A setting of the node decides whether a token is required.
         Access::Registration | Access::Discovery => {
             let mut all = vec![SecurityRequirement::default()];
             all.extend(known());
@@ -190,7 +190,7 @@ fn put_headers(status: &str, response: &mut Response) {
     }
 }
 
-/// Compare-and-set on policies and the configuration.
+/// Conditional changes of policies and the configuration.
 fn conditions(method: &Method, operation: &mut Operation) {
     if *method == Method::GET {
         let unchanged = ResponseBuilder::new().description("`If-None-Match` has its revision.");
@@ -220,8 +220,8 @@ pub fn document() -> OpenApi {
     super::native::router().into_openapi()
 }
 
-/// The document and its interactive page, and the pages behind the problems' types. The interactive page
-/// acts for whoever is signed in, so it is served under this node's own names only, as the dashboard is.
+/// The document, its interactive page, and the pages for the problems' types. The interactive page acts for
+/// the user who is signed in, so it is served only under this node's own names, like the dashboard.
 pub(super) fn pages(document: OpenApi) -> Router<AppState> {
     let text = serde_json::to_vec(&document).expect("the document is plain data");
     let files =
@@ -246,16 +246,16 @@ pub(super) fn pages(document: OpenApi) -> Router<AppState> {
 /// Where the document is.
 const DOCUMENT: &str = "/api/v1/openapi.json";
 
-/// The document and the interactive page's files, each of them once for all who ask.
+/// The document and the files of the interactive page, shared by all requests.
 struct Files {
     document: Bytes,
     config: Config<'static>,
-    /// By name, with their types; those that were asked for.
+    /// By name, with their types. Only files that were requested.
     page: Mutex<HashMap<String, (Bytes, String)>>,
 }
 
 impl Files {
-    /// A file of the interactive page; `None` for one that it has not.
+    /// A file of the interactive page; `None` if there is none with this name.
     fn page(&self, name: &str) -> Option<(Bytes, String)> {
         if let Some(kept) = self.page.lock().get(name) {
             return Some(kept.clone());
@@ -294,7 +294,7 @@ fn shared(bytes: Bytes, kind: &str) -> HttpResponse {
 pub(super) const PAGES: [&str; 4] =
     ["/api/v1/openapi.json", "/api/docs", "/api/docs/{*rest}", "/problems/{slug}"];
 
-/// Says what a problem's type means.
+/// Explains a problem's type.
 async fn explain(Path(slug): Path<String>) -> HttpResponse {
     let Some(kind) = ProblemKind::from_slug(&slug) else {
         return Problem::new(ProblemKind::NotFound, "there is no problem of this type")

@@ -1,19 +1,18 @@
-//! The members of this cluster as a browser names them: `scheme://host:port`.
+//! The origins of this cluster's members, as browsers write them: `scheme://host:port`.
 //!
-//! The dashboard goes on at another member when the one that served it is cut off. For that the
-//! page's policy must let it connect to the members, and each member must let pages of the others
-//! read its answers. Both lists come from here. Such a request carries a bearer token and never a
-//! cookie, so a member's origin gains nothing that holding the token did not give before.
-//! Decides nothing about who may do what.
+//! The dashboard continues at another member when its node is unreachable. For that, the page's policy must
+//! permit connections to the members, and each member must permit pages of the others to read its answers.
+//! Both lists come from here. Such a request has a bearer token and never a cookie, so a member's origin gets
+//! no additional rights. This module does not decide who may do what.
 
 use axum::http::Uri;
 
 use maxine_store::ControlStore;
 
-/// More members than this are not told to browsers; a cluster has fewer.
+/// Maximum number of members in these lists. A cluster has fewer.
 const MEMBERS_MAX: usize = 32;
 
-/// The origins of all members that give an address; none where the backend knows no members.
+/// The origins of all members with an address; empty if the backend has no members.
 pub(super) fn of_members(store: &dyn ControlStore) -> Vec<String> {
     let Some(cluster) = store.cluster() else { return Vec::new() };
     let members = cluster.status().members;
@@ -27,7 +26,7 @@ fn of_address(address: &str) -> Option<String> {
     let scheme = uri.scheme_str().filter(|scheme| matches!(*scheme, "http" | "https"))?;
     let authority = uri.authority()?;
     let host = authority.host().to_ascii_lowercase();
-    // What goes into a header must be nothing but a name or an address.
+    // A value for a header must be a name or an address.
     let plain = |c: char| c.is_ascii_alphanumeric() || "-._:[]".contains(c);
     if host.is_empty() || authority.as_str().contains('@') || !host.chars().all(plain) {
         return None;

@@ -1,4 +1,4 @@
-//! The change of one's own password, for every API that has one.
+//! Changes the caller's own password, for all APIs with that function.
 
 use serde_json::Value;
 
@@ -7,15 +7,15 @@ use maxine_actors::{WriteError, WriteRequest};
 use maxine_identity::{PasswordError, SigninError, check_password};
 use maxine_state::{Applied, AuditAction, Command, LimitExceeded, Rejection, User};
 
-/// Why it was not changed.
+/// Why the password was not changed.
 pub(super) enum OwnPasswordError {
-    /// The caller came with something other than a session: it has no password.
+    /// The caller was not authenticated by a session, so there is no password.
     NoUser,
-    /// The account is the environment's.
+    /// The account is managed by the environment.
     Managed,
-    /// The new password is not one that a user may have.
+    /// Users may not have this new password.
     Refused(LimitExceeded),
-    /// The present password is another one.
+    /// The present password is wrong.
     WrongPassword,
     /// It could not be checked now.
     NotChecked(SigninError),
@@ -23,8 +23,8 @@ pub(super) enum OwnPasswordError {
     NotWritten(WriteError),
 }
 
-/// Changes the caller's password; `field` is what the request calls the new one. All sessions of the user
-/// end.
+/// Changes the caller's password. `field` is the name of the new password in the request. All sessions of the
+/// user end.
 pub(super) async fn change(
     state: &AppState,
     caller: &Caller,
@@ -49,7 +49,7 @@ pub(super) async fn change(
     fields.push(("traceId", context.trace_id_text().into()));
     state.telemetry().record("auth.password_changed", outcome, fields);
     if result.is_err() {
-        // That it was changed, the log says by itself.
+        // The log itself records that it was changed.
         state.audit().record(context.actor(caller), AuditAction::UserPut, &caller.user, false);
     }
     result
@@ -78,7 +78,7 @@ async fn replace(
         password_hash,
         managed: false,
         create_only: false,
-        // Two changes at once: the second one's current password is not the current one any more.
+        // With two concurrent changes, the present password of the second one is no longer valid.
         expected_version: Some(user.credential_version),
     };
     let request = WriteRequest {

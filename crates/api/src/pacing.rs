@@ -1,11 +1,10 @@
-//! Answers that their clients do not take: bounded in memory, and given up after a while.
+//! Limits the memory of answers that clients do not read, and gives up such answers after a while.
 //!
-//! A client decides how fast it takes an answer, over HTTP/2 for each of hundreds at once on one
-//! connection. Here an answer is handed to the library in pieces, so that the library holds little of
-//! it. The bytes that wait in memory are counted for the node and for each address: all bytes of an
-//! answer that was made here, and of an instance's answer only the part that has arrived and that the
-//! client has not taken. A connection on which an answer makes no progress for too long is closed,
-//! sooner where the node runs short of memory for such bytes.
+//! A client decides how fast it reads an answer; over HTTP/2 that applies to hundreds of answers on one
+//! connection. So an answer is passed to the library in small parts. The waiting bytes are counted for the
+//! node and for each address. For an answer that was made here, all of its bytes count; for an instance's
+//! answer, only the part that has arrived and was not read. If an answer makes no progress for too long, its
+//! connection is closed. That happens earlier if the node is short of memory for such bytes.
 
 use std::net::IpAddr;
 use std::pin::Pin;
@@ -25,48 +24,48 @@ use super::error::CompatError;
 use maxine_admission::{Place, PlaceLimits, Places, Standing};
 use maxine_clock::Clock;
 
-/// Most bytes of answers that wait on the node.
+/// Maximum number of waiting bytes on the node.
 const UNSENT_LEN_MAX: usize = 256 * 1_024 * 1_024;
-/// Most of them for one address.
+/// Maximum number of these for one address.
 const UNSENT_PER_ADDRESS_LEN_MAX: usize = 64 * 1_024 * 1_024;
-/// Answers over HTTP/1 that are shorter are neither counted nor watched: a connection has only one.
+/// Shorter answers over HTTP/1 are neither counted nor watched, because a connection has only one.
 const WATCHED_LEN_MIN: u64 = 64 * 1_024;
-/// Most bytes of an answer that the library holds after it was given them: what HTTP/1 and HTTP/2
-/// buffer of one answer.
+/// Maximum number of bytes of an answer that the library holds: the buffers of HTTP/1 and HTTP/2 for one
+/// answer.
 const LIBRARY_LEN_MAX: usize = 64 * 1_024;
-/// What an answer over HTTP/2 counts beside its bytes, while its client has not taken it: the state of its stream.
+/// What an unread answer over HTTP/2 counts in addition to its bytes: the state of its stream.
 const STREAM_LEN: usize = 4 * 1_024;
-/// Where the node runs short, a client has this part of its time to take something.
+/// If the node is short of memory, a client has one in this many parts of its time to make progress.
 const SHORT_PATIENCE_ONE_IN: u64 = 10;
-/// What the library is given at once.
+/// Number of bytes that are passed to the library at once.
 const PIECE_LEN: usize = 16 * 1_024;
-/// The last piece: the library takes it before it knows that the client will.
+/// Length of the last part. The library accepts it before it knows whether the client will read it.
 const LAST_PIECE_LEN: usize = 1_024;
 
-/// Marks an answer whose bytes exist once for all who ask.
+/// Marks an answer whose bytes are shared by all requests for it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct SharedBytes;
 
-/// Marks an answer that comes from an instance as its client takes it: the node never has all of it.
+/// Marks an answer that is streamed from an instance, so that the node never has all of it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Streamed;
 
-/// Whether an answer is watched. Others are short ones over HTTP/1, which has one at a time.
+/// Whether an answer is watched. Others are short answers over HTTP/1, which has one at a time.
 pub(super) fn is_watched(version: Version, response: &Response<Body>) -> bool {
     let exact = response.body().size_hint().exact();
     version >= Version::HTTP_2 || exact.is_none_or(|len| len >= WATCHED_LEN_MIN)
 }
 
-/// The client of an answer, as its bytes are counted.
+/// The client of an answer, for counting its bytes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Reader {
-    /// The client's own address, behind whatever trusted proxies.
+    /// The client's own address, behind trusted proxies.
     pub(super) address: IpAddr,
-    /// Whether bounds for one address hold for it.
+    /// Whether the limits for one address apply to it.
     pub(super) standing: Standing,
 }
 
-/// The bytes of a node's answers that wait to be taken.
+/// The waiting bytes of a node's answers.
 #[derive(Clone, Debug)]
 pub(super) struct Unsent(Arc<Places>);
 
@@ -81,14 +80,14 @@ impl Default for Unsent {
 }
 
 impl Unsent {
-    /// Whether three quarters of what clients without a credential may have are taken.
+    /// Whether three quarters of the bytes for clients without a credential are taken.
     fn is_short(&self) -> bool {
         let PlaceLimits { max, reserved, .. } = self.0.limits();
         self.0.taken() > (max - reserved) / 4 * 3
     }
 }
 
-/// How one connection's client takes its answers.
+/// The progress of one connection's client.
 #[derive(Clone, Debug)]
 pub(super) struct Pace(Arc<Shared>);
 
@@ -101,7 +100,7 @@ struct Shared {
     began: Notify,
 }
 
-/// One answer on its way: since when the client owes a step, in milliseconds; 0 while it does not.
+/// One answer in flight. Since when the client must make progress, in milliseconds; 0 if it need not.
 #[derive(Debug, Default)]
 struct Answer {
     owed_since_ms: AtomicU64,
@@ -113,7 +112,7 @@ impl Pace {
         Self(Arc::new(Shared { clock, unsent, answers, began }))
     }
 
-    /// Has an answer counted and watched, or refused where too much waits already.
+    /// Counts and watches an answer, or refuses it if too much waits already.
     pub(super) fn watch(
         &self,
         version: Version,
@@ -127,10 +126,10 @@ impl Pace {
         let is_streamed = response.extensions().get::<Streamed>().is_some();
         let counted = match response.body().size_hint().lower() {
             _ if is_shared => 0,
-            // What it holds is counted as it comes; none begins where there is no room at all.
+            // Its bytes are counted as they arrive. It is refused if there is no room at all.
             _ if is_streamed => 1,
-            // One that is longer than all that its client may have is counted as that much, for it
-            // would be refused for ever.
+            // An answer that is longer than the limit of its client is counted as the limit, because
+            // otherwise it would always be refused.
             len => usize::try_from(len).unwrap_or(usize::MAX).min(UNSENT_PER_ADDRESS_LEN_MAX),
         };
         let stream_len = if version >= Version::HTTP_2 { STREAM_LEN } else { 0 };
@@ -192,15 +191,15 @@ fn too_much_waits() -> Response<Body> {
     response
 }
 
-/// An answer's body, in pieces.
+/// The body of an answer, in parts.
 struct PacedBody {
     inner: Body,
-    /// What is left of the last frame.
+    /// The rest of the last frame.
     rest: Bytes,
     answer: Arc<Answer>,
     clock: Clock,
     place: Place,
-    /// How much of an instance's answer the library was given; `None` for an answer that is counted
+    /// How much of an instance's answer the library has received; `None` for an answer that is counted as a
     /// whole.
     given: Option<usize>,
     /// What the state of its stream counts.
@@ -208,7 +207,7 @@ struct PacedBody {
 }
 
 impl PacedBody {
-    /// It is the client's turn.
+    /// The client must make progress now.
     fn owe(&self) {
         let now_ms = self.clock.monotonic_ms().max(1);
         self.answer.owed_since_ms.store(now_ms, Ordering::Relaxed);
@@ -228,8 +227,8 @@ impl PacedBody {
         self.rest.split_to(piece_len)
     }
 
-    /// Counts what is held of an instance's answer: the part that came last, and what the library may
-    /// still have of those before it.
+    /// Counts the bytes of an instance's answer that are held: the last part, and what the library may still
+    /// have of earlier parts.
     fn count(&mut self) -> Result<(), axum::Error> {
         let Some(given) = self.given else { return Ok(()) };
         let held = self.rest.len() + given.min(LIBRARY_LEN_MAX) + self.stream_len;
@@ -252,7 +251,7 @@ impl HttpBody for PacedBody {
                 Some(Ok(frame)) => match frame.into_data() {
                     Ok(data) => {
                         this.rest = data;
-                        // Its client takes too little of too many answers: this one is broken off.
+                        // The client reads too little of too many answers, so this answer is aborted.
                         this.count()?;
                     }
                     Err(frame) => return Poll::Ready(Some(Ok(frame))),
@@ -294,7 +293,7 @@ mod tests {
         Reader { address: [10, 0, 0, last].into(), standing: Standing::Stranger }
     }
 
-    /// An instance's answer of any length that comes in parts of `len` bytes.
+    /// An instance's answer of unlimited length, in parts of `len` bytes.
     fn streamed(len: usize) -> Response<Body> {
         let parts = std::iter::repeat_with(move || Ok::<_, axum::Error>(Bytes::from(vec![0; len])));
         let mut response = Response::new(Body::from_stream(futures::stream::iter(parts)));
@@ -344,7 +343,7 @@ mod tests {
     #[tokio::test]
     async fn short_answers_over_http2_that_nobody_takes_are_bounded_by_their_number() {
         let unsent = Unsent::default();
-        // Each on a connection of its own: one connection has hundreds at most.
+        // Each on its own connection, because one connection has hundreds at most.
         let short =
             || pace(&unsent).watch(Version::HTTP_2, reader(1), Response::new(Body::from("x")));
         let mut held = Vec::new();
@@ -426,7 +425,7 @@ mod tests {
     async fn only_an_answer_that_its_client_does_not_take_stalls() {
         let pace = pace(&Unsent::default());
         let patience = Duration::from_millis(200);
-        // One whose source has nothing to say is nobody's fault.
+        // If the source of an answer is silent, the client is not at fault.
         let silent = Body::from_stream(futures::stream::pending::<Result<Bytes, axum::Error>>());
         let mut quiet = pace.watch(Version::HTTP_2, reader(1), Response::new(silent)).into_body();
         assert!(futures::poll!(quiet.frame()).is_pending());

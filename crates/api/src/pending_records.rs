@@ -1,8 +1,10 @@
-//! Audit records that wait until the cluster accepts writes, kept in a file so that a restart loses none.
+//! Audit records that wait until the cluster accepts writes. They are stored in a file, so that a restart
+//! loses none.
 //!
-//! Place in the flow: [`super::AuditRelay`] adds a record and writes one after the other into the log. A record
-//! leaves the file only once it is in the log; its request id is kept with it, so that one whose outcome was
-//! unknown is written once. Equal records are counted in one, so that a scraper does not fill the file.
+//! Place in the flow: [`super::AuditRelay`] adds records and writes one after the other to the log. A record
+//! is removed from the file only once it is in the log. Its request id is stored with it, so that a record
+//! with an unknown outcome is written only once. Equal records are counted in one, so that a scraper does not
+//! fill the file.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read, Write};
@@ -16,15 +18,15 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use maxine_state::{Actor, AuditAction, Command, RequestId};
 
-/// Most records that wait.
+/// Maximum number of waiting records.
 pub(super) const RECORDS_MAX: usize = 256;
-/// Longest file that is read, in bytes: more than so many records need.
+/// Maximum length of the file, in bytes. The maximum number of records needs less.
 const FILE_LEN_MAX: u64 = 1024 * 1024;
 
-/// One record that waits.
+/// A waiting record.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct PendingRecord {
-    /// The request id with which it is written, in hexadecimal.
+    /// The request id for writing it, in hexadecimal.
     request_id: String,
     user: Box<str>,
     address: Box<str>,
@@ -33,18 +35,19 @@ pub(super) struct PendingRecord {
     action: AuditAction,
     object: Box<str>,
     success: bool,
-    /// Names the request, where its client repeats it: a hash of its idempotency key.
+    /// Identifies the request if its client repeats it: a hash of its idempotency key.
     key: Option<u64>,
-    /// How often it happened.
+    /// Number of occurrences.
     count: u64,
-    /// When it happened first, in milliseconds since 1970. The record itself carries the time at which it is written.
+    /// Time of the first occurrence, in milliseconds since 1970. The record itself gets the time at which it
+    /// is written.
     first_ms: u64,
-    /// When it happened last.
+    /// Time of the last occurrence.
     last_ms: u64,
 }
 
 impl PendingRecord {
-    /// What is written into the log.
+    /// What is written to the log.
     pub(super) fn command(&self) -> (Actor, RequestId, Command) {
         let (what, first, last) = (&self.object, at(self.first_ms), at(self.last_ms));
         let object = match self.count {
@@ -80,23 +83,24 @@ fn at(time_ms: u64) -> String {
 #[derive(Default)]
 struct Inner {
     records: Vec<PendingRecord>,
-    /// Whether the first one is being written: it may be in the log already, so it counts no more.
+    /// Whether the first record is being written. It may be in the log already, so it is no longer counted
+    /// up.
     is_writing: bool,
 }
 
-/// The records that wait.
+/// The waiting records.
 pub(super) struct PendingRecords {
-    /// Where they are kept; `None` where they live as long as the process.
+    /// The file; `None` if they are kept in memory only.
     file: Option<PathBuf>,
     inner: Mutex<Inner>,
-    /// Held while the file is written.
+    /// Locked while the file is written.
     saving: Mutex<()>,
 }
 
-/// What came of a record that was added.
+/// The result of adding a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Added {
-    /// It waits, and nothing is being written: somebody has to begin.
+    /// It waits, and nothing is being written, so the caller must begin.
     Begin,
     /// It waits behind others.
     Waits,
@@ -105,7 +109,8 @@ pub(super) enum Added {
 }
 
 impl PendingRecords {
-    /// Reads what a run before has left. A file that cannot be read is an error, and what it holds is lost.
+    /// Reads the records of an earlier run. If the file cannot be read, that is an error, and its records are
+    /// lost.
     pub(super) fn open(file: Option<PathBuf>) -> (Self, io::Result<()>) {
         let read = file.as_deref().map_or_else(|| Ok(Vec::new()), read);
         let (records, outcome) = match read {
@@ -116,8 +121,8 @@ impl PendingRecords {
         (Self { file, inner, saving: Mutex::new(()) }, outcome)
     }
 
-    /// Adds a record, or counts it with an equal one. A repeat of the same request, by its `key`, does not count
-    /// again.
+    /// Adds a record, or counts it with an equal one. A repeat of the same request, by its `key`, is not
+    /// counted again.
     pub(super) fn add(
         &self,
         actor: Actor,
@@ -160,7 +165,7 @@ impl PendingRecords {
         if inner.is_writing { Added::Waits } else { Added::Begin }
     }
 
-    /// Takes the first record to be written, if there is one and nobody else writes.
+    /// Takes the first record for writing, if there is one and no other is being written.
     pub(super) fn begin(&self) -> Option<PendingRecord> {
         let mut inner = self.inner.lock();
         let first = inner.records.first().cloned().filter(|_| !inner.is_writing)?;
@@ -168,7 +173,7 @@ impl PendingRecords {
         Some(first)
     }
 
-    /// The first record is in the log; takes the next one.
+    /// The first record is in the log. Takes the next one.
     pub(super) fn written(&self) -> Option<PendingRecord> {
         let mut inner = self.inner.lock();
         if inner.is_writing && !inner.records.is_empty() {
@@ -281,7 +286,7 @@ mod tests {
         pending.save().unwrap();
         assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
 
-        // The first one may be in the log, so it stays as it is and the others are counted by themselves.
+        // The first record may be in the log, so it is not changed, and the others are counted separately.
         let (again, read) = PendingRecords::open(Some(file.clone()));
         read.unwrap();
         assert_eq!(again.begin(), Some(first));

@@ -1,8 +1,8 @@
-//! Errors as clients see them: `application/problem+json` (RFC 9457), one kind per stable `type`.
+//! Errors for clients: `application/problem+json` (RFC 9457), with one stable `type` for each kind.
 //!
-//! Place in the flow: handlers return a [`Problem`]; this module alone maps the errors of the
-//! registry, the store and the state to statuses. It says whose fault it was and what to do, and
-//! never repeats a secret.
+//! Place in the flow: handlers return a [`Problem`]. Only this module maps the errors of the registry, the
+//! store and the state to statuses. A problem says whose fault it is and what to do, and never contains a
+//! secret.
 
 use std::borrow::Cow;
 use std::fmt::Display;
@@ -22,7 +22,7 @@ use maxine_wording::{self, JsonError, JsonFault};
 /// The media type of every error of the native API.
 pub const PROBLEM_JSON: &str = "application/problem+json";
 
-/// The kinds of error. Each has a `type` that never changes its meaning.
+/// The kinds of error. The meaning of a `type` never changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProblemKind {
     /// Malformed, or of the wrong type.
@@ -33,7 +33,7 @@ pub enum ProblemKind {
     Unauthorized,
     /// Not allowed for this role.
     Forbidden,
-    /// What it names is not there.
+    /// What the request names does not exist.
     NotFound,
     /// Method not allowed.
     MethodNotAllowed,
@@ -41,9 +41,9 @@ pub enum ProblemKind {
     RequestTimeout,
     /// It exists already, or the cluster's state does not allow it.
     Conflict,
-    /// Owned by the operator's environment.
+    /// The account is managed by the operator's environment variables.
     Managed,
-    /// The index asked for is no longer kept.
+    /// The requested index is no longer kept.
     Compacted,
     /// `If-Match` did not match.
     RevisionMismatch,
@@ -53,19 +53,19 @@ pub enum ProblemKind {
     UnsupportedMediaType,
     /// Limit exceeded.
     LimitExceeded,
-    /// A part of a document where the whole is replaced.
+    /// The request has a part of a document, and the route replaces the whole.
     Incomplete,
-    /// An idempotency key that another request had.
+    /// The idempotency key was used for another request.
     KeyReused,
     /// Too many requests from this client.
     TooManyRequests,
-    /// A defect.
+    /// A defect in Maxine.
     Internal,
     /// Not supported by this backend.
     NotSupported,
-    /// Nothing was done; a retry is safe, later.
+    /// Nothing was done. A later retry is safe.
     Unavailable,
-    /// It may or may not take effect; a retry with the same idempotency key is safe.
+    /// The outcome is unknown. A retry with the same idempotency key is safe.
     OutcomeUnknown,
 }
 
@@ -95,7 +95,7 @@ impl ProblemKind {
         Self::OutcomeUnknown,
     ];
 
-    /// The `type`: a reference that is resolved against the server.
+    /// The `type`: a reference relative to the server.
     #[must_use]
     pub fn type_uri(self) -> &'static str {
         match self {
@@ -148,7 +148,7 @@ impl ProblemKind {
         }
     }
 
-    /// What went wrong, in general.
+    /// A general description.
     #[must_use]
     pub fn title(self) -> &'static str {
         match self {
@@ -224,7 +224,7 @@ impl ProblemKind {
         }
     }
 
-    /// What this kind means, for the page behind its `type`.
+    /// The last part of the `type`, which names the page that explains it.
     fn slug(self) -> &'static str {
         self.type_uri().trim_start_matches("/problems/")
     }
@@ -239,19 +239,19 @@ impl ProblemKind {
 /// An error answer.
 #[derive(Clone, Debug)]
 pub struct Problem {
-    /// What kind of error.
+    /// The kind of error.
     pub kind: ProblemKind,
-    /// What went wrong here.
+    /// What is wrong with this request.
     pub detail: Box<str>,
-    /// What went wrong, in general; of the kind, if nothing more exact is known.
+    /// A general description: that of the kind, or a more specific one.
     pub title: &'static str,
     /// What the client can do.
     pub action: &'static str,
-    /// The field that it is about.
+    /// The field that it concerns.
     pub field: Option<Box<str>>,
     /// What is allowed.
     pub limit: Option<Box<str>>,
-    /// What came, shortened.
+    /// The value that was given, shortened.
     pub value: Option<Box<str>>,
     /// How long to wait before a retry, in seconds.
     pub retry_after_s: Option<u64>,
@@ -265,7 +265,7 @@ struct ProblemBody<'a> {
     #[serde(rename = "type")]
     #[schema(example = "/problems/limit-exceeded")]
     type_uri: &'a str,
-    /// What went wrong, in general.
+    /// A general description.
     title: &'a str,
     /// The HTTP status.
     status: u16,
@@ -273,7 +273,7 @@ struct ProblemBody<'a> {
     detail: &'a str,
     /// What the client can do.
     action: &'a str,
-    /// The field that it is about.
+    /// The field that it concerns.
     #[serde(skip_serializing_if = "Option::is_none")]
     field: Option<&'a str>,
     /// What is allowed.
@@ -331,7 +331,7 @@ impl Problem {
         }
     }
 
-    /// What the client can do, without a word of a header that the answer does not have.
+    /// What the client can do. It does not mention a header that the answer does not have.
     fn told_action(&self) -> &'static str {
         let kinds_own = std::ptr::eq(self.action, self.kind.action());
         match self.kind {
@@ -345,28 +345,28 @@ impl Problem {
         }
     }
 
-    /// Names the field that it is about.
+    /// Sets the field that it concerns.
     #[must_use]
     pub fn with_field(mut self, field: impl Into<Box<str>>) -> Self {
         self.field = Some(field.into());
         self
     }
 
-    /// Says when a retry makes sense.
+    /// Sets when to retry.
     #[must_use]
     pub fn with_retry_after_s(mut self, seconds: u64) -> Self {
         self.retry_after_s = Some(seconds);
         self
     }
 
-    /// Something named in the request that is not there.
+    /// The request names an object that does not exist.
     #[must_use]
     pub fn not_found(kind: &str, name: &str) -> Self {
         Self::new(ProblemKind::NotFound, format!("{kind} {name} does not exist"))
     }
 
-    /// A request that cannot be read; a complaint about an unknown field becomes its own kind.
-    /// `message` may begin with the field's path and a colon.
+    /// The request cannot be parsed. An unknown field has its own kind. `message` may begin with the field's
+    /// path and a colon.
     #[must_use]
     pub fn from_parse_error(message: &str) -> Self {
         let (path, text) = match message.split_once(": ") {
@@ -376,7 +376,7 @@ impl Problem {
         maxine_wording::complaint(path, text).into()
     }
 
-    /// Says that `value` of `field` is not within `limit`.
+    /// `value` of `field` is outside `limit`.
     pub fn limit(field: &str, limit: &str, value: impl Display) -> Self {
         let value = value.to_string();
         let detail = format!("{field} must be {limit}, got {value}");
@@ -396,8 +396,7 @@ impl Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        // Serialising a struct of texts and numbers cannot fail; an empty body would still carry
-        // the status.
+        // Serializing a struct of texts and numbers cannot fail. An empty body would still have the status.
         let body = serde_json::to_vec(&self).unwrap_or_default();
         let content_type = HeaderValue::from_static(PROBLEM_JSON);
         let mut response =
@@ -440,7 +439,7 @@ impl From<Rejection> for Problem {
             Rejection::Limit(limit) => return limit.into(),
             Rejection::NotFound { .. } => ProblemKind::NotFound,
             Rejection::Exists { .. } => ProblemKind::Conflict,
-            // What `If-None-Match: *` asks for: nobody has changed anything.
+            // This is the answer that `If-None-Match: *` asks for; nobody has changed anything.
             Rejection::RevisionMismatch { expected: 0, .. } => {
                 let mut problem = Self::new(ProblemKind::RevisionMismatch, detail);
                 problem.title = "It exists already";
@@ -457,7 +456,7 @@ impl From<Rejection> for Problem {
                 problem.action = "Upgrade every node, finish the upgrade (maxine cluster upgrade finish), and send the request again.";
                 return problem;
             }
-            // Leader-only commands do not come from clients.
+            // Clients do not send commands of the leader.
             Rejection::StaleFence { .. } | Rejection::FenceMissing => ProblemKind::Internal,
         };
         Self::new(kind, detail)
@@ -488,7 +487,7 @@ impl From<WriteError> for Problem {
                 let detail = format!("the write is {len} bytes long, the limit is {max}");
                 Self::new(ProblemKind::PayloadTooLarge, detail)
             }
-            // The cause is for the node's own log, not for clients.
+            // The cause is for the node's own log and not for clients.
             WriteError::Storage(_) => {
                 let detail = "this node's storage failed: the write may or may not take effect";
                 Self::new(ProblemKind::OutcomeUnknown, detail).with_retry_after_s(5)
@@ -546,7 +545,7 @@ mod tests {
             let without = Problem::new(kind, "x");
             let json = serde_json::to_value(&without).unwrap();
             let told = json["action"].as_str().unwrap().contains("Retry-After");
-            // Of an unknown outcome every answer says when to look again.
+            // An answer with an unknown outcome always says when to check again.
             assert_eq!(told, kind == ProblemKind::OutcomeUnknown, "{json}");
             let response = without.with_retry_after_s(3).into_response();
             assert_eq!(response.headers()[header::RETRY_AFTER], "3", "{kind:?}");

@@ -1,4 +1,4 @@
-//! The router, put together from the compatible API, the native one and the dashboard's files.
+//! The router: the routes of the compatible API, the native API and the dashboard's files.
 
 use axum::Router;
 use axum::routing::MethodRouter;
@@ -7,7 +7,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use super::middleware::EdgeLayer;
 use super::{AppState, compat, error, native, openapi, ui};
 
-/// Routes on their way into the router, each noted for the test that holds them against the table.
+/// Collects routes for the router, and records each for the test that compares them with the access table.
 pub(super) struct Routes {
     router: Router<AppState>,
     served: Vec<(String, String)>,
@@ -38,7 +38,7 @@ pub(super) fn build(state: AppState) -> Router {
     router.layer(EdgeLayer::new(state.clone())).with_state(state)
 }
 
-/// Every route, from wherever it comes; `wrap` puts around the native ones what only they have.
+/// All routes. `wrap` adds what only the native routes have.
 fn collect(wrap: impl FnOnce(Router<AppState>) -> Router<AppState>) -> Routes {
     let (native, document) = native::router().split_for_parts();
     let mut served = Vec::new();
@@ -65,11 +65,11 @@ mod tests {
 
     use crate::access::rules;
 
-    /// The router says in its `Debug` text which paths it has; so a route that was added past
-    /// [`super::Routes`] or the OpenAPI document is found too.
+    /// The router's `Debug` text contains its paths, so that a route is found that was not added through
+    /// [`super::Routes`] or the OpenAPI document.
     fn paths_of_the_router(routes: &super::Routes) -> BTreeSet<String> {
         let text = format!("{:?}", routes.router);
-        // The router names its fallback like a path.
+        // The router lists its fallback like a path.
         let quoted = text
             .split('"')
             .skip(1)

@@ -1,12 +1,12 @@
-//! Takes connections and serves them within limits.
+//! Accepts connections and serves them within limits.
 //!
-//! Place in the flow: the outermost piece. It knows sockets and HTTP's framing, and nothing of what
-//! is asked. A client that sends its head slowly, that takes its answer slowly, or that only holds a
-//! connection is let go; what is over a limit is refused and counted.
+//! Place in the flow: the outermost part. It knows sockets and HTTP's framing, and nothing about the content
+//! of requests. A client is disconnected if it sends its head slowly, reads its answer slowly, or only holds
+//! a connection. What exceeds a limit is refused and counted.
 //!
-//! A share of the connections is kept for callers with a credential, so that strangers cannot lock an
-//! operator out. Who that is, only a request says: where the other connections are taken, a few more are
-//! taken for a moment, and closed unless their first request carries a credential.
+//! A share of the connections is reserved for callers with a credential, so that strangers cannot lock an
+//! operator out. Only a request shows whether the caller has one. So if all other connections are taken, a
+//! few more are accepted for a moment, and closed unless their first request has a credential.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -43,7 +43,7 @@ use maxine_admission::{NoPlace, Place, PlaceLimits, Places, Standing};
 use maxine_gateway::{HintedStream, Interim, TrustedProxies};
 use maxine_telemetry::Metrics;
 
-/// What a connection over a limit is answered.
+/// The answer to a connection above a limit.
 fn refusal(why: NoPlace) -> String {
     let whose = match why {
         NoPlace::Node => "",
@@ -58,39 +58,43 @@ fn refusal(why: NoPlace) -> String {
     )
 }
 
-/// Pause after the system refused to hand out a connection (too many open files, say).
+/// Pause after the operating system refused to accept a connection, for example because of too many open
+/// files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// Most refused connections that are seen off at once; more are closed without a word.
+/// Maximum number of refused connections that are answered concurrently. Further ones are closed without an
+/// answer.
 const REFUSALS_MAX: usize = 512;
-/// How long one may take to be seen off.
+/// Time limit for answering a refused connection.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
-/// What HTTP/2 holds of one answer besides the piece that it was given last, in bytes.
+/// What HTTP/2 holds of one answer in addition to the last part, in bytes.
 const SEND_BUFFER_LEN: usize = 32 * 1_024;
-/// One connection in so many is kept for callers with a credential and operators on this machine.
+/// One in this many connections is reserved for callers with a credential and for operators on this machine.
 const RESERVED_ONE_IN: usize = 8;
-/// What an HTTP/2 request counts whose body has not ended, in bytes: its state, and the first piece of its body.
+/// What an HTTP/2 request with an unfinished body counts, in bytes: its state, and the first part of its
+/// body.
 const OPEN_REQUEST_LEN: usize = 16 * 1_024;
 
 /// Limits of the server.
 #[derive(Clone, Debug)]
 pub struct ServeLimits {
-    /// Most connections at once.
+    /// Maximum number of open connections.
     pub connections_max: usize,
-    /// Most of them from one address, trusted proxies aside.
+    /// Maximum number of these from one address, except trusted proxies.
     pub connections_per_address_max: usize,
     /// Proxies that speak for many clients.
     pub trusted_proxies: TrustedProxies,
-    /// For a request's head to arrive, and for a connection to be idle between two, in milliseconds.
+    /// Time limit for a request's head, and for a connection to be idle between two requests, in
+    /// milliseconds.
     pub header_timeout_ms: u64,
-    /// Largest head of a request, in bytes, at least 8,192.
+    /// Maximum length of a request's head, in bytes, at least 8,192.
     pub header_len_max: usize,
-    /// Most header fields of a request.
+    /// Maximum number of header fields in a request.
     pub header_fields_max: usize,
-    /// Most requests at once on one HTTP/2 connection.
+    /// Maximum number of concurrent requests on one HTTP/2 connection.
     pub streams_max: u32,
-    /// How long a client may take nothing of an answer, in milliseconds; its connection is then closed.
+    /// How long a client may read nothing of an answer, in milliseconds. Then its connection is closed.
     pub send_timeout_ms: u32,
-    /// How long requests under way may take to end at shutdown, in milliseconds.
+    /// How long requests in flight may take to end at shutdown, in milliseconds.
     pub drain_timeout_ms: u64,
 }
 
@@ -110,8 +114,8 @@ impl Default for ServeLimits {
     }
 }
 
-/// Serves `front` on `listener` until `stop`; then takes no more connections, lets the requests
-/// under way end within their time, and returns.
+/// Serves `front` on `listener` until `stop`. Then it accepts no more connections, waits a limited time for
+/// the requests in flight, and returns.
 pub async fn serve(
     listener: TcpListener,
     front: Arc<Front>,
@@ -218,7 +222,7 @@ pub async fn serve(
                 builder.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned();
             let connection = watcher.watch(connection);
             tokio::pin!(connection);
-            // While the protocol's version is being found out, no timer of hyper's runs yet.
+            // While the version of the protocol is being determined, hyper has no timer running.
             let first = tokio::time::sleep(match &proof {
                 Some(_) => idle.min(REFUSAL_TIMEOUT),
                 None => idle,
@@ -266,31 +270,31 @@ pub async fn serve(
     }
 }
 
-/// Answers a connection over a limit, and closes it so that the answer arrives.
+/// Answers a connection above a limit, and closes it so that the answer arrives.
 async fn refuse(stream: TcpStream, why: NoPlace) {
     let mut stream = Lingering::new(stream, TunnelMark::default());
     let answer = async {
         stream.write_all(refusal(why).as_bytes()).await?;
         stream.shutdown().await
     };
-    // Best effort: the client may be gone.
+    // This is best effort, because the client may be gone.
     let _ = tokio::time::timeout(REFUSAL_TIMEOUT, answer).await;
 }
 
-/// What is noted of a connection while requests are answered on it.
+/// What is known about a connection while its requests are answered.
 #[derive(Clone)]
 struct Watched {
     pace: Pace,
     mark: TunnelMark,
-    /// Whether a request has come.
+    /// Whether a request has arrived.
     began: Arc<AtomicBool>,
-    /// Who opened the connection.
+    /// The client that opened the connection.
     peer: Reader,
     proxies: TrustedProxies,
 }
 
 impl Watched {
-    /// Who the answer to a request is for: the peer, or the client that a trusted proxy names.
+    /// The client of an answer: the peer, or the client that a trusted proxy names.
     fn reader(&self, headers: &HeaderMap) -> Reader {
         if self.peer.standing != Standing::Trusted {
             return self.peer;
@@ -314,15 +318,15 @@ impl Watched {
     }
 }
 
-/// Whether the requests of a connection over the limit carry a credential.
+/// Whether the requests of a connection above the limit have a credential.
 #[derive(Clone)]
 struct Proof(Arc<Proving>);
 
 struct Proving {
     newcomer: Newcomer,
-    /// The place of the connection, once the first one does.
+    /// The place of the connection, once its first request has a credential.
     place: Mutex<Option<Place>>,
-    /// Told when one does not.
+    /// Notified when a request has none.
     refused: Notify,
 }
 
@@ -331,7 +335,7 @@ impl Proof {
         Self(Arc::new(Proving { newcomer, place: Mutex::default(), refused: Notify::new() }))
     }
 
-    /// The answer to a request without a credential, after which the connection ends.
+    /// The answer to a request without a credential. The connection ends after it.
     fn check<B>(&self, front: &Front, request: &Request<B>) -> Option<Response<Body>> {
         if front.knows_caller(request) {
             let mut place = self.0.place.lock();
@@ -357,7 +361,7 @@ impl Proof {
         }
     }
 
-    /// Returns when another connection has the place of this one, which has shown no credential yet.
+    /// Returns when another connection has taken the place of this one, which has not shown a credential yet.
     async fn displaced(proof: Option<&Self>) {
         match proof {
             Some(proof) => proof.0.newcomer.displaced().await,
@@ -373,7 +377,7 @@ impl Proof {
     }
 }
 
-/// What the requests of one connection are answered with.
+/// What is needed to answer the requests of one connection.
 struct ToAnswer {
     front: Arc<Front>,
     peer: SocketAddr,
@@ -383,14 +387,15 @@ struct ToAnswer {
 }
 
 impl ToAnswer {
-    /// Why a request is not answered at all.
+    /// Why a request is refused before it is handled.
     fn refusal<B>(&self, request: &Request<B>) -> Option<Response<Body>> {
         let refusal = well_formed::refusal(request, self.bounds);
         refusal.or_else(|| self.proof.as_ref()?.check(&self.front, request))
     }
 
-    /// Counts a request while it is answered: its head and, while its body has not ended, its state. Over HTTP/1 a
-    /// connection has one; over HTTP/2 hundreds, which are bounded together with the bodies that arrive.
+    /// Counts a request while it is answered: its head and, while its body has not ended, its state. Over
+    /// HTTP/1 a connection has one request. Over HTTP/2 it has hundreds, which are limited together with the
+    /// bodies that arrive.
     fn count_request<B: HttpBody>(
         &self,
         request: &Request<B>,
@@ -405,7 +410,7 @@ impl ToAnswer {
         let open_len = if request.body().is_end_stream() { 0 } else { OPEN_REQUEST_LEN };
         let len = fields_len + target_len + open_len;
         let ip = self.peer.ip();
-        // Strangers never get all; a credential is looked at only where their share is taken.
+        // Strangers never get all places. A credential is only checked once their share is taken.
         let taken = bodies.take(ip, self.standing, len).or_else(|why| {
             let is_known = why == NoPlace::Node && self.front.knows_caller(request);
             if is_known { bodies.take(ip, Standing::Known, len) } else { Err(why) }
@@ -475,12 +480,12 @@ fn builder(limits: &ServeLimits) -> Builder<TokioExecutor> {
     builder
 }
 
-/// Sets what a socket needs; a system that knows an option not goes on without it.
+/// Sets the options of a socket. Options that the operating system does not support are skipped.
 fn prepare(stream: &TcpStream, limits: &ServeLimits) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "TCP_NODELAY could not be set");
     }
-    // Ends a connection whose client takes nothing, a closed receive window included.
+    // Closes a connection whose client reads nothing, even if its receive window is closed.
     if let Err(error) = setsockopt(stream, sockopt::TcpUserTimeout, &limits.send_timeout_ms) {
         tracing::debug!(%error, "TCP_USER_TIMEOUT could not be set");
     }

@@ -1,4 +1,4 @@
-//! What every handler has at hand.
+//! The data and services that handlers use.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
@@ -19,49 +19,47 @@ use maxine_store::ControlStore;
 use maxine_telemetry::Telemetry;
 use maxine_view::{NO_STATE, Snapshot, View};
 
-/// Settings of the HTTP surface; static for the life of the node.
+/// Settings of the HTTP interface, which do not change while the node runs.
 #[derive(Clone, Debug)]
 pub struct ApiSettings {
     /// This node's name.
     pub instance_id: String,
-    /// The port that clients reach, as `config.port` tells it.
+    /// The port for clients, as reported in `config.port`.
     pub port: u16,
-    /// Whether registration needs a token (`registration_access`).
+    /// Whether registration requires a token (`registration_access`).
     pub registration_access: AccessMode,
-    /// Whether discovery and proxying need a token (`discovery_access`).
+    /// Whether discovery and the proxy require a token (`discovery_access`).
     pub discovery_access: AccessMode,
-    /// Whether traces and the request log keep the queries of requests.
+    /// Whether traces and the request log contain the queries of requests.
     pub log_queries: bool,
     /// The origin that browsers may call from (`cors_allow_origin`); `None` turns CORS off.
     pub cors_allow_origin: Option<String>,
     /// The name of the trace id header (`MAXINE_TRACE_HEADER_NAME`).
     pub trace_header_name: String,
-    /// Where the report that `/api/actuator/performance` shows is fetched from
-    /// (`MAXINE_PERFORMANCE_REPORT_URL`).
+    /// The URL of the report for `/api/actuator/performance` (`MAXINE_PERFORMANCE_REPORT_URL`).
     pub performance_report_url: Option<String>,
     /// Whether this node is one of several (`enabled` of `/api/actuator/cluster`).
     pub clustered: bool,
-    /// Largest JSON body of the compatible API, in bytes.
+    /// Maximum length of a JSON body in the compatible API, in bytes.
     pub json_body_len_max: usize,
-    /// How long a request's JSON body may take to arrive, in milliseconds.
+    /// Time limit for the arrival of a JSON body, in milliseconds.
     pub body_timeout_ms: u64,
-    /// Largest body of a request through the proxy route, in bytes; `None` for no limit.
+    /// Maximum length of a request body on the proxy route, in bytes; `None` for no limit.
     pub proxy_body_len_max: Option<u64>,
-    /// Whether browsers are told to give pages of instances an origin of their own.
+    /// Whether browsers are made to give pages of instances a separate origin.
     pub proxy_sandbox: bool,
-    /// Names by which browsers may call this node, besides addresses, localhost and the members' names
-    /// (`http.allowed_hosts`): in lower case, without a port.
+    /// Names by which browsers may call this node, in addition to addresses, localhost and the members' names
+    /// (`http.allowed_hosts`). In lower case, without a port.
     pub allowed_hosts: Vec<String>,
-    /// The proxies in front whose word about the client's address is believed
-    /// (`security.trusted_proxies`).
+    /// The proxies whose reports about the client's address are accepted (`security.trusted_proxies`).
     pub trusted_proxies: TrustedProxies,
-    /// Where audit records are kept that wait until the cluster accepts writes; `None` keeps them in memory.
+    /// The file of audit records that wait until the cluster accepts writes; `None` keeps them in memory.
     pub pending_audit_file: Option<PathBuf>,
     /// Most instances that one address registers through this node without a credential; 0 for no bound.
     pub open_instances_per_address_max: usize,
-    /// How many watchers there may be.
+    /// Limits on watchers.
     pub watchers: PlaceLimits,
-    /// How many bytes of JSON bodies may be arriving.
+    /// Limits on bytes of JSON bodies that are arriving.
     pub bodies: PlaceLimits,
 }
 
@@ -91,13 +89,13 @@ impl Default for ApiSettings {
     }
 }
 
-/// Everything that an [`AppState`] is made of.
+/// The parts of an [`AppState`].
 pub struct AppParts {
-    /// What readers see.
+    /// The view, for reads.
     pub view: Arc<View>,
-    /// What orders commands; for consistency barriers, leadership and membership.
+    /// The store, for consistency, leadership and membership.
     pub store: Arc<dyn ControlStore>,
-    /// The one way to write.
+    /// The registry, for writes.
     pub registry: Registry,
     /// The clock.
     pub clock: Clock,
@@ -105,13 +103,13 @@ pub struct AppParts {
     pub settings: ApiSettings,
     /// Whether this node holds the leader's duties.
     pub duties: watch::Receiver<Option<Fence>>,
-    /// Who may do what.
+    /// Authenticates callers.
     pub security: Security,
     /// Metrics, rings and logs.
     pub telemetry: Telemetry,
     /// Forwards requests to instances.
     pub forwarder: Forwarder,
-    /// Probes instances, and knows what the probes found.
+    /// Probes instances, and has the results.
     pub health: HealthChecker,
 }
 
@@ -124,27 +122,27 @@ struct Inner {
     registrants: Registrants,
 }
 
-/// What every handler has at hand. Cheap to clone.
+/// The data and services that handlers use. Clones are cheap.
 #[derive(Clone)]
 pub struct AppState(Arc<Inner>);
 
-/// The same for what the node's parts hold themselves.
+/// A weak reference, for services that the node's parts own.
 pub(super) struct WeakState(Weak<Inner>);
 
 impl WeakState {
-    /// The parts, while the node has them.
+    /// The parts, as long as the node has them.
     pub(super) fn upgrade(&self) -> Option<AppState> {
         self.0.upgrade().map(AppState)
     }
 }
 
 impl AppState {
-    /// A handle that does not keep the parts.
+    /// A reference that does not keep the parts alive.
     pub(super) fn downgrade(&self) -> WeakState {
         WeakState(Arc::downgrade(&self.0))
     }
 
-    /// Joins the parts. Must be called inside a tokio runtime.
+    /// Combines the parts. Must be called inside a tokio runtime.
     #[must_use]
     pub fn new(parts: AppParts) -> Self {
         let audit = AuditRelay::new(
@@ -154,7 +152,7 @@ impl AppState {
             parts.telemetry.clone(),
             parts.settings.pending_audit_file.clone(),
         );
-        // The configuration has refused a name that is none before.
+        // The configuration has already refused an invalid name.
         let trace_header = HeaderName::from_bytes(parts.settings.trace_header_name.as_bytes())
             .unwrap_or(HeaderName::from_static("x-trace-id"));
         let bodies = Places::new(parts.settings.bodies);
@@ -169,7 +167,7 @@ impl AppState {
         &self.0.trace_header
     }
 
-    /// The bytes of JSON bodies that are arriving.
+    /// The places for bytes of JSON bodies that are arriving.
     pub(super) fn bodies(&self) -> &Arc<Places> {
         &self.0.bodies
     }
@@ -179,19 +177,19 @@ impl AppState {
         &self.0.registrants
     }
 
-    /// What readers see.
+    /// The view, for reads.
     #[must_use]
     pub fn view(&self) -> &Arc<View> {
         &self.0.parts.view
     }
 
-    /// What orders commands.
+    /// The store.
     #[must_use]
     pub fn store(&self) -> &Arc<dyn ControlStore> {
         &self.0.parts.store
     }
 
-    /// The one way to write.
+    /// The registry, for writes.
     #[must_use]
     pub fn registry(&self) -> &Registry {
         &self.0.parts.registry
@@ -215,7 +213,7 @@ impl AppState {
         &self.0.parts.duties
     }
 
-    /// Who may do what.
+    /// Authenticates callers.
     #[must_use]
     pub fn security(&self) -> &Security {
         &self.0.parts.security
@@ -233,13 +231,13 @@ impl AppState {
         &self.0.parts.forwarder
     }
 
-    /// Probes instances, and knows what the probes found.
+    /// Probes instances, and has the results.
     #[must_use]
     pub fn health(&self) -> &HealthChecker {
         &self.0.parts.health
     }
 
-    /// Why what this node has must not be served as the cluster's state; `None` where it may.
+    /// Why this node's state must not be served as the cluster's; `None` if it may be served.
     #[must_use]
     pub fn why_not_served(&self) -> Option<String> {
         let no_state = || {
@@ -249,7 +247,7 @@ impl AppState {
         self.store().exclusion().or_else(no_state)
     }
 
-    /// Takes what happens outside the log into the replicated audit log.
+    /// Writes events outside the log to the replicated audit log.
     #[must_use]
     pub fn audit(&self) -> &AuditRelay {
         &self.0.audit

@@ -1,4 +1,4 @@
-//! The dashboard's files, built into the binary, and what every unknown path gets.
+//! The files of the dashboard, which are built into the binary, and the answer to unknown paths.
 
 use std::borrow::Cow;
 
@@ -15,19 +15,19 @@ use super::pacing::SharedBytes;
 use super::routes::Routes;
 use super::{AppState, hosts, origins};
 
-/// What `make ui` has built, if it was built.
+/// The result of `make ui`, if it was run.
 #[derive(RustEmbed)]
 #[folder = "../../ui/dist"]
 #[allow_missing = true]
 struct Files;
 
 const INDEX: &str = "index.html";
-/// What the dashboard's pages may load and do: their own files, and the API of this node and of the
-/// other members, so that an open page goes on when its node is cut off.
+/// What the dashboard's pages may load and do: use their own files, and the API of this node and of the other
+/// members, so that an open page continues when its node is unreachable.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
                       font-src 'self'; object-src 'none'; frame-ancestors 'none'; \
                       base-uri 'none'; form-action 'self'; connect-src 'self'";
-/// The same for the API's interactive page, which styles itself and has its pictures within it.
+/// The same for the interactive page of the API, which has inline styles and images.
 const DOCS_POLICY: &str = "default-src 'none'; script-src 'self'; \
                            style-src 'self' 'unsafe-inline'; img-src 'self' data:; \
                            font-src 'self'; object-src 'none'; frame-ancestors 'none'; \
@@ -60,7 +60,7 @@ fn first_page(state: &AppState) -> Response<Body> {
     }
 }
 
-/// A page of the dashboard: its own script decides what to show.
+/// A page of the dashboard. Its script decides what to show.
 async fn page(State(state): State<AppState>, request: Request) -> Response<Body> {
     hosts::refusal(&state, &request)
         .or_else(|| embedded(&state, request.uri().path()))
@@ -89,7 +89,7 @@ pub(super) async fn fallback(State(state): State<AppState>, request: Request) ->
 
 fn embedded(state: &AppState, path: &str) -> Option<Response<Body>> {
     let name = path.trim_start_matches('/');
-    // Files are looked up by name, never in the file system of a release.
+    // In a release, files are looked up by name and never in the file system.
     if name.is_empty() || name.contains("..") || name.contains('%') {
         return None;
     }
@@ -100,7 +100,7 @@ fn respond(state: &AppState, name: &str, file: &rust_embed::EmbeddedFile) -> Res
     let kind = file.metadata.mimetype();
     let kind =
         if kind.starts_with("text/") { format!("{kind}; charset=utf-8") } else { kind.into() };
-    // A release has the files in its own image: every answer shares those bytes.
+    // A release has the files in its binary, and all answers share those bytes.
     let body = match &file.data {
         Cow::Borrowed(bytes) => Body::from(Bytes::from_static(bytes)),
         Cow::Owned(bytes) => Body::from(bytes.clone()),
@@ -115,7 +115,7 @@ fn respond(state: &AppState, name: &str, file: &rust_embed::EmbeddedFile) -> Res
     if let Ok(tag) = HeaderValue::try_from(format!("\"{tag}\"")) {
         headers.insert(header::ETAG, tag);
     }
-    // The names of assets change with their content; pages are asked for anew.
+    // The names of assets change with their content, but pages must be requested again.
     let caching = match name.starts_with("assets/") {
         true => "public, max-age=31536000, immutable",
         false => "no-cache",
@@ -124,8 +124,8 @@ fn respond(state: &AppState, name: &str, file: &rust_embed::EmbeddedFile) -> Res
     response
 }
 
-/// Puts on what a page may do. Only what a browser opens as a page needs it, so a script or a font
-/// does not pay for the list of members.
+/// Adds the policy of a page. Only documents that a browser opens as a page need it, so scripts and fonts do
+/// not carry the list of members.
 fn with_security(state: &AppState, mut response: Response<Body>, kind: &str) -> Response<Body> {
     let headers = response.headers_mut();
     if let Ok(kind) = HeaderValue::try_from(kind) {
@@ -141,7 +141,7 @@ fn with_security(state: &AppState, mut response: Response<Body>, kind: &str) -> 
     response
 }
 
-/// Puts what a browser must know on the API's interactive page.
+/// Adds the headers of the API's interactive page.
 pub(super) async fn secured(mut response: Response<Body>) -> Response<Body> {
     put_security_headers(response.headers_mut(), HeaderValue::from_static(DOCS_POLICY));
     response

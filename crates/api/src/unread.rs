@@ -1,7 +1,7 @@
-//! Says of an answer that came before the end of its request that the connection ends.
+//! Announces the end of a connection in an answer that was sent before the end of its request.
 //!
-//! The HTTP library closes such a connection, for what is left of the body would be read as the next
-//! request. A client that is not told sends its next request into it, and loses that.
+//! The HTTP library closes such a connection, because the rest of the body would be read as the next request.
+//! A client without the announcement sends its next request on the connection and loses it.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -11,11 +11,11 @@ use std::task::{Context, Poll, ready};
 use axum::http::{HeaderValue, Request, Response, Version, header};
 use hyper::body::{Body, Frame, SizeHint};
 
-/// Whether the body of a request has been read to its end.
+/// Whether the body of a request was read to its end.
 pub(super) struct Unread(Option<Arc<AtomicBool>>);
 
 impl Unread {
-    /// Follows the body of a request of HTTP/1; in HTTP/2 each request has a stream of its own.
+    /// Follows the body of an HTTP/1 request. In HTTP/2 each request has its own stream.
     pub(super) fn follow<B: Body>(request: Request<B>) -> (Self, Request<Followed<B>>) {
         let follows = request.version() < Version::HTTP_2 && !request.body().is_end_stream();
         let ended = follows.then(Arc::<AtomicBool>::default);
@@ -23,7 +23,7 @@ impl Unread {
         (unread, request.map(|body| Followed { body, ended }))
     }
 
-    /// Puts `Connection: close` on a refusal that did not wait for the request's end.
+    /// Adds `Connection: close` to a refusal that did not wait for the end of the request.
     pub(super) fn close<B>(&self, response: &mut Response<B>) {
         let Some(ended) = &self.0 else { return };
         let is_refusal = response.status().is_client_error() || response.status().is_server_error();
@@ -34,7 +34,7 @@ impl Unread {
     }
 }
 
-/// A body that is followed to its end.
+/// A body with a flag for its end.
 pub(super) struct Followed<B> {
     body: B,
     ended: Option<Arc<AtomicBool>>,

@@ -1,7 +1,7 @@
-//! Requests that nobody may act on, though the HTTP library lets them through.
+//! Refuses malformed requests that the HTTP library accepts.
 //!
-//! Place in the flow: behind the library, before everything else. What is refused here is not forwarded, so
-//! that an instance never has to decide about it.
+//! Place in the flow: behind the library, before everything else. A refused request is never forwarded, so no
+//! instance has to handle it.
 
 use axum::body::Body;
 use axum::http::uri::Scheme;
@@ -12,29 +12,29 @@ use super::error::CompatError;
 use super::serve::ServeLimits;
 use maxine_gateway::has_no_coding_but_chunks;
 
-/// How much of a head is taken.
+/// Limits on a request's head.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bounds {
     fields_max: usize,
-    /// Longest target, in bytes.
+    /// Maximum length of a target, in bytes.
     target_len_max: usize,
 }
 
 impl Bounds {
-    /// A target may have half of a head: the library reads no head that is longer, so that it cannot say of
-    /// one what is too long about it.
+    /// A target may have half the length of a head. The library reads no longer head, and cannot say which
+    /// part of it is too long.
     pub(super) fn of(limits: &ServeLimits) -> Self {
         let target_len_max = limits.header_len_max.max(8_192) / 2;
         Self { fields_max: limits.header_fields_max, target_len_max }
     }
 }
 
-/// The answer to a request that is not acted on; `None` for all others.
+/// The answer to a malformed request; `None` for all others.
 pub(super) fn refusal<B>(request: &Request<B>, bounds: Bounds) -> Option<Response<Body>> {
     let error = fault_of(request, bounds)?;
     let mut response = error.into_response();
     if request.version() < Version::HTTP_2 {
-        // Who sends this may mean another end of it than the one that was found.
+        // The sender may assume another end of the message than the one that was found.
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     Some(response)
@@ -49,7 +49,7 @@ fn fault_of<B>(request: &Request<B>, bounds: Bounds) -> Option<CompatError> {
         let text = format!("A request's target must have at most {} bytes", bounds.target_len_max);
         return Some(CompatError::new(StatusCode::URI_TOO_LONG, text));
     }
-    // The library counts the fields of HTTP/1 alone.
+    // The library only counts the fields of HTTP/1.
     if headers.len() > bounds.fields_max {
         let text = format!("A request must have at most {} header fields", bounds.fields_max);
         return Some(CompatError::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, text));
@@ -62,7 +62,7 @@ fn fault_of<B>(request: &Request<B>, bounds: Bounds) -> Option<CompatError> {
         let (first, last) = (value.as_bytes().first(), value.as_bytes().last());
         [first, last].into_iter().flatten().any(|byte| matches!(byte, b' ' | b'\t'))
     };
-    // RFC 9113 section 8.2.1; in HTTP/1 that space is the framing's.
+    // RFC 9113 section 8.2.1. In HTTP/1 such a space belongs to the framing.
     if request.version() == Version::HTTP_2 && headers.values().any(is_padded) {
         let text = "The value of a header field must not begin or end with a space";
         return Some(CompatError::bad_request(text));
@@ -73,8 +73,7 @@ fn fault_of<B>(request: &Request<B>, bounds: Bounds) -> Option<CompatError> {
     None
 }
 
-/// RFC 9112 section 3.2 and RFC 9113 section 8.3.1: whom a request is for must not be left to whoever
-/// reads it.
+/// RFC 9112 section 3.2 and RFC 9113 section 8.3.1: the host of a request must be unambiguous.
 fn fault_of_host<B>(request: &Request<B>) -> Option<&'static str> {
     let mut hosts = request.headers().get_all(header::HOST).iter().map(HeaderValue::as_bytes);
     let (host, another) = (hosts.next(), hosts.next());
@@ -99,7 +98,7 @@ fn fault_of_host<B>(request: &Request<B>) -> Option<&'static str> {
     None
 }
 
-/// Whether a value is a host, which may be empty, and perhaps a port (RFC 9110 section 7.2).
+/// Whether a value is a host, which may be empty, with an optional port (RFC 9110 section 7.2).
 pub(super) fn is_host(value: &[u8]) -> bool {
     let (is_name, port) = match value.strip_prefix(b"[") {
         Some(rest) => {

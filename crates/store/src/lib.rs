@@ -1,8 +1,8 @@
-//! The seam between the state machine and what orders its commands.
+//! The interface between the state machine and the backends that order its commands.
 //!
-//! Place in the flow: actors and API call a [`ControlStore`]; behind it Raft, Redis, a shared file
-//! or one local log puts batches of proposals into one order, and a [`Machine`] applies them here
-//! and publishes to the view before anyone is answered.
+//! Place in the flow: actors and the API call a [`ControlStore`]. Behind it, Raft, Redis, a shared file or a
+//! local log orders batches of proposals. A [`Machine`] applies them on this node and publishes to the view
+//! before any caller is answered.
 //!
 //! Backends order and store; they decide no policy.
 
@@ -38,24 +38,25 @@ pub use node_register::{KEPT_MS, StoreNode};
 pub use raft::{RaftStore, backup_index};
 pub use store_event::StoreEvent;
 
-/// How fresh a read must be.
+/// The required freshness of a read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Consistency {
-    /// What this node has, as it is.
+    /// The present state of this node.
     #[default]
     Stale,
-    /// What the leader had when it last confirmed that it leads (bounded by its lease).
+    /// At least the state that the leader had when it last confirmed its leadership; its lease limits how old
+    /// that is.
     Leader,
-    /// Everything that was acknowledged anywhere before the read began.
+    /// Everything that was acknowledged on any node before the read began.
     Strong,
 }
 
-/// How long a write may take.
+/// Time limits of a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WriteTime {
-    /// Time in which it must be sent to whoever orders it. A store that waits for a leader gives up
-    /// after it, with an error that is [clean](ProposeError::is_clean).
+    /// Time in which it must be sent to the node or service that orders it. A store that waits for a leader
+    /// gives up after it, with an error that is [clean](ProposeError::is_clean).
     pub begin: Duration,
     /// Time in which it must end.
     pub end: Duration,
@@ -67,13 +68,13 @@ impl From<Duration> for WriteTime {
     }
 }
 
-/// A write that did not come back with an answer.
+/// Why a write has no reply.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ProposeError {
-    /// Nothing was written: no leader is known. A retry is safe.
+    /// Nothing was written, because no leader is known. A retry is safe.
     #[error("no leader is known")]
     NoLeader,
-    /// Nothing was written: this node does not lead. A retry is safe.
+    /// Nothing was written, because this node does not lead. A retry is safe.
     #[error("this node is not the leader; the leader is {}", hint.as_deref().unwrap_or("unknown"))]
     NotLeader {
         /// The leader's name.
@@ -82,10 +83,10 @@ pub enum ProposeError {
     /// Nothing was written: the store did not begin the write in time. A retry is safe.
     #[error("the storage did not begin the write in time")]
     NotBegun,
-    /// Nothing was written: too much is under way. A retry is safe, later.
+    /// Nothing was written, because too many writes are in flight. A later retry is safe.
     #[error("too many writes are in flight")]
     Overloaded,
-    /// Nothing was written: too large. A retry does not help.
+    /// Nothing was written, because the write is too large. A retry does not help.
     #[error("the write is {len} bytes long, the limit is {max}")]
     TooLarge {
         /// Its size in bytes.
@@ -93,16 +94,16 @@ pub enum ProposeError {
         /// The limit in bytes.
         max: usize,
     },
-    /// It may or may not take effect yet. A retry with the same request id is safe.
+    /// The outcome is unknown. A retry with the same request id is safe.
     #[error("the outcome is unknown: there was no answer in time")]
     OutcomeUnknown,
-    /// The store failed; the node stops.
+    /// The store failed, and the node stops.
     #[error("storage failed: {0}")]
     Storage(String),
-    /// Nothing was written: the leader takes no such write from this node. A retry does not help.
+    /// Nothing was written, because the leader refuses such a write from this node. A retry does not help.
     #[error("the leader refused it: {0}")]
     Refused(String),
-    /// Nothing was written: the node is stopping. A retry through another node is safe.
+    /// Nothing was written, because the node is stopping. A retry through another node is safe.
     #[error("the node is stopping")]
     ShuttingDown,
 }
@@ -115,13 +116,13 @@ impl ProposeError {
     }
 }
 
-/// A read that could not be made as fresh as it was asked for.
+/// Why a read does not have the required freshness.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ReadError {
     /// No leader answered in time.
     #[error("no leader confirmed the read in time")]
     NoLeader,
-    /// The index has not arrived here in time.
+    /// This node did not reach the index in time.
     #[error("this node did not catch up in time")]
     Behind,
     /// The node is stopping.
@@ -129,16 +130,16 @@ pub enum ReadError {
     ShuttingDown,
 }
 
-/// A store that could not be opened.
+/// Why a store could not be opened.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OpenError {
-    /// A setting is wrong; the text says which and what is allowed.
+    /// A setting is invalid. The text names it and what is allowed.
     #[error("{0}")]
     Settings(String),
-    /// The service underneath refused this node, or another process has the files.
+    /// The service refused this node, or another process uses the files.
     #[error("refused: {0}")]
     Refused(String),
-    /// What is stored cannot be used; the text says where, and what to do.
+    /// The stored data cannot be used. The text says where, and what to do.
     #[error("{0}")]
     Damaged(String),
     /// The disk failed.
@@ -146,7 +147,7 @@ pub enum OpenError {
     Io(String),
 }
 
-/// A message to another node that was not answered.
+/// Why a message to another node has no answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CallError {
     /// No leader is known, or the node could not be reached in time.
@@ -157,100 +158,104 @@ pub enum CallError {
     Refused(String),
 }
 
-/// Answers messages that other nodes send to this one, such as gathered heartbeats.
+/// Answers messages from other nodes, such as collected heartbeats.
 pub trait PeerHandler: Send + Sync + 'static {
-    /// Answers `body`; an error reaches the caller as [`CallError::Refused`].
+    /// Answers `body`. An error reaches the caller as [`CallError::Refused`].
     fn handle(&self, body: Bytes) -> BoxFuture<'static, Result<Bytes, String>>;
 }
 
-/// Orders commands and keeps them. One node has one.
+/// Orders and stores commands. Each node has one.
 #[async_trait]
 pub trait ControlStore: Send + Sync + 'static {
-    /// Puts a batch into the order; one answer per proposal. When it returns, the view of this
-    /// node shows the effects. May be dropped; the batch may then still take effect.
+    /// Orders a batch. Returns one reply for each proposal. When it returns, the view of this node shows the
+    /// effects. If the future is dropped, the batch may still take effect.
     async fn propose(&self, batch: Batch, time: WriteTime) -> Result<Vec<Applied>, ProposeError>;
 
-    /// Returns when a read of this node's view is as fresh as asked for.
+    /// Returns when a read of this node's view has the required freshness.
     async fn barrier(&self, level: Consistency, timeout: Duration) -> Result<(), ReadError>;
 
-    /// Follows who leads. Its value can be a moment old, and older in a process that was paused:
-    /// for a decision or an answer to a client ask [`Self::leadership_now`].
+    /// A receiver that follows who leads. Its value can be slightly old, and older in a process that was
+    /// paused. For a decision, or an answer to a client, call [`Self::leadership_now`].
     fn leadership(&self) -> watch::Receiver<Leadership>;
 
-    /// Who leads at this very moment. Unlike what [`Self::leadership`] last told, it takes into
-    /// account that a lease may have lapsed while this process was stopped.
+    /// Who leads now. Unlike the value of [`Self::leadership`], it takes into account that a lease may have
+    /// lapsed while this process was suspended.
     fn leadership_now(&self) -> Leadership {
         self.leadership().borrow().clone()
     }
 
-    /// What happens underneath the store that an operator must hear of, where there is such.
+    /// Events of the service under the store that an operator must know about, if there is such a service.
     fn events(&self) -> Option<broadcast::Receiver<StoreEvent>> {
         None
     }
 
-    /// How old the state on this node can be, in milliseconds: everything that was acknowledged
-    /// anywhere longer ago is in it. It counts from the moment this node asked (the leader; as leader,
-    /// a quorum; in Redis mode, Redis), not from the answer. `None` while no answer has come since the
-    /// start. Ask before the view is read: what is applied in between would make it look younger.
+    /// The staleness of this node's state, in milliseconds: everything that was acknowledged longer ago, on
+    /// any node, is in it. It counts from the moment when this node asked (the leader; as leader, a quorum;
+    /// in Redis mode, Redis), and not from the answer. `None` if no answer has arrived since the start. Call
+    /// it before reading the view. Entries that are applied in between would make the view seem younger than
+    /// it is.
     fn staleness_ms(&self) -> Option<u64>;
 
-    /// The position in the log up to which this node lacks what it had acknowledged, because it was given an
-    /// older copy of its data directory; it is being filled. `None` where it has everything, or can't tell.
+    /// The position in the log up to which this node lacks entries that it had acknowledged, because it has
+    /// an older copy of its data directory; it is being filled. `None` if it lacks nothing, or if that is
+    /// unknown.
     fn lacks_acknowledged(&self) -> Option<u64> {
         None
     }
 
-    /// Why this node does not belong to its cluster any more, so that what it has must not be served: it was removed,
-    /// or the others have another history. `None` where it belongs, or can't tell.
+    /// Why this node no longer belongs to its cluster, so that its state must not be served: it was removed,
+    /// or the others have another history. `None` if it belongs to the cluster, or if that is unknown.
     fn exclusion(&self) -> Option<String> {
         None
     }
 
-    /// Sends a message to whoever leads, and waits for the answer.
+    /// Sends a message to the leader, and waits for the answer.
     async fn call_leader(&self, body: Bytes, timeout: Duration) -> Result<Bytes, CallError>;
 
-    /// How long ago the leader called `name` was last heard as such, in milliseconds; `None` where
-    /// another one led since, or where replicas do not hear each other.
+    /// Time since the leader `name` was last heard as the leader, in milliseconds. `None` if another node led
+    /// since, or if replicas do not hear each other.
     fn leader_silence_ms(&self, _: &str) -> Option<u64> {
         None
     }
 
-    /// Names the line of history that the store itself is on, where it knows one: it is another after
-    /// a restore or a recovery. Another history of the state begins with it.
+    /// The line of history of the store, if it has one. A restore or a recovery begins a new line, and with
+    /// it a new history of the state.
     fn line(&self) -> Option<u64> {
         None
     }
 
-    /// Sends a message to a member and waits for the answer; only where there are members.
+    /// Sends a message to a member and waits for the answer. Only if the backend has members.
     async fn call_member(&self, _: u64, _: Bytes, _: Duration) -> Result<Bytes, CallError> {
         Err(CallError::Unreachable)
     }
 
-    /// What kind of backend this is: `raft`, `redis`, `shared-file`, `local` or `memory`.
+    /// The kind of backend: `raft`, `redis`, `shared-file`, `local` or `memory`.
     fn kind(&self) -> &'static str;
 
-    /// Where the store itself is reached as far as it knows now, beside the addresses of its members, as
-    /// `host:port`: the ports that it listens on, and the servers that it found. No instance lives there.
+    /// The known addresses of the store itself, in addition to those of its members, as `host:port`: the
+    /// ports on which it listens, and the servers that it found. They are no instances.
     fn own_addresses(&self) -> Vec<String> {
         Vec::new()
     }
 
-    /// The nodes that share the store, where they meet only there; `None` where the backend has members, or one node.
+    /// The nodes that share the store without connections to each other; `None` if the backend has members,
+    /// or one node.
     async fn nodes(&self) -> Result<Option<Vec<StoreNode>>, ReadError> {
         Ok(None)
     }
 
-    /// Forgets a node that [`Self::nodes`] names; whether it was there. One that runs is back with its next report.
+    /// Removes a node of [`Self::nodes`]. Returns whether it existed. A running node returns with its next
+    /// report.
     async fn forget_node(&self, _: &str) -> Result<bool, ReadError> {
         Ok(false)
     }
 
-    /// Membership and backups, where the backend has them.
+    /// Membership and backups, if the backend has them.
     fn cluster(&self) -> Option<Arc<dyn ClusterAdmin>> {
         None
     }
 
-    /// Hands over leadership and stops. Idempotent.
+    /// Transfers leadership and stops. It may be called more than once.
     async fn shutdown(&self);
 }
 
@@ -266,7 +271,7 @@ fn needs_lease(batch: &Batch) -> bool {
 /// A member of the cluster as the administrator sees it.
 #[derive(Clone, Debug, Serialize, serde::Deserialize, utoipa::ToSchema)]
 pub struct MemberView {
-    /// Its number; never used again.
+    /// Its number. Never reuse the number of a removed node.
     pub id: u64,
     /// Its name.
     pub name: String,
@@ -274,7 +279,7 @@ pub struct MemberView {
     pub peer_addr: String,
     /// URL at which clients reach it.
     pub http_addr: String,
-    /// Whether it has a vote; a learner has none.
+    /// Whether it has a vote. A learner has none.
     pub voter: bool,
     /// Whether it is the leader.
     pub leader: bool,
@@ -335,7 +340,7 @@ pub struct ClusterStatus {
     /// How many voters are known to be reachable, by this node or by the leader, this node included. One that
     /// acknowledges no log entry is not counted.
     pub reachable_voters: usize,
-    /// How many more voters may be lost before writes stop. A voter of which nothing is known counts as lost.
+    /// How many more voters may fail before writes stop. A voter of which nothing is known counts as failed.
     pub failures_tolerated: usize,
     /// The members.
     pub members: Vec<MemberView>,
@@ -353,26 +358,26 @@ impl ClusterStatus {
         self
     }
 
-    /// Whether too few voters are known to be reachable for writes to go on.
+    /// Whether too few voters are known to be reachable for writes.
     #[must_use]
     pub fn lacks_majority(&self) -> bool {
         self.reachable_voters < self.majority
     }
 }
 
-/// A change of membership or a backup that failed.
+/// Why a change of membership or a backup failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AdminError {
-    /// The request does not fit the cluster's state; the text says what to do.
+    /// The request is not possible in the cluster's present state. The text says what to do.
     #[error("{0}")]
     Invalid(String),
-    /// What it names is no member of the cluster.
+    /// The named node is no member of the cluster.
     #[error("{0}")]
     NotFound(String),
-    /// No leader could do it in time; nothing was changed, and a retry is safe.
+    /// No leader carried it out in time. Nothing was changed, and a retry is safe.
     #[error("{0}")]
     Unavailable(String),
-    /// It may or may not take effect yet.
+    /// The outcome is unknown.
     #[error("{0}")]
     OutcomeUnknown(String),
 }
@@ -380,9 +385,9 @@ pub enum AdminError {
 /// Membership and backups.
 #[async_trait]
 pub trait ClusterAdmin: Send + Sync {
-    /// What this node knows of the cluster.
+    /// The status of the cluster, as this node knows it.
     fn status(&self) -> ClusterStatus;
-    /// Adds a node that follows without a vote; returns when it has joined.
+    /// Adds a node as a learner. Returns when it has joined.
     async fn add_learner(
         &self,
         id: u64,
@@ -390,20 +395,20 @@ pub trait ClusterAdmin: Send + Sync {
         peer_addr: String,
         http_addr: String,
     ) -> Result<(), AdminError>;
-    /// Gives a learner a vote, once it was reached and has caught up. With `force` it gets one at once.
+    /// Gives a learner a vote, once it was reached and has caught up. With `force` it gets one immediately.
     async fn promote(&self, id: u64, force: bool) -> Result<(), AdminError>;
-    /// Removes a member for good; its number must never be used again. Refused where no majority of the others is
-    /// reachable, unless with `force`.
+    /// Removes a member permanently. Its number must never be used again. Refused if no majority of the
+    /// others is reachable, unless with `force`.
     async fn remove(&self, id: u64, force: bool) -> Result<(), AdminError>;
-    /// Hands leadership to a voter, or to the one that is furthest along.
+    /// Transfers leadership to a voter; without a number, to the one with the most entries.
     async fn transfer_leadership(&self, to: Option<u64>) -> Result<(), AdminError>;
     /// Writes a snapshot now, so that the log can be purged.
     async fn snapshot(&self) -> Result<(), AdminError>;
-    /// A backup of the state that everyone agreed on, as a file's bytes, written to `path`.
+    /// Writes a backup of the state to `path`, with everything that was acknowledged before.
     async fn backup(&self, path: &std::path::Path) -> Result<BackupSummary, AdminError>;
 }
 
-/// What a backup holds.
+/// The content of a backup.
 #[derive(Clone, Debug, Serialize, serde::Deserialize, utoipa::ToSchema)]
 pub struct BackupSummary {
     /// The index of the state in it.

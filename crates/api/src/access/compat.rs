@@ -1,8 +1,8 @@
-//! The compatible API's lines of the table, and those of the pages that a browser loads.
+//! The access rules of the compatible API, and of the pages that a browser loads.
 
 use super::{Access, Rule, change_by_get, rule};
 
-/// One line for each route of the compatible API.
+/// One rule for each route of the compatible API.
 pub(super) const RULES: &[Rule] = &[
     rule("POST", "/api/maxine/signin", Access::Open),
     rule("PUT", "/api/maxine/change-password", Access::Admin),
@@ -35,7 +35,7 @@ pub(super) const RULES: &[Rule] = &[
     rule("GET", "/assets/{*path}", Access::Open),
 ];
 
-/// Paths below which even a missing route asks for a token first.
+/// Paths below which even a missing route requires a token.
 pub(super) const GUARDED_PREFIXES: &[&str] = &[
     "/api/maxine/verifyToken",
     "/api/maxine/change-password",

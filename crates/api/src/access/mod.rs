@@ -1,8 +1,8 @@
-//! The one table of routes and of who may use each.
+//! The table of routes and of who may use each.
 //!
-//! Place in the flow: the [`super::middleware::Edge`] asks it with the path of the route that the
-//! router matched, never with the spelling that the client sent. A route that is not in the table
-//! is refused to everyone, and a test fails for it.
+//! Place in the flow: the [`super::middleware::Edge`] looks up the path of the route that the router matched,
+//! never the path that the client sent. A route that is not in the table is refused to everyone, and a test
+//! fails for it.
 
 mod compat;
 mod native;
@@ -20,38 +20,38 @@ use maxine_state::Role;
 pub enum Access {
     /// Anyone.
     Open,
-    /// Anyone, or operators and up where the setting `registration_access` is `token`.
+    /// Anyone. If the setting `registration_access` is `token`: operators and admins.
     Registration,
-    /// Anyone, or viewers and up where the setting `discovery_access` is `token`.
+    /// Anyone. If the setting `discovery_access` is `token`: viewers and higher roles.
     Discovery,
-    /// Viewers and up.
+    /// Viewers and higher roles.
     Viewer,
-    /// Operators and up.
+    /// Operators and admins.
     Operator,
     /// Admins.
     Admin,
 }
 
-/// Whether a kind of route needs a token.
+/// Whether a kind of route requires a token.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum AccessMode {
-    /// It does not.
+    /// No token is required.
     #[default]
     Open,
-    /// It does.
+    /// A token is required.
     Token,
 }
 
 impl Access {
-    /// Whether a node whose state must not be served (it does not belong to its cluster any more, or has no state
-    /// yet) still answers here.
+    /// Whether the route still works on a node whose state must not be served: one that no longer belongs to
+    /// its cluster, or has no state yet.
     #[must_use]
     pub fn tells_of_the_node(self, path: &str) -> bool {
         self == Self::Open || OF_THE_NODE.iter().any(|prefix| path.starts_with(prefix))
     }
 
-    /// The least role that may pass; `None` where nobody is asked who they are.
+    /// The lowest role that is admitted; `None` if everyone is.
     #[must_use]
     pub fn required_role(self, registration: AccessMode, discovery: AccessMode) -> Option<Role> {
         match self {
@@ -65,7 +65,7 @@ impl Access {
     }
 }
 
-/// What a node tells of itself rather than of what is registered, beside what is open to anyone.
+/// Routes about the node itself and not about the registry, in addition to open routes.
 const OF_THE_NODE: [&str; 8] = [
     "/api/v1/cluster/status",
     "/api/v1/cluster/nodes",
@@ -77,49 +77,49 @@ const OF_THE_NODE: [&str; 8] = [
     "/logs/",
 ];
 
-/// One line of the table.
+/// One rule of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rule {
-    /// The method; `*` stands for all that the route has. `GET` covers `HEAD`.
+    /// The method. `*` means all methods of the route. `GET` covers `HEAD`.
     pub method: &'static str,
-    /// The route's path as the router knows it, without a trailing slash.
+    /// The route's path in the router, without a trailing slash.
     pub path: &'static str,
     /// Who may use it.
     pub access: Access,
-    /// Whether it changes something although its method is `GET`. A browser can be made to send such a
-    /// request by a redirect, so the dashboard's cookie never authorizes it.
+    /// Whether it changes something although its method is `GET`. A redirect can make a browser send such a
+    /// request, so the dashboard's cookie never authorizes it.
     pub changes_by_get: bool,
 }
 
-/// A line of the table.
+/// Creates a rule.
 pub(super) const fn rule(method: &'static str, path: &'static str, access: Access) -> Rule {
     Rule { method, path, access, changes_by_get: false }
 }
 
-/// A line of the table for a `GET` that changes something.
+/// Creates a rule for a `GET` that changes something.
 pub(super) const fn change_by_get(path: &'static str, access: Access) -> Rule {
     Rule { method: "GET", path, access, changes_by_get: true }
 }
 
-/// Every line of the table.
+/// All rules.
 pub fn rules() -> impl Iterator<Item = &'static Rule> {
     compat::RULES.iter().chain(native::RULES)
 }
 
-/// What the table says of a matched route and a method.
+/// The result of a look-up of a matched route and a method.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decision {
-    /// Its line of the table.
+    /// The rule of the route.
     Route(&'static Rule),
-    /// The path is a route, but not with this method.
+    /// The route exists, but not with this method.
     OtherMethod,
     /// No route was matched.
     Unmatched,
-    /// The router has a route that the table does not know: nobody may use it.
+    /// The router has a route without a rule. Nobody may use it.
     Undeclared,
 }
 
-/// The table, ready to be asked.
+/// The table, prepared for look-ups.
 #[derive(Debug)]
 pub struct AccessTable {
     by_path: HashMap<&'static str, Vec<&'static Rule>, BuildHasherDefault<Xxh3Default>>,
@@ -136,7 +136,7 @@ impl Default for AccessTable {
 }
 
 impl AccessTable {
-    /// Who may use the route that was matched.
+    /// Looks up who may use a matched route.
     #[must_use]
     pub fn of_route(&self, method: &Method, matched_path: &str) -> Decision {
         let path = match matched_path.strip_suffix('/') {
@@ -151,7 +151,7 @@ impl AccessTable {
             .map_or(Decision::OtherMethod, |rule| Decision::Route(rule))
     }
 
-    /// The methods of the route that was matched, as `Allow` lists them.
+    /// The methods of a matched route, for `Allow`.
     #[must_use]
     pub fn methods_of(&self, matched_path: &str) -> String {
         let path = matched_path.strip_suffix('/').unwrap_or(matched_path);
@@ -165,7 +165,7 @@ impl AccessTable {
     }
 }
 
-/// Who may learn that a path has no route: what begins like a guarded path is guarded too.
+/// Who may learn that a path has no route. A path that begins like a guarded path is guarded too.
 #[must_use]
 pub fn of_unmatched(path: &str) -> Access {
     if compat::GUARDED_PREFIXES.iter().any(|prefix| path.starts_with(prefix)) {

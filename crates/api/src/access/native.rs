@@ -1,4 +1,4 @@
-//! The native API's lines of the table.
+//! The access rules of the native API.
 
 use super::{Access, Rule, rule};
 
@@ -7,9 +7,9 @@ const DRAIN: &str = "/api/v1/services/{namespace}/{service}/instances/{id}/drain
 const POLICY: &str = "/api/v1/services/{namespace}/{service}/policy";
 const SILENCE: &str = "/api/v1/alerts/silences/{type}";
 
-/// One line for each route of the native API.
+/// One rule for each route of the native API.
 pub(super) const RULES: &[Rule] = &[
-    // Documents: they say nothing of what is registered.
+    // Documents, which contain nothing about the registry.
     rule("GET", "/api/v1/openapi.json", Access::Open),
     rule("GET", "/api/docs", Access::Open),
     rule("GET", "/api/docs/{*rest}", Access::Open),
@@ -49,7 +49,7 @@ pub(super) const RULES: &[Rule] = &[
     rule("PUT", "/api/v1/config", Access::Operator),
     rule("PATCH", "/api/v1/config", Access::Operator),
     rule("GET", "/api/v1/config/history", Access::Viewer),
-    // Watching; the handlers ask for a viewer where more than one service is watched.
+    // Watches. The handlers require a viewer if more than one service is watched.
     rule("GET", "/api/v1/watch", Access::Discovery),
     rule("GET", "/api/v1/changes", Access::Discovery),
     // The cluster.
@@ -70,7 +70,7 @@ pub(super) const RULES: &[Rule] = &[
     #[cfg(feature = "next")]
     rule("PUT", "/api/v1/cluster/note", Access::Operator),
     rule("POST", "/api/v1/cluster/expiry/confirm", Access::Operator),
-    // It holds password hashes and signing keys.
+    // A backup contains password hashes and signing keys.
     rule("GET", "/api/v1/cluster/backup", Access::Admin),
     // Records.
     rule("GET", "/api/v1/audit", Access::Viewer),

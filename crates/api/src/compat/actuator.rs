@@ -24,7 +24,7 @@ pub(super) async fn alerts(State(state): State<AppState>) -> Response<Body> {
 
 pub(super) async fn traces(State(state): State<AppState>) -> Result<Response<Body>, CompatError> {
     let telemetry = state.telemetry().clone();
-    // It may wait for the log file's disk.
+    // This may wait for the disk of the log file.
     let traces = tokio::task::spawn_blocking(move || telemetry.traces()).await.map_err(|_| {
         CompatError::new(StatusCode::SERVICE_UNAVAILABLE, "the traces could not be read")
     })?;
@@ -40,7 +40,7 @@ fn trace_as_json(trace: &Trace) -> Value {
         "method": request.method.as_str(),
         "path": &*request.target,
         "status": request.status.as_u16(),
-        // Exact far beyond any duration of a request.
+        // The conversion is exact far beyond the duration of any request.
         "durationMs": request.duration_us as f64 / 1_000.0,
         "timestamp": iso_8601(trace.time_ms),
     })

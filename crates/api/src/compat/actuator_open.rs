@@ -1,4 +1,4 @@
-//! The open routes of the actuator. They tell nothing that a stranger should not know.
+//! The open routes of the actuator. They contain nothing that a stranger should not know.
 
 use std::time::Duration;
 
@@ -14,9 +14,9 @@ use crate::AppState;
 use crate::error::CompatError;
 use maxine_telemetry::http_client;
 
-/// For fetching the performance report.
+/// Time limit for fetching the performance report.
 const REPORT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Largest performance report, in bytes.
+/// Maximum length of the performance report, in bytes.
 const REPORT_LEN_MAX: usize = 5 * 1_024 * 1_024;
 
 pub(super) async fn health() -> Response<Body> {
@@ -36,16 +36,16 @@ pub(super) async fn info() -> Response<Body> {
 /// This process's memory, in bytes.
 #[derive(Clone, Copy, Debug, Default)]
 struct Memory {
-    /// Everything that is in memory.
+    /// Resident memory.
     resident: Option<u64>,
-    /// Data and stack that were reserved.
+    /// Reserved data and stack.
     data: Option<u64>,
-    /// What of the resident memory belongs to this process alone.
+    /// The part of the resident memory that belongs to this process alone.
     private: Option<u64>,
 }
 
 fn memory() -> Memory {
-    // Where the system does not tell it, it is null.
+    // Null if the system does not report it.
     let text = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let bytes = |field: &str| {
         let line = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
@@ -57,7 +57,7 @@ fn memory() -> Memory {
 
 pub(super) async fn metrics(State(state): State<AppState>) -> Response<Body> {
     let memory = memory();
-    // Exact for longer than any process lives.
+    // The conversion is exact for longer than any process runs.
     let uptime_s = state.telemetry().uptime_us() as f64 / 1e6;
     answer(&json!({
         "mem": {
@@ -105,7 +105,7 @@ fn page(html: String) -> Response<Body> {
     response
 }
 
-/// `GET /api/actuator/status`: how the process is doing, without a script.
+/// `GET /api/actuator/status`: the status of the process as a page without scripts.
 pub(super) async fn status(State(state): State<AppState>) -> Response<Body> {
     const MIB: u64 = 1_024 * 1_024;
     let memory = memory();

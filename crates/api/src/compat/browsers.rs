@@ -1,12 +1,12 @@
 //! Keeps pages of instances out of the node's own origin.
 //!
-//! What an instance answers through the proxy has the node's address, so a browser would take its
-//! page for one of the node's own: its script could do whatever the person may who is signed in to
-//! the dashboard in that browser. Therefore a browser is told to give such a page an origin of its
-//! own (`Content-Security-Policy: sandbox`, without `allow-same-origin`), may not install a service
-//! worker from there, and the session's cookie is nothing that an instance sees or sets. Header fields
-//! that speak for a whole origin (its cookies, its storage, its other addresses) are taken out of an
-//! instance's answer, for the origin is the node's.
+//! An answer of an instance through the proxy comes from the node's address, so a browser would treat its
+//! page as one of the node's own. A script in it could do everything that the user may do who is signed in to
+//! the dashboard. Therefore the browser is made to give such a page a separate origin
+//! (`Content-Security-Policy: sandbox`, without `allow-same-origin`). It may not install a service worker
+//! from there, and an instance neither sees nor sets the session's cookie. Header fields that affect a whole
+//! origin (its cookies, its storage, its other addresses) are removed from an instance's answer, because the
+//! origin is the node's.
 
 use axum::http::header::{self, HeaderName, HeaderValue};
 use axum::http::{HeaderMap, StatusCode};
@@ -15,10 +15,10 @@ use maxine_identity::SESSION_COOKIE;
 
 const SEC_FETCH_DEST: HeaderName = HeaderName::from_static("sec-fetch-dest");
 const SERVICE_WORKER: HeaderName = HeaderName::from_static("service-worker");
-/// What a page may do all the same. It comes beside a policy of the instance, and both hold.
+/// What a page may still do. It is added to a policy of the instance, and both apply.
 const SANDBOX: &str = "sandbox allow-downloads allow-forms allow-modals allow-popups allow-scripts";
 
-/// Fields by which an answer speaks for every page of its origin.
+/// Fields with which an answer affects every page of its origin.
 fn is_of_the_origin(name: &str) -> bool {
     matches!(
         name,
@@ -41,9 +41,9 @@ fn is_of_the_origin(name: &str) -> bool {
     )
 }
 
-/// Whether a browser asks. It says so itself on addresses that it trusts; elsewhere every one calls
-/// itself by the name of the first. What a browser fetches for a page gets the policy as well, where
-/// it means nothing: the same answer may be opened as a page later, out of the browser's cache.
+/// Whether the request comes from a browser. Browsers state this on trusted addresses; elsewhere all of them
+/// have the same product name. What a browser loads for a page gets the policy too, where it has no effect,
+/// because the same answer may later be opened as a page from the browser's cache.
 pub(super) fn is_browser(headers: &HeaderMap) -> bool {
     headers.contains_key(SEC_FETCH_DEST)
         || headers
@@ -51,19 +51,19 @@ pub(super) fn is_browser(headers: &HeaderMap) -> bool {
             .is_some_and(|agent| agent.as_bytes().starts_with(b"Mozilla/"))
 }
 
-/// Whether the script of a service worker is asked for. It would act for all pages of the origin.
+/// Whether the request is for the script of a service worker, which would act for all pages of the origin.
 pub(super) fn asks_for_worker(headers: &HeaderMap) -> bool {
     headers.contains_key(SERVICE_WORKER)
 }
 
-/// Puts the sandbox on an answer.
+/// Adds the sandbox to an answer.
 pub(super) fn shut_off(headers: &mut HeaderMap, status: StatusCode) {
     if status != StatusCode::SWITCHING_PROTOCOLS {
         headers.append(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(SANDBOX));
     }
 }
 
-/// Takes the session's cookie out of a request.
+/// Removes the session's cookie from a request.
 pub(super) fn hide_session(headers: &mut HeaderMap) {
     if !headers.get_all(header::COOKIE).iter().any(|line| pairs(line).any(is_session)) {
         return;
@@ -78,22 +78,21 @@ pub(super) fn hide_session(headers: &mut HeaderMap) {
         .collect();
     headers.remove(header::COOKIE);
     for line in lines {
-        // A part of what was a header's value is one.
+        // A part of a valid header value is valid.
         if let Ok(value) = HeaderValue::try_from(line) {
             headers.append(header::COOKIE, value);
         }
     }
 }
 
-/// Takes out of an instance's answer, interim answers included, what is the node's own to say.
+/// Removes from an instance's answer, or interim answer, the fields that only the node may set.
 pub(crate) fn keep_own(headers: &mut HeaderMap) {
     keep_session(headers);
     keep_origin(headers);
 }
 
-/// Takes out of an answer what would set the session's cookie. A cookie without a name is one of them:
-/// a browser sends it by its value alone, which may read `maxine_session=...` (RFC 6265bis, section
-/// 5.7).
+/// Removes from an answer cookies that would set the session's cookie. This includes a cookie without a name,
+/// because a browser sends only its value, which may be `maxine_session=...` (RFC 6265bis, section 5.7).
 fn keep_session(headers: &mut HeaderMap) {
     let sets_it = |value: &HeaderValue| {
         pairs(value).next().is_some_and(|pair| is_session(pair) || pair.starts_with(b"="))
@@ -109,9 +108,9 @@ fn keep_session(headers: &mut HeaderMap) {
     }
 }
 
-/// Keeps the cookies of an answer to a browser below `prefix`, the path of the service. With another path the
-/// browser would send them with every request to this node: they could crowd out the session's cookie, and make each
-/// request too long.
+/// Limits the cookies of an answer to a browser to `prefix`, the path of the service. With another path the
+/// browser would send them with every request to this node. They could push out the session's cookie, and
+/// make requests too long.
 pub(super) fn keep_cookies_below(prefix: &str, headers: &mut HeaderMap) {
     let is_path = |part: &[u8]| {
         let name = part.split(|byte| *byte == b'=').next().unwrap_or_default();
@@ -124,7 +123,7 @@ pub(super) fn keep_cookies_below(prefix: &str, headers: &mut HeaderMap) {
         rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
     };
     let kept_below = |value: &HeaderValue| {
-        // The last path counts (RFC 6265, section 5.3).
+        // The last path is the valid one (RFC 6265, section 5.3).
         let last = pairs(value).skip(1).filter(|part| is_path(part)).last();
         if last.is_some_and(is_below) {
             return Some(value.clone());
@@ -132,7 +131,7 @@ pub(super) fn keep_cookies_below(prefix: &str, headers: &mut HeaderMap) {
         let mut parts: Vec<&[u8]> = pairs(value).filter(|part| !is_path(part)).collect();
         let path = [b"Path=", prefix.as_bytes()].concat();
         parts.push(&path);
-        // Parts of what was a header's value are one.
+        // Parts of a valid header value are valid.
         HeaderValue::try_from(parts.join(&b"; "[..])).ok()
     };
     let all = headers.get_all(header::SET_COOKIE).iter();
@@ -144,7 +143,7 @@ pub(super) fn keep_cookies_below(prefix: &str, headers: &mut HeaderMap) {
     }
 }
 
-/// Takes out of an answer what would speak for the node's whole origin.
+/// Removes from an answer the fields that affect the node's whole origin.
 fn keep_origin(headers: &mut HeaderMap) {
     while let Some(name) = headers.keys().find(|name| is_of_the_origin(name.as_str())).cloned() {
         headers.remove(name);

@@ -16,10 +16,10 @@ use maxine_state::{
 const SUCCESS: &str = "Success";
 const TYPE_ERROR: &str = "Type Error";
 const WRONG_VALUE: &str = "Wrong value Or Invalid value";
-/// How often a change is tried again because someone else changed the configuration meanwhile.
+/// Maximum number of attempts if another user changes the configuration at the same time.
 const RETRIES_MAX: usize = 16;
 
-/// One value of an enumeration as this API shows it. The ordinal is the position in its table.
+/// One value of an enumeration in this API. Its ordinal is its position in the table.
 struct Choice<T> {
     value: T,
     name: &'static str,
@@ -105,7 +105,7 @@ pub(super) async fn change(
                 ..
             }) if retries < RETRIES_MAX => {
                 retries += 1;
-                // Someone else's change may not be visible here yet.
+                // The other user's change may not be visible on this node yet.
                 let limit = std::time::Duration::from_millis(500);
                 let _ = state.view().wait_for(actual, limit).await;
             }
@@ -126,7 +126,7 @@ pub(super) async fn change(
     Ok(answer(&report))
 }
 
-/// The configuration with the good fields of `body`, and what became of each known field.
+/// The configuration with the valid fields of `body`, and the result for each known field.
 pub(super) fn changed(
     config: &RuntimeConfig,
     body: &Map<String, Value>,
@@ -160,7 +160,7 @@ fn seconds(value: &Value) -> Result<u64, &'static str> {
     if number < 1.0 {
         return Err(WRONG_VALUE);
     }
-    // A cast from f64 saturates; what is over the limit stays over it.
+    // A cast from f64 saturates, so a value above the limit stays above it.
     let config = RuntimeConfig { heartbeat_timeout_s: number as u64, ..RuntimeConfig::default() };
     config.check().map_err(|_| WRONG_VALUE)?;
     Ok(config.heartbeat_timeout_s)

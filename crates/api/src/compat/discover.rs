@@ -16,7 +16,7 @@ use maxine_discovery::{DiscoverQuery, Outcome, Redirect};
 use maxine_state::ServiceRef;
 use maxine_telemetry::Subject;
 
-/// The type of a redirect's body where nothing else is preferred.
+/// The type of a redirect's body if the client prefers no other.
 pub(crate) const PLAIN_TEXT: &str = "text/plain; charset=utf-8";
 
 /// What a discover request asks for that is answered by a redirect.
@@ -76,7 +76,7 @@ pub(crate) fn answer_look_up<B>(
     (response, look_up.account(state, outcome, request.method(), context, time_ms))
 }
 
-/// 302, with a body as `Accept` asks for it.
+/// 302, with a body in the type that `Accept` prefers.
 fn found(headers: &HeaderMap, redirect: Redirect) -> Response<Body> {
     let (kind, body) = match preferred(headers.get(header::ACCEPT).map(HeaderValue::as_bytes)) {
         Preferred::Text => (PLAIN_TEXT, Body::from(redirect.text)),
@@ -105,13 +105,13 @@ pub(crate) enum Preferred {
     Nothing,
 }
 
-/// Which of the two texts an `Accept` prefers (RFC 9110, section 12.5.1): by weight, then by how
-/// exactly it is named, then plain text.
+/// Which of the two types an `Accept` prefers (RFC 9110, section 12.5.1): by weight, then by specificity,
+/// then plain text.
 pub(crate) fn preferred(accept: Option<&[u8]>) -> Preferred {
     let Some(accept) = accept else { return Preferred::Text };
     let accept = std::str::from_utf8(accept).ok().filter(|accept| accept.is_ascii());
     let Some(accept) = accept.filter(|accept| *accept != "*/*") else { return Preferred::Text };
-    // In thousandths of weight, and how exactly it is named.
+    // The weight in thousandths, and the specificity.
     let score = |kind: &str| -> (u32, u8) {
         let ranges = accept.split(',').filter_map(|range| {
             let mut parts = range.split(';').map(str::trim);

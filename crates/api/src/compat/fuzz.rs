@@ -1,4 +1,4 @@
-//! Bodies and headers of the compatible API.
+//! Fuzz targets: bodies and headers of the compatible API.
 
 use axum::http::{HeaderMap, HeaderValue, header};
 use serde_json::{Map, Value};
@@ -6,8 +6,8 @@ use serde_json::{Map, Value};
 use super::{config, discover, registration};
 use maxine_state::RuntimeConfig;
 
-/// Any JSON object is a registration within the limits, or refused with a text; as a change of the configuration it
-/// leads to one within the limits.
+/// Any JSON object is either a registration within the limits or refused with a text. As a change of the
+/// configuration, it gives one within the limits.
 pub(crate) fn body(bytes: &[u8]) {
     let Ok(object) = serde_json::from_slice::<Map<String, Value>>(bytes) else { return };
     match registration::read(&object, 5) {
@@ -42,7 +42,7 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
     ])
 }
 
-/// Any `Accept` chooses one of the three bodies.
+/// Any `Accept` selects one of the three bodies.
 pub(crate) fn headers(headers: &HeaderMap) {
     let _ = discover::preferred(headers.get(header::ACCEPT).map(HeaderValue::as_bytes));
 }

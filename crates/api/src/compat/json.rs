@@ -1,4 +1,4 @@
-//! JSON in and out, as existing clients send and expect it.
+//! Reads and writes JSON as existing clients send and expect it.
 
 use std::time::Duration;
 
@@ -15,11 +15,10 @@ use crate::body::{self, BodyError};
 use crate::error::{CompatError, JSON};
 use crate::state::ApiSettings;
 
-/// Longest body that is read only to be refused, in bytes.
+/// Maximum length of a body that is read only to be refused, in bytes.
 const DRAINED_LEN_MAX: u64 = 64 * 1_024 * 1_024;
 
-/// Reads the request's body as a JSON object. A body of another type counts as an empty object;
-/// so does none.
+/// Reads the request's body as a JSON object. A body of another type, or none, counts as an empty object.
 pub(super) async fn read_object(
     state: &AppState,
     request: Request,
@@ -70,14 +69,14 @@ fn too_large(max: u64) -> CompatError {
     CompatError::new(StatusCode::PAYLOAD_TOO_LARGE, text)
 }
 
-/// The length that a request's head declares for its body.
+/// The length of the body that a request's head declares.
 pub(super) fn declared_len(headers: &HeaderMap) -> Option<u64> {
     headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-/// 413 for a body whose declared length is over the limit. A client that sends its body whatever
-/// comes would see its connection reset instead of the answer, so a body that is not absurdly long
-/// is taken off the wire first.
+/// Answers 413 for a body whose declared length is above the limit. A client that sends its body in any case
+/// would see a connection reset instead of the answer. So the body is read first, unless it is extremely
+/// long.
 pub(super) async fn refuse_body(settings: &ApiSettings, request: Request, max: u64) -> CompatError {
     let asks_first = request.headers().contains_key(header::EXPECT);
     let short = declared_len(request.headers()).is_some_and(|len| len <= DRAINED_LEN_MAX);
@@ -85,7 +84,7 @@ pub(super) async fn refuse_body(settings: &ApiSettings, request: Request, max: u
         let mut body = request.into_body();
         let drain = async { while let Some(Ok(_)) = body.frame().await {} };
         let limit = Duration::from_millis(settings.body_timeout_ms);
-        // Whoever is slower than that sees a reset.
+        // A client that is slower than this sees a reset.
         let _ = tokio::time::timeout(limit, drain).await;
     }
     too_large(max)
@@ -102,7 +101,7 @@ pub(super) fn answer(body: &Value) -> Response<Body> {
     answer_text(body.to_string())
 }
 
-/// [`answer`] for JSON that is text already.
+/// Like [`answer`], for JSON text.
 pub(super) fn answer_text(body: String) -> Response<Body> {
     let tag = format!("W/\"{:x}-{:016x}\"", body.len(), xxh3_64(body.as_bytes()));
     let mut response = Response::new(Body::from(body));
@@ -114,7 +113,7 @@ pub(super) fn answer_text(body: String) -> Response<Body> {
     response
 }
 
-/// A field as text that is not empty.
+/// The text of a field, if it is not empty.
 pub(super) fn text<'a>(object: &'a Map<String, Value>, field: &str) -> Option<&'a str> {
     object.get(field).and_then(Value::as_str).filter(|text| !text.is_empty())
 }

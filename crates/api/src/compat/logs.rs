@@ -1,4 +1,4 @@
-//! The request log's latest lines and its files.
+//! The newest lines and the files of the request log.
 
 use axum::body::Body;
 use axum::extract::{Path, State};
@@ -13,7 +13,7 @@ use crate::{AppState, CalledBy, RequestContext};
 use maxine_state::AuditAction;
 use maxine_telemetry::Telemetry;
 
-/// Runs what may wait for the log's disk on a blocking thread.
+/// Runs work that may wait for the log's disk on a blocking thread.
 async fn blocking<T: Send + 'static>(
     state: &AppState,
     work: impl FnOnce(&Telemetry) -> T + Send + 'static,
@@ -48,7 +48,7 @@ pub(super) async fn download(State(state): State<AppState>) -> Result<Response<B
     Ok(answer(&Value::Object(files)))
 }
 
-/// `GET /logs/FILE`: one of the files that `download` lists, and nothing else.
+/// `GET /logs/FILE`: one of the files that `download` lists.
 pub(super) async fn file(
     State(state): State<AppState>,
     Path(name): Path<String>,

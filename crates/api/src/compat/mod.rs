@@ -1,6 +1,6 @@
-//! The compatible API: what clients of the first Maxine rely on, byte for byte where they do.
+//! The compatible API, for clients of the first Maxine. It is equal byte for byte where they rely on it.
 //!
-//! Where this server differs on purpose, `docs/reference/compatibility.md` says so.
+//! `docs/reference/compatibility.md` lists the intended differences.
 
 mod actuator;
 mod actuator_open;
@@ -29,10 +29,10 @@ pub(super) use discover::{LookUp, PLAIN_TEXT, Preferred, answer_look_up, preferr
 pub(super) use proxy::{Forward, Forwarding, forward};
 pub use session::account_sign_in;
 
-/// The namespace of clients that know none.
+/// The namespace of clients that do not know namespaces.
 const NAMESPACE: &str = maxine_state::ServiceKey::DEFAULT_NAMESPACE;
 
-/// Adds every route; who may use each is in the access table.
+/// Adds every route. The access table says who may use each.
 pub(super) fn add_routes(routes: Routes) -> Routes {
     let clear = get(logs::clear).post(logs::clear).delete(logs::clear);
     routes

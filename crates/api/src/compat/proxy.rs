@@ -113,7 +113,7 @@ fn by_path(name: &str, raw_path: &str, raw_query: Option<&str>) -> Result<Asked,
 fn by_discovery(query: &DiscoverQuery<'_>) -> Asked {
     let target = query.end_point.as_deref().map(maxine_discovery::encode_end_point);
     let target = target.as_deref().unwrap_or_default();
-    // What follows `#` stays with whoever wrote it.
+    // A client does not send what follows `#`.
     let target = target.split('#').next().unwrap_or_default();
     let (path, raw_query) = match target.split_once('?') {
         Some((path, query)) => (path, Some(query.to_owned())),
@@ -212,13 +212,13 @@ pub(crate) async fn forward(
     }
 }
 
-/// What an instance is asked for.
+/// The request to an instance.
 struct Target {
-    /// The raw path below its address: empty, `/`, or `/x`.
+    /// The raw path below the instance's address: empty, `/`, or `/x`.
     raw_path: String,
     /// The raw query.
     raw_query: Option<String>,
-    /// The path that clients reach the service below, where it has one of its own.
+    /// The path under which clients reach the service, if it has one of its own.
     prefix: Option<String>,
 }
 
@@ -253,8 +253,8 @@ async fn forward_to(
         let refused = refuse_body(state.settings(), request, max).await;
         return Err(Box::new(refused));
     }
-    // `Trailer` is dropped like every field of the connection, unless it announces what follows a
-    // body in chunks.
+    // `Trailer` is removed like every field of the connection, unless it announces fields after a chunked
+    // body.
     let keep_trailer = headers.contains_key(header::TRANSFER_ENCODING);
     // By discovery an instance has no path of its own: its cookies return with discovery alone.
     let cookie_path = target.prefix.clone().unwrap_or_else(|| DISCOVER.to_owned());
@@ -275,7 +275,7 @@ async fn forward_to(
         interim,
     };
     let is_head = request.method() == Method::HEAD;
-    // In a box, so that the future is not copied on its way through the callers.
+    // It is boxed, so that the future is not copied on its way through the callers.
     let answer = Box::pin(state.forwarder().forward(forward, request)).await;
     let (mut response, attempts) = (answer.response, answer.trail);
     if is_head && answer.error.is_some() {

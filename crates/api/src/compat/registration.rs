@@ -1,4 +1,4 @@
-//! A registration as existing clients send it, made into the registry's own.
+//! Converts a registration of an existing client to the registry's form.
 
 use serde_json::{Map, Value};
 
@@ -8,16 +8,16 @@ use maxine_state::{
     Address, LimitExceeded, Name, ProbeKind, ProbeSpec, Registration, ServiceKey, limits,
 };
 
-/// What the contract says for a missing field and for a weight over 10.
+/// The contract's text for a missing field and for a weight above 10.
 const INVALID: &str = "Invalid or missing -> hostName, nodeName, serviceName or weight (Maximum allowed size of weight is 10 (One server can maximum be 10x more powerful than others)";
-/// Largest weight of this API.
+/// Maximum weight in this API.
 const WEIGHT_MAX: u64 = 10;
-/// A lease outlives the time that its owner named by this much, in milliseconds.
+/// How much longer a lease is than the time that its owner named, in milliseconds.
 const LEASE_EXTRA_MS: u64 = 500;
-/// Longest `timeOut`, in seconds.
+/// Maximum `timeOut`, in seconds.
 const TIME_OUT_MAX_S: u64 = (limits::TTL_MS_MAX - LEASE_EXTRA_MS) / 1_000;
 
-/// The registration that a request asks for.
+/// The registration in a request.
 pub(super) fn read(
     body: &Map<String, Value>,
     default_time_out_s: u64,
@@ -47,8 +47,8 @@ pub(super) fn read(
     Ok((ServiceKey::new(namespace, service), registration))
 }
 
-/// A whole number from a number or a text: a fraction is cut off and a sign dropped. `None` for 0 and
-/// for what is not a number.
+/// A whole number from a number or a text. A fraction is cut off and a sign is dropped. `None` for 0 and for
+/// anything that is no number.
 fn positive_integer(value: Option<&Value>) -> Option<u64> {
     let number = match value? {
         Value::Number(number) => number.as_f64()?,
@@ -58,12 +58,12 @@ fn positive_integer(value: Option<&Value>) -> Option<u64> {
     if !number.is_finite() {
         return None;
     }
-    // A cast from f64 saturates, so what is far too large stays too large.
+    // A cast from f64 saturates, so a value that is far too large stays too large.
     let whole = number.trunc().abs() as u64;
     (whole > 0).then_some(whole)
 }
 
-/// Scheme, host, port and base path joined and checked.
+/// Joins and checks scheme, host, port and base path.
 fn address(host_name: &str, body: &Map<String, Value>) -> Result<Address, String> {
     let has_scheme = |scheme: &str| {
         host_name.get(..scheme.len()).is_some_and(|head| head.eq_ignore_ascii_case(scheme))
@@ -109,7 +109,7 @@ fn base_path(value: Option<&Value>) -> Result<String, String> {
     Ok(format!("/{path}"))
 }
 
-/// Whether a value counts as true in JavaScript, as clients that send `1` or `"yes"` expect.
+/// Whether a value is true in JavaScript, as clients expect that send `1` or `"yes"`.
 fn is_true(value: Option<&Value>) -> bool {
     match value {
         None | Some(Value::Null) => false,
@@ -120,8 +120,8 @@ fn is_true(value: Option<&Value>) -> bool {
     }
 }
 
-/// The health check path, kept as a probe that asks nothing by itself: active health checks of this
-/// kind are turned on for the whole node.
+/// Stores the health check path as a probe that does nothing by itself. Active health checks of this kind are
+/// enabled for the whole node.
 fn probe(value: Option<&Value>) -> Result<Option<ProbeSpec>, String> {
     let path = match value {
         None | Some(Value::Null) => return Ok(None),
@@ -136,12 +136,12 @@ fn probe(value: Option<&Value>) -> Result<Option<ProbeSpec>, String> {
     Ok(Some(probe))
 }
 
-/// `timeOut` of an instance, in seconds, whichever API registered it; `None` if it never expires.
+/// The `timeOut` of an instance in seconds, whichever API registered it; `None` if it never expires.
 pub(super) fn time_out_s(registration: &Registration) -> Option<u64> {
     registration.expiry.ttl_ms().map(|ttl_ms| (ttl_ms / 1_000).max(1))
 }
 
-/// `healthCheckPath` of an instance.
+/// The `healthCheckPath` of an instance.
 pub(super) fn health_check_path(registration: &Registration) -> &str {
     registration.probe().map_or("", |probe| probe.path.as_str())
 }

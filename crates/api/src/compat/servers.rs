@@ -1,4 +1,4 @@
-//! `GET /api/maxine/serviceops/servers`: the whole registry, each node as its virtual nodes.
+//! `GET /api/maxine/serviceops/servers`: the whole registry, with the virtual nodes of each instance.
 
 use axum::body::Body;
 use axum::extract::State;

@@ -1,4 +1,4 @@
-//! Sign-in and the change of one's own password.
+//! Sign-in, and the change of one's own password.
 
 use axum::body::Body;
 use axum::extract::{Request, State};
@@ -36,7 +36,7 @@ pub(super) async fn sign_in(
     Ok(answer(&json!({ "accessToken": session.access_token, "role": session.role })))
 }
 
-/// Counts a sign-in and writes it into both audit logs; for every API that has one.
+/// Counts a sign-in and records it in both audit logs. Every API with a sign-in uses it.
 pub fn account_sign_in(
     state: &AppState,
     context: &RequestContext,
@@ -67,7 +67,7 @@ pub fn account_sign_in(
     };
     fields.push(("traceId", context.trace_id_text().into()));
     state.telemetry().record("auth.signin", outcome, fields);
-    // The name is only claimed as long as the password was not right.
+    // As long as the password is not right, the name is only a claim.
     let user = if result.is_ok() { shown.clone().into() } else { "".into() };
     let caller = Caller { user, ..Caller::default() };
     state.audit().record(

@@ -1,4 +1,4 @@
-//! Times as existing clients read them.
+//! Times in the format that existing clients read.
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;

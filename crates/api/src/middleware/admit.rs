@@ -18,7 +18,7 @@ use maxine_state::AuditAction;
 use maxine_telemetry::AccessRefused;
 
 impl Shared {
-    /// Decides whether the request may go on on the route that was matched, and says who calls.
+    /// Decides whether the request is admitted on the matched route, and returns the caller.
     pub(crate) fn admit<B>(
         &self,
         request: &http::Request<B>,
@@ -98,14 +98,13 @@ impl Shared {
         let required =
             access.required_role(settings.registration_access, settings.discovery_access);
         let identified = self.state.security().identify(cookie, request.headers());
-        // Another site's name for this node's address (DNS rebinding) makes its pages read what a cookie
-        // shows.
+        // With DNS rebinding, pages of another site could read what a cookie allows.
         let identified = identified.and_then(|caller| match caller.via {
             Via::Cookie if !hosts::is_own(&self.state, request) => Err(AuthError::WrongHost),
             _ => Ok(caller),
         });
         let Some(required) = required else {
-            // Nobody is asked, but whoever says who they are is named in the audit log.
+            // No credential is required, but a caller with one is named in the audit log.
             return Ok(identified.unwrap_or_default());
         };
         let caller = identified.map_err(|error| (error, Caller::default()))?;
@@ -116,8 +115,8 @@ impl Shared {
     }
 }
 
-/// Tells a refusal in the style of the API that the path belongs to. The compatible one has fixed texts; the native one
-/// says what is missing, and that a token which is not accepted is as good as none.
+/// A refusal in the format of the API to which the path belongs. The compatible API has fixed texts. The
+/// native API says what is missing, and treats an unaccepted token like a missing one.
 fn refusal(path: &str, error: AuthError) -> Response<Body> {
     let retry_after_s = matches!(error, AuthError::Stale { .. } | AuthError::NoState).then_some(5);
     if !is_native(path) {
@@ -132,7 +131,7 @@ fn refusal(path: &str, error: AuthError) -> Response<Body> {
     edge_error(path, CompatError { retry_after_s, ..CompatError::new(status, error.explained()) })
 }
 
-/// The compatible API knows no 405; the native one does.
+/// The compatible API has no 405; the native API does.
 fn no_such_method(path: &str) -> CompatError {
     if is_native(path) {
         let text = "this path has no such method; the OpenAPI document lists what it has";

@@ -13,7 +13,7 @@ pub(crate) fn leave_out_body(response: &mut Response<Body>) {
     *response.body_mut() = Body::empty();
 }
 
-/// Turns a 200 whose `ETag` the client has already into a 304.
+/// Converts a 200 whose `ETag` the client already has to a 304.
 pub(super) fn not_modified_if_matched(
     method: &Method,
     asked: &HeaderValue,

@@ -10,7 +10,7 @@ pub(super) struct BreakGlassUse {
     audit: AuditRelay,
     actor: Actor,
     what: String,
-    /// Its idempotency key: a client that repeats one request uses the token once.
+    /// Its idempotency key. A client that repeats one request uses the token once.
     key: Option<Box<[u8]>>,
     /// The status of the answer; `None` if the client left before.
     status: Option<StatusCode>,

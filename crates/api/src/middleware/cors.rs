@@ -11,9 +11,9 @@ use axum::http::{HeaderMap, Response, StatusCode};
 use crate::error::{NOSNIFF, is_native};
 use crate::{AppState, origins};
 
-/// Where the dashboard reads counters and records of the compatible API.
+/// Routes of the compatible API from which the dashboard reads counters and records.
 const ACTUATOR: &str = "/api/actuator/";
-/// What the dashboard reads of an answer besides its body.
+/// The header fields of an answer that the dashboard reads.
 const EXPOSED: &str = "x-maxine-index, x-maxine-history, x-maxine-staleness-ms, x-maxine-staleness, \
                        x-maxine-leader, x-maxine-backup-index, content-disposition, etag, retry-after";
 
@@ -73,7 +73,7 @@ impl Cors {
         true
     }
 
-    /// The request's origin if it is a member of this cluster and asks for what the dashboard uses.
+    /// The request's origin, if it is a member of this cluster and the request is one of the dashboard's.
     pub(super) fn member_origin<B>(&self, request: &http::Request<B>) -> Option<HeaderValue> {
         let origin = request.headers().get(header::ORIGIN)?;
         let path = request.uri().path();

@@ -30,16 +30,16 @@ use crate::{AppState, Caller, RequestContext, Via, caller, field_names};
 use maxine_gateway::{ClientAddr, FieldLines};
 use maxine_telemetry::{AttemptTrail, FinishedRequest, Subject};
 
-/// Puts an [`Edge`] around every route.
+/// Adds an [`Edge`] to every route.
 #[derive(Clone)]
 pub struct EdgeLayer(Arc<Shared>);
 
-/// What the edge does, for whoever does it without a [`tower::Service`].
+/// The functions of the edge, for code that calls them without a [`tower::Service`].
 pub(crate) struct Shared {
     pub(super) state: AppState,
     trace_header: HeaderName,
     cors: Cors,
-    /// Has names of fields written as the compatible API's clients read them.
+    /// Makes hyper write names of fields with the capitals that clients of the compatible API expect.
     field_names: http::Extensions,
 }
 
@@ -53,7 +53,7 @@ impl EdgeLayer {
         Self(Arc::new(Shared { state, trace_header, cors, field_names }))
     }
 
-    /// What it does to a request, for those that do not go through the router.
+    /// The functions of the edge, for requests that do not pass through the router.
     pub(crate) fn shared(&self) -> Arc<Shared> {
         Arc::clone(&self.0)
     }
@@ -132,21 +132,21 @@ where
     }
 }
 
-/// What is kept of a request while it is under way.
+/// What is kept about a request in flight.
 pub(crate) struct Record {
-    /// The names that it goes by.
+    /// Its ids.
     pub(crate) context: RequestContext,
     finished: FinishedRequest,
     if_none_match: Option<HeaderValue>,
-    /// Whether it is for the compatible API, whose clients may read names of fields by their case.
+    /// Whether it is for the compatible API, whose clients may depend on the case of field names.
     compatible: bool,
-    /// The member whose page asks, where a page of another member does.
+    /// The origin of the page that sent the request, if it is a page of another member.
     member_origin: Option<HeaderValue>,
     break_glass: Option<BreakGlassUse>,
 }
 
 impl Record {
-    /// Keeps what the request was.
+    /// Records the kind of the request.
     pub(crate) fn about(&mut self, subject: Subject) {
         self.finished.subject = subject;
     }
@@ -158,14 +158,14 @@ impl Record {
 }
 
 impl Shared {
-    /// Names the request and notes what its record will need.
+    /// Gives the request its ids, and stores what its record needs.
     pub(crate) fn open<B>(&self, request: &http::Request<B>, peer: IpAddr) -> Record {
         let headers = request.headers();
         let started_us = self.state.clock().monotonic_us();
         let given = (headers.get(&self.trace_header), headers.get(&TRACEPARENT));
         let given = (given.0.map(HeaderValue::as_bytes), given.1.map(HeaderValue::as_bytes));
         let client = self.resolve(peer, headers);
-        // The native API refuses a malformed one; clients of the compatible API are served as if it were absent.
+        // The native API refuses a malformed value. In the compatible API it is ignored.
         let timeout_ms = caller::timeout_ms(headers).ok().flatten();
         let answer_by_ms = timeout_ms.map(|ms| started_us / 1_000 + ms);
         let context = RequestContext { answer_by_ms, ..context_of(given.0, given.1, client) };
@@ -189,12 +189,12 @@ impl Shared {
         Record { context, finished, if_none_match, compatible, member_origin, break_glass }
     }
 
-    /// Resolves the client once for all who ask.
+    /// Resolves the client's address, once for all users of it.
     pub(crate) fn resolve(&self, peer: IpAddr, fields: &impl FieldLines) -> ClientAddr {
         self.state.settings().trusted_proxies.resolve(peer, fields)
     }
 
-    /// Follows a request that was let in with the break-glass token to its end, for the audit log.
+    /// Follows a request with the break-glass token to its end, for the audit log.
     pub(crate) fn follow<B>(
         &self,
         record: &mut Record,
@@ -207,13 +207,13 @@ impl Shared {
         }
     }
 
-    /// Puts the headers on that every answer has, and accounts for the request.
+    /// Adds the headers of every answer, and accounts for the request.
     pub(crate) fn close(&self, mut record: Record, mut response: Response<Body>) -> Response<Body> {
         if let Some(subject) = response.extensions_mut().remove() {
             record.about(subject);
         }
         let is_own = record.finished.attempts.is_empty();
-        // What an instance answered is its own: tags and names of fields are left alone.
+        // The answer of an instance is not changed: neither its tags nor its names of fields.
         if is_own {
             if let Some(asked) = &record.if_none_match {
                 not_modified_if_matched(&record.finished.method, asked, &mut response);
@@ -225,7 +225,7 @@ impl Shared {
             response.extensions_mut().insert(Streamed);
         }
         let headers = response.headers_mut();
-        // An upstream's own trace id wins.
+        // A trace id of the instance is kept.
         headers.entry(&self.trace_header).or_insert_with(|| record.context.trace_id.header_value());
         headers.entry(TRACEPARENT).or_insert_with(|| record.context.traceparent.header_value());
         if is_own {
@@ -250,7 +250,7 @@ impl Shared {
         self.state.telemetry().request_finished(finished);
     }
 
-    /// Whether discovery is anyone's and its answers have no headers but the usual ones.
+    /// Whether discovery is open and its answers only have the usual headers.
     pub(crate) fn leaves_discovery_alone(&self) -> bool {
         self.state.settings().discovery_access == AccessMode::Open && !self.cors.has_origin()
     }

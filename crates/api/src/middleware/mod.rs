@@ -1,4 +1,4 @@
-//! What every request passes through, whatever route it takes.
+//! Code that every request passes through, whatever its route is.
 
 mod admit;
 mod answer;

@@ -8,13 +8,12 @@ use maxine_telemetry::TraceName;
 
 pub(crate) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
-/// Longest trace id of a client that is kept, in bytes; the rest is cut off. It stands in every log line
-/// and audit record of the request.
+/// Maximum length of a client's trace id, in bytes; the rest is cut off. It is in every log line and audit
+/// record of the request.
 const TRACE_ID_LEN_MAX: usize = 128;
 
-/// The names that a request goes by: those that it brings, or new ones. They have memory of their own: a
-/// request's is a part of its connection's read buffer, which could not be used again while a record
-/// keeps it.
+/// The ids of a request: those that it has, or new ones. They are copies: a request's fields are part of its
+/// connection's read buffer, which could not be reused while a record holds them.
 pub(crate) fn context_of(
     trace_id: Option<&[u8]>,
     traceparent: Option<&[u8]>,
@@ -95,7 +94,7 @@ mod tests {
         ] {
             assert!(!is_valid_traceparent(bad.as_bytes()), "{bad}");
         }
-        // What a later version adds is text, not any bytes that a header may hold.
+        // Later versions may add text, but not arbitrary bytes.
         let strange = [format!("cc{}-", &good[2..]).as_bytes(), b"\xe9\xff"].concat();
         assert!(!is_valid_traceparent(&strange));
     }

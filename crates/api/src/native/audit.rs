@@ -1,4 +1,4 @@
-//! The audit log: queries, its proof, and its export for `maxine audit verify`.
+//! The audit log: queries, verification, and export for `maxine audit verify`.
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ use maxine_state::{
     AuditAction, AuditClass, AuditLog, AuditOutcome, AuditRecord, encode_rejection,
 };
 
-/// Records that go into one piece of an export.
+/// Number of records in one part of an export.
 const EXPORT_CHUNK_RECORDS: usize = 256;
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -144,7 +144,7 @@ impl QueryAudit {
     }
 }
 
-/// Kept records, newest first, from right before the record that the cursor names.
+/// The kept records, newest first, from right before the record that the cursor names.
 pub(super) fn newest_first<'a>(
     records: impl DoubleEndedIterator<Item = &'a AuditRecord>,
     cursor: Option<&str>,
@@ -237,7 +237,7 @@ fn first_seq(audit: &AuditLog) -> u64 {
 )]
 pub(super) async fn verify_audit(fresh: Fresh, _: Params<NoParams>) -> Result<Response, Problem> {
     let audit = fresh.state().audit().clone();
-    // Hashing all of it takes tens of milliseconds.
+    // Hashing all records takes tens of milliseconds.
     let verdict = tokio::task::spawn_blocking(move || audit.verify()).await.map_err(|_| {
         Problem::new(ProblemKind::Unavailable, "the node is stopping").with_retry_after_s(1)
     })?;
@@ -331,7 +331,7 @@ pub(super) async fn export_audit(
 }
 
 fn push_line(out: &mut Vec<u8>, value: &impl Serialize) {
-    // Texts and numbers always serialise, and a vector takes every byte.
+    // Texts and numbers can always be serialized, and a vector accepts every byte.
     let _infallible = serde_json::to_writer(&mut *out, value);
     out.push(b'\n');
 }

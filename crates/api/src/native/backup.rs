@@ -1,4 +1,4 @@
-//! A backup as a download: written to a file that has no name any more, then streamed.
+//! A backup as a download: it is written to an unnamed file and then streamed.
 
 use axum::body::Body;
 use axum::extract::State;
@@ -17,7 +17,7 @@ use maxine_state::AuditAction;
 /// The index of the state in a backup.
 const BACKUP_INDEX_HEADER: HeaderName = HeaderName::from_static("x-maxine-backup-index");
 
-/// A backup costs a pass over the state and a file: one at a time on a node.
+/// A backup needs a pass over the state and a file, so a node makes one at a time.
 static RUNNING: Semaphore = Semaphore::const_new(1);
 
 /// Takes a backup of the state that everyone agreed on, and sends it.
@@ -52,7 +52,7 @@ pub(super) async fn backup(
     let path = directory.join("state");
     let summary = in_time(admin.backup(&path)).await;
     let opened = tokio::fs::File::open(&path).await;
-    // The open file lives until it is sent; its name goes now, whatever happens later.
+    // The open file exists until it is sent. Its name is removed now, whatever happens later.
     if let Err(error) = tokio::fs::remove_dir_all(&directory).await {
         tracing::warn!(%error, directory = %directory.display(), "a backup's file was left behind");
     }

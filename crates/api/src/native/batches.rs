@@ -1,7 +1,7 @@
-//! Registrations and heartbeats of many instances at once.
+//! Registrations and heartbeats of many instances in one request.
 //!
-//! **Invariant:** a batch of heartbeats is parsed in place and goes to the lease table as hashes:
-//! no names are copied, nothing is allocated per item but its place in one list.
+//! **Invariant:** a batch of heartbeats is parsed in place and passed to the lease table as hashes. No names
+//! are copied, and nothing is allocated per item except its position in one list.
 
 use std::borrow::Cow;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! The cluster: what this node knows of it, who led when, and its membership.
+//! The cluster: its status as this node knows it, the history of leaders, and its membership.
 
 use std::collections::BTreeSet;
 use std::future::Future;
@@ -26,11 +26,11 @@ use maxine_state::{AuditAction, ControlState, Liveness, Name, STATE_VERSION, Sta
 use maxine_store::{AdminError, ClusterAdmin, ClusterStatus, MemberView, StoreNode};
 use maxine_view::NO_STATE;
 
-/// How long a change of membership may take, in milliseconds.
+/// Time limit for a change of the membership, in milliseconds.
 const ADMIN_TIMEOUT_MS: u64 = 30_000;
 /// How long the answer to a transfer waits until this node knows the new leader, in milliseconds.
 const NEXT_LEADER_TIMEOUT_MS: u64 = 1_000;
-/// A node that has not heard of the order for so long is told to be behind, in milliseconds.
+/// A node whose state is older than this gets a warning, in milliseconds.
 const STALE_WARNING_MS: u64 = 10_000;
 
 /// Who holds the leader's duties, by the log.
@@ -140,7 +140,7 @@ pub(super) async fn status(
     _: Params<NoParams>,
 ) -> Response {
     let (state, has_state) = (fresh.state(), fresh.has_state());
-    // Of this very moment: what was published last may be from before this process was paused.
+    // This is the present value, because the published one may be from before a pause of this process.
     let leadership = app.store().leadership_now();
     let raft = members::status(&**app.store()).await;
     let nodes = state_version::store_nodes(&**app.store()).await;
@@ -298,7 +298,7 @@ pub(super) struct Checks {
     force: bool,
 }
 
-/// Membership, where the backend has it.
+/// Membership operations, if the backend has them.
 pub(super) fn admin(app: &AppState) -> Result<Arc<dyn ClusterAdmin>, Problem> {
     app.store().cluster().ok_or_else(|| {
         let detail = format!("the backend {} has no members", app.store().kind());
@@ -306,7 +306,7 @@ pub(super) fn admin(app: &AppState) -> Result<Arc<dyn ClusterAdmin>, Problem> {
     })
 }
 
-/// Waits for a change of membership, but not for ever.
+/// Waits for a change of membership, for a limited time.
 pub(super) async fn in_time<T>(
     work: impl Future<Output = Result<T, AdminError>>,
 ) -> Result<T, Problem> {
@@ -322,8 +322,8 @@ pub(super) async fn in_time<T>(
     }
 }
 
-/// Waits for a leader, for as long as the client waits for its answer. A change that nobody could have
-/// carried out is refused here: it was not sent.
+/// Waits for a leader, as long as the client waits for its answer. If there is none, the change is refused
+/// here and was not sent.
 pub(super) async fn led(app: &AppState, write: &Write) -> Result<(), Problem> {
     let Some(answer_by_ms) = write.answer_by_ms else { return Ok(()) };
     let left_ms = answer_by_ms.saturating_sub(app.clock().monotonic_ms());
@@ -338,7 +338,7 @@ pub(super) async fn led(app: &AppState, write: &Write) -> Result<(), Problem> {
     }
 }
 
-/// Notes in the audit log what was done to the cluster; the membership itself is not in it.
+/// Records in the audit log what was done to the cluster, because the membership itself is not in it.
 pub(super) async fn record(
     app: &AppState,
     write: Write,
@@ -380,7 +380,7 @@ pub(super) async fn add_member(
     joined.map(|()| Json(MemberChanged { id }))
 }
 
-/// Refuses what cannot be an address of a peer: `host:port`, an IPv6 address in brackets.
+/// Refuses a value that cannot be the address of a peer: `host:port`, with an IPv6 address in brackets.
 fn check_peer_addr(addr: &str) -> Result<(), Problem> {
     check_text("peer_addr", addr, 3, 255)?;
     let valid = addr.rsplit_once(':').is_some_and(|(host, port)| {
@@ -392,7 +392,7 @@ fn check_peer_addr(addr: &str) -> Result<(), Problem> {
     valid.then_some(()).ok_or_else(refused)
 }
 
-/// Refuses a vote, forced or not, to a node that stops when it meets what is in the log.
+/// Refuses to give a vote, forced or not, to a node that would stop at an entry of the log.
 fn check_understands(member: &MemberView, state_version: u32) -> Result<(), Problem> {
     match member.state_version {
         Some(understands) if understands < state_version => {
@@ -449,7 +449,7 @@ pub(super) async fn remove_member(
     let admin = admin(&app)?;
     led(&app, &write).await?;
     let object = if force { format!("{id}, forced") } else { id.to_string() };
-    // A node that removes itself can write nothing afterwards, so that is recorded before.
+    // A node that removes itself cannot write afterwards, so that is recorded before.
     if admin.status().node_id == id {
         record(&app, write, AuditAction::MemberRemove, object, true).await;
         in_time(admin.remove(id, force)).await?;
@@ -458,7 +458,7 @@ pub(super) async fn remove_member(
     let was_member = admin.status().members.iter().any(|member| member.id == id);
     let removed = in_time(admin.remove(id, force)).await;
     if removed.is_ok() && !was_member {
-        // It had been removed before, which was recorded then.
+        // It had been removed before, and that was recorded then.
         return Ok(Json(MemberChanged { id }));
     }
     record(&app, write, AuditAction::MemberRemove, object, removed.is_ok()).await;
@@ -510,7 +510,7 @@ pub(super) async fn transfer(
     Ok(Json(Transferred { leader }))
 }
 
-/// The leader that follows `before`, as soon as this node knows it.
+/// The leader after `before`, as soon as this node knows it.
 async fn next_leader(app: &AppState, before: Option<String>) -> Option<String> {
     let mut leadership = app.store().leadership();
     let another = leadership.wait_for(|now| now.leader.is_some() && now.leader != before);
@@ -534,7 +534,7 @@ pub(super) async fn snapshot(
     taken.map(|()| StatusCode::NO_CONTENT)
 }
 
-/// Confirms something to the leader, wherever it is, and notes it in the audit log.
+/// Sends a confirmation to the leader and records it in the audit log.
 pub(super) async fn confirm(
     app: &AppState,
     write: Write,
@@ -602,7 +602,7 @@ mod tests {
         assert_eq!((&*refused.detail, refused.status().as_u16()), (expected, 409));
         assert!(check_understands(&learner(Some(1)), 1).is_ok());
         assert!(check_understands(&learner(Some(2)), 1).is_ok());
-        // The leader asks one that nobody has met before it gets a vote.
+        // The leader asks a node that it has not met before it gives the node a vote.
         assert!(check_understands(&learner(None), 2).is_ok());
     }
 }

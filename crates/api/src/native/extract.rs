@@ -1,7 +1,7 @@
-//! How requests are read: paths, queries, bodies and the headers of writes, each with its limits.
+//! Reads requests: paths, queries, bodies and the headers of writes, each with its limits.
 //!
-//! Every failure is a [`Problem`] that names what was wrong. Nothing is coerced: that is the
-//! compatible API's business.
+//! Every failure is a [`Problem`] that names what is wrong. Values are never converted; only the compatible
+//! API does that.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -21,17 +21,17 @@ use crate::body::{self, BodyError};
 use crate::problem::{Problem, ProblemKind};
 use maxine_state::{Actor, InstanceKey, Name, RequestId, ServiceKey};
 
-/// Largest JSON body of most routes, in bytes.
+/// Maximum length of a JSON body on most routes, in bytes.
 pub(crate) const BODY_LEN_MAX: usize = 1024 * 1024;
-/// Largest JSON body of the batch routes, in bytes.
+/// Maximum length of a JSON body on the batch routes, in bytes.
 pub(crate) const BATCH_BODY_LEN_MAX: usize = 4 * 1024 * 1024;
-/// Longest idempotency key, in bytes.
+/// Maximum length of an idempotency key, in bytes.
 const IDEMPOTENCY_KEY_LEN_MAX: usize = 255;
 
-/// Query parameters that every `GET` takes, read by [`super::fresh::Fresh`].
+/// Query parameters of every `GET`, which [`super::fresh::Fresh`] reads.
 pub(super) const FRESHNESS_PARAMETERS: [&str; 2] = ["consistency", "min_index"];
 
-/// Query parameters; unknown and repeated ones are refused by name.
+/// Query parameters. Unknown and repeated ones are refused by name.
 pub(super) struct Params<T>(pub(super) T);
 
 impl<T: DeserializeOwned> FromRequestParts<AppState> for Params<T> {
@@ -60,7 +60,7 @@ pub(super) fn parse_query<T: DeserializeOwned>(query: &str) -> Result<T, Problem
     })
 }
 
-/// No parameters of its own.
+/// No parameters.
 #[derive(Debug, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct NoParams {}
@@ -162,7 +162,7 @@ impl<T: DeserializeOwned, const LEN_MAX: usize> FromRequest<AppState> for JsonBo
     }
 }
 
-/// The bytes of a JSON body of at most `LEN_MAX`, for what is parsed in place.
+/// The bytes of a JSON body of at most `LEN_MAX` bytes, for parsing in place.
 pub(super) struct RawJson<const LEN_MAX: usize>(pub(super) Bytes);
 
 impl<const LEN_MAX: usize> FromRequest<AppState> for RawJson<LEN_MAX> {
@@ -174,7 +174,7 @@ impl<const LEN_MAX: usize> FromRequest<AppState> for RawJson<LEN_MAX> {
     }
 }
 
-/// A JSON body that may be left out.
+/// A JSON body that may be missing.
 pub(super) struct OptionalJsonBody<T>(pub(super) T);
 
 impl<T: DeserializeOwned + Default> FromRequest<AppState> for OptionalJsonBody<T> {
@@ -246,7 +246,7 @@ pub(super) fn parse_json<'a, T: serde::Deserialize<'a>>(bytes: &'a [u8]) -> Resu
     maxine_wording::read_json(bytes).map_err(Problem::from)
 }
 
-/// What the headers of a write say besides who asks.
+/// The conditions of a write in its headers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct WriteConditions {
     /// The revision that `If-Match` names.
@@ -276,7 +276,7 @@ impl WriteConditions {
         Ok(conditions)
     }
 
-    /// The revision that the command must find: 0 means that nothing is there.
+    /// The revision that the command must find; 0 if nothing may exist.
     pub(super) fn expected_revision(self) -> Option<u64> {
         if self.create_only { Some(0) } else { self.if_match }
     }
@@ -290,7 +290,7 @@ impl FromRequestParts<AppState> for WriteConditions {
     }
 }
 
-/// A digest of what a request asks for: its query and, once it has been read, its body.
+/// A digest of the request: of its query and, once it has been read, of its body.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Content(Arc<AtomicU32>);
 
@@ -301,13 +301,13 @@ impl Content {
         content
     }
 
-    /// That of the request that these are the parts of.
+    /// The digest of the request that these are the parts of.
     pub(super) fn of(parts: &Parts) -> Self {
         parts.extensions.get().cloned().unwrap_or_else(|| Self::of_query(&parts.uri))
     }
 
     fn add(&self, bytes: &[u8]) {
-        // The low half of a good hash is one.
+        // The lower half of a good hash is a good hash.
         let added = xxh3_64(bytes) as u32;
         self.0.store(self.digest().rotate_left(7) ^ added, Ordering::Relaxed);
     }
@@ -317,8 +317,8 @@ impl Content {
     }
 }
 
-/// Whom an idempotency key belongs to: the user, or the address of a caller whom nobody knows. A zero byte is
-/// in no user's name.
+/// The owner of an idempotency key: the user, or the address of a caller without a credential. No user's name
+/// contains a zero byte.
 pub(super) fn principal_of(actor: &Actor) -> Cow<'_, str> {
     match actor.user.is_empty() {
         true => Cow::Owned(format!("\0{}", actor.address)),
@@ -326,7 +326,7 @@ pub(super) fn principal_of(actor: &Actor) -> Cow<'_, str> {
     }
 }
 
-/// The request id that the `Idempotency-Key` header gives, bound to who asks and what for.
+/// The request id from the `Idempotency-Key` header, bound to the caller and the request.
 pub(super) fn request_id(
     headers: &HeaderMap,
     principal: &str,
@@ -341,7 +341,7 @@ pub(super) fn request_id(
     }
     let mut hasher = Sha256::new();
     for part in [principal, method.as_str(), path, key] {
-        // The length first, so that the parts cannot run into each other.
+        // The length comes first, so that the parts are unambiguous.
         hasher.update(part.len().to_le_bytes());
         hasher.update(part.as_bytes());
     }

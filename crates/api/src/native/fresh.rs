@@ -1,5 +1,5 @@
-//! How fresh a read is, and how that is told: the `consistency` and `min_index` parameters and the
-//! headers that every answer carries. And who asks for a write, for the log.
+//! The freshness of reads, and how an answer reports it: the parameters `consistency` and `min_index`, and
+//! the headers of every answer. Also the caller and the conditions of a write.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -25,13 +25,13 @@ use maxine_state::{Actor, Applied, Command, ControlState, Rejection, Reply, Requ
 use maxine_store::Consistency;
 use maxine_view::Snapshot;
 
-/// The index of the state that answered.
+/// The index of the state in the answer.
 pub(super) const INDEX_HEADER: HeaderName = HeaderName::from_static("x-maxine-index");
 /// The history that the index counts in.
 pub(super) const HISTORY_HEADER: HeaderName = HeaderName::from_static("x-maxine-history");
-/// How old the state that answered can be, in milliseconds. Left out where that is not known.
+/// The staleness of the state in the answer, in milliseconds. Left out if it is unknown.
 pub(super) const STALENESS_MS_HEADER: HeaderName = HeaderName::from_static("x-maxine-staleness-ms");
-/// `unknown` where the age of the state is not known; else left out.
+/// `unknown` if the staleness is unknown; otherwise left out.
 pub(super) const STALENESS_HEADER: HeaderName = HeaderName::from_static("x-maxine-staleness");
 /// Whether a leader was confirmed within its lease.
 pub(super) const LEADER_HEADER: HeaderName = HeaderName::from_static("x-maxine-leader");
@@ -39,7 +39,7 @@ pub(super) const LEADER_HEADER: HeaderName = HeaderName::from_static("x-maxine-l
 const UNKNOWN: HeaderValue = HeaderValue::from_static("unknown");
 const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 
-/// How long a read waits to become as fresh as asked for, in milliseconds.
+/// How long a read waits for the requested freshness, in milliseconds.
 const FRESH_TIMEOUT_MS: u64 = 3_000;
 
 #[derive(Debug, Default, serde::Deserialize, utoipa::IntoParams)]
@@ -56,19 +56,19 @@ pub(crate) struct Freshness {
     min_index: Option<HistoryIndex>,
 }
 
-/// The state that an answer is about.
+/// The state on which an answer is based.
 #[derive(Clone, Copy)]
 pub(super) struct Basis {
     index: u64,
     history: u64,
-    /// How old the state could be at `at_ms`.
+    /// Its staleness at `at_ms`.
     staleness_ms: Option<u64>,
     at_ms: u64,
 }
 
 impl Basis {
-    /// The present state of this node, and its age. The age is taken first: what is applied in between
-    /// must not make an older state look younger.
+    /// The present state of this node, and its staleness. The staleness is read first, because entries that
+    /// are applied in between must not make an older state seem younger.
     pub(super) fn present(state: &AppState) -> (Self, Arc<Snapshot>) {
         let at_ms = state.clock().monotonic_ms();
         let staleness_ms = state.store().staleness_ms();
@@ -77,7 +77,7 @@ impl Basis {
         (Self { index, history, staleness_ms, at_ms }, snapshot)
     }
 
-    /// How old the state can be now.
+    /// The present staleness of the state.
     pub(super) fn staleness_ms(&self, state: &AppState) -> Option<u64> {
         let since_ms = state.clock().monotonic_ms().saturating_sub(self.at_ms);
         self.staleness_ms.map(|then_ms| then_ms + since_ms)
@@ -96,25 +96,25 @@ impl Basis {
     }
 }
 
-/// Tells the headers of an answer which state it is about. Who decides by a state says so here: a
-/// refusal carries its index, too.
+/// The state for the headers of an answer. Code that decides with a state sets it here, because a refusal has
+/// an index too.
 #[derive(Clone)]
 pub(super) struct Answered(Arc<Mutex<Basis>>);
 
 impl Answered {
-    /// Until somebody says otherwise it is the present state: an answer never shows less than it says.
+    /// Until it is set, it is the present state, so an answer never shows less than it claims.
     fn new(state: &AppState) -> Self {
         Self(Arc::new(Mutex::new(Basis::present(state).0)))
     }
 
-    /// The answer is about the present state of this node.
+    /// The answer is based on the present state of this node.
     pub(super) fn by_present(&self, state: &AppState) -> Arc<Snapshot> {
         let (basis, snapshot) = Basis::present(state);
         *self.0.lock() = basis;
         snapshot
     }
 
-    /// The answer is about the state at `index`, which is published here by now.
+    /// The answer is based on the state at `index`, which is published by now.
     pub(super) fn at(&self, index: u64) {
         self.0.lock().index = index;
     }
@@ -128,7 +128,7 @@ impl FromRequestParts<AppState> for Answered {
     }
 }
 
-/// A state that is as fresh as the request asked for.
+/// A state with the requested freshness.
 pub(super) struct Fresh {
     snapshot: Arc<Snapshot>,
     answered: Answered,
@@ -145,12 +145,12 @@ impl Fresh {
         self.snapshot.has_state()
     }
 
-    /// How old this state can be now, in milliseconds.
+    /// The present staleness of this state, in milliseconds.
     pub(super) fn staleness_ms(&self, state: &AppState) -> Option<u64> {
         self.answered.0.lock().staleness_ms(state)
     }
 
-    /// Answers with JSON about this state.
+    /// A JSON answer based on this state.
     pub(super) fn json(&self, body: impl Serialize) -> Response {
         Json(body).into_response()
     }
@@ -169,7 +169,7 @@ impl FromRequestParts<AppState> for Fresh {
         let Ok(answered) = Answered::from_request_parts(parts, state).await;
         let timeout = Duration::from_millis(FRESH_TIMEOUT_MS);
         if asked.consistency != Consistency::Stale {
-            // The store keeps the time itself; this is for one that does not.
+            // The store has a time limit itself; this one is for a store that exceeds it.
             let barrier = state.store().barrier(asked.consistency, timeout);
             tokio::time::timeout(timeout + Duration::from_millis(500), barrier).await.map_err(
                 |_| {
@@ -196,7 +196,7 @@ impl FromRequestParts<AppState> for Fresh {
     }
 }
 
-/// Puts the headers of freshness on every answer.
+/// Adds the freshness headers to every answer.
 pub(super) async fn put_headers(
     State(state): State<AppState>,
     mut request: Request,
@@ -213,14 +213,14 @@ pub(super) async fn put_headers(
     response
 }
 
-/// Puts them on an answer that was given before any handler saw the request.
+/// Adds them to an answer that was given before any handler saw the request.
 pub(crate) fn put_missing_headers(state: &AppState, headers: &mut HeaderMap) {
     if !headers.contains_key(INDEX_HEADER) {
         Basis::present(state).0.put_headers(state, headers);
     }
 }
 
-/// By when the client needs the answer to a write, on the monotonic clock, where it says so.
+/// When the client needs the answer to a write, on the monotonic clock, if the request says so.
 pub(super) struct AnswerBy(pub(super) Option<u64>);
 
 impl FromRequestParts<AppState> for AnswerBy {
@@ -235,19 +235,19 @@ impl FromRequestParts<AppState> for AnswerBy {
     }
 }
 
-/// A write: who asks, under which conditions.
+/// A write: the caller and the conditions.
 pub(super) struct Write {
-    /// Who asks.
+    /// The caller.
     pub(super) actor: Actor,
-    /// What the client named the request.
+    /// The request id that the client gave.
     named: Option<RequestId>,
-    /// What it asks for.
+    /// The digest of the request.
     content: Content,
-    /// `If-Match` and its kin.
+    /// `If-Match` and `If-None-Match`.
     pub(super) conditions: WriteConditions,
-    /// By when the client needs the answer, where it said so.
+    /// When the client needs the answer, if the request says so.
     pub(super) answer_by_ms: Option<u64>,
-    /// Which state the answer is about.
+    /// The state on which the answer is based.
     pub(super) answered: Answered,
 }
 
@@ -270,12 +270,12 @@ impl FromRequestParts<AppState> for Write {
 }
 
 impl Write {
-    /// The request's id, where the client named one. To be asked once the body has been read.
+    /// The request id, if the client gave one. Must be called after the body was read.
     pub(super) fn request_id(&self) -> Option<RequestId> {
         self.named.map(|named| named.with_content(self.content.digest()))
     }
 
-    /// The same for a step of a request that takes several, each of which is written once.
+    /// The same write for one step of a request with several steps. Each step is written once.
     pub(super) fn step(&self, step: u128) -> Self {
         let named = self.named.map(|named| RequestId(named.name().wrapping_add(step)));
         let (actor, content) = (self.actor.clone(), self.content.clone());
@@ -332,7 +332,7 @@ pub(super) struct Revised {
     pub(super) revision: u64,
 }
 
-/// A reply that does not fit its command.
+/// A reply that does not match its command.
 pub(super) fn unexpected(reply: &Reply) -> Problem {
     tracing::error!(?reply, "the reply does not match the command");
     Problem::new(ProblemKind::Internal, "the reply does not match the command")

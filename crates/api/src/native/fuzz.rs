@@ -1,4 +1,4 @@
-//! Bodies, queries, cursors and headers of the native API.
+//! Fuzz targets: bodies, queries, cursors and headers of the native API.
 
 use axum::http::{HeaderMap, Method};
 use serde::Deserialize;
@@ -14,7 +14,7 @@ use crate::problem::{Problem, ProblemKind};
 use maxine_fuzzing::first_line;
 use maxine_state::{Name, RuntimeConfig, ServicePolicy};
 
-/// A refusal is one that a client can act on.
+/// A refusal must be one that a client can act on.
 fn checked<T>(result: Result<T, Problem>) -> Option<T> {
     match result {
         Ok(value) => Some(value),
@@ -33,7 +33,7 @@ fn json<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Option<T> {
     checked(parse_json(bytes))
 }
 
-/// Any body of any route: what is read is within the limits, or refused.
+/// Any body of any route is within the limits, or refused.
 pub(crate) fn body(bytes: &[u8]) {
     if let Some(body) = json::<RegistrationBody>(bytes) {
         let made = body.into_registration(Name::trusted("a"), &RuntimeConfig::default());
@@ -103,7 +103,7 @@ pub(crate) fn query_seeds() -> Vec<Vec<u8>> {
     ])
 }
 
-/// Conditions and keys are read strictly; a key is bound to who asks and for what.
+/// Conditions and keys are parsed strictly. A key is bound to the caller and the request.
 pub(crate) fn headers(headers: &HeaderMap) {
     if let Some(conditions) = checked(WriteConditions::from_headers(headers)) {
         let _ = conditions.expected_revision();

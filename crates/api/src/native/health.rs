@@ -1,4 +1,4 @@
-//! Why an instance gets traffic, or does not.
+//! Explains why an instance gets traffic, or why not.
 
 use axum::extract::State;
 use axum::response::Response;

@@ -1,4 +1,4 @@
-//! A place in a history: what clients resume from and what they wait for.
+//! An index in a history, from which clients resume or for which they wait.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,26 +10,26 @@ use serde::Deserialize;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub(super) struct HistoryIndex {
-    /// The history; not known of a bare index.
+    /// The history; `None` for an index without one.
     pub(super) history: Option<u64>,
     /// The index.
     pub(super) index: u64,
 }
 
 impl HistoryIndex {
-    /// Whether it may be a place in this history.
+    /// Whether it may belong to this history.
     pub(super) fn is_in(self, history: u64) -> bool {
         self.history.is_none_or(|own| own == history)
     }
 
-    /// Says that it is no place in the history that holds now.
+    /// A text that says that it does not belong to the present history.
     pub(super) fn has_ended(self, present: u64) -> String {
         let present = history_text(present);
         format!("{self} is a place in a history that has ended; {present} holds now")
     }
 }
 
-/// A history, as it is written.
+/// A history as text.
 pub(super) fn history_text(history: u64) -> String {
     history_digits(history).iter().map(|digit| char::from(*digit)).collect()
 }
@@ -39,7 +39,7 @@ fn history_digits(history: u64) -> [u8; 16] {
     std::array::from_fn(|at| DIGITS[(history >> (60 - 4 * at)) as usize & 15])
 }
 
-/// A history, as a header's value.
+/// A history as a header value.
 pub(super) fn history_value(history: u64) -> HeaderValue {
     // Hexadecimal digits are always a valid header value.
     HeaderValue::from_bytes(&history_digits(history)).unwrap_or(HeaderValue::from_static(""))

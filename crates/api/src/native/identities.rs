@@ -1,4 +1,4 @@
-//! Users, API tokens and signing keys. Secrets go out once, when they are made, and never again.
+//! Users, API tokens and signing keys. A secret is shown once, when it is created, and never again.
 
 use axum::Json;
 use axum::extract::State;
@@ -19,9 +19,9 @@ use maxine_identity::PasswordError;
 use maxine_state::limits::{TEXT_LEN_MAX, check_range, check_text};
 use maxine_state::{Command, Name, Rejection, Reply, Role, SigningKey, TokenRecord, User};
 
-/// Longest life of a token, in milliseconds (10 years).
+/// Maximum lifetime of a token, in milliseconds (10 years).
 const TOKEN_MS_MAX: u64 = 10 * 365 * 24 * 3_600 * 1_000;
-/// Older signing keys that stay accepted where a rotation does not say.
+/// Number of older signing keys that stay accepted if a rotation does not say.
 const KEEP_PREVIOUS_DEFAULT: u32 = 2;
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -131,7 +131,8 @@ pub(super) async fn put_user(
             return Err(Problem::limit("password", "given for a new user", "nothing"));
         }
     };
-    // What was read above must still hold when it is written, even if the client does not ask.
+    // The state that was read above must still be the present one at the write, even if the client does not
+    // ask for that.
     let read = present.map(|user| user.credential_version);
     let create_only = write.conditions.create_only;
     let command = Command::PutUser {
@@ -279,13 +280,13 @@ pub(super) async fn create_token(
     let view = TokenView::from(&record);
     let answered = write.answered.clone();
     let applied = write.propose(&state, Command::PutToken { token: record }).await?;
-    // A repeat under the same idempotency key gets the first answer, and made no token of its own.
+    // A repeat with the same idempotency key gets the first answer, and created no token of its own.
     if !answered.by_present(&state).state.identities().tokens.contains_key(&id) {
         let detail =
             "the first request with this Idempotency-Key made the token; it is not shown again";
         return Err(Problem::new(ProblemKind::Conflict, detail));
     }
-    // The bearer must learn it once; this is the once.
+    // The bearer must receive it once, which is here.
     let token = minted.text.expose().to_owned();
     Ok((StatusCode::CREATED, Json(TokenMade { view, index: applied.index, token })))
 }
@@ -377,7 +378,8 @@ pub(super) async fn rotate_keys(
     let key = SigningKey { key_id: key_id.clone(), secret: secret.into(), created_at_ms: now_ms };
     let command = Command::RotateSigningKey { key, keep_previous, create_only: false };
     let applied = write.propose(&state, command).await?;
-    // A repeat under the same idempotency key made no key of its own: the newest is the first's.
+    // A repeat with the same idempotency key created no key of its own: the newest key is that of the first
+    // request.
     let snapshot = state.view().snapshot();
     let keys = &snapshot.state.identities().signing_keys;
     let own = keys.iter().find(|key| key.key_id == key_id);
@@ -385,7 +387,7 @@ pub(super) async fn rotate_keys(
     Ok(Json(Rotated { index: applied.index, key_id: key_id.into() }))
 }
 
-/// A name that sorts by time and is not used twice.
+/// A name that sorts by time and is unique.
 fn new_id(prefix: &str, now_ms: u64) -> Result<Name, Problem> {
     let mut random = [0; 16];
     OsRng.try_fill_bytes(&mut random).map_err(|_| no_randomness())?;

@@ -1,5 +1,5 @@
-//! What each node knows of an instance: the requests that are under way to it through that node's
-//! proxy, which an operator asks before a drain and watches after it, and what its probes found.
+//! What each node knows about an instance: its requests in flight through that node's proxy, which an
+//! operator checks before and during a drain, and the results of its probes.
 
 use std::time::Duration;
 
@@ -22,11 +22,11 @@ use crate::state::WeakState;
 use maxine_actors::peer::{PeerKind, PeerService};
 use maxine_state::{InstanceKey, Name, ServiceKey};
 
-/// How long a node may take to answer.
+/// Time limit for the answer of a node.
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(800);
-/// Largest message, in bytes.
+/// Maximum length of a message, in bytes.
 const MESSAGE_LEN_MAX: usize = 64 * 1024;
-/// Most probes that a node tells of.
+/// Maximum number of probes in an answer.
 const PROBES_MAX: usize = 12;
 
 /// What one node knows about an instance.
@@ -75,7 +75,7 @@ fn config() -> impl bincode::config::Config {
     bincode::config::standard().with_limit::<MESSAGE_LEN_MAX>()
 }
 
-/// Answers other nodes. Holds the node's parts weakly: they hold it.
+/// Answers other nodes. It has only a weak reference to the node's parts, because they own it.
 pub struct InstanceReports(WeakState);
 
 impl InstanceReports {
@@ -165,7 +165,7 @@ fn question(key: &InstanceKey) -> Bytes {
         instance: key.instance.clone(),
     };
     let mut message = vec![PeerKind::Instance as u8];
-    // Names are far shorter than the limit; a node that cannot read the message says so.
+    // Names are far shorter than the limit. A node that cannot read the message answers with an error.
     message.extend(bincode::encode_to_vec(question, config()).unwrap_or_default());
     message.into()
 }

@@ -1,4 +1,4 @@
-//! Instances: lists, registration, heartbeats, removal, drains, and why one gets traffic or not.
+//! Instances: lists, registration, heartbeats, removal, and drains.
 
 use std::ops::Bound;
 use std::sync::Arc;
@@ -354,7 +354,7 @@ async fn set_drain(
     Ok(Json(Changed { index: applied.index, changed }))
 }
 
-/// Not a defect: nothing gets traffic now.
+/// This is no defect: no instance gets traffic now.
 pub(super) fn none_routable(service: &str) -> Problem {
     let detail = format!("no instance of service {service} is routable now");
     let mut problem = Problem::new(ProblemKind::Unavailable, detail).with_retry_after_s(1);

@@ -1,4 +1,4 @@
-//! Who led when and why that changed, read out of the audit log's records on leadership.
+//! The history of leaders and the causes of changes, from the audit log's records about leadership.
 
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
@@ -12,10 +12,10 @@ use crate::problem::Problem;
 use maxine_actors::TAKEOVER_SILENCE;
 use maxine_state::{AuditAction, AuditRecord};
 
-/// A leader that was heard within this time handed over; nobody elects another so soon, in
-/// milliseconds.
+/// If the previous leader was heard within this time, it transferred leadership, because an election takes
+/// longer. In milliseconds.
 const HANDOVER_SILENCE_MS: u64 = 300;
-/// A transfer that an admin asked for is recorded within this time of the grant, in milliseconds.
+/// A transfer by an admin is recorded within this time of the grant, in milliseconds.
 const TRANSFER_TOLERANCE_MS: u64 = 15_000;
 
 /// Why leadership changed.
@@ -85,16 +85,16 @@ pub(super) async fn leadership(
     Ok(fresh.json(Page::take(changes, limit, cursor, |(_, change)| change)))
 }
 
-/// A grant, with what the records up to the next newer grant tell of it.
+/// A grant, with the records up to the next newer grant.
 struct Grant<'a> {
     record: &'a AuditRecord,
     /// The transfers that were recorded after it and before the next grant.
     transfers: Vec<&'a AuditRecord>,
-    /// Whom the new leader had followed, and for how long that one had been silent.
+    /// The leader that the new leader had followed, and how long that one had been silent.
     known: Option<(String, u64)>,
 }
 
-/// The grants among `records`, newest first, each with its number and with what stands next to it.
+/// The grants among `records`, newest first, each with its number and the records around it.
 fn changes<'a>(
     records: impl Iterator<Item = &'a AuditRecord>,
 ) -> impl Iterator<Item = (u64, LeadershipChange)> {
@@ -108,7 +108,7 @@ fn changes<'a>(
                     takeover = silence_of(&record.object).map(|(from, ms)| (record.seq, from, ms));
                 }
                 AuditAction::LeadershipGrant => {
-                    // The leader writes both at once.
+                    // The leader writes both together.
                     let known = takeover.take().filter(|(seq, ..)| *seq == record.seq + 1);
                     let known = known.map(|(_, from, gap_ms)| (from, gap_ms));
                     return Some(Grant {
@@ -125,8 +125,8 @@ fn changes<'a>(
     std::iter::from_fn(move || {
         let Grant { record, transfers, known } = grants.next()?;
         let older = grants.peek();
-        // The node that was asked records the transfer when it knows the new leader, which may be before or
-        // after that one records its grant.
+        // The node that was asked records the transfer when it knows the new leader. That may be before or
+        // after the new leader records its grant.
         let recorded_before = older.map(|older| older.transfers.as_slice()).unwrap_or_default();
         let near = |transfer: &&&AuditRecord| {
             let apart_ms = record.time_ms.abs_diff(transfer.time_ms);
@@ -134,7 +134,8 @@ fn changes<'a>(
         };
         let asked = transfers.iter().chain(recorded_before).find(near);
         let by = asked.map(|transfer| transfer.user.to_string());
-        // Whom the new leader had followed may have led earlier: what it knows of that one says nothing of this change.
+        // The leader that the new leader had followed may have led earlier. What is known about it says
+        // nothing about this change.
         let from = older.map(|older| older.record.object.to_string());
         let gap_ms = known.filter(|(name, _)| from.as_ref() == Some(name)).map(|(_, ms)| ms);
         let cause = cause_of(&record.object, by.is_some(), from.as_deref(), gap_ms);
@@ -297,7 +298,7 @@ mod tests {
             record(1, 0, "system:leadership", granted, "node-7"),
             record(2, 3_000, "system:leadership", granted, "node-3"),
             record(3, 3_000, "system:leadership", taken, "node-7, silent for 3020 ms"),
-            // It had followed node 7, and never heard of node 3 as a leader.
+            // It had followed node 7, and never knew node 3 as a leader.
             record(4, 9_000, "system:leadership", granted, "node-2"),
             record(5, 9_000, "system:leadership", taken, "node-7, silent for 8946 ms"),
         ];

@@ -1,7 +1,7 @@
-//! JSON merge patch (RFC 7396) on documents that have a revision: policies and the configuration.
+//! JSON merge patch (RFC 7396) for documents with a revision: policies and the configuration.
 //!
-//! The document is read, changed and written under the revision that was read, again and again
-//! until nobody came between, so that a part changes without undoing someone else's change.
+//! The document is read, changed and written under the revision that was read. This is repeated until no
+//! other change came in between, so that changing a part does not undo another user's change.
 
 use std::fmt;
 
@@ -17,9 +17,9 @@ use crate::problem::{Problem, ProblemKind};
 use maxine_actors::{WriteError, WriteRequest};
 use maxine_state::{Applied, Command, ControlState, Rejection, RequestId};
 
-/// Most attempts while others change the same document.
+/// Maximum number of attempts while other users change the same document.
 const ATTEMPTS_MAX: u32 = 16;
-/// How long this node may take to catch up with a change that came between.
+/// How long this node may take to catch up with another user's change.
 const CATCH_UP: std::time::Duration = std::time::Duration::from_secs(3);
 
 /// The body of a `PATCH`: an object whose fields replace those of the document; `null` takes a field
@@ -73,8 +73,8 @@ pub(super) async fn patch(
     let request_id = write.request_id();
     let Write { actor, conditions, answer_by_ms, answered, .. } = write;
     if let Some(revision) = conditions.if_match {
-        // A revision is the index at which it was made. If there is a later one when this node is so
-        // far, apply refuses the change.
+        // A revision is the index at which it was set. If there is a later one when this node has reached
+        // that index, apply refuses the change.
         state.view().wait_for(revision, CATCH_UP).await?;
     }
     for attempt in 0..ATTEMPTS_MAX {
@@ -99,7 +99,7 @@ pub(super) async fn patch(
                     answered.at(index);
                     return Err(rejection.into());
                 }
-                // This node has what came between once it is so far.
+                // Once this node has reached that index, it has the other change.
                 state.view().wait_for(index, CATCH_UP).await?;
             }
             Err(error) => return Err(error.into()),
@@ -109,8 +109,8 @@ pub(super) async fn patch(
     Err(Problem::new(ProblemKind::Unavailable, detail).with_retry_after_s(1))
 }
 
-/// Each attempt is a request of its own, or the refusal of the first would be all their answer; a
-/// repeat of the whole has the same ones, and so finds the one that took effect.
+/// Each attempt has its own request id. Otherwise all attempts would get the refusal of the first one. A
+/// repeat of the whole request has the same ids, so it finds the attempt that took effect.
 fn of_attempt(id: RequestId, attempt: u32) -> RequestId {
     let hash =
         Sha256::new().chain_update(id.name().to_le_bytes()).chain_update(attempt.to_le_bytes());
@@ -119,7 +119,7 @@ fn of_attempt(id: RequestId, attempt: u32) -> RequestId {
     RequestId(u128::from_le_bytes(bytes)).with_content(id.content())
 }
 
-/// JSON in which no object names a field twice.
+/// JSON in which no object has a repeated field.
 struct Unrepeated(Value);
 
 impl<'de> Deserialize<'de> for Unrepeated {

@@ -1,9 +1,8 @@
 //! The native API under `/api/v1`.
 //!
-//! Place in the flow: the edge has decided access; handlers here read from the view
-//! ([`fresh::Fresh`]) and write through the registry ([`fresh::Write`]). Requests are read strictly
-//! ([`extract`]), errors are problems ([`super::problem`]). `docs/reference/native-api.md` has the
-//! table of routes.
+//! Place in the flow: the edge has decided access. The handlers here read from the view ([`fresh::Fresh`])
+//! and write through the registry ([`fresh::Write`]). Requests are parsed strictly ([`extract`]), and errors
+//! are problems ([`super::problem`]). `docs/reference/native-api.md` has the table of routes.
 
 mod audit;
 mod backup;
@@ -56,7 +55,7 @@ use super::problem::{Problem, ProblemKind};
 use super::{AppState, Caller, error, openapi};
 use maxine_state::{Given, ProbeKind, ProbeSpec, Registration};
 
-/// Its routes, each with its place in the OpenAPI document.
+/// The routes, each with its entry in the OpenAPI document.
 pub fn router() -> OpenApiRouter<AppState> {
     let mut router = OpenApiRouter::with_openapi(openapi::skeleton())
         .routes(routes!(services::list_namespaces))
@@ -141,7 +140,7 @@ fn record_routes() -> OpenApiRouter<AppState> {
         .routes(routes!(telemetry::traffic))
 }
 
-/// Puts around the native routes what all of them share.
+/// Adds what all native routes share.
 pub(super) fn wrap(router: Router<AppState>, state: &AppState) -> Router<AppState> {
     router
         .layer(CatchPanicLayer::custom(panicked))
@@ -149,7 +148,7 @@ pub(super) fn wrap(router: Router<AppState>, state: &AppState) -> Router<AppStat
         .layer(Extension(Arc::new(watch::Watchers::new(state.settings().watchers))))
 }
 
-/// What a client sees of a handler that panicked; the panic itself is in the log.
+/// The answer for a handler that panicked. The log has the panic itself.
 fn panicked(panic: Box<dyn std::any::Any + Send + 'static>) -> Response<Body> {
     error::log_panic(panic.as_ref());
     Problem::new(ProblemKind::Internal, "an internal error occurred").into_response()
@@ -163,8 +162,8 @@ fn check_target(state: &AppState, registration: &Registration) -> Result<(), Pro
     })
 }
 
-/// Refuses a probe that a caller without a credential may not ask for: beyond a path it would let
-/// anyone send requests of their own making to any address, and learn how they were answered.
+/// Refuses a probe that a caller without a credential may not register. Except for its path, such a probe
+/// would let anyone send arbitrary requests to any address, and see the results.
 fn check_probe(caller: &Caller, probe: Option<&ProbeSpec>) -> Result<(), Problem> {
     let Some(probe) = probe.filter(|_| caller.role.is_none()) else { return Ok(()) };
     let plain =

@@ -1,8 +1,8 @@
-//! What each node says of itself, asked over the nodes' own links: so that whoever looks at one
-//! node sees them all, and would see two that both claim to lead.
+//! The reports of all nodes about themselves, fetched over the nodes' own connections. So a user of one node
+//! sees all nodes, and would see two that both claim to lead.
 //!
-//! A node answers from memory; one that does not answer in time is shown as such and makes nobody
-//! wait longer.
+//! A node answers from memory. A node that does not answer in time is shown without a report, and delays
+//! nobody further.
 
 use std::time::Duration;
 
@@ -23,11 +23,11 @@ use crate::state::WeakState;
 use maxine_actors::peer::{PeerKind, PeerService};
 use maxine_store::MemberView;
 
-/// How long a node may take to answer.
+/// Time limit for the answer of a node.
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(1_500);
-/// Largest answer, in bytes.
+/// Maximum length of an answer, in bytes.
 const ANSWER_LEN_MAX: usize = 16 * 1024;
-/// Over how long a node counts its traffic for a report, in milliseconds.
+/// The time over which a node counts its traffic for a report, in milliseconds.
 const TRAFFIC_MS: u64 = 60_000;
 
 /// The log of a node, as the node reports it.
@@ -114,7 +114,7 @@ fn decode(bytes: &[u8]) -> Result<NodeReport, String> {
     Ok(report)
 }
 
-/// Answers other nodes. Holds the node's parts weakly: they hold it.
+/// Answers other nodes. It has only a weak reference to the node's parts, because they own it.
 pub struct NodeReports(WeakState);
 
 impl NodeReports {
@@ -140,7 +140,7 @@ async fn report(app: &AppState) -> Result<NodeReport, String> {
     let (basis, snapshot) = Basis::present(app);
     let since_ms = app.clock().wall_ms().saturating_sub(TRAFFIC_MS);
     let telemetry = app.telemetry().clone();
-    // It takes in what the writer has not written out yet, which may wait for the disk.
+    // It includes what the writer has not written yet, which may wait for the disk.
     let traffic = tokio::task::spawn_blocking(move || telemetry.traffic().of_node(since_ms));
     let traffic = traffic.await.map_err(|_| "the node is stopping")?.total;
     let log = app.store().cluster().map(|cluster| {

@@ -1,4 +1,4 @@
-//! The note of the whole cluster: what the build `next` has more than this version, for the tests of mixed clusters.
+//! The note of the whole cluster. Only the build `next` has it, for the tests of mixed clusters.
 
 use axum::Json;
 use axum::extract::State;

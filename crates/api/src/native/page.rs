@@ -1,5 +1,5 @@
-//! Lists by pages: a cursor names the last item given, so that a page goes on where the last one
-//! ended whatever came and went in between.
+//! Lists in pages. A cursor names the last returned item, so the next page continues there, whatever was
+//! added or removed in between.
 
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -7,9 +7,9 @@ use utoipa::ToSchema;
 use crate::problem::{Problem, ProblemKind};
 use maxine_state::limits::check_range;
 
-/// Items on a page where the request does not say.
+/// Default number of items on a page.
 const LIMIT_DEFAULT: u64 = 100;
-/// Most items on a page.
+/// Maximum number of items on a page.
 pub(super) const LIMIT_MAX: u64 = 1_000;
 
 /// One page of a list.
@@ -22,12 +22,12 @@ pub(super) struct Page<T> {
 }
 
 impl<T> Page<T> {
-    /// A list that is always whole.
+    /// A list with one page.
     pub(super) fn whole(items: Vec<T>) -> Self {
         Self { items, next_cursor: None }
     }
 
-    /// Takes up to `limit` items; `cursor` makes the cursor of an item if more follow it.
+    /// Takes up to `limit` items. `cursor` creates the cursor of an item if more items follow it.
     pub(super) fn take<S>(
         mut source: impl Iterator<Item = S>,
         limit: usize,
@@ -47,14 +47,14 @@ impl<T> Page<T> {
     }
 }
 
-/// How many items were asked for.
+/// The requested number of items.
 pub(super) fn limit(asked: Option<u64>) -> Result<usize, Problem> {
     let limit = asked.unwrap_or(LIMIT_DEFAULT);
     check_range("limit", limit, 1, LIMIT_MAX)?;
     Ok(usize::try_from(limit).unwrap_or(usize::MAX))
 }
 
-/// Makes an opaque cursor of names. 0xff stands in no UTF-8 text and so parts them.
+/// Creates an opaque cursor from names. 0xff does not occur in UTF-8, so it separates them.
 pub(super) fn cursor_of(parts: &[&str]) -> String {
     let mut text = String::new();
     for (position, part) in parts.iter().enumerate() {
@@ -68,7 +68,7 @@ pub(super) fn cursor_of(parts: &[&str]) -> String {
     text
 }
 
-/// Takes a cursor of `N` names apart.
+/// Splits a cursor into `N` names.
 pub(super) fn cursor_parts<const N: usize>(cursor: &str) -> Result<[String; N], Problem> {
     let bad = || {
         let detail = "the cursor is not from this list";
@@ -92,7 +92,7 @@ pub(super) fn cursor_parts<const N: usize>(cursor: &str) -> Result<[String; N], 
     parts?.try_into().map_err(|_| bad())
 }
 
-/// Takes a cursor apart that is one number.
+/// Parses a cursor that is one number.
 pub(super) fn cursor_number(cursor: &str) -> Result<u64, Problem> {
     let [text] = cursor_parts::<1>(cursor)?;
     text.parse().map_err(|_| {

@@ -1,4 +1,4 @@
-//! Policies of services and the runtime configuration, both with compare-and-set.
+//! Policies of services and the runtime configuration, both with conditional changes.
 
 use axum::Json;
 use axum::extract::State;
@@ -30,7 +30,7 @@ pub(super) struct PolicyView {
     policy: ServicePolicy,
 }
 
-/// A policy as a caller may see it: whoever may not change it sees no values of header fields.
+/// A policy as the caller may see it. A caller who may not change it sees no values of header fields.
 pub(super) fn shown_to(caller: &Caller, policy: &ServicePolicy) -> ServicePolicy {
     let policy = policy.clone();
     if caller.has(Role::Operator) { policy } else { policy.without_secrets() }
@@ -134,13 +134,13 @@ fn no_such_service(mut problem: Problem) -> Problem {
     problem
 }
 
-/// A document as the JSON that is patched.
+/// The JSON form of a document, for a patch.
 fn fields(document: &impl Serialize) -> Result<Map<String, Value>, Problem> {
     let broken = |error| Problem::new(ProblemKind::Internal, format!("not an object: {error}"));
     serde_json::to_value(document).and_then(serde_json::from_value).map_err(broken)
 }
 
-/// What a patch made of a document.
+/// Parses a patched document.
 fn parsed<T: serde::de::DeserializeOwned>(document: Value) -> Result<T, Problem> {
     serde_path_to_error::deserialize(document).map_err(|error| {
         maxine_wording::complaint(&error.path().to_string(), &error.inner().to_string()).into()

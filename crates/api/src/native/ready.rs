@@ -1,4 +1,4 @@
-//! Whether this node can do its work: for load balancers, and for those who wait for a start.
+//! Whether this node can do its work, for load balancers and for scripts that wait for a start.
 
 use axum::Json;
 use axum::extract::State;
@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 use super::fresh::Answered;
 use crate::AppState;
 
-/// A node whose state may be older is not ready, in milliseconds.
+/// Maximum staleness of a ready node, in milliseconds.
 const READY_STALENESS_MS_MAX: u64 = 2_000;
 
 /// What a node says of itself without being asked who one is.

@@ -1,5 +1,5 @@
-//! Resolution: one instance of a service, chosen by the service's strategy. Reads only the view;
-//! nothing here waits or takes a lock.
+//! Resolution: chooses one instance of a service by the service's strategy. It reads only the view, never
+//! waits and takes no lock.
 
 use axum::extract::State;
 use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
@@ -168,7 +168,7 @@ impl Resolve {
     }
 }
 
-/// Takes only what can stand in a URL as it is and what stays below the instance's base path.
+/// Accepts only characters that are allowed in a URL, and paths below the instance's base path.
 fn check_path(path: &str) -> Result<(), Problem> {
     if path.is_empty() {
         return Ok(());

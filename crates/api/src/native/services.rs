@@ -1,4 +1,4 @@
-//! Namespaces and services: lists and removal. Reads only the view.
+//! Namespaces and services: lists and removal.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -97,7 +97,7 @@ pub(super) async fn list_services(
         }
         None => None,
     };
-    // A namespace's services stand together, so its first possible key is where to start.
+    // The services of a namespace are adjacent, so the search starts at its first possible key.
     let first = namespace.clone().map(|name| ServiceKey::new(name, Name::trusted("")));
     let start = match (after, first) {
         (Some(after), Some(first)) if first > after => Bound::Included(first),
@@ -156,7 +156,7 @@ fn kept_drains(service: &ServiceState) -> Vec<KeptDrain> {
     kept.take(KEPT_DRAINS_MAX).map(view).collect()
 }
 
-/// The service, or a problem that says which one is missing.
+/// The service, or a problem that names the missing one.
 pub(super) fn find<'a>(fresh: &'a Fresh, key: &ServiceKey) -> Result<&'a ServiceState, Problem> {
     let found = fresh.state().service(key).map(AsRef::as_ref);
     found.ok_or_else(|| Problem::not_found("service", &key.to_string()))
@@ -216,7 +216,7 @@ pub(super) async fn delete_service(
     ids.sort();
     ids.dedup();
     let mut outcome = ServiceRemoved { index: 0, removed: 0 };
-    // Each step needs an id of its own, or the second would get the first one's answer.
+    // Each step needs its own id. Otherwise the second step would get the first step's answer.
     let mut step = 0;
     for chunk in ids.chunks(BATCH_ITEMS_MAX) {
         let item = |id: &&Name| Deregistration {

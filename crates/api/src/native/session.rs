@@ -1,4 +1,4 @@
-//! Sign-in for people: a session's token in the answer, and in a cookie for the dashboard.
+//! Sign-in for people. The answer has the session's token, also as a cookie for the dashboard.
 
 use axum::Json;
 use axum::extract::{Request, State};
@@ -66,7 +66,7 @@ pub(super) async fn sign_in(
     let outcome = state.security().sign_in(&body.user, &body.password, context.client.ip).await;
     account_sign_in(&state, &context, &body.user, &outcome.as_ref().map(|opened| opened.role));
     let signed_in = outcome.map_err(signin_problem)?;
-    // The browser says where the page came from; a page from https gets a cookie for https only.
+    // The browser reports the origin of the page. A page from https gets a cookie for https only.
     let origin = headers.get(header::ORIGIN).map(HeaderValue::as_bytes).unwrap_or_default();
     let secure = if origin.starts_with(b"https://") { "; Secure" } else { "" };
     let cookie = format!(
@@ -80,7 +80,7 @@ pub(super) async fn sign_in(
         access_token: signed_in.access_token,
     };
     let mut response = Json(view).into_response();
-    // A JWT is letters, digits and punctuation that stand in a header as they are.
+    // A JWT consists of letters, digits and punctuation that are allowed in a header.
     if let Ok(cookie) = HeaderValue::from_str(&cookie) {
         response.headers_mut().insert(header::SET_COOKIE, cookie);
     }
@@ -100,7 +100,7 @@ pub(super) async fn sign_out(
 ) -> Response {
     let caller = state.security().identify(CookieUse::Changes, request.headers());
     let ended = match caller {
-        // A page of another site's name for this node must not sign the person out.
+        // A page that calls this node by another site's name must not sign the user out.
         Ok(caller) if caller.via == Via::Cookie && !hosts::is_own(&state, &request) => {
             let error = AuthError::WrongHost;
             Err(Problem::new(ProblemKind::Forbidden, error.explained()))
@@ -112,7 +112,7 @@ pub(super) async fn sign_out(
         Err(error @ (AuthError::NoState | AuthError::Stale { .. })) => {
             Err(Problem::new(ProblemKind::Unavailable, error.explained()).with_retry_after_s(5))
         }
-        // There is no session that could be ended.
+        // There is no session to end.
         Err(_) => Ok(()),
     };
     let mut response = match ended {

@@ -1,4 +1,4 @@
-//! The shapes of services and instances on the wire, and how they are made of the state's types.
+//! Services and instances in requests and answers, and their conversion from and to the state's types.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -132,7 +132,7 @@ impl CheckBody {
 }
 
 impl RegistrationBody {
-    /// Checks every bound and makes a registration of it.
+    /// Checks every limit and creates a registration.
     pub(super) fn into_registration(
         self,
         id: Name,
@@ -184,7 +184,7 @@ impl RegistrationBody {
         }
     }
 
-    /// The address, as a URL or as parts. Both may be given if they say the same.
+    /// The address, from a URL or from its parts. Both may be given if they are equal.
     fn address(&self) -> Result<Address, Problem> {
         let port = self.port.map(|port| {
             check_range("port", port, 1, u16::MAX.into())?;
@@ -378,20 +378,20 @@ pub(crate) struct InstanceRecord {
     modified_index: u64,
 }
 
-/// How much of an instance a caller is shown.
+/// How much of an instance a caller may see.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Detail {
-    /// All of it.
+    /// Everything.
     Full,
-    /// Not the values of the probe's header fields, which may be secrets.
+    /// Everything except the values of the probe's header fields, which may be secrets.
     WithoutSecrets,
-    /// Not what its probes ask and find: otherwise whoever may register addresses could learn what
-    /// answers there.
+    /// Everything except the requests and results of its probes. Otherwise, a caller who may register
+    /// addresses could learn what answers there.
     WithoutProbes,
 }
 
 impl Detail {
-    /// What this caller is shown.
+    /// What this caller may see.
     pub(crate) fn of(caller: &Caller) -> Self {
         match caller.role {
             Some(role) if role >= Role::Operator => Self::Full,
@@ -400,7 +400,7 @@ impl Detail {
         }
     }
 
-    /// What this caller is shown of changes, whose text all watchers of a kind share: no secrets.
+    /// What this caller may see of changes. All watchers of a kind share their text, so it has no secrets.
     pub(crate) fn of_changes(caller: &Caller) -> Self {
         if caller.role.is_some() { Self::WithoutSecrets } else { Self::WithoutProbes }
     }
@@ -449,7 +449,7 @@ impl InstanceRecord {
     }
 }
 
-/// An instance among its peers.
+/// An instance with its role in the service.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub(super) struct InstanceView {
     #[serde(flatten)]

@@ -1,4 +1,4 @@
-//! What this node alone knows: alerts, their silences, and recent traces.
+//! Data that belongs to this node alone: alerts, their silences, and recent traces.
 
 use axum::Json;
 use axum::extract::State;
@@ -17,7 +17,7 @@ use maxine_state::{LimitExceeded, Name, ServiceKey};
 use maxine_telemetry::{Alert, AlertKind, STEP_MS, Silence, Trace, TrafficStep, TrafficSum};
 use maxine_telemetry::{AttemptOutcome, AttemptRecord};
 
-/// Longest silence, in milliseconds (30 days).
+/// Maximum duration of a silence, in milliseconds (30 days).
 const SILENCE_MS_MAX: u64 = 30 * 24 * 3_600 * 1_000;
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -88,7 +88,7 @@ pub(super) async fn traffic(
     let key = key.transpose()?;
     let since_ms = query.since_ms.unwrap_or(0);
     let telemetry = state.telemetry().clone();
-    // It takes in what the writer has not written out yet, which may wait for the disk.
+    // It includes what the writer has not written yet, which may wait for the disk.
     let sum = tokio::task::spawn_blocking(move || match &key {
         Some(key) => telemetry.traffic().of_service(key, since_ms),
         None => telemetry.traffic().of_node(since_ms),
@@ -172,7 +172,7 @@ pub(super) async fn silence_alerts(
     Ok(Json(silence))
 }
 
-/// Keeps a silence in the data directory, which may wait for the disk, and sets it.
+/// Stores a silence in the data directory, which may wait for the disk, and sets it.
 async fn set_silence(state: &AppState, silence: Silence, now_ms: u64) -> Result<(), Problem> {
     let telemetry = state.telemetry().clone();
     let set = move || telemetry.alerts().silence(silence, now_ms);
@@ -213,7 +213,7 @@ pub(super) async fn unsilence_alerts(
     write: Write,
 ) -> Result<StatusCode, Problem> {
     check_kind(&kind)?;
-    // One that has run out already replaces it.
+    // A silence whose time is over replaces it.
     let ended = Silence {
         kind: kind.as_str().into(),
         until_ms: 0,
@@ -296,7 +296,7 @@ pub(super) async fn list_traces(
     Params(query): Params<Newest>,
 ) -> Result<Response, Problem> {
     let limit = page::limit(query.limit)?;
-    // The request log's lock may wait for the disk.
+    // The lock of the request log may wait for the disk.
     let telemetry = state.telemetry().clone();
     let traces = tokio::task::spawn_blocking(move || telemetry.traces()).await.map_err(|_| {
         Problem::new(ProblemKind::Unavailable, "the node is stopping").with_retry_after_s(1)

@@ -1,4 +1,4 @@
-//! The end of an upgrade: the state's version is raised to the newest that every voter understands.
+//! Finishes an upgrade: raises the version of the state to the newest that every voter understands.
 
 use axum::Json;
 use axum::extract::State;

@@ -1,10 +1,10 @@
-//! Changes as they happen: server-sent events, and long-poll.
+//! Watches: server-sent events and long-poll.
 //!
-//! A watcher is a place in the view's ring, not a queue: it costs the same whether its client
-//! reads or not. A client that reads too slowly falls off the ring, is told `compacted`, and its
-//! stream ends. Each change is serialised once and shared by all who watch it.
+//! A watcher is a position in the view's ring and no queue, so it costs the same whether its client reads or
+//! not. If the ring overtakes a slow client, the client gets `compacted` and its stream ends. Each change is
+//! serialized once and shared by all its watchers.
 //!
-//! **Invariant:** gapless. A watcher gets every change of its scope in order, or `compacted`.
+//! **Invariant:** there are no gaps. A watcher gets every change of its scope in order, or `compacted`.
 
 use std::convert::Infallible;
 use std::net::IpAddr;
@@ -35,29 +35,29 @@ use maxine_state::limits::check_range;
 use maxine_state::{Event, Name, Role, ServiceKey};
 use maxine_view::{Compacted, WatchScope, Watcher, WatcherLost};
 
-/// Most changes in one piece of a stream; bounds what one slow client can hold.
+/// Maximum number of changes in one part of a stream. It limits the memory for one slow client.
 const CHUNK_CHANGES_MAX: usize = 32;
-/// A comment goes out after so long without a change, in milliseconds.
+/// Interval after which a comment is sent if there is no change, in milliseconds.
 const HEARTBEAT_MS: u64 = 10_000;
-/// A stream ends after so long, so that whoever lost the right to it cannot watch on for ever; its
-/// client resumes where it was. In milliseconds; up to half as much is added at random.
+/// Maximum age of a stream, in milliseconds, so that a client that lost its permission cannot watch forever.
+/// The client resumes at its position. Up to half as much is added at random.
 const STREAM_AGE_MS: u64 = 900_000;
 /// How long a watcher that is ahead of this node waits for it, in milliseconds.
 const AHEAD_TIMEOUT_MS: u64 = 2_000;
-/// Longest wait of a long-poll, in milliseconds.
+/// Maximum wait of a long-poll, in milliseconds.
 const WAIT_MS_MAX: u64 = 60_000;
-/// Wait of a long-poll where the request does not say, in milliseconds.
+/// Default wait of a long-poll, in milliseconds.
 const WAIT_MS_DEFAULT: u64 = 30_000;
-/// Changes whose text is kept for other watchers.
+/// Number of changes whose text is kept for other watchers.
 const FRAMES_LEN: usize = 1_024;
 
-/// Tells nginx not to gather an answer.
+/// Prevents nginx from buffering an answer.
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
 /// A change, and its text.
 type Frame = (Arc<Event>, Bytes);
 
-/// What all watchers of a node share.
+/// Shared by all watchers of a node.
 pub(super) struct Watchers {
     places: Arc<Places>,
     /// The text of recent changes, each at its index modulo the length.
@@ -107,7 +107,7 @@ impl Watchers {
             Detail::WithoutProbes => &self.without_probes[at],
         };
         if let Some(kept) = &*slot.load()
-            // The very same change: after a loss of writes another one can have its index.
+            // It must be the same change: after a loss of writes, another change can have its index.
             && Arc::ptr_eq(&kept.0, event)
         {
             return kept.1.clone();
@@ -155,7 +155,7 @@ pub(super) struct Poll {
     limit: Option<u64>,
 }
 
-/// What is watched. Whoever does not name a service sees more than a lookup would tell.
+/// The scope of a watch. A caller who does not name a service sees more than a look-up would show.
 fn scope(
     caller: &Caller,
     namespace: Option<&str>,
@@ -177,18 +177,18 @@ fn scope(
     })
 }
 
-/// Takes a place in the stream of changes.
+/// Takes a position in the changes.
 async fn subscribe(
     state: &AppState,
     scope: WatchScope,
     after: Option<HistoryIndex>,
 ) -> Result<Watcher, Compacted> {
     let Some(after) = after else {
-        // Between reading the index and subscribing nothing is missed: the ring has it.
+        // Changes between reading the index and subscribing are not missed, because the ring has them.
         return state.view().hub().subscribe(scope, state.view().index());
     };
-    // A watcher may come from a node that is ahead of this one. If this one does not catch up,
-    // the index is of another history.
+    // A watcher may come from a node that is ahead of this one. If this node does not catch up, the index
+    // belongs to another history.
     let timeout = Duration::from_millis(AHEAD_TIMEOUT_MS);
     let reached = state.view().wait_for(after.index, timeout).await.is_ok();
     let anew = Compacted { oldest: state.view().index() };
@@ -199,7 +199,7 @@ async fn subscribe(
     if after.is_in(watcher.history()) { Ok(watcher) } else { Err(anew) }
 }
 
-/// The place that `Last-Event-ID` names.
+/// The position in `Last-Event-ID`.
 pub(super) fn last_event_id(headers: &HeaderMap) -> Result<Option<HistoryIndex>, Problem> {
     let Some(value) = headers.get("last-event-id") else { return Ok(None) };
     let place = value.to_str().ok().and_then(|id| id.parse().ok());
@@ -245,8 +245,8 @@ pub(super) async fn watch(
     let detail = Detail::of_changes(&caller);
     let stream = Stream { stage, watchers, detail, clock, published, ends_at_ms, _place: place };
     let body = Body::from_stream(stream::unfold(stream, Stream::next));
-    // Proxies in front must pass each piece on as it comes: nginx gathers answers unless told not to,
-    // and what is compressed or rewritten on the way is gathered as well.
+    // Proxies must forward each part immediately. nginx buffers answers unless this header forbids it, and
+    // compressed or rewritten answers are buffered too.
     let fields = [
         (header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
         (header::CACHE_CONTROL, HeaderValue::from_static("no-store, no-transform")),
@@ -273,7 +273,7 @@ struct Stream {
 }
 
 impl Stream {
-    /// The next piece of the stream. Called only when the client can take it.
+    /// The next part of the stream. Called only when the client can receive it.
     async fn next(mut self) -> Option<(Result<Bytes, Infallible>, Self)> {
         let (piece, stage) = match std::mem::replace(&mut self.stage, Stage::Ended) {
             Stage::Ready(watcher) => {
@@ -281,7 +281,7 @@ impl Stream {
                 let id = HistoryIndex { history: Some(watcher.history()), index: after };
                 let history = history_text(watcher.history());
                 let data = format!("{{\"index\":{after},\"history\":\"{history}\"}}");
-                // The comment comes first: whoever waits for a first byte has one.
+                // The comment comes first, so that a client gets a first byte immediately.
                 let text =
                     format!(": watching\n\nretry: 1000\nid: {id}\nevent: ready\ndata: {data}\n\n");
                 (Bytes::from(text), Stage::Running(watcher))
@@ -299,15 +299,14 @@ impl Stream {
         Some((Ok(piece), self))
     }
 
-    /// Changes; or, after a while without any, a comment with the index that the client is current
-    /// at: reconnecting with it, a quiet service's watcher is not sent back to a snapshot for the
-    /// noise of others.
+    /// The next changes. If there are none for a while, a comment with the index that the client has reached.
+    /// A client that reconnects with it need not start from a snapshot because of changes of other services.
     async fn piece(&self, watcher: &mut Watcher) -> Result<Bytes, WatcherLost> {
         let wait = watcher.next(CHUNK_CHANGES_MAX);
         if let Ok(events) = tokio::time::timeout(Duration::from_millis(HEARTBEAT_MS), wait).await {
             return Ok(self.watchers.frames(&events?, watcher.history(), self.detail));
         }
-        // Read first: nothing up to it is missing from what is taken.
+        // Read first, so that nothing up to it is missing from the changes taken below.
         let published = *self.published.borrow();
         let events = watcher.take(CHUNK_CHANGES_MAX)?;
         if !events.is_empty() {
@@ -332,7 +331,7 @@ impl Watchers {
     }
 }
 
-// No id: a client that reconnected with it would watch on as if nothing had been missed.
+// It has no id: a client that reconnected with one would continue as if nothing had been missed.
 fn compacted(lost: Compacted) -> Bytes {
     Bytes::from(format!("event: compacted\ndata: {{\"index\":{}}}\n\n", lost.oldest))
 }
@@ -393,7 +392,7 @@ pub(super) async fn poll_changes(
     })?;
     let mut events = watcher.take(limit).map_err(gone)?;
     if events.is_empty() && wait_ms > 0 {
-        // The watcher's place moves only with what is returned: a wait that ends loses nothing.
+        // The position moves only with returned changes, so a wait that ends loses nothing.
         match tokio::time::timeout(Duration::from_millis(wait_ms), watcher.next(limit)).await {
             Err(_) => {}
             Ok(Ok(newest)) => events = newest,
@@ -406,8 +405,8 @@ pub(super) async fn poll_changes(
     }
     let mut index = watcher.after();
     if events.is_empty() {
-        // Read first: nothing up to it is missing from what is taken. So a quiet service's watcher
-        // does not fall behind for the noise of others.
+        // Read first, so that nothing up to it is missing from the changes taken below. So the watcher of a
+        // quiet service does not fall behind because of changes of other services.
         let published = *state.view().hub().published().borrow();
         events = watcher.take(limit).map_err(gone)?;
         index = if events.is_empty() { published.max(index) } else { watcher.after() };
