@@ -5,15 +5,15 @@ use std::process::ExitCode;
 use clap::Parser;
 use nix::sys::stat::{Mode, umask};
 
-/// Many short-lived values on many threads are what the system's allocator is slowest at.
+/// The system's allocator is slow for many short-lived values on many threads.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    // Whatever is written is its owner's alone: the log, backups and certificates hold secrets.
+    // All files are private, because the log, backups and certificates contain secrets.
     let _before = umask(Mode::S_IRWXG | Mode::S_IRWXO);
     let cli = maxine::cli::Cli::parse();
-    // The web server and the actors share one multi-thread runtime; the log has one of its own.
+    // The web server and the actors share a multi-thread runtime. The log has its own.
     let runtime = actix_rt::System::with_tokio_rt(|| {
         tokio::runtime::Builder::new_multi_thread()
             .thread_name("maxine")

@@ -1,4 +1,4 @@
-//! What happened underneath that an operator must hear of, turned into alerts.
+//! Turns events of expiry and of the store into alerts.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use maxine_store::{ControlStore, StoreEvent};
 use maxine_telemetry::{AlertKind, Notice, Telemetry};
 use maxine_view::{Snapshot, View};
 
-/// Follows expiry and the store until dropped; tells `failed` when the store has given up.
+/// Follows expiry and the store until dropped. Notifies `failed` when the store has failed for good.
 pub(super) async fn raise(
     telemetry: Telemetry,
     node: String,
@@ -51,9 +51,9 @@ fn details(event: impl serde::Serialize) -> Value {
     serde_json::to_value(event).unwrap_or_default()
 }
 
-/// What [`AlertKind::ExpirySuspended`] is about.
+/// The object of [`AlertKind::ExpirySuspended`].
 const REGISTRY: &str = "registry";
-/// What alerts about the store itself are about: it is one, whichever node sees it.
+/// The object of alerts about the store, which is one store for all nodes.
 const STORE: &str = "store";
 
 fn expiry_alert(telemetry: &Telemetry, node: &str, event: &ExpiryEvent) {

@@ -1,6 +1,7 @@
-//! A whole node from a store and a clock: actors, data plane, identities, telemetry, and the front door.
+//! Builds a whole node from a store and a clock: actors, data plane, authentication, telemetry, and the HTTP
+//! front.
 //!
-//! The program and the tests assemble the same node. What differs is the store and the settings.
+//! The program and the tests build the same node. Only the store and the settings differ.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,7 +34,7 @@ use maxine_telemetry::projection::{self, ProjectionParts};
 use maxine_telemetry::{Telemetry, TelemetrySettings};
 use maxine_view::View;
 
-/// Pause before identities are tried again.
+/// Pause before the next attempt to create the identities.
 const IDENTITIES_PAUSE: Duration = Duration::from_millis(500);
 
 /// The settings of the parts of a node.
@@ -41,37 +42,38 @@ const IDENTITIES_PAUSE: Duration = Duration::from_millis(500);
 pub struct NodeSettings {
     /// Leases, expiry and writes.
     pub registry: RegistrySettings,
-    /// The HTTP surface. Its `instance_id` is the node's name.
+    /// The HTTP interface. Its `instance_id` is the node's name.
     pub api: ApiSettings,
     /// Accounts, sessions and passwords.
     pub security: SecuritySettings,
     /// Logs, metrics and alerts.
     pub telemetry: TelemetrySettings,
-    /// Where the proxy and the probes may connect to.
+    /// The networks to which the proxy and the probes may connect.
     pub forwarder: ForwarderConfig,
     /// Active health checks.
     pub health: ActiveDefaults,
 }
 
-/// What a node is assembled from.
+/// The parts of a node.
 pub struct NodeParts {
     /// Orders the commands, and publishes to `view`.
     pub store: Arc<dyn ControlStore>,
-    /// What readers see.
+    /// The view, for reads.
     pub view: Arc<View>,
-    /// Where messages of other nodes come in; the store hands them over.
+    /// The router of messages from other nodes. The store passes them to it.
     pub peers: Arc<PeerRouter>,
     /// The clock.
     pub clock: Clock,
-    /// The thread of the actors.
+    /// The thread that runs the actors.
     pub arbiter: ArbiterHandle,
     /// The settings.
     pub settings: NodeSettings,
 }
 
-/// A node that is assembled. It answers other nodes and keeps its duties; it serves once [`Self::serve`] runs.
+/// A node that was built. It answers other nodes and carries out its duties. It serves HTTP once
+/// [`Self::serve`] runs.
 pub struct Assembled {
-    /// What every handler has at hand.
+    /// The data and services that handlers use.
     pub state: AppState,
     /// Whether this node holds the leader's duties.
     pub duties: watch::Receiver<Option<Fence>>,
@@ -79,10 +81,11 @@ pub struct Assembled {
     proxy: Supervised<ProxyActor>,
 }
 
-/// Puts a node together and starts its actors. Must be called inside a tokio runtime.
+/// Builds a node and starts its actors. Must be called inside a tokio runtime.
 ///
 /// # Errors
-/// The name is not valid, or the trusted roots for TLS to instances cannot be used.
+///
+/// The name is invalid, or the trusted roots for TLS to instances cannot be used.
 pub fn assemble(parts: NodeParts) -> anyhow::Result<Assembled> {
     let NodeParts { store, view, peers, clock, arbiter, settings } = parts;
     let node = settings.api.instance_id.clone();
@@ -158,8 +161,9 @@ pub fn assemble(parts: NodeParts) -> anyhow::Result<Assembled> {
 }
 
 impl Assembled {
-    /// Starts what a node does beside answering: events and alerts, the history, retention, and the identities that
-    /// nobody can sign in without. `first_password` gets the first administrator's password, if it is made here.
+    /// Starts the background work of a node: events and alerts, the history, retention, and the identities
+    /// without which nobody can sign in. `first_password` gets the first administrator's password, if it is
+    /// created here.
     pub fn keep_duties(
         &self,
         tasks: &TaskTracker,
@@ -193,7 +197,7 @@ impl Assembled {
         tasks.spawn(cancel.clone().run_until_cancelled_owned(identities));
     }
 
-    /// Serves HTTP on `listener` until `stop`: the front door of the program.
+    /// Serves HTTP on `listener` until `stop`.
     pub fn serve(
         &self,
         listener: TcpListener,
@@ -204,8 +208,8 @@ impl Assembled {
         serve(listener, Arc::new(Front::new(self.state.clone())), limits, metrics, stop)
     }
 
-    /// Ends the actors in the reverse order, lets forwarded requests finish for up to `grace`, and writes out what
-    /// the audit log still waits for.
+    /// Stops the actors in the reverse order, lets forwarded requests finish for up to `grace`, and writes
+    /// waiting audit records.
     pub async fn stop(&self, grace: Duration) {
         self.proxy.stop();
         self.state.health().stop();
@@ -216,7 +220,7 @@ impl Assembled {
     }
 }
 
-/// Makes the identities that nobody can sign in without, whenever this node comes to lead.
+/// Creates the identities without which nobody can sign in, whenever this node becomes leader.
 async fn keep_identities(
     state: AppState,
     mut duties: watch::Receiver<Option<Fence>>,

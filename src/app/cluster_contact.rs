@@ -1,11 +1,11 @@
-//! Tells the identity part how recent this node's knowledge of credentials is.
+//! Tells authentication how recent this node's state is.
 
 use std::sync::Arc;
 
 use maxine_identity::ClusterContact;
 use maxine_store::ControlStore;
 
-/// The contact that a store has with its cluster.
+/// The contact of a store with its cluster.
 pub(super) struct StoreContact(pub(super) Arc<dyn ControlStore>);
 
 impl ClusterContact for StoreContact {

@@ -1,8 +1,7 @@
-//! Looks once a second at what this node knows of itself and of the cluster, and raises an alert for what
-//! should not be.
+//! Checks this node and the cluster once a second, and raises alerts for conditions.
 //!
-//! Every node looks at the cluster with what the leader hears, so that whoever leads next knows what is
-//! active. [`Watch::judge`] is pure: it takes what was seen and the time.
+//! Every node checks the cluster with what the leader hears, so that the next leader knows which conditions
+//! are active. [`Watch::judge`] is pure: it takes the observations and the time.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
@@ -21,36 +20,36 @@ use maxine_state::Leadership;
 use maxine_store::{ClusterStatus, ControlStore, MemberView};
 use maxine_telemetry::{AlertKind, Notice, Severity, Telemetry};
 
-/// Between two looks.
+/// Interval between two checks.
 const TICK: Duration = Duration::from_secs(1);
-/// A process that did not run for so much longer than it asked to sleep was stalled, in milliseconds.
+/// A process that did not run for this much longer than it asked to sleep was stalled, in milliseconds.
 const STALL_MS: u64 = 1_000;
-/// Between two looks at what changes slowly: disks and certificates.
+/// Interval between two checks of disks and certificates.
 const SLOW_TICK: Duration = Duration::from_secs(10);
-/// Such a look that takes longer waits for a disk that hangs, in milliseconds.
+/// If such a check takes longer, it waits for a hanging disk, in milliseconds.
 const SLOW_LOOK_MS_MAX: u64 = 10_000;
-/// A condition is over when it was not seen for so long, in milliseconds.
+/// A condition is over if it was not observed for this long, in milliseconds.
 const OVER_AFTER_MS: u64 = 3_000;
-/// While nobody leads, a member that was heard within this time lives, in milliseconds.
+/// While there is no leader, a member that was heard within this time is alive, in milliseconds.
 const HEARD_MS: u64 = 5_000;
-/// The state of a node that hears of a leader is old from this age on, in milliseconds.
+/// Staleness from which on the state of a node with a known leader is old, in milliseconds.
 const STATE_OLD_MS: u64 = 10_000;
-/// A member lags that has not got what the leader had so long ago, in milliseconds.
+/// A member lags if it lacks what the leader had this long ago, in milliseconds.
 const LAG_MS: u64 = 10_000;
-/// So many leaders within this time are too many, in milliseconds.
+/// The window in which changes of the leader are counted, in milliseconds.
 const LEADERS_WITHIN_MS: u64 = 5 * 60_000;
 const LEADERS_MAX: usize = 4;
-/// While there is a leader, writes are refused until one is carried out, or none was refused for so long, in
+/// While there is a leader, writes count as refused until one succeeds, or none was refused for this long, in
 /// milliseconds.
 const REFUSALS_OVER_MS: u64 = 30_000;
-/// A disk is nearly full with less free than a share of it and than a number of bytes.
+/// A disk is nearly full if less than this share, and less than this number of bytes, is free.
 const DISK_WARN: (u64, u64) = (10, 2 << 30);
 const DISK_CRITICAL: (u64, u64) = (5, 512 << 20);
 const DAY_MS: u64 = 24 * 3_600 * 1_000;
-/// A certificate ends soon from so many days before on; critical from the last one on.
+/// Days before the end of a certificate at which its alert is raised again. At the last one it is critical.
 const CERTIFICATE_DAYS: [u64; 3] = [30, 7, 1];
 
-/// How long a condition must hold before it is raised, in milliseconds.
+/// How long a condition must be observed before it is raised, in milliseconds.
 fn hold_ms(kind: AlertKind) -> u64 {
     match kind {
         AlertKind::MemberUnreachable | AlertKind::MemberLags => 3_000,
@@ -60,7 +59,7 @@ fn hold_ms(kind: AlertKind) -> u64 {
     }
 }
 
-/// What of this node is watched.
+/// What is checked on this node.
 pub(super) struct Watched {
     pub(super) node: String,
     pub(super) telemetry: Telemetry,
@@ -68,9 +67,9 @@ pub(super) struct Watched {
     pub(super) registry: Registry,
     pub(super) clock: Clock,
     pub(super) clocks: watch::Receiver<ClockReport>,
-    /// Directories whose disks must have room.
+    /// Directories whose disks must have free space.
     pub(super) directories: Vec<PathBuf>,
-    /// Certificates that must not end.
+    /// Certificates that must not expire.
     pub(super) certificates: Vec<PathBuf>,
 }
 
@@ -80,8 +79,8 @@ pub(super) async fn watch(watched: Watched) {
     tokio::join!(watch_all(&watched, &slow), watch_slowly(&watched, &slow));
 }
 
-/// What the last look at disks and certificates showed, and since when the present one is under way: it may
-/// hang with the disk, and nothing else may wait for it.
+/// The result of the last check of disks and certificates, and since when the present one is in progress. It
+/// may hang with the disk, and nothing else may wait for it.
 #[derive(Default)]
 struct SlowLook {
     holds: Vec<Notice>,
@@ -134,8 +133,8 @@ async fn watch_all(watched: &Watched, slow: &Mutex<SlowLook>) {
 }
 
 impl Watched {
-    /// Raises an alert where this process did not run for a while. On the leader, expiry does: it knows what
-    /// became of the leases.
+    /// Raises an alert if this process did not run for a while. On the leader, expiry does, because it knows
+    /// the effect on leases.
     fn tell_of_a_stall(&self, slept_ms: u64) {
         let asleep_ms = self.clock.monotonic_ms().saturating_sub(slept_ms);
         let by_ms = asleep_ms.saturating_sub(TICK.as_millis() as u64);
@@ -158,7 +157,7 @@ impl Watched {
         }
     }
 
-    /// What may wait for a disk.
+    /// The checks that may wait for a disk.
     async fn look_slowly(&self) -> Option<Vec<Notice>> {
         let (directories, certificates) = (self.directories.clone(), self.certificates.clone());
         let (node, now_ms) = (self.node.clone(), self.clock.wall_ms());
@@ -174,7 +173,7 @@ impl Watched {
                 let object = format!("{node} {}", path.display());
                 match maxine_raft::pki::certificate_end_ms(&path) {
                     Ok(end_ms) => holds.extend(certificate(&object, end_ms, now_ms)),
-                    // A node that runs has read it; the next start will not.
+                    // A running node has read it, but the next start will fail.
                     Err(error) => holds.push(
                         Notice::new(AlertKind::CertificateEnds, object, error.to_string())
                             .severity(Severity::Critical),
@@ -187,11 +186,11 @@ impl Watched {
     }
 }
 
-/// Counts of writes at one moment.
+/// The counters of writes at one moment.
 #[derive(Clone, Debug, Default)]
 struct Writes {
     decided: u64,
-    /// Writes that were not carried out; of `unknown` among them the outcome is unknown.
+    /// Writes that were not carried out. The outcome of `unknown` of them is unknown.
     refused: u64,
     unknown: u64,
     last_refusal: String,
@@ -204,21 +203,21 @@ impl Writes {
     }
 }
 
-/// What was seen in one look.
+/// The observations of one check.
 #[derive(Clone, Debug, Default)]
 struct Seen {
     leadership: Leadership,
     staleness_ms: Option<u64>,
-    /// Up to where this node lacks what it had acknowledged.
+    /// The position up to which this node lacks entries that it had acknowledged.
     lacks_acknowledged: Option<u64>,
     cluster: Option<ClusterStatus>,
     writes: Writes,
     clocks: ClockReport,
-    /// What holds of disks and certificates.
+    /// The conditions of disks and certificates.
     slow: Vec<Notice>,
 }
 
-/// What holds now, and of what nobody can tell whether it does.
+/// The conditions that are observed, and those that are unknown.
 #[derive(Debug, Default)]
 struct Judged {
     holds: Vec<Notice>,
@@ -244,19 +243,19 @@ struct Watch {
     nobody_since_ms: Option<u64>,
     leader: Option<String>,
     leaders_at_ms: VecDeque<u64>,
-    /// The end of the log at earlier looks, oldest first.
+    /// The end of the log at earlier checks, oldest first.
     log_ends: VecDeque<(u64, u64)>,
     writes: Writes,
     refusing: Option<Refusing>,
 }
 
-/// Writes that were refused since one was carried out.
+/// Writes that were refused since the last success.
 #[derive(Clone, Copy, Debug, Default)]
 struct Refusing {
     refused: u64,
     unknown: u64,
     latest_ms: u64,
-    /// Whether there was no leader at some time since the latest one.
+    /// Whether there was a time without a leader since the last change.
     leaderless: bool,
 }
 
@@ -274,7 +273,7 @@ impl Watch {
         }
     }
 
-    /// Whether no leader was known for so long that every living node speaks for the cluster.
+    /// Whether there has been no leader for so long that every live node reports the alerts of the cluster.
     fn nobody_leads(&mut self, seen: &Seen, now_ms: u64) -> bool {
         if seen.leadership.leader.is_some() {
             self.nobody_since_ms = None;
@@ -376,7 +375,7 @@ impl Watch {
         self.judge_lag(cluster, now_ms, judged);
     }
 
-    /// Compares what each member has with what this node's log had a while ago.
+    /// Compares each member's position with the end of this node's log a while ago.
     fn judge_lag(&mut self, cluster: &ClusterStatus, now_ms: u64, judged: &mut Judged) {
         let Some(log_end) = cluster.last_log_index else { return };
         self.log_ends.push_back((now_ms, log_end));
@@ -416,7 +415,7 @@ impl Watch {
             refusing.unknown += now.unknown - before.unknown;
             (refusing.latest_ms, refusing.leaderless) = (now_ms, false);
         }
-        // Without a leader nothing can be carried out; a leader that comes back ends it.
+        // Without a leader no write can be carried out. The return of a leader ends this.
         let came_back = refusing.leaderless && !leaderless;
         let quiet = !leaderless && now_ms - refusing.latest_ms >= REFUSALS_OVER_MS;
         if decided > 0 || refusing.refused == 0 || came_back || quiet {
@@ -436,8 +435,8 @@ impl Watch {
         Some(Notice::new(AlertKind::WritesRefused, &*self.node, message))
     }
 
-    /// What to raise and what is over: a condition must hold for a while first, and must be gone for a
-    /// while before it is over.
+    /// What to raise and what to resolve. A condition must be observed for a while before it is raised, and
+    /// absent for a while before it is resolved.
     fn settle(&mut self, judged: Judged, now_ms: u64) -> Vec<Change> {
         let mut changes = Vec::new();
         for unknown in &judged.unknown {

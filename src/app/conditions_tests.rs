@@ -16,7 +16,7 @@ fn member(id: u64, reachable: Option<bool>, last_contact_ms: Option<u64>) -> Mem
     }
 }
 
-/// Three voters seen from node 1: what it knows of the other two.
+/// Three voters as node 1 sees them: what it knows about the other two.
 fn seen(leader: Option<&str>, others: [(Option<bool>, Option<u64>); 2]) -> Seen {
     let [two, three] = others;
     let members =
@@ -31,7 +31,7 @@ const UP: (Option<bool>, Option<u64>) = (Some(true), Some(10));
 const DOWN: (Option<bool>, Option<u64>) = (Some(false), Some(60_000));
 const UNTOLD: (Option<bool>, Option<u64>) = (None, None);
 
-/// Looks every second from `from_s` to `to_s`; tells when something was raised first, or was over.
+/// Checks every second from `from_s` to `to_s`. Returns when a condition was first raised, or was resolved.
 fn run(watch: &mut Watch, seen: &Seen, from_s: u64, to_s: u64) -> Vec<(u64, String)> {
     let mut raised: Vec<(u64, String)> = Vec::new();
     for s in from_s..=to_s {
@@ -59,11 +59,11 @@ fn a_member_that_is_not_heard_is_named_and_resolved_when_it_is_back() {
     assert_eq!(run(&mut watch, &seen(Some("node-1"), [UP, UP]), 0, 9), []);
     let down = run(&mut watch, &seen(Some("node-1"), [UP, DOWN]), 10, 19);
     assert_eq!(down, [(13, "+cluster.member_unreachable node-3".to_owned())]);
-    // The new leader, which does not answer this node for a while, is no reason to call it over.
+    // If the new leader does not answer this node for a while, the condition is not resolved.
     assert_eq!(run(&mut watch, &seen(Some("node-2"), [UP, UNTOLD]), 20, 29), []);
     let over = run(&mut watch, &seen(Some("node-2"), [UP, UP]), 30, 39);
     assert_eq!(over, [(32, "-cluster.member_unreachable node-3".to_owned())]);
-    // One second of silence is none.
+    // One second of silence is normal.
     assert_eq!(run(&mut watch, &seen(Some("node-1"), [DOWN, UP]), 40, 41), []);
     assert_eq!(run(&mut watch, &seen(Some("node-1"), [UP, UP]), 42, 49), []);
 }

@@ -1,4 +1,5 @@
-//! The identities that a cluster needs before anyone can sign in: made by the leader at its start.
+//! Creates the identities that a cluster needs before anyone can sign in. The leader does this when it takes
+//! over.
 
 use rand::TryRngCore;
 use rand::rngs::OsRng;
@@ -9,29 +10,29 @@ use maxine_identity::{Account, AskedBy, Passwords, Secret, SecuritySettings, hex
 use maxine_state::{Actor, Command, Identities, Name, Rejection, Role, SigningKey, User};
 use maxine_view::View;
 
-/// A password that was made at random and must be shown once; it is kept nowhere.
+/// A random password that must be shown once. It is not stored anywhere.
 #[derive(Clone, Debug)]
 pub struct OneTimePassword {
-    /// Whose.
+    /// The user's name.
     pub user_name: String,
-    /// The password; show it to the operator and forget it.
+    /// The password. Show it to the operator and drop it.
     pub password: Secret,
 }
 
-/// The identities could not be made.
+/// Why the identities could not be created.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum BootstrapError {
-    /// The log did not take them; a retry is safe.
+    /// The log did not accept them. A retry is safe.
     #[error("the identities could not be written: {0}")]
     Write(#[from] WriteError),
-    /// The system has no randomness, or the password cost is not valid.
+    /// The operating system provides no random numbers, or the password cost is invalid.
     #[error("the identities could not be made: {0}")]
     Make(String),
 }
 
-/// Ensures that the cluster has an identity and a signing key, that the environment's accounts are as
-/// it says, and that there is an administrator. Run by the leader when it takes over; several that run it at once make
-/// each thing once. Returns the first administrator's password if it was made now.
+/// Ensures that the cluster has an identity and a signing key, that the accounts match the environment, and
+/// that there is an administrator. The leader runs it when it takes over. If several nodes run it at the same
+/// time, each object is created once. Returns the first administrator's password if it was created now.
 pub(super) async fn ensure_identities(
     registry: &Registry,
     view: &View,
@@ -102,7 +103,7 @@ async fn ensure_account(
 ) -> Result<(), BootstrapError> {
     let name = Name::parse("username", &account.user_name)
         .map_err(|error| BootstrapError::Make(error.to_string()))?;
-    // The environment's word, given by whoever runs the node.
+    // The values of the environment, which the operator of the node sets.
     let password = account.password.expose();
     if let Some(user) = identities.users.get(&name) {
         let hash = Some(user.password_hash.clone());
@@ -135,7 +136,7 @@ async fn hash(passwords: &Passwords, password: &str) -> Result<Box<str>, Bootstr
     passwords.hash(password).await.map_err(|error| BootstrapError::Make(error.to_string()))
 }
 
-/// Proposes; `false` where another leader has made it in the meantime.
+/// Proposes a command. Returns `false` if another leader has created the object.
 async fn propose_once(registry: &Registry, command: Command) -> Result<bool, BootstrapError> {
     let actor = Actor::system("bootstrap");
     let request =

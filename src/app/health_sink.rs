@@ -1,4 +1,4 @@
-//! Counts probes, and raises the alert of a service in panic mode.
+//! Counts probes, and raises alerts for services in panic mode.
 
 use serde_json::json;
 

@@ -1,5 +1,5 @@
-//! Where this cluster itself is reached, which may neither be registered nor called as an instance:
-//! its API, its peer and call ports and its Redis trust what comes from their own machines.
+//! The addresses of this cluster itself, which may neither be registered nor called as instances, because its
+//! API, its peer and call ports and its Redis trust requests from their own machines.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -12,12 +12,12 @@ use maxine_store::redis::{RedisConfig, Topology};
 
 use super::settings;
 
-/// How soon a change of membership, or of the servers that the store found, is seen.
+/// Interval at which changes of the membership, and of the store's servers, are read.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
-/// The port of a Redis URL that names none.
+/// The port of a Redis URL without one.
 const REDIS_PORT: u16 = 6_379;
 
-/// What the settings say, whoever the members are.
+/// The addresses in the settings, whoever the members are.
 pub(super) fn configured(
     config: &NodeConfig,
     http_addr: SocketAddr,
@@ -39,7 +39,7 @@ pub(super) fn configured(
     Ok(own)
 }
 
-/// Keeps the list current until dropped.
+/// Updates the list until dropped.
 pub(super) async fn follow(
     own: OwnAddresses,
     configured: Vec<HostPort>,
@@ -51,7 +51,7 @@ pub(super) async fn follow(
     }
 }
 
-/// What is configured, the members, and what the store has found.
+/// The configured addresses, the members, and the servers that the store has found.
 pub(super) fn with_members(configured: &[HostPort], store: &dyn ControlStore) -> Vec<HostPort> {
     let mut own = configured.to_vec();
     own.extend(store.own_addresses().iter().filter_map(|address| HostPort::parse(address)));

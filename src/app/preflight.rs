@@ -1,6 +1,6 @@
-//! What can be known before a node starts. [`preflight`] looks at the settings: every file that they name, and secrets
-//! from the environment. [`obstacles`] looks at what else may keep a node with good settings from starting: whoever
-//! has its ports or its data.
+//! Checks before a node starts. [`preflight`] checks the settings, every file that they name, and the secrets from the
+//! environment. [`obstacles`] checks what else may keep a node with good settings from starting: another process that has
+//! its ports or its data.
 //!
 //! Both are called by `maxine serve` before it starts anything, and by `maxine config check`, so that the two never
 //! differ. Neither changes anything.
@@ -17,8 +17,8 @@ use super::settings;
 use crate::config::{BackendKind, NodeConfig};
 use maxine_identity::tls_files::{TlsFiles, look_at};
 
-/// Looks at everything that `config` names and the node reads; what keeps it from starting, a line
-/// each. Blocks.
+/// Checks everything that `config` names and the node reads. Returns what prevents its start, one line each.
+/// Blocks.
 #[must_use]
 pub fn preflight(config: &NodeConfig) -> Vec<String> {
     let mut found = Vec::new();
@@ -26,7 +26,7 @@ pub fn preflight(config: &NodeConfig) -> Vec<String> {
         found.push(format!("{error:#}"));
     }
     let listen = config.http_listen();
-    // Port 0: here the address alone is looked at; who has the port is an obstacle of the moment.
+    // Port 0: only the address is checked here. `obstacles` checks the port.
     if let Err(error) = TcpListener::bind((listen.ip(), 0)) {
         found.push(format!("http.host: {}: {error}", listen.ip()));
     }
@@ -60,7 +60,7 @@ pub fn preflight(config: &NodeConfig) -> Vec<String> {
             };
             let before = found.len();
             look_at(files, &mut found);
-            // What cannot be read has no name either.
+            // A file that cannot be read has no name to check.
             if let Some((setting, path)) = named("raft.tls_cert", &raft.tls_cert)
                 && found.len() == before
                 && let Err(why) = check_certificate_name(path, &raft.cluster_id, config.node_id)
@@ -80,7 +80,7 @@ pub fn preflight(config: &NodeConfig) -> Vec<String> {
                     named("state.redis_tls_cert", &state.redis_tls_cert),
                     named("state.redis_tls_key", &state.redis_tls_key),
                 ),
-                // Redis trusts an authority of its own choice.
+                // Redis has its own authority.
                 signed: false,
             };
             look_at(files, &mut found);
@@ -90,13 +90,13 @@ pub fn preflight(config: &NodeConfig) -> Vec<String> {
     found
 }
 
-/// What keeps a node with good settings from starting now, a line each. Blocks.
+/// Returns what keeps a node with good settings from starting now, one line each. Blocks.
 #[must_use]
 pub fn obstacles(config: &NodeConfig) -> Vec<String> {
     let mut found = Vec::new();
     let mut listeners = Vec::new();
     let mut listen = |addr: SocketAddr, settings: &str| match TcpListener::bind(addr) {
-        // Kept to the end: two settings may name the same port.
+        // All listeners stay open until the end, because two settings may name the same port.
         Ok(listener) => listeners.push(listener),
         Err(error) => {
             let why = match error.kind() {
@@ -127,7 +127,7 @@ pub fn obstacles(config: &NodeConfig) -> Vec<String> {
     found
 }
 
-/// Whether the directory is there or can be made, and files can be written to it.
+/// Checks that the directory exists or can be created, and that files can be written to it.
 fn check_data_dir(dir: &Path) -> Result<(), String> {
     if dir.as_os_str().is_empty() {
         return Ok(());

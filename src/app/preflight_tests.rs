@@ -5,7 +5,7 @@ use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, date_tim
 
 use super::*;
 
-/// The name that the certificate of node 3 of the cluster `shop` must carry.
+/// The name that the certificate of node 3 of the cluster `shop` must have.
 const NAME: &str = "node-3.shop.maxine";
 
 struct Files {
@@ -13,7 +13,7 @@ struct Files {
 }
 
 impl Files {
-    /// Writes a CA, a certificate that it signed, the certificate's key, and an unrelated key and CA.
+    /// Writes a CA, a certificate signed by it, the certificate's key, and an unrelated key and CA.
     fn new(expired: bool) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let write = |name: &str, text: &str| fs::write(dir.path().join(name), text).unwrap();
@@ -58,7 +58,7 @@ fn files_that_fit_together_are_good() {
     assert_eq!(Files::new(false).raft("ca.pem", "cert.pem", "key.pem"), Vec::<String>::new());
 }
 
-/// The certificate of another node, or of another cluster, would be refused by every peer.
+/// Every peer would refuse the certificate of another node, or of another cluster.
 #[test]
 fn a_certificate_with_another_name_is_refused_as_at_a_start() {
     let files = Files::new(false);
@@ -102,8 +102,8 @@ fn each_file_that_cannot_be_used_is_named_with_its_setting_and_the_reason() {
     assert_eq!(files.raft("none.pem", "none.pem", "none.pem").len(), 3, "all at once");
 }
 
-/// An expired certificate is no reason not to start: reads can still be answered. That it fits the
-/// authority is told all the same.
+/// An expired certificate does not prevent a start, because reads can still be answered. A certificate that
+/// does not fit the authority is reported nevertheless.
 #[test]
 fn an_expired_certificate_does_not_keep_a_node_from_starting() {
     let files = Files::new(true);
@@ -136,7 +136,7 @@ fn the_files_of_redis_and_of_upstreams_are_looked_at() {
     assert!(problems.contains("redis://") && !problems.contains("hunter2"), "{problems}");
 }
 
-/// What would keep the node from starting is found before it is started.
+/// What would prevent a start is found before the start.
 #[test]
 fn an_address_of_another_machine_and_a_useless_directory_and_webhook_are_found() {
     let dir = tempfile::tempdir().unwrap();

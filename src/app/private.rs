@@ -1,7 +1,8 @@
-//! Keeps what a node stores to the user that runs it: the log holds password hashes and signing keys.
+//! Restricts access to the node's files to the user that runs it, because the log has password hashes and
+//! signing keys.
 //!
-//! New files are the owner's alone because the program's file mode mask says so (`main.rs`). What an earlier run or a
-//! copy left wider is narrowed when a node starts.
+//! New files are private because of the program's file mode mask (`main.rs`). Files of earlier runs or copies
+//! with wider access are restricted when a node starts.
 
 use std::fs::{self, Permissions};
 use std::io;
@@ -11,18 +12,18 @@ use std::path::Path;
 use super::settings;
 use crate::config::NodeConfig;
 
-/// Access of the owner to a directory, and to a file.
+/// Mode of a private directory, and of a private file.
 const DIR_MODE: u32 = 0o700;
 const FILE_MODE: u32 = 0o600;
 
-/// Narrows the data directory and what Maxine itself has in it, and its files elsewhere. Files of others are left alone:
-/// a data directory may be one that was there before.
+/// Restricts the data directory and Maxine's files in it, and its files elsewhere. Files of other programs
+/// are not changed, because the data directory may have existed before.
 pub(super) fn tighten(config: &NodeConfig) {
     let mut narrowed = Narrowed::default();
     narrowed.dir(&config.data_dir);
     narrowed.tree(&config.data_dir.join("raft"));
     let logs = config.data_dir.join(&config.telemetry.log_dir);
-    // A directory elsewhere may be one that others write to, too.
+    // A directory elsewhere may be used by other programs.
     if logs.starts_with(&config.data_dir) {
         narrowed.dir(&logs);
     }
@@ -38,14 +39,14 @@ pub(super) fn tighten(config: &NodeConfig) {
     narrowed.report();
 }
 
-/// Narrows a directory with all that is in it.
+/// Restricts a directory and everything in it.
 pub fn tighten_tree(dir: &Path) {
     let mut narrowed = Narrowed::default();
     narrowed.tree(dir);
     narrowed.report();
 }
 
-/// What others had access to.
+/// What other users had access to.
 #[derive(Default)]
 struct Narrowed {
     count: usize,
@@ -53,7 +54,7 @@ struct Narrowed {
 }
 
 impl Narrowed {
-    /// A directory alone. One that everybody writes to, such as `/tmp`, stays as it is.
+    /// Restricts a directory alone. A directory that everybody may write to, such as `/tmp`, is not changed.
     fn dir(&mut self, path: &Path) {
         const STICKY: u32 = 0o1000;
         if let Ok(metadata) = fs::metadata(path)
@@ -92,7 +93,7 @@ impl Narrowed {
                 self.count += 1;
                 self.first.get_or_insert_with(|| path.display().to_string());
             }
-            // Another process has removed it meanwhile.
+            // Another process has removed it.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => tracing::warn!(
                 %error,

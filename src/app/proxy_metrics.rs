@@ -1,5 +1,5 @@
-//! What the proxy tells, as Prometheus metrics. No label grows with the fleet: neither service nor
-//! instance is one.
+//! The proxy's events as Prometheus metrics. The number of labels does not grow with the fleet: neither
+//! services nor instances are labels.
 
 use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, Registry,
@@ -25,7 +25,7 @@ const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 fn counters(registry: &Registry, name: &str, help: &str, label: &str) -> IntCounterVec {
     let vec = IntCounterVec::new(Opts::new(name, help), &[label])
         .expect("name and label are constants and valid");
-    // A second proxy in one process would count into metrics of its own that nobody reads.
+    // A second proxy in the same process would use metrics of its own that nobody reads.
     if registry.register(Box::new(vec.clone())).is_err() {
         tracing::warn!(name, "a metric is registered already");
     }
@@ -50,7 +50,7 @@ impl ProxyCounters {
             "class",
         );
         Self {
-            // Looked up once: every request counts here.
+            // Looked up once, because every request counts here.
             requests: CLASSES.map(|class| requests.with_label_values(&[class])),
             seconds: CLASSES.map(|class| seconds.with_label_values(&[class])),
             errors: counters(
@@ -82,7 +82,7 @@ impl ProxyCounters {
     }
 }
 
-/// Where a status stands in [`CLASSES`].
+/// The position of a status in [`CLASSES`].
 fn class(status: u16) -> usize {
     usize::from((status / 100).clamp(1, 5) - 1)
 }

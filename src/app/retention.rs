@@ -1,7 +1,7 @@
-//! The leader's duty to let audit records go that are older than they are kept.
+//! The leader's duty to drop audit records that are older than their retention.
 //!
-//! It goes by a time that a majority's clocks agree on. Where there is nobody to ask, a clock that leapt, or that
-//! says that the node was off for a day, ages nothing out until an operator confirms it.
+//! It uses a time on which the clocks of a majority agree. If there is no other node to ask, and the clock
+//! jumped, or says that the node was off for a day, nothing is dropped until an operator confirms the clock.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use maxine_state::{Actor, Command, Fence};
 use maxine_telemetry::{AlertKind, Notice, Telemetry};
 use maxine_view::View;
 
-/// Between two looks.
+/// Interval between two checks.
 const PAUSE: Duration = Duration::from_secs(10);
 
 /// Runs until dropped.

@@ -1,4 +1,4 @@
-//! From the node's settings to those of each part.
+//! Converts the node's settings to those of each part.
 
 use std::io::Write;
 use std::net::SocketAddr;
@@ -32,9 +32,9 @@ use maxine_store::shared_file::SharedFileConfig;
 use maxine_telemetry::{RequestLogSettings, TelemetrySettings, WebhookSettings};
 use maxine_view::View;
 
-/// Most connections to instances, however many files may be open.
+/// Maximum number of connections to instances, however many files may be open.
 const UPSTREAMS_MAX: usize = 65_536;
-/// Fewer open files than this, and a node cannot even open its own.
+/// With fewer open files a node cannot open its own.
 const OPEN_FILES_MIN: u64 = 256;
 
 fn access_mode(access: Access) -> AccessMode {
@@ -86,7 +86,7 @@ pub(super) fn api(config: &NodeConfig, http_addr: SocketAddr) -> ApiSettings {
     }
 }
 
-/// The names by which browsers may call this node, besides those that the cluster's members advertise.
+/// The names by which browsers may call this node, in addition to those that the members advertise.
 fn allowed_hosts(config: &NodeConfig) -> Vec<String> {
     let mut hosts = config.http.allowed_hosts.clone();
     let advertised = config.http.advertise.rsplit("://").next().unwrap_or_default();

@@ -235,7 +235,7 @@ fn begun_ms(item: &Value) -> u64 {
     item["time_ms"].as_u64().unwrap_or(0)
 }
 
-/// Whether two nodes tell of the same: one condition on one object, at about the same time.
+/// Whether two nodes report the same: one condition of one object, at about the same time.
 fn is_same(a: &Value, b: &Value) -> bool {
     a["state"] != "event"
         && ["type", "object", "state"].iter().all(|field| a[field] == b[field])

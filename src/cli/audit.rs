@@ -123,8 +123,8 @@ impl Verified {
         self.head == *hash || self.hashes.values().any(|own| own == hash)
     }
 
-    /// What the cluster's log says of this one, which was exported from it; an error if it contradicts, or
-    /// cannot tell.
+    /// Compares this exported log with the cluster's log. Returns what was found, or an error if the two differ or cannot
+    /// be compared.
     pub fn against(&self, cluster: &Self) -> Result<String, String> {
         if let Some(seq) = self.first_difference(cluster) {
             return Err(format!("record {seq} differs from the cluster's"));
@@ -234,7 +234,7 @@ fn outcome_of(line: &Line, number: usize) -> Result<AuditOutcome, Finding> {
     Ok(AuditOutcome::Refused(Some(Box::new(why))))
 }
 
-/// A record, and whether its refusal is told in the words that this version has for it.
+/// A record, and whether the text of its refusal is the one of this version.
 fn record_of(text: &str, number: usize) -> Result<(AuditRecord, bool), Finding> {
     let line: Line = maxine_wording::read_json(text.as_bytes())
         .map_err(|error| unreadable(number, &error.text))?;
@@ -313,10 +313,10 @@ pub fn verify(export: &str) -> Result<Verified, Finding> {
     }
 }
 
-/// Checks files, each by itself and all against each other, and against the cluster where asked to.
+/// Checks files, each by itself, all against each other, and against the cluster if requested.
 ///
 /// # Errors
-/// See [`CliError`]; the first fault ends it after all were told.
+/// See [`CliError`]. All defects are reported first; then the first one is returned.
 pub async fn verify_files(
     connect: &ConnectArgs,
     args: &VerifyArgs,

@@ -37,8 +37,8 @@ enum ConfigCommand {
     Runtime(settings::RuntimeCommand),
 }
 
-/// What there is to say of a certificate that ends then; an error if a node cannot read it. A node starts with one that
-/// has expired, because it can still answer reads.
+/// A note on a certificate that expires at `end_ms`, if it needs one; an error if a node cannot read it. A node starts
+/// with an expired certificate, because it can still answer reads.
 fn certificate_verdict(
     end_ms: std::io::Result<u64>,
     now_ms: u64,

@@ -1,7 +1,7 @@
-//! How a command ends: one error type for every command, its exit code, and how it is told.
+//! How a command ends: one error type for every command, its exit code, and how it is reported.
 //!
-//! Commands return [`CliError`]; nobody but [`CliError::report`] writes to the error stream. The codes are a promise to
-//! scripts, so they are only ever added to.
+//! Commands return [`CliError`]; only [`CliError::report`] writes to the error stream. Scripts depend on the codes, so a
+//! code never changes its meaning; new ones may be added.
 
 use std::io::Write;
 
@@ -52,7 +52,7 @@ pub enum CliError {
     /// Something on this machine, or an answer that makes no sense.
     #[error("{0}")]
     Failed(String),
-    /// A thing that was named does not exist, found out without a server's problem answer.
+    /// An object that was named does not exist. This was found without a problem answer of a server.
     #[error("{0}")]
     NotFound(String),
     /// A node answered with a problem.
@@ -66,10 +66,10 @@ pub enum CliError {
         /// Each node that was tried and what it said.
         tried: Vec<(String, String)>,
     },
-    /// Not everyone who had to answer did.
+    /// Some of the nodes that had to answer did not.
     #[error("{0}")]
     Incomplete(String),
-    /// A change was made on some nodes; not everyone who had to make it answered.
+    /// A change was made on some nodes. Others that had to make it did not answer.
     #[error("{0}")]
     Partial(String),
     /// A write went out and no answer came back.
@@ -78,15 +78,15 @@ pub enum CliError {
         /// Each node that was tried and what it said.
         tried: Vec<(String, String)>,
     },
-    /// The result cannot be written. What was asked for is done all the same.
+    /// The result cannot be written. The command itself was carried out.
     #[error("the result could not be written: {why}{}", .lost.as_ref().map_or_else(String::new, |lost| format!("; it was: {lost}")))]
     OutputFailed {
-        /// Why.
+        /// The reason.
         why: String,
-        /// The result, where it is one sentence.
+        /// The result, if it is one sentence.
         lost: Option<String>,
     },
-    /// The cluster, or what was named, refuses; found out without a server's problem answer.
+    /// The cluster, or the named object, refuses. This was found without a problem answer of a server.
     #[error("{0}")]
     Refused(String),
     /// The reader of the output went away (`maxine watch | head`).
@@ -129,13 +129,13 @@ impl CliError {
         }
     }
 
-    /// Tells the user, as text or as one line of JSON, and gives the exit code. A closed output is not told.
+    /// Reports the error to the user, as text or as one line of JSON, and returns the exit code. A closed output is not reported.
     pub fn report(&self, format: Format, sink: &mut dyn Write) -> u8 {
         let code = self.exit_code();
         if matches!(self, Self::OutputClosed) {
             return code;
         }
-        // Where the error stream is gone too there is nobody left to tell.
+        // If the error stream is closed too, the error cannot be reported.
         let _ = match format {
             Format::Json => {
                 let problem = match self {

@@ -216,7 +216,7 @@ impl DeregisterArgs {
     }
 }
 
-/// Runs `maxine deregister`; an instance that is not registered is told as not found.
+/// Runs `maxine deregister`; an instance that is not registered is reported as not found.
 ///
 /// # Errors
 /// See [`CliError`].

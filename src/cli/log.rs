@@ -1,8 +1,8 @@
-//! Maxine's own log: to standard error, filtered as the settings say.
+//! Maxine's own log. It is written to standard error and filtered by the settings.
 //!
-//! A thread of its own writes the lines. Standard error may be on a full disk, or a pipe that nobody
-//! reads: then lines are dropped and counted, and nothing waits or fails for them. Panics are told in
-//! the log, too, for the standard library's way of telling them can block for ever.
+//! A separate thread writes the lines. Standard error may be on a full disk, or a pipe that nobody
+//! reads: then lines are dropped and counted, and nothing waits or fails because of them. Panics are written to
+//! the log too, because the standard library's way to report them can block forever.
 
 use std::fs::File;
 use std::io::{self, IsTerminal, Write};
@@ -85,7 +85,7 @@ pub(super) fn start(filter: &str) -> anyhow::Result<Log> {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(move || lines.clone())
-        // It would tell of them on standard error, and panic where that takes nothing.
+        // It would report them on standard error, and panic if that accepts nothing.
         .log_internal_errors(false)
         .with_ansi(io::stderr().is_terminal())
         .try_init()
@@ -128,7 +128,7 @@ mod tests {
 
     use super::*;
 
-    /// A stream that takes nothing until it is told to.
+    /// A stream that accepts nothing until the test allows it.
     #[derive(Clone, Default)]
     struct Stubborn(Arc<Mutex<(bool, Vec<u8>)>>);
 

@@ -145,7 +145,7 @@ fn escaped(c: char) -> String {
     c.escape_unicode().to_string()
 }
 
-/// Whether a character is written as it is: it can be seen, or belongs to one that can.
+/// Whether a character is written unchanged: it is visible, or belongs to a visible one.
 fn is_shown(c: char) -> bool {
     !is_invisible(c)
 }

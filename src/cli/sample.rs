@@ -29,7 +29,7 @@ const TTL_S: u64 = 10;
 /// Between two heartbeats.
 const BEAT: Duration = Duration::from_secs(3);
 
-/// Serves and sends heartbeats until it is told to stop.
+/// Serves and sends heartbeats until it is asked to stop.
 pub async fn run(args: SampleArgs) -> anyhow::Result<ExitCode> {
     let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await?;
     let port = listener.local_addr()?.port();

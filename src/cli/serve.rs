@@ -106,7 +106,7 @@ pub struct Loaded {
     pub unknown: Vec<String>,
 }
 
-/// Runs the node until it is told to stop, or until its log can go on no more.
+/// Runs the node until it is asked to stop, or until its log fails.
 pub async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     let Loaded { config, unknown } = match args.load() {
         Ok(loaded) => loaded,

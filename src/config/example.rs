@@ -1,10 +1,10 @@
-//! A settings file that changes nothing: every key at its default, commented out.
+//! An example settings file: every key with its default, commented out.
 
 use std::fmt::Write;
 
 use super::keys::{KEYS, Key};
 
-/// The file that `maxine config example` prints.
+/// The output of `maxine config example`.
 #[must_use]
 pub fn toml() -> String {
     let mut out = String::from(
@@ -55,7 +55,7 @@ mod tests {
     use super::*;
     use crate::config::NodeConfig;
 
-    /// As it is printed, and with every setting in force, it is the defaults.
+    /// Both the printed file and the file with all settings uncommented give the defaults.
     #[test]
     fn the_example_parses_and_equals_the_defaults() {
         let printed = toml();

@@ -1,4 +1,4 @@
-//! Every setting, once.
+//! The table of all settings.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
@@ -240,7 +240,7 @@ keys! {
 }
 
 impl NodeConfig {
-    /// Settings before any default is in.
+    /// Settings before the defaults are applied.
     pub(super) fn blank() -> Self {
         let listen = (Ipv4Addr::LOCALHOST, 0).into();
         Self {

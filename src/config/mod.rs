@@ -1,8 +1,8 @@
-//! The settings that a node starts with: from a TOML file, the environment and flags.
+//! The settings with which a node starts: from a TOML file, the environment and flags.
 //!
-//! Every setting stands once in [`keys`], with unit, range, default, environment name and help;
-//! the flags, the reference page and the error messages are made from that table. Flags win over
-//! the environment, the environment wins over the file. All bad values are told at once.
+//! Every setting is defined once in [`keys`], with unit, range, default, environment name and help. Flags,
+//! the reference page and error messages are generated from that table. Flags have priority over the
+//! environment, and the environment over the file. All invalid values are reported together.
 
 mod environment;
 pub mod example;
@@ -22,7 +22,7 @@ use keys::{KEYS, Key};
 
 use maxine_actors::registry::RegistrySettings;
 
-/// What orders the commands.
+/// The backend that orders commands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BackendKind {
     /// One node on its own disk.
@@ -46,12 +46,12 @@ pub struct MemberSetting {
     pub http_addr: String,
 }
 
-/// Who may do something without a token.
+/// Whether something requires a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
-    /// Everyone who reaches the port.
+    /// Everyone who reaches the port may do it.
     Open,
-    /// Only the bearer of a token.
+    /// Only the bearer of a token may do it.
     Token,
 }
 
@@ -60,72 +60,72 @@ pub enum Access {
 pub struct HttpConfig {
     /// The address to listen on.
     pub host: IpAddr,
-    /// The port; 0 takes a free one.
+    /// The port; 0 for a free one.
     pub port: u16,
-    /// The URL that others are told; made from host and port where empty.
+    /// The URL for clients and other nodes; derived from host and port if empty.
     pub advertise: String,
-    /// Most connections at once.
+    /// Maximum number of open connections.
     pub connections_max: usize,
-    /// Most of them from one address.
+    /// Maximum number of these from one address.
     pub connections_per_address_max: usize,
-    /// Most watchers at once.
+    /// Maximum number of watchers.
     pub watchers_max: usize,
-    /// Most of them from one address.
+    /// Maximum number of these from one address.
     pub watchers_per_address_max: usize,
-    /// Most bytes of request bodies that are still arriving.
+    /// Maximum number of bytes of request bodies that are arriving.
     pub bodies_len_max: usize,
-    /// Most of them from one address.
+    /// Maximum number of these from one address.
     pub bodies_per_address_len_max: usize,
-    /// For a request's whole head, in milliseconds.
+    /// Time limit for a request's head, in milliseconds.
     pub header_timeout_ms: u64,
-    /// For a request's body and its answer, streams aside, in milliseconds.
+    /// Time limit for a request's body and its answer, except for streams, in milliseconds.
     pub request_timeout_ms: u64,
-    /// Largest body of a forwarded request, in bytes; 0 for no limit.
+    /// Maximum length of the body of a forwarded request, in bytes; 0 for no limit.
     pub proxy_body_len_max: u64,
     /// Percentage of the connections to instances that other clients leave, which one client address may use.
     pub proxy_connections_per_address_percent: u8,
-    /// Whether browsers give pages of instances an origin of their own.
+    /// Whether browsers give pages of instances a separate origin.
     pub proxy_sandbox: bool,
-    /// Origins that browsers may call from; empty switches CORS off.
+    /// The origins from which browsers may call; empty disables CORS.
     pub cors_allow_origin: String,
-    /// Further names by which browsers may call this node, in lower case.
+    /// Additional names by which browsers may call this node, in lower case.
     pub allowed_hosts: Vec<String>,
 }
 
 /// The Raft backend.
 #[derive(Clone, Debug)]
 pub struct RaftConfig {
-    /// The cluster's name; strangers are refused.
+    /// The cluster's name. Peers of other clusters are refused.
     pub cluster_id: String,
     /// The address to listen on for peers.
     pub listen: SocketAddr,
-    /// What peers are told, `host:port`; the listen address where empty.
+    /// The address for peers, `host:port`; the listen address if empty.
     pub advertise: String,
-    /// The first members; empty on a node that will be added later.
+    /// The first members; empty on a node that is added later.
     pub members: Vec<MemberSetting>,
-    /// The log's engine: `wal`, `redb` or `sled`; `auto` leaves it to the directory.
+    /// The engine of the log: `wal`, `redb` or `sled`; `auto` uses that of the directory.
     pub engine: String,
-    /// Certificates for mutual TLS between peers.
+    /// The certificate authority for mutual TLS between peers.
     pub tls_ca: PathBuf,
     /// This node's certificate.
     pub tls_cert: PathBuf,
     /// This node's key.
     pub tls_key: PathBuf,
-    /// Whether plain TCP may leave the loopback.
+    /// Whether plain TCP is allowed outside of loopback.
     pub allow_plain: bool,
-    /// Between two heartbeats of the leader, in milliseconds.
+    /// Interval between two heartbeats of the leader, in milliseconds.
     pub heartbeat_interval_ms: u64,
-    /// Shortest election timeout, in milliseconds.
+    /// Minimum election timeout, in milliseconds.
     pub election_timeout_min_ms: u64,
-    /// Longest election timeout, in milliseconds.
+    /// Maximum election timeout, in milliseconds.
     pub election_timeout_max_ms: u64,
-    /// A sync that takes longer makes a leader step down, in milliseconds.
+    /// A disk sync that takes longer makes a leader step down, in milliseconds.
     pub disk_stall_ms: u64,
-    /// Entries between two snapshots.
+    /// Number of entries between two snapshots.
     pub snapshot_every_entries: u64,
 }
 
-/// Who may do what, and how people come in.
+/// Access, accounts and networks.
 #[derive(Clone, Debug)]
 pub struct SecurityConfig {
     /// Who may register instances and send heartbeats.
@@ -136,49 +136,49 @@ pub struct SecurityConfig {
     pub open_instances_per_address_max: usize,
     /// Whether either may be open on an address that is not loopback.
     pub allow_open: bool,
-    /// The admin's name at first start.
+    /// The admin's name at the first start.
     pub admin_username: String,
-    /// Where the one-time password is written; to standard error where empty.
+    /// The file for the one-time password; standard error if empty.
     pub initial_password_file: PathBuf,
     /// Lifetime of a session's token, in seconds.
     pub token_ttl_s: u64,
-    /// How long credentials count without contact with the cluster, in milliseconds.
+    /// How long credentials are accepted without contact with the cluster, in milliseconds.
     pub credential_staleness_max_ms: u64,
-    /// Networks whose addresses may be registered; empty allows all but the denied ones.
+    /// Networks whose addresses may be registered; empty allows all that are not denied.
     pub upstream_allow: Vec<ipnet::IpNet>,
     /// Networks whose addresses may never be registered.
     pub upstream_deny: Vec<ipnet::IpNet>,
-    /// The authorities that vouch for instances asked over TLS, in PEM; empty for the machine's store.
+    /// The PEM file of authorities for instances that are called with TLS; the machine's store if empty.
     pub upstream_ca: PathBuf,
-    /// Proxies whose `Forwarded` headers are believed.
+    /// Proxies whose `Forwarded` headers are accepted.
     pub trusted_proxies: Vec<ipnet::IpNet>,
 }
 
-/// Active health checks of the compatible kind.
+/// Active health checks for the compatible API.
 #[derive(Clone, Debug)]
 pub struct HealthConfig {
     /// Whether every instance with a health check path is probed.
     pub enabled: bool,
-    /// Between two probes, in milliseconds.
+    /// Interval between two probes, in milliseconds.
     pub interval_ms: u64,
-    /// For one probe, in milliseconds.
+    /// Time limit of a probe, in milliseconds.
     pub timeout_ms: u64,
-    /// Bad probes in a row until eviction.
+    /// Number of failed probes in a row until eviction.
     pub failure_threshold: u32,
-    /// The path for instances that name none; empty for none.
+    /// The path for instances that register none; empty for none.
     pub path: String,
-    /// Observers that must agree before a verdict changes.
+    /// Number of observers that must agree before a verdict changes.
     pub observers_min: usize,
 }
 
-/// Logs, traces, alerts and the rings that keep the latest of them.
+/// Logs, traces and alerts.
 #[derive(Clone, Debug)]
 pub struct TelemetryConfig {
-    /// The filter of Maxine's own log, as `tracing` writes it.
+    /// The filter of Maxine's own log, in the syntax of `tracing`.
     pub log_filter: String,
     /// The folder of the request and audit logs.
     pub log_dir: PathBuf,
-    /// Whether traces and request logs keep the queries of requests.
+    /// Whether traces and request logs contain the queries of requests.
     pub log_queries: bool,
     /// The header that carries the trace id.
     pub trace_header: String,
@@ -188,71 +188,71 @@ pub struct TelemetryConfig {
     pub audit_max: usize,
     /// How many alerts are kept.
     pub alerts_max: usize,
-    /// Where alerts are posted; nowhere where empty.
+    /// The URL for alerts; empty for none.
     pub alert_webhook_url: String,
-    /// For one delivery, in milliseconds.
+    /// Time limit of one delivery, in milliseconds.
     pub alert_webhook_timeout_ms: u64,
-    /// The load test report that `performance` shows; none where empty.
+    /// The load test report for `performance`; empty for none.
     pub performance_report_url: String,
-    /// The file that audit events are appended to.
+    /// The file for recent events.
     pub audit_file: PathBuf,
 }
 
-/// The compatible backends' settings.
+/// Settings of the local, shared-file and redis backends.
 #[derive(Clone, Debug)]
 pub struct StateConfig {
-    /// The file of local and shared-file mode.
+    /// The file of the local and shared-file modes.
     pub file: PathBuf,
-    /// Whether local mode persists.
+    /// Whether local mode stores anything on disk.
     pub persistence: bool,
-    /// For the lock of the shared modes, in milliseconds.
+    /// Time limit for the lock, in milliseconds.
     pub lock_timeout_ms: u64,
-    /// Between two attempts at it, in milliseconds.
+    /// Pause between two attempts to take the lock, in milliseconds.
     pub lock_retry_ms: u64,
-    /// `redis://` or `rediss://`; several, comma-separated, for a cluster.
+    /// A `redis://` or `rediss://` URL, or several, separated by commas, for a Redis Cluster.
     pub redis_url: String,
-    /// A file that holds the URL, so that its password is in no environment.
+    /// A file with the URL, so that its password is not in the environment.
     pub redis_url_file: PathBuf,
-    /// Every key begins with it.
+    /// Prefix of every key.
     pub redis_key_prefix: String,
-    /// For connecting, in milliseconds.
+    /// Time limit for connecting, in milliseconds.
     pub redis_connect_timeout_ms: u64,
-    /// The name of the master that Sentinel watches; no Sentinel where empty.
+    /// The name of the master in the Sentinels; empty without Sentinels.
     pub redis_sentinel_master: String,
-    /// The Sentinels' own URLs; empty where `redis_url` names them.
+    /// The Sentinels' own URLs; empty if `redis_url` has them.
     pub redis_sentinels: String,
-    /// The authorities that sign Redis's certificate.
+    /// The authorities for Redis's certificate.
     pub redis_tls_ca: PathBuf,
     /// This node's certificate for Redis.
     pub redis_tls_cert: PathBuf,
     /// Its key.
     pub redis_tls_key: PathBuf,
-    /// For one command, in milliseconds.
+    /// Time limit of one command, in milliseconds.
     pub redis_command_timeout_ms: u64,
-    /// How long [`Self::redis_wait_replicas`] may take, in milliseconds.
+    /// Time limit of [`Self::redis_wait_replicas`], in milliseconds.
     pub redis_wait_timeout_ms: u64,
-    /// Redis replicas that must have a write before it is acknowledged.
+    /// Number of Redis replicas that must have a write before it is acknowledged.
     pub redis_wait_replicas: u32,
-    /// Whether this node may lead.
+    /// Whether this node competes to lead.
     pub election_enabled: bool,
-    /// The lease of leadership, in milliseconds.
+    /// Duration of the leader's lease, in milliseconds.
     pub lease_ms: u64,
-    /// Between two renewals of it, in milliseconds.
+    /// Interval between two renewals of it, in milliseconds.
     pub lease_renew_ms: u64,
 }
 
-/// Everything that a node starts with.
+/// All settings of a node.
 #[derive(Clone, Debug)]
 pub struct NodeConfig {
     /// This node's number in a Raft cluster.
     pub node_id: u64,
-    /// This node's name; made up where empty.
+    /// This node's name; a generated one if empty.
     pub instance_id: String,
-    /// The zone that it runs in; may be empty.
+    /// The zone of this node; may be empty.
     pub zone: String,
-    /// The folder of everything that it keeps.
+    /// The directory for all data of the node.
     pub data_dir: PathBuf,
-    /// What orders the commands.
+    /// The backend that orders commands.
     pub backend: BackendKind,
     /// The HTTP server.
     pub http: HttpConfig,
@@ -270,7 +270,7 @@ pub struct NodeConfig {
     pub telemetry: TelemetryConfig,
 }
 
-/// Settings that cannot be: all of them, a line each.
+/// Invalid settings: all of them, one line each.
 #[derive(Debug, thiserror::Error)]
 #[error("{} bad setting{}:\n{}", .0.len(), if .0.len() == 1 { "" } else { "s" }, .0.join("\n"))]
 pub struct BadSettings(pub Vec<String>);
@@ -294,7 +294,7 @@ impl std::fmt::Display for Origin {
 }
 
 impl NodeConfig {
-    /// Reads the settings: defaults, then `file`, then `environment`, then `flags` (by key name).
+    /// Loads the settings: defaults, then `file`, then `environment`, then `flags` (by key name).
     pub fn load(
         file: Option<&Path>,
         environment: &BTreeMap<String, String>,
@@ -353,7 +353,7 @@ impl NodeConfig {
         if bad.is_empty() { Ok(config) } else { Err(BadSettings(bad)) }
     }
 
-    /// Every key at its default.
+    /// All keys with their defaults.
     #[must_use]
     pub fn defaults() -> Self {
         let mut config = Self::blank();
@@ -365,7 +365,7 @@ impl NodeConfig {
         config
     }
 
-    /// What must hold between settings.
+    /// Checks rules between settings.
     fn check(&self, bad: &mut Vec<String>) {
         self.check_open(bad);
         let raft = &self.raft;
@@ -427,7 +427,8 @@ impl NodeConfig {
         }
     }
 
-    /// Refuses what anyone on the network could do, unless the settings say so twice.
+    /// Refuses settings that would give access to anyone on the network, unless another setting confirms
+    /// that.
     fn check_open(&self, bad: &mut Vec<String>) {
         let security = &self.security;
         if self.http.host.is_loopback() || security.allow_open {
@@ -447,7 +448,7 @@ impl NodeConfig {
         }
     }
 
-    /// The name that others are shown.
+    /// The name that others see.
     #[must_use]
     pub fn name(&self) -> String {
         if !self.instance_id.is_empty() {
@@ -466,7 +467,7 @@ impl NodeConfig {
         SocketAddr::new(self.http.host, self.http.port)
     }
 
-    /// The URL that others are told, given the address that is really listened on.
+    /// The URL for clients and other nodes, given the address on which the node really listens.
     #[must_use]
     pub fn http_advertise(&self, bound: SocketAddr) -> String {
         if !self.http.advertise.is_empty() {
@@ -536,7 +537,7 @@ mod tests {
             ("security.discovery_access", "token"),
         ])
         .unwrap();
-        // What clients of the loopback have had without a setting, they keep.
+        // Clients on loopback keep the access that they had without a setting.
         load(&[]).unwrap();
         load(&[("http.host", "::1")]).unwrap();
     }
@@ -576,8 +577,8 @@ mod tests {
         }
     }
 
-    /// A password in an argument is refused wherever one can be given, and shown nowhere; in the
-    /// environment it is taken.
+    /// A password in an argument is refused wherever one can be given, and never shown. In the environment it
+    /// is accepted.
     #[test]
     fn a_password_in_an_argument_is_refused() {
         let url = "redis://:hunter2@10.0.0.1:6379";

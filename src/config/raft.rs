@@ -1,4 +1,4 @@
-//! The settings of the Raft backend, as the replicated log takes them.
+//! Converts the settings of the Raft backend for the replicated log.
 
 use std::collections::BTreeMap;
 
@@ -7,10 +7,12 @@ use maxine_raft as raft;
 use super::{MemberSetting, NodeConfig};
 
 impl NodeConfig {
-    /// What the replicated log starts with. `http_addr` is the URL at which clients reach this node.
+    /// The settings with which the replicated log starts. `http_addr` is the URL at which clients reach this
+    /// node.
     ///
     /// # Errors
-    /// A text where the log's engine has an unknown name.
+    ///
+    /// The log's engine has an unknown name.
     pub fn raft_node(&self, http_addr: &str) -> Result<raft::Config, String> {
         let settings = &self.raft;
         let dir = self.data_dir.join("raft");
@@ -44,7 +46,7 @@ impl NodeConfig {
     pub fn first_members(&self, http_addr: &str) -> BTreeMap<u64, raft::Member> {
         let each = |member: &MemberSetting| {
             let own = member.id == self.node_id;
-            // The name of another member is learnt from itself, when it is met.
+            // The name of another member is learned from that member, when it connects.
             let name = if own { self.name() } else { format!("node-{}", member.id) };
             let http_addr = match member.http_addr.as_str() {
                 "" if own => http_addr,

@@ -1,11 +1,11 @@
-//! The reference page of all settings, made from the table of keys.
+//! Generates the reference page of all settings from the table of keys.
 
 use std::fmt::Write;
 
 use super::environment::SECRETS;
 use super::keys::KEYS;
 
-/// The head of the table of [`SECRETS`].
+/// The heading of the table of [`SECRETS`].
 const SECRETS_HEAD: &str = r"
 ## Secrets
 
@@ -18,7 +18,7 @@ environment and in files, and refused as a flag.
 |---|---|
 ";
 
-/// What is said of the environment as a whole.
+/// The text about environment variables.
 const VARIABLES: &str = r"
 ## Other variables
 
@@ -28,7 +28,7 @@ that Maxine does not read is reported at the start and by `maxine config check`,
 sets for services are not reported.
 ";
 
-/// The page in Markdown; `docs/reference/configuration.md` is a copy that a test keeps equal.
+/// The page in Markdown. `docs/reference/configuration.md` is a copy; a test compares them.
 #[must_use]
 pub fn markdown() -> String {
     let mut page = String::from(

@@ -1,11 +1,11 @@
-//! Text into values, with the range in the error.
+//! Converts text to values. Errors contain the range.
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use super::{Access, BackendKind, MemberSetting};
 
-/// Reads a TOML file into dotted names and their values as text.
+/// Reads a TOML file. Returns dotted names and their values as text.
 pub(super) fn read_file(path: &Path) -> Result<Vec<(String, String)>, String> {
     let text = std::fs::read_to_string(path)
         .map_err(|error| format!("{}: {}", path.display(), maxine_wording::io(&error)))?;
@@ -69,7 +69,7 @@ pub fn has_password(text: &str) -> bool {
     })
 }
 
-/// A word on brackets where `text` looks like an IPv6 address without them, else nothing.
+/// A hint about brackets if `text` looks like an IPv6 address without them; otherwise an empty text.
 fn brackets(text: &str) -> &'static str {
     if maxine_wording::lacks_brackets(text) {
         "; an IPv6 address stands in brackets, such as [::1]:7700"
@@ -78,7 +78,7 @@ fn brackets(text: &str) -> &'static str {
     }
 }
 
-/// `HOST:PORT`, the host a name, an IPv4 address, or an IPv6 address in brackets.
+/// Parses `HOST:PORT`. The host is a name, an IPv4 address, or an IPv6 address in brackets.
 pub(super) fn host_and_port(text: &str) -> Result<String, String> {
     let split = text.rsplit_once(':').filter(|(host, port)| {
         let in_brackets = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
@@ -94,7 +94,7 @@ pub(super) fn host_and_port(text: &str) -> Result<String, String> {
     }
 }
 
-/// `ADDRESS:PORT`, to listen on.
+/// Parses `ADDRESS:PORT`, for listening.
 pub(super) fn socket_address(text: &str) -> Result<std::net::SocketAddr, String> {
     text.parse().map_err(|_| {
         format!("must be ADDRESS:PORT with an IP address of this machine{}", brackets(text))
@@ -148,7 +148,7 @@ pub(super) fn networks(value: &str) -> Result<Vec<ipnet::IpNet>, String> {
     value.split(',').map(str::trim).filter(|text| !text.is_empty()).map(each).collect()
 }
 
-/// Names of hosts, separated by commas, in lower case.
+/// Parses host names, separated by commas, in lower case.
 pub(super) fn hosts(value: &str) -> Result<Vec<String>, String> {
     let each = |text: &str| {
         let is_plain = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
@@ -160,7 +160,7 @@ pub(super) fn hosts(value: &str) -> Result<Vec<String>, String> {
     value.split(',').map(str::trim).filter(|text| !text.is_empty()).map(each).collect()
 }
 
-/// `ID@HOST:PORT@URL`, separated by commas.
+/// Parses `ID@HOST:PORT@URL`, separated by commas.
 pub(super) fn members(value: &str) -> Result<Vec<MemberSetting>, String> {
     const FORM: &str = "must be members as ID@PEER_HOST:PORT@HTTP_URL, separated by commas";
     let mut members: Vec<MemberSetting> = Vec::new();

@@ -28,8 +28,8 @@ const ANSWER_LEN_MAX: usize = 64 * 1024 * 1024;
 /// Longest wait for one node while others are left to try, in milliseconds. More than a node's write
 /// timeout (5 s by default), so that a write that has begun can end.
 const ATTEMPT_MS_MAX: u64 = 6_500;
-/// Of the time for one attempt at a write, the node is told to answer this much earlier, or a quarter of
-/// the time if that is less: the answer must arrive.
+/// The node is asked to answer a write this much before the time for the attempt ends, or a quarter of
+/// that time if this is less, so that the answer arrives in time.
 const RETURN_MS_MAX: u64 = 1_000;
 /// A write is sent again only if there is time for an answer as slow as the slowest so far, and so many
 /// milliseconds more.

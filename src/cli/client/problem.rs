@@ -70,7 +70,7 @@ impl Problem {
         matches!(self.status, 429 | 502 | 503 | 504)
     }
 
-    /// The exit code that tells this problem.
+    /// The exit code for this problem.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         if self.is_outcome_unknown() {

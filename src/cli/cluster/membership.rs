@@ -77,7 +77,7 @@ pub(super) struct TransferArgs {
 /// What `--force` risks.
 const RISK: &str = "If no majority of the voters is reachable afterwards, writes stop until enough of them are back";
 
-// Membership changes carry no key that the log remembers: they are sent once, and a lost answer is told as such.
+// Membership changes carry no key that the log remembers. They are sent once, and a lost answer is reported as such.
 
 pub(super) async fn add(client: &Client, args: AddArgs, out: &mut Output) -> Result<(), CliError> {
     let name = args.name.unwrap_or_else(|| format!("node-{}", args.id));

@@ -45,7 +45,7 @@ impl Child {
     }
 }
 
-/// A child that ended without being told to.
+/// A child that ended although it was not asked to stop.
 pub(super) struct Ended {
     name: String,
     pid: i32,
@@ -169,7 +169,7 @@ impl Children {
         let mut waiting: Vec<i32> = Vec::new();
         for child in self.children.iter_mut().rev() {
             if let Some(running) = child.running.take() {
-                // It may have ended this very moment; then there is nobody to tell.
+                // It may have ended in the meantime; then the signal reaches no process.
                 let _gone = kill(Pid::from_raw(running.pid), Signal::SIGTERM);
                 waiting.push(running.pid);
             }

@@ -63,7 +63,7 @@ pub(super) fn ask_to_restart(pid: i32) -> anyhow::Result<()> {
 }
 
 impl Folder {
-    /// Takes hold of the folder, or tells which process holds it.
+    /// Locks the folder, or returns the process that has locked it.
     pub(super) fn open(dir: &Path, fresh: bool) -> anyhow::Result<Result<Self, i32>> {
         let describe = || format!("{} cannot be used", dir.display());
         fs::create_dir_all(dir).with_context(describe)?;

@@ -201,7 +201,7 @@ async fn ready(nodes: &[DevNode], children: &mut Children) -> anyhow::Result<()>
     }
 }
 
-/// Starts what is down; scripts are told the nodes' new processes.
+/// Starts the processes that are down, and writes the nodes' new process ids for scripts.
 async fn bring_back(args: &DevArgs, folder: &Folder, nodes: &[DevNode], children: &mut Children) {
     let back = children.restart_dead().await;
     if args.output.format == Format::Json {
