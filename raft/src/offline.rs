@@ -126,11 +126,11 @@ impl Opened {
     }
 }
 
-/// Whether a node with these settings could take its data directory now: nobody else has it, and it is new or this
-/// node's own. Changes nothing. Blocks.
+/// Whether a node with these settings could open its data directory now: no other process has it, and it is new or
+/// belongs to this node. Changes nothing. Blocks.
 ///
 /// # Errors
-/// What the node would say at its start.
+/// The error that the node would report at its start.
 pub fn check_data_dir(config: &Config) -> Result<(), StartError> {
     node_dir::check_openable(&config.data_dir, &config.cluster_id, config.node_id, config.engine)
 }

@@ -47,7 +47,7 @@ pub enum NoPlace {
 #[derive(Debug, Default)]
 struct Taken {
     all: usize,
-    /// Those among `all` that nobody uses at the moment.
+    /// How many of `all` have no user at the moment.
     unused: usize,
     by_address: HashMap<IpAddr, usize>,
 }
@@ -77,7 +77,7 @@ impl Places {
         Self::shared(limits, 100)
     }
 
-    /// None of them taken. One address may hold at most `share_percent` percent of the places that the other
+    /// Places, none of which is taken. One address may hold at most `share_percent` percent of the places that the other
     /// addresses do not use, but always one. So each further address takes less, and some places are left for
     /// the next address.
     #[must_use]
@@ -98,7 +98,7 @@ impl Places {
         self.taken.lock().all
     }
 
-    /// How many of those that are taken nobody uses.
+    /// The number of taken places that have no user.
     #[must_use]
     pub fn unused(&self) -> usize {
         self.taken.lock().unused
@@ -257,8 +257,8 @@ mod tests {
         assert_eq!(places.taken(), 5);
     }
 
-    /// A fair share: however many addresses take all that they may, one more address gets a place, and what nobody
-    /// uses keeps nobody out.
+    /// However many addresses take their whole share, the next address gets a place. Places without a user do not
+    /// keep others out.
     #[test]
     fn each_address_takes_a_share_of_what_the_others_leave() {
         let limits = PlaceLimits { max: 384, per_address_max: 384, reserved: 48 };
@@ -274,7 +274,7 @@ mod tests {
         held.extend((9..=60).map(|last| take_all(last, Standing::Stranger)));
         assert_eq!(places.taken(), 336, "strangers have all that they may");
         assert_eq!(take_all(61, Standing::Known).len(), 12, "a quarter of the kept share");
-        // What nobody uses counts for no address.
+        // A place without a user counts for no address.
         held.iter_mut().flatten().for_each(Place::set_unused);
         assert_eq!((places.taken(), places.unused()), (336, 336));
         let reused = |place: &mut Place| place.set_user(ip("10.0.0.62"), Standing::Stranger);

@@ -52,8 +52,8 @@ pub enum Liveness {
     /// The instance is alive.
     #[default]
     Alive,
-    /// Its probes failed until the threshold. It is neither listed nor discovered, but goes on being
-    /// probed, and comes back when a probe succeeds. A heartbeat does not bring it back.
+    /// Its probes failed until the threshold. It is neither listed nor discovered. Its probes
+    /// continue, and it returns when a probe succeeds. A heartbeat does not bring it back.
     Evicted,
 }
 

@@ -1,4 +1,4 @@
-//! Decides once for each write whether the store begins it or its caller gives it up.
+//! Decides once for each write: either the store begins it, or its caller gives up.
 //!
 //! A store with a thread of its own calls [`Claim::take`] before it writes the first byte. The caller calls it when the
 //! time to begin is over. The first call wins, so a caller that gives up knows that nothing was written.
@@ -25,7 +25,7 @@ impl Claim {
         !self.0.swap(true, Ordering::AcqRel)
     }
 
-    /// Waits for the outcome. A write that the store did not begin in time is given up.
+    /// Waits for the outcome. If the store did not begin the write in time, the caller gives up.
     pub(crate) async fn outcome(
         &self,
         mut answered: oneshot::Receiver<Outcome>,

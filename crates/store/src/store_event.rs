@@ -9,8 +9,8 @@ use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::sync::broadcast;
 
-/// Delivers events to every listener. Each listener first receives the latest events from before it listened: much
-/// happens while the store is being opened, when nobody can listen yet.
+/// Delivers events to every listener. Each listener first receives the latest events from before it listened:
+/// many events happen while the store is being opened, before anyone can listen.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct StoreEvents(Arc<Mutex<Listeners>>);
 
@@ -136,8 +136,8 @@ const EVENTS_KEPT_MAX: usize = 64;
 mod event_tests {
     use super::*;
 
-    /// A store that cannot be reached when the node starts says so before anybody can listen. Several parts of a node
-    /// listen; whichever of them begins first must not take the news from the others.
+    /// A store that cannot be reached when the node starts reports it before anyone can listen. Several parts of a
+    /// node listen; the first one must not take the events from the others.
     #[test]
     fn every_listener_receives_what_happened_before_it_listened() {
         let events = StoreEvents::default();

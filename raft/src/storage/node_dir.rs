@@ -235,7 +235,7 @@ mod tests {
         NodeDir::open(dir.path(), "demo", 1, SLED).unwrap();
     }
 
-    /// What is said before a start is what the start would say.
+    /// The check returns the same error as the start.
     #[test]
     fn a_check_gives_the_answer_of_a_start_and_changes_nothing() {
         let dir = tempfile::tempdir().unwrap();

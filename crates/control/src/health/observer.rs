@@ -38,8 +38,8 @@ pub struct ProbeJob {
     pub spec: ProbeSpec,
     /// The class of places that the probe uses.
     pub class: ProbeClass,
-    /// Whether the time limit in `spec` is shorter than the instance's own: no answer in time tells only that the
-    /// instance is slow.
+    /// Whether the time limit in `spec` is shorter than the instance's own: no answer in time then means only that
+    /// the instance is slow.
     pub is_look: bool,
 }
 

@@ -174,7 +174,7 @@ impl Track {
     }
 }
 
-/// The beginning of a result's text: everyone who asks why gets it, and it goes to the leader.
+/// The beginning of a result's text. It is shown in answers, and is sent to the leader.
 fn shortened(detail: &str) -> String {
     detail[..detail.floor_char_boundary(DETAIL_LEN_MAX)].to_owned()
 }

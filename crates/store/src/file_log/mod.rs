@@ -360,7 +360,7 @@ pub(super) fn try_lock(path: &Path) -> Result<Option<File>, LogError> {
     }
 }
 
-/// Whether another process has the lock. Makes no file.
+/// Whether another process has the lock. Creates no file.
 pub(super) fn is_locked(path: &Path) -> Result<bool, LogError> {
     let fail = |error| LogError::Io(path.into(), error);
     let file = match File::open(path) {

@@ -127,7 +127,7 @@ impl LocalConfig {
     /// Whether a node with these settings could take its log now. Changes nothing. Blocks.
     ///
     /// # Errors
-    /// What [`LocalStore::open`] would say.
+    /// The error that [`LocalStore::open`] would return.
     pub fn check_log(&self) -> Result<(), OpenError> {
         match self.persistence && is_locked(&lock_path(self))? {
             true => Err(locked(self)),

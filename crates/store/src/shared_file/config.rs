@@ -83,7 +83,7 @@ impl SharedFileConfig {
     /// Whether the storage of a log that this node has used is mounted. Changes nothing. Blocks.
     ///
     /// # Errors
-    /// What [`super::SharedFileStore::open`] would say.
+    /// The error that [`super::SharedFileStore::open`] would return.
     pub fn check_storage(&self) -> Result<(), OpenError> {
         self.used_log.as_deref().map_or(Ok(()), |used| refuse_unmounted_storage(used, &self.path))
     }

@@ -52,17 +52,17 @@ pub enum TransferError {
     /// The server of a place does not answer.
     #[error("{place}: {reason}")]
     Unavailable {
-        /// Which.
+        /// The place.
         place: String,
-        /// What it, or the system, said.
+        /// The message of the server or of the system.
         reason: String,
     },
     /// Nodes use the target.
     #[error("{place}: {reason}")]
     Held {
-        /// Which.
+        /// The target.
         place: String,
-        /// What to do.
+        /// What to do about it.
         reason: String,
     },
     /// A place could not be read or written.
