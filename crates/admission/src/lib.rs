@@ -77,6 +77,17 @@ impl Places {
         Self::shared(limits, 100)
     }
 
+    /// Places, none of which is taken. Each address may hold the part of what the other addresses leave that `limits` gives to
+    /// an address which is alone. So the first address takes as much as its bound says, the next ones less, and
+    /// a few addresses do not take all.
+    #[must_use]
+    pub fn fair(limits: PlaceLimits) -> Arc<Self> {
+        let PlaceLimits { max, per_address_max, reserved } = limits;
+        let for_strangers = max.saturating_sub(reserved).max(1);
+        let percent = per_address_max.saturating_mul(100).div_ceil(for_strangers).min(100);
+        Self::shared(limits, u8::try_from(percent).unwrap_or(100))
+    }
+
     /// Places, none of which is taken. One address may hold at most `share_percent` percent of the places that the other
     /// addresses do not use, but always one. So each further address takes less, and some places are left for
     /// the next address.
@@ -283,6 +294,22 @@ mod tests {
         drop(held);
         assert_eq!((places.taken(), places.unused()), (0, 0));
         assert!(places.taken.lock().by_address.is_empty());
+    }
+
+    #[test]
+    fn with_fair_places_the_first_address_gets_its_bound_and_some_are_left_for_the_next() {
+        let limits = PlaceLimits { max: 20_000, per_address_max: 12_000, reserved: 2_500 };
+        let places = Places::fair(limits);
+        let mut held = Vec::new();
+        for last in 1..=4 {
+            let mut place = places.take([10, 0, 0, last].into(), Standing::Stranger, 0).unwrap();
+            while place.grow(1).is_ok() {}
+            held.push(place);
+        }
+        let lens: Vec<usize> = held.iter().map(|place| place.count).collect();
+        assert_eq!(lens, [12_000, 3_795, 1_177, 365]);
+        let next = places.take(ip("10.0.0.5"), Standing::Stranger, 100);
+        assert!(next.is_ok(), "four addresses have not taken all");
     }
 
     #[test]

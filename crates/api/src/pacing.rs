@@ -71,7 +71,7 @@ pub(super) struct Unsent(Arc<Places>);
 
 impl Default for Unsent {
     fn default() -> Self {
-        Self(Places::new(PlaceLimits {
+        Self(Places::fair(PlaceLimits {
             max: UNSENT_LEN_MAX,
             per_address_max: UNSENT_PER_ADDRESS_LEN_MAX,
             reserved: UNSENT_PER_ADDRESS_LEN_MAX,
@@ -135,7 +135,7 @@ impl Pace {
         let stream_len = if version >= Version::HTTP_2 { STREAM_LEN } else { 0 };
         let counted = counted.saturating_add(stream_len).min(UNSENT_PER_ADDRESS_LEN_MAX);
         let taken = self.0.unsent.0.take(reader.address, reader.standing, counted);
-        let Ok(place) = taken else { return too_much_waits() };
+        let Ok(place) = taken else { return too_much_waits(version) };
         let answer = Arc::new(Answer::default());
         {
             let mut answers = self.0.answers.lock();
@@ -184,10 +184,16 @@ impl Pace {
     }
 }
 
-fn too_much_waits() -> Response<Body> {
+/// Over HTTP/2 the refusal has no body: a client that takes no body would leave that untaken, too.
+fn too_much_waits(version: Version) -> Response<Body> {
     let text = "Too many bytes of earlier answers wait to be taken by your address";
     let mut response = CompatError::new(StatusCode::SERVICE_UNAVAILABLE, text).into_response();
     response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    if version >= Version::HTTP_2 {
+        response.headers_mut().remove(header::CONTENT_TYPE);
+        response.headers_mut().remove(header::CONTENT_LENGTH);
+        *response.body_mut() = Body::empty();
+    }
     response
 }
 
@@ -355,6 +361,7 @@ mod tests {
             held.push(answer);
         };
         assert_eq!(refused.status(), 503);
+        assert!(refused.body().is_end_stream(), "nothing of it waits for its client");
         assert_eq!(held.len(), UNSENT_PER_ADDRESS_LEN_MAX / (STREAM_LEN + 1));
         assert!(held.len() > 10_000, "watchers over HTTP/2 behind one address have room");
         drop(held);
@@ -399,10 +406,9 @@ mod tests {
     async fn where_the_node_runs_short_who_takes_nothing_is_given_up_sooner() {
         let unsent = Unsent::default();
         let (pace, patience) = (pace(&unsent), Duration::from_secs(3_600));
-        // There is room for one more short answer.
-        let part = UNSENT_PER_ADDRESS_LEN_MAX - 2 * STREAM_LEN;
+        let part = UNSENT_PER_ADDRESS_LEN_MAX / 4;
         let mut held = Vec::new();
-        for last in 0..3 {
+        for last in 0..10 {
             let mut body =
                 pace.watch(Version::HTTP_11, reader(last), streamed(part - 1)).into_body();
             body.frame().await.unwrap().unwrap();
@@ -411,7 +417,7 @@ mod tests {
         assert!(unsent.is_short());
         let clock = Clock::manual();
         let other = Pace::new(clock.clone(), unsent.clone());
-        let _slow = other.watch(Version::HTTP_2, reader(9), Response::new(Body::from("x")));
+        let _slow = other.watch(Version::HTTP_2, reader(19), Response::new(Body::from("x")));
         clock.advance(patience / 10 + Duration::from_millis(1));
         other.stalled(patience).await;
         drop(held);

@@ -125,7 +125,7 @@ pub async fn serve(
 ) {
     let builder = Arc::new(builder(&limits));
     let graceful = GracefulShutdown::new();
-    let connections = Places::new(PlaceLimits {
+    let connections = Places::fair(PlaceLimits {
         max: limits.connections_max,
         per_address_max: limits.connections_per_address_max,
         reserved: limits.connections_max / RESERVED_ONE_IN,
@@ -435,16 +435,20 @@ fn per_request(
 > + Send {
     service_fn(move |request: Request<Incoming>| {
         watched.began.store(true, Ordering::Relaxed);
+        let (version, reader) = (request.version(), watched.reader(request.headers()));
+        // A refusal is an answer, too, which its client may leave untaken.
+        let refuse = |refusal: Response<Body>| {
+            Either::Left(std::future::ready(Ok(watched.answered(version, reader, refusal))))
+        };
         if let Some(refusal) = to_answer.refusal(&request) {
-            return Either::Left(std::future::ready(Ok(refusal)));
+            return refuse(refusal);
         }
         let head = match to_answer.count_request(&request) {
             Ok(head) => head,
-            Err(refusal) => return Either::Left(std::future::ready(Ok(*refusal))),
+            Err(refusal) => return refuse(*refusal),
         };
         let ToAnswer { front, peer, .. } = &to_answer;
         let peer = *peer;
-        let (version, reader) = (request.version(), watched.reader(request.headers()));
         if let Some(response) = front.at_once(peer, &request) {
             let response = watched.answered(version, reader, response);
             return Either::Left(std::future::ready(Ok(response)));

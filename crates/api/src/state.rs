@@ -155,7 +155,7 @@ impl AppState {
         // The configuration has already refused an invalid name.
         let trace_header = HeaderName::from_bytes(parts.settings.trace_header_name.as_bytes())
             .unwrap_or(HeaderName::from_static("x-trace-id"));
-        let bodies = Places::new(parts.settings.bodies);
+        let bodies = Places::fair(parts.settings.bodies);
         let registrants = Registrants::new(parts.settings.open_instances_per_address_max);
         let access = AccessTable::default();
         Self(Arc::new(Inner { parts, audit, access, trace_header, bodies, registrants }))

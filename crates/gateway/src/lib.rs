@@ -177,7 +177,7 @@ impl Forwarder {
     ) -> Result<Self, TlsRootsError> {
         let connector =
             Connector::new(config.egress.clone(), &config.tls_roots, config.connections.places())?;
-        let kept_bodies = Places::new(config.kept_bodies);
+        let kept_bodies = Places::fair(config.kept_bodies);
         Ok(Self(Arc::new(Inner {
             view,
             config,

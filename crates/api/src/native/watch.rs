@@ -72,7 +72,7 @@ impl Watchers {
             let empty = || ArcSwapOption::const_empty();
             std::iter::repeat_with(empty).take(FRAMES_LEN).collect()
         };
-        Self { places: Places::new(limits), with_probes: frames(), without_probes: frames() }
+        Self { places: Places::fair(limits), with_probes: frames(), without_probes: frames() }
     }
 
     fn admit(&self, caller: &Caller, client: IpAddr) -> Result<Place, Problem> {

@@ -175,12 +175,7 @@ impl LogFile {
         name.push(format!(".{}.new", std::process::id()));
         let temporary = PathBuf::from(name);
         let written = (|| {
-            let mut file = OpenOptions::new()
-                .read(true)
-                .write(true)
-                .create(true)
-                .truncate(true)
-                .open(&temporary)?;
+            let mut file = create_new(&temporary)?;
             file.write_all(&header)?;
             file.write_all(&bytes)?;
             file.sync_all()?;
@@ -372,6 +367,28 @@ pub(super) fn is_locked(path: &Path) -> Result<bool, LogError> {
         Ok(()) => Ok(false),
         Err(fs::TryLockError::WouldBlock) => Ok(true),
         Err(fs::TryLockError::Error(error)) => Err(fail(error)),
+    }
+}
+
+/// Creates a file in place of whatever has the path. A link at the path is removed and not followed: it could lead to
+/// another program's file.
+pub(super) fn create_new(path: &Path) -> io::Result<File> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    OpenOptions::new().read(true).write(true).create_new(true).open(path)
+}
+
+/// Reads a short file. `None` if the path has no regular file of at most `len_max` bytes: reading a pipe would block.
+pub(super) fn read_short(path: &Path, len_max: u64) -> io::Result<Option<Vec<u8>>> {
+    let bytes = fs::symlink_metadata(path).and_then(|there| {
+        let is_short_file = there.is_file() && there.len() <= len_max;
+        is_short_file.then(|| fs::read(path)).transpose()
+    });
+    match bytes {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        other => other,
     }
 }
 

@@ -10,6 +10,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::file_log::{beside, create_new, read_short};
+
 /// Maximum length of the record.
 const RECORD_LEN_MAX: u64 = 16 * 1024;
 
@@ -31,28 +33,39 @@ pub(super) struct LeaderRecord {
 
 /// Reads the record. A record that cannot be read counts as missing.
 pub(super) fn read(path: &Path) -> io::Result<Option<LeaderRecord>> {
-    let len = match fs::metadata(path) {
-        Ok(there) => there.len(),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
-    };
-    if len > RECORD_LEN_MAX {
-        return Ok(None);
-    }
-    match fs::read(path) {
-        Ok(bytes) => Ok(serde_json::from_slice(&bytes).ok()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
-    }
+    let bytes = read_short(path, RECORD_LEN_MAX)?;
+    Ok(bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
 }
 
 /// Replaces the record in one step. The caller must hold the lock.
 pub(super) fn write(path: &Path, record: &LeaderRecord, durable: bool) -> io::Result<()> {
-    let temporary = crate::file_log::beside(path, ".new");
-    let mut file = fs::File::create(&temporary)?;
+    let temporary = beside(path, ".new");
+    let mut file = create_new(&temporary)?;
     file.write_all(&serde_json::to_vec(record)?)?;
     if durable {
         file.sync_all()?;
     }
     fs::rename(&temporary, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_or_a_pipe_in_place_of_a_file_is_neither_followed_nor_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, victim) = (dir.path().join("log.leader"), dir.path().join("victim"));
+        fs::write(&victim, "precious").unwrap();
+        std::os::unix::fs::symlink(&victim, dir.path().join("log.leader.new")).unwrap();
+        let record = LeaderRecord { fencing_token: 7, ..LeaderRecord::default() };
+        write(&path, &record, true).unwrap();
+        assert_eq!(read(&path).unwrap(), Some(record));
+        assert_eq!(fs::read(&victim).unwrap(), b"precious");
+        fs::remove_file(&path).unwrap();
+        assert_eq!(read(&path).unwrap(), None);
+        let made = std::process::Command::new("mkfifo").arg(&path).status().unwrap();
+        assert!(made.success());
+        assert_eq!(read(&path).unwrap(), None, "a pipe is no record");
+    }
 }

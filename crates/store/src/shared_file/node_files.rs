@@ -4,6 +4,7 @@
 //! A node rewrites its file while it runs and removes it when it stops. The age of another node's file is the
 //! difference of the two files' times, which the storage sets. So no clocks are compared.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -12,7 +13,7 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::file_log::beside;
+use crate::file_log::{beside, create_new, read_short};
 use crate::node_register::{KEPT_MS, NODES_MAX, StoreNode};
 use maxine_state::STATE_VERSION;
 
@@ -24,6 +25,13 @@ const FILE_LEN_MAX: u64 = 4_096;
 struct Entry {
     name: String,
     state_version: u32,
+}
+
+/// Whether a file in the folder has a name that nodes give: no other file is read or removed.
+fn is_own_name(path: &Path) -> bool {
+    let stem = path.file_stem().and_then(OsStr::to_str).unwrap_or_default();
+    let is_hash = stem.len() == 32 && stem.bytes().all(|byte| byte.is_ascii_hexdigit());
+    is_hash && path.extension().is_none_or(|extension| extension == "new")
 }
 
 /// The folder, and the name of this node.
@@ -48,15 +56,15 @@ impl NodeFiles {
     /// Reports that this node runs. Returns the time that the storage gave to its file.
     pub(super) fn report(&self) -> io::Result<SystemTime> {
         fs::create_dir_all(&self.dir)?;
+        // A link could lead to a folder of another program, whose old files would be removed.
+        if !fs::symlink_metadata(&self.dir)?.is_dir() {
+            let text = format!("{} is not a folder", self.dir.display());
+            return Err(io::Error::new(io::ErrorKind::NotADirectory, text));
+        }
         let path = self.path(&self.own_name);
         let temporary = beside(&path, ".new");
         let entry = Entry { name: self.own_name.clone(), state_version: STATE_VERSION };
-        // The file must be new: an existing link could lead to another program's file.
-        match fs::remove_file(&temporary) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let mut file = fs::OpenOptions::new().write(true).create_new(true).open(&temporary)?;
+        let mut file = create_new(&temporary)?;
         file.write_all(&serde_json::to_vec(&entry)?)?;
         let modified = file.metadata()?.modified()?;
         fs::rename(&temporary, &path)?;
@@ -76,7 +84,7 @@ impl NodeFiles {
             let path = file?.path();
             // Reading a pipe would block.
             let Ok(there) = fs::symlink_metadata(&path) else { continue };
-            if !there.is_file() {
+            if !there.is_file() || !is_own_name(&path) {
                 continue;
             }
             let age = now.duration_since(there.modified()?).unwrap_or(Duration::ZERO);
@@ -86,10 +94,10 @@ impl NodeFiles {
                 let _ = fs::remove_file(&path);
                 continue;
             }
-            if path.extension().is_some() || there.len() > FILE_LEN_MAX {
+            if path.extension().is_some() {
                 continue;
             }
-            let Ok(bytes) = fs::read(&path) else { continue };
+            let Ok(Some(bytes)) = read_short(&path, FILE_LEN_MAX) else { continue };
             let Ok(Entry { name, state_version }) = serde_json::from_slice(&bytes) else {
                 continue;
             };
@@ -155,5 +163,30 @@ mod tests {
         set_back(KEPT_MS + 60_000);
         assert_eq!(names(&one), ["one"]);
         assert!(!one.path("../two").exists());
+    }
+
+    #[test]
+    fn links_pipes_and_files_of_others_in_the_folder_are_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = NodeFiles::new(&dir.path().join("log"), "one");
+        files.report().unwrap();
+        let victim = dir.path().join("victim");
+        fs::write(&victim, "precious").unwrap();
+        let temporary = beside(&files.path("one"), ".new");
+        std::os::unix::fs::symlink(&victim, &temporary).unwrap();
+        let pipe = files.path("two");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        let (old, then) = (files.dir.join("notes.txt"), SystemTime::UNIX_EPOCH);
+        fs::write(&old, "notes").unwrap();
+        fs::File::options().write(true).open(&old).unwrap().set_modified(then).unwrap();
+        let names: Vec<String> = files.nodes().unwrap().into_iter().map(|node| node.name).collect();
+        assert_eq!(names, ["one"]);
+        assert_eq!(fs::read(&victim).unwrap(), b"precious");
+        assert!(old.exists(), "a file of another program is not removed");
+
+        let linked = NodeFiles::new(&dir.path().join("other"), "one");
+        std::os::unix::fs::symlink(&files.dir, &linked.dir).unwrap();
+        let refused = linked.nodes().unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::NotADirectory);
     }
 }

@@ -21,7 +21,9 @@ use super::Shared;
 use super::leader_file::LeaderRecord;
 use super::node_files::NodeFiles;
 use crate::claim::{Claim, Outcome};
-use crate::file_log::{GROUP_LEN_MAX, LogError, LogFile, NewEntries, Place, beside, try_lock};
+use crate::file_log::{
+    GROUP_LEN_MAX, LogError, LogFile, NewEntries, Place, beside, create_new, try_lock,
+};
 use crate::machine::{Machine, read_entry};
 use crate::node_register::REPORT_MS;
 use crate::{OpenError, Ordered, ProposeError, StoreEvent, StoreNode};
@@ -343,7 +345,10 @@ impl Orderer {
         self.apply(&news.entries)?;
         self.remember(&news.places);
         let aside = beside(&path, ".damaged");
-        let copied = std::fs::copy(&path, &aside);
+        let copied = File::open(&path).and_then(|mut damaged| {
+            let mut kept = create_new(&aside)?;
+            std::io::copy(&mut damaged, &mut kept)
+        });
         copied.map_err(|error| Failure::Away(format!("{}: {error}", aside.display())))?;
         let place = self.log.place();
         self.log = LogFile::create(&path, &self.machine.state(), place)?;
