@@ -55,4 +55,11 @@ pub trait PeerHandler: Send + Sync + 'static {
         let _ = from;
         Ok(payload)
     }
+
+    /// Decides whether a node that understands commands up to this version may take part now. An error is the reason,
+    /// with which that node stops. By default any version may.
+    fn admit_version(&self, understands: u32) -> Result<(), String> {
+        let _ = understands;
+        Ok(())
+    }
 }

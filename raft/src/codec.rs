@@ -305,6 +305,10 @@ pub(crate) enum Welcome {
     OtherHistory {
         reason: String,
     },
+    /// The peer does not understand what is in the log.
+    TooOld {
+        reason: String,
+    },
 }
 impl Body for Welcome {
     const KIND: Kind = Kind::Welcome;

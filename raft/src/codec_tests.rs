@@ -121,6 +121,7 @@ fn handshake_keeps_its_bytes() {
     golden(Welcome::Refused { reason: "no".into() }, "4d58010601026e6f");
     golden(Welcome::Removed { reason: "no".into() }, "4d58010602026e6f");
     golden(Welcome::OtherHistory { reason: "no".into() }, "4d58010603026e6f");
+    golden(Welcome::TooOld { reason: "no".into() }, "4d58010604026e6f");
     golden(DirShown { dir_id: 7, last: None }, "4d58010c0700");
     let shown = DirShown { dir_id: 9, last: Some(log_id(1, 2, 3)) };
     let known = DirSeen::Known { shown, acknowledged: Some(log_id(1, 2, 4)), term: 5 };

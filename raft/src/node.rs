@@ -236,6 +236,7 @@ async fn start_inside(
         opened.machine.roster(),
         opened.log.clone(),
         opened.health.clone(),
+        peers.clone(),
     );
     let outbound = Outbound { me: config.node_id, links: links.clone() };
     let applied = opened.machine.applied();
@@ -357,6 +358,7 @@ fn links(
     roster: Arc<Roster>,
     log: LogStore,
     health: Arc<DiskHealth>,
+    peers: Arc<dyn PeerHandler>,
 ) -> Arc<Links> {
     let end = log.clone();
     let log_end =
@@ -371,6 +373,7 @@ fn links(
         acknowledged: Arc::default(),
         log_end: Box::new(log_end),
         roster,
+        admit_version: Box::new(move |understands| peers.admit_version(understands)),
         is_pristine: Box::new(move || log.is_pristine()),
         stop_for: Box::new(move |reason| health.fail(reason)),
     };

@@ -625,6 +625,26 @@ async fn a_node_without_its_directory_stops_instead_of_coming_back_under_its_num
     assert_eq!(cluster.journal(lost).len(), 2);
 }
 
+/// It might acknowledge entries that it can never apply.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_does_not_understand_the_log_is_turned_away_and_stops() {
+    let mut cluster = Cluster::start(EngineKind::Wal, 3, |_| {}).await;
+    let old = cluster.follower().await;
+    cluster.kill(old).await;
+    cluster.adjust = |config| config.app_version = 0;
+    cluster.start_node(old).await;
+    let failed = cluster.node(old).failed();
+    let reason = tokio::time::timeout(TIMEOUT, failed).await.expect("it goes on");
+    assert_eq!(reason, "version 0 is too old");
+    cluster.kill(old).await;
+
+    cluster.adjust = |_| {};
+    cluster.start_node(old).await;
+    let leader = cluster.leader().await;
+    cluster.propose(leader, "with it").await;
+    cluster.converged().await;
+}
+
 /// A node that nobody added may run with the id of one that will be added, by mistake or by malice.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_nobody_added_does_not_block_its_number() {

@@ -16,7 +16,7 @@ use tokio_util::task::TaskTracker;
 use super::cluster_contact::StoreContact;
 use super::first_identities::{OneTimePassword, ensure_identities};
 use super::{health_sink, proxy_metrics, retention};
-use maxine_actors::peer::{PeerKind, PeerRouter};
+use maxine_actors::peer::PeerRouter;
 use maxine_actors::registry::{RegistryParts, RegistrySettings};
 use maxine_actors::supervisor::Supervised;
 use maxine_actors::{
@@ -155,8 +155,8 @@ pub fn assemble(parts: NodeParts) -> anyhow::Result<Assembled> {
         forwarder,
         health,
     });
-    peers.set(PeerKind::Report, Box::new(maxine_api::native::NodeReports::new(&state)));
-    peers.set(PeerKind::Instance, Box::new(maxine_api::native::InstanceReports::new(&state)));
+    peers.node_status.set(maxine_api::native::NodeReports::new(&state));
+    peers.instance_status.set(maxine_api::native::InstanceReports::new(&state));
     Ok(Assembled { state, duties, leadership, proxy })
 }
 

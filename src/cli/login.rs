@@ -10,6 +10,7 @@ use super::client::{ConnectArgs, Request, Session};
 use super::confirm::read_password;
 use super::exit::CliError;
 use super::output::{Output, timestamp};
+use maxine_state::Role;
 
 /// Arguments of `maxine login`.
 #[derive(Debug, clap::Args)]
@@ -63,7 +64,7 @@ impl LogoutArgs {
 #[derive(Deserialize)]
 struct SignedIn {
     user: String,
-    role: String,
+    role: Role,
     expires_at_ms: u64,
     access_token: String,
 }
@@ -95,7 +96,7 @@ pub async fn login(args: LoginArgs, out: &mut Output) -> Result<(), CliError> {
     // The token itself is not shown: it would end up in a script's log.
     out.done(
         &json!({"user": session.user, "role": session.role, "expires_at_ms": expires_at_ms, "file": path.display().to_string()}),
-        format!("signed in as {} ({}) until {}", session.user, session.role, timestamp(expires_at_ms)),
+        format!("signed in as {} ({}) until {}", session.user, session.role.as_str(), timestamp(expires_at_ms)),
     )
 }
 

@@ -13,7 +13,8 @@ use super::client::{Client, ConnectArgs, LIST_ITEMS_MAX, Request};
 use super::confirm::confirm;
 use super::exit::CliError;
 use super::output::{Output, timestamp};
-use super::users::ROLES;
+use super::users::role;
+use maxine_state::Role;
 
 /// Arguments of `maxine token`.
 #[derive(Debug, clap::Args)]
@@ -37,8 +38,8 @@ enum TokenAction {
 #[derive(Debug, clap::Args)]
 struct CreateArgs {
     /// What its bearer may do
-    #[arg(long, value_parser = ROLES, default_value = "viewer")]
-    role: String,
+    #[arg(long, value_parser = role(), default_value = "viewer")]
+    role: Role,
     /// What it is for
     #[arg(long, default_value = "")]
     note: String,
@@ -92,7 +93,7 @@ const DAY_MS: u64 = 24 * 3_600 * 1_000;
 struct Token {
     id: String,
     note: String,
-    role: String,
+    role: Role,
     created_by: String,
     created_at_ms: u64,
     expires_at_ms: Option<u64>,
@@ -179,7 +180,7 @@ async fn list(client: &Client, out: &mut Output) -> Result<(), CliError> {
     let row = |token: Token| {
         let expires = token.expires_at_ms.map_or_else(|| "never".into(), timestamp);
         let made = timestamp(token.created_at_ms);
-        vec![token.id, token.role, token.created_by, made, expires, token.note]
+        vec![token.id, token.role.as_str().into(), token.created_by, made, expires, token.note]
     };
     let rows = tokens.into_iter().map(row).collect();
     out.table(&["id", "role", "made by", "made", "expires", "note"], rows)
@@ -204,7 +205,7 @@ async fn create(client: &Client, args: &CreateArgs, out: &mut Output) -> Result<
     let id = answer.body["id"].as_str().unwrap_or_default().to_owned();
     let token = answer.body["token"].as_str().unwrap_or_default().to_owned();
     let (Some(mut file), Some(path)) = (file, &args.write_to) else {
-        let text = format!("API token {id} ({}), shown this once:\n{token}", args.role);
+        let text = format!("API token {id} ({}), shown this once:\n{token}", args.role.as_str());
         return out.done(&answer.body, text).map_err(|error| unseen(error, &id));
     };
     writeln!(file, "{token}").and_then(|()| file.sync_all()).map_err(|error| {
@@ -214,7 +215,10 @@ async fn create(client: &Client, args: &CreateArgs, out: &mut Output) -> Result<
     if let Some(body) = answer.body.as_object_mut() {
         body.insert("token".into(), serde_json::Value::Null);
     }
-    out.done(&answer.body, format!("API token {id} ({}) is in {}", args.role, path.display()))
+    out.done(
+        &answer.body,
+        format!("API token {id} ({}) is in {}", args.role.as_str(), path.display()),
+    )
 }
 
 /// A token that could not be shown. The error stream is no place for it: it is often kept in a file.

@@ -6,6 +6,7 @@
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use reqwest::Method;
 use serde::Deserialize;
 use serde_json::json;
@@ -15,6 +16,7 @@ use super::confirm::{confirm, read_password};
 use super::exit::CliError;
 use super::output::Output;
 use super::tokens::tokens_of;
+use maxine_state::Role;
 
 /// Arguments of `maxine user`.
 #[derive(Debug, clap::Args)]
@@ -42,8 +44,8 @@ struct AddArgs {
     /// The name to sign in with
     user: String,
     /// What they may do
-    #[arg(long, value_parser = ROLES, default_value = "viewer")]
-    role: String,
+    #[arg(long, value_parser = role(), default_value = "viewer")]
+    role: Role,
     #[command(flatten)]
     password: NewPasswordArgs,
 }
@@ -62,8 +64,8 @@ struct SetRoleArgs {
     /// The user's name
     user: String,
     /// What they may do from now on
-    #[arg(value_parser = ROLES)]
-    role: String,
+    #[arg(value_parser = role())]
+    role: Role,
 }
 
 /// Arguments of `maxine passwd`.
@@ -84,13 +86,16 @@ struct NewPasswordArgs {
     password_file: Option<PathBuf>,
 }
 
-/// The roles, each of which includes the ones before it.
-pub(super) const ROLES: [&str; 3] = ["viewer", "operator", "admin"];
+/// Reads a role by its name.
+pub(super) fn role() -> impl TypedValueParser<Value = Role> {
+    let names = [Role::Viewer, Role::Operator, Role::Admin].map(Role::as_str);
+    PossibleValuesParser::new(names).try_map(|name| serde_json::from_value(name.into()))
+}
 
 #[derive(Debug, Deserialize)]
 struct User {
     name: String,
-    role: String,
+    role: Role,
     credential_version: u64,
     managed: bool,
 }
@@ -147,14 +152,15 @@ pub async fn user(args: UserArgs, out: &mut Output) -> Result<(), CliError> {
             let request = Request::keyed(Method::PUT, &["users", &args.user]).json(body);
             let request = request.header("if-none-match", Some("*".into()));
             let answer = client.send(&request).await?;
-            out.done(&answer.body, format!("added {} ({})", args.user, args.role))
+            out.done(&answer.body, format!("added {} ({})", args.user, args.role.as_str()))
         }
         UserAction::Remove(args) => remove(&client, &args, out).await,
         UserAction::SetRole(args) => {
             let present = find(&client, &args.user).await?;
             let body = json!({"role": args.role});
             let answer = put(&client, &present, body).await?;
-            let text = format!("{} is {} now; their sessions have ended", args.user, args.role);
+            let text =
+                format!("{} is {} now; their sessions have ended", args.user, args.role.as_str());
             out.done(&answer, text)
         }
     }
@@ -188,7 +194,12 @@ async fn list(client: &Client, out: &mut Output) -> Result<(), CliError> {
     }
     let row = |user: User| {
         let set_by = if user.managed { "environment" } else { "cluster state" };
-        vec![user.name, user.role, set_by.into(), user.credential_version.to_string()]
+        vec![
+            user.name,
+            user.role.as_str().into(),
+            set_by.into(),
+            user.credential_version.to_string(),
+        ]
     };
     let rows = list.read::<User>()?.into_iter().map(row).collect();
     out.table(&["user", "role", "kept in", "version"], rows)

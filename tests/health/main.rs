@@ -25,41 +25,37 @@ use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use maxine_actors::health_checker::HealthSink;
-use maxine_actors::observations::{self, encode_observations};
-use maxine_actors::peer::{PeerKind, PeerRouter};
-use maxine_actors::registry::{RegistryParts, RegistrySettings};
-use maxine_actors::{HealthChecker, HealthParts, Registry, WriteRequest};
+use maxine::app::{Assembled, NodeParts, NodeSettings, assemble};
+use maxine_actors::peer::{self, Observations, ObserverReports, PeerRouter, To};
+use maxine_actors::registry::RegistrySettings;
+use maxine_actors::{HealthChecker, Registry, WriteRequest};
+use maxine_api::ApiSettings;
 use maxine_clock::Clock;
 use maxine_control::health::{ActiveDefaults, Observation, ProbeStatus};
-use maxine_gateway::{EgressPolicy, Prober, TlsRoots};
+use maxine_gateway::{EgressPolicy, ForwarderConfig, TlsRoots};
+use maxine_identity::SecuritySettings;
 use maxine_state::{
     Actor, Address, Command, Health, InstanceKey, Liveness, Name, ProbeKind, ProbeSpec, Readiness,
     Registration, Reply, ServiceKey,
 };
-use maxine_store::{ControlStore, MemoryStore, PeerHandler};
+use maxine_store::{CallError, MemoryStore};
+use maxine_telemetry::{AlertKind, AlertState, TelemetrySettings};
 use maxine_view::View;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-/// Keeps what it is told of panics.
-#[derive(Default)]
-struct Panics(parking_lot::Mutex<Vec<bool>>);
+/// How long an answer may take.
+const SOON: Duration = Duration::from_secs(10);
 
-impl HealthSink for Panics {
-    fn panic_changed(&self, _: &ServiceKey, panics: bool) {
-        self.0.lock().push(panics);
-    }
-}
-
+/// A whole node, whose store is in memory.
 struct Rig {
-    panics: Arc<Panics>,
+    node: Assembled,
     view: Arc<View>,
+    store: Arc<MemoryStore>,
+    /// Another node's way to this one.
+    other: MemoryStore,
     registry: Registry,
-    peers: Arc<PeerRouter>,
     health: HealthChecker,
-    duties: watch::Sender<Option<maxine_state::Fence>>,
     arbiter: Arbiter,
 }
 
@@ -84,48 +80,74 @@ impl Rig {
         Self::trusting(defaults, &TlsRoots::System).await
     }
 
-    async fn trusting(defaults: ActiveDefaults, roots: &TlsRoots) -> Self {
+    async fn trusting(health: ActiveDefaults, roots: &TlsRoots) -> Self {
+        // Another test of this process may have been first.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let clock = Clock::system();
         let view = View::new(clock.clone());
         let peers = PeerRouter::new();
-        let store: Arc<dyn ControlStore> =
+        let store =
             Arc::new(MemoryStore::new(Arc::clone(&view), "node-1", Arc::clone(&peers) as _));
+        let elsewhere = View::new(clock.clone());
+        let other = MemoryStore::new(elsewhere, "node-2", Arc::clone(&peers) as _);
         let arbiter = Arbiter::new();
-        let (duties, receiver) = watch::channel(None);
-        let registry = Registry::start(
-            &arbiter.handle(),
-            RegistryParts {
-                node: "node-1".into(),
-                store: Arc::clone(&store),
-                view: Arc::clone(&view),
-                clock: clock.clone(),
-                duties: receiver.clone(),
-                peers: Arc::clone(&peers),
-                settings: RegistrySettings::default(),
-            },
-        );
         let egress = EgressPolicy::new(vec![], vec![], true);
-        let panics = Arc::new(Panics::default());
-        let health = HealthChecker::start(
-            &arbiter.handle(),
-            HealthParts {
-                node: "node-1".into(),
-                view: Arc::clone(&view),
-                store,
-                registry: registry.clone(),
-                duties: receiver,
-                peers: Arc::clone(&peers),
-                clock: clock.clone(),
-                prober: Prober::new(egress, roots, clock).unwrap(),
-                defaults,
-                sink: Arc::clone(&panics) as _,
-            },
-        );
-        let rig = Self { panics, view, registry, peers, health, duties, arbiter };
-        let granted = rig.write(Command::GrantLeadership { holder: Name::trusted("node-1") }).await;
-        let Reply::Granted(fence) = granted else { panic!("{granted:?}") };
-        rig.duties.send_replace(Some(fence));
+        let settings = NodeSettings {
+            registry: RegistrySettings::default(),
+            api: ApiSettings { instance_id: "node-1".into(), ..ApiSettings::default() },
+            security: SecuritySettings::default(),
+            telemetry: TelemetrySettings::default(),
+            forwarder: ForwarderConfig::new(egress, roots.clone()),
+            health,
+        };
+        let node = assemble(NodeParts {
+            store: Arc::clone(&store) as _,
+            view: Arc::clone(&view),
+            peers,
+            clock,
+            arbiter: arbiter.handle(),
+            settings,
+        });
+        let node = node.unwrap();
+        let (registry, health) = (node.state.registry().clone(), node.state.health().clone());
+        let rig = Self { node, view, store, other, registry, health, arbiter };
+        rig.has_duties(true).await;
         rig
+    }
+
+    /// Waits until this node has the leader's duties, or has them no more.
+    async fn has_duties(&self, has: bool) {
+        let mut duties = self.node.duties.clone();
+        let changed = duties.wait_for(|duties| duties.is_some() == has);
+        tokio::time::timeout(SOON, changed).await.expect("in time").expect("it lives");
+    }
+
+    /// Reports to this node what another one observed of instance `a`.
+    async fn observe(
+        &self,
+        observer: &str,
+        address_index: u64,
+        status: ProbeStatus,
+    ) -> Result<(), CallError> {
+        let observation = Observation {
+            key: key("a"),
+            address_index,
+            status,
+            passive: false,
+            detail: "connection refused".into(),
+        };
+        let question = Observations { observer: observer.into(), items: vec![observation] };
+        peer::call(&self.other, To::Leader, question, SOON).await
+    }
+
+    /// Whether the alert of a service in panic mode is active.
+    fn has_panic_alert(&self) -> bool {
+        let alerts = self.node.state.telemetry().alerts().newest_first();
+        alerts.iter().any(|alert| {
+            alert.kind == AlertKind::ServicePanic
+                && alert.object == service().to_string()
+                && alert.state == AlertState::Active
+        })
     }
 
     async fn write(&self, command: Command) -> Reply {
@@ -447,7 +469,7 @@ async fn when_too_many_are_unhealthy_all_are_used() {
     until("b evicted", || rig.verdict("b").liveness == Liveness::Evicted).await;
     until("all used", || rig.routed() == ["a", "b", "c"]).await;
     assert!(rig.view.table(service().as_ref()).unwrap().in_panic_mode());
-    until("told", || *rig.panics.0.lock() == [true]).await;
+    until("an alert", || rig.has_panic_alert()).await;
 }
 
 async fn other_nodes_observations_count_and_two_have_to_agree() {
@@ -455,28 +477,34 @@ async fn other_nodes_observations_count_and_two_have_to_agree() {
     rig.policy(r#"{"health":{"observers":2}}"#).await;
     let server = server(|_| status(200)).await;
     let epoch = rig.register("a", server.address, Some(probe(ProbeKind::Http, "/"))).await;
-    let observe = |observer: &str, status| {
-        let observation = Observation {
-            key: key("a"),
-            address_index: epoch,
-            status,
-            passive: false,
-            detail: "connection refused".into(),
-        };
-        let mut message = vec![PeerKind::Observations as u8];
-        message.extend(encode_observations(observer, &[observation]).unwrap());
-        rig.peers.handle(message.into())
-    };
     until("probed", || rig.health.track(&key("a")).is_some_and(|t| t.settled.is_some())).await;
-    // Its word reaches the leader's memory with the next tick, which nothing outside shows.
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    observe("node-2", ProbeStatus::Dead).await.unwrap();
+    until_heard(&rig, &["node-1"]).await;
+    rig.observe("node-2", epoch, ProbeStatus::Dead).await.unwrap();
+    until_heard(&rig, &["node-1", "node-2"]).await;
+    // Long enough for a verdict, if one node were enough.
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert_eq!(rig.verdict("a").liveness, Liveness::Alive, "one badly placed node");
-    observe("node-3", ProbeStatus::Dead).await.unwrap();
+    rig.observe("node-3", epoch, ProbeStatus::Dead).await.unwrap();
     until("evicted", || rig.verdict("a").liveness == Liveness::Evicted).await;
-    rig.duties.send_replace(None);
-    assert!(observe("node-2", ProbeStatus::Good).await.is_err(), "only the leader takes them");
+    rig.store.set_available(false);
+    rig.has_duties(false).await;
+    let refused = rig.observe("node-2", epoch, ProbeStatus::Good).await;
+    let only_leader = "this node does not hold the leader's duties".to_owned();
+    assert_eq!(refused, Err(CallError::Refused(only_leader)), "only the leader takes them");
+}
+
+/// Waits until the leader has heard exactly these observers of instance `a`.
+async fn until_heard(rig: &Rig, observers: &[&str]) {
+    let heard = async {
+        loop {
+            let reports = rig.health.reports(&key("a")).await;
+            if reports.iter().map(|report| report.observer.as_str()).eq(observers.iter().copied()) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(SOON, heard).await.expect("the leader hears them in time");
 }
 
 async fn what_the_proxy_saw_counts_where_the_policy_says_so() {
@@ -537,27 +565,9 @@ async fn the_leader_tells_what_every_observer_said_last() {
     let rig = Rig::new(ActiveDefaults::default()).await;
     let server = server(|_| status(503)).await;
     let epoch = rig.register("a", server.address, Some(probe(ProbeKind::Http, "/"))).await;
-    let observation = Observation {
-        key: key("a"),
-        address_index: epoch,
-        status: ProbeStatus::Good,
-        passive: false,
-        detail: "HTTP 200".into(),
-    };
-    let mut message = vec![PeerKind::Observations as u8];
-    message.extend(encode_observations("node-2", &[observation]).unwrap());
-    rig.peers.handle(message.into()).await.unwrap();
-    let ask =
-        [&[PeerKind::Reports as u8][..], &observations::encode_ask(&key("a")).unwrap()].concat();
-    let mut said = Vec::new();
-    for _ in 0..500 {
-        let answer = rig.peers.handle(ask.clone().into()).await.unwrap();
-        said = observations::decode_reports(&answer).unwrap();
-        if said.len() == 2 {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    rig.observe("node-2", epoch, ProbeStatus::Good).await.unwrap();
+    until_heard(&rig, &["node-1", "node-2"]).await;
+    let said = peer::call(&rig.other, To::Leader, ObserverReports(key("a")), SOON).await.unwrap();
     let said: Vec<_> = said.iter().map(|w| (w.observer.as_str(), w.status)).collect();
     assert_eq!(said, [("node-1", ProbeStatus::Dead), ("node-2", ProbeStatus::Good)]);
     assert_eq!(rig.health.reports(&key("a")).await.len(), 2, "the leader need not ask itself");
@@ -577,16 +587,7 @@ async fn a_recovered_instance_starts_slowly() {
     until("back", || rig.verdict("a").readiness == Readiness::Ready).await;
     // Of two equal instances the one that has just come back gets far less than half.
     rig.register("b", server.address, None).await;
-    let forwarder = maxine_gateway::Forwarder::new(
-        Arc::clone(&rig.view),
-        maxine_gateway::ForwarderConfig::new(
-            EgressPolicy::new(vec![], vec![], true),
-            TlsRoots::System,
-        ),
-        Clock::system(),
-        Arc::new(maxine_gateway::NoMetrics),
-    )
-    .unwrap();
+    let forwarder = rig.node.state.forwarder();
     let mut recovered = 0;
     for _ in 0..400 {
         let context = maxine_gateway::ForwardContext {

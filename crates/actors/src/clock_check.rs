@@ -7,12 +7,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::{BoxFuture, join_all};
 use tokio::sync::watch;
 
-use super::peer::{PeerKind, PeerRouter, PeerService};
+use super::peer::{self, PeerRouter, PeerService, To, WallTime};
 use maxine_clock::Clock;
 use maxine_store::{ControlStore, MemberView};
 
@@ -37,16 +36,15 @@ pub struct ClockReport {
 
 struct TimeService(Clock);
 
-impl PeerService for TimeService {
-    fn answer(&self, _: Bytes) -> BoxFuture<'static, Result<Bytes, String>> {
-        let now_ms = self.0.own_wall_ms().to_le_bytes();
-        futures::future::ready(Ok(Bytes::copy_from_slice(&now_ms))).boxed()
+impl PeerService<WallTime> for TimeService {
+    fn answer(&self, _: WallTime) -> BoxFuture<'static, Result<u64, String>> {
+        futures::future::ready(Ok(self.0.own_wall_ms())).boxed()
     }
 }
 
 /// Answers other nodes with this node's time.
 pub fn serve(peers: &PeerRouter, clock: &Clock) {
-    peers.set(PeerKind::Time, Box::new(TimeService(clock.clone())));
+    peers.wall_time.set(TimeService(clock.clone()));
 }
 
 /// Compares every second until dropped, if the backend has members.
@@ -91,12 +89,10 @@ async fn compare(
 
 /// The difference between a node's wall clock and this node's monotonic clock.
 async fn offset_of(store: &dyn ControlStore, clock: &Clock, id: u64) -> Option<i64> {
-    let message = Bytes::from_static(&[PeerKind::Time as u8]);
     let asked_ms = clock.monotonic_ms();
-    let answer = store.call_member(id, message, CALL_TIMEOUT).await.ok()?;
+    let wall_ms = peer::call(store, To::Member(id), WallTime, CALL_TIMEOUT).await.ok()?;
     let answered_ms = clock.monotonic_ms();
-    let wall_ms = u64::from_le_bytes(answer.as_ref().try_into().ok()?);
-    // The other node read its clock at some moment between the request and the answer.
+    // It read its clock somewhere on the way.
     let read_ms = asked_ms.midpoint(answered_ms);
     Some(i64::try_from(wall_ms).ok()? - i64::try_from(read_ms).ok()?)
 }

@@ -1,18 +1,12 @@
-//! Fuzz targets: messages of peers that this crate parses. Each is accepted within its limits or refused.
+//! What other nodes send, as far as parsers of this crate read it: each message is read within its limits or refused.
 
 use maxine_fuzzing::Target;
 
-use super::{observations, registry};
+use super::peer::fuzz;
 
 /// Every target of this crate.
-pub const TARGETS: &[Target] = &[
-    Target { name: "renewals", run: registry::fuzz::renewals, seeds: registry::fuzz::seeds },
-    Target {
-        name: "observations",
-        run: observations::fuzz::observations,
-        seeds: observations::fuzz::seeds,
-    },
-];
+pub const TARGETS: &[Target] =
+    &[Target { name: "peer_messages", run: fuzz::messages, seeds: fuzz::seeds }];
 
 #[cfg(test)]
 mod tests {

@@ -12,17 +12,14 @@ use std::time::Duration;
 use actix::{
     Actor, ActorFutureExt, ArbiterHandle, AsyncContext, Context, Handler, Message, WrapFuture,
 };
-use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
 use super::Duties;
 use super::members;
-use super::observations::{
-    decode_ask, decode_observations, decode_reports, encode_ask, encode_observations,
-    encode_reports,
+use super::peer::{
+    self, OBSERVATIONS_MAX, Observations, ObserverReports, PeerRouter, PeerService, REPORTS_MAX, To,
 };
-use super::peer::{self, PeerKind, PeerRouter, PeerService};
 use super::registry::{Registry, WriteRequest};
 use super::supervisor::{Lifeline, SendError, Supervised};
 use maxine_clock::Clock;
@@ -32,7 +29,7 @@ use maxine_control::health::{
 };
 use maxine_gateway::Prober;
 use maxine_state::{Actor as Who, Command, Instance, InstanceKey, ServiceKey, ServicePolicy};
-use maxine_store::{ClusterStatus, ControlStore};
+use maxine_store::{CallError, ClusterStatus, ControlStore};
 use maxine_view::{View, WatchScope};
 
 /// Interval at which the live nodes are determined, in milliseconds.
@@ -47,22 +44,13 @@ const REPORTS_TIMEOUT: Duration = Duration::from_secs(1);
 /// Receives events of the health checker, for metrics and alerts. It must not block.
 pub trait HealthSink: Send + Sync + 'static {
     /// A probe was made.
-    fn probed(&self, key: &InstanceKey, answer: &ProbeAnswer) {
-        let _ = (key, answer);
-    }
-    /// A service entered or left panic mode. Every node reports this.
-    fn panic_changed(&self, service: &ServiceKey, panics: bool) {
-        let _ = (service, panics);
-    }
+    fn probed(&self, key: &InstanceKey, answer: &ProbeAnswer);
+    /// A service came to use all of its instances because too many are unhealthy, or no longer does.
+    /// Called on every node.
+    fn panic_changed(&self, service: &ServiceKey, panics: bool);
 }
 
-/// A sink that ignores everything.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct NoSink;
-
-impl HealthSink for NoSink {}
-
-/// What the health checker needs.
+/// What the health checker stands on.
 pub struct HealthParts {
     /// This node's name in the cluster's membership.
     pub node: String,
@@ -105,8 +93,8 @@ impl HealthChecker {
                 HealthCheckerActor::new(Arc::clone(&parts), probes.clone(), lifeline)
             })
         };
-        parts.peers.set(PeerKind::Observations, Box::new(ObservationService(actor.clone())));
-        parts.peers.set(PeerKind::Reports, Box::new(ReportService(actor.clone())));
+        parts.peers.observations.set(HealthService(actor.clone()));
+        parts.peers.observer_reports.set(HealthService(actor.clone()));
         Self { actor, parts, probes }
     }
 
@@ -125,11 +113,8 @@ impl HealthChecker {
             let Ok(Ok(Ok(reports))) = answer else { return Vec::new() };
             return reports;
         }
-        let Ok(ask) = encode_ask(key) else { return Vec::new() };
-        let store = self.parts.store.as_ref();
-        let answer = peer::call_leader(store, PeerKind::Reports, &ask, REPORTS_TIMEOUT).await;
-        let Ok(answer) = answer else { return Vec::new() };
-        decode_reports(&answer).unwrap_or_default()
+        let (store, question) = (self.parts.store.as_ref(), ObserverReports(key.clone()));
+        peer::call(store, To::Leader, question, REPORTS_TIMEOUT).await.unwrap_or_default()
     }
 
     /// The probe that this node runs for an instance; `None` if only the heartbeat counts.
@@ -193,35 +178,31 @@ impl HealthChecker {
     }
 }
 
-/// On the leader, answers other nodes with the reports of observers.
-struct ReportService(Supervised<HealthCheckerActor>);
+/// Answers other nodes, on the leader.
+struct HealthService(Supervised<HealthCheckerActor>);
 
-impl PeerService for ReportService {
-    fn answer(&self, body: Bytes) -> BoxFuture<'static, Result<Bytes, String>> {
+impl PeerService<ObserverReports> for HealthService {
+    fn answer(
+        &self,
+        ObserverReports(key): ObserverReports,
+    ) -> BoxFuture<'static, Result<Vec<ObserverReport>, String>> {
         let actor = self.0.clone();
         async move {
-            let key = decode_ask(&body).map_err(|error| error.to_string())?;
-            let reports =
-                actor.send(AskReports(key)).await.map_err(|error| error.to_string())??;
-            let answer = encode_reports(reports).map_err(|error| error.to_string())?;
-            Ok(answer.into())
+            let reports = actor.send(AskReports(key)).await.map_err(|error| error.to_string())?;
+            let mut reports = reports?;
+            reports.truncate(REPORTS_MAX);
+            Ok(reports)
         }
         .boxed()
     }
 }
 
-/// On the leader, receives the observations of other nodes.
-struct ObservationService(Supervised<HealthCheckerActor>);
-
-impl PeerService for ObservationService {
-    fn answer(&self, body: Bytes) -> BoxFuture<'static, Result<Bytes, String>> {
+impl PeerService<Observations> for HealthService {
+    fn answer(&self, observations: Observations) -> BoxFuture<'static, Result<(), String>> {
         let actor = self.0.clone();
         async move {
-            let (observer, items) =
-                decode_observations(&body).map_err(|error| error.to_string())?;
-            let heard = actor.send(Observed { observer, items }).await;
-            heard.map_err(|error| error.to_string())??;
-            Ok(Bytes::new())
+            let heard = actor.send(Observed(observations)).await;
+            heard.map_err(|error| error.to_string())?
         }
         .boxed()
     }
@@ -260,10 +241,7 @@ struct HeldByProxy {
 /// Observations of another node.
 #[derive(Message)]
 #[rtype(result = "Result<(), String>")]
-struct Observed {
-    observer: String,
-    items: Vec<Observation>,
-}
+struct Observed(Observations);
 
 /// Asks for the last report of each observer about an instance.
 #[derive(Message)]
@@ -458,13 +436,10 @@ fn heard_nodes(status: Option<ClusterStatus>, own: &str) -> Vec<String> {
         .collect()
 }
 
-async fn send(parts: &HealthParts, observations: &[Observation]) -> Result<(), String> {
-    let bytes =
-        encode_observations(&parts.node, observations).map_err(|error| error.to_string())?;
-    peer::call_leader(parts.store.as_ref(), PeerKind::Observations, &bytes, REPORT_TIMEOUT)
-        .await
-        .map(|_| ())
-        .map_err(|error| error.to_string())
+async fn send(parts: &HealthParts, observations: &[Observation]) -> Result<(), CallError> {
+    let items = observations.iter().take(OBSERVATIONS_MAX).cloned().collect();
+    let question = Observations { observer: parts.node.clone(), items };
+    peer::call(parts.store.as_ref(), To::Leader, question, REPORT_TIMEOUT).await
 }
 
 impl Actor for HealthCheckerActor {
@@ -537,10 +512,10 @@ impl Handler<HeldByProxy> for HealthCheckerActor {
 impl Handler<Observed> for HealthCheckerActor {
     type Result = Result<(), String>;
 
-    fn handle(&mut self, observed: Observed, _: &mut Self::Context) -> Self::Result {
+    fn handle(&mut self, Observed(seen): Observed, _: &mut Self::Context) -> Self::Result {
         self.check_duties()?;
         let now_ms = self.now_ms();
-        let Observed { observer, items } = observed;
+        let Observations { observer, items } = seen;
         items.into_iter().for_each(|item| self.verdicts.hear(&observer, item, now_ms));
         Ok(())
     }

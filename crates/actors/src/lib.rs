@@ -13,7 +13,6 @@ pub mod health_checker;
 pub mod history;
 pub mod leadership;
 pub mod members;
-pub mod observations;
 pub mod peer;
 pub mod proxy;
 pub mod registry;

@@ -6,44 +6,40 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
-use super::peer::{PeerKind, PeerRouter, PeerService, call_leader};
-use maxine_store::{ClusterStatus, ControlStore, MemberView};
+use super::peer::{self, HeardMembers, PeerRouter, PeerService, To};
+use maxine_store::{ClusterStatus, ControlStore, MemberView, NodeRole};
 
-/// How long an operator waits for the leader's answer. Without it, this node reports what it knows itself.
+/// How long an operator waits for the leader's answer. Without it, this node answers what it knows itself.
 const CALL_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// A weak reference, because the store owns the router that owns this.
 struct MembersService(Weak<dyn ControlStore>);
 
-impl PeerService for MembersService {
-    fn answer(&self, _: Bytes) -> BoxFuture<'static, Result<Bytes, String>> {
+impl PeerService<HeardMembers> for MembersService {
+    fn answer(&self, _: HeardMembers) -> BoxFuture<'static, Result<Vec<MemberView>, String>> {
         let status =
             self.0.upgrade().and_then(|store| store.cluster()).map(|cluster| cluster.status());
-        let members = status.filter(|status| status.role == "leader").map(|status| status.members);
-        // The message is JSON, because it is rarely sent and can get new fields without a version.
-        let answer = members.ok_or_else(|| "this node does not lead".to_owned()).and_then(|list| {
-            serde_json::to_vec(&list).map(Bytes::from).map_err(|error| error.to_string())
-        });
+        let members =
+            status.filter(|status| status.role == NodeRole::Leader).map(|status| status.members);
+        let answer = members.ok_or_else(|| "this node does not lead".to_owned());
         futures::future::ready(answer).boxed()
     }
 }
 
 /// While this node leads, answers other nodes which members it hears.
 pub fn serve(store: &Arc<dyn ControlStore>, peers: &PeerRouter) {
-    peers.set(PeerKind::Members, Box::new(MembersService(Arc::downgrade(store))));
+    peers.heard_members.set(MembersService(Arc::downgrade(store)));
 }
 
 /// This node's status, completed with the leader's knowledge if another node leads and answers.
 pub async fn status(store: &dyn ControlStore) -> Option<ClusterStatus> {
     let mut status = store.cluster()?.status();
-    if status.role != "leader"
+    if status.role != NodeRole::Leader
         && status.leader.is_some()
-        && let Ok(answer) = call_leader(store, PeerKind::Members, &[], CALL_TIMEOUT).await
-        && let Ok(heard) = serde_json::from_slice::<Vec<MemberView>>(&answer)
+        && let Ok(heard) = peer::call(store, To::Leader, HeardMembers, CALL_TIMEOUT).await
     {
         status = filled(status, &heard);
     }

@@ -67,18 +67,22 @@ impl IntoResponse for CompatError {
 
 impl From<WriteError> for CompatError {
     fn from(error: WriteError) -> Self {
-        let (status, retry_after_s) = match &error {
-            WriteError::Unavailable { retry_after_s, .. }
-            | WriteError::Overloaded { retry_after_s }
-            | WriteError::AddressOverloaded { retry_after_s }
-            | WriteError::OutcomeUnknown { retry_after_s } => {
-                (StatusCode::SERVICE_UNAVAILABLE, Some(*retry_after_s))
-            }
-            WriteError::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, None),
-            WriteError::Rejected { rejection, .. } => (status_of(rejection), None),
-            WriteError::Storage(_) => (StatusCode::SERVICE_UNAVAILABLE, Some(5)),
+        let status = match &error {
+            WriteError::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            WriteError::Rejected { rejection, .. } => status_of(rejection),
+            _ => StatusCode::SERVICE_UNAVAILABLE,
         };
-        Self { status, message: error.to_string(), retry_after_s }
+        // The cause is for the node's own log, not for clients.
+        let message = match &error {
+            WriteError::Storage(_) => {
+                "the outcome is unknown: the storage of this node failed".into()
+            }
+            WriteError::Refused(_) => {
+                "nothing was written: the leader takes no such write from this node".into()
+            }
+            _ => error.to_string(),
+        };
+        Self { status, message, retry_after_s: error.retry_after_s() }
     }
 }
 
@@ -134,4 +138,22 @@ pub(super) fn panicked(panic: Box<dyn std::any::Any + Send + 'static>) -> Respon
     log_panic(panic.as_ref());
     let message = "Unknown error occured, Please try again later";
     CompatError::new(StatusCode::INTERNAL_SERVER_ERROR, message).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_does_not_learn_what_is_wrong_with_the_disk_or_the_cluster() {
+        let cause = || "/var/lib/maxine: no space left".to_owned();
+        for error in [WriteError::Storage(cause()), WriteError::Refused(cause())] {
+            let problem = Problem::from(error.clone());
+            let compat = CompatError::from(error);
+            assert!(!problem.detail.contains("/var/lib"), "{problem:?}");
+            assert!(!compat.message.contains("/var/lib"), "{compat:?}");
+            assert_eq!((compat.status, problem.status()), (503.try_into().unwrap(), compat.status));
+            assert_eq!(compat.retry_after_s, problem.retry_after_s);
+        }
+    }
 }

@@ -15,7 +15,7 @@ use utoipa::{PartialSchema, ToSchema};
 
 use maxine_actors::WriteError;
 use maxine_state::{LimitExceeded, Rejection};
-use maxine_store::{AdminError, ReadError};
+use maxine_store::{AdminError, ReadError, Retry, WriteOutcome};
 use maxine_view::NotReached;
 use maxine_wording::{self, JsonError, JsonFault};
 
@@ -213,7 +213,9 @@ impl ProblemKind {
                 "Nothing was changed. Send the request with a new Idempotency-Key, unless it was meant to repeat the first one."
             }
             Self::TooManyRequests => "Wait for the time in Retry-After.",
-            Self::Internal => "Report it with the trace id. Repeating the request may help.",
+            Self::Internal => {
+                "Report it with the trace id. Look at the current state before you repeat a change."
+            }
             Self::NotSupported => "Use Raft mode for this.",
             Self::Unavailable => {
                 "Nothing was changed. Repeat the request after the time in Retry-After."
@@ -224,7 +226,26 @@ impl ProblemKind {
         }
     }
 
-    /// The last part of the `type`, which names the page that explains it.
+    /// Whether the request took effect.
+    #[must_use]
+    pub fn outcome(self) -> WriteOutcome {
+        match self {
+            // A handler that failed half way may have written something before.
+            Self::OutcomeUnknown | Self::Internal => WriteOutcome::Unknown,
+            _ => WriteOutcome::NotDone,
+        }
+    }
+
+    /// Whether the same request can succeed without a change by somebody.
+    fn retry(self) -> Retry {
+        match self {
+            Self::Unavailable => Retry::AnotherNode,
+            Self::RequestTimeout | Self::TooManyRequests | Self::OutcomeUnknown => Retry::Later,
+            _ => Retry::Never,
+        }
+    }
+
+    /// What this kind means, for the page behind its `type`.
     fn slug(self) -> &'static str {
         self.type_uri().trim_start_matches("/problems/")
     }
@@ -247,7 +268,9 @@ pub struct Problem {
     pub title: &'static str,
     /// What the client can do.
     pub action: &'static str,
-    /// The field that it concerns.
+    /// Whether the same request can succeed; of the kind, if nothing more exact is known.
+    pub retry: Retry,
+    /// The field that it is about.
     pub field: Option<Box<str>>,
     /// What is allowed.
     pub limit: Option<Box<str>>,
@@ -273,7 +296,14 @@ struct ProblemBody<'a> {
     detail: &'a str,
     /// What the client can do.
     action: &'a str,
-    /// The field that it concerns.
+    /// Whether the request took effect: `not_done`, or `unknown`.
+    #[schema(inline)]
+    outcome: WriteOutcome,
+    /// Whether sending the same request again can help: `never`, `later`, or through `another_node`. Where the outcome is
+    /// unknown, repeat it only with the same `Idempotency-Key`.
+    #[schema(inline)]
+    retry: Retry,
+    /// The field that it is about.
     #[serde(skip_serializing_if = "Option::is_none")]
     field: Option<&'a str>,
     /// What is allowed.
@@ -295,6 +325,8 @@ impl Serialize for Problem {
             status: self.kind.status().as_u16(),
             detail: &self.detail,
             action: self.told_action(),
+            outcome: self.kind.outcome(),
+            retry: self.retry,
             field: self.field.as_deref(),
             limit: self.limit.as_deref(),
             value: self.value.as_deref(),
@@ -324,6 +356,7 @@ impl Problem {
             detail: Into::<String>::into(detail).into(),
             title: kind.title(),
             action: kind.action(),
+            retry: kind.retry(),
             field: None,
             limit: None,
             value: None,
@@ -356,6 +389,9 @@ impl Problem {
     #[must_use]
     pub fn with_retry_after_s(mut self, seconds: u64) -> Self {
         self.retry_after_s = Some(seconds);
+        if self.retry == Retry::AnotherNode {
+            self.retry = Retry::Later;
+        }
         self
     }
 
@@ -465,33 +501,35 @@ impl From<Rejection> for Problem {
 
 impl From<WriteError> for Problem {
     fn from(error: WriteError) -> Self {
-        match error {
-            WriteError::Rejected { rejection, .. } => rejection.into(),
-            WriteError::Unavailable { retry_after_s, reason } => {
-                Self::new(ProblemKind::Unavailable, reason.to_string())
-                    .with_retry_after_s(retry_after_s)
+        let retry_after_s = error.retry_after_s();
+        let (kind, detail) = match error {
+            WriteError::Rejected { rejection, .. } => return rejection.into(),
+            WriteError::Unavailable { reason, .. } => (ProblemKind::Unavailable, reason),
+            WriteError::Overloaded { .. } => {
+                (ProblemKind::Unavailable, "too many writes are in flight".into())
             }
-            WriteError::Overloaded { retry_after_s } => {
-                Self::new(ProblemKind::Unavailable, "too many writes are in flight")
-                    .with_retry_after_s(retry_after_s)
+            WriteError::AddressOverloaded { .. } => {
+                (ProblemKind::Unavailable, "too many writes of your address are in flight".into())
             }
-            WriteError::AddressOverloaded { retry_after_s } => {
-                let detail = "too many writes of your address are in flight";
-                Self::new(ProblemKind::Unavailable, detail).with_retry_after_s(retry_after_s)
-            }
-            WriteError::OutcomeUnknown { retry_after_s } => {
+            WriteError::OutcomeUnknown { .. } => {
                 let detail = "there was no answer in time: the write may or may not take effect";
-                Self::new(ProblemKind::OutcomeUnknown, detail).with_retry_after_s(retry_after_s)
+                (ProblemKind::OutcomeUnknown, detail.into())
             }
-            WriteError::TooLarge { len, max } => {
-                let detail = format!("the write is {len} bytes long, the limit is {max}");
-                Self::new(ProblemKind::PayloadTooLarge, detail)
+            WriteError::TooLarge { .. } => (ProblemKind::PayloadTooLarge, error.to_string()),
+            // The causes of these two are for the node's own log, not for clients.
+            WriteError::Refused(_) => {
+                let detail = "the leader takes no such write from this node";
+                (ProblemKind::Unavailable, detail.into())
             }
-            // The cause is for the node's own log and not for clients.
             WriteError::Storage(_) => {
                 let detail = "this node's storage failed: the write may or may not take effect";
-                Self::new(ProblemKind::OutcomeUnknown, detail).with_retry_after_s(5)
+                (ProblemKind::OutcomeUnknown, detail.into())
             }
+        };
+        let problem = Self::new(kind, detail);
+        match retry_after_s {
+            Some(seconds) => problem.with_retry_after_s(seconds),
+            None => problem,
         }
     }
 }
@@ -521,6 +559,7 @@ impl From<AdminError> for Problem {
             AdminError::OutcomeUnknown(_) => {
                 let mut problem = Self::new(ProblemKind::OutcomeUnknown, error.to_string());
                 problem.action = "Look at GET /api/v1/cluster/status before repeating it.";
+                problem.retry = Retry::Never;
                 problem.with_retry_after_s(5)
             }
         }
@@ -550,6 +589,34 @@ mod tests {
             let response = without.with_retry_after_s(3).into_response();
             assert_eq!(response.headers()[header::RETRY_AFTER], "3", "{kind:?}");
         }
+    }
+
+    #[test]
+    fn a_problem_says_of_a_failed_write_what_the_error_says() {
+        let key = || Rejection::RequestIdReused;
+        for error in [
+            WriteError::Unavailable { retry_after_s: 2, reason: "no leader is known".into() },
+            WriteError::Overloaded { retry_after_s: 2 },
+            WriteError::AddressOverloaded { retry_after_s: 2 },
+            WriteError::OutcomeUnknown { retry_after_s: 2 },
+            WriteError::TooLarge { len: 2, max: 1 },
+            WriteError::Refused("x".into()),
+            WriteError::Rejected { rejection: key(), index: 1 },
+            WriteError::Storage("x".into()),
+        ] {
+            let problem = Problem::from(error.clone());
+            assert_eq!(problem.kind.outcome(), error.outcome(), "{error:?}");
+            assert_eq!(problem.retry, error.retry(), "{error:?}");
+            assert_eq!(problem.retry_after_s, error.retry_after_s(), "{error:?}");
+        }
+        let json = |problem: Problem| serde_json::to_value(&problem).unwrap();
+        let refused = json(WriteError::Refused("x".into()).into());
+        assert_eq!(
+            (&refused["outcome"], &refused["retry"]),
+            (&"not_done".into(), &"another_node".into())
+        );
+        let unknown = json(AdminError::OutcomeUnknown("x".into()).into());
+        assert_eq!((&unknown["outcome"], &unknown["retry"]), (&"unknown".into(), &"never".into()));
     }
 
     #[test]

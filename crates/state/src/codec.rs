@@ -54,9 +54,17 @@ pub enum CodecError {
     /// The bytes are damaged, or contain something that only a newer Maxine knows.
     #[error("damaged, or written by a newer Maxine: {0}")]
     Damaged(#[from] bincode::error::DecodeError),
-    /// The value is larger than the limit.
-    #[error("too large to be encoded: {0}")]
-    TooLarge(#[from] bincode::error::EncodeError),
+    /// A value that cannot be encoded.
+    #[error("cannot be encoded: {0}")]
+    Unencodable(#[from] bincode::error::EncodeError),
+    /// Over the limit.
+    #[error("{len} bytes long, the limit is {max}")]
+    TooLarge {
+        /// Its length in bytes.
+        len: usize,
+        /// The limit in bytes.
+        max: usize,
+    },
 }
 
 /// Length of the header, in bytes.
@@ -111,7 +119,11 @@ pub fn encode_batch(batch: &Batch) -> Result<Vec<u8>, CodecError> {
     let mut out = Vec::with_capacity(256);
     out.extend_from_slice(&head(BATCH_MAGIC, batch.needs()));
     bincode::encode_into_std_write(batch, &mut out, config())?;
-    Ok(out)
+    // The library applies the limit only when it decodes, and then nobody could read the entry.
+    match out.len() - HEAD_LEN {
+        len if len > BODY_LEN_MAX => Err(CodecError::TooLarge { len, max: BODY_LEN_MAX }),
+        _ => Ok(out),
+    }
 }
 
 /// Decodes the payload of a log entry. If this build does not understand it, the result is an error, and the

@@ -62,7 +62,7 @@ mod tests {
         let claim = Claim::default();
         let given_up = claim.outcome(answered, time(100, 5_000)).await;
         assert_eq!(given_up, Err(ProposeError::NotBegun));
-        assert!(given_up.unwrap_err().is_clean());
+        assert_eq!(given_up.unwrap_err().outcome(), crate::WriteOutcome::NotDone);
         assert!(!claim.take(), "the store does not begin it any more");
         drop(answer);
 

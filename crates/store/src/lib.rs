@@ -15,6 +15,7 @@ pub mod local;
 mod machine;
 mod memory;
 mod node_register;
+mod outcome;
 mod raft;
 pub mod redis;
 pub mod shared_file;
@@ -25,16 +26,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bincode::{Decode, Encode};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use serde::Serialize;
 use tokio::sync::{broadcast, watch};
 
-use maxine_state::{Applied, Batch, Command, Leadership};
+use maxine_state::{Applied, Batch, CodecError, Command, Leadership, encode_batch};
 
 pub use machine::{Machine, Ordered};
 pub use memory::MemoryStore;
 pub use node_register::{KEPT_MS, StoreNode};
+pub use outcome::{Retry, WriteOutcome};
 pub use raft::{RaftStore, backup_index};
 pub use store_event::StoreEvent;
 
@@ -55,8 +58,8 @@ pub enum Consistency {
 /// Time limits of a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WriteTime {
-    /// Time in which it must be sent to the node or service that orders it. A store that waits for a leader
-    /// gives up after it, with an error that is [clean](ProposeError::is_clean).
+    /// Time in which it must be sent to the node that orders it. A store that waits for a leader gives up
+    /// after it, with an error whose outcome is [`WriteOutcome::NotDone`].
     pub begin: Duration,
     /// Time in which it must end.
     pub end: Duration,
@@ -100,7 +103,7 @@ pub enum ProposeError {
     /// The store failed, and the node stops.
     #[error("storage failed: {0}")]
     Storage(String),
-    /// Nothing was written, because the leader refuses such a write from this node. A retry does not help.
+    /// Nothing was written: the leader takes no such write from this node. Another node may be allowed to send it.
     #[error("the leader refused it: {0}")]
     Refused(String),
     /// Nothing was written, because the node is stopping. A retry through another node is safe.
@@ -109,10 +112,27 @@ pub enum ProposeError {
 }
 
 impl ProposeError {
-    /// Whether it is certain that nothing was written.
+    /// Whether the batch was written.
     #[must_use]
-    pub fn is_clean(&self) -> bool {
-        !matches!(self, Self::OutcomeUnknown | Self::Storage(_))
+    pub fn outcome(&self) -> WriteOutcome {
+        match self {
+            Self::OutcomeUnknown | Self::Storage(_) => WriteOutcome::Unknown,
+            _ => WriteOutcome::NotDone,
+        }
+    }
+
+    /// Whether a retry with the same request ids can help.
+    #[must_use]
+    pub fn retry(&self) -> Retry {
+        match self {
+            Self::NoLeader | Self::NotBegun | Self::Overloaded | Self::OutcomeUnknown => {
+                Retry::Later
+            }
+            Self::NotLeader { .. } | Self::Refused(_) | Self::Storage(_) | Self::ShuttingDown => {
+                Retry::AnotherNode
+            }
+            Self::TooLarge { .. } => Retry::Never,
+        }
     }
 }
 
@@ -156,6 +176,9 @@ pub enum CallError {
     /// The node answered with an error.
     #[error("it refused: {0}")]
     Refused(String),
+    /// The question or its answer cannot be read; the text says why.
+    #[error("{0}")]
+    Unreadable(String),
 }
 
 /// Answers messages from other nodes, such as collected heartbeats.
@@ -259,6 +282,14 @@ pub trait ControlStore: Send + Sync + 'static {
     async fn shutdown(&self);
 }
 
+/// Encodes a batch for the log.
+fn encode_payload(batch: &Batch) -> Result<Vec<u8>, ProposeError> {
+    encode_batch(batch).map_err(|error| match error {
+        CodecError::TooLarge { len, max } => ProposeError::TooLarge { len, max },
+        error => ProposeError::Storage(error.to_string()),
+    })
+}
+
 /// Whether only the holder of the lease may append it.
 fn needs_lease(batch: &Batch) -> bool {
     batch.proposals.iter().any(|proposal| {
@@ -269,7 +300,9 @@ fn needs_lease(batch: &Batch) -> bool {
 }
 
 /// A member of the cluster as the administrator sees it.
-#[derive(Clone, Debug, Serialize, serde::Deserialize, utoipa::ToSchema)]
+#[derive(
+    Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, serde::Deserialize, utoipa::ToSchema,
+)]
 pub struct MemberView {
     /// Its number. Never reuse the number of a removed node.
     pub id: u64,
@@ -305,6 +338,37 @@ impl MemberView {
     }
 }
 
+/// What a node is in its cluster.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    Encode,
+    Decode,
+    Serialize,
+    serde::Deserialize,
+    utoipa::ToSchema,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum NodeRole {
+    /// It leads, confirmed by a majority.
+    Leader,
+    /// It follows a leader, or waits for one.
+    #[default]
+    Follower,
+    /// It stands for election, or leads without a majority's confirmation.
+    Candidate,
+    /// It receives the log and has no vote.
+    Learner,
+    /// It has stopped.
+    Shutdown,
+    /// It was removed from the cluster for good.
+    Removed,
+}
+
 /// The log and its members, as this node sees them.
 #[derive(Clone, Debug, Default, Serialize, serde::Deserialize, utoipa::ToSchema)]
 pub struct ClusterStatus {
@@ -312,8 +376,8 @@ pub struct ClusterStatus {
     pub cluster_id: String,
     /// This node's number.
     pub node_id: u64,
-    /// `leader`, `follower`, `candidate`, `learner`, `shutdown`, or `removed` from the cluster for good.
-    pub role: String,
+    /// What this node is in the cluster.
+    pub role: NodeRole,
     /// Raft's term.
     pub term: u64,
     /// The leader's number, if one is known.

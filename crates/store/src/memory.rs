@@ -2,7 +2,7 @@
 //! and users cannot select it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -23,7 +23,7 @@ pub struct MemoryStore {
     leadership: watch::Sender<Leadership>,
     peers: Arc<dyn PeerHandler>,
     available: AtomicBool,
-    staleness_ms: AtomicU64,
+    staleness_ms: Mutex<Option<u64>>,
 }
 
 impl MemoryStore {
@@ -36,7 +36,7 @@ impl MemoryStore {
             leadership: watch::Sender::new(leadership),
             peers,
             available: AtomicBool::new(true),
-            staleness_ms: AtomicU64::new(0),
+            staleness_ms: Mutex::new(Some(0)),
         }
     }
 
@@ -45,9 +45,9 @@ impl MemoryStore {
         self.machine.lock().replace(state);
     }
 
-    /// Sets the staleness; `u64::MAX` means unknown.
-    pub fn set_staleness_ms(&self, staleness_ms: u64) {
-        self.staleness_ms.store(staleness_ms, Ordering::SeqCst);
+    /// Sets the staleness; `None` means unknown.
+    pub fn set_staleness_ms(&self, staleness_ms: Option<u64>) {
+        *self.staleness_ms.lock() = staleness_ms;
     }
 
     /// Sets whether the store has a majority.
@@ -86,7 +86,7 @@ impl ControlStore for MemoryStore {
     }
 
     fn staleness_ms(&self) -> Option<u64> {
-        Some(self.staleness_ms.load(Ordering::SeqCst)).filter(|age_ms| *age_ms < u64::MAX)
+        *self.staleness_ms.lock()
     }
 
     async fn call_leader(&self, body: Bytes, _: Duration) -> Result<Bytes, CallError> {

@@ -14,8 +14,8 @@ use tokio::sync::watch;
 
 use super::{
     AdminError, BackupSummary, CallError, ClusterAdmin, ClusterStatus, Consistency, ControlStore,
-    Leadership, Machine, MemberView, Ordered, PeerHandler, ProposeError, ReadError, WriteTime,
-    needs_lease,
+    Leadership, Machine, MemberView, NodeRole, Ordered, PeerHandler, ProposeError, ReadError,
+    WriteTime, encode_payload, needs_lease,
 };
 use maxine_state::{
     Applied, Batch, ControlState, STATE_VERSION, decode_applied, decode_batch, encode_applied,
@@ -64,11 +64,14 @@ impl raft::Application for ReplicatedState {
     }
 }
 
-struct Peers(Arc<dyn PeerHandler>);
+struct Peers {
+    handler: Arc<dyn PeerHandler>,
+    view: Arc<View>,
+}
 
 impl raft::PeerHandler for Peers {
     fn handle(&self, _: raft::NodeId, body: Bytes) -> BoxFuture<'static, Result<Bytes, String>> {
-        self.0.handle(body)
+        self.handler.handle(body)
     }
 
     /// A member may forward the requests of its callers. It may not act as a part of Maxine itself, and may
@@ -85,6 +88,17 @@ impl raft::PeerHandler for Peers {
             proposal.actor.via_node = Some(from);
         }
         encode_batch(&batch).map(Bytes::from).map_err(|error| error.to_string())
+    }
+
+    fn admit_version(&self, understands: u32) -> Result<(), String> {
+        let has = self.view.with_snapshot(|snapshot| snapshot.state.version());
+        if understands >= has {
+            return Ok(());
+        }
+        Err(format!(
+            "the cluster does not take this node back: it has state version {has}, and this build understands up to \
+             {understands}: upgrade this node"
+        ))
     }
 }
 
@@ -105,9 +119,10 @@ impl RaftStore {
         view: Arc<View>,
         peers: Arc<dyn PeerHandler>,
     ) -> Result<Arc<Self>, String> {
+        let own = Peers { handler: Arc::clone(&peers), view: Arc::clone(&view) };
         let app = Box::new(ReplicatedState(Machine::new(view)));
         config.app_version = STATE_VERSION;
-        let node = raft::RaftNode::start(config, app, Arc::new(Peers(Arc::clone(&peers))))
+        let node = raft::RaftNode::start(config, app, Arc::new(own))
             .await
             .map_err(|error| error.to_string())?;
         if !first_members.is_empty() {
@@ -139,16 +154,18 @@ impl RaftStore {
 }
 
 fn named(node: &raft::RaftNode, now: raft::Leadership) -> Leadership {
-    let leader = now
-        .leader
-        .map(|id| node.member(id).map_or_else(|| format!("node-{id}"), |member| member.name));
+    let leader = now.leader.map(|id| name_of(node, id));
     Leadership { leader, is_leader: now.is_leader, term: now.term }
 }
 
-fn propose_error(error: raft::ProposeError) -> ProposeError {
+fn name_of(node: &raft::RaftNode, id: raft::NodeId) -> String {
+    node.member(id).map_or_else(|| format!("node-{id}"), |member| member.name)
+}
+
+fn propose_error(node: &raft::RaftNode, error: raft::ProposeError) -> ProposeError {
     match error {
         raft::ProposeError::NotLeader { hint } => {
-            ProposeError::NotLeader { hint: hint.map(|id| format!("node-{id}")) }
+            ProposeError::NotLeader { hint: hint.map(|id| name_of(node, id)) }
         }
         raft::ProposeError::NoLeader => ProposeError::NoLeader,
         raft::ProposeError::Overloaded => ProposeError::Overloaded,
@@ -191,8 +208,7 @@ fn admin_error(error: raft::AdminError) -> AdminError {
 #[async_trait]
 impl ControlStore for RaftStore {
     async fn propose(&self, batch: Batch, time: WriteTime) -> Result<Vec<Applied>, ProposeError> {
-        let payload = encode_batch(&batch)
-            .map_err(|_| ProposeError::TooLarge { len: usize::MAX, max: 16 * 1024 * 1024 })?;
+        let payload = encode_payload(&batch)?;
         #[allow(clippy::disallowed_methods, reason = "the runtime's own clock, for its own timer")]
         let started = tokio::time::Instant::now();
         // A command of the leader is never forwarded. Otherwise a new leader would write what an old one
@@ -204,7 +220,7 @@ impl ControlStore for RaftStore {
                 self.node.propose(payload.into(), time).await
             }
         };
-        let proposed = proposed.map_err(propose_error)?;
+        let proposed = proposed.map_err(|error| propose_error(&self.node, error))?;
         // The leader has applied it. This node must apply it too before it answers the caller. If it cannot
         // in time, the write is still valid.
         let left = Self::wait_left(started, time.end);
@@ -310,22 +326,22 @@ impl ClusterAdmin for RaftAdmin {
             state_version: member.app_version,
         };
         let role = match status.role {
-            raft::Role::Leader => "leader",
-            raft::Role::Follower => "follower",
-            raft::Role::Candidate => "candidate",
-            raft::Role::Learner => "learner",
-            raft::Role::Shutdown => "shutdown",
+            raft::Role::Leader => NodeRole::Leader,
+            raft::Role::Follower => NodeRole::Follower,
+            raft::Role::Candidate => NodeRole::Candidate,
+            raft::Role::Learner => NodeRole::Learner,
+            raft::Role::Shutdown => NodeRole::Shutdown,
         };
         // A removed node receives nothing more from the cluster. It shows the members at the time of its
         // removal, without itself.
         let is_removed = matches!(self.0.exclusion(), Some(raft::Exclusion::Removed(_)));
-        let role = if is_removed { "removed" } else { role };
+        let role = if is_removed { NodeRole::Removed } else { role };
         let members = status.members.iter().filter(|m| !(is_removed && m.id == status.node_id));
         let members: Vec<MemberView> = members.map(each).collect();
         ClusterStatus {
             cluster_id: status.cluster_id.clone(),
             node_id: status.node_id,
-            role: role.into(),
+            role,
             term: status.term,
             leader: status.leader,
             last_log_index: status.last_log_index,
@@ -413,9 +429,27 @@ mod tests {
         encode_batch(&Batch { proposals: vec![proposal] }).unwrap().into()
     }
 
+    fn peers() -> Peers {
+        let view = View::new(maxine_clock::Clock::system());
+        Peers { handler: Arc::new(Silent), view }
+    }
+
+    #[test]
+    fn a_node_that_does_not_understand_the_state_is_not_taken_back() {
+        let peers = peers();
+        let has = peers.view.snapshot().state.version();
+        assert_eq!(peers.admit_version(has), Ok(()));
+        let refused = peers.admit_version(has - 1).unwrap_err();
+        let expected = format!(
+            "it has state version {has}, and this build understands up to {}: upgrade this node",
+            has - 1
+        );
+        assert!(refused.ends_with(&expected), "{refused}");
+    }
+
     #[test]
     fn a_peer_passes_on_what_callers_ask_and_is_recorded_and_cannot_act_as_maxine_itself() {
-        let peers = Peers(Arc::new(Silent));
+        let peers = peers();
         let harmless = || Command::Deregister { items: Vec::new() };
         let admitted = peers.admit(2, payload("ada", harmless())).unwrap();
         let batch = decode_batch(&admitted).unwrap();

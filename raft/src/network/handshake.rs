@@ -1,8 +1,8 @@
 //! The first exchange on every connection: each side says who it is, and what the connection is for.
 //!
 //! A peer is refused, with the reason, if it belongs to another cluster or another line of history, looks for
-//! another node, or uses an unknown protocol version. A peer that returned with another data directory is
-//! refused too, and then stops.
+//! another node, or uses an unknown protocol version. A peer that returned with another data directory, or
+//! that does not understand the log, is refused too, and then stops.
 
 use std::io;
 use std::sync::Arc;
@@ -44,6 +44,8 @@ pub(crate) struct LocalIdentity {
     pub(crate) roster: Arc<Roster>,
     /// The reasons that members gave when they refused this node.
     pub(crate) refusals: Refusals,
+    /// Whether a node that understands commands up to this version may take part; an error is the reason.
+    pub(crate) admit_version: Box<dyn Fn(u32) -> Result<(), String> + Send + Sync>,
     /// Whether nothing was ever stored here, so that the node may join any line of history.
     pub(crate) is_pristine: Box<dyn Fn() -> bool + Send + Sync>,
     /// Stops this node, with the reason.
@@ -108,6 +110,10 @@ pub(crate) async fn greet(
         }
         Welcome::OtherHistory { reason } => {
             me.refusals.other_history(target, &reason);
+            Err(refused(format!("refused by node {target}: {reason}")))
+        }
+        Welcome::TooOld { reason } => {
+            (me.stop_for)(&reason);
             Err(refused(format!("refused by node {target}: {reason}")))
         }
         Welcome::Accepted { node_id, .. } if node_id != target => {
@@ -289,6 +295,7 @@ enum Refusal {
     Other(String),
     Removed(String),
     OtherHistory(String),
+    TooOld(String),
 }
 
 impl From<String> for Refusal {
@@ -300,7 +307,10 @@ impl From<String> for Refusal {
 impl Refusal {
     fn reason(&self) -> &str {
         match self {
-            Self::Other(reason) | Self::Removed(reason) | Self::OtherHistory(reason) => reason,
+            Self::Other(reason)
+            | Self::Removed(reason)
+            | Self::OtherHistory(reason)
+            | Self::TooOld(reason) => reason,
         }
     }
 
@@ -310,6 +320,7 @@ impl Refusal {
             Self::Other(_) => Welcome::Refused { reason },
             Self::Removed(_) => Welcome::Removed { reason },
             Self::OtherHistory(_) => Welcome::OtherHistory { reason },
+            Self::TooOld(_) => Welcome::TooOld { reason },
         }
     }
 }
@@ -343,7 +354,7 @@ async fn judge(
     if me.roster.standing(hello.node_id) == Standing::Removed {
         return Err(Refusal::Removed(removal_of(hello.node_id)));
     }
-    Ok(())
+    (me.admit_version)(hello.app_version).map_err(Refusal::TooOld)
 }
 
 async fn judge_lineage(me: &LocalIdentity, hello: &HelloDto) -> Result<(), Refusal> {

@@ -89,6 +89,10 @@ impl PeerHandler for Echo {
             Ok(Bytes::from(format!("{from}:{}", String::from_utf8_lossy(&body))))
         })
     }
+
+    fn admit_version(&self, understands: u32) -> Result<(), String> {
+        if understands > 0 { Ok(()) } else { Err("version 0 is too old".to_owned()) }
+    }
 }
 
 pub struct TestNode {

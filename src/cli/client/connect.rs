@@ -16,6 +16,7 @@ use super::Client;
 use crate::cli::exit::CliError;
 use crate::cli::output::OutputArgs;
 use maxine_clock::Clock;
+use maxine_state::Role;
 
 /// Most nodes that one command is given.
 const SERVERS_MAX: usize = 32;
@@ -235,7 +236,7 @@ pub struct Session {
     /// Who signed in.
     pub user: String,
     /// The role that the person had then.
-    pub role: String,
+    pub role: Role,
     /// When the token stops being accepted, in milliseconds since 1970.
     pub expires_at_ms: u64,
     /// The session token.
@@ -364,7 +365,7 @@ mod tests {
         let session = Session {
             servers: vec!["http://a:1/".into(), "http://b:1/".into()],
             user: "ada".into(),
-            role: "admin".into(),
+            role: Role::Admin,
             expires_at_ms: 1,
             token: "t".into(),
         };

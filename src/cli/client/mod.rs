@@ -22,6 +22,7 @@ pub use sse::{EventParser, ServerEvent};
 
 use super::exit::CliError;
 use maxine_clock::Clock;
+use maxine_store::WriteOutcome;
 
 /// Largest answer that is read into memory, in bytes.
 const ANSWER_LEN_MAX: usize = 64 * 1024 * 1024;
@@ -255,7 +256,10 @@ impl Client {
                         self.preferred.store(position, Ordering::Relaxed);
                         return Ok(answer);
                     }
-                    Attempt::Refused(problem) => {
+                    Attempt::Refused(mut problem) => {
+                        if request.repeat == Repeat::Read {
+                            problem.outcome = Some(WriteOutcome::NotDone);
+                        }
                         let unknown = problem.is_outcome_unknown();
                         if !problem.is_passing() || (unknown && request.repeat == Repeat::Once) {
                             return Err(CliError::Problem(Box::new(problem)));

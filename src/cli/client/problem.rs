@@ -4,6 +4,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::cli::exit;
+use maxine_store::{Retry, WriteOutcome};
 
 /// A node's answer that is not a success.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -20,6 +21,10 @@ pub struct Problem {
     pub detail: String,
     /// What the server says to do.
     pub action: String,
+    /// Whether the request took effect; `None` where the answer does not say.
+    pub outcome: Option<WriteOutcome>,
+    /// Whether sending it again can help; `None` where the answer does not say.
+    pub retry: Option<Retry>,
     /// Seconds to wait before trying again.
     pub retry_after_s: Option<u64>,
     /// The body as it came.
@@ -61,13 +66,17 @@ impl Problem {
     /// Whether the server says that the write may have taken effect.
     #[must_use]
     pub fn is_outcome_unknown(&self) -> bool {
-        self.kind == "/problems/outcome-unknown"
+        self.outcome == Some(WriteOutcome::Unknown)
     }
 
     /// Whether another node, or the same one later, may well serve the same request.
     #[must_use]
     pub fn is_passing(&self) -> bool {
-        matches!(self.status, 429 | 502 | 503 | 504)
+        match self.retry {
+            Some(retry) => retry != Retry::Never,
+            // Not from a node, but from something in between.
+            None => matches!(self.status, 429 | 502 | 503 | 504),
+        }
     }
 
     /// The exit code for this problem.
@@ -130,8 +139,12 @@ mod tests {
         ] {
             assert_eq!(Problem::read(status, Value::Null, None).exit_code(), code, "{status}");
         }
-        let unknown = json!({"type": "/problems/outcome-unknown", "status": 503});
-        assert_eq!(Problem::read(503, unknown, None).exit_code(), 6);
+        let unknown = json!({"outcome": "unknown", "retry": "never", "status": 503});
+        let unknown = Problem::read(503, unknown, None);
+        assert_eq!((unknown.exit_code(), unknown.is_passing()), (6, false));
+        let elsewhere = json!({"outcome": "not_done", "retry": "another_node", "status": 503});
+        let elsewhere = Problem::read(503, elsewhere, None);
+        assert_eq!((elsewhere.exit_code(), elsewhere.is_passing()), (4, true));
     }
 
     #[test]

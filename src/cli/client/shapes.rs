@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::Value;
 
+use maxine_store::NodeRole;
+
 /// One page of a list.
 #[derive(Debug, Deserialize)]
 pub struct Page {
@@ -159,7 +161,7 @@ pub struct Leadership {
 pub struct Raft {
     pub cluster_id: String,
     pub node_id: u64,
-    pub role: String,
+    pub role: Option<NodeRole>,
     pub committed_index: Option<u64>,
     pub applied_index: Option<u64>,
     pub snapshot_index: Option<u64>,

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use crate::cli::client::{Client, Request, shapes};
 use crate::cli::exit::CliError;
 use crate::cli::output::{Output, human_ms, or_dash};
+use maxine_store::NodeRole;
 
 /// Shown in place of what only a node with a state knows.
 const NO_STATE: &str = "unknown: this node has no state yet";
@@ -149,7 +150,7 @@ fn registry(totals: &BTreeMap<String, u64>) -> String {
 
 /// How many nodes may still be lost, as far as that is known.
 fn tolerance(has_leader: bool, raft: &shapes::Raft) -> String {
-    if raft.role == "removed" {
+    if raft.role == Some(NodeRole::Removed) {
         return format!(
             "node {} was REMOVED from it; the members are the last that it knew",
             raft.node_id

@@ -3,12 +3,11 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
 use super::super::leadership::Duties;
-use super::super::peer::{PeerKind, PeerService, call_leader};
+use super::super::peer::{self, Confirm, Confirmation, PeerService, To};
 use super::super::supervisor::Supervised;
 use super::Registry;
 use super::leases::{ConfirmSilence, LeaseActor};
@@ -18,17 +17,7 @@ use maxine_store::CallError;
 /// Time limit for the leader's answer.
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// A confirmation by an operator.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Confirmation {
-    /// The silent instances are gone, so a suspended expiry continues.
-    Silence = 1,
-    /// The leader's clock is right after a jump, so audit records are dropped for their age again.
-    Clock = 2,
-}
-
-/// Carries out confirmations on the leader.
+/// Carries confirmations out on the leader.
 #[derive(Clone)]
 pub(super) struct Confirmer {
     pub(super) leases: Supervised<LeaseActor>,
@@ -37,30 +26,30 @@ pub(super) struct Confirmer {
 }
 
 impl Confirmer {
-    async fn carry_out(&self, what: u8) -> Result<(), String> {
+    async fn carry_out(&self, what: Confirmation) -> Result<(), String> {
         if self.duties.borrow().is_none() {
             return Err(String::from("this node does not lead"));
         }
         match what {
-            byte if byte == Confirmation::Silence as u8 => {
+            Confirmation::Silence => {
                 let confirmed = self.leases.send(ConfirmSilence);
-                let confirmed = tokio::time::timeout(CONFIRM_TIMEOUT, confirmed).await;
-                return match confirmed {
+                match tokio::time::timeout(CONFIRM_TIMEOUT, confirmed).await {
                     Ok(Ok(())) => Ok(()),
                     _ => Err(String::from("the lease actor did not answer in time")),
-                };
+                }
             }
-            byte if byte == Confirmation::Clock as u8 => self.clock.confirm(),
-            _ => return Err(String::from("a confirmation that this version does not know")),
+            Confirmation::Clock => {
+                self.clock.confirm();
+                Ok(())
+            }
         }
-        Ok(())
     }
 }
 
-impl PeerService for Confirmer {
-    fn answer(&self, body: Bytes) -> BoxFuture<'static, Result<Bytes, String>> {
-        let (confirmer, what) = (self.clone(), body.first().copied().unwrap_or_default());
-        async move { confirmer.carry_out(what).await.map(|()| Bytes::new()) }.boxed()
+impl PeerService<Confirm> for Confirmer {
+    fn answer(&self, Confirm(what): Confirm) -> BoxFuture<'static, Result<(), String>> {
+        let confirmer = self.clone();
+        async move { confirmer.carry_out(what).await }.boxed()
     }
 }
 
@@ -71,11 +60,9 @@ impl Registry {
     ///
     /// Fails if no leader accepted it.
     pub async fn confirm(&self, what: Confirmation) -> Result<(), CallError> {
-        let here = self.confirmer().carry_out(what as u8).await;
-        if here.is_ok() {
+        if self.confirmer().carry_out(what).await.is_ok() {
             return Ok(());
         }
-        let body = [what as u8];
-        call_leader(&**self.store(), PeerKind::Confirm, &body, CONFIRM_TIMEOUT).await.map(drop)
+        peer::call(&**self.store(), To::Leader, Confirm(what), CONFIRM_TIMEOUT).await
     }
 }

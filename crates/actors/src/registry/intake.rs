@@ -98,6 +98,7 @@ impl From<Refusal> for WriteError {
             Refusal::Overloaded => Self::Overloaded { retry_after_s },
             Refusal::AddressOverloaded => Self::AddressOverloaded { retry_after_s },
             Refusal::TooLarge { len, max } => Self::TooLarge { len, max },
+            Refusal::Refused(reason) => Self::Refused(reason),
             Refusal::Unknown => Self::OutcomeUnknown { retry_after_s },
             Refusal::Storage(why) => Self::Storage(why),
         }

@@ -9,11 +9,10 @@
 mod confirm;
 pub mod expiry;
 mod former;
-#[cfg(any(test, feature = "fuzz"))]
-pub(crate) mod fuzz;
 mod intake;
 mod leases;
 mod renewals;
+mod write_error;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -26,7 +25,7 @@ use tokio::sync::{oneshot, watch};
 
 use super::clock_check;
 use super::leadership::Duties;
-use super::peer::{PeerKind, PeerRouter};
+use super::peer::PeerRouter;
 use super::supervisor::{SendError, Supervised};
 use maxine_admission::network_of;
 use maxine_clock::Clock;
@@ -36,15 +35,15 @@ use maxine_state::{
     Actor as Who, Applied, CheckReport, Command, Fence, InstanceKey, Name, Proposal, Registration,
     Rejection, Reply, RequestId, ServiceKey,
 };
-use maxine_store::ControlStore;
+use maxine_store::{ControlStore, WriteOutcome};
 use maxine_view::View;
 
-pub use confirm::Confirmation;
 pub use expiry::ExpiryStatus;
 pub use intake::RegistryActor;
 use intake::Submit;
 use leases::{LeaseActor, LeaseParts};
 use renewals::Gatherer;
+pub use write_error::WriteError;
 
 /// How long a heartbeat waits until the leases and this node's view agree, in milliseconds.
 const AGREE_MS: u64 = 300;
@@ -92,56 +91,6 @@ pub struct WriteRequest {
     pub command: Command,
 }
 
-/// Why a write was not done, or may not have been done.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum WriteError {
-    /// Nothing was written, because there is no majority or no leader.
-    #[error("nothing was written: {reason}")]
-    Unavailable {
-        /// When to retry, in seconds.
-        retry_after_s: u64,
-        /// The reason.
-        reason: String,
-    },
-    /// Nothing was written, because too many writes are in flight.
-    #[error("nothing was written: too many writes are in flight")]
-    Overloaded {
-        /// When to retry, in seconds.
-        retry_after_s: u64,
-    },
-    /// Nothing was written, because too many writes of one address are in flight.
-    #[error("nothing was written: too many writes of your address are in flight")]
-    AddressOverloaded {
-        /// When to retry, in seconds.
-        retry_after_s: u64,
-    },
-    /// The outcome is unknown. A retry with the same request id takes effect only once.
-    #[error("the outcome is unknown; repeat the request with the same Idempotency-Key")]
-    OutcomeUnknown {
-        /// When to retry, in seconds.
-        retry_after_s: u64,
-    },
-    /// Nothing was written, because the write is too large.
-    #[error("the write is {len} bytes long, the limit is {max}")]
-    TooLarge {
-        /// Its size in bytes.
-        len: usize,
-        /// The limit in bytes.
-        max: usize,
-    },
-    /// Nothing was changed, because the state refused the command.
-    #[error("{rejection}")]
-    Rejected {
-        /// The refusal.
-        rejection: Rejection,
-        /// The index of the state that refused it.
-        index: u64,
-    },
-    /// The store failed, and this node stops.
-    #[error("storage failed: {0}")]
-    Storage(String),
-}
-
 /// A heartbeat.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Renewal {
@@ -180,9 +129,8 @@ impl WriteTally {
                 self.decided.fetch_add(1, Ordering::Relaxed);
             }
             Err(error) => {
-                let unknown =
-                    matches!(error, WriteError::OutcomeUnknown { .. } | WriteError::Storage(_));
-                self.unknown.fetch_add(u64::from(unknown), Ordering::Relaxed);
+                let is_unknown = error.outcome() == WriteOutcome::Unknown;
+                self.unknown.fetch_add(u64::from(is_unknown), Ordering::Relaxed);
                 *self.last_refusal.lock() = error.to_string();
                 self.refused.fetch_add(1, Ordering::Relaxed);
             }
@@ -273,27 +221,24 @@ impl Registry {
         let lease_actor = Supervised::start(arbiter, move |lifeline| {
             LeaseActor::new(lease_parts.clone(), lifeline)
         });
-        let service = renewals::RenewalService {
+        peers.renew.set(renewals::RenewalService {
             store: Arc::clone(&store),
             leases: Arc::clone(&leases),
             followed: is_followed,
             view: Arc::clone(&view),
             clock: clock.clone(),
             duties: duties.clone(),
-        };
-        peers.set(PeerKind::Renew, Box::new(service));
-        let service = former::FormerService {
+        });
+        peers.former_leases.set(former::FormerService {
             actor: lease_actor.clone(),
             view: Arc::clone(&view),
             handed_over,
-        };
-        peers.set(PeerKind::FormerLeases, Box::new(service));
-        let service = confirm::Confirmer {
+        });
+        peers.confirm.set(confirm::Confirmer {
             leases: lease_actor.clone(),
             clock: clock.clone(),
             duties: duties.clone(),
-        };
-        peers.set(PeerKind::Confirm, Box::new(service));
+        });
         let actor = {
             let (store, clock, pending_max) =
                 (Arc::clone(&store), clock.clone(), settings.pending_max);
@@ -430,8 +375,10 @@ impl Registry {
                 }
             }
         }
-        let missing = || Err(Rejection::FenceMissing);
-        Ok((index, answers.into_iter().map(|answer| answer.unwrap_or_else(missing)).collect()))
+        // The log answers each item. If it does not, nobody here knows what it did.
+        let answers = answers.into_iter().collect::<Option<Vec<_>>>();
+        let answers = answers.ok_or(WriteError::OutcomeUnknown { retry_after_s: 1 })?;
+        Ok((index, answers))
     }
 
     fn unchanged(&self, items: &[(ServiceKey, Registration)]) -> Vec<(usize, u64)> {

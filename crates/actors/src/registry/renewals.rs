@@ -1,18 +1,17 @@
 //! Sends heartbeats to the leader's lease table.
 //!
-//! A node that does not lead collects heartbeats for a few milliseconds and sends them in one message of 24
-//! bytes for each. The leader answers with one bit for each: known or unknown.
+//! On a node that does not lead they gather for a few milliseconds and are sent in one message,
+//! 24 bytes each. The leader answers for each whether it is known.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::super::leadership::Duties;
-use super::super::peer::{PeerKind, PeerService, call_leader};
+use super::super::peer::{self, PeerService, Renew, RenewalBlock, To};
 use super::WriteError;
 use maxine_clock::Clock;
 use maxine_control::leases::{LeaseId, LeaseTable};
@@ -36,7 +35,6 @@ const RETRY_PAUSE: Duration = Duration::from_millis(50);
 /// How long the leader waits for what was acknowledged elsewhere, and then for its lease table to reach the
 /// index of the view. Both together fit into [`CALL_TIMEOUT`].
 const FOLLOW_TIMEOUT: Duration = Duration::from_millis(450);
-pub(super) const ITEM_LEN: usize = 24;
 
 type Renewals = Vec<(LeaseId, u64)>;
 
@@ -103,21 +101,22 @@ async fn gather(store: Arc<dyn ControlStore>, mut receiver: mpsc::Receiver<Waiti
 }
 
 async fn send(store: &dyn ControlStore, mut waiting: Vec<Waiting>) {
-    let mut body = Vec::new();
-    for (id, epoch) in waiting.iter().flat_map(|waiting| &waiting.items) {
-        body.extend_from_slice(&id.0.to_le_bytes());
-        body.extend_from_slice(&epoch.to_le_bytes());
-    }
     loop {
-        match call_leader(store, PeerKind::Renew, &body, CALL_TIMEOUT).await {
-            Ok(answer) if answer.len() * ITEM_LEN == body.len() => {
-                let mut known = answer.iter().map(|byte| *byte != 0);
+        let len: usize = waiting.iter().map(|waiting| waiting.items.len()).sum();
+        let block: RenewalBlock =
+            waiting.iter().flat_map(|waiting| waiting.items.iter().copied()).collect();
+        match peer::call(store, To::Leader, Renew(block), CALL_TIMEOUT).await {
+            Ok(known) if known.len() == len => {
+                let mut known = known.into_iter();
                 for Waiting { items, reply } in waiting {
                     let _gone = reply.send(known.by_ref().take(items.len()).collect());
                 }
                 return;
             }
             Ok(_) => tracing::error!("the leader's answer to renewals has the wrong length"),
+            Err(CallError::Unreadable(error)) => {
+                tracing::error!(error, "lease renewals could not be exchanged; trying again")
+            }
             Err(CallError::Refused(why)) => {
                 tracing::debug!(why, "lease renewals were refused; trying again")
             }
@@ -126,12 +125,6 @@ async fn send(store: &dyn ControlStore, mut waiting: Vec<Waiting>) {
         waiting.retain(|waiting| !waiting.reply.is_closed());
         if waiting.is_empty() {
             return;
-        }
-        // Heartbeats of callers that have left must not be sent again, so the rest is encoded again.
-        body.clear();
-        for (id, epoch) in waiting.iter().flat_map(|waiting| &waiting.items) {
-            body.extend_from_slice(&id.0.to_le_bytes());
-            body.extend_from_slice(&epoch.to_le_bytes());
         }
         tokio::time::sleep(RETRY_PAUSE).await;
     }
@@ -160,8 +153,8 @@ pub(super) fn answers_for_leases(
     duties.borrow().is_some() && leases.is_open() && store.leadership_now().is_leader
 }
 
-impl PeerService for RenewalService {
-    fn answer(&self, body: Bytes) -> BoxFuture<'static, Result<Bytes, String>> {
+impl PeerService<Renew> for RenewalService {
+    fn answer(&self, Renew(block): Renew) -> BoxFuture<'static, Result<Vec<bool>, String>> {
         let (store, leases, view) =
             (Arc::clone(&self.store), Arc::clone(&self.leases), Arc::clone(&self.view));
         let (clock, duties) = (self.clock.clone(), self.duties.clone());
@@ -171,13 +164,12 @@ impl PeerService for RenewalService {
             if !leads() {
                 return Err("this node does not have the leader's duties".into());
             }
-            if !body.len().is_multiple_of(ITEM_LEN) {
-                return Err("a message of the wrong length".into());
-            }
             let renew_all = || {
                 let now_ms = clock.monotonic_ms();
-                let items = body.chunks_exact(ITEM_LEN).map(parse);
-                items.map(|(id, epoch)| leases.renew(id, epoch, now_ms)).collect::<Vec<bool>>()
+                block
+                    .iter()
+                    .map(|(id, epoch)| leases.renew(id, epoch, now_ms))
+                    .collect::<Vec<bool>>()
             };
             let mut known = renew_all();
             if known.contains(&false) {
@@ -200,15 +192,8 @@ impl PeerService for RenewalService {
             if !leads() {
                 return Err("leadership was lost meanwhile".into());
             }
-            Ok(known.into_iter().map(u8::from).collect::<Vec<u8>>().into())
+            Ok(known)
         }
         .boxed()
     }
-}
-
-pub(super) fn parse(item: &[u8]) -> (LeaseId, u64) {
-    let (id, epoch) = item.split_at(16);
-    let id = id.try_into().map(u128::from_le_bytes).unwrap_or(0);
-    let epoch = epoch.try_into().map(u64::from_le_bytes).unwrap_or(0);
-    (LeaseId(id), epoch)
 }

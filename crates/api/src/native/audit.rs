@@ -15,7 +15,7 @@ use super::fresh::{Fresh, Freshness, Write};
 use super::page::{self, Page};
 use crate::AppState;
 use crate::problem::{Problem, ProblemKind};
-use maxine_actors::registry::Confirmation;
+use maxine_actors::peer::Confirmation;
 use maxine_state::{
     AuditAction, AuditClass, AuditLog, AuditOutcome, AuditRecord, encode_rejection,
 };

@@ -18,7 +18,7 @@ use super::upgrade::StateVersions;
 use crate::AppState;
 use crate::access::AccessMode;
 use crate::problem::{Problem, ProblemKind};
-use maxine_actors::registry::Confirmation;
+use maxine_actors::peer::Confirmation;
 use maxine_actors::{members, state_version};
 use maxine_state::Leadership;
 use maxine_state::limits::check_text;

@@ -1,12 +1,10 @@
-//! What each node knows about an instance: its requests in flight through that node's proxy, which an
-//! operator checks before and during a drain, and the results of its probes.
+//! What each node knows of an instance: the requests in flight to it through that node's proxy,
+//! which an operator reads before a drain and watches after it, and what its probes found.
 
 use std::time::Duration;
 
 use axum::extract::State;
 use axum::response::Response;
-use bincode::{Decode, Encode};
-use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::{BoxFuture, join_all};
 use serde::Serialize;
@@ -19,15 +17,13 @@ use crate::AppState;
 use crate::observations::{self, ProbeObservation};
 use crate::problem::Problem;
 use crate::state::WeakState;
-use maxine_actors::peer::{PeerKind, PeerService};
-use maxine_state::{InstanceKey, Name, ServiceKey};
+use maxine_actors::peer::{
+    self, InstanceReport, InstanceStatus, PROBES_MAX, PeerService, ProbeReport, To,
+};
+use maxine_state::InstanceKey;
 
 /// Time limit for the answer of a node.
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(800);
-/// Maximum length of a message, in bytes.
-const MESSAGE_LEN_MAX: usize = 64 * 1024;
-/// Maximum number of probes in an answer.
-const PROBES_MAX: usize = 12;
 
 /// What one node knows about an instance.
 #[derive(Debug, Serialize, ToSchema)]
@@ -51,31 +47,7 @@ pub(super) struct InstanceAtNodes {
     nodes: Vec<InstanceAtNode>,
 }
 
-/// Versions are only ever appended.
-#[derive(Encode, Decode)]
-enum Question {
-    V1 { namespace: Name, service: Name, instance: Name },
-}
-
-/// Versions are only ever appended.
-#[derive(Encode, Decode)]
-enum Answer {
-    V1 { in_flight: Option<u64>, probes: Vec<Probe> },
-}
-
-#[derive(Encode, Decode)]
-struct Probe {
-    at_ms: u64,
-    ok: bool,
-    detail: String,
-    latency_ms: Option<f64>,
-}
-
-fn config() -> impl bincode::config::Config {
-    bincode::config::standard().with_limit::<MESSAGE_LEN_MAX>()
-}
-
-/// Answers other nodes. It has only a weak reference to the node's parts, because they own it.
+/// Answers other nodes. Holds the node's parts weakly: they hold it.
 pub struct InstanceReports(WeakState);
 
 impl InstanceReports {
@@ -83,40 +55,47 @@ impl InstanceReports {
     pub fn new(state: &AppState) -> Self {
         Self(state.downgrade())
     }
+}
 
-    fn tell(&self, body: &[u8]) -> Result<Bytes, String> {
-        let state = self.0.upgrade().ok_or("the node is stopping")?;
-        let decoded = bincode::decode_from_slice(body, config());
-        let (Question::V1 { namespace, service, instance }, _) =
-            decoded.map_err(|error| error.to_string())?;
-        let own = known_here(&state, &ServiceKey::new(namespace, service).instance(instance));
-        let probe = |seen: ProbeObservation| Probe {
-            at_ms: seen.at_ms,
-            ok: seen.ok,
-            detail: seen.detail,
-            latency_ms: seen.latency_ms,
-        };
-        let probes = own.observations.into_iter().map(probe).collect();
-        let answer = Answer::V1 { in_flight: own.in_flight, probes };
-        let bytes = bincode::encode_to_vec(answer, config());
-        bytes.map(Bytes::from).map_err(|error| error.to_string())
+impl PeerService<InstanceStatus> for InstanceReports {
+    fn answer(
+        &self,
+        InstanceStatus(key): InstanceStatus,
+    ) -> BoxFuture<'static, Result<InstanceReport, String>> {
+        let state = self.0.upgrade().ok_or_else(|| "the node is stopping".to_owned());
+        futures::future::ready(state.map(|state| report(&state, &key))).boxed()
     }
 }
 
-impl PeerService for InstanceReports {
-    fn answer(&self, body: Bytes) -> BoxFuture<'static, Result<Bytes, String>> {
-        futures::future::ready(self.tell(&body)).boxed()
-    }
+fn report(app: &AppState, key: &InstanceKey) -> InstanceReport {
+    let probe = |seen: ProbeObservation| ProbeReport {
+        at_ms: seen.at_ms,
+        ok: seen.ok,
+        detail: seen.detail,
+        latency_ms: seen.latency_ms,
+    };
+    let probes = observations::own(app, key).into_iter().take(PROBES_MAX).map(probe).collect();
+    InstanceReport { in_flight: app.forwarder().in_flight(key), probes }
 }
 
 fn known_here(app: &AppState, key: &InstanceKey) -> InstanceAtNode {
-    let mut observations = observations::own(app, key);
-    observations.truncate(PROBES_MAX);
-    InstanceAtNode {
-        node: app.settings().instance_id.clone(),
-        in_flight: Some(app.forwarder().in_flight(key)),
-        observations,
-    }
+    at_node(app.settings().instance_id.clone(), Some(report(app, key)))
+}
+
+/// What a node answered, as the API shows it; `None` where it did not answer.
+fn at_node(node: String, report: Option<InstanceReport>) -> InstanceAtNode {
+    let Some(InstanceReport { in_flight, probes }) = report else {
+        return InstanceAtNode { node, in_flight: None, observations: Vec::new() };
+    };
+    let seen = |probe: ProbeReport| ProbeObservation {
+        node: node.clone(),
+        at_ms: probe.at_ms,
+        ok: probe.ok,
+        detail: probe.detail,
+        latency_ms: probe.latency_ms,
+    };
+    let observations = probes.into_iter().map(seen).collect();
+    InstanceAtNode { node, in_flight: Some(in_flight), observations }
 }
 
 /// Asks every node about an instance: requests in flight, latest probes.
@@ -140,13 +119,12 @@ pub(super) async fn instance_nodes(
         None => vec![known_here(&app, &key)],
         Some(cluster) => {
             let status = cluster.status();
-            let message = question(&key);
             let each = status.members.into_iter().map(|member| {
-                let (app, key, message) = (&app, &key, message.clone());
+                let (app, key) = (&app, &key);
                 async move {
                     match member.id == status.node_id {
                         true => known_here(app, key),
-                        false => ask(app, member.id, member.name, message).await,
+                        false => ask(app, member.id, member.name, key).await,
                     }
                 }
             });
@@ -158,47 +136,8 @@ pub(super) async fn instance_nodes(
     Ok(fresh.json(InstanceAtNodes { in_flight, complete, nodes }))
 }
 
-fn question(key: &InstanceKey) -> Bytes {
-    let question = Question::V1 {
-        namespace: key.service.namespace.clone(),
-        service: key.service.service.clone(),
-        instance: key.instance.clone(),
-    };
-    let mut message = vec![PeerKind::Instance as u8];
-    // Names are far shorter than the limit. A node that cannot read the message answers with an error.
-    message.extend(bincode::encode_to_vec(question, config()).unwrap_or_default());
-    message.into()
-}
-
-async fn ask(app: &AppState, member: u64, node: String, message: Bytes) -> InstanceAtNode {
-    let answer = app.store().call_member(member, message, ANSWER_TIMEOUT).await.ok();
-    let answer = answer.and_then(|bytes| bincode::decode_from_slice(&bytes, config()).ok());
-    let Some((Answer::V1 { in_flight, probes }, _)) = answer else {
-        return InstanceAtNode { node, in_flight: None, observations: Vec::new() };
-    };
-    let seen = |probe: Probe| ProbeObservation {
-        node: node.clone(),
-        at_ms: probe.at_ms,
-        ok: probe.ok,
-        detail: probe.detail,
-        latency_ms: probe.latency_ms,
-    };
-    let observations = probes.into_iter().take(PROBES_MAX).map(seen).collect();
-    InstanceAtNode { node, in_flight, observations }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn question_and_answer_keep_their_bytes() {
-        let name = Name::trusted;
-        let key = ServiceKey::new(name("d"), name("s")).instance(name("i"));
-        assert_eq!(&question(&key)[..], b"\x11\0\x01d\x01s\x01i");
-        let probe = Probe { at_ms: 7, ok: true, detail: "x".into(), latency_ms: None };
-        let answer = Answer::V1 { in_flight: Some(3), probes: vec![probe] };
-        let bytes = bincode::encode_to_vec(answer, config()).unwrap();
-        assert_eq!(bytes, b"\0\x01\x03\x01\x07\x01\x01x\0");
-    }
+async fn ask(app: &AppState, member: u64, node: String, key: &InstanceKey) -> InstanceAtNode {
+    let (to, question) = (To::Member(member), InstanceStatus(key.clone()));
+    let answer = peer::call(&**app.store(), to, question, ANSWER_TIMEOUT).await;
+    at_node(node, answer.ok())
 }

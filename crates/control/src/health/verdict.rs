@@ -27,7 +27,7 @@ const INSTANCES_MAX: usize = 1_000_000;
 const VERDICTS_MAX: usize = 500;
 
 /// What one node observes of one instance now.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct Observation {
     /// The instance.
     pub key: InstanceKey,

@@ -81,6 +81,8 @@ pub enum Refusal {
         /// The limit in bytes.
         max: usize,
     },
+    /// Nothing was written; the leader takes no such write from this node. Contains the reason as text.
+    Refused(String),
     /// The outcome is unknown: it may have taken effect, or may still take effect.
     Unknown,
     /// The disk of this node failed. Contains the reason as text.
@@ -295,7 +297,7 @@ impl<R> Flight<R> {
                 return AfterFailure::Over(unless(was_uncertain, Refusal::TooLarge { len, max }));
             }
             Failure::Refused(why) if !was_uncertain => {
-                return AfterFailure::Over(Refusal::NotWritten(why));
+                return AfterFailure::Over(Refusal::Refused(why));
             }
             // Its leadership has ended, so another attempt would be refused too.
             Failure::NotLeader(why) if has_fence && !was_uncertain => {

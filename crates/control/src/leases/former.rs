@@ -6,12 +6,14 @@
 //! the answer, because nobody could renew it. A leader that is dead or cut off does not answer, and the
 //! leases then get their whole time (decision record 0011).
 
+use bincode::{Decode, Encode};
+
 use maxine_state::Fence;
 
 use super::table::LeaseId;
 
 /// The remaining time of one lease.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct FormerLease {
     /// The id of the lease.
     pub id: LeaseId,

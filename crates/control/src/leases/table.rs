@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use bincode::{Decode, Encode};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::former::FormerLease;
@@ -10,7 +11,7 @@ use super::settings::ExpirySettings;
 use maxine_state::{Fence, InstanceKey, Name};
 
 /// Identifies a lease in 16 bytes, so that batches between nodes stay small.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
 pub struct LeaseId(pub u128);
 
 impl LeaseId {

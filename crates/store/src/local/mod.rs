@@ -20,10 +20,10 @@ use super::file_log::{GROUP_LEN_MAX, LogFile, Place, beside, is_locked, try_lock
 use super::store_event::StoreEvents;
 use super::{
     CallError, Consistency, ControlStore, Leadership, Machine, OpenError, Ordered, PeerHandler,
-    ProposeError, ReadError, StoreEvent, WriteTime,
+    ProposeError, ReadError, StoreEvent, WriteTime, encode_payload,
 };
 use maxine_clock::Clock;
-use maxine_state::{Applied, Batch, encode_batch};
+use maxine_state::{Applied, Batch};
 use maxine_view::View;
 
 /// Maximum number of batches that wait for the writer.
@@ -272,8 +272,7 @@ impl Writer {
 #[async_trait]
 impl ControlStore for LocalStore {
     async fn propose(&self, batch: Batch, time: WriteTime) -> Result<Vec<Applied>, ProposeError> {
-        let payload =
-            encode_batch(&batch).map_err(|error| ProposeError::Storage(error.to_string()))?;
+        let payload = encode_payload(&batch)?;
         if payload.len() > ENTRY_LEN_MAX {
             return Err(ProposeError::TooLarge { len: payload.len(), max: ENTRY_LEN_MAX });
         }

@@ -12,8 +12,8 @@ use super::Core;
 use super::connect::{Failure, classify};
 use super::replica::{Nonce, Waiter};
 use super::scripts::APPEND;
-use crate::{ProposeError, StoreEvent, WriteTime, needs_lease};
-use maxine_state::{Applied, Batch, encode_batch};
+use crate::{ProposeError, StoreEvent, WriteTime, encode_payload, needs_lease};
+use maxine_state::{Applied, Batch};
 
 /// Maximum size of an entry.
 pub(super) const ENTRY_LEN_MAX: usize = 15 * 1024 * 1024;
@@ -56,8 +56,7 @@ impl Core {
         if let Some(reason) = self.failure() {
             return Err(ProposeError::Storage(reason));
         }
-        let payload =
-            encode_batch(batch).map_err(|error| ProposeError::Storage(error.to_string()))?;
+        let payload = encode_payload(batch)?;
         if payload.len() > ENTRY_LEN_MAX {
             return Err(ProposeError::TooLarge { len: payload.len(), max: ENTRY_LEN_MAX });
         }

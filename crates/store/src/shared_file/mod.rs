@@ -35,10 +35,10 @@ use super::file_log::beside;
 use super::store_event::StoreEvents;
 use super::{
     CallError, Consistency, ControlStore, Leadership, Machine, OpenError, PeerHandler,
-    ProposeError, ReadError, StoreEvent, StoreNode, WriteTime, needs_lease,
+    ProposeError, ReadError, StoreEvent, StoreNode, WriteTime, encode_payload, needs_lease,
 };
 use maxine_clock::Clock;
-use maxine_state::{Applied, Batch, encode_batch};
+use maxine_state::{Applied, Batch};
 use maxine_view::View;
 
 pub use config::SharedFileConfig;
@@ -304,8 +304,7 @@ impl ControlStore for SharedFileStore {
         if let Some(reason) = self.shared.failure() {
             return Err(ProposeError::Storage(reason));
         }
-        let payload =
-            encode_batch(&batch).map_err(|error| ProposeError::Storage(error.to_string()))?;
+        let payload = encode_payload(&batch)?;
         if payload.len() > ENTRY_LEN_MAX {
             return Err(ProposeError::TooLarge { len: payload.len(), max: ENTRY_LEN_MAX });
         }

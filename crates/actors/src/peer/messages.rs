@@ -1,0 +1,247 @@
+//! What the nodes ask each other, and what they answer. The bytes of each stand in a test: a message that changes gets
+//! a new row in the table of the module above.
+
+use bincode::de::Decoder;
+use bincode::enc::Encoder;
+use bincode::error::{DecodeError, EncodeError};
+use bincode::{Decode, Encode};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::codec::{Message, MessageError};
+use super::{Answer, Ask};
+use maxine_control::health::Observation;
+use maxine_control::leases::{FormerLease, LeaseId};
+use maxine_state::{Fence, InstanceKey};
+use maxine_store::NodeRole;
+
+/// Most observations in one message; the sender sends the rest later.
+pub const OBSERVATIONS_MAX: usize = 2_000;
+/// Most reports of observers in one answer; more nodes than that do not probe one instance.
+pub const REPORTS_MAX: usize = 256;
+/// Most leases in one answer.
+pub const PAGE_LEN_MAX: usize = 16_384;
+/// Most probes of one instance in one answer.
+pub const PROBES_MAX: usize = 12;
+
+fn at_most(max: usize, len: usize) -> Result<(), MessageError> {
+    if len <= max { Ok(()) } else { Err(MessageError::TooMany { len, max }) }
+}
+
+impl Message for Ask {
+    fn check(&self) -> Result<(), MessageError> {
+        match self {
+            Self::Observations(seen) => at_most(OBSERVATIONS_MAX, seen.items.len()),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Message for Answer {
+    fn check(&self) -> Result<(), MessageError> {
+        match self {
+            Self::ObserverReports(reports) => at_most(REPORTS_MAX, reports.len()),
+            Self::FormerLeases(page) => at_most(PAGE_LEN_MAX, page.leases.len()),
+            Self::InstanceStatus(report) => at_most(PROBES_MAX, report.probes.len()),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Leases to be renewed.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Renew(pub RenewalBlock);
+
+/// Renewals, 24 bytes each: the lease, and the index of the registration that it belongs to. They are encoded and
+/// decoded as one block, because a message holds thousands.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RenewalBlock(Vec<u8>);
+
+impl RenewalBlock {
+    const ITEM_LEN: usize = 24;
+
+    /// How many renewals there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.len() / Self::ITEM_LEN
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Each lease with its registration; 0 stands for any registration.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (LeaseId, u64)> {
+        self.0.chunks_exact(Self::ITEM_LEN).map(|item| {
+            let (mut id, mut epoch) = ([0; 16], [0; 8]);
+            id.copy_from_slice(&item[..16]);
+            epoch.copy_from_slice(&item[16..]);
+            (LeaseId(u128::from_le_bytes(id)), u64::from_le_bytes(epoch))
+        })
+    }
+}
+
+impl FromIterator<(LeaseId, u64)> for RenewalBlock {
+    fn from_iter<I: IntoIterator<Item = (LeaseId, u64)>>(renewals: I) -> Self {
+        let renewals = renewals.into_iter();
+        let mut block = Vec::with_capacity(renewals.size_hint().0 * Self::ITEM_LEN);
+        for (id, epoch) in renewals {
+            block.extend_from_slice(&id.0.to_le_bytes());
+            block.extend_from_slice(&epoch.to_le_bytes());
+        }
+        Self(block)
+    }
+}
+
+impl Encode for RenewalBlock {
+    fn encode<E: Encoder>(&self, encoder: &mut E) -> Result<(), EncodeError> {
+        self.0.encode(encoder)
+    }
+}
+
+impl<C> Decode<C> for RenewalBlock {
+    fn decode<D: Decoder<Context = C>>(decoder: &mut D) -> Result<Self, DecodeError> {
+        let block = Vec::decode(decoder)?;
+        match block.len().is_multiple_of(Self::ITEM_LEN) {
+            true => Ok(Self(block)),
+            false => Err(DecodeError::Other("a renewal is cut off")),
+        }
+    }
+}
+bincode::impl_borrow_decode!(RenewalBlock);
+
+/// What the probes of a node found.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Observations {
+    /// The node that probed.
+    pub observer: String,
+    /// What it found; at most [`OBSERVATIONS_MAX`].
+    pub items: Vec<Observation>,
+}
+
+/// Asks which members the leader hears.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct HeardMembers;
+
+/// Asks for the last report of each observer of an instance.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct ObserverReports(pub InstanceKey);
+
+/// Asks for a node's wall-clock time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct WallTime;
+
+/// Asks how long each lease had left when a leadership ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct FormerLeases {
+    /// The grant of that leadership.
+    pub former: Fence,
+    /// The grant that ended it.
+    pub present: Fence,
+    /// How many leases of the answer the caller has already.
+    pub from: u64,
+}
+
+/// Leases, and how long each had left.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct LeasePage {
+    /// The leases from the position that was asked for; at most [`PAGE_LEN_MAX`].
+    pub leases: Vec<FormerLease>,
+    /// Whether further leases follow.
+    pub more: bool,
+}
+
+/// What an operator confirms to the leader.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Confirm(pub Confirmation);
+
+/// What an operator can confirm, because only a person can know it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum Confirmation {
+    /// The silent instances are gone: a suspended expiry continues.
+    Silence,
+    /// The leader's clock is right after a leap: audit records are dropped for their age again.
+    Clock,
+}
+
+/// Asks a node for its report about itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct NodeStatus;
+
+/// A node's report about itself.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, ToSchema)]
+pub struct NodeReport {
+    /// Its name.
+    pub node: String,
+    /// Maxine's version on it.
+    pub version: String,
+    /// How long it has been running, in milliseconds.
+    pub uptime_ms: u64,
+    /// The index of its state.
+    pub index: u64,
+    /// The newest hash of its audit log: the same on every node at an index.
+    pub audit_head: String,
+    /// How old its state can be, in milliseconds; null where it does not know.
+    pub staleness_ms: Option<u64>,
+    /// The leader, as that node knows it.
+    pub leader: Option<String>,
+    /// Whether it claims to be the leader.
+    pub is_leader: bool,
+    /// The term it is in.
+    pub term: u64,
+    /// Its log; null where the backend has none.
+    pub log: Option<LogReport>,
+    /// Callers' look-ups in the last minute.
+    pub lookups: u64,
+    /// Callers' requests that it forwarded in the last minute.
+    pub proxied: u64,
+    /// Those of both that ended in a status of 500 or more.
+    pub failed: u64,
+}
+
+/// The log of a node, as the node reports it.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, ToSchema)]
+pub struct LogReport {
+    /// What the node is in its cluster.
+    pub role: NodeRole,
+    /// The number of the last log entry on it; null while it has none.
+    pub last_log_index: Option<u64>,
+    /// The last log entry that it knows to be committed; null while it knows of none.
+    pub committed_index: Option<u64>,
+    /// The last log entry that it has applied; null while that is none.
+    pub applied_index: Option<u64>,
+    /// How long its last sync took, in microseconds; null before the first sync.
+    pub last_sync_us: Option<u64>,
+    /// Whether its disk is stalled.
+    pub disk_stalled: bool,
+    /// The size of its log on disk, in bytes.
+    pub log_disk_bytes: u64,
+}
+
+/// Asks a node what it knows of an instance.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct InstanceStatus(pub InstanceKey);
+
+/// What a node knows of an instance.
+#[derive(Clone, Debug, PartialEq, Encode, Decode)]
+pub struct InstanceReport {
+    /// Requests in flight to it through this node's proxy.
+    pub in_flight: u64,
+    /// The node's latest probes of it, newest first; at most [`PROBES_MAX`].
+    pub probes: Vec<ProbeReport>,
+}
+
+/// What one probe found.
+#[derive(Clone, Debug, PartialEq, Encode, Decode)]
+pub struct ProbeReport {
+    /// Time, in milliseconds since 1970.
+    pub at_ms: u64,
+    /// Whether the instance passed.
+    pub ok: bool,
+    /// Result, in one line.
+    pub detail: String,
+    /// Duration, in milliseconds; `None` if it was not measured.
+    pub latency_ms: Option<f64>,
+}

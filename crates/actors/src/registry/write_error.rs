@@ -1,0 +1,94 @@
+//! Why a write has no reply: whether it took effect, and what its caller can do.
+
+use maxine_state::Rejection;
+use maxine_store::{Retry, WriteOutcome};
+
+/// When a retry makes sense after the storage of a node failed, in seconds: the node is being replaced.
+const STORAGE_RETRY_S: u64 = 5;
+
+/// A write that did not come back with a reply.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WriteError {
+    /// Nothing was written: no majority, or no leader.
+    #[error("nothing was written: {reason}")]
+    Unavailable {
+        /// When a retry makes sense, in seconds.
+        retry_after_s: u64,
+        /// Why.
+        reason: String,
+    },
+    /// Nothing was written: too many writes are in flight.
+    #[error("nothing was written: too many writes are in flight")]
+    Overloaded {
+        /// When a retry makes sense, in seconds.
+        retry_after_s: u64,
+    },
+    /// Nothing was written: too many writes of one address are in flight.
+    #[error("nothing was written: too many writes of your address are in flight")]
+    AddressOverloaded {
+        /// When a retry makes sense, in seconds.
+        retry_after_s: u64,
+    },
+    /// It may or may not take effect yet; a retry with the same request id takes effect once.
+    #[error("the outcome is unknown; repeat the request with the same Idempotency-Key")]
+    OutcomeUnknown {
+        /// When a retry makes sense, in seconds.
+        retry_after_s: u64,
+    },
+    /// Nothing was written: too large.
+    #[error("the write is {len} bytes long, the limit is {max}")]
+    TooLarge {
+        /// Its size in bytes.
+        len: usize,
+        /// The limit in bytes.
+        max: usize,
+    },
+    /// Nothing was written: the leader takes no such write from this node.
+    #[error("nothing was written: {0}")]
+    Refused(String),
+    /// Nothing was changed: the command does not fit the state.
+    #[error("{rejection}")]
+    Rejected {
+        /// Why.
+        rejection: Rejection,
+        /// The index of the state that refused it.
+        index: u64,
+    },
+    /// The store failed; this node stops.
+    #[error("storage failed: {0}")]
+    Storage(String),
+}
+
+impl WriteError {
+    /// Whether the write took effect.
+    #[must_use]
+    pub fn outcome(&self) -> WriteOutcome {
+        match self {
+            Self::OutcomeUnknown { .. } | Self::Storage(_) => WriteOutcome::Unknown,
+            _ => WriteOutcome::NotDone,
+        }
+    }
+
+    /// Whether a retry can help. After an unknown outcome it takes the same request id.
+    #[must_use]
+    pub fn retry(&self) -> Retry {
+        match self {
+            Self::Refused(_) => Retry::AnotherNode,
+            Self::TooLarge { .. } | Self::Rejected { .. } => Retry::Never,
+            _ => Retry::Later,
+        }
+    }
+
+    /// When a retry makes sense, in seconds; `None` where it does not, or need not wait.
+    #[must_use]
+    pub fn retry_after_s(&self) -> Option<u64> {
+        match self {
+            Self::Unavailable { retry_after_s, .. }
+            | Self::Overloaded { retry_after_s }
+            | Self::AddressOverloaded { retry_after_s }
+            | Self::OutcomeUnknown { retry_after_s } => Some(*retry_after_s),
+            Self::Storage(_) => Some(STORAGE_RETRY_S),
+            Self::Refused(_) | Self::TooLarge { .. } | Self::Rejected { .. } => None,
+        }
+    }
+}

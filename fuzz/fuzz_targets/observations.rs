@@ -1,5 +1,0 @@
-#![no_main]
-
-use maxine_actors::fuzz::TARGETS;
-
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| maxine_fuzzing::run(TARGETS, "observations", bytes));
