@@ -24,6 +24,7 @@ fn node(
         node_id,
         app_version: 1,
         introduction: Introduction::default(),
+        admit_version: Box::new(|_| Ok(())),
         refusals: Refusals::new(dir.clone()),
         dir,
         acknowledged: Arc::default(),
