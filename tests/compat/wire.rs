@@ -462,6 +462,33 @@ async fn answers_that_an_http2_client_never_takes_are_given_up() {
     assert_eq!(server.state.telemetry().metrics().connections_stalled.get(), 1);
 }
 
+/// A client that gives a stream of changes too little room for one change is closed. A quiet stream is not.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watcher_that_takes_no_change_over_http2_is_given_up() {
+    let server = Server::start_with(|options| options.limits.send_timeout_ms = 400).await;
+    let stream = tokio::net::TcpStream::connect(server.addr).await.unwrap();
+    let mut builder =
+        hyper::client::conn::http2::Builder::new(hyper_util::rt::TokioExecutor::new());
+    let io = hyper_util::rt::TokioIo::new(stream);
+    let (mut sender, connection) =
+        builder.initial_stream_window_size(200).handshake::<_, axum::body::Body>(io).await.unwrap();
+    let mut ended = tokio::spawn(connection);
+    let url = server.url("/api/v1/watch?service=orders");
+    let request = hyper::Request::get(url).body(axum::body::Body::empty()).unwrap();
+    let watch = sender.send_request(request).await.unwrap();
+    assert_eq!(watch.status(), 200);
+    let early = tokio::time::timeout(Duration::from_millis(1_200), &mut ended).await;
+    early.expect_err("nothing was left to take");
+    let url = server.url("/api/v1/services/default/orders/instances/a");
+    let metadata = json!({"long": "x".repeat(900)});
+    let instance = json!({"address": "http://10.0.0.1", "ttl_ms": 60_000, "metadata": metadata});
+    let written = reqwest::Client::new().put(url).json(&instance).send().await.unwrap();
+    assert!(written.status().is_success(), "{written:?}");
+    let ended = tokio::time::timeout(Duration::from_secs(10), ended).await;
+    let _how = ended.expect("the connection is closed from the other side").unwrap();
+    assert_eq!(server.state.telemetry().metrics().connections_stalled.get(), 1);
+}
+
 /// An answer that comes before the request's end is read by a client that sends on.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_early_answer_arrives_though_the_client_still_sends() {
@@ -558,6 +585,14 @@ async fn http2_keeps_to_the_limit_of_header_fields_too() {
         let answer = sender.send_request(request).await.unwrap();
         assert_eq!(answer.status(), expected, "{fields} fields");
     }
+    // The refusal of a HEAD has no body: a client that gives no window for one would never get to its end.
+    let uri = format!("http://{}/api/actuator/health", server.addr);
+    let request = (0..21)
+        .fold(axum::http::Request::head(uri), |request, n| request.header(format!("x-{n}"), "1"));
+    let request = request.body(axum::body::Body::empty()).unwrap();
+    let answer = sender.send_request(request).await.unwrap();
+    assert_eq!(answer.status(), 431);
+    assert!(hyper::body::Body::is_end_stream(answer.body()));
 }
 
 /// Every kind of answer that Maxine makes itself, at each place that makes one: a body must not be taken for

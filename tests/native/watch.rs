@@ -253,6 +253,48 @@ async fn ten_thousand_watchers_that_do_not_read_cost_bounded_memory_and_do_not_h
     assert!(ids.is_sorted() && ids.len() == 2_000);
 }
 
+/// Watchers share the text of a change, and a part of a stream is short even if the changes are long.
+#[tokio::test(flavor = "multi_thread")]
+async fn watchers_share_a_change_and_a_part_of_a_stream_is_bounded_in_bytes() {
+    use axum::body::Body;
+    use tower::ServiceExt;
+
+    let server = Server::start().await;
+    let watch = async || {
+        let uri = "/api/v1/watch?service=orders";
+        let request = axum::http::Request::builder().uri(uri).body(Body::empty()).unwrap();
+        let answer = server.router.clone().oneshot(request).await.unwrap();
+        let mut body = answer.into_body().into_data_stream();
+        assert!(body.next().await.is_some_and(|first| first.is_ok()));
+        body
+    };
+    let (mut one, mut other) = (watch().await, watch().await);
+    server.register("orders", "a", "http://h:1").await;
+    let (first, same) = (one.next().await.unwrap().unwrap(), other.next().await.unwrap().unwrap());
+    assert_eq!((first.as_ptr(), first.len()), (same.as_ptr(), same.len()));
+    let metadata: serde_json::Map<String, Value> =
+        (0..7).map(|n| (format!("k{n}"), json!("x".repeat(1_000)))).collect();
+    let item = |n| {
+        let address = "http://h:1";
+        json!({"service": "orders", "id": format!("i{n}"), "address": address, "ttl_ms": 60_000, "metadata": metadata})
+    };
+    let items: Vec<Value> = (0..40).map(item).collect();
+    let batch = server.open(Method::POST, "/registrations").json(&json!({"items": items}));
+    assert_eq!(server.json(batch).await.0, 200);
+    let mut seen = Vec::new();
+    while seen.len() < 40 {
+        let piece = one.next().await.unwrap().unwrap();
+        assert!(piece.len() < 16 * 1_024 + 10_000, "{} bytes", piece.len());
+        let text = std::str::from_utf8(&piece).unwrap();
+        let changes = text.lines().filter_map(|line| line.strip_prefix("data: "));
+        seen.extend(
+            changes.map(|data| serde_json::from_str::<Value>(data).unwrap()["instance"].clone()),
+        );
+    }
+    let expected: Vec<Value> = (0..40).map(|n| json!(format!("i{n}"))).collect();
+    assert_eq!(seen, expected);
+}
+
 /// A watcher that is slower than the ring is long is told so, and its stream ends.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_watcher_that_falls_behind_is_cut_off_and_told() {

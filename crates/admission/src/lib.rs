@@ -109,6 +109,12 @@ impl Places {
         self.taken.lock().all
     }
 
+    /// The number of places that an address has taken.
+    #[must_use]
+    pub fn taken_by(&self, address: IpAddr) -> usize {
+        self.taken.lock().by_address.get(&network_of(address)).copied().unwrap_or(0)
+    }
+
     /// The number of taken places that have no user.
     #[must_use]
     pub fn unused(&self) -> usize {

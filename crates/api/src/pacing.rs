@@ -3,12 +3,13 @@
 //! A client decides how fast it reads an answer; over HTTP/2 that applies to hundreds of answers on one
 //! connection. So an answer is passed to the library in small parts. The waiting bytes are counted for the
 //! node and for each address. For an answer that was made here, all of its bytes count; for an instance's
-//! answer, only the part that has arrived and was not read. If an answer makes no progress for too long, its
-//! connection is closed. That happens earlier if the node is short of memory for such bytes.
+//! answer and for a stream of changes, only the part that has arrived and was not read. If an answer makes no
+//! progress for too long, its connection is closed. That happens earlier if the node, or the address, is short
+//! of memory for such bytes. A connection whose answers are refused again and again is closed, too.
 
 use std::net::IpAddr;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -21,7 +22,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::error::CompatError;
-use maxine_admission::{Place, PlaceLimits, Places, Standing};
+use maxine_admission::{NoPlace, Place, PlaceLimits, Places, Standing};
 use maxine_clock::Clock;
 
 /// Maximum number of waiting bytes on the node.
@@ -30,15 +31,17 @@ const UNSENT_LEN_MAX: usize = 256 * 1_024 * 1_024;
 const UNSENT_PER_ADDRESS_LEN_MAX: usize = 64 * 1_024 * 1_024;
 /// Shorter answers over HTTP/1 are neither counted nor watched, because a connection has only one.
 const WATCHED_LEN_MIN: u64 = 64 * 1_024;
-/// Maximum number of bytes of an answer that the library holds: the buffers of HTTP/1 and HTTP/2 for one
-/// answer.
-const LIBRARY_LEN_MAX: usize = 64 * 1_024;
 /// What an unread answer over HTTP/2 counts in addition to its bytes: the state of its stream.
 const STREAM_LEN: usize = 4 * 1_024;
 /// If the node is short of memory, a client has one in this many parts of its time to make progress.
 const SHORT_PATIENCE_ONE_IN: u64 = 10;
+/// Maximum number of answers of one HTTP/2 connection that are refused for lack of room. Then it is closed, because
+/// the library keeps the memory of a connection's streams until the connection ends.
+const REFUSED_MAX: u32 = 8;
+/// Time for the last of these refusals to arrive.
+const REFUSED_PAUSE: Duration = Duration::from_secs(1);
 /// Number of bytes that are passed to the library at once.
-const PIECE_LEN: usize = 16 * 1_024;
+pub(super) const PIECE_LEN: usize = 16 * 1_024;
 /// Length of the last part. The library accepts it before it knows whether the client will read it.
 const LAST_PIECE_LEN: usize = 1_024;
 
@@ -46,7 +49,8 @@ const LAST_PIECE_LEN: usize = 1_024;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct SharedBytes;
 
-/// Marks an answer that is streamed from an instance, so that the node never has all of it.
+/// Marks an answer that is made piece by piece, so that the node never has all of it: the answer of an instance, and
+/// a stream of changes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Streamed;
 
@@ -85,6 +89,13 @@ impl Unsent {
         let PlaceLimits { max, reserved, .. } = self.0.limits();
         self.0.taken() > (max - reserved) / 4 * 3
     }
+
+    /// Whether three quarters of the bytes that this reader may have are taken.
+    fn is_short_for(&self, reader: Reader) -> bool {
+        let per_address_max = self.0.limits().per_address_max;
+        reader.standing != Standing::Trusted
+            && self.0.taken_by(reader.address) > per_address_max / 4 * 3
+    }
 }
 
 /// The progress of one connection's client.
@@ -98,18 +109,81 @@ struct Shared {
     answers: Mutex<Vec<Weak<Answer>>>,
     /// Wakes [`Pace::stalled`] once there is something to watch.
     began: Notify,
+    /// How many answers over HTTP/2 were refused.
+    refused: AtomicU32,
+    refused_too_often: Notify,
 }
 
-/// One answer in flight. Since when the client must make progress, in milliseconds; 0 if it need not.
-#[derive(Debug, Default)]
+/// One answer in flight, until the library has written all that it received.
+#[derive(Debug)]
 struct Answer {
+    clock: Clock,
+    reader: Reader,
+    /// Since when the client must make progress, in milliseconds; 0 if it need not.
     owed_since_ms: AtomicU64,
+    held: Mutex<Held>,
+}
+
+/// What is held of an answer.
+#[derive(Debug)]
+struct Held {
+    place: Place,
+    /// Bytes of the last frame that the library has not received.
+    rest_len: usize,
+    /// Bytes that the library has received and not written.
+    given_len: usize,
+    /// What the state of its stream counts; `None` for an answer that is counted as a whole.
+    stream_len: Option<usize>,
+}
+
+impl Answer {
+    /// The client must make progress from now on.
+    fn owe(&self) {
+        let now_ms = self.clock.monotonic_ms().max(1);
+        self.owed_since_ms.store(now_ms, Ordering::Relaxed);
+    }
+
+    /// Changes what is held. The client has made progress, and must make more if anything is left.
+    fn change(&self, change: impl FnOnce(&mut Held)) -> Result<(), NoPlace> {
+        let mut held = self.held.lock();
+        change(&mut held);
+        let held_len = held.rest_len + held.given_len;
+        match held_len {
+            0 => self.owed_since_ms.store(0, Ordering::Relaxed),
+            _ => self.owe(),
+        }
+        match held.stream_len {
+            Some(stream_len) => held.place.resize(held_len + stream_len),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Bytes that the library has received. It drops them when it has written them.
+struct Given {
+    bytes: Bytes,
+    answer: Arc<Answer>,
+}
+
+impl AsRef<[u8]> for Given {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Given {
+    fn drop(&mut self) {
+        let len = self.bytes.len();
+        // Places are only given back, which always succeeds.
+        let _ = self.answer.change(|held| held.given_len -= len);
+    }
 }
 
 impl Pace {
     pub(super) fn new(clock: Clock, unsent: Unsent) -> Self {
         let (answers, began) = (Mutex::default(), Notify::new());
-        Self(Arc::new(Shared { clock, unsent, answers, began }))
+        let (refused, refused_too_often) = (AtomicU32::new(0), Notify::new());
+        Self(Arc::new(Shared { clock, unsent, answers, began, refused, refused_too_often }))
     }
 
     /// Counts and watches an answer, or refuses it if too much waits already.
@@ -135,43 +209,63 @@ impl Pace {
         let stream_len = if version >= Version::HTTP_2 { STREAM_LEN } else { 0 };
         let counted = counted.saturating_add(stream_len).min(UNSENT_PER_ADDRESS_LEN_MAX);
         let taken = self.0.unsent.0.take(reader.address, reader.standing, counted);
-        let Ok(place) = taken else { return too_much_waits(version) };
-        let answer = Arc::new(Answer::default());
+        let Ok(place) = taken else {
+            self.refused(version);
+            return too_much_waits(version);
+        };
+        let stream_len = is_streamed.then_some(stream_len);
+        let held = Mutex::new(Held { place, rest_len: 0, given_len: 0, stream_len });
+        let (clock, owed_since_ms) = (self.0.clock.clone(), AtomicU64::new(0));
+        let answer = Arc::new(Answer { clock, reader, owed_since_ms, held });
+        answer.owe();
         {
             let mut answers = self.0.answers.lock();
             answers.retain(|answer| answer.strong_count() > 0);
             answers.push(Arc::downgrade(&answer));
         }
         self.0.began.notify_one();
-        let clock = self.0.clock.clone();
-        response.map(|inner| {
-            let given = is_streamed.then_some(0);
-            let rest = Bytes::new();
-            let body = PacedBody { inner, rest, answer, clock, place, given, stream_len };
-            body.owe();
-            Body::new(body)
-        })
+        response.map(|inner| Body::new(PacedBody { inner, rest: Bytes::new(), answer }))
+    }
+
+    fn refused(&self, version: Version) {
+        if version < Version::HTTP_2 {
+            return;
+        }
+        if self.0.refused.fetch_add(1, Ordering::Relaxed) + 1 >= REFUSED_MAX {
+            self.0.refused_too_often.notify_one();
+        }
+    }
+
+    /// Returns once the connection must be closed: an answer has made no progress for `patience`, or too many answers
+    /// were refused.
+    pub(super) async fn stalled(&self, patience: Duration) {
+        tokio::select! {
+            () = self.makes_no_progress(patience) => {}
+            () = self.0.refused_too_often.notified() => tokio::time::sleep(REFUSED_PAUSE).await,
+        }
     }
 
     /// Returns once an answer of this connection has made no progress for `patience`.
-    pub(super) async fn stalled(&self, patience: Duration) {
+    async fn makes_no_progress(&self, patience: Duration) {
         let usual_ms = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
         let short_ms = usual_ms / SHORT_PATIENCE_ONE_IN;
         loop {
-            let oldest_ms = {
+            let oldest = {
                 let mut answers = self.0.answers.lock();
                 answers.retain(|answer| answer.strong_count() > 0);
                 let owed = answers.iter().filter_map(Weak::upgrade).filter_map(|answer| {
-                    Some(answer.owed_since_ms.load(Ordering::Relaxed)).filter(|since| *since > 0)
+                    let since_ms = answer.owed_since_ms.load(Ordering::Relaxed);
+                    (since_ms > 0).then_some((since_ms, answer.reader))
                 });
-                (!answers.is_empty()).then(|| owed.min())
+                (!answers.is_empty()).then(|| owed.min_by_key(|(since_ms, _)| *since_ms))
             };
-            match oldest_ms {
+            match oldest {
                 None => self.0.began.notified().await,
                 Some(None) => tokio::time::sleep(patience / 2).await,
-                Some(Some(since_ms)) => {
+                Some(Some((since_ms, reader))) => {
                     let quiet_ms = self.0.clock.monotonic_ms().saturating_sub(since_ms);
-                    let is_short = self.0.unsent.is_short();
+                    let unsent = &self.0.unsent;
+                    let is_short = unsent.is_short() || unsent.is_short_for(reader);
                     let patience_ms = if is_short { short_ms } else { usual_ms };
                     if quiet_ms >= patience_ms {
                         return;
@@ -203,23 +297,10 @@ struct PacedBody {
     /// The rest of the last frame.
     rest: Bytes,
     answer: Arc<Answer>,
-    clock: Clock,
-    place: Place,
-    /// How much of an instance's answer the library has received; `None` for an answer that is counted as a
-    /// whole.
-    given: Option<usize>,
-    /// What the state of its stream counts.
-    stream_len: usize,
 }
 
 impl PacedBody {
-    /// The client must make progress now.
-    fn owe(&self) {
-        let now_ms = self.clock.monotonic_ms().max(1);
-        self.answer.owed_since_ms.store(now_ms, Ordering::Relaxed);
-    }
-
-    fn piece(&mut self) -> Bytes {
+    fn piece(&mut self) -> Result<Bytes, NoPlace> {
         let len = self.rest.len();
         let is_last_frame = self.inner.is_end_stream();
         let piece_len = match len {
@@ -227,18 +308,14 @@ impl PacedBody {
             _ if is_last_frame => PIECE_LEN.min(len - LAST_PIECE_LEN),
             _ => PIECE_LEN.min(len),
         };
-        if let Some(given) = &mut self.given {
-            *given = given.saturating_add(piece_len);
-        }
-        self.rest.split_to(piece_len)
-    }
-
-    /// Counts the bytes of an instance's answer that are held: the last part, and what the library may still
-    /// have of earlier parts.
-    fn count(&mut self) -> Result<(), axum::Error> {
-        let Some(given) = self.given else { return Ok(()) };
-        let held = self.rest.len() + given.min(LIBRARY_LEN_MAX) + self.stream_len;
-        self.place.resize(held).map_err(axum::Error::new)
+        let bytes = self.rest.split_to(piece_len);
+        let rest_len = self.rest.len();
+        let given = Given { bytes, answer: Arc::clone(&self.answer) };
+        self.answer.change(|held| {
+            held.rest_len = rest_len;
+            held.given_len += piece_len;
+        })?;
+        Ok(Bytes::from_owner(given))
     }
 }
 
@@ -252,21 +329,20 @@ impl HttpBody for PacedBody {
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         let this = self.get_mut();
         if this.rest.is_empty() {
-            this.answer.owed_since_ms.store(0, Ordering::Relaxed);
+            // Without anything to give, the source is late and not the client.
+            if this.answer.held.lock().given_len == 0 {
+                this.answer.owed_since_ms.store(0, Ordering::Relaxed);
+            }
             match ready!(Pin::new(&mut this.inner).poll_frame(cx)) {
                 Some(Ok(frame)) => match frame.into_data() {
-                    Ok(data) => {
-                        this.rest = data;
-                        // The client reads too little of too many answers, so this answer is aborted.
-                        this.count()?;
-                    }
+                    Ok(data) => this.rest = data,
                     Err(frame) => return Poll::Ready(Some(Ok(frame))),
                 },
                 ended => return Poll::Ready(ended),
             }
         }
-        this.owe();
-        Poll::Ready(Some(Ok(Frame::data(this.piece()))))
+        // Without room, the client reads too little of too many answers, so this answer is aborted.
+        Poll::Ready(Some(this.piece().map(Frame::data).map_err(axum::Error::new)))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -287,6 +363,7 @@ impl HttpBody for PacedBody {
 
 #[cfg(test)]
 mod tests {
+    use futures::stream::{self, StreamExt};
     use http_body_util::BodyExt;
 
     use super::*;
@@ -377,9 +454,12 @@ mod tests {
         let mut passed = 0;
         while passed < 2 * UNSENT_PER_ADDRESS_LEN_MAX {
             passed += body.frame().await.unwrap().unwrap().into_data().unwrap().len();
-            assert!(unsent.0.taken() <= 60_000 + LIBRARY_LEN_MAX, "{}", unsent.0.taken());
+            assert!(unsent.0.taken() <= 60_000, "{}", unsent.0.taken());
         }
-        assert_eq!(unsent.0.taken(), 60_000 + LIBRARY_LEN_MAX);
+        let given = body.frame().await.unwrap().unwrap().into_data().unwrap();
+        let before = unsent.0.taken();
+        drop(given);
+        assert!(before - unsent.0.taken() > LAST_PIECE_LEN, "the library has written it");
         drop(body);
         assert_eq!(unsent.0.taken(), 0);
     }
@@ -393,9 +473,9 @@ mod tests {
         for _ in 0..5 {
             let mut body = pace.watch(Version::HTTP_11, reader(1), streamed(each)).into_body();
             let first = body.frame().await.unwrap();
-            slow.push((body, first.is_ok()));
+            slow.push((body, first));
         }
-        let served: Vec<bool> = slow.iter().map(|(_, served)| *served).collect();
+        let served: Vec<bool> = slow.iter().map(|(_, first)| first.is_ok()).collect();
         assert_eq!(served, [true, true, true, false, false], "each began with one byte");
         let mut other = pace.watch(Version::HTTP_11, reader(2), streamed(60_000)).into_body();
         other.frame().await.unwrap().unwrap();
@@ -425,6 +505,66 @@ mod tests {
         let stalled =
             tokio::time::timeout(Duration::from_millis(50), other.stalled(patience)).await;
         stalled.expect_err("it has all of its time");
+    }
+
+    /// The library asks for the next part before it has written the last one.
+    #[tokio::test]
+    async fn a_change_that_the_library_cannot_write_is_counted_and_stalls() {
+        let unsent = Unsent::default();
+        let clock = Clock::manual();
+        let pace = Pace::new(clock.clone(), unsent.clone());
+        let patience = Duration::from_secs(3_600);
+        let change = stream::iter([Ok::<_, axum::Error>(Bytes::from(vec![0; 700]))]);
+        let mut response = Response::new(Body::from_stream(change.chain(stream::pending())));
+        response.extensions_mut().insert(Streamed);
+        let mut body = pace.watch(Version::HTTP_2, reader(1), response).into_body();
+        let given = body.frame().await.unwrap().unwrap();
+        assert!(futures::poll!(body.frame()).is_pending());
+        assert_eq!(unsent.0.taken(), STREAM_LEN + 700);
+        clock.advance(patience + Duration::from_millis(1));
+        pace.stalled(patience).await;
+        drop(given);
+        assert_eq!(unsent.0.taken(), STREAM_LEN);
+        let stalled = tokio::time::timeout(Duration::from_millis(50), pace.stalled(patience)).await;
+        stalled.expect_err("its client has taken all");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_whose_answers_are_refused_again_and_again_is_closed() {
+        let unsent = Unsent::default();
+        let held = Response::new(Body::from(vec![0; UNSENT_PER_ADDRESS_LEN_MAX]));
+        let _held = pace(&unsent).watch(Version::HTTP_11, reader(1), held);
+        let pace = pace(&unsent);
+        let answered = || pace.watch(Version::HTTP_2, reader(1), Response::new(Body::from("x")));
+        for _ in 1..REFUSED_MAX {
+            assert_eq!(answered().status(), 503);
+        }
+        let stalled = tokio::time::timeout(2 * REFUSED_PAUSE, pace.stalled(REFUSED_PAUSE)).await;
+        stalled.expect_err("a few refusals end no connection");
+        assert_eq!(answered().status(), 503);
+        pace.stalled(REFUSED_PAUSE).await;
+    }
+
+    /// The clients of an address that leaves it short of memory are given up sooner. Others are not.
+    #[tokio::test]
+    async fn where_an_address_runs_short_its_slow_clients_are_given_up_sooner() {
+        let unsent = Unsent::default();
+        let (clock, patience) = (Clock::manual(), Duration::from_secs(3_600));
+        let long = Response::new(Body::from(vec![0; UNSENT_PER_ADDRESS_LEN_MAX / 8 * 7]));
+        let _long = pace(&unsent).watch(Version::HTTP_11, reader(1), long);
+        let pace = |last: u8| {
+            let pace = Pace::new(clock.clone(), unsent.clone());
+            let short = Response::new(Body::from("x"));
+            let answer = pace.watch(Version::HTTP_2, reader(last), short);
+            (pace, answer)
+        };
+        let (slow, _slow) = pace(1);
+        let (other, _other) = pace(2);
+        clock.advance(patience / 10 + Duration::from_millis(1));
+        slow.stalled(patience).await;
+        let stalled =
+            tokio::time::timeout(Duration::from_millis(50), other.stalled(patience)).await;
+        stalled.expect_err("its address has room");
     }
 
     #[tokio::test]

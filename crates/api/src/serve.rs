@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::body::{Body, HttpBody};
-use axum::http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version, header};
+use axum::http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use axum::response::IntoResponse;
 use bytes::Bytes;
 use futures::future::Either;
@@ -35,6 +35,7 @@ use super::Front;
 use super::error::CompatError;
 use super::lazy_timer::LazyTimer;
 use super::linger::{Lingering, TunnelMark};
+use super::middleware::leave_out_body;
 use super::newcomers::{Newcomer, Newcomers};
 use super::pacing::{Pace, Reader, Unsent};
 use super::unread::Unread;
@@ -436,8 +437,12 @@ fn per_request(
     service_fn(move |request: Request<Incoming>| {
         watched.began.store(true, Ordering::Relaxed);
         let (version, reader) = (request.version(), watched.reader(request.headers()));
+        let is_head = request.method() == Method::HEAD;
         // A refusal is an answer, too, which its client may leave untaken.
-        let refuse = |refusal: Response<Body>| {
+        let refuse = |mut refusal: Response<Body>| {
+            if is_head {
+                leave_out_body(&mut refusal);
+            }
             Either::Left(std::future::ready(Ok(watched.answered(version, reader, refusal))))
         };
         if let Some(refusal) = to_answer.refusal(&request) {

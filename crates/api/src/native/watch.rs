@@ -27,6 +27,7 @@ use super::extract::{Params, service_key};
 use super::fresh::Answered;
 use super::history_index::{HistoryIndex, history_text};
 use super::shape::Detail;
+use crate::pacing::Streamed;
 use crate::problem::{Problem, ProblemKind};
 use crate::{AppState, CalledBy, Caller, RequestContext};
 use maxine_admission::{NoPlace, Place, PlaceLimits, Places, Standing};
@@ -35,8 +36,8 @@ use maxine_state::limits::check_range;
 use maxine_state::{Event, Name, Role, ServiceKey};
 use maxine_view::{Compacted, WatchScope, Watcher, WatcherLost};
 
-/// Maximum number of changes in one part of a stream. It limits the memory for one slow client.
-const CHUNK_CHANGES_MAX: usize = 32;
+/// Length from which no further change is added to a part of a stream, in bytes. It limits the memory for one slow client.
+const PIECE_LEN_MIN: usize = 16 * 1_024;
 /// Interval after which a comment is sent if there is no change, in milliseconds.
 const HEARTBEAT_MS: u64 = 10_000;
 /// Maximum age of a stream, in milliseconds, so that a client that lost its permission cannot watch forever.
@@ -252,7 +253,7 @@ pub(super) async fn watch(
         (header::CACHE_CONTROL, HeaderValue::from_static("no-store, no-transform")),
         (X_ACCEL_BUFFERING, HeaderValue::from_static("no")),
     ];
-    Ok((fields, body).into_response())
+    Ok((fields, Extension(Streamed), body).into_response())
 }
 
 enum Stage {
@@ -302,15 +303,15 @@ impl Stream {
     /// The next changes. If there are none for a while, a comment with the index that the client has reached.
     /// A client that reconnects with it need not start from a snapshot because of changes of other services.
     async fn piece(&self, watcher: &mut Watcher) -> Result<Bytes, WatcherLost> {
-        let wait = watcher.next(CHUNK_CHANGES_MAX);
+        let wait = watcher.next(1);
         if let Ok(events) = tokio::time::timeout(Duration::from_millis(HEARTBEAT_MS), wait).await {
-            return Ok(self.watchers.frames(&events?, watcher.history(), self.detail));
+            return Ok(self.watchers.piece(&events?, watcher, self.detail));
         }
         // Read first, so that nothing up to it is missing from the changes taken below.
         let published = *self.published.borrow();
-        let events = watcher.take(CHUNK_CHANGES_MAX)?;
+        let events = watcher.take(1)?;
         if !events.is_empty() {
-            return Ok(self.watchers.frames(&events, watcher.history(), self.detail));
+            return Ok(self.watchers.piece(&events, watcher, self.detail));
         }
         let index = published.max(watcher.after());
         let id = HistoryIndex { history: Some(watcher.history()), index };
@@ -319,15 +320,24 @@ impl Stream {
 }
 
 impl Watchers {
-    fn frames(&self, events: &[Arc<Event>], history: u64, detail: Detail) -> Bytes {
-        if let [only] = events {
-            return self.frame(only, history, detail);
+    /// The first changes, and those after them until the piece is long enough. A single change is not copied.
+    fn piece(&self, first: &[Arc<Event>], watcher: &mut Watcher, detail: Detail) -> Bytes {
+        let frame = |event| self.frame(event, watcher.history(), detail);
+        let mut frames: Vec<Bytes> = first.iter().map(frame).collect();
+        let mut len: usize = frames.iter().map(Bytes::len).sum();
+        // If the ring has overtaken the watcher, the next piece says so.
+        while len < PIECE_LEN_MIN
+            && let Ok(events) = watcher.take(1)
+            && let [event] = events.as_slice()
+        {
+            let frame = self.frame(event, watcher.history(), detail);
+            len += frame.len();
+            frames.push(frame);
         }
-        let mut piece = Vec::new();
-        for event in events {
-            piece.extend_from_slice(&self.frame(event, history, detail));
+        match frames.as_slice() {
+            [only] => only.clone(),
+            frames => Bytes::from(frames.concat()),
         }
-        Bytes::from(piece)
     }
 }
 

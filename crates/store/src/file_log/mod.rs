@@ -13,7 +13,7 @@ pub(super) mod fuzz;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use self::frame::Found;
@@ -117,6 +117,10 @@ impl LogFile {
         let fail = |error| LogError::Io(path.into(), error);
         let damaged =
             |what: &str| LogError::Damaged { path: path.into(), at: 0, what: what.into() };
+        // Reading a pipe would block.
+        if !file.metadata().map_err(fail)?.is_file() {
+            return Err(damaged("it is not a regular file"));
+        }
         let mut header = [0; HEADER_LEN];
         file.read_exact(&mut header).map_err(|_| damaged("the header is cut off"))?;
         let number = |from: usize| {
@@ -370,14 +374,14 @@ pub(super) fn is_locked(path: &Path) -> Result<bool, LogError> {
     }
 }
 
-/// Creates a file in place of whatever has the path. A link at the path is removed and not followed: it could lead to
+/// Creates a file for this user alone, in place of whatever has the path. A link at the path is removed and not followed: it could lead to
 /// another program's file.
 pub(super) fn create_new(path: &Path) -> io::Result<File> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    OpenOptions::new().read(true).write(true).create_new(true).open(path)
+    OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)
 }
 
 /// Reads a short file. `None` if the path has no regular file of at most `len_max` bytes: reading a pipe would block.
