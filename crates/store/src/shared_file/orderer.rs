@@ -202,6 +202,8 @@ impl Orderer {
                     std::thread::sleep(poll);
                 }
                 Err(Failure::Fatal(reason)) => {
+                    // Who sees the failure does not find this node leading.
+                    self.shared.end_lease();
                     self.shared.fail(&reason);
                     break;
                 }
