@@ -31,7 +31,7 @@ use maxine_actors::registry::RegistrySettings;
 use maxine_actors::{HealthChecker, Registry, WriteRequest};
 use maxine_api::ApiSettings;
 use maxine_clock::Clock;
-use maxine_control::health::{ActiveDefaults, Observation, ProbeStatus};
+use maxine_control::health::{ActiveDefaults, LastResult, Observation, ProbeStatus};
 use maxine_gateway::{EgressPolicy, ForwarderConfig, TlsRoots};
 use maxine_identity::SecuritySettings;
 use maxine_state::{
@@ -132,9 +132,13 @@ impl Rig {
         let observation = Observation {
             key: key("a"),
             address_index,
-            status,
+            status: Some(status),
             passive: false,
-            detail: "connection refused".into(),
+            last: LastResult {
+                at_ms: 7,
+                ok: status == ProbeStatus::Good,
+                detail: "connection refused".into(),
+            },
         };
         let question = Observations { observer: observer.into(), items: vec![observation] };
         peer::call(&self.other, To::Leader, question, SOON).await
@@ -568,8 +572,9 @@ async fn the_leader_tells_what_every_observer_said_last() {
     rig.observe("node-2", epoch, ProbeStatus::Good).await.unwrap();
     until_heard(&rig, &["node-1", "node-2"]).await;
     let said = peer::call(&rig.other, To::Leader, ObserverReports(key("a")), SOON).await.unwrap();
-    let said: Vec<_> = said.iter().map(|w| (w.observer.as_str(), w.status)).collect();
-    assert_eq!(said, [("node-1", ProbeStatus::Dead), ("node-2", ProbeStatus::Good)]);
+    assert_eq!(said[1].last.at_ms, 7, "the time of the probe, not of the report");
+    let said: Vec<_> = said.iter().map(|w| (w.observer.as_str(), w.last.ok)).collect();
+    assert_eq!(said, [("node-1", false), ("node-2", true)]);
     assert_eq!(rig.health.reports(&key("a")).await.len(), 2, "the leader need not ask itself");
 }
 

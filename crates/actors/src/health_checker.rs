@@ -505,7 +505,8 @@ impl Handler<HeldByProxy> for HealthCheckerActor {
     type Result = ();
 
     fn handle(&mut self, held: HeldByProxy, _: &mut Self::Context) {
-        self.observer.passive(&held.key, held.address_index, held.reason);
+        let wall_ms = self.parts.clock.wall_ms();
+        self.observer.passive(&held.key, held.address_index, held.reason, wall_ms);
     }
 }
 

@@ -23,7 +23,7 @@ pub(super) struct Standing {
 pub(super) struct ProbeObservation {
     /// The node that probed.
     pub(super) node: String,
-    /// Time, in milliseconds since 1970.
+    /// When the probe ended by the clock of that node, in milliseconds since 1970.
     pub(super) at_ms: u64,
     /// Whether the instance passed.
     pub(super) ok: bool,
@@ -31,6 +31,9 @@ pub(super) struct ProbeObservation {
     pub(super) detail: String,
     /// Duration, in milliseconds; null if it was not measured.
     pub(super) latency_ms: Option<f64>,
+    /// Whether it comes from requests of that node's proxy, and not from a probe.
+    #[serde(skip)]
+    pub(super) passive: bool,
 }
 
 /// The status of an instance at this node's proxy; `None` if it was never called from here.
@@ -50,26 +53,28 @@ pub(super) fn own(state: &AppState, key: &InstanceKey) -> Vec<ProbeObservation> 
         ok: record.status == ProbeStatus::Good,
         detail: record.detail.clone(),
         latency_ms: Some(record.latency_us as f64 / 1_000.0),
+        passive: false,
     });
     own.collect()
 }
 
-/// The last report of every other observer of an instance, from the leader. This node's proxy counts as
+/// The last result that every other observer of an instance reported to the leader. This node's proxy counts as
 /// another observer.
 pub(super) async fn of_others(state: &AppState, key: &InstanceKey) -> Vec<ProbeObservation> {
-    let (now_ms, node) = (state.clock().wall_ms(), &state.settings().instance_id);
+    let node = &state.settings().instance_id;
     let reports = state.health().reports(key).await.into_iter();
     // This node's own probes are known in more detail.
     let others = reports.filter(|report| report.passive || report.observer != *node);
     let shown = others.map(|report: ObserverReport| ProbeObservation {
-        at_ms: now_ms.saturating_sub(report.age_ms),
-        ok: report.status == ProbeStatus::Good,
+        at_ms: report.last.at_ms,
+        ok: report.last.ok,
         detail: match report.passive {
-            true => format!("the proxy there: {}", report.detail),
-            false => report.detail,
+            true => format!("the proxy there: {}", report.last.detail),
+            false => report.last.detail,
         },
         node: report.observer,
         latency_ms: None,
+        passive: report.passive,
     });
     shown.collect()
 }

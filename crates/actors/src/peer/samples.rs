@@ -1,7 +1,7 @@
 //! One message of each kind, with its bytes on the wire.
 
 use super::*;
-use maxine_control::health::{Observation, ProbeStatus};
+use maxine_control::health::{LastResult, Observation, ProbeStatus};
 use maxine_control::leases::{FormerLease, LeaseId};
 use maxine_state::{Fence, InstanceKey, Name, ServiceKey};
 use maxine_store::NodeRole;
@@ -15,9 +15,9 @@ pub(super) fn asks() -> Vec<(Ask, &'static [u8])> {
     let observation = Observation {
         key: key(),
         address_index: 7,
-        status: ProbeStatus::Dead,
+        status: Some(ProbeStatus::Dead),
         passive: false,
-        detail: "x".into(),
+        last: last_result(),
     };
     let observations = Observations { observer: "n".into(), items: vec![observation] };
     let former = FormerLeases { former: Fence(3), present: Fence(9), from: 0 };
@@ -26,7 +26,7 @@ pub(super) fn asks() -> Vec<(Ask, &'static [u8])> {
             Renew([(LeaseId(1), 2)].into_iter().collect()).into_ask(),
             b"\x00\x18\x01\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x02\0\0\0\0\0\0\0",
         ),
-        (observations.into_ask(), b"\x01\x01n\x01\x01d\x01s\x01i\x07\x02\0\x01x"),
+        (observations.into_ask(), b"\x01\x01n\x01\x01d\x01s\x01i\x07\x01\x02\0\x09\0\x01x"),
         (HeardMembers.into_ask(), b"\x02"),
         (ObserverReports(key()).into_ask(), b"\x03\x01d\x01s\x01i"),
         (WallTime.into_ask(), b"\x04"),
@@ -46,7 +46,7 @@ pub(super) fn answers() -> Vec<(Answer, &'static [u8])> {
             Answer::HeardMembers(vec![member()]),
             b"\x02\x01\x01\x01n\x01p\x01h\x01\0\x01\x01\0\x01\x05\0\x01\x01",
         ),
-        (Answer::ObserverReports(vec![observer_report()]), b"\x03\x01\x01n\x02\x01\x01x\x09"),
+        (Answer::ObserverReports(vec![observer_report()]), b"\x03\x01\x01n\x01\x09\0\x01x"),
         (Answer::WallTime(250), b"\x04\xfa"),
         (
             Answer::FormerLeases(LeasePage {
@@ -82,13 +82,11 @@ fn member() -> MemberView {
 }
 
 fn observer_report() -> ObserverReport {
-    ObserverReport {
-        observer: "n".into(),
-        status: ProbeStatus::Dead,
-        passive: true,
-        detail: "x".into(),
-        age_ms: 9,
-    }
+    ObserverReport { observer: "n".into(), passive: true, last: last_result() }
+}
+
+fn last_result() -> LastResult {
+    LastResult { at_ms: 9, ok: false, detail: "x".into() }
 }
 
 fn node_report() -> NodeReport {

@@ -6,7 +6,7 @@ use super::codec::{Message, decode, encode};
 use super::samples::{answers, asks};
 use super::*;
 use maxine_clock::Clock;
-use maxine_control::health::{Observation, ProbeStatus};
+use maxine_control::health::{LastResult, Observation, ProbeStatus};
 use maxine_control::leases::{FormerLease, LeaseId};
 use maxine_state::{Name, ServiceKey};
 use maxine_store::MemoryStore;
@@ -65,9 +65,9 @@ fn the_largest_messages_fit_and_larger_ones_are_not_sent() {
         let one = Observation {
             key,
             address_index: u64::MAX,
-            status: ProbeStatus::Dead,
+            status: Some(ProbeStatus::Dead),
             passive: false,
-            detail: "x".repeat(1_024),
+            last: LastResult { at_ms: u64::MAX, ok: false, detail: "x".repeat(1_024) },
         };
         Observations { observer: "n".into(), items: vec![one; len] }.into_ask()
     };

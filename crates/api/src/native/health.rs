@@ -46,8 +46,8 @@ pub(super) struct HealthWhy {
     /// The instance as the proxy of the answering node sees it; null if that proxy does not call
     /// it.
     proxy: Option<Standing>,
-    /// The latest probes of the answering node, newest first, then the last report of every other
-    /// observer.
+    /// The latest probes of the answering node, newest first, then the last result that every other
+    /// observer reported to the leader.
     observations: Vec<ProbeObservation>,
 }
 

@@ -93,6 +93,7 @@ fn at_node(node: String, report: Option<InstanceReport>) -> InstanceAtNode {
         ok: probe.ok,
         detail: probe.detail,
         latency_ms: probe.latency_ms,
+        passive: false,
     };
     let observations = probes.into_iter().map(seen).collect();
     InstanceAtNode { node, in_flight: Some(in_flight), observations }

@@ -28,7 +28,8 @@ impl KnownChecks {
         let is_open = |check: &&mut CheckView| {
             check.id == Check::PROBE && check.status == CheckStatus::Unknown
         };
-        let last = observations.iter().max_by_key(|seen| seen.at_ms);
+        let probes = observations.iter().filter(|seen| !seen.passive);
+        let last = probes.max_by_key(|seen| seen.at_ms);
         let last_probe = match (checks.iter_mut().find(is_open), last) {
             (Some(probe), Some(last)) => {
                 if last.ok {
@@ -76,7 +77,9 @@ impl KnownChecks {
         }
         match &unknown[..] {
             [] => {}
-            [id] if *id == Check::PROBE => parts.push("no probe of it has a result yet".into()),
+            [id] if *id == Check::PROBE => {
+                parts.push("this node knows no result of its probe".into())
+            }
             [id] => parts.push(format!("nothing is known yet of its check {id}")),
             ids => parts.push(format!("nothing is known yet of its checks {}", ids.join(", "))),
         }
@@ -94,7 +97,7 @@ mod tests {
 
     fn probe(at_ms: u64, ok: bool) -> ProbeObservation {
         let (node, detail) = ("node-1".into(), "status 200".into());
-        ProbeObservation { node, at_ms, ok, detail, latency_ms: None }
+        ProbeObservation { node, at_ms, ok, detail, latency_ms: None, passive: false }
     }
 
     /// An instance with these checks that its owner reports, of which the first passes.
@@ -148,16 +151,19 @@ mod tests {
         };
         says(&[], false, false, &[], "it has no checks", "");
         // A probe that only the policy asks for is a check from the beginning.
-        says(&[], false, true, &[], "no probe of it has a result yet", "probe unknown");
+        says(&[], false, true, &[], "this node knows no result of its probe", "probe unknown");
         let passed = "its health checks pass (the last probe, by node-1, passed)";
         says(&[], false, true, &[probe(2, true), probe(1, false)], passed, "probe passing");
         says(&[], true, true, &[probe(1, true)], passed, "probe passing");
         let failed = "its probe has not failed often enough to take it out (the last one, by node-1, failed)";
         says(&[], true, true, &[probe(1, true), probe(2, false)], failed, "probe unknown");
+        // What a proxy saw is no probe.
+        let proxy = ProbeObservation { passive: true, ..probe(3, true) };
+        says(&[], true, true, &[probe(2, false), proxy], failed, "probe unknown");
         says(&["mem"], false, false, &[], "its health checks pass", "mem passing");
         let other = "its other health checks pass, and nothing is known yet of its check mem";
         says(&["cpu", "mem"], false, false, &[], other, "cpu passing, mem unknown");
-        let none = "its other health checks pass, and no probe of it has a result yet";
+        let none = "its other health checks pass, and this node knows no result of its probe";
         says(&["cpu"], true, true, &[], none, "cpu passing, probe unknown");
     }
 }

@@ -15,4 +15,4 @@ pub use observer::{Observer, PROBE_TICK_MS, ProbeJob, ProbeTable, TrackView};
 pub use spec::{ActiveDefaults, EffectiveProbe, ProbeFrom, effective_probe};
 pub use track::{ProbeAnswer, ProbeRecord, ProbeStatus};
 pub use turns::ProbeClass;
-pub use verdict::{Observation, ObserverReport, VerdictContext, Verdicts};
+pub use verdict::{LastResult, Observation, ObserverReport, VerdictContext, Verdicts};

@@ -11,7 +11,7 @@ use super::agenda::assigned;
 use super::spec::{ActiveDefaults, effective_probe};
 use super::track::{ProbeAnswer, ProbeRecord, ProbeStatus, Track};
 use super::turns::{LOOK_MS, ProbeClass, Turns};
-use super::verdict::Observation;
+use super::verdict::{LastResult, Observation};
 use maxine_state::{
     Address, ControlState, Instance, InstanceKey, ProbeSpec, ServiceKey, ServiceState,
 };
@@ -85,10 +85,10 @@ pub struct Observer {
     /// The probes that are not due yet, by time.
     later: BTreeSet<(u64, InstanceKey)>,
     turns: Turns,
-    /// Changes of status that the leader has not received.
+    /// Instances of which the status or the last result changed and the leader does not know it.
     unsent: BTreeSet<InstanceKey>,
-    /// The instances that the proxy has ejected or admitted again, with the reason while they are ejected.
-    passive: BTreeMap<InstanceKey, (u64, Option<String>)>,
+    /// The instances that the proxy has ejected or admitted again, by address index.
+    passive: BTreeMap<InstanceKey, (u64, LastResult)>,
     unsent_passive: BTreeSet<InstanceKey>,
     /// Instances with a bad verdict that no node probes.
     unprobed: BTreeSet<InstanceKey>,
@@ -315,7 +315,8 @@ impl Observer {
             return false;
         }
         if let Some(answer) = answer {
-            if track.take(answer, now_ms, wall_ms) {
+            let before = track.records.front().map(|record| record.status);
+            if track.take(answer, now_ms, wall_ms) || before != Some(answer.status) {
                 self.unsent.insert(job.key.clone());
             }
             self.table.0.pin().insert(job.key.clone(), Arc::new(track.view()));
@@ -330,8 +331,17 @@ impl Observer {
     }
 
     /// Records that the proxy has ejected an instance, with the reason, or has admitted it again.
-    pub fn passive(&mut self, key: &InstanceKey, address_index: u64, held: Option<String>) {
-        self.passive.insert(key.clone(), (address_index, held));
+    pub fn passive(
+        &mut self,
+        key: &InstanceKey,
+        address_index: u64,
+        held: Option<String>,
+        wall_ms: u64,
+    ) {
+        let ok = held.is_none();
+        let detail = held.unwrap_or_else(|| "the proxy uses it again".into());
+        let last = LastResult { at_ms: wall_ms, ok, detail };
+        self.passive.insert(key.clone(), (address_index, last));
         self.unsent_passive.insert(key.clone());
     }
 
@@ -346,28 +356,31 @@ impl Observer {
         let all = term != last_term || now_ms.saturating_sub(last_ms) >= REPEAT_MS;
         if all {
             self.reported = (term, now_ms);
-            let settled = self.tracks.iter().filter(|(_, track)| track.settled.is_some());
-            self.unsent.extend(settled.map(|(key, _)| key.clone()));
+            let probed = self.tracks.iter().filter(|(_, track)| !track.records.is_empty());
+            self.unsent.extend(probed.map(|(key, _)| key.clone()));
             self.unsent_passive.extend(self.passive.keys().cloned());
         }
         let mut out = Vec::new();
         while out.len() < REPORT_LEN_MAX {
             let Some(key) = self.unsent.pop_first() else { break };
             let Some(track) = self.tracks.get(&key) else { continue };
-            let Some(status) = track.settled else { continue };
-            let detail = track.last_detail().to_owned();
-            let address_index = track.address_index;
-            out.push(Observation { key, address_index, status, passive: false, detail });
+            let Some(record) = track.records.front() else { continue };
+            let last = LastResult {
+                at_ms: record.at_ms,
+                ok: record.status == ProbeStatus::Good,
+                detail: record.detail.clone(),
+            };
+            let (address_index, status) = (track.address_index, track.settled);
+            out.push(Observation { key, address_index, status, passive: false, last });
         }
         while out.len() < REPORT_LEN_MAX {
             let Some(key) = self.unsent_passive.pop_first() else { break };
-            let Some((address_index, held)) = self.passive.get(&key).cloned() else { continue };
-            let status = if held.is_some() { ProbeStatus::NotReady } else { ProbeStatus::Good };
-            let detail = held.clone().unwrap_or_else(|| "the proxy uses it again".into());
-            if held.is_none() {
+            let Some((address_index, last)) = self.passive.get(&key).cloned() else { continue };
+            let status = Some(if last.ok { ProbeStatus::Good } else { ProbeStatus::NotReady });
+            if last.ok {
                 self.passive.remove(&key);
             }
-            out.push(Observation { key, address_index, status, passive: true, detail });
+            out.push(Observation { key, address_index, status, passive: true, last });
         }
         self.is_reporting = !out.is_empty();
         out
@@ -382,11 +395,9 @@ impl Observer {
         self.report_from_ms = now_ms + RESEND_MS;
         for observation in observations {
             if observation.passive {
-                let held =
-                    (observation.status != ProbeStatus::Good).then(|| observation.detail.clone());
                 self.passive
                     .entry(observation.key.clone())
-                    .or_insert((observation.address_index, held));
+                    .or_insert((observation.address_index, observation.last.clone()));
                 self.unsent_passive.insert(observation.key.clone());
             } else if self.tracks.contains_key(&observation.key) {
                 self.unsent.insert(observation.key.clone());

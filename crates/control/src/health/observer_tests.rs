@@ -166,3 +166,27 @@ fn places_are_given_back_when_instances_go_while_they_are_probed_or_wait() {
     world.honest(&dead, 1, ProbeStatus::Dead);
     assert!(world.settles_after_ms(&dead, ProbeStatus::Dead) <= SOON_MS);
 }
+
+#[test]
+fn the_first_failed_probe_is_reported_at_once_and_repeated_with_its_own_time() {
+    let mut world = World::new();
+    let dead = key("s", "a");
+    let spec = ProbeSpec { interval_ms: 3_600_000, fall: 9, ..ProbeSpec::default() };
+    world.register(&dead, spec);
+    world.others.insert(dead.clone(), (1, ProbeStatus::Dead));
+    // The complete report to a new leader has nothing yet.
+    assert_eq!(world.core.outbox(1, world.now_ms), []);
+    world.first_result_after_ms(&dead);
+    let probed_ms = world.core.table.get(&dead).unwrap().records[0].at_ms;
+    let mut reported = || {
+        let sent = world.core.outbox(1, world.now_ms);
+        world.core.reported(&sent, true, world.now_ms);
+        world.run(REPEAT_MS);
+        sent.into_iter()
+            .map(|sent| (sent.status, sent.last.ok, sent.last.at_ms))
+            .collect::<Vec<_>>()
+    };
+    let expected = [(None, false, probed_ms)];
+    assert_eq!(reported(), expected);
+    assert_eq!(reported(), expected, "the repeated report has the time of the probe");
+}

@@ -167,11 +167,6 @@ impl Track {
             records: self.records.iter().cloned().collect(),
         }
     }
-
-    /// The newest result, in one line.
-    pub(crate) fn last_detail(&self) -> &str {
-        self.records.front().map_or("", |record| record.detail.as_str())
-    }
 }
 
 /// The beginning of a result's text. It is shown in answers, and is sent to the leader.
@@ -188,7 +183,7 @@ mod tests {
         let mut track = track(1, 1, 0);
         let detail = "ü".repeat(100_000);
         track.take(&ProbeAnswer { detail, ..answer(ProbeStatus::Dead) }, 1, 1);
-        assert_eq!(track.last_detail(), "ü".repeat(128));
+        assert_eq!(track.records[0].detail, "ü".repeat(128));
     }
 
     fn track(rise: u32, fall: u32, grace_until_ms: u64) -> Track {

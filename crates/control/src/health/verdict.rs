@@ -33,19 +33,32 @@ pub struct Observation {
     pub key: InstanceKey,
     /// The [`maxine_state::Instance::address_index`] that was observed.
     pub address_index: u64,
-    /// The settled status on that node.
-    pub status: ProbeStatus,
+    /// The settled status on that node; `None` before enough results in a row.
+    pub status: Option<ProbeStatus>,
     /// Whether it comes from requests of the proxy, and not from a probe.
     pub passive: bool,
-    /// The last result, in one line.
+    /// The last result.
+    pub last: LastResult,
+}
+
+/// The last result that one node has of one instance.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct LastResult {
+    /// When the probe ended by the clock of the observing node, in milliseconds since 1970. For the proxy, when it
+    /// ejected the instance or admitted it again.
+    pub at_ms: u64,
+    /// Whether the instance passed.
+    pub ok: bool,
+    /// The result, in one line.
     pub detail: String,
 }
 
 #[derive(Clone, Debug)]
 struct Report {
-    status: ProbeStatus,
-    detail: String,
-    at_ms: u64,
+    status: Option<ProbeStatus>,
+    last: LastResult,
+    /// When the leader received it, in milliseconds on the monotonic clock.
+    received_ms: u64,
 }
 
 #[derive(Debug, Default)]
@@ -60,14 +73,10 @@ struct Heard {
 pub struct ObserverReport {
     /// The name of the observing node.
     pub observer: String,
-    /// The reported status.
-    pub status: ProbeStatus,
     /// Whether it comes from requests of the proxy, and not from a probe.
     pub passive: bool,
-    /// The result, in one line.
-    pub detail: String,
-    /// Time since the leader received it, in milliseconds.
-    pub age_ms: u64,
+    /// The last result that the observer reported.
+    pub last: LastResult,
 }
 
 /// What a decision depends on, apart from the reports.
@@ -141,26 +150,25 @@ impl Verdicts {
             *heard = Heard { address_index: observation.address_index, ..Heard::default() };
         }
         let reports = if observation.passive { &mut heard.passive } else { &mut heard.probes };
-        let report =
-            Report { status: observation.status, detail: observation.detail, at_ms: now_ms };
-        let before = reports.insert(observer.into(), report).map(|report| report.status);
-        self.news |= before != Some(observation.status);
+        let Observation { status, last, .. } = observation;
+        let report = Report { status, last, received_ms: now_ms };
+        let before = reports.insert(observer.into(), report).and_then(|report| report.status);
+        self.news |= before != status;
     }
 
-    /// The last report of each observer about an instance, with its age. Reports that are too old to count
-    /// are left out.
+    /// The last report of each observer about an instance. Reports that are too old to count are left out.
     #[must_use]
     pub fn reports(&self, key: &InstanceKey, now_ms: u64) -> Vec<ObserverReport> {
         let Some(heard) = self.heard.get(key) else { return Vec::new() };
         let of = |reports: &BTreeMap<String, Report>, passive: bool| -> Vec<ObserverReport> {
-            let said = reports.iter().map(|(observer, report)| ObserverReport {
+            let counts = |report: &Report| now_ms.saturating_sub(report.received_ms) <= REPORT_MS;
+            let said = reports.iter().filter(|(_, report)| counts(report));
+            said.map(|(observer, report)| ObserverReport {
                 observer: observer.clone(),
-                status: report.status,
                 passive,
-                detail: report.detail.clone(),
-                age_ms: now_ms.saturating_sub(report.at_ms),
-            });
-            said.filter(|report| report.age_ms <= REPORT_MS).collect()
+                last: report.last.clone(),
+            })
+            .collect()
         };
         [of(&heard.probes, false), of(&heard.passive, true)].concat()
     }
@@ -181,8 +189,9 @@ impl Verdicts {
         (self.news, self.decided_at_ms) = (false, context.now_ms);
         self.heard.retain(|key, heard| {
             for reports in [&mut heard.probes, &mut heard.passive] {
-                reports
-                    .retain(|_, report| context.now_ms.saturating_sub(report.at_ms) <= REPORT_MS);
+                reports.retain(|_, report| {
+                    context.now_ms.saturating_sub(report.received_ms) <= REPORT_MS
+                });
             }
             let service = context.state.service(&key.service);
             let instance = service.and_then(|service| service.instances.get(&key.instance));
@@ -241,14 +250,15 @@ fn judge(
     let settings = policy.unwrap_or_default();
     let observers = policy.map_or(context.observers, |policy| policy.observers) as usize;
     let observers = if faults::is_on(Fault::OneObserverDecides) { 1 } else { observers };
-    let needed = observers.min(context.live_nodes.max(heard.probes.len())).max(1);
+    let settled = heard.probes.values().filter_map(|report| report.status);
+    let settled: Vec<ProbeStatus> = settled.collect();
+    let needed = observers.min(context.live_nodes.max(settled.len())).max(1);
     let agreed = [ProbeStatus::Dead, ProbeStatus::NotReady, ProbeStatus::Good]
         .into_iter()
         .find(|status| count(&heard.probes, *status) >= needed)
         .or_else(|| {
             // If some observers report it dead and others not ready, all of them agree that it is not ready.
-            let bad =
-                heard.probes.values().filter(|report| report.status != ProbeStatus::Good).count();
+            let bad = settled.iter().filter(|status| **status != ProbeStatus::Good).count();
             (bad >= needed).then_some(ProbeStatus::NotReady)
         });
     let held = settings.passive_observers > 0
@@ -260,7 +270,7 @@ fn judge(
         Some(ProbeStatus::Good) => (Liveness::Alive, Readiness::Ready),
         None if held => (present.liveness, Readiness::NotReady),
         // Only the proxy has reported, and it withdraws its report.
-        None if heard.probes.is_empty() && !heard.passive.is_empty() => {
+        None if settled.is_empty() && !heard.passive.is_empty() => {
             (present.liveness, Readiness::Ready)
         }
         None => return None,
@@ -291,7 +301,7 @@ fn judge(
 }
 
 fn count(reports: &BTreeMap<String, Report>, status: ProbeStatus) -> usize {
-    reports.values().filter(|report| report.status == status).count()
+    reports.values().filter(|report| report.status == Some(status)).count()
 }
 
 /// The flap score after the time since the last change.
@@ -304,14 +314,15 @@ fn decayed(health: &Health, half_life_ms: u64, wall_ms: u64) -> u32 {
 }
 
 fn reason(reports: &BTreeMap<String, Report>, good: bool) -> String {
-    let matching =
-        reports.iter().filter(|(_, report)| (report.status == ProbeStatus::Good) == good);
+    let matching = reports.iter().filter(|(_, report)| {
+        report.status.is_some_and(|status| (status == ProbeStatus::Good) == good)
+    });
     let mut text = String::new();
     for (observer, report) in matching.take(3) {
         if !text.is_empty() {
             text.push_str("; ");
         }
-        let detail: String = report.detail.chars().take(200).collect();
+        let detail: String = report.last.detail.chars().take(200).collect();
         text.push_str(&format!("{detail} (seen by {observer})"));
     }
     text
@@ -387,8 +398,13 @@ mod tests {
             passive: bool,
         ) {
             let key = key.clone();
-            let detail = format!("{status:?}");
-            let observation = Observation { key, address_index: epoch, status, passive, detail };
+            let last = LastResult {
+                at_ms: self.now_ms - 300,
+                ok: status == ProbeStatus::Good,
+                detail: format!("{status:?}"),
+            };
+            let status = Some(status);
+            let observation = Observation { key, address_index: epoch, status, passive, last };
             self.verdicts.hear(observer, observation, self.now_ms);
         }
 
@@ -425,17 +441,31 @@ mod tests {
         assert_eq!(&*health.reason, "Dead (seen by n1); Dead (seen by n2)");
         let reports = world.verdicts.reports(&key, world.now_ms + 5);
         let said =
-            reports.iter().map(|report| (report.observer.as_str(), report.status, report.age_ms));
-        let expected = [
-            ("n1", ProbeStatus::Dead, 5),
-            ("n2", ProbeStatus::Dead, 5),
-            ("n3", ProbeStatus::Good, 5),
-        ];
+            reports.iter().map(|report| (&*report.observer, report.last.ok, report.last.at_ms));
+        let at_ms = world.now_ms - 300;
+        let expected = [("n1", false, at_ms), ("n2", false, at_ms), ("n3", true, at_ms)];
         assert_eq!(said.collect::<Vec<_>>(), expected);
         assert_eq!(world.settle(), None, "a change is reported once");
         world.hear(&key, epoch, "n1", ProbeStatus::Good, false);
         let health = world.settle().unwrap();
         assert_eq!((health.liveness, health.readiness), (Liveness::Alive, Readiness::Ready));
+    }
+
+    #[test]
+    fn a_result_that_settles_nothing_is_shown_and_decides_nothing() {
+        let (mut world, key, address_index) = World::new("{}");
+        let last = LastResult { at_ms: 700, ok: false, detail: "refused".into() };
+        let observation = Observation {
+            key: key.clone(),
+            address_index,
+            status: None,
+            passive: false,
+            last: last.clone(),
+        };
+        world.verdicts.hear("n1", observation, world.now_ms);
+        assert_eq!(world.settle(), None);
+        let shown = world.verdicts.reports(&key, world.now_ms + 9_000);
+        assert_eq!(shown, [ObserverReport { observer: "n1".into(), passive: false, last }]);
     }
 
     #[test]
