@@ -150,6 +150,7 @@ impl Watched {
             leadership: self.store.leadership_now(),
             staleness_ms: self.store.staleness_ms(),
             lacks_acknowledged: self.store.lacks_acknowledged(),
+            is_excluded: self.store.exclusion().is_some(),
             cluster: members::status(self.store.as_ref()).await,
             writes: Writes::of(self.registry.writes()),
             clocks: self.clocks.borrow().clone(),
@@ -210,6 +211,8 @@ struct Seen {
     staleness_ms: Option<u64>,
     /// The position up to which this node lacks entries that it had acknowledged.
     lacks_acknowledged: Option<u64>,
+    /// Whether this node no longer belongs to the cluster. Then it knows nothing about the cluster.
+    is_excluded: bool,
     cluster: Option<ClusterStatus>,
     writes: Writes,
     clocks: ClockReport,
@@ -275,7 +278,7 @@ impl Watch {
 
     /// Whether there has been no leader for so long that every live node reports the alerts of the cluster.
     fn nobody_leads(&mut self, seen: &Seen, now_ms: u64) -> bool {
-        if seen.leadership.leader.is_some() {
+        if seen.leadership.leader.is_some() || seen.is_excluded {
             self.nobody_since_ms = None;
             return false;
         }
@@ -285,6 +288,9 @@ impl Watch {
 
     fn judge(&mut self, seen: &Seen, now_ms: u64) -> Judged {
         let mut judged = Judged { holds: seen.slow.clone(), unknown: Vec::new() };
+        if seen.is_excluded {
+            return judged;
+        }
         match &seen.cluster {
             Some(cluster) => self.judge_members(seen, cluster, now_ms, &mut judged),
             None if seen.leadership.leader.is_none() => {

@@ -268,3 +268,16 @@ fn a_voter_that_answers_but_acknowledges_nothing_is_named() {
     let over = run(&mut watch, &seen, 10, 19);
     assert_eq!(over, [(12, "-cluster.member_lags node-3".to_owned())]);
 }
+
+#[test]
+fn a_removed_node_raises_nothing_about_the_cluster_and_speaks_for_nobody() {
+    let mut watch = watch();
+    let removed = Seen { is_excluded: true, ..seen(None, [UP, DOWN]) };
+    assert_eq!(run(&mut watch, &removed, 0, 60), []);
+    assert!(!watch.nobody_leads(&removed, 61_000) && !watch.nobody_leads(&removed, 90_000));
+    // Its disk is still its own.
+    let disk = disk_room("node-1 /data", 1, 1 << 30).unwrap();
+    let full = Seen { slow: vec![disk], ..removed };
+    let raised = run(&mut watch, &full, 91, 95);
+    assert_eq!(raised, [(91, "+node.disk_nearly_full node-1 /data".to_owned())]);
+}

@@ -115,7 +115,7 @@ pub(super) struct ClusterView {
     leadership: Leadership,
     /// Who holds the leader's duties, by the log.
     grant: Option<GrantView>,
-    /// What is registered; null while this node has no state.
+    /// What is registered; null while this node has no state that it may serve.
     totals: Option<Totals>,
     /// State of expiry.
     expiry: ExpiryView,
@@ -165,7 +165,7 @@ pub(super) async fn status(
             fence: grant.fence.0,
             since_ms: grant.since_ms,
         }),
-        totals: has_state.then(|| Totals::of(state)),
+        totals: (has_state && app.store().exclusion().is_none()).then(|| Totals::of(state)),
         expiry: ExpiryView {
             suspended: app.duties().borrow().is_some().then(|| expiry.is_suspended()),
             expired_total: expiry.expired_total(),
@@ -187,6 +187,8 @@ fn warnings(
     let snapshot = app.view().snapshot();
     if let Some(reason) = app.store().exclusion() {
         warn(&reason);
+        // What this node knows of the cluster is no longer true.
+        return warnings;
     }
     if leadership.leader.is_none() {
         let lookups = if snapshot.has_state() { "; look-ups continue" } else { "" };
