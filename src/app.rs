@@ -76,7 +76,7 @@ impl Node {
         let limits = settings::serve(&config)?;
         private::tighten(&config);
         let listen = config.http_listen();
-        let listener = tokio::net::TcpListener::bind(listen)
+        let listener = maxine_api::listen(listen)
             .await
             .with_context(|| format!("cannot listen on {listen} (http.host, http.port)"))?;
         let http_addr = listener.local_addr()?;

@@ -19,6 +19,7 @@ pub mod fuzz;
 mod hosts;
 mod lazy_timer;
 mod linger;
+mod listen;
 mod look_ups;
 pub mod middleware;
 pub mod native;
@@ -47,6 +48,7 @@ pub use caller::{Caller, RequestContext, Via};
 pub use compat::account_sign_in;
 pub use front::Front;
 pub use hosts::name_of as host_name;
+pub use listen::listen;
 pub use state::{ApiSettings, AppParts, AppState};
 
 /// Everything that a node answers behind its [`Front`].

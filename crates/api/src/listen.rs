@@ -1,0 +1,55 @@
+//! The socket that accepts clients.
+
+use std::io;
+use std::net::SocketAddr;
+
+use socket2::SockRef;
+use tokio::net::TcpListener;
+
+/// Maximum number of bytes that the operating system holds of a connection before they are sent. What was
+/// sent and not confirmed counts in addition, so a fast connection stays fast.
+const UNSENT_LEN_MAX: u32 = 32 * 1_024;
+
+/// Listens for clients.
+///
+/// Without the limit on unsent bytes, the operating system takes megabytes for each client that reads nothing,
+/// and its memory for connections is shared by all processes. Accepted connections inherit the limit.
+pub async fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let listener = TcpListener::bind(address).await?;
+    if let Err(error) = SockRef::from(&listener).set_tcp_notsent_lowat(UNSENT_LEN_MAX) {
+        tracing::warn!(%error, "TCP_NOTSENT_LOWAT could not be set");
+    }
+    Ok(listener)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::{TcpSocket, TcpStream};
+
+    use super::*;
+
+    const LOCAL: ([u8; 4], u16) = ([127, 0, 0, 1], 0);
+
+    /// How many bytes the operating system takes for a client that reads nothing.
+    async fn taken_for_a_silent_client(listener: TcpListener) -> usize {
+        let silent = TcpSocket::new_v4().unwrap();
+        silent.set_recv_buffer_size(2_048).unwrap();
+        let _silent = silent.connect(listener.local_addr().unwrap()).await.unwrap();
+        let (accepted, _): (TcpStream, _) = listener.accept().await.unwrap();
+        let mut taken = 0;
+        accepted.writable().await.unwrap();
+        while let Ok(len) = accepted.try_write(&[0; 16 * 1_024]) {
+            taken += len;
+        }
+        taken
+    }
+
+    #[tokio::test]
+    async fn a_client_that_reads_nothing_takes_little_memory_of_the_operating_system() {
+        let unlimited = TcpListener::bind(SocketAddr::from(LOCAL)).await.unwrap();
+        let unlimited = taken_for_a_silent_client(unlimited).await;
+        let limited = taken_for_a_silent_client(listen(LOCAL.into()).await.unwrap()).await;
+        let expected = 3 * UNSENT_LEN_MAX as usize;
+        assert!(limited <= expected && expected < unlimited, "{limited} of {unlimited}");
+    }
+}
