@@ -20,6 +20,7 @@ mod hosts;
 mod lazy_timer;
 mod linger;
 mod listen;
+mod lists;
 mod look_ups;
 pub mod middleware;
 pub mod native;

@@ -8,6 +8,7 @@ use tokio::sync::watch;
 
 use super::access::{AccessMode, AccessTable};
 use super::audit_relay::AuditRelay;
+use super::lists::Lists;
 use super::registrants::Registrants;
 use maxine_actors::{HealthChecker, Registry};
 use maxine_admission::{PlaceLimits, Places};
@@ -119,6 +120,7 @@ struct Inner {
     access: AccessTable,
     trace_header: HeaderName,
     bodies: Arc<Places>,
+    lists: Lists,
     registrants: Registrants,
 }
 
@@ -158,7 +160,8 @@ impl AppState {
         let bodies = Places::fair(parts.settings.bodies);
         let registrants = Registrants::new(parts.settings.open_instances_per_address_max);
         let access = AccessTable::default();
-        Self(Arc::new(Inner { parts, audit, access, trace_header, bodies, registrants }))
+        let lists = Lists::default();
+        Self(Arc::new(Inner { parts, audit, access, trace_header, bodies, lists, registrants }))
     }
 
     /// The header that carries the trace id.
@@ -170,6 +173,11 @@ impl AppState {
     /// The places for bytes of JSON bodies that are arriving.
     pub(super) fn bodies(&self) -> &Arc<Places> {
         &self.0.bodies
+    }
+
+    /// The lists that are built and delivered.
+    pub(super) fn lists(&self) -> &Lists {
+        &self.0.lists
     }
 
     /// The instances that each address has registered without a credential.

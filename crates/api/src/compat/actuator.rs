@@ -9,17 +9,18 @@ use serde_json::{Map, Value, json};
 use super::json::answer;
 use crate::AppState;
 use crate::error::CompatError;
+use crate::lists::Listing;
 use maxine_telemetry::events::iso_8601;
 use maxine_telemetry::{Gauges, Trace, alert_as_json};
 
-pub(super) async fn audit(State(state): State<AppState>) -> Response<Body> {
-    answer(&json!({ "events": state.telemetry().recent_events() }))
+pub(super) async fn audit(State(state): State<AppState>, listing: Listing) -> Response<Body> {
+    listing.answer(answer(&json!({ "events": state.telemetry().recent_events() })))
 }
 
-pub(super) async fn alerts(State(state): State<AppState>) -> Response<Body> {
+pub(super) async fn alerts(State(state): State<AppState>, listing: Listing) -> Response<Body> {
     let alerts = state.telemetry().alerts().newest_first();
     let alerts: Vec<Value> = alerts.iter().map(alert_as_json).collect();
-    answer(&json!({ "alerts": alerts }))
+    listing.answer(answer(&json!({ "alerts": alerts })))
 }
 
 pub(super) async fn traces(State(state): State<AppState>) -> Result<Response<Body>, CompatError> {
@@ -73,16 +74,16 @@ pub(super) async fn cluster(State(state): State<AppState>) -> Response<Body> {
     }))
 }
 
-pub(super) async fn upstreams(State(state): State<AppState>) -> Response<Body> {
+pub(super) async fn upstreams(State(state): State<AppState>, listing: Listing) -> Response<Body> {
     let counts = state.health().failing().into_iter().map(|(key, count)| {
         (format!("{}:{}", key.service.service, key.instance), Value::from(count))
     });
     let counts: Map<String, Value> = counts.collect();
-    answer(&json!({
+    listing.answer(answer(&json!({
         "started": state.health().is_active(),
         "unhealthyNodes": counts.len(),
         "failureCounts": counts,
-    }))
+    })))
 }
 
 pub(super) async fn prometheus(State(state): State<AppState>) -> Response<Body> {

@@ -8,10 +8,11 @@ use serde_json::{Map, Value, json};
 use super::json::answer;
 use super::{NAMESPACE, registration};
 use crate::AppState;
+use crate::lists::Listing;
 use maxine_state::ServiceState;
 use maxine_view::is_listed;
 
-pub(super) async fn servers(State(state): State<AppState>) -> Response<Body> {
+pub(super) async fn servers(State(state): State<AppState>, listing: Listing) -> Response<Body> {
     let snapshot = state.view().snapshot();
     let mut services = Map::new();
     for (key, service) in snapshot.state.services() {
@@ -26,7 +27,7 @@ pub(super) async fn servers(State(state): State<AppState>) -> Response<Body> {
         let entry = json!({ "offset": offset, "nodes": nodes });
         services.insert(key.service.as_str().into(), entry);
     }
-    answer(&Value::Object(services))
+    listing.answer(answer(&Value::Object(services)))
 }
 
 fn virtual_nodes(service: &ServiceState) -> Map<String, Value> {

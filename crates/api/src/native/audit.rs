@@ -14,6 +14,7 @@ use super::extract::{NoParams, Params};
 use super::fresh::{Fresh, Freshness, Write};
 use super::page::{self, Page};
 use crate::AppState;
+use crate::lists::Listing;
 use crate::problem::{Problem, ProblemKind};
 use maxine_actors::peer::Confirmation;
 use maxine_state::{
@@ -161,13 +162,14 @@ pub(super) fn newest_first<'a>(
 pub(super) async fn list_audit(
     fresh: Fresh,
     Params(query): Params<QueryAudit>,
+    listing: Listing,
 ) -> Result<Response, Problem> {
     let limit = page::limit(query.limit)?;
     let records = fresh.state().audit().records().into_iter().map(|record| &**record);
     let records = newest_first(records, query.cursor.as_deref())?;
     let found = records.filter(|record| query.matches(record));
     let cursor = |record: &&AuditRecord| page::cursor_of(&[&record.seq.to_string()]);
-    Ok(fresh.json(Page::take(found, limit, cursor, RecordView::from)))
+    Ok(listing.answer(fresh.json(Page::take(found, limit, cursor, RecordView::from))))
 }
 
 /// Whether the chain of hashes is correct.
@@ -235,14 +237,18 @@ fn first_seq(audit: &AuditLog) -> u64 {
     get, path = "/api/v1/audit/verify", tag = "audit", operation_id = "verifyAudit",
     params(Freshness), responses((status = 200, body = AuditProof)),
 )]
-pub(super) async fn verify_audit(fresh: Fresh, _: Params<NoParams>) -> Result<Response, Problem> {
+pub(super) async fn verify_audit(
+    fresh: Fresh,
+    _: Params<NoParams>,
+    listing: Listing,
+) -> Result<Response, Problem> {
     let audit = fresh.state().audit().clone();
     // Hashing all records takes tens of milliseconds.
     let verdict = tokio::task::spawn_blocking(move || audit.verify()).await.map_err(|_| {
         Problem::new(ProblemKind::Unavailable, "the node is stopping").with_retry_after_s(1)
     })?;
     let audit = fresh.state().audit();
-    Ok(fresh.json(AuditProof {
+    Ok(listing.answer(fresh.json(AuditProof {
         ok: verdict.is_ok(),
         first_bad_seq: verdict.err(),
         records: audit.len(),
@@ -250,7 +256,7 @@ pub(super) async fn verify_audit(fresh: Fresh, _: Params<NoParams>) -> Result<Re
         next_seq: audit.next_seq(),
         head: hex(&audit.head()),
         classes: classes(audit),
-    }))
+    })))
 }
 
 /// Confirms that the leader's clock is right after it leapt, so that audit records are dropped for their age
@@ -297,6 +303,7 @@ pub(super) async fn export_audit(
     fresh: Fresh,
     _: Params<NoParams>,
     write: Write,
+    listing: Listing,
 ) -> Response {
     let state = fresh.state();
     let audit = state.audit();
@@ -327,7 +334,7 @@ pub(super) async fn export_audit(
         std::future::ready(piece)
     });
     let ndjson = HeaderValue::from_static("application/x-ndjson");
-    ([(header::CONTENT_TYPE, ndjson)], Body::from_stream(pieces)).into_response()
+    listing.answer(([(header::CONTENT_TYPE, ndjson)], Body::from_stream(pieces)).into_response())
 }
 
 fn push_line(out: &mut Vec<u8>, value: &impl Serialize) {

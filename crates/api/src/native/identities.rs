@@ -14,6 +14,7 @@ use super::extract::{JsonBody, NamePath, NoParams, OptionalJsonBody, Params};
 use super::fresh::{Fresh, Freshness, Write, Written, unexpected};
 use super::page::{self, Page};
 use crate::AppState;
+use crate::lists::Listing;
 use crate::problem::{Problem, ProblemKind};
 use maxine_identity::PasswordError;
 use maxine_state::limits::{TEXT_LEN_MAX, check_range, check_text};
@@ -63,6 +64,7 @@ pub(super) struct UserView {
 pub(super) async fn list_users(
     fresh: Fresh,
     Params(query): Params<ByName>,
+    listing: Listing,
 ) -> Result<Response, Problem> {
     let (limit, after) = (page::limit(query.limit)?, query.after()?);
     let users = fresh.state().identities().users.values();
@@ -75,7 +77,7 @@ pub(super) async fn list_users(
         managed: user.managed,
     };
     let cursor = |user: &&std::sync::Arc<User>| page::cursor_of(&[user.name.as_str()]);
-    Ok(fresh.json(Page::take(users, limit, cursor, show)))
+    Ok(listing.answer(fresh.json(Page::take(users, limit, cursor, show))))
 }
 
 /// What is set of a user.
@@ -212,13 +214,15 @@ impl From<&TokenRecord> for TokenView {
 pub(super) async fn list_tokens(
     fresh: Fresh,
     Params(query): Params<ByName>,
+    listing: Listing,
 ) -> Result<Response, Problem> {
     let (limit, after) = (page::limit(query.limit)?, query.after()?);
     let tokens = fresh.state().identities().tokens.values();
     let tokens =
         tokens.filter(|token| after.as_deref().is_none_or(|after| token.id.as_str() > after));
     let cursor = |token: &&std::sync::Arc<TokenRecord>| page::cursor_of(&[token.id.as_str()]);
-    Ok(fresh.json(Page::take(tokens, limit, cursor, |token| TokenView::from(token.as_ref()))))
+    let page = Page::take(tokens, limit, cursor, |token| TokenView::from(token.as_ref()));
+    Ok(listing.answer(fresh.json(page)))
 }
 
 /// What a new token is for.

@@ -16,6 +16,7 @@ use super::known_checks::KnownChecks;
 use super::page::{self, Page};
 use super::services::find;
 use super::shape::{Detail, InstanceView, RegistrationBody};
+use crate::lists::Listing;
 use crate::observations;
 use crate::problem::{Problem, ProblemKind};
 use crate::{AppState, CalledBy, RequestContext, registrants};
@@ -103,6 +104,7 @@ pub(super) async fn list_instances(
     ServicePath(key): ServicePath,
     Params(query): Params<ListInstances>,
     CalledBy(caller): CalledBy,
+    listing: Listing,
 ) -> Result<Response, Problem> {
     let detail = Detail::of(&caller);
     let limit = page::limit(query.limit)?;
@@ -126,7 +128,7 @@ pub(super) async fn list_instances(
     let show = |(_, instance): (&Name, &Arc<Instance>)| {
         InstanceView::new(&key, service, in_traffic.has(instance), instance, detail)
     };
-    Ok(fresh.json(Page::take(instances, limit, cursor, show)))
+    Ok(listing.answer(fresh.json(Page::take(instances, limit, cursor, show))))
 }
 
 /// Shows an instance.

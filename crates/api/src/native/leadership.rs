@@ -8,6 +8,7 @@ use super::audit::newest_first;
 use super::extract::Params;
 use super::fresh::{Fresh, Freshness};
 use super::page::{self, Page};
+use crate::lists::Listing;
 use crate::problem::Problem;
 use maxine_actors::TAKEOVER_SILENCE;
 use maxine_state::{AuditAction, AuditRecord};
@@ -77,12 +78,13 @@ pub(super) struct Timeline {
 pub(super) async fn leadership(
     fresh: Fresh,
     Params(query): Params<Timeline>,
+    listing: Listing,
 ) -> Result<Response, Problem> {
     let limit = page::limit(query.limit)?;
     let records = newest_first(fresh.state().audit().leadership(), query.cursor.as_deref())?;
     let changes = changes(records.filter(|record| record.outcome.is_success()));
     let cursor = |change: &(u64, LeadershipChange)| page::cursor_of(&[&change.0.to_string()]);
-    Ok(fresh.json(Page::take(changes, limit, cursor, |(_, change)| change)))
+    Ok(listing.answer(fresh.json(Page::take(changes, limit, cursor, |(_, change)| change))))
 }
 
 /// A grant, with the records up to the next newer grant.

@@ -13,6 +13,7 @@ use super::fresh::{Fresh, Freshness, Revised, Write, etag, unexpected};
 use super::merge_patch::{self, MergePatch};
 use super::page::{self, Page};
 use super::services::find;
+use crate::lists::Listing;
 use crate::problem::{Problem, ProblemKind};
 use crate::{AppState, CalledBy, Caller};
 use maxine_state::{
@@ -278,13 +279,14 @@ impl From<&ConfigRevision> for RevisionView {
 pub(super) async fn config_history(
     fresh: Fresh,
     Params(query): Params<QueryHistory>,
+    listing: Listing,
 ) -> Result<Response, Problem> {
     let limit = page::limit(query.limit)?;
     let before = query.cursor.as_deref().map(page::cursor_number).transpose()?;
     let kept = fresh.state().config_history().revisions().iter().rev();
     let kept = kept.skip_while(|kept| before.is_some_and(|before| kept.revision >= before));
     let cursor = |kept: &&ConfigRevision| page::cursor_of(&[&kept.revision.to_string()]);
-    Ok(fresh.json(Page::take(kept, limit, cursor, RevisionView::from)))
+    Ok(listing.answer(fresh.json(Page::take(kept, limit, cursor, RevisionView::from))))
 }
 
 fn revised(applied: Applied) -> Result<Response, Problem> {

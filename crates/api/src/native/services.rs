@@ -15,6 +15,7 @@ use super::fresh::{Fresh, Freshness, Write};
 use super::page::{self, Page};
 use super::policies::shown_to;
 use super::shape::{DrainView, ServiceHealth, ServiceSummary};
+use crate::lists::Listing;
 use crate::problem::Problem;
 use crate::{AppState, CalledBy};
 use maxine_state::limits::{BATCH_ITEMS_MAX, NAME_LEN_MAX, check_text};
@@ -41,7 +42,11 @@ pub(super) struct NamespaceSummary {
     get, path = "/api/v1/namespaces", tag = "services", operation_id = "listNamespaces",
     params(Freshness), responses((status = 200, body = Page<NamespaceSummary>)),
 )]
-pub(super) async fn list_namespaces(fresh: Fresh, _: Params<NoParams>) -> Response {
+pub(super) async fn list_namespaces(
+    fresh: Fresh,
+    _: Params<NoParams>,
+    listing: Listing,
+) -> Response {
     let mut namespaces: BTreeMap<&str, NamespaceSummary> = BTreeMap::new();
     for (key, service) in fresh.state().services() {
         let name = key.namespace.as_str();
@@ -55,7 +60,7 @@ pub(super) async fn list_namespaces(fresh: Fresh, _: Params<NoParams>) -> Respon
     let items = namespaces
         .into_iter()
         .map(|(name, summary)| NamespaceSummary { name: name.into(), ..summary });
-    fresh.json(Page::whole(items.collect()))
+    listing.answer(fresh.json(Page::whole(items.collect())))
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -85,6 +90,7 @@ pub(super) struct ListServices {
 pub(super) async fn list_services(
     fresh: Fresh,
     Params(query): Params<ListServices>,
+    listing: Listing,
 ) -> Result<Response, Problem> {
     let limit = page::limit(query.limit)?;
     let namespace = query.namespace.as_deref().map(Name::parse_namespace).transpose()?;
@@ -120,7 +126,8 @@ pub(super) async fn list_services(
     let cursor = |(key, _): &(&ServiceKey, ServiceSummary)| {
         page::cursor_of(&[key.namespace.as_str(), key.service.as_str()])
     };
-    Ok(fresh.json(Page::take(services, limit, cursor, |(_, summary)| summary)))
+    let page = Page::take(services, limit, cursor, |(_, summary)| summary);
+    Ok(listing.answer(fresh.json(page)))
 }
 
 /// A service.

@@ -11,6 +11,7 @@ use super::extract::{JsonBody, NamePath, NoParams, NumberPath, Params};
 use super::fresh::{Fresh, Freshness, Write};
 use super::page::{self, Page};
 use crate::AppState;
+use crate::lists::Listing;
 use crate::problem::{Problem, ProblemKind};
 use maxine_state::limits::{TEXT_LEN_MAX, check_range, check_text};
 use maxine_state::{LimitExceeded, Name, ServiceKey};
@@ -38,10 +39,11 @@ pub(super) async fn list_alerts(
     State(state): State<AppState>,
     fresh: Fresh,
     Params(query): Params<Newest>,
+    listing: Listing,
 ) -> Result<Response, Problem> {
     let mut alerts = state.telemetry().alerts().newest_first();
     alerts.truncate(page::limit(query.limit)?);
-    Ok(fresh.json(Page::whole(alerts)))
+    Ok(listing.answer(fresh.json(Page::whole(alerts))))
 }
 
 #[derive(Debug, Deserialize, IntoParams)]

@@ -1,0 +1,228 @@
+//! Limits the lists that are built at once.
+//!
+//! A short request can ask for a list of many megabytes. So a list has a place from before it is built until
+//! its answer is delivered or dropped, with a limit for each address. It is built when its turn comes: only
+//! some of the node's threads build lists, and the others stay free for all other requests. The list of a
+//! client that leaves while it waits is not built.
+
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::body::{Body, Bytes, HttpBody};
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
+use axum::http::{Response, StatusCode};
+use hyper::body::{Frame, SizeHint};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::error::{CompatError, edge_error};
+use super::{AppState, CalledBy, RequestContext};
+use maxine_admission::{NoPlace, Place, PlaceLimits, Places, Standing};
+
+/// Limits on lists that wait, are built, or are being delivered.
+const PLACES: PlaceLimits = PlaceLimits { max: 512, per_address_max: 64, reserved: 128 };
+/// How long a list waits for its turn. Then the answer is 503.
+const TURN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The lists of a node.
+pub(super) struct Lists {
+    places: Arc<Places>,
+    /// The turns of callers without a credential.
+    turns: Arc<Semaphore>,
+    /// The turns of callers with a credential, who do not wait for the others.
+    known_turns: Arc<Semaphore>,
+}
+
+/// A list that may be built now.
+pub(super) struct Listing {
+    place: Place,
+    turn: OwnedSemaphorePermit,
+}
+
+/// Why a list is not built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum NotListed {
+    /// The node has no more places.
+    Node,
+    /// The address has no more places.
+    Address,
+    /// Its turn did not come in time.
+    TooLate,
+}
+
+impl From<NotListed> for CompatError {
+    fn from(why: NotListed) -> Self {
+        let (status, text) = match why {
+            NotListed::Address => {
+                (StatusCode::TOO_MANY_REQUESTS, "too many lists for your address are in flight")
+            }
+            NotListed::Node => (StatusCode::SERVICE_UNAVAILABLE, "too many lists are in flight"),
+            NotListed::TooLate => {
+                (StatusCode::SERVICE_UNAVAILABLE, "too many lists are to be built before this one")
+            }
+        };
+        Self { retry_after_s: Some(1), ..Self::new(status, text) }
+    }
+}
+
+impl Default for Lists {
+    /// Half of the node's threads build lists of callers with a credential, and half those of others.
+    fn default() -> Self {
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        Self::new((threads / 2).max(1))
+    }
+}
+
+impl Lists {
+    fn new(turns: usize) -> Self {
+        let turns = || Arc::new(Semaphore::new(turns));
+        Self { places: Places::fair(PLACES), turns: turns(), known_turns: turns() }
+    }
+
+    /// Waits until a list may be built. Dropping the future gives up the place.
+    async fn begin(&self, address: IpAddr, is_known: bool) -> Result<Listing, NotListed> {
+        let standing = if is_known { Standing::Known } else { Standing::Stranger };
+        let place = self.places.take(address, standing, 1).map_err(|why| match why {
+            NoPlace::Node => NotListed::Node,
+            NoPlace::Address => NotListed::Address,
+        })?;
+        Ok(Listing { place, turn: self.turn(is_known).await? })
+    }
+
+    /// Waits for a turn, which lasts until the returned value is dropped. No one may wait for anything else
+    /// during a turn.
+    async fn turn(&self, is_known: bool) -> Result<OwnedSemaphorePermit, NotListed> {
+        let turns = if is_known { &self.known_turns } else { &self.turns };
+        let turn = tokio::time::timeout(TURN_TIMEOUT, Arc::clone(turns).acquire_owned()).await;
+        let turn = turn.ok().and_then(Result::ok).ok_or(NotListed::TooLate)?;
+        // The HTTP library notices that a client has left only while its request waits. So the request
+        // waits once more, now that it has the turn.
+        tokio::task::yield_now().await;
+        Ok(turn)
+    }
+}
+
+impl Listing {
+    /// Ends the turn. The place is held until the answer is delivered or dropped.
+    pub(super) fn answer(self, response: Response<Body>) -> Response<Body> {
+        let Self { place, turn } = self;
+        drop(turn);
+        response.map(|inner| Body::new(Held { inner, _place: place }))
+    }
+}
+
+/// Must be the last argument of a handler, because its turn begins when it is extracted.
+impl FromRequestParts<AppState> for Listing {
+    type Rejection = Response<Body>;
+
+    async fn from_request_parts(
+        parts: &mut Parts,
+        state: &AppState,
+    ) -> Result<Self, Self::Rejection> {
+        let Ok(CalledBy(caller)) = CalledBy::from_request_parts(parts, state).await;
+        let Ok(context) = RequestContext::from_request_parts(parts, state).await;
+        let listing = state.lists().begin(context.client.ip, caller.role.is_some()).await;
+        listing.map_err(|why| edge_error(parts.uri.path(), why.into()))
+    }
+}
+
+/// The body of a list, with its place.
+struct Held {
+    inner: Body,
+    _place: Place,
+}
+
+impl HttpBody for Held {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.inner).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+
+    use super::*;
+
+    fn stranger(last: u8) -> IpAddr {
+        [10, 0, 0, last].into()
+    }
+
+    fn delivered(listing: Listing) -> Response<Body> {
+        listing.answer(Response::new(Body::from("[]")))
+    }
+
+    #[tokio::test]
+    async fn an_address_has_a_limited_number_of_undelivered_lists() {
+        let lists = Lists::new(1);
+        let mut held = Vec::new();
+        for _ in 0..PLACES.per_address_max {
+            held.push(delivered(lists.begin(stranger(1), false).await.unwrap()));
+        }
+        assert_eq!(lists.begin(stranger(1), false).await.err(), Some(NotListed::Address));
+        lists.begin(stranger(2), false).await.expect("another address has places of its own");
+        held.pop();
+        lists.begin(stranger(1), false).await.expect("a delivered answer gives its place back");
+    }
+
+    #[tokio::test]
+    async fn strangers_do_not_take_the_places_and_turns_of_callers_with_a_credential() {
+        let lists = Lists::new(1);
+        let mut held = Vec::new();
+        let mut last = 0;
+        while lists.places.taken() < PLACES.max - PLACES.reserved {
+            match lists.begin(stranger(last), false).await {
+                Ok(listing) => held.push(delivered(listing)),
+                Err(_) => last += 1,
+            }
+        }
+        assert_eq!(lists.begin(stranger(255), false).await.err(), Some(NotListed::Node));
+        held.pop();
+        let _turn = lists.begin(stranger(255), false).await.unwrap();
+        lists.begin([10, 0, 1, 1].into(), true).await.expect("a caller with a credential");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_list_waits_for_its_turn_but_not_forever() {
+        let lists = Lists::new(1);
+        let building = lists.begin(stranger(1), false).await.unwrap();
+        assert_eq!(lists.begin(stranger(2), false).await.err(), Some(NotListed::TooLate));
+        let mut waiting = Box::pin(lists.begin(stranger(2), false));
+        assert!(futures::poll!(&mut waiting).is_pending());
+        let undelivered = delivered(building);
+        waiting.await.expect("the turn ends when the list is built, not when it is delivered");
+        drop(undelivered);
+        assert_eq!(lists.places.taken(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_list_whose_client_leaves_in_the_queue_is_not_built() {
+        let lists = Lists::new(1);
+        let building = lists.begin(stranger(1), false).await.unwrap();
+        let mut waiting = Box::pin(lists.begin(stranger(2), false));
+        assert!((&mut waiting).now_or_never().is_none());
+        drop(delivered(building));
+        let has_turn = (&mut waiting).now_or_never();
+        assert!(has_turn.is_none(), "with the turn it waits once more, so that it can be dropped");
+        drop(waiting);
+        assert_eq!(lists.places.taken(), 0);
+        lists.begin(stranger(3), false).await.expect("the turn is free again");
+    }
+}
