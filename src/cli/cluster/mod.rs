@@ -52,7 +52,8 @@ enum Action {
     ///
     /// Users, passwords and API tokens are those of the backup. One that was removed or revoked since is valid again:
     /// look through `maxine user list` and `maxine token list`, and end those with `maxine user remove NAME` and
-    /// `maxine token revoke ID`.
+    /// `maxine token revoke ID`. API tokens name their cluster: they are only valid if --cluster-id is the name of the
+    /// cluster that was backed up.
     Restore(Offline<offline::RestoreArgs>),
     /// Offline: continue with one surviving node after a majority is lost for good
     Recover(Offline<offline::RecoverArgs>),
