@@ -26,10 +26,10 @@ use maxine_store::{ControlStore, PeerHandler, RaftStore};
 use maxine_telemetry::Telemetry;
 use maxine_view::View;
 
-mod alarms;
+mod alert_conditions;
+mod alert_events;
 mod assemble;
 mod cluster_contact;
-mod conditions;
 mod first_identities;
 mod health_sink;
 mod own_addresses;
@@ -128,7 +128,7 @@ impl Node {
         let expiry = registry.expiry().clone();
         let own = own_addresses::follow(own, configured, Arc::clone(&store));
         tasks.spawn(cancel.clone().run_until_cancelled_owned(own));
-        let alarms = alarms::raise(
+        let alarms = alert_events::raise(
             telemetry.clone(),
             config.name(),
             expiry,
@@ -137,7 +137,7 @@ impl Node {
             failed,
         );
         tasks.spawn(cancel.clone().run_until_cancelled_owned(alarms));
-        let watched = conditions::Watched {
+        let watched = alert_conditions::Watched {
             node: config.name(),
             telemetry: telemetry.clone(),
             store: Arc::clone(&store),
@@ -147,7 +147,7 @@ impl Node {
             directories: settings::directories(&config),
             certificates: settings::certificates(&config),
         };
-        tasks.spawn(cancel.clone().run_until_cancelled_owned(conditions::watch(watched)));
+        tasks.spawn(cancel.clone().run_until_cancelled_owned(alert_conditions::watch(watched)));
         let pointer = settings::point_to_first_password(Arc::clone(&view), config);
         tasks.spawn(cancel.clone().run_until_cancelled_owned(pointer));
         tasks.spawn(assembled.serve(listener, limits, cancel.clone()));

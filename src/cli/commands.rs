@@ -6,8 +6,7 @@ use super::client::ConnectArgs;
 use super::exit::{self, CliError};
 use super::output::{Format, Output};
 use super::{
-    alerts, checks, cluster, instances, journal, login, services, settings, tokens, users, watch,
-    why,
+    alerts, checks, cluster, instances, journal, login, policy, services, tokens, users, watch, why,
 };
 
 /// The client commands; flattened into the program's own.
@@ -32,7 +31,7 @@ pub enum ClientCommand {
     /// Print changes as they happen
     Watch(watch::WatchArgs),
     /// Show and change a service's policy
-    Policy(settings::PolicyArgs),
+    Policy(policy::PolicyArgs),
     /// Show and change the cluster: members, leadership, backups, recovery
     Cluster(cluster::ClusterArgs),
     /// Show the alerts of every node; acknowledge and silence alerts
@@ -98,7 +97,7 @@ impl ClientCommand {
             Self::Checks(args) => checks::run(args, out).await,
             Self::Resolve(args) => instances::resolve(args, out).await,
             Self::Watch(args) => watch::run(args, out).await,
-            Self::Policy(args) => settings::policy(args, out).await,
+            Self::Policy(args) => policy::policy(args, out).await,
             Self::Cluster(args) => cluster::run(args, out).await,
             Self::Alerts(args) => alerts::run(args, out).await,
             Self::Audit(args) => journal::audit(args, out).await,

@@ -8,7 +8,7 @@ use comfy_table::Table;
 use maxine_raft::pki::certificate_end_ms;
 
 use super::serve::{Loaded, ServeArgs};
-use super::{commands, output, settings};
+use super::{commands, output, runtime_config};
 use crate::config::{example, keys::KEYS, reference};
 use maxine_clock::Clock;
 
@@ -34,7 +34,7 @@ enum ConfigCommand {
     /// Check file, environment and flags as for a start with 'maxine serve', and start nothing
     Check(ServeArgs),
     #[command(flatten)]
-    Runtime(settings::RuntimeCommand),
+    Runtime(runtime_config::RuntimeCommand),
 }
 
 /// A note on a certificate that expires at `end_ms`, if it needs one; an error if a node cannot read it. A node starts
@@ -117,7 +117,7 @@ pub async fn run(args: ConfigArgs) -> anyhow::Result<ExitCode> {
         ConfigCommand::Runtime(command) => {
             let format = command.connect().output.format;
             let mut out = output::Output::stdout(format);
-            let result = settings::runtime_config(command, &mut out).await;
+            let result = runtime_config::runtime_config(command, &mut out).await;
             let code = commands::finish(result, format, &mut std::io::stderr());
             return Ok(ExitCode::from(code));
         }

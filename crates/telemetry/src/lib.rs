@@ -5,7 +5,7 @@
 //! log. The replicated audit log is in the state. Nothing here makes a request wait.
 
 mod alert_kind;
-mod alerts;
+mod alert_list;
 pub mod events;
 mod metrics;
 pub mod projection;
@@ -28,7 +28,7 @@ use maxine_clock::Clock;
 use maxine_view::View;
 
 pub use alert_kind::{AlertForm, AlertKind, Scope, Severity};
-pub use alerts::{Alert, AlertState, Alerts, Notice};
+pub use alert_list::{Alert, AlertState, Alerts, Notice};
 pub use events::{ForwardHit, LookupHit, Mode, RecentEvent};
 pub use metrics::{Gauges, Metrics};
 pub use request_log::{LogFile, RequestLogSettings};
@@ -41,7 +41,7 @@ pub use trail::{AttemptOutcome, AttemptRecord, AttemptTrail};
 pub use webhook::http_client;
 pub use webhook::{WebhookSettings, as_json as alert_as_json};
 
-use alerts::Raised;
+use alert_list::Raised;
 use request_log::RequestLog;
 use webhook::Webhook;
 

@@ -12,7 +12,7 @@ use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::alerts::Alert;
+use super::alert_list::Alert;
 use super::events::iso_8601;
 use super::{Inner, Telemetry};
 

@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use super::super::leadership::Duties;
 use super::super::supervisor::Lifeline;
 use super::RegistrySettings;
-use super::expiry::ExpiryStatus;
+use super::expiry_status::ExpiryStatus;
 use super::former;
 use maxine_clock::Clock;
 use maxine_control::leases::{

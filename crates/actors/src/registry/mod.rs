@@ -7,7 +7,7 @@
 //! ([`former`]).
 
 mod confirm;
-pub mod expiry;
+pub mod expiry_status;
 mod former;
 mod intake;
 mod leases;
@@ -38,7 +38,7 @@ use maxine_state::{
 use maxine_store::{ControlStore, WriteOutcome};
 use maxine_view::View;
 
-pub use expiry::ExpiryStatus;
+pub use expiry_status::ExpiryStatus;
 pub use intake::RegistryActor;
 use intake::Submit;
 use leases::{LeaseActor, LeaseParts};

@@ -9,13 +9,13 @@
 //! ends, the table acknowledges nothing more, and the remaining times are kept for the next leader.
 
 mod deadlines;
-mod engine;
+mod expiry;
 mod former;
 mod settings;
 mod table;
 
 pub use deadlines::Due;
-pub use engine::{EXPIRY_TICK_MS, ExpiryEvent, LeaseEffect, LeaseEvent, Leases, RemainingUnknown};
+pub use expiry::{EXPIRY_TICK_MS, ExpiryEvent, LeaseEffect, LeaseEvent, Leases, RemainingUnknown};
 pub use former::{Former, FormerLease};
 pub use settings::ExpirySettings;
 pub use table::{LeaseId, LeaseTable, Leased};

@@ -423,7 +423,7 @@ impl Leases {
 }
 
 #[cfg(test)]
-#[path = "engine_tests.rs"]
+#[path = "expiry_tests.rs"]
 mod tests;
 
 #[cfg(test)]
