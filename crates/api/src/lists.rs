@@ -44,7 +44,7 @@ pub(super) struct Listing {
 
 /// Why a list is not built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum NotListed {
+pub(super) enum NotListed {
     /// The node has no more places.
     Node,
     /// The address has no more places.
@@ -94,7 +94,7 @@ impl Lists {
 
     /// Waits for a turn, which lasts until the returned value is dropped. No one may wait for anything else
     /// during a turn.
-    async fn turn(&self, is_known: bool) -> Result<OwnedSemaphorePermit, NotListed> {
+    pub(super) async fn turn(&self, is_known: bool) -> Result<OwnedSemaphorePermit, NotListed> {
         let turns = if is_known { &self.known_turns } else { &self.turns };
         let turn = tokio::time::timeout(TURN_TIMEOUT, Arc::clone(turns).acquire_owned()).await;
         let turn = turn.ok().and_then(Result::ok).ok_or(NotListed::TooLate)?;

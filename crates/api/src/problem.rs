@@ -1,7 +1,8 @@
 //! Errors for clients: `application/problem+json` (RFC 9457), with one stable `type` for each kind.
 //!
-//! Place in the flow: handlers return a [`Problem`]. Only this module maps the errors of the registry, the
-//! store and the state to statuses. A problem says whose fault it is and what to do, and never contains a
+//! Place in the flow: handlers of the native API return a [`Problem`]. Only this module maps the errors of the
+//! registry, the store and the state to its statuses (`error.rs` does so for the compatible API). A problem says
+//! whose fault it is and what to do, and never contains a
 //! secret.
 
 use std::borrow::Cow;

@@ -369,7 +369,7 @@ pub(super) async fn poll_changes(
     CalledBy(caller): CalledBy,
     context: RequestContext,
     answered: Answered,
-) -> Result<Json<Changes>, Problem> {
+) -> Result<Response, Problem> {
     let scope = scope(&caller, query.namespace.as_deref(), query.service.as_deref())?;
     let limit = super::page::limit(query.limit)?;
     let wait_ms = query.wait_ms.unwrap_or(WAIT_MS_DEFAULT);
@@ -423,7 +423,14 @@ pub(super) async fn poll_changes(
     }
     let detail = Detail::of_changes(&caller);
     answered.at(index);
-    let changes = events.iter().map(|event| Change::new(event, detail)).collect();
     let history = history_text(watcher.history());
-    Ok(Json(Changes { index, history, changes }))
+    // One change can wake thousands of waiting polls, each with an answer of many megabytes.
+    let turn = state.lists().turn(caller.role.is_some()).await.map_err(|_| {
+        let detail = "too many answers are to be built before this one";
+        Problem::new(ProblemKind::Unavailable, detail).with_retry_after_s(1)
+    })?;
+    let changes = events.iter().map(|event| Change::new(event, detail)).collect();
+    let answer = Json(Changes { index, history, changes }).into_response();
+    drop(turn);
+    Ok(answer)
 }
