@@ -62,7 +62,7 @@ pub(super) async fn ready(
         None if leadership.leader.is_none() => {
             Some("no leader is confirmed: writes are not taken".to_owned())
         }
-        None if !fresh => Some("this node is catching up: its state is too old".to_owned()),
+        None if !fresh => Some(not_confirmed(staleness_ms)),
         None if snapshot.state.grant().is_none() => {
             Some("the leader has not taken up its duties yet".to_owned())
         }
@@ -84,4 +84,15 @@ pub(super) async fn ready(
     };
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(answer))
+}
+
+/// A node knows how old its state can be, but not whether it is behind, or whether nobody answers.
+fn not_confirmed(staleness_ms: Option<u64>) -> String {
+    let since = match staleness_ms {
+        Some(age_ms) => format!("for {} s", age_ms / 1_000),
+        None => "since this node started".to_owned(),
+    };
+    format!(
+        "nothing has confirmed this node's state {since}: it is catching up, or the leader or the store does not answer"
+    )
 }
