@@ -56,20 +56,20 @@ pub struct InSimulation {
 
 /// All faults in the simulation. They run with `--slow-proposals`.
 pub const IN_SIMULATION: &[InSimulation] = &[
-    InSimulation { fault: "skip-fencing", seed: 30, invariant: "renewed-leases-hold" },
-    InSimulation { fault: "skip-entry", seed: 3, invariant: "digests-agree" },
+    InSimulation { fault: "skip-fencing", seed: 16, invariant: "renewed-leases-hold" },
+    InSimulation { fault: "skip-entry", seed: 82, invariant: "digests-agree" },
     InSimulation { fault: "forget-request-id", seed: 1, invariant: "requests-take-effect-once" },
     InSimulation { fault: "expire-renewed", seed: 3, invariant: "renewed-leases-hold" },
-    InSimulation { fault: "serve-spent-grant", seed: 87, invariant: "renewed-leases-hold" },
+    InSimulation { fault: "serve-spent-grant", seed: 127, invariant: "renewed-leases-hold" },
     InSimulation { fault: "no-takeover-grace", seed: 1, invariant: "renewed-leases-hold" },
-    InSimulation { fault: "hand-over-short", seed: 1, invariant: "renewed-leases-hold" },
+    InSimulation { fault: "hand-over-short", seed: 2, invariant: "renewed-leases-hold" },
     InSimulation {
         fault: "forget-uncertainty",
-        seed: 5,
+        seed: 1,
         invariant: "refused-writes-are-not-written",
     },
     InSimulation { fault: "one-observer-decides", seed: 1, invariant: "healthy-instances-stay" },
-    InSimulation { fault: "superseded-for-good", seed: 3, invariant: "calm-leader-has-duties" },
+    InSimulation { fault: "superseded-for-good", seed: 23, invariant: "calm-leader-has-duties" },
 ];
 
 /// A fault that another defence hides in real processes, and the test that must fail.
@@ -93,7 +93,7 @@ pub const IN_TESTS: &[InTest] = &[
     InTest {
         fault: "expire-unconfirmed",
         package: "maxine-control",
-        test: "leases::engine::tests::nothing_is_expired_unless_leadership_is_confirmed",
+        test: "leases::expiry::tests::nothing_is_expired_unless_leadership_is_confirmed",
     },
 ];
 
