@@ -22,7 +22,7 @@ use super::error::{CompatError, edge_error};
 use super::{AppState, CalledBy, RequestContext};
 use maxine_admission::{NoPlace, Place, PlaceLimits, Places, Standing};
 
-/// Limits on lists that wait, are built, or are being delivered.
+/// How many lists may be in flight: waiting for their turn, being built, or being delivered.
 const PLACES: PlaceLimits = PlaceLimits { max: 512, per_address_max: 64, reserved: 128 };
 /// How long a list waits for its turn. Then the answer is 503.
 const TURN_TIMEOUT: Duration = Duration::from_secs(5);

@@ -60,7 +60,7 @@ pub(crate) enum Stream {
 }
 
 impl Stream {
-    /// The byte counters of the connection. They outlive the stream.
+    /// The byte counters of the connection. They can still be read after the stream is dropped.
     pub(crate) fn wire(&self) -> &Arc<WireState> {
         match self {
             Self::Plain(wire) => wire.state(),

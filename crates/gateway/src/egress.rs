@@ -210,8 +210,8 @@ impl EgressPolicy {
         Ok(())
     }
 
-    /// Whether a connection to this resolved address may be made. Resolves the names of Maxine's own
-    /// addresses, but only those with the same port.
+    /// Whether a connection to this resolved address may be made. To compare it with Maxine's own addresses,
+    /// it resolves the names of those that have the same port.
     pub(crate) async fn check_connection(
         &self,
         to: SocketAddr,

@@ -13,7 +13,7 @@ use crate::{AppState, CalledBy, RequestContext};
 use maxine_state::AuditAction;
 use maxine_telemetry::Telemetry;
 
-/// Runs work that may wait for the log's disk on a blocking thread.
+/// Runs `work` on a blocking thread, because it may wait for the disk of the request log.
 async fn blocking<T: Send + 'static>(
     state: &AppState,
     work: impl FnOnce(&Telemetry) -> T + Send + 'static,

@@ -150,8 +150,8 @@ pub struct Leases {
     /// The grant that an earlier engine on this node left open. Expiries that it decided may still be in
     /// flight, so nothing is acknowledged under that grant any more.
     spent: Option<Fence>,
-    /// When another grant was requested, because this node has the duties under the grant of an earlier
-    /// engine.
+    /// When this engine requested a new grant, in milliseconds. It does so when the present grant belongs to
+    /// an earlier engine on this node. `None` if it has requested none.
     asked_for_grant_ms: Option<u64>,
     /// Whether the previous leader was asked for the remaining times.
     has_asked: bool,
