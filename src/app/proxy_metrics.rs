@@ -5,7 +5,7 @@ use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, Registry,
 };
 
-use maxine_gateway::{ProxyMetrics, RequestRecord, StandingChange, StandingEvent};
+use maxine_gateway::{ProxyMetrics, RequestRecord, UpstreamChange, UpstreamEvent};
 use maxine_state::ServiceKey;
 
 /// The proxy's counters.
@@ -17,7 +17,7 @@ pub(super) struct ProxyCounters {
     retries: IntCounterVec,
     hedges: IntCounterVec,
     mirrored: IntCounterVec,
-    standing: IntCounterVec,
+    upstreams_changed: IntCounterVec,
 }
 
 const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
@@ -73,7 +73,7 @@ impl ProxyCounters {
                 "Requests copied to a mirror, by outcome: sent or dropped",
                 "outcome",
             ),
-            standing: counters(
+            upstreams_changed: counters(
                 "maxine_proxy_standing_changes_total",
                 "Changes of circuit breakers (opened, closed) and outliers (ejected, returned)",
                 "change",
@@ -109,14 +109,14 @@ impl ProxyMetrics for ProxyCounters {
         self.mirrored.with_label_values(&[if sent { "sent" } else { "left_out" }]).inc();
     }
 
-    fn standing(&self, event: &StandingEvent) {
+    fn upstream_changed(&self, event: &UpstreamEvent) {
         let change = match event.change {
-            StandingChange::BreakerOpened => "breaker_opened",
-            StandingChange::BreakerHalfOpen => "breaker_half_open",
-            StandingChange::BreakerClosed => "breaker_closed",
-            StandingChange::Ejected => "ejected",
-            StandingChange::Returned => "returned",
+            UpstreamChange::BreakerOpened => "breaker_opened",
+            UpstreamChange::BreakerHalfOpen => "breaker_half_open",
+            UpstreamChange::BreakerClosed => "breaker_closed",
+            UpstreamChange::Ejected => "ejected",
+            UpstreamChange::Returned => "returned",
         };
-        self.standing.with_label_values(&[change]).inc();
+        self.upstreams_changed.with_label_values(&[change]).inc();
     }
 }

@@ -36,7 +36,7 @@ struct Health {
     verdict: Verdict,
     #[serde(default)]
     checks: Vec<Check>,
-    proxy: Option<Standing>,
+    proxy: Option<ProxyStatus>,
     observations: Vec<Observation>,
 }
 
@@ -47,7 +47,7 @@ struct Verdict {
 }
 
 #[derive(Debug, Deserialize)]
-struct Standing {
+struct ProxyStatus {
     node: String,
     in_flight: u64,
     breaker: String,

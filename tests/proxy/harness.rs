@@ -17,7 +17,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use maxine_admission::PlaceLimits;
 use maxine_clock::Clock;
 use maxine_gateway::{
-    EgressPolicy, ForwardContext, Forwarder, ForwarderConfig, HintedStream, Interim, NoMetrics,
+    EgressPolicy, ForwardContext, Forwarder, ForwarderConfig, Interim, InterimStream, NoMetrics,
     TlsRoots, TrustedProxies,
 };
 use maxine_state::{
@@ -194,7 +194,7 @@ impl Rig {
         Abort(tokio::spawn(async move {
             loop {
                 tokio::select! {
-                    () = forwarder.alarmed() => {}
+                    () = forwarder.breaker_alarm() => {}
                     () = tokio::time::sleep(every) => {}
                 }
                 forwarder.tick();
@@ -311,7 +311,7 @@ async fn serve(listener: TcpListener, forwarder: Forwarder, options: RigOptions)
         let (forwarder, options) = (forwarder.clone(), options.clone());
         tasks.spawn(async move {
             let interim = Interim::default();
-            let stream = HintedStream::new(stream, interim.clone());
+            let stream = InterimStream::new(stream, interim.clone());
             let service = service_fn(move |request: Request<Incoming>| {
                 let (forwarder, options) = (forwarder.clone(), options.clone());
                 let interim = interim.clone();

@@ -271,7 +271,7 @@ async fn a_breaker_opens_tries_and_closes() {
     let refused = rig.get("/").await;
     assert_eq!(status_of(&refused), 503);
     assert!(refused.contains("x-maxine-error: circuit_open"), "{refused}");
-    let (_, held_back) = rig.forwarder.standing(&rig.key("a")).unwrap();
+    let (_, held_back) = rig.forwarder.upstream_status(&rig.key("a")).unwrap();
     assert_eq!(held_back, Some("its circuit breaker is open"));
     healthy.store(true, Ordering::SeqCst);
     until(|| breaker() == "half_open").await;

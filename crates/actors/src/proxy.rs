@@ -12,7 +12,7 @@ use actix::{Actor, AsyncContext, Context, Handler, Message, WrapFuture};
 use super::health_checker::HealthChecker;
 use super::supervisor::Lifeline;
 use maxine_clock::Clock;
-use maxine_gateway::{Forwarder, StandingChange, StandingEvent};
+use maxine_gateway::{Forwarder, UpstreamChange, UpstreamEvent};
 use maxine_state::InstanceKey;
 
 /// Interval between two ticks. An alarm of the forwarder causes an earlier one.
@@ -44,9 +44,9 @@ impl ProxyActor {
         Self { forwarder, health, clock, reported: BTreeMap::new(), _lifeline: lifeline }
     }
 
-    fn tell(&mut self, event: StandingEvent) {
+    fn tell(&mut self, event: UpstreamEvent) {
         let level = match event.change {
-            StandingChange::BreakerOpened | StandingChange::Ejected => tracing::Level::WARN,
+            UpstreamChange::BreakerOpened | UpstreamChange::Ejected => tracing::Level::WARN,
             _ => tracing::Level::INFO,
         };
         let (instance, change, reason) = (&event.key, event.change, event.reason.as_str());
@@ -57,14 +57,14 @@ impl ProxyActor {
         }
         let Some(health) = &self.health else { return };
         match event.change {
-            StandingChange::Ejected => {
+            UpstreamChange::Ejected => {
                 let until_ms = self.clock.monotonic_ms() + event.lasts_ms;
                 self.reported.insert(event.key.clone(), (until_ms, event.address_index));
                 // Without this report, the leader decides with the reports of other nodes.
                 let _lost =
                     health.held_by_proxy(event.key, event.address_index, Some(event.reason));
             }
-            StandingChange::Returned => {
+            UpstreamChange::Returned => {
                 if let Some((until_ms, _)) = self.reported.get_mut(&event.key) {
                     *until_ms = 0;
                 }
@@ -94,7 +94,7 @@ impl Actor for ProxyActor {
             async move {
                 loop {
                     tokio::select! {
-                        () = forwarder.alarmed() => {}
+                        () = forwarder.breaker_alarm() => {}
                         () = tokio::time::sleep(TICK) => {}
                     }
                     if addr.send(Tick).await.is_err() {

@@ -23,7 +23,7 @@ pub struct PlaceLimits {
 
 /// Who takes a place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
+pub enum CallerClass {
     /// A caller without a credential. The limit for its address applies, and the reserve is not available.
     Stranger,
     /// A caller with a credential. The reserve is available.
@@ -66,7 +66,7 @@ pub struct Places {
 pub struct Place {
     places: Arc<Places>,
     /// Who uses it; `None` for a place that is kept for the next user.
-    user: Option<(IpAddr, Standing)>,
+    user: Option<(IpAddr, CallerClass)>,
     count: usize,
 }
 
@@ -125,10 +125,10 @@ impl Places {
     pub fn take(
         self: &Arc<Self>,
         address: IpAddr,
-        standing: Standing,
+        caller_class: CallerClass,
         count: usize,
     ) -> Result<Place, NoPlace> {
-        let user = (network_of(address), standing);
+        let user = (network_of(address), caller_class);
         self.add(&mut self.taken.lock(), user, count, count)?;
         Ok(Place { places: Arc::clone(self), user: Some(user), count })
     }
@@ -137,12 +137,12 @@ impl Places {
     fn add(
         &self,
         taken: &mut Taken,
-        (address, standing): (IpAddr, Standing),
+        (address, caller_class): (IpAddr, CallerClass),
         count: usize,
         new: usize,
     ) -> Result<(), NoPlace> {
         let PlaceLimits { max, per_address_max, reserved } = self.limits;
-        let max = if standing == Standing::Stranger { max - reserved.min(max) } else { max };
+        let max = if caller_class == CallerClass::Stranger { max - reserved.min(max) } else { max };
         if taken.all.saturating_add(new) > max {
             return Err(NoPlace::Node);
         }
@@ -153,7 +153,7 @@ impl Places {
         let of_others = (taken.all - taken.unused).saturating_sub(of_address);
         let share = max.saturating_sub(of_others).saturating_mul(self.share_percent).div_ceil(100);
         let allowed = per_address_max.min(share);
-        if standing != Standing::Trusted && of_address.saturating_add(count) > allowed {
+        if caller_class != CallerClass::Trusted && of_address.saturating_add(count) > allowed {
             return Err(NoPlace::Address);
         }
         *taken.by_address.entry(address).or_insert(0) += count;
@@ -192,9 +192,9 @@ impl Place {
     }
 
     /// Gives a place that nobody uses to a user. After an error nobody uses it.
-    pub fn set_user(&mut self, address: IpAddr, standing: Standing) -> Result<(), NoPlace> {
+    pub fn set_user(&mut self, address: IpAddr, caller_class: CallerClass) -> Result<(), NoPlace> {
         self.set_unused();
-        let user = (network_of(address), standing);
+        let user = (network_of(address), caller_class);
         let mut taken = self.places.taken.lock();
         self.places.add(&mut taken, user, self.count, 0)?;
         taken.unused -= self.count;
@@ -248,23 +248,24 @@ mod tests {
     #[test]
     fn no_address_gets_all_and_a_share_is_kept_for_the_known() {
         let places = Places::new(PlaceLimits { max: 10, per_address_max: 5, reserved: 2 });
-        let take = |address: &str, standing, count| places.take(ip(address), standing, count);
-        let a = take("10.0.0.1", Standing::Stranger, 5).unwrap();
-        assert_eq!(take("10.0.0.1", Standing::Stranger, 1).unwrap_err(), NoPlace::Address);
-        assert_eq!(take("::ffff:10.0.0.1", Standing::Known, 1).unwrap_err(), NoPlace::Address);
-        let _b = take("10.0.0.2", Standing::Stranger, 3).unwrap();
-        assert_eq!(take("10.0.0.3", Standing::Stranger, 1).unwrap_err(), NoPlace::Node);
-        let _c = take("10.0.0.3", Standing::Known, 1).unwrap();
-        let _d = take("10.0.0.1", Standing::Trusted, 1).unwrap();
-        assert_eq!(take("10.0.0.4", Standing::Trusted, 1).unwrap_err(), NoPlace::Node);
+        let take =
+            |address: &str, caller_class, count| places.take(ip(address), caller_class, count);
+        let a = take("10.0.0.1", CallerClass::Stranger, 5).unwrap();
+        assert_eq!(take("10.0.0.1", CallerClass::Stranger, 1).unwrap_err(), NoPlace::Address);
+        assert_eq!(take("::ffff:10.0.0.1", CallerClass::Known, 1).unwrap_err(), NoPlace::Address);
+        let _b = take("10.0.0.2", CallerClass::Stranger, 3).unwrap();
+        assert_eq!(take("10.0.0.3", CallerClass::Stranger, 1).unwrap_err(), NoPlace::Node);
+        let _c = take("10.0.0.3", CallerClass::Known, 1).unwrap();
+        let _d = take("10.0.0.1", CallerClass::Trusted, 1).unwrap();
+        assert_eq!(take("10.0.0.4", CallerClass::Trusted, 1).unwrap_err(), NoPlace::Node);
         drop(a);
         assert_eq!(places.taken(), 5);
-        let mut grows = take("10.0.0.1", Standing::Stranger, 1).unwrap();
+        let mut grows = take("10.0.0.1", CallerClass::Stranger, 1).unwrap();
         grows.grow(2).unwrap();
         assert_eq!(grows.grow(9).unwrap_err(), NoPlace::Node);
         drop(grows);
         assert_eq!(places.taken(), 5, "what could not be had is not given back");
-        let mut resized = take("10.0.0.1", Standing::Stranger, 3).unwrap();
+        let mut resized = take("10.0.0.1", CallerClass::Stranger, 3).unwrap();
         resized.resize(1).unwrap();
         assert_eq!(places.taken(), 6);
         assert_eq!(resized.resize(9).unwrap_err(), NoPlace::Node);
@@ -280,21 +281,21 @@ mod tests {
     fn each_address_takes_a_share_of_what_the_others_leave() {
         let limits = PlaceLimits { max: 384, per_address_max: 384, reserved: 48 };
         let places = Places::shared(limits, 25);
-        let take_all = |last: u8, standing| -> Vec<Place> {
+        let take_all = |last: u8, caller_class| -> Vec<Place> {
             let address = IpAddr::from([10, 0, 0, last]);
-            std::iter::from_fn(|| places.take(address, standing, 1).ok()).collect()
+            std::iter::from_fn(|| places.take(address, caller_class, 1).ok()).collect()
         };
-        let mut held: Vec<_> = (1..=8).map(|last| take_all(last, Standing::Stranger)).collect();
+        let mut held: Vec<_> = (1..=8).map(|last| take_all(last, CallerClass::Stranger)).collect();
         let lens: Vec<usize> = held.iter().map(Vec::len).collect();
         assert_eq!(lens, [84, 63, 48, 36, 27, 20, 15, 11]);
-        assert_eq!(take_all(9, Standing::Stranger).len(), 8, "the next address still gets some");
-        held.extend((9..=60).map(|last| take_all(last, Standing::Stranger)));
+        assert_eq!(take_all(9, CallerClass::Stranger).len(), 8, "the next address still gets some");
+        held.extend((9..=60).map(|last| take_all(last, CallerClass::Stranger)));
         assert_eq!(places.taken(), 336, "strangers have all that they may");
-        assert_eq!(take_all(61, Standing::Known).len(), 12, "a quarter of the kept share");
+        assert_eq!(take_all(61, CallerClass::Known).len(), 12, "a quarter of the kept share");
         // A place without a user counts for no address.
         held.iter_mut().flatten().for_each(Place::set_unused);
         assert_eq!((places.taken(), places.unused()), (336, 336));
-        let reused = |place: &mut Place| place.set_user(ip("10.0.0.62"), Standing::Stranger);
+        let reused = |place: &mut Place| place.set_user(ip("10.0.0.62"), CallerClass::Stranger);
         let reused = held.iter_mut().flatten().map(reused).filter(Result::is_ok).count();
         assert_eq!((reused, places.unused()), (84, 252));
         drop(held);
@@ -308,21 +309,21 @@ mod tests {
         let places = Places::fair(limits);
         let mut held = Vec::new();
         for last in 1..=4 {
-            let mut place = places.take([10, 0, 0, last].into(), Standing::Stranger, 0).unwrap();
+            let mut place = places.take([10, 0, 0, last].into(), CallerClass::Stranger, 0).unwrap();
             while place.grow(1).is_ok() {}
             held.push(place);
         }
         let lens: Vec<usize> = held.iter().map(|place| place.count).collect();
         assert_eq!(lens, [12_000, 3_795, 1_177, 365]);
-        let next = places.take(ip("10.0.0.5"), Standing::Stranger, 100);
+        let next = places.take(ip("10.0.0.5"), CallerClass::Stranger, 100);
         assert!(next.is_ok(), "four addresses have not taken all");
     }
 
     #[test]
     fn ipv6_counts_by_the_network_that_one_subscriber_has() {
         let places = Places::new(PlaceLimits { max: 10, per_address_max: 1, reserved: 0 });
-        let _one = places.take(ip("2001:db8::1"), Standing::Stranger, 1).unwrap();
-        places.take(ip("2001:db8::2"), Standing::Stranger, 1).unwrap_err();
-        let _other = places.take(ip("2001:db8:0:1::1"), Standing::Stranger, 1).unwrap();
+        let _one = places.take(ip("2001:db8::1"), CallerClass::Stranger, 1).unwrap();
+        places.take(ip("2001:db8::2"), CallerClass::Stranger, 1).unwrap_err();
+        let _other = places.take(ip("2001:db8:0:1::1"), CallerClass::Stranger, 1).unwrap();
     }
 }

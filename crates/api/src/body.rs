@@ -9,7 +9,7 @@ use bytes::BytesMut;
 use http_body_util::BodyExt;
 
 use super::{AppState, Caller, RequestContext};
-use maxine_admission::{NoPlace, Places, Standing};
+use maxine_admission::{CallerClass, NoPlace, Places};
 
 /// Why a body was not read.
 #[derive(Debug)]
@@ -62,9 +62,9 @@ async fn read_whole(
             empty => {
                 let client = extensions.get::<RequestContext>().map(|context| context.client.ip);
                 let known = extensions.get::<Caller>().is_some_and(|who| who.role.is_some());
-                let standing = if known { Standing::Known } else { Standing::Stranger };
+                let caller_class = if known { CallerClass::Known } else { CallerClass::Stranger };
                 let client = client.unwrap_or([0, 0, 0, 0].into());
-                empty.insert(places.take(client, standing, 0).map_err(BodyError::NoRoom)?)
+                empty.insert(places.take(client, caller_class, 0).map_err(BodyError::NoRoom)?)
             }
         };
         place.grow(data.len()).map_err(BodyError::NoRoom)?;

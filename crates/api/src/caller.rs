@@ -11,7 +11,7 @@ use maxine_gateway::ClientAddr;
 use maxine_state::Actor;
 use maxine_telemetry::TraceName;
 
-pub use maxine_identity::{Caller, Via};
+pub use maxine_identity::{AuthMethod, Caller};
 
 /// The caller, for a handler. It has no user if the edge has not set one.
 pub(crate) struct CalledBy(pub(crate) Caller);

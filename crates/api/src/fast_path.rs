@@ -95,7 +95,7 @@ enum Turn {
 impl FastPath {
     /// For a node with open discovery whose answers have the usual fields; `None` for other nodes.
     pub(super) fn new(state: AppState, edge: Arc<Shared>) -> Option<Self> {
-        let is_usual = edge.leaves_discovery_alone() && !FIELDS.contains(edge.trace_header());
+        let is_usual = edge.allows_fast_path() && !FIELDS.contains(edge.trace_header());
         is_usual.then_some(Self { state, edge })
     }
 

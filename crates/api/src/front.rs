@@ -18,7 +18,7 @@ use tower::Service;
 use super::middleware::{EdgeLayer, Shared};
 use maxine_admission::Places;
 use maxine_clock::Clock;
-use maxine_gateway::{self, Interim, InterimTurn};
+use maxine_gateway::{self, Interim, InterimPermit};
 use maxine_identity::CookieUse;
 
 use super::compat::{Forwarding, LookUp};
@@ -55,7 +55,7 @@ impl Front {
     }
 
     /// Whether a request has a credential that is valid here.
-    pub(super) fn knows_caller<B>(&self, request: &http::Request<B>) -> bool {
+    pub(super) fn has_valid_credential<B>(&self, request: &http::Request<B>) -> bool {
         self.state.security().identify(CookieUse::Reads, request.headers()).is_ok()
     }
 
@@ -64,9 +64,9 @@ impl Front {
         self.state.bodies()
     }
 
-    /// Answers a look-up, which needs nothing but the view. `None` for all else, and for a request whose body is still
-    /// arriving: a refusal of that has to end the connection.
-    pub(super) fn at_once<B: HttpBody>(
+    /// Answers a look-up, which needs only the view and never waits. `None` for other requests, and for a request whose
+    /// body is still arriving, because its refusal must end the connection.
+    pub(super) fn try_look_up<B: HttpBody>(
         &self,
         peer: SocketAddr,
         request: &http::Request<B>,
@@ -111,7 +111,7 @@ impl Front {
         let mut record = self.edge.open(request, peer.ip());
         let response = match self.edge.admit(request, Some(DISCOVER), &record.context) {
             Ok(caller) => {
-                self.edge.follow(&mut record, &caller, request);
+                self.edge.track_break_glass(&mut record, &caller, request);
                 let answer = AssertUnwindSafe(|| {
                     compat::answer_look_up(&self.state, look_up, request, &record.context)
                 });
@@ -138,14 +138,14 @@ impl Front {
         let mut record = self.edge.open(&request, peer.ip());
         let response = match self.edge.admit(&request, Some(forwarding.route), &record.context) {
             Ok(caller) => {
-                self.edge.follow(&mut record, &caller, &request);
+                self.edge.track_break_glass(&mut record, &caller, &request);
                 if caller.role.is_some() {
                     request.extensions_mut().insert(caller);
                 }
                 // HTTP/2 sends interim answers in another way, which the library does not support either.
                 let turn = (request.version() == Version::HTTP_11)
-                    .then(|| interim.begin(compat::keep_own));
-                let sink = turn.as_ref().map(InterimTurn::sink);
+                    .then(|| interim.begin(compat::strip_reserved_fields));
+                let sink = turn.as_ref().map(InterimPermit::sink);
                 let answer =
                     compat::forward(&self.state, forwarding, &record.context, request, sink);
                 match AssertUnwindSafe(answer).catch_unwind().await {

@@ -23,7 +23,7 @@ const DRAINED_LEN_MAX: usize = 16 * 1_024 * 1_024;
 
 /// A connection that lingers when it is shut down.
 #[derive(Debug)]
-pub(super) struct Lingering<T> {
+pub(super) struct LingeringStream<T> {
     io: T,
     is_tunnel: TunnelMark,
     ending: Option<Ending>,
@@ -46,13 +46,13 @@ struct Ending {
     drained_len: usize,
 }
 
-impl<T> Lingering<T> {
+impl<T> LingeringStream<T> {
     pub(super) fn new(io: T, is_tunnel: TunnelMark) -> Self {
         Self { io, is_tunnel, ending: None }
     }
 }
 
-impl<T: AsyncRead + Unpin> AsyncRead for Lingering<T> {
+impl<T: AsyncRead + Unpin> AsyncRead for LingeringStream<T> {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -62,7 +62,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Lingering<T> {
     }
 }
 
-impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Lingering<T> {
+impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for LingeringStream<T> {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -132,7 +132,7 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let server = tokio::spawn(async move {
             let (stream, _) = listener.accept().await.unwrap();
-            let mut stream = Lingering::new(stream, TunnelMark::default());
+            let mut stream = LingeringStream::new(stream, TunnelMark::default());
             stream.write_all(b"no").await.unwrap();
             stream.shutdown().await.unwrap();
         });
@@ -148,16 +148,14 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_client_that_never_ends_is_waited_for_no_longer_than_that() {
         let (near, mut far) = tokio::io::duplex(64);
-        let ended =
-            tokio::spawn(
-                async move { Lingering::new(near, TunnelMark::default()).shutdown().await },
-            );
+        let ended = tokio::spawn(async move {
+            LingeringStream::new(near, TunnelMark::default()).shutdown().await
+        });
         tokio::time::timeout(2 * QUIET, ended).await.unwrap().unwrap().unwrap();
         let (near, mut busy) = tokio::io::duplex(64);
-        let ended =
-            tokio::spawn(
-                async move { Lingering::new(near, TunnelMark::default()).shutdown().await },
-            );
+        let ended = tokio::spawn(async move {
+            LingeringStream::new(near, TunnelMark::default()).shutdown().await
+        });
         let sends = tokio::spawn(async move { while busy.write_all(b"more").await.is_ok() {} });
         tokio::time::timeout(2 * BUSY, ended).await.unwrap().unwrap().unwrap();
         sends.await.unwrap();

@@ -20,7 +20,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::error::{CompatError, edge_error};
 use super::{AppState, CalledBy, RequestContext};
-use maxine_admission::{NoPlace, Place, PlaceLimits, Places, Standing};
+use maxine_admission::{CallerClass, NoPlace, Place, PlaceLimits, Places};
 
 /// How many lists may be in flight: waiting for their turn, being built, or being delivered.
 const PLACES: PlaceLimits = PlaceLimits { max: 512, per_address_max: 64, reserved: 128 };
@@ -84,8 +84,8 @@ impl Lists {
 
     /// Waits until a list may be built. Dropping the future gives up the place.
     async fn begin(&self, address: IpAddr, is_known: bool) -> Result<Listing, NotListed> {
-        let standing = if is_known { Standing::Known } else { Standing::Stranger };
-        let place = self.places.take(address, standing, 1).map_err(|why| match why {
+        let caller_class = if is_known { CallerClass::Known } else { CallerClass::Stranger };
+        let place = self.places.take(address, caller_class, 1).map_err(|why| match why {
             NoPlace::Node => NotListed::Node,
             NoPlace::Address => NotListed::Address,
         })?;

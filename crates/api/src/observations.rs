@@ -5,9 +5,9 @@ use maxine_control::health::{ObserverReport, ProbeStatus};
 use maxine_gateway::UpstreamStatus;
 use maxine_state::InstanceKey;
 
-/// An instance as one node's proxy sees it.
+/// The status of an instance at one node's proxy.
 #[derive(Clone, Debug, serde::Serialize, utoipa::ToSchema)]
-pub(super) struct Standing {
+pub(super) struct ProxyStatus {
     /// The node.
     pub(super) node: String,
     /// Why this node's proxy sends it no requests although it is registered and healthy; null if it
@@ -37,10 +37,10 @@ pub(super) struct ProbeObservation {
 }
 
 /// The status of an instance at this node's proxy; `None` if it was never called from here.
-pub(super) fn standing(state: &AppState, key: &InstanceKey) -> Option<Standing> {
-    let (status, held_back) = state.forwarder().standing(key)?;
+pub(super) fn proxy_status(state: &AppState, key: &InstanceKey) -> Option<ProxyStatus> {
+    let (status, held_back) = state.forwarder().upstream_status(key)?;
     let node = state.settings().instance_id.clone();
-    Some(Standing { node, held_back: held_back.map(str::to_owned), status })
+    Some(ProxyStatus { node, held_back: held_back.map(str::to_owned), status })
 }
 
 /// The latest probes of an instance by this node, newest first.

@@ -27,8 +27,8 @@ use utoipa_swagger_ui::Config;
 
 use super::access::{Access, AccessTable, Decision};
 use super::caller::TIMEOUT_NAME;
-use super::pacing::SharedBytes;
 use super::problem::{PROBLEM_JSON, Problem, ProblemKind};
+use super::send_monitor::SharedBytes;
 use super::{AppState, hosts};
 use maxine_identity::SESSION_COOKIE;
 

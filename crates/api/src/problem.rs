@@ -325,7 +325,7 @@ impl Serialize for Problem {
             title: self.title,
             status: self.kind.status().as_u16(),
             detail: &self.detail,
-            action: self.told_action(),
+            action: self.action_text(),
             outcome: self.kind.outcome(),
             retry: self.retry,
             field: self.field.as_deref(),
@@ -366,7 +366,7 @@ impl Problem {
     }
 
     /// What the client can do. It does not mention a header that the answer does not have.
-    fn told_action(&self) -> &'static str {
+    fn action_text(&self) -> &'static str {
         let kinds_own = std::ptr::eq(self.action, self.kind.action());
         match self.kind {
             ProblemKind::Unavailable if kinds_own && self.retry_after_s.is_none() => {

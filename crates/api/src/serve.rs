@@ -32,16 +32,16 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::Front;
+use super::body_tracker::BodyTracker;
 use super::error::CompatError;
 use super::lazy_timer::LazyTimer;
-use super::linger::{Lingering, TunnelMark};
+use super::linger::{LingeringStream, TunnelMark};
 use super::middleware::leave_out_body;
-use super::newcomers::{Newcomer, Newcomers};
-use super::pacing::{Pace, Reader, Unsent};
-use super::unread::Unread;
+use super::provisional::{ProvisionalConnection, ProvisionalConnections};
+use super::send_monitor::{Reader, SendMonitor, UnsentBytes};
 use super::well_formed::{self, Bounds};
-use maxine_admission::{NoPlace, Place, PlaceLimits, Places, Standing};
-use maxine_gateway::{HintedStream, Interim, TrustedProxies};
+use maxine_admission::{CallerClass, NoPlace, Place, PlaceLimits, Places};
+use maxine_gateway::{Interim, InterimStream, TrustedProxies};
 use maxine_telemetry::Metrics;
 
 /// The answer to a connection above a limit.
@@ -131,10 +131,10 @@ pub async fn serve(
         per_address_max: limits.connections_per_address_max,
         reserved: limits.connections_max / RESERVED_ONE_IN,
     });
-    let newcomers_max = limits.connections_max / RESERVED_ONE_IN / 4 * 3;
-    let newcomers = Newcomers::new(Arc::clone(&connections), newcomers_max);
+    let provisional_max = limits.connections_max / RESERVED_ONE_IN / 4 * 3;
+    let provisional = ProvisionalConnections::new(Arc::clone(&connections), provisional_max);
     let refusals = Arc::new(Semaphore::new(REFUSALS_MAX));
-    let unsent = Unsent::default();
+    let unsent = UnsentBytes::default();
     let tasks = TaskTracker::new();
     loop {
         let accepted = tokio::select! {
@@ -149,21 +149,21 @@ pub async fn serve(
                 continue;
             }
         };
-        let standing = match peer.ip().to_canonical() {
-            ip if ip.is_loopback() && limits.trusted_proxies.is_empty() => Standing::Known,
-            ip if limits.trusted_proxies.contains(ip) => Standing::Trusted,
-            _ => Standing::Stranger,
+        let caller_class = match peer.ip().to_canonical() {
+            ip if ip.is_loopback() && limits.trusted_proxies.is_empty() => CallerClass::Known,
+            ip if limits.trusted_proxies.contains(ip) => CallerClass::Trusted,
+            _ => CallerClass::Stranger,
         };
-        let place = connections.take(peer.ip(), standing, 1).map(|place| (Some(place), None));
+        let place = connections.take(peer.ip(), caller_class, 1).map(|place| (Some(place), None));
         let place = place.or_else(|why| {
             // Only the share for callers with a credential is left.
-            let is_full = why == NoPlace::Node && standing == Standing::Stranger;
+            let is_full = why == NoPlace::Node && caller_class == CallerClass::Stranger;
             if !is_full {
                 return Err(why);
             }
-            Ok((None, Some(Proof::new(newcomers.enter(peer.ip())?))))
+            Ok((None, Some(CredentialCheck::new(provisional.enter(peer.ip())?))))
         });
-        let (place, proof) = match place {
+        let (place, credential_check) = match place {
             Ok(taken) => taken,
             Err(why) => {
                 metrics.connections_refused.inc();
@@ -176,18 +176,18 @@ pub async fn serve(
                 continue;
             }
         };
-        prepare(&stream, &limits);
+        set_socket_options(&stream, &limits);
         let watcher = graceful.watcher();
         let (builder, front) = (Arc::clone(&builder), Arc::clone(&front));
         let (limits, metrics) = (limits.clone(), metrics.clone());
-        let pace = Pace::new(front.clock().clone(), unsent.clone());
+        let monitor = SendMonitor::new(front.clock().clone(), unsent.clone());
         let (stop, refusals) = (stop.clone(), Arc::clone(&refusals));
         tasks.spawn(async move {
             let idle = Duration::from_millis(limits.header_timeout_ms);
-            if let Some(silent) = &proof
-                && !silent.sends_something(&stream, idle).await
+            if let Some(silent) = &credential_check
+                && !silent.wait_for_first_byte(&stream, idle).await
             {
-                drop(proof);
+                drop(credential_check);
                 metrics.connections_refused.inc();
                 if let Ok(_permit) = refusals.try_acquire() {
                     refuse(stream, NoPlace::Node).await;
@@ -195,7 +195,7 @@ pub async fn serve(
                 return;
             }
             metrics.connections.inc();
-            let read = match front.fast_path().filter(|_| proof.is_none()) {
+            let read = match front.fast_path().filter(|_| credential_check.is_none()) {
                 None => Some(Bytes::new()),
                 Some(way) => way.serve(&mut stream, peer.ip(), idle, &stop).await,
             };
@@ -205,18 +205,24 @@ pub async fn serve(
             let began = Arc::new(AtomicBool::new(false));
             let interim = Interim::default();
             let mark = TunnelMark::default();
-            let stream = Lingering::new(stream, mark.clone());
-            let stream = HintedStream::new(stream, interim.clone()).after(read);
-            let watched = Watched {
-                pace: pace.clone(),
+            let stream = LingeringStream::new(stream, mark.clone());
+            let stream = InterimStream::new(stream, interim.clone()).with_prefix(read);
+            let connection_state = ConnectionState {
+                monitor: monitor.clone(),
                 mark,
                 began: Arc::clone(&began),
-                peer: Reader { address: peer.ip(), standing },
+                peer: Reader { address: peer.ip(), caller_class },
                 proxies: limits.trusted_proxies.clone(),
             };
             let bounds = Bounds::of(&limits);
-            let to_answer = ToAnswer { front, peer, standing, bounds, proof: proof.clone() };
-            let service = per_request(to_answer, interim, watched);
+            let context = ConnectionContext {
+                front,
+                peer,
+                caller_class,
+                bounds,
+                credential_check: credential_check.clone(),
+            };
+            let service = request_service(context, interim, connection_state);
             let mut builder = (*builder).clone();
             builder.http1().timer(LazyTimer::default());
             let connection =
@@ -224,7 +230,7 @@ pub async fn serve(
             let connection = watcher.watch(connection);
             tokio::pin!(connection);
             // While the version of the protocol is being determined, hyper has no timer running.
-            let first = tokio::time::sleep(match &proof {
+            let first = tokio::time::sleep(match &credential_check {
                 Some(_) => idle.min(REFUSAL_TIMEOUT),
                 None => idle,
             });
@@ -239,15 +245,15 @@ pub async fn serve(
             };
             let ended = tokio::select! {
                 ended = served => ended,
-                () = pace.stalled(patience) => {
+                () = monitor.stalled(patience) => {
                     metrics.connections_stalled.inc();
                     Ok(())
                 }
-                () = Proof::displaced(proof.as_ref()) => {
+                () = CredentialCheck::displaced(credential_check.as_ref()) => {
                     metrics.connections_refused.inc();
                     Ok(())
                 }
-                () = Proof::refused(proof.as_ref()) => {
+                () = CredentialCheck::refused(credential_check.as_ref()) => {
                     metrics.connections_refused.inc();
                     Ok(())
                 }
@@ -273,7 +279,7 @@ pub async fn serve(
 
 /// Answers a connection above a limit, and closes it so that the answer arrives.
 async fn refuse(stream: TcpStream, why: NoPlace) {
-    let mut stream = Lingering::new(stream, TunnelMark::default());
+    let mut stream = LingeringStream::new(stream, TunnelMark::default());
     let answer = async {
         stream.write_all(refusal(why).as_bytes()).await?;
         stream.shutdown().await
@@ -284,8 +290,8 @@ async fn refuse(stream: TcpStream, why: NoPlace) {
 
 /// What is known about a connection while its requests are answered.
 #[derive(Clone)]
-struct Watched {
-    pace: Pace,
+struct ConnectionState {
+    monitor: SendMonitor,
     mark: TunnelMark,
     /// Whether a request has arrived.
     began: Arc<AtomicBool>,
@@ -294,19 +300,19 @@ struct Watched {
     proxies: TrustedProxies,
 }
 
-impl Watched {
+impl ConnectionState {
     /// The client of an answer: the peer, or the client that a trusted proxy names.
     fn reader(&self, headers: &HeaderMap) -> Reader {
-        if self.peer.standing != Standing::Trusted {
+        if self.peer.caller_class != CallerClass::Trusted {
             return self.peer;
         }
         let address = self.proxies.resolve(self.peer.address, headers).ip;
         let is_proxy = self.proxies.contains(address);
-        let standing = if is_proxy { Standing::Trusted } else { Standing::Stranger };
-        Reader { address, standing }
+        let caller_class = if is_proxy { CallerClass::Trusted } else { CallerClass::Stranger };
+        Reader { address, caller_class }
     }
 
-    fn answered(
+    fn watch_answer(
         &self,
         version: Version,
         reader: Reader,
@@ -315,33 +321,37 @@ impl Watched {
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             self.mark.set();
         }
-        self.pace.watch(version, reader, response)
+        self.monitor.watch(version, reader, response)
     }
 }
 
 /// Whether the requests of a connection above the limit have a credential.
 #[derive(Clone)]
-struct Proof(Arc<Proving>);
+struct CredentialCheck(Arc<CredentialCheckState>);
 
-struct Proving {
-    newcomer: Newcomer,
+struct CredentialCheckState {
+    connection: ProvisionalConnection,
     /// The place of the connection, once its first request has a credential.
     place: Mutex<Option<Place>>,
     /// Notified when a request has none.
     refused: Notify,
 }
 
-impl Proof {
-    fn new(newcomer: Newcomer) -> Self {
-        Self(Arc::new(Proving { newcomer, place: Mutex::default(), refused: Notify::new() }))
+impl CredentialCheck {
+    fn new(connection: ProvisionalConnection) -> Self {
+        Self(Arc::new(CredentialCheckState {
+            connection,
+            place: Mutex::default(),
+            refused: Notify::new(),
+        }))
     }
 
     /// The answer to a request without a credential. The connection ends after it.
-    fn check<B>(&self, front: &Front, request: &Request<B>) -> Option<Response<Body>> {
-        if front.knows_caller(request) {
+    fn refusal<B>(&self, front: &Front, request: &Request<B>) -> Option<Response<Body>> {
+        if front.has_valid_credential(request) {
             let mut place = self.0.place.lock();
             if place.is_none() {
-                *place = self.0.newcomer.settle();
+                *place = self.0.connection.settle();
             }
             return None;
         }
@@ -354,44 +364,44 @@ impl Proof {
     }
 
     /// Waits for the first byte; `false` where another connection got the place first, or none came in time.
-    async fn sends_something(&self, stream: &TcpStream, idle: Duration) -> bool {
+    async fn wait_for_first_byte(&self, stream: &TcpStream, idle: Duration) -> bool {
         tokio::select! {
             readable = stream.readable() => readable.is_ok(),
-            () = self.0.newcomer.displaced() => false,
+            () = self.0.connection.displaced() => false,
             () = tokio::time::sleep(idle.min(REFUSAL_TIMEOUT)) => false,
         }
     }
 
     /// Returns when another connection has taken the place of this one, which has not shown a credential yet.
-    async fn displaced(proof: Option<&Self>) {
-        match proof {
-            Some(proof) => proof.0.newcomer.displaced().await,
+    async fn displaced(credential_check: Option<&Self>) {
+        match credential_check {
+            Some(credential_check) => credential_check.0.connection.displaced().await,
             None => std::future::pending().await,
         }
     }
 
     /// Returns some time after a request was refused, when its answer must have arrived.
-    async fn refused(proof: Option<&Self>) {
-        let Some(proof) = proof else { return std::future::pending().await };
-        proof.0.refused.notified().await;
+    async fn refused(credential_check: Option<&Self>) {
+        let Some(credential_check) = credential_check else { return std::future::pending().await };
+        credential_check.0.refused.notified().await;
         tokio::time::sleep(REFUSAL_TIMEOUT).await;
     }
 }
 
 /// What is needed to answer the requests of one connection.
-struct ToAnswer {
+struct ConnectionContext {
     front: Arc<Front>,
     peer: SocketAddr,
-    standing: Standing,
+    caller_class: CallerClass,
     bounds: Bounds,
-    proof: Option<Proof>,
+    credential_check: Option<CredentialCheck>,
 }
 
-impl ToAnswer {
+impl ConnectionContext {
     /// Why a request is refused before it is handled.
     fn refusal<B>(&self, request: &Request<B>) -> Option<Response<Body>> {
         let refusal = well_formed::refusal(request, self.bounds);
-        refusal.or_else(|| self.proof.as_ref()?.check(&self.front, request))
+        refusal.or_else(|| self.credential_check.as_ref()?.refusal(&self.front, request))
     }
 
     /// Counts a request while it is answered: its head and, while its body has not ended, its state. Over
@@ -412,9 +422,9 @@ impl ToAnswer {
         let len = fields_len + target_len + open_len;
         let ip = self.peer.ip();
         // Strangers never get all places. A credential is only checked once their share is taken.
-        let taken = bodies.take(ip, self.standing, len).or_else(|why| {
-            let is_known = why == NoPlace::Node && self.front.knows_caller(request);
-            if is_known { bodies.take(ip, Standing::Known, len) } else { Err(why) }
+        let taken = bodies.take(ip, self.caller_class, len).or_else(|why| {
+            let is_known = why == NoPlace::Node && self.front.has_valid_credential(request);
+            if is_known { bodies.take(ip, CallerClass::Known, len) } else { Err(why) }
         });
         taken.map(Some).map_err(|why| {
             let text = format!("too many requests are being answered: {why}");
@@ -424,10 +434,10 @@ impl ToAnswer {
     }
 }
 
-fn per_request(
-    to_answer: ToAnswer,
+fn request_service(
+    context: ConnectionContext,
     interim: Interim,
-    watched: Watched,
+    connection_state: ConnectionState,
 ) -> impl hyper::service::Service<
     Request<Incoming>,
     Response = axum::response::Response,
@@ -435,36 +445,39 @@ fn per_request(
     Future = impl Future<Output = Result<axum::response::Response, std::convert::Infallible>> + Send,
 > + Send {
     service_fn(move |request: Request<Incoming>| {
-        watched.began.store(true, Ordering::Relaxed);
-        let (version, reader) = (request.version(), watched.reader(request.headers()));
+        connection_state.began.store(true, Ordering::Relaxed);
+        let (version, reader) = (request.version(), connection_state.reader(request.headers()));
         let is_head = request.method() == Method::HEAD;
         // A refusal is an answer, too, which its client may leave untaken.
         let refuse = |mut refusal: Response<Body>| {
             if is_head {
                 leave_out_body(&mut refusal);
             }
-            Either::Left(std::future::ready(Ok(watched.answered(version, reader, refusal))))
+            Either::Left(std::future::ready(Ok(
+                connection_state.watch_answer(version, reader, refusal)
+            )))
         };
-        if let Some(refusal) = to_answer.refusal(&request) {
+        if let Some(refusal) = context.refusal(&request) {
             return refuse(refusal);
         }
-        let head = match to_answer.count_request(&request) {
+        let head = match context.count_request(&request) {
             Ok(head) => head,
             Err(refusal) => return refuse(*refusal),
         };
-        let ToAnswer { front, peer, .. } = &to_answer;
+        let ConnectionContext { front, peer, .. } = &context;
         let peer = *peer;
-        if let Some(response) = front.at_once(peer, &request) {
-            let response = watched.answered(version, reader, response);
+        if let Some(response) = front.try_look_up(peer, &request) {
+            let response = connection_state.watch_answer(version, reader, response);
             return Either::Left(std::future::ready(Ok(response)));
         }
-        let (front, interim, watched) = (Arc::clone(front), interim.clone(), watched.clone());
-        let (unread, request) = Unread::follow(request);
+        let (front, interim, connection_state) =
+            (Arc::clone(front), interim.clone(), connection_state.clone());
+        let (body_tracker, request) = BodyTracker::track(request);
         Either::Right(async move {
             let mut response = front.answer(peer, &interim, request.map(Body::new)).await;
             drop(head);
-            unread.close(&mut response);
-            Ok(watched.answered(version, reader, response))
+            body_tracker.close_if_unread(&mut response);
+            Ok(connection_state.watch_answer(version, reader, response))
         })
     })
 }
@@ -490,7 +503,7 @@ fn builder(limits: &ServeLimits) -> Builder<TokioExecutor> {
 }
 
 /// Sets the options of a socket. Options that the operating system does not support are skipped.
-fn prepare(stream: &TcpStream, limits: &ServeLimits) {
+fn set_socket_options(stream: &TcpStream, limits: &ServeLimits) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "TCP_NODELAY could not be set");
     }

@@ -247,7 +247,7 @@ impl AppState {
 
     /// Why this node's state must not be served as the cluster's; `None` if it may be served.
     #[must_use]
-    pub fn why_not_served(&self) -> Option<String> {
+    pub fn not_serving_reason(&self) -> Option<String> {
         let no_state = || {
             let has_state = self.view().with_snapshot(Snapshot::has_state);
             (!has_state).then(|| NO_STATE.to_owned())

@@ -11,8 +11,8 @@ use axum::routing::get;
 use rust_embed::RustEmbed;
 
 use super::error::{CompatError, edge_error, is_native};
-use super::pacing::SharedBytes;
 use super::routes::Routes;
+use super::send_monitor::SharedBytes;
 use super::{AppState, hosts, origins};
 
 /// The result of `make ui`, if it was run.

@@ -10,7 +10,7 @@ use axum::response::IntoResponse;
 
 use super::error::CompatError;
 use super::serve::ServeLimits;
-use maxine_gateway::has_no_coding_but_chunks;
+use maxine_gateway::is_chunked_or_unencoded;
 
 /// Limits on a request's head.
 #[derive(Clone, Copy, Debug)]
@@ -54,7 +54,7 @@ fn fault_of<B>(request: &Request<B>, bounds: Bounds) -> Option<CompatError> {
         let text = format!("A request must have at most {} header fields", bounds.fields_max);
         return Some(CompatError::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, text));
     }
-    if !has_no_coding_but_chunks(headers) {
+    if !is_chunked_or_unencoded(headers) {
         let text = "The only transfer coding that is understood is chunked";
         return Some(CompatError::new(StatusCode::NOT_IMPLEMENTED, text));
     }

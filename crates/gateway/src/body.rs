@@ -318,7 +318,7 @@ pub(crate) struct ResponseWatch {
 impl ResponseWatch {
     /// The last byte has passed.
     fn end(self) {
-        self.lease.give_back();
+        self.lease.return_to_pool();
         drop((self.in_flight, self.in_flight_guard));
     }
 }
@@ -350,7 +350,7 @@ impl ResponseBody {
 
     fn break_off(&mut self, error: ProxyError) -> BoxError {
         if let Some(watch) = self.watch.take() {
-            watch.in_flight.broke(&error);
+            watch.in_flight.response_failed(&error);
         }
         error.into()
     }
@@ -431,7 +431,7 @@ impl Body for ResponseBody {
 }
 
 /// A request body that was collected, or that proved too long for that.
-pub(crate) enum Gathered {
+pub(crate) enum CollectedBody {
     /// The whole body. It can be sent any number of times.
     Whole(Bytes),
     /// The beginning, and the rest as a stream.
@@ -444,14 +444,14 @@ const PIECE_LEN: usize = 128;
 /// Collects a body of up to `keep_max` bytes. `idle` limits the wait for each frame, and the minimum rate
 /// limits the total time. `kept` counts bytes that wait for the rest. A body that arrives in one part is not
 /// counted.
-pub(crate) async fn gather(
+pub(crate) async fn collect(
     mut body: AxumBody,
     keep_max: u64,
     idle: Duration,
     kept: &mut Place,
-) -> Result<Gathered, ProxyError> {
+) -> Result<CollectedBody, ProxyError> {
     if body.size_hint().lower() > keep_max {
-        return Ok(Gathered::TooLong(Vec::new(), body));
+        return Ok(CollectedBody::TooLong(Vec::new(), body));
     }
     let mut frames: Vec<Frame<Bytes>> = Vec::new();
     let mut len = 0_u64;
@@ -474,17 +474,17 @@ pub(crate) async fn gather(
         }
         frames.push(frame);
         if !keep {
-            return Ok(Gathered::TooLong(frames, body));
+            return Ok(CollectedBody::TooLong(frames, body));
         }
     }
     let mut chunks = frames.into_iter().filter_map(|frame| frame.into_data().ok());
     let first = chunks.next().unwrap_or_default();
     let mut rest = chunks.peekable();
     if rest.peek().is_none() {
-        return Ok(Gathered::Whole(first));
+        return Ok(CollectedBody::Whole(first));
     }
     let mut whole = Vec::with_capacity(usize::try_from(len).unwrap_or(0));
     whole.extend_from_slice(&first);
     rest.for_each(|chunk| whole.extend_from_slice(&chunk));
-    Ok(Gathered::Whole(whole.into()))
+    Ok(CollectedBody::Whole(whole.into()))
 }

@@ -25,7 +25,7 @@ use tokio_rustls::client::TlsStream;
 
 use super::egress::EgressPolicy;
 use super::error::{ProxyError, TlsFailure};
-use super::lookup::{Asker, Lookups};
+use super::lookup::{LookupCaller, Lookups};
 use super::pool::{Pools, WIDE_MAX};
 use super::target::UpstreamAddress;
 use super::wire::{Wire, WireState};
@@ -153,9 +153,9 @@ impl Connector {
         &self,
         to: &UpstreamAddress,
         security: Security,
-        asker: Asker<'_>,
+        asker: LookupCaller<'_>,
     ) -> Result<Stream, ProxyError> {
-        let take = || self.connections.take(asker.address, asker.standing, 1);
+        let take = || self.connections.take(asker.address, asker.caller_class, 1);
         let place = take().or_else(|why| match why {
             // Connections that no request uses are given up first.
             NoPlace::Node if self.pools.close_unused(&self.connections) => take(),
@@ -188,7 +188,7 @@ impl Connector {
         &self,
         host: &str,
         port: u16,
-        asker: Asker<'_>,
+        asker: LookupCaller<'_>,
     ) -> Result<TcpStream, ProxyError> {
         if let Ok(ip) = host.parse::<IpAddr>() {
             return self.connect_ip(SocketAddr::new(ip, port)).await;
@@ -378,8 +378,9 @@ mod tests {
         let policy = EgressPolicy::new(vec![], vec![], false);
         let places = crate::ConnectionLimits::of(8).places();
         let connector = Connector::new(policy, &TlsRoots::System, places).unwrap();
-        let refused =
-            connector.connect_tcp("localhost", 9, Asker::node(&AtomicBool::new(false))).await;
+        let refused = connector
+            .connect_tcp("localhost", 9, LookupCaller::node(&AtomicBool::new(false)))
+            .await;
         assert!(matches!(refused, Err(ProxyError::Egress(_))), "{:?}", refused.err());
     }
 

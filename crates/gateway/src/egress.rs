@@ -12,7 +12,7 @@ use arc_swap::ArcSwap;
 use ipnet::IpNet;
 
 use super::error::ProxyError;
-use super::lookup::{Asker, Lookups};
+use super::lookup::{LookupCaller, Lookups};
 use maxine_state::Address;
 
 /// Networks without user services: link-local, the metadata services of clouds, multicast, broadcast, the
@@ -221,7 +221,7 @@ impl EgressPolicy {
         // These names come from the settings, so they are always known.
         let known = AtomicBool::new(true);
         for name in self.own.names_with(to.port()) {
-            let found = match lookups.resolve(&name, Asker::node(&known)).await {
+            let found = match lookups.resolve(&name, LookupCaller::node(&known)).await {
                 Ok(found) => found,
                 Err(ProxyError::Resolve) => continue,
                 Err(error) => return Err(error),

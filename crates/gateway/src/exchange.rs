@@ -122,7 +122,7 @@ impl Exchange<'_> {
             }
             (None, _) => return Err(reason),
         };
-        let another = lease.another();
+        let another = lease.newer_connection();
         drop(lease);
         let mut lease = pool.lease(self.holder, self.connect_time()?, another).await?;
         match self.await_head(&mut lease, again, false).await? {

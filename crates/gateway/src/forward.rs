@@ -230,7 +230,7 @@ impl Forwarder {
             limit: body_limit,
             idle: policy.idle,
         };
-        let kept = self.0.kept_bodies.take(holder.address, holder.standing(), 0);
+        let kept = self.0.kept_bodies.take(holder.address, holder.caller_class(), 0);
         let mut kept = kept.map_err(|_| ProxyError::BodiesBusy)?;
         let body = Outgoing::prepare(body, &plan, &mut kept, &progress, &self.0.clock).await?;
         if mirrored {
@@ -304,7 +304,7 @@ impl Forwarder {
 
     fn may_retry(&self, attempts: &Attempts<'_>, error: Option<&ProxyError>) -> bool {
         let Some(retries) = &attempts.runtime.policy.retries else { return false };
-        if attempts.made >= retries.attempts || !attempts.body.is_there() {
+        if attempts.made >= retries.attempts || !attempts.body.can_be_sent() {
             return false;
         }
         let repeatable = retries.methods.has(&attempts.head.method)
@@ -362,14 +362,14 @@ impl Forwarder {
             };
             let started_us = self.0.clock.monotonic_us();
             let outcome = self.exchange(attempts, picked, headers).await;
-            self.note(attempts, picked, started_us, outcome_of(&outcome));
+            self.record_attempt(attempts, picked, started_us, outcome_of(&outcome));
             return outcome;
         };
         self.hedged(attempts, picked, after).await
     }
 
     /// Records the outcome of an attempt.
-    fn note(
+    fn record_attempt(
         &self,
         attempts: &mut Attempts<'_>,
         picked: Pick,
@@ -440,12 +440,12 @@ impl Forwarder {
             interim: attempts.interim.as_ref(),
         };
         let outcome = exchange.run(headers, &mut attempts.body).await;
-        self.ring(attempts.runtime, picked.position);
+        self.wake_breaker(attempts.runtime, picked.position);
         outcome
     }
 
     /// Wakes the proxy actor if failures in a row have reached the breaker's limit.
-    fn ring(&self, runtime: &ServiceRuntime, position: usize) {
+    fn wake_breaker(&self, runtime: &ServiceRuntime, position: usize) {
         if let Some(breaker) = runtime.policy.breaker() {
             let in_a_row = runtime.upstreams[position].signals.counts().bad_in_a_row;
             if breaker.consecutive_failures != 0 && in_a_row >= breaker.consecutive_failures {
@@ -497,8 +497,8 @@ impl Forwarder {
         tokio::select! {
             biased;
             done = &mut primary => {
-                self.ring(runtime, first.position);
-                self.note(attempts, first, first_us, outcome_of(&done));
+                self.wake_breaker(runtime, first.position);
+                self.record_attempt(attempts, first, first_us, outcome_of(&done));
                 return done;
             }
             () = tokio::time::sleep(after) => {}
@@ -508,7 +508,7 @@ impl Forwarder {
         let Some(second) = second.filter(|second| second.position != first.position) else {
             attempts.last = Some(first);
             let outcome = primary.await;
-            self.note(attempts, first, first_us, outcome_of(&outcome));
+            self.record_attempt(attempts, first, first_us, outcome_of(&outcome));
             return outcome;
         };
         self.0.metrics.hedge(runtime.table.key());
@@ -521,14 +521,14 @@ impl Forwarder {
             Either::Left((done, secondary)) => (done, first, second, secondary),
             Either::Right((done, primary)) => (done, second, first, primary),
         };
-        self.note(attempts, ender.0, ender.1, outcome_of(&done));
+        self.record_attempt(attempts, ender.0, ender.1, outcome_of(&done));
         let (outcome, winner) = if done.is_ok() {
             drop(left);
-            self.note(attempts, other.0, other.1, AttemptOutcome::LostHedge);
+            self.record_attempt(attempts, other.0, other.1, AttemptOutcome::LostHedge);
             (done, ender.0)
         } else {
             let outcome = left.await;
-            self.note(attempts, other.0, other.1, outcome_of(&outcome));
+            self.record_attempt(attempts, other.0, other.1, outcome_of(&outcome));
             (outcome, other.0)
         };
         attempts.last = Some(winner);
@@ -553,7 +553,7 @@ impl Forwarder {
                 attempts.head.upgrade.as_ref().is_some_and(|o| headers::was_offered(o, taken))
             });
             let (Some(protocol), Some(client)) = (protocol, client_upgrade) else {
-                in_flight.broke(&ProxyError::BadResponse);
+                in_flight.response_failed(&ProxyError::BadResponse);
                 return Forwarded::failed(ProxyError::BadResponse, chosen, made);
             };
             let upstream = hyper::upgrade::on(&mut response);
@@ -569,8 +569,8 @@ impl Forwarder {
             return Forwarded { response, chosen, error: None, attempts: made, trail };
         }
         let (mut parts, incoming) = response.into_parts();
-        if !framing::has_no_coding_but_chunks(&parts.headers) {
-            in_flight.broke(&ProxyError::BadResponse);
+        if !framing::is_chunked_or_unencoded(&parts.headers) {
+            in_flight.response_failed(&ProxyError::BadResponse);
             return Forwarded::failed(ProxyError::BadResponse, chosen, made);
         }
         // A length beside another framing, or for a response without content, has no meaning and must not be
@@ -580,7 +580,7 @@ impl Forwarder {
         {
             parts.headers.remove(header::CONTENT_LENGTH);
         }
-        framing::say_length_once(&mut parts.headers);
+        framing::merge_content_length(&mut parts.headers);
         // RFC 9110 section 15.5.22: this answer names the protocol that would work.
         let wanted = (parts.status == StatusCode::UPGRADE_REQUIRED)
             .then(|| parts.headers.get(header::UPGRADE).cloned())
@@ -593,7 +593,7 @@ impl Forwarder {
         parts.version = hyper::Version::HTTP_11;
         parts.extensions.clear();
         attempts.map_prefix(&mut parts.headers);
-        self.stick(attempts, policy, &mut parts.headers);
+        self.set_sticky_cookie(attempts, policy, &mut parts.headers);
         let watch = ResponseWatch {
             lease,
             in_flight,
@@ -606,7 +606,12 @@ impl Forwarder {
         Forwarded { response, chosen, error: None, attempts: made, trail }
     }
 
-    fn stick(&self, attempts: &Attempts<'_>, policy: &CompiledPolicy, headers: &mut HeaderMap) {
+    fn set_sticky_cookie(
+        &self,
+        attempts: &Attempts<'_>,
+        policy: &CompiledPolicy,
+        headers: &mut HeaderMap,
+    ) {
         let Some(StickyCookie { name, max_age_s }) = &policy.sticky else { return };
         let Some(picked) = attempts.last else { return };
         let hash = attempts.runtime.upstreams[picked.position].name_hash;
@@ -678,7 +683,7 @@ impl Attempts<'_> {
 
 impl ProxyError {
     /// Adds the cause and the number of attempts to an answer of the proxy itself.
-    pub fn mark(&self, headers: &mut HeaderMap, attempts: u32) {
+    pub fn add_headers(&self, headers: &mut HeaderMap, attempts: u32) {
         headers.insert(X_MAXINE_ERROR, HeaderValue::from_static(self.code()));
         headers.insert(X_MAXINE_ATTEMPTS, HeaderValue::from(attempts));
     }
@@ -693,7 +698,7 @@ impl Forwarded {
         let headers = response.headers_mut();
         let json = HeaderValue::from_static("application/json; charset=utf-8");
         headers.insert(header::CONTENT_TYPE, json);
-        error.mark(headers, attempts);
+        error.add_headers(headers, attempts);
         headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         if let Some(retry_after_s) = error.retry_after_s() {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(retry_after_s));

@@ -2,12 +2,12 @@
 
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 
-use super::headers::{is_a_proxys_to_say, strip_hop_by_hop};
+use super::headers::{is_reserved_for_proxies, strip_hop_by_hop};
 
 /// Whether a message has no transfer coding, or only `chunked`. No other coding is decoded here, so a message
 /// with another one cannot be forwarded.
 #[must_use]
-pub fn has_no_coding_but_chunks(headers: &HeaderMap) -> bool {
+pub fn is_chunked_or_unencoded(headers: &HeaderMap) -> bool {
     let mut values = headers.get_all(header::TRANSFER_ENCODING).iter();
     match (values.next(), values.next()) {
         (None, _) => true,
@@ -18,7 +18,7 @@ pub fn has_no_coding_but_chunks(headers: &HeaderMap) -> bool {
 
 /// Merges repeated `Content-Length` fields into one. The library has verified that they are equal (RFC 9110
 /// section 8.6).
-pub(crate) fn say_length_once(headers: &mut HeaderMap) {
+pub(crate) fn merge_content_length(headers: &mut HeaderMap) {
     let mut values = headers.get_all(header::CONTENT_LENGTH).iter();
     let Some(first) = values.next() else { return };
     let is_plain = first.as_bytes().iter().all(u8::is_ascii_digit);
@@ -59,7 +59,7 @@ pub(crate) fn strip_trailers(trailers: &mut HeaderMap) {
     let misplaced = |name: &HeaderName| {
         NO_TRAILERS.contains(name)
             || name.as_str().starts_with("x-maxine-")
-            || is_a_proxys_to_say(name.as_str())
+            || is_reserved_for_proxies(name.as_str())
     };
     let misplaced: Vec<HeaderName> = trailers.keys().filter(|n| misplaced(n)).cloned().collect();
     for name in &misplaced {
@@ -87,7 +87,7 @@ mod tests {
             (&[], &[]),
         ] {
             let mut headers = lengths(values);
-            say_length_once(&mut headers);
+            merge_content_length(&mut headers);
             assert_eq!(headers, lengths(once), "{values:?}");
         }
     }
@@ -97,7 +97,7 @@ mod tests {
         let known = |values: &[&'static str]| {
             let field =
                 |value: &&'static str| (header::TRANSFER_ENCODING, HeaderValue::from_static(value));
-            has_no_coding_but_chunks(&values.iter().map(field).collect())
+            is_chunked_or_unencoded(&values.iter().map(field).collect())
         };
         assert!(known(&[]) && known(&["chunked"]) && known(&["Chunked"]));
         assert!(!known(&["gzip"]) && !known(&["gzip, chunked"]) && !known(&["chunked", "chunked"]));

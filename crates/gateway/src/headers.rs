@@ -149,7 +149,7 @@ pub(crate) struct Origin<'a> {
 pub(crate) fn set_forwarded(headers: &mut HeaderMap, origin: &Origin<'_>) {
     let is_forged = |name: &HeaderName| {
         // No proxy writes underscores, but some servers read them as hyphens.
-        is_a_proxys_to_say(name.as_str()) && (!origin.trusted || name.as_str().contains('_'))
+        is_reserved_for_proxies(name.as_str()) && (!origin.trusted || name.as_str().contains('_'))
     };
     // Like above: untrusted clients seldom send any of these.
     if headers.keys().any(is_forged) {
@@ -187,7 +187,7 @@ pub(crate) fn set_forwarded(headers: &mut HeaderMap, origin: &Origin<'_>) {
 
 /// Whether a field describes the origin of a request, or the request before a proxy changed it. Servers trust
 /// such fields, so an untrusted client may not send them.
-pub(crate) fn is_a_proxys_to_say(name: &str) -> bool {
+pub(crate) fn is_reserved_for_proxies(name: &str) -> bool {
     const NAMES: [&str; 35] = [
         "cf-visitor",
         "cf-connecting-ip",
@@ -241,7 +241,7 @@ pub(crate) fn is_a_proxys_to_say(name: &str) -> bool {
         return false;
     }
     if name.contains('_') {
-        return is_a_proxys_to_say(&name.replace('_', "-"));
+        return is_reserved_for_proxies(&name.replace('_', "-"));
     }
     NAMES.contains(&name) || PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }

@@ -53,7 +53,7 @@ pub struct Interim(Arc<Shared>);
 
 /// The right to send interim answers to one request. It ends when this value is dropped.
 #[derive(Debug)]
-pub struct InterimTurn(InterimSink);
+pub struct InterimPermit(InterimSink);
 
 /// Sends interim answers to one request, as long as it has no answer.
 #[derive(Clone, Debug)]
@@ -68,16 +68,16 @@ impl Interim {
     /// Allows interim answers to the request that begins now. A connection has one such request at a time.
     /// The header fields of each interim answer go through `filter`.
     #[must_use]
-    pub fn begin(&self, filter: fn(&mut HeaderMap)) -> InterimTurn {
+    pub fn begin(&self, filter: fn(&mut HeaderMap)) -> InterimPermit {
         let mut state = self.0.state.lock();
         state.requests += 1;
         state.open = state.requests;
         state.count = 0;
-        InterimTurn(InterimSink { interim: self.clone(), request: state.requests, filter })
+        InterimPermit(InterimSink { interim: self.clone(), request: state.requests, filter })
     }
 }
 
-impl InterimTurn {
+impl InterimPermit {
     /// The sink for the request.
     #[must_use]
     pub fn sink(&self) -> InterimSink {
@@ -85,7 +85,7 @@ impl InterimTurn {
     }
 }
 
-impl Drop for InterimTurn {
+impl Drop for InterimPermit {
     fn drop(&mut self) {
         self.0.interim.0.state.lock().open = 0;
     }
@@ -120,28 +120,28 @@ impl InterimSink {
 
 /// A client's connection with interim answers.
 #[derive(Debug)]
-pub struct HintedStream<T> {
+pub struct InterimStream<T> {
     io: T,
     /// Bytes that were already read from the connection. They are read again first.
-    before: Bytes,
+    prefix: Bytes,
     interim: Interim,
 }
 
-impl<T> HintedStream<T> {
+impl<T> InterimStream<T> {
     /// Wraps a connection, with the interim answers for it.
     pub fn new(io: T, interim: Interim) -> Self {
-        Self { io, before: Bytes::new(), interim }
+        Self { io, prefix: Bytes::new(), interim }
     }
 
-    /// A connection of which `before` was already read. It is read again first.
+    /// Puts `prefix`, which was already read from the connection, before what is still to be read.
     #[must_use]
-    pub fn after(mut self, before: Bytes) -> Self {
-        self.before = before;
+    pub fn with_prefix(mut self, prefix: Bytes) -> Self {
+        self.prefix = prefix;
         self
     }
 }
 
-impl<T: AsyncWrite + Unpin> HintedStream<T> {
+impl<T: AsyncWrite + Unpin> InterimStream<T> {
     /// Writes the waiting bytes.
     fn poll_waiting(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut state = self.interim.0.state.lock();
@@ -163,22 +163,22 @@ impl<T: AsyncWrite + Unpin> HintedStream<T> {
     }
 }
 
-impl<T: AsyncRead + Unpin> AsyncRead for HintedStream<T> {
+impl<T: AsyncRead + Unpin> AsyncRead for InterimStream<T> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if !self.before.is_empty() {
-            let len = self.before.len().min(buf.remaining());
-            buf.put_slice(&self.before.split_to(len));
+        if !self.prefix.is_empty() {
+            let len = self.prefix.len().min(buf.remaining());
+            buf.put_slice(&self.prefix.split_to(len));
             return Poll::Ready(Ok(()));
         }
         Pin::new(&mut self.io).poll_read(cx, buf)
     }
 }
 
-impl<T: AsyncWrite + Unpin> AsyncWrite for HintedStream<T> {
+impl<T: AsyncWrite + Unpin> AsyncWrite for InterimStream<T> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -238,7 +238,7 @@ mod tests {
     async fn a_hint_goes_before_the_answer_and_never_into_one() {
         let (near, mut far) = duplex(1024);
         let interim = Interim::default();
-        let mut stream = HintedStream::new(near, interim.clone());
+        let mut stream = InterimStream::new(near, interim.clone());
         let turn = interim.begin(without_cookies);
         let sink = turn.sink();
         stream.flush().await.unwrap();

@@ -58,13 +58,13 @@ pub use connect::{TlsRoots, TlsRootsError};
 pub use egress::{EgressDenied, EgressPolicy, HostPort, OwnAddresses};
 pub use error::{ProxyError, TlsFailure};
 pub use forward::{Chosen, ForwardContext, Forwarded};
-pub use framing::has_no_coding_but_chunks;
+pub use framing::is_chunked_or_unencoded;
 pub use headers::is_last_forward;
-pub use interim::{HintedStream, Interim, InterimSink, InterimTurn};
+pub use interim::{Interim, InterimPermit, InterimSink, InterimStream};
 pub use metrics::{NoMetrics, ProxyMetrics, RequestRecord};
 pub use probe::Prober;
 pub use target::{PathError, RequestTarget};
-pub use tick::{StandingChange, StandingEvent};
+pub use tick::{UpstreamChange, UpstreamEvent};
 
 use connect::Connector;
 use runtime::{RuntimeParts, ServiceRuntime};
@@ -227,7 +227,10 @@ impl Forwarder {
     /// healthy. `None` for an instance that is not called from here: unknown, or out of traffic without a
     /// request in flight.
     #[must_use]
-    pub fn standing(&self, key: &InstanceKey) -> Option<(UpstreamStatus, Option<&'static str>)> {
+    pub fn upstream_status(
+        &self,
+        key: &InstanceKey,
+    ) -> Option<(UpstreamStatus, Option<&'static str>)> {
         let runtime = self.runtime(key.service.as_ref())?;
         let now_ms = self.0.clock.monotonic_ms();
         let is_it = |u: &&Arc<upstream::Upstream>| u.instance.registration.id == key.instance;
@@ -236,11 +239,11 @@ impl Forwarder {
         let mut status = shown.status(present.is_none(), now_ms);
         // Requests of an earlier registration may still be in flight.
         status.in_flight = runtime.in_flight_of(&key.instance);
-        Some((status, present.and_then(|upstream| upstream.held_back())))
+        Some((status, present.and_then(|upstream| upstream.blocked_reason())))
     }
 
     /// Decides about breakers and ejections and cleans up connections. The proxy actor calls it.
-    pub fn tick(&self) -> Vec<StandingEvent> {
+    pub fn tick(&self) -> Vec<UpstreamEvent> {
         let now_ms = self.0.clock.monotonic_ms();
         let mut events = Vec::new();
         let runtimes: Vec<Arc<ServiceRuntime>> =
@@ -254,13 +257,13 @@ impl Forwarder {
             runtime.upstreams.iter().filter_map(|u| u.pool.as_ref()).for_each(|p| p.reap());
         }
         for event in &events {
-            self.0.metrics.standing(event);
+            self.0.metrics.upstream_changed(event);
         }
         events
     }
 
     /// Returns when an instance failed so often in a row that [`Forwarder::tick`] should not wait.
-    pub async fn alarmed(&self) {
+    pub async fn breaker_alarm(&self) {
         self.0.alarm.notified().await;
     }
 

@@ -15,7 +15,7 @@ use futures::future::{BoxFuture, Shared};
 use parking_lot::Mutex;
 
 use super::error::ProxyError;
-use maxine_admission::{PlaceLimits, Places, Standing};
+use maxine_admission::{CallerClass, PlaceLimits, Places};
 
 /// Maximum number of concurrent look-ups.
 const LOOKUPS_MAX: usize = 64;
@@ -28,24 +28,28 @@ const NEW_SHARE_PERCENT: u8 = 50;
 
 /// The caller for which a name is resolved.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Asker<'a> {
+pub(crate) struct LookupCaller<'a> {
     /// The client's address; unspecified for the node itself.
     pub(crate) address: IpAddr,
     /// Whether the address's own limit applies. It does not for the node itself, or for an address that
     /// stands for many clients.
-    pub(crate) standing: Standing,
+    pub(crate) caller_class: CallerClass,
     /// Whether the name was resolved before.
     pub(crate) name_known: &'a AtomicBool,
 }
 
-impl<'a> Asker<'a> {
+impl<'a> LookupCaller<'a> {
     /// The node itself.
     pub(crate) fn node(name_known: &'a AtomicBool) -> Self {
-        Self { address: Ipv4Addr::UNSPECIFIED.into(), standing: Standing::Trusted, name_known }
+        Self {
+            address: Ipv4Addr::UNSPECIFIED.into(),
+            caller_class: CallerClass::Trusted,
+            name_known,
+        }
     }
 }
 
-type Found = Option<Arc<[IpAddr]>>;
+type Addresses = Option<Arc<[IpAddr]>>;
 type Resolver = dyn Fn(&str) -> io::Result<Vec<IpAddr>> + Send + Sync;
 
 /// Resolves names. Clones are cheap and share their places.
@@ -57,18 +61,18 @@ struct Inner {
     places: Arc<Places>,
     /// Places for names that were not resolved before.
     new_names: Arc<Places>,
-    under_way: Mutex<HashMap<Box<str>, Shared<BoxFuture<'static, Found>>>>,
+    in_flight: Mutex<HashMap<Box<str>, Shared<BoxFuture<'static, Addresses>>>>,
 }
 
 /// Removes a look-up from the list, however it ends.
-struct UnderWay {
+struct InFlightLookup {
     inner: Arc<Inner>,
     name: Box<str>,
 }
 
-impl Drop for UnderWay {
+impl Drop for InFlightLookup {
     fn drop(&mut self) {
-        self.inner.under_way.lock().remove(&self.name);
+        self.inner.in_flight.lock().remove(&self.name);
     }
 }
 
@@ -84,7 +88,7 @@ impl Lookups {
             resolver: Box::new(resolver),
             places: Places::new(limits(LOOKUPS_MAX, 0)),
             new_names: Places::shared(limits(NEW_MAX, NEW_KEPT), NEW_SHARE_PERCENT),
-            under_way: Mutex::default(),
+            in_flight: Mutex::default(),
         }))
     }
 
@@ -92,10 +96,10 @@ impl Lookups {
     pub(crate) async fn resolve(
         &self,
         name: &str,
-        asker: Asker<'_>,
+        caller: LookupCaller<'_>,
     ) -> Result<Arc<[IpAddr]>, ProxyError> {
-        let found = self.begin(name, asker)?.await.ok_or(ProxyError::Resolve)?;
-        asker.name_known.store(true, Ordering::Relaxed);
+        let found = self.begin(name, caller)?.await.ok_or(ProxyError::Resolve)?;
+        caller.name_known.store(true, Ordering::Relaxed);
         Ok(found)
     }
 
@@ -103,19 +107,19 @@ impl Lookups {
     fn begin(
         &self,
         name: &str,
-        asker: Asker<'_>,
-    ) -> Result<Shared<BoxFuture<'static, Found>>, ProxyError> {
+        caller: LookupCaller<'_>,
+    ) -> Result<Shared<BoxFuture<'static, Addresses>>, ProxyError> {
         let inner = &self.0;
-        let mut under_way = inner.under_way.lock();
-        if let Some(present) = under_way.get(name) {
+        let mut in_flight = inner.in_flight.lock();
+        if let Some(present) = in_flight.get(name) {
             return Ok(present.clone());
         }
         let take = |places: &Arc<Places>| {
-            places.take(asker.address, asker.standing, 1).map_err(|_| ProxyError::LookupsBusy)
+            places.take(caller.address, caller.caller_class, 1).map_err(|_| ProxyError::LookupsBusy)
         };
-        let is_new = !asker.name_known.load(Ordering::Relaxed);
+        let is_new = !caller.name_known.load(Ordering::Relaxed);
         let places = (is_new.then(|| take(&inner.new_names)).transpose()?, take(&inner.places)?);
-        let entry = UnderWay { inner: Arc::clone(inner), name: name.into() };
+        let entry = InFlightLookup { inner: Arc::clone(inner), name: name.into() };
         let work = tokio::task::spawn_blocking(move || {
             let found = (entry.inner.resolver)(&entry.name);
             drop((entry, places));
@@ -125,7 +129,7 @@ impl Lookups {
                 .map(Arc::from)
         });
         let shared = async move { work.await.ok().flatten() }.boxed().shared();
-        under_way.insert(name.into(), shared.clone());
+        in_flight.insert(name.into(), shared.clone());
         Ok(shared)
     }
 }
@@ -159,36 +163,37 @@ mod tests {
         let (lookups, release, _) = slow_names();
         let (new, known) = (AtomicBool::new(false), AtomicBool::new(true));
         let others = AtomicBool::new(false);
-        let asker = |last: u8, name_known| Asker {
+        let caller = |last: u8, name_known| LookupCaller {
             address: [10, 0, 0, last].into(),
-            standing: Standing::Stranger,
+            caller_class: CallerClass::Stranger,
             name_known,
         };
         let mut begun = Vec::new();
         for client in 1..=6 {
             // Nobody waits for them: the look-ups continue all the same.
             let names = (0..NEW_MAX).map(|n| format!("slow-{client}-{n}"));
-            let begins = names.map(|name| lookups.begin(&name, asker(client, &new)));
+            let begins = names.map(|name| lookups.begin(&name, caller(client, &new)));
             begun.push(begins.filter(Result::is_ok).count());
             if client == 2 {
-                let other = lookups.resolve("other", asker(3, &others)).await;
+                let other = lookups.resolve("other", caller(3, &others)).await;
                 assert!(other.is_ok(), "{other:?}");
             }
         }
         assert_eq!(begun, [12, 6, 3, 2, 1, 0], "one client gets half of what the others leave");
-        let busy = lookups.resolve("another", asker(10, &new)).await;
+        let busy = lookups.resolve("another", caller(10, &new)).await;
         assert_eq!(busy.unwrap_err(), ProxyError::LookupsBusy);
-        let credential = Asker { standing: Standing::Known, ..asker(10, &others) };
+        let credential = LookupCaller { caller_class: CallerClass::Known, ..caller(10, &others) };
         let kept = AtomicBool::new(false);
-        let found = lookups.resolve("another", Asker { name_known: &kept, ..credential }).await;
+        let found =
+            lookups.resolve("another", LookupCaller { name_known: &kept, ..credential }).await;
         assert!(found.is_ok(), "some are kept for callers with a credential: {found:?}");
-        let found = lookups.resolve("orders", asker(1, &known)).await;
+        let found = lookups.resolve("orders", caller(1, &known)).await;
         assert!(found.is_ok(), "a name that was resolved before: {found:?}");
         drop(release);
-        while lookups.0.places.taken() + lookups.0.under_way.lock().len() > 0 {
+        while lookups.0.places.taken() + lookups.0.in_flight.lock().len() > 0 {
             tokio::task::yield_now().await;
         }
-        assert!(lookups.resolve("another", asker(10, &new)).await.is_ok());
+        assert!(lookups.resolve("another", caller(10, &new)).await.is_ok());
         assert!(new.load(Ordering::Relaxed), "from now on it is a known one");
     }
 
@@ -199,9 +204,9 @@ mod tests {
         let asks = (1..=100_u8).map(|last| {
             lookups.resolve(
                 "slow",
-                Asker {
+                LookupCaller {
                     address: [10, 0, 0, last].into(),
-                    standing: Standing::Stranger,
+                    caller_class: CallerClass::Stranger,
                     name_known: &new,
                 },
             )

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use maxine_state::{Name, ServiceKey};
 
-use super::tick::StandingEvent;
+use super::tick::UpstreamEvent;
 
 /// One forwarded request, reported when its response's head is sent to the client.
 #[derive(Clone, Copy, Debug)]
@@ -42,7 +42,7 @@ pub trait ProxyMetrics: Send + Sync + 'static {
         let _ = (service, sent);
     }
     /// The status of an instance changed.
-    fn standing(&self, event: &StandingEvent) {
+    fn upstream_changed(&self, event: &UpstreamEvent) {
         let _ = event;
     }
 }

@@ -131,7 +131,7 @@ impl Forwarder {
                 while let Some(Ok(_)) = incoming.frame().await {}
             });
             if drained.await.is_ok() {
-                answer.lease.give_back();
+                answer.lease.return_to_pool();
             }
             drop(answer.in_flight);
         })

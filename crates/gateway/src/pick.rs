@@ -71,7 +71,7 @@ impl Picker {
             ramp: self.ramping.then(|| table.strategy_hashes().then_some(input.draw.hash)),
             latency_aware: self.latency_aware && fastrand::u32(0..EXPLORE_ONE_IN) > 0,
         };
-        if let Some(position) = self.kept(input.sticky).filter(|at| pool.admits(*at))
+        if let Some(position) = self.sticky_position(input.sticky).filter(|at| pool.admits(*at))
             && upstreams[position].signals.pass()
         {
             return Ok(Pick { position, share: 0 });
@@ -95,7 +95,7 @@ impl Picker {
     }
 
     /// The instance that the sticky cookie names.
-    fn kept(&self, sticky: Option<u64>) -> Option<usize> {
+    fn sticky_position(&self, sticky: Option<u64>) -> Option<usize> {
         self.by_name.as_ref()?.get(&sticky?).copied()
     }
 }

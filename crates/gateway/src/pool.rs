@@ -19,7 +19,7 @@ use tokio_util::task::TaskTracker;
 use super::body::RequestBody;
 use super::connect::{Connector, Security};
 use super::error::ProxyError;
-use super::lookup::Asker;
+use super::lookup::LookupCaller;
 use super::slots::{Holder, Slot, Slots};
 use super::target::UpstreamAddress;
 use super::wire::{InUse, WireState};
@@ -261,7 +261,7 @@ impl Pool {
             if !candidate.connection.sender.is_ready() || self.is_stale(&candidate) {
                 continue;
             }
-            match candidate.connection.wire.enter(holder.address, holder.standing()) {
+            match candidate.connection.wire.enter(holder.address, holder.caller_class()) {
                 Ok(in_use) => return Ok(Some((candidate.connection, in_use))),
                 Err(NoPlace::Address) => {
                     idle.push(candidate);
@@ -333,7 +333,7 @@ impl Pool {
             kept.number > above && !kept.sender.is_closed() && !self.is_too_old(kept.opened_ms)
         };
         if let Some(kept) = shared.as_ref().filter(usable) {
-            match kept.wire.enter(holder.address, holder.standing()) {
+            match kept.wire.enter(holder.address, holder.caller_class()) {
                 Ok(in_use) => return Ok((Sender::Http2(kept.clone()), in_use, true)),
                 Err(NoPlace::Address) => return Err(ProxyError::ConnectionsBusy),
                 Err(NoPlace::Node) => {
@@ -351,13 +351,17 @@ impl Pool {
         Ok((Sender::Http2(opened), in_use, false))
     }
 
-    fn asker(&self, holder: Holder) -> Asker<'_> {
-        Asker { address: holder.address, standing: holder.standing(), name_known: &self.name_known }
+    fn lookup_caller(&self, holder: Holder) -> LookupCaller<'_> {
+        LookupCaller {
+            address: holder.address,
+            caller_class: holder.caller_class(),
+            name_known: &self.name_known,
+        }
     }
 
     async fn open_http1(&self, holder: Holder) -> Result<(Http1, InUse), ProxyError> {
         let security = Security { insecure: self.settings.insecure_tls, http2: false };
-        let asker = self.asker(holder);
+        let asker = self.lookup_caller(holder);
         let stream = self.connector.connect(&self.address, security, asker).await?;
         let wire = Arc::clone(stream.wire());
         let (sender, connection) = http1::Builder::new()
@@ -382,7 +386,7 @@ impl Pool {
         holder: Holder,
     ) -> Result<(http2::SendRequest<RequestBody>, Arc<WireState>), ProxyError> {
         let security = Security { insecure: self.settings.insecure_tls, http2: true };
-        let asker = self.asker(holder);
+        let asker = self.lookup_caller(holder);
         let stream = self.connector.connect(&self.address, security, asker).await?;
         let wire = Arc::clone(stream.wire());
         let wide = self.connector.wide_windows();
@@ -468,7 +472,7 @@ impl Lease {
     }
 
     /// The reuse to ask for if a request may not use this connection again.
-    pub(crate) fn another(&self) -> Reuse {
+    pub(crate) fn newer_connection(&self) -> Reuse {
         match &self.sender {
             Some(Sender::Http2(connection)) => Reuse::NewerThan(connection.number),
             _ => Reuse::NewerThan(0),
@@ -481,7 +485,7 @@ impl Lease {
     }
 
     /// Returns the connection once the request and the response are complete.
-    pub(crate) fn give_back(mut self) {
+    pub(crate) fn return_to_pool(mut self) {
         let slot = self.slot.take();
         // From now on no request uses the connection.
         drop(self.in_use.take());

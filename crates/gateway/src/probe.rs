@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 use super::connect::{Connector, Security, TlsRoots, TlsRootsError};
 use super::egress::EgressPolicy;
 use super::error::ProxyError;
-use super::lookup::Asker;
+use super::lookup::LookupCaller;
 use super::target::{RequestTarget, UpstreamAddress};
 
 use maxine_admission::{PlaceLimits, Places};
@@ -112,7 +112,7 @@ impl Prober {
         };
         // If the instance answers, its name was resolved.
         let name_known = AtomicBool::new(job.class == ProbeClass::Answering);
-        let asker = Asker::node(&name_known);
+        let asker = LookupCaller::node(&name_known);
         match job.spec.kind {
             ProbeKind::Heartbeat => Ok((ProbeStatus::Good, "the heartbeat alone counts".into())),
             ProbeKind::Tcp => {
@@ -128,7 +128,7 @@ impl Prober {
         &self,
         address: &UpstreamAddress,
         spec: &ProbeSpec,
-        asker: Asker<'_>,
+        asker: LookupCaller<'_>,
     ) -> Result<Finding, Failure> {
         let alive = self.http_once(address, spec, &spec.path, true, asker).await?;
         let Some(path) = &spec.readiness_path else { return Ok((ProbeStatus::Good, alive)) };
@@ -148,7 +148,7 @@ impl Prober {
         spec: &ProbeSpec,
         path: &str,
         check_body: bool,
-        asker: Asker<'_>,
+        asker: LookupCaller<'_>,
     ) -> Result<String, Failure> {
         let request = http_request(address, spec, path)?;
         let security = Security { insecure: spec.insecure_tls, http2: false };
@@ -180,7 +180,7 @@ impl Prober {
         &self,
         address: &UpstreamAddress,
         spec: &ProbeSpec,
-        asker: Asker<'_>,
+        asker: LookupCaller<'_>,
     ) -> Result<Finding, Failure> {
         Ok(match self.grpc_status(address, spec, asker).await? {
             1 => (ProbeStatus::Good, "SERVING".into()),
@@ -194,7 +194,7 @@ impl Prober {
         &self,
         address: &UpstreamAddress,
         spec: &ProbeSpec,
-        asker: Asker<'_>,
+        asker: LookupCaller<'_>,
     ) -> Result<u64, Failure> {
         let security = Security { insecure: spec.insecure_tls, http2: true };
         let stream = self.connector.connect(address, security, asker).await?;

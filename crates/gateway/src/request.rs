@@ -11,7 +11,7 @@ use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::http::uri::PathAndQuery;
 use hyper::{Method, Request, Uri, Version};
 
-use super::body::{self, ExpectGate, Gathered, Progress, RequestBody};
+use super::body::{self, CollectedBody, ExpectGate, Progress, RequestBody};
 use super::client::ClientAddr;
 use super::compiled::{CompiledPolicy, StickyCookie};
 use super::error::ProxyError;
@@ -237,10 +237,10 @@ impl Outgoing {
             let stream = RequestBody::stream(body, max, Arc::clone(progress), clock.clone());
             return Ok(Self::Once(Some(Box::new(stream))));
         };
-        Ok(match body::gather(body, keep_max.min(max), plan.idle, kept).await? {
-            Gathered::Whole(bytes) if bytes.is_empty() => Self::Empty,
-            Gathered::Whole(bytes) => Self::Whole(bytes),
-            Gathered::TooLong(front, rest) => {
+        Ok(match body::collect(body, keep_max.min(max), plan.idle, kept).await? {
+            CollectedBody::Whole(bytes) if bytes.is_empty() => Self::Empty,
+            CollectedBody::Whole(bytes) => Self::Whole(bytes),
+            CollectedBody::TooLong(front, rest) => {
                 let had: u64 = front
                     .iter()
                     .filter_map(|frame| frame.data_ref())
@@ -268,7 +268,7 @@ impl Outgoing {
     }
 
     /// Whether it can be sent at all.
-    pub(crate) fn is_there(&self) -> bool {
+    pub(crate) fn can_be_sent(&self) -> bool {
         !matches!(self, Self::Once(None))
     }
 

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::client::ClientAddr;
-use maxine_admission::{Standing, network_of};
+use maxine_admission::{CallerClass, network_of};
 
 /// A client may hold fewer than this many times the places that are free.
 const FREE_FACTOR: usize = 3;
@@ -37,11 +37,11 @@ impl Holder {
     }
 
     /// Which limits of the whole node apply to it.
-    pub(crate) fn standing(&self) -> Standing {
+    pub(crate) fn caller_class(&self) -> CallerClass {
         match (self.is_shared, self.is_known) {
-            (true, _) => Standing::Trusted,
-            (false, true) => Standing::Known,
-            (false, false) => Standing::Stranger,
+            (true, _) => CallerClass::Trusted,
+            (false, true) => CallerClass::Known,
+            (false, false) => CallerClass::Stranger,
         }
     }
 }
@@ -76,7 +76,7 @@ impl Share {
         may
     }
 
-    fn give_back(&mut self, holder: Holder) {
+    fn release(&mut self, holder: Holder) {
         self.free += 1;
         if let Some(taken) = self.taken.get_mut(&holder.address) {
             *taken -= 1;
@@ -121,7 +121,7 @@ impl State {
         if of_address.is_empty() {
             self.waiting.remove(&address);
         }
-        self.queue.give_back(waiter.holder);
+        self.queue.release(waiter.holder);
         Some(waiter)
     }
 }
@@ -189,7 +189,7 @@ impl Slots {
             if let Err(mut unclaimed) = waiter.grant.send(slot) {
                 // Dropping it would take the lock that is held here.
                 unclaimed.slots = None;
-                state.slots.give_back(holder);
+                state.slots.release(holder);
             }
         }
     }
@@ -213,7 +213,7 @@ impl Drop for Slot {
     fn drop(&mut self) {
         let Some(slots) = self.slots.take() else { return };
         let mut state = slots.0.lock();
-        state.slots.give_back(self.holder);
+        state.slots.release(self.holder);
         slots.grant(&mut state);
     }
 }

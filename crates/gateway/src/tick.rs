@@ -14,7 +14,7 @@ use maxine_state::{InstanceKey, Name};
 /// How the status of an instance on this node changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum StandingChange {
+pub enum UpstreamChange {
     /// Its circuit breaker opened, so it gets no requests from this node.
     BreakerOpened,
     /// Its circuit breaker lets trial requests through.
@@ -29,13 +29,13 @@ pub enum StandingChange {
 
 /// A change, with its instance and reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StandingEvent {
+pub struct UpstreamEvent {
     /// The instance.
     pub key: InstanceKey,
     /// The [`maxine_state::Instance::address_index`] of the address.
     pub address_index: u64,
     /// What changed.
-    pub change: StandingChange,
+    pub change: UpstreamChange,
     /// Why, in one line.
     pub reason: String,
     /// How long an ejection lasts, in milliseconds; 0 for other changes.
@@ -43,8 +43,8 @@ pub struct StandingEvent {
 }
 
 /// Decides for one service.
-pub(crate) fn tick(runtime: &ServiceRuntime, now_ms: u64, events: &mut Vec<StandingEvent>) {
-    let event = |upstream: &Upstream, change, reason: String| StandingEvent {
+pub(crate) fn tick(runtime: &ServiceRuntime, now_ms: u64, events: &mut Vec<UpstreamEvent>) {
+    let event = |upstream: &Upstream, change, reason: String| UpstreamEvent {
         key: runtime.table.key().instance(name_of(upstream)),
         address_index: upstream.instance.address_index,
         change,
@@ -59,9 +59,9 @@ pub(crate) fn tick(runtime: &ServiceRuntime, now_ms: u64, events: &mut Vec<Stand
                 if let Some(gate) = decisions.breaker.tick(counts, now_ms, policy) {
                     upstream.signals.set_gate(gate);
                     let change = match gate {
-                        Gate::Open => StandingChange::BreakerClosed,
-                        Gate::Trials(_) => StandingChange::BreakerHalfOpen,
-                        Gate::Closed => StandingChange::BreakerOpened,
+                        Gate::Open => UpstreamChange::BreakerClosed,
+                        Gate::Trials(_) => UpstreamChange::BreakerHalfOpen,
+                        Gate::Closed => UpstreamChange::BreakerOpened,
                     };
                     let in_a_row = counts.bad_in_a_row;
                     let reason = format!("{in_a_row} failures in a row, {} in all", counts.bad);
@@ -80,12 +80,12 @@ pub(crate) fn tick(runtime: &ServiceRuntime, now_ms: u64, events: &mut Vec<Stand
             decisions.ejection = if over { decisions.ejection } else { Default::default() };
             upstream.signals.set_ejected(false);
             let reason = "the time of its ejection is over".to_owned();
-            events.push(event(upstream, StandingChange::Returned, reason));
+            events.push(event(upstream, UpstreamChange::Returned, reason));
         }
     }
     look_for_outliers(runtime, now_ms, &mut |upstream, reason, lasts_ms| {
-        let ejected = event(upstream, StandingChange::Ejected, reason);
-        events.push(StandingEvent { lasts_ms, ..ejected });
+        let ejected = event(upstream, UpstreamChange::Ejected, reason);
+        events.push(UpstreamEvent { lasts_ms, ..ejected });
     });
 }
 

@@ -241,7 +241,7 @@ impl Upstream {
     }
 
     /// Why it gets no requests from this node now.
-    pub(crate) fn held_back(&self) -> Option<&'static str> {
+    pub(crate) fn blocked_reason(&self) -> Option<&'static str> {
         if self.signals.is_ejected() {
             return Some("ejected as an outlier");
         }
@@ -284,7 +284,7 @@ impl InFlight {
     }
 
     /// The response broke after its head.
-    pub(crate) fn broke(self, error: &ProxyError) {
+    pub(crate) fn response_failed(self, error: &ProxyError) {
         if error.blames_instance() {
             self.upstream.signals.record(false, None, self.now_ms);
         }

@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use maxine_admission::{NoPlace, Place, Standing};
+use maxine_admission::{CallerClass, NoPlace, Place};
 
 /// The counters of a connection.
 #[derive(Debug)]
@@ -70,13 +70,13 @@ impl WireState {
     pub(crate) fn enter(
         self: &Arc<Self>,
         address: IpAddr,
-        standing: Standing,
+        caller_class: CallerClass,
     ) -> Result<InUse, NoPlace> {
         let mut usage = self.usage.lock();
         let is_first = usage.requests == 0;
         let Some(place) = &mut usage.place else { return Err(NoPlace::Node) };
         if is_first {
-            place.set_user(address, standing)?;
+            place.set_user(address, caller_class)?;
         }
         usage.requests += 1;
         Ok(InUse(Arc::clone(self)))
@@ -193,7 +193,7 @@ impl AsyncWrite for Wire {
 
 #[cfg(test)]
 mod tests {
-    use maxine_admission::{PlaceLimits, Places, Standing};
+    use maxine_admission::{CallerClass, PlaceLimits, Places};
 
     use tokio::io::AsyncWriteExt;
     use tokio::net::TcpListener;
@@ -206,7 +206,7 @@ mod tests {
         let tcp = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (server, _) = listener.accept().await.unwrap();
         let places = Places::new(PlaceLimits { max: 1, per_address_max: 1, reserved: 0 });
-        let place = places.take([127, 0, 0, 1].into(), Standing::Stranger, 1).unwrap();
+        let place = places.take([127, 0, 0, 1].into(), CallerClass::Stranger, 1).unwrap();
         let mut wire = Wire::new(tcp, place);
         let state = Arc::clone(wire.state());
         state.check_before_next_write();
@@ -219,7 +219,7 @@ mod tests {
         assert_eq!((places.taken(), places.unused()), (1, 0));
         drop(state.first_use());
         assert_eq!((places.taken(), places.unused()), (1, 1));
-        let client = |last: u8| state.enter([10, 0, 0, last].into(), Standing::Stranger);
+        let client = |last: u8| state.enter([10, 0, 0, last].into(), CallerClass::Stranger);
         let (one, other) = (client(1).unwrap(), client(2).unwrap());
         assert_eq!((places.unused(), state.give_up()), (0, false), "requests use it");
         drop(one);

@@ -4,7 +4,7 @@ use maxine_state::{EndedSession, Role};
 
 /// How a caller was authenticated.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Via {
+pub enum AuthMethod {
     /// Not at all.
     #[default]
     Nothing,
@@ -37,7 +37,7 @@ pub struct Caller {
     /// The present role; `None` without a credential.
     pub role: Option<Role>,
     /// How the caller was authenticated.
-    pub via: Via,
+    pub via: AuthMethod,
     /// The session, if there is one.
     pub session: Option<SessionRef>,
 }

@@ -52,7 +52,7 @@ impl AuthError {
     /// Whether the refusal belongs in the audit log. It does if someone tried to do what they may not, or
     /// used a credential that is not theirs. A missing, expired or outdated token is normal.
     #[must_use]
-    pub fn is_worth_a_record(self) -> bool {
+    pub fn is_audited(self) -> bool {
         !matches!(
             self,
             Self::Missing | Self::Expired | Self::HistoryEnded | Self::Stale { .. } | Self::NoState
@@ -61,7 +61,7 @@ impl AuthError {
 
     /// A text for the caller that says what is missing.
     #[must_use]
-    pub fn explained(self) -> String {
+    pub fn explanation(self) -> String {
         match self {
             Self::Missing => "the request carries no token".into(),
             Self::Expired => "the session has expired".into(),

@@ -31,7 +31,7 @@ use maxine_view::{Snapshot, View};
 
 pub use api_token::{MintedToken, hex};
 pub use break_glass::{break_glass_file, make_break_glass_token};
-pub use caller::{Caller, SessionRef, Via};
+pub use caller::{AuthMethod, Caller, SessionRef};
 pub use error::{AuthError, MintError, SigninError};
 pub use password::{
     AskedBy, PASSWORD_CHARS_MIN, PASSWORD_LEN_MAX, PasswordBusy, PasswordCost, PasswordError,
@@ -133,11 +133,11 @@ impl Security {
     pub fn identify(&self, cookie: CookieUse, headers: &HeaderMap) -> Result<Caller, AuthError> {
         if let Some(value) = headers.get(TOKEN_HEADER) {
             let token = value.to_str().map_err(|_| AuthError::Invalid)?.trim();
-            return self.identify_token(token, Via::Session);
+            return self.identify_token(token, AuthMethod::Session);
         }
         if let Some(value) = headers.get(header::AUTHORIZATION) {
             let token = bearer_token(value.as_bytes()).ok_or(AuthError::Missing)?;
-            return self.identify_token(token, Via::Session);
+            return self.identify_token(token, AuthMethod::Session);
         }
         let Some(token) = session_cookie(headers) else { return Err(AuthError::Missing) };
         let may = match cookie {
@@ -148,7 +148,7 @@ impl Security {
         if !may {
             return Err(AuthError::CrossSite);
         }
-        self.identify_token(token, Via::Cookie)
+        self.identify_token(token, AuthMethod::Cookie)
     }
 
     /// Removes tokens for Maxine from a request before it is forwarded to an instance. These are
@@ -182,7 +182,7 @@ impl Security {
         }
     }
 
-    fn identify_token(&self, token: &str, via: Via) -> Result<Caller, AuthError> {
+    fn identify_token(&self, token: &str, via: AuthMethod) -> Result<Caller, AuthError> {
         if token.starts_with(break_glass::PREFIX) {
             return self.identify_break_glass(token);
         }
@@ -195,7 +195,7 @@ impl Security {
         let caller = if token.starts_with(api_token::PREFIX) {
             let record = api_token::find(identities, &audience, token, self.0.clock.wall_ms())?;
             let user = format!("token:{}", record.id).into();
-            Caller { user, role: Some(record.role), via: Via::ApiToken, session: None }
+            Caller { user, role: Some(record.role), via: AuthMethod::ApiToken, session: None }
         } else {
             self.identify_session(&snapshot.state, &audience, token, via)?
         };
@@ -210,7 +210,7 @@ impl Security {
         state: &ControlState,
         audience: &str,
         token: &str,
-        via: Via,
+        via: AuthMethod,
     ) -> Result<Caller, AuthError> {
         let history = self.history_of(state).ok_or(AuthError::HistoryEnded)?;
         let identities = state.identities();
@@ -239,7 +239,7 @@ impl Security {
             return Err(AuthError::Invalid);
         }
         let user = format!("break-glass:{}", settings.node_name).into();
-        Ok(Caller { user, role: Some(Role::Admin), via: Via::BreakGlass, session: None })
+        Ok(Caller { user, role: Some(Role::Admin), via: AuthMethod::BreakGlass, session: None })
     }
 
     /// How long this node has had no contact with the cluster, in seconds, if that is too long for accepting

@@ -12,7 +12,7 @@ use argon2::password_hash::{PasswordHash, PasswordHasher, PasswordVerifier, Salt
 use argon2::{Algorithm, Argon2, Params, Version};
 use tokio::sync::{Semaphore, oneshot};
 
-use maxine_admission::{PlaceLimits, Places, Standing};
+use maxine_admission::{CallerClass, PlaceLimits, Places};
 use maxine_state::{Given, Limit, LimitExceeded};
 
 /// Maximum number of concurrent hashes.
@@ -137,11 +137,11 @@ impl Passwords {
         asked_by: AskedBy,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, PasswordBusy> {
-        let (address, standing) = match asked_by {
-            AskedBy::Stranger(address) => (address, Standing::Stranger),
-            AskedBy::Known => (Ipv4Addr::UNSPECIFIED.into(), Standing::Trusted),
+        let (address, caller_class) = match asked_by {
+            AskedBy::Stranger(address) => (address, CallerClass::Stranger),
+            AskedBy::Known => (Ipv4Addr::UNSPECIFIED.into(), CallerClass::Trusted),
         };
-        let admitted = self.admitted.take(address, standing, 1).map_err(|_| PasswordBusy)?;
+        let admitted = self.admitted.take(address, caller_class, 1).map_err(|_| PasswordBusy)?;
         let running = Arc::clone(&self.running).acquire_owned().await.map_err(|_| PasswordBusy)?;
         let (reply, done) = oneshot::channel();
         let work = move || {
@@ -222,7 +222,7 @@ mod tests {
     async fn one_address_cannot_take_all_turns() {
         let passwords = Passwords::new(CHEAP);
         let ip = |last| IpAddr::from([10, 0, 0, last]);
-        let take = |last, count| passwords.admitted.take(ip(last), Standing::Stranger, count);
+        let take = |last, count| passwords.admitted.take(ip(last), CallerClass::Stranger, count);
         let _one = take(1, PER_ADDRESS_MAX).unwrap();
         let verify = |last| passwords.verify("x", None, AskedBy::Stranger(ip(last)));
         assert_eq!(verify(1).await, Err(PasswordBusy));
@@ -231,7 +231,7 @@ mod tests {
         let _last = take(4, 6).unwrap();
         assert_eq!(verify(5).await, Err(PasswordBusy));
         assert!(passwords.hash("long enough").await.is_ok(), "whoever is known has theirs");
-        let _rest = passwords.admitted.take(ip(0), Standing::Trusted, RESERVED).unwrap();
+        let _rest = passwords.admitted.take(ip(0), CallerClass::Trusted, RESERVED).unwrap();
         assert_eq!(passwords.hash("long enough").await, Err(PasswordBusy.into()), "all are taken");
     }
 

@@ -47,8 +47,8 @@ impl Access {
     /// Whether the route still works on a node whose state must not be served: one that no longer belongs to
     /// its cluster, or has no state yet.
     #[must_use]
-    pub fn tells_of_the_node(self, path: &str) -> bool {
-        self == Self::Open || OF_THE_NODE.iter().any(|prefix| path.starts_with(prefix))
+    pub fn is_about_the_node(self, path: &str) -> bool {
+        self == Self::Open || NODE_ROUTES.iter().any(|prefix| path.starts_with(prefix))
     }
 
     /// The lowest role that is admitted; `None` if everyone is.
@@ -66,7 +66,7 @@ impl Access {
 }
 
 /// Routes about the node itself and not about the registry, in addition to open routes.
-const OF_THE_NODE: [&str; 8] = [
+const NODE_ROUTES: [&str; 8] = [
     "/api/v1/cluster/status",
     "/api/v1/cluster/nodes",
     "/api/v1/alerts",

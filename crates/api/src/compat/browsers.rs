@@ -18,8 +18,8 @@ const SERVICE_WORKER: HeaderName = HeaderName::from_static("service-worker");
 /// What a page may still do. It is added to a policy of the instance, and both apply.
 const SANDBOX: &str = "sandbox allow-downloads allow-forms allow-modals allow-popups allow-scripts";
 
-/// Fields with which an answer affects every page of its origin.
-fn is_of_the_origin(name: &str) -> bool {
+/// Whether a field of an answer affects every page of its origin.
+fn affects_whole_origin(name: &str) -> bool {
     matches!(
         name,
         "clear-site-data"
@@ -57,14 +57,14 @@ pub(super) fn asks_for_worker(headers: &HeaderMap) -> bool {
 }
 
 /// Adds the sandbox to an answer.
-pub(super) fn shut_off(headers: &mut HeaderMap, status: StatusCode) {
+pub(super) fn add_sandbox(headers: &mut HeaderMap, status: StatusCode) {
     if status != StatusCode::SWITCHING_PROTOCOLS {
         headers.append(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(SANDBOX));
     }
 }
 
 /// Removes the session's cookie from a request.
-pub(super) fn hide_session(headers: &mut HeaderMap) {
+pub(super) fn strip_session_cookie(headers: &mut HeaderMap) {
     if !headers.get_all(header::COOKIE).iter().any(|line| pairs(line).any(is_session)) {
         return;
     }
@@ -86,14 +86,14 @@ pub(super) fn hide_session(headers: &mut HeaderMap) {
 }
 
 /// Removes from an instance's answer, or interim answer, the fields that only the node may set.
-pub(crate) fn keep_own(headers: &mut HeaderMap) {
-    keep_session(headers);
-    keep_origin(headers);
+pub(crate) fn strip_reserved_fields(headers: &mut HeaderMap) {
+    strip_session_cookies(headers);
+    strip_origin_fields(headers);
 }
 
 /// Removes from an answer cookies that would set the session's cookie. This includes a cookie without a name,
 /// because a browser sends only its value, which may be `maxine_session=...` (RFC 6265bis, section 5.7).
-fn keep_session(headers: &mut HeaderMap) {
+fn strip_session_cookies(headers: &mut HeaderMap) {
     let sets_it = |value: &HeaderValue| {
         pairs(value).next().is_some_and(|pair| is_session(pair) || pair.starts_with(b"="))
     };
@@ -111,7 +111,7 @@ fn keep_session(headers: &mut HeaderMap) {
 /// Limits the cookies of an answer to a browser to `prefix`, the path of the service. With another path the
 /// browser would send them with every request to this node. They could push out the session's cookie, and
 /// make requests too long.
-pub(super) fn keep_cookies_below(prefix: &str, headers: &mut HeaderMap) {
+pub(super) fn limit_cookies_to(prefix: &str, headers: &mut HeaderMap) {
     let is_path = |part: &[u8]| {
         let name = part.split(|byte| *byte == b'=').next().unwrap_or_default();
         name.trim_ascii().eq_ignore_ascii_case(b"path")
@@ -144,8 +144,9 @@ pub(super) fn keep_cookies_below(prefix: &str, headers: &mut HeaderMap) {
 }
 
 /// Removes from an answer the fields that affect the node's whole origin.
-fn keep_origin(headers: &mut HeaderMap) {
-    while let Some(name) = headers.keys().find(|name| is_of_the_origin(name.as_str())).cloned() {
+fn strip_origin_fields(headers: &mut HeaderMap) {
+    while let Some(name) = headers.keys().find(|name| affects_whole_origin(name.as_str())).cloned()
+    {
         headers.remove(name);
     }
 }
@@ -182,10 +183,10 @@ mod tests {
     fn the_sessions_cookie_alone_is_taken_out() {
         let mut headers =
             map(&[("cookie", "a=1; maxine_session=x.y.z;b=2"), ("cookie", "maxine_session=u")]);
-        hide_session(&mut headers);
+        strip_session_cookie(&mut headers);
         assert_eq!(headers, map(&[("cookie", "a=1; b=2")]));
         let mut others = map(&[("cookie", "a=1;b=maxine_session=2;maxine_sessions=3")]);
-        hide_session(&mut others);
+        strip_session_cookie(&mut others);
         assert_eq!(others["cookie"], "a=1;b=maxine_session=2;maxine_sessions=3");
     }
 
@@ -199,7 +200,7 @@ mod tests {
             ("set-cookie", "maxine_session"),
             ("set-cookie", "b=2"),
         ]);
-        keep_own(&mut headers);
+        strip_reserved_fields(&mut headers);
         let left: Vec<_> = headers.get_all("set-cookie").iter().collect();
         assert_eq!(left, ["a=1; Path=/", "b=2"]);
     }
@@ -214,7 +215,7 @@ mod tests {
             ("set-cookie", "d=4; Path=/api/maxine/serviceops/proxy/shopping"),
             ("set-cookie", "e=5; Path=/api/maxine/serviceops/proxy/shop; Path=/"),
         ]);
-        keep_cookies_below(below, &mut headers);
+        limit_cookies_to(below, &mut headers);
         let left: Vec<_> = headers.get_all("set-cookie").iter().collect();
         assert_eq!(
             left,
@@ -231,7 +232,7 @@ mod tests {
     #[test]
     fn the_policy_comes_beside_the_instances_own() {
         let mut headers = map(&[("content-security-policy", "default-src 'self'")]);
-        shut_off(&mut headers, StatusCode::OK);
+        add_sandbox(&mut headers, StatusCode::OK);
         let policies: Vec<_> = headers.get_all("content-security-policy").iter().collect();
         assert_eq!(policies, ["default-src 'self'", SANDBOX]);
         assert!(!SANDBOX.contains("allow-same-origin"));

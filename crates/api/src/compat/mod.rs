@@ -24,7 +24,7 @@ use super::error::CompatError;
 use super::route::DISCOVER;
 use super::routes::Routes;
 
-pub(super) use browsers::keep_own;
+pub(super) use browsers::strip_reserved_fields;
 pub(super) use discover::{LookUp, PLAIN_TEXT, Preferred, answer_look_up, preferred};
 pub(super) use proxy::{Forward, Forwarding, forward};
 pub use session::account_sign_in;

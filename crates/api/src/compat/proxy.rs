@@ -198,7 +198,7 @@ pub(crate) async fn forward(
     let Some((counter, _)) = counter.filter(|(_, is_live)| *is_live) else {
         way.miss(state, context, &service, request.method());
         let mut response = CompatError::no_live_node().into_response();
-        ProxyError::NoInstance.mark(response.headers_mut(), 0);
+        ProxyError::NoInstance.add_headers(response.headers_mut(), 0);
         return unsent(response, subject);
     };
     match forward_to(state, &counter.key, target, context, request, interim).await {
@@ -245,7 +245,7 @@ async fn forward_to(
         let refused = CompatError::new(StatusCode::FORBIDDEN, text);
         return Err(Box::new(refused));
     }
-    browsers::hide_session(request.headers_mut());
+    browsers::strip_session_cookie(request.headers_mut());
     state.security().withhold_tokens(request.headers_mut());
     let headers = request.headers();
     if body_len_max.is_some_and(|max| declared_len(headers).is_some_and(|len| len > max)) {
@@ -281,11 +281,11 @@ async fn forward_to(
     if is_head && answer.error.is_some() {
         leave_out_body(&mut response);
     }
-    browsers::keep_own(response.headers_mut());
+    browsers::strip_reserved_fields(response.headers_mut());
     if sandboxed {
-        browsers::keep_cookies_below(&cookie_path, response.headers_mut());
+        browsers::limit_cookies_to(&cookie_path, response.headers_mut());
         let status = response.status();
-        browsers::shut_off(response.headers_mut(), status);
+        browsers::add_sandbox(response.headers_mut(), status);
     }
     Ok(Answer { response, chosen: answer.chosen, attempts })
 }

@@ -12,7 +12,7 @@ use axum::response::IntoResponse;
 use super::edge::Shared;
 use crate::access::{self, Decision};
 use crate::error::{CompatError, edge_error, is_native};
-use crate::{Caller, RequestContext, Via, hosts};
+use crate::{AuthMethod, Caller, RequestContext, hosts};
 use maxine_identity::{AuthError, CookieUse};
 use maxine_state::AuditAction;
 use maxine_telemetry::AccessRefused;
@@ -53,15 +53,15 @@ impl Shared {
                 path,
                 trace_id: &context.trace_id,
             });
-            if error.is_worth_a_record() {
+            if error.is_audited() {
                 let object = format!("{} {path}", request.method());
                 let actor = context.actor(&caller);
                 self.state.audit().record(actor, AuditAction::RequestAuthorize, &object, false);
             }
             Box::new(refusal(path, error))
         })?;
-        if !access.tells_of_the_node(path)
-            && let Some(reason) = self.state.why_not_served()
+        if !access.is_about_the_node(path)
+            && let Some(reason) = self.state.not_serving_reason()
         {
             let error = CompatError::new(StatusCode::SERVICE_UNAVAILABLE, reason);
             let retry_after_s = self.state.store().exclusion().is_none().then_some(1);
@@ -100,7 +100,7 @@ impl Shared {
         let identified = self.state.security().identify(cookie, request.headers());
         // With DNS rebinding, pages of another site could read what a cookie allows.
         let identified = identified.and_then(|caller| match caller.via {
-            Via::Cookie if !hosts::is_own(&self.state, request) => Err(AuthError::WrongHost),
+            AuthMethod::Cookie if !hosts::is_own(&self.state, request) => Err(AuthError::WrongHost),
             _ => Ok(caller),
         });
         let Some(required) = required else {
@@ -128,7 +128,7 @@ fn refusal(path: &str, error: AuthError) -> Response<Body> {
         AuthError::Invalid => StatusCode::UNAUTHORIZED,
         other => other.status(),
     };
-    edge_error(path, CompatError { retry_after_s, ..CompatError::new(status, error.explained()) })
+    edge_error(path, CompatError { retry_after_s, ..CompatError::new(status, error.explanation()) })
 }
 
 /// The compatible API has no 405; the native API does.

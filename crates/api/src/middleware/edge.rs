@@ -24,9 +24,9 @@ use super::cors::Cors;
 use super::trace::{TRACEPARENT, context_of};
 use crate::access::AccessMode;
 use crate::error::{NOSNIFF, is_native};
-use crate::native::put_missing_headers;
-use crate::pacing::{self, Streamed};
-use crate::{AppState, Caller, RequestContext, Via, caller, field_names};
+use crate::native::add_freshness_headers;
+use crate::send_monitor::{self, Streamed};
+use crate::{AppState, AuthMethod, Caller, RequestContext, caller, field_names};
 use maxine_gateway::{ClientAddr, FieldLines};
 use maxine_telemetry::{AttemptTrail, FinishedRequest, Subject};
 
@@ -105,7 +105,7 @@ where
         match shared.admit(&request, matched, &record.context) {
             Ok(caller) => {
                 let mut record = record;
-                shared.follow(&mut record, &caller, &request);
+                shared.track_break_glass(&mut record, &caller, &request);
                 if shared.registers(request.method(), matched) {
                     record.about(Subject::Registration);
                 }
@@ -116,14 +116,14 @@ where
                 Box::pin(async move {
                     let mut response = answer.await.into_response();
                     if native {
-                        put_missing_headers(&shared.state, response.headers_mut());
+                        add_freshness_headers(&shared.state, response.headers_mut());
                     }
                     Ok(shared.close(record, response))
                 })
             }
             Err(mut refusal) => {
                 if native {
-                    put_missing_headers(&shared.state, refusal.headers_mut());
+                    add_freshness_headers(&shared.state, refusal.headers_mut());
                 }
                 let response = shared.close(record, *refusal);
                 Box::pin(std::future::ready(Ok(response)))
@@ -194,14 +194,14 @@ impl Shared {
         self.state.settings().trusted_proxies.resolve(peer, fields)
     }
 
-    /// Follows a request with the break-glass token to its end, for the audit log.
-    pub(crate) fn follow<B>(
+    /// Records the outcome of a request with the break-glass token in the audit log.
+    pub(crate) fn track_break_glass<B>(
         &self,
         record: &mut Record,
         caller: &Caller,
         request: &http::Request<B>,
     ) {
-        if caller.via == Via::BreakGlass {
+        if caller.via == AuthMethod::BreakGlass {
             let actor = record.context.actor(caller);
             record.break_glass = Some(BreakGlassUse::new(self.state.audit(), actor, request));
         }
@@ -221,7 +221,7 @@ impl Shared {
             if record.compatible {
                 response.extensions_mut().extend(self.field_names.clone());
             }
-        } else if pacing::is_watched(record.finished.version, &response) {
+        } else if send_monitor::is_watched(record.finished.version, &response) {
             response.extensions_mut().insert(Streamed);
         }
         let headers = response.headers_mut();
@@ -251,7 +251,7 @@ impl Shared {
     }
 
     /// Whether discovery is open and its answers only have the usual headers.
-    pub(crate) fn leaves_discovery_alone(&self) -> bool {
+    pub(crate) fn allows_fast_path(&self) -> bool {
         self.state.settings().discovery_access == AccessMode::Open && !self.cors.has_origin()
     }
 

@@ -213,8 +213,8 @@ pub(super) async fn put_headers(
     response
 }
 
-/// Adds them to an answer that was given before any handler saw the request.
-pub(crate) fn put_missing_headers(state: &AppState, headers: &mut HeaderMap) {
+/// Adds the headers of freshness to an answer that has none, because no handler saw the request.
+pub(crate) fn add_freshness_headers(state: &AppState, headers: &mut HeaderMap) {
     if !headers.contains_key(INDEX_HEADER) {
         Basis::present(state).0.put_headers(state, headers);
     }

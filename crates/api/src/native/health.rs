@@ -10,7 +10,7 @@ use super::fresh::{Fresh, Freshness};
 use super::known_checks::KnownChecks;
 use super::services::find;
 use super::shape::{CheckView, Detail, DrainView, HealthView};
-use crate::observations::{self, ProbeObservation, Standing};
+use crate::observations::{self, ProbeObservation, ProxyStatus};
 use crate::problem::Problem;
 use crate::{AppState, CalledBy};
 use maxine_control::health::ProbeFrom;
@@ -45,7 +45,7 @@ pub(super) struct HealthWhy {
     probe_from: Option<ProbeFrom>,
     /// The instance as the proxy of the answering node sees it; null if that proxy does not call
     /// it.
-    proxy: Option<Standing>,
+    proxy: Option<ProxyStatus>,
     /// The latest probes of the answering node, newest first, then the last result that every other
     /// observer reported to the leader.
     observations: Vec<ProbeObservation>,
@@ -74,13 +74,13 @@ pub(super) async fn instance_health(
     let probe = probe.map(|probe| probe.spec).unwrap_or_default();
     let probe = if caller.has(Role::Operator) { probe } else { probe.without_secrets() };
     let drain = service.drains.get(&key.instance);
-    let proxy = observations::standing(&state, &key);
+    let proxy = observations::proxy_status(&state, &key);
     let in_traffic = service.in_traffic();
     let routable = in_traffic.has(instance);
     let mut observations = observations::own(&state, &key);
     observations.extend(observations::of_others(&state, &key).await);
     let known = KnownChecks::of(instance, probe_from.is_some(), Detail::of(&caller), &observations);
-    let held_back = proxy.as_ref().and_then(|standing| standing.held_back.as_ref());
+    let held_back = proxy.as_ref().and_then(|status| status.held_back.as_ref());
     let why = match held_back.filter(|_| routable) {
         Some(held_back) => format!(
             "other callers may use it, but the proxy of this node sends it nothing: {held_back}"

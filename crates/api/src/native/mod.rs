@@ -36,7 +36,7 @@ mod telemetry;
 mod upgrade;
 mod watch;
 
-pub(super) use fresh::put_missing_headers;
+pub(super) use fresh::add_freshness_headers;
 pub use instance_nodes::InstanceReports;
 pub use nodes::NodeReports;
 

@@ -57,7 +57,7 @@ pub(super) async fn ready(
              had acknowledged, and is being filled"
         )
     });
-    let reason = match state.why_not_served().or(lacks) {
+    let reason = match state.not_serving_reason().or(lacks) {
         Some(reason) => Some(reason),
         None if leadership.leader.is_none() => {
             Some("no leader is confirmed: writes are not taken".to_owned())

@@ -11,7 +11,7 @@ use super::extract::{JsonBody, NoParams, Params};
 use super::fresh::{Write, Written};
 use crate::own_password::{self, OwnPasswordError};
 use crate::problem::{Problem, ProblemKind};
-use crate::{AppState, CalledBy, Caller, RequestContext, Via, account_sign_in, hosts};
+use crate::{AppState, AuthMethod, CalledBy, Caller, RequestContext, account_sign_in, hosts};
 use maxine_identity::{
     AuthError, CookieUse, PASSWORD_LEN_MAX, SESSION_COOKIE, SessionRef, SigninError,
 };
@@ -101,16 +101,16 @@ pub(super) async fn sign_out(
     let caller = state.security().identify(CookieUse::Changes, request.headers());
     let ended = match caller {
         // A page that calls this node by another site's name must not sign the user out.
-        Ok(caller) if caller.via == Via::Cookie && !hosts::is_own(&state, &request) => {
+        Ok(caller) if caller.via == AuthMethod::Cookie && !hosts::is_own(&state, &request) => {
             let error = AuthError::WrongHost;
-            Err(Problem::new(ProblemKind::Forbidden, error.explained()))
+            Err(Problem::new(ProblemKind::Forbidden, error.explanation()))
         }
         Ok(caller) => end_session(&state, &caller, write).await,
         Err(error @ AuthError::CrossSite) => {
-            Err(Problem::new(ProblemKind::Forbidden, error.explained()))
+            Err(Problem::new(ProblemKind::Forbidden, error.explanation()))
         }
         Err(error @ (AuthError::NoState | AuthError::Stale { .. })) => {
-            Err(Problem::new(ProblemKind::Unavailable, error.explained()).with_retry_after_s(5))
+            Err(Problem::new(ProblemKind::Unavailable, error.explanation()).with_retry_after_s(5))
         }
         // There is no session to end.
         Err(_) => Ok(()),
@@ -137,7 +137,7 @@ async fn end_session(state: &AppState, caller: &Caller, write: Write) -> Result<
 /// How a caller proved who they are.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Proof {
+pub(super) enum AuthMethodView {
     /// With a session's token.
     Session,
     /// With the dashboard's cookie.
@@ -156,7 +156,7 @@ pub(super) struct Me {
     /// What they may do now.
     role: Role,
     /// How they proved it.
-    via: Proof,
+    via: AuthMethodView,
 }
 
 /// Shows who is signed in.
@@ -169,11 +169,11 @@ pub(super) async fn who_am_i(
     CalledBy(caller): CalledBy,
 ) -> Result<Json<Me>, Problem> {
     let via = match caller.via {
-        Via::Session => Some(Proof::Session),
-        Via::Cookie => Some(Proof::Cookie),
-        Via::ApiToken => Some(Proof::ApiToken),
-        Via::BreakGlass => Some(Proof::BreakGlass),
-        Via::Nothing => None,
+        AuthMethod::Session => Some(AuthMethodView::Session),
+        AuthMethod::Cookie => Some(AuthMethodView::Cookie),
+        AuthMethod::ApiToken => Some(AuthMethodView::ApiToken),
+        AuthMethod::BreakGlass => Some(AuthMethodView::BreakGlass),
+        AuthMethod::Nothing => None,
     };
     match (caller.role, via) {
         (Some(role), Some(via)) => Ok(Json(Me { user: caller.user.into(), role, via })),

@@ -27,10 +27,10 @@ use super::extract::{Params, service_key};
 use super::fresh::Answered;
 use super::history_index::{HistoryIndex, history_text};
 use super::shape::Detail;
-use crate::pacing::Streamed;
 use crate::problem::{Problem, ProblemKind};
+use crate::send_monitor::Streamed;
 use crate::{AppState, CalledBy, Caller, RequestContext};
-use maxine_admission::{NoPlace, Place, PlaceLimits, Places, Standing};
+use maxine_admission::{CallerClass, NoPlace, Place, PlaceLimits, Places};
 use maxine_clock::Clock;
 use maxine_state::limits::check_range;
 use maxine_state::{Event, Name, Role, ServiceKey};
@@ -78,8 +78,8 @@ impl Watchers {
 
     fn admit(&self, caller: &Caller, client: IpAddr) -> Result<Place, Problem> {
         let known = caller.role.is_some();
-        let standing = if known { Standing::Known } else { Standing::Stranger };
-        self.places.take(client, standing, 1).map_err(|why| {
+        let caller_class = if known { CallerClass::Known } else { CallerClass::Stranger };
+        self.places.take(client, caller_class, 1).map_err(|why| {
             let limits = self.places.limits();
             let detail = match why {
                 NoPlace::Node if known => {

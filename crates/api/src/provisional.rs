@@ -12,7 +12,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use maxine_admission::{NoPlace, Place, Places, Standing, network_of};
+use maxine_admission::{CallerClass, NoPlace, Place, Places, network_of};
 
 #[derive(Debug)]
 struct Waiter {
@@ -48,13 +48,13 @@ impl Waiting {
         self.remove(at)
     }
 
-    /// Takes a connection out to make room for one of this network; whether there was one.
-    fn displace(&mut self, newcomer: IpAddr) -> bool {
+    /// Removes a connection to make room for one of this network. Returns whether there was one.
+    fn displace(&mut self, network: IpAddr) -> bool {
         let Some(most) = self.by_network.values().copied().max() else { return false };
-        let has_most = |network: IpAddr| self.by_network.get(&network) == Some(&most);
-        let floods = has_most(newcomer);
+        let has_most = |of: IpAddr| self.by_network.get(&of) == Some(&most);
+        let floods = has_most(network);
         let gives_way = |waiter: &Waiter| match floods {
-            true => waiter.network == newcomer,
+            true => waiter.network == network,
             false => has_most(waiter.network),
         };
         let at = self.waiters.iter().position(gives_way);
@@ -64,37 +64,40 @@ impl Waiting {
     }
 }
 
-/// The places for newcomers.
+/// The places for connections that have not shown a credential yet.
 #[derive(Debug)]
-pub(super) struct Newcomers {
+pub(super) struct ProvisionalConnections {
     connections: Arc<Places>,
     max: usize,
     waiting: Mutex<Waiting>,
 }
 
-/// A newcomer. Dropping it frees its place.
+/// A connection that has not shown a credential yet. Dropping this frees its place.
 #[derive(Debug)]
-pub(super) struct Newcomer {
-    all: Arc<Newcomers>,
+pub(super) struct ProvisionalConnection {
+    all: Arc<ProvisionalConnections>,
     number: u64,
     leave: Arc<Notify>,
 }
 
-impl Newcomers {
+impl ProvisionalConnections {
     /// `max` of the `connections`, at least one.
     pub(super) fn new(connections: Arc<Places>, max: usize) -> Arc<Self> {
         Arc::new(Self { connections, max: max.max(1), waiting: Mutex::default() })
     }
 
-    /// Admits a newcomer. If no place is free, another newcomer loses its place.
-    pub(super) fn enter(self: &Arc<Self>, address: IpAddr) -> Result<Newcomer, NoPlace> {
+    /// Admits a connection. If no place is free, another provisional connection loses its place.
+    pub(super) fn enter(
+        self: &Arc<Self>,
+        address: IpAddr,
+    ) -> Result<ProvisionalConnection, NoPlace> {
         let network = network_of(address);
         let leave = Arc::new(Notify::new());
         let mut waiting = self.waiting.lock();
         if waiting.waiters.len() >= self.max {
             waiting.displace(network);
         }
-        let take = || self.connections.take(address, Standing::Known, 1);
+        let take = || self.connections.take(address, CallerClass::Known, 1);
         let place = match take() {
             // Callers with a credential hold the rest of the kept share.
             Err(NoPlace::Node) if waiting.displace(network) => take()?,
@@ -105,23 +108,23 @@ impl Newcomers {
         *waiting.by_network.entry(network).or_insert(0) += 1;
         waiting.waiters.push_back(Waiter { number, network, leave: Arc::clone(&leave), place });
         drop(waiting);
-        Ok(Newcomer { all: Arc::clone(self), number, leave })
+        Ok(ProvisionalConnection { all: Arc::clone(self), number, leave })
     }
 }
 
-impl Newcomer {
-    /// Returns when another newcomer has taken its place.
+impl ProvisionalConnection {
+    /// Returns when another connection has taken its place.
     pub(super) async fn displaced(&self) {
         self.leave.notified().await;
     }
 
-    /// The connection has shown a credential and keeps its place. `None` if another newcomer has taken it.
+    /// The connection has shown a credential and keeps its place. `None` if another connection has taken it.
     pub(super) fn settle(&self) -> Option<Place> {
         self.all.waiting.lock().remove_number(self.number).map(|waiter| waiter.place)
     }
 }
 
-impl Drop for Newcomer {
+impl Drop for ProvisionalConnection {
     fn drop(&mut self) {
         // The place is freed after the lock is released.
         let left = self.all.waiting.lock().remove_number(self.number);
@@ -140,20 +143,20 @@ mod tests {
         [10, 0, 0, last].into()
     }
 
-    fn is_displaced(newcomer: &Newcomer) -> bool {
-        newcomer.displaced().now_or_never().is_some()
+    fn is_displaced(connection: &ProvisionalConnection) -> bool {
+        connection.displaced().now_or_never().is_some()
     }
 
     #[tokio::test]
     async fn the_address_with_the_most_gives_way_and_of_it_who_waits_longest() {
         let connections = Places::new(PlaceLimits { max: 5, per_address_max: 5, reserved: 5 });
-        let newcomers = Newcomers::new(Arc::clone(&connections), 4);
-        let enter = |last: u8| newcomers.enter(ip(last)).unwrap();
-        let flood: Vec<Newcomer> = (0..3).map(|_| enter(1)).collect();
+        let provisional = ProvisionalConnections::new(Arc::clone(&connections), 4);
+        let enter = |last: u8| provisional.enter(ip(last)).unwrap();
+        let flood: Vec<ProvisionalConnection> = (0..3).map(|_| enter(1)).collect();
         let operator = enter(2);
         let next = enter(3);
         assert!(is_displaced(&flood[0]) && !is_displaced(&flood[1]));
-        let more: Vec<Newcomer> = (0..10).map(|_| enter(1)).collect();
+        let more: Vec<ProvisionalConnection> = (0..10).map(|_| enter(1)).collect();
         assert!(!is_displaced(&operator) && !is_displaced(&next), "a flood displaces its own");
         assert_eq!(more.iter().filter(|one| !is_displaced(one)).count(), 2);
         assert_eq!(connections.taken(), 4);
@@ -161,7 +164,7 @@ mod tests {
         assert!(more[0].settle().is_none(), "another one has it");
         let _another = enter(4);
         assert_eq!(connections.taken(), 5);
-        assert_eq!(newcomers.enter(ip(5)).map(drop), Ok(()), "one of the newcomers gives way");
+        assert_eq!(provisional.enter(ip(5)).map(drop), Ok(()), "one of the provisional gives way");
         drop((flood, operator, next, more, _another, settled));
         assert_eq!(connections.taken(), 0);
     }
@@ -171,14 +174,14 @@ mod tests {
     #[tokio::test]
     async fn a_caller_that_takes_its_time_is_not_displaced_by_many_addresses() {
         let connections = Places::new(PlaceLimits { max: 93, per_address_max: 93, reserved: 93 });
-        let newcomers = Newcomers::new(Arc::clone(&connections), 93);
-        let mut flood: Vec<Newcomer> = Vec::new();
+        let provisional = ProvisionalConnections::new(Arc::clone(&connections), 93);
+        let mut flood: Vec<ProvisionalConnection> = Vec::new();
         for n in 0..600 {
-            flood.push(newcomers.enter(ip(n as u8 % 60)).unwrap());
+            flood.push(provisional.enter(ip(n as u8 % 60)).unwrap());
         }
-        let operator = newcomers.enter(ip(200)).unwrap();
+        let operator = provisional.enter(ip(200)).unwrap();
         for n in 0..600 {
-            flood.push(newcomers.enter(ip(n as u8 % 60)).unwrap());
+            flood.push(provisional.enter(ip(n as u8 % 60)).unwrap());
         }
         assert!(!is_displaced(&operator));
         assert_eq!(flood.iter().filter(|one| !is_displaced(one)).count(), 92);

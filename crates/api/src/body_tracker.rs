@@ -12,19 +12,19 @@ use axum::http::{HeaderValue, Request, Response, Version, header};
 use hyper::body::{Body, Frame, SizeHint};
 
 /// Whether the body of a request was read to its end.
-pub(super) struct Unread(Option<Arc<AtomicBool>>);
+pub(super) struct BodyTracker(Option<Arc<AtomicBool>>);
 
-impl Unread {
+impl BodyTracker {
     /// Follows the body of an HTTP/1 request. In HTTP/2 each request has its own stream.
-    pub(super) fn follow<B: Body>(request: Request<B>) -> (Self, Request<Followed<B>>) {
-        let follows = request.version() < Version::HTTP_2 && !request.body().is_end_stream();
-        let ended = follows.then(Arc::<AtomicBool>::default);
-        let unread = Self(ended.clone());
-        (unread, request.map(|body| Followed { body, ended }))
+    pub(super) fn track<B: Body>(request: Request<B>) -> (Self, Request<TrackedBody<B>>) {
+        let is_tracked = request.version() < Version::HTTP_2 && !request.body().is_end_stream();
+        let ended = is_tracked.then(Arc::<AtomicBool>::default);
+        let tracker = Self(ended.clone());
+        (tracker, request.map(|body| TrackedBody { body, ended }))
     }
 
     /// Adds `Connection: close` to a refusal that did not wait for the end of the request.
-    pub(super) fn close<B>(&self, response: &mut Response<B>) {
+    pub(super) fn close_if_unread<B>(&self, response: &mut Response<B>) {
         let Some(ended) = &self.0 else { return };
         let is_refusal = response.status().is_client_error() || response.status().is_server_error();
         if is_refusal && !ended.load(Ordering::Acquire) {
@@ -35,12 +35,12 @@ impl Unread {
 }
 
 /// A body with a flag for its end.
-pub(super) struct Followed<B> {
+pub(super) struct TrackedBody<B> {
     body: B,
     ended: Option<Arc<AtomicBool>>,
 }
 
-impl<B: Body + Unpin> Body for Followed<B> {
+impl<B: Body + Unpin> Body for TrackedBody<B> {
     type Data = B::Data;
     type Error = B::Error;
 

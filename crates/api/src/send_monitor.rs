@@ -22,7 +22,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::error::CompatError;
-use maxine_admission::{NoPlace, Place, PlaceLimits, Places, Standing};
+use maxine_admission::{CallerClass, NoPlace, Place, PlaceLimits, Places};
 use maxine_clock::Clock;
 
 /// Maximum number of waiting bytes on the node.
@@ -66,14 +66,14 @@ pub(super) struct Reader {
     /// The client's own address, behind trusted proxies.
     pub(super) address: IpAddr,
     /// Whether the limits for one address apply to it.
-    pub(super) standing: Standing,
+    pub(super) caller_class: CallerClass,
 }
 
 /// The waiting bytes of a node's answers.
 #[derive(Clone, Debug)]
-pub(super) struct Unsent(Arc<Places>);
+pub(super) struct UnsentBytes(Arc<Places>);
 
-impl Default for Unsent {
+impl Default for UnsentBytes {
     fn default() -> Self {
         Self(Places::fair(PlaceLimits {
             max: UNSENT_LEN_MAX,
@@ -83,7 +83,7 @@ impl Default for Unsent {
     }
 }
 
-impl Unsent {
+impl UnsentBytes {
     /// Whether three quarters of the bytes for clients without a credential are taken.
     fn is_short(&self) -> bool {
         let PlaceLimits { max, reserved, .. } = self.0.limits();
@@ -93,21 +93,21 @@ impl Unsent {
     /// Whether three quarters of the bytes that this reader may have are taken.
     fn is_short_for(&self, reader: Reader) -> bool {
         let per_address_max = self.0.limits().per_address_max;
-        reader.standing != Standing::Trusted
+        reader.caller_class != CallerClass::Trusted
             && self.0.taken_by(reader.address) > per_address_max / 4 * 3
     }
 }
 
-/// The progress of one connection's client.
+/// Watches how fast one connection's client reads its answers.
 #[derive(Clone, Debug)]
-pub(super) struct Pace(Arc<Shared>);
+pub(super) struct SendMonitor(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
     clock: Clock,
-    unsent: Unsent,
+    unsent: UnsentBytes,
     answers: Mutex<Vec<Weak<Answer>>>,
-    /// Wakes [`Pace::stalled`] once there is something to watch.
+    /// Wakes [`SendMonitor::stalled`] once there is something to watch.
     began: Notify,
     /// How many answers over HTTP/2 were refused.
     refused: AtomicU32,
@@ -120,7 +120,7 @@ struct Answer {
     clock: Clock,
     reader: Reader,
     /// Since when the client must make progress, in milliseconds; 0 if it need not.
-    owed_since_ms: AtomicU64,
+    waiting_since_ms: AtomicU64,
     held: Mutex<Held>,
 }
 
@@ -138,9 +138,9 @@ struct Held {
 
 impl Answer {
     /// The client must make progress from now on.
-    fn owe(&self) {
+    fn start_waiting(&self) {
         let now_ms = self.clock.monotonic_ms().max(1);
-        self.owed_since_ms.store(now_ms, Ordering::Relaxed);
+        self.waiting_since_ms.store(now_ms, Ordering::Relaxed);
     }
 
     /// Changes what is held. The client has made progress, and must make more if anything is left.
@@ -149,8 +149,8 @@ impl Answer {
         change(&mut held);
         let held_len = held.rest_len + held.given_len;
         match held_len {
-            0 => self.owed_since_ms.store(0, Ordering::Relaxed),
-            _ => self.owe(),
+            0 => self.waiting_since_ms.store(0, Ordering::Relaxed),
+            _ => self.start_waiting(),
         }
         match held.stream_len {
             Some(stream_len) => held.place.resize(held_len + stream_len),
@@ -160,18 +160,18 @@ impl Answer {
 }
 
 /// Bytes that the library has received. It drops them when it has written them.
-struct Given {
+struct PassedBytes {
     bytes: Bytes,
     answer: Arc<Answer>,
 }
 
-impl AsRef<[u8]> for Given {
+impl AsRef<[u8]> for PassedBytes {
     fn as_ref(&self) -> &[u8] {
         &self.bytes
     }
 }
 
-impl Drop for Given {
+impl Drop for PassedBytes {
     fn drop(&mut self) {
         let len = self.bytes.len();
         // Places are only given back, which always succeeds.
@@ -179,8 +179,8 @@ impl Drop for Given {
     }
 }
 
-impl Pace {
-    pub(super) fn new(clock: Clock, unsent: Unsent) -> Self {
+impl SendMonitor {
+    pub(super) fn new(clock: Clock, unsent: UnsentBytes) -> Self {
         let (answers, began) = (Mutex::default(), Notify::new());
         let (refused, refused_too_often) = (AtomicU32::new(0), Notify::new());
         Self(Arc::new(Shared { clock, unsent, answers, began, refused, refused_too_often }))
@@ -208,23 +208,23 @@ impl Pace {
         };
         let stream_len = if version >= Version::HTTP_2 { STREAM_LEN } else { 0 };
         let counted = counted.saturating_add(stream_len).min(UNSENT_PER_ADDRESS_LEN_MAX);
-        let taken = self.0.unsent.0.take(reader.address, reader.standing, counted);
+        let taken = self.0.unsent.0.take(reader.address, reader.caller_class, counted);
         let Ok(place) = taken else {
             self.refused(version);
-            return too_much_waits(version);
+            return too_many_unsent_bytes(version);
         };
         let stream_len = is_streamed.then_some(stream_len);
         let held = Mutex::new(Held { place, rest_len: 0, given_len: 0, stream_len });
-        let (clock, owed_since_ms) = (self.0.clock.clone(), AtomicU64::new(0));
-        let answer = Arc::new(Answer { clock, reader, owed_since_ms, held });
-        answer.owe();
+        let (clock, waiting_since_ms) = (self.0.clock.clone(), AtomicU64::new(0));
+        let answer = Arc::new(Answer { clock, reader, waiting_since_ms, held });
+        answer.start_waiting();
         {
             let mut answers = self.0.answers.lock();
             answers.retain(|answer| answer.strong_count() > 0);
             answers.push(Arc::downgrade(&answer));
         }
         self.0.began.notify_one();
-        response.map(|inner| Body::new(PacedBody { inner, rest: Bytes::new(), answer }))
+        response.map(|inner| Body::new(MonitoredBody { inner, rest: Bytes::new(), answer }))
     }
 
     fn refused(&self, version: Version) {
@@ -253,11 +253,11 @@ impl Pace {
             let oldest = {
                 let mut answers = self.0.answers.lock();
                 answers.retain(|answer| answer.strong_count() > 0);
-                let owed = answers.iter().filter_map(Weak::upgrade).filter_map(|answer| {
-                    let since_ms = answer.owed_since_ms.load(Ordering::Relaxed);
+                let waiting = answers.iter().filter_map(Weak::upgrade).filter_map(|answer| {
+                    let since_ms = answer.waiting_since_ms.load(Ordering::Relaxed);
                     (since_ms > 0).then_some((since_ms, answer.reader))
                 });
-                (!answers.is_empty()).then(|| owed.min_by_key(|(since_ms, _)| *since_ms))
+                (!answers.is_empty()).then(|| waiting.min_by_key(|(since_ms, _)| *since_ms))
             };
             match oldest {
                 None => self.0.began.notified().await,
@@ -279,7 +279,7 @@ impl Pace {
 }
 
 /// Over HTTP/2 the refusal has no body: a client that takes no body would leave that untaken, too.
-fn too_much_waits(version: Version) -> Response<Body> {
+fn too_many_unsent_bytes(version: Version) -> Response<Body> {
     let text = "Too many bytes of earlier answers wait to be taken by your address";
     let mut response = CompatError::new(StatusCode::SERVICE_UNAVAILABLE, text).into_response();
     response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
@@ -292,14 +292,14 @@ fn too_much_waits(version: Version) -> Response<Body> {
 }
 
 /// The body of an answer, in parts.
-struct PacedBody {
+struct MonitoredBody {
     inner: Body,
     /// The rest of the last frame.
     rest: Bytes,
     answer: Arc<Answer>,
 }
 
-impl PacedBody {
+impl MonitoredBody {
     fn piece(&mut self) -> Result<Bytes, NoPlace> {
         let len = self.rest.len();
         let is_last_frame = self.inner.is_end_stream();
@@ -310,7 +310,7 @@ impl PacedBody {
         };
         let bytes = self.rest.split_to(piece_len);
         let rest_len = self.rest.len();
-        let given = Given { bytes, answer: Arc::clone(&self.answer) };
+        let given = PassedBytes { bytes, answer: Arc::clone(&self.answer) };
         self.answer.change(|held| {
             held.rest_len = rest_len;
             held.given_len += piece_len;
@@ -319,7 +319,7 @@ impl PacedBody {
     }
 }
 
-impl HttpBody for PacedBody {
+impl HttpBody for MonitoredBody {
     type Data = Bytes;
     type Error = axum::Error;
 
@@ -331,7 +331,7 @@ impl HttpBody for PacedBody {
         if this.rest.is_empty() {
             // Without anything to give, the source is late and not the client.
             if this.answer.held.lock().given_len == 0 {
-                this.answer.owed_since_ms.store(0, Ordering::Relaxed);
+                this.answer.waiting_since_ms.store(0, Ordering::Relaxed);
             }
             match ready!(Pin::new(&mut this.inner).poll_frame(cx)) {
                 Some(Ok(frame)) => match frame.into_data() {
@@ -368,12 +368,12 @@ mod tests {
 
     use super::*;
 
-    fn pace(unsent: &Unsent) -> Pace {
-        Pace::new(Clock::system(), unsent.clone())
+    fn monitor(unsent: &UnsentBytes) -> SendMonitor {
+        SendMonitor::new(Clock::system(), unsent.clone())
     }
 
     fn reader(last: u8) -> Reader {
-        Reader { address: [10, 0, 0, last].into(), standing: Standing::Stranger }
+        Reader { address: [10, 0, 0, last].into(), caller_class: CallerClass::Stranger }
     }
 
     /// An instance's answer of unlimited length, in parts of `len` bytes.
@@ -386,10 +386,10 @@ mod tests {
 
     #[tokio::test]
     async fn an_answer_is_handed_on_in_pieces_and_whole() {
-        let pace = pace(&Unsent::default());
+        let monitor = monitor(&UnsentBytes::default());
         let bytes: Vec<u8> = (0..40_000_u32).map(|at| at as u8).collect();
         let watched =
-            pace.watch(Version::HTTP_2, reader(1), Response::new(Body::from(bytes.clone())));
+            monitor.watch(Version::HTTP_2, reader(1), Response::new(Body::from(bytes.clone())));
         let mut body = watched.into_body();
         assert_eq!(body.size_hint().exact(), Some(40_000));
         let (mut lens, mut seen) = (Vec::new(), Vec::new());
@@ -407,10 +407,10 @@ mod tests {
 
     #[tokio::test]
     async fn what_waits_is_counted_but_not_what_all_share() {
-        let unsent = Unsent::default();
-        let pace = pace(&unsent);
+        let unsent = UnsentBytes::default();
+        let monitor = monitor(&unsent);
         let big = || Response::new(Body::from(vec![0; UNSENT_PER_ADDRESS_LEN_MAX / 2 + 1]));
-        let watch = |version, response| pace.watch(version, reader(1), response);
+        let watch = |version, response| monitor.watch(version, reader(1), response);
         let first = watch(Version::HTTP_11, big());
         assert_eq!(watch(Version::HTTP_11, big()).status(), 503);
         let mut shared = big();
@@ -425,10 +425,10 @@ mod tests {
 
     #[tokio::test]
     async fn short_answers_over_http2_that_nobody_takes_are_bounded_by_their_number() {
-        let unsent = Unsent::default();
+        let unsent = UnsentBytes::default();
         // Each on its own connection, because one connection has hundreds at most.
         let short =
-            || pace(&unsent).watch(Version::HTTP_2, reader(1), Response::new(Body::from("x")));
+            || monitor(&unsent).watch(Version::HTTP_2, reader(1), Response::new(Body::from("x")));
         let mut held = Vec::new();
         let refused = loop {
             let answer = short();
@@ -447,9 +447,9 @@ mod tests {
 
     #[tokio::test]
     async fn of_an_instances_answer_only_what_is_held_counts() {
-        let unsent = Unsent::default();
-        let pace = pace(&unsent);
-        let mut body = pace.watch(Version::HTTP_11, reader(1), streamed(60_000)).into_body();
+        let unsent = UnsentBytes::default();
+        let monitor = monitor(&unsent);
+        let mut body = monitor.watch(Version::HTTP_11, reader(1), streamed(60_000)).into_body();
         assert_eq!(unsent.0.taken(), 1, "nothing has come yet");
         let mut passed = 0;
         while passed < 2 * UNSENT_PER_ADDRESS_LEN_MAX {
@@ -466,37 +466,37 @@ mod tests {
 
     #[tokio::test]
     async fn slow_readers_of_one_address_are_broken_off_and_others_are_served() {
-        let unsent = Unsent::default();
-        let pace = pace(&unsent);
+        let unsent = UnsentBytes::default();
+        let monitor = monitor(&unsent);
         let each = UNSENT_PER_ADDRESS_LEN_MAX / 4 + 1;
         let mut slow = Vec::new();
         for _ in 0..5 {
-            let mut body = pace.watch(Version::HTTP_11, reader(1), streamed(each)).into_body();
+            let mut body = monitor.watch(Version::HTTP_11, reader(1), streamed(each)).into_body();
             let first = body.frame().await.unwrap();
             slow.push((body, first));
         }
         let served: Vec<bool> = slow.iter().map(|(_, first)| first.is_ok()).collect();
         assert_eq!(served, [true, true, true, false, false], "each began with one byte");
-        let mut other = pace.watch(Version::HTTP_11, reader(2), streamed(60_000)).into_body();
+        let mut other = monitor.watch(Version::HTTP_11, reader(2), streamed(60_000)).into_body();
         other.frame().await.unwrap().unwrap();
         assert!(unsent.0.taken() <= UNSENT_PER_ADDRESS_LEN_MAX + 60_000);
     }
 
     #[tokio::test]
     async fn where_the_node_runs_short_who_takes_nothing_is_given_up_sooner() {
-        let unsent = Unsent::default();
-        let (pace, patience) = (pace(&unsent), Duration::from_secs(3_600));
+        let unsent = UnsentBytes::default();
+        let (monitor, patience) = (monitor(&unsent), Duration::from_secs(3_600));
         let part = UNSENT_PER_ADDRESS_LEN_MAX / 4;
         let mut held = Vec::new();
         for last in 0..10 {
             let mut body =
-                pace.watch(Version::HTTP_11, reader(last), streamed(part - 1)).into_body();
+                monitor.watch(Version::HTTP_11, reader(last), streamed(part - 1)).into_body();
             body.frame().await.unwrap().unwrap();
             held.push(body);
         }
         assert!(unsent.is_short());
         let clock = Clock::manual();
-        let other = Pace::new(clock.clone(), unsent.clone());
+        let other = SendMonitor::new(clock.clone(), unsent.clone());
         let _slow = other.watch(Version::HTTP_2, reader(19), Response::new(Body::from("x")));
         clock.advance(patience / 10 + Duration::from_millis(1));
         other.stalled(patience).await;
@@ -510,56 +510,57 @@ mod tests {
     /// The library asks for the next part before it has written the last one.
     #[tokio::test]
     async fn a_change_that_the_library_cannot_write_is_counted_and_stalls() {
-        let unsent = Unsent::default();
+        let unsent = UnsentBytes::default();
         let clock = Clock::manual();
-        let pace = Pace::new(clock.clone(), unsent.clone());
+        let monitor = SendMonitor::new(clock.clone(), unsent.clone());
         let patience = Duration::from_secs(3_600);
         let change = stream::iter([Ok::<_, axum::Error>(Bytes::from(vec![0; 700]))]);
         let mut response = Response::new(Body::from_stream(change.chain(stream::pending())));
         response.extensions_mut().insert(Streamed);
-        let mut body = pace.watch(Version::HTTP_2, reader(1), response).into_body();
+        let mut body = monitor.watch(Version::HTTP_2, reader(1), response).into_body();
         let given = body.frame().await.unwrap().unwrap();
         assert!(futures::poll!(body.frame()).is_pending());
         assert_eq!(unsent.0.taken(), STREAM_LEN + 700);
         clock.advance(patience + Duration::from_millis(1));
-        pace.stalled(patience).await;
+        monitor.stalled(patience).await;
         drop(given);
         assert_eq!(unsent.0.taken(), STREAM_LEN);
-        let stalled = tokio::time::timeout(Duration::from_millis(50), pace.stalled(patience)).await;
+        let stalled =
+            tokio::time::timeout(Duration::from_millis(50), monitor.stalled(patience)).await;
         stalled.expect_err("its client has taken all");
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_connection_whose_answers_are_refused_again_and_again_is_closed() {
-        let unsent = Unsent::default();
+        let unsent = UnsentBytes::default();
         let held = Response::new(Body::from(vec![0; UNSENT_PER_ADDRESS_LEN_MAX]));
-        let _held = pace(&unsent).watch(Version::HTTP_11, reader(1), held);
-        let pace = pace(&unsent);
-        let answered = || pace.watch(Version::HTTP_2, reader(1), Response::new(Body::from("x")));
+        let _held = monitor(&unsent).watch(Version::HTTP_11, reader(1), held);
+        let monitor = monitor(&unsent);
+        let answered = || monitor.watch(Version::HTTP_2, reader(1), Response::new(Body::from("x")));
         for _ in 1..REFUSED_MAX {
             assert_eq!(answered().status(), 503);
         }
-        let stalled = tokio::time::timeout(2 * REFUSED_PAUSE, pace.stalled(REFUSED_PAUSE)).await;
+        let stalled = tokio::time::timeout(2 * REFUSED_PAUSE, monitor.stalled(REFUSED_PAUSE)).await;
         stalled.expect_err("a few refusals end no connection");
         assert_eq!(answered().status(), 503);
-        pace.stalled(REFUSED_PAUSE).await;
+        monitor.stalled(REFUSED_PAUSE).await;
     }
 
     /// The clients of an address that leaves it short of memory are given up sooner. Others are not.
     #[tokio::test]
     async fn where_an_address_runs_short_its_slow_clients_are_given_up_sooner() {
-        let unsent = Unsent::default();
+        let unsent = UnsentBytes::default();
         let (clock, patience) = (Clock::manual(), Duration::from_secs(3_600));
         let long = Response::new(Body::from(vec![0; UNSENT_PER_ADDRESS_LEN_MAX / 8 * 7]));
-        let _long = pace(&unsent).watch(Version::HTTP_11, reader(1), long);
-        let pace = |last: u8| {
-            let pace = Pace::new(clock.clone(), unsent.clone());
+        let _long = monitor(&unsent).watch(Version::HTTP_11, reader(1), long);
+        let monitor = |last: u8| {
+            let monitor = SendMonitor::new(clock.clone(), unsent.clone());
             let short = Response::new(Body::from("x"));
-            let answer = pace.watch(Version::HTTP_2, reader(last), short);
-            (pace, answer)
+            let answer = monitor.watch(Version::HTTP_2, reader(last), short);
+            (monitor, answer)
         };
-        let (slow, _slow) = pace(1);
-        let (other, _other) = pace(2);
+        let (slow, _slow) = monitor(1);
+        let (other, _other) = monitor(2);
         clock.advance(patience / 10 + Duration::from_millis(1));
         slow.stalled(patience).await;
         let stalled =
@@ -569,19 +570,20 @@ mod tests {
 
     #[tokio::test]
     async fn only_an_answer_that_its_client_does_not_take_stalls() {
-        let pace = pace(&Unsent::default());
+        let monitor = monitor(&UnsentBytes::default());
         let patience = Duration::from_millis(200);
         // If the source of an answer is silent, the client is not at fault.
         let silent = Body::from_stream(futures::stream::pending::<Result<Bytes, axum::Error>>());
-        let mut quiet = pace.watch(Version::HTTP_2, reader(1), Response::new(silent)).into_body();
+        let mut quiet =
+            monitor.watch(Version::HTTP_2, reader(1), Response::new(silent)).into_body();
         assert!(futures::poll!(quiet.frame()).is_pending());
-        let stalled = tokio::time::timeout(3 * patience, pace.stalled(patience)).await;
+        let stalled = tokio::time::timeout(3 * patience, monitor.stalled(patience)).await;
         stalled.expect_err("a quiet stream has stalled");
         let answer = Response::new(Body::from(vec![0; 20_000]));
-        let taken = pace.watch(Version::HTTP_2, reader(1), answer);
+        let taken = monitor.watch(Version::HTTP_2, reader(1), answer);
         let mut taken = taken.into_body();
         taken.frame().await.unwrap().unwrap();
-        let stalled = tokio::time::timeout(10 * patience, pace.stalled(patience)).await;
+        let stalled = tokio::time::timeout(10 * patience, monitor.stalled(patience)).await;
         stalled.expect("it is seen");
     }
 }
