@@ -193,6 +193,29 @@ async fn both_ways_answer_alike() {
     }
 }
 
+/// Without the announcement, a client sends its next request on the connection and loses it: the rest of the
+/// body is not read.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_look_up_with_an_unfinished_body_announces_the_end_of_its_connection() {
+    let server = Server::start().await;
+    for (fields, closes) in [("content-length: 5\r\n", true), ("content-length: 0\r\n", false)] {
+        let mut connection = Connection::open(&server).await;
+        connection.send(&discover("serviceName=none", fields)).await;
+        let answer = connection.answer().await;
+        assert!(answer.status.starts_with("HTTP/1.1 503 "), "{answer:?}");
+        let close = |(name, value): &(String, String)| {
+            name.eq_ignore_ascii_case("connection") && value.eq_ignore_ascii_case("close")
+        };
+        assert_eq!(answer.fields.iter().any(close), closes, "{answer:?}");
+        if closes {
+            assert!(!connection.more().await, "the connection stays open");
+        } else {
+            connection.send(HEALTH).await;
+            assert_eq!(connection.answer().await.body, r#"{"status":"UP"}"#);
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_hash_strategies_read_is_read_both_ways() {
     let server = Server::start().await;

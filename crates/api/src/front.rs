@@ -9,7 +9,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::body::{Body, HttpBody};
+use axum::body::Body;
 use axum::extract::{ConnectInfo, Request};
 use axum::http::{self, Response, Version};
 use futures::FutureExt;
@@ -33,6 +33,17 @@ pub struct Front {
     state: AppState,
     fast_path: Option<FastPath>,
 }
+
+/// The outcome of [`Front::begin`].
+pub(super) enum Begun {
+    /// The request was a look-up, and this is its answer.
+    Answered(Response<Body>),
+    /// [`Front::answer`] answers the request.
+    Open(Rest),
+}
+
+/// What a request that is no look-up needs: its forwarding, or the router.
+pub(super) struct Rest(Option<Forwarding>);
 
 impl Front {
     /// A front for a node's state.
@@ -64,35 +75,24 @@ impl Front {
         self.state.bodies()
     }
 
-    /// Answers a look-up, which needs only the view and never waits. `None` for other requests, and for a request whose
-    /// body is still arriving, because its refusal must end the connection.
-    pub(super) fn try_look_up<B: HttpBody>(
-        &self,
-        peer: SocketAddr,
-        request: &http::Request<B>,
-    ) -> Option<Response<Body>> {
-        if !request.body().is_end_stream() {
-            return None;
-        }
+    /// Answers a look-up, which needs only the view and never waits, and says what any other request needs.
+    pub(super) fn begin<B>(&self, peer: SocketAddr, request: &http::Request<B>) -> Begun {
         match Route::of_request(&self.state, request) {
-            Route::LookUp(look_up) => Some(self.look_up(peer, &look_up, request)),
-            Route::Forward(_) | Route::Router => None,
+            Route::LookUp(look_up) => Begun::Answered(self.look_up(peer, &look_up, request)),
+            Route::Forward(forward) => Begun::Open(Rest(Some(forward.read()))),
+            Route::Router => Begun::Open(Rest(None)),
         }
     }
 
-    /// Answers a request of `peer`, whose connection gets interim answers through `interim`. Dropping the
-    /// future aborts the request.
+    /// Answers a request of `peer` that needs `rest`. Its connection gets interim answers through `interim`.
+    /// Dropping the future aborts the request.
     pub(super) async fn answer(
         &self,
         peer: SocketAddr,
+        Rest(forwarding): Rest,
         interim: &Interim,
         mut request: Request,
     ) -> Response<Body> {
-        let forwarding = match Route::of_request(&self.state, &request) {
-            Route::LookUp(look_up) => return self.look_up(peer, &look_up, &request),
-            Route::Forward(forward) => Some(forward.read()),
-            Route::Router => None,
-        };
         let Some(forwarding) = forwarding else {
             request.extensions_mut().insert(ConnectInfo(peer));
             // The router is always ready and never fails.

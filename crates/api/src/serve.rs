@@ -34,6 +34,7 @@ use tokio_util::task::TaskTracker;
 use super::Front;
 use super::body_tracker::BodyTracker;
 use super::error::CompatError;
+use super::front::Begun;
 use super::lazy_timer::LazyTimer;
 use super::linger::{LingeringStream, TunnelMark};
 use super::middleware::leave_out_body;
@@ -466,15 +467,20 @@ fn request_service(
         };
         let ConnectionContext { front, peer, .. } = &context;
         let peer = *peer;
-        if let Some(response) = front.try_look_up(peer, &request) {
-            let response = connection_state.watch_answer(version, reader, response);
-            return Either::Left(std::future::ready(Ok(response)));
-        }
+        let begun = front.begin(peer, &request);
+        let (body_tracker, request) = BodyTracker::track(request);
+        let rest = match begun {
+            Begun::Answered(mut response) => {
+                body_tracker.close_if_unread(&mut response);
+                let response = connection_state.watch_answer(version, reader, response);
+                return Either::Left(std::future::ready(Ok(response)));
+            }
+            Begun::Open(rest) => rest,
+        };
         let (front, interim, connection_state) =
             (Arc::clone(front), interim.clone(), connection_state.clone());
-        let (body_tracker, request) = BodyTracker::track(request);
         Either::Right(async move {
-            let mut response = front.answer(peer, &interim, request.map(Body::new)).await;
+            let mut response = front.answer(peer, rest, &interim, request.map(Body::new)).await;
             drop(head);
             body_tracker.close_if_unread(&mut response);
             Ok(connection_state.watch_answer(version, reader, response))
